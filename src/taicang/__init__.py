@@ -1,0 +1,3 @@
+"""taicang: an AI supernode in software."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,1 @@
+"""Below the waist: what an operator costs on a machine."""

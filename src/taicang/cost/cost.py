@@ -1,0 +1,55 @@
+"""What an operator costs: seconds, what they are made of, and where the constants came from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from taicang.units import Num
+
+RESOURCES = ("compute", "memory", "network", "latency")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cost:
+    """Price of one operator on one rank; every field is a float or an array of the operator's shape.
+
+    ``seconds`` is the answer. The four ``*_s`` parts are what each resource alone would need; with smooth saturation
+    ``seconds`` is at least their maximum and at most their sum.
+    """
+
+    seconds: Num
+    compute_s: Num = 0.0
+    memory_s: Num = 0.0
+    network_s: Num = 0.0
+    latency_s: Num = 0.0
+    """Launch floors, hops and synchronisation: what remains for an empty operator."""
+    flop: Num = 0.0
+    moved_bytes: Num = 0.0
+    """Device-memory traffic."""
+    sent_bytes: Num = 0.0
+    """Network injection of this rank."""
+    origin: str = ""
+    """Which constants priced it: calibration family, profile and kind."""
+
+    @property
+    def binds(self) -> str:
+        """The resource with the largest part (scalar costs only)."""
+        parts = (self.compute_s, self.memory_s, self.network_s, self.latency_s)
+        return RESOURCES[int(np.argmax([float(p) for p in parts]))]
+
+
+def saturate(*parts: Num, sharpness: float) -> Num:
+    """Smooth maximum of non-negative times: their p-norm with p = ``sharpness``.
+
+    p -> infinity is a perfect overlap of the resources (the roofline), p = 1 none at all. Monotone in every part.
+    """
+    top = parts[0]
+    for part in parts[1:]:
+        top = np.maximum(top, part)
+    safe = np.maximum(top, 1e-30)
+    total: Num = 0.0
+    for part in parts:
+        total = total + np.power(part / safe, sharpness)
+    return safe * np.power(total, 1.0 / sharpness)

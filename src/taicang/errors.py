@@ -1,0 +1,56 @@
+"""The one exception tree. Bad input raises from here; an infeasible plan is a value, not an error."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class TaicangError(Exception):
+    """Root of everything taicang raises on purpose."""
+
+
+class InvalidInput(TaicangError):
+    """A file, key, flag or value that the user gave is wrong.
+
+    ``where`` names the place as precisely as it is known: file, line, key.
+    """
+
+    def __init__(self, message: str, *, where: str = "") -> None:
+        super().__init__(f"{where}: {message}" if where else message)
+        self.where = where
+
+
+class UnknownName(InvalidInput):
+    """A name that is not in the catalogue; suggests the nearest one."""
+
+    def __init__(self, kind: str, name: str, known: Iterable[str], *, where: str = "") -> None:
+        near = get_close_matches(name.lower(), [k.lower() for k in known], n=3, cutoff=0.5)
+        hint = f"; did you mean {' or '.join(near)}?" if near else ""
+        super().__init__(f"unknown {kind} {name!r}{hint}", where=where)
+        self.name = name
+        self.near = tuple(near)
+
+
+class UnitError(InvalidInput):
+    """A quantity without a unit, or with one of another dimension."""
+
+
+class MissingFigure(TaicangError):
+    """A prediction needs a figure that no public source gives (``unknown`` in the catalogue)."""
+
+    def __init__(self, entry: str, key: str) -> None:
+        super().__init__(
+            f"{entry}: no public figure for {key}; supply one with --set {key}=VALUE "
+            f"or in a file of your own with 'base: {entry}'"
+        )
+        self.entry = entry
+        self.key = key
+
+
+class NotModelled(TaicangError):
+    """A feature, operator or combination that taicang refuses rather than guesses."""
+
+
+class InvalidPlan(InvalidInput):
+    """A plan that breaks a rule of the model or the machine; names the rule and by how much."""

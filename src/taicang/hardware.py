@@ -1,0 +1,116 @@
+"""Chips, fabrics and machines as plain numbers. A rank is one die (Ascend 910C) or one GPU; a chip is what one buys."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Literal, TypeAlias
+
+from taicang.errors import NotModelled
+
+Topology: TypeAlias = Literal["switch", "mesh", "clos", "torus"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Memory:
+    """Device memory of one rank."""
+
+    capacity_bytes: float
+    bandwidth_bytes_per_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chip:
+    """One accelerator package; all rates and sizes are per rank (die), dense peaks.
+
+    ``profile`` names the calibrated kernel constants, ``measured`` whether they were measured on this very chip.
+    """
+
+    name: str
+    vendor: str
+    dies: int
+    peak_flop_per_s: Mapping[str, float]
+    vector_flop_per_s: float
+    cores: int
+    vector_cores: int
+    memory: Memory
+    l2_bytes: float
+    profile: str
+    measured: bool
+    tdp_w: float | None
+    """Of the package."""
+    idle_w: float | None
+    cube_share_ratio: float = 1.0
+    """Share of the matrix cores that this stream may use (1 unless the stack partitions them)."""
+    vector_share_ratio: float = 1.0
+
+    def peak(self, key: str) -> float:
+        """Dense arithmetic peak of one rank in FLOP/s for a peak key ("bf16", "fp8"...), after the core partition."""
+        try:
+            return self.peak_flop_per_s[key] * self.cube_share_ratio
+        except KeyError:
+            have = ", ".join(sorted(self.peak_flop_per_s))
+            raise NotModelled(f"{self.name} has no {key} arithmetic (it has {have})") from None
+
+    def partition(self, *, cube_ratio: float, vector_ratio: float) -> Chip:
+        """This chip as seen by a stream that holds a share of its matrix and vector cores; memory stays shared."""
+        return replace(self, cube_share_ratio=cube_ratio, vector_share_ratio=vector_ratio)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Level:
+    """One tier of a plane. ``ranks`` share it; ``bandwidth_bytes_per_s`` is one rank's, one way, through this tier."""
+
+    name: str
+    ranks: int
+    bandwidth_bytes_per_s: float
+    latency_s: float
+    topology: Topology
+    reduces: bool = False
+    """Switches add in flight (NVLink SHARP, InfiniBand SHARP)."""
+    profile: str = ""
+    """Name of calibrated collective constants ("" = derived from bandwidth and latency alone)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plane:
+    """An independent network: levels from the innermost out, each with more ranks than the one before."""
+
+    name: str
+    levels: tuple[Level, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Machine:
+    """A machine of ``chips`` equal chips.
+
+    ``planes["scale_up"]`` carries tensor, expert and sequence parallel traffic across all its levels (its outer levels
+    may be the scale-out network of a cluster); other planes have jobs of their own ("rdma" KV transfer, "vpc" storage,
+    "host" CPU memory).
+    """
+
+    name: str
+    chip: Chip
+    chips: int
+    chips_per_node: int
+    planes: Mapping[str, Plane]
+    host_memory_bytes: float
+    """Pooled CPU memory of the whole machine (0 where it is not part of the machine)."""
+    power_w: float | None
+    """Whole machine under load, IT only."""
+    pue_ratio: float
+    price_usd: float | None
+    status: str
+
+    @property
+    def ranks(self) -> int:
+        """Ranks in the machine: chips times dies."""
+        return self.chips * self.chip.dies
+
+    def plane(self, name: str) -> Plane:
+        """The plane by name; ``NotModelled`` if the machine lacks it."""
+        try:
+            return self.planes[name]
+        except KeyError:
+            have = ", ".join(self.planes)
+            raise NotModelled(f"{self.name} has no {name} plane (it has {have})") from None

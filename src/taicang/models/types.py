@@ -1,0 +1,120 @@
+"""A model as its builders describe it: blocks of one attention kind and one feed-forward kind, counted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupedQuery:
+    """Softmax attention with ``kv_heads`` shared key-value heads (MHA when equal to ``heads``, MQA when 1)."""
+
+    heads: int
+    kv_heads: int
+    head_dim: int
+    window: int | None = None
+    """Tokens that a query sees at most; None is the whole context."""
+    bias: bool = False
+    output_gate: bool = False
+    qk_norm: bool = False
+    v_head_dim: int | None = None
+    """Width of a value head where it differs from ``head_dim``."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Indexer:
+    """DeepSeek sparse attention: a light indexer scores the context, attention reads the best ``topk`` tokens."""
+
+    heads: int
+    head_dim: int
+    topk: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Latent:
+    """Multi-head latent attention: the cache holds one latent of ``kv_lora + rope_dim`` per token."""
+
+    heads: int
+    q_lora: int | None
+    kv_lora: int
+    nope_dim: int
+    rope_dim: int
+    v_dim: int
+    indexer: Indexer | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GatedLinear:
+    """Gated delta-rule attention with a fixed-size state (Qwen3-Next): no cache that grows with the context."""
+
+    k_heads: int
+    v_heads: int
+    k_dim: int
+    v_dim: int
+    conv_width: int
+
+
+Attention: TypeAlias = GroupedQuery | Latent | GatedLinear
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dense:
+    """A plain feed-forward; ``gated`` has a third matrix (SwiGLU)."""
+
+    inter: int
+    gated: bool = True
+    bias: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Experts:
+    """Mixture of experts: ``topk`` of ``experts`` routed experts of width ``inter`` plus a shared one of ``shared_inter``."""
+
+    experts: int
+    topk: int
+    inter: int
+    gated: bool = True
+    shared_inter: int = 0
+    shared_gate: bool = False
+    groups: int = 1
+    topk_groups: int = 1
+    bias: bool = False
+
+
+FeedForward: TypeAlias = Dense | Experts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Block:
+    """``count`` equal layers."""
+
+    attention: Attention
+    ffn: FeedForward
+    count: int
+    norms: int = 2
+    """Normalisations over the hidden size in one layer."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Model:
+    """A decoder-only transformer. ``dtype`` is the format of the published weights, ``assumptions`` what the import approximated."""
+
+    name: str
+    hidden: int
+    vocab: int
+    blocks: tuple[Block, ...]
+    tied_embeddings: bool
+    dtype: str
+    max_context: int
+    mtp_layers: int = 0
+    """Extra layers (of the last block's kind) trained to predict further tokens."""
+    position_embeddings: int = 0
+    """Rows of a learned position table (0 = rotary)."""
+    assumptions: tuple[str, ...] = ()
+    source: str = ""
+
+    @property
+    def layers(self) -> int:
+        """Layers of the main model, without MTP heads."""
+        return sum(block.count for block in self.blocks)

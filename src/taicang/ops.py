@@ -1,0 +1,152 @@
+"""The closed union of operators: what is done, as shapes and bytes, never how long it takes.
+
+Every count is of one rank. Counts may be floats or arrays (one element per candidate), so that one formula prices a
+single step, ten thousand plans or a simulator's whole table. Formats are names from ``formats``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from taicang.units import Count, Num
+
+CollectiveKind: TypeAlias = Literal["all_reduce", "all_gather", "reduce_scatter", "all_to_all"]
+ExchangeKind: TypeAlias = Literal["dispatch", "combine"]
+AttendKind: TypeAlias = Literal["gqa", "mla"]
+PointwiseKind: TypeAlias = Literal["norm", "activation", "quantise", "route", "rope", "sample", "copy"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gemm:
+    """``batch`` independent products [m, k] x [k, n]; weights are the [k, n] side."""
+
+    m: Count
+    n: Count
+    k: Count
+    batch: Count = 1
+    dtype: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupedGemm:
+    """The expert feed-forward of one rank: up (and gate) projection, activation, down projection.
+
+    ``tokens`` enter routing on all ranks of the expert group together; each goes to ``topk`` of ``experts``. The rank
+    holds ``experts_local`` of them, each ``hidden`` x ``inter`` (``inter`` after tensor sharding). ``skew`` is the
+    exponent of the power law of expert popularity (0 = balanced); ``balanced_ranks`` says that replicas even out the
+    load between ranks (EPLB) though not within one.
+    """
+
+    tokens: Count
+    topk: Count
+    experts: Count
+    experts_local: Count
+    hidden: Count
+    inter: Count
+    dtype: str
+    gated: bool = True
+    skew: Count = 0.0
+    balanced_ranks: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attend:
+    """The attention core (scores, softmax, weighted sum) in sufficient statistics.
+
+    ``queries`` tokens of ``sequences`` sequences meet ``pairs`` query-key pairs per head (causally skipped pairs are not
+    counted) and read ``context`` cached tokens. ``kind`` "mla" is the absorbed form, in which all heads share one
+    latent of width ``qk_dim`` = kv_lora + rope and ``v_dim`` = kv_lora; unabsorbed MLA is "gqa" with kv_heads = heads.
+    ``phase`` names the kernel: decode kernels split the context, prefill kernels split the queries.
+    """
+
+    kind: AttendKind
+    phase: Literal["prefill", "decode"]
+    sequences: Count
+    queries: Count
+    pairs: Count
+    context: Count
+    heads: Count
+    kv_heads: Count
+    qk_dim: Count
+    v_dim: Count
+    dtype: str
+    kv_dtype: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pointwise:
+    """A memory-bound kernel (or a fused run of them) over ``elements``, moving ``moved_bytes`` in all."""
+
+    kind: PointwiseKind
+    elements: Count
+    moved_bytes: Num
+    flop: Num = 0.0
+    launches: Count = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lookup:
+    """Gather ``rows`` rows of ``row_bytes`` from a table in device memory (embedding)."""
+
+    rows: Count
+    row_bytes: Num
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Collective:
+    """A collective of ``ranks`` ranks that lie ``stride`` apart in the machine's rank order.
+
+    ``payload_bytes`` is the size of the whole buffer of one rank: the input of an all-reduce, reduce-scatter and
+    all-to-all, the output of an all-gather.
+    """
+
+    kind: CollectiveKind
+    payload_bytes: Num
+    ranks: Count
+    stride: Count = 1
+    plane: str = "scale_up"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exchange:
+    """MoE dispatch or combine: each rank sends ``tokens`` tokens of ``token_bytes`` to the ranks of their experts.
+
+    ``topk`` experts per token are drawn from ``experts`` spread over ``ranks`` ranks; a token goes once to a rank that
+    holds several of its experts where the library de-duplicates.
+    """
+
+    kind: ExchangeKind
+    tokens: Count
+    token_bytes: Num
+    topk: Count
+    experts: Count
+    ranks: Count
+    stride: Count = 1
+    skew: Count = 0.0
+    low_latency: bool = True
+    """Latency-oriented kernels (decode) or throughput-oriented ones (prefill)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Transfer:
+    """Point-to-point move of ``payload_bytes`` over ``plane`` (KV cache, pipeline activations, host memory)."""
+
+    payload_bytes: Num
+    plane: str
+    distance: Count = 1
+    """Ranks between the ends, which decides the level that is crossed."""
+    messages: Count = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Host:
+    """Host work of one step that the device waits for: scheduling, graph launches, sampling of ``sequences``."""
+
+    graphs: Count
+    kernels: Count
+    sequences: Count
+    ranks: Count = 1
+
+
+Operator: TypeAlias = Gemm | GroupedGemm | Attend | Pointwise | Lookup | Collective | Exchange | Transfer | Host

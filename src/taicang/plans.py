@@ -1,0 +1,100 @@
+"""How work is laid on ranks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from taicang.units import Count
+
+Phase: TypeAlias = Literal["prefill", "decode"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quantisation:
+    """Format of each tensor class (names from ``formats``)."""
+
+    attention: str = "bf16"
+    """Attention projections."""
+    dense: str = "bf16"
+    """Dense feed-forward and shared experts."""
+    experts: str = "bf16"
+    kv: str = "bf16"
+    attend: str = "bf16"
+    """Arithmetic of the attention core."""
+    dispatch: str = "bf16"
+    combine: str = "bf16"
+    head: str = "bf16"
+    """Embedding and output head."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServePlan:
+    """One serving instance: attention is ``dp`` groups of ``tp`` ranks, experts ``ep`` groups of ``moe_tp`` ranks.
+
+    ``tp * dp == ep * moe_tp`` ranks form a pipeline stage and ``pp`` stages the instance. ``sp`` marks the
+    sequence-tensor-sequence attention of CloudMatrix-Infer's prefill. ``redundant`` experts are replicas placed to
+    even out load; ``shared_ranks`` ranks hold only the shared expert (0: every rank computes it for its own tokens).
+    """
+
+    tp: int = 1
+    pp: int = 1
+    dp: int = 1
+    ep: int = 1
+    moe_tp: int = 1
+    sp: bool = False
+    redundant: int = 0
+    shared_ranks: int = 0
+    draft_tokens: int = 0
+    """Tokens drafted per step by MTP or a speculative head."""
+    acceptance_ratio: float = 0.7
+    """Chance that a drafted token is accepted, given that those before it were."""
+    microbatches: int = 1
+    quant: Quantisation = Quantisation()
+
+    @property
+    def ranks(self) -> int:
+        """Ranks of the whole instance."""
+        return self.tp * self.dp * self.pp
+
+    @property
+    def query_len(self) -> int:
+        """Tokens that one sequence sends through the model in a decode step."""
+        return 1 + self.draft_tokens
+
+    @property
+    def tokens_per_step(self) -> float:
+        """Expected tokens that one sequence gains per decode step: 1 + a + a^2 + ... for each drafted token."""
+        return sum(self.acceptance_ratio**i for i in range(self.draft_tokens + 1))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """What one attention-DP group (``tp`` ranks) works on in one step, as sufficient statistics.
+
+    Prefill: ``prefill_tokens`` new tokens of ``prefill_sequences`` sequences meet ``prefill_pairs`` query-key pairs and
+    ``prefill_context`` cached tokens (new ones included). Decode: ``decode_sequences`` sequences hold
+    ``decode_context`` cached tokens in all.
+    """
+
+    prefill_tokens: Count = 0
+    prefill_sequences: Count = 0
+    prefill_pairs: Count = 0
+    prefill_context: Count = 0
+    decode_sequences: Count = 0
+    decode_context: Count = 0
+
+
+def prefill_batch(*, sequences: Count, length: Count, cached: Count = 0) -> Batch:
+    """``sequences`` prompts of ``length`` new tokens each, after ``cached`` tokens that are already in the cache."""
+    return Batch(
+        prefill_tokens=sequences * length,
+        prefill_sequences=sequences,
+        prefill_pairs=sequences * (length * cached + length * (length + 1) / 2),
+        prefill_context=sequences * (length + cached),
+    )
+
+
+def decode_batch(*, sequences: Count, context: Count) -> Batch:
+    """``sequences`` sequences of ``context`` cached tokens each."""
+    return Batch(decode_sequences=sequences, decode_context=sequences * context)

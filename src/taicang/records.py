@@ -1,0 +1,29 @@
+"""Dataclasses to plain data: dicts for JSON, columns for frames."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+
+def plain(value: Any) -> Any:
+    """``value`` as dicts, lists, strings and numbers, ready for ``json.dumps``; dataclasses become dicts of their fields."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return {f.name: plain(getattr(value, f.name)) for f in fields(value)}
+    if isinstance(value, Mapping):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [plain(v) for v in value]
+    if hasattr(value, "tolist"):  # NumPy arrays and scalars
+        return value.tolist()
+    return value
+
+
+def columns(rows: Iterable[Any]) -> dict[str, list[Any]]:
+    """Rows of one dataclass as a dict of columns, which every data-frame library takes."""
+    table: dict[str, list[Any]] = {}
+    for row in rows:
+        for name, value in plain(row).items():
+            table.setdefault(name, []).append(value)
+    return table
