@@ -1,0 +1,40 @@
+"""Software stacks: which kernels are fused, what the host costs per step, and what overlaps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Literal, TypeAlias
+
+Scheduler: TypeAlias = Literal["mixed", "prefill_first", "disaggregated"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stack:
+    """One engine at one epoch. Results on one machine moved by up to 45 % in eight months, so a prediction names it."""
+
+    name: str
+    engine: str
+    version: str
+    epoch: str
+    """Year-month of the release."""
+    scheduler: Scheduler = "mixed"
+    """How prefill and decode share an instance: chunks in one batch, or prefill steps of their own."""
+    chunk_tokens: int = 8192
+    """Token budget of one step."""
+    step_host_s: float = 0.0
+    """Host time per step that the device waits for (scheduling, input preparation, detokenising)."""
+    sequence_host_s: float = 0.0
+    """The same per sequence in the batch."""
+    layer_gap_s: float = 0.0
+    """Device idle time per layer: launch gaps that graphs leave."""
+    eager_kernel_s: float = 0.0
+    """Launch cost of a kernel outside graphs (prefill), hidden while kernels run longer than that."""
+    graphs: bool = True
+    fused: frozenset[str] = frozenset()
+    """Fusions present: "qk_norm_rope", "norm_quant", "allreduce_norm", "mla_prolog", "dispatch_quant", "shared_expert"..."""
+    overlap: frozenset[str] = frozenset()
+    """Abilities: "two_batch" (microbatches on two streams), "shared_expert", "async_schedule"..."""
+    kernel_ratio: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
+    """Kernel time of this stack relative to the best known kernel, per family ("gemm", "attend", "experts", "collective")."""
