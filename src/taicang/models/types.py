@@ -16,10 +16,17 @@ class GroupedQuery:
     window: int | None = None
     """Tokens that a query sees at most; None is the whole context."""
     bias: bool = False
+    """Bias of the query, key and value projections."""
     output_gate: bool = False
     qk_norm: bool = False
     v_head_dim: int | None = None
     """Width of a value head where it differs from ``head_dim``."""
+    out_bias: bool = False
+    """Bias of the output projection."""
+    sinks: bool = False
+    """One learned sink logit per head joins the softmax (gpt-oss)."""
+    chunked: bool = False
+    """``window`` is a chunk that starts anew at its multiples (Llama 4), not a sliding window."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +36,8 @@ class Indexer:
     heads: int
     head_dim: int
     topk: int
+    shared: bool = False
+    """Reuses the selection of an earlier layer: no weights, no scores and no key cache of its own (GLM-5.2)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,6 +120,8 @@ class Model:
     """Extra layers (of the last block's kind) trained to predict further tokens."""
     position_embeddings: int = 0
     """Rows of a learned position table (0 = rotary)."""
+    experts_only: bool = False
+    """Only the routed experts are held in ``dtype``; the rest is bf16 (gpt-oss, Kimi-K2.5)."""
     assumptions: tuple[str, ...] = ()
     source: str = ""
 
