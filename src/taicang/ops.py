@@ -141,12 +141,11 @@ class Transfer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Host:
-    """Host work of one step that the device waits for: scheduling, graph launches, sampling of ``sequences``."""
+    """Host work of one step that the device waits for: scheduling of ``sequences``, graph launches, launch gaps."""
 
     graphs: Count
-    kernels: Count
+    layers: Count
     sequences: Count
-    ranks: Count = 1
 
 
 Operator: TypeAlias = Gemm | GroupedGemm | Attend | Pointwise | Lookup | Collective | Exchange | Transfer | Host

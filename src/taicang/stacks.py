@@ -27,6 +27,8 @@ class Stack:
     """Host time per step that the device waits for (scheduling, input preparation, detokenising)."""
     sequence_host_s: float = 0.0
     """The same per sequence in the batch."""
+    graph_launch_s: float = 0.0
+    """Host time per captured graph that the device waits for."""
     layer_gap_s: float = 0.0
     """Device idle time per layer: launch gaps that graphs leave."""
     eager_kernel_s: float = 0.0
@@ -36,5 +38,9 @@ class Stack:
     """Fusions present: "qk_norm_rope", "norm_quant", "allreduce_norm", "mla_prolog", "dispatch_quant", "shared_expert"..."""
     overlap: frozenset[str] = frozenset()
     """Abilities: "two_batch" (microbatches on two streams), "shared_expert", "async_schedule"..."""
+    partition: tuple[float, float] | None = None
+    """Share of matrix (and vector) cores of the attention stream; the expert stream has the rest. None: no partition."""
+    overlap_tax_ratio: float = 0.0
+    """How much computing slows, per second of communication that runs beside it."""
     kernel_ratio: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
     """Kernel time of this stack relative to the best known kernel, per family ("gemm", "attend", "experts", "collective")."""

@@ -1,0 +1,269 @@
+"""Attention kinds to operators of one tensor-parallel rank."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from taicang.errors import InvalidPlan, NotModelled
+from taicang.lower.load import Load, Setting, decode_reach, prefill_reach
+from taicang.lower.program import at_least_one, some, where_some
+from taicang.models.types import Attention, GatedLinear, GroupedQuery, Latent
+from taicang.ops import Attend, Collective, Gemm, Operator, Pointwise
+from taicang.units import Count
+
+Item = tuple[str, Operator, Count]
+"""Label, operator, how often it runs."""
+
+CHUNK = 64
+"""Tokens of one chunk of the chunked delta rule (the published kernels' choice)."""
+
+
+def split_heads(count: int, tp: int, what: str) -> int:
+    """Heads of one rank; tensor parallelism beyond the head count is refused."""
+    if tp > count or count % tp:
+        raise InvalidPlan(f"tp={tp} does not divide {count} {what}")
+    return count // tp
+
+
+def attention(kind: Attention, setting: Setting) -> Iterator[Item]:
+    """Operators from the input norm to the output projection's reduction."""
+    hidden, plan, load, stack = setting.hidden, setting.plan, setting.load, setting.stack
+    if not ("mla_prolog" in stack.fused and isinstance(kind, Latent)):
+        yield "norm", norm(load.tokens, hidden), 1
+    if isinstance(kind, GroupedQuery):
+        yield from _grouped(kind, setting)
+    elif isinstance(kind, Latent):
+        yield from _latent(kind, setting)
+    elif isinstance(kind, GatedLinear):
+        yield from _linear(kind, setting)
+    else:
+        raise NotModelled(f"attention kind {type(kind).__name__}")
+    if plan.tp > 1 and not plan.sp:
+        yield (
+            "attention all-reduce",
+            Collective(kind="all_reduce", payload_bytes=load.tokens * hidden * 2.0, ranks=plan.tp),
+            1,
+        )
+
+
+def norm(tokens: Count, width: int) -> Pointwise:
+    """Residual add and normalisation in one pass: read two streams, write two."""
+    return Pointwise(kind="norm", elements=tokens * width, moved_bytes=tokens * width * 8.0, flop=tokens * width * 6.0)
+
+
+def _core(load: Load, limit: int | None, build: dict[str, object], prefill: dict[str, object]) -> Iterator[Item]:
+    batch = load.batch
+    if some(load.prefill_tokens):
+        reach = prefill_reach(batch, limit)
+        yield (
+            "attention core (prefill)",
+            Attend(
+                phase="prefill",
+                sequences=at_least_one(batch.prefill_sequences),
+                queries=at_least_one(batch.prefill_tokens),
+                pairs=at_least_one(reach.pairs),
+                context=at_least_one(reach.context),
+                **prefill,  # type: ignore[arg-type]
+            ),
+            where_some(load.prefill_tokens),
+        )
+    if some(load.decode_tokens):
+        reach = decode_reach(batch, load.query_len, limit)
+        yield (
+            "attention core",
+            Attend(
+                phase="decode",
+                sequences=at_least_one(batch.decode_sequences),
+                queries=at_least_one(load.decode_tokens),
+                pairs=at_least_one(reach.pairs),
+                context=at_least_one(reach.context),
+                **build,  # type: ignore[arg-type]
+            ),
+            where_some(load.decode_tokens),
+        )
+
+
+def _grouped(kind: GroupedQuery, setting: Setting) -> Iterator[Item]:
+    hidden, plan, load, stack = setting.hidden, setting.plan, setting.load, setting.stack
+    heads = split_heads(kind.heads, plan.tp, "query heads")
+    kv_heads = max(1, kind.kv_heads // plan.tp)
+    v_dim = kind.v_head_dim or kind.head_dim
+    quant = plan.quant
+    gate = heads * kind.head_dim if kind.output_gate else 0
+    width = heads * kind.head_dim + kv_heads * (kind.head_dim + v_dim)
+    yield "qkv projection", Gemm(m=load.tokens, n=width + gate, k=hidden, dtype=quant.attention), 1
+    moved = load.tokens * width * 4.0
+    passes = 1 if not kind.qk_norm or "qk_norm_rope" in stack.fused else 2
+    yield (
+        "rope and cache write",
+        Pointwise(kind="rope", elements=load.tokens * width, moved_bytes=moved * passes, launches=passes),
+        1,
+    )
+    core: dict[str, object] = {
+        "kind": "gqa",
+        "heads": heads,
+        "kv_heads": kv_heads,
+        "qk_dim": kind.head_dim,
+        "v_dim": v_dim,
+        "dtype": quant.attend,
+        "kv_dtype": quant.kv,
+    }
+    yield from _core(load, kind.window, core, core)
+    if gate:
+        yield (
+            "output gate",
+            Pointwise(kind="activation", elements=load.tokens * gate, moved_bytes=load.tokens * gate * 6.0),
+            1,
+        )
+    yield "output projection", Gemm(m=load.tokens, n=hidden, k=heads * v_dim, dtype=quant.attention), 1
+
+
+def _latent(kind: Latent, setting: Setting) -> Iterator[Item]:
+    hidden, plan, load, stack = setting.hidden, setting.plan, setting.load, setting.stack
+    heads = split_heads(kind.heads, plan.tp, "query heads")
+    quant = plan.quant
+    latent = kind.kv_lora + kind.rope_dim
+    # SP-TP-SP: projections before and after the core work on a token shard with all heads' weights
+    shard = plan.tp if plan.sp else 1
+    tokens = load.tokens / shard
+    q_in = kind.q_lora or hidden
+    down = latent + (kind.q_lora or 0)
+    yield "latent down-projection", Gemm(m=tokens, n=down, k=hidden, dtype=quant.attention), 1
+    if "mla_prolog" not in stack.fused:
+        yield "latent norm", norm(tokens, down), 1
+    if plan.sp:
+        yield (
+            "latent all-gather",
+            Collective(kind="all_gather", payload_bytes=load.tokens * down * 2.0, ranks=plan.tp),
+            1,
+        )
+    yield (
+        "query up-projection",
+        Gemm(m=load.tokens, n=heads * (kind.nope_dim + kind.rope_dim), k=q_in, dtype=quant.attention),
+        1,
+    )
+    if "mla_prolog" not in stack.fused:
+        width = heads * kind.rope_dim + latent
+        yield (
+            "rope and cache write",
+            Pointwise(kind="rope", elements=load.tokens * width, moved_bytes=load.tokens * width * 4.0),
+            1,
+        )
+    if kind.indexer is not None:
+        yield from _indexer(kind, hidden, load)
+    limit = kind.indexer.topk if kind.indexer else None
+    if some(load.prefill_tokens):
+        yield (
+            "key-value up-projection",
+            Gemm(
+                m=at_least_one(load.batch.prefill_context),
+                n=heads * (kind.nope_dim + kind.v_dim),
+                k=kind.kv_lora,
+                dtype=quant.attention,
+            ),
+            where_some(load.prefill_tokens),
+        )
+    if some(load.decode_tokens):
+        yield (
+            "absorb keys",
+            Gemm(batch=heads, m=at_least_one(load.decode_tokens), n=kind.kv_lora, k=kind.nope_dim, dtype="bf16"),
+            where_some(load.decode_tokens),
+        )
+    common: dict[str, object] = {"kind": "mla", "heads": heads, "dtype": quant.attend, "kv_dtype": quant.kv}
+    absorbed = common | {"kv_heads": 1, "qk_dim": latent, "v_dim": kind.kv_lora}
+    plain = common | {"kv_heads": heads, "qk_dim": kind.nope_dim + kind.rope_dim, "v_dim": kind.v_dim}
+    yield from _core(load, limit, absorbed, plain)
+    if some(load.decode_tokens):
+        yield (
+            "absorb values",
+            Gemm(batch=heads, m=at_least_one(load.decode_tokens), n=kind.v_dim, k=kind.kv_lora, dtype="bf16"),
+            where_some(load.decode_tokens),
+        )
+    if plan.sp:
+        yield (
+            "heads all-to-all",
+            Collective(kind="all_to_all", payload_bytes=load.tokens * heads * kind.v_dim * 2.0, ranks=plan.tp),
+            1,
+        )
+        yield "output projection", Gemm(m=tokens, n=hidden, k=kind.heads * kind.v_dim, dtype=quant.attention), 1
+    else:
+        yield "output projection", Gemm(m=load.tokens, n=hidden, k=heads * kind.v_dim, dtype=quant.attention), 1
+
+
+def _indexer(kind: Latent, hidden: int, load: Load) -> Iterator[Item]:
+    assert kind.indexer is not None
+    width, heads = kind.indexer.head_dim, kind.indexer.heads
+    yield "indexer projections", Gemm(m=load.tokens, n=heads * width, k=kind.q_lora or hidden, dtype="bf16"), 1
+    yield "indexer keys", Gemm(m=load.tokens, n=width + heads, k=hidden, dtype="bf16"), 1
+    whole_prefill, whole_decode = prefill_reach(load.batch, None), decode_reach(load.batch, load.query_len, None)
+    pairs = whole_prefill.pairs + whole_decode.pairs
+    sequences = at_least_one(load.batch.prefill_sequences + load.batch.decode_sequences)
+    queries = at_least_one(load.tokens / sequences)
+    # every query scores the whole context with all indexer heads in fp8: [queries*heads, width] x [width, context]
+    yield (
+        "indexer scores",
+        Gemm(
+            batch=sequences, m=queries * heads, n=at_least_one(pairs / sequences / queries), k=width, dtype="fp8_block"
+        ),
+        1,
+    )
+    yield "indexer top-k", Pointwise(kind="route", elements=pairs, moved_bytes=pairs * 8.0, launches=2), 1
+
+
+def _linear(kind: GatedLinear, setting: Setting) -> Iterator[Item]:
+    hidden, plan, load = setting.hidden, setting.plan, setting.load
+    k_heads = split_heads(kind.k_heads, plan.tp, "linear-attention key heads")
+    v_heads = split_heads(kind.v_heads, plan.tp, "linear-attention value heads")
+    quant = plan.quant
+    width = 2 * k_heads * kind.k_dim + 2 * v_heads * kind.v_dim
+    yield "linear-attention projection", Gemm(m=load.tokens, n=width, k=hidden, dtype=quant.attention), 1
+    yield "decay and step projection", Gemm(m=load.tokens, n=2 * v_heads, k=hidden, dtype="bf16"), 1
+    mixed = width - v_heads * kind.v_dim
+    yield (
+        "short convolution",
+        Pointwise(
+            kind="activation",
+            elements=load.tokens * mixed,
+            moved_bytes=load.tokens * mixed * 4.0,
+            flop=load.tokens * mixed * 2.0 * kind.conv_width,
+            launches=2,
+        ),
+        1,
+    )
+    state_bytes = v_heads * kind.k_dim * kind.v_dim * 4.0
+    if some(load.decode_tokens):
+        sequences = at_least_one(load.batch.decode_sequences)
+        # the recurrent form reads and writes the fp32 state once per token it accepts
+        yield (
+            "state update",
+            Pointwise(
+                kind="activation",
+                elements=load.decode_tokens * v_heads * kind.v_dim,
+                moved_bytes=2.0 * sequences * load.query_len * state_bytes,
+                flop=load.decode_tokens * v_heads * kind.k_dim * kind.v_dim * 6.0,
+            ),
+            where_some(load.decode_tokens),
+        )
+    if some(load.prefill_tokens):
+        # chunked form: inside a chunk like attention over CHUNK tokens, between chunks a state product
+        yield (
+            "chunked delta rule",
+            Gemm(
+                batch=v_heads,
+                m=at_least_one(load.prefill_tokens),
+                n=kind.v_dim,
+                k=3 * kind.k_dim + 3 * CHUNK,
+                dtype="bf16",
+            ),
+            where_some(load.prefill_tokens),
+        )
+    yield (
+        "gated norm",
+        Pointwise(
+            kind="norm",
+            elements=load.tokens * v_heads * kind.v_dim,
+            moved_bytes=load.tokens * v_heads * kind.v_dim * 6.0,
+        ),
+        1,
+    )
+    yield "output projection", Gemm(m=load.tokens, n=hidden, k=v_heads * kind.v_dim, dtype=quant.attention), 1

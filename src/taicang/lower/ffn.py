@@ -1,0 +1,133 @@
+"""Feed-forward kinds to operators of one rank: dense under tensor parallelism, experts under EP and expert TP."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from taicang.errors import InvalidPlan
+from taicang.formats import number_format
+from taicang.lower.attention import Item, norm
+from taicang.lower.load import Setting
+from taicang.lower.program import some
+from taicang.models.types import Dense, Experts
+from taicang.ops import Collective, Exchange, ExchangeKind, Gemm, GroupedGemm, Pointwise
+from taicang.plans import ServePlan
+from taicang.units import Count
+
+
+def _mlp(label: str, tokens: Count, inter: float, gated: bool, setting: Setting) -> Iterator[Item]:
+    hidden, dtype = setting.hidden, setting.plan.quant.dense
+    wide = inter * (2 if gated else 1)
+    yield f"{label} up", Gemm(m=tokens, n=wide, k=hidden, dtype=dtype), 1
+    yield (
+        f"{label} activation",
+        Pointwise(
+            kind="activation",
+            elements=tokens * inter,
+            moved_bytes=tokens * (wide + inter) * 2.0,
+            flop=tokens * inter * 4.0,
+        ),
+        1,
+    )
+    yield f"{label} down", Gemm(m=tokens, n=hidden, k=inter, dtype=dtype), 1
+
+
+def dense(kind: Dense, setting: Setting) -> Iterator[Item]:
+    """A dense layer: sharded over the attention group's ranks (over token shards under SP: whole weights)."""
+    hidden, plan, load = setting.hidden, setting.plan, setting.load
+    tokens, shard = (load.tokens / plan.tp, 1) if plan.sp else (load.tokens, plan.tp)
+    yield "norm", norm(tokens, hidden), 1
+    yield from _mlp("feed-forward", tokens, kind.inter / shard, kind.gated, setting)
+    if shard > 1:
+        yield (
+            "feed-forward all-reduce",
+            Collective(kind="all_reduce", payload_bytes=tokens * hidden * 2.0, ranks=shard),
+            1,
+        )
+
+
+def experts(kind: Experts, setting: Setting) -> Iterator[Item]:
+    """A mixture-of-experts layer with the exchange that the plan needs."""
+    hidden, plan, load = setting.hidden, setting.plan, setting.load
+    check_experts(kind, plan)
+    own = load.tokens / plan.tp if plan.sp else load.tokens
+    yield "norm", norm(own, hidden), 1
+    yield "router", Gemm(m=own, n=kind.experts, k=hidden, dtype="bf16"), 1
+    yield "routing", Pointwise(kind="route", elements=own * kind.experts, moved_bytes=own * kind.experts * 8.0), 1
+    topk, slots = kind.topk, kind.experts + plan.redundant
+    if plan.shared_ranks:
+        topk, slots = topk + 1, slots + plan.shared_ranks
+    elif kind.shared_inter:
+        shard = 1 if plan.sp or plan.dp > 1 else plan.tp
+        yield from _mlp("shared expert", own, kind.shared_inter / shard, kind.gated, setting)
+    ranks = plan.ep * plan.moe_tp
+    groups = plan.dp * (plan.tp if plan.sp else 1)
+    exchanged = plan.dp > 1 or plan.sp
+    sent = own if plan.sp else own / plan.tp
+    if exchanged and "expert_all_to_all" in setting.stack.overlap:
+        yield "dispatch", _exchange("dispatch", sent, topk, slots, setting), 1
+    elif exchanged:
+        # every rank sees all tokens: gather in the dispatch format
+        gathered = own * groups * hidden * number_format(plan.quant.dispatch).activation_bytes
+        yield "tokens all-gather", Collective(kind="all_gather", payload_bytes=gathered, ranks=ranks), 1
+    yield (
+        "experts",
+        GroupedGemm(
+            tokens=own * groups,
+            topk=topk,
+            experts=slots,
+            experts_local=slots / plan.ep,
+            hidden=hidden,
+            inter=kind.inter / plan.moe_tp,
+            dtype=plan.quant.experts,
+            gated=kind.gated,
+            skew=setting.skew,
+            balanced_ranks=plan.redundant > 0,
+        ),
+        1,
+    )
+    if exchanged and "expert_all_to_all" in setting.stack.overlap:
+        yield "combine", _exchange("combine", sent, topk, slots, setting), 1
+    elif exchanged:
+        yield (
+            "tokens reduce-scatter",
+            Collective(kind="reduce_scatter", payload_bytes=own * groups * hidden * 2.0, ranks=ranks),
+            1,
+        )
+    elif ranks > 1:
+        yield "experts all-reduce", Collective(kind="all_reduce", payload_bytes=own * hidden * 2.0, ranks=ranks), 1
+
+
+def _exchange(kind: ExchangeKind, sent: Count, topk: int, slots: int, setting: Setting) -> Exchange:
+    plan = setting.plan
+    form = number_format(plan.quant.dispatch if kind == "dispatch" else plan.quant.combine)
+    return Exchange(
+        kind=kind,
+        tokens=np.maximum(sent, 1.0),
+        token_bytes=setting.hidden * form.activation_bytes,
+        topk=topk,
+        experts=slots,
+        ranks=plan.ep * plan.moe_tp,
+        skew=setting.skew,
+        low_latency=not some(setting.load.prefill_tokens),
+    )
+
+
+def check_experts(kind: Experts, plan: ServePlan) -> None:
+    """Refuse expert layouts that do not fill the stage's ranks or do not divide the experts."""
+    stage = plan.tp * plan.dp
+    if plan.ep * plan.moe_tp != stage:
+        raise InvalidPlan(
+            f"expert ranks ep x moe_tp = {plan.ep} x {plan.moe_tp} = {plan.ep * plan.moe_tp} "
+            f"must equal attention ranks tp x dp = {plan.tp} x {plan.dp} = {stage}"
+        )
+    slots = kind.experts + plan.redundant + plan.shared_ranks
+    if slots < plan.ep:
+        raise InvalidPlan(f"ep={plan.ep} exceeds the {slots} expert slots by {plan.ep - slots}")
+    if slots % plan.ep:
+        raise InvalidPlan(
+            f"ep={plan.ep} does not divide {slots} expert slots ({kind.experts} experts + {plan.redundant} redundant"
+            f" + {plan.shared_ranks} shared): {plan.ep - slots % plan.ep} more redundant experts would fit"
+        )

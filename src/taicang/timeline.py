@@ -1,0 +1,159 @@
+"""Spend a program's costs on streams: one after the other, or two microbatches side by side.
+
+``sequential``: every operator waits for the one before. ``two_streams``: the layer's attention and expert parts run on
+their own shares of the cores (CloudMatrix-Infer's decode); while one microbatch is in one part, the other is in the
+other, so a layer takes twice the longer part. ``hidden_network``: two microbatches alternate between computing and
+communicating, so a layer takes the longer of all computing and all communicating (two-batch overlap).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from taicang.cost.cost import Cost
+from taicang.lower.program import Part, Program, Stream
+from taicang.ops import Operator
+from taicang.stacks import Stack
+from taicang.units import Count, Num
+
+Pricer = Callable[[Operator, Stream], Cost]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Slice:
+    """One line of the waterfall: all runs of one operator in the step."""
+
+    label: str
+    part: Part
+    stream: Stream
+    block: int
+    repeat: Count
+    cost: Cost
+
+    @property
+    def seconds(self) -> Num:
+        """Busy time of all runs."""
+        return self.cost.seconds * self.repeat
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timeline:
+    """A priced step. ``seconds`` is the elapsed time, ``busy_s`` what the slices sum to, ``hidden_s`` the difference."""
+
+    slices: tuple[Slice, ...]
+    seconds: Num
+    busy_s: Num
+    schedule: str
+
+    @property
+    def hidden_s(self) -> Num:
+        """Busy time that overlap hides."""
+        return self.busy_s - self.seconds
+
+    def by_part(self) -> Mapping[Part, Num]:
+        """Busy seconds of each part of the model."""
+        total: dict[Part, Num] = {}
+        for piece in self.slices:
+            total[piece.part] = total.get(piece.part, 0.0) + piece.seconds
+        return total
+
+    def by_resource(self) -> Mapping[str, Num]:
+        """Seconds attributed to the resources, each slice's time in proportion to what its resources need alone."""
+        total: dict[str, Num] = {"compute": 0.0, "memory": 0.0, "network": 0.0, "latency": 0.0}
+        for piece in self.slices:
+            cost = piece.cost
+            needs = cost.compute_s + cost.memory_s + cost.network_s + cost.latency_s
+            scale = piece.seconds / np.maximum(needs, 1e-30)
+            for name, need in (
+                ("compute", cost.compute_s),
+                ("memory", cost.memory_s),
+                ("network", cost.network_s),
+                ("latency", cost.latency_s),
+            ):
+                total[name] = total[name] + need * scale
+        return total
+
+
+def price(program: Program, pricer: Pricer) -> tuple[Slice, ...]:
+    """Price every task of ``program``."""
+    return tuple(
+        Slice(
+            label=task.label,
+            part=task.part,
+            stream=task.stream,
+            block=task.block,
+            repeat=task.repeat,
+            cost=pricer(task.op, task.stream),
+        )
+        for task in program
+    )
+
+
+def total(slices: tuple[Slice, ...]) -> Num:
+    """Sum of the slices' seconds, in their order (so that arrays and floats round alike)."""
+    seconds: Num = 0.0
+    for piece in slices:
+        seconds = seconds + piece.seconds
+    return seconds
+
+
+def sequential(program: Program, pricer: Pricer) -> Timeline:
+    """Every operator after the one before."""
+    slices = price(program, pricer)
+    seconds = total(slices)
+    return Timeline(slices=slices, seconds=seconds, busy_s=seconds, schedule="sequential")
+
+
+def _split(program: Program, inside: bool) -> Program:
+    tasks = tuple(task for task in program if (task.stream != "outside") == inside)
+    return Program(tasks=tasks, layers=program.layers)
+
+
+def _doubled(slices: tuple[Slice, ...]) -> tuple[Slice, ...]:
+    return tuple(replace(piece, repeat=2 * piece.repeat) for piece in slices)
+
+
+def two_streams(half: Program, whole: Program, pricer: Pricer) -> Timeline:
+    """Attention and expert parts side by side; ``half`` is one microbatch's program, ``whole`` the full batch's."""
+    once = price(_split(half, inside=True), pricer)
+    outside = price(_split(whole, inside=False), pricer)
+    seconds = total(outside)
+    fill: Num = 0.0
+    for block in sorted({piece.block for piece in once}):
+        mine = tuple(piece for piece in once if piece.block == block)
+        first = total(tuple(piece for piece in mine if piece.stream == "attention"))
+        second = total(tuple(piece for piece in mine if piece.stream == "experts"))
+        seconds = seconds + 2 * np.maximum(first, second)
+        fill = np.maximum(fill, np.minimum(first, second) / np.maximum(_layers(mine), 1.0))
+    slices = _doubled(once) + outside
+    return Timeline(slices=slices, seconds=seconds + fill, busy_s=total(slices), schedule="two streams")
+
+
+def hidden_network(half: Program, whole: Program, pricer: Pricer, stack: Stack) -> Timeline:
+    """Computing and communicating side by side; computing slows by ``stack.overlap_tax_ratio`` while both run."""
+    once = price(_split(half, inside=True), pricer)
+    outside = price(_split(whole, inside=False), pricer)
+    seconds = total(outside)
+    for block in sorted({piece.block for piece in once}):
+        mine = tuple(piece for piece in once if piece.block == block)
+        network = total(tuple(piece for piece in mine if is_network(piece)))
+        compute = total(tuple(piece for piece in mine if not is_network(piece)))
+        taxed = compute + stack.overlap_tax_ratio * np.minimum(network, compute)
+        seconds = seconds + 2 * np.maximum(taxed, network)
+    slices = _doubled(once) + outside
+    return Timeline(slices=slices, seconds=seconds, busy_s=total(slices), schedule="two-batch overlap")
+
+
+def is_network(piece: Slice) -> bool:
+    """Whether a slice is communication."""
+    return bool(np.any(np.asarray(piece.cost.network_s) > 0))
+
+
+def _layers(slices: tuple[Slice, ...]) -> Count:
+    most: Count = 1
+    for piece in slices:
+        most = np.maximum(most, piece.repeat)
+    return most
