@@ -35,12 +35,12 @@ class Stack:
     """Launch cost of a kernel outside graphs (prefill), hidden while kernels run longer than that."""
     graphs: bool = True
     fused: frozenset[str] = frozenset()
-    """Fusions present: "qk_norm_rope", "norm_quant", "allreduce_norm", "mla_prolog", "dispatch_quant", "shared_expert"..."""
+    """Fusions present: "qk_norm_rope" (norm of queries and keys with rotation), "mla_prolog" (norms, projections, rope)."""
     overlap: frozenset[str] = frozenset()
-    """Abilities: "two_batch" (microbatches on two streams), "shared_expert", "async_schedule"..."""
+    """Abilities: "expert_all_to_all" (token exchange instead of gather and scatter), "two_batch" (microbatches)."""
     partition: tuple[float, float] | None = None
-    """Share of matrix (and vector) cores of the attention stream; the expert stream has the rest. None: no partition."""
+    """Share of matrix and vector cores of the attention stream; the expert stream has the rest."""
     overlap_tax_ratio: float = 0.0
     """How much computing slows, per second of communication that runs beside it."""
     kernel_ratio: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
-    """Kernel time of this stack relative to the best known kernel, per family ("gemm", "attend", "experts", "collective")."""
+    """Kernel time relative to the best known kernel, per family ("gemm", "attend", "experts", "collective")."""

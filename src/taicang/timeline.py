@@ -41,7 +41,7 @@ class Slice:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timeline:
-    """A priced step. ``seconds`` is the elapsed time, ``busy_s`` what the slices sum to, ``hidden_s`` the difference."""
+    """A priced step: ``seconds`` elapse, the slices sum to ``busy_s``, ``hidden_s`` is the difference."""
 
     slices: tuple[Slice, ...]
     seconds: Num

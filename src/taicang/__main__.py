@@ -1,0 +1,5 @@
+"""``python -m taicang``."""
+
+from taicang.app.main import main
+
+main()

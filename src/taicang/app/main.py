@@ -1,0 +1,100 @@
+"""The command line. Commands load when they are called, so that --help is instant."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+import click
+
+from taicang import __version__
+from taicang.errors import InvalidInput, MissingFigure, NotModelled, TaicangError
+
+COMMANDS = {
+    "infer": "taicang.app.infer_cmd:infer",
+    "compare": "taicang.app.compare_cmd:compare",
+    "demo": "taicang.app.compare_cmd:demo",
+    "catalog": "taicang.app.catalog_cmd:catalog",
+    "models": "taicang.app.models_cmd:models",
+    "score": "taicang.app.score_cmd:score",
+    "fit": "taicang.app.score_cmd:fit",
+}
+SUMMARY = {
+    "infer": "Serve a model on a machine: TTFT, TPOT, throughput, memory, power, and why.",
+    "compare": "The same model, load and SLO on several machines, per chip and per watt.",
+    "demo": "DeepSeek-R1 on six machines (what `make demo` runs).",
+    "catalog": "Chips, machines and software stacks with a source for every figure.",
+    "models": "Built-in models and config.json imports: parameters, cache, FLOPs.",
+    "score": "Score the predictions against published measurements.",
+    "fit": "Fit the calibrated constants on their declared part of the evidence.",
+}
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported when they are needed."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Commands in the order a user meets them."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import the command's module and return the command."""
+        if cmd_name not in COMMANDS:
+            return None
+        module, name = COMMANDS[cmd_name].split(":")
+        command: click.Command = getattr(importlib.import_module(module), name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, SUMMARY[name]) for name in COMMANDS])
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Suggest the nearest command for an unknown one."""
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            from taicang.errors import UnknownName  # noqa: PLC0415
+
+            raise click.UsageError(str(UnknownName("command", args[0], COMMANDS)), ctx)
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="taicang")
+@click.option("--debug", is_flag=True, help="Show tracebacks.")
+def cli(debug: bool) -> None:
+    """An AI supernode in software.
+
+    \b
+    Examples:
+      taicang infer deepseek-r1 --on cloudmatrix384 --input 4096 --output 256 --tpot 50ms
+      taicang compare deepseek-r1 --on cloudmatrix384,gb200-nvl72,"hgx-h20 x 4"
+      taicang catalog show ascend-910c-752t
+      taicang score --evidence ../shared/evidence
+    """
+    del debug  # read from argv by main(), before any command runs
+
+
+def main() -> None:
+    """Entry point: errors that a user can mend are one line and exit code 2; --debug gives the traceback."""
+    argv = sys.argv[1:]
+    debug = "--debug" in argv
+    argv = [arg for arg in argv if arg != "--debug"]
+    try:
+        code = cli.main(args=argv, prog_name="taicang", standalone_mode=False)
+    except TaicangError as error:
+        if debug:
+            raise
+        click.echo(f"taicang: {error}", err=True)
+        sys.exit(2 if isinstance(error, (InvalidInput, MissingFigure, NotModelled)) else 1)
+    except click.ClickException as error:
+        if debug:
+            raise
+        error.show()
+        sys.exit(2)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("taicang: interrupted", err=True)
+        sys.exit(130)
+    sys.exit(code if isinstance(code, int) else 0)

@@ -1,0 +1,144 @@
+"""Steady state of a serving instance in closed form.
+
+TPOT is the mean time per output token of a request after its first: (end to end - TTFT) / (output tokens - 1).
+A decode step gives each sequence ``plan.tokens_per_step`` tokens. While a request decodes, the other requests' prompts
+are prefilled between or inside its steps; that interference is priced, queueing noise is not (the simulator's job).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from taicang.plans import Batch, decode_batch, prefill_batch
+from taicang.serve.setup import Setup, step
+from taicang.timeline import Timeline
+from taicang.units import Count, Num
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Load:
+    """A closed loop: ``concurrency`` requests of ``input_tokens`` and ``output_tokens`` in flight in one instance."""
+
+    concurrency: Count
+    input_tokens: Count
+    output_tokens: Count
+    cached_ratio: float = 0.0
+    """Share of the prompt found in a prefix cache."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Steady:
+    """What the closed form gives; arrays where the load is one of arrays."""
+
+    ttft_s: Num
+    tpot_s: Num
+    step_s: Num
+    """One decode step."""
+    prefill_s: Num
+    """One prompt alone."""
+    output_tokens_per_s: Num
+    """Of the instance."""
+    decode: Timeline
+
+
+def together(first: Batch, second: Batch) -> Batch:
+    """Both batches in one step."""
+    return Batch(
+        prefill_tokens=first.prefill_tokens + second.prefill_tokens,
+        prefill_sequences=first.prefill_sequences + second.prefill_sequences,
+        prefill_pairs=first.prefill_pairs + second.prefill_pairs,
+        prefill_context=first.prefill_context + second.prefill_context,
+        decode_sequences=first.decode_sequences + second.decode_sequences,
+        decode_context=first.decode_context + second.decode_context,
+    )
+
+
+def aggregated(setup: Setup, load: Load) -> Steady:
+    """Prefill and decode share the instance, as vLLM, SGLang and TensorRT-LLM run by default.
+
+    Each request needs ``n`` decode steps; in that time every other request of the loop is prefilled once. A scheduler
+    that mixes puts prompt chunks into decode steps; one that prefills first runs steps of their own in between.
+    """
+    plan, stack = setup.plan, setup.stack
+    groups = plan.dp
+    mine = np.maximum(load.concurrency / groups, 1.0)
+    mean_context = load.input_tokens + load.output_tokens / 2
+    decoding = decode_batch(sequences=mine, context=mean_context)
+    decode = step(setup, decoding)
+    new = np.maximum(load.input_tokens * (1.0 - load.cached_ratio), 1.0)
+    cached = load.input_tokens - new
+    chunks = np.maximum(new / stack.chunk_tokens, 1.0)
+    chunk = prefill_batch(sequences=1.0, length=new / chunks, cached=cached + (new - new / chunks) / 2)
+    alone = step(setup, chunk)
+    mixed = stack.scheduler == "mixed"
+    during = step(setup, together(decoding, chunk)).seconds - decode.seconds if mixed else alone.seconds
+    steps = np.maximum((load.output_tokens - 1) / plan.tokens_per_step, 1.0)
+    # how many steps of a request's life carry a chunk of somebody else's prompt: groups in lock step share the delay
+    others = np.maximum(mine - 1.0, 0.0) * chunks
+    carried = _shared_steps(others, steps, groups)
+    busy = steps * decode.seconds + carried * during
+    tpot = busy / np.maximum(load.output_tokens - 1, 1.0)
+    own = chunks * (decode.seconds * (load.concurrency > 1) + during if mixed else alone.seconds)
+    waiting = 0.5 * decode.seconds * (load.concurrency > 1)
+    crowd = np.minimum(others * during / np.maximum(busy, 1e-12), 0.95)
+    ttft: Num = waiting + own * (1.0 + crowd / (2.0 * (1.0 - crowd)))
+    return Steady(
+        ttft_s=ttft,
+        tpot_s=tpot,
+        step_s=decode.seconds,
+        prefill_s=alone.seconds * chunks,
+        output_tokens_per_s=load.concurrency * load.output_tokens / (ttft + busy),
+        decode=decode,
+    )
+
+
+def _shared_steps(others: Num, steps: Num, groups: int) -> Num:
+    """Steps that carry a chunk in any of ``groups`` lock-step groups, when each has ``others`` per ``steps``."""
+    if groups == 1:
+        return others
+    chance = np.minimum(others / steps, 1.0)
+    any_group = 1.0 - np.power(1.0 - chance, groups)
+    return np.maximum(any_group * steps, others)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pools:
+    """Prefill instances that feed decode instances."""
+
+    prefill: Setup
+    prefill_instances: Count
+    prefill_sequences: Count
+    """Prompts that one attention group prefills together."""
+    decode: Setup
+    decode_instances: Count
+
+
+def disaggregated(pools: Pools, load: Load, transfer_s: Num) -> Steady:
+    """Prefill and decode in instances of their own; ``transfer_s`` moves one prompt's cache."""
+    groups = pools.decode.plan.dp * pools.decode_instances
+    new = np.maximum(load.input_tokens * (1.0 - load.cached_ratio), 1.0)
+    batch = prefill_batch(sequences=pools.prefill_sequences, length=new, cached=load.input_tokens - new)
+    prompt = step(pools.prefill, batch)
+    mean_context = load.input_tokens + load.output_tokens / 2
+    steps = np.maximum((load.output_tokens - 1) / pools.decode.plan.tokens_per_step, 1.0)
+    # requests in prefill are not in a decode batch: solve n_decode = concurrency * t_decode / (t_decode + t_prefill)
+    entering = pools.prefill_instances * pools.prefill.plan.dp * pools.prefill_sequences
+    decoding: Num = load.concurrency * 1.0
+    for _ in range(12):
+        per_group = np.maximum(decoding / groups, 1.0)
+        decode = step(pools.decode, decode_batch(sequences=per_group, context=mean_context))
+        stay = steps * decode.seconds
+        rate = np.minimum(entering / prompt.seconds, load.concurrency / (stay + prompt.seconds + transfer_s))
+        decoding = 0.5 * decoding + 0.5 * np.minimum(rate * stay, load.concurrency * 1.0)
+    in_prefill = np.maximum(load.concurrency - decoding - rate * transfer_s, 0.0)
+    ttft = np.maximum(in_prefill / np.maximum(rate, 1e-12), prompt.seconds) + transfer_s
+    return Steady(
+        ttft_s=ttft,
+        tpot_s=stay / np.maximum(load.output_tokens - 1, 1.0),
+        step_s=decode.seconds,
+        prefill_s=prompt.seconds,
+        output_tokens_per_s=rate * load.output_tokens,
+        decode=decode,
+    )
