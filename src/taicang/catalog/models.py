@@ -1,0 +1,164 @@
+"""Models by name (built in) or by path (a Hugging Face config.json, or a file in the schema of the built-in ones)."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import MISSING, fields, replace
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from taicang.catalog.model_names import canonical
+from taicang.errors import InvalidInput, NotModelled, UnknownName
+from taicang.formats import number_format
+from taicang.models.huggingface import from_config
+from taicang.models.types import Block, Dense, Experts, GatedLinear, GroupedQuery, Indexer, Latent, Model
+
+FOLDER = Path(__file__).parent / "data" / "models"
+_ATTENTION: Mapping[str, type] = {"grouped": GroupedQuery, "latent": Latent, "gated_linear": GatedLinear}
+_FFN: Mapping[str, type] = {"dense": Dense, "experts": Experts}
+T = TypeVar("T")
+
+
+def model(name_or_path: str, *, approximate: bool = False) -> Model:
+    """The model called ``name_or_path``: a built-in name, a Hugging Face id that stands for one, or a file or folder.
+
+    ``approximate`` takes the nearest modelled kind for features that would be refused and records it in
+    ``Model.assumptions``. Raises ``UnknownName``, ``NotModelled`` (naming the feature) or ``InvalidInput`` (naming the
+    file and key).
+    """
+    path = Path(name_or_path).expanduser()
+    if path.suffix in (".json", ".yaml", ".yml") or path.is_dir():
+        return read_model(path, approximate=approximate)
+    found = canonical(name_or_path, known=_builtin_names(), aliases=names()["aliases"])
+    if found is None:
+        raise UnknownName("model", name_or_path, model_names())
+    name, dtype = found
+    if (refusal := names()["not_modelled"].get(name)) is not None:
+        raise NotModelled(f"{name}: {refusal}")
+    built_in = _builtin(name)
+    return built_in if dtype is None else replace(built_in, dtype=dtype, experts_only=dtype == "mxfp4_w4a16")
+
+
+def model_names() -> tuple[str, ...]:
+    """Names of all built-in models, sorted. ``not_modelled`` names those that are known but refused."""
+    return tuple(sorted(_builtin_names()))
+
+
+def not_modelled() -> Mapping[str, str]:
+    """Names of models that are refused, with the feature that is missing."""
+    return dict(names()["not_modelled"])
+
+
+def read_model(path: Path, *, approximate: bool = False) -> Model:
+    """The model of a config.json (or of a folder that holds one) or of a YAML file in our own schema."""
+    file = path / "config.json" if path.is_dir() else path
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidInput(f"cannot read this file: {error}", where=str(file)) from None
+    if file.suffix in (".yaml", ".yml"):
+        return _from_yaml(text, file)
+    try:
+        config = json.loads(text)
+    except (json.JSONDecodeError, RecursionError) as error:
+        line = f":{error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
+        raise InvalidInput(f"not JSON: {error}", where=f"{file}{line}") from None
+    name = (path.name if path.is_dir() else path.parent.name if path.stem == "config" else path.stem).lower()
+    try:
+        return from_config(config, name, approximate=approximate, where=str(file))
+    except InvalidInput as error:
+        key = error.where.removeprefix(f"{file}: ")
+        before = re.split(rf'"{re.escape(key)}"\s*:', text, maxsplit=1)
+        if len(before) == 1:
+            raise
+        at = f"{file}:{before[0].count(chr(10)) + 1}: {key}"
+        raise InvalidInput(str(error).removeprefix(f"{error.where}: "), where=at) from None
+
+
+@cache
+def names() -> Mapping[str, Mapping[str, Any]]:
+    """The table of aliases and of refused models."""
+    path = FOLDER / "names.yaml"
+    return _mapping(_load(path.read_text(encoding="utf-8"), path), str(path))
+
+
+@cache
+def _builtin_names() -> frozenset[str]:
+    return frozenset(p.stem for p in FOLDER.glob("*.yaml") if p.stem != "names") | set(names()["not_modelled"])
+
+
+@cache
+def _builtin(name: str) -> Model:
+    path = FOLDER / f"{name}.yaml"
+    return _from_yaml(path.read_text(encoding="utf-8"), path)
+
+
+def _load(text: str, path: Path) -> Any:
+    try:
+        return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f":{mark.line + 1}" if mark else ""
+        raise InvalidInput(f"not YAML: {getattr(error, 'problem', error)}", where=f"{path}{line}") from None
+
+
+def _from_yaml(text: str, path: Path) -> Model:
+    """A model in our own schema: the fields of ``Model`` with blocks of a tagged ``attention`` and ``ffn``."""
+    data = _mapping(_load(text, path), str(path))
+    where = str(path)
+    rows = data.get("blocks")
+    if not isinstance(rows, list) or not rows:
+        raise InvalidInput("expected a list of blocks", where=f"{where}: blocks")
+    made = []
+    for i, row in enumerate(rows):
+        at = f"{where}: blocks[{i}]"
+        block = _mapping(row, at)
+        attention = _tagged(block.get("attention"), _ATTENTION, f"{at}.attention")
+        ffn = _tagged(block.get("ffn"), _FFN, f"{at}.ffn")
+        made.append(_build(Block, block | {"attention": attention, "ffn": ffn}, at))
+    assumptions = tuple(data.get("assumptions") or ())
+    built = _build(Model, {"name": path.stem} | data | {"blocks": tuple(made), "assumptions": assumptions}, where)
+    number_format(built.dtype)
+    return built
+
+
+def _mapping(value: Any, where: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise InvalidInput(f"expected a mapping, got {value!r}", where=where)
+    return value
+
+
+def _tagged(value: Any, kinds: Mapping[str, type], where: str) -> Any:
+    data = dict(_mapping(value, where))
+    kind = data.pop("kind", None)
+    if kind not in kinds:
+        raise UnknownName("kind", str(kind), kinds, where=where)
+    if data.get("indexer") is not None:
+        data["indexer"] = _build(Indexer, _mapping(data["indexer"], f"{where}.indexer"), f"{where}.indexer")
+    return _build(kinds[kind], data, where)
+
+
+def _build(kind: type[T], data: Mapping[str, Any], where: str) -> T:
+    """An instance of the dataclass ``kind``; unknown, missing and mistyped keys are refused by name."""
+    known = {f.name: f for f in fields(kind)}  # type: ignore[arg-type]
+    for key, value in data.items():
+        if key not in known:
+            raise UnknownName("key", str(key), known, where=where)
+        stated = str(known[key].type)
+        fits = {
+            "int": isinstance(value, int) and not isinstance(value, bool) and value >= 0,
+            "int | None": value is None or (isinstance(value, int) and not isinstance(value, bool) and value > 0),
+            "bool": isinstance(value, bool),
+            "str": isinstance(value, str),
+        }.get(stated, True)
+        if not fits:
+            raise InvalidInput(f"expected {stated}, got {value!r}", where=f"{where}: {key}")
+    for name, field in known.items():
+        if name not in data and field.default is MISSING:
+            raise InvalidInput("this key is missing", where=f"{where}: {name}")
+    return kind(**data)

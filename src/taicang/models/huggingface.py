@@ -1,0 +1,108 @@
+"""Import a model from the ``config.json`` that Hugging Face models carry.
+
+Every key with an effect is read or refused: an unknown ``model_type``, an unknown key or a feature that the types cannot
+express raises ``NotModelled``, unless the caller asks for the nearest kind, which ``Model.assumptions`` then records.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from difflib import get_close_matches
+from typing import Any
+
+from taicang.errors import InvalidInput, NotModelled
+from taicang.models.attention import attentions
+from taicang.models.families import FAMILIES, NOT_MODELLED
+from taicang.models.feedforward import feed_forwards
+from taicang.models.keys import Keys
+from taicang.models.quantised import weight_format
+from taicang.models.types import Attention, Block, FeedForward, Model
+
+_WRAPPERS = ("qwen3_5", "qwen3_5_moe", "llama4", "gemma3", "mistral3", "kimi_k25")
+
+
+def from_config(config: Mapping[str, Any], name: str, *, approximate: bool = False, where: str = "") -> Model:
+    """The model that ``config`` (a parsed config.json from ``where``) describes.
+
+    Raises ``NotModelled`` naming feature and key, ``InvalidInput`` naming file and key.
+    """
+    outer = Keys(config, where=where, approximate=approximate)
+    keys, assumptions = outer, []
+    if "text_config" in config:
+        keys = Keys(_merged(outer), where=where, approximate=approximate)
+        outer.ignore("text_config", "quantization_config", "tie_word_embeddings")
+        outer.finish()
+        assumptions = [*outer.assumptions, "text decoder only: encoders of images, video and sound are left out"]
+    kind = keys.text("model_type")
+    if not kind:
+        raise InvalidInput("this key is missing", where=keys.at("model_type"))
+    if kind in NOT_MODELLED:
+        feature, key = NOT_MODELLED[kind]
+        raise NotModelled(f"{keys.at(key)}: {feature} is not modelled (model_type {kind!r})")
+    if kind not in FAMILIES:
+        near = get_close_matches(kind, FAMILIES, n=1)
+        hint = f"; the nearest known one is {near[0]!r}" if near else ""
+        raise NotModelled(f"{keys.at('model_type')}: {kind!r} is not modelled{hint}")
+    family = FAMILIES[kind]
+    layers = keys.number("num_hidden_layers", "n_layer", "n_layers")
+    hidden = keys.number("hidden_size", "n_embd", "d_model")
+    context = keys.number("max_position_embeddings", "n_positions", "seq_length", "max_seq_len", default=2048)
+    attention = attentions(keys, family, layers, hidden)
+    ffn = feed_forwards(keys, family, layers, hidden)
+    sandwich = keys.flag("sandwich_norm", default=False)
+    dtype, experts_only = weight_format(
+        keys.get("quantization_config"), str(keys.get("dtype", "torch_dtype") or ""), keys.at("quantization_config")
+    )
+    learned = family.learned_positions or keys.flag("learned_pos_emb", default=False)
+    keys.ignore(
+        "position_embedding", "alibi", "parallel_attn", "activation_function", "hidden_activation", "hidden_act"
+    )
+    keys.ignore("activation", "num_ln_in_parallel_attn", "lm_head_bias")
+    model = Model(
+        name=name,
+        hidden=hidden,
+        vocab=max(keys.number("vocab_size"), keys.number("padded_vocab_size", default=1)),
+        blocks=blocks(attention, ffn, 4 if sandwich else family.norms),
+        tied_embeddings=keys.flag("tie_word_embeddings", default=family.tied),
+        dtype=dtype,
+        experts_only=experts_only,
+        max_context=context,
+        mtp_layers=_mtp(keys),
+        position_embeddings=context if learned else 0,
+        source=where,
+    )
+    keys.finish()
+    return replace(model, assumptions=(*assumptions, *keys.assumptions))
+
+
+def blocks(attention: list[Attention], ffn: list[FeedForward], norms: int) -> tuple[Block, ...]:
+    """Equal layers gathered, in the order of their last appearance (so that the last block is the last layer's kind)."""
+    pairs = list(zip(attention, ffn, strict=True))
+    last = {pair: i for i, pair in enumerate(pairs)}
+    return tuple(
+        Block(attention=pair[0], ffn=pair[1], count=pairs.count(pair), norms=norms)
+        for pair in sorted(last, key=last.__getitem__)
+    )
+
+
+def _merged(outer: Keys) -> dict[str, Any]:
+    """The keys of the text decoder, with those that its wrapper holds for it."""
+    kind = outer.text("model_type")
+    inner = outer.get("text_config")
+    if not isinstance(inner, Mapping):
+        raise InvalidInput(f"expected an object, got {inner!r}", where=outer.at("text_config"))
+    known = inner.get("model_type", "") in NOT_MODELLED or kind in _WRAPPERS
+    if not known:
+        raise NotModelled(f"{outer.at('model_type')}: {kind!r} around a text_config is not modelled")
+    shared = {
+        k: outer.data[k] for k in ("quantization_config", "tie_word_embeddings", "torch_dtype") if k in outer.data
+    }
+    return {"model_type": f"{kind}_text"} | shared | dict(inner)
+
+
+def _mtp(keys: Keys) -> int:
+    """Multi-token-prediction layers."""
+    modules = keys.number("num_mtp_modules", default=0, low=0) * keys.number("mtp_transformer_layers", default=1, low=0)
+    modules = modules if keys.flag("use_mtp", default=True) else 0
+    return keys.number("num_nextn_predict_layers", "mtp_num_hidden_layers", default=modules, low=0)
