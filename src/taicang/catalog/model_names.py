@@ -7,11 +7,15 @@ from collections.abc import Collection, Mapping
 
 from taicang.formats import FORMATS
 
-_OWNERS = frozenset(
-    "01-ai amd baai bigscience codellama databricks deepseek-ai facebook fp8 google huawei inclusionai meta meta-llama "
-    "microsoft minimaxai mistralai moonshotai mosaicml neuralmagic nvidia openai openpangu pangu-tech qwen redhatai "
-    "stepfun-ai thudm tiiuae togethercomputer unsloth vllm-ascend xai-org xiaomimimo zai-org zhipuai".split()
-)
+# fmt: off
+_OWNERS = frozenset({
+    "01-ai", "amd", "baai", "bigscience", "codellama", "databricks", "deepseek-ai", "facebook",
+    "google", "huawei", "inclusionai", "meta", "meta-llama", "microsoft", "minimaxai", "mistralai",
+    "moonshotai", "mosaicml", "neuralmagic", "nvidia", "openai", "openpangu", "pangu-tech", "qwen",
+    "redhatai", "stepfun-ai", "thudm", "tiiuae", "togethercomputer", "unsloth", "vllm-ascend",
+    "xai-org", "xiaomimimo", "zai-org", "zhipuai",
+})
+# fmt: on
 # Trained variants and releases of one architecture.
 _VARIANT = re.compile(r"-(instruct|chat|base|it|pt|hf|thinking|lora|preview|bf16|fp16|0324|0528|0711|0905|2507|zero)$")
 _FORMAT_SUFFIX = {

@@ -1,7 +1,7 @@
 """Import a model from the ``config.json`` that Hugging Face models carry.
 
-Every key with an effect is read or refused: an unknown ``model_type``, an unknown key or a feature that the types cannot
-express raises ``NotModelled``, unless the caller asks for the nearest kind, which ``Model.assumptions`` then records.
+Every key with an effect is read or refused: an unknown ``model_type``, an unknown key or a feature that the types
+cannot express raises ``NotModelled``, unless the caller asks for the nearest kind, which ``assumptions`` then records.
 """
 
 from __future__ import annotations
@@ -55,10 +55,8 @@ def from_config(config: Mapping[str, Any], name: str, *, approximate: bool = Fal
         keys.get("quantization_config"), str(keys.get("dtype", "torch_dtype") or ""), keys.at("quantization_config")
     )
     learned = family.learned_positions or keys.flag("learned_pos_emb", default=False)
-    keys.ignore(
-        "position_embedding", "alibi", "parallel_attn", "activation_function", "hidden_activation", "hidden_act"
-    )
-    keys.ignore("activation", "num_ln_in_parallel_attn", "lm_head_bias")
+    keys.ignore("position_embedding", "alibi", "parallel_attn", "num_ln_in_parallel_attn", "lm_head_bias")
+    keys.ignore("activation_function", "hidden_activation", "hidden_act", "activation")
     model = Model(
         name=name,
         hidden=hidden,
@@ -77,13 +75,11 @@ def from_config(config: Mapping[str, Any], name: str, *, approximate: bool = Fal
 
 
 def blocks(attention: list[Attention], ffn: list[FeedForward], norms: int) -> tuple[Block, ...]:
-    """Equal layers gathered, in the order of their last appearance (so that the last block is the last layer's kind)."""
+    """Equal layers gathered in the order of their last appearance: the last block is the last layer's kind."""
     pairs = list(zip(attention, ffn, strict=True))
     last = {pair: i for i, pair in enumerate(pairs)}
-    return tuple(
-        Block(attention=pair[0], ffn=pair[1], count=pairs.count(pair), norms=norms)
-        for pair in sorted(last, key=last.__getitem__)
-    )
+    order = sorted(last, key=last.__getitem__)
+    return tuple(Block(attention=a, ffn=f, count=pairs.count((a, f)), norms=norms) for a, f in order)
 
 
 def _merged(outer: Keys) -> dict[str, Any]:
@@ -95,10 +91,8 @@ def _merged(outer: Keys) -> dict[str, Any]:
     known = inner.get("model_type", "") in NOT_MODELLED or kind in _WRAPPERS
     if not known:
         raise NotModelled(f"{outer.at('model_type')}: {kind!r} around a text_config is not modelled")
-    shared = {
-        k: outer.data[k] for k in ("quantization_config", "tie_word_embeddings", "torch_dtype") if k in outer.data
-    }
-    return {"model_type": f"{kind}_text"} | shared | dict(inner)
+    passed = ("quantization_config", "tie_word_embeddings", "torch_dtype")
+    return {"model_type": f"{kind}_text"} | {k: outer.data[k] for k in passed if k in outer.data} | dict(inner)
 
 
 def _mtp(keys: Keys) -> int:

@@ -78,7 +78,7 @@ class Dense:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Experts:
-    """Mixture of experts: ``topk`` of ``experts`` routed experts of width ``inter`` plus a shared one of ``shared_inter``."""
+    """``topk`` of ``experts`` routed experts of width ``inter`` plus a shared one of ``shared_inter``."""
 
     experts: int
     topk: int
@@ -107,7 +107,7 @@ class Block:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Model:
-    """A decoder-only transformer. ``dtype`` is the format of the published weights, ``assumptions`` what the import approximated."""
+    """A decoder-only transformer; ``dtype`` is the format of the published weights, ``assumptions`` what is approximate."""
 
     name: str
     hidden: int
