@@ -35,7 +35,7 @@ class Stack:
     """Launch cost of a kernel outside graphs (prefill), hidden while kernels run longer than that."""
     graphs: bool = True
     fused: frozenset[str] = frozenset()
-    """Fusions present: "qk_norm_rope" (norm of queries and keys with rotation), "mla_prolog" (norms, projections, rope)."""
+    """Fusions present: "qk_norm_rope" (query-key norm with rotation), "mla_prolog" (norms, projections, rope)."""
     overlap: frozenset[str] = frozenset()
     """Abilities: "expert_all_to_all" (token exchange instead of gather and scatter), "two_batch" (microbatches)."""
     partition: tuple[float, float] | None = None

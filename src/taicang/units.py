@@ -7,17 +7,17 @@ dimensional quantities. Prefixes are decimal (GB = 1e9 bytes) unless written bin
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from taicang.errors import UnitError
 
 if TYPE_CHECKING:
     import numpy as np
-    from numpy.typing import NDArray
+    from numpy.typing import NDArray  # imported for types alone: the command line starts without NumPy
 
-Num: TypeAlias = "float | NDArray[np.float64]"
+Num: TypeAlias = "float | NDArray[np.floating[Any]]"
 """A quantity of one candidate, or of many at once (one element each)."""
-Count: TypeAlias = "int | float | NDArray[np.float64]"
+Count: TypeAlias = "int | float | NDArray[np.floating[Any]]"
 """A pure number (tokens, ranks, rows of a matrix), of one candidate or of many at once."""
 
 _DECIMAL = {"": 1.0, "k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15, "E": 1e18}

@@ -55,7 +55,7 @@ class LazyGroup(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Suggest the nearest command for an unknown one."""
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
-            from taicang.errors import UnknownName  # noqa: PLC0415
+            from taicang.errors import UnknownName
 
             raise click.UsageError(str(UnknownName("command", args[0], COMMANDS)), ctx)
         return super().resolve_command(ctx, args)
