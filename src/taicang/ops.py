@@ -48,6 +48,8 @@ class GroupedGemm:
     gated: bool = True
     skew: Count = 0.0
     balanced_ranks: bool = False
+    gathered: bool = True
+    """Each rank's kernels see the tokens of all ranks (all-gather, or tensor parallelism), not just those dispatched to it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
