@@ -49,7 +49,7 @@ class GroupedGemm:
     skew: Count = 0.0
     balanced_ranks: bool = False
     gathered: bool = True
-    """Each rank's kernels see the tokens of all ranks (all-gather, or tensor parallelism), not just those dispatched to it."""
+    """Each rank's kernels see the tokens of all ranks (all-gather), not just those that a dispatch sends to it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
