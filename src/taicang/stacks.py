@@ -38,6 +38,8 @@ class Stack:
     """Fusions present: "qk_norm_rope" (query-key norm with rotation), "mla_prolog" (norms, projections, rope)."""
     overlap: frozenset[str] = frozenset()
     """Abilities: "expert_all_to_all" (token exchange instead of gather and scatter), "two_batch" (microbatches)."""
+    all_reduce: str = "best"
+    """Whose all-reduce kernels run: "nccl", "trtllm", "sglang", "vllm" or the best of them."""
     partition: tuple[float, float] | None = None
     """Share of matrix and vector cores of the attention stream; the expert stream has the rest."""
     overlap_tax_ratio: float = 0.0

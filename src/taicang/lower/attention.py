@@ -149,7 +149,7 @@ def _latent(kind: Latent, setting: Setting) -> Iterator[Item]:
             Pointwise(kind="rope", elements=load.tokens * width, moved_bytes=load.tokens * width * 4.0),
             1,
         )
-    if kind.indexer is not None:
+    if kind.indexer is not None and not kind.indexer.shared:
         yield from _indexer(kind, hidden, load)
     limit = kind.indexer.topk if kind.indexer else None
     if some(load.prefill_tokens):

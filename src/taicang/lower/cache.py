@@ -16,7 +16,7 @@ def kv_token_bytes(kind: Attention, tp: int, kv_dtype: str) -> float:
         heads = max(1, kind.kv_heads // tp)
         return heads * (kind.head_dim + (kind.v_head_dim or kind.head_dim)) * element
     if isinstance(kind, Latent):
-        index = kind.indexer.head_dim * 1.0 if kind.indexer else 0.0
+        index = kind.indexer.head_dim * 1.0 if kind.indexer and not kind.indexer.shared else 0.0
         return (kind.kv_lora + kind.rope_dim) * element + index
     return 0.0
 

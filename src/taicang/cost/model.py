@@ -1,0 +1,124 @@
+"""The waist: one calibrated model that prices every operator of the union on one machine under one software stack."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+
+from taicang.cost import attend_gqa, attend_mla, experts, gemm, pointwise
+from taicang.cost.collective import collective
+from taicang.cost.cost import Cost
+from taicang.cost.exchange import exchange
+from taicang.cost.host import host
+from taicang.cost.transfer import transfer
+from taicang.hardware import Chip, Machine
+from taicang.ops import (
+    Attend,
+    Collective,
+    Exchange,
+    Gemm,
+    GroupedGemm,
+    Host,
+    Lookup,
+    Operator,
+    Pointwise,
+    Transfer,
+)
+from taicang.stacks import Stack
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Book:
+    """Calibrated constants of one chip's kernel profile and of all levels, as the catalogue read them."""
+
+    gemm: Mapping[str, gemm.GemmFit]
+    pointwise: pointwise.PointwiseFit
+    gqa_prefill: Mapping[str, attend_gqa.GqaPrefillFit]
+    gqa_decode: Mapping[str, attend_gqa.GqaDecodeFit]
+    mla_prefill: Mapping[str, attend_mla.MlaPrefillFit]
+    mla_decode: Mapping[str, attend_mla.MlaDecodeFit]
+    experts: Mapping[str, experts.ExpertsFit]
+    collective: Mapping[str, Any]
+    exchange: Mapping[str, Any]
+
+
+FAMILY = {
+    Gemm: "gemm",
+    GroupedGemm: "experts",
+    Attend: "attend",
+    Pointwise: "pointwise",
+    Lookup: "pointwise",
+    Collective: "collective",
+    Exchange: "exchange",
+    Transfer: "transfer",
+    Host: "host",
+}
+"""Family of an operator, which is the key of a stack's ``kernel_ratio``."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CostModel:
+    """Prices operators; scalar operators are remembered, since a step repeats the same few shapes."""
+
+    machine: Machine
+    stack: Stack
+    book: Book
+    known: dict[Any, Cost] = field(default_factory=dict, repr=False, compare=False)
+
+    def price(self, op: Operator, cube_ratio: float = 1.0, vector_ratio: float = 1.0) -> Cost:
+        """Cost of ``op`` on one rank whose stream holds these shares of the matrix and vector cores."""
+        try:
+            key = (op, cube_ratio, vector_ratio)
+            found = self.known.get(key)
+        except TypeError:  # arrays do not hash
+            return self._price(op, cube_ratio, vector_ratio)
+        if found is None:
+            found = self.known[key] = self._price(op, cube_ratio, vector_ratio)
+        return found
+
+    def _price(self, op: Operator, cube_ratio: float, vector_ratio: float) -> Cost:
+        chip = self.machine.chip
+        if cube_ratio != 1.0 or vector_ratio != 1.0:
+            chip = chip.partition(cube_ratio=cube_ratio, vector_ratio=vector_ratio)
+        cost = self._on(op, chip)
+        ratio = self.stack.kernel_ratio.get(FAMILY[type(op)], 1.0)
+        return cost if ratio == 1.0 else _slower(cost, ratio)
+
+    def _on(self, op: Operator, chip: Chip) -> Cost:  # one arm per operator of the closed union
+        book = self.book
+        match op:
+            case Gemm():
+                return gemm.gemm(op, chip, gemm.fit_for(book.gemm, op.dtype))
+            case GroupedGemm():
+                return experts.experts(op, chip, experts.fit_for(book.experts, op.dtype))
+            case Attend(kind="mla"):
+                fits = book.mla_decode if op.phase == "decode" else book.mla_prefill
+                return attend_mla.attend_mla(op, chip, attend_mla.fit_for(fits, op.dtype, op.kv_dtype))
+            case Attend():
+                table = book.gqa_decode if op.phase == "decode" else book.gqa_prefill
+                return attend_gqa.attend_gqa(op, chip, attend_gqa.fit_for(table, op.dtype, op.kv_dtype))
+            case Pointwise():
+                return pointwise.pointwise(op, chip, book.pointwise)
+            case Lookup():
+                return pointwise.lookup(op, chip, book.pointwise)
+            case Collective():
+                return collective(op, self.machine, book.collective, self.stack.all_reduce)
+            case Exchange():
+                return exchange(op, self.machine, book.exchange)
+            case Transfer():
+                return transfer(op, self.machine, book.collective)
+            case Host():
+                return host(op, self.stack)
+
+
+def _slower(cost: Cost, ratio: float) -> Cost:
+    return replace(
+        cost,
+        seconds=cost.seconds * ratio,
+        compute_s=cost.compute_s * ratio,
+        memory_s=cost.memory_s * ratio,
+        network_s=cost.network_s * ratio,
+        latency_s=cost.latency_s * ratio,
+    )
