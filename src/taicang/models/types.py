@@ -107,7 +107,7 @@ class Block:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Model:
-    """A decoder-only transformer; ``dtype`` is the format of the published weights, ``assumptions`` what is approximate."""
+    """A decoder-only transformer. ``dtype`` is the format of the published weights; ``assumptions`` what deviates."""
 
     name: str
     hidden: int

@@ -1,0 +1,204 @@
+"""Parameters, cache bytes and arithmetic of a model, counted from its blocks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from taicang.formats import number_format
+from taicang.models.types import Attention, Block, Dense, FeedForward, GatedLinear, GroupedQuery, Latent, Model
+from taicang.units import Count, Num
+
+_STATE_BYTES = 4.0  # linear attention keeps its recurrent state in fp32
+_DELTA_FLOP = 7.0  # per state element: decay 1, read by the key 2, rank-one update 2, read by the query 2
+_INDEX_FORMAT = "fp8_block"  # keys of the sparse indexer are cached in fp8 with a scale per 128, whatever the rest is
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parameters:
+    """Parameters by tensor class. ``head`` is 0 where the embedding is reused; ``mtp`` is not part of the total."""
+
+    attention: int
+    dense: int
+    experts: int
+    """All routed experts."""
+    experts_active: int
+    """Of them, those that one token goes through."""
+    shared: int
+    router: int
+    norm: int
+    embedding: int
+    head: int
+    mtp: int
+
+    @property
+    def total(self) -> int:
+        """All parameters of the main model (without MTP layers, with embedding and head)."""
+        fixed = self.attention + self.dense + self.shared + self.router + self.norm + self.embedding + self.head
+        return fixed + self.experts
+
+    @property
+    def active(self) -> int:
+        """Parameters that one token goes through, with embedding and head."""
+        return self.total - self.experts + self.experts_active
+
+
+def parameters(model: Model) -> Parameters:
+    """Count ``model``'s parameters by tensor class."""
+    layers = [(block, _ffn(block.ffn, model.hidden)) for block in model.blocks]
+
+    def over(name: str) -> int:
+        return sum(block.count * ffn[name] for block, ffn in layers)
+
+    return Parameters(
+        attention=sum(block.count * attention_parameters(block.attention, model.hidden) for block in model.blocks),
+        dense=over("dense"),
+        experts=over("experts"),
+        experts_active=over("active"),
+        shared=over("shared"),
+        router=over("router"),
+        norm=sum(block.count * block.norms for block in model.blocks) * model.hidden + model.hidden,
+        embedding=(model.vocab + model.position_embeddings) * model.hidden,
+        head=0 if model.tied_embeddings else model.vocab * model.hidden,
+        mtp=model.mtp_layers * _mtp(model.blocks[-1], model.hidden),
+    )
+
+
+def attention_parameters(kind: Attention, hidden: int) -> int:
+    """Parameters of one attention layer: projections, biases, inner norms, convolution, indexer."""
+    if isinstance(kind, GroupedQuery):
+        v_dim = kind.v_head_dim or kind.head_dim
+        q, k, v = (
+            kind.heads * kind.head_dim * (1 + kind.output_gate),
+            kind.kv_heads * kind.head_dim,
+            kind.kv_heads * v_dim,
+        )
+        matrices = hidden * (q + k + v) + kind.heads * v_dim * hidden
+        extras = kind.bias * (q + k + v) + kind.out_bias * hidden + kind.qk_norm * 2 * kind.head_dim
+        return matrices + extras + kind.sinks * kind.heads
+    if isinstance(kind, Latent):
+        q_dim = kind.heads * (kind.nope_dim + kind.rope_dim)
+        q = hidden * q_dim if kind.q_lora is None else kind.q_lora * (hidden + 1 + q_dim)
+        kv = hidden * (kind.kv_lora + kind.rope_dim) + kind.kv_lora * (1 + kind.heads * (kind.nope_dim + kind.v_dim))
+        return q + kv + kind.heads * kind.v_dim * hidden + _indexer(kind, hidden)
+    k_dim, v_dim = kind.k_heads * kind.k_dim, kind.v_heads * kind.v_dim
+    inputs = hidden * (2 * k_dim + 2 * v_dim + 2 * kind.v_heads)  # q, k, v, gate, decay and write strength
+    return inputs + (2 * k_dim + v_dim) * kind.conv_width + 2 * kind.v_heads + kind.v_dim + v_dim * hidden
+
+
+def _indexer(kind: Latent, hidden: int) -> int:
+    index = kind.indexer
+    if index is None or index.shared:
+        return 0
+    queries = (kind.q_lora or hidden) * index.heads * index.head_dim
+    return queries + hidden * (index.head_dim + index.heads) + 2 * index.head_dim
+
+
+def _ffn(kind: FeedForward, hidden: int) -> dict[str, int]:
+    matrices = 3 if kind.gated else 2
+
+    def width(inter: int) -> int:
+        return matrices * hidden * inter + kind.bias * ((matrices - 1) * inter + hidden)
+
+    if isinstance(kind, Dense):
+        return {"dense": width(kind.inter), "experts": 0, "active": 0, "shared": 0, "router": 0}
+    return {
+        "dense": 0,
+        "experts": kind.experts * width(kind.inter),
+        "active": kind.topk * width(kind.inter),
+        "shared": (width(kind.shared_inter) if kind.shared_inter else 0) + kind.shared_gate * hidden,
+        "router": hidden * kind.experts + kind.bias * kind.experts,
+    }
+
+
+def _mtp(block: Block, hidden: int) -> int:
+    """One MTP layer: a layer of the last kind, the projection of [hidden, embedding] and three more norms."""
+    ffn = _ffn(block.ffn, hidden)
+    layer = attention_parameters(block.attention, hidden) + sum(ffn.values()) - ffn["active"]
+    return layer + (block.norms + 3) * hidden + 2 * hidden * hidden
+
+
+def kv_cache_bytes(model: Model, context: Count, kv_dtype: str = "bf16") -> Num:
+    """Cache bytes of one sequence of ``context`` tokens over all ranks, without replicas.
+
+    Windows and chunks cap what a layer holds; linear layers hold a state of fixed size from the first token on.
+    """
+    total: Num = 0.0
+    for block in model.blocks:
+        total = total + block.count * _layer_cache(block.attention, context, number_format(kv_dtype).activation_bytes)
+    return total
+
+
+def kv_bytes_per_token(model: Model, kv_dtype: str = "bf16") -> float:
+    """Bytes that the first tokens add to the cache, while no window is full; linear layers add none."""
+    element = number_format(kv_dtype).activation_bytes
+    kinds = [(block.count, block.attention) for block in model.blocks]
+    return sum(count * _token_bytes(kind, element) for count, kind in kinds)
+
+
+def _token_bytes(kind: Attention, element_bytes: float) -> float:
+    if isinstance(kind, GroupedQuery):
+        return kind.kv_heads * (kind.head_dim + (kind.v_head_dim or kind.head_dim)) * element_bytes
+    if isinstance(kind, Latent):
+        own = kind.indexer is not None and not kind.indexer.shared
+        index = kind.indexer.head_dim * number_format(_INDEX_FORMAT).activation_bytes if own and kind.indexer else 0.0
+        return (kind.kv_lora + kind.rope_dim) * element_bytes + index
+    return 0.0
+
+
+def _layer_cache(kind: Attention, context: Count, element_bytes: float) -> Num:
+    if isinstance(kind, GatedLinear):
+        width = 2 * kind.k_heads * kind.k_dim + kind.v_heads * kind.v_dim
+        return kind.v_heads * kind.k_dim * kind.v_dim * _STATE_BYTES + width * (kind.conv_width - 1) * element_bytes
+    window = kind.window if isinstance(kind, GroupedQuery) else None
+    held = context if window is None else np.minimum(context, window)
+    return _token_bytes(kind, element_bytes) * held
+
+
+def decode_flop(model: Model, context: Count) -> Num:
+    """FLOP of generating one token after ``context`` cached ones: two per active weight, plus the attention core.
+
+    Latent attention is counted in its absorbed form (DeepSeek-V2, arXiv:2405.04434, section 2.1).
+    """
+    counted = parameters(model)
+    total: Num = 2.0 * (counted.active - counted.embedding - counted.norm)
+    total = total + (2.0 * model.vocab * model.hidden if model.tied_embeddings else 0.0)
+    for block in model.blocks:
+        total = total + block.count * _core_flop(block.attention, 1, context, absorbed=True)
+    return total
+
+
+def prefill_flop(model: Model, tokens: Count, cached: Count = 0) -> Num:
+    """FLOP of ``tokens`` new tokens of one prompt after ``cached`` ones, with logits of the last token only."""
+    counted = parameters(model)
+    total: Num = 2.0 * (counted.active - counted.embedding - counted.norm - counted.head) * tokens
+    total = total + 2.0 * model.vocab * model.hidden
+    for block in model.blocks:
+        total = total + block.count * _core_flop(block.attention, tokens, cached, absorbed=False)
+    return total
+
+
+def _pairs(tokens: Count, cached: Count, limit: int | None) -> Num:
+    """Query-key pairs of ``tokens`` causal queries of which each sees at most ``limit`` tokens."""
+    if limit is None:
+        return tokens * cached + tokens * (tokens + 1.0) / 2.0
+    free = np.clip(limit - cached, 0.0, tokens)  # queries that see everything before them
+    return free * cached + free * (free + 1.0) / 2.0 + (tokens - free) * limit
+
+
+def _core_flop(kind: Attention, tokens: Count, cached: Count, *, absorbed: bool) -> Num:
+    """FLOP of scores and weighted sums of one layer (of the recurrence for linear attention)."""
+    if isinstance(kind, GatedLinear):
+        return _DELTA_FLOP * kind.v_heads * kind.k_dim * kind.v_dim * tokens
+    if isinstance(kind, GroupedQuery):
+        width = kind.head_dim + (kind.v_head_dim or kind.head_dim)
+        return 2.0 * kind.heads * width * _pairs(tokens, cached, kind.window)
+    index = kind.indexer
+    width = kind.nope_dim + kind.rope_dim + kind.v_dim
+    if absorbed or index is not None:  # the sparse kernel reads the latent itself in both phases
+        width = 2 * kind.kv_lora + kind.rope_dim
+    core = 2.0 * kind.heads * width * _pairs(tokens, cached, index.topk if index else None)
+    if index is None or index.shared:
+        return core
+    return core + 2.0 * index.heads * index.head_dim * _pairs(tokens, cached, None)
