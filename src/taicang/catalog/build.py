@@ -1,0 +1,145 @@
+"""Figures to domain types, in plain SI. What is unknown and needed raises ``MissingFigure``."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import replace
+from types import MappingProxyType
+from typing import Any
+
+from taicang.catalog import schema
+from taicang.catalog.leaf import Leaf
+from taicang.catalog.resolve import Resolved, derive, is_path, locate, resolve
+from taicang.errors import InvalidInput, MissingFigure, UnknownName
+from taicang.hardware import Chip, Level, Machine, Memory, Plane
+
+_SPEC = re.compile(r"^(?P<name>.+?)\s*[x×]\s*(?P<count>\d+)\s*$")
+
+
+def chip(name: str, sets: Iterable[str] = ()) -> Chip:
+    """The chip ``name`` (or a YAML file) with ``sets`` ("memory.bandwidth=4 TB/s") applied.
+
+    Raises ``UnknownName``, ``UnitError``, ``InvalidInput`` (all name file, line and key) and ``MissingFigure``.
+    """
+    return chip_of(resolve("chip", name, sets))
+
+
+def machine(spec: str, sets: Iterable[str] = ()) -> Machine:
+    """The machine of ``spec``: a name or YAML file, or one with a count ("hgx-h100 x 4" is four nodes on one network).
+
+    Raises as ``chip``; keys of its chip are written "chip.memory.bandwidth".
+    """
+    name, count = split(spec)
+    return machine_of(resolve("machine", name, sets), count)
+
+
+def split(spec: str) -> tuple[str, int]:
+    """A machine spec as name and count."""
+    text = spec.strip()
+    match = _SPEC.match(text)
+    if match is None or is_path(text):
+        return text, 1
+    try:
+        locate("machine", text)
+    except UnknownName:
+        count = int(match["count"])
+        if count < 1:
+            raise InvalidInput("needs at least one unit", where=f"machine {spec!r}") from None
+        return match["name"].strip(), count
+    return text, 1
+
+
+def chip_part(entry: Resolved) -> Resolved:
+    """The chip of a machine entry, with the changes that the machine makes to it."""
+    reference = _need(entry, "chip")
+    found = resolve("chip", reference, beside=entry.file)
+    changes = [_renamed(leaf, path) for path, leaf in entry.leaves.items() if path.startswith("chip.")]
+    return Resolved(kind="chip", name=found.name, file=found.file, leaves=derive("chip", found.leaves, changes))
+
+
+def _renamed(leaf: Leaf, path: str) -> Leaf:
+    return replace(leaf, path=path.removeprefix("chip."))
+
+
+def chip_of(entry: Resolved, prefix: str = "", owner: str = "") -> Chip:
+    """The ``Chip`` of an entry; ``prefix`` and ``owner`` name the key as the user would set it."""
+
+    def need(path: str) -> Any:
+        return _need(entry, path, prefix, owner)
+
+    peaks = {key: entry.get(f"peak.{key}") for key in schema.PEAKS}
+    need("peak.bf16")
+    return Chip(
+        name=entry.name,
+        vendor=need("vendor"),
+        dies=need("dies"),
+        peak_flop_per_s=MappingProxyType({key: peak for key, peak in peaks.items() if peak is not None}),
+        vector_flop_per_s=need("vector.fp32"),
+        cores=need("cores"),
+        vector_cores=entry.get("vector_cores") or need("cores"),
+        memory=Memory(capacity_bytes=need("memory.capacity"), bandwidth_bytes_per_s=need("memory.bandwidth")),
+        l2_bytes=need("l2"),
+        profile=need("profile"),
+        measured=bool(entry.get("measured")),
+        tdp_w=entry.get("power.tdp"),
+        idle_w=entry.get("power.idle"),
+    )
+
+
+def machine_of(entry: Resolved, count: int = 1) -> Machine:
+    """The ``Machine`` of ``count`` units of an entry."""
+    part = chip_of(chip_part(entry), "chip.", entry.name)
+    chips = _need(entry, "chips") * count
+    ranks = chips * part.dies
+    planes = sorted({path.split(".")[1] for path in entry.leaves if path.startswith("planes.")})
+    if "scale_up" not in planes:
+        raise MissingFigure(entry.name, "planes.scale_up")
+    power, price = entry.get("power.load"), entry.get("price.usd")
+    return Machine(
+        name=entry.name if count == 1 else f"{entry.name} x {count}",
+        chip=part,
+        chips=chips,
+        chips_per_node=_need(entry, "chips_per_node"),
+        planes=MappingProxyType({name: _plane(entry, name, ranks) for name in planes}),
+        host_memory_bytes=(entry.get("host.memory") or 0.0) * count,
+        power_w=None if power is None else power * count,
+        pue_ratio=entry.get("pue") or 1.0,
+        price_usd=None if price is None else price * count,
+        status=_need(entry, "status"),
+    )
+
+
+def _plane(entry: Resolved, plane: str, ranks: int) -> Plane:
+    """The levels of a plane from the innermost out; a level that adds no rank to the one inside it is left out."""
+    stem = f"planes.{plane}."
+    found = list(dict.fromkeys(path[len(stem) :].split(".")[0] for path in entry.leaves if path.startswith(stem)))
+    sized = []
+    for level in found:
+        size = _need(entry, f"{stem}{level}.ranks")
+        sized.append((ranks if size == "all" else min(size, ranks), size == "all", level))
+    sized.sort()
+    levels: list[Level] = []
+    for size, _, level in sized:
+        if levels and size <= levels[-1].ranks:
+            continue
+        key = f"{stem}{level}."
+        levels.append(
+            Level(
+                name=level,
+                ranks=size,
+                bandwidth_bytes_per_s=_need(entry, f"{key}bandwidth"),
+                latency_s=_need(entry, f"{key}latency"),
+                topology=_need(entry, f"{key}topology"),
+                reduces=bool(entry.get(f"{key}reduces")),
+                profile=entry.get(f"{key}profile") or "",
+            )
+        )
+    return Plane(name=plane, levels=tuple(levels))
+
+
+def _need(entry: Resolved, path: str, prefix: str = "", owner: str = "") -> Any:
+    found = entry.get(path)
+    if found is None:
+        raise MissingFigure(owner or entry.name, f"{prefix}{path}")
+    return found

@@ -1,0 +1,173 @@
+"""One figure with its provenance, and a file's nested sections flattened to them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from taicang.catalog import files, schema
+from taicang.errors import InvalidInput, UnitError, UnknownName
+from taicang.units import DIMENSIONS, parse
+
+UNKNOWN: Final = "unknown"
+NONE: Final = "none"
+"""Known to be absent (arithmetic that the chip does not have); as a whole section it removes an inherited one."""
+_LEAF_KEYS: Final = ("value", "source", "place", "kind", "note", "conflicts")
+_FROM_KEYS: Final = ("source", "place", "kind")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Leaf:
+    """A value as written, who says so, and who says otherwise."""
+
+    path: str
+    raw: Any
+    source: str = ""
+    place: str = ""
+    kind: str = ""
+    note: str = ""
+    conflicts: tuple[Mapping[str, Any], ...] = ()
+    file: Path | None = None
+    at: tuple[str, ...] = ()
+    """Keys inside the file (they differ from ``path`` inside a bin)."""
+
+    @property
+    def where(self) -> str:
+        """File, line and key; for values from the command line the key alone."""
+        return files.where(self.file, self.at) if self.file else f"--set {self.path}"
+
+    @property
+    def missing(self) -> bool:
+        """No public figure."""
+        return isinstance(self.raw, str) and self.raw == UNKNOWN
+
+    @property
+    def absent(self) -> bool:
+        """Known not to exist."""
+        return self.raw is None or (isinstance(self.raw, str) and self.raw == NONE)
+
+
+def value(leaf: Leaf, type_: str, raw: Any = UNKNOWN) -> Any:
+    """``leaf`` (or another reading ``raw`` of it) in SI or as text. Errors name file, line and key."""
+    raw = leaf.raw if raw is UNKNOWN else raw
+    try:
+        return _read(raw, type_)
+    except UnitError as error:
+        raise UnitError(str(error), where=leaf.where) from None
+    except InvalidInput as error:
+        raise InvalidInput(str(error), where=leaf.where) from None
+
+
+_CHOICES: Final = {"status": schema.STATUS, "topology": schema.TOPOLOGIES, "scheduler": schema.SCHEDULERS}
+
+
+def _read(raw: Any, type_: str) -> Any:
+    if type_ in DIMENSIONS:
+        number = parse(raw, type_)
+        if not 0 <= number < float("inf"):
+            raise InvalidInput(f"expected a finite quantity that is not negative, got {raw!r}")
+        return number
+    if type_ in _CHOICES:
+        if raw not in _CHOICES[type_]:
+            raise UnknownName(type_, str(raw), _CHOICES[type_])
+        return raw
+    if type_ in ("count", "ranks"):
+        if type_ == "ranks" and raw == "all":
+            return raw
+        if isinstance(raw, bool) or not isinstance(raw, int) or raw < 1:
+            raise InvalidInput(f"expected a whole number of at least 1, got {raw!r}")
+        return raw
+    if type_ == "ratio":
+        if isinstance(raw, bool) or not isinstance(raw, (int, float)) or not 0 < raw < float("inf"):
+            raise InvalidInput(f"expected a positive number, got {raw!r}")
+        return float(raw)
+    if type_ == "flag":
+        if not isinstance(raw, bool):
+            raise InvalidInput(f"expected true or false, got {raw!r}")
+        return raw
+    if type_ == "words":
+        if not isinstance(raw, list) or not all(isinstance(word, str) for word in raw):
+            raise InvalidInput(f"expected a list of words, got {raw!r}")
+        return frozenset(raw)
+    if type_ == "any":
+        return _any(raw)
+    if not isinstance(raw, str):
+        raise InvalidInput(f"expected text, got {raw!r}")
+    return raw
+
+
+def _any(raw: Any) -> Any:
+    """A fact of free dimension: a number, text, or a quantity whose unit tells the dimension."""
+    if isinstance(raw, str):
+        for dimension in DIMENSIONS:
+            try:
+                return parse(raw, dimension)
+            except UnitError:
+                continue
+    return raw
+
+
+def flatten(
+    kind: str, file: Path, body: Mapping[str, Any], at: tuple[str, ...], given: Mapping[str, str]
+) -> list[Leaf]:
+    """The figures under ``body``, found in ``file`` below the keys ``at``; ``given`` is the provenance they inherit."""
+    return list(_walk(kind, file, body, at, (), dict(given)))
+
+
+def _walk(
+    kind: str, file: Path, body: Mapping[str, Any], at: tuple[str, ...], path: tuple[str, ...], given: dict[str, str]
+) -> Iterator[Leaf]:
+    given = given | origin(file, body, at)
+    for key, child in body.items():
+        if key == "from" or (not path and key in ("base", "bins", "versions")):
+            continue
+        here, name = (*at, str(key)), (*path, str(key))
+        dotted = ".".join(name)
+        if isinstance(child, dict) and "value" not in child:
+            yield from _walk(kind, file, child, here, name, given)
+            continue
+        if schema.field_type(kind, dotted) is None and not (child == NONE and _section(kind, dotted)):
+            raise UnknownName(f"{kind} key", dotted, schema.spelled(kind), where=files.where(file, here))
+        yield _leaf(file, here, dotted, child if isinstance(child, dict) else {"value": child}, given)
+
+
+def _section(kind: str, dotted: str) -> bool:
+    depth = dotted.count(".") + 1
+    prefixes = (pattern.split(".")[:depth] for pattern in schema.FIELDS[kind] if pattern.count(".") >= depth)
+    return any(all(w in ("*", p) for w, p in zip(pre, dotted.split("."), strict=True)) for pre in prefixes)
+
+
+def _leaf(file: Path, at: tuple[str, ...], path: str, body: Mapping[str, Any], given: Mapping[str, str]) -> Leaf:
+    _only(file, at, body, _LEAF_KEYS)
+    kind = UNKNOWN if body["value"] == UNKNOWN else body.get("kind", given.get("kind", ""))
+    conflicts = body.get("conflicts", ())
+    if not all(isinstance(c, dict) and "value" in c for c in conflicts):
+        raise InvalidInput("each conflict needs a 'value'", where=files.where(file, (*at, "conflicts")))
+    return Leaf(
+        path=path,
+        raw=body["value"],
+        source=body.get("source", given.get("source", "")),
+        place=str(body.get("place", given.get("place", "") if "source" not in body else "")),
+        kind=kind,
+        note=body.get("note", ""),
+        conflicts=tuple(conflicts),
+        file=file,
+        at=at,
+    )
+
+
+def origin(file: Path, body: Mapping[str, Any], at: tuple[str, ...]) -> dict[str, str]:
+    """The provenance that ``from`` gives to a section's figures."""
+    given = body.get("from", {})
+    if not isinstance(given, dict):
+        raise InvalidInput(f"expected {{source, place, kind}}, got {given!r}", where=files.where(file, (*at, "from")))
+    _only(file, (*at, "from"), given, _FROM_KEYS)
+    return {key: str(text) for key, text in given.items()}
+
+
+def _only(file: Path, at: tuple[str, ...], body: Mapping[str, Any], allowed: Sequence[str]) -> None:
+    for key in body:
+        if key not in allowed:
+            raise UnknownName("key", str(key), allowed, where=files.where(file, (*at, str(key))))

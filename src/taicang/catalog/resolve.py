@@ -1,0 +1,171 @@
+"""From a name, a path or a spec to figures: finds the file, derives from its base, applies what the user sets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from taicang.catalog import files, schema
+from taicang.catalog.leaf import NONE, Leaf, flatten, origin, value
+from taicang.errors import InvalidInput, UnknownName
+
+_VARIANTS = {"chip": "bins", "machine": "bins", "stack": "versions"}
+_JOIN = {"chip": "-", "machine": "-", "stack": "@"}
+_DEPTH = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resolved:
+    """An entry's figures by key, after derivation."""
+
+    kind: str
+    name: str
+    file: Path
+    leaves: Mapping[str, Leaf]
+
+    def get(self, path: str) -> Any:
+        """The value of ``path`` in SI or as text, None where unknown, absent or not given."""
+        leaf = self.leaves.get(path)
+        if leaf is None or leaf.missing or leaf.absent:
+            return None
+        type_ = schema.field_type(self.kind, path)
+        assert type_ is not None
+        return value(leaf, type_)
+
+
+def is_path(name: str) -> bool:
+    """Whether ``name`` means a file of the user rather than a built-in entry."""
+    return "/" in name or name.lower().endswith((".yaml", ".yml"))
+
+
+@cache
+def aliases(kind: str) -> Mapping[str, str]:
+    """Other names of built-in entries."""
+    return {str(k).lower(): str(v) for k, v in (files.read(files.DATA / "aliases.yaml").get(kind) or {}).items()}
+
+
+@cache
+def names(kind: str) -> tuple[str, ...]:
+    """Every built-in entry of ``kind`` ("chip", "machine", "stack"), sorted, without aliases."""
+    found: list[str] = []
+    for path in sorted((files.DATA / schema.FOLDERS[kind]).glob("*.yaml")):
+        variants = files.read(path).get(_VARIANTS[kind])
+        found += [f"{path.stem}{_JOIN[kind]}{v}" for v in variants] if variants else [path.stem]
+    return tuple(found)
+
+
+def locate(kind: str, name: str, beside: Path | None = None) -> tuple[Path, str | None]:
+    """File and bin of ``name``; ``UnknownName`` suggests the nearest. Relative paths are taken ``beside`` a file."""
+    if is_path(name):
+        path = Path(name)
+        return (beside.parent / path if beside is not None and not path.is_absolute() else path), None
+    low = name.strip().lower()
+    low = aliases(kind).get(low, low)
+    folder = files.DATA / schema.FOLDERS[kind]
+    parts = low.split(_JOIN[kind])
+    for cut in range(len(parts), 0, -1):
+        stem, rest = _JOIN[kind].join(parts[:cut]), _JOIN[kind].join(parts[cut:])
+        path = folder / f"{stem}.yaml"
+        if stem and "." not in stem[:1] and path.is_file():
+            variants = {str(v).lower(): str(v) for v in files.read(path).get(_VARIANTS[kind]) or {}}
+            if rest in variants or (not rest and not variants):
+                return path, variants.get(rest)
+            break
+    raise UnknownName(kind, name, [*names(kind), *aliases(kind)])
+
+
+def resolve(kind: str, name: str, sets: Iterable[str] = (), *, beside: Path | None = None) -> Resolved:
+    """The entry ``name`` with ``sets`` ("key=value" each) applied."""
+    found = _resolve(kind, name, beside, _DEPTH)
+    leaves = dict(found.leaves)
+    for text in sets:
+        leaves = derive(kind, leaves, [_set_leaf(kind, text, leaves)])
+    return replace(found, leaves=leaves)
+
+
+def _resolve(kind: str, name: str, beside: Path | None, depth: int) -> Resolved:
+    path, variant = locate(kind, name, beside)
+    body = files.read(path)
+    given = origin(path, body, ())
+    leaves: dict[str, Leaf] = {}
+    if "base" in body:
+        if not isinstance(body["base"], str) or not depth:
+            why = "expected the name of an entry" if depth else "entries derive from each other in a circle"
+            raise InvalidInput(why, where=files.where(path, ("base",)))
+        try:
+            leaves = dict(_resolve(kind, body["base"], path, depth - 1).leaves)
+        except UnknownName as error:
+            raise UnknownName(
+                kind, body["base"], [*names(kind), *aliases(kind)], where=files.where(path, ("base",))
+            ) from error
+    leaves = derive(kind, leaves, flatten(kind, path, body, (), given))
+    title = path.stem
+    if variant is not None:
+        key = _VARIANTS[kind]
+        leaves = derive(kind, leaves, flatten(kind, path, body[key][variant] or {}, (key, variant), given))
+        title = f"{path.stem}{_JOIN[kind]}{variant}"
+    return Resolved(kind=kind, name=title, file=path, leaves=leaves)
+
+
+def derive(kind: str, base: Mapping[str, Leaf], changes: Iterable[Leaf]) -> dict[str, Leaf]:
+    """``base`` with ``changes`` on top. Another number of chips scales what a whole machine has, costs and draws."""
+    changes = list(changes)
+    leaves = dict(base)
+    changed = {leaf.path for leaf in changes}
+    for leaf in changes:
+        if leaf.absent and schema.field_type(kind, leaf.path) is None:
+            leaves = {path: kept for path, kept in leaves.items() if not path.startswith(f"{leaf.path}.")}
+            continue
+        if kind == "machine" and leaf.path in ("chip", "chip.base"):
+            leaves = {path: kept for path, kept in leaves.items() if path != "chip" and not path.startswith("chip.")}
+            leaf = replace(leaf, path="chip")
+        if kind == "machine" and leaf.path == "chips" and "chips" in base:
+            leaves |= _scaled(leaves, base["chips"], leaf, changed)
+        leaves[leaf.path] = leaf
+    return leaves
+
+
+def _scaled(leaves: Mapping[str, Leaf], old: Leaf, new: Leaf, changed: set[str]) -> dict[str, Leaf]:
+    before, after = value(old, "count"), value(new, "count")
+    scaled = {}
+    for path in schema.EXTENSIVE:
+        leaf = leaves.get(path)
+        if before == after or leaf is None or leaf.missing or leaf.absent or path in changed:
+            continue
+        type_ = schema.field_type("machine", path)
+        assert type_ is not None
+        unit = {"bytes": "B", "w": "W", "usd": "USD", "cny": "CNY"}[type_]
+        number = value(leaf, type_) * after / before
+        note = f"scaled from {before} to {after} chips"
+        scaled[path] = replace(leaf, raw=f"{number!r} {unit}", kind="assumed", note=note, conflicts=())
+    return scaled
+
+
+def _set_leaf(kind: str, text: str, leaves: Mapping[str, Leaf]) -> Leaf:
+    path, equals, raw = text.partition("=")
+    path = path.strip()
+    if not equals or not path or not raw.strip():
+        raise InvalidInput(f"expected KEY=VALUE such as chip.memory.bandwidth='4 TB/s', got {text!r}", where="--set")
+    if kind == "chip" and path.startswith("chip."):
+        path = path.removeprefix("chip.")
+    known = {*schema.spelled(kind), *leaves}
+    dimensional = path in known or any(leaf.startswith(f"{path}.") for leaf in leaves)
+    if not dimensional and not path.startswith("kernel_ratio."):
+        raise UnknownName(f"{kind} key", path, known, where="--set")
+    try:
+        loaded = yaml.safe_load(raw)
+    except (yaml.YAMLError, ValueError) as error:
+        raise InvalidInput(f"cannot read the value {raw!r}: {error}", where=f"--set {path}") from None
+    leaf = Leaf(path=path, raw=loaded, source="user", kind="assumed", place="--set")
+    type_ = schema.field_type(kind, path)
+    if type_ is None and loaded != NONE:
+        inside = sorted(key for key in leaves if key.startswith(f"{path}."))
+        raise InvalidInput(f"is a section; set one of its keys: {', '.join(inside)}", where=f"--set {path}")
+    if type_ is not None and not leaf.missing and not leaf.absent:
+        value(leaf, type_)  # a wrong unit is refused here, not when it is first used
+    return leaf

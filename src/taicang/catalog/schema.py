@@ -1,0 +1,117 @@
+"""Which keys an entry may hold, and of which type or dimension each is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from typing import Final, Literal, TypeAlias
+
+Kind: TypeAlias = Literal["chip", "machine", "stack"]
+KINDS: Final = ("chip", "machine", "stack")
+FOLDERS: Final[Mapping[str, str]] = {"chip": "chips", "machine": "machines", "stack": "stacks"}
+PROVENANCE: Final = ("measured-here", "published", "datasheet", "calibrated", "assumed", "unknown")
+PEAKS: Final = ("fp32", "tf32", "bf16", "fp16", "fp8", "int8", "fp4")
+STATUS: Final = ("shipping", "announced", "cancelled")
+TOPOLOGIES: Final = ("switch", "mesh", "clos", "torus")
+SCHEDULERS: Final = ("mixed", "prefill_first", "disaggregated")
+
+TEXTS: Final = frozenset({"text", "status", "topology", "scheduler", "name", "flag", "words"})
+"""Types that describe rather than measure: they need no source."""
+
+_CHIP: dict[str, str] = {
+    "title": "text",
+    "note": "text",
+    "vendor": "text",
+    "status": "status",
+    "profile": "name",
+    "measured": "flag",
+    "dies": "count",
+    "cores": "count",
+    "vector_cores": "count",
+    "peak.*": "flop_per_s",
+    "vector.fp32": "flop_per_s",
+    "vector.fp16": "flop_per_s",
+    "memory.capacity": "bytes",
+    "memory.nominal": "bytes",
+    "memory.bandwidth": "bytes_per_s",
+    "l2": "bytes",
+    "clock": "hz",
+    "power.tdp": "w",
+    "power.idle": "w",
+    "price": "usd",
+    "rental": "usd_per_h",
+    "package.peak.*": "flop_per_s",
+    "package.memory": "bytes",
+    "package.bandwidth": "bytes_per_s",
+    "facts.*": "any",
+}
+_MACHINE: dict[str, str] = {
+    "title": "text",
+    "note": "text",
+    "status": "status",
+    "chip": "name",
+    "chips": "count",
+    "chips_per_node": "count",
+    "planes.*.*.ranks": "ranks",
+    "planes.*.*.bandwidth": "bytes_per_s",
+    "planes.*.*.latency": "s",
+    "planes.*.*.topology": "topology",
+    "planes.*.*.reduces": "flag",
+    "planes.*.*.profile": "name",
+    "host.memory": "bytes",
+    "power.load": "w",
+    "power.max": "w",
+    "pue": "ratio",
+    "price.usd": "usd",
+    "price.cny": "cny",
+    "aggregate.peak.*": "flop_per_s",
+    "aggregate.memory": "bytes",
+    "aggregate.memory_bandwidth": "bytes_per_s",
+    "facts.*": "any",
+}
+_STACK: dict[str, str] = {
+    "title": "text",
+    "note": "text",
+    "engine": "name",
+    "epoch": "text",
+    "scheduler": "scheduler",
+    "chunk": "count",
+    "step_host": "s",
+    "sequence_host": "s",
+    "layer_gap": "s",
+    "eager_kernel": "s",
+    "graphs": "flag",
+    "fused": "words",
+    "overlap": "words",
+    "kernel_ratio.*": "ratio",
+}
+FIELDS: Final[Mapping[str, Mapping[str, str]]] = {
+    "chip": _CHIP,
+    "machine": _MACHINE | {f"chip.{path}": type_ for path, type_ in _CHIP.items()} | {"chip.base": "name"},
+    "stack": _STACK,
+}
+EXTENSIVE: Final = ("host.memory", "power.load", "power.max", "price.usd", "price.cny")
+"""Figures of a whole machine that grow with its chips."""
+
+
+@cache
+def field_type(kind: str, path: str) -> str | None:
+    """Type of the key ``path``, None when there is no such key; ``*`` in the schema stands for one part."""
+    fields = FIELDS[kind]
+    if path in fields:
+        return fields[path]
+    parts = path.split(".")
+    for pattern, type_ in fields.items():
+        wanted = pattern.split(".")
+        if len(wanted) == len(parts) and all(w in ("*", p) for w, p in zip(wanted, parts, strict=True)):
+            return type_ if not (wanted[-2:] == ["peak", "*"] and parts[-1] not in PEAKS) else None
+    return None
+
+
+def spelled(kind: str) -> list[str]:
+    """Keys that need no invented part, for suggestions."""
+    paths = [path for path in FIELDS[kind] if "*" not in path]
+    for pattern in FIELDS[kind]:
+        if pattern.endswith("peak.*"):
+            paths += [pattern[:-1] + peak for peak in PEAKS]
+    return paths
