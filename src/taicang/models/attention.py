@@ -77,7 +77,7 @@ def _kv_heads(keys: Keys, heads: int) -> int:
     return stated if stated is not None else heads
 
 
-def _layout(keys: Keys, family: Family, layers: int) -> list[str]:  # noqa: PLR0911 - one return per layout
+def _layout(keys: Keys, family: Family, layers: int) -> list[str]:
     """The kind of each layer: "full", "window", "chunk" or "linear"."""
     types = keys.per_layer("layer_types", layers)
     pattern = keys.maybe("sliding_window_pattern", "_sliding_window_pattern")
