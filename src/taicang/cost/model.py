@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-
 from taicang.cost import attend_gqa, attend_mla, experts, gemm, pointwise
 from taicang.cost.collective import collective
 from taicang.cost.cost import Cost

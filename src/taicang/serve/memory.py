@@ -1,0 +1,155 @@
+"""Device memory of one rank of a serving instance, by what fills it.
+
+One rank's share of a model is itself a model: fewer heads, narrower layers, fewer experts. Counting that model's
+parameters and cache gives the rank's bytes without a second set of formulas.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from taicang.formats import number_format
+from taicang.hardware import Chip
+from taicang.models.count import Parameters, kv_cache_bytes, parameters
+from taicang.models.types import Attention, Dense, Experts, FeedForward, GatedLinear, GroupedQuery, Latent, Model
+from taicang.plans import ServePlan
+from taicang.units import Count, Num
+
+RUNTIME_RATIO = 0.06
+"""Assumed share of device memory that the driver, the framework, graphs and fragmentation take."""
+LOW_LATENCY_TOKENS = 512
+"""Tokens per rank up to which exchanges keep worst-case buffers."""
+LIVE_WIDTHS = 8
+"""Assumed number of hidden-width bf16 activations that are alive at once in a step."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryUse:
+    """Bytes of the fullest rank."""
+
+    attention_bytes: float
+    dense_bytes: float
+    experts_bytes: float
+    shared_bytes: float
+    embedding_bytes: float
+    draft_bytes: float
+    cache_bytes: Num
+    activation_bytes: Num
+    exchange_bytes: Num
+    """Static buffers of expert dispatch and combine."""
+    runtime_bytes: float
+    capacity_bytes: float
+
+    @property
+    def weights_bytes(self) -> float:
+        """All weights."""
+        return (
+            self.attention_bytes
+            + self.dense_bytes
+            + self.experts_bytes
+            + self.shared_bytes
+            + self.embedding_bytes
+            + self.draft_bytes
+        )
+
+    @property
+    def total_bytes(self) -> Num:
+        """Everything."""
+        return self.weights_bytes + self.runtime_bytes + self.cache_bytes + self.activation_bytes + self.exchange_bytes
+
+    @property
+    def spare_bytes(self) -> Num:
+        """Capacity left (negative: by how much it does not fit)."""
+        return self.capacity_bytes - self.total_bytes
+
+
+def rank_model(model: Model, plan: ServePlan) -> Model:
+    """``model`` as the fullest rank of the first pipeline stage holds it."""
+    blocks = tuple(
+        replace(
+            block,
+            attention=_shard(block.attention, 1 if plan.sp else plan.tp),
+            ffn=_ffn(block.ffn, plan),
+            count=math.ceil(block.count / plan.pp),
+        )
+        for block in model.blocks
+    )
+    return replace(model, blocks=blocks, vocab=math.ceil(model.vocab / (1 if plan.sp else plan.tp)))
+
+
+def _shard(kind: Attention, tp: int) -> Attention:
+    if isinstance(kind, GroupedQuery):
+        return replace(kind, heads=math.ceil(kind.heads / tp), kv_heads=max(1, kind.kv_heads // tp))
+    if isinstance(kind, GatedLinear):
+        return replace(kind, k_heads=max(1, kind.k_heads // tp), v_heads=max(1, kind.v_heads // tp))
+    return replace(kind, heads=math.ceil(kind.heads / tp))
+
+
+def _ffn(kind: FeedForward, plan: ServePlan) -> FeedForward:
+    shard = 1 if plan.sp else plan.tp
+    if isinstance(kind, Dense):
+        return replace(kind, inter=math.ceil(kind.inter / shard))
+    held = math.ceil((kind.experts + plan.redundant + plan.shared_ranks) / plan.ep)
+    shared = 0 if plan.shared_ranks else math.ceil(kind.shared_inter / (1 if plan.dp > 1 else shard))
+    return replace(kind, experts=held, inter=math.ceil(kind.inter / plan.moe_tp), shared_inter=shared)
+
+
+def memory_use(
+    model: Model, plan: ServePlan, chip: Chip, *, sequences: Count, context: Count, tokens: Count
+) -> MemoryUse:
+    """Memory of one rank with ``sequences`` sequences of ``context`` tokens in its group and ``tokens`` in a step."""
+    mine = rank_model(model, plan)
+    counted = parameters(mine)
+    quant = plan.quant
+    attention = number_format(quant.attention).weight_bytes
+    dense = number_format(quant.dense).weight_bytes
+    routed = number_format(quant.experts).weight_bytes
+    one = _one_layer(mine)
+    shard = 1 if plan.sp else plan.tp
+    return MemoryUse(
+        attention_bytes=counted.attention * attention + counted.norm * 2.0,
+        dense_bytes=counted.dense * dense,
+        experts_bytes=counted.experts * routed + counted.router * 4.0,
+        shared_bytes=counted.shared * dense,
+        embedding_bytes=(counted.embedding + counted.head) * 2.0,
+        draft_bytes=(one.attention * attention + one.dense * dense + one.experts * routed + one.shared * dense)
+        * min(plan.draft_tokens, max(model.mtp_layers, 1)),
+        cache_bytes=sequences * kv_cache_bytes(mine, context, quant.kv) / (plan.tp if plan.sp else 1),
+        activation_bytes=tokens
+        / (plan.tp if plan.sp else 1)
+        * (model.hidden * 2.0 * LIVE_WIDTHS + _widest(mine) * 2.0),
+        exchange_bytes=_exchange(model, plan, tokens / shard),
+        runtime_bytes=chip.memory.capacity_bytes * RUNTIME_RATIO,
+        capacity_bytes=chip.memory.capacity_bytes,
+    )
+
+
+def _one_layer(mine: Model) -> Parameters:
+    last = replace(mine.blocks[-1], count=1)
+    return parameters(replace(mine, blocks=(last,), mtp_layers=0))
+
+
+def _widest(mine: Model) -> int:
+    widths = [0]
+    for block in mine.blocks:
+        ffn = block.ffn
+        widths.append(ffn.inter * (1 + ffn.gated) if isinstance(ffn, Dense) else ffn.topk * mine.hidden)
+        if isinstance(block.attention, Latent):
+            widths.append(block.attention.heads * (block.attention.nope_dim + block.attention.rope_dim))
+    return max(widths)
+
+
+def _exchange(model: Model, plan: ServePlan, tokens: Count) -> Num:
+    """Pre-allocated receive slots of every peer, double-buffered as CloudMatrix-Infer does: ranks x tokens x slot."""
+    routed = [block.ffn for block in model.blocks if isinstance(block.ffn, Experts)]
+    if not routed or plan.dp == 1:
+        return tokens * 0.0
+    slots = min(routed[0].topk, math.ceil((routed[0].experts + plan.redundant + plan.shared_ranks) / plan.ep))
+    send = number_format(plan.quant.dispatch).activation_bytes + number_format(plan.quant.combine).activation_bytes
+    # worst case is one slot per peer and token; throughput kernels (prefill) size buffers to the copies instead
+    worst = plan.ep * tokens * slots * model.hidden * send
+    exact = 2.0 * tokens * routed[0].topk * model.hidden * send
+    return np.where(np.asarray(tokens) <= LOW_LATENCY_TOKENS, worst, exact) * 1.0
