@@ -20,7 +20,7 @@ def attentions(keys: Keys, family: Family, layers: int, hidden: int) -> list[Att
     """One attention kind per layer. Raises ``NotModelled`` and ``InvalidInput`` naming the key."""
     if family.latent:
         return _latent(keys, layers)
-    heads = keys.number("num_attention_heads", "n_head", "n_heads")
+    heads = keys.number("num_attention_heads", "n_head")
     head_dim = keys.maybe("head_dim", "attention_head_dim", "kv_channels")
     if head_dim is None:
         if hidden % heads:
@@ -90,7 +90,7 @@ def _layout(keys: Keys, family: Family, layers: int) -> list[str]:
         raise NotModelled(f"{keys.at('attn_type_list')}: lightning attention is not modelled")
     switched = keys.flag("use_sliding_window", default=family.layout != "switch")
     first = keys.number("max_window_layers", default=0, low=0) if family.layout == "switch" else 0
-    if window and window >= keys.number("max_position_embeddings", "n_positions", "max_seq_len", default=2048):
+    if window and window >= keys.number("max_position_embeddings", "n_positions", default=2048):
         window = None  # wider than any context
     if types is not None:
         unknown = next((t for t in types if t not in _KINDS), None)

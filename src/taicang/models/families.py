@@ -76,8 +76,6 @@ FAMILIES: dict[str, Family] = {
     "gpt2": _GPT,
     "gpt2-megatron": _GPT,
     "nemotron": Family(gated=False),
-    "mpt": Family(gated=False, tied=True),
-    "grok-1": Family(norms=4, tied=True, inter_is_experts=True, needs_experts=True),
     "gpt_oss": Family(
         bias=True,
         out_bias=None,

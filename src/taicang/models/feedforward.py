@@ -18,7 +18,7 @@ def feed_forwards(keys: Keys, family: Family, layers: int, hidden: int) -> list[
             keys.number("n_routed_experts", "num_experts", "num_local_experts")
         return [Dense(inter=_width(keys, hidden), gated=gated, bias=bias)] * layers
     sparse = _sparse(keys, layers)
-    topk = keys.number("num_experts_per_tok", "experts_per_token", "top_k_experts", "num_selected_experts")
+    topk = keys.number("num_experts_per_tok", "experts_per_token", "top_k_experts")
     if topk > experts:
         raise InvalidInput(f"{topk} of only {experts} experts", where=keys.at("num_experts_per_tok"))
     inter = keys.maybe("moe_intermediate_size")
@@ -44,9 +44,6 @@ def feed_forwards(keys: Keys, family: Family, layers: int, hidden: int) -> list[
 
 
 def _width(keys: Keys, hidden: int) -> int:
-    ratio = keys.maybe("expansion_ratio")
-    if ratio is not None:
-        return ratio * hidden
     width = keys.maybe("intermediate_size", "ffn_hidden_size", "n_inner")
     if width is None and keys.data.get("model_type") in ("bloom", "gpt2", "falcon"):
         return 4 * hidden  # these families state no width of their own

@@ -45,16 +45,15 @@ def from_config(config: Mapping[str, Any], name: str, *, approximate: bool = Fal
         hint = f"; the nearest known one is {near[0]!r}" if near else ""
         raise NotModelled(f"{keys.at('model_type')}: {kind!r} is not modelled{hint}")
     family = FAMILIES[kind]
-    layers = keys.number("num_hidden_layers", "n_layer", "n_layers")
-    hidden = keys.number("hidden_size", "n_embd", "d_model")
-    context = keys.number("max_position_embeddings", "n_positions", "seq_length", "max_seq_len", default=2048)
+    layers = keys.number("num_hidden_layers", "n_layer")
+    hidden = keys.number("hidden_size", "n_embd")
+    context = keys.number("max_position_embeddings", "n_positions", "seq_length", default=2048)
     attention = attentions(keys, family, layers, hidden)
     ffn = feed_forwards(keys, family, layers, hidden)
     sandwich = keys.flag("sandwich_norm", default=False)
     dtype, experts_only = weight_format(
         keys.get("quantization_config"), str(keys.get("dtype", "torch_dtype") or ""), keys.at("quantization_config")
     )
-    learned = family.learned_positions or keys.flag("learned_pos_emb", default=False)
     keys.ignore("position_embedding", "alibi", "parallel_attn", "num_ln_in_parallel_attn", "lm_head_bias")
     keys.ignore("activation_function", "hidden_activation", "hidden_act", "activation")
     model = Model(
@@ -67,7 +66,7 @@ def from_config(config: Mapping[str, Any], name: str, *, approximate: bool = Fal
         experts_only=experts_only,
         max_context=context,
         mtp_layers=_mtp(keys),
-        position_embeddings=context if learned else 0,
+        position_embeddings=context if family.learned_positions else 0,
         source=where,
     )
     keys.finish()
