@@ -1,0 +1,138 @@
+"""Price of the expert feed-forward of one rank (grouped GEMM), on the hottest rank of its group.
+
+    seconds = floor + expert * experts_local + sqrt(compute^2 + memory^2)
+
+* compute: 2 FLOP per weight and row over the format's peak; the sharded expert width is padded by some columns (rows
+  wasted in last tiles were tried and not found: a half-empty tile belongs to an expert that memory binds anyway);
+* memory: the weights of the experts that get a token at all, and the activations between the kernels (quantise,
+  permute, up, activation, down, finalise), each counted once and scaled by one factor for how far the kernels fuse;
+* floor: the run of kernels launched whatever the size, plus bookkeeping per expert held.
+
+Rows and touched experts come from ``cost.skew``. Bounds that always hold: never under the touched weights at datasheet
+bandwidth, never under the FLOP at datasheet peak.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from taicang.cost.cost import Cost, saturate
+from taicang.cost.skew import HotRank, hot_rank
+from taicang.errors import NotModelled
+from taicang.formats import number_format
+from taicang.hardware import Chip
+from taicang.ops import GroupedGemm
+from taicang.units import Count
+
+STREAM_BYTES = 2.0
+"""Activations between kernels are bf16 unless quantised for a product."""
+
+OVERLAP = 2.0
+"""Exponent of the smooth maximum of compute and memory; a fit per format gained nothing in cross-validation."""
+
+STAND_INS: Mapping[str, tuple[str, ...]] = {
+    "fp16": ("bf16",),
+    "int8": ("fp8", "fp8_block"),
+    "fp8": ("fp8_block",),
+    "fp8_block": ("fp8",),
+    "mxfp8": ("fp8_block", "fp8"),
+    "w4a8": ("fp8_block", "fp8", "int8"),
+    # Weights are widened in registers and multiplied in bf16: bytes and peak come from the format, the rest from bf16.
+    "w4a16": ("bf16",),
+    "mxfp4_w4a16": ("bf16",),
+    "mxfp4_w4a8": ("fp8", "fp8_block"),
+    "mxfp4": ("nvfp4", "fp8"),
+    "nvfp4": ("mxfp4",),
+}
+"""Formats whose kernels resemble a format's, nearest first: their efficiencies are dimensionless and carry over."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExpertsFit:
+    """Calibrated constants of the grouped-GEMM kernels of one number format on one architecture."""
+
+    compute_ratio: float
+    """Of the format's peak, at full tiles."""
+    stream_ratio: float
+    """Of the datasheet bandwidth, reading weights."""
+    width_waste: Count
+    """Columns that padding adds to the sharded expert width."""
+    activation_ratio: float
+    """Activation traffic over that of each tensor crossing memory once per producer and consumer, at the same rate."""
+    floor_s: float
+    """Kernels of an empty layer."""
+    expert_s: float
+    """Bookkeeping (offsets, tile maps) per expert held."""
+    origin: str = "calibrated"
+
+
+def dispatched_key(dtype: str) -> str:
+    """Key of the constants for tokens that an all-to-all brings (only those routed to this rank)."""
+    return f"{dtype}:dispatched"
+
+
+def fit_for(fits: Mapping[str, ExpertsFit], dtype: str, *, gathered: bool = True) -> ExpertsFit:
+    """Constants for ``dtype`` from one profile's ``fits``, or of the nearest measured format.
+
+    Kernels fed by a dispatch (``gathered`` false) have constants of their own where measured. Raises ``NotModelled``
+    when neither the format nor a stand-in was measured.
+    """
+    for name in (dtype, *STAND_INS.get(dtype, ())):
+        for key in (name,) if gathered else (dispatched_key(name), name):
+            if key in fits:
+                return fits[key]
+    have = ", ".join(sorted(fits)) or "none"
+    raise NotModelled(f"no expert kernels calibrated for {dtype} (measured: {have})")
+
+
+def load(op: GroupedGemm) -> HotRank:
+    """What the rank that sets the pace gets of ``op``."""
+    return hot_rank(
+        tokens=op.tokens,
+        topk=op.topk,
+        experts=op.experts,
+        ranks=op.experts / np.maximum(op.experts_local, 1e-9),
+        slots_local=op.experts_local,
+        skew=op.skew,
+        balanced_ranks=op.balanced_ranks,
+    )
+
+
+def experts(op: GroupedGemm, chip: Chip, fit: ExpertsFit) -> Cost:
+    """Price ``op`` on ``chip``; counts are floats or arrays of candidates (broadcast), seconds of the same shape.
+
+    Raises ``NotModelled`` if the chip lacks the format's arithmetic.
+    """
+    form = number_format(op.dtype)
+    hot = load(op)
+    matrices = 3.0 if op.gated else 2.0
+    width = op.inter + fit.width_waste
+    # Tokens that the kernels read and write: all where they were gathered, else those with an expert here.
+    share = np.minimum(hot.rows / np.maximum(op.tokens * op.topk, 1e-9), 1.0)
+    here = op.tokens * (1.0 - np.power(1.0 - share, op.topk))
+    entering = op.tokens if op.gathered else np.maximum(here, np.minimum(op.tokens, 1.0))
+
+    weights = hot.touched * matrices * op.hidden * width * form.weight_bytes
+    crossing = op.hidden * (2.0 * form.activation_bytes + 2.0 * STREAM_BYTES) + width * (
+        matrices * STREAM_BYTES + 2.0 * form.activation_bytes
+    )
+    activations = entering * op.hidden * (2.0 * STREAM_BYTES + form.activation_bytes) + hot.rows * crossing
+    moved = weights + fit.activation_ratio * activations
+    flop = 2.0 * matrices * op.hidden * op.inter * hot.rows
+    padded = 2.0 * matrices * op.hidden * width * hot.rows
+
+    compute_s = padded / (chip.peak(form.peak) * fit.compute_ratio)
+    memory_s = moved / (chip.memory.bandwidth_bytes_per_s * fit.stream_ratio)
+    latency_s = fit.floor_s + fit.expert_s * op.experts_local
+    return Cost(
+        seconds=latency_s + saturate(compute_s, memory_s, sharpness=OVERLAP),
+        compute_s=compute_s,
+        memory_s=memory_s,
+        latency_s=latency_s + 0.0 * compute_s,
+        flop=flop,
+        moved_bytes=moved,
+        origin=f"experts {chip.profile}/{op.dtype}: {fit.origin}",
+    )

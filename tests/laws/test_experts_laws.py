@@ -1,0 +1,132 @@
+"""Laws of the expert price: same bits either way, monotone, never under the roofline."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from taicang.cost.experts import ExpertsFit, experts, load
+from taicang.formats import number_format
+from taicang.hardware import Chip, Memory
+from taicang.ops import GroupedGemm
+
+CHIP = Chip(
+    name="test",
+    vendor="none",
+    dies=1,
+    peak_flop_per_s={"bf16": 1e15, "fp8": 2e15, "fp4": 4e15, "int8": 2e15},
+    vector_flop_per_s=60e12,
+    cores=100,
+    vector_cores=100,
+    memory=Memory(capacity_bytes=80e9, bandwidth_bytes_per_s=4e12),
+    l2_bytes=50e6,
+    profile="test",
+    measured=False,
+    tdp_w=None,
+    idle_w=None,
+)
+FIT = ExpertsFit(
+    compute_ratio=0.6, stream_ratio=0.9, width_waste=30.0, activation_ratio=2.0, floor_s=2e-5, expert_s=1e-7
+)
+NUMBERS = ("tokens", "topk", "experts", "experts_local", "hidden", "inter", "skew")
+
+
+def log_uniform(least, most):
+    return st.floats(np.log(least), np.log(most)).map(lambda x: float(np.exp(x)))
+
+
+@st.composite
+def operators(draw):
+    count = draw(st.sampled_from([8, 64, 128, 256, 288, 384]))
+    ranks = draw(st.sampled_from([r for r in (1, 2, 4, 8, 16, 32, 64, 128, 256) if count % r == 0]))
+    return GroupedGemm(
+        tokens=draw(log_uniform(1, 1e5)),
+        topk=draw(st.integers(1, min(8, count // 4))),
+        experts=count,
+        experts_local=count / ranks,
+        hidden=draw(log_uniform(256, 16384)),
+        inter=draw(log_uniform(16, 32768)),
+        dtype=draw(st.sampled_from(["bf16", "fp8_block", "nvfp4", "int8", "mxfp4_w4a16"])),
+        gated=draw(st.booleans()),
+        skew=draw(st.one_of(st.just(0.0), st.floats(0.0, 1.5))),
+        balanced_ranks=draw(st.booleans()),
+        gathered=draw(st.booleans()),
+    )
+
+
+def seconds(op, chip=CHIP):
+    return float(experts(op, chip, FIT).seconds)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(operators(), min_size=1, max_size=9))
+def test_arrays_give_the_same_bits_as_scalars(drawn):
+    ops = [replace(op, dtype="bf16", gated=True, balanced_ranks=drawn[0].balanced_ranks, gathered=True) for op in drawn]
+    stacked = replace(ops[0], **{n: np.array([float(getattr(op, n)) for op in ops]) for n in NUMBERS})
+    together = experts(stacked, CHIP, FIT)
+    for i, op in enumerate(ops):
+        alone = experts(op, CHIP, FIT)
+        for field in ("seconds", "compute_s", "memory_s", "latency_s", "flop", "moved_bytes"):
+            assert float(getattr(alone, field)) == getattr(together, field)[i], field
+
+
+@settings(max_examples=150, deadline=None)
+@given(operators(), st.sampled_from(["tokens", "hidden", "inter"]), st.floats(1.01, 8.0))
+def test_more_work_is_never_faster(op, what, factor):
+    assert seconds(replace(op, **{what: getattr(op, what) * factor})) >= seconds(op) * (1 - 1e-9)
+
+
+@settings(max_examples=60, deadline=None)
+@given(operators())
+def test_another_expert_per_token_is_never_faster(op):
+    more = min(op.topk + 1, op.experts // 2)
+    assert seconds(replace(op, topk=more)) >= seconds(op) * (1 - 1e-9)
+
+
+@settings(max_examples=60, deadline=None)
+@given(operators(), st.floats(1.0, 4.0))
+def test_a_better_chip_is_never_slower(op, factor):
+    rate = CHIP.memory.bandwidth_bytes_per_s * factor
+    assert seconds(op, replace(CHIP, memory=replace(CHIP.memory, bandwidth_bytes_per_s=rate))) <= seconds(op)
+    peaks = {key: peak * factor for key, peak in CHIP.peak_flop_per_s.items()}
+    assert seconds(op, replace(CHIP, peak_flop_per_s=peaks)) <= seconds(op)
+
+
+@settings(max_examples=100, deadline=None)
+@given(operators(), st.floats(0.0, 0.5))
+def test_skew_never_lightens_the_hottest_rank(op, more):
+    """Its rows grow; its weights may shrink (fewer experts touched), so the price itself is not monotone in skew."""
+    assert load(replace(op, skew=op.skew + more)).rows >= load(op).rows * (1 - 1e-9)
+
+
+@settings(max_examples=60, deadline=None)
+@given(operators(), st.floats(0.0, 0.5))
+def test_skew_is_never_faster_where_compute_binds(op, more):
+    busy = replace(op, tokens=1e6, hidden=8192.0, inter=8192.0)
+    assert seconds(replace(busy, skew=busy.skew + more)) >= seconds(busy) * (1 - 2e-3)
+
+
+@settings(max_examples=100, deadline=None)
+@given(operators())
+def test_never_beats_the_roofline(op):
+    form, hot, matrices = number_format(op.dtype), load(op), 3 if op.gated else 2
+    weights = hot.touched * matrices * op.hidden * op.inter * form.weight_bytes
+    flop = 2 * matrices * op.hidden * op.inter * hot.rows
+    assert seconds(op) > weights / CHIP.memory.bandwidth_bytes_per_s
+    assert seconds(op) > flop / CHIP.peak(form.peak)
+    assert hot.rows >= op.tokens * op.topk * op.experts_local / op.experts * (1 - 1e-9)
+
+
+@settings(max_examples=150, deadline=None)
+@given(operators())
+def test_more_ranks_are_never_slower(op):
+    assert seconds(replace(op, experts_local=op.experts_local / 2)) <= seconds(op) * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("balanced", [False, True])
+def test_balancing_helps_and_cannot_do_better_than_even(balanced):
+    op = GroupedGemm(tokens=4096, topk=8, experts=256, experts_local=8, hidden=7168, inter=2048, dtype="bf16", skew=1.2)
+    even, this = load(replace(op, skew=0.0)).rows, load(replace(op, balanced_ranks=balanced)).rows
+    assert even <= this <= load(op).rows
