@@ -22,6 +22,8 @@ REACH = 0.8
 """Most popular expert's ceiling over the least popular one's, per token: the reach of the law is REACH * tokens."""
 REACH_FLOOR = 32.0
 """The reach does not shrink below this for a handful of tokens."""
+MOST_SKEWED = 1.25
+"""Steeper laws count as this: none was measured beyond 1.2, and 16 nodes no longer resolve their tail."""
 SPREAD_REFERENCE = 1.05
 """Coefficient of variation at which the large-deviation bound is met as it stands (Monte Carlo over 8..384 experts)."""
 SATURATION = 0.2
@@ -87,13 +89,13 @@ def hot_rank(
 
     ``tokens`` enter on all ranks together. ``balanced_ranks``: a balancer replicates the hottest experts into the spare
     slots and places slots so that ranks even out; what remains is a slot that alone exceeds a rank's fair share.
-    Counts may be floats or arrays that broadcast.
+    Counts may be floats or arrays that broadcast. A skew above ``MOST_SKEWED`` is taken as ``MOST_SKEWED``.
     """
     tokens, topk, experts = np.maximum(tokens, 1e-9), np.maximum(topk, 1e-9), np.maximum(experts, 1.0)
     slots, ranks = np.maximum(slots_local, 1e-9), np.maximum(ranks, 1.0)
     pairs_per_rank = tokens * topk / ranks
     even = np.minimum(skew, 1.0)
-    steep = np.minimum(np.maximum(skew - 1.0, 0.01), 0.9)
+    steep = np.minimum(np.maximum(skew, 1.01), MOST_SKEWED) - 1.0
     log_reach = np.maximum(even * np.log(np.maximum(REACH * tokens, REACH_FLOOR)), 1e-6)
     fall = 1.0 - np.exp(-steep * log_reach)
     first = (np.exp((1.0 - steep) * log_reach) - 1.0) / (1.0 - steep)
