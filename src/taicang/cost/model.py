@@ -91,7 +91,7 @@ class CostModel:
             case Gemm():
                 return gemm.gemm(op, chip, gemm.fit_for(book.gemm, op.dtype))
             case GroupedGemm():
-                return experts.experts(op, chip, experts.fit_for(book.experts, op.dtype))
+                return experts.experts(op, chip, experts.fit_for(book.experts, op.dtype, gathered=op.gathered))
             case Attend(kind="mla"):
                 fits = book.mla_decode if op.phase == "decode" else book.mla_prefill
                 return attend_mla.attend_mla(op, chip, attend_mla.fit_for(fits, op.dtype, op.kv_dtype))

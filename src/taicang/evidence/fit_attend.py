@@ -6,9 +6,10 @@ Robust least squares on the logarithm of the time, from several starts. Chips of
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from taicang.cost.attend_gqa import AttendFit, GqaDecodeFit, GqaPrefillFit, attend_gqa
 from taicang.evidence import fitting
 from taicang.evidence.attend_chips import measured_chip
-from taicang.evidence.suite_attend import FILES, KINDS, Rows, rows
+from taicang.evidence.suite_attend import FILES, Rows, rows
 from taicang.ops import Attend
 from taicang.plans import Phase
 
@@ -46,6 +47,7 @@ BOUNDS: Mapping[Phase, Bounds] = MappingProxyType(
 ASCEND = "ascend-910c"
 ASCEND_NOTE = (
     f"{ASCEND}: assumed from the MLA operator rows (65.4 % of the bf16 peak, 84.1 % of the bandwidth); "
+    "exponentials counted in the former; "
     "launch, ramp, tail and split seconds are assumed, not measured"
 )
 ASCEND_FITS: Mapping[Phase, AttendFit] = MappingProxyType(
@@ -104,8 +106,8 @@ def training(found: Rows) -> Training:
     """The part of ``found`` that a fit may see."""
     keep = ~found.held
     arrays = {f.name: getattr(found.op, f.name) for f in fields(found.op)}
-    kept = {name: value[keep] if isinstance(value, np.ndarray) else value for name, value in arrays.items()}
-    return Training(op=Attend(**kept), system=found.system, log_s=np.log(found.measured_s[keep]))
+    kept: dict[str, Any] = {name: value[keep] for name, value in arrays.items() if isinstance(value, np.ndarray)}
+    return Training(op=replace(found.op, **kept), system=found.system, log_s=np.log(found.measured_s[keep]))
 
 
 def constants(fitted: AttendFit) -> dict[str, float]:
@@ -117,9 +119,12 @@ def fit_rows(listed: Sequence[Training], phase: Phase) -> AttendFit:
     """The constants that bring the logarithm of the predicted time nearest to the measured one."""
     from scipy.optimize import least_squares  # noqa: PLC0415 - fitting only
 
-    bounds, kind = BOUNDS[phase], KINDS[phase]
+    bounds = BOUNDS[phase]
+    kind = GqaPrefillFit if phase == "prefill" else GqaDecodeFit
     start, low, high = (np.log(np.array(column)) for column in zip(*bounds.values(), strict=True))
     chips = [measured_chip(t.system) for t in listed]
+
+    measured = np.concatenate([t.log_s for t in listed])
 
     def build(x: NDArray[np.float64]) -> AttendFit:
         return kind(**dict(zip(bounds, np.exp(x).tolist(), strict=True)))
@@ -127,7 +132,8 @@ def fit_rows(listed: Sequence[Training], phase: Phase) -> AttendFit:
     def residual(x: NDArray[np.float64]) -> NDArray[np.float64]:
         now = build(x)
         priced = [attend_gqa(t.op, c, now, resident=True).seconds for t, c in zip(listed, chips, strict=True)]
-        return np.log(np.concatenate(priced)) - np.concatenate([t.log_s for t in listed])
+        error: NDArray[np.float64] = np.log(np.concatenate(priced)) - measured
+        return error
 
     random = np.random.default_rng(0)
     best = None

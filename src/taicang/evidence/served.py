@@ -51,7 +51,7 @@ class Row:
 
     @property
     def key(self) -> tuple[object, ...]:
-        """What the evidence split hashes: the configuration without its concurrency, so that curves are held out whole."""
+        """What the evidence split hashes: the configuration but its concurrency, so that curves are held out whole."""
         plan = self.decode.plan
         return (self.model, self.machine, self.engine, self.version, self.disaggregated, plan.tp, plan.dp, plan.ep,
                 self.input_tokens, self.output_tokens)  # fmt: skip

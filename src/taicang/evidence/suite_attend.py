@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from taicang.catalog import calibration
-from taicang.cost.attend_gqa import GqaDecodeFit, GqaPrefillFit, attend_gqa, fit_for
+from taicang.cost.attend_gqa import AttendFit, GqaDecodeFit, GqaPrefillFit, attend_gqa, fit_for
 from taicang.errors import NotModelled
 from taicang.evidence.attend_chips import measured_chip
 from taicang.evidence.score import Outcome
@@ -26,9 +26,6 @@ from taicang.plans import Phase
 
 FILES: Mapping[Phase, str] = MappingProxyType(
     {"prefill": "attention_prefill_gqa.csv", "decode": "attention_decode_gqa.csv"}
-)
-KINDS: Mapping[Phase, type[GqaPrefillFit] | type[GqaDecodeFit]] = MappingProxyType(
-    {"prefill": GqaPrefillFit, "decode": GqaDecodeFit}
 )
 DTYPES = MappingProxyType({"bfloat16": "bf16", "fp8": "fp8"})
 LENGTH: Mapping[Phase, str] = MappingProxyType({"prefill": "isl", "decode": "kv_len"})
@@ -107,13 +104,19 @@ def outcomes(folder: Path) -> list[Outcome]:
     return [o for phase in phases for found in rows(folder / FILES[phase], phase) for o in _priced(found, phase)]
 
 
+def _constants(found: Rows, profile: str) -> AttendFit:
+    op = found.op
+    if op.phase == "prefill":
+        return fit_for(calibration.fits("attend_prefill", GqaPrefillFit).get(profile, {}), op.dtype, op.kv_dtype)
+    return fit_for(calibration.fits("attend_decode", GqaDecodeFit).get(profile, {}), op.dtype, op.kv_dtype)
+
+
 def _priced(found: Rows, phase: Phase) -> list[Outcome]:
     predicted: list[float | None] = [None] * len(found.ids)
     refused = ""
     try:
         chip = measured_chip(found.system)
-        fits = calibration.fits(f"attend_{phase}", KINDS[phase]).get(chip.profile, {})
-        cost = attend_gqa(found.op, chip, fit_for(fits, found.op.dtype, found.op.kv_dtype), resident=True)
+        cost = attend_gqa(found.op, chip, _constants(found, chip.profile), resident=True)
         predicted = [float(s) for s in np.asarray(cost.seconds)]
     except NotModelled as why:
         refused = str(why)

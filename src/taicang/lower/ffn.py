@@ -66,7 +66,8 @@ def experts(kind: Experts, setting: Setting) -> Iterator[Item]:
     groups = plan.dp * (plan.tp if plan.sp else 1)
     exchanged = plan.dp > 1 or plan.sp
     sent = own if plan.sp else own / plan.tp
-    if exchanged and "expert_all_to_all" in setting.stack.overlap:
+    dispatched = exchanged and "expert_all_to_all" in setting.stack.overlap
+    if dispatched:
         yield "dispatch", _exchange("dispatch", sent, topk, slots, setting), 1
     elif exchanged:
         # every rank sees all tokens: gather in the dispatch format
@@ -85,10 +86,11 @@ def experts(kind: Experts, setting: Setting) -> Iterator[Item]:
             gated=kind.gated,
             skew=setting.skew,
             balanced_ranks=plan.redundant > 0,
+            gathered=not dispatched,
         ),
         1,
     )
-    if exchanged and "expert_all_to_all" in setting.stack.overlap:
+    if dispatched:
         yield "combine", _exchange("combine", sent, topk, slots, setting), 1
     elif exchanged:
         yield (

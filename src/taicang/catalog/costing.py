@@ -1,0 +1,68 @@
+"""Calibrated constants of a machine, gathered into the book that its cost model prices with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from types import MappingProxyType
+from typing import TypeVar
+
+from taicang.catalog.calibration import fits
+from taicang.cost.attend_gqa import GqaDecodeFit, GqaPrefillFit
+from taicang.cost.attend_mla import MlaDecodeFit, MlaPrefillFit
+from taicang.cost.collective import Line
+from taicang.cost.exchange import ExchangeFit
+from taicang.cost.experts import ExpertsFit
+from taicang.cost.gemm import GemmFit
+from taicang.cost.model import Book, CostModel
+from taicang.cost.pointwise import PointwiseFit
+from taicang.errors import InvalidInput
+from taicang.hardware import Machine
+from taicang.stacks import Stack
+
+T = TypeVar("T")
+
+ARCHITECTURE: Mapping[str, str] = MappingProxyType(
+    {
+        "a100": "ampere",
+        "l40s": "ada",
+        "h100": "hopper",
+        "h200": "hopper",
+        "b200": "blackwell",
+        "b300": "blackwell",
+        "gb200": "blackwell",
+        "gb300": "blackwell",
+        "ascend-910c": "ascend-910c",
+    }
+)
+"""Families that were fitted per architecture file their constants under it, the others under the chip's own profile."""
+
+
+def of_profile(family: str, kind: type[T], profile: str) -> Mapping[str, T]:
+    """Constants of ``family`` for a kernel profile: its own, else those of its architecture."""
+    known = fits(family, kind)
+    for name in (profile, f"{profile}-sxm", ARCHITECTURE.get(profile, "")):
+        if name in known:
+            return known[name]
+    raise InvalidInput(f"no {family} constants for kernel profile {profile!r} (have {', '.join(known)})")
+
+
+@cache
+def book(profile: str) -> Book:
+    """All constants that price operators on chips of this kernel profile."""
+    return Book(
+        gemm=of_profile("gemm", GemmFit, profile),
+        pointwise=of_profile("pointwise", PointwiseFit, profile)["stream"],
+        gqa_prefill=of_profile("attend_prefill", GqaPrefillFit, profile),
+        gqa_decode=of_profile("attend_decode", GqaDecodeFit, profile),
+        mla_prefill=of_profile("mla_prefill", MlaPrefillFit, profile),
+        mla_decode=of_profile("mla_decode", MlaDecodeFit, profile),
+        experts=of_profile("experts", ExpertsFit, profile),
+        collective=fits("collective", Line),
+        exchange=fits("exchange", ExchangeFit),
+    )
+
+
+def cost_model(machine: Machine, stack: Stack) -> CostModel:
+    """The calibrated cost model of ``machine`` under ``stack``."""
+    return CostModel(machine=machine, stack=stack, book=book(machine.chip.profile))

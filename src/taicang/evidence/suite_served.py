@@ -1,0 +1,90 @@
+"""Served end to end: TPOT and TTFT of closed-loop measurements on vLLM, SGLang and TensorRT-LLM."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+from taicang import catalog
+from taicang.catalog.costing import cost_model
+from taicang.catalog.models import model
+from taicang.cost.model import CostModel
+from taicang.errors import TaicangError
+from taicang.evidence.score import Outcome
+from taicang.evidence.served import Role, Row, read
+from taicang.evidence.split import held_out
+from taicang.hardware import Machine
+from taicang.ops import Transfer
+from taicang.serve.setup import Setup
+from taicang.serve.steady import Load, Pools, Steady, aggregated, disaggregated
+from taicang.stacks import Stack
+
+FILE = "served_e2e.csv"
+SKEW = 1.01
+"""Expert popularity exponent assumed for served models, the milder of the two that kernels were measured with."""
+
+
+def rows(folder: Path) -> list[Row]:
+    """All rows of the evidence folder."""
+    return read(folder / FILE)
+
+
+@cache
+def machine_of(row_machine: str, ranks: int) -> Machine:
+    """The machine of a row, with as many nodes as its instance needs."""
+    one = catalog.machine(row_machine)
+    nodes = -(-ranks // one.ranks)
+    return one if nodes == 1 else catalog.machine(f"{row_machine} x {nodes}")
+
+
+@cache
+def _costs(machine: Machine, stack_name: str) -> CostModel:
+    return cost_model(machine, catalog.stack(stack_name))
+
+
+def setup(row: Row, role: Role, stack: Stack | None = None) -> Setup:
+    """The setup of one role of a row."""
+    machine = machine_of(row.machine, role.plan.ranks)
+    chosen = stack or catalog.stack(f"{row.engine}@{row.version}")
+    costs = replace(cost_model(machine, chosen))
+    return Setup(model=model(row.model), plan=role.plan, machine=machine, stack=chosen, price=costs.price, skew=SKEW)
+
+
+def predict(row: Row, stack: Stack | None = None) -> Steady:
+    """What the closed form says of a row."""
+    load = Load(concurrency=row.concurrency, input_tokens=row.input_tokens, output_tokens=row.output_tokens)
+    decode = setup(row, row.decode, stack)
+    if row.prefill is None:
+        return aggregated(decode, load)
+    prefill = setup(row, row.prefill, stack)
+    pools = Pools(
+        prefill=prefill,
+        prefill_instances=row.prefill.instances,
+        prefill_sequences=max(row.prefill.batch, 1.0),
+        decode=decode,
+        decode_instances=row.decode.instances,
+    )
+    cached = sum(b.count for b in decode.model.blocks) * 0.0
+    move = Transfer(payload_bytes=cached + 1.0, plane="scale_up", distance=decode.plan.ranks)
+    return disaggregated(pools, load, decode.price(move, 1.0, 1.0).seconds)
+
+
+def outcomes(folder: Path) -> Iterator[Outcome]:
+    """TPOT and TTFT of every row; a refusal names its reason."""
+    for row in rows(folder):
+        mode = "disagg" if row.disaggregated else "agg"
+        held = held_out("served", *row.key)
+        group = f"{row.engine} {row.machine}"
+        try:
+            steady = predict(row)
+            tpot, ttft, why = float(steady.tpot_s), float(steady.ttft_s), ""
+        except TaicangError as error:
+            tpot = ttft = None
+            why = str(error)
+        for metric, measured, predicted in (("tpot", row.tpot_s, tpot), ("ttft", row.ttft_s, ttft)):
+            yield Outcome(
+                id=row.id, suite=f"served_{metric}_{mode}", group=group, measured=measured, predicted=predicted,
+                unit="s", held_out=held, refused=why,
+            )  # fmt: skip

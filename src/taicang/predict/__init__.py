@@ -1,0 +1,6 @@
+"""The main job: from a model, a machine and a load to a prediction that says how far it can be trusted."""
+
+from taicang.predict.infer import infer
+from taicang.predict.prediction import Infeasible, Prediction
+
+__all__ = ["Infeasible", "Prediction", "infer"]

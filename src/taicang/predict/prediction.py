@@ -1,0 +1,86 @@
+"""What a prediction says: figures, what they are made of, and why to believe them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from taicang.plans import ServePlan
+from taicang.serve.memory import MemoryUse
+from taicang.timeline import Timeline
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Band:
+    """Error of one suite of held-out measurements: the mean absolute one and its 90th percentile."""
+
+    suite: str
+    title: str
+    mape_ratio: float
+    p90_ratio: float
+    rows: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PhasePrediction:
+    """One phase (prefill or decode) on one instance of its own."""
+
+    phase: str
+    plan: ServePlan
+    chips: int
+    sequences: float
+    """In one attention group's batch."""
+    step: Timeline
+    step_s: float
+    tokens_per_s: float
+    """Of the instance: prompt tokens in prefill, output tokens in decode."""
+    tokens_per_s_per_chip: float
+    tokens_per_s_per_rank: float
+    tokens_per_j: float | None
+    memory: MemoryUse
+    binds: str
+    binds_ratio: float
+    """Share of busy time that the binding resource accounts for."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prediction:
+    """A served model on a machine. Times in seconds, rates per instance, chip (package) and rank (die)."""
+
+    model: str
+    machine: str
+    stack: str
+    input_tokens: int
+    output_tokens: int
+    mode: str
+    ttft_s: float
+    """A lone prompt batch through prefill and the move of its cache; queueing is not in it."""
+    tpot_s: float
+    decode: PhasePrediction
+    prefill: PhasePrediction
+    prefill_chips_ratio: float
+    """Share of chips that prefill needs so that both phases keep up with each other."""
+    output_tokens_per_s_per_chip: float
+    """Over all chips, prefill and decode in that proportion."""
+    machine_output_tokens_per_s: float
+    power_w_per_chip: float | None
+    """IT power of one chip's share of the machine."""
+    output_tokens_per_s_per_w: float | None
+    candidates: int
+    assumptions: tuple[str, ...]
+    sources: tuple[str, ...]
+    bands: tuple[Band, ...]
+    digest: str
+    """Of the catalogue that it was made from."""
+    version: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Infeasible:
+    """No plan fits: why, by how much, and the cheapest remedies."""
+
+    model: str
+    machine: str
+    reason: str
+    needed: str
+    available: str
+    remedies: tuple[str, ...] = ()

@@ -1,0 +1,61 @@
+"""Why to believe a prediction: what it assumes, where its figures come from, how far it was off where it could be checked."""
+
+from __future__ import annotations
+
+from taicang.catalog.trust import frozen_bands
+from taicang.predict.prediction import Band
+from taicang.serve.setup import Setup
+
+
+def assumptions(setup: Setup, prefill: Setup) -> tuple[str, ...]:
+    """What was assumed beyond the catalogue's figures, most consequential first."""
+    chip, plan, stack = setup.machine.chip, setup.plan, setup.stack
+    said = list(setup.model.assumptions)
+    if not chip.measured:
+        said.append(f"kernels of {chip.name} were not measured: constants of {chip.profile}, scaled to its own peaks")
+    if setup.machine.status != "shipping":
+        said.append(f"{setup.machine.name} is {setup.machine.status}, not shipping: vendor figures, no measurements")
+    if plan.draft_tokens:
+        said.append(f"each of {plan.draft_tokens} drafted tokens is accepted with chance {plan.acceptance_ratio:.2f}")
+    if plan.ep > 1 or plan.moe_tp > 1 or setup.skew:
+        said.append(f"expert popularity follows a power law of exponent {setup.skew:g}")
+    said.append(f"number formats: {_formats(setup)}")
+    said.append("prefill and decode on instances of their own; TTFT without queueing")
+    said.append(f"host and launch costs of {stack.name} {stack.version} ({stack.epoch})")
+    if prefill.plan.redundant:
+        said.append("redundant experts even out the load between ranks (EPLB)")
+    return tuple(said)
+
+
+def _formats(setup: Setup) -> str:
+    quant = setup.plan.quant
+    return (
+        f"attention {quant.attention}, feed-forward {quant.dense}, experts {quant.experts}, cache {quant.kv}, "
+        f"dispatch {quant.dispatch}, combine {quant.combine}"
+    )
+
+
+def sources(setup: Setup) -> tuple[str, ...]:
+    """Where the figures come from."""
+    chip = setup.machine.chip
+    return (
+        f"model {setup.model.name}: {setup.model.source}",
+        f"machine {setup.machine.name}, chip {chip.name}: `taicang catalog show` lists each figure with its source",
+        f"kernel constants: calibration profile {chip.profile} (`taicang score` gives their held-out errors)",
+    )
+
+
+def bands(setup: Setup) -> tuple[Band, ...]:
+    """Held-out errors of the suites that speak for this kind of prediction, from the frozen scoreboard."""
+    vendor = "ascend" if setup.machine.chip.vendor == "huawei" else "served"
+    return tuple(
+        Band(
+            suite=name,
+            title=row["title"],
+            mape_ratio=row["mape_ratio"],
+            p90_ratio=row["p90_ratio"],
+            rows=row["rows"],
+        )
+        for name, row in frozen_bands().items()
+        if row["speaks_for"] in (vendor, "all")
+    )
