@@ -1,12 +1,12 @@
-"""Price of grouped-query (multi-head, multi-query) attention: flash attention in prefill, split-context kernels in decode.
+"""Price of grouped-query attention (multi-head and multi-query too): flash attention, and split contexts in decode.
 
 Prefill kernels give a core a tile of queries of one head and walk the keys before it: matrix products and exponentials
 overlap, the causal diagonal and short sequences are padded to tiles, and the cores that get the last tiles finish late
 (Graham's bound of list scheduling: all work over all cores, plus a share of one item). Decode kernels stream the cache
 once for all query heads of a key-value head, split the context among cores and combine the pieces.
 
-Sources: FlashAttention-2 (arXiv 2307.08691) and -3 (2407.08608) for tiles and the overlap of matrix and exponential work;
-Flash-Decoding for splitting the context.
+Sources: FlashAttention-2 (arXiv 2307.08691) and -3 (arXiv 2407.08608) for tiles and the overlap of matrix products and
+exponentials; Flash-Decoding for splitting the context.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ TILE_KEYS = 128.0
 TILE_ROWS = 64.0
 """Rows (query heads of one key-value head x query tokens) of a decode tile: fewer rows cost as much arithmetic."""
 OVERLAP = 2.0
-"""Exponent of the smooth maximum of matrix and exponential work, and of decode's memory and arithmetic."""
+"""Exponent of the smooth maximum of what runs side by side: matrix products and exponentials in prefill; memory,
+arithmetic and the split in decode."""
 SPLIT_TOKENS = 256.0
 """Context at which a decode kernel has filled half its pipeline."""
 IO_BYTES = 2.0
@@ -40,8 +41,10 @@ DECODE_MATRIX_RATIO = 0.5
 """Share of the matrix peak that decode kernels reach (assumed: no measured row is bound by it)."""
 DECODE_SOFTMAX_RATIO = 1.0 / 32
 """Exponentials per FLOP of vector peak in decode kernels (assumed: about what prefill kernels reach)."""
-_EXPANDED = 4.0
-"""Exponent of the passage from a cache that fits in the level-2 cache to one that does not."""
+L2_USABLE_RATIO = 0.85
+"""Share of the level-2 cache that holds a streamed working set."""
+L2_SHARPNESS = 8.0
+"""Exponent of the passage from a working set that fits there to one that does not."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,12 +88,12 @@ F = TypeVar("F", GqaPrefillFit, GqaDecodeFit)
 
 
 def fit_for(fits: Mapping[str, F], dtype: str, kv_dtype: str) -> F:
-    """Constants for arithmetic in ``dtype`` over a cache in ``kv_dtype``, keyed "arithmetic/cache" (16, 8 bits: bf16, fp8).
+    """Constants for arithmetic in ``dtype`` over a cache in ``kv_dtype``; keys are "arithmetic/cache".
 
-    All 16-bit formats share the key bf16 and all 8-bit ones fp8. A combination without rows takes the nearest kernel:
-    8-bit arithmetic takes that of 16 bits over the same cache, an 8-bit cache takes the kernel of a 16-bit one (its
-    bytes and its peak are still its own). Raises ``NotModelled`` for other widths, and for 8-bit arithmetic over a
-    16-bit cache, which no kernel does.
+    All 16-bit formats share the name bf16 in keys, all 8-bit ones fp8. A combination without rows takes the nearest
+    kernel: 8-bit arithmetic takes that of 16 bits over the same cache, an 8-bit cache takes the kernel of a 16-bit one
+    (bytes and peak are still its own). Raises ``NotModelled`` for other widths, and for 8-bit arithmetic over a 16-bit
+    cache, which no kernel does.
     """
     widths = {1.0: "fp8", 2.0: "bf16"}
     core, cache = (widths.get(float(round(number_format(name).activation_bytes))) for name in (dtype, kv_dtype))
@@ -155,24 +158,21 @@ def _decode(op: Attend, chip: Chip, fit: GqaDecodeFit, *, resident: bool) -> Cos
     moved = _moved(op, op.context)
     memory_s = moved / (chip.memory.bandwidth_bytes_per_s * fit.bandwidth_efficiency_ratio)
     if resident:
-        outside = np.power(moved / chip.l2_bytes, _EXPANDED)
+        outside = np.power(moved / (L2_USABLE_RATIO * chip.l2_bytes), L2_SHARPNESS)
         missed = outside / (1.0 + outside)
         memory_s = memory_s * (missed + (1.0 - missed) * fit.bandwidth_efficiency_ratio / fit.resident_ratio)
     length = op.context / np.maximum(op.sequences, 1.0)
     width = np.sqrt((op.qk_dim + op.v_dim) / 256.0)
     walked = length * width
     rows = op.queries * op.heads
-    latency_s = (
-        fit.floor_s
-        + fit.fill_s * (rows / (rows + chip.cores))
-        + fit.ramp_s * (width * (walked / (walked + SPLIT_TOKENS)))
-        + fit.split_s * np.sqrt(length)
-    )
+    filled_s = fit.floor_s + fit.fill_s * (rows / (rows + chip.cores))
+    ramp_s = fit.ramp_s * (width * (walked / (walked + SPLIT_TOKENS)))
+    split_s = fit.split_s * np.sqrt(length)
     return Cost(
-        seconds=latency_s + saturate(memory_s, compute_s, sharpness=OVERLAP),
+        seconds=(filled_s + ramp_s) + saturate(memory_s, compute_s, split_s, sharpness=OVERLAP),
         compute_s=compute_s,
         memory_s=memory_s,
-        latency_s=latency_s,
+        latency_s=(filled_s + ramp_s) + split_s,
         flop=_flop(op),
         moved_bytes=moved,
         origin=f"attend_decode/{chip.profile}/{op.dtype}/{op.kv_dtype}",

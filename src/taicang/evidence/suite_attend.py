@@ -107,8 +107,10 @@ def outcomes(folder: Path) -> list[Outcome]:
 def _constants(found: Rows, profile: str) -> AttendFit:
     op = found.op
     if op.phase == "prefill":
-        return fit_for(calibration.fits("attend_prefill", GqaPrefillFit).get(profile, {}), op.dtype, op.kv_dtype)
-    return fit_for(calibration.fits("attend_decode", GqaDecodeFit).get(profile, {}), op.dtype, op.kv_dtype)
+        prefill: Mapping[str, GqaPrefillFit] = calibration.fits("attend_prefill", GqaPrefillFit).get(profile, {})
+        return fit_for(prefill, op.dtype, op.kv_dtype)
+    decode: Mapping[str, GqaDecodeFit] = calibration.fits("attend_decode", GqaDecodeFit).get(profile, {})
+    return fit_for(decode, op.dtype, op.kv_dtype)
 
 
 def _priced(found: Rows, phase: Phase) -> list[Outcome]:
