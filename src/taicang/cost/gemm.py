@@ -91,7 +91,7 @@ def gemm(op: Gemm, chip: Chip, fit: GemmFit, *, warm: bool = False, origin: str 
     )
     if form.quantises and fit.quantise_ratio:
         passed = rows * op.k * (2.0 + form.activation_bytes)
-        quantise = passed * fit.quantise_ratio / bandwidth
+        quantise = _fetched(passed, chip, fit, warm=warm) * fit.quantise_ratio / bandwidth
         seconds, memory, moved = seconds + quantise, memory + quantise, moved + passed
     return Cost(
         seconds=seconds,
@@ -140,7 +140,7 @@ def fit_for(fits: Mapping[str, GemmFit], dtype: str) -> GemmFit:
 def select(profiles: Mapping[str, Mapping[str, GemmFit]], chip: Chip, dtype: str) -> GemmFit:
     """Constants for ``dtype`` on ``chip``: an entry of the chip's own name if there is one, else its profile's.
 
-    A chip has an entry of its own where it departs from its architecture (GB200's clock under load).
+    A chip has an entry of its own where it departs from its architecture (its clock under load).
     """
     fits = profiles.get(chip.name, profiles.get(chip.profile))
     if fits is None:

@@ -2,9 +2,10 @@
 
 Two stages per format. First all chips together, which gives the constants that belong to the kernels rather than to the
 chip (``SHARED``: they stay the same on all chips). Then each architecture alone, its chips together, drawn towards the
-first stage's values by a weak prior, so that what few rows do not show stays at what the others show. Constants of
-each chip alone were hardly better in cross-validation. Least squares on the log error with a loss that lets outliers
-be outliers.
+first stage's values by a weak prior, so that what few rows do not show stays at what the others show. All
+constants of each chip alone were hardly better in cross-validation; but the clock that a chip sustains under its power
+limit is its own, hence a third stage for ``OWN`` on each chip of an architecture with several. Least squares on the log
+error with a loss that lets outliers be outliers.
 """
 
 from __future__ import annotations
@@ -37,6 +38,10 @@ BOUNDS: Mapping[str, tuple[float, float, float]] = {
 }
 SHARED = ("fill_exponent", "fill_k", "sharpness", "loop_sharpness", "quantise_ratio")
 """Constants of the kernels of a format, the same on every chip."""
+FREE = tuple(name for name in BOUNDS if name not in SHARED)
+"""Constants of an architecture."""
+OWN = ("compute_efficiency_ratio",)
+"""Constants of a chip where others share its architecture."""
 PRIOR = 0.03
 """Weight of the prior: a constant that is off by a factor of e counts as a row with 3 % error."""
 LOSS_SCALE = 0.1
@@ -71,7 +76,10 @@ def fit(folder: Path) -> Path:
         pooled[dtype] = _pooled(kin)
         for profile in sorted({chip_of(rows.system).profile for rows in kin}):
             members = [rows for rows in kin if chip_of(rows.system).profile == profile]
-            profiles.setdefault(profile, {})[dtype] = _single(members, pooled[dtype])
+            common = _single(members, pooled[dtype], FREE)
+            profiles.setdefault(profile, {})[dtype] = common
+            for rows in members if len(members) > 1 else ():
+                profiles.setdefault(chip_of(rows.system).name, {})[dtype] = _single([rows], common, OWN)
     profiles["gb200"] = {
         dtype: replace(own, compute_efficiency_ratio=own.compute_efficiency_ratio * GB200_RATIO[dtype])
         for dtype, own in profiles["blackwell"].items()
@@ -153,8 +161,7 @@ def _pooled(kin: Sequence[Rows]) -> GemmFit:
     return GemmFit(**_solve(lambda c: _all_errors(kin, GemmFit(**c)), starts, names))
 
 
-def _single(kin: Sequence[Rows], pooled: GemmFit) -> GemmFit:
-    names = [name for name in _names(kin[0].dtype) if name not in SHARED]
+def _single(kin: Sequence[Rows], pooled: GemmFit, names: Sequence[str]) -> GemmFit:
     prior = {name: getattr(pooled, name) for name in names}
 
     def residuals(constants: Constants) -> NDArray[np.float64]:

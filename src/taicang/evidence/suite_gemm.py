@@ -78,7 +78,7 @@ def chip_of(system: str) -> Chip:
         return _chip(system, ASCEND, 24, {"bf16": 376e12, "int8": 752e12}, 1.6e12, 0.0)
     profile, cores, bf16, fp8, fp4, bandwidth, l2 = _CHIPS[system]
     peaks = {key: value * 1e12 for key, value in (("bf16", bf16), ("fp8", fp8), ("fp4", fp4)) if value}
-    return _chip(system, profile, cores, peaks, bandwidth * 1e9, l2 * 2.0**20)
+    return _chip(system.removesuffix("-sxm"), profile, cores, peaks, bandwidth * 1e9, l2 * 2.0**20)
 
 
 def _chip(name: str, profile: str, cores: int, peaks: dict[str, float], bandwidth: float, l2: float) -> Chip:
