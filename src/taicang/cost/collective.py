@@ -1,0 +1,163 @@
+"""Price of a collective in closed form, tier by tier.
+
+Every algorithm and protocol of a library is a line: ``base_s`` (launch, set-up of channels) + ``hop_s`` per step +
+bytes over the bandwidth that it can use. All lines are open at all sizes and the library takes the best, so the price
+is their smooth minimum (sixteenth-power norm): quick low-bandwidth protocols win small messages, slow-starting ones
+win large messages, and no size is looked up. The form is Hockney's alpha-beta (1994) per protocol, as NCCL's own tuner
+has it; groups that cross tiers run the same line on each tier, pipelined: hops add, bandwidths saturate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+
+from taicang.cost.collective_bound import bound_over, members, tiers
+from taicang.cost.cost import Cost
+from taicang.errors import UnknownName
+
+if TYPE_CHECKING:
+    from taicang.hardware import Level, Machine
+    from taicang.ops import Collective
+    from taicang.units import Num
+
+FLAVOURS = ("nccl", "trtllm", "sglang", "sglang_v1", "vllm", "best")
+"""Kernels for all-reduce: the vendor's library (NCCL, HCCL), or an engine's own with the library behind them.
+
+"sglang_v1" is SGLang's kernel up to 0.5.10, which the next one halved at small sizes."""
+PROTOCOLS = ("ll", "ll128", "simple")
+SHOTS = ("one_shot", "two_shot")
+VLLM_RANKS = 8
+RING_STEPS_PER_TREE_LEVEL = 4.0
+"""Assumed: rings up to about 20 members, trees beyond; a tree's level costs as much as four steps of a ring."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Line:
+    """One algorithm and protocol on one kind of fabric.
+
+    ``efficiency_ratio`` is of the tier's one-way bandwidth. ``own_ratio`` prices the copy of the rank's own shard
+    beside a byte that travels. ``shared_ratio`` is the slowdown by each rank beyond two where ranks share a bus (PCIe).
+    """
+
+    base_s: float
+    hop_s: float
+    efficiency_ratio: float
+    own_ratio: float = 0.0
+    shared_ratio: float = 0.0
+
+
+Fits: TypeAlias = Mapping[str, Mapping[str, Line]]
+"""Lines by level profile and ``operation/protocol``; profile "default" serves levels that nobody has measured."""
+Tier: TypeAlias = "tuple[Level, Num, Num, Num]"
+
+
+def _lines(op: Collective, levels: tuple[Level, ...], fits: Fits, flavour: str) -> list[str]:
+    """Keys of the lines open to ``op`` on a plane with these levels."""
+    keys = [f"{op.kind}/{protocol}" for protocol in PROTOCOLS]
+    if op.kind == "all_reduce":
+        if levels[0].reduces:
+            keys.append("all_reduce/in_switch")
+        near = fits.get(levels[0].profile, {})
+        makers = FLAVOURS[1:-1] if flavour == "best" else (flavour,)
+        own = (f"all_reduce/{maker}_{shot}" for maker in makers for shot in SHOTS)
+        keys.extend(key for key in own if key in near)
+    return keys
+
+
+def _line(fits: Fits, level: Level, key: str) -> tuple[Line, float]:
+    """The line's constants on this level and the time of one hop (the level's own latency where nobody measured)."""
+    found = fits.get(level.profile, {}).get(key)
+    if found is not None:
+        return found, found.hop_s
+    assumed = fits["default"][key]
+    return assumed, max(assumed.hop_s, level.latency_s)
+
+
+def _volume(op: Collective, key: str, tier: Tier, ranks: Num, own_ratio: float) -> Num:
+    """Share of the payload that one rank moves through a tier."""
+    level, inner, _, _ = tier
+    if key.endswith("one_shot"):
+        return ranks - 1.0
+    if op.kind == "all_to_all":
+        return (ranks - inner + own_ratio) / ranks
+    if key.endswith("in_switch") and level.reduces:
+        # a rank reads its shard reduced (and sends its copy of everyone's), then multicasts it and takes in all others'
+        units = ranks / inner
+        return (units + 1.0) / units / inner
+    passes = 2.0 if op.kind == "all_reduce" else 1.0
+    return (passes * (ranks - 1.0) + own_ratio) / ranks / inner
+
+
+def _seconds(op: Collective, rows: list[Tier], fits: Fits, key: str) -> Num:
+    """One line's time; hops of all tiers add, their bandwidth times saturate (eighth-power norm)."""
+    ranks = rows[-1][2]
+    base: Num = 0.0
+    hops: Num = 0.0
+    wires: Num = 0.0
+    for tier in rows:
+        level, inner, outer, bandwidth = tier
+        crossed = (outer > inner) * 1.0
+        joined = outer / inner
+        line, hop_s = _line(fits, level, key)
+        base = np.maximum(base, line.base_s * np.maximum(crossed, 0.01))
+        steps = np.minimum(joined - 1.0, RING_STEPS_PER_TREE_LEVEL * np.log2(joined))
+        hops = hops + hop_s * steps
+        crowd = 1.0 + line.shared_ratio * np.maximum(joined - 2.0, 0.0)
+        moved = op.payload_bytes * _volume(op, key, tier, ranks, line.own_ratio)
+        wire = crossed * (moved * crowd / (bandwidth * line.efficiency_ratio))
+        fourth = wire * wire * (wire * wire)
+        wires = wires + fourth * fourth
+    return base + hops + np.sqrt(np.sqrt(np.sqrt(wires)))
+
+
+def _within_reach(op: Collective, machine: Machine, key: str) -> Num:
+    """1 where an engine's own kernel can see all peers' memory, else 0.
+
+    TensorRT-LLM's multicast kernels span the level, vLLM's at most eight ranks, SGLang's (CUDA IPC) one node.
+    """
+    level = machine.plane(op.plane).levels[0]
+    node = machine.chips_per_node * machine.chip.dies
+    reach = level.ranks
+    if "/vllm_" in key:
+        reach = min(reach, VLLM_RANKS)
+    elif "/sglang" in key:
+        reach = min(reach, node)
+    return (op.ranks * op.stride <= reach) * 1.0
+
+
+def collective(op: Collective, machine: Machine, fits: Fits, flavour: str = "nccl") -> Cost:
+    """Price ``op`` on the plane that it names; one rank costs exactly zero.
+
+    Fields of ``op`` may be floats or arrays. ``flavour`` (see ``FLAVOURS``) chooses the all-reduce kernels; an engine's
+    own kernels exist only where they were measured and as far as they reach. Never below ``lower_bound_s``.
+    Raises ``NotModelled`` if the machine lacks the plane, ``UnknownName`` for a flavour.
+    """
+    if flavour not in FLAVOURS:
+        raise UnknownName("collective flavour", flavour, FLAVOURS)
+    levels = machine.plane(op.plane).levels
+    rows = tiers(levels, members(levels, op.ranks, op.stride))
+    ranks = rows[-1][2]
+    keys = _lines(op, levels, fits, flavour)
+    inverse: Num = 0.0
+    for key in keys:
+        rate = 1.0 / _seconds(op, rows, fits, key)
+        fourth = rate * rate * (rate * rate)
+        eighth = fourth * fourth
+        power = eighth * eighth
+        inverse = inverse + (power * _within_reach(op, machine, key) if key.endswith("shot") else power)
+    best = 1.0 / np.sqrt(np.sqrt(np.sqrt(np.sqrt(inverse))))
+    apart = (ranks > 1.0) * 1.0
+    bound = bound_over(op, rows)
+    seconds = np.maximum(best, bound) * apart
+    passes = 2.0 if op.kind == "all_reduce" else 1.0
+    return Cost(
+        seconds=seconds,
+        network_s=bound,
+        latency_s=seconds - bound,
+        sent_bytes=op.payload_bytes * (passes * (ranks - 1.0) / ranks),
+        origin=f"collective/{levels[0].profile or 'default'}/{op.kind}/{flavour}",
+    )

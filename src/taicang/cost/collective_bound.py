@@ -1,0 +1,90 @@
+"""What no collective library can beat: the bytes that must cross each tier, at its bandwidth, with zero latency.
+
+Tiers are counted from the innermost out. Of a group of ``n`` ranks, ``c[l]`` lie in one unit of tier l. Counting
+arguments (Chan et al., "Collective communication: theory, practice, and experience", 2007), applied per rank and per
+unit: a rank must take in B (n-1)/n for an all-gather, and a unit of c ranks B (n-c)/n, over c ranks' ports.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from taicang.ops import Collective
+
+if TYPE_CHECKING:
+    from taicang.hardware import Level, Machine
+    from taicang.units import Count, Num
+
+
+def members(levels: tuple[Level, ...], ranks: Count, stride: Count) -> list[Num]:
+    """Ranks of the group in one unit of each tier, plus a leading 1 (the rank itself); the last tier holds them all."""
+    group: Num = ranks * 1.0
+    held: list[Num] = [group * 0.0 + 1.0]
+    for level in levels[:-1]:
+        held.append(np.maximum(1.0, np.minimum(group, level.ranks / stride)))
+    held.append(group)
+    return held
+
+
+def usable_bytes_per_s(level: Level, units: int, joined: Num) -> Num:
+    """One rank's bandwidth when ``joined`` of a tier's ``units`` units talk: a mesh has a link per pair of units."""
+    if level.topology != "mesh" or units <= 2:
+        return level.bandwidth_bytes_per_s
+    links = np.maximum(1.0, np.minimum(joined - 1.0, units - 1.0))
+    return level.bandwidth_bytes_per_s * (links / (units - 1.0))
+
+
+def tiers(levels: tuple[Level, ...], held: list[Num]) -> list[tuple[Level, Num, Num, Num]]:
+    """Per tier: the level, ranks per inner unit, ranks per unit and usable bandwidth of one rank."""
+    rows = []
+    inner_ranks = 1
+    for level, inner, outer in zip(levels, held, held[1:], strict=False):
+        bandwidth = usable_bytes_per_s(level, max(1, level.ranks // inner_ranks), outer / inner)
+        rows.append((level, inner, outer, bandwidth))
+        inner_ranks = level.ranks
+    return rows
+
+
+def bound_over(op: Collective, rows: list[tuple[Level, Num, Num, Num]]) -> Num:
+    """``lower_bound_s`` over the rows of ``tiers``."""
+    ranks = rows[-1][2]
+    payload = op.payload_bytes
+    share = (ranks - 1.0) / ranks
+    worst: Num = 0.0 * share
+    nearest: Num = 0.0 * share
+    widest: Num = 0.0 * share
+    for depth, (level, inner, outer, bandwidth) in enumerate(rows):
+        crossed = (outer > inner) * 1.0
+        units = ranks / inner
+        if op.kind == "all_to_all":
+            moved = (outer - inner) / ranks if depth == 0 else (ranks - inner) / ranks
+        elif op.kind == "all_reduce":
+            twice = 2.0 * (units - 1.0) / units
+            moved = (np.minimum(twice, 1.0) if level.reduces else twice) / inner
+        else:
+            moved = (units - 1.0) / units / inner
+        if depth == 0:
+            nearest = bandwidth * crossed
+            if op.kind != "all_to_all":
+                continue  # a rank may be fed by outer tiers' ports at the same time: see below
+        else:
+            widest = np.maximum(widest, bandwidth * crossed)
+        worst = np.maximum(worst, crossed * (payload * moved / bandwidth))
+    into = share
+    if op.kind == "all_reduce":
+        into = np.minimum(2.0 * share, 1.0) if any(row[0].reduces for row in rows) else 2.0 * share
+    injection = payload * into / np.maximum(nearest + widest, 1.0)
+    return np.maximum(worst, injection) * (ranks > 1.0)
+
+
+def lower_bound_s(op: Collective, machine: Machine) -> Num:
+    """Seconds that the wires alone need: injection, ejection and capacity of each tier that the group crosses.
+
+    Ports of the innermost tier and of the widest outer one may feed a rank at once, so their bandwidths add. Traffic
+    that leaves a unit crosses each tier from there outward. Where switches reduce, an all-reduce sends and takes in
+    its buffer once. Float or array like the operator's fields; ``NotModelled`` if the machine lacks the plane.
+    """
+    levels = machine.plane(op.plane).levels
+    return bound_over(op, tiers(levels, members(levels, op.ranks, op.stride)))
