@@ -7,16 +7,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from taicang import catalog
 from taicang.catalog import calibration
 from taicang.cost.attend_gqa import GqaDecodeFit, GqaPrefillFit, attend_gqa, fit_for
 from taicang.errors import NotModelled
 from taicang.evidence import suite_attend
-from taicang.evidence.attend_chips import measured_chip
 from taicang.evidence.score import score
 from taicang.ops import Attend
 
 EVIDENCE = Path(__file__).resolve().parents[2].parent / "shared" / "evidence" / "kernels"
-H100 = measured_chip("h100_sxm")
+H100 = catalog.chip("h100")
 PREFILL = calibration.fits("attend_prefill", GqaPrefillFit)
 DECODE = calibration.fits("attend_decode", GqaDecodeFit)
 
@@ -93,7 +93,7 @@ def test_combinations_without_a_kernel_are_refused(dtype, kv_dtype):
 
 def test_refusals():
     with pytest.raises(NotModelled, match="no fp8"):
-        attend_gqa(replace(decode(), dtype="fp8"), measured_chip("a100_sxm"), DECODE["a100"]["bf16/bf16"])
+        attend_gqa(replace(decode(), dtype="fp8"), catalog.chip("a100"), DECODE["a100"]["bf16/bf16"])
     with pytest.raises(NotModelled, match="mla"):
         attend_gqa(replace(decode(), kind="mla"), H100, DECODE["h100"]["bf16/bf16"])
     with pytest.raises(NotModelled, match="GqaPrefillFit"):

@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 
 from taicang.cost.attend_gqa import AttendFit, GqaDecodeFit, GqaPrefillFit, attend_gqa
 from taicang.evidence import fitting
-from taicang.evidence.attend_chips import measured_chip
-from taicang.evidence.suite_attend import FILES, Rows, rows
+from taicang.evidence.suite_attend import FILES, Rows, measured_chip, rows
 from taicang.ops import Attend
 from taicang.plans import Phase
 

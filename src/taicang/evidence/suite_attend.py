@@ -15,12 +15,13 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import NDArray
 
+from taicang import catalog
 from taicang.catalog import calibration
 from taicang.cost.attend_gqa import AttendFit, GqaDecodeFit, GqaPrefillFit, attend_gqa, fit_for
-from taicang.errors import NotModelled
-from taicang.evidence.attend_chips import measured_chip
+from taicang.errors import NotModelled, UnknownName
 from taicang.evidence.score import Outcome
 from taicang.evidence.split import held_out
+from taicang.hardware import Chip
 from taicang.ops import Attend
 from taicang.plans import Phase
 
@@ -45,6 +46,11 @@ class Rows:
     def combination(self) -> str:
         """Key of the calibrated constants: "arithmetic/cache"."""
         return f"{self.op.dtype}/{self.op.kv_dtype}"
+
+
+def measured_chip(system: str) -> Chip:
+    """The chip that a system name of the evidence ("h100_sxm") stands for; ``UnknownName`` for others."""
+    return catalog.chip(system.removesuffix("_sxm"))
 
 
 def rows(path: Path, phase: Phase) -> list[Rows]:
@@ -120,7 +126,7 @@ def _priced(found: Rows, phase: Phase) -> list[Outcome]:
         chip = measured_chip(found.system)
         cost = attend_gqa(found.op, chip, _constants(found, chip.profile), resident=True)
         predicted = [float(s) for s in np.asarray(cost.seconds)]
-    except NotModelled as why:
+    except (NotModelled, UnknownName) as why:
         refused = str(why)
     return [
         Outcome(
