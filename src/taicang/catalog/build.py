@@ -10,7 +10,7 @@ from typing import Any
 
 from taicang.catalog import schema
 from taicang.catalog.leaf import Leaf
-from taicang.catalog.resolve import Resolved, derive, is_path, locate, resolve
+from taicang.catalog.resolve import Resolved, aliases, derive, is_path, locate, names, resolve
 from taicang.errors import InvalidInput, MissingFigure, UnknownName
 from taicang.hardware import Chip, Level, Machine, Memory, Plane
 
@@ -53,7 +53,12 @@ def split(spec: str) -> tuple[str, int]:
 def chip_part(entry: Resolved) -> Resolved:
     """The chip of a machine entry, with the changes that the machine makes to it."""
     reference = _need(entry, "chip")
-    found = resolve("chip", reference, beside=entry.file)
+    leaf = entry.leaves["chip"]
+    try:
+        locate("chip", reference)
+    except UnknownName:
+        raise UnknownName("chip", reference, [*names("chip"), *aliases("chip")], where=leaf.where) from None
+    found = resolve("chip", reference, beside=leaf.file)
     changes = [_renamed(leaf, path) for path, leaf in entry.leaves.items() if path.startswith("chip.")]
     return Resolved(kind="chip", name=found.name, file=found.file, leaves=derive("chip", found.leaves, changes))
 

@@ -94,15 +94,7 @@ def _resolve(kind: str, name: str, beside: Path | None, depth: int) -> Resolved:
     given = origin(path, body, ())
     leaves: dict[str, Leaf] = {}
     if "base" in body:
-        if not isinstance(body["base"], str) or not depth:
-            why = "expected the name of an entry" if depth else "entries derive from each other in a circle"
-            raise InvalidInput(why, where=files.where(path, ("base",)))
-        try:
-            leaves = dict(_resolve(kind, body["base"], path, depth - 1).leaves)
-        except UnknownName as error:
-            raise UnknownName(
-                kind, body["base"], [*names(kind), *aliases(kind)], where=files.where(path, ("base",))
-            ) from error
+        leaves = dict(_base(kind, body["base"], path, depth).leaves)
     leaves = derive(kind, leaves, flatten(kind, path, body, (), given))
     title = path.stem
     if variant is not None:
@@ -110,6 +102,20 @@ def _resolve(kind: str, name: str, beside: Path | None, depth: int) -> Resolved:
         leaves = derive(kind, leaves, flatten(kind, path, body[key][variant] or {}, (key, variant), given))
         title = f"{path.stem}{_JOIN[kind]}{variant}"
     return Resolved(kind=kind, name=title, file=path, leaves=leaves)
+
+
+def _base(kind: str, base: Any, path: Path, depth: int) -> Resolved:
+    if not isinstance(base, str) or not depth:
+        why = "expected the name of an entry" if depth else "entries derive from each other in a circle"
+        raise InvalidInput(why, where=files.where(path, ("base",)))
+    try:
+        file, _ = locate(kind, base, path)
+    except UnknownName:
+        known = [*names(kind), *aliases(kind)]
+        raise UnknownName(kind, base, known, where=files.where(path, ("base",))) from None
+    if not file.is_file():
+        raise InvalidInput(f"no such file: {base}", where=files.where(path, ("base",)))
+    return _resolve(kind, base, path, depth - 1)
 
 
 def derive(kind: str, base: Mapping[str, Leaf], changes: Iterable[Leaf]) -> dict[str, Leaf]:
@@ -123,7 +129,8 @@ def derive(kind: str, base: Mapping[str, Leaf], changes: Iterable[Leaf]) -> dict
             continue
         if kind == "machine" and leaf.path in ("chip", "chip.base"):
             leaves = {path: kept for path, kept in leaves.items() if path != "chip" and not path.startswith("chip.")}
-            leaf = replace(leaf, path="chip")
+            leaves["chip"] = replace(leaf, path="chip")
+            continue
         if kind == "machine" and leaf.path == "chips" and "chips" in base:
             leaves |= _scaled(leaves, base["chips"], leaf, changed)
         leaves[leaf.path] = leaf

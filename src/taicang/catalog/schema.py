@@ -11,6 +11,8 @@ KINDS: Final = ("chip", "machine", "stack")
 FOLDERS: Final[Mapping[str, str]] = {"chip": "chips", "machine": "machines", "stack": "stacks"}
 PROVENANCE: Final = ("measured-here", "published", "datasheet", "calibrated", "assumed", "unknown")
 PEAKS: Final = ("fp32", "tf32", "bf16", "fp16", "fp8", "int8", "fp4")
+PROFILES: Final = ("a100", "h100", "h200", "b200", "b300", "gb200", "gb300", "l40s", "ascend-910c")
+"""Chips whose kernels were measured; every other chip borrows the constants of one of them."""
 STATUS: Final = ("shipping", "announced", "cancelled")
 TOPOLOGIES: Final = ("switch", "mesh", "clos", "torus")
 SCHEDULERS: Final = ("mixed", "prefill_first", "disaggregated")

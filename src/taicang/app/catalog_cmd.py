@@ -1,0 +1,189 @@
+"""``taicang catalog``: what chips, machines and stacks are known, where every figure comes from, and whether it fits."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from taicang.errors import TaicangError
+
+if TYPE_CHECKING:
+    from taicang.catalog import Entry, Figure
+
+_KINDS = ("chip", "machine", "stack")
+
+
+class _Group(click.Group):
+    """Turns the errors of the house into one line and exit status 2 where no outer command does."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except TaicangError as error:
+            if ctx.parent is not None:
+                raise
+            raise click.UsageError(str(error), ctx) from None
+
+
+@click.group(cls=_Group)
+def catalog() -> None:
+    """Chips, machines and software stacks, every figure with its source.
+
+    \b
+    Examples:
+      taicang catalog list --kind machine
+      taicang catalog show cloudmatrix384
+      taicang catalog show hgx-h100 --set 'chip.memory.bandwidth=4 TB/s' --json
+      taicang catalog check my-machine.yaml
+    """
+
+
+@catalog.command("list")
+@click.option("--kind", type=click.Choice(_KINDS), help="Only chips, machines or stacks.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
+def list_(kind: str | None, as_json: bool) -> None:
+    """List what is known by name.
+
+    \b
+    Examples:
+      taicang catalog list
+      taicang catalog list --kind chip --json
+    """
+    from taicang.catalog import entry, names
+
+    found = [entry(k, name) for k in _KINDS if kind in (None, k) for name in names(k)]
+    rows = [
+        {
+            "kind": e.kind,
+            "name": e.name,
+            "title": e.title,
+            "status": e.status,
+            "about": _about(e),
+            "unknowns": len(e.unknowns),
+            "conflicts": len(e.conflicts),
+        }
+        for e in found
+    ]
+    if as_json:
+        click.echo(json.dumps(rows, indent=2, ensure_ascii=False))
+        return
+    from rich.table import Table
+
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in ("kind", "name", "title", "status", "about"):
+        table.add_column(column, no_wrap=column == "name", overflow="fold")
+    for row in rows:
+        table.add_row(*(str(row[column]) for column in ("kind", "name", "title", "status", "about")))
+    _console().print(table)
+
+
+def _about(entry: Entry) -> str:
+    given = {figure.key: figure.text for figure in entry.figures}
+    wanted = {
+        "chip": ("peak.bf16", "memory.capacity", "memory.bandwidth"),
+        "machine": ("chips", "chip"),
+        "stack": ("epoch",),
+    }[entry.kind]
+    return (
+        " x ".join(given[key] for key in wanted if key in given)
+        if entry.kind == "machine"
+        else ", ".join(given[key] for key in wanted if key in given)
+    )
+
+
+@catalog.command()
+@click.argument("name")
+@click.option("--kind", type=click.Choice(_KINDS), help="Look among chips, machines or stacks only.")
+@click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="Change a figure; may be repeated.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
+def show(name: str, kind: str | None, sets: tuple[str, ...], as_json: bool) -> None:
+    """Show every figure of NAME (or of a YAML file) with its source, and where sources disagree.
+
+    \b
+    Examples:
+      taicang catalog show cloudmatrix384
+      taicang catalog show ascend-910c-752t
+      taicang catalog show vllm@0.19.0
+      taicang catalog show ./my-machine.yaml --json
+    """
+    from taicang.catalog import digest, entry, find, sources
+    from taicang.records import plain
+
+    found = entry(kind or find(name), name, sets)
+    used = {figure.source for figure in found.figures} | {
+        other.source for figure in found.figures for other in figure.conflicts
+    }
+    cited = [source for key, source in sources().items() if key in used]
+    if as_json:
+        record = plain(found) | {
+            "unknowns": list(found.unknowns),
+            "sources": [plain(source) for source in cited],
+            "digest": digest(),
+        }
+        click.echo(json.dumps(record, indent=2, ensure_ascii=False))
+        return
+    from rich.markup import escape
+    from rich.table import Table
+
+    console = _console()
+    status = f"  ({found.status})" if found.status else ""
+    console.print(f"[bold]{escape(found.title)}[/bold]  {found.kind} {escape(found.name)}{status}\n", highlight=False)
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("key", no_wrap=True)
+    for column in ("value", "kind", "source and note"):
+        table.add_column(column, overflow="fold")
+    for figure in found.figures:
+        style = {"unknown": "red", "assumed": "yellow"}.get(figure.kind, "")
+        table.add_row(figure.key, escape(figure.text), figure.kind, escape(_origin(figure)), style=style)
+        for other in figure.conflicts:
+            note = ", ".join(part for part in (other.source, other.note) if part)
+            table.add_row("", escape(f"or {other.text}"), "", escape(note), style="dim")
+    console.print(table)
+    console.print("\n[bold]Sources[/bold]")
+    for source in cited:
+        told = f"{source.key}: {source.title} [{source.tier}] {source.url}".rstrip()
+        console.print(f"  {escape(told)}", highlight=False, soft_wrap=True)
+
+
+def _origin(figure: Figure) -> str:
+    place = f"{figure.source}, {figure.place}" if figure.source and figure.place else figure.source or figure.place
+    return f"{place}; {figure.note}" if place and figure.note else place or figure.note
+
+
+@catalog.command()
+@click.argument("name", required=False)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
+@click.pass_context
+def check(ctx: click.Context, name: str | None, as_json: bool) -> None:
+    """Check the whole catalogue, or NAME or a YAML file of yours: keys, units, sources, laws between figures.
+
+    Exit status 1 when something is wrong.
+
+    \b
+    Examples:
+      taicang catalog check
+      taicang catalog check ./my-machine.yaml
+    """
+    from taicang.catalog import check as find_faults
+    from taicang.catalog import digest, names
+    from taicang.records import plain
+
+    findings = find_faults(name)
+    if as_json:
+        click.echo(json.dumps({"digest": digest(), "findings": plain(findings)}, indent=2, ensure_ascii=False))
+    else:
+        for finding in findings:
+            key = f" {finding.key}:" if finding.key else ""
+            click.echo(f"{finding.entry}:{key} {finding.problem}")
+        if not findings:
+            counts = ", ".join(f"{len(names(kind))} {kind}s" for kind in _KINDS)
+            click.echo(f"sound: {name or counts} (data digest {digest()[:12]})")
+    ctx.exit(1 if findings else 0)
+
+
+def _console() -> Any:
+    from rich.console import Console
+
+    return Console()

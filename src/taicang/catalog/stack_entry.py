@@ -1,0 +1,99 @@
+"""Software stacks by engine and version: the nearest known version answers, and its name says so."""
+
+from __future__ import annotations
+
+import re
+from types import MappingProxyType
+from typing import Any
+
+from taicang.catalog import calibration
+from taicang.catalog.resolve import Resolved, aliases, is_path, names, resolve
+from taicang.errors import InvalidInput, UnknownName
+from taicang.stacks import Stack
+
+_PLAIN = {
+    "scheduler": "scheduler",
+    "chunk": "chunk_tokens",
+    "step_host": "step_host_s",
+    "sequence_host": "sequence_host_s",
+    "layer_gap": "layer_gap_s",
+    "eager_kernel": "eager_kernel_s",
+    "graphs": "graphs",
+    "fused": "fused",
+    "overlap": "overlap",
+}
+"""Key in the file -> field of ``Stack``."""
+
+
+_VERSION = re.compile(r"v?\d")
+_ROLLING = re.compile(r"^(nightly|main|latest|dev)\b|-dev$")
+"""Builds between releases: the newest known version answers for them."""
+
+
+def order(version: str) -> tuple[int, ...]:
+    """Numbers of a version, for comparing ("0.19.0" before "1.0.0rc3")."""
+    return tuple(int(number) for number in re.findall(r"\d+", version.partition("rc")[0].partition("post")[0]))
+
+
+def nearest(name: str) -> str:
+    """The known "engine@version" that answers for ``name``: the newest at or before it, else the oldest.
+
+    Without a version, the newest of all. ``UnknownName`` suggests an engine.
+    """
+    if is_path(name):
+        return name
+    engine, at, version = name.strip().lower().partition("@")
+    engine = aliases("stack").get(engine, engine)
+    known = sorted((n.partition("@")[2] for n in names("stack") if n.partition("@")[0] == engine), key=order)
+    if not known:
+        raise UnknownName("stack", engine, {n.partition("@")[0] for n in names("stack")} | set(aliases("stack")))
+    version = aliases("stack").get(f"{engine}@{version}", f"{engine}@{version}").partition("@")[2]
+    if (not version and not at) or _ROLLING.search(version):
+        return f"{engine}@{known[-1]}"
+    if version in known:
+        return f"{engine}@{version}"
+    if not _VERSION.match(version):
+        raise InvalidInput(
+            f"cannot read {version!r} as a version; known are {', '.join(known)}", where=f"stack {name!r}"
+        )
+    before = [v for v in known if order(v) <= order(version)]
+    return f"{engine}@{before[-1] if before else known[0]}"
+
+
+def stack(name: str, sets: tuple[str, ...] = ()) -> Stack:
+    """The stack of "vllm" (its newest known version), "vllm@0.19.0" (the nearest known) or a YAML file.
+
+    ``Stack.name`` says when another version answers: "vllm@0.18.0 (nearest to 0.18.4)". Raises as ``chip``.
+    """
+    found_name = nearest(name)
+    found = resolve("stack", found_name, sets)
+    engine = found.get("engine")
+    if engine is None:
+        raise InvalidInput("a stack needs 'engine'", where=str(found.file))
+    version = found.name.partition("@")[2]
+    asked = name.strip().lower().partition("@")[2] if not is_path(name) else ""
+    title = found.name if asked in ("", version) else f"{found.name} (nearest to {asked})"
+    values = _calibrated(engine, version) | _given(found)
+    return Stack(name=title, engine=engine, version=version, epoch=found.get("epoch") or "", **values)
+
+
+def _given(found: Resolved) -> dict[str, Any]:
+    values = {field: found.get(key) for key, field in _PLAIN.items() if found.get(key) is not None}
+    ratios = {path.partition(".")[2]: found.get(path) for path in found.leaves if path.startswith("kernel_ratio.")}
+    return values | ({"kernel_ratio": MappingProxyType(ratios)} if ratios else {})
+
+
+def _calibrated(engine: str, version: str) -> dict[str, Any]:
+    """Constants of calibration/stacks.yaml, where it exists: the engine's, and over them the version's (plain SI)."""
+    if not (calibration.FOLDER / "stacks.yaml").is_file():
+        return {}
+    profiles = calibration.read("stacks")["profiles"]
+    values: dict[str, Any] = {}
+    for profile in (engine, f"{engine}@{version}"):
+        values |= profiles.get(profile, {}).get("constants", {})
+    for words in ("fused", "overlap"):
+        if words in values:
+            values[words] = frozenset(values[words])
+    if "kernel_ratio" in values:
+        values["kernel_ratio"] = MappingProxyType(values["kernel_ratio"])
+    return values
