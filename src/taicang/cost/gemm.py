@@ -138,11 +138,7 @@ def fit_for(fits: Mapping[str, GemmFit], dtype: str) -> GemmFit:
 
 
 def select(profiles: Mapping[str, Mapping[str, GemmFit]], chip: Chip, dtype: str) -> GemmFit:
-    """Constants for ``dtype`` on ``chip``: an entry of the chip's own name if there is one, else its profile's.
-
-    A chip has an entry of its own where it departs from its architecture (its clock under load).
-    """
-    fits = profiles.get(chip.name, profiles.get(chip.profile))
-    if fits is None:
+    """Constants for ``dtype`` on ``chip`` by its profile; ``NotModelled`` without one."""
+    if chip.profile not in profiles:
         raise NotModelled(f"no calibrated matrix products for {chip.name} (profile {chip.profile})")
-    return fit_for(fits, dtype)
+    return fit_for(profiles[chip.profile], dtype)

@@ -36,6 +36,7 @@ BOUNDS: Mapping[str, tuple[float, float, float]] = {
     "loop_sharpness": (1.5, 1.0, 12.0),
     "quantise_ratio": (2.0, 1.0, 10.0),
 }
+ARCHITECTURES = (("a100-sxm",), ("l40s",), ("h100-sxm", "h200-sxm"), ("b200-sxm", "b300-sxm", "gb300"))
 SHARED = ("fill_exponent", "fill_k", "sharpness", "loop_sharpness", "quantise_ratio")
 """Constants of the kernels of a format, the same on every chip."""
 FREE = tuple(name for name in BOUNDS if name not in SHARED)
@@ -59,7 +60,7 @@ LARGE_WEIGHT = 3.0
 # the mean of B200's and GB300's (same facts; fp8 as fp8_block).
 GB200_RATIO = {"bf16": 0.56 / 0.705, "fp8": 0.59 / 0.62, "fp8_block": 0.59 / 0.62, "nvfp4": 1.0}
 # The L40S's benchmark leaves operands in its L2 between calls (their traffic exceeds the memory's peak); no other does.
-WARM = {"ada": {"cache_ratio": 1.1, "cache_speedup_ratio": 2.2}}
+WARM = {"l40s": {"cache_ratio": 0.58, "cache_speedup_ratio": 2.2}}
 ASCEND_STREAM_RATIO = 0.841
 """Memory bandwidth that an Ascend 910C die sustains in its attention kernel (CloudMatrix384 paper, Table 9)."""
 
@@ -74,21 +75,22 @@ def fit(folder: Path) -> Path:
     for dtype in ("bf16", "fp8", "fp8_block", "nvfp4"):
         kin = [rows for rows in table if rows.dtype == dtype]
         pooled[dtype] = _pooled(kin)
-        for profile in sorted({chip_of(rows.system).profile for rows in kin}):
-            members = [rows for rows in kin if chip_of(rows.system).profile == profile]
+        for systems in ARCHITECTURES:
+            members = [rows for rows in kin if rows.system in systems]
+            if not members:
+                continue
             common = _single(members, pooled[dtype], FREE)
-            profiles.setdefault(profile, {})[dtype] = common
-            for rows in members if len(members) > 1 else ():
-                profiles.setdefault(chip_of(rows.system).name, {})[dtype] = _single([rows], common, OWN)
-    profiles["gb200"] = {
-        dtype: replace(own, compute_efficiency_ratio=own.compute_efficiency_ratio * GB200_RATIO[dtype])
-        for dtype, own in profiles["blackwell"].items()
-    }
+            for rows in members:
+                own = _single([rows], common, OWN) if len(members) > 1 else common
+                profiles.setdefault(chip_of(rows.system).profile, {})[dtype] = own
+            if "b200-sxm" in systems:
+                clock = common.compute_efficiency_ratio * GB200_RATIO[dtype]
+                profiles.setdefault("gb200", {})[dtype] = replace(common, compute_efficiency_ratio=clock)
     ascend = read_ascend(folder)
     count = sum(len(rows.ids) for rows in table)
     if ascend is not None:
-        own = _ascend(ascend.fitted(), pooled["bf16"])
-        profiles[ASCEND] = {"bf16": own, "int8": own}
+        cube = _ascend(ascend.fitted(), pooled["bf16"])
+        profiles[ASCEND] = {"bf16": cube, "int8": cube}
         count += len(ascend.fitted().ids)
     path = folder / TABLE
     fitting.write("pointwise", _streams(profiles), evidence=path, rows=count, note=_POINTWISE_NOTE)
@@ -96,7 +98,7 @@ def fit(folder: Path) -> Path:
 
 
 _NOTE = (
-    "gb200: blackwell's constants, compute share scaled by published large products. ascend-910c: compute share and "
+    "gb200: common to b200, b300 and gb300, compute share scaled by large products. ascend-910c: compute share and "
     "fill_k from three of six published grouped int8 products, bf16 likewise (assumed), stream share from its "
     "published attention kernel, all else pooled over the GPUs (assumed). fp8_block and nvfp4: an 8192^3 figure beside."
 )

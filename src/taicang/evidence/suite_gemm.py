@@ -5,17 +5,18 @@ from __future__ import annotations
 import csv
 from collections import defaultdict
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from taicang.catalog import calibration
+from taicang.catalog import calibration, chip
 from taicang.cost.gemm import GemmFit, gemm, select
 from taicang.evidence.score import Outcome
 from taicang.evidence.split import held_out
-from taicang.hardware import Chip, Memory
+from taicang.hardware import Chip
 from taicang.ops import Gemm
 
 TABLE = Path("kernels") / "gemm.csv"
@@ -23,16 +24,6 @@ ASCEND = "ascend-910c"
 ASCEND_FITTED = 3
 """Of the published grouped int8 products the first three are fitted on, the others held out."""
 _FORMAT = {"bfloat16": "bf16"}
-# system: architecture, cores, bf16, fp8, fp4 (TFLOP/s), bandwidth (GB/s), L2 (MiB)
-_CHIPS = {
-    "a100-sxm": ("ampere", 108, 312.0, 0.0, 0.0, 2039.0, 40),
-    "h100-sxm": ("hopper", 132, 989.0, 1979.0, 0.0, 3350.0, 50),
-    "h200-sxm": ("hopper", 132, 989.0, 1979.0, 0.0, 4800.0, 50),
-    "b200-sxm": ("blackwell", 148, 2250.0, 4500.0, 9000.0, 8000.0, 126),
-    "b300-sxm": ("blackwell", 148, 2250.0, 4500.0, 13500.0, 8000.0, 126),
-    "gb300": ("blackwell", 152, 2500.0, 5000.0, 15000.0, 8000.0, 126),
-    "l40s": ("ada", 142, 362.0, 733.0, 0.0, 864.0, 48),
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,31 +63,10 @@ class Rows:
         )
 
 
+@cache
 def chip_of(system: str) -> Chip:
-    """The chip that the rows of ``system`` were measured on, as far as a matrix product sees it."""
-    if system == ASCEND:
-        return _chip(system, ASCEND, 24, {"bf16": 376e12, "int8": 752e12}, 1.6e12, 0.0)
-    profile, cores, bf16, fp8, fp4, bandwidth, l2 = _CHIPS[system]
-    peaks = {key: value * 1e12 for key, value in (("bf16", bf16), ("fp8", fp8), ("fp4", fp4)) if value}
-    return _chip(system.removesuffix("-sxm"), profile, cores, peaks, bandwidth * 1e9, l2 * 2.0**20)
-
-
-def _chip(name: str, profile: str, cores: int, peaks: dict[str, float], bandwidth: float, l2: float) -> Chip:
-    return Chip(
-        name=name,
-        vendor="",
-        dies=1,
-        peak_flop_per_s=peaks,
-        vector_flop_per_s=0.0,
-        cores=cores,
-        vector_cores=cores,
-        memory=Memory(capacity_bytes=0.0, bandwidth_bytes_per_s=bandwidth),
-        l2_bytes=l2,
-        profile=profile,
-        measured=True,
-        tdp_w=None,
-        idle_w=None,
-    )
+    """The chip that the rows of ``system`` ("h100-sxm") were measured on."""
+    return chip(system.removesuffix("-sxm"))
 
 
 def read(folder: Path) -> list[Rows]:
@@ -156,9 +126,9 @@ def outcomes(folder: Path) -> list[Outcome]:
     profiles = calibration.fits("gemm", GemmFit)
     listed = []
     for rows in [*read(folder), *([ascend] if ascend else [])]:
-        chip = chip_of(rows.system)
-        fit = select(profiles, chip, rows.dtype)
-        predicted = np.asarray(gemm(rows.op, chip, fit, warm=rows.warm).seconds)
+        measured_on = chip_of(rows.system)
+        fit = select(profiles, measured_on, rows.dtype)
+        predicted = np.asarray(gemm(rows.op, measured_on, fit, warm=rows.warm).seconds)
         listed += [
             Outcome(
                 id=rows.ids[i],
