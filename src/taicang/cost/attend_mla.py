@@ -93,12 +93,14 @@ def fit_for(fits: Mapping[str, F], dtype: str, kv_dtype: str) -> F:
 
 def _norm2(a: Num, b: Num) -> Num:
     """Smooth maximum of two times: their 2-norm."""
+    a, b = 1.0 * a, 1.0 * b  # integer arrays would overflow
     out: Num = np.sqrt(a * a + b * b)
     return out
 
 
 def _norm4(a: Num, b: Num) -> Num:
     """A sharper smooth maximum: their 4-norm."""
+    a, b = 1.0 * a, 1.0 * b
     a2, b2 = a * a, b * b
     out: Num = np.sqrt(np.sqrt(a2 * a2 + b2 * b2))
     return out
