@@ -1,0 +1,179 @@
+"""The price of MoE dispatch and combine: cores that issue copies, ports that carry them, flags that end the call.
+
+seconds = floor + sync * doublings of ranks + flags of all experts + |issue, near wire, far wire|_p
+
+The three times in the p-norm overlap. *issue* is the work of the sending cores: per token, per copy and per byte, over
+the cores at work. A wire is the fullest tier of a network at the share of its bandwidth that the library's kernel
+reaches. Waiting for stragglers is left out (``routing.expected_maximum_ratio``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from taicang.cost.cost import Cost, saturate
+from taicang.cost.exchange_traffic import PLAIN, Merge, Setting, domain_levels, lower_bound_s, traffic
+from taicang.hardware import Machine
+from taicang.ops import Exchange
+from taicang.units import Count, Num
+
+__all__ = ["LIBRARIES", "ExchangeFit", "Library", "Setting", "exchange", "lower_bound_s", "prepare"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExchangeFit:
+    """Constants of one kernel on one network (level profile)."""
+
+    floor_s: float
+    """An empty call; on a scale-out network what it adds."""
+    sync_s: float = 0.0
+    """Per doubling of the ranks that signal each other on this network."""
+    expert_s: float = 0.0
+    """Per expert of the whole exchange: counts and flags are kept per expert."""
+    token_s: float = 0.0
+    """Core time per token: read, quantise, compute offsets."""
+    copy_s: float = 0.0
+    """Core time per copy sent."""
+    core_bytes_per_s: float = 1e15
+    """Rate at which one core copies: every near copy and the rank's own side of the token."""
+    fill_bytes_per_s: float = 1e15
+    """Rate at which one token passes the pipeline while nothing overlaps it yet."""
+    efficiency_ratio: float = 0.7
+    """Share of the port's bandwidth reached by large exchanges."""
+    spread_ratio: float = 0.0
+    """Wire time added per doubling of ranks: more, shorter streams to more receivers."""
+    exposed_ratio: float = 0.0
+    """Share of a hop's latency that each copy leaves unhidden: one over the copies in flight."""
+    near_share_ratio: float = 1.0
+    """Of a scale-out network: share of the cores left for copies inside the node while others forward."""
+    sharpness: Count = 4.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Library:
+    """What a library does by construction; ``cores`` is how many share the issuing of copies (0: counted as one)."""
+
+    merge: Merge
+    cores: int = 0
+    cores_per_expert: bool = False
+    """One core per expert at most, up to all of the chip."""
+    prepares: bool = False
+    """A call of its own exchanges counts before dispatch."""
+
+
+LIBRARIES: Mapping[str, Library] = {
+    "deepep_ll": Library(merge="expert", cores_per_expert=True),
+    "deepep_normal": Library(merge="node", cores=20),
+    "trtllm_onesided": Library(merge="rank"),
+    "trtllm_twosided": Library(merge="rank", prepares=True),
+    "trtllm_twosided_low_precision": Library(merge="rank", prepares=True),
+    "cann": Library(merge="expert"),
+}
+_PREFERENCE = {True: ("cann", "trtllm_onesided", "deepep_ll"), False: ("cann", "trtllm_onesided", "deepep_normal")}
+
+_KIN = {
+    "nvlink-gb300": "nvlink-gb200",
+    "nvlink": "nvlink-h100",
+    "hccs": "ub-a3",
+    "ub": "ub-a3",
+    "ib": "ib-ndr",
+    "roce": "ib-ndr",
+}
+"""Whose constants an unmeasured network borrows, by its profile or the first word of it (assumed)."""
+UNMEASURED = ExchangeFit(floor_s=15e-6, sync_s=2e-6, copy_s=0.0)
+"""A network nobody has measured and without kin: 70 % of the port, 15 us, 2 us per doubling (assumed)."""
+
+_Fits = Mapping[str, Mapping[str, ExchangeFit]]
+
+
+def _owners(profile: str) -> tuple[str, str]:
+    return profile, _KIN.get(profile, _KIN.get(profile.partition("-")[0], ""))
+
+
+def _constants(fits: _Fits, profile: str, key: str) -> tuple[ExchangeFit, str]:
+    for owner in _owners(profile):
+        found = fits.get(owner, {}).get(key)
+        if found is not None:
+            return found, owner
+    return UNMEASURED, "unmeasured"
+
+
+def _library(fits: _Fits, profile: str, low_latency: bool) -> str:
+    names = _PREFERENCE[low_latency]
+    for name in names:
+        for owner in _owners(profile):
+            if f"{name}.dispatch" in fits.get(owner, {}):
+                return name
+    return names[-1]
+
+
+def prepare(op: Exchange, machine: Machine, fits: _Fits, *, library: str) -> Num:
+    """Seconds of the separate call that exchanges counts before a dispatch (libraries that ``prepares``)."""
+    levels = machine.plane("scale_up").levels
+    fit, _ = _constants(fits, levels[domain_levels(levels) - 1].profile, f"{library}.prepare")
+    some = np.minimum(np.maximum(op.ranks - 1.0, 0.0), 1.0)
+    return some * (fit.floor_s + fit.sync_s * np.log2(np.maximum(op.ranks, 1.0)) + op.tokens * fit.token_s)
+
+
+def exchange(
+    op: Exchange,
+    machine: Machine,
+    fits: _Fits,
+    *,
+    library: str = "",
+    setting: Setting = PLAIN,
+    hot_ratio: Num = 1.0,
+) -> Cost:
+    """Price one dispatch or combine of one rank; balanced unless ``hot_ratio`` says by how much one receiver leads.
+
+    ``fits`` holds constants by level profile and "library.kind". ``library`` defaults to the best measured one on the
+    machine's scale-up network for ``op.low_latency``. Fields of ``op`` may be floats or arrays of one shape. The price
+    never falls below ``lower_bound_s``.
+    """
+    levels = machine.plane("scale_up").levels
+    domain = domain_levels(levels)
+    profile = levels[domain - 1].profile
+    name = library or _library(fits, profile, op.low_latency)
+    traits = LIBRARIES[name]
+    fit, owner = _constants(fits, profile, f"{name}.{op.kind}")
+    flow = traffic(op, machine, traits.merge, setting)
+
+    cores: Count = 1
+    if traits.cores_per_expert:
+        cores = np.minimum(op.experts, machine.chip.cores)
+    elif traits.cores:
+        cores = np.where(np.asarray(setting.cores) > 0, setting.cores, traits.cores)[()]
+    work = fit.token_s + flow.near * fit.copy_s + fit.exposed_ratio * flow.hop_s
+    work = work + (flow.near + 1.0) * op.token_bytes / fit.core_bytes_per_s
+    latency = fit.floor_s + fit.sync_s * np.log2(flow.domain_ranks) + fit.expert_s * op.experts
+    latency = latency + op.token_bytes / fit.fill_bytes_per_s
+    spread = 1.0 + fit.spread_ratio * np.log2(flow.domain_ranks)
+    payload = op.tokens * op.token_bytes
+    near_s = payload * flow.near_s_per_byte * spread / fit.efficiency_ratio
+    far_s: Num = 0.0
+    if domain < len(levels):
+        out, _ = _constants(fits, levels[domain].profile, f"{name}.{op.kind}")
+        beyond = np.minimum(np.maximum(flow.domains - 1.0, 0.0), 1.0)
+        work = work * (1.0 + beyond * (1.0 / out.near_share_ratio - 1.0))
+        work = work + flow.far * (out.copy_s + op.token_bytes / out.core_bytes_per_s)
+        latency = latency + beyond * out.floor_s + out.sync_s * np.log2(flow.domains)
+        spread = 1.0 + out.spread_ratio * np.log2(flow.domains)
+        far_s = payload * flow.far_s_per_byte * spread / out.efficiency_ratio
+
+    some = np.minimum(np.maximum(op.ranks - 1.0, 0.0), 1.0)
+    issue_s = op.tokens / cores * work * hot_ratio
+    near_s, far_s = near_s * hot_ratio, far_s * hot_ratio
+    seconds = latency + saturate(issue_s, near_s, far_s, sharpness=float(fit.sharpness))
+    if traits.prepares and op.kind == "dispatch":
+        seconds = seconds + prepare(op, machine, fits, library=name)
+    return Cost(
+        seconds=some * seconds,
+        compute_s=some * issue_s,
+        network_s=np.maximum(near_s, far_s),
+        latency_s=some * latency,
+        sent_bytes=payload * (flow.near + flow.far),
+        origin=f"exchange/{owner}/{name}.{op.kind}",
+    )

@@ -1,0 +1,175 @@
+"""The measured dispatch and combine rows of the shared tables, as operators on machines.
+
+What the tables hold (read from the columns and the benchmarks' own documentation):
+
+* ``alltoall_trtllm_gb200.csv``: ``num_tokens`` is per rank. Routing is strided: a token goes to min(topk, ranks)
+  distinct ranks. Dispatch sends the named format (nvfp4: half a byte and one scale byte per 16), combine always bf16.
+* ``deepep_low_latency.csv``: dispatch fp8 with scales and a 16-byte header, combine bf16, one copy per expert, random
+  routing. The 0.5.6 rows strike out ten random choices, which the bandwidth columns show; with few tokens that is most.
+  A node is 8 GPUs, 4 on GB200 and GB300.
+* ``deepep_normal.csv``: the best chunk sizes for each number of SMs; dispatch fp8, combine bf16, random routing limited
+  to four nodes. ``notify`` is a second kernel; it is part of the call (0 on one node: included).
+* H200 rows of more than one node are the H100 ones under another name.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+
+from taicang.cost.exchange import Setting
+from taicang.cost.routing import Spread
+from taicang.evidence.split import held_out
+from taicang.ops import Exchange, ExchangeKind
+
+FILES = ("alltoall_trtllm_gb200.csv", "deepep_low_latency.csv", "deepep_normal.csv")
+_DISPATCH_BYTES = {"bfloat16": 2.0, "fp8": 1.0, "nvfp4": 0.5 + 1 / 16}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One measured call. ``kind`` is "prepare" for the count exchange of its own."""
+
+    id: str
+    suite: str
+    system: str
+    nodes: int
+    library: str
+    kind: str
+    tokens: float
+    token_bytes: float
+    topk: float
+    experts: float
+    ranks: float
+    cores: float
+    spread: Spread
+    measured_s: float
+    held: bool
+
+
+def _rows(folder: Path, name: str) -> Iterator[tuple[int, dict[str, str]]]:
+    with (folder / name).open(newline="", encoding="utf-8") as handle:
+        yield from enumerate(csv.DictReader(handle), start=2)
+
+
+def _alltoall(folder: Path) -> Iterator[Row]:
+    for line, r in _rows(folder, FILES[0]):
+        kind = r["op_name"].removeprefix("alltoall_")
+        # A low-precision combine still moves the table's format, but quantises on the way: a kernel of its own.
+        if not r["latency_ms"]:
+            continue
+        low = kind == "combine_low_precision"
+        dtype = r["moe_dtype"] if kind == "dispatch" or low else "bfloat16"
+        shape = [r[c] for c in ("kernel_source", "moe_dtype", "num_tokens", "hidden_size", "topk", "num_experts")]
+        shape += [r["moe_ep_size"], r["distribution"]]
+        library = {"NVLinkOneSided": "trtllm_onesided", "NVLinkTwoSided": "trtllm_twosided"}[r["kernel_source"]]
+        yield Row(
+            id=f"{FILES[0]}:{line}",
+            suite="alltoall_gb200",
+            system=r["system"],
+            nodes=1,
+            library=library + ("_low_precision" if low else ""),
+            kind="combine" if low else kind,
+            tokens=float(r["num_tokens"]),
+            token_bytes=float(r["hidden_size"]) * _DISPATCH_BYTES[dtype],
+            topk=float(r["topk"]),
+            experts=float(r["num_experts"]),
+            ranks=float(r["moe_ep_size"]),
+            cores=0.0,
+            spread="strided",
+            measured_s=float(r["latency_ms"]) * 1e-3,
+            held=held_out("alltoall", r["op_name"], *shape),
+        )
+
+
+def _bytes(kind: str, hidden: float) -> float:
+    return hidden * (1 + 4 / 128) if kind == "dispatch" else 2 * hidden
+
+
+def _deepep(folder: Path, *, normal: bool) -> Iterator[Row]:
+    suite, name = ("deepep_normal", FILES[2]) if normal else ("deepep_ll", FILES[1])
+    seen: set[tuple[str, ...]] = set()
+    for line, r in _rows(folder, name):
+        nodes, tokens, hidden = int(r["node_num"]), float(r["num_token"]), float(r["hidden_size"])
+        shape = [r[c] for c in ("node_num", "hidden_size", "num_token", "num_topk", "num_experts")]
+        older = r["fwver"] == "0.5.6.post2"
+        system = "h100_sxm" if older else r["system"]
+        topk = float(r["num_topk"])
+        if older and not normal:  # ten strikes at random among tokens * topk choices, with replacement
+            topk = topk * float(np.power(1 - 1 / (tokens * topk), 10.0))
+        for kind in ("dispatch", "combine"):
+            cores = r[f"{kind}_sms"] if normal else "0"
+            key = (kind, *shape, cores)
+            if older and key in seen:
+                continue
+            if older:
+                seen.add(key)
+            if normal:
+                micro = float(r[f"{kind}_transmit_us"]) + float(r[f"{kind}_notify_us"])
+            else:
+                micro = float(r[f"{kind}_avg_t_us"])
+            yield Row(
+                id=f"{name}:{line}:{kind}",
+                suite=suite,
+                system=system,
+                nodes=nodes,
+                library=suite,
+                kind=kind,
+                tokens=tokens,
+                token_bytes=_bytes(kind, hidden) + (16.0 if kind == "dispatch" and not normal else 0.0),
+                topk=topk,
+                experts=float(r["num_experts"]),
+                ranks=float(nodes * (4 if system.startswith("gb") else 8)),
+                cores=float(cores),
+                spread="random",
+                measured_s=micro * 1e-6,
+                held=held_out(suite, kind, *shape, *([cores] if normal else [])),
+            )
+
+
+def published() -> list[Row]:
+    """Published figures that the package carries: CANN on CloudMatrix384, DeepEP on H800."""
+    text = files("taicang.evidence").joinpath("data/exchange_published.csv").read_text(encoding="utf-8")
+    return [
+        Row(
+            id=r["id"],
+            suite="ascend_operators" if r["system"] == "cloudmatrix384" else "deepep_h800",
+            system=r["system"],
+            nodes=max(int(r["ranks"]) // {"h800": 8, "h800-nic": 1}.get(r["system"], 768), 1),
+            library=r["library"],
+            kind=r["kind"],
+            tokens=float(r["tokens"]),
+            token_bytes=float(r["token_bytes"]),
+            topk=float(r["topk"]),
+            experts=float(r["experts"]),
+            ranks=float(r["ranks"]),
+            cores=0.0,
+            spread="random",
+            measured_s=float(r["measured_us"]) * 1e-6,
+            held=r["part"] == "held-out",
+        )
+        for r in csv.DictReader(text.splitlines())
+    ]
+
+
+def read(folder: Path) -> list[Row]:
+    """All rows of the three tables under ``folder``; FileNotFoundError if one is missing."""
+    return [*_alltoall(folder), *_deepep(folder, normal=False), *_deepep(folder, normal=True)]
+
+
+def operator(rows: list[Row], kind: ExchangeKind) -> tuple[Exchange, Setting]:
+    """Rows of one kernel on one machine as one operator whose fields are arrays."""
+
+    def column(name: str) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+        return np.array([getattr(r, name) for r in rows], dtype=np.float64)
+
+    fields = {name: column(name) for name in ("tokens", "token_bytes", "topk", "experts", "ranks")}
+    low = not rows[0].library.endswith("normal")
+    # Without node limits a call on four nodes or fewer is the same.
+    setting = Setting(spread=rows[0].spread, cores=column("cores"), node_limit=4.0)
+    return Exchange(kind=kind, low_latency=low, **fields), setting
