@@ -11,6 +11,7 @@ import csv
 from dataclasses import dataclass
 from pathlib import Path
 
+from taicang.catalog.models import model
 from taicang.models.types import Experts, Latent, Model
 from taicang.plans import Quantisation, ServePlan
 
@@ -34,6 +35,7 @@ class Row:
 
     id: str
     model: str
+    net: Model
     machine: str
     engine: str
     version: str
@@ -79,16 +81,16 @@ def layout(tp: float, dp: float, moe_tp: float, moe_ep: float, routed: bool) -> 
     return tp_, 1, tp_ // ep_, ep_
 
 
-def quantisation(model: Model, gemm: str, engine: str, machine: str, precision: str) -> Quantisation:
+def quantisation(net: Model, gemm: str, engine: str, machine: str, precision: str) -> Quantisation:
     """Formats of the checkpoint that the row served, per tensor class."""
-    name = model.name
+    name = net.name
     if name.startswith("gpt-oss"):
         form = "mxfp4_w4a8" if machine in ("hgx-b200", "gb200-nvl72") else "mxfp4_w4a16"
         return Quantisation(experts=form, kv="fp8" if engine == "trtllm" else "bf16")
-    block = model.dtype == "fp8_block" or gemm == "fp8_block"
+    block = net.dtype == "fp8_block" or gemm == "fp8_block"
     kv = "fp8" if engine == "trtllm" and gemm else "bf16"
     if gemm == "nvfp4":
-        latent = isinstance(model.blocks[0].attention, Latent)
+        latent = isinstance(net.blocks[0].attention, Latent)
         # DeepSeek checkpoints in nvfp4 keep the attention projections in bf16
         return Quantisation(
             attention="bf16" if latent else "nvfp4", dense="nvfp4", experts="nvfp4", kv="fp8", dispatch="nvfp4"
@@ -99,8 +101,8 @@ def quantisation(model: Model, gemm: str, engine: str, machine: str, precision: 
     return Quantisation() if precision != "fp8" else Quantisation(attention="fp8", dense="fp8", experts="fp8", kv=kv)
 
 
-def _role(row: dict[str, str], prefix: str, model: Model, instances: int) -> Role:
-    routed = any(isinstance(block.ffn, Experts) for block in model.blocks)
+def _role(row: dict[str, str], prefix: str, net: Model, instances: int) -> Role:
+    routed = any(isinstance(block.ffn, Experts) for block in net.blocks)
     tp, dp, moe_tp, ep = layout(
         number(row, f"{prefix}tp_size", 1.0),
         number(row, f"{prefix}attention_dp_size"),
@@ -111,32 +113,33 @@ def _role(row: dict[str, str], prefix: str, model: Model, instances: int) -> Rol
     if not routed:
         moe_tp, ep = tp * dp, 1
     machine = SYSTEMS[row["system"]]
-    quant = quantisation(model, row["gemm_quant_mode"], row["backend"], machine, row["precision"])
+    quant = quantisation(net, row["gemm_quant_mode"], row["backend"], machine, row["precision"])
     plan = ServePlan(tp=tp, dp=dp, pp=max(1, int(number(row, "pp_size", 1.0))), ep=ep, moe_tp=moe_tp, quant=quant)
     return Role(plan=plan, instances=instances, batch=number(row, f"{prefix}batch_size"))
 
 
-def read(path: Path, find: dict[str, Model]) -> list[Row]:
-    """Rows of the file; ``find`` maps the models it names to imported ones."""
+def read(path: Path) -> list[Row]:
+    """Rows of the file, with the models that it names imported."""
     with path.open(newline="", encoding="utf-8") as handle:
-        return [_row(cells, find[cells["model_path"]]) for cells in csv.DictReader(handle)]
+        return [_row(cells, model(cells["model_path"])) for cells in csv.DictReader(handle)]
 
 
-def _row(cells: dict[str, str], model: Model) -> Row:
+def _row(cells: dict[str, str], net: Model) -> Row:
     split = cells["mode"] == "disagg"
     prefill = None
     if split:
-        prefill = _role(cells, "prefill_", model, max(1, int(number(cells, "prefill_num_workers", 1.0))))
-        decode = _role(cells, "decode_", model, max(1, int(number(cells, "decode_num_workers", 1.0))))
+        prefill = _role(cells, "prefill_", net, max(1, int(number(cells, "prefill_num_workers", 1.0))))
+        decode = _role(cells, "decode_", net, max(1, int(number(cells, "decode_num_workers", 1.0))))
         concurrency = number(cells, "concurrency", decode.batch * decode.plan.dp * decode.instances)
     else:
-        decode = _role(cells, "", model, 1)
+        decode = _role(cells, "", net, 1)
         stated = number(cells, "concurrency")
         # one replica's share: sources that ran several replicas behind one client pool state the batch of one
         concurrency = stated if decode.plan.dp > 1 and stated else decode.batch or stated
     return Row(
         id=cells["id"],
-        model=model.name,
+        model=net.name,
+        net=net,
         machine=SYSTEMS[cells["system"]],
         engine=ENGINES[cells["backend"]],
         version=cells["backend_version"],

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
 from taicang import catalog
 from taicang.catalog.costing import cost_model
-from taicang.catalog.models import model
-from taicang.cost.model import CostModel
 from taicang.errors import TaicangError
 from taicang.evidence.score import Outcome
 from taicang.evidence.served import Role, Row, read
 from taicang.evidence.split import held_out
 from taicang.hardware import Machine
+from taicang.models.count import kv_cache_bytes
 from taicang.ops import Transfer
 from taicang.serve.setup import Setup
 from taicang.serve.steady import Load, Pools, Steady, aggregated, disaggregated
@@ -39,17 +37,12 @@ def machine_of(row_machine: str, ranks: int) -> Machine:
     return one if nodes == 1 else catalog.machine(f"{row_machine} x {nodes}")
 
 
-@cache
-def _costs(machine: Machine, stack_name: str) -> CostModel:
-    return cost_model(machine, catalog.stack(stack_name))
-
-
 def setup(row: Row, role: Role, stack: Stack | None = None) -> Setup:
     """The setup of one role of a row."""
     machine = machine_of(row.machine, role.plan.ranks)
     chosen = stack or catalog.stack(f"{row.engine}@{row.version}")
-    costs = replace(cost_model(machine, chosen))
-    return Setup(model=model(row.model), plan=role.plan, machine=machine, stack=chosen, price=costs.price, skew=SKEW)
+    costs = cost_model(machine, chosen)
+    return Setup(model=row.net, plan=role.plan, machine=machine, stack=chosen, price=costs.price, skew=SKEW)
 
 
 def predict(row: Row, stack: Stack | None = None) -> Steady:
@@ -66,8 +59,8 @@ def predict(row: Row, stack: Stack | None = None) -> Steady:
         decode=decode,
         decode_instances=row.decode.instances,
     )
-    cached = sum(b.count for b in decode.model.blocks) * 0.0
-    move = Transfer(payload_bytes=cached + 1.0, plane="scale_up", distance=decode.plan.ranks)
+    cache = kv_cache_bytes(decode.model, float(row.input_tokens), decode.plan.quant.kv)
+    move = Transfer(payload_bytes=cache / prefill.plan.tp, plane="scale_up", distance=decode.plan.ranks)
     return disaggregated(pools, load, decode.price(move, 1.0, 1.0).seconds)
 
 
