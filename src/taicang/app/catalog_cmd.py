@@ -1,4 +1,4 @@
-"""``taicang catalog``: what chips, machines and stacks are known, where every figure comes from, and whether it fits."""
+"""``taicang catalog``: the chips, machines and stacks that are known, and where every figure comes from."""
 
 from __future__ import annotations
 

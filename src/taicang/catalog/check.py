@@ -79,7 +79,7 @@ def _provenance(found: Resolved, leaf: Leaf) -> Iterator[Finding]:
 
     type_ = schema.field_type(found.kind, leaf.path)
     theirs = leaf.file is None or not leaf.file.is_relative_to(files.DATA)
-    if type_ in schema.TEXTS or leaf.absent:
+    if leaf.absent or leaf.raw == "all" or type_ in schema.TEXTS:
         return
     if not theirs and not leaf.missing and not leaf.source:
         yield finding("has no source")

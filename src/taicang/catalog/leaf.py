@@ -130,7 +130,7 @@ def _walk(
             continue
         if schema.field_type(kind, dotted) is None and not (child == NONE and _section(kind, dotted)):
             raise UnknownName(f"{kind} key", dotted, schema.spelled(kind), where=files.where(file, here))
-        yield _leaf(file, here, dotted, child if isinstance(child, dict) else {"value": child}, given)
+        yield _leaf(kind, file, here, dotted, child if isinstance(child, dict) else {"value": child}, given)
 
 
 def _section(kind: str, dotted: str) -> bool:
@@ -139,8 +139,12 @@ def _section(kind: str, dotted: str) -> bool:
     return any(all(w in ("*", p) for w, p in zip(pre, dotted.split("."), strict=True)) for pre in prefixes)
 
 
-def _leaf(file: Path, at: tuple[str, ...], path: str, body: Mapping[str, Any], given: Mapping[str, str]) -> Leaf:
+def _leaf(
+    entry: str, file: Path, at: tuple[str, ...], path: str, body: Mapping[str, Any], given: Mapping[str, str]
+) -> Leaf:
     _only(file, at, body, _LEAF_KEYS)
+    if schema.field_type(entry, path) in schema.TEXTS or body["value"] == "all":
+        given = {}  # words need no document behind them unless one is named
     kind = UNKNOWN if body["value"] == UNKNOWN else body.get("kind", given.get("kind", ""))
     conflicts = body.get("conflicts", ())
     if not all(isinstance(c, dict) and "value" in c for c in conflicts):

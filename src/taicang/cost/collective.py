@@ -52,7 +52,6 @@ class Line:
 
 Fits: TypeAlias = Mapping[str, Mapping[str, Line]]
 """Lines by level profile and ``operation/protocol``; profile "default" serves levels that nobody has measured."""
-Tier: TypeAlias = "tuple[Level, Num, Num, Num]"
 
 
 def _lines(op: Collective, levels: tuple[Level, ...], fits: Fits, flavour: str) -> list[str]:
@@ -77,41 +76,71 @@ def _line(fits: Fits, level: Level, key: str) -> tuple[Line, float]:
     return assumed, max(assumed.hop_s, level.latency_s)
 
 
-def _volume(op: Collective, key: str, tier: Tier, ranks: Num, own_ratio: float) -> Num:
+@dataclass(frozen=True, slots=True)
+class _Tier:
+    """One tier as a group sees it: what does not depend on the line."""
+
+    level: Level
+    inner: Num
+    innermost: bool
+    outer: Num
+    crossed: Num
+    steps: Num
+    crowd: Num
+    rate_bytes_per_s: Num
+
+
+def _tiers(op: Collective, levels: tuple[Level, ...]) -> list[_Tier]:
+    found: list[_Tier] = []
+    for level, inner, outer, bandwidth in tiers(levels, members(levels, op.ranks, op.stride)):
+        joined = outer / inner
+        found.append(
+            _Tier(
+                level=level,
+                inner=inner,
+                innermost=not found,
+                outer=outer,
+                crossed=(outer > inner) * 1.0,
+                steps=np.minimum(joined - 1.0, RING_STEPS_PER_TREE_LEVEL * np.log2(joined)),
+                crowd=np.maximum(joined - 2.0, 0.0),
+                rate_bytes_per_s=bandwidth,
+            )
+        )
+    return found
+
+
+def _volume(op: Collective, key: str, tier: _Tier, ranks: Num, own_ratio: float) -> Num:
     """Share of the payload that one rank moves through a tier."""
-    level, inner, _, _ = tier
     if key.endswith("one_shot"):
         return ranks - 1.0
     if op.kind == "all_to_all":
-        return (ranks - inner + own_ratio) / ranks
-    if key.endswith("in_switch") and level.reduces:
+        staying = tier.outer if tier.innermost else ranks  # what goes further out leaves by the outer tiers' ports
+        return (staying - tier.inner + own_ratio) / ranks
+    if key.endswith("in_switch") and tier.level.reduces:
         # a rank reads its shard reduced (and sends its copy of everyone's), then multicasts it and takes in all others'
-        units = ranks / inner
-        return (units + 1.0) / units / inner
+        units = ranks / tier.inner
+        return (units + 1.0) / units / tier.inner
     passes = 2.0 if op.kind == "all_reduce" else 1.0
-    return (passes * (ranks - 1.0) + own_ratio) / ranks / inner
+    return (passes * (ranks - 1.0) + own_ratio) / ranks / tier.inner
 
 
-def _seconds(op: Collective, rows: list[Tier], fits: Fits, key: str) -> Num:
-    """One line's time; hops of all tiers add, their bandwidth times saturate (eighth-power norm)."""
-    ranks = rows[-1][2]
+def _seconds(op: Collective, rows: list[_Tier], fits: Fits, key: str) -> Num:
+    """One line's time; hops of all tiers add, their bandwidth times saturate (sixteenth-power norm)."""
+    ranks = rows[-1].outer
     base: Num = 0.0
     hops: Num = 0.0
     wires: Num = 0.0
     for tier in rows:
-        level, inner, outer, bandwidth = tier
-        crossed = (outer > inner) * 1.0
-        joined = outer / inner
-        line, hop_s = _line(fits, level, key)
-        base = np.maximum(base, line.base_s * np.maximum(crossed, 0.01))
-        steps = np.minimum(joined - 1.0, RING_STEPS_PER_TREE_LEVEL * np.log2(joined))
-        hops = hops + hop_s * steps
-        crowd = 1.0 + line.shared_ratio * np.maximum(joined - 2.0, 0.0)
+        line, hop_s = _line(fits, tier.level, key)
+        base = np.maximum(base, line.base_s * (0.01 + 0.99 * tier.crossed))
+        hops = hops + hop_s * tier.steps
         moved = op.payload_bytes * _volume(op, key, tier, ranks, line.own_ratio)
-        wire = crossed * (moved * crowd / (bandwidth * line.efficiency_ratio))
+        slowed = 1.0 + line.shared_ratio * tier.crowd
+        wire = tier.crossed * (moved * slowed / (tier.rate_bytes_per_s * line.efficiency_ratio))
         fourth = wire * wire * (wire * wire)
-        wires = wires + fourth * fourth
-    return base + hops + np.sqrt(np.sqrt(np.sqrt(wires)))
+        eighth = fourth * fourth
+        wires = wires + eighth * eighth
+    return base + hops + np.sqrt(np.sqrt(np.sqrt(np.sqrt(wires))))
 
 
 def _within_reach(op: Collective, machine: Machine, key: str) -> Num:
@@ -139,8 +168,8 @@ def collective(op: Collective, machine: Machine, fits: Fits, flavour: str = "ncc
     if flavour not in FLAVOURS:
         raise UnknownName("collective flavour", flavour, FLAVOURS)
     levels = machine.plane(op.plane).levels
-    rows = tiers(levels, members(levels, op.ranks, op.stride))
-    ranks = rows[-1][2]
+    rows = _tiers(op, levels)
+    ranks = rows[-1].outer
     keys = _lines(op, levels, fits, flavour)
     inverse: Num = 0.0
     for key in keys:
@@ -151,7 +180,7 @@ def collective(op: Collective, machine: Machine, fits: Fits, flavour: str = "ncc
         inverse = inverse + (power * _within_reach(op, machine, key) if key.endswith("shot") else power)
     best = 1.0 / np.sqrt(np.sqrt(np.sqrt(np.sqrt(inverse))))
     apart = (ranks > 1.0) * 1.0
-    bound = bound_over(op, rows)
+    bound = bound_over(op, [(row.level, row.inner, row.outer, row.rate_bytes_per_s) for row in rows])
     seconds = np.maximum(best, bound) * apart
     passes = 2.0 if op.kind == "all_reduce" else 1.0
     return Cost(

@@ -42,6 +42,8 @@ GUESS = {
 LIMITS = {"base_s": (5e-7, 1e-3), "hop_s": (1e-8, 2e-4), "efficiency_ratio": (5e-4, 1.0), "shared_ratio": (1e-3, 7.0)}
 
 TWINS = {"gb200_nvl4": "nvlink-gb200"}
+LENT = {"nvlink-h800": "nvlink-h100", "ib-xdr": "ib-ndr", "roce-cx7": "ib-ndr"}
+"""Levels that nobody has measured -> a level of the same make with another bandwidth (assumed)."""
 
 
 def _guess(key: str) -> tuple[float, float]:
@@ -178,8 +180,9 @@ def fit(folder: Path) -> Path:
         profiles[profile] = level_lines(system, nccl + large_rows(folder, system), custom, profiles)
     profiles["default"] = typical(profiles)
     fits: Fits = profiles
-    for profile, lines in (scale_out_lines(folder, fits) | moves(folder)).items():
+    for profile, lines in [*scale_out_lines(folder, fits).items(), *moves(folder, fits).items()]:
         profiles[profile] = profiles.get(profile, {}) | lines
+    profiles |= {profile: profiles[lender] for profile, lender in LENT.items() if lender in profiles}
     profiles["host"] = {"eager/launch": eager(folder, profiles)}
     return write(
         "collective",

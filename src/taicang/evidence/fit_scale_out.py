@@ -91,7 +91,7 @@ def scale_out_lines(folder: Path, fits: Fits) -> dict[str, dict[str, Line]]:
     return found
 
 
-def moves(folder: Path) -> dict[str, dict[str, Line]]:
+def moves(folder: Path, fits: Fits) -> dict[str, dict[str, Line]]:
     """Lines of bulk moves: RoCE with a KV-transfer engine from measured rows, the rest from single measured figures."""
     rows = [row for row in moves_measured(folder) if not row.held_out]
     size = np.array([row.payload_bytes / row.bandwidth_bytes_per_s for row in rows])
@@ -100,12 +100,14 @@ def moves(folder: Path) -> dict[str, dict[str, Line]]:
     design = np.stack([np.ones_like(size), size], axis=1) * weight[:, None]
     (base_s, slope), *_ = np.linalg.lstsq(design, took * weight, rcond=None)
     roce = Line(base_s=float(base_s), hop_s=5e-6, efficiency_ratio=float(1.0 / slope))
+    launch_s = fits["default"]["all_to_all/ll"].base_s  # two ranks that exchange nothing
     return {
         "roce": {"transfer/read": roce},
+        "ub-a3": {"transfer/read": Line(base_s=launch_s, hop_s=1.9e-6, efficiency_ratio=UB_READ_RATIO)},
         "default": {
-            "transfer/read": Line(base_s=2e-6, hop_s=0.0, efficiency_ratio=COPY_ENGINE_RATIO),
+            "transfer/read": Line(base_s=launch_s, hop_s=0.0, efficiency_ratio=COPY_ENGINE_RATIO),
             "transfer/read/rdma": roce,
             "transfer/read/vpc": roce,
-            "transfer/read/host": Line(base_s=5e-6, hop_s=0.0, efficiency_ratio=HOST_RATIO),
+            "transfer/read/host": Line(base_s=launch_s, hop_s=0.0, efficiency_ratio=HOST_RATIO),
         },
     }
