@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from taicang.catalog import schema
+from taicang.catalog import files, schema
 from taicang.catalog.build import chip_part
 from taicang.catalog.resolve import Resolved
 from taicang.errors import MissingFigure
@@ -78,11 +78,17 @@ def broken(found: Resolved) -> Iterator[tuple[str, str]]:
         product = 1.0
         for factor in law.factors:
             product *= _get(found, factor) or 0.0
-        if whole is not None and not abs(product - whole) <= law.slack_ratio * whole:
+        if whole is not None and _ours(found, law) and not abs(product - whole) <= law.slack_ratio * whole:
             told = " x ".join(str(factor) for factor in law.factors)
             yield str(law.whole), f"{told} gives {product:.6g}, but {whole:.6g} is published"
     if found.kind == "machine":
         yield from _levels(found)
+
+
+def _ours(found: Resolved, law: Law) -> bool:
+    """Whether the entry itself states the whole: a user's changed machine need not match its base's published total."""
+    leaf = found.leaves.get(str(law.whole))
+    return leaf is None or leaf.file == found.file or found.file.is_relative_to(files.DATA)
 
 
 def _get(found: Resolved, key: str | float) -> float | None:

@@ -52,6 +52,8 @@ class Leaf:
 def value(leaf: Leaf, type_: str, raw: Any = UNKNOWN) -> Any:
     """``leaf`` (or another reading ``raw`` of it) in SI or as text. Errors name file, line and key."""
     raw = leaf.raw if raw is UNKNOWN else raw
+    if type_ in _CHOICES and raw not in _CHOICES[type_]:
+        raise UnknownName(type_, str(raw), _CHOICES[type_], where=leaf.where)
     try:
         return _read(raw, type_)
     except UnitError as error:
@@ -69,10 +71,6 @@ def _read(raw: Any, type_: str) -> Any:
         if not 0 <= number < float("inf"):
             raise InvalidInput(f"expected a finite quantity that is not negative, got {raw!r}")
         return number
-    if type_ in _CHOICES:
-        if raw not in _CHOICES[type_]:
-            raise UnknownName(type_, str(raw), _CHOICES[type_])
-        return raw
     if type_ in ("count", "ranks"):
         if type_ == "ranks" and raw == "all":
             return raw
@@ -147,8 +145,10 @@ def _leaf(
         given = {}  # words need no document behind them unless one is named
     kind = UNKNOWN if body["value"] == UNKNOWN else body.get("kind", given.get("kind", ""))
     conflicts = body.get("conflicts", ())
-    if not all(isinstance(c, dict) and "value" in c for c in conflicts):
-        raise InvalidInput("each conflict needs a 'value'", where=files.where(file, (*at, "conflicts")))
+    if not isinstance(conflicts, (list, tuple)) or not all(isinstance(c, dict) and "value" in c for c in conflicts):
+        raise InvalidInput(
+            "expected a list in which each conflict has a 'value'", where=files.where(file, (*at, "conflicts"))
+        )
     return Leaf(
         path=path,
         raw=body["value"],

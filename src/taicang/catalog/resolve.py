@@ -95,6 +95,9 @@ def _resolve(kind: str, name: str, beside: Path | None, depth: int) -> Resolved:
     leaves: dict[str, Leaf] = {}
     if "base" in body:
         leaves = dict(_base(kind, body["base"], path, depth).leaves)
+    if variant is None and _VARIANTS[kind] in body:
+        why = f"a file of yours holds one entry, without {_VARIANTS[kind]}"
+        raise InvalidInput(why, where=files.where(path, (_VARIANTS[kind],)))
     leaves = derive(kind, leaves, flatten(kind, path, body, (), given))
     title = path.stem
     if variant is not None:
@@ -161,8 +164,7 @@ def _set_leaf(kind: str, text: str, leaves: Mapping[str, Leaf]) -> Leaf:
     if kind == "chip" and path.startswith("chip."):
         path = path.removeprefix("chip.")
     known = {*schema.spelled(kind), *leaves}
-    dimensional = path in known or any(leaf.startswith(f"{path}.") for leaf in leaves)
-    if not dimensional and not path.startswith("kernel_ratio."):
+    if not any(key == path or key.startswith(f"{path}.") for key in known) and not path.startswith("kernel_ratio."):
         raise UnknownName(f"{kind} key", path, known, where="--set")
     try:
         loaded = yaml.safe_load(raw)
@@ -171,7 +173,7 @@ def _set_leaf(kind: str, text: str, leaves: Mapping[str, Leaf]) -> Leaf:
     leaf = Leaf(path=path, raw=loaded, source="user", kind="assumed", place="--set")
     type_ = schema.field_type(kind, path)
     if type_ is None and loaded != NONE:
-        inside = sorted(key for key in leaves if key.startswith(f"{path}."))
+        inside = sorted(key for key in known if key.startswith(f"{path}."))
         raise InvalidInput(f"is a section; set one of its keys: {', '.join(inside)}", where=f"--set {path}")
     if type_ is not None and not leaf.missing and not leaf.absent:
         value(leaf, type_)  # a wrong unit is refused here, not when it is first used
