@@ -9,6 +9,7 @@ import pytest
 from taicang.catalog import calibration, machine
 from taicang.cost.exchange import ExchangeFit, Setting, exchange, lower_bound_s, prepare
 from taicang.cost.exchange_traffic import traffic
+from taicang.errors import UnknownName
 from taicang.evidence.exchange_machines import nvidia
 from taicang.ops import Exchange
 
@@ -71,3 +72,8 @@ def test_more_cores_speed_up_a_throughput_kernel() -> None:
     op = replace(OP, tokens=8192, low_latency=False, ranks=8)
     few, many = (exchange(op, nvidia("h100_sxm", 1), FITS, setting=Setting(cores=c)).seconds for c in (4, 24))
     assert many < few / 2
+
+
+def test_an_unknown_library_suggests_the_nearest() -> None:
+    with pytest.raises(UnknownName, match="deepep_ll"):
+        exchange(OP, nvidia("h100_sxm", 1), FITS, library="deepep-ll")

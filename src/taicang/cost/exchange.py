@@ -16,6 +16,7 @@ import numpy as np
 
 from taicang.cost.cost import Cost, saturate
 from taicang.cost.exchange_traffic import PLAIN, Merge, Setting, domain_levels, lower_bound_s, traffic
+from taicang.errors import UnknownName
 from taicang.hardware import Machine
 from taicang.ops import Exchange
 from taicang.units import Count, Num
@@ -50,6 +51,7 @@ class ExchangeFit:
     near_share_ratio: float = 1.0
     """Of a scale-out network: share of the cores left for copies inside the node while others forward."""
     sharpness: Count = 4.0
+    """How well issue and wires overlap: the p of their p-norm; the outermost network's counts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,13 +132,15 @@ def exchange(
     """Price one dispatch or combine of one rank; balanced unless ``hot_ratio`` says by how much one receiver leads.
 
     ``fits`` holds constants by level profile and "library.kind". ``library`` defaults to the best measured one on the
-    machine's scale-up network for ``op.low_latency``. Fields of ``op`` may be floats or arrays of one shape. The price
+    machine's scale-up network for ``op.low_latency``; ``UnknownName`` if there is no such one. Fields of ``op`` may be floats or arrays of one shape. The price
     never falls below ``lower_bound_s``.
     """
     levels = machine.plane("scale_up").levels
     domain = domain_levels(levels)
     profile = levels[domain - 1].profile
     name = library or _library(fits, profile, op.low_latency)
+    if name not in LIBRARIES:
+        raise UnknownName("exchange library", name, LIBRARIES)
     traits = LIBRARIES[name]
     fit, owner = _constants(fits, profile, f"{name}.{op.kind}")
     flow = traffic(op, machine, traits.merge, setting)
@@ -154,6 +158,7 @@ def exchange(
     payload = op.tokens * op.token_bytes
     near_s = payload * flow.near_s_per_byte * spread / fit.efficiency_ratio
     far_s: Num = 0.0
+    out: ExchangeFit | None = None
     if domain < len(levels):
         out, _ = _constants(fits, levels[domain].profile, f"{name}.{op.kind}")
         beyond = np.minimum(np.maximum(flow.domains - 1.0, 0.0), 1.0)
@@ -166,7 +171,11 @@ def exchange(
     some = np.minimum(np.maximum(op.ranks - 1.0, 0.0), 1.0)
     issue_s = op.tokens / cores * work * hot_ratio
     near_s, far_s = near_s * hot_ratio, far_s * hot_ratio
-    seconds = latency + saturate(issue_s, near_s, far_s, sharpness=float(fit.sharpness))
+    busy_s = saturate(issue_s, near_s, sharpness=float(fit.sharpness))
+    if out is not None:
+        wide_s = saturate(issue_s, near_s, far_s, sharpness=float(out.sharpness))
+        busy_s = np.where(flow.domains > 1.0, wide_s, busy_s)[()]
+    seconds = latency + busy_s
     if traits.prepares and op.kind == "dispatch":
         seconds = seconds + prepare(op, machine, fits, library=name)
     return Cost(
