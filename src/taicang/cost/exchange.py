@@ -132,8 +132,8 @@ def exchange(
     """Price one dispatch or combine of one rank; balanced unless ``hot_ratio`` says by how much one receiver leads.
 
     ``fits`` holds constants by level profile and "library.kind". ``library`` defaults to the best measured one on the
-    machine's scale-up network for ``op.low_latency``; ``UnknownName`` if there is no such one. Fields of ``op`` may be floats or arrays of one shape. The price
-    never falls below ``lower_bound_s``.
+    machine's scale-up network for ``op.low_latency``; ``UnknownName`` if there is no such one. Fields of ``op`` may be
+    floats or arrays of one shape. The price never falls below ``lower_bound_s``.
     """
     levels = machine.plane("scale_up").levels
     domain = domain_levels(levels)
