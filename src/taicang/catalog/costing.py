@@ -40,7 +40,7 @@ ARCHITECTURE: Mapping[str, str] = MappingProxyType(
 
 def of_profile(family: str, kind: type[T], profile: str) -> Mapping[str, T]:
     """Constants of ``family`` for a kernel profile: its own, else those of its architecture."""
-    known = fits(family, kind)
+    known: Mapping[str, Mapping[str, T]] = fits(family, kind)  # type: ignore[arg-type]  # a type is hashable
     for name in (profile, f"{profile}-sxm", ARCHITECTURE.get(profile, "")):
         if name in known:
             return known[name]

@@ -92,12 +92,15 @@ class CostModel:
                 return gemm.gemm(op, chip, gemm.fit_for(book.gemm, op.dtype))
             case GroupedGemm():
                 return experts.experts(op, chip, experts.fit_for(book.experts, op.dtype, gathered=op.gathered))
+            case Attend(kind="mla", phase="decode"):
+                absorbed = attend_mla.fit_for(book.mla_decode, op.dtype, op.kv_dtype)
+                return attend_mla.attend_mla(op, chip, absorbed)
             case Attend(kind="mla"):
-                fits = book.mla_decode if op.phase == "decode" else book.mla_prefill
-                return attend_mla.attend_mla(op, chip, attend_mla.fit_for(fits, op.dtype, op.kv_dtype))
+                return attend_mla.attend_mla(op, chip, attend_mla.fit_for(book.mla_prefill, op.dtype, op.kv_dtype))
+            case Attend(phase="decode"):
+                return attend_gqa.attend_gqa(op, chip, attend_gqa.fit_for(book.gqa_decode, op.dtype, op.kv_dtype))
             case Attend():
-                table = book.gqa_decode if op.phase == "decode" else book.gqa_prefill
-                return attend_gqa.attend_gqa(op, chip, attend_gqa.fit_for(table, op.dtype, op.kv_dtype))
+                return attend_gqa.attend_gqa(op, chip, attend_gqa.fit_for(book.gqa_prefill, op.dtype, op.kv_dtype))
             case Pointwise():
                 return pointwise.pointwise(op, chip, book.pointwise)
             case Lookup():

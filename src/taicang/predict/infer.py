@@ -156,7 +156,7 @@ def _best(setups: list[Setup], ask: Request, phase: str, *, strict: bool) -> Fou
                 closest = min(filter(None, (closest, (short, setup))), key=lambda pair: pair[0])
                 continue
             sequences = sequences[fits]
-            seconds = step(setup, _batch(ask, phase, sequences)).seconds
+            seconds: Any = step(setup, _batch(ask, phase, sequences)).seconds
         except (InvalidPlan, NotModelled):
             if strict:
                 raise
@@ -203,7 +203,7 @@ def _why(
         return Infeasible(
             model=model,
             machine=machine,
-            reason=f"out of memory in {phase}: the best plan ({describe(setup.plan)}) lacks {show(short, 'B')} per rank",
+            reason=f"out of memory in {phase}: {describe(setup.plan)} comes closest, short of {show(short, 'B')} per rank",
             needed=show(capacity + short, "B") + " per rank",
             available=show(capacity, "B") + " per rank",
             remedies=("more ranks (a larger machine, or more nodes: 'NAME x N')", "a lower-precision format (--quant)"),

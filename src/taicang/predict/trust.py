@@ -1,4 +1,4 @@
-"""Why to believe a prediction: what it assumes, where its figures come from, how far it was off where it could be checked."""
+"""Why to believe a prediction: its assumptions, its sources, and how far it was off where it could be checked."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def sources(setup: Setup) -> tuple[str, ...]:
 
 def bands(setup: Setup) -> tuple[Band, ...]:
     """Held-out errors of the suites that speak for this kind of prediction, from the frozen scoreboard."""
-    vendor = "ascend" if setup.machine.chip.vendor == "huawei" else "served"
+    vendor = "ascend" if setup.machine.chip.vendor.lower() == "huawei" else "served"
     return tuple(
         Band(
             suite=name,

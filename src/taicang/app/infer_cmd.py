@@ -1,0 +1,74 @@
+"""``taicang infer``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from taicang.app.options import CHOICES, JSON, LOAD, PLAN, echo_json
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  taicang infer deepseek-r1 --on cloudmatrix384 --input 4096 --output 256 --tpot 50ms
+  taicang infer llama-3.1-70b --on hgx-h100 --input 1024 --output 1024 --tp 4 --batch 32
+  taicang infer path/to/config.json --on "hgx-h20 x 2" --tpot 100ms --json
+  taicang infer deepseek-r1 --on cloudmatrix384 --set chip.memory.bandwidth="4 TB/s"
+"""
+)
+@click.argument("model")
+@click.option("--on", "machine", required=True, help='Machine, e.g. cloudmatrix384, "hgx-h100 x 4", my.yaml.')
+@LOAD
+@PLAN
+@CHOICES
+@click.option("--layers", is_flag=True, help="Print the operator waterfall of the whole step, not of one layer only.")
+@JSON
+def infer(model: str, machine: str, as_json: bool, layers: bool, **options: Any) -> None:
+    """Serve MODEL (a built-in name or a Hugging Face config.json) on a machine.
+
+    Prints the best plan that meets the SLO and fits the memory, TTFT, TPOT, throughput per instance, chip and die,
+    memory by what fills it, the operator waterfall, what binds, power, assumptions, sources and the error band.
+    """
+    from taicang.app.plan_options import plan_from
+    from taicang.predict import Infeasible
+    from taicang.predict import infer as predict
+
+    plan = plan_from(options)
+    result = predict(
+        model,
+        machine,
+        plan=plan,
+        input_tokens=options["input_tokens"],
+        output_tokens=options["output_tokens"],
+        tpot_s=options["tpot"],
+        ttft_s=options["ttft"],
+        stack=options["stack"],
+        quant=options["quant"],
+        batch=options["batch"],
+        drafts=options["drafts"],
+        acceptance_ratio=options["acceptance"],
+        skew=options["skew"],
+        approximate=options["approximate"],
+        sets=options["sets"],
+    )
+    if as_json:
+        echo_json({"infeasible": isinstance(result, Infeasible), **_fields(result)})
+    elif isinstance(result, Infeasible):
+        from taicang.app.render import show_infeasible
+
+        show_infeasible(result)
+    else:
+        from taicang.app.render import show_prediction
+
+        show_prediction(result, whole=layers)
+    if isinstance(result, Infeasible):
+        raise SystemExit(1)
+
+
+def _fields(result: Any) -> dict[str, Any]:
+    from taicang.records import plain
+
+    made: dict[str, Any] = plain(result)
+    return made

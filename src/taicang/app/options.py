@@ -1,0 +1,106 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from taicang.units import parse
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Seconds(click.ParamType[float]):
+    """A duration with a unit: 50ms, 2s."""
+
+    name = "DURATION"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Parse through the catalogue's unit door, so that a bare number is refused."""
+        if isinstance(value, float):
+            return value
+        return parse(value, "s", where=param.opts[0] if param else "")
+
+
+def stacked(*decorators: Callable[[F], F]) -> Callable[[F], F]:
+    """Several decorators as one, in reading order."""
+
+    def apply(function: F) -> F:
+        for decorator in reversed(decorators):
+            function = decorator(function)
+        return function
+
+    return apply
+
+
+LOAD = stacked(
+    click.option(
+        "--input", "input_tokens", type=click.IntRange(1), default=4096, show_default=True, help="Prompt tokens."
+    ),
+    click.option(
+        "--output", "output_tokens", type=click.IntRange(1), default=256, show_default=True, help="Output tokens."
+    ),
+    click.option("--tpot", type=Seconds(), help="Time per output token that must hold, e.g. 50ms."),
+    click.option("--ttft", type=Seconds(), help="Time to first token that must hold, e.g. 2s."),
+)
+"""Load and SLO."""
+
+CHOICES = stacked(
+    click.option("--stack", help="Software stack, e.g. vllm, sglang@0.5.9 (default: by machine and model)."),
+    click.option(
+        "--quant", default="auto", show_default=True, help="auto (the checkpoint's), bf16, fp8, int8, w4a8, nvfp4."
+    ),
+    click.option(
+        "--mtp", "drafts", type=click.IntRange(0, 8), help="Drafted tokens per step (default: 1 if the model has MTP)."
+    ),
+    click.option(
+        "--acceptance",
+        type=click.FloatRange(0, 1),
+        default=0.7,
+        show_default=True,
+        help="Chance that a drafted token is accepted.",
+    ),
+    click.option(
+        "--skew",
+        type=click.FloatRange(0, 2),
+        default=1.01,
+        show_default=True,
+        help="Power-law exponent of expert popularity.",
+    ),
+    click.option(
+        "--set",
+        "sets",
+        multiple=True,
+        metavar="PATH=VALUE",
+        help='Change a figure: --set chip.memory.bandwidth="4 TB/s".',
+    ),
+    click.option(
+        "--approximate", is_flag=True, help="Take the nearest modelled kind for unmodelled features, and say so."
+    ),
+)
+"""Stack, formats, model traits."""
+
+PLAN = stacked(
+    click.option("--tp", type=click.IntRange(1), help="Tensor-parallel ranks of attention."),
+    click.option("--dp", type=click.IntRange(1), help="Attention data-parallel groups."),
+    click.option("--pp", type=click.IntRange(1), help="Pipeline stages."),
+    click.option("--ep", type=click.IntRange(1), help="Expert-parallel groups."),
+    click.option("--moe-tp", type=click.IntRange(1), help="Tensor-parallel ranks of each expert."),
+    click.option("--redundant", type=click.IntRange(0), help="Redundant experts."),
+    click.option("--shared-ranks", type=click.IntRange(0), help="Ranks that hold only the shared expert."),
+    click.option("--microbatches", type=click.IntRange(1, 2), help="Microbatches that overlap."),
+    click.option("--batch", type=click.IntRange(1), help="Sequences per attention group in decode."),
+)
+"""Layout of the decode instance."""
+
+JSON = click.option("--json", "as_json", is_flag=True, help="Machine-readable output.")
+
+
+def echo_json(value: Any) -> None:
+    """Print a dataclass or plain data as JSON."""
+    from taicang.records import plain
+
+    click.echo(json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False))

@@ -1,0 +1,135 @@
+"""Predictions on the terminal."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+
+from taicang.predict.infer import describe
+from taicang.predict.prediction import Infeasible, PhasePrediction, Prediction
+from taicang.serve.memory import MemoryUse
+from taicang.timeline import Slice
+from taicang.units import show
+
+console = Console(highlight=False)
+
+FILLS = (
+    ("attention weights", "attention_bytes"),
+    ("feed-forward weights", "dense_bytes"),
+    ("expert weights", "experts_bytes"),
+    ("shared experts", "shared_bytes"),
+    ("embedding and head", "embedding_bytes"),
+    ("draft layers", "draft_bytes"),
+    ("KV cache", "cache_bytes"),
+    ("activations", "activation_bytes"),
+    ("exchange buffers", "exchange_bytes"),
+    ("runtime (assumed)", "runtime_bytes"),
+)
+
+
+def show_prediction(p: Prediction, *, whole: bool) -> None:
+    """Everything that a prediction says, headline first."""
+    console.print(
+        f"[bold]{p.model}[/] on [bold]{p.machine}[/], {p.stack}, {p.input_tokens} + {p.output_tokens} tokens, {p.mode}"
+    )
+    table = Table(show_header=True, box=None, pad_edge=False)
+    for column in ("", "decode", "prefill"):
+        table.add_column(column, justify="left" if not column else "right")
+    rows = (
+        ("plan", describe(p.decode.plan), describe(p.prefill.plan)),
+        ("instance", f"{p.decode.chips} chips", f"{p.prefill.chips} chips"),
+        ("batch per group", f"{p.decode.sequences:.0f}", f"{p.prefill.sequences:.0f} prompts"),
+        ("latency", f"TPOT {show(p.tpot_s, 's')}", f"TTFT {show(p.ttft_s, 's')}"),
+        ("step", show(p.decode.step_s, "s"), show(p.prefill.step_s, "s")),
+        ("tokens/s per instance", f"{p.decode.tokens_per_s:,.0f}", f"{p.prefill.tokens_per_s:,.0f}"),
+        ("tokens/s per chip", f"{p.decode.tokens_per_s_per_chip:,.0f}", f"{p.prefill.tokens_per_s_per_chip:,.0f}"),
+        ("tokens/s per die", f"{p.decode.tokens_per_s_per_rank:,.0f}", f"{p.prefill.tokens_per_s_per_rank:,.0f}"),
+        ("tokens/J", _optional(p.decode.tokens_per_j), _optional(p.prefill.tokens_per_j)),
+        ("binds", _binds(p.decode), _binds(p.prefill)),
+    )
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+    console.print(
+        f"together: {p.output_tokens_per_s_per_chip:,.0f} output tokens/s per chip, {p.prefill_chips_ratio:.0%} of the "
+        f"chips in prefill; {p.machine_output_tokens_per_s:,.0f} on the whole machine"
+    )
+    if p.power_w_per_chip is not None:
+        console.print(
+            f"power: {show(p.power_w_per_chip, 'W')} of IT power per chip; "
+            f"{_optional(p.output_tokens_per_s_per_w)} output tokens per joule"
+        )
+    else:
+        console.print("power: unknown (no public figure for this machine)")
+    _memory(p.decode.memory)
+    _waterfall(p.decode, whole=whole)
+    for title, lines in (("assumptions", p.assumptions), ("sources", p.sources)):
+        console.print(f"[bold]{title}[/]")
+        for line in lines:
+            console.print(f"  - {line}")
+    _bands(p)
+    console.print(f"[dim]{p.candidates:,} candidates; catalogue {p.digest[:12]}; taicang {p.version}[/]")
+
+
+def _optional(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.3g}"
+
+
+def _binds(phase: PhasePrediction) -> str:
+    return f"{phase.binds} ({phase.binds_ratio:.0%})"
+
+
+def _memory(use: MemoryUse) -> None:
+    console.print(f"[bold]memory per rank, decode[/] ({show(use.capacity_bytes, 'B')})")
+    for label, field in FILLS:
+        size = float(getattr(use, field))
+        if size > 0:
+            console.print(f"  {label:22s} {show(size, 'B'):>8s} {_bar(size / use.capacity_bytes)}")
+    console.print(f"  {'free':22s} {show(float(use.spare_bytes), 'B'):>8s}")
+
+
+def _bar(share: float) -> str:
+    return "█" * round(share * 40) or "▏"
+
+
+def _waterfall(phase: PhasePrediction, *, whole: bool) -> None:
+    step = phase.step
+    last = max(piece.block for piece in step.slices)
+    console.print(
+        f"[bold]decode step[/] {show(float(step.seconds), 's')} ({step.schedule}; "
+        f"{show(float(step.hidden_s), 's')} hidden by overlap)"
+    )
+    for part, seconds in step.by_part().items():
+        console.print(f"  {part:22s} {show(float(seconds), 's'):>8s} {_bar(float(seconds) / float(step.busy_s))}")
+    shown = [p for p in step.slices if whole or (p.block == last and p.part != "draft")]
+    console.print("[bold]all operators[/]" if whole else "[bold]one layer[/] (of the last kind, per microbatch)")
+    table = Table(box=None, pad_edge=False)
+    for column in ("operator", "stream", "runs", "each", "binds"):
+        table.add_column(column, justify="left" if column in ("operator", "stream", "binds") else "right")
+    for piece in shown:
+        table.add_row(*_line(piece))
+    console.print(table)
+
+
+def _line(piece: Slice) -> tuple[str, ...]:
+    cost = piece.cost
+    return piece.label, piece.stream, f"{float(piece.repeat):.0f}", show(float(cost.seconds), "s"), cost.binds
+
+
+def _bands(p: Prediction) -> None:
+    console.print("[bold]error band[/] (held-out measurements of this kind)")
+    if not p.bands:
+        console.print("  none yet")
+    for band in p.bands:
+        console.print(
+            f"  {band.title}: mean error {band.mape_ratio:.1%}, "
+            f"nine in ten within {band.p90_ratio:.0%} ({band.rows} rows)"
+        )
+
+
+def show_infeasible(found: Infeasible) -> None:
+    """Why nothing fits, by how much, and what would help."""
+    console.print(f"[bold]infeasible[/]: {found.model} on {found.machine}: {found.reason}")
+    console.print(f"  needed    {found.needed}\n  available {found.available}")
+    for remedy in found.remedies:
+        console.print(f"  try       {remedy}")

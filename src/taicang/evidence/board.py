@@ -1,0 +1,154 @@
+"""The scoreboard: every suite, what it speaks for, and its scores against the frozen ones."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import yaml
+
+from taicang.catalog.trust import FILE
+from taicang.errors import InvalidInput, UnknownName
+from taicang.evidence.score import Outcome, Score, score_parts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Suite:
+    """Outcomes of one module: ``names`` are the suites in them; ``carried`` ones need no evidence folder."""
+
+    module: str
+    names: tuple[str, ...]
+    carried: bool = False
+    kernels: bool = False
+    """Reads the folder ``kernels`` of the evidence folder."""
+
+
+SUITES = (
+    Suite(module="suite_gemm", names=("gemm",)),
+    Suite(module="suite_attend", names=("attend_prefill", "attend_decode")),
+    Suite(module="suite_mla", names=("mla_prefill", "mla_decode"), kernels=True),
+    Suite(module="suite_experts", names=("experts", "experts_wideep"), kernels=True),
+    Suite(module="suite_collective", names=("nccl", "allreduce", "published_collective", "kv_transfer")),
+    Suite(module="suite_exchange", names=("alltoall_gb200", "deepep_ll", "deepep_normal")),
+    Suite(
+        module="suite_ascend",
+        names=("ascend_operators", "ascend_layer", "ascend_serving", "ascend_steps"),
+        carried=True,
+    ),
+    Suite(
+        module="suite_served",
+        names=("served_tpot_agg", "served_tpot_disagg", "served_ttft_agg", "served_ttft_disagg"),
+    ),
+    Suite(
+        module="suite_published",
+        names=(
+            "published_moe",
+            "published_trtllm",
+            "published_mlperf",
+            "published_mlenergy",
+            "published_mlenergy_power",
+            "published_splitwise",
+            "published_mooncake",
+        ),
+    ),
+)
+
+SPEAKS_FOR: Mapping[str, tuple[str, str]] = MappingProxyType(
+    {
+        "ascend_serving": ("ascend", "DeepSeek-R1 on CloudMatrix384, decode and prefill"),
+        "ascend_steps": ("ascend", "forward steps on Ascend dies"),
+        "served_tpot_agg": ("served", "TPOT of served models, aggregated"),
+        "served_tpot_disagg": ("served", "TPOT of served models, disaggregated"),
+        "published_moe": ("served", "throughput of disaggregated expert models"),
+        "published_trtllm": ("served", "TensorRT-LLM throughput"),
+    }
+)
+"""Suites whose held-out errors become bands of predictions: for which machines, and their title."""
+
+
+def outcomes(folder: Path | None, wanted: Iterable[str] = ()) -> Iterator[Outcome]:
+    """Outcomes of all suites that can run: those that are carried, and with an evidence ``folder`` all others.
+
+    ``wanted`` restricts them by suite name. Raises ``UnknownName`` for a suite that does not exist and
+    ``InvalidInput`` for a folder without evidence.
+    """
+    names = list(wanted)
+    known = [name for suite in SUITES for name in suite.names]
+    for name in names:
+        if name not in known:
+            raise UnknownName("suite", name, known)
+    if folder is not None and not (folder / "kernels").is_dir():
+        raise InvalidInput("no evidence here (expected CSV files and a folder 'kernels')", where=str(folder))
+    for suite in SUITES:
+        if names and not set(names) & set(suite.names):
+            continue
+        for outcome in _run(suite, folder):
+            if not names or outcome.suite in names:
+                yield outcome
+
+
+def _run(suite: Suite, folder: Path | None) -> Iterator[Outcome]:
+    module = importlib.import_module(f"taicang.evidence.{suite.module}")
+    if suite.carried:
+        yield from module.outcomes()
+    elif folder is not None:
+        yield from module.outcomes(folder / "kernels" if suite.kernels else folder)
+
+
+def frozen() -> Mapping[str, Any]:
+    """The frozen scoreboard as plain data; empty before the first freeze."""
+    if not FILE.exists():
+        return {}
+    loaded: Mapping[str, Any] = yaml.safe_load(FILE.read_text(encoding="utf-8"))
+    return loaded
+
+
+def freeze(scores: Iterable[Score]) -> Path:
+    """Accept ``scores`` as the expected ones. Suites that did not run keep theirs."""
+    board: dict[str, Any] = dict(frozen().get("scores", {}))
+    for one in scores:
+        board.setdefault(one.suite, {})
+        board[one.suite][one.part] = {
+            "rows": one.rows,
+            "coverage_ratio": round(one.coverage_ratio, 4),
+            "mape_ratio": round(one.mape_ratio, 4),
+            "median_ratio": round(one.median_ratio, 4),
+            "bias_ratio": round(one.bias_ratio, 4),
+            "p90_ratio": round(one.p90_ratio, 4),
+        }
+    bands = {}
+    for name, (speaks_for, title) in SPEAKS_FOR.items():
+        held = board.get(name, {}).get("held-out")
+        if held:
+            bands[name] = {"speaks_for": speaks_for, "title": title} | {
+                key: held[key] for key in ("mape_ratio", "p90_ratio", "rows")
+            }
+    header = "# Written by `taicang score --freeze`: expected errors; a drift of half a point fails the tests.\n"
+    FILE.write_text(header + yaml.safe_dump({"scores": board, "bands": bands}, sort_keys=False), encoding="utf-8")
+    return FILE
+
+
+DRIFT_RATIO = 0.005
+"""How far a suite's mean error may move before it must be accepted on purpose: half a point."""
+
+
+def drifts(scores: Iterable[Score]) -> list[str]:
+    """Suites whose mean error left the frozen one by more than ``DRIFT_RATIO``, in words."""
+    expected = frozen().get("scores", {})
+    found = []
+    for one in scores:
+        was = expected.get(one.suite, {}).get(one.part)
+        if was is None:
+            found.append(f"{one.suite} {one.part}: not frozen yet")
+        elif not abs(was["mape_ratio"] - one.mape_ratio) <= DRIFT_RATIO:
+            found.append(f"{one.suite} {one.part}: {was['mape_ratio']:.2%} frozen, {one.mape_ratio:.2%} now")
+    return found
+
+
+def board(folder: Path | None, wanted: Iterable[str] = (), *, by_group: bool = False) -> list[Score]:
+    """Scores of all suites that can run."""
+    return score_parts(outcomes(folder, wanted), by_group=by_group)
