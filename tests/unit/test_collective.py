@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from taicang.catalog import calibration
+from taicang.catalog import calibration, machine
 from taicang.cost.collective import Line, collective
 from taicang.cost.collective_bound import lower_bound_s, members, usable_bytes_per_s
 from taicang.cost.transfer import transfer
@@ -18,9 +18,9 @@ FITS = calibration.fits("collective", Line)
 MESH = Level(name="hccs", ranks=8, bandwidth_bytes_per_s=196e9, latency_s=1e-6, topology="mesh")
 
 
-def all_reduce(machine, ranks, payload, flavour="nccl", stride=1):
+def all_reduce(fabric, ranks, payload, flavour="nccl", stride=1):
     op = Collective(kind="all_reduce", payload_bytes=payload, ranks=ranks, stride=stride)
-    return float(collective(op, machine, FITS, flavour).seconds)
+    return float(collective(op, fabric, FITS, flavour).seconds)
 
 
 def test_members_follow_the_stride():
@@ -55,21 +55,21 @@ def test_a_tapered_outer_tier_binds_an_all_to_all():
 
 
 def test_strided_groups_pay_the_network_that_packed_ones_do_not():
-    machine = machine_of(level("h100_sxm"), scale_out("ib-ndr", 1024, 50e9))
-    assert all_reduce(machine, 8, 1e8, stride=8) > 3 * all_reduce(machine, 8, 1e8)
+    fabric = machine_of(level("h100_sxm"), scale_out("ib-ndr", 1024, 50e9))
+    assert all_reduce(fabric, 8, 1e8, stride=8) > 3 * all_reduce(fabric, 8, 1e8)
 
 
 def test_an_engines_kernels_win_small_messages_and_leave_large_ones_to_the_library():
-    machine = machine_of(level("h200_sxm"))
-    assert all_reduce(machine, 8, 8192, "trtllm") < 0.5 * all_reduce(machine, 8, 8192)
-    assert all_reduce(machine, 8, 2.0**30, "trtllm") == pytest.approx(all_reduce(machine, 8, 2.0**30), rel=0.1)
+    fabric = machine_of(level("h200_sxm"))
+    assert all_reduce(fabric, 8, 8192, "trtllm") < 0.5 * all_reduce(fabric, 8, 8192)
+    assert all_reduce(fabric, 8, 2.0**30, "trtllm") == pytest.approx(all_reduce(fabric, 8, 2.0**30), rel=0.1)
 
 
 def test_best_is_at_least_as_fast_as_each_flavour():
-    machine = machine_of(level("b200_sxm"))
+    fabric = machine_of(level("b200_sxm"))
     for size in (1e3, 1e5, 1e7, 1e9):
-        best = all_reduce(machine, 8, size, "best")
-        assert best <= min(all_reduce(machine, 8, size, f) for f in ("nccl", "trtllm", "sglang", "vllm"))
+        best = all_reduce(fabric, 8, size, "best")
+        assert best <= min(all_reduce(fabric, 8, size, f) for f in ("nccl", "trtllm", "sglang", "vllm"))
 
 
 def test_kernels_over_cuda_ipc_end_at_the_tray_and_multicast_does_not():
@@ -85,15 +85,23 @@ def test_switches_that_reduce_help_large_groups():
 
 
 def test_transfers_pick_the_tier_by_distance_and_refuse_absent_planes():
-    machine = machine_of(level("h100_sxm"), scale_out("ib-ndr", 1024, 50e9))
+    fabric = machine_of(level("h100_sxm"), scale_out("ib-ndr", 1024, 50e9))
 
     def seconds(distance):
-        return transfer(Transfer(payload_bytes=1e9, plane="scale_up", distance=distance), machine, FITS).seconds
+        return transfer(Transfer(payload_bytes=1e9, plane="scale_up", distance=distance), fabric, FITS).seconds
 
     assert seconds(7) < 0.2 * seconds(8)
-    together = transfer(
-        Transfer(payload_bytes=1e9, plane="scale_up", distance=np.array([0.0, 7.0, 8.0])), machine, FITS
-    )
+    together = transfer(Transfer(payload_bytes=1e9, plane="scale_up", distance=np.array([0.0, 7.0, 8.0])), fabric, FITS)
     assert together.seconds.tolist() == [0.0, seconds(7), seconds(8)]
     with pytest.raises(NotModelled, match="no rdma plane"):
-        transfer(Transfer(payload_bytes=1.0, plane="rdma"), machine, FITS)
+        transfer(Transfer(payload_bytes=1.0, plane="rdma"), fabric, FITS)
+
+
+@pytest.mark.parametrize(
+    ("name", "system"),
+    [("hgx-a100", "a100_sxm"), ("hgx-h100", "h100_sxm"), ("hgx-b200", "b200_sxm"), ("gb200-nvl72", "gb200")],
+)
+def test_constants_are_relative_to_the_catalogues_bandwidths(name, system):
+    found, fitted = machine(name).planes["scale_up"].levels[0], level(system)
+    assert (found.profile, found.bandwidth_bytes_per_s) == (fitted.profile, fitted.bandwidth_bytes_per_s)
+    assert (found.ranks, found.reduces) == (fitted.ranks, fitted.reduces)
