@@ -56,7 +56,7 @@ class GroupedGemm:
 class Attend:
     """The attention core (scores, softmax, weighted sum) in sufficient statistics.
 
-    ``queries`` tokens of ``sequences`` sequences meet ``pairs`` query-key pairs per head (causally skipped pairs are not
+    ``queries`` tokens of ``sequences`` sequences meet ``pairs`` query-key pairs per head (causally skipped ones are not
     counted) and read ``context`` cached tokens. ``kind`` "mla" in decode is the absorbed form, in which all heads
     share one latent of width ``qk_dim`` = kv_lora + rope and ``v_dim`` = kv_lora; in prefill it is the plain form with
     ``kv_heads`` = heads. ``phase`` names the kernel: decode kernels split the context, prefill kernels the queries.

@@ -8,6 +8,7 @@ from typing import Literal, TypeAlias
 from taicang.units import Count
 
 Phase: TypeAlias = Literal["prefill", "decode"]
+Exchanging: TypeAlias = Literal["auto", "all_to_all", "gather"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +51,8 @@ class ServePlan:
     acceptance_ratio: float = 0.7
     """Chance that a drafted token is accepted, given that those before it were."""
     microbatches: int = 1
+    exchange: Exchanging = "auto"
+    """How tokens reach experts under attention data parallelism; "auto" is the stack's default."""
     quant: Quantisation = Quantisation()
 
     @property

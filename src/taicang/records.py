@@ -8,7 +8,7 @@ from typing import Any
 
 
 def plain(value: Any) -> Any:
-    """``value`` as dicts, lists, strings and numbers, ready for ``json.dumps``; dataclasses become dicts of their fields."""
+    """``value`` as dicts, lists, strings and numbers for ``json.dumps``; dataclasses become dicts of their fields."""
     if is_dataclass(value) and not isinstance(value, type):
         return {f.name: plain(getattr(value, f.name)) for f in fields(value)}
     if isinstance(value, Mapping):

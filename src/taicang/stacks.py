@@ -37,7 +37,8 @@ class Stack:
     fused: frozenset[str] = frozenset()
     """Fusions present: "qk_norm_rope" (query-key norm with rotation), "mla_prolog" (norms, projections, rope)."""
     overlap: frozenset[str] = frozenset()
-    """Abilities: "expert_all_to_all" (token exchange instead of gather and scatter), "two_batch" (microbatches)."""
+    """Abilities: "expert_all_to_all" (token exchange by default instead of gather and scatter), "offers_all_to_all"
+    (on request), "two_batch" (overlapped microbatches), "sp_attention" (sequence-tensor-sequence prefill)."""
     all_reduce: str = "best"
     """Whose all-reduce kernels run: "nccl", "trtllm", "sglang", "vllm" or the best of them."""
     partition: tuple[float, float] | None = None

@@ -44,7 +44,7 @@ def show_comparison(names: Sequence[str], results: Sequence[Prediction | Infeasi
     console.print(table)
     console.print(
         "\ndecode and prefill: each phase on its own instances at the best batch and plan; output: over all chips, both"
-        "\nphases in step; per watt: IT power of the whole machine under load. error: mean error of the held-out suite that is"
+        "\nphases in step; per watt: IT power of the whole machine under load. error: mean error of the held-out suite"
         "\nnearest to the machine; an announced or cancelled machine has no measurements of its own."
     )
     for name, result in zip(names, results, strict=True):

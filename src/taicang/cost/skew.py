@@ -42,11 +42,11 @@ _WEIGHTS = _WEIGHTS / 2.0
 class HotRank:
     """What the hottest rank of an expert group gets."""
 
-    lead: Num
+    lead: Count
     """Its token-expert pairs over the mean of all ranks (>= 1)."""
-    rows: Num
+    rows: Count
     """Token-expert pairs that it computes (at least one: some rank has to take the first token)."""
-    touched: Num
+    touched: Count
     """Expected number of its experts (slots) that get any token."""
 
 

@@ -1,1 +1,1 @@
-"""Published measurements, how far the predictions are from them, and the constants fitted on a declared part of them."""
+"""Published measurements, how far predictions are from them, and the constants fitted on a declared part of them."""

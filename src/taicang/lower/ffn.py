@@ -66,7 +66,7 @@ def experts(kind: Experts, setting: Setting) -> Iterator[Item]:
     groups = plan.dp * (plan.tp if plan.sp else 1)
     exchanged = plan.dp > 1 or plan.sp
     sent = own if plan.sp else own / plan.tp
-    dispatched = exchanged and "expert_all_to_all" in setting.stack.overlap
+    dispatched = exchanged and _all_to_all(setting)
     if dispatched:
         yield "dispatch", _exchange("dispatch", sent, topk, slots, setting), 1
     elif exchanged:
@@ -100,6 +100,13 @@ def experts(kind: Experts, setting: Setting) -> Iterator[Item]:
         )
     elif ranks > 1:
         yield "experts all-reduce", Collective(kind="all_reduce", payload_bytes=own * hidden * 2.0, ranks=ranks), 1
+
+
+def _all_to_all(setting: Setting) -> bool:
+    """Whether tokens travel to their experts (dispatch, combine) or every rank gathers all of them."""
+    if setting.plan.exchange == "auto":
+        return "expert_all_to_all" in setting.stack.overlap
+    return setting.plan.exchange == "all_to_all"
 
 
 def _exchange(kind: ExchangeKind, sent: Count, topk: int, slots: int, setting: Setting) -> Exchange:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import product
 
 from taicang.errors import InvalidInput, NotModelled
 from taicang.hardware import Chip, Machine
 from taicang.models.types import Experts, GatedLinear, GroupedQuery, Latent, Model
-from taicang.plans import Quantisation, ServePlan
+from taicang.plans import Exchanging, Quantisation, ServePlan
 from taicang.stacks import Stack
 
 QUANTS = ("auto", "bf16", "fp8", "int8", "w4a8", "nvfp4")
@@ -92,12 +93,13 @@ def plans(
     if not experts:
         return
     microbatches = (1, 2) if "two_batch" in stack.overlap else (1,)
+    exchanges: tuple[Exchanging, ...] = ("auto", "all_to_all") if "offers_all_to_all" in stack.overlap else ("auto",)
     for ranks in _expert_ranks(experts, machine.ranks):
         shared = ranks // 10 if ranks > experts.experts and experts.shared_inter else 0
         spare = ranks - shared - experts.experts if ranks > experts.experts else -experts.experts % ranks
         wide = replace(base, dp=ranks, ep=ranks, redundant=max(spare, 0), shared_ranks=shared)
-        for count in microbatches:
-            yield replace(wide, microbatches=count)
+        for count, exchange in product(microbatches, exchanges):
+            yield replace(wide, microbatches=count, exchange=exchange)
             if phase == "prefill" and "sp_attention" in stack.overlap and not shared:
                 sp = replace(wide, tp=ranks, dp=1, sp=True, microbatches=count, redundant=max(spare, ranks))
                 if _divides(model, ranks):

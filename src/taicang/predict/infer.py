@@ -203,7 +203,7 @@ def _why(
         return Infeasible(
             model=model,
             machine=machine,
-            reason=f"out of memory in {phase}: {describe(setup.plan)} comes closest, short of {show(short, 'B')} per rank",
+            reason=f"out of memory in {phase}: {describe(setup.plan)} comes closest, {show(short, 'B')} short per rank",
             needed=show(capacity + short, "B") + " per rank",
             available=show(capacity, "B") + " per rank",
             remedies=("more ranks (a larger machine, or more nodes: 'NAME x N')", "a lower-precision format (--quant)"),

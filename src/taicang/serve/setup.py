@@ -29,7 +29,7 @@ class Setup:
     machine: Machine
     stack: Stack
     price: Callable[[Operator, float, float], Cost]
-    skew: float = 0.0
+    skew: Count = 0.0
     """Exponent of the expert popularity's power law."""
     straggle_ratio: float = 1.0
     """Slowest rank's time in an expert exchange over the mean rank's."""
