@@ -5,8 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping
 
-from taicang.formats import FORMATS
-
 # fmt: off
 _OWNERS = frozenset({
     "01-ai", "amd", "baai", "bigscience", "codellama", "databricks", "deepseek-ai", "facebook",
@@ -53,19 +51,16 @@ def canonical(text: str, *, known: Collection[str], aliases: Mapping[str, str]) 
         owner = ""
     name = re.sub(r"[\s_]+", "-", name)
     dtype: str | None = None
-    while True:
-        if name in aliases or name in known:
-            target, _, asked = aliases.get(name, name).partition("@")
-            return target, dtype or asked or None
+    while name not in aliases and name not in known:
         suffix = next((s for s in _FORMAT_SUFFIX if name.endswith(f"-{s}")), None)
         if suffix is not None and dtype is None:
             name, dtype = name.removesuffix(f"-{suffix}"), _FORMAT_SUFFIX[suffix]
         elif name.endswith("-fp8") and dtype is None:
             name = name.removesuffix("-fp8")
             dtype = "fp8_block" if owner != "nvidia" and name.startswith(_BLOCK_FP8) else "fp8"
-        elif shorter := _VARIANT.sub("", name):
-            if shorter == name:
-                return None
-            name = shorter
-        if dtype is not None and dtype not in FORMATS:  # pragma: no cover - the table above names formats only
+        elif _VARIANT.search(name):
+            name = _VARIANT.sub("", name)
+        else:
             return None
+    target, _, asked = aliases.get(name, name).partition("@")
+    return target, dtype or asked or None

@@ -32,10 +32,12 @@ def model(name_or_path: str, *, approximate: bool = False) -> Model:
     file and key).
     """
     path = Path(name_or_path).expanduser()
-    if path.suffix in (".json", ".yaml", ".yml") or path.is_dir():
+    if path.suffix in (".json", ".yaml", ".yml") or name_or_path.startswith((".", "/", "~")):
         return read_model(path, approximate=approximate)
     found = canonical(name_or_path, known=_builtin_names(), aliases=names()["aliases"])
     if found is None:
+        if name_or_path and path.is_dir():
+            return read_model(path, approximate=approximate)
         raise UnknownName("model", name_or_path, model_names())
     name, dtype = found
     if (refusal := names()["not_modelled"].get(name)) is not None:

@@ -16,6 +16,7 @@ def feed_forwards(keys: Keys, family: Family, layers: int, hidden: int) -> list[
     if not experts:
         if family.needs_experts:
             keys.number("n_routed_experts", "num_experts", "num_local_experts")
+        keys.ignore("num_experts_per_tok", "moe_intermediate_size")
         return [Dense(inter=_width(keys, hidden), gated=gated, bias=bias)] * layers
     sparse = _sparse(keys, layers)
     topk = keys.number("num_experts_per_tok", "experts_per_token", "top_k_experts")

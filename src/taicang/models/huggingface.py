@@ -6,6 +6,7 @@ cannot express raises ``NotModelled``, unless the caller asks for the nearest ki
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from difflib import get_close_matches
@@ -19,6 +20,7 @@ from taicang.models.keys import Keys
 from taicang.models.quantised import weight_format
 from taicang.models.types import Attention, Block, FeedForward, Model
 
+_MOST_LAYERS = 10_000  # far above any model: a slip of the pen must not fill the memory
 _WRAPPERS = ("qwen3_5", "qwen3_5_moe", "llama4", "gemma3", "mistral3", "kimi_k25")
 
 
@@ -46,6 +48,8 @@ def from_config(config: Mapping[str, Any], name: str, *, approximate: bool = Fal
         raise NotModelled(f"{keys.at('model_type')}: {kind!r} is not modelled{hint}")
     family = FAMILIES[kind]
     layers = keys.number("num_hidden_layers", "n_layer")
+    if layers > _MOST_LAYERS:
+        raise InvalidInput(f"{layers} layers are more than {_MOST_LAYERS}", where=keys.at("num_hidden_layers"))
     hidden = keys.number("hidden_size", "n_embd")
     context = keys.number("max_position_embeddings", "n_positions", "seq_length", default=2048)
     attention = attentions(keys, family, layers, hidden)
@@ -76,9 +80,9 @@ def from_config(config: Mapping[str, Any], name: str, *, approximate: bool = Fal
 def blocks(attention: list[Attention], ffn: list[FeedForward], norms: int) -> tuple[Block, ...]:
     """Equal layers gathered in the order of their last appearance: the last block is the last layer's kind."""
     pairs = list(zip(attention, ffn, strict=True))
-    last = {pair: i for i, pair in enumerate(pairs)}
+    counts, last = Counter(pairs), {pair: i for i, pair in enumerate(pairs)}
     order = sorted(last, key=last.__getitem__)
-    return tuple(Block(attention=a, ffn=f, count=pairs.count((a, f)), norms=norms) for a, f in order)
+    return tuple(Block(attention=a, ffn=f, count=counts[a, f], norms=norms) for a, f in order)
 
 
 def _merged(outer: Keys) -> dict[str, Any]:
