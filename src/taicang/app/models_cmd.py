@@ -57,7 +57,9 @@ def list_models(as_json: bool) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("model", "parameters", "active", "layers", "weights", "KV B/token (bf16)", "context", box=None)
+    table = Table(box=None)
+    for title in ("model", "size", "active", "layers", "weights", "KV B/tok", "context"):
+        table.add_column(title, no_wrap=True)
     for row in rows:
         table.add_row(
             row["name"],
