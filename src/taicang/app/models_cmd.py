@@ -58,14 +58,13 @@ def list_models(as_json: bool) -> None:
     from rich.table import Table
 
     table = Table(box=None)
-    for title in ("model", "size", "active", "layers", "weights", "KV B/tok", "context"):
+    for title in ("model", "size", "active", "weights", "KV B/tok", "context"):
         table.add_column(title, no_wrap=True)
     for row in rows:
         table.add_row(
             row["name"],
             _billions(row["parameters"]),
             _billions(row["active"]),
-            str(row["layers"]),
             row["dtype"],
             f"{row['kv_bytes_per_token']:,.0f}",
             f"{row['max_context']:,}",
