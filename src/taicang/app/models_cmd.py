@@ -58,7 +58,7 @@ def list_models(as_json: bool) -> None:
     from rich.table import Table
 
     table = Table(box=None)
-    for title in ("model", "size", "active", "weights", "KV B/tok", "context"):
+    for title in ("model", "size", "active", "weights", "KV KB/tok"):
         table.add_column(title, no_wrap=True)
     for row in rows:
         table.add_row(
@@ -66,8 +66,7 @@ def list_models(as_json: bool) -> None:
             _billions(row["parameters"]),
             _billions(row["active"]),
             row["dtype"],
-            f"{row['kv_bytes_per_token']:,.0f}",
-            f"{row['max_context']:,}",
+            f"{row['kv_bytes_per_token'] / 1e3:,.1f}",
         )
     console = Console()
     console.print(table)
@@ -174,4 +173,4 @@ def _kind(kind: Any) -> str:
 
 
 def _billions(count: int) -> str:
-    return f"{count / 1e9:,.2f} B" if count >= 1e7 else f"{count / 1e6:,.2f} M"
+    return f"{count / 1e9:.2f} B" if count >= 1e7 else f"{count / 1e6:,.2f} M"
