@@ -267,7 +267,8 @@ def _compose(decode: Found, prefill: Found, ask: Request, *, candidates: int) ->
     machine, model = setup.machine, setup.model
     move = setup.price(
         Transfer(
-            payload_bytes=float(kv_cache_bytes(model, float(ask.input_tokens), setup.plan.quant.kv)),
+            payload_bytes=float(kv_cache_bytes(model, float(ask.input_tokens), setup.plan.quant.kv))
+            / prefill.setup.plan.tp,
             plane="rdma" if "rdma" in machine.planes else "scale_up",
             distance=prefill.setup.plan.ranks,
         ),

@@ -1,0 +1,126 @@
+"""Laws of a whole priced step: arrays, monotony, roofline."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from taicang import catalog
+from taicang.catalog.costing import cost_model
+from taicang.catalog.models import model
+from taicang.plans import Batch, Quantisation, ServePlan, decode_batch, prefill_batch
+from taicang.serve.setup import Setup, step
+from taicang.serve.steady import Load, aggregated
+
+MACHINES = ("hgx-h100", "cloudmatrix384", "gb200-nvl72", "atlas-800-a2")
+CASES = (
+    ("llama-3.1-8b", ServePlan()),
+    ("llama-3.1-70b", ServePlan(tp=8, moe_tp=8)),
+    ("qwen3-235b-a22b", ServePlan(tp=4, ep=4)),
+    ("deepseek-r1", ServePlan(dp=8, ep=8, draft_tokens=1)),
+    ("deepseek-r1", ServePlan(dp=8, ep=8, exchange="all_to_all")),
+)
+
+
+def log_uniform(low, high):
+    return st.floats(np.log(low), np.log(high)).map(lambda x: float(np.round(np.exp(x))))
+
+
+def setup_of(machine, case, skew=1.01):
+    name, plan = case
+    stack = catalog.stack("vllm")
+    return Setup(
+        model=model(name), plan=plan, machine=machine, stack=stack, price=cost_model(machine, stack).price, skew=skew
+    )
+
+
+cases = st.tuples(st.sampled_from(MACHINES), st.sampled_from(CASES))
+
+
+@settings(max_examples=40, deadline=None)
+@given(cases, st.lists(st.tuples(log_uniform(1, 2048), log_uniform(1, 131072)), min_size=2, max_size=5))
+def test_arrays_price_like_floats_bit_for_bit(case, shapes):
+    setup = setup_of(catalog.machine(case[0]), case[1])
+    sequences, context = (np.array(column) for column in zip(*shapes, strict=True))
+    many = step(setup, decode_batch(sequences=sequences, context=context)).seconds
+    alone = [float(step(setup, decode_batch(sequences=s, context=c)).seconds) for s, c in shapes]
+    assert [float(x) for x in many] == alone
+
+
+@settings(max_examples=25, deadline=None)
+@given(cases, st.lists(st.tuples(log_uniform(1, 64), log_uniform(1, 16384)), min_size=2, max_size=4))
+def test_prefill_arrays_price_like_floats(case, shapes):
+    setup = setup_of(catalog.machine(case[0]), case[1])
+    sequences, length = (np.array(column) for column in zip(*shapes, strict=True))
+    many = step(setup, prefill_batch(sequences=sequences, length=length)).seconds
+    alone = [float(step(setup, prefill_batch(sequences=s, length=n)).seconds) for s, n in shapes]
+    assert [float(x) for x in many] == alone
+
+
+@settings(max_examples=40, deadline=None)
+@given(cases, log_uniform(1, 1024), log_uniform(1, 65536), st.floats(1.01, 4.0))
+def test_more_work_is_never_faster(case, sequences, context, factor):
+    setup = setup_of(catalog.machine(case[0]), case[1], skew=0.0)
+    base = float(step(setup, decode_batch(sequences=sequences, context=context)).seconds)
+    wider = float(step(setup, decode_batch(sequences=np.ceil(sequences * factor), context=context)).seconds)
+    longer = float(step(setup, decode_batch(sequences=sequences, context=np.ceil(context * factor))).seconds)
+    assert wider >= base * (1 - 1e-9)
+    assert longer >= base * (1 - 1e-9)
+
+
+def improved(machine, what, factor):
+    chip = machine.chip
+    if what == "bandwidth":
+        memory = replace(chip.memory, bandwidth_bytes_per_s=chip.memory.bandwidth_bytes_per_s * factor)
+        return replace(machine, chip=replace(chip, memory=memory))
+    if what == "peak":
+        peaks = {k: v * factor for k, v in chip.peak_flop_per_s.items()}
+        return replace(machine, chip=replace(chip, peak_flop_per_s=peaks))
+    plane = machine.planes["scale_up"]
+    levels = tuple(replace(lv, bandwidth_bytes_per_s=lv.bandwidth_bytes_per_s * factor) for lv in plane.levels)
+    return replace(machine, planes={**machine.planes, "scale_up": replace(plane, levels=levels)})
+
+
+@pytest.mark.parametrize("what", ["bandwidth", "peak", "links"])
+@settings(max_examples=25, deadline=None)
+@given(case=cases, sequences=log_uniform(1, 1024), context=log_uniform(1, 65536), factor=st.floats(1.01, 10))
+def test_a_better_machine_is_never_slower(what, case, sequences, context, factor):
+    machine = catalog.machine(case[0])
+    batch = decode_batch(sequences=sequences, context=context)
+    before = float(step(setup_of(machine, case[1]), batch).seconds)
+    after = float(step(setup_of(improved(machine, what, factor), case[1]), batch).seconds)
+    assert after <= before * (1 + 1e-9)
+
+
+@settings(max_examples=40, deadline=None)
+@given(cases, log_uniform(1, 512), log_uniform(1, 65536))
+def test_a_step_never_beats_the_memory_roofline(case, sequences, context):
+    machine = catalog.machine(case[0])
+    setup = setup_of(machine, case[1])
+    timeline = step(setup, decode_batch(sequences=sequences, context=context))
+    moved = sum(float(s.cost.moved_bytes * s.repeat) for s in timeline.slices)
+    flop = sum(float(s.cost.flop * s.repeat) for s in timeline.slices)
+    assert float(timeline.seconds) >= moved / machine.chip.memory.bandwidth_bytes_per_s * (1 - 1e-9)
+    assert float(timeline.seconds) >= flop / max(machine.chip.peak_flop_per_s.values()) * (1 - 1e-9)
+
+
+@settings(max_examples=30, deadline=None)
+@given(log_uniform(1, 512), log_uniform(16, 8192), log_uniform(2, 2048))
+def test_a_lone_client_has_no_interference(concurrency, isl, osl):
+    setup = setup_of(catalog.machine("hgx-h100"), CASES[0])
+    lone = aggregated(setup, Load(concurrency=1.0, input_tokens=isl, output_tokens=osl))
+    crowd = aggregated(setup, Load(concurrency=concurrency, input_tokens=isl, output_tokens=osl))
+    assert float(lone.tpot_s) == pytest.approx(float(lone.step_s), rel=1e-9)
+    assert float(crowd.tpot_s) >= float(lone.tpot_s) * (1 - 1e-9)
+
+
+def test_no_number_format_appears_from_nowhere():
+    chip = catalog.machine("cloudmatrix384").chip
+    assert "fp8" not in chip.peak_flop_per_s
+    from taicang.errors import NotModelled  # noqa: PLC0415
+
+    setup = setup_of(catalog.machine("cloudmatrix384"), ("llama-3.1-8b", ServePlan(quant=Quantisation(dense="fp8"))))
+    with pytest.raises(NotModelled, match="fp8"):
+        step(setup, Batch(decode_sequences=1, decode_context=10))
