@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
@@ -52,9 +53,15 @@ class Chip:
             have = ", ".join(sorted(self.peak_flop_per_s))
             raise NotModelled(f"{self.name} has no {key} arithmetic (it has {have})") from None
 
-    def partition(self, *, cube_ratio: float, vector_ratio: float) -> Chip:
-        """This chip as seen by a stream that holds a share of its matrix and vector cores; memory stays shared."""
-        return replace(self, cube_share_ratio=cube_ratio, vector_share_ratio=vector_ratio)
+    def partition(self, *, cube_ratio: float, vector_ratio: float, reach_ratio: float = math.inf) -> Chip:
+        """This chip as seen by a stream that holds a share of its matrix and vector cores; memory stays shared.
+
+        ``reach_ratio`` is the bandwidth that all cores together could ask for over the memory's (Little's law: each
+        core has only so many requests in flight), so that a small share of them cannot fill the memory.
+        """
+        drawn = min(1.0, reach_ratio * max(cube_ratio, vector_ratio))
+        memory = replace(self.memory, bandwidth_bytes_per_s=self.memory.bandwidth_bytes_per_s * drawn)
+        return replace(self, cube_share_ratio=cube_ratio, vector_share_ratio=vector_ratio, memory=memory)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

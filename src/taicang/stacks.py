@@ -43,6 +43,11 @@ class Stack:
     """Whose all-reduce kernels run: "nccl", "trtllm", "sglang", "vllm" or the best of them."""
     partition: tuple[float, float] | None = None
     """Share of matrix and vector cores of the attention stream; the expert stream has the rest."""
+    partition_reach_ratio: float = 1.0
+    """Memory bandwidth that all cores together could ask for, over what there is: a stream that holds a share of the
+    cores draws at most that share of it."""
+    quantise_kernels: bool = False
+    """Inputs of 8-bit products are quantised by kernels of their own, which the products' prices leave out (Ascend)."""
     overlap_tax_ratio: float = 0.0
     """How much computing slows, per second of communication that runs beside it."""
     kernel_ratio: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))

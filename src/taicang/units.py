@@ -52,6 +52,20 @@ DIMENSIONS: dict[str, dict[str, float]] = _FIXED | {
     "hz": _prefixed("Hz"),
 }
 
+_EXAMPLE = {
+    "s": "ms",
+    "w": "kW",
+    "j": "kWh",
+    "usd": "MUSD",
+    "cny": "MCNY",
+    "bytes": "GB",
+    "bytes_per_s": "GB/s",
+    "flop": "TFLOP",
+    "flop_per_s": "TFLOPS",
+    "hz": "GHz",
+} | {name: next(iter(_FIXED[name])) for name in ("usd_per_h", "usd_per_kwh", "cny_per_kwh", "per_s")}
+"""The unit that a message suggests."""
+
 _QUANTITY = re.compile(r"^\s*([-+]?(?:\d[\d_,]*\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*([A-Za-zµ/]*[A-Za-z/µ]*)\s*$")
 
 
@@ -61,7 +75,7 @@ def parse(text: object, dimension: str, *, where: str = "") -> float:
     Raises ``UnitError`` for a bare number, an unknown unit or a unit of another dimension.
     """
     table = DIMENSIONS[dimension]
-    example = next(u for u in table if len(u) > 1)
+    example = _EXAMPLE[dimension]
     if isinstance(text, bool) or not isinstance(text, (str, int, float)):
         raise UnitError(f"expected a quantity such as '50 {example}', got {text!r}", where=where)
     match = _QUANTITY.match(text) if isinstance(text, str) else None

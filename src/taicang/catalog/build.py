@@ -14,7 +14,7 @@ from taicang.catalog.resolve import Resolved, aliases, derive, is_path, locate, 
 from taicang.errors import InvalidInput, MissingFigure, UnknownName
 from taicang.hardware import Chip, Level, Machine, Memory, Plane
 
-_SPEC = re.compile(r"^(?P<name>.+?)\s*[x×]\s*(?P<count>\d+)\s*$")
+_SPEC = re.compile(r"^(?P<name>.+?)\s+[x×]\s*(?P<count>\d+)\s*$")
 
 
 def chip(name: str, sets: Iterable[str] = ()) -> Chip:

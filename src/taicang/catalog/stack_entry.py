@@ -17,7 +17,11 @@ _PLAIN = {
     "step_host": "step_host_s",
     "sequence_host": "sequence_host_s",
     "layer_gap": "layer_gap_s",
+    "graph_launch": "graph_launch_s",
     "eager_kernel": "eager_kernel_s",
+    "quantise_kernels": "quantise_kernels",
+    "overlap_tax": "overlap_tax_ratio",
+    "all_reduce": "all_reduce",
     "graphs": "graphs",
     "fused": "fused",
     "overlap": "overlap",
@@ -80,17 +84,20 @@ def stack(name: str, sets: tuple[str, ...] = ()) -> Stack:
 def _given(found: Resolved) -> dict[str, Any]:
     values = {field: found.get(key) for key, field in _PLAIN.items() if found.get(key) is not None}
     ratios = {path.partition(".")[2]: found.get(path) for path in found.leaves if path.startswith("kernel_ratio.")}
+    if found.get("partition.matrix") is not None:
+        values["partition"] = (found.get("partition.matrix"), found.get("partition.vector"))
     return values | ({"kernel_ratio": MappingProxyType(ratios)} if ratios else {})
 
 
 def _calibrated(engine: str, version: str) -> dict[str, Any]:
-    """Constants of calibration/stacks.yaml, where it exists: the engine's, and over them the version's (plain SI)."""
-    if not (calibration.FOLDER / "stacks.yaml").is_file():
-        return {}
-    profiles = calibration.read("stacks")["profiles"]
+    """Constants of calibration/stacks*.yaml, where they exist: the engine's, and over them the version's (plain SI)."""
     values: dict[str, Any] = {}
-    for profile in (engine, f"{engine}@{version}"):
-        values |= profiles.get(profile, {}).get("constants", {})
+    for family in ("stacks", "stacks_ascend"):
+        if not (calibration.FOLDER / f"{family}.yaml").is_file():
+            continue
+        profiles = calibration.read(family)["profiles"]
+        for profile in (engine, f"{engine}@{version}"):
+            values |= profiles.get(profile, {}).get("constants", {})
     for words in ("fused", "overlap"):
         if words in values:
             values[words] = frozenset(values[words])

@@ -36,9 +36,9 @@ OVERLAP = 2.0
 STAND_INS: Mapping[str, tuple[str, ...]] = {
     "fp16": ("bf16",),
     "int8": ("fp8", "fp8_block"),
-    "fp8": ("fp8_block",),
-    "fp8_block": ("fp8",),
-    "mxfp8": ("fp8_block", "fp8"),
+    "fp8": ("fp8_block", "int8"),
+    "fp8_block": ("fp8", "int8"),
+    "mxfp8": ("fp8_block", "fp8", "int8"),
     "w4a8": ("fp8_block", "fp8", "int8"),
     # Weights are widened in registers and multiplied in bf16: bytes and peak come from the format, the rest from bf16.
     "w4a16": ("bf16",),

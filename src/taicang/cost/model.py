@@ -80,7 +80,8 @@ class CostModel:
     def _price(self, op: Operator, cube_ratio: float, vector_ratio: float) -> Cost:
         chip = self.machine.chip
         if cube_ratio != 1.0 or vector_ratio != 1.0:
-            chip = chip.partition(cube_ratio=cube_ratio, vector_ratio=vector_ratio)
+            reach = self.stack.partition_reach_ratio
+            chip = chip.partition(cube_ratio=cube_ratio, vector_ratio=vector_ratio, reach_ratio=reach)
         cost = self._on(op, chip)
         ratio = self.stack.kernel_ratio.get(FAMILY[type(op)], 1.0)
         return cost if ratio == 1.0 else _slower(cost, ratio)
@@ -108,7 +109,7 @@ class CostModel:
             case Collective():
                 return collective(op, self.machine, book.collective, self.stack.all_reduce)
             case Exchange():
-                return exchange(op, self.machine, book.exchange)
+                return exchange(op, replace(self.machine, chip=chip), book.exchange)
             case Transfer():
                 return transfer(op, self.machine, book.collective)
             case Host():

@@ -45,21 +45,22 @@ BOUNDS: Mapping[Phase, Bounds] = MappingProxyType(
 # of 376 TFLOP/s in bf16 when bound by arithmetic and 1,346 of 1,600 GB/s when bound by memory.
 ASCEND = "ascend-910c"
 ASCEND_NOTE = (
-    f"{ASCEND}: assumed from the MLA operator rows (65.4 % of the bf16 peak, 84.1 % of the bandwidth); "
+    f"{ASCEND}: assumed from the MLA operator rows (246 TFLOP/s, 84.1 % of the bandwidth); "
     "exponentials counted in the former; "
-    "launch, ramp, tail and split seconds are assumed, not measured"
+    "launch: one matrix and one vector kernel of Huawei's own tool (5 and 2 us); "
+    "ramp, tail and split seconds are assumed"
 )
 ASCEND_FITS: Mapping[Phase, AttendFit] = MappingProxyType(
     {
         "prefill": GqaPrefillFit(
-            floor_s=2e-5,
-            matrix_efficiency_ratio=0.654,
+            floor_s=7e-6,
+            matrix_efficiency_ratio=0.695,
             softmax_ratio=1.0,
             tail_ratio=0.5,
             bandwidth_efficiency_ratio=0.841,
         ),
         "decode": GqaDecodeFit(
-            floor_s=2e-5,
+            floor_s=7e-6,
             fill_s=0.0,
             ramp_s=4e-6,
             split_s=4e-8,

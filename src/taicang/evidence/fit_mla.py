@@ -152,8 +152,9 @@ def fit_rows(listed: Sequence[Training], phase: Phase) -> MlaFit:
 def ascend_fit(phase: Phase) -> MlaFit:
     """Constants of one Ascend 910C die: two published asymptotes, the rest assumed.
 
-    Assumed: a launch floor of 20 us; tiles of 16 rows, the cube unit's side, in decode (the operator fills its cubes
-    with any 16 heads) and of 128 in prefill; pieces combined as fast as on GPUs; cube and vector cores overlapped.
+    Assumed: a launch floor of 7 us (one matrix and one vector kernel of Huawei's own tool, 5 and 2 us); tiles of 16
+    rows, the cube unit's side, in decode (the operator fills its cubes with any 16 heads) and of 128 in prefill; pieces
+    combined as fast as on GPUs; cube and vector cores overlapped.
     """
     chip = catalog.chip(ASCEND)
     peak = {"compute": chip.peak("bf16"), "memory": chip.memory.bandwidth_bytes_per_s}
@@ -162,7 +163,7 @@ def ascend_fit(phase: Phase) -> MlaFit:
         "arithmetic": "bf16",
         "matrix_efficiency_ratio": share["compute"],
         "bandwidth_efficiency_ratio": share["memory"],
-        "floor_s": 2e-5,
+        "floor_s": 7e-6,
     }
     if phase == "prefill":
         return MlaPrefillFit(**common, tile_rows=128.0, append_bytes=2304.0, softmax_flop=0.0)

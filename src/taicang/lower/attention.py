@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from taicang.errors import InvalidPlan, NotModelled
 from taicang.lower.load import Load, Setting, decode_reach, prefill_reach
+from taicang.lower.product import product
 from taicang.lower.program import at_least_one, some, where_some
 from taicang.models.types import Attention, GatedLinear, GroupedQuery, Latent
 from taicang.ops import Attend, Collective, Gemm, Operator, Pointwise
@@ -91,7 +92,7 @@ def _grouped(kind: GroupedQuery, setting: Setting) -> Iterator[Item]:
     quant = plan.quant
     gate = heads * kind.head_dim if kind.output_gate else 0
     width = heads * kind.head_dim + kv_heads * (kind.head_dim + v_dim)
-    yield "qkv projection", Gemm(m=load.tokens, n=width + gate, k=hidden, dtype=quant.attention), 1
+    yield from product("qkv projection", Gemm(m=load.tokens, n=width + gate, k=hidden, dtype=quant.attention), setting)
     moved = load.tokens * width * 4.0
     passes = 1 if not kind.qk_norm or "qk_norm_rope" in stack.fused else 2
     yield (
@@ -115,7 +116,8 @@ def _grouped(kind: GroupedQuery, setting: Setting) -> Iterator[Item]:
             Pointwise(kind="activation", elements=load.tokens * gate, moved_bytes=load.tokens * gate * 6.0),
             1,
         )
-    yield "output projection", Gemm(m=load.tokens, n=hidden, k=heads * v_dim, dtype=quant.attention), 1
+    output = Gemm(m=load.tokens, n=hidden, k=heads * v_dim, dtype=quant.attention)
+    yield from product("output projection", output, setting)
 
 
 def _latent(kind: Latent, setting: Setting) -> Iterator[Item]:
@@ -128,7 +130,9 @@ def _latent(kind: Latent, setting: Setting) -> Iterator[Item]:
     tokens = load.tokens / shard
     q_in = kind.q_lora or hidden
     down = latent + (kind.q_lora or 0)
-    yield "latent down-projection", Gemm(m=tokens, n=down, k=hidden, dtype=quant.attention), 1
+    prolog = "mla_prolog" in stack.fused
+    entry = Gemm(m=tokens, n=down, k=hidden, dtype=quant.attention)
+    yield from product("latent down-projection", entry, setting, fused=prolog)
     if "mla_prolog" not in stack.fused:
         yield "latent norm", norm(tokens, down), 1
     if plan.sp:
@@ -137,11 +141,8 @@ def _latent(kind: Latent, setting: Setting) -> Iterator[Item]:
             Collective(kind="all_gather", payload_bytes=load.tokens * down * 2.0, ranks=plan.tp),
             1,
         )
-    yield (
-        "query up-projection",
-        Gemm(m=load.tokens, n=heads * (kind.nope_dim + kind.rope_dim), k=q_in, dtype=quant.attention),
-        1,
-    )
+    raise_query = Gemm(m=load.tokens, n=heads * (kind.nope_dim + kind.rope_dim), k=q_in, dtype=quant.attention)
+    yield from product("query up-projection", raise_query, setting, fused=prolog)
     if "mla_prolog" not in stack.fused:
         width = heads * kind.rope_dim + latent
         yield (
@@ -185,9 +186,8 @@ def _latent(kind: Latent, setting: Setting) -> Iterator[Item]:
             Collective(kind="all_to_all", payload_bytes=load.tokens * heads * kind.v_dim * 2.0, ranks=plan.tp),
             1,
         )
-        yield "output projection", Gemm(m=tokens, n=hidden, k=kind.heads * kind.v_dim, dtype=quant.attention), 1
-    else:
-        yield "output projection", Gemm(m=load.tokens, n=hidden, k=heads * kind.v_dim, dtype=quant.attention), 1
+    rows, depth = (tokens, kind.heads * kind.v_dim) if plan.sp else (load.tokens, heads * kind.v_dim)
+    yield from product("output projection", Gemm(m=rows, n=hidden, k=depth, dtype=quant.attention), setting)
 
 
 def _indexer(kind: Latent, hidden: int, load: Load) -> Iterator[Item]:
@@ -216,7 +216,9 @@ def _linear(kind: GatedLinear, setting: Setting) -> Iterator[Item]:
     v_heads = split_heads(kind.v_heads, plan.tp, "linear-attention value heads")
     quant = plan.quant
     width = 2 * k_heads * kind.k_dim + 2 * v_heads * kind.v_dim
-    yield "linear-attention projection", Gemm(m=load.tokens, n=width, k=hidden, dtype=quant.attention), 1
+    yield from product(
+        "linear-attention projection", Gemm(m=load.tokens, n=width, k=hidden, dtype=quant.attention), setting
+    )
     yield "decay and step projection", Gemm(m=load.tokens, n=2 * v_heads, k=hidden, dtype="bf16"), 1
     mixed = width - v_heads * kind.v_dim
     yield (
@@ -266,4 +268,5 @@ def _linear(kind: GatedLinear, setting: Setting) -> Iterator[Item]:
         ),
         1,
     )
-    yield "output projection", Gemm(m=load.tokens, n=hidden, k=v_heads * kind.v_dim, dtype=quant.attention), 1
+    output = Gemm(m=load.tokens, n=hidden, k=v_heads * kind.v_dim, dtype=quant.attention)
+    yield from product("output projection", output, setting)

@@ -10,6 +10,7 @@ from taicang.errors import InvalidPlan
 from taicang.formats import number_format
 from taicang.lower.attention import Item, norm
 from taicang.lower.load import Setting
+from taicang.lower.product import product
 from taicang.lower.program import some
 from taicang.models.types import Dense, Experts
 from taicang.ops import Collective, Exchange, ExchangeKind, Gemm, GroupedGemm, Pointwise
@@ -20,7 +21,7 @@ from taicang.units import Count
 def _mlp(label: str, tokens: Count, inter: float, gated: bool, setting: Setting) -> Iterator[Item]:
     hidden, dtype = setting.hidden, setting.plan.quant.dense
     wide = inter * (2 if gated else 1)
-    yield f"{label} up", Gemm(m=tokens, n=wide, k=hidden, dtype=dtype), 1
+    yield from product(f"{label} up", Gemm(m=tokens, n=wide, k=hidden, dtype=dtype), setting)
     yield (
         f"{label} activation",
         Pointwise(
@@ -31,7 +32,8 @@ def _mlp(label: str, tokens: Count, inter: float, gated: bool, setting: Setting)
         ),
         1,
     )
-    yield f"{label} down", Gemm(m=tokens, n=hidden, k=inter, dtype=dtype), 1
+    # the kernel of the activation writes its result in the product's format
+    yield from product(f"{label} down", Gemm(m=tokens, n=hidden, k=inter, dtype=dtype), setting, fused=True)
 
 
 def dense(kind: Dense, setting: Setting) -> Iterator[Item]:

@@ -47,7 +47,7 @@ def quantisation(name: str, model: Model, chip: Chip) -> Quantisation:
         )
     if form in ("bf16", "fp16"):
         return Quantisation()
-    if form.startswith("mxfp4"):
+    if form.startswith("mxfp4") or (name == "auto" and model.experts_only):
         return Quantisation(experts=form)
     if form == "w4a8":
         return Quantisation(attention="int8", dense="int8", experts="w4a8", dispatch="int8")

@@ -11,8 +11,9 @@ import numpy as np
 from taicang import __version__, catalog
 from taicang.catalog.costing import cost_model
 from taicang.catalog.models import model as load_model
-from taicang.errors import InvalidInput, InvalidPlan, NotModelled
+from taicang.errors import InvalidInput, InvalidPlan, NotModelled, TaicangError
 from taicang.hardware import Machine
+from taicang.lower import lower
 from taicang.models.count import kv_cache_bytes
 from taicang.models.types import Model
 from taicang.ops import Transfer
@@ -146,9 +147,11 @@ def _best(setups: list[Setup], ask: Request, phase: str, *, strict: bool) -> Fou
     best: Found | None = None
     closest: tuple[float, Setup] | None = None
     fastest: tuple[float, Setup] | None = None
+    refused: TaicangError | None = None
     for setup in setups:
         sequences = _batches(setup, ask, phase)
         try:
+            lower(setup.model, setup.plan, _batch(ask, phase, 1.0), setup.stack)  # rules before sizes
             use = _memory(setup, ask, phase, sequences)
             fits = np.broadcast_to(use.spare_bytes >= 0, sequences.shape)
             if not fits.any():
@@ -157,9 +160,10 @@ def _best(setups: list[Setup], ask: Request, phase: str, *, strict: bool) -> Fou
                 continue
             sequences = sequences[fits]
             seconds: Any = step(setup, _batch(ask, phase, sequences)).seconds
-        except (InvalidPlan, NotModelled):
+        except (InvalidPlan, NotModelled) as error:
             if strict:
                 raise
+            refused = error
             continue
         latency = seconds / (setup.plan.tokens_per_step if phase == "decode" else 1.0)
         if fastest is None or float(latency.min()) < fastest[0]:
@@ -176,6 +180,8 @@ def _best(setups: list[Setup], ask: Request, phase: str, *, strict: bool) -> Fou
                 tokens_per_s_per_chip=float(rates[at]),
                 step_s=float(seconds[at]),
             )
+    if best is None and fastest is None and isinstance(refused, NotModelled):
+        raise refused
     return best or _why(setups, ask, phase, closest, fastest)
 
 

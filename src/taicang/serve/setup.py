@@ -13,7 +13,7 @@ from taicang.hardware import Machine
 from taicang.lower import lower
 from taicang.lower.program import Program, Stream, some
 from taicang.models.types import Model
-from taicang.ops import Operator
+from taicang.ops import Exchange, Operator
 from taicang.plans import Batch, ServePlan
 from taicang.stacks import Stack
 from taicang.timeline import Timeline, hidden_network, sequential, two_streams
@@ -70,10 +70,15 @@ def scaled(batch: Batch, ratio: float) -> Batch:
 
 def _pricer(setup: Setup, partition: tuple[float, float] | None) -> Callable[[Operator, Stream], Cost]:
     def price(op: Operator, stream: Stream) -> Cost:
-        if partition is None or stream == "outside":
-            return setup.price(op, 1.0, 1.0)
-        share = partition if stream == "attention" else (1.0 - partition[0], 1.0 - partition[1])
-        return setup.price(op, *share)
+        share = (1.0, 1.0)
+        if partition is not None and stream != "outside":
+            share = partition if stream == "attention" else (1.0 - partition[0], 1.0 - partition[1])
+        cost = setup.price(op, *share)
+        if isinstance(op, Exchange) and setup.straggle_ratio != 1.0:
+            # everybody waits for the slowest rank's part
+            wait = cost.seconds * (setup.straggle_ratio - 1.0)
+            cost = replace(cost, seconds=cost.seconds + wait, latency_s=cost.latency_s + wait)
+        return cost
 
     return price
 
