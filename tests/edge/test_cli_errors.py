@@ -1,0 +1,105 @@
+"""Bad input on the command line: one line that names the place and the nearest valid name, exit code 2, no traceback."""
+
+import json
+
+import pytest
+
+from taicang.app.main import main
+
+
+def run(monkeypatch, capsys, *argv):
+    monkeypatch.setattr("sys.argv", ["taicang", *argv])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    out = capsys.readouterr()
+    return stop.value.code or 0, out.out, out.err
+
+
+INFER = ("infer", "deepseek-r1", "--on", "cloudmatrix384")
+
+
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        (("infr",), "did you mean infer"),
+        (("infer", "deepsek-r1", "--on", "cloudmatrix384"), "did you mean deepseek-r1"),
+        (("infer", "deepseek-r1", "--on", "cloudmatrx384"), "did you mean cloudmatrix384"),
+        ((*INFER, "--tpot", "50"), "--tpot: '50' has no unit"),
+        ((*INFER, "--tpot", "50 GB"), "is a unit of bytes, expected one of s"),
+        ((*INFER, "--quant", "fp9"), "one of auto, bf16"),
+        ((*INFER, "--quant", "fp8"), "has no fp8 arithmetic"),
+        ((*INFER, "--stack", "vlm"), "did you mean vllm"),
+        ((*INFER, "--set", "chip.memory.bandwith=4 TB/s"), "did you mean chip.memory.bandwidth"),
+        ((*INFER, "--set", "chip.memory.bandwidth=4"), "4 has no unit"),
+        ((*INFER, "--set", "chip.memory.bandwidth=4 GB"), "expected one of bytes_per_s"),
+        ((*INFER, "--ep", "7"), "ep=7 does not divide 256 expert slots"),
+        ((*INFER, "--tp", "256"), "tp=256 does not divide 128 query heads"),
+        ((*INFER, "--input", "0"), "0 is not in the range"),
+        (("infer", "llama-3.1-8b", "--on", "hgx-h100", "--tp", "16"), "8 too many"),
+        (("infer", "deepseek-r1", "--on", "zte-nebula"), "no public figure for chip"),
+        (("infer", "deepseek-v4-flash", "--on", "hgx-h100"), "compressed context"),
+        (("infer", "no/such/config.json", "--on", "hgx-h100"), "no/such/config.json"),
+        (("catalog", "show", "cloudmtrix384"), "did you mean cloudmatrix384"),
+        (("models", "show", "qwen3-8"), "qwen3-8b"),
+        (("score", "--suite", "gem"), "did you mean gemm"),
+        (("fit", "gemm"), "needs --evidence"),
+    ],
+)
+def test_mistakes_are_named_in_one_line_with_exit_code_2(monkeypatch, capsys, argv, says):
+    code, out, err = run(monkeypatch, capsys, *argv)
+    assert code == 2
+    assert says in err
+    assert "Traceback" not in out + err
+
+
+def test_infeasible_is_a_value_with_exit_code_1(monkeypatch, capsys):
+    code, out, _ = run(monkeypatch, capsys, "infer", "deepseek-r1", "--on", "hgx-h100", "--json")
+    assert code == 1
+    found = json.loads(out)
+    assert found["infeasible"] is True
+    assert "out of memory" in found["reason"]
+    assert found["remedies"]
+
+
+def test_debug_shows_the_traceback(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["taicang", "--debug", "infer", "deepsek-r1", "--on", "cloudmatrix384"])
+    with pytest.raises(Exception, match="unknown model"):
+        main()
+
+
+def test_json_is_the_prediction(monkeypatch, capsys):
+    code, out, _ = run(monkeypatch, capsys, *INFER, "--tpot", "50ms", "--json")
+    assert code == 0
+    found = json.loads(out)
+    assert found["tpot_s"] <= 0.05
+    assert found["decode"]["plan"]["ep"] > 1
+    assert found["assumptions"]
+    assert found["digest"]
+
+
+def test_a_machine_file_of_ones_own(monkeypatch, capsys, tmp_path):
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("base: cloudmatrix384\nchip:\n  base: ascend-910c-752t\n  memory:\n    bandwidth: 4 TB/s\n")
+    fast = run(monkeypatch, capsys, "infer", "deepseek-r1", "--on", str(mine), "--json")
+    base = run(monkeypatch, capsys, *INFER, "--json")
+    rate = [json.loads(out)["decode"]["tokens_per_s_per_chip"] for _, out, _ in (fast, base)]
+    assert rate[0] > rate[1]
+
+
+def test_a_malformed_machine_file_names_file_line_and_key(monkeypatch, capsys, tmp_path):
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("base: cloudmatrix384\npower:\n  load: 500\n")
+    code, _, err = run(monkeypatch, capsys, "infer", "deepseek-r1", "--on", str(mine))
+    assert code == 2
+    assert f"{mine}:3" in err
+    assert "has no unit" in err
+
+
+def test_help_imports_nothing_heavy():
+    import subprocess  # noqa: PLC0415
+    import sys  # noqa: PLC0415
+
+    code = "import sys; from taicang.app.main import cli; cli(['--help'], standalone_mode=False); "
+    code += "print([m for m in ('numpy', 'rich', 'yaml', 'scipy') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip().endswith("[]")
