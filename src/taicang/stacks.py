@@ -46,6 +46,8 @@ class Stack:
     partition_reach_ratio: float = 1.0
     """Memory bandwidth that all cores together could ask for, over what there is: a stream that holds a share of the
     cores draws at most that share of it."""
+    straggle_ratio: float = 1.0
+    """A decode step's expert exchange in service, where ranks arrive apart and wait, over the kernel alone."""
     quantise_kernels: bool = False
     """Inputs of 8-bit products are quantised by kernels of their own, which the products' prices leave out (Ascend)."""
     overlap_tax_ratio: float = 0.0

@@ -3,8 +3,7 @@
 seconds = floor + sync * doublings of ranks + flags of all experts + |issue, near wire, far wire|_p
 
 The three times in the p-norm overlap. *issue* is the work of the sending cores: per token, per copy and per byte, over
-the cores at work (a stream that holds a share of the vector cores issues at that share of the rate). A wire is the
-fullest tier of a network at the share of its bandwidth that the library's kernel
+the cores at work. A wire is the fullest tier of a network at the share of its bandwidth that the library's kernel
 reaches. Waiting for stragglers is left out (``routing.expected_maximum_ratio``).
 """
 
@@ -170,7 +169,7 @@ def exchange(
         far_s = payload * flow.far_s_per_byte * spread / out.efficiency_ratio
 
     some = np.minimum(np.maximum(op.ranks - 1.0, 0.0), 1.0)
-    issue_s = op.tokens / cores * work * hot_ratio / machine.chip.vector_share_ratio
+    issue_s = op.tokens / cores * work * hot_ratio
     near_s, far_s = near_s * hot_ratio, far_s * hot_ratio
     busy_s = saturate(issue_s, near_s, sharpness=float(fit.sharpness))
     if out is not None:

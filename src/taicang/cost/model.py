@@ -109,7 +109,7 @@ class CostModel:
             case Collective():
                 return collective(op, self.machine, book.collective, self.stack.all_reduce)
             case Exchange():
-                return exchange(op, replace(self.machine, chip=chip), book.exchange)
+                return exchange(op, self.machine, book.exchange)
             case Transfer():
                 return transfer(op, self.machine, book.collective)
             case Host():

@@ -31,8 +31,6 @@ class Setup:
     price: Callable[[Operator, float, float], Cost]
     skew: Count = 0.0
     """Exponent of the expert popularity's power law."""
-    straggle_ratio: float = 1.0
-    """Slowest rank's time in an expert exchange over the mean rank's."""
 
     def __post_init__(self) -> None:
         if self.plan.ranks > self.machine.ranks:
@@ -74,9 +72,9 @@ def _pricer(setup: Setup, partition: tuple[float, float] | None) -> Callable[[Op
         if partition is not None and stream != "outside":
             share = partition if stream == "attention" else (1.0 - partition[0], 1.0 - partition[1])
         cost = setup.price(op, *share)
-        if isinstance(op, Exchange) and setup.straggle_ratio != 1.0:
-            # everybody waits for the slowest rank's part
-            wait = cost.seconds * (setup.straggle_ratio - 1.0)
+        if isinstance(op, Exchange) and op.low_latency and setup.stack.straggle_ratio != 1.0:
+            # a rank's flags come when the slowest of the others has sent its part
+            wait = cost.seconds * (setup.stack.straggle_ratio - 1.0)
             cost = replace(cost, seconds=cost.seconds + wait, latency_s=cost.latency_s + wait)
         return cost
 
