@@ -1,4 +1,4 @@
-"""Bad input on the command line: one line that names the place and the nearest valid name, exit code 2, no traceback."""
+"""Bad input on the command line: one line, the place, the nearest valid name, exit code 2, no traceback."""
 
 import json
 

@@ -22,7 +22,7 @@ from taicang.errors import UnknownName
 if TYPE_CHECKING:
     from taicang.hardware import Level, Machine
     from taicang.ops import Collective
-    from taicang.units import Num
+    from taicang.units import Count, Num
 
 FLAVOURS = ("nccl", "trtllm", "sglang", "sglang_v1", "vllm", "best")
 """Kernels for all-reduce: the vendor's library (NCCL, HCCL), or an engine's own with the library behind them.
@@ -82,12 +82,12 @@ class _Tier:
     """One tier as a group sees it: what does not depend on the line."""
 
     level: Level
-    inner: Num
+    inner: Count
     innermost: bool
-    outer: Num
-    crossed: Num
-    steps: Num
-    crowd: Num
+    outer: Count
+    crossed: Count
+    steps: Count
+    crowd: Count
     rate_bytes_per_s: Num
 
 

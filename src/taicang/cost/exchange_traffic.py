@@ -43,14 +43,14 @@ class Traffic:
     over near copies of the latency of the tier that they cross.
     """
 
-    near: Num
-    far: Num
+    near: Count
+    far: Count
     near_s_per_byte: Num
     far_s_per_byte: Num
     hop_s: Num
-    domain_ranks: Num
+    domain_ranks: Count
     """Ranks of the exchange inside one scale-up domain."""
-    domains: Num
+    domains: Count
 
 
 def domain_levels(levels: tuple[Level, ...]) -> int:

@@ -26,6 +26,7 @@ from taicang.cost.exchange import Setting
 from taicang.cost.routing import Spread
 from taicang.evidence.split import held_out
 from taicang.ops import Exchange, ExchangeKind
+from taicang.units import Count
 
 FILES = ("alltoall_trtllm_gb200.csv", "deepep_low_latency.csv", "deepep_normal.csv")
 _DISPATCH_BYTES = {"bfloat16": 2.0, "fp8": 1.0, "nvfp4": 0.5 + 1 / 16}
@@ -43,10 +44,10 @@ class Row:
     kind: str
     tokens: float
     token_bytes: float
-    topk: float
-    experts: float
-    ranks: float
-    cores: float
+    topk: Count
+    experts: Count
+    ranks: Count
+    cores: Count
     spread: Spread
     measured_s: float
     held: bool
