@@ -48,6 +48,8 @@ class Stack:
     cores draws at most that share of it."""
     straggle_ratio: float = 1.0
     """A decode step's expert exchange in service, where ranks arrive apart and wait, over the kernel alone."""
+    imbalance_ratio: float = 1.0
+    """Load of the hottest expert rank over the mean that the balancer leaves in prefill, besides the plan's skew."""
     quantise_kernels: bool = False
     """Inputs of 8-bit products are quantised by kernels of their own, which the products' prices leave out (Ascend)."""
     overlap_tax_ratio: float = 0.0

@@ -13,7 +13,7 @@ from taicang.hardware import Machine
 from taicang.lower import lower
 from taicang.lower.program import Program, Stream, some
 from taicang.models.types import Model
-from taicang.ops import Exchange, Operator
+from taicang.ops import Exchange, GroupedGemm, Operator
 from taicang.plans import Batch, ServePlan
 from taicang.stacks import Stack
 from taicang.timeline import Timeline, hidden_network, sequential, two_streams
@@ -45,13 +45,14 @@ def step(setup: Setup, batch: Batch) -> Timeline:
     plan, stack = setup.plan, setup.stack
     if plan.pp > 1:
         batch = scaled(batch, 1.0 / plan.pp)
+    prefill = some(batch.prefill_tokens)
     whole = lower(setup.model, plan, batch, stack, skew=setup.skew)
     if plan.microbatches == 1:
-        return _host_bound(sequential(whole, _pricer(setup, None)), whole, setup, batch)
+        return _host_bound(sequential(whole, _pricer(setup, None, prefill=prefill)), whole, setup, batch)
     half = lower(setup.model, plan, scaled(batch, 1.0 / plan.microbatches), stack, skew=setup.skew)
-    if stack.partition is not None and not some(batch.prefill_tokens):
-        return two_streams(half, whole, _pricer(setup, stack.partition))
-    return hidden_network(half, whole, _pricer(setup, None), stack)
+    if stack.partition is not None and not prefill:
+        return two_streams(half, whole, _pricer(setup, stack.partition, prefill=False))
+    return hidden_network(half, whole, _pricer(setup, None, prefill=prefill), stack)
 
 
 def scaled(batch: Batch, ratio: float) -> Batch:
@@ -66,19 +67,28 @@ def scaled(batch: Batch, ratio: float) -> Batch:
     )
 
 
-def _pricer(setup: Setup, partition: tuple[float, float] | None) -> Callable[[Operator, Stream], Cost]:
+def _pricer(
+    setup: Setup, partition: tuple[float, float] | None, *, prefill: bool
+) -> Callable[[Operator, Stream], Cost]:
     def price(op: Operator, stream: Stream) -> Cost:
         share = (1.0, 1.0)
         if partition is not None and stream != "outside":
             share = partition if stream == "attention" else (1.0 - partition[0], 1.0 - partition[1])
         cost = setup.price(op, *share)
-        if isinstance(op, Exchange) and op.low_latency and setup.stack.straggle_ratio != 1.0:
-            # a rank's flags come when the slowest of the others has sent its part
-            wait = cost.seconds * (setup.stack.straggle_ratio - 1.0)
-            cost = replace(cost, seconds=cost.seconds + wait, latency_s=cost.latency_s + wait)
-        return cost
+        late = _late(op, setup.stack, prefill=prefill)
+        if late == 1.0:
+            return cost
+        wait = cost.seconds * (late - 1.0)
+        return replace(cost, seconds=cost.seconds + wait, latency_s=cost.latency_s + wait)
 
     return price
+
+
+def _late(op: Operator, stack: Stack, *, prefill: bool) -> float:
+    """Time of the slowest expert rank, for which all wait, over the mean rank's."""
+    if prefill and isinstance(op, (Exchange, GroupedGemm)):
+        return stack.imbalance_ratio
+    return stack.straggle_ratio if isinstance(op, Exchange) and not prefill else 1.0
 
 
 def _host_bound(timeline: Timeline, program: Program, setup: Setup, batch: Batch) -> Timeline:
