@@ -14,7 +14,7 @@ from taicang.catalog.resolve import Resolved, aliases, derive, is_path, locate, 
 from taicang.errors import InvalidInput, MissingFigure, UnknownName
 from taicang.hardware import Chip, Level, Machine, Memory, Plane
 
-_SPEC = re.compile(r"^(?P<name>.+?)\s+[x×]\s*(?P<count>\d+)\s*$")
+_SPEC = re.compile(r"^(?P<name>.+?)(?P<space>\s*)[x×]\s*(?P<count>\d+)\s*$")
 
 
 def chip(name: str, sets: Iterable[str] = ()) -> Chip:
@@ -35,19 +35,25 @@ def machine(spec: str, sets: Iterable[str] = ()) -> Machine:
 
 
 def split(spec: str) -> tuple[str, int]:
-    """A machine spec as name and count."""
+    """A machine spec as name and count; "cloudmatrx384" is a misspelt name, not 384 times "cloudmatr"."""
     text = spec.strip()
     match = _SPEC.match(text)
-    if match is None or is_path(text):
+    if match is None or is_path(text) or _known(text):
         return text, 1
+    name, count = match["name"].strip(), int(match["count"])
+    if not match["space"] and not _known(name):
+        return text, 1
+    if count < 1:
+        raise InvalidInput("needs at least one unit", where=f"machine {spec!r}")
+    return name, count
+
+
+def _known(name: str) -> bool:
     try:
-        locate("machine", text)
+        locate("machine", name)
     except UnknownName:
-        count = int(match["count"])
-        if count < 1:
-            raise InvalidInput("needs at least one unit", where=f"machine {spec!r}") from None
-        return match["name"].strip(), count
-    return text, 1
+        return False
+    return True
 
 
 def chip_part(entry: Resolved) -> Resolved:
