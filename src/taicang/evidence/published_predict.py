@@ -1,0 +1,218 @@
+"""What the model says of a published row: one branch per kind of load, chosen by what the row states."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from taicang.cost.energy import EnergyFit
+from taicang.errors import InvalidPlan, MissingFigure, NotModelled
+from taicang.evidence.published import Row
+from taicang.evidence.published_setup import formats, machine_of, make, routed, setups, stack_of
+from taicang.hardware import Machine
+from taicang.models.count import kv_cache_bytes
+from taicang.ops import Transfer
+from taicang.plans import Batch, decode_batch, prefill_batch
+from taicang.predict import choices
+from taicang.serve.memory import memory_use
+from taicang.serve.power import step_power_w
+from taicang.serve.saturated import limited, most_sequences, offline
+from taicang.serve.setup import Setup, step
+from taicang.serve.steady import Load, aggregated, together
+
+
+def predict(row: Row, phase: str = "") -> float:
+    """The row's metric in SI units (``phase`` "decode": the time of a decode step beside it).
+
+    Raises ``NotModelled`` where the source leaves the load open, and whatever the setup raises.
+    """
+    if row.metric == "prompt_time":
+        return _prompt_s(row) if phase != "decode" else _step_s(row)
+    if row.metric == "median_itl":
+        return _median_itl_s(row)
+    if row.metric == "ttft":
+        return _ttft_s(row)
+    if "tokens_per_s" not in row.metric:
+        raise NotModelled(f"metric {row.metric}")
+    return per_chip(row) * _chips(row)
+
+
+def _chips(row: Row) -> float:
+    """Chips that the row's figure is for."""
+    if row.metric.endswith("per_gpu"):
+        return 1.0
+    if row.metric.endswith("per_node"):
+        return 8.0
+    if not row.count:
+        raise NotModelled("the source does not say how many chips")
+    return float(row.count)
+
+
+def per_chip(row: Row) -> float:
+    """Tokens per second and chip, of the kind that the metric names."""
+    if row.phase == "pd-disagg":
+        raise NotModelled("the source does not say how chips were split between prefill and decode")
+    if "scenario" in row.batch:
+        return _chosen(row)
+    if row.phase in ("prefill", "prefill-only"):
+        return max(_prefilled(row, one) for one in setups(row))
+    if row.phase == "decode":
+        return max(_decoded(row, one) for one in setups(row))
+    isl, osl = row.lengths()
+    total = (isl + osl) / osl if row.metric.startswith("total") else 1.0
+    setup = setups(row)[0]
+    if "concurrency" in row.batch:
+        load = Load(concurrency=float(row.batch["concurrency"]), input_tokens=isl, output_tokens=osl)
+        return float(aggregated(setup, load).output_tokens_per_s) * total / setup.plan.ranks
+    found = offline(setup, input_tokens=isl, output_tokens=osl)
+    if found is None:
+        raise InvalidPlan(f"{setup.model.name} does not fit {setup.plan.ranks} chips of {setup.machine.name}")
+    return float(found.output_tokens_per_s) * total / setup.plan.ranks
+
+
+def _prefilled(row: Row, setup: Setup) -> float:
+    """Prompt tokens per second and chip: the stated tokens per step, else the stack's chunk in each group."""
+    isl, _ = row.lengths()
+    each = float(row.batch.get("tokens_per_gpu", setup.stack.chunk_tokens / setup.plan.tp))
+    tokens = max(each * setup.plan.tp, 1.0)
+    length = min(isl, tokens)  # longer prompts come in chunks that attend to those before
+    batch = prefill_batch(sequences=tokens / length, length=length, cached=(isl - length) / 2)
+    return tokens * setup.plan.dp / float(step(setup, batch).seconds) / setup.plan.ranks
+
+
+def _decoded(row: Row, setup: Setup) -> float:
+    """Output tokens per second and chip: the stated batch, else the largest that fits."""
+    plan = setup.plan
+    isl, osl = row.lengths()
+    if "batch_per_gpu" in row.batch:
+        sequences = float(row.batch["batch_per_gpu"]) * plan.tp
+    else:
+        sequences = float(most_sequences(setup, context=isl + osl, tokens=0.0))
+        if sequences == 0:
+            raise InvalidPlan(f"{setup.model.name} does not fit {plan.ranks} chips of {setup.machine.name}")
+    context = isl if osl <= 1 else isl + osl / 2
+    seconds = float(step(setup, decode_batch(sequences=sequences, context=context)).seconds)
+    return sequences * plan.dp * plan.tokens_per_step / seconds / plan.ranks
+
+
+def _chosen(row: Row) -> float:
+    """MLPerf leaves the layout to the submitter: the best legal plan inside the node, replicated over the system."""
+    isl, osl = row.lengths()
+    net, stack = row.net, stack_of(row)
+    machine = machine_of(row.machine, 1)
+    best = 0.0
+    for plan in choices.plans(net, machine, stack, formats(row, net, stack), "decode", 0):
+        if plan.ranks > min(row.count, machine.ranks) or row.count % plan.ranks:
+            continue
+        if plan.dp > 1 and plan.ranks > 8:
+            continue  # instances of at most eight: wider ones gain little once memory is not what binds
+        try:
+            setup = make(row, plan, net, stack)
+            if row.batch["scenario"] == "Offline":
+                found = offline(setup, input_tokens=isl, output_tokens=osl)
+            else:
+                load = Load(concurrency=1, input_tokens=isl, output_tokens=osl)
+                limits = (float(row.extra["slo_tpot_ms_p99"]) / 1e3, float(row.extra["slo_ttft_ms_p99"]) / 1e3)
+                found = limited(setup, load, tpot_s=limits[0], ttft_s=limits[1])
+        except InvalidPlan:
+            continue
+        if found is not None:
+            best = max(best, float(found.output_tokens_per_s) / plan.ranks)
+    if best == 0.0:
+        raise NotModelled(f"no plan inside one node of {machine.name} serves {net.name} within the limits")
+    return best
+
+
+def _prompt_s(row: Row) -> float:
+    setup = setups(row)[0]
+    isl, _ = row.lengths()
+    batch = prefill_batch(sequences=float(row.batch["batch"]), length=isl)
+    return float(step(setup, batch).seconds)
+
+
+def _step_s(row: Row) -> float:
+    setup = setups(row)[0]
+    isl, osl = row.lengths()
+    return float(step(setup, decode_batch(sequences=float(row.batch["batch"]), context=isl + osl / 2)).seconds)
+
+
+def _ttft_s(row: Row) -> float:
+    """One prompt alone; with prefill and decode apart ("1P1D"), the move of its cache and the first decode step."""
+    if float(row.batch.get("concurrency", 1)) != 1:
+        raise NotModelled("time to first token under load without arrival times")
+    setup = setups(row)[0]
+    isl, _ = row.lengths()
+    plan = setup.plan
+    alone = prefill_batch(sequences=float(plan.pp), length=isl)  # a step shares its batch among the stages
+    seconds = float(step(setup, alone).seconds)
+    if row.phase == "1P1D":
+        cache = kv_cache_bytes(setup.model, isl, plan.quant.kv) / plan.tp
+        move = Transfer(payload_bytes=cache, plane="rdma", distance=setup.machine.ranks)
+        first = step(setup, decode_batch(sequences=1.0, context=isl)).seconds
+        seconds += float(setup.price(move, 1.0, 1.0).seconds) + float(first)
+    return seconds
+
+
+def mixture(row: Row, setup: Setup) -> tuple[Batch, Batch, float]:
+    """A closed loop's decode batch, one prompt of another request, and how many of those a mean step carries."""
+    isl, osl = row.lengths()
+    batch = row.batch
+    concurrency = float(batch.get("avg_batch", batch.get("max_num_seqs", batch.get("batch", 0))))
+    if not concurrency:
+        raise NotModelled("the source does not say how many sequences were in flight")
+    mine = concurrency / setup.plan.dp
+    decode = decode_batch(sequences=mine, context=isl + osl / 2)
+    return decode, prefill_batch(sequences=1.0, length=isl), mine / max(osl - 1.0, 1.0)
+
+
+def _median_itl_s(row: Row) -> float:
+    """The median step: one without a prompt while fewer than half of the steps carry any.
+
+    Prompts per step are Poisson with the mean that the closed loop needs; its median is about the mean less ln 2.
+    """
+    setup = setups(row)[0]
+    decode, prompt, mean = mixture(row, setup)
+    seconds = float(step(setup, decode).seconds)
+    median = max(mean - float(np.log(2.0)), 0.0)
+    if median > 0.0:
+        with_prompt = together(decode, _times(prompt, median))
+        seconds = float(step(setup, with_prompt).seconds)
+    return seconds
+
+
+def _times(batch: Batch, ratio: float) -> Batch:
+    return Batch(
+        prefill_tokens=batch.prefill_tokens * ratio,
+        prefill_sequences=batch.prefill_sequences * ratio,
+        prefill_pairs=batch.prefill_pairs * ratio,
+        prefill_context=batch.prefill_context * ratio,
+    )
+
+
+def mean_step(row: Row) -> tuple[Any, Machine, int]:
+    """The priced step that stands for a row's run: decode with the prompts that a mean step carries."""
+    setup = setups(row)[0]
+    decode, prompt, mean = mixture(row, setup)
+    return step(setup, together(decode, _times(prompt, mean))), setup.machine, setup.plan.ranks
+
+
+def average_power_w(row: Row, fit: EnergyFit | None = None) -> tuple[float, float]:
+    """Average power of all chips of a row, and the limit of one."""
+    timeline, machine, ranks = mean_step(row)
+    limit = machine.chip.tdp_w
+    if limit is None:
+        raise MissingFigure(machine.chip.name, "power.tdp")
+    used = fit or energy_of(machine)
+    return float(step_power_w(timeline, machine, used)) * (row.count or ranks), limit
+
+
+def energy_of(machine: Machine) -> EnergyFit:
+    """Calibrated power constants of a machine's architecture."""
+    from taicang.catalog.energy import energy_fit  # noqa: PLC0415 - absent until the first fit
+
+    return energy_fit(machine.chip.profile)
+
+
+__all__ = ["average_power_w", "energy_of", "mean_step", "memory_use", "mixture", "predict", "replace", "routed"]

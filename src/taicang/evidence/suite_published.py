@@ -1,0 +1,86 @@
+"""Published serving results: throughput, latency and power as vendors, MLPerf and projects report them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from taicang.errors import MissingFigure, NotModelled, TaicangError
+from taicang.evidence.published import FILE, Row, read
+from taicang.evidence.published_predict import average_power_w, predict
+from taicang.evidence.score import Outcome
+
+SUITES = {
+    "mlenergy": "published_mlenergy",
+    "mlperf": "published_mlperf",
+    "mooncake": "published_mooncake",
+    "splitwise": "published_splitwise",
+    "trtllm": "published_trtllm",
+}
+"""First word of a source -> suite; the others are disaggregated expert models."""
+UNITS = {"ms": 1e-3, "s": 1.0}
+
+
+def suite_of(row: Row) -> str:
+    """The suite of a row; those given for context have one of their own, so that no headline counts them."""
+    name = SUITES.get(row.source.split("_")[0], "published_moe")
+    return f"{name}_context" if row.context else name
+
+
+def outcomes(folder: Path) -> Iterator[Outcome]:
+    """One outcome per row, another for its power where the source states it; a refusal names its reason."""
+    for row in read(folder / FILE):
+        scale = UNITS.get(row.unit, 1.0)
+        value, why = None, ""
+        try:
+            value = predict(row)
+        except TaicangError as error:
+            why = str(error)
+        unit = "s" if row.unit in UNITS else "tokens/s"
+        group = f"{row.source} {row.machine}"
+        yield Outcome(
+            id=row.id, suite=suite_of(row), group=group, measured=row.value * scale, predicted=value, unit=unit,
+            held_out=row.held_out, refused=why,
+        )  # fmt: skip
+        yield from _token_time(row, group)
+        yield from _power(row, group)
+
+
+def _token_time(row: Row, group: str) -> Iterator[Outcome]:
+    if "token_time_ms" not in row.extra:
+        return
+    value, why = None, ""
+    try:
+        value = predict(row, phase="decode")
+    except TaicangError as error:
+        why = str(error)
+    yield Outcome(
+        id=f"{row.id}-token", suite="published_splitwise", group=f"{group} token", predicted=value, unit="s",
+        measured=float(row.extra["token_time_ms"]) * 1e-3, held_out=row.held_out, refused=why,
+    )  # fmt: skip
+
+
+def measured_power_w(row: Row, tdp_w: float) -> float | None:
+    """Average power of all of a row's chips, where the source states it."""
+    if "avg_power_w_all_gpus" in row.extra:
+        return float(row.extra["avg_power_w_all_gpus"])
+    if "avg_power_x_tdp" in row.extra:
+        return float(row.extra["avg_power_x_tdp"]) * tdp_w * row.count
+    return None
+
+
+def _power(row: Row, group: str) -> Iterator[Outcome]:
+    if not {"avg_power_w_all_gpus", "avg_power_x_tdp"} & set(row.extra):
+        return
+    suite = "published_mlenergy_power" if row.source.startswith("mlenergy") else "published_splitwise_power"
+    value, why, measured = None, "", 0.0
+    try:
+        value, tdp_w = average_power_w(row)
+        measured = measured_power_w(row, tdp_w) or 0.0
+    except (NotModelled, MissingFigure, TaicangError) as error:
+        why = str(error)
+        measured = float(row.extra.get("avg_power_w_all_gpus", 1.0))
+    yield Outcome(
+        id=f"{row.id}-power", suite=suite, group=group, measured=measured, predicted=value, unit="W",
+        held_out=row.held_out, refused=why,
+    )  # fmt: skip
