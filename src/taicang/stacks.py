@@ -38,7 +38,8 @@ class Stack:
     """Fusions present: "qk_norm_rope" (query-key norm with rotation), "mla_prolog" (norms, projections, rope)."""
     overlap: frozenset[str] = frozenset()
     """Abilities: "expert_all_to_all" (token exchange by default instead of gather and scatter), "offers_all_to_all"
-    (on request), "two_batch" (overlapped microbatches), "sp_attention" (sequence-tensor-sequence prefill)."""
+    (on request), "two_batch" (overlapped microbatches), "sp_attention" (sequence-tensor-sequence prefill),
+    "matmul_all_reduce" (in prefill, an all-reduce runs beside the product that it sums)."""
     all_reduce: str = "best"
     """Whose all-reduce kernels run: "nccl", "trtllm", "sglang", "vllm" or the best of them."""
     partition: tuple[float, float] | None = None

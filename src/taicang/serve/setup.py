@@ -11,7 +11,7 @@ from taicang.cost.cost import Cost
 from taicang.errors import InvalidPlan
 from taicang.hardware import Machine
 from taicang.lower import lower
-from taicang.lower.program import Program, Stream, some
+from taicang.lower.program import Program, Stream, some, where_some
 from taicang.models.types import Model
 from taicang.ops import Exchange, GroupedGemm, Operator
 from taicang.plans import Batch, ServePlan
@@ -45,14 +45,16 @@ def step(setup: Setup, batch: Batch) -> Timeline:
     plan, stack = setup.plan, setup.stack
     if plan.pp > 1:
         batch = scaled(batch, 1.0 / plan.pp)
-    prefill = some(batch.prefill_tokens)
+    prefill = where_some(batch.prefill_tokens)
     whole = lower(setup.model, plan, batch, stack, skew=setup.skew)
     if plan.microbatches == 1:
-        return _host_bound(sequential(whole, _pricer(setup, None, prefill=prefill)), whole, setup, batch)
+        beside = prefill if "matmul_all_reduce" in stack.overlap else 0.0
+        timeline = sequential(whole, _pricer(setup, None, prefill), reduce_beside=beside)
+        return _host_bound(timeline, whole, setup, batch)
     half = lower(setup.model, plan, scaled(batch, 1.0 / plan.microbatches), stack, skew=setup.skew)
-    if stack.partition is not None and not prefill:
-        return two_streams(half, whole, _pricer(setup, stack.partition, prefill=False))
-    return hidden_network(half, whole, _pricer(setup, None, prefill=prefill), stack)
+    if stack.partition is not None and not some(batch.prefill_tokens):
+        return two_streams(half, whole, _pricer(setup, stack.partition, prefill))
+    return hidden_network(half, whole, _pricer(setup, None, prefill), stack)
 
 
 def scaled(batch: Batch, ratio: float) -> Batch:
@@ -67,28 +69,27 @@ def scaled(batch: Batch, ratio: float) -> Batch:
     )
 
 
-def _pricer(
-    setup: Setup, partition: tuple[float, float] | None, *, prefill: bool
-) -> Callable[[Operator, Stream], Cost]:
+def _pricer(setup: Setup, partition: tuple[float, float] | None, prefill: Count) -> Callable[[Operator, Stream], Cost]:
+    stack = setup.stack
+    waits = stack.imbalance_ratio != 1.0 or stack.straggle_ratio != 1.0
+
     def price(op: Operator, stream: Stream) -> Cost:
         share = (1.0, 1.0)
         if partition is not None and stream != "outside":
             share = partition if stream == "attention" else (1.0 - partition[0], 1.0 - partition[1])
         cost = setup.price(op, *share)
-        late = _late(op, setup.stack, prefill=prefill)
-        if late == 1.0:
+        if not (waits and isinstance(op, (Exchange, GroupedGemm))):
             return cost
-        wait = cost.seconds * (late - 1.0)
+        wait = cost.seconds * _late(op, stack, prefill)
         return replace(cost, seconds=cost.seconds + wait, latency_s=cost.latency_s + wait)
 
     return price
 
 
-def _late(op: Operator, stack: Stack, *, prefill: bool) -> float:
-    """Time of the slowest expert rank, for which all wait, over the mean rank's."""
-    if prefill and isinstance(op, (Exchange, GroupedGemm)):
-        return stack.imbalance_ratio
-    return stack.straggle_ratio if isinstance(op, Exchange) and not prefill else 1.0
+def _late(op: Exchange | GroupedGemm, stack: Stack, prefill: Count) -> Num:
+    """By how much the slowest expert rank, for which all wait, takes longer than the mean one."""
+    decode = stack.straggle_ratio if isinstance(op, Exchange) else 1.0
+    return prefill * (stack.imbalance_ratio - 1.0) + (1.0 - prefill) * (decode - 1.0)
 
 
 def _host_bound(timeline: Timeline, program: Program, setup: Setup, batch: Batch) -> Timeline:
