@@ -1,8 +1,15 @@
 """Rows of served end-to-end measurements as setups and loads.
 
-One row is one served model under a closed loop of clients. Two conventions of the sources are undone here: rows with
-attention data parallelism state dp = tp x ep of their launcher, so the number of GPUs is the larger of the expert
-degrees; rows that describe several replicas state the batch of one.
+One row is one served model under a closed loop of clients. Conventions of the sources that are undone here:
+
+* Rows with attention data parallelism state dp = tp x ep of their launcher, so the number of GPUs is the larger of the
+  expert degrees. Decode instances of SGLang that span nodes state no expert parallelism although their expert library
+  (DeepEP) turns all ranks into expert ranks.
+* Rows that describe several replicas state the batch of one.
+* One source files DeepSeek under two names: DeepSeek-V3 for plain decoding, DeepSeek-R1 for runs with the model's own
+  draft layer (public launch scripts since December 2025: three drafted tokens, one under attention data parallelism;
+  SGLang two). Its Qwen3.5 runs in fp8 on B200 with four GPUs and no expert parallelism draft three tokens.
+* The same source draws lengths evenly between 80 % and 100 % of the stated ones, so the means are 90 % of them.
 """
 
 from __future__ import annotations
@@ -14,8 +21,17 @@ from pathlib import Path
 from taicang.catalog.models import model
 from taicang.models.types import Experts, Latent, Model
 from taicang.plans import Quantisation, ServePlan
+from taicang.units import Count
 
 SYSTEMS = {"b200_sxm": "hgx-b200", "h100_sxm": "hgx-h100", "h200_sxm": "hgx-h200", "gb200": "gb200-nvl72"}
+PUBLIC = "inferencex"
+"""The source whose launch scripts are public."""
+MEAN_LENGTH_RATIO = 0.9
+"""Mean over stated length of that source's prompts and answers."""
+DRAFTS_SINCE = "2025-12"
+"""First month of that source's launch scripts with draft tokens."""
+WIDE = 8
+"""Ranks of attention data parallelism beyond which tokens travel to their experts (a node; wide expert parallelism)."""
 ENGINES = {"trtllm": "tensorrt-llm", "vllm": "vllm", "sglang": "sglang"}
 
 
@@ -25,7 +41,7 @@ class Role:
 
     plan: ServePlan
     instances: int
-    batch: float
+    batch: Count
     """Sequences of one attention group as the source states it (0: not stated)."""
 
 
@@ -43,8 +59,11 @@ class Row:
     """Date of the measurement, year-month-day."""
     disaggregated: bool
     input_tokens: int
+    """As stated."""
     output_tokens: int
-    concurrency: float
+    length_ratio: float
+    """Mean over stated length of prompts and answers."""
+    concurrency: Count
     prefill: Role | None
     decode: Role
     """The only role of an aggregated row."""
@@ -101,6 +120,14 @@ def quantisation(net: Model, gemm: str, engine: str, machine: str, precision: st
     return Quantisation() if precision != "fp8" else Quantisation(attention="fp8", dense="fp8", experts="fp8", kv=kv)
 
 
+def drafts(cells: dict[str, str], engine: str, dp: int, ep: int) -> int:
+    """Tokens drafted per step: which runs speculate is told by the model's name and layout (see above)."""
+    if cells["model_path"].endswith("DeepSeek-R1") and cells["source"] == PUBLIC and cells["measured"] >= DRAFTS_SINCE:
+        return 2 if engine == "sglang" else 3 if dp == 1 else 1
+    four = engine == "sglang" and cells["system"] == "b200_sxm" and number(cells, "tp_size") == 4
+    return 3 if four and ep == 1 and "Qwen3.5" in cells["model_path"] and cells["precision"] == "fp8" else 0
+
+
 def _role(row: dict[str, str], prefix: str, net: Model, instances: int) -> Role:
     routed = any(isinstance(block.ffn, Experts) for block in net.blocks)
     tp, dp, moe_tp, ep = layout(
@@ -112,9 +139,21 @@ def _role(row: dict[str, str], prefix: str, net: Model, instances: int) -> Role:
     )
     if not routed:
         moe_tp, ep = tp * dp, 1
+    wide = routed and dp > WIDE
+    if wide and row["backend"] == "sglang":
+        moe_tp, ep = 1, tp * dp
     machine = SYSTEMS[row["system"]]
     quant = quantisation(net, row["gemm_quant_mode"], row["backend"], machine, row["precision"])
-    plan = ServePlan(tp=tp, dp=dp, pp=max(1, int(number(row, "pp_size", 1.0))), ep=ep, moe_tp=moe_tp, quant=quant)
+    plan = ServePlan(
+        tp=tp,
+        dp=dp,
+        pp=max(1, int(number(row, "pp_size", 1.0))),
+        ep=ep,
+        moe_tp=moe_tp,
+        draft_tokens=drafts(row, row["backend"], dp, ep) if prefix != "prefill_" else 0,
+        exchange="all_to_all" if wide else "auto",
+        quant=quant,
+    )
     return Role(plan=plan, instances=instances, batch=number(row, f"{prefix}batch_size"))
 
 
@@ -147,6 +186,7 @@ def _row(cells: dict[str, str], net: Model) -> Row:
         disaggregated=split,
         input_tokens=int(float(cells["isl"])),
         output_tokens=int(float(cells["osl"])),
+        length_ratio=MEAN_LENGTH_RATIO if cells["source"] == PUBLIC else 1.0,
         concurrency=concurrency,
         prefill=prefill,
         decode=decode,

@@ -47,7 +47,11 @@ def setup(row: Row, role: Role, stack: Stack | None = None) -> Setup:
 
 def predict(row: Row, stack: Stack | None = None) -> Steady:
     """What the closed form says of a row."""
-    load = Load(concurrency=row.concurrency, input_tokens=row.input_tokens, output_tokens=row.output_tokens)
+    load = Load(
+        concurrency=row.concurrency,
+        input_tokens=row.input_tokens * row.length_ratio,
+        output_tokens=row.output_tokens * row.length_ratio,
+    )
     decode = setup(row, row.decode, stack)
     if row.prefill is None:
         return aggregated(decode, load)

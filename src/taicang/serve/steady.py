@@ -75,10 +75,10 @@ def aggregated(setup: Setup, load: Load) -> Steady:
     mixed = stack.scheduler == "mixed"
     during = step(setup, together(decoding, chunk)).seconds - decode.seconds if mixed else alone.seconds
     steps = np.maximum((load.output_tokens - 1) / plan.tokens_per_step, 1.0)
-    # how many steps of a request's life carry a chunk of somebody else's prompt: groups in lock step share the delay
+    # how many steps of a request's life carry a chunk of somebody else's prompt. Attention-DP groups step together; a
+    # balanced closed loop hands them prompts at the same time (TensorRT-LLM waits for it, the others drift towards it)
     others = np.maximum(mine - 1.0, 0.0) * chunks
-    carried = _shared_steps(others, steps, groups)
-    busy = steps * decode.seconds + carried * during
+    busy = steps * decode.seconds + others * during
     tpot = busy / np.maximum(load.output_tokens - 1, 1.0)
     own = chunks * (decode.seconds * (load.concurrency > 1) + during if mixed else alone.seconds)
     waiting = 0.5 * decode.seconds * (load.concurrency > 1)
@@ -92,15 +92,6 @@ def aggregated(setup: Setup, load: Load) -> Steady:
         output_tokens_per_s=load.concurrency * load.output_tokens / (ttft + busy),
         decode=decode,
     )
-
-
-def _shared_steps(others: Num, steps: Num, groups: int) -> Num:
-    """Steps that carry a chunk in any of ``groups`` lock-step groups, when each has ``others`` per ``steps``."""
-    if groups == 1:
-        return others
-    chance = np.minimum(others / steps, 1.0)
-    any_group = 1.0 - np.power(1.0 - chance, groups)
-    return np.maximum(any_group * steps, others)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
