@@ -11,7 +11,7 @@ from taicang import catalog
 from taicang.catalog import calibration
 from taicang.cost.attend_gqa import GqaDecodeFit, GqaPrefillFit, attend_gqa
 from taicang.cost.gemm import GemmFit, gemm
-from taicang.evidence.suite_gemm import chip_of
+from taicang.evidence.systems import chip_of
 from taicang.ops import Attend, Gemm
 
 SHAPES = 10_000

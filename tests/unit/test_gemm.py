@@ -5,7 +5,7 @@ import pytest
 from taicang.catalog import calibration
 from taicang.cost.gemm import NEAREST, GemmFit, fit_for, gemm, select
 from taicang.errors import NotModelled
-from taicang.evidence.suite_gemm import chip_of
+from taicang.evidence.systems import chip_of
 from taicang.formats import FORMATS
 from taicang.ops import Gemm
 

@@ -16,7 +16,7 @@ from taicang.cost.experts import ExpertsFit
 from taicang.cost.gemm import GemmFit
 from taicang.cost.model import Book, CostModel
 from taicang.cost.pointwise import PointwiseFit
-from taicang.errors import InvalidInput
+from taicang.errors import UnknownName
 from taicang.hardware import Machine
 from taicang.stacks import Stack
 
@@ -32,19 +32,18 @@ ARCHITECTURE: Mapping[str, str] = MappingProxyType(
         "b300": "blackwell",
         "gb200": "blackwell",
         "gb300": "blackwell",
-        "ascend-910c": "ascend-910c",
+        "ascend-910c": "ascend",
     }
 )
-"""Families that were fitted per architecture file their constants under it, the others under the chip's own profile."""
+"""Architecture of each kernel profile, for constants that are pooled over an architecture."""
 
 
 def of_profile(family: str, kind: type[T], profile: str) -> Mapping[str, T]:
-    """Constants of ``family`` for a kernel profile: its own, else those of its architecture."""
+    """Constants of ``family`` for a kernel profile, by key."""
     known: Mapping[str, Mapping[str, T]] = fits(family, kind)  # type: ignore[arg-type]  # a type is hashable
-    for name in (profile, f"{profile}-sxm", ARCHITECTURE.get(profile, "")):
-        if name in known:
-            return known[name]
-    raise InvalidInput(f"no {family} constants for kernel profile {profile!r} (have {', '.join(known)})")
+    if profile not in known:
+        raise UnknownName(f"{family} profile", profile, known)
+    return known[profile]
 
 
 @cache

@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from taicang.catalog.costing import ARCHITECTURE
 from taicang.cost.experts import ExpertsFit, dispatched_key, experts
 from taicang.evidence import fitting
-from taicang.evidence.chips_measured import chip_of
 from taicang.evidence.suite_experts import FILES, Row, batched, groups, rows
+from taicang.evidence.systems import chip_of
 
 # constant: (start, least, most); bounds are what the constant can physically mean
 BOUNDS: dict[str, tuple[float, float, float]] = {
@@ -26,17 +27,6 @@ BOUNDS: dict[str, tuple[float, float, float]] = {
     "activation_ratio": (1.5, 0.05, 20.0),
     "floor_s": (15e-6, 3e-6, 100e-6),
     "expert_s": (1e-8, 1e-10, 5e-6),
-}
-
-ARCHITECTURES = {
-    "a100": "ampere",
-    "l40s": "ada",
-    "h100": "hopper",
-    "h200": "hopper",
-    "b200": "blackwell",
-    "b300": "blackwell",
-    "gb200": "blackwell",
-    "gb300": "blackwell",
 }
 
 
@@ -97,11 +87,11 @@ def fit(folder: Path) -> Path:
     pooled: dict[tuple[str, str], list[Row]] = {}
     for row in kept:
         key = row.dtype if row.op.gathered else dispatched_key(row.dtype)
-        pooled.setdefault((ARCHITECTURES[chip_of(row.system).profile], key), []).append(row)
+        pooled.setdefault((ARCHITECTURE[chip_of(row.system).profile], key), []).append(row)
     profiles: dict[str, dict[str, Any]] = {}
     for (architecture, key), chosen in sorted(pooled.items()):
         constants = asdict(_solve(chosen)) | {"origin": f"calibrated on {architecture}"}
-        for profile in (p for p, a in ARCHITECTURES.items() if a == architecture):
+        for profile in (p for p, a in ARCHITECTURE.items() if a == architecture):
             profiles.setdefault(profile, {})[key] = constants
     profiles["ascend-910c"] = _ascend()
     return fitting.write(

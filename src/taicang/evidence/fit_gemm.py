@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 
 from taicang.cost.gemm import GemmFit, gemm
 from taicang.evidence import fitting
-from taicang.evidence.suite_gemm import ASCEND, TABLE, Rows, chip_of, read, read_ascend
+from taicang.evidence.suite_gemm import ASCEND, TABLE, Rows, read, read_ascend
+from taicang.evidence.systems import chip_of
 
 # constant: start, lowest and highest value
 BOUNDS: Mapping[str, tuple[float, float, float]] = {

@@ -18,9 +18,9 @@ import numpy as np
 from taicang.catalog import calibration
 from taicang.cost.experts import ExpertsFit, experts, fit_for
 from taicang.errors import NotModelled
-from taicang.evidence.chips_measured import chip_of
 from taicang.evidence.score import Outcome
 from taicang.evidence.split import held_out
+from taicang.evidence.systems import chip_of
 from taicang.ops import GroupedGemm
 
 FILES = {"experts": "moe_experts.csv", "experts_wideep": "moe_wideep.csv"}

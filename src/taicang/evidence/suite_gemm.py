@@ -5,18 +5,17 @@ from __future__ import annotations
 import csv
 from collections import defaultdict
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from taicang.catalog import calibration, chip
+from taicang.catalog import calibration
 from taicang.cost.gemm import GemmFit, gemm, select
 from taicang.evidence.score import Outcome
 from taicang.evidence.split import held_out
-from taicang.hardware import Chip
+from taicang.evidence.systems import chip_of
 from taicang.ops import Gemm
 
 TABLE = Path("kernels") / "gemm.csv"
@@ -61,12 +60,6 @@ class Rows:
             held=self.held[keep],
             warm=self.warm,
         )
-
-
-@cache
-def chip_of(system: str) -> Chip:
-    """The chip that the rows of ``system`` ("h100-sxm") were measured on."""
-    return chip(system.removesuffix("-sxm"))
 
 
 def read(folder: Path) -> list[Rows]:
