@@ -18,9 +18,12 @@ from taicang.plans import Batch, decode_batch, prefill_batch
 from taicang.predict import choices
 from taicang.serve.memory import memory_use
 from taicang.serve.power import step_power_w
-from taicang.serve.saturated import limited, most_sequences, offline
+from taicang.serve.saturated import Saturated, limited, most_sequences, offline
 from taicang.serve.setup import Setup, step
 from taicang.serve.steady import Load, aggregated, together
+
+STEP_TOKENS = (2048.0, 32768.0)
+"""Least and most tokens of a step that TensorRT-LLM's benchmark chooses; between them, batch x (1 + input / output)."""
 
 
 def predict(row: Row, phase: str = "") -> float:
@@ -66,10 +69,30 @@ def per_chip(row: Row) -> float:
     if "concurrency" in row.batch:
         load = Load(concurrency=float(row.batch["concurrency"]), input_tokens=isl, output_tokens=osl)
         return float(aggregated(setup, load).output_tokens_per_s) * total / setup.plan.ranks
-    found = offline(setup, input_tokens=isl, output_tokens=osl)
+    found = _queued(row, setup, isl, osl)
     if found is None:
         raise InvalidPlan(f"{setup.model.name} does not fit {setup.plan.ranks} chips of {setup.machine.name}")
     return float(found.output_tokens_per_s) * total / setup.plan.ranks
+
+
+def _queued(row: Row, setup: Setup, isl: float, osl: float) -> Saturated | None:
+    """A full queue. TensorRT-LLM's benchmark sizes the step by its batch, and its queues are finite."""
+    if not row.source.startswith("trtllm"):
+        return offline(setup, input_tokens=isl, output_tokens=osl)
+    most = most_sequences(setup, context=isl + osl, tokens=STEP_TOKENS[0])
+    tokens = min(max(most * (1.0 + isl / osl), STEP_TOKENS[0], isl), STEP_TOKENS[1])
+    sized = replace(setup, stack=replace(setup.stack, chunk_tokens=int(tokens)))
+    return offline(sized, input_tokens=isl, output_tokens=osl, requests=queue(isl, osl))
+
+
+def queue(isl: float, osl: float) -> float:
+    """Requests of TensorRT-LLM's throughput runs: fewer, the longer they stay (table of its performance overview)."""
+    length = isl + osl
+    if length <= 256:
+        return 30000.0
+    if length > 20000:
+        return 1000.0
+    return 3000.0 if length <= 2500 else 1500.0
 
 
 def _prefilled(row: Row, setup: Setup) -> float:

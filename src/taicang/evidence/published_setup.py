@@ -95,11 +95,12 @@ def layout(row: Row, net: Model) -> ServePlan:
     """The plan that ``par`` states; ``NotModelled`` where it leaves the layout open."""
     par = row.par
     experts = routed(net)
+    if experts and row.source.startswith("trtllm"):
+        # its benchmark runs every expert model with attention data parallelism (performance overview, "MoE models")
+        ranks = max(int(par.get(key, 1)) for key in ("tp", "dp_attn", "ep"))
+        return ServePlan(dp=ranks, ep=ranks)
     tp, ep, dp = int(par.get("tp", 1)), int(par.get("ep", 1)), int(par.get("dp", 1))
     pp = int(par.get("pp", 1)) if str(par.get("pp", 1)).isdigit() else 1
-    if "dp_attn" in par:
-        dp = int(par["dp_attn"])
-        return ServePlan(dp=dp, ep=max(ep, 1), moe_tp=dp // max(ep, 1))
     if row.phase in ("prefill", "decode", "prefill-only") and ep > 1:
         return ServePlan(dp=ep // tp, tp=tp, ep=ep, redundant=_redundant(row, experts, ep))
     if ep > 1 and "tp" in par:  # one group of ranks that shards attention by heads and experts whole

@@ -8,7 +8,7 @@ same sum covers. Attention groups are taken to prefill at the same time (a sched
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -73,15 +73,25 @@ def saturated(setup: Setup, sequences: Count, *, input_tokens: float, output_tok
     )
 
 
-def offline(setup: Setup, *, input_tokens: float, output_tokens: float) -> Saturated | None:
+def offline(setup: Setup, *, input_tokens: float, output_tokens: float, requests: float = 0.0) -> Saturated | None:
     """All requests queued: the largest batch that memory allows; ``None`` where nothing fits.
 
-    The whole answer's cache is reserved when a request starts (no eviction), as TensorRT-LLM does by default.
+    The whole answer's cache is reserved when a request starts (no eviction), as TensorRT-LLM does by default. A queue
+    of finitely many ``requests`` (0: no end) of one length runs in waves: the last one is not full.
     """
     most = most_sequences(setup, context=input_tokens + output_tokens, tokens=float(setup.stack.chunk_tokens))
     if most == 0:
         return None
-    return saturated(setup, float(most), input_tokens=input_tokens, output_tokens=output_tokens)
+    each = requests / setup.plan.dp
+    full = float(min(most, each)) if requests else float(most)
+    found = saturated(setup, full, input_tokens=input_tokens, output_tokens=output_tokens)
+    waves = np.floor(each / full)
+    rest = each - waves * full
+    if not requests or rest < 1.0:
+        return found
+    last = saturated(setup, rest, input_tokens=input_tokens, output_tokens=output_tokens)
+    seconds = waves * found.tpot_s * output_tokens + last.tpot_s * output_tokens
+    return replace(found, output_tokens_per_s=requests * output_tokens / seconds)
 
 
 def limited(setup: Setup, load: Load, *, tpot_s: float, ttft_s: float) -> Saturated | None:
