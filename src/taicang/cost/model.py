@@ -83,7 +83,8 @@ class CostModel:
             reach = self.stack.partition_reach_ratio
             chip = chip.partition(cube_ratio=cube_ratio, vector_ratio=vector_ratio, reach_ratio=reach)
         cost = self._on(op, chip)
-        ratio = self.stack.kernel_ratio.get(FAMILY[type(op)], 1.0)
+        family, ratios = FAMILY[type(op)], self.stack.kernel_ratio
+        ratio = ratios.get(f"{family}/{getattr(op, 'dtype', '')}", ratios.get(family, 1.0))
         return cost if ratio == 1.0 else _slower(cost, ratio)
 
     def _on(self, op: Operator, chip: Chip) -> Cost:  # one arm per operator of the closed union
