@@ -21,25 +21,26 @@ from taicang.serve.power import step_power_w
 from taicang.serve.saturated import Saturated, limited, most_sequences, offline
 from taicang.serve.setup import Setup, step
 from taicang.serve.steady import Load, aggregated, together
+from taicang.stacks import Stack
 
 STEP_TOKENS = (2048.0, 32768.0)
 """Least and most tokens of a step that TensorRT-LLM's benchmark chooses; between them, batch x (1 + input / output)."""
 
 
-def predict(row: Row, phase: str = "") -> float:
+def predict(row: Row, phase: str = "", stack: Stack | None = None) -> float:
     """The row's metric in SI units (``phase`` "decode": the time of a decode step beside it).
 
     Raises ``NotModelled`` where the source leaves the load open, and whatever the setup raises.
     """
     if row.metric == "prompt_time":
-        return _prompt_s(row) if phase != "decode" else _step_s(row)
+        return _prompt_s(row, stack) if phase != "decode" else _step_s(row, stack)
     if row.metric == "median_itl":
-        return _median_itl_s(row)
+        return _median_itl_s(row, stack)
     if row.metric == "ttft":
-        return _ttft_s(row)
+        return _ttft_s(row, stack)
     if "tokens_per_s" not in row.metric:
         raise NotModelled(f"metric {row.metric}")
-    return per_chip(row) * _chips(row)
+    return per_chip(row, stack) * _chips(row)
 
 
 def _chips(row: Row) -> float:
@@ -53,19 +54,19 @@ def _chips(row: Row) -> float:
     return float(row.count)
 
 
-def per_chip(row: Row) -> float:
+def per_chip(row: Row, stack: Stack | None = None) -> float:
     """Tokens per second and chip, of the kind that the metric names."""
     if row.phase == "pd-disagg":
         raise NotModelled("the source does not say how chips were split between prefill and decode")
     if "scenario" in row.batch:
-        return _chosen(row)
+        return _chosen(row, stack)
     if row.phase in ("prefill", "prefill-only"):
-        return max(_prefilled(row, one) for one in setups(row))
+        return max(_prefilled(row, one) for one in setups(row, stack))
     if row.phase == "decode":
-        return max(_decoded(row, one) for one in setups(row))
+        return max(_decoded(row, one) for one in setups(row, stack))
     isl, osl = row.lengths()
     total = (isl + osl) / osl if row.metric.startswith("total") else 1.0
-    setup = setups(row)[0]
+    setup = setups(row, stack)[0]
     if "concurrency" in row.batch:
         load = Load(concurrency=float(row.batch["concurrency"]), input_tokens=isl, output_tokens=osl)
         return float(aggregated(setup, load).output_tokens_per_s) * total / setup.plan.ranks
@@ -120,10 +121,10 @@ def _decoded(row: Row, setup: Setup) -> float:
     return sequences * plan.dp * plan.tokens_per_step / seconds / plan.ranks
 
 
-def _chosen(row: Row) -> float:
+def _chosen(row: Row, given: Stack | None) -> float:
     """MLPerf leaves the layout to the submitter: the best legal plan inside the node, replicated over the system."""
     isl, osl = row.lengths()
-    net, stack = row.net, stack_of(row)
+    net, stack = row.net, given or stack_of(row)
     machine = machine_of(row.machine, 1)
     best = 0.0
     for plan in choices.plans(net, machine, stack, formats(row, net, stack), "decode", 0):
@@ -148,24 +149,24 @@ def _chosen(row: Row) -> float:
     return best
 
 
-def _prompt_s(row: Row) -> float:
-    setup = setups(row)[0]
+def _prompt_s(row: Row, stack: Stack | None) -> float:
+    setup = setups(row, stack)[0]
     isl, _ = row.lengths()
     batch = prefill_batch(sequences=float(row.batch["batch"]), length=isl)
     return float(step(setup, batch).seconds)
 
 
-def _step_s(row: Row) -> float:
-    setup = setups(row)[0]
+def _step_s(row: Row, stack: Stack | None) -> float:
+    setup = setups(row, stack)[0]
     isl, osl = row.lengths()
     return float(step(setup, decode_batch(sequences=float(row.batch["batch"]), context=isl + osl / 2)).seconds)
 
 
-def _ttft_s(row: Row) -> float:
+def _ttft_s(row: Row, stack: Stack | None) -> float:
     """One prompt alone; with prefill and decode apart ("1P1D"), the move of its cache and the first decode step."""
     if float(row.batch.get("concurrency", 1)) != 1:
         raise NotModelled("time to first token under load without arrival times")
-    setup = setups(row)[0]
+    setup = setups(row, stack)[0]
     isl, _ = row.lengths()
     plan = setup.plan
     alone = prefill_batch(sequences=float(plan.pp), length=isl)  # a step shares its batch among the stages
@@ -190,12 +191,12 @@ def mixture(row: Row, setup: Setup) -> tuple[Batch, Batch, float]:
     return decode, prefill_batch(sequences=1.0, length=isl), mine / max(osl - 1.0, 1.0)
 
 
-def _median_itl_s(row: Row) -> float:
+def _median_itl_s(row: Row, stack: Stack | None) -> float:
     """The median step: one without a prompt while fewer than half of the steps carry any.
 
     Prompts per step are Poisson with the mean that the closed loop needs; its median is about the mean less ln 2.
     """
-    setup = setups(row)[0]
+    setup = setups(row, stack)[0]
     decode, prompt, mean = mixture(row, setup)
     seconds = float(step(setup, decode).seconds)
     median = max(mean - float(np.log(2.0)), 0.0)
@@ -214,9 +215,9 @@ def _times(batch: Batch, ratio: float) -> Batch:
     )
 
 
-def mean_step(row: Row) -> tuple[Any, Machine, int]:
+def mean_step(row: Row, stack: Stack | None = None) -> tuple[Any, Machine, int]:
     """The priced step that stands for a row's run: decode with the prompts that a mean step carries."""
-    setup = setups(row)[0]
+    setup = setups(row, stack)[0]
     decode, prompt, mean = mixture(row, setup)
     return step(setup, together(decode, _times(prompt, mean))), setup.machine, setup.plan.ranks
 

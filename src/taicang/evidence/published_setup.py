@@ -28,7 +28,7 @@ DRAFT_ACCEPTANCE_RATIO = 0.85
 
 STACKS: Mapping[str, str] = {
     "infersim": "sglang@0.5.1",
-    "mlenergy": "vllm@0.11.2",
+    "mlenergy": "vllm-stream@0.11.2",
     "mooncake_kv": "vllm@0.8.5",
     "sglang_96h100": "sglang@0.4.6",
     "sglang_gb200_p1": "sglang@0.4.6",
@@ -37,9 +37,9 @@ STACKS: Mapping[str, str] = {
     "sglang_h20": "sglang@0.5.1",
     "sglang_k2": "sglang@0.4.6",
     "splitwise": "vllm-2023",
-    "trtllm_blog3": "tensorrt-llm@0.20.0",
-    "trtllm_new": "tensorrt-llm@1.1.0",
-    "trtllm_v1": "tensorrt-llm@1.0.0",
+    "trtllm_blog3": "trtllm-bench@0.20.0",
+    "trtllm_new": "trtllm-bench@1.1.0",
+    "trtllm_v1": "trtllm-bench@1.0.0",
     "vllm_gb300": "vllm@0.15.1",
     "vllm_wideep": "vllm@0.11.2",
 }
@@ -54,7 +54,7 @@ def stack_of(row: Row) -> Stack:
         amd = row.chip.startswith("MI")
         return catalog.stack("vllm@0.9.0" if amd or "vllm" in row.system.lower() else "tensorrt-llm@0.21.0")
     engine = row.source.split("_")[0]
-    return catalog.stack({"trtllm": "tensorrt-llm"}.get(engine, engine))
+    return catalog.stack({"trtllm": "trtllm-bench"}.get(engine, engine))
 
 
 @cache
@@ -73,7 +73,7 @@ def routed(net: Model) -> Experts | None:
 def formats(row: Row, net: Model, stack: Stack) -> Quantisation:
     """Formats by the row's dtype: attention may be named apart ("FP8+BF16attn"), the cache too ("+FP8KV")."""
     text = row.dtype.lower()
-    engine = "trtllm" if stack.engine == "tensorrt-llm" else stack.engine
+    engine = "trtllm" if stack.engine in ("tensorrt-llm", "trtllm-bench") else stack.engine
     gemm = ""
     if "fp4" in text and not text.startswith("mxfp4"):
         gemm = "nvfp4"
@@ -85,7 +85,7 @@ def formats(row: Row, net: Model, stack: Stack) -> Quantisation:
     if "fp8kv" in text:
         quant = replace(quant, kv="fp8")
     if gemm == "nvfp4" and not net.name.startswith("gpt-oss"):
-        quant = replace(quant, kv="fp8") if engine != "vllm" else quant
+        quant = replace(quant, kv="fp8") if not engine.startswith("vllm") else quant
         if "fp8 attn" in text:
             quant = replace(quant, attention="fp8", kv="fp8")
     return replace(quant, attention="bf16") if "bf16attn" in text else quant
@@ -145,9 +145,9 @@ def make(row: Row, plan: ServePlan, net: Model, stack: Stack) -> Setup:
     return Setup(model=net, plan=full, machine=machine, stack=stack, price=costs.price, skew=skew)
 
 
-def setups(row: Row) -> list[Setup]:
+def setups(row: Row, given: Stack | None = None) -> list[Setup]:
     """Setups that answer for a row: one, or those with and without two-batch overlap where the source is silent."""
-    net, stack = row.net, stack_of(row)
+    net, stack = row.net, given or stack_of(row)
     plan = drafted(row, layout(row, net))
     wide = row.phase in ("prefill", "decode", "prefill-only") and plan.dp > 1
     if wide:
