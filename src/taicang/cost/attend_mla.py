@@ -79,10 +79,10 @@ def fit_for(fits: Mapping[str, F], dtype: str, kv_dtype: str) -> F:
     """Constants for activations in ``dtype`` over a cache in ``kv_dtype``: keys are "dtype/kv_dtype".
 
     A missing combination falls back on the one with the same cache format, then on bf16 over bf16: an 8-bit cache then
-    streams its fewer bytes at the same efficiency and is computed in bf16 (fp8 on GPUs, int8 on Ascend). Raises ``NotModelled`` for other formats.
+    streams its fewer bytes at the same efficiency and is computed in bf16. Raises ``NotModelled`` for other formats.
     """
     kv = "bf16" if kv_dtype == "fp16" else kv_dtype
-    if dtype in {"bf16", "fp16", "fp8"} and kv in {"bf16", "fp8", "int8"}:
+    if (dtype in {"bf16", "fp16", "fp8"} and kv in {"bf16", "fp8", "int8"}) or (dtype, kv) == ("int8", "int8"):
         for key in (f"{dtype}/{kv}", f"bf16/{kv}", "bf16/bf16"):
             if key in fits:
                 return fits[key]

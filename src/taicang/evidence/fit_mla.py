@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -54,6 +54,8 @@ DIE: Mapping[str, str] = MappingProxyType({"h200": "h100", "gb200": "b200", "gb3
 """Profile whose die another one carries."""
 DECODE_TILE: Mapping[str, float] = MappingProxyType({"l40s": 16.0})
 UNSPLIT = ("a100",)
+ASCEND_INT8: Mapping[str, Any] = MappingProxyType({"arithmetic": "int8", "matrix_efficiency_ratio": 0.654})
+"""The operator in INT8 over an INT8 cache: assumed to reach the share of the peak that bf16 is printed with."""
 STARTS = 4
 SOFT = 0.1
 """Relative error beyond which a row's pull grows only linearly: rows that another kernel served do not lead."""
@@ -87,6 +89,8 @@ def _fit_phase(path: Path, phase: Phase) -> Path:
         for part in listed:
             profiles.setdefault(chip_of(part.system).profile, {})[combination] = shared
     profiles[ASCEND] = {"bf16/bf16": constants(ascend_fit(phase))}
+    if phase == "decode":
+        profiles[ASCEND]["int8/int8"] = constants(replace(ascend_fit(phase), **ASCEND_INT8))
     note = (
         f"fastest of the measured serving stacks; soft-L1 on log time, {STARTS} starts. {ASCEND}: efficiencies are the "
         "two published asymptotes of its fused decode operator (Tables 8 and 9 of arXiv 2506.12708 v2, "

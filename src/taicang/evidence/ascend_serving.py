@@ -1,0 +1,157 @@
+"""Published figures of DeepSeek-R1 on CloudMatrix384 (CloudMatrix-Infer and xDeepServe) as setups of the serving model.
+
+Rows marked held-out are end-to-end results; those marked calibrated-on are ratios of ablations, layer times and kernel
+times in service, which fix the three constants of these stacks (``fit_ascend``).
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+
+from taicang import catalog
+from taicang.catalog.costing import cost_model
+from taicang.catalog.models import model
+from taicang.plans import Batch, Quantisation, ServePlan, decode_batch, prefill_batch
+from taicang.serve.setup import Setup, step
+from taicang.stacks import Stack
+from taicang.timeline import Slice, Timeline, total
+
+TABLE = Path(__file__).parent / "data" / "ascend_serving.csv"
+MACHINE = "cloudmatrix384"
+NET = "deepseek-r1"
+SCALE: Mapping[str, float] = {"us": 1e6, "ms": 1e3, "tok/s": 1.0, "ratio": 1.0}
+"""Unit of a row over that of ``figure``."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One published figure. Counts are of dies; ``batch`` is sequences (decode) or prompt tokens (prefill) per die."""
+
+    id: str
+    held: bool
+    stack: str
+    phase: str
+    metric: str
+    measured: float
+    """In SI units."""
+    unit: str
+    dies: int
+    redundant: int
+    shared_ranks: int
+    drafts: int
+    acceptance_ratio: float
+    batch: int
+    input_tokens: int
+    output_tokens: int
+    kv_dtype: str
+
+    @property
+    def plan(self) -> ServePlan:
+        """Prefill splits attention's sequences and heads over all dies; decode runs it data-parallel."""
+        prefill = self.phase == "prefill"
+        return ServePlan(
+            tp=self.dies if prefill else 1,
+            dp=1 if prefill else self.dies,
+            sp=prefill,
+            ep=self.dies,
+            redundant=self.redundant,
+            shared_ranks=self.shared_ranks,
+            draft_tokens=self.drafts,
+            acceptance_ratio=self.acceptance_ratio,
+            microbatches=2,
+            quant=Quantisation(attention="int8", dense="int8", experts="int8", dispatch="int8", kv=self.kv_dtype),
+        )
+
+
+@cache
+def rows() -> tuple[Row, ...]:
+    """All rows of the carried table."""
+    with TABLE.open(newline="", encoding="utf-8") as handle:
+        return tuple(_row(fields) for fields in csv.DictReader(handle))
+
+
+def _row(fields: Mapping[str, str]) -> Row:
+    return Row(
+        id=fields["id"],
+        held=fields["part"] == "held-out",
+        stack=fields["stack"],
+        phase=fields["phase"],
+        metric=fields["metric"],
+        measured=float(fields["value"]) / SCALE[fields["unit"]],
+        unit=fields["unit"],
+        dies=int(fields["dies"]),
+        redundant=int(fields["redundant"]),
+        shared_ranks=int(fields["shared_ranks"]),
+        drafts=int(fields["drafts"]),
+        acceptance_ratio=float(fields["acceptance"]),
+        batch=int(fields["batch_per_die"]),
+        input_tokens=int(fields["input_tokens"]),
+        output_tokens=int(fields["output_tokens"]),
+        kv_dtype=fields["kv_dtype"],
+    )
+
+
+def batch_of(row: Row) -> Batch:
+    """One attention group's batch; a decoding sequence is on average half way through its output."""
+    if row.phase == "prefill":
+        return prefill_batch(sequences=row.batch * row.dies / row.input_tokens, length=float(row.input_tokens))
+    return decode_batch(sequences=float(row.batch), context=row.input_tokens + row.output_tokens / 2)
+
+
+def run(row: Row, stack: Stack, microbatches: int) -> Timeline:
+    """One step of the row's instance with that many microbatches."""
+    machine = catalog.machine(MACHINE)
+    plan = replace(row.plan, microbatches=microbatches)
+    costs = cost_model(machine, stack)
+    return step(Setup(model=model(NET), plan=plan, machine=machine, stack=stack, price=costs.price), batch_of(row))
+
+
+def best(row: Row, stack: Stack) -> Timeline:
+    """With two microbatches where the stack has them and they are faster (small batches run in one)."""
+    one = run(row, stack, 1)
+    if "two_batch" not in stack.overlap:
+        return one
+    two = run(row, stack, 2)
+    return two if float(two.seconds) < float(one.seconds) else one
+
+
+def figure(row: Row, stack: Stack | None = None) -> float:
+    """What the model says of the row, in SI units."""
+    chosen = stack or catalog.stack(row.stack)
+    if row.metric == "pipeline_gain":
+        return float(run(row, chosen, 1).seconds / run(row, chosen, 2).seconds)
+    if row.metric == "balance_gain":
+        return float(best(row, chosen).seconds / best(row, replace(chosen, imbalance_ratio=1.0)).seconds)
+    if row.metric == "layer_time":
+        return _layer_s(run(row, chosen, 2))
+    timeline = best(row, chosen)
+    if row.metric == "exchange_time":
+        return _exchange_s(timeline)
+    seconds = float(timeline.seconds)
+    if row.metric == "iteration":
+        return seconds - chosen.step_host_s
+    if row.phase == "prefill":
+        return 2 * row.batch / seconds
+    tpot = seconds / row.plan.tokens_per_step
+    return tpot if row.metric == "tpot" else 2 * row.batch / tpot
+
+
+def _last_block(timeline: Timeline) -> tuple[Slice, ...]:
+    last = max(piece.block for piece in timeline.slices)
+    mine = (piece for piece in timeline.slices if piece.block == last and piece.stream != "outside")
+    return tuple(replace(piece, repeat=1) for piece in mine)
+
+
+def _layer_s(timeline: Timeline) -> float:
+    """A mixture-of-experts layer of both microbatches: twice the longer stream."""
+    layer = _last_block(timeline)
+    return 2 * max(float(total(tuple(p for p in layer if p.stream == stream))) for stream in ("attention", "experts"))
+
+
+def _exchange_s(timeline: Timeline) -> float:
+    """Dispatch and combine of one layer."""
+    return float(total(tuple(p for p in _last_block(timeline) if p.label in ("dispatch", "combine"))))

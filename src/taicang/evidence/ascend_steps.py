@@ -1,0 +1,119 @@
+"""Forward steps on Ascend dies with a reference time: what runs, how it is laid out, and on which machine.
+
+``queries`` is the total over all ranks. A decode step verifies ``query_len`` tokens per sequence and then drafts the
+next ones; that the reference times hold those drafts' own forward passes follows from their consistency (with them the
+calibrated-on decode steps agree with each other, without them they do not).
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from types import MappingProxyType
+
+from taicang import catalog
+from taicang.catalog.costing import cost_model
+from taicang.catalog.models import model
+from taicang.errors import NotModelled
+from taicang.evidence.split import held_out
+from taicang.hardware import Machine
+from taicang.models.types import Experts, Model
+from taicang.plans import Batch, Quantisation, ServePlan, decode_batch, prefill_batch
+from taicang.serve.setup import Setup, step
+from taicang.stacks import Stack
+
+TABLE = Path(__file__).parent / "data" / "ascend_steps.csv"
+STACK = "vllm-ascend"
+LINEAR: Mapping[str, str] = MappingProxyType(
+    {"DISABLED": "bf16", "W8A8_DYNAMIC": "int8", "W8A8_STATIC": "int8", "W4A8_DYNAMIC": "w4a8"}
+)
+NODES: Mapping[str, str] = MappingProxyType({"A2": "atlas-800-a2", "A3": "atlas-800-a3"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One reference step."""
+
+    id: str
+    device: str
+    net: str
+    phase: str
+    queries: int
+    query_len: int
+    context: int
+    linear: str
+    attention: str
+    drafts: int
+    ranks: int
+    tp: int
+    dp: int
+    ep: int
+    image: str
+    measured_s: float
+
+    @property
+    def held(self) -> bool:
+        """Whether the row is kept from every fit."""
+        return held_out("step_time", self.id)
+
+
+@cache
+def rows() -> tuple[Row, ...]:
+    """All rows of the carried table."""
+    with TABLE.open(newline="", encoding="utf-8") as handle:
+        return tuple(_row(fields) for fields in csv.DictReader(handle))
+
+
+def _row(fields: Mapping[str, str]) -> Row:
+    counts = {k: int(fields[k]) for k in ("queries", "query_len", "context", "drafts", "ranks", "tp", "dp", "ep")}
+    words = {k: fields[k] for k in ("id", "device", "phase", "linear", "attention", "image")}
+    return Row(net=fields["model"], measured_s=float(fields["measured_ms"]) * 1e-3, **counts, **words)  # type: ignore[arg-type]
+
+
+@cache
+def machine_of(device: str, ranks: int) -> Machine:
+    """The node of a device name ("ATLAS_800_A3_560T_128G_DIE"), or the supernode of its chips where ranks exceed it."""
+    generation, chip = device.split("_")[2:4]
+    node = catalog.machine(f"{NODES[generation]}-{chip.lower()}")
+    if ranks <= node.ranks:
+        return node
+    return replace(catalog.machine("cloudmatrix384"), chip=node.chip)
+
+
+def plan_of(row: Row, net: Model) -> ServePlan:
+    """The row's layout; weights of four bits are the experts', the projections then have eight."""
+    linear = LINEAR[row.linear]
+    dense = "int8" if linear == "w4a8" else linear
+    quant = Quantisation(
+        attention=dense,
+        dense=dense,
+        experts=linear,
+        kv="int8" if row.attention == "INT8" else "bf16",
+        attend="int8" if row.attention == "INT8" else "bf16",
+        dispatch="bf16" if linear == "bf16" else "int8",
+    )
+    ep = row.ep if any(isinstance(block.ffn, Experts) for block in net.blocks) else 1
+    return ServePlan(tp=row.tp, dp=row.dp, ep=ep, moe_tp=row.ranks // ep, draft_tokens=row.drafts, quant=quant)
+
+
+def batch_of(row: Row) -> Batch:
+    """What one attention group works on."""
+    mine = row.queries / row.dp
+    if row.phase == "decode":
+        return decode_batch(sequences=mine, context=float(row.context))
+    return prefill_batch(sequences=mine, length=float(row.query_len), cached=row.context)
+
+
+def predict_s(row: Row, stack: Stack | None = None) -> float:
+    """Seconds of the row's step; refuses rows with an image, whose encoder is not modelled."""
+    if row.image:
+        raise NotModelled(f"the encoder of an image of {row.image} pixels")
+    net = model(row.net)
+    machine = machine_of(row.device, row.ranks)
+    chosen = stack or catalog.stack(STACK)
+    costs = cost_model(machine, chosen)
+    setup = Setup(model=net, plan=plan_of(row, net), machine=machine, stack=chosen, price=costs.price)
+    return float(step(setup, batch_of(row)).seconds)

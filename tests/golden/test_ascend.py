@@ -1,0 +1,68 @@
+"""Errors reached on Ascend, from operators to serving; the package carries every row."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import pytest
+
+from taicang.evidence import suite_ascend
+from taicang.evidence.score import Outcome
+
+
+@cache
+def _rows() -> dict[str, Outcome]:
+    return {o.id: o for o in suite_ascend.outcomes()}
+
+
+def _error(name: str) -> float:
+    error = _rows()[name].error_ratio
+    assert error is not None
+    return error
+
+
+def test_published_operators_within_seven_percent() -> None:
+    chosen = [n for n in _rows() if n.startswith(("ascend-910c/", "cm_v2/t7/"))]
+    assert len(chosen) == 2 + 6 + 12
+    assert {n: _error(n) for n in chosen if abs(_error(n)) > 0.07} == {}
+
+
+@pytest.mark.parametrize("name", ["cm_v2/5.4.2/layer/mtp", "cm_v2/5.4.2/layer"])
+def test_decode_layer_within_six_percent(name: str) -> None:
+    assert abs(_error(name)) < 0.06
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "cm_v2/t5/50ms/tpot",
+        "cm_v2/t5/50ms/rate",
+        "cm_v2/t5/15ms/tpot",
+        "cm_v2/t5/15ms/rate",
+        "cm_v2/t3/prefill",
+        "xds_v6/s6/iteration",
+        "xds_v6/s6/tpot",
+        "xds_v6/s6/rate",
+    ],
+)
+def test_held_out_serving_within_eight_percent(name: str) -> None:
+    assert _rows()[name].held_out
+    assert abs(_error(name)) < 0.08
+
+
+def test_each_constant_of_serving_reproduces_the_row_that_it_was_fixed_on() -> None:
+    for name in ("cm_v2/5.4.1/prefill pipeline", "cm_v2/5.2/balance", "xds_v6/s6/exchange"):
+        assert not _rows()[name].held_out
+        assert abs(_error(name)) < 0.005
+
+
+def test_mean_error_of_forward_steps() -> None:
+    fitted = [o for o in _rows().values() if o.suite == "ascend_steps" and not o.held_out]
+    assert len(fitted) == 9
+    assert sum(abs(o.error_ratio or 0.0) for o in fitted) / len(fitted) < 0.06
+
+
+def test_an_image_is_refused_not_guessed() -> None:
+    row = _rows()["msm_kimi-k2.5-1080p-prefill"]
+    assert row.predicted is None
+    assert "encoder of an image" in row.refused
