@@ -1,0 +1,281 @@
+"""One layer of training on one rank: forward operators, and from each of them those of the backward pass.
+
+The backward pass is the transpose of the forward one, operator by operator:
+
+* a product [m, k] x [k, n] becomes the data gradient [m, n] x [n, k] and the weight gradient [k, m] x [m, n];
+* flash attention recomputes its scores: five products instead of two (FlashAttention-2, arXiv 2307.08691, section 3.1),
+  at the rate that the published backward kernels lose (``CORE_BACKWARD``);
+* an all-gather becomes a reduce-scatter and the other way round; a dispatch becomes a combine;
+* a pointwise kernel reads the gradient besides what it read before (``POINTWISE_BACKWARD``).
+
+With sequence parallelism (arXiv 2205.05198) an all-reduce is a reduce-scatter, and an all-gather before the next
+product; norms work on a token shard. The weight gradient needs the gathered input again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Literal, TypeAlias
+
+from taicang.lower.attention import Item, attention, norm
+from taicang.lower.ffn import dense
+from taicang.lower.load import Load, Setting
+from taicang.models.types import Block, Dense, Experts, Model
+from taicang.ops import (
+    Attend,
+    Collective,
+    Exchange,
+    Gemm,
+    GroupedGemm,
+    Lookup,
+    Operator,
+    Pointwise,
+)
+from taicang.plans import Batch, Quantisation, ServePlan
+from taicang.stacks import Stack
+from taicang.train_plans import TrainPlan
+from taicang.units import Count, Num
+
+Axis: TypeAlias = Literal["compute", "tp", "cp", "ep"]
+Pass: TypeAlias = Literal["forward", "data", "weight"]
+
+CORE_BACKWARD = 2.5 * 1.15
+"""Five products for two, at 0.87 of the forward kernels' rate (FlashAttention-3, arXiv 2407.08608, figures 5 and 6)."""
+POINTWISE_BACKWARD = {"norm": 1.25, "activation": 1.6, "rope": 1.0}
+"""Traffic of a backward kernel over the forward one's: gradients are read besides the saved inputs."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """``repeat`` runs of one operator in one pass of one layer; ``axis`` names the parallelism that communicates."""
+
+    label: str
+    axis: Axis
+    op: Operator
+    repeat: Count = 1
+    saved_bytes: Num = 0.0
+    """What a forward operator keeps for the backward pass."""
+    core: bool = False
+    """Belongs to the attention core, which selective recompute repeats."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layer:
+    """Operators of one layer (or of embedding, or head) by pass."""
+
+    forward: tuple[Step, ...]
+    data: tuple[Step, ...]
+    weight: tuple[Step, ...]
+
+
+def setting_of(model: Model, plan: TrainPlan, stack: Stack) -> Setting:
+    """One microbatch of one context-parallel rank, as the lowering of prefill takes it; causal pairs are halved."""
+    tokens = plan.micro_batch * plan.seq / plan.cp
+    batch = Batch(
+        prefill_tokens=tokens,
+        prefill_sequences=plan.micro_batch,
+        prefill_pairs=plan.micro_batch * plan.seq * (plan.seq + 1.0) / 2.0 / plan.cp,
+        prefill_context=tokens,
+    )
+    form = plan.recipe.products
+    quant = Quantisation(attention=form, dense=form, experts=form)
+    serve = ServePlan(tp=plan.tp, dp=plan.ep * plan.etp, ep=plan.ep * plan.etp, moe_tp=plan.tp, quant=quant)
+    load = Load(prefill_tokens=tokens, decode_tokens=0, tokens=tokens, batch=batch, query_len=1, sampled=tokens)
+    return Setting(hidden=model.hidden, plan=serve, stack=stack, load=load, skew=0.0)
+
+
+def lower_layer(model: Model, block: Block, plan: TrainPlan, stack: Stack) -> Layer:
+    """One layer of ``block``. Raises ``InvalidPlan`` where tensor parallelism does not divide the heads."""
+    setting = setting_of(model, plan, stack)
+    items = [*attention(block.attention, setting), *_ring(block, setting, plan)]
+    items += dense(block.ffn, setting) if isinstance(block.ffn, Dense) else _experts(block.ffn, setting, plan)
+    return transpose(tuple(_steps(items, setting, plan)))
+
+
+def _ring(block: Block, setting: Setting, plan: TrainPlan) -> Iterator[Item]:
+    """Context parallelism: every rank's keys and values visit all others (a ring moves what an all-gather does)."""
+    if plan.cp == 1:
+        return
+    for _, op, _ in attention(block.attention, setting):
+        if isinstance(op, Attend):
+            width = op.kv_heads * (op.qk_dim + op.v_dim)
+            if plan.context == "ulysses":  # queries, keys, values in, outputs back: four all-to-alls of a shard each
+                moved = op.queries * 2.0 * (op.heads * (op.qk_dim + op.v_dim) + width)
+                yield "context all-to-all", _across("all_to_all", moved, plan), 1
+            else:
+                yield "context ring", _across("all_gather", plan.cp * op.queries * width * 2.0, plan), 1
+
+
+def _across(kind: Literal["all_gather", "all_to_all"], payload: Num, plan: TrainPlan) -> Collective:
+    return Collective(kind=kind, payload_bytes=payload, ranks=plan.cp, stride=plan.tp)
+
+
+def _experts(kind: Experts, setting: Setting, plan: TrainPlan) -> Iterator[Item]:
+    """Router, dispatch over ``ep``, grouped products, combine, shared expert; every rank owns a token shard."""
+    hidden, tokens = setting.hidden, setting.load.tokens
+    own = tokens / plan.tp
+    yield "norm", norm(tokens, hidden), 1
+    yield "router", Gemm(m=own, n=kind.experts, k=hidden, dtype="bf16"), 1
+    yield "routing", Pointwise(kind="route", elements=own * kind.experts, moved_bytes=own * kind.experts * 8.0), 1
+    exchange = Exchange(
+        kind="dispatch",
+        tokens=own,
+        token_bytes=hidden * 2.0,
+        topk=kind.topk,
+        experts=kind.experts,
+        ranks=plan.ep,
+        stride=plan.etp,
+        low_latency=False,
+    )
+    if plan.ep > 1:
+        yield "dispatch", exchange, 1
+    # permuting copies each routed token out and back, once before and once after the products
+    copied = own * kind.topk * hidden * 4.0
+    yield "permute", Pointwise(kind="activation", elements=copied / 4.0, moved_bytes=copied, launches=2), 1
+    rows = own * plan.etp
+    if plan.etp > 1:
+        gathered = rows * kind.topk * hidden * 2.0
+        yield "expert tensor all-gather", Collective(kind="all_gather", payload_bytes=gathered, ranks=plan.etp), 1
+    yield (
+        "experts",
+        GroupedGemm(
+            tokens=rows * plan.ep,
+            topk=kind.topk,
+            experts=kind.experts,
+            experts_local=kind.experts / plan.ep,
+            hidden=hidden,
+            inter=kind.inter / plan.etp,
+            dtype=setting.plan.quant.experts,
+            gated=kind.gated,
+            gathered=False,
+        ),
+        1,
+    )
+    if plan.etp > 1:
+        scattered = rows * kind.topk * hidden * 2.0
+        yield (
+            "expert tensor reduce-scatter",
+            Collective(kind="reduce_scatter", payload_bytes=scattered, ranks=plan.etp),
+            1,
+        )
+    yield "unpermute", Pointwise(kind="activation", elements=copied / 4.0, moved_bytes=copied, launches=2), 1
+    if plan.ep > 1:
+        yield "combine", replace(exchange, kind="combine"), 1
+    if kind.shared_inter:
+        shared = Dense(inter=kind.shared_inter, gated=kind.gated)
+        yield from (item for item in dense(shared, setting) if item[0] != "norm")
+
+
+def _steps(items: list[Item], setting: Setting, plan: TrainPlan) -> Iterator[Step]:
+    hidden, tp = setting.hidden, plan.tp
+    for label, op, repeat in items:
+        if isinstance(op, Collective) and op.kind == "all_reduce":
+            if plan.sp:
+                yield Step(label=f"{label}: gather", axis="tp", op=replace(op, kind="all_gather"))
+                yield Step(label=f"{label}: scatter", axis="tp", op=replace(op, kind="reduce_scatter"))
+            else:
+                yield Step(label=label, axis="tp", op=op)
+        elif isinstance(op, Collective):
+            yield Step(label=label, axis="cp" if label.startswith("context") else "tp", op=op)
+        elif isinstance(op, Exchange):
+            yield Step(label=label, axis="ep", op=op)
+        elif (
+            isinstance(op, Pointwise) and op.kind == "norm" and op.elements == setting.load.tokens * hidden and plan.sp
+        ):
+            small = replace(op, elements=op.elements / tp, moved_bytes=op.moved_bytes / tp, flop=op.flop / tp)
+            yield Step(label=label, axis="compute", op=small, saved_bytes=small.elements * 2.0)
+        else:
+            yield Step(
+                label=label,
+                axis="compute",
+                op=op,
+                repeat=repeat,
+                saved_bytes=_saved(op, hidden, tp if plan.sp else 1),
+                core=isinstance(op, Attend),
+            )
+
+
+def _saved(op: Operator, hidden: int, shard: int) -> Num:
+    """Bytes that the backward pass of ``op`` needs, in bf16: inputs of products, q, k, v of attention, pre-activations.
+
+    The sum over a layer is the 34 s b h of arXiv 2205.05198, less the dropout masks that today's models do not have.
+    """
+    if isinstance(op, Gemm):
+        return op.batch * op.m * op.k * 2.0 / (shard if op.k == hidden else 1)
+    if isinstance(op, GroupedGemm):
+        rows = op.tokens * op.topk * op.experts_local / op.experts
+        return rows * (op.hidden + op.inter * (3.0 if op.gated else 2.0)) * 2.0
+    if isinstance(op, Attend):
+        return (op.queries * op.heads * op.qk_dim + op.context * op.kv_heads * (op.qk_dim + op.v_dim)) * 2.0
+    if isinstance(op, Pointwise) and op.kind == "activation":
+        return op.moved_bytes - 2.0 * op.elements
+    return 0.0
+
+
+def transpose(forward: tuple[Step, ...]) -> Layer:
+    """The backward passes of a run of forward operators (see the module's docstring)."""
+    data: list[Step] = []
+    weight: list[Step] = []
+    for step in reversed(forward):
+        op = step.op
+        if isinstance(op, Gemm):
+            data.append(replace(step, op=replace(op, n=op.k, k=op.n)))
+            weight.append(replace(step, op=replace(op, m=op.k, k=op.m)))
+        elif isinstance(op, GroupedGemm):
+            data.append(step)
+            weight.append(step)
+        elif isinstance(op, Attend):
+            data.append(replace(step, repeat=step.repeat * CORE_BACKWARD))
+        elif isinstance(op, Pointwise):
+            ratio = POINTWISE_BACKWARD.get(op.kind, 1.0)
+            data.append(replace(step, op=replace(op, moved_bytes=op.moved_bytes * ratio)))
+        elif isinstance(op, Collective):
+            other = {"all_gather": "reduce_scatter", "reduce_scatter": "all_gather"}
+            if step.axis == "cp" and op.kind == "all_gather":  # keys and values visit again, their gradients return
+                data.append(step)
+            data.append(replace(step, op=replace(op, kind=other.get(op.kind, op.kind))))  # type: ignore[arg-type]
+            if step.axis == "tp" and op.kind == "all_gather":  # the weight gradient needs the gathered input again
+                weight.append(step)
+        elif isinstance(op, Exchange):
+            data.append(replace(step, op=replace(op, kind="combine" if op.kind == "dispatch" else "dispatch")))
+        elif isinstance(op, Lookup):
+            weight.append(replace(step, op=replace(op, row_bytes=op.row_bytes * 2.0)))  # scatter-add in fp32
+    return Layer(forward=forward, data=tuple(data), weight=tuple(weight))
+
+
+def lower_embedding(model: Model, plan: TrainPlan) -> Layer:
+    """Vocabulary-parallel embedding: look up, then reduce (scatter) over tp."""
+    tokens = plan.micro_batch * plan.seq / plan.cp
+    steps = [Step(label="embedding", axis="compute", op=Lookup(rows=tokens, row_bytes=model.hidden * 2.0))]
+    if plan.tp > 1:
+        kind: Literal["reduce_scatter", "all_reduce"] = "reduce_scatter" if plan.sp else "all_reduce"
+        reduce = Collective(kind=kind, payload_bytes=tokens * model.hidden * 2.0, ranks=plan.tp)
+        steps.append(Step(label="embedding reduce", axis="tp", op=reduce))
+    return transpose(tuple(steps))
+
+
+def lower_head(model: Model, plan: TrainPlan) -> Layer:
+    """Final norm, vocabulary-parallel logits and cross-entropy in fp32 (maximum and sum reduced over tp)."""
+    tokens = plan.micro_batch * plan.seq / plan.cp
+    hidden, vocab = model.hidden, model.vocab / plan.tp
+    final = norm(tokens / (plan.tp if plan.sp else 1), hidden)
+    steps = [Step(label="final norm", axis="compute", op=final, saved_bytes=final.elements * 2.0)]
+    if plan.tp > 1 and plan.sp:
+        gather = Collective(kind="all_gather", payload_bytes=tokens * hidden * 2.0, ranks=plan.tp)
+        steps.append(Step(label="head gather", axis="tp", op=gather))
+    product = Gemm(m=tokens, n=vocab, k=hidden, dtype="bf16")
+    steps.append(Step(label="output head", axis="compute", op=product, saved_bytes=tokens * hidden * 2.0))
+    logits = tokens * vocab
+    # logits to fp32, maximum, exponentials and sum: read 2, write 4, read 4 twice, write 4
+    loss = Pointwise(kind="sample", elements=logits, moved_bytes=logits * 18.0, flop=logits * 20.0, launches=5)
+    steps.append(Step(label="cross-entropy", axis="compute", op=loss, saved_bytes=logits * 6.0))
+    if plan.tp > 1:
+        for label in ("maximum", "sum"):
+            reduce = Collective(kind="all_reduce", payload_bytes=tokens * 4.0, ranks=plan.tp)
+            steps.append(Step(label=f"loss {label}", axis="tp", op=reduce))
+    made = transpose(tuple(steps))
+    # the gradient of the loss reads the probabilities and writes bf16 once
+    back = replace(loss, moved_bytes=logits * 6.0, flop=logits * 2.0, launches=1)
+    data = tuple(replace(step, op=back) if step.label == "cross-entropy" else step for step in made.data)
+    return replace(made, data=tuple(step for step in data if not step.label.startswith("loss ")))

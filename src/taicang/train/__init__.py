@@ -1,0 +1,1 @@
+"""Training: steps, pipelines, memory, searches and runs."""

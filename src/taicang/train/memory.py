@@ -1,0 +1,116 @@
+"""Device memory of the fullest rank over a training step, by what fills it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from taicang.models.count import parameters
+from taicang.models.types import Block, Model
+from taicang.train_plans import TrainPlan
+from taicang.units import Num
+
+RUNTIME_RATIO = 0.06
+"""Assumed share of device memory for the driver, communication buffers and fragmentation."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryUse:
+    """Bytes of one rank, by what fills them."""
+
+    weights_bytes: Num
+    gradients_bytes: Num
+    optimizer_bytes: Num
+    activations_bytes: Num
+    """Kept by all microbatches in flight."""
+    working_bytes: Num
+    """Of the layer and the logits at work."""
+    runtime_bytes: Num
+    capacity_bytes: float
+
+    @property
+    def total_bytes(self) -> Num:
+        """Everything."""
+        held = self.weights_bytes + self.gradients_bytes + self.optimizer_bytes
+        return held + self.activations_bytes + self.working_bytes + self.runtime_bytes
+
+    @property
+    def spare_bytes(self) -> Num:
+        """Capacity left (negative: by how much it does not fit)."""
+        return self.capacity_bytes - self.total_bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Held:
+    """Parameters of one rank: ``dense`` ones are replicated over dp and cp, ``experts`` over what ep and etp leave."""
+
+    dense: Num
+    experts: Num
+
+
+def layer_parameters(model: Model, block: Block, plan: TrainPlan) -> Held:
+    """One layer's parameters on one rank."""
+    one = parameters(replace(model, blocks=(replace(block, count=1),), mtp_layers=0))
+    sharded = one.attention + one.dense + one.shared
+    norms = one.norm - model.hidden
+    return Held(dense=sharded / plan.tp + one.router + norms, experts=one.experts / (plan.ep * plan.etp))
+
+
+def edge_parameters(model: Model, plan: TrainPlan) -> tuple[float, float]:
+    """Embedding and head of one rank (a tied head on another stage is a copy)."""
+    counted = parameters(model)
+    head = counted.head or (counted.embedding if plan.pp > 1 else 0)
+    return counted.embedding / plan.tp, head / plan.tp
+
+
+def state_bytes(held: Held, plan: TrainPlan) -> tuple[Num, Num, Num]:
+    """Weights, gradients and optimizer state of ``held`` parameters under the plan's ZeRO stage."""
+    recipe = plan.recipe
+    group = float(plan.dp * plan.cp)
+    expert_group = max(group * plan.tp / (plan.ep * plan.etp), 1.0)
+
+    def spread(stage: int) -> Num:
+        if plan.zero < stage:
+            return held.dense + held.experts
+        return held.dense / group + held.experts / expert_group
+
+    trained = plan.trained_ratio
+    return (
+        spread(3) * recipe.weight_copies_bytes,
+        spread(2) * recipe.gradient_bytes * trained,
+        spread(1) * recipe.optimizer_bytes * trained,
+    )
+
+
+def in_flight(plan: TrainPlan, rank: int) -> float:
+    """Chunks' worth of activations (of pp * vpp in the model) that a rank holds at most."""
+    micro = plan.microbatches
+    if plan.schedule == "gpipe":
+        return float(micro * plan.vpp)
+    if plan.vpp == 1:
+        return float(min(micro, plan.pp - rank))
+    return float(min(micro * plan.vpp, (plan.pp - rank - 1) * 2 + (plan.vpp - 1) * plan.pp + 1))
+
+
+def remedies(plan: TrainPlan, use: MemoryUse) -> tuple[str, ...]:
+    """What would help, cheapest first."""
+    found = []
+    short = -float(use.spare_bytes)
+    if plan.recompute == "none":
+        found.append("--recompute selective or full: activations for time")
+    elif plan.recompute == "selective":
+        found.append("--recompute full: activations for a third more forward time")
+    if plan.zero < 1:
+        found.append("--zero 1: optimizer state sharded over data parallel ranks")
+    if plan.micro_batch > 1 and float(use.activations_bytes) > short:
+        found.append(f"--micro-batch {max(plan.micro_batch // 2, 1)}")
+    if plan.zero in (1, 2) and plan.pp == 1:
+        found.append("--zero 3: weights sharded too (FSDP)")
+    found.append("more tensor, pipeline or context parallelism (--tp, --pp, --cp)")
+    return tuple(found)
+
+
+def peak(uses: list[MemoryUse]) -> MemoryUse:
+    """The fullest of several ranks."""
+    return max(uses, key=lambda use: float(np.max(use.total_bytes)))
