@@ -101,7 +101,7 @@ def fit(rows: list[Row], job: Job) -> dict[str, float]:
     return dict(zip(names, np.exp(best.x).tolist(), strict=True))
 
 
-def run(folder: Path, only: str = "") -> Path:
+def run(folder: Path) -> Path:
     """Fit all stacks and write their constants."""
     rows = read(folder / FILE)
     profiles: dict[str, Any] = {}
@@ -116,8 +116,3 @@ def run(folder: Path, only: str = "") -> Path:
     return fitting.write(
         "stacks_published", profiles, evidence=folder / FILE, rows=used, note="rows of role calibration, log error"
     )
-
-
-def main(folder: Path) -> Path:
-    """Entry of the fitting command."""
-    return run(folder)

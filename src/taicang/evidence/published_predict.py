@@ -7,17 +7,17 @@ from typing import Any
 
 import numpy as np
 
-from taicang.cost.energy import EnergyFit
+from taicang.catalog.energy import energy_fit
+from taicang.cost.energy import Activity
 from taicang.errors import InvalidPlan, MissingFigure, NotModelled
 from taicang.evidence.published import Row
-from taicang.evidence.published_setup import formats, machine_of, make, routed, setups, stack_of
+from taicang.evidence.published_setup import formats, machine_of, make, setups, stack_of
 from taicang.hardware import Machine
 from taicang.models.count import kv_cache_bytes
 from taicang.ops import Transfer
 from taicang.plans import Batch, decode_batch, prefill_batch
 from taicang.predict import choices
-from taicang.serve.memory import memory_use
-from taicang.serve.power import step_power_w
+from taicang.serve.power import activity, step_power_w
 from taicang.serve.saturated import Saturated, limited, most_sequences, offline
 from taicang.serve.setup import Setup, step
 from taicang.serve.steady import Load, aggregated, together
@@ -222,21 +222,16 @@ def mean_step(row: Row, stack: Stack | None = None) -> tuple[Any, Machine, int]:
     return step(setup, together(decode, _times(prompt, mean))), setup.machine, setup.plan.ranks
 
 
-def average_power_w(row: Row, fit: EnergyFit | None = None) -> tuple[float, float]:
-    """Average power of all chips of a row, and the limit of one."""
+def mean_activity(row: Row) -> tuple[Activity, Machine]:
+    """How busy the chips of a row are on average, and the machine that they are part of."""
+    timeline, machine, _ = mean_step(row)
+    return activity(timeline, machine), machine
+
+
+def average_power_w(row: Row) -> tuple[float, float]:
+    """Average power of all chips of a row, and the limit of one; raises ``MissingFigure`` where it is not public."""
     timeline, machine, ranks = mean_step(row)
-    limit = machine.chip.tdp_w
-    if limit is None:
+    if machine.chip.tdp_w is None:
         raise MissingFigure(machine.chip.name, "power.tdp")
-    used = fit or energy_of(machine)
-    return float(step_power_w(timeline, machine, used)) * (row.count or ranks), limit
-
-
-def energy_of(machine: Machine) -> EnergyFit:
-    """Calibrated power constants of a machine's architecture."""
-    from taicang.catalog.energy import energy_fit  # noqa: PLC0415 - absent until the first fit
-
-    return energy_fit(machine.chip.profile)
-
-
-__all__ = ["average_power_w", "energy_of", "mean_step", "memory_use", "mixture", "predict", "replace", "routed"]
+    power_w = float(step_power_w(timeline, machine, energy_fit(machine.chip.profile)))
+    return power_w * (row.count or ranks), machine.chip.tdp_w

@@ -52,7 +52,7 @@ def stack_of(row: Row) -> Stack:
         return catalog.stack(STACKS[row.source])
     if row.source.startswith("mlperf"):
         amd = row.chip.startswith("MI")
-        return catalog.stack("vllm@0.9.0" if amd or "vllm" in row.system.lower() else "tensorrt-llm@0.21.0")
+        return catalog.stack("vllm@0.9.0" if amd or "vllm" in row.system.lower() else "trtllm-bench@0.20.0")
     engine = row.source.split("_")[0]
     return catalog.stack({"trtllm": "trtllm-bench"}.get(engine, engine))
 

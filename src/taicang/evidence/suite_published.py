@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from taicang.errors import MissingFigure, NotModelled, TaicangError
+from taicang.errors import TaicangError
 from taicang.evidence.published import FILE, Row, read
 from taicang.evidence.published_predict import average_power_w, predict
 from taicang.evidence.score import Outcome
@@ -69,15 +69,20 @@ def measured_power_w(row: Row, tdp_w: float) -> float | None:
     return None
 
 
+def states_power(row: Row) -> bool:
+    """Whether the source states an average power."""
+    return bool({"avg_power_w_all_gpus", "avg_power_x_tdp"} & set(row.extra))
+
+
 def _power(row: Row, group: str) -> Iterator[Outcome]:
-    if not {"avg_power_w_all_gpus", "avg_power_x_tdp"} & set(row.extra):
+    if not states_power(row):
         return
     suite = "published_mlenergy_power" if row.source.startswith("mlenergy") else "published_splitwise_power"
     value, why, measured = None, "", 0.0
     try:
         value, tdp_w = average_power_w(row)
         measured = measured_power_w(row, tdp_w) or 0.0
-    except (NotModelled, MissingFigure, TaicangError) as error:
+    except TaicangError as error:
         why = str(error)
         measured = float(row.extra.get("avg_power_w_all_gpus", 1.0))
     yield Outcome(
