@@ -39,6 +39,8 @@ FITS = {
         resident_ratio=5.0,
     ),
 }
+UNSPLIT = replace(FITS["decode"], head_ramp_s=3e-5, head_pass_ratio=0.3, walk_s=5e-9)
+"""An engine whose grouped kernel ends at one tile of heads, and that may leave the context unsplit."""
 PHASES = ("prefill", "decode")
 
 
@@ -149,3 +151,19 @@ def test_two_launches_never_beat_one(phase, data):
     a, b = data.draw(operators(phase)), data.draw(operators(phase))
     b = replace(a, **{n: getattr(b, n) for n in ("sequences", "queries", "pairs", "context")})
     assert price(a).seconds + price(b).seconds >= price(merged(a, b)).seconds * (1 - 1e-12)
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.data())
+def test_an_engine_that_rereads_keeps_the_laws(data):
+    op, factor, resident = data.draw(operators("decode")), data.draw(log(1, 100)), data.draw(st.booleans())
+    cost = attend_gqa(op, CHIP, UNSPLIT, resident=resident)
+    assert cost.seconds >= attend_gqa(op, CHIP, FITS["decode"], resident=resident).seconds
+    stacked = {name: np.array([float(value), float(value)]) for name, value in counts(op).items()}
+    assert attend_gqa(replace(op, **stacked), CHIP, UNSPLIT, resident=resident).seconds.tolist() == [cost.seconds] * 2
+    parts = (cost.compute_s, cost.memory_s, cost.latency_s)
+    assert max(parts) * (1 - 1e-12) <= cost.seconds <= sum(parts) * (1 + 1e-12)
+    # Not kv_heads: with more of them the groups fit a tile, and the wider kernel is not needed any more.
+    for names in (("heads",), ("context", "pairs"), ("qk_dim",), ("sequences", "queries", "pairs", "context")):
+        more = replace(op, **{name: getattr(op, name) * factor for name in names})
+        assert attend_gqa(more, CHIP, UNSPLIT, resident=resident).seconds >= cost.seconds * (1 - 1e-12)

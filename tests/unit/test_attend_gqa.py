@@ -83,6 +83,26 @@ def test_fallbacks_take_the_nearest_kernel():
     assert fit_for(DECODE["ascend-910c"], "bf16", "int8") is DECODE["ascend-910c"]["bf16/bf16"]
 
 
+def test_kernels_belong_to_engines():
+    fits = DECODE["h100"]
+    assert fit_for(fits, "bf16", "fp8", "trtllm") is fits["bf16/fp8@trtllm"]
+    assert fit_for(fits, "bf16", "bf16", "some-engine") is fits["bf16/bf16"]
+    assert fit_for(DECODE["a100"], "bf16", "fp8", "vllm") is DECODE["a100"]["bf16/bf16@vllm"]
+    assert fit_for(DECODE["ascend-910c"], "bf16", "bf16", "vllm") is DECODE["ascend-910c"]["bf16/bf16"]
+    # Hopper's two chips run the same binaries.
+    assert fits["bf16/bf16@vllm"] == DECODE["h200"]["bf16/bf16@vllm"]
+
+
+def test_groups_wider_than_a_tile_read_the_cache_once_per_head():
+    fit = DECODE["h100"]["bf16/bf16@trtllm"]
+    one = replace(decode(batch=2.0, length=16384.0), kv_heads=1)
+    narrow, wide = (attend_gqa(replace(one, heads=h), H100, fit).seconds for h in (32, 128))
+    passes = 128 * 2 * 16384 * 512 / H100.memory.bandwidth_bytes_per_s
+    assert narrow < 50e-6
+    # The heads of a group share the level-2 cache: dearer than one pass, cheaper than a pass of each from memory.
+    assert 5 * narrow < wide < 1.2 * passes
+
+
 @pytest.mark.parametrize(
     ("dtype", "kv_dtype"), [("fp8", "bf16"), ("bf16", "nvfp4"), ("fp32", "bf16"), ("mxfp4", "fp8")]
 )
@@ -105,8 +125,8 @@ def test_the_suite_covers_every_row_quickly_and_holds_its_scores():
     began = time.perf_counter()
     outcomes = suite_attend.outcomes(EVIDENCE)
     assert time.perf_counter() - began < 2.0
-    # Bounds against regressions, just above what was measured; the targets are 15 % and 12 %.
-    for suite, bound in (("attend_prefill", 0.13), ("attend_decode", 0.17)):
+    # Bounds against regressions, just above what was measured; the target is 12 %.
+    for suite, bound in (("attend_prefill", 0.13), ("attend_decode", 0.12)):
         held = [o for o in outcomes if o.suite == suite and o.held_out]
         scored = score(held, suite=suite)
         assert scored.coverage_ratio == 1.0

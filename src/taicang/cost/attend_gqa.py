@@ -33,6 +33,11 @@ TILE_ROWS = 64.0
 OVERLAP = 2.0
 """Exponent of the smooth maximum of what runs side by side: matrix products and exponentials in prefill; memory,
 arithmetic and the split in decode."""
+HEADS_PER_TILE = 32.0
+"""Query heads per key-value head that one tile of a grouped decode kernel holds. An engine without a wider tile serves
+larger groups with a kernel that reads the cache anew for each query head."""
+HEAD_TOKENS = 1024.0
+"""Context at which that kernel has filled half its pipeline."""
 SPLIT_TOKENS = 256.0
 """Context at which a decode kernel has filled half its pipeline."""
 IO_BYTES = 2.0
@@ -81,14 +86,24 @@ class GqaDecodeFit:
     """Share of the memory bandwidth that streaming a long cache reaches."""
     resident_ratio: float
     """Bandwidth of the level-2 cache over that of the memory, for a cache that the last launch left there."""
+    head_ramp_s: float = 0.0
+    """Pipeline of the kernel for groups wider than a tile, over its first keys."""
+    head_pass_ratio: float = 0.0
+    """Seconds of one pass over the cache by one query head of such a group, over those of the memory at its peak: below
+    one, since the heads of a group meet in the level-2 cache."""
+    walk_s: float = 0.0
+    """One key of 128 dimensions in a kernel that does not split the context: one core walks all keys of a sequence."""
 
 
 AttendFit: TypeAlias = GqaPrefillFit | GqaDecodeFit
 F = TypeVar("F", GqaPrefillFit, GqaDecodeFit)
 
 
-def fit_for(fits: Mapping[str, F], dtype: str, kv_dtype: str) -> F:
+def fit_for(fits: Mapping[str, F], dtype: str, kv_dtype: str, engine: str = "") -> F:
     """Constants for arithmetic in ``dtype`` over a cache in ``kv_dtype``; keys are "arithmetic/cache".
+
+    Kernels belong to engines: "arithmetic/cache@engine" (trtllm, sglang, vllm) are the kernels of one, a key without an
+    engine is the fastest of those measured, which an unknown or unmeasured engine takes.
 
     All 16-bit formats share the name bf16 in keys, all 8-bit ones fp8. A combination without rows takes the nearest
     kernel: 8-bit arithmetic takes that of 16 bits over the same cache, an 8-bit cache takes the kernel of a 16-bit one
@@ -99,9 +114,10 @@ def fit_for(fits: Mapping[str, F], dtype: str, kv_dtype: str) -> F:
     core, cache = (widths.get(float(round(number_format(name).activation_bytes))) for name in (dtype, kv_dtype))
     if core is None or cache is None or (core, cache) == ("fp8", "bf16") or "fp4" in f"{dtype}{kv_dtype}":
         raise NotModelled(f"attention in {dtype} over a {kv_dtype} cache")
-    for key in (f"{core}/{cache}", f"bf16/{cache}", "bf16/bf16"):
-        if key in fits:
-            return fits[key]
+    for wanted in (f"{core}/{cache}", f"bf16/{cache}", "bf16/bf16"):
+        for key in (f"{wanted}@{engine}", wanted):
+            if key in fits:
+                return fits[key]
     raise NotModelled(f"attention in {dtype} over a {kv_dtype} cache (calibrated: {', '.join(sorted(fits)) or 'none'})")
 
 
@@ -167,12 +183,21 @@ def _decode(op: Attend, chip: Chip, fit: GqaDecodeFit, *, resident: bool) -> Cos
     rows = op.queries * op.heads
     filled_s = fit.floor_s + fit.fill_s * (rows / (rows + chip.cores))
     ramp_s = fit.ramp_s * (width * (walked / (walked + SPLIT_TOKENS)))
-    split_s = fit.split_s * np.sqrt(length)
+    # Either costs zero seconds where the constant does: engines that split always, kernels with a tile for every group.
+    split_s = saturate(
+        fit.split_s * np.sqrt(length), fit.walk_s * (length * ((op.qk_dim + op.v_dim) / 256.0)), sharpness=OVERLAP
+    )
+    cache = op.context * (op.heads * ((op.qk_dim + op.v_dim) * number_format(op.kv_dtype).activation_bytes))
+    per_head_s = fit.head_ramp_s * (walked / (walked + HEAD_TOKENS)) + cache * (
+        fit.head_pass_ratio / chip.memory.bandwidth_bytes_per_s
+    )
+    wide_s = np.where(op.heads > HEADS_PER_TILE * op.kv_heads, per_head_s, 0.0 * per_head_s)
+    started_s = (filled_s + ramp_s) + wide_s
     return Cost(
-        seconds=(filled_s + ramp_s) + saturate(memory_s, compute_s, split_s, sharpness=OVERLAP),
+        seconds=started_s + saturate(memory_s, compute_s, split_s, sharpness=OVERLAP),
         compute_s=compute_s,
         memory_s=memory_s,
-        latency_s=(filled_s + ramp_s) + split_s,
+        latency_s=started_s + split_s,
         flop=_flop(op),
         moved_bytes=moved,
         origin=f"attend_decode/{chip.profile}/{op.dtype}/{op.kv_dtype}",

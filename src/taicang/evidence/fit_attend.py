@@ -1,6 +1,7 @@
 """Fit the constants of ``cost.attend_gqa`` to the calibrated-on rows: one set per profile, phase and dtype combination.
 
-Robust least squares on the logarithm of the time, from several starts. Chips of one profile share their constants.
+Robust least squares on the logarithm of the time, from several starts. Chips of one profile share their constants. In
+decode there is also a set per engine, which all chips of one architecture share: kernels are built per architecture.
 """
 
 from __future__ import annotations
@@ -69,6 +70,23 @@ ASCEND_FITS: Mapping[Phase, AttendFit] = MappingProxyType(
         ),
     }
 )
+ARCHITECTURES: Mapping[str, str] = MappingProxyType(
+    {
+        "h100": "hopper",
+        "h200": "hopper",
+        "b200": "blackwell",
+        "b300": "blackwell",
+        "gb200": "blackwell",
+        "gb300": "blackwell",
+    }
+)
+"""Profiles that share the kernels of an engine; the others stand alone."""
+WIDE: Bounds = MappingProxyType(
+    {"head_ramp_s": (1e-5, 1e-8, 2e-4), "head_pass_ratio": (0.2, 1e-3, 3.0), "walk_s": (1e-9, 1e-12, 1e-7)}
+)
+"""Constants that only TensorRT-LLM has: its grouped kernel ends at a group of one tile."""
+PRIOR = 0.03
+"""Pull of an engine's constants to their starts, per e-fold: decides only those that its few rows leave open."""
 STARTS = 6
 SOFT = 0.1
 """Relative error beyond which a row's pull grows only linearly: rows that a slower kernel served do not lead."""
@@ -94,20 +112,31 @@ def _fit_phase(folder: Path, phase: Phase) -> Path:
     for found in rows(folder / FILES[phase], phase):
         groups.setdefault((measured_chip(found.system).profile, found.combination), []).append(training(found))
         used += int((~found.held).sum())
+        for engine, seconds in found.by_engine.items():
+            profile = measured_chip(found.system).profile
+            key = (ARCHITECTURES.get(profile, profile), f"{found.combination}@{engine}")
+            groups.setdefault(key, []).append(training(found, seconds))
     profiles: dict[str, dict[str, dict[str, float]]] = {}
-    for (profile, combination), listed in groups.items():
-        profiles.setdefault(profile, {})[combination] = constants(fit_rows(listed, phase))
+    for (_, combination), listed in groups.items():
+        _, _, engine = combination.partition("@")
+        fitted = constants(fit_rows(listed, phase, engine))
+        for name in dict.fromkeys(measured_chip(t.system).profile for t in listed):
+            profiles.setdefault(name, {})[combination] = fitted
     profiles[ASCEND] = {"bf16/bf16": constants(ASCEND_FITS[phase])}
-    note = f"fastest of the measured serving stacks; soft-L1 on log time, {STARTS} starts. {ASCEND_NOTE}"
+    note = (
+        "fastest of the measured serving stacks; keys with @engine: that stack's own column, one set per architecture; "
+        f"soft-L1 on log time, {STARTS} starts. {ASCEND_NOTE}"
+    )
     return fitting.write(f"attend_{phase}", profiles, evidence=folder / FILES[phase], rows=used, note=note)
 
 
-def training(found: Rows) -> Training:
-    """The part of ``found`` that a fit may see."""
-    keep = ~found.held
+def training(found: Rows, seconds: NDArray[np.float64] | None = None) -> Training:
+    """The part of ``found`` that a fit may see; ``seconds`` are those of one engine, NaN where it was not measured."""
+    measured_s = found.measured_s if seconds is None else seconds
+    keep = ~found.held & np.isfinite(measured_s)
     arrays = {f.name: getattr(found.op, f.name) for f in fields(found.op)}
     kept: dict[str, Any] = {name: value[keep] for name, value in arrays.items() if isinstance(value, np.ndarray)}
-    return Training(op=replace(found.op, **kept), system=found.system, log_s=np.log(found.measured_s[keep]))
+    return Training(op=replace(found.op, **kept), system=found.system, log_s=np.log(measured_s[keep]))
 
 
 def constants(fitted: AttendFit) -> dict[str, float]:
@@ -115,11 +144,12 @@ def constants(fitted: AttendFit) -> dict[str, float]:
     return {f.name: getattr(fitted, f.name) for f in fields(fitted)}
 
 
-def fit_rows(listed: Sequence[Training], phase: Phase) -> AttendFit:
+def fit_rows(listed: Sequence[Training], phase: Phase, engine: str = "") -> AttendFit:
     """The constants that bring the logarithm of the predicted time nearest to the measured one."""
     from scipy.optimize import least_squares  # noqa: PLC0415 - fitting only
 
-    bounds = BOUNDS[phase]
+    bounds = {**BOUNDS[phase], **(WIDE if engine == "trtllm" else {})}
+    prior = PRIOR if engine else 0.0
     kind = GqaPrefillFit if phase == "prefill" else GqaDecodeFit
     start, low, high = (np.log(np.array(column)) for column in zip(*bounds.values(), strict=True))
     chips = [measured_chip(t.system) for t in listed]
@@ -132,8 +162,7 @@ def fit_rows(listed: Sequence[Training], phase: Phase) -> AttendFit:
     def residual(x: NDArray[np.float64]) -> NDArray[np.float64]:
         now = build(x)
         priced = [attend_gqa(t.op, c, now, resident=True).seconds for t, c in zip(listed, chips, strict=True)]
-        error: NDArray[np.float64] = np.log(np.concatenate(priced)) - measured
-        return error
+        return np.concatenate([np.log(np.concatenate(priced)) - measured, prior * (x - start)])
 
     random = np.random.default_rng(0)
     best = None

@@ -1,7 +1,8 @@
 """Measured attention kernels of GPUs against ``cost.attend_gqa``: suites "attend_prefill" and "attend_decode".
 
-A row is one kernel launch, the fastest of the serving stacks that were measured on that machine. Timings repeat one
-launch, so a cache that fits lies in the level-2 cache.
+A row is one kernel launch, the fastest of the serving stacks that were measured on that machine. In decode each stack's
+own time is known too, and its kernels are priced apart: a row is the fastest of the stacks that it was measured in.
+Timings repeat one launch, so a cache that fits lies in the level-2 cache.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ FILES: Mapping[Phase, str] = MappingProxyType(
     {"prefill": "attention_prefill_gqa.csv", "decode": "attention_decode_gqa.csv"}
 )
 DTYPES = MappingProxyType({"bfloat16": "bf16", "fp8": "fp8"})
+ENGINES = ("trtllm", "sglang", "vllm")
+"""Serving stacks with a column of their own, as the calibrated keys name them."""
 LENGTH: Mapping[Phase, str] = MappingProxyType({"prefill": "isl", "decode": "kv_len"})
 
 
@@ -41,6 +44,8 @@ class Rows:
     ids: tuple[str, ...]
     measured_s: NDArray[np.float64]
     held: NDArray[np.bool_]
+    by_engine: Mapping[str, NDArray[np.float64]]
+    """Seconds in each engine, NaN where it was not measured; empty in prefill, whose fits are of the fastest."""
 
     @property
     def combination(self) -> str:
@@ -67,7 +72,7 @@ def _group(listed: list[dict[str, str]], phase: Phase) -> Rows:
     first, length = listed[0], LENGTH[phase]
 
     def column(name: str) -> NDArray[np.float64]:
-        return np.array([float(row[name]) for row in listed])
+        return np.array([float(row[name] or "nan") for row in listed])
 
     shape = (
         "attn_dtype",
@@ -101,6 +106,7 @@ def _group(listed: list[dict[str, str]], phase: Phase) -> Rows:
         ids=tuple("/".join((first["system"], *key)) for key in keys),
         measured_s=column("latency_ms_best") * 1e-3,
         held=np.array([held_out(f"attend_{phase}", *key) for key in keys]),
+        by_engine={e: column(f"latency_ms_{e}") * 1e-3 for e in ENGINES} if phase == "decode" else {},
     )
 
 
@@ -110,13 +116,28 @@ def outcomes(folder: Path) -> list[Outcome]:
     return [o for phase in phases for found in rows(folder / FILES[phase], phase) for o in _priced(found, phase)]
 
 
-def _constants(found: Rows, profile: str) -> AttendFit:
+def _constants(found: Rows, profile: str, engine: str = "") -> AttendFit:
     op = found.op
     if op.phase == "prefill":
         prefill: Mapping[str, GqaPrefillFit] = calibration.fits("attend_prefill", GqaPrefillFit).get(profile, {})
         return fit_for(prefill, op.dtype, op.kv_dtype)
     decode: Mapping[str, GqaDecodeFit] = calibration.fits("attend_decode", GqaDecodeFit).get(profile, {})
-    return fit_for(decode, op.dtype, op.kv_dtype)
+    return fit_for(decode, op.dtype, op.kv_dtype, engine)
+
+
+def _seconds(found: Rows, chip: Chip) -> NDArray[np.float64]:
+    """Predicted seconds of each row: the fastest of the engines that it was measured in."""
+
+    def one(engine: str) -> NDArray[np.float64]:
+        fit = _constants(found, chip.profile, engine)
+        return np.asarray(attend_gqa(found.op, chip, fit, resident=True).seconds)
+
+    if not found.by_engine:
+        return one("")
+    each = [np.where(np.isfinite(s), one(engine), np.inf) for engine, s in found.by_engine.items()]
+    best: NDArray[np.float64] = np.minimum(np.minimum(each[0], each[1]), each[2])
+    # A row that names no engine takes the constants of the fastest.
+    return np.where(np.isfinite(best), best, one(""))
 
 
 def _priced(found: Rows, phase: Phase) -> list[Outcome]:
@@ -124,8 +145,7 @@ def _priced(found: Rows, phase: Phase) -> list[Outcome]:
     refused = ""
     try:
         chip = measured_chip(found.system)
-        cost = attend_gqa(found.op, chip, _constants(found, chip.profile), resident=True)
-        predicted = [float(s) for s in np.asarray(cost.seconds)]
+        predicted = [float(s) for s in _seconds(found, chip)]
     except (NotModelled, UnknownName) as why:
         refused = str(why)
     return [
