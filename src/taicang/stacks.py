@@ -23,6 +23,9 @@ class Stack:
     """How prefill and decode share an instance: chunks in one batch, or prefill steps of their own."""
     chunk_tokens: int = 8192
     """Token budget of one step."""
+    burst_ratio: float = 0.0
+    """How much the requests of a closed loop keep in step: 0, their prompts come spread evenly; 1, all at once (a
+    scheduler that prefills first lets a burst finish together, so that the next prompts come as a burst again)."""
     step_host_s: float = 0.0
     """Host time per step that the device waits for (scheduling, input preparation, detokenising)."""
     sequence_host_s: float = 0.0
@@ -56,4 +59,5 @@ class Stack:
     overlap_tax_ratio: float = 0.0
     """How much computing slows, per second of communication that runs beside it."""
     kernel_ratio: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
-    """Kernel time relative to the best known kernel, per family ("gemm", "attend", "experts", "collective")."""
+    """Kernel time relative to the best known kernel, per family ("gemm", "attend", "experts", "collective") or
+    family and format ("experts/fp8_block")."""

@@ -15,6 +15,7 @@ from taicang.evidence.split import held_out
 from taicang.hardware import Machine
 from taicang.models.count import kv_cache_bytes
 from taicang.ops import Transfer
+from taicang.serve.memory import memory_use
 from taicang.serve.setup import Setup
 from taicang.serve.steady import Load, Pools, Steady, aggregated, disaggregated
 from taicang.stacks import Stack
@@ -45,14 +46,22 @@ def setup(row: Row, role: Role, stack: Stack | None = None) -> Setup:
     return Setup(model=row.net, plan=role.plan, machine=machine, stack=chosen, price=costs.price, skew=SKEW)
 
 
+def room(setup: Setup, context: float) -> float:
+    """Sequences of ``context`` tokens that fit beside the weights in one attention group's memory (at least one)."""
+    tokens = float(setup.stack.chunk_tokens)
+    chip = setup.machine.chip
+    empty = memory_use(setup.model, setup.plan, chip, sequences=0.0, context=context, tokens=tokens)
+    each = memory_use(setup.model, setup.plan, chip, sequences=1.0, context=context, tokens=tokens).cache_bytes
+    return max(float(empty.spare_bytes / each), 1.0)
+
+
 def predict(row: Row, stack: Stack | None = None) -> Steady:
     """What the closed form says of a row."""
-    load = Load(
-        concurrency=row.concurrency,
-        input_tokens=row.input_tokens * row.length_ratio,
-        output_tokens=row.output_tokens * row.length_ratio,
-    )
+    prompt, answer = row.input_tokens * row.length_ratio, row.output_tokens * row.length_ratio
     decode = setup(row, row.decode, stack)
+    load = Load(
+        concurrency=row.concurrency, input_tokens=prompt, output_tokens=answer, room=room(decode, prompt + answer / 2)
+    )
     if row.prefill is None:
         return aggregated(decode, load)
     prefill = setup(row, row.prefill, stack)

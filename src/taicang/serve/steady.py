@@ -1,8 +1,10 @@
 """Steady state of a serving instance in closed form.
 
 TPOT is the mean time per output token of a request after its first: (end to end - TTFT) / (output tokens - 1).
-A decode step gives each sequence ``plan.tokens_per_step`` tokens. While a request decodes, the other requests' prompts
-are prefilled between or inside its steps; that interference is priced, queueing noise is not (the simulator's job).
+A decode step gives each sequence ``plan.tokens_per_step`` tokens. In one turn of a closed loop every other request is
+prefilled once. Of those prefills a request meets some before its first token (they are ahead of it in a burst) and the
+rest while it decodes; which share is the stack's ``burst_ratio``, and both together are always all of them, so that the
+throughput does not depend on it. Queueing noise is not priced (the simulator's job).
 """
 
 from __future__ import annotations
@@ -26,6 +28,8 @@ class Load:
     output_tokens: Count
     cached_ratio: float = 0.0
     """Share of the prompt found in a prefix cache."""
+    room: Count = np.inf
+    """Sequences that one attention group can run at once (its memory); the others wait for a place."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,12 +62,13 @@ def together(first: Batch, second: Batch) -> Batch:
 def aggregated(setup: Setup, load: Load) -> Steady:
     """Prefill and decode share the instance, as vLLM, SGLang and TensorRT-LLM run by default.
 
-    Each request needs ``n`` decode steps; in that time every other request of the loop is prefilled once. A scheduler
-    that mixes puts prompt chunks into decode steps; one that prefills first runs steps of their own in between.
+    A scheduler that mixes puts prompt chunks into decode steps; one that prefills first runs steps of their own in
+    between. Of the other requests' prefills in a turn, ``burst_ratio / 2`` come before a request's first token: in a
+    full burst of equal requests the mean one has half of the others ahead of it.
     """
     plan, stack = setup.plan, setup.stack
-    groups = plan.dp
-    mine = np.maximum(load.concurrency / groups, 1.0)
+    group = np.maximum(load.concurrency / plan.dp, 1.0)
+    mine = np.minimum(group, load.room)
     mean_context = load.input_tokens + load.output_tokens / 2
     decoding = decode_batch(sequences=mine, context=mean_context)
     decode = step(setup, decoding)
@@ -75,15 +80,17 @@ def aggregated(setup: Setup, load: Load) -> Steady:
     mixed = stack.scheduler == "mixed"
     during = step(setup, together(decoding, chunk)).seconds - decode.seconds if mixed else alone.seconds
     steps = np.maximum((load.output_tokens - 1) / plan.tokens_per_step, 1.0)
-    # how many steps of a request's life carry a chunk of somebody else's prompt. Attention-DP groups step together; a
-    # balanced closed loop hands them prompts at the same time (TensorRT-LLM waits for it, the others drift towards it)
+    # chunks of other requests' prompts in a turn. Attention-DP groups step together; a balanced closed loop hands them
+    # prompts at the same time (TensorRT-LLM waits for it, the others drift towards it)
     others = np.maximum(mine - 1.0, 0.0) * chunks
-    busy = steps * decode.seconds + others * during
+    ahead = others * (0.5 * stack.burst_ratio)
+    busy = steps * decode.seconds + (others - ahead) * during
     tpot = busy / np.maximum(load.output_tokens - 1, 1.0)
-    own = chunks * (decode.seconds * (load.concurrency > 1) + during if mixed else alone.seconds)
-    waiting = 0.5 * decode.seconds * (load.concurrency > 1)
-    crowd = np.minimum(others * during / np.maximum(busy, 1e-12), 0.95)
-    ttft: Num = waiting + own * (1.0 + crowd / (2.0 * (1.0 - crowd)))
+    company = np.where(np.asarray(mine) > 1, 1.0, 0.0)
+    own = chunks * (decode.seconds * company + during) if mixed else chunks * alone.seconds
+    turn = 0.5 * decode.seconds * company + own + ahead * during + busy
+    # where more requests are in flight than run, each waits for a place: the turns of those before it
+    ttft: Num = turn * (group / mine) - busy
     return Steady(
         ttft_s=ttft,
         tpot_s=tpot,
