@@ -12,11 +12,11 @@ from taicang.app.options import JSON, echo_json
 
 FITS = {
     "gemm": ("fit_gemm", False),
-    "attend": ("fit_attend", False),
+    "attend": ("fit_attend", True),
     "mla": ("fit_mla", True),
     "experts": ("fit_experts", True),
     "collective": ("fit_collective", False),
-    "exchange": ("fit_exchange", False),
+    "exchange": ("fit_exchange", True),
     "ascend": ("fit_ascend", False),
     "stacks": ("fit_stacks", False),
     "energy": ("fit_energy", False),

@@ -29,11 +29,11 @@ class Suite:
 
 SUITES = (
     Suite(module="suite_gemm", names=("gemm",)),
-    Suite(module="suite_attend", names=("attend_prefill", "attend_decode")),
+    Suite(module="suite_attend", names=("attend_prefill", "attend_decode"), kernels=True),
     Suite(module="suite_mla", names=("mla_prefill", "mla_decode"), kernels=True),
     Suite(module="suite_experts", names=("experts", "experts_wideep"), kernels=True),
     Suite(module="suite_collective", names=("nccl", "allreduce", "published_collective", "kv_transfer")),
-    Suite(module="suite_exchange", names=("alltoall_gb200", "deepep_ll", "deepep_normal")),
+    Suite(module="suite_exchange", names=("alltoall_gb200", "deepep_ll", "deepep_normal"), kernels=True),
     Suite(
         module="suite_ascend",
         names=("ascend_operators", "ascend_layer", "ascend_serving", "ascend_steps"),

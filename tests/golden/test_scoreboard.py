@@ -1,0 +1,45 @@
+"""The scoreboard is frozen: a suite that drifts by half a point fails until `taicang score --freeze` accepts it."""
+
+from pathlib import Path
+
+import pytest
+
+from taicang.evidence import board
+from taicang.evidence.score import Outcome, score, score_parts
+
+EVIDENCE = Path(__file__).resolve().parents[2].parent / "shared" / "evidence"
+
+
+def test_carried_suites_score_as_frozen():
+    assert not board.drifts(board.board(None))
+
+
+@pytest.mark.skipif(not EVIDENCE.is_dir(), reason="no measured rows beside the repository (shared/evidence)")
+def test_all_suites_score_as_frozen():
+    assert not board.drifts(board.board(EVIDENCE))
+
+
+def outcome(measured, predicted, held_out=True):
+    return Outcome(id="x", suite="s", group="g", measured=measured, predicted=predicted, unit="s", held_out=held_out)
+
+
+def test_a_drift_of_half_a_point_is_noticed(monkeypatch):
+    scores = score_parts([outcome(1.0, 1.1)])
+    frozen = {"scores": {"s": {"held-out": {"mape_ratio": 0.1}}}}
+    monkeypatch.setattr(board, "frozen", lambda: frozen)
+    assert not board.drifts(scores)
+    assert board.drifts(score_parts([outcome(1.0, 1.106)]))
+    assert board.drifts(score_parts([outcome(1.0, 1.094)]))
+    assert board.drifts(score_parts([outcome(1.0, None)]))  # a suite that predicts nothing has no error: also a drift
+
+
+def test_refusals_lower_coverage_and_never_count_as_accurate():
+    one = score([outcome(1.0, 2.0), outcome(1.0, None)], suite="s")
+    assert one.coverage_ratio == 0.5
+    assert one.mape_ratio == 1.0
+
+
+def test_parts_are_kept_apart():
+    parts = {s.part: s for s in score_parts([outcome(1.0, 2.0), outcome(1.0, 1.0, held_out=False)])}
+    assert parts["held-out"].mape_ratio == 1.0
+    assert parts["calibrated-on"].mape_ratio == 0.0
