@@ -19,6 +19,7 @@ from taicang.plans import Batch, Quantisation, ServePlan, decode_batch, prefill_
 from taicang.serve.setup import Setup, step
 from taicang.stacks import Stack
 from taicang.timeline import Slice, Timeline, total
+from taicang.units import Count
 
 TABLE = Path(__file__).parent / "data" / "ascend_serving.csv"
 MACHINE = "cloudmatrix384"
@@ -36,7 +37,7 @@ class Row:
     stack: str
     phase: str
     metric: str
-    measured: float
+    measured: Count
     """In SI units."""
     unit: str
     dies: int

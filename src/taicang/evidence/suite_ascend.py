@@ -60,7 +60,7 @@ def serving() -> Iterator[Outcome]:
             id=row.id,
             suite="ascend_serving" if row.held else "ascend_layer",
             group=f"{row.stack} {row.phase}",
-            measured=row.measured * scale,
+            measured=float(row.measured * scale),
             predicted=ascend_serving.figure(row) * scale,
             unit=row.unit,
             held_out=row.held,
