@@ -33,18 +33,30 @@ MACHINES: Mapping[str, str] = {
 }
 """Chip of a row -> the machine of the catalogue that carries it."""
 
-LENGTHS: Mapping[str, tuple[float, float]] = {
-    "OpenOrca": (294.0, 294.45),
-    "CNN-DailyMail": (778.0, 73.0),
-    "LongBench+Ruler+GovReport": (9428.0, 684.68),
-    "mlperf_deepseek_r1": (800.0, 3880.0),
+LENGTHS: Mapping[str, tuple[float, float, float]] = {
+    "OpenOrca": (294.0, 294.45, 1.0),
+    "CNN-DailyMail": (778.0, 128.0, 0.0),
+    "LongBench+Ruler+GovReport": (9428.0, 684.68, 1.0),
+    "mlperf_deepseek_r1": (800.0, 3886.2, 1.0),
 }
-"""Mean prompt and answer of the MLPerf data sets, in tokens of the model.
+"""Mean prompt and answer of the MLPerf data sets in tokens, and the answers' spread (deviation over mean).
 
-Answers: ``tokens_per_sample`` of MLCommons' inference rules (294.45 for Llama-2-70B, 684.68 for Llama-3.1-405B) and
-MLCommons' posts on the v5.1 benchmarks (DeepSeek-R1: 3,880; Llama-3.1-8B: 73). Prompts: the same posts for
+Answers: ``tokens_per_sample`` of MLCommons' reference accuracy (294.45 for Llama-2-70B, 684.68 for Llama-3.1-405B,
+3,886.2 for DeepSeek-R1); for Llama-3.1-8B the reference generates 8,167,644 characters over 13,368 samples, 611 each,
+which is the benchmark's limit of 128 tokens. Prompts: MLCommons' posts on the v5.0 and v5.1 benchmarks for
 Llama-3.1-405B (9,428) and Llama-3.1-8B (778); about 294 for Open Orca and about 800 for DeepSeek-R1 are assumed.
+Spread: assumed exponential, none where the limit cuts every answer.
 """
+
+QUEUES: Mapping[str, tuple[float, float]] = {
+    "OpenOrca": (24576.0, 1024.0),
+    "CNN-DailyMail": (13368.0, 128.0),
+    "LongBench+Ruler+GovReport": (8313.0, 20000.0),
+    "mlperf_deepseek_r1": (4388.0, 20000.0),
+}
+"""Samples of each data set and the longest answer that the benchmark allows (MLCommons' inference rules)."""
+RUN_S = 600.0
+"""Least duration of an MLPerf run."""
 
 PROMPTS: Mapping[str, float] = {"lm-arena-chat": 200.0, "gpqa": 250.0}
 """Assumed mean prompt of the ML.ENERGY tasks, which the file leaves out: a chat turn, a multiple-choice question."""
@@ -115,12 +127,17 @@ class Row:
         found = _ACCEPTED.search(self.notes)
         return None if found is None else (float(found[1]) + float(found[2])) / 2
 
+    @property
+    def spread(self) -> float:
+        """Deviation of the answers' lengths over their mean; 0 for synthetic loads of one length."""
+        return LENGTHS.get(str(self.seq.get("dataset")), (0.0, 0.0, 0.0))[2]
+
     def lengths(self) -> tuple[float, float]:
         """Mean prompt and answer in tokens; ``NotModelled`` where the source does not tell."""
         if (dataset := self.seq.get("dataset")) is not None:
             if dataset not in LENGTHS:
                 raise NotModelled(f"no published mean lengths of the data set {dataset}")
-            return LENGTHS[dataset]
+            return LENGTHS[dataset][:2]
         if (task := self.seq.get("task")) is not None:
             if task not in PROMPTS:
                 raise NotModelled(f"no assumed prompt length of the task {task}")

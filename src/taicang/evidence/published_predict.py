@@ -10,7 +10,7 @@ import numpy as np
 from taicang.catalog.energy import energy_fit
 from taicang.cost.energy import Activity
 from taicang.errors import InvalidPlan, MissingFigure, NotModelled
-from taicang.evidence.published import Row
+from taicang.evidence.published import QUEUES, RUN_S, Row
 from taicang.evidence.published_setup import formats, machine_of, make, setups, stack_of
 from taicang.hardware import Machine
 from taicang.models.count import kv_cache_bytes
@@ -18,7 +18,7 @@ from taicang.ops import Transfer
 from taicang.plans import Batch, decode_batch, prefill_batch
 from taicang.predict import choices
 from taicang.serve.power import activity, step_power_w
-from taicang.serve.saturated import Saturated, limited, most_sequences, offline
+from taicang.serve.saturated import Saturated, drained, limited, most_sequences, offline
 from taicang.serve.setup import Setup, step
 from taicang.serve.steady import Load, aggregated, together
 from taicang.stacks import Stack
@@ -135,18 +135,44 @@ def _chosen(row: Row, given: Stack | None) -> float:
         try:
             setup = make(row, plan, net, stack)
             if row.batch["scenario"] == "Offline":
-                found = offline(setup, input_tokens=isl, output_tokens=osl)
+                found = offline(setup, input_tokens=isl, output_tokens=osl, spread=row.spread)
             else:
-                load = Load(concurrency=1, input_tokens=isl, output_tokens=osl)
-                limits = (float(row.extra["slo_tpot_ms_p99"]) / 1e3, float(row.extra["slo_ttft_ms_p99"]) / 1e3)
-                found = limited(setup, load, tpot_s=limits[0], ttft_s=limits[1])
+                found = limited(
+                    setup,
+                    input_tokens=isl,
+                    output_tokens=osl,
+                    spread=row.spread,
+                    tpot_s=float(row.extra["slo_tpot_ms_p99"]) / 1e3,
+                    ttft_s=float(row.extra["slo_ttft_ms_p99"]) / 1e3,
+                )
         except InvalidPlan:
             continue
         if found is not None:
-            best = max(best, float(found.output_tokens_per_s) / plan.ranks)
+            rate = float(found.output_tokens_per_s)
+            if row.batch["scenario"] == "Offline" and row.spread:
+                rate = _run_rate(row, setup, found)
+            best = max(best, rate / plan.ranks)
     if best == 0.0:
         raise NotModelled(f"no plan inside one node of {machine.name} serves {net.name} within the limits")
     return best
+
+
+def _run_rate(row: Row, setup: Setup, found: Saturated) -> float:
+    """Tokens per second of a whole offline run, its drain included, at the batch limit that serves it best."""
+    isl, osl = row.lengths()
+    samples, longest = QUEUES[row.seq["dataset"]]
+    requests = max(samples * setup.plan.ranks / row.count, RUN_S * float(found.output_tokens_per_s) / osl)
+    return max(
+        drained(
+            setup,
+            replace(found, sequences=max(float(found.sequences) / 2**halved, 1.0)),
+            requests=requests,
+            input_tokens=isl,
+            output_tokens=osl,
+            longest=longest,
+        )
+        for halved in range(4)
+    )
 
 
 def _prompt_s(row: Row, stack: Stack | None) -> float:

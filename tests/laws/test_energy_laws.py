@@ -1,0 +1,87 @@
+"""Laws of chip power: between idle and the limit, monotone in activity, the same for arrays and floats."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from taicang import catalog
+from taicang.catalog.costing import cost_model
+from taicang.catalog.energy import energy_fit
+from taicang.catalog.models import model
+from taicang.cost.energy import Activity, chip_power_w
+from taicang.errors import MissingFigure
+from taicang.plans import ServePlan, decode_batch, prefill_batch
+from taicang.serve.power import activity, step_power_w
+from taicang.serve.setup import Setup, step
+
+CHIPS = ("a100", "h100", "h200", "b200", "gb200", "gb300")
+share = st.floats(min_value=0.0, max_value=1.0)
+
+
+def power_w(name: str, compute: float, memory: float, network: float) -> float:
+    chip = catalog.chip(name)
+    seen = Activity(compute_ratio=compute, memory_ratio=memory, network_ratio=network)
+    return float(chip_power_w(seen, chip, energy_fit(chip.profile)))
+
+
+@given(name=st.sampled_from(CHIPS), compute=share, memory=share, network=share)
+def test_power_stays_between_idle_and_the_limit(name: str, compute: float, memory: float, network: float) -> None:
+    chip = catalog.chip(name)
+    assert (chip.idle_w or 0.0) <= power_w(name, compute, memory, network) <= (chip.tdp_w or 0.0)
+
+
+@given(name=st.sampled_from(CHIPS), shares=st.tuples(share, share, share), more=st.tuples(share, share, share))
+def test_more_activity_never_draws_less(
+    name: str, shares: tuple[float, float, float], more: tuple[float, float, float]
+) -> None:
+    raised = tuple(max(a, b) for a, b in zip(shares, more, strict=True))
+    assert power_w(name, *raised) >= power_w(name, *shares)
+
+
+@given(values=st.lists(share, min_size=1, max_size=8))
+def test_arrays_give_the_numbers_of_floats(values: list[float]) -> None:
+    chip = catalog.chip("h100")
+    fit = energy_fit(chip.profile)
+    seen = np.array(values)
+    many = chip_power_w(Activity(compute_ratio=seen, memory_ratio=seen / 2, network_ratio=seen / 4), chip, fit)
+    for at, value in enumerate(values):
+        one = chip_power_w(Activity(compute_ratio=value, memory_ratio=value / 2, network_ratio=value / 4), chip, fit)
+        assert np.asarray(many)[at] == one
+
+
+def test_a_chip_without_a_public_limit_is_refused() -> None:
+    chip = replace(catalog.chip("h100"), tdp_w=None)
+    with pytest.raises(MissingFigure, match="power.tdp"):
+        chip_power_w(Activity(compute_ratio=0.5, memory_ratio=0.5, network_ratio=0.0), chip, energy_fit(chip.profile))
+
+
+def test_unmeasured_architectures_take_the_mean_of_the_measured() -> None:
+    assert energy_fit("ascend-910c") == energy_fit("no-such-profile")
+    assert energy_fit("h100") != energy_fit("b200")
+
+
+@settings(max_examples=10, deadline=None)
+@given(sequences=st.floats(min_value=0.0, max_value=8.0).map(lambda x: 2.0**x))
+def test_a_priced_step_draws_a_possible_power(sequences: float) -> None:
+    machine = catalog.machine("hgx-h100")
+    stack = catalog.stack("vllm")
+    setup = Setup(
+        model=model("llama-3.1-8b"),
+        plan=ServePlan(),
+        machine=machine,
+        stack=stack,
+        price=cost_model(machine, stack).price,
+    )
+    fit = energy_fit(machine.chip.profile)
+    decode = step(setup, decode_batch(sequences=sequences, context=1000.0))
+    prefill = step(setup, prefill_batch(sequences=4.0, length=2048.0))
+    for timeline in (decode, prefill):
+        assert (machine.chip.idle_w or 0) <= step_power_w(timeline, machine, fit) <= (machine.chip.tdp_w or 0)
+    # weights stream in decode, arithmetic units work in prefill
+    assert activity(prefill, machine).compute_ratio > 0.5 > activity(decode, machine).compute_ratio
+    assert activity(decode, machine).memory_ratio > 0.3

@@ -1,0 +1,127 @@
+"""Mapping of published rows: by what a row states, never by its name; refusals name what the source leaves out."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from taicang.errors import NotModelled
+from taicang.evidence.published import FILE, Row, read
+from taicang.evidence.published_predict import predict, queue
+from taicang.evidence.published_setup import EPLB_EXPERTS, setups
+from taicang.evidence.suite_published import suite_of
+from taicang.serve.saturated import limited, most_sequences, offline, saturated
+
+SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "evidence"
+
+
+def row(**changes: Any) -> Row:
+    base = Row(
+        id="x", source="trtllm_v1", system="HGX", chip="H200-SXM", count=8, model="Llama-3.3-70B", dtype="FP8",
+        par={"tp": 2}, batch={}, seq={"isl": 1000, "osl": 1000}, metric="output_tokens_per_s_per_gpu", value=1.0,
+        unit="tok/s/GPU", grade="A", role="validation", extra={}, notes="",
+    )  # fmt: skip
+    return replace(base, **changes)
+
+
+def deepseek(**changes: Any) -> Row:
+    base = row(
+        source="sglang_x", chip="H100-SXM", model="DeepSeek-V3", count=72, par={"phase": "decode", "ep": 72},
+        batch={"batch_per_gpu": 256}, seq={"isl": 2000, "osl": 100}, metric="output_tokens_per_s_per_node",
+    )  # fmt: skip
+    return replace(base, **changes)
+
+
+def test_dense_layout_and_formats() -> None:
+    setup = setups(row())[0]
+    assert (setup.plan.tp, setup.plan.dp, setup.plan.quant.dense, setup.plan.quant.kv) == (2, 1, "fp8", "fp8")
+    assert setup.machine.name == "hgx-h200"
+
+
+def test_wide_expert_parallelism_spans_nodes_and_is_tried_with_and_without_overlap() -> None:
+    found = setups(deepseek())
+    assert {one.plan.microbatches for one in found} == {1, 2}
+    plan = found[0].plan
+    assert (plan.tp, plan.dp, plan.ep, plan.exchange) == (1, 72, 72, "all_to_all")
+    assert plan.redundant >= EPLB_EXPERTS and (256 + plan.redundant) % 72 == 0
+    assert found[0].machine.ranks == 72
+    stated = setups(deepseek(par={"phase": "decode", "ep": 72, "tbo": False}))
+    assert [one.plan.microbatches for one in stated] == [1]
+
+
+def test_balanced_routing_needs_no_redundancy_and_no_skew() -> None:
+    setup = setups(deepseek(notes="derived from a trace (balanced routing)", par={"phase": "decode", "ep": 128}))[0]
+    assert (setup.plan.redundant, setup.skew) == (0, 0.0)
+
+
+def test_accepted_drafts_reproduce_the_stated_gain() -> None:
+    setup = setups(deepseek(par={"phase": "decode", "ep": 16, "mtp": 2}, notes="accept 2.4-2.7"))[0]
+    assert setup.plan.tokens_per_step == pytest.approx(2.55, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"par": {"phase": "pd-disagg"}}, "split"),
+        ({"par": {}}, "laid out"),
+        ({"seq": {}}, "lengths"),
+        ({"chip": "TPU"}, "catalogue"),
+        ({"dtype": "ternary"}, "format"),
+        ({"metric": "joy"}, "metric"),
+        ({"par": {"phase": "decode", "ep": 16, "mtp": "deeper"}, "model": "DeepSeek-V3"}, "unstated depth"),
+    ],
+)
+def test_what_the_source_leaves_out_is_refused_by_name(changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(NotModelled, match=words):
+        predict(row(**changes))
+
+
+def test_doubtful_rows_stay_out_of_the_headline() -> None:
+    assert suite_of(row()) == "published_trtllm"
+    assert suite_of(row(grade="C")) == suite_of(row(role="context")) == "published_trtllm_context"
+
+
+def test_units_follow_the_metric() -> None:
+    each = predict(row())
+    assert predict(row(metric="output_tokens_per_s_total")) == pytest.approx(8 * each)
+    assert predict(row(metric="output_tokens_per_s_per_node")) == pytest.approx(8 * each)
+
+
+def test_queues_shorten_with_length() -> None:
+    sizes = [queue(*pair) for pair in ((128, 128), (1000, 1000), (2048, 2048), (20000, 2000))]
+    assert sizes == sorted(sizes, reverse=True)
+
+
+def test_longer_answers_hold_fewer_sequences_and_lower_limits_serve_fewer() -> None:
+    setup = setups(row())[0]
+    short = most_sequences(setup, context=1000.0, tokens=8192.0)
+    assert short > most_sequences(setup, context=4000.0, tokens=8192.0) > 0
+    loose = limited(setup, input_tokens=500.0, output_tokens=200.0, spread=0.0, tpot_s=0.2, ttft_s=2.0)
+    tight = limited(setup, input_tokens=500.0, output_tokens=200.0, spread=0.0, tpot_s=0.02, ttft_s=0.5)
+    free = offline(setup, input_tokens=500.0, output_tokens=200.0)
+    assert loose is not None and free is not None
+    assert tight is None or tight.output_tokens_per_s <= loose.output_tokens_per_s
+    assert limited(setup, input_tokens=500.0, output_tokens=200.0, spread=0.0, tpot_s=1e-6, ttft_s=1.0) is None
+
+
+def test_spread_answers_make_steps_slower() -> None:
+    setup = setups(row())[0]
+    even = saturated(setup, 64.0, input_tokens=1000.0, output_tokens=1000.0)
+    spread = saturated(setup, 64.0, input_tokens=1000.0, output_tokens=1000.0, spread=1.0)
+    assert spread.tpot_s > even.tpot_s
+
+
+@pytest.mark.skipif(not (SHARED / FILE).is_file(), reason="the evidence folder is absent")
+def test_every_row_is_read_and_most_are_answered() -> None:
+    rows = [one for one in read(SHARED / FILE) if not one.context]
+    answered = 0
+    for one in rows[::7]:
+        try:
+            answered += predict(one) > 0
+        except NotModelled:
+            pass
+    assert len(rows) > 400
+    assert answered / len(rows[::7]) >= 0.85
