@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Literal, TypeAlias
 
+from taicang.units import Count
+
 Scheduler: TypeAlias = Literal["mixed", "prefill_first", "disaggregated"]
 
 
@@ -34,8 +36,13 @@ class Stack:
     """Host time per captured graph that the device waits for."""
     layer_gap_s: float = 0.0
     """Device idle time per layer: launch gaps that graphs leave."""
+    launch_ratio: float = 1.0
+    """Share of kernels' launch latency that remains when they follow each other: programmatic dependent launch starts a
+    kernel's prologue while the one before drains."""
     eager_kernel_s: float = 0.0
     """Launch cost of a kernel outside graphs (prefill), hidden while kernels run longer than that."""
+    expert_launches: Count = 1
+    """Launches that the experts of one layer take outside graphs: choosing, sorting, both products, weighing."""
     graphs: bool = True
     fused: frozenset[str] = frozenset()
     """Fusions present: "qk_norm_rope" (query-key norm with rotation), "mla_prolog" (norms, projections, rope)."""
