@@ -4,7 +4,8 @@ One row is one served model under a closed loop of clients. Conventions of the s
 
 * Rows with attention data parallelism state dp = tp x ep of their launcher, so the number of GPUs is the larger of the
   expert degrees. Decode instances of SGLang that span nodes state no expert parallelism although their expert library
-  (DeepEP) turns all ranks into expert ranks.
+  (DeepEP) turns all ranks into expert ranks; those inside a node without expert parallelism run attention tensor
+  parallel, as the same launcher states from its next version on.
 * Rows that describe several replicas state the batch of one.
 * One source files DeepSeek under two names: DeepSeek-V3 for plain decoding, DeepSeek-R1 for runs with the model's own
   draft layer (public launch scripts since December 2025: three drafted tokens, one under attention data parallelism;
@@ -41,7 +42,7 @@ class Role:
 
     plan: ServePlan
     instances: int
-    batch: Count
+    batch: int
     """Sequences of one attention group as the source states it (0: not stated)."""
 
 
@@ -139,6 +140,8 @@ def _role(row: dict[str, str], prefix: str, net: Model, instances: int) -> Role:
     )
     if not routed:
         moe_tp, ep = tp * dp, 1
+    if routed and prefix == "decode_" and row["backend"] == "sglang" and 1 < dp <= WIDE and ep == 1:
+        tp, dp = tp * dp, 1
     wide = routed and dp > WIDE
     if wide and row["backend"] == "sglang":
         moe_tp, ep = 1, tp * dp
@@ -154,7 +157,7 @@ def _role(row: dict[str, str], prefix: str, net: Model, instances: int) -> Role:
         exchange="all_to_all" if wide else "auto",
         quant=quant,
     )
-    return Role(plan=plan, instances=instances, batch=number(row, f"{prefix}batch_size"))
+    return Role(plan=plan, instances=instances, batch=int(number(row, f"{prefix}batch_size")))
 
 
 def read(path: Path) -> list[Row]:

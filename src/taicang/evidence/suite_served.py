@@ -83,13 +83,13 @@ def outcomes(folder: Path) -> Iterator[Outcome]:
         mode = "disagg" if row.disaggregated else "agg"
         held = held_out("served", *row.key)
         group = f"{row.engine} {row.machine}"
+        said: tuple[float | None, float | None]
         try:
             steady = predict(row)
-            tpot, ttft, why = float(steady.tpot_s), float(steady.ttft_s), ""
+            said, why = (float(steady.tpot_s), float(steady.ttft_s)), ""
         except TaicangError as error:
-            tpot = ttft = None
-            why = str(error)
-        for metric, measured, predicted in (("tpot", row.tpot_s, tpot), ("ttft", row.ttft_s, ttft)):
+            said, why = (None, None), str(error)
+        for metric, measured, predicted in (("tpot", row.tpot_s, said[0]), ("ttft", row.ttft_s, said[1])):
             yield Outcome(
                 id=row.id, suite=f"served_{metric}_{mode}", group=group, measured=measured, predicted=predicted,
                 unit="s", held_out=held, refused=why,
