@@ -23,8 +23,8 @@ class Recipe:
     """Bytes per parameter of the weights that products read (an 8-bit recipe keeps a transposed copy too)."""
     gather_bytes: float = 2.0
     """Bytes per parameter that a parameter gather moves."""
-    gradient_bytes: float = 4.0
-    """Bytes per gradient, kept and reduced."""
+    gradient_bytes: float = 2.0
+    """Bytes per gradient, kept and reduced (performance recipes reduce in 16 bits)."""
     optimizer_bytes: float = 12.0
     """Adam: fp32 master weight and two moments."""
 
@@ -33,7 +33,7 @@ RECIPES = {
     recipe.name: recipe
     for recipe in (
         Recipe(name="bf16", products="bf16"),
-        Recipe(name="fp16", products="bf16"),  # the same arithmetic rate and bytes
+        Recipe(name="fp16", products="bf16", gradient_bytes=4.0),  # the same arithmetic rate and bytes
         Recipe(name="fp8", products="fp8", weight_copies_bytes=2.0, gather_bytes=1.0),
         Recipe(name="fp8_block", products="fp8_block", weight_copies_bytes=2.0, gather_bytes=2.0),
         Recipe(name="mxfp8", products="mxfp8", weight_copies_bytes=2.1, gather_bytes=2.0),

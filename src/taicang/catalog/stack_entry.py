@@ -92,7 +92,7 @@ def _given(found: Resolved) -> dict[str, Any]:
 def _calibrated(engine: str, version: str) -> dict[str, Any]:
     """Constants of calibration/stacks*.yaml, where they exist: the engine's, and over them the version's (plain SI)."""
     values: dict[str, Any] = {}
-    for family in ("stacks", "stacks_ascend", "stacks_published"):
+    for family in ("stacks", "stacks_ascend", "stacks_published", "stacks_training"):
         if not (calibration.FOLDER / f"{family}.yaml").is_file():
             continue
         profiles = calibration.read(family)["profiles"]

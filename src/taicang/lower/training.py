@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
+from taicang.formats import number_format
 from taicang.lower.attention import Item, attention, norm
 from taicang.lower.ffn import dense
 from taicang.lower.load import Load, Setting
@@ -197,15 +198,17 @@ def _steps(items: list[Item], setting: Setting, plan: TrainPlan) -> Iterator[Ste
 
 
 def _saved(op: Operator, hidden: int, shard: int) -> Num:
-    """Bytes that the backward pass of ``op`` needs, in bf16: inputs of products, q, k, v of attention, pre-activations.
+    """Bytes that the backward pass of ``op`` needs: inputs of products, q, k, v of attention, pre-activations.
 
     The sum over a layer is the 34 s b h of arXiv 2205.05198, less the dropout masks that today's models do not have.
     """
     if isinstance(op, Gemm):
-        return op.batch * op.m * op.k * 2.0 / (shard if op.k == hidden else 1)
+        kept = number_format(op.dtype).activation_bytes
+        return op.batch * op.m * op.k * kept / (shard if op.k == hidden else 1)
     if isinstance(op, GroupedGemm):
         rows = op.tokens * op.topk * op.experts_local / op.experts
-        return rows * (op.hidden + op.inter * (3.0 if op.gated else 2.0)) * 2.0
+        kept = number_format(op.dtype).activation_bytes
+        return rows * ((op.hidden + op.inter) * kept + op.inter * (2.0 if op.gated else 1.0) * 2.0)
     if isinstance(op, Attend):
         return (op.queries * op.heads * op.qk_dim + op.context * op.kv_heads * (op.qk_dim + op.v_dim)) * 2.0
     if isinstance(op, Pointwise) and op.kind == "activation":

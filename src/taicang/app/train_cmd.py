@@ -1,0 +1,82 @@
+"""``taicang train``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from taicang.app.options import JSON, echo_json, stacked
+
+PLAN = stacked(
+    click.option("--tp", type=click.IntRange(1), default=1, show_default=True, help="Tensor-parallel ranks."),
+    click.option("--cp", type=click.IntRange(1), default=1, show_default=True, help="Context-parallel ranks."),
+    click.option("--pp", type=click.IntRange(1), default=1, show_default=True, help="Pipeline stages."),
+    click.option("--vpp", type=click.IntRange(1), default=1, show_default=True, help="Model chunks per stage."),
+    click.option("--ep", type=click.IntRange(1), default=1, show_default=True, help="Expert-parallel ranks."),
+    click.option(
+        "--etp", type=click.IntRange(1), default=1, show_default=True, help="Tensor-parallel ranks per expert."
+    ),
+    click.option("--dp", type=click.IntRange(1), help="Data-parallel groups (default: fills the machine)."),
+    click.option(
+        "--micro-batch", type=click.IntRange(1), default=1, show_default=True, help="Sequences per microbatch."
+    ),
+    click.option("--global-batch", type=click.IntRange(1), required=True, help="Sequences per step."),
+    click.option("--seq", type=click.IntRange(1), default=4096, show_default=True, help="Tokens per sequence."),
+    click.option("--dtype", default="bf16", show_default=True, help="bf16, fp16, fp8, fp8_block, mxfp8, nvfp4, int8."),
+    click.option("--zero", type=click.IntRange(0, 3), default=1, show_default=True, help="ZeRO stage (3: FSDP)."),
+    click.option("--recompute", type=click.Choice(["none", "selective", "full"]), default="none", show_default=True),
+    click.option("--schedule", type=click.Choice(["1f1b", "gpipe", "zero_bubble"]), default="1f1b", show_default=True),
+    click.option("--context", type=click.Choice(["ring", "all_gather", "ulysses"]), default="ring", show_default=True),
+    click.option("--no-sp", is_flag=True, help="Without sequence parallelism."),
+)
+"""Layout and formats of a training job."""
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  taicang train llama-3.1-405b --on "hgx-h100 x 128" --tp 8 --pp 8 --cp 2 --vpp 8 --global-batch 1152 --seq 8192
+  taicang train deepseek-v3 --on "gb200-nvl72 x 4" --pp 4 --vpp 4 --ep 64 --dp 64 --global-batch 4096 --dtype mxfp8
+  taicang train llama-3-8b --on hgx-h100 --zero 3 --global-batch 128 --seq 8192 --dtype fp8 --json
+"""
+)
+@click.argument("model")
+@click.option("--on", "machine", required=True, help='Machine, e.g. "hgx-h100 x 128", my.yaml.')
+@PLAN
+@click.option("--stack", help="Software stack, e.g. nemo@25.04 (default: by vendor).")
+@click.option("--set", "sets", multiple=True, metavar="PATH=VALUE", help="Change a figure of the machine.")
+@JSON
+def train(model: str, machine: str, stack: str | None, sets: tuple[str, ...], as_json: bool, **options: Any) -> None:
+    """Train MODEL on a machine: one step's time, tokens/s, MFU, memory and where the time goes."""
+    from taicang.predict import Infeasible
+    from taicang.predict.train import train as predict
+
+    result = predict(model, machine, plan_from(options), stack=stack, sets=sets)
+    if as_json:
+        echo_json({"infeasible": isinstance(result, Infeasible), "prediction": result})
+    elif isinstance(result, Infeasible):
+        from taicang.app.render import show_infeasible
+
+        show_infeasible(result)
+    else:
+        from taicang.app.render_train import show_training
+
+        show_training(result)
+    if isinstance(result, Infeasible):
+        raise SystemExit(1)
+
+
+def plan_from(options: dict[str, Any]) -> Any:
+    """The plan that the options fix."""
+    from taicang.train_plans import TrainPlan, recipe
+
+    names = ("tp", "cp", "pp", "vpp", "ep", "etp", "micro_batch", "global_batch", "seq", "zero", "recompute")
+    return TrainPlan(
+        **{name: options[name] for name in names},
+        dp=options["dp"] or 0,
+        schedule=options["schedule"],
+        context=options["context"],
+        sp=not options["no_sp"],
+        recipe=recipe(options["dtype"]),
+    )
