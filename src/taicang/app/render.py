@@ -5,13 +5,14 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
+from taicang.predict.explain import explain
 from taicang.predict.infer import describe
 from taicang.predict.prediction import Infeasible, PhasePrediction, Prediction
 from taicang.serve.memory import MemoryUse
 from taicang.timeline import Slice
 from taicang.units import show
 
-console = Console(highlight=False)
+console = Console(highlight=False, soft_wrap=True)
 
 FILLS = (
     ("attention weights", "attention_bytes"),
@@ -63,7 +64,7 @@ def show_prediction(p: Prediction, *, whole: bool) -> None:
         console.print("power: unknown (no public figure for this machine)")
     _memory(p.decode.memory)
     _waterfall(p.decode, whole=whole)
-    for title, lines in (("assumptions", p.assumptions), ("sources", p.sources)):
+    for title, lines in (("why", tuple(explain(p))), ("assumptions", p.assumptions), ("sources", p.sources)):
         console.print(f"[bold]{title}[/]")
         for line in lines:
             console.print(f"  - {line}")

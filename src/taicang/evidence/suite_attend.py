@@ -72,7 +72,7 @@ def _group(listed: list[dict[str, str]], phase: Phase) -> Rows:
     first, length = listed[0], LENGTH[phase]
 
     def column(name: str) -> NDArray[np.float64]:
-        return np.array([float(row[name] or "nan") for row in listed])
+        return np.array([float(row.get(name) or "nan") for row in listed])
 
     shape = (
         "attn_dtype",

@@ -96,14 +96,14 @@ def plans(
     exchanges: tuple[Exchanging, ...] = ("auto", "all_to_all") if "offers_all_to_all" in stack.overlap else ("auto",)
     for ranks in _expert_ranks(experts, machine.ranks):
         shared = ranks // 10 if ranks > experts.experts and experts.shared_inter else 0
-        spare = ranks - shared - experts.experts if ranks > experts.experts else -experts.experts % ranks
-        wide = replace(base, dp=ranks, ep=ranks, redundant=max(spare, 0), shared_ranks=shared)
-        for count, exchange in product(microbatches, exchanges):
+        fill = ranks - shared - experts.experts if ranks > experts.experts else -experts.experts % ranks
+        # a balancer needs replicas to work with: one spare slot on each rank
+        replicas = {fill, fill + ranks} if "eplb" in stack.overlap and fill < ranks and not shared else {fill}
+        for redundant, count, exchange in product(sorted(replicas), microbatches, exchanges):
+            wide = replace(base, dp=ranks, ep=ranks, redundant=redundant, shared_ranks=shared)
             yield replace(wide, microbatches=count, exchange=exchange)
-            if phase == "prefill" and "sp_attention" in stack.overlap and not shared:
-                sp = replace(wide, tp=ranks, dp=1, sp=True, microbatches=count, redundant=max(spare, ranks))
-                if _divides(model, ranks):
-                    yield sp
+            if phase == "prefill" and "sp_attention" in stack.overlap and not shared and _divides(model, ranks):
+                yield replace(wide, tp=ranks, dp=1, sp=True, microbatches=count)
 
 
 def _divides(model: Model, tp: int) -> bool:

@@ -95,7 +95,16 @@ def infer(
         for each in listed:
             full = replace(each, quant=forms, acceptance_ratio=acceptance_ratio)
             if full.ranks <= machine.ranks or given:
-                made.append(Setup(model=net, plan=full, machine=machine, stack=engine, price=costs.price, skew=skew))
+                made.append(
+                    Setup(
+                        model=net,
+                        plan=full,
+                        machine=machine,
+                        stack=engine,
+                        price=costs.price,
+                        skew=0.0 if full.redundant else skew,  # a balancer with replicas evens out what skew makes
+                    )
+                )
         return made
 
     decode_ask = Request(input_tokens=input_tokens, output_tokens=output_tokens, limit_s=tpot_s or np.inf, batch=batch)

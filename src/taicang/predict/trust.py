@@ -17,13 +17,15 @@ def assumptions(setup: Setup, prefill: Setup) -> tuple[str, ...]:
         said.append(f"{setup.machine.name} is {setup.machine.status}, not shipping: vendor figures, no measurements")
     if plan.draft_tokens:
         said.append(f"each of {plan.draft_tokens} drafted tokens is accepted with chance {plan.acceptance_ratio:.2f}")
-    if plan.ep > 1 or plan.moe_tp > 1 or setup.skew:
-        said.append(f"expert popularity follows a power law of exponent {setup.skew:g}")
+    if plan.redundant or prefill.plan.redundant:
+        said.append(
+            "with redundant experts a balancer (EPLB) evens out the ranks' loads, but for what the stack leaves"
+        )
+    if setup.skew or prefill.skew:
+        said.append(f"expert popularity follows a power law of exponent {setup.skew or prefill.skew:g}")
     said.append(f"number formats: {_formats(setup)}")
     said.append("prefill and decode on instances of their own; TTFT without queueing")
     said.append(f"host and launch costs of {stack.name} {stack.version} ({stack.epoch})")
-    if prefill.plan.redundant:
-        said.append("redundant experts even out the load between ranks (EPLB)")
     return tuple(said)
 
 

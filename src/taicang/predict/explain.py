@@ -1,0 +1,58 @@
+"""A prediction as a table and in words."""
+
+from __future__ import annotations
+
+from taicang.predict.prediction import PhasePrediction, Prediction
+from taicang.units import show
+
+
+def to_frame(phase: PhasePrediction) -> dict[str, list[object]]:
+    """The operators of one step as columns (any data-frame library takes them); times are of the whole step."""
+    frame: dict[str, list[object]] = {
+        name: []
+        for name in (
+            "label", "part", "stream", "runs", "seconds", "compute_s", "memory_s", "network_s", "latency_s", "binds",
+            "origin",
+        )
+    }  # fmt: skip
+    for piece in phase.step.slices:
+        cost, runs = piece.cost, float(piece.repeat)
+        row = (
+            piece.label,
+            piece.part,
+            piece.stream,
+            runs,
+            float(piece.seconds),
+            float(cost.compute_s) * runs,
+            float(cost.memory_s) * runs,
+            float(cost.network_s) * runs,
+            float(cost.latency_s) * runs,
+            cost.binds,
+            cost.origin,
+        )
+        for column, value in zip(frame.values(), row, strict=True):
+            column.append(value)
+    return frame
+
+
+def explain(prediction: Prediction) -> list[str]:
+    """What the figures come down to, most important first."""
+    return [*_phase(prediction.decode, prediction), *_phase(prediction.prefill, prediction)]
+
+
+def _phase(phase: PhasePrediction, whole: Prediction) -> list[str]:
+    busy = float(phase.step.busy_s)
+    largest = sorted(phase.step.slices, key=lambda piece: -float(piece.seconds))[:3]
+    named = ", ".join(f"{piece.label} ({float(piece.seconds) / busy:.0%})" for piece in largest)
+    hidden = float(phase.step.hidden_s)
+    share = f"{phase.binds} takes {phase.binds_ratio:.0%} of {show(busy, 's')} of busy time"
+    said = [f"{phase.phase}: {share}; largest: {named}"]
+    if hidden > 0:
+        said.append(f"{phase.phase}: {phase.step.schedule} hides {show(hidden, 's')} of it ({hidden / busy:.0%})")
+    free = float(phase.memory.spare_bytes)
+    if phase.phase == "decode":
+        held = float(phase.memory.cache_bytes) / max(phase.sequences, 1.0)
+        more = int(free / held) if held > 0 else 0
+        limit = "the TPOT limit or throughput, not memory" if more > phase.sequences / 4 else "memory"
+        said.append(f"decode: room for {more} more sequences per group of {whole.model}; the batch is set by {limit}")
+    return said
