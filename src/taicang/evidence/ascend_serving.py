@@ -138,7 +138,7 @@ def figure(row: Row, stack: Stack | None = None) -> float:
     if row.phase == "prefill":
         return 2 * row.batch / seconds
     tpot = seconds / row.plan.tokens_per_step
-    return tpot if row.metric == "tpot" else 2 * row.batch / tpot
+    return tpot if row.metric == "tpot" else float(2 * row.batch / tpot)
 
 
 def _last_block(timeline: Timeline) -> tuple[Slice, ...]:

@@ -88,7 +88,7 @@ def eager_kernel_s() -> float:
 def straggle_ratio() -> float:
     """In-service time of xDeepServe's exchanges over that of the bare kernels."""
     row = next(row for row in ascend_serving.rows() if row.metric == "exchange_time" and not row.held)
-    return row.measured / ascend_serving.figure(row, bare(row.stack))
+    return float(row.measured / ascend_serving.figure(row, bare(row.stack)))
 
 
 def prefill_ratios(stack: Stack) -> dict[str, float]:
