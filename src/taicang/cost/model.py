@@ -116,7 +116,13 @@ class CostModel:
                 return host(op, self.stack)
 
 
-KERNELS_OF = {"tensorrt-llm": "trtllm", "sglang": "sglang", "vllm": "vllm"}
+KERNELS_OF = {
+    "tensorrt-llm": "trtllm",
+    "trtllm-bench": "trtllm",
+    "sglang": "sglang",
+    "vllm": "vllm",
+    "vllm-stream": "vllm",
+}
 """Engine of a stack -> whose attention kernels it runs; others run the fastest."""
 CHAINED = (Gemm, GroupedGemm, Attend, Pointwise, Lookup)
 """Kernels whose launch can overlap the end of the kernel before."""
