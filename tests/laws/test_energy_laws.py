@@ -56,7 +56,7 @@ def test_arrays_give_the_numbers_of_floats(values: list[float]) -> None:
 
 def test_a_chip_without_a_public_limit_is_refused() -> None:
     chip = replace(catalog.chip("h100"), tdp_w=None)
-    with pytest.raises(MissingFigure, match="power.tdp"):
+    with pytest.raises(MissingFigure, match=r"power\.tdp"):
         chip_power_w(Activity(compute_ratio=0.5, memory_ratio=0.5, network_ratio=0.0), chip, energy_fit(chip.profile))
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from taicang.catalog.costing import ARCHITECTURE
 from taicang.cost.energy import EnergyFit, chip_power_w
 from taicang.evidence import fitting
-from taicang.evidence.published import FILE, Row, read
+from taicang.evidence.published import FILE, Published, read
 from taicang.evidence.published_predict import mean_activity
 from taicang.evidence.suite_published import measured_power_w, states_power
 
@@ -21,7 +21,7 @@ PRIOR_SPREAD = 1.0
 """Standard deviation, in log, of the weak prior that holds what few rows do not tell near the start."""
 
 
-def fit(rows: list[Row]) -> EnergyFit:
+def fit(rows: list[Published]) -> EnergyFit:
     """Ratios that minimise the relative error of the rows' power (soft L1)."""
     from scipy.optimize import least_squares  # noqa: PLC0415 - only fitting needs scipy
 
@@ -50,7 +50,7 @@ def fit(rows: list[Row]) -> EnergyFit:
 def run(folder: Path) -> Path:
     """Fit each measured architecture; "default", for the others, is their mean."""
     rows = [row for row in read(folder / FILE) if states_power(row) and not row.held_out and not row.context]
-    groups: dict[str, list[Row]] = {}
+    groups: dict[str, list[Published]] = {}
     for row in rows:
         groups.setdefault(ARCHITECTURE[mean_activity(row)[1].chip.profile], []).append(row)
     found = {name: fit(mine) for name, mine in sorted(groups.items())}

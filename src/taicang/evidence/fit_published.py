@@ -12,7 +12,7 @@ import numpy as np
 
 from taicang import catalog
 from taicang.evidence import fitting
-from taicang.evidence.published import FILE, Row, read
+from taicang.evidence.published import FILE, Published, read
 from taicang.evidence.published_predict import predict
 from taicang.stacks import Stack
 
@@ -74,14 +74,14 @@ def with_constants(stack: Stack, values: Mapping[str, float]) -> Stack:
     return replace(stack, **changed)
 
 
-def measured_s(row: Row, phase: str) -> float:
+def measured_s(row: Published, phase: str) -> float:
     """The row's figure in the unit that ``predict`` answers in."""
     if phase == "decode":
         return float(row.extra["token_time_ms"]) * 1e-3
     return row.value * (1e-3 if row.unit == "ms" else 1.0)
 
 
-def fit(rows: list[Row], job: Job) -> dict[str, float]:
+def fit(rows: list[Published], job: Job) -> dict[str, float]:
     """Constants that minimise the log error of the calibration rows (soft L1)."""
     from scipy.optimize import least_squares  # noqa: PLC0415 - only fitting needs scipy
 

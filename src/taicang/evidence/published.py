@@ -66,7 +66,7 @@ _ACCEPTED = re.compile(r"accept(?:ance)?(?: length)? (\d\.\d+)-(\d\.\d+)", re.IG
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
+class Published:
     """One published result."""
 
     id: str
@@ -149,18 +149,18 @@ class Row:
         return float(self.seq["isl"]), float(self.seq.get("osl", 1.0))
 
 
-def read(path: Path) -> list[Row]:
+def read(path: Path) -> list[Published]:
     """Rows of the file."""
     with path.open(newline="", encoding="utf-8") as handle:
         return [_row(cells) for cells in csv.DictReader(handle)]
 
 
-def _row(cells: Mapping[str, str]) -> Row:
+def _row(cells: Mapping[str, str]) -> Published:
     def mapping(key: str) -> Mapping[str, Any]:
         loaded = json.loads(cells[key]) if cells[key] else {}
         return loaded if isinstance(loaded, dict) else {}
 
-    return Row(
+    return Published(
         id=cells["id"],
         source=cells["src"],
         system=cells["system"],

@@ -10,7 +10,7 @@ import numpy as np
 from taicang.catalog.energy import energy_fit
 from taicang.cost.energy import Activity
 from taicang.errors import InvalidPlan, MissingFigure, NotModelled
-from taicang.evidence.published import QUEUES, RUN_S, Row
+from taicang.evidence.published import QUEUES, RUN_S, Published
 from taicang.evidence.published_setup import formats, machine_of, make, setups, stack_of
 from taicang.hardware import Machine
 from taicang.models.count import kv_cache_bytes
@@ -27,7 +27,7 @@ STEP_TOKENS = (2048.0, 32768.0)
 """Least and most tokens of a step that TensorRT-LLM's benchmark chooses; between them, batch x (1 + input / output)."""
 
 
-def predict(row: Row, phase: str = "", stack: Stack | None = None) -> float:
+def predict(row: Published, phase: str = "", stack: Stack | None = None) -> float:
     """The row's metric in SI units (``phase`` "decode": the time of a decode step beside it).
 
     Raises ``NotModelled`` where the source leaves the load open, and whatever the setup raises.
@@ -43,7 +43,7 @@ def predict(row: Row, phase: str = "", stack: Stack | None = None) -> float:
     return per_chip(row, stack) * _chips(row)
 
 
-def _chips(row: Row) -> float:
+def _chips(row: Published) -> float:
     """Chips that the row's figure is for."""
     if row.metric.endswith("per_gpu"):
         return 1.0
@@ -54,7 +54,7 @@ def _chips(row: Row) -> float:
     return float(row.count)
 
 
-def per_chip(row: Row, stack: Stack | None = None) -> float:
+def per_chip(row: Published, stack: Stack | None = None) -> float:
     """Tokens per second and chip, of the kind that the metric names."""
     if row.phase == "pd-disagg":
         raise NotModelled("the source does not say how chips were split between prefill and decode")
@@ -76,7 +76,7 @@ def per_chip(row: Row, stack: Stack | None = None) -> float:
     return float(found.output_tokens_per_s) * total / setup.plan.ranks
 
 
-def _queued(row: Row, setup: Setup, isl: float, osl: float) -> Saturated | None:
+def _queued(row: Published, setup: Setup, isl: float, osl: float) -> Saturated | None:
     """A full queue. TensorRT-LLM's benchmark sizes the step by its batch, and its queues are finite."""
     if not row.source.startswith("trtllm"):
         return offline(setup, input_tokens=isl, output_tokens=osl)
@@ -96,7 +96,7 @@ def queue(isl: float, osl: float) -> float:
     return 3000.0 if length <= 2500 else 1500.0
 
 
-def _prefilled(row: Row, setup: Setup) -> float:
+def _prefilled(row: Published, setup: Setup) -> float:
     """Prompt tokens per second and chip: the stated tokens per step, else the stack's chunk in each group."""
     isl, _ = row.lengths()
     each = float(row.batch.get("tokens_per_gpu", setup.stack.chunk_tokens / setup.plan.tp))
@@ -106,7 +106,7 @@ def _prefilled(row: Row, setup: Setup) -> float:
     return tokens * setup.plan.dp / float(step(setup, batch).seconds) / setup.plan.ranks
 
 
-def _decoded(row: Row, setup: Setup) -> float:
+def _decoded(row: Published, setup: Setup) -> float:
     """Output tokens per second and chip: the stated batch, else the largest that fits."""
     plan = setup.plan
     isl, osl = row.lengths()
@@ -121,7 +121,7 @@ def _decoded(row: Row, setup: Setup) -> float:
     return sequences * plan.dp * plan.tokens_per_step / seconds / plan.ranks
 
 
-def _chosen(row: Row, given: Stack | None) -> float:
+def _chosen(row: Published, given: Stack | None) -> float:
     """MLPerf leaves the layout to the submitter: the best legal plan inside the node, replicated over the system."""
     isl, osl = row.lengths()
     net, stack = row.net, given or stack_of(row)
@@ -157,7 +157,7 @@ def _chosen(row: Row, given: Stack | None) -> float:
     return best
 
 
-def _run_rate(row: Row, setup: Setup, found: Saturated) -> float:
+def _run_rate(row: Published, setup: Setup, found: Saturated) -> float:
     """Tokens per second of a whole offline run, its drain included, at the batch limit that serves it best."""
     isl, osl = row.lengths()
     samples, longest = QUEUES[row.seq["dataset"]]
@@ -175,20 +175,20 @@ def _run_rate(row: Row, setup: Setup, found: Saturated) -> float:
     )
 
 
-def _prompt_s(row: Row, stack: Stack | None) -> float:
+def _prompt_s(row: Published, stack: Stack | None) -> float:
     setup = setups(row, stack)[0]
     isl, _ = row.lengths()
     batch = prefill_batch(sequences=float(row.batch["batch"]), length=isl)
     return float(step(setup, batch).seconds)
 
 
-def _step_s(row: Row, stack: Stack | None) -> float:
+def _step_s(row: Published, stack: Stack | None) -> float:
     setup = setups(row, stack)[0]
     isl, osl = row.lengths()
     return float(step(setup, decode_batch(sequences=float(row.batch["batch"]), context=isl + osl / 2)).seconds)
 
 
-def _ttft_s(row: Row, stack: Stack | None) -> float:
+def _ttft_s(row: Published, stack: Stack | None) -> float:
     """One prompt alone; with prefill and decode apart ("1P1D"), the move of its cache and the first decode step."""
     if float(row.batch.get("concurrency", 1)) != 1:
         raise NotModelled("time to first token under load without arrival times")
@@ -205,7 +205,7 @@ def _ttft_s(row: Row, stack: Stack | None) -> float:
     return seconds
 
 
-def mixture(row: Row, setup: Setup) -> tuple[Batch, Batch, float]:
+def mixture(row: Published, setup: Setup) -> tuple[Batch, Batch, float]:
     """A closed loop's decode batch, one prompt of another request, and how many of those a mean step carries."""
     isl, osl = row.lengths()
     batch = row.batch
@@ -217,7 +217,7 @@ def mixture(row: Row, setup: Setup) -> tuple[Batch, Batch, float]:
     return decode, prefill_batch(sequences=1.0, length=isl), mine / max(osl - 1.0, 1.0)
 
 
-def _median_itl_s(row: Row, stack: Stack | None) -> float:
+def _median_itl_s(row: Published, stack: Stack | None) -> float:
     """The median step: one without a prompt while fewer than half of the steps carry any.
 
     Prompts per step are Poisson with the mean that the closed loop needs; its median is about the mean less ln 2.
@@ -241,20 +241,20 @@ def _times(batch: Batch, ratio: float) -> Batch:
     )
 
 
-def mean_step(row: Row, stack: Stack | None = None) -> tuple[Any, Machine, int]:
+def mean_step(row: Published, stack: Stack | None = None) -> tuple[Any, Machine, int]:
     """The priced step that stands for a row's run: decode with the prompts that a mean step carries."""
     setup = setups(row, stack)[0]
     decode, prompt, mean = mixture(row, setup)
     return step(setup, together(decode, _times(prompt, mean))), setup.machine, setup.plan.ranks
 
 
-def mean_activity(row: Row) -> tuple[Activity, Machine]:
+def mean_activity(row: Published) -> tuple[Activity, Machine]:
     """How busy the chips of a row are on average, and the machine that they are part of."""
     timeline, machine, _ = mean_step(row)
     return activity(timeline, machine), machine
 
 
-def average_power_w(row: Row) -> tuple[float, float]:
+def average_power_w(row: Published) -> tuple[float, float]:
     """Average power of all chips of a row, and the limit of one; raises ``MissingFigure`` where it is not public."""
     timeline, machine, ranks = mean_step(row)
     if machine.chip.tdp_w is None:

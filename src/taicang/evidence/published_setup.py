@@ -9,7 +9,7 @@ from functools import cache
 from taicang import catalog
 from taicang.catalog.costing import cost_model
 from taicang.errors import NotModelled
-from taicang.evidence.published import Row
+from taicang.evidence.published import Published
 from taicang.evidence.served import quantisation
 from taicang.hardware import Machine
 from taicang.models.types import Experts, Latent, Model
@@ -46,7 +46,7 @@ STACKS: Mapping[str, str] = {
 """Source -> the stack of its epoch."""
 
 
-def stack_of(row: Row) -> Stack:
+def stack_of(row: Published) -> Stack:
     """The stack that a row ran on; sources that are not listed are told by their first word, MLPerf by its system."""
     if row.source in STACKS:
         return catalog.stack(STACKS[row.source])
@@ -70,7 +70,7 @@ def routed(net: Model) -> Experts | None:
     return next((block.ffn for block in net.blocks if isinstance(block.ffn, Experts)), None)
 
 
-def formats(row: Row, net: Model, stack: Stack) -> Quantisation:
+def formats(row: Published, net: Model, stack: Stack) -> Quantisation:
     """Formats by the row's dtype: attention may be named apart ("FP8+BF16attn"), the cache too ("+FP8KV")."""
     text = row.dtype.lower()
     engine = "trtllm" if stack.engine in ("tensorrt-llm", "trtllm-bench") else stack.engine
@@ -91,7 +91,7 @@ def formats(row: Row, net: Model, stack: Stack) -> Quantisation:
     return replace(quant, attention="bf16") if "bf16attn" in text else quant
 
 
-def layout(row: Row, net: Model) -> ServePlan:
+def layout(row: Published, net: Model) -> ServePlan:
     """The plan that ``par`` states; ``NotModelled`` where it leaves the layout open."""
     par = row.par
     experts = routed(net)
@@ -111,14 +111,14 @@ def layout(row: Row, net: Model) -> ServePlan:
     return ServePlan(tp=tp, pp=pp, dp=dp, moe_tp=tp * dp)
 
 
-def _redundant(row: Row, experts: Experts | None, ep: int) -> int:
+def _redundant(row: Published, experts: Experts | None, ep: int) -> int:
     if experts is None:
         raise NotModelled(f"expert parallelism of {row.model}, which has no experts")
     wanted = int(row.par.get("redundant_experts", EPLB_EXPERTS if ep >= WIDE and not row.balanced else 0))
     return wanted + (-(experts.experts + wanted)) % ep
 
 
-def drafted(row: Row, plan: ServePlan) -> ServePlan:
+def drafted(row: Published, plan: ServePlan) -> ServePlan:
     """``plan`` with the row's multi-token prediction."""
     drafts = row.par.get("mtp", 0)
     if isinstance(drafts, str):
@@ -136,7 +136,7 @@ def drafted(row: Row, plan: ServePlan) -> ServePlan:
     return replace(plan, draft_tokens=depth, acceptance_ratio=chance)
 
 
-def make(row: Row, plan: ServePlan, net: Model, stack: Stack) -> Setup:
+def make(row: Published, plan: ServePlan, net: Model, stack: Stack) -> Setup:
     """The setup of a row under ``plan``."""
     machine = machine_of(row.machine, plan.ranks)
     costs = cost_model(machine, stack)
@@ -145,7 +145,7 @@ def make(row: Row, plan: ServePlan, net: Model, stack: Stack) -> Setup:
     return Setup(model=net, plan=full, machine=machine, stack=stack, price=costs.price, skew=skew)
 
 
-def setups(row: Row, given: Stack | None = None) -> list[Setup]:
+def setups(row: Published, given: Stack | None = None) -> list[Setup]:
     """Setups that answer for a row: one, or those with and without two-batch overlap where the source is silent."""
     net, stack = row.net, given or stack_of(row)
     plan = drafted(row, layout(row, net))

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from taicang.errors import TaicangError
-from taicang.evidence.published import FILE, Row, read
+from taicang.evidence.published import FILE, Published, read
 from taicang.evidence.published_predict import average_power_w, predict
 from taicang.evidence.score import Outcome
 
@@ -21,7 +21,7 @@ SUITES = {
 UNITS = {"ms": 1e-3, "s": 1.0}
 
 
-def suite_of(row: Row) -> str:
+def suite_of(row: Published) -> str:
     """The suite of a row; those given for context have one of their own, so that no headline counts them."""
     name = SUITES.get(row.source.split("_")[0], "published_moe")
     return f"{name}_context" if row.context else name
@@ -46,7 +46,7 @@ def outcomes(folder: Path) -> Iterator[Outcome]:
         yield from _power(row, group)
 
 
-def _token_time(row: Row, group: str) -> Iterator[Outcome]:
+def _token_time(row: Published, group: str) -> Iterator[Outcome]:
     if "token_time_ms" not in row.extra:
         return
     value, why = None, ""
@@ -60,7 +60,7 @@ def _token_time(row: Row, group: str) -> Iterator[Outcome]:
     )  # fmt: skip
 
 
-def measured_power_w(row: Row, tdp_w: float) -> float | None:
+def measured_power_w(row: Published, tdp_w: float) -> float | None:
     """Average power of all of a row's chips, where the source states it."""
     if "avg_power_w_all_gpus" in row.extra:
         return float(row.extra["avg_power_w_all_gpus"])
@@ -69,12 +69,12 @@ def measured_power_w(row: Row, tdp_w: float) -> float | None:
     return None
 
 
-def states_power(row: Row) -> bool:
+def states_power(row: Published) -> bool:
     """Whether the source states an average power."""
     return bool({"avg_power_w_all_gpus", "avg_power_x_tdp"} & set(row.extra))
 
 
-def _power(row: Row, group: str) -> Iterator[Outcome]:
+def _power(row: Published, group: str) -> Iterator[Outcome]:
     if not states_power(row):
         return
     suite = "published_mlenergy_power" if row.source.startswith("mlenergy") else "published_splitwise_power"
