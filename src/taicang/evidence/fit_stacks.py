@@ -1,9 +1,10 @@
 """Fit what an engine costs beside its kernels, and how its kernels compare with the best known ones.
 
 Per engine, on calibrated-on rows of all machines and models together: host time per step and per sequence, idle gap per
-layer, launch costs, how closed loops keep in step, and one ratio per family of kernels (per format where an engine chose
-its kernels by format and enough rows tell). Schedulers are the engines' defaults, not fitted. The loss is the logarithm of predicted over measured TPOT, rounded off beyond ten
-percent so that rows that contradict themselves do not steer it; TTFT counts a tenth (it decides the burst ratio).
+layer, launch costs, how closed loops keep in step, and one ratio per family of kernels (per format where an engine
+chose its kernels by format and enough rows tell). Schedulers are the engines' defaults, not fitted. The loss is the
+logarithm of predicted over measured TPOT, rounded off beyond ten percent so that rows that contradict themselves do not
+steer it; TTFT counts a tenth (it decides the burst ratio).
 Constants are pulled weakly towards "no overhead, best kernels".
 """
 

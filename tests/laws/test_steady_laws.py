@@ -1,0 +1,105 @@
+"""Laws of the closed forms of serving: conservation, monotony, bounds."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from taicang import catalog
+from taicang.catalog.costing import cost_model
+from taicang.catalog.models import model
+from taicang.plans import ServePlan
+from taicang.serve.setup import Setup
+from taicang.serve.steady import Load, Pools, aggregated, disaggregated
+
+CASES = (
+    ("llama-3.1-8b", ServePlan()),
+    ("qwen3-235b-a22b", ServePlan(tp=4, ep=4)),
+    ("deepseek-r1", ServePlan(dp=8, ep=8, draft_tokens=1)),
+)
+SCHEDULERS = ("mixed", "prefill_first")
+
+
+def setup_of(case, **changes):
+    name, plan = case
+    machine, stack = catalog.machine("hgx-h200"), replace(catalog.stack("vllm"), **changes)
+    return Setup(
+        model=model(name), plan=plan, machine=machine, stack=stack, price=cost_model(machine, stack).price, skew=1.01
+    )
+
+
+def log_uniform(low, high):
+    return st.floats(np.log(low), np.log(high)).map(lambda x: float(np.round(np.exp(x))))
+
+
+cases = st.sampled_from(CASES)
+loads = st.builds(
+    Load, concurrency=log_uniform(1, 2048), input_tokens=log_uniform(16, 16384), output_tokens=log_uniform(8, 8192)
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(cases, st.sampled_from(SCHEDULERS), st.floats(0.0, 1.0), loads)
+def test_tokens_in_are_tokens_out_and_steps_bound_tpot(case, scheduler, burst, load):
+    setup = setup_of(case, scheduler=scheduler, burst_ratio=burst)
+    found = aggregated(setup, load)
+    busy = found.tpot_s * max(load.output_tokens - 1.0, 1.0)
+    # Little: requests in flight = their rate x their time
+    assert found.output_tokens_per_s * (found.ttft_s + busy) / load.output_tokens == pytest.approx(load.concurrency)
+    assert found.tpot_s >= found.step_s / setup.plan.tokens_per_step * (1 - 1e-9)
+    assert found.ttft_s > 0
+
+
+@settings(max_examples=30, deadline=None)
+@given(cases, st.sampled_from(SCHEDULERS), loads)
+def test_bursts_move_waiting_but_not_throughput(case, scheduler, load):
+    spread, burst = (aggregated(setup_of(case, scheduler=scheduler, burst_ratio=b), load) for b in (0.0, 1.0))
+    assert burst.output_tokens_per_s == pytest.approx(spread.output_tokens_per_s)
+    assert burst.ttft_s >= spread.ttft_s * (1 - 1e-9)
+    assert burst.tpot_s <= spread.tpot_s * (1 + 1e-9)
+
+
+@settings(max_examples=30, deadline=None)
+@given(cases, st.sampled_from(SCHEDULERS), loads)
+def test_more_clients_never_lower_throughput_much(case, scheduler, load):
+    setup = setup_of(case, scheduler=scheduler)
+    less, more = (aggregated(setup, replace(load, concurrency=load.concurrency * k)) for k in (1.0, 2.0))
+    # a batch that crosses a kernel's tile may cost a step more than it brings
+    assert more.output_tokens_per_s >= less.output_tokens_per_s * 0.95
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+def test_one_client_meets_no_interference(case, scheduler):
+    setup = setup_of(case, scheduler=scheduler)
+    load = Load(concurrency=1.0, input_tokens=1024.0, output_tokens=129.0)
+    found = aggregated(setup, load)
+    assert found.tpot_s == pytest.approx(found.step_s / setup.plan.tokens_per_step)
+    assert found.ttft_s == pytest.approx(found.prefill_s, rel=1.0)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_who_does_not_fit_waits(case):
+    setup = setup_of(case)
+    load = Load(concurrency=64.0 * setup.plan.dp, input_tokens=1024.0, output_tokens=512.0)
+    free, cramped = aggregated(setup, load), aggregated(setup, replace(load, room=16.0))
+    assert cramped.tpot_s < free.tpot_s
+    assert cramped.ttft_s > free.ttft_s
+    assert cramped.output_tokens_per_s < free.output_tokens_per_s
+
+
+@settings(max_examples=25, deadline=None)
+@given(cases, st.integers(1, 4), loads)
+def test_pools_conserve_requests(case, instances, load):
+    setup = setup_of((case[0], replace(case[1], draft_tokens=0)))
+    pools = Pools(
+        prefill=setup, prefill_instances=instances, prefill_sequences=1.0, decode=setup, decode_instances=instances
+    )
+    found = disaggregated(pools, load, 0.0)
+    busy = found.tpot_s * max(load.output_tokens - 1.0, 1.0)
+    rate = found.output_tokens_per_s / load.output_tokens
+    assert rate * (found.ttft_s + busy) <= load.concurrency * 1.05 + rate * found.prefill_s
+    assert found.tpot_s >= found.step_s * (1 - 1e-9)
+    assert rate <= instances * setup.plan.dp / found.prefill_s * (1 + 1e-9)

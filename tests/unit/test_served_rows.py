@@ -1,0 +1,82 @@
+"""Conventions of the sources of served rows."""
+
+from pathlib import Path
+
+import pytest
+
+from taicang.catalog.models import model
+from taicang.evidence.served import drafts, layout, quantisation, read
+
+FILE = Path(__file__).resolve().parents[2].parent / "shared" / "evidence" / "served_e2e.csv"
+
+
+@pytest.mark.parametrize(
+    ("stated", "routed", "meant"),
+    [
+        ((8, 1, 8, 1), True, (8, 1, 8, 1)),  # tensor parallel throughout
+        ((8, 1, 1, 8), True, (8, 1, 1, 8)),  # attention TP, experts spread
+        ((1, 8, 1, 8), True, (1, 8, 1, 8)),  # attention DP, experts spread
+        ((1, 64, 8, 8), True, (1, 8, 1, 8)),  # dp = tp x ep of the launcher
+        ((1, 16, 4, 4), True, (1, 4, 1, 4)),
+        ((4, 4, 1, 16), True, (1, 4, 1, 4)),  # ep = tp x dp of the launcher
+        ((1, 4, 4, 1), True, (1, 4, 4, 1)),
+        ((1, 0, 2, 1), True, (1, 2, 2, 1)),  # attention replicated over expert ranks
+        ((4, 0, 0, 0), False, (4, 1, 4, 1)),  # no experts
+    ],
+)
+def test_layout(stated, routed, meant):
+    assert layout(*stated, routed) == meant
+
+
+@pytest.mark.parametrize("stated", [(8, 1, 8, 1), (1, 64, 8, 8), (2, 2, 1, 4), (1, 32, 1, 32), (2, 0, 4, 1)])
+def test_expert_ranks_equal_attention_ranks(stated):
+    tp, dp, moe_tp, ep = layout(*stated, True)
+    assert tp * dp == moe_tp * ep
+
+
+def cells(**changes):
+    base = {
+        "model_path": "deepseek-ai/DeepSeek-R1", "source": "inferencex", "measured": "2026-02-06", "system": "b200_sxm",
+        "precision": "fp8", "tp_size": "8.0",
+    }  # fmt: skip
+    return base | changes
+
+
+def test_drafts_follow_the_launch_scripts():
+    assert drafts(cells(), "trtllm", 1, 1) == 3
+    assert drafts(cells(), "trtllm", 8, 8) == 1
+    assert drafts(cells(), "sglang", 1, 1) == 2
+    assert drafts(cells(measured="2025-11-02"), "trtllm", 1, 1) == 0
+    assert drafts(cells(source="nvidia-internal"), "trtllm", 1, 1) == 0
+    assert drafts(cells(model_path="deepseek-ai/DeepSeek-V3"), "trtllm", 1, 1) == 0
+
+
+def test_drafts_of_qwen35_follow_the_layout():
+    row = cells(model_path="Qwen/Qwen3.5-397B-A17B", tp_size="4.0")
+    assert drafts(row, "sglang", 1, 1) == 3
+    assert drafts(row, "sglang", 1, 4) == 0
+    assert drafts(row | {"tp_size": "8.0"}, "sglang", 1, 1) == 0
+    assert drafts(row | {"precision": "fp4"}, "sglang", 1, 1) == 0
+
+
+def test_formats_of_checkpoints():
+    gpt = quantisation(model("gpt-oss-120b"), "nvfp4", "vllm", "hgx-h100", "fp4")
+    assert (gpt.attention, gpt.experts) == ("bf16", "mxfp4_w4a16")
+    assert quantisation(model("gpt-oss-120b"), "nvfp4", "vllm", "hgx-b200", "fp4").experts == "mxfp4_w4a8"
+    latent = quantisation(model("deepseek-v3"), "nvfp4", "trtllm", "hgx-b200", "fp4")
+    assert (latent.attention, latent.experts) == ("bf16", "nvfp4")
+    assert quantisation(model("deepseek-v3"), "fp8", "trtllm", "hgx-h200", "fp8").experts == "fp8_block"
+    assert quantisation(model("llama-3.1-70b"), "fp8", "vllm", "hgx-h100", "fp8").dense == "fp8"
+
+
+@pytest.mark.skipif(not FILE.is_file(), reason="no folder shared beside the repository")
+def test_every_row_has_a_layout_that_fills_its_ranks():
+    rows = read(FILE)
+    assert len(rows) > 1800
+    for row in rows:
+        for role in (row.decode, row.prefill):
+            if role is not None:
+                plan = role.plan
+                assert plan.tp * plan.dp == plan.ep * plan.moe_tp, row.id
+        assert row.concurrency >= 1, row.id
+        assert row.length_ratio in (0.9, 1.0)
