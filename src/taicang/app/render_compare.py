@@ -13,6 +13,11 @@ from taicang.predict.prediction import Infeasible, Prediction
 from taicang.units import show
 
 WIDTH = 150
+LEGEND = """
+decode and prefill: each phase on its own instances at the best batch and plan; output: over all chips, both phases in
+step; per watt: IT power of the whole machine under load; error: mean error of the nearest held-out suite (a machine
+that never shipped has no measurements of its own); plan: R redundant experts, S ranks of the shared expert, x2
+microbatches."""
 
 
 def show_comparison(names: Sequence[str], results: Sequence[Prediction | Infeasible], options: dict[str, Any]) -> None:
@@ -42,11 +47,7 @@ def show_comparison(names: Sequence[str], results: Sequence[Prediction | Infeasi
     for name, result in zip(names, results, strict=True):
         table.add_row(*(_row(name, result) if isinstance(result, Prediction) else _refusal(name, result)))
     console.print(table)
-    console.print(
-        "\ndecode and prefill: each phase on its own instances at the best batch and plan; output: over all chips, both"
-        "\nphases in step; per watt: IT power of the whole machine under load. error: mean error of the held-out suite"
-        "\nnearest to the machine; an announced or cancelled machine has no measurements of its own."
-    )
+    console.print(LEGEND)
     for name, result in zip(names, results, strict=True):
         if isinstance(result, Prediction):
             said = [line for line in result.assumptions if "not measured" in line or "not shipping" in line]
