@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, cast
+
+import numpy as np
 
 from taicang.units import Count
 
@@ -46,8 +48,8 @@ class ServePlan:
     sp: bool = False
     redundant: int = 0
     shared_ranks: int = 0
-    draft_tokens: int = 0
-    """Tokens drafted per step by MTP or a speculative head."""
+    draft_tokens: Count = 0
+    """Tokens drafted per step by MTP or a speculative head: a whole number, or an array of candidates."""
     acceptance_ratio: float = 0.7
     """Chance that a drafted token is accepted, given that those before it were."""
     microbatches: int = 1
@@ -61,14 +63,18 @@ class ServePlan:
         return self.tp * self.dp * self.pp
 
     @property
-    def query_len(self) -> int:
+    def query_len(self) -> Count:
         """Tokens that one sequence sends through the model in a decode step."""
         return 1 + self.draft_tokens
 
     @property
     def tokens_per_step(self) -> float:
-        """Expected tokens that one sequence gains per decode step: 1 + a + a^2 + ... for each drafted token."""
-        return sum(self.acceptance_ratio**i for i in range(self.draft_tokens + 1))
+        """Expected tokens that one sequence gains per decode step: 1 + a + a^2 + ... (arrays of drafts give arrays)."""
+        most = int(np.max(self.draft_tokens))
+        gained: Any = 1.0
+        for i in range(1, most + 1):
+            gained = gained + self.acceptance_ratio**i * (i <= self.draft_tokens)
+        return cast(float, gained)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -43,7 +43,7 @@ def _tasks(model: Model, setting: Setting) -> Iterator[Task]:
         )
         yield Task(label="pipeline send", part="host", op=send, repeat=plan.pp - 1)
     yield from _head(model, setting, "head", 1)
-    if plan.draft_tokens and some(load.decode_tokens):
+    if some(plan.draft_tokens) and some(load.decode_tokens):
         yield from _draft(model, setting)
     work = Host(
         graphs=1 + plan.draft_tokens,

@@ -19,7 +19,7 @@ class Load:
     decode_tokens: Count
     tokens: Count
     batch: Batch
-    query_len: int
+    query_len: Count
     sampled: Count
     """Tokens that need logits."""
 
@@ -76,7 +76,7 @@ def prefill_reach(batch: Batch, limit: int | None) -> Reach:
     )
 
 
-def decode_reach(batch: Batch, query_len: int, limit: int | None) -> Reach:
+def decode_reach(batch: Batch, query_len: Count, limit: int | None) -> Reach:
     """Pairs and context of the decode part; each of ``query_len`` queries of a sequence sees the whole context."""
     context = batch.decode_context
     if limit is not None:

@@ -35,7 +35,7 @@ class MemoryUse:
     experts_bytes: float
     shared_bytes: float
     embedding_bytes: float
-    draft_bytes: float
+    draft_bytes: Num
     cache_bytes: Num
     activation_bytes: Num
     exchange_bytes: Num
@@ -44,7 +44,7 @@ class MemoryUse:
     capacity_bytes: float
 
     @property
-    def weights_bytes(self) -> float:
+    def weights_bytes(self) -> Num:
         """All weights."""
         return (
             self.attention_bytes
@@ -116,7 +116,7 @@ def memory_use(
         shared_bytes=counted.shared * dense,
         embedding_bytes=(counted.embedding + counted.head) * 2.0,
         draft_bytes=(one.attention * attention + one.dense * dense + one.experts * routed + one.shared * dense)
-        * min(plan.draft_tokens, max(model.mtp_layers, 1)),
+        * np.minimum(plan.draft_tokens, max(model.mtp_layers, 1)),
         cache_bytes=sequences * kv_cache_bytes(mine, context, quant.kv) / (plan.tp if plan.sp else 1),
         activation_bytes=tokens
         / (plan.tp if plan.sp else 1)
