@@ -52,7 +52,8 @@ class Row:
 
     @property
     def plan(self) -> ServePlan:
-        """Prefill splits attention's sequences and heads over all dies; decode runs it data-parallel."""
+        """Prefill splits attention's sequences and heads over all dies, each with a copy of the shared expert; decode runs
+        attention data-parallel and gives the shared expert dies of its own."""
         prefill = self.phase == "prefill"
         return ServePlan(
             tp=self.dies if prefill else 1,

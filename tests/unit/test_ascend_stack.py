@@ -1,0 +1,111 @@
+"""What Ascend stacks add to a step: core partition, quantising kernels, waiting, all-reduces beside products."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from taicang import catalog
+from taicang.catalog.costing import cost_model
+from taicang.catalog.models import model
+from taicang.lower import lower
+from taicang.plans import Batch, Quantisation, ServePlan, decode_batch, prefill_batch
+from taicang.serve.setup import Setup, step
+from taicang.serve.steady import together
+from taicang.stacks import Stack
+from taicang.timeline import Timeline
+
+INT8 = Quantisation(attention="int8", dense="int8", experts="int8", dispatch="int8")
+WIDE = ServePlan(dp=16, ep=16, quant=INT8)
+
+
+def run(stack: Stack, plan: ServePlan, batch: Batch, net: str = "deepseek-r1") -> Timeline:
+    machine = catalog.machine("cloudmatrix384")
+    setup = Setup(model=model(net), plan=plan, machine=machine, stack=stack, price=cost_model(machine, stack).price)
+    return step(setup, batch)
+
+
+def test_catalogue_holds_what_is_documented_and_what_is_calibrated() -> None:
+    infer = catalog.stack("cloudmatrix-infer")
+    assert infer.partition == pytest.approx((16 / 24, 32 / 48))
+    assert "mla_prolog" in infer.fused
+    assert infer.quantise_kernels
+    assert infer.straggle_ratio > 1.0
+    assert 0.0 < infer.overlap_tax_ratio < 1.0
+    assert catalog.stack("xdeepserve").step_host_s == pytest.approx(2e-3)
+    assert catalog.stack("vllm-ascend").kernel_ratio["gemm"] > 1.0
+
+
+def test_a_stream_draws_its_share_of_the_memory_and_never_more_than_all() -> None:
+    chip = catalog.chip("ascend-910c")
+    whole = chip.memory.bandwidth_bytes_per_s
+    third = chip.partition(cube_ratio=1 / 3, vector_ratio=1 / 3, reach_ratio=1.0)
+    assert third.memory.bandwidth_bytes_per_s == pytest.approx(whole / 3)
+    wide = chip.partition(cube_ratio=2 / 3, vector_ratio=2 / 3, reach_ratio=2.0)
+    assert wide.memory.bandwidth_bytes_per_s == whole
+    assert chip.partition(cube_ratio=0.5, vector_ratio=0.5).memory.bandwidth_bytes_per_s == whole
+
+
+def test_quantising_kernels_come_before_eight_bit_products_that_nothing_fuses() -> None:
+    stack = catalog.stack("vllm-ascend")
+    batch = decode_batch(sequences=4.0, context=1024.0)
+
+    def quantised(one: Stack, plan: ServePlan) -> list[str]:
+        tasks = lower(model("deepseek-r1"), plan, batch, one)
+        return [task.label for task in tasks if task.label.startswith("quantise")]
+
+    apart = quantised(stack, WIDE)
+    assert "quantise for latent down-projection" in apart
+    assert "quantise for output projection" in apart
+    fused = quantised(replace(stack, fused=frozenset({"mla_prolog"})), WIDE)
+    assert "quantise for latent down-projection" not in fused
+    assert "quantise for output projection" in fused
+    assert quantised(stack, replace(WIDE, quant=Quantisation())) == []
+    assert quantised(replace(stack, quantise_kernels=False), WIDE) == []
+
+
+def test_waiting_lengthens_exchanges_in_decode_and_experts_in_prefill() -> None:
+    plain = replace(catalog.stack("vllm-ascend"), eager_kernel_s=0.0)
+    late = replace(plain, straggle_ratio=1.5, imbalance_ratio=1.25)
+    for batch, labels in (
+        (decode_batch(sequences=8.0, context=1024.0), {"dispatch": 1.5, "combine": 1.5, "experts": 1.0}),
+        (prefill_batch(sequences=1.0, length=2048.0), {"dispatch": 1.25, "combine": 1.25, "experts": 1.25}),
+    ):
+        before, after = run(plain, WIDE, batch), run(late, WIDE, batch)
+        for old, new in zip(before.slices, after.slices, strict=True):
+            assert new.seconds == pytest.approx(old.seconds * labels.get(old.label, 1.0))
+
+
+def test_a_reduction_beside_its_product_hides_the_shorter_of_the_two() -> None:
+    stack = replace(catalog.stack("vllm-ascend"), eager_kernel_s=0.0)
+    apart = replace(stack, overlap=stack.overlap - {"matmul_all_reduce"})
+    plan = ServePlan(tp=4)
+    batch = prefill_batch(sequences=4.0, length=2048.0)
+    hidden = run(stack, plan, batch, "llama-3.1-70b").hidden_s
+    assert run(apart, plan, batch, "llama-3.1-70b").hidden_s == 0.0
+    reductions = [p for p in run(stack, plan, batch, "llama-3.1-70b").slices if p.label.endswith("all-reduce")]
+    assert 0.0 < hidden < sum(float(p.seconds) for p in reductions)
+    decoding = decode_batch(sequences=8.0, context=512.0)
+    assert run(stack, plan, decoding, "llama-3.1-70b").hidden_s == 0.0
+
+
+def test_expert_layers_launch_more_outside_graphs() -> None:
+    stack = replace(catalog.stack("vllm-ascend"), eager_kernel_s=1e-3, expert_launches=1)
+    many = replace(stack, expert_launches=21)
+    batch = prefill_batch(sequences=1.0, length=16.0)
+    plan = ServePlan(tp=4, moe_tp=4)
+    extra = float(run(many, plan, batch, "qwen3-30b-a3b").seconds - run(stack, plan, batch, "qwen3-30b-a3b").seconds)
+    assert extra == pytest.approx(20 * 48 * 1e-3)
+
+
+def test_arrays_that_mix_steps_with_and_without_prefill_equal_their_elements() -> None:
+    stack = replace(catalog.stack("vllm-ascend"), straggle_ratio=1.5, imbalance_ratio=1.25)
+    lengths = np.array([0.0, 256.0, 4096.0])
+    decoding = decode_batch(sequences=4.0, context=2048.0)
+    chunks = prefill_batch(sequences=np.where(lengths > 0, 1.0, 0.0), length=lengths)
+    whole = run(stack, WIDE, together(decoding, chunks)).seconds
+    for i, length in enumerate(lengths):
+        one = together(decoding, prefill_batch(sequences=float(length > 0), length=float(length)))
+        assert float(run(stack, WIDE, one).seconds) == whole[i]  # type: ignore[index]
