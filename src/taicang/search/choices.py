@@ -1,0 +1,79 @@
+"""Choices that the user may leave open: software stack, number formats, and what a model and a machine allow."""
+
+from __future__ import annotations
+
+from taicang.errors import InvalidInput, NotModelled
+from taicang.hardware import Chip, Machine
+from taicang.models.types import Experts, GatedLinear, GroupedQuery, Latent, Model
+from taicang.plans import Quantisation
+
+QUANTS = ("auto", "bf16", "fp8", "int8", "w4a8", "nvfp4")
+
+
+def default_stack(machine: Machine, model: Model) -> str:
+    """The engine that serves such models on such machines in published results."""
+    if machine.chip.vendor.lower() == "huawei":
+        latent = isinstance(model.blocks[0].attention, Latent)
+        return "cloudmatrix-infer" if latent and machine.ranks >= 32 else "vllm-ascend"
+    return "sglang" if isinstance(model.blocks[0].attention, Latent) else "vllm"
+
+
+def quantisation(name: str, model: Model, chip: Chip) -> Quantisation:
+    """Formats by the checkpoint's own ("auto"), or as asked; a format without arithmetic on ``chip`` is refused.
+
+    A block-fp8 checkpoint becomes int8 where the chip has int8 and no fp8 (Ascend), else bf16.
+    """
+    if name not in QUANTS:
+        raise InvalidInput(f"unknown quantisation {name!r}; one of {', '.join(QUANTS)}", where="--quant")
+    peaks = chip.peak_flop_per_s
+    form = name
+    if name == "auto":
+        form = model.dtype
+        if form.startswith("fp8") and "fp8" not in peaks:
+            form = "int8" if "int8" in peaks else "bf16"
+        if form.startswith("mxfp4"):
+            form = "mxfp4_w4a8" if "fp4" in peaks else "mxfp4_w4a16"
+    elif name == "fp8" and model.dtype == "fp8_block":
+        form = "fp8_block"
+    need = {"fp8": "fp8", "fp8_block": "fp8", "int8": "int8", "w4a8": "int8", "nvfp4": "fp4"}.get(form)
+    if need and need not in peaks:
+        raise NotModelled(
+            f"{chip.name} has no {need} arithmetic, which {form} needs (it has {', '.join(sorted(peaks))})"
+        )
+    if form in ("bf16", "fp16"):
+        return Quantisation()
+    if form.startswith("mxfp4") or (name == "auto" and model.experts_only):
+        return Quantisation(experts=form)
+    if form == "w4a8":
+        return Quantisation(attention="int8", dense="int8", experts="w4a8", dispatch="int8")
+    if form == "nvfp4":
+        latent = isinstance(model.blocks[0].attention, Latent)
+        return Quantisation(
+            attention="bf16" if latent else "nvfp4", dense="nvfp4", experts="nvfp4", kv="fp8", dispatch="nvfp4"
+        )
+    send = "int8" if form == "int8" else "fp8"
+    return Quantisation(attention=form, dense=form, experts=form, dispatch=send)
+
+
+def domain(machine: Machine) -> int:
+    """Ranks of the largest level with scale-up bandwidth: the node of a cluster, the whole of a supernode."""
+    levels = machine.plane("scale_up").levels
+    inner = max(level.bandwidth_bytes_per_s for level in levels)
+    return max(level.ranks for level in levels if level.bandwidth_bytes_per_s >= 0.4 * inner)
+
+
+def routed(model: Model) -> Experts | None:
+    """The model's expert layer, if it has one."""
+    return next((block.ffn for block in model.blocks if isinstance(block.ffn, Experts)), None)
+
+
+def divides(model: Model, tp: int) -> bool:
+    """Whether ``tp`` ranks can share the heads of every layer."""
+    for block in model.blocks:
+        kind = block.attention
+        heads = kind.k_heads if isinstance(kind, GatedLinear) else kind.heads
+        if tp > heads or heads % tp:
+            return False
+        if isinstance(kind, GroupedQuery) and max(kind.kv_heads, tp) % min(kind.kv_heads, tp):
+            return False
+    return True
