@@ -3,8 +3,8 @@
 Two kinds of fenced blocks are examples. ``console``: lines that begin with "$ " are commands, the rest is what they
 print. ``python``: run in one namespace per page; a ``text`` block right after it holds what it prints. A comment right
 before the fence directs: ``<!-- keep 1-5 9- -->`` shows these lines of the output only, ``<!-- quiet -->`` none,
-``<!-- slow -->`` runs it with the slow tests, ``<!-- evidence -->`` needs the folder of measured rows, ``<!-- shown -->``
-is never run.
+``<!-- slow -->`` runs it with the slow tests, ``<!-- evidence -->`` needs the folder of measured rows (slow too), and
+``<!-- shown -->`` is never run.
 """
 
 from __future__ import annotations
@@ -17,7 +17,12 @@ import shlex
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+
+from rich.console import Console
+
+from taicang.app import main, render
 
 ROOT = Path(__file__).resolve().parents[1]
 EVIDENCE = ROOT.parent / "shared" / "evidence"
@@ -74,12 +79,9 @@ def examples(text: str) -> Iterator[Example]:
         )
 
 
+@cache
 def run_command(line: str) -> str:
     """What a ``taicang`` command prints, run in this process with a terminal of ``WIDTH`` columns."""
-    from rich.console import Console
-
-    from taicang.app import main, render
-
     words = shlex.split(line)
     if words[0] != "taicang":
         raise ValueError(f"not a command of ours: {line}")

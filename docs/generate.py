@@ -17,6 +17,7 @@ if str(HERE) not in sys.path:
     sys.path.insert(0, str(HERE))
 
 import blocks  # noqa: E402
+import pictures  # noqa: E402
 import reference_pages  # noqa: E402
 
 ROOT = HERE.parent
@@ -71,8 +72,6 @@ def main(arguments: list[str]) -> int:
             path.write_text(new, encoding="utf-8")
             sys.stdout.write(f"examples of {path.relative_to(ROOT)}\n")
     if "--no-pictures" not in arguments:
-        import pictures
-
         for path in pictures.draw_all(HERE / "images"):
             sys.stdout.write(f"{path.relative_to(ROOT)}\n")
     return 0

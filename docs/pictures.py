@@ -60,11 +60,9 @@ def _headline() -> Prediction:
 
 def _document(width: int, height: int, title: str, told: str, body: Sequence[str]) -> str:
     style = "text{font:13px sans-serif;fill:" + INK + "}.t{font-size:16px;font-weight:bold}.s{font-size:12px}"
-    head = (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img" aria-label="{escape(title)}">'
-    )
+    box = f'viewBox="0 0 {width} {height}" role="img" aria-label="{escape(title)}"'
     lines = [
-        head,
+        f'<svg xmlns="http://www.w3.org/2000/svg" {box}>',
         f"<desc>{escape(told)}</desc>",
         f"<style>{style}</style>",
         f'<rect width="{width}" height="{height}" fill="#ffffff"/>',
@@ -81,9 +79,7 @@ def _text(x: float, y: float, words: str, *, anchor: str = "start", css: str = "
 
 
 def _line(x1: float, y1: float, x2: float, y2: float, colour: str, width: float = 1.0) -> str:
-    return (
-        f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" stroke="{colour}" stroke-width="{width:g}"/>'
-    )
+    return f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" stroke="{colour}" stroke-width="{width:g}"/>'
 
 
 def frontier(found: Sequence[Curve]) -> str:
@@ -152,7 +148,7 @@ def waterfall(result: Prediction, most: int = 16) -> str:
     row, left, wide = 22, 250, 470
     height = TOP + row * len(shown) + 54
     body = [
-        _text(20, 24, f"One decode step, {float(result.decode.step.seconds) * 1e3:.1f} ms, on {result.machine}", css="t"),
+        _text(20, 24, f"One decode step, {result.decode.step_s * 1e3:.1f} ms, on {result.machine}", css="t"),
         _text(20, 42, f"{result.model}; {busy * 1e3:.1f} ms of busy time, {result.decode.step.schedule}", css="s"),
     ]
     before = 0.0

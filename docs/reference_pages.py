@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import tomllib
 from collections.abc import Callable, Mapping
@@ -14,8 +15,10 @@ import yaml
 
 from taicang.app.main import cli
 from taicang.catalog import calibration, entry, files, names, schema, trust
+from taicang.catalog.models import model, model_names, not_modelled
 from taicang.evidence import board
 from taicang.formats import FORMATS
+from taicang.models.count import parameters
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTE = "<!-- Written by docs/generate.py; do not edit. -->\n"
@@ -48,7 +51,8 @@ def cli_page() -> str:
 
 
 def _helps(command: click.Command, name: str, parent: click.Context | None, depth: int) -> Any:
-    ctx = click.Context(command, info_name=name, parent=parent, terminal_width=100, max_content_width=100)
+    width = {"terminal_width": 100, "max_content_width": 100}
+    ctx = click.Context(command, info_name=name, parent=parent, **(dict(command.context_settings) | width))
     title = ctx.command_path
     yield f"{'#' * depth} {title}\n\n```text\n{_stripped(command.get_help(ctx))}\n```"
     if isinstance(command, click.Group):
@@ -135,9 +139,6 @@ def _entries(kind: str, columns: tuple[str, ...]) -> list[tuple[str, ...]]:
 
 
 def _models() -> str:
-    from taicang.catalog.models import model, model_names, not_modelled
-    from taicang.models.count import parameters
-
     rows = []
     for name in model_names():
         if name not in not_modelled():
@@ -156,7 +157,7 @@ def _models() -> str:
 def calibration_page() -> str:
     """Which constants there are and what they were fitted on."""
     parts = [
-        "One file per family in `src/taicang/catalog/data/calibration/`, written by `taicang fit FAMILY`, never by hand."
+        "One file per family in `src/taicang/catalog/data/calibration/`, written by `taicang fit`, never by hand."
         " A file names the evidence file, its fingerprint (SHA-256, first 16 digits), the number of rows it was fitted"
         " on, and what was assumed.",
         "```text\nfamily: gemm\nkind: calibrated\nfitted_on: {file, sha256, rows, part, note}\n"
@@ -183,7 +184,7 @@ def calibration_page() -> str:
 
 
 def _percent(value: float | None) -> str:
-    return "" if value is None or value != value else f"{100 * value:.1f} %"
+    return "" if value is None or math.isnan(value) else f"{100 * value:.1f} %"
 
 
 def frozen() -> Mapping[str, Any]:

@@ -1,3 +1,4 @@
+# ruff: noqa: T201
 """One prediction from Python: the headline, the five largest operators of the decode step, and what was assumed."""
 
 from taicang.predict import Infeasible, infer

@@ -1,3 +1,4 @@
+# ruff: noqa: T201
 """A sweep in one call: the decode step of Llama 3.1 70B on four H100 over 4,096 batch sizes, priced as arrays."""
 
 import numpy as np

@@ -1,0 +1,124 @@
+"""The documentation says what the program does: generated parts, examples, links, and two READMEs in step."""
+
+import re
+import runpy
+import sys
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "docs"))
+
+import blocks  # noqa: E402
+import generate  # noqa: E402
+import pictures  # noqa: E402
+
+PAGES = [str(path.relative_to(ROOT)) for path in generate.pages()]
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+
+
+def prose(text):
+    return re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+
+
+def slug(title):
+    return re.sub(r"[\s]+", "-", re.sub(r"[^\w\s-]", "", title.strip().lower()))
+
+
+def test_generated_parts_are_what_the_code_says_now():
+    assert not generate.stale(), "run python docs/generate.py"
+
+
+def check_examples(page, *, slow):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    names = {}
+    for example in blocks.examples(text):
+        if not example.runs or (example.slow and not slow):
+            continue
+        shown, now = blocks.fresh(example, names, page)
+        assert blocks.alike(shown, now), (
+            f"{page} shows\n{shown}\nbut the program prints\n{now}\nrun python docs/generate.py"
+        )
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_examples_print_what_the_page_shows(page):
+    check_examples(page, slow=False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", PAGES)
+def test_long_examples_print_what_the_page_shows(page):
+    if not blocks.EVIDENCE.is_dir() and "<!-- evidence" in (ROOT / page).read_text(encoding="utf-8"):
+        pytest.skip("the folder of measured rows (shared/evidence beside the repository) is absent")
+    check_examples(page, slow=True)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_resolve(page):
+    here = (ROOT / page).parent
+    for target in LINK.findall(prose((ROOT / page).read_text(encoding="utf-8"))):
+        if target.startswith(("http:", "https:")):
+            continue
+        path, _, anchor = target.partition("#")
+        file = (here / path).resolve() if path else ROOT / page
+        assert file.exists(), f"{page}: {target}"
+        if anchor:
+            titles = re.findall(r"^#+ (.*)$", file.read_text(encoding="utf-8"), re.MULTILINE)
+            assert anchor in {slug(title) for title in titles}, f"{page}: {target}"
+
+
+def test_every_page_is_in_the_navigation():
+    navigation = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    for path in (ROOT / "docs").rglob("*.md"):
+        assert f"- {path.relative_to(ROOT / 'docs').as_posix()}" in navigation
+
+
+def test_the_readmes_are_in_step():
+    english, chinese = (path.read_text(encoding="utf-8") for path in generate.READMES)
+    fence, heading = re.compile(r"```.*?```", re.DOTALL), re.compile(r"^#+", re.MULTILINE)
+    assert fence.findall(english) == fence.findall(chinese)
+    assert heading.findall(prose(english)) == heading.findall(prose(chinese))
+    assert re.findall(r"<!-- .*? -->", english) == re.findall(r"<!-- .*? -->", chinese)
+
+    def figures(text):
+        return sorted(re.findall(r"\d[\d.,]*\d|\d", prose(text)))
+
+    assert figures(english) == figures(chinese)
+
+
+def test_pictures_are_whole_and_show_all_machines():
+    for name in ("frontier.svg", "waterfall.svg"):
+        ET.parse(ROOT / "docs" / "images" / name)
+    words = (ROOT / "docs" / "images" / "frontier.svg").read_text(encoding="utf-8")
+    assert all(f">{machine}<" in words for machine in pictures.DEMO_MACHINES)
+
+
+@pytest.mark.parametrize("script", [path.name for path in (ROOT / "examples").glob("*.py")])
+def test_example_scripts_run(script, capsys):
+    runpy.run_path(str(ROOT / "examples" / script), run_name="__main__")
+    assert "tokens/s" in capsys.readouterr().out
+
+
+def test_pages_quote_the_example_files_as_they_are():
+    for page, file in (
+        ("docs/tutorials/own-supernode.md", "my-supernode.yaml"),
+        ("docs/how-to/add-a-chip.md", "my-chip.yaml"),
+        ("docs/how-to/add-a-chip.md", "my-cluster.yaml"),
+    ):
+        body = (ROOT / "examples" / file).read_text(encoding="utf-8").partition("\n")[2]
+        assert f"```yaml\n{body}```" in (ROOT / page).read_text(encoding="utf-8"), file
+
+
+def test_alike_forgives_rounding_and_nothing_else():
+    assert blocks.alike("TPOT 48 ms ████", "TPOT  48.3 ms ███")
+    assert not blocks.alike("TPOT 48 ms", "TPOT 52 ms")
+    assert not blocks.alike("TPOT 48 ms", "TTFT 48 ms")
+    assert blocks.alike("catalogue 6fc6b12804de", "catalogue d5d8d08b70e1")
+
+
+def test_keep_shows_where_lines_are_left_out():
+    assert blocks.kept("a\nb\nc\nd", "1 3-") == "a\n...\nc\nd"
+    assert blocks.kept("a\nb\nc", "2") == "...\nb\n..."
