@@ -11,6 +11,7 @@ import numpy as np
 
 from taicang.app.compare_cmd import DEMO_MACHINES
 from taicang.predict import Infeasible, Prediction, infer
+from taicang.timeline import Slice
 
 LIMITS_S = (0.015, 0.02, 0.025, 0.03, 0.04, 0.05, 0.065, 0.08, 0.1)
 """TPOT limits of the curve."""
@@ -78,8 +79,9 @@ def _text(x: float, y: float, words: str, *, anchor: str = "start", css: str = "
     return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"{kind}{extra}>{escape(words)}</text>'
 
 
-def _line(x1: float, y1: float, x2: float, y2: float, colour: str, width: float = 1.0) -> str:
-    return f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" stroke="{colour}" stroke-width="{width:g}"/>'
+def _line(x1: float, y1: float, x2: float, y2: float, colour: str, *, dashed: bool = False) -> str:
+    dash = ' stroke-dasharray="2 4"' if dashed else ""
+    return f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" stroke="{colour}"{dash}/>'
 
 
 def frontier(found: Sequence[Curve]) -> str:
@@ -96,7 +98,12 @@ def frontier(found: Sequence[Curve]) -> str:
 
     body = [
         _text(LEFT, 24, "DeepSeek-R1, 4,096 + 256 tokens: decode throughput per chip", css="t"),
-        _text(LEFT, 42, "best plan and batch at each limit; a chip is a package (910C: two dies)", css="s"),
+        _text(
+            LEFT,
+            42,
+            "best plan and batch at each limit; a curve ends where memory is full; a 910C chip is two dies",
+            css="s",
+        ),
     ]
     for tpot_ms in range(0, 101, 20):
         at = x(tpot_ms / 1e3)
@@ -125,7 +132,7 @@ def frontier(found: Sequence[Curve]) -> str:
         label = max(at, last + 17)
         last = label
         body += [
-            _line(start + 4, at, LEFT + wide + 14, label, colour, 0.8),
+            _line(start + 4, at, LEFT + wide + 14, label, colour, dashed=True),
             _text(LEFT + wide + 18, label + 4, name),
         ]
     told = "; ".join(
@@ -134,6 +141,13 @@ def frontier(found: Sequence[Curve]) -> str:
         for c in found
     )
     return _document(WIDTH, HEIGHT, "Decode throughput per chip against TPOT", told, body)
+
+
+def _named(piece: Slice, last: int) -> str:
+    """The operator, and of which part it is where that is not the model's most frequent layer."""
+    if piece.part == "draft":
+        return f"{piece.label} (draft)"
+    return f"{piece.label} (first layers)" if 0 <= piece.block < last else piece.label
 
 
 KINDS = {"compute": "#c0392b", "memory": "#2471a3", "network": "#148f77", "latency": "#b7950b"}
@@ -145,6 +159,7 @@ def waterfall(result: Prediction, most: int = 16) -> str:
     chosen = sorted(slices, key=lambda piece: -float(piece.seconds))[:most]
     shown = [piece for piece in slices if any(piece is one for one in chosen)]
     busy = float(result.decode.step.busy_s)
+    last = max(piece.block for piece in slices)
     row, left, wide = 22, 250, 470
     height = TOP + row * len(shown) + 54
     body = [
@@ -158,7 +173,7 @@ def waterfall(result: Prediction, most: int = 16) -> str:
         colour = KINDS[piece.cost.binds]
         start, width = left + wide * before / busy, max(wide * seconds / busy, 1.0)
         body += [
-            _text(left - 8, top + 15, f"{piece.label}", anchor="end"),
+            _text(left - 8, top + 15, _named(piece, last), anchor="end"),
             f'<rect x="{start:.1f}" y="{top + 4}" width="{width:.1f}" height="{row - 7}" fill="{colour}"/>',
             _text(start + width + 6, top + 15, f"{seconds * 1e3:.2f} ms", css="s"),
         ]
