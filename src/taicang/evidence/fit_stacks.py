@@ -19,11 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import least_squares
 
+from taicang.catalog.stack_entry import nearest
 from taicang.errors import TaicangError
 from taicang.evidence.fitting import write
 from taicang.evidence.served import Row
 from taicang.evidence.split import held_out
-from taicang.evidence.suite_served import FILE, predict, rows
+from taicang.evidence.suite_served import FILE, predict, rows, stack_name
 from taicang.models.types import Experts
 from taicang.stacks import Scheduler, Stack
 
@@ -45,9 +46,15 @@ SCALE = (1e-3, 1e-5, 5e-6, 2e-5, 0.5, 0.2)
 """A constant this far from its neutral value is nothing unusual: widths of the prior."""
 NEUTRAL = (0.0, 0.0, 0.0, 1e-5, 0.3, 1.0)
 RATIO_LOW, RATIO_HIGH, RATIO_SCALE = 0.6, 1.6, 0.2
-PRIOR = 0.3
+VERSION_HIGH = 2.5
+"""A version may run a format without tuned kernels."""
+APART = 0.15
+"""Median error of a version's rows from which its kernels count as different."""
+PRIOR = 1.0
 """Weight of the prior, in rows of ten percent error."""
-MAX_STEPS = 8
+ROUNDS = 2
+STEP = 0.2
+"""Change that slopes are taken over, in prior widths."""
 TTFT_WEIGHT = 0.1
 BEND = 0.1
 """Error at which a row's pull stops growing."""
@@ -78,42 +85,90 @@ def trial(engine: str, names: tuple[str, ...], values: NDArray[np.float64]) -> S
     return Stack(name=engine, engine=engine, version="fit", epoch="", **fields)
 
 
-def errors(chosen: list[Row], stack: Stack) -> NDArray[np.float64]:
-    """Logarithms of predicted over measured TPOT, then of TTFT; zero where a row is refused."""
-    found = np.zeros((2, len(chosen)))
+def times(chosen: list[Row], stack: Stack) -> NDArray[np.float64]:
+    """Predicted over measured TPOT, then TTFT; one where a row is refused."""
+    found = np.ones((2, len(chosen)))
     for index, row in enumerate(chosen):
         try:
             steady = predict(row, stack)
         except TaicangError:
             continue
-        found[0, index] = np.log(steady.tpot_s / row.tpot_s)
-        found[1, index] = np.log(steady.ttft_s / row.ttft_s)
+        found[:, index] = steady.tpot_s / row.tpot_s, steady.ttft_s / row.ttft_s
     return found
 
 
+def bent(errors: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Residuals whose squares are the pseudo-Huber loss, in units of its bend."""
+    return np.sign(errors) * np.sqrt(2.0 * (np.sqrt(1.0 + np.square(errors / BEND)) - 1.0))
+
+
 def fit_engine(engine: str, chosen: list[Row]) -> NDArray[np.float64]:
-    """Constants of one engine over its rows."""
+    """Constants of one engine over its rows.
+
+    Times are sums of kernels and gaps, so almost linear in the constants: each round takes their slopes and minimises
+    the loss of the linear times.
+    """
     names = ratios_of(chosen)
     many = len(names)
     scale, neutral = np.array(SCALE + (RATIO_SCALE,) * many), np.array(NEUTRAL + (1.0,) * many)
+    low, high = np.array(LOW + (RATIO_LOW,) * many), np.array(HIGH + (RATIO_HIGH,) * many)
+    values = np.array(START + (1.0,) * many)
+    for _ in range(ROUNDS):
+        base = times(chosen, trial(engine, names, values))
+        slopes = np.empty((*base.shape, len(values)))
+        for index in range(len(values)):
+            forward = values[index] + STEP * scale[index] <= high[index]
+            change = STEP * scale[index] * (1.0 if forward else -1.0)
+            moved = values.copy()
+            moved[index] += change
+            slopes[..., index] = (times(chosen, trial(engine, names, moved)) - base) / change
 
-    def residuals(values: NDArray[np.float64]) -> NDArray[np.float64]:
-        tpot, ttft = errors(chosen, trial(engine, names, values * scale))
-        prior = (values - neutral / scale) * PRIOR
-        # pseudo-Huber by hand, so that the prior stays quadratic
-        bent = [np.sign(e) * np.sqrt(2.0 * (np.sqrt(1.0 + np.square(e / BEND)) - 1.0)) for e in (tpot, ttft / 3.0)]
-        return np.concatenate([bent[0], bent[1] * np.sqrt(TTFT_WEIGHT), prior])
+        def residuals(
+            trying: NDArray[np.float64],
+            base: NDArray[np.float64] = base,
+            slopes: NDArray[np.float64] = slopes,
+            origin: NDArray[np.float64] = values,
+        ) -> NDArray[np.float64]:
+            tpot, ttft = np.log(np.maximum(base + slopes @ (trying * scale - origin), 0.02))
+            prior = (trying - neutral / scale) * PRIOR
+            return np.concatenate([bent(tpot), bent(ttft / 3.0) * np.sqrt(TTFT_WEIGHT), prior])
 
-    found = least_squares(
-        residuals,
-        np.array(START + (1.0,) * many) / scale,
-        bounds=(np.array(LOW + (RATIO_LOW,) * many) / scale, np.array(HIGH + (RATIO_HIGH,) * many) / scale),
-        diff_step=0.02,
-        xtol=1e-3,
-        ftol=1e-4,
-        max_nfev=MAX_STEPS,
-    )
-    return np.asarray(found.x * scale)
+        found = least_squares(residuals, np.clip(values, low, high) / scale, bounds=(low / scale, high / scale))
+        values = np.asarray(found.x * scale)
+    return values
+
+
+def version_ratios(engine: str, chosen: list[Row], fitted: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """Experts' ratios of versions whose kernels for a format differ: version -> all ratios that it runs with.
+
+    The ratio moves until the median row is right, where ``ENOUGH_ROWS`` rows of a version run a format and their median
+    error exceeds ``APART``.
+    """
+    groups: dict[tuple[str, str], list[Row]] = {}
+    for row in chosen:
+        if any(isinstance(block.ffn, Experts) for block in row.net.blocks):
+            key = f"experts/{row.decode.plan.quant.experts}"
+            groups.setdefault((nearest(stack_name(row)).partition("@")[2], key), []).append(row)
+    found: dict[str, dict[str, float]] = {}
+    for (version, key), members in groups.items():
+        ratios = dict(found.get(version, fitted["kernel_ratio"]))
+        start = ratios.get(key, ratios["experts"])
+
+        def median(
+            ratio: float, members: list[Row] = members, ratios: dict[str, float] = ratios, key: str = key
+        ) -> float:
+            stack = Stack(
+                name="", engine=engine, version="", epoch="", **{**fitted, "kernel_ratio": ratios | {key: ratio}}
+            )
+            return float(np.median(np.log(times(members, stack)[0])))
+
+        now = median(start)
+        if len(members) < ENOUGH_ROWS or abs(now) < APART:
+            continue
+        slope = (median(start * 1.1) - now) / np.log(1.1)
+        moved = start * float(np.exp(-now / max(slope, 0.1)))
+        found[version] = ratios | {key: float(np.clip(moved, RATIO_LOW, VERSION_HIGH))}
+    return found
 
 
 def fit(folder: Path) -> Path:
@@ -122,6 +177,9 @@ def fit(folder: Path) -> Path:
     profiles = {}
     for engine in SCHEDULERS:
         chosen = [row for row in known if row.engine == engine]
-        profiles[engine] = {"constants": constants(engine, ratios_of(chosen), fit_engine(engine, chosen))}
+        fitted = constants(engine, ratios_of(chosen), fit_engine(engine, chosen))
+        profiles[engine] = {"constants": fitted}
+        for version, ratios in version_ratios(engine, chosen, fitted).items():
+            profiles[f"{engine}@{version}"] = {"constants": {"kernel_ratio": ratios}}
     note = "TPOT of served rows, TTFT at a tenth; pooled over machines, models and versions of an engine"
     return write("stacks", profiles, evidence=folder / FILE, rows=len(known), note=note)

@@ -38,10 +38,21 @@ def machine_of(row_machine: str, ranks: int) -> Machine:
     return one if nodes == 1 else catalog.machine(f"{row_machine} x {nodes}")
 
 
+def stack_name(row: Row) -> str:
+    """The stack of a row; rows that state no version take the engine's newest."""
+    return f"{row.engine}@{row.version}" if row.version else row.engine
+
+
+@cache
+def stack_of(name: str) -> Stack:
+    """A stack of the catalogue."""
+    return catalog.stack(name)
+
+
 def setup(row: Row, role: Role, stack: Stack | None = None) -> Setup:
     """The setup of one role of a row."""
     machine = machine_of(row.machine, role.plan.ranks)
-    chosen = stack or catalog.stack(f"{row.engine}@{row.version}")
+    chosen = stack or stack_of(stack_name(row))
     costs = cost_model(machine, chosen)
     return Setup(model=row.net, plan=role.plan, machine=machine, stack=chosen, price=costs.price, skew=SKEW)
 

@@ -114,7 +114,11 @@ class Pools:
 
 
 def disaggregated(pools: Pools, load: Load, transfer_s: Num) -> Steady:
-    """Prefill and decode in instances of their own; ``transfer_s`` moves one prompt's cache."""
+    """Prefill and decode in instances of their own; ``transfer_s`` moves one prompt's cache.
+
+    A burst of the loop's requests queues at the prefill instances, half of it ahead of the mean request; the stack's
+    ``burst_ratio`` is the share of the loop that keeps in step.
+    """
     groups = pools.decode.plan.dp * pools.decode_instances
     new = np.maximum(load.input_tokens * (1.0 - load.cached_ratio), 1.0)
     batch = prefill_batch(sequences=pools.prefill_sequences, length=new, cached=load.input_tokens - new)
@@ -123,15 +127,18 @@ def disaggregated(pools: Pools, load: Load, transfer_s: Num) -> Steady:
     steps = np.maximum((load.output_tokens - 1) / pools.decode.plan.tokens_per_step, 1.0)
     # requests in prefill are not in a decode batch: solve n_decode = concurrency * t_decode / (t_decode + t_prefill)
     entering = pools.prefill_instances * pools.prefill.plan.dp * pools.prefill_sequences
+    rounds = np.maximum(load.concurrency / entering - 1.0, 0.0)
+    queued = (0.5 * pools.prefill.stack.burst_ratio) * rounds * prompt.seconds
+    first = prompt.seconds + queued + transfer_s
     decoding: Num = load.concurrency * 1.0
     for _ in range(12):
         per_group = np.maximum(decoding / groups, 1.0)
         decode = step(pools.decode, decode_batch(sequences=per_group, context=mean_context))
         stay = steps * decode.seconds
-        rate = np.minimum(entering / prompt.seconds, load.concurrency / (stay + prompt.seconds + transfer_s))
+        rate = np.minimum(entering / prompt.seconds, load.concurrency / (stay + first))
         decoding = 0.5 * decoding + 0.5 * np.minimum(rate * stay, load.concurrency * 1.0)
     in_prefill = np.maximum(load.concurrency - decoding - rate * transfer_s, 0.0)
-    ttft = np.maximum(in_prefill / np.maximum(rate, 1e-12), prompt.seconds) + transfer_s
+    ttft = np.maximum(in_prefill / np.maximum(rate, 1e-12) + transfer_s, first)
     return Steady(
         ttft_s=ttft,
         tpot_s=stay / np.maximum(load.output_tokens - 1, 1.0),
