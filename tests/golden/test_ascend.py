@@ -59,7 +59,9 @@ def test_each_constant_of_serving_reproduces_the_row_that_it_was_fixed_on() -> N
 def test_mean_error_of_forward_steps() -> None:
     fitted = [o for o in _rows().values() if o.suite == "ascend_steps" and not o.held_out]
     assert len(fitted) == 9
-    assert sum(abs(o.error_ratio or 0.0) for o in fitted) / len(fitted) < 0.06
+    sizes = [abs(o.error_ratio or 0.0) for o in fitted]
+    assert sum(sizes) / len(sizes) < 0.05
+    assert max(sizes) < 0.15
 
 
 def test_an_image_is_refused_not_guessed() -> None:

@@ -135,7 +135,9 @@ def _seconds(op: Collective, rows: list[_Tier], fits: Fits, key: str) -> Num:
         line, hop_s = _line(fits, tier.level, key)
         base = np.maximum(base, line.base_s * (0.01 + 0.99 * tier.crossed))
         hops = hops + hop_s * tier.steps
-        moved = op.payload_bytes * _volume(op, key, tier, ranks, line.own_ratio)
+        # the copy of the own shard crosses no link: in a mesh it is not slowed to the few links that a small group has
+        own = line.own_ratio * (tier.rate_bytes_per_s / tier.level.bandwidth_bytes_per_s)
+        moved = op.payload_bytes * _volume(op, key, tier, ranks, own)
         slowed = 1.0 + line.shared_ratio * tier.crowd
         wire = tier.crossed * (moved * slowed / (tier.rate_bytes_per_s * line.efficiency_ratio))
         fourth = wire * wire * (wire * wire)
