@@ -20,6 +20,7 @@ FITS = {
     "ascend": ("fit_ascend", False),
     "stacks": ("fit_stacks", False),
     "energy": ("fit_energy", False),
+    "training": ("fit_training", False),
 }
 """Family -> module of taicang.evidence, and whether it reads the folder ``kernels``."""
 

@@ -44,6 +44,10 @@ SUITES = (
         names=("served_tpot_agg", "served_tpot_disagg", "served_ttft_agg", "served_ttft_disagg"),
     ),
     Suite(
+        module="suite_training",
+        names=("training_dense", "training_moe", "training_lora", "training_megatron"),
+    ),
+    Suite(
         module="suite_published",
         names=(
             "published_moe",
@@ -64,7 +68,10 @@ SPEAKS_FOR: Mapping[str, tuple[str, str]] = MappingProxyType(
         "served_tpot_agg": ("served", "TPOT of served models, aggregated"),
         "served_tpot_disagg": ("served", "TPOT of served models, disaggregated"),
         "published_moe": ("served", "throughput of disaggregated expert models"),
-        "published_trtllm": ("served", "TensorRT-LLM throughput"),
+        "training_dense": ("training", "training steps of dense models"),
+    "training_moe": ("training", "training steps of expert models, balanced routing"),
+    "training_lora": ("training", "fine-tuning steps"),
+    "published_trtllm": ("served", "TensorRT-LLM throughput"),
     }
 )
 """Suites whose held-out errors become bands of predictions: for which machines, and their title."""

@@ -43,6 +43,9 @@ Pass: TypeAlias = Literal["forward", "data", "weight"]
 
 CORE_BACKWARD = 2.5 * 1.15
 """Five products for two, at 0.87 of the forward kernels' rate (FlashAttention-3, arXiv 2407.08608, figures 5 and 6)."""
+ADAPTED = ("qkv projection", "output projection")
+"""Products with a LoRA adapter (the attention projections, as the MLPerf benchmark has it)."""
+ADAPTER_RANK = 16
 POINTWISE_BACKWARD = {"norm": 1.25, "activation": 1.6, "rope": 1.0}
 """Traffic of a backward kernel over the forward one's: gradients are read besides the saved inputs."""
 
@@ -186,6 +189,8 @@ def _steps(items: list[Item], setting: Setting, plan: TrainPlan) -> Iterator[Ste
         ):
             small = replace(op, elements=op.elements / tp, moved_bytes=op.moved_bytes / tp, flop=op.flop / tp)
             yield Step(label=label, axis="compute", op=small, saved_bytes=small.elements * 2.0)
+        elif isinstance(op, Attend) and "flash_attention" not in setting.stack.fused:
+            yield from _materialised(op)
         else:
             yield Step(
                 label=label,
@@ -195,6 +200,35 @@ def _steps(items: list[Item], setting: Setting, plan: TrainPlan) -> Iterator[Ste
                 saved_bytes=_saved(op, hidden, tp if plan.sp else 1),
                 core=isinstance(op, Attend),
             )
+            if plan.trained_ratio < 1.0 and label in ADAPTED and isinstance(op, Gemm):
+                yield from _adapter(label, op)
+
+
+def _adapter(label: str, op: Gemm) -> Iterator[Step]:
+    """LoRA beside a frozen product: dropout of the input, two products through ``ADAPTER_RANK``, scale and add."""
+    drop = Pointwise(kind="rope", elements=op.m * op.k, moved_bytes=op.m * op.k * 4.0)
+    down = Gemm(m=op.m, n=ADAPTER_RANK, k=op.k, dtype="bf16")
+    add = Pointwise(kind="rope", elements=op.m * op.n, moved_bytes=op.m * op.n * 6.0)
+    yield Step(label=f"{label}: adapter dropout", axis="compute", op=drop, saved_bytes=op.m * op.k * 2.0)
+    yield Step(label=f"{label}: adapter down", axis="compute", op=down)
+    yield Step(label=f"{label}: adapter up", axis="compute", op=Gemm(m=op.m, n=op.n, k=ADAPTER_RANK, dtype="bf16"))
+    yield Step(label=f"{label}: adapter add", axis="compute", op=add)
+
+
+def _materialised(op: Attend) -> Iterator[Step]:
+    """The attention core before flash attention: all scores, masked ones too, pass through memory.
+
+    Scale, mask and softmax are one kernel (read and write 2 bytes a score), dropout another (and a mask of one byte);
+    5 bytes a score are kept (arXiv 2205.05198, section 4.1).
+    """
+    rows, keys = op.queries / op.sequences, op.context / op.sequences
+    many = op.sequences * op.heads
+    scores = many * rows * keys
+    product = Gemm(batch=many, m=rows, n=keys, k=op.qk_dim, dtype=op.dtype)
+    softmax = Pointwise(kind="rope", elements=scores, moved_bytes=scores * 9.0, flop=scores * 20.0, launches=2)
+    yield Step(label="scores", axis="compute", op=product, saved_bytes=op.queries * op.heads * op.qk_dim * 4.0)
+    yield Step(label="softmax and dropout", axis="compute", op=softmax, saved_bytes=scores * 5.0, core=True)
+    yield Step(label="weighted sum", axis="compute", op=replace(product, n=op.v_dim, k=keys), core=True)
 
 
 def _saved(op: Operator, hidden: int, shard: int) -> Num:

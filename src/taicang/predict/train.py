@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from taicang import __version__, catalog
-from taicang.catalog.costing import cost_model
 from taicang.catalog.models import model as load_model
+from taicang.catalog.training import training_price
 from taicang.catalog.trust import frozen_bands
 from taicang.errors import InvalidInput
 from taicang.formats import number_format
@@ -68,7 +68,7 @@ def train(
     machine = catalog.machine(on, sets) if isinstance(on, str) else on
     engine = catalog.stack(stack or default_stack(machine))
     plan = filled(plan, machine)
-    setup = Setup(model=net, plan=plan, machine=machine, stack=engine, price=cost_model(machine, engine).price)
+    setup = Setup(model=net, plan=plan, machine=machine, stack=engine, price=training_price(machine, engine))
     step = train_step(setup)
     if float(step.memory.spare_bytes) < 0:
         return Infeasible(

@@ -154,7 +154,8 @@ def train_step(setup: Setup) -> TrainStep:
     chunks = [_chunk(blocks, layers, i == 0, i == len(dealt) - 1) for i, blocks in enumerate(dealt)]
     passes = [[_seconds(getattr(chunk, name)) for chunk in chunks] for name in ("forward", "data", "weight")]
     micro = plan.microbatches
-    sent = plan.micro_batch * plan.seq / plan.cp * setup.model.hidden * 2.0 / (plan.tp if plan.sp else 1)
+    # tensor-parallel ranks send a shard each; without sequence parallelism the receivers gather (arXiv 2104.04473, 4.1)
+    sent = plan.micro_batch * plan.seq / plan.cp * setup.model.hidden * 2.0 / plan.tp
     apart = plan.tp * plan.cp * plan.dp
     send = float(layers.price(Transfer(payload_bytes=sent, plane="scale_up", distance=apart)).seconds)
     inside = pipeline.seconds(

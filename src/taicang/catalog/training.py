@@ -1,0 +1,45 @@
+"""Prices of operators in training: the calibrated cost model of a machine under sustained load."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+from taicang.catalog import calibration
+from taicang.catalog.costing import ARCHITECTURE, cost_model
+from taicang.cost.cost import Cost
+from taicang.cost.sustained import AMPERE_PATH_RATIO, Sustained, under_load
+from taicang.hardware import Chip, Machine
+from taicang.ops import Attend, Operator
+from taicang.stacks import Stack
+
+FAMILY = "sustained"
+
+
+def sustained(chip: Chip) -> Sustained:
+    """The chip's own constant, else that of its kernel profile, else none (1) where nobody has trained on it."""
+    if not (calibration.FOLDER / f"{FAMILY}.yaml").is_file():
+        return Sustained(clock_ratio=1.0)
+    known: Mapping[str, Mapping[str, Sustained]] = calibration.fits(FAMILY, Sustained)
+    for name in (chip.name, chip.profile):
+        if name in known:
+            return known[name]["clock"]
+    return Sustained(clock_ratio=1.0)
+
+
+def training_price(
+    machine: Machine, stack: Stack, found: Sustained | None = None
+) -> Callable[[Operator, float, float], Cost]:
+    """The price function of a training setup; ``found`` replaces the calibrated constant (for fitting)."""
+    costs = cost_model(under_load(machine, found or sustained(machine.chip)), stack)
+    older = ARCHITECTURE.get(machine.chip.profile, "ampere") != "ampere" and "ampere_attention" in stack.fused
+    if not older:
+        return costs.price
+
+    def price(op: Operator, cube_ratio: float = 1.0, vector_ratio: float = 1.0) -> Cost:
+        cost = costs.price(op, cube_ratio, vector_ratio)
+        if isinstance(op, Attend):
+            return replace(cost, seconds=cost.seconds / AMPERE_PATH_RATIO, compute_s=cost.compute_s / AMPERE_PATH_RATIO)
+        return cost
+
+    return price

@@ -1,0 +1,295 @@
+"""Published training measurements as jobs: model, machine, plan, stack and the figure to be predicted.
+
+What a row leaves open follows one rule each, fixed before any score: data parallelism fills the chips; a distributed
+optimizer wherever the row names no other sharding; microbatches of one sequence; interleaving only where it is named.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from taicang.catalog.models import model as load_model
+from taicang.errors import NotModelled
+from taicang.evidence.split import held_out
+from taicang.models.types import Dense, Experts, GroupedQuery, Model
+from taicang.train.flops import megatron_flop
+from taicang.train_plans import Recompute, TrainPlan, recipe
+
+FILE = "published_training.csv"
+SMALL_RANKS = 64
+"""Constants are fitted on runs up to this size only."""
+
+MACHINES: Mapping[str, tuple[str, int]] = {
+    "A100-80G": ("hgx-a100", 8),
+    "A100-40G": ("hgx-a100-40g", 8),
+    "H100-SXM": ("hgx-h100", 8),
+    "H100-SXM-96G-HBM2e-500W": ("hgx-h100-96g-500w", 8),
+    "H200-SXM": ("hgx-h200", 8),
+    "H800-SXM": ("hgx-h800", 8),
+    "B200": ("hgx-b200", 8),
+    "B300": ("hgx-b300", 8),
+    "GB200": ("gb200-nvl72", 72),
+    "GB300": ("gb300-nvl72", 72),
+    "MI300X": ("mi300x-8", 8),
+    "MI325X": ("mi325x-8", 8),
+    "MI355X": ("mi355x-8", 8),
+}
+"""Chip -> machine and ranks of one of it."""
+STACKS = {
+    "nemo2407": "nemo@24.07",
+    "nemo_longseq": "nemo@25.01",
+    "dgxc_25_02": "nemo@25.01",
+    "dgxc_25_05": "nemo@25.04",
+    "mlperf_tr_41": "nemo-mlperf@4.1",
+    "mlperf_tr_50": "nemo-mlperf@5.0",
+    "mlperf_tr_51": "nemo-mlperf@5.1",
+    "llmfoundry": "fsdp@2.1",
+    "seqsel": "megatron-classic@3.0",
+    "megatron_a100": "megatron-classic@2.5",
+    "megatron_h100": "megatron@0.8.0",
+    "torchtitan": "torchtitan",
+    "moezoo": "megatron@0.15.0",
+}
+RECIPES = {
+    "BF16": "bf16",
+    "FP16": "fp16",
+    "FP8": "fp8",
+    "FP8-CS": "fp8",
+    "FP8-tensorwise": "fp8",
+    "FP8-rowwise": "fp8_block",
+    "FP8-MX": "mxfp8",
+    "MXFP8": "mxfp8",
+    "NVFP4": "nvfp4",
+    "FP4(NVFP4)+FP8": "nvfp4",
+    "FP4(NVFP4) inferred": "nvfp4",
+    "FP8 or FP4 (both recipe files present)": "fp8",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One measurement. ``step_s`` is the measured step time, converted from throughput where that was published."""
+
+    id: str
+    source: str
+    suite: str
+    chip: str
+    count: int
+    model: str
+    seq: int
+    batch: int
+    metric: str
+    role: str
+    step_s: float
+    held_out: bool
+    refused: str = ""
+    """Why the row cannot be compared."""
+    raw: Mapping[str, Any]
+
+    @property
+    def small(self) -> bool:
+        """Whether constants may be fitted on it."""
+        return self.count <= SMALL_RANKS
+
+
+def read(path: Path) -> list[Row]:
+    """All rows that measure a step (runs to an accuracy and layouts without a batch are left out)."""
+    with path.open(encoding="utf-8", newline="") as handle:
+        listed = [_parsed(row) for row in csv.DictReader(handle)]
+    return [row for row in map(_row, listed) if row is not None]
+
+
+def _parsed(row: dict[str, str]) -> dict[str, Any]:
+    made: dict[str, Any] = dict(row)
+    for key in ("par", "batch", "seq", "extra"):
+        made[key] = json.loads(row[key]) if row[key] else {}
+    return made
+
+
+def _row(raw: dict[str, Any]) -> Row | None:
+    count, seq = int(float(raw["count"])), int(raw["seq"]["seq_len"])
+    par, batch = raw["par"], raw["batch"]
+    if raw["metric"] == "time_to_train":
+        return None
+    inner = max(par.get("tp", 1), 1) * par.get("pp", 1) * max(par.get("cp", 1), 1)
+    sequences = int(batch.get("gbs") or batch.get("local_batch", 0) * count // inner)
+    seconds, refused = _seconds(raw, count, seq, sequences)
+    lora = "LoRA" in raw["model"] or raw["extra"].get("task") == "lora"
+    if "tokendrop" in raw["model"] or "token-drop" in raw["notes"]:
+        refused = "token-drop routing is not comparable"
+    key = (raw["model"], count, raw["dtype"], json.dumps(par, sort_keys=True), sequences, seq)
+    return Row(
+        id=raw["id"],
+        source=raw["src"],
+        suite=_suite(raw, lora=lora or raw["extra"].get("task") == "sft"),
+        chip=raw["chip"],
+        count=count,
+        model=raw["model"],
+        seq=seq,
+        batch=sequences,
+        metric=raw["metric"],
+        role=raw["role"],
+        step_s=seconds,
+        held_out=count > SMALL_RANKS or raw["role"] == "validation" or held_out("training", *key),
+        refused=refused,
+        raw=raw,
+    )
+
+
+def _suite(raw: dict[str, Any], *, lora: bool) -> str:
+    if lora:
+        return "training_lora"
+    if raw["src"] == "seqsel":
+        return "training_megatron"
+    routed = ("DeepSeek", "GPT OSS", "Qwen3", "Kimi", "Grok", "Nemotron_3", "Mixtral")
+    return "training_moe" if raw["model"].startswith(routed) else "training_dense"
+
+
+def _seconds(raw: dict[str, Any], count: int, seq: int, sequences: int) -> tuple[float, str]:
+    value, metric, extra = float(raw["value"]), raw["metric"], raw["extra"]
+    if metric == "step_time":
+        return value, ""
+    if metric == "tokens_per_s_per_gpu":
+        return sequences * seq / (value * count), ""
+    if metric in ("hardware_tflops_per_gpu", "model_tflops_per_gpu") and "hidden" in extra:
+        flop = megatron_flop(
+            layers=extra["layers"],
+            hidden=extra["hidden"],
+            vocab=extra["vocab"],
+            seq=seq,
+            sequences=float(sequences),
+            recompute=metric.startswith("hardware"),
+        )
+        return float(flop) / (value * 1e12 * count), ""
+    return float("nan"), f"{metric} without a stated FLOP convention"
+
+
+def model_of(row: Row) -> Model:
+    """The model, with the sizes that the row gives in place of those of its name."""
+    name = row.model.split(" (")[0].removesuffix("-LoRA")
+    found = load_model(name)
+    extra = row.raw["extra"]
+    hidden, layers = int(extra.get("hidden", found.hidden)), int(extra.get("layers", found.layers))
+    if row.source == "megatron_h100" and hidden != found.hidden:
+        heads = int(extra["heads"])
+        block = replace(
+            found.blocks[0],
+            attention=GroupedQuery(heads=heads, kv_heads=heads, head_dim=hidden // heads),
+            ffn=Dense(inter=4 * hidden, gated=False),
+        )
+        found = replace(found, hidden=hidden, blocks=(block,))
+    if "vocab" in extra:
+        found = replace(found, vocab=int(extra["vocab"]))
+    if layers != found.layers and len(found.blocks) == 1:
+        found = replace(found, blocks=(replace(found.blocks[0], count=layers),))
+    if row.model.startswith("DeepSeekV3 (w/o"):
+        found = replace(found, mtp_layers=0)
+    return found
+
+
+def stack_of(row: Row) -> str:
+    """The software stack by source and release."""
+    if row.chip.startswith("MI"):
+        return "primus@25.04" if row.source == "mlperf_tr_50" else "primus@25.10"
+    if row.source == "mbridge":
+        return f"nemo@{row.raw['sw'].removeprefix('NeMo ')}"
+    try:
+        return STACKS[row.source]
+    except KeyError:
+        raise NotModelled(f"software of {row.source}") from None
+
+
+def machine_of(row: Row) -> str:
+    """The machine's name with as many units as the chips fill."""
+    if row.chip not in MACHINES:
+        raise NotModelled(f"no machine of {row.chip} in the catalogue")
+    name, ranks = MACHINES[row.chip]
+    units = -(-row.count // ranks)
+    return name if units == 1 else f"{name} x {units}"
+
+
+def plan_of(row: Row, model: Model) -> TrainPlan:
+    """The layout, completed by the rules of the module's docstring."""
+    if row.refused:
+        raise NotModelled(row.refused)
+    par, batch, extra = row.raw["par"], row.raw["batch"], row.raw["extra"]
+    dtype = row.raw["dtype"]
+    if dtype not in RECIPES:
+        raise NotModelled(f"recipe {dtype}")
+    lora = "LoRA" in row.model or extra.get("task") == "lora"
+    tp, pp, cp = (int(par.get(name) or 1) for name in ("tp", "pp", "cp"))
+    if str(extra.get("cp", "")).startswith("2 from") and row.count >= 64:
+        cp = 2
+    micro = int(batch.get("mbs") or batch.get("local_batch") or 1)
+    if not {"tp", "pp", "dp", "fsdp", "mp"} & set(par) or (lora and "tp" not in par):
+        tp, cp = _open(row, micro, tp, pp, cp)
+    dp = row.count // (tp * pp * cp)
+    if dp * tp * pp * cp != row.count:
+        raise NotModelled(f"tp {tp} x cp {cp} x pp {pp} does not divide {row.count} chips")
+    while row.batch % (dp * micro) and micro > 1:
+        micro -= 1
+    routed = any(isinstance(block.ffn, Experts) for block in model.blocks)
+    ep, etp = _experts(row, par, extra) if routed else (1, 1)
+    mode, ratio = _recompute(row, extra)
+    fsdp = par.get("fsdp") not in (None, 0) or "sharding" in par
+    vpp = int(par.get("vp") or 1)
+    return TrainPlan(
+        tp=tp,
+        cp=cp,
+        pp=pp,
+        dp=dp,
+        ep=ep,
+        etp=etp,
+        vpp=vpp if pp > 1 else 1,
+        micro_batch=micro,
+        global_batch=row.batch,
+        seq=row.seq,
+        sp=extra.get("recompute") != "full" and row.source != "megatron_a100",
+        recompute=mode,
+        recompute_ratio=ratio,
+        zero=3 if fsdp and pp == 1 else (0 if row.source in ("seqsel", "megatron_a100") else 1),
+        reshard=par.get("sharding") != "SHARD_GRAD_OP",
+        recipe=recipe(RECIPES[dtype]),
+        trained_ratio=0.0 if lora else 1.0,
+    )
+
+
+def _open(row: Row, micro: int, tp: int, pp: int, cp: int) -> tuple[int, int]:
+    """Tensor and context parallelism where the row names none: what accumulation and batch leave of the chips.
+
+    Model-parallel ranks are count x accumulation x micro batch / global batch; tensor parallel on 80 GB, else context.
+    """
+    steps = int(row.raw["batch"].get("ga") or 1)
+    wide = max(row.count * steps * micro // max(row.batch, 1) // pp, 1)
+    if row.chip == "H100-SXM":
+        tp = min(wide, 4) if tp == 1 else tp
+        return tp, max(wide // tp, 1)
+    return tp, max(wide // tp, cp)
+
+
+def _experts(row: Row, par: Mapping[str, Any], extra: Mapping[str, Any]) -> tuple[int, int]:
+    if "ep" in par:
+        return int(par["ep"]), int(par.get("etp", 1))
+    if "ep" not in extra:
+        raise NotModelled("expert parallelism is not given")
+    ep = extra["ep"]
+    if isinstance(ep, str):  # "8 (2 and 4 for the first two)"
+        ep = {8: 2, 16: 4}.get(row.count, 8)
+    return int(ep), int(extra.get("etp", 1))
+
+
+def _recompute(row: Row, extra: Mapping[str, Any]) -> tuple[Recompute, float]:
+    if extra.get("recompute") == "full" or extra.get("act_ckpt") or row.source == "megatron_a100":
+        return "full", 1.0
+    if row.source == "seqsel":
+        return "selective", 1.0
+    if (
+        row.source == "torchtitan"
+    ):  # operator-level checkpointing keeps every other product; 70B checkpoints whole layers
+        return "full", 0.5 if "8B" in row.model else 1.0
+    return "none", 1.0
