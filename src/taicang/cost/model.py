@@ -118,7 +118,6 @@ class CostModel:
 
 KERNELS_OF = {
     "tensorrt-llm": "trtllm",
-    "trtllm-bench": "trtllm",
     "sglang": "sglang",
     "vllm": "vllm",
     "vllm-stream": "vllm",
