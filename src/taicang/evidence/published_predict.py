@@ -149,7 +149,7 @@ def _chosen(row: Published, given: Stack | None) -> float:
             continue
         if found is not None:
             rate = float(found.output_tokens_per_s)
-            if row.batch["scenario"] == "Offline" and row.spread:
+            if row.spread:
                 rate = _run_rate(row, setup, found)
             best = max(best, rate / plan.ranks)
     if best == 0.0:
@@ -158,7 +158,10 @@ def _chosen(row: Published, given: Stack | None) -> float:
 
 
 def _run_rate(row: Published, setup: Setup, found: Saturated) -> float:
-    """Tokens per second of a whole offline run, its drain included, at the batch limit that serves it best."""
+    """Tokens per second of a whole run at the batch limit that serves it best.
+
+    LoadGen divides all tokens by the time until the last answer is complete, so the drain counts in every scenario.
+    """
     isl, osl = row.lengths()
     samples, longest = QUEUES[row.seq["dataset"]]
     requests = max(samples * setup.plan.ranks / row.count, RUN_S * float(found.output_tokens_per_s) / osl)
