@@ -151,8 +151,10 @@ def version_ratios(engine: str, chosen: list[Row], fitted: Mapping[str, Any]) ->
             groups.setdefault((nearest(stack_name(row)).partition("@")[2], key), []).append(row)
     found: dict[str, dict[str, float]] = {}
     for (version, key), members in groups.items():
-        ratios = dict(found.get(version, fitted["kernel_ratio"]))
-        start = ratios.get(key, ratios["experts"])
+        if len(members) < ENOUGH_ROWS:
+            continue
+        ratios: dict[str, float] = dict(found.get(version, fitted["kernel_ratio"]))
+        start = ratios.get(key) or ratios["experts"]
 
         def median(
             ratio: float, members: list[Row] = members, ratios: dict[str, float] = ratios, key: str = key
@@ -163,7 +165,7 @@ def version_ratios(engine: str, chosen: list[Row], fitted: Mapping[str, Any]) ->
             return float(np.median(np.log(times(members, stack)[0])))
 
         now = median(start)
-        if len(members) < ENOUGH_ROWS or abs(now) < APART:
+        if abs(now) < APART:
             continue
         slope = (median(start * 1.1) - now) / np.log(1.1)
         moved = start * float(np.exp(-now / max(slope, 0.1)))

@@ -7,10 +7,13 @@ One row is one served model under a closed loop of clients. Conventions of the s
   (DeepEP) turns all ranks into expert ranks; those inside a node without expert parallelism run attention tensor
   parallel, as the same launcher states from its next version on.
 * Rows that describe several replicas state the batch of one.
-* One source files DeepSeek under two names: DeepSeek-V3 for plain decoding, DeepSeek-R1 for runs with the model's own
-  draft layer (public launch scripts since December 2025: three drafted tokens, one under attention data parallelism;
-  SGLang two). Its Qwen3.5 runs in fp8 on B200 with four GPUs and no expert parallelism draft three tokens.
-* The same source draws lengths evenly between 80 % and 100 % of the stated ones, so the means are 90 % of them.
+* The public source files DeepSeek under two names: DeepSeek-V3 for plain decoding, DeepSeek-R1 for runs with the
+  model's own draft layer (public launch scripts since December 2025: three drafted tokens, one under attention data
+  parallelism; SGLang two). Its Qwen3.5 runs in fp8 on B200 with four GPUs and no expert parallelism draft three tokens.
+* One set (vLLM on H200 of the other source) states the median time between tokens, which steps without prompts decide:
+  its TPOT does not depend on the answer's length, and prefilling everybody's prompts within the stated turns would take
+  more than the chip's peak.
+* The public source draws lengths evenly between 80 % and 100 % of the stated ones, so the means are 90 % of them.
 """
 
 from __future__ import annotations
@@ -64,6 +67,8 @@ class Row:
     output_tokens: int
     length_ratio: float
     """Mean over stated length of prompts and answers."""
+    median_gap: bool
+    """Whether the stated TPOT is the median time between tokens."""
     concurrency: Count
     prefill: Role | None
     decode: Role
@@ -190,6 +195,7 @@ def _row(cells: dict[str, str], net: Model) -> Row:
         input_tokens=int(float(cells["isl"])),
         output_tokens=int(float(cells["osl"])),
         length_ratio=MEAN_LENGTH_RATIO if cells["source"] == PUBLIC else 1.0,
+        median_gap=(cells["source"], cells["backend"], cells["system"]) == ("nvidia-internal", "vllm", "h200_sxm"),
         concurrency=concurrency,
         prefill=prefill,
         decode=decode,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -74,7 +75,8 @@ def predict(row: Row, stack: Stack | None = None) -> Steady:
         concurrency=row.concurrency, input_tokens=prompt, output_tokens=answer, room=room(decode, prompt + answer / 2)
     )
     if row.prefill is None:
-        return aggregated(decode, load)
+        steady = aggregated(decode, load)
+        return replace(steady, tpot_s=steady.step_s / decode.plan.tokens_per_step) if row.median_gap else steady
     prefill = setup(row, row.prefill, stack)
     pools = Pools(
         prefill=prefill,
