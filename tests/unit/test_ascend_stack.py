@@ -109,3 +109,15 @@ def test_arrays_that_mix_steps_with_and_without_prefill_equal_their_elements() -
     for i, length in enumerate(lengths):
         one = together(decoding, prefill_batch(sequences=float(length > 0), length=float(length)))
         assert float(run(stack, WIDE, one).seconds) == whole[i]  # type: ignore[index]
+
+
+def test_sparse_attention_scores_in_bf16_on_chips_without_fp8() -> None:
+    batch = decode_batch(sequences=4.0, context=8192.0)
+    timeline = run(catalog.stack("vllm-ascend"), WIDE, batch, "deepseek-v3.2")
+    assert any(piece.label == "indexer scores" for piece in timeline.slices)
+    stack = catalog.stack("vllm-ascend")
+    tasks = lower(model("deepseek-v3.2"), WIDE, batch, stack)
+    assert {getattr(task.op, "dtype", "") for task in tasks if task.label == "indexer scores"} == {"bf16"}
+    wide = replace(WIDE, quant=Quantisation(attention="fp8_block"))
+    tasks = lower(model("deepseek-v3.2"), wide, batch, stack)
+    assert {getattr(task.op, "dtype", "") for task in tasks if task.label == "indexer scores"} == {"fp8_block"}

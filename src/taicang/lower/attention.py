@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from taicang.errors import InvalidPlan, NotModelled
+from taicang.formats import number_format
 from taicang.lower.load import Load, Setting, decode_reach, prefill_reach
 from taicang.lower.product import product
 from taicang.lower.program import at_least_one, some, where_some
@@ -151,7 +152,7 @@ def _latent(kind: Latent, setting: Setting) -> Iterator[Item]:
             1,
         )
     if kind.indexer is not None and not kind.indexer.shared:
-        yield from _indexer(kind, hidden, load)
+        yield from _indexer(kind, setting)
     limit = kind.indexer.topk if kind.indexer else None
     if some(load.prefill_tokens):
         yield (
@@ -190,8 +191,11 @@ def _latent(kind: Latent, setting: Setting) -> Iterator[Item]:
     yield from product("output projection", Gemm(m=rows, n=hidden, k=depth, dtype=quant.attention), setting)
 
 
-def _indexer(kind: Latent, hidden: int, load: Load) -> Iterator[Item]:
+def _indexer(kind: Latent, setting: Setting) -> Iterator[Item]:
     assert kind.indexer is not None
+    hidden, load = setting.hidden, setting.load
+    # the published kernels score in fp8; plans in int8 are for chips without it, whose kernels score in bf16
+    scored = "bf16" if number_format(setting.plan.quant.attention).peak == "int8" else "fp8_block"
     width, heads = kind.indexer.head_dim, kind.indexer.heads
     yield "indexer projections", Gemm(m=load.tokens, n=heads * width, k=kind.q_lora or hidden, dtype="bf16"), 1
     yield "indexer keys", Gemm(m=load.tokens, n=width + heads, k=hidden, dtype="bf16"), 1
@@ -199,12 +203,10 @@ def _indexer(kind: Latent, hidden: int, load: Load) -> Iterator[Item]:
     pairs = whole_prefill.pairs + whole_decode.pairs
     sequences = at_least_one(load.batch.prefill_sequences + load.batch.decode_sequences)
     queries = at_least_one(load.tokens / sequences)
-    # every query scores the whole context with all indexer heads in fp8: [queries*heads, width] x [width, context]
+    # every query scores the whole context with all indexer heads: [queries*heads, width] x [width, context]
     yield (
         "indexer scores",
-        Gemm(
-            batch=sequences, m=queries * heads, n=at_least_one(pairs / sequences / queries), k=width, dtype="fp8_block"
-        ),
+        Gemm(batch=sequences, m=queries * heads, n=at_least_one(pairs / sequences / queries), k=width, dtype=scored),
         1,
     )
     yield "indexer top-k", Pointwise(kind="route", elements=pairs, moved_bytes=pairs * 8.0, launches=2), 1
