@@ -7,6 +7,8 @@ from functools import cache
 from types import MappingProxyType
 from typing import TypeVar
 
+from taicang.catalog.bins import for_bin
+from taicang.catalog.build import chip
 from taicang.catalog.calibration import fits
 from taicang.cost.attend_gqa import GqaDecodeFit, GqaPrefillFit
 from taicang.cost.attend_mla import MlaDecodeFit, MlaPrefillFit
@@ -64,4 +66,8 @@ def book(profile: str) -> Book:
 
 def cost_model(machine: Machine, stack: Stack) -> CostModel:
     """The calibrated cost model of ``machine`` under ``stack``."""
-    return CostModel(machine=machine, stack=stack, book=book(machine.chip.profile))
+    part = machine.chip
+    known = book(part.profile)
+    if not part.measured and part.profile in ARCHITECTURE:
+        known = for_bin(known, part, chip(part.profile))
+    return CostModel(machine=machine, stack=stack, book=known)

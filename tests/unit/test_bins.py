@@ -1,0 +1,39 @@
+"""Bins whose matrix peak was cut: nearer to their own peak, never faster than the whole chip, others untouched."""
+
+from __future__ import annotations
+
+import pytest
+
+from taicang import catalog
+from taicang.catalog.bins import cut_ratio, for_bin
+from taicang.catalog.costing import book, cost_model
+from taicang.cost.model import CostModel
+from taicang.ops import Gemm
+
+SIZES = ((16, 4096, 7168), (4096, 4096, 7168), (16384, 36864, 7168))
+
+
+@pytest.mark.parametrize("name", ["h800", "h200-nvl", "mi300x", "h100"])
+def test_uncut_chips_keep_their_constants(name: str) -> None:
+    part = catalog.chip(name)
+    known = book(part.profile)
+    assert for_bin(known, part, catalog.chip(part.profile)) is known
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("dtype", ["bf16", "fp8_block"])
+def test_a_cut_chip_is_slower_than_the_whole_and_closer_to_its_peak(size: tuple[int, int, int], dtype: str) -> None:
+    machine = catalog.machine("hgx-h20")
+    stack = catalog.stack("sglang")
+    m, n, k = size
+    op = Gemm(m=m, n=n, k=k, dtype=dtype)
+    mine = cost_model(machine, stack).price(op)
+    plain = CostModel(machine=machine, stack=stack, book=book("h100")).price(op)
+    whole = cost_model(catalog.machine("hgx-h100"), stack).price(op)
+    assert plain.seconds >= mine.seconds >= mine.flop / machine.chip.peak("bf16" if dtype == "bf16" else "fp8")
+    if m > 1000:  # small products wait for memory, of which the bin has more
+        assert mine.seconds >= whole.seconds
+
+
+def test_the_cut_is_of_matrix_over_vector_rate() -> None:
+    assert cut_ratio(catalog.chip("h20"), catalog.chip("h100")) == pytest.approx(148 / 44 / (989 / 67))
