@@ -16,7 +16,7 @@ def energy_fit(profile: str) -> EnergyFit:
     Architectures whose power was never measured (Ascend, Ada) take the mean of those that were ("default"): an
     assumption, since the constants are relative to the chip's own limit. ``NotModelled`` before the first fit.
     """
-    known: Mapping[str, Mapping[str, EnergyFit]] = fits("energy", EnergyFit)  # type: ignore[arg-type]  # hashable
+    known: Mapping[str, Mapping[str, EnergyFit]] = fits("energy", EnergyFit)
     for name in (ARCHITECTURE.get(profile, profile), "default"):
         if name in known:
             return known[name]["step"]
