@@ -2,7 +2,7 @@
 
 What a kernel loses against the matrix peak it loses to the rest of the core: issue slots, scaling of blocks, softmax,
 copies into shared memory. A bin with slower matrix units and the same rest loses no more seconds than the whole chip,
-so the time per FLOP is 1 / peak + (1 / efficiency - 1) / reference peak x (reference vector rate / vector rate), and the
+so the time per FLOP is 1 / peak + (1 / efficiency - 1) / reference peak x (reference vector rate / vector rate); the
 efficiency that follows is nearer to one.
 """
 
