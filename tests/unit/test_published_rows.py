@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from taicang.errors import NotModelled
@@ -14,7 +15,7 @@ from taicang.evidence.published import FILE, Published, read
 from taicang.evidence.published_predict import predict, queue
 from taicang.evidence.published_setup import EPLB_EXPERTS, setups
 from taicang.evidence.suite_published import suite_of
-from taicang.serve.saturated import limited, most_sequences, offline, saturated
+from taicang.serve.saturated import drained, limited, most_sequences, offline, saturated
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "evidence"
 
@@ -108,6 +109,27 @@ def test_longer_answers_hold_fewer_sequences_and_lower_limits_serve_fewer() -> N
     assert free is not None
     assert tight is None or tight.output_tokens_per_s <= loose.output_tokens_per_s
     assert limited(setup, input_tokens=500.0, output_tokens=200.0, spread=0.0, tpot_s=1e-6, ttft_s=1.0) is None
+
+
+def test_candidates_at_once_give_the_numbers_of_each_alone() -> None:
+    setup = setups(row())[0]
+    sizes = np.array([1.0, 7.0, 64.0, 300.0])
+    many = saturated(setup, sizes, input_tokens=700.0, output_tokens=300.0)
+    for at, size in enumerate(sizes.tolist()):
+        one = saturated(setup, size, input_tokens=700.0, output_tokens=300.0)
+        assert np.asarray(many.output_tokens_per_s)[at] == one.output_tokens_per_s
+        assert np.asarray(many.tpot_s)[at] == one.tpot_s
+
+
+def test_a_drained_run_is_slower_than_its_steady_state() -> None:
+    setup = setups(row())[0]
+    full = saturated(setup, 200.0, input_tokens=300.0, output_tokens=300.0, spread=1.0)
+    runs = [
+        drained(setup, full, requests=n, input_tokens=300.0, output_tokens=300.0, longest=1024.0)
+        for n in (400.0, 4000.0, 400000.0)
+    ]
+    assert runs == sorted(runs)
+    assert runs[-1] <= full.output_tokens_per_s * (1 + 1e-9)
 
 
 def test_spread_answers_make_steps_slower() -> None:
