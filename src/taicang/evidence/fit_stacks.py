@@ -50,6 +50,8 @@ VERSION_HIGH = 2.5
 """A version may run a format without tuned kernels."""
 APART = 0.15
 """Median error of a version's rows from which its kernels count as different."""
+NOTHING = 1e-3
+"""Constants below this many prior widths are written as zero."""
 PRIOR = 1.0
 """Weight of the prior, in rows of ten percent error."""
 ROUNDS = 2
@@ -73,7 +75,10 @@ def ratios_of(chosen: list[Row]) -> tuple[str, ...]:
 
 def constants(engine: str, names: tuple[str, ...], values: NDArray[np.float64]) -> dict[str, Any]:
     """The vector of the fit as fields of ``Stack``; ``names`` are the kernel ratios at its end."""
-    named = {name: float(value) for name, value in zip(HOST, values, strict=False)}
+    named = {
+        name: float(value) if value > NOTHING * width else 0.0
+        for name, value, width in zip(HOST, values, SCALE, strict=False)
+    }
     ratios = {name: float(value) for name, value in zip(names, values[len(HOST) :], strict=True)}
     return {"scheduler": SCHEDULERS[engine], **named, "kernel_ratio": ratios}
 
