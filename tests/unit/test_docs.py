@@ -1,5 +1,6 @@
 """The documentation says what the program does: generated parts, examples, links, and two READMEs in step."""
 
+import csv
 import re
 import runpy
 import sys
@@ -14,6 +15,10 @@ sys.path.insert(0, str(ROOT / "docs"))
 import blocks  # noqa: E402
 import generate  # noqa: E402
 import pictures  # noqa: E402
+import reference_pages  # noqa: E402
+
+from taicang.evidence import suite_served  # noqa: E402
+from taicang.evidence.split import held_out  # noqa: E402
 
 PAGES = [str(path.relative_to(ROOT)) for path in generate.pages()]
 LINK = re.compile(r"\]\(([^)\s]+)\)")
@@ -110,6 +115,25 @@ def test_pages_quote_the_example_files_as_they_are():
     ):
         body = (ROOT / "examples" / file).read_text(encoding="utf-8").partition("\n")[2]
         assert f"```yaml\n{body}```" in (ROOT / page).read_text(encoding="utf-8"), file
+
+
+@pytest.mark.slow
+def test_figures_of_the_peer_are_what_its_predictions_give():
+    table = blocks.EVIDENCE / "served_e2e_peer_predictions.csv"
+    if not table.is_file():
+        pytest.skip("the folder of measured rows (shared/evidence beside the repository) is absent")
+    with table.open(newline="", encoding="utf-8") as handle:
+        peer = {row["id"]: row for row in csv.DictReader(handle)}
+    rows = [row for row in suite_served.rows(blocks.EVIDENCE) if not row.disaggregated]
+    for part in ("held-out", "calibrated-on"):
+        mine = [row for row in rows if held_out("served", *row.key) == (part == "held-out")]
+        for metric in ("tpot", "ttft"):
+            said = {row.id: peer.get(row.id, {}).get(f"aic0120_{metric}_ms") for row in mine}
+            errors = [
+                abs(float(said[row.id]) * 1e-3 / getattr(row, f"{metric}_s") - 1.0) for row in mine if said[row.id]
+            ]
+            told = f"{sum(errors) / len(errors):.1%} at {len(errors) / len(mine):.0%} coverage".replace("%", " %")
+            assert reference_pages.PEERS[(f"served_{metric}_agg", part)] == told
 
 
 def test_alike_forgives_rounding_and_nothing_else():
