@@ -101,6 +101,6 @@ def _host_bound(timeline: Timeline, program: Program, setup: Setup, batch: Batch
     for task in program:
         launches = launches + task.repeat * (setup.stack.expert_launches if isinstance(task.op, GroupedGemm) else 1)
     floor: Num = launches * eager * np.where(np.asarray(batch.prefill_tokens) > 0, 1.0, 0.0)
-    if not isinstance(batch.prefill_tokens, np.ndarray):
+    if np.ndim(floor) == 0:
         floor = float(floor)
     return replace(timeline, seconds=np.maximum(timeline.seconds, floor))
