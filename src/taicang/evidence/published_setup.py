@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
+from types import MappingProxyType
 
 from taicang import catalog
 from taicang.catalog.costing import cost_model
@@ -151,7 +152,8 @@ def setups(row: Published, given: Stack | None = None) -> list[Setup]:
     plan = drafted(row, layout(row, net))
     wide = row.phase in ("prefill", "decode", "prefill-only") and plan.dp > 1
     if wide:
-        plan = replace(plan, exchange="all_to_all")
+        # such deployments bring kernels of their own (DeepGEMM, FlashMLA, DeepEP): the best known ones, not the engine's
+        plan, stack = replace(plan, exchange="all_to_all"), replace(stack, kernel_ratio=MappingProxyType({}))
     overlap = row.par.get("tbo", row.par.get("dbo"))
     counts = (1, 2) if wide and overlap is None else (2,) if overlap else (1,)
     return [make(row, replace(plan, microbatches=count), net, stack) for count in counts]
