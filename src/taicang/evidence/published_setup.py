@@ -152,7 +152,7 @@ def setups(row: Published, given: Stack | None = None) -> list[Setup]:
     plan = drafted(row, layout(row, net))
     wide = row.phase in ("prefill", "decode", "prefill-only") and plan.dp > 1
     if wide:
-        # such deployments bring kernels of their own (DeepGEMM, FlashMLA, DeepEP): the best known ones, not the engine's
+        # such deployments bring the best known kernels (DeepGEMM, FlashMLA, DeepEP), not the engine's own
         plan, stack = replace(plan, exchange="all_to_all"), replace(stack, kernel_ratio=MappingProxyType({}))
     overlap = row.par.get("tbo", row.par.get("dbo"))
     counts = (1, 2) if wide and overlap is None else (2,) if overlap else (1,)
