@@ -2,7 +2,8 @@
 
 Two kinds of fenced blocks are examples. ``console``: lines that begin with "$ " are commands, the rest is what they
 print. ``python``: run in one namespace per page; a ``text`` block right after it holds what it prints. A comment right
-before the fence directs: ``<!-- keep 1-5 9- -->`` shows these lines of the output only, ``<!-- quiet -->`` none,
+before the fence directs: ``<!-- keep 1-5 9- -->`` shows these lines of the output only, ``<!-- before WORDS -->`` those
+before the first line that begins with the words, ``<!-- quiet -->`` none,
 ``<!-- slow -->`` runs it with the slow tests, ``<!-- evidence -->`` needs the folder of measured rows (slow too), and
 ``<!-- shown -->`` is never run.
 """
@@ -66,8 +67,9 @@ def examples(text: str) -> Iterator[Example]:
     """All examples of a page, in order. Output of a ``console`` block is part of its body."""
     for match in FENCE.finditer(text):
         hint = match["hint"] or ""
-        keep = hint.partition("keep ")[2] if "keep " in hint else ""
-        words = frozenset(re.findall(r"slow|evidence|shown|quiet", hint.partition("keep ")[0]))
+        order = re.search(r"\b(?:keep|before) .*", hint)
+        keep = order[0] if order else ""
+        words = frozenset(re.findall(r"slow|evidence|shown|quiet", hint.removesuffix(keep)))
         yield Example(
             kind=match["kind"],
             hints=words,
@@ -106,13 +108,17 @@ def run_command(line: str) -> str:
 
 
 def kept(output: str, keep: str) -> str:
-    """The lines that ``keep`` names ("1-5 9-"), with "..." where lines are left out."""
+    """The lines that ``keep`` names ("keep 1-5 9-", "before words"), with "..." where lines are left out."""
     lines = output.splitlines()
     if not keep:
         return output
+    kind, _, told = keep.partition(" ")
+    if kind == "before":
+        stop = next((i for i, line in enumerate(lines) if line.startswith(told)), len(lines))
+        told = f"1-{len('\n'.join(lines[:stop]).rstrip().splitlines())}"
     shown: list[str] = []
     last = 0
-    for part in keep.split():
+    for part in told.split():
         first, dash, end = part.partition("-")
         begin = int(first)
         stop = len(lines) if dash and not end else int(end or first)

@@ -144,5 +144,6 @@ def test_alike_forgives_rounding_and_nothing_else():
 
 
 def test_keep_shows_where_lines_are_left_out():
-    assert blocks.kept("a\nb\nc\nd", "1 3-") == "a\n...\nc\nd"
-    assert blocks.kept("a\nb\nc", "2") == "...\nb\n..."
+    assert blocks.kept("a\nb\nc\nd", "keep 1 3-") == "a\n...\nc\nd"
+    assert blocks.kept("a\nb\nc", "keep 2") == "...\nb\n..."
+    assert blocks.kept("a\nb\n\nstop here", "before stop") == "a\nb\n..."
