@@ -115,7 +115,9 @@ def kept(output: str, keep: str) -> str:
     kind, _, told = keep.partition(" ")
     if kind == "before":
         stop = next((i for i, line in enumerate(lines) if line.startswith(told)), len(lines))
-        told = f"1-{len('\n'.join(lines[:stop]).rstrip().splitlines())}"
+        while stop and not lines[stop - 1]:
+            stop -= 1
+        told = f"1-{stop}"
     shown: list[str] = []
     last = 0
     for part in told.split():
