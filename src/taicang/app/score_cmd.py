@@ -19,6 +19,7 @@ FITS = {
     "exchange": ("fit_exchange", True),
     "ascend": ("fit_ascend", False),
     "stacks": ("fit_stacks", False),
+    "stacks_published": ("fit_published", False),
     "energy": ("fit_energy", False),
     "training": ("fit_training", False),
 }

@@ -56,6 +56,7 @@ SUITES = (
             "published_mlenergy",
             "published_mlenergy_power",
             "published_splitwise",
+            "published_splitwise_power",
             "published_mooncake",
         ),
     ),
