@@ -21,7 +21,7 @@ PRIOR_SPREAD = 1.0
 """Standard deviation, in log, of the weak prior that holds what few rows do not tell near the start."""
 
 
-def fit(rows: list[Published]) -> EnergyFit:
+def fit_rows(rows: list[Published]) -> EnergyFit:
     """Ratios that minimise the relative error of the rows' power (soft L1)."""
     from scipy.optimize import least_squares  # noqa: PLC0415 - only fitting needs scipy
 
@@ -47,13 +47,13 @@ def fit(rows: list[Published]) -> EnergyFit:
     return made(best.x)
 
 
-def run(folder: Path) -> Path:
+def fit(folder: Path) -> Path:
     """Fit each measured architecture; "default", for the others, is their mean."""
     rows = [row for row in read(folder / FILE) if states_power(row) and not row.held_out and not row.context]
     groups: dict[str, list[Published]] = {}
     for row in rows:
         groups.setdefault(ARCHITECTURE[mean_activity(row)[1].chip.profile], []).append(row)
-    found = {name: fit(mine) for name, mine in sorted(groups.items())}
+    found = {name: fit_rows(mine) for name, mine in sorted(groups.items())}
     profiles: dict[str, Any] = {
         name: {"step": {key: getattr(each, key) for key in NAMES}} for name, each in found.items()
     }

@@ -81,7 +81,7 @@ def measured_s(row: Published, phase: str) -> float:
     return row.value * (1e-3 if row.unit == "ms" else 1.0)
 
 
-def fit(rows: list[Published], job: Job) -> dict[str, float]:
+def fit_rows(rows: list[Published], job: Job) -> dict[str, float]:
     """Constants that minimise the log error of the calibration rows (soft L1)."""
     from scipy.optimize import least_squares  # noqa: PLC0415 - only fitting needs scipy
 
@@ -101,7 +101,7 @@ def fit(rows: list[Published], job: Job) -> dict[str, float]:
     return dict(zip(names, np.exp(best.x).tolist(), strict=True))
 
 
-def run(folder: Path) -> Path:
+def fit(folder: Path) -> Path:
     """Fit all stacks and write their constants."""
     rows = read(folder / FILE)
     profiles: dict[str, Any] = {}
@@ -109,7 +109,7 @@ def run(folder: Path) -> Path:
     for job in JOBS:
         mine = [row for row in rows if row.source.startswith(job.source) and not row.held_out and not row.context]
         used += len(mine)
-        found = fit(mine, job)
+        found = fit_rows(mine, job)
         ratios = {key.removeprefix(KERNEL): value for key, value in found.items() if key.startswith(KERNEL)}
         plain: dict[str, Any] = {key: value for key, value in found.items() if not key.startswith(KERNEL)}
         profiles[job.stack] = {"constants": plain | {"kernel_ratio": ratios}}
