@@ -1,9 +1,11 @@
 """Fit what training adds to kernels measured alone: a sustained clock per chip, one constant per stack and epoch.
 
-Rows: calibrated-on rows of dense models (pre-training and fine-tuning) on at most ``SMALL_RANKS`` ranks. The stack's
-constant is the time of its matrix products over the best known kernels' (casts, transposes, layouts); for stacks with
-Ampere's attention kernels it is that of the attention core instead, which dominates them. A stack's constant is drawn
-to one, so that it only speaks where several rows agree; a chip's clock is free, save where arithmetic cannot go faster.
+Rows: calibrated-on rows on at most ``SMALL_RANKS`` ranks. The stack's constant is the time of the kernels that matured
+last in it over the best known ones: expert kernels (NeMo), the attention core (stacks with Ampere's attention kernels),
+else matrix products. It is drawn to one, so that it only speaks where several rows agree; a chip's clock is free up to
+that of the kernel benchmarks.
+Two constants are common to an engine's epochs: NeMo's host time per launched kernel (microbatches of few tokens wait for
+the host), and how much computing slows beside the collectives of sharded data parallelism.
 """
 
 from __future__ import annotations
@@ -26,12 +28,19 @@ from taicang.evidence.suite_training import predict, setup
 from taicang.evidence.training_rows import FILE, Row, read, stack_of
 
 Floats = NDArray[np.float64]
-SUITES = ("training_dense", "training_lora", "training_megatron")
 PRIOR_RATIO = 0.05
 """Spread of stacks' constants around one that needs no evidence."""
 NOISE_RATIO = 0.05
 """Errors beyond this count linearly (soft L1)."""
 STEP = 0.01
+HOST_BOUND = "nemo"
+"""Engine whose expert layers wait for the host when microbatches are small."""
+LAUNCH_S = 20e-6
+"""Start of the search for the host's time per kernel."""
+SHARDED = ("fsdp", "torchtitan")
+"""Engines that gather and scatter in every microbatch."""
+TAX_RATIO = 0.15
+"""Start of the search for the slowdown beside collectives."""
 
 
 def fit(folder: Path) -> list[Path]:
@@ -46,7 +55,10 @@ def fit(folder: Path) -> list[Path]:
         name: {"constants": {"kernel_ratio": {family(name): float(np.exp(solved[len(chips) + i]))}}}
         for i, name in enumerate(stacks)
     }
-    note = f"dense rows on at most 64 ranks; {len(rows)} rows; stacks drawn to one within {PRIOR_RATIO:.0%}"
+    ratios[HOST_BOUND] = {"constants": {"eager_kernel_s": float(np.exp(solved[-2])) * LAUNCH_S}}
+    for engine in SHARDED:
+        ratios[engine] = {"constants": {"overlap_tax_ratio": float(np.exp(solved[-1])) * TAX_RATIO}}
+    note = f"rows on at most 64 ranks; {len(rows)} rows; stacks drawn to one within {PRIOR_RATIO:.0%}"
     return [
         write("sustained", clock, evidence=path, rows=len(rows), note=note),
         write("stacks_training", ratios, evidence=path, rows=len(rows), note=note),
@@ -55,11 +67,13 @@ def fit(folder: Path) -> list[Path]:
 
 def family(stack: str) -> str:
     """Whose kernels the stack's constant is about."""
+    if stack.startswith("nemo@"):
+        return "experts"
     return "attend" if "ampere_attention" in catalog.stack(stack).fused else "gemm"
 
 
 def _usable(row: Row) -> bool:
-    if row.held_out or row.suite not in SUITES:
+    if row.held_out:
         return False
     try:
         setup(row)
@@ -68,36 +82,50 @@ def _usable(row: Row) -> bool:
     return True
 
 
-def _error(row: Row, clock: float, ratio: float) -> float:
+def _error(row: Row, clock: float, ratio: float, engine: float) -> float:
     name = stack_of(row)
     stack = replace(catalog.stack(name), kernel_ratio=MappingProxyType({family(name): float(np.exp(ratio))}))
+    if stack.engine == HOST_BOUND:
+        stack = replace(stack, eager_kernel_s=float(np.exp(engine)) * LAUNCH_S)
+    if stack.engine in SHARDED:
+        stack = replace(stack, overlap_tax_ratio=float(np.exp(engine)) * TAX_RATIO)
     seconds = predict(row, stack, Sustained(clock_ratio=float(np.exp(clock)))).seconds
     return float(np.log(seconds / row.step_s))
 
 
 def _solve(rows: Sequence[Row], chips: list[str], stacks: list[str]) -> Floats:
-    at = [(chips.index(setup(row).machine.chip.name), len(chips) + stacks.index(stack_of(row))) for row in rows]
-    count = len(chips) + len(stacks)
+    at = [
+        (
+            chips.index(setup(row).machine.chip.name),
+            len(chips) + stacks.index(stack_of(row)),
+            -1 if stack_of(row).partition("@")[0] in SHARDED else -2,
+        )
+        for row in rows
+    ]
+    count = len(chips) + len(stacks) + 2
     weights = np.sqrt(1.0 / np.array([_alike(row, rows) for row in rows]))
     # the attention constant of old kernels is free; others are drawn to zero
-    pull = np.array([0.0] * len(chips) + [0.0 if family(name) == "attend" else 1.0 for name in stacks])
+    pull = np.array([0.0] * len(chips) + [0.0 if family(name) == "attend" else 1.0 for name in stacks] + [0.0, 0.0])
 
     def residuals(x: Floats) -> Floats:
-        errors = np.array([_error(row, x[c], x[s]) for row, (c, s) in zip(rows, at, strict=True)])
+        errors = np.array([_error(row, x[c], x[s], x[e]) for row, (c, s, e) in zip(rows, at, strict=True)])
         return np.concatenate([weights * errors, pull * x * (NOISE_RATIO / PRIOR_RATIO)])
 
     def jacobian(x: Floats) -> Floats:
         made = np.zeros((len(rows) + count, count))
-        for i, (row, (c, s)) in enumerate(zip(rows, at, strict=True)):
-            here = _error(row, x[c], x[s])
-            made[i, c] = weights[i] * (_error(row, x[c] + STEP, x[s]) - here) / STEP
-            made[i, s] = weights[i] * (_error(row, x[c], x[s] + STEP) - here) / STEP
+        for i, (row, (c, s, e)) in enumerate(zip(rows, at, strict=True)):
+            here = _error(row, x[c], x[s], x[e])
+            made[i, c] = weights[i] * (_error(row, x[c] + STEP, x[s], x[e]) - here) / STEP
+            made[i, s] = weights[i] * (_error(row, x[c], x[s] + STEP, x[e]) - here) / STEP
+            made[i, e] = weights[i] * (_error(row, x[c], x[s], x[e] + STEP) - here) / STEP
         made[len(rows) :] = np.diag(pull * (NOISE_RATIO / PRIOR_RATIO))
         return made
 
-    start = np.array([np.log(0.8)] * len(chips) + [0.0] * len(stacks))
+    low = np.array([np.log(0.2)] * count)
+    high = np.array([0.0] * len(chips) + [np.log(3.0)] * len(stacks) + [np.log(6.0)] * 2)
+    start = np.array([np.log(0.8)] * len(chips) + [0.0] * len(stacks) + [0.0, 0.0])
     found: Any = least_squares(
-        residuals, start, jacobian, bounds=(np.log(0.2), np.log(3.0)), loss="soft_l1", f_scale=NOISE_RATIO, max_nfev=30
+        residuals, start, jacobian, bounds=(low, high), loss="soft_l1", f_scale=NOISE_RATIO, max_nfev=30
     )
     solved: Floats = found.x
     return solved

@@ -101,6 +101,8 @@ def read(path: Path) -> list[Row]:
     """All rows that measure a step (runs to an accuracy and layouts without a batch are left out)."""
     with path.open(encoding="utf-8", newline="") as handle:
         listed = [_parsed(row) for row in csv.DictReader(handle)]
+    for raw in listed:
+        _borrow(raw, listed)
     return [row for row in map(_row, listed) if row is not None]
 
 
@@ -109,6 +111,31 @@ def _parsed(row: dict[str, str]) -> dict[str, Any]:
     for key in ("par", "batch", "seq", "extra"):
         made[key] = json.loads(row[key]) if row[key] else {}
     return made
+
+
+def _borrow(raw: dict[str, Any], listed: list[dict[str, Any]]) -> None:
+    """Fill a layout that a pre-training row leaves out from its nearest kin in size (same publisher, model and chip).
+
+    A row without any layout takes its kin's; one that lacks interleaving only takes that of kin with as many stages.
+    """
+    par = raw["par"]
+    publisher = raw["src"].rstrip("0123456789")
+    if "LoRA" in raw["model"] or publisher not in ("mlperf_tr_", "mbridge"):
+        return
+    stages = par.get("pp", 1)
+    if par and (stages == 1 or "vp" in par):
+        return
+    kin = [
+        other
+        for other in listed
+        if other["src"].rstrip("0123456789") == publisher
+        and (other["model"], other["chip"]) == (raw["model"], raw["chip"])
+        and (other["par"].get("vp") and other["par"]["pp"] == stages if par else "pp" in other["par"])
+    ]
+    if kin:
+        size = float(raw["count"])
+        near = min(kin, key=lambda other: abs(float(other["count"]) - size))["par"]
+        raw["par"] = par | {"vp": near["vp"]} if par else near
 
 
 def _row(raw: dict[str, Any]) -> Row | None:
@@ -238,6 +265,8 @@ def plan_of(row: Row, model: Model) -> TrainPlan:
     mode, ratio = _recompute(row, extra)
     fsdp = par.get("fsdp") not in (None, 0) or "sharding" in par
     vpp = int(par.get("vp") or 1)
+    if "VP not in the table" in row.raw["notes"] and model.layers % (2 * pp) == 0:
+        vpp = model.layers // pp // 2  # two layers a chunk, as the same group's published recipes have it
     return TrainPlan(
         tp=tp,
         cp=cp,
@@ -280,7 +309,8 @@ def _experts(row: Row, par: Mapping[str, Any], extra: Mapping[str, Any]) -> tupl
     ep = extra["ep"]
     if isinstance(ep, str):  # "8 (2 and 4 for the first two)"
         ep = {8: 2, 16: 4}.get(row.count, 8)
-    return int(ep), int(extra.get("etp", 1))
+    # before expert tensor parallelism had a size of its own, experts were sharded like everything else
+    return int(ep), int(extra.get("etp", par.get("tp", 1) if row.source == "dgxc_25_02" else 1))
 
 
 def _recompute(row: Row, extra: Mapping[str, Any]) -> tuple[Recompute, float]:

@@ -19,8 +19,9 @@ from typing import TypeAlias
 import numpy as np
 
 from taicang.cost.cost import Cost
+from taicang.formats import number_format
 from taicang.lower.training import Layer, Step
-from taicang.ops import Attend, Gemm, GroupedGemm, Operator
+from taicang.ops import Attend, Collective, Exchange, Gemm, GroupedGemm, Operator, Pointwise
 from taicang.stacks import Stack
 from taicang.train_plans import TrainPlan
 from taicang.units import Num
@@ -28,6 +29,8 @@ from taicang.units import Num
 Price: TypeAlias = Callable[[Operator], Cost]
 Spent: TypeAlias = Mapping[str, Num]
 """Seconds by line of the waterfall."""
+ROUTING_LAUNCHES = 30.0
+"""Kernels of one pass that sort, count and permute tokens by expert (assumed, from the operators of open dispatchers)."""
 LINES = ("products", "attention", "pointwise", "launch gaps", "tensor", "context", "expert")
 
 
@@ -111,11 +114,11 @@ def _pass(steps: tuple[Step, ...], plan: TrainPlan, stack: Stack, price: Price, 
     scattered: Num = 0.0
     launches: Num = 0.0
     for step in steps:
-        seconds = price(step.op).seconds * step.repeat
+        seconds = _price(step.op, price) * step.repeat
         if step.axis == "compute":
             line = _line(step.op)
             spent[line] = spent[line] + seconds
-            launches = launches + step.repeat
+            launches = launches + _launches(step.op) * step.repeat
         else:
             moved[step.axis] = moved[step.axis] + seconds
             if step.axis == "tp" and getattr(step.op, "kind", "") == "reduce_scatter":
@@ -128,6 +131,26 @@ def _pass(steps: tuple[Step, ...], plan: TrainPlan, stack: Stack, price: Price, 
     hidden = _sum(moved.values()) - spent["tensor"] - spent["context"] - spent["expert"]
     spent["products"] = spent["products"] + stack.overlap_tax_ratio * np.maximum(hidden, 0.0)
     return spent
+
+
+def _price(op: Operator, price: Price) -> Num:
+    """Seconds of one operator; tokens reach their experts by the merging exchange or a plain all-to-all, if faster."""
+    seconds = price(op).seconds
+    if isinstance(op, Exchange):
+        payload = op.tokens * op.topk * op.token_bytes
+        plain = Collective(kind="all_to_all", payload_bytes=payload, ranks=op.ranks, stride=op.stride)
+        return np.minimum(seconds, price(plain).seconds)
+    return seconds
+
+
+def _launches(op: Operator) -> Num:
+    """Kernels that the host launches for one operator, casts to 8 bits and bookkeeping of experts included."""
+    if isinstance(op, GroupedGemm):
+        each = 4.0 if number_format(op.dtype).quantises else 2.0
+        return ROUTING_LAUNCHES + each * op.experts_local
+    if isinstance(op, Gemm):
+        return 3.0 if number_format(op.dtype).quantises else 1.0
+    return 1.0 * op.launches if isinstance(op, Pointwise) else 1.0
 
 
 def _beside(network: Num, compute: Num, chunks: int) -> Num:

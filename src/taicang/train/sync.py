@@ -3,7 +3,8 @@
 Distributed optimizer (ZeRO 1, 2): gradients are reduced and scattered in the last microbatch's backward pass, bucket by
 bucket as they are ready; parameters are gathered in the first forward pass. What those passes cannot hide is exposed,
 and one bucket always is. ZeRO 3 gathers each layer's weights just before they are used, in every microbatch, twice, and
-scatters gradients behind it; what a layer's own computing cannot hide is exposed.
+scatters gradients behind it; what a layer's own computing cannot hide is exposed, and what it hides slows it by the
+stack's ``overlap_tax_ratio`` (the cores and memory bandwidth that collectives take).
 """
 
 from __future__ import annotations
@@ -97,7 +98,11 @@ def sharded_layer(
     back = scatter + (gather if plan.reshard else 0.0)
     if "parameters" not in stack.overlap:
         return gather, back
-    return np.maximum(gather - forward_s, 0.0), np.maximum(back - backward_s, 0.0)
+    tax = stack.overlap_tax_ratio
+    return (
+        np.maximum(gather - forward_s, 0.0) + tax * np.minimum(gather, forward_s),
+        np.maximum(back - backward_s, 0.0) + tax * np.minimum(back, backward_s),
+    )
 
 
 def optimizer_s(held: Held, plan: TrainPlan, price: Price) -> Num:
