@@ -13,6 +13,8 @@ from taicang.errors import InvalidInput, MissingFigure, NotModelled, TaicangErro
 COMMANDS = {
     "infer": "taicang.app.infer_cmd:infer",
     "train": "taicang.app.train_cmd:train",
+    "search": "taicang.app.search_cmd:search",
+    "replay": "taicang.app.replay_cmd:replay",
     "compare": "taicang.app.compare_cmd:compare",
     "demo": "taicang.app.compare_cmd:demo",
     "catalog": "taicang.app.catalog_cmd:catalog",
@@ -23,6 +25,8 @@ COMMANDS = {
 SUMMARY = {
     "infer": "Serve a model on a machine: TTFT, TPOT, throughput, memory, power, and why.",
     "train": "Train a model on a machine: step time, tokens/s, MFU, memory, and where the time goes.",
+    "search": "The best way to run a model: every layout priced, the best kept and explained.",
+    "replay": "Serve a request trace or generated traffic: TTFT, TPOT, goodput, cache hits, load over time.",
     "compare": "The same model, load and SLO on several machines, per chip and per watt.",
     "demo": "DeepSeek-R1 on six machines (what `make demo` runs).",
     "catalog": "Chips, machines and software stacks with a source for every figure.",

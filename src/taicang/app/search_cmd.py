@@ -1,0 +1,98 @@
+"""``taicang search``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from taicang.app.options import CHOICES, JSON, LOAD, echo_json, stacked
+
+SEARCH = stacked(
+    click.option(
+        "--objective",
+        type=click.Choice(["tokens/s/chip", "per-watt", "per-usd", "smallest"]),
+        default="tokens/s/chip",
+        show_default=True,
+        help="What is best; smallest is the fewest chips that carry --load.",
+    ),
+    click.option(
+        "--mode", type=click.Choice(["agg", "disagg", "both"]), default="both", show_default=True, help="Layouts."
+    ),
+    click.option("--load", "load_per_s", type=click.FloatRange(0, min_open=True), help="Requests per second."),
+    click.option("--top", type=click.IntRange(1), default=5, show_default=True, help="Layouts to show per machine."),
+    click.option("--pareto", type=click.Path(file_okay=False), help="Write the Pareto front (CSV, JSON, plots) here."),
+    click.option("--explain/--no-explain", default=True, help="Why the winner wins, what binds, what more would buy."),
+)
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  taicang search deepseek-v3 --on "hgx-h200 x 4" --input 4000 --output 1000 --ttft 2s --tpot 50ms
+  taicang search deepseek-r1 --on cloudmatrix384,gb200-nvl72 --input 4096 --output 256 --tpot 50ms --pareto out/
+  taicang search llama-3.1-70b --on "hgx-h200 x 4" --objective smallest --load 20
+"""
+)
+@click.argument("model")
+@click.option("--on", "machines", required=True, help="Machines, comma-separated.")
+@LOAD
+@SEARCH
+@CHOICES
+@JSON
+def search(model: str, machines: str, as_json: bool, pareto: str | None, explain: bool, **options: Any) -> None:
+    """The best way to run MODEL under a load and an SLO, on every machine.
+
+    Prices every legal layout, batch, draft length and chunk size, aggregated and disaggregated. --quant takes several
+    formats, comma-separated; --mtp fixes the draft length.
+    """
+    names = [name.strip().strip('"') for name in machines.split(",") if name.strip()]
+    jobs, found = _search(model, names, options)
+    if pareto:
+        from taicang.app.pareto_files import write
+
+        for path in write(found, pareto):
+            click.echo(f"wrote {path}", err=True)
+    if as_json:
+        echo_json(found)
+    else:
+        from taicang.app.render_search import show_search
+
+        show_search(jobs, found, options, explained=explain)
+    if not any(each.best for each in found):
+        raise SystemExit(1)
+
+
+def _search(model: str, names: list[str], options: dict[str, Any]) -> tuple[list[Any], list[Any]]:
+    from taicang.search.door import formats, prepare
+    from taicang.search.run import MODES, Ask
+    from taicang.search.run import search as run
+
+    space = space_of(options)
+    modes = {"agg": MODES[:1], "disagg": MODES[1:], "both": MODES}[options["mode"]]
+    ask = Ask(objective=options["objective"], modes=modes, load_per_s=options["load_per_s"], top=options["top"])
+    jobs = [
+        prepare(
+            model,
+            name,
+            input_tokens=options["input_tokens"],
+            output_tokens=options["output_tokens"],
+            ttft_s=options["ttft"],
+            tpot_s=options["tpot"],
+            stack=options["stack"],
+            acceptance_ratio=options["acceptance"],
+            skew=options["skew"],
+            approximate=options["approximate"],
+            sets=options["sets"],
+        )
+        for name in names
+    ]
+    quants = [name.strip() for name in options["quant"].split(",")]
+    return jobs, [run(job, formats(quants, job), space, ask) for job in jobs]
+
+
+def space_of(options: dict[str, Any]) -> Any:
+    """The default space, with the draft length fixed where the user named one."""
+    from taicang.search.space import Space
+
+    return Space() if options["drafts"] is None else Space(drafts=(options["drafts"],))

@@ -1,0 +1,155 @@
+"""Why a choice wins, what binds it, and what one more unit of each resource would buy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+
+import numpy as np
+
+from taicang.hardware import Machine
+from taicang.plans import ServePlan, decode_batch, prefill_batch
+from taicang.search.door import moved
+from taicang.search.points import Job, aggregated_points, decode_points, prefill_points
+from taicang.search.result import Choice, Pool
+from taicang.search.run import Ask, search
+from taicang.search.space import Space
+from taicang.serve.setup import step
+from taicang.timeline import Timeline
+from taicang.units import show
+
+NUDGE_RATIO = 0.1
+"""How much more of a resource a sensitivity grants."""
+
+
+def _memory(machine: Machine, **scales: float) -> Machine:
+    memory = machine.chip.memory
+    changed = replace(memory, **{name: getattr(memory, name) * ratio for name, ratio in scales.items()})
+    return replace(machine, chip=replace(machine.chip, memory=changed))
+
+
+def _peak(machine: Machine, ratio: float) -> Machine:
+    chip = machine.chip
+    peaks = MappingProxyType({name: peak * ratio for name, peak in chip.peak_flop_per_s.items()})
+    return replace(machine, chip=replace(chip, peak_flop_per_s=peaks, vector_flop_per_s=chip.vector_flop_per_s * ratio))
+
+
+def _links(machine: Machine, field: str, ratio: float) -> Machine:
+    planes = {
+        name: replace(
+            plane, levels=tuple(replace(level, **{field: getattr(level, field) * ratio}) for level in plane.levels)
+        )
+        for name, plane in machine.planes.items()
+    }
+    return replace(machine, planes=MappingProxyType(planes))
+
+
+RESOURCES: Mapping[str, Callable[[Machine, float], Machine]] = MappingProxyType(
+    {
+        "memory bandwidth": lambda machine, ratio: _memory(machine, bandwidth_bytes_per_s=ratio),
+        "memory capacity": lambda machine, ratio: _memory(machine, capacity_bytes=ratio),
+        "arithmetic peak": _peak,
+        "link bandwidth": lambda machine, ratio: _links(machine, "bandwidth_bytes_per_s", ratio),
+        "link speed of response": lambda machine, ratio: _links(machine, "latency_s", 1.0 / ratio),
+    }
+)
+"""How to give a machine ``ratio`` times as much of each resource."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gain:
+    """Throughput gained by ``NUDGE_RATIO`` more of a resource, layouts kept and batches chosen anew."""
+
+    resource: str
+    gain_ratio: float
+
+
+def sensitivity(job: Job, choice: Choice, space: Space) -> tuple[Gain, ...]:
+    """What more of each resource buys, by finite differences; best first."""
+    base = _again(job, choice, space)
+    found = []
+    for name, change in RESOURCES.items():
+        there = _again(moved(job, change(job.machine, 1.0 + NUDGE_RATIO)), choice, space)
+        found.append(Gain(resource=name, gain_ratio=there / base - 1.0))
+    return tuple(sorted(found, key=lambda gain: -gain.gain_ratio))
+
+
+def _again(job: Job, choice: Choice, space: Space) -> float:
+    only: dict[str, Sequence[ServePlan]] = {pool.role: (replace(pool.plan, draft_tokens=0),) for pool in choice.pools}
+    quant = choice.pools[0].plan.quant
+    drafts = tuple({int(pool.plan.draft_tokens) for pool in choice.pools if pool.role != "prefill"})
+    narrow = replace(space, drafts=drafts)
+    found = search(job, [("", quant)], narrow, Ask(modes=(choice.mode,), top=1), only)
+    return found.best[0].output_tokens_per_s if found.best else 0.0
+
+
+def timeline(job: Job, pool: Pool) -> Timeline:
+    """The step that a pool runs: of decode, or of prompts where it only prefills."""
+    if pool.role == "prefill":
+        return step(job.setup(pool.plan), prefill_batch(sequences=pool.sequences, length=job.input_tokens))
+    context = job.input_tokens + job.output_tokens / 2
+    return step(job.setup(pool.plan), decode_batch(sequences=pool.sequences, context=context))
+
+
+def stops(job: Job, pool: Pool, space: Space) -> str:
+    """What keeps the pool from the next larger batch of the space."""
+    sizes = space.prompts if pool.role == "prefill" else space.batches
+    larger = [n for n in sizes if n > pool.sequences]
+    if not larger:
+        return "batch: the largest of the space"
+    narrow = replace(
+        space,
+        batches=(larger[0],),
+        prompts=(larger[0],),
+        drafts=(int(pool.plan.draft_tokens),),
+        chunks=(pool.chunk_tokens,),
+    )
+    price = {"prefill": prefill_points, "decode": decode_points, "both": aggregated_points}[pool.role]
+    points = price([replace(pool.plan, draft_tokens=0)], job, narrow)
+    what = f"at {larger[0]:.0f} {'prompts' if pool.role == 'prefill' else 'sequences'} a group"
+    if not points.size:
+        return f"memory: full {what}"
+    ttft, tpot = float(points.ttft_s[0]), float(points.tpot_s[0])
+    if tpot > job.tpot_s:
+        return f"TPOT: {show(tpot, 's')} {what}"
+    if ttft > job.ttft_s:
+        return f"TTFT: {show(ttft, 's')} {what}"
+    return f"no gain: a larger batch serves no more ({what})"
+
+
+def against(job: Job, winner: Choice, other: Choice) -> list[str]:
+    """Where the winner is ahead of ``other``: rates, chips, and the parts of their steps per token."""
+    lead = winner.output_tokens_per_s / other.output_tokens_per_s - 1.0
+    said = [f"{lead:+.1%} output tokens/s on the machine, {winner.chips} chips in use against {other.chips}"]
+    mine = {pool.role: pool for pool in winner.pools}
+    for pool in other.pools:
+        if pool.role in mine:
+            said += _parts(job, mine[pool.role], pool)
+    if not any(pool.role in mine for pool in other.pools):
+        said.append(f"{winner.mode} against {other.mode}: TPOT {show(winner.tpot_s, 's')} / {show(other.tpot_s, 's')}")
+    return said
+
+
+def _parts(job: Job, mine: Pool, other: Pool) -> list[str]:
+    if (mine.plan, mine.sequences) == (other.plan, other.sequences):
+        return [f"{mine.role}: the same"]
+    spent = []
+    for pool in (mine, other):
+        run = timeline(job, pool)
+        gained = pool.plan.tokens_per_step if pool.role != "prefill" else job.input_tokens
+        tokens = pool.sequences * pool.plan.dp * gained / pool.chips
+        scale = float(run.seconds) / float(run.busy_s) / tokens
+        spent.append({str(part): float(seconds) * scale for part, seconds in run.by_part().items()})
+    totals = [sum(parts.values()) for parts in spent]
+    moves = {part: spent[0].get(part, 0.0) - spent[1].get(part, 0.0) for part in {*spent[0], *spent[1]}}
+    most = sorted(moves, key=lambda part: -abs(moves[part]))[:3]
+    shown = ", ".join(f"{part} {moves[part] * 1e6:+.1f}" for part in most)
+    return [f"{mine.role}: {totals[0] * 1e6:.1f} µs of a chip per token against {totals[1] * 1e6:.1f} ({shown})"]
+
+
+def binding(job: Job, pool: Pool) -> tuple[str, float]:
+    """The resource that most of the pool's busy time is spent on, and its share."""
+    shares = {name: float(np.max(seconds)) for name, seconds in timeline(job, pool).by_resource().items()}
+    name = max(shares, key=lambda key: shares[key])
+    return name, shares[name] / max(sum(shares.values()), 1e-30)

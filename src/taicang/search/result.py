@@ -1,0 +1,91 @@
+"""What a search finds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from taicang.plans import ServePlan
+
+Mode: TypeAlias = Literal["aggregated", "disaggregated"]
+Objective: TypeAlias = Literal["tokens/s/chip", "per-watt", "per-usd", "smallest"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pool:
+    """``instances`` equal instances of one role."""
+
+    role: Literal["prefill", "decode", "both"]
+    plan: ServePlan
+    instances: int
+    chips: int
+    """Of one instance."""
+    sequences: float
+    """In flight in one attention group (prefill: prompts in a batch)."""
+    chunk_tokens: int = 0
+    """Token budget of a step of an aggregated instance."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """A way to run the model on the whole machine."""
+
+    machine: str
+    stack: str
+    quant: str
+    mode: Mode
+    pools: tuple[Pool, ...]
+    ttft_s: float
+    tpot_s: float
+    requests_per_s: float
+    output_tokens_per_s: float
+    chips: int
+    """In use."""
+    machine_chips: int
+    output_tokens_per_s_per_chip: float
+    """Over all chips of the machine, idle ones too (smallest: over the chips in use)."""
+    output_tokens_per_s_per_w: float | None
+    output_tokens_per_s_per_usd: float | None
+
+    @property
+    def user_tokens_per_s(self) -> float:
+        """Speed that one user sees."""
+        return 1.0 / self.tpot_s
+
+    def score(self, objective: Objective) -> float | None:
+        """Higher is better; ``None`` where the machine's power or price is not public."""
+        match objective:
+            case "per-watt":
+                return self.output_tokens_per_s_per_w
+            case "per-usd":
+                return self.output_tokens_per_s_per_usd
+            case "smallest":
+                return -float(self.chips)
+            case "tokens/s/chip":
+                return self.output_tokens_per_s_per_chip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counts:
+    """How large the space was."""
+
+    layouts: int
+    priced: int
+    """Rows (layout, batch, drafts, chunk) of all phases; those over memory are refused by their bytes alone."""
+    fitting: int
+    combinations: int
+    """Pairs of prefill and decode rows with their instance counts, answered for by exact pruning."""
+    refused: int
+    """Layouts that the model or the cost model refuses."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """Outcome on one machine: the best of each layout, best first, and the front of speed against throughput."""
+
+    machine: str
+    best: tuple[Choice, ...]
+    front: tuple[Choice, ...]
+    counts: Counts
+    nearest: tuple[str, ...] = ()
+    """Where nothing meets the limits: what came closest."""

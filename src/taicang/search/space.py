@@ -1,0 +1,114 @@
+"""The stated space: every layout that the axes, the model and the machine allow."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from taicang.hardware import Machine
+from taicang.models.types import Dense, Experts, Model
+from taicang.plans import Exchanging, Quantisation, ServePlan
+from taicang.search.choices import divides, domain, routed
+from taicang.stacks import Stack
+
+BATCHES = tuple(float(n) for n in np.unique(np.round(np.geomspace(1, 4096, 97))))
+"""Sequences of one attention group: every whole number where steps are small, then 9 % apart."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Space:
+    """Axes of a search. Legal combinations are priced exhaustively; what an axis does not list is not in the space."""
+
+    tp: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64)
+    pp: tuple[int, ...] = (1, 2, 4, 8)
+    expert_tp: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64)
+    spare: tuple[int, ...] = (0, 1)
+    """Redundant experts per rank beyond those that make the experts divide."""
+    microbatches: tuple[int, ...] = (1, 2)
+    drafts: tuple[int, ...] = (0, 1, 2, 3)
+    """Tokens drafted per decode step; a model without an MTP layer drafts none."""
+    chunks: tuple[int, ...] = (2048, 4096, 8192, 16384)
+    """Token budgets of one step of an aggregated instance."""
+    batches: tuple[float, ...] = BATCHES
+    prompts: tuple[float, ...] = (1, 2, 3, 4, 6, 8, 12, 16)
+    """Prompts that one attention group prefills together."""
+    most_ranks: int | None = None
+    """Ranks of the largest instance (none: the machine's)."""
+
+    def drafts_of(self, model: Model) -> tuple[int, ...]:
+        """Draft lengths that ``model`` can run."""
+        return self.drafts if model.mtp_layers else (0,)
+
+
+def layouts(
+    space: Space, model: Model, machine: Machine, stack: Stack, quant: Quantisation, *, prefill: bool = False
+) -> Iterator[ServePlan]:
+    """Legal layouts of one instance, without looking at memory; ``prefill`` adds those that only prefill knows.
+
+    Tensor parallelism divides the heads and stays in the scale-up domain. A stage has a power of two of ranks, or a
+    divisor of the machine's. Experts fill the stage as ep x moe_tp; beyond one expert per rank a tenth of the ranks
+    holds shared experts, as DeepSeek's and CloudMatrix's widest layouts do.
+    """
+    limit = min(machine.ranks, space.most_ranks or machine.ranks)
+    experts, near = routed(model), domain(machine)
+    seen: set[ServePlan] = set()
+    for pp in space.pp:
+        if pp > model.layers:
+            continue
+        for tp in space.tp:
+            if tp > min(near, limit) or not divides(model, tp):
+                continue
+            for stage in _stages(tp, limit // pp, machine.ranks, experts):
+                base = ServePlan(tp=tp, dp=stage // tp, pp=pp, quant=quant)
+                made = _dense(base, model) if experts is None else _routed(base, experts, space, near, stack)
+                for plan in made:
+                    if plan not in seen:
+                        seen.add(plan)
+                        yield plan
+    if prefill and experts and "sp_attention" in stack.overlap:
+        for ranks in _stages(2, limit, machine.ranks, experts):
+            if divides(model, ranks) and ranks <= near:
+                spare = -experts.experts % ranks or ranks
+                sp = ServePlan(tp=ranks, ep=ranks, sp=True, redundant=spare, quant=quant)
+                yield from (replace(sp, microbatches=count) for count in _microbatches(space, stack))
+
+
+def _stages(tp: int, limit: int, whole: int, experts: Experts | None) -> list[int]:
+    """Ranks of a stage of ``tp``-rank groups."""
+    sizes = {2**i for i in range(limit.bit_length()) if 2**i <= limit}
+    sizes |= {n for n in range(1, limit + 1) if whole % n == 0}
+    if experts and experts.shared_inter:
+        sizes |= {n for n in (experts.experts + experts.experts // 4,) if n <= limit}
+    return sorted(n for n in sizes if n >= tp and n % tp == 0 and (experts or n == tp))
+
+
+def _dense(base: ServePlan, model: Model) -> Iterator[ServePlan]:
+    if all(block.ffn.inter % base.tp == 0 for block in model.blocks if isinstance(block.ffn, Dense)):
+        yield replace(base, moe_tp=base.tp)
+
+
+def _routed(base: ServePlan, kind: Experts, space: Space, near: int, stack: Stack) -> Iterator[ServePlan]:
+    stage = base.tp * base.dp
+    exchanged = base.dp > 1
+    exchanges: tuple[Exchanging, ...] = ("auto",)
+    if exchanged and "offers_all_to_all" in stack.overlap:
+        exchanges = ("auto", "all_to_all")
+    for moe_tp in space.expert_tp:
+        if stage % moe_tp or kind.inter % moe_tp or moe_tp > near:
+            continue
+        ep = stage // moe_tp
+        shared = ep // 10 if ep > kind.experts else 0
+        if ep > kind.experts and not (shared and kind.shared_inter and moe_tp == 1):
+            continue
+        least = ep - shared - kind.experts if shared else -kind.experts % ep
+        for spare in space.spare if ep > 1 and not shared else (0,):
+            plan = replace(base, ep=ep, moe_tp=moe_tp, redundant=least + spare * ep, shared_ranks=shared)
+            for exchange in exchanges:
+                for count in _microbatches(space, stack) if exchanged else (1,):
+                    yield replace(plan, exchange=exchange, microbatches=count)
+
+
+def _microbatches(space: Space, stack: Stack) -> tuple[int, ...]:
+    return tuple(n for n in space.microbatches if n == 1 or "two_batch" in stack.overlap)

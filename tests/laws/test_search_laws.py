@@ -1,0 +1,137 @@
+"""A search never misses a better plan of its space; more room and looser limits never hurt."""
+
+from dataclasses import replace
+from itertools import product
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from taicang.plans import decode_batch, prefill_batch
+from taicang.search.door import formats, prepare
+from taicang.search.front import front
+from taicang.search.points import aggregated_points, decode_points, handover_s, prefill_points
+from taicang.search.run import Ask, search
+from taicang.search.space import Space, layouts
+from taicang.serve.memory import memory_use
+from taicang.serve.setup import step
+from taicang.serve.steady import Load, aggregated
+
+SMALL = Space(
+    tp=(1, 4),
+    pp=(1, 2),
+    expert_tp=(1, 2),
+    spare=(0,),
+    drafts=(0, 2),
+    chunks=(2048, 8192),
+    batches=(1, 40, 300),
+    prompts=(1, 3),
+    most_ranks=8,
+)
+CASES = [("deepseek-v3", "hgx-h200 x 2"), ("llama-3.1-70b", "hgx-h100"), ("mixtral-8x7b", "hgx-h100")]
+
+
+def job(model, on, **limits):
+    return prepare(model, on, input_tokens=4000, output_tokens=1000, **limits)
+
+
+def fits(one, plan, sequences, context, tokens):
+    use = memory_use(one.model, plan, one.machine.chip, sequences=sequences, context=context, tokens=tokens)
+    return float(use.spare_bytes) >= 0 and sequences >= plan.pp * plan.microbatches
+
+
+@pytest.mark.parametrize(("model", "on"), CASES)
+def test_brute_force_finds_nothing_better(model, on):
+    """Every plan priced alone, as floats: the tables hold the same numbers and the search the best of them."""
+    one = job(model, on, ttft_s=4.0, tpot_s=0.1)
+    quants = formats(["auto"], one)
+    plans = list(layouts(SMALL, one.model, one.machine, one.stack, quants[0][1]))
+    context = one.input_tokens + one.output_tokens
+    agg, dec, pre = [], [], []
+    for plan, n in product(plans, SMALL.batches):
+        chips = -(-plan.ranks // one.machine.chip.dies)
+        for depth in SMALL.drafts_of(one.model):
+            setup = one.setup(replace(plan, draft_tokens=depth))
+            if fits(one, setup.plan, n, context, n * setup.plan.query_len):
+                seconds = step(
+                    setup, decode_batch(sequences=n, context=one.input_tokens + one.output_tokens / 2)
+                ).seconds
+                steps = max((one.output_tokens - 1) / setup.plan.tokens_per_step, 1.0)
+                dec.append((seconds / setup.plan.tokens_per_step, n * plan.dp / (steps * seconds), chips))
+            for chunk in SMALL.chunks:
+                cut = replace(setup, stack=replace(setup.stack, chunk_tokens=chunk))
+                if fits(one, setup.plan, n, context, n * setup.plan.query_len + min(chunk, one.input_tokens)):
+                    load = Load(concurrency=n * plan.dp, input_tokens=one.input_tokens, output_tokens=one.output_tokens)
+                    found = aggregated(cut, load)
+                    agg.append((found.ttft_s, found.tpot_s, found.output_tokens_per_s / one.output_tokens, chips))
+    for plan, n in product(plans, SMALL.prompts):
+        setup = one.setup(plan)
+        budget = max(setup.stack.chunk_tokens, one.input_tokens)
+        if fits(one, plan, n, one.input_tokens, min(n * one.input_tokens, budget)):
+            seconds = step(setup, prefill_batch(sequences=n, length=one.input_tokens)).seconds
+            chips = -(-plan.ranks // one.machine.chip.dies)
+            pre.append((seconds + handover_s(setup, one), n * plan.dp / seconds, chips))
+
+    table = aggregated_points(plans, one, SMALL)
+    mine = zip(table.ttft_s, table.tpot_s, table.requests_per_s, table.chips, strict=True)
+    assert sorted(agg) == sorted(tuple(map(float, row)) for row in mine)
+    table = decode_points(plans, one, SMALL)
+    mine = zip(table.tpot_s, table.requests_per_s, table.chips, strict=True)
+    assert sorted(dec) == sorted(tuple(map(float, row)) for row in mine)
+    table = prefill_points(plans, one, SMALL)
+    mine = zip(table.ttft_s, table.requests_per_s, table.chips, strict=True)
+    assert sorted(pre) == sorted(tuple(map(float, row)) for row in mine)
+
+    whole = one.machine.chips
+    best = max((whole // c * r for ttft, tpot, r, c in agg if ttft <= one.ttft_s and tpot <= one.tpot_s), default=0.0)
+    for (ttft, fed, size), (tpot, drawn, other) in product(pre, dec):
+        if ttft <= one.ttft_s and tpot <= one.tpot_s:
+            for n in range(1, whole // size + 1):
+                best = max(best, min(n * fed, (whole - n * size) // other * drawn))
+    found = search(one, quants, SMALL, Ask()).best
+    assert (found[0].requests_per_s if found else 0.0) == pytest.approx(best, rel=1e-12)
+
+
+@settings(max_examples=5, deadline=None)
+@given(
+    ttft=st.floats(0.1, 5.0), tpot=st.floats(0.005, 0.2), looser=st.floats(1.0, 3.0), which=st.sampled_from(CASES[1:])
+)
+def test_looser_limits_and_larger_spaces_are_never_worse(ttft, tpot, looser, which):
+    def best(space, *limits):
+        one = job(*which, ttft_s=limits[0], tpot_s=limits[1])
+        found = search(one, formats(["auto"], one), space, Ask(top=1)).best
+        return found[0].output_tokens_per_s if found else 0.0
+
+    reference = best(SMALL, ttft, tpot)
+    assert best(SMALL, ttft * looser, tpot) >= reference
+    assert best(SMALL, ttft, tpot * looser) >= reference
+    assert best(replace(SMALL, tp=(1, 2, 4, 8), prompts=(1, 2, 3)), ttft, tpot) >= reference
+    assert best(replace(SMALL, batches=(1, 4, 40, 100, 300)), ttft, tpot) >= reference
+
+
+def test_instances_fit_the_machine_and_the_limits_hold():
+    one = job("deepseek-v3", "hgx-h200 x 4", ttft_s=2.0, tpot_s=0.05)
+    for choice in (found := search(one, formats(["auto"], one), SMALL, Ask(top=50))).best:
+        assert sum(pool.instances * pool.chips for pool in choice.pools) == choice.chips <= one.machine.chips
+        assert choice.ttft_s <= 2.0
+        assert choice.tpot_s <= 0.05
+    assert found.best
+
+
+def test_smallest_machine_carries_the_load_with_no_chip_to_spare():
+    one = job("llama-3.1-70b", "hgx-h200 x 4", tpot_s=0.05)
+    ask = Ask(objective="smallest", load_per_s=5.0)
+    small = search(one, formats(["auto"], one), SMALL, ask).best[0]
+    assert small.requests_per_s >= 5.0 * (1 - 1e-12)
+    more = search(one, formats(["auto"], one), SMALL, replace(ask, load_per_s=10.0)).best[0]
+    assert more.chips >= small.chips
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), max_size=30))
+def test_front_is_what_nothing_beats(points):
+    low, high = np.array([p[0] for p in points], float), np.array([p[1] for p in points], float)
+    kept = {points[i] for i in front(low=low, high=high)}
+    beaten = {p for p in points for q in points if (q[0] <= p[0] and q[1] > p[1]) or (q[0] < p[0] and q[1] >= p[1])}
+    assert kept == set(points) - beaten

@@ -1,0 +1,51 @@
+import csv
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from taicang.app.main import cli
+
+JOB = ["--on", "hgx-h100", "--input", "1000", "--output", "200"]
+
+
+def run(*args):
+    return CliRunner().invoke(cli, ["search", "llama-3.1-8b", *JOB, *args])
+
+
+def test_shows_the_best_layouts_and_why():
+    result = run("--tpot", "30ms", "--ttft", "1s")
+    assert result.exit_code == 0, result.output
+    for word in ("tok/s/chip", "next batch", "ahead of 2", "more of each resource buys"):
+        assert word in result.output
+
+
+def test_json_holds_the_choice():
+    found = json.loads(run("--json", "--mode", "agg", "--top", "2").output)[0]
+    assert found["best"][0]["mode"] == "aggregated"
+    assert len(found["best"]) == 2
+    assert found["counts"]["combinations"] == 0
+
+
+def test_pareto_files_rise_in_speed_and_fall_in_throughput(tmp_path):
+    pytest.importorskip("matplotlib", reason="plots are an extra")
+    assert run("--pareto", str(tmp_path)).exit_code == 0
+    rows = list(csv.DictReader((tmp_path / "pareto.csv").open()))
+    speed = [float(row["user_tokens_per_s"]) for row in rows]
+    rate = [float(row["output_tokens_per_s_per_chip"]) for row in rows]
+    assert speed == sorted(speed, reverse=True)
+    assert rate == sorted(rate)
+    assert {path.name for path in tmp_path.iterdir()} == {"pareto.csv", "pareto.json", "pareto.png", "pareto.svg"}
+
+
+def test_nothing_feasible_says_what_came_closest():
+    result = run("--tpot", "1us")
+    assert result.exit_code == 1
+    assert "infeasible" in result.output
+    assert "at best" in result.output
+
+
+def test_smallest_needs_a_load_and_price_a_figure():
+    assert "--load" in str(run("--objective", "smallest").exception)
+    assert run("--objective", "smallest", "--load", "3").exit_code == 0
+    assert "price.usd" in str(run("--objective", "per-usd").exception)
