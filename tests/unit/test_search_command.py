@@ -48,4 +48,4 @@ def test_nothing_feasible_says_what_came_closest():
 def test_smallest_needs_a_load_and_price_a_figure():
     assert "--load" in str(run("--objective", "smallest").exception)
     assert run("--objective", "smallest", "--load", "3").exit_code == 0
-    assert "price.usd" in str(run("--objective", "per-usd").exception)
+    assert "price.usd" in str(run("--on", "mi300x-8", "--objective", "per-usd").exception)
