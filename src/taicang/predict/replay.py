@@ -1,0 +1,207 @@
+"""Traffic through a serving system on a machine: choose the layout, build the pools, run, summarise."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from taicang import __version__, catalog
+from taicang.catalog.costing import cost_model
+from taicang.catalog.models import model as load_model
+from taicang.errors import InvalidInput, NotModelled, TaicangError
+from taicang.hardware import Machine
+from taicang.models.types import Model
+from taicang.plans import ServePlan, decode_batch, prefill_batch
+from taicang.predict import choices
+from taicang.predict.infer import SKEW, describe
+from taicang.serve.build import Pool, cluster
+from taicang.serve.clients import ClosedLoop, open_loop
+from taicang.serve.memory import memory_use
+from taicang.serve.request import Request
+from taicang.serve.scheduler import preset
+from taicang.serve.setup import Setup, step
+from taicang.serve.simulate import simulate
+from taicang.serve.summary import Summary, columns, summarise
+from taicang.stacks import Stack
+from taicang.traffic.trace import Trace
+
+ROOM_RATIO = 0.2
+"""Share of device memory that a layout chosen here leaves to the cache, at least."""
+REFERENCE = ("6x16", "1x160")
+"""Prefill and decode pools of CloudMatrix-Infer's reference deployment (arXiv 2506.12708, section 5)."""
+REFERENCE_CHIPS = 256
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replay:
+    """One run: what it was, what came of it, and the finished requests as columns."""
+
+    trace: str
+    model: str
+    machine: str
+    stack: str
+    pools: tuple[str, ...]
+    scheduler: str
+    router: str
+    seed: int
+    summary: Summary
+    table: dict[str, Any]
+    digest: str
+    version: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class System:
+    """What serves: options of the command with their defaults."""
+
+    instances: int | None = None
+    prefill: str = ""
+    decode: str = ""
+    """Pools as INSTANCESxCHIPS."""
+    plan: ServePlan | None = None
+    stack: str | None = None
+    quant: str = "auto"
+    drafts: int | None = None
+    acceptance_ratio: float = 0.7
+    skew: float = SKEW
+    policy: str | None = None
+    tokens: int | None = None
+    sequences: int | None = None
+    router: str = "least-loaded"
+    approximate: bool = False
+    sets: Sequence[str] = ()
+
+
+def replay(
+    model: str,
+    on: str,
+    trace: Trace,
+    system: System,
+    *,
+    clients: int = 0,
+    think_s: float = 0.0,
+    ttft_s: float | None = None,
+    tpot_s: float | None = None,
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> Replay:
+    """Serve ``trace`` (in its own time, or by ``clients`` in a closed loop) and say what users saw.
+
+    Raises ``InvalidInput`` for a system that does not fit the machine or a request that fits no instance.
+    """
+    net = load_model(model, approximate=system.approximate)
+    machine = catalog.machine(on, system.sets)
+    engine = catalog.stack(system.stack or choices.default_stack(machine, net))
+    pools = _pools(net, machine, engine, system)
+    context = float(np.mean(trace.input_tokens) + np.mean(trace.output_tokens) / 2)
+    made = cluster(
+        pools[0], pools[1] if len(pools) > 1 else None,
+        context=context, block=trace.block, router=system.router, seed=seed,
+    )  # fmt: skip
+    if clients:
+        loop = ClosedLoop(trace, clients, think_s=think_s, seed=seed)
+        requests: list[Request] = loop.keep
+        finished = simulate(made, loop.arrivals(), after=loop.after, progress=progress)
+    else:
+        if not len(trace.arrival_s):
+            raise InvalidInput(f"{trace.name} has no times: give --rate or --closed-loop")
+        requests = []
+        finished = simulate(made, open_loop(trace, requests), progress=progress)
+    table = columns(finished)
+    return Replay(
+        trace=trace.name,
+        model=net.name,
+        machine=machine.name,
+        stack=f"{engine.name} ({engine.epoch})",
+        pools=tuple(f"{p.instances} x {describe(p.setup.plan)}" for p in pools),
+        scheduler=pools[-1].limits.policy,
+        router=system.router,
+        seed=seed,
+        summary=summarise(
+            table, made, requests=len(trace), ttft_s=ttft_s, tpot_s=tpot_s, partial=len(finished) < len(trace)
+        ),
+        table=table,
+        digest=catalog.digest(),
+        version=__version__,
+    )
+
+
+def _pools(net: Model, machine: Machine, engine: Stack, system: System) -> list[Pool]:
+    forms = choices.quantisation(system.quant, net, machine.chip)
+    drafts = min(net.mtp_layers, 1) if system.drafts is None else system.drafts
+    costs = cost_model(machine, engine)
+    prefill, decode = system.prefill, system.decode
+    open_choice = not (prefill or decode or system.plan or system.instances)
+    if open_choice and engine.scheduler == "disaggregated" and machine.chips >= REFERENCE_CHIPS:
+        prefill, decode = REFERENCE
+    if bool(prefill) != bool(decode):
+        raise InvalidInput("give both pools or neither", where="--prefill, --decode")
+
+    def setup(plan: ServePlan) -> Setup:
+        full = replace(plan, quant=forms, acceptance_ratio=system.acceptance_ratio)
+        return Setup(model=net, plan=full, machine=machine, stack=engine, price=costs.price, skew=system.skew)
+
+    def best(phase: str, ranks: int | None) -> Setup:
+        listed = choices.plans(net, machine, engine, forms, phase, drafts)
+        fitting = [setup(plan) for plan in listed if ranks in (None, plan.ranks)]
+        return _choose(fitting, phase, f"{net.name} on {ranks or 'any number of'} ranks of {machine.name}")
+
+    made: list[Pool] = []
+    if prefill:
+        for phase, text in (("prefill", prefill), ("decode", decode)):
+            count, chips = _pool(text, phase)
+            limits = preset(engine, policy="mixed", tokens=system.tokens, sequences=system.sequences)
+            setting = best(phase, chips * machine.chip.dies)
+            if phase == "prefill" or setting.plan.draft_tokens:
+                limits = replace(limits, reserve=phase == "decode")
+            if phase == "prefill" and setting.plan.sp:
+                limits = replace(limits, tokens=limits.tokens * setting.plan.tp)
+            made.append(Pool(setup=setting, instances=count, limits=limits))
+    else:
+        setting = setup(replace(system.plan, draft_tokens=drafts)) if system.plan else best("decode", None)
+        count = system.instances or max(machine.ranks // setting.plan.ranks, 1)
+        limits = preset(engine, policy=system.policy, tokens=system.tokens, sequences=system.sequences)
+        if setting.plan.draft_tokens:
+            limits = replace(limits, reserve=True)
+        made.append(Pool(setup=setting, instances=count, limits=limits))
+    need = sum(pool.instances * pool.setup.plan.ranks for pool in made)
+    if need > machine.ranks:
+        raise InvalidInput(f"the pools need {need} ranks, {machine.name} has {machine.ranks}")
+    return made
+
+
+def _pool(text: str, phase: str) -> tuple[int, int]:
+    match = re.fullmatch(r"(\d+)x(\d+)", text)
+    if not match or not int(match[1]) or not int(match[2]):
+        raise InvalidInput(f"{text!r} is not INSTANCESxCHIPS such as 6x16", where=f"--{phase}")
+    return int(match[1]), int(match[2])
+
+
+def _choose(setups: list[Setup], phase: str, what: str) -> Setup:
+    """The layout with the most tokens per second and rank at a middling load, if it leaves room for the cache."""
+    best: tuple[float, Setup] | None = None
+    for setting in setups:
+        chip, groups = setting.machine.chip, setting.plan.dp
+        use = memory_use(setting.model, setting.plan, chip, sequences=0.0, context=4096.0, tokens=8192.0)
+        if float(use.spare_bytes) < ROOM_RATIO * chip.memory.capacity_bytes:
+            continue
+        batch = (
+            decode_batch(sequences=16.0, context=4096.0)
+            if phase == "decode"
+            else prefill_batch(sequences=float(setting.plan.tp if setting.plan.sp else 1) * 2.0, length=4096.0)
+        )
+        try:
+            seconds = float(step(setting, batch).seconds)
+        except (NotModelled, TaicangError):
+            continue
+        work = batch.prefill_tokens + batch.decode_sequences * setting.plan.tokens_per_step
+        rate = float(work) * groups / seconds / setting.plan.ranks
+        if best is None or rate > best[0] * 1.0001:
+            best = (rate, setting)
+    if best is None:
+        raise InvalidInput(f"no layout of {what} fits; give --tp, --dp, --ep")
+    return best[1]

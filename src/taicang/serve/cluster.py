@@ -1,0 +1,130 @@
+"""A serving system: pools of instances, a router before each, and the move of caches between them.
+
+Clock-free as its instances are: every call takes the time and returns events for whoever holds the clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from taicang.errors import InvalidInput
+from taicang.events import Events
+from taicang.serve.instance import Instance
+from taicang.serve.request import Request
+from taicang.serve.router import Router
+
+ARRIVAL, MOVED, STEP = 0, 1, 2
+"""Kinds of events, in the order in which they happen at one time: whoever comes at a step's end may join the next."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Link:
+    """The move of a cache out of one instance, in ticks: ``base + tokens * per_token``, one after the other."""
+
+    base: int
+    per_token: int
+
+
+class Cluster:
+    """``entry`` takes requests; where ``decode`` is given, prompts are computed in ``entry`` and move there."""
+
+    __slots__ = ("_free_at", "_touched", "decode", "entry", "events", "link", "moved_tokens", "on_left", "router")
+
+    def __init__(
+        self,
+        entry: Sequence[Instance],
+        *,
+        decode: Sequence[Instance] = (),
+        router: Router | None = None,
+        link: Link | None = None,
+        on_left: Callable[[Request, int], None] | None = None,
+    ) -> None:
+        self.entry = list(entry)
+        self.decode = list(decode)
+        self.router = router or Router()
+        self.link = link or Link(base=0, per_token=0)
+        self.events = Events()
+        self.on_left = on_left
+        """Called with each finished request and the time."""
+        self.moved_tokens = 0
+        self._free_at: dict[int, int] = {}
+        self._touched: dict[Instance, None] = {}
+
+    @property
+    def instances(self) -> list[Instance]:
+        """All of them."""
+        return [*self.entry, *self.decode]
+
+    def submit(self, request: Request, now: int) -> None:
+        """A request arrives. Raises ``InvalidInput`` for one that no instance can hold."""
+        instance = self.router.pick(request, self.entry)
+        self._check(request, instance)
+        self._give(instance, request, now)
+
+    def _check(self, request: Request, instance: Instance) -> None:
+        for one in (instance, *self.decode[:1]):
+            cache = one.groups[0].cache
+            whole = request.input + (request.output if one.role != "prefill" else 0)
+            if -(-whole // cache.page) > cache.pages:
+                raise InvalidInput(
+                    f"request {request.id} needs {whole} tokens of cache, an attention group holds "
+                    f"{cache.pages * cache.page}"
+                )
+
+    def _give(self, instance: Instance, request: Request, now: int) -> None:
+        end = instance.submit(request, now)
+        if end is not None:
+            self.events.push(end, STEP, instance, instance.version)
+        if instance.idle:
+            self._touched[instance] = None
+
+    def wake(self, now: int) -> None:
+        """Start the idle instances that were given work at this time."""
+        while self._touched:
+            touched = list(self._touched)
+            self._touched.clear()
+            for instance in touched:
+                if instance.idle:
+                    end = instance.begin(now)
+                    if end >= 0:
+                        self.events.push(end, STEP, instance, instance.version)
+
+    def happen(self, now: int, kind: int, what: object, version: int) -> None:
+        """Let one event happen."""
+        if kind == STEP:
+            assert isinstance(what, Instance)
+            if version != what.version:
+                return
+            for request in what.finish(now):
+                if request.end >= 0:
+                    if self.on_left is not None:
+                        self.on_left(request, now)
+                else:
+                    self._move(request, what, now)
+            self._touched[what] = None
+        elif kind == MOVED:
+            assert isinstance(what, tuple)
+            request, source = what
+            source.groups[request.group].cache.release(request)
+            if source.idle:
+                self._touched[source] = None
+            request.moved = now
+            request.need = request.input + request.made - 1
+            request.done = request.need
+            self._give(_least(self.decode), request, now)
+        else:
+            assert isinstance(what, Request)
+            self.submit(what, now)
+
+    def _move(self, request: Request, source: Instance, now: int) -> None:
+        """The cache leaves as soon as the source's link is free."""
+        start = max(now, self._free_at.get(source.name, 0))
+        end = start + self.link.base + self.link.per_token * request.need
+        self._free_at[source.name] = end
+        self.moved_tokens += request.need
+        self.events.push(end, MOVED, (request, source))
+
+
+def _least(pool: Sequence[Instance]) -> Instance:
+    return min(pool, key=lambda instance: instance.requests)

@@ -1,0 +1,350 @@
+"""One serving instance as a state machine without a clock: ``submit``, ``begin``, ``finish``.
+
+``begin`` starts a step, or as many pure decode steps as nothing can interrupt, and says when it ends; whoever holds the
+clock calls ``finish`` then. A request that arrives in between cuts the stretch at the end of the step that runs.
+Attention groups (data parallelism) step together: the slowest decides.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable
+
+from taicang.serve.cache import Cache
+from taicang.serve.request import Request
+from taicang.serve.scheduler import Group, Limits, enqueue, fill
+from taicang.serve.steptable import GRAIN, Row, StepTable
+
+FOREVER = 1 << 62
+
+
+class Instance:
+    """``groups`` caches, one per attention group. ``role`` "prefill" hands requests on after their first token;
+    ``single`` steps one by one (for tests). ``steps_of`` draws the decode steps that some tokens need."""
+
+    __slots__ = (
+        "_context", "_end", "_growth", "_heap", "_joined", "_k", "_rides", "_row", "_start", "_work", "busy", "groups",
+        "hungry", "itl", "limits", "load", "name", "role", "safe", "single", "steps", "steps_of",
+        "steps_run", "table", "version",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        name: int,
+        table: StepTable,
+        limits: Limits,
+        caches: list[Cache],
+        *,
+        role: str = "both",
+        single: bool = False,
+        steps_of: Callable[[int], int] | None = None,
+    ) -> None:
+        self.name = name
+        self.table = table
+        self.limits = limits
+        self.groups = [Group(cache) for cache in caches]
+        self.role = role
+        self.single = single
+        self.steps_of = steps_of
+        self.steps = 0
+        """Decode steps made."""
+        self.steps_run = 0
+        self.busy = 0
+        self.safe = FOREVER
+        self.hungry: dict[int, None] = {}
+        """Groups that have prompts."""
+        self.load = [0] * len(caches)
+        """Requests of each group."""
+        self.itl: dict[int, int] = {}
+        """Tokens by the step's duration (see ``bucket``)."""
+        self.version = 0
+        self._heap: list[tuple[int, int, Request]] = []
+        self._work: list[tuple[Request, int]] = []
+        self._rides = False
+        self._joined = 0
+        self._start = self._end = -1
+        self._k = self._context = self._growth = 0
+        self._row: Row | None = None
+
+    @property
+    def requests(self) -> int:
+        """Requests that are here."""
+        return sum(self.load)
+
+    @property
+    def idle(self) -> bool:
+        """Whether no step runs."""
+        return self._end < 0
+
+    def submit(self, request: Request, now: int) -> int | None:
+        """Queue ``request``. Returns the new end where that cuts a stretch short, else None."""
+        at = self.load.index(min(self.load)) if len(self.load) > 1 else 0
+        request.group = at
+        request.place = self.name
+        self.load[at] += 1
+        group = self.groups[at]
+        head = enqueue(group, request, self.limits)
+        self.hungry[at] = None
+        if not head or self._end < 0 or self._k <= 1 or self._row is None:
+            return None
+        if group.n + len(group.prefilling) >= self.limits.sequences:
+            return None
+        k = self._row.reach(self._context, self._growth, now - self._start)
+        if k >= self._k:
+            return None
+        self._k = k
+        self._end = self._start + self._row.sum(self._context, self._growth, k)
+        self.version += 1
+        return self._end
+
+    def begin(self, now: int) -> int:
+        """Start the next step or stretch; returns when it ends, or -1 where there is nothing to do."""
+        if self.steps >= self.safe:
+            self._make_room()
+        work: list[tuple[Request, int]] = []
+        for at in list(self.hungry) if self.hungry else ():
+            group = self.groups[at]
+            if group.waiting and group.waiting[0].done > 0:
+                self._admit_ready(group)
+            work += fill(group, self.limits, self.table.query_len)
+            if not group.waiting and not group.prefilling:
+                del self.hungry[at]
+            self._watch(group)
+        self._work = work
+        if work:
+            return self._begin_prompts(now, work)
+        heap = self._heap
+        while heap and heap[0][0] != heap[0][2].until:
+            heapq.heappop(heap)
+        if not heap:
+            self._end = -1
+            return -1
+        n, context, growth, k = self._largest(heap[0][0] - self.steps)
+        if self.safe < FOREVER:
+            k = min(k, self.safe - self.steps)
+        if self.single:
+            k = 1
+        row = self.table.row(n)
+        self._rides = True
+        self._row, self._context, self._growth, self._k = row, context, growth, k
+        self._start = now
+        self._end = now + row.sum(context, growth, k)
+        return self._end
+
+    def _begin_prompts(self, now: int, work: list[tuple[Request, int]]) -> int:
+        if len(self.groups) == 1:
+            tokens, prompts, pairs, keys = _prompts(work)
+        else:
+            parts: dict[int, list[tuple[Request, int]]] = {}
+            for item in work:
+                parts.setdefault(item[0].group, []).append(item)
+            each = [_prompts(part) for part in parts.values()]
+            tokens, prompts, pairs, keys = (max(column) for column in zip(*each, strict=True))
+        self._rides = self.limits.policy == "mixed" and bool(self._heap)
+        n = context = 0
+        if self._rides:
+            n, context, _, _ = self._largest(1)
+            self._rides = n > 0
+        for request, _ in work:
+            if request.started < 0:
+                request.started = now
+        self._row, self._k = None, 1
+        self._start = now
+        self._end = now + self.table.mixed(tokens, prompts, pairs, keys, n, context)
+        return self._end
+
+    def finish(self, now: int) -> list[Request]:
+        """The step or stretch is over: returns the requests that leave (finished, or to be handed on)."""
+        spent = now - self._start
+        self.busy += spent
+        left: list[Request] = []
+        if self._rides:
+            k = self._k
+            self.steps += k
+            self.steps_run += k
+            key = bucket(spent // k)
+            alive = self.groups[0].n if len(self.groups) == 1 else sum(group.n for group in self.groups)
+            self.itl[key] = self.itl.get(key, 0) + alive * k
+            heap, steps = self._heap, self.steps
+            while heap and heap[0][0] <= steps:
+                until, _, request = heapq.heappop(heap)
+                if until == request.until:
+                    request.until = -1
+                    self._leave(request)
+                    request.made = request.output
+                    request.end = now
+                    left.append(request)
+        else:
+            self.steps_run += 1
+        for request, tokens in self._work:
+            request.done += tokens
+            if request.done >= request.need:
+                self._first(request, now, left)
+        self._end = -1
+        return left
+
+    def _first(self, request: Request, now: int, left: list[Request]) -> None:
+        """A prompt is through: its next token is out, and it decodes, ends or is handed on."""
+        group = self.groups[request.group]
+        group.prefilling.remove(request)
+        if request.blocks:
+            group.cache.publish(request)
+        request.made += 1
+        if request.first < 0:
+            request.first = now
+        if request.made >= request.output or self.role == "prefill":
+            if request.made >= request.output:
+                request.end = now
+            self.load[request.group] -= 1
+            if request.end >= 0:
+                group.cache.release(request)
+            left.append(request)
+        else:
+            self._join(group, request)
+
+    def _join(self, group: Group, request: Request) -> None:
+        left = request.output - request.made
+        steps = left if self.steps_of is None else self.steps_of(left)
+        self._sync(group)
+        request.until = self.steps + steps
+        grains = request.need * GRAIN
+        request.base = grains - self.table.growth * self.steps
+        request.last = self.steps
+        group.base += request.base
+        group.n += 1
+        group.running[request] = None
+        if not self.limits.reserve:
+            group.residues[(self.steps - request.need) % group.cache.page] += 1
+            self._watch(group)
+        self._joined += 1
+        heapq.heappush(self._heap, (request.until, self._joined, request))
+
+    def _leave(self, request: Request) -> None:
+        """Out of the decode batch, with all pages given back."""
+        group = self.groups[request.group]
+        self._drop(group, request)
+        self.load[request.group] -= 1
+        if group.waiting:
+            self.hungry[request.group] = None
+
+    def _drop(self, group: Group, request: Request) -> None:
+        cache = group.cache
+        self._sync(group)
+        group.base -= request.base
+        group.n -= 1
+        del group.running[request]
+        if not self.limits.reserve:
+            length = request.need + self.steps - request.last
+            request.pages = -(-length // cache.page) - request.nodes * cache.per_block
+            group.residues[(self.steps - length) % cache.page] -= 1
+        cache.release(request)
+        self._watch(group)
+
+    def _largest(self, most: int) -> tuple[int, int, int, int]:
+        """(sequences, context grains, growth per step, steps for which that group stays the largest)."""
+        grow, steps = self.table.growth, self.steps
+        if len(self.groups) == 1:
+            group = self.groups[0]
+            return group.n, group.base + group.n * grow * steps, group.n * grow, most
+        n = max(group.n for group in self.groups)
+        best = max(self.groups, key=lambda group: (group.base + group.n * grow * steps, group.n))
+        context = best.base + best.n * grow * steps
+        for group in self.groups:
+            if group.n > best.n:
+                behind = context - group.base - group.n * grow * steps
+                most = min(most, behind // ((group.n - best.n) * grow) + 1)
+        return n, context, best.n * grow, most
+
+    # pages: a sequence takes a new one whenever its length is a whole number of pages
+
+    def _sync(self, group: Group) -> None:
+        """Hand out the pages of the steps made since the last time."""
+        steps = self.steps - group.synced
+        if steps and not self.limits.reserve and group.n:
+            page = group.cache.page
+            whole, rest = divmod(steps, page)
+            pages = whole * group.n
+            for x in range(group.synced, group.synced + rest):
+                pages += group.residues[x % page]
+            group.cache.claim(pages)
+        group.synced = self.steps
+
+    def _watch(self, group: Group) -> None:
+        """Until which step the group's pages suffice for sure."""
+        if self.limits.reserve or not group.n:
+            group.limit = FOREVER
+            return
+        group.limit = group.synced + group.cache.spare // group.n * group.cache.page
+        self.safe = min(self.safe, group.limit)
+
+    def _make_room(self) -> None:
+        """Look exactly how long pages suffice; where not even for one step, the youngest sequence starts over."""
+        self.safe = FOREVER
+        for at, group in enumerate(self.groups):
+            if not group.n or group.limit > self.steps:
+                self.safe = min(self.safe, group.limit)
+                continue
+            self._sync(group)
+            page = group.cache.page
+            while group.residues[self.steps % page] > group.cache.spare:
+                self._evict(group)
+                self.hungry[at] = None
+            left, x = group.cache.spare, self.steps
+            whole = left // max(group.n, 1)
+            left, x = left - whole * group.n, x + whole * page
+            while left >= group.residues[x % page] and x < self.steps + (whole + 1) * page:
+                left -= group.residues[x % page]
+                x += 1
+            group.limit = max(x, self.steps + 1) if group.n else FOREVER
+            self.safe = min(self.safe, group.limit)
+
+    def _evict(self, group: Group) -> None:
+        """The request that came last starts over (preemption by recompute)."""
+        if group.prefilling:
+            youngest = group.prefilling.pop()
+            group.cache.release(youngest)
+        else:
+            youngest = next(reversed(group.running))
+            made = self._made(youngest)
+            self._drop(group, youngest)
+            youngest.made += made
+        youngest.restart()
+        youngest.preempted += 1
+        group.waiting.appendleft(youngest)
+
+    def _made(self, request: Request) -> int:
+        return min(self.steps - request.last, request.output - request.made - 1)
+
+    def _admit_ready(self, group: Group) -> None:
+        """Requests whose prompt was computed elsewhere join the decode batch as soon as there is room."""
+        while group.waiting and group.waiting[0].done >= group.waiting[0].need > 0:
+            request = group.waiting[0]
+            tokens = request.input + request.output if self.limits.reserve else request.need
+            if group.n + len(group.prefilling) >= self.limits.sequences or not group.cache.admit(request, tokens):
+                return
+            group.waiting.popleft()
+            request.done = request.need
+            self._join(group, request)
+
+
+def bucket(ticks: int) -> int:
+    """A key for durations that differ by less than a sixteenth."""
+    size = ticks.bit_length()
+    return size << 4 | ticks >> max(size - 5, 0) & 15
+
+
+def duration(key: int) -> float:
+    """Ticks in the middle of a bucket."""
+    size, part = key >> 4, key & 15
+    return (16 + part + 0.5) * 2.0 ** (size - 5)
+
+
+def _prompts(work: list[tuple[Request, int]]) -> tuple[int, int, float, int]:
+    """(tokens, prompts, query-key pairs, keys) of one group's prompts."""
+    tokens = keys = 0
+    pairs = 0.0
+    for request, new in work:
+        tokens += new
+        keys += request.done + new
+        pairs += new * request.done + new * (new + 1) / 2
+    return tokens, len(work), pairs, keys

@@ -1,0 +1,67 @@
+"""One request on its way through a serving system, and the clock that it is measured with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+SECOND = 10**15
+"""Ticks of a second. Time is whole femtoseconds, so that a thousand steps at once end at the very tick at which a
+thousand steps one by one do."""
+
+
+class Request:
+    """Lengths in tokens, times in ticks (-1: not yet). ``made`` counts output tokens; ``need`` is what must be in the
+    cache before the next one can be made (more than the prompt after a preemption), ``done`` what is."""
+
+    __slots__ = (
+        "arrival", "base", "blocks", "cached", "done", "end", "first", "group", "id", "input", "last", "made", "moved",
+        "need", "nodes", "output", "pages", "place", "pooled", "preempted", "priority", "ready", "session", "started",
+        "until",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        number: int,
+        arrival: int,
+        input_tokens: int,
+        output_tokens: int,
+        *,
+        blocks: Sequence[int] = (),
+        session: int = -1,
+        priority: int = 0,
+    ) -> None:
+        self.id = number
+        self.arrival = arrival
+        self.input = input_tokens
+        self.output = output_tokens
+        self.blocks = blocks
+        """Ids of the prompt's whole blocks; an id stands for its block and everything before it."""
+        self.session = session
+        self.priority = priority
+        self.need = input_tokens
+        self.done = 0
+        self.made = 0
+        self.cached = 0
+        """Prompt tokens found in device memory when it was admitted."""
+        self.pooled = 0
+        """Prompt tokens fetched from the memory pool."""
+        self.nodes = 0
+        """Leading blocks that it shares with others."""
+        self.pages = 0
+        """Pages of its own."""
+        self.started = self.first = self.end = self.ready = self.moved = -1
+        self.until = -1
+        """Decode step (of its instance) after which it ends."""
+        self.base = 0
+        """Cache grains that it brought into the decode batch, less growth up to then."""
+        self.last = 0
+        self.group = 0
+        self.place = -1
+        """Instance that decoded it."""
+        self.preempted = 0
+
+    def restart(self) -> None:
+        """Forget the cache: everything made so far is prefilled again."""
+        self.need = self.input + self.made
+        self.done = self.nodes = self.pages = 0
+        self.until = -1

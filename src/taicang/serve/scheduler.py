@@ -1,0 +1,105 @@
+"""What a step works on: ``{request: tokens}`` of prompts, by the engines' rules. Decoding sequences ride along with one
+token each (or with their drafts), unless the policy keeps prompts apart."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from taicang.serve.cache import Cache
+from taicang.serve.request import Request
+from taicang.stacks import Stack
+
+Policy: TypeAlias = Literal["mixed", "prefill_first", "decode_first"]
+"""mixed: chunks of prompts ride in decode steps, which come first in the token budget (vLLM V1, TensorRT-LLM).
+prefill_first: prompts run in steps of their own, before any decoding (SGLang, vLLM V0). decode_first: a batch decodes
+to its end before new prompts start (batching by request)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """A scheduler's settings, per attention group."""
+
+    policy: Policy = "mixed"
+    tokens: int = 8192
+    """Token budget of a step."""
+    sequences: int = 1024
+    """Most sequences in flight."""
+    reserve: bool = False
+    """Take pages for the whole answer at admission; otherwise page by page, evicting the youngest when they run out."""
+    ranked: bool = False
+    """Serve by priority (smaller first), then by arrival; otherwise in order of arrival."""
+
+
+def preset(stack: Stack, **changes: object) -> Limits:
+    """The scheduler of ``stack``: TensorRT-LLM never evicts, CloudMatrix-Infer's pools run one phase each."""
+    policy: Policy = "prefill_first" if stack.scheduler == "prefill_first" else "mixed"
+    base: dict[str, object] = {
+        "policy": policy,
+        "tokens": stack.chunk_tokens,
+        "reserve": stack.engine.startswith(("tensorrt", "trtllm")),
+    }
+    return Limits(**(base | {k: v for k, v in changes.items() if v is not None}))  # type: ignore[arg-type]
+
+
+class Group:
+    """One attention group: its queue, its prompts in progress, its decoding sequences and its cache."""
+
+    __slots__ = ("base", "cache", "limit", "n", "prefilling", "residues", "running", "synced", "waiting")
+
+    def __init__(self, cache: Cache) -> None:
+        self.cache = cache
+        self.waiting: deque[Request] = deque()
+        self.prefilling: list[Request] = []
+        self.running: dict[Request, None] = {}
+        self.n = 0
+        self.base = 0
+        """Cache grains of the decoding sequences, less what each has grown since step 0."""
+        self.residues = [0] * cache.page
+        """Sequences by the step, modulo the page size, at which they need a new page."""
+        self.synced = 0
+        """Decode step up to which pages have been handed out."""
+        self.limit = 1 << 62
+        """Decode step up to which pages suffice for sure."""
+
+
+def fill(group: Group, limits: Limits, query_len: int) -> list[tuple[Request, int]]:
+    """Prompts of one group for the next step: those in progress first, then new ones in order while there is room."""
+    if limits.policy == "decode_first" and group.n:
+        return []
+    budget = limits.tokens - (group.n * query_len if limits.policy == "mixed" else 0)
+    work: list[tuple[Request, int]] = []
+    for request in group.prefilling:
+        if budget <= 0:
+            return work
+        tokens = min(request.need - request.done, budget)
+        work.append((request, tokens))
+        budget -= tokens
+    waiting = group.waiting
+    while waiting and budget > 0 and group.n + len(group.prefilling) < limits.sequences:
+        request = waiting[0]
+        if request.done >= request.need:  # computed elsewhere; it waits for room to decode
+            break
+        whole = request.input + request.output if limits.reserve else request.need
+        if not group.cache.admit(request, whole, 0 if limits.reserve else group.n):
+            break
+        if request.started < 0:
+            request.cached = request.done
+        waiting.popleft()
+        group.prefilling.append(request)
+        tokens = min(request.need - request.done, budget)
+        work.append((request, tokens))
+        budget -= tokens
+    return work
+
+
+def enqueue(group: Group, request: Request, limits: Limits) -> bool:
+    """Put ``request`` in the queue; whether it stands at its head."""
+    waiting = group.waiting
+    if not limits.ranked or not waiting or waiting[-1].priority <= request.priority:
+        waiting.append(request)
+        return len(waiting) == 1
+    at = next(i for i, other in enumerate(waiting) if other.priority > request.priority)
+    waiting.insert(at, request)
+    return at == 0

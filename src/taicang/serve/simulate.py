@@ -1,0 +1,57 @@
+"""Let a cluster serve requests on the event heap."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from taicang.serve.cluster import ARRIVAL, Cluster
+from taicang.serve.request import Request
+
+
+def simulate(
+    cluster: Cluster,
+    arrivals: Iterable[Request],
+    *,
+    after: Callable[[Request, int], Request | None] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Request]:
+    """Serve ``arrivals`` (in order of time) and return what finished, in order of finishing.
+
+    ``after(request, now)`` makes the request that its client sends next (closed loop); its arrival may not lie before
+    ``now``. ``progress(finished, now)`` is called every 4,096 events. On ``KeyboardInterrupt`` the caller still holds
+    what ``arrivals`` made; finished requests have an ``end``.
+    """
+    finished: list[Request] = []
+    events = cluster.events
+
+    def left(request: Request, now: int) -> None:
+        finished.append(request)
+        if after is not None:
+            following = after(request, now)
+            if following is not None:
+                events.push(max(following.arrival, now), ARRIVAL, following)
+
+    cluster.on_left = left
+    source = iter(arrivals)
+    coming = next(source, None)
+    count = 0
+    try:
+        while True:
+            now = events.next
+            if coming is not None and (now is None or coming.arrival <= now):
+                now = coming.arrival
+                while coming is not None and coming.arrival == now:
+                    cluster.submit(coming, now)
+                    coming = next(source, None)
+            if now is None:
+                break
+            while events.next == now:
+                _, kind, _, what, version = events.pop()
+                cluster.happen(now, kind, what, version)
+            cluster.wake(now)
+            count += 1
+            if progress is not None and count % 4096 == 0:
+                progress(len(finished), now)
+    except KeyboardInterrupt:
+        return finished
+    return finished

@@ -1,0 +1,157 @@
+"""What users of a serving system saw: latencies, their tails, goodput, and how busy the instances were."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from taicang.serve.cluster import Cluster
+from taicang.serve.instance import duration
+from taicang.serve.request import SECOND, Request
+
+QUANTILES = (0.5, 0.9, 0.95, 0.99)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spread:
+    """Mean, quantiles and maximum of one latency, in seconds."""
+
+    mean_s: float
+    p50_s: float
+    p90_s: float
+    p95_s: float
+    p99_s: float
+    max_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Summary:
+    """Rates count from the first arrival to the last end; ``goodput`` counts requests within the SLO."""
+
+    requests: int
+    finished: int
+    span_s: float
+    requests_per_s: float
+    input_tokens_per_s: float
+    output_tokens_per_s: float
+    ttft: Spread
+    tpot: Spread
+    itl: Spread
+    e2e: Spread
+    queue: Spread
+    goodput_per_s: float | None
+    goodput_ratio: float | None
+    cached_ratio: float
+    """Share of prompt tokens found in device memory."""
+    pooled_ratio: float
+    """Share fetched from the memory pool."""
+    preemptions: int
+    busy_ratio: float
+    """Mean over the instances of the time in which a step runs."""
+    steps: int
+    partial: bool
+
+
+def columns(requests: Sequence[Request]) -> dict[str, NDArray[Any]]:
+    """Requests that ended as columns: times in seconds from the clock's start, lengths in tokens."""
+    done = [r for r in requests if r.end >= 0]
+    arrival, started, first, end, moved = (
+        np.asarray([(r.arrival, r.started, r.first, r.end, r.moved) for r in done], dtype=float).reshape(-1, 5).T
+        / SECOND
+    )
+    number, input_, output, cached, pooled, preempted, place = (
+        np.asarray([(r.id, r.input, r.output, r.cached, r.pooled, r.preempted, r.place) for r in done], dtype=np.int64)
+        .reshape(-1, 7)
+        .T
+    )
+    return {
+        "id": number,
+        "arrival_s": arrival,
+        "input_tokens": input_,
+        "output_tokens": output,
+        "queue_s": started - arrival,
+        "ttft_s": first - arrival,
+        "tpot_s": (end - first) / np.maximum(output - 1, 1),
+        "e2e_s": end - arrival,
+        "moved_s": np.where(moved >= 0, moved - first, 0.0),
+        "cached_tokens": cached,
+        "pooled_tokens": pooled,
+        "preempted": preempted,
+        "instance": place,
+    }
+
+
+def summarise(
+    table: Mapping[str, NDArray[Any]],
+    cluster: Cluster,
+    *,
+    requests: int,
+    ttft_s: float | None = None,
+    tpot_s: float | None = None,
+    partial: bool = False,
+) -> Summary:
+    """Aggregate the columns of finished requests; ``ttft_s`` and ``tpot_s`` are the SLO (None: no limit)."""
+    count = len(table["id"])
+    end = table["arrival_s"] + table["e2e_s"]
+    begin = float(table["arrival_s"].min()) if count else 0.0
+    span = max(float(end.max()) - begin, 1e-12) if count else 0.0
+    many = table["output_tokens"] > 1
+    good: NDArray[Any] = np.ones(count, dtype=bool)
+    if ttft_s is not None:
+        good &= table["ttft_s"] <= ttft_s
+    if tpot_s is not None:
+        good &= table["tpot_s"] <= tpot_s
+    judged = ttft_s is not None or tpot_s is not None
+    rate = 1.0 / span if span else 0.0
+    prompt = float(table["input_tokens"].sum())
+    places = cluster.instances
+    return Summary(
+        requests=requests,
+        finished=count,
+        span_s=span,
+        requests_per_s=count * rate,
+        input_tokens_per_s=prompt * rate,
+        output_tokens_per_s=float(table["output_tokens"].sum()) * rate,
+        ttft=spread(table["ttft_s"]),
+        tpot=spread(table["tpot_s"][many]),
+        itl=_itl(cluster),
+        e2e=spread(table["e2e_s"]),
+        queue=spread(table["queue_s"]),
+        goodput_per_s=float(good.sum()) * rate if judged else None,
+        goodput_ratio=float(good.mean()) if judged and count else None,
+        cached_ratio=float(table["cached_tokens"].sum()) / max(prompt, 1.0),
+        pooled_ratio=float(table["pooled_tokens"].sum()) / max(prompt, 1.0),
+        preemptions=int(table["preempted"].sum()),
+        busy_ratio=float(np.mean([each.busy / SECOND for each in places])) * rate,
+        steps=sum(each.steps_run for each in places),
+        partial=partial,
+    )
+
+
+def spread(values: NDArray[Any]) -> Spread:
+    """Mean and quantiles; zeros where there are no values."""
+    if not len(values):
+        return Spread(mean_s=0.0, p50_s=0.0, p90_s=0.0, p95_s=0.0, p99_s=0.0, max_s=0.0)
+    p50, p90, p95, p99 = np.quantile(values, QUANTILES).tolist()
+    return Spread(mean_s=float(values.mean()), p50_s=p50, p90_s=p90, p95_s=p95, p99_s=p99, max_s=float(values.max()))
+
+
+def _itl(cluster: Cluster) -> Spread:
+    """Inter-token latency over all tokens, from the instances' counts by duration (resolved to a sixteenth)."""
+    total: dict[int, int] = {}
+    for instance in cluster.instances:
+        for key, count in instance.itl.items():
+            total[key] = total.get(key, 0) + count
+    if not total:
+        return spread(np.zeros(0))
+    keys = sorted(total)
+    values = np.asarray([duration(key) for key in keys]) / SECOND
+    weights = np.asarray([total[key] for key in keys], dtype=float)
+    reached = np.cumsum(weights) / weights.sum()
+    p50, p90, p95, p99 = (float(values[int(np.searchsorted(reached, q))]) for q in QUANTILES)
+    mean = float((values * weights).sum() / weights.sum())
+    return Spread(mean_s=mean, p50_s=p50, p90_s=p90, p95_s=p95, p99_s=p99, max_s=float(values[-1]))

@@ -1,0 +1,1 @@
+"""Request traffic: traces that users have, and generators."""

@@ -1,0 +1,81 @@
+"""Traffic made to order: arrivals of a renewal process, lengths of a trace, of a profile, or fixed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from math import gamma
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from taicang.errors import InvalidInput
+from taicang.traffic.trace import Trace
+
+Process: TypeAlias = Literal["poisson", "gamma", "weibull", "uniform"]
+
+
+def gaps(process: Process, rate_per_s: float, cv: float, count: int, rng: np.random.Generator) -> NDArray[np.float64]:
+    """``count`` times between arrivals, with mean 1 / ``rate_per_s`` and coefficient of variation ``cv``."""
+    if process == "uniform" or cv == 0.0:
+        return np.full(count, 1.0 / rate_per_s)
+    if process == "poisson":
+        return rng.exponential(1.0 / rate_per_s, count)
+    if process == "gamma":
+        shape = 1.0 / (cv * cv)
+        return rng.gamma(shape, 1.0 / (rate_per_s * shape), count)
+    shape = _weibull_shape(cv)
+    return rng.weibull(shape, count) / (rate_per_s * gamma(1.0 + 1.0 / shape))
+
+
+def _weibull_shape(cv: float) -> float:
+    """The shape with this coefficient of variation, by bisection (it falls as the shape grows)."""
+    low, high = 0.1, 20.0
+    for _ in range(60):
+        middle = (low * high) ** 0.5
+        ratio = gamma(1 + 2 / middle) / gamma(1 + 1 / middle) ** 2 - 1
+        low, high = (middle, high) if ratio > cv * cv else (low, middle)
+    return low
+
+
+def arriving(trace: Trace, rate_per_s: float, *, process: Process = "poisson", cv: float = 1.0, seed: int = 0) -> Trace:
+    """``trace`` with the arrivals of a renewal process in place of its own."""
+    made = np.cumsum(gaps(process, rate_per_s, cv, len(trace), np.random.default_rng(seed)))
+    return replace(trace, arrival_s=made - made[0])
+
+
+def fixed(count: int, input_tokens: int, output_tokens: int, *, spread: float = 0.0, seed: int = 0) -> Trace:
+    """``count`` requests of one length, or of lengths drawn evenly within ``spread`` of it to either side."""
+    rng = np.random.default_rng(seed)
+
+    def lengths(mean: int) -> NDArray[np.int64]:
+        if spread == 0.0:
+            return np.full(count, mean)
+        return np.maximum(np.round(mean * rng.uniform(1 - spread, 1 + spread, count)), 1).astype(np.int64)
+
+    return Trace(
+        name=f"{input_tokens}/{output_tokens}", kind="fixed", arrival_s=np.zeros(0),
+        input_tokens=lengths(input_tokens), output_tokens=lengths(output_tokens),
+    )  # fmt: skip
+
+
+def from_profile(name: str, profile: Mapping[str, Any], count: int, *, seed: int = 0) -> Trace:
+    """``count`` requests with lengths drawn from a profile's quantiles (straight lines between them)."""
+    rng = np.random.default_rng(seed)
+
+    def lengths(key: str) -> NDArray[np.int64]:
+        table = profile.get(f"{key}_quantiles")
+        if not table:
+            raise InvalidInput(f"profile {name} has no {key} lengths")
+        at = np.asarray([float(q) for q in table])
+        values = np.asarray([float(v) for v in table.values()])
+        order = np.argsort(at)
+        drawn = np.interp(rng.random(count), at[order], values[order])
+        whole: NDArray[np.int64] = np.maximum(np.round(drawn), 1).astype(np.int64)
+        return whole
+
+    return Trace(
+        name=name, kind="profile", arrival_s=np.zeros(0),
+        input_tokens=lengths("input"), output_tokens=lengths("output"),
+    )  # fmt: skip

@@ -1,0 +1,100 @@
+"""A request trace in memory: columns, one entry per request, in order of arrival."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trace:
+    """``arrival_s`` counts from the first request and never falls; it is empty where the source has lengths only."""
+
+    name: str
+    kind: str
+    """Format it was read from."""
+    arrival_s: NDArray[np.float64]
+    input_tokens: NDArray[np.int64]
+    output_tokens: NDArray[np.int64]
+    blocks: Sequence[Sequence[int]] = ()
+    """Ids of the prompt's blocks of ``block`` tokens; an id stands for its block and everything before it."""
+    block: int = 0
+    session: NDArray[np.int64] | None = None
+    repaired: Mapping[str, int] = field(default_factory=dict)
+    """What was mended on request, and how often."""
+
+    def __len__(self) -> int:
+        return len(self.input_tokens)
+
+    @property
+    def span_s(self) -> float:
+        """From the first to the last arrival."""
+        return float(self.arrival_s[-1] - self.arrival_s[0]) if len(self.arrival_s) > 1 else 0.0
+
+
+def take(trace: Trace, count: int) -> Trace:
+    """The first ``count`` requests."""
+    return chosen(trace, np.arange(min(count, len(trace))))
+
+
+def thin(trace: Trace, share: float, seed: int) -> Trace:
+    """A random ``share`` of the requests."""
+    return chosen(trace, np.flatnonzero(np.random.default_rng(seed).random(len(trace)) < share))
+
+
+def faster(trace: Trace, factor: float) -> Trace:
+    """All requests in 1 / ``factor`` of the time."""
+    return replace(trace, arrival_s=trace.arrival_s / factor)
+
+
+def chosen(trace: Trace, index: NDArray[np.int64]) -> Trace:
+    """The requests at ``index`` (in rising order), the first of them at time zero."""
+    times = trace.arrival_s[index] if len(trace.arrival_s) else trace.arrival_s
+    return replace(
+        trace,
+        arrival_s=times - times[0] if len(times) else times,
+        input_tokens=trace.input_tokens[index],
+        output_tokens=trace.output_tokens[index],
+        blocks=[trace.blocks[i] for i in index] if trace.blocks else (),
+        session=None if trace.session is None else trace.session[index],
+    )
+
+
+def infinite_hit_ratio(trace: Trace) -> float:
+    """Share of prompt tokens that a prefix cache without limit would hold."""
+    seen: set[int] = set()
+    hits = 0
+    for ids in trace.blocks:
+        for block in ids:
+            if block not in seen:
+                break
+            hits += 1
+        seen.update(ids)
+    return hits * trace.block / max(float(trace.input_tokens.sum()), 1.0)
+
+
+def info(trace: Trace) -> dict[str, Any]:
+    """What there is to know about a trace at a glance."""
+    gaps = np.diff(trace.arrival_s)
+    known: dict[str, Any] = {
+        "name": trace.name,
+        "format": trace.kind,
+        "requests": len(trace),
+        "span_s": trace.span_s,
+        "rate_per_s": len(trace) / trace.span_s if trace.span_s else None,
+        "interarrival_cv": float(gaps.std() / gaps.mean()) if len(gaps) and gaps.mean() else None,
+        "repaired": dict(trace.repaired),
+    }
+    for name, lengths in (("input", trace.input_tokens), ("output", trace.output_tokens)):
+        known[f"{name}_mean"] = float(lengths.mean())
+        for q in (50, 90, 99):
+            known[f"{name}_p{q}"] = float(np.percentile(lengths, q))
+        known[f"{name}_max"] = int(lengths.max())
+    if trace.blocks:
+        known["block_tokens"] = trace.block
+        known["prefix_hit_ratio"] = infinite_hit_ratio(trace)
+    return known
