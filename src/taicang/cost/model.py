@@ -6,12 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
+
 from taicang.cost import attend_gqa, attend_mla, experts, gemm, pointwise
 from taicang.cost.collective import collective
 from taicang.cost.cost import Cost
 from taicang.cost.exchange import exchange
 from taicang.cost.host import host
 from taicang.cost.transfer import transfer
+from taicang.formats import number_format
 from taicang.hardware import Chip, Machine
 from taicang.ops import (
     Attend,
@@ -26,6 +29,7 @@ from taicang.ops import (
     Transfer,
 )
 from taicang.stacks import Stack
+from taicang.units import Num
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +87,8 @@ class CostModel:
             reach = self.stack.partition_reach_ratio
             chip = chip.partition(cube_ratio=cube_ratio, vector_ratio=vector_ratio, reach_ratio=reach)
         cost = self._on(op, chip)
-        return as_run(op, cost, self.stack)
+        run = as_run(op, cost, self.stack)
+        return run if run is cost else _bounded(op, run, chip)
 
     def _on(self, op: Operator, chip: Chip) -> Cost:  # one arm per operator of the closed union
         book = self.book
@@ -139,6 +144,20 @@ def as_run(op: Operator, cost: Cost, stack: Stack) -> Cost:
         saved = (1.0 - stack.launch_ratio) * cost.latency_s
         cost = replace(cost, seconds=cost.seconds - saved, latency_s=cost.latency_s - saved)
     return cost if ratio == 1.0 else _slower(cost, ratio)
+
+
+def _bounded(op: Operator, cost: Cost, chip: Chip) -> Cost:
+    """``cost`` at its roofline or above: whatever a stack was fitted at, no kernel beats the chip's peaks."""
+    if not isinstance(op, CHAINED):
+        return cost
+    floor: Num = cost.moved_bytes / chip.memory.bandwidth_bytes_per_s
+    if not isinstance(op, Pointwise | Lookup):
+        names = {number_format(op.dtype).peak}
+        if isinstance(op, Attend):  # a narrow cache may be multiplied in its own format
+            names.add(number_format(op.kv_dtype).peak)
+        best = max(chip.peak(name) for name in names if name in chip.peak_flop_per_s)
+        floor = np.maximum(floor, cost.flop / best)
+    return replace(cost, seconds=np.maximum(cost.seconds, floor))
 
 
 def _slower(cost: Cost, ratio: float) -> Cost:
