@@ -4,8 +4,8 @@ Rows: calibrated-on rows on at most ``SMALL_RANKS`` ranks. The stack's constant 
 last in it over the best known ones: expert kernels (NeMo), the attention core (stacks with Ampere's attention kernels),
 else matrix products. It is drawn to one, so that it only speaks where several rows agree; a chip's clock is free up to
 that of the kernel benchmarks.
-Two constants are common to an engine's epochs: NeMo's host time per launched kernel (microbatches of few tokens wait for
-the host), and how much computing slows beside the collectives of sharded data parallelism.
+Two constants are common to an engine's epochs: NeMo's host time per launched kernel (microbatches of few tokens wait
+for the host), and how much computing slows beside the collectives of sharded data parallelism.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def fit(folder: Path) -> list[Path]:
     stacks = sorted({stack_of(row) for row in rows})
     solved = _solve(rows, chips, stacks)
     clock = {name: {"clock": {"clock_ratio": float(np.exp(solved[i]))}} for i, name in enumerate(chips)}
-    ratios = {
+    ratios: dict[str, Any] = {
         name: {"constants": {"kernel_ratio": {family(name): float(np.exp(solved[len(chips) + i]))}}}
         for i, name in enumerate(stacks)
     }

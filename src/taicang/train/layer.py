@@ -30,7 +30,7 @@ Price: TypeAlias = Callable[[Operator], Cost]
 Spent: TypeAlias = Mapping[str, Num]
 """Seconds by line of the waterfall."""
 ROUTING_LAUNCHES = 30.0
-"""Kernels of one pass that sort, count and permute tokens by expert (assumed, from the operators of open dispatchers)."""
+"""Kernels of one pass that sort, count and permute tokens by expert (assumed)."""
 LINES = ("products", "attention", "pointwise", "launch gaps", "tensor", "context", "expert")
 
 

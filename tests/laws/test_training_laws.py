@@ -1,0 +1,169 @@
+"""Laws of a training step, whatever the constants are."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from taicang import catalog
+from taicang.catalog.models import model
+from taicang.catalog.training import training_price
+from taicang.errors import InvalidPlan
+from taicang.hardware import Machine, Plane
+from taicang.models.types import Dense
+from taicang.ops import Collective, Exchange, Gemm, Operator
+from taicang.train.flops import model_flop
+from taicang.train.step import Setup, TrainStep, train_step
+from taicang.train_plans import TrainPlan, recipe
+
+NET = model("llama-3-8b")
+BASE = TrainPlan(tp=2, cp=2, pp=2, dp=4, vpp=2, global_batch=32, seq=8192)
+
+
+def _machine(count: int = 4) -> Machine:
+    return catalog.machine(f"hgx-h100 x {count}")
+
+
+def _step(plan: TrainPlan, machine: Machine | None = None, name: str = "nemo") -> TrainStep:
+    at = machine or _machine()
+    stack = catalog.stack(name)
+    return train_step(Setup(model=NET, plan=plan, machine=at, stack=stack, price=training_price(at, stack)))
+
+
+PLANS = st.builds(
+    lambda tp, cp, pp, micro, rounds, zero: TrainPlan(
+        tp=tp,
+        cp=cp,
+        pp=pp,
+        dp=32 // (tp * cp * pp),
+        micro_batch=micro,
+        seq=8192,
+        zero=zero,
+        global_batch=32 // (tp * cp * pp) * micro * pp * rounds,
+    ),
+    st.sampled_from([1, 2, 4]),
+    st.sampled_from([1, 2]),
+    st.sampled_from([1, 2, 4]),
+    st.sampled_from([1, 2]),
+    st.integers(1, 6),
+    st.sampled_from([0, 1, 2]),
+)
+
+
+@settings(max_examples=25, deadline=None)
+@given(plan=PLANS)
+def test_the_waterfall_sums_to_the_step(plan: TrainPlan) -> None:
+    step = _step(plan)
+    assert sum(step.spent.values()) == pytest.approx(step.seconds)
+    assert all(seconds >= -1e-9 for seconds in step.spent.values())
+    assert step.mfu_ratio(_machine().chip.peak("bf16")) < 1.0
+
+
+@settings(max_examples=25, deadline=None)
+@given(plan=PLANS)
+def test_recompute_trades_memory_for_time(plan: TrainPlan) -> None:
+    kept, core, full = (_step(replace(plan, recompute=mode)) for mode in ("none", "selective", "full"))  # type: ignore[arg-type]
+    assert kept.seconds <= core.seconds <= full.seconds
+    held = [float(step.memory.activations_bytes) for step in (kept, core, full)]
+    assert held == sorted(held, reverse=True)
+
+
+@settings(max_examples=25, deadline=None)
+@given(plan=PLANS)
+def test_zero_stages_never_raise_memory(plan: TrainPlan) -> None:
+    stages = (0, 1, 2, 3) if plan.pp == 1 else (0, 1, 2)
+    sizes = [float(_step(replace(plan, zero=stage)).memory.total_bytes) for stage in stages]
+    assert sizes == sorted(sizes, reverse=True)
+
+
+@settings(max_examples=25, deadline=None)
+@given(plan=PLANS, more=st.integers(1, 4))
+def test_more_microbatches_never_raise_the_bubble(plan: TrainPlan, more: int) -> None:
+    grown = replace(plan, global_batch=plan.global_batch * (1 + more))
+    assert _step(grown).bubble_ratio <= _step(plan).bubble_ratio + 1e-9
+
+
+def test_one_rank_has_no_communication() -> None:
+    step = _step(TrainPlan(global_batch=4, seq=2048), catalog.machine("hgx-h100"))
+    network = ("tensor", "context", "expert", "gradient reduction", "parameter gather", "bubble")
+    assert all(step.spent[line] == 0.0 for line in network)
+
+
+def test_a_flat_fabric_does_not_care_which_equal_axis_is_inner() -> None:
+    at = _machine()
+    plane = at.planes["scale_up"]
+    flat = Plane(name="scale_up", levels=(replace(plane.levels[0], ranks=32),))
+    machine = replace(at, planes={"scale_up": flat})
+    price = training_price(machine, catalog.stack("nemo"))
+    for kind in ("all_gather", "reduce_scatter", "all_to_all"):
+        inner, outer = (
+            price(Collective(kind=kind, payload_bytes=1e8, ranks=4, stride=stride), 1.0, 1.0) for stride in (1, 4)
+        )
+        assert inner.seconds == pytest.approx(outer.seconds)
+
+
+@settings(max_examples=20, deadline=None)
+@given(seq=st.sampled_from([512, 4096, 32768]), many=st.integers(1, 64))
+def test_flops_are_proportional_to_sequences(seq: int, many: int) -> None:
+    assert model_flop(NET, seq, 2.0 * many) == 2.0 * model_flop(NET, seq, 1.0 * many)
+
+
+def test_backward_products_cost_the_forward_s_flops_twice() -> None:
+    """Every FLOP of the linear layers is priced three times: forward, data gradient, weight gradient."""
+    at, stack = _machine(1), catalog.stack("nemo")
+    counted: list[float] = []
+    prices = training_price(at, stack)
+
+    def price(op: Operator, cube: float, vector: float) -> object:
+        if isinstance(op, Gemm):
+            counted.append(2.0 * op.batch * op.m * op.n * op.k)
+        return prices(op, cube, vector)
+
+    small = replace(NET, blocks=(replace(NET.blocks[0], count=1),))
+    assert isinstance(small.blocks[0].ffn, Dense)
+    train_step(Setup(model=small, plan=TrainPlan(seq=1, global_batch=1), machine=at, stack=stack, price=price))  # type: ignore[arg-type]
+    assert sum(counted) == pytest.approx(model_flop(small, 1, 1.0), rel=0.001)
+
+
+def test_a_faster_recipe_is_faster_and_a_faster_network_too() -> None:
+    assert _step(replace(BASE, recipe=recipe("fp8"))).seconds < _step(BASE).seconds
+    quick = catalog.machine("hgx-h100 x 4", ("planes.scale_up.scale_out.bandwidth=100 GB/s",))
+    assert _step(BASE, quick).seconds <= _step(BASE).seconds
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"global_batch": 33},
+        {"vpp": 40},
+        {"ep": 5},
+        {"cp": 3, "dp": 1, "global_batch": 32},
+        {"zero": 3},
+        {"dp": 64, "global_batch": 512},
+        {"vpp": 2, "global_batch": 12},
+        {"tp": 64, "cp": 1, "pp": 1, "vpp": 1, "dp": 1},
+    ],
+)
+def test_illegal_plans_are_refused_by_name(wrong: dict[str, int]) -> None:
+    with pytest.raises(InvalidPlan):
+        _step(replace(BASE, **wrong), _machine(16) if wrong.get("tp") == 64 else None)
+
+
+def test_experts_exchange_only_beyond_one_rank() -> None:
+    routed = model("qwen3-30b-a3b")
+    at, stack = _machine(1), catalog.stack("nemo")
+    seen: list[Operator] = []
+    prices = training_price(at, stack)
+
+    def price(op: Operator, cube: float, vector: float) -> object:
+        seen.append(op)
+        return prices(op, cube, vector)
+
+    for ep in (1, 8):
+        seen.clear()
+        plan = TrainPlan(dp=8, ep=ep, global_batch=8)
+        train_step(Setup(model=routed, plan=plan, machine=at, stack=stack, price=price))  # type: ignore[arg-type]
+        assert any(isinstance(op, Exchange) for op in seen) == (ep > 1)
