@@ -34,7 +34,7 @@ FENCE = re.compile(
     re.MULTILINE | re.DOTALL,
 )
 NUMBER = re.compile(r"\d[\d,]*\.?\d*")
-DIGEST = re.compile(r"\b[0-9a-f]{12}\b")
+DIGEST = re.compile(r"\b(?:[0-9a-f]{64}|[0-9a-f]{12})\b")
 """The catalogue's digest changes with every figure."""
 SLACK_RATIO = 0.02
 """By how much a figure in an example may differ from what the program prints now (rounding on other processors)."""
@@ -209,7 +209,7 @@ def alike(first: str, second: str) -> bool:
     """Whether two texts say the same: words alike, figures within ``SLACK_RATIO``, whatever the blanks and bars."""
 
     def words(text: str) -> list[str]:
-        return re.sub(r"[█▏\s]+", " ", NUMBER.sub(" # ", text)).split()
+        return re.sub(r"[▁-▏\s]+", " ", NUMBER.sub(" # ", text)).split()
 
     def figures(text: str) -> list[float]:
         return [float(found.replace(",", "").rstrip(".")) for found in NUMBER.findall(text)]

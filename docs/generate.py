@@ -65,16 +65,22 @@ def main(arguments: list[str]) -> int:
     for path, text in wanted():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
+    failed = 0
     for path in pages():
         text = path.read_text(encoding="utf-8")
-        new = blocks.refreshed(text, str(path.relative_to(ROOT)), slow="--slow" in arguments)
+        try:
+            new = blocks.refreshed(text, str(path.relative_to(ROOT)), slow="--slow" in arguments)
+        except Exception as error:  # the other pages can still be written
+            sys.stdout.write(f"FAILED {path.relative_to(ROOT)}: {error!r}\n")
+            failed = 1
+            continue
         if new != text:
             path.write_text(new, encoding="utf-8")
             sys.stdout.write(f"examples of {path.relative_to(ROOT)}\n")
     if "--no-pictures" not in arguments:
         for path in pictures.draw_all(HERE / "images"):
             sys.stdout.write(f"{path.relative_to(ROOT)}\n")
-    return 0
+    return failed
 
 
 if __name__ == "__main__":

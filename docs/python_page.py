@@ -10,8 +10,20 @@ from collections.abc import Callable
 from typing import Any
 
 MODULES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
-    ("Predict", "taicang.predict.infer", ("infer",)),
+    ("Predict", "taicang.predict", ("infer", "explain", "to_frame")),
     ("", "taicang.predict.prediction", ("Prediction", "PhasePrediction", "Band", "Infeasible")),
+    ("Search", "taicang.search.door", ("prepare", "formats")),
+    ("", "taicang.search.run", ("search", "Ask")),
+    ("", "taicang.search.space", ("Space",)),
+    ("", "taicang.search.result", ("Found", "Choice", "Pool", "Counts")),
+    ("Replay", "taicang.predict.replay", ("replay", "System", "Replay")),
+    ("", "taicang.serve.summary", ("Summary", "Spread")),
+    ("", "taicang.traffic.trace", ("Trace", "take", "thin", "faster")),
+    ("", "taicang.traffic.read", ("read",)),
+    ("", "taicang.traffic.generate", ("fixed", "arriving", "from_profile")),
+    ("Training", "taicang.predict.train", ("train", "TrainPrediction")),
+    ("", "taicang.train_plans", ("TrainPlan", "Recipe", "recipe")),
+    ("", "taicang.train.step", ("TrainStep",)),
     ("Catalogue", "taicang.catalog", ("chip", "machine", "stack", "entry", "names", "check", "digest")),
     ("", "taicang.catalog.models", ("model", "model_names", "not_modelled")),
     ("", "taicang.catalog.costing", ("cost_model",)),
