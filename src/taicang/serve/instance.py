@@ -104,12 +104,15 @@ class Instance:
         work: list[tuple[Request, int]] = []
         for at in list(self.hungry) if self.hungry else ():
             group = self.groups[at]
+            self._sync(group)
             if group.waiting and group.waiting[0].done > 0:
                 self._admit_ready(group)
+            spare = group.cache.free
             work += fill(group, self.limits, self.table.query_len)
             if not group.waiting and not group.prefilling:
                 del self.hungry[at]
-            self._watch(group)
+            if group.cache.free != spare:
+                self._watch(group)
         self._work = work
         if work:
             return self._begin_prompts(now, work)
@@ -320,7 +323,8 @@ class Instance:
         while group.waiting and group.waiting[0].done >= group.waiting[0].need > 0:
             request = group.waiting[0]
             tokens = request.input + request.output if self.limits.reserve else request.need
-            if group.n + len(group.prefilling) >= self.limits.sequences or not group.cache.admit(request, tokens):
+            keep = 0 if self.limits.reserve else group.n + 1
+            if group.n >= self.limits.sequences or not group.cache.admit(request, tokens, keep):
                 return
             group.waiting.popleft()
             request.done = request.need

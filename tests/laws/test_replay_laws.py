@@ -1,0 +1,151 @@
+"""Laws of the serving simulator on random workloads: nothing is lost, time never goes back, and fast-forward is exact."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from taicang import catalog
+from taicang.catalog.costing import cost_model
+from taicang.catalog.models import model
+from taicang.plans import ServePlan
+from taicang.serve.build import drafting
+from taicang.serve.cache import Cache
+from taicang.serve.cluster import Cluster, Link
+from taicang.serve.instance import Instance
+from taicang.serve.request import SECOND, Request
+from taicang.serve.router import ROUTERS, Router
+from taicang.serve.scheduler import Limits
+from taicang.serve.setup import Setup
+from taicang.serve.simulate import simulate
+from taicang.serve.steptable import GRAIN, StepTable
+
+
+@cache
+def table(drafts: int = 0) -> StepTable:
+    machine, stack = catalog.machine("hgx-h100"), catalog.stack("vllm")
+    setup = Setup(
+        model=model("llama-2-7b"), plan=ServePlan(draft_tokens=drafts), machine=machine, stack=stack,
+        price=cost_model(machine, stack).price,
+    )  # fmt: skip
+    return StepTable(setup, sequences=64, tokens=2048)
+
+
+@st.composite
+def workloads(draw: st.DrawFn) -> dict[str, object]:
+    count = draw(st.integers(1, 40))
+    rows = []
+    now = 0
+    for i in range(count):
+        now += draw(st.sampled_from([0, 0, 1, SECOND // 1000, SECOND // 20, SECOND // 3]))
+        prompt = draw(st.integers(1, 900))
+        output = draw(st.one_of(st.just(1), st.integers(1, 200)))
+        shared = draw(st.integers(0, prompt // 64))
+        family = draw(st.integers(0, 2))
+        blocks = [family * 1000 + j if j < shared else (i + 10) * 1000 + j for j in range(-(-prompt // 64))]
+        rows.append((now, prompt, output, blocks))
+    return {
+        "rows": rows,
+        "policy": draw(st.sampled_from(["mixed", "prefill_first", "decode_first"])),
+        "groups": draw(st.sampled_from([1, 1, 2, 3])),
+        "instances": draw(st.integers(1, 2)),
+        "split": draw(st.booleans()),
+        "pages": draw(st.sampled_from([70, 90, 200, 5000])),
+        "reserve": draw(st.booleans()),
+        "sequences": draw(st.sampled_from([1, 3, 64])),
+        "tokens": draw(st.sampled_from([128, 2048])),
+        "router": draw(st.sampled_from(ROUTERS)),
+        "drafts": draw(st.sampled_from([0, 0, 2])),
+    }
+
+
+def run(load: dict[str, object], *, single: bool) -> tuple[Cluster, list[Request], list[Request]]:
+    drafts: int = load["drafts"]  # type: ignore[assignment]
+    split = bool(load["split"])
+
+    def pool(role: str, first: int) -> list[Instance]:
+        limits = Limits(
+            policy="mixed" if role != "both" else load["policy"],  # type: ignore[arg-type]
+            tokens=load["tokens"], sequences=load["sequences"],  # type: ignore[arg-type]
+            reserve=(bool(load["reserve"]) or drafts > 0) and role != "prefill",
+        )  # fmt: skip
+        return [
+            Instance(
+                first + i, table(drafts), limits,
+                [Cache(load["pages"], 16, 64) for _ in range(load["groups"])],  # type: ignore[arg-type,call-overload]
+                role=role, single=single, steps_of=drafting(drafts, 0.7, first + i),
+            )
+            for i in range(load["instances"])  # type: ignore[call-overload]
+        ]  # fmt: skip
+
+    cluster = Cluster(
+        pool("prefill" if split else "both", 0), decode=pool("decode", 10) if split else (),
+        router=Router(load["router"], 3), link=Link(base=SECOND // 1000, per_token=SECOND // 10**6),  # type: ignore[arg-type]
+    )  # fmt: skip
+    made = [Request(i, *row[:3], blocks=row[3]) for i, row in enumerate(load["rows"])]  # type: ignore[call-overload]
+    return cluster, made, simulate(cluster, iter(made))
+
+
+def stamps(requests: list[Request]) -> list[tuple[int, ...]]:
+    return [(r.id, r.started, r.first, r.moved, r.end, r.cached, r.preempted, r.place) for r in requests]
+
+
+@settings(max_examples=60, deadline=None)
+@given(workloads())
+def test_fast_forward_gives_the_very_timestamps_of_single_steps(load):
+    _, fast, _ = run(load, single=False)
+    _, slow, _ = run(load, single=True)
+    assert stamps(fast) == stamps(slow)
+
+
+@settings(max_examples=60, deadline=None)
+@given(workloads())
+def test_nothing_is_lost_and_time_never_goes_back(load):
+    cluster, made, finished = run(load, single=False)
+    assert sorted(r.id for r in finished) == [r.id for r in made]
+    for r in made:
+        assert r.made == r.output
+        assert r.arrival <= r.started < r.first <= r.end
+        assert 0 <= r.cached < r.input
+    ends = [r.end for r in finished]
+    assert ends == sorted(ends)
+    for instance in cluster.instances:
+        assert instance.requests == 0
+        for group in instance.groups:
+            cache = group.cache
+            assert group.n == 0
+            assert group.base == 0
+            assert not any(group.residues)
+            assert cache.spare == cache.pages
+            assert cache.free + cache.blocks * cache.per_block == cache.pages
+
+
+@settings(max_examples=10, deadline=None)
+@given(workloads())
+def test_the_same_seed_gives_the_same_run(load):
+    assert stamps(run(load, single=False)[1]) == stamps(run(load, single=False)[1])
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(1, 64), st.integers(0, 10**6), st.integers(1, 3000))
+def test_sums_of_steps_and_their_inverse(n, context, steps):
+    row = table().row(n)
+    start, growth = context * GRAIN, n * GRAIN
+    one_by_one = sum(row.at(start + i * growth) for i in range(min(steps, 200)))
+    assert row.sum(start, growth, min(steps, 200)) == one_by_one
+    whole = row.sum(start, growth, steps)
+    assert row.reach(start, growth, whole) == steps
+    assert row.reach(start, growth, whole + 1) == steps + 1
+    if steps > 1:
+        assert row.reach(start, growth, whole - 1) == steps
+
+
+def test_a_request_that_no_cache_holds_is_refused():
+    from taicang.errors import InvalidInput
+
+    cluster = Cluster([Instance(0, table(), Limits(), [Cache(10, 16)])])
+    with pytest.raises(InvalidInput, match="needs 300 tokens of cache"):
+        simulate(cluster, [Request(0, 0, 200, 100)])
