@@ -162,8 +162,9 @@ def python(example: Example, names: dict[str, object], where: str) -> str:
     out, before = io.StringIO(), Path.cwd()
     os.chdir(ROOT)
     try:
+        body = example.body.replace("../shared/evidence", str(EVIDENCE))
         with contextlib.redirect_stdout(out):
-            exec(compile(example.body, where, "exec"), names)
+            exec(compile(body, where, "exec"), names)
     finally:
         os.chdir(before)
     return kept(out.getvalue().rstrip(), example.keep) + "\n"

@@ -102,9 +102,13 @@ def test_pictures_are_whole_and_show_all_machines():
 
 
 @pytest.mark.parametrize("script", [path.name for path in (ROOT / "examples").glob("*.py")])
-def test_example_scripts_run(script, capsys):
+def test_example_scripts_run(script, capsys, monkeypatch):
+    if script == "transfer.py" and not blocks.EVIDENCE.is_dir():
+        pytest.skip("the folder of measured rows (shared/evidence beside the repository) is absent")
+    monkeypatch.setattr(sys, "argv", [script, str(blocks.EVIDENCE)])
     runpy.run_path(str(ROOT / "examples" / script), run_name="__main__")
-    assert "tokens/s" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "tokens/s" in out or "latent attention" in out
 
 
 def test_pages_quote_the_example_files_as_they_are():
