@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from taicang.plans import decode_batch, prefill_batch
 from taicang.search.door import formats, prepare
 from taicang.search.front import front
-from taicang.search.points import aggregated_points, decode_points, handover_s, prefill_points
+from taicang.search.points import handover_s, prefill_points, serving_points
 from taicang.search.run import Ask, search
 from taicang.search.space import Space, layouts
 from taicang.serve.memory import memory_use
@@ -73,10 +73,11 @@ def test_brute_force_finds_nothing_better(model, on):
             chips = -(-plan.ranks // one.machine.chip.dies)
             pre.append((seconds + handover_s(setup, one), n * plan.dp / seconds, chips))
 
-    table = aggregated_points(plans, one, SMALL)
+    tables = serving_points(plans, one, SMALL)
+    table = tables["both"]
     mine = zip(table.ttft_s, table.tpot_s, table.requests_per_s, table.chips, strict=True)
     assert sorted(agg) == sorted(tuple(map(float, row)) for row in mine)
-    table = decode_points(plans, one, SMALL)
+    table = tables["decode"]
     mine = zip(table.tpot_s, table.requests_per_s, table.chips, strict=True)
     assert sorted(dec) == sorted(tuple(map(float, row)) for row in mine)
     table = prefill_points(plans, one, SMALL)

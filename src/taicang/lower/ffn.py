@@ -59,14 +59,14 @@ def experts(kind: Experts, setting: Setting) -> Iterator[Item]:
     yield "router", Gemm(m=own, n=kind.experts, k=hidden, dtype="bf16"), 1
     yield "routing", Pointwise(kind="route", elements=own * kind.experts, moved_bytes=own * kind.experts * 8.0), 1
     topk, slots = kind.topk, kind.experts + plan.redundant
-    if plan.shared_ranks:
+    if some(plan.shared_ranks):
         topk, slots = topk + 1, slots + plan.shared_ranks
     elif kind.shared_inter:
-        shard = 1 if plan.sp or plan.dp > 1 else plan.tp
+        shard = 1 if plan.sp or some(plan.dp - 1) else plan.tp
         yield from _mlp("shared expert", own, kind.shared_inter / shard, kind.gated, setting)
     ranks = plan.ep * plan.moe_tp
     groups = plan.dp * (plan.tp if plan.sp else 1)
-    exchanged = plan.dp > 1 or plan.sp
+    exchanged = some(plan.dp - 1) or plan.sp
     sent = own if plan.sp else own / plan.tp
     dispatched = exchanged and _all_to_all(setting)
     if dispatched:
@@ -87,7 +87,7 @@ def experts(kind: Experts, setting: Setting) -> Iterator[Item]:
             dtype=plan.quant.experts,
             gated=kind.gated,
             skew=setting.skew,
-            balanced_ranks=plan.redundant > 0,
+            balanced_ranks=some(plan.redundant),
             gathered=not dispatched,
         ),
         1,
@@ -100,7 +100,7 @@ def experts(kind: Experts, setting: Setting) -> Iterator[Item]:
             Collective(kind="reduce_scatter", payload_bytes=own * groups * hidden * 2.0, ranks=ranks),
             1,
         )
-    elif ranks > 1:
+    elif some(ranks - 1):
         yield "experts all-reduce", Collective(kind="all_reduce", payload_bytes=own * hidden * 2.0, ranks=ranks), 1
 
 
@@ -129,15 +129,15 @@ def _exchange(kind: ExchangeKind, sent: Count, topk: int, slots: int, setting: S
 def check_experts(kind: Experts, plan: ServePlan) -> None:
     """Refuse expert layouts that do not fill the stage's ranks or do not divide the experts."""
     stage = plan.tp * plan.dp
-    if plan.ep * plan.moe_tp != stage:
+    if some(abs(plan.ep * plan.moe_tp - stage)):
         raise InvalidPlan(
             f"expert ranks ep x moe_tp = {plan.ep} x {plan.moe_tp} = {plan.ep * plan.moe_tp} "
             f"must equal attention ranks tp x dp = {plan.tp} x {plan.dp} = {stage}"
         )
     slots = kind.experts + plan.redundant + plan.shared_ranks
-    if slots < plan.ep:
+    if some(plan.ep - slots):
         raise InvalidPlan(f"ep={plan.ep} exceeds the {slots} expert slots by {plan.ep - slots}")
-    if slots % plan.ep:
+    if some(slots % plan.ep):
         raise InvalidPlan(
             f"ep={plan.ep} does not divide {slots} expert slots ({kind.experts} experts + {plan.redundant} redundant"
             f" + {plan.shared_ranks} shared): {plan.ep - slots % plan.ep} more redundant experts would fit"

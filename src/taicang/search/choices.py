@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from taicang.errors import InvalidInput, NotModelled
+from dataclasses import replace
+
+from taicang.errors import InvalidInput, NotModelled, UnknownName
 from taicang.hardware import Chip, Machine
 from taicang.models.types import Experts, GatedLinear, GroupedQuery, Latent, Model
 from taicang.plans import Quantisation
@@ -24,7 +26,8 @@ def quantisation(name: str, model: Model, chip: Chip) -> Quantisation:
     A block-fp8 checkpoint becomes int8 where the chip has int8 and no fp8 (Ascend), else bf16.
     """
     if name not in QUANTS:
-        raise InvalidInput(f"unknown quantisation {name!r}; one of {', '.join(QUANTS)}", where="--quant")
+        near = UnknownName("quantisation", name, QUANTS, where="--quant")
+        raise InvalidInput(f"{near}; one of {', '.join(QUANTS)}")
     peaks = chip.peak_flop_per_s
     form = name
     if name == "auto":
@@ -40,12 +43,21 @@ def quantisation(name: str, model: Model, chip: Chip) -> Quantisation:
         raise NotModelled(
             f"{chip.name} has no {need} arithmetic, which {form} needs (it has {', '.join(sorted(peaks))})"
         )
+    formats = _by_class(form, model, named=name != "auto")
+    return formats if "fp8" in peaks else replace(formats, index="bf16")
+
+
+def _by_class(form: str, model: Model, *, named: bool) -> Quantisation:
+    """The format of each tensor class under the scheme ``form``; ``named`` by the user, not the checkpoint's own."""
     if form in ("bf16", "fp16"):
         return Quantisation()
-    if form.startswith("mxfp4") or (name == "auto" and model.experts_only):
+    if form.startswith("mxfp4") or (not named and model.experts_only):
         return Quantisation(experts=form)
     if form == "w4a8":
-        return Quantisation(attention="int8", dense="int8", experts="w4a8", dispatch="int8")
+        # the bulk of the weights has four bits: the experts, or a dense model's feed-forward
+        return Quantisation(
+            attention="int8", dense="int8" if routed(model) else "w4a8", experts="w4a8", dispatch="int8"
+        )
     if form == "nvfp4":
         latent = isinstance(model.blocks[0].attention, Latent)
         return Quantisation(

@@ -11,7 +11,7 @@ import numpy as np
 from taicang.hardware import Machine
 from taicang.plans import ServePlan, decode_batch, prefill_batch
 from taicang.search.door import moved
-from taicang.search.points import Job, aggregated_points, decode_points, prefill_points
+from taicang.search.points import Job, prefill_points, serving_points
 from taicang.search.result import Choice, Pool
 from taicang.search.run import Ask, search
 from taicang.search.space import Space
@@ -105,8 +105,11 @@ def stops(job: Job, pool: Pool, space: Space) -> str:
         drafts=(int(pool.plan.draft_tokens),),
         chunks=(pool.chunk_tokens,),
     )
-    price = {"prefill": prefill_points, "decode": decode_points, "both": aggregated_points}[pool.role]
-    points = price([replace(pool.plan, draft_tokens=0)], job, narrow)
+    plans = [replace(pool.plan, draft_tokens=0)]
+    if pool.role == "prefill":
+        points = prefill_points(plans, job, narrow)
+    else:
+        points = serving_points(plans, job, narrow, (pool.role,))[pool.role]
     what = f"at {larger[0]:.0f} {'prompts' if pool.role == 'prefill' else 'sequences'} a group"
     if not points.size:
         return f"memory: full {what}"

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,20 +12,26 @@ from numpy.typing import NDArray
 from taicang.cost.cost import Cost
 from taicang.errors import InvalidPlan, NotModelled
 from taicang.hardware import Machine
+from taicang.lower.program import some
 from taicang.models.count import kv_cache_bytes
 from taicang.models.types import Model
 from taicang.ops import Operator, Transfer
 from taicang.plans import ServePlan, decode_batch, prefill_batch
+from taicang.search.groups import family, grouped, stacked
 from taicang.search.once import Once
 from taicang.search.space import Space
 from taicang.serve.memory import memory_use
 from taicang.serve.setup import Setup, step
 from taicang.serve.steady import Load, aggregated
 from taicang.stacks import Stack
+from taicang.units import Num
 
 Floats = NDArray[np.float64]
-BLOCK = 16
-"""Batches are cut to whole blocks of this many, so that layouts of unlike memory still share operators."""
+Role: TypeAlias = Literal["prefill", "decode", "both"]
+BLOCKS = 8
+"""Blocks that batches are cut to."""
+CELLS = 32768
+"""Candidates that are priced together: enough to drown the interpreter, few enough for the processor's caches."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +52,7 @@ class Job:
     def setup(self, plan: ServePlan) -> Setup:
         """One instance of ``plan``; replicas of hot experts even out what skew makes."""
         full = replace(plan, acceptance_ratio=self.acceptance_ratio)
-        skew = 0.0 if plan.redundant else self.skew
+        skew = 0.0 if some(plan.redundant) else self.skew
         return Setup(model=self.model, plan=full, machine=self.machine, stack=self.stack, price=self.price, skew=skew)
 
 
@@ -85,91 +91,136 @@ class Points:
 COLUMNS = ("layout", "sequences", "drafts", "chunk", "ttft_s", "tpot_s", "requests_per_s", "chips")
 
 
-def gather(plans: Sequence[ServePlan], job: Job, rows: Callable[[Setup], tuple[int, dict[str, Any]] | None]) -> Points:
-    """Run ``rows`` over ``plans`` (in an order in which neighbours share operators) and stack what it gives."""
-    order = sorted(plans, key=lambda p: (p.tp, p.pp, p.sp, p.microbatches, p.dp, p.ep))
+def gather(
+    plans: Sequence[ServePlan],
+    job: Job,
+    cells: Mapping[Role, int],
+    rows: Callable[[Job, list[ServePlan]], Mapping[Role, dict[str, Any]]],
+) -> dict[Role, Points]:
+    """Run ``rows`` over pieces of ``plans`` of one structure and stack what it gives for each role.
+
+    ``rows`` takes the job with a cost model that remembers, and returns for each role "keep" and the columns, each of a
+    shape that broadcasts to [layouts of the piece, ...]; ``cells`` is how many candidates a layout has.
+    """
+    columns: dict[Role, dict[str, list[Any]]] = {role: {name: [] for name in COLUMNS} for role in cells}
+    refused: list[str] = []
+    each, last = max(CELLS // max(cells.values()), 1), None
     once = Once(costs=job.price)
     known = replace(job, price=once.price)
-    parts: list[dict[str, Any]] = []
-    considered, refused, group = 0, [], None
-    for index, plan in enumerate(order):
-        if group != (plan.tp, plan.pp, plan.sp, plan.microbatches):
-            group = (plan.tp, plan.pp, plan.sp, plan.microbatches)
+    for group in grouped(plans):
+        if (kin := family(plans[group[0]])) != last:
             once.forget()
-        try:
-            found = rows(known.setup(plan))
-        except (InvalidPlan, NotModelled) as error:
-            refused.append(f"{plan}: {error}")
-            continue
-        if found is None:
-            continue
-        considered += found[0]
-        chips = float(-(-plan.ranks // job.machine.chip.dies))
-        parts.append(found[1] | {"layout": index, "chips": chips})
-    columns: dict[str, list[Any]] = {name: [] for name in COLUMNS}
-    for part in parts:
-        size = part["tpot_s"].size
-        for name in COLUMNS:
-            columns[name].append(np.broadcast_to(np.asarray(part[name]), (size,)))
-    stacked: dict[str, Any] = {name: np.concatenate(found or [np.zeros(0)]) for name, found in columns.items()}
-    stacked["layout"] = stacked["layout"].astype(np.int64)
-    return Points(plans=tuple(order), considered=considered, refused=tuple(refused), **stacked)
+            last = kin
+        for start in range(0, len(group), each):
+            mine = group[start : start + each]
+            try:
+                found = rows(known, [plans[i] for i in mine])
+            except (InvalidPlan, NotModelled) as error:
+                refused += [str(error)] * len(mine)
+                continue
+            for role, part in found.items():
+                keep = part["keep"]
+                first = (len(mine),) + (1,) * (keep.ndim - 1)
+                chips = np.array([-(-plans[i].ranks // job.machine.chip.dies) for i in mine], dtype=float)
+                part |= {"layout": np.array(mine).reshape(first), "chips": chips.reshape(first)}
+                for name, values in columns[role].items():
+                    values.append(np.broadcast_to(part.get(name, 0.0), keep.shape)[keep])
+    return {role: _table(plans, columns[role], len(plans) * count, refused) for role, count in cells.items()}
 
 
-def _fitting(setup: Setup, batches: Floats, *, context: float, tokens: float) -> Floats:
-    """The smallest batches, in whole blocks, up to the largest that can fit (memory grows with the batch)."""
-    use = memory_use(
-        setup.model,
-        setup.plan,
-        setup.machine.chip,
-        sequences=batches,
-        context=context,
-        tokens=np.maximum(batches * tokens, 1.0),
-    )
-    fits = int(np.count_nonzero(np.broadcast_to(use.spare_bytes >= 0, batches.shape)))
-    return batches[: -(-fits // BLOCK) * BLOCK]
+def _table(plans: Sequence[ServePlan], columns: dict[str, list[Any]], considered: int, refused: list[str]) -> Points:
+    stack: dict[str, Any] = {name: np.concatenate(parts or [np.zeros(0)]) for name, parts in columns.items()}
+    stack["layout"] = stack["layout"].astype(np.int64)
+    return Points(plans=tuple(plans), considered=considered, refused=tuple(refused), **stack)
 
 
-def _spread(space: Space, job: Job) -> tuple[Floats, Floats]:
-    return np.array(space.batches, dtype=float), np.array(space.drafts_of(job.model), dtype=float)
+def _axes(space: Space, job: Job) -> tuple[Floats, Floats]:
+    """Batches and draft lengths as one axis of candidates, with one more axis after it (chunk sizes)."""
+    grids = np.meshgrid(np.array(space.batches, dtype=float), np.array(space.drafts_of(job.model), dtype=float))
+    batches, drafts = (grid.T.reshape(-1, 1) for grid in grids)
+    return batches, drafts
 
 
-def decode_points(plans: Sequence[ServePlan], job: Job, space: Space) -> Points:
-    """Decode instances of their own: batches x draft lengths for each layout."""
-    batches, drafts = _spread(space, job)
+def _largest(fits: Any) -> int:
+    """How many of the first candidates of the second axis hold all that fit in any layout (memory grows with them).
 
-    def rows(setup: Setup) -> tuple[int, dict[str, Any]] | None:
-        context = job.input_tokens + job.output_tokens
-        some = _fitting(setup, batches, context=context, tokens=1.0)
-        if not some.size:
-            return batches.size * drafts.size, _empty()
-        sequences, depth = (grid.ravel() for grid in np.meshgrid(some, drafts, indexing="ij"))
-        drafting = replace(setup, plan=replace(setup.plan, draft_tokens=depth))
-        plan = drafting.plan
+    In whole blocks, so that pieces of unlike memory still share operators.
+    """
+    rows = np.flatnonzero(fits.any(axis=tuple(n for n in range(fits.ndim) if n != 1)))
+    most = int(rows[-1]) + 1 if rows.size else 0
+    block = -(-fits.shape[1] // BLOCKS)
+    return int(min(-(-most // block) * block, fits.shape[1]))
+
+
+def serving_points(
+    plans: Sequence[ServePlan], job: Job, space: Space, roles: Collection[Role] = ("both", "decode")
+) -> dict[Role, Points]:
+    """Instances that decode: with chunks of prompts in between ("both": batches x draft lengths x chunk sizes for each
+    layout), or on their own ("decode": batches x draft lengths). One pass prices the decode step of both.
+    """
+    batches, drafts = _axes(space, job)
+    chunks: Floats = np.array(space.chunks, dtype=float)
+    cells = {role: batches.size * (chunks.size if role == "both" else 1) for role in roles}
+    context = job.input_tokens + job.output_tokens
+
+    def fitting(plan: ServePlan, layouts: int, extra: Any) -> Any:
         use = memory_use(
-            job.model, plan, job.machine.chip, sequences=sequences, context=context, tokens=sequences * plan.query_len
+            job.model,
+            plan,
+            job.machine.chip,
+            sequences=batches,
+            context=context,
+            tokens=batches * plan.query_len + extra,
         )
-        seconds = step(
-            drafting, decode_batch(sequences=sequences, context=job.input_tokens + job.output_tokens / 2)
-        ).seconds
-        steps = np.maximum((job.output_tokens - 1) / plan.tokens_per_step, 1.0)
-        keep = (use.spare_bytes >= 0) & (sequences >= plan.pp * plan.microbatches)
-        found = {
-            "sequences": sequences,
-            "drafts": depth,
-            "tpot_s": seconds / plan.tokens_per_step,
-            "requests_per_s": sequences * plan.dp / (steps * seconds),
-        }
-        return batches.size * drafts.size, _kept(found, keep)
+        shape = (layouts, batches.size, np.size(extra))
+        return np.broadcast_to(use.spare_bytes >= 0, shape) & _filled(plan, batches)
 
-    return gather(plans, job, rows)
+    def rows(known: Job, piece: list[ServePlan]) -> dict[Role, dict[str, Any]]:
+        setup = known.setup(stacked(piece, 2))
+        deep = replace(setup.plan, draft_tokens=drafts)
+        beside = {"both": np.minimum(chunks, job.input_tokens), "decode": 0.0}
+        keep = {role: fitting(deep, len(piece), beside[role]) for role in roles}
+        most = max(_largest(mask) for mask in keep.values())
+        found: dict[Role, dict[str, Any]] = {role: {"keep": mask[:, :most]} for role, mask in keep.items()}
+        if not most:
+            return found
+        plan, sequences = replace(deep, draft_tokens=drafts[:most]), batches[:most]
+        gained = plan.tokens_per_step
+        if "both" in roles:
+            mixing: Any = replace(setup.stack, chunk_tokens=chunks)  # type: ignore[arg-type]
+            load = Load(concurrency=sequences * plan.dp, input_tokens=job.input_tokens, output_tokens=job.output_tokens)
+            steady = aggregated(replace(setup, plan=plan, stack=mixing), load)
+            seconds = steady.step_s
+            found["both"] |= {
+                "sequences": sequences,
+                "drafts": drafts[:most],
+                "chunk": chunks,
+                "ttft_s": steady.ttft_s,
+                "tpot_s": steady.tpot_s,
+                "requests_per_s": steady.output_tokens_per_s / job.output_tokens,
+            }
+        else:
+            batch = decode_batch(sequences=sequences, context=job.input_tokens + job.output_tokens / 2)
+            seconds = step(replace(setup, plan=plan), batch).seconds
+        if "decode" in roles:
+            steps = np.maximum((job.output_tokens - 1) / gained, 1.0)
+            found["decode"] |= {
+                "sequences": sequences,
+                "drafts": drafts[:most],
+                "tpot_s": seconds / gained,
+                "requests_per_s": sequences * plan.dp / (steps * seconds),
+            }
+        return found
+
+    return gather(plans, job, cells, rows)
 
 
 def prefill_points(plans: Sequence[ServePlan], job: Job, space: Space) -> Points:
     """Prefill instances of their own; TTFT is a batch of prompts alone and the move of one cache, without queueing."""
     prompts: Floats = np.array(space.prompts, dtype=float)
 
-    def rows(setup: Setup) -> tuple[int, dict[str, Any]] | None:
+    def rows(known: Job, piece: list[ServePlan]) -> dict[Role, dict[str, Any]]:
+        setup = known.setup(stacked(piece, 1))
         plan = setup.plan
         budget = np.maximum(setup.stack.chunk_tokens * (plan.tp if plan.sp else 1.0), job.input_tokens)
         use = memory_use(
@@ -180,77 +231,28 @@ def prefill_points(plans: Sequence[ServePlan], job: Job, space: Space) -> Points
             context=job.input_tokens,
             tokens=np.minimum(prompts * job.input_tokens, budget),
         )
-        keep = np.broadcast_to(use.spare_bytes >= 0, prompts.shape) & (prompts >= plan.pp * plan.microbatches)
+        keep = np.broadcast_to(use.spare_bytes >= 0, (len(piece), prompts.size)) & _filled(plan, prompts)
         if not keep.any():
-            return prompts.size, _empty()
+            return {"prefill": {"keep": keep[:, :0]}}
         seconds: Any = step(setup, prefill_batch(sequences=prompts, length=job.input_tokens)).seconds
         found = {
+            "keep": keep,
             "sequences": prompts,
             "ttft_s": seconds + handover_s(setup, job),
             "requests_per_s": prompts * plan.dp / seconds,
-            "tpot_s": np.zeros(prompts.size),
         }
-        return prompts.size, _kept(found, keep)
+        return {"prefill": found}
 
-    return gather(plans, job, rows)
+    return gather(plans, job, {"prefill": prompts.size}, rows)["prefill"]
 
 
-def handover_s(setup: Setup, job: Job) -> float:
+def handover_s(setup: Setup, job: Job) -> Num:
     """Seconds to move one prompt's cache from a prefill rank group to decode."""
     size = float(kv_cache_bytes(setup.model, job.input_tokens, setup.plan.quant.kv)) / setup.plan.tp
     plane = "rdma" if "rdma" in setup.machine.planes else "scale_up"
-    return float(job.price(Transfer(payload_bytes=size, plane=plane, distance=setup.plan.ranks), 1.0, 1.0).seconds)
+    return job.price(Transfer(payload_bytes=size, plane=plane, distance=setup.plan.ranks), 1.0, 1.0).seconds
 
 
-def aggregated_points(plans: Sequence[ServePlan], job: Job, space: Space) -> Points:
-    """Instances that do both: batches x draft lengths x chunk sizes for each layout."""
-    batches, drafts = _spread(space, job)
-    chunks: Floats = np.array(space.chunks, dtype=float)
-    cells = batches.size * drafts.size * chunks.size
-
-    def rows(setup: Setup) -> tuple[int, dict[str, Any]] | None:
-        context = job.input_tokens + job.output_tokens
-        some = _fitting(setup, batches, context=context, tokens=1.0)
-        if not some.size:
-            return cells, _empty()
-        sequences, depth = (grid.reshape(-1, 1) for grid in np.meshgrid(some, drafts, indexing="ij"))
-        mixing = replace(
-            setup,
-            plan=replace(setup.plan, draft_tokens=depth),
-            stack=replace(setup.stack, chunk_tokens=chunks),  # type: ignore[arg-type]
-        )
-        plan = mixing.plan
-        use = memory_use(
-            job.model,
-            plan,
-            job.machine.chip,
-            sequences=sequences,
-            context=context,
-            tokens=sequences * plan.query_len + np.minimum(chunks, job.input_tokens),
-        )
-        load = Load(concurrency=sequences * plan.dp, input_tokens=job.input_tokens, output_tokens=job.output_tokens)
-        steady = aggregated(mixing, load)
-        shape = (sequences.size, chunks.size)
-        keep = (use.spare_bytes >= 0) & (sequences >= plan.pp * plan.microbatches)
-        found = {
-            "sequences": sequences,
-            "drafts": depth,
-            "chunk": chunks,
-            "ttft_s": steady.ttft_s,
-            "tpot_s": steady.tpot_s,
-            "requests_per_s": steady.output_tokens_per_s / job.output_tokens,
-        }
-        flat = {name: np.broadcast_to(value, shape).ravel() for name, value in found.items()}
-        return cells, _kept(flat, np.broadcast_to(keep, shape).ravel())
-
-    return gather(plans, job, rows)
-
-
-def _kept(found: dict[str, Any], keep: Any) -> dict[str, Any]:
-    return {name: value[keep] for name, value in ({"ttft_s": 0.0 * found["tpot_s"]} | found).items()} | {
-        name: 0.0 for name in ("drafts", "chunk") if name not in found
-    }
-
-
-def _empty() -> dict[str, Any]:
-    return dict.fromkeys(COLUMNS, np.zeros(0))
+def _filled(plan: ServePlan, sequences: Floats) -> Any:
+    """Whether each microbatch of each stage has a sequence."""
+    return sequences >= plan.pp * plan.microbatches

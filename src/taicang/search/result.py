@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from taicang.plans import ServePlan
+from taicang.search.points import Role
 
 Mode: TypeAlias = Literal["aggregated", "disaggregated"]
 Objective: TypeAlias = Literal["tokens/s/chip", "per-watt", "per-usd", "smallest"]
@@ -15,7 +16,7 @@ Objective: TypeAlias = Literal["tokens/s/chip", "per-watt", "per-usd", "smallest
 class Pool:
     """``instances`` equal instances of one role."""
 
-    role: Literal["prefill", "decode", "both"]
+    role: Role
     plan: ServePlan
     instances: int
     chips: int

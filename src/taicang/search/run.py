@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -12,12 +13,13 @@ from taicang.errors import InvalidInput, MissingFigure, NotModelled
 from taicang.plans import Quantisation, ServePlan
 from taicang.search.front import front
 from taicang.search.join import Pairs, best_rows, covered, decode_front, matched, smallest
-from taicang.search.points import Job, Points, aggregated_points, decode_points, prefill_points
+from taicang.search.points import Job, Points, Role, prefill_points, serving_points
 from taicang.search.result import Choice, Counts, Found, Mode, Objective, Pool
 from taicang.search.space import Space, layouts
 from taicang.units import show
 
 MODES: tuple[Mode, ...] = ("aggregated", "disaggregated")
+ROLES: Mapping[Mode, Role] = MappingProxyType({"aggregated": "both", "disaggregated": "decode"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,10 +53,12 @@ def search(
     counts = np.zeros(5, dtype=np.int64)
     nearest: list[str] = []
     refused: list[str] = []
+    roles: list[Role] = [role for mode, role in ROLES.items() if mode in ask.modes]
     for name, quant in quants:
         every = only or _every(job, quant, space)
+        serving = _serving(every, job, space, roles)
         if "aggregated" in ask.modes:
-            points = aggregated_points(every["both"], job, space)
+            points = serving["both"]
             counts += len(points.plans), points.considered, points.size, 0, len(points.refused)
             choices += _aggregated(points, job, name, ask)
             edge += _aggregated_front(points, job, name)
@@ -62,7 +66,7 @@ def search(
             refused += points.refused
         if "disaggregated" in ask.modes:
             first = prefill_points(every["prefill"], job, space)
-            second = decode_points(every["decode"], job, space)
+            second = serving["decode"]
             counts += (
                 len(first.plans) + len(second.plans),
                 first.considered + second.considered,
@@ -86,6 +90,14 @@ def search(
         counts=Counts(layouts=total[0], priced=total[1], fitting=total[2], combinations=total[3], refused=total[4]),
         nearest=() if choices else tuple(nearest),
     )
+
+
+def _serving(
+    every: Mapping[str, Sequence[ServePlan]], job: Job, space: Space, roles: Sequence[Role]
+) -> dict[Role, Points]:
+    if len(roles) > 1 and every["both"] == every["decode"]:
+        return serving_points(every["both"], job, space, roles)
+    return {role: serving_points(every[role], job, space, (role,))[role] for role in roles}
 
 
 def _every(job: Job, quant: Quantisation, space: Space) -> dict[str, Sequence[ServePlan]]:

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from taicang.formats import number_format
 from taicang.hardware import Chip
+from taicang.lower.program import some
 from taicang.models.count import Parameters, kv_cache_bytes, parameters
 from taicang.models.types import Attention, Dense, Experts, FeedForward, GatedLinear, GroupedQuery, Latent, Model
 from taicang.plans import ServePlan
@@ -92,9 +94,14 @@ def _ffn(kind: FeedForward, plan: ServePlan) -> FeedForward:
     shard = 1 if plan.sp else plan.tp
     if isinstance(kind, Dense):
         return replace(kind, inter=math.ceil(kind.inter / shard))
-    held = math.ceil((kind.experts + plan.redundant + plan.shared_ranks) / plan.ep)
-    shared = 0 if plan.shared_ranks else math.ceil(kind.shared_inter / (1 if plan.dp > 1 else shard))
-    return replace(kind, experts=held, inter=math.ceil(kind.inter / plan.moe_tp), shared_inter=shared)
+    held = _whole((kind.experts + plan.redundant + plan.shared_ranks) / plan.ep)
+    shared = 0 if some(plan.shared_ranks) else math.ceil(kind.shared_inter / (1 if some(plan.dp - 1) else shard))
+    return replace(kind, experts=held, inter=_whole(kind.inter / plan.moe_tp), shared_inter=shared)
+
+
+def _whole(share: Count) -> Any:
+    """Rounded up: the fullest rank's share."""
+    return np.ceil(share)
 
 
 def memory_use(
@@ -145,9 +152,9 @@ def _widest(mine: Model) -> int:
 def _exchange(model: Model, plan: ServePlan, tokens: Count) -> Num:
     """Pre-allocated receive slots of every peer, double-buffered as CloudMatrix-Infer does: ranks x tokens x slot."""
     routed = [block.ffn for block in model.blocks if isinstance(block.ffn, Experts)]
-    if not routed or plan.dp == 1:
+    if not routed or not some(plan.dp - 1):
         return tokens * 0.0
-    slots = min(routed[0].topk, math.ceil((routed[0].experts + plan.redundant + plan.shared_ranks) / plan.ep))
+    slots = np.minimum(routed[0].topk, _whole((routed[0].experts + plan.redundant + plan.shared_ranks) / plan.ep))
     send = number_format(plan.quant.dispatch).activation_bytes + number_format(plan.quant.combine).activation_bytes
     # worst case is one slot per peer and token; throughput kernels (prefill) size buffers to the copies instead
     worst = plan.ep * tokens * slots * model.hidden * send

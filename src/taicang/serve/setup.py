@@ -33,7 +33,7 @@ class Setup:
     """Exponent of the expert popularity's power law."""
 
     def __post_init__(self) -> None:
-        if self.plan.ranks > self.machine.ranks:
+        if some(self.plan.ranks - self.machine.ranks):
             raise InvalidPlan(
                 f"the plan needs {self.plan.ranks} ranks (tp {self.plan.tp} x dp {self.plan.dp} x pp {self.plan.pp}), "
                 f"{self.machine.name} has {self.machine.ranks}: {self.plan.ranks - self.machine.ranks} too many"
