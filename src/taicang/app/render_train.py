@@ -5,6 +5,8 @@ from __future__ import annotations
 from rich.console import Console
 
 from taicang.predict.train import TrainPrediction
+from taicang.train.run import DAY, Run
+from taicang.train.search import Found, why
 from taicang.train_plans import describe
 from taicang.units import show
 
@@ -33,6 +35,10 @@ def show_training(p: TrainPrediction) -> None:
     console.print("[bold]where the time goes[/]")
     for name, share in p.waterfall.items():
         console.print(f"  {name:22s} {show(share * step.seconds, 's'):>8s} {share:6.1%} {'█' * round(share * 40)}")
+    if p.found is not None:
+        _search(p.found)
+    if p.run is not None:
+        _run(p.run, p.chips)
     use = step.memory
     console.print(f"[bold]memory of the fullest rank[/] ({show(use.capacity_bytes, 'B')})")
     for name in ("weights", "gradients", "optimizer", "activations", "working", "runtime", "spare"):
@@ -49,3 +55,43 @@ def show_training(p: TrainPrediction) -> None:
     if not p.bands:
         console.print("  none yet")
     console.print(f"[dim]catalogue {p.digest[:12]}; taicang {p.version}[/]")
+
+
+def _search(found: Found) -> None:
+    console.print(
+        f"[bold]search[/]: {found.candidates:,} legal plans, {found.fitting:,} fit the memory; fastest layouts"
+    )
+    best = found.best[0]
+    for step in found.best[:6]:
+        lost = ", ".join(f"{line} +{show(more, 's')}" for line, more in why(best, step)[:3])
+        console.print(f"  {show(step.seconds, 's'):>8s}  {describe(step.plan)}" + (f"  ({lost})" if lost else ""))
+    console.print("  time against memory (no plan is better in both):")
+    for plan, seconds, size in found.front[:: max(len(found.front) // 6, 1)][:7]:
+        console.print(f"  {show(seconds, 's'):>8s}  {show(size, 'B'):>8s}  {describe(plan)}")
+
+
+def _run(run: Run, chips: int) -> None:
+    console.print(f"[bold]run[/] of {show(run.tokens, '')} tokens: {run.steps:,.0f} steps")
+    low, high = (seconds / DAY for seconds in run.band_s)
+    console.print(
+        f"  days             {run.seconds / DAY:.2f} (nine in ten runs {low:.2f} to {high:.2f}); steps alone "
+        f"{run.busy_s / DAY:.2f}, goodput {run.goodput_ratio:.1%}"
+    )
+    console.print(
+        f"  failures         {run.failures:.1f} expected, one in {show(run.mean_time_between_failures_s / 3600, 'h')}; "
+        f"{run.waiting_s / DAY:.2f} days without a replacement"
+    )
+    console.print(
+        f"  checkpoints      {show(run.checkpoint_bytes, 'B')} every {run.interval_s / 60:.1f} min, "
+        f"{show(run.stall_s, 's')} of stall each"
+    )
+    if run.energy_j is None or run.power_w is None or run.electricity_usd is None:
+        console.print("  energy           unknown (no public power figure for this machine)")
+    else:
+        monthly = run.electricity_usd / run.seconds * 30 * DAY / chips
+        console.print(
+            f"  energy           {run.energy_j / 3.6e9:,.1f} MWh at {show(run.power_w, 'W')} with cooling: "
+            f"{run.electricity_usd:,.0f} USD ({monthly:.0f} USD per chip and month)"
+        )
+    if run.rent_usd:
+        console.print(f"  rent             {run.rent_usd:,.0f} USD")

@@ -33,17 +33,56 @@ PLAN = stacked(
 """Layout and formats of a training job."""
 
 
+class Tokens(click.ParamType[float]):
+    """A number of tokens: 2T, 300B, 1e12."""
+
+    name = "TOKENS"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Read a count with an optional K, M, B or T."""
+        text = str(value).strip().upper()
+        scale = {"K": 1e3, "M": 1e6, "B": 1e9, "T": 1e12}.get(text[-1:], 1.0)
+        try:
+            count = float(text if scale == 1.0 else text[:-1]) * scale
+        except ValueError:
+            self.fail(f"cannot read {value!r} as a number of tokens such as 2T or 300B", param, ctx)
+        if not 0 < count < float("inf"):
+            self.fail("expected a positive number of tokens", param, ctx)
+        return count
+
+
+RUN = stacked(
+    click.option("--tokens", type=Tokens(), help="Tokens of the whole run, e.g. 2T: days, energy, money, failures."),
+    click.option(
+        "--checkpoint",
+        type=click.Choice(["synchronous", "asynchronous", "in_memory"]),
+        default="asynchronous",
+        show_default=True,
+        help="How checkpoints are taken.",
+    ),
+    click.option("--spares", type=click.IntRange(0), default=0, show_default=True, help="Idle chips that stand by."),
+    click.option("--kwh", type=click.FloatRange(0), default=0.08, show_default=True, help="USD per kilowatt-hour."),
+    click.option(
+        "--chip-hour", type=click.FloatRange(0), default=0.0, show_default=True, help="USD per chip and hour."
+    ),
+)
+"""The run around the step."""
+
+
 @click.command(
     epilog="""\b
 Examples:
   taicang train llama-3.1-405b --on "hgx-h100 x 128" --tp 8 --pp 8 --cp 2 --vpp 8 --global-batch 1152 --seq 8192
   taicang train deepseek-v3 --on "gb200-nvl72 x 4" --pp 4 --vpp 4 --ep 64 --dp 64 --global-batch 4096 --dtype mxfp8
   taicang train llama-3-8b --on hgx-h100 --zero 3 --global-batch 128 --seq 8192 --dtype fp8 --json
+  taicang train openpangu-embedded-7b --on "atlas-800t-a2 x 128" --global-batch 4096 --tokens 2T --search
 """
 )
 @click.argument("model")
 @click.option("--on", "machine", required=True, help='Machine, e.g. "hgx-h100 x 128", my.yaml.')
 @PLAN
+@RUN
+@click.option("--search", is_flag=True, help="Find the fastest layout on the whole machine.")
 @click.option("--stack", help="Software stack, e.g. nemo@25.04 (default: by vendor).")
 @click.option("--set", "sets", multiple=True, metavar="PATH=VALUE", help="Change a figure of the machine.")
 @JSON
@@ -51,8 +90,24 @@ def train(model: str, machine: str, stack: str | None, sets: tuple[str, ...], as
     """Train MODEL on a machine: one step's time, tokens/s, MFU, memory and where the time goes."""
     from taicang.predict import Infeasible
     from taicang.predict.train import train as predict
+    from taicang.train.run import Policy
 
-    result = predict(model, machine, plan_from(options), stack=stack, sets=sets)
+    policy = Policy(
+        saving=options["checkpoint"],
+        spare_chips=options["spares"],
+        kwh_usd=options["kwh"],
+        chip_hour_usd=options["chip_hour"],
+    )
+    result = predict(
+        model,
+        machine,
+        plan_from(options),
+        stack=stack,
+        sets=sets,
+        tokens=options["tokens"],
+        policy=policy,
+        searched=options["search"],
+    )
     if as_json:
         echo_json({"infeasible": isinstance(result, Infeasible), "prediction": result})
     elif isinstance(result, Infeasible):

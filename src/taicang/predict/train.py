@@ -16,6 +16,8 @@ from taicang.models.types import Experts, Model
 from taicang.predict.prediction import Band, Infeasible
 from taicang.train import memory
 from taicang.train.flops import CONVENTION
+from taicang.train.run import Policy, Run, train_run
+from taicang.train.search import Found, search
 from taicang.train.step import Setup, TrainStep, train_step
 from taicang.train_plans import TrainPlan, describe
 from taicang.units import show
@@ -40,6 +42,10 @@ class TrainPrediction:
     waterfall: Mapping[str, float]
     """Shares of the step, from the time at peak to what is lost to each cause; they sum to one."""
     power_w_per_chip: float | None
+    run: Run | None
+    """The whole run, where tokens were given."""
+    found: Found | None
+    """What the search saw, where there was one."""
     assumptions: tuple[str, ...]
     bands: tuple[Band, ...]
     digest: str
@@ -58,8 +64,13 @@ def train(
     *,
     stack: str | None = None,
     sets: Sequence[str] = (),
+    tokens: float | None = None,
+    policy: Policy | None = None,
+    searched: bool = False,
 ) -> TrainPrediction | Infeasible:
-    """Predict one step of ``plan``. ``plan.dp`` 0 fills the machine.
+    """Predict one step of ``plan``, and a run of ``tokens`` tokens under ``policy``. ``plan.dp`` 0 fills the machine.
+
+    ``searched`` replaces the layout of ``plan`` by the fastest one on all ranks of the machine.
 
     Returns ``Infeasible`` (a value) with the cheapest remedies where the plan runs out of memory. Raises from
     ``taicang.errors`` for unknown names, illegal plans and unmodelled features.
@@ -67,9 +78,13 @@ def train(
     net = load_model(model) if isinstance(model, str) else model
     machine = catalog.machine(on, sets) if isinstance(on, str) else on
     engine = catalog.stack(stack or default_stack(machine))
+    plan = replace(plan, tp=1, cp=1, pp=1, vpp=1, ep=1, etp=1, dp=1, micro_batch=1, zero=1) if searched else plan
     plan = filled(plan, machine)
     setup = Setup(model=net, plan=plan, machine=machine, stack=engine, price=training_price(machine, engine))
-    step = train_step(setup)
+    found = search(setup) if searched else None
+    if found is not None:
+        setup = replace(setup, plan=found.best[0].plan)
+    step = found.best[0] if found else train_step(setup)
     if float(step.memory.spare_bytes) < 0:
         return Infeasible(
             model=net.name,
@@ -79,7 +94,8 @@ def train(
             available=show(step.memory.capacity_bytes, "B") + " per rank",
             remedies=memory.remedies(plan, step.memory),
         )
-    return compose(setup, step)
+    run = train_run(step, machine, tokens, policy or Policy()) if tokens else None
+    return compose(setup, step, run, found)
 
 
 def filled(plan: TrainPlan, machine: Machine) -> TrainPlan:
@@ -98,7 +114,7 @@ def _breakdown(use: memory.MemoryUse) -> str:
     return f"{show(float(use.total_bytes), 'B')} per rank ({parts})"
 
 
-def compose(setup: Setup, step: TrainStep) -> TrainPrediction:
+def compose(setup: Setup, step: TrainStep, run: Run | None, found: Found | None) -> TrainPrediction:
     """Everything that a priced step says."""
     machine, plan, net = setup.machine, setup.plan, setup.model
     chips = -(-plan.ranks // machine.chip.dies)
@@ -120,6 +136,8 @@ def compose(setup: Setup, step: TrainStep) -> TrainPrediction:
         peak_flop_per_s=peak_rate,
         waterfall=waterfall(step, mfu),
         power_w_per_chip=None if machine.power_w is None else machine.power_w / machine.chips,
+        run=run,
+        found=found,
         assumptions=_assumptions(setup),
         bands=_bands(any(isinstance(block.ffn, Experts) for block in net.blocks)),
         digest=catalog.digest(),

@@ -9,7 +9,7 @@ import numpy as np
 from taicang.models.count import parameters
 from taicang.models.types import Block, Model
 from taicang.train_plans import TrainPlan
-from taicang.units import Num
+from taicang.units import Count, Num
 
 RUNTIME_RATIO = 0.06
 """Assumed share of device memory for the driver, communication buffers and fragmentation."""
@@ -45,8 +45,8 @@ class MemoryUse:
 class Held:
     """Parameters of one rank: ``dense`` ones are replicated over dp and cp, ``experts`` over what ep and etp leave."""
 
-    dense: Num
-    experts: Num
+    dense: Count
+    experts: Count
 
 
 def layer_parameters(model: Model, block: Block, plan: TrainPlan) -> Held:
@@ -67,13 +67,14 @@ def edge_parameters(model: Model, plan: TrainPlan) -> tuple[float, float]:
 def state_bytes(held: Held, plan: TrainPlan) -> tuple[Num, Num, Num]:
     """Weights, gradients and optimizer state of ``held`` parameters under the plan's ZeRO stage."""
     recipe = plan.recipe
-    group = float(plan.dp * plan.cp)
-    expert_group = max(group * plan.tp / (plan.ep * plan.etp), 1.0)
+    group = 1.0 * plan.dp * plan.cp
+    expert_group = np.maximum(group * plan.tp / (plan.ep * plan.etp), 1.0)
 
     def spread(stage: int) -> Num:
         if plan.zero < stage:
             return held.dense + held.experts
-        return held.dense / group + held.experts / expert_group
+        shard: Num = held.dense / group + held.experts / expert_group
+        return shard
 
     trained = plan.trained_ratio
     return (

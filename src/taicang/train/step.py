@@ -112,8 +112,8 @@ def _chunk(blocks: list[Block], layers: _Layers, first: bool, last: bool) -> Chu
         back: Spent = added({"recompute": total(time.again)}, time.data)
         front: Spent = time.forward
         if plan.zero == 3:
-            ahead, behind = sync.sharded_layer(
-                held, plan, layers.price, stack=stack,
+            ahead, behind = sync.layer_exposed(
+                sync.layer_network(held, plan, layers.price), stack,
                 forward_s=total(time.forward), backward_s=total(time.again) + total(time.data) + total(time.weight),
             )  # fmt: skip
             front, back = added(front, {"data": ahead}), added(back, {"data": behind})
@@ -215,7 +215,10 @@ def _after(
     optimizer = float(sync.optimizer_s(held, plan, layers.price))
     if plan.zero == 3:
         return 0.0, 0.0, optimizer
-    reduce, gather = sync.step_sync(held, plan, setup.stack, layers.price, forward_s=forward, backward_s=data + weight)
+    reduce, gather = sync.step_exposed(
+        sync.step_network(held, plan, layers.price), plan.zero, setup.stack,
+        forward_s=forward, backward_s=data + weight, micro=plan.microbatches,
+    )  # fmt: skip
     return float(reduce), float(gather), optimizer
 
 

@@ -1,10 +1,11 @@
 """Data parallelism: what reducing gradients, gathering parameters and the optimizer add to a step.
 
-Distributed optimizer (ZeRO 1, 2): gradients are reduced and scattered in the last microbatch's backward pass, bucket by
+Distributed optimizer (ZeRO 1): gradients are reduced and scattered in the last microbatch's backward pass, bucket by
 bucket as they are ready; parameters are gathered in the first forward pass. What those passes cannot hide is exposed,
-and one bucket always is. ZeRO 3 gathers each layer's weights just before they are used, in every microbatch, twice, and
-scatters gradients behind it; what a layer's own computing cannot hide is exposed, and what it hides slows it by the
-stack's ``overlap_tax_ratio`` (the cores and memory bandwidth that collectives take).
+and one bucket always is. ZeRO 2 keeps no whole gradients and so reduces them in every microbatch. ZeRO 3 gathers each
+layer's weights just before they are used, in every microbatch, twice, and scatters gradients behind it; what a layer's
+own computing cannot hide is exposed, and what it hides slows it by the stack's ``overlap_tax_ratio`` (the cores and the
+memory bandwidth that collectives take).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from taicang.stacks import Stack
 from taicang.train.layer import Price
 from taicang.train.memory import Held
 from taicang.train_plans import TrainPlan
-from taicang.units import Num
+from taicang.units import Count, Num
 
 BUCKETS = 16.0
 """Buckets that gradients and parameters travel in (40 M parameters a bucket or a layer, whichever is larger)."""
@@ -30,9 +31,9 @@ ADAM_BYTES = 26.0
 class Groups:
     """Data-parallel groups of dense and of expert parameters."""
 
-    dense: int
+    dense: Count
     dense_stride: int
-    experts: int
+    experts: Count
     experts_stride: int
 
 
@@ -42,7 +43,7 @@ def groups(plan: TrainPlan) -> Groups:
     return Groups(
         dense=plan.dp * plan.cp,
         dense_stride=plan.tp,
-        experts=max(plan.tp * plan.cp * plan.dp // wide, 1),
+        experts=np.maximum(plan.tp * plan.cp * plan.dp // wide, 1),
         experts_stride=wide,
     )
 
@@ -67,41 +68,47 @@ def exposed(network: Num, window: Num, hidden: bool) -> Num:
     return network / BUCKETS + np.maximum(network * (1.0 - 1.0 / BUCKETS) - window, 0.0)
 
 
-def step_sync(
-    held: Held, plan: TrainPlan, stack: Stack, price: Price, *, forward_s: Num, backward_s: Num
-) -> tuple[Num, Num]:
-    """Exposed seconds of gradient reduction and of parameter gathering of one step (ZeRO 0 to 2).
-
-    ``forward_s`` and ``backward_s``: one microbatch on this rank, beside which they can hide.
-    """
+def step_network(held: Held, plan: TrainPlan, price: Price) -> tuple[Num, Num]:
+    """Seconds of a gradient reduction and a parameter gather of all of ``held`` (ZeRO 0: an all-reduce, no gather)."""
     recipe, trained = plan.recipe, plan.trained_ratio
     small = Held(dense=held.dense * trained, experts=held.experts * trained)
     if plan.zero == 0:
-        reduce = collective_s("all_reduce", small, recipe.gradient_bytes, plan, price)
-        return exposed(reduce, backward_s, "gradients" in stack.overlap), 0.0
-    reduce = collective_s("reduce_scatter", small, recipe.gradient_bytes, plan, price)
-    gather = collective_s("all_gather", small, recipe.gather_bytes, plan, price)
+        return collective_s("all_reduce", small, recipe.gradient_bytes, plan, price), 0.0
     return (
-        exposed(reduce, backward_s, "gradients" in stack.overlap),
+        collective_s("reduce_scatter", small, recipe.gradient_bytes, plan, price),
+        collective_s("all_gather", small, recipe.gather_bytes, plan, price),
+    )
+
+
+def step_exposed(
+    network: tuple[Num, Num], zero: int, stack: Stack, *, forward_s: Num, backward_s: Num, micro: Count
+) -> tuple[Num, Num]:
+    """What of ``step_network`` a step waits for, beside one of ``micro`` microbatches' passes on this rank."""
+    reduce, gather = network
+    return (
+        exposed(reduce, backward_s, "gradients" in stack.overlap) * (micro if zero == 2 else 1),
         exposed(gather, forward_s, "parameters" in stack.overlap),
     )
 
 
-def sharded_layer(
-    layer: Held, plan: TrainPlan, price: Price, *, forward_s: Num, backward_s: Num, stack: Stack
-) -> tuple[Num, Num]:
-    """Exposed seconds per layer and microbatch under ZeRO 3, forward and backward."""
+def layer_network(layer: Held, plan: TrainPlan, price: Price) -> tuple[Num, Num]:
+    """Seconds of ZeRO 3's collectives of one layer and microbatch, forward and backward."""
     trained = plan.trained_ratio
     gather = collective_s("all_gather", layer, plan.recipe.gather_bytes, plan, price)
     small = Held(dense=layer.dense * trained, experts=layer.experts * trained)
     scatter = collective_s("reduce_scatter", small, plan.recipe.gradient_bytes, plan, price)
-    back = scatter + (gather if plan.reshard else 0.0)
+    return gather, scatter + (gather if plan.reshard else 0.0)
+
+
+def layer_exposed(network: tuple[Num, Num], stack: Stack, *, forward_s: Num, backward_s: Num) -> tuple[Num, Num]:
+    """What of ``layer_network`` a layer waits for, forward and backward."""
     if "parameters" not in stack.overlap:
-        return gather, back
+        return network
     tax = stack.overlap_tax_ratio
+    ahead, behind = network
     return (
-        np.maximum(gather - forward_s, 0.0) + tax * np.minimum(gather, forward_s),
-        np.maximum(back - backward_s, 0.0) + tax * np.minimum(back, backward_s),
+        np.maximum(ahead - forward_s, 0.0) + tax * np.minimum(ahead, forward_s),
+        np.maximum(behind - backward_s, 0.0) + tax * np.minimum(behind, backward_s),
     )
 
 
