@@ -1,5 +1,5 @@
 # ruff: noqa: T201
-"""How well constants carry over: price other chips' kernels with the constants of H100, scaled to each chip's own peaks.
+"""How well constants carry over: price other chips' kernels with H100's constants, scaled to each chip's own peaks.
 
 Usage: python examples/transfer.py EVIDENCE (a folder of measured rows). Each line: rows, mean error with the chip's own
 constants, mean error with those of the donor.
