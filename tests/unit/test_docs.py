@@ -3,6 +3,7 @@
 import csv
 import re
 import runpy
+import subprocess
 import sys
 import xml.etree.ElementTree as ET
 from pathlib import Path
@@ -79,6 +80,15 @@ def test_every_page_is_in_the_navigation():
     navigation = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
     for path in (ROOT / "docs").rglob("*.md"):
         assert f"- {path.relative_to(ROOT / 'docs').as_posix()}" in navigation
+
+
+@pytest.mark.slow
+def test_the_site_builds_without_a_warning(tmp_path):
+    pytest.importorskip("mkdocs")
+    pytest.importorskip("material")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_readmes_are_in_step():
