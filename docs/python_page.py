@@ -24,6 +24,7 @@ MODULES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("Training", "taicang.predict.train", ("train", "TrainPrediction")),
     ("", "taicang.train_plans", ("TrainPlan", "Recipe", "recipe")),
     ("", "taicang.train.step", ("TrainStep",)),
+    ("", "taicang.train.run", ("train_run", "Run", "Policy", "Component")),
     ("Catalogue", "taicang.catalog", ("chip", "machine", "stack", "entry", "names", "check", "digest")),
     ("", "taicang.catalog.models", ("model", "model_names", "not_modelled")),
     ("", "taicang.catalog.costing", ("cost_model",)),
