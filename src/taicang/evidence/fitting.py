@@ -1,15 +1,22 @@
-"""What every fitting command shares: fingerprint the evidence, write the constants and say what they were fitted on."""
+"""What every fitting command shares: solve for constants, write them and say what they were fitted on."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
+import numpy as np
 import yaml
 
 from taicang.catalog import calibration
+from taicang.evidence.tables import Array
+
+Constants: TypeAlias = dict[str, float]
+Bounds: TypeAlias = Mapping[str, tuple[float, float, float]]
+"""Constant -> first guess, least and most."""
 
 
 def fingerprint(path: Path) -> str:
@@ -45,3 +52,50 @@ def write(family: str, profiles: Mapping[str, Any], *, evidence: Path, rows: int
     calibration.read.cache_clear()
     calibration.fits.cache_clear()
     return target
+
+
+def stated(fit: Any) -> dict[str, Any]:
+    """Constants of a fit as plain data, those at their default left out."""
+    default = {f.name: f.default for f in fields(fit)}
+    return {name: value for name, value in asdict(fit).items() if value != default[name]}
+
+
+def solve(
+    errors: Callable[[Constants], Array],
+    bounds: Bounds,
+    *,
+    spreads: Sequence[float] = (0.0,),
+    also: Constants | None = None,
+    prior: float = 0.0,
+    bend: float = 0.1,
+    evaluations: int = 200,
+) -> Constants:
+    """Constants that make ``errors`` (logarithms) least: bounded soft-L1 least squares in their logarithms.
+
+    The best of as many fits as there are ``spreads``, which say how far (in log, at random) from the bounds' first
+    guesses each starts, and of one from ``also``. Errors beyond ``bend`` count linearly: rows that another kernel
+    served do not lead. A constant that is off its first guess by a factor of e counts as a row with an error of
+    ``prior``.
+    """
+    from scipy.optimize import least_squares  # noqa: PLC0415 - fitting only
+
+    first, low, high = np.log(np.array(list(bounds.values()))).T
+
+    def constants(x: Array) -> Constants:
+        return dict(zip(bounds, np.exp(x).tolist(), strict=True))
+
+    def residuals(x: Array) -> Array:
+        found = errors(constants(x))
+        return np.append(found, prior * (x - first)) if prior else found
+
+    random = np.random.default_rng(0)
+    guesses = [first + random.normal(0.0, 1.0, first.size) * spread for spread in spreads]
+    if also is not None:
+        guesses.append(np.log([also[name] for name in bounds]))
+    best: Any = None
+    for guess in guesses:
+        start = np.clip(guess, low + 1e-6, high - 1e-6)
+        found = least_squares(residuals, start, bounds=(low, high), loss="soft_l1", f_scale=bend, max_nfev=evaluations)
+        if best is None or found.cost < best.cost:
+            best = found
+    return constants(best.x)

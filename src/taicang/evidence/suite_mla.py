@@ -7,76 +7,55 @@ the 192/128 attention core and the append to the cache, not the projection of th
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from taicang import catalog
 from taicang.catalog import calibration
 from taicang.cost.attend_mla import MlaDecodeFit, MlaFit, MlaPrefillFit, attend_mla, fit_for
-from taicang.errors import NotModelled, UnknownName
+from taicang.evidence.attention_rows import LENGTH, PHASES, measured, parts
+from taicang.evidence.measured import Measured
 from taicang.evidence.score import Outcome
-from taicang.evidence.split import held_out
-from taicang.hardware import Chip
+from taicang.evidence.tables import CARRIED, Array, Cells, column, lines, number_format
 from taicang.ops import Attend
 from taicang.plans import Phase
+from taicang.units import Count
 
-KINDS: Mapping[Phase, type[MlaPrefillFit] | type[MlaDecodeFit]] = MappingProxyType(
-    {"prefill": MlaPrefillFit, "decode": MlaDecodeFit}
-)
-DTYPES = MappingProxyType({"bfloat16": "bf16", "fp8": "fp8"})
-LENGTH: Mapping[Phase, str] = MappingProxyType({"prefill": "isl", "decode": "kv_len"})
+KINDS: Mapping[Phase, type[Any]] = MappingProxyType({"prefill": MlaPrefillFit, "decode": MlaDecodeFit})
+SHAPE = ("mla_dtype", "kv_cache_dtype", "num_heads", "tp_size", "batch_size")
 KV_LORA, ROPE, HEAD = 512.0, 64.0, 128.0
 """Widths of DeepSeek-V2/V3: latent, rotary key, head without its rotary part."""
 ASCEND = "ascend-910c"
-ASCEND_TABLE = Path(__file__).parent / "data" / "ascend_mla.csv"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rows:
-    """The rows of one system and dtype combination as one operator with arrays."""
-
-    system: str
-    op: Attend
-    ids: tuple[str, ...]
-    measured_s: NDArray[np.float64]
-    held: NDArray[np.bool_]
-
-    @property
-    def combination(self) -> str:
-        """Key of the calibrated constants: "dtype/kv_dtype"."""
-        return f"{self.op.dtype}/{self.op.kv_dtype}"
+ASCEND_TABLE = CARRIED / "ascend_mla.csv"
 
 
 def absorbed(
-    sequences: NDArray[np.float64], length: NDArray[np.float64], heads: NDArray[np.float64], kv: str
+    sequences: Count, length: Count, heads: Count, kv: str, *, dtype: str = "bf16", queries: Count = 1.0
 ) -> Attend:
-    """Decode of one token per sequence over ``length`` cached tokens."""
+    """Decode of ``queries`` tokens per sequence over ``length`` cached tokens."""
     tokens = sequences * length
     return Attend(
         kind="mla",
         phase="decode",
         sequences=sequences,
-        queries=sequences,
-        pairs=tokens,
+        queries=sequences * queries,
+        pairs=tokens * queries,
         context=tokens,
         heads=heads,
         kv_heads=1,
         qk_dim=KV_LORA + ROPE,
         v_dim=KV_LORA,
-        dtype="bf16",
+        dtype=dtype,
         kv_dtype=kv,
     )
 
 
-def unabsorbed(
-    sequences: NDArray[np.float64], length: NDArray[np.float64], heads: NDArray[np.float64], kv: str
-) -> Attend:
+def unabsorbed(sequences: Count, length: Count, heads: Count, kv: str) -> Attend:
     """Prefill of whole prompts of ``length`` tokens."""
     return Attend(
         kind="mla",
@@ -94,85 +73,46 @@ def unabsorbed(
     )
 
 
-def rows(path: Path, phase: Phase) -> list[Rows]:
-    """Read one evidence file, grouped by system and dtypes in the order of the file."""
-    groups: dict[tuple[str, str, str], list[dict[str, str]]] = {}
-    with path.open(newline="", encoding="utf-8") as handle:
-        for row in csv.DictReader(handle):
-            groups.setdefault((row["system"], row["mla_dtype"], row["kv_cache_dtype"]), []).append(row)
-    return [_group(listed, phase) for listed in groups.values()]
-
-
-def _group(listed: list[dict[str, str]], phase: Phase) -> Rows:
-    first = listed[0]
-
-    def column(name: str) -> NDArray[np.float64]:
-        return np.array([float(row[name]) for row in listed])
-
-    names = ("mla_dtype", "kv_cache_dtype", "num_heads", "tp_size", "batch_size", LENGTH[phase])
-    keys = [tuple(row[name] for name in names) for row in listed]
+def operator(listed: Sequence[Cells], phase: Phase) -> Attend:
+    """All lines as one operator of arrays; the arithmetic is told by the cache's format."""
     make = unabsorbed if phase == "prefill" else absorbed
-    return Rows(
-        system=first["system"],
-        op=make(column("batch_size"), column(LENGTH[phase]), column("num_heads"), DTYPES[first["kv_cache_dtype"]]),
-        ids=tuple("/".join((first["system"], *key)) for key in keys),
-        measured_s=column("latency_ms_best") * 1e-3,
-        held=np.array([held_out(f"mla_{phase}", *key) for key in keys]),
-    )
+    sequences, length, heads = (column(listed, name) for name in ("batch_size", LENGTH[phase], "num_heads"))
+    return make(sequences, length, heads, number_format(listed[0]["kv_cache_dtype"]))
+
+
+def read(folder: Path, phase: Phase) -> list[Measured[Attend]]:
+    """One evidence file, grouped by system and dtypes in the order of the file."""
+    return [
+        measured(listed, "mla", phase, SHAPE, partial(operator, phase=phase))
+        for listed in parts(folder / f"mla_{phase}.csv", *SHAPE)
+    ]
 
 
 def outcomes(folder: Path) -> list[Outcome]:
     """Price every row of the two files in ``folder``; chips and combinations that are refused say why."""
-    phases: tuple[Phase, ...] = ("prefill", "decode")
-    return [o for phase in phases for found in rows(folder / f"mla_{phase}.csv", phase) for o in _priced(found, phase)]
+    rows = [found for phase in PHASES for found in read(folder, phase)]
+    return [outcome for found in rows for outcome in found.outcomes(partial(_priced, found))]
 
 
-def chip_of(system: str) -> Chip:
-    """The catalogue's chip for a system name of the evidence ("h100_sxm")."""
-    try:
-        return catalog.chip(system.removesuffix("_sxm"))
-    except UnknownName as why:
-        raise NotModelled(str(why)) from None
+def _priced(rows: Measured[Attend]) -> Array:
+    return seconds(rows, calibrated(rows.chip.profile, rows.op))
+
+
+def seconds(rows: Measured[Attend], fit: MlaFit) -> Array:
+    """Predicted seconds of all rows."""
+    return np.asarray(attend_mla(rows.op, rows.chip, fit).seconds)
 
 
 def calibrated(profile: str, op: Attend) -> MlaFit:
     """The shipped constants for ``op``; ``NotModelled`` where the profile has none."""
-    fit: MlaFit
-    if op.phase == "prefill":
-        fit = fit_for(calibration.fits("mla_prefill", MlaPrefillFit).get(profile, {}), op.dtype, op.kv_dtype)
-    else:
-        fit = fit_for(calibration.fits("mla_decode", MlaDecodeFit).get(profile, {}), op.dtype, op.kv_dtype)
+    profiles = calibration.fits(f"mla_{op.phase}", KINDS[op.phase])  # type: ignore[arg-type]  # types are hashable
+    fit: MlaFit = fit_for(profiles.get(profile, {}), op.dtype, op.kv_dtype)
     return fit
 
 
-def _priced(found: Rows, phase: Phase) -> list[Outcome]:
-    predicted: list[float | None] = [None] * len(found.ids)
-    refused = ""
-    try:
-        chip = chip_of(found.system)
-        cost = attend_mla(found.op, chip, calibrated(chip.profile, found.op))
-        predicted = [float(s) for s in np.asarray(cost.seconds)]
-    except NotModelled as why:
-        refused = str(why)
-    return [
-        Outcome(
-            id=name,
-            suite=f"mla_{phase}",
-            group=f"{found.system} {found.combination}",
-            measured=float(measured),
-            predicted=value,
-            unit="s",
-            held_out=bool(held),
-            refused=refused,
-        )
-        for name, measured, value, held in zip(found.ids, found.measured_s, predicted, found.held, strict=True)
-    ]
-
-
-def ascend_rows() -> list[dict[str, str]]:
+def ascend_rows() -> list[Cells]:
     """The two published rates of the fused latent-attention operator on one Ascend 910C die."""
-    with ASCEND_TABLE.open(newline="", encoding="utf-8") as handle:
-        return list(csv.DictReader(handle))
+    return lines(ASCEND_TABLE)
 
 
 def ascend_outcomes() -> list[Outcome]:
@@ -185,7 +125,7 @@ def ascend_outcomes() -> list[Outcome]:
     listed = []
     for row in ascend_rows():
         heads, drafts = (128.0, 3.0) if row["bound"] == "compute" else (16.0, 0.0)
-        op = _verify(heads=heads, queries=1.0 + drafts, dtype=row["dtype"], kv_dtype=row["kv_dtype"])
+        op = absorbed(96.0, 32768.0, heads, row["kv_dtype"], dtype=row["dtype"], queries=1.0 + drafts)
         cost = attend_mla(op, chip, calibrated(chip.profile, op))
         done = cost.flop if row["bound"] == "compute" else op.context * op.qk_dim * 2.0
         listed.append(
@@ -200,21 +140,3 @@ def ascend_outcomes() -> list[Outcome]:
             )
         )
     return listed
-
-
-def _verify(*, heads: float, queries: float, dtype: str, kv_dtype: str) -> Attend:
-    sequences, length = 96.0, 32768.0
-    return Attend(
-        kind="mla",
-        phase="decode",
-        sequences=sequences,
-        queries=sequences * queries,
-        pairs=sequences * length * queries,
-        context=sequences * length,
-        heads=heads,
-        kv_heads=1,
-        qk_dim=KV_LORA + ROPE,
-        v_dim=KV_LORA,
-        dtype=dtype,
-        kv_dtype=kv_dtype,
-    )

@@ -2,13 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache
+from types import MappingProxyType
 
 from taicang import catalog
-from taicang.hardware import Chip
+from taicang.hardware import Chip, Machine
+
+MACHINES: Mapping[str, str] = MappingProxyType(
+    {
+        "h100_sxm": "hgx-h100",
+        "h200_sxm": "hgx-h200",
+        "b200_sxm": "hgx-b200",
+        "b300_sxm": "hgx-b300",
+        "gb200": "gb200-nvl72",
+        "gb300": "gb300-nvl72",
+        "h800": "hgx-h800",
+        "cloudmatrix384": "cloudmatrix384",
+    }
+)
 
 
 @cache
 def chip_of(system: str) -> Chip:
     """The chip that rows of ``system`` ("h100_sxm", "gb200") were measured on; ``UnknownName`` for others."""
     return catalog.chip(system.replace("-", "_").removesuffix("_sxm").replace("_", "-"))
+
+
+@cache
+def machine_of(system: str, units: int = 1) -> Machine:
+    """``units`` machines of ``system`` on one network; KeyError for a system without one."""
+    name = MACHINES[system]
+    return catalog.machine(name if units == 1 else f"{name} x {units}")

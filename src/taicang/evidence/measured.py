@@ -1,0 +1,99 @@
+"""Measured rows of one kernel as one operator of arrays, and their outcomes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from taicang.errors import TaicangError
+from taicang.evidence.score import Outcome
+from taicang.evidence.systems import chip_of
+from taicang.evidence.tables import Array
+from taicang.hardware import Chip
+from taicang.units import Num
+
+Op = TypeVar("Op")
+T = TypeVar("T")
+UNITS = {"s": 1.0, "ms": 1e3, "us": 1e6}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured(Generic[Op]):
+    """Rows of one suite, system and kernel; ``ids``, all arrays and those in ``op`` have one element per row."""
+
+    suite: str
+    system: str
+    kernel: str
+    """What else tells these rows from others of the suite: formats, operation, library."""
+    op: Op
+    ids: tuple[str, ...]
+    measured_s: Array
+    held: NDArray[np.bool_]
+    """Kept from every fit."""
+
+    @property
+    def chip(self) -> Chip:
+        """The chip of the system; ``UnknownName`` where the catalogue lacks it."""
+        return chip_of(self.system)
+
+    def where(self, keep: NDArray[np.bool_]) -> Measured[Op]:
+        """The rows that ``keep`` marks."""
+        return replace(
+            self,
+            op=_changed(self.op, lambda values: values[keep]),
+            ids=tuple(name for name, kept in zip(self.ids, keep, strict=True) if kept),
+            measured_s=self.measured_s[keep],
+            held=self.held[keep],
+        )
+
+    def fitted(self) -> Measured[Op]:
+        """The rows that a fit may see."""
+        return self.where(~self.held)
+
+    def outcomes(self, price: Callable[[], Num], *, unit: str = "s") -> list[Outcome]:
+        """One outcome per row; ``price`` gives the seconds of all rows or refuses them."""
+        seconds, why = attempt(lambda: np.asarray(price()))
+        predicted = [None] * len(self.ids) if seconds is None else (seconds * UNITS[unit]).tolist()
+        return [
+            Outcome(
+                id=name,
+                suite=self.suite,
+                group=f"{self.system} {self.kernel}",
+                measured=measured,
+                predicted=said,
+                unit=unit,
+                held_out=held,
+                refused=why,
+            )
+            for name, measured, said, held in zip(
+                self.ids, (self.measured_s * UNITS[unit]).tolist(), predicted, self.held.tolist(), strict=True
+            )
+        ]
+
+
+def _changed(op: Op, change: Callable[[Array], Array]) -> Op:
+    arrays = {f.name: getattr(op, f.name) for f in fields(op)}  # type: ignore[arg-type]  # operators are dataclasses
+    changed: dict[str, Any] = {name: change(v) for name, v in arrays.items() if isinstance(v, np.ndarray)}
+    return replace(op, **changed)  # type: ignore[type-var]
+
+
+def attempt(predict: Callable[[], T]) -> tuple[T | None, str]:
+    """What ``predict`` gives, or why it refuses."""
+    try:
+        return predict(), ""
+    except TaicangError as why:
+        return None, str(why)
+
+
+def count(parts: Iterable[Measured[Any]]) -> int:
+    """Rows of all parts."""
+    return sum(len(part.ids) for part in parts)
+
+
+def log_errors(parts: Sequence[Measured[Op]], price: Callable[[Measured[Op]], Num]) -> Array:
+    """Logarithm of predicted over measured seconds, all rows of all parts."""
+    return np.concatenate([np.log(price(part) / part.measured_s) for part in parts])

@@ -1,0 +1,42 @@
+"""Tables of measured rows: the CSV files of an evidence folder and those that the package carries."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+Cells: TypeAlias = dict[str, str]
+"""One line of a table by column."""
+Array: TypeAlias = NDArray[np.float64]
+
+CARRIED = Path(__file__).parent / "data"
+_FORMATS = {"bfloat16": "bf16"}
+
+
+def lines(path: Path) -> list[Cells]:
+    """All lines of a CSV file."""
+    with path.open(newline="", encoding="utf-8") as handle:
+        return list(csv.DictReader(handle))
+
+
+def grouped(listed: Iterable[Cells], *names: str) -> list[list[Cells]]:
+    """Lines parted by the columns ``names``, groups and lines in the order of the table."""
+    groups: dict[tuple[str, ...], list[Cells]] = {}
+    for line in listed:
+        groups.setdefault(tuple(line[name] for name in names), []).append(line)
+    return list(groups.values())
+
+
+def column(listed: Iterable[Cells], name: str) -> Array:
+    """A numeric column; NaN where a cell is empty or the table lacks the column."""
+    return np.array([float(line.get(name) or "nan") for line in listed])
+
+
+def number_format(name: str) -> str:
+    """The name in ``formats`` of a format as tables write it."""
+    return _FORMATS.get(name, name)
