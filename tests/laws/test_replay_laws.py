@@ -1,4 +1,4 @@
-"""Laws of the serving simulator on random workloads: nothing is lost, time never goes back, and fast-forward is exact."""
+"""Laws of the serving simulator on random workloads: nothing is lost, time never goes back, fast-forward is exact."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from taicang import catalog
 from taicang.catalog.costing import cost_model
 from taicang.catalog.models import model
+from taicang.errors import InvalidInput
 from taicang.plans import ServePlan
 from taicang.serve.build import drafting
 from taicang.serve.cache import Cache
@@ -57,6 +58,7 @@ def workloads(draw: st.DrawFn) -> dict[str, object]:
         "reserve": draw(st.booleans()),
         "sequences": draw(st.sampled_from([1, 3, 64])),
         "tokens": draw(st.sampled_from([128, 2048])),
+        "poll": draw(st.sampled_from([1, 1, 7])),
         "router": draw(st.sampled_from(ROUTERS)),
         "drafts": draw(st.sampled_from([0, 0, 2])),
     }
@@ -69,7 +71,7 @@ def run(load: dict[str, object], *, single: bool) -> tuple[Cluster, list[Request
     def pool(role: str, first: int) -> list[Instance]:
         limits = Limits(
             policy="mixed" if role != "both" else load["policy"],  # type: ignore[arg-type]
-            tokens=load["tokens"], sequences=load["sequences"],  # type: ignore[arg-type]
+            tokens=load["tokens"], sequences=load["sequences"], poll=load["poll"],  # type: ignore[arg-type]
             reserve=(bool(load["reserve"]) or drafts > 0) and role != "prefill",
         )  # fmt: skip
         return [
@@ -144,8 +146,6 @@ def test_sums_of_steps_and_their_inverse(n, context, steps):
 
 
 def test_a_request_that_no_cache_holds_is_refused():
-    from taicang.errors import InvalidInput
-
     cluster = Cluster([Instance(0, table(), Limits(), [Cache(10, 16)])])
     with pytest.raises(InvalidInput, match="needs 300 tokens of cache"):
         simulate(cluster, [Request(0, 0, 200, 100)])

@@ -85,9 +85,10 @@ class Instance:
         group = self.groups[at]
         head = enqueue(group, request, self.limits)
         self.hungry[at] = None
-        if not head or self._end < 0 or self._k <= 1 or self._row is None:
+        if self._end < 0 or self._k <= 1 or self._row is None:
             return None
-        if group.n + len(group.prefilling) >= self.limits.sequences:
+        full = not head or group.n + len(group.prefilling) >= self.limits.sequences
+        if full and self.limits.poll == 1:  # it cannot join before another leaves
             return None
         k = self._row.reach(self._context, self._growth, now - self._start)
         if k >= self._k:
@@ -102,16 +103,17 @@ class Instance:
         if self.steps >= self.safe:
             self._make_room()
         work: list[tuple[Request, int]] = []
+        gated = self.limits.poll > 1 and self._gated()
         for at in list(self.hungry) if self.hungry else ():
             group = self.groups[at]
             self._sync(group)
-            if group.waiting and group.waiting[0].done > 0:
+            if group.waiting and group.waiting[0].done > 0 and not gated:
                 self._admit_ready(group)
-            spare = group.cache.free
-            work += fill(group, self.limits, self.table.query_len)
+            spare = group.cache.spare
+            work += fill(group, self.limits, self.table.query_len, new=not gated)
             if not group.waiting and not group.prefilling:
                 del self.hungry[at]
-            if group.cache.free != spare:
+            if group.cache.spare != spare:
                 self._watch(group)
         self._work = work
         if work:
@@ -125,6 +127,8 @@ class Instance:
         n, context, growth, k = self._largest(heap[0][0] - self.steps)
         if self.safe < FOREVER:
             k = min(k, self.safe - self.steps)
+        if gated:
+            k = min(k, self.limits.poll - self.steps % self.limits.poll)
         if self.single:
             k = 1
         row = self.table.row(n)
@@ -133,6 +137,12 @@ class Instance:
         self._start = now
         self._end = now + row.sum(context, growth, k)
         return self._end
+
+    def _gated(self) -> bool:
+        """Whether new prompts are kept waiting for the next poll."""
+        if not self.hungry or self.steps % self.limits.poll == 0 or not any(group.n for group in self.groups):
+            return False
+        return len(self.groups) == 1 or not all(group.waiting for group in self.groups)
 
     def _begin_prompts(self, now: int, work: list[tuple[Request, int]]) -> int:
         if len(self.groups) == 1:
@@ -143,6 +153,7 @@ class Instance:
                 parts.setdefault(item[0].group, []).append(item)
             each = [_prompts(part) for part in parts.values()]
             tokens, prompts, pairs, keys = (max(column) for column in zip(*each, strict=True))
+            whole = sum(part[0] for part in each)
         self._rides = self.limits.policy == "mixed" and bool(self._heap)
         n = context = 0
         if self._rides:
@@ -153,7 +164,11 @@ class Instance:
                 request.started = now
         self._row, self._k = None, 1
         self._start = now
-        self._end = now + self.table.mixed(tokens, prompts, pairs, keys, n, context)
+        ticks = self.table.mixed(tokens, prompts, pairs, keys, n, context)
+        if len(self.groups) > 1:
+            beside = n * self.table.query_len
+            ticks -= self.table.idle_experts(tokens + beside, whole / len(self.groups) + beside)
+        self._end = now + max(ticks, 1)
         return self._end
 
     def finish(self, now: int) -> list[Request]:
@@ -282,10 +297,8 @@ class Instance:
 
     def _make_room(self) -> None:
         """Look exactly how long pages suffice; where not even for one step, the youngest sequence starts over."""
-        self.safe = FOREVER
         for at, group in enumerate(self.groups):
             if not group.n or group.limit > self.steps:
-                self.safe = min(self.safe, group.limit)
                 continue
             self._sync(group)
             page = group.cache.page
@@ -299,7 +312,7 @@ class Instance:
                 left -= group.residues[x % page]
                 x += 1
             group.limit = max(x, self.steps + 1) if group.n else FOREVER
-            self.safe = min(self.safe, group.limit)
+        self.safe = min(group.limit for group in self.groups)
 
     def _evict(self, group: Group) -> None:
         """The request that came last starts over (preemption by recompute)."""

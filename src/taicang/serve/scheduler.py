@@ -28,6 +28,9 @@ class Limits:
     """Most sequences in flight."""
     reserve: bool = False
     """Take pages for the whole answer at admission; otherwise page by page, evicting the youngest when they run out."""
+    poll: int = 1
+    """While sequences decode, new prompts join only every so many steps; with several groups also as soon as all have
+    one (engines that look for requests now and then, or hold prompts back until the groups can start together)."""
     ranked: bool = False
     """Serve by priority (smaller first), then by arrival; otherwise in order of arrival."""
 
@@ -64,8 +67,8 @@ class Group:
         """Decode step up to which pages suffice for sure."""
 
 
-def fill(group: Group, limits: Limits, query_len: int) -> list[tuple[Request, int]]:
-    """Prompts of one group for the next step: those in progress first, then new ones in order while there is room."""
+def fill(group: Group, limits: Limits, query_len: int, *, new: bool = True) -> list[tuple[Request, int]]:
+    """Prompts of one group for the next step: those in progress, then ``new`` ones in order while there is room."""
     if limits.policy == "decode_first" and group.n:
         return []
     budget = limits.tokens - (group.n * query_len if limits.policy == "mixed" else 0)
@@ -77,7 +80,7 @@ def fill(group: Group, limits: Limits, query_len: int) -> list[tuple[Request, in
         work.append((request, tokens))
         budget -= tokens
     waiting = group.waiting
-    while waiting and budget > 0 and group.n + len(group.prefilling) < limits.sequences:
+    while new and waiting and budget > 0 and group.n + len(group.prefilling) < limits.sequences:
         request = waiting[0]
         if request.done >= request.need:  # computed elsewhere; it waits for room to decode
             break

@@ -85,7 +85,19 @@ class Row:
 class StepTable:
     """Step times of ``setup`` with up to ``sequences`` decoding and ``tokens`` prompt tokens per attention group."""
 
-    __slots__ = ("_grid", "_length", "_mixed", "_n", "_n_mixed", "_per", "_rows", "_tokens", "growth", "query_len")
+    __slots__ = (
+        "_experts",
+        "_grid",
+        "_length",
+        "_mixed",
+        "_n",
+        "_n_mixed",
+        "_per",
+        "_rows",
+        "_tokens",
+        "growth",
+        "query_len",
+    )
 
     def __init__(self, setup: Setup, *, sequences: int, tokens: int) -> None:
         self.query_len = int(setup.plan.query_len)
@@ -102,6 +114,15 @@ class StepTable:
         self._mixed: Any = None
         self._per: Any = None
         self._fill(setup)
+        self._experts: Any = []
+        if setup.plan.dp > 1 and setup.plan.microbatches == 1:
+            sizes = np.asarray(self._tokens)
+            alone = Batch(
+                prefill_tokens=sizes, prefill_sequences=1.0 + 0.0 * sizes,
+                prefill_pairs=sizes, prefill_context=sizes,
+            )  # fmt: skip
+            spent = step(setup, alone).by_part().get("experts", 0.0) * SECOND
+            self._experts = np.broadcast_to(spent, sizes.shape).tolist()
 
     def _fill(self, setup: Setup) -> None:
         """Times of one prompt of each size beside each batch, and the slopes in what else a prompt brings."""
@@ -149,6 +170,21 @@ class StepTable:
             slopes = [(ticks[j + 1] - ticks[j]) // max(knots[j + 1] - knots[j], 1) for j in range(len(knots) - 1)]
             found = self._rows[n] = Row(knots=knots, ticks=ticks, slopes=[*slopes, slopes[-1]])
         return found
+
+    def idle_experts(self, most: float, mean: float) -> int:
+        """Ticks that experts save in a step where the fullest group has ``most`` tokens and the groups ``mean``.
+
+        Attention waits for the fullest group; experts work on the tokens of all of them together.
+        """
+        if not self._experts:
+            return 0
+        return max(int(self._expert_ticks(most) - self._expert_ticks(mean)), 0)
+
+    def _expert_ticks(self, tokens: float) -> float:
+        sizes = self._tokens
+        i = min(max(bisect_right(sizes, tokens) - 1, 0), len(sizes) - 2)
+        x = (tokens - sizes[i]) / (sizes[i + 1] - sizes[i])
+        return float(self._experts[i] + (self._experts[i + 1] - self._experts[i]) * x)
 
     def mixed(self, tokens: int, prompts: int, pairs: float, keys: int, n: int, context: int) -> int:
         """Ticks of a step with ``tokens`` of ``prompts`` prompts, beside ``n`` decoding with ``context`` grains."""
