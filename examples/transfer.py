@@ -6,66 +6,47 @@ constants, mean error with those of the donor.
 """
 
 import sys
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-
-import numpy as np
+from unittest.mock import patch
 
 from taicang.catalog import calibration
-from taicang.cost.attend_mla import attend_mla
-from taicang.cost.gemm import GemmFit, gemm, select
-from taicang.errors import NotModelled
-from taicang.evidence import suite_attend, suite_gemm, suite_mla
+from taicang.evidence import board
 
 DONOR = "h100"
 CHIPS = ("a100", "h200", "b200", "b300", "gb200", "gb300")
+SUITES = ("gemm", "attend_prefill", "attend_decode", "mla_prefill", "mla_decode", "experts")
+own_fits = calibration.fits
 
 
-def priced(folder: Path) -> Iterator[tuple[str, str, Any, Any]]:
-    """Kernel, chip, measured seconds, and a function from a profile to predicted seconds."""
-    fits = calibration.fits("gemm", GemmFit)
-    for rows in suite_gemm.read(folder):
-        chip = suite_gemm.chip_of(rows.system)
+def lent_fits(family: str, kind: type[Any]) -> Mapping[str, Any]:
+    """The constants of ``family``, with the donor's under every profile."""
+    own = own_fits(family, kind)
+    return dict.fromkeys(own, own[DONOR])
 
-        def product(profile: str, rows: Any = rows, chip: Any = chip) -> Any:
-            other = replace(chip, profile=profile)
-            return gemm(rows.op, chip, select(fits, other, rows.dtype), warm=rows.warm).seconds
 
-        yield f"product {rows.dtype}", chip.profile, rows.measured_s, product
-    for phase in ("prefill", "decode"):
-        for found in suite_attend.rows(folder / "kernels" / f"attention_{phase}_gqa.csv", phase):
-            chip = suite_attend.measured_chip(found.system)
-
-            def attention(profile: str, found: Any = found, chip: Any = chip) -> Any:
-                return suite_attend._seconds(found, replace(chip, profile=profile))
-
-            yield f"attention {phase}", chip.profile, found.measured_s, attention
-        for latent in suite_mla.rows(folder / "kernels" / f"mla_{phase}.csv", phase):
-            chip = suite_mla.chip_of(latent.system)
-
-            def latents(profile: str, latent: Any = latent, chip: Any = chip) -> Any:
-                return attend_mla(latent.op, chip, suite_mla.calibrated(profile, latent.op)).seconds
-
-            yield f"latent attention {phase}", chip.profile, latent.measured_s, latents
+def errors(folder: Path) -> dict[tuple[str, str], dict[str, float]]:
+    """Absolute errors of the rows that could be predicted, by suite and chip, then by row."""
+    found: dict[tuple[str, str], dict[str, float]] = {}
+    for each in board.outcomes(folder, SUITES):
+        chip = each.group.split()[0].replace("_", "-").removesuffix("-sxm")
+        if chip in CHIPS and each.error_ratio is not None and "fp4" not in each.group:
+            found.setdefault((each.suite, chip), {})[each.id] = abs(each.error_ratio)
+    return found
 
 
 def table(folder: Path) -> None:
-    """Print the errors by kernel and chip."""
-    found: dict[tuple[str, str], list[Any]] = {}
-    for kernel, chip, measured, price in priced(folder):
-        if chip not in CHIPS or "fp4" in kernel:
-            continue
-        try:
-            errors = [np.abs(np.asarray(price(profile)) / measured - 1.0) for profile in (chip, DONOR)]
-        except NotModelled:
-            continue
-        found.setdefault((kernel, chip), []).append(errors)
-    print(f"{'kernel':26s}{'chip':8s}{'rows':>6s}{'own':>8s}{DONOR + chr(39) + 's':>8s}")
-    for (kernel, chip), parts in sorted(found.items()):
-        own, lent = (np.concatenate([part[i] for part in parts]) for i in (0, 1))
-        print(f"{kernel:26s}{chip:8s}{own.size:6d}{own.mean():8.1%}{lent.mean():8.1%}")
+    """Print mean errors of the rows that both sets of constants can predict."""
+    own = errors(folder)
+    with patch.object(calibration, "fits", lent_fits):
+        lent = errors(folder)
+    print(f"{'suite':16s}{'chip':8s}{'rows':>6s}{'own':>8s}{DONOR:>8s}")
+    for (suite, chip), rows in sorted(own.items()):
+        both = sorted(rows.keys() & lent.get((suite, chip), {}).keys())
+        if both:
+            means = [sum(each[suite, chip][row] for row in both) / len(both) for each in (own, lent)]
+            print(f"{suite:16s}{chip:8s}{len(both):6d}{means[0]:8.1%}{means[1]:8.1%}")
 
 
 if __name__ == "__main__":
