@@ -29,6 +29,8 @@ class Quantisation:
     combine: str = "bf16"
     head: str = "bf16"
     """Embedding and output head."""
+    index: str = "fp8_block"
+    """Scores of a sparse-attention indexer; bf16 on chips without fp8."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

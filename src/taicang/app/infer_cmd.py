@@ -32,14 +32,15 @@ def infer(model: str, machine: str, as_json: bool, layers: bool, **options: Any)
     memory by what fills it, the operator waterfall, what binds, power, assumptions, sources and the error band.
     """
     from taicang.app.plan_options import plan_from
+    from taicang.catalog.models import model as load_model
     from taicang.predict import Infeasible
     from taicang.predict import infer as predict
 
-    plan = plan_from(options)
+    net = load_model(model, approximate=options["approximate"])
     result = predict(
-        model,
+        net,
         machine,
-        plan=plan,
+        plan=plan_from(options, net),
         input_tokens=options["input_tokens"],
         output_tokens=options["output_tokens"],
         tpot_s=options["tpot"],
@@ -50,7 +51,6 @@ def infer(model: str, machine: str, as_json: bool, layers: bool, **options: Any)
         drafts=options["drafts"],
         acceptance_ratio=options["acceptance"],
         skew=options["skew"],
-        approximate=options["approximate"],
         sets=options["sets"],
     )
     if as_json:

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
+from taicang.errors import InvalidInput
 from taicang.units import parse
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -22,7 +23,11 @@ class Seconds(click.ParamType[float]):
         """Parse through the catalogue's unit door, so that a bare number is refused."""
         if isinstance(value, float):
             return value
-        return parse(value, "s", where=param.opts[0] if param else "")
+        where = param.opts[0] if param else ""
+        seconds = parse(value, "s", where=where)
+        if not seconds > 0:
+            raise InvalidInput(f"a limit must be more than nothing, got {value!r}", where=where)
+        return seconds
 
 
 def stacked(*decorators: Callable[[F], F]) -> Callable[[F], F]:

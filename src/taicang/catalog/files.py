@@ -37,6 +37,9 @@ def _read(path: Path, _stamp: int) -> dict[str, Any]:
         raise InvalidInput(f"malformed YAML value: {error}", where=shown(path)) from None
     if not isinstance(loaded, dict):
         raise InvalidInput("expected a mapping of keys to values", where=f"{shown(path)}:1")
+    if not path.is_relative_to(DATA):  # the package's own files are checked by `taicang catalog check`
+        for number, key in duplicates(path):
+            raise InvalidInput("this key stands twice in one section", where=f"{shown(path)}:{number}: {key}")
     return loaded
 
 

@@ -127,6 +127,9 @@ def _walk(
             yield from _walk(kind, file, child, here, name, given)
             continue
         if schema.field_type(kind, dotted) is None and not (child == NONE and _section(kind, dotted)):
+            if _section(kind, dotted):
+                why = f"is a section of keys (or {NONE!r} to remove it), got {child!r}"
+                raise InvalidInput(why, where=files.where(file, here))
             raise UnknownName(f"{kind} key", dotted, schema.spelled(kind), where=files.where(file, here))
         yield _leaf(kind, file, here, dotted, child if isinstance(child, dict) else {"value": child}, given)
 

@@ -141,6 +141,8 @@ def derive(kind: str, base: Mapping[str, Leaf], changes: Iterable[Leaf]) -> dict
 
 
 def _scaled(leaves: Mapping[str, Leaf], old: Leaf, new: Leaf, changed: set[str]) -> dict[str, Leaf]:
+    if old.missing or new.missing:
+        return {}  # nothing to scale from, or to
     before, after = value(old, "count"), value(new, "count")
     scaled = {}
     for path in schema.EXTENSIVE:

@@ -35,17 +35,17 @@ OVERLAP = 2.0
 
 STAND_INS: Mapping[str, tuple[str, ...]] = {
     "fp16": ("bf16",),
-    "int8": ("fp8", "fp8_block"),
+    "int8": ("fp8", "fp8_block", "bf16"),
     "fp8": ("fp8_block", "int8"),
     "fp8_block": ("fp8", "int8"),
     "mxfp8": ("fp8_block", "fp8", "int8"),
-    "w4a8": ("fp8_block", "fp8", "int8"),
+    "w4a8": ("fp8_block", "fp8", "int8", "bf16"),
     # Weights are widened in registers and multiplied in bf16: bytes and peak come from the format, the rest from bf16.
     "w4a16": ("bf16",),
     "mxfp4_w4a16": ("bf16",),
-    "mxfp4_w4a8": ("fp8", "fp8_block"),
-    "mxfp4": ("nvfp4", "fp8"),
-    "nvfp4": ("mxfp4",),
+    "mxfp4_w4a8": ("fp8", "fp8_block", "int8"),
+    "mxfp4": ("nvfp4", "fp8", "int8"),
+    "nvfp4": ("mxfp4", "fp8", "int8"),
 }
 """Formats whose kernels resemble a format's, nearest first: their efficiencies are dimensionless and carry over."""
 

@@ -195,7 +195,8 @@ def _indexer(kind: Latent, setting: Setting) -> Iterator[Item]:
     assert kind.indexer is not None
     hidden, load = setting.hidden, setting.load
     # the published kernels score in fp8; plans in int8 are for chips without it, whose kernels score in bf16
-    scored = "bf16" if number_format(setting.plan.quant.attention).peak == "int8" else "fp8_block"
+    quant = setting.plan.quant
+    scored = "bf16" if number_format(quant.attention).peak == "int8" else quant.index
     width, heads = kind.indexer.head_dim, kind.indexer.heads
     yield "indexer projections", Gemm(m=load.tokens, n=heads * width, k=kind.q_lora or hidden, dtype="bf16"), 1
     yield "indexer keys", Gemm(m=load.tokens, n=width + heads, k=hidden, dtype="bf16"), 1

@@ -117,7 +117,9 @@ def infer(
     best_prefill = _best(prefillers, prefill_ask, "prefill", strict=prefill_plan is not None)
     if isinstance(best_prefill, Infeasible):
         return best_prefill
-    return _compose(best_decode, best_prefill, decode_ask, candidates=(len(decoders) + len(prefillers)) * BATCHES.size)
+    priced = sum(_batches(each, decode_ask, "decode").size for each in decoders)
+    priced += sum(_batches(each, prefill_ask, "prefill").size for each in prefillers)
+    return _compose(best_decode, best_prefill, decode_ask, candidates=priced, given=sets)
 
 
 def _batches(setup: Setup, ask: Request, phase: str) -> Any:
@@ -147,6 +149,14 @@ def _rate(setup: Setup, ask: Request, phase: str, sequences: Any, seconds: Any) 
     return sequences * setup.plan.dp * gained / seconds
 
 
+def _move_s(prefill: Setup, ask: Request) -> float:
+    """Time of one prompt's cache from the prefill instance to the decode instance."""
+    cache = float(kv_cache_bytes(prefill.model, float(ask.input_tokens), prefill.plan.quant.kv))
+    plane = "rdma" if "rdma" in prefill.machine.planes else "scale_up"
+    move = Transfer(payload_bytes=cache / prefill.plan.tp, plane=plane, distance=prefill.plan.ranks)
+    return float(prefill.price(move, 1.0, 1.0).seconds)
+
+
 def chips(setup: Setup) -> int:
     """Whole chips that the instance occupies."""
     return -(-setup.plan.ranks // setup.machine.chip.dies)
@@ -174,7 +184,7 @@ def _best(setups: list[Setup], ask: Request, phase: str, *, strict: bool) -> Fou
                 raise
             refused = error
             continue
-        latency = seconds / (setup.plan.tokens_per_step if phase == "decode" else 1.0)
+        latency = seconds / setup.plan.tokens_per_step if phase == "decode" else seconds + _move_s(setup, ask)
         if fastest is None or float(latency.min()) < fastest[0]:
             fastest = (float(latency.min()), setup)
         meets = latency <= ask.limit_s
@@ -277,20 +287,10 @@ def power_w_per_chip(machine: Machine) -> float | None:
     return None if machine.power_w is None else machine.power_w / machine.chips
 
 
-def _compose(decode: Found, prefill: Found, ask: Request, *, candidates: int) -> Prediction:
+def _compose(decode: Found, prefill: Found, ask: Request, *, candidates: int, given: Sequence[str]) -> Prediction:
     first, second = _phase(decode, ask, "decode"), _phase(prefill, ask, "prefill")
     setup = decode.setup
     machine, model = setup.machine, setup.model
-    move = setup.price(
-        Transfer(
-            payload_bytes=float(kv_cache_bytes(model, float(ask.input_tokens), setup.plan.quant.kv))
-            / prefill.setup.plan.tp,
-            plane="rdma" if "rdma" in machine.planes else "scale_up",
-            distance=prefill.setup.plan.ranks,
-        ),
-        1.0,
-        1.0,
-    ).seconds
     # chips per request per second in each phase; prefill's share keeps both phases in step
     need_decode = ask.output_tokens / first.tokens_per_s_per_chip
     need_prefill = ask.input_tokens / second.tokens_per_s_per_chip
@@ -304,7 +304,7 @@ def _compose(decode: Found, prefill: Found, ask: Request, *, candidates: int) ->
         input_tokens=ask.input_tokens,
         output_tokens=ask.output_tokens,
         mode="disaggregated",
-        ttft_s=second.step_s + float(move),
+        ttft_s=second.step_s + _move_s(prefill.setup, ask),
         tpot_s=first.step_s / setup.plan.tokens_per_step,
         decode=first,
         prefill=second,
@@ -314,7 +314,7 @@ def _compose(decode: Found, prefill: Found, ask: Request, *, candidates: int) ->
         power_w_per_chip=power,
         output_tokens_per_s_per_w=None if power is None else per_chip / power,
         candidates=candidates,
-        assumptions=assumptions(setup, prefill.setup),
+        assumptions=assumptions(setup, prefill.setup, length=ask.input_tokens + ask.output_tokens, given=given),
         sources=sources(setup),
         bands=bands(setup),
         digest=catalog.digest(),

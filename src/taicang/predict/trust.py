@@ -2,39 +2,51 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from taicang.catalog.trust import frozen_bands
 from taicang.predict.prediction import Band
+from taicang.search.choices import routed
 from taicang.serve.setup import Setup
 
 
-def assumptions(setup: Setup, prefill: Setup) -> tuple[str, ...]:
-    """What was assumed beyond the catalogue's figures, most consequential first."""
-    chip, plan, stack = setup.machine.chip, setup.plan, setup.stack
-    said = list(setup.model.assumptions)
+def assumptions(setup: Setup, prefill: Setup, *, length: int, given: Sequence[str] = ()) -> tuple[str, ...]:
+    """What was assumed beyond the catalogue's figures, most consequential first.
+
+    ``length`` is the tokens of a whole sequence, ``given`` the figures that the user set ("KEY=VALUE").
+    """
+    chip, plan, stack, model = setup.machine.chip, setup.plan, setup.stack, setup.model
+    said = [f"set by the user: {text}" for text in given]
+    said += model.assumptions
+    if length > model.max_context:
+        beyond = length - model.max_context
+        said.append(f"sequences of {length} tokens are {beyond} beyond {model.name}'s context of {model.max_context}")
     if not chip.measured:
         said.append(f"kernels of {chip.name} were not measured: constants of {chip.profile}, scaled to its own peaks")
     if setup.machine.status != "shipping":
         said.append(f"{setup.machine.name} is {setup.machine.status}, not shipping: vendor figures, no measurements")
     if plan.draft_tokens:
         said.append(f"each of {plan.draft_tokens} drafted tokens is accepted with chance {plan.acceptance_ratio:.2f}")
+        if not model.mtp_layers:
+            said.append(f"{model.name} has no draft head: one as costly as its last layer is assumed")
     if plan.redundant or prefill.plan.redundant:
         said.append(
             "with redundant experts a balancer (EPLB) evens out the ranks' loads, but for what the stack leaves"
         )
-    if setup.skew or prefill.skew:
+    if routed(setup.model) and (setup.skew or prefill.skew):
         said.append(f"expert popularity follows a power law of exponent {setup.skew or prefill.skew:g}")
     said.append(f"number formats: {_formats(setup)}")
     said.append("prefill and decode on instances of their own; TTFT without queueing")
-    said.append(f"host and launch costs of {stack.name} {stack.version} ({stack.epoch})")
+    said.append(f"host and launch costs of {stack.name} ({stack.epoch})")
     return tuple(said)
 
 
 def _formats(setup: Setup) -> str:
     quant = setup.plan.quant
-    return (
-        f"attention {quant.attention}, feed-forward {quant.dense}, experts {quant.experts}, cache {quant.kv}, "
-        f"dispatch {quant.dispatch}, combine {quant.combine}"
-    )
+    said = f"attention {quant.attention}, feed-forward {quant.dense}, cache {quant.kv}"
+    if routed(setup.model):
+        said += f", experts {quant.experts}, dispatch {quant.dispatch}, combine {quant.combine}"
+    return said
 
 
 def sources(setup: Setup) -> tuple[str, ...]:

@@ -1,0 +1,100 @@
+"""Odd but legal input, and mistakes that once went through in silence."""
+
+import json
+
+import pytest
+
+from taicang import catalog
+from taicang.app.main import main
+from taicang.errors import MissingFigure
+from taicang.predict import infer
+
+
+def run(monkeypatch, capsys, *argv):
+    monkeypatch.setattr("sys.argv", ["taicang", *argv])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    out = capsys.readouterr()
+    return stop.value.code or 0, out.out, out.err
+
+
+DENSE = ("infer", "llama-3.1-8b", "--on", "hgx-h100")
+
+
+@pytest.mark.parametrize(
+    ("extra", "says"),
+    [
+        (("--tpot", "0ms"), "--tpot: a limit must be more than nothing"),
+        (("--tpot", "-50ms"), "--tpot: a limit must be more than nothing"),
+        (("--ep", "8"), "--ep: llama-3.1-8b has no experts"),
+        (("--tp", "2", "--redundant", "4"), "--redundant: llama-3.1-8b has no experts"),
+        (("--quant", "fp9"), "did you mean fp8"),
+    ],
+)
+def test_what_means_nothing_is_refused(monkeypatch, capsys, extra, says):
+    code, _, err = run(monkeypatch, capsys, *DENSE, *extra)
+    assert code == 2
+    assert says in err
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("base: hgx-h100\nchips: 16\nchips: 8\n", "mine.yaml:3: chips: this key stands twice"),
+        ("base: hgx-h100\nplanes: 3\n", "mine.yaml:2: planes: is a section"),
+    ],
+)
+def test_a_users_file_is_not_half_read(monkeypatch, capsys, tmp_path, text, says):
+    (tmp_path / "mine.yaml").write_text(text)
+    code, _, err = run(monkeypatch, capsys, "infer", "llama-3.1-8b", "--on", str(tmp_path / "mine.yaml"))
+    assert code == 2
+    assert says in err
+
+
+def test_supplying_the_missing_figures_one_by_one_leads_to_a_machine():
+    needed = {"chip": "h100", "chips": "64", "chips_per_node": "8", "bandwidth": "400 GB/s", "latency": "1 us"}
+    sets = []
+    for _ in needed:
+        with pytest.raises(MissingFigure) as missing:
+            catalog.machine("zte-nebula", sets)
+        key = missing.value.key
+        sets.append(f"{key}={needed[key.split('.')[-1]]}")
+    machine = catalog.machine("zte-nebula", sets)
+    assert machine.chips == 64
+    assert machine.power_w is None
+
+
+def test_figures_of_the_user_and_lengths_beyond_the_context_are_assumptions():
+    sets = ["chip.memory.bandwidth=4 TB/s"]
+    said = infer("llama-3.1-8b", "hgx-h100", input_tokens=131_072, output_tokens=10, sets=sets).assumptions
+    assert any("set by the user: chip.memory.bandwidth=4 TB/s" in line for line in said)
+    assert any("10 beyond llama-3.1-8b's context of 131072" in line for line in said)
+    assert not any("expert" in line for line in said)
+
+
+def test_ttft_with_the_move_of_the_cache_holds_its_limit():
+    free = infer("llama-3.1-8b", "hgx-h100", input_tokens=4096, output_tokens=16)
+    limit = free.ttft_s * 0.999
+    held = infer("llama-3.1-8b", "hgx-h100", input_tokens=4096, output_tokens=16, ttft_s=limit)
+    assert held.ttft_s <= limit
+
+
+@pytest.mark.parametrize(
+    ("model", "machine"),
+    [
+        ("mimo-v2-flash", "hgx-a100 x 4"),
+        ("glm-5", "cloudmatrix384"),
+        ("gpt-oss-120b", "atlas-950-superpod"),
+        ("llama-3.1-8b", "cloudmatrix384"),
+    ],
+)
+def test_every_checkpoint_format_finds_kernels_on_every_architecture(model, machine):
+    assert infer(model, machine, input_tokens=1024, output_tokens=64).tpot_s > 0
+
+
+def test_four_bit_weights_of_a_dense_model_are_its_feed_forward(monkeypatch, capsys):
+    code, out, _ = run(monkeypatch, capsys, *DENSE, "--quant", "w4a8", "--tp", "1", "--json")
+    assert code == 0
+    used = json.loads(out)["decode"]["memory"]
+    plain = infer("llama-3.1-8b", "hgx-h100", input_tokens=4096, output_tokens=256, quant="int8")
+    assert used["dense_bytes"] < 0.6 * plain.decode.memory.dense_bytes
