@@ -19,6 +19,8 @@ class Recipe:
     name: str
     products: str
     """Linear layers and experts, forward and backward; embedding, head and attention core stay in bf16."""
+    experts: str = ""
+    """Format of the experts' grouped products where it is another."""
     weight_copies_bytes: float = 2.0
     """Bytes per parameter of the weights that products read (an 8-bit recipe keeps a transposed copy too)."""
     gather_bytes: float = 2.0
@@ -36,7 +38,8 @@ RECIPES = {
         Recipe(name="fp16", products="bf16", gradient_bytes=4.0),  # the same arithmetic rate and bytes
         Recipe(name="fp8", products="fp8", weight_copies_bytes=2.0, gather_bytes=1.0),
         Recipe(name="fp8_block", products="fp8_block", weight_copies_bytes=2.0, gather_bytes=2.0),
-        Recipe(name="mxfp8", products="mxfp8", weight_copies_bytes=2.1, gather_bytes=2.0),
+        # matrix units scale MX blocks themselves: grouped products run like those of plain fp8, not like emulated blocks
+        Recipe(name="mxfp8", products="mxfp8", experts="fp8", weight_copies_bytes=2.1, gather_bytes=2.0),
         Recipe(name="nvfp4", products="nvfp4", weight_copies_bytes=3.2, gather_bytes=2.0),
         Recipe(name="int8", products="int8", weight_copies_bytes=2.0, gather_bytes=2.0),
     )

@@ -51,6 +51,9 @@ def fit(folder: Path) -> list[Path]:
     stacks = sorted({stack_of(row) for row in rows})
     solved = _solve(rows, chips, stacks)
     clock = {name: {"clock": {"clock_ratio": float(np.exp(solved[i]))}} for i, name in enumerate(chips)}
+    # chips that nobody trained on take the median of those whose kernels were measured
+    measured = [clock[name]["clock"]["clock_ratio"] for name in chips if catalog.chip(name).measured]
+    clock["default"] = {"clock": {"clock_ratio": float(np.median(measured))}}
     ratios: dict[str, Any] = {
         name: {"constants": {"kernel_ratio": {family(name): float(np.exp(solved[len(chips) + i]))}}}
         for i, name in enumerate(stacks)

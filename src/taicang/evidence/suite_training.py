@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -27,6 +28,8 @@ def setup(row: Row, stack: Stack | None = None, found: Sustained | None = None) 
     model = model_of(row)
     machine = _machine(machine_of(row))
     engine = stack or catalog.stack(stack_of(row))
+    if "A2A overlap" in row.raw["notes"]:
+        engine = replace(engine, overlap=engine.overlap | {"expert_exchange"})
     price = training_price(machine, engine, found)
     return Setup(model=model, plan=plan_of(row, model), machine=machine, stack=engine, price=price)
 

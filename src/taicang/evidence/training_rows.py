@@ -54,6 +54,7 @@ STACKS = {
     "megatron_h100": "megatron@0.8.0",
     "torchtitan": "torchtitan",
     "moezoo": "megatron@0.15.0",
+    "dsv3": "hai-llm",
 }
 RECIPES = {
     "BF16": "bf16",
@@ -183,6 +184,8 @@ def _seconds(raw: dict[str, Any], count: int, seq: int, sequences: int) -> tuple
         return value, ""
     if metric == "tokens_per_s_per_gpu":
         return sequences * seq / (value * count), ""
+    if metric == "gpu_hours_per_trillion_tokens":
+        return sequences * seq / 1e12 * value * 3600.0 / count, ""
     if metric in ("hardware_tflops_per_gpu", "model_tflops_per_gpu") and "hidden" in extra:
         flop = megatron_flop(
             layers=extra["layers"],
@@ -283,7 +286,8 @@ def plan_of(row: Row, model: Model) -> TrainPlan:
         recompute_ratio=ratio,
         zero=3 if fsdp and pp == 1 else (0 if row.source in ("seqsel", "megatron_a100") else 1),
         reshard=par.get("sharding") != "SHARD_GRAD_OP",
-        recipe=recipe(RECIPES[dtype]),
+        schedule="zero_bubble" if row.source == "dsv3" else "1f1b",  # DualPipe without its second direction
+        recipe=recipe("fp8_block" if row.source == "dsv3" else RECIPES[dtype]),
         trained_ratio=0.0 if lora else 1.0,
     )
 

@@ -83,7 +83,7 @@ def setting_of(model: Model, plan: TrainPlan, stack: Stack) -> Setting:
         prefill_context=tokens,
     )
     form = plan.recipe.products
-    quant = Quantisation(attention=form, dense=form, experts=form)
+    quant = Quantisation(attention=form, dense=form, experts=plan.recipe.experts or form)
     serve = ServePlan(tp=plan.tp, dp=plan.ep * plan.etp, ep=plan.ep * plan.etp, moe_tp=plan.tp, quant=quant)
     load = Load(prefill_tokens=tokens, decode_tokens=0, tokens=tokens, batch=batch, query_len=1, sampled=tokens)
     return Setting(hidden=model.hidden, plan=serve, stack=stack, load=load, skew=0.0)
@@ -163,6 +163,11 @@ def _experts(kind: Experts, setting: Setting, plan: TrainPlan) -> Iterator[Item]
             Collective(kind="reduce_scatter", payload_bytes=scattered, ranks=plan.etp),
             1,
         )
+    if kind.bias:
+        # biased, clamped activations have no fused kernel: 22 passes of the width (bias 4, clamps 4, scaled sigmoid 7,
+        # offset 2, products 5) and the output's bias, each a kernel
+        wide = own * kind.topk * (kind.inter * 44.0 / plan.etp + hidden * 8.0)
+        yield "unfused activation", Pointwise(kind="activation", elements=wide / 4.0, moved_bytes=wide, launches=12), 1
     yield "unpermute", Pointwise(kind="activation", elements=copied / 4.0, moved_bytes=copied, launches=2), 1
     if plan.ep > 1:
         yield "combine", replace(exchange, kind="combine"), 1
@@ -188,7 +193,7 @@ def _steps(items: list[Item], setting: Setting, plan: TrainPlan) -> Iterator[Ste
             isinstance(op, Pointwise) and op.kind == "norm" and op.elements == setting.load.tokens * hidden and plan.sp
         ):
             small = replace(op, elements=op.elements / tp, moved_bytes=op.moved_bytes / tp, flop=op.flop / tp)
-            yield Step(label=label, axis="compute", op=small, saved_bytes=small.elements * 2.0)
+            yield Step(label=label, axis="compute", op=small, saved_bytes=_saved(small, hidden, tp))
         elif isinstance(op, Attend) and "flash_attention" not in setting.stack.fused:
             yield from _materialised(op)
         else:
@@ -245,6 +250,8 @@ def _saved(op: Operator, hidden: int, shard: int) -> Num:
         return rows * ((op.hidden + op.inter) * kept + op.inter * (2.0 if op.gated else 1.0) * 2.0)
     if isinstance(op, Attend):
         return (op.queries * op.heads * op.qk_dim + op.context * op.kv_heads * (op.qk_dim + op.v_dim)) * 2.0
+    if isinstance(op, Pointwise) and op.kind == "norm":
+        return op.elements * 2.0
     if isinstance(op, Pointwise) and op.kind == "activation":
         return op.moved_bytes - 2.0 * op.elements
     return 0.0

@@ -23,7 +23,7 @@ from taicang.models.types import Experts, Model
 from taicang.train import memory, sync
 from taicang.train.layer import LayerTime, Price, layer_time, total
 from taicang.train.memory import Held
-from taicang.train.step import Setup, TrainStep, train_step
+from taicang.train.step import Setup, TrainStep, straggling_ratio, train_step
 from taicang.train_plans import Recompute, Schedule, TrainPlan
 from taicang.units import Num
 
@@ -229,6 +229,7 @@ def _priced(setup: Setup, layout: TrainPlan, pp: Any, vpp: Any) -> Iterator[tupl
     padded = (model.layers % (pp * vpp) != 0) & (pp > 1) & (vpp * pp <= model.layers + 2)
     padded = padded & ((model.layers + 2) % (pp * vpp) == 0)
     wide = Held(dense=layers * mean.dense + np.maximum(embedding, head), experts=layers * mean.experts)
+    slowed = 1.0 + straggling_ratio(setup.machine.ranks)
     ends = np.where(pp == 1, sum(edge), max(edge))
     for zero in (0, 1, 2, 3):
         plan: Any = replace(layout, dp=dp, pp=pp, zero=zero)  # arrays in place of numbers: see sync
@@ -263,4 +264,11 @@ def _priced(setup: Setup, layout: TrainPlan, pp: Any, vpp: Any) -> Iterator[tupl
                 offered = schedule != "zero_bubble" or "zero_bubble" in stack.overlap
                 legal = offered & ((vpp == 1) | (schedule == "1f1b"))
                 legal = legal & ((pp == 1) if zero == 3 else (pp >= 1)) & ((pp > 1) | (schedule == "1f1b"))
-                yield zero, r, s, legal, micro * stage + bubble + after, state + saved * layers / vpp * flight
+                yield (
+                    zero,
+                    r,
+                    s,
+                    legal,
+                    slowed * (micro * stage + bubble) + after,
+                    state + saved * layers / vpp * flight,
+                )

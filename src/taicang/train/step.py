@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from taicang.cost.cost import Cost
+from taicang.cost.routing import expected_maximum_ratio
 from taicang.errors import InvalidPlan
 from taicang.hardware import Machine
 from taicang.lower.training import lower_embedding, lower_head, lower_layer
@@ -21,6 +22,9 @@ from taicang.train.memory import Held, MemoryUse
 from taicang.train.stages import layers_of
 from taicang.train_plans import TrainPlan, check
 from taicang.units import Num
+
+CHIP_SPREAD_RATIO = 0.01
+"""Standard deviation of chips' speed under a power limit, over the mean (assumed; arXiv 2208.11035 finds more)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,6 +143,11 @@ def _chunk(blocks: list[Block], layers: _Layers, first: bool, last: bool) -> Chu
     )  # fmt: skip
 
 
+def straggling_ratio(ranks: int) -> float:
+    """What waiting for the slowest of ``ranks`` chips adds to a synchronous step."""
+    return float(expected_maximum_ratio(float(ranks), CHIP_SPREAD_RATIO)) - 1.0
+
+
 def _seconds(spent: Spent) -> float:
     seconds = 0.0
     for part in spent.values():
@@ -172,6 +181,7 @@ def train_step(setup: Setup) -> TrainStep:
         for line, seconds in part.items():
             spent[line] = spent.get(line, 0.0) + float(seconds) * micro
     spent["bubble"] = inside - max(busy)
+    spent["stragglers"] = inside * straggling_ratio(plan.ranks)
     spent["gradient reduction"] = reduce
     spent["parameter gather"] = gather
     spent["optimizer"] = optimizer
