@@ -30,11 +30,10 @@ def show_search(jobs: Sequence[Job], found: Sequence[Found], options: dict[str, 
     )
     from taicang.app.search_cmd import space_of
 
-    space = space_of(options)
     for job, each in zip(jobs, found, strict=True):
         _machine(console, job, each)
         if explained and each.best:
-            _explain(console, job, each, space)
+            _explain(console, job, each, space_of(job, options))
     _ranking(console, found, options["objective"])
 
 

@@ -19,6 +19,9 @@ SEARCH = stacked(
     click.option(
         "--mode", type=click.Choice(["agg", "disagg", "both"]), default="both", show_default=True, help="Layouts."
     ),
+    click.option(
+        "--space", type=click.Choice(["standard", "wide"]), default="standard", show_default=True, help="Axes."
+    ),
     click.option("--load", "load_per_s", type=click.FloatRange(0, min_open=True), help="Requests per second."),
     click.option("--top", type=click.IntRange(1), default=5, show_default=True, help="Layouts to show per machine."),
     click.option("--pareto", type=click.Path(file_okay=False), help="Write the Pareto front (CSV, JSON, plots) here."),
@@ -68,7 +71,6 @@ def _search(model: str, names: list[str], options: dict[str, Any]) -> tuple[list
     from taicang.search.run import MODES, Ask
     from taicang.search.run import search as run
 
-    space = space_of(options)
     modes = {"agg": MODES[:1], "disagg": MODES[1:], "both": MODES}[options["mode"]]
     ask = Ask(objective=options["objective"], modes=modes, load_per_s=options["load_per_s"], top=options["top"])
     jobs = [
@@ -88,11 +90,14 @@ def _search(model: str, names: list[str], options: dict[str, Any]) -> tuple[list
         for name in names
     ]
     quants = [name.strip() for name in options["quant"].split(",")]
-    return jobs, [run(job, formats(quants, job), space, ask) for job in jobs]
+    return jobs, [run(job, formats(quants, job), space_of(job, options), ask) for job in jobs]
 
 
-def space_of(options: dict[str, Any]) -> Any:
-    """The default space, with the draft length fixed where the user named one."""
-    from taicang.search.space import Space
+def space_of(job: Any, options: dict[str, Any]) -> Any:
+    """The space that was asked for, with the draft length fixed where the user named one."""
+    from dataclasses import replace
 
-    return Space() if options["drafts"] is None else Space(drafts=(options["drafts"],))
+    from taicang.search.space import WIDE, default
+
+    space = WIDE if options["space"] == "wide" else default(job.model)
+    return space if options["drafts"] is None else replace(space, drafts=(options["drafts"],))

@@ -13,23 +13,23 @@ from taicang.plans import Exchanging, Quantisation, ServePlan
 from taicang.search.choices import divides, domain, routed
 from taicang.stacks import Stack
 
-BATCHES = tuple(float(n) for n in np.unique(np.round(np.geomspace(1, 4096, 97))))
-"""Sequences of one attention group: every whole number where steps are small, then 9 % apart."""
+BATCHES = tuple(float(n) for n in np.unique(np.round(np.geomspace(1, 4096, 73))))
+"""Sequences of one attention group: every whole number where steps are small, then 12 % apart."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Space:
     """Axes of a search. Legal combinations are priced exhaustively; what an axis does not list is not in the space."""
 
-    tp: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64)
-    pp: tuple[int, ...] = (1, 2, 4, 8)
-    expert_tp: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64)
+    tp: tuple[int, ...] = (1, 2, 4, 8)
+    pp: tuple[int, ...] = (1, 2)
+    expert_tp: tuple[int, ...] = (1, 2, 8)
     spare: tuple[int, ...] = (0, 1)
     """Redundant experts per rank beyond those that make the experts divide."""
     microbatches: tuple[int, ...] = (1, 2)
     drafts: tuple[int, ...] = (0, 1, 2, 3)
     """Tokens drafted per decode step; a model without an MTP layer drafts none."""
-    chunks: tuple[int, ...] = (2048, 4096, 8192, 16384)
+    chunks: tuple[int, ...] = (2048, 8192)
     """Token budgets of one step of an aggregated instance."""
     batches: tuple[float, ...] = BATCHES
     prompts: tuple[float, ...] = (1, 2, 3, 4, 6, 8, 12, 16)
@@ -42,14 +42,28 @@ class Space:
         return self.drafts if model.mtp_layers else (0,)
 
 
+WIDE = Space(
+    tp=(1, 2, 4, 8, 16, 32, 64),
+    pp=(1, 2, 4, 8),
+    expert_tp=(1, 2, 4, 8, 16, 32, 64),
+    chunks=(2048, 4096, 8192, 16384),
+)
+"""Ten times the layouts of the standard space."""
+
+
+def default(model: Model) -> Space:
+    """The standard space; dense models, which have few layouts, are searched widely."""
+    return Space() if routed(model) else WIDE
+
+
 def layouts(
     space: Space, model: Model, machine: Machine, stack: Stack, quant: Quantisation, *, prefill: bool = False
 ) -> Iterator[ServePlan]:
     """Legal layouts of one instance, without looking at memory; ``prefill`` adds those that only prefill knows.
 
-    Tensor parallelism divides the heads and stays in the scale-up domain. A stage has a power of two of ranks, or a
-    divisor of the machine's. Experts fill the stage as ep x moe_tp; beyond one expert per rank a tenth of the ranks
-    holds shared experts, as DeepSeek's and CloudMatrix's widest layouts do.
+    Tensor parallelism divides the heads and stays in the scale-up domain. A stage has a power of two of ranks, or the
+    whole or half of the machine's. Experts fill the stage as ep x moe_tp; beyond one expert per rank a tenth of the
+    ranks holds shared experts, as DeepSeek's and CloudMatrix's widest layouts do.
     """
     limit = min(machine.ranks, space.most_ranks or machine.ranks)
     experts, near = routed(model), domain(machine)
@@ -78,7 +92,7 @@ def layouts(
 def _stages(tp: int, limit: int, whole: int, experts: Experts | None) -> list[int]:
     """Ranks of a stage of ``tp``-rank groups."""
     sizes = {2**i for i in range(limit.bit_length()) if 2**i <= limit}
-    sizes |= {n for n in range(1, limit + 1) if whole % n == 0}
+    sizes |= {whole >> i for i in range(2) if whole % 2**i == 0 and whole >> i <= limit}
     if experts and experts.shared_inter:
         sizes |= {n for n in (experts.experts + experts.experts // 4,) if n <= limit}
     return sorted(n for n in sizes if n >= tp and n % tp == 0 and (experts or n == tp))
