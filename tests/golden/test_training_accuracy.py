@@ -1,0 +1,59 @@
+"""Training steps against published measurements: the errors that this version promises."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from taicang.evidence.score import Score, score_parts
+from taicang.evidence.suite_training import outcomes, predict
+from taicang.evidence.training_rows import FILE, read
+
+EVIDENCE = Path(__file__).resolve().parents[2].parent / "shared" / "evidence"
+pytestmark = pytest.mark.skipif(
+    not EVIDENCE.is_dir(), reason="no measured rows beside the repository (shared/evidence)"
+)
+
+
+@pytest.fixture(scope="module")
+def scores() -> dict[tuple[str, str], Score]:
+    return {(one.suite, one.part): one for one in score_parts(outcomes(EVIDENCE))}
+
+
+@pytest.mark.parametrize(
+    ("suite", "error", "coverage"),
+    [("training_dense", 0.08, 0.9), ("training_lora", 0.15, 0.9), ("training_moe", 0.18, 0.75)],
+)
+def test_held_out_rows(scores: dict[tuple[str, str], Score], suite: str, error: float, coverage: float) -> None:
+    held = scores[suite, "held-out"]
+    assert held.mape_ratio <= error
+    assert held.coverage_ratio >= coverage
+
+
+def test_megatron_s_table(scores: dict[tuple[str, str], Score]) -> None:
+    """Eight steps of arXiv 2205.05198, table 5; four of them calibrate the A100's clock."""
+    errors = [abs(o.error_ratio or 0.0) for o in outcomes(EVIDENCE) if o.suite == "training_megatron"]
+    assert len(errors) == 8
+    assert np.mean(errors) <= 0.045
+    assert max(errors) <= 0.105
+
+
+def test_weak_scaling_of_one_layout() -> None:
+    """From the smallest to the largest run of a layout (to 2,304 GPUs): mean slope error within 3 %."""
+    layouts = defaultdict(list)
+    for row in read(EVIDENCE / FILE):
+        if row.source.startswith("dgxc") and row.raw["batch"].get("ga") and not row.refused:
+            par = row.raw["par"]
+            key = (row.source, row.chip, row.model, row.raw["dtype"], par["tp"], par["pp"], row.raw["batch"]["ga"])
+            layouts[(*key, row.raw["extra"].get("layers"), row.batch / row.count)].append(row)
+    slopes = []
+    for rows in layouts.values():
+        rows.sort(key=lambda row: row.count)
+        if rows[0].count < rows[-1].count:
+            measured = rows[-1].step_s / rows[0].step_s
+            slopes.append(abs(predict(rows[-1]).seconds / predict(rows[0]).seconds / measured - 1.0))
+    assert len(slopes) >= 8
+    assert np.mean(slopes) <= 0.03
