@@ -98,61 +98,65 @@ def _weights(work: list[Work], rank: int) -> list[Work]:
 
 @lru_cache(maxsize=64)
 def graph(schedule: Schedule, pp: int, vpp: int, micro: int) -> Graph:
-    """Dependencies of all ranks' work."""
-    lists = [order(schedule, rank, pp, vpp, micro) for rank in range(pp)]
+    """Dependencies of all ranks' work. Work is numbered (kind * chunks + chunk) * micro + microbatch."""
     chunks = pp * vpp
-    place: dict[Work, tuple[int, int]] = {}
-    level: dict[Work, int] = {}
-    at = [0] * pp
-    left = sum(map(len, lists))
-    while left:
+    kinds = 3 if schedule == "zero_bubble" else 2
+    lists = [
+        [(kind * chunks + chunk) * micro + i for kind, chunk, i in order(schedule, rank, pp, vpp, micro)]
+        for rank in range(pp)
+    ]
+    needs = _needs(kinds, chunks, micro)
+    wanted: list[int] = needs.tolist()
+    level = [-1] * len(wanted)
+    before = np.full(len(wanted), -1)
+    for work in lists:
+        before[work[1:]] = work[:-1]
+    at, depth = [0] * pp, [-1] * pp
+    moved = True
+    while moved:
         moved = False
         for rank, work in enumerate(lists):
-            while at[rank] < len(work):
-                one = work[at[rank]]
-                need = _need(one, chunks)
-                if need is not None and need not in level:
-                    break
-                depth = level[need] + 1 if need is not None else 0
-                if at[rank]:
-                    depth = max(depth, level[work[at[rank] - 1]] + 1)
-                level[one] = depth
-                place[one] = (rank, at[rank])
-                at[rank] += 1
-                left -= 1
-                moved = True
-        assert moved, "a schedule that cannot run"
-    ordered = sorted(level, key=lambda one: level[one])
-    index = {one: i for i, one in enumerate(ordered)}
-    before, needs, crosses = [], [], []
-    for one in ordered:
-        rank, position = place[one]
-        need = _need(one, chunks)
-        before.append(index[lists[rank][position - 1]] if position else -1)
-        needs.append(-1 if need is None else index[need])
-        crosses.append(need is not None and place[need][0] != rank)
-    depths = [level[one] for one in ordered]
-    starts = tuple(int(i) for i in np.searchsorted(depths, range(depths[-1] + 2)))
-    columns = list(zip(*ordered, strict=True))
+            i, deep = at[rank], depth[rank]
+            while i < len(work):
+                one = work[i]
+                need = wanted[one]
+                if need >= 0:
+                    if level[need] < 0:
+                        break
+                    deep = max(deep, level[need])
+                deep += 1
+                level[one] = deep
+                i += 1
+            moved = moved or i > at[rank]
+            at[rank], depth[rank] = i, deep
+    levels = np.array(level)
+    assert levels.min() >= 0, "a schedule that cannot run"
+    ordered = np.argsort(levels, kind="stable")
+    index = np.full(len(level) + 1, -1)
+    index[ordered] = np.arange(len(level))
+    chunk = np.arange(len(level)) // micro % chunks
+    crosses = (needs >= 0) & (chunk[needs] % pp != chunk % pp)
+    starts = np.searchsorted(levels[ordered], np.arange(levels.max() + 2))
     return Graph(
-        rank=np.array([place[one][0] for one in ordered]),
-        kind=np.array(columns[0]),
-        chunk=np.array(columns[1]),
-        micro=np.array(columns[2]),
-        before=np.array(before),
-        needs=np.array(needs),
-        crosses=np.array(crosses),
-        levels=starts,
+        rank=chunk[ordered] % pp,
+        kind=ordered // (micro * chunks),
+        chunk=chunk[ordered],
+        micro=ordered % micro,
+        before=index[before[ordered]],
+        needs=index[needs[ordered]],
+        crosses=crosses[ordered],
+        levels=tuple(starts.tolist()),
     )
 
 
-def _need(one: Work, chunks: int) -> Work | None:
-    kind, chunk, micro = one
-    if kind == FORWARD:
-        return (FORWARD, chunk - 1, micro) if chunk else None
-    if kind == WEIGHT:
-        return (BACKWARD, chunk, micro)
-    return (BACKWARD, chunk + 1, micro) if chunk < chunks - 1 else (FORWARD, chunk, micro)
+def _needs(kinds: int, chunks: int, micro: int) -> NDArray[np.intp]:
+    """The work whose output each work takes: forward from the chunk before, backward from the one behind, weight
+    gradients and the last chunk's backward from the same chunk."""
+    work = np.arange(kinds * chunks * micro)
+    kind, chunk = work // (chunks * micro), work // micro % chunks
+    forward = np.where(chunk == 0, -1, work - micro)
+    backward = np.where(chunk == chunks - 1, work - chunks * micro, work + micro)
+    return np.where(kind == FORWARD, forward, np.where(kind == BACKWARD, backward, work - chunks * micro))
 
 
 def simulate(
