@@ -132,3 +132,62 @@ def test_no_number_format_appears_from_nowhere():
     setup = setup_of(catalog.machine("cloudmatrix384"), ("llama-3.1-8b", ServePlan(quant=Quantisation(dense="fp8"))))
     with pytest.raises(NotModelled, match="fp8"):
         step(setup, Batch(decode_sequences=1, decode_context=10))
+
+
+@settings(max_examples=40, deadline=None)
+@given(cases, log_uniform(1, 256), log_uniform(1, 8192), st.sampled_from(["vllm", "sglang"]), st.booleans())
+def test_the_waterfall_sums_to_the_busy_time_and_hides_no_less_than_nothing(case, sequences, length, engine, two):
+    name, plan = case[1]
+    batch = prefill_batch(sequences=sequences, length=length)
+    if two:
+        batch = decode_batch(sequences=sequences, context=length)
+    run = step(setup_of(catalog.machine(case[0]), (name, replace(plan, microbatches=1 + two)), engine=engine), batch)
+    assert sum(float(piece.seconds) for piece in run.slices) == pytest.approx(float(run.busy_s), rel=1e-12)
+    assert float(run.hidden_s) >= -1e-12 * float(run.busy_s)
+    assert float(run.seconds) > 0.0
+
+
+def test_two_microbatches_launch_twice_the_kernels():
+    """A short prefill is bound by the host's launches, whatever its schedule."""
+    machine = catalog.machine("hgx-h200")
+    one, two = (
+        step(
+            setup_of(machine, ("deepseek-r1", ServePlan(dp=8, ep=8, microbatches=count)), engine="vllm"),
+            prefill_batch(sequences=1.0, length=16.0),
+        )
+        for count in (1, 2)
+    )
+    assert float(two.seconds) >= float(one.seconds)
+
+
+@given(st.sampled_from([2, 4, 8]), log_uniform(1, 16))
+@settings(max_examples=20, deadline=None)
+def test_pipeline_stages_cut_no_sequence_in_parts(stages, sequences):
+    machine = catalog.machine("hgx-h100")
+    one, many = (
+        step(setup_of(machine, ("llama-3.1-8b", ServePlan(pp=pp))), decode_batch(sequences=n, context=n * 1000.0))
+        for pp, n in ((1, 1.0), (stages, sequences))
+    )
+    assert float(many.seconds) >= float(one.seconds)
+
+
+def test_accepted_drafts_run_from_none_to_all():
+    drafted = ServePlan(draft_tokens=2)
+    assert replace(drafted, acceptance_ratio=0.0).tokens_per_step == 1.0
+    assert replace(drafted, acceptance_ratio=1.0).tokens_per_step == 3.0
+    machine = catalog.machine("hgx-h100")
+    plain, drafting = (
+        step(setup_of(machine, ("deepseek-r1", plan)), decode_batch(sequences=8.0, context=8000.0))
+        for plan in (ServePlan(dp=8, ep=8), ServePlan(dp=8, ep=8, draft_tokens=2))
+    )
+    assert float(drafting.seconds) > float(plain.seconds)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.sampled_from(MACHINES), log_uniform(1, 32), st.floats(0.0, 1.5), st.floats(0.01, 0.5))
+def test_more_skew_is_never_faster_once_every_expert_is_busy(machine, sequences, skew, more):
+    """Few tokens are another matter: skew gathers them in fewer experts, whose weights alone are read."""
+    case = ("deepseek-r1", ServePlan(dp=8, ep=8, exchange="all_to_all"))
+    batch = prefill_batch(sequences=sequences, length=4096.0)
+    even, hot = (step(setup_of(catalog.machine(machine), case, skew=s), batch).seconds for s in (skew, skew + more))
+    assert float(hot) >= float(even) * (1.0 - 1e-9)

@@ -155,7 +155,8 @@ def _bounded(op: Operator, cost: Cost, chip: Chip) -> Cost:
         names = {number_format(op.dtype).peak}
         if isinstance(op, Attend):  # a narrow cache may be multiplied in its own format
             names.add(number_format(op.kv_dtype).peak)
-        best = max(chip.peak(name) for name in names if name in chip.peak_flop_per_s)
+        # attention in a format that the chip lacks is widened to bf16 by its kernels
+        best = max(chip.peak(name) for name in (names & chip.peak_flop_per_s.keys()) or {"bf16"})
         floor = np.maximum(floor, cost.flop / best)
     return replace(cost, seconds=np.maximum(cost.seconds, floor))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -16,7 +17,7 @@ from taicang.models.types import Model
 from taicang.ops import Exchange, GroupedGemm, Operator
 from taicang.plans import Batch, ServePlan
 from taicang.stacks import Stack
-from taicang.timeline import Timeline, hidden_network, sequential, two_streams
+from taicang.timeline import Slice, Timeline, hidden_network, sequential, two_streams
 from taicang.units import Count, Num
 
 
@@ -44,7 +45,7 @@ def step(setup: Setup, batch: Batch) -> Timeline:
     """Price one step of ``batch`` (of one attention group) under the plan's schedule."""
     plan, stack = setup.plan, setup.stack
     if plan.pp > 1:
-        batch = scaled(batch, 1.0 / plan.pp)
+        batch = scaled(batch, _in_flight_share(batch, plan.pp))
     prefill = where_some(batch.prefill_tokens)
     whole = lower(setup.model, plan, batch, stack, skew=setup.skew)
     if plan.microbatches == 1:
@@ -54,10 +55,16 @@ def step(setup: Setup, batch: Batch) -> Timeline:
     half = lower(setup.model, plan, scaled(batch, 1.0 / plan.microbatches), stack, skew=setup.skew)
     if stack.partition is not None and not some(batch.prefill_tokens):
         return two_streams(half, whole, _pricer(setup, stack.partition, prefill))
-    return hidden_network(half, whole, _pricer(setup, None, prefill), stack)
+    return _host_bound(hidden_network(half, whole, _pricer(setup, None, prefill), stack), half, setup, batch)
 
 
-def scaled(batch: Batch, ratio: float) -> Batch:
+def _in_flight_share(batch: Batch, stages: Count) -> Any:
+    """Share of the batch that is in one stage at a time: one part for each stage, but no part of a sequence."""
+    sequences = np.maximum(batch.decode_sequences + batch.prefill_sequences, 1.0)
+    return 1.0 / np.minimum(stages, sequences)
+
+
+def scaled(batch: Batch, ratio: Any) -> Batch:
     """``batch`` with every statistic multiplied by ``ratio`` (an equal share of it)."""
     return Batch(
         prefill_tokens=batch.prefill_tokens * ratio,
@@ -100,7 +107,23 @@ def _host_bound(timeline: Timeline, program: Program, setup: Setup, batch: Batch
     launches: Count = 0.0
     for task in program:
         launches = launches + task.repeat * (setup.stack.expert_launches if isinstance(task.op, GroupedGemm) else 1)
-    floor: Num = launches * eager * np.where(np.asarray(batch.prefill_tokens) > 0, 1.0, 0.0)
+    floor: Num = launches * setup.plan.microbatches * eager * np.where(np.asarray(batch.prefill_tokens) > 0, 1.0, 0.0)
     if np.ndim(floor) == 0:
         floor = float(floor)
-    return replace(timeline, seconds=np.maximum(timeline.seconds, floor))
+    wait = np.maximum(floor - timeline.seconds, 0.0)
+    if not some(wait):
+        return timeline
+    idle = Slice(
+        label="wait for launches",
+        part="host",
+        stream="outside",
+        block=-1,
+        repeat=1,
+        cost=Cost(seconds=wait, latency_s=wait, origin=f"stack {setup.stack.name}: eager launches"),
+    )
+    return replace(
+        timeline,
+        slices=(*timeline.slices, idle),
+        seconds=timeline.seconds + wait,
+        busy_s=timeline.busy_s + wait,
+    )
