@@ -25,6 +25,11 @@ SEARCH = stacked(
     click.option("--load", "load_per_s", type=click.FloatRange(0, min_open=True), help="Requests per second."),
     click.option("--top", type=click.IntRange(1), default=5, show_default=True, help="Layouts to show per machine."),
     click.option("--pareto", type=click.Path(file_okay=False), help="Write the Pareto front (CSV, JSON, plots) here."),
+    click.option(
+        "--emit", type=click.Choice(["vllm", "vllm-ascend", "sglang", "trtllm"]), help="Engine to hand over to."
+    ),
+    click.option("--out", type=click.Path(file_okay=False), default="deploy", show_default=True, help="Where to."),
+    click.option("--weights", default=None, help="Where the engine finds the weights (default: the model's name)."),
     click.option("--explain/--no-explain", default=True, help="Why the winner wins, what binds, what more would buy."),
 )
 
@@ -56,6 +61,8 @@ def search(model: str, machines: str, as_json: bool, pareto: str | None, explain
 
         for path in write(found, pareto):
             click.echo(f"wrote {path}", err=True)
+    if options["emit"]:
+        _emit(jobs, found, options)
     if as_json:
         echo_json(found)
     else:
@@ -91,6 +98,33 @@ def _search(model: str, names: list[str], options: dict[str, Any]) -> tuple[list
     ]
     quants = [name.strip() for name in options["quant"].split(",")]
     return jobs, [run(job, formats(quants, job), space_of(job, options), ask) for job in jobs]
+
+
+def _emit(jobs: list[Any], found: list[Any], options: dict[str, Any]) -> None:
+    """Write the first layout of each machine that the engine can express."""
+    from pathlib import Path
+
+    from taicang.errors import NotModelled
+    from taicang.search.handover import emit
+
+    for job, each in zip(jobs, found, strict=True):
+        refused = ""
+        for place, choice in enumerate(each.best, 1):
+            try:
+                weights = options["weights"] or job.model.name
+                files = emit(choice, job.machine, job.model, to=options["emit"], path=weights)
+            except NotModelled as error:
+                refused = refused or str(error)
+                continue
+            folder = Path(options["out"]) / job.machine.name.replace(" ", "") if len(jobs) > 1 else Path(options["out"])
+            folder.mkdir(parents=True, exist_ok=True)
+            for name, text in files.items():
+                (folder / name).write_text(text, encoding="utf-8")
+            said = f"choice {place}" + (f" ({refused})" if refused else "")
+            click.echo(f"wrote {said} to {folder}: {', '.join(files)}", err=True)
+            break
+        else:
+            raise NotModelled(f"none of the {len(each.best)} best can be handed over (see --top): {refused}")
 
 
 def space_of(job: Any, options: dict[str, Any]) -> Any:
