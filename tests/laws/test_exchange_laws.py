@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from taicang.catalog import calibration, machine
 from taicang.cost.exchange import LIBRARIES, ExchangeFit, Setting, exchange, lower_bound_s
-from taicang.evidence.exchange_machines import nvidia
 from taicang.hardware import Level, Machine, Plane
 from taicang.ops import Exchange
 
@@ -26,12 +25,12 @@ def _fabric(base: Machine, *levels: tuple[str, int, float, str, str]) -> Machine
     return replace(base, planes={"scale_up": Plane(name="scale_up", levels=tiers)})
 
 
-HGX = nvidia("h100_sxm", 1)
+HGX = machine("hgx-h100")
 MACHINES = {
     "cm384": machine("cloudmatrix384"),
     "nvl72": machine("gb200-nvl72"),
-    "hgx-h100 x 8": nvidia("h100_sxm", 8),
-    "hgx-b200 x 16": nvidia("b200_sxm", 16),
+    "hgx-h100 x 8": machine("hgx-h100 x 8"),
+    "hgx-b200 x 16": machine("hgx-b200 x 16"),
     "nvl256": _fabric(
         HGX,
         ("nvlink", 8, 450e9, "switch", "nvlink-h100"),

@@ -10,7 +10,6 @@ from taicang.catalog import calibration, machine
 from taicang.cost.exchange import ExchangeFit, Setting, exchange, lower_bound_s, prepare
 from taicang.cost.exchange_traffic import traffic
 from taicang.errors import UnknownName
-from taicang.evidence.exchange_machines import nvidia
 from taicang.ops import Exchange
 
 FITS = calibration.fits("exchange", ExchangeFit)
@@ -18,25 +17,25 @@ OP = Exchange(kind="dispatch", tokens=128, token_bytes=7168.0, topk=8, experts=2
 
 
 def test_a_copy_per_expert_spreads_evenly_over_nodes() -> None:
-    flow = traffic(OP, nvidia("h100_sxm", 4), "expert", Setting())
+    flow = traffic(OP, machine("hgx-h100 x 4"), "expert", Setting())
     assert (flow.near, flow.far) == pytest.approx((8 * 7 / 32, 8 * 24 / 32))
     assert flow.far_s_per_byte == pytest.approx(8 * 24 / 32 / 50e9)
 
 
 def test_a_copy_per_node_crosses_once_and_fans_out_inside() -> None:
-    flow = traffic(OP, nvidia("h100_sxm", 4), "node", Setting())
+    flow = traffic(OP, machine("hgx-h100 x 4"), "node", Setting())
     assert flow.far < 3.0 < flow.near < 8.0
 
 
 def test_a_node_limit_keeps_copies_at_home() -> None:
     op = replace(OP, ranks=64)
-    free = traffic(op, nvidia("h100_sxm", 8), "node", Setting())
-    held = traffic(op, nvidia("h100_sxm", 8), "node", Setting(node_limit=4))
+    free = traffic(op, machine("hgx-h100 x 8"), "node", Setting())
+    held = traffic(op, machine("hgx-h100 x 8"), "node", Setting(node_limit=4))
     assert held.far < free.far
 
 
 def test_a_stride_of_a_node_sends_everything_out() -> None:
-    flow = traffic(replace(OP, ranks=4, stride=8), nvidia("h100_sxm", 4), "expert", Setting())
+    flow = traffic(replace(OP, ranks=4, stride=8), machine("hgx-h100 x 4"), "expert", Setting())
     assert (flow.near, flow.far) == pytest.approx((0.0, 6.0))
 
 
@@ -70,10 +69,10 @@ def test_a_two_sided_dispatch_holds_the_exchange_of_counts() -> None:
 
 def test_more_cores_speed_up_a_throughput_kernel() -> None:
     op = replace(OP, tokens=8192, low_latency=False, ranks=8)
-    few, many = (exchange(op, nvidia("h100_sxm", 1), FITS, setting=Setting(cores=c)).seconds for c in (4, 24))
+    few, many = (exchange(op, machine("hgx-h100"), FITS, setting=Setting(cores=c)).seconds for c in (4, 24))
     assert many < few / 2
 
 
 def test_an_unknown_library_suggests_the_nearest() -> None:
     with pytest.raises(UnknownName, match="deepep_ll"):
-        exchange(OP, nvidia("h100_sxm", 1), FITS, library="deepep-ll")
+        exchange(OP, machine("hgx-h100"), FITS, library="deepep-ll")

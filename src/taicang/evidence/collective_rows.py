@@ -6,16 +6,20 @@ of an all-gather, the input of everything else (checked: only so do large messag
 
 from __future__ import annotations
 
-import csv
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from taicang import catalog
+from taicang.evidence.measured import Measured
 from taicang.evidence.split import held_out
-from taicang.hardware import Chip, Level, Machine, Memory, Plane
-from taicang.ops import CollectiveKind
+from taicang.evidence.tables import Cells, column, grouped, lines
+from taicang.hardware import Level, Machine, Plane
+from taicang.ops import Collective, CollectiveKind
 
 ELEMENT_BYTES = 2.0
 KINDS: dict[str, CollectiveKind] = {
@@ -43,77 +47,54 @@ SYSTEMS: dict[str, tuple[str, float, int, bool]] = {
 ELSEWHERE = {("l40s", "0.5.12"): "l40s_b"} | {("gb200", v): "gb200_nvl4" for v in ("0.5.9", "0.19.0", "0.24.0")}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
-    """One measured collective."""
-
-    id: str
-    system: str
-    kind: CollectiveKind
-    flavour: str
-    ranks: int
-    payload_bytes: float
-    measured_s: float
-    held_out: bool
+def _flavour(line: Cells) -> str:
+    if line["kernel_source"].startswith("SGLang"):
+        # A100 was measured before the change only
+        old = line["system"] != "a100_sxm" and line["fwver"] in ("0.5.9", "0.5.10")
+        return "sglang_v1" if old else "sglang"
+    return "vllm" if line["kernel_source"].startswith("vLLM") else "trtllm"
 
 
-def table(path: Path) -> Iterator[dict[str, str]]:
-    """Rows of a CSV file as dictionaries."""
-    with path.open(newline="", encoding="utf-8") as lines:
-        yield from csv.DictReader(lines)
+def _part(listed: Sequence[Cells], suite: str, kind: CollectiveKind, kernel: str, key: str) -> Measured[Collective]:
+    """Lines of one kernel on one system; the column ``key`` names the kernel for the evidence split."""
+    ranks, size = column(listed, "num_gpus"), column(listed, "message_size")
+    return Measured(
+        suite=suite,
+        system=listed[0]["system"],
+        kernel=kernel,
+        op=Collective(kind=kind, payload_bytes=size * ELEMENT_BYTES, ranks=ranks),
+        ids=tuple(f"{suite}-{int(line['line']) - 2}" for line in listed),
+        measured_s=column(listed, "latency_ms") * 1e-3,
+        held=np.array([held_out(suite, line[key], line["num_gpus"], line["message_size"]) for line in listed]),
+    )
 
 
-def _flavour(kernel: str, version: str, system: str) -> str:
-    if kernel.startswith("SGLang"):
-        newest = system == "a100_sxm" or version not in ("0.5.9", "0.5.10")  # A100 was measured before the change only
-        return "sglang" if newest else "sglang_v1"
-    return "vllm" if kernel.startswith("vLLM") else "trtllm"
+def nccl_rows(folder: Path) -> list[Measured[Collective]]:
+    """Rows of ``kernels/nccl.csv`` under the evidence ``folder``; the kernel is the operation."""
+    parts = grouped(lines(folder / "kernels" / "nccl.csv"), "system", "op_name")
+    kinds = [KINDS[listed[0]["op_name"]] for listed in parts]
+    return [_part(listed, "nccl", kind, kind, "op_name") for listed, kind in zip(parts, kinds, strict=True)]
 
 
-def nccl_rows(folder: Path) -> list[Row]:
-    """Rows of ``kernels/nccl.csv`` under the evidence ``folder``."""
-    rows = []
-    for number, r in enumerate(table(folder / "kernels" / "nccl.csv")):
-        ranks, size = int(r["num_gpus"]), int(r["message_size"])
-        rows.append(
-            Row(
-                id=f"nccl-{number}",
-                system=r["system"],
-                kind=KINDS[r["op_name"]],
-                flavour="nccl",
-                ranks=ranks,
-                payload_bytes=size * ELEMENT_BYTES,
-                measured_s=float(r["latency_ms"]) * 1e-3,
-                held_out=held_out("nccl", r["op_name"], ranks, size),
-            )
-        )
-    return rows
+def custom_rows(folder: Path) -> list[Measured[Collective]]:
+    """Rows of ``kernels/custom_allreduce.csv`` under the evidence ``folder``; the kernel is the engine's flavour."""
+    listed = [
+        {**line, "system": ELSEWHERE.get((line["system"], line["fwver"]), line["system"]), "flavour": _flavour(line)}
+        for line in lines(folder / "kernels" / "custom_allreduce.csv")
+    ]
+    parts = grouped(listed, "system", "flavour")
+    return [_part(part, "allreduce", "all_reduce", part[0]["flavour"], "kernel_source") for part in parts]
 
 
-def custom_rows(folder: Path) -> list[Row]:
-    """Rows of ``kernels/custom_allreduce.csv`` under the evidence ``folder``."""
-    rows = []
-    for number, r in enumerate(table(folder / "kernels" / "custom_allreduce.csv")):
-        ranks, size, kernel = int(r["num_gpus"]), int(r["message_size"]), r["kernel_source"]
-        rows.append(
-            Row(
-                id=f"allreduce-{number}",
-                system=ELSEWHERE.get((r["system"], r["fwver"]), r["system"]),
-                kind="all_reduce",
-                flavour=_flavour(kernel, r["fwver"], r["system"]),
-                ranks=ranks,
-                payload_bytes=size * ELEMENT_BYTES,
-                measured_s=float(r["latency_ms"]) * 1e-3,
-                held_out=held_out("allreduce", kernel, ranks, size),
-            )
-        )
-    return rows
+def flavour_of(rows: Measured[Collective]) -> str:
+    """Kernels of the rows as ``cost.collective`` names them."""
+    return "nccl" if rows.kernel == rows.op.kind else rows.kernel
 
 
 def published_rows(folder: Path) -> list[dict[str, Any]]:
     """Rows of ``published_collective.csv`` that are plain collectives or copies; JSON columns are read."""
     rows: list[dict[str, Any]] = []
-    for r in table(folder / "published_collective.csv"):
+    for r in lines(folder / "published_collective.csv"):
         if not r["model"].startswith("MoE"):
             rows.append({**r, "batch": json.loads(r["batch"] or "{}"), "extra": json.loads(r["extra"] or "{}")})
     return rows
@@ -147,31 +128,11 @@ def scale_out(profile: str, ranks: int, bandwidth_bytes_per_s: float, *, reduces
 
 
 def machine_of(*levels: Level, plane: str = "scale_up") -> Machine:
-    """A machine with one plane of these levels; its chip does not matter to a collective."""
-    chip = Chip(
-        name="any",
-        vendor="any",
-        dies=1,
-        peak_flop_per_s={},
-        vector_flop_per_s=0.0,
-        cores=1,
-        vector_cores=1,
-        memory=Memory(capacity_bytes=0.0, bandwidth_bytes_per_s=1e12),
-        l2_bytes=0.0,
-        profile="",
-        measured=False,
-        tdp_w=None,
-        idle_w=None,
-    )
-    return Machine(
+    """A machine with one plane of these levels; the rest of it does not matter to a collective."""
+    return replace(
+        catalog.machine("hgx-h100"),
         name="measured",
-        chip=chip,
         chips=levels[-1].ranks,
         chips_per_node=4 if levels[0].ranks == 72 else levels[0].ranks,  # a tray of the NVL72 runs four GPUs
         planes={plane: Plane(name=plane, levels=levels)},
-        host_memory_bytes=0.0,
-        power_w=None,
-        pue_ratio=1.0,
-        price_usd=None,
-        status="measured",
     )

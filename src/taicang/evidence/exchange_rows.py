@@ -14,21 +14,25 @@ What the tables hold (read from the columns and the benchmarks' own documentatio
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Iterator
-from dataclasses import dataclass
-from importlib.resources import files
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 
 from taicang.cost.exchange import Setting
 from taicang.cost.routing import Spread
+from taicang.evidence.exchange_machines import machine_of
+from taicang.evidence.measured import Measured, pick
 from taicang.evidence.split import held_out
+from taicang.evidence.tables import CARRIED, Array, lines
+from taicang.hardware import Machine
 from taicang.ops import Exchange, ExchangeKind
 from taicang.units import Count
 
 FILES = ("alltoall_trtllm_gb200.csv", "deepep_low_latency.csv", "deepep_normal.csv")
+PUBLISHED = CARRIED / "exchange_published.csv"
 _DISPATCH_BYTES = {"bfloat16": 2.0, "fp8": 1.0, "nvfp4": 0.5 + 1 / 16}
 
 
@@ -53,13 +57,8 @@ class Row:
     held: bool
 
 
-def _rows(folder: Path, name: str) -> Iterator[tuple[int, dict[str, str]]]:
-    with (folder / name).open(newline="", encoding="utf-8") as handle:
-        yield from enumerate(csv.DictReader(handle), start=2)
-
-
 def _alltoall(folder: Path) -> Iterator[Row]:
-    for line, r in _rows(folder, FILES[0]):
+    for r in lines(folder / FILES[0]):
         kind = r["op_name"].removeprefix("alltoall_")
         # A low-precision combine still moves the table's format, but quantises on the way: a kernel of its own.
         if not r["latency_ms"]:
@@ -70,7 +69,7 @@ def _alltoall(folder: Path) -> Iterator[Row]:
         shape += [r["moe_ep_size"], r["distribution"]]
         library = {"NVLinkOneSided": "trtllm_onesided", "NVLinkTwoSided": "trtllm_twosided"}[r["kernel_source"]]
         yield Row(
-            id=f"{FILES[0]}:{line}",
+            id=f"{FILES[0]}:{r['line']}",
             suite="alltoall_gb200",
             system=r["system"],
             nodes=1,
@@ -95,7 +94,7 @@ def _bytes(kind: str, hidden: float) -> float:
 def _deepep(folder: Path, *, normal: bool) -> Iterator[Row]:
     suite, name = ("deepep_normal", FILES[2]) if normal else ("deepep_ll", FILES[1])
     seen: set[tuple[str, ...]] = set()
-    for line, r in _rows(folder, name):
+    for r in lines(folder / name):
         nodes, tokens, hidden = int(r["node_num"]), float(r["num_token"]), float(r["hidden_size"])
         shape = [r[c] for c in ("node_num", "hidden_size", "num_token", "num_topk", "num_experts")]
         older = r["fwver"] == "0.5.6.post2"
@@ -115,7 +114,7 @@ def _deepep(folder: Path, *, normal: bool) -> Iterator[Row]:
             else:
                 micro = float(r[f"{kind}_avg_t_us"])
             yield Row(
-                id=f"{name}:{line}:{kind}",
+                id=f"{name}:{r['line']}:{kind}",
                 suite=suite,
                 system=system,
                 nodes=nodes,
@@ -135,7 +134,6 @@ def _deepep(folder: Path, *, normal: bool) -> Iterator[Row]:
 
 def published() -> list[Row]:
     """Published figures that the package carries: CANN on CloudMatrix384, DeepEP on H800."""
-    text = files("taicang.evidence").joinpath("data/exchange_published.csv").read_text(encoding="utf-8")
     return [
         Row(
             id=r["id"],
@@ -154,7 +152,7 @@ def published() -> list[Row]:
             measured_s=float(r["measured_us"]) * 1e-6,
             held=r["part"] == "held-out",
         )
-        for r in csv.DictReader(text.splitlines())
+        for r in lines(PUBLISHED)
     ]
 
 
@@ -163,14 +161,55 @@ def read(folder: Path) -> list[Row]:
     return [*_alltoall(folder), *_deepep(folder, normal=False), *_deepep(folder, normal=True)]
 
 
-def operator(rows: list[Row], kind: ExchangeKind) -> tuple[Exchange, Setting]:
-    """Rows of one kernel on one machine as one operator whose fields are arrays."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """Rows of one kernel on one machine, and how its library was run."""
 
-    def column(name: str) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-        return np.array([getattr(r, name) for r in rows], dtype=np.float64)
+    rows: Measured[Exchange]
+    setting: Setting
+    nodes: int
+    library: str
+    kind: str
 
-    fields = {name: column(name) for name in ("tokens", "token_bytes", "topk", "experts", "ranks")}
-    low = not rows[0].library.endswith("normal")
+    @property
+    def machine(self) -> Machine:
+        """The machine under the rows."""
+        return machine_of(self.rows.system, self.nodes, self.rows.suite == "deepep_normal" and self.nodes > 4)
+
+    def fitted(self) -> Part:
+        """The rows that a fit may see."""
+        return replace(self, rows=self.rows.fitted(), setting=pick(self.setting, ~self.rows.held))
+
+
+def parts(rows: Iterable[Row]) -> list[Part]:
+    """Rows by suite, machine and kernel."""
+    groups: dict[tuple[object, ...], list[Row]] = {}
+    for row in rows:
+        # Times out of a running service hold waiting for other ranks, which the kernel's price leaves out.
+        live = " in-service" if row.id.startswith("xds_v6/s6") else ""
+        groups.setdefault((row.suite, row.system, row.nodes, row.library, row.kind, live), []).append(row)
+    return [_part(listed, str(live)) for (*_, live), listed in groups.items()]
+
+
+def _part(rows: list[Row], note: str) -> Part:
+    def column(name: str) -> Array:
+        return np.array([getattr(row, name) for row in rows], dtype=np.float64)
+
+    first = rows[0]
+    crowd = "" if first.nodes == 1 else f"x{first.nodes} "
+    measured = Measured(
+        suite=first.suite,
+        system=first.system,
+        kernel=f"{crowd}{first.library} {first.kind}{note}",
+        op=Exchange(
+            kind=cast(ExchangeKind, "dispatch" if first.kind == "prepare" else first.kind),
+            low_latency=not first.library.endswith("normal"),
+            **{name: column(name) for name in ("tokens", "token_bytes", "topk", "experts", "ranks")},
+        ),
+        ids=tuple(row.id for row in rows),
+        measured_s=column("measured_s"),
+        held=np.array([row.held for row in rows]),
+    )
     # Without node limits a call on four nodes or fewer is the same.
-    setting = Setting(spread=rows[0].spread, cores=column("cores"), node_limit=4.0)
-    return Exchange(kind=kind, low_latency=low, **fields), setting
+    setting = Setting(spread=first.spread, cores=column("cores"), node_limit=4.0)
+    return Part(rows=measured, setting=setting, nodes=first.nodes, library=first.library, kind=first.kind)

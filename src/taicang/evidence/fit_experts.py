@@ -7,20 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from taicang.catalog.costing import ARCHITECTURE
-from taicang.cost.experts import ExpertsFit, dispatched_key, experts
-from taicang.evidence import fitting
-from taicang.evidence.suite_experts import FILES, Row, batched, groups, rows
-from taicang.evidence.systems import chip_of
+from taicang.cost.experts import ExpertsFit, dispatched_key
+from taicang.evidence.fitting import Bounds, fingerprint, solve, write
+from taicang.evidence.measured import Measured, count, log_errors
+from taicang.evidence.suite_experts import FILES, read, seconds
+from taicang.ops import GroupedGemm
 
-# constant: (start, least, most); bounds are what the constant can physically mean
-BOUNDS: dict[str, tuple[float, float, float]] = {
+# bounds are what the constant can physically mean
+BOUNDS: Bounds = {
     "compute_ratio": (0.6, 0.1, 1.0),
     "stream_ratio": (0.7, 0.2, 1.0),
     "width_waste": (16.0, 0.1, 512.0),
@@ -53,52 +52,40 @@ def _ascend() -> dict[str, dict[str, Any]]:
     return {"int8": common | {"origin": measured}, "bf16": common | {"origin": carried}}
 
 
-def _solve(chosen: Sequence[Row]) -> ExpertsFit:
-    """The constants that fit ``chosen`` (one format, one architecture) best, from several starts."""
-    from scipy.optimize import least_squares  # noqa: PLC0415 - an extra, needed to fit only
+def fit_rows(parts: Sequence[Measured[GroupedGemm]]) -> ExpertsFit:
+    """The constants that fit rows of one format and architecture best."""
 
-    parts = [(batched(part), chip_of(system), part) for (_, system, _, _), part in groups(chosen).items()]
-    measured = [np.log([row.seconds_s for row in part]) for _, _, part in parts]
-    start, least, most = (np.log([bound[i] for bound in BOUNDS.values()]) for i in range(3))
-
-    def fit_at(point: NDArray[np.float64]) -> ExpertsFit:
-        constants: dict[str, Any] = {name: float(v) for name, v in zip(BOUNDS, np.exp(point), strict=True)}
+    def made(constants: dict[str, Any]) -> ExpertsFit:
         return ExpertsFit(**constants)
 
-    def errors(point: NDArray[np.float64]) -> NDArray[np.float64]:
-        fit = fit_at(point)
-        predicted = (np.log(np.asarray(experts(op, chip, fit).seconds)) for op, chip, _ in parts)
-        return np.concatenate([p - m for p, m in zip(predicted, measured, strict=True)])
-
-    draw = np.random.default_rng(0)
-    best = None
-    for jitter in (0.0, 0.4, 0.4):
-        first = np.clip(start + draw.normal(0.0, 1.0, start.size) * jitter, least + 1e-6, most - 1e-6)
-        found = least_squares(errors, first, bounds=(least, most), loss="soft_l1", f_scale=0.2, max_nfev=60)
-        if best is None or found.cost < best.cost:
-            best = found
-    assert best is not None
-    return fit_at(best.x)
+    best = solve(
+        lambda c: log_errors(parts, partial(seconds, fit=made(c))),
+        BOUNDS,
+        spreads=(0.0, 0.4, 0.4),
+        bend=0.2,
+        evaluations=60,
+    )
+    return made(best)
 
 
 def fit(folder: Path) -> Path:
     """Fit every architecture and format measured in ``folder`` and write the calibration file; its path is returned."""
-    kept = [row for row in rows(folder) if not row.held_out]
-    pooled: dict[tuple[str, str], list[Row]] = {}
-    for row in kept:
-        key = row.dtype if row.op.gathered else dispatched_key(row.dtype)
-        pooled.setdefault((ARCHITECTURE[chip_of(row.system).profile], key), []).append(row)
+    kept = [rows.fitted() for rows in read(folder)]
+    pooled: dict[tuple[str, str], list[Measured[GroupedGemm]]] = {}
+    for rows in kept:
+        key = rows.op.dtype if rows.op.gathered else dispatched_key(rows.op.dtype)
+        pooled.setdefault((ARCHITECTURE[rows.chip.profile], key), []).append(rows)
     profiles: dict[str, dict[str, Any]] = {}
-    for (architecture, key), chosen in sorted(pooled.items()):
-        constants = asdict(_solve(chosen)) | {"origin": f"calibrated on {architecture}"}
+    for (architecture, key), parts in sorted(pooled.items(), key=lambda item: item[0]):
+        constants = asdict(fit_rows(parts)) | {"origin": f"calibrated on {architecture}"}
         for profile in (p for p, a in ARCHITECTURE.items() if a == architecture):
             profiles.setdefault(profile, {})[key] = constants
     profiles["ascend-910c"] = _ascend()
-    return fitting.write(
+    return write(
         "experts",
         profiles,
         evidence=folder / FILES["experts"],
-        rows=len(kept),
-        note=f"with {FILES['experts_wideep']} ({fitting.fingerprint(folder / FILES['experts_wideep'])}), whose "
+        rows=count(kept),
+        note=f"with {FILES['experts_wideep']} ({fingerprint(folder / FILES['experts_wideep'])}), whose "
         "constants end in ':dispatched'; ascend-910c is pieced together from published utilisation, see each origin",
     )

@@ -19,7 +19,7 @@ import numpy as np
 from taicang.catalog.costing import ARCHITECTURE
 from taicang.cost.gemm import GemmFit, gemm
 from taicang.evidence.fitting import Constants, solve, stated, write
-from taicang.evidence.measured import Measured, count, log_errors
+from taicang.evidence.measured import Measured, count
 from taicang.evidence.suite_gemm import ASCEND, TABLE, read, read_ascend, seconds
 from taicang.evidence.tables import Array
 from taicang.ops import Gemm
@@ -117,8 +117,8 @@ def _warm(rows: Measured[Gemm], fit: GemmFit) -> GemmFit:
 
 def _errors(kin: Sequence[Measured[Gemm]], fit: GemmFit) -> Array:
     """Log errors of all rows, and of the large product of each system where one is known."""
-    large = [_large_errors(rows, _warm(rows, fit)) for rows in kin]
-    return np.concatenate([log_errors(kin, lambda rows: seconds(rows, _warm(rows, fit))), *large])
+    near = [np.log(seconds(rows, _warm(rows, fit)) / rows.measured_s) for rows in kin]
+    return np.concatenate(near + [_large_errors(rows, _warm(rows, fit)) for rows in kin])
 
 
 def _pooled(kin: Sequence[Measured[Gemm]]) -> GemmFit:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from taicang.cost.collective import PROTOCOLS, Fits, Line, collective
-from taicang.evidence.kv_transfer import moves_measured
+from taicang.evidence.fitting import Bounds, Constants, solve
+from taicang.evidence.kv_transfer import PORT_BYTES_PER_S, moves_measured
 from taicang.evidence.published_collective import OUTER, Published, collectives
+from taicang.evidence.tables import Array
 from taicang.ops import Collective
 
 # Read and write bandwidth of one die over the Unified Bus, as shares of its line rate (facts: 164-167 and 135-137 of
@@ -46,8 +48,6 @@ def eager(folder: Path, fits: Fits) -> Line:
 
 def scale_out_lines(folder: Path, fits: Fits) -> dict[str, dict[str, Line]]:
     """Lines of each measured scale-out; its protocols share a base and an efficiency: more the rows do not tell."""
-    from scipy.optimize import least_squares  # noqa: PLC0415 - only fitting needs scipy
-
     found: dict[str, dict[str, Line]] = {}
     ub = {
         key: replace(line, efficiency_ratio=(UB_READ_RATIO * UB_WRITE_RATIO) ** 0.5)
@@ -58,44 +58,36 @@ def scale_out_lines(folder: Path, fits: Fits) -> dict[str, dict[str, Line]]:
     for profile in sorted({profile for profile, _ in OUTER.values()}):
         rows = [r for r in _fitted(collectives(folder)) if r.machine.planes["scale_up"].levels[-1].profile == profile]
         timed = any(r.eager for r in rows)  # otherwise only large messages: they tell nothing about the base
-        goal = np.array([measured_s(r) for r in rows])
+        if not rows:
+            continue
+        bounds: Bounds = {"efficiency_ratio": (0.8, 0.3, 1.0)}
+        if timed:
+            bounds = {**bounds, "base_s": (5e-5, 1e-6, 1e-3)}
+        best = solve(partial(_errors, rows, profile, fits), bounds)
+        found[profile] = _lines(best, fits)
+    return found
 
-        def lines(x: NDArray[np.float64], timed: bool = timed) -> dict[str, Line]:
-            made = {}
-            for key, line in fits["default"].items():
-                if key.split("/")[-1] in (*PROTOCOLS, "in_switch"):
-                    base_s = float(np.exp(x[1])) if timed else line.base_s
-                    made[key] = replace(
-                        line, base_s=base_s, hop_s=max(line.hop_s, 5e-6), efficiency_ratio=float(np.exp(x[0]))
-                    )
-            return made
 
-        def residual(
-            x: NDArray[np.float64],
-            profile: str = profile,
-            rows: list[Published] = rows,
-            goal: NDArray[np.float64] = goal,
-        ) -> NDArray[np.float64]:
-            trial = {**fits, profile: lines(x)}
-            return np.log(np.array([predict_s(r, trial) for r in rows]) / goal)
+def _lines(constants: Constants, fits: Fits) -> dict[str, Line]:
+    """The default lines of the library's own protocols with these constants, a hop at least that of a network."""
+    return {
+        key: replace(line, hop_s=max(line.hop_s, 5e-6), **constants)
+        for key, line in fits["default"].items()
+        if key.split("/")[-1] in (*PROTOCOLS, "in_switch")
+    }
 
-        if rows:
-            best = least_squares(
-                residual,
-                np.log([0.8, 5e-5][: 1 + timed]),
-                bounds=(np.log([0.3, 1e-6][: 1 + timed]), np.log([1.0, 1e-3][: 1 + timed])),
-                loss="soft_l1",
-                f_scale=0.1,
-            )
-            found[profile] = lines(best.x)
+
+def _errors(rows: list[Published], profile: str, fits: Fits, constants: Constants) -> Array:
+    trial = {**fits, profile: _lines(constants, fits)}
+    found: Array = np.log(np.array([predict_s(row, trial) / measured_s(row) for row in rows]))
     return found
 
 
 def moves(folder: Path, fits: Fits) -> dict[str, dict[str, Line]]:
     """Lines of bulk moves: RoCE with a KV-transfer engine from measured rows, the rest from single measured figures."""
-    rows = [row for row in moves_measured(folder) if not row.held_out]
-    size = np.array([row.payload_bytes / row.bandwidth_bytes_per_s for row in rows])
-    took = np.array([row.measured_s for row in rows])
+    rows = moves_measured(folder).fitted()
+    size = np.asarray(rows.op.payload_bytes / PORT_BYTES_PER_S)
+    took = rows.measured_s
     weight = 1.0 / took  # least squares of the relative error
     design = np.stack([np.ones_like(size), size], axis=1) * weight[:, None]
     (base_s, slope), *_ = np.linalg.lstsq(design, took * weight, rcond=None)

@@ -44,7 +44,7 @@ class Measured(Generic[Op]):
         """The rows that ``keep`` marks."""
         return replace(
             self,
-            op=_changed(self.op, lambda values: values[keep]),
+            op=pick(self.op, keep),
             ids=tuple(name for name, kept in zip(self.ids, keep, strict=True) if kept),
             measured_s=self.measured_s[keep],
             held=self.held[keep],
@@ -75,10 +75,11 @@ class Measured(Generic[Op]):
         ]
 
 
-def _changed(op: Op, change: Callable[[Array], Array]) -> Op:
-    arrays = {f.name: getattr(op, f.name) for f in fields(op)}  # type: ignore[arg-type]  # operators are dataclasses
-    changed: dict[str, Any] = {name: change(v) for name, v in arrays.items() if isinstance(v, np.ndarray)}
-    return replace(op, **changed)  # type: ignore[type-var]
+def pick(op: Op, keep: NDArray[np.bool_]) -> Op:
+    """The elements of a dataclass of arrays that ``keep`` marks."""
+    values = {f.name: getattr(op, f.name) for f in fields(op)}  # type: ignore[arg-type]  # operators are dataclasses
+    kept: dict[str, Any] = {name: value[keep] for name, value in values.items() if isinstance(value, np.ndarray)}
+    return replace(op, **kept)  # type: ignore[type-var]
 
 
 def attempt(predict: Callable[[], T]) -> tuple[T | None, str]:
@@ -96,4 +97,4 @@ def count(parts: Iterable[Measured[Any]]) -> int:
 
 def log_errors(parts: Sequence[Measured[Op]], price: Callable[[Measured[Op]], Num]) -> Array:
     """Logarithm of predicted over measured seconds, all rows of all parts."""
-    return np.concatenate([np.log(price(part) / part.measured_s) for part in parts])
+    return np.concatenate([np.log(price(part)) - np.log(part.measured_s) for part in parts])

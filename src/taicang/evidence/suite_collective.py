@@ -2,50 +2,24 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-
-import numpy as np
 
 from taicang.catalog import calibration
 from taicang.cost.collective import Fits, Line, collective
 from taicang.cost.transfer import transfer
-from taicang.evidence.collective_rows import Row, custom_rows, level, machine_of, nccl_rows, scale_out
+from taicang.evidence.collective_rows import custom_rows, flavour_of, level, machine_of, nccl_rows, scale_out
 from taicang.evidence.fit_scale_out import predict_s
-from taicang.evidence.kv_transfer import moves_measured
+from taicang.evidence.kv_transfer import PORT_BYTES_PER_S, moves_measured
+from taicang.evidence.measured import Measured
 from taicang.evidence.published_collective import collectives
 from taicang.evidence.score import Outcome
-from taicang.ops import Collective, Transfer
+from taicang.ops import Collective
+from taicang.units import Num
 
 
-def _kernels(suite: str, rows: Sequence[Row], fits: Fits) -> list[Outcome]:
-    """One call of the formula per system, operation and flavour."""
-    groups: dict[tuple[str, str, str], list[Row]] = defaultdict(list)
-    for row in rows:
-        groups[row.system, row.kind, row.flavour].append(row)
-    found: list[Outcome] = []
-    for (system, _, flavour), group in groups.items():
-        op = Collective(
-            kind=group[0].kind,
-            payload_bytes=np.array([r.payload_bytes for r in group]),
-            ranks=np.array([float(r.ranks) for r in group]),
-        )
-        seconds = collective(op, machine_of(level(system)), fits, flavour).seconds
-        what = group[0].kind if flavour == "nccl" else flavour
-        found.extend(
-            Outcome(
-                id=row.id,
-                suite=suite,
-                group=f"{system} {what}",
-                measured=row.measured_s * 1e6,
-                predicted=float(predicted) * 1e6,
-                unit="us",
-                held_out=row.held_out,
-            )
-            for row, predicted in zip(group, np.asarray(seconds), strict=True)
-        )
-    return found
+def _seconds(rows: Measured[Collective], fits: Fits) -> Num:
+    return collective(rows.op, machine_of(level(rows.system)), fits, flavour_of(rows)).seconds
 
 
 def _published(folder: Path, fits: Fits) -> list[Outcome]:
@@ -70,30 +44,17 @@ def _published(folder: Path, fits: Fits) -> list[Outcome]:
 
 
 def _moves(folder: Path, fits: Fits) -> list[Outcome]:
-    found: list[Outcome] = []
-    for move in moves_measured(folder):
-        machine = machine_of(scale_out("roce", 16, move.bandwidth_bytes_per_s), plane="rdma")
-        op = Transfer(payload_bytes=move.payload_bytes, plane="rdma", distance=8)
-        found.append(
-            Outcome(
-                id=move.id,
-                suite="kv_transfer",
-                group="hgx-h800 roce",
-                measured=move.measured_s * 1e3,
-                predicted=float(transfer(op, machine, fits).seconds) * 1e3,
-                unit="ms",
-                held_out=move.held_out,
-            )
-        )
-    return found
+    rows = moves_measured(folder)
+    machine = machine_of(scale_out("roce", 16, PORT_BYTES_PER_S), plane="rdma")
+    return rows.outcomes(lambda: transfer(rows.op, machine, fits).seconds, unit="ms")
 
 
 def outcomes(folder: Path) -> list[Outcome]:
     """All outcomes of the evidence ``folder``, with the constants that the package carries."""
     fits = calibration.fits("collective", Line)
+    kernels = [*nccl_rows(folder), *custom_rows(folder)]
     return [
-        *_kernels("nccl", nccl_rows(folder), fits),
-        *_kernels("allreduce", custom_rows(folder), fits),
+        *(outcome for rows in kernels for outcome in rows.outcomes(partial(_seconds, rows, fits), unit="us")),
         *_published(folder, fits),
         *_moves(folder, fits),
     ]

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 
 from taicang.catalog import calibration
 from taicang.cost.exchange import ExchangeFit
-from taicang.evidence.exchange_rows import Row, published, read
-from taicang.evidence.fit_exchange import Fits, machine_of, predict
+from taicang.evidence.exchange_rows import Row, parts, published, read
+from taicang.evidence.fit_exchange import Fits, predict
 from taicang.evidence.score import Outcome
 
 
@@ -20,34 +20,14 @@ def outcomes(folder: Path) -> list[Outcome]:
 
 def ascend_outcomes() -> list[Outcome]:
     """Suite "ascend_operators": CloudMatrix384, from Table 7 of its paper and others; needs no shared folder."""
-    return _score([r for r in published() if r.suite == "ascend_operators"])
+    return _score(row for row in published() if row.suite == "ascend_operators")
 
 
 def h800_outcomes() -> list[Outcome]:
     """Suite "deepep_h800": published DeepEP latencies, all held out; H100 constants at H800's NVLink bandwidth."""
-    return _score([r for r in published() if r.suite == "deepep_h800"])
+    return _score(row for row in published() if row.suite == "deepep_h800")
 
 
 def _score(rows: Iterable[Row]) -> list[Outcome]:
-    fits: Fits = {p: dict(keyed) for p, keyed in calibration.fits("exchange", ExchangeFit).items()}
-    parts: dict[tuple[str, int, str, str], list[Row]] = defaultdict(list)
-    for row in rows:
-        parts[(row.system, row.nodes, row.library, row.kind)].append(row)
-    scored: list[Outcome] = []
-    for part in parts.values():
-        for row, seconds in zip(part, predict(part, machine_of(part[0]), fits), strict=True):
-            where = row.system if row.nodes == 1 else f"{row.system}x{row.nodes}"
-            # Times out of a running service hold waiting for other ranks, which the kernel's price leaves out.
-            live = " in-service" if row.id.startswith("xds_v6/s6") else ""
-            scored.append(
-                Outcome(
-                    id=row.id,
-                    suite=row.suite,
-                    group=f"{where} {row.library} {row.kind}{live}",
-                    measured=row.measured_s * 1e6,
-                    predicted=float(seconds) * 1e6,
-                    unit="us",
-                    held_out=row.held,
-                )
-            )
-    return scored
+    fits: Fits = {profile: dict(keyed) for profile, keyed in calibration.fits("exchange", ExchangeFit).items()}
+    return [o for part in parts(rows) for o in part.rows.outcomes(partial(predict, part, fits), unit="us")]

@@ -19,9 +19,9 @@ _FORMATS = {"bfloat16": "bf16"}
 
 
 def lines(path: Path) -> list[Cells]:
-    """All lines of a CSV file."""
+    """All lines of a CSV file; ``line`` is the number that an editor shows."""
     with path.open(newline="", encoding="utf-8") as handle:
-        return list(csv.DictReader(handle))
+        return [{**cells, "line": str(number)} for number, cells in enumerate(csv.DictReader(handle), start=2)]
 
 
 def grouped(listed: Iterable[Cells], *names: str) -> list[list[Cells]]:
