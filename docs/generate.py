@@ -33,7 +33,7 @@ def pages() -> list[Path]:
 
 def filled(text: str, *, chinese: bool = False) -> str:
     """``text`` with its generated blocks written anew."""
-    return BLOCK.sub(lambda m: f"{m[1]}{reference_pages.block(m['name'], chinese=chinese)}\n{m[3]}", text)
+    return BLOCK.sub(lambda m: f"{m[1]}\n{reference_pages.block(m['name'], chinese=chinese)}\n\n{m[3]}", text)
 
 
 def wanted() -> Iterator[tuple[Path, str]]:

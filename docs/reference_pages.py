@@ -19,6 +19,7 @@ from taicang.catalog.models import model, model_names, not_modelled
 from taicang.evidence import board
 from taicang.formats import FORMATS
 from taicang.models.count import parameters
+from taicang.search.space import WIDE, Space
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTE = "<!-- Written by docs/generate.py; do not edit. -->\n"
@@ -344,10 +345,36 @@ def digest_files() -> str:
     return f"{counts}, {built} models"
 
 
+AXES: Mapping[str, str] = {
+    "tp": "tensor parallel ranks",
+    "pp": "pipeline stages",
+    "expert_tp": "expert tensor parallel ranks",
+    "spare": "redundant experts per rank beyond those that make experts divide",
+    "microbatches": "microbatches (2 where the stack overlaps)",
+    "drafts": "drafted tokens (models with MTP)",
+    "chunks": "token budget of a step (aggregated)",
+    "prompts": "prompts that a group prefills together",
+    "batches": "sequences of an attention group",
+}
+
+
+def space_table() -> str:
+    """Axes of the search, as the code has them."""
+
+    def told(values: tuple[float, ...]) -> str:
+        if len(values) > 12:
+            return f"{len(values)} sizes from {values[0]:,.0f} to {values[-1]:,.0f}"
+        return ", ".join(f"{value:,.0f}" for value in values)
+
+    rows = [(name, told(getattr(Space(), axis)), told(getattr(WIDE, axis))) for axis, name in AXES.items()]
+    return table(("axis", "standard", "wide"), rows)
+
+
 BLOCKS: Mapping[str, Callable[[bool], str]] = {
     "scoreboard": readme_scoreboard,
     "floors": lambda _: floors(),
     "counts": lambda _: digest_files(),
+    "space": lambda _: space_table(),
 }
 
 
