@@ -39,6 +39,10 @@ def show_training(p: TrainPrediction) -> None:
         _search(p.found)
     if p.run is not None:
         _run(p.run, p.chips)
+    if p.explained is not None:
+        console.print("[bold]10 % more of a resource saves[/]")
+        for name, gain in p.explained.gain_ratio.items():
+            console.print(f"  {name:22s} {gain:6.1%}")
     use = step.memory
     console.print(f"[bold]memory of the fullest rank[/] ({show(use.capacity_bytes, 'B')})")
     for name in ("weights", "gradients", "optimizer", "activations", "working", "runtime", "spare"):

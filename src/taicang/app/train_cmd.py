@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import click
@@ -83,6 +86,10 @@ Examples:
 @PLAN
 @RUN
 @click.option("--search", is_flag=True, help="Find the fastest layout on the whole machine.")
+@click.option("--explain", is_flag=True, help="What 10 % more of each resource would save.")
+@click.option(
+    "--trace", type=click.Path(dir_okay=False, path_type=Path), help="Write the pipeline's timeline for a trace viewer."
+)
 @click.option("--stack", help="Software stack, e.g. nemo@25.04 (default: by vendor).")
 @click.option("--set", "sets", multiple=True, metavar="PATH=VALUE", help="Change a figure of the machine.")
 @JSON
@@ -105,9 +112,14 @@ def train(model: str, machine: str, stack: str | None, sets: tuple[str, ...], as
         stack=stack,
         sets=sets,
         tokens=options["tokens"],
+        explained=options["explain"] or options["trace"] is not None,
         policy=policy,
         searched=options["search"],
     )
+    if not isinstance(result, Infeasible) and result.explained is not None:
+        if options["trace"]:
+            options["trace"].write_text(json.dumps(result.explained.trace), encoding="utf-8")
+        result = replace(result, explained=replace(result.explained, trace={}))
     if as_json:
         echo_json({"infeasible": isinstance(result, Infeasible), "prediction": result})
     elif isinstance(result, Infeasible):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from taicang import __version__, catalog
 from taicang.catalog.models import model as load_model
@@ -18,9 +19,19 @@ from taicang.train import memory
 from taicang.train.flops import CONVENTION
 from taicang.train.run import Policy, Run, train_run
 from taicang.train.search import Found, search
-from taicang.train.step import Setup, TrainStep, train_step
+from taicang.train.step import Setup, TrainStep, pipeline_run, train_step
 from taicang.train_plans import TrainPlan, describe
 from taicang.units import show
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Explained:
+    """Why a step takes as long as it does: what ten per cent more of each resource would give, and its pipeline."""
+
+    gain_ratio: Mapping[str, float]
+    """Resource -> share of the step that 10 % more of it saves."""
+    trace: Mapping[str, Any]
+    """The pipeline as trace events (one process, a thread per stage), as trace viewers read them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,10 +57,58 @@ class TrainPrediction:
     """The whole run, where tokens were given."""
     found: Found | None
     """What the search saw, where there was one."""
+    explained: Explained | None = None
+    """Sensitivity and timeline, where asked for."""
     assumptions: tuple[str, ...]
     bands: tuple[Band, ...]
     digest: str
     version: str
+
+
+def explain(setup: Setup) -> Explained:
+    """Sensitivity of the step of ``setup`` to each resource of its machine, and its timeline."""
+    machine = setup.machine
+    before = train_step(setup).seconds
+    gains = {}
+    for name, better in _improved(machine):
+        priced = replace(setup, machine=better, price=training_price(better, setup.stack))
+        gains[name] = 1.0 - train_step(priced).seconds / before
+    run = pipeline_run(setup)
+    graph = run.graph
+    kinds = ("forward", "backward", "weight gradient")
+    columns = zip(graph.kind, graph.chunk, graph.micro, graph.rank, run.start_s, run.end_s, strict=True)
+    events = [
+        {
+            "name": f"{kinds[kind]} {micro}",
+            "cat": kinds[kind],
+            "ph": "X",
+            "ts": float(start) * 1e6,
+            "dur": float(end - start) * 1e6,
+            "pid": 0,
+            "tid": int(rank),
+            "args": {"microbatch": int(micro), "chunk": int(chunk)},
+        }
+        for kind, chunk, micro, rank, start, end in columns
+    ]
+    return Explained(gain_ratio=gains, trace={"traceEvents": events, "displayTimeUnit": "ms"})
+
+
+def _improved(machine: Machine, by: float = 1.1) -> Iterator[tuple[str, Machine]]:
+    """``machine`` with 10 % more of one resource after the other."""
+    chip = machine.chip
+    peaks = {key: rate * by for key, rate in chip.peak_flop_per_s.items()}
+    faster = replace(chip, peak_flop_per_s=peaks, vector_flop_per_s=chip.vector_flop_per_s * by)
+    yield "arithmetic", replace(machine, chip=faster)
+    memory_ = replace(chip.memory, bandwidth_bytes_per_s=chip.memory.bandwidth_bytes_per_s * by)
+    yield "memory bandwidth", replace(machine, chip=replace(chip, memory=memory_))
+    plane = machine.plane("scale_up")
+    for i, level in enumerate(plane.levels):
+        wider = replace(level, bandwidth_bytes_per_s=level.bandwidth_bytes_per_s * by)
+        levels = (*plane.levels[:i], wider, *plane.levels[i + 1 :])
+        yield (
+            f"network: {level.name}",
+            replace(machine, planes={**machine.planes, "scale_up": replace(plane, levels=levels)}),
+        )
 
 
 def default_stack(machine: Machine) -> str:
@@ -65,12 +124,14 @@ def train(
     stack: str | None = None,
     sets: Sequence[str] = (),
     tokens: float | None = None,
+    explained: bool = False,
     policy: Policy | None = None,
     searched: bool = False,
 ) -> TrainPrediction | Infeasible:
     """Predict one step of ``plan``, and a run of ``tokens`` tokens under ``policy``. ``plan.dp`` 0 fills the machine.
 
-    ``searched`` replaces the layout of ``plan`` by the fastest one on all ranks of the machine.
+    ``explained`` adds the sensitivity to each resource and the pipeline's timeline; ``searched`` replaces the layout of
+    ``plan`` by the fastest one on all ranks of the machine.
 
     Returns ``Infeasible`` (a value) with the cheapest remedies where the plan runs out of memory. Raises from
     ``taicang.errors`` for unknown names, illegal plans and unmodelled features.
@@ -95,7 +156,8 @@ def train(
             remedies=memory.remedies(plan, step.memory),
         )
     run = train_run(step, machine, tokens, policy or Policy()) if tokens else None
-    return compose(setup, step, run, found)
+    made = compose(setup, step, run, found)
+    return replace(made, explained=explain(setup)) if explained else made
 
 
 def filled(plan: TrainPlan, machine: Machine) -> TrainPlan:

@@ -84,6 +84,15 @@ def state_bytes(held: Held, plan: TrainPlan) -> tuple[Num, Num, Num]:
     )
 
 
+def gathered_bytes(layer: Held, plan: TrainPlan) -> Num:
+    """ZeRO 3: whole weights of the layer at work and of the next one, and the whole gradients of the former."""
+    if plan.zero < 3:
+        return 0.0
+    recipe = plan.recipe
+    each = 2.0 * recipe.gather_bytes + recipe.gradient_bytes * plan.trained_ratio
+    return (layer.dense + layer.experts) * each
+
+
 def in_flight(plan: TrainPlan, rank: int) -> float:
     """Chunks' worth of activations (of pp * vpp in the model) that a rank holds at most."""
     micro = plan.microbatches

@@ -235,7 +235,8 @@ def _priced(setup: Setup, layout: TrainPlan, pp: Any, vpp: Any) -> Iterator[tupl
         plan: Any = replace(layout, dp=dp, pp=pp, zero=zero)  # arrays in place of numbers: see sync
         network = sync.layer_network(mean, plan, price) if zero == 3 else sync.step_network(wide, plan, price)
         fixed = sync.optimizer_s(wide, plan, price) + stack.step_host_s
-        state = sum(memory.state_bytes(wide, plan)) + np.maximum(everything, edges[1].working_bytes)
+        busiest = everything + memory.gathered_bytes(mean, plan)
+        state = sum(memory.state_bytes(wide, plan)) + np.maximum(busiest, edges[1].working_bytes)
         state = state + memory.RUNTIME_RATIO * setup.machine.chip.memory.capacity_bytes
         for r, (mode, ratio) in enumerate(RECOMPUTES):
             again = {"none": 0.0, "selective": core, "full": ratio * forward}[mode]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -124,7 +125,8 @@ def _chunk(blocks: list[Block], layers: _Layers, first: bool, last: bool) -> Chu
         forward, data = added(forward, scaled(front, count)), added(data, scaled(back, count))
         weight = added(weight, scaled(time.weight, count))
         dense, experts = dense + held.dense * count, experts + held.experts * count
-        saved, working = saved + time.saved_bytes * count, np.maximum(working, time.working_bytes)
+        saved = saved + time.saved_bytes * count
+        working = np.maximum(working, time.working_bytes + memory.gathered_bytes(held, plan))
     embedding, head = memory.edge_parameters(model, plan)
     edges = []
     if first:
@@ -155,23 +157,40 @@ def _seconds(spent: Spent) -> float:
     return seconds
 
 
-def train_step(setup: Setup) -> TrainStep:
-    """Price one step of ``setup``."""
-    plan, stack = setup.plan, setup.stack
-    layers = _Layers(setup)
-    dealt = layers_of(setup.model, plan)
-    chunks = [_chunk(blocks, layers, i == 0, i == len(dealt) - 1) for i, blocks in enumerate(dealt)]
-    passes = [[_seconds(getattr(chunk, name)) for chunk in chunks] for name in ("forward", "data", "weight")]
-    micro = plan.microbatches
+def _chunks(setup: Setup, layers: _Layers) -> list[Chunk]:
+    dealt = layers_of(setup.model, setup.plan)
+    return [_chunk(blocks, layers, i == 0, i == len(dealt) - 1) for i, blocks in enumerate(dealt)]
+
+
+def _passes(setup: Setup, layers: _Layers, chunks: list[Chunk]) -> dict[str, Any]:
+    """What the pipeline needs: seconds of each pass of each chunk, of a send, and whether sends block."""
+    plan = setup.plan
     # tensor-parallel ranks send a shard each; without sequence parallelism the receivers gather (arXiv 2104.04473, 4.1)
     sent = plan.micro_batch * plan.seq / plan.cp * setup.model.hidden * 2.0 / plan.tp
     apart = plan.tp * plan.cp * plan.dp
     send = float(layers.price(Transfer(payload_bytes=sent, plane="scale_up", distance=apart)).seconds)
-    inside = pipeline.seconds(
-        plan.schedule, plan.pp, plan.vpp, micro,
-        forward_s=passes[0], data_s=passes[1], weight_s=passes[2], send_s=send if plan.pp > 1 else 0.0,
-        blocking="pipeline" not in stack.overlap,
-    )  # fmt: skip
+    passes = {
+        f"{name}_s": [_seconds(getattr(chunk, name)) for chunk in chunks] for name in ("forward", "data", "weight")
+    }
+    return passes | {"send_s": send if plan.pp > 1 else 0.0, "blocking": "pipeline" not in setup.stack.overlap}
+
+
+def pipeline_run(setup: Setup, most: int = 64) -> pipeline.Run:
+    """The simulated pipeline of one step, of its first ``most`` microbatches (a multiple of pp)."""
+    plan = setup.plan
+    layers = _Layers(setup)
+    micro = min(plan.microbatches, max(most // plan.pp, 1) * plan.pp)
+    passes = _passes(setup, layers, _chunks(setup, layers))
+    return pipeline.simulate(plan.schedule, plan.pp, plan.vpp, micro, **passes)
+
+
+def train_step(setup: Setup) -> TrainStep:
+    """Price one step of ``setup``."""
+    plan, stack = setup.plan, setup.stack
+    layers = _Layers(setup)
+    chunks = _chunks(setup, layers)
+    micro = plan.microbatches
+    inside = pipeline.seconds(plan.schedule, plan.pp, plan.vpp, micro, **_passes(setup, layers, chunks))
     ranks = [_rank(chunks, rank, plan.pp) for rank in range(plan.pp)]
     busy = [micro * sum(_seconds(part) for part in rank) for rank in ranks]
     slowest = int(np.argmax(busy))

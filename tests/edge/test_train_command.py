@@ -1,0 +1,99 @@
+"""``taicang train`` on the command line: its answers, its refusals, its files."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from taicang.app.main import main
+
+SMALL = ("train", "llama-3-8b", "--on", "hgx-h100", "--global-batch", "64", "--zero", "3")
+
+
+def run(monkeypatch, capsys, *argv):
+    monkeypatch.setattr("sys.argv", ["taicang", *map(str, argv)])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    out = capsys.readouterr()
+    return stop.value.code or 0, out.out, out.err
+
+
+def test_json_is_whole(monkeypatch, capsys):
+    code, out, _ = run(monkeypatch, capsys, *SMALL, "--tokens", "1T", "--json")
+    made = json.loads(out)["prediction"]
+    assert code == 0
+    assert made["step"]["seconds"] == pytest.approx(sum(made["step"]["spent"].values()))
+    assert sum(made["waterfall"].values()) == pytest.approx(1.0)
+    assert made["run"]["tokens"] == 1e12
+
+
+def test_the_report_names_what_matters(monkeypatch, capsys):
+    code, out, _ = run(monkeypatch, capsys, *SMALL, "--tokens", "15B", "--explain")
+    assert code == 0
+    for word in (
+        "step",
+        "tokens/s",
+        "MFU",
+        "where the time goes",
+        "memory of the fullest rank",
+        "goodput",
+        "arithmetic",
+    ):
+        assert word in out
+
+
+def test_out_of_memory_names_remedies(monkeypatch, capsys):
+    code, out, _ = run(monkeypatch, capsys, "train", "llama-3-70b", "--on", "hgx-h100", "--global-batch", "8")
+    assert code == 1
+    assert "out of memory" in out
+    assert "optimizer" in out
+    assert "--recompute" in out
+
+
+def test_the_trace_opens(monkeypatch, capsys, tmp_path):
+    file = tmp_path / "step.json"
+    code, _, _ = run(
+        monkeypatch, capsys, "train", "llama-3-8b", "--on", "hgx-h100", "--pp", 4, "--vpp", 2, "--global-batch", 16,
+        "--trace", file,
+    )  # fmt: skip
+    events = json.loads(file.read_text())["traceEvents"]
+    assert code == 0
+    assert {event["tid"] for event in events} == {0, 1, 2, 3}
+    assert len(events) == 2 * 8 * 8
+
+
+def test_a_search_beats_a_layout_by_hand(monkeypatch, capsys):
+    _, out, _ = run(
+        monkeypatch, capsys, "train", "llama-3-8b", "--on", "hgx-h100", "--global-batch", 64, "--search", "--json"
+    )
+    best = json.loads(out)["prediction"]["step"]["seconds"]
+    _, out, _ = run(monkeypatch, capsys, *SMALL, "--json")
+    assert best <= json.loads(out)["prediction"]["step"]["seconds"]
+
+
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        (("--tp", 3), "does not divide the 8 ranks"),
+        (("--dtype", "fp9"), "did you mean fp8"),
+        (("--tokens", "lots"), "cannot read 'lots'"),
+        (("--pp", 2), "zero 3 gathers weights"),
+        (("--dp", 16), "8 too many"),
+        (("--stack", "nemoo"), "did you mean nemo"),
+        (("--global-batch", 3), "not a multiple"),
+    ],
+)
+def test_refusals(monkeypatch, capsys, argv, says):
+    code, _, err = run(monkeypatch, capsys, *SMALL, *argv)
+    assert code == 2
+    assert says in err
+    assert "Traceback" not in err
+
+
+def test_a_format_without_arithmetic_is_refused(monkeypatch, capsys):
+    code, _, err = run(
+        monkeypatch, capsys, "train", "llama-3-8b", "--on", "hgx-a100", "--tp", 8, "--global-batch", 8, "--dtype", "fp8"
+    )
+    assert code == 2
+    assert "fp8" in err
