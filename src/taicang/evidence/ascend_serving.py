@@ -6,22 +6,21 @@ times in service, which fix the three constants of these stacks (``fit_ascend``)
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
-from pathlib import Path
 
 from taicang import catalog
 from taicang.catalog.costing import cost_model
 from taicang.catalog.models import model
+from taicang.evidence.tables import CARRIED, lines, record
 from taicang.plans import Batch, Quantisation, ServePlan, decode_batch, prefill_batch
 from taicang.serve.setup import Setup, step
 from taicang.stacks import Stack
 from taicang.timeline import Slice, Timeline, total
 from taicang.units import Count
 
-TABLE = Path(__file__).parent / "data" / "ascend_serving.csv"
+TABLE = CARRIED / "ascend_serving.csv"
 MACHINE = "cloudmatrix384"
 NET = "deepseek-r1"
 SCALE: Mapping[str, float] = {"us": 1e6, "ms": 1e3, "tok/s": 1.0, "ratio": 1.0}
@@ -52,8 +51,10 @@ class Row:
 
     @property
     def plan(self) -> ServePlan:
-        """Prefill splits attention's sequences and heads over all dies, each with a copy of the shared expert; decode runs
-        attention data-parallel and gives the shared expert dies of its own."""
+        """Prefill splits attention's sequences and heads over all dies, each with a copy of the shared expert.
+
+        Decode runs attention data-parallel and gives the shared expert dies of its own.
+        """
         prefill = self.phase == "prefill"
         return ServePlan(
             tp=self.dies if prefill else 1,
@@ -72,28 +73,16 @@ class Row:
 @cache
 def rows() -> tuple[Row, ...]:
     """All rows of the carried table."""
-    with TABLE.open(newline="", encoding="utf-8") as handle:
-        return tuple(_row(fields) for fields in csv.DictReader(handle))
-
-
-def _row(fields: Mapping[str, str]) -> Row:
-    return Row(
-        id=fields["id"],
-        held=fields["part"] == "held-out",
-        stack=fields["stack"],
-        phase=fields["phase"],
-        metric=fields["metric"],
-        measured=float(fields["value"]) / SCALE[fields["unit"]],
-        unit=fields["unit"],
-        dies=int(fields["dies"]),
-        redundant=int(fields["redundant"]),
-        shared_ranks=int(fields["shared_ranks"]),
-        drafts=int(fields["drafts"]),
-        acceptance_ratio=float(fields["acceptance"]),
-        batch=int(fields["batch_per_die"]),
-        input_tokens=int(fields["input_tokens"]),
-        output_tokens=int(fields["output_tokens"]),
-        kv_dtype=fields["kv_dtype"],
+    return tuple(
+        record(
+            Row,
+            cells,
+            held=cells["part"] == "held-out",
+            measured=float(cells["value"]) / SCALE[cells["unit"]],
+            acceptance_ratio=float(cells["acceptance"]),
+            batch=int(cells["batch_per_die"]),
+        )
+        for cells in lines(TABLE)
     )
 
 

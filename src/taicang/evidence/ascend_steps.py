@@ -7,11 +7,9 @@ calibrated-on decode steps agree with each other, without them they do not).
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
-from pathlib import Path
 from types import MappingProxyType
 
 from taicang import catalog
@@ -19,13 +17,14 @@ from taicang.catalog.costing import cost_model
 from taicang.catalog.models import model
 from taicang.errors import NotModelled
 from taicang.evidence.split import held_out
+from taicang.evidence.tables import CARRIED, lines, record
 from taicang.hardware import Machine
 from taicang.models.types import Experts, Model
 from taicang.plans import Batch, Quantisation, ServePlan, decode_batch, prefill_batch
 from taicang.serve.setup import Setup, step
 from taicang.stacks import Stack
 
-TABLE = Path(__file__).parent / "data" / "ascend_steps.csv"
+TABLE = CARRIED / "ascend_steps.csv"
 STACK = "vllm-ascend"
 LINEAR: Mapping[str, str] = MappingProxyType(
     {"DISABLED": "bf16", "W8A8_DYNAMIC": "int8", "W8A8_STATIC": "int8", "W4A8_DYNAMIC": "w4a8"}
@@ -63,14 +62,9 @@ class Row:
 @cache
 def rows() -> tuple[Row, ...]:
     """All rows of the carried table."""
-    with TABLE.open(newline="", encoding="utf-8") as handle:
-        return tuple(_row(fields) for fields in csv.DictReader(handle))
-
-
-def _row(fields: Mapping[str, str]) -> Row:
-    counts = {k: int(fields[k]) for k in ("queries", "query_len", "context", "drafts", "ranks", "tp", "dp", "ep")}
-    words = {k: fields[k] for k in ("id", "device", "phase", "linear", "attention", "image")}
-    return Row(net=fields["model"], measured_s=float(fields["measured_ms"]) * 1e-3, **counts, **words)  # type: ignore[arg-type]
+    return tuple(
+        record(Row, cells, net=cells["model"], measured_s=float(cells["measured_ms"]) * 1e-3) for cells in lines(TABLE)
+    )
 
 
 @cache

@@ -6,11 +6,9 @@ of an all-gather, the input of everything else (checked: only so do large messag
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -89,15 +87,6 @@ def custom_rows(folder: Path) -> list[Measured[Collective]]:
 def flavour_of(rows: Measured[Collective]) -> str:
     """Kernels of the rows as ``cost.collective`` names them."""
     return "nccl" if rows.kernel == rows.op.kind else rows.kernel
-
-
-def published_rows(folder: Path) -> list[dict[str, Any]]:
-    """Rows of ``published_collective.csv`` that are plain collectives or copies; JSON columns are read."""
-    rows: list[dict[str, Any]] = []
-    for r in lines(folder / "published_collective.csv"):
-        if not r["model"].startswith("MoE"):
-            rows.append({**r, "batch": json.loads(r["batch"] or "{}"), "extra": json.loads(r["extra"] or "{}")})
-    return rows
 
 
 def level(system: str, *, reduces: bool | None = None) -> Level:

@@ -26,7 +26,7 @@ from taicang.cost.routing import Spread
 from taicang.evidence.exchange_machines import machine_of
 from taicang.evidence.measured import Measured, pick
 from taicang.evidence.split import held_out
-from taicang.evidence.tables import CARRIED, Array, lines
+from taicang.evidence.tables import CARRIED, Array, lines, record
 from taicang.hardware import Machine
 from taicang.ops import Exchange, ExchangeKind
 from taicang.units import Count
@@ -135,18 +135,11 @@ def _deepep(folder: Path, *, normal: bool) -> Iterator[Row]:
 def published() -> list[Row]:
     """Published figures that the package carries: CANN on CloudMatrix384, DeepEP on H800."""
     return [
-        Row(
-            id=r["id"],
+        record(
+            Row,
+            r,
             suite="ascend_operators" if r["system"] == "cloudmatrix384" else "deepep_h800",
-            system=r["system"],
             nodes=max(int(r["ranks"]) // {"h800": 8, "h800-nic": 1}.get(r["system"], 768), 1),
-            library=r["library"],
-            kind=r["kind"],
-            tokens=float(r["tokens"]),
-            token_bytes=float(r["token_bytes"]),
-            topk=float(r["topk"]),
-            experts=float(r["experts"]),
-            ranks=float(r["ranks"]),
             cores=0.0,
             spread="random",
             measured_s=float(r["measured_us"]) * 1e-6,

@@ -14,7 +14,6 @@ tool assumes 0.7 of the peak and 0.6 of the bandwidth for the same engine, where
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +25,7 @@ from numpy.typing import NDArray
 from taicang import catalog
 from taicang.catalog.models import model
 from taicang.evidence import ascend_serving, ascend_steps, fitting
+from taicang.evidence.tables import CARRIED, lines
 from taicang.lower import lower
 from taicang.plans import ServePlan, decode_batch
 from taicang.stacks import Stack
@@ -34,7 +34,7 @@ FAMILIES = ("gemm", "experts", "attend", "pointwise")
 """Kernels that share vLLM Ascend's ratio; exchanges and collectives are the vendor's in all stacks."""
 START = MappingProxyType({"kernel_ratio": 1.3, "expert_launches": 30.0})
 BOUNDS = MappingProxyType({"kernel_ratio": (1.0, 2.5), "expert_launches": (1.0, 100.0)})
-LAUNCH_TABLE = Path(__file__).parent / "data" / "ascend_launch.csv"
+LAUNCH_TABLE = CARRIED / "ascend_launch.csv"
 """Decoding of one request by a dense model, twice as slow as its kernels: bound by launches."""
 SOFT = 0.1
 """Relative error beyond which a row's pull grows only linearly."""
@@ -75,8 +75,7 @@ def bare(name: str) -> Stack:
 
 def eager_kernel_s() -> float:
     """Launch of one operator outside graphs: mean time per token over the operators of the step."""
-    with LAUNCH_TABLE.open(newline="", encoding="utf-8") as handle:
-        rows = list(csv.DictReader(handle))
+    rows = lines(LAUNCH_TABLE)
     first = rows[0]
     plan = ServePlan(tp=int(first["tp"]), moe_tp=int(first["tp"]))
     batch = decode_batch(sequences=1.0, context=float(first["input_tokens"]))

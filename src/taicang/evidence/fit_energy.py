@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,21 +9,24 @@ import numpy as np
 
 from taicang.catalog.costing import ARCHITECTURE
 from taicang.cost.energy import EnergyFit, chip_power_w
-from taicang.evidence import fitting
+from taicang.evidence.fitting import Bounds, Constants, solve, write
 from taicang.evidence.published import FILE, Published, read
 from taicang.evidence.published_predict import mean_activity
 from taicang.evidence.suite_published import measured_power_w, states_power
+from taicang.evidence.tables import Array
 
-NAMES = ("base_ratio", "compute_ratio", "memory_ratio", "network_ratio")
-START = (0.3, 0.5, 0.3, 0.1)
-PRIOR_SPREAD = 1.0
-"""Standard deviation, in log, of the weak prior that holds what few rows do not tell near the start."""
+BOUNDS: Bounds = {
+    "base_ratio": (0.3, 1e-3, 2.0),
+    "compute_ratio": (0.5, 1e-3, 2.0),
+    "memory_ratio": (0.3, 1e-3, 2.0),
+    "network_ratio": (0.1, 1e-3, 2.0),
+}
+PRIOR = 0.1
+"""A constant that is off by a factor of e counts as a row with 10 % error: holds what few rows do not tell."""
 
 
 def fit_rows(rows: list[Published]) -> EnergyFit:
     """Ratios that minimise the relative error of the rows' power (soft L1)."""
-    from scipy.optimize import least_squares  # noqa: PLC0415 - only fitting needs scipy
-
     seen = [mean_activity(row) for row in rows]
     goal = np.array(
         [
@@ -33,18 +35,12 @@ def fit_rows(rows: list[Published]) -> EnergyFit:
         ]
     )
 
-    def made(x: Any) -> EnergyFit:
-        return EnergyFit(**dict(zip(NAMES, np.exp(x).tolist(), strict=True)))
-
-    def residual(x: Any) -> Any:
-        trial = made(x)
+    def errors(constants: Constants) -> Array:
+        trial = EnergyFit(**constants)
         said = np.array([float(chip_power_w(activity, machine.chip, trial)) for activity, machine in seen])
-        prior = (x - np.log(START)) * 0.1 / PRIOR_SPREAD
-        return np.concatenate([np.log(said / goal), prior])
+        return np.asarray(np.log(said / goal))
 
-    solve: Callable[..., Any] = least_squares
-    best = solve(residual, np.log(START), loss="soft_l1", f_scale=0.1, bounds=(np.log(1e-3), np.log(2.0)))
-    return made(best.x)
+    return EnergyFit(**solve(errors, BOUNDS, prior=PRIOR))
 
 
 def fit(folder: Path) -> Path:
@@ -55,11 +51,11 @@ def fit(folder: Path) -> Path:
         groups.setdefault(ARCHITECTURE[mean_activity(row)[1].chip.profile], []).append(row)
     found = {name: fit_rows(mine) for name, mine in sorted(groups.items())}
     profiles: dict[str, Any] = {
-        name: {"step": {key: getattr(each, key) for key in NAMES}} for name, each in found.items()
+        name: {"step": {key: getattr(each, key) for key in BOUNDS}} for name, each in found.items()
     }
     profiles["default"] = {
-        "step": {key: float(np.mean([getattr(each, key) for each in found.values()])) for key in NAMES}
+        "step": {key: float(np.mean([getattr(each, key) for each in found.values()])) for key in BOUNDS}
     }
-    return fitting.write(
+    return write(
         "energy", profiles, evidence=folder / FILE, rows=len(rows), note="rows of role calibration; shares of the limit"
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from taicang import catalog
-from taicang.evidence import fitting
+from taicang.evidence.fitting import Bounds, Constants, solve, write
 from taicang.evidence.published import FILE, Published, read
 from taicang.evidence.published_predict import predict
+from taicang.evidence.tables import Array
 from taicang.stacks import Stack
 
 KERNEL = "kernel_ratio:"
@@ -26,7 +27,7 @@ class Job:
 
     stack: str
     source: str
-    constants: Mapping[str, tuple[float, float, float]]
+    constants: Bounds
     phases: tuple[str, ...] = ("",)
 
 
@@ -83,22 +84,15 @@ def measured_s(row: Published, phase: str) -> float:
 
 def fit_rows(rows: list[Published], job: Job) -> dict[str, float]:
     """Constants that minimise the log error of the calibration rows (soft L1)."""
-    from scipy.optimize import least_squares  # noqa: PLC0415 - only fitting needs scipy
-
     stack = catalog.stack(job.stack)
     pairs = [(row, phase) for row in rows for phase in job.phases]
     goal = np.log(np.array([measured_s(row, phase) for row, phase in pairs]))
-    names = list(job.constants)
-    start, low, high = (np.log(np.array([job.constants[n][i] for n in names])) for i in range(3))
 
-    def residual(x: Any) -> Any:
-        trial = with_constants(stack, dict(zip(names, np.exp(x).tolist(), strict=True)))
-        said = np.array([predict(row, phase, trial) for row, phase in pairs])
-        return np.log(said) - goal
+    def errors(constants: Constants) -> Array:
+        trial = with_constants(stack, constants)
+        return np.asarray(np.log(np.array([predict(row, phase, trial) for row, phase in pairs])) - goal)
 
-    solve: Callable[..., Any] = least_squares
-    best = solve(residual, start, bounds=(low, high + 1e-9), loss="soft_l1", f_scale=0.1, diff_step=0.05, max_nfev=25)
-    return dict(zip(names, np.exp(best.x).tolist(), strict=True))
+    return solve(errors, job.constants, step=0.05, evaluations=25)
 
 
 def fit(folder: Path) -> Path:
@@ -113,6 +107,6 @@ def fit(folder: Path) -> Path:
         ratios = {key.removeprefix(KERNEL): value for key, value in found.items() if key.startswith(KERNEL)}
         plain: dict[str, Any] = {key: value for key, value in found.items() if not key.startswith(KERNEL)}
         profiles[job.stack] = {"constants": plain | {"kernel_ratio": ratios}}
-    return fitting.write(
+    return write(
         "stacks_published", profiles, evidence=folder / FILE, rows=used, note="rows of role calibration, log error"
     )

@@ -69,6 +69,7 @@ def solve(
     prior: float = 0.0,
     bend: float = 0.1,
     evaluations: int = 200,
+    step: float | None = None,
 ) -> Constants:
     """Constants that make ``errors`` (logarithms) least: bounded soft-L1 least squares in their logarithms.
 
@@ -95,7 +96,9 @@ def solve(
     best: Any = None
     for guess in guesses:
         start = np.clip(guess, low + 1e-6, high - 1e-6)
-        found = least_squares(residuals, start, bounds=(low, high), loss="soft_l1", f_scale=bend, max_nfev=evaluations)
+        found = least_squares(
+            residuals, start, bounds=(low, high), loss="soft_l1", f_scale=bend, max_nfev=evaluations, diff_step=step
+        )
         if best is None or found.cost < best.cost:
             best = found
     return constants(best.x)

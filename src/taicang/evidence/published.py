@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import re
 from collections.abc import Mapping
@@ -13,6 +12,7 @@ from typing import Any
 from taicang.catalog.models import model
 from taicang.errors import NotModelled
 from taicang.evidence.split import held_out
+from taicang.evidence.tables import lines
 from taicang.models.types import Model
 
 FILE = "published_serving.csv"
@@ -151,8 +151,7 @@ class Published:
 
 def read(path: Path) -> list[Published]:
     """Rows of the file."""
-    with path.open(newline="", encoding="utf-8") as handle:
-        return [_row(cells) for cells in csv.DictReader(handle)]
+    return [_row(cells) for cells in lines(path)]
 
 
 def _row(cells: Mapping[str, str]) -> Published:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from taicang.evidence.collective_rows import KINDS, level, machine_of, published_rows, scale_out
+from taicang.evidence.collective_rows import KINDS, level, machine_of, scale_out
 from taicang.evidence.split import held_out
+from taicang.evidence.tables import Cells, lines
 from taicang.hardware import Machine
 from taicang.ops import CollectiveKind
 
@@ -53,7 +53,7 @@ class Published:
         return passes * (self.ranks - 1) / self.ranks
 
 
-def _machine(row: Mapping[str, Any]) -> Machine:
+def _machine(row: Cells) -> Machine:
     said = f"{row['model']} {row['notes']}"
     switched = None
     if row["src"] == "nv_gtc" and row["model"] == "all_reduce":
@@ -73,11 +73,12 @@ def collectives(folder: Path) -> list[Published]:
     Rows that repeat the kernel table keep its split.
     """
     found = []
-    for row in published_rows(folder):
+    for row in lines(folder / "published_collective.csv"):
         name, ranks = row["model"].split()[0], int(row["count"])
         if name not in KINDS or row["chip"] not in CHIPS:
             continue
-        size = float(row["batch"].get("bytes", LARGE_BYTES))
+        stated = json.loads(row["batch"] or "{}")
+        size = float(stated.get("bytes", LARGE_BYTES))
         key: tuple[object, ...] = ("published_collective", row["model"], ranks, int(size))
         if row["src"] == "aic":
             key = ("nccl", name, ranks, int(size) // 2)
@@ -91,7 +92,7 @@ def collectives(folder: Path) -> list[Published]:
                 value=float(row["value"]),
                 ranks=ranks,
                 payload_bytes=size,
-                eager="bytes" in row["batch"] and row["src"] == "stas_net",
+                eager="bytes" in stated and row["src"] == "stas_net",
                 machine=_machine(row),
                 held_out=held_out(*key),
                 doubtful=DOUBTFUL.get(row["id"], ""),

@@ -18,11 +18,11 @@ One row is one served model under a closed loop of clients. Conventions of the s
 
 from __future__ import annotations
 
-import csv
 from dataclasses import dataclass
 from pathlib import Path
 
 from taicang.catalog.models import model
+from taicang.evidence.tables import lines
 from taicang.models.types import Experts, Latent, Model
 from taicang.plans import Quantisation, ServePlan
 from taicang.units import Count
@@ -167,8 +167,7 @@ def _role(row: dict[str, str], prefix: str, net: Model, instances: int) -> Role:
 
 def read(path: Path) -> list[Row]:
     """Rows of the file, with the models that it names imported."""
-    with path.open(newline="", encoding="utf-8") as handle:
-        return [_row(cells, model(cells["model_path"])) for cells in csv.DictReader(handle)]
+    return [_row(cells, model(cells["model_path"])) for cells in lines(path)]
 
 
 def _row(cells: dict[str, str], net: Model) -> Row:

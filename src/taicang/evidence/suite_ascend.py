@@ -7,9 +7,10 @@ rows that calibrate), "ascend_serving" (end-to-end results, held out) and "ascen
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
-from taicang.errors import TaicangError
 from taicang.evidence import ascend_serving, ascend_steps, suite_exchange, suite_gemm, suite_mla
+from taicang.evidence.measured import attempt
 from taicang.evidence.score import Outcome
 
 
@@ -43,12 +44,7 @@ def serving() -> Iterator[Outcome]:
 def steps() -> Iterator[Outcome]:
     """Forward steps; a refused one says why."""
     for row in ascend_steps.rows():
-        predicted: float | None = None
-        why = ""
-        try:
-            predicted = ascend_steps.predict_s(row)
-        except TaicangError as error:
-            why = str(error)
+        predicted, why = attempt(partial(ascend_steps.predict_s, row))
         yield Outcome(
             id=row.id,
             suite="ascend_steps",

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 from taicang import catalog
 from taicang.catalog.costing import cost_model
-from taicang.errors import TaicangError
+from taicang.evidence.measured import attempt
 from taicang.evidence.score import Outcome
 from taicang.evidence.served import Role, Row, read
 from taicang.evidence.split import held_out
@@ -96,13 +96,9 @@ def outcomes(folder: Path) -> Iterator[Outcome]:
         mode = "disagg" if row.disaggregated else "agg"
         held = held_out("served", *row.key)
         group = f"{row.engine} {row.machine}"
-        said: tuple[float | None, float | None]
-        try:
-            steady = predict(row)
-            said, why = (float(steady.tpot_s), float(steady.ttft_s)), ""
-        except TaicangError as error:
-            said, why = (None, None), str(error)
-        for metric, measured, predicted in (("tpot", row.tpot_s, said[0]), ("ttft", row.ttft_s, said[1])):
+        steady, why = attempt(partial(predict, row))
+        for metric, measured in (("tpot", row.tpot_s), ("ttft", row.ttft_s)):
+            predicted = None if steady is None else float(getattr(steady, f"{metric}_s"))
             yield Outcome(
                 id=row.id, suite=f"served_{metric}_{mode}", group=group, measured=measured, predicted=predicted,
                 unit="s", held_out=held, refused=why,

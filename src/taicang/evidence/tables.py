@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterable
+from dataclasses import fields
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +15,10 @@ Cells: TypeAlias = dict[str, str]
 """One line of a table by column."""
 Array: TypeAlias = NDArray[np.float64]
 
+T = TypeVar("T")
+
 CARRIED = Path(__file__).parent / "data"
+_READ = {"int": int, "float": float, "Count": float, "str": str}
 _FORMATS = {"bfloat16": "bf16"}
 
 
@@ -35,6 +39,12 @@ def grouped(listed: Iterable[Cells], *names: str) -> list[list[Cells]]:
 def column(listed: Iterable[Cells], name: str) -> Array:
     """A numeric column; NaN where a cell is empty or the table lacks the column."""
     return np.array([float(line.get(name) or "nan") for line in listed])
+
+
+def record(kind: type[T], cells: Cells, **given: Any) -> T:
+    """A line as the dataclass ``kind``: columns by the names and types of its fields, but those that are ``given``."""
+    named = [f for f in fields(kind) if f.name not in given]  # type: ignore[arg-type]  # kind is a dataclass
+    return kind(**given, **{f.name: _READ[str(f.type)](cells[f.name]) for f in named})
 
 
 def number_format(name: str) -> str:
