@@ -31,6 +31,7 @@ PLAN = stacked(
     click.option("--recompute", type=click.Choice(["none", "selective", "full"]), default="none", show_default=True),
     click.option("--schedule", type=click.Choice(["1f1b", "gpipe", "zero_bubble"]), default="1f1b", show_default=True),
     click.option("--context", type=click.Choice(["ring", "all_gather", "ulysses"]), default="ring", show_default=True),
+    click.option("--lora", is_flag=True, help="Train adapters beside frozen weights."),
     click.option("--no-sp", is_flag=True, help="Without sequence parallelism."),
 )
 """Layout and formats of a training job."""
@@ -145,5 +146,6 @@ def plan_from(options: dict[str, Any]) -> Any:
         schedule=options["schedule"],
         context=options["context"],
         sp=not options["no_sp"],
+        trained_ratio=0.0 if options["lora"] else 1.0,
         recipe=recipe(options["dtype"]),
     )

@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 
 from taicang import catalog
-from taicang.catalog.training import training_price
+from taicang.catalog.training import sustained, training_price
 from taicang.cost.sustained import Sustained
 from taicang.errors import TaicangError
 from taicang.evidence.score import Outcome
@@ -30,8 +30,11 @@ def setup(row: Row, stack: Stack | None = None, found: Sustained | None = None) 
     engine = stack or catalog.stack(stack_of(row))
     if "A2A overlap" in row.raw["notes"]:
         engine = replace(engine, overlap=engine.overlap | {"expert_exchange"})
-    price = training_price(machine, engine, found)
-    return Setup(model=model, plan=plan_of(row, model), machine=machine, stack=engine, price=price)
+    load = found or sustained(machine.chip)
+    price = training_price(machine, engine, load)
+    return Setup(
+        model=model, plan=plan_of(row, model), machine=machine, stack=engine, price=price, clock_ratio=load.clock_ratio
+    )
 
 
 def predict(row: Row, stack: Stack | None = None, found: Sustained | None = None) -> TrainStep:

@@ -8,7 +8,7 @@ from typing import Any
 
 from taicang import __version__, catalog
 from taicang.catalog.models import model as load_model
-from taicang.catalog.training import training_price
+from taicang.catalog.training import sustained, training_price
 from taicang.catalog.trust import frozen_bands
 from taicang.errors import InvalidInput
 from taicang.formats import number_format
@@ -141,7 +141,14 @@ def train(
     engine = catalog.stack(stack or default_stack(machine))
     plan = replace(plan, tp=1, cp=1, pp=1, vpp=1, ep=1, etp=1, dp=1, micro_batch=1, zero=1) if searched else plan
     plan = filled(plan, machine)
-    setup = Setup(model=net, plan=plan, machine=machine, stack=engine, price=training_price(machine, engine))
+    setup = Setup(
+        model=net,
+        plan=plan,
+        machine=machine,
+        stack=engine,
+        price=training_price(machine, engine),
+        clock_ratio=sustained(machine.chip).clock_ratio,
+    )
     found = search(setup) if searched else None
     if found is not None:
         setup = replace(setup, plan=found.best[0].plan)

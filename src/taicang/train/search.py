@@ -229,7 +229,7 @@ def _priced(setup: Setup, layout: TrainPlan, pp: Any, vpp: Any) -> Iterator[tupl
     padded = (model.layers % (pp * vpp) != 0) & (pp > 1) & (vpp * pp <= model.layers + 2)
     padded = padded & ((model.layers + 2) % (pp * vpp) == 0)
     wide = Held(dense=layers * mean.dense + np.maximum(embedding, head), experts=layers * mean.experts)
-    slowed = 1.0 + straggling_ratio(setup.machine.ranks)
+    slowed = 1.0 + straggling_ratio(setup.machine.ranks, setup.clock_ratio)
     ends = np.where(pp == 1, sum(edge), max(edge))
     for zero in (0, 1, 2, 3):
         plan: Any = replace(layout, dp=dp, pp=pp, zero=zero)  # arrays in place of numbers: see sync

@@ -24,8 +24,10 @@ from taicang.train.stages import layers_of
 from taicang.train_plans import TrainPlan, check
 from taicang.units import Num
 
-CHIP_SPREAD_RATIO = 0.01
-"""Standard deviation of chips' speed under a power limit, over the mean (assumed; arXiv 2208.11035 finds more)."""
+THROTTLED_SPREAD_RATIO = 0.04
+"""Standard deviation of chips' speed over the share of the clock that the power limit takes (assumed).
+
+Chips that hit the limit run at clocks that differ with their leakage (arXiv 2208.11035), others at the nominal one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +39,8 @@ class Setup:
     machine: Machine
     stack: Stack
     price: Callable[[Operator, float, float], Cost]
+    clock_ratio: float = 1.0
+    """Sustained over nominal clock, for the spread between chips (``price`` has its effect on kernels already)."""
 
     def __post_init__(self) -> None:
         check(self.plan, self.model.layers)
@@ -145,9 +149,10 @@ def _chunk(blocks: list[Block], layers: _Layers, first: bool, last: bool) -> Chu
     )  # fmt: skip
 
 
-def straggling_ratio(ranks: int) -> float:
+def straggling_ratio(ranks: int, clock_ratio: float) -> float:
     """What waiting for the slowest of ``ranks`` chips adds to a synchronous step."""
-    return float(expected_maximum_ratio(float(ranks), CHIP_SPREAD_RATIO)) - 1.0
+    spread = THROTTLED_SPREAD_RATIO * (1.0 - clock_ratio)
+    return float(expected_maximum_ratio(float(ranks), spread)) - 1.0
 
 
 def _seconds(spent: Spent) -> float:
@@ -200,7 +205,7 @@ def train_step(setup: Setup) -> TrainStep:
         for line, seconds in part.items():
             spent[line] = spent.get(line, 0.0) + float(seconds) * micro
     spent["bubble"] = inside - max(busy)
-    spent["stragglers"] = inside * straggling_ratio(plan.ranks)
+    spent["stragglers"] = inside * straggling_ratio(plan.ranks, setup.clock_ratio)
     spent["gradient reduction"] = reduce
     spent["parameter gather"] = gather
     spent["optimizer"] = optimizer
