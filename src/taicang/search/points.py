@@ -24,7 +24,7 @@ from taicang.serve.memory import memory_use
 from taicang.serve.setup import Setup, step
 from taicang.serve.steady import Load, aggregated
 from taicang.stacks import Stack
-from taicang.units import Num
+from taicang.units import Count, Num
 
 Floats = NDArray[np.float64]
 Role: TypeAlias = Literal["prefill", "decode", "both"]
@@ -46,7 +46,7 @@ class Job:
     output_tokens: float
     ttft_s: float = np.inf
     tpot_s: float = np.inf
-    skew: float = 1.01
+    skew: Count = 1.01
     acceptance_ratio: float = 0.7
 
     def setup(self, plan: ServePlan) -> Setup:

@@ -88,7 +88,7 @@ def search(
         best=tuple(choices[: ask.top]),
         front=tuple(edge[i] for i in keep),
         counts=Counts(layouts=total[0], priced=total[1], fitting=total[2], combinations=total[3], refused=total[4]),
-        nearest=() if choices else tuple(nearest),
+        nearest=() if choices else tuple(nearest) or (f"no instances of both pools fit {job.machine.chips} chips",),
     )
 
 

@@ -1,0 +1,108 @@
+"""One point of a study to one row: the best way to run it, or why there is none."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from taicang.errors import InvalidInput, TaicangError
+from taicang.lower import lower
+from taicang.plans import ServePlan, decode_batch
+from taicang.records import plain
+from taicang.search.door import formats, prepare
+from taicang.search.result import Choice
+from taicang.search.run import MODES, Ask, search
+from taicang.search.space import Space, default
+from taicang.units import parse
+
+PLAN = ("tp", "dp", "pp", "ep", "moe_tp", "redundant", "shared_ranks", "microbatches", "exchange")
+LOAD = ("model", "on", "input", "output", "ttft", "tpot")
+TRAITS = ("stack", "quant", "mode", "batch", "mtp", "acceptance", "skew", "chunk")
+KEYS = (*LOAD, *TRAITS, *PLAN)
+"""Keys of a point besides catalogue fields, which have a dot in them ("chip.memory.bandwidth")."""
+
+
+def evaluate(point: Mapping[str, Any]) -> dict[str, Any]:
+    """Figures of the best choice at ``point``, or ``error``: why there is none. Never raises ``TaicangError``."""
+    try:
+        choice = _best(point)
+    except TaicangError as error:
+        return {"feasible": False, "error": f"{type(error).__name__}: {error}"}
+    if isinstance(choice, str):
+        return {"feasible": False, "error": choice}
+    row = {
+        name: getattr(choice, name)
+        for name in (
+            "mode",
+            "ttft_s",
+            "tpot_s",
+            "user_tokens_per_s",
+            "requests_per_s",
+            "output_tokens_per_s",
+            "output_tokens_per_s_per_chip",
+            "output_tokens_per_s_per_w",
+            "output_tokens_per_s_per_usd",
+            "chips",
+            "machine_chips",
+        )
+    }
+    return {"feasible": True, "error": "", **row, "pools": plain(choice.pools)}
+
+
+def _best(point: Mapping[str, Any]) -> Choice | str:
+    for key in ("model", "on"):
+        if key not in point:
+            raise InvalidInput(f"a point needs {key!r}", where="study")
+    job = prepare(
+        str(point["model"]),
+        str(point["on"]),
+        input_tokens=float(point.get("input", 4096)),
+        output_tokens=float(point.get("output", 256)),
+        ttft_s=_seconds(point, "ttft"),
+        tpot_s=_seconds(point, "tpot"),
+        stack=point.get("stack"),
+        acceptance_ratio=float(point.get("acceptance", 0.7)),
+        skew=float(point.get("skew", 1.01)),
+        sets=[f"{key}={value}" for key, value in point.items() if "." in key],
+    )
+    quants = formats([str(point.get("quant", "auto"))], job)
+    only = _only(point)
+    if only is not None:
+        plan = replace(only, quant=quants[0][1])
+        job.setup(plan)  # refuses a plan that is larger than the machine
+        lower(job.model, plan, decode_batch(sequences=1.0, context=1.0), job.stack)  # rules before sizes
+    modes = {"agg": MODES[:1], "disagg": MODES[1:], "both": MODES}
+    mode = str(point.get("mode", "both"))
+    if mode not in modes:
+        raise InvalidInput(f"mode is one of {', '.join(modes)}, not {mode!r}", where="study")
+    layouts = None if only is None else dict.fromkeys(("both", "decode", "prefill"), (plan,))
+    found = search(job, quants, _space(point, default(job.model)), Ask(modes=modes[mode], top=1), layouts)
+    return found.best[0] if found.best else "; ".join(found.nearest)
+
+
+def _seconds(point: Mapping[str, Any], key: str) -> float | None:
+    return None if point.get(key) is None else parse(point[key], "s", where=key)
+
+
+def _space(point: Mapping[str, Any], space: Space) -> Space:
+    if "batch" in point:
+        space = replace(space, batches=(float(point["batch"]),))
+    if "mtp" in point:
+        space = replace(space, drafts=(int(point["mtp"]),))
+    if "chunk" in point:
+        space = replace(space, chunks=(int(point["chunk"]),))
+    return space
+
+
+def _only(point: Mapping[str, Any]) -> ServePlan | None:
+    """The layout that the point fixes; experts fill the stage where their degrees are not given."""
+    given = {key: point[key] for key in PLAN if key in point}
+    if not given:
+        return None
+    stage = int(given.get("tp", 1)) * int(given.get("dp", 1))
+    if "ep" not in given:
+        given["ep"] = stage // int(given.get("moe_tp", 1)) if int(given.get("dp", 1)) > 1 else 1
+    if "moe_tp" not in given:
+        given["moe_tp"] = max(stage // int(given["ep"]), 1)
+    return ServePlan(**given)

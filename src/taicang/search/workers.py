@@ -1,0 +1,76 @@
+"""Who evaluates the points of a study: this process, a pool of processes, or a Ray cluster.
+
+A worker that dies costs its own point, which another takes over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from importlib import import_module
+from multiprocessing import get_context
+from typing import Any, TypeAlias
+
+from taicang.errors import NotModelled
+from taicang.search.evaluate import evaluate
+
+Task: TypeAlias = tuple[int, Mapping[str, Any]]
+Row: TypeAlias = dict[str, Any]
+AHEAD = 4
+"""Points in flight per worker."""
+DEATHS = 3
+"""Times that a pool may break without finishing a point in between."""
+
+
+def row_of(task: Task) -> Row:
+    """The row of a point: its number, its values and what they give."""
+    index, point = task
+    return {"point": index, **point, **evaluate(point)}
+
+
+def local(tasks: Iterable[Task], workers: int) -> Iterator[Row]:
+    """Rows as they finish, from ``workers`` processes (one: in this one)."""
+    if workers == 1:
+        yield from map(row_of, tasks)
+        return
+    left, deaths = dict(tasks), 0
+    while left:
+        try:
+            with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+                for row in _flow(pool, list(left.items()), workers * AHEAD):
+                    del left[row["point"]]
+                    deaths = 0
+                    yield row
+        except BrokenProcessPool:
+            deaths += 1
+            if deaths == DEATHS:
+                raise
+
+
+def _flow(pool: ProcessPoolExecutor, tasks: list[Task], ahead: int) -> Iterator[Row]:
+    waiting = iter(tasks)
+    flying = {pool.submit(row_of, task) for _, task in zip(range(ahead), waiting, strict=False)}
+    while flying:
+        finished, flying = wait(flying, return_when=FIRST_COMPLETED)
+        for future in finished:
+            yield future.result()
+            flying |= {pool.submit(row_of, task) for _, task in zip(range(1), waiting, strict=False)}
+
+
+def on_ray(tasks: Iterable[Task], address: str | None = None) -> Iterator[Row]:
+    """Rows as they finish on a Ray cluster (``address``: none starts one here). Raises ``NotModelled`` without Ray."""
+    try:
+        ray: Any = import_module("ray")
+    except ImportError:
+        raise NotModelled("--workers ray needs Ray: pip install 'taicang[ray]'") from None
+    ray.init(address=address, ignore_reinit_error=True, log_to_driver=False)
+    remote = ray.remote(max_retries=-1)(row_of)
+    waiting = iter(tasks)
+    room = int(ray.cluster_resources().get("CPU", 1)) * AHEAD
+    flying = [remote.remote(task) for _, task in zip(range(room), waiting, strict=False)]
+    while flying:
+        finished, flying = ray.wait(flying)
+        for reference in finished:
+            yield ray.get(reference)
+            flying += [remote.remote(task) for _, task in zip(range(1), waiting, strict=False)]

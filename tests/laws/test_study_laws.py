@@ -1,0 +1,116 @@
+"""A study that is killed at random moments ends with the very results of one that was left alone."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import yaml
+
+from taicang.errors import InvalidInput
+from taicang.search import workers
+from taicang.search.journal import Journal
+from taicang.search.study import points, read
+
+STUDY = {
+    "base": {"model": "llama-3.1-8b", "on": "hgx-h100", "input": 1000, "output": 200, "tp": 1, "mode": "agg"},
+    "axes": {
+        "batch": {"from": 1, "to": 256, "scale": "log"},
+        "chip.memory.bandwidth": {"from": "2 TB/s", "to": "6 TB/s"},
+        "quant": ["auto", "fp8"],
+    },
+    "sample": {"kind": "latin", "points": 80, "seed": 3},
+}
+
+
+def write(folder, **changes):
+    path = folder / "study.yaml"
+    path.write_text(yaml.safe_dump(STUDY | changes))
+    return path
+
+
+def command(study, out, *args):
+    return [sys.executable, "-m", "taicang", "sweep", str(study), "--out", str(out), *args]
+
+
+def test_killed_at_random_moments_the_results_are_the_same(tmp_path):
+    study = write(tmp_path)
+    subprocess.run(command(study, tmp_path / "whole", "--workers", "1"), check=True, capture_output=True)
+    dice, kills = random.Random(1), 0
+    while True:
+        process = subprocess.Popen(command(study, tmp_path / "torn", "--workers", "1"), stderr=subprocess.DEVNULL)
+        try:
+            process.wait(timeout=0.5 + dice.random() * 0.5)
+            break
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            kills += 1
+            assert kills < 50
+    assert kills
+    results = [(tmp_path / name / "results.jsonl").read_bytes() for name in ("whole", "torn")]
+    assert results[0] == results[1]
+    lines = (tmp_path / "torn" / "journal.jsonl").read_text().splitlines()
+    assert len(lines) == len(set(lines)) == 81  # nothing was written twice
+
+
+def test_a_torn_line_is_dropped_and_another_study_is_refused(tmp_path):
+    journal = Journal(tmp_path, "one")
+    journal.add({"point": 0, "x": 1})
+    with journal.path.open("ab") as file:
+        file.write(b'{"point": 1, "x"')
+    assert Journal(tmp_path, "one").done == {0: {"point": 0, "x": 1}}
+    assert journal.path.read_bytes().endswith(b"}\n")
+    with pytest.raises(InvalidInput, match="another study"):
+        Journal(tmp_path, "two")
+
+
+def suicidal(task):
+    """A row, unless this is the first attempt at point 3: then the worker dies."""
+    index, point = task
+    mark = point["mark"]
+    if index == 3 and not os.path.exists(mark):
+        open(mark, "w").close()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return {"point": index}
+
+
+def test_a_worker_that_dies_costs_no_point(tmp_path, monkeypatch):
+    monkeypatch.setattr(workers, "row_of", suicidal)
+    tasks = [(i, {"mark": str(tmp_path / "mark")}) for i in range(8)]
+    rows = [row["point"] for row in workers.local(tasks, 2)]
+    assert sorted(rows) == list(range(8))
+
+
+def test_a_latin_hypercube_has_one_sample_in_each_share_of_each_axis(tmp_path):
+    study = read(write(tmp_path))
+    made = points(study)
+    assert made == points(read(tmp_path / "study.yaml"))
+    speed = np.array([float(point["chip.memory.bandwidth"].split()[0]) for point in made])
+    assert sorted(np.floor((speed - 2.0) / 4.0 * 80).astype(int)) == list(range(80))
+    assert sum(point["quant"] == "fp8" for point in made) == 40
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"axes": {"bacth": [1]}}, "did you mean batch"),
+        ({"axes": {"batch": {"from": 1}}}, "range"),
+        ({"axes": {"chip.memory.bandwidth": {"from": "1 TB/s", "to": "2 GB/s"}}}, "one unit"),
+        ({"sample": {"kind": "latin"}}, "number of points"),
+        ({"sample": {"kind": "gird"}}, "did you mean grid"),
+        ({"axes": {"batch": {"from": 0, "to": 8, "scale": "log"}}}, "positive"),
+    ],
+)
+def test_a_study_that_is_not_understood_is_refused(tmp_path, changes, said):
+    with pytest.raises(InvalidInput, match=said):
+        points(read(write(tmp_path, **changes)))
+
+
+def test_infeasible_and_illegal_points_are_rows():
+    row = workers.row_of((0, {"model": "deepseek-r1", "on": "hgx-h100", "tp": 3}))
+    assert not row["feasible"]
+    assert "tp=3" in row["error"]
