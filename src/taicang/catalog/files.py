@@ -71,8 +71,12 @@ def where(path: Path | None, keys: Sequence[str]) -> str:
 def duplicates(path: Path) -> Iterator[tuple[int, str]]:
     """Line and name of every key that a mapping of the file holds twice (YAML would silently keep the last)."""
     stack = [yaml.compose(path.read_text(encoding="utf-8"), Loader=_LOADER)]
+    visited: set[int] = set()  # an anchor may contain itself
     while stack:
         node = stack.pop()
+        if id(node) in visited:
+            continue
+        visited.add(id(node))
         if isinstance(node, yaml.MappingNode):
             seen: set[str] = set()
             for key, value in node.value:
