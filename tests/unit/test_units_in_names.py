@@ -31,7 +31,7 @@ def test_float_fields_have_a_unit_suffix():
     for cls in dataclasses_of_the_package():
         for field in dataclasses.fields(cls):
             if not re.search(r"\b(float|Num)\b", str(field.type)) or re.search(
-                r"Mapping|Callable|tuple|str", str(field.type)
+                r"Mapping|Callable|tuple|str|list", str(field.type)
             ):
                 continue
             if {"unit", "metric"} & {f.name for f in dataclasses.fields(cls)} and (cls.__name__, field.name) in BESIDE:
