@@ -10,7 +10,7 @@ import numpy as np
 
 from taicang.evidence.measured import Measured
 from taicang.evidence.split import held_out
-from taicang.evidence.tables import Cells, grouped, lines
+from taicang.evidence.tables import Cells, column, grouped, lines
 from taicang.ops import Attend
 from taicang.plans import Phase
 
@@ -36,6 +36,6 @@ def measured(
         kernel=f"{op.dtype}/{op.kv_dtype}",
         op=op,
         ids=tuple("/".join((system, *key)) for key in keys),
-        measured_s=np.array([float(line["latency_ms_best"]) * 1e-3 for line in listed]),
+        measured_s=column(listed, "latency_ms_best") * 1e-3,
         held=np.array([held_out(f"{suite}_{phase}", *key) for key in keys]),
     )

@@ -22,12 +22,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from taicang.catalog.models import model
+from taicang.evidence.systems import MACHINES
 from taicang.evidence.tables import lines
 from taicang.models.types import Experts, Latent, Model
 from taicang.plans import Quantisation, ServePlan
 from taicang.units import Count
 
-SYSTEMS = {"b200_sxm": "hgx-b200", "h100_sxm": "hgx-h100", "h200_sxm": "hgx-h200", "gb200": "gb200-nvl72"}
 PUBLIC = "inferencex"
 """The source whose launch scripts are public."""
 MEAN_LENGTH_RATIO = 0.9
@@ -150,7 +150,7 @@ def _role(row: dict[str, str], prefix: str, net: Model, instances: int) -> Role:
     wide = routed and dp > WIDE
     if wide and row["backend"] == "sglang":
         moe_tp, ep = 1, tp * dp
-    machine = SYSTEMS[row["system"]]
+    machine = MACHINES[row["system"]]
     quant = quantisation(net, row["gemm_quant_mode"], row["backend"], machine, row["precision"])
     plan = ServePlan(
         tp=tp,
@@ -186,7 +186,7 @@ def _row(cells: dict[str, str], net: Model) -> Row:
         id=cells["id"],
         model=net.name,
         net=net,
-        machine=SYSTEMS[cells["system"]],
+        machine=MACHINES[cells["system"]],
         engine=ENGINES[cells["backend"]],
         version=cells["backend_version"],
         measured_on=cells["measured"],

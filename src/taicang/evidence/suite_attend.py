@@ -74,7 +74,7 @@ def read(folder: Path, phase: Phase) -> list[Rows]:
     return [
         Rows(
             fastest=measured(listed, "attend", phase, SHAPE, partial(operator, phase=phase)),
-            by_engine={engine: column(listed, f"latency_ms_{engine}") * 1e-3 for engine in engines},
+            by_engine={engine: column(listed, f"latency_ms_{engine}", blank=np.nan) * 1e-3 for engine in engines},
         )
         for listed in parts(folder / FILES[phase], *SHAPE)
     ]

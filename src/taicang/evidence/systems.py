@@ -11,12 +11,14 @@ from taicang.hardware import Chip, Machine
 
 MACHINES: Mapping[str, str] = MappingProxyType(
     {
+        "a100_sxm": "hgx-a100",
         "h100_sxm": "hgx-h100",
         "h200_sxm": "hgx-h200",
         "b200_sxm": "hgx-b200",
         "b300_sxm": "hgx-b300",
         "gb200": "gb200-nvl72",
         "gb300": "gb300-nvl72",
+        "l40s": "l40s-pcie",
         "h800": "hgx-h800",
         "cloudmatrix384": "cloudmatrix384",
     }

@@ -23,7 +23,9 @@ _FORMATS = {"bfloat16": "bf16"}
 
 
 def lines(path: Path) -> list[Cells]:
-    """All lines of a CSV file; ``line`` is the number that an editor shows."""
+    """All lines of a CSV file, none of an absent one; ``line`` is the number that an editor shows."""
+    if not path.is_file():
+        return []
     with path.open(newline="", encoding="utf-8") as handle:
         return [{**cells, "line": str(number)} for number, cells in enumerate(csv.DictReader(handle), start=2)]
 
@@ -36,9 +38,11 @@ def grouped(listed: Iterable[Cells], *names: str) -> list[list[Cells]]:
     return list(groups.values())
 
 
-def column(listed: Iterable[Cells], name: str) -> Array:
-    """A numeric column; NaN where a cell is empty or the table lacks the column."""
-    return np.array([float(line.get(name) or "nan") for line in listed])
+def column(listed: Iterable[Cells], name: str, *, blank: float | None = None) -> Array:
+    """A numeric column. Empty cells and a missing column are ``blank``; without one KeyError or ValueError."""
+    if blank is None:
+        return np.array([float(line[name]) for line in listed])
+    return np.array([float(line.get(name) or blank) for line in listed])
 
 
 def record(kind: type[T], cells: Cells, **given: Any) -> T:
