@@ -28,6 +28,7 @@ from taicang.serve.simulate import simulate
 from taicang.serve.summary import Summary, columns, summarise
 from taicang.stacks import Stack
 from taicang.traffic.trace import Trace
+from taicang.units import Count
 
 ROOM_RATIO = 0.2
 """Share of device memory that a layout chosen here leaves to the cache, at least."""
@@ -67,7 +68,7 @@ class System:
     quant: str = "auto"
     drafts: int | None = None
     acceptance_ratio: float = 0.7
-    skew: float = SKEW
+    skew: Count = SKEW
     policy: str | None = None
     tokens: int | None = None
     sequences: int | None = None
@@ -157,7 +158,8 @@ def _pools(net: Model, machine: Machine, engine: Stack, system: System) -> list[
             limits = preset(engine, policy="mixed", tokens=system.tokens, sequences=system.sequences)
             setting = best(phase, chips * machine.chip.dies)
             if phase == "prefill" or setting.plan.draft_tokens:
-                limits = replace(limits, reserve=phase == "decode")
+                ratio = 1.0 if limits.reserve else 0.5
+                limits = replace(limits, reserve=phase == "decode", reserve_ratio=ratio)
             if phase == "prefill" and setting.plan.sp:
                 limits = replace(limits, tokens=limits.tokens * setting.plan.tp)
             made.append(Pool(setup=setting, instances=count, limits=limits))
@@ -166,7 +168,7 @@ def _pools(net: Model, machine: Machine, engine: Stack, system: System) -> list[
         count = system.instances or max(machine.ranks // setting.plan.ranks, 1)
         limits = preset(engine, policy=system.policy, tokens=system.tokens, sequences=system.sequences)
         if setting.plan.draft_tokens:
-            limits = replace(limits, reserve=True)
+            limits = replace(limits, reserve=True, reserve_ratio=1.0 if limits.reserve else 0.5)
         made.append(Pool(setup=setting, instances=count, limits=limits))
     need = sum(pool.instances * pool.setup.plan.ranks for pool in made)
     if need > machine.ranks:

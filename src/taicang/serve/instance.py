@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from taicang.serve.cache import Cache
 from taicang.serve.request import Request
-from taicang.serve.scheduler import Group, Limits, enqueue, fill
+from taicang.serve.scheduler import Group, Limits, enqueue, fill, footprint
 from taicang.serve.steptable import GRAIN, Row, StepTable
 
 FOREVER = 1 << 62
@@ -335,7 +335,7 @@ class Instance:
         """Requests whose prompt was computed elsewhere join the decode batch as soon as there is room."""
         while group.waiting and group.waiting[0].done >= group.waiting[0].need > 0:
             request = group.waiting[0]
-            tokens = request.input + request.output if self.limits.reserve else request.need
+            tokens = footprint(request, self.limits)
             keep = 0 if self.limits.reserve else group.n + 1
             if group.n >= self.limits.sequences or not group.cache.admit(request, tokens, keep):
                 return

@@ -28,6 +28,9 @@ class Limits:
     """Most sequences in flight."""
     reserve: bool = False
     """Take pages for the whole answer at admission; otherwise page by page, evicting the youngest when they run out."""
+    reserve_ratio: float = 1.0
+    """Share of the answer that ``reserve`` counts on: one half where pages follow the answers but are not followed here
+    one by one (a mix of running sequences holds half of its answers)."""
     poll: int = 1
     """While sequences decode, new prompts join only every so many steps; with several groups also as soon as all have
     one (engines that look for requests now and then, or hold prompts back until the groups can start together)."""
@@ -84,7 +87,7 @@ def fill(group: Group, limits: Limits, query_len: int, *, new: bool = True) -> l
         request = waiting[0]
         if request.done >= request.need:  # computed elsewhere; it waits for room to decode
             break
-        whole = request.input + request.output if limits.reserve else request.need
+        whole = footprint(request, limits)
         if not group.cache.admit(request, whole, 0 if limits.reserve else group.n):
             break
         if request.started < 0:
@@ -95,6 +98,13 @@ def fill(group: Group, limits: Limits, query_len: int, *, new: bool = True) -> l
         work.append((request, tokens))
         budget -= tokens
     return work
+
+
+def footprint(request: Request, limits: Limits) -> int:
+    """Tokens for which ``request`` takes pages when it is admitted."""
+    if not limits.reserve:
+        return request.need
+    return max(request.need, request.input + round(request.output * limits.reserve_ratio))
 
 
 def enqueue(group: Group, request: Request, limits: Limits) -> bool:

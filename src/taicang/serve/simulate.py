@@ -13,14 +13,12 @@ def simulate(
     arrivals: Iterable[Request],
     *,
     after: Callable[[Request, int], Request | None] | None = None,
-    door: Callable[[Request], int] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Request]:
     """Serve ``arrivals`` (in order of time) and return what finished, in order of finishing.
 
     ``after(request, now)`` makes the request that its client sends next (closed loop); its arrival may not lie before
-    ``now``. ``door(request)`` is the ticks from a client's sending to the engine's queue and from the first token back.
-    ``progress(finished, now)`` is called every 4,096 events. A ``KeyboardInterrupt`` ends the run with what is finished.
+    ``now``. ``progress(finished, now)`` is called every 4,096 events. A ``KeyboardInterrupt`` ends the run early.
     """
     finished: list[Request] = []
     events = cluster.events
@@ -30,7 +28,7 @@ def simulate(
         if after is not None:
             following = after(request, now)
             if following is not None:
-                events.push(following.arrival + (door(following) if door else 0), ARRIVAL, following)
+                events.push(following.arrival, ARRIVAL, following)
 
     cluster.on_left = left
     source = iter(arrivals)
@@ -42,10 +40,7 @@ def simulate(
             if coming is not None and (now is None or coming.arrival <= now):
                 now = coming.arrival
                 while coming is not None and coming.arrival == now:
-                    if door is None:
-                        cluster.submit(coming, now)
-                    else:
-                        events.push(now + door(coming), ARRIVAL, coming)
+                    cluster.submit(coming, now)
                     coming = next(source, None)
             if now is None:
                 break

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -86,18 +86,9 @@ class StepTable:
     """Step times of ``setup`` with up to ``sequences`` decoding and ``tokens`` prompt tokens per attention group."""
 
     __slots__ = (
-        "_experts",
-        "_grid",
-        "_length",
-        "_mixed",
-        "_n",
-        "_n_mixed",
-        "_per",
-        "_rows",
-        "_tokens",
-        "growth",
+        "_experts", "_floor", "_grid", "_length", "_mixed", "_n", "_n_mixed", "_per", "_rows", "_tokens", "growth",
         "query_len",
-    )
+    )  # fmt: skip
 
     def __init__(self, setup: Setup, *, sequences: int, tokens: int) -> None:
         self.query_len = int(setup.plan.query_len)
@@ -113,8 +104,9 @@ class StepTable:
         self._n_mixed = [0.0, *_knots(sequences, 2, 1.6).tolist()]
         self._mixed: Any = None
         self._per: Any = None
-        self._fill(setup)
         self._experts: Any = []
+        self._floor: list[float] = [0.0, 0.0]
+        self._fill(setup)
         if setup.plan.dp > 1 and setup.plan.microbatches == 1:
             sizes = np.asarray(self._tokens)
             alone = Batch(
@@ -125,7 +117,18 @@ class StepTable:
             self._experts = np.broadcast_to(spent, sizes.shape).tolist()
 
     def _fill(self, setup: Setup) -> None:
-        """Times of one prompt of each size beside each batch, and the slopes in what else a prompt brings."""
+        """Times of one prompt of each size beside each batch, and the slopes in what else a prompt brings.
+
+        The host's floor under a short step (launches outside graphs) is kept apart, so that slopes are the device's.
+        """
+        one = Batch(
+            prefill_tokens=np.ones(2), prefill_sequences=1.0, prefill_pairs=1.0, prefill_context=1.0,
+            decode_sequences=np.array([0.0, 1.0]), decode_context=np.array([0.0, REFERENCE]),
+        )  # fmt: skip
+        bound = np.broadcast_to(_seconds(setup, one) * SECOND, 2).tolist()
+        setup = replace(setup, stack=replace(setup.stack, eager_kernel_s=0.0))
+        free = np.broadcast_to(_seconds(setup, one) * SECOND, 2).tolist()
+        self._floor = [a if a > b else 0.0 for a, b in zip(bound, free, strict=True)]
         t, n = (each.ravel() for each in np.meshgrid(self._tokens, self._n_mixed, indexing="ij"))
         shape = (len(self._tokens), len(self._n_mixed))
 
@@ -136,11 +139,11 @@ class StepTable:
             )  # fmt: skip
             return _seconds(setup, batch).reshape(shape)
 
-        pairs, one = t * (t + 1) / 2, t * 0.0 + 1.0
-        base = priced(pairs, t, one)
-        far = priced(pairs + t * REACH, t + REACH, one)
-        wide = priced(pairs, t + REACH, one)
-        several = priced(pairs, t, one * 2.0)
+        pairs, once = t * (t + 1) / 2, t * 0.0 + 1.0
+        base = priced(pairs, t, once)
+        far = priced(pairs + t * REACH, t + REACH, once)
+        wide = priced(pairs, t + REACH, once)
+        several = priced(pairs, t, once * 2.0)
         tokens = np.asarray(self._tokens)[:, None]
         per_context = (wide - base) / REACH
         per_pair = (far - wide) / (tokens * REACH)
@@ -204,7 +207,7 @@ class StepTable:
         ticks += (pairs - tokens * (tokens + 1) / 2) * (per[0] + (more[0] - per[0]) * x)
         ticks += (keys - tokens) * (per[1] + (more[1] - per[1]) * x)
         ticks += (prompts - 1) * (per[2] + (more[2] - per[2]) * x)
-        return max(int(ticks), 1)
+        return max(int(ticks), int(self._floor[n > 0]), 1)
 
 
 REFERENCE = 2048.0
