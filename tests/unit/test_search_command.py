@@ -49,3 +49,22 @@ def test_smallest_needs_a_load_and_price_a_figure():
     assert "--load" in str(run("--objective", "smallest").exception)
     assert run("--objective", "smallest", "--load", "3").exit_code == 0
     assert "price.usd" in str(run("--on", "mi300x-8", "--objective", "per-usd").exception)
+
+
+def test_a_plan_of_the_users_stands_beside_the_winner():
+    result = run("--tpot", "30ms", "--versus", "tp=2,batch=16")
+    assert result.exit_code == 0, result.output
+    assert "winner against it" in result.output
+    assert "pp or dp" in str(run("--versus", "dpp=2").exception)
+
+
+def test_machines_are_ranked_at_equal_chips_power_and_money():
+    result = run("--tpot", "30ms", "--on", "hgx-h100,hgx-h200", "--no-explain")
+    assert "a kW" in result.output
+    assert "arithmetic peak x 1." in result.output
+
+
+def test_emit_writes_files_for_the_engine(tmp_path):
+    result = run("--tpot", "30ms", "--emit", "vllm", "--out", str(tmp_path))
+    assert result.exit_code == 0, result.output
+    assert any(path.suffix == ".yaml" for path in tmp_path.iterdir())

@@ -8,8 +8,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from taicang.app.search_cmd import space_of
 from taicang.predict.infer import describe
-from taicang.search import explain
+from taicang.search import explain, versus
 from taicang.search.points import Job
 from taicang.search.result import Choice, Found, Pool
 from taicang.search.space import Space
@@ -28,13 +29,13 @@ def show_search(jobs: Sequence[Job], found: Sequence[Found], options: dict[str, 
         f"[bold]{jobs[0].model.name}[/], {options['input_tokens']} + {options['output_tokens']} tokens"
         f"{', ' + limits if limits else ''}; best by {options['objective']}"
     )
-    from taicang.app.search_cmd import space_of
-
     for job, each in zip(jobs, found, strict=True):
         _machine(console, job, each)
         if explained and each.best:
             _explain(console, job, each, space_of(job, options))
-    _ranking(console, found, options["objective"])
+        if options["versus"] and each.best:
+            _versus(console, job, each.best[0], options, space_of(job, options))
+    _ranking(console, jobs, found, options)
 
 
 def _machine(console: Console, job: Job, found: Found) -> None:
@@ -92,18 +93,58 @@ def _explain(console: Console, job: Job, found: Found, space: Space) -> None:
     console.print(f"  {explain.NUDGE_RATIO:.0%} more of each resource buys: {shown}")
 
 
-def _ranking(console: Console, found: Sequence[Found], objective: Any) -> None:
-    """Machines in order, and where a rival would draw level."""
-    ranked = [each.best[0] for each in found if each.best and each.best[0].score(objective) is not None]
+def _versus(console: Console, job: Job, winner: Choice, options: dict[str, Any], space: Space) -> None:
+    other = versus.versus(job, winner.pools[0].plan.quant, versus.fields(options["versus"]), space)
+    if other is None:
+        console.print("  --versus: does not fit")
+        return
+    decode = [next((pool for pool in each.pools if pool.role != "prefill"), each.pools[0]) for each in (winner, other)]
+    for name, each, pool in zip(("winner", "versus"), (winner, other), decode, strict=True):
+        rate = pool.sequences * pool.plan.dp / each.tpot_s / pool.chips
+        over = "" if each.tpot_s <= job.tpot_s else " (over the limit)"
+        console.print(
+            f"  {name}: {pool_text(pool)}: TPOT {show(each.tpot_s, 's')}{over}, {rate:,.0f} tok/s per decoding chip, "
+            f"{each.output_tokens_per_s_per_chip:,.0f} per chip of all"
+        )
+    console.print(f"  winner against it: {'; '.join(explain.against(job, winner, other))}")
+
+
+def _ranking(console: Console, jobs: Sequence[Job], found: Sequence[Found], options: dict[str, Any]) -> None:
+    """Machines at equal chips, power and money, in order, and where each would draw level with the first."""
+    objective = options["objective"]
+    pairs = [(job, each.best[0]) for job, each in zip(jobs, found, strict=True) if each.best]
+    ranked = sorted(
+        (pair for pair in pairs if pair[1].score(objective) is not None),
+        key=lambda pair: -(pair[1].score(objective) or 0.0),
+    )
     if len(ranked) < 2:
         return
-    ranked.sort(key=lambda choice: -(choice.score(objective) or 0.0))
-    console.print(f"\n[bold]ranking[/] by {objective}")
-    first = ranked[0].score(objective) or 0.0
-    for place, choice in enumerate(ranked, 1):
-        mine = choice.score(objective) or 0.0
-        behind = "" if place == 1 else f" ({mine / first:.0%} of the first)"
-        if place > 1 and objective in ("per-watt", "per-usd"):
-            what = "power" if objective == "per-watt" else "price"
-            behind += f"; draws level at {mine / first:.0%} of its {what}"
-        console.print(f"  {place}. {choice.machine}: {abs(mine):.4g}{behind}")
+    console.print(f"\n[bold]ranking[/] by {objective}: output tokens/s at equal chips, power and money")
+    table = Table(box=None, pad_edge=False)
+    for column in ("machine", "a chip", "a kW", "a MUSD", "draws level with the first at"):
+        table.add_column(column, justify="left" if column.startswith(("machine", "draws")) else "right")
+    first = ranked[0][1]
+    for job, choice in ranked:
+        watt, dollar = choice.output_tokens_per_s_per_w, choice.output_tokens_per_s_per_usd
+        table.add_row(
+            choice.machine,
+            f"{choice.output_tokens_per_s_per_chip:,.0f}",
+            "unknown" if watt is None else f"{watt * 1e3:,.0f}",
+            "unknown" if dollar is None else f"{dollar * 1e6:,.0f}",
+            "" if choice is first else _level(job, choice, first, objective, space_of(job, options)),
+        )
+    console.print(table)
+
+
+def _level(job: Job, choice: Choice, first: Choice, objective: Any, space: Space) -> str:
+    mine, theirs = choice.score(objective) or 0.0, first.score(objective) or 0.0
+    if objective == "smallest" or mine <= 0.0:
+        return ""
+    said = []
+    if objective in ("per-watt", "per-usd"):
+        said.append(f"{mine / theirs:.0%} of its {'power' if objective == 'per-watt' else 'price'}")
+    target = choice.output_tokens_per_s * theirs / mine
+    for resource in ("link bandwidth", "memory bandwidth", "arithmetic peak"):
+        ratio = versus.level_ratio(job, choice, target, resource, space)
+        said.append(f"{resource} x {ratio:.2f}" if ratio else f"{resource}: not alone")
+    return ", ".join(said)

@@ -30,6 +30,7 @@ SEARCH = stacked(
     ),
     click.option("--out", type=click.Path(file_okay=False), default="deploy", show_default=True, help="Where to."),
     click.option("--weights", default=None, help="Where the engine finds the weights (default: the model's name)."),
+    click.option("--versus", help="A decode plan to set beside the winner: dp=320,ep=320,batch=48,mtp=1."),
     click.option("--explain/--no-explain", default=True, help="Why the winner wins, what binds, what more would buy."),
 )
 
@@ -40,6 +41,8 @@ Examples:
   taicang search deepseek-v3 --on "hgx-h200 x 4" --input 4000 --output 1000 --ttft 2s --tpot 50ms
   taicang search deepseek-r1 --on cloudmatrix384,gb200-nvl72 --input 4096 --output 256 --tpot 50ms --pareto out/
   taicang search llama-3.1-70b --on "hgx-h200 x 4" --objective smallest --load 20
+  taicang search deepseek-v3 --on "hgx-h200 x 4" --tpot 50ms --emit sglang --out deploy
+  taicang search deepseek-r1 --on cloudmatrix384 --tpot 50ms --versus dp=320,ep=320,batch=48,mtp=1
 """
 )
 @click.argument("model")

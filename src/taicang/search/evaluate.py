@@ -67,7 +67,7 @@ def _best(point: Mapping[str, Any]) -> Choice | str:
         sets=[f"{key}={value}" for key, value in point.items() if "." in key],
     )
     quants = formats([str(point.get("quant", "auto"))], job)
-    only = _only(point)
+    only = plan_of(point)
     if only is not None:
         plan = replace(only, quant=quants[0][1])
         job.setup(plan)  # refuses a plan that is larger than the machine
@@ -95,7 +95,7 @@ def _space(point: Mapping[str, Any], space: Space) -> Space:
     return space
 
 
-def _only(point: Mapping[str, Any]) -> ServePlan | None:
+def plan_of(point: Mapping[str, Any]) -> ServePlan | None:
     """The layout that the point fixes; experts fill the stage where their degrees are not given."""
     given = {key: point[key] for key in PLAN if key in point}
     if not given:

@@ -67,15 +67,16 @@ class Gain:
 
 def sensitivity(job: Job, choice: Choice, space: Space) -> tuple[Gain, ...]:
     """What more of each resource buys, by finite differences; best first."""
-    base = _again(job, choice, space)
+    base = again(job, choice, space)
     found = []
     for name, change in RESOURCES.items():
-        there = _again(moved(job, change(job.machine, 1.0 + NUDGE_RATIO)), choice, space)
+        there = again(moved(job, change(job.machine, 1.0 + NUDGE_RATIO)), choice, space)
         found.append(Gain(resource=name, gain_ratio=there / base - 1.0))
     return tuple(sorted(found, key=lambda gain: -gain.gain_ratio))
 
 
-def _again(job: Job, choice: Choice, space: Space) -> float:
+def again(job: Job, choice: Choice, space: Space) -> float:
+    """Output tokens/s of the layouts of ``choice`` with batches chosen anew; 0 where none meets the limits."""
     only: dict[str, Sequence[ServePlan]] = {pool.role: (replace(pool.plan, draft_tokens=0),) for pool in choice.pools}
     quant = choice.pools[0].plan.quant
     drafts = tuple({int(pool.plan.draft_tokens) for pool in choice.pools if pool.role != "prefill"})

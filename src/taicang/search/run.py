@@ -55,8 +55,8 @@ def search(
     refused: list[str] = []
     roles: list[Role] = [role for mode, role in ROLES.items() if mode in ask.modes]
     for name, quant in quants:
-        every = only or _every(job, quant, space)
-        serving = _serving(every, job, space, roles)
+        plans = only or every(job, quant, space)
+        serving = _serving(plans, job, space, roles)
         if "aggregated" in ask.modes:
             points = serving["both"]
             counts += len(points.plans), points.considered, points.size, 0, len(points.refused)
@@ -65,7 +65,7 @@ def search(
             nearest += _nearest(points, job, "aggregated")
             refused += points.refused
         if "disaggregated" in ask.modes:
-            first = prefill_points(every["prefill"], job, space)
+            first = prefill_points(plans["prefill"], job, space)
             second = serving["decode"]
             counts += (
                 len(first.plans) + len(second.plans),
@@ -93,14 +93,15 @@ def search(
 
 
 def _serving(
-    every: Mapping[str, Sequence[ServePlan]], job: Job, space: Space, roles: Sequence[Role]
+    plans: Mapping[str, Sequence[ServePlan]], job: Job, space: Space, roles: Sequence[Role]
 ) -> dict[Role, Points]:
-    if len(roles) > 1 and every["both"] == every["decode"]:
-        return serving_points(every["both"], job, space, roles)
-    return {role: serving_points(every[role], job, space, (role,))[role] for role in roles}
+    if len(roles) > 1 and plans["both"] == plans["decode"]:
+        return serving_points(plans["both"], job, space, roles)
+    return {role: serving_points(plans[role], job, space, (role,))[role] for role in roles}
 
 
-def _every(job: Job, quant: Quantisation, space: Space) -> dict[str, Sequence[ServePlan]]:
+def every(job: Job, quant: Quantisation, space: Space) -> dict[str, Sequence[ServePlan]]:
+    """All layouts of the space by role."""
     plans = list(layouts(space, job.model, job.machine, job.stack, quant))
     wider = list(layouts(space, job.model, job.machine, job.stack, quant, prefill=True))
     return {"both": plans, "decode": plans, "prefill": wider}
