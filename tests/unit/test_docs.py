@@ -123,6 +123,7 @@ def test_example_scripts_run(script, capsys, monkeypatch):
 def test_pages_quote_the_example_files_as_they_are():
     for page, file in (
         ("docs/tutorials/own-supernode.md", "my-supernode.yaml"),
+        ("docs/how-to/sweep.md", "study.yaml"),
         ("docs/how-to/add-a-chip.md", "my-chip.yaml"),
         ("docs/how-to/add-a-chip.md", "my-cluster.yaml"),
     ):
