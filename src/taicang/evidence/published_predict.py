@@ -11,7 +11,8 @@ from taicang.catalog.energy import energy_fit
 from taicang.cost.energy import Activity
 from taicang.errors import InvalidPlan, MissingFigure, NotModelled
 from taicang.evidence.published import QUEUES, RUN_S, Published
-from taicang.evidence.published_setup import formats, machine_of, make, setups, stack_of
+from taicang.evidence.published_setup import formats, make, setups, stack_of
+from taicang.evidence.systems import machine_for
 from taicang.hardware import Machine
 from taicang.models.count import kv_cache_bytes
 from taicang.ops import Transfer
@@ -125,7 +126,7 @@ def _chosen(row: Published, given: Stack | None) -> float:
     """MLPerf leaves the layout to the submitter: the best legal plan inside the node, replicated over the system."""
     isl, osl = row.lengths()
     net, stack = row.net, given or stack_of(row)
-    machine = machine_of(row.machine, 1)
+    machine = machine_for(row.machine, 1)
     best = 0.0
     for plan in choices.plans(net, machine, stack, formats(row, net, stack), "decode", 0):
         if plan.ranks > min(row.count, machine.ranks) or row.count % plan.ranks:

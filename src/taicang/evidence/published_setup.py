@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import cache
 from types import MappingProxyType
 
 from taicang import catalog
@@ -12,7 +11,7 @@ from taicang.catalog.costing import cost_model
 from taicang.errors import NotModelled
 from taicang.evidence.published import Published
 from taicang.evidence.served import quantisation
-from taicang.hardware import Machine
+from taicang.evidence.systems import machine_for
 from taicang.models.types import Experts, Latent, Model
 from taicang.plans import Quantisation, ServePlan
 from taicang.serve.setup import Setup
@@ -56,14 +55,6 @@ def stack_of(row: Published) -> Stack:
         return catalog.stack("vllm@0.9.0" if amd or "vllm" in row.system.lower() else "trtllm-bench@0.20.0")
     engine = row.source.split("_")[0]
     return catalog.stack({"trtllm": "trtllm-bench"}.get(engine, engine))
-
-
-@cache
-def machine_of(name: str, ranks: int) -> Machine:
-    """The machine, with as many nodes as ``ranks`` need."""
-    one = catalog.machine(name)
-    nodes = -(-ranks // one.ranks)
-    return one if nodes == 1 else catalog.machine(f"{name} x {nodes}")
 
 
 def routed(net: Model) -> Experts | None:
@@ -139,7 +130,7 @@ def drafted(row: Published, plan: ServePlan) -> ServePlan:
 
 def make(row: Published, plan: ServePlan, net: Model, stack: Stack) -> Setup:
     """The setup of a row under ``plan``."""
-    machine = machine_of(row.machine, plan.ranks)
+    machine = machine_for(row.machine, plan.ranks)
     costs = cost_model(machine, stack)
     skew = 0.0 if row.balanced else SKEW
     full = replace(plan, quant=formats(row, net, stack))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
-from taicang.errors import TaicangError
+from taicang.evidence.measured import attempt
 from taicang.evidence.published import FILE, Published, read
 from taicang.evidence.published_predict import average_power_w, predict
 from taicang.evidence.score import Outcome
@@ -31,11 +32,7 @@ def outcomes(folder: Path) -> Iterator[Outcome]:
     """One outcome per row, another for its power where the source states it; a refusal names its reason."""
     for row in read(folder / FILE):
         scale = UNITS.get(row.unit, 1.0)
-        value, why = None, ""
-        try:
-            value = predict(row)
-        except TaicangError as error:
-            why = str(error)
+        value, why = attempt(partial(predict, row))
         unit = "s" if row.unit in UNITS else "tokens/s"
         group = f"{row.source} {row.machine}"
         yield Outcome(
@@ -49,11 +46,7 @@ def outcomes(folder: Path) -> Iterator[Outcome]:
 def _token_time(row: Published, group: str) -> Iterator[Outcome]:
     if "token_time_ms" not in row.extra:
         return
-    value, why = None, ""
-    try:
-        value = predict(row, phase="decode")
-    except TaicangError as error:
-        why = str(error)
+    value, why = attempt(partial(predict, row, phase="decode"))
     yield Outcome(
         id=f"{row.id}-token", suite="published_splitwise", group=f"{group} token", predicted=value, unit="s",
         measured=float(row.extra["token_time_ms"]) * 1e-3, held_out=row.held_out, refused=why,
@@ -78,14 +71,10 @@ def _power(row: Published, group: str) -> Iterator[Outcome]:
     if not states_power(row):
         return
     suite = "published_mlenergy_power" if row.source.startswith("mlenergy") else "published_splitwise_power"
-    value, why, measured = None, "", 0.0
-    try:
-        value, tdp_w = average_power_w(row)
-        measured = measured_power_w(row, tdp_w) or 0.0
-    except TaicangError as error:
-        why = str(error)
-        measured = float(row.extra.get("avg_power_w_all_gpus", 1.0))
+    power, why = attempt(partial(average_power_w, row))
+    value, tdp_w = power or (None, 0.0)
+    measured = float(row.extra.get("avg_power_w_all_gpus", 1.0)) if power is None else measured_power_w(row, tdp_w)
     yield Outcome(
-        id=f"{row.id}-power", suite=suite, group=group, measured=measured, predicted=value, unit="W",
+        id=f"{row.id}-power", suite=suite, group=group, measured=measured or 0.0, predicted=value, unit="W",
         held_out=row.held_out, refused=why,
     )  # fmt: skip

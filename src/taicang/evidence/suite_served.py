@@ -13,7 +13,7 @@ from taicang.evidence.measured import attempt
 from taicang.evidence.score import Outcome
 from taicang.evidence.served import Role, Row, read
 from taicang.evidence.split import held_out
-from taicang.hardware import Machine
+from taicang.evidence.systems import machine_for
 from taicang.models.count import kv_cache_bytes
 from taicang.ops import Transfer
 from taicang.serve.memory import memory_use
@@ -31,14 +31,6 @@ def rows(folder: Path) -> list[Row]:
     return read(folder / FILE)
 
 
-@cache
-def machine_of(row_machine: str, ranks: int) -> Machine:
-    """The machine of a row, with as many nodes as its instance needs."""
-    one = catalog.machine(row_machine)
-    nodes = -(-ranks // one.ranks)
-    return one if nodes == 1 else catalog.machine(f"{row_machine} x {nodes}")
-
-
 def stack_name(row: Row) -> str:
     """The stack of a row; rows that state no version take the engine's newest."""
     return f"{row.engine}@{row.version}" if row.version else row.engine
@@ -52,7 +44,7 @@ def stack_of(name: str) -> Stack:
 
 def setup(row: Row, role: Role, stack: Stack | None = None) -> Setup:
     """The setup of one role of a row."""
-    machine = machine_of(row.machine, role.plan.ranks)
+    machine = machine_for(row.machine, role.plan.ranks)
     chosen = stack or stack_of(stack_name(row))
     costs = cost_model(machine, chosen)
     return Setup(model=row.net, plan=role.plan, machine=machine, stack=chosen, price=costs.price, skew=SKEW)

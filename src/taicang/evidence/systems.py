@@ -34,5 +34,15 @@ def chip_of(system: str) -> Chip:
 @cache
 def machine_of(system: str, units: int = 1) -> Machine:
     """``units`` machines of ``system`` on one network; KeyError for a system without one."""
-    name = MACHINES[system]
+    return units_of(MACHINES[system], units)
+
+
+@cache
+def units_of(name: str, units: int) -> Machine:
+    """``units`` of the catalogue's machine ``name`` on one network."""
     return catalog.machine(name if units == 1 else f"{name} x {units}")
+
+
+def machine_for(name: str, ranks: int) -> Machine:
+    """As many of the catalogue's machine ``name`` as ``ranks`` need."""
+    return units_of(name, -(-ranks // units_of(name, 1).ranks))
