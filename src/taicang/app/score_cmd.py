@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import csv
 import importlib
+import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
 from taicang.app.options import JSON, echo_json
+from taicang.errors import UnknownName
+
+if TYPE_CHECKING:
+    from taicang.evidence.score import Outcome
 
 FITS = {
     "gemm": ("fit_gemm", False),
@@ -37,47 +43,87 @@ FOLDER = click.option(
     epilog="""\b
 Examples:
   taicang score
-  taicang score --evidence ../shared/evidence
+  taicang score my_rows.csv step_times.yaml --json
   taicang score --evidence ../shared/evidence --suite gemm --by-group
-  taicang score --evidence ../shared/evidence --rows rows.csv
+  taicang score --evidence ../shared/evidence --csv > rows.csv
+  taicang score served.csv --row srv-0007
 """
 )
+@click.argument("files", nargs=-1, type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @FOLDER
 @click.option("--suite", "suites", multiple=True, help="Only this suite (repeatable).")
 @click.option("--by-group", is_flag=True, help="Also by group (machine, format, engine).")
 @click.option("--rows", type=click.Path(dir_okay=False, path_type=Path), help="Write every row with its prediction.")
+@click.option("--csv", "as_csv", is_flag=True, help="Print every row with its prediction as CSV.")
+@click.option("--row", "row_id", help="Explain the row with this ID.")
 @click.option("--freeze", is_flag=True, help="Accept these scores as the expected ones.")
 @JSON
 def score(
-    evidence: Path | None, suites: tuple[str, ...], by_group: bool, rows: Path | None, freeze: bool, as_json: bool
-) -> None:
+    files: tuple[Path, ...], evidence: Path | None, suites: tuple[str, ...], by_group: bool, rows: Path | None,
+    as_csv: bool, row_id: str | None, freeze: bool, as_json: bool,
+) -> None:  # fmt: skip
     """Score the predictions against published measurements, held-out and calibrated-on rows apart.
 
-    Error of a row: predicted / measured - 1. TPOT excludes the first token. A refused row lowers the coverage and
-    never counts as accurate.
+    FILES are measured rows under any name; their columns tell what they are. Error of a row: predicted / measured - 1.
+    TPOT excludes the first token. A refused row lowers the coverage and never counts as accurate.
     """
-    from taicang.evidence import board
+    from taicang.evidence import board, report
     from taicang.evidence.score import score_parts
 
-    found = list(board.outcomes(evidence, suites))
-    scores = score_parts(found, by_group=by_group)
+    found = _outcomes(files, evidence, suites)
+    everything = [one for outcomes in found.values() for one in outcomes]
     if rows:
-        from taicang.records import columns
-
-        table = columns(found)
         with rows.open("w", newline="", encoding="utf-8") as handle:
-            writer = csv.writer(handle)
-            writer.writerow(table)
-            writer.writerows(zip(*table.values(), strict=True))
-    whole = [one for one in scores if one.group == "all"]
+            _write(report.rows(found), handle)
+    scores = score_parts(everything, by_group=by_group)
+    whole = [] if files else [one for one in scores if one.group == "all"]
     if freeze:
         click.echo(f"frozen in {board.freeze(whole)}", err=as_json)
-    if as_json:
-        echo_json({"scores": scores, "drifts": board.drifts(whole)})
-        return
-    from taicang.app.render_score import show_scores
+    if row_id is not None:
+        _explain([row for row in report.rows(found) if row["id"] == row_id], row_id, everything)
+    elif as_json:
+        echo_json({"suites": report.suites(found), "rows": report.rows(found), "drifts": board.drifts(whole)})
+    elif as_csv:
+        _write(report.rows(found), sys.stdout)
+    else:
+        from taicang.app.render_score import show_scores
 
-    show_scores(scores, drifts=[] if freeze else board.drifts(whole), alone=evidence is None)
+        alone = evidence is None and not files
+        show_scores(scores, drifts=[] if freeze else board.drifts(whole), alone=alone)
+
+
+def _outcomes(files: tuple[Path, ...], evidence: Path | None, suites: tuple[str, ...]) -> dict[str, list[Outcome]]:
+    """Outcomes by file; what could not be read is told on stderr."""
+    from taicang.evidence import board, intake, report
+
+    notes: list[str] = []
+    found: dict[str, list[Outcome]] = {}
+    if files:
+        for file in files:
+            found[str(file)] = [one for one in intake.outcomes(file) if not suites or one.suite in suites]
+    else:
+        for one in board.outcomes(evidence, suites, notes):
+            found.setdefault(report.file_of(one), []).append(one)
+    for note in notes:
+        click.echo(note, err=True)
+    return found
+
+
+def _write(table: list[dict[str, Any]], handle: TextIO) -> None:
+    writer = csv.DictWriter(handle, list(table[0]) if table else ["id"], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(table)
+
+
+def _explain(matching: list[dict[str, Any]], row_id: str, known: list[Outcome]) -> None:
+    if not matching:
+        raise UnknownName("row", row_id, [one.id for one in known])
+    for row in matching:
+        for key, value in row.items():
+            click.echo(f"{key:10s} {value}")
+        if row["predicted"] is not None:
+            click.echo(f"{'error':10s} {row['predicted'] / row['measured'] - 1.0:+.1%}")
+        click.echo()
 
 
 @click.command(

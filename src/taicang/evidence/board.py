@@ -13,6 +13,7 @@ import yaml
 
 from taicang.catalog.trust import FILE
 from taicang.errors import InvalidInput, UnknownName
+from taicang.evidence import intake
 from taicang.evidence.score import Outcome, Score, score_parts
 
 
@@ -47,6 +48,7 @@ SUITES = (
         module="suite_training",
         names=("training_dense", "training_moe", "training_lora", "training_megatron"),
     ),
+    Suite(module="suite_replay", names=("replay_ttft_agg", "replay_tpot_agg")),
     Suite(
         module="suite_published",
         names=(
@@ -70,41 +72,56 @@ SPEAKS_FOR: Mapping[str, tuple[str, str]] = MappingProxyType(
         "served_tpot_disagg": ("served", "TPOT of served models, disaggregated"),
         "published_moe": ("served", "throughput of disaggregated expert models"),
         "training_dense": ("training", "training steps of dense models"),
-    "training_moe": ("training", "training steps of expert models, balanced routing"),
-    "training_lora": ("training", "fine-tuning steps"),
-    "published_trtllm": ("served", "TensorRT-LLM throughput"),
+        "training_moe": ("training", "training steps of expert models, balanced routing"),
+        "training_lora": ("training", "fine-tuning steps"),
+        "published_trtllm": ("served", "TensorRT-LLM throughput"),
     }
 )
 """Suites whose held-out errors become bands of predictions: for which machines, and their title."""
 
 
-def outcomes(folder: Path | None, wanted: Iterable[str] = ()) -> Iterator[Outcome]:
+def outcomes(folder: Path | None, wanted: Iterable[str] = (), notes: list[str] | None = None) -> Iterator[Outcome]:
     """Outcomes of all suites that can run: those that are carried, and with an evidence ``folder`` all others.
 
-    ``wanted`` restricts them by suite name. Raises ``UnknownName`` for a suite that does not exist and
-    ``InvalidInput`` for a folder without evidence.
+    ``wanted`` restricts them by suite name. Absent and partly unreadable files are told in ``notes``. Raises
+    ``UnknownName`` for a suite that does not exist and ``InvalidInput`` for a folder without evidence.
     """
     names = list(wanted)
     known = [name for suite in SUITES for name in suite.names]
     for name in names:
         if name not in known:
             raise UnknownName("suite", name, known)
-    if folder is not None and not (folder / "kernels").is_dir():
+    if folder is not None and not any((folder / kind.file).is_file() for kind in intake.KINDS):
         raise InvalidInput("no evidence here (expected CSV files and a folder 'kernels')", where=str(folder))
     for suite in SUITES:
         if names and not set(names) & set(suite.names):
             continue
-        for outcome in _run(suite, folder):
+        for outcome in _run(suite, folder, [] if notes is None else notes):
             if not names or outcome.suite in names:
                 yield outcome
 
 
-def _run(suite: Suite, folder: Path | None) -> Iterator[Outcome]:
+def _run(suite: Suite, folder: Path | None, notes: list[str]) -> Iterator[Outcome]:
     module = importlib.import_module(f"taicang.evidence.{suite.module}")
     if suite.carried:
         yield from module.outcomes()
     elif folder is not None:
-        yield from module.outcomes(folder / "kernels" if suite.kernels else folder)
+        files = [folder / kind.file for kind in intake.KINDS if kind.module == suite.module]
+        notes.extend(f"{file}: absent, its suites are skipped" for file in files if not file.is_file())
+        try:
+            found = list(module.outcomes(folder / "kernels" if suite.kernels else folder))
+        except Exception as error:  # one file must not take the others with it
+            notes.append(f"{suite.module}: {intake.reason(error)}; its files are read row by row")
+            found = [outcome for file in files if file.is_file() for outcome in _by_row(file, notes)]
+        yield from map(intake.sound, found)
+
+
+def _by_row(file: Path, notes: list[str]) -> list[Outcome]:
+    try:
+        return intake.outcomes(file)
+    except InvalidInput as error:
+        notes.append(str(error))
+        return []
 
 
 def frozen() -> Mapping[str, Any]:

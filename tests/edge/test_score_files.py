@@ -1,0 +1,133 @@
+"""Evidence files that a user brings: any name, any order, odd lines. What can be scored is; the rest says why not."""
+
+import csv
+import json
+
+import pytest
+
+from taicang.app.main import main
+from taicang.errors import InvalidInput
+from taicang.evidence import board, intake
+
+GEMM = ["system", "gemm_dtype", "m", "n", "k", "latency_ms_best"]
+ROWS = (
+    ("h100_sxm", "bfloat16", "128", "4096", "4096", "0.0153"),
+    ("a100_sxm", "bfloat16", "4096", "4096", "4096", "0.61"),
+    ("h200_sxm", "fp8", "512", "7168", "2048", "0.0234"),
+)
+SERVED = {
+    "id": "x-1", "source": "me", "measured": "2026-01-10", "backend": "vllm", "backend_version": "0.12.0",
+    "model_path": "Qwen/Qwen3-32B", "system": "h100_sxm", "precision": "fp8", "mode": "agg", "isl": "1024",
+    "osl": "512", "concurrency": "16", "gemm_quant_mode": "fp8", "tp_size": "2", "silicon_ttft_ms": "100",
+    "silicon_tpot_ms": "12",
+}  # fmt: skip
+STEP = """
+- id: mine
+  step_time_ms_reference: 30.0
+  config: {device: ATLAS_800_A3_752T_128G_DIE, model_id: Qwen/Qwen3-30B-A3B, num_queries: 8, query_len: 1,
+    context_length: 2000, decode: true, world_size: 4, tp_size: 4, ep_size: 1}
+- id: other
+  step_time_ms_reference: 30.0
+  config: {device: NO_SUCH_THING_AT_ALL, model_id: Qwen/Qwen3-30B-A3B, num_queries: 8, query_len: 1, decode: true}
+"""
+
+
+def table(path, header, rows):
+    with path.open("w", newline="") as handle:
+        writer = csv.writer(handle)
+        writer.writerow(header)
+        writer.writerows(rows)
+    return path
+
+
+def run(monkeypatch, capsys, *argv):
+    monkeypatch.setattr("sys.argv", ["taicang", "score", *(str(a) for a in argv)])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    out = capsys.readouterr()
+    return stop.value.code or 0, out.out, out.err
+
+
+def test_columns_tell_the_kind_whatever_the_name_and_order(tmp_path):
+    turned = [tuple(reversed(row)) for row in reversed(ROWS)]
+    plain = intake.outcomes(table(tmp_path / "a.csv", GEMM, ROWS))
+    other = intake.outcomes(table(tmp_path / "b.txt", [*reversed(GEMM)], turned))
+    assert len(plain) == len(ROWS)
+    assert {o.id: o.predicted for o in plain} == {o.id: o.predicted for o in other}
+    assert {o.suite for o in plain} == {"gemm"}
+    assert plain[0].unit == "ms"
+
+
+def test_one_odd_row_costs_coverage_and_nothing_else(tmp_path):
+    odd = [
+        *ROWS,
+        ("tpu_v9", "bfloat16", "128", "128", "128", "1"),
+        ("h100_sxm", "fp3", "128", "128", "128", "1"),
+        ("h100_sxm", "bfloat16", "many", "128", "128", "1"),
+        ("h100_sxm", "bfloat16", "128", "128", "128", ""),
+        ("h100_sxm",),
+    ]
+    found = intake.outcomes(table(tmp_path / "odd.csv", GEMM, odd))
+    assert len(found) == len(odd)
+    assert sum(o.predicted is not None for o in found) == len(ROWS)
+    assert all(o.refused for o in found if o.predicted is None)
+    alone = {o.id: o.predicted for o in intake.outcomes(table(tmp_path / "plain.csv", GEMM, ROWS))}
+    assert {o.id: o.predicted for o in found if o.predicted is not None} == alone
+
+
+def test_served_rows_lack_optional_columns_or_name_unknown_things(tmp_path):
+    rows = [SERVED, SERVED | {"id": "x-2", "model_path": "acme/none-9b"}, SERVED | {"id": "x-3", "system": "moon"}]
+    path = table(tmp_path / "served.csv", SERVED, [row.values() for row in rows])
+    found = intake.outcomes(path)
+    by = {(o.id, o.suite): o for o in found}
+    assert len(by) == 6
+    assert by["x-1", "served_tpot_agg"].measured == 12.0
+    assert by["x-1", "served_tpot_agg"].predicted > 1.0
+    assert "acme/none-9b" in by["x-2", "served_tpot_agg"].refused
+    assert "moon" in by["x-3", "served_ttft_agg"].refused
+
+
+def test_reference_steps_of_ascend_are_read_from_yaml(tmp_path):
+    (tmp_path / "steps.yaml").write_text(STEP)
+    mine, other = intake.outcomes(tmp_path / "steps.yaml")
+    assert mine.predicted > 0
+    assert other.predicted is None
+    assert other.refused
+
+
+def test_a_file_of_no_known_kind_is_refused_by_its_columns(tmp_path):
+    with pytest.raises(InvalidInput, match="no kind of evidence has the columns a, b"):
+        intake.outcomes(table(tmp_path / "what.csv", ["a", "b"], [("1", "2")]))
+
+
+def test_json_holds_suites_and_rows_as_fractions(monkeypatch, capsys, tmp_path):
+    path = table(tmp_path / "a.csv", GEMM, [*ROWS, ("tpu_v9", "bfloat16", "128", "128", "128", "1")])
+    code, out, _ = run(monkeypatch, capsys, path, "--json")
+    said = json.loads(out)
+    assert code == 0
+    keys = {"file", "subset", "metric", "split", "rows", "predicted", "coverage", "mape", "median_ape", "bias"}
+    assert all(keys <= suite.keys() for suite in said["suites"])
+    assert all({"file", "id", "metric", "measured", "predicted", "reason"} <= row.keys() for row in said["rows"])
+    assert sum(suite["rows"] for suite in said["suites"]) == len(said["rows"]) == 4
+    assert [row["predicted"] for row in said["rows"]].count(None) == 1
+    assert {suite["file"] for suite in said["suites"]} == {str(path)}
+
+
+def test_a_row_is_explained_and_a_wrong_id_suggested(monkeypatch, capsys, tmp_path):
+    path = table(tmp_path / "a.csv", SERVED, [SERVED.values()])
+    code, out, _ = run(monkeypatch, capsys, path, "--row", "x-1")
+    assert code == 0
+    assert "measured   12.0" in out
+    code, _, err = run(monkeypatch, capsys, path, "--row", "x-2")
+    assert code == 2
+    assert "did you mean x-1" in err
+
+
+def test_an_incomplete_folder_is_scored_as_far_as_it_goes(tmp_path):
+    (tmp_path / "kernels").mkdir()
+    table(tmp_path / "kernels" / "gemm.csv", GEMM, [*ROWS, ("h100_sxm", "bfloat16", "many", "1", "1", "1")])
+    notes = []
+    found = list(board.outcomes(tmp_path, ["gemm", "served_tpot_agg"], notes))
+    assert sum(o.predicted is not None for o in found) == len(ROWS)
+    assert any("served_e2e.csv: absent" in note for note in notes)
+    assert any("row by row" in note for note in notes)
