@@ -10,7 +10,8 @@ import pytest
 
 from taicang.evidence.score import Score, score_parts
 from taicang.evidence.suite_training import outcomes, predict
-from taicang.evidence.training_rows import FILE, read
+from taicang.evidence.training_rows import FILE, model_of, read
+from taicang.train.flops import model_flop
 
 EVIDENCE = Path(__file__).resolve().parents[2].parent / "shared" / "evidence"
 pytestmark = pytest.mark.skipif(
@@ -57,3 +58,26 @@ def test_weak_scaling_of_one_layout() -> None:
             slopes.append(abs(predict(rows[-1]).seconds / predict(rows[0]).seconds / measured - 1.0))
     assert len(slopes) >= 8
     assert np.mean(slopes) <= 0.03
+
+
+def test_flops_are_counted_as_published() -> None:
+    """Rows that give both tokens/s and TFLOP/s tell the publisher's FLOPs per token: ours, to half a per cent."""
+    checked = 0
+    for row in read(EVIDENCE / FILE):
+        stated = row.raw["extra"].get("model_tflops_per_gpu")
+        if row.source != "mbridge" or row.suite != "training_dense" or not stated:
+            continue
+        per_token = stated * 1e12 / float(row.raw["value"])
+        ours = float(model_flop(model_of(row), row.seq, 1.0)) / row.seq
+        assert ours == pytest.approx(per_token, rel=0.015), row.id
+        checked += 1
+    assert checked > 50
+
+
+def test_memory_of_published_runs() -> None:
+    """torchtitan prints its peak memory: ours within 15 %."""
+    rows = [row for row in read(EVIDENCE / FILE) if "mem_gib" in row.raw["extra"]]
+    assert len(rows) >= 4
+    for row in rows:
+        ours = float(predict(row).memory.total_bytes) / 2**30
+        assert ours == pytest.approx(row.raw["extra"]["mem_gib"], rel=0.15), row.id

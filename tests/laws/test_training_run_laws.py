@@ -123,5 +123,13 @@ def test_the_front_trades_time_for_memory() -> None:
 
 def test_nothing_fits_is_said() -> None:
     small = _setup(TrainPlan(global_batch=64, seq=8192), "llama-3.1-405b")
-    with pytest.raises(InvalidPlan, match="fits"):
-        search(small)
+    found = search(small)
+    assert not found.best
+    assert found.fitting == 0
+    assert found.least_bytes > MACHINE.chip.memory.capacity_bytes
+
+
+def test_no_layout_at_all_is_refused() -> None:
+    wide = replace(_setup(PLAN), machine=catalog.machine("hgx-h100 x 512"), plan=TrainPlan(global_batch=1, seq=1))
+    with pytest.raises(InvalidPlan, match="no layout"):
+        search(wide)

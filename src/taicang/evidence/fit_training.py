@@ -33,8 +33,8 @@ PRIOR_RATIO = 0.05
 NOISE_RATIO = 0.05
 """Errors beyond this count linearly (soft L1)."""
 STEP = 0.01
-HOST_BOUND = "nemo"
-"""Engine whose expert layers wait for the host when microbatches are small."""
+HOST_BOUND = ("nemo", "megatron")
+"""Engines (one library) whose expert layers wait for the host when microbatches are small."""
 LAUNCH_S = 20e-6
 """Start of the search for the host's time per kernel."""
 SHARDED = ("fsdp", "torchtitan")
@@ -58,7 +58,8 @@ def fit(folder: Path) -> list[Path]:
         name: {"constants": {"kernel_ratio": {family(name): float(np.exp(solved[len(chips) + i]))}}}
         for i, name in enumerate(stacks)
     }
-    ratios[HOST_BOUND] = {"constants": {"eager_kernel_s": float(np.exp(solved[-2])) * LAUNCH_S}}
+    for engine in HOST_BOUND:
+        ratios[engine] = {"constants": {"eager_kernel_s": float(np.exp(solved[-2])) * LAUNCH_S}}
     for engine in SHARDED:
         ratios[engine] = {"constants": {"overlap_tax_ratio": float(np.exp(solved[-1])) * TAX_RATIO}}
     note = f"rows on at most 64 ranks; {len(rows)} rows; stacks drawn to one within {PRIOR_RATIO:.0%}"
@@ -88,7 +89,7 @@ def _usable(row: Row) -> bool:
 def _error(row: Row, clock: float, ratio: float, engine: float) -> float:
     name = stack_of(row)
     stack = replace(catalog.stack(name), kernel_ratio=MappingProxyType({family(name): float(np.exp(ratio))}))
-    if stack.engine == HOST_BOUND:
+    if stack.engine in HOST_BOUND:
         stack = replace(stack, eager_kernel_s=float(np.exp(engine)) * LAUNCH_S)
     if stack.engine in SHARDED:
         stack = replace(stack, overlap_tax_ratio=float(np.exp(engine)) * TAX_RATIO)

@@ -6,7 +6,6 @@ optimizer wherever the row names no other sharding; microbatches of one sequence
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -16,8 +15,9 @@ from typing import Any
 from taicang.catalog.models import model as load_model
 from taicang.errors import NotModelled
 from taicang.evidence.split import held_out
+from taicang.evidence.tables import lines
 from taicang.models.types import Dense, Experts, GroupedQuery, Model
-from taicang.train.flops import megatron_flop
+from taicang.train.flops import megatron_flop, model_flop
 from taicang.train_plans import Recompute, TrainPlan, recipe
 
 FILE = "published_training.csv"
@@ -100,8 +100,7 @@ class Row:
 
 def read(path: Path) -> list[Row]:
     """All rows that measure a step (runs to an accuracy and layouts without a batch are left out)."""
-    with path.open(encoding="utf-8", newline="") as handle:
-        listed = [_parsed(row) for row in csv.DictReader(handle)]
+    listed = [_parsed(row) for row in lines(path)]
     for raw in listed:
         _borrow(raw, listed)
     return [row for row in map(_row, listed) if row is not None]
@@ -196,6 +195,8 @@ def _seconds(raw: dict[str, Any], count: int, seq: int, sequences: int) -> tuple
             recompute=metric.startswith("hardware"),
         )
         return float(flop) / (value * 1e12 * count), ""
+    if raw["src"] == "moezoo" and metric == "model_tflops_per_gpu":  # its rows with step times count as we do
+        return float(model_flop(load_model(raw["model"]), seq, float(sequences))) / (value * 1e12 * count), ""
     return float("nan"), f"{metric} without a stated FLOP convention"
 
 

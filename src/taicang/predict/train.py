@@ -150,6 +150,15 @@ def train(
         clock_ratio=sustained(machine.chip).clock_ratio,
     )
     found = search(setup) if searched else None
+    if found is not None and not found.best:
+        return Infeasible(
+            model=net.name,
+            machine=machine.name,
+            reason=f"out of memory: none of {found.candidates:,} legal plans fits",
+            needed=show(found.least_bytes, "B") + " per rank at least",
+            available=show(machine.chip.memory.capacity_bytes, "B") + " per rank",
+            remedies=("more ranks ('NAME x N')", "a lower-precision recipe (--dtype)", "adapters only (--lora)"),
+        )
     if found is not None:
         setup = replace(setup, plan=found.best[0].plan)
     step = found.best[0] if found else train_step(setup)

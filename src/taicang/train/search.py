@@ -81,20 +81,20 @@ class Found:
     """Plan, seconds and bytes per rank of the plans that no other beats in both."""
     candidates: int
     fitting: int
+    least_bytes: float
+    """Of the leanest plan, whether it fits or not."""
 
 
 def search(setup: Setup) -> Found:
     """The fastest plans of ``setup.model`` on all ranks of the machine.
 
-    ``setup.plan`` gives what is not searched: global batch, sequence, recipe. Raises ``InvalidPlan`` if nothing fits.
+    ``setup.plan`` gives what is not searched: global batch, sequence, recipe. ``best`` is empty where nothing fits the
+    memory. Raises ``InvalidPlan`` if no layout divides machine, batch and model.
     """
     ranks = setup.machine.ranks
     found = candidates(setup)
     capacity = setup.machine.chip.memory.capacity_bytes
     fits = found.memory_bytes <= capacity
-    if not fits.any():
-        least = float(found.memory_bytes.min()) if found.seconds.size else float("inf")
-        raise InvalidPlan(f"none of {found.seconds.size} plans fits {capacity:.3g} bytes per rank (least: {least:.3g})")
     seconds = np.where(fits, found.seconds, np.inf)
     ranked = np.argsort(seconds, kind="stable")[: int(fits.sum())]
     exact: list[TrainStep] = []
@@ -116,6 +116,7 @@ def search(setup: Setup) -> Found:
         front=tuple(front),
         candidates=found.seconds.size,
         fitting=int(fits.sum()),
+        least_bytes=float(found.memory_bytes.min()),
     )
 
 
