@@ -101,7 +101,7 @@ def frontier(found: Sequence[Curve]) -> str:
         _text(
             LEFT,
             42,
-            "best plan and batch at each limit; a curve ends where memory is full; a 910C chip is two dies",
+            "best plan and batch at each limit; a curve ends where memory is full or at 100 ms; a 910C is two dies",
             css="s",
         ),
     ]
