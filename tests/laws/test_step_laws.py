@@ -191,3 +191,16 @@ def test_more_skew_is_never_faster_once_every_expert_is_busy(machine, sequences,
     batch = prefill_batch(sequences=sequences, length=4096.0)
     even, hot = (step(setup_of(catalog.machine(machine), case, skew=s), batch).seconds for s in (skew, skew + more))
     assert float(hot) >= float(even) * (1.0 - 1e-9)
+
+
+def test_sequence_shards_score_their_own_tokens_alone():
+    """Sparse attention pays off at long contexts in the sequence-parallel prefill of CloudMatrix-Infer too."""
+    machine = catalog.machine("cloudmatrix384")
+    plan = ServePlan(tp=32, ep=32, sp=True, quant=Quantisation(attention="int8", dense="int8", experts="int8"))
+    dense, sparse = (
+        step(
+            setup_of(machine, (name, plan), engine="cloudmatrix-infer"), prefill_batch(sequences=2.0, length=131072.0)
+        ).seconds
+        for name in ("deepseek-v3", "deepseek-v3.2")
+    )
+    assert float(sparse) < float(dense)

@@ -198,12 +198,14 @@ def _indexer(kind: Latent, setting: Setting) -> Iterator[Item]:
     quant = setting.plan.quant
     scored = "bf16" if number_format(quant.attention).peak == "int8" else quant.index
     width, heads = kind.indexer.head_dim, kind.indexer.heads
-    yield "indexer projections", Gemm(m=load.tokens, n=heads * width, k=kind.q_lora or hidden, dtype="bf16"), 1
-    yield "indexer keys", Gemm(m=load.tokens, n=width + heads, k=hidden, dtype="bf16"), 1
+    shard = setting.plan.tp if setting.plan.sp else 1  # sequence shards score their own tokens, tensor ranks all
+    tokens = load.tokens / shard
+    yield "indexer projections", Gemm(m=tokens, n=heads * width, k=kind.q_lora or hidden, dtype="bf16"), 1
+    yield "indexer keys", Gemm(m=tokens, n=width + heads, k=hidden, dtype="bf16"), 1
     whole_prefill, whole_decode = prefill_reach(load.batch, None), decode_reach(load.batch, load.query_len, None)
-    pairs = whole_prefill.pairs + whole_decode.pairs
+    pairs = (whole_prefill.pairs + whole_decode.pairs) / shard
     sequences = at_least_one(load.batch.prefill_sequences + load.batch.decode_sequences)
-    queries = at_least_one(load.tokens / sequences)
+    queries = at_least_one(tokens / sequences)
     # every query scores the whole context with all indexer heads: [queries*heads, width] x [width, context]
     yield (
         "indexer scores",
