@@ -1,0 +1,39 @@
+"""Traces in formats that other tools read: Mooncake JSON lines (with blocks), Vidur CSV."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from taicang.errors import InvalidInput
+from taicang.traffic.trace import Trace
+
+
+def write(trace: Trace, path: Path) -> None:
+    """Write ``trace`` in the format that the suffix names: .jsonl (Mooncake) or .csv (Vidur)."""
+    if path.suffix not in (".jsonl", ".csv"):
+        raise InvalidInput("expected .jsonl (Mooncake) or .csv (Vidur)", where=str(path))
+    lines = _mooncake(trace) if path.suffix == ".jsonl" else _vidur(trace)
+    path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+
+
+def _mooncake(trace: Trace) -> Iterator[str]:
+    times, sessions = trace.arrival_s.tolist(), trace.session.tolist() if trace.session is not None else None
+    lengths = zip(trace.input_tokens.tolist(), trace.output_tokens.tolist(), strict=True)
+    for i, (prompt, answer) in enumerate(lengths):
+        row: dict[str, object] = {"timestamp": round(times[i] * 1e3, 6)} if times else {}
+        row |= {"input_length": prompt, "output_length": answer}
+        if trace.blocks:
+            row["hash_ids"] = list(trace.blocks[i])
+        if sessions:
+            row["session_id"] = sessions[i]
+        yield json.dumps(row)
+
+
+def _vidur(trace: Trace) -> Iterator[str]:
+    times = trace.arrival_s.tolist()
+    yield ("arrived_at," if times else "") + "num_prefill_tokens,num_decode_tokens"
+    lengths = zip(trace.input_tokens.tolist(), trace.output_tokens.tolist(), strict=True)
+    for i, (prompt, answer) in enumerate(lengths):
+        yield (f"{times[i]:.9g}," if times else "") + f"{prompt},{answer}"
