@@ -24,7 +24,9 @@ PLAN = stacked(
     click.option(
         "--micro-batch", type=click.IntRange(1), default=1, show_default=True, help="Sequences per microbatch."
     ),
-    click.option("--global-batch", type=click.IntRange(1), required=True, help="Sequences per step."),
+    click.option(
+        "--global-batch", type=click.IntRange(1), help="Sequences per step (default: about 4 million tokens)."
+    ),
     click.option("--seq", type=click.IntRange(1), default=4096, show_default=True, help="Tokens per sequence."),
     click.option("--dtype", default="bf16", show_default=True, help="bf16, fp16, fp8, fp8_block, mxfp8, nvfp4, int8."),
     click.option("--zero", type=click.IntRange(0, 3), default=1, show_default=True, help="ZeRO stage (3: FSDP)."),
@@ -139,10 +141,11 @@ def plan_from(options: dict[str, Any]) -> Any:
     """The plan that the options fix."""
     from taicang.train_plans import TrainPlan, recipe
 
-    names = ("tp", "cp", "pp", "vpp", "ep", "etp", "micro_batch", "global_batch", "seq", "zero", "recompute")
+    names = ("tp", "cp", "pp", "vpp", "ep", "etp", "micro_batch", "seq", "zero", "recompute")
     return TrainPlan(
         **{name: options[name] for name in names},
         dp=options["dp"] or 0,
+        global_batch=options["global_batch"] or 0,
         schedule=options["schedule"],
         context=options["context"],
         sp=not options["no_sp"],

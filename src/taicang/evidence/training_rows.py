@@ -259,6 +259,8 @@ def plan_of(row: Row, model: Model) -> TrainPlan:
     micro = int(batch.get("mbs") or batch.get("local_batch") or 1)
     if not {"tp", "pp", "dp", "fsdp", "mp"} & set(par) or (lora and "tp" not in par):
         tp, cp = _open(row, micro, tp, pp, cp)
+    while row.batch % max(row.count // (tp * pp * cp), 1) and not par.get("cp") and cp < row.count:
+        cp *= 2  # context parallelism takes the ranks that the batch cannot fill
     dp = row.count // (tp * pp * cp)
     if dp * tp * pp * cp != row.count:
         raise NotModelled(f"tp {tp} x cp {cp} x pp {pp} does not divide {row.count} chips")

@@ -111,6 +111,10 @@ def _improved(machine: Machine, by: float = 1.1) -> Iterator[tuple[str, Machine]
         )
 
 
+BATCH_TOKENS = 4 * 2**20
+"""Tokens of a step where none are asked for (about what published runs of large models use)."""
+
+
 def default_stack(machine: Machine) -> str:
     """The training stack that published results on such machines used."""
     return {"huawei": "mindspeed", "amd": "primus"}.get(machine.chip.vendor.lower(), "nemo")
@@ -139,8 +143,11 @@ def train(
     net = load_model(model) if isinstance(model, str) else model
     machine = catalog.machine(on, sets) if isinstance(on, str) else on
     engine = catalog.stack(stack or default_stack(machine))
-    plan = replace(plan, tp=1, cp=1, pp=1, vpp=1, ep=1, etp=1, dp=1, micro_batch=1, zero=1) if searched else plan
+    if searched:
+        plan = replace(plan, tp=1, cp=1, pp=1, vpp=1, ep=1, etp=1, dp=0, micro_batch=1, zero=1)
     plan = filled(plan, machine)
+    if searched:  # whatever the search finds divides the batch itself
+        plan = replace(plan, dp=1)
     setup = Setup(
         model=net,
         plan=plan,
@@ -177,13 +184,13 @@ def train(
 
 
 def filled(plan: TrainPlan, machine: Machine) -> TrainPlan:
-    """``plan`` with data parallelism over all ranks of the machine where it is left open (0)."""
-    if plan.dp:
-        return plan
+    """``plan`` with data parallelism over all of the machine and a batch of ``BATCH_TOKENS`` where left open (0)."""
     inner = plan.tp * plan.cp * plan.pp
-    if machine.ranks % inner:
+    if not plan.dp and machine.ranks % inner:
         raise InvalidInput(f"tp x cp x pp = {inner} does not divide the {machine.ranks} ranks of {machine.name}")
-    return replace(plan, dp=machine.ranks // inner)
+    plan = replace(plan, dp=plan.dp or machine.ranks // inner)
+    each = plan.dp * plan.micro_batch * (plan.pp if plan.vpp > 1 else 1)
+    return replace(plan, global_batch=plan.global_batch or max(round(BATCH_TOKENS / plan.seq / each), 1) * each)
 
 
 def _breakdown(use: memory.MemoryUse) -> str:
