@@ -1,20 +1,23 @@
-"""Operator prices per second on one core, and microseconds of one scalar call: python benchmarks/price_operators.py"""
+"""Operator prices per second on one core, and microseconds of one fresh scalar price, for every family of the union.
+
+Everything goes through ``CostModel.price``; the house rule is a million prices per second over arrays of 10,000.
+Run: python benchmarks/price_operators.py
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import numpy as np
 
 from taicang import catalog
-from taicang.catalog import calibration
-from taicang.cost.attend_gqa import GqaDecodeFit, GqaPrefillFit, attend_gqa
-from taicang.cost.gemm import GemmFit, gemm
-from taicang.evidence.systems import chip_of
-from taicang.ops import Attend, Gemm
+from taicang.catalog.costing import cost_model
+from taicang.ops import Attend, Collective, Exchange, Gemm, GroupedGemm, Host, Lookup, Operator, Pointwise, Transfer
 
 SHAPES = 10_000
+FLOOR_PER_S = 1e6
 
 
 def best(call: Callable[[], object], repeats: int) -> float:
@@ -27,54 +30,66 @@ def best(call: Callable[[], object], repeats: int) -> float:
     return min(times)
 
 
-def gemm_calls() -> Mapping[str, tuple[Callable[[], object], Callable[[], object]]]:
+def attend(kind: str, phase: str, length: np.ndarray) -> Attend:
+    new = length if phase == "prefill" else np.ones_like(length)
+    wide = {"gqa": (8, 128, 128), "mla": (1, 576, 512) if phase == "decode" else (32, 192, 128)}[kind]
+    return Attend(
+        kind=kind,
+        phase=phase,
+        sequences=8.0 + 0.0 * length,
+        queries=8.0 * new,
+        pairs=8.0 * new * (length + 1.0) / 2.0 if phase == "prefill" else 8.0 * length,
+        context=8.0 * length,
+        heads=32,
+        kv_heads=wide[0],
+        qk_dim=wide[1],
+        v_dim=wide[2],
+        dtype="bf16",
+        kv_dtype="bf16",
+    )
+
+
+def operators() -> Mapping[str, Operator]:
+    """One operator of arrays per family; the field that varies is a size drawn log-uniformly."""
     rng = np.random.default_rng(0)
     m, n, k = np.floor(16384 ** rng.random((3, SHAPES))) + 1
-    chip = chip_of("h100-sxm")
-    calls = {}
-    for dtype, fit in calibration.fits("gemm", GemmFit)["h100"].items():
-        many, one = Gemm(m=m, n=n, k=k, dtype=dtype), Gemm(m=128.0, n=4096.0, k=7168.0, dtype=dtype)
-        calls[f"gemm {dtype}"] = (
-            lambda many=many, fit=fit: gemm(many, chip, fit),
-            lambda one=one, fit=fit: gemm(one, chip, fit),
-        )
-    return calls
+    size = np.floor(2.0 ** (30 * rng.random(SHAPES))) + 1
+    routed = {"topk": 8, "experts": 256, "skew": 1.01}
+    return {
+        "gemm bf16": Gemm(m=m, n=n, k=k, dtype="bf16"),
+        "gemm fp8_block": Gemm(m=m, n=n, k=k, dtype="fp8_block"),
+        "gqa prefill": attend("gqa", "prefill", m),
+        "gqa decode": attend("gqa", "decode", m),
+        "mla prefill": attend("mla", "prefill", m),
+        "mla decode": attend("mla", "decode", m),
+        "experts": GroupedGemm(tokens=m, experts_local=8.0, hidden=7168.0, inter=2048.0, dtype="fp8_block", **routed),
+        "pointwise": Pointwise(kind="norm", elements=size, moved_bytes=4.0 * size),
+        "lookup": Lookup(rows=m, row_bytes=14336.0),
+        "all-reduce": Collective(kind="all_reduce", payload_bytes=size, ranks=8.0),
+        "all-gather": Collective(kind="all_gather", payload_bytes=size, ranks=32.0),
+        "all-to-all": Collective(kind="all_to_all", payload_bytes=size, ranks=32.0),
+        "dispatch": Exchange(kind="dispatch", tokens=m, token_bytes=7392.0, ranks=32.0, **routed),
+        "combine": Exchange(kind="combine", tokens=m, token_bytes=14336.0, ranks=32.0, low_latency=False, **routed),
+        "transfer": Transfer(payload_bytes=size, plane="scale_up", distance=32.0),
+        "host": Host(graphs=1.0, layers=61.0, sequences=m),
+    }
 
 
-def gqa_calls() -> Mapping[str, tuple[Callable[[], object], Callable[[], object]]]:
-    chip, tokens = catalog.chip("h100"), np.floor(16384 ** np.random.default_rng(0).random(SHAPES)) + 1
-
-    def operator(phase, length):
-        new = length if phase == "prefill" else 0.0 * length + 1.0
-        return Attend(
-            kind="gqa",
-            phase=phase,
-            sequences=8.0 + 0.0 * length,
-            queries=8.0 * new,
-            pairs=8.0 * new * (length + 1.0) / 2.0 if phase == "prefill" else 8.0 * length,
-            context=8.0 * length,
-            heads=32,
-            kv_heads=8,
-            qk_dim=128,
-            v_dim=128,
-            dtype="bf16",
-            kv_dtype="bf16",
-        )
-
-    calls = {}
-    for phase, kind in (("prefill", GqaPrefillFit), ("decode", GqaDecodeFit)):
-        fit = calibration.fits(f"attend_{phase}", kind)["h100"]["bf16/bf16"]
-        many, one = operator(phase, tokens), operator(phase, 4096.0)
-        calls[f"gqa {phase}"] = (
-            lambda many=many, fit=fit: attend_gqa(many, chip, fit),
-            lambda one=one, fit=fit: attend_gqa(one, chip, fit),
-        )
-    return calls
+def first(op: Operator) -> Operator:
+    """The first candidate of an operator of arrays, as floats."""
+    names = [name for name in op.__slots__ if isinstance(getattr(op, name), np.ndarray)]
+    return replace(op, **{name: float(getattr(op, name)[0]) for name in names})
 
 
 def main() -> None:
-    for name, (many, one) in {**gemm_calls(), **gqa_calls()}.items():
-        print(f"{name:16} {SHAPES / best(many, 50) / 1e6:6.2f} M prices/s   {best(one, 2000) * 1e6:6.1f} us a call")
+    machine, stack = catalog.machine("hgx-h200 x 4"), catalog.stack("sglang")
+    costs = cost_model(machine, stack)
+    for name, op in operators().items():
+        rate = SHAPES / best(lambda op=op: costs.price(op), 20)
+        one = first(op)
+        alone = best(lambda one=one: replace(costs, known={}).price(one), 500)
+        short = "" if rate >= FLOOR_PER_S else "  BELOW a million per second"
+        print(f"{name:16} {rate / 1e6:6.2f} M prices/s   {alone * 1e6:6.1f} us a call{short}")
 
 
 if __name__ == "__main__":
