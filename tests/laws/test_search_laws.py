@@ -67,8 +67,8 @@ def test_brute_force_finds_nothing_better(model, on):
                     agg.append((found.ttft_s, found.tpot_s, found.output_tokens_per_s / one.output_tokens, chips))
     for plan, n in product(plans, SMALL.prompts):
         setup = one.setup(plan)
-        budget = max(setup.stack.chunk_tokens, one.input_tokens)
-        if fits(one, plan, n, one.input_tokens, min(n * one.input_tokens, budget)):
+        budget = max(setup.stack.chunk_tokens, *SMALL.chunks, one.input_tokens)
+        if n * one.input_tokens <= budget and fits(one, plan, n, one.input_tokens, n * one.input_tokens):
             seconds = step(setup, prefill_batch(sequences=n, length=one.input_tokens)).seconds
             chips = -(-plan.ranks // one.machine.chip.dies)
             pre.append((seconds + handover_s(setup, one), n * plan.dp / seconds, chips))

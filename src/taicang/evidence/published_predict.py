@@ -17,7 +17,7 @@ from taicang.hardware import Machine
 from taicang.models.count import kv_cache_bytes
 from taicang.ops import Transfer
 from taicang.plans import Batch, decode_batch, prefill_batch
-from taicang.predict import choices
+from taicang.search.space import usual
 from taicang.serve.power import activity, step_power_w
 from taicang.serve.saturated import Saturated, drained, limited, most_sequences, offline
 from taicang.serve.setup import Setup, step
@@ -128,7 +128,7 @@ def _chosen(row: Published, given: Stack | None) -> float:
     net, stack = row.net, given or stack_of(row)
     machine = machine_for(row.machine, 1)
     best = 0.0
-    for plan in choices.plans(net, machine, stack, formats(row, net, stack), "decode", 0):
+    for plan in usual(net, machine, stack, formats(row, net, stack), "decode", 0):
         if plan.ranks > min(row.count, machine.ranks) or row.count % plan.ranks:
             continue
         if plan.dp > 1 and plan.ranks > 8:

@@ -18,9 +18,10 @@ from taicang.models.count import kv_cache_bytes
 from taicang.models.types import Model
 from taicang.ops import Transfer
 from taicang.plans import Batch, ServePlan, decode_batch, prefill_batch
-from taicang.predict import choices
 from taicang.predict.prediction import Infeasible, PhasePrediction, Prediction
 from taicang.predict.trust import assumptions, bands, sources
+from taicang.search.choices import default_stack, quantisation
+from taicang.search.space import usual
 from taicang.serve.memory import MemoryUse, memory_use
 from taicang.serve.setup import Setup, step
 from taicang.timeline import Timeline
@@ -84,13 +85,13 @@ def infer(
         raise InvalidInput(f"input and output need at least one token, got {input_tokens} and {output_tokens}")
     net = load_model(model, approximate=approximate) if isinstance(model, str) else model
     machine = catalog.machine(on, sets) if isinstance(on, str) else on
-    engine = catalog.stack(stack or choices.default_stack(machine, net))
-    forms = choices.quantisation(quant, net, machine.chip)
+    engine = catalog.stack(stack or default_stack(machine, net))
+    forms = quantisation(quant, net, machine.chip)
     drafts = min(net.mtp_layers, 1) if drafts is None else drafts
     costs = cost_model(machine, engine)
 
     def setups(phase: str, given: ServePlan | None) -> list[Setup]:
-        listed = [given] if given else list(choices.plans(net, machine, engine, forms, phase, drafts))
+        listed = [given] if given else usual(net, machine, engine, forms, phase, drafts)
         made = []
         for each in listed:
             full = replace(each, quant=forms, acceptance_ratio=acceptance_ratio)

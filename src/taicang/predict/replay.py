@@ -16,8 +16,9 @@ from taicang.errors import InvalidInput, NotModelled, TaicangError
 from taicang.hardware import Machine
 from taicang.models.types import Model
 from taicang.plans import ServePlan, decode_batch, prefill_batch
-from taicang.predict import choices
 from taicang.predict.infer import SKEW, describe
+from taicang.search.choices import default_stack, quantisation
+from taicang.search.space import usual
 from taicang.serve.build import Pool, cluster
 from taicang.serve.clients import ClosedLoop, open_loop
 from taicang.serve.memory import memory_use
@@ -96,7 +97,7 @@ def replay(
     """
     net = load_model(model, approximate=system.approximate)
     machine = catalog.machine(on, system.sets)
-    engine = catalog.stack(system.stack or choices.default_stack(machine, net))
+    engine = catalog.stack(system.stack or default_stack(machine, net))
     pools = _pools(net, machine, engine, system)
     context = float(np.mean(trace.input_tokens) + np.mean(trace.output_tokens) / 2)
     made = cluster(
@@ -132,7 +133,7 @@ def replay(
 
 
 def _pools(net: Model, machine: Machine, engine: Stack, system: System) -> list[Pool]:
-    forms = choices.quantisation(system.quant, net, machine.chip)
+    forms = quantisation(system.quant, net, machine.chip)
     drafts = min(net.mtp_layers, 1) if system.drafts is None else system.drafts
     costs = cost_model(machine, engine)
     prefill, decode = system.prefill, system.decode
@@ -147,7 +148,7 @@ def _pools(net: Model, machine: Machine, engine: Stack, system: System) -> list[
         return Setup(model=net, plan=full, machine=machine, stack=engine, price=costs.price, skew=system.skew)
 
     def best(phase: str, ranks: int | None) -> Setup:
-        listed = choices.plans(net, machine, engine, forms, phase, drafts)
+        listed = usual(net, machine, engine, forms, phase, drafts)
         fitting = [setup(plan) for plan in listed if ranks in (None, plan.ranks)]
         return _choose(fitting, phase, f"{net.name} on {ranks or 'any number of'} ranks of {machine.name}")
 

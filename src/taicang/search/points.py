@@ -222,16 +222,18 @@ def prefill_points(plans: Sequence[ServePlan], job: Job, space: Space) -> Points
     def rows(known: Job, piece: list[ServePlan]) -> dict[Role, dict[str, Any]]:
         setup = known.setup(stacked(piece, 1))
         plan = setup.plan
-        budget = np.maximum(setup.stack.chunk_tokens * (plan.tp if plan.sp else 1.0), job.input_tokens)
+        # a step takes a budget of tokens (under SP of each rank), or one longer prompt
+        chunk = max(setup.stack.chunk_tokens, *space.chunks) * (plan.tp if plan.sp else 1)
+        within = prompts * job.input_tokens <= max(chunk, job.input_tokens)
         use = memory_use(
             job.model,
             plan,
             job.machine.chip,
             sequences=prompts,
             context=job.input_tokens,
-            tokens=np.minimum(prompts * job.input_tokens, budget),
+            tokens=prompts * job.input_tokens,
         )
-        keep = np.broadcast_to(use.spare_bytes >= 0, (len(piece), prompts.size)) & _filled(plan, prompts)
+        keep = np.broadcast_to(use.spare_bytes >= 0, (len(piece), prompts.size)) & within & _filled(plan, prompts)
         if not keep.any():
             return {"prefill": {"keep": keep[:, :0]}}
         seconds: Any = step(setup, prefill_batch(sequences=prompts, length=job.input_tokens)).seconds

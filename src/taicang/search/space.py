@@ -25,15 +25,17 @@ class Space:
     pp: tuple[int, ...] = (1, 2)
     expert_tp: tuple[int, ...] = (1, 2, 8)
     spare: tuple[int, ...] = (0, 1)
-    """Redundant experts per rank beyond those that make the experts divide."""
+    """Redundant experts per rank beyond those that make the experts divide, where the stack balances load."""
     microbatches: tuple[int, ...] = (1, 2)
     drafts: tuple[int, ...] = (0, 1, 2, 3)
     """Tokens drafted per decode step; a model without an MTP layer drafts none."""
     chunks: tuple[int, ...] = (2048, 8192)
     """Token budgets of one step of an aggregated instance."""
     batches: tuple[float, ...] = BATCHES
-    prompts: tuple[float, ...] = (1, 2, 3, 4, 6, 8, 12, 16)
+    prompts: tuple[float, ...] = (1, 2, 3, 4, 6, 8, 12, 16, 32, 64, 128)
     """Prompts that one attention group prefills together."""
+    narrow: bool = False
+    """Attention either all tensor- or all data-parallel, experts whole in one way: what published runs mostly use."""
     most_ranks: int | None = None
     """Ranks of the largest instance (none: the machine's)."""
 
@@ -49,6 +51,10 @@ WIDE = Space(
     chunks=(2048, 4096, 8192, 16384),
 )
 """Ten times the layouts of the standard space."""
+
+
+NARROW = Space(tp=(*WIDE.tp, 128), pp=(1,), expert_tp=(*WIDE.expert_tp, 128), narrow=True)
+"""A few dozen layouts, for a prediction without a search."""
 
 
 def default(model: Model) -> Space:
@@ -74,26 +80,43 @@ def layouts(
         for tp in space.tp:
             if tp > min(near, limit) or not divides(model, tp):
                 continue
-            for stage in _stages(tp, limit // pp, machine.ranks, experts):
+            for stage in _stages(tp, limit // pp, 0 if space.narrow else machine.ranks, experts):
                 base = ServePlan(tp=tp, dp=stage // tp, pp=pp, quant=quant)
                 made = _dense(base, model) if experts is None else _routed(base, experts, space, near, stack)
                 for plan in made:
-                    if plan not in seen:
+                    if plan not in seen and (not space.narrow or _plain(plan, experts)):
                         seen.add(plan)
                         yield plan
     if prefill and experts and "sp_attention" in stack.overlap:
-        for ranks in _stages(2, limit, machine.ranks, experts):
-            if divides(model, ranks) and ranks <= near:
-                spare = -experts.experts % ranks or ranks
-                sp = ServePlan(tp=ranks, ep=ranks, sp=True, redundant=spare, quant=quant)
-                yield from (replace(sp, microbatches=count) for count in _microbatches(space, stack))
+        for ranks in _stages(2, limit, 0 if space.narrow else machine.ranks, experts):
+            if divides(model, ranks) and ranks <= min(near, experts.experts):
+                for redundant in _replicas(experts.experts, ranks, 0, space, stack):
+                    sp = ServePlan(tp=ranks, ep=ranks, sp=True, redundant=redundant, quant=quant)
+                    yield from (replace(sp, microbatches=count) for count in _microbatches(space, stack))
+
+
+def usual(
+    model: Model, machine: Machine, stack: Stack, quant: Quantisation, phase: str, drafts: int
+) -> Iterator[ServePlan]:
+    """The narrow space of one phase; ``drafts`` tokens are drafted in decode."""
+    for plan in layouts(NARROW, model, machine, stack, quant, prefill=phase == "prefill"):
+        yield replace(plan, draft_tokens=drafts if phase == "decode" else 0)
+
+
+def _plain(plan: ServePlan, experts: Experts | None) -> bool:
+    """Whether a plan is of the narrow space."""
+    stage = plan.tp * plan.dp
+    if experts is None or plan.dp == 1:
+        return plan.dp == 1 and 1 in (plan.ep, plan.moe_tp) and not plan.redundant
+    wide = experts.experts + experts.experts // 4
+    return plan.tp == 1 and plan.ep == stage and (stage <= experts.experts or stage == wide)
 
 
 def _stages(tp: int, limit: int, whole: int, experts: Experts | None) -> list[int]:
-    """Ranks of a stage of ``tp``-rank groups."""
+    """Ranks of a stage of ``tp``-rank groups on a machine of ``whole`` ranks (0: powers of two alone)."""
     sizes = {2**i for i in range(limit.bit_length()) if 2**i <= limit}
-    sizes |= {whole >> i for i in range(2) if whole % 2**i == 0 and whole >> i <= limit}
-    if experts and experts.shared_inter:
+    sizes |= {whole >> i for i in range(2) if whole and whole % 2**i == 0 and whole >> i <= limit}
+    if experts:
         sizes |= {n for n in (experts.experts + experts.experts // 4,) if n <= limit}
     return sorted(n for n in sizes if n >= tp and n % tp == 0 and (experts or n == tp))
 
@@ -113,15 +136,21 @@ def _routed(base: ServePlan, kind: Experts, space: Space, near: int, stack: Stac
         if stage % moe_tp or kind.inter % moe_tp or moe_tp > near:
             continue
         ep = stage // moe_tp
-        shared = ep // 10 if ep > kind.experts else 0
-        if ep > kind.experts and not (shared and kind.shared_inter and moe_tp == 1):
+        shared = ep // 10 if ep > kind.experts and kind.shared_inter else 0
+        if ep > kind.experts and moe_tp > 1:
             continue
-        least = ep - shared - kind.experts if shared else -kind.experts % ep
-        for spare in space.spare if ep > 1 and not shared else (0,):
-            plan = replace(base, ep=ep, moe_tp=moe_tp, redundant=least + spare * ep, shared_ranks=shared)
+        for redundant in _replicas(kind.experts, ep, shared, space, stack):
+            plan = replace(base, ep=ep, moe_tp=moe_tp, redundant=redundant, shared_ranks=shared)
             for exchange in exchanges:
                 for count in _microbatches(space, stack) if exchanged else (1,):
                     yield replace(plan, exchange=exchange, microbatches=count)
+
+
+def _replicas(experts: int, ep: int, shared: int, space: Space, stack: Stack) -> list[int]:
+    """Numbers of redundant experts: those that fill the ranks, and spare slots where the stack has a balancer."""
+    fill = ep - shared - experts if ep > experts else -experts % ep
+    several = ep > 1 and not shared and fill < ep and "eplb" in stack.overlap
+    return [fill + spare * ep for spare in (space.spare if several else (0,))]
 
 
 def _microbatches(space: Space, stack: Stack) -> tuple[int, ...]:
