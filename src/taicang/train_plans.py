@@ -38,7 +38,7 @@ RECIPES = {
         Recipe(name="fp16", products="bf16", gradient_bytes=4.0),  # the same arithmetic rate and bytes
         Recipe(name="fp8", products="fp8", weight_copies_bytes=2.0, gather_bytes=1.0),
         Recipe(name="fp8_block", products="fp8_block", weight_copies_bytes=2.0, gather_bytes=2.0),
-        # matrix units scale MX blocks themselves: grouped products run like those of plain fp8, not like emulated blocks
+        # matrix units scale MX blocks themselves: grouped products run like plain fp8, not like emulated blocks
         Recipe(name="mxfp8", products="mxfp8", experts="fp8", weight_copies_bytes=2.1, gather_bytes=2.0),
         Recipe(name="nvfp4", products="nvfp4", weight_copies_bytes=3.2, gather_bytes=2.0),
         Recipe(name="int8", products="int8", weight_copies_bytes=2.0, gather_bytes=2.0),
@@ -80,6 +80,8 @@ class TrainPlan:
     recompute_ratio: float = 1.0
     """Share of the layers that full recompute applies to (per block)."""
     zero: int = 1
+    shard: int = 0
+    """Ranks that a ZeRO shard group spans (0: all data-parallel ones); groups hold copies of each other (HSDP)."""
     schedule: Schedule = "1f1b"
     context: Context = "ring"
     recipe: Recipe = RECIPES["bf16"]
@@ -124,6 +126,8 @@ def check(plan: TrainPlan, layers: int) -> None:
         raise InvalidPlan(f"ep x etp = {plan.ep} x {plan.etp} does not divide the {stage} ranks of a pipeline stage")
     if plan.seq % plan.cp:
         raise InvalidPlan(f"cp={plan.cp} does not divide the sequence of {plan.seq} tokens")
+    if plan.shard and (plan.dp * plan.cp) % plan.shard:
+        raise InvalidPlan(f"shard={plan.shard} does not divide dp x cp = {plan.dp * plan.cp} data-parallel ranks")
     if plan.zero == 3 and plan.pp > 1:
         raise InvalidPlan(f"zero 3 gathers weights for each microbatch: not with pp={plan.pp}")
 

@@ -167,3 +167,11 @@ def test_experts_exchange_only_beyond_one_rank() -> None:
         plan = TrainPlan(dp=8, ep=ep, global_batch=8)
         train_step(Setup(model=routed, plan=plan, machine=at, stack=stack, price=price))  # type: ignore[arg-type]
         assert any(isinstance(op, Exchange) for op in seen) == (ep > 1)
+
+
+def test_shard_groups_cost_memory() -> None:
+    """HSDP: shards inside a node need more memory than shards over all ranks; one group is no change."""
+    plan = TrainPlan(dp=32, global_batch=32, seq=2048, zero=3, recipe=recipe("fp8"))
+    whole, inside = _step(plan), _step(replace(plan, shard=8))
+    assert float(inside.memory.total_bytes) > float(whole.memory.total_bytes)
+    assert _step(replace(plan, shard=32)).seconds == pytest.approx(whole.seconds)

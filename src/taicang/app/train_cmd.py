@@ -30,6 +30,9 @@ PLAN = stacked(
     click.option("--seq", type=click.IntRange(1), default=4096, show_default=True, help="Tokens per sequence."),
     click.option("--dtype", default="bf16", show_default=True, help="bf16, fp16, fp8, fp8_block, mxfp8, nvfp4, int8."),
     click.option("--zero", type=click.IntRange(0, 3), default=1, show_default=True, help="ZeRO stage (3: FSDP)."),
+    click.option(
+        "--shard", type=click.IntRange(0), default=0, help="Ranks of a ZeRO shard group (HSDP; default: all)."
+    ),
     click.option("--recompute", type=click.Choice(["none", "selective", "full"]), default="none", show_default=True),
     click.option("--schedule", type=click.Choice(["1f1b", "gpipe", "zero_bubble"]), default="1f1b", show_default=True),
     click.option("--context", type=click.Choice(["ring", "all_gather", "ulysses"]), default="ring", show_default=True),
@@ -141,7 +144,7 @@ def plan_from(options: dict[str, Any]) -> Any:
     """The plan that the options fix."""
     from taicang.train_plans import TrainPlan, recipe
 
-    names = ("tp", "cp", "pp", "vpp", "ep", "etp", "micro_batch", "seq", "zero", "recompute")
+    names = ("tp", "cp", "pp", "vpp", "ep", "etp", "micro_batch", "seq", "zero", "shard", "recompute")
     return TrainPlan(
         **{name: options[name] for name in names},
         dp=options["dp"] or 0,

@@ -67,7 +67,7 @@ def edge_parameters(model: Model, plan: TrainPlan) -> tuple[float, float]:
 def state_bytes(held: Held, plan: TrainPlan) -> tuple[Num, Num, Num]:
     """Weights, gradients and optimizer state of ``held`` parameters under the plan's ZeRO stage."""
     recipe = plan.recipe
-    group = 1.0 * plan.dp * plan.cp
+    group = 1.0 * (plan.shard or plan.dp * plan.cp)
     expert_group = np.maximum(group * plan.tp / (plan.ep * plan.etp), 1.0)
 
     def spread(stage: int) -> Num:

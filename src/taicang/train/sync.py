@@ -41,7 +41,7 @@ def groups(plan: TrainPlan) -> Groups:
     """Who holds copies of what: dense weights dp * cp ranks (tp apart), experts what ep and etp leave."""
     wide = plan.ep * plan.etp
     return Groups(
-        dense=plan.dp * plan.cp,
+        dense=plan.shard or plan.dp * plan.cp,
         dense_stride=plan.tp,
         experts=np.maximum(plan.tp * plan.cp * plan.dp // wide, 1),
         experts_stride=wide,
@@ -49,10 +49,17 @@ def groups(plan: TrainPlan) -> Groups:
 
 
 def collective_s(kind: CollectiveKind, held: Held, element_bytes: float, plan: TrainPlan, price: Price) -> Num:
-    """Seconds of one collective over all of ``held``, dense and expert groups one after the other."""
+    """Seconds of one collective over all of ``held``, dense and expert groups one after the other.
+
+    Where shard groups hold copies of each other, they then reduce each rank's shard of the gradients among them.
+    """
     made = groups(plan)
     dense = Collective(kind=kind, payload_bytes=held.dense * element_bytes, ranks=made.dense, stride=made.dense_stride)
     seconds = price(dense).seconds
+    if plan.shard and kind != "all_gather":
+        own = held.dense * element_bytes / (plan.shard if kind == "reduce_scatter" else 1)
+        copies, apart = plan.dp * plan.cp // plan.shard, plan.tp * plan.shard
+        seconds = seconds + price(Collective(kind="all_reduce", payload_bytes=own, ranks=copies, stride=apart)).seconds
     if np.any(np.asarray(held.experts) > 0):
         routed = Collective(
             kind=kind, payload_bytes=held.experts * element_bytes, ranks=made.experts, stride=made.experts_stride
