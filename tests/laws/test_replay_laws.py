@@ -15,7 +15,7 @@ from taicang.errors import InvalidInput
 from taicang.plans import ServePlan
 from taicang.serve.build import drafting
 from taicang.serve.cache import Cache
-from taicang.serve.cluster import Cluster, Link
+from taicang.serve.cluster import Cluster
 from taicang.serve.instance import Instance
 from taicang.serve.request import SECOND, Request
 from taicang.serve.router import ROUTERS, Router
@@ -23,6 +23,7 @@ from taicang.serve.scheduler import Limits
 from taicang.serve.setup import Setup
 from taicang.serve.simulate import simulate
 from taicang.serve.steptable import GRAIN, StepTable
+from taicang.serve.store import Link, Store
 
 
 @cache
@@ -60,6 +61,7 @@ def workloads(draw: st.DrawFn) -> dict[str, object]:
         "tokens": draw(st.sampled_from([128, 2048])),
         "poll": draw(st.sampled_from([1, 1, 7])),
         "router": draw(st.sampled_from(ROUTERS)),
+        "store": draw(st.sampled_from([0, 0, 8, 1000])),
         "drafts": draw(st.sampled_from([0, 0, 2])),
     }
 
@@ -85,7 +87,8 @@ def run(load: dict[str, object], *, single: bool) -> tuple[Cluster, list[Request
 
     cluster = Cluster(
         pool("prefill" if split else "both", 0), decode=pool("decode", 10) if split else (),
-        router=Router(load["router"], 3), link=Link(base=SECOND // 1000, per_token=SECOND // 10**6),  # type: ignore[arg-type]
+        router=Router(load["router"], 3), link=Link(base=SECOND // 1000, per_token=SECOND // 10**6),
+        store=Store(load["store"], 64, Link(base=SECOND // 2000, per_token=SECOND // 10**7)) if load["store"] else None,  # type: ignore[arg-type]
     )  # fmt: skip
     made = [Request(i, *row[:3], blocks=row[3]) for i, row in enumerate(load["rows"])]  # type: ignore[call-overload]
     return cluster, made, simulate(cluster, iter(made))

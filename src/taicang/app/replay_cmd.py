@@ -24,6 +24,16 @@ class Rate(click.ParamType[float]):
         return value if isinstance(value, float) else parse(value, "per_s", where=param.opts[0] if param else "")
 
 
+class Bytes(click.ParamType[float]):
+    """A size: 20TB, 512 GiB."""
+
+    name = "BYTES"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Parse through the catalogue's unit door."""
+        return value if isinstance(value, float) else parse(value, "bytes", where=param.opts[0] if param else "")
+
+
 @click.command(
     epilog="""\b
 Examples:
@@ -39,6 +49,8 @@ Examples:
 @click.option("--prefill", default="", help="Prefill pool, INSTANCESxCHIPS, e.g. 6x16.")
 @click.option("--decode", default="", help="Decode pool, INSTANCESxCHIPS, e.g. 1x160.")
 @click.option("--router", default="least-loaded", show_default=True, help="least-loaded, round-robin, prefix-aware...")
+@click.option("--pool", type=Bytes(), default=0.0, help="Memory pool for prompt blocks, e.g. 20TB.")
+@click.option("--pool-plane", default="", help="Plane of the pool: scale_up (default), vpc, rdma, host.")
 @click.option("--policy", type=click.Choice(["mixed", "prefill_first", "decode_first"]), help="Default: the stack's.")
 @click.option("--max-tokens", "tokens", type=click.IntRange(1), help="Token budget of a step (default: the stack's).")
 @click.option("--max-batch", "sequences", type=click.IntRange(1), help="Sequences in flight per attention group.")
@@ -84,6 +96,7 @@ def replay(what: tuple[str, ...], machine: str, as_json: bool, **options: Any) -
         stack=options["stack"], quant=options["quant"], drafts=options["drafts"],
         acceptance_ratio=options["acceptance"], skew=options["skew"], policy=options["policy"],
         tokens=options["tokens"], sequences=options["sequences"], router=options["router"],
+        pool_bytes=options["pool"], pool_plane=options["pool_plane"],
         approximate=options["approximate"], sets=options["sets"],
     )  # fmt: skip
     with progress_bar(len(trace)) as progress:

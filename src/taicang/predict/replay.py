@@ -74,6 +74,10 @@ class System:
     tokens: int | None = None
     sequences: int | None = None
     router: str = "least-loaded"
+    pool_bytes: float = 0.0
+    """Memory pool for prompt blocks (0: none)."""
+    pool_plane: str = ""
+    """Plane that it is reached over (empty: the scale-up one)."""
     approximate: bool = False
     sets: Sequence[str] = ()
 
@@ -103,6 +107,7 @@ def replay(
     made = cluster(
         pools[0], pools[1] if len(pools) > 1 else None,
         context=context, block=trace.block, router=system.router, seed=seed,
+        pool_bytes=system.pool_bytes, pool_plane=system.pool_plane,
     )  # fmt: skip
     if clients:
         loop = ClosedLoop(trace, clients, think_s=think_s, seed=seed)
@@ -187,7 +192,9 @@ def _pool(text: str, phase: str) -> tuple[int, int]:
 def _choose(setups: list[Setup], phase: str, what: str) -> Setup:
     """The layout with the most tokens per second and rank at a middling load, if it leaves room for the cache."""
     best: tuple[float, Setup] | None = None
-    for setting in setups:
+    # prompts of unequal lengths leave attention groups waiting for the longest; sequence-parallel attention does not
+    spread = [setting for setting in setups if setting.plan.sp] if phase == "prefill" else []
+    for setting in spread or setups:
         chip, groups = setting.machine.chip, setting.plan.dp
         use = memory_use(setting.model, setting.plan, chip, sequences=0.0, context=4096.0, tokens=8192.0)
         if float(use.spare_bytes) < ROOM_RATIO * chip.memory.capacity_bytes:

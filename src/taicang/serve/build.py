@@ -10,7 +10,7 @@ from taicang.errors import InvalidInput
 from taicang.models.count import kv_cache_bytes
 from taicang.ops import Transfer
 from taicang.serve.cache import Cache
-from taicang.serve.cluster import Cluster, Link
+from taicang.serve.cluster import Cluster
 from taicang.serve.instance import Instance
 from taicang.serve.memory import memory_use
 from taicang.serve.request import SECOND
@@ -18,6 +18,7 @@ from taicang.serve.router import Router
 from taicang.serve.scheduler import Limits
 from taicang.serve.setup import Setup
 from taicang.serve.steptable import StepTable
+from taicang.serve.store import Link, Store
 from taicang.units import show
 
 PAGE = 16
@@ -85,9 +86,9 @@ def drafting(drafts: int, acceptance: float, seed: int) -> Callable[[int], int] 
     return steps
 
 
-def link(prefill: Setup, decode: Setup) -> Link:
-    """The move of one prompt's cache: each rank of the source sends its share at once."""
-    plane = "rdma" if "rdma" in prefill.machine.planes else "scale_up"
+def link(prefill: Setup, decode: Setup, plane: str = "") -> Link:
+    """The move of one prompt's cache: each rank of the instance moves its share at once."""
+    plane = plane or ("rdma" if "rdma" in prefill.machine.planes else "scale_up")
 
     def seconds(tokens: float) -> float:
         whole = float(kv_cache_bytes(decode.model, tokens, decode.plan.quant.kv))
@@ -100,11 +101,18 @@ def link(prefill: Setup, decode: Setup) -> Link:
 
 
 def cluster(entry: Pool, decode: Pool | None = None, *, context: float, block: int = 0, router: str = "least-loaded",
-            seed: int = 0, single: bool = False) -> Cluster:  # fmt: skip
-    """A serving system: one pool that does both, or prompts in ``entry`` and answers in ``decode``."""
+            seed: int = 0, single: bool = False, pool_bytes: float = 0.0, pool_plane: str = "") -> Cluster:  # fmt: skip
+    """A serving system: one pool that does both, or prompts in ``entry`` and answers in ``decode``.
+
+    ``pool_bytes`` of memory beside them keep prompt blocks, reached over ``pool_plane``.
+    """
     role = "both" if decode is None else "prefill"
     first = instances(entry, context=context, block=block, role=role, seed=seed, single=single)
+    store = None
+    if pool_bytes and block:
+        each = float(kv_cache_bytes(entry.setup.model, float(block), entry.setup.plan.quant.kv))
+        store = Store(int(pool_bytes / each), block, link(entry.setup, entry.setup, pool_plane or "scale_up"))
     if decode is None:
-        return Cluster(first, router=Router(router, seed))
+        return Cluster(first, router=Router(router, seed), store=store)
     second = instances(decode, context=context, block=block, first=len(first), seed=seed, single=single)
-    return Cluster(first, decode=second, router=Router(router, seed), link=link(entry.setup, decode.setup))
+    return Cluster(first, decode=second, router=Router(router, seed), link=link(entry.setup, decode.setup), store=store)

@@ -65,7 +65,7 @@ class Cache:
         self.claim(want)
         request.pages = want
         request.nodes = hits
-        request.done = hits * self.block
+        request.done = max(hits * self.block, request.loaded)
         return True
 
     def claim(self, pages: int) -> None:

@@ -6,30 +6,33 @@ Clock-free as its instances are: every call takes the time and returns events fo
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from taicang.errors import InvalidInput
 from taicang.events import Events
 from taicang.serve.instance import Instance
 from taicang.serve.request import Request
 from taicang.serve.router import Router
+from taicang.serve.store import Link, Store
 
-ARRIVAL, MOVED, STEP = 0, 1, 2
+ARRIVAL, LOADED, MOVED, STEP = 0, 1, 2, 3
 """Kinds of events, in the order in which they happen at one time: whoever comes at a step's end may join the next."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Link:
-    """The move of a cache out of one instance, in ticks: ``base + tokens * per_token``, one after the other."""
-
-    base: int
-    per_token: int
 
 
 class Cluster:
     """``entry`` takes requests; where ``decode`` is given, prompts are computed in ``entry`` and move there."""
 
-    __slots__ = ("_free_at", "_touched", "decode", "entry", "events", "link", "moved_tokens", "on_left", "router")
+    __slots__ = (
+        "_free_at",
+        "_touched",
+        "decode",
+        "entry",
+        "events",
+        "link",
+        "moved_tokens",
+        "on_left",
+        "router",
+        "store",
+    )
 
     def __init__(
         self,
@@ -38,12 +41,14 @@ class Cluster:
         decode: Sequence[Instance] = (),
         router: Router | None = None,
         link: Link | None = None,
+        store: Store | None = None,
         on_left: Callable[[Request, int], None] | None = None,
     ) -> None:
         self.entry = list(entry)
         self.decode = list(decode)
         self.router = router or Router()
         self.link = link or Link(base=0, per_token=0)
+        self.store = store
         self.events = Events()
         self.on_left = on_left
         """Called with each finished request and the time."""
@@ -60,6 +65,15 @@ class Cluster:
         """A request arrives. Raises ``InvalidInput`` for one that no instance can hold."""
         instance = self.router.pick(request, self.entry)
         self._check(request, instance)
+        if self.store is not None and request.blocks:
+            held = self.store.match(request) * self.store.block
+            here = instance.hit_tokens(request, now)
+            if held > here:
+                request.loaded = held
+                instance.coming += 1
+                end = self.store.load(instance.name, held - here, now)
+                self.events.push(end, LOADED, (request, instance))
+                return
         self._give(instance, request, now)
 
     def _check(self, request: Request, instance: Instance) -> None:
@@ -97,12 +111,18 @@ class Cluster:
             if version != what.version:
                 return
             for request in what.finish(now):
+                if self.store is not None and request.blocks and what in self.entry:
+                    self.store.put(request)
                 if request.end >= 0:
                     if self.on_left is not None:
                         self.on_left(request, now)
                 else:
                     self._move(request, what, now)
             self._touched[what] = None
+        elif kind == LOADED:
+            assert isinstance(what, tuple)
+            what[1].coming -= 1
+            self._give(what[1], what[0], now)
         elif kind == MOVED:
             assert isinstance(what, tuple)
             request, source = what

@@ -23,8 +23,8 @@ class Instance:
     ``single`` steps one by one (for tests). ``steps_of`` draws the decode steps that some tokens need."""
 
     __slots__ = (
-        "_context", "_end", "_growth", "_heap", "_joined", "_k", "_rides", "_row", "_start", "_work", "busy", "groups",
-        "hungry", "itl", "limits", "load", "name", "role", "safe", "single", "steps", "steps_of",
+        "_context", "_end", "_growth", "_heap", "_joined", "_k", "_rides", "_row", "_start", "_work", "busy", "coming",
+        "groups", "hungry", "itl", "limits", "load", "name", "role", "safe", "single", "steps", "steps_of",
         "steps_run", "table", "version",
     )  # fmt: skip
 
@@ -49,6 +49,8 @@ class Instance:
         self.steps = 0
         """Decode steps made."""
         self.steps_run = 0
+        self.coming = 0
+        """Requests whose cache is being loaded."""
         self.busy = 0
         self.safe = FOREVER
         self.hungry: dict[int, None] = {}
@@ -68,8 +70,8 @@ class Instance:
 
     @property
     def requests(self) -> int:
-        """Requests that are here."""
-        return sum(self.load)
+        """Requests that are here or on their way."""
+        return sum(self.load) + self.coming
 
     @property
     def idle(self) -> bool:
@@ -275,17 +277,28 @@ class Instance:
 
     # pages: a sequence takes a new one whenever its length is a whole number of pages
 
-    def _sync(self, group: Group) -> None:
+    def hit_tokens(self, request: Request, now: int) -> int:
+        """Prompt tokens that a lone group's cache holds at this time (0 with several groups: it may join any)."""
+        if len(self.groups) > 1:
+            return 0
+        group, upto = self.groups[0], self.steps
+        if self._row is not None and self._end >= 0 and now > self._start:
+            upto += self._row.reach(self._context, self._growth, now - self._start) - 1
+        self._sync(group, upto)
+        return group.cache.hit(request) * group.cache.block
+
+    def _sync(self, group: Group, upto: int = -1) -> None:
         """Hand out the pages of the steps made since the last time."""
-        steps = self.steps - group.synced
-        if steps and not self.limits.reserve and group.n:
+        upto = max(upto, self.steps)
+        steps = upto - group.synced
+        if steps > 0 and not self.limits.reserve and group.n:
             page = group.cache.page
             whole, rest = divmod(steps, page)
             pages = whole * group.n
             for x in range(group.synced, group.synced + rest):
                 pages += group.residues[x % page]
             group.cache.claim(pages)
-        group.synced = self.steps
+        group.synced = max(upto, group.synced)
 
     def _watch(self, group: Group) -> None:
         """Until which step the group's pages suffice for sure."""

@@ -14,8 +14,8 @@ class Request:
     cache before the next one can be made (more than the prompt after a preemption), ``done`` what is."""
 
     __slots__ = (
-        "arrival", "base", "blocks", "cached", "done", "end", "first", "group", "id", "input", "last", "made", "moved",
-        "need", "nodes", "output", "pages", "place", "pooled", "preempted", "priority", "ready", "session", "started",
+        "arrival", "base", "blocks", "cached", "done", "end", "first", "group", "id", "input", "last", "loaded", "made",
+        "moved", "need", "nodes", "output", "pages", "place", "pooled", "preempted", "priority", "ready", "session", "started",
         "until",
     )  # fmt: skip
 
@@ -43,8 +43,10 @@ class Request:
         self.made = 0
         self.cached = 0
         """Prompt tokens found in device memory when it was admitted."""
+        self.loaded = 0
+        """Leading prompt tokens that are here or have been fetched from the memory pool."""
         self.pooled = 0
-        """Prompt tokens fetched from the memory pool."""
+        """Of them, those that only the pool had."""
         self.nodes = 0
         """Leading blocks that it shares with others."""
         self.pages = 0
@@ -63,5 +65,5 @@ class Request:
     def restart(self) -> None:
         """Forget the cache: everything made so far is prefilled again."""
         self.need = self.input + self.made
-        self.done = self.nodes = self.pages = 0
+        self.done = self.nodes = self.pages = self.loaded = 0
         self.until = -1

@@ -91,7 +91,8 @@ def fill(group: Group, limits: Limits, query_len: int, *, new: bool = True) -> l
         if not group.cache.admit(request, whole, 0 if limits.reserve else group.n):
             break
         if request.started < 0:
-            request.cached = request.done
+            request.cached = request.nodes * group.cache.block
+            request.pooled = request.done - request.cached
         waiting.popleft()
         group.prefilling.append(request)
         tokens = min(request.need - request.done, budget)
