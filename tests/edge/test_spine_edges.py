@@ -98,3 +98,18 @@ def test_four_bit_weights_of_a_dense_model_are_its_feed_forward(monkeypatch, cap
     used = json.loads(out)["decode"]["memory"]
     plain = infer("llama-3.1-8b", "hgx-h100", input_tokens=4096, output_tokens=256, quant="int8")
     assert used["dense_bytes"] < 0.6 * plain.decode.memory.dense_bytes
+
+
+def test_one_machine_without_figures_does_not_stop_a_comparison(monkeypatch, capsys):
+    where = ("--on", "hgx-h100,zte-nebula")
+    code, out, _ = run(monkeypatch, capsys, "compare", "llama-3.1-8b", *where, "--json")
+    said = json.loads(out)
+    assert code == 0
+    assert said["hgx-h100"]["tpot_s"] > 0
+    assert "no public figure for chip" in said["zte-nebula"]["reason"]
+    code, out, _ = run(monkeypatch, capsys, "compare", "llama-3.1-8b", *where)
+    assert "no public figure for chip" in out
+    code, _, err = run(monkeypatch, capsys, "compare", "llama-3.1-8b", "--on", "zte-nebula")
+    assert code == 2
+    assert "no public figure for chip" in err
+    assert run(monkeypatch, capsys, "compare", "llama-3.1-8b", "--on", ",")[0] == 2

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from taicang.app.options import CHOICES, JSON, LOAD, echo_json
+from taicang.errors import MissingFigure, NotModelled, TaicangError
 
 DEMO_MACHINES = (
     "cloudmatrix384",
@@ -34,6 +35,8 @@ Examples:
 def compare(model: str, machines: str, as_json: bool, **options: Any) -> None:
     """The same MODEL, load and SLO on several machines: per chip and per watt, with what binds each."""
     names = [name.strip().strip('"') for name in machines.split(",") if name.strip()]
+    if not names:
+        raise click.UsageError("--on names no machine")
     _compare(model, names, as_json, options)
 
 
@@ -58,10 +61,28 @@ def demo(as_json: bool) -> None:
 
 
 def _compare(model: str, names: list[str], as_json: bool, options: dict[str, Any]) -> None:
+    results = [_one(model, name, options) for name in names]
+    refusals = [each for each in results if isinstance(each, TaicangError)]
+    if refusals and len(refusals) == len(results):
+        raise refusals[0]
+    shown = [
+        each if not isinstance(each, TaicangError) else _refused(model, name, each)
+        for name, each in zip(names, results, strict=True)
+    ]
+    if as_json:
+        echo_json(dict(zip(names, shown, strict=True)))
+        return
+    from taicang.app.render_compare import show_comparison
+
+    show_comparison(names, shown, options)
+
+
+def _one(model: str, name: str, options: dict[str, Any]) -> Any:
+    """A prediction, an infeasibility, or the error of a machine that lacks a figure or a kernel."""
     from taicang.predict import infer
 
-    results = [
-        infer(
+    try:
+        return infer(
             model,
             name,
             input_tokens=options["input_tokens"],
@@ -76,11 +97,11 @@ def _compare(model: str, names: list[str], as_json: bool, options: dict[str, Any
             approximate=options["approximate"],
             sets=options["sets"],
         )
-        for name in names
-    ]
-    if as_json:
-        echo_json(dict(zip(names, results, strict=True)))
-        return
-    from taicang.app.render_compare import show_comparison
+    except (MissingFigure, NotModelled) as error:
+        return error
 
-    show_comparison(names, results, options)
+
+def _refused(model: str, name: str, error: TaicangError) -> Any:
+    from taicang.predict import Infeasible
+
+    return Infeasible(model=model, machine=name, reason=str(error), needed="", available="")

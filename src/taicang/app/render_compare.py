@@ -45,9 +45,14 @@ def show_comparison(names: Sequence[str], results: Sequence[Prediction | Infeasi
     ):
         table.add_column(column, justify="left" if column in ("machine", "binds", "decode plan") else "right")
     for name, result in zip(names, results, strict=True):
-        table.add_row(*(_row(name, result) if isinstance(result, Prediction) else _refusal(name, result)))
+        table.add_row(
+            *(_row(name, result) if isinstance(result, Prediction) else (name, *["-"] * 9, "none: see below"))
+        )
     console.print(table)
     console.print(LEGEND)
+    for name, result in zip(names, results, strict=True):
+        if isinstance(result, Infeasible):
+            console.print(f"  {name}: {result.reason}")
     for name, result in zip(names, results, strict=True):
         if isinstance(result, Prediction):
             said = [line for line in result.assumptions if "not measured" in line or "not shipping" in line]
@@ -70,7 +75,3 @@ def _row(name: str, p: Prediction) -> tuple[str, ...]:
         band,
         describe(p.decode.plan),
     )
-
-
-def _refusal(name: str, found: Infeasible) -> tuple[str, ...]:
-    return (name, "-", "-", "infeasible", found.reason, "", "", "", "", "", "")

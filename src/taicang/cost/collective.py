@@ -110,7 +110,7 @@ def _tiers(op: Collective, levels: tuple[Level, ...]) -> list[_Tier]:
     return found
 
 
-def _volume(op: Collective, key: str, tier: _Tier, ranks: Num, own_ratio: float) -> Num:
+def _volume(op: Collective, key: str, tier: _Tier, ranks: Num, own_ratio: Num) -> Num:
     """Share of the payload that one rank moves through a tier."""
     if key.endswith("one_shot"):
         return ranks - 1.0
