@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable
+from typing import Any
+
+import numpy as np
 
 from taicang.serve.cache import Cache
 from taicang.serve.request import Request
@@ -23,7 +26,8 @@ class Instance:
     ``single`` steps one by one (for tests). ``steps_of`` draws the decode steps that some tokens need."""
 
     __slots__ = (
-        "_context", "_end", "_growth", "_heap", "_joined", "_k", "_rides", "_row", "_start", "_work", "busy", "coming",
+        "_bases", "_context", "_end", "_growth", "_heap", "_joined", "_k", "_rides", "_row", "_sizes", "_start",
+        "_work", "busy", "coming",
         "groups", "hungry", "itl", "limits", "load", "name", "role", "safe", "single", "steps", "steps_of",
         "steps_run", "table", "version",
     )  # fmt: skip
@@ -64,6 +68,8 @@ class Instance:
         self._work: list[tuple[Request, int]] = []
         self._rides = False
         self._joined = 0
+        self._sizes: Any = np.zeros(len(caches), dtype=np.int64)
+        self._bases: Any = np.zeros(len(caches), dtype=np.int64)
         self._start = self._end = -1
         self._k = self._context = self._growth = 0
         self._row: Row | None = None
@@ -183,7 +189,7 @@ class Instance:
             self.steps += k
             self.steps_run += k
             key = bucket(spent // k)
-            alive = self.groups[0].n if len(self.groups) == 1 else sum(group.n for group in self.groups)
+            alive = self.groups[0].n if len(self.groups) == 1 else int(self._sizes.sum())
             self.itl[key] = self.itl.get(key, 0) + alive * k
             heap, steps = self._heap, self.steps
             while heap and heap[0][0] <= steps:
@@ -232,6 +238,8 @@ class Instance:
         request.last = self.steps
         group.base += request.base
         group.n += 1
+        self._sizes[request.group] = group.n
+        self._bases[request.group] = group.base
         group.running[request] = None
         if not self.limits.reserve:
             group.residues[(self.steps - request.need) % group.cache.page] += 1
@@ -252,6 +260,8 @@ class Instance:
         self._sync(group)
         group.base -= request.base
         group.n -= 1
+        self._sizes[request.group] = group.n
+        self._bases[request.group] = group.base
         del group.running[request]
         if not self.limits.reserve:
             length = request.need + self.steps - request.last
@@ -266,14 +276,15 @@ class Instance:
         if len(self.groups) == 1:
             group = self.groups[0]
             return group.n, group.base + group.n * grow * steps, group.n * grow, most
-        n = max(group.n for group in self.groups)
-        best = max(self.groups, key=lambda group: (group.base + group.n * grow * steps, group.n))
-        context = best.base + best.n * grow * steps
-        for group in self.groups:
-            if group.n > best.n:
-                behind = context - group.base - group.n * grow * steps
-                most = min(most, behind // ((group.n - best.n) * grow) + 1)
-        return n, context, best.n * grow, most
+        sizes = self._sizes
+        contexts = self._bases + sizes * (grow * steps)
+        at = int(contexts.argmax())
+        n, mine, context = int(sizes.max()), int(sizes[at]), int(contexts[at])
+        if n > mine:
+            faster = sizes > mine
+            behind = (context - contexts[faster]) // ((sizes[faster] - mine) * grow) + 1
+            most = min(most, int(behind.min()))
+        return n, context, mine * grow, most
 
     # pages: a sequence takes a new one whenever its length is a whole number of pages
 

@@ -15,8 +15,8 @@ class Request:
 
     __slots__ = (
         "arrival", "base", "blocks", "cached", "done", "end", "first", "group", "id", "input", "last", "loaded", "made",
-        "moved", "need", "nodes", "output", "pages", "place", "pooled", "preempted", "priority", "ready", "session", "started",
-        "until",
+        "moved", "need", "nodes", "output", "pages", "place", "pooled", "preempted", "priority", "ready", "session",
+        "started", "until",
     )  # fmt: skip
 
     def __init__(
