@@ -11,7 +11,7 @@ import numpy as np
 from taicang.hardware import Machine
 from taicang.plans import ServePlan, decode_batch, prefill_batch
 from taicang.search.door import moved
-from taicang.search.points import Job, prefill_points, serving_points
+from taicang.search.points import Job, prefill_points, serving_points, step_tokens
 from taicang.search.result import Choice, Pool
 from taicang.search.run import Ask, search
 from taicang.search.space import Space
@@ -99,6 +99,8 @@ def stops(job: Job, pool: Pool, space: Space) -> str:
     larger = [n for n in sizes if n > pool.sequences]
     if not larger:
         return "batch: the largest of the space"
+    if pool.role == "prefill" and larger[0] * job.input_tokens > (most := step_tokens(pool.plan, job, space)):
+        return f"budget: a step takes {most:,.0f} tokens"
     narrow = replace(
         space,
         batches=(larger[0],),

@@ -222,9 +222,7 @@ def prefill_points(plans: Sequence[ServePlan], job: Job, space: Space) -> Points
     def rows(known: Job, piece: list[ServePlan]) -> dict[Role, dict[str, Any]]:
         setup = known.setup(stacked(piece, 1))
         plan = setup.plan
-        # a step takes a budget of tokens (under SP of each rank), or one longer prompt
-        chunk = max(setup.stack.chunk_tokens, *space.chunks) * (plan.tp if plan.sp else 1)
-        within = prompts * job.input_tokens <= max(chunk, job.input_tokens)
+        within = prompts * job.input_tokens <= step_tokens(plan, job, space)
         use = memory_use(
             job.model,
             plan,
@@ -246,6 +244,12 @@ def prefill_points(plans: Sequence[ServePlan], job: Job, space: Space) -> Points
         return {"prefill": found}
 
     return gather(plans, job, {"prefill": prompts.size}, rows)["prefill"]
+
+
+def step_tokens(plan: ServePlan, job: Job, space: Space) -> float:
+    """Prompt tokens of one group's step: the space's largest budget (under SP of each rank), or one longer prompt."""
+    budget = max(job.stack.chunk_tokens, *space.chunks) * (plan.tp if plan.sp else 1)
+    return max(float(budget), job.input_tokens)
 
 
 def handover_s(setup: Setup, job: Job) -> Num:
