@@ -279,3 +279,15 @@ def test_any_value_imports_or_raises_from_the_one_tree(key: str, value: Any, bas
     except TaicangError:
         return
     assert loaded.layers >= 1
+
+
+@pytest.mark.parametrize("value", ["abc", -5, {"a": 1}])
+def test_layers_without_experts_must_be_a_list(tmp_path, value):
+    config = {
+        "model_type": "qwen3_moe", "hidden_size": 2048, "num_hidden_layers": 4, "num_attention_heads": 32,
+        "num_key_value_heads": 4, "head_dim": 128, "vocab_size": 1000, "num_experts": 8, "num_experts_per_tok": 2,
+        "moe_intermediate_size": 768, "intermediate_size": 6144, "mlp_only_layers": value,
+    }  # fmt: skip
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(InvalidInput, match="mlp_only_layers: expected a list"):
+        read_model(tmp_path)

@@ -32,7 +32,7 @@ def feed_forwards(keys: Keys, family: Family, layers: int, hidden: int) -> list[
         inter=inter,
         gated=gated,
         shared_inter=_shared(keys, inter),
-        shared_gate=keys.data.get("shared_expert_intermediate_size", 0) > 0 and "num_expert_groups" not in keys.data,
+        shared_gate=bool(keys.data.get("shared_expert_intermediate_size")) and "num_expert_groups" not in keys.data,
         groups=groups,
         topk_groups=keys.number("topk_group", default=groups),
         bias=bias,
@@ -70,6 +70,8 @@ def _sparse(keys: Keys, layers: int) -> list[bool]:
     types = keys.per_layer("mlp_layer_types", layers)
     first = keys.number("first_k_dense_replace", default=0, low=0)
     lone = keys.get("mlp_only_layers") or []
+    if not isinstance(lone, list):
+        raise InvalidInput(f"expected a list of layers, got {lone!r}", where=keys.at("mlp_only_layers"))
     step = keys.number("decoder_sparse_step", default=1)
     interleave = keys.number("interleave_moe_layer_step", default=1)
     listed = keys.get("moe_layers")
