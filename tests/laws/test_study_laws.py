@@ -114,3 +114,14 @@ def test_infeasible_and_illegal_points_are_rows():
     row = workers.row_of((0, {"model": "deepseek-r1", "on": "hgx-h100", "tp": 3}))
     assert not row["feasible"]
     assert "tp=3" in row["error"]
+
+
+def test_results_are_a_table_where_pyarrow_is_installed(tmp_path):
+    parquet = pytest.importorskip("pyarrow.parquet", reason="Parquet is an extra")
+    journal = Journal(tmp_path, "one")
+    journal.add({"point": 1, "batch": 2, "chip.memory.bandwidth": "2 TB/s", "feasible": False, "error": "full"})
+    journal.add({"point": 0, "batch": 1.5, "feasible": True, "error": "", "pools": [{"role": "both"}]})
+    assert [path.name for path in journal.finish(2)] == ["results.jsonl", "results.parquet"]
+    table = parquet.read_table(tmp_path / "results.parquet").to_pydict()
+    assert table["point"] == [0, 1]
+    assert table["pools"] == ['[{"role": "both"}]', None]
