@@ -15,7 +15,7 @@ from taicang.errors import InvalidInput
 from taicang.plans import ServePlan
 from taicang.serve.build import drafting
 from taicang.serve.cache import Cache
-from taicang.serve.cluster import Cluster
+from taicang.serve.cluster import FAIL, REPAIR, Cluster
 from taicang.serve.instance import Instance
 from taicang.serve.request import SECOND, Request
 from taicang.serve.router import ROUTERS, Router
@@ -61,6 +61,7 @@ def workloads(draw: st.DrawFn) -> dict[str, object]:
         "tokens": draw(st.sampled_from([128, 2048])),
         "poll": draw(st.sampled_from([1, 1, 7])),
         "router": draw(st.sampled_from(ROUTERS)),
+        "fail": draw(st.lists(st.integers(1, 3000), max_size=3)),
         "store": draw(st.sampled_from([0, 0, 8, 1000])),
         "drafts": draw(st.sampled_from([0, 0, 2])),
     }
@@ -91,6 +92,10 @@ def run(load: dict[str, object], *, single: bool) -> tuple[Cluster, list[Request
         store=Store(load["store"], 64, Link(base=SECOND // 2000, per_token=SECOND // 10**7)) if load["store"] else None,  # type: ignore[arg-type]
     )  # fmt: skip
     made = [Request(i, *row[:3], blocks=row[3]) for i, row in enumerate(load["rows"])]  # type: ignore[call-overload]
+    for i, at in enumerate(load["fail"]):
+        victim = cluster.instances[i % len(cluster.instances)]
+        cluster.events.push(at * (SECOND // 1000), FAIL, victim)
+        cluster.events.push((at + 500) * (SECOND // 1000), REPAIR, victim)
     return cluster, made, simulate(cluster, iter(made))
 
 

@@ -34,6 +34,22 @@ class Bytes(click.ParamType[float]):
         return value if isinstance(value, float) else parse(value, "bytes", where=param.opts[0] if param else "")
 
 
+class Failure(click.ParamType[tuple[int, float, float | None]]):
+    """Which instance fails when, and for how long: 3@60s, 3@60s+5min."""
+
+    name = "FAILURE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Parse both times through the catalogue's unit door."""
+        if isinstance(value, tuple):
+            return value
+        number, _, times = value.partition("@")
+        if not number.isdigit() or not times:
+            self.fail(f"{value!r} is not INSTANCE@TIME such as 3@60s+5min", param, ctx)
+        at, _, down = times.partition("+")
+        return int(number), parse(at, "s", where="--fail"), parse(down, "s", where="--fail") if down else None
+
+
 @click.command(
     epilog="""\b
 Examples:
@@ -51,6 +67,9 @@ Examples:
 @click.option("--router", default="least-loaded", show_default=True, help="least-loaded, round-robin, prefix-aware...")
 @click.option("--pool", type=Bytes(), default=0.0, help="Memory pool for prompt blocks, e.g. 20TB.")
 @click.option("--pool-plane", default="", help="Plane of the pool: scale_up (default), vpc, rdma, host.")
+@click.option(
+    "--fail", "failures", type=Failure(), multiple=True, help="An instance fails (and returns): NUMBER@TIME[+TIME]."
+)
 @click.option("--policy", type=click.Choice(["mixed", "prefill_first", "decode_first"]), help="Default: the stack's.")
 @click.option("--max-tokens", "tokens", type=click.IntRange(1), help="Token budget of a step (default: the stack's).")
 @click.option("--max-batch", "sequences", type=click.IntRange(1), help="Sequences in flight per attention group.")
@@ -96,7 +115,7 @@ def replay(what: tuple[str, ...], machine: str, as_json: bool, **options: Any) -
         stack=options["stack"], quant=options["quant"], drafts=options["drafts"],
         acceptance_ratio=options["acceptance"], skew=options["skew"], policy=options["policy"],
         tokens=options["tokens"], sequences=options["sequences"], router=options["router"],
-        pool_bytes=options["pool"], pool_plane=options["pool_plane"],
+        failures=options["failures"], pool_bytes=options["pool"], pool_plane=options["pool_plane"],
         approximate=options["approximate"], sets=options["sets"],
     )  # fmt: skip
     with progress_bar(len(trace)) as progress:

@@ -21,8 +21,9 @@ from taicang.search.choices import default_stack, quantisation
 from taicang.search.space import usual
 from taicang.serve.build import Pool, cluster
 from taicang.serve.clients import ClosedLoop, open_loop
+from taicang.serve.cluster import FAIL, REPAIR
 from taicang.serve.memory import memory_use
-from taicang.serve.request import Request
+from taicang.serve.request import SECOND, Request
 from taicang.serve.scheduler import preset
 from taicang.serve.setup import Setup, step
 from taicang.serve.simulate import simulate
@@ -78,6 +79,8 @@ class System:
     """Memory pool for prompt blocks (0: none)."""
     pool_plane: str = ""
     """Plane that it is reached over (empty: the scale-up one)."""
+    failures: Sequence[tuple[int, float, float | None]] = ()
+    """(instance, seconds until it fails, seconds until it serves again or None)."""
     approximate: bool = False
     sets: Sequence[str] = ()
 
@@ -109,6 +112,13 @@ def replay(
         context=context, block=trace.block, router=system.router, seed=seed,
         pool_bytes=system.pool_bytes, pool_plane=system.pool_plane,
     )  # fmt: skip
+    for number, at_s, down_s in system.failures:
+        if number >= len(made.instances):
+            raise InvalidInput(f"there is no instance {number} of {len(made.instances)}", where="--fail")
+        victim = made.instances[number]
+        made.events.push(round(at_s * SECOND), FAIL, victim)
+        if down_s is not None:
+            made.events.push(round((at_s + down_s) * SECOND), REPAIR, victim)
     if clients:
         loop = ClosedLoop(trace, clients, think_s=think_s, seed=seed)
         requests: list[Request] = loop.keep

@@ -35,6 +35,10 @@ class Cache:
         """Shared blocks that are held."""
         return len(self._users)
 
+    def emptied(self) -> Cache:
+        """A cache of the same size with nothing in it."""
+        return Cache(self.pages, self.page, self.block)
+
     def hit(self, request: Request) -> int:
         """Leading blocks of the prompt that are here; the last token is always computed."""
         if not request.blocks:

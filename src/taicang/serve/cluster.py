@@ -14,7 +14,7 @@ from taicang.serve.request import Request
 from taicang.serve.router import Router
 from taicang.serve.store import Link, Store
 
-ARRIVAL, LOADED, MOVED, STEP = 0, 1, 2, 3
+ARRIVAL, LOADED, MOVED, STEP, FAIL, REPAIR = range(6)
 """Kinds of events, in the order in which they happen at one time: whoever comes at a step's end may join the next."""
 
 
@@ -22,17 +22,9 @@ class Cluster:
     """``entry`` takes requests; where ``decode`` is given, prompts are computed in ``entry`` and move there."""
 
     __slots__ = (
-        "_free_at",
-        "_touched",
-        "decode",
-        "entry",
-        "events",
-        "link",
-        "moved_tokens",
-        "on_left",
-        "router",
-        "store",
-    )
+        "_free_at", "_touched", "decode", "down", "entry", "events", "link", "moved_tokens", "on_left", "parked",
+        "router", "split", "store",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -53,16 +45,26 @@ class Cluster:
         self.on_left = on_left
         """Called with each finished request and the time."""
         self.moved_tokens = 0
+        self.split = bool(decode)
+        self.down: dict[Instance, list[Instance]] = {}
+        """Instances that failed, and the pool that they belong to."""
+        self.parked: list[Request] = []
         self._free_at: dict[int, int] = {}
         self._touched: dict[Instance, None] = {}
 
     @property
     def instances(self) -> list[Instance]:
         """All of them."""
-        return [*self.entry, *self.decode]
+        return sorted([*self.entry, *self.decode, *self.down], key=lambda each: each.name)
 
     def submit(self, request: Request, now: int) -> None:
-        """A request arrives. Raises ``InvalidInput`` for one that no instance can hold."""
+        """A request arrives. Raises ``InvalidInput`` for one that no instance can hold.
+
+        While a pool has no instance left, requests wait for a repair.
+        """
+        if not self.entry or (self.split and not self.decode):
+            self.parked.append(request)
+            return
         instance = self.router.pick(request, self.entry)
         self._check(request, instance)
         if self.store is not None and request.blocks:
@@ -75,6 +77,28 @@ class Cluster:
                 self.events.push(end, LOADED, (request, instance))
                 return
         self._give(instance, request, now)
+
+    def fail(self, instance: Instance, now: int) -> None:
+        """``instance`` is lost with all its caches; its requests start over elsewhere."""
+        if instance in self.down:
+            return
+        pool = self.entry if instance in self.entry else self.decode
+        pool.remove(instance)
+        self.down[instance] = pool
+        instance.failures += 1
+        for request in instance.fail(now):
+            self.submit(request, now)
+
+    def repair(self, instance: Instance, now: int) -> None:
+        """``instance`` serves again, with empty caches."""
+        pool = self.down.pop(instance, None)
+        if pool is None:
+            return
+        pool.append(instance)
+        pool.sort(key=lambda each: each.name)
+        parked, self.parked = self.parked, []
+        for request in parked:
+            self.submit(request, now)
 
     def _check(self, request: Request, instance: Instance) -> None:
         for one in (instance, *self.decode[:1]):
@@ -121,18 +145,34 @@ class Cluster:
             self._touched[what] = None
         elif kind == LOADED:
             assert isinstance(what, tuple)
-            what[1].coming -= 1
-            self._give(what[1], what[0], now)
+            request, instance = what
+            instance.coming -= 1
+            if instance in self.down:
+                request.loaded = 0
+                self.submit(request, now)
+            else:
+                self._give(instance, request, now)
+        elif kind in (FAIL, REPAIR):
+            assert isinstance(what, Instance)
+            (self.fail if kind == FAIL else self.repair)(what, now)
         elif kind == MOVED:
             assert isinstance(what, tuple)
-            request, source = what
+            request, source, failures = what
+            if failures != source.failures:  # the cache was lost on its way
+                request.restart()
+                self.submit(request, now)
+                return
             source.groups[request.group].cache.release(request)
             if source.idle:
                 self._touched[source] = None
             request.moved = now
             request.need = request.input + request.made - 1
             request.done = request.need
-            self._give(_least(self.decode), request, now)
+            if self.decode:
+                self._give(_least(self.decode), request, now)
+            else:
+                request.restart()
+                self.parked.append(request)
         else:
             assert isinstance(what, Request)
             self.submit(what, now)
@@ -143,7 +183,7 @@ class Cluster:
         end = start + self.link.base + self.link.per_token * request.need
         self._free_at[source.name] = end
         self.moved_tokens += request.need
-        self.events.push(end, MOVED, (request, source))
+        self.events.push(end, MOVED, (request, source, source.failures))
 
 
 def _least(pool: Sequence[Instance]) -> Instance:

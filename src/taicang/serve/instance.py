@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
+from taicang.serve.buckets import bucket
 from taicang.serve.cache import Cache
 from taicang.serve.request import Request
-from taicang.serve.scheduler import Group, Limits, enqueue, fill, footprint
+from taicang.serve.scheduler import Group, Limits, enqueue, fill, footprint, prompts_of
 from taicang.serve.steptable import GRAIN, Row, StepTable
 
 FOREVER = 1 << 62
@@ -27,7 +28,7 @@ class Instance:
 
     __slots__ = (
         "_bases", "_context", "_end", "_growth", "_heap", "_joined", "_k", "_rides", "_row", "_sizes", "_start",
-        "_work", "busy", "coming",
+        "_work", "busy", "coming", "failures",
         "groups", "hungry", "itl", "limits", "load", "name", "role", "safe", "single", "steps", "steps_of",
         "steps_run", "table", "version",
     )  # fmt: skip
@@ -53,6 +54,7 @@ class Instance:
         self.steps = 0
         """Decode steps made."""
         self.steps_run = 0
+        self.failures = 0
         self.coming = 0
         """Requests whose cache is being loaded."""
         self.busy = 0
@@ -154,12 +156,12 @@ class Instance:
 
     def _begin_prompts(self, now: int, work: list[tuple[Request, int]]) -> int:
         if len(self.groups) == 1:
-            tokens, prompts, pairs, keys = _prompts(work)
+            tokens, prompts, pairs, keys = prompts_of(work)
         else:
             parts: dict[int, list[tuple[Request, int]]] = {}
             for item in work:
                 parts.setdefault(item[0].group, []).append(item)
-            each = [_prompts(part) for part in parts.values()]
+            each = [prompts_of(part) for part in parts.values()]
             tokens, prompts, pairs, keys = (max(column) for column in zip(*each, strict=True))
             whole = sum(part[0] for part in each)
         self._rides = self.limits.policy == "mixed" and bool(self._heap)
@@ -292,11 +294,39 @@ class Instance:
         """Prompt tokens that a lone group's cache holds at this time (0 with several groups: it may join any)."""
         if len(self.groups) > 1:
             return 0
-        group, upto = self.groups[0], self.steps
-        if self._row is not None and self._end >= 0 and now > self._start:
-            upto += self._row.reach(self._context, self._growth, now - self._start) - 1
-        self._sync(group, upto)
+        group = self.groups[0]
+        self._sync(group, self._reached(now - 1))
         return group.cache.hit(request) * group.cache.block
+
+    def _reached(self, now: int) -> int:
+        """Decode steps that are over at ``now``, those of a running stretch among them."""
+        if self._row is None or self._end < 0 or now < self._start:
+            return self.steps
+        return self.steps + min(self._row.reach(self._context, self._growth, now - self._start + 1) - 1, self._k)
+
+    def fail(self, now: int) -> list[Request]:
+        """All caches are lost. Returns the requests that were here; their users keep the tokens made so far."""
+        upto = self._reached(now)
+        self.steps = upto
+        lost: list[Request] = []
+        for group in self.groups:
+            for request in group.running:
+                request.made += self._made(request, upto)
+                request.restart()
+            for request in (*group.prefilling, *group.waiting):
+                request.restart()
+            lost += [*group.running, *group.prefilling, *group.waiting]
+        self.groups = [Group(g.cache.emptied()) for g in self.groups]
+        for group in self.groups:
+            group.synced = self.steps
+        self.hungry, self._heap, self._work = {}, [], []
+        self._sizes[:] = 0
+        self._bases[:] = 0
+        self.load = [0] * len(self.groups)
+        self.safe = FOREVER
+        self._end = -1
+        self.version += 1
+        return lost
 
     def _sync(self, group: Group, upto: int = -1) -> None:
         """Hand out the pages of the steps made since the last time."""
@@ -345,15 +375,16 @@ class Instance:
             group.cache.release(youngest)
         else:
             youngest = next(reversed(group.running))
-            made = self._made(youngest)
+            made = self._made(youngest, self.steps)
             self._drop(group, youngest)
             youngest.made += made
         youngest.restart()
         youngest.preempted += 1
         group.waiting.appendleft(youngest)
 
-    def _made(self, request: Request) -> int:
-        return min(self.steps - request.last, request.output - request.made - 1)
+    def _made(self, request: Request, upto: int) -> int:
+        """Tokens since it joined, at decode step ``upto``."""
+        return min((upto - request.last) * self.table.growth // GRAIN, request.output - request.made - 1)
 
     def _admit_ready(self, group: Group) -> None:
         """Requests whose prompt was computed elsewhere join the decode batch as soon as there is room."""
@@ -366,26 +397,3 @@ class Instance:
             group.waiting.popleft()
             request.done = request.need
             self._join(group, request)
-
-
-def bucket(ticks: int) -> int:
-    """A key for durations that differ by less than a sixteenth."""
-    size = ticks.bit_length()
-    return size << 4 | ticks >> max(size - 5, 0) & 15
-
-
-def duration(key: int) -> float:
-    """Ticks in the middle of a bucket."""
-    size, part = key >> 4, key & 15
-    return (16 + part + 0.5) * 2.0 ** (size - 5)
-
-
-def _prompts(work: list[tuple[Request, int]]) -> tuple[int, int, float, int]:
-    """(tokens, prompts, query-key pairs, keys) of one group's prompts."""
-    tokens = keys = 0
-    pairs = 0.0
-    for request, new in work:
-        tokens += new
-        keys += request.done + new
-        pairs += new * request.done + new * (new + 1) / 2
-    return tokens, len(work), pairs, keys

@@ -117,3 +117,14 @@ def enqueue(group: Group, request: Request, limits: Limits) -> bool:
     at = next(i for i, other in enumerate(waiting) if other.priority > request.priority)
     waiting.insert(at, request)
     return at == 0
+
+
+def prompts_of(work: list[tuple[Request, int]]) -> tuple[int, int, float, int]:
+    """(tokens, prompts, query-key pairs, keys) of one group's prompts."""
+    tokens = keys = 0
+    pairs = 0.0
+    for request, new in work:
+        tokens += new
+        keys += request.done + new
+        pairs += new * request.done + new * (new + 1) / 2
+    return tokens, len(work), pairs, keys

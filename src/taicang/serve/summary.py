@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from taicang.serve.buckets import duration
 from taicang.serve.cluster import Cluster
-from taicang.serve.instance import duration
 from taicang.serve.request import SECOND, Request
 
 QUANTILES = (0.5, 0.9, 0.95, 0.99)
