@@ -15,7 +15,7 @@ class Request:
 
     __slots__ = (
         "arrival", "base", "blocks", "cached", "done", "end", "first", "group", "id", "input", "last", "loaded", "made",
-        "moved", "need", "nodes", "output", "pages", "place", "pooled", "preempted", "priority", "ready", "session",
+        "moved", "need", "nodes", "output", "pages", "place", "pooled", "preempted", "priority", "session",
         "started", "until",
     )  # fmt: skip
 
@@ -51,7 +51,7 @@ class Request:
         """Leading blocks that it shares with others."""
         self.pages = 0
         """Pages of its own."""
-        self.started = self.first = self.end = self.ready = self.moved = -1
+        self.started = self.first = self.end = self.moved = -1
         self.until = -1
         """Decode step (of its instance) after which it ends."""
         self.base = 0
