@@ -171,10 +171,10 @@ def _best(setups: list[Setup], ask: Request, phase: str, *, strict: bool) -> Fou
     for setup in setups:
         sequences = _batches(setup, ask, phase)
         try:
-            lower(setup.model, setup.plan, _batch(ask, phase, 1.0), setup.stack)  # rules before sizes
             use = _memory(setup, ask, phase, sequences)
             fits = np.broadcast_to(use.spare_bytes >= 0, sequences.shape)
             if not fits.any():
+                lower(setup.model, setup.plan, _batch(ask, phase, 1.0), setup.stack)  # rules before sizes
                 short = -float(np.max(use.spare_bytes))
                 closest = min(filter(None, (closest, (short, setup))), key=lambda pair: pair[0])
                 continue
