@@ -1,7 +1,8 @@
 """Served end to end, by the simulator: each closed loop of the evidence is replayed client by client.
 
-The load is that of the sources' benchmark clients: all start at once, each sends its next prompt when its answer has
-come, ten prompts a client, and every request counts (the first burst too). Lengths are drawn as the source draws them.
+The load is taken to be that of common benchmark clients: all start at once, each sends its next prompt when its answer
+has come, ten prompts a client, and every request counts (the first burst too). The sources do not state this; of the
+readings tried it is the one nearest to the calibrated-on rows. Public lengths are drawn as that source draws them.
 """
 
 from __future__ import annotations
@@ -45,11 +46,11 @@ class Client:
     door_token_s: float = 0.0
     """The same per prompt token: tokenising, copying."""
     poll: int = 1
-    """Decode steps between two looks for new requests, by the source's launch scripts."""
+    """Decode steps between two looks for new requests (an assumed mechanism, fitted: no launch script was at hand)."""
     poll_groups: int = 1
     """The same under attention data parallelism, where prompts wait for those of other groups."""
     tokens: int | None = None
-    """Token budget of a step in the source's launch scripts (None: the stack's)."""
+    """Token budget of a step (fitted; None: the stack's)."""
     spread_ratio: float = 0.0
     """Lengths are drawn evenly within this share of the mean, where the source does not say how."""
     warm: bool = False
@@ -67,7 +68,7 @@ CLIENTS: dict[tuple[str, str], Client] = {
     ("tensorrt-llm", "binary"): Client(door_s=0.07, door_token_s=2e-6, tokens=4096),
     ("tensorrt-llm", "decimal"): Client(door_s=0.03),
 }
-"""By engine and harness: the source with public launch scripts, and the other source's two series, which are told apart
+"""Chosen by hand on a coarse grid over calibrated-on rows. By engine and harness: the source with public launch scripts, and the other source's two series, which are told apart
 by their lengths (1,024, 2,048... or 1,000, 2,000...)."""
 
 
