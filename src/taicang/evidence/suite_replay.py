@@ -68,8 +68,10 @@ CLIENTS: dict[tuple[str, str], Client] = {
     ("tensorrt-llm", "binary"): Client(door_s=0.07, door_token_s=2e-6, tokens=4096),
     ("tensorrt-llm", "decimal"): Client(door_s=0.03),
 }
-"""Chosen by hand on a coarse grid over calibrated-on rows. By engine and harness: the source with public launch scripts, and the other source's two series, which are told apart
-by their lengths (1,024, 2,048... or 1,000, 2,000...)."""
+"""Chosen by hand on a coarse grid over calibrated-on rows.
+
+By engine and harness: the source with public launch scripts, and the other source's two series, which are told apart by
+their lengths (1,024, 2,048... or 1,000, 2,000...)."""
 
 
 def harness(row: Row) -> str:
