@@ -7,7 +7,6 @@ from rich.table import Table
 
 from taicang.evidence.score import Score
 
-
 WIDTH = 130
 
 
