@@ -23,6 +23,6 @@ def show_scores(scores: list[Score], *, drifts: list[str], alone: bool) -> None:
         table.add_row(one.suite, one.group, one.part, str(one.rows), *(f"{cell:.1%}" for cell in cells))
     console.print(table)
     if alone:
-        console.print("[dim]only the suites that the package carries; --evidence DIR runs the others[/]")
+        console.print("[dim]the tables that the package carries; --evidence DIR scores a folder of measured rows[/]")
     for line in drifts:
         console.print(f"[yellow]drift[/] {line}")

@@ -35,7 +35,7 @@ FOLDER = click.option(
     "--evidence",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     envvar="TAICANG_EVIDENCE",
-    help="Folder of measured rows (also TAICANG_EVIDENCE). Without it only the suites that the package carries run.",
+    help="Folder of measured rows (also TAICANG_EVIDENCE). Without it the tables that the package carries are scored.",
 )
 
 
@@ -78,18 +78,18 @@ def score(
     scores = score_parts(everything, by_group=by_group)
     whole = [] if files else [one for one in scores if one.group == "all"]
     if freeze:
-        click.echo(f"frozen in {board.freeze(whole)}", err=as_json)
+        click.echo(f"frozen in {board.freeze(whole, evidence)}", err=as_json)
     if row_id is not None:
         _explain([row for row in report.rows(found) if row["id"] == row_id], row_id, everything)
     elif as_json:
-        echo_json({"suites": report.suites(found), "rows": report.rows(found), "drifts": board.drifts(whole)})
+        echo_json({"suites": report.suites(found), "rows": report.rows(found), "drifts": board.drifts(whole, evidence)})
     elif as_csv:
         _write(report.rows(found), sys.stdout)
     else:
         from taicang.app.render_score import show_scores
 
         alone = evidence is None and not files
-        show_scores(scores, drifts=[] if freeze else board.drifts(whole), alone=alone)
+        show_scores(scores, drifts=[] if freeze else board.drifts(whole, evidence), alone=alone)
 
 
 def _outcomes(files: tuple[Path, ...], evidence: Path | None, suites: tuple[str, ...]) -> dict[str, list[Outcome]]:

@@ -13,7 +13,7 @@ import yaml
 
 from taicang.catalog.trust import FILE
 from taicang.errors import InvalidInput, UnknownName
-from taicang.evidence import intake
+from taicang.evidence import carry, intake
 from taicang.evidence.score import Outcome, Score, score_parts
 
 
@@ -26,6 +26,8 @@ class Suite:
     carried: bool = False
     kernels: bool = False
     """Reads the folder ``kernels`` of the evidence folder."""
+    long: bool = False
+    """Takes half a minute: runs on the carried tables only when it is asked for."""
 
 
 SUITES = (
@@ -48,7 +50,7 @@ SUITES = (
         module="suite_training",
         names=("training_dense", "training_moe", "training_lora", "training_megatron"),
     ),
-    Suite(module="suite_replay", names=("replay_ttft_agg", "replay_tpot_agg")),
+    Suite(module="suite_replay", names=("replay_ttft_agg", "replay_tpot_agg"), long=True),
     Suite(
         module="suite_published",
         names=(
@@ -81,7 +83,7 @@ SPEAKS_FOR: Mapping[str, tuple[str, str]] = MappingProxyType(
 
 
 def outcomes(folder: Path | None, wanted: Iterable[str] = (), notes: list[str] | None = None) -> Iterator[Outcome]:
-    """Outcomes of all suites that can run: those that are carried, and with an evidence ``folder`` all others.
+    """Outcomes of all suites that can run: on an evidence ``folder``, else on the carried tables.
 
     ``wanted`` restricts them by suite name. Absent and partly unreadable files are told in ``notes``. Raises
     ``UnknownName`` for a suite that does not exist and ``InvalidInput`` for a folder without evidence.
@@ -94,7 +96,7 @@ def outcomes(folder: Path | None, wanted: Iterable[str] = (), notes: list[str] |
     if folder is not None and not any((folder / kind.file).is_file() for kind in intake.KINDS):
         raise InvalidInput("no evidence here (expected CSV files and a folder 'kernels')", where=str(folder))
     for suite in SUITES:
-        if names and not set(names) & set(suite.names):
+        if (names and not set(names) & set(suite.names)) or (suite.long and folder is None and not names):
             continue
         for outcome in _run(suite, folder, [] if notes is None else notes):
             if not names or outcome.suite in names:
@@ -105,7 +107,8 @@ def _run(suite: Suite, folder: Path | None, notes: list[str]) -> Iterator[Outcom
     module = importlib.import_module(f"taicang.evidence.{suite.module}")
     if suite.carried:
         yield from module.outcomes()
-    elif folder is not None:
+    else:
+        folder = folder or carry.FOLDER
         files = [folder / kind.file for kind in intake.KINDS if kind.module == suite.module]
         notes.extend(f"{file}: absent, its suites are skipped" for file in files if not file.is_file())
         try:
@@ -132,9 +135,17 @@ def frozen() -> Mapping[str, Any]:
     return loaded
 
 
-def freeze(scores: Iterable[Score]) -> Path:
-    """Accept ``scores`` as the expected ones. Suites that did not run keep theirs."""
-    board: dict[str, Any] = dict(frozen().get("scores", {}))
+def _section(folder: Path | None) -> str:
+    return "carried" if folder is None else "scores"
+
+
+def freeze(scores: Iterable[Score], folder: Path | None) -> Path:
+    """Accept ``scores`` as the expected ones of the carried tables (no ``folder``) or of a whole evidence folder.
+
+    Suites that did not run keep theirs. Bands of predictions come from the whole folder.
+    """
+    kept = dict(frozen())
+    board: dict[str, Any] = dict(kept.get(_section(folder), {}))
     for one in scores:
         board.setdefault(one.suite, {})
         board[one.suite][one.part] = {
@@ -145,15 +156,16 @@ def freeze(scores: Iterable[Score]) -> Path:
             "bias_ratio": round(one.bias_ratio, 4),
             "p90_ratio": round(one.p90_ratio, 4),
         }
+    kept[_section(folder)] = board
     bands = {}
     for name, (speaks_for, title) in SPEAKS_FOR.items():
-        held = board.get(name, {}).get("held-out")
+        held = kept.get("scores", {}).get(name, {}).get("held-out")
         if held:
             bands[name] = {"speaks_for": speaks_for, "title": title} | {
                 key: held[key] for key in ("mape_ratio", "p90_ratio", "rows")
             }
     header = "# Written by `taicang score --freeze`: expected errors; a drift of half a point fails the tests.\n"
-    FILE.write_text(header + yaml.safe_dump({"scores": board, "bands": bands}, sort_keys=False), encoding="utf-8")
+    FILE.write_text(header + yaml.safe_dump(kept | {"bands": bands}, sort_keys=False), encoding="utf-8")
     return FILE
 
 
@@ -161,9 +173,9 @@ DRIFT_RATIO = 0.005
 """How far a suite's mean error may move before it must be accepted on purpose: half a point."""
 
 
-def drifts(scores: Iterable[Score]) -> list[str]:
+def drifts(scores: Iterable[Score], folder: Path | None) -> list[str]:
     """Suites whose mean error left the frozen one by more than ``DRIFT_RATIO``, in words."""
-    expected = frozen().get("scores", {})
+    expected = frozen().get(_section(folder), {})
     found = []
     for one in scores:
         was = expected.get(one.suite, {}).get(one.part)
