@@ -67,8 +67,10 @@ A100, B200, B300, GB200 and GB300 are left out and priced with H100's (examples/
 def bands(setup: Setup) -> tuple[Band, ...]:
     """Held-out errors of the suites that speak for this kind of prediction, from the frozen scoreboard.
 
-    A chip without kernels of its own gets bands ``TRANSFER_RATIO`` times as wide.
+    A chip without kernels of its own gets bands ``TRANSFER_RATIO`` times as wide. The suite nearest to the plan comes
+    first: wide expert parallelism is judged by the published runs of that kind.
     """
+    nearest = "published_moe" if setup.plan.dp > 1 else "served_tpot_agg"
     vendor = "ascend" if setup.machine.chip.vendor.lower() == "huawei" else "served"
     wider = 1.0 if setup.machine.chip.measured else TRANSFER_RATIO
     return tuple(
@@ -79,6 +81,6 @@ def bands(setup: Setup) -> tuple[Band, ...]:
             p90_ratio=row["p90_ratio"] * wider,
             rows=row["rows"],
         )
-        for name, row in frozen_bands().items()
+        for name, row in sorted(frozen_bands().items(), key=lambda item: item[0] != nearest)
         if row["speaks_for"] in (vendor, "all")
     )
