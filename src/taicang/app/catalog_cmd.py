@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from taicang.app.options import HELP
 from taicang.errors import TaicangError
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ class _Group(click.Group):
             raise click.UsageError(str(error), ctx) from None
 
 
-@click.group(cls=_Group)
+@click.group(cls=_Group, context_settings=HELP)
 def catalog() -> None:
     """Chips, machines and software stacks, every figure with its source.
 

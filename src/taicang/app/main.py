@@ -8,6 +8,7 @@ import sys
 import click
 
 from taicang import __version__
+from taicang.app.options import HELP
 from taicang.errors import InvalidInput, MissingFigure, NotModelled, TaicangError
 
 COMMANDS = {
@@ -71,7 +72,7 @@ class LazyGroup(click.Group):
         return super().resolve_command(ctx, args)
 
 
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=LazyGroup, context_settings=HELP)
 @click.version_option(__version__, prog_name="taicang")
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
 def cli(debug: bool) -> None:

@@ -7,8 +7,10 @@ from typing import Any
 
 import click
 
+from taicang.app.options import HELP
 
-@click.group()
+
+@click.group(context_settings=HELP)
 def models() -> None:
     """Built-in models and config.json imports.
 

@@ -101,6 +101,9 @@ PLAN = stacked(
 )
 """Layout of the decode instance."""
 
+HELP = {"help_option_names": ["-h", "--help"]}
+"""Context of groups: their commands answer -h also where they are called without the root command."""
+
 JSON = click.option("--json", "as_json", is_flag=True, help="Machine-readable output.")
 
 

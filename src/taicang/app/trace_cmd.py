@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from taicang.app.options import JSON, echo_json
+from taicang.app.options import HELP, JSON, echo_json
 
 READING = (
     click.option("--block-tokens", type=click.IntRange(1), help="Tokens behind one hash id of the trace."),
@@ -21,7 +21,7 @@ def _reading(function: Any) -> Any:
     return function
 
 
-@click.group()
+@click.group(context_settings=HELP)
 def trace() -> None:
     """Look at, convert and fetch request traces.
 
