@@ -148,7 +148,7 @@ def _parts(job: Job, mine: Pool, other: Pool) -> list[str]:
         scale = float(run.seconds) / float(run.busy_s) / tokens
         spent.append({str(part): float(seconds) * scale for part, seconds in run.by_part().items()})
     totals = [sum(parts.values()) for parts in spent]
-    moves = {part: spent[0].get(part, 0.0) - spent[1].get(part, 0.0) for part in {*spent[0], *spent[1]}}
+    moves = {part: spent[0].get(part, 0.0) - spent[1].get(part, 0.0) for part in dict.fromkeys([*spent[0], *spent[1]])}
     most = sorted(moves, key=lambda part: -abs(moves[part]))[:3]
     shown = ", ".join(f"{part} {moves[part] * 1e6:+.1f}" for part in most)
     return [f"{mine.role}: {totals[0] * 1e6:.1f} µs of a chip per token against {totals[1] * 1e6:.1f} ({shown})"]
