@@ -14,6 +14,7 @@ from taicang.evidence.served import quantisation
 from taicang.evidence.systems import machine_for
 from taicang.models.types import Experts, Latent, Model
 from taicang.plans import Quantisation, ServePlan
+from taicang.search.choices import routed
 from taicang.serve.setup import Setup
 from taicang.stacks import Stack
 
@@ -55,11 +56,6 @@ def stack_of(row: Published) -> Stack:
         return catalog.stack("vllm@0.9.0" if amd or "vllm" in row.system.lower() else "trtllm-bench@0.20.0")
     engine = row.source.split("_")[0]
     return catalog.stack({"trtllm": "trtllm-bench"}.get(engine, engine))
-
-
-def routed(net: Model) -> Experts | None:
-    """The model's expert layer."""
-    return next((block.ffn for block in net.blocks if isinstance(block.ffn, Experts)), None)
 
 
 def formats(row: Published, net: Model, stack: Stack) -> Quantisation:
