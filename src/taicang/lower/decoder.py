@@ -9,7 +9,7 @@ from taicang.errors import InvalidPlan
 from taicang.lower.attention import attention
 from taicang.lower.ffn import dense, experts
 from taicang.lower.load import Setting, load_of
-from taicang.lower.program import Part, Program, Task, some
+from taicang.lower.program import Part, Program, Task, some, where_some
 from taicang.models.types import Block, Dense, Model
 from taicang.ops import Collective, Gemm, Host, Lookup, Pointwise, Transfer
 from taicang.plans import Batch, ServePlan
@@ -77,7 +77,7 @@ def _head(model: Model, setting: Setting, part: Part, times: Count) -> Iterator[
 
 def _draft(model: Model, setting: Setting) -> Iterator[Task]:
     """One more layer of the last block's kind per drafted token, with its own head; a draft step has one query."""
-    drafts = setting.plan.draft_tokens
+    drafts = setting.plan.draft_tokens * where_some(setting.load.decode_tokens)
     plan = replace(setting.plan, draft_tokens=0)
     batch = setting.load.batch
     decode = Batch(decode_sequences=batch.decode_sequences, decode_context=batch.decode_context)

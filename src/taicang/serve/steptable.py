@@ -1,10 +1,12 @@
-"""Step times of one instance as tables of integers, made in a few array calls of the cost model.
+"""Step times of one instance as tables, made in a few array calls of the cost model.
 
 A simulator asks for millions of step times. Those of pure decode depend on the sequences n and the cached tokens c of
 the largest attention group; they are tabulated over n and the mean length c / n and read off as straight lines in c
-between the knots, so that the time of k steps in a row is an arithmetic series. A step with prompts adds four
-statistics; of those the tokens are tabulated beside n, the query-key pairs, the cached tokens that they meet and the
-number of prompts enter by their slopes. All in ticks (femtoseconds), and context in grains of 1/16 token.
+between the knots, so that the time of k steps in a row is an arithmetic series of whole ticks (femtoseconds); context
+is counted in grains of 1/16 token. A step with prompts adds four statistics. Their tokens, the keys that a token reads
+on average and the number of prompts span a second table, in which kernels are nearly linear between the knots; prompts
+of unequal lengths meet more or fewer distinct keys than equal ones, which enters by two slopes. What n decoding
+sequences add beside them is tabulated over the tokens and n.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from taicang.models.types import GroupedQuery, Latent, Model
 from taicang.plans import Batch
 from taicang.serve.request import SECOND
 from taicang.serve.setup import Setup, step
@@ -86,8 +89,8 @@ class StepTable:
     """Step times of ``setup`` with up to ``sequences`` decoding and ``tokens`` prompt tokens per attention group."""
 
     __slots__ = (
-        "_experts", "_floor", "_grid", "_length", "_mixed", "_n", "_n_mixed", "_per", "_rows", "_tokens", "growth",
-        "query_len",
+        "_alone", "_beside", "_experts", "_floor", "_grid", "_length", "_less", "_more", "_n", "_n_mixed", "_prompts",
+        "_reads", "_riders", "_rows", "_tokens", "growth", "query_len",
     )  # fmt: skip
 
     def __init__(self, setup: Setup, *, sequences: int, tokens: int) -> None:
@@ -100,13 +103,8 @@ class StepTable:
         n, length = (each.ravel() for each in np.meshgrid(self._n, self._length, indexing="ij"))
         seconds = _seconds(setup, Batch(decode_sequences=n, decode_context=n * length))
         self._grid = np.maximum.accumulate(seconds.reshape(len(self._n), -1), axis=1)
-        self._tokens = _knots(tokens, 1, 1.25).tolist()
-        self._n_mixed = [0.0, *_knots(sequences, 2, 1.6).tolist()]
-        self._mixed: Any = None
-        self._per: Any = None
+        self._fill(setup, sequences, tokens)
         self._experts: Any = []
-        self._floor: list[float] = [0.0, 0.0]
-        self._fill(setup)
         if setup.plan.dp > 1 and setup.plan.microbatches == 1:
             sizes = np.asarray(self._tokens)
             alone = Batch(
@@ -116,10 +114,10 @@ class StepTable:
             spent = step(setup, alone).by_part().get("experts", 0.0) * SECOND
             self._experts = np.broadcast_to(spent, sizes.shape).tolist()
 
-    def _fill(self, setup: Setup) -> None:
-        """Times of one prompt of each size beside each batch, and the slopes in what else a prompt brings.
+    def _fill(self, setup: Setup, sequences: int, tokens: int) -> None:
+        """Times of prompts alone, of prompts beside a decode batch, and of what other decode batches would add.
 
-        The host's floor under a short step (launches outside graphs) is kept apart, so that slopes are the device's.
+        The host's floor under a short step (launches outside graphs) is kept apart, so that the rest is the device's.
         """
         one = Batch(
             prefill_tokens=np.ones(2), prefill_sequences=1.0, prefill_pairs=1.0, prefill_context=1.0,
@@ -128,37 +126,43 @@ class StepTable:
         bound = np.broadcast_to(_seconds(setup, one) * SECOND, 2).tolist()
         setup = replace(setup, stack=replace(setup.stack, eager_kernel_s=0.0))
         free = np.broadcast_to(_seconds(setup, one) * SECOND, 2).tolist()
-        self._floor = [a if a > b else 0.0 for a, b in zip(bound, free, strict=True)]
-        t, n = (each.ravel() for each in np.meshgrid(self._tokens, self._n_mixed, indexing="ij"))
-        shape = (len(self._tokens), len(self._n_mixed))
+        self._floor: list[float] = [a if a > b else 0.0 for a, b in zip(bound, free, strict=True)]
 
-        def priced(pairs: Any, context: Any, prompts: Any) -> Any:
+        def priced(of: list[Any], n: Any, further: Any = 0.0) -> Any:
+            t, reads, prompts = of
             batch = Batch(
-                prefill_tokens=t, prefill_sequences=prompts, prefill_pairs=pairs, prefill_context=context,
-                decode_sequences=n, decode_context=n * REFERENCE,
+                prefill_tokens=t, prefill_sequences=prompts, prefill_pairs=t * reads,
+                prefill_context=_keys(t, reads, prompts) + further, decode_sequences=n, decode_context=n * REFERENCE,
             )  # fmt: skip
-            return _seconds(setup, batch).reshape(shape)
+            return _seconds(setup, batch) * SECOND
 
-        pairs, once = t * (t + 1) / 2, t * 0.0 + 1.0
-        base = priced(pairs, t, once)
-        far = priced(pairs + t * REACH, t + REACH, once)
-        wide = priced(pairs, t + REACH, once)
-        several = priced(pairs, t, once * 2.0)
-        tokens = np.asarray(self._tokens)[:, None]
-        per_context = (wide - base) / REACH
-        per_pair = (far - wide) / (tokens * REACH)
-        # a decode batch beside prompts: what its context adds is read off the decode rows
-        beside = [0.0 if not size else self._row_seconds(size) for size in self._n_mixed]
-        self._mixed = ((base - np.asarray(beside)[None, :]) * SECOND).tolist()
-        # slopes differ little between batches: those of the smallest and largest batch, averaged
-        self._per = [
-            tuple((slope[i].mean() * SECOND).tolist() for slope in (per_pair, per_context, several - base))
-            for i in range(shape[0])
-        ]
-
-    def _row_seconds(self, n: float) -> float:
-        i = int(np.argmin(np.abs(self._n - n)))
-        return float(np.interp(REFERENCE, self._length, self._grid[i]))
+        sizes = _knots(tokens, 8, 1.25)
+        bounds = [limit * scale for limit in _limits(setup.model) for scale in (0.7, 1.0, 1.4)]
+        reads = np.unique(np.concatenate([2.0 ** np.arange(21), bounds]))
+        prompts = _knots(min(sequences, tokens), int(setup.plan.pp), 2.0)
+        grid = [each.ravel() for each in np.meshgrid(sizes, reads, prompts, indexing="ij")]
+        shape = len(sizes), len(reads), len(prompts)
+        # schedules that overlap, or share a pipeline's stages, make decoding and prompts depend on each other
+        apart = setup.plan.pp == 1 and setup.plan.microbatches == 1
+        some = 0.0 if apart else float(max(round(sequences**0.5), setup.plan.pp))
+        nobody = 0.0 * grid[0]
+        alone = priced(grid, nobody)
+        self._alone = alone.reshape(shape).tolist()
+        self._beside = self._alone if apart else priced(grid, some + 0.0 * grid[0]).reshape(shape).tolist()
+        keys = _keys(*grid)
+        fewer = np.minimum(keys - grid[0], keys / 2)
+        self._more = ((priced(grid, nobody, 2.0 * keys) - alone) / (2.0 * keys)).reshape(shape).tolist()
+        less = (alone - priced(grid, nobody, -fewer)) / np.maximum(fewer, 1.0)
+        self._less = less.reshape(shape).tolist()
+        batches = np.concatenate([[0.0], _knots(sequences, 2, 1.35)])
+        t, n = (each.ravel() for each in np.meshgrid(sizes, batches, indexing="ij"))
+        one_prompt = [t, (t + 1) / 2, 1.0 + 0.0 * t]
+        ridden = priced(one_prompt, n) - priced(one_prompt, some + 0.0 * t)
+        own = [self.row(int(b)).at(round(b * REFERENCE * GRAIN)) if b else 0 for b in batches.tolist()]
+        self._riders = (ridden.reshape(len(sizes), -1) - np.asarray(own, dtype=float)).tolist()
+        self._tokens, self._reads, self._prompts, self._n_mixed = (
+            each.tolist() for each in (sizes, reads, prompts, batches)
+        )
 
     def row(self, n: int) -> Row:
         """Decode steps of ``n`` sequences in the largest group."""
@@ -191,29 +195,61 @@ class StepTable:
 
     def mixed(self, tokens: int, prompts: int, pairs: float, keys: int, n: int, context: int) -> int:
         """Ticks of a step with ``tokens`` of ``prompts`` prompts, beside ``n`` decoding with ``context`` grains."""
-        sizes, batches = self._tokens, self._n_mixed
+        sizes = self._tokens
         i = min(max(bisect_right(sizes, tokens) - 1, 0), len(sizes) - 2)
         x = (tokens - sizes[i]) / (sizes[i + 1] - sizes[i])
-        low, high = self._mixed[i], self._mixed[i + 1]
+        cube = self._beside if n else self._alone
+        reads = pairs / tokens
+        j, y = _place(self._reads, reads)
+        k, z = _place(self._prompts, prompts)
+        low, high = _plane(cube[i], j, y, k, z), _plane(cube[i + 1], j, y, k, z)
+        ticks = low + (high - low) * x
+        other = keys - _keys(tokens, reads, prompts)
+        if abs(other) >= 1.0:  # prompts of unequal lengths
+            cube = self._more if other > 0 else self._less
+            low, high = _plane(cube[i], j, y, k, z), _plane(cube[i + 1], j, y, k, z)
+            ticks += other * (low + (high - low) * x)
         if n:
-            j = min(max(bisect_right(batches, n) - 1, 0), len(batches) - 2)
-            y = (n - batches[j]) / (batches[j + 1] - batches[j])
+            j, y = _place(self._n_mixed, n)
+            low, high = self._riders[i], self._riders[i + 1]
             a = low[j] + (low[j + 1] - low[j]) * y
-            ticks = a + (high[j] + (high[j + 1] - high[j]) * y - a) * x
+            ticks += a + (high[j] + (high[j + 1] - high[j]) * y - a) * x
             ticks += self.row(n).at(context)
-        else:
-            ticks = low[0] + (high[0] - low[0]) * x
-        per, more = self._per[i], self._per[i + 1]
-        ticks += (pairs - tokens * (tokens + 1) / 2) * (per[0] + (more[0] - per[0]) * x)
-        ticks += (keys - tokens) * (per[1] + (more[1] - per[1]) * x)
-        ticks += (prompts - 1) * (per[2] + (more[2] - per[2]) * x)
         return max(int(ticks), int(self._floor[n > 0]), 1)
 
 
 REFERENCE = 2048.0
 """Mean context of the decode batch beside which prompts are tabulated."""
-REACH = 8192.0
-"""Cached tokens over which a prompt's slopes are taken."""
+
+
+def _keys(tokens: Any, reads: Any, prompts: Any) -> Any:
+    """Keys that equal prompts meet whose tokens read ``reads`` keys each, on average."""
+    return np.maximum(prompts * reads + (tokens - prompts) / 2, tokens)
+
+
+def _limits(model: Model) -> list[int]:
+    """Most keys that a token reads, by the kinds of attention that have such a bound."""
+    found = set()
+    for block in model.blocks:
+        kind = block.attention
+        if isinstance(kind, GroupedQuery) and kind.window:
+            found.add(kind.window)
+        if isinstance(kind, Latent) and kind.indexer:
+            found.add(kind.indexer.topk)
+    return sorted(found)
+
+
+def _place(knots: Sequence[float], x: float) -> tuple[int, float]:
+    """The knot below ``x`` and the share of the way to the next; beyond the last knot straight on."""
+    i = min(max(bisect_right(knots, x) - 1, 0), len(knots) - 2)
+    return i, (x - knots[i]) / (knots[i + 1] - knots[i])
+
+
+def _plane(values: Sequence[Sequence[float]], j: int, y: float, k: int, z: float) -> float:
+    """Bilinear interpolation."""
+    near, next_ = values[j], values[j + 1]
+    a = near[k] + (near[k + 1] - near[k]) * z
+    return a + (next_[k] + (next_[k + 1] - next_[k]) * z - a) * y
 
 
 def _knots(most: int, dense: int, ratio: float) -> Any:
