@@ -202,17 +202,21 @@ def _indexer(kind: Latent, setting: Setting) -> Iterator[Item]:
     tokens = load.tokens / shard
     yield "indexer projections", Gemm(m=tokens, n=heads * width, k=kind.q_lora or hidden, dtype="bf16"), 1
     yield "indexer keys", Gemm(m=tokens, n=width + heads, k=hidden, dtype="bf16"), 1
-    whole_prefill, whole_decode = prefill_reach(load.batch, None), decode_reach(load.batch, load.query_len, None)
-    pairs = (whole_prefill.pairs + whole_decode.pairs) / shard
-    sequences = at_least_one(load.batch.prefill_sequences + load.batch.decode_sequences)
-    queries = at_least_one(tokens / sequences)
-    # every query scores the whole context with all indexer heads: [queries*heads, width] x [width, context]
-    yield (
-        "indexer scores",
-        Gemm(batch=sequences, m=queries * heads, n=at_least_one(pairs / sequences / queries), k=width, dtype=scored),
-        1,
-    )
-    yield "indexer top-k", Pointwise(kind="route", elements=pairs, moved_bytes=pairs * 8.0, launches=2), 1
+    batch = load.batch
+    for phase, held, each, reach in (
+        (" (prefill)", batch.prefill_sequences, load.prefill_tokens, prefill_reach(batch, None)),
+        ("", batch.decode_sequences, load.decode_tokens, decode_reach(batch, load.query_len, None)),
+    ):
+        if not some(each):
+            continue
+        pairs, sequences = reach.pairs / shard, at_least_one(held)
+        queries = at_least_one(each / shard / sequences)
+        # every query scores the whole context with all indexer heads: [queries*heads, width] x [width, context]
+        length = at_least_one(pairs / sequences / queries)
+        scores = Gemm(batch=sequences, m=queries * heads, n=length, k=width, dtype=scored)
+        yield f"indexer scores{phase}", scores, where_some(each)
+        top = Pointwise(kind="route", elements=pairs, moved_bytes=pairs * 8.0, launches=2)
+        yield f"indexer top-k{phase}", top, where_some(each)
 
 
 def _linear(kind: GatedLinear, setting: Setting) -> Iterator[Item]:
