@@ -19,15 +19,18 @@ from taicang.plans import ServePlan, decode_batch, prefill_batch
 from taicang.predict.infer import SKEW, describe
 from taicang.search.choices import default_stack, quantisation
 from taicang.search.space import usual
+from taicang.serve import gaps
 from taicang.serve.build import Pool, cluster
 from taicang.serve.clients import ClosedLoop, open_loop
 from taicang.serve.cluster import FAIL, REPAIR
+from taicang.serve.log import Log
 from taicang.serve.memory import memory_use
-from taicang.serve.request import SECOND, Request
+from taicang.serve.record import Record
+from taicang.serve.request import SECOND
 from taicang.serve.scheduler import preset
 from taicang.serve.setup import Setup, step
-from taicang.serve.simulate import simulate
-from taicang.serve.summary import Summary, columns, summarise
+from taicang.serve.simulate import serve
+from taicang.serve.summary import Summary, summarise
 from taicang.stacks import Stack
 from taicang.traffic.trace import Trace
 from taicang.units import Count
@@ -119,16 +122,15 @@ def replay(
         made.events.push(round(at_s * SECOND), FAIL, victim)
         if down_s is not None:
             made.events.push(round((at_s + down_s) * SECOND), REPAIR, victim)
+    finished, made.log = Record(), Log()
     if clients:
         loop = ClosedLoop(trace, clients, think_s=think_s, seed=seed)
-        requests: list[Request] = loop.keep
-        finished = simulate(made, loop.arrivals(), after=loop.after, progress=progress)
+        serve(made, loop.arrivals(), finished, after=loop.after, progress=progress)
     else:
         if not len(trace.arrival_s):
             raise InvalidInput(f"{trace.name} has no times: give --rate or --closed-loop")
-        requests = []
-        finished = simulate(made, open_loop(trace, requests), progress=progress)
-    table = columns(finished)
+        serve(made, open_loop(trace), finished, progress=progress)
+    table = finished.columns() | gaps.by_request(made.log, finished.ticks())
     return Replay(
         trace=trace.name,
         model=net.name,

@@ -8,24 +8,28 @@ from collections.abc import Callable, Iterator
 from taicang.serve.request import SECOND, Request
 from taicang.traffic.trace import Trace
 
+SOME = 65_536
+"""Requests of a trace that are unpacked at a time."""
 
-def open_loop(trace: Trace, keep: list[Request]) -> Iterator[Request]:
-    """The requests of ``trace`` at their times; each is appended to ``keep`` as it is made."""
-    times = [round(t * SECOND) for t in trace.arrival_s.tolist()]
-    inputs, outputs = trace.input_tokens.tolist(), trace.output_tokens.tolist()
-    sessions = trace.session.tolist() if trace.session is not None else [-1] * len(inputs)
-    blocks = trace.blocks or [()] * len(inputs)
-    for i, now in enumerate(times):
-        request = Request(i, now, inputs[i], outputs[i], blocks=blocks[i], session=sessions[i])
-        keep.append(request)
-        yield request
+
+def open_loop(trace: Trace) -> Iterator[Request]:
+    """The requests of ``trace`` at their times."""
+    nothing: tuple[int, ...] = ()
+    for low in range(0, len(trace), SOME):
+        part = slice(low, low + SOME)
+        times = [round(t * SECOND) for t in trace.arrival_s[part].tolist()]
+        inputs, outputs = trace.input_tokens[part].tolist(), trace.output_tokens[part].tolist()
+        sessions = trace.session[part].tolist() if trace.session is not None else [-1] * len(inputs)
+        blocks = trace.blocks[part] if trace.blocks else [nothing] * len(inputs)
+        for i, now in enumerate(times):
+            yield Request(low + i, now, inputs[i], outputs[i], blocks=blocks[i], session=sessions[i])
 
 
 class ClosedLoop:
     """``clients`` clients that take the requests of ``trace`` in order; each sends its next one ``think_s`` (mean of an
     exponential, or exactly) after an answer. ``ramp_s`` spreads the first requests evenly."""
 
-    __slots__ = ("_draw", "_first", "_next", "_think", "clients", "keep", "trace")
+    __slots__ = ("_draw", "_first", "_next", "_think", "clients", "trace")
 
     def __init__(
         self, trace: Trace, clients: int, *, think_s: float = 0.0, random_think: bool = False, ramp_s: float = 0.0,
@@ -33,7 +37,6 @@ class ClosedLoop:
     ) -> None:  # fmt: skip
         self.trace = trace
         self.clients = min(clients, len(trace))
-        self.keep: list[Request] = []
         self._think = round(think_s * SECOND)
         self._first = round(ramp_s * SECOND)
         self._draw = random.Random(seed).expovariate if random_think and think_s else None
@@ -43,15 +46,15 @@ class ClosedLoop:
         trace = self.trace
         inputs, outputs = trace.input_tokens.tolist(), trace.output_tokens.tolist()
         blocks = trace.blocks or [()] * len(inputs)
-        keep = self.keep
+        sessions = trace.session.tolist() if trace.session is not None else [-1] * len(inputs)
+        made = 0
 
         def make(now: int) -> Request | None:
-            i = len(keep)
-            if i >= len(inputs):
+            nonlocal made
+            if made >= len(inputs):
                 return None
-            request = Request(i, now, inputs[i], outputs[i], blocks=blocks[i])
-            keep.append(request)
-            return request
+            i, made = made, made + 1
+            return Request(i, now, inputs[i], outputs[i], blocks=blocks[i], session=sessions[i])
 
         return make
 

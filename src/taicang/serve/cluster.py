@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from taicang.errors import InvalidInput
 from taicang.events import Events
 from taicang.serve.instance import Instance
+from taicang.serve.log import Log
 from taicang.serve.request import Request
 from taicang.serve.router import Router
 from taicang.serve.store import Link, Store
@@ -22,7 +23,7 @@ class Cluster:
     """``entry`` takes requests; where ``decode`` is given, prompts are computed in ``entry`` and move there."""
 
     __slots__ = (
-        "_free_at", "_touched", "decode", "down", "entry", "events", "link", "moved_tokens", "on_left", "parked",
+        "_free_at", "_touched", "decode", "down", "entry", "events", "link", "log", "moved_tokens", "on_left", "parked",
         "router", "split", "store",
     )  # fmt: skip
 
@@ -44,6 +45,8 @@ class Cluster:
         self.events = Events()
         self.on_left = on_left
         """Called with each finished request and the time."""
+        self.log: Log | None = None
+        """Where steps are noted, if anywhere."""
         self.moved_tokens = 0
         self.split = bool(decode)
         self.down: dict[Instance, list[Instance]] = {}
@@ -134,6 +137,8 @@ class Cluster:
             assert isinstance(what, Instance)
             if version != what.version:
                 return
+            if self.log is not None:
+                self.log.step(what, now)
             for request in what.finish(now):
                 if self.store is not None and request.blocks and what in self.entry:
                     self.store.put(request)

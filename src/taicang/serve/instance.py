@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from taicang.serve.buckets import bucket
 from taicang.serve.cache import Cache
 from taicang.serve.request import Request
 from taicang.serve.scheduler import Group, Limits, enqueue, fill, footprint, prompts_of
@@ -29,7 +28,7 @@ class Instance:
     __slots__ = (
         "_bases", "_context", "_end", "_growth", "_heap", "_joined", "_k", "_rides", "_row", "_sizes", "_start",
         "_work", "busy", "coming", "failures",
-        "groups", "hungry", "itl", "limits", "load", "name", "role", "safe", "single", "steps", "steps_of",
+        "groups", "hungry", "limits", "load", "name", "role", "safe", "single", "steps", "steps_of",
         "steps_run", "table", "version",
     )  # fmt: skip
 
@@ -63,8 +62,6 @@ class Instance:
         """Groups that have prompts."""
         self.load = [0] * len(caches)
         """Requests of each group."""
-        self.itl: dict[int, int] = {}
-        """Tokens by the step's duration (see ``bucket``)."""
         self.version = 0
         self._heap: list[tuple[int, int, Request]] = []
         self._work: list[tuple[Request, int]] = []
@@ -181,18 +178,20 @@ class Instance:
         self._end = now + max(ticks, 1)
         return self._end
 
+    def doing(self) -> tuple[int, int, int, int, list[tuple[Request, int]]]:
+        """(start, decode steps, sequences that decode or wait to, their cached grains, prompts) of what runs."""
+        alive = int(self._sizes.sum())
+        grains = int(self._bases.sum()) + alive * self.table.growth * self.steps
+        return self._start, self._k if self._rides else 0, alive, grains, self._work
+
     def finish(self, now: int) -> list[Request]:
         """The step or stretch is over: returns the requests that leave (finished, or to be handed on)."""
-        spent = now - self._start
-        self.busy += spent
+        self.busy += now - self._start
         left: list[Request] = []
         if self._rides:
             k = self._k
             self.steps += k
             self.steps_run += k
-            key = bucket(spent // k)
-            alive = self.groups[0].n if len(self.groups) == 1 else int(self._sizes.sum())
-            self.itl[key] = self.itl.get(key, 0) + alive * k
             heap, steps = self._heap, self.steps
             while heap and heap[0][0] <= steps:
                 until, _, request = heapq.heappop(heap)

@@ -3,9 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import Protocol
 
 from taicang.serve.cluster import ARRIVAL, Cluster
 from taicang.serve.request import Request
+
+
+class Kept(Protocol):
+    """What takes finished requests: a list, or a ``Record`` of their figures."""
+
+    def append(self, request: Request, /) -> None:
+        """Take one."""
+
+    def __len__(self) -> int: ...
 
 
 def simulate(
@@ -15,12 +25,25 @@ def simulate(
     after: Callable[[Request, int], Request | None] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Request]:
-    """Serve ``arrivals`` (in order of time) and return what finished, in order of finishing.
+    """``serve`` that returns the finished requests themselves."""
+    finished: list[Request] = []
+    serve(cluster, arrivals, finished, after=after, progress=progress)
+    return finished
+
+
+def serve(
+    cluster: Cluster,
+    arrivals: Iterable[Request],
+    finished: Kept,
+    *,
+    after: Callable[[Request, int], Request | None] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> None:
+    """Serve ``arrivals`` (in order of time); requests go to ``finished`` in order of finishing.
 
     ``after(request, now)`` makes the request that its client sends next (closed loop); its arrival may not lie before
     ``now``. ``progress(finished, now)`` is called every 4,096 events. A ``KeyboardInterrupt`` ends the run early.
     """
-    finished: list[Request] = []
     events = cluster.events
 
     def left(request: Request, now: int) -> None:
@@ -52,5 +75,4 @@ def simulate(
             if progress is not None and count % 4096 == 0:
                 progress(len(finished), now)
     except KeyboardInterrupt:
-        return finished
-    return finished
+        return

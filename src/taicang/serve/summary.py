@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from taicang.serve.buckets import duration
+from taicang.serve import gaps
 from taicang.serve.cluster import Cluster
+from taicang.serve.record import Record
 from taicang.serve.request import SECOND, Request
 
 QUANTILES = (0.5, 0.9, 0.95, 0.99)
@@ -56,33 +57,9 @@ class Summary:
     partial: bool
 
 
-def columns(requests: Sequence[Request]) -> dict[str, NDArray[Any]]:
-    """Requests that ended as columns: times in seconds from the clock's start, lengths in tokens."""
-    done = [r for r in requests if r.end >= 0]
-    arrival, started, first, end, moved = (
-        np.asarray([(r.arrival, r.started, r.first, r.end, r.moved) for r in done], dtype=float).reshape(-1, 5).T
-        / SECOND
-    )
-    number, input_, output, cached, pooled, preempted, place = (
-        np.asarray([(r.id, r.input, r.output, r.cached, r.pooled, r.preempted, r.place) for r in done], dtype=np.int64)
-        .reshape(-1, 7)
-        .T
-    )
-    return {
-        "id": number,
-        "arrival_s": arrival,
-        "input_tokens": input_,
-        "output_tokens": output,
-        "queue_s": started - arrival,
-        "ttft_s": first - arrival,
-        "tpot_s": (end - first) / np.maximum(output - 1, 1),
-        "e2e_s": end - arrival,
-        "moved_s": np.where(moved >= 0, moved - first, 0.0),
-        "cached_tokens": cached,
-        "pooled_tokens": pooled,
-        "preempted": preempted,
-        "instance": place,
-    }
+def columns(requests: Iterable[Request]) -> dict[str, NDArray[Any]]:
+    """Requests that ended as columns."""
+    return Record(r for r in requests if r.end >= 0).columns()
 
 
 def summarise(
@@ -141,16 +118,12 @@ def spread(values: NDArray[Any]) -> Spread:
 
 
 def _itl(cluster: Cluster) -> Spread:
-    """Inter-token latency over all tokens, from the instances' counts by duration (resolved to a sixteenth)."""
-    total: dict[int, int] = {}
-    for instance in cluster.instances:
-        for key, count in instance.itl.items():
-            total[key] = total.get(key, 0) + count
-    if not total:
+    """Inter-token latency over all tokens, from the log (resolved to a sixteenth of an octave)."""
+    if cluster.log is None:
         return spread(np.zeros(0))
-    keys = sorted(total)
-    values = np.asarray([duration(key) for key in keys]) / SECOND
-    weights = np.asarray([total[key] for key in keys], dtype=float)
+    values, weights = gaps.overall(cluster.log, [each.name for each in cluster.instances])
+    if not len(values):
+        return spread(values)
     reached = np.cumsum(weights) / weights.sum()
     p50, p90, p95, p99 = (float(values[int(np.searchsorted(reached, q))]) for q in QUANTILES)
     mean = float((values * weights).sum() / weights.sum())
