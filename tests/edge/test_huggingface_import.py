@@ -19,8 +19,6 @@ REFUSED = {
     "deepseek-v4-flash": "compress_ratios",
     "deepseek-v4.1-flash": "compress_ratios",
     "gemma-4-26b-a4b": "attention_k_eq_v",
-    "nemotron-3-nano-30b-a3b": "hybrid_override_pattern",
-    "nemotron-h-56b": "hybrid_override_pattern",
 }
 LLAMA: dict[str, Any] = {
     "model_type": "llama",

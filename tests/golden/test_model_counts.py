@@ -48,6 +48,9 @@ NAMEPLATE = {
     "step-3.7-flash": (196, 11),
     "glm-5": (744, 41.8),
     "grok-1-314b": (314, 86),
+    "nemotron-3-nano-30b-a3b": (31.6, 3.6),
+    "nemotron-3-super-120b-a12b": (120.6, 12.7),
+    "nemotron-3-ultra-550b-a55b": (550, 55),
 }
 
 

@@ -8,7 +8,7 @@ from taicang.catalog.models import model, model_names, not_modelled
 from taicang.errors import InvalidPlan
 from taicang.lower import lower
 from taicang.models.count import decode_flop, parameters, prefill_flop
-from taicang.models.types import Experts, GatedLinear
+from taicang.models.types import Experts, GatedLinear, StateSpace
 from taicang.ops import Attend, Collective, Exchange, Gemm, GroupedGemm
 from taicang.plans import Batch, ServePlan, decode_batch, prefill_batch
 from taicang.stacks import Stack
@@ -35,7 +35,7 @@ def total_flop(program):
 def test_decode_flop_equal_the_models_count(name):
     net = model(name)
     program = lower(net, ServePlan(), decode_batch(sequences=1, context=1000.0), STACK)
-    linear = any(isinstance(block.attention, GatedLinear) for block in net.blocks)
+    linear = any(isinstance(block.attention, GatedLinear | StateSpace) for block in net.blocks)
     # norms, biases and the recurrence of linear attention are priced as bytes, not as matrix products
     assert total_flop(program) == pytest.approx(decode_flop(net, 1000.0), rel=0.05 if linear else 0.02)
 

@@ -16,10 +16,15 @@ from taicang.catalog.model_names import canonical
 from taicang.errors import InvalidInput, NotModelled, UnknownName
 from taicang.formats import number_format
 from taicang.models.huggingface import from_config
-from taicang.models.types import Block, Dense, Experts, GatedLinear, GroupedQuery, Indexer, Latent, Model
+from taicang.models.types import Block, Dense, Experts, GatedLinear, GroupedQuery, Indexer, Latent, Model, StateSpace
 
 FOLDER = Path(__file__).parent / "data" / "models"
-_ATTENTION: Mapping[str, type] = {"grouped": GroupedQuery, "latent": Latent, "gated_linear": GatedLinear}
+_ATTENTION: Mapping[str, type] = {
+    "grouped": GroupedQuery,
+    "latent": Latent,
+    "gated_linear": GatedLinear,
+    "state_space": StateSpace,
+}
 _FFN: Mapping[str, type] = {"dense": Dense, "experts": Experts}
 T = TypeVar("T")
 

@@ -4,27 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from taicang.errors import InvalidPlan, NotModelled
+from taicang.errors import NotModelled
 from taicang.formats import number_format
 from taicang.lower.load import Load, Setting, decode_reach, prefill_reach
-from taicang.lower.product import product
+from taicang.lower.product import Item, product, split_heads
 from taicang.lower.program import at_least_one, some, where_some
-from taicang.models.types import Attention, GatedLinear, GroupedQuery, Latent
-from taicang.ops import Attend, Collective, Gemm, Operator, Pointwise
+from taicang.lower.state_space import state_space
+from taicang.models.types import Attention, GatedLinear, GroupedQuery, Latent, StateSpace
+from taicang.ops import Attend, Collective, Gemm, Pointwise
 from taicang.units import Count
-
-Item = tuple[str, Operator, Count]
-"""Label, operator, how often it runs."""
 
 CHUNK = 64
 """Tokens of one chunk of the chunked delta rule (the published kernels' choice)."""
-
-
-def split_heads(count: int, tp: int, what: str) -> int:
-    """Heads of one rank; tensor parallelism beyond the head count is refused."""
-    if tp > count or count % tp:
-        raise InvalidPlan(f"tp={tp} does not divide {count} {what}")
-    return count // tp
 
 
 def attention(kind: Attention, setting: Setting) -> Iterator[Item]:
@@ -38,13 +29,15 @@ def attention(kind: Attention, setting: Setting) -> Iterator[Item]:
         yield from _latent(kind, setting)
     elif isinstance(kind, GatedLinear):
         yield from _linear(kind, setting)
+    elif isinstance(kind, StateSpace):
+        yield from state_space(kind, setting)
     else:
         raise NotModelled(f"attention kind {type(kind).__name__}")
-    if plan.tp > 1 and not plan.sp:
+    if some(plan.tp - 1) and not plan.sp:
         yield (
             "attention all-reduce",
             Collective(kind="all_reduce", payload_bytes=load.tokens * hidden * 2.0, ranks=plan.tp),
-            1,
+            where_some(plan.tp - 1),
         )
 
 
@@ -88,7 +81,7 @@ def _core(load: Load, limit: int | None, build: dict[str, object], prefill: dict
 def _grouped(kind: GroupedQuery, setting: Setting) -> Iterator[Item]:
     hidden, plan, load, stack = setting.hidden, setting.plan, setting.load, setting.stack
     heads = split_heads(kind.heads, plan.tp, "query heads")
-    kv_heads = max(1, kind.kv_heads // plan.tp)
+    kv_heads = at_least_one(kind.kv_heads // plan.tp)
     v_dim = kind.v_head_dim or kind.head_dim
     quant = plan.quant
     gate = heads * kind.head_dim if kind.output_gate else 0

@@ -23,7 +23,7 @@ def lower(model: Model, plan: ServePlan, batch: Batch, stack: Stack, *, skew: Co
     All layers are included whatever ``plan.pp``: the step's latency passes through every stage. ``skew`` is the
     exponent of expert popularity. Raises ``InvalidPlan`` where the plan does not fit the model.
     """
-    if plan.pp > model.layers:
+    if some(plan.pp - model.layers):
         raise InvalidPlan(f"pp={plan.pp} exceeds the {model.layers} layers of {model.name} by {plan.pp - model.layers}")
     setting = Setting(hidden=model.hidden, plan=plan, stack=stack, load=load_of(plan, batch), skew=skew)
     return Program(tasks=tuple(_tasks(model, setting)), layers=model.layers)
@@ -32,12 +32,12 @@ def lower(model: Model, plan: ServePlan, batch: Batch, stack: Stack, *, skew: Co
 def _tasks(model: Model, setting: Setting) -> Iterator[Task]:
     hidden, plan, load = setting.hidden, setting.plan, setting.load
     yield Task(label="embedding", part="embed", op=Lookup(rows=load.tokens, row_bytes=hidden * 2.0))
-    if plan.tp > 1 and not plan.sp:
+    if some(plan.tp - 1) and not plan.sp:
         reduce = Collective(kind="all_reduce", payload_bytes=load.tokens * hidden * 2.0, ranks=plan.tp)
-        yield Task(label="embedding all-reduce", part="embed", op=reduce)
+        yield Task(label="embedding all-reduce", part="embed", op=reduce, repeat=where_some(plan.tp - 1))
     for index, block in enumerate(model.blocks):
         yield from _block(block, index, block.count, setting)
-    if plan.pp > 1:
+    if some(plan.pp - 1):
         send = Transfer(
             payload_bytes=load.tokens * hidden * 2.0 / plan.tp, plane="scale_up", distance=plan.tp * plan.dp
         )
@@ -68,9 +68,9 @@ def _head(model: Model, setting: Setting, part: Part, times: Count) -> Iterator[
     product = Gemm(m=load.sampled, n=model.vocab / shard, k=model.hidden, dtype=plan.quant.head)
     yield Task(label="output head", part=part, op=product, repeat=times)
     logits = load.sampled * model.vocab
-    if shard > 1:
+    if some(shard - 1):
         gather = Collective(kind="all_gather", payload_bytes=logits * 2.0, ranks=shard)
-        yield Task(label="logits all-gather", part=part, op=gather, repeat=times)
+        yield Task(label="logits all-gather", part=part, op=gather, repeat=times * where_some(shard - 1))
     sample = Pointwise(kind="sample", elements=logits, moved_bytes=logits * 8.0, flop=logits * 4.0, launches=4)
     yield Task(label="sampling", part=part, op=sample, repeat=times)
 

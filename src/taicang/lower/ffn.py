@@ -8,10 +8,10 @@ import numpy as np
 
 from taicang.errors import InvalidPlan
 from taicang.formats import number_format
-from taicang.lower.attention import Item, norm
+from taicang.lower.attention import norm
 from taicang.lower.load import Setting
-from taicang.lower.product import product
-from taicang.lower.program import some
+from taicang.lower.product import Item, product
+from taicang.lower.program import some, where_some
 from taicang.models.types import Dense, Experts
 from taicang.ops import Collective, Exchange, ExchangeKind, Gemm, GroupedGemm, Pointwise
 from taicang.plans import ServePlan
@@ -38,15 +38,17 @@ def _mlp(label: str, tokens: Count, inter: float, gated: bool, setting: Setting)
 
 def dense(kind: Dense, setting: Setting) -> Iterator[Item]:
     """A dense layer: sharded over the attention group's ranks (over token shards under SP: whole weights)."""
+    if not kind.inter:
+        return  # a mixer alone
     hidden, plan, load = setting.hidden, setting.plan, setting.load
     tokens, shard = (load.tokens / plan.tp, 1) if plan.sp else (load.tokens, plan.tp)
     yield "norm", norm(tokens, hidden), 1
     yield from _mlp("feed-forward", tokens, kind.inter / shard, kind.gated, setting)
-    if shard > 1:
+    if some(shard - 1):
         yield (
             "feed-forward all-reduce",
             Collective(kind="all_reduce", payload_bytes=tokens * hidden * 2.0, ranks=shard),
-            1,
+            where_some(shard - 1),
         )
 
 
@@ -64,16 +66,18 @@ def experts(kind: Experts, setting: Setting) -> Iterator[Item]:
     elif kind.shared_inter:
         shard = 1 if plan.sp or some(plan.dp - 1) else plan.tp
         yield from _mlp("shared expert", own, kind.shared_inter / shard, kind.gated, setting)
+    yield from latent_projection("latent down-projection", kind, own, setting)
+    width = kind.latent or hidden
     ranks = plan.ep * plan.moe_tp
     groups = plan.dp * (plan.tp if plan.sp else 1)
     exchanged = some(plan.dp - 1) or plan.sp
     sent = own if plan.sp else own / plan.tp
     dispatched = exchanged and _all_to_all(setting)
     if dispatched:
-        yield "dispatch", _exchange("dispatch", sent, topk, slots, setting), 1
+        yield "dispatch", _exchange("dispatch", sent, width, topk, slots, setting), 1
     elif exchanged:
         # every rank sees all tokens: gather in the dispatch format
-        gathered = own * groups * hidden * number_format(plan.quant.dispatch).activation_bytes
+        gathered = own * groups * width * number_format(plan.quant.dispatch).activation_bytes
         yield "tokens all-gather", Collective(kind="all_gather", payload_bytes=gathered, ranks=ranks), 1
     yield (
         "experts",
@@ -82,7 +86,7 @@ def experts(kind: Experts, setting: Setting) -> Iterator[Item]:
             topk=topk,
             experts=slots,
             experts_local=slots / plan.ep,
-            hidden=hidden,
+            hidden=width,
             inter=kind.inter / plan.moe_tp,
             dtype=plan.quant.experts,
             gated=kind.gated,
@@ -93,15 +97,23 @@ def experts(kind: Experts, setting: Setting) -> Iterator[Item]:
         1,
     )
     if dispatched:
-        yield "combine", _exchange("combine", sent, topk, slots, setting), 1
+        yield "combine", _exchange("combine", sent, width, topk, slots, setting), 1
     elif exchanged:
         yield (
             "tokens reduce-scatter",
-            Collective(kind="reduce_scatter", payload_bytes=own * groups * hidden * 2.0, ranks=ranks),
+            Collective(kind="reduce_scatter", payload_bytes=own * groups * width * 2.0, ranks=ranks),
             1,
         )
     elif some(ranks - 1):
-        yield "experts all-reduce", Collective(kind="all_reduce", payload_bytes=own * hidden * 2.0, ranks=ranks), 1
+        yield "experts all-reduce", Collective(kind="all_reduce", payload_bytes=own * width * 2.0, ranks=ranks), 1
+    yield from latent_projection("latent up-projection", kind, own, setting)
+
+
+def latent_projection(label: str, kind: Experts, tokens: Count, setting: Setting) -> Iterator[Item]:
+    """The projection into (or out of) the width that routed experts work in, where they have one of their own."""
+    if kind.latent:
+        k, n = (setting.hidden, kind.latent) if "down" in label else (kind.latent, setting.hidden)
+        yield from product(label, Gemm(m=tokens, n=n, k=k, dtype=setting.plan.quant.dense), setting)
 
 
 def _all_to_all(setting: Setting) -> bool:
@@ -111,13 +123,13 @@ def _all_to_all(setting: Setting) -> bool:
     return setting.plan.exchange == "all_to_all"
 
 
-def _exchange(kind: ExchangeKind, sent: Count, topk: int, slots: int, setting: Setting) -> Exchange:
+def _exchange(kind: ExchangeKind, sent: Count, width: int, topk: int, slots: int, setting: Setting) -> Exchange:
     plan = setting.plan
     form = number_format(plan.quant.dispatch if kind == "dispatch" else plan.quant.combine)
     return Exchange(
         kind=kind,
         tokens=np.maximum(sent, 1.0),
-        token_bytes=setting.hidden * form.activation_bytes,
+        token_bytes=width * form.activation_bytes,
         topk=topk,
         experts=slots,
         ranks=plan.ep * plan.moe_tp,

@@ -1,16 +1,40 @@
-"""Matrix products with the passes over their inputs that a stack makes of its own."""
+"""Matrix products with the passes over their inputs that a stack makes of its own, and how ranks share heads."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any, TypeAlias
 
+import numpy as np
+
+from taicang.errors import InvalidPlan
 from taicang.formats import number_format
 from taicang.lower.load import Setting
+from taicang.lower.program import some
 from taicang.ops import Gemm, Operator, Pointwise
 from taicang.units import Count
 
+Item: TypeAlias = tuple[str, Operator, Count]
+"""Label, operator, how often it runs."""
 
-def product(label: str, op: Gemm, setting: Setting, *, fused: bool = False) -> Iterator[tuple[str, Operator, Count]]:
+
+def split_heads(count: int, tp: Count, what: str) -> Any:
+    """Heads of one rank. Raises ``InvalidPlan`` where ``tp`` ranks cannot share them, naming the nearest that can."""
+    if some(count % tp) or some(tp - count):
+        legal = [n for n in range(1, count + 1) if count % n == 0]
+        asked = [tp] if isinstance(tp, int) else [int(n) for n in np.ravel(tp)]
+        wrong = next(n for n in asked if n not in legal)
+        near = [max((n for n in legal if n < wrong), default=1), *[n for n in legal if n > wrong][:1]]
+        raise InvalidPlan(
+            f"tp={wrong} does not divide {count} {what}: {count % wrong} would be left over; "
+            f"nearest that do: {' and '.join(map(str, near))}"
+            if wrong < count
+            else f"tp={wrong} exceeds the {count} {what}; nearest that divides them: {count}"
+        )
+    return count // tp
+
+
+def product(label: str, op: Gemm, setting: Setting, *, fused: bool = False) -> Iterator[Item]:
     """``op``, after the kernel that quantises its input where the stack runs one and no fusion (``fused``) has done so.
 
     That kernel reads bf16 and writes the 8-bit input with its scales.

@@ -19,9 +19,10 @@ from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 from taicang.formats import number_format
-from taicang.lower.attention import Item, attention, norm
-from taicang.lower.ffn import dense
+from taicang.lower.attention import attention, norm
+from taicang.lower.ffn import dense, latent_projection
 from taicang.lower.load import Load, Setting
+from taicang.lower.product import Item
 from taicang.models.types import Block, Dense, Experts, Model
 from taicang.ops import (
     Attend,
@@ -46,6 +47,8 @@ CORE_BACKWARD = 2.5 * 1.15
 ADAPTED = ("qkv projection", "output projection")
 """Products with a LoRA adapter (the attention projections, as the MLPerf benchmark has it)."""
 ADAPTER_RANK = 16
+RERUN = ("short convolution", "chunked scan", "chunk scores", "state passing")
+"""What the memory-saving path of the Mamba-2 kernels repeats in the backward pass."""
 POINTWISE_BACKWARD = {"norm": 1.25, "activation": 1.6, "rope": 1.0}
 """Traffic of a backward kernel over the forward one's: gradients are read besides the saved inputs."""
 
@@ -62,6 +65,8 @@ class Step:
     """What a forward operator keeps for the backward pass."""
     core: bool = False
     """Belongs to the attention core, which selective recompute repeats."""
+    rerun: bool = False
+    """Its backward kernel starts by running the forward one again, and so keeps nothing (Mamba-2's scan)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,13 +124,15 @@ def _experts(kind: Experts, setting: Setting, plan: TrainPlan) -> Iterator[Item]
     """Router, dispatch over ``ep``, grouped products, combine, shared expert; every rank owns a token shard."""
     hidden, tokens = setting.hidden, setting.load.tokens
     own = tokens / plan.tp
+    width = kind.latent or hidden
     yield "norm", norm(tokens, hidden), 1
     yield "router", Gemm(m=own, n=kind.experts, k=hidden, dtype="bf16"), 1
     yield "routing", Pointwise(kind="route", elements=own * kind.experts, moved_bytes=own * kind.experts * 8.0), 1
+    yield from latent_projection("latent down-projection", kind, own, setting)
     exchange = Exchange(
         kind="dispatch",
         tokens=own,
-        token_bytes=hidden * 2.0,
+        token_bytes=width * 2.0,
         topk=kind.topk,
         experts=kind.experts,
         ranks=plan.ep,
@@ -135,11 +142,11 @@ def _experts(kind: Experts, setting: Setting, plan: TrainPlan) -> Iterator[Item]
     if plan.ep > 1:
         yield "dispatch", exchange, 1
     # permuting copies each routed token out and back, once before and once after the products
-    copied = own * kind.topk * hidden * 4.0
+    copied = own * kind.topk * width * 4.0
     yield "permute", Pointwise(kind="activation", elements=copied / 4.0, moved_bytes=copied, launches=2), 1
     rows = own * plan.etp
     if plan.etp > 1:
-        gathered = rows * kind.topk * hidden * 2.0
+        gathered = rows * kind.topk * width * 2.0
         yield "expert tensor all-gather", Collective(kind="all_gather", payload_bytes=gathered, ranks=plan.etp), 1
     yield (
         "experts",
@@ -148,7 +155,7 @@ def _experts(kind: Experts, setting: Setting, plan: TrainPlan) -> Iterator[Item]
             topk=kind.topk,
             experts=kind.experts,
             experts_local=kind.experts / plan.ep,
-            hidden=hidden,
+            hidden=width,
             inter=kind.inter / plan.etp,
             dtype=setting.plan.quant.experts,
             gated=kind.gated,
@@ -157,7 +164,7 @@ def _experts(kind: Experts, setting: Setting, plan: TrainPlan) -> Iterator[Item]
         1,
     )
     if plan.etp > 1:
-        scattered = rows * kind.topk * hidden * 2.0
+        scattered = rows * kind.topk * width * 2.0
         yield (
             "expert tensor reduce-scatter",
             Collective(kind="reduce_scatter", payload_bytes=scattered, ranks=plan.etp),
@@ -166,11 +173,12 @@ def _experts(kind: Experts, setting: Setting, plan: TrainPlan) -> Iterator[Item]
     if kind.bias:
         # biased, clamped activations have no fused kernel: 22 passes of the width (bias 4, clamps 4, scaled sigmoid 7,
         # offset 2, products 5) and the output's bias, each a kernel
-        wide = own * kind.topk * (kind.inter * 44.0 / plan.etp + hidden * 8.0)
+        wide = own * kind.topk * (kind.inter * 44.0 / plan.etp + width * 8.0)
         yield "unfused activation", Pointwise(kind="activation", elements=wide / 4.0, moved_bytes=wide, launches=12), 1
     yield "unpermute", Pointwise(kind="activation", elements=copied / 4.0, moved_bytes=copied, launches=2), 1
     if plan.ep > 1:
         yield "combine", replace(exchange, kind="combine"), 1
+    yield from latent_projection("latent up-projection", kind, own, setting)
     if kind.shared_inter:
         shared = Dense(inter=kind.shared_inter, gated=kind.gated)
         yield from (item for item in dense(shared, setting) if item[0] != "norm")
@@ -202,8 +210,9 @@ def _steps(items: list[Item], setting: Setting, plan: TrainPlan) -> Iterator[Ste
                 axis="compute",
                 op=op,
                 repeat=repeat,
-                saved_bytes=_saved(op, hidden, tp if plan.sp else 1),
+                saved_bytes=0.0 if label in RERUN[1:] else _saved(op, hidden, tp if plan.sp else 1),
                 core=isinstance(op, Attend),
+                rerun=label in RERUN,
             )
             if plan.trained_ratio < 1.0 and label in ADAPTED and isinstance(op, Gemm):
                 yield from _adapter(label, op)
@@ -263,6 +272,8 @@ def transpose(forward: tuple[Step, ...]) -> Layer:
     weight: list[Step] = []
     for step in reversed(forward):
         op = step.op
+        if step.rerun:
+            data.append(step)
         if isinstance(op, Gemm):
             data.append(replace(step, op=replace(op, n=op.k, k=op.n)))
             weight.append(replace(step, op=replace(op, m=op.k, k=op.m)))

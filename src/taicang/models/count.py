@@ -7,10 +7,21 @@ from dataclasses import dataclass
 import numpy as np
 
 from taicang.formats import number_format
-from taicang.models.types import Attention, Block, Dense, FeedForward, GatedLinear, GroupedQuery, Latent, Model
+from taicang.models.types import (
+    Attention,
+    Block,
+    Dense,
+    FeedForward,
+    GatedLinear,
+    GroupedQuery,
+    Latent,
+    Model,
+    StateSpace,
+)
 from taicang.units import Count, Num
 
 _STATE_BYTES = 4.0  # linear attention keeps its recurrent state in fp32
+_SCAN_FLOP = 5.0  # per state element: decay 1, update by the input 2, read 2
 _DELTA_FLOP = 7.0  # per state element: decay 1, read by the key 2, rank-one update 2, read by the query 2
 _INDEX_FORMAT = "fp8_block"  # keys of the sparse indexer are cached in fp8 with a scale per 128, whatever the rest is
 
@@ -82,6 +93,10 @@ def attention_parameters(kind: Attention, hidden: int) -> int:
         q = hidden * q_dim if kind.q_lora is None else kind.q_lora * (hidden + 1 + q_dim)
         kv = hidden * (kind.kv_lora + kind.rope_dim) + kind.kv_lora * (1 + kind.heads * (kind.nope_dim + kind.v_dim))
         return q + kv + kind.heads * kind.v_dim * hidden + _indexer(kind, hidden)
+    if isinstance(kind, StateSpace):
+        inner, mixed = kind.heads * kind.head_dim, kind.heads * kind.head_dim + 2 * kind.groups * kind.state_dim
+        inputs = hidden * (inner + mixed + kind.heads)  # gate, what the convolution mixes, step
+        return inputs + mixed * (kind.conv_width + 1) + 3 * kind.heads + inner + inner * hidden
     k_dim, v_dim = kind.k_heads * kind.k_dim, kind.v_heads * kind.v_dim
     inputs = hidden * (2 * k_dim + 2 * v_dim + 2 * kind.v_heads)  # q, k, v, gate, decay and write strength
     return inputs + (2 * k_dim + v_dim) * kind.conv_width + 2 * kind.v_heads + kind.v_dim + v_dim * hidden
@@ -98,16 +113,18 @@ def _indexer(kind: Latent, hidden: int) -> int:
 def _ffn(kind: FeedForward, hidden: int) -> dict[str, int]:
     matrices = 3 if kind.gated else 2
 
-    def width(inter: int) -> int:
-        return matrices * hidden * inter + kind.bias * ((matrices - 1) * inter + hidden)
+    def width(inter: int, outer: int = hidden) -> int:
+        return matrices * outer * inter + kind.bias * ((matrices - 1) * inter + outer)
 
     if isinstance(kind, Dense):
         return {"dense": width(kind.inter), "experts": 0, "active": 0, "shared": 0, "router": 0}
     return {
         "dense": 0,
-        "experts": kind.experts * width(kind.inter),
-        "active": kind.topk * width(kind.inter),
-        "shared": (width(kind.shared_inter) if kind.shared_inter else 0) + kind.shared_gate * hidden,
+        "experts": kind.experts * width(kind.inter, kind.latent or hidden),
+        "active": kind.topk * width(kind.inter, kind.latent or hidden),
+        "shared": (width(kind.shared_inter) if np.any(kind.shared_inter) else 0)
+        + kind.shared_gate * hidden
+        + 2 * kind.latent * hidden,
         "router": hidden * kind.experts + kind.bias * kind.experts,
     }
 
@@ -151,6 +168,10 @@ def _layer_cache(kind: Attention, context: Count, element_bytes: float) -> Num:
     if isinstance(kind, GatedLinear):
         width = 2 * kind.k_heads * kind.k_dim + kind.v_heads * kind.v_dim
         return kind.v_heads * kind.k_dim * kind.v_dim * _STATE_BYTES + width * (kind.conv_width - 1) * element_bytes
+    if isinstance(kind, StateSpace):
+        inner = kind.heads * kind.head_dim
+        width = inner + 2 * kind.groups * kind.state_dim
+        return inner * kind.state_dim * _STATE_BYTES + width * (kind.conv_width - 1) * element_bytes
     window = kind.window if isinstance(kind, GroupedQuery) else None
     held = context if window is None else np.minimum(context, window)
     return _token_bytes(kind, element_bytes) * held
@@ -191,6 +212,8 @@ def _core_flop(kind: Attention, tokens: Count, cached: Count, *, absorbed: bool)
     """FLOP of scores and weighted sums of one layer (of the recurrence for linear attention)."""
     if isinstance(kind, GatedLinear):
         return _DELTA_FLOP * kind.v_heads * kind.k_dim * kind.v_dim * tokens
+    if isinstance(kind, StateSpace):
+        return _SCAN_FLOP * kind.heads * kind.head_dim * kind.state_dim * tokens
     if isinstance(kind, GroupedQuery):
         width = kind.head_dim + (kind.v_head_dim or kind.head_dim)
         return 2.0 * kind.heads * width * _pairs(tokens, cached, kind.window)

@@ -9,9 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-Layout: TypeAlias = Literal["full", "window", "alternate", "sixth", "fourth_chunked", "switch", "hybrid"]
+Layout: TypeAlias = Literal["full", "window", "alternate", "sixth", "fourth_chunked", "switch", "hybrid", "pattern"]
 """How layers share the window: every layer sees all; every layer has the window; even layers have it; all but every
-sixth; all but every fourth in chunks; only behind ``use_sliding_window``; linear layers but every fourth."""
+sixth; all but every fourth in chunks; only behind ``use_sliding_window``; linear layers but every fourth; mixers
+and feed-forwards as the file's pattern orders them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +77,7 @@ FAMILIES: dict[str, Family] = {
     "gpt2": _GPT,
     "gpt2-megatron": _GPT,
     "nemotron": Family(gated=False),
+    "nemotron_h": Family(gated=False, layout="pattern"),
     "gpt_oss": Family(
         bias=True,
         out_bias=None,
@@ -109,6 +111,5 @@ NOT_MODELLED: dict[str, tuple[str, str]] = {
         "attention whose keys are its values, experts beside a dense layer",
         "attention_k_eq_v",
     ),
-    "nemotron_h": ("a stack of Mamba-2 layers", "hybrid_override_pattern"),
 }
 """Known structures that the types cannot say: the feature and the key that announces it."""

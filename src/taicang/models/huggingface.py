@@ -14,8 +14,9 @@ from typing import Any
 
 from taicang.errors import InvalidInput, NotModelled
 from taicang.models.attention import attentions
-from taicang.models.families import FAMILIES, NOT_MODELLED
+from taicang.models.families import FAMILIES, NOT_MODELLED, Family
 from taicang.models.feedforward import feed_forwards
+from taicang.models.hybrid import hybrid_blocks
 from taicang.models.keys import Keys
 from taicang.models.quantised import weight_format
 from taicang.models.types import Attention, Block, FeedForward, Model
@@ -47,14 +48,13 @@ def from_config(config: Mapping[str, Any], name: str, *, approximate: bool = Fal
         hint = f"; the nearest known one is {near[0]!r}" if near else ""
         raise NotModelled(f"{keys.at('model_type')}: {kind!r} is not modelled{hint}")
     family = FAMILIES[kind]
-    layers = keys.number("num_hidden_layers", "n_layer")
-    if layers > _MOST_LAYERS:
-        raise InvalidInput(f"{layers} layers are more than {_MOST_LAYERS}", where=keys.at("num_hidden_layers"))
     hidden = keys.number("hidden_size", "n_embd")
     context = keys.number("max_position_embeddings", "n_positions", "seq_length", default=2048)
-    attention = attentions(keys, family, layers, hidden)
-    ffn = feed_forwards(keys, family, layers, hidden)
-    sandwich = keys.flag("sandwich_norm", default=False)
+    if family.layout == "pattern":
+        stacked, said = hybrid_blocks(keys)
+        assumptions += said
+    else:
+        stacked = _stacked(keys, family, hidden)
     dtype, experts_only = weight_format(
         keys.get("quantization_config"), str(keys.get("dtype", "torch_dtype") or ""), keys.at("quantization_config")
     )
@@ -64,7 +64,7 @@ def from_config(config: Mapping[str, Any], name: str, *, approximate: bool = Fal
         name=name,
         hidden=hidden,
         vocab=max(keys.number("vocab_size"), keys.number("padded_vocab_size", default=1)),
-        blocks=blocks(attention, ffn, 4 if sandwich else family.norms),
+        blocks=stacked,
         tied_embeddings=keys.flag("tie_word_embeddings", default=family.tied),
         dtype=dtype,
         experts_only=experts_only,
@@ -75,6 +75,15 @@ def from_config(config: Mapping[str, Any], name: str, *, approximate: bool = Fal
     )
     keys.finish()
     return replace(model, assumptions=(*assumptions, *keys.assumptions))
+
+
+def _stacked(keys: Keys, family: Family, hidden: int) -> tuple[Block, ...]:
+    layers = keys.number("num_hidden_layers", "n_layer")
+    if layers > _MOST_LAYERS:
+        raise InvalidInput(f"{layers} layers are more than {_MOST_LAYERS}", where=keys.at("num_hidden_layers"))
+    attention = attentions(keys, family, layers, hidden)
+    ffn = feed_forwards(keys, family, layers, hidden)
+    return blocks(attention, ffn, 4 if keys.flag("sandwich_norm", default=False) else family.norms)
 
 
 def blocks(attention: list[Attention], ffn: list[FeedForward], norms: int) -> tuple[Block, ...]:

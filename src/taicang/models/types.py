@@ -64,12 +64,26 @@ class GatedLinear:
     conv_width: int
 
 
-Attention: TypeAlias = GroupedQuery | Latent | GatedLinear
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StateSpace:
+    """Mamba-2 mixer (arXiv 2405.21060): ``heads`` of ``head_dim`` with a state of ``state_dim`` each, no cache."""
+
+    heads: int
+    head_dim: int
+    state_dim: int
+    groups: int
+    """Groups of heads that share the projections into and out of the state."""
+    conv_width: int
+    chunk: int = 128
+    """Tokens of one chunk of the scan."""
+
+
+Attention: TypeAlias = GroupedQuery | Latent | GatedLinear | StateSpace
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dense:
-    """A plain feed-forward; ``gated`` has a third matrix (SwiGLU)."""
+    """A plain feed-forward; ``gated`` has a third matrix (SwiGLU). ``inter`` 0: the layer is its mixer alone."""
 
     inter: int
     gated: bool = True
@@ -89,6 +103,8 @@ class Experts:
     groups: int = 1
     topk_groups: int = 1
     bias: bool = False
+    latent: int = 0
+    """Width that tokens are projected to before they travel to the experts, and back from after (0: none)."""
 
 
 FeedForward: TypeAlias = Dense | Experts

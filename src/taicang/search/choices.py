@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from taicang.errors import InvalidInput, NotModelled, UnknownName
 from taicang.hardware import Chip, Machine
-from taicang.models.types import Experts, GatedLinear, GroupedQuery, Latent, Model
+from taicang.models.types import Attention, Experts, GatedLinear, GroupedQuery, Latent, Model, StateSpace
 from taicang.plans import Quantisation
 
 QUANTS = ("auto", "bf16", "fp8", "int8", "w4a8", "nvfp4")
@@ -79,11 +79,17 @@ def routed(model: Model) -> Experts | None:
     return next((block.ffn for block in model.blocks if isinstance(block.ffn, Experts)), None)
 
 
+def _heads(kind: Attention) -> int:
+    if isinstance(kind, GatedLinear):
+        return kind.k_heads
+    return kind.groups if isinstance(kind, StateSpace) else kind.heads
+
+
 def divides(model: Model, tp: int) -> bool:
     """Whether ``tp`` ranks can share the heads of every layer."""
     for block in model.blocks:
         kind = block.attention
-        heads = kind.k_heads if isinstance(kind, GatedLinear) else kind.heads
+        heads = _heads(kind)
         if tp > heads or heads % tp:
             return False
         if isinstance(kind, GroupedQuery) and max(kind.kv_heads, tp) % min(kind.kv_heads, tp):

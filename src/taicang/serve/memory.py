@@ -6,17 +6,26 @@ parameters and cache gives the rank's bytes without a second set of formulas.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from taicang.formats import number_format
 from taicang.hardware import Chip
-from taicang.lower.program import some
+from taicang.lower.program import at_least_one, some
 from taicang.models.count import Parameters, kv_cache_bytes, parameters
-from taicang.models.types import Attention, Dense, Experts, FeedForward, GatedLinear, GroupedQuery, Latent, Model
+from taicang.models.types import (
+    Attention,
+    Dense,
+    Experts,
+    FeedForward,
+    GatedLinear,
+    GroupedQuery,
+    Latent,
+    Model,
+    StateSpace,
+)
 from taicang.plans import ServePlan
 from taicang.units import Count, Num
 
@@ -75,27 +84,29 @@ def rank_model(model: Model, plan: ServePlan) -> Model:
             block,
             attention=_shard(block.attention, 1 if plan.sp else plan.tp),
             ffn=_ffn(block.ffn, plan),
-            count=math.ceil(block.count / plan.pp),
+            count=_whole(block.count / plan.pp),
         )
         for block in model.blocks
     )
-    return replace(model, blocks=blocks, vocab=math.ceil(model.vocab / (1 if plan.sp else plan.tp)))
+    return replace(model, blocks=blocks, vocab=_whole(model.vocab / (1 if plan.sp else plan.tp)))
 
 
-def _shard(kind: Attention, tp: int) -> Attention:
+def _shard(kind: Attention, tp: Any) -> Attention:
     if isinstance(kind, GroupedQuery):
-        return replace(kind, heads=math.ceil(kind.heads / tp), kv_heads=max(1, kind.kv_heads // tp))
+        return replace(kind, heads=_whole(kind.heads / tp), kv_heads=at_least_one(kind.kv_heads // tp))
     if isinstance(kind, GatedLinear):
-        return replace(kind, k_heads=max(1, kind.k_heads // tp), v_heads=max(1, kind.v_heads // tp))
-    return replace(kind, heads=math.ceil(kind.heads / tp))
+        return replace(kind, k_heads=at_least_one(kind.k_heads // tp), v_heads=at_least_one(kind.v_heads // tp))
+    if isinstance(kind, StateSpace):
+        return replace(kind, heads=_whole(kind.heads / tp), groups=at_least_one(kind.groups // tp))
+    return replace(kind, heads=_whole(kind.heads / tp))
 
 
 def _ffn(kind: FeedForward, plan: ServePlan) -> FeedForward:
     shard = 1 if plan.sp else plan.tp
     if isinstance(kind, Dense):
-        return replace(kind, inter=math.ceil(kind.inter / shard))
+        return replace(kind, inter=_whole(kind.inter / shard))
     held = _whole((kind.experts + plan.redundant + plan.shared_ranks) / plan.ep)
-    shared = 0 if some(plan.shared_ranks) else math.ceil(kind.shared_inter / (1 if some(plan.dp - 1) else shard))
+    shared = 0 if some(plan.shared_ranks) else _whole(kind.shared_inter / (1 if some(plan.dp - 1) else shard))
     return replace(kind, experts=held, inter=_whole(kind.inter / plan.moe_tp), shared_inter=shared)
 
 
@@ -139,14 +150,16 @@ def _one_layer(mine: Model) -> Parameters:
     return parameters(replace(mine, blocks=(last,), mtp_layers=0))
 
 
-def _widest(mine: Model) -> int:
-    widths = [0]
+def _widest(mine: Model) -> Count:
+    widest: Any = 0
     for block in mine.blocks:
         ffn = block.ffn
-        widths.append(ffn.inter * (1 + ffn.gated) if isinstance(ffn, Dense) else ffn.topk * mine.hidden)
+        wide = ffn.inter * (1 + ffn.gated) if isinstance(ffn, Dense) else ffn.topk * mine.hidden
+        widest = np.maximum(widest, wide)
         if isinstance(block.attention, Latent):
-            widths.append(block.attention.heads * (block.attention.nope_dim + block.attention.rope_dim))
-    return max(widths)
+            heads = block.attention.heads * (block.attention.nope_dim + block.attention.rope_dim)
+            widest = np.maximum(widest, heads)
+    return cast(Count, widest)
 
 
 def _exchange(model: Model, plan: ServePlan, tokens: Count) -> Num:
