@@ -1,5 +1,6 @@
-"""Files for real engines ask for the ranks, devices and nodes of the plan: thousands of random plans, each engine."""
+"""Files for real engines ask for the ranks, devices and nodes of the plan: thousands of random plans, each target."""
 
+import json
 import random
 import re
 import shlex
@@ -9,10 +10,10 @@ import yaml
 
 from taicang import catalog
 from taicang.catalog.models import model as load_model
-from taicang.errors import NotModelled
+from taicang.errors import NotModelled, UnknownName
 from taicang.search.choices import default_stack, quantisation
-from taicang.search.engines import ENGINES
-from taicang.search.handover import emit, resource
+from taicang.search.handover import CHIPS, TARGETS, emit, role_name
+from taicang.search.handover.kubernetes import resource
 from taicang.search.result import Choice, Pool
 from taicang.search.space import WIDE, layouts
 
@@ -23,14 +24,15 @@ CASES = [
     ("llama-3.1-405b", "hgx-h200 x 4"),
     ("deepseek-r1", "cloudmatrix384"),
 ]
-DRAWS = 200
+DRAWS = 120
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
-def choice(machine, pools):
+def choice(machine, pools, stack="sglang"):
     used = sum(pool.instances * pool.chips for pool in pools)
     return Choice(
         machine=machine.name,
-        stack="any",
+        stack=stack,
         quant="auto",
         mode="aggregated" if len(pools) == 1 else "disaggregated",
         pools=tuple(pools),
@@ -46,86 +48,181 @@ def choice(machine, pools):
     )
 
 
-def number(words, flag, default=1):
-    return int(words[words.index(flag) + 1]) if flag in words else default
+def given(chosen, machine, net, to):
+    return emit(chosen, machine, net, to=to, path="weights", input_tokens=4000, output_tokens=1000)
 
 
-def ranks_of(engine, words):
-    """Ranks that an instance launched with these arguments occupies, by the engine's own rules."""
-    if engine == "sglang":
-        return number(words, "--tp-size") * number(words, "--pp-size")
-    if engine == "trtllm":
-        return number(words, "--tp_size") * number(words, "--pp_size")
-    sizes = ("--tensor-parallel-size", "--pipeline-parallel-size", "--data-parallel-size")
-    return number(words, sizes[0]) * number(words, sizes[1]) * number(words, sizes[2])
+def number(words, *flags, default=1):
+    for flag in flags:
+        if flag in words:
+            return int(words[words.index(flag) + 1])
+    return default
+
+
+def ranks_of(words):
+    """Ranks that an instance with these arguments occupies, by the engine's own rules."""
+    tp = number(words, "--tensor-parallel-size", "--tp-size", "--tp_size")
+    pp = number(words, "--pipeline-parallel-size", "--pp-size", "--pp_size")
+    return tp * pp * number(words, "--data-parallel-size")
+
+
+def commands(text):
+    """Engine commands in a script."""
+    return [shlex.split(line) for line in re.findall(r"exec (.*?)(?:; fi)?$", text, re.M) if "sshd" not in line]
 
 
 def asked(text, kind):
-    """Devices, nodes and replicas that a manifest asks for."""
-    (load,) = [
-        o
-        for o in yaml.load_all(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-        if o["kind"] in ("Deployment", "LeaderWorkerSet")
-    ]
+    """Devices on a node, nodes of an instance and instances that manifests ask for."""
+    loads = [o for o in yaml.load_all(text, LOADER) if o["kind"] not in ("Service", "ConfigMap")]
+    if loads[0]["kind"] == "MPIJob":
+        spec = loads[0]["spec"]
+        return spec["slotsPerWorker"], spec["mpiReplicaSpecs"]["Worker"]["replicas"], len(loads)
+    (load,) = loads
     spec = load["spec"]
-    if load["kind"] == "Deployment":
-        devices = spec["template"]["spec"]["containers"][0]["resources"]["limits"][kind]
-        return devices, 1, spec["replicas"]
-    group = spec["leaderWorkerTemplate"]
-    sizes = {
-        group[who]["spec"]["containers"][0]["resources"]["limits"][kind] for who in ("leaderTemplate", "workerTemplate")
-    }
-    assert len(sizes) == 1
-    return sizes.pop(), group["size"], spec["replicas"]
+    several = load["kind"] == "LeaderWorkerSet"
+    template = spec["leaderWorkerTemplate"]["workerTemplate"] if several else spec["template"]
+    devices = template["spec"]["containers"][0]["resources"]["limits"][kind]
+    return devices, spec["leaderWorkerTemplate"]["size"] if several else 1, spec["replicas"]
+
+
+def check_engine(files, pool, kind, to):
+    role = role_name(pool.role)
+    devices, nodes, replicas = asked(files[f"{role}.yaml"], kind)
+    plan = pool.plan
+    if to == "mindie":
+        tree = json.loads(files[f"{pool.role}-config.json"])["BackendConfig"]
+        (model,) = tree["ModelDeployConfig"]["ModelConfig"]
+        assert model["worldSize"] == plan.ranks == model["tp"] * max(model["dp"], 1)
+        assert model.get("moe_ep", 1) * model.get("moe_tp", 1) == plan.ep * plan.moe_tp
+        assert len(tree["npuDeviceIds"][0]) == devices
+        if nodes > 1:
+            table = json.loads(files[f"{pool.role}-ranktable.json"])
+            ranks = [int(d["rank_id"]) for server in table["server_list"] for d in server["device"]]
+            assert (len(table["server_list"]), ranks) == (nodes, list(range(plan.ranks)))
+        return devices, nodes, replicas
+    for words in commands(files[f"{role}.sh"]):
+        assert ranks_of(words) == plan.ranks
+        if to.startswith("vllm"):
+            assert ("--enable-expert-parallel" in words) == (plan.ep > 1)
+            check_spread(words, plan, devices, nodes)
+        else:
+            assert number(words, "--ep-size", "--ep_size") == plan.ep
+        if to == "sglang":
+            assert number(words, "--dp-size") == plan.dp
+            assert number(words, "--nnodes") == nodes
+    return devices, nodes, replicas
+
+
+def check_spread(words, plan, devices, nodes):
+    """vLLM's groups of ranks lie on the nodes as placed."""
+    if nodes == 1:
+        assert "--nnodes" not in words
+    elif "--nnodes" in words:
+        assert number(words, "--nnodes") == nodes
+    else:
+        assert number(words, "--data-parallel-size-local") * plan.tp * plan.pp == devices
+
+
+def check_dynamo(files, pools, kind):
+    tree = yaml.load(files["dynamo.yaml"], LOADER)
+    found = {part["name"]: part for part in tree["spec"]["components"]}
+    for pool in pools:
+        part = found[role_name(pool.role)]
+        (main,) = part["podTemplate"]["spec"]["containers"]
+        assert ranks_of(main["args"]) == pool.plan.ranks
+        yield int(main["resources"]["limits"][kind]), part.get("multinode", {}).get("nodeCount", 1), part["replicas"]
+
+
+def check_llmd(files, pools, kind):
+    tree = yaml.load(files["values.yaml"], LOADER)
+    for pool in pools:
+        part = tree["prefill" if pool.role == "prefill" else "decode"]
+        (engine,) = part["containers"]
+        for words in commands(engine["args"][0]):
+            assert ranks_of(words) == pool.plan.ranks
+        split = part["parallelism"]
+        assert (split["tensor"], split["data"]) == (pool.plan.tp, pool.plan.dp)
+        assert tree["multinode"] or split["workers"] == 1
+        yield engine["resources"]["limits"][kind], split["workers"], part["replicas"]
 
 
 @pytest.mark.parametrize(("name", "on"), CASES)
 def test_ranks_devices_and_nodes_are_those_of_the_plan(name, on):
     machine, net, dice = catalog.machine(on), load_model(name), random.Random(name + on)
-    stack = catalog.stack(default_stack(machine, net))
+    stack, kind = catalog.stack(default_stack(machine, net)), resource(machine)
     plans = list(layouts(WIDE, net, machine, stack, quantisation("auto", net, machine.chip), prefill=True))
-    written = 0
-    for plan in dice.choices(plans, k=DRAWS):
+    written = dict.fromkeys(CHIPS, 0)
+
+    def pool(role):
+        plan = dice.choice(plans)
         chips = -(-plan.ranks // machine.chip.dies)
-        pool = Pool(
-            role=dice.choice(["prefill", "decode", "both"]),
+        return Pool(
+            role=role,
             plan=plan,
             instances=dice.randint(1, max(machine.chips // chips, 1)),
             chips=chips,
             sequences=float(dice.randint(1, 256)),
-            chunk_tokens=dice.choice([0, 2048]),
+            chunk_tokens=dice.choice([2048, 8192]) if role == "both" else 0,
         )
-        for engine in ENGINES:
+
+    for _ in range(DRAWS):
+        pools = [pool("both")] if dice.random() < 0.7 else [pool("prefill"), pool("decode")]
+        chosen = choice(machine, pools, dice.choice(["vllm", "sglang", "trtllm"]))
+        for to in CHIPS:
             try:
-                files = emit(choice(machine, [pool]), machine, net, to=engine, path="weights")
+                files = given(chosen, machine, net, to)
             except NotModelled:
                 continue
-            written += 1
-            role = "serve" if pool.role == "both" else pool.role
-            devices, nodes, replicas = asked(files[f"{role}.yaml"], resource(machine))
-            assert devices * nodes * replicas == plan.ranks * pool.instances
-            assert devices <= machine.chips_per_node * machine.chip.dies
-            for line in re.findall(r"exec (.*?)(?:; fi)?$", files[f"{role}.sh"], re.M):
-                words = shlex.split(line)
-                assert ranks_of(engine, words) == plan.ranks
-                if nodes > 1 and plan.dp > 1 and engine.startswith("vllm"):
-                    local = number(words, "--data-parallel-size-local")
-                    assert local * plan.tp * plan.pp == devices
-                elif nodes > 1 and engine != "trtllm":
-                    assert number(words, "--nnodes") == nodes
-                if engine == "sglang":
-                    assert number(words, "--ep-size") == plan.ep
-                    assert number(words, "--dp-size") == plan.dp
-                if engine.startswith("vllm"):
-                    assert ("--enable-expert-parallel" in words) == (plan.ep > 1)
-    assert written > DRAWS
+            written[to] += 1
+            checks = {"dynamo": check_dynamo, "llm-d": check_llmd}
+            if to in checks:
+                shares = list(checks[to](files, pools, kind))
+            else:
+                shares = [check_engine(files, each, kind, to) for each in pools]
+            for (devices, nodes, replicas), each in zip(shares, pools, strict=True):
+                assert devices * nodes == each.plan.ranks
+                assert replicas == each.instances
+                assert devices <= machine.chips_per_node * machine.chip.dies
+            if to == "mindie" and len(pools) == 2:
+                deploy = json.loads(files["user_config.json"])["deploy_config"]
+                npus = deploy["single_p_instance_pod_num"] * deploy["p_pod_npu_num"] * deploy["p_instances_num"]
+                assert npus == pools[0].plan.ranks * pools[0].instances
+    vendor = machine.chip.vendor.lower()
+    assert all(count > 0 for to, count in written.items() if vendor in CHIPS[to])
+    assert all(count == 0 for to, count in written.items() if vendor not in CHIPS[to])
 
 
-def test_what_an_engine_cannot_do_is_refused_with_the_reason():
-    machine, net = catalog.machine("hgx-h200 x 4"), load_model("deepseek-v3")
-    stack = catalog.stack("sglang")
+def one_pool(machine, net, **wanted):
+    stack = catalog.stack(default_stack(machine, net))
     plans = layouts(WIDE, net, machine, stack, quantisation("auto", net, machine.chip))
-    mixed = next(plan for plan in plans if plan.tp > 1 and plan.dp > 1)
-    pool = Pool(role="decode", plan=mixed, instances=1, chips=mixed.ranks, sequences=8.0)
-    with pytest.raises(NotModelled, match="groups of"):
-        emit(choice(machine, [pool]), machine, net, to="trtllm", path="weights")
+    plan = next(p for p in plans if all(getattr(p, key) == value for key, value in wanted.items()))
+    return Pool(role="both", plan=plan, instances=1, chips=plan.ranks, sequences=8.0, chunk_tokens=2048)
+
+
+@pytest.mark.parametrize(
+    ("to", "on", "wanted", "reason"),
+    [
+        ("trtllm", "hgx-h200 x 4", {"tp": 2, "dp": 8}, "groups of 2 ranks"),
+        ("vllm", "hgx-h200 x 4", {"dp": 16, "ep": 8, "moe_tp": 2}, "experts as 8 x 2"),
+        ("mindie", "cloudmatrix384", {"tp": 8, "pp": 2, "dp": 1}, "pipeline stages"),
+        ("vllm", "cloudmatrix384", {"tp": 8, "dp": 1}, "vllm-ascend"),
+        ("megatron", "hgx-h200 x 4", {"tp": 8, "dp": 1}, "taicang train"),
+    ],
+)
+def test_what_a_target_cannot_do_is_refused_with_the_reason(to, on, wanted, reason):
+    machine, net = catalog.machine(on), load_model("deepseek-v3")
+    with pytest.raises(NotModelled, match=reason):
+        given(choice(machine, [one_pool(machine, net, **wanted)]), machine, net, to)
+
+
+def test_an_unknown_target_suggests_the_nearest():
+    machine, net = catalog.machine("hgx-h200"), load_model("llama-3.1-8b")
+    with pytest.raises(UnknownName, match="sglang"):
+        given(choice(machine, [one_pool(machine, net, tp=1)]), machine, net, "sglan")
+
+
+def test_the_command_offers_every_target():
+    from taicang.app.search_cmd import search
+
+    (option,) = [each for each in search.params if each.name == "emit"]
+    assert set(option.type.choices) == set(TARGETS)

@@ -26,7 +26,9 @@ SEARCH = stacked(
     click.option("--top", type=click.IntRange(1), default=5, show_default=True, help="Layouts to show per machine."),
     click.option("--pareto", type=click.Path(file_okay=False), help="Write the Pareto front (CSV, JSON, plots) here."),
     click.option(
-        "--emit", type=click.Choice(["vllm", "vllm-ascend", "sglang", "trtllm"]), help="Engine to hand over to."
+        "--emit",
+        type=click.Choice(["vllm", "vllm-ascend", "sglang", "trtllm", "mindie", "dynamo", "llm-d", "megatron"]),
+        help="Engine or platform to hand over to.",
     ),
     click.option("--out", type=click.Path(file_okay=False), default="deploy", show_default=True, help="Where to."),
     click.option("--weights", default=None, help="Where the engine finds the weights (default: the model's name)."),
@@ -115,7 +117,15 @@ def _emit(jobs: list[Any], found: list[Any], options: dict[str, Any]) -> None:
         for place, choice in enumerate(each.best, 1):
             try:
                 weights = options["weights"] or job.model.name
-                files = emit(choice, job.machine, job.model, to=options["emit"], path=weights)
+                files = emit(
+                    choice,
+                    job.machine,
+                    job.model,
+                    to=options["emit"],
+                    path=weights,
+                    input_tokens=options["input_tokens"],
+                    output_tokens=options["output_tokens"],
+                )
             except NotModelled as error:
                 refused = refused or str(error)
                 continue

@@ -1,0 +1,160 @@
+"""Hand a choice to a real engine or platform: files that ask for the plan's ranks, devices and nodes, no more.
+
+What a target cannot express is refused with the reason, never approximated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+
+import yaml
+
+from taicang.errors import NotModelled, UnknownName
+from taicang.hardware import Machine
+from taicang.models.types import Model
+from taicang.search.handover import dynamo, llmd
+from taicang.search.handover.kubernetes import addresses, label, manifests
+from taicang.search.handover.launch import Launch, Placed, Writer, all_to_all, shell
+from taicang.search.handover.mindie import mindie, user_config
+from taicang.search.handover.placement import place
+from taicang.search.handover.sglang import sglang
+from taicang.search.handover.trtllm import trtllm
+from taicang.search.handover.vllm import ascend, vllm
+from taicang.search.result import Choice
+
+ENGINES: Mapping[str, Writer] = MappingProxyType(
+    {"vllm": vllm, "vllm-ascend": ascend, "sglang": sglang, "trtllm": trtllm, "mindie": mindie}
+)
+"""Engines with a command of their own."""
+
+IMAGES: Mapping[str, str] = MappingProxyType(
+    {
+        "vllm": "vllm/vllm-openai:latest",
+        "vllm-ascend": "quay.io/ascend/vllm-ascend:latest",
+        "sglang": "lmsysorg/sglang:latest",
+        "trtllm": "nvcr.io/nvidia/tensorrt-llm/release:latest",
+        "mindie": "mindie:latest",
+    }
+)
+"""Container images to start from; a site pins its own."""
+
+CHIPS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "vllm": ("nvidia", "amd"),
+        "vllm-ascend": ("huawei",),
+        "sglang": ("nvidia", "amd", "huawei"),
+        "trtllm": ("nvidia",),
+        "mindie": ("huawei",),
+        "dynamo": ("nvidia",),
+        "llm-d": ("nvidia", "amd"),
+    }
+)
+"""Whose chips a target runs on."""
+
+TARGETS = (*CHIPS, "megatron")
+
+
+def emit(
+    choice: Choice, machine: Machine, net: Model, *, to: str, path: str, input_tokens: float, output_tokens: float
+) -> dict[str, str]:
+    """Files by name for the target ``to``: a launch script and a manifest per pool, or the platform's one file.
+
+    ``path`` is where the engine finds the weights, the tokens are those of the longest request. Raises
+    ``UnknownName`` for a target and ``NotModelled`` for a plan or a machine that it cannot take.
+    """
+    if to not in TARGETS:
+        raise UnknownName("engine", to, TARGETS, where="--emit")
+    if to == "megatron":
+        raise NotModelled("Megatron trains; hand a training plan to it with taicang train ... --emit megatron")
+    vendor = machine.chip.vendor.lower()
+    if vendor not in CHIPS[to]:
+        fit = ", ".join(name for name, vendors in CHIPS.items() if vendor in vendors)
+        raise NotModelled(f"{to} does not run on {machine.chip.name}" + (f"; {fit} does" if fit else ""))
+    pools = [
+        Placed(
+            name=label(f"{net.name}-{role_name(pool.role)}"),
+            pool=pool,
+            where=place(pool.plan, machine),
+            net=net,
+            machine=machine,
+            path=path,
+            input_tokens=int(input_tokens),
+            output_tokens=int(output_tokens),
+        )
+        for pool in choice.pools
+    ]
+    if to == "dynamo":
+        return {"dynamo.yaml": dynamo.graph(pools, choice.stack)}
+    if to == "llm-d":
+        return {"values.yaml": llmd.values(pools)}
+    files: dict[str, str] = {}
+    for placed in pools:
+        launch = ENGINES[to](placed)
+        role = role_name(placed.pool.role)
+        files[f"{role}.sh"] = script(placed, launch)
+        files[f"{role}.yaml"] = yaml.safe_dump_all(manifests(placed, launch, IMAGES[to]), sort_keys=False, width=120)
+        files |= launch.files
+    return files | (router(to, pools) if len(pools) > 1 else {})
+
+
+def role_name(role: str) -> str:
+    """Name of a pool's files."""
+    return {"both": "serve"}.get(role, role)
+
+
+def script(placed: Placed, launch: Launch) -> str:
+    """What to run on each node of one instance, for clusters without Kubernetes."""
+    where, quant = placed.where, placed.plan.quant
+    forced = placed.plan.exchange == "auto" and all_to_all(placed.plan)
+    start = [
+        "# Run on all nodes with LEADER (address of the instance's first node) and NODE_RANK (0 on that node) set."
+    ]
+    if launch.mpi:
+        start = [f"# Run under MPI with a process per rank: mpirun -n {placed.plan.ranks} --npernode {where.devices}."]
+    lines = [
+        "#!/bin/sh",
+        f"# Instances: {placed.pool.instances}, each on {where.nodes} node(s) with {where.devices} device(s).",
+        *start,
+        f"# Weights: attention {quant.attention}, dense {quant.dense}, experts {quant.experts}; cache {quant.kv}.",
+        *(f"# {note}." for note in launch.notes),
+        *(
+            ["# Two microbatches overlap only under an all-to-all exchange: the command asks for one."]
+            if forced
+            else []
+        ),
+        "set -eu",
+        shell(launch),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def router(to: str, pools: Sequence[Placed]) -> dict[str, str]:
+    """What sends a request first to prefill, then to decode, in the target's own way."""
+    urls = {placed.pool.role: addresses(placed) for placed in pools}
+    if to == "mindie":
+        return {"user_config.json": user_config(pools, IMAGES[to])}
+    if to == "trtllm":
+        servers = {
+            f"{kind}_servers": {"num_instances": len(urls[role]), "urls": urls[role]}
+            for kind, role in (("context", "prefill"), ("generation", "decode"))
+        }
+        text = yaml.safe_dump({"hostname": "0.0.0.0", "port": pools[0].port, **servers}, sort_keys=False)
+        return {"router.sh": _router_script("trtllm-serve disaggregated -c router.yaml"), "router.yaml": text}
+    program, flag = ROUTERS[to]
+    words = [program, flag, *(word for role in urls for url in urls[role] for word in (f"--{role}", f"http://{url}"))]
+    return {"router.sh": _router_script(" ".join([*words, "--host 0.0.0.0 --port", str(pools[0].port)]))}
+
+
+ROUTERS: Mapping[str, tuple[str, str]] = MappingProxyType(
+    {
+        "vllm": ("vllm-router", "--vllm-pd-disaggregation"),
+        "vllm-ascend": ("vllm-router", "--vllm-pd-disaggregation"),
+        "sglang": ("python3 -m sglang_router.launch_router", "--pd-disaggregation"),
+    }
+)
+
+
+def _router_script(command: str) -> str:
+    note = "# Sends requests to the instances; put their addresses where they are not in Kubernetes."
+    return f"#!/bin/sh\n{note}\nexec {command}\n"
