@@ -131,7 +131,7 @@ def script(placed: Placed, launch: Launch) -> str:
 
 def router(to: str, pools: Sequence[Placed]) -> dict[str, str]:
     """What sends a request first to prefill, then to decode, in the target's own way."""
-    urls = {placed.pool.role: addresses(placed) for placed in pools}
+    urls: dict[str, list[str]] = {placed.pool.role: addresses(placed) for placed in pools}
     if to == "mindie":
         return {"user_config.json": user_config(pools, IMAGES[to])}
     if to == "trtllm":
