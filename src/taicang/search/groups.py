@@ -1,56 +1,117 @@
 """Layouts of one structure as one plan of arrays.
 
-Layouts that run the same operators differ only in counts: attention groups, ranks of experts, replicas. As columns of
-shape [layouts, 1, ...] in one plan they are lowered and priced together; what does not depend on them (attention) is
-priced once for all, by broadcasting.
+Layouts that run the same operators differ only in counts. Those that exchange tokens between attention groups form a
+table: a row for each way to run attention (tensor-parallel ranks, pipeline stages), a column for each way to lay out
+the experts of a stage. One plan of arrays of shape [rows, columns, ...] is lowered and priced for all of them together;
+what depends on rows alone (attention) is priced once per row, by broadcasting. Not every cell of a table is a layout.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from taicang.plans import ServePlan
+
+ROW = ("tp", "pp")
+COLUMN = ("ep", "moe_tp", "redundant", "shared_ranks")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    """``index[row, column]`` is the place of a layout in the list that the table was made from, -1 where there is none.
+
+    ``rows`` and ``columns`` hold the counts of ``ROW`` and ``COLUMN``; a table of one column has a layout in each row
+    and all counts along rows.
+    """
+
+    like: ServePlan
+    rows: NDArray[np.float64]
+    columns: NDArray[np.float64]
+    index: NDArray[np.int64]
+
+    def plan(self, dimensions: int) -> ServePlan:
+        """The layouts as arrays of shape [rows, columns, 1, ...] with ``dimensions`` axes after the first two."""
+        tail = (1,) * dimensions
+        counts: dict[str, Any] = {name: v.reshape(-1, 1, *tail) for name, v in zip(ROW, self.rows, strict=True)}
+        shape = (-1, 1, *tail) if self.index.shape[1] == 1 else (1, -1, *tail)
+        counts |= {name: v.reshape(shape) for name, v in zip(COLUMN, self.columns, strict=True)}
+        if self.like.dp > 1:
+            counts["dp"] = counts["ep"] * counts["moe_tp"] / counts["tp"]
+        return replace(self.like, **counts)
+
+    def pieces(self, columns: int) -> Iterator[Table]:
+        """The table cut into tables of at most ``columns`` columns."""
+        if self.index.shape[1] == 1:
+            yield self
+            return
+        for start in range(0, self.index.shape[1], columns):
+            mine = slice(start, start + columns)
+            yield replace(self, columns=self.columns[:, mine], index=self.index[:, mine])
 
 
 def structure(plan: ServePlan) -> tuple[Any, ...]:
     """What decides which operators run and with what kernels; layouts that agree in it may be one plan of arrays."""
     return (
-        plan.tp,
-        plan.pp,
+        plan.microbatches,
         plan.sp,
         plan.dp > 1,
         plan.ep > 1 or plan.moe_tp > 1,
         plan.redundant > 0,
-        plan.shared_ranks,
-        plan.microbatches,
+        plan.shared_ranks > 0,
         plan.exchange,
         plan.quant,
     )
 
 
-def grouped(plans: Sequence[ServePlan]) -> list[list[int]]:
-    """Indices of ``plans`` by structure, families together."""
+def tables(plans: Sequence[ServePlan]) -> list[Table]:
+    """``plans`` by structure; tables that share attention operators follow each other."""
     found: dict[tuple[Any, ...], list[int]] = {}
-    for index, plan in enumerate(plans):
-        found.setdefault(structure(plan), []).append(index)
-    return sorted(found.values(), key=lambda group: family(plans[group[0]]))
+    for place, plan in enumerate(plans):
+        found.setdefault(structure(plan), []).append(place)
+    # one set of rows for all tables, so that all of them share attention
+    rows = sorted({_row(plan) for plan in plans if plan.dp > 1})
+    made = []
+    for _, places in sorted(found.items(), key=lambda item: item[0][:-1]):
+        like = plans[places[0]]
+        made.append(_table(plans, places, rows) if like.dp > 1 else _list(plans, places))
+    return made
 
 
-def family(plan: ServePlan) -> tuple[Any, ...]:
-    """Layouts of one family share their attention operators."""
-    return plan.tp, plan.pp, plan.sp, plan.microbatches
+def _row(plan: ServePlan) -> tuple[int, ...]:
+    return tuple(getattr(plan, name) for name in ROW)
 
 
-def stacked(plans: Sequence[ServePlan], dimensions: int) -> ServePlan:
-    """``plans`` of one structure as one: arrays of shape [plans, 1, ...] with ``dimensions`` axes after the first."""
-    shape = (len(plans),) + (1,) * dimensions
+def _column(plan: ServePlan) -> tuple[int, ...]:
+    return tuple(getattr(plan, name) for name in COLUMN)
 
-    def column(name: str) -> Any:
-        return np.array([getattr(plan, name) for plan in plans], dtype=float).reshape(shape)
 
-    columns = {name: column(name) for name in ("dp", "ep", "moe_tp", "redundant")}
-    return replace(plans[0], **columns)
+def _list(plans: Sequence[ServePlan], places: Sequence[int]) -> Table:
+    mine = [plans[i] for i in places]
+    return Table(
+        like=mine[0],
+        rows=np.array([_row(plan) for plan in mine], dtype=float).T,
+        columns=np.array([_column(plan) for plan in mine], dtype=float).T,
+        index=np.array(places, dtype=np.int64)[:, None],
+    )
+
+
+def _table(plans: Sequence[ServePlan], places: Sequence[int], rows: list[tuple[int, ...]]) -> Table:
+    columns = sorted({_column(plans[i]) for i in places})
+    at_row = {row: n for n, row in enumerate(rows)}
+    at_column = {column: n for n, column in enumerate(columns)}
+    # two columns at least: a single one would be taken for a list
+    columns += columns[:1] * (len(columns) == 1)
+    index = np.full((len(rows), len(columns)), -1, dtype=np.int64)
+    for i in places:
+        index[at_row[_row(plans[i])], at_column[_column(plans[i])]] = i
+    return Table(
+        like=plans[places[0]],
+        rows=np.array(rows, dtype=float).T,
+        columns=np.array(columns, dtype=float).T,
+        index=index,
+    )

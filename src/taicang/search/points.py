@@ -17,7 +17,7 @@ from taicang.models.count import kv_cache_bytes
 from taicang.models.types import Model
 from taicang.ops import Operator, Transfer
 from taicang.plans import ServePlan, decode_batch, prefill_batch
-from taicang.search.groups import family, grouped, stacked
+from taicang.search.groups import tables
 from taicang.search.once import Once
 from taicang.search.space import Space
 from taicang.serve.memory import memory_use
@@ -95,34 +95,33 @@ def gather(
     plans: Sequence[ServePlan],
     job: Job,
     cells: Mapping[Role, int],
-    rows: Callable[[Job, list[ServePlan]], Mapping[Role, dict[str, Any]]],
+    rows: Callable[[Once, ServePlan, NDArray[np.bool_]], Mapping[Role, dict[str, Any]]],
+    dimensions: int,
 ) -> dict[Role, Points]:
-    """Run ``rows`` over pieces of ``plans`` of one structure and stack what it gives for each role.
+    """Run ``rows`` over tables of ``plans`` of one structure and stack what it gives for each role.
 
-    ``rows`` takes the job with a cost model that remembers, and returns for each role "keep" and the columns, each of a
-    shape that broadcasts to [layouts of the piece, ...]; ``cells`` is how many candidates a layout has.
+    ``rows`` takes a cost model that remembers, the plan of arrays with ``dimensions`` axes for its candidates, and
+    which of the first two axes' cells are layouts. It returns for each role "keep" and the columns, each of a shape that
+    broadcasts to [rows, columns, ...]; ``cells`` is how many candidates a layout has.
     """
     columns: dict[Role, dict[str, list[Any]]] = {role: {name: [] for name in COLUMNS} for role in cells}
     refused: list[str] = []
-    each, last = max(CELLS // max(cells.values()), 1), None
-    once = Once(costs=job.price)
-    known = replace(job, price=once.price)
-    for group in grouped(plans):
-        if (kin := family(plans[group[0]])) != last:
+    chips = np.array([-(-plan.ranks // job.machine.chip.dies) for plan in plans], dtype=float)
+    once, last = Once(costs=job.price), 0
+    for table in tables(plans):
+        if last not in (0, table.like.microbatches):
             once.forget()
-            last = kin
-        for start in range(0, len(group), each):
-            mine = group[start : start + each]
+        last = table.like.microbatches
+        for piece in table.pieces(max(CELLS // (table.index.shape[0] * max(cells.values())), 1)):
+            layout = piece.index.reshape(*piece.index.shape, *(1,) * dimensions)
             try:
-                found = rows(known, [plans[i] for i in mine])
+                found = rows(once, piece.plan(dimensions), layout >= 0)
             except (InvalidPlan, NotModelled) as error:
-                refused += [str(error)] * len(mine)
+                refused += [str(error)] * int((layout >= 0).sum())
                 continue
             for role, part in found.items():
                 keep = part["keep"]
-                first = (len(mine),) + (1,) * (keep.ndim - 1)
-                chips = np.array([-(-plans[i].ranks // job.machine.chip.dies) for i in mine], dtype=float)
-                part |= {"layout": np.array(mine).reshape(first), "chips": chips.reshape(first)}
+                part |= {"layout": layout, "chips": chips[layout]}
                 for name, values in columns[role].items():
                     values.append(np.broadcast_to(part.get(name, 0.0), keep.shape)[keep])
     return {role: _table(plans, columns[role], len(plans) * count, refused) for role, count in cells.items()}
@@ -134,36 +133,31 @@ def _table(plans: Sequence[ServePlan], columns: dict[str, list[Any]], considered
     return Points(plans=tuple(plans), considered=considered, refused=tuple(refused), **stack)
 
 
-def _axes(space: Space, job: Job) -> tuple[Floats, Floats]:
-    """Batches and draft lengths as one axis of candidates, with one more axis after it (chunk sizes)."""
-    grids = np.meshgrid(np.array(space.batches, dtype=float), np.array(space.drafts_of(job.model), dtype=float))
-    batches, drafts = (grid.T.reshape(-1, 1) for grid in grids)
-    return batches, drafts
-
-
 def _largest(fits: Any) -> int:
-    """How many of the first candidates of the second axis hold all that fit in any layout (memory grows with them).
+    """How many of the first batches (the axis before the last) hold all that fit in any layout.
 
-    In whole blocks, so that pieces of unlike memory still share operators.
+    Memory grows with them. In whole blocks, so that pieces of unlike memory still share operators.
     """
-    rows = np.flatnonzero(fits.any(axis=tuple(n for n in range(fits.ndim) if n != 1)))
+    rows = np.flatnonzero(fits.any(axis=(0, 1, 2, 4)))
     most = int(rows[-1]) + 1 if rows.size else 0
-    block = -(-fits.shape[1] // BLOCKS)
-    return int(min(-(-most // block) * block, fits.shape[1]))
+    block = -(-fits.shape[3] // BLOCKS)
+    return int(min(-(-most // block) * block, fits.shape[3]))
 
 
 def serving_points(
     plans: Sequence[ServePlan], job: Job, space: Space, roles: Collection[Role] = ("both", "decode")
 ) -> dict[Role, Points]:
-    """Instances that decode: with chunks of prompts in between ("both": batches x draft lengths x chunk sizes for each
-    layout), or on their own ("decode": batches x draft lengths). One pass prices the decode step of both.
+    """Instances that decode: with chunks of prompts in between ("both": draft lengths x batches x chunk sizes for each
+    layout), or on their own ("decode": draft lengths x batches). One pass prices the decode step of both.
     """
-    batches, drafts = _axes(space, job)
+    drafts: Floats = np.array(space.drafts_of(job.model), dtype=float)[:, None, None]
+    batches: Floats = np.array(space.batches, dtype=float)[:, None]
     chunks: Floats = np.array(space.chunks, dtype=float)
-    cells = {role: batches.size * (chunks.size if role == "both" else 1) for role in roles}
+    pairs = drafts.size * batches.size
+    cells = {role: pairs * (chunks.size if role == "both" else 1) for role in roles}
     context = job.input_tokens + job.output_tokens
 
-    def fitting(plan: ServePlan, layouts: int, extra: Any) -> Any:
+    def fitting(plan: ServePlan, extra: Any) -> Any:
         use = memory_use(
             job.model,
             plan,
@@ -172,28 +166,33 @@ def serving_points(
             context=context,
             tokens=batches * plan.query_len + extra,
         )
-        shape = (layouts, batches.size, np.size(extra))
-        return np.broadcast_to(use.spare_bytes >= 0, shape) & _filled(plan, batches)
+        return (use.spare_bytes >= 0) & _filled(plan, batches)
 
-    def rows(known: Job, piece: list[ServePlan]) -> dict[Role, dict[str, Any]]:
-        setup = known.setup(stacked(piece, 2))
-        deep = replace(setup.plan, draft_tokens=drafts)
-        beside = {"both": np.minimum(chunks, job.input_tokens), "decode": 0.0}
-        keep = {role: fitting(deep, len(piece), beside[role]) for role in roles}
+    def rows(once: Once, plan: ServePlan, exists: Any) -> dict[Role, dict[str, Any]]:
+        plan = replace(plan, draft_tokens=drafts)
+        beside = {"both": np.minimum(chunks, job.input_tokens), "decode": np.zeros(1)}
+        keep = {role: fitting(plan, beside[role]) & exists for role in roles}
         most = max(_largest(mask) for mask in keep.values())
-        found: dict[Role, dict[str, Any]] = {role: {"keep": mask[:, :most]} for role, mask in keep.items()}
+        keep = {role: mask[..., :most, :] for role, mask in keep.items()}
+        found: dict[Role, dict[str, Any]] = {role: {"keep": mask} for role, mask in keep.items()}
         if not most:
             return found
-        plan, sequences = replace(deep, draft_tokens=drafts[:most]), batches[:most]
-        gained = plan.tokens_per_step
+        sequences, any_role = batches[:most], np.logical_or.reduce([*np.broadcast_arrays(*keep.values())])
+        setup = replace(job, price=replace(once, exists=any_role).price).setup(plan)
+        gained = setup.plan.tokens_per_step
         if "both" in roles:
             mixing: Any = replace(setup.stack, chunk_tokens=chunks)  # type: ignore[arg-type]
-            load = Load(concurrency=sequences * plan.dp, input_tokens=job.input_tokens, output_tokens=job.output_tokens)
-            steady = aggregated(replace(setup, plan=plan, stack=mixing), load)
+            load = Load(
+                concurrency=sequences * plan.dp,
+                group=sequences,
+                input_tokens=job.input_tokens,
+                output_tokens=job.output_tokens,
+            )
+            steady = aggregated(replace(setup, stack=mixing), load)
             seconds = steady.step_s
             found["both"] |= {
                 "sequences": sequences,
-                "drafts": drafts[:most],
+                "drafts": drafts,
                 "chunk": chunks,
                 "ttft_s": steady.ttft_s,
                 "tpot_s": steady.tpot_s,
@@ -201,27 +200,25 @@ def serving_points(
             }
         else:
             batch = decode_batch(sequences=sequences, context=job.input_tokens + job.output_tokens / 2)
-            seconds = step(replace(setup, plan=plan), batch).seconds
+            seconds = step(setup, batch).seconds
         if "decode" in roles:
             steps = np.maximum((job.output_tokens - 1) / gained, 1.0)
             found["decode"] |= {
                 "sequences": sequences,
-                "drafts": drafts[:most],
+                "drafts": drafts,
                 "tpot_s": seconds / gained,
                 "requests_per_s": sequences * plan.dp / (steps * seconds),
             }
         return found
 
-    return gather(plans, job, cells, rows)
+    return gather(plans, job, cells, rows, 3)
 
 
 def prefill_points(plans: Sequence[ServePlan], job: Job, space: Space) -> Points:
     """Prefill instances of their own; TTFT is a batch of prompts alone and the move of one cache, without queueing."""
     prompts: Floats = np.array(space.prompts, dtype=float)
 
-    def rows(known: Job, piece: list[ServePlan]) -> dict[Role, dict[str, Any]]:
-        setup = known.setup(stacked(piece, 1))
-        plan = setup.plan
+    def rows(once: Once, plan: ServePlan, exists: Any) -> dict[Role, dict[str, Any]]:
         within = prompts * job.input_tokens <= step_tokens(plan, job, space)
         use = memory_use(
             job.model,
@@ -231,9 +228,10 @@ def prefill_points(plans: Sequence[ServePlan], job: Job, space: Space) -> Points
             context=job.input_tokens,
             tokens=prompts * job.input_tokens,
         )
-        keep = np.broadcast_to(use.spare_bytes >= 0, (len(piece), prompts.size)) & within & _filled(plan, prompts)
+        keep = (use.spare_bytes >= 0) & within & _filled(plan, prompts) & exists
         if not keep.any():
-            return {"prefill": {"keep": keep[:, :0]}}
+            return {"prefill": {"keep": keep[..., :0]}}
+        setup = replace(job, price=replace(once, exists=keep).price).setup(plan)
         seconds: Any = step(setup, prefill_batch(sequences=prompts, length=job.input_tokens)).seconds
         found = {
             "keep": keep,
@@ -243,13 +241,13 @@ def prefill_points(plans: Sequence[ServePlan], job: Job, space: Space) -> Points
         }
         return {"prefill": found}
 
-    return gather(plans, job, {"prefill": prompts.size}, rows)["prefill"]
+    return gather(plans, job, {"prefill": prompts.size}, rows, 1)["prefill"]
 
 
-def step_tokens(plan: ServePlan, job: Job, space: Space) -> float:
+def step_tokens(plan: ServePlan, job: Job, space: Space) -> Any:
     """Prompt tokens of one group's step: the space's largest budget (under SP of each rank), or one longer prompt."""
     budget = max(job.stack.chunk_tokens, *space.chunks) * (plan.tp if plan.sp else 1)
-    return max(float(budget), job.input_tokens)
+    return np.maximum(budget, job.input_tokens)
 
 
 def handover_s(setup: Setup, job: Job) -> Num:

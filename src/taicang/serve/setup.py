@@ -34,7 +34,8 @@ class Setup:
     """Exponent of the expert popularity's power law."""
 
     def __post_init__(self) -> None:
-        if some(self.plan.ranks - self.machine.ranks):
+        # arrays are the search's own: of their combinations it reads those that are layouts of the machine
+        if not isinstance(self.plan.ranks, np.ndarray) and self.plan.ranks > self.machine.ranks:
             raise InvalidPlan(
                 f"the plan needs {self.plan.ranks} ranks (tp {self.plan.tp} x dp {self.plan.dp} x pp {self.plan.pp}), "
                 f"{self.machine.name} has {self.machine.ranks}: {self.plan.ranks - self.machine.ranks} too many"
@@ -44,7 +45,7 @@ class Setup:
 def step(setup: Setup, batch: Batch) -> Timeline:
     """Price one step of ``batch`` (of one attention group) under the plan's schedule."""
     plan, stack = setup.plan, setup.stack
-    if plan.pp > 1:
+    if some(plan.pp - 1):
         batch = scaled(batch, _in_flight_share(batch, plan.pp))
     prefill = where_some(batch.prefill_tokens)
     whole = lower(setup.model, plan, batch, stack, skew=setup.skew)

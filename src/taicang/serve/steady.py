@@ -30,6 +30,9 @@ class Load:
     """Share of the prompt found in a prefix cache."""
     room: Count = np.inf
     """Sequences that one attention group can run at once (its memory); the others wait for a place."""
+    group: Count | None = None
+    """Requests of one attention group, where they are given instead of following from ``concurrency``: a search prices
+    groups of one size once, however many of them the layouts have."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +70,7 @@ def aggregated(setup: Setup, load: Load) -> Steady:
     full burst of equal requests the mean one has half of the others ahead of it.
     """
     plan, stack = setup.plan, setup.stack
-    group = np.maximum(load.concurrency / plan.dp, 1.0)
+    group = np.maximum(load.concurrency / plan.dp if load.group is None else load.group, 1.0)
     mine = np.minimum(group, load.room)
     mean_context = load.input_tokens + load.output_tokens / 2
     decoding = decode_batch(sequences=mine, context=mean_context)
