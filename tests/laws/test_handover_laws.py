@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from taicang import catalog
+from taicang.app.search_cmd import search
 from taicang.catalog.models import model as load_model
 from taicang.errors import NotModelled, UnknownName
 from taicang.search.choices import default_stack, quantisation
@@ -222,7 +223,5 @@ def test_an_unknown_target_suggests_the_nearest():
 
 
 def test_the_command_offers_every_target():
-    from taicang.app.search_cmd import search
-
     (option,) = [each for each in search.params if each.name == "emit"]
     assert set(option.type.choices) == set(TARGETS)
