@@ -24,8 +24,12 @@ class Trace:
     """Ids of the prompt's blocks of ``block`` tokens; an id stands for its block and everything before it."""
     block: int = 0
     session: NDArray[np.int64] | None = None
+    delay_s: NDArray[np.float64] | None = None
+    """NaN: arrives at its time. Otherwise it arrives so long after the end of the request before it in its session."""
     repaired: Mapping[str, int] = field(default_factory=dict)
     """What was mended on request, and how often."""
+    notes: tuple[str, ...] = ()
+    """What the reader left out or assumed."""
 
     def __len__(self) -> int:
         return len(self.input_tokens)
@@ -61,6 +65,7 @@ def chosen(trace: Trace, index: NDArray[np.int64]) -> Trace:
         output_tokens=trace.output_tokens[index],
         blocks=[trace.blocks[i] for i in index] if trace.blocks else (),
         session=None if trace.session is None else trace.session[index],
+        delay_s=None if trace.delay_s is None else trace.delay_s[index],
     )
 
 
@@ -88,6 +93,7 @@ def info(trace: Trace) -> dict[str, Any]:
         "rate_per_s": len(trace) / trace.span_s if trace.span_s else None,
         "interarrival_cv": float(gaps.std() / gaps.mean()) if len(gaps) and gaps.mean() else None,
         "repaired": dict(trace.repaired),
+        "notes": list(trace.notes),
     }
     for name, lengths in (("input", trace.input_tokens), ("output", trace.output_tokens)):
         known[f"{name}_mean"] = float(lengths.mean())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from math import isnan
 from pathlib import Path
 
 from taicang.errors import InvalidInput
@@ -11,18 +12,27 @@ from taicang.traffic.trace import Trace
 
 
 def write(trace: Trace, path: Path) -> None:
-    """Write ``trace`` in the format that the suffix names: .jsonl (Mooncake) or .csv (Vidur)."""
+    """Write ``trace`` in the format that the suffix names: .jsonl (Mooncake) or .csv (Vidur). Whole or not at all."""
     if path.suffix not in (".jsonl", ".csv"):
         raise InvalidInput("expected .jsonl (Mooncake) or .csv (Vidur)", where=str(path))
     lines = _mooncake(trace) if path.suffix == ".jsonl" else _vidur(trace)
-    path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+    spare = path.with_name(path.name + ".part")
+    try:
+        with spare.open("w", encoding="utf-8") as file:
+            file.writelines(line + "\n" for line in lines)
+        spare.replace(path)
+    finally:
+        spare.unlink(missing_ok=True)
 
 
 def _mooncake(trace: Trace) -> Iterator[str]:
     times, sessions = trace.arrival_s.tolist(), trace.session.tolist() if trace.session is not None else None
+    delays = trace.delay_s.tolist() if trace.delay_s is not None else None
     lengths = zip(trace.input_tokens.tolist(), trace.output_tokens.tolist(), strict=True)
     for i, (prompt, answer) in enumerate(lengths):
         row: dict[str, object] = {"timestamp": round(times[i] * 1e3, 6)} if times else {}
+        if delays and not isnan(delays[i]):  # it follows an answer
+            row = {"delay": round(delays[i] * 1e3, 6)}
         row |= {"input_length": prompt, "output_length": answer}
         if trace.blocks:
             row["hash_ids"] = list(trace.blocks[i])

@@ -1,0 +1,197 @@
+"""Checks the rows of a trace one after the other, keeps what is right, and makes the trace."""
+
+from __future__ import annotations
+
+from array import array
+from math import isnan
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from taicang.errors import InvalidInput
+from taicang.traffic import cells
+from taicang.traffic.formats import Format, Row
+from taicang.traffic.texts import Counter, text_of
+from taicang.traffic.trace import Trace
+
+GAP_S = 30 * 86400.0
+"""A silence longer than this is taken for a change of the unit of time."""
+SHIFT = 300.0
+"""Gaps that all grow by this factor at once are taken for a change of the unit of time."""
+NO_COUNTER = "has text, not lengths: give --tokenizer FILE, or --chars-per-token, to count its tokens"
+
+
+class Collector:
+    """Takes rows; faulty ones raise, or are dropped and counted with ``repair``."""
+
+    def __init__(
+        self, path: Path, form: Format, block: int, repair: bool, count: Counter | None, missing_output: int | None
+    ) -> None:
+        self.path, self.form, self.block, self.repair = path, form, block, repair
+        self.count, self.missing = count, missing_output
+        self.mended: dict[str, int] = {}
+        self.notes: dict[str, int] = {}
+        self._at, self._delay = array("d"), array("d")
+        self._inputs, self._outputs, self._lines = array("q"), array("q"), array("q")
+        self._blocks: list[list[int]] = []
+        self._sessions = array("q")
+        self._names: dict[str, int] = {}
+        self._timed: bool | None = None
+        self._zoned: bool | None = None
+        self._latest = float("-inf")
+        self._unsorted = self._hashed = False
+
+    def take(self, number: int, row: Row) -> None:
+        """One row of the file; raises ``InvalidInput`` for a faulty one, or drops and counts it."""
+        if not row:
+            self._note("conversations without an answer left out")
+            return
+        try:
+            self._take(number, row)
+        except ValueError as error:
+            if not self.repair:
+                raise InvalidInput(f"{error} (--repair drops such rows)", where=f"{self.path}:{number}") from None
+            self._mend("rows dropped")
+
+    def _take(self, number: int, row: Row) -> None:
+        form = self.form
+        if row.get(""):
+            raise ValueError(row[""])
+        ids = row.get(form.blocks) or []
+        inp, out = self._input(number, row), self._output(row)
+        cells.check(inp, out, ids, self.block)
+        delay, at = self._times(row)
+        session = self._session(row, delay)
+        if at < self._latest:
+            self._backwards(number, at)
+        self._latest = max(self._latest, at)
+        self._at.append(at)
+        self._delay.append(delay)
+        self._inputs.append(inp)
+        self._outputs.append(out)
+        self._lines.append(number)
+        self._blocks.append(ids)
+        self._hashed = self._hashed or bool(ids)
+        if session >= 0:
+            self._sessions.append(session)
+
+    def _input(self, number: int, row: Row) -> int:
+        form = self.form
+        inp = cells.length(row, form.input)
+        text = text_of(row) if form.text else None
+        if inp is not None and text is not None:
+            raise ValueError(f"has both {form.input} and a text: exactly one is expected")
+        if inp is None and text is not None:
+            if self.count is None:
+                raise InvalidInput(NO_COUNTER, where=f"{self.path}:{number}")
+            inp = self.count(text)
+        if inp is None:
+            raise ValueError(f"{form.input} is missing")
+        return inp
+
+    def _output(self, row: Row) -> int:
+        out = cells.length(row, self.form.output)
+        if out is None:
+            if self.missing is None:
+                raise ValueError(f"{self.form.output} is missing (--missing-output gives one)")
+            self._note(f"outputs of {self.missing} tokens assumed")
+            out = self.missing
+        return out
+
+    def _times(self, row: Row) -> tuple[float, float]:
+        """(delay after the request before or NaN, arrival)."""
+        form = self.form
+        wait, when = row.get(form.delay) if form.delay else None, row.get(form.time)
+        if wait is not None and when in (None, ""):
+            return cells.seconds(wait, form.delay, form), max(self._latest, 0.0)
+        has = when not in (None, "")
+        if self._timed is not None and has != self._timed:
+            raise ValueError(f"{form.time} is {'missing' if self._timed else 'given'}, unlike in the rows before")
+        at = cells.seconds(when, form.time, form) if has else 0.0
+        if has and form.unit_s == 0.0:
+            zoned = len(str(when)) > 19 and ("+" in str(when)[19:] or "-" in str(when)[19:])
+            if self._zoned not in (None, zoned):
+                raise ValueError(f"{form.time} has {'a' if zoned else 'no'} time zone, unlike the rows before")
+            self._zoned = zoned
+        if has and at - self._latest > GAP_S and len(self._at):
+            raise ValueError(f"{form.time} jumps by {(at - self._latest) / 86400:.0f} days: mixed units?")
+        self._timed = has
+        return float("nan"), at
+
+    def _session(self, row: Row, delay: float) -> int:
+        form, names = self.form, self._names
+        if not form.session or row.get(form.session) is None:
+            if not isnan(delay):
+                raise ValueError(f"{form.delay} without {form.session}: the delay after which request?")
+            return -1
+        name = str(row[form.session])
+        if not isnan(delay) and name not in names:
+            raise ValueError(f"{form.delay} in the first request of session {name}: give its {form.time}")
+        if form.parent:
+            parent = names.get(str(row.get(form.parent)))
+            return names.setdefault(name, len(names) if parent is None else parent)
+        return names.setdefault(name, len(names))
+
+    def _backwards(self, number: int, at: float) -> None:
+        if not self.repair:
+            ratio = self._latest / at if at > 0 else 0.0
+            units = "; mixed units?" if 500 < ratio < 2000 or 5e5 < ratio < 2e6 else ""
+            raise InvalidInput(
+                f"time goes back by {self._latest - at:g} s (--repair sorts the rows){units}",
+                where=f"{self.path}:{number}",
+            )
+        self._mend("rows out of order")
+        self._unsorted = True
+
+    def _mend(self, what: str) -> None:
+        self.mended[what] = self.mended.get(what, 0) + 1
+
+    def _note(self, what: str) -> None:
+        self.notes[what] = self.notes.get(what, 0) + 1
+
+    def trace(self) -> Trace:
+        """What was read, in order of time."""
+        if not self._inputs:
+            raise InvalidInput("no requests", where=str(self.path))
+        form, count = self.form, len(self._inputs)
+        arrival = np.asarray(self._at) if self._timed else np.zeros(0)
+        order = np.argsort(arrival, kind="stable") if self._unsorted else np.arange(count)
+        arrival = arrival[order] if len(arrival) else arrival
+        self._steady(arrival, np.asarray(self._lines)[order])
+        delay = np.asarray(self._delay)[order]
+        known = len(self._sessions) == count
+        return Trace(
+            name=self.path.name,
+            kind=form.kind,
+            arrival_s=arrival - arrival[0] if len(arrival) else arrival,
+            input_tokens=np.asarray(self._inputs)[order],
+            output_tokens=np.asarray(self._outputs)[order],
+            blocks=[self._blocks[i] for i in order] if self._hashed else (),
+            block=self.block if self._hashed else 0,
+            session=np.asarray(self._sessions)[order] if known else None,
+            delay_s=delay if known and not np.isnan(delay).all() else None,
+            repaired=self.mended,
+            notes=(
+                *(f"{number:,} {what}" for what, number in self.notes.items()),
+                *(f"{name} is not used" for name in form.ignored),
+            ),
+        )
+
+    def _steady(self, arrival: NDArray[Any], lines: NDArray[Any]) -> None:
+        """A file whose times are in seconds up to some line and in milliseconds from there on is refused."""
+        if len(arrival) < 12:
+            return
+        since = arrival - arrival[0]
+        gaps = np.diff(arrival)
+        at = int(np.argmax(since[1:] / np.maximum(since[:-1], 1.0))) + 1
+        before, after = gaps[: at - 1], gaps[at:]
+        if len(before) < 5 or len(after) < 5 or since[at] < SHIFT * max(since[at - 1], 1.0):
+            return
+        if np.mean(after) > SHIFT * max(float(np.mean(before)), 1e-9):
+            raise InvalidInput(
+                f"from here on all times are some {np.mean(after) / np.mean(before):.0f} times as far apart: "
+                "mixed units? Split the file",
+                where=f"{self.path}:{lines[at]}",
+            )
