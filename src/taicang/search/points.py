@@ -101,8 +101,8 @@ def gather(
     """Run ``rows`` over tables of ``plans`` of one structure and stack what it gives for each role.
 
     ``rows`` takes a cost model that remembers, the plan of arrays with ``dimensions`` axes for its candidates, and
-    which of the first two axes' cells are layouts. It returns for each role "keep" and the columns, each of a shape that
-    broadcasts to [rows, columns, ...]; ``cells`` is how many candidates a layout has.
+    which of the first two axes' cells are layouts. It returns for each role "keep" and the columns, each of a shape
+    that broadcasts to [rows, columns, ...]; ``cells`` is how many candidates a layout has.
     """
     columns: dict[Role, dict[str, list[Any]]] = {role: {name: [] for name in COLUMNS} for role in cells}
     refused: list[str] = []
