@@ -13,7 +13,7 @@ import numpy as np
 
 from taicang.formats import number_format
 from taicang.hardware import Chip
-from taicang.lower.program import at_least_one, some
+from taicang.lower.program import some
 from taicang.models.count import Parameters, kv_cache_bytes, parameters
 from taicang.models.types import (
     Attention,
@@ -93,11 +93,11 @@ def rank_model(model: Model, plan: ServePlan) -> Model:
 
 def _shard(kind: Attention, tp: Any) -> Attention:
     if isinstance(kind, GroupedQuery):
-        return replace(kind, heads=_whole(kind.heads / tp), kv_heads=at_least_one(kind.kv_heads // tp))
+        return replace(kind, heads=_whole(kind.heads / tp), kv_heads=_some_of(kind.kv_heads // tp))
     if isinstance(kind, GatedLinear):
-        return replace(kind, k_heads=at_least_one(kind.k_heads // tp), v_heads=at_least_one(kind.v_heads // tp))
+        return replace(kind, k_heads=_some_of(kind.k_heads // tp), v_heads=_some_of(kind.v_heads // tp))
     if isinstance(kind, StateSpace):
-        return replace(kind, heads=_whole(kind.heads / tp), groups=at_least_one(kind.groups // tp))
+        return replace(kind, heads=_whole(kind.heads / tp), groups=_some_of(kind.groups // tp))
     return replace(kind, heads=_whole(kind.heads / tp))
 
 
@@ -113,6 +113,11 @@ def _ffn(kind: FeedForward, plan: ServePlan) -> FeedForward:
 def _whole(share: Count) -> Any:
     """Rounded up: the fullest rank's share."""
     return np.ceil(share)
+
+
+def _some_of(share: Count) -> Any:
+    """Replicated where there are more ranks than heads: no rank holds less than one."""
+    return np.maximum(share, 1.0)
 
 
 def memory_use(
