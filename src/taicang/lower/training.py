@@ -36,11 +36,14 @@ from taicang.ops import (
 )
 from taicang.plans import Batch, Quantisation, ServePlan
 from taicang.stacks import Stack
-from taicang.train_plans import TrainPlan
+from taicang.train_plans import TrainPlan, stride
 from taicang.units import Count, Num
 
 Axis: TypeAlias = Literal["compute", "tp", "cp", "ep"]
 Pass: TypeAlias = Literal["forward", "data", "weight"]
+Module: TypeAlias = Literal["core", "norm", "up", "mlp", "experts", "shared", "rest"]
+"""Parts of a layer that selective recompute can repeat: attention core, norms, up-projections of latent attention,
+dense feed-forward, routed experts with their exchanges, the shared expert; the rest is kept."""
 
 CORE_BACKWARD = 2.5 * 1.15
 """Five products for two, at 0.87 of the forward kernels' rate (FlashAttention-3, arXiv 2407.08608, figures 5 and 6)."""
@@ -63,10 +66,15 @@ class Step:
     repeat: Count = 1
     saved_bytes: Num = 0.0
     """What a forward operator keeps for the backward pass."""
-    core: bool = False
-    """Belongs to the attention core, which selective recompute repeats."""
+    module: Module = "rest"
+    """What part of the layer it belongs to, for selective recompute."""
     rerun: bool = False
     """Its backward kernel starts by running the forward one again, and so keeps nothing (Mamba-2's scan)."""
+
+    @property
+    def shared(self) -> bool:
+        """Belongs to the shared expert, which needs no exchange."""
+        return self.module == "shared"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,9 +105,28 @@ def setting_of(model: Model, plan: TrainPlan, stack: Stack) -> Setting:
 def lower_layer(model: Model, block: Block, plan: TrainPlan, stack: Stack) -> Layer:
     """One layer of ``block``. Raises ``InvalidPlan`` where tensor parallelism does not divide the heads."""
     setting = setting_of(model, plan, stack)
-    items = [*attention(block.attention, setting), *_ring(block, setting, plan)]
-    items += dense(block.ffn, setting) if isinstance(block.ffn, Dense) else _experts(block.ffn, setting, plan)
-    return transpose(tuple(_steps(items, setting, plan)))
+    mixer = [*attention(block.attention, setting), *_ring(block, setting, plan)]
+    if isinstance(block.ffn, Dense):
+        behind, module = list(dense(block.ffn, setting)), "mlp"
+    else:
+        behind, module = list(_experts(block.ffn, setting, plan)), "experts"
+    steps = [*_steps(mixer, setting, plan), *(_within(step, module) for step in _steps(behind, setting, plan))]
+    return transpose(tuple(steps))
+
+
+def _within(step: Step, module: Module) -> Step:
+    """A step of the feed-forward part belongs to it, but for the norm before it and the shared expert."""
+    if module == "experts" and step.label.startswith("feed-forward"):
+        return replace(step, module="shared")
+    return step if step.module == "norm" else replace(step, module=module)
+
+
+def _module(label: str, op: Operator) -> Module:
+    if isinstance(op, Attend):
+        return "core"
+    if label.endswith("norm"):
+        return "norm"
+    return "up" if label in ("query up-projection", "key-value up-projection") else "rest"
 
 
 def _ring(block: Block, setting: Setting, plan: TrainPlan) -> Iterator[Item]:
@@ -117,7 +144,7 @@ def _ring(block: Block, setting: Setting, plan: TrainPlan) -> Iterator[Item]:
 
 
 def _across(kind: Literal["all_gather", "all_to_all"], payload: Num, plan: TrainPlan) -> Collective:
-    return Collective(kind=kind, payload_bytes=payload, ranks=plan.cp, stride=plan.tp)
+    return Collective(kind=kind, payload_bytes=payload, ranks=plan.cp, stride=stride(plan, "cp"))
 
 
 def _experts(kind: Experts, setting: Setting, plan: TrainPlan) -> Iterator[Item]:
@@ -136,7 +163,7 @@ def _experts(kind: Experts, setting: Setting, plan: TrainPlan) -> Iterator[Item]
         topk=kind.topk,
         experts=kind.experts,
         ranks=plan.ep,
-        stride=plan.etp,
+        stride=stride(plan, "ep"),
         low_latency=False,
     )
     if plan.ep > 1:
@@ -201,7 +228,7 @@ def _steps(items: list[Item], setting: Setting, plan: TrainPlan) -> Iterator[Ste
             isinstance(op, Pointwise) and op.kind == "norm" and op.elements == setting.load.tokens * hidden and plan.sp
         ):
             small = replace(op, elements=op.elements / tp, moved_bytes=op.moved_bytes / tp, flop=op.flop / tp)
-            yield Step(label=label, axis="compute", op=small, saved_bytes=_saved(small, hidden, tp))
+            yield Step(label=label, axis="compute", op=small, saved_bytes=_saved(small, hidden, tp), module="norm")
         elif isinstance(op, Attend) and "flash_attention" not in setting.stack.fused:
             yield from _materialised(op)
         else:
@@ -211,7 +238,7 @@ def _steps(items: list[Item], setting: Setting, plan: TrainPlan) -> Iterator[Ste
                 op=op,
                 repeat=repeat,
                 saved_bytes=0.0 if label in RERUN[1:] else _saved(op, hidden, tp if plan.sp else 1),
-                core=isinstance(op, Attend),
+                module=_module(label, op),
                 rerun=label in RERUN,
             )
             if plan.trained_ratio < 1.0 and label in ADAPTED and isinstance(op, Gemm):
@@ -241,8 +268,8 @@ def _materialised(op: Attend) -> Iterator[Step]:
     product = Gemm(batch=many, m=rows, n=keys, k=op.qk_dim, dtype=op.dtype)
     softmax = Pointwise(kind="rope", elements=scores, moved_bytes=scores * 9.0, flop=scores * 20.0, launches=2)
     yield Step(label="scores", axis="compute", op=product, saved_bytes=op.queries * op.heads * op.qk_dim * 4.0)
-    yield Step(label="softmax and dropout", axis="compute", op=softmax, saved_bytes=scores * 5.0, core=True)
-    yield Step(label="weighted sum", axis="compute", op=replace(product, n=op.v_dim, k=keys), core=True)
+    yield Step(label="softmax and dropout", axis="compute", op=softmax, saved_bytes=scores * 5.0, module="core")
+    yield Step(label="weighted sum", axis="compute", op=replace(product, n=op.v_dim, k=keys), module="core")
 
 
 def _saved(op: Operator, hidden: int, shard: int) -> Num:
