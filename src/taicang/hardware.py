@@ -108,6 +108,7 @@ class Machine:
     pue_ratio: float
     price_usd: float | None
     status: str
+    price_cny: float | None = None
 
     @property
     def ranks(self) -> int:
