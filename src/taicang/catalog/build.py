@@ -106,7 +106,7 @@ def machine_of(entry: Resolved, count: int = 1) -> Machine:
     planes = sorted({path.split(".")[1] for path in entry.leaves if path.startswith("planes.")})
     if "scale_up" not in planes:
         raise MissingFigure(entry.name, "planes.scale_up")
-    power, price = entry.get("power.load"), entry.get("price.usd")
+    power, price, yuan = entry.get("power.load"), entry.get("price.usd"), entry.get("price.cny")
     return Machine(
         name=entry.name if count == 1 else f"{entry.name} x {count}",
         chip=part,
@@ -117,6 +117,7 @@ def machine_of(entry: Resolved, count: int = 1) -> Machine:
         power_w=None if power is None else power * count,
         pue_ratio=entry.get("pue") or 1.0,
         price_usd=None if price is None else price * count,
+        price_cny=None if yuan is None else yuan * count,
         status=_need(entry, "status"),
     )
 

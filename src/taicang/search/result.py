@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -9,7 +10,19 @@ from taicang.plans import ServePlan
 from taicang.search.points import Role
 
 Mode: TypeAlias = Literal["aggregated", "disaggregated"]
-Objective: TypeAlias = Literal["tokens/s/chip", "per-watt", "per-usd", "smallest"]
+Objective: TypeAlias = Literal["tokens/s/chip", "per-watt", "per-usd", "per-cny", "smallest"]
+MODES: tuple[Mode, ...] = ("aggregated", "disaggregated")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ask:
+    """What is best: the objective and, for the smallest machine, the load that it must carry."""
+
+    objective: Objective = "tokens/s/chip"
+    modes: Sequence[Mode] = MODES
+    load_per_s: float | None = None
+    """Requests per second (objective "smallest")."""
+    top: int = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +60,7 @@ class Choice:
     """Over all chips of the machine, idle ones too (smallest: over the chips in use)."""
     output_tokens_per_s_per_w: float | None
     output_tokens_per_s_per_usd: float | None
+    output_tokens_per_s_per_cny: float | None
 
     @property
     def user_tokens_per_s(self) -> float:
@@ -60,6 +74,8 @@ class Choice:
                 return self.output_tokens_per_s_per_w
             case "per-usd":
                 return self.output_tokens_per_s_per_usd
+            case "per-cny":
+                return self.output_tokens_per_s_per_cny
             case "smallest":
                 return -float(self.chips)
             case "tokens/s/chip":

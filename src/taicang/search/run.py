@@ -3,34 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Any
 
 import numpy as np
 
 from taicang.errors import InvalidInput, MissingFigure, NotModelled
 from taicang.plans import Quantisation, ServePlan
-from taicang.search.front import front
-from taicang.search.join import Pairs, best_rows, covered, decode_front, matched, smallest
+from taicang.search import sheet
+from taicang.search.join import covered
 from taicang.search.points import Job, Points, Role, prefill_points, serving_points
-from taicang.search.result import Choice, Counts, Found, Mode, Objective, Pool
+from taicang.search.result import MODES, Ask, Counts, Found, Mode
+from taicang.search.sheet import Sheet
 from taicang.search.space import Space, layouts
 from taicang.units import show
 
-MODES: tuple[Mode, ...] = ("aggregated", "disaggregated")
+__all__ = ["MODES", "Ask", "every", "search"]
 ROLES: Mapping[Mode, Role] = MappingProxyType({"aggregated": "both", "disaggregated": "decode"})
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ask:
-    """What is best: the objective and, for the smallest machine, the load that it must carry."""
-
-    objective: Objective = "tokens/s/chip"
-    modes: Sequence[Mode] = MODES
-    load_per_s: float | None = None
-    """Requests per second (objective "smallest")."""
-    top: int = 5
 
 
 def search(
@@ -48,8 +36,8 @@ def search(
     without a load and ``MissingFigure`` where the objective needs a figure that the machine lacks.
     """
     _check(job, ask)
-    choices: list[Choice] = []
-    edge: list[Choice] = []
+    sheets: list[Sheet] = []
+    edges: list[Sheet] = []
     counts = np.zeros(5, dtype=np.int64)
     nearest: list[str] = []
     refused: list[str] = []
@@ -60,8 +48,8 @@ def search(
         if "aggregated" in ask.modes:
             points = serving["both"]
             counts += len(points.plans), points.considered, points.size, 0, len(points.refused)
-            choices += _aggregated(points, job, name, ask)
-            edge += _aggregated_front(points, job, name)
+            sheets.append(sheet.aggregated(points, job, name, ask))
+            edges.append(sheet.aggregated_front(points, job, name))
             nearest += _nearest(points, job, "aggregated")
             refused += points.refused
         if "disaggregated" in ask.modes:
@@ -74,21 +62,20 @@ def search(
                 covered(first, second, chips=job.machine.chips, ttft_s=job.ttft_s, tpot_s=job.tpot_s),
                 len(first.refused) + len(second.refused),
             )
-            choices += _disaggregated(first, second, job, name, ask)
-            edge += _disaggregated_front(first, second, job, name)
+            sheets.append(sheet.disaggregated(first, second, job, name, ask))
+            edges.append(sheet.disaggregated_front(first, second, job, name))
             nearest += _nearest(first, job, "prefill") + _nearest(second, job, "decode")
             refused += first.refused + second.refused
     if not counts[2] and refused:
         raise NotModelled(refused[0])
-    choices.sort(key=lambda c: (-_score(c, ask), -c.output_tokens_per_s_per_chip, c.ttft_s, c.tpot_s))
-    keep = front(low=[c.tpot_s for c in edge], high=[c.output_tokens_per_s for c in edge])
+    best = sheet.best(sheets, ask)
     total = [int(n) for n in counts]
     return Found(
         machine=job.machine.name,
-        best=tuple(choices[: ask.top]),
-        front=tuple(edge[i] for i in keep),
+        best=tuple(best),
+        front=tuple(sheet.front_of(edges)),
         counts=Counts(layouts=total[0], priced=total[1], fitting=total[2], combinations=total[3], refused=total[4]),
-        nearest=() if choices else tuple(nearest) or (f"no instances of both pools fit {job.machine.chips} chips",),
+        nearest=() if best else tuple(nearest) or (f"no instances of both pools fit {job.machine.chips} chips",),
     )
 
 
@@ -114,106 +101,8 @@ def _check(job: Job, ask: Ask) -> None:
         raise MissingFigure(job.machine.name, "power.load")
     if ask.objective == "per-usd" and job.machine.price_usd is None:
         raise MissingFigure(job.machine.name, "price.usd")
-
-
-def _score(choice: Choice, ask: Ask) -> float:
-    found = choice.score(ask.objective)
-    return -np.inf if found is None else found
-
-
-def _pool(points: Points, row: int, role: Any, instances: float) -> Pool:
-    plan = points.plans[int(points.layout[row])]
-    return Pool(
-        role=role,
-        plan=replace(plan, draft_tokens=int(points.drafts[row])),
-        instances=int(instances),
-        chips=int(points.chips[row]),
-        sequences=float(points.sequences[row]),
-        chunk_tokens=int(points.chunk[row]),
-    )
-
-
-def _choice(job: Job, quant: str, mode: Mode, pools: tuple[Pool, ...], ask: Ask | None, **figures: float) -> Choice:
-    machine = job.machine
-    output = figures["requests_per_s"] * job.output_tokens
-    used = int(sum(pool.instances * pool.chips for pool in pools))
-    least = ask is not None and ask.objective == "smallest"
-    share = used / machine.chips if least else 1.0
-    return Choice(
-        machine=machine.name,
-        stack=job.stack.name,
-        quant=quant,
-        mode=mode,
-        pools=pools,
-        output_tokens_per_s=output,
-        chips=used,
-        machine_chips=machine.chips,
-        output_tokens_per_s_per_chip=output / (machine.chips * share),
-        output_tokens_per_s_per_w=None if machine.power_w is None else output / (machine.power_w * share),
-        output_tokens_per_s_per_usd=None if machine.price_usd is None else output / (machine.price_usd * share),
-        **figures,
-    )
-
-
-def _alone(points: Points, row: int, count: float, job: Job, quant: str, ask: Ask | None) -> Choice:
-    pool = _pool(points, row, "both", count)
-    return _choice(
-        job,
-        quant,
-        "aggregated",
-        (replace(pool, plan=replace(pool.plan, acceptance_ratio=job.acceptance_ratio)),),
-        ask,
-        ttft_s=float(points.ttft_s[row]),
-        tpot_s=float(points.tpot_s[row]),
-        requests_per_s=float(count * points.requests_per_s[row]),
-    )
-
-
-def _aggregated(points: Points, job: Job, quant: str, ask: Ask) -> list[Choice]:
-    rows = best_rows(points, ttft_s=job.ttft_s, tpot_s=job.tpot_s)
-    counts = np.floor_divide(job.machine.chips, points.chips[rows])
-    if ask.objective == "smallest":
-        counts = np.ceil((ask.load_per_s or 0.0) / points.requests_per_s[rows])
-    return [_alone(points, int(row), float(n), job, quant, ask) for row, n in zip(rows, counts, strict=True) if n]
-
-
-def _aggregated_front(points: Points, job: Job, quant: str) -> list[Choice]:
-    ok = np.flatnonzero(points.ttft_s <= job.ttft_s)
-    counts = np.floor_divide(job.machine.chips, points.chips[ok])
-    keep = front(low=points.tpot_s[ok], high=counts * points.requests_per_s[ok])
-    return [_alone(points, int(ok[i]), float(counts[i]), job, quant, None) for i in keep if counts[i]]
-
-
-def _both(first: Points, second: Points, pairs: Pairs, i: int, job: Job, quant: str, ask: Ask | None) -> Choice:
-    pools = (
-        _pool(first, int(pairs.prefill_row[i]), "prefill", float(pairs.prefill_instances[i])),
-        _pool(second, int(pairs.decode_row[i]), "decode", float(pairs.decode_instances[i])),
-    )
-    return _choice(
-        job,
-        quant,
-        "disaggregated",
-        tuple(replace(p, plan=replace(p.plan, acceptance_ratio=job.acceptance_ratio)) for p in pools),
-        ask,
-        ttft_s=float(pairs.ttft_s[i]),
-        tpot_s=float(pairs.tpot_s[i]),
-        requests_per_s=float(pairs.requests_per_s[i]),
-    )
-
-
-def _disaggregated(first: Points, second: Points, job: Job, quant: str, ask: Ask) -> list[Choice]:
-    rows = best_rows(second, ttft_s=np.inf, tpot_s=job.tpot_s)
-    if ask.objective == "smallest":
-        pairs = smallest(first, second, rows, load_per_s=ask.load_per_s or 0.0, ttft_s=job.ttft_s)
-    else:
-        pairs = matched(first, second, rows, chips=job.machine.chips, ttft_s=job.ttft_s)
-    return [_both(first, second, pairs, i, job, quant, ask) for i in range(pairs.chips.size)]
-
-
-def _disaggregated_front(first: Points, second: Points, job: Job, quant: str) -> list[Choice]:
-    pairs = matched(first, second, decode_front(second), chips=job.machine.chips, ttft_s=job.ttft_s)
-    keep = front(low=pairs.tpot_s, high=pairs.requests_per_s)
-    return [_both(first, second, pairs, int(i), job, quant, None) for i in keep]
+    if ask.objective == "per-cny" and job.machine.price_cny is None:
+        raise MissingFigure(job.machine.name, "price.cny")
 
 
 def _nearest(points: Points, job: Job, what: str) -> list[str]:

@@ -57,9 +57,18 @@ NARROW = Space(tp=(*WIDE.tp, 128), pp=(1,), expert_tp=(*WIDE.expert_tp, 128), na
 """A few dozen layouts, for a prediction without a search."""
 
 
+DENSE = replace(
+    WIDE,
+    batches=tuple(float(n) for n in np.unique(np.round(np.geomspace(1, 4096, 289)))),
+    chunks=(1024, 2048, 4096, 8192, 16384),
+    prompts=(*range(1, 17), 24, 32, 48, 64, 96, 128),
+)
+"""Dense models have few layouts; their batches, chunks and prompts are searched the finer (3 % apart)."""
+
+
 def default(model: Model) -> Space:
-    """The standard space; dense models, which have few layouts, are searched widely."""
-    return Space() if routed(model) else WIDE
+    """The standard space of a model."""
+    return Space() if routed(model) else DENSE
 
 
 def layouts(

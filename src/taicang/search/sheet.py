@@ -1,0 +1,173 @@
+"""Ways to run on the whole machine as columns; a ``Choice`` is made only of those that are shown."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from taicang.search.front import front
+from taicang.search.join import Pairs, best_rows, decode_front, matched, smallest
+from taicang.search.points import Floats, Job, Points
+from taicang.search.result import Ask, Choice, Mode, Pool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sheet:
+    """Columns of one length; ``pools`` gives the pools of a row."""
+
+    job: Job
+    quant: str
+    mode: Mode
+    least: bool
+    """Chips beyond those in use are left away (objective "smallest")."""
+    ttft_s: Floats
+    tpot_s: Floats
+    requests_per_s: Floats
+    chips: Floats
+    """In use."""
+    pools: Callable[[int], tuple[Pool, ...]]
+
+    @property
+    def per_chip(self) -> Floats:
+        """Output tokens per second over the machine's chips, or those in use."""
+        found: Floats = self.requests_per_s * self.job.output_tokens / (self.job.machine.chips * self._share(self.chips))
+        return found
+
+    def _share(self, chips: Any) -> Any:
+        return chips / self.job.machine.chips if self.least else chips * 0.0 + 1.0
+
+    def choice(self, row: int) -> Choice:
+        """A row as the user sees it."""
+        job, machine = self.job, self.job.machine
+        output, used = float(self.requests_per_s[row] * job.output_tokens), int(self.chips[row])
+        share = float(self._share(used))
+
+        def over(whole: float | None) -> float | None:
+            return None if whole is None else output / (whole * share)
+
+        return Choice(
+            machine=machine.name,
+            stack=job.stack.name,
+            quant=self.quant,
+            mode=self.mode,
+            pools=self.pools(row),
+            ttft_s=float(self.ttft_s[row]),
+            tpot_s=float(self.tpot_s[row]),
+            requests_per_s=float(self.requests_per_s[row]),
+            output_tokens_per_s=output,
+            chips=used,
+            machine_chips=machine.chips,
+            output_tokens_per_s_per_chip=output / (machine.chips * share),
+            output_tokens_per_s_per_w=over(machine.power_w),
+            output_tokens_per_s_per_usd=over(machine.price_usd),
+            output_tokens_per_s_per_cny=over(machine.price_cny),
+        )
+
+
+def best(sheets: Sequence[Sheet], ask: Ask) -> list[Choice]:
+    """The ``ask.top`` best rows of all sheets of one machine, best first.
+
+    On one machine what is best per chip is best per watt and per unit of money.
+    """
+    if not sheets:
+        return []
+    score = [-each.chips if ask.objective == "smallest" else each.per_chip for each in sheets]
+    keys = [np.concatenate([getattr(each, name) for each in sheets]) for name in ("tpot_s", "ttft_s", "per_chip")]
+    order = np.lexsort((keys[0], keys[1], -keys[2], -np.concatenate(score)))
+    owner = np.repeat(np.arange(len(sheets)), [each.chips.size for each in sheets])
+    first = np.cumsum([0, *(each.chips.size for each in sheets)])
+    return [sheets[owner[i]].choice(int(i - first[owner[i]])) for i in order[: ask.top]]
+
+
+def front_of(sheets: Sequence[Sheet]) -> list[Choice]:
+    """The front of TPOT against rate over all sheets of one machine."""
+    if not sheets:
+        return []
+    keep = front(
+        low=np.concatenate([each.tpot_s for each in sheets]), high=np.concatenate([s.requests_per_s for s in sheets])
+    )
+    owner = np.repeat(np.arange(len(sheets)), [each.chips.size for each in sheets])
+    first = np.cumsum([0, *(each.chips.size for each in sheets)])
+    return [sheets[owner[i]].choice(int(i - first[owner[i]])) for i in keep]
+
+
+def _pool(points: Points, row: int, role: Any, instances: float, job: Job) -> Pool:
+    plan = points.plans[int(points.layout[row])]
+    return Pool(
+        role=role,
+        plan=replace(plan, draft_tokens=int(points.drafts[row]), acceptance_ratio=job.acceptance_ratio),
+        instances=int(instances),
+        chips=int(points.chips[row]),
+        sequences=float(points.sequences[row]),
+        chunk_tokens=int(points.chunk[row]),
+    )
+
+
+def _alone(points: Points, rows: Any, counts: Any, job: Job, quant: str, *, least: bool) -> Sheet:
+    some = np.flatnonzero(counts)
+    rows, counts = rows[some], counts[some]
+    return Sheet(
+        job=job,
+        quant=quant,
+        mode="aggregated",
+        least=least,
+        ttft_s=points.ttft_s[rows],
+        tpot_s=points.tpot_s[rows],
+        requests_per_s=counts * points.requests_per_s[rows],
+        chips=counts * points.chips[rows],
+        pools=lambda i: (_pool(points, int(rows[i]), "both", float(counts[i]), job),),
+    )
+
+
+def aggregated(points: Points, job: Job, quant: str, ask: Ask) -> Sheet:
+    """The best row of each layout within the limits, on as many instances as fit, or as the load needs."""
+    rows = best_rows(points, ttft_s=job.ttft_s, tpot_s=job.tpot_s)
+    counts = np.floor_divide(job.machine.chips, points.chips[rows])
+    if ask.objective == "smallest":
+        counts = np.ceil((ask.load_per_s or 0.0) / points.requests_per_s[rows])
+    return _alone(points, rows, counts, job, quant, least=ask.objective == "smallest")
+
+
+def aggregated_front(points: Points, job: Job, quant: str) -> Sheet:
+    """Rows on the front of TPOT against the rate of the machine, TTFT within its limit."""
+    ok = np.flatnonzero(points.ttft_s <= job.ttft_s)
+    counts = np.floor_divide(job.machine.chips, points.chips[ok])
+    keep = front(low=points.tpot_s[ok], high=counts * points.requests_per_s[ok])
+    return _alone(points, ok[keep], counts[keep], job, quant, least=False)
+
+
+def _both(first: Points, second: Points, pairs: Pairs, job: Job, quant: str, *, least: bool) -> Sheet:
+    return Sheet(
+        job=job,
+        quant=quant,
+        mode="disaggregated",
+        least=least,
+        ttft_s=pairs.ttft_s,
+        tpot_s=pairs.tpot_s,
+        requests_per_s=pairs.requests_per_s,
+        chips=pairs.chips,
+        pools=lambda i: (
+            _pool(first, int(pairs.prefill_row[i]), "prefill", float(pairs.prefill_instances[i]), job),
+            _pool(second, int(pairs.decode_row[i]), "decode", float(pairs.decode_instances[i]), job),
+        ),
+    )
+
+
+def disaggregated(first: Points, second: Points, job: Job, quant: str, ask: Ask) -> Sheet:
+    """The best row of each decode layout within the limits with the prefill instances that suit it."""
+    rows = best_rows(second, ttft_s=np.inf, tpot_s=job.tpot_s)
+    least = ask.objective == "smallest"
+    if least:
+        pairs = smallest(first, second, rows, load_per_s=ask.load_per_s or 0.0, ttft_s=job.ttft_s)
+    else:
+        pairs = matched(first, second, rows, chips=job.machine.chips, ttft_s=job.ttft_s)
+    return _both(first, second, pairs, job, quant, least=least)
+
+
+def disaggregated_front(first: Points, second: Points, job: Job, quant: str) -> Sheet:
+    """Pairs of pools on the front of TPOT against rate."""
+    pairs = matched(first, second, decode_front(second), chips=job.machine.chips, ttft_s=job.ttft_s)
+    return _both(first, second, pairs, job, quant, least=False)
