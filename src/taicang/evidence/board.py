@@ -39,7 +39,7 @@ SUITES = (
     Suite(module="suite_exchange", names=("alltoall_gb200", "deepep_ll", "deepep_normal"), kernels=True),
     Suite(
         module="suite_ascend",
-        names=("ascend_operators", "ascend_layer", "ascend_serving", "ascend_steps"),
+        names=("ascend_operators", "ascend_layer", "ascend_serving", "ascend_replay", "ascend_steps"),
         carried=True,
     ),
     Suite(
@@ -50,6 +50,7 @@ SUITES = (
         module="suite_training",
         names=("training_dense", "training_moe", "training_lora", "training_megatron"),
     ),
+    Suite(module="suite_scaling", names=("training_scaling",)),
     Suite(module="suite_replay", names=("replay_ttft_agg", "replay_tpot_agg"), long=True),
     Suite(
         module="suite_published",

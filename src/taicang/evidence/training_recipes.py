@@ -1,6 +1,6 @@
-"""What the publisher's recipes recompute: a published table of steps names layouts, its repository the rest.
+"""What recipes recompute and how they deal layers: a published table names layouts, its publisher's repository the rest.
 
-Source: NVIDIA-NeMo/Megatron-Bridge, scripts/performance/configs (recompute_modules by model, chip and format). The
+Source: NVIDIA-NeMo/Megatron-Bridge, scripts/performance/configs (recompute_modules, pp_layout by model and chip). The
 activation alone ("moe_act") is left out: its repetition is a small part of the experts' own activation traffic.
 """
 
@@ -30,3 +30,16 @@ def recomputed(model: str, chip: str, dtype: str) -> tuple[str, ...]:
         if model.startswith(name) and chip in chips and (not formats or dtype in formats):
             return modules
     return ()
+
+
+def stages(model: str, layers: int, chunks: int) -> str:
+    """Layers of each chunk where the recipe deals them unevenly (``TrainPlan.stages``); empty where it deals evenly.
+
+    Embedding, MTP and head of DeepSeek-V3 and Kimi-K2 weigh as three layers: all chunks but the last are full
+    ("Et*4|(t*4|)*14tmL" for 16 chunks, "Et|(tt|)*30mL" for 32).
+    """
+    if chunks == 1 or layers != 61 or not model.startswith(("DeepSeekV3", "Kimi")):
+        return ""
+    each = -(-(layers + 3) // chunks)
+    last = layers - each * (chunks - 1)
+    return ",".join([f"E{each + min(last, 0)}", *[str(each)] * (chunks - 2), f"{max(last, 0)}ML"])

@@ -1,7 +1,9 @@
 """Published training measurements as jobs: model, machine, plan, stack and the figure to be predicted.
 
 What a row leaves open follows one rule each, fixed before any score: data parallelism fills the chips; a distributed
-optimizer wherever the row names no other sharding; microbatches of one sequence; interleaving only where it is named.
+optimizer wherever the row names no other sharding; microbatches of one sequence; interleaving only where it is named;
+recomputed parts and uneven stages as the publisher's recipes have them. Rows that drop tokens beyond a capacity of one
+give every expert what balanced routing gives it, and are lowered like these.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from taicang.catalog.models import model as load_model
 from taicang.errors import NotModelled
 from taicang.evidence.split import held_out
 from taicang.evidence.tables import lines
+from taicang.evidence.training_recipes import recomputed, stages
 from taicang.models.types import Dense, Experts, GroupedQuery, Model
 from taicang.train.flops import megatron_flop, model_flop
 from taicang.train_plans import Recompute, TrainPlan, recipe
@@ -38,6 +41,8 @@ MACHINES: Mapping[str, tuple[str, int]] = {
     "MI300X": ("mi300x-8", 8),
     "MI325X": ("mi325x-8", 8),
     "MI355X": ("mi355x-8", 8),
+    "MI350X": ("mi350x-8", 8),
+    "H200-NVL(PCIe)": ("h200-nvl", 4),
 }
 """Chip -> machine and ranks of one of it."""
 STACKS = {
@@ -147,8 +152,6 @@ def _row(raw: dict[str, Any]) -> Row | None:
     sequences = int(batch.get("gbs") or batch.get("local_batch", 0) * count // inner)
     seconds, refused = _seconds(raw, count, seq, sequences)
     lora = "LoRA" in raw["model"] or raw["extra"].get("task") == "lora"
-    if "tokendrop" in raw["model"] or "token-drop" in raw["notes"]:
-        refused = "token-drop routing is not comparable"
     key = (raw["model"], count, raw["dtype"], json.dumps(par, sort_keys=True), sequences, seq)
     return Row(
         id=raw["id"],
@@ -269,6 +272,9 @@ def plan_of(row: Row, model: Model) -> TrainPlan:
     routed = any(isinstance(block.ffn, Experts) for block in model.blocks)
     ep, etp = _experts(row, par, extra) if routed else (1, 1)
     mode, ratio = _recompute(row, extra)
+    modules: tuple[str, ...] = ("core",)
+    if row.source == "mbridge" and (found := recomputed(row.model, row.chip, dtype)):
+        mode, modules = "selective", found
     fsdp = par.get("fsdp") not in (None, 0) or "sharding" in par
     vpp = int(par.get("vp") or 1)
     if "VP not in the table" in row.raw["notes"] and model.layers % (2 * pp) == 0:
@@ -286,7 +292,9 @@ def plan_of(row: Row, model: Model) -> TrainPlan:
         seq=row.seq,
         sp=extra.get("recompute") != "full" and row.source != "megatron_a100",
         recompute=mode,
+        recompute_modules=modules,
         recompute_ratio=ratio,
+        stages=stages(row.model, model.layers, pp * (vpp if pp > 1 else 1)) if row.source == "mbridge" else "",
         zero=3 if fsdp and pp == 1 else (0 if row.source in ("seqsel", "megatron_a100") else 1),
         reshard=par.get("sharding") != "SHARD_GRAD_OP",
         schedule="zero_bubble" if row.source == "dsv3" else "1f1b",  # DualPipe without its second direction

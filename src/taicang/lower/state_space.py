@@ -18,7 +18,7 @@ from taicang.ops import Gemm, Pointwise
 
 PAIR_FLOP = 800.0
 """Vector arithmetic of the scan per pair of tokens in a chunk, head and pass, in FLOP at the vector peak. Decays are
-exponentials of every pair, masked and multiplied outside the matrix units: steps take as long on Hopper as on Blackwell.
+exponentials of every pair, masked and multiplied outside the matrix units: Hopper takes no longer than Blackwell.
 Fitted on calibrated-on rows of Nemotron-3 on at most 64 ranks: nine pairs of model and chip agree within 6 %."""
 STATE_BYTES = 4.0
 """States are kept in fp32."""

@@ -106,10 +106,8 @@ def lower_layer(model: Model, block: Block, plan: TrainPlan, stack: Stack) -> La
     """One layer of ``block``. Raises ``InvalidPlan`` where tensor parallelism does not divide the heads."""
     setting = setting_of(model, plan, stack)
     mixer = [*attention(block.attention, setting), *_ring(block, setting, plan)]
-    if isinstance(block.ffn, Dense):
-        behind, module = list(dense(block.ffn, setting)), "mlp"
-    else:
-        behind, module = list(_experts(block.ffn, setting, plan)), "experts"
+    module: Module = "mlp" if isinstance(block.ffn, Dense) else "experts"
+    behind = list(dense(block.ffn, setting) if isinstance(block.ffn, Dense) else _experts(block.ffn, setting, plan))
     steps = [*_steps(mixer, setting, plan), *(_within(step, module) for step in _steps(behind, setting, plan))]
     return transpose(tuple(steps))
 
@@ -174,7 +172,11 @@ def _experts(kind: Experts, setting: Setting, plan: TrainPlan) -> Iterator[Item]
     rows = own * plan.etp
     if plan.etp > 1:
         gathered = rows * kind.topk * width * 2.0
-        yield "expert tensor all-gather", Collective(kind="all_gather", payload_bytes=gathered, ranks=plan.etp), 1
+        yield (
+            "expert tensor all-gather",
+            Collective(kind="all_gather", payload_bytes=gathered, ranks=plan.etp, stride=stride(plan, "etp")),
+            1,
+        )
     yield (
         "experts",
         GroupedGemm(
@@ -194,7 +196,7 @@ def _experts(kind: Experts, setting: Setting, plan: TrainPlan) -> Iterator[Item]
         scattered = rows * kind.topk * width * 2.0
         yield (
             "expert tensor reduce-scatter",
-            Collective(kind="reduce_scatter", payload_bytes=scattered, ranks=plan.etp),
+            Collective(kind="reduce_scatter", payload_bytes=scattered, ranks=plan.etp, stride=stride(plan, "etp")),
             1,
         )
     if kind.bias:
@@ -213,7 +215,9 @@ def _experts(kind: Experts, setting: Setting, plan: TrainPlan) -> Iterator[Item]
 
 def _steps(items: list[Item], setting: Setting, plan: TrainPlan) -> Iterator[Step]:
     hidden, tp = setting.hidden, plan.tp
-    for label, op, repeat in items:
+    for label, given, repeat in items:
+        tensor = isinstance(given, Collective) and not label.startswith(("context", "expert"))
+        op = replace(given, stride=stride(plan, "tp")) if tensor and isinstance(given, Collective) else given
         if isinstance(op, Collective) and op.kind == "all_reduce":
             if plan.sp:
                 yield Step(label=f"{label}: gather", axis="tp", op=replace(op, kind="all_gather"))
@@ -332,7 +336,9 @@ def lower_embedding(model: Model, plan: TrainPlan) -> Layer:
     steps = [Step(label="embedding", axis="compute", op=Lookup(rows=tokens, row_bytes=model.hidden * 2.0))]
     if plan.tp > 1:
         kind: Literal["reduce_scatter", "all_reduce"] = "reduce_scatter" if plan.sp else "all_reduce"
-        reduce = Collective(kind=kind, payload_bytes=tokens * model.hidden * 2.0, ranks=plan.tp)
+        reduce = Collective(
+            kind=kind, payload_bytes=tokens * model.hidden * 2.0, ranks=plan.tp, stride=stride(plan, "tp")
+        )
         steps.append(Step(label="embedding reduce", axis="tp", op=reduce))
     return transpose(tuple(steps))
 
@@ -344,7 +350,9 @@ def lower_head(model: Model, plan: TrainPlan) -> Layer:
     final = norm(tokens / (plan.tp if plan.sp else 1), hidden)
     steps = [Step(label="final norm", axis="compute", op=final, saved_bytes=final.elements * 2.0)]
     if plan.tp > 1 and plan.sp:
-        gather = Collective(kind="all_gather", payload_bytes=tokens * hidden * 2.0, ranks=plan.tp)
+        gather = Collective(
+            kind="all_gather", payload_bytes=tokens * hidden * 2.0, ranks=plan.tp, stride=stride(plan, "tp")
+        )
         steps.append(Step(label="head gather", axis="tp", op=gather))
     product = Gemm(m=tokens, n=vocab, k=hidden, dtype="bf16")
     steps.append(Step(label="output head", axis="compute", op=product, saved_bytes=tokens * hidden * 2.0))
@@ -355,7 +363,7 @@ def lower_head(model: Model, plan: TrainPlan) -> Layer:
     steps.append(Step(label="cross-entropy", axis="compute", op=loss, saved_bytes=logits * 10.0))
     if plan.tp > 1:
         for label in ("maximum", "sum"):
-            reduce = Collective(kind="all_reduce", payload_bytes=tokens * 4.0, ranks=plan.tp)
+            reduce = Collective(kind="all_reduce", payload_bytes=tokens * 4.0, ranks=plan.tp, stride=stride(plan, "tp"))
             steps.append(Step(label=f"loss {label}", axis="tp", op=reduce))
     made = transpose(tuple(steps))
     # the gradient of the loss reads the probabilities and writes bf16 once

@@ -1,0 +1,26 @@
+"""What published training recipes leave to their repository."""
+
+from __future__ import annotations
+
+import pytest
+
+from taicang.evidence.training_recipes import recomputed, stages
+
+
+def test_recomputed_parts() -> None:
+    assert recomputed("DeepSeekV3 (w/o MTP)", "H100-SXM", "FP8") == ("up", "mlp")
+    assert recomputed("DeepSeekV3", "GB300", "MXFP8") == ()
+    assert "experts" in recomputed("Nemotron_3_Nano", "H100-SXM", "FP8")
+    assert recomputed("Llama-3.1-8B", "H100-SXM", "FP8") == ()
+
+
+@pytest.mark.parametrize(("chunks", "first", "last"), [(4, "E16", "13ML"), (16, "E4", "1ML"), (32, "E1", "0ML")])
+def test_uneven_stages_hold_all_layers(chunks: int, first: str, last: str) -> None:
+    parts = stages("DeepSeekV3", 61, chunks).split(",")
+    assert (parts[0], parts[-1], len(parts)) == (first, last, chunks)
+    assert sum(int(part.strip("EML")) for part in parts) == 61
+
+
+def test_other_models_are_dealt_evenly() -> None:
+    assert stages("Qwen3_235B_a22B", 94, 8) == ""
+    assert stages("DeepSeekV3", 61, 1) == ""
