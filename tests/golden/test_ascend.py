@@ -50,6 +50,24 @@ def test_held_out_serving_within_eight_percent(name: str) -> None:
     assert abs(_error(name)) < 0.08
 
 
+@pytest.mark.parametrize(
+    ("name", "within"),
+    [
+        ("cm_v2/5.4.3/reuse", 0.15),
+        ("cm_v2/5.4.3/ttft/half", 0.15),
+        ("xds_v6/s6/replay/tpot", 0.12),
+        ("xds_v6/s6/replay/rate", 0.12),
+    ],
+)
+def test_the_simulator_reaches_the_published_figures_of_a_full_system(name: str, within: float) -> None:
+    assert _rows()[name].held_out
+    assert abs(_error(name)) < within
+
+
+def test_fetching_over_ub_is_faster_than_through_vpc_though_less_than_published() -> None:
+    assert -0.30 < _error("cm_v2/5.4.3/planes") < 0.15
+
+
 def test_each_constant_of_serving_reproduces_the_row_that_it_was_fixed_on() -> None:
     for name in ("cm_v2/5.4.1/prefill pipeline", "cm_v2/5.2/balance", "xds_v6/s6/exchange"):
         assert not _rows()[name].held_out

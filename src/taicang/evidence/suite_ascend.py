@@ -1,7 +1,8 @@
 """Ascend end to end: operators, layers, serving and forward steps; all rows are carried by the package.
 
 Suites: "ascend_operators" (kernels of one 910C die), "ascend_layer" (layer times, ablations and kernels in service: the
-rows that calibrate), "ascend_serving" (end-to-end results, held out) and "ascend_steps" (reference forward steps).
+rows that calibrate), "ascend_serving" (end-to-end results, held out), "ascend_replay" (those that the serving simulator
+answers: context cache, full decode pool; held out) and "ascend_steps" (reference forward steps).
 """
 
 from __future__ import annotations
@@ -9,14 +10,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 
-from taicang.evidence import ascend_serving, ascend_steps, suite_exchange, suite_gemm, suite_mla
+from taicang.evidence import ascend_replay, ascend_serving, ascend_steps, suite_exchange, suite_gemm, suite_mla
 from taicang.evidence.measured import attempt
 from taicang.evidence.score import Outcome
 
 
 def outcomes() -> list[Outcome]:
-    """Every row of the four suites."""
-    return [*operators(), *serving(), *steps()]
+    """Every row of the five suites."""
+    return [*operators(), *serving(), *ascend_replay.outcomes(), *steps()]
 
 
 def operators() -> Iterator[Outcome]:

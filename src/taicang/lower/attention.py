@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
+
 from taicang.errors import NotModelled
 from taicang.formats import number_format
 from taicang.lower.load import Load, Setting, decode_reach, prefill_reach
@@ -130,9 +132,12 @@ def _latent(kind: Latent, setting: Setting) -> Iterator[Item]:
     if "mla_prolog" not in stack.fused:
         yield "latent norm", norm(tokens, down), 1
     if plan.sp:
+        # latents that the cache held lie spread over the ranks as those just computed do; every rank's heads read all
+        held = np.maximum(load.batch.prefill_context - load.batch.prefill_tokens, 0.0)
+        gathered = (load.tokens * down + held * latent) * 2.0
         yield (
             "latent all-gather",
-            Collective(kind="all_gather", payload_bytes=load.tokens * down * 2.0, ranks=plan.tp),
+            Collective(kind="all_gather", payload_bytes=gathered, ranks=plan.tp),
             1,
         )
     raise_query = Gemm(m=load.tokens, n=heads * (kind.nope_dim + kind.rope_dim), k=q_in, dtype=quant.attention)
