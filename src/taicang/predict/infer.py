@@ -9,19 +9,17 @@ from typing import Any
 import numpy as np
 
 from taicang import __version__, catalog
-from taicang.catalog.costing import cost_model
-from taicang.catalog.models import model as load_model
-from taicang.errors import InvalidInput, InvalidPlan, NotModelled, TaicangError
+from taicang.errors import InvalidInput, NotModelled
 from taicang.hardware import Machine
 from taicang.lower import lower
-from taicang.models.count import kv_cache_bytes
 from taicang.models.types import Model
-from taicang.ops import Transfer
 from taicang.plans import Batch, ServePlan, decode_batch, prefill_batch
 from taicang.predict.prediction import Infeasible, PhasePrediction, Prediction
 from taicang.predict.trust import assumptions, bands, sources
-from taicang.search.choices import default_stack, quantisation
-from taicang.search.space import usual
+from taicang.search.choices import quantisation
+from taicang.search.door import prepare
+from taicang.search.points import Job, Points, handover_s, prefill_points, serving_points
+from taicang.search.space import NARROW, Space, usual
 from taicang.serve.memory import MemoryUse, memory_use
 from taicang.serve.setup import Setup, step
 from taicang.timeline import Timeline
@@ -29,30 +27,15 @@ from taicang.units import show
 
 SKEW = 1.01
 """Assumed exponent of expert popularity (the milder of the two that expert kernels were measured with)."""
-BATCHES = np.unique(np.round(np.geomspace(1, 4096, 73)))
-"""Sequences of one attention group that are tried."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
-    """What is asked of one phase."""
-
-    input_tokens: int
-    output_tokens: int
-    limit_s: float
-    """TPOT (decode) or TTFT (prefill) that must hold."""
-    batch: int | None
-    """Sequences per attention group, where the user fixed them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
-    """The best batch of one plan."""
+    """The best batch of one phase's best plan."""
 
     setup: Setup
     sequences: float
-    tokens_per_s_per_chip: float
-    step_s: float
+    priced: int
 
 
 def infer(
@@ -81,81 +64,66 @@ def infer(
     Returns ``Infeasible`` (a value) if none does. Raises from ``taicang.errors`` for unknown names, missing figures,
     unmodelled features and illegal plans.
     """
-    if input_tokens < 1 or output_tokens < 1:
-        raise InvalidInput(f"input and output need at least one token, got {input_tokens} and {output_tokens}")
-    net = load_model(model, approximate=approximate) if isinstance(model, str) else model
-    machine = catalog.machine(on, sets) if isinstance(on, str) else on
-    engine = catalog.stack(stack or default_stack(machine, net))
-    forms = quantisation(quant, net, machine.chip)
+    job = prepare(
+        model,
+        on,
+        input_tokens=input_tokens,
+        output_tokens=output_tokens,
+        ttft_s=ttft_s,
+        tpot_s=tpot_s,
+        stack=stack,
+        acceptance_ratio=acceptance_ratio,
+        skew=skew,
+        approximate=approximate,
+        sets=sets,
+    )
+    net = job.model
+    forms = quantisation(quant, net, job.machine.chip)
     drafts = min(net.mtp_layers, 1) if drafts is None else drafts
-    costs = cost_model(machine, engine)
-
-    def setups(phase: str, given: ServePlan | None) -> list[Setup]:
-        listed = [given] if given else usual(net, machine, engine, forms, phase, drafts)
-        made = []
-        for each in listed:
-            full = replace(each, quant=forms, acceptance_ratio=acceptance_ratio)
-            if full.ranks <= machine.ranks or given:
-                made.append(
-                    Setup(
-                        model=net,
-                        plan=full,
-                        machine=machine,
-                        stack=engine,
-                        price=costs.price,
-                        skew=0.0 if full.redundant else skew,  # a balancer with replicas evens out what skew makes
-                    )
-                )
-        return made
-
-    decode_ask = Request(input_tokens=input_tokens, output_tokens=output_tokens, limit_s=tpot_s or np.inf, batch=batch)
-    prefill_ask = replace(decode_ask, limit_s=ttft_s or np.inf, batch=None)
-    decoders = setups("decode", plan)
-    prefillers = setups("prefill", prefill_plan)
-    best_decode = _best(decoders, decode_ask, "decode", strict=plan is not None)
-    if isinstance(best_decode, Infeasible):
-        return best_decode
-    best_prefill = _best(prefillers, prefill_ask, "prefill", strict=prefill_plan is not None)
-    if isinstance(best_prefill, Infeasible):
-        return best_prefill
-    priced = sum(_batches(each, decode_ask, "decode").size for each in decoders)
-    priced += sum(_batches(each, prefill_ask, "prefill").size for each in prefillers)
-    return _compose(best_decode, best_prefill, decode_ask, candidates=priced, given=sets)
+    space = replace(NARROW, chunks=(int(job.stack.chunk_tokens),))
+    if batch is not None:
+        space = replace(space, batches=(float(batch),))
+    found: list[Found] = []
+    for phase, given in (("decode", plan), ("prefill", prefill_plan)):
+        if given is not None:
+            _check(job, replace(given, quant=forms), phase, batch)
+        plans = [given] if given else list(usual(net, job.machine, job.stack, forms, phase, drafts))
+        deep = (int(given.draft_tokens) if given else drafts,)
+        best = _best(
+            [replace(each, quant=forms, draft_tokens=0) for each in plans], job, replace(space, drafts=deep), phase
+        )
+        if isinstance(best, Infeasible):
+            return best
+        found.append(best)
+    return _compose(found[0], found[1], job, given=sets)
 
 
-def _batches(setup: Setup, ask: Request, phase: str) -> Any:
-    if ask.batch is not None:
-        return np.array([float(ask.batch)])
+def _check(job: Job, plan: ServePlan, phase: str, batch: int | None) -> None:
+    """Raise for a plan of the user's that breaks a rule or needs what is not modelled."""
+    setup = job.setup(plan)
+    lower(job.model, setup.plan, _batch(job, phase, 1.0), job.stack)
+    step(setup, _batch(job, phase, 1.0))
+    fill = plan.pp * plan.microbatches
+    if phase == "decode" and batch is not None and batch < fill:
+        raise InvalidInput(f"{batch} sequences do not fill {plan.pp} stages x {plan.microbatches} microbatches")
+
+
+def _batch(job: Job, phase: str, sequences: Any) -> Batch:
     if phase == "decode":
-        return BATCHES
-    most = max(1.0, setup.stack.chunk_tokens * max(1, setup.plan.tp if setup.plan.sp else 1) / ask.input_tokens)
-    return np.unique(np.round(np.geomspace(1, most, 8)))
+        return decode_batch(sequences=sequences, context=job.input_tokens + job.output_tokens / 2)
+    return prefill_batch(sequences=sequences, length=job.input_tokens)
 
 
-def _batch(ask: Request, phase: str, sequences: Any) -> Batch:
-    if phase == "decode":
-        return decode_batch(sequences=sequences, context=ask.input_tokens + ask.output_tokens / 2)
-    return prefill_batch(sequences=sequences, length=float(ask.input_tokens))
-
-
-def _memory(setup: Setup, ask: Request, phase: str, sequences: Any) -> MemoryUse:
-    length = ask.input_tokens + (ask.output_tokens if phase == "decode" else 0)
-    tokens = sequences * (setup.plan.query_len if phase == "decode" else ask.input_tokens)
+def _memory(setup: Setup, job: Job, phase: str, sequences: Any) -> MemoryUse:
+    length = job.input_tokens + (job.output_tokens if phase == "decode" else 0)
+    tokens = sequences * (setup.plan.query_len if phase == "decode" else job.input_tokens)
     return memory_use(setup.model, setup.plan, setup.machine.chip, sequences=sequences, context=length, tokens=tokens)
 
 
-def _rate(setup: Setup, ask: Request, phase: str, sequences: Any, seconds: Any) -> Any:
+def _rate(setup: Setup, job: Job, phase: str, sequences: Any, seconds: Any) -> Any:
     """Tokens per second of the instance: accepted output tokens in decode, prompt tokens in prefill."""
-    gained = setup.plan.tokens_per_step if phase == "decode" else float(ask.input_tokens)
+    gained = setup.plan.tokens_per_step if phase == "decode" else job.input_tokens
     return sequences * setup.plan.dp * gained / seconds
-
-
-def _move_s(prefill: Setup, ask: Request) -> float:
-    """Time of one prompt's cache from the prefill instance to the decode instance."""
-    cache = float(kv_cache_bytes(prefill.model, float(ask.input_tokens), prefill.plan.quant.kv))
-    plane = "rdma" if "rdma" in prefill.machine.planes else "scale_up"
-    move = Transfer(payload_bytes=cache / prefill.plan.tp, plane=plane, distance=prefill.plan.ranks)
-    return float(prefill.price(move, 1.0, 1.0).seconds)
 
 
 def chips(setup: Setup) -> int:
@@ -163,78 +131,60 @@ def chips(setup: Setup) -> int:
     return -(-setup.plan.ranks // setup.machine.chip.dies)
 
 
-def _best(setups: list[Setup], ask: Request, phase: str, *, strict: bool) -> Found | Infeasible:
-    best: Found | None = None
-    closest: tuple[float, Setup] | None = None
-    fastest: tuple[float, Setup] | None = None
-    refused: TaicangError | None = None
-    for setup in setups:
-        sequences = _batches(setup, ask, phase)
-        try:
-            use = _memory(setup, ask, phase, sequences)
-            fits = np.broadcast_to(use.spare_bytes >= 0, sequences.shape)
-            if not fits.any():
-                lower(setup.model, setup.plan, _batch(ask, phase, 1.0), setup.stack)  # rules before sizes
-                short = -float(np.max(use.spare_bytes))
-                closest = min(filter(None, (closest, (short, setup))), key=lambda pair: pair[0])
-                continue
-            sequences = sequences[fits]
-            seconds: Any = step(setup, _batch(ask, phase, sequences)).seconds
-        except (InvalidPlan, NotModelled) as error:
-            if strict:
-                raise
-            refused = error
-            continue
-        latency = seconds / setup.plan.tokens_per_step if phase == "decode" else seconds + _move_s(setup, ask)
-        if fastest is None or float(latency.min()) < fastest[0]:
-            fastest = (float(latency.min()), setup)
-        meets = latency <= ask.limit_s
-        if not meets.any():
-            continue
-        rates = np.where(meets, _rate(setup, ask, phase, sequences, seconds) / chips(setup), 0.0)
-        at = int(np.argmax(rates))
-        if best is None or rates[at] > best.tokens_per_s_per_chip:
-            best = Found(
-                setup=setup,
-                sequences=float(sequences[at]),
-                tokens_per_s_per_chip=float(rates[at]),
-                step_s=float(seconds[at]),
-            )
-    if best is None and fastest is None and isinstance(refused, NotModelled):
-        raise refused
-    return best or _why(setups, ask, phase, closest, fastest)
+def _best(plans: Sequence[ServePlan], job: Job, space: Space, phase: str) -> Found | Infeasible:
+    """The batch and plan with the most requests per second and chip within the phase's limit."""
+    if phase == "decode":
+        points = serving_points(plans, job, space, roles=["decode"])["decode"]
+        latency, limit = points.tpot_s, job.tpot_s
+    else:
+        points = prefill_points(plans, job, space)
+        latency, limit = points.ttft_s, job.ttft_s
+    if not points.size and points.refused and len(points.refused) == len(plans):
+        raise NotModelled(points.refused[0])
+    rates = np.where(latency <= limit, points.requests_per_s / points.chips, 0.0)
+    if not rates.any():
+        return _why(points, job, space, phase, latency)
+    row = int(np.lexsort((points.sequences, points.layout, -rates))[0])
+    return Found(setup=_setup(points, row, job), sequences=float(points.sequences[row]), priced=points.considered)
 
 
-def _why(
-    setups: list[Setup],
-    ask: Request,
-    phase: str,
-    closest: tuple[float, Setup] | None,
-    fastest: tuple[float, Setup] | None,
-) -> Infeasible:
-    model, machine = (setups[0].model.name, setups[0].machine.name) if setups else ("", "")
-    if fastest is not None:
-        name = "TPOT" if phase == "decode" else "TTFT"
+def _setup(points: Points, row: int, job: Job) -> Setup:
+    return job.setup(replace(points.plans[points.layout[row]], draft_tokens=int(points.drafts[row])))
+
+
+def _why(points: Points, job: Job, space: Space, phase: str, latency: Any) -> Infeasible:
+    """What came closest."""
+    model, machine = job.model.name, job.machine.name
+    if points.size:
+        row, name = int(np.argmin(latency)), "TPOT" if phase == "decode" else "TTFT"
         return Infeasible(
             model=model,
             machine=machine,
             reason=f"no plan meets the {name} limit in {phase}",
-            needed=f"{name} <= {show(ask.limit_s, 's')}",
-            available=f"{show(fastest[0], 's')} at best ({describe(fastest[1].plan)})",
+            needed=f"{name} <= {show(job.tpot_s if phase == 'decode' else job.ttft_s, 's')}",
+            available=f"{show(float(latency[row]), 's')} at best ({describe(_setup(points, row, job).plan)})",
             remedies=(f"raise --{name.lower()}", "a lower-precision format (--quant)", "more MTP drafts (--mtp)"),
         )
-    if closest is not None:
-        short, setup = closest
-        capacity = setup.machine.chip.memory.capacity_bytes
-        return Infeasible(
-            model=model,
-            machine=machine,
-            reason=f"out of memory in {phase}: {describe(setup.plan)} comes closest, {show(short, 'B')} short per rank",
-            needed=show(capacity + short, "B") + " per rank",
-            available=show(capacity, "B") + " per rank",
-            remedies=("more ranks (a larger machine, or more nodes: 'NAME x N')", "a lower-precision format (--quant)"),
-        )
-    return Infeasible(model=model, machine=machine, reason=f"no legal {phase} plan", needed="one", available="none")
+    if not points.plans:
+        return Infeasible(model=model, machine=machine, reason=f"no legal {phase} plan", needed="one", available="none")
+    least = min(space.batches) if phase == "decode" else 1.0
+    short, plan = min(
+        (
+            (-float(_memory(setup, job, phase, max(least, float(each.pp * each.microbatches))).spare_bytes), each)
+            for each in (replace(p, draft_tokens=space.drafts[0] if phase == "decode" else 0) for p in points.plans)
+            for setup in (job.setup(each),)
+        ),
+        key=lambda pair: pair[0],
+    )
+    capacity = job.machine.chip.memory.capacity_bytes
+    return Infeasible(
+        model=model,
+        machine=machine,
+        reason=f"out of memory in {phase}: {describe(plan)} comes closest, {show(short, 'B')} short per rank",
+        needed=show(capacity + short, "B") + " per rank",
+        available=show(capacity, "B") + " per rank",
+        remedies=("more ranks (a larger machine, or more nodes: 'NAME x N')", "a lower-precision format (--quant)"),
+    )
 
 
 def describe(plan: ServePlan) -> str:
@@ -252,10 +202,10 @@ def describe(plan: ServePlan) -> str:
     return " ".join(parts)
 
 
-def _phase(found: Found, ask: Request, phase: str) -> PhasePrediction:
+def _phase(found: Found, job: Job, phase: str) -> PhasePrediction:
     setup = found.setup
-    timeline = step(setup, _batch(ask, phase, found.sequences))
-    rate = float(_rate(setup, ask, phase, found.sequences, timeline.seconds))
+    timeline = step(setup, _batch(job, phase, found.sequences))
+    rate = float(_rate(setup, job, phase, found.sequences, timeline.seconds))
     name, share = binding(timeline)
     per_chip = rate / chips(setup)
     power = power_w_per_chip(setup.machine)
@@ -270,7 +220,7 @@ def _phase(found: Found, ask: Request, phase: str) -> PhasePrediction:
         tokens_per_s_per_chip=per_chip,
         tokens_per_s_per_rank=rate / setup.plan.ranks,
         tokens_per_j=None if power is None else per_chip / power,
-        memory=_memory(setup, ask, phase, found.sequences),
+        memory=_memory(setup, job, phase, found.sequences),
         binds=name,
         binds_ratio=share,
     )
@@ -288,24 +238,24 @@ def power_w_per_chip(machine: Machine) -> float | None:
     return None if machine.power_w is None else machine.power_w / machine.chips
 
 
-def _compose(decode: Found, prefill: Found, ask: Request, *, candidates: int, given: Sequence[str]) -> Prediction:
-    first, second = _phase(decode, ask, "decode"), _phase(prefill, ask, "prefill")
+def _compose(decode: Found, prefill: Found, job: Job, *, given: Sequence[str]) -> Prediction:
+    first, second = _phase(decode, job, "decode"), _phase(prefill, job, "prefill")
     setup = decode.setup
     machine, model = setup.machine, setup.model
     # chips per request per second in each phase; prefill's share keeps both phases in step
-    need_decode = ask.output_tokens / first.tokens_per_s_per_chip
-    need_prefill = ask.input_tokens / second.tokens_per_s_per_chip
+    need_decode = job.output_tokens / first.tokens_per_s_per_chip
+    need_prefill = job.input_tokens / second.tokens_per_s_per_chip
     share = need_prefill / (need_prefill + need_decode)
-    per_chip = ask.output_tokens / (need_prefill + need_decode)
+    per_chip = job.output_tokens / (need_prefill + need_decode)
     power = power_w_per_chip(machine)
     return Prediction(
         model=model.name,
         machine=machine.name,
         stack=f"{setup.stack.name} ({setup.stack.epoch})",
-        input_tokens=ask.input_tokens,
-        output_tokens=ask.output_tokens,
+        input_tokens=int(job.input_tokens),
+        output_tokens=int(job.output_tokens),
         mode="disaggregated",
-        ttft_s=second.step_s + _move_s(prefill.setup, ask),
+        ttft_s=second.step_s + float(handover_s(prefill.setup, job)),
         tpot_s=first.step_s / setup.plan.tokens_per_step,
         decode=first,
         prefill=second,
@@ -314,8 +264,8 @@ def _compose(decode: Found, prefill: Found, ask: Request, *, candidates: int, gi
         machine_output_tokens_per_s=per_chip * machine.chips,
         power_w_per_chip=power,
         output_tokens_per_s_per_w=None if power is None else per_chip / power,
-        candidates=candidates,
-        assumptions=assumptions(setup, prefill.setup, length=ask.input_tokens + ask.output_tokens, given=given),
+        candidates=decode.priced + prefill.priced,
+        assumptions=assumptions(setup, prefill.setup, length=int(job.input_tokens + job.output_tokens), given=given),
         sources=sources(setup),
         bands=bands(setup),
         digest=catalog.digest(),

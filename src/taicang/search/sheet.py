@@ -33,7 +33,9 @@ class Sheet:
     @property
     def per_chip(self) -> Floats:
         """Output tokens per second over the machine's chips, or those in use."""
-        found: Floats = self.requests_per_s * self.job.output_tokens / (self.job.machine.chips * self._share(self.chips))
+        found: Floats = (
+            self.requests_per_s * self.job.output_tokens / (self.job.machine.chips * self._share(self.chips))
+        )
         return found
 
     def _share(self, chips: Any) -> Any:

@@ -28,7 +28,7 @@ class Space:
     """Redundant experts per rank beyond those that make the experts divide, where the stack balances load."""
     microbatches: tuple[int, ...] = (1, 2)
     drafts: tuple[int, ...] = (0, 1, 2, 3)
-    """Tokens drafted per decode step; a model without an MTP layer drafts none."""
+    """Tokens drafted per decode step. A model without an MTP layer drafts none, unless the user fixes a number."""
     chunks: tuple[int, ...] = (2048, 8192)
     """Token budgets of one step of an aggregated instance."""
     batches: tuple[float, ...] = BATCHES
@@ -41,7 +41,7 @@ class Space:
 
     def drafts_of(self, model: Model) -> tuple[int, ...]:
         """Draft lengths that ``model`` can run."""
-        return self.drafts if model.mtp_layers else (0,)
+        return self.drafts if model.mtp_layers or len(self.drafts) == 1 else (0,)
 
 
 WIDE = Space(
