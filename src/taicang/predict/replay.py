@@ -21,7 +21,7 @@ from taicang.search.choices import default_stack, quantisation
 from taicang.search.space import usual
 from taicang.serve import gaps
 from taicang.serve.build import Pool, cluster
-from taicang.serve.clients import ClosedLoop, open_loop
+from taicang.serve.clients import ClosedLoop, OpenLoop
 from taicang.serve.cluster import FAIL, REPAIR
 from taicang.serve.log import Log
 from taicang.serve.memory import memory_use
@@ -96,6 +96,7 @@ def replay(
     *,
     clients: int = 0,
     think_s: float = 0.0,
+    random_think: bool = False,
     ttft_s: float | None = None,
     tpot_s: float | None = None,
     seed: int = 0,
@@ -124,12 +125,13 @@ def replay(
             made.events.push(round((at_s + down_s) * SECOND), REPAIR, victim)
     finished, made.log = Record(), Log()
     if clients:
-        loop = ClosedLoop(trace, clients, think_s=think_s, seed=seed)
+        loop: OpenLoop | ClosedLoop = ClosedLoop(trace, clients, think_s=think_s, random_think=random_think, seed=seed)
         serve(made, loop.arrivals(), finished, after=loop.after, progress=progress)
     else:
         if not len(trace.arrival_s):
             raise InvalidInput(f"{trace.name} has no times: give --rate or --closed-loop")
-        serve(made, open_loop(trace), finished, progress=progress)
+        loop = OpenLoop(trace)
+        serve(made, loop.arrivals(), finished, after=loop.after if loop.waits else None, progress=progress)
     table = finished.columns() | gaps.by_request(made.log, finished.ticks())
     return Replay(
         trace=trace.name,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from math import gamma
 from typing import Any, Literal, TypeAlias
 
@@ -39,10 +39,51 @@ def _weibull_shape(cv: float) -> float:
     return low
 
 
-def arriving(trace: Trace, rate_per_s: float, *, process: Process = "poisson", cv: float = 1.0, seed: int = 0) -> Trace:
-    """``trace`` with the arrivals of a renewal process in place of its own."""
-    made = np.cumsum(gaps(process, rate_per_s, cv, len(trace), np.random.default_rng(seed)))
-    return replace(trace, arrival_s=made - made[0])
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rhythm:
+    """How the rate changes over the day: ``weight_ratio`` of the mean in equal windows, over and over."""
+
+    window_s: float
+    weight_ratio: NDArray[np.float64]
+
+    def times(self, even_s: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Arrivals at a steady rate, moved so that their rate follows the rhythm: the same number in every period."""
+        period = self.window_s * len(self.weight_ratio)
+        reached = np.concatenate([[0.0], np.cumsum(self.weight_ratio / self.weight_ratio.mean())]) * self.window_s
+        whole, rest = np.divmod(even_s, period)
+        edges = np.arange(len(reached)) * self.window_s
+        moved: NDArray[np.float64] = whole * period + np.interp(rest, reached, edges)
+        return moved
+
+
+def rhythm(window_s: float, rates: Sequence[float], where: str) -> Rhythm:
+    """From rates in windows that follow each other. Raises ``InvalidInput`` for negative rates or none at all."""
+    weights = np.asarray(rates, dtype=float)
+    if not len(weights) or not np.all(np.isfinite(weights)) or np.any(weights < 0) or not weights.any():
+        raise InvalidInput("expected rates of zero and more, and some of them more", where=where)
+    return Rhythm(window_s=window_s, weight_ratio=weights / weights.mean())
+
+
+def wave(amplitude_ratio: float) -> Rhythm:
+    """A day that is quietest at four in the morning and busiest at four in the afternoon."""
+    hours = (np.arange(144) + 0.5) / 6.0
+    return rhythm(600.0, (1.0 - amplitude_ratio * np.cos((hours - 4.0) * np.pi / 12.0)).tolist(), "a wave")
+
+
+def arriving(
+    trace: Trace, rate_per_s: float, *, process: Process = "poisson", cv: float = 1.0, seed: int = 0,
+    day: Rhythm | None = None,
+) -> Trace:  # fmt: skip
+    """``trace`` with the arrivals of a renewal process in place of its own.
+
+    With ``day`` the rate follows it, and ``rate_per_s`` is its mean; bursts keep their coefficient of variation. Of
+    sessions, the first turns arrive so, and the others follow them.
+    """
+    first = np.ones(len(trace), dtype=bool) if trace.delay_s is None else np.isnan(trace.delay_s)
+    made = np.cumsum(gaps(process, rate_per_s, cv, int(first.sum()), np.random.default_rng(seed)))
+    made = made - made[0]
+    made = made if day is None else day.times(made)
+    return replace(trace, arrival_s=made[np.cumsum(first) - 1])
 
 
 def fixed(count: int, input_tokens: int, output_tokens: int, *, spread: float = 0.0, seed: int = 0) -> Trace:

@@ -26,6 +26,8 @@ class Trace:
     session: NDArray[np.int64] | None = None
     delay_s: NDArray[np.float64] | None = None
     """NaN: arrives at its time. Otherwise it arrives so long after the end of the request before it in its session."""
+    client: NDArray[np.int64] | None = None
+    """Whose request it is, where several clients are mixed."""
     repaired: Mapping[str, int] = field(default_factory=dict)
     """What was mended on request, and how often."""
     notes: tuple[str, ...] = ()
@@ -38,6 +40,18 @@ class Trace:
     def span_s(self) -> float:
         """From the first to the last arrival."""
         return float(self.arrival_s[-1] - self.arrival_s[0]) if len(self.arrival_s) > 1 else 0.0
+
+
+def following(trace: Trace) -> NDArray[np.int64] | None:
+    """For each request the one that is sent after its answer (-1: none); None where no request waits for an answer."""
+    if trace.delay_s is None or trace.session is None:
+        return None
+    order = np.argsort(trace.session, kind="stable")
+    later = order[1:]
+    follows = (trace.session[later] == trace.session[order[:-1]]) & ~np.isnan(trace.delay_s[later])
+    found = np.full(len(trace), -1)
+    found[order[:-1][follows]] = later[follows]
+    return found
 
 
 def take(trace: Trace, count: int) -> Trace:
@@ -66,6 +80,7 @@ def chosen(trace: Trace, index: NDArray[np.int64]) -> Trace:
         blocks=[trace.blocks[i] for i in index] if trace.blocks else (),
         session=None if trace.session is None else trace.session[index],
         delay_s=None if trace.delay_s is None else trace.delay_s[index],
+        client=None if trace.client is None else trace.client[index],
     )
 
 
