@@ -12,7 +12,8 @@ from taicang.catalog.models import model
 from taicang.catalog.training import training_price
 from taicang.train.pipeline import graph
 from taicang.train.search import search
-from taicang.train.step import Setup, train_step
+from taicang.train.setup import Setup
+from taicang.train.step import train_step
 from taicang.train_plans import TrainPlan, recipe
 
 PLAN = TrainPlan(tp=8, cp=2, pp=16, vpp=4, dp=32, global_batch=2048, seq=8192, recipe=recipe("fp8"))

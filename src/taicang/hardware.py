@@ -109,6 +109,9 @@ class Machine:
     price_usd: float | None
     status: str
     price_cny: float | None = None
+    overlap_tax_ratio: float = 0.0
+    """How much computing slows per second of communication beside it: the cores and memory bandwidth that a running
+    collective takes (0 where engines of their own move the data, or where nobody measured it)."""
 
     @property
     def ranks(self) -> int:

@@ -59,8 +59,11 @@ def test_the_trace_opens(monkeypatch, capsys, tmp_path):
     )  # fmt: skip
     events = json.loads(file.read_text())["traceEvents"]
     assert code == 0
-    assert {event["tid"] for event in events} == {0, 1, 2, 3}
-    assert len(events) == 2 * 8 * 8
+    passes = [event for event in events if event["ph"] == "X" and event["cat"] in ("forward", "backward")]
+    assert {event["pid"] for event in passes} == {0, 1, 2, 3}
+    assert len(passes) == 2 * 8 * 8
+    assert all(event["dur"] > 0 and event["ts"] >= 0 for event in passes)
+    assert {event["name"] for event in events if event["ph"] == "M"} == {"process_name", "thread_name"}
 
 
 def test_a_search_beats_a_layout_by_hand(monkeypatch, capsys):

@@ -8,23 +8,34 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from taicang.train import pipeline
+from taicang.train.schedule import BACKWARD, DATA, FORWARD, PAIR, WEIGHT, Shape
 
 STAGES = st.sampled_from([1, 2, 4, 8])
 TIMES = st.floats(1e-3, 1e3)
+SHAPES = (
+    Shape(schedule="gpipe", pp=4, vpp=1, micro=8),
+    Shape(schedule="1f1b", pp=4, vpp=1, micro=8),
+    Shape(schedule="1f1b", pp=4, vpp=3, micro=8),
+    Shape(schedule="1f1b", pp=4, vpp=1, micro=8, paired=True),
+    Shape(schedule="1f1b", pp=4, vpp=3, micro=8, paired=True),
+    Shape(schedule="1f1b", pp=1, vpp=1, micro=8, paired=True),
+    Shape(schedule="zero_bubble", pp=4, vpp=1, micro=8),
+    Shape(schedule="dualpipe", pp=4, vpp=1, micro=8),
+    Shape(schedule="dualpipe", pp=8, vpp=1, micro=20),
+)
+
+
+def _times(shape: Shape, f: float, b: float, w: float = 0.0, **more: float) -> pipeline.Durations:
+    columns = [np.full(shape.chunks, seconds) for seconds in (f, b, w)]
+    saved = np.full(shape.chunks, more.pop("saved", 0.0))
+    return pipeline.Durations(
+        forward_s=columns[0], data_s=columns[1], weight_s=columns[2], saved_s=saved, **more  # type: ignore[arg-type]
+    )  # fmt: skip
 
 
 def _run(schedule: str, pp: int, vpp: int, micro: int, f: float, b: float, w: float = 0.0, **more: float) -> float:
-    chunks = pp * vpp
-    return pipeline.seconds(
-        schedule,
-        pp,
-        vpp,
-        micro,
-        forward_s=[f] * chunks,
-        data_s=[b] * chunks,
-        weight_s=[w] * chunks,
-        **more,  # type: ignore[arg-type]
-    )
+    shape = Shape(schedule=schedule, pp=pp, vpp=vpp, micro=micro, paired=bool(more.pop("paired", 0)))  # type: ignore[arg-type]
+    return pipeline.phase(shape, _times(shape, f, b, w, **more)).seconds
 
 
 @settings(max_examples=60, deadline=None)
@@ -49,6 +60,31 @@ def test_zero_bubble_meets_its_formula(pp: int, micro: int) -> None:
     assert _run("zero_bubble", pp, 1, micro, f, b, w) == pytest.approx(3.0 * micro + (pp - 1) * (f + b - w))
 
 
+@settings(max_examples=30, deadline=None)
+@given(pp=st.sampled_from([2, 4, 8, 16]), more=st.integers(0, 40), f=TIMES, saved=st.floats(0.0, 0.9))
+def test_dualpipe_meets_its_formula(pp: int, more: int, f: float, saved: float) -> None:
+    """Bubble (pp / 2 - 1) (pair + backward - 3 weight), arXiv 2412.19437, table 2, where data and weight gradients take
+    as long as a forward pass; a backward pass is both."""
+    micro = 2 * (pp + more)
+    shape = Shape(schedule="dualpipe", pp=pp, vpp=1, micro=micro)
+    phase = pipeline.phase(shape, _times(shape, f, f, f, saved=saved * f))
+    pair, backward = 3 * f - saved * f, 2 * f
+    busy = 3 * f * micro - phase.saved_s.max()  # of the ranks that pair most
+    assert phase.seconds - busy == pytest.approx((pp / 2 - 1) * (pair + backward - 3 * f), abs=1e-6 * phase.seconds)
+
+
+@settings(max_examples=30, deadline=None)
+@given(pp=STAGES, vpp=st.integers(1, 3), rounds=st.integers(3, 8), saved=st.floats(0.0, 1.0))
+def test_pairs_save_what_they_hide_and_cost_a_longer_start(pp: int, vpp: int, rounds: int, saved: float) -> None:
+    micro = pp * rounds
+    shape = Shape(schedule="1f1b", pp=pp, vpp=vpp, micro=micro, paired=True)
+    phase = pipeline.phase(shape, _times(shape, 1.0, 1.0, 1.0, saved=saved))
+    plain = _run("1f1b", pp, vpp, micro, 1.0, 2.0)
+    assert phase.seconds >= plain - saved * micro * vpp - 1e-9
+    assert phase.seconds <= plain - saved * (micro * vpp - 2 * pp * vpp) + 6.0 * pp + 1e-9
+    assert (phase.saved_s <= saved * micro * vpp + 1e-9).all()
+
+
 @pytest.mark.parametrize(("vpp", "expected"), [(1, 0.3045), (6, 0.068)])
 def test_pangu_ultra_s_bubbles(vpp: int, expected: float) -> None:
     """8 stages and 16 microbatches (global batch 2048 over 128 replicas); arXiv 2504.07866, section 4."""
@@ -57,37 +93,68 @@ def test_pangu_ultra_s_bubbles(vpp: int, expected: float) -> None:
 
 
 @settings(max_examples=40, deadline=None)
-@given(pp=STAGES, rounds=st.integers(1, 12), send=st.floats(0, 0.2))
-def test_more_microbatches_never_raise_the_bubble(pp: int, rounds: int, send: float) -> None:
+@given(
+    schedule=st.sampled_from(["gpipe", "1f1b", "zero_bubble", "dualpipe"]),
+    pp=st.sampled_from([2, 4, 8]),
+    rounds=st.integers(2, 12),
+    send=st.floats(0, 0.2),
+)
+def test_more_microbatches_never_raise_the_bubble(schedule: str, pp: int, rounds: int, send: float) -> None:
     def bubble(micro: int) -> float:
-        return 1.0 - 3.0 * micro / _run("1f1b", pp, 1, micro, 1.0, 2.0, send_s=send)
+        return 1.0 - 3.0 * micro / _run(schedule, pp, 1, micro, 1.0, 1.0, 1.0, send_s=send)
 
-    assert bubble(pp * (rounds + 1)) <= bubble(pp * rounds) + 1e-12
+    assert bubble(pp * (rounds + 2)) <= bubble(pp * rounds) + 1e-12
 
 
-@pytest.mark.parametrize("schedule", ["1f1b", "gpipe", "zero_bubble"])
-def test_long_steps_continue_the_simulation_exactly(schedule: str) -> None:
+@pytest.mark.parametrize(
+    ("schedule", "pp", "vpp", "paired", "micro"),
+    [
+        ("1f1b", 6, 1, False, 60),
+        ("1f1b", 3, 2, False, 60),
+        ("1f1b", 6, 1, True, 60),
+        ("1f1b", 3, 2, True, 60),
+        ("1f1b", 1, 1, True, 60),
+        ("gpipe", 6, 1, False, 60),
+        ("zero_bubble", 6, 1, False, 61),
+        ("dualpipe", 6, 1, False, 86),
+    ],
+)
+def test_long_steps_continue_the_simulation_exactly(schedule: str, pp: int, vpp: int, paired: bool, micro: int) -> None:
     rng = np.random.default_rng(1)
-    times = [rng.uniform(0.5, 1.5, 6).tolist() for _ in range(3)]
-    keys = dict(zip(("forward_s", "data_s", "weight_s"), times, strict=True))
-    for vpp, pp in ((1, 6), (2, 3)):
-        if schedule == "zero_bubble" and vpp > 1:
-            continue
-        whole = pipeline.simulate(schedule, pp, vpp, 60, **keys, send_s=0.1).seconds  # type: ignore[arg-type]
-        assert pipeline.seconds(schedule, pp, vpp, 60, **keys, send_s=0.1) == pytest.approx(whole, rel=1e-6)  # type: ignore[arg-type]
+    shape = Shape(schedule=schedule, pp=pp, vpp=vpp, micro=micro, paired=paired)  # type: ignore[arg-type]
+    columns = [rng.uniform(0.5, 1.5, pp * vpp) for _ in range(4)]
+    if shape.dual:
+        columns = [np.concatenate([one, one]) for one in columns]
+    times = pipeline.Durations(
+        forward_s=columns[0], data_s=columns[1], weight_s=columns[2], saved_s=columns[3] / 3, send_s=0.1
+    )
+    whole = pipeline.simulate(shape, times)
+    phase = pipeline.phase(shape, times)
+    assert phase.seconds == pytest.approx(whole.seconds, rel=1e-6)
 
 
-@pytest.mark.parametrize(("schedule", "vpp"), [("1f1b", 1), ("1f1b", 3), ("gpipe", 1), ("zero_bubble", 1)])
-def test_every_rank_does_everything_once_and_never_two_things_at_a_time(schedule: str, vpp: int) -> None:
-    pp, micro = 4, 8
-    run = pipeline.simulate(
-        schedule, pp, vpp, micro,  # type: ignore[arg-type]
-        forward_s=[1.0] * pp * vpp, data_s=[1.5] * pp * vpp, weight_s=[0.5] * pp * vpp, send_s=0.1,
-    )  # fmt: skip
+@pytest.mark.parametrize("shape", SHAPES)
+def test_every_rank_does_everything_once_and_never_two_things_at_a_time(shape: Shape) -> None:
+    run = pipeline.simulate(shape, _times(shape, 1.0, 1.5, 0.5, send_s=0.1))
     graph = run.graph
-    passes = 3 if schedule == "zero_bubble" else 2
-    assert len(set(zip(graph.kind, graph.chunk, graph.micro, strict=True))) == passes * micro * pp * vpp
-    for rank in range(pp):
+    done: dict[int, set[tuple[int, int]]] = {FORWARD: set(), DATA: set(), WEIGHT: set()}
+    kinds = {FORWARD: (FORWARD,), DATA: (DATA,), WEIGHT: (WEIGHT,), BACKWARD: (DATA, WEIGHT)}
+    for kind, chunk, micro, beside, other in zip(
+        graph.kind, graph.chunk, graph.micro, graph.beside, graph.beside_micro, strict=True
+    ):
+        passes = [(FORWARD, chunk, micro), (BACKWARD, beside, other)] if kind == PAIR else [(kind, chunk, micro)]
+        for one, where, which in passes:
+            for each in kinds[one]:
+                assert (where, which) not in done[each]
+                done[each].add((where, which))
+    assert {len(seen) for seen in done.values()} == {shape.chunks * shape.streams}
+    for rank in range(shape.pp):
         mine = graph.rank == rank
         at = np.argsort(run.start_s[mine])
         assert (run.start_s[mine][at][1:] >= run.end_s[mine][at][:-1] - 1e-12).all()
+
+
+def test_dualpipe_holds_half_the_bubble_of_1f1b() -> None:
+    one = _run("1f1b", 8, 1, 40, 1.0, 1.0, 1.0)
+    assert _run("dualpipe", 8, 1, 40, 1.0, 1.0, 1.0) < one
+    assert _run("dualpipe", 8, 1, 40, 1.0, 1.0, 1.0, saved=0.5) < _run("dualpipe", 8, 1, 40, 1.0, 1.0, 1.0)

@@ -20,6 +20,7 @@ from taicang.train.flops import CONVENTION
 from taicang.train.run import Policy, Run, train_run
 from taicang.train.search import Found, search
 from taicang.train.step import Setup, TrainStep, pipeline_run, train_step
+from taicang.train.trace import trace
 from taicang.train_plans import TrainPlan, describe
 from taicang.units import show
 
@@ -31,7 +32,7 @@ class Explained:
     gain_ratio: Mapping[str, float]
     """Resource -> share of the step that 10 % more of it saves."""
     trace: Mapping[str, Any]
-    """The pipeline as trace events (one process, a thread per stage), as trace viewers read them."""
+    """The step as trace events (``train.trace``)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,29 +69,12 @@ class TrainPrediction:
 def explain(setup: Setup) -> Explained:
     """Sensitivity of the step of ``setup`` to each resource of its machine, and its timeline."""
     machine = setup.machine
-    before = train_step(setup).seconds
+    step = train_step(setup)
     gains = {}
     for name, better in _improved(machine):
         priced = replace(setup, machine=better, price=training_price(better, setup.stack))
-        gains[name] = 1.0 - train_step(priced).seconds / before
-    run = pipeline_run(setup)
-    graph = run.graph
-    kinds = ("forward", "backward", "weight gradient")
-    columns = zip(graph.kind, graph.chunk, graph.micro, graph.rank, run.start_s, run.end_s, strict=True)
-    events = [
-        {
-            "name": f"{kinds[kind]} {micro}",
-            "cat": kinds[kind],
-            "ph": "X",
-            "ts": float(start) * 1e6,
-            "dur": float(end - start) * 1e6,
-            "pid": 0,
-            "tid": int(rank),
-            "args": {"microbatch": int(micro), "chunk": int(chunk)},
-        }
-        for kind, chunk, micro, rank, start, end in columns
-    ]
-    return Explained(gain_ratio=gains, trace={"traceEvents": events, "displayTimeUnit": "ms"})
+        gains[name] = 1.0 - train_step(priced).seconds / step.seconds
+    return Explained(gain_ratio=gains, trace=trace(pipeline_run(setup), step))
 
 
 def _improved(machine: Machine, by: float = 1.1) -> Iterator[tuple[str, Machine]]:

@@ -1,13 +1,14 @@
 """Seconds of one layer and one microbatch, by what they are spent on: kernels, and communication that nothing hides.
 
-Overlap, axis by axis. A part of a collective that runs beside computing is hidden as far as that computing reaches; the
-rest, and one chunk at the start or end, is exposed:
+Overlap, axis by axis. A part of a collective that runs beside computing is hidden as far as that computing reaches, and
+slows it; the rest, and one chunk at the start or end, is exposed (``overlap.beside``):
 
 * *tensor*: with chunked products (user buffers, MC2) a collective of n ranks runs in n chunks beside the product that
   feeds it or waits for it, so one chunk in n is exposed. Without, the forward pass exposes all; in the backward pass
   the library hides the data gradient's reduction and the second gather of the input behind weight and data gradients.
 * *context*: the ring passes keys and values on while attention works on those before: one hop of n is exposed.
-* *expert*: exposed, unless the schedule runs another microbatch beside it ("expert_exchange").
+* *expert*: exposed, but for what a shared expert computes meanwhile ("shared_expert") and for what another microbatch
+  computes where the schedule pairs two ("expert_exchange", ``saved_s``).
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from taicang.formats import number_format
 from taicang.lower.training import Layer, Step
 from taicang.ops import Attend, Collective, Exchange, Gemm, GroupedGemm, Operator, Pointwise
 from taicang.stacks import Stack
+from taicang.train.overlap import Halves, beside, paired_s
 from taicang.train_plans import TrainPlan
 from taicang.units import Num
 
@@ -47,6 +49,8 @@ class LayerTime:
     """Activations kept for the backward pass under the plan's recompute."""
     working_bytes: Num
     """Activations alive while the layer itself runs."""
+    saved_s: Num
+    """What one forward and one backward pass save side by side, each hiding the other's exchanges."""
 
 
 def total(spent: Spent) -> Num:
@@ -71,27 +75,39 @@ def scaled(spent: Spent, ratio: Num) -> dict[str, Num]:
     return {line: seconds * ratio for line, seconds in spent.items()}
 
 
-def layer_time(layer: Layer, plan: TrainPlan, stack: Stack, price: Price) -> LayerTime:
-    """Price all passes of ``layer``."""
+def layer_time(layer: Layer, plan: TrainPlan, stack: Stack, price: Price, tax: Num = 0.0) -> LayerTime:
+    """Price all passes of ``layer``; ``tax`` is how much computing slows per second of communication beside it."""
+    context = _Context(plan=plan, stack=stack, price=price, tax=tax)
     trained = plan.trained_ratio
-    forward = _pass(layer.forward, plan, stack, price, backward=False)
-    data = _pass(layer.data, plan, stack, price, backward=True)
-    weight = scaled(_pass(layer.weight, plan, stack, price, backward=True), trained)
+    ahead = _pass(layer.forward, context)
+    data, weight = (
+        _pass(layer.data, context, backward=True),
+        _pass(layer.weight, context, backward=True).scaled(trained),
+    )
     everything = _sum(step.saved_bytes for step in layer.forward)
-    core = tuple(step for step in layer.forward if step.core)
+    chosen = tuple(step for step in layer.forward if step.module in plan.recompute_modules)
     if trained < 1.0:  # frozen products need no input for a weight gradient
         everything = _sum(step.saved_bytes for step in layer.forward if not isinstance(step.op, (Gemm, GroupedGemm)))
     boundary = layer.forward[0].saved_bytes
     if plan.recompute == "full":
-        again = scaled(forward, plan.recompute_ratio)
+        again = ahead.scaled(plan.recompute_ratio)
         saved = boundary * plan.recompute_ratio + everything * (1.0 - plan.recompute_ratio)
     elif plan.recompute == "selective":
-        again = _pass(core, plan, stack, price, backward=False)
-        saved = everything - _sum(step.saved_bytes for step in core)
+        again = _pass(chosen, context)
+        saved = everything - _sum(step.saved_bytes for step in chosen)
     else:
-        again, saved = {}, everything
+        again, saved = _pass((), context), everything
+    back = _joined(data, weight, again)
+    routed = np.any(np.asarray(ahead.there_s) > 0)
+    alone = total(ahead.spent) + total(data.spent) + total(weight.spent) + total(again.spent)
     return LayerTime(
-        forward=forward, again=again, data=data, weight=weight, saved_bytes=saved, working_bytes=everything
+        forward=ahead.spent,
+        again=again.spent,
+        data=data.spent,
+        weight=weight.spent,
+        saved_bytes=saved,
+        working_bytes=everything,
+        saved_s=np.maximum(alone - paired_s(ahead.halves, back, tax=tax), 0.0) if routed else 0.0,
     )
 
 
@@ -108,29 +124,91 @@ def _line(op: Operator) -> str:
     return "attention" if isinstance(op, Attend) else "pointwise"
 
 
-def _pass(steps: tuple[Step, ...], plan: TrainPlan, stack: Stack, price: Price, *, backward: bool) -> dict[str, Num]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Context:
+    """What all passes share."""
+
+    plan: TrainPlan
+    stack: Stack
+    price: Price
+    tax: Num
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Passed:
+    """One pass: seconds by line, and those of them that belong to the experts and to either exchange."""
+
+    spent: Spent
+    experts_s: Num
+    there_s: Num
+    back_s: Num
+
+    @property
+    def halves(self) -> Halves:
+        """The pass as ``overlap.paired_s`` takes it."""
+        inside = self.experts_s + self.spent["expert"]
+        return Halves(
+            outside_s=total(self.spent) - inside, experts_s=self.experts_s, there_s=self.there_s, back_s=self.back_s
+        )
+
+    def scaled(self, ratio: Num) -> _Passed:
+        """All of it times ``ratio``."""
+        return _Passed(
+            spent=scaled(self.spent, ratio), experts_s=self.experts_s * ratio, there_s=self.there_s * ratio,
+            back_s=self.back_s * ratio,
+        )  # fmt: skip
+
+
+def _joined(*parts: _Passed) -> Halves:
+    halves = [part.halves for part in parts]
+    return Halves(
+        outside_s=_sum(half.outside_s for half in halves),
+        experts_s=_sum(half.experts_s for half in halves),
+        there_s=_sum(half.there_s for half in halves),
+        back_s=_sum(half.back_s for half in halves),
+    )
+
+
+def _pass(steps: tuple[Step, ...], at: _Context, *, backward: bool = False) -> _Passed:
+    plan, stack, tax = at.plan, at.stack, at.tax
     spent: dict[str, Num] = dict.fromkeys(LINES, 0.0)
-    moved: dict[str, Num] = {"tp": 0.0, "cp": 0.0, "ep": 0.0}
+    moved: dict[str, Num] = {"tp": 0.0, "cp": 0.0}
+    exchanges: list[Num] = []
+    experts: Num = 0.0
+    shared: Num = 0.0
     scattered: Num = 0.0
     launches: Num = 0.0
     for step in steps:
-        seconds = _price(step.op, price) * step.repeat
+        seconds = _price(step.op, at.price) * step.repeat
         if step.axis == "compute":
             line = _line(step.op)
             spent[line] = spent[line] + seconds
             launches = launches + _launches(step.op) * step.repeat
+            if len(exchanges) == 1 or isinstance(step.op, GroupedGemm):
+                experts = experts + seconds
+            shared = shared + seconds if step.shared else shared
+        elif step.axis == "ep":
+            exchanges.append(seconds)
         else:
             moved[step.axis] = moved[step.axis] + seconds
             if step.axis == "tp" and getattr(step.op, "kind", "") == "reduce_scatter":
                 scattered = scattered + seconds
     busy = spent["products"] + spent["attention"] + spent["pointwise"]
     spent["launch gaps"] = np.maximum(launches * stack.eager_kernel_s - busy, 0.0)
-    spent["tensor"] = _tensor(moved["tp"], scattered, spent["products"], plan, stack, backward=backward)
-    spent["context"] = _beside(moved["cp"], spent["attention"], plan.cp if plan.context == "ring" else 1)
-    spent["expert"] = moved["ep"] if "expert_exchange" not in stack.overlap else np.maximum(moved["ep"] - busy, 0.0)
-    hidden = _sum(moved.values()) - spent["tensor"] - spent["context"] - spent["expert"]
-    spent["products"] = spent["products"] + stack.overlap_tax_ratio * np.maximum(hidden, 0.0)
-    return spent
+    if "tensor" in stack.overlap:
+        spent["tensor"] = beside(moved["tp"], spent["products"], pieces=plan.tp, tax=tax)
+    elif backward:
+        hidden = scattered if plan.sp else moved["tp"]
+        spent["tensor"] = moved["tp"] - hidden + tax * hidden
+    else:
+        spent["tensor"] = moved["tp"]
+    pieces = plan.cp if plan.context == "ring" else 1
+    spent["context"] = beside(moved["cp"], spent["attention"], pieces=pieces, tax=tax)
+    there, back = [*exchanges, 0.0, 0.0][:2]
+    spent["expert"] = there + back
+    if "shared_expert" in stack.overlap:
+        spent["expert"] = beside(there + back, shared, pieces=np.inf, tax=tax)
+    return _Passed(spent=spent, experts_s=experts, there_s=there, back_s=back)
 
 
 def _price(op: Operator, price: Price) -> Num:
@@ -151,16 +229,3 @@ def _launches(op: Operator) -> Num:
     if isinstance(op, Gemm):
         return 3.0 if number_format(op.dtype).quantises else 1.0
     return 1.0 * op.launches if isinstance(op, Pointwise) else 1.0
-
-
-def _beside(network: Num, compute: Num, chunks: int) -> Num:
-    """What of ``network`` stays visible beside ``compute`` when it runs in ``chunks`` of which one is outside."""
-    return network / chunks + np.maximum(network * (1.0 - 1.0 / chunks) - compute, 0.0)
-
-
-def _tensor(moved: Num, scattered: Num, products: Num, plan: TrainPlan, stack: Stack, *, backward: bool) -> Num:
-    if "tensor" in stack.overlap:
-        return _beside(moved, products, plan.tp)
-    if not backward:
-        return moved
-    return np.maximum(moved - scattered, 0.0) if plan.sp else moved * 0.0

@@ -8,7 +8,8 @@ import numpy as np
 
 from taicang.models.count import parameters
 from taicang.models.types import Block, Model
-from taicang.train_plans import TrainPlan
+from taicang.train.schedule import Shape, warm_up
+from taicang.train_plans import TrainPlan, data_groups, expert_groups
 from taicang.units import Count, Num
 
 RUNTIME_RATIO = 0.06
@@ -66,21 +67,19 @@ def edge_parameters(model: Model, plan: TrainPlan) -> tuple[float, float]:
 
 def state_bytes(held: Held, plan: TrainPlan) -> tuple[Num, Num, Num]:
     """Weights, gradients and optimizer state of ``held`` parameters under the plan's ZeRO stage."""
-    recipe = plan.recipe
-    group = 1.0 * (plan.shard or plan.dp * plan.cp)
-    expert_group = np.maximum(group * plan.tp / (plan.ep * plan.etp), 1.0)
+    dense, experts = data_groups(plan).sharding, expert_groups(plan).sharding
 
     def spread(stage: int) -> Num:
         if plan.zero < stage:
             return held.dense + held.experts
-        shard: Num = held.dense / group + held.experts / expert_group
+        shard: Num = held.dense / dense + held.experts / experts
         return shard
 
     trained = plan.trained_ratio
     return (
-        spread(3) * recipe.weight_copies_bytes,
-        spread(2) * recipe.gradient_bytes * trained,
-        spread(1) * recipe.optimizer_bytes * trained,
+        spread(3) * plan.recipe.weight_copies_bytes,
+        spread(2) * plan.gradient_bytes * trained,
+        spread(1) * plan.optimizer_bytes * trained,
     )
 
 
@@ -88,19 +87,22 @@ def gathered_bytes(layer: Held, plan: TrainPlan) -> Num:
     """ZeRO 3: whole weights of the layer at work and of the next one, and the whole gradients of the former."""
     if plan.zero < 3:
         return 0.0
-    recipe = plan.recipe
-    each = 2.0 * recipe.gather_bytes + recipe.gradient_bytes * plan.trained_ratio
+    each = 2.0 * plan.recipe.gather_bytes + plan.gradient_bytes * plan.trained_ratio
     return (layer.dense + layer.experts) * each
 
 
-def in_flight(plan: TrainPlan, rank: int) -> float:
-    """Chunks' worth of activations (of pp * vpp in the model) that a rank holds at most."""
-    micro = plan.microbatches
-    if plan.schedule == "gpipe":
-        return float(micro * plan.vpp)
-    if plan.vpp == 1:
-        return float(min(micro, plan.pp - rank))
-    return float(min(micro * plan.vpp, (plan.pp - rank - 1) * 2 + (plan.vpp - 1) * plan.pp + 1))
+def in_flight(shape: Shape, rank: int) -> float:
+    """Chunks' worth of activations (of pp * vpp in the model) that a rank holds at most.
+
+    Zero bubble keeps inputs until its late weight gradients, and so holds on every rank what 1F1B holds on the first;
+    DualPipe holds one more (arXiv 2412.19437, table 2).
+    """
+    most = shape.micro * shape.vpp
+    if shape.schedule == "gpipe":
+        return float(most)
+    if shape.schedule == "zero_bubble":
+        return float(min(most, shape.pp))
+    return float(min(most, shape.pp + 1 if shape.dual else warm_up(shape, rank) + 1))
 
 
 def remedies(plan: TrainPlan, use: MemoryUse) -> tuple[str, ...]:

@@ -1,45 +1,65 @@
-"""Pipeline schedules, simulated microbatch by microbatch and stage by stage.
+"""Pipelines, simulated microbatch by microbatch and stage by stage.
 
-A schedule is an order of work on every rank; work starts when the work before it on its rank is done and its input has
-arrived. The graph of these dependencies does not depend on durations, so it is built once per shape and walked level by
-level with arrays: one element per piece of work of a level. Schedules: GPipe (arXiv 1811.06965), 1F1B (PipeDream-Flush,
-arXiv 2006.09503), interleaved 1F1B (arXiv 2104.04473), zero bubble ZB-H1 (arXiv 2401.10241).
-
-After a transient of a few microbatches per rank a schedule is periodic, so long steps are simulated at two lengths and
-continued along the line through both (max-plus systems have a cycle time).
+Work starts when the work before it on its rank is done and its input has arrived. The graph of these dependencies does
+not depend on durations, so it is built once per shape and walked level by level with arrays: one element per piece of
+work of a level. After a transient of a few microbatches per rank a schedule is periodic, so long steps are simulated at
+two lengths and continued along the line through both (max-plus systems have a cycle time).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
-from taicang.train_plans import Schedule
+from taicang.train.schedule import BACKWARD, DATA, FORWARD, PAIR, WEIGHT, Shape, Work, order
 
 Floats = NDArray[np.float64]
+Ints = NDArray[np.intp]
 TRANSIENT = 3
 """Rounds of pp microbatches after which a schedule repeats itself."""
 
 
 @dataclass(frozen=True, slots=True)
 class Graph:
-    """Work of a schedule, sorted by level; -1 stands for no predecessor. ``chunk`` indexes durations."""
+    """Work of a schedule, sorted by level; -1 stands for none. ``chunk`` and ``kind`` index durations.
 
-    rank: NDArray[np.intp]
-    chunk: NDArray[np.intp]
-    micro: NDArray[np.intp]
-    kind: NDArray[np.intp]
-    before: NDArray[np.intp]
+    A pair's ``beside`` is the chunk of its backward pass; ``needs`` its forward input, ``returns`` its backward input.
+    """
+
+    rank: Ints
+    chunk: Ints
+    micro: Ints
+    kind: Ints
+    beside: Ints
+    beside_micro: Ints
+    before: Ints
     """The work that runs before on the same rank."""
-    needs: NDArray[np.intp]
+    needs: Ints
     """The work whose output it takes."""
+    returns: Ints
     crosses: NDArray[np.bool_]
-    """Whether that output comes from another rank."""
+    """Whether ``needs`` is on another rank, and ``returns`` likewise."""
+    returns_crosses: NDArray[np.bool_]
     levels: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Durations:
+    """Seconds of each pass of each chunk, by the chunks' numbers.
+
+    ``saved_s`` is what a forward pass saves beside the backward pass of a like chunk. ``send_s`` passes between ranks;
+    ``blocking`` sends and receives also hold the ranks at both ends.
+    """
+
+    forward_s: Floats
+    data_s: Floats
+    weight_s: Floats
+    saved_s: Floats = field(default_factory=lambda: np.zeros(1))
+    send_s: float = 0.0
+    blocking: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,166 +76,153 @@ class Run:
         return float(self.end_s.max())
 
 
-FORWARD, BACKWARD, WEIGHT = 0, 1, 2
-Work = tuple[int, int, int]
-"""Kind, chunk of the model (of pp * vpp), microbatch."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Phase:
+    """The pipelined part of a step: how long it takes and what pairs save on each rank."""
 
-
-def order(schedule: Schedule, rank: int, pp: int, vpp: int, micro: int) -> list[Work]:
-    """What one rank does, in order."""
-    forward = [(FORWARD, c * pp + rank, i) for c, i in _visits(pp, vpp, micro)]
-    backward = [(BACKWARD, (vpp - 1 - c) * pp + rank, i) for c, i in _visits(pp, vpp, micro)]
-    if schedule == "gpipe":
-        return forward + backward
-    warm = pp - rank - 1 if vpp == 1 else (pp - rank - 1) * 2 + (vpp - 1) * pp
-    warm = min(warm, len(forward))
-    done: list[Work] = forward[:warm]
-    for i in range(len(forward) - warm):
-        done += [forward[warm + i], backward[i]]
-    done += backward[len(forward) - warm :]
-    return _weights(done, rank) if schedule == "zero_bubble" else done
-
-
-def _visits(pp: int, vpp: int, micro: int) -> list[tuple[int, int]]:
-    """Chunk of the rank and microbatch in the order of interleaving: groups of pp microbatches, chunk by chunk."""
-    if vpp == 1:
-        return [(0, i) for i in range(micro)]
-    return [(c, g + i) for g in range(0, micro, pp) for c in range(vpp) for i in range(pp)]
-
-
-def _weights(work: list[Work], rank: int) -> list[Work]:
-    """ZB-H1: weight gradients trail the data gradients by as many microbatches as the rank's place, filling the end."""
-    made: list[Work] = []
-    waiting: list[Work] = []
-    for one in work:
-        made.append(one)
-        if one[0] == BACKWARD:
-            waiting.append((WEIGHT, one[1], one[2]))
-            if len(waiting) > rank:
-                made.append(waiting.pop(0))
-    return made + waiting
+    seconds: float
+    saved_s: Floats
 
 
 @lru_cache(maxsize=64)
-def graph(schedule: Schedule, pp: int, vpp: int, micro: int) -> Graph:
-    """Dependencies of all ranks' work. Work is numbered (kind * chunks + chunk) * micro + microbatch."""
-    chunks = pp * vpp
-    kinds = 3 if schedule == "zero_bubble" else 2
-    lists = [
-        [(kind * chunks + chunk) * micro + i for kind, chunk, i in order(schedule, rank, pp, vpp, micro)]
-        for rank in range(pp)
-    ]
-    needs = _needs(kinds, chunks, micro)
-    wanted: list[int] = needs.tolist()
-    level = [-1] * len(wanted)
-    before = np.full(len(wanted), -1)
-    for work in lists:
-        before[work[1:]] = work[:-1]
-    at, depth = [0] * pp, [-1] * pp
-    moved = True
-    while moved:
-        moved = False
-        for rank, work in enumerate(lists):
-            i, deep = at[rank], depth[rank]
-            while i < len(work):
-                one = work[i]
-                need = wanted[one]
-                if need >= 0:
-                    if level[need] < 0:
-                        break
-                    deep = max(deep, level[need])
-                deep += 1
-                level[one] = deep
-                i += 1
-            moved = moved or i > at[rank]
-            at[rank], depth[rank] = i, deep
-    levels = np.array(level)
-    assert levels.min() >= 0, "a schedule that cannot run"
+def graph(shape: Shape) -> Graph:
+    """Dependencies of all ranks' work."""
+    micro, chunks = shape.streams, shape.chunks
+    lists = [order(shape, rank) for rank in range(shape.pp)]
+    works: list[Work] = [work for one in lists for work in one]
+    main = np.array([work[0] for work in works], dtype=np.intp).reshape(-1, 3)
+    other = np.array([work[1] or (-1, -1, -1) for work in works], dtype=np.intp).reshape(-1, 3)
+    paired = other[:, 0] >= 0
+    kind, chunk, at = main.T
+    # who makes a chunk's forward output, or its data gradient, of a microbatch
+    made = np.full((2, chunks, micro), -1)
+    nodes = np.arange(len(works))
+    made[0, chunk[kind == FORWARD], at[kind == FORWARD]] = nodes[kind == FORWARD]
+    back = (kind == DATA) | (kind == BACKWARD)
+    made[1, chunk[back], at[back]] = nodes[back]
+    made[1, other[paired, 1], other[paired, 2]] = nodes[paired]
+    first, last = np.isin(np.arange(chunks), shape.firsts), np.isin(np.arange(chunks), shape.lasts)
+
+    def input_of(kind: Ints, chunk: Ints, at: Ints) -> Ints:
+        """Forward from the chunk before, backward from the one behind, the last chunk's backward and weight
+        gradients from the same chunk."""
+        ahead = np.where(first[chunk], -1, made[0, chunk - 1, at])
+        behind = np.where(last[chunk], made[0, chunk, at], made[1, np.minimum(chunk + 1, chunks - 1), at])
+        return np.where(kind == FORWARD, ahead, np.where(kind == WEIGHT, made[1, chunk, at], behind))
+
+    needs = input_of(kind, chunk, at)
+    returns = np.where(paired, input_of(other[:, 0], *np.maximum(other[:, 1:], 0).T), -1)
+    sizes = np.cumsum([0] + [len(one) for one in lists])
+    before = nodes - 1
+    before[sizes[:-1]] = -1
+    rank = np.repeat(np.arange(shape.pp), np.diff(sizes))
+    levels = _levels(sizes.tolist(), needs.tolist(), returns.tolist())
     ordered = np.argsort(levels, kind="stable")
-    index = np.full(len(level) + 1, -1)
-    index[ordered] = np.arange(len(level))
-    chunk = np.arange(len(level)) // micro % chunks
-    crosses = (needs >= 0) & (chunk[needs] % pp != chunk % pp)
+    index = np.full(len(works) + 1, -1)
+    index[ordered] = nodes
     starts = np.searchsorted(levels[ordered], np.arange(levels.max() + 2))
     return Graph(
-        rank=chunk[ordered] % pp,
-        kind=ordered // (micro * chunks),
+        rank=rank[ordered],
         chunk=chunk[ordered],
-        micro=ordered % micro,
+        micro=at[ordered],
+        kind=np.where(paired, PAIR, kind)[ordered],
+        beside=other[ordered, 1],
+        beside_micro=other[ordered, 2],
         before=index[before[ordered]],
         needs=index[needs[ordered]],
-        crosses=crosses[ordered],
+        returns=index[returns[ordered]],
+        crosses=((needs >= 0) & (rank[needs] != rank))[ordered],
+        returns_crosses=((returns >= 0) & (rank[returns] != rank))[ordered],
         levels=tuple(starts.tolist()),
     )
 
 
-def _needs(kinds: int, chunks: int, micro: int) -> NDArray[np.intp]:
-    """The work whose output each work takes: forward from the chunk before, backward from the one behind, weight
-    gradients and the last chunk's backward from the same chunk."""
-    work = np.arange(kinds * chunks * micro)
-    kind, chunk = work // (chunks * micro), work // micro % chunks
-    forward = np.where(chunk == 0, -1, work - micro)
-    backward = np.where(chunk == chunks - 1, work - chunks * micro, work + micro)
-    return np.where(kind == FORWARD, forward, np.where(kind == BACKWARD, backward, work - chunks * micro))
+def _levels(sizes: list[int], needs: list[int], returns: list[int]) -> Ints:
+    """Longest path to each node; ``sizes`` bound the nodes of each rank, which run in their order."""
+    level = [-1] * sizes[-1]
+    at, depth = sizes[:-1], [-1] * (len(sizes) - 1)
+    moved = True
+    while moved:
+        moved = False
+        for rank, end in enumerate(sizes[1:]):
+            node, deep = at[rank], depth[rank]
+            while node < end:
+                need, back = needs[node], returns[node]
+                if need >= 0:
+                    if level[need] < 0:
+                        break
+                    deep = max(deep, level[need])
+                if back >= 0:
+                    if level[back] < 0:
+                        break
+                    deep = max(deep, level[back])
+                deep += 1
+                level[node] = deep
+                node += 1
+            moved = moved or node > at[rank]
+            at[rank], depth[rank] = node, deep
+    levels = np.array(level)
+    assert levels.min() >= 0, "a schedule that cannot run"
+    return levels
 
 
-def simulate(
-    schedule: Schedule,
-    pp: int,
-    vpp: int,
-    micro: int,
-    *,
-    forward_s: Sequence[float] | Floats,
-    data_s: Sequence[float] | Floats,
-    weight_s: Sequence[float] | Floats,
-    send_s: float = 0.0,
-    blocking: bool = False,
-) -> Run:
-    """Run ``micro`` microbatches through pp * vpp chunks whose seconds per pass are given in model order.
+def _lasting(made: Graph, times: Durations) -> tuple[Floats, Floats]:
+    """Seconds of each piece of work, and what pairs save of them."""
+    forward, data, weight = (
+        np.asarray(row, dtype=np.float64) for row in (times.forward_s, times.data_s, times.weight_s)
+    )
+    whole = data + weight
+    kinds = np.stack([forward, data, weight, whole, forward])
+    lasts: Floats = kinds[made.kind, made.chunk]
+    paired = made.kind == PAIR
+    if not paired.any():
+        return lasts, np.zeros_like(lasts)
+    saved = np.broadcast_to(times.saved_s, forward.shape)
+    less = np.where(paired, np.minimum(saved[made.chunk], saved[made.beside]), 0.0)
+    return lasts + np.where(paired, whole[made.beside], 0.0) - less, less
 
-    ``send_s`` passes between ranks; ``blocking`` sends and receives also hold the ranks at both ends.
-    """
-    made = graph(schedule, pp, vpp, micro)
-    kinds = np.stack([np.asarray(forward_s), np.asarray(data_s), np.asarray(weight_s)])
-    if schedule != "zero_bubble":
-        kinds[BACKWARD] = kinds[BACKWARD] + kinds[WEIGHT]
-    lasts = kinds[made.kind, made.chunk]
-    wait = np.where(made.crosses, send_s, 0.0)
-    if blocking:
-        lasts = lasts + wait
+
+def simulate(shape: Shape, times: Durations) -> Run:
+    """Run the microbatches of ``shape`` through its chunks."""
+    made = graph(shape)
+    lasts, _ = _lasting(made, times)
+    wait = np.where(made.crosses, times.send_s, 0.0)
+    back = np.where(made.returns_crosses, times.send_s, 0.0)
+    if times.blocking:
+        lasts = lasts + wait + back
     start = np.zeros(lasts.size)
     end = np.zeros(lasts.size + 1)  # the last element is the end of nothing
+    pairs = bool((made.returns >= 0).any())
     for low, high in zip(made.levels, made.levels[1:], strict=False):
         begin = np.maximum(end[made.before[low:high]], end[made.needs[low:high]] + wait[low:high])
+        if pairs:
+            begin = np.maximum(begin, end[made.returns[low:high]] + back[low:high])
         start[low:high] = begin
         end[low:high] = begin + lasts[low:high]
     return Run(graph=made, start_s=start, end_s=end[:-1])
 
 
-def seconds(
-    schedule: Schedule,
-    pp: int,
-    vpp: int,
-    micro: int,
-    *,
-    forward_s: Sequence[float] | Floats,
-    data_s: Sequence[float] | Floats,
-    weight_s: Sequence[float] | Floats,
-    send_s: float = 0.0,
-    blocking: bool = False,
-) -> float:
+def phase(shape: Shape, times: Durations) -> Phase:
     """How long the pipeline takes; steps longer than the transient are continued by their period."""
 
-    def run(count: int) -> float:
-        return simulate(
-            schedule, pp, vpp, count,
-            forward_s=forward_s, data_s=data_s, weight_s=weight_s, send_s=send_s, blocking=blocking,
-        ).seconds  # fmt: skip
+    def run(micro: int) -> Phase:
+        cut = replace(shape, micro=micro)
+        done = simulate(cut, times)
+        saved = np.bincount(done.graph.rank, weights=_lasting(done.graph, times)[1], minlength=shape.pp)
+        return Phase(seconds=done.seconds, saved_s=np.asarray(saved, dtype=np.float64))
 
-    if pp == 1:
-        return micro * float(np.sum(forward_s) + np.sum(data_s) + np.sum(weight_s))
-    short = TRANSIENT * pp
-    if micro <= short + pp:
+    pp, micro = shape.pp, shape.micro
+    if pp == 1 and not shape.paired:
+        once = float(np.sum(times.forward_s) + np.sum(times.data_s) + np.sum(times.weight_s))
+        return Phase(seconds=micro * once, saved_s=np.zeros(1))
+    period = 2 * pp if shape.dual else pp
+    short = TRANSIENT * period
+    if micro <= short + period:
         return run(micro)
-    first, second = run(short), run(short + pp)
-    return second + (second - first) / pp * (micro - short - pp)
+    short += (micro - short) % period  # the rest is whole periods
+    first, second = run(short), run(short + period)
+    more = (micro - short - period) / period
+    return Phase(
+        seconds=second.seconds + (second.seconds - first.seconds) * more,
+        saved_s=second.saved_s + (second.saved_s - first.saved_s) * more,
+    )

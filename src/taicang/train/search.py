@@ -23,7 +23,8 @@ from taicang.models.types import Experts, Model
 from taicang.train import memory, sync
 from taicang.train.layer import LayerTime, Price, layer_time, total
 from taicang.train.memory import Held
-from taicang.train.step import Setup, TrainStep, straggling_ratio, train_step
+from taicang.train.setup import Setup
+from taicang.train.step import TrainStep, straggling_ratio, train_step
 from taicang.train_plans import Recompute, Schedule, TrainPlan
 from taicang.units import Num
 
@@ -247,11 +248,11 @@ def _priced(setup: Setup, layout: TrainPlan, pp: Any, vpp: Any) -> Iterator[tupl
             back = again + data + weight
             layer, after = forward + back, fixed
             if zero == 3:
-                more = sync.layer_exposed(network, stack, forward_s=forward, backward_s=back)
+                more = sync.layer_exposed(network, stack, setup.tax, forward_s=forward, backward_s=back)
                 layer = layer + more[0] + more[1]
             else:
                 more = sync.step_exposed(
-                    network, zero, stack, forward_s=layers * forward, backward_s=layers * back, micro=micro
+                    network, zero, stack, setup.tax, forward_s=layers * forward, backward_s=layers * back, micro=micro
                 )
                 after = fixed + more[0] + more[1]
             inner = (model.layers + 2) / pp * layer  # of the stages between the first and the last

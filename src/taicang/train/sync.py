@@ -10,91 +10,79 @@ memory bandwidth that collectives take).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from taicang.ops import Collective, CollectiveKind, Pointwise
 from taicang.stacks import Stack
 from taicang.train.layer import Price
 from taicang.train.memory import Held
-from taicang.train_plans import TrainPlan
+from taicang.train.overlap import beside
+from taicang.train_plans import Group, Replicas, TrainPlan, data_groups, expert_groups
 from taicang.units import Count, Num
 
 BUCKETS = 16.0
 """Buckets that gradients and parameters travel in (40 M parameters a bucket or a layer, whichever is larger)."""
-ADAM_BYTES = 26.0
-"""Reads and writes of fp32 master weight and two moments (24), and the 16-bit weight; the gradient comes on top."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Groups:
-    """Data-parallel groups of dense and of expert parameters."""
-
-    dense: Count
-    dense_stride: int
-    experts: Count
-    experts_stride: int
-
-
-def groups(plan: TrainPlan) -> Groups:
-    """Who holds copies of what: dense weights dp * cp ranks (tp apart), experts what ep and etp leave."""
-    wide = plan.ep * plan.etp
-    return Groups(
-        dense=plan.shard or plan.dp * plan.cp,
-        dense_stride=plan.tp,
-        experts=np.maximum(plan.tp * plan.cp * plan.dp // wide, 1),
-        experts_stride=wide,
-    )
 
 
 def collective_s(kind: CollectiveKind, held: Held, element_bytes: float, plan: TrainPlan, price: Price) -> Num:
-    """Seconds of one collective over all of ``held``, dense and expert groups one after the other.
+    """Seconds of one collective over all of ``held``, dense and expert groups one after the other."""
+    dense = _nested(kind, held.dense * element_bytes, data_groups(plan), price)
+    if not np.any(np.asarray(held.experts) > 0):
+        return dense
+    return dense + _nested(kind, held.experts * element_bytes, expert_groups(plan), price)
 
-    Where shard groups hold copies of each other, they then reduce each rank's shard of the gradients among them.
+
+def _nested(kind: CollectiveKind, payload: Num, replicas: Replicas, price: Price) -> Num:
+    """One collective over nested groups: each sees the shards that the groups inside it leave.
+
+    Where shard groups hold copies of each other, these then reduce their shards among them.
     """
-    made = groups(plan)
-    dense = Collective(kind=kind, payload_bytes=held.dense * element_bytes, ranks=made.dense, stride=made.dense_stride)
-    seconds = price(dense).seconds
-    if plan.shard and kind != "all_gather":
-        own = held.dense * element_bytes / (plan.shard if kind == "reduce_scatter" else 1)
-        copies, apart = plan.dp * plan.cp // plan.shard, plan.tp * plan.shard
-        seconds = seconds + price(Collective(kind="all_reduce", payload_bytes=own, ranks=copies, stride=apart)).seconds
-    if np.any(np.asarray(held.experts) > 0):
-        routed = Collective(
-            kind=kind, payload_bytes=held.experts * element_bytes, ranks=made.experts, stride=made.experts_stride
-        )
-        seconds = seconds + price(routed).seconds
+
+    def one(kind: CollectiveKind, group: Group, payload: Num) -> Num:
+        op = Collective(kind=kind, payload_bytes=payload, ranks=group.ranks, stride=group.stride)
+        return price(op).seconds
+
+    *inner, last = replicas.shards
+    seconds: Num = 0.0
+    for group in inner:
+        if kind == "all_reduce":  # scattered on the way out, gathered on the way back
+            seconds = seconds + one("reduce_scatter", group, payload) + one("all_gather", group, payload)
+        else:
+            seconds = seconds + one(kind, group, payload)
+        payload = payload / group.ranks
+    seconds = seconds + one(kind, last, payload)
+    payload = payload / (last.ranks if kind == "reduce_scatter" else 1)
+    if kind != "all_gather":
+        for group in replicas.copies:
+            seconds = seconds + one("all_reduce", group, payload)
     return seconds
 
 
-def exposed(network: Num, window: Num, hidden: bool) -> Num:
+def exposed(network: Num, window: Num, tax: Num, *, hidden: bool) -> Num:
     """What of ``network`` a ``window`` of computing leaves visible; all of it where the stack does not overlap."""
-    if not hidden:
-        return network
-    return network / BUCKETS + np.maximum(network * (1.0 - 1.0 / BUCKETS) - window, 0.0)
+    return beside(network, window, pieces=BUCKETS, tax=tax) if hidden else network
 
 
 def step_network(held: Held, plan: TrainPlan, price: Price) -> tuple[Num, Num]:
     """Seconds of a gradient reduction and a parameter gather of all of ``held`` (ZeRO 0: an all-reduce, no gather)."""
-    recipe, trained = plan.recipe, plan.trained_ratio
+    trained = plan.trained_ratio
     small = Held(dense=held.dense * trained, experts=held.experts * trained)
     if plan.zero == 0:
-        return collective_s("all_reduce", small, recipe.gradient_bytes, plan, price), 0.0
+        return collective_s("all_reduce", small, plan.gradient_bytes, plan, price), 0.0
     return (
-        collective_s("reduce_scatter", small, recipe.gradient_bytes, plan, price),
-        collective_s("all_gather", small, recipe.gather_bytes, plan, price),
+        collective_s("reduce_scatter", small, plan.gradient_bytes, plan, price),
+        collective_s("all_gather", small, plan.recipe.gather_bytes, plan, price),
     )
 
 
 def step_exposed(
-    network: tuple[Num, Num], zero: int, stack: Stack, *, forward_s: Num, backward_s: Num, micro: Count
+    network: tuple[Num, Num], zero: int, stack: Stack, tax: Num, *, forward_s: Num, backward_s: Num, micro: Count
 ) -> tuple[Num, Num]:
     """What of ``step_network`` a step waits for, beside one of ``micro`` microbatches' passes on this rank."""
     reduce, gather = network
     return (
-        exposed(reduce, backward_s, "gradients" in stack.overlap) * (micro if zero == 2 else 1),
-        exposed(gather, forward_s, "parameters" in stack.overlap),
+        exposed(reduce, backward_s, tax, hidden="gradients" in stack.overlap) * (micro if zero == 2 else 1),
+        exposed(gather, forward_s, tax, hidden="parameters" in stack.overlap),
     )
 
 
@@ -103,27 +91,31 @@ def layer_network(layer: Held, plan: TrainPlan, price: Price) -> tuple[Num, Num]
     trained = plan.trained_ratio
     gather = collective_s("all_gather", layer, plan.recipe.gather_bytes, plan, price)
     small = Held(dense=layer.dense * trained, experts=layer.experts * trained)
-    scatter = collective_s("reduce_scatter", small, plan.recipe.gradient_bytes, plan, price)
+    scatter = collective_s("reduce_scatter", small, plan.gradient_bytes, plan, price)
     return gather, scatter + (gather if plan.reshard else 0.0)
 
 
-def layer_exposed(network: tuple[Num, Num], stack: Stack, *, forward_s: Num, backward_s: Num) -> tuple[Num, Num]:
-    """What of ``layer_network`` a layer waits for, forward and backward."""
+def layer_exposed(
+    network: tuple[Num, Num], stack: Stack, tax: Num, *, forward_s: Num, backward_s: Num
+) -> tuple[Num, Num]:
+    """What of ``layer_network`` a layer waits for, forward and backward; the layer before hides the first piece."""
     if "parameters" not in stack.overlap:
         return network
-    tax = stack.overlap_tax_ratio
     ahead, behind = network
     return (
-        np.maximum(ahead - forward_s, 0.0) + tax * np.minimum(ahead, forward_s),
-        np.maximum(behind - backward_s, 0.0) + tax * np.minimum(behind, backward_s),
+        beside(ahead, forward_s, pieces=np.inf, tax=tax),
+        beside(behind, backward_s, pieces=np.inf, tax=tax),
     )
 
 
 def optimizer_s(held: Held, plan: TrainPlan, price: Price) -> Num:
-    """Adam on this rank's shard, after the norm of all gradients (read once) is known."""
-    made = groups(plan)
-    shared = plan.zero >= 1
-    count = held.dense / (made.dense if shared else 1) + held.experts / (made.experts if shared else 1)
-    count = count * plan.trained_ratio
-    moved = count * (ADAM_BYTES + 2.0 * plan.recipe.gradient_bytes)
-    return price(Pointwise(kind="copy", elements=count, moved_bytes=moved, flop=count * 12.0, launches=4)).seconds
+    """Adam on this rank's shard, after the norm of all gradients (read once) is known.
+
+    Its state is read and written, the 16-bit weight written (and read, where no 32-bit copy stands in for it).
+    """
+    dense, experts = (data_groups(plan).sharding, expert_groups(plan).sharding) if plan.zero else (1, 1)
+    count = (held.dense / dense + held.experts / experts) * plan.trained_ratio
+    each = 2.0 * plan.optimizer_bytes + 2.0 + 2.0 * (plan.master != "fp32") + 2.0 * plan.gradient_bytes
+    return price(
+        Pointwise(kind="copy", elements=count, moved_bytes=count * each, flop=count * 12.0, launches=4)
+    ).seconds

@@ -1,66 +1,26 @@
-"""How training is laid on ranks, and in which formats."""
+"""A training job: how many ranks along each axis, in which order, on which schedule, with what kept where."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
-from taicang.errors import InvalidPlan, UnknownName
+from taicang.train_plans.recipe import MASTERS, MOMENTS, RECIPES, Recipe
 
 Recompute: TypeAlias = Literal["none", "selective", "full"]
-Schedule: TypeAlias = Literal["1f1b", "gpipe", "zero_bubble"]
+Schedule: TypeAlias = Literal["gpipe", "1f1b", "zero_bubble", "dualpipe"]
 Context: TypeAlias = Literal["ring", "all_gather", "ulysses"]
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Recipe:
-    """Formats of one training step (names from ``formats``)."""
-
-    name: str
-    products: str
-    """Linear layers and experts, forward and backward; embedding, head and attention core stay in bf16."""
-    experts: str = ""
-    """Format of the experts' grouped products where it is another."""
-    weight_copies_bytes: float = 2.0
-    """Bytes per parameter of the weights that products read (an 8-bit recipe keeps a transposed copy too)."""
-    gather_bytes: float = 2.0
-    """Bytes per parameter that a parameter gather moves."""
-    gradient_bytes: float = 2.0
-    """Bytes per gradient, kept and reduced (performance recipes reduce in 16 bits)."""
-    optimizer_bytes: float = 12.0
-    """Adam: fp32 master weight and two moments."""
-
-
-RECIPES = {
-    recipe.name: recipe
-    for recipe in (
-        Recipe(name="bf16", products="bf16"),
-        Recipe(name="fp16", products="bf16", gradient_bytes=4.0),  # the same arithmetic rate and bytes
-        Recipe(name="fp8", products="fp8", weight_copies_bytes=2.0, gather_bytes=1.0),
-        Recipe(name="fp8_block", products="fp8_block", weight_copies_bytes=2.0, gather_bytes=2.0),
-        # matrix units scale MX blocks themselves: grouped products run like plain fp8, not like emulated blocks
-        Recipe(name="mxfp8", products="mxfp8", experts="fp8", weight_copies_bytes=2.1, gather_bytes=2.0),
-        Recipe(name="nvfp4", products="nvfp4", weight_copies_bytes=3.2, gather_bytes=2.0),
-        Recipe(name="int8", products="int8", weight_copies_bytes=2.0, gather_bytes=2.0),
-    )
-}
-
-
-def recipe(name: str) -> Recipe:
-    """The recipe by name; ``UnknownName`` suggests the nearest."""
-    try:
-        return RECIPES[name]
-    except KeyError:
-        raise UnknownName("training recipe", name, RECIPES) from None
+ORDER: Final = "tp-cp-ep-dp-pp"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainPlan:
-    """One training job: ``tp * cp * dp * pp`` ranks, laid out in that order from the innermost out.
+    """One training job on ``tp * cp * dp * pp`` ranks, laid out from the innermost out as ``order`` says.
 
     Experts live on ``ep`` groups of ``etp`` ranks inside the ``tp * cp * dp`` ranks of a pipeline stage; what is left
-    of them replicates experts. ``zero``: 0 everything replicated, 1 optimizer sharded over data parallel ranks
-    (distributed optimizer), 2 gradients too, 3 weights too (FSDP).
+    of them replicates experts (their own data-parallel group). ``zero``: 0 everything replicated, 1 optimizer sharded
+    over data-parallel ranks (distributed optimizer), 2 gradients too, 3 weights too (FSDP).
     """
 
     tp: int = 1
@@ -71,6 +31,8 @@ class TrainPlan:
     etp: int = 1
     vpp: int = 1
     """Model chunks per pipeline rank (interleaving)."""
+    order: str = ORDER
+    """Axes from the innermost level of the machine outward (experts: etp stands at tp's place, cp falls away)."""
     micro_batch: int = 1
     global_batch: int = 1
     seq: int = 4096
@@ -79,12 +41,23 @@ class TrainPlan:
     recompute: Recompute = "none"
     recompute_ratio: float = 1.0
     """Share of the layers that full recompute applies to (per block)."""
+    recompute_modules: tuple[str, ...] = ("core",)
+    """Parts of a layer that selective recompute repeats (names of ``lower.training.Module``)."""
     zero: int = 1
     shard: int = 0
     """Ranks that a ZeRO shard group spans (0: all data-parallel ones); groups hold copies of each other (HSDP)."""
     schedule: Schedule = "1f1b"
+    stages: str = ""
+    """Layers of each chunk in model order, with E, M and L for embedding, MTP layers and head: "E15,16,15L".
+    Empty: dealt evenly (see ``train.stages``)."""
     context: Context = "ring"
     recipe: Recipe = RECIPES["bf16"]
+    moments: str = "fp32"
+    """Format of Adam's moments (a key of ``MOMENTS``)."""
+    master: str = "fp32"
+    """Master weights beside the 16-bit ones (a key of ``MASTERS``)."""
+    gradients: str = ""
+    """Format that gradients are kept and reduced in, "fp32" or "bf16" (empty: the recipe's)."""
     reshard: bool = True
     """ZeRO 3: gather weights again for the backward pass."""
     trained_ratio: float = 1.0
@@ -105,31 +78,25 @@ class TrainPlan:
         """Tokens of one step."""
         return self.global_batch * self.seq
 
+    @property
+    def chunks(self) -> int:
+        """Chunks that the model is cut into."""
+        return self.pp * self.vpp
 
-def check(plan: TrainPlan, layers: int) -> None:
-    """Raise ``InvalidPlan`` for a layout that cannot run, naming the rule and by how much it is broken."""
-    share = plan.dp * plan.micro_batch
-    if plan.global_batch % share or plan.global_batch < share:
-        raise InvalidPlan(
-            f"global batch {plan.global_batch} is not a multiple of dp x micro batch = {plan.dp} x {plan.micro_batch}"
-        )
-    if plan.pp * plan.vpp > layers + 2:
-        raise InvalidPlan(
-            f"pp x vpp = {plan.pp * plan.vpp} chunks exceed {layers} layers by {plan.pp * plan.vpp - layers}"
-        )
-    if plan.vpp > 1 and plan.microbatches % plan.pp:
-        raise InvalidPlan(
-            f"interleaving needs microbatches ({plan.microbatches}) that are a multiple of pp ({plan.pp})"
-        )
-    stage = plan.tp * plan.cp * plan.dp
-    if stage % (plan.ep * plan.etp):
-        raise InvalidPlan(f"ep x etp = {plan.ep} x {plan.etp} does not divide the {stage} ranks of a pipeline stage")
-    if plan.seq % plan.cp:
-        raise InvalidPlan(f"cp={plan.cp} does not divide the sequence of {plan.seq} tokens")
-    if plan.shard and (plan.dp * plan.cp) % plan.shard:
-        raise InvalidPlan(f"shard={plan.shard} does not divide dp x cp = {plan.dp * plan.cp} data-parallel ranks")
-    if plan.zero == 3 and plan.pp > 1:
-        raise InvalidPlan(f"zero 3 gathers weights for each microbatch: not with pp={plan.pp}")
+    @property
+    def copies(self) -> int:
+        """Copies of each stage along the pipeline: DualPipe feeds it from both ends."""
+        return 2 if self.schedule == "dualpipe" else 1
+
+    @property
+    def gradient_bytes(self) -> float:
+        """Bytes per gradient, kept and reduced."""
+        return MOMENTS[self.gradients] if self.gradients else self.recipe.gradient_bytes
+
+    @property
+    def optimizer_bytes(self) -> float:
+        """Bytes per parameter of the optimizer's state: master weight and two moments."""
+        return MASTERS[self.master] + 2.0 * MOMENTS[self.moments]
 
 
 def describe(plan: TrainPlan) -> str:
@@ -138,6 +105,14 @@ def describe(plan: TrainPlan) -> str:
     for name, degree in (("CP", plan.cp), ("PP", plan.pp), ("VPP", plan.vpp), ("EP", plan.ep), ("DP", plan.dp)):
         parts += [f"{name}{degree}"] if degree > 1 else []
     parts += [f"ETP{plan.etp}"] if plan.etp > 1 else []
-    parts += [f"MBS{plan.micro_batch}", f"ZeRO{plan.zero}"]
-    parts += [f"recompute {plan.recompute}"] if plan.recompute != "none" else []
+    parts += [f"MBS{plan.micro_batch}", f"ZeRO{plan.zero}" + (f" in groups of {plan.shard}" if plan.shard else "")]
+    parts += ["no SP"] if plan.tp > 1 and not plan.sp else []
+    parts += [plan.context] if plan.cp > 1 and plan.context != "ring" else []
+    if plan.recompute != "none":
+        share = f" {plan.recompute_ratio:.0%}" if plan.recompute_ratio < 1.0 else ""
+        parts.append(f"recompute {plan.recompute}{share}")
+    parts += (
+        [] if plan.moments == "fp32" and plan.master == "fp32" else [f"moments {plan.moments} master {plan.master}"]
+    )
+    parts += [plan.order] if plan.order != ORDER else []
     return " ".join(parts + ([plan.schedule] if plan.schedule != "1f1b" else []))

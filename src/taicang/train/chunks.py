@@ -1,0 +1,130 @@
+"""What one model chunk costs per microbatch and holds: its layers, and embedding, MTP layers or head where they sit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from taicang.lower.training import lower_embedding, lower_head, lower_layer
+from taicang.models.types import Block
+from taicang.train import memory, sync
+from taicang.train.layer import LayerTime, Price, Spent, added, layer_time, scaled, total
+from taicang.train.memory import Held
+from taicang.train.setup import Setup
+from taicang.train.stages import Share, shares
+from taicang.units import Num
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chunk:
+    """One model chunk's seconds for one microbatch and what its rank holds for it."""
+
+    forward: Spent
+    data: Spent
+    weight: Spent
+    held: Held
+    saved_bytes: Num
+    working_bytes: Num
+    saved_s: Num
+    """What its forward pass saves beside the backward pass of a chunk alike."""
+
+    @property
+    def seconds(self) -> float:
+        """Of all passes."""
+        return float(summed(self.forward) + summed(self.data) + summed(self.weight))
+
+
+def summed(spent: Spent) -> float:
+    """All lines together."""
+    seconds = 0.0
+    for part in spent.values():
+        seconds = seconds + float(part)
+    return seconds
+
+
+class Layers:
+    """Times of the model's layer kinds, priced once each."""
+
+    def __init__(self, setup: Setup) -> None:
+        self.setup = setup
+        self.price: Price = lambda op: setup.price(op, 1.0, 1.0)
+        self.known: dict[Block, tuple[LayerTime, Held]] = {}
+
+    def __getitem__(self, block: Block) -> tuple[LayerTime, Held]:
+        found = self.known.get(block)
+        if found is None:
+            setup = self.setup
+            lowered = lower_layer(setup.model, block, setup.plan, setup.stack)
+            made = layer_time(lowered, setup.plan, setup.stack, self.price, setup.tax)
+            held = memory.layer_parameters(setup.model, block, setup.plan)
+            found = self.known[block] = (made, held)
+        return found
+
+
+def priced(setup: Setup, layers: Layers) -> list[Chunk]:
+    """All chunks in model order."""
+    known: dict[Share, Chunk] = {}
+    made = []
+    for share in shares(setup.model, setup.plan):
+        if share not in known:
+            known[share] = _chunk(share, layers)
+        made.append(known[share])
+    return made
+
+
+def _chunk(share: Share, layers: Layers) -> Chunk:
+    setup = layers.setup
+    plan, model, stack = setup.plan, setup.model, setup.stack
+    counts: dict[Block, int] = {}
+    for block in share.blocks:
+        counts[block] = counts.get(block, 0) + 1
+    if share.mtp and model.mtp_layers:
+        counts[model.blocks[-1]] = counts.get(model.blocks[-1], 0) + model.mtp_layers
+    forward: dict[str, Num] = {}
+    data: dict[str, Num] = {}
+    weight: dict[str, Num] = {}
+    dense: Num = 0.0
+    experts: Num = 0.0
+    saved: Num = 0.0
+    working: Num = 0.0
+    beside: Num = 0.0
+    for block, count in counts.items():
+        time, held = layers[block]
+        back: Spent = added({"recompute": total(time.again)}, time.data)
+        front: Spent = time.forward
+        if plan.zero == 3:
+            ahead, behind = sync.layer_exposed(
+                sync.layer_network(held, plan, layers.price), stack, setup.tax,
+                forward_s=total(time.forward), backward_s=total(time.again) + total(time.data) + total(time.weight),
+            )  # fmt: skip
+            front, back = added(front, {"data": ahead}), added(back, {"data": behind})
+        forward, data = added(forward, scaled(front, count)), added(data, scaled(back, count))
+        weight = added(weight, scaled(time.weight, count))
+        dense, experts = dense + held.dense * count, experts + held.experts * count
+        saved = saved + time.saved_bytes * count
+        beside = beside + time.saved_s * count
+        working = np.maximum(working, time.working_bytes + memory.gathered_bytes(held, plan))
+    embedding, head = memory.edge_parameters(model, plan)
+    heads = share.head + share.mtp * model.mtp_layers
+    for lowered, parameters, count in (
+        (lower_embedding, embedding, int(share.embedding)),
+        (lower_head, head, heads),
+    ):
+        if not count:
+            continue
+        time = layer_time(lowered(model, plan), plan, stack, layers.price, setup.tax)
+        forward, data = added(forward, scaled(time.forward, count)), added(data, scaled(time.data, count))
+        weight = added(weight, scaled(time.weight, count))
+        dense = dense + parameters
+        working = np.maximum(working, time.working_bytes)
+    return Chunk(
+        forward=forward, data=data, weight=weight, held=Held(dense=dense, experts=experts), saved_bytes=saved,
+        working_bytes=working, saved_s=beside,
+    )  # fmt: skip
+
+
+def held_by(chunks: Sequence[Chunk], rank: int, pp: int, *, dual: bool) -> list[Chunk]:
+    """The chunks that one pipeline rank holds: every pp-th, or a stage and its mirror image where both ends feed."""
+    return [chunks[rank], chunks[pp - 1 - rank]] if dual else list(chunks[rank::pp])

@@ -1,0 +1,61 @@
+"""What trains, how, on what, and who prices it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from taicang.cost.cost import Cost
+from taicang.errors import InvalidPlan
+from taicang.hardware import Machine
+from taicang.models.types import Experts, Model
+from taicang.ops import Operator
+from taicang.stacks import Stack
+from taicang.train.schedule import Shape
+from taicang.train_plans import TrainPlan, check
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setup:
+    """One training job; ``price`` is the cost model, whose choice decides the fidelity.
+
+    Raises ``InvalidPlan`` for a plan that cannot run.
+    """
+
+    model: Model
+    plan: TrainPlan
+    machine: Machine
+    stack: Stack
+    price: Callable[[Operator, float, float], Cost]
+    clock_ratio: float = 1.0
+    """Sustained over nominal clock, for the spread between chips (``price`` has its effect on kernels already)."""
+
+    def __post_init__(self) -> None:
+        check(self.plan, self.model.layers)
+        if self.plan.ranks > self.machine.ranks:
+            raise InvalidPlan(
+                f"the plan needs {self.plan.ranks} ranks, {self.machine.name} has {self.machine.ranks}: "
+                f"{self.plan.ranks - self.machine.ranks} too many"
+            )
+
+    @property
+    def tax(self) -> float:
+        """How much computing slows per second of communication beside it: the engine's own figure, else the
+        machine's."""
+        return self.stack.overlap_tax_ratio or self.machine.overlap_tax_ratio
+
+    @property
+    def pairs(self) -> bool:
+        """Whether one microbatch's exchanges run beside another's computing: 1F1B on request, DualPipe always."""
+        routed = any(isinstance(block.ffn, Experts) for block in self.model.blocks) and self.plan.ep > 1
+        asked = self.plan.schedule == "dualpipe" or "expert_exchange" in self.stack.overlap
+        return routed and asked and self.plan.schedule in ("1f1b", "dualpipe")
+
+    @property
+    def shape(self) -> Shape:
+        """The pipeline's schedule."""
+        plan = self.plan
+        return Shape(
+            schedule=plan.schedule, pp=plan.pp, vpp=plan.vpp, micro=plan.microbatches,
+            paired=self.pairs and plan.schedule == "1f1b",
+        )  # fmt: skip

@@ -1,0 +1,29 @@
+"""How training is laid on ranks, and in which formats."""
+
+from __future__ import annotations
+
+from taicang.train_plans.check import check
+from taicang.train_plans.placement import AXES, Group, Replicas, Stride, data_groups, expert_groups, stride
+from taicang.train_plans.plan import Context, Recompute, Schedule, TrainPlan, describe
+from taicang.train_plans.recipe import MASTERS, MOMENTS, RECIPES, Recipe, recipe
+
+__all__ = [
+    "AXES",
+    "MASTERS",
+    "MOMENTS",
+    "RECIPES",
+    "Context",
+    "Group",
+    "Recipe",
+    "Recompute",
+    "Replicas",
+    "Schedule",
+    "Stride",
+    "TrainPlan",
+    "check",
+    "data_groups",
+    "describe",
+    "expert_groups",
+    "recipe",
+    "stride",
+]

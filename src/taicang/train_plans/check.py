@@ -1,0 +1,81 @@
+"""Which training plans can run."""
+
+from __future__ import annotations
+
+from taicang.errors import InvalidPlan, UnknownName
+from taicang.train_plans.placement import AXES
+from taicang.train_plans.plan import TrainPlan
+from taicang.train_plans.recipe import MASTERS, MOMENTS
+
+
+def check(plan: TrainPlan, layers: int) -> None:
+    """Raise ``InvalidPlan`` for a layout that cannot run, naming the rule and by how much it is broken.
+
+    ``UnknownName`` for a format of the optimizer that there is not.
+    """
+    _formats(plan)
+    share = plan.dp * plan.micro_batch
+    if plan.global_batch % share or plan.global_batch < share:
+        raise InvalidPlan(
+            f"global batch {plan.global_batch} is not a multiple of dp x micro batch = {plan.dp} x {plan.micro_batch}"
+        )
+    if plan.seq % plan.cp:
+        raise InvalidPlan(f"cp={plan.cp} does not divide the sequence of {plan.seq} tokens")
+    _order(plan)
+    _sharding(plan)
+    _schedule(plan, layers)
+
+
+def _formats(plan: TrainPlan) -> None:
+    if plan.moments not in MOMENTS:
+        raise UnknownName("format of moments", plan.moments, MOMENTS)
+    if plan.master not in MASTERS:
+        raise UnknownName("kind of master weights", plan.master, MASTERS)
+    if plan.gradients not in ("", "fp32", "bf16"):
+        raise UnknownName("format of gradients", plan.gradients, ("fp32", "bf16"))
+
+
+def _order(plan: TrainPlan) -> None:
+    axes = plan.order.split("-")
+    if sorted(axes) != sorted(AXES):
+        raise InvalidPlan(f"order {plan.order!r} must name each of {', '.join(AXES)} once, innermost first")
+    stage, wide = plan.tp * plan.cp * plan.dp, plan.ep * plan.etp
+    if stage % wide:
+        raise InvalidPlan(f"ep x etp = {plan.ep} x {plan.etp} does not divide the {stage} ranks of a pipeline stage")
+    if wide == 1 or plan.pp == 1:
+        return
+    inner = axes[: axes.index("pp")]
+    dense, experts = 1, 1
+    for axis in inner:
+        dense *= {"tp": plan.tp, "cp": plan.cp, "dp": plan.dp}.get(axis, 1)
+        experts *= {"tp": plan.etp, "ep": plan.ep, "dp": stage // wide}.get(axis, 1)
+    if dense != experts:
+        raise InvalidPlan(
+            f"order {plan.order}: dense layers have {dense} ranks inside pp and experts {experts}"
+        )
+
+
+def _sharding(plan: TrainPlan) -> None:
+    replicas = plan.dp * plan.cp
+    if plan.shard and replicas % plan.shard:
+        raise InvalidPlan(f"shard={plan.shard} does not divide dp x cp = {replicas} data-parallel ranks")
+    if plan.shard and abs(plan.order.replace("-ep", "").split("-").index("cp")
+                          - plan.order.replace("-ep", "").split("-").index("dp")) > 1:  # fmt: skip
+        raise InvalidPlan(f"shard groups need cp and dp side by side, not {plan.order}")
+    if plan.zero == 3 and plan.pp > 1:
+        raise InvalidPlan(f"zero 3 gathers weights for each microbatch: not with pp={plan.pp}")
+
+
+def _schedule(plan: TrainPlan, layers: int) -> None:
+    pp, micro = plan.pp, plan.microbatches
+    if plan.chunks > layers + 2:
+        raise InvalidPlan(f"pp x vpp = {plan.chunks} chunks exceed {layers} layers by {plan.chunks - layers}")
+    if plan.vpp > 1 and plan.schedule in ("zero_bubble", "dualpipe"):
+        raise InvalidPlan(f"{plan.schedule} runs one chunk per stage, not vpp={plan.vpp}")
+    if plan.vpp > 1 and micro % pp:
+        raise InvalidPlan(f"interleaving needs microbatches ({micro}) that are a multiple of pp ({pp})")
+    if plan.schedule == "dualpipe" and (pp % 2 or micro % 2 or micro < 2 * pp):
+        raise InvalidPlan(
+            f"dualpipe feeds both ends: it needs an even pp ({pp}) and an even number of microbatches ({micro}), at "
+            f"least 2 x pp = {2 * pp}"
+        )

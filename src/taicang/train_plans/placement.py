@@ -1,0 +1,104 @@
+"""Which ranks a parallel axis joins: its stride in the machine's rank order, which decides the levels that it crosses.
+
+Ranks of dense layers form a grid of tp, cp, dp and pp, those of experts one of etp, ep, their own data-parallel groups
+and pp, both in the plan's ``order`` from the innermost axis out. Sizes may be arrays (a search prices many plans).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Literal, TypeAlias
+
+import numpy as np
+
+from taicang.train_plans.plan import TrainPlan
+from taicang.units import Count
+
+AXES: Final = ("tp", "cp", "ep", "dp", "pp")
+Stride: TypeAlias = Literal["tp", "cp", "dp", "pp", "etp", "ep", "edp"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    """``ranks`` ranks that lie ``stride`` apart."""
+
+    ranks: Count
+    stride: Count
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replicas:
+    """Who holds the same parameters: ranks of ``shards`` split their state (ZeRO), those of ``copies`` repeat it.
+
+    Both are nested groups from the innermost out: a collective runs over one after the other.
+    """
+
+    shards: tuple[Group, ...]
+    copies: tuple[Group, ...]
+
+    @property
+    def sharding(self) -> Count:
+        """Ranks that one copy of the state is split over."""
+        return _ranks(self.shards)
+
+
+def _ranks(groups: tuple[Group, ...]) -> Count:
+    total: Count = 1
+    for group in groups:
+        total = total * group.ranks
+    return total
+
+
+def _experts_each(plan: TrainPlan) -> Count:
+    """Ranks that hold the same experts."""
+    each: Count = np.maximum(plan.tp * plan.cp * plan.dp // (plan.ep * plan.etp), 1)
+    return each
+
+
+def _sizes(plan: TrainPlan, *, experts: bool) -> dict[str, Count]:
+    if experts:
+        return {"tp": plan.etp, "cp": 1, "ep": plan.ep, "dp": _experts_each(plan), "pp": plan.pp}
+    return {"tp": plan.tp, "cp": plan.cp, "ep": 1, "dp": plan.dp, "pp": plan.pp}
+
+
+def stride(plan: TrainPlan, axis: Stride) -> Count:
+    """Distance between neighbours along ``axis`` ("etp", "ep" and "edp" are the experts')."""
+    experts = axis in ("etp", "ep", "edp")
+    sizes = _sizes(plan, experts=experts)
+    name = {"etp": "tp", "edp": "dp"}.get(axis, axis)
+    apart: Count = 1
+    for other in plan.order.split("-"):
+        if other == name:
+            break
+        apart = apart * sizes[other]
+    return apart
+
+
+def data_groups(plan: TrainPlan) -> Replicas:
+    """Ranks that hold the same dense parameters: cp and dp, one group where they are neighbours."""
+    axes = [axis for axis in plan.order.split("-") if axis != "ep"]
+    inner, outer = sorted(("cp", "dp"), key=axes.index)
+    if axes.index(outer) == axes.index(inner) + 1:
+        whole: tuple[Group, ...] = (Group(ranks=plan.cp * plan.dp, stride=stride(plan, inner)),)  # type: ignore[arg-type]
+    else:
+        whole = tuple(Group(ranks=getattr(plan, axis), stride=stride(plan, axis)) for axis in (inner, outer))  # type: ignore[arg-type]
+    return _split(plan, whole, plan.shard)
+
+
+def expert_groups(plan: TrainPlan) -> Replicas:
+    """Ranks that hold the same experts: what ep and etp leave of a stage."""
+    each = _experts_each(plan)
+    shard = np.maximum(plan.shard * plan.tp // (plan.ep * plan.etp), 1) if plan.shard else 0
+    return _split(plan, (Group(ranks=each, stride=stride(plan, "edp")),), shard)
+
+
+def _split(plan: TrainPlan, whole: tuple[Group, ...], shard: Count) -> Replicas:
+    mirrored = (Group(ranks=2, stride=stride(plan, "pp")),) if plan.copies > 1 else ()
+    if not np.any(np.asarray(shard) > 0):
+        return Replicas(shards=whole + mirrored, copies=())
+    (group,) = whole  # see ``check``
+    inner = np.minimum(shard, group.ranks)
+    return Replicas(
+        shards=(Group(ranks=inner, stride=group.stride), *mirrored),
+        copies=(Group(ranks=group.ranks // inner, stride=group.stride * inner),),
+    )

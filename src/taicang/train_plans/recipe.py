@@ -1,0 +1,55 @@
+"""Formats of a training step: what products run in, what weights, gradients and optimizer state are kept in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final
+
+from taicang.errors import UnknownName
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """Formats of one training step (names from ``formats``)."""
+
+    name: str
+    products: str
+    """Linear layers and experts, forward and backward; embedding, head and attention core stay in bf16."""
+    experts: str = ""
+    """Format of the experts' grouped products where it is another."""
+    weight_copies_bytes: float = 2.0
+    """Bytes per parameter of the weights that products read (an 8-bit recipe keeps a transposed copy too)."""
+    gather_bytes: float = 2.0
+    """Bytes per parameter that a parameter gather moves."""
+    gradient_bytes: float = 2.0
+    """Bytes per gradient, kept and reduced (performance recipes reduce in 16 bits), unless the plan says otherwise."""
+
+
+RECIPES = {
+    recipe.name: recipe
+    for recipe in (
+        Recipe(name="bf16", products="bf16"),
+        Recipe(name="fp16", products="bf16", gradient_bytes=4.0),  # the same arithmetic rate and bytes
+        Recipe(name="fp8", products="fp8", weight_copies_bytes=2.0, gather_bytes=1.0),
+        Recipe(name="fp8_block", products="fp8_block", weight_copies_bytes=2.0, gather_bytes=2.0),
+        # matrix units scale MX blocks themselves: grouped products run like plain fp8, not like emulated blocks
+        Recipe(name="mxfp8", products="mxfp8", experts="fp8", weight_copies_bytes=2.1, gather_bytes=2.0),
+        Recipe(name="nvfp4", products="nvfp4", weight_copies_bytes=3.2, gather_bytes=2.0),
+        Recipe(name="int8", products="int8", weight_copies_bytes=2.0, gather_bytes=2.0),
+    )
+}
+MOMENTS: Final[Mapping[str, float]] = MappingProxyType({"fp32": 4.0, "bf16": 2.0, "fp8": 1.0})
+"""Bytes per parameter of one of Adam's two moments (8-bit ones: arXiv 2110.02861; DeepSeek-V3 keeps them in bf16)."""
+MASTERS: Final[Mapping[str, float]] = MappingProxyType({"fp32": 4.0, "remainder": 2.0, "none": 0.0})
+"""Bytes per parameter beside the 16-bit weight: a 32-bit copy, the 16 bits that such a copy has more, or nothing (then
+updates round stochastically)."""
+
+
+def recipe(name: str) -> Recipe:
+    """The recipe by name; ``UnknownName`` suggests the nearest."""
+    try:
+        return RECIPES[name]
+    except KeyError:
+        raise UnknownName("training recipe", name, RECIPES) from None
