@@ -1,4 +1,4 @@
-"""What recipes recompute and how they deal layers: a published table names layouts, its publisher's repository the rest.
+"""What recipes recompute and how they deal layers: published tables name layouts, the publisher's repository the rest.
 
 Source: NVIDIA-NeMo/Megatron-Bridge, scripts/performance/configs (recompute_modules, pp_layout by model and chip). The
 activation alone ("moe_act") is left out: its repetition is a small part of the experts' own activation traffic.
