@@ -24,12 +24,10 @@ def split_heads(count: int, tp: Count, what: str) -> Any:
         legal = [n for n in range(1, count + 1) if count % n == 0]
         asked = [tp] if isinstance(tp, int) else [int(n) for n in np.ravel(tp)]
         wrong = next(n for n in asked if n not in legal)
-        near = [max((n for n in legal if n < wrong), default=1), *[n for n in legal if n > wrong][:1]]
+        near = [max(n for n in legal if n < wrong), *[n for n in legal if n > wrong][:1]]
         raise InvalidPlan(
-            f"tp={wrong} does not divide {count} {what}: {count % wrong} would be left over; "
-            f"nearest that do: {' and '.join(map(str, near))}"
-            if wrong < count
-            else f"tp={wrong} exceeds the {count} {what}; nearest that divides them: {count}"
+            f"tp={wrong} does not divide {count} {what}; nearest that {'do' if len(near) > 1 else 'does'}: "
+            f"{' and '.join(map(str, near))}"
         )
     return count // tp
 

@@ -60,7 +60,7 @@ class Choice:
     """Over all chips of the machine, idle ones too (smallest: over the chips in use)."""
     output_tokens_per_s_per_w: float | None
     output_tokens_per_s_per_usd: float | None
-    output_tokens_per_s_per_cny: float | None
+    output_tokens_per_s_per_cny: float | None = None
 
     @property
     def user_tokens_per_s(self) -> float:
