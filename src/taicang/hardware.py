@@ -112,6 +112,8 @@ class Machine:
     overlap_tax_ratio: float = 0.0
     """How much computing slows per second of communication beside it: the cores and memory bandwidth that a running
     collective takes (0 where engines of their own move the data, or where nobody measured it)."""
+    chips_per_rack: int | None = None
+    """Chips that share a rack's power and cooling, where it is published."""
 
     @property
     def ranks(self) -> int:

@@ -119,6 +119,8 @@ def machine_of(entry: Resolved, count: int = 1) -> Machine:
         price_usd=None if price is None else price * count,
         price_cny=None if yuan is None else yuan * count,
         status=_need(entry, "status"),
+        overlap_tax_ratio=entry.get("overlap_tax") or 0.0,
+        chips_per_rack=entry.get("chips_per_rack"),
     )
 
 

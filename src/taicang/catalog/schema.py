@@ -54,6 +54,8 @@ _MACHINE: dict[str, str] = {
     "chip": "name",
     "chips": "count",
     "chips_per_node": "count",
+    "chips_per_rack": "count",
+    "overlap_tax": "ratio",
     "planes.*.*.ranks": "ranks",
     "planes.*.*.bandwidth": "bytes_per_s",
     "planes.*.*.latency": "s",

@@ -5,9 +5,8 @@ ZB-H1 (arXiv 2401.10241), DualPipe (arXiv 2412.19437, section 3.2.1).
 
 A piece of work is one pass of one chunk for one microbatch, or a pair: one microbatch's forward beside another's
 backward pass, whose exchanges hide behind each other's computing. 1F1B forms pairs on request; each rank then runs
-ahead
-by as many microbatches again, since a pair's two halves end together. DualPipe feeds the pipeline from both ends, so
-every rank holds two stages, and pairs what meets.
+ahead by as many microbatches again, since a pair's two halves end together. DualPipe feeds the pipeline from both
+ends, so every rank holds two stages, and pairs what meets.
 """
 
 from __future__ import annotations
