@@ -297,7 +297,7 @@ def plan_of(row: Row, model: Model) -> TrainPlan:
         stages=stages(row.model, model.layers, pp * (vpp if pp > 1 else 1)) if row.source == "mbridge" else "",
         zero=3 if fsdp and pp == 1 else (0 if row.source in ("seqsel", "megatron_a100") else 1),
         reshard=par.get("sharding") != "SHARD_GRAD_OP",
-        schedule="zero_bubble" if row.source == "dsv3" else "1f1b",  # DualPipe without its second direction
+        schedule="dualpipe" if row.source == "dsv3" else "1f1b",
         recipe=recipe("fp8_block" if row.source == "dsv3" else RECIPES[dtype]),
         trained_ratio=0.0 if lora else 1.0,
     )
