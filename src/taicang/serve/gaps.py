@@ -14,18 +14,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from taicang.serve.log import Log
-from taicang.serve.request import SECOND
+from taicang.serve.record import STAMP
 
 FINENESS = 16
 QUANTILES = (0.5, 0.99)
 
 
-def _class(ticks: Any) -> Any:
-    return np.floor(np.log2(np.maximum(ticks, 1.0)) * FINENESS).astype(np.int64)
+def _class(stamps: Any) -> Any:
+    return np.floor(np.log2(np.maximum(stamps, 1.0)) * FINENESS).astype(np.int64)
 
 
 def _seconds(key: Any) -> Any:
-    return np.exp2((np.asarray(key, dtype=float) + 0.5) / FINENESS) / SECOND
+    return np.exp2((np.asarray(key, dtype=float) + 0.5) / FINENESS) / STAMP
 
 
 def _decode(rows: Mapping[str, NDArray[np.int64]]) -> tuple[Any, ...]:

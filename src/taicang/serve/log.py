@@ -9,11 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from taicang.serve.instance import Instance
+from taicang.serve.record import COARSE
 from taicang.serve.scheduler import prompts_of
 
 FIELDS = ("start", "end", "steps", "sequences", "grains", "tokens", "prompts", "pairs", "keys")
-"""Ticks; decode steps; sequences decoding and their cached tokens in grains; prompt tokens, prompts, query-key pairs
-and keys. Sums over the attention groups."""
+"""Stamps (see ``record``); decode steps; sequences decoding and their cached tokens in grains; prompt tokens, prompts,
+query-key pairs and keys. Sums over the attention groups."""
 
 
 class Log:
@@ -31,7 +32,7 @@ class Log:
         rows = self._rows.get(instance.name)
         if rows is None:
             rows = self._rows[instance.name] = array("q")
-        rows.extend((start, now, steps, sequences, grains, tokens, prompts, int(pairs), keys))
+        rows.extend((start >> COARSE, now >> COARSE, steps, sequences, grains, tokens, prompts, int(pairs), keys))
 
     def of(self, name: int) -> Mapping[str, NDArray[np.int64]]:
         """The rows of one instance as columns."""

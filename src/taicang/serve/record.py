@@ -11,6 +11,10 @@ from numpy.typing import NDArray
 
 from taicang.serve.request import SECOND, Request
 
+COARSE = 10
+"""Times are kept without their last bits: whole picoseconds, of which 64 bits hold a hundred days."""
+STAMP = SECOND >> COARSE
+"""Stamps of a second."""
 TIMES = ("arrival", "started", "first", "moved", "end")
 COUNTS = ("id", "input", "output", "cached", "pooled", "preempted", "place")
 WIDTH = len(TIMES) + len(COUNTS)
@@ -32,19 +36,19 @@ class Record:
     def append(self, r: Request) -> None:
         """Note a request that ended."""
         self._rows.extend(
-            (r.arrival, r.started, r.first, r.moved, r.end, r.id, r.input, r.output, r.cached, r.pooled, r.preempted,
-             r.place)
+            (r.arrival >> COARSE, r.started >> COARSE, r.first >> COARSE, r.moved >> COARSE, r.end >> COARSE, r.id,
+             r.input, r.output, r.cached, r.pooled, r.preempted, r.place)
         )  # fmt: skip
 
     def ticks(self) -> dict[str, NDArray[np.int64]]:
-        """The raw figures by name, times in ticks (-1: never)."""
+        """The raw figures by name, times in stamps (-1: never)."""
         rows = np.frombuffer(self._rows, dtype=np.int64).reshape(-1, WIDTH)
         return {name: rows[:, i] for i, name in enumerate((*TIMES, *COUNTS))}
 
     def columns(self) -> dict[str, NDArray[Any]]:
         """In order of ending; times in seconds from the clock's start, lengths in tokens."""
         raw = self.ticks()
-        arrival, started, first, moved, end = (raw[name] / SECOND for name in TIMES)
+        arrival, started, first, moved, end = (raw[name] / STAMP for name in TIMES)
         return {
             "id": raw["id"].copy(),
             "arrival_s": arrival,
