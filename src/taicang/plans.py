@@ -96,12 +96,15 @@ class Batch:
     decode_context: Count = 0
 
 
-def prefill_batch(*, sequences: Count, length: Count, cached: Count = 0) -> Batch:
-    """``sequences`` prompts of ``length`` new tokens each, after ``cached`` tokens that are already in the cache."""
+def prefill_batch(*, sequences: Count, length: Count, cached: Count = 0, spread_ratio: float = 1.0) -> Batch:
+    """``sequences`` prompts of ``length`` new tokens each, after ``cached`` tokens that are already in the cache.
+
+    Of unequal prompts ``length`` is the mean and ``spread_ratio`` the mean square over its square (1: all equal).
+    """
     return Batch(
         prefill_tokens=sequences * length,
         prefill_sequences=sequences,
-        prefill_pairs=sequences * (length * cached + length * (length + 1) / 2),
+        prefill_pairs=sequences * (length * cached + length * (length * spread_ratio + 1) / 2),
         prefill_context=sequences * (length + cached),
     )
 

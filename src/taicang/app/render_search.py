@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from taicang.app.load_options import load_text
 from taicang.app.search_cmd import space_of
 from taicang.predict.infer import describe
 from taicang.search import explain, versus
@@ -24,11 +25,7 @@ def show_search(jobs: Sequence[Job], found: Sequence[Found], options: dict[str, 
     console = Console(highlight=False)
     if not console.is_terminal or console.width < WIDTH:
         console = Console(highlight=False, width=WIDTH, force_terminal=console.is_terminal)
-    limits = ", ".join(f"{name.upper()} <= {show(options[name], 's')}" for name in ("ttft", "tpot") if options[name])
-    console.print(
-        f"[bold]{jobs[0].model.name}[/], {options['input_tokens']} + {options['output_tokens']} tokens"
-        f"{', ' + limits if limits else ''}; best by {options['objective']}"
-    )
+    console.print(f"[bold]{jobs[0].model.name}[/], {load_text(options)}; best by {options['objective']}")
     for job, each in zip(jobs, found, strict=True):
         _machine(console, job, each)
         if explained and each.best:

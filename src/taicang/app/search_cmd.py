@@ -6,12 +6,13 @@ from typing import Any
 
 import click
 
-from taicang.app.options import CHOICES, JSON, LOAD, echo_json, stacked
+from taicang.app.load_options import NAMED_LOAD, read_load
+from taicang.app.options import CHOICES, JSON, echo_json, stacked
 
 SEARCH = stacked(
     click.option(
         "--objective",
-        type=click.Choice(["tokens/s/chip", "per-watt", "per-usd", "smallest"]),
+        type=click.Choice(["tokens/s/chip", "per-watt", "per-usd", "per-cny", "smallest"]),
         default="tokens/s/chip",
         show_default=True,
         help="What is best; smallest is the fewest chips that carry --load.",
@@ -41,7 +42,8 @@ SEARCH = stacked(
     epilog="""\b
 Examples:
   taicang search deepseek-v3 --on "hgx-h200 x 4" --input 4000 --output 1000 --ttft 2s --tpot 50ms
-  taicang search deepseek-r1 --on cloudmatrix384,gb200-nvl72 --input 4096 --output 256 --tpot 50ms --pareto out/
+  taicang search deepseek-r1 --on cloudmatrix384,"hgx-h20 x 48" --profile servegen-deepseek-r1 \\
+      --slo mlperf-interactive --pareto out/
   taicang search llama-3.1-70b --on "hgx-h200 x 4" --objective smallest --load 20
   taicang search deepseek-v3 --on "hgx-h200 x 4" --tpot 50ms --emit sglang --out deploy
   taicang search deepseek-r1 --on cloudmatrix384 --tpot 50ms --versus dp=320,ep=320,batch=48,mtp=1
@@ -49,7 +51,7 @@ Examples:
 )
 @click.argument("model")
 @click.option("--on", "machines", required=True, help="Machines, comma-separated.")
-@LOAD
+@NAMED_LOAD
 @SEARCH
 @CHOICES
 @JSON
@@ -60,6 +62,8 @@ def search(model: str, machines: str, as_json: bool, pareto: str | None, explain
     formats, comma-separated; --mtp fixes the draft length.
     """
     names = [name.strip().strip('"') for name in machines.split(",") if name.strip()]
+    if not names:
+        raise click.UsageError("--on names no machine")
     jobs, found = _search(model, names, options)
     if pareto:
         from taicang.app.pareto_files import write
@@ -79,30 +83,42 @@ def search(model: str, machines: str, as_json: bool, pareto: str | None, explain
 
 
 def _search(model: str, names: list[str], options: dict[str, Any]) -> tuple[list[Any], list[Any]]:
+    """Jobs and outcomes of the machines; of several, those that lack a figure or a kernel are named and left out."""
+    from taicang.errors import MissingFigure, NotModelled
     from taicang.search.door import formats, prepare
     from taicang.search.run import MODES, Ask
     from taicang.search.run import search as run
 
     modes = {"agg": MODES[:1], "disagg": MODES[1:], "both": MODES}[options["mode"]]
     ask = Ask(objective=options["objective"], modes=modes, load_per_s=options["load_per_s"], top=options["top"])
-    jobs = [
-        prepare(
+    load = read_load(options, model)
+
+    def one(name: str) -> tuple[Any, Any]:
+        job = prepare(
             model,
             name,
-            input_tokens=options["input_tokens"],
-            output_tokens=options["output_tokens"],
-            ttft_s=options["ttft"],
-            tpot_s=options["tpot"],
+            **load,
             stack=options["stack"],
             acceptance_ratio=options["acceptance"],
             skew=options["skew"],
             approximate=options["approximate"],
             sets=options["sets"],
         )
-        for name in names
-    ]
+        return job, run(job, formats(quants, job), space_of(job, options), ask)
+
     quants = [name.strip() for name in options["quant"].split(",")]
-    return jobs, [run(job, formats(quants, job), space_of(job, options), ask) for job in jobs]
+    done, refused = [], []
+    for name in names:
+        try:
+            done.append(one(name))
+        except (MissingFigure, NotModelled) as error:
+            if len(names) == 1:
+                raise
+            refused.append(error)
+            click.echo(f"{name}: left out: {error}", err=True)
+    if not done:
+        raise refused[0]
+    return [job for job, _ in done], [found for _, found in done]
 
 
 def _emit(jobs: list[Any], found: list[Any], options: dict[str, Any]) -> None:

@@ -13,7 +13,7 @@ from taicang.errors import InvalidInput, NotModelled
 from taicang.hardware import Machine
 from taicang.lower import lower
 from taicang.models.types import Model
-from taicang.plans import Batch, ServePlan, decode_batch, prefill_batch
+from taicang.plans import Batch, ServePlan
 from taicang.predict.prediction import Infeasible, PhasePrediction, Prediction
 from taicang.predict.trust import assumptions, bands, sources
 from taicang.search.choices import quantisation
@@ -42,8 +42,10 @@ def infer(
     model: str | Model,
     on: str | Machine,
     *,
-    input_tokens: int,
-    output_tokens: int,
+    input_tokens: float,
+    output_tokens: float,
+    input_spread_ratio: float = 1.0,
+    output_spread_ratio: float = 1.0,
     tpot_s: float | None = None,
     ttft_s: float | None = None,
     stack: str | None = None,
@@ -59,6 +61,7 @@ def infer(
 ) -> Prediction | Infeasible:
     """Predict how ``model`` serves requests of ``input_tokens`` + ``output_tokens`` on the machine ``on``.
 
+    Of unequal requests these are the means and the spreads their mean squares over the squares of the means.
     ``plan`` and ``prefill_plan`` fix the layout of decode and prefill; what is left open is chosen: the plan and batch
     with the most tokens per second per chip among those that meet ``tpot_s`` and ``ttft_s`` and fit the memory.
     Returns ``Infeasible`` (a value) if none does. Raises from ``taicang.errors`` for unknown names, missing figures,
@@ -69,6 +72,8 @@ def infer(
         on,
         input_tokens=input_tokens,
         output_tokens=output_tokens,
+        input_spread_ratio=input_spread_ratio,
+        output_spread_ratio=output_spread_ratio,
         ttft_s=ttft_s,
         tpot_s=tpot_s,
         stack=stack,
@@ -109,13 +114,11 @@ def _check(job: Job, plan: ServePlan, phase: str, batch: int | None) -> None:
 
 
 def _batch(job: Job, phase: str, sequences: Any) -> Batch:
-    if phase == "decode":
-        return decode_batch(sequences=sequences, context=job.input_tokens + job.output_tokens / 2)
-    return prefill_batch(sequences=sequences, length=job.input_tokens)
+    return job.decoding(sequences) if phase == "decode" else job.prompts(sequences)
 
 
 def _memory(setup: Setup, job: Job, phase: str, sequences: Any) -> MemoryUse:
-    length = job.input_tokens + (job.output_tokens if phase == "decode" else 0)
+    length = job.held_tokens if phase == "decode" else job.input_tokens
     tokens = sequences * (setup.plan.query_len if phase == "decode" else job.input_tokens)
     return memory_use(setup.model, setup.plan, setup.machine.chip, sequences=sequences, context=length, tokens=tokens)
 
@@ -252,8 +255,8 @@ def _compose(decode: Found, prefill: Found, job: Job, *, given: Sequence[str]) -
         model=model.name,
         machine=machine.name,
         stack=f"{setup.stack.name} ({setup.stack.epoch})",
-        input_tokens=int(job.input_tokens),
-        output_tokens=int(job.output_tokens),
+        input_tokens=round(job.input_tokens),
+        output_tokens=round(job.output_tokens),
         mode="disaggregated",
         ttft_s=second.step_s + float(handover_s(prefill.setup, job)),
         tpot_s=first.step_s / setup.plan.tokens_per_step,
@@ -265,7 +268,7 @@ def _compose(decode: Found, prefill: Found, job: Job, *, given: Sequence[str]) -
         power_w_per_chip=power,
         output_tokens_per_s_per_w=None if power is None else per_chip / power,
         candidates=decode.priced + prefill.priced,
-        assumptions=assumptions(setup, prefill.setup, length=int(job.input_tokens + job.output_tokens), given=given),
+        assumptions=assumptions(setup, prefill.setup, length=round(job.held_tokens), given=given),
         sources=sources(setup),
         bands=bands(setup),
         digest=catalog.digest(),

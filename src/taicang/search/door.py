@@ -30,6 +30,8 @@ def prepare(
     acceptance_ratio: float = 0.7,
     skew: float = 1.01,
     approximate: bool = False,
+    input_spread_ratio: float = 1.0,
+    output_spread_ratio: float = 1.0,
     sets: Sequence[str] = (),
 ) -> Job:
     """The job of serving ``model`` on ``on``. Raises from ``taicang.errors`` for names, figures and sizes."""
@@ -49,6 +51,8 @@ def prepare(
         tpot_s=tpot_s or np.inf,
         skew=skew,
         acceptance_ratio=acceptance_ratio,
+        input_spread_ratio=input_spread_ratio,
+        output_spread_ratio=output_spread_ratio,
     )
 
 

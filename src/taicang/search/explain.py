@@ -9,7 +9,7 @@ from types import MappingProxyType
 import numpy as np
 
 from taicang.hardware import Machine
-from taicang.plans import ServePlan, decode_batch, prefill_batch
+from taicang.plans import ServePlan
 from taicang.search.door import moved
 from taicang.search.points import Job, prefill_points, serving_points, step_tokens
 from taicang.search.result import Choice, Pool
@@ -88,9 +88,8 @@ def again(job: Job, choice: Choice, space: Space) -> float:
 def timeline(job: Job, pool: Pool) -> Timeline:
     """The step that a pool runs: of decode, or of prompts where it only prefills."""
     if pool.role == "prefill":
-        return step(job.setup(pool.plan), prefill_batch(sequences=pool.sequences, length=job.input_tokens))
-    context = job.input_tokens + job.output_tokens / 2
-    return step(job.setup(pool.plan), decode_batch(sequences=pool.sequences, context=context))
+        return step(job.setup(pool.plan), job.prompts(pool.sequences))
+    return step(job.setup(pool.plan), job.decoding(pool.sequences))
 
 
 def stops(job: Job, pool: Pool, space: Space) -> str:

@@ -16,7 +16,7 @@ from taicang.lower.program import some
 from taicang.models.count import kv_cache_bytes
 from taicang.models.types import Model
 from taicang.ops import Operator, Transfer
-from taicang.plans import ServePlan, decode_batch, prefill_batch
+from taicang.plans import Batch, ServePlan, decode_batch, prefill_batch
 from taicang.search.groups import tables
 from taicang.search.once import Once
 from taicang.search.space import Space
@@ -48,6 +48,27 @@ class Job:
     tpot_s: float = np.inf
     skew: Count = 1.01
     acceptance_ratio: float = 0.7
+    input_spread_ratio: float = 1.0
+    """Mean square of the prompts' lengths over the square of their mean (1: all equal)."""
+    output_spread_ratio: float = 1.0
+
+    @property
+    def context_tokens(self) -> float:
+        """Mean context of a decoding sequence: of those in flight more are long ones."""
+        return self.input_tokens + self.output_tokens * self.output_spread_ratio / 2
+
+    @property
+    def held_tokens(self) -> float:
+        """What memory keeps room for: the whole length of a sequence in flight."""
+        return self.input_tokens + self.output_tokens * self.output_spread_ratio
+
+    def prompts(self, sequences: Count) -> Batch:
+        """A batch of prompts that prefill together."""
+        return prefill_batch(sequences=sequences, length=self.input_tokens, spread_ratio=self.input_spread_ratio)
+
+    def decoding(self, sequences: Count) -> Batch:
+        """A batch of sequences that decode."""
+        return decode_batch(sequences=sequences, context=self.context_tokens)
 
     def setup(self, plan: ServePlan) -> Setup:
         """One instance of ``plan``; replicas of hot experts even out what skew makes."""
@@ -155,7 +176,6 @@ def serving_points(
     chunks: Floats = np.array(space.chunks, dtype=float)
     pairs = drafts.size * batches.size
     cells = {role: pairs * (chunks.size if role == "both" else 1) for role in roles}
-    context = job.input_tokens + job.output_tokens
 
     def fitting(plan: ServePlan, extra: Any) -> Any:
         use = memory_use(
@@ -163,7 +183,7 @@ def serving_points(
             plan,
             job.machine.chip,
             sequences=batches,
-            context=context,
+            context=job.held_tokens,
             tokens=batches * plan.query_len + extra,
         )
         return (use.spare_bytes >= 0) & _filled(plan, batches)
@@ -187,6 +207,8 @@ def serving_points(
                 group=sequences,
                 input_tokens=job.input_tokens,
                 output_tokens=job.output_tokens,
+                input_spread_ratio=job.input_spread_ratio,
+                output_spread_ratio=job.output_spread_ratio,
             )
             steady = aggregated(replace(setup, stack=mixing), load)
             seconds = steady.step_s
@@ -199,8 +221,7 @@ def serving_points(
                 "requests_per_s": steady.output_tokens_per_s / job.output_tokens,
             }
         else:
-            batch = decode_batch(sequences=sequences, context=job.input_tokens + job.output_tokens / 2)
-            seconds = step(setup, batch).seconds
+            seconds = step(setup, job.decoding(sequences)).seconds
         if "decode" in roles:
             steps = np.maximum((job.output_tokens - 1) / gained, 1.0)
             found["decode"] |= {
@@ -232,7 +253,7 @@ def prefill_points(plans: Sequence[ServePlan], job: Job, space: Space) -> Points
         if not keep.any():
             return {"prefill": {"keep": keep[..., :0]}}
         setup = replace(job, price=replace(once, exists=keep).price).setup(plan)
-        seconds: Any = step(setup, prefill_batch(sequences=prompts, length=job.input_tokens)).seconds
+        seconds: Any = step(setup, job.prompts(prompts)).seconds
         found = {
             "keep": keep,
             "sequences": prompts,

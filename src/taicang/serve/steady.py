@@ -30,6 +30,10 @@ class Load:
     """Share of the prompt found in a prefix cache."""
     room: Count = np.inf
     """Sequences that one attention group can run at once (its memory); the others wait for a place."""
+    input_spread_ratio: float = 1.0
+    """Mean square of the prompts' lengths over the square of their mean: attention's work grows with it."""
+    output_spread_ratio: float = 1.0
+    """Likewise of the outputs: of the sequences that decode at a time, more are long ones."""
     group: Count | None = None
     """Requests of one attention group, where they are given instead of following from ``concurrency``: a search prices
     groups of one size once, however many of them the layouts have."""
@@ -72,13 +76,13 @@ def aggregated(setup: Setup, load: Load) -> Steady:
     plan, stack = setup.plan, setup.stack
     group = np.maximum(load.concurrency / plan.dp if load.group is None else load.group, 1.0)
     mine = np.minimum(group, load.room)
-    mean_context = load.input_tokens + load.output_tokens / 2
+    mean_context = load.input_tokens + load.output_tokens * load.output_spread_ratio / 2
     decoding = decode_batch(sequences=mine, context=mean_context)
     decode = step(setup, decoding)
     new = np.maximum(load.input_tokens * (1.0 - load.cached_ratio), 1.0)
     cached = load.input_tokens - new
     chunks = np.maximum(new / stack.chunk_tokens, 1.0)
-    chunk = prefill_batch(sequences=1.0, length=new / chunks, cached=cached + (new - new / chunks) / 2)
+    chunk = prefill_batch(sequences=1.0, length=new / chunks, cached=cached + (new * load.input_spread_ratio - new / chunks) / 2)
     alone = step(setup, chunk)
     mixed = stack.scheduler == "mixed"
     during = step(setup, together(decoding, chunk)).seconds - decode.seconds if mixed else alone.seconds
