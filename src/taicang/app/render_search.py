@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -11,27 +11,32 @@ from rich.table import Table
 from taicang.app.load_options import load_text
 from taicang.app.search_cmd import space_of
 from taicang.predict.infer import describe
-from taicang.search import explain, versus
+from taicang.search import versus
+from taicang.search.explain import NUDGE_RATIO, Explanation
 from taicang.search.points import Job
 from taicang.search.result import Choice, Found, Pool
 from taicang.search.space import Space
+from taicang.search.versus import Versus
 from taicang.units import show
 
 WIDTH = 160
 
 
-def show_search(jobs: Sequence[Job], found: Sequence[Found], options: dict[str, Any], *, explained: bool) -> None:
-    """The best layouts of each machine, then why."""
+def show_search(
+    jobs: Sequence[Job], found: Sequence[Found], options: dict[str, Any], more: Mapping[str, Mapping[str, Any]]
+) -> None:
+    """The best layouts of each machine, then why (``more``: by machine, what was asked about its outcome)."""
     console = Console(highlight=False)
     if not console.is_terminal or console.width < WIDTH:
         console = Console(highlight=False, width=WIDTH, force_terminal=console.is_terminal)
     console.print(f"[bold]{jobs[0].model.name}[/], {load_text(options)}; best by {options['objective']}")
     for job, each in zip(jobs, found, strict=True):
         _machine(console, job, each)
-        if explained and each.best:
-            _explain(console, job, each, space_of(job, options))
-        if options["versus"] and each.best:
-            _versus(console, job, each.best[0], options, space_of(job, options))
+        extra = more.get(each.machine, {})
+        if "explanation" in extra:
+            _explain(console, extra["explanation"])
+        if "versus" in extra:
+            _versus(console, job, each.best[0], extra["versus"])
     _ranking(console, jobs, found, options)
 
 
@@ -60,7 +65,7 @@ def _row(rank: int, choice: Choice) -> tuple[str, ...]:
         str(rank),
         f"{choice.output_tokens_per_s_per_chip:,.0f}",
         f"{choice.output_tokens_per_s:,.0f}",
-        show(choice.ttft_s, "s"),
+        "-" if choice.mode == "decode" else show(choice.ttft_s, "s"),
         show(choice.tpot_s, "s"),
         str(choice.chips),
         "unknown" if choice.output_tokens_per_s_per_w is None else f"{choice.output_tokens_per_s_per_w:.3f}",
@@ -76,34 +81,31 @@ def pool_text(pool: Pool) -> str:
     return f"{role}{pool.instances} x [{describe(pool.plan)}] {pool.sequences:.0f} {what}{chunk}"
 
 
-def _explain(console: Console, job: Job, found: Found, space: Space) -> None:
-    winner = found.best[0]
-    for pool in winner.pools:
-        name, share = explain.binding(job, pool)
-        console.print(
-            f"  {pool.role}: {name} takes {share:.0%} of its time; next batch: {explain.stops(job, pool, space)}"
-        )
-    if len(found.best) > 1:
-        console.print(f"  ahead of 2: {'; '.join(explain.against(job, winner, found.best[1]))}")
-    gains = explain.sensitivity(job, winner, space)
-    shown = ", ".join(f"{gain.resource} {gain.gain_ratio:+.1%}" for gain in gains)
-    console.print(f"  {explain.NUDGE_RATIO:.0%} more of each resource buys: {shown}")
+def _explain(console: Console, found: Explanation) -> None:
+    for bound in found.bounds:
+        taken = f"{bound.resource} takes {bound.share_ratio:.0%} of its time"
+        console.print(f"  {bound.role}: {taken}; next batch: {bound.next_batch}")
+    if found.ahead:
+        console.print(f"  ahead of 2: {'; '.join(found.ahead)}")
+    shown = ", ".join(f"{gain.resource} {gain.gain_ratio:+.1%}" for gain in found.gains)
+    console.print(f"  {NUDGE_RATIO:.0%} more of each resource buys: {shown}")
 
 
-def _versus(console: Console, job: Job, winner: Choice, options: dict[str, Any], space: Space) -> None:
-    other = versus.versus(job, winner.pools[0].plan.quant, versus.fields(options["versus"]), space)
-    if other is None:
+def _versus(console: Console, job: Job, winner: Choice, found: Versus | None) -> None:
+    if found is None:
         console.print("  --versus: does not fit")
         return
-    decode = [next((pool for pool in each.pools if pool.role != "prefill"), each.pools[0]) for each in (winner, other)]
-    for name, each, pool in zip(("winner", "versus"), (winner, other), decode, strict=True):
+    rows = [("winner", winner, winner.pools[-1]), ("versus", found.given, found.given.pools[-1])]
+    if found.best_alone:
+        rows.append(("best decode", found.best_alone, found.best_alone.pools[0]))
+    for name, each, pool in rows:
         rate = pool.sequences * pool.plan.dp / each.tpot_s / pool.chips
         over = "" if each.tpot_s <= job.tpot_s else " (over the limit)"
-        console.print(
-            f"  {name}: {pool_text(pool)}: TPOT {show(each.tpot_s, 's')}{over}, {rate:,.0f} tok/s per decoding chip, "
-            f"{each.output_tokens_per_s_per_chip:,.0f} per chip of all"
-        )
-    console.print(f"  winner against it: {'; '.join(explain.against(job, winner, other))}")
+        whole = "" if each is found.best_alone else f", {each.output_tokens_per_s_per_chip:,.0f} per chip of all"
+        speed = f"TPOT {show(each.tpot_s, 's')}{over}, {rate:,.0f} tok/s per decoding chip"
+        console.print(f"  {name}: {pool_text(pool)}: {speed}{whole}")
+    for line in found.said:
+        console.print(f"  {line}")
 
 
 def _ranking(console: Console, jobs: Sequence[Job], found: Sequence[Found], options: dict[str, Any]) -> None:

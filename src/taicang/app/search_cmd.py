@@ -9,6 +9,13 @@ import click
 from taicang.app.load_options import NAMED_LOAD, read_load
 from taicang.app.options import CHOICES, JSON, echo_json, stacked
 
+MODES = {
+    "agg": ("aggregated",),
+    "disagg": ("disaggregated",),
+    "both": ("aggregated", "disaggregated"),
+    "decode": ("decode",),
+}
+"""Layouts by the word of the option."""
 SEARCH = stacked(
     click.option(
         "--objective",
@@ -18,7 +25,11 @@ SEARCH = stacked(
         help="What is best; smallest is the fewest chips that carry --load.",
     ),
     click.option(
-        "--mode", type=click.Choice(["agg", "disagg", "both"]), default="both", show_default=True, help="Layouts."
+        "--mode",
+        type=click.Choice([*MODES]),
+        default="both",
+        show_default=True,
+        help="Layouts; decode: only decode, over its own chips.",
     ),
     click.option(
         "--space", type=click.Choice(["standard", "wide"]), default="standard", show_default=True, help="Axes."
@@ -72,12 +83,15 @@ def search(model: str, machines: str, as_json: bool, pareto: str | None, explain
             click.echo(f"wrote {path}", err=True)
     if options["emit"]:
         _emit(jobs, found, options)
+    more = _more(jobs, found, options, explain)
     if as_json:
-        echo_json(found)
+        from taicang.records import plain
+
+        echo_json([plain(each) | plain(more.get(each.machine, {})) for each in found])
     else:
         from taicang.app.render_search import show_search
 
-        show_search(jobs, found, options, explained=explain)
+        show_search(jobs, found, options, more)
     if not any(each.best for each in found):
         raise SystemExit(1)
 
@@ -85,11 +99,12 @@ def search(model: str, machines: str, as_json: bool, pareto: str | None, explain
 def _search(model: str, names: list[str], options: dict[str, Any]) -> tuple[list[Any], list[Any]]:
     """Jobs and outcomes of the machines; of several, those that lack a figure or a kernel are named and left out."""
     from taicang.errors import MissingFigure, NotModelled
+    from taicang.search import versus
     from taicang.search.door import formats, prepare
-    from taicang.search.run import MODES, Ask
+    from taicang.search.run import Ask
     from taicang.search.run import search as run
 
-    modes = {"agg": MODES[:1], "disagg": MODES[1:], "both": MODES}[options["mode"]]
+    modes: Any = MODES[options["mode"]]
     ask = Ask(objective=options["objective"], modes=modes, load_per_s=options["load_per_s"], top=options["top"])
     load = read_load(options, model)
 
@@ -104,7 +119,10 @@ def _search(model: str, names: list[str], options: dict[str, Any]) -> tuple[list
             approximate=options["approximate"],
             sets=options["sets"],
         )
-        return job, run(job, formats(quants, job), space_of(job, options), ask)
+        given = versus.fields(options["versus"] or "")
+        beside = (versus.layout(job, given),) if given else ()
+        space = versus.widened(space_of(job, options), given)
+        return job, run(job, formats(quants, job), space, ask, beside=beside)
 
     quants = [name.strip() for name in options["quant"].split(",")]
     done, refused = [], []
@@ -119,6 +137,24 @@ def _search(model: str, names: list[str], options: dict[str, Any]) -> tuple[list
     if not done:
         raise refused[0]
     return [job for job, _ in done], [found for _, found in done]
+
+
+def _more(jobs: list[Any], found: list[Any], options: dict[str, Any], explain: bool) -> dict[str, dict[str, Any]]:
+    """By machine: why its winner wins, and the user's plan beside it."""
+    from taicang.search.explain import explained
+    from taicang.search.versus import fields, versus
+
+    told: dict[str, dict[str, Any]] = {}
+    for job, each in zip(jobs, found, strict=True):
+        if not each.best:
+            continue
+        mine = told[each.machine] = {}
+        space, winner = space_of(job, options), each.best[0]
+        if explain:
+            mine["explanation"] = explained(job, each.best, space)
+        if options["versus"]:
+            mine["versus"] = versus(job, winner.pools[0].plan.quant, fields(options["versus"]), space, winner)
+    return told
 
 
 def _emit(jobs: list[Any], found: list[Any], options: dict[str, Any]) -> None:

@@ -65,6 +65,37 @@ class Gain:
     gain_ratio: float
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bound:
+    """What holds a pool back."""
+
+    role: str
+    resource: str
+    """Most of its busy time is spent on this."""
+    share_ratio: float
+    next_batch: str
+    """What keeps it from the next larger batch."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Explanation:
+    """Why a choice wins, why the next one loses, what binds, and what more of each resource would buy."""
+
+    bounds: tuple[Bound, ...]
+    ahead: tuple[str, ...]
+    gains: tuple[Gain, ...]
+
+
+def explained(job: Job, best: Sequence[Choice], space: Space) -> Explanation:
+    """Explain the first of ``best``."""
+    bounds = []
+    for pool in best[0].pools:
+        name, share = binding(job, pool)
+        bounds.append(Bound(role=pool.role, resource=name, share_ratio=share, next_batch=stops(job, pool, space)))
+    ahead = against(job, best[0], best[1]) if len(best) > 1 else []
+    return Explanation(bounds=tuple(bounds), ahead=tuple(ahead), gains=sensitivity(job, best[0], space))
+
+
 def sensitivity(job: Job, choice: Choice, space: Space) -> tuple[Gain, ...]:
     """What more of each resource buys, by finite differences; best first."""
     base = again(job, choice, space)
@@ -125,8 +156,8 @@ def stops(job: Job, pool: Pool, space: Space) -> str:
 
 def against(job: Job, winner: Choice, other: Choice) -> list[str]:
     """Where the winner is ahead of ``other``: rates, chips, and the parts of their steps per token."""
-    lead = winner.output_tokens_per_s / other.output_tokens_per_s - 1.0
-    said = [f"{lead:+.1%} output tokens/s on the machine, {winner.chips} chips in use against {other.chips}"]
+    lead = winner.output_tokens_per_s_per_chip / other.output_tokens_per_s_per_chip - 1.0
+    said = [f"{lead:+.1%} output tokens/s per chip, {winner.chips} chips in use against {other.chips}"]
     mine = {pool.role: pool for pool in winner.pools}
     for pool in other.pools:
         if pool.role in mine:

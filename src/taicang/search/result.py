@@ -9,7 +9,8 @@ from typing import Literal, TypeAlias
 from taicang.plans import ServePlan
 from taicang.search.points import Role
 
-Mode: TypeAlias = Literal["aggregated", "disaggregated"]
+Mode: TypeAlias = Literal["aggregated", "disaggregated", "decode"]
+"""Decode is an instance that only decodes, judged over its own chips: what published decode figures are of."""
 Objective: TypeAlias = Literal["tokens/s/chip", "per-watt", "per-usd", "per-cny", "smallest"]
 MODES: tuple[Mode, ...] = ("aggregated", "disaggregated")
 

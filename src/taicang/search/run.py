@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from types import MappingProxyType
 
 import numpy as np
@@ -18,7 +19,7 @@ from taicang.search.space import Space, layouts
 from taicang.units import show
 
 __all__ = ["MODES", "Ask", "every", "search"]
-ROLES: Mapping[Mode, Role] = MappingProxyType({"aggregated": "both", "disaggregated": "decode"})
+ROLES: Mapping[Mode, Role] = MappingProxyType({"aggregated": "both", "disaggregated": "decode", "decode": "decode"})
 
 
 def search(
@@ -27,10 +28,12 @@ def search(
     space: Space,
     ask: Ask,
     only: Mapping[str, Sequence[ServePlan]] | None = None,
+    beside: Sequence[ServePlan] = (),
 ) -> Found:
     """The best ways to run ``job`` over all layouts of ``space`` in each of the named ``quants``.
 
-    ``only`` names the layouts by role ("both", "prefill", "decode") instead of all.
+    ``only`` names the layouts by role ("both", "prefill", "decode") instead of all; ``beside`` are layouts that decode
+    besides those of the space.
 
     Exhaustive: each row is priced, unless its bytes exceed the memory. Raises ``InvalidInput`` for the smallest machine
     without a load and ``MissingFigure`` where the objective needs a figure that the machine lacks.
@@ -41,9 +44,9 @@ def search(
     counts = np.zeros(5, dtype=np.int64)
     nearest: list[str] = []
     refused: list[str] = []
-    roles: list[Role] = [role for mode, role in ROLES.items() if mode in ask.modes]
+    roles = list(dict.fromkeys(role for mode, role in ROLES.items() if mode in ask.modes))
     for name, quant in quants:
-        plans = only or every(job, quant, space)
+        plans = only or every(job, quant, space, beside)
         serving = _serving(plans, job, space, roles)
         if "aggregated" in ask.modes:
             points = serving["both"]
@@ -66,6 +69,13 @@ def search(
             edges.append(sheet.disaggregated_front(first, second, job, name))
             nearest += _nearest(first, job, "prefill") + _nearest(second, job, "decode")
             refused += first.refused + second.refused
+        if "decode" in ask.modes:
+            points = serving["decode"]
+            sheets.append(sheet.decoding(points, job, name))
+            if "disaggregated" not in ask.modes:
+                counts += len(points.plans), points.considered, points.size, 0, len(points.refused)
+                nearest += _nearest(points, job, "decode")
+                refused += points.refused
     if not counts[2] and refused:
         raise NotModelled(refused[0])
     best = sheet.best(sheets, ask)
@@ -87,9 +97,12 @@ def _serving(
     return {role: serving_points(plans[role], job, space, (role,))[role] for role in roles}
 
 
-def every(job: Job, quant: Quantisation, space: Space) -> dict[str, Sequence[ServePlan]]:
-    """All layouts of the space by role."""
+def every(
+    job: Job, quant: Quantisation, space: Space, beside: Sequence[ServePlan] = ()
+) -> dict[str, Sequence[ServePlan]]:
+    """All layouts of the space by role, and ``beside`` among those that decode."""
     plans = list(layouts(space, job.model, job.machine, job.stack, quant))
+    plans += [plan for plan in (replace(each, quant=quant) for each in beside) if plan not in set(plans)]
     wider = list(layouts(space, job.model, job.machine, job.stack, quant, prefill=True))
     return {"both": plans, "decode": plans, "prefill": wider}
 

@@ -108,19 +108,21 @@ def _pool(points: Points, row: int, role: Any, instances: float, job: Job) -> Po
     )
 
 
-def _alone(points: Points, rows: Any, counts: Any, job: Job, quant: str, *, least: bool) -> Sheet:
+def _alone(
+    points: Points, rows: Any, counts: Any, job: Job, quant: str, *, least: bool, mode: Mode = "aggregated"
+) -> Sheet:
     some = np.flatnonzero(counts)
     rows, counts = rows[some], counts[some]
     return Sheet(
         job=job,
         quant=quant,
-        mode="aggregated",
+        mode=mode,
         least=least,
         ttft_s=points.ttft_s[rows],
         tpot_s=points.tpot_s[rows],
         requests_per_s=counts * points.requests_per_s[rows],
         chips=counts * points.chips[rows],
-        pools=lambda i: (_pool(points, int(rows[i]), "both", float(counts[i]), job),),
+        pools=lambda i: (_pool(points, int(rows[i]), "both" if mode == "aggregated" else mode, float(counts[i]), job),),
     )
 
 
@@ -139,6 +141,13 @@ def aggregated_front(points: Points, job: Job, quant: str) -> Sheet:
     counts = np.floor_divide(job.machine.chips, points.chips[ok])
     keep = front(low=points.tpot_s[ok], high=counts * points.requests_per_s[ok])
     return _alone(points, ok[keep], counts[keep], job, quant, least=False)
+
+
+def decoding(points: Points, job: Job, quant: str) -> Sheet:
+    """The best row of each decode layout over the chips of its own instances."""
+    rows = best_rows(points, ttft_s=np.inf, tpot_s=job.tpot_s)
+    counts = np.floor_divide(job.machine.chips, points.chips[rows])
+    return _alone(points, rows, counts, job, quant, least=True, mode="decode")
 
 
 def _both(first: Points, second: Points, pairs: Pairs, job: Job, quant: str, *, least: bool) -> Sheet:

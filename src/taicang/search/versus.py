@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from taicang.errors import InvalidInput, UnknownName
 from taicang.lower import lower
-from taicang.plans import Quantisation, decode_batch
+from taicang.plans import Quantisation, ServePlan, decode_batch
 from taicang.search.door import moved
 from taicang.search.evaluate import PLAN, plan_of
-from taicang.search.explain import RESOURCES, again
+from taicang.search.explain import RESOURCES, again, against
 from taicang.search.points import Job
 from taicang.search.result import Choice
 from taicang.search.run import Ask, every, search
@@ -39,26 +39,77 @@ def fields(text: str) -> dict[str, Any]:
     return found
 
 
-def versus(job: Job, quant: Quantisation, given: Mapping[str, Any], space: Space) -> Choice | None:
-    """The best way to run the decode plan that ``given`` fixes, with any prefill beside it, whatever its TPOT.
-
-    ``given`` may fix batch and mtp as well. Returns ``None`` where nothing fits. Raises ``InvalidPlan`` for a plan that
-    breaks a rule and ``InvalidInput`` for unknown fields.
-    """
+def layout(job: Job, given: Mapping[str, Any]) -> ServePlan:
+    """The layout that ``given`` fixes, in default formats. Raises ``InvalidPlan`` where it breaks a rule."""
     plan = plan_of({key: value for key, value in given.items() if key not in ("batch", "mtp")})
     if plan is None:
         raise InvalidInput("names no plan field", where="--versus")
-    plan = replace(plan, quant=quant)
     job.setup(plan)
     lower(job.model, plan, decode_batch(sequences=1.0, context=1.0), job.stack)  # rules before sizes
+    return plan
+
+
+def widened(space: Space, given: Mapping[str, Any]) -> Space:
+    """``space`` with the batch and draft length that ``given`` fixes: a search of it cannot do worse than the plan."""
     if "batch" in given:
-        space = replace(space, batches=(float(given["batch"]),))
+        space = replace(space, batches=tuple(sorted({*space.batches, float(given["batch"])})))
     if "mtp" in given:
-        space = replace(space, drafts=(int(given["mtp"]),))
-    only = every(job, quant, space) | {"decode": (plan,)}
-    asked = Ask(modes=("disaggregated",), top=1)
-    found = search(replace(job, tpot_s=np.inf), [("", quant)], space, asked, only)
-    return found.best[0] if found.best else None
+        space = replace(space, drafts=tuple(sorted({*space.drafts, int(given["mtp"])})))
+    return space
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Versus:
+    """A decode plan of the user's beside what the search found."""
+
+    given: Choice
+    """The plan on the whole machine with the prefill instances that suit it, whatever its TPOT."""
+    alone: Choice
+    """Its decode instances over their own chips."""
+    best_alone: Choice | None
+    """What the search finds for decode alone, within the TPOT limit."""
+    said: tuple[str, ...]
+    """Where the winner is ahead of it, and the best decode plan of its decode."""
+
+
+def versus(job: Job, quant: Quantisation, given: Mapping[str, Any], space: Space, winner: Choice) -> Versus | None:
+    """The decode plan that ``given`` fixes (it may fix batch and mtp as well) beside ``winner`` and beside the best
+    decode plan.
+
+    Returns ``None`` where nothing fits. Raises ``InvalidPlan`` for a plan that breaks a rule and ``InvalidInput`` for
+    unknown fields.
+    """
+    plan = replace(layout(job, given), quant=quant)
+    fixed = space
+    if "batch" in given:
+        fixed = replace(fixed, batches=(float(given["batch"]),))
+    if "mtp" in given:
+        fixed = replace(fixed, drafts=(int(given["mtp"]),))
+    free = replace(job, tpot_s=np.inf)
+    only = every(job, quant, fixed) | {"decode": (plan,)}
+    whole = search(free, [("", quant)], fixed, Ask(modes=("disaggregated",), top=1), only).best
+    alone = search(free, [("", quant)], fixed, Ask(modes=("decode",), top=1), only).best
+    if not whole or not alone:
+        return None
+    best = search(job, [("", quant)], widened(space, given), Ask(modes=("decode",), top=1), beside=(plan,)).best
+    said = [f"winner against it: {'; '.join(against(job, winner, whole[0]))}", *_used(whole[0], alone[0])]
+    if best:
+        said.append(f"best decode plan against it, per chip: {'; '.join(against(job, best[0], alone[0])[1:])}")
+    return Versus(given=whole[0], alone=alone[0], best_alone=best[0] if best else None, said=tuple(said))
+
+
+def _used(whole: Choice, alone: Choice) -> list[str]:
+    """Whether its decode instances are kept busy by the prefill that has room beside them."""
+    pool = whole.pools[-1]
+    busy = whole.output_tokens_per_s_per_chip * whole.machine_chips
+    full = alone.output_tokens_per_s_per_chip * pool.chips * pool.instances
+    if busy > 0.98 * full:
+        return []
+    rest = whole.machine_chips - pool.chips * pool.instances
+    return [
+        f"beside it {rest} chips are left to prefill, which keeps its {pool.chips * pool.instances} decoding chips "
+        f"{busy / full:.0%} busy; smaller instances can be cut to what prefill feeds"
+    ]
 
 
 def level_ratio(job: Job, choice: Choice, target_per_s: float, resource: str, space: Space) -> float | None:
