@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from taicang.errors import InvalidInput
+from taicang.traffic.change import faster, take, thin
 from taicang.traffic.read import read
-from taicang.traffic.trace import faster, infinite_hit_ratio, info, take, thin
+from taicang.traffic.trace import infinite_hit_ratio, info
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "traces"
 AZURE = "TIMESTAMP,ContextTokens,GeneratedTokens\n"

@@ -1,25 +1,24 @@
-"""What ``taicang replay`` prints and writes."""
+"""What ``taicang replay`` prints."""
 
 from __future__ import annotations
 
-import json
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 import numpy as np
 
-from taicang.records import plain
+from taicang.app.charts import sparkline
 from taicang.units import show as unit
 
 if TYPE_CHECKING:
     from taicang.predict.replay import Replay
+    from taicang.serve.summary import Limits, Summary
     from taicang.traffic.trace import Trace
 
-BARS = "▁▂▃▄▅▆▇█"
 WIDTH = 48
 
 
@@ -29,23 +28,21 @@ def progress_bar(total: int) -> Iterator[Callable[[int, int], None] | None]:
     if not sys.stderr.isatty():
         yield None
         return
+    began = time.monotonic()
 
     def tell(finished: int, now: int) -> None:
-        click.echo(f"\r{finished:,} of {total:,} requests, {now / 1e15:,.0f} s of traffic", nl=False, err=True)
+        spent = time.monotonic() - began
+        left = f", {spent * (total / finished - 1):,.0f} s to go" if finished and spent > 5 else ""
+        text = f"{finished:,} of {total:,} requests, {now / 1e15:,.0f} s of traffic{left}"
+        click.echo(f"\r{text:<78}", nl=False, err=True)
 
     yield tell
-    click.echo("\r" + " " * 60 + "\r", nl=False, err=True)
-
-
-def sparkline(values: Any) -> str:
-    """Bars from zero to the largest value."""
-    top = max(float(np.max(values)), 1e-30)
-    return "".join(BARS[min(int(v / top * 8), 7)] for v in np.asarray(values).tolist())
+    click.echo("\r" + " " * 78 + "\r", nl=False, err=True)
 
 
 def show(result: Replay, trace: Trace) -> None:
     """The terminal summary."""
-    s, table = result.summary, result.table
+    s = result.summary
     lines = []
     if s.partial:
         lines.append(f"PARTIAL: interrupted after {s.finished:,} of {s.requests:,} requests")
@@ -65,37 +62,56 @@ def show(result: Replay, trace: Trace) -> None:
         f"  {s.requests_per_s:.4g} requests/s; {s.input_tokens_per_s:,.0f} prompt tokens/s, "
         f"{s.output_tokens_per_s:,.0f} output tokens/s",
     ]
-    if s.goodput_per_s is not None and s.goodput_ratio is not None:
-        lines.append(f"  goodput {s.goodput_per_s:.4g} requests/s ({s.goodput_ratio:.1%} within the SLO)")
+    lines += _goodput(s, result.limits)
     if s.cached_ratio or s.pooled_ratio:
         lines.append(
             f"  prefix cache: {s.cached_ratio:.1%} of prompt tokens from HBM, {s.pooled_ratio:.1%} from the pool"
         )
     lines.append(f"  instances busy {s.busy_ratio:.1%}; {s.steps:,} steps; {s.preemptions:,} preemptions")
-    for what, count in trace.repaired.items():
-        lines.append(f"  repaired: {count:,} {what}")
+    if s.power_w is not None and s.energy_j is not None and s.output_tokens_per_j is not None:
+        lines.append(
+            f"  chips draw {unit(s.power_w, 'W')} in the mean, {s.energy_j / 3.6e6:,.3g} kWh in all; "
+            f"{s.output_tokens_per_j:.3g} output tokens per joule"
+        )
+    lines += [f"  repaired: {count:,} {what}" for what, count in trace.repaired.items()]
+    lines += [f"  note: {note}" for note in result.notes]
     if s.finished:
-        edges = np.linspace(0.0, float((table["arrival_s"] + table["e2e_s"]).max()) + 1e-9, WIDTH + 1)
-        arrived, _ = np.histogram(table["arrival_s"], edges)
-        late, _ = np.histogram(table["arrival_s"], edges, weights=table["ttft_s"])
-        lines += [
-            "",
-            f"  arrivals {sparkline(arrived)}  up to {arrived.max() / (edges[1] - edges[0]):.3g}/s",
-            f"  TTFT     {sparkline(late / np.maximum(arrived, 1))}  mean over time",
-        ]
+        lines += ["", *_over_time(result)]
     lines.append(f"seed {result.seed}; catalogue {result.digest}; taicang {result.version}")
     click.echo("\n".join(lines))
 
 
-def write(result: Replay, folder: str) -> None:
-    """``summary.json`` and ``requests.csv`` in ``folder``."""
-    out = Path(folder)
-    out.mkdir(parents=True, exist_ok=True)
-    kept = {name: plain(getattr(result, name)) for name in result.__slots__ if name != "table"}
-    (out / "summary.json").write_text(json.dumps(kept, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    columns = {
-        name: [f"{v:.9f}" for v in values.tolist()] if values.dtype.kind == "f" else [str(v) for v in values.tolist()]
-        for name, values in result.table.items()
-    }
-    rows = (",".join(cells) for cells in zip(*columns.values(), strict=True))
-    (out / "requests.csv").write_text("\n".join([",".join(columns), *rows, ""]), encoding="utf-8")
+def _goodput(s: Summary, limits: Limits) -> list[str]:
+    if s.goodput_per_s is None or s.goodput_ratio is None:
+        return []
+    asked = [f"TTFT {unit(limits.ttft_s, 's')}"] if limits.ttft_s is not None else []
+    asked += [f"TPOT {unit(limits.tpot_s, 's')}"] if limits.tpot_s is not None else []
+    line = f"  goodput {s.goodput_per_s:.4g} requests/s ({s.goodput_ratio:.1%} within {' and '.join(asked)})"
+    if s.slo_met is None or limits.within_ratio is None:
+        return [line]
+    verdict = "kept" if s.slo_met else "not kept"
+    return [line, f"  {limits.name}, {limits.within_ratio:.0%} of requests within each limit: {verdict}"]
+
+
+def _over_time(result: Replay) -> list[str]:
+    table, usage = result.table, result.usage
+    edges = np.linspace(0.0, float((table["arrival_s"] + table["e2e_s"]).max()) + 1e-9, WIDTH + 1)
+    arrived, _ = np.histogram(table["arrival_s"], edges)
+    late, _ = np.histogram(table["arrival_s"], edges, weights=table["ttft_s"])
+    lines = [
+        f"  arrivals {sparkline(arrived)}  up to {arrived.max() / (edges[1] - edges[0]):.3g}/s",
+        f"  TTFT     {sparkline(late / np.maximum(arrived, 1))}  mean over time",
+    ]
+    pools = list(dict.fromkeys(usage["pool"].tolist()))
+    for name in pools:
+        busy = _coarse(usage["busy_ratio"][usage["pool"] == name])
+        lines.append(f"  {'busy' if name == 'all' else name:<8} {sparkline(busy)}  up to {busy.max():.0%}")
+    power = sum(_coarse(usage["power_w"][usage["pool"] == name]) for name in pools)
+    if not np.isnan(power).any():
+        lines.append(f"  power    {sparkline(power)}  up to {unit(float(np.max(power)), 'W')}")
+    return lines
+
+
+def _coarse(values: Any) -> Any:
+    """Means of as many neighbours as make the picture's width."""
+    return np.asarray(values).reshape(WIDTH, -1).mean(axis=1)

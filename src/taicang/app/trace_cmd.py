@@ -7,18 +7,8 @@ from typing import Any
 
 import click
 
-from taicang.app.options import HELP, JSON, echo_json
-
-READING = (
-    click.option("--block-tokens", type=click.IntRange(1), help="Tokens behind one hash id of the trace."),
-    click.option("--repair", is_flag=True, help="Drop faulty rows, sort by time, and count both."),
-)
-
-
-def _reading(function: Any) -> Any:
-    for option in READING:
-        function = option(function)
-    return function
+from taicang.app.options import HELP, JSON, Seconds, echo_json
+from taicang.app.trace_options import CHANGING, READING, SEED, Rate, load
 
 
 @click.group(context_settings=HELP)
@@ -29,44 +19,82 @@ def trace() -> None:
     Examples:
       taicang trace info trace.jsonl.gz
       taicang trace convert azure.csv.gz trace.jsonl
-      taicang trace fetch
+      taicang trace convert day1.jsonl day2.jsonl both.jsonl --thin 0.1
+      taicang trace convert servegen_deepseek-r1.tar.xz hour.csv --hours 1 --rate 40/s
+      taicang trace profiles
       taicang trace fetch mooncake-toolagent --out traces/
     """
 
 
 @trace.command()
 @click.argument("path", type=click.Path(path_type=Path))
-@_reading
+@READING
+@CHANGING
+@SEED
 @JSON
-def info(path: Path, block_tokens: int | None, repair: bool, as_json: bool) -> None:
-    """Requests, rate, burstiness, lengths and what a prefix cache could save."""
+def info(path: Path, as_json: bool, **options: Any) -> None:
+    """Requests, rate, burstiness, lengths, sessions and what a prefix cache could save."""
+    from taicang.app.charts import sparkline
     from taicang.traffic import trace as traces
-    from taicang.traffic.read import read
 
-    found = traces.info(read(path, block=block_tokens or 0, repair=repair))
+    made = load([path], options)
+    found = traces.info(made)
     if as_json:
         echo_json(found)
         return
     for name, value in found.items():
-        if value not in (None, {}):
+        if value not in (None, {}, [], ""):
             shown = f"{value:,.4g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else value
             click.echo(f"  {name:<18} {shown}")
+    if made.span_s:
+        import numpy as np
+
+        counts, edges = np.histogram(made.arrival_s, 48)
+        click.echo(f"  {'arrivals':<18} {sparkline(counts)}  up to {counts.max() / (edges[1] - edges[0]):.3g}/s")
 
 
 @trace.command()
-@click.argument("path", type=click.Path(path_type=Path))
-@click.argument("out", type=click.Path(path_type=Path))
-@_reading
-def convert(path: Path, out: Path, block_tokens: int | None, repair: bool) -> None:
-    """Write the trace as Mooncake JSON lines (.jsonl) or Vidur CSV (.csv)."""
-    from taicang.traffic.read import read
+@click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="TRACE... OUT")
+@READING
+@CHANGING
+@click.option("--rate", type=Rate(), help="Scale time so that this is the mean rate, e.g. 40/s.")
+@click.option("--hours", type=click.FloatRange(0.0, min_open=True), help="Requests to draw from a client set.")
+@click.option("--overlay", is_flag=True, help="Several traces side by side (default: one after the other).")
+@click.option("--gap", "gap_s", type=Seconds(), default=0.0, help="Time between traces that follow each other.")
+@click.option("--requests", type=click.IntRange(1), help="Only so many from the head.")
+@SEED
+def convert(paths: tuple[Path, ...], overlay: bool, gap_s: float, requests: int | None, **options: Any) -> None:
+    """Write traces, cut, thinned, scaled and joined, as Mooncake JSON lines (.jsonl) or Vidur CSV (.csv)."""
+    from taicang.traffic import change
+    from taicang.traffic.servegen import is_client_set
     from taicang.traffic.write import write
 
-    found = read(path, block=block_tokens or 0, repair=repair)
-    write(found, out)
-    click.echo(f"{len(found):,} requests of {path.name} ({found.kind}) written to {out}")
-    for what, count in found.repaired.items():
+    if len(paths) < 2:
+        raise click.UsageError("expected TRACE... OUT")
+    *sources, out = paths
+    made = load(sources, options, overlay=overlay, gap_s=gap_s)
+    if options["rate"] and not all(map(is_client_set, sources)):
+        made = change.to_rate(made, options["rate"])
+    made = change.take(made, requests) if requests else made
+    lost = write(made, out)
+    click.echo(f"{len(made):,} requests of {made.name} ({made.kind}) written to {out}")
+    for what, count in made.repaired.items():
         click.echo(f"repaired: {count:,} {what}")
+    for note in (*made.notes, *lost):
+        click.echo(f"note: {note}")
+
+
+@trace.command()
+@JSON
+def profiles(as_json: bool) -> None:
+    """Profiles of public traces that the package carries, for replay --profile."""
+    from taicang.catalog import profiles as known
+
+    if as_json:
+        echo_json(known.profiles())
+        return
+    for name, entry in known.profiles().items():
+        click.echo(f"  {known.line(name, entry)}")
 
 
 @trace.command()
@@ -74,6 +102,7 @@ def convert(path: Path, out: Path, block_tokens: int | None, repair: bool) -> No
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), default=Path(), help="Folder.")
 def fetch(name: str | None, out: Path) -> None:
     """Download a public trace by NAME and check its sum; without a name, list them."""
+    from taicang.app.download import download
     from taicang.catalog.profiles import downloads
     from taicang.errors import UnknownName
 
@@ -86,28 +115,3 @@ def fetch(name: str | None, out: Path) -> None:
     if name not in known:
         raise UnknownName("trace", name, known)
     click.echo(f"{download(known[name], out)}")
-
-
-def download(entry: Any, folder: Path) -> Path:
-    """The trace's file in ``folder``; nothing is kept whose SHA-256 is not that of the catalogue."""
-    import hashlib
-    from urllib.error import URLError
-    from urllib.request import urlopen
-
-    from taicang.errors import InvalidInput, TaicangError
-
-    url, wanted = entry.get("url", ""), entry.get("sha256")
-    if not wanted or not url:
-        raise InvalidInput("no address and checksum are known", where=entry["name"])
-    target: Path = folder / url.rsplit("/", 1)[-1]
-    try:
-        with urlopen(url, timeout=60) as answer:
-            data = answer.read()
-    except (URLError, OSError, ValueError) as error:
-        raise TaicangError(f"{url}: {error}") from None
-    found = hashlib.sha256(data).hexdigest()
-    if found != wanted:
-        raise InvalidInput(f"sha256 {found} is not {wanted} of the catalogue; nothing written", where=url)
-    folder.mkdir(parents=True, exist_ok=True)
-    target.write_bytes(data)
-    return target

@@ -27,6 +27,17 @@ def profile(name: str) -> Mapping[str, Any]:
     return profiles()[name]
 
 
+def line(name: str, entry: Mapping[str, Any]) -> str:
+    """One profile in a line: mean lengths, rate, burstiness."""
+    rates = entry.get("rate_per_s_by_600s")
+    rate = entry.get("mean_rate_per_s") or (sum(rates.values()) / len(rates) if rates else None)
+    parts = [f"{name:<24} {entry['input_mean']:>8,.0f} in {entry['output_mean']:>6,.0f} out"]
+    parts += [f"{rate:.3g}/s"] if rate else []
+    parts += [f"CV {entry['interarrival_cv']:g}"] if "interarrival_cv" in entry else []
+    parts += ["rate by the hour"] if rates else []
+    return "  ".join(parts)
+
+
 @cache
 def downloads() -> Mapping[str, Mapping[str, Any]]:
     """Public traces that can be fetched, by name: address, checksum, licence, format."""

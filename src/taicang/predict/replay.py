@@ -11,7 +11,9 @@ import numpy as np
 
 from taicang import __version__, catalog
 from taicang.catalog.costing import cost_model
+from taicang.catalog.energy import energy_fit
 from taicang.catalog.models import model as load_model
+from taicang.cost.energy import EnergyFit
 from taicang.errors import InvalidInput, NotModelled, TaicangError
 from taicang.hardware import Machine
 from taicang.models.types import Model
@@ -30,7 +32,8 @@ from taicang.serve.request import SECOND
 from taicang.serve.scheduler import preset
 from taicang.serve.setup import Setup, step
 from taicang.serve.simulate import serve
-from taicang.serve.summary import Summary, summarise
+from taicang.serve.summary import Limits, Summary, summarise
+from taicang.serve.usage import Part, usage
 from taicang.stacks import Stack
 from taicang.traffic.trace import Trace
 from taicang.units import Count
@@ -54,8 +57,16 @@ class Replay:
     scheduler: str
     router: str
     seed: int
+    limits: Limits
     summary: Summary
+    notes: tuple[str, ...]
+    """What the traffic's reader left out or assumed, and what is not known."""
     table: dict[str, Any]
+    """A row per finished request (see docs/reference/results.md)."""
+    usage: dict[str, Any]
+    """A row per bin of time and pool."""
+    log: Log
+    """A row per step of each instance."""
     digest: str
     version: str
 
@@ -97,8 +108,7 @@ def replay(
     clients: int = 0,
     think_s: float = 0.0,
     random_think: bool = False,
-    ttft_s: float | None = None,
-    tpot_s: float | None = None,
+    limits: Limits | None = None,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> Replay:
@@ -132,7 +142,13 @@ def replay(
             raise InvalidInput(f"{trace.name} has no times: give --rate or --closed-loop")
         loop = OpenLoop(trace)
         serve(made, loop.arrivals(), finished, after=loop.after if loop.waits else None, progress=progress)
+    limits = limits or Limits()
     table = finished.columns() | gaps.by_request(made.log, finished.ticks())
+    if trace.session is not None:
+        table["session"] = trace.session[table["id"]]
+    busy = usage(made.log, _parts(pools), finished.ticks(), _energy(machine))
+    energy_j = float(busy["energy_j"].sum())
+    unknown = (f"{machine.chip.name}: no public power limit, so no power and energy",) if np.isnan(energy_j) else ()
     return Replay(
         trace=trace.name,
         model=net.name,
@@ -142,13 +158,32 @@ def replay(
         scheduler=pools[-1].limits.policy,
         router=system.router,
         seed=seed,
+        limits=limits,
         summary=summarise(
-            table, made, requests=len(trace), ttft_s=ttft_s, tpot_s=tpot_s, partial=len(finished) < len(trace)
+            table, made, requests=len(trace), limits=limits, energy_j=None if unknown else energy_j,
+            partial=len(finished) < len(trace),
         ),
+        notes=(*trace.notes, *unknown),
         table=table,
+        usage=busy,
+        log=made.log,
         digest=catalog.digest(),
         version=__version__,
     )
+
+
+def _parts(pools: Sequence[Pool]) -> list[Part]:
+    """Names of the instances as ``cluster`` numbers them."""
+    made: list[Part] = []
+    first = 0
+    for name, pool in zip(("prefill", "decode") if len(pools) > 1 else ("all",), pools, strict=True):
+        made.append(Part(name=name, setup=pool.setup, instances=range(first, first + pool.instances)))
+        first += pool.instances
+    return made
+
+
+def _energy(machine: Machine) -> EnergyFit | None:
+    return None if machine.chip.tdp_w is None else energy_fit(machine.chip.profile)
 
 
 def _pools(net: Model, machine: Machine, engine: Stack, system: System) -> list[Pool]:

@@ -34,6 +34,11 @@ class Log:
             rows = self._rows[instance.name] = array("q")
         rows.extend((start >> COARSE, now >> COARSE, steps, sequences, grains, tokens, prompts, int(pairs), keys))
 
+    @property
+    def names(self) -> list[int]:
+        """Instances that did anything."""
+        return sorted(self._rows)
+
     def of(self, name: int) -> Mapping[str, NDArray[np.int64]]:
         """The rows of one instance as columns."""
         rows = np.frombuffer(self._rows.get(name, array("q")), dtype=np.int64).reshape(-1, len(FIELDS))

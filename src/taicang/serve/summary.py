@@ -30,8 +30,21 @@ class Spread:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What users were promised: limits (None: no limit) that ``within_ratio`` of the requests must keep."""
+
+    name: str = ""
+    ttft_s: float | None = None
+    tpot_s: float | None = None
+    within_ratio: float | None = None
+
+    def __bool__(self) -> bool:
+        return self.ttft_s is not None or self.tpot_s is not None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
-    """Rates count from the first arrival to the last end; ``goodput`` counts requests within the SLO."""
+    """Rates count from the first arrival to the last end; ``goodput`` counts requests within both limits."""
 
     requests: int
     finished: int
@@ -46,6 +59,8 @@ class Summary:
     queue: Spread
     goodput_per_s: float | None
     goodput_ratio: float | None
+    slo_met: bool | None
+    """Whether enough requests kept each limit; None where no share was promised."""
     cached_ratio: float
     """Share of prompt tokens found in device memory."""
     pooled_ratio: float
@@ -54,6 +69,12 @@ class Summary:
     busy_ratio: float
     """Mean over the instances of the time in which a step runs."""
     steps: int
+    energy_j: float | None
+    """Of the chips that the instances hold, idle ones included, until the last end; None where no public figure gives
+    their power."""
+    power_w: float | None
+    """Mean of the same."""
+    output_tokens_per_j: float | None
     partial: bool
 
 
@@ -67,22 +88,25 @@ def summarise(
     cluster: Cluster,
     *,
     requests: int,
-    ttft_s: float | None = None,
-    tpot_s: float | None = None,
+    limits: Limits,
+    energy_j: float | None = None,
     partial: bool = False,
 ) -> Summary:
-    """Aggregate the columns of finished requests; ``ttft_s`` and ``tpot_s`` are the SLO (None: no limit)."""
+    """Aggregate the columns of finished requests."""
     count = len(table["id"])
     end = table["arrival_s"] + table["e2e_s"]
     begin = float(table["arrival_s"].min()) if count else 0.0
     span = max(float(end.max()) - begin, 1e-12) if count else 0.0
     many = table["output_tokens"] > 1
-    good: NDArray[Any] = np.ones(count, dtype=bool)
-    if ttft_s is not None:
-        good &= table["ttft_s"] <= ttft_s
-    if tpot_s is not None:
-        good &= table["tpot_s"] <= tpot_s
-    judged = ttft_s is not None or tpot_s is not None
+    kept = [
+        table[name] <= limit
+        for name, limit in (("ttft_s", limits.ttft_s), ("tpot_s", limits.tpot_s))
+        if limit is not None
+    ]
+    good: NDArray[Any] = np.logical_and.reduce(kept) if kept else np.ones(count, dtype=bool)
+    met = None
+    if limits.within_ratio is not None and kept and count:
+        met = all(float(each.mean()) >= limits.within_ratio for each in kept)
     rate = 1.0 / span if span else 0.0
     prompt = float(table["input_tokens"].sum())
     places = cluster.instances
@@ -98,13 +122,17 @@ def summarise(
         itl=_itl(cluster),
         e2e=spread(table["e2e_s"]),
         queue=spread(table["queue_s"]),
-        goodput_per_s=float(good.sum()) * rate if judged else None,
-        goodput_ratio=float(good.mean()) if judged and count else None,
+        goodput_per_s=float(good.sum()) * rate if kept else None,
+        goodput_ratio=float(good.mean()) if kept and count else None,
+        slo_met=met,
         cached_ratio=float(table["cached_tokens"].sum()) / max(prompt, 1.0),
         pooled_ratio=float(table["pooled_tokens"].sum()) / max(prompt, 1.0),
         preemptions=int(table["preempted"].sum()),
         busy_ratio=float(np.mean([each.busy / SECOND for each in places])) * rate,
         steps=sum(each.steps_run for each in places),
+        energy_j=energy_j,
+        power_w=None if energy_j is None or not count else energy_j / max(float(end.max()), 1e-12),
+        output_tokens_per_j=None if not energy_j else float(table["output_tokens"].sum()) / energy_j,
         partial=partial,
     )
 

@@ -121,3 +121,27 @@ def _conversations(path: Path, lines: Lines, count: Counter | None) -> tuple[For
     if count is None:
         raise InvalidInput(NO_COUNTER, where=f"{path}:1")
     return replace(formats.CUSTOM, kind="sharegpt"), conversations(lines.whole(), str(path), count)
+
+
+def read_rates(path: Path) -> tuple[float, list[float]]:
+    """(seconds of a window, rates) of a CSV with the start of each window in seconds and the rate in it, plain or gzip.
+
+    Raises ``InvalidInput`` with file and line for what is no number or no equal window.
+    """
+    starts: list[float] = []
+    rates: list[float] = []
+    for number, text in Lines(path):
+        cells = text.split(",")
+        try:
+            start, rate = float(cells[0]), float(cells[1])
+        except (ValueError, IndexError):
+            if number == 1:  # names of the columns
+                continue
+            raise InvalidInput("expected window start in s and rate", where=f"{path}:{number}") from None
+        if len(starts) > 1 and abs(start - starts[-1] - (starts[1] - starts[0])) > 1e-6 * start:
+            raise InvalidInput("windows of unequal length", where=f"{path}:{number}")
+        starts.append(start)
+        rates.append(rate)
+    if len(starts) < 2 or starts[1] <= starts[0]:
+        raise InvalidInput("expected rates of at least two windows, one after the other", where=str(path))
+    return starts[1] - starts[0], rates

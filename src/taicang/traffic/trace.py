@@ -54,21 +54,6 @@ def following(trace: Trace) -> NDArray[np.int64] | None:
     return found
 
 
-def take(trace: Trace, count: int) -> Trace:
-    """The first ``count`` requests."""
-    return chosen(trace, np.arange(min(count, len(trace))))
-
-
-def thin(trace: Trace, share: float, seed: int) -> Trace:
-    """A random ``share`` of the requests."""
-    return chosen(trace, np.flatnonzero(np.random.default_rng(seed).random(len(trace)) < share))
-
-
-def faster(trace: Trace, factor: float) -> Trace:
-    """All requests in 1 / ``factor`` of the time."""
-    return replace(trace, arrival_s=trace.arrival_s / factor)
-
-
 def chosen(trace: Trace, index: NDArray[np.int64]) -> Trace:
     """The requests at ``index`` (in rising order), the first of them at time zero."""
     times = trace.arrival_s[index] if len(trace.arrival_s) else trace.arrival_s
@@ -115,6 +100,13 @@ def info(trace: Trace) -> dict[str, Any]:
         for q in (50, 90, 99):
             known[f"{name}_p{q}"] = float(np.percentile(lengths, q))
         known[f"{name}_max"] = int(lengths.max())
+    if trace.session is not None:
+        known["sessions"] = len(np.unique(trace.session))
+        known["turns_per_session"] = len(trace) / known["sessions"]
+    if trace.delay_s is not None:
+        known["turns_that_wait"] = int((~np.isnan(trace.delay_s)).sum())
+    if trace.client is not None:
+        known["clients"] = len(np.unique(trace.client))
     if trace.blocks:
         known["block_tokens"] = trace.block
         known["prefix_hit_ratio"] = infinite_hit_ratio(trace)

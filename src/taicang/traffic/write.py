@@ -11,8 +11,11 @@ from taicang.errors import InvalidInput
 from taicang.traffic.trace import Trace
 
 
-def write(trace: Trace, path: Path) -> None:
-    """Write ``trace`` in the format that the suffix names: .jsonl (Mooncake) or .csv (Vidur). Whole or not at all."""
+def write(trace: Trace, path: Path) -> list[str]:
+    """Write ``trace`` in the format that the suffix names: .jsonl (Mooncake) or .csv (Vidur). Whole or not at all.
+
+    Returns what the format cannot hold.
+    """
     if path.suffix not in (".jsonl", ".csv"):
         raise InvalidInput("expected .jsonl (Mooncake) or .csv (Vidur)", where=str(path))
     lines = _mooncake(trace) if path.suffix == ".jsonl" else _vidur(trace)
@@ -23,6 +26,14 @@ def write(trace: Trace, path: Path) -> None:
         spare.replace(path)
     finally:
         spare.unlink(missing_ok=True)
+    held = ("blocks", "session", "delay_s") if path.suffix == ".csv" else ()
+    left_out = [name.removesuffix("_s") for name in held if _has(trace, name)]
+    return [f"Vidur CSV has no place for: {', '.join(left_out)}"] if left_out else []
+
+
+def _has(trace: Trace, name: str) -> bool:
+    value = getattr(trace, name)
+    return value is not None and len(value) > 0
 
 
 def _mooncake(trace: Trace) -> Iterator[str]:
