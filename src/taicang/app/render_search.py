@@ -10,6 +10,7 @@ from rich.table import Table
 
 from taicang.app.load_options import load_text
 from taicang.app.search_cmd import space_of
+from taicang.predict.confirm import Confirmation
 from taicang.predict.infer import describe
 from taicang.search import versus
 from taicang.search.explain import NUDGE_RATIO, Explanation
@@ -35,6 +36,8 @@ def show_search(
         extra = more.get(each.machine, {})
         if "explanation" in extra:
             _explain(console, extra["explanation"])
+        if extra.get("replayed"):
+            _replayed(console, each.best, extra, options["within_ratio"])
         if "versus" in extra:
             _versus(console, job, each.best[0], extra["versus"])
     _ranking(console, jobs, found, options)
@@ -89,6 +92,29 @@ def _explain(console: Console, found: Explanation) -> None:
         console.print(f"  ahead of 2: {'; '.join(found.ahead)}")
     shown = ", ".join(f"{gain.resource} {gain.gain_ratio:+.1%}" for gain in found.gains)
     console.print(f"  {NUDGE_RATIO:.0%} more of each resource buys: {shown}")
+
+
+def _replayed(console: Console, best: Sequence[Choice], extra: Mapping[str, Any], within_ratio: float) -> None:
+    for rank, (choice, ran) in enumerate(zip(best, extra["replayed"], strict=False), 1):
+        if ran.refused:
+            console.print(f"  replay of {rank}: {ran.refused}")
+            continue
+        verdict = "keeps the limits" if ran.keeps else "[bold]misses the limits[/]"
+        console.print(f"  replay of {rank}: {_ran(ran)} against {choice.output_tokens_per_s_per_chip:,.0f}: {verdict}")
+    if "sustained" in extra:
+        ran = extra["sustained"]
+        console.print(
+            f"  {within_ratio:.0%} of the requests of 1 keep them "
+            + (f"at {ran.load_ratio:.0%} of its load: {_ran(ran)}" if ran else "at no load that was tried")
+        )
+
+
+def _ran(ran: Confirmation) -> str:
+    return (
+        f"TTFT {show(ran.ttft_s, 's')} (p99 {show(ran.ttft_p99_s, 's')}), TPOT {show(ran.tpot_s, 's')} "
+        f"(p99 {show(ran.tpot_p99_s, 's')}), {ran.within_ratio:.0%} of {ran.requests:,} requests within, "
+        f"{ran.output_tokens_per_s_per_chip:,.0f} tok/s/chip"
+    )
 
 
 def _versus(console: Console, job: Job, winner: Choice, found: Versus | None) -> None:

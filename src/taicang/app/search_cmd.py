@@ -45,6 +45,9 @@ SEARCH = stacked(
     click.option("--out", type=click.Path(file_okay=False), default="deploy", show_default=True, help="Where to."),
     click.option("--weights", default=None, help="Where the engine finds the weights (default: the model's name)."),
     click.option("--versus", help="A decode plan to set beside the winner: dp=320,ep=320,batch=48,mtp=1."),
+    click.option(
+        "--confirm", type=click.IntRange(0), default=2, show_default=True, help="Best layouts to replay (0: none)."
+    ),
     click.option("--explain/--no-explain", default=True, help="Why the winner wins, what binds, what more would buy."),
 )
 
@@ -140,7 +143,7 @@ def _search(model: str, names: list[str], options: dict[str, Any]) -> tuple[list
 
 
 def _more(jobs: list[Any], found: list[Any], options: dict[str, Any], explain: bool) -> dict[str, dict[str, Any]]:
-    """By machine: why its winner wins, and the user's plan beside it."""
+    """By machine: why its winner wins, what a replay of the best says, and the user's plan beside it."""
     from taicang.search.explain import explained
     from taicang.search.versus import fields, versus
 
@@ -152,8 +155,22 @@ def _more(jobs: list[Any], found: list[Any], options: dict[str, Any], explain: b
         space, winner = space_of(job, options), each.best[0]
         if explain:
             mine["explanation"] = explained(job, each.best, space)
+        if options["confirm"]:
+            mine |= _confirmed(job, each, options)
         if options["versus"]:
             mine["versus"] = versus(job, winner.pools[0].plan.quant, fields(options["versus"]), space, winner)
+    return told
+
+
+def _confirmed(job: Any, found: Any, options: dict[str, Any]) -> dict[str, Any]:
+    """The best few replayed; where the winner breaks the limits at its full load, also the load that it sustains."""
+    from taicang.predict.confirm import confirm, sustained
+
+    how = {"named": options["profile"] or "", "within_ratio": options["within_ratio"]}
+    ran = [confirm(job, choice, **how) for choice in found.best[: options["confirm"]] if choice.mode != "decode"]
+    told: dict[str, Any] = {"replayed": ran}
+    if ran and not ran[0].keeps and not ran[0].refused:
+        told["sustained"] = sustained(job, found.best[0], **how)
     return told
 
 
