@@ -25,7 +25,7 @@ from taicang.traffic.trace import Trace
 
 STAYS = 1.5
 """How long is measured, over the time that a request stays; one more such time fills the machine."""
-MEASURED = 3000
+MEASURED = 4000
 """Requests of which no more are measured."""
 LEAST = 40
 """Requests of a run, whatever the load."""
