@@ -182,3 +182,8 @@ def test_a_torn_gzip_is_kept_up_to_the_tear_on_request(tmp_path):
     assert trace.repaired == {"lines torn by a damaged gzip": 1}
     path.write_bytes(b"\x1f\x8b")
     refused(path, "damaged gzip", repair=True)
+
+
+def test_the_head_is_enough(tmp_path):
+    text = "arrived_at,num_prefill_tokens,num_decode_tokens\n0,5,5\n1,5,5\nnonsense\n"
+    assert len(read(put(tmp_path, text, "v.csv"), head=2)) == 2

@@ -82,6 +82,20 @@ def test_waiting_is_that_of_the_queue_m_d_1(load):
     assert waited == pytest.approx(load / (2 * (1 - load)), rel=0.02)
 
 
+def test_waiting_is_that_of_the_queue_m_g_1():
+    load, rng = 0.7, np.random.default_rng(11)
+    lengths = np.clip(np.round(rng.lognormal(7.0, 0.8, 200_000)), 16, 8192).astype(int).tolist()
+    table = StepTable(setup(), sequences=1, tokens=8192)
+    once = {n: table.mixed(n, 1, n * (n + 1) / 2, n, 0, 0) for n in set(lengths)}
+    service = np.asarray([once[n] for n in lengths], dtype=float)
+    arrival = np.cumsum(rng.exponential(service.mean() / load, len(lengths)))
+    requests = [Request(i, int(at), n, 1) for i, (at, n) in enumerate(zip(arrival.tolist(), lengths, strict=True))]
+    served(requests, Limits(tokens=8192, sequences=1))
+    waited = np.mean([r.started - r.arrival for r in requests[1000:]])
+    rate = len(lengths) / arrival[-1]  # Pollaczek and Khinchine
+    assert waited == pytest.approx(rate * (service**2).mean() / (2 * (1 - rate * service.mean())), rel=0.02)
+
+
 def test_saturation_is_the_steady_state():
     limits = Limits(tokens=8192, sequences=64)
     made = cluster(Pool(setup=setup(), instances=1, limits=limits), context=1000.0)

@@ -92,7 +92,7 @@ def _one(path: Path, options: Mapping[str, Any]) -> Trace:
         made = read(
             path, block=options["block_tokens"] or 0, repair=options["repair"],
             count=counter(chars_per_token=options["chars_per_token"], tokenizer=options["tokenizer"]),
-            missing_output=options["missing_output"],
+            missing_output=options["missing_output"], head=_head(options),
         )  # fmt: skip
         if begin is not None or until is not None:
             made = change.window(made, begin or 0.0, float("inf") if until is None else until)
@@ -103,6 +103,12 @@ def _one(path: Path, options: Mapping[str, Any]) -> Trace:
     if options["input_scale"] != 1.0 or options["output_scale"] != 1.0:
         made = change.longer(made, options["input_scale"], options["output_scale"])
     return made
+
+
+def _head(options: Mapping[str, Any]) -> int | None:
+    """Rows that are enough, where requests are taken from the head before anything else."""
+    whole = options["repair"] or options["begin"] is not None or options["until"] is not None or options["thin"]
+    return None if whole else options.get("requests")
 
 
 SEED = click.option("--seed", type=int, default=0, show_default=True, help="Of every random draw.")

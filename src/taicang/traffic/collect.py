@@ -43,6 +43,9 @@ class Collector:
         self._latest = float("-inf")
         self._unsorted = self._hashed = False
 
+    def __len__(self) -> int:
+        return len(self._inputs)
+
     def take(self, number: int, row: Row) -> None:
         """One row of the file; raises ``InvalidInput`` for a faulty one, or drops and counts it."""
         if not row:

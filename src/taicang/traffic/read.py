@@ -18,13 +18,15 @@ from taicang.traffic.trace import Trace
 
 
 def read(
-    path: Path, *, block: int = 0, repair: bool = False, count: Counter | None = None, missing_output: int | None = None
-) -> Trace:
+    path: Path, *, block: int = 0, repair: bool = False, count: Counter | None = None,
+    missing_output: int | None = None, head: int | None = None,
+) -> Trace:  # fmt: skip
     """The trace in ``path`` (CSV, JSON lines or JSON, plain or gzip); its format is told by its columns.
 
     ``block`` overrides the tokens of a block, ``count`` counts the tokens of texts, ``missing_output`` stands for
-    output lengths that are not given. Raises ``InvalidInput`` with file and line for anything that is wrong; with
-    ``repair`` faulty rows are dropped, rows out of order are sorted, and both are counted.
+    output lengths that are not given, ``head`` ends the reading after so many requests. Raises ``InvalidInput`` with
+    file and line for anything that is wrong; with ``repair`` faulty rows are dropped, rows out of order are sorted, and
+    both are counted.
     """
     lines = Lines(path, repair=repair)
     first = next((text for _, text in lines), "").strip()
@@ -39,6 +41,8 @@ def read(
     made = Collector(path, form, block or form.block, repair, count, missing_output)
     for number, row in rows:
         made.take(number, row)
+        if head is not None and len(made) >= head:
+            break
     if lines.lost:
         made.mended["lines torn by a damaged gzip"] = lines.lost
     return made.trace()
