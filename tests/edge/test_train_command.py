@@ -44,11 +44,14 @@ def test_the_report_names_what_matters(monkeypatch, capsys):
 
 
 def test_out_of_memory_names_remedies(monkeypatch, capsys):
-    code, out, _ = run(monkeypatch, capsys, "train", "llama-3-70b", "--on", "hgx-h100", "--global-batch", "8")
+    code, out, _ = run(
+        monkeypatch, capsys, "train", "llama-3-70b", "--on", "hgx-h100 x 8", "--tp", 4, "--global-batch", 64
+    )
     assert code == 1
     assert "out of memory" in out
     assert "optimizer" in out
-    assert "--recompute" in out
+    assert "to spare" in out
+    assert "--tp 8" in out
 
 
 def test_the_trace_opens(monkeypatch, capsys, tmp_path):

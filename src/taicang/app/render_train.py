@@ -5,7 +5,10 @@ from __future__ import annotations
 from rich.console import Console
 
 from taicang.predict.train import TrainPrediction
-from taicang.train.run import DAY, Run
+from taicang.predict.train_explain import WATERFALL
+from taicang.train.failures import DAY
+from taicang.train.placement import Placed
+from taicang.train.run import Run
 from taicang.train.search import Found, why
 from taicang.train_plans import describe
 from taicang.units import show
@@ -32,9 +35,9 @@ def show_training(p: TrainPrediction) -> None:
     console.print(f"  pipeline bubble  {step.bubble_ratio:.1%} of the mean rank's time")
     power = "unknown" if p.power_w_per_chip is None else show(p.power_w_per_chip, "W") + " of IT power per chip"
     console.print(f"  power            {power}")
-    console.print("[bold]where the time goes[/]")
-    for name, share in p.waterfall.items():
-        console.print(f"  {name:22s} {show(share * step.seconds, 's'):>8s} {share:6.1%} {'█' * round(share * 40)}")
+    if p.placement:
+        console.print("[bold]placement[/] " + "; ".join(_placed(one) for one in p.placement))
+    _waterfall(p)
     if p.found is not None:
         _search(p.found)
     if p.run is not None:
@@ -61,6 +64,24 @@ def show_training(p: TrainPrediction) -> None:
     console.print(f"[dim]catalogue {p.digest[:12]}; taicang {p.version}[/]")
 
 
+def _placed(one: Placed) -> str:
+    """An axis with the members that meet in a unit of each level it crosses: "dp 16: 2 in nvlink, 16 in scale_out"."""
+    inside = ", ".join(f"{count:g} in {level}" for level, count in one.together)
+    return f"{one.axis} {one.ranks:g}: {inside}"
+
+
+def _waterfall(p: TrainPrediction) -> None:
+    """From the peak down: what each cause adds, group by group."""
+    whole = p.step.seconds if p.run is None else p.step.seconds / p.run.goodput_ratio
+    console.print("[bold]where the time goes[/]" + ("" if p.run is None else " (per step of the run)"))
+    groups = {line: group for group, lines in WATERFALL for line in lines}
+    for name, share in p.waterfall.items():
+        group = groups.get(name, "")
+        label = f"{group}: {name}" if group in ("exposed communication", "imbalance") else name
+        label = label.replace("exposed communication", "exposed")
+        console.print(f"  {label:26s} {show(share * whole, 's'):>8s} {share:6.1%} {'█' * round(share * 40)}")
+
+
 def _search(found: Found) -> None:
     console.print(
         f"[bold]search[/]: {found.candidates:,} legal plans, {found.fitting:,} fit the memory; fastest layouts"
@@ -70,8 +91,9 @@ def _search(found: Found) -> None:
         lost = ", ".join(f"{line} +{show(more, 's')}" for line, more in why(best, step)[:3])
         console.print(f"  {show(step.seconds, 's'):>8s}  {describe(step.plan)}" + (f"  ({lost})" if lost else ""))
     console.print("  time against memory (no plan is better in both):")
-    for plan, seconds, size in found.front[:: max(len(found.front) // 6, 1)][:7]:
-        console.print(f"  {show(seconds, 's'):>8s}  {show(size, 'B'):>8s}  {describe(plan)}")
+    for step in found.front:
+        size = float(step.memory.total_bytes)
+        console.print(f"  {show(step.seconds, 's'):>8s}  {show(size, 'B'):>8s}  {describe(step.plan)}")
 
 
 def _run(run: Run, chips: int) -> None:
@@ -81,21 +103,31 @@ def _run(run: Run, chips: int) -> None:
         f"  days             {run.seconds / DAY:.2f} (nine in ten runs {low:.2f} to {high:.2f}); steps alone "
         f"{run.busy_s / DAY:.2f}, goodput {run.goodput_ratio:.1%}"
     )
+    classes = ", ".join(f"{name} {count:.2g}" for name, count in run.failures.items())
     console.print(
-        f"  failures         {run.failures:.1f} expected, one in {show(run.mean_time_between_failures_s / 3600, 'h')}; "
-        f"{run.waiting_s / DAY:.2f} days without a replacement"
+        f"  failures         {sum(run.failures.values()):.1f} expected ({classes}), one in "
+        f"{show(run.mean_time_between_failures_s / 3600, 'h')}"
+    )
+    console.print(
+        f"  lost             {run.lost_s / DAY:.3f} days of work and restarts, {run.waiting_s / DAY:.3f} to chips "
+        "without a replacement"
     )
     console.print(
         f"  checkpoints      {show(run.checkpoint_bytes, 'B')} every {run.interval_s / 60:.1f} min, "
         f"{show(run.stall_s, 's')} of stall each"
     )
-    if run.energy_j is None or run.power_w is None or run.electricity_usd is None:
+    if run.energy_j is None or run.power is None or run.electricity_usd is None:
         console.print("  energy           unknown (no public power figure for this machine)")
     else:
         monthly = run.electricity_usd / run.seconds * 30 * DAY / chips
+        power = run.power
         console.print(
-            f"  energy           {run.energy_j / 3.6e9:,.1f} MWh at {show(run.power_w, 'W')} with cooling: "
-            f"{run.electricity_usd:,.0f} USD ({monthly:.0f} USD per chip and month)"
+            f"  energy           {run.energy_j / 3.6e9:,.1f} MWh at {show(power.total_w, 'W')}: chips "
+            f"{show(power.chips_w, 'W')}, hosts {show(power.hosts_w, 'W')}, network {show(power.network_w, 'W')}, "
+            f"cooling {show(power.cooling_w, 'W')}"
         )
+        console.print(f"  electricity      {run.electricity_usd:,.0f} USD ({monthly:.0f} USD per chip and month)")
     if run.rent_usd:
         console.print(f"  rent             {run.rent_usd:,.0f} USD")
+    if run.capital_usd is not None:
+        console.print(f"  write-off        {run.capital_usd:,.0f} USD of the machine's price")

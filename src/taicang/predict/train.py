@@ -2,37 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Final
 
 from taicang import __version__, catalog
 from taicang.catalog.models import model as load_model
 from taicang.catalog.training import sustained, training_price
 from taicang.catalog.trust import frozen_bands
-from taicang.errors import InvalidInput
+from taicang.errors import InvalidInput, UnknownName
 from taicang.formats import number_format
 from taicang.hardware import Machine
 from taicang.models.types import Experts, Model
 from taicang.predict.prediction import Band, Infeasible
+from taicang.predict.train_explain import Explained, explain, waterfall
+from taicang.stacks import Stack
 from taicang.train import memory
-from taicang.train.flops import CONVENTION
+from taicang.train.flops import CONVENTION, recomputed_flop
+from taicang.train.placement import Placed, placed
+from taicang.train.remedies import remedies
 from taicang.train.run import Policy, Run, train_run
-from taicang.train.search import Found, search
-from taicang.train.step import Setup, TrainStep, pipeline_run, train_step
-from taicang.train.trace import trace
+from taicang.train.search import Found, Progress, fixed_fields, open_plan, search
+from taicang.train.setup import Setup
+from taicang.train.step import TrainStep, train_step
 from taicang.train_plans import TrainPlan, describe
 from taicang.units import show
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Explained:
-    """Why a step takes as long as it does: what ten per cent more of each resource would give, and its pipeline."""
-
-    gain_ratio: Mapping[str, float]
-    """Resource -> share of the step that 10 % more of it saves."""
-    trace: Mapping[str, Any]
-    """The step as trace events (``train.trace``)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +46,10 @@ class TrainPrediction:
     peak: str
     peak_flop_per_s: float
     waterfall: Mapping[str, float]
-    """Shares of the step, from the time at peak to what is lost to each cause; they sum to one."""
+    """Shares of the time, from that at peak to what is lost to each cause, failures of the run included; they sum to
+    one."""
+    placement: tuple[Placed, ...]
+    """Which levels of the machine each axis crosses."""
     power_w_per_chip: float | None
     run: Run | None
     """The whole run, where tokens were given."""
@@ -66,35 +63,9 @@ class TrainPrediction:
     version: str
 
 
-def explain(setup: Setup) -> Explained:
-    """Sensitivity of the step of ``setup`` to each resource of its machine, and its timeline."""
-    machine = setup.machine
-    step = train_step(setup)
-    gains = {}
-    for name, better in _improved(machine):
-        priced = replace(setup, machine=better, price=training_price(better, setup.stack))
-        gains[name] = 1.0 - train_step(priced).seconds / step.seconds
-    return Explained(gain_ratio=gains, trace=trace(pipeline_run(setup), step))
-
-
-def _improved(machine: Machine, by: float = 1.1) -> Iterator[tuple[str, Machine]]:
-    """``machine`` with 10 % more of one resource after the other."""
-    chip = machine.chip
-    peaks = {key: rate * by for key, rate in chip.peak_flop_per_s.items()}
-    faster = replace(chip, peak_flop_per_s=peaks, vector_flop_per_s=chip.vector_flop_per_s * by)
-    yield "arithmetic", replace(machine, chip=faster)
-    memory_ = replace(chip.memory, bandwidth_bytes_per_s=chip.memory.bandwidth_bytes_per_s * by)
-    yield "memory bandwidth", replace(machine, chip=replace(chip, memory=memory_))
-    plane = machine.plane("scale_up")
-    for i, level in enumerate(plane.levels):
-        wider = replace(level, bandwidth_bytes_per_s=level.bandwidth_bytes_per_s * by)
-        levels = (*plane.levels[:i], wider, *plane.levels[i + 1 :])
-        yield (
-            f"network: {level.name}",
-            replace(machine, planes={**machine.planes, "scale_up": replace(plane, levels=levels)}),
-        )
-
-
+OVERLAPS: Final = ("tensor", "gradients", "parameters", "pipeline", "expert_exchange", "shared_expert", "zero_bubble",
+                   "dualpipe")  # fmt: skip
+"""What a training stack can overlap, and the schedules beyond 1F1B that it offers to the search."""
 BATCH_TOKENS = 4 * 2**20
 """Tokens of a step where none are asked for (about what published runs of large models use)."""
 
@@ -115,23 +86,25 @@ def train(
     explained: bool = False,
     policy: Policy | None = None,
     searched: bool = False,
+    pinned: Collection[str] = (),
+    overlap: Sequence[str] = (),
+    progress: Progress | None = None,
 ) -> TrainPrediction | Infeasible:
     """Predict one step of ``plan``, and a run of ``tokens`` tokens under ``policy``. ``plan.dp`` 0 fills the machine.
 
     ``explained`` adds the sensitivity to each resource and the pipeline's timeline; ``searched`` replaces the layout of
-    ``plan`` by the fastest one on all ranks of the machine.
+    ``plan`` by the fastest one on all ranks of the machine, but for the fields that ``pinned`` names. ``overlap`` names
+    what the stack overlaps in place of its own list, or changes that list ("+shared_expert", "-tensor", "none").
 
     Returns ``Infeasible`` (a value) with the cheapest remedies where the plan runs out of memory. Raises from
     ``taicang.errors`` for unknown names, illegal plans and unmodelled features.
     """
+    wanted = plan
     net = load_model(model) if isinstance(model, str) else model
     machine = catalog.machine(on, sets) if isinstance(on, str) else on
-    engine = catalog.stack(stack or default_stack(machine))
-    if searched:
-        plan = replace(plan, tp=1, cp=1, pp=1, vpp=1, ep=1, etp=1, dp=0, micro_batch=1, zero=1)
-    plan = filled(plan, machine)
-    if searched:  # whatever the search finds divides the batch itself
-        plan = replace(plan, dp=1)
+    engine = overlapping(catalog.stack(stack or default_stack(machine)), overlap)
+    # whatever the search finds divides the batch itself
+    plan = replace(filled(open_plan(plan, pinned), machine), dp=1) if searched else filled(plan, machine)
     setup = Setup(
         model=net,
         plan=plan,
@@ -140,7 +113,7 @@ def train(
         price=training_price(machine, engine),
         clock_ratio=sustained(machine.chip).clock_ratio,
     )
-    found = search(setup) if searched else None
+    found = search(setup, fixed_fields(wanted, pinned), progress) if searched else None
     if found is not None and not found.best:
         return Infeasible(
             model=net.name,
@@ -160,7 +133,7 @@ def train(
             reason=f"out of memory: {describe(plan)} is {show(-float(step.memory.spare_bytes), 'B')} short per rank",
             needed=_breakdown(step.memory),
             available=show(step.memory.capacity_bytes, "B") + " per rank",
-            remedies=memory.remedies(plan, step.memory),
+            remedies=_remedies(setup, step),
         )
     run = train_run(step, machine, tokens, policy or Policy()) if tokens else None
     made = compose(setup, step, run, found)
@@ -177,6 +150,31 @@ def filled(plan: TrainPlan, machine: Machine) -> TrainPlan:
     return replace(plan, global_batch=plan.global_batch or max(round(BATCH_TOKENS / plan.seq / each), 1) * each)
 
 
+def overlapping(stack: Stack, words: Sequence[str]) -> Stack:
+    """``stack`` with other overlap: a list of its own, or "+word" and "-word" changes to the stack's."""
+    if not words:
+        return stack
+    changes = [word for word in words if word[:1] in "+-"]
+    for word in words:
+        if word.lstrip("+-") not in (*OVERLAPS, "none"):
+            raise UnknownName("overlap", word.lstrip("+-"), OVERLAPS)
+    kept = set(stack.overlap) if len(changes) == len(words) else {w for w in words if w[:1] not in "+-"} - {"none"}
+    kept |= {word[1:] for word in changes if word[0] == "+"}
+    return replace(stack, overlap=frozenset(kept - {word[1:] for word in changes if word[0] == "-"}))
+
+
+def _remedies(setup: Setup, step: TrainStep) -> tuple[str, ...]:
+    """The fastest ways out, each with what it costs."""
+    found = remedies(setup)
+    if not found:
+        return ("more ranks ('NAME x N') or --search", "a lower-precision recipe (--dtype)", "adapters only (--lora)")
+    return tuple(
+        f"{one.options}: {show(one.seconds, 's')} a step ({one.seconds / step.seconds - 1.0:+.0%}), "
+        f"{show(one.spare_bytes, 'B')} to spare"
+        for one in found
+    )
+
+
 def _breakdown(use: memory.MemoryUse) -> str:
     fields = ("weights", "gradients", "optimizer", "activations", "working", "runtime")
     parts = ", ".join(f"{name} {show(float(getattr(use, f'{name}_bytes')), 'B')}" for name in fields)
@@ -189,8 +187,7 @@ def compose(setup: Setup, step: TrainStep, run: Run | None, found: Found | None)
     chips = -(-plan.ranks // machine.chip.dies)
     peak = number_format(plan.recipe.products).peak
     peak_rate = machine.chip.peak(peak)
-    once = step.flop / (2.0 + plan.trained_ratio)
-    again = {"full": once * plan.recompute_ratio}.get(plan.recompute, 0.0)
+    again = recomputed_flop(net, plan, setup.stack)
     mfu = step.mfu_ratio(peak_rate)
     return TrainPrediction(
         model=net.name,
@@ -203,7 +200,8 @@ def compose(setup: Setup, step: TrainStep, run: Run | None, found: Found | None)
         hfu_ratio=mfu * (1.0 + again / step.flop),
         peak=peak,
         peak_flop_per_s=peak_rate,
-        waterfall=waterfall(step, mfu),
+        waterfall=waterfall(step, mfu, run),
+        placement=placed(plan, machine),
         power_w_per_chip=None if machine.power_w is None else machine.power_w / machine.chips,
         run=run,
         found=found,
@@ -212,15 +210,6 @@ def compose(setup: Setup, step: TrainStep, run: Run | None, found: Found | None)
         digest=catalog.digest(),
         version=__version__,
     )
-
-
-def waterfall(step: TrainStep, mfu_ratio: float) -> dict[str, float]:
-    """Shares of the step: time at peak, then what each cause adds to it."""
-    spent = step.spent
-    kernels = spent["products"] + spent["attention"]
-    shares = {"at peak": mfu_ratio, "kernels below peak": kernels / step.seconds - mfu_ratio}
-    names = {line: line for line in spent if line not in ("products", "attention")}
-    return shares | {name: spent[line] / step.seconds for line, name in names.items() if spent[line] > 0}
 
 
 def _assumptions(setup: Setup) -> tuple[str, ...]:
@@ -233,7 +222,9 @@ def _assumptions(setup: Setup) -> tuple[str, ...]:
         said.append("the router is balanced (as benchmarks force it)")
     if plan.cp > 1:
         said.append(f"context parallelism by {plan.context}, causal work balanced between ranks")
-    said.append(f"ranks are laid out tp, cp, dp, pp from the innermost level out; overlap: {_words(setup)}")
+    said.append(f"ranks are laid out {plan.order} from the innermost level out; overlap: {_words(setup)}")
+    if setup.tax:
+        said.append(f"computing slows by {setup.tax:.0%} of the time of communication beside it")
     said.append(f"memory allows {memory.RUNTIME_RATIO:.0%} for runtime and fragmentation")
     return tuple(said)
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from taicang.lower.training import Step, lower_layer
 from taicang.models.count import prefill_flop
 from taicang.models.types import Model
+from taicang.ops import Attend, Gemm, GroupedGemm
+from taicang.stacks import Stack
+from taicang.train_plans import TrainPlan
 from taicang.units import Num
 
 CONVENTION = (
     "model FLOPs: 6 per matrix weight that a token goes through (head included, embedding look-up not), plus the "
-    "causal half of attention; recompute not counted"
+    "causal half of attention; recompute not counted (HFU counts it)"
 )
 
 
@@ -19,6 +23,36 @@ def model_flop(model: Model, seq: int, sequences: Num, *, trained_ratio: float =
     """
     once = prefill_flop(model, seq) + 2.0 * model.vocab * model.hidden * (seq - 1.0)
     return once * (2.0 + trained_ratio) * sequences
+
+
+def recomputed_flop(model: Model, plan: TrainPlan, stack: Stack) -> float:
+    """FLOPs of one step that recompute repeats: what HFU counts and MFU does not.
+
+    Matrix products and attention cores of the layers (or the parts of them) that run forward again; what flash
+    attention repeats inside its backward kernel is not counted, as publishers do not.
+    """
+    if plan.recompute == "none":
+        return 0.0
+    each = 0.0
+    for block in model.blocks:
+        for step in lower_layer(model, block, plan, stack).forward:
+            if plan.recompute == "full":
+                each += block.count * plan.recompute_ratio * _flop(step)
+            elif step.module in plan.recompute_modules:
+                each += block.count * _flop(step)
+    return each * plan.tp * plan.cp * plan.dp * plan.microbatches
+
+
+def _flop(step: Step) -> float:
+    op = step.op
+    if isinstance(op, Gemm):
+        return float(2.0 * op.batch * op.m * op.n * op.k * step.repeat)
+    if isinstance(op, GroupedGemm):
+        rows = op.tokens * op.topk * op.experts_local / op.experts
+        return float((6.0 if op.gated else 4.0) * rows * op.hidden * op.inter * step.repeat)
+    if isinstance(op, Attend):
+        return float(2.0 * op.pairs * op.heads * (op.qk_dim + op.v_dim) * step.repeat)
+    return 0.0
 
 
 def megatron_flop(*, layers: int, hidden: int, vocab: int, seq: int, sequences: Num, recompute: bool) -> Num:

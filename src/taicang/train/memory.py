@@ -105,24 +105,6 @@ def in_flight(shape: Shape, rank: int) -> float:
     return float(min(most, shape.pp + 1 if shape.dual else warm_up(shape, rank) + 1))
 
 
-def remedies(plan: TrainPlan, use: MemoryUse) -> tuple[str, ...]:
-    """What would help, cheapest first."""
-    found = []
-    short = -float(use.spare_bytes)
-    if plan.recompute == "none":
-        found.append("--recompute selective or full: activations for time")
-    elif plan.recompute == "selective":
-        found.append("--recompute full: activations for a third more forward time")
-    if plan.zero < 1:
-        found.append("--zero 1: optimizer state sharded over data parallel ranks")
-    if plan.micro_batch > 1 and float(use.activations_bytes) > short:
-        found.append(f"--micro-batch {max(plan.micro_batch // 2, 1)}")
-    if plan.zero in (1, 2) and plan.pp == 1:
-        found.append("--zero 3: weights sharded too (FSDP)")
-    found.append("more tensor, pipeline or context parallelism (--tp, --pp, --cp)")
-    return tuple(found)
-
-
 def peak(uses: list[MemoryUse]) -> MemoryUse:
     """The fullest of several ranks."""
     return max(uses, key=lambda use: float(np.max(use.total_bytes)))

@@ -1,8 +1,9 @@
 """A training run: from a step to days, energy and money, with what failures and checkpoints cost.
 
 Failures strike each component at its own rate (Poisson); a failure loses the work since the last checkpoint, on average
-half an interval, and a restart, longer where no spare is at hand. With a checkpoint of stall c every t seconds and a
-mean time M between failures, the share of time that makes progress is
+half an interval, and a restart; where no spare stands in for the chips that it takes along, the job goes on with fewer
+of them until they are repaired. With a checkpoint of stall c every t seconds and a mean time M between failures, the
+share of time that makes progress is
 
     goodput = 1 / (1 + c / t + (t / 2 + restart) / M),
 
@@ -18,46 +19,16 @@ from types import MappingProxyType
 from typing import Literal, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from taicang.hardware import Machine
+from taicang.train.failures import DAY, HOUR, Component, broken_chips, components, rates_per_s, with_mtbf
+from taicang.train.power import Power, job_power
 from taicang.train.step import TrainStep
 from taicang.units import Count
 
 Saving: TypeAlias = Literal["synchronous", "asynchronous", "in_memory"]
-HOUR = 3600.0
-DAY = 24.0 * HOUR
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Component:
-    """A part that fails: how many chips share it, how often it fails, how many chips stop and for how long."""
-
-    chips_each: Count
-    """Chips per component: 1 a chip, 8 a host, 1/2 for two optical modules per chip."""
-    failures_per_s: float
-    """Of one component."""
-    blast_chips: Count
-    """Chips that leave the job with it (the node, the rack, all behind a switch)."""
-    repair_s: float
-
-
-def _per_chip(count: float, blast_chips: float, repair_s: float) -> Component:
-    """``count`` of the 419 unexpected interruptions in 54 days of 16,384 H100 (arXiv 2407.21783, table 5)."""
-    rate = count / (54.0 * DAY * 16384.0)
-    return Component(chips_each=1.0, failures_per_s=rate, blast_chips=blast_chips, repair_s=repair_s)
-
-
-COMPONENTS: Mapping[str, Component] = MappingProxyType(
-    {
-        "chip": _per_chip(148.0, 8.0, DAY),
-        "device memory": _per_chip(72.0, 8.0, DAY),
-        "software": _per_chip(54.0, 0.0, 0.0),
-        "network switch or cable": _per_chip(35.0, 8.0, 4.0 * HOUR),
-        "host": _per_chip(63.0, 8.0, DAY),
-        "everything else": _per_chip(47.0, 8.0, 4.0 * HOUR),
-    }
-)
-"""Rates of Llama 3's run; repair times are assumed."""
+YEAR = 365.0 * DAY
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +36,8 @@ class Policy:
     """How a run guards against failures, and what things cost."""
 
     saving: Saving = "asynchronous"
+    """Synchronous: the job waits for storage. Asynchronous: for the copy to host memory, and no checkpoint starts
+    before the last one is stored. In memory: copies stay in peers' memory, only the copy limits them."""
     interval_s: float | None = None
     """Between checkpoints; None is the best one."""
     storage_bytes_per_s: float = 0.25e9
@@ -75,11 +48,14 @@ class Policy:
     """Detecting, rescheduling, loading, warming up (assumed)."""
     spare_chips: int = 0
     """Idle chips that replace failed ones at once."""
-    components: Mapping[str, Component] = field(default_factory=lambda: COMPONENTS)
+    mtbf_s: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
+    """Mean time between failures of one component, by class, in place of ``failures.components``."""
     kwh_usd: float = 0.08
     """Price of a kilowatt-hour."""
     chip_hour_usd: float = 0.0
     """Rent of one chip for an hour."""
+    lifetime_s: float = 4.0 * YEAR
+    """Over which the machine's price is written off."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,39 +66,34 @@ class Run:
     steps: Count
     busy_s: float
     """Steps alone."""
+    checkpoint_s: float
+    """Stalls of all checkpoints."""
+    lost_s: float
+    """Work done twice and restarts."""
+    waiting_s: float
+    """Lost to chips under repair that no spare stood in for."""
     seconds: float
     band_s: tuple[float, float]
     goodput_ratio: float
-    failures: Count
+    failures: Mapping[str, float]
+    """Expected number by class of component."""
     mean_time_between_failures_s: float
     interval_s: float
     stall_s: float
     """What one checkpoint stops the job for."""
     checkpoint_bytes: float
     """Of the whole job."""
-    waiting_s: float
-    """For repairs that no spare stood in for."""
+    power: Power | None
     energy_j: float | None
-    power_w: float | None
-    """Of the facility: chips, hosts, network, cooling."""
     electricity_usd: float | None
     rent_usd: float
+    capital_usd: float | None
+    """The run's share of the machine's price."""
 
 
-def failure_rate(policy: Policy, chips: float) -> float:
-    """Failures per second that stop a job on ``chips`` chips."""
-    total = 0.0
-    for part in policy.components.values():
-        total += float(chips / part.chips_each * part.failures_per_s)
-    return total
-
-
-def broken_chips(policy: Policy, chips: float) -> float:
-    """Mean number of chips under repair (Little's law: rate x repair time x blast radius)."""
-    total = 0.0
-    for part in policy.components.values():
-        total += float(chips / part.chips_each * part.failures_per_s * part.repair_s * part.blast_chips)
-    return total
+def parts_of(machine: Machine, policy: Policy) -> dict[str, Component]:
+    """What can fail, with the rates that the policy sets."""
+    return with_mtbf(components(machine), policy.mtbf_s)
 
 
 def checkpoint(step: TrainStep, chips: float, policy: Policy) -> tuple[float, float]:
@@ -139,52 +110,77 @@ def checkpoint(step: TrainStep, chips: float, policy: Policy) -> tuple[float, fl
 def train_run(step: TrainStep, machine: Machine, tokens: float, policy: Policy, *, samples: int = 4000) -> Run:
     """The run of ``tokens`` tokens made of ``step``, expected values and a simulated band."""
     chips = -(-step.plan.ranks // machine.chip.dies)
+    parts = parts_of(machine, policy)
     steps = tokens / step.plan.tokens
     busy = steps * step.seconds
     size, stall = checkpoint(step, chips, policy)
-    rate = failure_rate(policy, chips)
+    rates = rates_per_s(parts, chips)
+    rate = sum(rates.values())
     mean = 1.0 / rate if rate > 0 else float("inf")
-    best = float(np.sqrt(2.0 * stall * mean))
-    written = size / chips / policy.storage_bytes_per_s
-    # checkpoints to storage cannot come faster than they are written; those in memory can
-    floor = step.seconds if policy.saving == "in_memory" else max(written, step.seconds)
-    interval = policy.interval_s or max(best, floor)
-    short = max(broken_chips(policy, chips) - policy.spare_chips, 0.0) / chips
-    lost = interval / 2.0 + policy.restart_s
-    goodput = 1.0 / (1.0 + stall / interval + lost * rate) * (1.0 - short)
-    seconds = busy / goodput
-    power = None if machine.power_w is None else machine.power_w / machine.chips * chips * machine.pue_ratio
-    energy = None if power is None else power * seconds
+    interval = policy.interval_s or _interval(step, size / chips, stall, mean, policy)
+    missing = broken_chips(parts, chips)
+    short = min(max(missing - policy.spare_chips, 0.0) / chips, 0.99)
+    checkpoints, lost = busy * (stall / interval), busy * ((interval / 2.0 + policy.restart_s) * rate)
+    seconds = (busy + checkpoints + lost) / (1.0 - short)
+    power = job_power(machine, chips)
+    energy = None if power is None else power.total_w * seconds
+    price = None if machine.price_usd is None else machine.price_usd / machine.chips * chips
+    unspared = short / (missing / chips) if missing > 0 else 0.0
     return Run(
         tokens=tokens,
         steps=steps,
         busy_s=busy,
+        checkpoint_s=checkpoints,
+        lost_s=lost,
+        waiting_s=seconds * short,
         seconds=seconds,
-        band_s=_band(busy * (1.0 + stall / interval) / (1.0 - short), rate, interval, policy.restart_s, samples),
-        goodput_ratio=goodput,
-        failures=rate * seconds,
+        band_s=_band(busy + checkpoints, parts, chips, interval, policy.restart_s, unspared, samples),
+        goodput_ratio=busy / seconds,
+        failures={name: each * seconds for name, each in rates.items()},
         mean_time_between_failures_s=mean,
         interval_s=interval,
         stall_s=stall,
         checkpoint_bytes=size,
-        waiting_s=seconds * short,
+        power=power,
         energy_j=energy,
-        power_w=power,
         electricity_usd=None if energy is None else energy / 3.6e6 * policy.kwh_usd,
         rent_usd=chips * seconds / HOUR * policy.chip_hour_usd,
+        capital_usd=None if price is None else price * (seconds / policy.lifetime_s),
     )
 
 
-def _band(work_s: float, rate: float, interval_s: float, restart_s: float, samples: int) -> tuple[float, float]:
-    """Simulated runs: Poisson failures, each losing a uniform share of an interval and an exponential restart."""
+def _interval(step: TrainStep, chip_bytes: float, stall: float, mean: float, policy: Policy) -> float:
+    """The best interval that storage can follow."""
+    written = 0.0 if policy.saving == "in_memory" else chip_bytes / policy.storage_bytes_per_s
+    return max(float(np.sqrt(2.0 * stall * mean)), written, step.seconds)
+
+
+def _band(
+    work_s: float, parts: Mapping[str, Component], chips: float, interval_s: float, restart_s: float,
+    unspared_ratio: float, samples: int,
+) -> tuple[float, float]:  # fmt: skip
+    """Simulated runs: Poisson failures of every class, each losing a uniform share of an interval, an exponential
+    restart, and its chips for an exponential repair where no spare stands in."""
     rng = np.random.default_rng(0)
-    count = rng.poisson(work_s * rate, samples)
-    most = int(count.max(initial=0))
     taken = np.full(samples, work_s)
-    if most:
-        happened = np.arange(min(most, 2000)) < count[:, None]
-        losses = rng.uniform(0.0, interval_s, happened.shape) + rng.exponential(restart_s, happened.shape)
-        scale = np.maximum(count / np.minimum(np.maximum(count, 1), 2000), 1.0)
-        taken = taken + (losses * happened).sum(axis=1) * scale
+    for name, rate in rates_per_s(parts, chips).items():
+        part = parts[name]
+        count = rng.poisson(work_s * rate, samples)
+        taken = taken + interval_s * _uniforms(rng, count) + _exponentials(rng, count, restart_s)
+        missing = part.blast_chips / chips * unspared_ratio
+        taken = taken + missing * _exponentials(rng, count, part.repair_s)
     low, high = np.quantile(taken, [0.05, 0.95])
     return float(low), float(high)
+
+
+def _exponentials(rng: np.random.Generator, count: NDArray[np.int64], mean: float) -> NDArray[np.float64]:
+    """Sum of ``count`` exponential times: a gamma variable."""
+    drawn = rng.gamma(np.maximum(count, 1), max(mean, 1e-30))
+    return np.asarray(np.where(count > 0, drawn, 0.0))
+
+
+def _uniforms(rng: np.random.Generator, count: NDArray[np.int64], exact: int = 24) -> NDArray[np.float64]:
+    """Sum of ``count`` uniform numbers: the first few one by one, the rest as the normal variable that it becomes."""
+    few = (rng.random((count.size, exact)) * (np.arange(exact) < count[:, None])).sum(axis=1)
+    many = np.maximum(count - exact, 0)
+    return np.asarray(few + np.maximum(many / 2.0 + np.sqrt(many / 12.0) * rng.standard_normal(count.size), 0.0))

@@ -3,7 +3,16 @@
 from __future__ import annotations
 
 from taicang.train_plans.check import check
-from taicang.train_plans.placement import AXES, Group, Replicas, Stride, data_groups, expert_groups, stride
+from taicang.train_plans.placement import (
+    AXES,
+    Group,
+    Replicas,
+    Stride,
+    data_groups,
+    expert_groups,
+    side_by_side,
+    stride,
+)
 from taicang.train_plans.plan import Context, Recompute, Schedule, TrainPlan, describe
 from taicang.train_plans.recipe import MASTERS, MOMENTS, RECIPES, Recipe, recipe
 
@@ -25,5 +34,6 @@ __all__ = [
     "describe",
     "expert_groups",
     "recipe",
+    "side_by_side",
     "stride",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from taicang.errors import InvalidPlan, UnknownName
-from taicang.train_plans.placement import AXES
+from taicang.train_plans.placement import AXES, side_by_side
 from taicang.train_plans.plan import TrainPlan
 from taicang.train_plans.recipe import MASTERS, MOMENTS
 
@@ -50,17 +50,14 @@ def _order(plan: TrainPlan) -> None:
         dense *= {"tp": plan.tp, "cp": plan.cp, "dp": plan.dp}.get(axis, 1)
         experts *= {"tp": plan.etp, "ep": plan.ep, "dp": stage // wide}.get(axis, 1)
     if dense != experts:
-        raise InvalidPlan(
-            f"order {plan.order}: dense layers have {dense} ranks inside pp and experts {experts}"
-        )
+        raise InvalidPlan(f"order {plan.order}: dense layers have {dense} ranks inside pp and experts {experts}")
 
 
 def _sharding(plan: TrainPlan) -> None:
     replicas = plan.dp * plan.cp
     if plan.shard and replicas % plan.shard:
         raise InvalidPlan(f"shard={plan.shard} does not divide dp x cp = {replicas} data-parallel ranks")
-    if plan.shard and abs(plan.order.replace("-ep", "").split("-").index("cp")
-                          - plan.order.replace("-ep", "").split("-").index("dp")) > 1:  # fmt: skip
+    if plan.shard and not side_by_side(plan.order):
         raise InvalidPlan(f"shard groups need cp and dp side by side, not {plan.order}")
     if plan.zero == 3 and plan.pp > 1:
         raise InvalidPlan(f"zero 3 gathers weights for each microbatch: not with pp={plan.pp}")

@@ -74,11 +74,16 @@ def stride(plan: TrainPlan, axis: Stride) -> Count:
     return apart
 
 
+def side_by_side(order: str) -> bool:
+    """Whether context- and data-parallel ranks of dense layers are neighbours, and so form one group."""
+    axes = [axis for axis in order.split("-") if axis != "ep"]
+    return abs(axes.index("cp") - axes.index("dp")) == 1
+
+
 def data_groups(plan: TrainPlan) -> Replicas:
     """Ranks that hold the same dense parameters: cp and dp, one group where they are neighbours."""
-    axes = [axis for axis in plan.order.split("-") if axis != "ep"]
-    inner, outer = sorted(("cp", "dp"), key=axes.index)
-    if axes.index(outer) == axes.index(inner) + 1:
+    inner, outer = sorted(("cp", "dp"), key=plan.order.index)
+    if side_by_side(plan.order):
         whole: tuple[Group, ...] = (Group(ranks=plan.cp * plan.dp, stride=stride(plan, inner)),)  # type: ignore[arg-type]
     else:
         whole = tuple(Group(ranks=getattr(plan, axis), stride=stride(plan, axis)) for axis in (inner, outer))  # type: ignore[arg-type]

@@ -1,0 +1,203 @@
+"""Options of ``taicang train``: the plan, the run around it, and what they are read into."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from taicang.app.options import Seconds, stacked
+
+ZERO = {
+    "none": 0, "distributed-optimizer": 1, "zero1": 1, "zero2": 2, "zero3": 3, "fsdp": 3, "fsdp2": 3, "hsdp": 3,
+}  # fmt: skip
+"""Names of ZeRO stages beside their numbers; HSDP shards inside one scale-up domain."""
+
+
+class Stage(click.ParamType[Any]):
+    """A ZeRO stage by number or name."""
+
+    name = "STAGE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Check the name; the plan takes its number, and HSDP's groups need the machine."""
+        text = str(value).lower()
+        if text not in ZERO and text not in ("0", "1", "2", "3"):
+            self.fail(f"{value!r} is none of 0, 1, 2, 3, {', '.join(ZERO)}", param, ctx)
+        return text
+
+
+class Named(click.ParamType[Any]):
+    """NAME=DURATION, e.g. chip=50000h."""
+
+    name = "CLASS=DURATION"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, float]:
+        """Split at the equals sign; the duration needs a unit."""
+        name, equals, text = str(value).partition("=")
+        if not equals:
+            self.fail(f"expected CLASS=DURATION such as chip=50000h, got {value!r}", param, ctx)
+        return name.strip().replace("_", " "), Seconds().convert(text, param, ctx)
+
+
+class Tokens(click.ParamType[float]):
+    """A number of tokens: 2T, 300B, 1e12."""
+
+    name = "TOKENS"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Read a count with an optional K, M, B or T."""
+        text = str(value).strip().upper()
+        scale = {"K": 1e3, "M": 1e6, "B": 1e9, "T": 1e12}.get(text[-1:], 1.0)
+        try:
+            count = float(text if scale == 1.0 else text[:-1]) * scale
+        except ValueError:
+            self.fail(f"cannot read {value!r} as a number of tokens such as 2T or 300B", param, ctx)
+        if not 0 < count < float("inf"):
+            self.fail("expected a positive number of tokens", param, ctx)
+        return count
+
+
+def _degree(name: str, text: str) -> Any:
+    return click.option(f"--{name}", type=click.IntRange(1), default=1, show_default=True, help=text)
+
+
+def _choice(name: str, default: str, values: list[str], text: str) -> Any:
+    return click.option(f"--{name}", type=click.Choice(values), default=default, show_default=True, help=text)
+
+
+PLAN = stacked(
+    _degree("tp", "Tensor-parallel ranks."),
+    _degree("cp", "Context-parallel ranks."),
+    _degree("pp", "Pipeline stages."),
+    _degree("vpp", "Model chunks per stage."),
+    _degree("ep", "Expert-parallel ranks."),
+    _degree("etp", "Tensor-parallel ranks per expert."),
+    click.option("--dp", type=click.IntRange(1), help="Data-parallel groups (default: fills the machine)."),
+    click.option(
+        "--order", default="tp-cp-ep-dp-pp", show_default=True, help="Axes, from the innermost level outward."
+    ),
+    _degree("micro-batch", "Sequences per microbatch."),
+    click.option(
+        "--global-batch", type=click.IntRange(1), help="Sequences per step (default: about 4 million tokens)."
+    ),
+    click.option("--seq", type=click.IntRange(1), default=4096, show_default=True, help="Tokens per sequence."),
+    click.option("--dtype", default="bf16", show_default=True, help="bf16, fp16, fp8, fp8_block, mxfp8, nvfp4, int8."),
+    click.option(
+        "--zero", type=Stage(), default="1", show_default=True,
+        help="0 to 3, or none, distributed-optimizer, fsdp, fsdp2, hsdp.",
+    ),
+    click.option(
+        "--shard", type=click.IntRange(0), default=0, help="Ranks of a ZeRO shard group (HSDP; default: all)."
+    ),
+    click.option("--no-reshard", is_flag=True, help="FSDP: keep gathered weights for the backward pass."),
+    _choice("moments", "fp32", ["fp32", "bf16", "fp8"], "Format of Adam's moments."),
+    _choice("master", "fp32", ["fp32", "remainder", "none"], "Master weights beside the 16-bit ones."),
+    click.option("--gradients", type=click.Choice(["fp32", "bf16"]), help="Gradients (default: the recipe's)."),
+    _choice("recompute", "none", ["none", "selective", "full"], "What the backward pass runs forward again."),
+    click.option(
+        "--recompute-share", type=click.FloatRange(0, 1), default=1.0, show_default=True,
+        help="Share of the layers that full recompute repeats.",
+    ),
+    click.option(
+        "--recompute-modules", default="core", show_default=True,
+        help="Parts that selective recompute repeats: core, norm, up, mlp, experts, shared.",
+    ),
+    _choice("schedule", "1f1b", ["gpipe", "1f1b", "zero_bubble", "dualpipe"], "Pipeline schedule."),
+    click.option(
+        "--stages", default="", help='Layers of each chunk, with E, M, L for embedding, MTP, head: "E15,16,16,15L".'
+    ),
+    _choice("context", "ring", ["ring", "all_gather", "ulysses"], "Kind of context parallelism."),
+    click.option(
+        "--overlap", default="",
+        help='What runs beside computing: "+shared_expert" and "-tensor" change its list, plain words replace it.',
+    ),
+    click.option("--lora", is_flag=True, help="Train adapters beside frozen weights."),
+    click.option("--no-sp", is_flag=True, help="Without sequence parallelism."),
+)  # fmt: skip
+"""Layout and formats of a training job."""
+
+RUN = stacked(
+    click.option("--tokens", type=Tokens(), help="Tokens of the whole run, e.g. 2T: days, energy, money, failures."),
+    _choice("checkpoint", "asynchronous", ["synchronous", "asynchronous", "in_memory"], "How checkpoints are taken."),
+    click.option("--interval", type=Seconds(), help="Between checkpoints, e.g. 20min (default: the best one)."),
+    click.option("--restart", type=Seconds(), default=600.0, show_default="600s", help="Restart after a failure."),
+    click.option("--spares", type=click.IntRange(0), default=0, show_default=True, help="Idle chips that stand by."),
+    click.option(
+        "--mtbf", multiple=True, type=Named(),
+        help="Mean time between failures of one chip, node, rack, switch, optical_module or of the software per chip.",
+    ),
+    click.option("--kwh", type=click.FloatRange(0), default=0.08, show_default=True, help="USD per kilowatt-hour."),
+    click.option(
+        "--chip-hour", type=click.FloatRange(0), default=0.0, show_default=True, help="USD per chip and hour."
+    ),
+)  # fmt: skip
+"""The run around the step."""
+
+_FIELDS = {
+    "no_reshard": "reshard", "no_sp": "sp", "recompute_share": "recompute_ratio",
+}  # fmt: skip
+"""Option -> field of the plan, where they differ."""
+
+
+def plan_from(options: dict[str, Any], domain: int) -> Any:
+    """The plan that the options fix; ``domain`` is how many ranks HSDP's shard groups span."""
+    from taicang.train_plans import TrainPlan, recipe
+
+    names = ("tp", "cp", "pp", "vpp", "ep", "etp", "order", "micro_batch", "seq", "recompute", "schedule", "stages",
+             "context", "moments", "master")  # fmt: skip
+    zero = options["zero"]
+    shard = options["shard"]
+    if zero == "hsdp" and not shard:
+        shard = max(domain // options["tp"], 1)
+    return TrainPlan(
+        **{name: options[name] for name in names},
+        dp=options["dp"] or 0,
+        global_batch=options["global_batch"] or 0,
+        zero=ZERO[zero] if zero in ZERO else int(zero),
+        shard=shard,
+        reshard=not options["no_reshard"],
+        gradients=options["gradients"] or "",
+        recompute_ratio=options["recompute_share"],
+        recompute_modules=modules(options["recompute_modules"]),
+        sp=not options["no_sp"],
+        trained_ratio=0.0 if options["lora"] else 1.0,
+        recipe=recipe(options["dtype"]),
+    )
+
+
+def modules(text: str) -> tuple[str, ...]:
+    """Names of parts of a layer; ``UnknownName`` suggests the nearest."""
+    from typing import get_args
+
+    from taicang.errors import UnknownName
+    from taicang.lower.training import Module
+
+    known = [name for name in get_args(Module) if name != "rest"]
+    found = tuple(part.strip() for part in text.split(",") if part.strip())
+    for name in found:
+        if name not in known:
+            raise UnknownName("part of a layer", name, known)
+    return found
+
+
+def pinned(ctx: click.Context) -> frozenset[str]:
+    """Fields of the plan that the command line sets."""
+    given = click.core.ParameterSource.COMMANDLINE
+    found = {name for name in ctx.params if ctx.get_parameter_source(name) == given}
+    return frozenset(_FIELDS.get(name, name) for name in found) | ({"shard"} if ctx.params["zero"] == "hsdp" else set())
+
+
+def policy_from(options: dict[str, Any]) -> Any:
+    """How the run guards against failures, and what things cost."""
+    from taicang.train.run import Policy
+
+    return Policy(
+        saving=options["checkpoint"],
+        interval_s=options["interval"],
+        restart_s=options["restart"],
+        spare_chips=options["spares"],
+        mtbf_s=dict(options["mtbf"]),
+        kwh_usd=options["kwh"],
+        chip_hour_usd=options["chip_hour"],
+    )

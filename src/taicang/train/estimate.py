@@ -1,0 +1,260 @@
+"""Seconds and bytes of many plans of one layout at once: what a layer costs, scaled and added by arrays.
+
+Columns are pairs of pipeline stages and chunks, rows kinds of recompute. The pipeline is its published closed form:
+bubble (p - 1) / v of a stage's pass for 1F1B, (p - 1) (F + B - W) for zero bubble, (p / 2 - 1) (pair + B - 3 W) for
+DualPipe.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from taicang.lower.training import lower_embedding, lower_head, lower_layer
+from taicang.train import memory, sync
+from taicang.train.layer import LayerTime, Price, layer_time, total
+from taicang.train.memory import Held
+from taicang.train.setup import Setup
+from taicang.train.space import Variant, variants
+from taicang.train.step import straggling_ratio
+from taicang.train_plans import Schedule, TrainPlan
+from taicang.units import Num
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.intp]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Priced:
+    """Legal plans that share all of ``plan`` but stages, chunks and recompute (by index), with their prices."""
+
+    plan: TrainPlan
+    pp: Ints
+    vpp: Ints
+    recompute: Ints
+    seconds: Floats
+    memory_bytes: Floats
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Layer:
+    """The model's mean layer on one rank; recompute kinds are rows."""
+
+    forward: Num
+    back: Num
+    """Recompute, data and weight gradients."""
+    weight: Num
+    beside: Num
+    """What a pair of passes saves."""
+    kept: Num
+    """Activations kept, by recompute."""
+    busiest: Num
+    """Activations of the layer at work."""
+    held: Held
+    ends: tuple[float, float]
+    """Seconds of embedding and head."""
+    logits: Num
+    edges: tuple[float, float]
+    """Parameters of embedding and head."""
+
+
+def estimates(
+    setup: Setup, layout: TrainPlan, pp: Ints, vpp: Ints, modes: tuple[tuple[Any, float], ...], fixed: Mapping[str, Any]
+) -> Iterator[Priced]:
+    """All variants of ``layout`` with the given pairs of stages and chunks."""
+    layer = _mean(setup, layout, modes)
+    dp = setup.machine.ranks // (layout.tp * layout.cp * pp)
+    micro = layout.global_batch // (dp * layout.micro_batch)
+    networks: dict[tuple[object, ...], tuple[Num, Num]] = {}
+    for variant in variants(setup, layout, fixed):
+        schedules = [one for one in variant.schedules if fixed.get("schedule", one) == one]
+        masks = [_legal(setup, layout, variant, one, pp, vpp, micro) for one in schedules]
+        if not any(mask.any() for mask in masks):
+            continue
+        plan = replace(
+            layout, zero=variant.zero, shard=variant.shard, reshard=variant.reshard, order=variant.order,
+            schedule=schedules[0],
+        )  # fmt: skip
+        stage = _stage(setup, plan, layer, pp, vpp, dp, micro, networks)
+        for schedule, legal in zip(schedules, masks, strict=True):
+            seconds, size = _whole(setup, replace(plan, schedule=schedule), layer, stage, pp, vpp, micro)
+            rows, count = seconds.shape[0], int(legal.sum())
+            yield Priced(
+                plan=replace(plan, schedule=schedule),
+                pp=np.tile(pp[legal], rows),
+                vpp=np.tile(vpp[legal], rows),
+                recompute=np.repeat(np.arange(rows), count),
+                seconds=seconds[:, legal].ravel(),
+                memory_bytes=np.broadcast_to(size, seconds.shape)[:, legal].ravel(),
+            )
+
+
+def _legal(
+    setup: Setup, layout: TrainPlan, variant: Variant, schedule: Schedule, pp: Ints, vpp: Ints, micro: Ints
+) -> NDArray[np.bool_]:
+    """Where the rules of ``train_plans.check`` hold, and where a choice makes a difference at all."""
+    legal: NDArray[np.bool_] = (pp > 1) | (schedule == "1f1b")
+    if schedule != "1f1b":
+        legal = legal & (vpp == 1)
+    if schedule == "dualpipe":
+        legal = legal & (pp % 2 == 0) & (micro % 2 == 0) & (micro >= 2 * pp)
+    if variant.zero == 3:
+        legal = legal & (pp == 1)
+    if variant.order != layout.order:
+        legal = legal & (pp > 1) & (setup.machine.ranks // (layout.tp * layout.cp * pp) > 1)
+    return legal
+
+
+def _mean(setup: Setup, layout: TrainPlan, modes: tuple[tuple[Any, float], ...]) -> _Layer:
+    model, stack = setup.model, setup.stack
+    price: Price = lambda op: setup.price(op, 1.0, 1.0)  # noqa: E731
+    plan = replace(layout, recompute="selective")
+    times = []
+    dense: Any = 0.0
+    experts: Any = 0.0
+    for block in model.blocks:
+        share = block.count / model.layers
+        times.append((share, layer_time(lower_layer(model, block, plan, stack), plan, stack, price, setup.tax)))
+        held = memory.layer_parameters(model, block, plan)
+        dense, experts = dense + share * held.dense, experts + share * held.experts
+
+    def weigh(of: Callable[[LayerTime], Num]) -> Num:
+        seconds: Num = 0.0
+        for share, time in times:
+            seconds = seconds + share * of(time)
+        return seconds
+
+    forward, core = weigh(lambda t: total(t.forward)), weigh(lambda t: total(t.again))
+    weight = weigh(lambda t: total(t.weight))
+    everything, trimmed = weigh(lambda t: t.working_bytes), weigh(lambda t: t.saved_bytes)
+    boundary = layout.micro_batch * layout.seq / layout.cp * model.hidden * 2.0 / (layout.tp if layout.sp else 1)
+    again = [{"none": 0.0, "selective": core, "full": ratio * forward}[mode] for mode, ratio in modes]
+    kept = [
+        {"none": everything, "selective": trimmed, "full": ratio * boundary + (1 - ratio) * everything}[mode]
+        for mode, ratio in modes
+    ]
+    edges = [layer_time(lower(model, layout), layout, stack, price) for lower in (lower_embedding, lower_head)]
+    first, last = (float(total(t.forward) + total(t.data) + total(t.weight)) for t in edges)
+    return _Layer(
+        forward=forward,
+        back=np.array(again)[:, None] + weigh(lambda t: total(t.data)) + weight,
+        weight=weight,
+        beside=weigh(lambda t: t.saved_s) if layout.ep > 1 else 0.0,
+        kept=np.array(kept)[:, None],
+        busiest=everything,
+        held=Held(dense=dense, experts=experts),
+        ends=(first, last),
+        logits=edges[1].working_bytes,
+        edges=memory.edge_parameters(model, layout),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Stage:
+    """What does not depend on the schedule: the fullest stage per microbatch, and what follows the pipeline."""
+
+    once: Num
+    """All passes of one layer."""
+    back: Num
+    micro_s: Num
+    after: Num
+    state: Num
+    """Bytes but for activations in flight."""
+    layers: Num
+
+
+def _stage(
+    setup: Setup, given: TrainPlan, layer: _Layer, pp: Ints, vpp: Ints, dp: Ints, micro: Ints,
+    networks: dict[tuple[object, ...], tuple[Num, Num]],
+) -> _Stage:  # fmt: skip
+    """``networks`` remembers collectives, which ZeRO 1 and 2 share."""
+    stack, tax = setup.stack, setup.tax
+    price: Price = lambda op: setup.price(op, 1.0, 1.0)  # noqa: E731
+    plan: Any = replace(given, dp=dp, pp=pp)  # type: ignore[arg-type] # arrays in place of numbers: see placement
+    count, copies = setup.model.layers, given.copies
+    layers = np.ceil(count / pp)
+    both, larger = sum(layer.edges), max(layer.edges)
+    wide = Held(
+        dense=copies * layers * layer.held.dense + np.where(pp == 1, both, copies * larger),
+        experts=copies * layers * layer.held.experts,
+    )
+    forward, back = layer.forward, layer.back
+    after = sync.optimizer_s(wide, plan, price) + stack.step_host_s
+    key = ((0, 1, 1, 3)[given.zero], given.shard, given.reshard, given.order, copies)
+    if key not in networks:
+        per_layer = given.zero == 3
+        networks[key] = (sync.layer_network if per_layer else sync.step_network)(
+            layer.held if per_layer else wide, plan, price
+        )
+    if given.zero == 3:
+        ahead, behind = sync.layer_exposed(networks[key], stack, tax, forward_s=forward, backward_s=back)
+        forward, back = forward + ahead, back + behind
+    else:
+        more = sync.step_exposed(
+            networks[key], given.zero, stack, tax, forward_s=copies * layers * forward,
+            backward_s=copies * layers * back, micro=micro * 1.0,
+        )  # fmt: skip
+        after = after + more[0] + more[1]
+    once = forward + back
+    padded = (count % (pp * vpp) != 0) & (pp > 1) & ((count + 2) % (pp * vpp) == 0)
+    ends = np.where(pp == 1, sum(layer.ends), max(layer.ends))
+    inner = (count + 2) / pp * once  # of the stages between the first and the last
+    busiest = layer.busiest + memory.gathered_bytes(layer.held, plan)
+    state = sum(memory.state_bytes(wide, plan)) + np.maximum(busiest, layer.logits)
+    return _Stage(
+        once=once,
+        back=back,
+        micro_s=np.where(padded, np.maximum(inner, inner - once + ends), layers * once + ends),
+        after=after,
+        state=state + memory.RUNTIME_RATIO * setup.machine.chip.memory.capacity_bytes,
+        layers=layers,
+    )
+
+
+def _whole(
+    setup: Setup, plan: TrainPlan, layer: _Layer, stage: _Stage, pp: Ints, vpp: Ints, micro: Ints
+) -> tuple[Floats, Floats]:
+    """Seconds and bytes of the fullest rank, by recompute and pair of stages and chunks."""
+    bubble = _bubble(setup, plan.schedule, layer, stage.once, stage.back, pp, vpp, micro)
+    slowed = 1.0 + straggling_ratio(setup.machine.ranks, setup.clock_ratio)
+    kept = layer.kept * stage.layers / vpp * _in_flight(setup, plan, pp, vpp, micro)
+    return np.asarray(slowed * (micro * stage.micro_s + bubble) + stage.after), np.asarray(stage.state + kept)
+
+
+def _pairs(setup: Setup, schedule: Schedule, layer: _Layer) -> bool:
+    asked = schedule == "dualpipe" or "expert_exchange" in setup.stack.overlap
+    return asked and schedule in ("1f1b", "dualpipe") and bool(np.any(np.asarray(layer.beside) > 0))
+
+
+def _bubble(
+    setup: Setup, schedule: Schedule, layer: _Layer, once: Num, back: Num, pp: Ints, vpp: Ints, micro: Ints
+) -> Num:
+    """Idle time of the fullest rank, less what its pairs save."""
+    per = setup.model.layers / pp
+    if schedule == "dualpipe":
+        pair = once - layer.beside
+        saved: Num = layer.beside * per * np.maximum(micro - pp / 2.0, 0.0)
+        return (pp / 2.0 - 1.0) * ((pair + back - 3.0 * layer.weight) * per) - saved
+    if schedule == "zero_bubble":
+        return (pp - 1.0) * ((once - 2.0 * layer.weight) * per)
+    if _pairs(setup, schedule, layer):
+        warm = 2.0 * (pp - 1.0) + (vpp - 1.0) * pp + 1.0
+        saved = layer.beside * per / vpp * np.maximum(micro * vpp - warm, 0.0)
+        return (pp - 1.0) / vpp * (once * per) - saved
+    return (pp - 1.0) / vpp * (once * per)
+
+
+def _in_flight(setup: Setup, plan: TrainPlan, pp: Ints, vpp: Ints, micro: Ints) -> Num:
+    """``memory.in_flight`` of the first rank, for arrays; pairs run one ahead."""
+    most = micro * vpp * 1.0
+    if plan.schedule == "gpipe":
+        return most
+    if plan.schedule in ("dualpipe", "zero_bubble"):
+        return np.asarray(np.minimum(most, pp + 1.0 * (plan.schedule == "dualpipe")))
+    ahead = "expert_exchange" in setup.stack.overlap and plan.ep > 1
+    deep = (pp - 1.0) * 2 + (vpp - 1.0) * pp + 1.0 + ahead
+    return np.asarray(np.minimum(most, np.where((vpp == 1) & (not ahead), pp, deep)))
