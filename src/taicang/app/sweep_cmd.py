@@ -1,52 +1,125 @@
-"""``taicang sweep``."""
+"""``taicang sweep`` and ``taicang sweep query``."""
 
 from __future__ import annotations
 
 import os
+import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import click
 
+from taicang.app.options import HELP, JSON, echo_json
 
-@click.command(
+EVERY_S = 2.0
+"""Between two lines of progress."""
+
+
+class _Study(click.Group):
+    """A group whose first word may be a study: ``taicang sweep study.yaml`` runs it."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Put the command's name before a study or an option of it."""
+        if args and args[0] not in self.commands and args[0] not in HELP["help_option_names"]:
+            args = ["run", *args]
+        return super().parse_args(ctx, args)
+
+
+@click.group(
+    cls=_Study,
+    context_settings=HELP,
+    epilog="""\b
+Examples:
+  taicang sweep study.yaml                     the same as taicang sweep run study.yaml
+  taicang sweep study.yaml --workers ray
+  taicang sweep query study "select * from results order by output_tokens_per_s_per_chip desc limit 5"
+""",
+)
+def sweep() -> None:
+    """Studies: axes over catalogue fields, plan fields and the load, evaluated in parallel and queried with SQL."""
+
+
+@sweep.command(
     epilog="""\b
 Example of a study:
   base: {model: deepseek-r1, on: hgx-h200 x 4, input: 4000, output: 1000, tpot: 50ms}
   axes:
     chip.memory.bandwidth: {from: 3 TB/s, to: 12 TB/s, scale: log, steps: 5}
     quant: [auto, bf16]
-  sample: {kind: grid}            # or: {kind: latin, points: 1000, seed: 1}
+  sample: {kind: grid}            # or: {kind: latin, points: 1000, seed: 1}, random, bayesian
 """
 )
 @click.argument("study", type=click.Path(dir_okay=False))
 @click.option("--out", type=click.Path(file_okay=False), help="Folder of the results (default: beside the study).")
 @click.option("--workers", default="auto", show_default=True, help="Processes, or ray (an extra).")
 @click.option("--address", help="Ray cluster to join (default: a local one).")
-def sweep(study: str, out: str | None, workers: str, address: str | None) -> None:
+def run(study: str, out: str | None, workers: str, address: str | None) -> None:
     """Evaluate a STUDY: axes over catalogue fields (chip.memory.bandwidth), plan fields and the load.
 
-    Keys of base and axes: model, on, input, output, ttft, tpot, stack, quant, mode, batch, mtp, acceptance, skew,
-    chunk, tp, dp, pp, ep, moe_tp, redundant, shared_ranks, microbatches, exchange, and any catalogue field with a dot.
-    Stopped or killed, it goes on where it was when it is started again.
+    Keys of base and axes: model, on, input, output, profile, ttft, tpot, slo, stack, quant, mode, batch, mtp,
+    acceptance, skew, chunk, tp, dp, pp, ep, moe_tp, redundant, shared_ranks, microbatches, exchange, and any catalogue
+    field with a dot. Stopped or killed, it goes on where it was when it is started again.
     """
     from taicang.errors import InvalidInput
     from taicang.search.journal import Journal
-    from taicang.search.study import points, read
+    from taicang.search.study import read
+    from taicang.search.sweep import run as evaluate
+    from taicang.search.sweep import size
     from taicang.search.workers import local, on_ray
 
     if not (workers in ("auto", "ray") or (workers.isdigit() and int(workers) > 0)):
         raise InvalidInput(f"a number of processes, auto or ray, not {workers!r}", where="--workers")
     plan = read(study)
-    every = points(plan)
-    folder = Path(out) if out else Path(study).with_suffix("")
-    journal = Journal(folder, plan.digest)
-    left = [(i, point) for i, point in enumerate(every) if i not in journal.done]
-    click.echo(f"{len(every)} points, {len(every) - len(left)} done before", err=True)
+    total = size(plan)
+    journal = Journal(Path(out) if out else Path(study).with_suffix(""), plan.digest)
+    before = len(journal.done)
+    click.echo(f"{total} points, {before} done before", err=True)
     count = (os.cpu_count() or 1) if workers == "auto" else 1 if workers == "ray" else int(workers)
-    rows = on_ray(left, address) if workers == "ray" else local(left, min(count, max(len(left), 1)))
-    for finished, row in enumerate(rows, 1):
-        journal.add(row)
-        if finished % 100 == 0:
-            click.echo(f"{finished} of {len(left)}", err=True)
-    for path in journal.finish(len(every)):
+
+    def rows_of(tasks: list[Any]) -> Any:
+        return on_ray(tasks, address) if workers == "ray" else local(tasks, min(count, len(tasks)))
+
+    start = said = time.monotonic()
+    for finished, _ in enumerate(evaluate(plan, journal, rows_of), 1):
+        now = time.monotonic()
+        if now - said > EVERY_S:
+            said, left = now, (total - before - finished) * (now - start) / finished
+            click.echo(f"{before + finished} of {total}, {left:.0f} s left", err=True)
+    for path in journal.finish(total):
         click.echo(str(path))
+
+
+@sweep.command(
+    epilog="""\b
+Examples:
+  taicang sweep query study "select count(*), sum(feasible::int) from results"
+  taicang sweep query study.yaml "select quant, max(output_tokens_per_s_per_chip) from results group by 1" --csv
+"""
+)
+@click.argument("study")
+@click.argument("sql")
+@click.option("--csv", "as_csv", is_flag=True, help="Comma-separated values.")
+@JSON
+def query(study: str, sql: str, as_csv: bool, as_json: bool) -> None:
+    """Ask the results of STUDY (its folder or YAML file), also while it runs: SQL over the table results."""
+    from taicang.search.journal import rows_of
+    from taicang.search.results import query as ask
+
+    folder = Path(study).with_suffix("") if study.endswith((".yaml", ".yml")) else Path(study)
+    names, rows = ask(folder, sql, rows_of(folder))
+    if as_json:
+        echo_json([dict(zip(names, row, strict=True)) for row in rows])
+    elif as_csv:
+        import csv
+
+        writer = csv.writer(sys.stdout, lineterminator="\n")
+        writer.writerows([names, *rows])
+    else:
+        from rich.console import Console
+        from rich.table import Table
+
+        table = Table(*names, box=None, pad_edge=False)
+        for row in rows:
+            table.add_row(*(f"{v:.6g}" if isinstance(v, float) else str(v) for v in row))
+        Console(highlight=False).print(table)

@@ -6,19 +6,36 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from taicang.catalog.models import model as load_model
+from taicang.catalog.slo import slo
 from taicang.errors import InvalidInput, TaicangError
 from taicang.lower import lower
 from taicang.plans import ServePlan, decode_batch
 from taicang.records import plain
 from taicang.search.door import formats, prepare
+from taicang.search.lengths import of_profile
 from taicang.search.result import Choice
 from taicang.search.run import MODES, Ask, search
 from taicang.search.space import Space, default
 from taicang.units import parse
 
 PLAN = ("tp", "dp", "pp", "ep", "moe_tp", "redundant", "shared_ranks", "microbatches", "exchange")
-LOAD = ("model", "on", "input", "output", "ttft", "tpot")
+LOAD = ("model", "on", "input", "output", "profile", "ttft", "tpot", "slo")
 TRAITS = ("stack", "quant", "mode", "batch", "mtp", "acceptance", "skew", "chunk")
+FIGURES = (
+    "ttft_s",
+    "tpot_s",
+    "user_tokens_per_s",
+    "requests_per_s",
+    "output_tokens_per_s",
+    "chips",
+    "machine_chips",
+    "output_tokens_per_s_per_w",
+    "output_tokens_per_s_per_usd",
+    "output_tokens_per_s_per_cny",
+    "output_tokens_per_s_per_chip",
+)
+"""Figures of a row."""
 KEYS = (*LOAD, *TRAITS, *PLAN)
 """Keys of a point besides catalogue fields, which have a dot in them ("chip.memory.bandwidth")."""
 
@@ -31,36 +48,25 @@ def evaluate(point: Mapping[str, Any]) -> dict[str, Any]:
         return {"feasible": False, "error": f"{type(error).__name__}: {error}"}
     if isinstance(choice, str):
         return {"feasible": False, "error": choice}
-    row = {
-        name: getattr(choice, name)
-        for name in (
-            "mode",
-            "ttft_s",
-            "tpot_s",
-            "user_tokens_per_s",
-            "requests_per_s",
-            "output_tokens_per_s",
-            "output_tokens_per_s_per_chip",
-            "output_tokens_per_s_per_w",
-            "output_tokens_per_s_per_usd",
-            "chips",
-            "machine_chips",
-        )
-    }
-    return {"feasible": True, "error": "", **row, "pools": plain(choice.pools)}
+    row = {name: getattr(choice, name) for name in FIGURES}
+    return {"feasible": True, "error": "", "mode": choice.mode, **row, "pools": plain(choice.pools)}
 
 
 def _best(point: Mapping[str, Any]) -> Choice | str:
     for key in ("model", "on"):
         if key not in point:
             raise InvalidInput(f"a point needs {key!r}", where="study")
+    preset = slo(str(point["slo"]), load_model(str(point["model"])).name) if "slo" in point else None
+    lengths = of_profile(str(point["profile"])) if "profile" in point else None
     job = prepare(
         str(point["model"]),
         str(point["on"]),
-        input_tokens=float(point.get("input", 4096)),
-        output_tokens=float(point.get("output", 256)),
-        ttft_s=_seconds(point, "ttft"),
-        tpot_s=_seconds(point, "tpot"),
+        input_tokens=lengths.input_tokens if lengths else float(point.get("input", 4096)),
+        output_tokens=lengths.output_tokens if lengths else float(point.get("output", 256)),
+        input_spread_ratio=lengths.input_spread_ratio if lengths else 1.0,
+        output_spread_ratio=lengths.output_spread_ratio if lengths else 1.0,
+        ttft_s=_seconds(point, "ttft") or (preset.ttft_s if preset else None),
+        tpot_s=_seconds(point, "tpot") or (preset.tpot_s if preset else None),
         stack=point.get("stack"),
         acceptance_ratio=float(point.get("acceptance", 0.7)),
         skew=float(point.get("skew", 1.01)),

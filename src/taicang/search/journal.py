@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import json
 import os
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from taicang.errors import InvalidInput, NotModelled
+from taicang.errors import InvalidInput
+from taicang.search import results
 
 
 class Journal:
@@ -50,6 +50,11 @@ class Journal:
         self.done[row["point"]] = row
         self._write(row)
 
+    def stream(self) -> None:
+        """Write the rows that make whole parts as Parquet, where pyarrow is installed."""
+        if results.available():
+            results.stream(self.path.parent, list(self.done.values()))
+
     def finish(self, total: int) -> list[Path]:
         """Write all rows in order as results.jsonl, and as results.parquet where pyarrow is installed."""
         os.close(self._file)
@@ -58,31 +63,13 @@ class Journal:
         spare = final.with_suffix(".part")
         spare.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
         spare.replace(final)
-        try:
-            return [final, _parquet(rows, final.with_suffix(".parquet"))]
-        except NotModelled:
-            return [final]
+        return [final, results.finish(self.path.parent, rows)] if results.available() else [final]
 
 
-def _parquet(rows: list[dict[str, Any]], path: Path) -> Path:
-    try:
-        arrow: Any = import_module("pyarrow")
-        parquet: Any = import_module("pyarrow.parquet")
-    except ImportError:
-        raise NotModelled("Parquet needs pyarrow: pip install 'taicang[study]'") from None
-    flat = [
-        {key: json.dumps(value) if isinstance(value, (list, dict)) else value for key, value in row.items()}
-        for row in rows
-    ]
-    keys = list(dict.fromkeys(key for row in flat for key in row))
-    columns = {key: [row.get(key) for row in flat] for key in keys}
-    mixed = {
-        key: [value if value is None else str(value) for value in values]
-        if len({type(value) for value in values if value is not None}) > 1
-        else values
-        for key, values in columns.items()
-    }
-    spare = path.with_suffix(".part")
-    parquet.write_table(arrow.table(mixed), spare)
-    spare.replace(path)
-    return path
+def rows_of(folder: Path) -> list[dict[str, Any]]:
+    """Rows of a journal in order of finishing, without touching it. Raises ``InvalidInput`` where there is none."""
+    path = folder / "journal.jsonl"
+    if not path.exists():
+        raise InvalidInput("holds no study; run it first", where=str(folder))
+    data = path.read_bytes()
+    return [json.loads(line) for line in data[: data.rfind(b"\n") + 1].splitlines()[1:]]

@@ -1,4 +1,4 @@
-"""A design-space study: axes over a base point, sampled as a grid, at random or as a Latin hypercube."""
+"""A design-space study: axes over a base point, sampled as a grid, at random, as a Latin hypercube or adaptively."""
 
 from __future__ import annotations
 
@@ -15,10 +15,12 @@ import numpy as np
 import yaml
 
 from taicang.errors import InvalidInput, UnknownName
-from taicang.search.evaluate import KEYS
+from taicang.search.evaluate import FIGURES, KEYS
 from taicang.units import Count
 
-Kind: TypeAlias = Literal["grid", "random", "latin"]
+Kind: TypeAlias = Literal["grid", "random", "latin", "bayesian"]
+KINDS = ("grid", "random", "latin", "bayesian")
+SAMPLE = ("kind", "points", "seed", "objective")
 _NUMBER = re.compile(r"^\s*([-+]?[\d.]+(?:[eE][-+]?\d+)?)\s*(.*?)\s*$")
 
 
@@ -68,6 +70,8 @@ class Study:
     count: int
     seed: int
     digest: str
+    objective: str = "output_tokens_per_s_per_chip"
+    """Figure of the results that Bayesian sampling looks for."""
 
 
 def read(path: str | Path) -> Study:
@@ -89,8 +93,14 @@ def read(path: str | Path) -> Study:
         if key not in KEYS and "." not in key:
             raise UnknownName("key", key, KEYS, where=place)
     kind = sample.get("kind", "grid")
-    if kind not in ("grid", "random", "latin"):
-        raise UnknownName("sampling", str(kind), ("grid", "random", "latin"), where=f"{place}: sample.kind")
+    if kind not in KINDS:
+        raise UnknownName("sampling", str(kind), KINDS, where=f"{place}: sample.kind")
+    for key in sample:
+        if key not in SAMPLE:
+            raise UnknownName("key", key, SAMPLE, where=f"{place}: sample")
+    objective = str(sample.get("objective", FIGURES[-1]))
+    if objective not in FIGURES:
+        raise UnknownName("figure", objective, FIGURES, where=f"{place}: sample.objective")
     count = sample.get("points", 0)
     if kind != "grid" and (not isinstance(count, int) or count < 1):
         raise InvalidInput("needs a number of points", where=f"{place}: sample.points")
@@ -101,6 +111,7 @@ def read(path: str | Path) -> Study:
         kind=kind,
         count=count,
         seed=int(sample.get("seed", 0)),
+        objective=objective,
         digest=hashlib.sha256(text.encode()).hexdigest()[:16],
     )
 
@@ -138,7 +149,10 @@ def _quantity(text: Any, where: str) -> tuple[float, str]:
 
 
 def points(study: Study) -> list[dict[str, Any]]:
-    """All points in order, each the base with one value per axis; the same list whenever and wherever it is made."""
+    """All points in order, each the base with one value per axis; the same list whenever and wherever it is made.
+
+    Not of a Bayesian study, whose points depend on its results (``search.bayes``).
+    """
     axes: Sequence[Axis] = study.axes
     if study.kind == "grid":
         rows = list(product(*(axis.grid() for axis in axes)))
