@@ -14,6 +14,7 @@ from click.testing import CliRunner
 from taicang.app.main import cli
 from taicang.catalog import machine
 from taicang.errors import InvalidInput, NotModelled, UnknownName
+from taicang.plans import ServePlan
 from taicang.predict.replay import System, replay
 from taicang.serve import simulate
 from taicang.traffic.generate import arriving, fixed
@@ -66,11 +67,18 @@ def test_a_busier_hour_draws_more():
     assert fast.summary.output_tokens_per_j > slow.summary.output_tokens_per_j
 
 
-def test_a_chip_without_a_public_limit_has_no_energy():
+def test_a_chip_without_a_public_limit_takes_the_machines_power_or_none():
     trace = arriving(fixed(20, 900, 8), 4.0, seed=1)
-    found = replay("llama-3.1-8b", "hgx-h100", trace, System(instances=1, sets=("chip.power.tdp=unknown",)))
-    assert found.summary.energy_j is None
-    assert any("no public power limit" in note for note in found.notes)
+    plan = ServePlan(tp=8)
+    hidden = ("chip.power.tdp=unknown",)
+    shared = replay("llama-3.1-8b", "hgx-h100", trace, System(plan=plan, instances=1, sets=hidden))
+    it = machine("hgx-h100")
+    assert shared.summary.power_w == pytest.approx(it.power_w, rel=0.01)
+    assert any("stands for it at all times" in note for note in shared.notes)
+    without = System(plan=plan, instances=1, sets=(*hidden, "power.load=unknown"))
+    nothing = replay("llama-3.1-8b", "hgx-h100", trace, without)
+    assert nothing.summary.energy_j is None
+    assert any("so no power and energy" in note for note in nothing.notes)
 
 
 def test_named_limits_of_the_model():

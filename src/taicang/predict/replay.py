@@ -13,7 +13,6 @@ from taicang import __version__, catalog
 from taicang.catalog.costing import cost_model
 from taicang.catalog.energy import energy_fit
 from taicang.catalog.models import model as load_model
-from taicang.cost.energy import EnergyFit
 from taicang.errors import InvalidInput, NotModelled, TaicangError
 from taicang.hardware import Machine
 from taicang.models.types import Model
@@ -146,9 +145,8 @@ def replay(
     table = finished.columns() | gaps.by_request(made.log, finished.ticks())
     if trace.session is not None:
         table["session"] = trace.session[table["id"]]
-    busy = usage(made.log, _parts(pools), finished.ticks(), _energy(machine))
+    busy = usage(made.log, _parts(pools), finished.ticks())
     energy_j = float(busy["energy_j"].sum())
-    unknown = (f"{machine.chip.name}: no public power limit, so no power and energy",) if np.isnan(energy_j) else ()
     return Replay(
         trace=trace.name,
         model=net.name,
@@ -160,10 +158,10 @@ def replay(
         seed=seed,
         limits=limits,
         summary=summarise(
-            table, made, requests=len(trace), limits=limits, energy_j=None if unknown else energy_j,
+            table, made, requests=len(trace), limits=limits, energy_j=None if np.isnan(energy_j) else energy_j,
             partial=len(finished) < len(trace),
         ),
-        notes=(*trace.notes, *unknown),
+        notes=(*trace.notes, *_unknown(machine)),
         table=table,
         usage=busy,
         log=made.log,
@@ -174,16 +172,28 @@ def replay(
 
 def _parts(pools: Sequence[Pool]) -> list[Part]:
     """Names of the instances as ``cluster`` numbers them."""
+    machine = pools[0].setup.machine
+    chip, known = machine.chip, machine.chip.tdp_w is not None
+    fit = energy_fit(chip.profile) if known else None
+    standing = None if known or machine.power_w is None else machine.power_w / machine.chips
     made: list[Part] = []
     first = 0
     for name, pool in zip(("prefill", "decode") if len(pools) > 1 else ("all",), pools, strict=True):
-        made.append(Part(name=name, setup=pool.setup, instances=range(first, first + pool.instances)))
+        place = range(first, first + pool.instances)
+        made.append(Part(name=name, setup=pool.setup, instances=place, fit=fit, standing_w=standing))
         first += pool.instances
     return made
 
 
-def _energy(machine: Machine) -> EnergyFit | None:
-    return None if machine.chip.tdp_w is None else energy_fit(machine.chip.profile)
+def _unknown(machine: Machine) -> tuple[str, ...]:
+    if machine.chip.tdp_w is not None:
+        return ()
+    if machine.power_w is None:
+        return (f"{machine.chip.name}: no public power limit, so no power and energy",)
+    return (
+        f"{machine.chip.name}: no public power limit; each chip's share of the machine's published power under load "
+        "stands for it at all times",
+    )
 
 
 def _pools(net: Model, machine: Machine, engine: Stack, system: System) -> list[Pool]:

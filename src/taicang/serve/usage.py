@@ -31,15 +31,17 @@ class Part:
     name: str
     setup: Setup
     instances: Sequence[int]
+    fit: EnergyFit | None = None
+    """Power constants of the chip."""
+    standing_w: float | None = None
+    """Power of a chip at all times, where its own limit is not public."""
 
 
-def usage(
-    log: Log, parts: Sequence[Part], raw: Mapping[str, NDArray[np.int64]], fit: EnergyFit | None
-) -> dict[str, NDArray[Any]]:
+def usage(log: Log, parts: Sequence[Part], raw: Mapping[str, NDArray[np.int64]]) -> dict[str, NDArray[Any]]:
     """One row for each bin of time and each part: busy share, sequences decoding, tokens, power and energy.
 
     ``waiting`` and ``running`` count requests of the whole system at the bin's end. Power is that of the chips that the
-    instances hold, idle ones included; NaN where the chip's limit is not public (``fit`` None: not asked for).
+    instances hold, idle ones included; NaN where no public figure gives it.
     """
     ends = [log.of(name)["end"] for part in parts for name in part.instances]
     last = max((int(end[-1]) for end in ends if len(end)), default=0)
@@ -51,7 +53,7 @@ def usage(
         "running": _upto(raw["started"][raw["started"] >= 0], edges) - _upto(raw["end"], edges),
     }
     for part in parts:
-        row = _part(log, part, edges, fit)
+        row = _part(log, part, edges)
         found = {
             "time_s": edges[:-1] / STAMP,
             "pool": np.full(BINS, part.name),
@@ -72,13 +74,18 @@ def _upto(times: NDArray[np.int64], edges: NDArray[np.float64]) -> NDArray[np.in
     return np.searchsorted(np.sort(times), edges[1:], side="right")
 
 
-def _part(log: Log, part: Part, edges: NDArray[np.float64], fit: EnergyFit | None) -> dict[str, NDArray[np.float64]]:
+def _part(log: Log, part: Part, edges: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
     total = {name: np.zeros(BINS) for name in ("busy", "sequences", "prompt", "decoded", "energy")}
     chip, chips = part.setup.machine.chip, part.setup.plan.ranks / part.setup.machine.chip.dies
     groups, per_step = part.setup.plan.dp, part.setup.plan.tokens_per_step
     span_s = (edges[1] - edges[0]) / STAMP
     rows = [log.of(name) for name in part.instances]
-    power = powers(rows, part.setup, groups, fit)
+    idle_w = chip.idle_w or 0.0
+    if part.standing_w is None:
+        power = powers(rows, part.setup, groups, part.fit)
+    else:
+        power = [np.full(len(one["start"]), part.standing_w) for one in rows]
+        idle_w = part.standing_w
     for one, watts in zip(rows, power, strict=True):
         seconds = (one["end"] - one["start"]) / STAMP
         each = {
@@ -89,7 +96,7 @@ def _part(log: Log, part: Part, edges: NDArray[np.float64], fit: EnergyFit | Non
             "energy": watts * seconds * chips,
         }
         spread = {name: _spread(one["start"], one["end"], values, edges) for name, values in each.items()}
-        idle = np.maximum(span_s - spread["busy"], 0.0) * (chip.idle_w or 0.0) * chips
+        idle = np.maximum(span_s - spread["busy"], 0.0) * idle_w * chips
         spread["energy"] = spread["energy"] + idle
         for name, values in spread.items():
             total[name] += values
