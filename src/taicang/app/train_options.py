@@ -149,7 +149,9 @@ def plan_from(options: dict[str, Any], domain: int) -> Any:
     zero = options["zero"]
     shard = options["shard"]
     if zero == "hsdp" and not shard:
-        shard = max(domain // options["tp"], 1)
+        shard = domain // options["tp"]
+        if shard < 2:
+            raise click.UsageError(f"hsdp: tp={options['tp']} fills a scale-up domain of {domain} ranks; name --shard")
     return TrainPlan(
         **{name: options[name] for name in names},
         dp=options["dp"] or 0,

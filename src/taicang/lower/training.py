@@ -52,6 +52,8 @@ ADAPTED = ("qkv projection", "output projection")
 ADAPTER_RANK = 16
 RERUN = ("short convolution", "chunked scan", "chunk scores", "state passing")
 """What the memory-saving path of the Mamba-2 kernels repeats in the backward pass."""
+MOVES = ("permute", "unpermute")
+"""Copies of tokens: their backward pass needs indices only (routing weights are applied with the activation)."""
 POINTWISE_BACKWARD = {"norm": 1.25, "activation": 1.6, "rope": 1.0}
 """Traffic of a backward kernel over the forward one's: gradients are read besides the saved inputs."""
 
@@ -241,7 +243,7 @@ def _steps(items: list[Item], setting: Setting, plan: TrainPlan) -> Iterator[Ste
                 axis="compute",
                 op=op,
                 repeat=repeat,
-                saved_bytes=0.0 if label in RERUN[1:] else _saved(op, hidden, tp if plan.sp else 1),
+                saved_bytes=0.0 if label in (*RERUN[1:], *MOVES) else _saved(op, hidden, tp if plan.sp else 1),
                 module=_module(label, op),
                 rerun=label in RERUN,
             )

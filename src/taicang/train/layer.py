@@ -94,7 +94,7 @@ def layer_time(layer: Layer, plan: TrainPlan, stack: Stack, price: Price, tax: N
         saved = boundary * plan.recompute_ratio + everything * (1.0 - plan.recompute_ratio)
     elif plan.recompute == "selective":
         again = _pass(chosen, context)
-        saved = everything - _sum(step.saved_bytes for step in chosen)
+        saved = everything - _dropped(layer.forward, plan.recompute_modules)
     else:
         again, saved = _pass((), context), everything
     back = _joined(data, weight, again)
@@ -109,6 +109,19 @@ def layer_time(layer: Layer, plan: TrainPlan, stack: Stack, price: Price, tax: N
         working_bytes=everything,
         saved_s=np.maximum(alone - paired_s(ahead.halves, back, tax=tax), 0.0) if routed else 0.0,
     )
+
+
+def _dropped(forward: tuple[Step, ...], modules: tuple[str, ...]) -> Num:
+    """Saved inputs that are made again: those of a step after a repeated one, and all of the attention core's."""
+    dropped: Num = 0.0
+    before = ""
+    for step in forward:
+        if step.axis != "compute" or (isinstance(step.op, Pointwise) and step.op.kind in ("rope", "route")):
+            continue  # changes nothing that is kept
+        if before in modules or (step.module == "core" and "core" in modules):
+            dropped = dropped + step.saved_bytes
+        before = step.module
+    return dropped
 
 
 def _sum(values: object) -> Num:

@@ -76,8 +76,9 @@ def state_bytes(held: Held, plan: TrainPlan) -> tuple[Num, Num, Num]:
         return shard
 
     trained = plan.trained_ratio
+    gathered = 0.0 if plan.zero < 3 or plan.reshard else plan.recipe.gather_bytes  # weights stay for the backward pass
     return (
-        spread(3) * plan.recipe.weight_copies_bytes,
+        spread(3) * plan.recipe.weight_copies_bytes + (held.dense + held.experts) * gathered,
         spread(2) * plan.gradient_bytes * trained,
         spread(1) * plan.optimizer_bytes * trained,
     )
