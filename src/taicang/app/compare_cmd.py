@@ -6,7 +6,8 @@ from typing import Any
 
 import click
 
-from taicang.app.options import CHOICES, JSON, LOAD, echo_json
+from taicang.app.load_options import NAMED_LOAD, read_load
+from taicang.app.options import CHOICES, JSON, echo_json
 from taicang.errors import MissingFigure, NotModelled, TaicangError
 
 DEMO_MACHINES = (
@@ -24,16 +25,24 @@ DEMO_MACHINES = (
     epilog="""\b
 Examples:
   taicang compare deepseek-r1 --on cloudmatrix384,gb200-nvl72,"hgx-h20 x 4" --tpot 50ms
-  taicang compare llama-3.1-70b --on hgx-h100,hgx-h200,hgx-b200 --input 1024 --output 1024 --json
+  taicang compare deepseek-r1 --on cloudmatrix384,gb200-nvl72 --tpot 50ms --budget 500kW --budget 10MUSD
+  taicang compare llama-3.1-70b --on hgx-h100,hgx-h200,hgx-b200 --input 1024 --output 1024 --pareto out/
+  taicang compare deepseek-r1 --on hgx-h200,hgx-b200 --profile servegen-deepseek-r1 --slo mlperf-server --json
 """
 )
 @click.argument("model")
 @click.option("--on", "machines", required=True, help="Machines, comma-separated.")
-@LOAD
+@NAMED_LOAD
 @CHOICES
+@click.option(
+    "--budget", "budgets", multiple=True, help="Also what a budget gives: '384 chips', 500kW, 10MUSD, 60MCNY."
+)
+@click.option(
+    "--pareto", type=click.Path(file_okay=False), help="Write table and Pareto fronts (CSV, JSON, plots) here."
+)
 @JSON
 def compare(model: str, machines: str, as_json: bool, **options: Any) -> None:
-    """The same MODEL, load and SLO on several machines: per chip and per watt, with what binds each."""
+    """The same MODEL, load and SLO on several machines: at equal chips, power and money, with what binds each."""
     names = [name.strip().strip('"') for name in machines.split(",") if name.strip()]
     if not names:
         raise click.UsageError("--on names no machine")
@@ -56,12 +65,20 @@ def demo(as_json: bool) -> None:
         "skew": 1.01,
         "sets": (),
         "approximate": False,
+        "slo": None,
+        "profile": None,
+        "budgets": (),
+        "pareto": None,
     }
     _compare("deepseek-r1", list(DEMO_MACHINES), as_json, options)
 
 
 def _compare(model: str, names: list[str], as_json: bool, options: dict[str, Any]) -> None:
-    results = [_one(model, name, options) for name in names]
+    from taicang.search.budget import read
+
+    budgets = [read(text) for text in options["budgets"]]
+    load = read_load(options, model)
+    results = [_one(model, name, options, load) for name in names]
     refusals = [each for each in results if isinstance(each, TaicangError)]
     if refusals and len(refusals) == len(results):
         raise refusals[0]
@@ -69,15 +86,25 @@ def _compare(model: str, names: list[str], as_json: bool, options: dict[str, Any
         each if not isinstance(each, TaicangError) else _refused(model, name, each)
         for name, each in zip(names, results, strict=True)
     ]
+    bought = {name: _bought(name, each, budgets, options) for name, each in zip(names, shown, strict=True)}
+    if options["pareto"]:
+        _files(model, dict(zip(names, shown, strict=True)), bought, options, load)
     if as_json:
-        echo_json(dict(zip(names, shown, strict=True)))
+        from taicang.records import plain
+
+        echo_json(
+            {
+                name: plain(each) | ({"budgets": bought[name]} if budgets else {})
+                for name, each in zip(names, shown, strict=True)
+            }
+        )
         return
     from taicang.app.render_compare import show_comparison
 
-    show_comparison(names, shown, options)
+    show_comparison(names, shown, options, bought)
 
 
-def _one(model: str, name: str, options: dict[str, Any]) -> Any:
+def _one(model: str, name: str, options: dict[str, Any], load: dict[str, Any]) -> Any:
     """A prediction, an infeasibility, or the error of a machine that lacks a figure or a kernel."""
     from taicang.predict import infer
 
@@ -85,10 +112,7 @@ def _one(model: str, name: str, options: dict[str, Any]) -> Any:
         return infer(
             model,
             name,
-            input_tokens=options["input_tokens"],
-            output_tokens=options["output_tokens"],
-            tpot_s=options["tpot"],
-            ttft_s=options["ttft"],
+            **load,
             stack=options["stack"],
             quant=options["quant"],
             drafts=options["drafts"],
@@ -99,6 +123,46 @@ def _one(model: str, name: str, options: dict[str, Any]) -> Any:
         )
     except (MissingFigure, NotModelled) as error:
         return error
+
+
+def _bought(name: str, result: Any, budgets: list[Any], options: dict[str, Any]) -> dict[str, Any]:
+    """Whole machines and their output tokens per second by budget; None where the machine lacks the figure."""
+    from taicang import catalog
+    from taicang.predict import Prediction
+    from taicang.search.budget import machines
+
+    found: dict[str, Any] = {}
+    for budget in budgets if isinstance(result, Prediction) else ():
+        try:
+            count = machines(budget, catalog.machine(name, options["sets"]))
+        except MissingFigure:
+            found[budget.text] = None
+            continue
+        found[budget.text] = {"machines": count, "output_tokens_per_s": count * result.machine_output_tokens_per_s}
+    return found
+
+
+def _files(
+    model: str, shown: dict[str, Any], bought: dict[str, Any], options: dict[str, Any], load: dict[str, Any]
+) -> None:
+    """The comparison as CSV and JSON, and the fronts of the machines that can serve."""
+    from taicang.app.pareto_files import write, write_comparison
+    from taicang.predict import Prediction
+    from taicang.search.door import formats, prepare
+    from taicang.search.run import Ask, search
+    from taicang.search.space import default
+
+    fronts = []
+    for name, each in shown.items():
+        if isinstance(each, Prediction):
+            job = prepare(
+                model, name, **load, stack=options["stack"], acceptance_ratio=options["acceptance"],
+                skew=options["skew"], approximate=options["approximate"], sets=options["sets"],
+            )  # fmt: skip
+            fronts.append(search(job, formats([options["quant"]], job), default(job.model), Ask(top=1)))
+    paths = write_comparison(shown, bought, options["pareto"])
+    for path in [*paths, *(write(fronts, options["pareto"]) if fronts else [])]:
+        click.echo(f"wrote {path}", err=True)
 
 
 def _refused(model: str, name: str, error: TaicangError) -> Any:

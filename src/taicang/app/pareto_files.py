@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,24 @@ from taicang.predict.infer import describe
 from taicang.records import plain
 from taicang.search.result import Choice, Found
 
-COLUMNS = ("machine", "mode", "user_tokens_per_s", "output_tokens_per_s_per_chip", "ttft_s", "tpot_s", "chips", "plans")
+COLUMNS = (
+    "machine",
+    "mode",
+    "user_tokens_per_s",
+    "output_tokens_per_s_per_chip",
+    "output_tokens_per_s_per_w",
+    "output_tokens_per_s_per_usd",
+    "ttft_s",
+    "tpot_s",
+    "chips",
+    "plans",
+)
+PANELS = (
+    ("output_tokens_per_s_per_chip", 1.0, "output tokens/s per chip"),
+    ("output_tokens_per_s_per_w", 1e3, "output tokens/s per kW"),
+    ("output_tokens_per_s_per_usd", 1e6, "output tokens/s per MUSD"),
+)
+"""At equal chips, power and money: figure, scale, title."""
 
 
 def write(found: Sequence[Found], folder: str) -> list[Path]:
@@ -40,23 +57,60 @@ def row(choice: Choice) -> dict[str, Any]:
     return figures | {"plans": plans}
 
 
+def write_comparison(shown: Mapping[str, Any], bought: Mapping[str, Mapping[str, Any]], folder: str) -> list[Path]:
+    """Write predictions and infeasibilities by machine as comparison.csv and comparison.json; returns the paths."""
+    place = Path(folder)
+    place.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for name, each in shown.items():
+        figures = {key: getattr(each, key, None) for key in COMPARED}
+        plans = {
+            f"{p}_plan": describe(getattr(each, p).plan) if hasattr(each, p) else "" for p in ("decode", "prefill")
+        }
+        bounds = {f"{p}_binds": getattr(each, p).binds if hasattr(each, p) else "" for p in ("decode", "prefill")}
+        rows.append({"machine": name, **figures, **plans, **bounds, "infeasible": getattr(each, "reason", "")})
+    table, data = place / "comparison.csv", place / "comparison.json"
+    with table.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    whole = {name: plain(each) | {"budgets": plain(bought.get(name, {}))} for name, each in shown.items()}
+    data.write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
+    return [table, data]
+
+
+COMPARED = (
+    "ttft_s",
+    "tpot_s",
+    "output_tokens_per_s_per_chip",
+    "machine_output_tokens_per_s",
+    "output_tokens_per_s_per_w",
+    "output_tokens_per_s_per_usd",
+    "prefill_chips_ratio",
+)
+"""Figures of a prediction in the table of a comparison."""
+
+
 def _plot(found: Sequence[Found], place: Path) -> list[Path]:
     try:
         from matplotlib.figure import Figure
     except ImportError:
         raise NotModelled(
-            "plots need matplotlib: pip install 'taicang[plot]' (pareto.csv and pareto.json are written)"
+            "plots need matplotlib: pip install 'taicang[plot]' (the tables, CSV and JSON, are written)"
         ) from None
-    figure = Figure(figsize=(8, 5), layout="constrained")
-    axes = figure.add_subplot()
-    for each in found:
-        speed = [choice.user_tokens_per_s for choice in each.front]
-        axes.step(
-            speed, [choice.output_tokens_per_s_per_chip for choice in each.front], where="pre", label=each.machine
-        )
-    axes.set(xlabel="tokens/s per user", ylabel="output tokens/s per chip", xscale="log", yscale="log")
-    axes.grid(which="both", alpha=0.3)
-    axes.legend()
+    known = [p for p in PANELS if any(getattr(c, p[0]) is not None for each in found for c in each.front)]
+    known = known or [PANELS[0]]
+    figure = Figure(figsize=(1 + 5 * len(known), 5), layout="constrained")
+    for number, (name, scale, title) in enumerate(known, 1):
+        axes = figure.add_subplot(1, len(known), number)
+        for each in found:
+            line = [(c.user_tokens_per_s, getattr(c, name)) for c in each.front if getattr(c, name) is not None]
+            if line:
+                speed, rate = zip(*line, strict=True)
+                axes.step(speed, [value * scale for value in rate], where="pre", label=each.machine)
+        axes.set(xlabel="tokens/s per user", ylabel=title, xscale="log", yscale="log")
+        axes.grid(which="both", alpha=0.3)
+        axes.legend()
     paths = [place / "pareto.png", place / "pareto.svg"]
     for path in paths:
         figure.savefig(path)

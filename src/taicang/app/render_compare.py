@@ -2,33 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from taicang.app.load_options import load_text
 from taicang.predict.infer import describe
 from taicang.predict.prediction import Infeasible, Prediction
 from taicang.units import show
 
-WIDTH = 150
+WIDTH = 170
 LEGEND = """
-decode and prefill: each phase on its own instances at the best batch and plan; output: over all chips, both phases in
-step; per watt: IT power of the whole machine under load; error: mean error of the nearest held-out suite (a machine
-that never shipped has no measurements of its own); plan: R redundant experts, S ranks of the shared expert, x2
-microbatches."""
+decode and prefill: each phase on its own instances at the best batch and plan; a chip, a kW, a MUSD: output tokens/s of
+both phases in step, at equal chips, power (IT, whole machine under load) and money (x the first machine's); error: mean
+error of the nearest held-out suite (a machine that never shipped has no measurements of its own); plan: R redundant
+experts, S ranks of the shared expert, x2 microbatches."""
 
 
-def show_comparison(names: Sequence[str], results: Sequence[Prediction | Infeasible], options: dict[str, Any]) -> None:
+def show_comparison(
+    names: Sequence[str],
+    results: Sequence[Prediction | Infeasible],
+    options: dict[str, Any],
+    bought: Mapping[str, Mapping[str, Any]],
+) -> None:
     """One row per machine, then what they assume and how far such predictions were off."""
     console = Console(highlight=False)
     if not console.is_terminal or console.width < WIDTH:
         console = Console(highlight=False, width=WIDTH, force_terminal=console.is_terminal)
-    limit = f", TPOT <= {show(options['tpot'], 's')}" if options["tpot"] else ""
     first = next((r for r in results if isinstance(r, Prediction)), None)
     if first:
-        console.print(f"[bold]{first.model}[/], {options['input_tokens']} + {options['output_tokens']} tokens{limit}\n")
+        console.print(f"[bold]{first.model}[/], {load_text(options)}\n")
     table = Table(box=None, pad_edge=False)
     for column in (
         "machine",
@@ -38,17 +43,20 @@ def show_comparison(names: Sequence[str], results: Sequence[Prediction | Infeasi
         "binds",
         "prefill tok/s/chip",
         "binds",
-        "output tok/s/chip",
-        "per watt",
+        "a chip",
+        "a kW",
+        "a MUSD",
         "error",
         "decode plan",
     ):
         table.add_column(column, justify="left" if column in ("machine", "binds", "decode plan") else "right")
     for name, result in zip(names, results, strict=True):
         table.add_row(
-            *(_row(name, result) if isinstance(result, Prediction) else (name, *["-"] * 9, "none: see below"))
+            *(_row(name, result, first) if isinstance(result, Prediction) else (name, *["-"] * 10, "none: see below"))
         )
     console.print(table)
+    for budget in options["budgets"]:
+        console.print(f"  {budget}: {'; '.join(_buys(name, bought[name].get(budget, {})) for name in names)}")
     console.print(LEGEND)
     for name, result in zip(names, results, strict=True):
         if isinstance(result, Infeasible):
@@ -60,7 +68,21 @@ def show_comparison(names: Sequence[str], results: Sequence[Prediction | Infeasi
                 console.print(f"  {name}: {line}")
 
 
-def _row(name: str, p: Prediction) -> tuple[str, ...]:
+def _buys(name: str, found: Mapping[str, Any] | None) -> str:
+    if not found:
+        return f"{name} {'serves nothing' if found is not None else 'unknown'}"
+    return f"{found['machines']} x {name}: {found['output_tokens_per_s']:,.0f} tok/s"
+
+
+def _over(mine: float | None, first: float | None, scale: float) -> str:
+    """A figure and how many times the first machine's it is."""
+    if mine is None:
+        return "unknown"
+    return f"{mine * scale:,.0f}" + (f" ({mine / first:.2f}x)" if first else "")
+
+
+def _row(name: str, p: Prediction, first: Prediction | None) -> tuple[str, ...]:
+    base = first or p
     band = f"±{p.bands[0].mape_ratio:.0%}" if p.bands else "-"
     return (
         name,
@@ -70,8 +92,9 @@ def _row(name: str, p: Prediction) -> tuple[str, ...]:
         p.decode.binds,
         f"{p.prefill.tokens_per_s_per_chip:,.0f}",
         p.prefill.binds,
-        f"{p.output_tokens_per_s_per_chip:,.0f}",
-        "unknown" if p.output_tokens_per_s_per_w is None else f"{p.output_tokens_per_s_per_w:.3f}",
+        _over(p.output_tokens_per_s_per_chip, base.output_tokens_per_s_per_chip, 1.0),
+        _over(p.output_tokens_per_s_per_w, base.output_tokens_per_s_per_w, 1e3),
+        _over(p.output_tokens_per_s_per_usd, base.output_tokens_per_s_per_usd, 1e6),
         band,
         describe(p.decode.plan),
     )

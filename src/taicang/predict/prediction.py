@@ -65,6 +65,8 @@ class Prediction:
     power_w_per_chip: float | None
     """IT power of one chip's share of the machine."""
     output_tokens_per_s_per_w: float | None
+    output_tokens_per_s_per_usd: float | None
+    """Over the machine's price."""
     candidates: int
     assumptions: tuple[str, ...]
     sources: tuple[str, ...]
