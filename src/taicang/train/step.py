@@ -85,8 +85,8 @@ def train_step(setup: Setup) -> TrainStep:
     ranks = [held_by(chunks, rank, plan.pp, dual=setup.shape.dual) for rank in range(plan.pp)]
     seen = plan.microbatches / plan.copies
     busy = [
-        seen * sum(chunk.seconds for chunk in mine) - float(saved)
-        for mine, saved in zip(ranks, phase.saved_s, strict=True)
+        seen * sum(chunk.seconds for chunk in mine) - float(less)
+        for mine, less in zip(ranks, phase.saved_s, strict=True)
     ]
     slowest = int(np.argmax(busy))
     mean = sum(busy) / len(busy)
@@ -95,7 +95,10 @@ def train_step(setup: Setup) -> TrainStep:
         for part in (chunk.forward, chunk.data, chunk.weight):
             for line, seconds in part.items():
                 spent[line] = spent.get(line, 0.0) + float(seconds) * plan.microbatches / plan.pp
-    spent["expert"] -= float(np.mean(phase.saved_s))
+    saved = float(np.mean(phase.saved_s))
+    hidden = min(saved, spent["expert"])
+    spent["expert"] -= hidden
+    spent["recompute"] = spent.get("recompute", 0.0) - (saved - hidden)  # exchanges that recompute repeats
     reduce, gather, optimizer = _after(setup, layers, ranks[slowest])
     spent |= {
         "gradient reduction": reduce,

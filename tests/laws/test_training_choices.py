@@ -1,0 +1,221 @@
+"""Laws of a plan's choices: placement, overlap, optimizer formats, stages; each moves time and memory the right way."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cache
+from itertools import permutations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from taicang import catalog
+from taicang.catalog.models import model
+from taicang.catalog.training import training_price
+from taicang.errors import InvalidPlan, UnknownName
+from taicang.hardware import Machine, Plane
+from taicang.predict.train import overlapping
+from taicang.stacks import Stack
+from taicang.train.flops import model_flop, recomputed_flop
+from taicang.train.overlap import Halves, Piece, beside, paired_s, walk
+from taicang.train.placement import placed
+from taicang.train.setup import Setup
+from taicang.train.stages import shares
+from taicang.train.step import TrainStep, train_step
+from taicang.train_plans import AXES, TrainPlan, recipe
+
+SECONDS = st.floats(1e-6, 1e2)
+DENSE = TrainPlan(tp=2, cp=2, pp=2, dp=4, global_batch=32, seq=8192)
+ROUTED = TrainPlan(pp=4, dp=8, ep=8, global_batch=128, recompute="full", recipe=recipe("fp8"))
+
+
+@cache
+def _machine(name: str = "hgx-h100 x 4") -> Machine:
+    return catalog.machine(name)
+
+
+def _step(
+    plan: TrainPlan, net: str = "llama-3-8b", machine: Machine | None = None, stack: Stack | None = None
+) -> TrainStep:
+    at, engine = machine or _machine(), stack or catalog.stack("nemo")
+    return train_step(Setup(model=model(net), plan=plan, machine=at, stack=engine, price=training_price(at, engine)))
+
+
+def _flat(machine: Machine) -> Machine:
+    level = replace(machine.planes["scale_up"].levels[0], ranks=machine.ranks)
+    return replace(machine, planes={"scale_up": Plane(name="scale_up", levels=(level,))})
+
+
+@pytest.mark.parametrize("net", ["llama-3-8b", "qwen3-30b-a3b"])
+def test_a_flat_fabric_is_indifferent_to_the_order_of_axes(net: str) -> None:
+    """Equal axes may change places, whichever they are; only latencies of nested groups may differ a little."""
+    plan = replace(DENSE, ep=4, etp=1) if "a3b" in net else DENSE
+    flat = _flat(_machine())
+    times = []
+    for order in permutations(AXES):
+        try:
+            times.append(_step(replace(plan, order="-".join(order)), net, flat).seconds)
+        except InvalidPlan:  # experts and dense layers would have different stages
+            continue
+    assert len(times) >= 24
+    assert max(times) == pytest.approx(min(times), rel=2e-3)
+
+
+def test_levels_make_the_order_matter() -> None:
+    """Tensor parallelism belongs inside a node."""
+    plan = TrainPlan(tp=8, cp=1, pp=1, dp=4, global_batch=32, seq=8192)
+    inner, outer = (_step(replace(plan, order=order)).seconds for order in ("tp-cp-ep-dp-pp", "dp-cp-ep-tp-pp"))
+    assert inner < outer
+
+
+def test_placement_names_the_levels_that_an_axis_crosses() -> None:
+    machine = _machine("cloudmatrix384 x 4")
+    rows = {one.axis: one for one in placed(TrainPlan(tp=16, pp=4, dp=48, global_batch=48), machine)}
+    assert rows["tp"].together == (("package", 2.0), ("node", 16.0))
+    assert rows["dp"].together == (("supernode", 48.0),)
+    assert rows["pp"].together == (("scale_out", 4.0),)
+
+
+@settings(max_examples=50, deadline=None)
+@given(network=SECONDS, compute=SECONDS, pieces=st.integers(1, 64))
+def test_the_closed_form_is_the_timeline(network: float, compute: float, pieces: int) -> None:
+    """A product in chunks, each of which a piece of the collective then takes away: the last piece stands alone."""
+    row: list[Piece] = []
+    for i in range(pieces):
+        row.append(Piece("compute", compute / pieces))
+        row.append(Piece("network", network / pieces, (2 * i,)))
+    walked = walk(row)[-1] - compute
+    formula = beside(network, compute, pieces=pieces, tax=0.0)
+    # where the network is longer its pieces follow the first chunk without a gap; the formula lets all computing hide
+    assert formula <= walked + 1e-9
+    assert walked == pytest.approx(max(formula, network - compute * (1.0 - 1.0 / pieces)), rel=1e-9)
+
+
+@settings(max_examples=50, deadline=None)
+@given(network=SECONDS, more=st.floats(1.0, 3.0), compute=SECONDS, tax=st.floats(0.0, 1.0))
+def test_overlap_is_monotone_and_never_beats_the_longer(
+    network: float, more: float, compute: float, tax: float
+) -> None:
+    one = beside(network, compute, pieces=8, tax=tax)
+    assert beside(network * more, compute, pieces=8, tax=tax) >= one - 1e-12
+    assert compute + one >= max(network, compute) - 1e-9
+    assert beside(network, compute, pieces=8, tax=0.0) <= one
+    column = beside(np.array([network, network * more]), np.array([compute, compute]), pieces=8, tax=tax)
+    assert column[0] == one
+
+
+@settings(max_examples=50, deadline=None)
+@given(parts=st.lists(SECONDS, min_size=8, max_size=8))
+def test_pairs_lie_between_the_longest_engine_and_one_after_the_other(parts: list[float]) -> None:
+    names = ("outside_s", "experts_s", "there_s", "back_s")
+    ahead, behind = (Halves(**dict(zip(names, half, strict=True))) for half in (parts[:4], parts[4:]))
+    period = paired_s(ahead, behind, tax=0.0)
+    computing = sum(parts[0:2]) + sum(parts[4:6])
+    network = sum(parts[2:4]) + sum(parts[6:8])
+    assert period >= max(computing, network) - 1e-9
+    assert period <= computing + network + 1e-9
+    assert paired_s(ahead, behind, tax=0.2) >= period
+
+
+def test_pairs_and_shared_experts_hide_exchanges() -> None:
+    nemo = catalog.stack("nemo")
+    net = "deepseek-v2-lite"
+    plain = _step(ROUTED, net)
+    paired = _step(ROUTED, net, stack=overlapping(nemo, ("+expert_exchange",)))
+    shared = _step(ROUTED, net, stack=overlapping(nemo, ("+shared_expert",)))
+    assert paired.spent["expert"] < plain.spent["expert"]
+    assert shared.spent["expert"] < plain.spent["expert"]
+    assert min(paired.spent.values()) >= -1e-9
+    dual = _step(replace(ROUTED, schedule="dualpipe"), net)
+    assert dual.spent["expert"] < plain.spent["expert"]
+    assert dual.spent["bubble"] < plain.spent["bubble"]
+    assert float(dual.memory.weights_bytes) > 1.5 * float(plain.memory.weights_bytes)
+
+
+def test_communication_beside_it_slows_computing() -> None:
+    slower = replace(_machine(), overlap_tax_ratio=0.2)
+    assert _step(DENSE, machine=slower).seconds > _step(DENSE).seconds
+    nothing = overlapping(catalog.stack("nemo"), ("none",))
+    assert _step(DENSE, machine=slower, stack=nothing).seconds == pytest.approx(
+        _step(DENSE, stack=nothing).seconds, rel=0.02
+    )
+
+
+@pytest.mark.parametrize("word", ["tensor", "gradients", "parameters", "pipeline"])
+def test_no_overlap_is_never_faster(word: str) -> None:
+    less = overlapping(catalog.stack("nemo"), (f"-{word}",))
+    assert _step(DENSE, stack=less).seconds >= _step(DENSE).seconds
+
+
+def test_overlap_of_an_unknown_kind_is_refused() -> None:
+    with pytest.raises(UnknownName, match="tensor"):
+        overlapping(catalog.stack("nemo"), ("+tensr",))
+
+
+def test_smaller_optimizer_state_is_smaller_and_faster() -> None:
+    one = _step(DENSE)
+    for less in ({"moments": "bf16"}, {"moments": "fp8", "master": "none"}, {"master": "remainder"}):
+        other = _step(replace(DENSE, **less))  # type: ignore[arg-type]
+        assert float(other.memory.optimizer_bytes) < float(one.memory.optimizer_bytes)
+        assert other.spent["optimizer"] < one.spent["optimizer"]
+    wide = _step(replace(DENSE, gradients="fp32"))
+    assert float(wide.memory.gradients_bytes) == 2.0 * float(one.memory.gradients_bytes)
+    assert wide.spent["gradient reduction"] > one.spent["gradient reduction"]
+    for wrong in ({"moments": "fp9"}, {"master": "fp8"}, {"gradients": "int8"}):
+        with pytest.raises(UnknownName):
+            _step(replace(DENSE, **wrong))  # type: ignore[arg-type]
+
+
+def test_fsdp_keeps_weights_or_gathers_them_again() -> None:
+    plan = TrainPlan(dp=32, zero=3, global_batch=64, seq=2048)
+    again, kept = _step(plan), _step(replace(plan, reshard=False))
+    assert kept.seconds <= again.seconds
+    assert float(kept.memory.total_bytes) > float(again.memory.total_bytes)
+
+
+def test_stages_by_hand() -> None:
+    net = model("llama-3-8b")
+    plan = replace(DENSE, tp=1, cp=1, pp=4, dp=8, global_batch=512)
+    even, same, lopsided, light = (
+        _step(replace(plan, stages=stages)) for stages in ("", "8,8,8,8", "E14,6,6,6L", "E8,9,9,6L")
+    )
+    assert same.seconds == even.seconds
+    assert lopsided.seconds > even.seconds > light.seconds  # the head weighs more than a layer
+    assert lopsided.spent["uneven stages"] > even.spent["uneven stages"]
+    alone = shares(net, replace(DENSE, pp=4, stages="E,16,16,L"))
+    assert [len(share.blocks) for share in alone] == [0, 16, 16, 0]
+    assert alone[0].embedding
+    assert alone[-1].head
+    for wrong in ("8,8,8", "8,8,8,9", "8,E8,8,8", "8,8,8,x", "8L,8,8,8"):
+        with pytest.raises(InvalidPlan):
+            shares(net, replace(DENSE, pp=4, stages=wrong))
+
+
+def test_hfu_counts_what_runs_again() -> None:
+    net, stack = model("llama-3-8b"), catalog.stack("nemo")
+    whole = recomputed_flop(net, replace(DENSE, recompute="full"), stack)
+    assert whole == pytest.approx(float(model_flop(net, DENSE.seq, 32.0)) / 3.0, rel=0.08)  # all but the head
+    half = recomputed_flop(net, replace(DENSE, recompute="full", recompute_ratio=0.5), stack)
+    core = recomputed_flop(net, replace(DENSE, recompute="selective"), stack)
+    assert half == 0.5 * whole
+    assert 0.0 < core < half
+    assert recomputed_flop(net, DENSE, stack) == 0.0
+
+
+@pytest.mark.parametrize("context", ["ring", "all_gather", "ulysses"])
+def test_context_kinds_share_the_sequence(context: str) -> None:
+    plan = replace(DENSE, cp=4, dp=2, context=context)  # type: ignore[arg-type]
+    step = _step(plan)
+    assert step.spent["context"] > 0.0
+    whole = _step(replace(plan, cp=1, dp=8))
+    assert float(step.memory.activations_bytes) < float(whole.memory.activations_bytes)
+
+
+def test_expert_tensor_parallelism_has_its_own_data_parallel_group() -> None:
+    plan = replace(ROUTED, tp=4, dp=2, pp=4, global_batch=32)
+    thin, thick = (_step(replace(plan, ep=2, etp=etp), "qwen3-30b-a3b") for etp in (1, 4))
+    assert float(thick.memory.weights_bytes) < float(thin.memory.weights_bytes)
+    rows = {one.axis: one.ranks for one in placed(replace(plan, ep=2, etp=1), _machine())}
+    assert rows["edp"] == 4
