@@ -67,7 +67,8 @@ def _steps(name: int, rows: Any) -> Iterator[dict[str, Any]]:
 
 def _requests(table: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Each request as an asynchronous slice, with its phases inside."""
-    order = np.argsort(table["arrival_s"], kind="stable")[:MOST]
+    order = np.argsort(table["arrival_s"], kind="stable")
+    order = order[~np.isnan(table["ttft_s"][order])][:MOST]
     names = ("id", "arrival_s", "queue_s", "ttft_s", "moved_s", "e2e_s", "input_tokens", "output_tokens", "instance")
     columns = [table[name][order].tolist() for name in names]
     for number, arrival, queue, ttft, moved, e2e, prompt, answer, instance in zip(*columns, strict=True):

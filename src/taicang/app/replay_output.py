@@ -63,6 +63,8 @@ def show(result: Replay, trace: Trace) -> None:
         f"{s.output_tokens_per_s:,.0f} output tokens/s",
     ]
     lines += _goodput(s, result.limits)
+    if s.turned_away:
+        lines.append(f"  {s.turned_away:,} requests turned away after their deadline")
     if s.cached_ratio or s.pooled_ratio:
         lines.append(
             f"  prefix cache: {s.cached_ratio:.1%} of prompt tokens from HBM, {s.pooled_ratio:.1%} from the pool"
@@ -97,7 +99,7 @@ def _over_time(result: Replay) -> list[str]:
     table, usage = result.table, result.usage
     edges = np.linspace(0.0, float((table["arrival_s"] + table["e2e_s"]).max()) + 1e-9, WIDTH + 1)
     arrived, _ = np.histogram(table["arrival_s"], edges)
-    late, _ = np.histogram(table["arrival_s"], edges, weights=table["ttft_s"])
+    late, _ = np.histogram(table["arrival_s"], edges, weights=np.nan_to_num(table["ttft_s"]))
     lines = [
         f"  arrivals {sparkline(arrived)}  up to {arrived.max() / (edges[1] - edges[0]):.3g}/s",
         f"  TTFT     {sparkline(late / np.maximum(arrived, 1))}  mean over time",

@@ -46,17 +46,21 @@ class Record:
         return {name: rows[:, i] for i, name in enumerate((*TIMES, *COUNTS))}
 
     def columns(self) -> dict[str, NDArray[Any]]:
-        """In order of ending; times in seconds from the clock's start, lengths in tokens."""
+        """In order of ending; times in seconds from the clock's start, lengths in tokens.
+
+        A request that was turned away has no first token: its latencies are NaN, and it ends when it was told.
+        """
         raw = self.ticks()
         arrival, started, first, moved, end = (raw[name] / STAMP for name in TIMES)
+        served, begun = raw["first"] >= 0, raw["started"] >= 0
         return {
             "id": raw["id"].copy(),
             "arrival_s": arrival,
             "input_tokens": raw["input"].copy(),
             "output_tokens": raw["output"].copy(),
-            "queue_s": started - arrival,
-            "ttft_s": first - arrival,
-            "tpot_s": (end - first) / np.maximum(raw["output"] - 1, 1),
+            "queue_s": np.where(begun, started - arrival, np.nan),
+            "ttft_s": np.where(served, first - arrival, np.nan),
+            "tpot_s": np.where(served, (end - first) / np.maximum(raw["output"] - 1, 1), np.nan),
             "e2e_s": end - arrival,
             "moved_s": np.where(raw["moved"] >= 0, moved - first, 0.0),
             "cached_tokens": raw["cached"].copy(),

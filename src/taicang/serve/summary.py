@@ -48,6 +48,8 @@ class Summary:
 
     requests: int
     finished: int
+    turned_away: int
+    """Requests whose deadline passed before they were served: within no limit, and in none of the figures but these."""
     span_s: float
     requests_per_s: float
     input_tokens_per_s: float
@@ -97,7 +99,9 @@ def summarise(
     end = table["arrival_s"] + table["e2e_s"]
     begin = float(table["arrival_s"].min()) if count else 0.0
     span = max(float(end.max()) - begin, 1e-12) if count else 0.0
-    many = table["output_tokens"] > 1
+    served = ~np.isnan(table["ttft_s"])
+    many = served & (table["output_tokens"] > 1)
+    made = float(table["output_tokens"][served].sum())
     kept = [
         table[name] <= limit
         for name, limit in (("ttft_s", limits.ttft_s), ("tpot_s", limits.tpot_s))
@@ -108,31 +112,32 @@ def summarise(
     if limits.within_ratio is not None and kept and count:
         met = all(float(each.mean()) >= limits.within_ratio for each in kept)
     rate = 1.0 / span if span else 0.0
-    prompt = float(table["input_tokens"].sum())
+    prompt = float(table["input_tokens"][served].sum())
     places = cluster.instances
     return Summary(
         requests=requests,
-        finished=count,
+        finished=int(served.sum()),
+        turned_away=count - int(served.sum()),
         span_s=span,
-        requests_per_s=count * rate,
+        requests_per_s=float(served.sum()) * rate,
         input_tokens_per_s=prompt * rate,
-        output_tokens_per_s=float(table["output_tokens"].sum()) * rate,
-        ttft=spread(table["ttft_s"]),
+        output_tokens_per_s=made * rate,
+        ttft=spread(table["ttft_s"][served]),
         tpot=spread(table["tpot_s"][many]),
         itl=_itl(cluster),
-        e2e=spread(table["e2e_s"]),
-        queue=spread(table["queue_s"]),
+        e2e=spread(table["e2e_s"][served]),
+        queue=spread(table["queue_s"][served]),
         goodput_per_s=float(good.sum()) * rate if kept else None,
         goodput_ratio=float(good.mean()) if kept and count else None,
         slo_met=met,
         cached_ratio=float(table["cached_tokens"].sum()) / max(prompt, 1.0),
         pooled_ratio=float(table["pooled_tokens"].sum()) / max(prompt, 1.0),
         preemptions=int(table["preempted"].sum()),
-        busy_ratio=float(np.mean([each.busy / SECOND for each in places])) * rate,
+        busy_ratio=sum(each.busy for each in places) / SECOND / max(len(places), 1) * rate,
         steps=sum(each.steps_run for each in places),
         energy_j=energy_j,
         power_w=None if energy_j is None or not count else energy_j / max(float(end.max()), 1e-12),
-        output_tokens_per_j=None if not energy_j else float(table["output_tokens"].sum()) / energy_j,
+        output_tokens_per_j=None if not energy_j else made / energy_j,
         partial=partial,
     )
 

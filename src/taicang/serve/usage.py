@@ -48,9 +48,11 @@ def usage(log: Log, parts: Sequence[Part], raw: Mapping[str, NDArray[np.int64]])
     edges = np.linspace(0.0, float(max(last, 1)), BINS + 1)
     width_s = (edges[1] - edges[0]) / STAMP
     columns: dict[str, list[NDArray[Any]]] = {}
+    begun = raw["started"] >= 0
+    left_queue = np.where(begun, raw["started"], raw["end"])  # turned away without a step
     standing = {
-        "waiting": _upto(raw["arrival"], edges) - _upto(raw["started"][raw["started"] >= 0], edges),
-        "running": _upto(raw["started"][raw["started"] >= 0], edges) - _upto(raw["end"], edges),
+        "waiting": _upto(raw["arrival"], edges) - _upto(left_queue, edges),
+        "running": _upto(raw["started"][begun], edges) - _upto(raw["end"][begun], edges),
     }
     for part in parts:
         row = _part(log, part, edges)
