@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from taicang.errors import InvalidPlan
-from taicang.models.types import Model
+from taicang.models.types import Model, routed
 from taicang.plans import ServePlan
-from taicang.search.choices import routed
 
 FIELDS = {
     "tp": "tp",

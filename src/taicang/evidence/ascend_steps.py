@@ -19,7 +19,7 @@ from taicang.errors import NotModelled
 from taicang.evidence.split import held_out
 from taicang.evidence.tables import CARRIED, lines, record
 from taicang.hardware import Machine
-from taicang.models.types import Experts, Model
+from taicang.models.types import Model, routed
 from taicang.plans import Batch, Quantisation, ServePlan, decode_batch, prefill_batch
 from taicang.serve.setup import Setup, step
 from taicang.stacks import Stack
@@ -89,7 +89,7 @@ def plan_of(row: Row, net: Model) -> ServePlan:
         attend="int8" if row.attention == "INT8" else "bf16",
         dispatch="bf16" if linear == "bf16" else "int8",
     )
-    ep = row.ep if any(isinstance(block.ffn, Experts) for block in net.blocks) else 1
+    ep = row.ep if routed(net) else 1
     return ServePlan(tp=row.tp, dp=row.dp, ep=ep, moe_tp=row.ranks // ep, draft_tokens=row.drafts, quant=quant)
 
 

@@ -25,7 +25,7 @@ from taicang.evidence.fitting import write
 from taicang.evidence.served import Row
 from taicang.evidence.split import held_out
 from taicang.evidence.suite_served import FILE, predict, rows, stack_name
-from taicang.models.types import Experts
+from taicang.models.types import routed
 from taicang.stacks import Scheduler, Stack
 
 SCHEDULERS: Mapping[str, Scheduler] = MappingProxyType(
@@ -67,8 +67,8 @@ def ratios_of(chosen: list[Row]) -> tuple[str, ...]:
     seen = dict.fromkeys(FORMATS, 0)
     for row in chosen:
         quant = row.decode.plan.quant
-        routed = any(isinstance(block.ffn, Experts) for block in row.net.blocks)
-        for key in {f"experts/{quant.experts}" if routed else "", f"gemm/{quant.dense}"}:
+        kind = routed(row.net)
+        for key in {f"experts/{quant.experts}" if kind else "", f"gemm/{quant.dense}"}:
             seen[key] = seen.get(key, 0) + 1
     return FAMILIES + tuple(key for key in FORMATS if seen[key] >= ENOUGH_ROWS)
 
@@ -151,7 +151,7 @@ def version_ratios(engine: str, chosen: list[Row], fitted: Mapping[str, Any]) ->
     """
     groups: dict[tuple[str, str], list[Row]] = {}
     for row in chosen:
-        if any(isinstance(block.ffn, Experts) for block in row.net.blocks):
+        if routed(row.net):
             key = f"experts/{row.decode.plan.quant.experts}"
             groups.setdefault((nearest(stack_name(row)).partition("@")[2], key), []).append(row)
     found: dict[str, dict[str, float]] = {}

@@ -12,9 +12,8 @@ from taicang.errors import NotModelled
 from taicang.evidence.published import Published
 from taicang.evidence.served import quantisation
 from taicang.evidence.systems import machine_for
-from taicang.models.types import Experts, Latent, Model
+from taicang.models.types import Experts, Latent, Model, routed
 from taicang.plans import Quantisation, ServePlan
-from taicang.search.choices import routed
 from taicang.serve.setup import Setup
 from taicang.stacks import Stack
 

@@ -24,7 +24,7 @@ from pathlib import Path
 from taicang.catalog.models import model
 from taicang.evidence.systems import MACHINES
 from taicang.evidence.tables import lines
-from taicang.models.types import Experts, Latent, Model
+from taicang.models.types import Latent, Model, routed
 from taicang.plans import Quantisation, ServePlan
 from taicang.units import Count
 
@@ -90,7 +90,7 @@ def number(row: dict[str, str], key: str, default: float = 0.0) -> float:
     return float(cell) if cell not in ("", "nan") else default
 
 
-def layout(tp: float, dp: float, moe_tp: float, moe_ep: float, routed: bool) -> tuple[int, int, int, int]:
+def layout(tp: float, dp: float, moe_tp: float, moe_ep: float, experts: bool) -> tuple[int, int, int, int]:
     """(tp, dp, moe_tp, ep) of the instance that ran, from the degrees that the source states."""
     tp_, dp_, moe_tp_, ep_ = (max(int(v), 1) for v in (tp, dp, moe_tp, moe_ep))
     if dp_ > 1:
@@ -99,7 +99,7 @@ def layout(tp: float, dp: float, moe_tp: float, moe_ep: float, routed: bool) -> 
         ranks = max(moe_tp_, ep_) if dp_ == moe_tp_ * ep_ and moe_tp_ == ep_ else dp_
         ep_ = ranks if ep_ > 1 or moe_tp_ == 1 else 1
         return 1, ranks, ranks // ep_, ep_
-    if not routed:
+    if not experts:
         return tp_, 1, tp_, 1
     if moe_tp_ * ep_ > tp_:  # attention replicated over the expert ranks
         return tp_, moe_tp_ * ep_ // tp_, moe_tp_, ep_
@@ -135,19 +135,19 @@ def drafts(cells: dict[str, str], engine: str, dp: int, ep: int) -> int:
 
 
 def _role(row: dict[str, str], prefix: str, net: Model, instances: int) -> Role:
-    routed = any(isinstance(block.ffn, Experts) for block in net.blocks)
+    experts = routed(net) is not None
     tp, dp, moe_tp, ep = layout(
         number(row, f"{prefix}tp_size", 1.0),
         number(row, f"{prefix}attention_dp_size"),
         number(row, f"{prefix}moe_tp_size"),
         number(row, f"{prefix}moe_ep_size"),
-        routed,
+        experts,
     )
-    if not routed:
+    if not experts:
         moe_tp, ep = tp * dp, 1
-    if routed and prefix == "decode_" and row["backend"] == "sglang" and 1 < dp <= WIDE and ep == 1:
+    if experts and prefix == "decode_" and row["backend"] == "sglang" and 1 < dp <= WIDE and ep == 1:
         tp, dp = tp * dp, 1
-    wide = routed and dp > WIDE
+    wide = experts and dp > WIDE
     if wide and row["backend"] == "sglang":
         moe_tp, ep = 1, tp * dp
     machine = MACHINES[row["system"]]

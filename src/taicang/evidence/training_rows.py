@@ -19,7 +19,7 @@ from taicang.errors import NotModelled
 from taicang.evidence.split import held_out
 from taicang.evidence.tables import lines
 from taicang.evidence.training_recipes import recomputed, stages
-from taicang.models.types import Dense, Experts, GroupedQuery, Model
+from taicang.models.types import Dense, GroupedQuery, Model, routed
 from taicang.train.flops import megatron_flop, model_flop
 from taicang.train_plans import Recompute, TrainPlan, recipe
 
@@ -176,8 +176,8 @@ def _suite(raw: dict[str, Any], *, lora: bool) -> str:
         return "training_lora"
     if raw["src"] == "seqsel":
         return "training_megatron"
-    routed = ("DeepSeek", "GPT OSS", "Qwen3", "Kimi", "Grok", "Nemotron_3", "Mixtral")
-    return "training_moe" if raw["model"].startswith(routed) else "training_dense"
+    known = ("DeepSeek", "GPT OSS", "Qwen3", "Kimi", "Grok", "Nemotron_3", "Mixtral")
+    return "training_moe" if raw["model"].startswith(known) else "training_dense"
 
 
 def _seconds(raw: dict[str, Any], count: int, seq: int, sequences: int) -> tuple[float, str]:
@@ -269,8 +269,7 @@ def plan_of(row: Row, model: Model) -> TrainPlan:
         raise NotModelled(f"tp {tp} x cp {cp} x pp {pp} does not divide {row.count} chips")
     while row.batch % (dp * micro) and micro > 1:
         micro -= 1
-    routed = any(isinstance(block.ffn, Experts) for block in model.blocks)
-    ep, etp = _experts(row, par, extra) if routed else (1, 1)
+    ep, etp = _experts(row, par, extra) if routed(model) else (1, 1)
     mode, ratio = _recompute(row, extra)
     modules: tuple[str, ...] = ("core",)
     if row.source == "mbridge" and (found := recomputed(row.model, row.chip, dtype)):

@@ -145,3 +145,8 @@ class Model:
     def layers(self) -> int:
         """Layers of the main model, without MTP heads."""
         return sum(block.count for block in self.blocks)
+
+
+def routed(model: Model) -> Experts | None:
+    """The model's layer of routed experts, if it has one."""
+    return next((block.ffn for block in model.blocks if isinstance(block.ffn, Experts)), None)

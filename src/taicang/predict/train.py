@@ -13,7 +13,7 @@ from taicang.catalog.trust import frozen_bands
 from taicang.errors import InvalidInput, UnknownName
 from taicang.formats import number_format
 from taicang.hardware import Machine
-from taicang.models.types import Experts, Model
+from taicang.models.types import Model, routed
 from taicang.predict.prediction import Band, Infeasible
 from taicang.predict.train_explain import Explained, explain, waterfall
 from taicang.stacks import Stack
@@ -206,7 +206,7 @@ def compose(setup: Setup, step: TrainStep, run: Run | None, found: Found | None)
         run=run,
         found=found,
         assumptions=_assumptions(setup),
-        bands=_bands(any(isinstance(block.ffn, Experts) for block in net.blocks)),
+        bands=_bands(routed(net) is not None),
         digest=catalog.digest(),
         version=__version__,
     )
@@ -218,7 +218,7 @@ def _assumptions(setup: Setup) -> tuple[str, ...]:
     said.append(CONVENTION)
     if not chip.measured:
         said.append(f"kernels of {chip.name} were not measured: constants of {chip.profile}, scaled to its own peaks")
-    if any(isinstance(block.ffn, Experts) for block in setup.model.blocks):
+    if routed(setup.model):
         said.append("the router is balanced (as benchmarks force it)")
     if plan.cp > 1:
         said.append(f"context parallelism by {plan.context}, causal work balanced between ranks")
@@ -233,8 +233,8 @@ def _words(setup: Setup) -> str:
     return ", ".join(sorted(setup.stack.overlap)) or "none"
 
 
-def _bands(routed: bool) -> tuple[Band, ...]:
-    wanted = "training_moe" if routed else "training_dense"
+def _bands(experts: bool) -> tuple[Band, ...]:
+    wanted = "training_moe" if experts else "training_dense"
     return tuple(
         Band(suite=name, title=row["title"], mape_ratio=row["mape_ratio"], p90_ratio=row["p90_ratio"], rows=row["rows"])
         for name, row in frozen_bands().items()

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from taicang.catalog.trust import frozen_bands
+from taicang.models.types import routed
 from taicang.predict.prediction import Band
-from taicang.search.choices import routed
 from taicang.serve.setup import Setup
 
 

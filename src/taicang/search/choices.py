@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from taicang.errors import InvalidInput, NotModelled, UnknownName
 from taicang.hardware import Chip, Machine
-from taicang.models.types import Attention, Experts, GatedLinear, GroupedQuery, Latent, Model, StateSpace
+from taicang.models.types import Attention, GatedLinear, GroupedQuery, Latent, Model, StateSpace, routed
 from taicang.plans import Quantisation
 
 QUANTS = ("auto", "bf16", "fp8", "int8", "w4a8", "nvfp4")
@@ -72,11 +72,6 @@ def domain(machine: Machine) -> int:
     levels = machine.plane("scale_up").levels
     inner = max(level.bandwidth_bytes_per_s for level in levels)
     return max(level.ranks for level in levels if level.bandwidth_bytes_per_s >= 0.4 * inner)
-
-
-def routed(model: Model) -> Experts | None:
-    """The model's expert layer, if it has one."""
-    return next((block.ffn for block in model.blocks if isinstance(block.ffn, Experts)), None)
 
 
 def _heads(kind: Attention) -> int:

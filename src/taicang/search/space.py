@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from taicang.hardware import Machine
-from taicang.models.types import Dense, Experts, Model
+from taicang.models.types import Dense, Experts, Model, routed
 from taicang.plans import Exchanging, Quantisation, ServePlan
-from taicang.search.choices import divides, domain, routed
+from taicang.search.choices import divides, domain
 from taicang.stacks import Stack
 
 BATCHES = tuple(float(n) for n in np.unique(np.round(np.geomspace(1, 4096, 73))))

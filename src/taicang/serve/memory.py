@@ -18,13 +18,13 @@ from taicang.models.count import Parameters, kv_cache_bytes, parameters
 from taicang.models.types import (
     Attention,
     Dense,
-    Experts,
     FeedForward,
     GatedLinear,
     GroupedQuery,
     Latent,
     Model,
     StateSpace,
+    routed,
 )
 from taicang.plans import ServePlan
 from taicang.units import Count, Num
@@ -129,16 +129,16 @@ def memory_use(
     quant = plan.quant
     attention = number_format(quant.attention).weight_bytes
     dense = number_format(quant.dense).weight_bytes
-    routed = number_format(quant.experts).weight_bytes
+    experts = number_format(quant.experts).weight_bytes
     one = _one_layer(mine)
     shard = 1 if plan.sp else plan.tp
     return MemoryUse(
         attention_bytes=counted.attention * attention + counted.norm * 2.0,
         dense_bytes=counted.dense * dense,
-        experts_bytes=counted.experts * routed + counted.router * 4.0,
+        experts_bytes=counted.experts * experts + counted.router * 4.0,
         shared_bytes=counted.shared * dense,
         embedding_bytes=(counted.embedding + counted.head) * 2.0,
-        draft_bytes=(one.attention * attention + one.dense * dense + one.experts * routed + one.shared * dense)
+        draft_bytes=(one.attention * attention + one.dense * dense + one.experts * experts + one.shared * dense)
         * np.minimum(plan.draft_tokens, max(model.mtp_layers, 1)),
         cache_bytes=sequences * kv_cache_bytes(mine, context, quant.kv) / (plan.tp if plan.sp else 1),
         activation_bytes=tokens
@@ -169,12 +169,12 @@ def _widest(mine: Model) -> Count:
 
 def _exchange(model: Model, plan: ServePlan, tokens: Count) -> Num:
     """Pre-allocated receive slots of every peer, double-buffered as CloudMatrix-Infer does: ranks x tokens x slot."""
-    routed = [block.ffn for block in model.blocks if isinstance(block.ffn, Experts)]
-    if not routed or not some(plan.dp - 1):
+    kind = routed(model)
+    if kind is None or not some(plan.dp - 1):
         return tokens * 0.0
-    slots = np.minimum(routed[0].topk, _whole((routed[0].experts + plan.redundant + plan.shared_ranks) / plan.ep))
+    slots = np.minimum(kind.topk, _whole((kind.experts + plan.redundant + plan.shared_ranks) / plan.ep))
     send = number_format(plan.quant.dispatch).activation_bytes + number_format(plan.quant.combine).activation_bytes
     # worst case is one slot per peer and token; throughput kernels (prefill) size buffers to the copies instead
     worst = plan.ep * tokens * slots * model.hidden * send
-    exact = 2.0 * tokens * routed[0].topk * model.hidden * send
+    exact = 2.0 * tokens * kind.topk * model.hidden * send
     return np.where(np.asarray(tokens) <= LOW_LATENCY_TOKENS, worst, exact) * 1.0

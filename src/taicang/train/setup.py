@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from taicang.cost.cost import Cost
 from taicang.errors import InvalidPlan
 from taicang.hardware import Machine
-from taicang.models.types import Experts, Model
+from taicang.models.types import Model, routed
 from taicang.ops import Operator
 from taicang.stacks import Stack
 from taicang.train.schedule import Shape
@@ -47,9 +47,9 @@ class Setup:
     @property
     def pairs(self) -> bool:
         """Whether one microbatch's exchanges run beside another's computing: 1F1B on request, DualPipe always."""
-        routed = any(isinstance(block.ffn, Experts) for block in self.model.blocks) and self.plan.ep > 1
+        exchanged = routed(self.model) is not None and self.plan.ep > 1
         asked = self.plan.schedule == "dualpipe" or "expert_exchange" in self.stack.overlap
-        return routed and asked and self.plan.schedule in ("1f1b", "dualpipe")
+        return exchanged and asked and self.plan.schedule in ("1f1b", "dualpipe")
 
     @property
     def shape(self) -> Shape:

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from taicang.search.choices import routed
+from taicang.models.types import routed
 from taicang.search.handover.launch import Launch, Placed, refuse, unknown_to_all
 
 
