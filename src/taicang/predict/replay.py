@@ -158,7 +158,11 @@ def replay(
         seed=seed,
         limits=limits,
         summary=summarise(
-            table, made, requests=len(trace), limits=limits, energy_j=None if np.isnan(energy_j) else energy_j,
+            table,
+            made,
+            requests=len(trace),
+            limits=limits,
+            energy_j=None if np.isnan(energy_j) else energy_j,
             partial=len(finished) < len(trace),
         ),
         notes=(*trace.notes, *_unknown(machine)),

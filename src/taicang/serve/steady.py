@@ -82,7 +82,8 @@ def aggregated(setup: Setup, load: Load) -> Steady:
     new = np.maximum(load.input_tokens * (1.0 - load.cached_ratio), 1.0)
     cached = load.input_tokens - new
     chunks = np.maximum(new / stack.chunk_tokens, 1.0)
-    chunk = prefill_batch(sequences=1.0, length=new / chunks, cached=cached + (new * load.input_spread_ratio - new / chunks) / 2)
+    length = new / chunks
+    chunk = prefill_batch(sequences=1.0, length=length, cached=cached + (new * load.input_spread_ratio - length) / 2)
     alone = step(setup, chunk)
     mixed = stack.scheduler == "mixed"
     during = step(setup, together(decoding, chunk)).seconds - decode.seconds if mixed else alone.seconds

@@ -44,20 +44,20 @@ class Priced:
 class _Layer:
     """The model's mean layer on one rank; recompute kinds are rows."""
 
-    forward: Num
-    back: Num
+    forward_s: Num
+    back_s: Num
     """Recompute, data and weight gradients."""
-    weight: Num
-    beside: Num
+    weight_s: Num
+    beside_s: Num
     """What a pair of passes saves."""
-    kept: Num
+    kept_bytes: Num
     """Activations kept, by recompute."""
-    busiest: Num
+    busiest_bytes: Num
     """Activations of the layer at work."""
     held: Held
     ends: tuple[float, float]
     """Seconds of embedding and head."""
-    logits: Num
+    logits_bytes: Num
     edges: tuple[float, float]
     """Parameters of embedding and head."""
 
@@ -140,15 +140,15 @@ def _mean(setup: Setup, layout: TrainPlan, modes: tuple[tuple[Any, float], ...])
     edges = [layer_time(lower(model, layout), layout, stack, price) for lower in (lower_embedding, lower_head)]
     first, last = (float(total(t.forward) + total(t.data) + total(t.weight)) for t in edges)
     return _Layer(
-        forward=forward,
-        back=np.array(again)[:, None] + weigh(lambda t: total(t.data)) + weight,
-        weight=weight,
-        beside=weigh(lambda t: t.saved_s) if layout.ep > 1 else 0.0,
-        kept=np.array(kept)[:, None],
-        busiest=everything,
+        forward_s=forward,
+        back_s=np.array(again)[:, None] + weigh(lambda t: total(t.data)) + weight,
+        weight_s=weight,
+        beside_s=weigh(lambda t: t.saved_s) if layout.ep > 1 else 0.0,
+        kept_bytes=np.array(kept)[:, None],
+        busiest_bytes=everything,
         held=Held(dense=dense, experts=experts),
         ends=(first, last),
-        logits=edges[1].working_bytes,
+        logits_bytes=edges[1].working_bytes,
         edges=memory.edge_parameters(model, layout),
     )
 
@@ -157,14 +157,14 @@ def _mean(setup: Setup, layout: TrainPlan, modes: tuple[tuple[Any, float], ...])
 class _Stage:
     """What does not depend on the schedule: the fullest stage per microbatch, and what follows the pipeline."""
 
-    once: Num
+    once_s: Num
     """All passes of one layer."""
-    back: Num
+    back_s: Num
     micro_s: Num
-    after: Num
-    state: Num
+    after_s: Num
+    state_bytes: Num
     """Bytes but for activations in flight."""
-    layers: Num
+    layers: Floats
 
 
 def _stage(
@@ -182,7 +182,7 @@ def _stage(
         dense=copies * layers * layer.held.dense + np.where(pp == 1, both, copies * larger),
         experts=copies * layers * layer.held.experts,
     )
-    forward, back = layer.forward, layer.back
+    forward, back = layer.forward_s, layer.back_s
     after = sync.optimizer_s(wide, plan, price) + stack.step_host_s
     key = ((0, 1, 1, 3)[given.zero], given.shard, given.reshard, given.order, copies)
     if key not in networks:
@@ -203,14 +203,14 @@ def _stage(
     padded = (count % (pp * vpp) != 0) & (pp > 1) & ((count + 2) % (pp * vpp) == 0)
     ends = np.where(pp == 1, sum(layer.ends), max(layer.ends))
     inner = (count + 2) / pp * once  # of the stages between the first and the last
-    busiest = layer.busiest + memory.gathered_bytes(layer.held, plan)
-    state = sum(memory.state_bytes(wide, plan)) + np.maximum(busiest, layer.logits)
+    busiest = layer.busiest_bytes + memory.gathered_bytes(layer.held, plan)
+    state = sum(memory.state_bytes(wide, plan)) + np.maximum(busiest, layer.logits_bytes)
     return _Stage(
-        once=once,
-        back=back,
+        once_s=once,
+        back_s=back,
         micro_s=np.where(padded, np.maximum(inner, inner - once + ends), layers * once + ends),
-        after=after,
-        state=state + memory.RUNTIME_RATIO * setup.machine.chip.memory.capacity_bytes,
+        after_s=after,
+        state_bytes=state + memory.RUNTIME_RATIO * setup.machine.chip.memory.capacity_bytes,
         layers=layers,
     )
 
@@ -219,15 +219,15 @@ def _whole(
     setup: Setup, plan: TrainPlan, layer: _Layer, stage: _Stage, pp: Ints, vpp: Ints, micro: Ints
 ) -> tuple[Floats, Floats]:
     """Seconds and bytes of the fullest rank, by recompute and pair of stages and chunks."""
-    bubble = _bubble(setup, plan.schedule, layer, stage.once, stage.back, pp, vpp, micro)
+    bubble = _bubble(setup, plan.schedule, layer, stage.once_s, stage.back_s, pp, vpp, micro)
     slowed = 1.0 + straggling_ratio(setup.machine.ranks, setup.clock_ratio)
-    kept = layer.kept * stage.layers / vpp * _in_flight(setup, plan, pp, vpp, micro)
-    return np.asarray(slowed * (micro * stage.micro_s + bubble) + stage.after), np.asarray(stage.state + kept)
+    kept = layer.kept_bytes * stage.layers / vpp * _in_flight(setup, plan, pp, vpp, micro)
+    return np.asarray(slowed * (micro * stage.micro_s + bubble) + stage.after_s), np.asarray(stage.state_bytes + kept)
 
 
 def _pairs(setup: Setup, schedule: Schedule, layer: _Layer) -> bool:
     asked = schedule == "dualpipe" or "expert_exchange" in setup.stack.overlap
-    return asked and schedule in ("1f1b", "dualpipe") and bool(np.any(np.asarray(layer.beside) > 0))
+    return asked and schedule in ("1f1b", "dualpipe") and bool(np.any(np.asarray(layer.beside_s) > 0))
 
 
 def _bubble(
@@ -236,14 +236,14 @@ def _bubble(
     """Idle time of the fullest rank, less what its pairs save."""
     per = setup.model.layers / pp
     if schedule == "dualpipe":
-        pair = once - layer.beside
-        saved: Num = layer.beside * per * np.maximum(micro - pp / 2.0, 0.0)
-        return (pp / 2.0 - 1.0) * ((pair + back - 3.0 * layer.weight) * per) - saved
+        pair = once - layer.beside_s
+        saved: Num = layer.beside_s * per * np.maximum(micro - pp / 2.0, 0.0)
+        return (pp / 2.0 - 1.0) * ((pair + back - 3.0 * layer.weight_s) * per) - saved
     if schedule == "zero_bubble":
-        return (pp - 1.0) * ((once - 2.0 * layer.weight) * per)
+        return (pp - 1.0) * ((once - 2.0 * layer.weight_s) * per)
     if _pairs(setup, schedule, layer):
         warm = 2.0 * (pp - 1.0) + (vpp - 1.0) * pp + 1.0
-        saved = layer.beside * per / vpp * np.maximum(micro * vpp - warm, 0.0)
+        saved = layer.beside_s * per / vpp * np.maximum(micro * vpp - warm, 0.0)
         return (pp - 1.0) / vpp * (once * per) - saved
     return (pp - 1.0) / vpp * (once * per)
 

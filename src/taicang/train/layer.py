@@ -77,7 +77,7 @@ def scaled(spent: Spent, ratio: Num) -> dict[str, Num]:
 
 def layer_time(layer: Layer, plan: TrainPlan, stack: Stack, price: Price, tax: Num = 0.0) -> LayerTime:
     """Price all passes of ``layer``; ``tax`` is how much computing slows per second of communication beside it."""
-    context = _Context(plan=plan, stack=stack, price=price, tax=tax)
+    context = _Context(plan=plan, stack=stack, price=price, tax_ratio=tax)
     trained = plan.trained_ratio
     ahead = _pass(layer.forward, context)
     data, weight = (
@@ -144,7 +144,7 @@ class _Context:
     plan: TrainPlan
     stack: Stack
     price: Price
-    tax: Num
+    tax_ratio: Num
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,7 +183,7 @@ def _joined(*parts: _Passed) -> Halves:
 
 
 def _pass(steps: tuple[Step, ...], at: _Context, *, backward: bool = False) -> _Passed:
-    plan, stack, tax = at.plan, at.stack, at.tax
+    plan, stack, tax = at.plan, at.stack, at.tax_ratio
     spent: dict[str, Num] = dict.fromkeys(LINES, 0.0)
     moved: dict[str, Num] = {"tp": 0.0, "cp": 0.0}
     exchanges: list[Num] = []
