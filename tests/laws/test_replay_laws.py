@@ -48,7 +48,8 @@ def workloads(draw: st.DrawFn) -> dict[str, object]:
         shared = draw(st.integers(0, prompt // 64))
         family = draw(st.integers(0, 2))
         blocks = [family * 1000 + j if j < shared else (i + 10) * 1000 + j for j in range(-(-prompt // 64))]
-        rows.append((now, prompt, output, blocks))
+        wait = draw(st.sampled_from([0, SECOND // 10, SECOND]))
+        rows.append((now, prompt, output, blocks, draw(st.integers(0, 2)), now + wait))
     return {
         "rows": rows,
         "policy": draw(st.sampled_from(["mixed", "prefill_first", "decode_first"])),
@@ -59,6 +60,9 @@ def workloads(draw: st.DrawFn) -> dict[str, object]:
         "reserve": draw(st.booleans()),
         "sequences": draw(st.sampled_from([1, 3, 64])),
         "tokens": draw(st.sampled_from([128, 2048])),
+        "order": draw(st.sampled_from(["arrival", "priority", "deadline"])),
+        "late": draw(st.sampled_from(["serve", "serve", "turn_away"])),
+        "swap": draw(st.sampled_from([0, 500, 100_000])),
         "poll": draw(st.sampled_from([1, 1, 7])),
         "router": draw(st.sampled_from(ROUTERS)),
         "fail": draw(st.lists(st.integers(1, 3000), max_size=3)),
@@ -76,12 +80,14 @@ def run(load: dict[str, object], *, single: bool) -> tuple[Cluster, list[Request
             policy="mixed" if role != "both" else load["policy"],  # type: ignore[arg-type]
             tokens=load["tokens"], sequences=load["sequences"], poll=load["poll"],  # type: ignore[arg-type]
             reserve=(bool(load["reserve"]) or drafts > 0) and role != "prefill",
+            order=load["order"], late=load["late"], swap_tokens=load["swap"],  # type: ignore[arg-type]
         )  # fmt: skip
         return [
             Instance(
                 first + i, table(drafts), limits,
                 [Cache(load["pages"], 16, 64) for _ in range(load["groups"])],  # type: ignore[arg-type,call-overload]
                 role=role, single=single, steps_of=drafting(drafts, 0.7, first + i),
+                swap=Link(base=SECOND // 5000, per_token=SECOND // 10**7),
             )
             for i in range(load["instances"])  # type: ignore[call-overload]
         ]  # fmt: skip
@@ -91,7 +97,7 @@ def run(load: dict[str, object], *, single: bool) -> tuple[Cluster, list[Request
         router=Router(load["router"], 3), link=Link(base=SECOND // 1000, per_token=SECOND // 10**6),
         store=Store(load["store"], 64, Link(base=SECOND // 2000, per_token=SECOND // 10**7)) if load["store"] else None,  # type: ignore[arg-type]
     )  # fmt: skip
-    made = [Request(i, *row[:3], blocks=row[3]) for i, row in enumerate(load["rows"])]  # type: ignore[call-overload]
+    made = [Request(i, *row[:3], blocks=row[3], priority=row[4], deadline=row[5]) for i, row in enumerate(load["rows"])]  # type: ignore[call-overload]
     for i, at in enumerate(load["fail"]):
         victim = cluster.instances[i % len(cluster.instances)]
         cluster.events.push(at * (SECOND // 1000), FAIL, victim)
@@ -100,10 +106,10 @@ def run(load: dict[str, object], *, single: bool) -> tuple[Cluster, list[Request
 
 
 def stamps(requests: list[Request]) -> list[tuple[int, ...]]:
-    return [(r.id, r.started, r.first, r.moved, r.end, r.cached, r.preempted, r.place) for r in requests]
+    return [(r.id, r.started, r.first, r.moved, r.end, r.cached, r.preempted, r.swaps, r.place) for r in requests]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(workloads())
 def test_fast_forward_gives_the_very_timestamps_of_single_steps(load):
     _, fast, _ = run(load, single=False)
@@ -111,12 +117,17 @@ def test_fast_forward_gives_the_very_timestamps_of_single_steps(load):
     assert stamps(fast) == stamps(slow)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(workloads())
 def test_nothing_is_lost_and_time_never_goes_back(load):
     cluster, made, finished = run(load, single=False)
     assert sorted(r.id for r in finished) == [r.id for r in made]
     for r in made:
+        if load["late"] == "turn_away" and r.started < 0:
+            assert r.first < 0
+            assert r.made == 0
+            assert r.end > r.deadline
+            continue
         assert r.made == r.output
         assert r.arrival <= r.started < r.first <= r.end
         assert 0 <= r.cached < r.input
@@ -128,6 +139,7 @@ def test_nothing_is_lost_and_time_never_goes_back(load):
             cache = group.cache
             assert group.n == 0
             assert group.base == 0
+            assert group.swapped == 0
             assert not any(group.residues)
             assert cache.spare == cache.pages
             assert cache.free + cache.blocks * cache.per_block == cache.pages

@@ -130,6 +130,14 @@ class Cluster:
                     end = instance.begin(now)
                     if end >= 0:
                         self.events.push(end, STEP, instance, instance.version)
+                    if instance.refused:
+                        self._turn_away(instance, now)
+
+    def _turn_away(self, instance: Instance, now: int) -> None:
+        refused, instance.refused = instance.refused, []
+        if self.on_left is not None:
+            for request in refused:
+                self.on_left(request, now)
 
     def happen(self, now: int, kind: int, what: object, version: int) -> None:
         """Let one event happen."""
@@ -185,7 +193,7 @@ class Cluster:
     def _move(self, request: Request, source: Instance, now: int) -> None:
         """The cache leaves as soon as the source's link is free."""
         start = max(now, self._free_at.get(source.name, 0))
-        end = start + self.link.base + self.link.per_token * request.need
+        end = start + self.link.ticks(request.need)
         self._free_at[source.name] = end
         self.moved_tokens += request.need
         self.events.push(end, MOVED, (request, source, source.failures))

@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 
 from taicang.serve.cache import Cache
-from taicang.serve.request import Request
-from taicang.serve.scheduler import Group, Limits, enqueue, fill, footprint, prompts_of
+from taicang.serve.group import Group
+from taicang.serve.preempt import make_room, swap_in
+from taicang.serve.request import FOREVER, Request
+from taicang.serve.scheduler import Limits, enqueue, fill, footprint, prompts_of
 from taicang.serve.steptable import GRAIN, Row, StepTable
-
-FOREVER = 1 << 62
+from taicang.serve.store import NO_TIME, Link
 
 
 class Instance:
@@ -28,8 +29,8 @@ class Instance:
     __slots__ = (
         "_bases", "_context", "_end", "_growth", "_heap", "_joined", "_k", "_rides", "_row", "_sizes", "_start",
         "_work", "busy", "coming", "failures",
-        "groups", "hungry", "limits", "load", "name", "role", "safe", "single", "steps", "steps_of",
-        "steps_run", "table", "version",
+        "groups", "hungry", "limits", "load", "name", "refused", "role", "safe", "single", "stall", "steps",
+        "steps_of", "steps_run", "swap", "table", "version",
     )  # fmt: skip
 
     def __init__(
@@ -42,14 +43,21 @@ class Instance:
         role: str = "both",
         single: bool = False,
         steps_of: Callable[[int], int] | None = None,
+        swap: Link = NO_TIME,
     ) -> None:
         self.name = name
         self.table = table
         self.limits = limits
-        self.groups = [Group(cache) for cache in caches]
+        self.groups = [Group(cache, reserve=limits.reserve) for cache in caches]
         self.role = role
         self.single = single
         self.steps_of = steps_of
+        self.swap = swap
+        """The way to host memory."""
+        self.stall = 0
+        """Ticks by which the next step is longer: sequences are swapped before it runs."""
+        self.refused: list[Request] = []
+        """Requests that ``begin`` turned away; its caller takes them out."""
         self.steps = 0
         """Decode steps made."""
         self.steps_run = 0
@@ -108,20 +116,23 @@ class Instance:
     def begin(self, now: int) -> int:
         """Start the next step or stretch; returns when it ends, or -1 where there is nothing to do."""
         if self.steps >= self.safe:
-            self._make_room()
+            make_room(self)
         work: list[tuple[Request, int]] = []
         gated = self.limits.poll > 1 and self._gated()
         for at in list(self.hungry) if self.hungry else ():
             group = self.groups[at]
-            self._sync(group)
+            group.sync(self.steps)
             if group.waiting and group.waiting[0].done > 0 and not gated:
                 self._admit_ready(group)
             spare = group.cache.spare
-            work += fill(group, self.limits, self.table.query_len, new=not gated)
+            work += fill(group, self.limits, self.table.query_len, now, self.refused, new=not gated)
             if not group.waiting and not group.prefilling:
                 del self.hungry[at]
             if group.cache.spare != spare:
-                self._watch(group)
+                self.safe = min(self.safe, group.watch())
+        for request in self.refused:
+            request.end = now
+            self.load[request.group] -= 1
         self._work = work
         if work:
             return self._begin_prompts(now, work)
@@ -136,14 +147,12 @@ class Instance:
             k = min(k, self.safe - self.steps)
         if gated:
             k = min(k, self.limits.poll - self.steps % self.limits.poll)
-        if self.single:
+        if self.single or self.stall:
             k = 1
         row = self.table.row(n)
         self._rides = True
         self._row, self._context, self._growth, self._k = row, context, growth, k
-        self._start = now
-        self._end = now + row.sum(context, growth, k)
-        return self._end
+        return self._until(now, row.sum(context, growth, k))
 
     def _gated(self) -> bool:
         """Whether new prompts are kept waiting for the next poll."""
@@ -170,12 +179,16 @@ class Instance:
             if request.started < 0:
                 request.started = now
         self._row, self._k = None, 1
-        self._start = now
         ticks = self.table.mixed(tokens, prompts, pairs, keys, n, context)
         if len(self.groups) > 1:
             beside = n * self.table.query_len
             ticks -= self.table.idle_experts(tokens + beside, whole / len(self.groups) + beside)
-        self._end = now + max(ticks, 1)
+        return self._until(now, max(ticks, 1))
+
+    def _until(self, now: int, ticks: int) -> int:
+        self._start = now
+        self._end = now + ticks + self.stall
+        self.stall = 0
         return self._end
 
     def doing(self) -> tuple[int, int, int, int, list[tuple[Request, int]]]:
@@ -232,44 +245,33 @@ class Instance:
     def _join(self, group: Group, request: Request) -> None:
         left = request.output - request.made
         steps = left if self.steps_of is None else self.steps_of(left)
-        self._sync(group)
+        group.sync(self.steps)
         request.until = self.steps + steps
         grains = request.need * GRAIN
         request.base = grains - self.table.growth * self.steps
         request.last = self.steps
-        group.base += request.base
-        group.n += 1
+        group.join(request, self.steps)
         self._sizes[request.group] = group.n
         self._bases[request.group] = group.base
-        group.running[request] = None
-        if not self.limits.reserve:
-            group.residues[(self.steps - request.need) % group.cache.page] += 1
-            self._watch(group)
+        self.safe = min(self.safe, group.watch())
         self._joined += 1
         heapq.heappush(self._heap, (request.until, self._joined, request))
 
     def _leave(self, request: Request) -> None:
         """Out of the decode batch, with all pages given back."""
         group = self.groups[request.group]
-        self._drop(group, request)
+        self.drop(group, request)
         self.load[request.group] -= 1
         if group.waiting:
             self.hungry[request.group] = None
 
-    def _drop(self, group: Group, request: Request) -> None:
-        cache = group.cache
-        self._sync(group)
-        group.base -= request.base
-        group.n -= 1
+    def drop(self, group: Group, request: Request) -> None:
+        """Out of the decode batch."""
+        group.sync(self.steps)
+        group.drop(request, self.steps)
         self._sizes[request.group] = group.n
         self._bases[request.group] = group.base
-        del group.running[request]
-        if not self.limits.reserve:
-            length = request.need + self.steps - request.last
-            request.pages = -(-length // cache.page) - request.nodes * cache.per_block
-            group.residues[(self.steps - length) % cache.page] -= 1
-        cache.release(request)
-        self._watch(group)
+        self.safe = min(self.safe, group.watch())
 
     def _largest(self, most: int) -> tuple[int, int, int, int]:
         """(sequences, context grains, growth per step, steps for which that group stays the largest)."""
@@ -294,13 +296,15 @@ class Instance:
         if len(self.groups) > 1:
             return 0
         group = self.groups[0]
-        self._sync(group, self._reached(now - 1))
+        group.sync(max(self._reached(now - 1), self.steps))
         return group.cache.hit(request) * group.cache.block
 
     def _reached(self, now: int) -> int:
         """Decode steps that are over at ``now``, those of a running stretch among them."""
         if self._row is None or self._end < 0 or now < self._start:
             return self.steps
+        if self._k == 1:
+            return self.steps + (now >= self._end)
         return self.steps + min(self._row.reach(self._context, self._growth, now - self._start + 1) - 1, self._k)
 
     def fail(self, now: int) -> list[Request]:
@@ -310,14 +314,12 @@ class Instance:
         lost: list[Request] = []
         for group in self.groups:
             for request in group.running:
-                request.made += self._made(request, upto)
+                request.made += self.made(request, upto)
                 request.restart()
             for request in (*group.prefilling, *group.waiting):
                 request.restart()
             lost += [*group.running, *group.prefilling, *group.waiting]
-        self.groups = [Group(g.cache.emptied()) for g in self.groups]
-        for group in self.groups:
-            group.synced = self.steps
+        self.groups = [Group(g.cache.emptied(), reserve=g.reserve, step=upto) for g in self.groups]
         self.hungry, self._heap, self._work = {}, [], []
         self._sizes[:] = 0
         self._bases[:] = 0
@@ -327,62 +329,8 @@ class Instance:
         self.version += 1
         return lost
 
-    def _sync(self, group: Group, upto: int = -1) -> None:
-        """Hand out the pages of the steps made since the last time."""
-        upto = max(upto, self.steps)
-        steps = upto - group.synced
-        if steps > 0 and not self.limits.reserve and group.n:
-            page = group.cache.page
-            whole, rest = divmod(steps, page)
-            pages = whole * group.n
-            for x in range(group.synced, group.synced + rest):
-                pages += group.residues[x % page]
-            group.cache.claim(pages)
-        group.synced = max(upto, group.synced)
-
-    def _watch(self, group: Group) -> None:
-        """Until which step the group's pages suffice for sure."""
-        if self.limits.reserve or not group.n:
-            group.limit = FOREVER
-            return
-        group.limit = group.synced + group.cache.spare // group.n * group.cache.page
-        self.safe = min(self.safe, group.limit)
-
-    def _make_room(self) -> None:
-        """Look exactly how long pages suffice; where not even for one step, the youngest sequence starts over."""
-        for at, group in enumerate(self.groups):
-            if not group.n or group.limit > self.steps:
-                continue
-            self._sync(group)
-            page = group.cache.page
-            while group.residues[self.steps % page] > group.cache.spare:
-                self._evict(group)
-                self.hungry[at] = None
-            left, x = group.cache.spare, self.steps
-            whole = left // max(group.n, 1)
-            left, x = left - whole * group.n, x + whole * page
-            while left >= group.residues[x % page] and x < self.steps + (whole + 1) * page:
-                left -= group.residues[x % page]
-                x += 1
-            group.limit = max(x, self.steps + 1) if group.n else FOREVER
-        self.safe = min(group.limit for group in self.groups)
-
-    def _evict(self, group: Group) -> None:
-        """The request that came last starts over (preemption by recompute)."""
-        if group.prefilling:
-            youngest = group.prefilling.pop()
-            group.cache.release(youngest)
-        else:
-            youngest = next(reversed(group.running))
-            made = self._made(youngest, self.steps)
-            self._drop(group, youngest)
-            youngest.made += made
-        youngest.restart()
-        youngest.preempted += 1
-        group.waiting.appendleft(youngest)
-
-    def _made(self, request: Request, upto: int) -> int:
-        """Tokens since it joined, at decode step ``upto``."""
+    def made(self, request: Request, upto: int) -> int:
+        """Tokens since ``request`` joined the decode batch, at decode step ``upto``."""
         return min((upto - request.last) * self.table.growth // GRAIN, request.output - request.made - 1)
 
     def _admit_ready(self, group: Group) -> None:
@@ -395,4 +343,6 @@ class Instance:
                 return
             group.waiting.popleft()
             request.done = request.need
+            if request.swapped:
+                swap_in(self, group, request)
             self._join(group, request)

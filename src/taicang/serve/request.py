@@ -7,6 +7,7 @@ from collections.abc import Sequence
 SECOND = 10**15
 """Ticks of a second. Time is whole femtoseconds, so that a thousand steps at once end at the very tick at which a
 thousand steps one by one do."""
+FOREVER = 1 << 62
 
 
 class Request:
@@ -14,9 +15,9 @@ class Request:
     cache before the next one can be made (more than the prompt after a preemption), ``done`` what is."""
 
     __slots__ = (
-        "arrival", "base", "blocks", "cached", "done", "end", "first", "group", "id", "input", "last", "loaded", "made",
-        "moved", "need", "nodes", "output", "pages", "place", "pooled", "preempted", "priority", "session",
-        "started", "until",
+        "arrival", "base", "blocks", "cached", "deadline", "done", "end", "first", "group", "id", "input", "last",
+        "loaded", "made", "moved", "need", "nodes", "output", "pages", "place", "pooled", "preempted", "priority",
+        "session", "started", "swapped", "swaps", "until",
     )  # fmt: skip
 
     def __init__(
@@ -29,6 +30,7 @@ class Request:
         blocks: Sequence[int] = (),
         session: int = -1,
         priority: int = 0,
+        deadline: int = FOREVER,
     ) -> None:
         self.id = number
         self.arrival = arrival
@@ -38,6 +40,9 @@ class Request:
         """Ids of the prompt's whole blocks; an id stands for its block and everything before it."""
         self.session = session
         self.priority = priority
+        """The smaller is served first, where the scheduler looks at it."""
+        self.deadline = deadline
+        """Tick by which it is to start, where the scheduler looks at it."""
         self.need = input_tokens
         self.done = 0
         self.made = 0
@@ -61,9 +66,14 @@ class Request:
         self.place = -1
         """Instance that decoded it."""
         self.preempted = 0
+        """Times that it left the decode batch, or its prompt was given up, for want of pages."""
+        self.swapped = 0
+        """Tokens of it that lie in host memory."""
+        self.swaps = 0
+        """Times that it came back from there."""
 
     def restart(self) -> None:
         """Forget the cache: everything made so far is prefilled again."""
         self.need = self.input + self.made
-        self.done = self.nodes = self.pages = self.loaded = 0
+        self.done = self.nodes = self.pages = self.loaded = self.swapped = 0
         self.until = -1

@@ -3,11 +3,11 @@ token each (or with their drafts), unless the policy keeps prompts apart."""
 
 from __future__ import annotations
 
-from collections import deque
+from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from taicang.serve.cache import Cache
+from taicang.serve.group import Group
 from taicang.serve.request import Request
 from taicang.stacks import Stack
 
@@ -15,6 +15,7 @@ Policy: TypeAlias = Literal["mixed", "prefill_first", "decode_first"]
 """mixed: chunks of prompts ride in decode steps, which come first in the token budget (vLLM V1, TensorRT-LLM).
 prefill_first: prompts run in steps of their own, before any decoding (SGLang, vLLM V0). decode_first: a batch decodes
 to its end before new prompts start (batching by request)."""
+Order: TypeAlias = Literal["arrival", "priority", "deadline"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,8 +35,13 @@ class Limits:
     poll: int = 1
     """While sequences decode, new prompts join only every so many steps; with several groups also as soon as all have
     one (engines that look for requests now and then, or hold prompts back until the groups can start together)."""
-    ranked: bool = False
-    """Serve by priority (smaller first), then by arrival; otherwise in order of arrival."""
+    order: Order = "arrival"
+    """Who is served first: who came first, the smaller ``priority``, or the earlier ``deadline``; of equals who came
+    first. Where pages run out, the last in this order leaves first."""
+    late: Literal["serve", "turn_away"] = "serve"
+    """What becomes of a request that is to start after its ``deadline``."""
+    swap_tokens: int = 0
+    """Host memory of a group for sequences that leave when pages run out (0: they start over)."""
 
 
 def preset(stack: Stack, **changes: object) -> Limits:
@@ -49,29 +55,13 @@ def preset(stack: Stack, **changes: object) -> Limits:
     return Limits(**(base | {k: v for k, v in changes.items() if v is not None}))  # type: ignore[arg-type]
 
 
-class Group:
-    """One attention group: its queue, its prompts in progress, its decoding sequences and its cache."""
+def fill(
+    group: Group, limits: Limits, query_len: int, now: int, refused: list[Request], *, new: bool = True
+) -> list[tuple[Request, int]]:
+    """Prompts of one group for the next step: those in progress, then ``new`` ones in order while there is room.
 
-    __slots__ = ("base", "cache", "limit", "n", "prefilling", "residues", "running", "synced", "waiting")
-
-    def __init__(self, cache: Cache) -> None:
-        self.cache = cache
-        self.waiting: deque[Request] = deque()
-        self.prefilling: list[Request] = []
-        self.running: dict[Request, None] = {}
-        self.n = 0
-        self.base = 0
-        """Cache grains of the decoding sequences, less what each has grown since step 0."""
-        self.residues = [0] * cache.page
-        """Sequences by the step, modulo the page size, at which they need a new page."""
-        self.synced = 0
-        """Decode step up to which pages have been handed out."""
-        self.limit = 1 << 62
-        """Decode step up to which pages suffice for sure."""
-
-
-def fill(group: Group, limits: Limits, query_len: int, *, new: bool = True) -> list[tuple[Request, int]]:
-    """Prompts of one group for the next step: those in progress, then ``new`` ones in order while there is room."""
+    Those that come too late are added to ``refused`` when it would be their turn.
+    """
     if limits.policy == "decode_first" and group.n:
         return []
     budget = limits.tokens - (group.n * query_len if limits.policy == "mixed" else 0)
@@ -90,6 +80,10 @@ def fill(group: Group, limits: Limits, query_len: int, *, new: bool = True) -> l
         whole = footprint(request, limits)
         if not group.cache.admit(request, whole, 0 if limits.reserve else group.n):
             break
+        if limits.late == "turn_away" and request.deadline < now and request.started < 0:
+            group.cache.release(request)
+            refused.append(waiting.popleft())
+            continue
         if request.started < 0:
             request.cached = request.nodes * group.cache.block
             request.pooled = request.done - request.cached
@@ -108,13 +102,21 @@ def footprint(request: Request, limits: Limits) -> int:
     return max(request.need, request.input + round(request.output * limits.reserve_ratio))
 
 
-def enqueue(group: Group, request: Request, limits: Limits) -> bool:
-    """Put ``request`` in the queue; whether it stands at its head."""
+def urgency(request: Request, limits: Limits) -> int:
+    """What ``request`` is ordered by; the smaller is served first."""
+    if limits.order == "arrival":
+        return 0
+    return request.priority if limits.order == "priority" else request.deadline
+
+
+def enqueue(group: Group, request: Request, limits: Limits, *, first: bool = False) -> bool:
+    """Put ``request`` in the queue, behind its equals or (``first``) before them; whether it stands at its head."""
     waiting = group.waiting
-    if not limits.ranked or not waiting or waiting[-1].priority <= request.priority:
-        waiting.append(request)
-        return len(waiting) == 1
-    at = next(i for i, other in enumerate(waiting) if other.priority > request.priority)
+    if limits.order == "arrival" or not waiting:
+        at = 0 if first else len(waiting)
+    else:
+        find = bisect_left if first else bisect_right
+        at = find(waiting, urgency(request, limits), key=lambda other: urgency(other, limits))
     waiting.insert(at, request)
     return at == 0
 

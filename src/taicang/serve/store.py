@@ -15,6 +15,13 @@ class Link:
     base: int
     per_token: int
 
+    def ticks(self, tokens: int) -> int:
+        """Of ``tokens`` tokens."""
+        return self.base + self.per_token * tokens
+
+
+NO_TIME = Link(base=0, per_token=0)
+
 
 class Store:
     """``capacity`` blocks of ``block`` tokens; those that were used least recently go first.
@@ -48,7 +55,7 @@ class Store:
     def load(self, place: int, tokens: int, now: int) -> int:
         """When ``tokens`` tokens have reached the instance ``place``."""
         start = max(now, self._free_at.get(place, 0))
-        end = self._free_at[place] = start + self.link.base + self.link.per_token * tokens
+        end = self._free_at[place] = start + self.link.ticks(tokens)
         self.loaded_tokens += tokens
         return end
 
