@@ -17,13 +17,15 @@ from taicang.serve.build import drafting
 from taicang.serve.cache import Cache
 from taicang.serve.cluster import FAIL, REPAIR, Cluster
 from taicang.serve.instance import Instance
-from taicang.serve.request import SECOND, Request
+from taicang.serve.link import Link
+from taicang.serve.request import FOREVER, SECOND, Request
 from taicang.serve.router import ROUTERS, Router
 from taicang.serve.scheduler import Limits
 from taicang.serve.setup import Setup
+from taicang.serve.shelf import Shelf
 from taicang.serve.simulate import simulate
 from taicang.serve.steptable import GRAIN, StepTable
-from taicang.serve.store import Link, Store
+from taicang.serve.store import Store
 
 
 @cache
@@ -66,7 +68,9 @@ def workloads(draw: st.DrawFn) -> dict[str, object]:
         "poll": draw(st.sampled_from([1, 1, 7])),
         "router": draw(st.sampled_from(ROUTERS)),
         "fail": draw(st.lists(st.integers(1, 3000), max_size=3)),
-        "store": draw(st.sampled_from([0, 0, 8, 1000])),
+        "store": draw(st.sampled_from([(), (), (8,), (4, 1000), (2, 8, 50)])),
+        "eviction": draw(st.sampled_from(["lru", "lfu"])),
+        "ttl": draw(st.sampled_from([SECOND // 5, FOREVER])),
         "drafts": draw(st.sampled_from([0, 0, 2])),
     }
 
@@ -85,7 +89,7 @@ def run(load: dict[str, object], *, single: bool) -> tuple[Cluster, list[Request
         return [
             Instance(
                 first + i, table(drafts), limits,
-                [Cache(load["pages"], 16, 64) for _ in range(load["groups"])],  # type: ignore[arg-type,call-overload]
+                [Cache(load["pages"], 16, 64, load["eviction"]) for _ in range(load["groups"])],  # type: ignore[arg-type,call-overload]
                 role=role, single=single, steps_of=drafting(drafts, 0.7, first + i),
                 swap=Link(base=SECOND // 5000, per_token=SECOND // 10**7),
             )
@@ -95,7 +99,7 @@ def run(load: dict[str, object], *, single: bool) -> tuple[Cluster, list[Request
     cluster = Cluster(
         pool("prefill" if split else "both", 0), decode=pool("decode", 10) if split else (),
         router=Router(load["router"], 3), link=Link(base=SECOND // 1000, per_token=SECOND // 10**6),
-        store=Store(load["store"], 64, Link(base=SECOND // 2000, per_token=SECOND // 10**7)) if load["store"] else None,  # type: ignore[arg-type]
+        store=store(load) if load["store"] else None,
     )  # fmt: skip
     made = [Request(i, *row[:3], blocks=row[3], priority=row[4], deadline=row[5]) for i, row in enumerate(load["rows"])]  # type: ignore[call-overload]
     for i, at in enumerate(load["fail"]):
@@ -103,6 +107,16 @@ def run(load: dict[str, object], *, single: bool) -> tuple[Cluster, list[Request
         cluster.events.push(at * (SECOND // 1000), FAIL, victim)
         cluster.events.push((at + 500) * (SECOND // 1000), REPAIR, victim)
     return cluster, made, simulate(cluster, iter(made))
+
+
+def store(load: dict[str, object]) -> Store:
+    sizes: tuple[int, ...] = load["store"]  # type: ignore[assignment]
+    links = [Link(base=(1 + i) * SECOND // 2000, per_token=SECOND // 10**7) for i in range(len(sizes))]
+    shelves = [
+        Shelf("", size, link, eviction=load["eviction"], ttl=load["ttl"], own=size == 4)  # type: ignore[arg-type]
+        for size, link in zip(sizes, links, strict=True)
+    ]
+    return Store(shelves, 64)
 
 
 def stamps(requests: list[Request]) -> list[tuple[int, ...]]:

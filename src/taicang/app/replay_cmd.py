@@ -38,6 +38,7 @@ Examples:
   taicang replay servegen_deepseek-r1.tar.xz --rate 40/s --hours 2 deepseek-r1 --on cloudmatrix384
   taicang replay --closed-loop 128 --input 8192 --output 1024 minimax-m2.5 --on hgx-b200 --tp 4
   taicang replay --turns 8 --shared 2000 --input 300 --think 5s --rate 2/s --requests 4000 qwen3-32b --on hgx-h100
+  taicang replay trace.jsonl.gz deepseek-r1 --on cloudmatrix384 --prefill 6x16 --decode 1x160 --pool 20TB --ssd 500TB
 """
 )
 @click.argument("what", nargs=-1, required=True, metavar="[TRACE] MODEL")

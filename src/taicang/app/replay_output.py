@@ -65,11 +65,12 @@ def show(result: Replay, trace: Trace) -> None:
     lines += _goodput(s, result.limits)
     if s.turned_away:
         lines.append(f"  {s.turned_away:,} requests turned away after their deadline")
-    if s.cached_ratio or s.pooled_ratio:
-        lines.append(
-            f"  prefix cache: {s.cached_ratio:.1%} of prompt tokens from HBM, {s.pooled_ratio:.1%} from the pool"
-        )
-    lines.append(f"  instances busy {s.busy_ratio:.1%}; {s.steps:,} steps; {s.preemptions:,} preemptions")
+    if s.cached_ratio or s.tiers:
+        lines.append("  prefix cache: " + ", ".join(_hits(s)))
+    lines.append(
+        f"  instances busy {s.busy_ratio:.1%}; {s.steps:,} steps; {s.preemptions:,} preemptions"
+        + (f", {s.swaps:,} swapped back" if s.swaps else "")
+    )
     if s.power_w is not None and s.energy_j is not None and s.output_tokens_per_j is not None:
         lines.append(
             f"  chips draw {unit(s.power_w, 'W')} in the mean, {s.energy_j / 3.6e6:,.3g} kWh in all; "
@@ -81,6 +82,14 @@ def show(result: Replay, trace: Trace) -> None:
         lines += ["", *_over_time(result)]
     lines.append(f"seed {result.seed}; catalogue {result.digest}; taicang {result.version}")
     click.echo("\n".join(lines))
+
+
+def _hits(s: Summary) -> list[str]:
+    found = [f"{s.cached_ratio:.1%} of prompt tokens from device memory"]
+    for tier in s.tiers:
+        took = f" ({tier.loads:,} loads over {tier.plane}, {unit(tier.load_s, 's')} each)" if tier.loads else ""
+        found.append(f"{tier.hit_ratio:.1%} from {tier.name}{took}")
+    return found
 
 
 def _goodput(s: Summary, limits: Limits) -> list[str]:

@@ -8,20 +8,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from taicang.app.options import CHOICES, PLAN, stacked
+from taicang.app.replay_memory import MEMORY, tiers_from
 from taicang.units import parse
 
 if TYPE_CHECKING:
     from taicang.predict.replay import System
-
-
-class Bytes(click.ParamType[float]):
-    """A size: 20TB, 512 GiB."""
-
-    name = "BYTES"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Parse through the catalogue's unit door."""
-        return value if isinstance(value, float) else parse(value, "bytes", where=param.opts[0] if param else "")
 
 
 class Failure(click.ParamType[tuple[int, float, float | None]]):
@@ -50,8 +41,6 @@ SYSTEM = stacked(
     click.option(
         "--router", default="least-loaded", show_default=True, help="least-loaded, round-robin, prefix-aware..."
     ),
-    click.option("--pool", type=Bytes(), default=0.0, help="Memory pool for prompt blocks, e.g. 20TB."),
-    click.option("--pool-plane", default="", help="Plane of the pool: scale_up (default), vpc, rdma, host."),
     click.option(
         "--fail", "failures", type=Failure(), multiple=True, help="An instance fails (and returns): NUMBER@TIME[+TIME]."
     ),
@@ -62,6 +51,21 @@ SYSTEM = stacked(
         "--max-tokens", "tokens", type=click.IntRange(1), help="Token budget of a step; default: the stack's."
     ),
     click.option("--max-batch", "sequences", type=click.IntRange(1), help="Sequences in flight per attention group."),
+    click.option(
+        "--order",
+        type=click.Choice(["arrival", "priority", "deadline"]),
+        default="arrival",
+        show_default=True,
+        help="Who is served first; the last to be leaves first when pages run out.",
+    ),
+    click.option(
+        "--late",
+        type=click.Choice(["serve", "turn-away"]),
+        default="serve",
+        show_default=True,
+        help="What becomes of requests whose deadline has passed when it is their turn.",
+    ),
+    MEMORY,
     PLAN,
     CHOICES,
 )
@@ -78,6 +82,7 @@ def system_from(options: Mapping[str, Any]) -> System:
         plan=plan_from(dict(options)), stack=options["stack"], quant=options["quant"], drafts=options["drafts"],
         acceptance_ratio=options["acceptance"], skew=options["skew"], policy=options["policy"],
         tokens=options["tokens"], sequences=options["sequences"], router=options["router"],
-        failures=options["failures"], pool_bytes=options["pool"], pool_plane=options["pool_plane"],
+        failures=options["failures"], tiers=tiers_from(options), eviction=options["eviction"], ttl_s=options["ttl"],
+        swap_bytes=options["swap"] or 0.0, order=options["order"], late=options["late"].replace("-", "_"),
         approximate=options["approximate"], sets=options["sets"],
     )  # fmt: skip

@@ -36,6 +36,8 @@ TRAFFIC = stacked(
                  help="Output tokens."),
     click.option("--spread", type=click.FloatRange(0, 1), default=0.0, help="Lengths drawn evenly within this share."),
     click.option("--turns", type=click.IntRange(2), help="Sessions of so many turns; each sends all before it again."),
+    click.option("--deadline", type=Seconds(), help="Requests are to start within this time (see --order, --late)."),
+    click.option("--isolate", is_flag=True, help="Clients of the trace share no cached blocks."),
     click.option("--shared", type=click.IntRange(0), default=0, help="Prompt tokens that all sessions begin with."),
     CHANGING,
     READING,
@@ -46,6 +48,17 @@ TRAFFIC = stacked(
 
 def traffic(path: str | None, options: Mapping[str, Any]) -> Trace:
     """The trace that the options name or describe."""
+    from taicang.traffic import change
+
+    made = _arriving(path, options)
+    if options["isolate"]:
+        made = change.isolated(made)
+    if options["deadline"]:
+        made = change.due(made, options["deadline"])
+    return made
+
+
+def _arriving(path: str | None, options: Mapping[str, Any]) -> Trace:
     from taicang.traffic import change, generate
 
     rate, seed = options["rate"], options["seed"]

@@ -24,7 +24,7 @@ from taicang.catalog.models import model
 from taicang.evidence import ascend_serving
 from taicang.evidence.measured import attempt
 from taicang.evidence.score import Outcome
-from taicang.serve.build import Pool, cluster
+from taicang.serve.build import Keeping, Pool, Tier, cluster
 from taicang.serve.request import SECOND, Request
 from taicang.serve.scheduler import Limits
 from taicang.serve.setup import Setup
@@ -57,8 +57,8 @@ def prefill_round(reuse_ratio: float, plane: str) -> tuple[float, float]:
     setup = _setup(_row("cm_v2/t3/prefill"), 2)
     limits = Limits(tokens=BATCH * PROMPT, sequences=BATCH)
     made = cluster(
-        Pool(setup=setup, instances=2, limits=limits), context=float(PROMPT), block=BLOCK, router="round-robin",
-        pool_bytes=POOL_BYTES, pool_plane=plane,
+        Pool(setup=setup, instances=2, limits=limits), context=float(PROMPT), router="round-robin",
+        keeping=Keeping(block_tokens=BLOCK, tiers=(Tier(name="pool", size_bytes=POOL_BYTES, plane=plane),)),
     )  # fmt: skip
     held = round(PROMPT * reuse_ratio / BLOCK)
     heads = [list(range(i * held, (i + 1) * held)) for i in range(2 * BATCH)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -21,14 +21,15 @@ from taicang.predict.infer import SKEW, describe
 from taicang.search.choices import default_stack, quantisation
 from taicang.search.space import usual
 from taicang.serve import gaps
-from taicang.serve.build import Pool, cluster
+from taicang.serve.build import Keeping, Pool, Tier, cluster, swap_tokens
 from taicang.serve.clients import ClosedLoop, OpenLoop
 from taicang.serve.cluster import FAIL, REPAIR
+from taicang.serve.evict import Eviction
 from taicang.serve.log import Log
 from taicang.serve.memory import memory_use
 from taicang.serve.record import Record
 from taicang.serve.request import SECOND
-from taicang.serve.scheduler import preset
+from taicang.serve.scheduler import Order, preset
 from taicang.serve.setup import Setup, step
 from taicang.serve.simulate import serve
 from taicang.serve.summary import Limits, Summary, summarise
@@ -88,10 +89,16 @@ class System:
     tokens: int | None = None
     sequences: int | None = None
     router: str = "least-loaded"
-    pool_bytes: float = 0.0
-    """Memory pool for prompt blocks (0: none)."""
-    pool_plane: str = ""
-    """Plane that it is reached over (empty: the scale-up one)."""
+    order: Order = "arrival"
+    late: Literal["serve", "turn_away"] = "serve"
+    """See ``scheduler.Limits``."""
+    swap_bytes: float = 0.0
+    """Host memory of each instance for sequences that leave when its pages run out (0: they start over)."""
+    tiers: tuple[Tier, ...] = ()
+    """Memory beside the instances for prompt blocks, the nearest first."""
+    eviction: Eviction = "lru"
+    ttl_s: float | None = None
+    """Blocks in ``tiers`` go when unused for so long (None: never)."""
     failures: Sequence[tuple[int, float, float | None]] = ()
     """(instance, seconds until it fails, seconds until it serves again or None)."""
     approximate: bool = False
@@ -119,11 +126,14 @@ def replay(
     machine = catalog.machine(on, system.sets)
     engine = catalog.stack(system.stack or default_stack(machine, net))
     pools = _pools(net, machine, engine, system)
+    if (system.order == "deadline" or system.late != "serve") and trace.deadline_s is None:
+        raise InvalidInput(f"{trace.name} has no deadlines", where="--order, --late")
+    if system.order == "priority" and trace.priority is None:
+        raise InvalidInput(f"{trace.name} has no priorities", where="--order")
     context = float(np.mean(trace.input_tokens) + np.mean(trace.output_tokens) / 2)
     made = cluster(
         pools[0], pools[1] if len(pools) > 1 else None,
-        context=context, block=trace.block, router=system.router, seed=seed,
-        pool_bytes=system.pool_bytes, pool_plane=system.pool_plane,
+        context=context, keeping=_keeping(trace, system), router=system.router, seed=seed,
     )  # fmt: skip
     for number, at_s, down_s in system.failures:
         if number >= len(made.instances):
@@ -189,6 +199,11 @@ def _parts(pools: Sequence[Pool]) -> list[Part]:
     return made
 
 
+def _keeping(trace: Trace, system: System) -> Keeping:
+    ttl_s = float("inf") if system.ttl_s is None else system.ttl_s
+    return Keeping(block_tokens=trace.block, tiers=system.tiers, eviction=system.eviction, ttl_s=ttl_s)
+
+
 def _unknown(machine: Machine) -> tuple[str, ...]:
     if machine.chip.tdp_w is not None:
         return ()
@@ -239,10 +254,16 @@ def _pools(net: Model, machine: Machine, engine: Stack, system: System) -> list[
         if setting.plan.draft_tokens:
             limits = replace(limits, reserve=True, reserve_ratio=1.0 if limits.reserve else 0.5)
         made.append(Pool(setup=setting, instances=count, limits=limits))
+    made = [_ordered(pool, system) for pool in made]
     need = sum(pool.instances * pool.setup.plan.ranks for pool in made)
     if need > machine.ranks:
         raise InvalidInput(f"the pools need {need} ranks, {machine.name} has {machine.ranks}")
     return made
+
+
+def _ordered(pool: Pool, system: System) -> Pool:
+    tokens = swap_tokens(pool.setup, system.swap_bytes) if system.swap_bytes else 0
+    return replace(pool, limits=replace(pool.limits, order=system.order, late=system.late, swap_tokens=tokens))
 
 
 def _pool(text: str, phase: str) -> tuple[int, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,14 +12,17 @@ from taicang.models.count import kv_cache_bytes
 from taicang.ops import Transfer
 from taicang.serve.cache import Cache
 from taicang.serve.cluster import Cluster
+from taicang.serve.evict import Eviction
 from taicang.serve.instance import Instance
+from taicang.serve.link import NO_TIME, Link
 from taicang.serve.memory import memory_use
-from taicang.serve.request import SECOND
+from taicang.serve.request import FOREVER, SECOND
 from taicang.serve.router import Router
 from taicang.serve.scheduler import Limits
 from taicang.serve.setup import Setup
+from taicang.serve.shelf import Shelf
 from taicang.serve.steptable import StepTable
-from taicang.serve.store import Link, Store
+from taicang.serve.store import Store
 from taicang.units import show
 
 PAGE = 16
@@ -32,6 +36,33 @@ class Pool:
     setup: Setup
     instances: int
     limits: Limits
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tier:
+    """Memory beside the instances that keeps prompt blocks."""
+
+    name: str
+    size_bytes: float
+    plane: str
+    """Plane that it is reached over, at that plane's speed..."""
+    bandwidth_bytes_per_s: float | None = None
+    """... unless an instance reads it at this one."""
+    own: bool = False
+    """Each instance has so much to itself; otherwise all share it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Keeping:
+    """How prompt blocks are kept for later prompts."""
+
+    block_tokens: int = 0
+    """Tokens that are shared at once (0: nothing is)."""
+    tiers: tuple[Tier, ...] = ()
+    """Beside device memory, the nearest first."""
+    eviction: Eviction = "lru"
+    ttl_s: float = math.inf
+    """Blocks in ``tiers`` go when they have not been used for so long."""
 
 
 def cache_tokens(setup: Setup, limits: Limits, context: float) -> int:
@@ -51,18 +82,27 @@ def cache_tokens(setup: Setup, limits: Limits, context: float) -> int:
     return int(float(empty.spare_bytes) / float(each) * context)
 
 
-def instances(pool: Pool, *, context: float, block: int, role: str = "both", first: int = 0, seed: int = 0,
-              single: bool = False) -> list[Instance]:  # fmt: skip
-    """The instances of ``pool``; ``block`` tokens are shared at once in the prefix cache (0: nothing is)."""
-    setup, limits = pool.setup, pool.limits
+def instances(
+    pool: Pool,
+    *,
+    context: float,
+    keeping: Keeping,
+    role: str = "both",
+    first: int = 0,
+    seed: int = 0,
+    single: bool = False,
+) -> list[Instance]:
+    """The instances of ``pool``, numbered from ``first``."""
+    setup, limits, block = pool.setup, pool.limits, keeping.block_tokens
     page = PAGE if block % PAGE == 0 else 1
     pages = cache_tokens(setup, limits, context) // page
     table = StepTable(setup, sequences=limits.sequences, tokens=limits.tokens)
+    swap = link(setup, setup, "host") if limits.swap_tokens else NO_TIME
     made = []
     for at in range(pool.instances):
-        caches = [Cache(pages, page, block) for _ in range(setup.plan.dp)]
+        caches = [Cache(pages, page, block, keeping.eviction) for _ in range(setup.plan.dp)]
         draw = drafting(int(setup.plan.draft_tokens), setup.plan.acceptance_ratio, seed + first + at)
-        made.append(Instance(first + at, table, limits, caches, role=role, single=single, steps_of=draw))
+        made.append(Instance(first + at, table, limits, caches, role=role, single=single, steps_of=draw, swap=swap))
     return made
 
 
@@ -100,19 +140,56 @@ def link(prefill: Setup, decode: Setup, plane: str = "") -> Link:
     return Link(base=round(max(near - 1024.0 * per_token, 0.0) * SECOND), per_token=round(per_token * SECOND))
 
 
-def cluster(entry: Pool, decode: Pool | None = None, *, context: float, block: int = 0, router: str = "least-loaded",
-            seed: int = 0, single: bool = False, pool_bytes: float = 0.0, pool_plane: str = "") -> Cluster:  # fmt: skip
-    """A serving system: one pool that does both, or prompts in ``entry`` and answers in ``decode``.
+def swap_tokens(setup: Setup, host_bytes: float) -> int:
+    """Tokens of cache of one attention group that ``host_bytes`` of an instance's host memory hold."""
+    each = float(kv_cache_bytes(setup.model, 1024.0, setup.plan.quant.kv)) / 1024.0
+    return int(host_bytes / setup.plan.dp / each)
 
-    ``pool_bytes`` of memory beside them keep prompt blocks, reached over ``pool_plane``.
+
+def store(setup: Setup, keeping: Keeping) -> Store | None:
+    """The memory beside instances of ``setup``; None without tiers.
+
+    Raises ``InvalidInput`` where nothing is shared, ``NotModelled`` where the machine lacks a tier's plane.
     """
+    if not keeping.tiers:
+        return None
+    if not keeping.block_tokens:
+        raise InvalidInput("the requests have no prefix hashes, so no memory beside the instances is of use to them")
+    each = float(kv_cache_bytes(setup.model, float(keeping.block_tokens), setup.plan.quant.kv))
+    ttl = FOREVER if math.isinf(keeping.ttl_s) else round(keeping.ttl_s * SECOND)
+
+    def way(tier: Tier) -> Link:
+        if tier.bandwidth_bytes_per_s is None:
+            return link(setup, setup, tier.plane)
+        return Link(base=0, per_token=round(each / keeping.block_tokens / tier.bandwidth_bytes_per_s * SECOND))
+
+    shelves = [
+        Shelf(
+            tier.name, int(tier.size_bytes / each), way(tier), plane=tier.plane, eviction=keeping.eviction, ttl=ttl,
+            own=tier.own,
+        )
+        for tier in keeping.tiers
+    ]  # fmt: skip
+    return Store(shelves, keeping.block_tokens)
+
+
+def cluster(
+    entry: Pool,
+    decode: Pool | None = None,
+    *,
+    context: float,
+    keeping: Keeping | None = None,
+    router: str = "least-loaded",
+    seed: int = 0,
+    single: bool = False,
+) -> Cluster:
+    """A serving system: one pool that does both, or prompts in ``entry`` and answers in ``decode``."""
+    keeping = keeping or Keeping()
     role = "both" if decode is None else "prefill"
-    first = instances(entry, context=context, block=block, role=role, seed=seed, single=single)
-    store = None
-    if pool_bytes and block:
-        each = float(kv_cache_bytes(entry.setup.model, float(block), entry.setup.plan.quant.kv))
-        store = Store(int(pool_bytes / each), block, link(entry.setup, entry.setup, pool_plane or "scale_up"))
+    first = instances(entry, context=context, keeping=keeping, role=role, seed=seed, single=single)
+    beside = store(entry.setup, keeping)
     if decode is None:
-        return Cluster(first, router=Router(router, seed), store=store)
-    second = instances(decode, context=context, block=block, first=len(first), seed=seed, single=single)
-    return Cluster(first, decode=second, router=Router(router, seed), link=link(entry.setup, decode.setup), store=store)
+        return Cluster(first, router=Router(router, seed), store=beside)
+    second = instances(decode, context=context, keeping=keeping, first=len(first), seed=seed, single=single)
+    way = link(entry.setup, decode.setup)
+    return Cluster(first, decode=second, router=Router(router, seed), link=way, store=beside)

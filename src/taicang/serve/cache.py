@@ -1,28 +1,28 @@
 """Paged cache of one attention group: pages of running requests, and prompt blocks that requests share.
 
 A block's id stands for the block and all before it, so the prefix tree is a flat map. Blocks that nobody uses stay
-until their pages are needed and go in the order of their last use, the deepest of a prompt first.
+until their pages are needed; they go by the rule of ``eviction``, the deepest of a prompt first.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
-
+from taicang.serve.evict import Eviction, order
 from taicang.serve.request import Request
 
 
 class Cache:
     """``pages`` pages of ``page`` tokens; prompt blocks of ``block`` tokens (a whole number of pages) are shared."""
 
-    __slots__ = ("_idle", "_users", "block", "evicted", "free", "page", "pages", "per_block")
+    __slots__ = ("_idle", "_users", "block", "evicted", "eviction", "free", "page", "pages", "per_block")
 
-    def __init__(self, pages: int, page: int, block: int = 0) -> None:
+    def __init__(self, pages: int, page: int, block: int = 0, eviction: Eviction = "lru") -> None:
         self.pages = self.free = pages
         self.page = page
         self.block = block or page
         self.per_block = max(self.block // page, 1)
         self._users: dict[int, int] = {}
-        self._idle: OrderedDict[int, None] = OrderedDict()
+        self.eviction = eviction
+        self._idle = order(eviction)
         self.evicted = 0
 
     @property
@@ -37,7 +37,7 @@ class Cache:
 
     def emptied(self) -> Cache:
         """A cache of the same size with nothing in it."""
-        return Cache(self.pages, self.page, self.block)
+        return Cache(self.pages, self.page, self.block, self.eviction)
 
     def hit(self, request: Request) -> int:
         """Leading blocks of the prompt that are here; the last token is always computed."""
@@ -104,5 +104,5 @@ class Cache:
         for block in reversed(request.blocks[: request.nodes]):
             left = users[block] = users[block] - 1
             if left == 0:
-                idle[block] = None
+                idle[block] = 0
         request.nodes = 0

@@ -20,12 +20,14 @@ SOME = 65_536
 class Turns:
     """Makes the requests of ``trace``; ``after`` makes those that wait for an answer."""
 
-    __slots__ = ("_delay", "_next", "first", "trace")
+    __slots__ = ("_delay", "_due", "_next", "_rank", "first", "trace")
 
     def __init__(self, trace: Trace) -> None:
         self.trace = trace
         self._next = following(trace)
         self._delay = trace.delay_s
+        self._rank = trace.priority.tolist() if trace.priority is not None else None
+        self._due = trace.deadline_s.tolist() if trace.deadline_s is not None else None
         self.first = np.ones(len(trace), dtype=bool) if self._delay is None else np.isnan(self._delay)
         """Requests that wait for none."""
 
@@ -37,10 +39,20 @@ class Turns:
     def make(self, i: int, now: int) -> Request:
         """Request ``i``, arriving ``now``."""
         t = self.trace
-        return Request(
+        made = Request(
             i, now, int(t.input_tokens[i]), int(t.output_tokens[i]), blocks=t.blocks[i] if t.blocks else (),
             session=int(t.session[i]) if t.session is not None else -1,
         )  # fmt: skip
+        return self.ranked(made)
+
+    def ranked(self, request: Request) -> Request:
+        """``request`` with the trace's priority and deadline."""
+        i = request.id
+        if self._rank is not None:
+            request.priority = self._rank[i]
+        if self._due is not None and self._due[i] == self._due[i]:  # not NaN
+            request.deadline = request.arrival + round(self._due[i] * SECOND)
+        return request
 
     def after(self, request: Request, now: int) -> Request | None:
         """The next turn of the session whose answer has come."""
@@ -58,6 +70,7 @@ class OpenLoop(Turns):
     def arrivals(self) -> Iterator[Request]:
         """All that wait for no answer, in order of time."""
         trace, nothing = self.trace, ()
+        ranked = self._rank is not None or self._due is not None
         for low in range(0, len(trace), SOME):
             part = slice(low, low + SOME)
             times, first = trace.arrival_s[part].tolist(), self.first[part].tolist()
@@ -66,9 +79,10 @@ class OpenLoop(Turns):
             blocks = trace.blocks[part] if trace.blocks else [nothing] * len(inputs)
             for i, at in enumerate(times):
                 if first[i]:
-                    yield Request(
+                    made = Request(
                         low + i, round(at * SECOND), inputs[i], outputs[i], blocks=blocks[i], session=sessions[i]
                     )
+                    yield self.ranked(made) if ranked else made
 
 
 class ClosedLoop(Turns):

@@ -10,10 +10,11 @@ from collections.abc import Callable, Sequence
 from taicang.errors import InvalidInput
 from taicang.events import Events
 from taicang.serve.instance import Instance
+from taicang.serve.link import Link
 from taicang.serve.log import Log
 from taicang.serve.request import Request
 from taicang.serve.router import Router
-from taicang.serve.store import Link, Store
+from taicang.serve.store import Store
 
 ARRIVAL, LOADED, MOVED, STEP, FAIL, REPAIR = range(6)
 """Kinds of events, in the order in which they happen at one time: whoever comes at a step's end may join the next."""
@@ -71,12 +72,15 @@ class Cluster:
         instance = self.router.pick(request, self.entry)
         self._check(request, instance)
         if self.store is not None and request.blocks:
-            held = self.store.match(request) * self.store.block
+            request.place = instance.name
+            found = self.store.match(request, instance.name, now)
+            held = len(found) * self.store.block
             here = instance.hit_tokens(request, now)
             if held > here:
                 request.loaded = held
                 instance.coming += 1
-                end = self.store.load(instance.name, held - here, now)
+                end = self.store.load(request, found, here, now)
+                request.fetching += end - now
                 self.events.push(end, LOADED, (request, instance))
                 return
         self._give(instance, request, now)
@@ -89,6 +93,8 @@ class Cluster:
         pool.remove(instance)
         self.down[instance] = pool
         instance.failures += 1
+        if self.store is not None:
+            self.store.lose(instance.name)
         for request in instance.fail(now):
             self.submit(request, now)
 
@@ -149,7 +155,7 @@ class Cluster:
                 self.log.step(what, now)
             for request in what.finish(now):
                 if self.store is not None and request.blocks and what in self.entry:
-                    self.store.put(request)
+                    self.store.put(request, now)
                 if request.end >= 0:
                     if self.on_left is not None:
                         self.on_left(request, now)

@@ -15,11 +15,11 @@ import numpy as np
 
 from taicang.serve.cache import Cache
 from taicang.serve.group import Group
+from taicang.serve.link import NO_TIME, Link
 from taicang.serve.preempt import make_room, swap_in
 from taicang.serve.request import FOREVER, Request
 from taicang.serve.scheduler import Limits, enqueue, fill, footprint, prompts_of
 from taicang.serve.steptable import GRAIN, Row, StepTable
-from taicang.serve.store import NO_TIME, Link
 
 
 class Instance:
@@ -137,7 +137,7 @@ class Instance:
         if work:
             return self._begin_prompts(now, work)
         heap = self._heap
-        while heap and heap[0][0] != heap[0][2].until:
+        while heap and heap[0][1] != heap[0][2].ticket:
             heapq.heappop(heap)
         if not heap:
             self._end = -1
@@ -207,9 +207,8 @@ class Instance:
             self.steps_run += k
             heap, steps = self._heap, self.steps
             while heap and heap[0][0] <= steps:
-                until, _, request = heapq.heappop(heap)
-                if until == request.until:
-                    request.until = -1
+                _, ticket, request = heapq.heappop(heap)
+                if ticket == request.ticket:
                     self._leave(request)
                     request.made = request.output
                     request.end = now
@@ -246,7 +245,6 @@ class Instance:
         left = request.output - request.made
         steps = left if self.steps_of is None else self.steps_of(left)
         group.sync(self.steps)
-        request.until = self.steps + steps
         grains = request.need * GRAIN
         request.base = grains - self.table.growth * self.steps
         request.last = self.steps
@@ -255,7 +253,8 @@ class Instance:
         self._bases[request.group] = group.base
         self.safe = min(self.safe, group.watch())
         self._joined += 1
-        heapq.heappush(self._heap, (request.until, self._joined, request))
+        request.ticket = self._joined
+        heapq.heappush(self._heap, (self.steps + steps, self._joined, request))
 
     def _leave(self, request: Request) -> None:
         """Out of the decode batch, with all pages given back."""
@@ -267,6 +266,7 @@ class Instance:
 
     def drop(self, group: Group, request: Request) -> None:
         """Out of the decode batch."""
+        request.ticket = -1
         group.sync(self.steps)
         group.drop(request, self.steps)
         self._sizes[request.group] = group.n

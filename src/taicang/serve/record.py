@@ -15,8 +15,8 @@ COARSE = 10
 """Times are kept without their last bits: whole picoseconds, of which 64 bits hold a hundred days."""
 STAMP = SECOND >> COARSE
 """Stamps of a second."""
-TIMES = ("arrival", "started", "first", "moved", "end")
-COUNTS = ("id", "input", "output", "cached", "pooled", "preempted", "place")
+TIMES = ("arrival", "started", "first", "moved", "end", "fetching")
+COUNTS = ("id", "input", "output", "cached", "pooled", "preempted", "swaps", "place")
 WIDTH = len(TIMES) + len(COUNTS)
 
 
@@ -36,8 +36,9 @@ class Record:
     def append(self, r: Request) -> None:
         """Note a request that ended."""
         self._rows.extend(
-            (r.arrival >> COARSE, r.started >> COARSE, r.first >> COARSE, r.moved >> COARSE, r.end >> COARSE, r.id,
-             r.input, r.output, r.cached, r.pooled, r.preempted, r.place)
+            (r.arrival >> COARSE, r.started >> COARSE, r.first >> COARSE, r.moved >> COARSE, r.end >> COARSE,
+             r.fetching >> COARSE, r.id,
+             r.input, r.output, r.cached, r.pooled, r.preempted, r.swaps, r.place)
         )  # fmt: skip
 
     def ticks(self) -> dict[str, NDArray[np.int64]]:
@@ -51,7 +52,7 @@ class Record:
         A request that was turned away has no first token: its latencies are NaN, and it ends when it was told.
         """
         raw = self.ticks()
-        arrival, started, first, moved, end = (raw[name] / STAMP for name in TIMES)
+        arrival, started, first, moved, end, fetching = (raw[name] / STAMP for name in TIMES)
         served, begun = raw["first"] >= 0, raw["started"] >= 0
         return {
             "id": raw["id"].copy(),
@@ -65,6 +66,8 @@ class Record:
             "moved_s": np.where(raw["moved"] >= 0, moved - first, 0.0),
             "cached_tokens": raw["cached"].copy(),
             "pooled_tokens": raw["pooled"].copy(),
+            "load_s": fetching,
             "preempted": raw["preempted"].copy(),
+            "swaps": raw["swaps"].copy(),
             "instance": raw["place"].copy(),
         }

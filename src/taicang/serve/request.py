@@ -15,9 +15,9 @@ class Request:
     cache before the next one can be made (more than the prompt after a preemption), ``done`` what is."""
 
     __slots__ = (
-        "arrival", "base", "blocks", "cached", "deadline", "done", "end", "first", "group", "id", "input", "last",
-        "loaded", "made", "moved", "need", "nodes", "output", "pages", "place", "pooled", "preempted", "priority",
-        "session", "started", "swapped", "swaps", "until",
+        "arrival", "base", "blocks", "cached", "deadline", "done", "end", "fetching", "first", "group", "id", "input",
+        "last", "loaded", "made", "moved", "need", "nodes", "output", "pages", "place", "pooled", "preempted",
+        "priority", "session", "started", "swapped", "swaps", "ticket",
     )  # fmt: skip
 
     def __init__(
@@ -51,14 +51,16 @@ class Request:
         self.loaded = 0
         """Leading prompt tokens that are here or have been fetched from the memory pool."""
         self.pooled = 0
-        """Of them, those that only the pool had."""
+        """Of them, those that only the memory beside the instances had."""
+        self.fetching = 0
+        """Ticks that it waited for them."""
         self.nodes = 0
         """Leading blocks that it shares with others."""
         self.pages = 0
         """Pages of its own."""
         self.started = self.first = self.end = self.moved = -1
-        self.until = -1
-        """Decode step (of its instance) after which it ends."""
+        self.ticket = -1
+        """Number by which its instance knows it while it decodes."""
         self.base = 0
         """Cache grains that it brought into the decode batch, less growth up to then."""
         self.last = 0
@@ -76,4 +78,4 @@ class Request:
         """Forget the cache: everything made so far is prefilled again."""
         self.need = self.input + self.made
         self.done = self.nodes = self.pages = self.loaded = self.swapped = 0
-        self.until = -1
+        self.ticket = -1

@@ -1,70 +1,57 @@
-"""A memory pool beside the instances: prompt blocks that any of them can fetch (pooled CPU memory over a plane)."""
+"""Memory beside the instances that keeps prompt blocks: shelves, the nearest first.
+
+A computed prompt is written to every shelf beside the computing; each shelf makes room by its own rule. A new prompt
+fetches each leading block from the nearest shelf that has it, the shelves side by side, and takes it up to all of them.
+"""
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 from taicang.serve.request import Request
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Link:
-    """The move of a cache into or out of one instance, in ticks: ``base + tokens * per_token``, one after the other."""
-
-    base: int
-    per_token: int
-
-    def ticks(self, tokens: int) -> int:
-        """Of ``tokens`` tokens."""
-        return self.base + self.per_token * tokens
-
-
-NO_TIME = Link(base=0, per_token=0)
+from taicang.serve.shelf import Shelf
 
 
 class Store:
-    """``capacity`` blocks of ``block`` tokens; those that were used least recently go first.
+    """``shelves`` of blocks of ``block`` tokens."""
 
-    Loads of one instance share its link, one after the other; blocks are written back beside the computing.
-    """
+    __slots__ = ("block", "shelves")
 
-    __slots__ = ("_free_at", "_held", "block", "capacity", "evicted", "link", "loaded_tokens")
-
-    def __init__(self, capacity: int, block: int, link: Link) -> None:
-        self.capacity = capacity
+    def __init__(self, shelves: Sequence[Shelf], block: int) -> None:
+        self.shelves = tuple(shelves)
         self.block = block
-        self.link = link
-        self.evicted = 0
-        self.loaded_tokens = 0
-        self._held: OrderedDict[int, None] = OrderedDict()
-        self._free_at: dict[int, int] = {}
 
-    def __len__(self) -> int:
-        return len(self._held)
-
-    def match(self, request: Request) -> int:
-        """Leading blocks of the prompt that are here; the last token is always computed."""
-        held, count = self._held, 0
-        for block in request.blocks[: (request.input - 1) // self.block]:
-            if block not in held:
+    def match(self, request: Request, place: int, now: int) -> list[Shelf]:
+        """The shelf of each leading block of the prompt that is here; the last token is always computed."""
+        found: list[Shelf] = []
+        for block in request.blocks[: (request.need - 1) // self.block]:
+            shelf = next((shelf for shelf in self.shelves if shelf.holds(block, place, now)), None)
+            if shelf is None:
                 break
-            count += 1
-        return count
+            found.append(shelf)
+        return found
 
-    def load(self, place: int, tokens: int, now: int) -> int:
-        """When ``tokens`` tokens have reached the instance ``place``."""
-        start = max(now, self._free_at.get(place, 0))
-        end = self._free_at[place] = start + self.link.ticks(tokens)
-        self.loaded_tokens += tokens
+    def load(self, request: Request, found: Sequence[Shelf], here: int, now: int) -> int:
+        """When the blocks after the first ``here`` tokens have reached the instance that ``request`` goes to."""
+        wanted = found[here // self.block :]
+        end = now
+        for shelf in self.shelves:
+            blocks = sum(1 for each in wanted if each is shelf)
+            if blocks:
+                end = max(end, shelf.load(blocks, blocks * self.block, request.place, now))
+        self._keep(request, len(found), now)
         return end
 
-    def put(self, request: Request) -> None:
+    def put(self, request: Request, now: int) -> None:
         """Keep the whole blocks of a computed prompt, the first of them the longest."""
-        held = self._held
-        for block in reversed(request.blocks[: request.input // self.block]):
-            held[block] = None
-            held.move_to_end(block)
-        while len(held) > self.capacity:
-            held.popitem(last=False)
-            self.evicted += 1
+        self._keep(request, request.input // self.block, now)
+
+    def _keep(self, request: Request, count: int, now: int) -> None:
+        blocks = request.blocks[:count][::-1]
+        for shelf in self.shelves:
+            shelf.keep(blocks, request.place, now)
+
+    def lose(self, place: int) -> None:
+        """The instance ``place`` is lost."""
+        for shelf in self.shelves:
+            shelf.lose(place)

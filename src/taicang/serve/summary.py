@@ -43,6 +43,23 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Tier:
+    """What memory beside the instances did."""
+
+    name: str
+    plane: str
+    hit_ratio: float
+    """Share of all prompt tokens that came from here."""
+    loads: int
+    load_s: float
+    """Mean time from asking for a prompt's blocks to having them, waiting for the link included."""
+    blocks: int
+    """Held at the end."""
+    evicted: int
+    expired: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
     """Rates count from the first arrival to the last end; ``goodput`` counts requests within both limits."""
 
@@ -67,7 +84,11 @@ class Summary:
     """Share of prompt tokens found in device memory."""
     pooled_ratio: float
     """Share fetched from the memory pool."""
+    tiers: tuple[Tier, ...]
+    """Memory beside the instances, the nearest first."""
     preemptions: int
+    swaps: int
+    """Sequences that came back from host memory."""
     busy_ratio: float
     """Mean over the instances of the time in which a step runs."""
     steps: int
@@ -132,13 +153,36 @@ def summarise(
         slo_met=met,
         cached_ratio=float(table["cached_tokens"].sum()) / max(prompt, 1.0),
         pooled_ratio=float(table["pooled_tokens"].sum()) / max(prompt, 1.0),
+        tiers=_tiers(cluster, prompt),
         preemptions=int(table["preempted"].sum()),
+        swaps=int(table["swaps"].sum()),
         busy_ratio=sum(each.busy for each in places) / SECOND / max(len(places), 1) * rate,
         steps=sum(each.steps_run for each in places),
         energy_j=energy_j,
         power_w=None if energy_j is None or not count else energy_j / max(float(end.max()), 1e-12),
         output_tokens_per_j=None if not energy_j else made / energy_j,
         partial=partial,
+    )
+
+
+def _tiers(cluster: Cluster, prompt_tokens: float) -> tuple[Tier, ...]:
+    store = cluster.store
+    return (
+        ()
+        if store is None
+        else tuple(
+            Tier(
+                name=shelf.name,
+                plane=shelf.plane,
+                hit_ratio=shelf.loaded_blocks * store.block / max(prompt_tokens, 1.0),
+                loads=shelf.loads,
+                load_s=shelf.load_ticks / SECOND / max(shelf.loads, 1),
+                blocks=len(shelf),
+                evicted=shelf.evicted,
+                expired=shelf.expired,
+            )
+            for shelf in store.shelves
+        )
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -122,7 +123,7 @@ def _joined(traces: Sequence[Trace], shifts: Sequence[float], sign: str) -> Trac
     arrival = np.concatenate([trace.arrival_s + shift for trace, shift in zip(traces, shifts, strict=True)])
     order = np.argsort(arrival, kind="stable")
     blocks: list[Sequence[int]] = []
-    sessions, delays, clients = [], [], []
+    sessions, clients = [], []
     ids = names = people = 0
     for trace in traces:  # ids of one trace mean nothing in another
         if sizes:
@@ -132,7 +133,6 @@ def _joined(traces: Sequence[Trace], shifts: Sequence[float], sign: str) -> Trac
         own = trace.session if trace.session is not None else np.arange(len(trace))
         sessions.append(own + names)
         names += int(own.max()) + 1
-        delays.append(trace.delay_s if trace.delay_s is not None else np.full(len(trace), np.nan))
         whose = trace.client if trace.client is not None else np.zeros(len(trace), dtype=np.int64)
         clients.append(whose + people)
         people += int(whose.max()) + 1
@@ -149,11 +149,40 @@ def _joined(traces: Sequence[Trace], shifts: Sequence[float], sign: str) -> Trac
         blocks=[blocks[i] for i in order.tolist()] if sizes else (),
         block=max(sizes, default=0),
         session=np.concatenate(sessions)[order] if any(t.session is not None for t in traces) else None,
-        delay_s=np.concatenate(delays)[order] if any(t.delay_s is not None for t in traces) else None,
+        delay_s=_columns(traces, "delay_s", np.nan, order),
+        priority=_columns(traces, "priority", 0, order),
+        deadline_s=_columns(traces, "deadline_s", np.nan, order),
         client=np.concatenate(clients)[order],
         repaired=repaired,
         notes=tuple(dict.fromkeys(note for trace in traces for note in trace.notes)),
     )
+
+
+def _columns(traces: Sequence[Trace], name: str, missing: float, order: NDArray[np.int64]) -> NDArray[Any] | None:
+    """The column ``name`` of all ``traces``, ``missing`` for those that lack it; None where all do."""
+    each = [getattr(trace, name) for trace in traces]
+    if all(column is None for column in each):
+        return None
+    whole = [np.full(len(t), missing) if column is None else column for t, column in zip(traces, each, strict=True)]
+    return np.concatenate(whole)[order]
+
+
+def isolated(trace: Trace) -> Trace:
+    """Clients share no block: each works in a namespace of its own. Raises ``InvalidInput`` without clients."""
+    if trace.client is None:
+        raise InvalidInput("names no clients to keep apart", where=trace.name)
+    names: dict[tuple[int, int], int] = {}
+    clients = trace.client.tolist()
+    blocks = [
+        [names.setdefault((clients[i], block), len(names)) for block in ids] for i, ids in enumerate(trace.blocks)
+    ]
+    return replace(trace, blocks=blocks)
+
+
+def due(trace: Trace, within_s: float) -> Trace:
+    """Every request without a deadline is to start ``within_s`` after its arrival."""
+    known = trace.deadline_s if trace.deadline_s is not None else np.full(len(trace), np.nan)
+    return replace(trace, deadline_s=np.where(np.isnan(known), within_s, known))
 
 
 def _timed(trace: Trace, what: str) -> None:

@@ -33,7 +33,8 @@ class Collector:
         self.count, self.missing = count, missing_output
         self.mended: dict[str, int] = {}
         self.notes: dict[str, int] = {}
-        self._at, self._delay = array("d"), array("d")
+        self._at, self._delay, self._deadline = array("d"), array("d"), array("d")
+        self._priority = array("q")
         self._inputs, self._outputs, self._lines = array("q"), array("q"), array("q")
         self._blocks: list[list[int]] = []
         self._sessions = array("q")
@@ -67,11 +68,14 @@ class Collector:
         cells.check(inp, out, ids, self.block)
         delay, at = self._times(row)
         session = self._session(row, delay)
+        priority, deadline = self._urgency(row)
         if at < self._latest:
             self._backwards(number, at)
         self._latest = max(self._latest, at)
         self._at.append(at)
         self._delay.append(delay)
+        self._priority.append(priority)
+        self._deadline.append(deadline)
         self._inputs.append(inp)
         self._outputs.append(out)
         self._lines.append(number)
@@ -123,6 +127,16 @@ class Collector:
         self._timed = has
         return float("nan"), at
 
+    def _urgency(self, row: Row) -> tuple[int, float]:
+        """(priority, deadline after the arrival or NaN)."""
+        form = self.form
+        priority, deadline = row.get(form.priority), row.get(form.deadline)
+        try:
+            rank = 0 if priority in (None, "") else int(priority)
+        except (TypeError, ValueError):
+            raise ValueError(f"{form.priority} must be a whole number, got {priority!r}") from None
+        return rank, float("nan") if deadline in (None, "") else cells.seconds(deadline, form.deadline, form)
+
     def _session(self, row: Row, delay: float) -> int:
         form, names = self.form, self._names
         if not form.session or row.get(form.session) is None:
@@ -163,7 +177,7 @@ class Collector:
         order = np.argsort(arrival, kind="stable") if self._unsorted else np.arange(count)
         arrival = arrival[order] if len(arrival) else arrival
         self._steady(arrival, np.asarray(self._lines)[order])
-        delay = np.asarray(self._delay)[order]
+        delay, deadline = np.asarray(self._delay)[order], np.asarray(self._deadline)[order]
         known = len(self._sessions) == count
         return Trace(
             name=self.path.name,
@@ -174,6 +188,8 @@ class Collector:
             blocks=[self._blocks[i] for i in order] if self._hashed else (),
             block=self.block if self._hashed else 0,
             session=np.asarray(self._sessions)[order] if known else None,
+            priority=np.asarray(self._priority)[order] if any(self._priority) else None,
+            deadline_s=deadline if not np.isnan(deadline).all() else None,
             delay_s=delay if known and not np.isnan(delay).all() else None,
             repaired=self.mended,
             notes=(

@@ -23,6 +23,10 @@ class Format:
     """Names the request that this one follows; ``session`` then names the request itself."""
     delay: str = ""
     """Time after the end of the session's request before it, in the unit of time."""
+    priority: str = "priority"
+    """Any format may have these two columns. The smaller priority is served first..."""
+    deadline: str = "deadline"
+    """... and the deadline is the time after the arrival by which a request is to start, in the unit of time."""
     blocks: str = ""
     block: int = 0
     text: str = ""

@@ -26,6 +26,10 @@ class Trace:
     session: NDArray[np.int64] | None = None
     delay_s: NDArray[np.float64] | None = None
     """NaN: arrives at its time. Otherwise it arrives so long after the end of the request before it in its session."""
+    priority: NDArray[np.int64] | None = None
+    """The smaller is served first, by schedulers that look at it."""
+    deadline_s: NDArray[np.float64] | None = None
+    """Time after the arrival by which it is to start (NaN: any), for schedulers that look at it."""
     client: NDArray[np.int64] | None = None
     """Whose request it is, where several clients are mixed."""
     repaired: Mapping[str, int] = field(default_factory=dict)
@@ -54,6 +58,10 @@ def following(trace: Trace) -> NDArray[np.int64] | None:
     return found
 
 
+def _of(column: NDArray[Any] | None, index: NDArray[np.int64]) -> NDArray[Any] | None:
+    return None if column is None else column[index]
+
+
 def chosen(trace: Trace, index: NDArray[np.int64]) -> Trace:
     """The requests at ``index`` (in rising order), the first of them at time zero."""
     times = trace.arrival_s[index] if len(trace.arrival_s) else trace.arrival_s
@@ -63,9 +71,11 @@ def chosen(trace: Trace, index: NDArray[np.int64]) -> Trace:
         input_tokens=trace.input_tokens[index],
         output_tokens=trace.output_tokens[index],
         blocks=[trace.blocks[i] for i in index] if trace.blocks else (),
-        session=None if trace.session is None else trace.session[index],
-        delay_s=None if trace.delay_s is None else trace.delay_s[index],
-        client=None if trace.client is None else trace.client[index],
+        session=_of(trace.session, index),
+        delay_s=_of(trace.delay_s, index),
+        priority=_of(trace.priority, index),
+        deadline_s=_of(trace.deadline_s, index),
+        client=_of(trace.client, index),
     )
 
 
@@ -105,6 +115,10 @@ def info(trace: Trace) -> dict[str, Any]:
         known["turns_per_session"] = len(trace) / known["sessions"]
     if trace.delay_s is not None:
         known["turns_that_wait"] = int((~np.isnan(trace.delay_s)).sum())
+    if trace.priority is not None:
+        known["priorities"] = len(np.unique(trace.priority))
+    if trace.deadline_s is not None:
+        known["with_deadline"] = int((~np.isnan(trace.deadline_s)).sum())
     if trace.client is not None:
         known["clients"] = len(np.unique(trace.client))
     if trace.blocks:

@@ -26,7 +26,7 @@ def write(trace: Trace, path: Path) -> list[str]:
         spare.replace(path)
     finally:
         spare.unlink(missing_ok=True)
-    held = ("blocks", "session", "delay_s") if path.suffix == ".csv" else ()
+    held = ("blocks", "session", "delay_s", "priority", "deadline_s") if path.suffix == ".csv" else ()
     left_out = [name.removesuffix("_s") for name in held if _has(trace, name)]
     return [f"Vidur CSV has no place for: {', '.join(left_out)}"] if left_out else []
 
@@ -38,6 +38,8 @@ def _has(trace: Trace, name: str) -> bool:
 
 def _mooncake(trace: Trace) -> Iterator[str]:
     times, sessions = trace.arrival_s.tolist(), trace.session.tolist() if trace.session is not None else None
+    ranks = trace.priority.tolist() if trace.priority is not None else None
+    deadlines = trace.deadline_s.tolist() if trace.deadline_s is not None else None
     delays = trace.delay_s.tolist() if trace.delay_s is not None else None
     lengths = zip(trace.input_tokens.tolist(), trace.output_tokens.tolist(), strict=True)
     for i, (prompt, answer) in enumerate(lengths):
@@ -49,6 +51,10 @@ def _mooncake(trace: Trace) -> Iterator[str]:
             row["hash_ids"] = list(trace.blocks[i])
         if sessions:
             row["session_id"] = sessions[i]
+        if ranks:
+            row["priority"] = ranks[i]
+        if deadlines and not isnan(deadlines[i]):
+            row["deadline"] = round(deadlines[i] * 1e3, 6)
         yield json.dumps(row)
 
 

@@ -1,0 +1,65 @@
+"""Options of ``taicang replay`` about caches: memory beside the instances, what goes first, what is shared."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from taicang.app.options import Seconds, stacked
+from taicang.units import parse
+
+if TYPE_CHECKING:
+    from taicang.serve.build import Tier
+
+
+class Quantity(click.ParamType[float]):
+    """A number with a unit, through the catalogue's unit door: 20TB, 25 GB/s."""
+
+    def __init__(self, dimension: str, name: str) -> None:
+        self.dimension = dimension
+        self.name = name
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Parse; more than nothing."""
+        found = (
+            value if isinstance(value, float) else parse(value, self.dimension, where=param.opts[0] if param else "")
+        )
+        if not found > 0:
+            self.fail(f"must be more than nothing, got {value!r}", param, ctx)
+        return found
+
+
+SIZE = Quantity("bytes", "BYTES")
+MEMORY = stacked(
+    click.option("--offload", type=SIZE, help="Host memory of each instance for prompt blocks, over its host link."),
+    click.option("--pool", type=SIZE, help="Memory pool of all instances for prompt blocks, e.g. 20TB."),
+    click.option("--pool-plane", default="scale_up", show_default=True, help="Its plane: scale_up, vpc, rdma, host."),
+    click.option("--ssd", type=SIZE, help="SSD of all instances for prompt blocks, behind the pool."),
+    click.option("--ssd-plane", default="vpc", show_default=True, help="Its plane: vpc, rdma, host."),
+    click.option("--ssd-bandwidth", type=Quantity("bytes_per_s", "BYTES/S"),
+                 help="What one instance reads from it, in place of its plane's speed."),
+    click.option("--eviction", type=click.Choice(["lru", "lfu"]), default="lru", show_default=True,
+                 help="Blocks that go first: used least recently, or least often."),
+    click.option("--ttl", type=Seconds(), help="Blocks beside the instances go when unused for so long."),
+    click.option("--swap", type=SIZE,
+                 help="Host memory of each instance for sequences that its cache has no room for; default: they start "
+                 "over."),
+)  # fmt: skip
+"""Caches."""
+
+
+def tiers_from(options: Mapping[str, Any]) -> tuple[Tier, ...]:
+    """The memory that the options describe, the nearest first."""
+    from taicang.serve.build import Tier
+
+    found = []
+    if options["offload"]:
+        found.append(Tier(name="host", size_bytes=options["offload"], plane="host", own=True))
+    if options["pool"]:
+        found.append(Tier(name="pool", size_bytes=options["pool"], plane=options["pool_plane"]))
+    if options["ssd"]:
+        found.append(Tier(name="ssd", size_bytes=options["ssd"], plane=options["ssd_plane"],
+                          bandwidth_bytes_per_s=options["ssd_bandwidth"]))  # fmt: skip
+    return tuple(found)
