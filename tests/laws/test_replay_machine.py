@@ -8,7 +8,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from test_replay_laws import table
 
 from taicang.serve.cache import Cache
-from taicang.serve.cluster import Cluster
+from taicang.serve.cluster import MOVED, Cluster
 from taicang.serve.instance import Instance
 from taicang.serve.link import Link
 from taicang.serve.request import SECOND, Request
@@ -44,7 +44,6 @@ class Serving(RuleBasedStateMachine):
         self.now = 0
         self.sent: list[Request] = []
         self.left: list[Request] = []
-        self.lost: set[Request] = set()
 
     @rule(count=st.integers(1, 8), prompt=st.integers(1, 800), output=st.integers(1, 300), family=st.integers(0, 3),
           rank=st.integers(0, 2))  # fmt: skip
@@ -73,10 +72,7 @@ class Serving(RuleBasedStateMachine):
     @rule(which=st.integers(0, 3))
     def fail(self, which):
         instances = self.cluster.instances
-        victim = instances[which % len(instances)]
-        self.cluster.fail(victim, self.now)
-        # caches that were on their way to another instance are known to be lost when they should have come
-        self.lost |= {request for request in self.sent if request.place == victim.name and request.pages}
+        self.cluster.fail(instances[which % len(instances)], self.now)
         self.cluster.wake(self.now)
 
     @rule(which=st.integers(0, 3))
@@ -98,16 +94,21 @@ class Serving(RuleBasedStateMachine):
         self.cluster.wake(self.now)
         return True
 
+    def lost_on_the_way(self) -> set[Request]:
+        """Caches whose source has failed: it is known when they should have come."""
+        moves = [what for _, kind, _, what, _ in self.cluster.events._heap if kind == MOVED]
+        return {request for request, source, failures in moves if failures != source.failures}
+
     @invariant()
     def every_page_is_free_shared_or_owned(self):
         if not self.sent:
             return
-        self.lost = {request for request in self.lost if request.pages}
+        lost = self.lost_on_the_way()
         for instance in self.cluster.instances:
             for at, group in enumerate(instance.groups):
                 group.sync(instance.steps)
                 cache = group.cache
-                here = [r for r in self.sent if (r.place, r.group) == (instance.name, at) and r not in self.lost]
+                here = [r for r in self.sent if (r.place, r.group) == (instance.name, at) and r not in lost]
                 # of prompts in progress, and of caches that move away
                 own = sum(request.pages for request in here if request not in group.running)
                 for request in group.running:

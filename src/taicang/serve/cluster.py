@@ -129,8 +129,7 @@ class Cluster:
     def wake(self, now: int) -> None:
         """Start the idle instances that were given work at this time."""
         while self._touched:
-            touched = list(self._touched)
-            self._touched.clear()
+            touched, self._touched = self._touched, {}
             for instance in touched:
                 if instance.idle:
                     end = instance.begin(now)
@@ -182,7 +181,7 @@ class Cluster:
                 self.submit(request, now)
                 return
             source.groups[request.group].cache.release(request)
-            if source.idle:
+            if source.idle and source.hungry:
                 self._touched[source] = None
             request.moved = now
             request.need = request.input + request.made - 1
@@ -206,4 +205,4 @@ class Cluster:
 
 
 def _least(pool: Sequence[Instance]) -> Instance:
-    return min(pool, key=lambda instance: instance.requests)
+    return pool[0] if len(pool) == 1 else min(pool, key=lambda instance: instance.requests)

@@ -21,16 +21,18 @@ from taicang.serve.request import FOREVER, Request
 from taicang.serve.scheduler import Limits, enqueue, fill, footprint, prompts_of
 from taicang.serve.steptable import GRAIN, Row, StepTable
 
+NOTHING = (0, 0, 0.0, 0)
+
 
 class Instance:
     """``groups`` caches, one per attention group. ``role`` "prefill" hands requests on after their first token;
     ``single`` steps one by one (for tests). ``steps_of`` draws the decode steps that some tokens need."""
 
     __slots__ = (
-        "_bases", "_context", "_end", "_growth", "_heap", "_joined", "_k", "_rides", "_row", "_sizes", "_start",
-        "_work", "busy", "coming", "failures",
-        "groups", "hungry", "limits", "load", "name", "refused", "role", "safe", "single", "stall", "steps",
-        "steps_of", "steps_run", "swap", "table", "version",
+        "_alive", "_base", "_bases", "_context", "_end", "_growth", "_heap", "_here", "_joined", "_k", "_rides", "_row",
+        "_sizes", "_start", "_sums", "_work", "busy", "coming", "failures", "groups", "hungry", "limits", "load",
+        "name", "refused", "role", "safe", "single", "stall", "steps", "steps_of", "steps_run", "swap", "table",
+        "version",
     )  # fmt: skip
 
     def __init__(
@@ -68,11 +70,14 @@ class Instance:
         self.safe = FOREVER
         self.hungry: dict[int, None] = {}
         """Groups that have prompts."""
-        self.load = [0] * len(caches)
+        self.load: Any = np.zeros(len(caches), dtype=np.int64)
         """Requests of each group."""
+        self._here = self._alive = self._base = 0
+        """Sums over the groups: of ``load``, ``n`` and ``base``."""
         self.version = 0
         self._heap: list[tuple[int, int, Request]] = []
         self._work: list[tuple[Request, int]] = []
+        self._sums: tuple[int, int, float, int] = NOTHING
         self._rides = False
         self._joined = 0
         self._sizes: Any = np.zeros(len(caches), dtype=np.int64)
@@ -84,7 +89,7 @@ class Instance:
     @property
     def requests(self) -> int:
         """Requests that are here or on their way."""
-        return sum(self.load) + self.coming
+        return self._here + self.coming
 
     @property
     def idle(self) -> bool:
@@ -93,10 +98,11 @@ class Instance:
 
     def submit(self, request: Request, now: int) -> int | None:
         """Queue ``request``. Returns the new end where that cuts a stretch short, else None."""
-        at = self.load.index(min(self.load)) if len(self.load) > 1 else 0
+        at = int(self.load.argmin()) if len(self.groups) > 1 else 0
         request.group = at
         request.place = self.name
         self.load[at] += 1
+        self._here += 1
         group = self.groups[at]
         head = enqueue(group, request, self.limits)
         self.hungry[at] = None
@@ -115,6 +121,9 @@ class Instance:
 
     def begin(self, now: int) -> int:
         """Start the next step or stretch; returns when it ends, or -1 where there is nothing to do."""
+        if not self._alive and not self.hungry:
+            self._work = []
+            return -1
         if self.steps >= self.safe:
             make_room(self)
         work: list[tuple[Request, int]] = []
@@ -132,7 +141,7 @@ class Instance:
                 self.safe = min(self.safe, group.watch())
         for request in self.refused:
             request.end = now
-            self.load[request.group] -= 1
+            self._gone(request)
         self._work = work
         if work:
             return self._begin_prompts(now, work)
@@ -162,14 +171,15 @@ class Instance:
 
     def _begin_prompts(self, now: int, work: list[tuple[Request, int]]) -> int:
         if len(self.groups) == 1:
-            tokens, prompts, pairs, keys = prompts_of(work)
+            self._sums = tokens, prompts, pairs, keys = prompts_of(work)
         else:
             parts: dict[int, list[tuple[Request, int]]] = {}
             for item in work:
                 parts.setdefault(item[0].group, []).append(item)
-            each = [prompts_of(part) for part in parts.values()]
-            tokens, prompts, pairs, keys = (max(column) for column in zip(*each, strict=True))
-            whole = sum(part[0] for part in each)
+            columns = list(zip(*(prompts_of(part) for part in parts.values()), strict=True))
+            tokens, prompts, pairs, keys = (max(column) for column in columns)
+            whole, count, area, reads = (sum(column) for column in columns)
+            self._sums = whole, count, area, reads
         self._rides = self.limits.policy == "mixed" and bool(self._heap)
         n = context = 0
         if self._rides:
@@ -191,11 +201,11 @@ class Instance:
         self.stall = 0
         return self._end
 
-    def doing(self) -> tuple[int, int, int, int, list[tuple[Request, int]]]:
-        """(start, decode steps, sequences that decode or wait to, their cached grains, prompts) of what runs."""
-        alive = int(self._sizes.sum())
-        grains = int(self._bases.sum()) + alive * self.table.growth * self.steps
-        return self._start, self._k if self._rides else 0, alive, grains, self._work
+    def doing(self) -> tuple[int, int, int, int, int, int, float, int]:
+        """(start, decode steps, sequences that decode or wait to, their cached grains, prompt tokens, prompts,
+        query-key pairs, keys) of what runs, sums over the groups."""
+        grains = self._base + self._alive * self.table.growth * self.steps
+        return self._start, self._k if self._rides else 0, self._alive, grains, *(self._sums if self._work else NOTHING)
 
     def finish(self, now: int) -> list[Request]:
         """The step or stretch is over: returns the requests that leave (finished, or to be handed on)."""
@@ -234,7 +244,7 @@ class Instance:
         if request.made >= request.output or self.role == "prefill":
             if request.made >= request.output:
                 request.end = now
-            self.load[request.group] -= 1
+            self._gone(request)
             if request.end >= 0:
                 group.cache.release(request)
             left.append(request)
@@ -249,6 +259,8 @@ class Instance:
         request.base = grains - self.table.growth * self.steps
         request.last = self.steps
         group.join(request, self.steps)
+        self._alive += 1
+        self._base += request.base
         self._sizes[request.group] = group.n
         self._bases[request.group] = group.base
         self.safe = min(self.safe, group.watch())
@@ -260,15 +272,21 @@ class Instance:
         """Out of the decode batch, with all pages given back."""
         group = self.groups[request.group]
         self.drop(group, request)
-        self.load[request.group] -= 1
+        self._gone(request)
         if group.waiting:
             self.hungry[request.group] = None
+
+    def _gone(self, request: Request) -> None:
+        self.load[request.group] -= 1
+        self._here -= 1
 
     def drop(self, group: Group, request: Request) -> None:
         """Out of the decode batch."""
         request.ticket = -1
         group.sync(self.steps)
         group.drop(request, self.steps)
+        self._alive -= 1
+        self._base -= request.base
         self._sizes[request.group] = group.n
         self._bases[request.group] = group.base
         self.safe = min(self.safe, group.watch())
@@ -282,7 +300,7 @@ class Instance:
         sizes = self._sizes
         contexts = self._bases + sizes * (grow * steps)
         at = int(contexts.argmax())
-        n, mine, context = int(sizes.max()), int(sizes[at]), int(contexts[at])
+        n, mine, context = int(sizes[sizes.argmax()]), int(sizes[at]), int(contexts[at])
         if n > mine:
             faster = sizes > mine
             behind = (context - contexts[faster]) // ((sizes[faster] - mine) * grow) + 1
@@ -323,7 +341,8 @@ class Instance:
         self.hungry, self._heap, self._work = {}, [], []
         self._sizes[:] = 0
         self._bases[:] = 0
-        self.load = [0] * len(self.groups)
+        self.load[:] = 0
+        self._here = self._alive = self._base = 0
         self.safe = FOREVER
         self._end = -1
         self.version += 1

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from taicang.serve.instance import Instance
 from taicang.serve.record import COARSE
-from taicang.serve.scheduler import prompts_of
 
 FIELDS = ("start", "end", "steps", "sequences", "grains", "tokens", "prompts", "pairs", "keys")
 """Stamps (see ``record``); decode steps; sequences decoding and their cached tokens in grains; prompt tokens, prompts,
@@ -27,8 +26,7 @@ class Log:
 
     def step(self, instance: Instance, now: int) -> None:
         """``instance`` is about to finish what it began."""
-        start, steps, sequences, grains, work = instance.doing()
-        tokens, prompts, pairs, keys = prompts_of(work) if work else (0, 0, 0, 0)
+        start, steps, sequences, grains, tokens, prompts, pairs, keys = instance.doing()
         rows = self._rows.get(instance.name)
         if rows is None:
             rows = self._rows[instance.name] = array("q")

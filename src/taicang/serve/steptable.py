@@ -204,7 +204,7 @@ class StepTable:
         k, z = _place(self._prompts, prompts)
         low, high = _plane(cube[i], j, y, k, z), _plane(cube[i + 1], j, y, k, z)
         ticks = low + (high - low) * x
-        other = keys - _keys(tokens, reads, prompts)
+        other = keys - max(prompts * reads + (tokens - prompts) / 2, tokens)  # see _keys
         if abs(other) >= 1.0:  # prompts of unequal lengths
             cube = self._more if other > 0 else self._less
             low, high = _plane(cube[i], j, y, k, z), _plane(cube[i + 1], j, y, k, z)
