@@ -60,6 +60,6 @@ def tiers_from(options: Mapping[str, Any]) -> tuple[Tier, ...]:
     if options["pool"]:
         found.append(Tier(name="pool", size_bytes=options["pool"], plane=options["pool_plane"]))
     if options["ssd"]:
-        found.append(Tier(name="ssd", size_bytes=options["ssd"], plane=options["ssd_plane"],
+        found.append(Tier(name="ssd", size_bytes=options["ssd"], plane="" if options["ssd_bandwidth"] else options["ssd_plane"],
                           bandwidth_bytes_per_s=options["ssd_bandwidth"]))  # fmt: skip
     return tuple(found)

@@ -87,7 +87,8 @@ def show(result: Replay, trace: Trace) -> None:
 def _hits(s: Summary) -> list[str]:
     found = [f"{s.cached_ratio:.1%} of prompt tokens from device memory"]
     for tier in s.tiers:
-        took = f" ({tier.loads:,} loads over {tier.plane}, {unit(tier.load_s, 's')} each)" if tier.loads else ""
+        over = f" over {tier.plane}" if tier.plane else ""
+        took = f" ({tier.loads:,} loads{over}, {unit(tier.load_s, 's')} each)" if tier.loads else ""
         found.append(f"{tier.hit_ratio:.1%} from {tier.name}{took}")
     return found
 

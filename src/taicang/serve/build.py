@@ -44,10 +44,10 @@ class Tier:
 
     name: str
     size_bytes: float
-    plane: str
-    """Plane that it is reached over, at that plane's speed..."""
+    plane: str = ""
+    """Plane of the machine that it is reached over."""
     bandwidth_bytes_per_s: float | None = None
-    """... unless an instance reads it at this one."""
+    """What one instance reads from it, where it lies behind none of the machine's planes."""
     own: bool = False
     """Each instance has so much to itself; otherwise all share it."""
 
