@@ -60,6 +60,7 @@ def tiers_from(options: Mapping[str, Any]) -> tuple[Tier, ...]:
     if options["pool"]:
         found.append(Tier(name="pool", size_bytes=options["pool"], plane=options["pool_plane"]))
     if options["ssd"]:
-        found.append(Tier(name="ssd", size_bytes=options["ssd"], plane="" if options["ssd_bandwidth"] else options["ssd_plane"],
-                          bandwidth_bytes_per_s=options["ssd_bandwidth"]))  # fmt: skip
+        bandwidth = options["ssd_bandwidth"]
+        plane = "" if bandwidth else options["ssd_plane"]
+        found.append(Tier(name="ssd", size_bytes=options["ssd"], plane=plane, bandwidth_bytes_per_s=bandwidth))
     return tuple(found)
