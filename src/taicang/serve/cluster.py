@@ -110,10 +110,10 @@ class Cluster:
             self.submit(request, now)
 
     def _check(self, request: Request, instance: Instance) -> None:
-        for one in (instance, *self.decode[:1]):
+        for one in (instance, self.decode[0]) if self.decode else (instance,):
             cache = one.groups[0].cache
-            whole = request.input + (request.output if one.role != "prefill" else 0)
-            if -(-whole // cache.page) > cache.pages:
+            whole = request.input if one.role == "prefill" else request.input + request.output
+            if whole > cache.pages * cache.page:
                 raise InvalidInput(
                     f"request {request.id} needs {whole} tokens of cache, an attention group holds "
                     f"{cache.pages * cache.page}"

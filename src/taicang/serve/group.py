@@ -53,10 +53,8 @@ class Group:
 
     def watch(self) -> int:
         """Look again until which step the pages suffice for sure; returns it."""
-        if self.reserve or not self.n:
-            self.limit = FOREVER
-        else:
-            self.limit = self.synced + self.cache.spare // self.n * self.cache.page
+        cache, n = self.cache, self.n
+        self.limit = self.synced + cache.spare // n * cache.page if n and not self.reserve else FOREVER
         return self.limit
 
     def look(self, step: int) -> None:

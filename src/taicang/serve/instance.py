@@ -133,12 +133,12 @@ class Instance:
             group.sync(self.steps)
             if group.waiting and group.waiting[0].done > 0 and not gated:
                 self._admit_ready(group)
-            spare = group.cache.spare
-            work += fill(group, self.limits, self.table.query_len, now, self.refused, new=not gated)
+            if group.waiting or group.prefilling:
+                work += fill(group, self.limits, self.table.query_len, now, self.refused, new=not gated)
+                if not group.reserve:
+                    self.safe = min(self.safe, group.watch())
             if not group.waiting and not group.prefilling:
                 del self.hungry[at]
-            if group.cache.spare != spare:
-                self.safe = min(self.safe, group.watch())
         for request in self.refused:
             request.end = now
             self._gone(request)
@@ -263,7 +263,8 @@ class Instance:
         self._base += request.base
         self._sizes[request.group] = group.n
         self._bases[request.group] = group.base
-        self.safe = min(self.safe, group.watch())
+        if not group.reserve:
+            self.safe = min(self.safe, group.watch())
         self._joined += 1
         request.ticket = self._joined
         heapq.heappush(self._heap, (self.steps + steps, self._joined, request))
