@@ -45,11 +45,19 @@ class Stack:
     """Launches that the experts of one layer take outside graphs: choosing, sorting, both products, weighing."""
     graphs: bool = True
     fused: frozenset[str] = frozenset()
-    """Fusions present: "qk_norm_rope" (query-key norm with rotation), "mla_prolog" (norms, projections, rope)."""
+    """Fusions present: "qk_norm_rope" (query-key norm with rotation), "mla_prolog" (norms, projections, rope),
+    "expert_products" (both products of the experts with their activation, casts and bias), "fp8_attention" (the core of
+    training attention in 8 bits)."""
+    captured: frozenset[str] = frozenset()
+    """Parts of a training layer that a captured graph replays, so that no kernel of theirs waits for the host: "mixer",
+    "router", "experts"."""
     overlap: frozenset[str] = frozenset()
     """Abilities: "expert_all_to_all" (token exchange by default instead of gather and scatter), "offers_all_to_all"
     (on request), "two_batch" (overlapped microbatches), "sp_attention" (sequence-tensor-sequence prefill),
     "matmul_all_reduce" (in prefill, an all-reduce runs beside the product that it sums)."""
+    expert_dispatch: Literal["best", "plain"] = "best"
+    """How training sends tokens to experts: "plain", a copy for each expert by an all-to-all, sorted by expert on
+    arrival; "best", that without the sorting, or each at most once to a rank, whichever is faster."""
     all_reduce: str = "best"
     """Whose all-reduce kernels run: "nccl", "trtllm", "sglang", "vllm" or the best of them."""
     partition: tuple[float, float] | None = None

@@ -16,7 +16,7 @@ from taicang.catalog.models import model
 from taicang.catalog.training import training_price
 from taicang.errors import InvalidPlan, UnknownName
 from taicang.hardware import Machine, Plane
-from taicang.predict.train import overlapping
+from taicang.predict.train_stack import changed
 from taicang.stacks import Stack
 from taicang.train.flops import model_flop, recomputed_flop
 from taicang.train.overlap import Halves, Piece, beside, paired_s, walk
@@ -123,8 +123,8 @@ def test_pairs_and_shared_experts_hide_exchanges() -> None:
     nemo = catalog.stack("nemo")
     net = "deepseek-v2-lite"
     plain = _step(ROUTED, net)
-    paired = _step(ROUTED, net, stack=overlapping(nemo, ("+expert_exchange",)))
-    shared = _step(ROUTED, net, stack=overlapping(nemo, ("+shared_expert",)))
+    paired = _step(ROUTED, net, stack=changed(nemo, ("+expert_exchange",)))
+    shared = _step(ROUTED, net, stack=changed(nemo, ("+shared_expert",)))
     assert paired.spent["expert"] < plain.spent["expert"]
     assert shared.spent["expert"] < plain.spent["expert"]
     assert min(paired.spent.values()) >= -1e-9
@@ -137,7 +137,7 @@ def test_pairs_and_shared_experts_hide_exchanges() -> None:
 def test_communication_beside_it_slows_computing() -> None:
     slower = replace(_machine(), overlap_tax_ratio=0.2)
     assert _step(DENSE, machine=slower).seconds > _step(DENSE).seconds
-    nothing = overlapping(catalog.stack("nemo"), ("none",))
+    nothing = changed(catalog.stack("nemo"), ("none",))
     assert _step(DENSE, machine=slower, stack=nothing).seconds == pytest.approx(
         _step(DENSE, stack=nothing).seconds, rel=0.02
     )
@@ -145,13 +145,13 @@ def test_communication_beside_it_slows_computing() -> None:
 
 @pytest.mark.parametrize("word", ["tensor", "gradients", "parameters", "pipeline"])
 def test_no_overlap_is_never_faster(word: str) -> None:
-    less = overlapping(catalog.stack("nemo"), (f"-{word}",))
+    less = changed(catalog.stack("nemo"), (f"-{word}",))
     assert _step(DENSE, stack=less).seconds >= _step(DENSE).seconds
 
 
 def test_overlap_of_an_unknown_kind_is_refused() -> None:
     with pytest.raises(UnknownName, match="tensor"):
-        overlapping(catalog.stack("nemo"), ("+tensr",))
+        changed(catalog.stack("nemo"), ("+tensr",))
 
 
 def test_smaller_optimizer_state_is_smaller_and_faster() -> None:
@@ -219,3 +219,22 @@ def test_expert_tensor_parallelism_has_its_own_data_parallel_group() -> None:
     assert float(thick.memory.weights_bytes) < float(thin.memory.weights_bytes)
     rows = {one.axis: one.ranks for one in placed(replace(plan, ep=2, etp=1), _machine())}
     assert rows["edp"] == 4
+
+
+@pytest.mark.parametrize("part", ["mixer", "router", "experts"])
+def test_graphs_never_slow_a_step_down(part):
+    net, nemo = "qwen3-30b-a3b", catalog.stack("nemo")
+    small = replace(ROUTED, micro_batch=1)
+    without = _step(small, net, stack=nemo)
+    graphs = _step(small, net, stack=changed(nemo, captured=(part,)))
+    everything = _step(small, net, stack=changed(nemo, captured=("mixer", "router", "experts")))
+    assert everything.seconds <= graphs.seconds <= without.seconds
+    assert everything.spent["launch gaps"] == 0.0
+
+
+def test_a_plain_dispatch_is_never_faster_than_the_best():
+    net, nemo = "qwen3-30b-a3b", catalog.stack("nemo")
+    assert (
+        _step(ROUTED, net, stack=replace(nemo, expert_dispatch="plain")).seconds
+        > _step(ROUTED, net, stack=nemo).seconds
+    )

@@ -62,7 +62,9 @@ def train(model: str, machine: str, stack: str | None, sets: tuple[str, ...], as
             policy=policy_from(options),
             searched=options["search"],
             pinned=pinned(click.get_current_context()),
-            overlap=tuple(word.strip() for word in options["overlap"].split(",") if word.strip()),
+            overlap=_words(options["overlap"]),
+            fused=_words(options["fused"]),
+            captured=_words(options["captured"]),
             progress=progress,
         )
     if not isinstance(result, Infeasible) and result.explained is not None:
@@ -81,6 +83,10 @@ def train(model: str, machine: str, stack: str | None, sets: tuple[str, ...], as
         show_training(result)
     if isinstance(result, Infeasible):
         raise SystemExit(1)
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(word.strip() for word in text.split(",") if word.strip())
 
 
 def _write(path: Path, text: str) -> None:

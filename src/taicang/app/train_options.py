@@ -112,6 +112,10 @@ PLAN = stacked(
         "--overlap", default="",
         help='What runs beside computing: "+shared_expert" and "-tensor" change its list, plain words replace it.',
     ),
+    click.option("--fused", default="", help='Kernels likewise: "+expert_products,+fp8_attention".'),
+    click.option("--graphs", "captured", default="",
+                 help="Parts of a layer that graphs replay, so that none of its kernels waits for the host: mixer, "
+                 "router, experts."),
     click.option("--lora", is_flag=True, help="Train adapters beside frozen weights."),
     click.option("--no-sp", is_flag=True, help="Without sequence parallelism."),
 )  # fmt: skip

@@ -12,6 +12,7 @@ from taicang.catalog.training import sustained, training_price
 from taicang.cost.sustained import Sustained
 from taicang.errors import TaicangError
 from taicang.evidence.score import Outcome
+from taicang.evidence.training_recipes import dispatcher, tuned
 from taicang.evidence.training_rows import FILE, Row, machine_of, model_of, plan_of, read, stack_of
 from taicang.hardware import Machine
 from taicang.stacks import Stack
@@ -30,6 +31,14 @@ def setup(row: Row, stack: Stack | None = None, found: Sustained | None = None) 
     engine = stack or catalog.stack(stack_of(row))
     if "A2A overlap" in row.raw["notes"]:
         engine = replace(engine, overlap=engine.overlap | {"expert_exchange"})
+    if row.source == "mbridge":
+        extra = tuned(row.model, row.chip, row.raw["dtype"], row.raw["sw"].removeprefix("NeMo "))
+        engine = replace(
+            engine, captured=extra.captured, fused=engine.fused | extra.fused, overlap=engine.overlap | extra.overlap,
+            expert_dispatch=dispatcher(row.model, row.chip, row.raw["dtype"]),
+        )  # fmt: skip
+    if row.raw["extra"].get("dispatcher") == "A2A":
+        engine = replace(engine, expert_dispatch="plain")
     load = found or sustained(machine.chip)
     price = training_price(machine, engine, load)
     return Setup(

@@ -70,6 +70,8 @@ class Step:
     """What a forward operator keeps for the backward pass."""
     module: Module = "rest"
     """What part of the layer it belongs to, for selective recompute."""
+    part: str = "mixer"
+    """Which part of the layer a graph may capture it with: "mixer", "router" or "experts"."""
     rerun: bool = False
     """Its backward kernel starts by running the forward one again, and so keeps nothing (Mamba-2's scan)."""
 
@@ -98,7 +100,8 @@ def setting_of(model: Model, plan: TrainPlan, stack: Stack) -> Setting:
         prefill_context=tokens,
     )
     form = plan.recipe.products
-    quant = Quantisation(attention=form, dense=form, experts=plan.recipe.experts or form)
+    core = "fp8" if "fp8_attention" in stack.fused else "bf16"
+    quant = Quantisation(attention=form, dense=form, experts=plan.recipe.experts or form, attend=core, kv=core)
     serve = ServePlan(tp=plan.tp, dp=plan.ep * plan.etp, ep=plan.ep * plan.etp, moe_tp=plan.tp, quant=quant)
     load = Load(prefill_tokens=tokens, decode_tokens=0, tokens=tokens, batch=batch, query_len=1, sampled=tokens)
     return Setting(hidden=model.hidden, plan=serve, stack=stack, load=load, skew=0.0)
@@ -116,8 +119,10 @@ def lower_layer(model: Model, block: Block, plan: TrainPlan, stack: Stack) -> La
 
 def _within(step: Step, module: Module) -> Step:
     """A step of the feed-forward part belongs to it, but for the norm before it and the shared expert."""
+    part = "router" if module == "experts" and step.label in ("norm", "router", "routing") else "experts"
+    step = replace(step, part=part if module == "experts" else "mixer")
     if module == "experts" and step.label.startswith("feed-forward"):
-        return replace(step, module="shared")
+        return replace(step, module="shared", part="router")  # it waits for no token, so it is captured with the router
     return step if step.module == "norm" else replace(step, module=module)
 
 
@@ -201,7 +206,7 @@ def _experts(kind: Experts, setting: Setting, plan: TrainPlan) -> Iterator[Item]
             Collective(kind="reduce_scatter", payload_bytes=scattered, ranks=plan.etp, stride=stride(plan, "etp")),
             1,
         )
-    if kind.bias:
+    if kind.bias and "expert_products" not in setting.stack.fused:
         # biased, clamped activations have no fused kernel: 22 passes of the width (bias 4, clamps 4, scaled sigmoid 7,
         # offset 2, products 5) and the output's bias, each a kernel
         wide = own * kind.topk * (kind.inter * 44.0 / plan.etp + width * 8.0)

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
 
 from taicang import __version__, catalog
 from taicang.catalog.models import model as load_model
 from taicang.catalog.training import sustained, training_price
 from taicang.catalog.trust import frozen_bands
-from taicang.errors import InvalidInput, UnknownName
+from taicang.errors import InvalidInput
 from taicang.formats import number_format
 from taicang.hardware import Machine
 from taicang.models.types import Model, routed
 from taicang.predict.prediction import Band, Infeasible
 from taicang.predict.train_explain import Explained, explain, waterfall
-from taicang.stacks import Stack
+from taicang.predict.train_stack import FUSIONS, changed
 from taicang.train import memory
 from taicang.train.flops import CONVENTION, recomputed_flop
 from taicang.train.placement import Placed, placed
@@ -63,9 +62,6 @@ class TrainPrediction:
     version: str
 
 
-OVERLAPS: Final = ("tensor", "gradients", "parameters", "pipeline", "expert_exchange", "shared_expert", "zero_bubble",
-                   "dualpipe")  # fmt: skip
-"""What a training stack can overlap, and the schedules beyond 1F1B that it offers to the search."""
 BATCH_TOKENS = 4 * 2**20
 """Tokens of a step where none are asked for (about what published runs of large models use)."""
 
@@ -88,13 +84,16 @@ def train(
     searched: bool = False,
     pinned: Collection[str] = (),
     overlap: Sequence[str] = (),
+    fused: Sequence[str] = (),
+    captured: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> TrainPrediction | Infeasible:
     """Predict one step of ``plan``, and a run of ``tokens`` tokens under ``policy``. ``plan.dp`` 0 fills the machine.
 
     ``explained`` adds the sensitivity to each resource and the pipeline's timeline; ``searched`` replaces the layout of
-    ``plan`` by the fastest one on all ranks of the machine, but for the fields that ``pinned`` names. ``overlap`` names
-    what the stack overlaps in place of its own list, or changes that list ("+shared_expert", "-tensor", "none").
+    ``plan`` by the fastest one on all ranks of the machine, but for the fields that ``pinned`` names. ``overlap``,
+    ``fused`` and ``captured`` name what the stack overlaps, fuses and replays from graphs in place of its own lists, or
+    change these ("+shared_expert", "-tensor", "none"; see ``train_stack``).
 
     Returns ``Infeasible`` (a value) with the cheapest remedies where the plan runs out of memory. Raises from
     ``taicang.errors`` for unknown names, illegal plans and unmodelled features.
@@ -102,7 +101,7 @@ def train(
     wanted = plan
     net = load_model(model) if isinstance(model, str) else model
     machine = catalog.machine(on, sets) if isinstance(on, str) else on
-    engine = overlapping(catalog.stack(stack or default_stack(machine)), overlap)
+    engine = changed(catalog.stack(stack or default_stack(machine)), overlap, fused, captured)
     # whatever the search finds divides the batch itself
     plan = replace(filled(open_plan(plan, pinned), machine), dp=1) if searched else filled(plan, machine)
     setup = Setup(
@@ -148,19 +147,6 @@ def filled(plan: TrainPlan, machine: Machine) -> TrainPlan:
     plan = replace(plan, dp=plan.dp or machine.ranks // inner)
     each = plan.dp * plan.micro_batch * (plan.pp if plan.vpp > 1 else 1)
     return replace(plan, global_batch=plan.global_batch or max(round(BATCH_TOKENS / plan.seq / each), 1) * each)
-
-
-def overlapping(stack: Stack, words: Sequence[str]) -> Stack:
-    """``stack`` with other overlap: a list of its own, or "+word" and "-word" changes to the stack's."""
-    if not words:
-        return stack
-    changes = [word for word in words if word[:1] in "+-"]
-    for word in words:
-        if word.lstrip("+-") not in (*OVERLAPS, "none"):
-            raise UnknownName("overlap", word.lstrip("+-"), OVERLAPS)
-    kept = set(stack.overlap) if len(changes) == len(words) else {w for w in words if w[:1] not in "+-"} - {"none"}
-    kept |= {word[1:] for word in changes if word[0] == "+"}
-    return replace(stack, overlap=frozenset(kept - {word[1:] for word in changes if word[0] == "-"}))
 
 
 def _remedies(setup: Setup, step: TrainStep) -> tuple[str, ...]:
@@ -222,15 +208,19 @@ def _assumptions(setup: Setup) -> tuple[str, ...]:
         said.append("the router is balanced (as benchmarks force it)")
     if plan.cp > 1:
         said.append(f"context parallelism by {plan.context}, causal work balanced between ranks")
-    said.append(f"ranks are laid out {plan.order} from the innermost level out; overlap: {_words(setup)}")
+    said.append(f"ranks are laid out {plan.order} from the innermost level out; overlap: {_words(setup.stack.overlap)}")
+    if setup.stack.captured:
+        said.append(f"replayed from graphs: {_words(setup.stack.captured)}")
+    if chosen := setup.stack.fused & set(FUSIONS[1:]):
+        said.append(f"fused kernels: {_words(chosen)}")
     if setup.tax:
         said.append(f"computing slows by {setup.tax:.0%} of the time of communication beside it")
     said.append(f"memory allows {memory.RUNTIME_RATIO:.0%} for runtime and fragmentation")
     return tuple(said)
 
 
-def _words(setup: Setup) -> str:
-    return ", ".join(sorted(setup.stack.overlap)) or "none"
+def _words(names: Collection[str]) -> str:
+    return ", ".join(sorted(names)) or "none"
 
 
 def _bands(experts: bool) -> tuple[Band, ...]:

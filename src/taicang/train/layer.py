@@ -81,8 +81,8 @@ def layer_time(layer: Layer, plan: TrainPlan, stack: Stack, price: Price, tax: N
     trained = plan.trained_ratio
     ahead = _pass(layer.forward, context)
     data, weight = (
-        _pass(layer.data, context, backward=True),
-        _pass(layer.weight, context, backward=True).scaled(trained),
+        _pass(layer.data, context, backward="data"),
+        _pass(layer.weight, context, backward="weight").scaled(trained),
     )
     everything = _sum(step.saved_bytes for step in layer.forward)
     chosen = tuple(step for step in layer.forward if step.module in plan.recompute_modules)
@@ -182,7 +182,7 @@ def _joined(*parts: _Passed) -> Halves:
     )
 
 
-def _pass(steps: tuple[Step, ...], at: _Context, *, backward: bool = False) -> _Passed:
+def _pass(steps: tuple[Step, ...], at: _Context, *, backward: str = "") -> _Passed:
     plan, stack, tax = at.plan, at.stack, at.tax_ratio
     spent: dict[str, Num] = dict.fromkeys(LINES, 0.0)
     moved: dict[str, Num] = {"tp": 0.0, "cp": 0.0}
@@ -192,11 +192,11 @@ def _pass(steps: tuple[Step, ...], at: _Context, *, backward: bool = False) -> _
     scattered: Num = 0.0
     launches: Num = 0.0
     for step in steps:
-        seconds = _price(step.op, at.price) * step.repeat
+        seconds = _price(step.op, at.price, stack.expert_dispatch) * step.repeat
         if step.axis == "compute":
             line = _line(step.op)
             spent[line] = spent[line] + seconds
-            launches = launches + _launches(step.op) * step.repeat
+            launches = launches + _launches(step, stack) * step.repeat
             if len(exchanges) == 1 or isinstance(step.op, GroupedGemm):
                 experts = experts + seconds
             shared = shared + seconds if step.shared else shared
@@ -211,7 +211,8 @@ def _pass(steps: tuple[Step, ...], at: _Context, *, backward: bool = False) -> _
     if "tensor" in stack.overlap:
         spent["tensor"] = beside(moved["tp"], spent["products"], pieces=plan.tp, tax=tax)
     elif backward:
-        hidden = scattered if plan.sp else moved["tp"]
+        # with sequence parallelism the data pass waits for its gathers alone, the weight pass for none
+        hidden = scattered if plan.sp and backward == "data" else moved["tp"]
         spent["tensor"] = moved["tp"] - hidden + tax * hidden
     else:
         spent["tensor"] = moved["tp"]
@@ -224,21 +225,29 @@ def _pass(steps: tuple[Step, ...], at: _Context, *, backward: bool = False) -> _
     return _Passed(spent=spent, experts_s=experts, there_s=there, back_s=back)
 
 
-def _price(op: Operator, price: Price) -> Num:
-    """Seconds of one operator; tokens reach their experts by the merging exchange or a plain all-to-all, if faster."""
-    seconds = price(op).seconds
-    if isinstance(op, Exchange):
-        payload = op.tokens * op.topk * op.token_bytes
-        plain = Collective(kind="all_to_all", payload_bytes=payload, ranks=op.ranks, stride=op.stride)
-        return np.minimum(seconds, price(plain).seconds)
-    return seconds
+def _price(op: Operator, price: Price, dispatch: str) -> Num:
+    """Seconds of one operator; tokens reach their experts as ``dispatch`` says (``Stack.expert_dispatch``)."""
+    if not isinstance(op, Exchange):
+        return price(op).seconds
+    payload = op.tokens * op.topk * op.token_bytes
+    plain = Collective(kind="all_to_all", payload_bytes=payload, ranks=op.ranks, stride=op.stride)
+    if dispatch == "plain":
+        sort = Pointwise(kind="activation", elements=payload / 2.0, moved_bytes=2.0 * payload)
+        return price(plain).seconds + price(sort).seconds
+    return np.minimum(price(op).seconds, price(plain).seconds)
 
 
-def _launches(op: Operator) -> Num:
+def _launches(step: Step, stack: Stack) -> Num:
     """Kernels that the host launches for one operator, casts to 8 bits and bookkeeping of experts included."""
+    op = step.op
     if isinstance(op, GroupedGemm):
+        sorting = 0.0 if "router" in stack.captured else ROUTING_LAUNCHES
+        if "experts" in stack.captured:
+            return sorting
         each = 4.0 if number_format(op.dtype).quantises else 2.0
-        return ROUTING_LAUNCHES + each * op.experts_local
+        return sorting + (each * op.experts_local if "expert_products" not in stack.fused else 2.0)
+    if step.part in stack.captured:
+        return 0.0
     if isinstance(op, Gemm):
         return 3.0 if number_format(op.dtype).quantises else 1.0
     return 1.0 * op.launches if isinstance(op, Pointwise) else 1.0

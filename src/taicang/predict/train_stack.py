@@ -1,0 +1,45 @@
+"""A training stack with other abilities than its own: what it overlaps, fuses and captures in graphs."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+from typing import Final
+
+from taicang.errors import UnknownName
+from taicang.stacks import Stack
+
+OVERLAPS: Final = ("tensor", "gradients", "parameters", "pipeline", "expert_exchange", "shared_expert", "zero_bubble",
+                   "dualpipe")  # fmt: skip
+"""What a training stack can overlap, and the schedules beyond 1F1B that it offers to the search."""
+FUSIONS: Final = ("flash_attention", "expert_products", "fp8_attention")
+"""Kernels of a training stack that take the place of several, or of slower ones."""
+PARTS: Final = ("mixer", "router", "experts")
+"""Parts of a layer that a captured graph can replay."""
+
+
+def changed(
+    stack: Stack, overlap: Sequence[str] = (), fused: Sequence[str] = (), captured: Sequence[str] = ()
+) -> Stack:
+    """``stack`` with other abilities: each a list of its own ("none": nothing), or "+word" and "-word" changes.
+
+    Raises ``UnknownName`` for a word that is none of ``OVERLAPS``, ``FUSIONS``, ``PARTS``.
+    """
+    return replace(
+        stack,
+        overlap=_changed(stack.overlap, overlap, "overlap", OVERLAPS),
+        fused=_changed(stack.fused, fused, "fusion", FUSIONS),
+        captured=_changed(stack.captured, captured, "part of a layer", PARTS),
+    )
+
+
+def _changed(own: frozenset[str], words: Sequence[str], what: str, known: Collection[str]) -> frozenset[str]:
+    if not words:
+        return own
+    changes = [word for word in words if word[:1] in "+-"]
+    for word in words:
+        if word.lstrip("+-") not in (*known, "none"):
+            raise UnknownName(what, word.lstrip("+-"), known)
+    kept = set(own) if len(changes) == len(words) else {w for w in words if w[:1] not in "+-"} - {"none"}
+    kept |= {word[1:] for word in changes if word[0] == "+"}
+    return frozenset(kept - {word[1:] for word in changes if word[0] == "-"})
