@@ -134,8 +134,9 @@ class Instance:
             if group.waiting and group.waiting[0].done > 0 and not gated:
                 self._admit_ready(group)
             if group.waiting or group.prefilling:
+                before = len(group.prefilling)
                 work += fill(group, self.limits, self.table.query_len, now, self.refused, new=not gated)
-                if not group.reserve:
+                if not group.reserve and len(group.prefilling) > before:  # else what ``make_room`` found still holds
                     self.safe = min(self.safe, group.watch())
             if not group.waiting and not group.prefilling:
                 del self.hungry[at]
