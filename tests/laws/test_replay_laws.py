@@ -13,11 +13,13 @@ from taicang.catalog.costing import cost_model
 from taicang.catalog.models import model
 from taicang.errors import InvalidInput
 from taicang.plans import ServePlan
+from taicang.serve import trouble
 from taicang.serve.build import drafting
 from taicang.serve.cache import Cache
-from taicang.serve.cluster import FAIL, REPAIR, Cluster
+from taicang.serve.cluster import Cluster
 from taicang.serve.instance import Instance
 from taicang.serve.link import Link
+from taicang.serve.pace import Jitter
 from taicang.serve.request import FOREVER, SECOND, Request
 from taicang.serve.router import ROUTERS, Router
 from taicang.serve.scheduler import Limits
@@ -36,6 +38,9 @@ def table(drafts: int = 0) -> StepTable:
         price=cost_model(machine, stack).price,
     )  # fmt: skip
     return StepTable(setup, sequences=64, tokens=2048)
+
+
+TROUBLE = ["fail", "fail", "drain", "slow", "switch"]
 
 
 @st.composite
@@ -67,7 +72,9 @@ def workloads(draw: st.DrawFn) -> dict[str, object]:
         "swap": draw(st.sampled_from([0, 500, 100_000])),
         "poll": draw(st.sampled_from([1, 1, 7])),
         "router": draw(st.sampled_from(ROUTERS)),
-        "fail": draw(st.lists(st.integers(1, 3000), max_size=3)),
+        "trouble": draw(st.lists(st.tuples(st.integers(1, 3000), st.sampled_from(TROUBLE)), max_size=4)),
+        "retries": draw(st.sampled_from([None, None, 0, 1])),
+        "jitter": draw(st.sampled_from([0.0, 1e-5, 1e-3])),
         "store": draw(st.sampled_from([(), (), (8,), (4, 1000), (2, 8, 50)])),
         "eviction": draw(st.sampled_from(["lru", "lfu"])),
         "ttl": draw(st.sampled_from([SECOND // 5, FOREVER])),
@@ -79,34 +86,51 @@ def run(load: dict[str, object], *, single: bool) -> tuple[Cluster, list[Request
     drafts: int = load["drafts"]  # type: ignore[assignment]
     split = bool(load["split"])
 
-    def pool(role: str, first: int) -> list[Instance]:
-        limits = Limits(
+    def limits(role: str) -> Limits:
+        return Limits(
             policy="mixed" if role != "both" else load["policy"],  # type: ignore[arg-type]
             tokens=load["tokens"], sequences=load["sequences"], poll=load["poll"],  # type: ignore[arg-type]
             reserve=(bool(load["reserve"]) or drafts > 0) and role != "prefill",
             order=load["order"], late=load["late"], swap_tokens=load["swap"],  # type: ignore[arg-type]
         )  # fmt: skip
+
+    def caches() -> list[Cache]:
+        return [Cache(load["pages"], 16, 64, load["eviction"]) for _ in range(load["groups"])]  # type: ignore[arg-type,call-overload]
+
+    def pool(role: str, first: int) -> list[Instance]:
         return [
             Instance(
-                first + i, table(drafts), limits,
-                [Cache(load["pages"], 16, 64, load["eviction"]) for _ in range(load["groups"])],  # type: ignore[arg-type,call-overload]
-                role=role, single=single, steps_of=drafting(drafts, 0.7, first + i),
-                swap=Link(base=SECOND // 5000, per_token=SECOND // 10**7),
+                first + i, table(drafts), limits(role), caches(), role=role, single=single,
+                steps_of=drafting(drafts, 0.7, first + i), swap=Link(base=SECOND // 5000, per_token=SECOND // 10**7),
+                jitter=Jitter(load["jitter"], 8, i) if load["jitter"] else None,  # type: ignore[arg-type]
             )
             for i in range(load["instances"])  # type: ignore[call-overload]
         ]  # fmt: skip
+
+    def refit(instance: Instance, role: str) -> None:
+        instance.refit(role, instance.table, limits(role), caches(), drafting(drafts, 0.7, instance.name))
 
     cluster = Cluster(
         pool("prefill" if split else "both", 0), decode=pool("decode", 10) if split else (),
         router=Router(load["router"], 3), link=Link(base=SECOND // 1000, per_token=SECOND // 10**6),
         store=store(load) if load["store"] else None,
+        retries=load["retries"], refit=refit, switch_ticks=SECOND // 50,  # type: ignore[arg-type]
     )  # fmt: skip
     made = [Request(i, *row[:3], blocks=row[3], priority=row[4], deadline=row[5]) for i, row in enumerate(load["rows"])]  # type: ignore[call-overload]
-    for i, at in enumerate(load["fail"]):
-        victim = cluster.instances[i % len(cluster.instances)]
-        cluster.events.push(at * (SECOND // 1000), FAIL, victim)
-        cluster.events.push((at + 500) * (SECOND // 1000), REPAIR, victim)
+    plan_trouble(cluster, load["trouble"])  # type: ignore[arg-type]
     return cluster, made, simulate(cluster, iter(made))
+
+
+def plan_trouble(cluster: Cluster, planned: list[tuple[int, str]]) -> None:
+    for i, (ms, kind) in enumerate(planned):
+        victim, at = cluster.instances[i % len(cluster.instances)], ms * (SECOND // 1000)
+        if kind == "slow":
+            cluster.later(at, trouble.pace, victim, victim.table.slower(1.7))
+        elif kind == "switch":
+            cluster.later(at, trouble.switch, victim)
+        else:
+            cluster.later(at, trouble.fail if kind == "fail" else trouble.drain, victim)
+            cluster.later(at + SECOND // 2, trouble.repair, victim)
 
 
 def store(load: dict[str, object]) -> Store:
@@ -120,7 +144,10 @@ def store(load: dict[str, object]) -> Store:
 
 
 def stamps(requests: list[Request]) -> list[tuple[int, ...]]:
-    return [(r.id, r.started, r.first, r.moved, r.end, r.cached, r.preempted, r.swaps, r.place) for r in requests]
+    return [
+        (r.id, r.started, r.first, r.moved, r.end, r.cached, r.preempted, r.swaps, r.place, r.retries, r.lost)
+        for r in requests
+    ]
 
 
 @settings(max_examples=100, deadline=None)
@@ -142,7 +169,10 @@ def test_nothing_is_lost_and_time_never_goes_back(load):
             assert r.made == 0
             assert r.end > r.deadline
             continue
-        assert r.made == r.output
+        assert r.failed == (r.made < r.output)
+        if r.failed:
+            assert r.retries > load["retries"]
+            continue
         assert r.arrival <= r.started < r.first <= r.end
         assert 0 <= r.cached < r.input
     ends = [r.end for r in finished]

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from test_replay_laws import table
 
+from taicang.serve import trouble
 from taicang.serve.cache import Cache
 from taicang.serve.cluster import MOVED, Cluster
 from taicang.serve.instance import Instance
@@ -40,6 +41,9 @@ class Serving(RuleBasedStateMachine):
             router=Router(router, 1), link=Link(base=SECOND // 100, per_token=SECOND // 10**6),
             store=Store([Shelf("", 30, Link(base=SECOND // 1000, per_token=SECOND // 10**7))], BLOCK),
             on_left=lambda request, now: self.left.append(request),
+            refit=lambda instance, role: instance.refit(
+                role, instance.table, limits, [Cache(PAGES, PAGE, BLOCK) for _ in range(groups)], None),
+            switch_ticks=SECOND // 20,
         )  # fmt: skip
         self.now = 0
         self.sent: list[Request] = []
@@ -72,14 +76,26 @@ class Serving(RuleBasedStateMachine):
     @rule(which=st.integers(0, 3))
     def fail(self, which):
         instances = self.cluster.instances
-        self.cluster.fail(instances[which % len(instances)], self.now)
+        trouble.fail(self.cluster, instances[which % len(instances)], self.now)
+        self.cluster.wake(self.now)
+
+    @rule(which=st.integers(0, 3), what=st.sampled_from([trouble.drain, trouble.switch]))
+    def take_out(self, which, what):
+        instances = self.cluster.instances
+        what(self.cluster, instances[which % len(instances)], self.now)
+        self.cluster.wake(self.now)
+
+    @rule(which=st.integers(0, 3), ratio=st.sampled_from([0.5, 2.0]))
+    def change_pace(self, which, ratio):
+        instance = self.cluster.instances[which % len(self.cluster.instances)]
+        trouble.pace(self.cluster, instance, table().slower(ratio), self.now)
         self.cluster.wake(self.now)
 
     @rule(which=st.integers(0, 3))
     def repair(self, which):
-        down = list(self.cluster.down)
+        down = [*self.cluster.down, *self.cluster.drained]
         if down:
-            self.cluster.repair(down[which % len(down)], self.now)
+            trouble.repair(self.cluster, down[which % len(down)], self.now)
             self.cluster.wake(self.now)
 
     def one_event(self) -> bool:
@@ -97,7 +113,7 @@ class Serving(RuleBasedStateMachine):
     def lost_on_the_way(self) -> set[Request]:
         """Caches whose source has failed: it is known when they should have come."""
         moves = [what for _, kind, _, what, _ in self.cluster.events._heap if kind == MOVED]
-        return {request for request, source, failures in moves if failures != source.failures}
+        return {request for request, (source, failures, _), _ in moves if failures != source.failures}
 
     @invariant()
     def every_page_is_free_shared_or_owned(self):
@@ -121,8 +137,8 @@ class Serving(RuleBasedStateMachine):
     def teardown(self):
         if not hasattr(self, "cluster"):
             return
-        for instance in list(self.cluster.down):
-            self.cluster.repair(instance, self.now)
+        for instance in (*self.cluster.down, *self.cluster.drained):
+            trouble.repair(self.cluster, instance, self.now)
         self.cluster.wake(self.now)
         while self.one_event():
             pass

@@ -20,10 +20,9 @@ from taicang.plans import ServePlan, decode_batch, prefill_batch
 from taicang.predict.infer import SKEW, describe
 from taicang.search.choices import default_stack, quantisation
 from taicang.search.space import usual
-from taicang.serve import gaps
+from taicang.serve import gaps, trouble
 from taicang.serve.build import Keeping, Pool, Tier, cluster, swap_tokens
 from taicang.serve.clients import ClosedLoop, OpenLoop
-from taicang.serve.cluster import FAIL, REPAIR
 from taicang.serve.evict import Eviction
 from taicang.serve.log import Log
 from taicang.serve.memory import memory_use
@@ -139,9 +138,9 @@ def replay(
         if number >= len(made.instances):
             raise InvalidInput(f"there is no instance {number} of {len(made.instances)}", where="--fail")
         victim = made.instances[number]
-        made.events.push(round(at_s * SECOND), FAIL, victim)
+        made.later(round(at_s * SECOND), trouble.fail, victim)
         if down_s is not None:
-            made.events.push(round((at_s + down_s) * SECOND), REPAIR, victim)
+            made.later(round((at_s + down_s) * SECOND), trouble.repair, victim)
     finished, made.log = Record(), Log()
     if clients:
         loop: OpenLoop | ClosedLoop = ClosedLoop(trace, clients, think_s=think_s, random_think=random_think, seed=seed)

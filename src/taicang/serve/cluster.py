@@ -5,27 +5,36 @@ Clock-free as its instances are: every call takes the time and returns events fo
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
 
 from taicang.errors import InvalidInput
 from taicang.events import Events
+from taicang.serve import trouble
 from taicang.serve.instance import Instance
-from taicang.serve.link import Link
+from taicang.serve.link import NO_TIME, Link
 from taicang.serve.log import Log
 from taicang.serve.request import Request
 from taicang.serve.router import Router
 from taicang.serve.store import Store
 
-ARRIVAL, LOADED, MOVED, STEP, FAIL, REPAIR = range(6)
+ARRIVAL, LOADED, MOVED, STEP, CHANGE = range(5)
 """Kinds of events, in the order in which they happen at one time: whoever comes at a step's end may join the next."""
 
 
 class Cluster:
-    """``entry`` takes requests; where ``decode`` is given, prompts are computed in ``entry`` and move there."""
+    """``entry`` takes requests; where ``decode`` is given, prompts are computed in ``entry`` and move there.
+
+    A cache moves when the instance that will decode it has promised room; until then it stays where it was computed,
+    which in time leaves no room for new prompts there.
+    """
 
     __slots__ = (
-        "_free_at", "_touched", "decode", "down", "entry", "events", "link", "log", "moved_tokens", "on_left", "parked",
-        "router", "split", "store",
+        "_free_at", "_touched", "decode", "down", "drained", "entry", "events", "held", "leaving", "link", "log",
+        "moved_tokens", "on_left", "outages", "parked", "refit", "retries", "router", "split", "store", "switch_ticks",
+        "switches",
     )  # fmt: skip
 
     def __init__(
@@ -37,36 +46,61 @@ class Cluster:
         link: Link | None = None,
         store: Store | None = None,
         on_left: Callable[[Request, int], None] | None = None,
+        retries: int | None = None,
+        refit: Callable[[Instance, str], None] | None = None,
+        switch_ticks: int = 0,
     ) -> None:
         self.entry = list(entry)
         self.decode = list(decode)
         self.router = router or Router()
-        self.link = link or Link(base=0, per_token=0)
+        self.link = link or NO_TIME
         self.store = store
         self.events = Events()
         self.on_left = on_left
-        """Called with each finished request and the time."""
+        """Called with each request that ends, and the time."""
         self.log: Log | None = None
         """Where steps are noted, if anywhere."""
+        self.retries = sys.maxsize if retries is None else retries
+        """Times that a request is tried again after it lost its cache."""
+        self.refit = refit
+        """Sets an instance up for the role "prefill" or "decode"."""
+        self.switch_ticks = switch_ticks
+        """How long that takes."""
         self.moved_tokens = 0
+        self.switches = 0
+        """Instances that changed their pool."""
+        self.outages: list[tuple[int, int, int]] = []
+        """(instance, when it failed, when it served again or -1)."""
         self.split = bool(decode)
         self.down: dict[Instance, list[Instance]] = {}
         """Instances that failed, and the pool that they belong to."""
+        self.drained: dict[Instance, list[Instance]] = {}
+        """Instances that take no new requests, and the pool that they belong to."""
+        self.leaving: dict[Instance, list[Instance]] = {}
+        """Instances that change their pool, and the new one."""
         self.parked: list[Request] = []
+        """Requests for a pool that has no instance."""
+        self.held: list[tuple[Request, Instance]] = []
+        """Computed prompts that no decode instance has room for, and where they are."""
         self._free_at: dict[int, int] = {}
         self._touched: dict[Instance, None] = {}
 
     @property
     def instances(self) -> list[Instance]:
         """All of them."""
-        return sorted([*self.entry, *self.decode, *self.down], key=lambda each: each.name)
+        away = (*self.down, *self.drained, *self.leaving)
+        return sorted([*self.entry, *self.decode, *away], key=lambda each: each.name)
+
+    def later(self, at: int, act: Callable[..., None], *what: Any) -> None:
+        """Plan ``act(self, *what, at)`` (see ``trouble``)."""
+        self.events.push(at, CHANGE, partial(act, self, *what))
 
     def submit(self, request: Request, now: int) -> None:
         """A request arrives. Raises ``InvalidInput`` for one that no instance can hold.
 
-        While a pool has no instance left, requests wait for a repair.
+        While the pool that takes requests has no instance left, they wait for a repair.
         """
-        if not self.entry or (self.split and not self.decode):
+        if not self.entry:
             self.parked.append(request)
             return
         instance = self.router.pick(request, self.entry)
@@ -85,30 +119,6 @@ class Cluster:
                 return
         self._give(instance, request, now)
 
-    def fail(self, instance: Instance, now: int) -> None:
-        """``instance`` is lost with all its caches; its requests start over elsewhere."""
-        if instance in self.down:
-            return
-        pool = self.entry if instance in self.entry else self.decode
-        pool.remove(instance)
-        self.down[instance] = pool
-        instance.failures += 1
-        if self.store is not None:
-            self.store.lose(instance.name)
-        for request in instance.fail(now):
-            self.submit(request, now)
-
-    def repair(self, instance: Instance, now: int) -> None:
-        """``instance`` serves again, with empty caches."""
-        pool = self.down.pop(instance, None)
-        if pool is None:
-            return
-        pool.append(instance)
-        pool.sort(key=lambda each: each.name)
-        parked, self.parked = self.parked, []
-        for request in parked:
-            self.submit(request, now)
-
     def _check(self, request: Request, instance: Instance) -> None:
         for one in (instance, self.decode[0]) if self.decode else (instance,):
             cache = one.groups[0].cache
@@ -120,7 +130,10 @@ class Cluster:
                 )
 
     def _give(self, instance: Instance, request: Request, now: int) -> None:
-        end = instance.submit(request, now)
+        self.ends(instance, instance.submit(request, now))
+
+    def ends(self, instance: Instance, end: int | None) -> None:
+        """``instance`` was given something: its running stretch now ends at ``end`` (None: as before)."""
         if end is not None:
             self.events.push(end, STEP, instance, instance.version)
         if instance.idle:
@@ -136,33 +149,26 @@ class Cluster:
                     if end >= 0:
                         self.events.push(end, STEP, instance, instance.version)
                     if instance.refused:
-                        self._turn_away(instance, now)
+                        refused, instance.refused = instance.refused, []
+                        for request in refused:
+                            self.gone(request, now)
+                    if end < 0 and self.leaving:
+                        trouble.settle(self, instance, now)
 
-    def _turn_away(self, instance: Instance, now: int) -> None:
-        refused, instance.refused = instance.refused, []
+    def gone(self, request: Request, now: int) -> None:
+        """``request`` has ended."""
         if self.on_left is not None:
-            for request in refused:
-                self.on_left(request, now)
+            self.on_left(request, now)
 
-    def happen(self, now: int, kind: int, what: object, version: int) -> None:
+    def happen(self, now: int, kind: int, what: Any, version: int) -> None:
         """Let one event happen."""
         if kind == STEP:
-            assert isinstance(what, Instance)
-            if version != what.version:
-                return
-            if self.log is not None:
-                self.log.step(what, now)
-            for request in what.finish(now):
-                if self.store is not None and request.blocks and what in self.entry:
-                    self.store.put(request, now)
-                if request.end >= 0:
-                    if self.on_left is not None:
-                        self.on_left(request, now)
-                else:
-                    self._move(request, what, now)
-            self._touched[what] = None
+            if version == what.version:
+                self._step(what, now)
+        elif kind == MOVED:
+            request, source, target = what
+            self._moved(request, source, target, now)
         elif kind == LOADED:
-            assert isinstance(what, tuple)
             request, instance = what
             instance.coming -= 1
             if instance in self.down:
@@ -170,39 +176,69 @@ class Cluster:
                 self.submit(request, now)
             else:
                 self._give(instance, request, now)
-        elif kind in (FAIL, REPAIR):
-            assert isinstance(what, Instance)
-            (self.fail if kind == FAIL else self.repair)(what, now)
-        elif kind == MOVED:
-            assert isinstance(what, tuple)
-            request, source, failures = what
-            if failures != source.failures:  # the cache was lost on its way
-                request.restart()
-                self.submit(request, now)
-                return
-            source.groups[request.group].cache.release(request)
-            if source.idle and source.hungry:
-                self._touched[source] = None
-            request.moved = now
-            request.need = request.input + request.made - 1
-            request.done = request.need
-            if self.decode:
-                self._give(_least(self.decode), request, now)
-            else:
-                request.restart()
-                self.parked.append(request)
+        elif kind == CHANGE:
+            what(now)
         else:
-            assert isinstance(what, Request)
             self.submit(what, now)
 
-    def _move(self, request: Request, source: Instance, now: int) -> None:
-        """The cache leaves as soon as the source's link is free."""
-        start = max(now, self._free_at.get(source.name, 0))
-        end = start + self.link.ticks(request.need)
-        self._free_at[source.name] = end
-        self.moved_tokens += request.need
-        self.events.push(end, MOVED, (request, source, source.failures))
+    def _step(self, instance: Instance, now: int) -> None:
+        if self.log is not None:
+            self.log.step(instance, now)
+        left = instance.finish(now)
+        for request in left:
+            if self.store is not None and request.blocks and instance.role != "decode":
+                self.store.put(request, now)
+            if request.end >= 0:
+                self.gone(request, now)
+            else:
+                request.need = request.done = request.input + request.made - 1
+                instance.sending += 1
+                self.held.append((request, instance))
+        if self.held and left:
+            self.unhold(now)
+        self._touched[instance] = None
 
+    def unhold(self, now: int) -> None:
+        """Send computed prompts on, in order, as far as decode instances have room."""
+        while self.held:
+            request, source = self.held[0]
+            home = request.group
+            target, at = self._room(request, now)
+            if target is None:
+                return
+            del self.held[0]
+            start = max(now, self._free_at.get(source.name, 0))
+            end = start + self.link.ticks(request.need)
+            self._free_at[source.name] = end
+            self.moved_tokens += request.need
+            self.events.push(end, MOVED, (request, (source, source.failures, home), (target, target.failures, at)))
 
-def _least(pool: Sequence[Instance]) -> Instance:
-    return pool[0] if len(pool) == 1 else min(pool, key=lambda instance: instance.requests)
+    def _room(self, request: Request, now: int) -> tuple[Instance | None, int]:
+        """A decode instance that promises room, the one with the fewest requests first, and its group."""
+        pool = self.decode if len(self.decode) == 1 else sorted(self.decode, key=lambda each: each.requests)
+        for instance in pool:
+            at = instance.promise(request, now)
+            if at >= 0:
+                return instance, at
+        return None, -1
+
+    def _moved(
+        self, request: Request, source: tuple[Instance, int, int], target: tuple[Instance, int, int], now: int
+    ) -> None:
+        (one, failures, home), (other, others, at) = source, target
+        lost = failures != one.failures
+        if lost:
+            if others == other.failures:
+                other.withdraw(request, at)
+            trouble.again(self, request, now)
+            return
+        if others != other.failures:  # it never came there: it goes elsewhere
+            self.held.append((request, one))
+            self.unhold(now)
+            return
+        one.groups[home].cache.release(request)
+        one.sending -= 1
+        if one.idle and (one.hungry or one in self.leaving):
+            self._touched[one] = None
+        request.moved = now
+        self.ends(other, other.arrive(request, at, now))

@@ -16,7 +16,8 @@ class Group:
     """``reserve``: pages for whole answers are taken at admission, so that none are needed later."""
 
     __slots__ = (
-        "base", "cache", "limit", "n", "prefilling", "reserve", "residues", "running", "swapped", "synced", "waiting",
+        "base", "cache", "limit", "n", "prefilling", "promised", "reserve", "residues", "running", "swapped", "synced",
+        "waiting",
     )  # fmt: skip
 
     def __init__(self, cache: Cache, *, reserve: bool = False, step: int = 0) -> None:
@@ -34,6 +35,8 @@ class Group:
         """Decode step up to which pages have been handed out."""
         self.limit = FOREVER
         """Decode step up to which pages suffice for sure."""
+        self.promised = 0
+        """Pages that sequences on their way here will take."""
         self.swapped = 0
         """Tokens of waiting sequences that lie in host memory."""
 

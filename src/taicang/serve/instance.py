@@ -8,14 +8,14 @@ Attention groups (data parallelism) step together: the slowest decides.
 from __future__ import annotations
 
 import heapq
+from bisect import bisect_left
 from collections.abc import Callable
-from typing import Any
-
-import numpy as np
 
 from taicang.serve.cache import Cache
 from taicang.serve.group import Group
+from taicang.serve.lanes import Lanes
 from taicang.serve.link import NO_TIME, Link
+from taicang.serve.pace import Jitter
 from taicang.serve.preempt import make_room, swap_in
 from taicang.serve.request import FOREVER, Request
 from taicang.serve.scheduler import Limits, enqueue, fill, footprint, prompts_of
@@ -29,10 +29,9 @@ class Instance:
     ``single`` steps one by one (for tests). ``steps_of`` draws the decode steps that some tokens need."""
 
     __slots__ = (
-        "_alive", "_base", "_bases", "_context", "_end", "_growth", "_heap", "_here", "_joined", "_k", "_rides", "_row",
-        "_sizes", "_start", "_sums", "_work", "busy", "coming", "failures", "groups", "hungry", "limits", "load",
-        "name", "refused", "role", "safe", "single", "stall", "steps", "steps_of", "steps_run", "swap", "table",
-        "version",
+        "_context", "_end", "_growth", "_heap", "_joined", "_k", "_rides", "_row", "_start", "_sums", "_work", "busy",
+        "coming", "failures", "groups", "hungry", "jitter", "lanes", "limits", "name", "refused", "role", "safe",
+        "sending", "single", "stall", "steps", "steps_of", "steps_run", "swap", "table", "version",
     )  # fmt: skip
 
     def __init__(
@@ -46,6 +45,7 @@ class Instance:
         single: bool = False,
         steps_of: Callable[[int], int] | None = None,
         swap: Link = NO_TIME,
+        jitter: Jitter | None = None,
     ) -> None:
         self.name = name
         self.table = table
@@ -56,6 +56,7 @@ class Instance:
         self.steps_of = steps_of
         self.swap = swap
         """The way to host memory."""
+        self.jitter = jitter
         self.stall = 0
         """Ticks by which the next step is longer: sequences are swapped before it runs."""
         self.refused: list[Request] = []
@@ -66,22 +67,19 @@ class Instance:
         self.failures = 0
         self.coming = 0
         """Requests whose cache is being loaded."""
+        self.sending = 0
+        """Requests whose cache is here until another instance has it."""
         self.busy = 0
         self.safe = FOREVER
         self.hungry: dict[int, None] = {}
         """Groups that have prompts."""
-        self.load: Any = np.zeros(len(caches), dtype=np.int64)
-        """Requests of each group."""
-        self._here = self._alive = self._base = 0
-        """Sums over the groups: of ``load``, ``n`` and ``base``."""
+        self.lanes = Lanes(len(caches))
         self.version = 0
         self._heap: list[tuple[int, int, Request]] = []
         self._work: list[tuple[Request, int]] = []
         self._sums: tuple[int, int, float, int] = NOTHING
         self._rides = False
         self._joined = 0
-        self._sizes: Any = np.zeros(len(caches), dtype=np.int64)
-        self._bases: Any = np.zeros(len(caches), dtype=np.int64)
         self._start = self._end = -1
         self._k = self._context = self._growth = 0
         self._row: Row | None = None
@@ -89,7 +87,7 @@ class Instance:
     @property
     def requests(self) -> int:
         """Requests that are here or on their way."""
-        return self._here + self.coming
+        return self.lanes.here + self.coming
 
     @property
     def idle(self) -> bool:
@@ -98,30 +96,89 @@ class Instance:
 
     def submit(self, request: Request, now: int) -> int | None:
         """Queue ``request``. Returns the new end where that cuts a stretch short, else None."""
-        at = int(self.load.argmin()) if len(self.groups) > 1 else 0
+        at = self.lanes.lightest()
+        self.lanes.enter(at)
+        return self._queue(request, at, now)
+
+    def promise(self, request: Request, now: int) -> int:
+        """Keep room for ``request``, whose cache will come from elsewhere; returns its group, or -1 without room."""
+        at = self.lanes.lightest()
+        group = self.groups[at]
+        if self.lanes.load[at] >= self.limits.sequences:
+            return -1
+        group.sync(max(self._reached(now - 1), self.steps))
+        keep = 0 if self.limits.reserve or not self.lanes.load[at] else group.n + 1
+        pages = -(-footprint(request, self.limits) // group.cache.page)
+        if group.cache.spare - group.promised < pages + keep:
+            return -1
+        group.promised += pages
+        self.lanes.enter(at)
+        return at
+
+    def arrive(self, request: Request, at: int, now: int) -> int | None:
+        """The cache of ``request`` has come to group ``at``, where it was promised room. As ``submit``."""
+        group = self.groups[at]
+        group.promised -= -(-footprint(request, self.limits) // group.cache.page)
+        return self._queue(request, at, now)
+
+    def withdraw(self, request: Request, at: int) -> None:
+        """The cache of ``request`` will not come."""
+        group = self.groups[at]
+        group.promised -= -(-footprint(request, self.limits) // group.cache.page)
+        self.lanes.leave(at)
+
+    def refit(
+        self, role: str, table: StepTable, limits: Limits, caches: list[Cache], steps_of: Callable[[int], int] | None
+    ) -> None:
+        """Set up anew for ``role``, with nothing here."""
+        assert self.idle
+        assert not self.requests
+        self.role, self.table, self.limits, self.steps_of = role, table, limits, steps_of
+        self.groups = [Group(cache, reserve=limits.reserve, step=self.steps) for cache in caches]
+        self.lanes = Lanes(len(caches))
+        self.hungry, self._heap, self._work = {}, [], []
+        self.safe = FOREVER
+
+    def _queue(self, request: Request, at: int, now: int) -> int | None:
         request.group = at
         request.place = self.name
-        self.load[at] += 1
-        self._here += 1
         group = self.groups[at]
         head = enqueue(group, request, self.limits)
         self.hungry[at] = None
-        if self._end < 0 or self._k <= 1 or self._row is None:
-            return None
         full = not head or group.n + len(group.prefilling) >= self.limits.sequences
         if full and self.limits.poll == 1:  # it cannot join before another leaves
             return None
-        k = self._row.reach(self._context, self._growth, now - self._start)
+        return self.cut(now)
+
+    def cut(self, now: int) -> int | None:
+        """End the running stretch with the step that runs; returns the new end, None where that changes nothing."""
+        if self._end < 0 or self._k <= 1 or self._row is None:
+            return None
+        k = self._steps_in(now - self._start)
         if k >= self._k:
             return None
         self._k = k
-        self._end = self._start + self._row.sum(self._context, self._growth, k)
+        self._end = self._start + self._ticks(k)
         self.version += 1
         return self._end
 
+    def _ticks(self, k: int) -> int:
+        """Of the first ``k`` steps of the running stretch."""
+        assert self._row is not None
+        noise = 0 if self.jitter is None else self.jitter.sum(self.steps_run, k)
+        return self._row.sum(self._context, self._growth, k) + noise
+
+    def _steps_in(self, ticks: int) -> int:
+        """The least number of its steps, at least one, that take ``ticks`` or longer."""
+        assert self._row is not None
+        most = self._row.reach(self._context, self._growth, ticks)
+        if self.jitter is None:
+            return most
+        return bisect_left(range(1, most + 1), ticks, key=self._ticks) + 1
+
     def begin(self, now: int) -> int:
         """Start the next step or stretch; returns when it ends, or -1 where there is nothing to do."""
-        if not self._alive and not self.hungry:
+        if not self.lanes.alive and not self.hungry:
             self._work = []
             return -1
         if self.steps >= self.safe:
@@ -142,7 +199,7 @@ class Instance:
                 del self.hungry[at]
         for request in self.refused:
             request.end = now
-            self._gone(request)
+            self.lanes.leave(request.group)
         self._work = work
         if work:
             return self._begin_prompts(now, work)
@@ -152,17 +209,16 @@ class Instance:
         if not heap:
             self._end = -1
             return -1
-        n, context, growth, k = self._largest(heap[0][0] - self.steps)
+        n, context, growth, k = self.lanes.largest(self.table.growth, self.steps, heap[0][0] - self.steps)
         if self.safe < FOREVER:
             k = min(k, self.safe - self.steps)
         if gated:
             k = min(k, self.limits.poll - self.steps % self.limits.poll)
-        if self.single or self.stall:
+        if self.single or self.stall or self.refused:  # who stood behind a refused one is looked at with the next step
             k = 1
-        row = self.table.row(n)
         self._rides = True
-        self._row, self._context, self._growth, self._k = row, context, growth, k
-        return self._until(now, row.sum(context, growth, k))
+        self._row, self._context, self._growth, self._k = self.table.row(n), context, growth, k
+        return self._until(now, self._ticks(k))
 
     def _gated(self) -> bool:
         """Whether new prompts are kept waiting for the next poll."""
@@ -184,7 +240,7 @@ class Instance:
         self._rides = self.limits.policy == "mixed" and bool(self._heap)
         n = context = 0
         if self._rides:
-            n, context, _, _ = self._largest(1)
+            n, context, _, _ = self.lanes.largest(self.table.growth, self.steps, 1)
             self._rides = n > 0
         for request, _ in work:
             if request.started < 0:
@@ -194,7 +250,8 @@ class Instance:
         if len(self.groups) > 1:
             beside = n * self.table.query_len
             ticks -= self.table.idle_experts(tokens + beside, whole / len(self.groups) + beside)
-        return self._until(now, max(ticks, 1))
+        noise = 0 if self.jitter is None else self.jitter.sum(self.steps_run, 1)
+        return self._until(now, max(ticks, 1) + noise)
 
     def _until(self, now: int, ticks: int) -> int:
         self._start = now
@@ -205,8 +262,9 @@ class Instance:
     def doing(self) -> tuple[int, int, int, int, int, int, float, int]:
         """(start, decode steps, sequences that decode or wait to, their cached grains, prompt tokens, prompts,
         query-key pairs, keys) of what runs, sums over the groups."""
-        grains = self._base + self._alive * self.table.growth * self.steps
-        return self._start, self._k if self._rides else 0, self._alive, grains, *(self._sums if self._work else NOTHING)
+        alive = self.lanes.alive
+        grains = self.lanes.base + alive * self.table.growth * self.steps
+        return self._start, self._k if self._rides else 0, alive, grains, *(self._sums if self._work else NOTHING)
 
     def finish(self, now: int) -> list[Request]:
         """The step or stretch is over: returns the requests that leave (finished, or to be handed on)."""
@@ -245,7 +303,7 @@ class Instance:
         if request.made >= request.output or self.role == "prefill":
             if request.made >= request.output:
                 request.end = now
-            self._gone(request)
+            self.lanes.leave(request.group)
             if request.end >= 0:
                 group.cache.release(request)
             left.append(request)
@@ -260,10 +318,7 @@ class Instance:
         request.base = grains - self.table.growth * self.steps
         request.last = self.steps
         group.join(request, self.steps)
-        self._alive += 1
-        self._base += request.base
-        self._sizes[request.group] = group.n
-        self._bases[request.group] = group.base
+        self.lanes.decoding(request.group, 1, request.base)
         if not group.reserve:
             self.safe = min(self.safe, group.watch())
         self._joined += 1
@@ -274,40 +329,17 @@ class Instance:
         """Out of the decode batch, with all pages given back."""
         group = self.groups[request.group]
         self.drop(group, request)
-        self._gone(request)
+        self.lanes.leave(request.group)
         if group.waiting:
             self.hungry[request.group] = None
-
-    def _gone(self, request: Request) -> None:
-        self.load[request.group] -= 1
-        self._here -= 1
 
     def drop(self, group: Group, request: Request) -> None:
         """Out of the decode batch."""
         request.ticket = -1
         group.sync(self.steps)
         group.drop(request, self.steps)
-        self._alive -= 1
-        self._base -= request.base
-        self._sizes[request.group] = group.n
-        self._bases[request.group] = group.base
+        self.lanes.decoding(request.group, -1, -request.base)
         self.safe = min(self.safe, group.watch())
-
-    def _largest(self, most: int) -> tuple[int, int, int, int]:
-        """(sequences, context grains, growth per step, steps for which that group stays the largest)."""
-        grow, steps = self.table.growth, self.steps
-        if len(self.groups) == 1:
-            group = self.groups[0]
-            return group.n, group.base + group.n * grow * steps, group.n * grow, most
-        sizes = self._sizes
-        contexts = self._bases + sizes * (grow * steps)
-        at = int(contexts.argmax())
-        n, mine, context = int(sizes[sizes.argmax()]), int(sizes[at]), int(contexts[at])
-        if n > mine:
-            faster = sizes > mine
-            behind = (context - contexts[faster]) // ((sizes[faster] - mine) * grow) + 1
-            most = min(most, int(behind.min()))
-        return n, context, mine * grow, most
 
     # pages: a sequence takes a new one whenever its length is a whole number of pages
 
@@ -325,11 +357,12 @@ class Instance:
             return self.steps
         if self._k == 1:
             return self.steps + (now >= self._end)
-        return self.steps + min(self._row.reach(self._context, self._growth, now - self._start + 1) - 1, self._k)
+        return self.steps + min(self._steps_in(now - self._start + 1) - 1, self._k)
 
     def fail(self, now: int) -> list[Request]:
         """All caches are lost. Returns the requests that were here; their users keep the tokens made so far."""
         upto = self._reached(now)
+        self.steps_run += upto - self.steps
         self.steps = upto
         lost: list[Request] = []
         for group in self.groups:
@@ -341,10 +374,7 @@ class Instance:
             lost += [*group.running, *group.prefilling, *group.waiting]
         self.groups = [Group(g.cache.emptied(), reserve=g.reserve, step=upto) for g in self.groups]
         self.hungry, self._heap, self._work = {}, [], []
-        self._sizes[:] = 0
-        self._bases[:] = 0
-        self.load[:] = 0
-        self._here = self._alive = self._base = 0
+        self.lanes = Lanes(len(self.groups))
         self.safe = FOREVER
         self._end = -1
         self.version += 1

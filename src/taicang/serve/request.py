@@ -15,9 +15,9 @@ class Request:
     cache before the next one can be made (more than the prompt after a preemption), ``done`` what is."""
 
     __slots__ = (
-        "arrival", "base", "blocks", "cached", "deadline", "done", "end", "fetching", "first", "group", "id", "input",
-        "last", "loaded", "made", "moved", "need", "nodes", "output", "pages", "place", "pooled", "preempted",
-        "priority", "session", "started", "swapped", "swaps", "ticket",
+        "arrival", "base", "blocks", "cached", "deadline", "done", "end", "failed", "fetching", "first", "group", "id",
+        "input", "last", "loaded", "lost", "made", "moved", "need", "nodes", "output", "pages", "place", "pooled",
+        "preempted", "priority", "retries", "session", "started", "swapped", "swaps", "ticket",
     )  # fmt: skip
 
     def __init__(
@@ -67,6 +67,12 @@ class Request:
         self.group = 0
         self.place = -1
         """Instance that decoded it."""
+        self.retries = 0
+        """Times that it started over because its cache was lost."""
+        self.lost = 0
+        """Tokens of cache that were lost."""
+        self.failed = False
+        """Given up after too many of them."""
         self.preempted = 0
         """Times that it left the decode batch, or its prompt was given up, for want of pages."""
         self.swapped = 0

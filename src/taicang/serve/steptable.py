@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -90,7 +91,7 @@ class StepTable:
 
     __slots__ = (
         "_alone", "_beside", "_experts", "_floor", "_grid", "_length", "_less", "_more", "_n", "_n_mixed", "_prompts",
-        "_reads", "_riders", "_rows", "_tokens", "growth", "query_len",
+        "_ratio", "_reads", "_riders", "_rows", "_tokens", "growth", "query_len",
     )  # fmt: skip
 
     def __init__(self, setup: Setup, *, sequences: int, tokens: int) -> None:
@@ -98,6 +99,7 @@ class StepTable:
         self.growth = round(GRAIN * setup.plan.tokens_per_step)
         """Grains that one sequence adds per decode step."""
         self._rows: dict[int, Row] = {}
+        self._ratio = 1.0
         self._n = _knots(sequences, 16, 1.13)
         self._length: Any = np.geomspace(1.0, LONGEST, 61)
         n, length = (each.ravel() for each in np.meshgrid(self._n, self._length, indexing="ij"))
@@ -172,7 +174,7 @@ class StepTable:
             low, high = self._n[max(i - 1, 0)], self._n[i]
             share = 0.0 if high == low else (n - low) / (high - low)
             seconds = self._grid[max(i - 1, 0)] * (1 - share) + self._grid[i] * share
-            ticks = [round(x * SECOND) for x in seconds.tolist()]
+            ticks = [round(x * SECOND * self._ratio) for x in seconds.tolist()]
             knots = [round(n * GRAIN * x) for x in self._length.tolist()]
             slopes = [(ticks[j + 1] - ticks[j]) // max(knots[j + 1] - knots[j], 1) for j in range(len(knots) - 1)]
             found = self._rows[n] = Row(knots=knots, ticks=ticks, slopes=[*slopes, slopes[-1]])
@@ -185,7 +187,7 @@ class StepTable:
         """
         if not self._experts:
             return 0
-        return max(int(self._expert_ticks(most) - self._expert_ticks(mean)), 0)
+        return max(int((self._expert_ticks(most) - self._expert_ticks(mean)) * self._ratio), 0)
 
     def _expert_ticks(self, tokens: float) -> float:
         sizes = self._tokens
@@ -214,8 +216,14 @@ class StepTable:
             low, high = self._riders[i], self._riders[i + 1]
             a = low[j] + (low[j + 1] - low[j]) * y
             ticks += a + (high[j] + (high[j + 1] - high[j]) * y - a) * x
-            ticks += self.row(n).at(context)
-        return max(int(ticks), int(self._floor[n > 0]), 1)
+        own = self.row(n).at(context) if n else 0
+        return max(int(ticks * self._ratio) + own, int(self._floor[n > 0] * self._ratio), 1)
+
+    def slower(self, ratio: float) -> StepTable:
+        """The same with all steps longer by ``ratio``."""
+        made = copy(self)
+        made._rows, made._ratio = {}, self._ratio * ratio
+        return made
 
 
 REFERENCE = 2048.0
