@@ -127,3 +127,14 @@ class Machine:
         except KeyError:
             have = ", ".join(self.planes)
             raise NotModelled(f"{self.name} has no {name} plane (it has {have})") from None
+
+    def degraded(self, name: str, share: float) -> Machine:
+        """This machine with ``share`` of the bandwidth of a plane, or without the plane where nothing is left."""
+        plane = self.plane(name)
+        rest = {key: each for key, each in self.planes.items() if key != name}
+        if share <= 0:
+            return replace(self, planes=rest)
+        levels = tuple(
+            replace(level, bandwidth_bytes_per_s=level.bandwidth_bytes_per_s * share) for level in plane.levels
+        )
+        return replace(self, planes=rest | {name: replace(plane, levels=levels)})

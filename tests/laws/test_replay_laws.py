@@ -18,6 +18,7 @@ from taicang.serve.build import drafting
 from taicang.serve.cache import Cache
 from taicang.serve.cluster import Cluster
 from taicang.serve.instance import Instance
+from taicang.serve.kit import Kit
 from taicang.serve.link import Link
 from taicang.serve.pace import Jitter
 from taicang.serve.request import FOREVER, SECOND, Request
@@ -107,14 +108,16 @@ def run(load: dict[str, object], *, single: bool) -> tuple[Cluster, list[Request
             for i in range(load["instances"])  # type: ignore[call-overload]
         ]  # fmt: skip
 
-    def refit(instance: Instance, role: str) -> None:
-        instance.refit(role, instance.table, limits(role), caches(), drafting(drafts, 0.7, instance.name))
+    def kit(role: str) -> Kit:
+        return Kit(table=table(drafts), limits=limits(role), cache=caches()[0], groups=load["groups"],  # type: ignore[arg-type]
+                   draw=lambda name: drafting(drafts, 0.7, name))  # fmt: skip
 
     cluster = Cluster(
         pool("prefill" if split else "both", 0), decode=pool("decode", 10) if split else (),
         router=Router(load["router"], 3), link=Link(base=SECOND // 1000, per_token=SECOND // 10**6),
         store=store(load) if load["store"] else None,
-        retries=load["retries"], refit=refit, switch_ticks=SECOND // 50,  # type: ignore[arg-type]
+        retries=load["retries"],  # type: ignore[arg-type]
+        kits={role: kit(role) for role in ("prefill", "decode", "both")}, switch_ticks=SECOND // 50,
     )  # fmt: skip
     made = [Request(i, *row[:3], blocks=row[3], priority=row[4], deadline=row[5]) for i, row in enumerate(load["rows"])]  # type: ignore[call-overload]
     plan_trouble(cluster, load["trouble"])  # type: ignore[arg-type]
@@ -125,7 +128,7 @@ def plan_trouble(cluster: Cluster, planned: list[tuple[int, str]]) -> None:
     for i, (ms, kind) in enumerate(planned):
         victim, at = cluster.instances[i % len(cluster.instances)], ms * (SECOND // 1000)
         if kind == "slow":
-            cluster.later(at, trouble.pace, victim, victim.table.slower(1.7))
+            cluster.later(at, trouble.pace, victim, 1.7)
         elif kind == "switch":
             cluster.later(at, trouble.switch, victim)
         else:

@@ -11,6 +11,7 @@ from taicang.serve import trouble
 from taicang.serve.cache import Cache
 from taicang.serve.cluster import MOVED, Cluster
 from taicang.serve.instance import Instance
+from taicang.serve.kit import Kit
 from taicang.serve.link import Link
 from taicang.serve.request import SECOND, Request
 from taicang.serve.router import ROUTERS, Router
@@ -41,8 +42,8 @@ class Serving(RuleBasedStateMachine):
             router=Router(router, 1), link=Link(base=SECOND // 100, per_token=SECOND // 10**6),
             store=Store([Shelf("", 30, Link(base=SECOND // 1000, per_token=SECOND // 10**7))], BLOCK),
             on_left=lambda request, now: self.left.append(request),
-            refit=lambda instance, role: instance.refit(
-                role, instance.table, limits, [Cache(PAGES, PAGE, BLOCK) for _ in range(groups)], None),
+            kits={role: Kit(table=table(), limits=limits, cache=Cache(PAGES, PAGE, BLOCK), groups=groups)
+                  for role in ("prefill", "decode", "both")},
             switch_ticks=SECOND // 20,
         )  # fmt: skip
         self.now = 0
@@ -88,7 +89,7 @@ class Serving(RuleBasedStateMachine):
     @rule(which=st.integers(0, 3), ratio=st.sampled_from([0.5, 2.0]))
     def change_pace(self, which, ratio):
         instance = self.cluster.instances[which % len(self.cluster.instances)]
-        trouble.pace(self.cluster, instance, table().slower(ratio), self.now)
+        trouble.pace(self.cluster, instance, ratio, self.now)
         self.cluster.wake(self.now)
 
     @rule(which=st.integers(0, 3))

@@ -14,7 +14,7 @@ from taicang import catalog
 from taicang.catalog.models import model
 from taicang.catalog.training import training_price
 from taicang.errors import InvalidPlan, UnknownName
-from taicang.train.failures import DAY, broken_chips, components, rates_per_s, with_mtbf
+from taicang.reliability import DAY, broken_chips, components, rates_per_s, with_mtbf
 from taicang.train.run import Policy, checkpoint, train_run
 from taicang.train.search import Found, candidates, search, why
 from taicang.train.setup import Setup

@@ -10,11 +10,16 @@ from click.testing import CliRunner
 
 from taicang.app.main import cli
 from taicang.errors import InvalidInput, UnknownName
+from taicang.predict.faults import Faults, Outage
 from taicang.predict.replay import System, replay
 from taicang.traffic.generate import arriving, fixed, from_profile, gaps
 
 ON = ["llama-3.1-8b", "--on", "hgx-h100", "--tp", "1"]
 LOOP = ["replay", "--closed-loop", "8", "--input", "512", "--output", "64", "--requests", "80", *ON]
+
+
+def down(number: int, at_s: float, down_s: float | None = None, part: str = "instance") -> Outage:
+    return Outage(part=part, number=number, at_s=at_s, down_s=down_s)
 
 
 def run(*arguments: str):
@@ -50,7 +55,7 @@ def test_disaggregated_pools_move_caches():
 
 def test_a_failed_instance_returns_and_no_request_is_lost():
     trace = arriving(fixed(200, 1000, 100), 10.0)
-    system = System(instances=2, failures=[(0, 5.0, 3.0), (1, 6.0, 1.0)])
+    system = System(instances=2, faults=Faults(outages=[down(0, 5.0, 3.0), down(1, 6.0, 1.0)]))
     result, whole = (replay("llama-3.1-8b", "hgx-h100", trace, each) for each in (system, System(instances=2)))
     assert result.summary.finished == 200
     assert result.summary.e2e.max_s > whole.summary.e2e.max_s + 0.9

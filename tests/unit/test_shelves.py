@@ -17,7 +17,7 @@ from taicang.predict.replay import System, replay
 from taicang.serve.build import Tier
 from taicang.serve.evict import order
 from taicang.serve.link import Link
-from taicang.serve.request import Request
+from taicang.serve.request import SECOND, Request
 from taicang.serve.shelf import Shelf
 from taicang.serve.store import Store
 from taicang.traffic.change import due, isolated, overlaid
@@ -53,6 +53,12 @@ def test_a_larger_shelf_holds_whatever_a_smaller_one_does(prompts, room):
             shelf.keep(blocks, 0, now)
         assert all(large.holds(block, 0, now) for block in range(31) if small.holds(block, 0, now))
         assert len(small) <= room
+
+
+def test_without_a_limit_blocks_stay_for_days():
+    shelf = Shelf("", 10, LINK)
+    shelf.keep([1], 0, 0)
+    assert shelf.holds(1, 0, 7 * 86_400 * SECOND)
 
 
 def test_blocks_unused_for_too_long_are_gone():

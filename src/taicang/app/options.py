@@ -30,6 +30,19 @@ class Seconds(click.ParamType[float]):
         return seconds
 
 
+class Named(click.ParamType[Any]):
+    """NAME=DURATION, e.g. chip=50000h."""
+
+    name = "CLASS=DURATION"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, float]:
+        """Split at the equals sign; the duration needs a unit."""
+        name, equals, text = str(value).partition("=")
+        if not equals:
+            self.fail(f"expected CLASS=DURATION such as chip=50000h, got {value!r}", param, ctx)
+        return name.strip().replace("_", " "), Seconds().convert(text, param, ctx)
+
+
 def stacked(*decorators: Callable[[F], F]) -> Callable[[F], F]:
     """Several decorators as one, in reading order."""
 

@@ -49,6 +49,7 @@ def _all(result: Replay) -> Iterable[dict[str, Any]]:
     for at in result.log.names:
         yield {"ph": "M", "pid": INSTANCES, "tid": at, "name": "thread_name", "args": {"name": f"instance {at}"}}
         yield from _steps(at, result.log.of(at))
+    yield from _outages(result)
     yield from _requests(result.table)
     yield from _counters(result.usage)
 
@@ -62,6 +63,17 @@ def _steps(name: int, rows: Any) -> Iterator[dict[str, Any]]:
             "ph": "X", "pid": INSTANCES, "tid": name, "name": what or "step", "cat": "prefill" if tokens else "decode",
             "ts": start / MICROSECOND, "dur": (end - start) / MICROSECOND,
             "args": {"decode_steps": steps, "sequences": sequences, "prompt_tokens": tokens, "prompts": prompts},
+        }  # fmt: skip
+
+
+def _outages(result: Replay) -> Iterator[dict[str, Any]]:
+    ends = result.table["arrival_s"] + result.table["e2e_s"]
+    last_s = float(ends.max()) if len(ends) else 0.0
+    for each in result.outages:
+        until_s = last_s if each.until_s is None else min(each.until_s, last_s)
+        yield {
+            "ph": "X", "pid": INSTANCES, "tid": each.instance, "name": "down", "cat": "down",
+            "ts": each.from_s * 1e6, "dur": max(until_s - each.from_s, 0.0) * 1e6,
         }  # fmt: skip
 
 

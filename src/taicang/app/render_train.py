@@ -6,7 +6,7 @@ from rich.console import Console
 
 from taicang.predict.train import TrainPrediction
 from taicang.predict.train_explain import WATERFALL
-from taicang.train.failures import DAY
+from taicang.reliability import DAY
 from taicang.train.placement import Placed
 from taicang.train.run import Run
 from taicang.train.search import Found, why

@@ -56,7 +56,7 @@ def show(result: Replay, trace: Trace) -> None:
     for name in ("ttft", "tpot", "itl", "e2e", "queue"):
         each = getattr(s, name)
         cells = (each.mean_s, each.p50_s, each.p90_s, each.p95_s, each.p99_s, each.max_s)
-        lines.append(f"  {name.upper():<6}" + "".join(f"{unit(v, 's') if v else '0':>9}" for v in cells))
+        lines.append(f"  {name.upper():<6}" + "".join(f" {unit(v, 's') if v else '0':>8}" for v in cells))
     lines += [
         "",
         f"  {s.requests_per_s:.4g} requests/s; {s.input_tokens_per_s:,.0f} prompt tokens/s, "
@@ -65,6 +65,7 @@ def show(result: Replay, trace: Trace) -> None:
     lines += _goodput(s, result.limits)
     if s.turned_away:
         lines.append(f"  {s.turned_away:,} requests turned away after their deadline")
+    lines += _losses(s)
     if s.cached_ratio or s.tiers:
         lines.append("  prefix cache: " + ", ".join(_hits(s)))
     lines.append(
@@ -82,6 +83,23 @@ def show(result: Replay, trace: Trace) -> None:
         lines += ["", *_over_time(result)]
     lines.append(f"seed {result.seed}; catalogue {result.digest}; taicang {result.version}")
     click.echo("\n".join(lines))
+
+
+def _losses(s: Summary) -> list[str]:
+    lost = s.losses
+    if not lost:
+        return []
+    lines = [
+        f"  {lost.failures:,} failures of instances, {unit(lost.down_s, 's') if lost.down_s else '0 s'} down in all; "
+        f"{lost.retries:,} requests started over, {lost.lost_tokens:,} tokens of cache lost"
+    ]
+    if lost.given_up:
+        lines.append(f"  {lost.given_up:,} requests given up")
+    if lost.stranded:
+        lines.append(f"  {lost.stranded:,} requests stranded: no instance is left for them")
+    if lost.switches:
+        lines.append(f"  instances that went over to the other pool: {lost.switches:,}")
+    return lines
 
 
 def _hits(s: Summary) -> list[str]:

@@ -8,27 +8,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from taicang.app.options import CHOICES, PLAN, stacked
+from taicang.app.replay_faults import FAULTS, faults_from
 from taicang.app.replay_memory import MEMORY, tiers_from
-from taicang.units import parse
 
 if TYPE_CHECKING:
     from taicang.predict.replay import System
-
-
-class Failure(click.ParamType[tuple[int, float, float | None]]):
-    """Which instance fails when, and for how long: 3@60s, 3@60s+5min."""
-
-    name = "FAILURE"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Parse both times through the catalogue's unit door."""
-        if isinstance(value, tuple):
-            return value
-        number, _, times = value.partition("@")
-        if not number.isdigit() or not times:
-            self.fail(f"{value!r} is not INSTANCE@TIME such as 3@60s+5min", param, ctx)
-        at, _, down = times.partition("+")
-        return int(number), parse(at, "s", where="--fail"), parse(down, "s", where="--fail") if down else None
 
 
 SYSTEM = stacked(
@@ -40,9 +24,6 @@ SYSTEM = stacked(
     click.option("--decode", default="", help="Decode pool, INSTANCESxCHIPS, e.g. 1x160."),
     click.option(
         "--router", default="least-loaded", show_default=True, help="least-loaded, round-robin, prefix-aware..."
-    ),
-    click.option(
-        "--fail", "failures", type=Failure(), multiple=True, help="An instance fails (and returns): NUMBER@TIME[+TIME]."
     ),
     click.option(
         "--policy", type=click.Choice(["mixed", "prefill_first", "decode_first"]), help="Default: the stack's."
@@ -66,6 +47,7 @@ SYSTEM = stacked(
         help="What becomes of requests whose deadline has passed when it is their turn.",
     ),
     MEMORY,
+    FAULTS,
     PLAN,
     CHOICES,
 )
@@ -82,7 +64,7 @@ def system_from(options: Mapping[str, Any]) -> System:
         plan=plan_from(dict(options)), stack=options["stack"], quant=options["quant"], drafts=options["drafts"],
         acceptance_ratio=options["acceptance"], skew=options["skew"], policy=options["policy"],
         tokens=options["tokens"], sequences=options["sequences"], router=options["router"],
-        failures=options["failures"], tiers=tiers_from(options), eviction=options["eviction"], ttl_s=options["ttl"],
+        faults=faults_from(options), tiers=tiers_from(options), eviction=options["eviction"], ttl_s=options["ttl"],
         swap_bytes=options["swap"] or 0.0, order=options["order"], late=options["late"].replace("-", "_"),
         approximate=options["approximate"], sets=options["sets"],
     )  # fmt: skip

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from taicang.app.options import Seconds, stacked
+from taicang.app.options import Named, Seconds, stacked
 
 ZERO = {
     "none": 0, "distributed-optimizer": 1, "zero1": 1, "zero2": 2, "zero3": 3, "fsdp": 3, "fsdp2": 3, "hsdp": 3,
@@ -25,19 +25,6 @@ class Stage(click.ParamType[Any]):
         if text not in ZERO and text not in ("0", "1", "2", "3"):
             self.fail(f"{value!r} is none of 0, 1, 2, 3, {', '.join(ZERO)}", param, ctx)
         return text
-
-
-class Named(click.ParamType[Any]):
-    """NAME=DURATION, e.g. chip=50000h."""
-
-    name = "CLASS=DURATION"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, float]:
-        """Split at the equals sign; the duration needs a unit."""
-        name, equals, text = str(value).partition("=")
-        if not equals:
-            self.fail(f"expected CLASS=DURATION such as chip=50000h, got {value!r}", param, ctx)
-        return name.strip().replace("_", " "), Seconds().convert(text, param, ctx)
 
 
 class Tokens(click.ParamType[float]):

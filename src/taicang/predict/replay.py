@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -17,12 +17,15 @@ from taicang.errors import InvalidInput, NotModelled, TaicangError
 from taicang.hardware import Machine
 from taicang.models.types import Model
 from taicang.plans import ServePlan, decode_batch, prefill_batch
+from taicang.predict.faults import Faults
+from taicang.predict.faults import plan as plan_faults
 from taicang.predict.infer import SKEW, describe
 from taicang.search.choices import default_stack, quantisation
 from taicang.search.space import usual
-from taicang.serve import gaps, trouble
+from taicang.serve import gaps
 from taicang.serve.build import Keeping, Pool, Tier, cluster, swap_tokens
 from taicang.serve.clients import ClosedLoop, OpenLoop
+from taicang.serve.cluster import Cluster
 from taicang.serve.evict import Eviction
 from taicang.serve.log import Log
 from taicang.serve.memory import memory_use
@@ -60,6 +63,7 @@ class Replay:
     summary: Summary
     notes: tuple[str, ...]
     """What the traffic's reader left out or assumed, and what is not known."""
+    outages: tuple[Down, ...]
     table: dict[str, Any]
     """A row per finished request (see docs/reference/results.md)."""
     usage: dict[str, Any]
@@ -68,6 +72,15 @@ class Replay:
     """A row per step of each instance."""
     digest: str
     version: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Down:
+    """A time in which an instance did not serve (``until_s`` None: to the end)."""
+
+    instance: int
+    from_s: float
+    until_s: float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,8 +111,7 @@ class System:
     eviction: Eviction = "lru"
     ttl_s: float | None = None
     """Blocks in ``tiers`` go when unused for so long (None: never)."""
-    failures: Sequence[tuple[int, float, float | None]] = ()
-    """(instance, seconds until it fails, seconds until it serves again or None)."""
+    faults: Faults = field(default_factory=Faults)
     approximate: bool = False
     sets: Sequence[str] = ()
 
@@ -133,23 +145,18 @@ def replay(
     made = cluster(
         pools[0], pools[1] if len(pools) > 1 else None,
         context=context, keeping=_keeping(trace, system), router=system.router, seed=seed,
+        jitter_s=system.faults.jitter_s,
     )  # fmt: skip
-    for number, at_s, down_s in system.failures:
-        if number >= len(made.instances):
-            raise InvalidInput(f"there is no instance {number} of {len(made.instances)}", where="--fail")
-        victim = made.instances[number]
-        made.later(round(at_s * SECOND), trouble.fail, victim)
-        if down_s is not None:
-            made.later(round((at_s + down_s) * SECOND), trouble.repair, victim)
+    plan_faults(made, pools, system.faults, seed=seed)
     finished, made.log = Record(), Log()
     if clients:
         loop: OpenLoop | ClosedLoop = ClosedLoop(trace, clients, think_s=think_s, random_think=random_think, seed=seed)
-        serve(made, loop.arrivals(), finished, after=loop.after, progress=progress)
+        whole = serve(made, loop.arrivals(), finished, after=loop.after, progress=progress)
     else:
         if not len(trace.arrival_s):
             raise InvalidInput(f"{trace.name} has no times: give --rate or --closed-loop")
         loop = OpenLoop(trace)
-        serve(made, loop.arrivals(), finished, after=loop.after if loop.waits else None, progress=progress)
+        whole = serve(made, loop.arrivals(), finished, after=loop.after if loop.waits else None, progress=progress)
     limits = limits or Limits()
     table = finished.columns() | gaps.by_request(made.log, finished.ticks())
     if trace.session is not None:
@@ -172,9 +179,13 @@ def replay(
             requests=len(trace),
             limits=limits,
             energy_j=None if np.isnan(energy_j) else energy_j,
-            partial=len(finished) < len(trace),
+            partial=not whole,
         ),
-        notes=(*trace.notes, *_unknown(machine)),
+        notes=(*trace.notes, *_unknown(machine), *_switched(made)),
+        outages=tuple(
+            Down(instance=name, from_s=begun / SECOND, until_s=back / SECOND if back >= 0 else None)
+            for name, begun, back in made.outages
+        ),
         table=table,
         usage=busy,
         log=made.log,
@@ -201,6 +212,12 @@ def _parts(pools: Sequence[Pool]) -> list[Part]:
 def _keeping(trace: Trace, system: System) -> Keeping:
     ttl_s = float("inf") if system.ttl_s is None else system.ttl_s
     return Keeping(block_tokens=trace.block, tiers=system.tiers, eviction=system.eviction, ttl_s=ttl_s)
+
+
+def _switched(made: Cluster) -> tuple[str, ...]:
+    if not made.switches:
+        return ()
+    return ("an instance that changed its pool counts, in load and power over time, to the one where it began",)
 
 
 def _unknown(machine: Machine) -> tuple[str, ...]:

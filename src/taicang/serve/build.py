@@ -7,15 +7,17 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from taicang.errors import InvalidInput
+from taicang.errors import InvalidInput, NotModelled
 from taicang.models.count import kv_cache_bytes
 from taicang.ops import Transfer
 from taicang.serve.cache import Cache
 from taicang.serve.cluster import Cluster
 from taicang.serve.evict import Eviction
 from taicang.serve.instance import Instance
+from taicang.serve.kit import Kit
 from taicang.serve.link import NO_TIME, Link
 from taicang.serve.memory import memory_use
+from taicang.serve.pace import Jitter
 from taicang.serve.request import FOREVER, SECOND
 from taicang.serve.router import Router
 from taicang.serve.scheduler import Limits
@@ -27,6 +29,8 @@ from taicang.units import show
 
 PAGE = 16
 """Tokens of a page, as most engines have it."""
+CACHE_PLANES = ("rdma", "scale_up", "vpc")
+"""Planes that caches move on between pools: the first that the machine has."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,28 +86,39 @@ def cache_tokens(setup: Setup, limits: Limits, context: float) -> int:
     return int(float(empty.spare_bytes) / float(each) * context)
 
 
-def instances(
-    pool: Pool,
-    *,
-    context: float,
-    keeping: Keeping,
-    role: str = "both",
-    first: int = 0,
-    seed: int = 0,
-    single: bool = False,
-) -> list[Instance]:
-    """The instances of ``pool``, numbered from ``first``."""
+def kit(pool: Pool, *, context: float, keeping: Keeping, seed: int = 0) -> Kit:
+    """What each instance of ``pool`` is made of."""
     setup, limits, block = pool.setup, pool.limits, keeping.block_tokens
     page = PAGE if block % PAGE == 0 else 1
     pages = cache_tokens(setup, limits, context) // page
-    table = StepTable(setup, sequences=limits.sequences, tokens=limits.tokens)
-    swap = link(setup, setup, "host") if limits.swap_tokens else NO_TIME
-    made = []
-    for at in range(pool.instances):
-        caches = [Cache(pages, page, block, keeping.eviction) for _ in range(setup.plan.dp)]
-        draw = drafting(int(setup.plan.draft_tokens), setup.plan.acceptance_ratio, seed + first + at)
-        made.append(Instance(first + at, table, limits, caches, role=role, single=single, steps_of=draw, swap=swap))
-    return made
+    return Kit(
+        table=step_table(pool),
+        limits=limits,
+        cache=Cache(pages, page, block, keeping.eviction),
+        groups=setup.plan.dp,
+        draw=lambda name: drafting(int(setup.plan.draft_tokens), setup.plan.acceptance_ratio, seed + name),
+    )
+
+
+def step_table(pool: Pool) -> StepTable:
+    """Times of the steps that instances of ``pool`` may make."""
+    return StepTable(pool.setup, sequences=pool.limits.sequences, tokens=pool.limits.tokens)
+
+
+def instances(
+    pool: Pool, made_of: Kit, *, role: str, first: int = 0, seed: int = 0, single: bool = False, jitter_s: float = 0.0
+) -> list[Instance]:
+    """The instances of ``pool``, numbered from ``first``; their hosts are late by ``jitter_s`` in the mean."""
+    setup = pool.setup
+    swap = link(setup, setup, "host") if pool.limits.swap_tokens else NO_TIME
+    return [
+        Instance(
+            name, made_of.table, made_of.limits, made_of.caches(), role=role, single=single,
+            steps_of=made_of.draw(name), swap=swap,
+            jitter=Jitter(jitter_s, setup.plan.ranks, seed + name) if jitter_s else None,
+        )
+        for name in range(first, first + pool.instances)
+    ]  # fmt: skip
 
 
 def drafting(drafts: int, acceptance: float, seed: int) -> Callable[[int], int] | None:
@@ -128,7 +143,9 @@ def drafting(drafts: int, acceptance: float, seed: int) -> Callable[[int], int] 
 
 def link(prefill: Setup, decode: Setup, plane: str = "") -> Link:
     """The move of one prompt's cache: each rank of the instance moves its share at once."""
-    plane = plane or ("rdma" if "rdma" in prefill.machine.planes else "scale_up")
+    plane = plane or next((each for each in CACHE_PLANES if each in prefill.machine.planes), "")
+    if not plane:
+        raise NotModelled(f"{prefill.machine.name} has no plane for caches to move on ({', '.join(CACHE_PLANES)})")
 
     def seconds(tokens: float) -> float:
         whole = float(kv_cache_bytes(decode.model, tokens, decode.plan.quant.kv))
@@ -182,14 +199,19 @@ def cluster(
     router: str = "least-loaded",
     seed: int = 0,
     single: bool = False,
+    jitter_s: float = 0.0,
 ) -> Cluster:
     """A serving system: one pool that does both, or prompts in ``entry`` and answers in ``decode``."""
     keeping = keeping or Keeping()
-    role = "both" if decode is None else "prefill"
-    first = instances(entry, context=context, keeping=keeping, role=role, seed=seed, single=single)
-    beside = store(entry.setup, keeping)
-    if decode is None:
-        return Cluster(first, router=Router(router, seed), store=beside)
-    second = instances(decode, context=context, keeping=keeping, first=len(first), seed=seed, single=single)
-    way = link(entry.setup, decode.setup)
-    return Cluster(first, decode=second, router=Router(router, seed), link=way, store=beside)
+    pools = {"both": entry} if decode is None else {"prefill": entry, "decode": decode}
+    kits = {role: kit(pool, context=context, keeping=keeping, seed=seed) for role, pool in pools.items()}
+    made: list[list[Instance]] = []
+    first = 0
+    for role, pool in pools.items():
+        made.append(instances(pool, kits[role], role=role, first=first, seed=seed, single=single, jitter_s=jitter_s))
+        first += pool.instances
+    way = link(entry.setup, decode.setup) if decode is not None else None
+    return Cluster(
+        made[0], decode=made[1] if decode is not None else (), router=Router(router, seed), link=way,
+        store=store(entry.setup, keeping), kits=kits,
+    )  # fmt: skip

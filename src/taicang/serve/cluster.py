@@ -6,7 +6,7 @@ Clock-free as its instances are: every call takes the time and returns events fo
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -14,6 +14,7 @@ from taicang.errors import InvalidInput
 from taicang.events import Events
 from taicang.serve import trouble
 from taicang.serve.instance import Instance
+from taicang.serve.kit import Kit
 from taicang.serve.link import NO_TIME, Link
 from taicang.serve.log import Log
 from taicang.serve.request import Request
@@ -32,8 +33,8 @@ class Cluster:
     """
 
     __slots__ = (
-        "_free_at", "_touched", "decode", "down", "drained", "entry", "events", "held", "leaving", "link", "log",
-        "moved_tokens", "on_left", "outages", "parked", "refit", "retries", "router", "split", "store", "switch_ticks",
+        "_free_at", "_touched", "decode", "down", "drained", "entry", "events", "held", "kits", "leaving", "link",
+        "log", "moved_tokens", "on_left", "outages", "parked", "retries", "router", "split", "store", "switch_ticks",
         "switches",
     )  # fmt: skip
 
@@ -47,7 +48,7 @@ class Cluster:
         store: Store | None = None,
         on_left: Callable[[Request, int], None] | None = None,
         retries: int | None = None,
-        refit: Callable[[Instance, str], None] | None = None,
+        kits: Mapping[str, Kit] | None = None,
         switch_ticks: int = 0,
     ) -> None:
         self.entry = list(entry)
@@ -62,10 +63,10 @@ class Cluster:
         """Where steps are noted, if anywhere."""
         self.retries = sys.maxsize if retries is None else retries
         """Times that a request is tried again after it lost its cache."""
-        self.refit = refit
-        """Sets an instance up for the role "prefill" or "decode"."""
+        self.kits = dict(kits or {})
+        """What instances are made of, by role; needed only where they are to change."""
         self.switch_ticks = switch_ticks
-        """How long that takes."""
+        """How long it takes to set an instance up for another role."""
         self.moved_tokens = 0
         self.switches = 0
         """Instances that changed their pool."""
@@ -230,6 +231,7 @@ class Cluster:
         if lost:
             if others == other.failures:
                 other.withdraw(request, at)
+            request.lose(request.need)
             trouble.again(self, request, now)
             return
         if others != other.failures:  # it never came there: it goes elsewhere

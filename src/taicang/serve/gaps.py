@@ -59,10 +59,11 @@ def overall(log: Log, names: list[int]) -> tuple[NDArray[Any], NDArray[Any]]:
 
 
 def by_request(log: Log, raw: Mapping[str, NDArray[np.int64]]) -> dict[str, NDArray[Any]]:
-    """Median, 99th percentile and longest gap of each request in seconds; NaN where it was preempted or has none."""
+    """Median, 99th percentile and longest gap of each request in seconds; NaN where it was interrupted or has none."""
     count = len(raw["id"])
     found = {f"itl_{name}_s": np.full(count, np.nan) for name in ("p50", "p99", "max")}
-    usable = (raw["output"] > 1) & (raw["preempted"] == 0) & (raw["first"] >= 0)
+    whole = (raw["preempted"] == 0) & (raw["retries"] == 0) & (raw["failed"] == 0)
+    usable = (raw["output"] > 1) & whole & (raw["first"] >= 0)
     for name in np.unique(raw["place"]).tolist():
         chosen = np.flatnonzero(usable & (raw["place"] == name))
         if len(chosen):

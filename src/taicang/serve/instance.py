@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 from taicang.serve.cache import Cache
 from taicang.serve.group import Group
+from taicang.serve.kit import Kit
 from taicang.serve.lanes import Lanes
 from taicang.serve.link import NO_TIME, Link
 from taicang.serve.pace import Jitter
@@ -30,8 +31,8 @@ class Instance:
 
     __slots__ = (
         "_context", "_end", "_growth", "_heap", "_joined", "_k", "_rides", "_row", "_start", "_sums", "_work", "busy",
-        "coming", "failures", "groups", "hungry", "jitter", "lanes", "limits", "name", "refused", "role", "safe",
-        "sending", "single", "stall", "steps", "steps_of", "steps_run", "swap", "table", "version",
+        "coming", "failures", "groups", "hungry", "jitter", "lanes", "limits", "name", "ratio", "refused", "role",
+        "safe", "sending", "single", "stall", "steps", "steps_of", "steps_run", "swap", "table", "version",
     )  # fmt: skip
 
     def __init__(
@@ -57,6 +58,8 @@ class Instance:
         self.swap = swap
         """The way to host memory."""
         self.jitter = jitter
+        self.ratio = 1.0
+        """By which its steps are longer than those of its kit."""
         self.stall = 0
         """Ticks by which the next step is longer: sequences are swapped before it runs."""
         self.refused: list[Request] = []
@@ -127,15 +130,14 @@ class Instance:
         group.promised -= -(-footprint(request, self.limits) // group.cache.page)
         self.lanes.leave(at)
 
-    def refit(
-        self, role: str, table: StepTable, limits: Limits, caches: list[Cache], steps_of: Callable[[int], int] | None
-    ) -> None:
+    def refit(self, role: str, kit: Kit) -> None:
         """Set up anew for ``role``, with nothing here."""
         assert self.idle
         assert not self.requests
-        self.role, self.table, self.limits, self.steps_of = role, table, limits, steps_of
-        self.groups = [Group(cache, reserve=limits.reserve, step=self.steps) for cache in caches]
-        self.lanes = Lanes(len(caches))
+        self.role, self.limits, self.steps_of = role, kit.limits, kit.draw(self.name)
+        self.table = kit.table.slower(self.ratio)
+        self.groups = [Group(cache, reserve=kit.limits.reserve, step=self.steps) for cache in kit.caches()]
+        self.lanes = Lanes(kit.groups)
         self.hungry, self._heap, self._work = {}, [], []
         self.safe = FOREVER
 
@@ -359,25 +361,33 @@ class Instance:
             return self.steps + (now >= self._end)
         return self.steps + min(self._steps_in(now - self._start + 1) - 1, self._k)
 
-    def fail(self, now: int) -> list[Request]:
-        """All caches are lost. Returns the requests that were here; their users keep the tokens made so far."""
-        upto = self._reached(now)
-        self.steps_run += upto - self.steps
-        self.steps = upto
+    def stop(self, now: int) -> None:
+        """Break off what runs: of a stretch the steps that are over count."""
+        if self._end < 0:
+            self._k = 0
+            return
+        self._k = self._reached(now) - self.steps
+        self.busy += now - self._start
+        self._end = -1
+        self.version += 1
+
+    def fail(self) -> list[Request]:
+        """After ``stop``: all caches are lost. Returns the requests that were here; their users keep what was made."""
+        upto = self.steps + self._k
+        self.steps_run += self._k
+        self.steps, self._k = upto, 0
         lost: list[Request] = []
         for group in self.groups:
             for request in group.running:
                 request.made += self.made(request, upto)
-                request.restart()
+                request.lose(request.input + request.made - 1)
             for request in (*group.prefilling, *group.waiting):
-                request.restart()
+                request.lose(request.done)
             lost += [*group.running, *group.prefilling, *group.waiting]
         self.groups = [Group(g.cache.emptied(), reserve=g.reserve, step=upto) for g in self.groups]
         self.hungry, self._heap, self._work = {}, [], []
         self.lanes = Lanes(len(self.groups))
         self.safe = FOREVER
-        self._end = -1
-        self.version += 1
         return lost
 
     def made(self, request: Request, upto: int) -> int:

@@ -16,7 +16,7 @@ COARSE = 10
 STAMP = SECOND >> COARSE
 """Stamps of a second."""
 TIMES = ("arrival", "started", "first", "moved", "end", "fetching")
-COUNTS = ("id", "input", "output", "cached", "pooled", "preempted", "swaps", "place")
+COUNTS = ("id", "input", "output", "cached", "pooled", "preempted", "swaps", "retries", "lost", "failed", "place")
 WIDTH = len(TIMES) + len(COUNTS)
 
 
@@ -38,7 +38,7 @@ class Record:
         self._rows.extend(
             (r.arrival >> COARSE, r.started >> COARSE, r.first >> COARSE, r.moved >> COARSE, r.end >> COARSE,
              r.fetching >> COARSE, r.id,
-             r.input, r.output, r.cached, r.pooled, r.preempted, r.swaps, r.place)
+             r.input, r.output, r.cached, r.pooled, r.preempted, r.swaps, r.retries, r.lost, r.failed, r.place)
         )  # fmt: skip
 
     def ticks(self) -> dict[str, NDArray[np.int64]]:
@@ -49,11 +49,11 @@ class Record:
     def columns(self) -> dict[str, NDArray[Any]]:
         """In order of ending; times in seconds from the clock's start, lengths in tokens.
 
-        A request that was turned away has no first token: its latencies are NaN, and it ends when it was told.
+        A request that was turned away or given up has no latencies (NaN); it ends when its user was told.
         """
         raw = self.ticks()
         arrival, started, first, moved, end, fetching = (raw[name] / STAMP for name in TIMES)
-        served, begun = raw["first"] >= 0, raw["started"] >= 0
+        served, begun = (raw["first"] >= 0) & (raw["failed"] == 0), raw["started"] >= 0
         return {
             "id": raw["id"].copy(),
             "arrival_s": arrival,
@@ -69,5 +69,8 @@ class Record:
             "load_s": fetching,
             "preempted": raw["preempted"].copy(),
             "swaps": raw["swaps"].copy(),
+            "retries": raw["retries"].copy(),
+            "lost_tokens": raw["lost"].copy(),
+            "failed": raw["failed"].copy(),
             "instance": raw["place"].copy(),
         }

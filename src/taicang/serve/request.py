@@ -7,7 +7,8 @@ from collections.abc import Sequence
 SECOND = 10**15
 """Ticks of a second. Time is whole femtoseconds, so that a thousand steps at once end at the very tick at which a
 thousand steps one by one do."""
-FOREVER = 1 << 62
+FOREVER = 1 << 90
+"""Beyond all times in ticks (a million years) and all counts of steps."""
 
 
 class Request:
@@ -85,3 +86,10 @@ class Request:
         self.need = self.input + self.made
         self.done = self.nodes = self.pages = self.loaded = self.swapped = 0
         self.ticket = -1
+
+    def lose(self, tokens: int) -> None:
+        """The cache of ``tokens`` tokens is lost to a failure."""
+        if tokens:
+            self.lost += tokens
+            self.retries += 1
+        self.restart()

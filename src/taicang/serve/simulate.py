@@ -38,19 +38,24 @@ def serve(
     *,
     after: Callable[[Request, int], Request | None] | None = None,
     progress: Callable[[int, int], None] | None = None,
-) -> None:
+) -> bool:
     """Serve ``arrivals`` (in order of time); requests go to ``finished`` in order of finishing.
 
     ``after(request, now)`` makes the request that its client sends next (closed loop); its arrival may not lie before
-    ``now``. ``progress(finished, now)`` is called every 4,096 events. A ``KeyboardInterrupt`` ends the run early.
+    ``now``. ``progress(finished, now)`` is called every 4,096 events. Returns whether the run came to its end: every
+    request has ended, or waits for an instance that nothing brings back. A ``KeyboardInterrupt`` ends it early.
     """
     events = cluster.events
+    under_way = 0
 
     def left(request: Request, now: int) -> None:
+        nonlocal under_way
+        under_way -= 1
         finished.append(request)
         if after is not None:
             following = after(request, now)
             if following is not None:
+                under_way += 1
                 events.push(following.arrival, ARRIVAL, following)
 
     cluster.on_left = left
@@ -63,10 +68,11 @@ def serve(
             if coming is not None and (now is None or coming.arrival <= now):
                 now = coming.arrival
                 while coming is not None and coming.arrival == now:
+                    under_way += 1
                     cluster.submit(coming, now)
                     coming = next(source, None)
-            if now is None:
-                break
+            if now is None or not (under_way or coming):
+                return True
             while events.next == now:
                 _, kind, _, what, version = events.pop()
                 cluster.happen(now, kind, what, version)
@@ -75,4 +81,4 @@ def serve(
             if progress is not None and count % 4096 == 0:
                 progress(len(finished), now)
     except KeyboardInterrupt:
-        return
+        return False

@@ -221,6 +221,8 @@ class StepTable:
 
     def slower(self, ratio: float) -> StepTable:
         """The same with all steps longer by ``ratio``."""
+        if ratio == 1.0:
+            return self
         made = copy(self)
         made._rows, made._ratio = {}, self._ratio * ratio
         return made

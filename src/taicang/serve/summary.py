@@ -60,6 +60,29 @@ class Tier:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Losses:
+    """What failures did."""
+
+    failures: int
+    """Of instances."""
+    down_s: float
+    """Time that instances were down, summed over them."""
+    retries: int
+    """Times that a request started over because its cache was lost."""
+    lost_tokens: int
+    """Of cache, computed in vain."""
+    given_up: int
+    """Requests that started over too often."""
+    stranded: int
+    """Requests that still wait, for an instance that nothing brings back."""
+    switches: int
+    """Instances that went over to the other pool."""
+
+    def __bool__(self) -> bool:
+        return any((self.failures, self.retries, self.given_up, self.stranded, self.switches))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
     """Rates count from the first arrival to the last end; ``goodput`` counts requests within both limits."""
 
@@ -67,6 +90,7 @@ class Summary:
     finished: int
     turned_away: int
     """Requests whose deadline passed before they were served: within no limit, and in none of the figures but these."""
+    losses: Losses
     span_s: float
     requests_per_s: float
     input_tokens_per_s: float
@@ -138,7 +162,8 @@ def summarise(
     return Summary(
         requests=requests,
         finished=int(served.sum()),
-        turned_away=count - int(served.sum()),
+        turned_away=int(np.isnan(table["queue_s"]).sum()),
+        losses=_losses(table, cluster, stranded=0 if partial else requests - count),
         span_s=span,
         requests_per_s=float(served.sum()) * rate,
         input_tokens_per_s=prompt * rate,
@@ -162,6 +187,20 @@ def summarise(
         power_w=None if energy_j is None or not count else energy_j / max(float(end.max()), 1e-12),
         output_tokens_per_j=None if not energy_j else made / energy_j,
         partial=partial,
+    )
+
+
+def _losses(table: Mapping[str, NDArray[Any]], cluster: Cluster, *, stranded: int) -> Losses:
+    end = float((table["arrival_s"] + table["e2e_s"]).max()) if len(table["id"]) else 0.0
+    spans = [(begun / SECOND, min(back / SECOND, end) if back >= 0 else end) for _, begun, back in cluster.outages]
+    return Losses(
+        failures=len(spans),
+        down_s=sum(max(back - begun, 0.0) for begun, back in spans),
+        retries=int(table["retries"].sum()),
+        lost_tokens=int(table["lost_tokens"].sum()),
+        given_up=int(table["failed"].sum()),
+        stranded=stranded,
+        switches=cluster.switches,
     )
 
 

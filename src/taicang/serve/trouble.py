@@ -1,13 +1,15 @@
 """What happens to a serving system while it serves: instances fail, return, are drained, slow down, change their pool.
 
-Each function takes the cluster, the instance and the time last, so that ``Cluster.later`` can plan it as an event.
+Each function takes the cluster first and the time last, so that ``Cluster.later`` can plan it as an event.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from taicang.serve.instance import Instance
+from taicang.serve.link import Link
 from taicang.serve.request import Request
 from taicang.serve.steptable import StepTable
 
@@ -17,27 +19,40 @@ if TYPE_CHECKING:
 
 def fail(cluster: Cluster, instance: Instance, now: int) -> None:
     """``instance`` is lost with all its caches; its requests start over elsewhere."""
-    if instance in cluster.down:
-        return
-    cluster.down[instance] = _taken_out(cluster, instance)
-    cluster.leaving.pop(instance, None)
-    cluster.outages.append((instance.name, now, -1))
+    fail_together(cluster, [instance], now)
+
+
+def fail_together(cluster: Cluster, instances: Sequence[Instance], now: int) -> None:
+    """The same for several at once: no request goes from one of them to another."""
+    failing = [each for each in instances if each not in cluster.down]
+    for each in failing:
+        cluster.down[each] = _taken_out(cluster, each)
+        cluster.leaving.pop(each, None)
+        cluster.outages.append((each.name, now, -1))
+    for each in failing:
+        for request in _lost(cluster, each, now):
+            again(cluster, request, now)
+
+
+def _lost(cluster: Cluster, instance: Instance, now: int) -> list[Request]:
+    """Stop ``instance``; returns the requests whose caches were there."""
+    running = not instance.idle
+    instance.stop(now)
+    if running and cluster.log is not None:
+        cluster.log.step(instance, now)
     instance.failures += 1
+    instance.sending = 0
     if cluster.store is not None:
         cluster.store.lose(instance.name)
-    instance.sending = 0
     held = [request for request, source in cluster.held if source is instance]
     cluster.held = [(request, source) for request, source in cluster.held if source is not instance]
-    for request in (*instance.fail(now), *held):
-        again(cluster, request, now)
+    for request in held:
+        request.lose(request.need)
+    return [*instance.fail(), *held]
 
 
 def again(cluster: Cluster, request: Request, now: int) -> None:
-    """The cache of ``request`` is lost: it starts over, or is given up after so many tries."""
-    if request.started >= 0:
-        request.lost += request.done if request.made == 0 else request.input + request.made
-        request.retries += 1
-    request.restart()
+    """The cache of ``request`` was lost: it starts over, or is given up after so many tries."""
     if request.retries > cluster.retries:
         request.end = now
         request.failed = True
@@ -75,10 +90,24 @@ def drain(cluster: Cluster, instance: Instance, now: int) -> None:
         cluster.drained[instance] = _taken_out(cluster, instance)
 
 
-def pace(cluster: Cluster, instance: Instance, table: StepTable, now: int) -> None:
-    """From the next step on ``instance`` takes the times of ``table``."""
+def pace(cluster: Cluster, instance: Instance, ratio: float, now: int) -> None:
+    """From the next step on those of ``instance`` are longer than their kit's by ``ratio``."""
+    instance.ratio = ratio
+    _apply(cluster, instance, now)
+
+
+def reprice(cluster: Cluster, tables: Mapping[str, StepTable], link: Link, now: int) -> None:
+    """The machine has changed: from their next steps on instances take the times of their role's table."""
+    cluster.link = link
+    for role, table in tables.items():
+        cluster.kits[role].table = table
+    for instance in cluster.instances:
+        _apply(cluster, instance, now)
+
+
+def _apply(cluster: Cluster, instance: Instance, now: int) -> None:
     end = instance.cut(now)
-    instance.table = table
+    instance.table = cluster.kits[instance.role].table.slower(instance.ratio)
     cluster.ends(instance, end)
 
 
@@ -86,7 +115,7 @@ def switch(cluster: Cluster, instance: Instance, now: int) -> None:
     """``instance`` goes over to the other pool: it serves what it has, then is set up anew. The last one of a pool
     stays."""
     pool = cluster.entry if instance in cluster.entry else cluster.decode
-    if not cluster.split or cluster.refit is None or instance not in pool or len(pool) == 1:
+    if not cluster.split or instance not in pool or len(pool) == 1:
         return
     pool.remove(instance)
     cluster.leaving[instance] = cluster.decode if pool is cluster.entry else cluster.entry
@@ -104,8 +133,8 @@ def _switched(cluster: Cluster, instance: Instance, failures: int, now: int) -> 
     if pool is None or failures != instance.failures:
         return
     del cluster.leaving[instance]
-    assert cluster.refit is not None
-    cluster.refit(instance, "decode" if pool is cluster.decode else "prefill")
+    role = "decode" if pool is cluster.decode else "prefill"
+    instance.refit(role, cluster.kits[role])
     cluster.switches += 1
     join(cluster, instance, pool, now)
 

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from taicang.hardware import Machine
-from taicang.train.failures import DAY, HOUR, Component, broken_chips, components, rates_per_s, with_mtbf
+from taicang.reliability import DAY, HOUR, Component, broken_chips, components, rates_per_s, with_mtbf
 from taicang.train.power import Power, job_power
 from taicang.train.step import TrainStep
 from taicang.units import Count
@@ -49,7 +49,7 @@ class Policy:
     spare_chips: int = 0
     """Idle chips that replace failed ones at once."""
     mtbf_s: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
-    """Mean time between failures of one component, by class, in place of ``failures.components``."""
+    """Mean time between failures of one component, by class, in place of ``reliability.components``."""
     kwh_usd: float = 0.08
     """Price of a kilowatt-hour."""
     chip_hour_usd: float = 0.0
