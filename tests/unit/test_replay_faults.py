@@ -82,7 +82,7 @@ def test_without_an_instance_left_requests_are_stranded_not_lost():
 
 def test_spare_chips_shorten_an_outage_while_there_are_any():
     long = [Outage(part="chip", number=0, at_s=2.0, down_s=10.0), Outage(part="chip", number=2, at_s=3.0, down_s=10.0)]
-    faults = {n: Faults(outages=long, spare_chips=n, restart_s=1.0) for n in (0, 1, 2)}
+    faults = {n: Faults(outages=long, spare_chips=n, restart=1.0) for n in (0, 1, 2)}
     down = {n: serve(each, instances=3).summary.losses.down_s for n, each in faults.items()}
     assert down[0] > down[1] > down[2] == pytest.approx(2.0)
     with pytest.raises(InvalidInput, match="--spares"):
@@ -91,7 +91,7 @@ def test_spare_chips_shorten_an_outage_while_there_are_any():
 
 def test_breakdowns_come_at_their_rate_and_from_the_seed():
     trace = arriving(fixed(2000, 100, 5), 1.0)
-    faults = Faults(mtbf_s={"software": 400.0}, restart_s=2.0)
+    faults = Faults(mtbf_s={"software": 400.0}, restart=2.0)
     first, again, other = (serve(faults, trace, seed=seed) for seed in (1, 1, 2))
     assert first.outages == again.outages != other.outages
     expected = 8 * first.summary.span_s / 400.0
@@ -170,7 +170,7 @@ def test_a_drained_instance_takes_nothing_and_loses_nothing():
 
 def test_an_instance_changes_its_pool():
     pools = {"plan": None, "instances": None, "prefill": "3x1", "decode": "1x1"}
-    faults = Faults(switched=[(0, 5.0)], restart_s=1.0)
+    faults = Faults(switched=[(0, 5.0)], restart=1.0)
     result = serve(faults, **pools)
     assert result.summary.losses.switches == 1
     assert result.summary.finished == 240

@@ -33,6 +33,16 @@ class Event(click.ParamType[tuple[str, float, float | None]]):
         return what, parse(begin, "s", where=where), parse(lasts, "s", where=where) if lasts else None
 
 
+class Restart(Seconds):
+    """A duration, or where the weights come from."""
+
+    name = "DURATION|cold|warm"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The words as they are."""
+        return value if value in ("cold", "warm") else super().convert(value, param, ctx)
+
+
 FAULTS = stacked(
     click.option("--fail", "outages", type=Event("PART@TIME[+TIME]", "3@60s+5min"), multiple=True,
                  help="A part fails (and is repaired): an instance by number, or chip:N, node:N, rack:N, switch:N."),
@@ -50,8 +60,9 @@ FAULTS = stacked(
                  help="An instance goes over to the other pool once its work is done."),
     click.option("--spares", type=click.IntRange(0), default=0, show_default=True,
                  help="Idle chips that stand in for failed ones."),
-    click.option("--restart", type=Seconds(), default=600.0, show_default="600s",
-                 help="Restart on spare chips, after random failures, or in the other pool."),
+    click.option("--restart", type=Restart(), default=600.0, show_default="600s",
+                 help="Restart on spare chips, after random failures, or in the other pool: a time, or cold or warm: "
+                 "weights come from an object store, or from the hosts' memory pool."),
     click.option("--retries", type=click.IntRange(0),
                  help="Times that a request starts over after its cache was lost; default: until it is served."),
     click.option("--jitter", type=Seconds(), default=0.0,
@@ -80,7 +91,7 @@ def faults_from(options: Mapping[str, Any]) -> Faults:
     return Faults(
         outages=outages, degraded=_changes(options, "degrade"), slow=_changes(options, "slow"),
         drained=_changes(options, "drain"), switched=switched, breakdowns=options["breakdowns"],
-        mtbf_s=dict(options["mtbf"]), spare_chips=options["spares"], restart_s=options["restart"],
+        mtbf_s=dict(options["mtbf"]), spare_chips=options["spares"], restart=options["restart"],
         retries=options["retries"], jitter_s=options["jitter"],
     )  # fmt: skip
 

@@ -16,6 +16,7 @@ from taicang.serve.breakage import Breakage
 from taicang.serve.build import Pool, link, step_table
 from taicang.serve.cluster import Cluster
 from taicang.serve.instance import Instance
+from taicang.serve.loading import Source, loading_s
 from taicang.serve.request import FOREVER, SECOND
 
 
@@ -60,9 +61,10 @@ class Faults:
     """Mean time between failures of one component, by class; without ``breakdowns`` nothing else fails."""
     spare_chips: int = 0
     """Idle chips that stand in for failed ones."""
-    restart_s: float = 600.0
-    """Until an instance serves on spare chips, after a repair of parts that failed at random, or in its other pool
-    (assumed: detecting, scheduling, loading weights, warming up; as for training)."""
+    restart: float | Source = 600.0
+    """Seconds until an instance serves on spare chips, after a repair of parts that failed at random, or in its other
+    pool (assumed: detecting, scheduling, loading weights, warming up; as for training); or "cold" or "warm": as long as
+    its weights take (see ``serve.loading``)."""
     retries: int | None = None
     """Times that a request starts over after its cache was lost (None: until it is served)."""
     jitter_s: float = 0.0
@@ -76,12 +78,12 @@ def plan(cluster: Cluster, pools: Sequence[Pool], faults: Faults, *, seed: int) 
     """
     machine = pools[0].setup.machine
     cluster.retries = cluster.retries if faults.retries is None else faults.retries
-    cluster.switch_ticks = _ticks(faults.restart_s)
+    restart = _ticks(restart_s(pools, faults))
+    cluster.switch_ticks = restart
     members = _members(cluster, pools)
     spans = _spans(members)
     breakage = Breakage(
-        spans, spares=faults.spare_chips * machine.chip.dies, restart=_ticks(faults.restart_s), seed=seed,
-        dies=machine.chip.dies,
+        spans, spares=faults.spare_chips * machine.chip.dies, restart=restart, seed=seed, dies=machine.chip.dies,
     )  # fmt: skip
     used = sum(len(span) for span in spans.values()) + breakage.spares
     if faults.spare_chips and used > machine.ranks:
@@ -113,6 +115,13 @@ def plan(cluster: Cluster, pools: Sequence[Pool], faults: Faults, *, seed: int) 
             raise InvalidInput("one plane can be worse than usual at a time", where="--degrade")
     for change in degraded:
         _degrade(cluster, pools, change, breakage)
+
+
+def restart_s(pools: Sequence[Pool], faults: Faults) -> float:
+    """Seconds that the restart of an instance takes, that of the slower pool."""
+    if isinstance(faults.restart, str):
+        return max(loading_s(pool.setup, faults.restart) for pool in pools)
+    return faults.restart
 
 
 def _ticks(seconds: float) -> int:
