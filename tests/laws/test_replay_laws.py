@@ -72,6 +72,7 @@ def workloads(draw: st.DrawFn) -> dict[str, object]:
         "late": draw(st.sampled_from(["serve", "serve", "turn_away"])),
         "swap": draw(st.sampled_from([0, 500, 100_000])),
         "poll": draw(st.sampled_from([1, 1, 7])),
+        "hold": draw(st.sampled_from([0, 0, 5])),
         "router": draw(st.sampled_from(ROUTERS)),
         "trouble": draw(st.lists(st.tuples(st.integers(1, 3000), st.sampled_from(TROUBLE)), max_size=4)),
         "retries": draw(st.sampled_from([None, None, 0, 1])),
@@ -90,7 +91,7 @@ def run(load: dict[str, object], *, single: bool) -> tuple[Cluster, list[Request
     def limits(role: str) -> Limits:
         return Limits(
             policy="mixed" if role != "both" else load["policy"],  # type: ignore[arg-type]
-            tokens=load["tokens"], sequences=load["sequences"], poll=load["poll"],  # type: ignore[arg-type]
+            tokens=load["tokens"], sequences=load["sequences"], poll=load["poll"], hold=load["hold"], company_ratio=0.5,  # type: ignore[arg-type]
             reserve=(bool(load["reserve"]) or drafts > 0) and role != "prefill",
             order=load["order"], late=load["late"], swap_tokens=load["swap"],  # type: ignore[arg-type]
         )  # fmt: skip

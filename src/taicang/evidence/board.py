@@ -51,7 +51,11 @@ SUITES = (
         names=("training_dense", "training_moe", "training_lora", "training_megatron"),
     ),
     Suite(module="suite_scaling", names=("training_scaling",)),
-    Suite(module="suite_replay", names=("replay_ttft_agg", "replay_tpot_agg"), long=True),
+    Suite(
+        module="suite_replay",
+        names=("replay_ttft_agg", "replay_tpot_agg", "replay_ttft_disagg", "replay_tpot_disagg"),
+        long=True,
+    ),
     Suite(
         module="suite_published",
         names=(

@@ -18,10 +18,11 @@ One row is one served model under a closed loop of clients. Conventions of the s
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from taicang.catalog.models import model
+from taicang.evidence.launches import CACHE
 from taicang.evidence.systems import MACHINES
 from taicang.evidence.tables import lines
 from taicang.models.types import Latent, Model, routed
@@ -152,6 +153,8 @@ def _role(row: dict[str, str], prefix: str, net: Model, instances: int) -> Role:
         moe_tp, ep = 1, tp * dp
     machine = MACHINES[row["system"]]
     quant = quantisation(net, row["gemm_quant_mode"], row["backend"], machine, row["precision"])
+    if row["source"] == PUBLIC and not prefix:
+        quant = replace(quant, kv=CACHE.get((ENGINES[row["backend"]], net.name, machine), quant.kv))
     plan = ServePlan(
         tp=tp,
         dp=dp,

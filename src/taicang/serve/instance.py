@@ -30,9 +30,10 @@ class Instance:
     ``single`` steps one by one (for tests). ``steps_of`` draws the decode steps that some tokens need."""
 
     __slots__ = (
-        "_context", "_end", "_growth", "_heap", "_joined", "_k", "_rides", "_row", "_start", "_sums", "_work", "busy",
-        "coming", "failures", "groups", "hungry", "jitter", "lanes", "limits", "name", "ratio", "refused", "role",
-        "safe", "sending", "single", "stall", "steps", "steps_of", "steps_run", "swap", "table", "version",
+        "_context", "_end", "_growth", "_heap", "_joined", "_k", "_rides", "_row", "_since", "_start", "_sums",
+        "_work", "busy", "coming", "failures", "groups", "hungry", "jitter", "lanes", "limits", "name", "ratio",
+        "refused", "role", "safe", "sending", "single", "stall", "steps", "steps_of", "steps_run", "swap", "table",
+        "version",
     )  # fmt: skip
 
     def __init__(
@@ -83,6 +84,7 @@ class Instance:
         self._sums: tuple[int, int, float, int] = NOTHING
         self._rides = False
         self._joined = 0
+        self._since = -1
         self._start = self._end = -1
         self._k = self._context = self._growth = 0
         self._row: Row | None = None
@@ -139,7 +141,7 @@ class Instance:
         self.groups = [Group(cache, reserve=kit.limits.reserve, step=self.steps) for cache in kit.caches()]
         self.lanes = Lanes(kit.groups)
         self.hungry, self._heap, self._work = {}, [], []
-        self.safe = FOREVER
+        self.safe, self._since = FOREVER, -1
 
     def _queue(self, request: Request, at: int, now: int) -> int | None:
         request.group = at
@@ -148,7 +150,7 @@ class Instance:
         head = enqueue(group, request, self.limits)
         self.hungry[at] = None
         full = not head or group.n + len(group.prefilling) >= self.limits.sequences
-        if full and self.limits.poll == 1:  # it cannot join before another leaves
+        if full and self.limits.poll == 1 and not self.limits.hold:  # it cannot join before another leaves
             return None
         return self.cut(now)
 
@@ -186,22 +188,27 @@ class Instance:
         if self.steps >= self.safe:
             make_room(self)
         work: list[tuple[Request, int]] = []
-        gated = self.limits.poll > 1 and self._gated()
+        gated = (self.limits.poll > 1 or self.limits.hold > 0) and self._gated()
+        admitted = False
         for at in list(self.hungry) if self.hungry else ():
             group = self.groups[at]
             group.sync(self.steps)
             if group.waiting and group.waiting[0].done > 0 and not gated:
-                self._admit_ready(group)
+                admitted |= self._admit_ready(group)
             if group.waiting or group.prefilling:
                 before = len(group.prefilling)
                 work += fill(group, self.limits, self.table.query_len, now, self.refused, new=not gated)
-                if not group.reserve and len(group.prefilling) > before:  # else what ``make_room`` found still holds
-                    self.safe = min(self.safe, group.watch())
+                if len(group.prefilling) > before:
+                    admitted = True
+                    if not group.reserve:  # where nobody came, what ``make_room`` found still holds
+                        self.safe = min(self.safe, group.watch())
             if not group.waiting and not group.prefilling:
                 del self.hungry[at]
         for request in self.refused:
             request.end = now
             self.lanes.leave(request.group)
+        if self._since >= 0 and (admitted or not any(group.waiting for group in self.groups)):
+            self._since = -1
         self._work = work
         if work:
             return self._begin_prompts(now, work)
@@ -215,7 +222,7 @@ class Instance:
         if self.safe < FOREVER:
             k = min(k, self.safe - self.steps)
         if gated:
-            k = min(k, self.limits.poll - self.steps % self.limits.poll)
+            k = min(k, self._opens() - self.steps)
         if self.single or self.stall or self.refused:  # who stood behind a refused one is looked at with the next step
             k = 1
         self._rides = True
@@ -223,10 +230,28 @@ class Instance:
         return self._until(now, self._ticks(k))
 
     def _gated(self) -> bool:
-        """Whether new prompts are kept waiting for the next poll."""
-        if not self.hungry or self.steps % self.limits.poll == 0 or not any(group.n for group in self.groups):
+        """Whether new prompts are kept waiting."""
+        groups, limits = self.groups, self.limits
+        if not any(group.waiting for group in groups) or not self.lanes.alive:
+            self._since = -1
             return False
-        return len(self.groups) == 1 or not all(group.waiting for group in self.groups)
+        if self._since < 0:
+            self._since = self.steps
+        if self._opens() <= self.steps:
+            return False
+        if len(groups) > 1:
+            return not all(group.waiting for group in groups)
+        return not limits.hold or self._waiting(groups[0]) < limits.tokens * limits.company_ratio
+
+    def _opens(self) -> int:
+        """Decode step at which prompts that wait now need wait no longer."""
+        if self.limits.hold:
+            return self._since + self.limits.hold
+        return self.steps + -self.steps % self.limits.poll
+
+    @staticmethod
+    def _waiting(group: Group) -> int:
+        return sum(request.need - request.done for request in group.waiting)
 
     def _begin_prompts(self, now: int, work: list[tuple[Request, int]]) -> int:
         if len(self.groups) == 1:
@@ -388,22 +413,25 @@ class Instance:
         self.hungry, self._heap, self._work = {}, [], []
         self.lanes = Lanes(len(self.groups))
         self.safe = FOREVER
+        self._since = -1
         return lost
 
     def made(self, request: Request, upto: int) -> int:
         """Tokens since ``request`` joined the decode batch, at decode step ``upto``."""
         return min((upto - request.last) * self.table.growth // GRAIN, request.output - request.made - 1)
 
-    def _admit_ready(self, group: Group) -> None:
-        """Requests whose prompt was computed elsewhere join the decode batch as soon as there is room."""
+    def _admit_ready(self, group: Group) -> bool:
+        """Requests whose prompt was computed elsewhere join the decode batch while there is room; whether any did."""
+        before = group.n
         while group.waiting and group.waiting[0].done >= group.waiting[0].need > 0:
             request = group.waiting[0]
             tokens = footprint(request, self.limits)
             keep = 0 if self.limits.reserve else group.n + 1
             if group.n >= self.limits.sequences or not group.cache.admit(request, tokens, keep):
-                return
+                break
             group.waiting.popleft()
             request.done = request.need
             if request.swapped:
                 swap_in(self, group, request)
             self._join(group, request)
+        return group.n > before

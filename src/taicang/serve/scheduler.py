@@ -33,8 +33,12 @@ class Limits:
     """Share of the answer that ``reserve`` counts on: one half where pages follow the answers but are not followed here
     one by one (a mix of running sequences holds half of its answers)."""
     poll: int = 1
-    """While sequences decode, new prompts join only every so many steps; with several groups also as soon as all have
-    one (engines that look for requests now and then, or hold prompts back until the groups can start together)."""
+    """While sequences decode, new prompts join only every so many steps (engines that look for requests now and then);
+    with several groups also as soon as all have one."""
+    hold: int = 0
+    """While sequences decode, new prompts wait for company, at most so many steps: with several groups until all have
+    one, else until prompts for ``company_ratio`` of the token budget wait (TensorRT-LLM's balancing and batch wait)."""
+    company_ratio: float = 1.0
     order: Order = "arrival"
     """Who is served first: who came first, the smaller ``priority``, or the earlier ``deadline``; of equals who came
     first. Where pages run out, the last in this order leaves first."""
