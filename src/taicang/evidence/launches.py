@@ -7,12 +7,14 @@ while the rows were measured is taken. What no script states stays at the stack'
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 
 CACHE = {
     ("vllm", "llama-3.1-70b", "hgx-h100"): "fp8",
     ("vllm", "llama-3.1-70b", "hgx-h200"): "fp8",
     ("vllm", "llama-3.1-70b", "hgx-b200"): "fp8",
     ("vllm", "gpt-oss-120b", "hgx-b200"): "fp8",
+    ("vllm", "minimax-m2.5", "hgx-b200"): "fp8",
     ("sglang", "deepseek-v3", "hgx-b200"): "fp8",
     ("sglang", "deepseek-r1", "hgx-b200"): "fp8",
     ("sglang", "qwen3.5-397b-a17b", "hgx-h200"): "fp8",
@@ -45,12 +47,14 @@ def launch(
         if machine != "hgx-b200":
             return Launch(tokens=16384 if model.startswith("qwen") else 32768)
         if model.startswith("deepseek") and tp == 4 and not nvfp4:
-            return Launch(tokens=8192, hold=10)
+            return Launch(tokens=8192, hold=10, company_ratio=inf)
         # requests are looked for every so many steps; that they wait for the whole of them, not for half, is read off
         # calibrated-on rows
-        return Launch(tokens=16384 if nvfp4 else 32768, hold=30 if clients >= FEW else 10)
+        return Launch(tokens=16384 if nvfp4 else 32768, hold=30 if clients >= FEW else 10, company_ratio=inf)
     if engine == "vllm":
-        return Launch(tokens=8192, memory_ratio=0.95 if model == "minimax-m2.5" else 0.9)
+        if model == "minimax-m2.5" and machine == "hgx-b200":
+            return Launch(tokens=2 * prompt, memory_ratio=0.9)
+        return Launch(tokens=8192, memory_ratio=0.95 if (model, machine) == ("minimax-m2.5", "hgx-h200") else 0.9)
     if model == "gpt-oss-120b":
         return Launch(tokens=20000, hold=50 if dp > 1 else 0)
     if model == "llama-3.1-70b":

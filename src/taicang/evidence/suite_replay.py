@@ -68,13 +68,13 @@ CLIENTS: dict[tuple[str, str], Client] = {
     ("vllm", "binary"): Client(door_s=0.005, door_token_s=2.4e-5, tokens=2048),
     ("vllm", "decimal"): Client(door_s=0.03, door_token_s=1.2e-5, spread_ratio=0.3, warm=True),
     ("vllm", "pools"): Client(),
-    ("sglang", "public"): Client(door_s=0.16),
+    ("sglang", "public"): Client(door_s=0.15),
     ("sglang", "binary"): Client(door_s=0.105, poll=20, tokens=16384),
     ("sglang", "decimal"): Client(door_s=0.065, poll=20, tokens=16384, spread_ratio=0.1),
     ("sglang", "pools"): Client(tokens=16384, rounds=5, held_back=28),
     ("tensorrt-llm", "public"): Client(door_s=0.035),
     ("tensorrt-llm", "binary"): Client(door_s=0.07, door_token_s=2e-6, tokens=4096),
-    ("tensorrt-llm", "decimal"): Client(door_s=0.03),
+    ("tensorrt-llm", "decimal"): Client(door_s=0.22),
     ("tensorrt-llm", "pools"): Client(tokens=8192, held_back=16),
 }
 """Chosen by hand on a coarse grid over calibrated-on rows.

@@ -189,25 +189,22 @@ class Instance:
             make_room(self)
         work: list[tuple[Request, int]] = []
         gated = (self.limits.poll > 1 or self.limits.hold > 0) and self._gated()
-        admitted = False
         for at in list(self.hungry) if self.hungry else ():
             group = self.groups[at]
             group.sync(self.steps)
             if group.waiting and group.waiting[0].done > 0 and not gated:
-                admitted |= self._admit_ready(group)
+                self._admit_ready(group)
             if group.waiting or group.prefilling:
                 before = len(group.prefilling)
                 work += fill(group, self.limits, self.table.query_len, now, self.refused, new=not gated)
-                if len(group.prefilling) > before:
-                    admitted = True
-                    if not group.reserve:  # where nobody came, what ``make_room`` found still holds
-                        self.safe = min(self.safe, group.watch())
+                if not group.reserve and len(group.prefilling) > before:  # else what ``make_room`` found still holds
+                    self.safe = min(self.safe, group.watch())
             if not group.waiting and not group.prefilling:
                 del self.hungry[at]
         for request in self.refused:
             request.end = now
             self.lanes.leave(request.group)
-        if self._since >= 0 and (admitted or not any(group.waiting for group in self.groups)):
+        if self._since >= 0 and not any(group.waiting for group in self.groups):
             self._since = -1
         self._work = work
         if work:
@@ -420,18 +417,16 @@ class Instance:
         """Tokens since ``request`` joined the decode batch, at decode step ``upto``."""
         return min((upto - request.last) * self.table.growth // GRAIN, request.output - request.made - 1)
 
-    def _admit_ready(self, group: Group) -> bool:
-        """Requests whose prompt was computed elsewhere join the decode batch while there is room; whether any did."""
-        before = group.n
+    def _admit_ready(self, group: Group) -> None:
+        """Requests whose prompt was computed elsewhere join the decode batch as soon as there is room."""
         while group.waiting and group.waiting[0].done >= group.waiting[0].need > 0:
             request = group.waiting[0]
             tokens = footprint(request, self.limits)
             keep = 0 if self.limits.reserve else group.n + 1
             if group.n >= self.limits.sequences or not group.cache.admit(request, tokens, keep):
-                break
+                return
             group.waiting.popleft()
             request.done = request.need
             if request.swapped:
                 swap_in(self, group, request)
             self._join(group, request)
-        return group.n > before

@@ -37,7 +37,8 @@ class Limits:
     with several groups also as soon as all have one."""
     hold: int = 0
     """While sequences decode, new prompts wait for company, at most so many steps: with several groups until all have
-    one, else until prompts for ``company_ratio`` of the token budget wait (TensorRT-LLM's balancing and batch wait)."""
+    one, else until prompts for ``company_ratio`` of the token budget wait; then all that wait may start (TensorRT-LLM's
+    balancing and batch wait)."""
     company_ratio: float = 1.0
     order: Order = "arrival"
     """Who is served first: who came first, the smaller ``priority``, or the earlier ``deadline``; of equals who came
