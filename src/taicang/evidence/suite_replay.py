@@ -24,7 +24,9 @@ from taicang.serve.build import PAGE, cache_tokens, drafting, link
 from taicang.serve.cache import Cache
 from taicang.serve.clients import ClosedLoop
 from taicang.serve.cluster import Cluster
+from taicang.serve.gaps import overall
 from taicang.serve.instance import Instance
+from taicang.serve.log import Log
 from taicang.serve.memory import RUNTIME_RATIO
 from taicang.serve.scheduler import Limits, preset
 from taicang.serve.setup import Setup
@@ -94,7 +96,7 @@ def harness(row: Row) -> str:
 
 
 def predict(row: Row, client: Client | None = None, *, seed: int = 0) -> tuple[float, float]:
-    """(TTFT, TPOT) in seconds, means over the requests."""
+    """(TTFT, TPOT) in seconds: means over the requests, or the median time between tokens where the row states that."""
     found = client or CLIENTS[row.engine, harness(row)]
     clients = max(round(float(row.concurrency)), 1)
     cluster = _pools(row, found, clients, seed) if row.disaggregated else _one(row, found, clients, seed)
@@ -104,13 +106,22 @@ def predict(row: Row, client: Client | None = None, *, seed: int = 0) -> tuple[f
         spread=found.spread_ratio or (1.0 - row.length_ratio) / row.length_ratio, seed=seed,
     )  # fmt: skip
     loop = ClosedLoop(trace, clients, seed=seed)
+    if row.median_gap:
+        cluster.log = Log()
     done = columns(simulate(cluster, loop.arrivals(), after=loop.after))
     seen = done["ttft_s"] + found.door_s + found.door_token_s * done["input_tokens"]
     gaps = np.maximum(done["output_tokens"] - 1, 1)
     back = np.minimum(_held_back(row, found, clients), gaps - 1)
     counted = done["id"] >= (clients if found.warm and len(trace) > clients else 0)
     ttft, tpot = seen + back * done["tpot_s"], done["tpot_s"] * (1 - back / gaps)
-    return float(np.mean(ttft[counted])), float(np.mean(tpot[counted]))
+    mean_gap = float(np.mean(tpot[counted]))
+    return float(np.mean(ttft[counted])), mean_gap if cluster.log is None else _median_gap(cluster.log)
+
+
+def _median_gap(log: Log) -> float:
+    values, weights = overall(log, log.names)
+    upto = np.cumsum(weights)
+    return float(values[int(np.searchsorted(upto, upto[-1] / 2))])
 
 
 def _one(row: Row, client: Client, clients: int, seed: int) -> Cluster:
