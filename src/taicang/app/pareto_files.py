@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from taicang.errors import NotModelled
+import click
+
 from taicang.predict.infer import describe
 from taicang.records import plain
 from taicang.search.result import Choice, Found
@@ -34,10 +35,7 @@ PANELS = (
 
 
 def write(found: Sequence[Found], folder: str) -> list[Path]:
-    """Write the fronts of ``found`` into ``folder``; returns the paths. Raises ``NotModelled`` without matplotlib.
-
-    The tables are written first, so that they are there even where the plot cannot be made.
-    """
+    """Write the fronts of ``found`` into ``folder``; returns the paths. Without matplotlib there are no plots."""
     place = Path(folder)
     place.mkdir(parents=True, exist_ok=True)
     rows = [row(choice) for each in found for choice in each.front]
@@ -95,9 +93,8 @@ def _plot(found: Sequence[Found], place: Path) -> list[Path]:
     try:
         from matplotlib.figure import Figure
     except ImportError:
-        raise NotModelled(
-            "plots need matplotlib: pip install 'taicang[plot]' (the tables, CSV and JSON, are written)"
-        ) from None
+        click.echo("no plots: they need matplotlib, pip install 'taicang[plot]'", err=True)
+        return []
     known = [p for p in PANELS if any(getattr(c, p[0]) is not None for each in found for c in each.front)]
     known = known or [PANELS[0]]
     figure = Figure(figsize=(1 + 5 * len(known), 5), layout="constrained")

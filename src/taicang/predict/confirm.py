@@ -156,9 +156,10 @@ def _limits(job: Job, pool: Pool) -> Limits:
         limits = preset(job.stack, tokens=pool.chunk_tokens, sequences=int(pool.sequences))
         return replace(limits, reserve=True, reserve_ratio=1.0 if limits.reserve else 0.5) if _drafts(pool) else limits
     if pool.role == "prefill":
-        budget = max(int(np.ceil(pool.sequences * job.input_tokens)), job.stack.chunk_tokens)
+        budget = int(np.ceil(pool.sequences * job.input_tokens))
         return replace(preset(job.stack, policy="mixed", tokens=budget), reserve=False)
-    limits = preset(job.stack, policy="mixed", sequences=int(pool.sequences))
+    batch = int(pool.sequences)
+    limits = preset(job.stack, policy="mixed", sequences=batch, tokens=batch * (1 + int(pool.plan.draft_tokens)))
     return replace(limits, reserve=True, reserve_ratio=1.0 if limits.reserve else 0.5)
 
 
