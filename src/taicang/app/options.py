@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -125,3 +126,11 @@ def echo_json(value: Any) -> None:
     from taicang.records import plain
 
     click.echo(json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def write_files(files: Mapping[str, str], folder: Path) -> None:
+    """Write ``files`` by name into ``folder``, and say so."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in files.items():
+        (folder / name).write_text(text, encoding="utf-8")
+    click.echo(f"wrote {', '.join(files)} to {folder}", err=True)

@@ -91,7 +91,7 @@ def faults_from(options: Mapping[str, Any]) -> Faults:
     return Faults(
         outages=outages, degraded=_changes(options, "degrade"), slow=_changes(options, "slow"),
         drained=_changes(options, "drain"), switched=switched, breakdowns=options["breakdowns"],
-        mtbf_s=dict(options["mtbf"]), spare_chips=options["spares"], restart=options["restart"],
+        mtbf_s=dict(options["mtbf"]), spare_chips=options["spares"], restart_s=options["restart"],
         retries=options["retries"], jitter_s=options["jitter"],
     )  # fmt: skip
 
@@ -113,5 +113,5 @@ def _changes(options: Mapping[str, Any], name: str) -> list[Any]:
                 raise click.BadParameter(
                     f"{text!r}: expected WHAT=RATIO with a ratio from {least:g} to {most:g}", param_hint=f"--{name}"
                 )
-        made.append(Change(what=what, at_s=at_s, for_s=for_s, ratio=ratio))
+        made.append(Change(what=what, at_s=at_s, for_s=for_s, change_ratio=ratio))
     return made

@@ -90,7 +90,7 @@ def _losses(s: Summary) -> list[str]:
     if not lost:
         return []
     lines = [
-        f"  {lost.failures:,} failures of instances, {unit(lost.down_s, 's') if lost.down_s else '0 s'} down in all; "
+        f"  failures of instances: {lost.failures:,} ({unit(lost.down_s, 's') if lost.down_s else '0 s'} down in all); "
         f"{lost.retries:,} requests started over, {lost.lost_tokens:,} tokens of cache lost"
     ]
     if lost.given_up:

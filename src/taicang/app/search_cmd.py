@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
 
 from taicang.app.load_options import NAMED_LOAD, read_load
-from taicang.app.options import CHOICES, JSON, echo_json, stacked
+from taicang.app.options import CHOICES, JSON, echo_json, stacked, write_files
 
 MODES = {
     "agg": ("aggregated",),
@@ -72,8 +73,8 @@ Examples:
 def search(model: str, machines: str, as_json: bool, pareto: str | None, explain: bool, **options: Any) -> None:
     """The best way to run MODEL under a load and an SLO, on every machine.
 
-    Prices every legal layout, batch, draft length and chunk size, aggregated and disaggregated. --quant takes several
-    formats, comma-separated; --mtp fixes the draft length.
+    Prices every legal layout, batch, draft length and chunk size, aggregated and disaggregated; with --emit those that
+    the engine can express. --quant takes several formats, comma-separated; --mtp fixes the draft length.
     """
     names = [name.strip().strip('"') for name in machines.split(",") if name.strip()]
     if not names:
@@ -125,7 +126,12 @@ def _search(model: str, names: list[str], options: dict[str, Any]) -> tuple[list
         given = versus.fields(options["versus"] or "")
         beside = (versus.layout(job, given),) if given else ()
         space = versus.widened(space_of(job, options), given)
-        return job, run(job, formats(quants, job), space, ask, beside=beside)
+        keep = None
+        if options["emit"]:
+            from taicang.search.handover import able
+
+            keep = able(options["emit"], job.machine, job.model, job.stack.name)
+        return job, run(job, formats(quants, job), space, ask, beside=beside, keep=keep)
 
     quants = [name.strip() for name in options["quant"].split(",")]
     done, refused = [], []
@@ -175,38 +181,23 @@ def _confirmed(job: Any, found: Any, options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _emit(jobs: list[Any], found: list[Any], options: dict[str, Any]) -> None:
-    """Write the first layout of each machine that the engine can express."""
-    from pathlib import Path
-
-    from taicang.errors import NotModelled
+    """Write the best layout of each machine for the engine."""
     from taicang.search.handover import emit
 
     for job, each in zip(jobs, found, strict=True):
-        refused = ""
-        for place, choice in enumerate(each.best, 1):
-            try:
-                weights = options["weights"] or job.model.name
-                files = emit(
-                    choice,
-                    job.machine,
-                    job.model,
-                    to=options["emit"],
-                    path=weights,
-                    input_tokens=options["input_tokens"],
-                    output_tokens=options["output_tokens"],
-                )
-            except NotModelled as error:
-                refused = refused or str(error)
-                continue
-            folder = Path(options["out"]) / job.machine.name.replace(" ", "") if len(jobs) > 1 else Path(options["out"])
-            folder.mkdir(parents=True, exist_ok=True)
-            for name, text in files.items():
-                (folder / name).write_text(text, encoding="utf-8")
-            said = f"choice {place}" + (f" ({refused})" if refused else "")
-            click.echo(f"wrote {said} to {folder}: {', '.join(files)}", err=True)
-            break
-        else:
-            raise NotModelled(f"none of the {len(each.best)} best can be handed over (see --top): {refused}")
+        if not each.best:
+            continue
+        files = emit(
+            each.best[0],
+            job.machine,
+            job.model,
+            to=options["emit"],
+            path=options["weights"] or job.model.name,
+            input_tokens=options["input_tokens"],
+            output_tokens=options["output_tokens"],
+        )
+        folder = Path(options["out"])
+        write_files(files, folder / job.machine.name.replace(" ", "") if len(jobs) > 1 else folder)
 
 
 def space_of(job: Any, options: dict[str, Any]) -> Any:

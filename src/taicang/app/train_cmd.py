@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from taicang.app.options import JSON, echo_json
+from taicang.app.options import JSON, echo_json, write_files
 from taicang.app.train_options import PLAN, RUN, pinned, plan_from, policy_from
 
 
@@ -25,6 +25,7 @@ Examples:
   taicang train llama-3-8b --on hgx-h100 --zero fsdp2 --global-batch 128 --seq 8192 --dtype fp8 --json
   taicang train pangu-7b --on "atlas-800t-a2 x 128" --tokens 2T --search
   taicang train llama-3-70b --on "gb200-nvl72 x 16" --tp 4 --search   (only layouts with tp 4)
+  taicang train llama-3.1-70b --on "hgx-h100 x 16" --search --emit megatron --out deploy
 """
 )
 @click.argument("model")
@@ -40,6 +41,9 @@ Examples:
     type=click.Path(dir_okay=False, path_type=Path),
     help="Write the step's timeline as trace events, for ui.perfetto.dev.",
 )
+@click.option("--emit", type=click.Choice(["megatron"]), help="Also write the plan's launch files for this engine.")
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), default="deploy", show_default=True,
+              help="Where to.")  # fmt: skip
 @click.option("--stack", help="Software stack, e.g. nemo@25.04 (default: by vendor).")
 @click.option("--set", "sets", multiple=True, metavar="PATH=VALUE", help="Change a figure of the machine.")
 @JSON
@@ -67,6 +71,11 @@ def train(model: str, machine: str, stack: str | None, sets: tuple[str, ...], as
             captured=_words(options["captured"]),
             progress=progress,
         )
+    if options["emit"] and not isinstance(result, Infeasible):
+        from taicang.catalog.models import model as load_model
+        from taicang.search.handover.megatron import megatron
+
+        write_files(megatron(result.step.plan, load_model(model), on), options["out"])
     if not isinstance(result, Infeasible) and result.explained is not None:
         if options["trace"]:
             _write(options["trace"], json.dumps(result.explained.trace))

@@ -33,13 +33,16 @@ class Outage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
-    """From ``at_s`` on, for ``for_s`` seconds (None: to the end), ``what`` differs: a plane keeps ``ratio`` of its
-    bandwidth (0: it is dead), an instance's steps take ``ratio`` times as long, or it takes no new requests."""
+    """From ``at_s`` on, for ``for_s`` seconds (None: to the end), ``what`` differs.
+
+    A plane keeps ``change_ratio`` of its bandwidth (0: it is dead), an instance's steps take ``change_ratio`` times as
+    long, or an instance takes no new requests.
+    """
 
     what: str
     at_s: float
     for_s: float | None = None
-    ratio: float = 1.0
+    change_ratio: float = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +64,7 @@ class Faults:
     """Mean time between failures of one component, by class; without ``breakdowns`` nothing else fails."""
     spare_chips: int = 0
     """Idle chips that stand in for failed ones."""
-    restart: float | Source = 600.0
+    restart_s: float | Source = 600.0
     """Seconds until an instance serves on spare chips, after a repair of parts that failed at random, or in its other
     pool (assumed: detecting, scheduling, loading weights, warming up; as for training); or "cold" or "warm": as long as
     its weights take (see ``serve.loading``)."""
@@ -78,7 +81,7 @@ def plan(cluster: Cluster, pools: Sequence[Pool], faults: Faults, *, seed: int) 
     """
     machine = pools[0].setup.machine
     cluster.retries = cluster.retries if faults.retries is None else faults.retries
-    restart = _ticks(restart_s(pools, faults))
+    restart = _ticks(restarting_s(pools, faults))
     cluster.switch_ticks = restart
     members = _members(cluster, pools)
     spans = _spans(members)
@@ -104,7 +107,7 @@ def plan(cluster: Cluster, pools: Sequence[Pool], faults: Faults, *, seed: int) 
         _from_to(cluster, change, (trouble.drain, instance), (trouble.repair, instance))
     for change in faults.slow:
         instance = _instance(cluster, change.what, "--slow")
-        _from_to(cluster, change, (trouble.pace, instance, change.ratio), (trouble.pace, instance, 1.0))
+        _from_to(cluster, change, (trouble.pace, instance, change.change_ratio), (trouble.pace, instance, 1.0))
     for number, at_s in faults.switched:
         if not cluster.split or len({pool.setup.plan.ranks for pool in pools}) > 1:
             raise InvalidInput("instances change pools only where both have instances of one size", where="--switch")
@@ -117,11 +120,11 @@ def plan(cluster: Cluster, pools: Sequence[Pool], faults: Faults, *, seed: int) 
         _degrade(cluster, pools, change, breakage)
 
 
-def restart_s(pools: Sequence[Pool], faults: Faults) -> float:
+def restarting_s(pools: Sequence[Pool], faults: Faults) -> float:
     """Seconds that the restart of an instance takes, that of the slower pool."""
-    if isinstance(faults.restart, str):
-        return max(loading_s(pool.setup, faults.restart) for pool in pools)
-    return faults.restart
+    if isinstance(faults.restart_s, str):
+        return max(loading_s(pool.setup, faults.restart_s) for pool in pools)
+    return faults.restart_s
 
 
 def _ticks(seconds: float) -> int:
@@ -191,7 +194,7 @@ def _degrade(cluster: Cluster, pools: Sequence[Pool], change: Change, breakage: 
     machine = pools[0].setup.machine
     if change.what not in machine.planes:
         raise UnknownName("plane", change.what, machine.planes, where="--degrade")
-    worse = machine.degraded(change.what, change.ratio)
+    worse = machine.degraded(change.what, change.change_ratio)
     setups = [replace(p.setup, machine=worse, price=cost_model(worse, p.setup.stack).price) for p in pools]
     tables, stopped = {}, []
     for role, pool, setup in zip(cluster.kits, pools, setups, strict=True):

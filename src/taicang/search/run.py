@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
 
@@ -29,11 +29,12 @@ def search(
     ask: Ask,
     only: Mapping[str, Sequence[ServePlan]] | None = None,
     beside: Sequence[ServePlan] = (),
+    keep: Callable[[str, ServePlan], bool] | None = None,
 ) -> Found:
     """The best ways to run ``job`` over all layouts of ``space`` in each of the named ``quants``.
 
     ``only`` names the layouts by role ("both", "prefill", "decode") instead of all; ``beside`` are layouts that decode
-    besides those of the space.
+    besides those of the space; ``keep`` says of a role and a layout whether it is in the space at all.
 
     Exhaustive: each row is priced, unless its bytes exceed the memory. Raises ``InvalidInput`` for the smallest machine
     without a load and ``MissingFigure`` where the objective needs a figure that the machine lacks.
@@ -47,6 +48,8 @@ def search(
     roles = list(dict.fromkeys(role for mode, role in ROLES.items() if mode in ask.modes))
     for name, quant in quants:
         plans = only or every(job, quant, space, beside)
+        if keep is not None:
+            plans = {role: [plan for plan in each if keep(role, plan)] for role, each in plans.items()}
         serving = _serving(plans, job, space, roles)
         if "aggregated" in ask.modes:
             points = serving["both"]

@@ -5,7 +5,7 @@ What a target cannot express is refused with the reason, never approximated.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
 import yaml
@@ -13,6 +13,7 @@ import yaml
 from taicang.errors import NotModelled, UnknownName
 from taicang.hardware import Machine
 from taicang.models.types import Model
+from taicang.plans import ServePlan
 from taicang.search.handover import dynamo, llmd
 from taicang.search.handover.kubernetes import addresses, label, manifests
 from taicang.search.handover.launch import Launch, Placed, Writer, all_to_all, shell
@@ -21,7 +22,7 @@ from taicang.search.handover.placement import place
 from taicang.search.handover.sglang import sglang
 from taicang.search.handover.trtllm import trtllm
 from taicang.search.handover.vllm import ascend, vllm
-from taicang.search.result import Choice
+from taicang.search.result import Choice, Pool
 
 ENGINES: Mapping[str, Writer] = MappingProxyType(
     {"vllm": vllm, "vllm-ascend": ascend, "sglang": sglang, "trtllm": trtllm, "mindie": mindie}
@@ -63,14 +64,7 @@ def emit(
     ``path`` is where the engine finds the weights, the tokens are those of the longest request. Raises
     ``UnknownName`` for a target and ``NotModelled`` for a plan or a machine that it cannot take.
     """
-    if to not in TARGETS:
-        raise UnknownName("engine", to, TARGETS, where="--emit")
-    if to == "megatron":
-        raise NotModelled("Megatron trains; hand a training plan to it with taicang train ... --emit megatron")
-    vendor = machine.chip.vendor.lower()
-    if vendor not in CHIPS[to]:
-        fit = ", ".join(name for name, vendors in CHIPS.items() if vendor in vendors)
-        raise NotModelled(f"{to} does not run on {machine.chip.name}" + (f"; {fit} does" if fit else ""))
+    check(to, machine)
     pools = [
         Placed(
             name=label(f"{net.name}-{role_name(pool.role)}"),
@@ -96,6 +90,43 @@ def emit(
         files[f"{role}.yaml"] = yaml.safe_dump_all(manifests(placed, launch, IMAGES[to]), sort_keys=False, width=120)
         files |= launch.files
     return files | (router(to, pools) if len(pools) > 1 else {})
+
+
+def check(to: str, machine: Machine) -> None:
+    """Raise ``UnknownName`` for a target that does not exist and ``NotModelled`` for one that cannot serve here."""
+    if to not in TARGETS:
+        raise UnknownName("engine", to, TARGETS, where="--emit")
+    if to == "megatron":
+        raise NotModelled("Megatron trains: taicang train MODEL --search --emit megatron hands a training plan to it")
+    vendor = machine.chip.vendor.lower()
+    if vendor not in CHIPS[to]:
+        fit = ", ".join(name for name, vendors in CHIPS.items() if vendor in vendors)
+        raise NotModelled(f"{to} does not run on {machine.chip.name}" + (f"; {fit} does" if fit else ""))
+
+
+def able(to: str, machine: Machine, net: Model, stack: str) -> Callable[[str, ServePlan], bool]:
+    """Tells of a role and a layout whether ``to`` can express it. Raises as ``check``."""
+    check(to, machine)
+    engine = dynamo.engine_of(stack) if to == "dynamo" else to
+
+    def expressed(role: str, plan: ServePlan) -> bool:
+        pool = Pool(role=role, plan=plan, instances=1, chips=1, sequences=1.0)  # type: ignore[arg-type]
+        try:
+            placed = Placed(
+                name="", pool=pool, where=place(plan, machine), net=net, machine=machine, path="/", input_tokens=1,
+                output_tokens=1,
+            )  # fmt: skip
+            if to == "dynamo":
+                dynamo.component(placed, engine)
+            elif to == "llm-d":
+                llmd.component(placed)
+            else:
+                ENGINES[to](placed)
+        except NotModelled:
+            return False
+        return True
+
+    return expressed
 
 
 def role_name(role: str) -> str:

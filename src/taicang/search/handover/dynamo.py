@@ -27,13 +27,13 @@ KINDS = {"both": "worker", "prefill": "prefill", "decode": "decode"}
 
 def graph(pools: Sequence[Placed], stack: str) -> str:
     """The deployment of a choice on the engine of its ``stack``; raises ``NotModelled`` as the engine's writer does."""
-    engine = _engine(stack)
+    engine = engine_of(stack)
     name = label(pools[0].net.name)
     front = {"name": "main", "image": _image(engine)}
     components: list[dict[str, Any]] = [
         {"name": "Frontend", "type": "frontend", "replicas": 1, "podTemplate": {"spec": {"containers": [front]}}}
     ]
-    components += [_component(placed, engine) for placed in pools]
+    components += [component(placed, engine) for placed in pools]
     tree = {
         "apiVersion": "nvidia.com/v1beta1",
         "kind": "DynamoGraphDeployment",
@@ -43,7 +43,7 @@ def graph(pools: Sequence[Placed], stack: str) -> str:
     return yaml.safe_dump(tree, sort_keys=False, width=120)
 
 
-def _engine(stack: str) -> str:
+def engine_of(stack: str) -> str:
     """Dynamo's engine for a software stack."""
     for engine, words in {"sglang": ("sglang",), "trtllm": ("trtllm", "tensorrt-llm"), "vllm": ("vllm",)}.items():
         if stack.startswith(words):
@@ -55,7 +55,8 @@ def _image(engine: str) -> str:
     return f"{REGISTRY}/{'tensorrtllm' if engine == 'trtllm' else engine}-runtime:{VERSION}"
 
 
-def _component(placed: Placed, engine: str) -> dict[str, Any]:
+def component(placed: Placed, engine: str) -> dict[str, Any]:
+    """One pool of the graph; raises ``NotModelled`` as the engine's writer does."""
     _spread(placed, engine)
     command = ["python3", "-m", f"dynamo.{engine}"]
     words = ARGUMENTS[engine](placed)

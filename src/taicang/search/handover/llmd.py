@@ -44,11 +44,12 @@ def values(pools: Sequence[Placed]) -> str:
         role = "prefill" if placed.pool.role == "prefill" else "decode"
         port = BEHIND_PROXY if apart and role == "decode" else placed.port
         path = f"{CACHE}{placed.path}" if local else placed.path
-        tree[role] = _role(replace(placed, port=port, path=path))
+        tree[role] = component(replace(placed, port=port, path=path))
     return yaml.safe_dump(tree, sort_keys=False, width=120)
 
 
-def _role(placed: Placed) -> dict[str, Any]:
+def component(placed: Placed) -> dict[str, Any]:
+    """One role of the chart; raises ``NotModelled`` as vLLM's writer does."""
     plan, where = placed.plan, placed.where
     names = "export LEADER=${LWS_LEADER_ADDRESS:-localhost} NODE_RANK=${LWS_WORKER_INDEX:-0}"
     engine = {
