@@ -46,6 +46,9 @@ def compare(model: str, machines: str, as_json: bool, **options: Any) -> None:
     names = [name.strip().strip('"') for name in machines.split(",") if name.strip()]
     if not names:
         raise click.UsageError("--on names no machine")
+    from taicang.app.expert_loads import resolve
+
+    resolve(options, model)
     _compare(model, names, as_json, options)
 
 

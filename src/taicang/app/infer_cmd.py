@@ -31,11 +31,13 @@ def infer(model: str, machine: str, as_json: bool, layers: bool, **options: Any)
     Prints the best plan that meets the SLO and fits the memory, TTFT, TPOT, throughput per instance, chip and die,
     memory by what fills it, the operator waterfall, what binds, power, assumptions, sources and the error band.
     """
+    from taicang.app.expert_loads import resolve
     from taicang.app.plan_options import plan_from
     from taicang.catalog.models import model as load_model
     from taicang.predict import Infeasible
     from taicang.predict import infer as predict
 
+    resolve(options, model)
     net = load_model(model, approximate=options["approximate"])
     result = predict(
         net,

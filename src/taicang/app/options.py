@@ -13,6 +13,8 @@ from taicang.errors import InvalidInput
 from taicang.units import parse
 
 F = TypeVar("F", bound=Callable[..., Any])
+MOST_SKEW = 2.0
+"""Largest exponent of ``--skew``."""
 
 
 class Seconds(click.ParamType[float]):
@@ -42,6 +44,26 @@ class Named(click.ParamType[Any]):
         if not equals:
             self.fail(f"expected CLASS=DURATION such as chip=50000h, got {value!r}", param, ctx)
         return name.strip().replace("_", " "), Seconds().convert(text, param, ctx)
+
+
+class Skew(click.ParamType[Any]):
+    """A number, or the path of a file that exists."""
+
+    name = "EXPONENT|FILE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float | Path:
+        """The number where it is one."""
+        if isinstance(value, float | Path):
+            return value
+        try:
+            exponent = float(value)
+        except ValueError:
+            if not Path(value).is_file():
+                self.fail(f"{value!r} is neither an exponent from 0 to {MOST_SKEW:g} nor a file of loads", param, ctx)
+            return Path(value)
+        if not 0.0 <= exponent <= MOST_SKEW:
+            self.fail(f"{value!r} is not an exponent from 0 to {MOST_SKEW:g}", param, ctx)
+        return exponent
 
 
 def stacked(*decorators: Callable[[F], F]) -> Callable[[F], F]:
@@ -84,10 +106,10 @@ CHOICES = stacked(
     ),
     click.option(
         "--skew",
-        type=click.FloatRange(0, 2),
+        type=Skew(),
         default=1.01,
         show_default=True,
-        help="Power-law exponent of expert popularity.",
+        help="Power-law exponent of expert popularity, or a file of the tokens that each expert got.",
     ),
     click.option(
         "--set",

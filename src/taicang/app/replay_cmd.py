@@ -47,12 +47,14 @@ Examples:
 @RESULT
 def replay(what: tuple[str, ...], machine: str, as_json: bool, **options: Any) -> None:
     """Serve a request trace, or generated traffic, with MODEL on a machine, and say what users saw."""
+    from taicang.app.expert_loads import resolve
     from taicang.app.replay_files import check, write
     from taicang.app.replay_output import progress_bar, show
     from taicang.predict.replay import replay as run
 
     if len(what) > 2:
         raise click.UsageError(f"expected [TRACE] MODEL, got {' '.join(what)}")
+    resolve(options, what[-1])
     check(options["out"], options["form"], perfetto=options["perfetto"])
     limits = limits_from(options, what[-1])
     trace = traffic(what[0] if len(what) == 2 else None, options)

@@ -79,6 +79,9 @@ def search(model: str, machines: str, as_json: bool, pareto: str | None, explain
     names = [name.strip().strip('"') for name in machines.split(",") if name.strip()]
     if not names:
         raise click.UsageError("--on names no machine")
+    from taicang.app.expert_loads import resolve
+
+    resolve(options, model)
     jobs, found = _search(model, names, options)
     if pareto:
         from taicang.app.pareto_files import write

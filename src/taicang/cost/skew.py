@@ -148,3 +148,20 @@ def hottest_over_mean(
         skew=skew,
         balanced_ranks=balanced,
     ).lead
+
+
+def exponent_of(loads: NDArray[np.float64], topk: float) -> float:
+    """Exponent of the law under which the hottest expert leads the mean as it does in measured ``loads``.
+
+    ``loads`` are token-expert pairs per expert. Found by bisection, since the lead grows with the exponent; an even
+    load gives 0, one beyond all exponents ``MOST_SKEWED``.
+    """
+    experts, lead = float(len(loads)), float(loads.max() / loads.mean())
+    low, high = 0.0, MOST_SKEWED
+    for _ in range(40):
+        middle = (low + high) / 2.0
+        found = hottest_over_mean(
+            experts=experts, ranks=experts, tokens=float(loads.sum()) / topk, topk=topk, skew=middle
+        )
+        low, high = (middle, high) if float(found) < lead else (low, middle)
+    return low
