@@ -11,13 +11,19 @@ from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from taicang import catalog
 from taicang.app.main import cli
+from taicang.catalog.costing import cost_model
+from taicang.catalog.models import model
 from taicang.errors import InvalidInput
+from taicang.plans import ServePlan
 from taicang.predict.replay import System, replay
-from taicang.serve.build import Tier
+from taicang.search.choices import quantisation
+from taicang.serve.build import Tier, link
 from taicang.serve.evict import order
 from taicang.serve.link import Link
 from taicang.serve.request import SECOND, Request
+from taicang.serve.setup import Setup
 from taicang.serve.shelf import Shelf
 from taicang.serve.store import Store
 from taicang.traffic.change import due, isolated, overlaid
@@ -175,3 +181,18 @@ def test_the_command_names_tiers_and_refuses_deadlines_that_are_not_there():
     assert [tier["name"] for tier in tiers] == ["host", "ssd"]
     refused = runner.invoke(cli, [*asked, "--late", "turn-away"])
     assert "no deadlines" in str(refused.exception)
+
+
+def test_scattered_blocks_cost_a_latency_each():
+    """The smaller the block, the more messages; a plane of long latency suffers most."""
+    machine, stack = catalog.machine("cloudmatrix384"), catalog.stack("cloudmatrix-infer")
+    net = model("deepseek-r1")
+    plan = ServePlan(tp=32, sp=True, ep=32, quant=quantisation("int8", net, machine.chip))
+    setup = Setup(model=net, plan=plan, machine=machine, stack=stack, price=cost_model(machine, stack).price)
+    for plane, latency in (("scale_up", 1e-6), ("vpc", 30e-6)):
+        whole, fine, finer = (
+            link(setup, setup, plane, block_tokens=block).ticks(4096) / SECOND for block in (0, 128, 64)
+        )
+        assert whole < fine < finer
+        messages = 4096 / 32 * net.layers * (1 / 64 - 1 / 128)
+        assert finer - fine >= 0.99 * messages * latency

@@ -141,15 +141,23 @@ def drafting(drafts: int, acceptance: float, seed: int) -> Callable[[int], int] 
     return steps
 
 
-def link(prefill: Setup, decode: Setup, plane: str = "") -> Link:
-    """The move of one prompt's cache: each rank of the instance moves its share at once."""
+def link(prefill: Setup, decode: Setup, plane: str = "", *, block_tokens: int = 0) -> Link:
+    """The move of one prompt's cache: each rank of the instance moves its share at once.
+
+    As one message, or (``block_tokens``) a message per block and layer, one after the other: pooled blocks are
+    scattered, and a paged cache lies layer by layer.
+    """
     plane = plane or next((each for each in CACHE_PLANES if each in prefill.machine.planes), "")
     if not plane:
         raise NotModelled(f"{prefill.machine.name} has no plane for caches to move on ({', '.join(CACHE_PLANES)})")
 
     def seconds(tokens: float) -> float:
         whole = float(kv_cache_bytes(decode.model, tokens, decode.plan.quant.kv))
-        move = Transfer(payload_bytes=whole / prefill.plan.tp, plane=plane, distance=prefill.plan.ranks)
+        share = tokens / prefill.plan.tp
+        messages = max(share / block_tokens * decode.model.layers, 1.0) if block_tokens else 1.0
+        move = Transfer(
+            payload_bytes=whole / prefill.plan.tp, plane=plane, distance=prefill.plan.ranks, messages=messages
+        )
         return float(prefill.price(move, 1.0, 1.0).seconds)
 
     near, far = seconds(1024.0), seconds(9216.0)
@@ -177,7 +185,7 @@ def store(setup: Setup, keeping: Keeping) -> Store | None:
 
     def way(tier: Tier) -> Link:
         if tier.bandwidth_bytes_per_s is None:
-            return link(setup, setup, tier.plane)
+            return link(setup, setup, tier.plane, block_tokens=keeping.block_tokens)
         return Link(base=0, per_token=round(each / keeping.block_tokens / tier.bandwidth_bytes_per_s * SECOND))
 
     shelves = [
