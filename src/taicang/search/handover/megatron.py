@@ -1,6 +1,6 @@
 """Hand a training plan to Megatron-LM: a launch script and a Kubernetes job that ask for its ranks, no more.
 
-Arguments as in Megatron-LM core 0.13. What they cannot express is refused with the reason, never approximated.
+Arguments as in Megatron-LM core 0.19. What they cannot express is refused with the reason, never approximated.
 """
 
 from __future__ import annotations
@@ -168,7 +168,7 @@ def _memory(plan: TrainPlan, net: Model) -> list[str]:
     if plan.zero == 1:
         words = ["--use-distributed-optimizer", "--overlap-grad-reduce", "--overlap-param-gather"]
     if plan.zero == 3:
-        words = ["--use-custom-fsdp", "--data-parallel-sharding-strategy", "optim_grads_params"]
+        words = ["--use-megatron-fsdp", "--data-parallel-sharding-strategy", "optim_grads_params"]
     if plan.shard:
         copies = plan.dp * plan.cp // plan.shard
         words += ["--num-distributed-optimizer-instances", str(copies)]
