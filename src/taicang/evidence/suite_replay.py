@@ -49,9 +49,8 @@ class Client:
     door_token_s: float = 0.0
     """The same per prompt token: tokenising, copying."""
     poll: int = 1
-    """Decode steps between two looks for new requests (an assumed mechanism, fitted: no launch script was at hand)."""
-    poll_groups: int = 1
-    """The same under attention data parallelism, where prompts wait for those of other groups."""
+    """Decode steps between two looks for new requests where all ranks are one group (an assumed mechanism, fitted: no
+    launch script was at hand)."""
     tokens: int | None = None
     """Token budget of a step (fitted; None: the stack's)."""
     spread_ratio: float = 0.0
@@ -131,7 +130,7 @@ def _one(row: Row, client: Client, clients: int, seed: int) -> Cluster:
     each = -(-clients // plan.dp)
     limits = preset(
         made.stack, sequences=1 << max(each - 1, 1).bit_length(), tokens=client.tokens,
-        poll=client.poll_groups if plan.dp > 1 else client.poll,
+        poll=client.poll if plan.dp == 1 else 1,
     )  # fmt: skip
     if harness(row) == "public":
         as_launched = launched(row, clients)
