@@ -113,7 +113,7 @@ class Serving(RuleBasedStateMachine):
 
     def lost_on_the_way(self) -> set[Request]:
         """Caches whose source has failed: it is known when they should have come."""
-        moves = [what for _, kind, _, what, _ in self.cluster.events._heap if kind == MOVED]
+        moves = [what for _, kind, _, what, _ in self.cluster.events.heap if kind == MOVED]
         return {request for request, (source, failures, _), _ in moves if failures != source.failures}
 
     @invariant()

@@ -132,11 +132,12 @@ def drafting(drafts: int, acceptance: float, seed: int) -> Callable[[int], int] 
     chances = [acceptance**i * (1 - acceptance) for i in range(drafts)] + [acceptance**drafts]
     mean = sum((i + 1) * p for i, p in enumerate(chances))
     variance = sum((i + 1 - mean) ** 2 * p for i, p in enumerate(chances))
+    cube, most = mean**3, drafts + 1
     gauss = random.Random(seed).gauss
 
     def steps(tokens: int) -> int:
-        drawn = gauss(tokens / mean, (tokens * variance / mean**3) ** 0.5)
-        return min(max(round(drawn), -(-tokens // (drafts + 1)), 1), tokens)
+        drawn = gauss(tokens / mean, (tokens * variance / cube) ** 0.5)
+        return min(max(round(drawn), -(-tokens // most), 1), tokens)
 
     return steps
 

@@ -41,8 +41,6 @@ class Cache:
 
     def hit(self, request: Request) -> int:
         """Leading blocks of the prompt that are here; the last token is always computed."""
-        if not request.blocks:
-            return 0
         users = self._users
         most = min(len(request.blocks), (request.need - 1) // self.block)
         count = 0
@@ -55,7 +53,7 @@ class Cache:
     def admit(self, request: Request, tokens: int, keep: int = 0) -> bool:
         """Take pages for ``tokens`` tokens of ``request``, sharing what is here; False (and nothing taken) if less than
         ``keep`` pages would be left."""
-        hits = self.hit(request)
+        hits = self.hit(request) if request.blocks else 0
         want = -(-tokens // self.page) - hits * self.per_block
         idle = self._idle
         mine = request.blocks[:hits]
@@ -100,9 +98,10 @@ class Cache:
         """Give back all pages; shared blocks stay as long as there is room."""
         self.free += request.pages
         request.pages = 0
-        users, idle = self._users, self._idle
-        for block in reversed(request.blocks[: request.nodes]):
-            left = users[block] = users[block] - 1
-            if left == 0:
-                idle[block] = 0
-        request.nodes = 0
+        if request.nodes:
+            users, idle = self._users, self._idle
+            for block in reversed(request.blocks[: request.nodes]):
+                left = users[block] = users[block] - 1
+                if left == 0:
+                    idle[block] = 0
+            request.nodes = 0

@@ -33,9 +33,9 @@ class Cluster:
     """
 
     __slots__ = (
-        "_free_at", "_touched", "decode", "down", "drained", "entry", "events", "held", "kits", "leaving", "link",
+        "_free_at", "decode", "down", "drained", "entry", "events", "held", "kits", "leaving", "link",
         "log", "moved_tokens", "on_left", "outages", "parked", "retries", "router", "split", "store", "switch_ticks",
-        "switches",
+        "switches", "touched",
     )  # fmt: skip
 
     def __init__(
@@ -84,7 +84,8 @@ class Cluster:
         self.held: list[tuple[Request, Instance]] = []
         """Computed prompts that no decode instance has room for, and where they are."""
         self._free_at: dict[int, int] = {}
-        self._touched: dict[Instance, None] = {}
+        self.touched: list[Instance] = []
+        """Idle instances that were given something to do."""
 
     @property
     def instances(self) -> list[Instance]:
@@ -138,23 +139,23 @@ class Cluster:
         if end is not None:
             self.events.push(end, STEP, instance, instance.version)
         if instance.idle:
-            self._touched[instance] = None
+            self.touched.append(instance)
 
     def wake(self, now: int) -> None:
         """Start the idle instances that were given work at this time."""
-        while self._touched:
-            touched, self._touched = self._touched, {}
-            for instance in touched:
-                if instance.idle:
-                    end = instance.begin(now)
-                    if end >= 0:
-                        self.events.push(end, STEP, instance, instance.version)
-                    if instance.refused:
-                        refused, instance.refused = instance.refused, []
-                        for request in refused:
-                            self.gone(request, now)
-                    if end < 0 and self.leaving:
-                        trouble.settle(self, instance, now)
+        for instance in self.touched:  # some are there twice, and some come while this goes on
+            if not instance.idle:
+                continue
+            end = instance.begin(now)
+            if end >= 0:
+                self.events.push(end, STEP, instance, instance.version)
+            elif self.leaving:
+                trouble.settle(self, instance, now)
+            if instance.refused:
+                refused, instance.refused = instance.refused, []
+                for request in refused:
+                    self.gone(request, now)
+        self.touched.clear()
 
     def gone(self, request: Request, now: int) -> None:
         """``request`` has ended."""
@@ -197,7 +198,8 @@ class Cluster:
                 self.held.append((request, instance))
         if self.held and left:
             self.unhold(now)
-        self._touched[instance] = None
+        if instance.hungry or instance.lanes.alive or self.leaving:
+            self.touched.append(instance)
 
     def unhold(self, now: int) -> None:
         """Send computed prompts on, in order, as far as decode instances have room."""
@@ -241,6 +243,6 @@ class Cluster:
         one.groups[home].cache.release(request)
         one.sending -= 1
         if one.idle and (one.hungry or one in self.leaving):
-            self._touched[one] = None
+            self.touched.append(one)
         request.moved = now
         self.ends(other, other.arrive(request, at, now))

@@ -41,7 +41,7 @@ class Group:
         """Tokens of waiting sequences that lie in host memory."""
 
     def sync(self, upto: int) -> None:
-        """Hand out the pages of the steps made since the last time."""
+        """Hand out the pages of the steps made since the last time (none where ``reserve`` took them)."""
         steps = upto - self.synced
         if steps <= 0:
             return

@@ -109,27 +109,28 @@ class Instance:
         """Keep room for ``request``, whose cache will come from elsewhere; returns its group, or -1 without room."""
         at = self.lanes.lightest()
         group = self.groups[at]
-        if self.lanes.load[at] >= self.limits.sequences:
+        load = self.lanes.load[at]
+        if load >= self.limits.sequences:
             return -1
-        group.sync(max(self._reached(now - 1), self.steps))
-        keep = 0 if self.limits.reserve or not self.lanes.load[at] else group.n + 1
+        if not group.reserve:
+            group.sync(max(self._reached(now - 1), self.steps))
+        keep = 0 if group.reserve or not load else group.n + 1
         pages = -(-footprint(request, self.limits) // group.cache.page)
         if group.cache.spare - group.promised < pages + keep:
             return -1
+        request.room = pages
         group.promised += pages
         self.lanes.enter(at)
         return at
 
     def arrive(self, request: Request, at: int, now: int) -> int | None:
         """The cache of ``request`` has come to group ``at``, where it was promised room. As ``submit``."""
-        group = self.groups[at]
-        group.promised -= -(-footprint(request, self.limits) // group.cache.page)
+        self.groups[at].promised -= request.room
         return self._queue(request, at, now)
 
     def withdraw(self, request: Request, at: int) -> None:
         """The cache of ``request`` will not come."""
-        group = self.groups[at]
-        group.promised -= -(-footprint(request, self.limits) // group.cache.page)
+        self.groups[at].promised -= request.room
         self.lanes.leave(at)
 
     def refit(self, role: str, kit: Kit) -> None:
@@ -188,22 +189,28 @@ class Instance:
         if self.steps >= self.safe:
             make_room(self)
         work: list[tuple[Request, int]] = []
-        gated = (self.limits.poll > 1 or self.limits.hold > 0) and self._gated()
+        limits = self.limits
+        gated = (limits.poll > 1 or limits.hold > 0) and self._gated()
         for at in list(self.hungry) if self.hungry else ():
             group = self.groups[at]
-            group.sync(self.steps)
-            if group.waiting and group.waiting[0].done > 0 and not gated:
+            waiting, prefilling = group.waiting, group.prefilling
+            if not group.reserve:
+                group.sync(self.steps)
+            if waiting and waiting[0].done > 0 and not gated:
                 self._admit_ready(group)
-            if group.waiting or group.prefilling:
-                before = len(group.prefilling)
-                work += fill(group, self.limits, self.table.query_len, now, self.refused, new=not gated)
-                if not group.reserve and len(group.prefilling) > before:  # else what ``make_room`` found still holds
+            if waiting or prefilling:
+                before = len(prefilling)
+                work += fill(group, limits, self.table.query_len, now, self.refused, new=not gated)
+                if not group.reserve and len(prefilling) > before:  # else what ``make_room`` found still holds
                     self.safe = min(self.safe, group.watch())
-            if not group.waiting and not group.prefilling:
+                if not waiting and not prefilling:
+                    del self.hungry[at]
+            else:
                 del self.hungry[at]
-        for request in self.refused:
-            request.end = now
-            self.lanes.leave(request.group)
+        if self.refused:
+            for request in self.refused:
+                request.end = now
+                self.lanes.leave(request.group)
         if self._since >= 0 and not any(group.waiting for group in self.groups):
             self._since = -1
         self._work = work
@@ -216,8 +223,8 @@ class Instance:
             self._end = -1
             return -1
         n, context, growth, k = self.lanes.largest(self.table.growth, self.steps, heap[0][0] - self.steps)
-        if self.safe < FOREVER:
-            k = min(k, self.safe - self.steps)
+        if self.safe < FOREVER and self.safe - self.steps < k:
+            k = self.safe - self.steps
         if gated:
             k = min(k, self._opens() - self.steps)
         if self.single or self.stall or self.refused:  # who stood behind a refused one is looked at with the next step
@@ -283,12 +290,13 @@ class Instance:
         self.stall = 0
         return self._end
 
-    def doing(self) -> tuple[int, int, int, int, int, int, float, int]:
-        """(start, decode steps, sequences that decode or wait to, their cached grains, prompt tokens, prompts,
-        query-key pairs, keys) of what runs, sums over the groups."""
-        alive = self.lanes.alive
-        grains = self.lanes.base + alive * self.table.growth * self.steps
-        return self._start, self._k if self._rides else 0, alive, grains, *(self._sums if self._work else NOTHING)
+    def doing(self) -> tuple[int, int, int, int, tuple[int, int, float, int]]:
+        """(start, decode steps, sequences that decode or wait to, their cached grains, (prompt tokens, prompts,
+        query-key pairs, keys)) of what runs, sums over the groups."""
+        lanes = self.lanes
+        grains = lanes.base + lanes.alive * self.table.growth * self.steps
+        sums = self._sums if self._work else NOTHING
+        return self._start, self._k if self._rides else 0, lanes.alive, grains, sums
 
     def finish(self, now: int) -> list[Request]:
         """The step or stretch is over: returns the requests that leave (finished, or to be handed on)."""
@@ -337,12 +345,13 @@ class Instance:
     def _join(self, group: Group, request: Request) -> None:
         left = request.output - request.made
         steps = left if self.steps_of is None else self.steps_of(left)
-        group.sync(self.steps)
+        if not group.reserve:
+            group.sync(self.steps)
         grains = request.need * GRAIN
         request.base = grains - self.table.growth * self.steps
         request.last = self.steps
         group.join(request, self.steps)
-        self.lanes.decoding(request.group, 1, request.base)
+        self.lanes.joined(request.group, request.base)
         if not group.reserve:
             self.safe = min(self.safe, group.watch())
         self._joined += 1
@@ -360,10 +369,12 @@ class Instance:
     def drop(self, group: Group, request: Request) -> None:
         """Out of the decode batch."""
         request.ticket = -1
-        group.sync(self.steps)
+        if not group.reserve:
+            group.sync(self.steps)
         group.drop(request, self.steps)
-        self.lanes.decoding(request.group, -1, -request.base)
-        self.safe = min(self.safe, group.watch())
+        self.lanes.left(request.group, request.base)
+        if not group.reserve:
+            self.safe = min(self.safe, group.watch())
 
     # pages: a sequence takes a new one whenever its length is a whole number of pages
 
@@ -372,7 +383,8 @@ class Instance:
         if len(self.groups) > 1:
             return 0
         group = self.groups[0]
-        group.sync(max(self._reached(now - 1), self.steps))
+        if not group.reserve:
+            group.sync(max(self._reached(now - 1), self.steps))
         return group.cache.hit(request) * group.cache.block
 
     def _reached(self, now: int) -> int:

@@ -26,7 +26,7 @@ class Log:
 
     def step(self, instance: Instance, now: int) -> None:
         """``instance`` is about to finish what it began."""
-        start, steps, sequences, grains, tokens, prompts, pairs, keys = instance.doing()
+        start, steps, sequences, grains, (tokens, prompts, pairs, keys) = instance.doing()
         rows = self._rows.get(instance.name)
         if rows is None:
             rows = self._rows[instance.name] = array("q")

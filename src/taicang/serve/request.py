@@ -18,7 +18,7 @@ class Request:
     __slots__ = (
         "arrival", "base", "blocks", "cached", "deadline", "done", "end", "failed", "fetching", "first", "group", "id",
         "input", "last", "loaded", "lost", "made", "moved", "need", "nodes", "output", "pages", "place", "pooled",
-        "preempted", "priority", "retries", "session", "started", "swapped", "swaps", "ticket",
+        "preempted", "priority", "retries", "room", "session", "started", "swapped", "swaps", "ticket",
     )  # fmt: skip
 
     def __init__(
@@ -65,6 +65,8 @@ class Request:
         self.base = 0
         """Cache grains that it brought into the decode batch, less growth up to then."""
         self.last = 0
+        self.room = 0
+        """Pages that its group keeps for it while its cache is on its way."""
         self.group = 0
         self.place = -1
         """Instance that decoded it."""

@@ -70,4 +70,11 @@ class Router:
 
 
 def _least(pool: Sequence[Instance]) -> Instance:
-    return min(pool, key=lambda instance: instance.requests)
+    best, least = pool[0], pool[0].requests
+    for instance in pool[1:]:
+        if least == 0:
+            break
+        requests = instance.requests
+        if requests < least:
+            best, least = instance, requests
+    return best

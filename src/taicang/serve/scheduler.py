@@ -104,7 +104,8 @@ def footprint(request: Request, limits: Limits) -> int:
     """Tokens for which ``request`` takes pages when it is admitted."""
     if not limits.reserve:
         return request.need
-    return max(request.need, request.input + round(request.output * limits.reserve_ratio))
+    whole = request.input + round(request.output * limits.reserve_ratio)
+    return whole if whole > request.need else request.need
 
 
 def urgency(request: Request, limits: Limits) -> int:
@@ -117,13 +118,16 @@ def urgency(request: Request, limits: Limits) -> int:
 def enqueue(group: Group, request: Request, limits: Limits, *, first: bool = False) -> bool:
     """Put ``request`` in the queue, behind its equals or (``first``) before them; whether it stands at its head."""
     waiting = group.waiting
-    if limits.order == "arrival" or not waiting:
-        at = 0 if first else len(waiting)
-    else:
+    if limits.order != "arrival":
         find = bisect_left if first else bisect_right
         at = find(waiting, urgency(request, limits), key=lambda other: urgency(other, limits))
-    waiting.insert(at, request)
-    return at == 0
+        waiting.insert(at, request)
+        return at == 0
+    if first:
+        waiting.appendleft(request)
+    else:
+        waiting.append(request)
+    return waiting[0] is request
 
 
 def prompts_of(work: list[tuple[Request, int]]) -> tuple[int, int, float, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from heapq import heappop
 from typing import Protocol
 
 from taicang.serve.cluster import ARRIVAL, Cluster
@@ -46,6 +47,7 @@ def serve(
     request has ended, or waits for an instance that nothing brings back. A ``KeyboardInterrupt`` ends it early.
     """
     events = cluster.events
+    heap, touched = events.heap, cluster.touched
     under_way = 0
 
     def left(request: Request, now: int) -> None:
@@ -64,7 +66,7 @@ def serve(
     count = 0
     try:
         while True:
-            now = events.next
+            now = heap[0][0] if heap else None
             if coming is not None and (now is None or coming.arrival <= now):
                 now = coming.arrival
                 while coming is not None and coming.arrival == now:
@@ -73,10 +75,11 @@ def serve(
                     coming = next(source, None)
             if now is None or not (under_way or coming):
                 return True
-            while events.next == now:
-                _, kind, _, what, version = events.pop()
+            while heap and heap[0][0] == now:
+                _, kind, _, what, version = heappop(heap)
                 cluster.happen(now, kind, what, version)
-            cluster.wake(now)
+            if touched:
+                cluster.wake(now)
             count += 1
             if progress is not None and count % 4096 == 0:
                 progress(len(finished), now)

@@ -15,6 +15,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass, replace
+from math import sqrt
 from typing import Any
 
 import numpy as np
@@ -40,7 +41,7 @@ class Row:
 
     def at(self, context: int) -> int:
         """Ticks of one step with ``context`` grains."""
-        i = max(bisect_right(self.knots, context) - 1, 0)
+        i = bisect_right(self.knots, context, 1) - 1
         return self.ticks[i] + self.slopes[i] * (context - self.knots[i])
 
     def sum(self, context: int, growth: int, steps: int) -> int:
@@ -67,7 +68,7 @@ class Row:
             context += count * growth
         if more:
             half = first - more / 2
-            guess = int((np.sqrt(half * half + 2.0 * more * max(ticks, 0)) - half) / more)
+            guess = int((sqrt(half * half + 2.0 * more * max(ticks, 0)) - half) / more)
         else:
             guess = ticks // first
         guess = max(guess, 1)
@@ -79,7 +80,7 @@ class Row:
 
     def _run(self, context: int, growth: int) -> tuple[int, int, int]:
         """(ticks of the next step, ticks more of each after it, steps until the next knot)."""
-        i = max(bisect_right(self.knots, context) - 1, 0)
+        i = bisect_right(self.knots, context, 1) - 1
         first = self.ticks[i] + self.slopes[i] * (context - self.knots[i])
         if i + 1 == len(self.knots) or growth == 0:
             return first, self.slopes[i] * growth, 1 << 60
@@ -191,15 +192,12 @@ class StepTable:
 
     def _expert_ticks(self, tokens: float) -> float:
         sizes = self._tokens
-        i = min(max(bisect_right(sizes, tokens) - 1, 0), len(sizes) - 2)
-        x = (tokens - sizes[i]) / (sizes[i + 1] - sizes[i])
+        i, x = _place(sizes, tokens)
         return float(self._experts[i] + (self._experts[i + 1] - self._experts[i]) * x)
 
     def mixed(self, tokens: int, prompts: int, pairs: float, keys: int, n: int, context: int) -> int:
         """Ticks of a step with ``tokens`` of ``prompts`` prompts, beside ``n`` decoding with ``context`` grains."""
-        sizes = self._tokens
-        i = min(max(bisect_right(sizes, tokens) - 1, 0), len(sizes) - 2)
-        x = (tokens - sizes[i]) / (sizes[i + 1] - sizes[i])
+        i, x = _place(self._tokens, tokens)
         cube = self._beside if n else self._alone
         reads = pairs / tokens
         j, y = _place(self._reads, reads)
@@ -251,7 +249,7 @@ def _limits(model: Model) -> list[int]:
 
 def _place(knots: Sequence[float], x: float) -> tuple[int, float]:
     """The knot below ``x`` and the share of the way to the next; beyond the last knot straight on."""
-    i = min(max(bisect_right(knots, x) - 1, 0), len(knots) - 2)
+    i = bisect_right(knots, x, 1, len(knots) - 1) - 1
     return i, (x - knots[i]) / (knots[i + 1] - knots[i])
 
 
