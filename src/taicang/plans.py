@@ -112,3 +112,18 @@ def prefill_batch(*, sequences: Count, length: Count, cached: Count = 0, spread_
 def decode_batch(*, sequences: Count, context: Count) -> Batch:
     """``sequences`` sequences of ``context`` cached tokens each."""
     return Batch(decode_sequences=sequences, decode_context=sequences * context)
+
+
+def describe(plan: ServePlan) -> str:
+    """A plan in the field's short form; R redundant experts, S ranks of the shared expert, x2 microbatches."""
+    attention = f"SP-TP-SP{plan.tp}" if plan.sp else f"TP{plan.tp}"
+    parts = [attention] if plan.sp or plan.tp > 1 or plan.dp == 1 else []
+    parts += [f"DP{plan.dp}"] if plan.dp > 1 else []
+    parts += [f"PP{plan.pp}"] if plan.pp > 1 else []
+    parts += [f"EP{plan.ep}"] if plan.ep > 1 else []
+    parts += [f"ETP{plan.moe_tp}"] if plan.moe_tp > 1 and plan.ep > 1 else []
+    parts += [f"R{plan.redundant}"] if plan.redundant else []
+    parts += [f"S{plan.shared_ranks}"] if plan.shared_ranks else []
+    parts += [f"MTP{plan.draft_tokens}"] if plan.draft_tokens else []
+    parts += [f"x{plan.microbatches}"] if plan.microbatches > 1 else []
+    return " ".join(parts)

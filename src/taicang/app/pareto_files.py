@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from taicang.predict.infer import describe
+from taicang.plans import describe
 from taicang.records import plain
 from taicang.search.result import Choice, Found
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
-from taicang.predict.explain import explain
-from taicang.predict.infer import describe
+from taicang.plans import describe
+from taicang.predict.explanation import explain
 from taicang.predict.prediction import Infeasible, PhasePrediction, Prediction
 from taicang.serve.memory import MemoryUse
 from taicang.timeline import Slice

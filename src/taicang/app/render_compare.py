@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from taicang.app.load_options import load_text
-from taicang.predict.infer import describe
+from taicang.plans import describe
 from taicang.predict.prediction import Infeasible, Prediction
 from taicang.units import show
 

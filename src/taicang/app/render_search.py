@@ -10,8 +10,8 @@ from rich.table import Table
 
 from taicang.app.load_options import load_text
 from taicang.app.search_cmd import space_of
+from taicang.plans import describe
 from taicang.predict.confirm import Confirmation
-from taicang.predict.infer import describe
 from taicang.search import versus
 from taicang.search.explain import NUDGE_RATIO, Explanation
 from taicang.search.points import Job

@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 
 from taicang.units import Count, Num
 
+SKEW = 1.01
+"""Assumed exponent of expert popularity (the milder of the two that expert kernels were measured with)."""
 REACH = 0.8
 """Most popular expert's ceiling over the least popular one's, per token: the reach of the law is REACH * tokens."""
 REACH_FLOOR = 32.0

@@ -13,13 +13,13 @@ from taicang import __version__, catalog
 from taicang.catalog.costing import cost_model
 from taicang.catalog.energy import energy_fit
 from taicang.catalog.models import model as load_model
+from taicang.cost.skew import SKEW
 from taicang.errors import InvalidInput, NotModelled, TaicangError
 from taicang.hardware import Machine
 from taicang.models.types import Model
-from taicang.plans import ServePlan, decode_batch, prefill_batch
+from taicang.plans import ServePlan, decode_batch, describe, prefill_batch
 from taicang.predict.faults import Faults
 from taicang.predict.faults import plan as plan_faults
-from taicang.predict.infer import SKEW, describe
 from taicang.search.choices import default_stack, quantisation
 from taicang.search.space import usual
 from taicang.serve import gaps

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 
 from taicang import __version__, catalog
+from taicang.cost.skew import SKEW
 from taicang.errors import InvalidInput, NotModelled
 from taicang.hardware import Machine
 from taicang.lower import lower
 from taicang.models.types import Model
-from taicang.plans import Batch, ServePlan
+from taicang.plans import Batch, ServePlan, describe
 from taicang.predict.prediction import Infeasible, PhasePrediction, Prediction
 from taicang.predict.trust import assumptions, bands, sources
 from taicang.search.choices import quantisation
@@ -24,9 +25,6 @@ from taicang.serve.memory import MemoryUse, memory_use
 from taicang.serve.setup import Setup, step
 from taicang.timeline import Timeline
 from taicang.units import show
-
-SKEW = 1.01
-"""Assumed exponent of expert popularity (the milder of the two that expert kernels were measured with)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -188,21 +186,6 @@ def _why(points: Points, job: Job, space: Space, phase: str, latency: Any) -> In
         available=show(capacity, "B") + " per rank",
         remedies=("more ranks (a larger machine, or more nodes: 'NAME x N')", "a lower-precision format (--quant)"),
     )
-
-
-def describe(plan: ServePlan) -> str:
-    """A plan in the field's short form; R redundant experts, S ranks of the shared expert, x2 microbatches."""
-    attention = f"SP-TP-SP{plan.tp}" if plan.sp else f"TP{plan.tp}"
-    parts = [attention] if plan.sp or plan.tp > 1 or plan.dp == 1 else []
-    parts += [f"DP{plan.dp}"] if plan.dp > 1 else []
-    parts += [f"PP{plan.pp}"] if plan.pp > 1 else []
-    parts += [f"EP{plan.ep}"] if plan.ep > 1 else []
-    parts += [f"ETP{plan.moe_tp}"] if plan.moe_tp > 1 and plan.ep > 1 else []
-    parts += [f"R{plan.redundant}"] if plan.redundant else []
-    parts += [f"S{plan.shared_ranks}"] if plan.shared_ranks else []
-    parts += [f"MTP{plan.draft_tokens}"] if plan.draft_tokens else []
-    parts += [f"x{plan.microbatches}"] if plan.microbatches > 1 else []
-    return " ".join(parts)
 
 
 def _phase(found: Found, job: Job, phase: str) -> PhasePrediction:
