@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from taicang.predict.replay import System, replay
+from taicang.predict.replay import replay
+from taicang.predict.system import System
 from taicang.traffic.generate import arriving, fixed
 
 

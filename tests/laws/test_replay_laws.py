@@ -17,6 +17,7 @@ from taicang.serve import trouble
 from taicang.serve.build import drafting
 from taicang.serve.cache import Cache
 from taicang.serve.cluster import Cluster
+from taicang.serve.fleet import Fleet
 from taicang.serve.instance import Instance
 from taicang.serve.kit import Kit
 from taicang.serve.link import Link
@@ -29,6 +30,7 @@ from taicang.serve.shelf import Shelf
 from taicang.serve.simulate import simulate
 from taicang.serve.steptable import GRAIN, StepTable
 from taicang.serve.store import Store
+from taicang.serve.weights import Weights
 
 
 @cache
@@ -81,12 +83,17 @@ def workloads(draw: st.DrawFn) -> dict[str, object]:
         "eviction": draw(st.sampled_from(["lru", "lfu"])),
         "ttl": draw(st.sampled_from([SECOND // 5, FOREVER])),
         "drafts": draw(st.sampled_from([0, 0, 2])),
+        "models": draw(st.sampled_from([1, 1, 2, 3])),
+        "asked": draw(st.lists(st.integers(0, 2), min_size=40, max_size=40)),
+        "memory": draw(st.sampled_from([0.0, 1.0, 10.0])),
     }
 
 
 def run(load: dict[str, object], *, single: bool) -> tuple[Cluster, list[Request], list[Request]]:
     drafts: int = load["drafts"]  # type: ignore[assignment]
     split = bool(load["split"])
+    several = not split and load["models"] > 1  # type: ignore[operator]
+    names = [f"model {i}" for i in range(load["models"])] if several else []  # type: ignore[call-overload]
 
     def limits(role: str) -> Limits:
         return Limits(
@@ -102,27 +109,36 @@ def run(load: dict[str, object], *, single: bool) -> tuple[Cluster, list[Request
     def pool(role: str, first: int) -> list[Instance]:
         return [
             Instance(
-                first + i, table(drafts), limits(role), caches(), role=role, single=single,
+                first + i, table(drafts), limits(role), caches(), role=role, pool="".join(names[:1]), single=single,
                 steps_of=drafting(drafts, 0.7, first + i), swap=Link(base=SECOND // 5000, per_token=SECOND // 10**7),
                 jitter=Jitter(load["jitter"], 8, i) if load["jitter"] else None,  # type: ignore[arg-type]
             )
             for i in range(load["instances"])  # type: ignore[call-overload]
         ]  # fmt: skip
 
-    def kit(role: str) -> Kit:
-        return Kit(table=table(drafts), limits=limits(role), cache=caches()[0], groups=load["groups"],  # type: ignore[arg-type]
+    def kit(role: str, pace: float = 1.0) -> Kit:
+        return Kit(table=table(drafts).slower(pace), limits=limits(role), cache=caches()[0], groups=load["groups"],  # type: ignore[arg-type]
                    draw=lambda name: drafting(drafts, 0.7, name))  # fmt: skip
 
     cluster = Cluster(
         pool("prefill" if split else "both", 0), decode=pool("decode", 10) if split else (),
         router=Router(load["router"], 3), link=Link(base=SECOND // 1000, per_token=SECOND // 10**6),
-        store=store(load) if load["store"] else None,
+        store=store(load) if load["store"] and not several else None,
         retries=load["retries"],  # type: ignore[arg-type]
-        kits={role: kit(role) for role in ("prefill", "decode", "both")}, switch_ticks=SECOND // 50,
+        kits={role: kit(role) for role in ("prefill", "decode", "both")}
+        | {name: kit("both", 1.0 + i) for i, name in enumerate(names)},
+        switch_ticks=SECOND // 50, fleet=Fleet(names, weights(names, load["memory"])) if several else None,  # type: ignore[arg-type]
     )  # fmt: skip
     made = [Request(i, *row[:3], blocks=row[3], priority=row[4], deadline=row[5]) for i, row in enumerate(load["rows"])]  # type: ignore[call-overload]
+    for request, asked in zip(made, load["asked"], strict=False):  # type: ignore[call-overload]
+        request.model = asked % len(names) if several else 0
     plan_trouble(cluster, load["trouble"])  # type: ignore[arg-type]
     return cluster, made, simulate(cluster, iter(made))
+
+
+def weights(names: list[str], capacity: float) -> Weights:
+    every = dict.fromkeys(names, 1.0)
+    return Weights(every, dict.fromkeys(names, SECOND // 100), dict.fromkeys(names, SECOND // 10), capacity)
 
 
 def plan_trouble(cluster: Cluster, planned: list[tuple[int, str]]) -> None:

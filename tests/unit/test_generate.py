@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from taicang.errors import InvalidInput
-from taicang.predict.replay import System, replay
+from taicang.predict.replay import replay
+from taicang.predict.system import System
 from taicang.traffic.generate import arriving, fixed, rhythm, wave
 from taicang.traffic.mixture import mixture
 from taicang.traffic.servegen import read_clients

@@ -11,7 +11,8 @@ from click.testing import CliRunner
 from taicang.app.main import cli
 from taicang.errors import InvalidInput, UnknownName
 from taicang.predict.faults import Faults, Outage
-from taicang.predict.replay import System, replay
+from taicang.predict.replay import replay
+from taicang.predict.system import System
 from taicang.traffic.generate import arriving, fixed, from_profile, gaps
 
 ON = ["llama-3.1-8b", "--on", "hgx-h100", "--tp", "1"]

@@ -16,7 +16,8 @@ from taicang.app.main import cli
 from taicang.errors import InvalidInput, UnknownName
 from taicang.plans import ServePlan
 from taicang.predict.faults import Change, Faults, Outage, unit_ranks
-from taicang.predict.replay import Replay, System, replay
+from taicang.predict.replay import Replay, replay
+from taicang.predict.system import System
 from taicang.reliability import components
 from taicang.serve.pace import PERIOD, Jitter
 from taicang.serve.request import SECOND

@@ -15,7 +15,8 @@ from taicang.app.main import cli
 from taicang.catalog import machine
 from taicang.errors import InvalidInput, NotModelled, UnknownName
 from taicang.plans import ServePlan
-from taicang.predict.replay import System, replay
+from taicang.predict.replay import replay
+from taicang.predict.system import System
 from taicang.serve import simulate
 from taicang.traffic.generate import arriving, fixed
 

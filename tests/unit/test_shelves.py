@@ -17,7 +17,8 @@ from taicang.catalog.costing import cost_model
 from taicang.catalog.models import model
 from taicang.errors import InvalidInput
 from taicang.plans import ServePlan
-from taicang.predict.replay import System, replay
+from taicang.predict.replay import replay
+from taicang.predict.system import System
 from taicang.search.choices import quantisation
 from taicang.serve.build import Tier, link
 from taicang.serve.evict import order

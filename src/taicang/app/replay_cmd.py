@@ -8,6 +8,7 @@ import click
 
 from taicang.app.options import JSON, Seconds, echo_json, stacked
 from taicang.app.replay_system import SYSTEM, system_from
+from taicang.app.replay_tenants import tenants_from
 from taicang.app.replay_traffic import TRAFFIC, traffic
 
 if TYPE_CHECKING:
@@ -39,6 +40,8 @@ Examples:
   taicang replay --closed-loop 128 --input 8192 --output 1024 minimax-m2.5 --on hgx-b200 --tp 4
   taicang replay --turns 8 --shared 2000 --input 300 --think 5s --rate 2/s --requests 4000 qwen3-32b --on hgx-h100
   taicang replay trace.jsonl.gz deepseek-r1 --on cloudmatrix384 --prefill 6x16 --decode 1x160 --pool 20TB --ssd 500TB
+  taicang replay --profile servegen-deepseek-r1 --rate 8/s --requests 2000 qwen3-32b --on hgx-h100 --instances 4 --tp 2
+      --also llama-3.1-8b=0.3 --also qwen3-8b=0.1 --model-cache 500GB
 """
 )
 @click.argument("what", nargs=-1, required=True, metavar="[TRACE] MODEL")
@@ -57,11 +60,13 @@ def replay(what: tuple[str, ...], machine: str, as_json: bool, **options: Any) -
     resolve(options, what[-1])
     check(options["out"], options["form"], perfetto=options["perfetto"])
     limits = limits_from(options, what[-1])
+    tenants = tenants_from(options)
     trace = traffic(what[0] if len(what) == 2 else None, options)
     with progress_bar(len(trace)) as progress:
         result: Replay = run(
             what[-1], machine, trace, system_from(options), clients=options["clients"] or 0, think_s=options["think"],
             random_think=options["random_think"], limits=limits, seed=options["seed"], progress=progress,
+            **tenants,
         )  # fmt: skip
     if options["out"]:
         write(result, options["out"], options["form"], perfetto=options["perfetto"])

@@ -66,6 +66,7 @@ def show(result: Replay, trace: Trace) -> None:
     if s.turned_away:
         lines.append(f"  {s.turned_away:,} requests turned away after their deadline")
     lines += _losses(s)
+    lines += _models(s)
     if s.cached_ratio or s.tiers:
         lines.append("  prefix cache: " + ", ".join(_hits(s)))
     lines.append(
@@ -99,6 +100,22 @@ def _losses(s: Summary) -> list[str]:
         lines.append(f"  {lost.stranded:,} requests stranded: no instance is left for them")
     if lost.switches:
         lines.append(f"  instances that went over to the other pool: {lost.switches:,}")
+    return lines
+
+
+def _models(s: Summary) -> list[str]:
+    lines = []
+    for each in s.models:
+        good = "" if each.goodput_ratio is None else f", {each.goodput_ratio:.1%} within the limits"
+        times = [unit(v, "s") if v else "0" for v in (each.ttft.p50_s, each.ttft.p99_s, each.tpot.p50_s)]
+        lines.append(
+            f"  {each.model}: {each.requests:,} requests, TTFT {times[0]} (p99 {times[1]}), TPOT {times[2]}{good}"
+        )
+    if s.loads is not None and s.loads.warm + s.loads.cold:
+        lines.append(
+            f"  models loaded: {s.loads.warm:,} times from the hosts' memory, {s.loads.cold:,} from the store; "
+            f"{unit(s.loads.load_s, 's')} in the mean"
+        )
     return lines
 
 

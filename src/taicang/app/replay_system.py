@@ -10,9 +10,10 @@ import click
 from taicang.app.options import CHOICES, PLAN, stacked
 from taicang.app.replay_faults import FAULTS, faults_from
 from taicang.app.replay_memory import MEMORY, tiers_from
+from taicang.app.replay_tenants import TENANTS
 
 if TYPE_CHECKING:
-    from taicang.predict.replay import System
+    from taicang.predict.system import System
 
 
 SYSTEM = stacked(
@@ -46,6 +47,7 @@ SYSTEM = stacked(
         show_default=True,
         help="What becomes of requests whose deadline has passed when it is their turn.",
     ),
+    TENANTS,
     MEMORY,
     FAULTS,
     PLAN,
@@ -57,7 +59,7 @@ SYSTEM = stacked(
 def system_from(options: Mapping[str, Any]) -> System:
     """The system that the options describe."""
     from taicang.app.plan_options import plan_from
-    from taicang.predict.replay import System
+    from taicang.predict.system import System
 
     return System(
         instances=options["instances"], prefill=options["prefill"], decode=options["decode"],

@@ -106,7 +106,7 @@ def predict(row: Row, client: Client | None = None, *, seed: int = 0) -> tuple[f
     )  # fmt: skip
     loop = ClosedLoop(trace, clients, seed=seed)
     if row.median_gap:
-        cluster.log = Log()
+        cluster.log = Log(cluster.pools)
     done = columns(simulate(cluster, loop.arrivals(), after=loop.after))
     seen = done["ttft_s"] + found.door_s + found.door_token_s * done["input_tokens"]
     gaps = np.maximum(done["output_tokens"] - 1, 1)

@@ -84,7 +84,8 @@ class Breakage:
 
     def _hopeless(self, cluster: Cluster) -> bool:
         """Whether a pool is empty and nothing will bring one of its instances back."""
-        empty = not cluster.entry or (cluster.split and not cluster.decode)
+        pools = cluster.pools.values()
+        empty = not any(pools) if cluster.fleet is not None else not all(pools)
         away = [*cluster.down, *cluster.drained, *cluster.leaving]
         return empty and all(self._until.get(each, 0) >= FOREVER for each in away)
 

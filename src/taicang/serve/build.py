@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from taicang.errors import InvalidInput, NotModelled
@@ -13,9 +13,11 @@ from taicang.ops import Transfer
 from taicang.serve.cache import Cache
 from taicang.serve.cluster import Cluster
 from taicang.serve.evict import Eviction
+from taicang.serve.fleet import Fleet
 from taicang.serve.instance import Instance
 from taicang.serve.kit import Kit
 from taicang.serve.link import NO_TIME, Link
+from taicang.serve.loading import SOURCES, loading_s, stored_bytes
 from taicang.serve.memory import memory_use
 from taicang.serve.pace import Jitter
 from taicang.serve.request import FOREVER, SECOND
@@ -25,6 +27,7 @@ from taicang.serve.setup import Setup
 from taicang.serve.shelf import Shelf
 from taicang.serve.steptable import StepTable
 from taicang.serve.store import Store
+from taicang.serve.weights import Weights
 from taicang.units import show
 
 PAGE = 16
@@ -106,18 +109,20 @@ def step_table(pool: Pool) -> StepTable:
 
 
 def instances(
-    pool: Pool, made_of: Kit, *, role: str, first: int = 0, seed: int = 0, single: bool = False, jitter_s: float = 0.0
-) -> list[Instance]:
-    """The instances of ``pool``, numbered from ``first``; their hosts are late by ``jitter_s`` in the mean."""
+    pool: Pool, made_of: Kit, *, role: str, name: str = "", first: int = 0, seed: int = 0, single: bool = False,
+    jitter_s: float = 0.0,
+) -> list[Instance]:  # fmt: skip
+    """The instances of ``pool``, numbered from ``first``; their hosts are late by ``jitter_s`` in the mean. ``name`` is
+    that of the pool, where it is not the role."""
     setup = pool.setup
     swap = link(setup, setup, "host") if pool.limits.swap_tokens else NO_TIME
     return [
         Instance(
-            name, made_of.table, made_of.limits, made_of.caches(), role=role, single=single,
-            steps_of=made_of.draw(name), swap=swap,
-            jitter=Jitter(jitter_s, setup.plan.ranks, seed + name) if jitter_s else None,
+            number, made_of.table, made_of.limits, made_of.caches(), role=role, pool=name, single=single,
+            steps_of=made_of.draw(number), swap=swap,
+            jitter=Jitter(jitter_s, setup.plan.ranks, seed + number) if jitter_s else None,
         )
-        for name in range(first, first + pool.instances)
+        for number in range(first, first + pool.instances)
     ]  # fmt: skip
 
 
@@ -224,3 +229,37 @@ def cluster(
         made[0], decode=made[1] if decode is not None else (), router=Router(router, seed), link=way,
         store=store(entry.setup, keeping), kits=kits,
     )  # fmt: skip
+
+
+def fleet(
+    pools: Mapping[str, Pool],
+    *,
+    context: float,
+    keeping: Keeping | None = None,
+    router: str = "least-loaded",
+    seed: int = 0,
+    single: bool = False,
+    jitter_s: float = 0.0,
+    cache_bytes: float = 0.0,
+) -> Cluster:
+    """Several models, by name, on instances that change from one to another; ``pools`` say who holds what at first.
+
+    Their weights lie in an object store, and in ``cache_bytes`` of the hosts' memory.
+    """
+    keeping = keeping or Keeping()
+    kits = {name: kit(pool, context=context, keeping=keeping, seed=seed) for name, pool in pools.items()}
+    made: list[Instance] = []
+    for name, pool in pools.items():
+        made += instances(
+            pool, kits[name], role="both", name=name, first=len(made), seed=seed, single=single, jitter_s=jitter_s
+        )
+    ticks = {
+        source: {name: round(loading_s(pool.setup, source) * SECOND) for name, pool in pools.items()}
+        for source in SOURCES
+    }
+    sizes = {name: stored_bytes(pool.setup) for name, pool in pools.items()}
+    weights = Weights(sizes, ticks["warm"], ticks["cold"], cache_bytes)
+    for name, pool in pools.items():
+        if pool.instances:  # they came that way
+            weights.keep(name)
+    return Cluster(made, router=Router(router, seed), kits=kits, fleet=Fleet(list(pools), weights))

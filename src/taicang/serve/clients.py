@@ -20,7 +20,7 @@ SOME = 65_536
 class Turns:
     """Makes the requests of ``trace``; ``after`` makes those that wait for an answer."""
 
-    __slots__ = ("_delay", "_due", "_next", "_rank", "first", "trace")
+    __slots__ = ("_delay", "_due", "_model", "_next", "_rank", "first", "trace")
 
     def __init__(self, trace: Trace) -> None:
         self.trace = trace
@@ -28,6 +28,7 @@ class Turns:
         self._delay = trace.delay_s
         self._rank = trace.priority.tolist() if trace.priority is not None else None
         self._due = trace.deadline_s.tolist() if trace.deadline_s is not None else None
+        self._model = trace.model.tolist() if trace.model is not None else None
         self.first = np.ones(len(trace), dtype=bool) if self._delay is None else np.isnan(self._delay)
         """Requests that wait for none."""
 
@@ -43,11 +44,13 @@ class Turns:
             i, now, int(t.input_tokens[i]), int(t.output_tokens[i]), blocks=t.blocks[i] if t.blocks else (),
             session=int(t.session[i]) if t.session is not None else -1,
         )  # fmt: skip
-        return self.ranked(made)
+        return self.marked(made)
 
-    def ranked(self, request: Request) -> Request:
-        """``request`` with the trace's priority and deadline."""
+    def marked(self, request: Request) -> Request:
+        """``request`` with the trace's model, priority and deadline."""
         i = request.id
+        if self._model is not None:
+            request.model = self._model[i]
         if self._rank is not None:
             request.priority = self._rank[i]
         if self._due is not None and self._due[i] == self._due[i]:  # not NaN
@@ -70,7 +73,7 @@ class OpenLoop(Turns):
     def arrivals(self) -> Iterator[Request]:
         """All that wait for no answer, in order of time."""
         trace, nothing = self.trace, ()
-        ranked = self._rank is not None or self._due is not None
+        plain = self._rank is None and self._due is None and self._model is None
         for low in range(0, len(trace), SOME):
             part = slice(low, low + SOME)
             times, first = trace.arrival_s[part].tolist(), self.first[part].tolist()
@@ -82,7 +85,7 @@ class OpenLoop(Turns):
                     made = Request(
                         low + i, round(at * SECOND), inputs[i], outputs[i], blocks=blocks[i], session=sessions[i]
                     )
-                    yield self.ranked(made) if ranked else made
+                    yield made if plain else self.marked(made)
 
 
 class ClosedLoop(Turns):

@@ -13,6 +13,7 @@ from typing import Any
 from taicang.errors import InvalidInput
 from taicang.events import Events
 from taicang.serve import trouble
+from taicang.serve.fleet import Fleet
 from taicang.serve.instance import Instance
 from taicang.serve.kit import Kit
 from taicang.serve.link import NO_TIME, Link
@@ -33,9 +34,9 @@ class Cluster:
     """
 
     __slots__ = (
-        "_free_at", "decode", "down", "drained", "entry", "events", "held", "kits", "leaving", "link",
-        "log", "moved_tokens", "on_left", "outages", "parked", "retries", "router", "split", "store", "switch_ticks",
-        "switches", "touched",
+        "_free_at", "changing", "decode", "down", "drained", "entry", "events", "fleet", "held", "kits", "leaving",
+        "link", "log", "moved_tokens", "on_left", "outages", "parked", "pools", "retries", "router", "split", "store",
+        "switch_ticks", "switches", "touched",
     )  # fmt: skip
 
     def __init__(
@@ -50,6 +51,7 @@ class Cluster:
         retries: int | None = None,
         kits: Mapping[str, Kit] | None = None,
         switch_ticks: int = 0,
+        fleet: Fleet | None = None,
     ) -> None:
         self.entry = list(entry)
         self.decode = list(decode)
@@ -64,21 +66,33 @@ class Cluster:
         self.retries = sys.maxsize if retries is None else retries
         """Times that a request is tried again after it lost its cache."""
         self.kits = dict(kits or {})
-        """What instances are made of, by role; needed only where they are to change."""
+        """What instances are made of, by pool; needed only where they are to change."""
+        self.fleet = fleet
+        """Of several models, who holds which."""
         self.switch_ticks = switch_ticks
-        """How long it takes to set an instance up for another role."""
+        """How long it takes to set an instance up for the other role."""
         self.moved_tokens = 0
         self.switches = 0
-        """Instances that changed their pool."""
+        """Times that an instance changed its pool."""
         self.outages: list[tuple[int, int, int]] = []
         """(instance, when it failed, when it served again or -1)."""
         self.split = bool(decode)
+        self.pools: dict[str, list[Instance]] = {}
+        """Instances that take requests, by pool: one for all, two roles, or one for each model of a fleet."""
+        if self.split:
+            self.pools = {"prefill": self.entry, "decode": self.decode}
+        elif fleet is None:
+            self.pools = {"both": self.entry}
+        else:
+            self.pools = {model: [each for each in self.entry if each.pool == model] for model in fleet.models}
         self.down: dict[Instance, list[Instance]] = {}
         """Instances that failed, and the pool that they belong to."""
         self.drained: dict[Instance, list[Instance]] = {}
         """Instances that take no new requests, and the pool that they belong to."""
         self.leaving: dict[Instance, list[Instance]] = {}
         """Instances that change their pool, and the new one."""
+        self.changing: set[Instance] = set()
+        """Those of them that are being set up for it."""
         self.parked: list[Request] = []
         """Requests for a pool that has no instance."""
         self.held: list[tuple[Request, Instance]] = []
@@ -90,8 +104,8 @@ class Cluster:
     @property
     def instances(self) -> list[Instance]:
         """All of them."""
-        away = (*self.down, *self.drained, *self.leaving)
-        return sorted([*self.entry, *self.decode, *away], key=lambda each: each.name)
+        here = (each for pool in self.pools.values() for each in pool)
+        return sorted([*here, *self.down, *self.drained, *self.leaving], key=lambda each: each.name)
 
     def later(self, at: int, act: Callable[..., None], *what: Any) -> None:
         """Plan ``act(self, *what, at)`` (see ``trouble``)."""
@@ -100,12 +114,17 @@ class Cluster:
     def submit(self, request: Request, now: int) -> None:
         """A request arrives. Raises ``InvalidInput`` for one that no instance can hold.
 
-        While the pool that takes requests has no instance left, they wait for a repair.
+        While the pool that takes it has no instance, it waits for a repair, or for an instance that changes its model.
         """
-        if not self.entry:
+        pool = self.entry if self.fleet is None else self.fleet.pool(self, request)
+        if not pool:
             self.parked.append(request)
+            if self.fleet is not None:
+                self.fleet.review(self, now)
             return
-        instance = self.router.pick(request, self.entry)
+        instance = self.router.pick(request, pool)
+        if self.fleet is not None:
+            self.fleet.used(instance, now)
         self._check(request, instance)
         if self.store is not None and request.blocks:
             request.place = instance.name

@@ -31,7 +31,7 @@ class Instance:
 
     __slots__ = (
         "_context", "_end", "_growth", "_heap", "_joined", "_k", "_rides", "_row", "_since", "_start", "_sums",
-        "_work", "busy", "coming", "failures", "groups", "hungry", "jitter", "lanes", "limits", "name", "ratio",
+        "_work", "busy", "coming", "failures", "groups", "hungry", "jitter", "lanes", "limits", "name", "pool", "ratio",
         "refused", "role", "safe", "sending", "single", "stall", "steps", "steps_of", "steps_run", "swap", "table",
         "version",
     )  # fmt: skip
@@ -44,6 +44,7 @@ class Instance:
         caches: list[Cache],
         *,
         role: str = "both",
+        pool: str = "",
         single: bool = False,
         steps_of: Callable[[int], int] | None = None,
         swap: Link = NO_TIME,
@@ -54,6 +55,8 @@ class Instance:
         self.limits = limits
         self.groups = [Group(cache, reserve=limits.reserve) for cache in caches]
         self.role = role
+        self.pool = pool or role
+        """What it is set up as: a role, or a model of a fleet."""
         self.single = single
         self.steps_of = steps_of
         self.swap = swap
@@ -133,11 +136,11 @@ class Instance:
         self.groups[at].promised -= request.room
         self.lanes.leave(at)
 
-    def refit(self, role: str, kit: Kit) -> None:
-        """Set up anew for ``role``, with nothing here."""
+    def refit(self, pool: str, kit: Kit, *, role: str) -> None:
+        """Set up anew as one of ``pool``, with nothing here."""
         assert self.idle
         assert not self.requests
-        self.role, self.limits, self.steps_of = role, kit.limits, kit.draw(self.name)
+        self.pool, self.role, self.limits, self.steps_of = pool, role, kit.limits, kit.draw(self.name)
         self.table = kit.table.slower(self.ratio)
         self.groups = [Group(cache, reserve=kit.limits.reserve, step=self.steps) for cache in kit.caches()]
         self.lanes = Lanes(kit.groups)

@@ -1,4 +1,4 @@
-"""What the instances of one role are made of."""
+"""What the instances of one pool are made of."""
 
 from __future__ import annotations
 

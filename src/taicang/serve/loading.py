@@ -7,13 +7,14 @@ caching): 320 s from a bucket of the object store, which all instances share; 5 
 
 from __future__ import annotations
 
-from typing import Final, Literal, TypeAlias
+from typing import Final, Literal, TypeAlias, get_args
 
 from taicang.plans import ServePlan
 from taicang.serve.memory import memory_use
 from taicang.serve.setup import Setup
 
 Source: TypeAlias = Literal["cold", "warm"]
+SOURCES: Final[tuple[Source, ...]] = get_args(Source)
 _MEASURED: Final = 671e9
 STORE_BYTES_PER_S: Final = _MEASURED / 320.0
 POOL_BYTES_PER_S: Final = _MEASURED / 16.0 / 5.0
@@ -23,8 +24,13 @@ POOL_BYTES_PER_S: Final = _MEASURED / 16.0 / 5.0
 def loading_s(setup: Setup, source: Source) -> float:
     """Seconds until all ranks of an instance of ``setup`` hold their weights; nothing else of a start is in it."""
     if source == "cold":  # the store is read once
-        return _weight_bytes(setup, ServePlan(quant=setup.plan.quant)) / STORE_BYTES_PER_S
+        return stored_bytes(setup) / STORE_BYTES_PER_S
     return _weight_bytes(setup, setup.plan) * setup.machine.chip.dies / POOL_BYTES_PER_S
+
+
+def stored_bytes(setup: Setup) -> float:
+    """Weights of the model as they lie in a store, each once."""
+    return _weight_bytes(setup, ServePlan(quant=setup.plan.quant))
 
 
 def _weight_bytes(setup: Setup, plan: ServePlan) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,18 +11,19 @@ from numpy.typing import NDArray
 from taicang.serve.instance import Instance
 from taicang.serve.record import COARSE
 
-FIELDS = ("start", "end", "steps", "sequences", "grains", "tokens", "prompts", "pairs", "keys")
+FIELDS = ("start", "end", "steps", "sequences", "grains", "tokens", "prompts", "pairs", "keys", "pool")
 """Stamps (see ``record``); decode steps; sequences decoding and their cached tokens in grains; prompt tokens, prompts,
-query-key pairs and keys. Sums over the attention groups."""
+query-key pairs and keys; the number of the pool. Sums over the attention groups."""
 
 
 class Log:
     """Rows of integers by instance, in order of time."""
 
-    __slots__ = ("_rows",)
+    __slots__ = ("_pools", "_rows")
 
-    def __init__(self) -> None:
+    def __init__(self, pools: Iterable[str]) -> None:
         self._rows: dict[int, array[int]] = {}
+        self._pools = {name: i for i, name in enumerate(pools)}
 
     def step(self, instance: Instance, now: int) -> None:
         """``instance`` is about to finish what it began."""
@@ -30,16 +31,19 @@ class Log:
         rows = self._rows.get(instance.name)
         if rows is None:
             rows = self._rows[instance.name] = array("q")
-        rows.extend((start >> COARSE, now >> COARSE, steps, sequences, grains, tokens, prompts, int(pairs), keys))
+        pool = self._pools[instance.pool]
+        rows.extend((start >> COARSE, now >> COARSE, steps, sequences, grains, tokens, prompts, int(pairs), keys, pool))
 
     @property
     def names(self) -> list[int]:
         """Instances that did anything."""
         return sorted(self._rows)
 
-    def of(self, name: int) -> Mapping[str, NDArray[np.int64]]:
-        """The rows of one instance as columns."""
+    def of(self, name: int, pool: str = "") -> Mapping[str, NDArray[np.int64]]:
+        """The rows of one instance as columns, or those of its time in one pool."""
         rows = np.frombuffer(self._rows.get(name, array("q")), dtype=np.int64).reshape(-1, len(FIELDS))
+        if pool:
+            rows = rows[rows[:, -1] == self._pools[pool]]
         return {field: rows[:, i] for i, field in enumerate(FIELDS)}
 
     def __len__(self) -> int:

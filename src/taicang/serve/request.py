@@ -17,8 +17,8 @@ class Request:
 
     __slots__ = (
         "arrival", "base", "blocks", "cached", "deadline", "done", "end", "failed", "fetching", "first", "group", "id",
-        "input", "last", "loaded", "lost", "made", "moved", "need", "nodes", "output", "pages", "place", "pooled",
-        "preempted", "priority", "retries", "room", "session", "started", "swapped", "swaps", "ticket",
+        "input", "last", "loaded", "lost", "made", "model", "moved", "need", "nodes", "output", "pages", "place",
+        "pooled", "preempted", "priority", "retries", "room", "session", "started", "swapped", "swaps", "ticket",
     )  # fmt: skip
 
     def __init__(
@@ -40,13 +40,14 @@ class Request:
         self.blocks = blocks
         """Ids of the prompt's whole blocks; an id stands for its block and everything before it."""
         self.session = session
+        self.model = 0
+        """Which of a fleet's models it asks for."""
         self.priority = priority
         """The smaller is served first, where the scheduler looks at it."""
         self.deadline = deadline
         """Tick by which it is to start, where the scheduler looks at it."""
         self.need = input_tokens
-        self.done = 0
-        self.made = 0
+        self.done = self.made = 0
         self.cached = 0
         """Prompt tokens found in device memory when it was admitted."""
         self.loaded = 0

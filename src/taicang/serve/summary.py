@@ -76,10 +76,35 @@ class Losses:
     stranded: int
     """Requests that still wait, for an instance that nothing brings back."""
     switches: int
-    """Instances that went over to the other pool."""
+    """Times that an instance went over to the other pool."""
 
     def __bool__(self) -> bool:
         return any((self.failures, self.retries, self.given_up, self.stranded, self.switches))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Served:
+    """What the users of one of several models saw."""
+
+    model: str
+    requests: int
+    """That were served."""
+    ttft: Spread
+    tpot: Spread
+    goodput_ratio: float | None
+    """Share within the limits."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loads:
+    """Changes of the model that an instance holds."""
+
+    warm: int
+    """From the model cache."""
+    cold: int
+    """From the store."""
+    load_s: float
+    """Mean time to have the weights, waiting for the store included."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,6 +135,10 @@ class Summary:
     """Share fetched from the memory pool."""
     tiers: tuple[Tier, ...]
     """Memory beside the instances, the nearest first."""
+    models: tuple[Served, ...]
+    """Each of several models."""
+    loads: Loads | None
+    """None where there is but one."""
     preemptions: int
     swaps: int
     """Sequences that came back from host memory."""
@@ -179,6 +208,8 @@ def summarise(
         cached_ratio=float(table["cached_tokens"].sum()) / max(prompt, 1.0),
         pooled_ratio=float(table["pooled_tokens"].sum()) / max(prompt, 1.0),
         tiers=_tiers(cluster, prompt),
+        models=_models(table, cluster, good if kept else None),
+        loads=_loads(cluster),
         preemptions=int(table["preempted"].sum()),
         swaps=int(table["swaps"].sum()),
         busy_ratio=sum(each.busy for each in places) / SECOND / max(len(places), 1) * rate,
@@ -200,8 +231,38 @@ def _losses(table: Mapping[str, NDArray[Any]], cluster: Cluster, *, stranded: in
         lost_tokens=int(table["lost_tokens"].sum()),
         given_up=int(table["failed"].sum()),
         stranded=stranded,
-        switches=cluster.switches,
+        switches=cluster.switches if cluster.split else 0,
     )
+
+
+def _models(table: Mapping[str, NDArray[Any]], cluster: Cluster, good: NDArray[Any] | None) -> tuple[Served, ...]:
+    if cluster.fleet is None:
+        return ()
+    served = ~np.isnan(table["ttft_s"])
+    many = served & (table["output_tokens"] > 1)
+    made = []
+    for name in cluster.fleet.models:
+        mine = table["model"] == name
+        made.append(
+            Served(
+                model=name,
+                requests=int((mine & served).sum()),
+                ttft=spread(table["ttft_s"][mine & served]),
+                tpot=spread(table["tpot_s"][mine & many]),
+                goodput_ratio=float(good[mine].mean()) if good is not None and mine.any() else None,
+            )
+        )
+    return tuple(made)
+
+
+def _loads(cluster: Cluster) -> Loads | None:
+    if cluster.fleet is None:
+        return None
+    weights = cluster.fleet.weights
+    count = weights.warm_loads + weights.cold_loads
+    return Loads(
+        warm=weights.warm_loads, cold=weights.cold_loads, load_s=weights.load_ticks / SECOND / max(count, 1)
+    )  # fmt: skip
 
 
 def _tiers(cluster: Cluster, prompt_tokens: float) -> tuple[Tier, ...]:

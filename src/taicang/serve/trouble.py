@@ -27,11 +27,12 @@ def fail_together(cluster: Cluster, instances: Sequence[Instance], now: int) -> 
     failing = [each for each in instances if each not in cluster.down]
     for each in failing:
         cluster.down[each] = _taken_out(cluster, each)
-        cluster.leaving.pop(each, None)
         cluster.outages.append((each.name, now, -1))
     for each in failing:
         for request in _lost(cluster, each, now):
             again(cluster, request, now)
+    if cluster.fleet is not None:  # one of them may have been about to take a model that requests wait for
+        cluster.fleet.review(cluster, now)
 
 
 def _lost(cluster: Cluster, instance: Instance, now: int) -> list[Request]:
@@ -97,17 +98,17 @@ def pace(cluster: Cluster, instance: Instance, ratio: float, now: int) -> None:
 
 
 def reprice(cluster: Cluster, tables: Mapping[str, StepTable], link: Link, now: int) -> None:
-    """The machine has changed: from their next steps on instances take the times of their role's table."""
+    """The machine has changed: from their next steps on instances take the times of their pool's table."""
     cluster.link = link
-    for role, table in tables.items():
-        cluster.kits[role].table = table
+    for pool, table in tables.items():
+        cluster.kits[pool].table = table
     for instance in cluster.instances:
         _apply(cluster, instance, now)
 
 
 def _apply(cluster: Cluster, instance: Instance, now: int) -> None:
     end = instance.cut(now)
-    instance.table = cluster.kits[instance.role].table.slower(instance.ratio)
+    instance.table = cluster.kits[instance.pool].table.slower(instance.ratio)
     cluster.ends(instance, end)
 
 
@@ -115,39 +116,50 @@ def switch(cluster: Cluster, instance: Instance, now: int) -> None:
     """``instance`` goes over to the other pool: it serves what it has, then is set up anew. The last one of a pool
     stays."""
     pool = cluster.entry if instance in cluster.entry else cluster.decode
-    if not cluster.split or instance not in pool or len(pool) == 1:
-        return
-    pool.remove(instance)
-    cluster.leaving[instance] = cluster.decode if pool is cluster.entry else cluster.entry
+    if cluster.split and instance in pool and len(pool) > 1:
+        change(cluster, instance, cluster.decode if pool is cluster.entry else cluster.entry, now)
+
+
+def change(cluster: Cluster, instance: Instance, target: list[Instance], now: int) -> None:
+    """``instance`` takes no more requests; when it has served what it has, it is set up as one of ``target``."""
+    cluster.pools[instance.pool].remove(instance)
+    cluster.leaving[instance] = target
     settle(cluster, instance, now)
 
 
 def settle(cluster: Cluster, instance: Instance, now: int) -> None:
     """Set ``instance``, which leaves its pool, up anew once nothing of the old work is left."""
-    if instance in cluster.leaving and instance.idle and not instance.requests and not instance.sending:
-        cluster.later(now + cluster.switch_ticks, _switched, instance, instance.failures)
+    if instance not in cluster.leaving or instance in cluster.changing:
+        return
+    if instance.idle and not instance.requests and not instance.sending:
+        cluster.changing.add(instance)
+        pool = _name(cluster, cluster.leaving[instance])
+        fleet = cluster.fleet
+        end = now + cluster.switch_ticks if fleet is None else fleet.weights.load(pool, now)
+        cluster.later(end, _switched, instance, instance.failures)
 
 
 def _switched(cluster: Cluster, instance: Instance, failures: int, now: int) -> None:
-    pool = cluster.leaving.get(instance)
-    if pool is None or failures != instance.failures:
+    if instance not in cluster.changing or failures != instance.failures:
         return
-    del cluster.leaving[instance]
-    role = "decode" if pool is cluster.decode else "prefill"
-    instance.refit(role, cluster.kits[role])
+    cluster.changing.remove(instance)
+    pool = cluster.leaving.pop(instance)
+    name = _name(cluster, pool)
+    instance.refit(name, cluster.kits[name], role=name if cluster.split else instance.role)
     cluster.switches += 1
     join(cluster, instance, pool, now)
 
 
 def _taken_out(cluster: Cluster, instance: Instance) -> list[Instance]:
     """Take ``instance`` out of whatever pool it is in; returns where it belongs."""
-    for pool in (cluster.entry, cluster.decode):
-        if instance in pool:
-            pool.remove(instance)
-            return pool
-    home = cluster.drained.pop(instance, None)
-    if home is not None:
-        return home
-    # on its way to another pool, not set up for it yet
-    target = cluster.leaving[instance]
-    return cluster.entry if target is cluster.decode else cluster.decode
+    home = cluster.pools[instance.pool]
+    if instance in home:
+        home.remove(instance)
+    cluster.drained.pop(instance, None)
+    cluster.leaving.pop(instance, None)
+    cluster.changing.discard(instance)
+    return home
+
+
+def _name(cluster: Cluster, pool: list[Instance]) -> str:
+    return next(name for name, each in cluster.pools.items() if each is pool)

@@ -31,6 +31,9 @@ class Part:
     name: str
     setup: Setup
     instances: Sequence[int]
+    """Those that are set up so at the beginning."""
+    pool: str
+    """Their pool in the log."""
     fit: EnergyFit | None = None
     """Power constants of the chip."""
     standing_w: float | None = None
@@ -43,7 +46,7 @@ def usage(log: Log, parts: Sequence[Part], raw: Mapping[str, NDArray[np.int64]])
     ``waiting`` and ``running`` count requests of the whole system at the bin's end. Power is that of the chips that the
     instances hold, idle ones included; NaN where no public figure gives it.
     """
-    ends = [log.of(name)["end"] for part in parts for name in part.instances]
+    ends = [log.of(name)["end"] for name in log.names]
     last = max((int(end[-1]) for end in ends if len(end)), default=0)
     edges = np.linspace(0.0, float(max(last, 1)), BINS + 1)
     width_s = (edges[1] - edges[0]) / STAMP
@@ -59,7 +62,7 @@ def usage(log: Log, parts: Sequence[Part], raw: Mapping[str, NDArray[np.int64]])
         found = {
             "time_s": edges[:-1] / STAMP,
             "pool": np.full(BINS, part.name),
-            "busy_ratio": row["busy"] / (width_s * len(part.instances)),
+            "busy_ratio": row["busy"] / (width_s * max(len(set(part.instances) | set(_places(log, part))), 1)),
             "decoding_sequences": row["sequences"] / width_s,
             "prompt_tokens_per_s": row["prompt"] / width_s,
             "decoded_tokens_per_s": row["decoded"] / width_s,
@@ -81,7 +84,7 @@ def _part(log: Log, part: Part, edges: NDArray[np.float64]) -> dict[str, NDArray
     chip, chips = part.setup.machine.chip, part.setup.plan.ranks / part.setup.machine.chip.dies
     groups, per_step = part.setup.plan.dp, part.setup.plan.tokens_per_step
     span_s = (edges[1] - edges[0]) / STAMP
-    rows = [log.of(name) for name in part.instances]
+    rows = [log.of(name, part.pool) for name in _places(log, part)]
     idle_w = chip.idle_w or 0.0
     if part.standing_w is None:
         power = powers(rows, part.setup, groups, part.fit)
@@ -97,12 +100,18 @@ def _part(log: Log, part: Part, edges: NDArray[np.float64]) -> dict[str, NDArray
             "decoded": one["sequences"] * one["steps"] * float(per_step),
             "energy": watts * seconds * chips,
         }
-        spread = {name: _spread(one["start"], one["end"], values, edges) for name, values in each.items()}
-        idle = np.maximum(span_s - spread["busy"], 0.0) * idle_w * chips
-        spread["energy"] = spread["energy"] + idle
-        for name, values in spread.items():
-            total[name] += values
+        for name, values in each.items():
+            total[name] += _spread(one["start"], one["end"], values, edges)
+    for place in part.instances:  # idle time counts where an instance began, whatever it is set up as later
+        one = log.of(place)
+        busy = _spread(one["start"], one["end"], (one["end"] - one["start"]) / STAMP, edges)
+        total["energy"] += np.maximum(span_s - busy, 0.0) * idle_w * chips
     return total
+
+
+def _places(log: Log, part: Part) -> list[int]:
+    """Instances that worked as part of ``part``."""
+    return [name for name in log.names if len(log.of(name, part.pool)["start"])]
 
 
 def _spread(start: Any, end: Any, values: Any, edges: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -153,6 +153,7 @@ def _joined(traces: Sequence[Trace], shifts: Sequence[float], sign: str) -> Trac
         priority=_columns(traces, "priority", 0, order),
         deadline_s=_columns(traces, "deadline_s", np.nan, order),
         client=np.concatenate(clients)[order],
+        model=_columns(traces, "model", 0, order),
         repaired=repaired,
         notes=tuple(dict.fromkeys(note for trace in traces for note in trace.notes)),
     )
@@ -171,12 +172,27 @@ def isolated(trace: Trace) -> Trace:
     """Clients share no block: each works in a namespace of its own. Raises ``InvalidInput`` without clients."""
     if trace.client is None:
         raise InvalidInput("names no clients to keep apart", where=trace.name)
+    return _apart(trace, trace.client)
+
+
+def _apart(trace: Trace, space: NDArray[np.int64]) -> Trace:
+    """Requests share blocks only within their ``space``."""
     names: dict[tuple[int, int], int] = {}
-    clients = trace.client.tolist()
-    blocks = [
-        [names.setdefault((clients[i], block), len(names)) for block in ids] for i, ids in enumerate(trace.blocks)
-    ]
+    spaces = space.tolist()
+    blocks = [[names.setdefault((spaces[i], block), len(names)) for block in ids] for i, ids in enumerate(trace.blocks)]
     return replace(trace, blocks=blocks)
+
+
+def for_models(trace: Trace, shares: Sequence[float], seed: int) -> Trace:
+    """A random share of the sessions asks for each of several models, numbered from 1; the others ask for number 0.
+
+    Models share no blocks.
+    """
+    names, position = np.unique(conversations(trace), return_inverse=True)
+    edges = 1.0 - np.cumsum(np.asarray(shares)[::-1])[::-1]
+    drawn = np.searchsorted(edges, np.random.default_rng(seed).random(len(names)), side="right")
+    model = drawn[position].astype(np.int64)
+    return replace(_apart(trace, model), model=model)
 
 
 def due(trace: Trace, within_s: float) -> Trace:

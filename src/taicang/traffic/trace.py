@@ -32,6 +32,8 @@ class Trace:
     """Time after the arrival by which it is to start (NaN: any), for schedulers that look at it."""
     client: NDArray[np.int64] | None = None
     """Whose request it is, where several clients are mixed."""
+    model: NDArray[np.int64] | None = None
+    """Which of several models it asks for, by number."""
     repaired: Mapping[str, int] = field(default_factory=dict)
     """What was mended on request, and how often."""
     notes: tuple[str, ...] = ()
@@ -76,6 +78,7 @@ def chosen(trace: Trace, index: NDArray[np.int64]) -> Trace:
         priority=_of(trace.priority, index),
         deadline_s=_of(trace.deadline_s, index),
         client=_of(trace.client, index),
+        model=_of(trace.model, index),
     )
 
 
