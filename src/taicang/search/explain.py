@@ -79,21 +79,29 @@ class Bound:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Explanation:
-    """Why a choice wins, why the next one loses, what binds, and what more of each resource would buy."""
+    """Why a choice wins, how it stands to another, what binds, and what more of each resource would buy."""
 
     bounds: tuple[Bound, ...]
-    ahead: tuple[str, ...]
+    beside_rank: int
+    """Rank of the other: the runner-up of the first, else the first (0: there is no other)."""
+    beside: tuple[str, ...]
     gains: tuple[Gain, ...]
 
 
-def explained(job: Job, best: Sequence[Choice], space: Space) -> Explanation:
-    """Explain the first of ``best``."""
+def explained(job: Job, choice: Choice, rank: int, best: Sequence[Choice], space: Space) -> Explanation:
+    """Explain ``choice``, which has this ``rank`` (from 1) in the ranking that ``best`` begins."""
     bounds = []
-    for pool in best[0].pools:
+    for pool in choice.pools:
         name, share = binding(job, pool)
         bounds.append(Bound(role=pool.role, resource=name, share_ratio=share, next_batch=stops(job, pool, space)))
-    ahead = against(job, best[0], best[1]) if len(best) > 1 else []
-    return Explanation(bounds=tuple(bounds), ahead=tuple(ahead), gains=sensitivity(job, best[0], space))
+    other = 1 if rank > 1 else 2
+    beside = against(job, choice, best[other - 1]) if len(best) >= other else []
+    return Explanation(
+        bounds=tuple(bounds),
+        beside_rank=other if beside else 0,
+        beside=tuple(beside),
+        gains=sensitivity(job, choice, space),
+    )
 
 
 def sensitivity(job: Job, choice: Choice, space: Space) -> tuple[Gain, ...]:
