@@ -98,7 +98,7 @@ def _chosen(each: Outcome, options: dict[str, Any]) -> Outcome:
 
 def space_of(job: Any, options: dict[str, Any]) -> Any:
     """The space that was asked for, with the draft length fixed where the user named one."""
-    from taicang.search.space import WIDE, default
+    from taicang.search.space import default, wide
 
-    space = WIDE if options["space"] == "wide" else default(job.model)
+    space = wide(job.model) if options["space"] == "wide" else default(job.model)
     return space if options["drafts"] is None else replace(space, drafts=(options["drafts"],))
