@@ -150,6 +150,27 @@ def test_smallest_machine_carries_the_load_with_no_chip_to_spare():
     assert more.chips >= small.chips
 
 
+def test_the_smallest_machine_is_no_larger_than_the_one_named():
+    one = job("llama-3.1-70b", "hgx-h200", tpot_s=0.05)
+    found = search(one, formats(["auto"], one), SMALL, Ask(objective="smallest", load_per_s=40.0))
+    assert not found.best
+    assert found.takes_chips > 8
+    units = -(-found.takes_chips // 8)
+    assert f"--on 'hgx-h200 x {units}'" in found.nearest[0]
+    grown = job("llama-3.1-70b", f"hgx-h200 x {units}", tpot_s=0.05)
+    carried = search(grown, formats(["auto"], grown), SMALL, Ask(objective="smallest", load_per_s=40.0)).best
+    assert carried[0].chips <= found.takes_chips
+    assert all(each.chips <= 8 * units for each in carried)
+
+
+def test_a_load_decides_the_size_of_decode_alone_too():
+    one = job("llama-3.1-70b", "hgx-h200", tpot_s=0.05)
+    ask = Ask(objective="smallest", load_per_s=0.5, modes=("decode",))
+    few = search(one, formats(["auto"], one), SMALL, ask).best[0]
+    assert few.chips < 8
+    assert few.requests_per_s >= 0.5
+
+
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), max_size=30))
 def test_front_is_what_nothing_beats(points):

@@ -5,6 +5,7 @@ from importlib.util import find_spec
 from click.testing import CliRunner
 
 from taicang.app.main import cli
+from taicang.errors import InvalidInput
 
 JOB = ["--on", "hgx-h100", "--input", "1000", "--output", "200"]
 
@@ -49,6 +50,27 @@ def test_smallest_needs_a_load_and_price_a_figure():
     assert "--load" in str(run("--objective", "smallest").exception)
     assert run("--objective", "smallest", "--load", "3").exit_code == 0
     assert "price.usd" in str(run("--on", "mi300x-8", "--objective", "per-usd").exception)
+
+
+def test_a_load_that_is_too_much_for_the_machine_says_what_it_takes():
+    result = run("--objective", "smallest", "--load", "2000", "--no-explain")
+    assert result.exit_code == 1
+    assert "2000 requests/s take" in result.output
+    assert "--on 'hgx-h100 x " in result.output
+
+
+def test_a_machine_of_open_size_grows_with_the_load():
+    args = ["search", "llama-3.1-8b", "--on", "hgx-h100 x N", "--objective", "smallest", "--load", "200", "--json"]
+    (found,) = json.loads(CliRunner().invoke(cli, [*args, "--confirm", "0", "--no-explain"]).stdout)
+    units = int(found["machine"].rpartition(" ")[2])
+    assert 8 * (units - 1) < found["best"][0]["chips"] <= 8 * units
+    assert "x N" in str(run("--on", "hgx-h100 x N").exception)
+
+
+def test_a_load_is_refused_where_the_objective_ignores_it():
+    refused = run("--load", "3").exception
+    assert isinstance(refused, InvalidInput)
+    assert "--load" in str(refused)
 
 
 def test_a_plan_of_the_users_stands_beside_the_winner():

@@ -18,7 +18,7 @@ SEARCH = stacked(
         type=click.Choice(["tokens/s/chip", "per-watt", "per-usd", "per-cny", "smallest"]),
         default="tokens/s/chip",
         show_default=True,
-        help="What is best; smallest is the fewest chips that carry --load.",
+        help="What is best; smallest: the fewest chips of the machine (of any size: NAME x N) that carry --load.",
     ),
     click.option(
         "--mode",
@@ -30,7 +30,12 @@ SEARCH = stacked(
     click.option(
         "--space", type=click.Choice(["standard", "wide"]), default="standard", show_default=True, help="Axes."
     ),
-    click.option("--load", "load_per_s", type=click.FloatRange(0, min_open=True), help="Requests per second."),
+    click.option(
+        "--load",
+        "load_per_s",
+        type=click.FloatRange(0, min_open=True),
+        help="Requests per second to carry (objective smallest).",
+    ),
     click.option("--top", type=click.IntRange(1), default=5, show_default=True, help="Layouts to show per machine."),
     click.option("--pareto", type=click.Path(file_okay=False), help="Write the Pareto front (CSV, JSON, plots) here."),
     click.option(

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from taicang.app.load_options import read_load
+from taicang.errors import InvalidInput
 
 MODES = {
     "agg": ("aggregated",),
@@ -16,6 +17,8 @@ MODES = {
     "decode": ("decode",),
 }
 """Layouts by the word of the option."""
+MOST_UNITS = 512
+"""Units of a machine of open size."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +39,9 @@ def outcomes(model: str, names: list[str], options: dict[str, Any]) -> list[Outc
     done, refused = [], []
     for name in names:
         try:
-            done.append(_chosen(_one(model, name, load, options), options))
+            base, growing = open_ended(name, options["objective"])
+            one = _grown if growing else _one
+            done.append(_chosen(one(model, base, load, options), options))
         except (MissingFigure, NotModelled) as error:
             if len(names) == 1:
                 raise
@@ -45,6 +50,31 @@ def outcomes(model: str, names: list[str], options: dict[str, Any]) -> list[Outc
     if not done:
         raise refused[0]
     return done
+
+
+def open_ended(name: str, objective: str) -> tuple[str, bool]:
+    """A machine's name, and whether its size is left open: "hgx-h200 x N" is as many as the load takes."""
+    base, times, count = name.rpartition(" x ")
+    if not times or count.strip() != "N":
+        return name, False
+    if objective != "smallest":
+        text = f"{name!r} leaves the size open, which only --objective smallest settles; give a number for N"
+        raise InvalidInput(text, where="--on")
+    return base.strip(), True
+
+
+def _grown(model: str, base: str, load: dict[str, Any], options: dict[str, Any]) -> Outcome:
+    """The outcome on as many units of a machine as the load takes.
+
+    What a load takes in layouts of a small machine is never less than in those of a large one: it is tried next.
+    """
+    units = 1
+    while True:
+        found = _one(model, f"{base} x {units}", load, options)
+        if found.found.best or units >= MOST_UNITS:
+            return found
+        each = found.job.machine.chips // units
+        units = min(-(-(found.found.takes_chips or 2 * units * each) // each), MOST_UNITS)
 
 
 def _one(model: str, name: str, load: dict[str, Any], options: dict[str, Any]) -> Outcome:
