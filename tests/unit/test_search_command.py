@@ -1,11 +1,20 @@
 import csv
 import json
+import re
 from importlib.util import find_spec
 
+import pytest
 from click.testing import CliRunner
 
 from taicang.app.main import cli
+from taicang.app.search_cmd import search as command
 from taicang.errors import InvalidInput
+from taicang.search.door import formats, prepare
+from taicang.search.explain import against
+from taicang.search.run import Ask
+from taicang.search.run import search as search_of
+from taicang.search.space import default
+from taicang.search.versus import fields, layout
 
 JOB = ["--on", "hgx-h100", "--input", "1000", "--output", "200"]
 
@@ -78,6 +87,64 @@ def test_a_plan_of_the_users_stands_beside_the_winner():
     assert result.exit_code == 0, result.output
     assert "winner against it" in result.output
     assert "pp or dp" in str(run("--versus", "dpp=2").exception)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("tp=0", "tp must be at least 1, got 0"),
+        ("tp=2,batch=0", "batch must be at least 1, got 0"),
+        ("tp=2,mtp=9", "mtp must be 0 to 8, got 9"),
+        ("tp=2,microbatches=3", "microbatches must be 1 to 2, got 3"),
+        ("tp=", "expected tp=NUMBER"),
+        ("tp=2,tp=4", "tp is given twice"),
+        ("tp=2,exchange=gatherr", "did you mean gather"),
+    ],
+)
+def test_a_plan_that_cannot_be_is_refused_with_the_field(text, reason):
+    refused = run("--versus", text).exception
+    assert isinstance(refused, InvalidInput)
+    assert reason in str(refused)
+    assert "--versus" in str(refused)
+
+
+def test_the_plans_of_the_help_can_be():
+    """Those of the examples and of the option, on the machine that they are shown for."""
+    (option,) = [each for each in command.params if each.name == "versus"]
+    job = prepare("deepseek-r1", "cloudmatrix384", input_tokens=4096, output_tokens=256)
+    plans = re.findall(r"[a-z_]+=[\w,=]+", f"{option.help} {command.epilog.partition('--versus')[2]}")
+    assert len(plans) == 2
+    for text in plans:
+        assert layout(job, fields(text)).ranks >= 64
+
+
+def test_the_smallest_machine_is_ahead_in_what_its_ranking_counts():
+    """Chips first; where those are level, what the ranking looks at next, and no step times that say the opposite."""
+    args = ["search", "llama-3.1-70b", "--on", "hgx-h200 x 4", "--objective", "smallest", "--load", "20"]
+    args += ["--tpot", "30ms", "--confirm", "0", "--json"]
+    runner = CliRunner()
+    (level,) = json.loads(runner.invoke(cli, args, catch_exceptions=False).stdout)
+    first, second = level["best"][:2]
+    assert (first["chips"], first["ttft_s"]) == (second["chips"], second["ttft_s"])
+    told = "; ".join(level["explanation"]["beside"])
+    assert told.startswith("26 chips in use against 26")
+    assert "TPOT 29.5 ms against 29.6 ms" in told
+    assert "µs" not in told
+    job = prepare("llama-3.1-70b", "hgx-h200 x 4", input_tokens=4096, output_tokens=256, tpot_s=0.03)
+    ask = Ask(objective="smallest", load_per_s=20.0)
+    ranked = search_of(job, formats(["auto"], job), default(job.model), ask).best
+    more = next(each for each in ranked if each.chips > ranked[0].chips)
+    assert against(job, ranked[0], more, "smallest")[0] == f"26 chips in use against {more.chips}"
+
+
+def test_decode_alone_is_compared_with_decode_alone():
+    """Not with a machine that prefills as well, which decodes on fewer of its chips."""
+    args = ("--mode", "decode", "--tpot", "30ms", "--versus", "tp=2,batch=16", "--json")
+    (found,) = json.loads(run(*args).stdout)
+    given, winner = found["versus"]["given"], found["best"][0]
+    assert given["mode"] == "decode"
+    lead = winner["output_tokens_per_s_per_chip"] / given["output_tokens_per_s_per_chip"] - 1.0
+    assert f"winner against it: {lead:+.1%}" in found["versus"]["said"][0]
 
 
 def test_machines_are_ranked_at_equal_chips_power_and_money():

@@ -135,7 +135,9 @@ def _ran(ran: Confirmation) -> str:
 
 def _versus(console: Console, job: Job, winner: Choice, found: Versus | None) -> None:
     if found is None:
-        console.print("  --versus: does not fit")
+        console.print(
+            "  --versus: does not fit: too large for the memory with its batch, or leaves no chips that prefill in time"
+        )
         return
     rows = [("winner", winner, winner.pools[-1]), ("versus", found.given, found.given.pools[-1])]
     if found.best_alone:
@@ -143,7 +145,11 @@ def _versus(console: Console, job: Job, winner: Choice, found: Versus | None) ->
     for name, each, pool in rows:
         rate = pool.sequences * pool.plan.dp / each.tpot_s / pool.chips
         over = "" if each.tpot_s <= job.tpot_s else " (over the limit)"
-        whole = "" if each is found.best_alone else f", {each.output_tokens_per_s_per_chip:,.0f} per chip of all"
+        whole = (
+            ""
+            if each is found.best_alone or each.mode == "decode"
+            else f", {each.output_tokens_per_s_per_chip:,.0f} per chip of all"
+        )
         speed = f"TPOT {show(each.tpot_s, 's')}{over}, {rate:,.0f} tok/s per decoding chip"
         console.print(f"  {name}: {pool_text(pool)}: {speed}{whole}")
     for line in found.said:

@@ -10,7 +10,7 @@ import click
 
 from taicang.app.load_options import NAMED_LOAD
 from taicang.app.options import CHOICES, JSON, echo_json, stacked, write_files
-from taicang.app.search_jobs import MODES, Outcome, outcomes
+from taicang.app.search_jobs import MODES, Outcome, ask_of, outcomes
 
 SEARCH = stacked(
     click.option(
@@ -45,7 +45,7 @@ SEARCH = stacked(
     ),
     click.option("--out", type=click.Path(file_okay=False), default="deploy", show_default=True, help="Where to."),
     click.option("--weights", default=None, help="Where the engine finds the weights (default: the model's name)."),
-    click.option("--versus", help="A decode plan to set beside the winner: dp=320,ep=320,batch=48,mtp=1."),
+    click.option("--versus", help="A decode plan to set beside the winner: dp=64,ep=64,redundant=64,batch=48,mtp=1."),
     click.option(
         "--confirm",
         type=click.IntRange(0),
@@ -65,7 +65,8 @@ Examples:
       --slo mlperf-interactive --pareto out/
   taicang search llama-3.1-70b --on "hgx-h200 x 4" --objective smallest --load 20
   taicang search deepseek-v3 --on "hgx-h200 x 4" --tpot 50ms --emit sglang --out deploy
-  taicang search deepseek-r1 --on cloudmatrix384 --tpot 50ms --versus dp=320,ep=320,batch=48,mtp=1
+  taicang search deepseek-r1 --on cloudmatrix384 --tpot 50ms \\
+      --versus dp=320,ep=320,redundant=32,shared_ranks=32,batch=48,mtp=1
 """
 )
 @click.argument("model")
@@ -127,14 +128,17 @@ def _more(each: Outcome, options: dict[str, Any], explain: bool) -> dict[str, An
         "chosen": {name: getattr(chosen, name) for name in ("rank", "choice", "keeps", "why", "passed")}
     }
     if explain:
-        said["explanation"] = explained(each.job, chosen.choice, chosen.rank, each.found.best, each.space)
+        said["explanation"] = explained(
+            each.job, chosen.choice, chosen.rank, each.found.best, each.space, options["objective"]
+        )
     if chosen.replayed:
         said["replayed"] = [flat(each) for each in chosen.replayed]
     if chosen.keeps is False:
         said["sustained"] = chosen.sustained
     if options["versus"]:
         quant = chosen.choice.pools[0].plan.quant
-        said["versus"] = versus(each.job, quant, fields(options["versus"]), each.space, chosen.choice)
+        given, ask = fields(options["versus"]), ask_of(options)
+        said["versus"] = versus(each.job, quant, given, each.space, chosen.choice, ask)
     return said
 
 

@@ -81,7 +81,7 @@ def _one(model: str, name: str, load: dict[str, Any], options: dict[str, Any]) -
     from taicang.predict.choose import DEPTH
     from taicang.search import versus
     from taicang.search.door import formats, prepare
-    from taicang.search.run import Ask, search
+    from taicang.search.run import search
 
     job = prepare(
         model,
@@ -101,12 +101,19 @@ def _one(model: str, name: str, load: dict[str, Any], options: dict[str, Any]) -
         from taicang.search.handover import able
 
         keep = able(options["emit"], job.machine, job.model, job.stack.name)
-    modes: Any = MODES[options["mode"]]
     depth = max(options["top"], DEPTH) if options["confirm"] else options["top"]
-    ask = Ask(objective=options["objective"], modes=modes, load_per_s=options["load_per_s"], top=depth)
+    ask = replace(ask_of(options), top=depth)
     quants = formats([each.strip() for each in options["quant"].split(",")], job)
     found = search(job, quants, versus.widened(space, given), ask, beside=beside, keep=keep)
     return Outcome(job=job, found=found, space=space)
+
+
+def ask_of(options: dict[str, Any]) -> Any:
+    """What is best, by the options."""
+    from taicang.search.run import Ask
+
+    modes: Any = MODES[options["mode"]]
+    return Ask(objective=options["objective"], modes=modes, load_per_s=options["load_per_s"], top=options["top"])
 
 
 def _chosen(each: Outcome, options: dict[str, Any]) -> Outcome:
