@@ -172,6 +172,8 @@ def test_an_engine_gets_the_best_plan_that_it_can_express(tmp_path):
         "0",
         "--no-explain",
         "--json",
+        "--stack",
+        "sglang",
     ]
     runner = CliRunner()
     free = json.loads(runner.invoke(cli, load, catch_exceptions=False).stdout)[0]["best"][0]
@@ -181,3 +183,45 @@ def test_an_engine_gets_the_best_plan_that_it_can_express(tmp_path):
     assert all(pool["plan"]["microbatches"] == 1 for pool in bound["pools"])
     assert bound["output_tokens_per_s_per_chip"] <= free["output_tokens_per_s_per_chip"]
     assert (tmp_path / "decode.sh").exists()
+
+
+def emitted(tmp_path, *args):
+    (tmp_path / "out").mkdir(exist_ok=True)
+    result = CliRunner().invoke(cli, ["search", *args, "--confirm", "0", "--json", "--out", str(tmp_path / "out")])
+    assert result.exit_code == 0, result.output
+    (found,) = json.loads(result.stdout)
+    return found, "\n".join(path.read_text() for path in (tmp_path / "out").iterdir())
+
+
+def test_an_engine_gets_the_published_weights(tmp_path):
+    base = ["--on", "hgx-h100", "--tpot", "30ms", "--emit", "vllm"]
+    _, text = emitted(tmp_path, "llama-3.1-8b", *base)
+    assert "vllm serve meta-llama/Meta-Llama-3.1-8B " in text
+    _, text = emitted(tmp_path, "meta-llama/Llama-3.1-8B-Instruct", *base)
+    assert "vllm serve meta-llama/Llama-3.1-8B-Instruct " in text
+    _, text = emitted(tmp_path, "llama-3.1-8b", *base, "--weights", "/weights")
+    assert "vllm serve /weights " in text
+
+
+def test_weights_that_nobody_published_are_asked_for_in_files_and_output(tmp_path):
+    found, text = emitted(tmp_path, "megatron-7.5b", "--on", "hgx-h100", "--emit", "llm-d")
+    assert "# no Hugging Face id of megatron-7.5b is known: give the path of its weights with --weights." in text
+    assert any("--weights" in note for note in found["assumptions"])
+    found, text = emitted(tmp_path, "llama-3.1-8b", "--on", "hgx-b200", "--emit", "vllm", "--quant", "nvfp4")
+    assert "# the plan runs nvfp4 weights" in text
+
+
+def test_a_plan_for_an_engine_is_priced_as_that_engine_or_says_that_it_is_not(tmp_path):
+    load = ["deepseek-v3", "--on", "hgx-h200 x 2", "--no-explain"]
+    for to, stack in (("vllm", "vllm"), ("trtllm", "tensorrt-llm"), ("sglang", "sglang")):
+        found, text = emitted(tmp_path, *load, "--emit", to)
+        assert found["best"][0]["stack"].startswith(f"{stack}@")
+        assert "priced as" not in text
+    found, text = emitted(tmp_path, *load, "--emit", "vllm", "--stack", "sglang")
+    assert any(note.startswith("priced as sglang") for note in found["assumptions"])
+    assert "# priced as sglang" in text
+    ascend = ["llama-3.1-8b", "--on", "atlas-800-a3", "--no-explain", "--emit"]
+    found, _ = emitted(tmp_path, *ascend, "vllm-ascend")
+    assert "assumptions" not in found
+    found, _ = emitted(tmp_path, *ascend, "mindie")
+    assert "mindie is not calibrated on Ascend" in found["assumptions"][0]

@@ -36,6 +36,8 @@ def show_search(done: Sequence[Outcome], options: dict[str, Any], more: Mapping[
             continue
         extra = more[each.found.machine]
         _chosen(console, each.chosen)
+        for note in extra.get("assumptions", ()):
+            console.print(f"  assumed: {note}")
         if "explanation" in extra:
             _explain(console, each.chosen.rank, extra["explanation"])
         _replayed(console, each.chosen, options["within_ratio"])

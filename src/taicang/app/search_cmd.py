@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import click
 
 from taicang.app.load_options import NAMED_LOAD
-from taicang.app.options import CHOICES, JSON, echo_json, stacked, write_files
+from taicang.app.options import CHOICES, JSON, echo_json, stacked
 from taicang.app.search_jobs import MODES, Outcome, ask_of, outcomes
 
 SEARCH = stacked(
@@ -44,7 +42,9 @@ SEARCH = stacked(
         help="Engine or platform to hand over to.",
     ),
     click.option("--out", type=click.Path(file_okay=False), default="deploy", show_default=True, help="Where to."),
-    click.option("--weights", default=None, help="Where the engine finds the weights (default: the model's name)."),
+    click.option(
+        "--weights", default=None, help="Where the engine finds the weights (default: the model's id on Hugging Face)."
+    ),
     click.option("--versus", help="A decode plan to set beside the winner: dp=64,ep=64,redundant=64,batch=48,mtp=1."),
     click.option(
         "--confirm",
@@ -95,9 +95,11 @@ def search(model: str, machines: str, as_json: bool, pareto: str | None, explain
         for path in write([each.found for each in done], pareto):
             click.echo(f"wrote {path}", err=True)
     if options["emit"]:
-        _emit(done, options)
-    more = {each.found.machine: _more(each, options, explain) for each in done if each.chosen}
-    if as_json or options["emit"]:
+        from taicang.app.search_emit import emit_all
+
+        emit_all(done, model, options)
+    more = {each.found.machine: _more(each, model, options, explain) for each in done if each.chosen}
+    if as_json:
         for each in done:
             if each.chosen and each.chosen.warning:
                 click.echo(f"taicang: warning: {each.found.machine}: {each.chosen.warning}", err=True)
@@ -113,8 +115,9 @@ def search(model: str, machines: str, as_json: bool, pareto: str | None, explain
         raise SystemExit(1)
 
 
-def _more(each: Outcome, options: dict[str, Any], explain: bool) -> dict[str, Any]:
+def _more(each: Outcome, model: str, options: dict[str, Any], explain: bool) -> dict[str, Any]:
     """What was asked about an outcome: the plan to run and what replays saw, why it wins, the user's plan beside it."""
+    from taicang.app.search_emit import assumed
     from taicang.records import plain
     from taicang.search.explain import explained
     from taicang.search.versus import fields, versus
@@ -127,6 +130,8 @@ def _more(each: Outcome, options: dict[str, Any], explain: bool) -> dict[str, An
     said: dict[str, Any] = {
         "chosen": {name: getattr(chosen, name) for name in ("rank", "choice", "keeps", "why", "passed")}
     }
+    if notes := assumed(each, model, options):
+        said["assumptions"] = notes
     if explain:
         said["explanation"] = explained(
             each.job, chosen.choice, chosen.rank, each.found.best, each.space, options["objective"]
@@ -140,24 +145,3 @@ def _more(each: Outcome, options: dict[str, Any], explain: bool) -> dict[str, An
         given, ask = fields(options["versus"]), ask_of(options)
         said["versus"] = versus(each.job, quant, given, each.space, chosen.choice, ask)
     return said
-
-
-def _emit(done: Sequence[Outcome], options: dict[str, Any]) -> None:
-    """Write the chosen plan of each machine for the engine."""
-    from taicang.search.handover import emit
-
-    for each in done:
-        if not each.chosen:
-            continue
-        job = each.job
-        files = emit(
-            each.chosen.choice,
-            job.machine,
-            job.model,
-            to=options["emit"],
-            path=options["weights"] or job.model.name,
-            input_tokens=options["input_tokens"],
-            output_tokens=options["output_tokens"],
-        )
-        folder = Path(options["out"])
-        write_files(files, folder / job.machine.name.replace(" ", "") if len(done) > 1 else folder)

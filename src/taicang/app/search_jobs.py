@@ -80,7 +80,7 @@ def _grown(model: str, base: str, load: dict[str, Any], options: dict[str, Any])
 def _one(model: str, name: str, load: dict[str, Any], options: dict[str, Any]) -> Outcome:
     from taicang.predict.choose import DEPTH
     from taicang.search import versus
-    from taicang.search.door import formats, prepare
+    from taicang.search.door import formats, prepare, restacked
     from taicang.search.run import search
 
     job = prepare(
@@ -93,6 +93,13 @@ def _one(model: str, name: str, load: dict[str, Any], options: dict[str, Any]) -
         approximate=options["approximate"],
         sets=options["sets"],
     )
+    if options["emit"] and not options["stack"]:
+        from taicang.search.handover import check
+        from taicang.search.handover.stack import stack_for
+
+        check(options["emit"], job.machine)
+        own = stack_for(options["emit"], job.machine)
+        job = restacked(job, own) if own else job
     given = versus.fields(options["versus"] or "")
     beside = (versus.layout(job, given),) if given else ()
     space = space_of(job, options)
