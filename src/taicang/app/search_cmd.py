@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
@@ -86,7 +87,11 @@ def search(model: str, machines: str, as_json: bool, pareto: str | None, explain
     if not names:
         raise click.UsageError("--on names no machine")
     from taicang.app.expert_loads import resolve
+    from taicang.app.folders import check_folder
 
+    for flag, folder in (("--pareto", pareto), ("--out", options["emit"] and options["out"])):
+        if folder:
+            check_folder(Path(folder), flag)
     resolve(options, model)
     done = outcomes(model, names, options)
     if pareto:

@@ -16,6 +16,7 @@ def emit_all(done: Sequence[Outcome], model: str, options: dict[str, Any]) -> No
     """Write the chosen plan of each machine for the engine, and say what it does not know."""
     from taicang.search.handover import emit
 
+    made = []
     for each in done:
         if not each.chosen:
             continue
@@ -30,6 +31,8 @@ def emit_all(done: Sequence[Outcome], model: str, options: dict[str, Any]) -> No
             output_tokens=options["output_tokens"],
             notes=notes,
         )
+        made.append((each, files, notes))
+    for each, files, notes in made:
         write_files(files, folder_of(each, len(done), options))
         for note in notes:
             click.echo(f"{each.found.machine}: {note}", err=True)
