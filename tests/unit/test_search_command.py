@@ -153,6 +153,31 @@ def test_machines_are_ranked_at_equal_chips_power_and_money():
     assert "arithmetic peak x 1." in result.output
 
 
+@pytest.mark.parametrize(
+    ("objective", "figure", "word"),
+    [("per-watt", "power.load", "power"), ("per-usd", "price.usd", "price"), ("per-cny", "price.cny", "price in yuan")],
+)
+def test_what_would_flip_the_choice_between_machines(objective, figure, word):
+    """Its price or power times the ratio makes a machine level with the other; in JSON and on the terminal."""
+    args = ["search", "llama-3.1-8b", "--on", "hgx-h800,hgx-h20", "--input", "1000", "--output", "200"]
+    args += ["--objective", objective, "--no-explain", "--confirm", "0"]
+    for key in ("price.usd", "price.cny"):
+        args += ["--set", f"{key}={'250 kUSD' if key.endswith('usd') else '2 MCNY'}"]
+    runner = CliRunner()
+    found = json.loads(runner.invoke(cli, [*args, "--json"], catch_exceptions=False).stdout)
+    per = {"per-watt": "w", "per-usd": "usd", "per-cny": "cny"}[objective]
+    rate = {each["machine"]: each["best"][0][f"output_tokens_per_s_per_{per}"] for each in found}
+    for each in found:
+        flip = each["flips"]
+        (ratio,) = (change["ratio"] for change in flip["changes"] if change["what"] == figure)
+        assert rate[each["machine"]] / ratio == pytest.approx(rate[flip["other"]])
+    behind = min(found, key=lambda each: rate[each["machine"]])
+    assert {change["what"] for change in behind["flips"]["changes"]} > {figure, "memory bandwidth"}
+    shown = runner.invoke(cli, args, catch_exceptions=False).output
+    assert f"% of its {word}" in shown
+    assert "a MCNY" in shown
+
+
 def test_emit_writes_files_for_the_engine(tmp_path):
     result = run("--tpot", "30ms", "--emit", "vllm", "--out", str(tmp_path))
     assert result.exit_code == 0, result.output

@@ -23,6 +23,7 @@ COLUMNS = (
     "output_tokens_per_s_per_chip",
     "output_tokens_per_s_per_w",
     "output_tokens_per_s_per_usd",
+    "output_tokens_per_s_per_cny",
     "ttft_s",
     "tpot_s",
     "chips",

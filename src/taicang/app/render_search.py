@@ -9,22 +9,27 @@ from rich.console import Console
 from rich.table import Table
 
 from taicang.app.load_options import load_text
-from taicang.app.search_jobs import Outcome
+from taicang.app.render_ranking import show_ranking
+from taicang.app.search_jobs import Outcome, ranking
 from taicang.predict.choose import Chosen, spans
 from taicang.predict.confirm import Confirmation
 from taicang.predict.infer import describe
-from taicang.search import versus
 from taicang.search.explain import NUDGE_RATIO, Explanation
+from taicang.search.flips import Flip
 from taicang.search.points import Job
 from taicang.search.result import Choice, Pool
-from taicang.search.space import Space
 from taicang.search.versus import Versus
 from taicang.units import show
 
 WIDTH = 160
 
 
-def show_search(done: Sequence[Outcome], options: dict[str, Any], more: Mapping[str, Mapping[str, Any]]) -> None:
+def show_search(
+    done: Sequence[Outcome],
+    options: dict[str, Any],
+    more: Mapping[str, Mapping[str, Any]],
+    flipped: Sequence[Flip],
+) -> None:
     """The best layouts of each machine, then why (``more``: by machine, what was asked about its outcome)."""
     console = Console(highlight=False)
     if not console.is_terminal or console.width < WIDTH:
@@ -43,7 +48,7 @@ def show_search(done: Sequence[Outcome], options: dict[str, Any], more: Mapping[
         _replayed(console, each.chosen, options["within_ratio"])
         if "versus" in extra:
             _versus(console, each.job, each.chosen.choice, extra["versus"])
-    _ranking(console, done, options)
+    show_ranking(console, ranking(done, options["objective"]), options["objective"], flipped)
 
 
 def _machine(console: Console, each: Outcome) -> None:
@@ -156,42 +161,3 @@ def _versus(console: Console, job: Job, winner: Choice, found: Versus | None) ->
         console.print(f"  {name}: {pool_text(pool)}: {speed}{whole}")
     for line in found.said:
         console.print(f"  {line}")
-
-
-def _ranking(console: Console, done: Sequence[Outcome], options: dict[str, Any]) -> None:
-    """Machines at equal chips, power and money, in order, and where each would draw level with the first."""
-    objective = options["objective"]
-    scored = [each for each in done if each.chosen and each.chosen.choice.score(objective) is not None]
-    ranked = sorted(scored, key=lambda each: -each.chosen.choice.score(objective))
-    if len(ranked) < 2:
-        return
-    console.print(f"\n[bold]ranking[/] by {objective}: output tokens/s at equal chips, power and money")
-    table = Table(box=None, pad_edge=False)
-    for column in ("machine", "a chip", "a kW", "a MUSD", "draws level with the first at"):
-        table.add_column(column, justify="left" if column.startswith(("machine", "draws")) else "right")
-    first = ranked[0].chosen.choice
-    for each in ranked:
-        choice = each.chosen.choice
-        watt, dollar = choice.output_tokens_per_s_per_w, choice.output_tokens_per_s_per_usd
-        table.add_row(
-            choice.machine,
-            f"{choice.output_tokens_per_s_per_chip:,.0f}",
-            "unknown" if watt is None else f"{watt * 1e3:,.0f}",
-            "unknown" if dollar is None else f"{dollar * 1e6:,.0f}",
-            "" if choice is first else _level(each.job, choice, first, objective, each.space),
-        )
-    console.print(table)
-
-
-def _level(job: Job, choice: Choice, first: Choice, objective: Any, space: Space) -> str:
-    mine, theirs = choice.score(objective) or 0.0, first.score(objective) or 0.0
-    if objective == "smallest" or mine <= 0.0:
-        return ""
-    said = []
-    if objective in ("per-watt", "per-usd"):
-        said.append(f"{mine / theirs:.0%} of its {'power' if objective == 'per-watt' else 'price'}")
-    target = choice.output_tokens_per_s * theirs / mine
-    for resource in ("link bandwidth", "memory bandwidth", "arithmetic peak"):
-        ratio = versus.level_ratio(job, choice, target, resource, space)
-        said.append(f"{resource} x {ratio:.2f}" if ratio else f"{resource}: not alone")
-    return ", ".join(said)

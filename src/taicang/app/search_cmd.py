@@ -9,7 +9,7 @@ import click
 
 from taicang.app.load_options import NAMED_LOAD
 from taicang.app.options import CHOICES, JSON, echo_json, stacked
-from taicang.app.search_jobs import MODES, Outcome, ask_of, outcomes
+from taicang.app.search_jobs import MODES, Outcome, ask_of, outcomes, ranking
 
 SEARCH = stacked(
     click.option(
@@ -108,14 +108,20 @@ def search(model: str, machines: str, as_json: bool, pareto: str | None, explain
         for each in done:
             if each.chosen and each.chosen.warning:
                 click.echo(f"taicang: warning: {each.found.machine}: {each.chosen.warning}", err=True)
+    from taicang.search.flips import flips
+
+    ranked = ranking(done, options["objective"])
+    flipped = flips([(each.job, each.chosen.choice, each.space) for each in ranked], options["objective"])
     if as_json:
         from taicang.records import plain
 
+        for flip in flipped:
+            more[flip.machine]["flips"] = flip
         echo_json([plain(each.found) | plain(more.get(each.found.machine, {})) for each in done])
     else:
         from taicang.app.render_search import show_search
 
-        show_search(done, options, more)
+        show_search(done, options, more, flipped)
     if not any(each.chosen for each in done):
         raise SystemExit(1)
 

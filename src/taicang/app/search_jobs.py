@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -138,6 +139,12 @@ def _chosen(each: Outcome, options: dict[str, Any]) -> Outcome:
         load_per_s=options["load_per_s"],
     )
     return replace(each, chosen=chosen, found=replace(each.found, best=each.found.best[: options["top"]]))
+
+
+def ranking(done: Sequence[Outcome], objective: Any) -> list[Outcome]:
+    """Machines that can run it by the objective, best first; without those whose power or price is not public."""
+    scored = [each for each in done if each.chosen and each.chosen.choice.score(objective) is not None]
+    return sorted(scored, key=lambda each: -each.chosen.choice.score(objective))
 
 
 def space_of(job: Any, options: dict[str, Any]) -> Any:
