@@ -169,7 +169,7 @@ def test_what_would_flip_the_choice_between_machines(objective, figure, word):
     rate = {each["machine"]: each["best"][0][f"output_tokens_per_s_per_{per}"] for each in found}
     for each in found:
         flip = each["flips"]
-        (ratio,) = (change["ratio"] for change in flip["changes"] if change["what"] == figure)
+        (ratio,) = (change["level_ratio"] for change in flip["changes"] if change["what"] == figure)
         assert rate[each["machine"]] / ratio == pytest.approx(rate[flip["other"]])
     behind = min(found, key=lambda each: rate[each["machine"]])
     assert {change["what"] for change in behind["flips"]["changes"]} > {figure, "memory bandwidth"}

@@ -47,7 +47,9 @@ def _level(flip: Flip, first: bool) -> str:
     said = []
     for change in flip.changes:
         if change.what in WORDS:
-            said.append(f"{change.ratio:.0%} of its {WORDS[change.what]}")
+            said.append(f"{change.level_ratio:.0%} of its {WORDS[change.what]}")
         else:
-            said.append(f"{change.what} x {change.ratio:.2f}" if change.ratio else f"{change.what}: not alone")
+            said.append(
+                f"{change.what} x {change.level_ratio:.2f}" if change.level_ratio else f"{change.what}: not alone"
+            )
     return (f"the second draws level at {', '.join(said)}" if said else "") if first else ", ".join(said)

@@ -21,10 +21,10 @@ RESOURCES = ("link bandwidth", "memory bandwidth", "arithmetic peak")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
-    """``ratio`` times its ``what``, all else as it is; ``None`` where that alone does not do it."""
+    """``level_ratio`` times its ``what``, all else as it is; ``None`` where that alone does not do it."""
 
     what: str
-    ratio: float | None
+    level_ratio: float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,9 +46,11 @@ def flips(ranked: Sequence[tuple[Job, Choice, Space]], objective: Objective) -> 
         mine, theirs = choice.score(objective) or 0.0, other.score(objective) or 0.0
         if mine <= 0.0 or theirs <= 0.0:
             continue
-        changes = [Change(what=FIGURES[objective], ratio=mine / theirs)] if objective in FIGURES else []
+        changes = [Change(what=FIGURES[objective], level_ratio=mine / theirs)] if objective in FIGURES else []
         if place:
             target = choice.output_tokens_per_s * theirs / mine
-            changes += [Change(what=name, ratio=level_ratio(job, choice, target, name, space)) for name in RESOURCES]
+            changes += [
+                Change(what=name, level_ratio=level_ratio(job, choice, target, name, space)) for name in RESOURCES
+            ]
         found.append(Flip(machine=choice.machine, other=other.machine, changes=tuple(changes)))
     return found
