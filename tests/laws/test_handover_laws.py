@@ -4,6 +4,7 @@ import json
 import random
 import re
 import shlex
+from dataclasses import replace
 
 import pytest
 import yaml
@@ -26,6 +27,7 @@ CASES = [
     ("deepseek-r1", "cloudmatrix384"),
 ]
 DRAWS = 120
+REPLICA = "training.kubeflow.org/replica-index"
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -124,6 +126,26 @@ def check_spread(words, plan, devices, nodes):
         assert number(words, "--data-parallel-size-local") * plan.tp * plan.pp == devices
 
 
+def check_services(files):
+    """Every host that a file names is a service that a manifest defines, or a pod of one, and services find pods."""
+    objects = [o for name, text in files.items() if name.endswith(".yaml") for o in yaml.load_all(text, LOADER)]
+    objects = [o for o in objects if isinstance(o, dict) and "kind" in o]
+    services = {o["metadata"]["name"]: o["spec"] for o in objects if o["kind"] == "Service"}
+    sets = [(o["metadata"]["name"], o["spec"]["replicas"]) for o in objects if o["kind"] == "StatefulSet"]
+    pods = {f"{name}-{i}" for name, count in sets for i in range(count)}
+    jobs = {o["metadata"]["name"] for o in objects if o["kind"] in ("MPIJob", "LeaderWorkerSet")}
+    assert not jobs & set(services), "those names are the operators' own"
+    hosts = set(re.findall(r"([a-z0-9][a-z0-9.-]*):8000\b", "\n".join(files.values())))
+    for host in hosts:
+        pod, _, service = host.rpartition(".")
+        assert service in services, f"{host}: no manifest defines it"
+        assert not pod or pod in pods
+    for spec in services.values():
+        name = spec["selector"].get("training.kubeflow.org/job-name")
+        assert name is None or name in jobs
+    return len(hosts)
+
+
 def check_dynamo(files, pools, kind):
     tree = yaml.load(files["dynamo.yaml"], LOADER)
     found = {part["name"]: part for part in tree["spec"]["components"]}
@@ -180,6 +202,9 @@ def test_ranks_devices_and_nodes_are_those_of_the_plan(name, on):
                 shares = list(checks[to](files, pools, kind))
             else:
                 shares = [check_engine(files, each, kind, to) for each in pools]
+                named = check_services(files)
+                routed = len(pools) == 2 and to != "mindie"
+                assert named == (sum(each.instances for each in pools) if routed else 0)
             for (devices, nodes, replicas), each in zip(shares, pools, strict=True):
                 assert devices * nodes == each.plan.ranks
                 assert replicas == each.instances
@@ -214,6 +239,20 @@ def test_what_a_target_cannot_do_is_refused_with_the_reason(to, on, wanted, reas
     machine, net = catalog.machine(on), load_model("deepseek-v3")
     with pytest.raises(NotModelled, match=reason):
         given(choice(machine, [one_pool(machine, net, **wanted)]), machine, net, to)
+
+
+@pytest.mark.parametrize("to", ["vllm", "sglang", "trtllm"])
+def test_a_router_finds_instances_on_several_nodes(to):
+    machine, net = catalog.machine("hgx-h200 x 8"), load_model("deepseek-v3")
+    first = replace(one_pool(machine, net, dp=16, tp=1, ep=16, redundant=0, pp=1, microbatches=1), role="prefill")
+    pools = [replace(first, chunk_tokens=0), replace(first, role="decode", chunk_tokens=0, instances=2)]
+    files = given(choice(machine, pools), machine, net, to)
+    assert check_services(files) == 3
+    selected = [o["spec"]["selector"] for o in yaml.load_all(files["decode.yaml"], LOADER) if o["kind"] == "Service"]
+    for selector in selected:
+        # the process that serves: on the first node of its instance
+        assert "0" in (selector.get(key) for key in ("leaderworkerset.sigs.k8s.io/worker-index", REPLICA))
+        assert selector.get("training.kubeflow.org/job-role", "worker") == "worker"
 
 
 def test_an_unknown_target_suggests_the_nearest():

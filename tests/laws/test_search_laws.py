@@ -1,6 +1,6 @@
 """A search never misses a better plan of its space; more room and looser limits never hurt."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from itertools import product
 
 import numpy as np
@@ -8,12 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from taicang.catalog.models import model as load_model
 from taicang.plans import decode_batch, prefill_batch
 from taicang.search.door import formats, prepare
 from taicang.search.front import front
 from taicang.search.points import handover_s, prefill_points, serving_points
 from taicang.search.run import Ask, search
-from taicang.search.space import Space, layouts
+from taicang.search.space import AXES, Space, default, layouts, wide
 from taicang.serve.memory import memory_use
 from taicang.serve.setup import step
 from taicang.serve.steady import Load, aggregated
@@ -111,6 +112,26 @@ def test_looser_limits_and_larger_spaces_are_never_worse(ttft, tpot, looser, whi
     assert best(replace(SMALL, batches=(1, 4, 40, 100, 300)), ttft, tpot) >= reference
 
 
+@pytest.mark.parametrize("name", ["deepseek-v3", "llama-3.1-405b", "nemotron-h-56b", "mixtral-8x7b", "qwen3-0.6b"])
+def test_the_wide_space_holds_the_standard_one(name):
+    """On every axis, whatever the kind of model."""
+    model = load_model(name)
+    small, large = default(model), wide(model)
+    for axis in AXES:
+        assert set(getattr(small, axis)) <= set(getattr(large, axis)), axis
+    others = {f.name for f in fields(Space)} - set(AXES)
+    assert all(getattr(small, name) == getattr(large, name) for name in others)
+
+
+def test_the_wide_space_is_never_worse_for_a_dense_model():
+    one = job("llama-3.1-405b", "gb200-nvl72", ttft_s=2.0, tpot_s=0.05)
+    small, large = (
+        search(one, formats(["auto"], one), space(one.model), Ask(top=1)).best[0].requests_per_s
+        for space in (default, wide)
+    )
+    assert large >= small > 0.0
+
+
 def test_instances_fit_the_machine_and_the_limits_hold():
     one = job("deepseek-v3", "hgx-h200 x 4", ttft_s=2.0, tpot_s=0.05)
     for choice in (found := search(one, formats(["auto"], one), SMALL, Ask(top=50))).best:
@@ -127,6 +148,27 @@ def test_smallest_machine_carries_the_load_with_no_chip_to_spare():
     assert small.requests_per_s >= 5.0 * (1 - 1e-12)
     more = search(one, formats(["auto"], one), SMALL, replace(ask, load_per_s=10.0)).best[0]
     assert more.chips >= small.chips
+
+
+def test_the_smallest_machine_is_no_larger_than_the_one_named():
+    one = job("llama-3.1-70b", "hgx-h200", tpot_s=0.05)
+    found = search(one, formats(["auto"], one), SMALL, Ask(objective="smallest", load_per_s=40.0))
+    assert not found.best
+    assert found.takes_chips > 8
+    units = -(-found.takes_chips // 8)
+    assert f"--on 'hgx-h200 x {units}'" in found.nearest[0]
+    grown = job("llama-3.1-70b", f"hgx-h200 x {units}", tpot_s=0.05)
+    carried = search(grown, formats(["auto"], grown), SMALL, Ask(objective="smallest", load_per_s=40.0)).best
+    assert carried[0].chips <= found.takes_chips
+    assert all(each.chips <= 8 * units for each in carried)
+
+
+def test_a_load_decides_the_size_of_decode_alone_too():
+    one = job("llama-3.1-70b", "hgx-h200", tpot_s=0.05)
+    ask = Ask(objective="smallest", load_per_s=0.5, modes=("decode",))
+    few = search(one, formats(["auto"], one), SMALL, ask).best[0]
+    assert few.chips < 8
+    assert few.requests_per_s >= 0.5
 
 
 @settings(max_examples=200, deadline=None)

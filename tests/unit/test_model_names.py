@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from taicang.catalog.models import model, model_names, names, not_modelled
+from taicang.catalog.weights import weights_of
 from taicang.errors import NotModelled, UnknownName
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared"
@@ -103,3 +104,21 @@ def test_every_model_of_the_evidence_resolves() -> None:
     assert failed == {  # compressed attention
         "DeepSeekV4 Flash": "NotModelled",
     }
+
+
+def test_published_weights_are_of_models_that_are_built_in():
+    """And their ids lead back to the same model."""
+    for name, text in names()["weights"].items():
+        assert name in model_names()
+        assert text.count("/") == 1
+        assert model(text).name == name, text
+
+
+def test_weights_are_as_the_user_names_them_or_as_published(tmp_path):
+    llama = model("llama-3.1-8b")
+    assert weights_of("llama-3.1-8b", llama) == "meta-llama/Meta-Llama-3.1-8B"
+    assert weights_of("nvidia/Llama-3.1-8B-Instruct-FP8", llama) == "nvidia/Llama-3.1-8B-Instruct-FP8"
+    assert weights_of("./mine/config.json", llama) is None
+    (tmp_path / "config.json").write_text("{}")
+    assert weights_of(str(tmp_path), llama) == str(tmp_path)
+    assert weights_of("megatron-7.5b", model("megatron-7.5b")) is None

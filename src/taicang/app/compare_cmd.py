@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
@@ -79,6 +80,10 @@ def demo(as_json: bool) -> None:
 def _compare(model: str, names: list[str], as_json: bool, options: dict[str, Any]) -> None:
     from taicang.search.budget import read
 
+    if options["pareto"]:
+        from taicang.app.folders import check_folder
+
+        check_folder(Path(options["pareto"]), "--pareto")
     budgets = [read(text) for text in options["budgets"]]
     load = read_load(options, model)
     results = [_one(model, name, options, load) for name in names]

@@ -150,9 +150,9 @@ def echo_json(value: Any) -> None:
     click.echo(json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False))
 
 
-def write_files(files: Mapping[str, str], folder: Path) -> None:
-    """Write ``files`` by name into ``folder``, and say so."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, text in files.items():
-        (folder / name).write_text(text, encoding="utf-8")
+def write_files(files: Mapping[str, str], folder: Path, where: str = "--out") -> None:
+    """Write ``files`` by name into ``folder``, all or none, and say so. Raises ``InvalidInput`` where that fails."""
+    from taicang.app.folders import write_into
+
+    write_into(files, folder, where)
     click.echo(f"wrote {', '.join(files)} to {folder}", err=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import click
 
+from taicang.app.folders import write_into
 from taicang.plans import describe
 from taicang.records import plain
 from taicang.search.result import Choice, Found
@@ -21,6 +23,7 @@ COLUMNS = (
     "output_tokens_per_s_per_chip",
     "output_tokens_per_s_per_w",
     "output_tokens_per_s_per_usd",
+    "output_tokens_per_s_per_cny",
     "ttft_s",
     "tpot_s",
     "chips",
@@ -36,16 +39,18 @@ PANELS = (
 
 def write(found: Sequence[Found], folder: str) -> list[Path]:
     """Write the fronts of ``found`` into ``folder``; returns the paths. Without matplotlib there are no plots."""
-    place = Path(folder)
-    place.mkdir(parents=True, exist_ok=True)
     rows = [row(choice) for each in found for choice in each.front]
-    table, data = place / "pareto.csv", place / "pareto.json"
-    with table.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, COLUMNS)
-        writer.writeheader()
-        writer.writerows(rows)
-    data.write_text(json.dumps([plain(choice) for each in found for choice in each.front], indent=1) + "\n")
-    return [table, data, *_plot(found, place)]
+    data = json.dumps([plain(choice) for each in found for choice in each.front], indent=1) + "\n"
+    files: dict[str, str | bytes] = {"pareto.csv": _csv(COLUMNS, rows), "pareto.json": data, **_plot(found)}
+    return write_into(files, Path(folder), "--pareto")
+
+
+def _csv(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> str:
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, columns)
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
 
 
 def row(choice: Choice) -> dict[str, Any]:
@@ -57,8 +62,6 @@ def row(choice: Choice) -> dict[str, Any]:
 
 def write_comparison(shown: Mapping[str, Any], bought: Mapping[str, Mapping[str, Any]], folder: str) -> list[Path]:
     """Write predictions and infeasibilities by machine as comparison.csv and comparison.json; returns the paths."""
-    place = Path(folder)
-    place.mkdir(parents=True, exist_ok=True)
     rows = []
     for name, each in shown.items():
         figures = {key: getattr(each, key, None) for key in COMPARED}
@@ -67,14 +70,10 @@ def write_comparison(shown: Mapping[str, Any], bought: Mapping[str, Mapping[str,
         }
         bounds = {f"{p}_binds": getattr(each, p).binds if hasattr(each, p) else "" for p in ("decode", "prefill")}
         rows.append({"machine": name, **figures, **plans, **bounds, "infeasible": getattr(each, "reason", "")})
-    table, data = place / "comparison.csv", place / "comparison.json"
-    with table.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
     whole = {name: plain(each) | {"budgets": plain(bought.get(name, {}))} for name, each in shown.items()}
-    data.write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
-    return [table, data]
+    data = json.dumps(whole, indent=1) + "\n"
+    files = {"comparison.csv": _csv(list(rows[0]), rows), "comparison.json": data}
+    return write_into(files, Path(folder), "--pareto")
 
 
 COMPARED = (
@@ -89,12 +88,12 @@ COMPARED = (
 """Figures of a prediction in the table of a comparison."""
 
 
-def _plot(found: Sequence[Found], place: Path) -> list[Path]:
+def _plot(found: Sequence[Found]) -> dict[str, bytes]:
     try:
         from matplotlib.figure import Figure
     except ImportError:
         click.echo("no plots: they need matplotlib, pip install 'taicang[plot]'", err=True)
-        return []
+        return {}
     known = [p for p in PANELS if any(getattr(c, p[0]) is not None for each in found for c in each.front)]
     known = known or [PANELS[0]]
     figure = Figure(figsize=(1 + 5 * len(known), 5), layout="constrained")
@@ -108,7 +107,9 @@ def _plot(found: Sequence[Found], place: Path) -> list[Path]:
         axes.set(xlabel="tokens/s per user", ylabel=title, xscale="log", yscale="log")
         axes.grid(which="both", alpha=0.3)
         axes.legend()
-    paths = [place / "pareto.png", place / "pareto.svg"]
-    for path in paths:
-        figure.savefig(path)
-    return paths
+    files = {}
+    for kind in ("png", "svg"):
+        drawn = io.BytesIO()
+        figure.savefig(drawn, format=kind)
+        files[f"pareto.{kind}"] = drawn.getvalue()
+    return files

@@ -9,14 +9,15 @@ from rich.console import Console
 from rich.table import Table
 
 from taicang.app.load_options import load_text
-from taicang.app.search_cmd import space_of
+from taicang.app.render_ranking import show_ranking
+from taicang.app.search_jobs import Outcome, ranking
 from taicang.plans import describe
+from taicang.predict.choose import Chosen, spans
 from taicang.predict.confirm import Confirmation
-from taicang.search import versus
 from taicang.search.explain import NUDGE_RATIO, Explanation
+from taicang.search.flips import Flip
 from taicang.search.points import Job
-from taicang.search.result import Choice, Found, Pool
-from taicang.search.space import Space
+from taicang.search.result import Choice, Pool
 from taicang.search.versus import Versus
 from taicang.units import show
 
@@ -24,26 +25,34 @@ WIDTH = 160
 
 
 def show_search(
-    jobs: Sequence[Job], found: Sequence[Found], options: dict[str, Any], more: Mapping[str, Mapping[str, Any]]
+    done: Sequence[Outcome],
+    options: dict[str, Any],
+    more: Mapping[str, Mapping[str, Any]],
+    flipped: Sequence[Flip],
 ) -> None:
     """The best layouts of each machine, then why (``more``: by machine, what was asked about its outcome)."""
     console = Console(highlight=False)
     if not console.is_terminal or console.width < WIDTH:
         console = Console(highlight=False, width=WIDTH, force_terminal=console.is_terminal)
-    console.print(f"[bold]{jobs[0].model.name}[/], {load_text(options)}; best by {options['objective']}")
-    for job, each in zip(jobs, found, strict=True):
-        _machine(console, job, each)
-        extra = more.get(each.machine, {})
+    console.print(f"[bold]{done[0].job.model.name}[/], {load_text(options)}; best by {options['objective']}")
+    for each in done:
+        _machine(console, each)
+        if not each.chosen:
+            continue
+        extra = more[each.found.machine]
+        _chosen(console, each.chosen)
+        for note in extra.get("assumptions", ()):
+            console.print(f"  assumed: {note}")
         if "explanation" in extra:
-            _explain(console, extra["explanation"])
-        if extra.get("replayed"):
-            _replayed(console, each.best, extra, options["within_ratio"])
+            _explain(console, each.chosen.rank, extra["explanation"])
+        _replayed(console, each.chosen, options["within_ratio"])
         if "versus" in extra:
-            _versus(console, job, each.best[0], extra["versus"])
-    _ranking(console, jobs, found, options)
+            _versus(console, each.job, each.chosen.choice, extra["versus"])
+    show_ranking(console, ranking(done, options["objective"]), options["objective"], flipped)
 
 
-def _machine(console: Console, job: Job, found: Found) -> None:
+def _machine(console: Console, each: Outcome) -> None:
+    job, found = each.job, each.found
     counts = found.counts
     console.print(
         f"\n[bold]{found.machine}[/] ({job.machine.chips} chips), {job.stack.name} ({job.stack.epoch}): "
@@ -60,7 +69,18 @@ def _machine(console: Console, job: Job, found: Found) -> None:
         table.add_column(column, justify="left" if column in ("", "pools") else "right")
     for rank, choice in enumerate(found.best, 1):
         table.add_row(*_row(rank, choice))
+    if each.chosen.rank > len(found.best):
+        table.add_row(*_row(each.chosen.rank, each.chosen.choice))
     console.print(table)
+
+
+def _chosen(console: Console, chosen: Chosen) -> None:
+    """The plan to run and what was passed over, in a line; nothing where the first stands and nothing was replayed."""
+    if chosen.keeps is None:
+        return
+    line = f"  [bold]{'warning, ' if chosen.warning else ''}chosen: {chosen.rank}[/], {chosen.why}"
+    passed = "; ".join(f"{spans(each.ranks)} ({each.why})" for each in chosen.passed)
+    console.print(line + (f"; passed over: {passed}" if passed else ""))
 
 
 def _row(rank: int, choice: Choice) -> tuple[str, ...]:
@@ -84,28 +104,31 @@ def pool_text(pool: Pool) -> str:
     return f"{role}{pool.instances} x [{describe(pool.plan)}] {pool.sequences:.0f} {what}{chunk}"
 
 
-def _explain(console: Console, found: Explanation) -> None:
+def _explain(console: Console, rank: int, found: Explanation) -> None:
     for bound in found.bounds:
         taken = f"{bound.resource} takes {bound.share_ratio:.0%} of its time"
         console.print(f"  {bound.role}: {taken}; next batch: {bound.next_batch}")
-    if found.ahead:
-        console.print(f"  ahead of 2: {'; '.join(found.ahead)}")
+    if found.beside:
+        where = "ahead of" if found.beside_rank > rank else "against"
+        console.print(f"  {where} {found.beside_rank}: {'; '.join(found.beside)}")
     shown = ", ".join(f"{gain.resource} {gain.gain_ratio:+.1%}" for gain in found.gains)
     console.print(f"  {NUDGE_RATIO:.0%} more of each resource buys: {shown}")
 
 
-def _replayed(console: Console, best: Sequence[Choice], extra: Mapping[str, Any], within_ratio: float) -> None:
-    for rank, (choice, ran) in enumerate(zip(best, extra["replayed"], strict=False), 1):
+def _replayed(console: Console, chosen: Chosen, within_ratio: float) -> None:
+    for each in chosen.replayed:
+        ran = each.ran
         if ran.refused:
-            console.print(f"  replay of {rank}: {ran.refused}")
+            console.print(f"  replay of {each.rank}: {ran.refused}")
             continue
         verdict = "keeps the limits" if ran.keeps else "[bold]misses the limits[/]"
-        console.print(f"  replay of {rank}: {_ran(ran)} against {choice.output_tokens_per_s_per_chip:,.0f}: {verdict}")
-    if "sustained" in extra:
-        ran = extra["sustained"]
+        promised = f"{each.promised_tokens_per_s_per_chip:,.0f}"
+        console.print(f"  replay of {each.rank}: {_ran(ran)} against {promised}: {verdict}")
+    if chosen.keeps is False and not chosen.replayed[0].ran.refused:
+        less = chosen.sustained
         console.print(
             f"  {within_ratio:.0%} of the requests of 1 keep them "
-            + (f"at {ran.load_ratio:.0%} of its load: {_ran(ran)}" if ran else "at no load that was tried")
+            + (f"at {less.load_ratio:.0%} of its load: {_ran(less)}" if less else "at no load that was tried")
         )
 
 
@@ -119,7 +142,9 @@ def _ran(ran: Confirmation) -> str:
 
 def _versus(console: Console, job: Job, winner: Choice, found: Versus | None) -> None:
     if found is None:
-        console.print("  --versus: does not fit")
+        console.print(
+            "  --versus: does not fit: too large for the memory with its batch, or leaves no chips that prefill in time"
+        )
         return
     rows = [("winner", winner, winner.pools[-1]), ("versus", found.given, found.given.pools[-1])]
     if found.best_alone:
@@ -127,49 +152,12 @@ def _versus(console: Console, job: Job, winner: Choice, found: Versus | None) ->
     for name, each, pool in rows:
         rate = pool.sequences * pool.plan.dp / each.tpot_s / pool.chips
         over = "" if each.tpot_s <= job.tpot_s else " (over the limit)"
-        whole = "" if each is found.best_alone else f", {each.output_tokens_per_s_per_chip:,.0f} per chip of all"
+        whole = (
+            ""
+            if each is found.best_alone or each.mode == "decode"
+            else f", {each.output_tokens_per_s_per_chip:,.0f} per chip of all"
+        )
         speed = f"TPOT {show(each.tpot_s, 's')}{over}, {rate:,.0f} tok/s per decoding chip"
         console.print(f"  {name}: {pool_text(pool)}: {speed}{whole}")
     for line in found.said:
         console.print(f"  {line}")
-
-
-def _ranking(console: Console, jobs: Sequence[Job], found: Sequence[Found], options: dict[str, Any]) -> None:
-    """Machines at equal chips, power and money, in order, and where each would draw level with the first."""
-    objective = options["objective"]
-    pairs = [(job, each.best[0]) for job, each in zip(jobs, found, strict=True) if each.best]
-    ranked = sorted(
-        (pair for pair in pairs if pair[1].score(objective) is not None),
-        key=lambda pair: -(pair[1].score(objective) or 0.0),
-    )
-    if len(ranked) < 2:
-        return
-    console.print(f"\n[bold]ranking[/] by {objective}: output tokens/s at equal chips, power and money")
-    table = Table(box=None, pad_edge=False)
-    for column in ("machine", "a chip", "a kW", "a MUSD", "draws level with the first at"):
-        table.add_column(column, justify="left" if column.startswith(("machine", "draws")) else "right")
-    first = ranked[0][1]
-    for job, choice in ranked:
-        watt, dollar = choice.output_tokens_per_s_per_w, choice.output_tokens_per_s_per_usd
-        table.add_row(
-            choice.machine,
-            f"{choice.output_tokens_per_s_per_chip:,.0f}",
-            "unknown" if watt is None else f"{watt * 1e3:,.0f}",
-            "unknown" if dollar is None else f"{dollar * 1e6:,.0f}",
-            "" if choice is first else _level(job, choice, first, objective, space_of(job, options)),
-        )
-    console.print(table)
-
-
-def _level(job: Job, choice: Choice, first: Choice, objective: Any, space: Space) -> str:
-    mine, theirs = choice.score(objective) or 0.0, first.score(objective) or 0.0
-    if objective == "smallest" or mine <= 0.0:
-        return ""
-    said = []
-    if objective in ("per-watt", "per-usd"):
-        said.append(f"{mine / theirs:.0%} of its {'power' if objective == 'per-watt' else 'price'}")
-    target = choice.output_tokens_per_s * theirs / mine
-    for resource in ("link bandwidth", "memory bandwidth", "arithmetic peak"):
-        ratio = versus.level_ratio(job, choice, target, resource, space)
-        said.append(f"{resource} x {ratio:.2f}" if ratio else f"{resource}: not alone")
-    return ", ".join(said)

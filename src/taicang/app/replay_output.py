@@ -145,17 +145,18 @@ def _over_time(result: Replay) -> list[str]:
     edges = np.linspace(0.0, float((table["arrival_s"] + table["e2e_s"]).max()) + 1e-9, WIDTH + 1)
     arrived, _ = np.histogram(table["arrival_s"], edges)
     late, _ = np.histogram(table["arrival_s"], edges, weights=np.nan_to_num(table["ttft_s"]))
-    lines = [
-        f"  arrivals {sparkline(arrived)}  up to {arrived.max() / (edges[1] - edges[0]):.3g}/s",
-        f"  TTFT     {sparkline(late / np.maximum(arrived, 1))}  mean over time",
-    ]
     pools = list(dict.fromkeys(usage["pool"].tolist()))
+    wide = max(8, *map(len, pools))
+    lines = [
+        f"  {'arrivals':<{wide}} {sparkline(arrived)}  up to {arrived.max() / (edges[1] - edges[0]):.3g}/s",
+        f"  {'TTFT':<{wide}} {sparkline(late / np.maximum(arrived, 1))}  mean over time",
+    ]
     for name in pools:
         busy = _coarse(usage["busy_ratio"][usage["pool"] == name])
-        lines.append(f"  {'busy' if name == 'all' else name:<8} {sparkline(busy)}  up to {busy.max():.0%}")
+        lines.append(f"  {'busy' if name == 'all' else name:<{wide}} {sparkline(busy)}  up to {busy.max():.0%}")
     power = sum(_coarse(usage["power_w"][usage["pool"] == name]) for name in pools)
     if not np.isnan(power).any():
-        lines.append(f"  power    {sparkline(power)}  up to {unit(float(np.max(power)), 'W')}")
+        lines.append(f"  {'power':<{wide}} {sparkline(power)}  up to {unit(float(np.max(power)), 'W')}")
     return lines
 
 

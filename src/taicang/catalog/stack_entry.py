@@ -81,6 +81,11 @@ def stack(name: str, sets: tuple[str, ...] = ()) -> Stack:
     return Stack(name=title, engine=engine, version=version, epoch=found.get("epoch") or "", **values)
 
 
+def calibrated(engine: str, *, ascend: bool) -> bool:
+    """Whether constants of ``engine`` were fitted to runs on Ascend, or else on GPUs."""
+    return engine in calibration.read("stacks_ascend" if ascend else "stacks")["profiles"]
+
+
 def _given(found: Resolved) -> dict[str, Any]:
     values = {field: found.get(key) for key, field in _PLAIN.items() if found.get(key) is not None}
     ratios = {path.partition(".")[2]: found.get(path) for path in found.leaves if path.startswith("kernel_ratio.")}

@@ -67,3 +67,9 @@ def formats(names: Sequence[str], job: Job) -> list[tuple[str, Quantisation]]:
 def moved(job: Job, machine: Machine) -> Job:
     """``job`` on another machine, priced there."""
     return replace(job, machine=machine, price=cost_model(machine, job.stack).price)
+
+
+def restacked(job: Job, name: str) -> Job:
+    """``job`` under another software stack, priced with it."""
+    engine = catalog.stack(name)
+    return replace(job, stack=engine, price=cost_model(job.machine, engine).price)

@@ -12,7 +12,7 @@ from taicang.hardware import Machine
 from taicang.plans import ServePlan
 from taicang.search.door import moved
 from taicang.search.points import Job, prefill_points, serving_points, step_tokens
-from taicang.search.result import Choice, Pool
+from taicang.search.result import Choice, Objective, Pool
 from taicang.search.run import Ask, search
 from taicang.search.space import Space
 from taicang.serve.setup import step
@@ -21,6 +21,8 @@ from taicang.units import show
 
 NUDGE_RATIO = 0.1
 """How much more of a resource a sensitivity grants."""
+LEVEL_RATIO = 5e-4
+"""Below this lead two plans count as level."""
 
 
 def _memory(machine: Machine, **scales: float) -> Machine:
@@ -79,21 +81,31 @@ class Bound:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Explanation:
-    """Why a choice wins, why the next one loses, what binds, and what more of each resource would buy."""
+    """Why a choice wins, how it stands to another, what binds, and what more of each resource would buy."""
 
     bounds: tuple[Bound, ...]
-    ahead: tuple[str, ...]
+    beside_rank: int
+    """Rank of the other: the runner-up of the first, else the first (0: there is no other)."""
+    beside: tuple[str, ...]
     gains: tuple[Gain, ...]
 
 
-def explained(job: Job, best: Sequence[Choice], space: Space) -> Explanation:
-    """Explain the first of ``best``."""
+def explained(
+    job: Job, choice: Choice, rank: int, best: Sequence[Choice], space: Space, objective: Objective = "tokens/s/chip"
+) -> Explanation:
+    """Explain ``choice``, which has this ``rank`` (from 1) in the ranking that ``best`` begins."""
     bounds = []
-    for pool in best[0].pools:
+    for pool in choice.pools:
         name, share = binding(job, pool)
         bounds.append(Bound(role=pool.role, resource=name, share_ratio=share, next_batch=stops(job, pool, space)))
-    ahead = against(job, best[0], best[1]) if len(best) > 1 else []
-    return Explanation(bounds=tuple(bounds), ahead=tuple(ahead), gains=sensitivity(job, best[0], space))
+    other = 1 if rank > 1 else 2
+    beside = against(job, choice, best[other - 1], objective) if len(best) >= other else []
+    return Explanation(
+        bounds=tuple(bounds),
+        beside_rank=other if beside else 0,
+        beside=tuple(beside),
+        gains=sensitivity(job, choice, space),
+    )
 
 
 def sensitivity(job: Job, choice: Choice, space: Space) -> tuple[Gain, ...]:
@@ -154,17 +166,38 @@ def stops(job: Job, pool: Pool, space: Space) -> str:
     return f"no gain: a larger batch serves no more ({what})"
 
 
-def against(job: Job, winner: Choice, other: Choice) -> list[str]:
-    """Where the winner is ahead of ``other``: rates, chips, and the parts of their steps per token."""
+def against(job: Job, winner: Choice, other: Choice, objective: Objective = "tokens/s/chip") -> list[str]:
+    """How the winner stands to ``other`` in what the objective counts, then what made the difference.
+
+    Where both are level in it, what the ranking looked at next; the parts of their steps would then explain nothing.
+    """
     lead = winner.output_tokens_per_s_per_chip / other.output_tokens_per_s_per_chip - 1.0
-    said = [f"{lead:+.1%} output tokens/s per chip, {winner.chips} chips in use against {other.chips}"]
-    mine = {pool.role: pool for pool in winner.pools}
+    rate, chips = f"{lead:+.1%} output tokens/s per chip", f"{winner.chips} chips in use against {other.chips}"
+    fewest = objective == "smallest"
+    if fewest and winner.chips != other.chips:
+        return [chips, *_sizes(winner, other)]
+    said = [f"{chips}, {rate}" if fewest else f"{rate}, {chips}"]
+    if abs(lead) < LEVEL_RATIO:
+        name = "TPOT" if winner.mode == "decode" or winner.ttft_s == other.ttft_s else "TTFT"
+        mine, theirs = (winner.tpot_s, other.tpot_s) if name == "TPOT" else (winner.ttft_s, other.ttft_s)
+        return [*said, f"level in both; {name} {show(mine, 's')} against {show(theirs, 's')}"]
+    if fewest:
+        return said
+    pools = {pool.role: pool for pool in winner.pools}
     for pool in other.pools:
-        if pool.role in mine:
-            said += _parts(job, mine[pool.role], pool)
-    if not any(pool.role in mine for pool in other.pools):
+        if pool.role in pools:
+            said += _parts(job, pools[pool.role], pool)
+    if not any(pool.role in pools for pool in other.pools):
         said.append(f"{winner.mode} against {other.mode}: TPOT {show(winner.tpot_s, 's')} / {show(other.tpot_s, 's')}")
     return said
+
+
+def _sizes(winner: Choice, other: Choice) -> list[str]:
+    """Chips of each pool that both have."""
+    theirs = {pool.role: pool.instances * pool.chips for pool in other.pools}
+    if winner.mode != other.mode:
+        return [f"{winner.mode} against {other.mode}"]
+    return [f"{pool.role}: {pool.instances * pool.chips} against {theirs[pool.role]}" for pool in winner.pools]
 
 
 def _parts(job: Job, mine: Pool, other: Pool) -> list[str]:

@@ -107,3 +107,5 @@ class Found:
     counts: Counts
     nearest: tuple[str, ...] = ()
     """Where nothing meets the limits: what came closest."""
+    takes_chips: int | None = None
+    """Chips that the load takes (objective "smallest") where the machine has fewer."""

@@ -8,6 +8,7 @@ from types import MappingProxyType
 
 import numpy as np
 
+from taicang.catalog.build import split
 from taicang.errors import InvalidInput, MissingFigure, NotModelled
 from taicang.plans import Quantisation, ServePlan
 from taicang.search import sheet
@@ -36,8 +37,9 @@ def search(
     ``only`` names the layouts by role ("both", "prefill", "decode") instead of all; ``beside`` are layouts that decode
     besides those of the space; ``keep`` says of a role and a layout whether it is in the space at all.
 
-    Exhaustive: each row is priced, unless its bytes exceed the memory. Raises ``InvalidInput`` for the smallest machine
-    without a load and ``MissingFigure`` where the objective needs a figure that the machine lacks.
+    Exhaustive: each row is priced, unless its bytes exceed the memory. The smallest machine is no larger than the
+    job's. Raises ``InvalidInput`` for it without a load or a load without it, and ``MissingFigure`` where the objective
+    needs a figure that the machine lacks.
     """
     _check(job, ask)
     sheets: list[Sheet] = []
@@ -74,14 +76,19 @@ def search(
             refused += first.refused + second.refused
         if "decode" in ask.modes:
             points = serving["decode"]
-            sheets.append(sheet.decoding(points, job, name))
+            sheets.append(sheet.decoding(points, job, name, ask))
             if "disaggregated" not in ask.modes:
                 counts += len(points.plans), points.considered, points.size, 0, len(points.refused)
                 nearest += _nearest(points, job, "decode")
                 refused += points.refused
     if not counts[2] and refused:
         raise NotModelled(refused[0])
-    best = sheet.best(sheets, ask)
+    carried = [sheet.within(each, job.machine.chips) for each in sheets]
+    best, beyond = sheet.best(carried, ask), []
+    if not best:
+        beyond = sheet.best(sheets, replace(ask, top=1))
+    if beyond:
+        nearest = [_larger(job, ask, beyond[0].chips)]
     total = [int(n) for n in counts]
     return Found(
         machine=job.machine.name,
@@ -89,6 +96,17 @@ def search(
         front=tuple(sheet.front_of(edges)),
         counts=Counts(layouts=total[0], priced=total[1], fitting=total[2], combinations=total[3], refused=total[4]),
         nearest=() if best else tuple(nearest) or (f"no instances of both pools fit {job.machine.chips} chips",),
+        takes_chips=beyond[0].chips if beyond else None,
+    )
+
+
+def _larger(job: Job, ask: Ask, chips: int) -> str:
+    """What a load takes that the machine does not carry."""
+    name, count = split(job.machine.name)
+    units = -(-chips * count // job.machine.chips)
+    return (
+        f"{ask.load_per_s:g} requests/s take {chips:,} chips in layouts of this machine, which has "
+        f"{job.machine.chips:,}: --on '{name} x {units}'"
     )
 
 
@@ -111,6 +129,8 @@ def every(
 
 
 def _check(job: Job, ask: Ask) -> None:
+    if ask.load_per_s and ask.objective != "smallest":
+        raise InvalidInput(f"only --objective smallest takes a load, not {ask.objective}", where="--load")
     if ask.objective == "smallest" and not ask.load_per_s:
         raise InvalidInput("the smallest machine needs the load that it must carry", where="--load")
     if ask.objective == "per-watt" and job.machine.power_w is None:

@@ -69,6 +69,13 @@ class Sheet:
         )
 
 
+def within(sheet: Sheet, chips: int) -> Sheet:
+    """The rows that use no more than ``chips`` chips."""
+    rows = np.flatnonzero(sheet.chips <= chips)
+    columns: dict[str, Any] = {name: getattr(sheet, name)[rows] for name in ("ttft_s", "tpot_s", "requests_per_s")}
+    return replace(sheet, **columns, chips=sheet.chips[rows], pools=lambda i: sheet.pools(int(rows[i])))
+
+
 def best(sheets: Sequence[Sheet], ask: Ask) -> list[Choice]:
     """The ``ask.top`` best rows of all sheets of one machine, best first.
 
@@ -129,10 +136,15 @@ def _alone(
 def aggregated(points: Points, job: Job, quant: str, ask: Ask) -> Sheet:
     """The best row of each layout within the limits, on as many instances as fit, or as the load needs."""
     rows = best_rows(points, ttft_s=job.ttft_s, tpot_s=job.tpot_s)
-    counts = np.floor_divide(job.machine.chips, points.chips[rows])
-    if ask.objective == "smallest":
-        counts = np.ceil((ask.load_per_s or 0.0) / points.requests_per_s[rows])
+    counts = _instances(points, rows, job, ask)
     return _alone(points, rows, counts, job, quant, least=ask.objective == "smallest")
+
+
+def _instances(points: Points, rows: Any, job: Job, ask: Ask) -> Any:
+    """Instances of each row: those that the load needs, or as many as fit."""
+    if ask.objective == "smallest":
+        return np.ceil((ask.load_per_s or 0.0) / points.requests_per_s[rows])
+    return np.floor_divide(job.machine.chips, points.chips[rows])
 
 
 def aggregated_front(points: Points, job: Job, quant: str) -> Sheet:
@@ -143,10 +155,10 @@ def aggregated_front(points: Points, job: Job, quant: str) -> Sheet:
     return _alone(points, ok[keep], counts[keep], job, quant, least=False)
 
 
-def decoding(points: Points, job: Job, quant: str) -> Sheet:
+def decoding(points: Points, job: Job, quant: str, ask: Ask) -> Sheet:
     """The best row of each decode layout over the chips of its own instances."""
     rows = best_rows(points, ttft_s=np.inf, tpot_s=job.tpot_s)
-    counts = np.floor_divide(job.machine.chips, points.chips[rows])
+    counts = _instances(points, rows, job, ask)
     return _alone(points, rows, counts, job, quant, least=True, mode="decode")
 
 

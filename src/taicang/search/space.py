@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -13,6 +14,8 @@ from taicang.plans import Exchanging, Quantisation, ServePlan
 from taicang.search.choices import divides, domain
 from taicang.stacks import Stack
 
+AXES = ("tp", "pp", "expert_tp", "spare", "microbatches", "drafts", "chunks", "batches", "prompts")
+"""Fields of a space that list values."""
 BATCHES = tuple(float(n) for n in np.unique(np.round(np.geomspace(1, 4096, 73))))
 """Sequences of one attention group: every whole number where steps are small, then 12 % apart."""
 
@@ -69,6 +72,13 @@ DENSE = replace(
 def default(model: Model) -> Space:
     """The standard space of a model."""
     return Space() if routed(model) else DENSE
+
+
+def wide(model: Model) -> Space:
+    """The widest space of a model, which holds all of its standard one: on no axis may it list less."""
+    small = default(model)
+    joined: dict[str, Any] = {axis: tuple(sorted({*getattr(WIDE, axis), *getattr(small, axis)})) for axis in AXES}
+    return replace(WIDE, **joined)
 
 
 def layouts(

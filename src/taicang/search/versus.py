@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from types import MappingProxyType
+from typing import Any, get_args
 
 import numpy as np
 
 from taicang.errors import InvalidInput, UnknownName
 from taicang.lower import lower
-from taicang.plans import Quantisation, ServePlan, decode_batch
+from taicang.plans import Exchanging, Quantisation, ServePlan, decode_batch
 from taicang.search.door import moved
 from taicang.search.evaluate import PLAN, plan_of
 from taicang.search.explain import RESOURCES, again, against
@@ -24,19 +25,41 @@ MOST_RATIO = 64.0
 
 
 FIELDS = (*PLAN, "batch", "mtp")
+LIMITS: Mapping[str, tuple[int, int | None]] = MappingProxyType(
+    {"redundant": (0, None), "shared_ranks": (0, None), "mtp": (0, 8), "microbatches": (1, 2)}
+)
+"""Least and largest value of a field; of the others one at least."""
 
 
 def fields(text: str) -> dict[str, Any]:
-    """Plan fields of "dp=320,ep=320,batch=48". Raises ``InvalidInput``."""
+    """Plan fields of "dp=320,ep=320,batch=48". Raises ``InvalidInput`` for a key or a value that there is not."""
     found: dict[str, Any] = {}
     for part in filter(None, (part.strip() for part in text.split(","))):
-        key, _, value = part.partition("=")
+        key, _, value = (word.strip() for word in part.partition("="))
         if key not in FIELDS:
             raise UnknownName("plan field", key, FIELDS, where="--versus")
-        if key != "exchange" and not value.isdigit():
-            raise InvalidInput(f"expected {key}=NUMBER, got {part!r}", where="--versus")
-        found[key] = value if key == "exchange" else int(value)
+        if key in found:
+            raise InvalidInput(f"{key} is given twice", where="--versus")
+        found[key] = _exchange(value) if key == "exchange" else _number(key, value, part)
     return found
+
+
+def _number(key: str, value: str, part: str) -> int:
+    least, most = LIMITS.get(key, (1, None))
+    if not value.isdecimal():
+        raise InvalidInput(f"expected {key}=NUMBER, got {part!r}", where="--versus")
+    if int(value) < least or (most is not None and int(value) > most):
+        allowed = f"at least {least}" if most is None else f"{least} to {most}"
+        raise InvalidInput(f"{key} must be {allowed}, got {int(value)}", where="--versus")
+    return int(value)
+
+
+def _exchange(value: str) -> str:
+    known = get_args(Exchanging)
+    if value not in known:
+        near = UnknownName("exchange", value, known, where="--versus")
+        raise InvalidInput(f"{near}; one of {', '.join(known)}")
+    return value
 
 
 def layout(job: Job, given: Mapping[str, Any]) -> ServePlan:
@@ -63,21 +86,29 @@ class Versus:
     """A decode plan of the user's beside what the search found."""
 
     given: Choice
-    """The plan on the whole machine with the prefill instances that suit it, whatever its TPOT."""
+    """The plan on the whole machine with the prefill instances that suit it, whatever its TPOT; beside a winner that
+    only decodes, its decode instances alone."""
     alone: Choice
     """Its decode instances over their own chips."""
     best_alone: Choice | None
-    """What the search finds for decode alone, within the TPOT limit."""
+    """What the search finds for decode alone, within the TPOT limit; none where the winner is that."""
     said: tuple[str, ...]
     """Where the winner is ahead of it, and the best decode plan of its decode."""
 
 
-def versus(job: Job, quant: Quantisation, given: Mapping[str, Any], space: Space, winner: Choice) -> Versus | None:
+def versus(
+    job: Job,
+    quant: Quantisation,
+    given: Mapping[str, Any],
+    space: Space,
+    winner: Choice,
+    ask: Ask,
+) -> Versus | None:
     """The decode plan that ``given`` fixes (it may fix batch and mtp as well) beside ``winner`` and beside the best
     decode plan.
 
-    Returns ``None`` where nothing fits. Raises ``InvalidPlan`` for a plan that breaks a rule and ``InvalidInput`` for
-    unknown fields.
+    All are judged as ``ask`` says. Returns ``None`` where nothing fits. Raises ``InvalidPlan`` for a plan that breaks a
+    rule and ``InvalidInput`` for unknown fields.
     """
     plan = replace(layout(job, given), quant=quant)
     fixed = space
@@ -85,14 +116,21 @@ def versus(job: Job, quant: Quantisation, given: Mapping[str, Any], space: Space
         fixed = replace(fixed, batches=(float(given["batch"]),))
     if "mtp" in given:
         fixed = replace(fixed, drafts=(int(given["mtp"]),))
-    free = replace(job, tpot_s=np.inf)
+    free, alone_only = replace(job, tpot_s=np.inf), replace(ask, modes=("decode",), top=1)
     only = every(job, quant, fixed) | {"decode": (plan,)}
-    whole = search(free, [("", quant)], fixed, Ask(modes=("disaggregated",), top=1), only).best
-    alone = search(free, [("", quant)], fixed, Ask(modes=("decode",), top=1), only).best
-    if not whole or not alone:
+    alone = search(free, [("", quant)], fixed, alone_only, only).best
+    if not alone:
         return None
-    best = search(job, [("", quant)], widened(space, given), Ask(modes=("decode",), top=1), beside=(plan,)).best
-    said = [f"winner against it: {'; '.join(against(job, winner, whole[0]))}", *_used(whole[0], alone[0])]
+    if winner.mode == "decode":  # like with like: a machine that also prefills decodes on fewer chips
+        lead = f"winner against it: {'; '.join(against(job, winner, alone[0], ask.objective))}"
+        return Versus(given=alone[0], alone=alone[0], best_alone=None, said=(lead,))
+    whole = search(free, [("", quant)], fixed, replace(ask, modes=("disaggregated",), top=1), only).best
+    if not whole:
+        return None
+    best = search(job, [("", quant)], widened(space, given), alone_only, beside=(plan,)).best
+    said = [f"winner against it: {'; '.join(against(job, winner, whole[0], ask.objective))}"]
+    if ask.objective != "smallest":
+        said += _used(whole[0], alone[0])
     if best:
         said.append(f"best decode plan against it, per chip: {'; '.join(against(job, best[0], alone[0])[1:])}")
     return Versus(given=whole[0], alone=alone[0], best_alone=best[0] if best else None, said=tuple(said))

@@ -57,11 +57,20 @@ TARGETS = (*CHIPS, "megatron")
 
 
 def emit(
-    choice: Choice, machine: Machine, net: Model, *, to: str, path: str, input_tokens: float, output_tokens: float
+    choice: Choice,
+    machine: Machine,
+    net: Model,
+    *,
+    to: str,
+    path: str,
+    input_tokens: float,
+    output_tokens: float,
+    notes: Sequence[str] = (),
 ) -> dict[str, str]:
     """Files by name for the target ``to``: a launch script and a manifest per pool, or the platform's one file.
 
-    ``path`` is where the engine finds the weights, the tokens are those of the longest request. Raises
+    ``path`` is where the engine finds the weights, the tokens are those of the longest request, ``notes`` what a reader
+    of the files has to know. Raises
     ``UnknownName`` for a target and ``NotModelled`` for a plan or a machine that it cannot take.
     """
     check(to, machine)
@@ -79,9 +88,9 @@ def emit(
         for pool in choice.pools
     ]
     if to == "dynamo":
-        return {"dynamo.yaml": dynamo.graph(pools, choice.stack)}
+        return noted({"dynamo.yaml": dynamo.graph(pools, choice.stack)}, notes)
     if to == "llm-d":
-        return {"values.yaml": llmd.values(pools)}
+        return noted({"values.yaml": llmd.values(pools)}, notes)
     files: dict[str, str] = {}
     for placed in pools:
         launch = ENGINES[to](placed)
@@ -89,7 +98,18 @@ def emit(
         files[f"{role}.sh"] = script(placed, launch)
         files[f"{role}.yaml"] = yaml.safe_dump_all(manifests(placed, launch, IMAGES[to]), sort_keys=False, width=120)
         files |= launch.files
-    return files | (router(to, pools) if len(pools) > 1 else {})
+    return noted(files | (router(to, pools) if len(pools) > 1 else {}), notes)
+
+
+def noted(files: Mapping[str, str], notes: Sequence[str]) -> dict[str, str]:
+    """``files`` with the notes as comments at their head, where their kind has comments."""
+    lines = "".join(f"# {note}.\n" for note in notes)
+    shebang = "#!/bin/sh\n"
+    made = {}
+    for name, text in files.items():
+        first = shebang if text.startswith(shebang) else ""
+        made[name] = f"{first}{lines}{text.removeprefix(first)}" if name.endswith((".sh", ".yaml")) else text
+    return made
 
 
 def check(to: str, machine: Machine) -> None:

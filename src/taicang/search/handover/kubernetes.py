@@ -2,7 +2,9 @@
 
 An instance on one node is a pod of a StatefulSet; on several it is a group of a LeaderWorkerSet (a Kubernetes SIG
 project, ``leaderworkerset.x-k8s.io/v1``), or an MPIJob (Kubeflow, ``kubeflow.org/v2beta1``) for an engine that MPI
-starts. Instance ``i`` answers under ``{name}-{i}.{name}``, all of them under ``{name}-http``.
+starts. All instances answer under ``{name}-http``; instance ``i`` under ``{name}-{i}.{name}`` where it is one pod, and
+under a service of its own, ``{name}-{i}-http``, where it is several (those operators keep the names ``{name}`` and
+``{name}-{i}`` for services of theirs).
 """
 
 from __future__ import annotations
@@ -13,6 +15,8 @@ from taicang.hardware import Machine
 from taicang.search.handover.launch import Launch, Placed, quoted, shell
 
 GROUPS = "leaderworkerset.x-k8s.io/v1"
+LWS, MPI = "leaderworkerset.sigs.k8s.io", "training.kubeflow.org"
+"""Prefixes of the labels that the two operators put on pods."""
 
 
 def resource(machine: Machine) -> str:
@@ -28,7 +32,8 @@ def label(name: str) -> str:
 
 def addresses(placed: Placed) -> list[str]:
     """Where the instances of a pool answer."""
-    return [f"{placed.name}-{i}.{placed.name}:{placed.port}" for i in range(placed.pool.instances)]
+    own = "{name}-{i}.{name}" if placed.where.nodes == 1 else "{name}-{i}-http"
+    return [f"{own.format(name=placed.name, i=i)}:{placed.port}" for i in range(placed.pool.instances)]
 
 
 def container(placed: Placed, launch: Launch, image: str, body: str) -> dict[str, Any]:
@@ -67,23 +72,29 @@ def manifests(placed: Placed, launch: Launch, image: str) -> list[dict[str, Any]
     found: list[dict[str, Any]] = []
     if launch.files:
         found.append({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": dict(launch.files)})
-    serving = dict(labels)
+    serving, instance = dict(labels), dict[str, str]()
     if launch.mpi:
         found += [_mpi(placed, launch, image, i) for i in range(placed.pool.instances)]
-        serving |= {"training.kubeflow.org/job-role": "launcher"}
+        # the first rank serves, and mpirun starts it on the first worker: the launcher has no rank
+        serving |= {f"{MPI}/job-role": "worker", f"{MPI}/replica-index": "0"}
+        instance = {f"{MPI}/job-name": f"{name}-{{i}}"}
     elif placed.where.nodes == 1:
         template = pod(placed, launch, image, _prepared("localhost", "0", launch))
         spec = {"replicas": placed.pool.instances, "serviceName": name, "selector": {"matchLabels": labels}}
         spec |= {"podManagementPolicy": "Parallel", "template": template}
         found.append({"apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": {"name": name}, "spec": spec})
-        found.append(_service(name, labels, placed.port) | {})
+        found.append(_service(name, labels, placed.port))
         found[-1]["spec"]["clusterIP"] = "None"
     else:
         body = _prepared("$LWS_LEADER_ADDRESS", "$LWS_WORKER_INDEX", launch)
         group = {"size": placed.where.nodes, "workerTemplate": pod(placed, launch, image, body)}
         spec = {"replicas": placed.pool.instances, "leaderWorkerTemplate": group}
         found.append({"apiVersion": GROUPS, "kind": "LeaderWorkerSet", "metadata": {"name": name}, "spec": spec})
-        serving |= {"leaderworkerset.sigs.k8s.io/worker-index": "0"}
+        serving |= {f"{LWS}/worker-index": "0"}
+        instance = {f"{LWS}/group-index": "{i}"}
+    for i in range(placed.pool.instances if instance else 0):
+        one = {key: value.format(i=i) for key, value in instance.items()}
+        found.append(_service(f"{name}-{i}-http", serving | one, placed.port))
     return [*found, _service(f"{name}-http", serving, placed.port)]
 
 

@@ -1,0 +1,155 @@
+"""Jobs and outcomes of ``taicang search``: machines by name, each searched over the space that was asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import click
+
+from taicang.app.load_options import read_load
+from taicang.errors import InvalidInput
+
+MODES = {
+    "agg": ("aggregated",),
+    "disagg": ("disaggregated",),
+    "both": ("aggregated", "disaggregated"),
+    "decode": ("decode",),
+}
+"""Layouts by the word of the option."""
+MOST_UNITS = 512
+"""Units of a machine of open size."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """One machine: what was searched, what came out, and the plan to run (none where nothing is feasible)."""
+
+    job: Any
+    found: Any
+    space: Any
+    chosen: Any = None
+
+
+def outcomes(model: str, names: list[str], options: dict[str, Any]) -> list[Outcome]:
+    """Outcomes of the machines; of several, those that lack a figure or a kernel are named and left out."""
+    from taicang.errors import MissingFigure, NotModelled
+
+    load = read_load(options, model)
+    done, refused = [], []
+    for name in names:
+        try:
+            base, growing = open_ended(name, options["objective"])
+            one = _grown if growing else _one
+            done.append(_chosen(one(model, base, load, options), options))
+        except (MissingFigure, NotModelled) as error:
+            if len(names) == 1:
+                raise
+            refused.append(error)
+            click.echo(f"{name}: left out: {error}", err=True)
+    if not done:
+        raise refused[0]
+    return done
+
+
+def open_ended(name: str, objective: str) -> tuple[str, bool]:
+    """A machine's name, and whether its size is left open: "hgx-h200 x N" is as many as the load takes."""
+    base, times, count = name.rpartition(" x ")
+    if not times or count.strip() != "N":
+        return name, False
+    if objective != "smallest":
+        text = f"{name!r} leaves the size open, which only --objective smallest settles; give a number for N"
+        raise InvalidInput(text, where="--on")
+    return base.strip(), True
+
+
+def _grown(model: str, base: str, load: dict[str, Any], options: dict[str, Any]) -> Outcome:
+    """The outcome on as many units of a machine as the load takes.
+
+    What a load takes in layouts of a small machine is never less than in those of a large one: it is tried next.
+    """
+    units = 1
+    while True:
+        found = _one(model, f"{base} x {units}", load, options)
+        if found.found.best or units >= MOST_UNITS:
+            return found
+        each = found.job.machine.chips // units
+        units = min(-(-(found.found.takes_chips or 2 * units * each) // each), MOST_UNITS)
+
+
+def _one(model: str, name: str, load: dict[str, Any], options: dict[str, Any]) -> Outcome:
+    from taicang.predict.choose import DEPTH
+    from taicang.search import versus
+    from taicang.search.door import formats, prepare, restacked
+    from taicang.search.run import search
+
+    job = prepare(
+        model,
+        name,
+        **load,
+        stack=options["stack"],
+        acceptance_ratio=options["acceptance"],
+        skew=options["skew"],
+        approximate=options["approximate"],
+        sets=options["sets"],
+    )
+    if options["emit"] and not options["stack"]:
+        from taicang.search.handover import check
+        from taicang.search.handover.stack import stack_for
+
+        check(options["emit"], job.machine)
+        own = stack_for(options["emit"], job.machine)
+        job = restacked(job, own) if own else job
+    given = versus.fields(options["versus"] or "")
+    beside = (versus.layout(job, given),) if given else ()
+    space = space_of(job, options)
+    keep = None
+    if options["emit"]:
+        from taicang.search.handover import able
+
+        keep = able(options["emit"], job.machine, job.model, job.stack.name)
+    depth = max(options["top"], DEPTH) if options["confirm"] else options["top"]
+    ask = replace(ask_of(options), top=depth)
+    quants = formats([each.strip() for each in options["quant"].split(",")], job)
+    found = search(job, quants, versus.widened(space, given), ask, beside=beside, keep=keep)
+    return Outcome(job=job, found=found, space=space)
+
+
+def ask_of(options: dict[str, Any]) -> Any:
+    """What is best, by the options."""
+    from taicang.search.run import Ask
+
+    modes: Any = MODES[options["mode"]]
+    return Ask(objective=options["objective"], modes=modes, load_per_s=options["load_per_s"], top=options["top"])
+
+
+def _chosen(each: Outcome, options: dict[str, Any]) -> Outcome:
+    """``each`` with the plan to run, the ranking cut to what is shown."""
+    from taicang.predict.choose import choose
+
+    if not each.found.best:
+        return each
+    chosen = choose(
+        each.job,
+        each.found.best,
+        most=options["confirm"],
+        named=options["profile"] or "",
+        within_ratio=options["within_ratio"],
+        load_per_s=options["load_per_s"],
+    )
+    return replace(each, chosen=chosen, found=replace(each.found, best=each.found.best[: options["top"]]))
+
+
+def ranking(done: Sequence[Outcome], objective: Any) -> list[Outcome]:
+    """Machines that can run it by the objective, best first; without those whose power or price is not public."""
+    scored = [each for each in done if each.chosen and each.chosen.choice.score(objective) is not None]
+    return sorted(scored, key=lambda each: -each.chosen.choice.score(objective))
+
+
+def space_of(job: Any, options: dict[str, Any]) -> Any:
+    """The space that was asked for, with the draft length fixed where the user named one."""
+    from taicang.search.space import default, wide
+
+    space = wide(job.model) if options["space"] == "wide" else default(job.model)
+    return space if options["drafts"] is None else replace(space, drafts=(options["drafts"],))
