@@ -83,6 +83,35 @@ def test_a_worker_that_dies_costs_no_point(tmp_path, monkeypatch):
     assert sorted(rows) == list(range(8))
 
 
+def group(leader):
+    """Processes of the session that ``leader`` started."""
+    listed = subprocess.run(["ps", "-eo", "sid=,stat=,pid="], capture_output=True, text=True, check=True).stdout
+    rows = [line.split() for line in listed.splitlines()]
+    return [int(pid) for sid, state, pid in rows if int(sid) == leader and not state.startswith("Z")]
+
+
+def test_workers_end_with_the_process_that_started_them(tmp_path):
+    """Killed, it leaves no worker behind, nor what multiprocessing starts beside them."""
+    journal = tmp_path / "out" / "journal.jsonl"
+    study = write(tmp_path, sample={"kind": "latin", "points": 3000, "seed": 3})
+    process = subprocess.Popen(
+        command(study, tmp_path / "out", "--workers", "2"), stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    try:
+        while process.poll() is None and (not journal.exists() or journal.read_bytes().count(b"\n") < 4):
+            time.sleep(0.01)
+        assert len(group(process.pid)) >= 3
+        process.kill()
+        process.wait()
+        end = time.monotonic() + 5
+        while group(process.pid) and time.monotonic() < end:
+            time.sleep(0.05)
+        assert not group(process.pid)
+    finally:
+        for pid in group(process.pid):
+            os.kill(pid, signal.SIGKILL)
+
+
 def test_a_latin_hypercube_has_one_sample_in_each_share_of_each_axis(tmp_path):
     study = read(write(tmp_path))
     made = points(study)
