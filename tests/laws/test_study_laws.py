@@ -127,7 +127,7 @@ def test_a_latin_hypercube_has_one_sample_in_each_share_of_each_axis(tmp_path):
         ({"axes": {"bacth": [1]}}, "did you mean batch"),
         ({"axes": {"batch": {"from": 1}}}, "range"),
         ({"axes": {"chip.memory.bandwidth": {"from": "1 TB/s", "to": "2 GB/s"}}}, "one unit"),
-        ({"sample": {"kind": "latin"}}, "number of points"),
+        ({"sample": {"kind": "latin"}}, "sample.points: needs a whole number"),
         ({"sample": {"kind": "gird"}}, "did you mean grid"),
         ({"axes": {"batch": {"from": 0, "to": 8, "scale": "log"}}}, "positive"),
     ],

@@ -57,9 +57,9 @@ Example of a study:
 def run(study: str, out: str | None, workers: str, address: str | None) -> None:
     """Evaluate a STUDY: axes over catalogue fields (chip.memory.bandwidth), plan fields and the load.
 
-    Keys of base and axes: model, on, input, output, profile, ttft, tpot, slo, stack, quant, mode, batch, mtp,
-    acceptance, skew, chunk, tp, dp, pp, ep, moe_tp, redundant, shared_ranks, microbatches, exchange, and any catalogue
-    field with a dot. Stopped or killed, it goes on where it was when it is started again.
+    Keys of base and axes: model, on, input, output, profile, ttft, tpot, slo, objective, load, stack, quant, mode,
+    batch, mtp, acceptance, skew, chunk, tp, dp, pp, ep, moe_tp, redundant, shared_ranks, microbatches, exchange, and
+    any catalogue field with a dot. Stopped or killed, it goes on where it was when it is started again.
     """
     from taicang.errors import InvalidInput
     from taicang.search.journal import Journal
