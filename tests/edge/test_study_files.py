@@ -11,10 +11,10 @@ BASE = "base: {model: llama-3.1-8b, on: hgx-h100, input: 1000, output: 200, mode
 GRID = "sample: {kind: grid}\n"
 
 
-def sweep(monkeypatch, capsys, folder, text):
+def sweep(monkeypatch, capsys, folder, text, *more):
     """Exit code and message of ``taicang sweep``, and whether it left anything."""
     (folder / "study.yaml").write_text(text)
-    monkeypatch.setattr(sys, "argv", ["taicang", "sweep", str(folder / "study.yaml"), "--workers", "1"])
+    monkeypatch.setattr(sys, "argv", ["taicang", "sweep", str(folder / "study.yaml"), "--workers", "1", *more])
     with pytest.raises(SystemExit) as stop:
         main()
     return stop.value.code or 0, capsys.readouterr().err, (folder / "study").exists()
@@ -134,3 +134,29 @@ def test_the_smallest_machine_for_a_load_is_an_axis():
     small = evaluate.evaluate(base | {"load": 1.0, "objective": "smallest"})
     more = evaluate.evaluate(base | {"load": 100.0, "objective": "smallest"})
     assert small["chips"] < more["chips"] < whole["chips"] == 8
+
+
+def test_a_folder_that_cannot_hold_results_is_named(monkeypatch, capsys, tmp_path):
+    (tmp_path / "study").write_text("a file")
+    code, said, _ = sweep(monkeypatch, capsys, tmp_path, BASE)
+    assert code == 2
+    assert f"{tmp_path / 'study'}: cannot write results here" in said
+    (tmp_path / "study").unlink()
+    (tmp_path / "study").mkdir()
+    (tmp_path / "study" / "journal.jsonl").write_text("not ours\n")
+    code, said, _ = sweep(monkeypatch, capsys, tmp_path, BASE)
+    assert code == 2
+    assert "journal.jsonl:1: is not a line of a study's journal" in said
+    assert (tmp_path / "study" / "journal.jsonl").read_text() == "not ours\n"
+
+
+@pytest.mark.parametrize("extra", ["optuna", "ray"])
+def test_a_missing_extra_is_said_before_anything_is_written(monkeypatch, capsys, tmp_path, extra):
+    monkeypatch.setitem(sys.modules, extra, None)
+    workers = ("--workers", "ray") if extra == "ray" else ()
+    sample = "sample: {kind: bayesian, points: 3}\n" if extra == "optuna" else ""
+    text = BASE + "axes: {batch: {from: 1, to: 8, steps: 2}}\n" + sample
+    code, said, left = sweep(monkeypatch, capsys, tmp_path, text, *workers)
+    assert code == 2
+    assert "pip install" in said
+    assert not left

@@ -55,6 +55,25 @@ def test_killed_at_random_moments_the_results_are_the_same(tmp_path):
     assert len(lines) == len(set(lines)) == 81  # nothing was written twice
 
 
+def test_a_bayesian_study_that_is_killed_ends_as_if_left_alone(tmp_path):
+    """Killed twice, within a round and after one; each round is chosen from the rows of those before."""
+    pytest.importorskip("optuna", reason="Bayesian sampling is an extra")
+    study = write(tmp_path, sample={"kind": "bayesian", "points": 40, "seed": 3})
+    subprocess.run(command(study, tmp_path / "whole", "--workers", "1"), check=True, capture_output=True)
+    journal = tmp_path / "torn" / "journal.jsonl"
+    for goal in (9, 25):
+        process = subprocess.Popen(command(study, tmp_path / "torn", "--workers", "2"), stderr=subprocess.DEVNULL)
+        while process.poll() is None and (not journal.exists() or journal.read_bytes().count(b"\n") < goal):
+            time.sleep(0.001)
+        process.kill()
+        process.wait()
+        assert goal <= journal.read_bytes().count(b"\n") < 41
+    subprocess.run(command(study, tmp_path / "torn", "--workers", "1"), check=True, capture_output=True)
+    results = [(tmp_path / name / "results.jsonl").read_bytes() for name in ("whole", "torn")]
+    assert results[0] == results[1]
+    assert len(results[0].splitlines()) == 40
+
+
 def test_a_torn_line_is_dropped_and_another_study_is_refused(tmp_path):
     journal = Journal(tmp_path, "one")
     journal.add({"point": 0, "x": 1})

@@ -78,12 +78,17 @@ def _flow(pool: ProcessPoolExecutor, tasks: list[Task], ahead: int) -> Iterator[
         raise
 
 
-def on_ray(tasks: Iterable[Task], address: str | None = None) -> Iterator[Row]:
-    """Rows as they finish on a Ray cluster (``address``: none starts one here). Raises ``NotModelled`` without Ray."""
+def cluster() -> Any:
+    """Ray. Raises ``NotModelled`` without it."""
     try:
-        ray: Any = import_module("ray")
+        return import_module("ray")
     except ImportError:
         raise NotModelled("--workers ray needs Ray: pip install 'taicang[ray]'") from None
+
+
+def on_ray(tasks: Iterable[Task], address: str | None = None) -> Iterator[Row]:
+    """Rows as they finish on a Ray cluster (``address``: none starts one here). Raises ``NotModelled`` without Ray."""
+    ray = cluster()
     ray.init(address=address, ignore_reinit_error=True, log_to_driver=False)
     remote = ray.remote(max_retries=-1)(row_of)
     waiting = iter(tasks)
