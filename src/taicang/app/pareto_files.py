@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from taicang.errors import InvalidInput
 from taicang.predict.infer import describe
 from taicang.records import plain
 from taicang.search.result import Choice, Found
@@ -21,6 +22,7 @@ COLUMNS = (
     "output_tokens_per_s_per_chip",
     "output_tokens_per_s_per_w",
     "output_tokens_per_s_per_usd",
+    "output_tokens_per_s_per_cny",
     "ttft_s",
     "tpot_s",
     "chips",
@@ -36,8 +38,7 @@ PANELS = (
 
 def write(found: Sequence[Found], folder: str) -> list[Path]:
     """Write the fronts of ``found`` into ``folder``; returns the paths. Without matplotlib there are no plots."""
-    place = Path(folder)
-    place.mkdir(parents=True, exist_ok=True)
+    place = _folder(folder)
     rows = [row(choice) for each in found for choice in each.front]
     table, data = place / "pareto.csv", place / "pareto.json"
     with table.open("w", newline="", encoding="utf-8") as file:
@@ -48,6 +49,15 @@ def write(found: Sequence[Found], folder: str) -> list[Path]:
     return [table, data, *_plot(found, place)]
 
 
+def _folder(folder: str) -> Path:
+    place = Path(folder)
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InvalidInput(f"cannot write files into {folder}: {error.strerror}", where="--pareto") from None
+    return place
+
+
 def row(choice: Choice) -> dict[str, Any]:
     """One line of the table."""
     plans = " + ".join(f"{pool.instances} x {pool.role} [{describe(pool.plan)}]" for pool in choice.pools)
@@ -55,13 +65,20 @@ def row(choice: Choice) -> dict[str, Any]:
     return figures | {"plans": plans}
 
 
-def write_comparison(shown: Mapping[str, Any], bought: Mapping[str, Mapping[str, Any]], folder: str) -> list[Path]:
-    """Write predictions and infeasibilities by machine as comparison.csv and comparison.json; returns the paths."""
-    place = Path(folder)
-    place.mkdir(parents=True, exist_ok=True)
+def write_comparison(
+    shown: Mapping[str, Any],
+    bought: Mapping[str, Mapping[str, Any]],
+    yuan: Mapping[str, float | None],
+    folder: str,
+) -> list[Path]:
+    """Write predictions and infeasibilities by machine as comparison.csv and comparison.json; returns the paths.
+
+    ``yuan`` are output tokens per second over the price in yuan.
+    """
+    place = _folder(folder)
     rows = []
     for name, each in shown.items():
-        figures = {key: getattr(each, key, None) for key in COMPARED}
+        figures = {key: getattr(each, key, None) for key in COMPARED} | {"output_tokens_per_s_per_cny": yuan[name]}
         plans = {
             f"{p}_plan": describe(getattr(each, p).plan) if hasattr(each, p) else "" for p in ("decode", "prefill")
         }
@@ -72,7 +89,10 @@ def write_comparison(shown: Mapping[str, Any], bought: Mapping[str, Mapping[str,
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
-    whole = {name: plain(each) | {"budgets": plain(bought.get(name, {}))} for name, each in shown.items()}
+    whole = {
+        name: plain(each) | {"output_tokens_per_s_per_cny": yuan[name], "budgets": plain(bought.get(name, {}))}
+        for name, each in shown.items()
+    }
     data.write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
     return [table, data]
 
