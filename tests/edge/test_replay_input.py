@@ -1,4 +1,4 @@
-"""``taicang replay`` and ``taicang trace`` with input that means nothing: one line that says so, and nothing written."""
+"""``taicang replay`` and ``taicang trace`` with bad input: one line that says so, and nothing written."""
 
 import json
 import sys
@@ -40,7 +40,7 @@ def taicang(monkeypatch, capsys, *argv):
         (("--hours", "nan"), "'nan' is not a finite number"),
         (("--rate", "1e400/s"), "a rate lies between"),
         (("--rate", "1e-300/s"), "a rate lies between"),
-        (("--rate", "1e-9/s"), "more than 100 days"),
+        (("--rate", "1e-9/s"), "keeps time of 100 days"),
         (("--requests", "1000000000000000"), "are generated at once"),
         (("--closed-loop", "4"), "--closed-loop: clients set the pace themselves: drop --closed-loop or --rate"),
         (("--think", "5s"), "--think: changes nothing without --closed-loop or --turns"),
