@@ -21,12 +21,23 @@ class InvalidInput(TaicangError):
         self.where = where
 
 
+LISTED = 12
+"""As many known names are all listed where none is near."""
+
+
 class UnknownName(InvalidInput):
-    """A name that is not in the catalogue; suggests the nearest one."""
+    """A name that is not in the catalogue; suggests the nearest ones, or all where they are few."""
 
     def __init__(self, kind: str, name: str, known: Iterable[str], *, where: str = "") -> None:
-        near = get_close_matches(name.lower(), [k.lower() for k in known], n=3, cutoff=0.5)
-        hint = f"; did you mean {' or '.join(near)}?" if near else ""
+        listed = list(known)
+        low = [each.lower() for each in listed]
+        near = get_close_matches(name.lower(), low, n=3, cutoff=0.5)
+        if near:
+            hint = f"; did you mean {' or '.join(near)}?"
+        elif len(listed) <= LISTED:
+            hint = f"; one of {', '.join(listed)}" if listed else ""
+        else:
+            hint = f"; the nearest are {', '.join(get_close_matches(name.lower(), low, n=3, cutoff=0.0))}"
         super().__init__(f"unknown {kind} {name!r}{hint}", where=where)
         self.name = name
         self.near = tuple(near)

@@ -55,6 +55,25 @@ def test_killed_at_random_moments_the_results_are_the_same(tmp_path):
     assert len(lines) == len(set(lines)) == 81  # nothing was written twice
 
 
+def test_a_bayesian_study_that_is_killed_ends_as_if_left_alone(tmp_path):
+    """Killed twice, within a round and after one; each round is chosen from the rows of those before."""
+    pytest.importorskip("optuna", reason="Bayesian sampling is an extra")
+    study = write(tmp_path, sample={"kind": "bayesian", "points": 40, "seed": 3})
+    subprocess.run(command(study, tmp_path / "whole", "--workers", "1"), check=True, capture_output=True)
+    journal = tmp_path / "torn" / "journal.jsonl"
+    for goal in (9, 25):
+        process = subprocess.Popen(command(study, tmp_path / "torn", "--workers", "2"), stderr=subprocess.DEVNULL)
+        while process.poll() is None and (not journal.exists() or journal.read_bytes().count(b"\n") < goal):
+            time.sleep(0.001)
+        process.kill()
+        process.wait()
+        assert goal <= journal.read_bytes().count(b"\n") < 41
+    subprocess.run(command(study, tmp_path / "torn", "--workers", "1"), check=True, capture_output=True)
+    results = [(tmp_path / name / "results.jsonl").read_bytes() for name in ("whole", "torn")]
+    assert results[0] == results[1]
+    assert len(results[0].splitlines()) == 40
+
+
 def test_a_torn_line_is_dropped_and_another_study_is_refused(tmp_path):
     journal = Journal(tmp_path, "one")
     journal.add({"point": 0, "x": 1})
@@ -83,6 +102,35 @@ def test_a_worker_that_dies_costs_no_point(tmp_path, monkeypatch):
     assert sorted(rows) == list(range(8))
 
 
+def group(leader):
+    """Processes of the session that ``leader`` started."""
+    listed = subprocess.run(["ps", "-eo", "sid=,stat=,pid="], capture_output=True, text=True, check=True).stdout
+    rows = [line.split() for line in listed.splitlines()]
+    return [int(pid) for sid, state, pid in rows if int(sid) == leader and not state.startswith("Z")]
+
+
+def test_workers_end_with_the_process_that_started_them(tmp_path):
+    """Killed, it leaves no worker behind, nor what multiprocessing starts beside them."""
+    journal = tmp_path / "out" / "journal.jsonl"
+    study = write(tmp_path, sample={"kind": "latin", "points": 3000, "seed": 3})
+    process = subprocess.Popen(
+        command(study, tmp_path / "out", "--workers", "2"), stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    try:
+        while process.poll() is None and (not journal.exists() or journal.read_bytes().count(b"\n") < 4):
+            time.sleep(0.01)
+        assert len(group(process.pid)) >= 3
+        process.kill()
+        process.wait()
+        end = time.monotonic() + 5
+        while group(process.pid) and time.monotonic() < end:
+            time.sleep(0.05)
+        assert not group(process.pid)
+    finally:
+        for pid in group(process.pid):
+            os.kill(pid, signal.SIGKILL)
+
+
 def test_a_latin_hypercube_has_one_sample_in_each_share_of_each_axis(tmp_path):
     study = read(write(tmp_path))
     made = points(study)
@@ -98,7 +146,7 @@ def test_a_latin_hypercube_has_one_sample_in_each_share_of_each_axis(tmp_path):
         ({"axes": {"bacth": [1]}}, "did you mean batch"),
         ({"axes": {"batch": {"from": 1}}}, "range"),
         ({"axes": {"chip.memory.bandwidth": {"from": "1 TB/s", "to": "2 GB/s"}}}, "one unit"),
-        ({"sample": {"kind": "latin"}}, "number of points"),
+        ({"sample": {"kind": "latin"}}, "sample.points: needs a whole number"),
         ({"sample": {"kind": "gird"}}, "did you mean grid"),
         ({"axes": {"batch": {"from": 0, "to": 8, "scale": "log"}}}, "positive"),
     ],

@@ -3,6 +3,7 @@
 import csv
 import re
 import runpy
+import shutil
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
@@ -20,6 +21,7 @@ import reference_pages  # noqa: E402
 
 from taicang.evidence import suite_served  # noqa: E402
 from taicang.evidence.split import held_out  # noqa: E402
+from taicang.search.study import read, size  # noqa: E402
 
 PAGES = [str(path.relative_to(ROOT)) for path in generate.pages()]
 LINK = re.compile(r"\]\(([^)\s]+)\)")
@@ -124,11 +126,33 @@ def test_pages_quote_the_example_files_as_they_are():
     for page, file in (
         ("docs/tutorials/own-supernode.md", "my-supernode.yaml"),
         ("docs/how-to/sweep.md", "study.yaml"),
+        ("docs/how-to/sweep.md", "study-bayesian.yaml"),
         ("docs/how-to/add-a-chip.md", "my-chip.yaml"),
         ("docs/how-to/add-a-chip.md", "my-cluster.yaml"),
     ):
         body = (ROOT / "examples" / file).read_text(encoding="utf-8").partition("\n")[2]
         assert f"```yaml\n{body}```" in (ROOT / page).read_text(encoding="utf-8"), file
+
+
+@pytest.mark.parametrize("file", ["study.yaml", "study-bayesian.yaml"])
+def test_example_studies_are_understood(file):
+    assert size(read(ROOT / "examples" / file)) > 1
+
+
+@pytest.mark.slow
+def test_the_page_on_studies_prints_what_it_shows(tmp_path, monkeypatch):
+    """Its commands need extras and write folders: they run in a folder of their own."""
+    for extra in ("optuna", "pyarrow", "duckdb"):
+        pytest.importorskip(extra, reason="adaptive sampling, Parquet and queries are extras")
+    shutil.copytree(ROOT / "examples", tmp_path / "examples")
+    monkeypatch.setattr(blocks, "ROOT", tmp_path)
+    text = (ROOT / "docs" / "how-to" / "sweep.md").read_text(encoding="utf-8")
+    found = [example for example in blocks.examples(text) if example.kind == "console"]
+    assert len(found) == 4
+    for example in found:
+        now = blocks.console(example)
+        assert "taicang: " not in now
+        assert "select" not in example.body or "--json" in example.body or blocks.alike(example.body, now)
 
 
 @pytest.mark.slow

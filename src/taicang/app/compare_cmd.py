@@ -42,20 +42,23 @@ Examples:
     "--pareto", type=click.Path(file_okay=False), help="Write table and Pareto fronts (CSV, JSON, plots) here."
 )
 @JSON
-def compare(model: str, machines: str, as_json: bool, **options: Any) -> None:
-    """The same MODEL, load and SLO on several machines: at equal chips, power and money, with what binds each."""
+def compare(model: str, machines: str, as_json: bool, **options: Any) -> int:
+    """The same MODEL, load and SLO on several machines: at equal chips, power and money, with what binds each.
+
+    Exit code 1: no machine has a plan.
+    """
     names = [name.strip().strip('"') for name in machines.split(",") if name.strip()]
     if not names:
         raise click.UsageError("--on names no machine")
     from taicang.app.expert_loads import resolve
 
     resolve(options, model)
-    _compare(model, names, as_json, options)
+    return _compare(model, names, as_json, options)
 
 
 @click.command()
 @JSON
-def demo(as_json: bool) -> None:
+def demo(as_json: bool) -> int:
     """DeepSeek-R1, 4,096 + 256 tokens, TPOT at most 50 ms, on the supernode and five rivals."""
     options = {
         "input_tokens": 4096,
@@ -74,10 +77,12 @@ def demo(as_json: bool) -> None:
         "budgets": (),
         "pareto": None,
     }
-    _compare("deepseek-r1", list(DEMO_MACHINES), as_json, options)
+    return _compare("deepseek-r1", list(DEMO_MACHINES), as_json, options)
 
 
-def _compare(model: str, names: list[str], as_json: bool, options: dict[str, Any]) -> None:
+def _compare(model: str, names: list[str], as_json: bool, options: dict[str, Any]) -> int:
+    """Compare and say so; 1 where no machine has a plan."""
+    from taicang.predict import Prediction
     from taicang.search.budget import read
 
     if options["pareto"]:
@@ -90,26 +95,31 @@ def _compare(model: str, names: list[str], as_json: bool, options: dict[str, Any
     refusals = [each for each in results if isinstance(each, TaicangError)]
     if refusals and len(refusals) == len(results):
         raise refusals[0]
+    code = int(not any(isinstance(each, Prediction) for each in results))
     shown = [
         each if not isinstance(each, TaicangError) else _refused(model, name, each)
         for name, each in zip(names, results, strict=True)
     ]
+    yuan = {name: _per_cny(name, each, options) for name, each in zip(names, shown, strict=True)}
     bought = {name: _bought(name, each, budgets, options) for name, each in zip(names, shown, strict=True)}
     if options["pareto"]:
-        _files(model, dict(zip(names, shown, strict=True)), bought, options, load)
+        _files(model, dict(zip(names, shown, strict=True)), bought, yuan, options, load)
     if as_json:
         from taicang.records import plain
 
         echo_json(
             {
-                name: plain(each) | ({"budgets": bought[name]} if budgets else {})
+                name: plain(each)
+                | ({"output_tokens_per_s_per_cny": yuan[name]} if isinstance(each, Prediction) else {})
+                | ({"budgets": bought[name]} if budgets else {})
                 for name, each in zip(names, shown, strict=True)
             }
         )
-        return
+        return code
     from taicang.app.render_compare import show_comparison
 
-    show_comparison(names, shown, options, bought)
+    show_comparison(names, shown, options, bought, yuan)
+    return code
 
 
 def _one(model: str, name: str, options: dict[str, Any], load: dict[str, Any]) -> Any:
@@ -133,6 +143,17 @@ def _one(model: str, name: str, options: dict[str, Any], load: dict[str, Any]) -
         return error
 
 
+def _per_cny(name: str, result: Any, options: dict[str, Any]) -> float | None:
+    """Output tokens per second over the machine's price in yuan; None where either is missing."""
+    from taicang import catalog
+    from taicang.predict import Prediction
+
+    if not isinstance(result, Prediction):
+        return None
+    price = catalog.machine(name, options["sets"]).price_cny
+    return result.machine_output_tokens_per_s / price if price else None
+
+
 def _bought(name: str, result: Any, budgets: list[Any], options: dict[str, Any]) -> dict[str, Any]:
     """Whole machines and their output tokens per second by budget; None where the machine lacks the figure."""
     from taicang import catalog
@@ -151,7 +172,12 @@ def _bought(name: str, result: Any, budgets: list[Any], options: dict[str, Any])
 
 
 def _files(
-    model: str, shown: dict[str, Any], bought: dict[str, Any], options: dict[str, Any], load: dict[str, Any]
+    model: str,
+    shown: dict[str, Any],
+    bought: dict[str, Any],
+    yuan: dict[str, float | None],
+    options: dict[str, Any],
+    load: dict[str, Any],
 ) -> None:
     """The comparison as CSV and JSON, and the fronts of the machines that can serve."""
     from taicang.app.pareto_files import write, write_comparison
@@ -168,7 +194,7 @@ def _files(
                 skew=options["skew"], approximate=options["approximate"], sets=options["sets"],
             )  # fmt: skip
             fronts.append(search(job, formats([options["quant"]], job), default(job.model), Ask(top=1)))
-    paths = write_comparison(shown, bought, options["pareto"])
+    paths = write_comparison(shown, bought, yuan, options["pareto"])
     for path in [*paths, *(write(fronts, options["pareto"]) if fronts else [])]:
         click.echo(f"wrote {path}", err=True)
 

@@ -31,7 +31,10 @@ def download(entry: Mapping[str, Any], folder: Path) -> Path:
     target = folder / url.rsplit("/", 1)[-1]
     if target.exists() and _sum(target) == wanted:
         return target
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InvalidInput(f"cannot make this folder ({error.strerror})", where=f"--out {folder}") from None
     part = target.with_name(target.name + ".part")
     for left in reversed(range(TRIES)):
         try:

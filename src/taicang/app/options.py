@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,6 +14,8 @@ from taicang.errors import InvalidInput
 from taicang.units import parse
 
 F = TypeVar("F", bound=Callable[..., Any])
+LONGEST_S = 1e12
+"""Longest time that an option takes."""
 MOST_SKEW = 2.0
 """Largest exponent of ``--skew``."""
 
@@ -30,7 +33,20 @@ class Seconds(click.ParamType[float]):
         seconds = parse(value, "s", where=where)
         if not seconds > 0:
             raise InvalidInput(f"a limit must be more than nothing, got {value!r}", where=where)
+        if seconds > LONGEST_S:
+            raise InvalidInput(f"{value!r} is beyond any run", where=where)
         return seconds
+
+
+class Finite(click.FloatRange):
+    """A number in a range; what is no number is in none."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Refuse nan and infinity."""
+        found = float(super().convert(value, param, ctx))
+        if not math.isfinite(found):
+            self.fail(f"{value!r} is not a finite number", param, ctx)
+        return found
 
 
 class Named(click.ParamType[Any]):
@@ -99,7 +115,7 @@ CHOICES = stacked(
     ),
     click.option(
         "--acceptance",
-        type=click.FloatRange(0, 1),
+        type=Finite(0, 1),
         default=0.7,
         show_default=True,
         help="Chance that a drafted token is accepted.",

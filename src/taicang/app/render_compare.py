@@ -13,12 +13,12 @@ from taicang.plans import describe
 from taicang.predict.prediction import Infeasible, Prediction
 from taicang.units import show
 
-WIDTH = 170
+WIDTH = 190
 LEGEND = """
-decode and prefill: each phase on its own instances at the best batch and plan; a chip, a kW, a MUSD: output tokens/s of
-both phases in step, at equal chips, power (IT, whole machine under load) and money (x the first machine's); error: mean
-error of the nearest held-out suite (a machine that never shipped has no measurements of its own); plan: R redundant
-experts, S ranks of the shared expert, x2 microbatches."""
+decode and prefill: each phase on its own instances at the best batch and plan; a chip, a kW, a MUSD, a MCNY: output
+tokens/s of both phases in step, at equal chips, power (IT, whole machine under load) and money (x the first machine's,
+where it has the figure); error: mean error of the nearest held-out suite (a machine that never shipped has no
+measurements of its own); plan: R redundant experts, S ranks of the shared expert, x2 microbatches."""
 
 
 def show_comparison(
@@ -26,8 +26,12 @@ def show_comparison(
     results: Sequence[Prediction | Infeasible],
     options: dict[str, Any],
     bought: Mapping[str, Mapping[str, Any]],
+    yuan: Mapping[str, float | None],
 ) -> None:
-    """One row per machine, then what they assume and how far such predictions were off."""
+    """One row per machine, then what they assume and how far such predictions were off.
+
+    ``yuan`` are output tokens per second over the price in yuan; the column stands where a machine has such a price.
+    """
     console = Console(highlight=False)
     if not console.is_terminal or console.width < WIDTH:
         console = Console(highlight=False, width=WIDTH, force_terminal=console.is_terminal)
@@ -35,7 +39,8 @@ def show_comparison(
     if first:
         console.print(f"[bold]{first.model}[/], {load_text(options)}\n")
     table = Table(box=None, pad_edge=False)
-    for column in (
+    priced = any(yuan.values())
+    columns = (
         "machine",
         "chips",
         "TPOT",
@@ -46,14 +51,19 @@ def show_comparison(
         "a chip",
         "a kW",
         "a MUSD",
+        *(("a MCNY",) if priced else ()),
         "error",
         "decode plan",
-    ):
+    )
+    for column in columns:
         table.add_column(column, justify="left" if column in ("machine", "binds", "decode plan") else "right")
     for name, result in zip(names, results, strict=True):
-        table.add_row(
-            *(_row(name, result, first) if isinstance(result, Prediction) else (name, *["-"] * 10, "none: see below"))
-        )
+        if isinstance(result, Prediction):
+            base = next(other for other, each in zip(names, results, strict=True) if each is first)
+            money = (_over(yuan[name], yuan[base], 1e6),) if priced else ()
+            table.add_row(*_row(name, result, first, money))
+        else:
+            table.add_row(name, *["-"] * (len(columns) - 2), "none: see below")
     console.print(table)
     for budget in options["budgets"]:
         console.print(f"  {budget}: {'; '.join(_buys(name, bought[name].get(budget, {})) for name in names)}")
@@ -81,7 +91,7 @@ def _over(mine: float | None, first: float | None, scale: float) -> str:
     return f"{mine * scale:,.0f}" + (f" ({mine / first:.2f}x)" if first else "")
 
 
-def _row(name: str, p: Prediction, first: Prediction | None) -> tuple[str, ...]:
+def _row(name: str, p: Prediction, first: Prediction | None, money: tuple[str, ...]) -> tuple[str, ...]:
     base = first or p
     band = f"±{p.bands[0].mape_ratio:.0%}" if p.bands else "-"
     return (
@@ -95,6 +105,7 @@ def _row(name: str, p: Prediction, first: Prediction | None) -> tuple[str, ...]:
         _over(p.output_tokens_per_s_per_chip, base.output_tokens_per_s_per_chip, 1.0),
         _over(p.output_tokens_per_s_per_w, base.output_tokens_per_s_per_w, 1e3),
         _over(p.output_tokens_per_s_per_usd, base.output_tokens_per_s_per_usd, 1e6),
+        *money,
         band,
         describe(p.decode.plan),
     )

@@ -53,10 +53,12 @@ def replay(what: tuple[str, ...], machine: str, as_json: bool, **options: Any) -
     from taicang.app.expert_loads import resolve
     from taicang.app.replay_files import check, write
     from taicang.app.replay_output import progress_bar, show
+    from taicang.app.replay_unused import refuse_unused
     from taicang.predict.replay import replay as run
 
     if len(what) > 2:
         raise click.UsageError(f"expected [TRACE] MODEL, got {' '.join(what)}")
+    refuse_unused(click.get_current_context(), what[0] if len(what) == 2 else None)
     resolve(options, what[-1])
     check(options["out"], options["form"], perfetto=options["perfetto"])
     limits = limits_from(options, what[-1])

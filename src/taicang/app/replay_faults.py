@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from taicang.app.options import Named, Seconds, stacked
+from taicang.app.options import LONGEST_S, Named, Seconds, stacked
+from taicang.errors import InvalidInput
 from taicang.units import parse
 
 if TYPE_CHECKING:
@@ -30,7 +31,10 @@ class Event(click.ParamType[tuple[str, float, float | None]]):
         where = param.opts[0] if param else ""
         if not at or not what or not begin:
             self.fail(f"{value!r} is not {self.name} such as {self.example}", param, ctx)
-        return what, parse(begin, "s", where=where), parse(lasts, "s", where=where) if lasts else None
+        at_s = parse(begin, "s", where=where)
+        if not 0.0 <= at_s <= LONGEST_S:
+            raise InvalidInput(f"happens at zero or later, got {value!r}", where=where)
+        return what, at_s, Seconds().convert(lasts, param, ctx) if lasts else None
 
 
 class Restart(Seconds):
@@ -43,6 +47,7 @@ class Restart(Seconds):
         return value if value in ("cold", "warm") else super().convert(value, param, ctx)
 
 
+MOST_JITTER_S = 60.0
 FAULTS = stacked(
     click.option("--fail", "outages", type=Event("PART@TIME[+TIME]", "3@60s+5min"), multiple=True,
                  help="A part fails (and is repaired): an instance by number, or chip:N, node:N, rack:N, switch:N."),
@@ -75,17 +80,19 @@ def faults_from(options: Mapping[str, Any]) -> Faults:
     """What the options describe."""
     from taicang.predict.faults import Faults, Outage
 
+    if options["jitter"] > MOST_JITTER_S:
+        raise click.BadParameter(f"at most {MOST_JITTER_S:g} s in a step", param_hint="--jitter")
     outages = []
     for what, at_s, down_s in options["outages"]:
         part, colon, number = what.partition(":")
         part, number = (part, number) if colon else ("instance", part)
-        if not number.isdigit():
+        if not _number(number):
             raise click.BadParameter(f"{what!r} is not an instance's number or PART:NUMBER such as node:3",
                                      param_hint="--fail")  # fmt: skip
         outages.append(Outage(part=part, number=int(number), at_s=at_s, down_s=down_s))
     switched = []
     for number, at_s, lasts_s in options["switch"]:
-        if lasts_s is not None or not number.isdigit():
+        if lasts_s is not None or not _number(number):
             raise click.BadParameter("expected INSTANCE@TIME such as 3@60s", param_hint="--switch")
         switched.append((int(number), at_s))
     return Faults(
@@ -96,6 +103,11 @@ def faults_from(options: Mapping[str, Any]) -> Faults:
     )  # fmt: skip
 
 
+def _number(text: str) -> bool:
+    """Whether ``text`` is a whole number in plain digits ("²" is a digit to Python)."""
+    return text.isascii() and text.isdigit()
+
+
 def _changes(options: Mapping[str, Any], name: str) -> list[Any]:
     from taicang.predict.faults import Change
 
@@ -103,6 +115,8 @@ def _changes(options: Mapping[str, Any], name: str) -> list[Any]:
     for text, at_s, for_s in options[name]:
         what, equals, share = text.partition("=")
         ratio = 1.0
+        if name == "drain" and equals:
+            raise click.BadParameter(f"{text!r}: expected INSTANCE@TIME such as 3@60s", param_hint="--drain")
         if name != "drain":
             try:
                 ratio = float(share)

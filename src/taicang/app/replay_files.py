@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from importlib import import_module
 from math import isnan
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,15 +30,19 @@ def check(folder: str | None, form: str, *, perfetto: bool) -> None:
         return
     if form == "parquet":
         _arrow()
+    # the folder itself is made when there is something to put into it
+    there = next(place for place in (Path(folder), *Path(folder).absolute().parents) if place.exists())
     try:
-        Path(folder).mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=there):
+            pass
     except OSError as error:
-        raise InvalidInput(f"cannot make this folder ({error.strerror})", where=f"--out {folder}") from None
+        raise InvalidInput(f"cannot write here ({error.strerror})", where=f"--out {folder}") from None
 
 
 def write(result: Replay, folder: str, form: str = "csv", *, perfetto: bool = False) -> None:
     """summary.json; requests and usage in ``form``; trace.json for Perfetto."""
     out = Path(folder)
+    out.mkdir(parents=True, exist_ok=True)
     run = {name: plain(getattr(result, name)) for name in result.__slots__ if name not in ("table", "usage", "log")}
     _lines(out / "summary.json", [json.dumps(run, indent=2, ensure_ascii=False, allow_nan=False), "\n"])
     for name, table in (("requests", result.table), ("usage", result.usage)):

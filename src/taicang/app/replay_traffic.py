@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from taicang.app.options import Seconds, stacked
+from taicang.app.options import Finite, Seconds, stacked
 from taicang.app.trace_options import CHANGING, READING, SEED, Rate, load
 from taicang.errors import InvalidInput
 
@@ -16,16 +16,20 @@ if TYPE_CHECKING:
     from taicang.traffic.generate import Rhythm
     from taicang.traffic.trace import Trace
 
+MOST = 100_000_000
+"""Requests that fit the memory of a host."""
+LONGEST_RUN_S = 100 * 86400.0
+"""Span of the requests: the record of a run counts its time in 63 bits."""
 TRAFFIC = stacked(
     click.option("--profile", help="Lengths of an embedded profile instead of a trace (taicang trace profiles)."),
     click.option("--rate", type=Rate(), help="Arrivals (of requests or sessions) at this rate, e.g. 40/s."),
     click.option("--process", type=click.Choice(["poisson", "gamma", "weibull", "uniform"]), default="poisson",
                  show_default=True, help="Arrival process of --rate."),
-    click.option("--cv", type=click.FloatRange(0.0, 20.0), default=1.0, show_default=True,
+    click.option("--cv", type=Finite(0.0, 20.0), default=1.0, show_default=True,
                  help="Coefficient of variation of the times between arrivals."),
     click.option("--diurnal", metavar="SHARE|profile|FILE", default="",
                  help="Let --rate follow a day: a wave of this amplitude (0.6), the profile's, or a CSV of rates."),
-    click.option("--hours", type=click.FloatRange(0.0, min_open=True), help="Duration of generated traffic."),
+    click.option("--hours", type=Finite(0.0, 1e6, min_open=True), help="Duration of generated traffic."),
     click.option("--requests", type=click.IntRange(1), help="Requests to generate, or to take from the trace's head."),
     click.option("--closed-loop", "clients", type=click.IntRange(1), help="Clients that wait for their answers."),
     click.option("--think", type=Seconds(), default=0.0, help="Between an answer and the client's next request."),
@@ -34,7 +38,7 @@ TRAFFIC = stacked(
                  help="Prompt tokens (of sessions: new in each turn)."),
     click.option("--output", "output_tokens", type=click.IntRange(1), default=128, show_default=True,
                  help="Output tokens."),
-    click.option("--spread", type=click.FloatRange(0, 1), default=0.0, help="Lengths drawn evenly within this share."),
+    click.option("--spread", type=Finite(0, 1), default=0.0, help="Lengths drawn evenly within this share."),
     click.option("--turns", type=click.IntRange(2), help="Sessions of so many turns; each sends all before it again."),
     click.option("--deadline", type=Seconds(), help="Requests are to start within this time (see --order, --late)."),
     click.option("--isolate", is_flag=True, help="Clients of the trace share no cached blocks."),
@@ -51,6 +55,8 @@ def traffic(path: str | None, options: Mapping[str, Any]) -> Trace:
     from taicang.traffic import change
 
     made = _arriving(path, options)
+    if (made.span_s > LONGEST_RUN_S and not options["clients"]) or options["think"] > LONGEST_RUN_S:
+        raise InvalidInput(f"a replay keeps time of {LONGEST_RUN_S / 86400:.0f} days, not of more")
     if options["isolate"]:
         made = change.isolated(made)
     if options["deadline"]:
@@ -88,6 +94,8 @@ def _generated(options: Mapping[str, Any]) -> Trace:
     count = count or (options["clients"] or 0) * 10 * turns
     if not count:
         raise InvalidInput("say how much traffic: --rate with --hours, --requests, or --closed-loop")
+    if count > MOST:
+        raise InvalidInput(f"{count:,} requests are more than the {MOST:,} that are generated at once")
     if options["profile"]:
         from taicang.catalog.profiles import profile
 

@@ -57,21 +57,26 @@ Example of a study:
 def run(study: str, out: str | None, workers: str, address: str | None) -> None:
     """Evaluate a STUDY: axes over catalogue fields (chip.memory.bandwidth), plan fields and the load.
 
-    Keys of base and axes: model, on, input, output, profile, ttft, tpot, slo, stack, quant, mode, batch, mtp,
-    acceptance, skew, chunk, tp, dp, pp, ep, moe_tp, redundant, shared_ranks, microbatches, exchange, and any catalogue
-    field with a dot. Stopped or killed, it goes on where it was when it is started again.
+    Keys of base and axes: model, on, input, output, profile, ttft, tpot, slo, objective, load, stack, quant, mode,
+    batch, mtp, acceptance, skew, chunk, tp, dp, pp, ep, moe_tp, redundant, shared_ranks, microbatches, exchange, and
+    any catalogue field with a dot. Stopped or killed, it goes on where it was when it is started again.
     """
     from taicang.errors import InvalidInput
+    from taicang.search.bayes import sampling
     from taicang.search.journal import Journal
     from taicang.search.study import read
     from taicang.search.sweep import run as evaluate
     from taicang.search.sweep import size
-    from taicang.search.workers import local, on_ray
+    from taicang.search.workers import cluster, local, on_ray
 
     if not (workers in ("auto", "ray") or (workers.isdigit() and int(workers) > 0)):
         raise InvalidInput(f"a number of processes, auto or ray, not {workers!r}", where="--workers")
     plan = read(study)
     total = size(plan)
+    if plan.kind == "bayesian":
+        sampling()  # an extra that is missing is said before anything is written
+    if workers == "ray":
+        cluster()
     journal = Journal(Path(out) if out else Path(study).with_suffix(""), plan.digest)
     before = len(journal.done)
     click.echo(f"{total} points, {before} done before", err=True)

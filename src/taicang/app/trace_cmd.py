@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from taicang.app.options import HELP, JSON, Seconds, echo_json
+from taicang.app.options import HELP, JSON, Finite, Seconds, echo_json
 from taicang.app.trace_options import CHANGING, READING, SEED, Rate, load
 
 
@@ -58,7 +58,7 @@ def info(path: Path, as_json: bool, **options: Any) -> None:
 @READING
 @CHANGING
 @click.option("--rate", type=Rate(), help="Scale time so that this is the mean rate, e.g. 40/s.")
-@click.option("--hours", type=click.FloatRange(0.0, min_open=True), help="Requests to draw from a client set.")
+@click.option("--hours", type=Finite(0.0, 1e6, min_open=True), help="Requests to draw from a client set.")
 @click.option("--overlay", is_flag=True, help="Several traces side by side (default: one after the other).")
 @click.option("--gap", "gap_s", type=Seconds(), default=0.0, help="Time between traces that follow each other.")
 @click.option("--requests", type=click.IntRange(1), help="Only so many from the head.")

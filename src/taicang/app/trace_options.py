@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from taicang.app.options import Seconds, stacked
+from taicang.app.options import LONGEST_S, Finite, Seconds, stacked
 from taicang.units import parse
 
 if TYPE_CHECKING:
@@ -25,6 +25,8 @@ class Rate(click.ParamType[float]):
         found = value if isinstance(value, float) else parse(value, "per_s", where=param.opts[0] if param else "")
         if not found > 0:
             self.fail(f"a rate must be more than nothing, got {value!r}", param, ctx)
+        if not SLOWEST <= found <= 1 / SLOWEST:
+            self.fail(f"a rate lies between {SLOWEST:g}/s and {1 / SLOWEST:g}/s, got {value!r}", param, ctx)
         return found
 
 
@@ -35,16 +37,21 @@ class Time(click.ParamType[float]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         """Parse through the catalogue's unit door; zero is a time."""
-        return value if isinstance(value, float) else parse(value, "s", where=param.opts[0] if param else "")
+        found = value if isinstance(value, float) else parse(value, "s", where=param.opts[0] if param else "")
+        if not 0.0 <= found <= LONGEST_S:
+            self.fail(f"a time of a trace is zero or later, got {value!r}", param, ctx)
+        return found
 
 
-POSITIVE = click.FloatRange(0.0, min_open=True)
+SLOWEST = 1e-9
+"""Requests per second."""
+FACTOR = Finite(1e-6, 1e6)
 READING = stacked(
     click.option("--block-tokens", type=click.IntRange(1), help="Tokens behind one hash id of the trace."),
     click.option("--repair", is_flag=True, help="Drop faulty rows, sort by time, cut torn files; count each."),
     click.option("--tokenizer", type=click.Path(path_type=Path, dir_okay=False),
                  help="tokenizer.json that counts the tokens of texts."),
-    click.option("--chars-per-token", type=POSITIVE, help="Count the tokens of texts by this ratio instead."),
+    click.option("--chars-per-token", type=Finite(0.01, 1e6), help="Count the tokens of texts by this ratio instead."),
     click.option("--missing-output", type=click.IntRange(1), help="Output tokens of rows that give none."),
 )  # fmt: skip
 """How to read a file."""
@@ -52,11 +59,11 @@ READING = stacked(
 CHANGING = stacked(
     click.option("--from", "begin", type=Time(), help="Leave out what arrives before, e.g. 10min."),
     click.option("--until", type=Time(), help="Leave out what arrives from then on."),
-    click.option("--thin", type=click.FloatRange(0.0, 1.0, min_open=True),
+    click.option("--thin", type=Finite(0.0, 1.0, min_open=True),
                  help="Keep a random share of the sessions, each whole, so that shared prefixes survive."),
-    click.option("--speed", type=POSITIVE, default=1.0, help="Play it so many times as fast."),
-    click.option("--input-scale", type=POSITIVE, default=1.0, help="Prompts so many times as long."),
-    click.option("--output-scale", type=POSITIVE, default=1.0, help="Answers so many times as long."),
+    click.option("--speed", type=FACTOR, default=1.0, help="Play it so many times as fast."),
+    click.option("--input-scale", type=FACTOR, default=1.0, help="Prompts so many times as long."),
+    click.option("--output-scale", type=FACTOR, default=1.0, help="Answers so many times as long."),
 )  # fmt: skip
 """What to make of it."""
 
@@ -111,7 +118,7 @@ def _head(options: Mapping[str, Any]) -> int | None:
     return None if whole else options.get("requests")
 
 
-SEED = click.option("--seed", type=int, default=0, show_default=True, help="Of every random draw.")
+SEED = click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of every random draw.")
 
 
 __all__ = ["CHANGING", "READING", "SEED", "Rate", "Seconds", "Time", "load"]

@@ -55,13 +55,21 @@ def value(leaf: Leaf, type_: str, raw: Any = UNKNOWN) -> Any:
     if type_ in _CHOICES and raw not in _CHOICES[type_]:
         raise UnknownName(type_, str(raw), _CHOICES[type_], where=leaf.where)
     try:
-        return _read(raw, type_)
+        found = _read(raw, type_)
+        if found == 0 and type_ in DIVISORS and not leaf.path.endswith("idle"):
+            raise InvalidInput(f"expected a quantity of more than nothing, got {raw!r}")
+        return found
     except UnitError as error:
         raise UnitError(str(error), where=leaf.where) from None
     except InvalidInput as error:
         raise InvalidInput(str(error), where=leaf.where) from None
 
 
+DIVISORS: Final = frozenset({"bytes_per_s", "flop_per_s", "hz", "w", "usd", "cny"})
+"""Dimensions that times, throughput per watt and throughput per price divide by: a zero means nothing there.
+
+Idle power may be none.
+"""
 _CHOICES: Final = {"status": schema.STATUS, "topology": schema.TOPOLOGIES, "scheduler": schema.SCHEDULERS}
 
 

@@ -25,14 +25,20 @@ def rounds(study: Study) -> list[range]:
     return [range(start, min(start + ROUND, study.count)) for start in range(0, study.count, ROUND)]
 
 
-def chosen(study: Study, numbers: range, done: Mapping[int, Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The points ``numbers``, given the rows of all points before them. Raises ``NotModelled`` without Optuna."""
+def sampling() -> Any:
+    """Optuna, quiet. Raises ``NotModelled`` without it."""
     try:
         optuna: Any = import_module("optuna")
     except ImportError:
         raise NotModelled("Bayesian sampling needs Optuna: pip install 'taicang[bayesian]'") from None
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+    return optuna
+
+
+def chosen(study: Study, numbers: range, done: Mapping[int, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The points ``numbers``, given the rows of all points before them. Raises ``NotModelled`` without Optuna."""
+    optuna = sampling()
     spread = {axis.key: _distribution(optuna, len(axis.values)) for axis in study.axes}
     sampler = optuna.samplers.TPESampler(
         seed=study.seed + numbers.start, n_startup_trials=ROUND, multivariate=True, constant_liar=True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
@@ -25,6 +26,13 @@ class Budget:
 
 def read(text: str) -> Budget:
     """The budget of "384 chips", "500 kW", "10 MUSD" or "60 MCNY". Raises ``InvalidInput``."""
+    budget = _read(text)
+    if not (budget.amount > 0 and math.isfinite(budget.amount)):
+        raise InvalidInput(f"a budget must be more than nothing and finite, got {text!r}", where="--budget")
+    return budget
+
+
+def _read(text: str) -> Budget:
     match = _CHIPS.match(text)
     if match:
         return Budget(text=text, basis="chips", amount=float(match[1]))

@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 from taicang.catalog.models import model as load_model
 from taicang.catalog.slo import slo
-from taicang.errors import InvalidInput, TaicangError
+from taicang.errors import InvalidInput, InvalidPlan, TaicangError, UnknownName
 from taicang.lower import lower
+from taicang.models.types import Model, routed
 from taicang.plans import ServePlan, decode_batch
 from taicang.records import plain
 from taicang.search.door import formats, prepare
 from taicang.search.lengths import of_profile
-from taicang.search.result import Choice
+from taicang.search.result import Choice, Mode
 from taicang.search.run import MODES, Ask, search
 from taicang.search.space import Space, default
 from taicang.units import parse
 
 PLAN = ("tp", "dp", "pp", "ep", "moe_tp", "redundant", "shared_ranks", "microbatches", "exchange")
-LOAD = ("model", "on", "input", "output", "profile", "ttft", "tpot", "slo")
+EXPERTS = {"ep": 1, "moe_tp": 1, "redundant": 0, "shared_ranks": 0}
+"""Fields that say something of experts alone, and what a model without experts has."""
+LOAD = ("model", "on", "input", "output", "profile", "ttft", "tpot", "slo", "objective", "load")
 TRAITS = ("stack", "quant", "mode", "batch", "mtp", "acceptance", "skew", "chunk")
 FIGURES = (
     "ttft_s",
@@ -38,6 +42,8 @@ FIGURES = (
 """Figures of a row."""
 KEYS = (*LOAD, *TRAITS, *PLAN)
 """Keys of a point besides catalogue fields, which have a dot in them ("chip.memory.bandwidth")."""
+WORDS: Mapping[str, Sequence[Mode]] = MappingProxyType({"agg": MODES[:1], "disagg": MODES[1:], "both": MODES})
+"""Layouts by the word of the key "mode"."""
 
 
 def evaluate(point: Mapping[str, Any]) -> dict[str, Any]:
@@ -56,8 +62,8 @@ def _best(point: Mapping[str, Any]) -> Choice | str:
     for key in ("model", "on"):
         if key not in point:
             raise InvalidInput(f"a point needs {key!r}", where="study")
-    preset = slo(str(point["slo"]), load_model(str(point["model"])).name) if "slo" in point else None
-    lengths = of_profile(str(point["profile"])) if "profile" in point else None
+    preset = slo(str(point["slo"]), load_model(str(point["model"])).name) if point.get("slo") is not None else None
+    lengths = of_profile(str(point["profile"])) if point.get("profile") is not None else None
     job = prepare(
         str(point["model"]),
         str(point["on"]),
@@ -76,15 +82,22 @@ def _best(point: Mapping[str, Any]) -> Choice | str:
     only = plan_of(point)
     if only is not None:
         plan = replace(only, quant=quants[0][1])
+        _without_experts(point, job.model)
         job.setup(plan)  # refuses a plan that is larger than the machine
         lower(job.model, plan, decode_batch(sequences=1.0, context=1.0), job.stack)  # rules before sizes
-    modes = {"agg": MODES[:1], "disagg": MODES[1:], "both": MODES}
     mode = str(point.get("mode", "both"))
-    if mode not in modes:
-        raise InvalidInput(f"mode is one of {', '.join(modes)}, not {mode!r}", where="study")
+    if mode not in WORDS:
+        raise UnknownName("mode", mode, WORDS, where="study")
+    ask = Ask(objective=point.get("objective", "tokens/s/chip"), modes=WORDS[mode], load_per_s=point.get("load"), top=1)
     layouts = None if only is None else dict.fromkeys(("both", "decode", "prefill"), (plan,))
-    found = search(job, quants, _space(point, default(job.model)), Ask(modes=modes[mode], top=1), layouts)
+    found = search(job, quants, _space(point, default(job.model)), ask, layouts)
     return found.best[0] if found.best else "; ".join(found.nearest)
+
+
+def _without_experts(point: Mapping[str, Any], model: Model) -> None:
+    for key, none in EXPERTS.items():
+        if routed(model) is None and point.get(key, none) not in (none, point.get("tp") if key == "moe_tp" else none):
+            raise InvalidPlan(f"{model.name} has no experts", where=f"{key}={point[key]}")
 
 
 def _seconds(point: Mapping[str, Any], key: str) -> float | None:

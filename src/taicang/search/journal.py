@@ -19,12 +19,15 @@ class Journal:
     """Append-only lines of one study in ``folder``."""
 
     def __init__(self, folder: Path, digest: str) -> None:
-        """Open or create the journal. Raises ``InvalidInput`` if it belongs to another study."""
-        folder.mkdir(parents=True, exist_ok=True)
+        """Open or create the journal. Raises ``InvalidInput`` if it belongs to another study or cannot be written."""
         self.path = folder / "journal.jsonl"
         self.done: dict[int, dict[str, Any]] = {}
-        self._load(digest)
-        self._file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._load(digest)
+            self._file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise InvalidInput(f"cannot write results here: {error.strerror}", where=str(folder)) from None
         if not self.path.stat().st_size:
             self._write({"study": digest})
 
@@ -35,12 +38,10 @@ class Journal:
         whole = data[: data.rfind(b"\n") + 1]
         if len(whole) < len(data):
             os.truncate(self.path, len(whole))
-        lines = whole.splitlines()
-        if lines and json.loads(lines[0]).get("study") != digest:
+        head, *rows = _rows(whole, self.path) or [{"study": digest}]
+        if head.get("study") != digest:
             raise InvalidInput("holds results of another study; name another --out", where=str(self.path.parent))
-        for line in lines[1:]:
-            row = json.loads(line)
-            self.done[row["point"]] = row
+        self.done = {row["point"]: row for row in rows}
 
     def _write(self, row: dict[str, Any]) -> None:
         os.write(self._file, json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n")
@@ -72,4 +73,18 @@ def rows_of(folder: Path) -> list[dict[str, Any]]:
     if not path.exists():
         raise InvalidInput("holds no study; run it first", where=str(folder))
     data = path.read_bytes()
-    return [json.loads(line) for line in data[: data.rfind(b"\n") + 1].splitlines()[1:]]
+    return _rows(data[: data.rfind(b"\n") + 1], path)[1:]
+
+
+def _rows(data: bytes, path: Path) -> list[dict[str, Any]]:
+    """Lines of a journal. Raises ``InvalidInput`` for one that no study wrote."""
+    rows = []
+    for number, line in enumerate(data.splitlines(), 1):
+        try:
+            row = json.loads(line)
+        except ValueError:
+            row = None
+        if not isinstance(row, dict) or ("point" if number > 1 else "study") not in row:
+            raise InvalidInput("is not a line of a study's journal; name another folder", where=f"{path}:{number}")
+        rows.append(row)
+    return rows

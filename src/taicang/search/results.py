@@ -106,6 +106,8 @@ def query(folder: Path, sql: str, rows: Iterable[Row]) -> tuple[list[str], list[
     try:
         base.execute("CREATE VIEW results AS " + " UNION ALL BY NAME ".join(sources))
         found = base.execute(sql)
+        if found is None:
+            raise InvalidInput("asks nothing", where="query")
         return [column[0] for column in found.description or ()], found.fetchall()
     except duckdb.Error as error:
         raise InvalidInput(" ".join(str(error).split()), where="query") from None

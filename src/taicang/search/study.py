@@ -4,60 +4,29 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
-import yaml
 
+from taicang.catalog import files
 from taicang.errors import InvalidInput, UnknownName
+from taicang.search import study_values
 from taicang.search.evaluate import FIGURES, KEYS
-from taicang.units import Count
+from taicang.search.study_axis import Axis, axis
 
 Kind: TypeAlias = Literal["grid", "random", "latin", "bayesian"]
 KINDS = ("grid", "random", "latin", "bayesian")
+SECTIONS = ("base", "axes", "sample")
 SAMPLE = ("kind", "points", "seed", "objective")
-_NUMBER = re.compile(r"^\s*([-+]?[\d.]+(?:[eE][-+]?\d+)?)\s*(.*?)\s*$")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Axis:
-    """Values of one key: listed, or a range that is sampled between its ends."""
-
-    key: str
-    values: tuple[Any, ...] = ()
-    low: Count = 0.0
-    """First end of the range, in ``unit``."""
-    high: Count = 0.0
-    unit: str = ""
-    log: bool = False
-    whole: bool = False
-    """Rounded to whole numbers."""
-    steps: int = 0
-
-    def at(self, share: float) -> Any:
-        """The value at ``share`` (0 to 1) of the axis."""
-        if self.values:
-            return self.values[min(int(share * len(self.values)), len(self.values) - 1)]
-        if self.log:
-            value = float(np.exp(np.log(self.low) + share * (np.log(self.high) - np.log(self.low))))
-        else:
-            value = float(self.low + share * (self.high - self.low))
-        if self.whole:
-            return round(value)
-        return f"{value:.9g} {self.unit}" if self.unit else value
-
-    def grid(self) -> list[Any]:
-        """All listed values, or ``steps`` of the range with both ends."""
-        if self.values:
-            return list(self.values)
-        if self.steps < 2:
-            raise InvalidInput("a range needs steps of at least 2 in a grid", where=f"axis {self.key}")
-        return [self.at(i / (self.steps - 1)) for i in range(self.steps)]
+MOST = 10_000_000
+"""Points of a study, which one process holds in memory."""
+LARGEST = 2**31
+"""Of a seed or a number of points."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,77 +44,85 @@ class Study:
 
 
 def read(path: str | Path) -> Study:
-    """The study of a YAML file. Raises ``InvalidInput`` (with file and key) for anything that is not understood."""
-    place = str(path)
-    try:
-        data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InvalidInput("no such file", where=place) from None
-    except yaml.YAMLError as error:
-        raise InvalidInput(f"not YAML: {' '.join(str(error).split())}", where=place) from None
-    if not isinstance(data, dict):
-        raise InvalidInput("expected keys base, axes and sample", where=place)
+    """The study of a YAML file. Raises ``InvalidInput`` (with file, line and key) for what is not understood."""
+    data = files.read(Path(path))
+
+    def where(*keys: str) -> str:
+        return files.where(Path(path), keys)
+
     for key in data:
-        if key not in ("base", "axes", "sample"):
-            raise UnknownName("key", str(key), ("base", "axes", "sample"), where=place)
-    base, axes, sample = (_mapping(data, key, place) for key in ("base", "axes", "sample"))
-    for key in (*base, *axes):
-        if key not in KEYS and "." not in key:
-            raise UnknownName("key", key, KEYS, where=place)
+        if key not in SECTIONS:
+            raise UnknownName("key", str(key), SECTIONS, where=str(path))
+    base, axes, sample = (_mapping(data, key, where(key)) for key in SECTIONS)
+    for section, keys in (("base", base), ("axes", axes)):
+        for key in keys:
+            if key not in KEYS and "." not in key:
+                raise UnknownName("key", key, KEYS, where=where(section))
     kind = sample.get("kind", "grid")
     if kind not in KINDS:
-        raise UnknownName("sampling", str(kind), KINDS, where=f"{place}: sample.kind")
+        raise UnknownName("sampling", str(kind), KINDS, where=where("sample", "kind"))
     for key in sample:
         if key not in SAMPLE:
-            raise UnknownName("key", key, SAMPLE, where=f"{place}: sample")
+            raise UnknownName("key", key, SAMPLE, where=where("sample"))
     objective = str(sample.get("objective", FIGURES[-1]))
     if objective not in FIGURES:
-        raise UnknownName("figure", objective, FIGURES, where=f"{place}: sample.objective")
-    count = sample.get("points", 0)
-    if kind != "grid" and (not isinstance(count, int) or count < 1):
-        raise InvalidInput("needs a number of points", where=f"{place}: sample.points")
+        raise UnknownName("figure", objective, FIGURES, where=where("sample", "objective"))
     text = json.dumps([base, axes, sample], sort_keys=True, default=str)
-    return Study(
-        base=base,
-        axes=tuple(_axis(key, value, place) for key, value in axes.items()),
+    study = Study(
+        base={key: study_values.read(key, value, where("base", key)) for key, value in base.items()},
+        axes=tuple(axis(key, value, where("axes", key)) for key, value in axes.items()),
         kind=kind,
-        count=count,
-        seed=int(sample.get("seed", 0)),
+        count=0 if kind == "grid" else _whole(sample, "points", 1, where("sample", "points")),
+        seed=_whole({"seed": 0} | sample, "seed", 0, where("sample", "seed")),
         objective=objective,
         digest=hashlib.sha256(text.encode()).hexdigest()[:16],
     )
+    _check(study, where)
+    return study
 
 
-def _mapping(data: Mapping[str, Any], key: str, place: str) -> dict[str, Any]:
-    found = data.get(key) or {}
+def _check(study: Study, where: Callable[..., str]) -> None:
+    """What values break together. Raises ``InvalidInput``."""
+    values: dict[str, list[Any]] = {key: [value] for key, value in study.base.items()}
+    values |= {axis.key: list(axis.values) or [axis.at(0.0), axis.at(1.0)] for axis in study.axes}
+    for key in ("model", "on"):
+        if key not in values:
+            raise InvalidInput(f"a study needs {key!r} here or among its axes", where=where("base"))
+    for key in ("input", "output"):
+        if key in values and None not in values.get("profile", [None]):
+            raise InvalidInput(f"a profile has lengths of its own; drop {key!r}", where=where("base"))
+    if "smallest" in values.get("objective", ()) and None in values.get("load", [None]):
+        raise InvalidInput("the smallest machine needs the load that it must carry", where=where("base", "load"))
+
+    def place(key: str) -> str:
+        return where("axes" if key in {axis.key for axis in study.axes} else "base", key)
+
+    for each in study.axes if study.kind == "grid" else ():
+        if not each.values and each.steps < 2:
+            raise InvalidInput("a range needs steps of at least 2 in a grid", where=where("axes", each.key))
+    study_values.fields({key: tried for key, tried in values.items() if "." in key}, values["on"], place)
+    if size(study) > MOST:
+        raise InvalidInput(f"{size(study):,} points are more than {MOST:,}", where=where("sample"))
+
+
+def _mapping(data: Mapping[str, Any], key: str, where: str) -> dict[str, Any]:
+    found = {} if data.get(key) is None else data[key]
     if not isinstance(found, dict):
-        raise InvalidInput("expected a mapping", where=f"{place}: {key}")
+        raise InvalidInput("expected a mapping", where=where)
     # YAML 1.1 reads the bare key on as true
     return {("on" if name is True else str(name)): value for name, value in found.items()}
 
 
-def _axis(key: str, value: Any, place: str) -> Axis:
-    where = f"{place}: axes.{key}"
-    if isinstance(value, list) and value:
-        return Axis(key=key, values=tuple(value))
-    if not isinstance(value, dict) or not {"from", "to"} <= value.keys():
-        raise InvalidInput("expected a list of values, or a range {from, to, steps, scale}", where=where)
-    low, unit = _quantity(value["from"], where)
-    high, other = _quantity(value["to"], where)
-    if unit != other:
-        raise InvalidInput(f"from and to need one unit, got {unit or 'none'!r} and {other or 'none'!r}", where=where)
-    log = value.get("scale", "linear") == "log"
-    if log and min(low, high) <= 0:
-        raise InvalidInput("a logarithmic range needs positive ends", where=where)
-    whole = isinstance(value["from"], int) and isinstance(value["to"], int)
-    return Axis(key=key, low=low, high=high, unit=unit, log=log, whole=whole, steps=int(value.get("steps", 0)))
+def _whole(given: Mapping[str, Any], key: str, least: int, where: str) -> int:
+    value = given.get(key)
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= LARGEST:
+        raise InvalidInput(f"needs a whole number from {least} to {LARGEST:,}, got {value!r}", where=where)
+    return value
 
 
-def _quantity(text: Any, where: str) -> tuple[float, str]:
-    match = _NUMBER.match(str(text))
-    if match is None:
-        raise InvalidInput(f"cannot read {text!r} as a number", where=where)
-    return float(match[1]), match[2]
+def size(study: Study) -> int:
+    """Points of the study."""
+    return math.prod(axis.many for axis in study.axes) if study.kind == "grid" else study.count
 
 
 def points(study: Study) -> list[dict[str, Any]]:

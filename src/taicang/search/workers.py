@@ -1,15 +1,18 @@
 """Who evaluates the points of a study: this process, a pool of processes, or a Ray cluster.
 
-A worker that dies costs its own point, which another takes over.
+A worker that dies costs its own point, which another takes over. Workers end with the process that started them.
 """
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from importlib import import_module
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from typing import Any, TypeAlias
 
 from taicang.errors import NotModelled
@@ -37,7 +40,7 @@ def local(tasks: Iterable[Task], workers: int) -> Iterator[Row]:
     left, deaths = dict(tasks), 0
     while left:
         try:
-            with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+            with ProcessPoolExecutor(workers, get_context("spawn"), _end_with_parent) as pool:
                 for row in _flow(pool, list(left.items()), workers * AHEAD):
                     del left[row["point"]]
                     deaths = 0
@@ -48,22 +51,44 @@ def local(tasks: Iterable[Task], workers: int) -> Iterator[Row]:
                 raise
 
 
+def _end_with_parent() -> None:
+    """Make this worker end when its parent does, even where the parent was killed and could not say so."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it without a traceback of its own
+    parent = parent_process()
+    if parent is not None:
+        threading.Thread(target=_outlive, args=(parent,), daemon=True).start()
+
+
+def _outlive(parent: Any) -> None:
+    parent.join()
+    os._exit(1)
+
+
 def _flow(pool: ProcessPoolExecutor, tasks: list[Task], ahead: int) -> Iterator[Row]:
     waiting = iter(tasks)
     flying = {pool.submit(row_of, task) for _, task in zip(range(ahead), waiting, strict=False)}
-    while flying:
-        finished, flying = wait(flying, return_when=FIRST_COMPLETED)
-        for future in finished:
-            yield future.result()
-            flying |= {pool.submit(row_of, task) for _, task in zip(range(1), waiting, strict=False)}
+    try:
+        while flying:
+            finished, flying = wait(flying, return_when=FIRST_COMPLETED)
+            for future in finished:
+                yield future.result()
+                flying |= {pool.submit(row_of, task) for _, task in zip(range(1), waiting, strict=False)}
+    except BaseException:  # stopped early: do not wait for points in the queue
+        pool.shutdown(wait=False, cancel_futures=True)
+        raise
+
+
+def cluster() -> Any:
+    """Ray. Raises ``NotModelled`` without it."""
+    try:
+        return import_module("ray")
+    except ImportError:
+        raise NotModelled("--workers ray needs Ray: pip install 'taicang[ray]'") from None
 
 
 def on_ray(tasks: Iterable[Task], address: str | None = None) -> Iterator[Row]:
     """Rows as they finish on a Ray cluster (``address``: none starts one here). Raises ``NotModelled`` without Ray."""
-    try:
-        ray: Any = import_module("ray")
-    except ImportError:
-        raise NotModelled("--workers ray needs Ray: pip install 'taicang[ray]'") from None
+    ray = cluster()
     ray.init(address=address, ignore_reinit_error=True, log_to_driver=False)
     remote = ray.remote(max_retries=-1)(row_of)
     waiting = iter(tasks)

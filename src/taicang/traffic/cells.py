@@ -36,7 +36,7 @@ def check(inp: int, out: int, ids: Any, block: int) -> None:
         if tokens > LONGEST:
             raise ValueError(f"{name} of {tokens} tokens is beyond any model")
     if ids:
-        if not isinstance(ids, list) or not all(isinstance(i, int) for i in ids):
+        if not isinstance(ids, list) or not all(type(i) is int for i in ids):
             raise ValueError("hash_ids is not a list of whole numbers")
         if len(ids) != -(-inp // block):
             fits = [size for size in BLOCKS if -(-inp // size) == len(ids)]
@@ -51,8 +51,8 @@ def seconds(value: Any, key: str, form: Format) -> float:
     if form.unit_s:
         try:
             found = float(value) * form.unit_s
-        except (TypeError, ValueError):
-            raise ValueError(f"{key} is {value!r}, not a number") from None
+        except (TypeError, ValueError, OverflowError):
+            raise ValueError(f"{key} is {str(value)[:40]!r}, not a number") from None
         if not isfinite(found) or found < 0:
             raise ValueError(f"{key} is {value!r}")
         return found

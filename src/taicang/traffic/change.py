@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from taicang.errors import InvalidInput
+from taicang.traffic.cells import LONGEST
 from taicang.traffic.trace import Trace, chosen
 
 
@@ -91,6 +92,9 @@ def longer(trace: Trace, input_ratio: float, output_ratio: float) -> Trace:
     if trace.blocks and input_ratio != 1.0:
         block = max(round(trace.block * input_ratio), 1)
         inputs = -(-trace.input_tokens * block // trace.block)
+    for name, lengths in (("input", inputs), ("output", trace.output_tokens * output_ratio)):
+        if lengths.max() > LONGEST:
+            raise InvalidInput(f"an {name} of {lengths.max():.0f} tokens is beyond any model", where=trace.name)
     return replace(
         trace,
         input_tokens=np.maximum(inputs, 1).astype(np.int64),

@@ -20,6 +20,8 @@ GAP_S = 30 * 86400.0
 """A silence longer than this is taken for a change of the unit of time."""
 SHIFT = 300.0
 """Gaps that all grow by this factor at once are taken for a change of the unit of time."""
+LARGEST = 2**62
+"""Of a priority."""
 NO_COUNTER = "has text, not lengths: give --tokenizer FILE, or --chars-per-token, to count its tokens"
 
 
@@ -133,7 +135,9 @@ class Collector:
         priority, deadline = row.get(form.priority), row.get(form.deadline)
         try:
             rank = 0 if priority in (None, "") else int(priority)
-        except (TypeError, ValueError):
+            if (isinstance(priority, float) and rank != priority) or abs(rank) > LARGEST:
+                raise ValueError
+        except (TypeError, ValueError, OverflowError):
             raise ValueError(f"{form.priority} must be a whole number, got {priority!r}") from None
         return rank, float("nan") if deadline in (None, "") else cells.seconds(deadline, form.deadline, form)
 

@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from taicang.errors import InvalidInput
 from taicang.traffic import formats
@@ -15,6 +16,9 @@ from taicang.traffic.formats import Format, Row
 from taicang.traffic.lines import Lines
 from taicang.traffic.texts import Counter, conversations
 from taicang.traffic.trace import Trace
+
+FAULTS = (ValueError, RecursionError)
+"""What is no JSON: malformed (a ``ValueError``), with a number of thousands of digits, or too deep."""
 
 
 def read(
@@ -50,7 +54,12 @@ def read(
 
 def _csv(path: Path, lines: Lines) -> tuple[Format, Iterator[tuple[int, Row]]]:
     table = csv.reader(text for _, text in lines)
-    names = next(table)
+    names = _cells(table, path)
+    if names is None:
+        raise InvalidInput("empty: expected a header", where=f"{path}:1")
+    twice = [name for name in dict.fromkeys(names) if names.count(name) > 1]
+    if twice:
+        raise InvalidInput(f"column {twice[0]} stands twice", where=f"{path}:1")
     form = formats.of_header(names)
     if form is None:
         kinds = ", ".join(dict.fromkeys(f.kind for f in formats.CSV_FORMATS))
@@ -58,7 +67,7 @@ def _csv(path: Path, lines: Lines) -> tuple[Format, Iterator[tuple[int, Row]]]:
     width = len(names)
 
     def rows() -> Iterator[tuple[int, Row]]:
-        for each in table:
+        while (each := _cells(table, path)) is not None:
             if not each:
                 continue
             if len(each) != width:
@@ -70,13 +79,23 @@ def _csv(path: Path, lines: Lines) -> tuple[Format, Iterator[tuple[int, Row]]]:
     return replace(form, ignored=used), rows()
 
 
+def _cells(table: Any, path: Path) -> list[str] | None:
+    """The next row; None at the end. Raises ``InvalidInput`` for what is no CSV."""
+    try:
+        found: list[str] | None = next(table, None)
+    except csv.Error as error:
+        raise InvalidInput(f"not CSV ({error})", where=f"{path}:{table.line_num}") from None
+    return found
+
+
 def _json(path: Path, lines: Lines, first: str) -> tuple[Format, Iterator[tuple[int, Row]]]:
     try:
         head = json.loads(first)
-    except json.JSONDecodeError as error:
+    except FAULTS as error:
         head = _document(lines)
         if head is None:
-            raise InvalidInput(f"not JSON ({error.msg})", where=f"{path}:1") from None
+            said = error.msg if isinstance(error, json.JSONDecodeError) else error
+            raise InvalidInput(f"not JSON ({said})", where=f"{path}:1") from None
     if "input_lens" in head and "output_lens" in head:
         return formats.CUSTOM, _benchmark(path, head)
     form = formats.of_object(head.keys())
@@ -90,7 +109,7 @@ def _json(path: Path, lines: Lines, first: str) -> tuple[Format, Iterator[tuple[
                 continue
             try:
                 row = json.loads(line)
-            except (json.JSONDecodeError, RecursionError) as error:
+            except FAULTS as error:
                 row = {"": f"not JSON ({error})"}
             if not isinstance(row, dict):
                 row = {"": "not a JSON object"}
@@ -108,7 +127,7 @@ def _json(path: Path, lines: Lines, first: str) -> tuple[Format, Iterator[tuple[
 def _document(lines: Lines) -> Row | None:
     try:
         found = json.loads(lines.whole())
-    except json.JSONDecodeError:
+    except FAULTS:
         return None
     return found if isinstance(found, dict) else None
 
@@ -116,6 +135,9 @@ def _document(lines: Lines) -> Row | None:
 def _benchmark(path: Path, result: Row) -> Iterator[tuple[int, Row]]:
     """Lengths that a benchmark of vLLM or SGLang saved beside its results."""
     inputs, outputs = result["input_lens"], result["output_lens"]
+    for name in ("input_lens", "output_lens"):
+        if not isinstance(result[name], list):
+            raise InvalidInput(f"{name} is not a list", where=f"{path}:1")
     if len(inputs) != len(outputs):
         raise InvalidInput(f"{len(inputs)} input_lens but {len(outputs)} output_lens", where=f"{path}:1")
     return ((1, {"prompt_len": i, "output_tokens": o}) for i, o in zip(inputs, outputs, strict=True))

@@ -128,7 +128,8 @@ def _files(path: Path) -> Iterator[tuple[str, bytes]]:
                 if packed is not None:
                     yield name, packed.read()
     except (tarfile.TarError, lzma.LZMAError, zlib.error, EOFError, OSError) as error:
-        raise InvalidInput(f"damaged archive ({error})", where=f"{path}:{name}" if name else str(path)) from None
+        why = str(error).partition("\n")[0]
+        raise InvalidInput(f"damaged archive ({why})", where=f"{path}:{name}" if name else str(path)) from None
 
 
 def _windows(where: str, data: bytes) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], tuple[Process, ...]]:

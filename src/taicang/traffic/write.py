@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from math import isnan
 from pathlib import Path
 
@@ -24,8 +25,11 @@ def write(trace: Trace, path: Path) -> list[str]:
         with spare.open("w", encoding="utf-8") as file:
             file.writelines(line + "\n" for line in lines)
         spare.replace(path)
+    except OSError as error:
+        raise InvalidInput(f"cannot write this file ({error.strerror})", where=str(path)) from None
     finally:
-        spare.unlink(missing_ok=True)
+        with suppress(OSError):
+            spare.unlink(missing_ok=True)
     held = ("blocks", "session", "delay_s", "priority", "deadline_s") if path.suffix == ".csv" else ()
     left_out = [name.removesuffix("_s") for name in held if _has(trace, name)]
     return [f"Vidur CSV has no place for: {', '.join(left_out)}"] if left_out else []

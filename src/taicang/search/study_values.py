@@ -1,0 +1,169 @@
+"""What the keys of a study may hold: a value that no point can use is refused before any point runs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, TypeAlias, get_args
+
+from taicang import catalog
+from taicang.catalog.models import model
+from taicang.catalog.slo import slos
+from taicang.errors import InvalidInput, MissingFigure, NotModelled, TaicangError, UnknownName
+from taicang.plans import Exchanging
+from taicang.search.choices import QUANTS
+from taicang.search.evaluate import WORDS
+from taicang.search.lengths import of_profile
+from taicang.search.result import Objective
+from taicang.units import Count, parse
+
+Read: TypeAlias = Callable[[Any], Any]
+TINY = 5e-324
+"""The least number that is more than 0."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Key:
+    """How a value of one key is read."""
+
+    read: Read
+    """Gives the value that a point holds. Raises ``InvalidInput`` without a place."""
+    ranges: bool = True
+    """Whether an axis of it may be a range."""
+    whole: bool = False
+    empty: bool = False
+    """Whether null leaves it open."""
+
+
+def _number(value: Any, said: str, low: Count, high: Count) -> int | float:
+    try:
+        found = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        found = math.nan
+    if not (low <= found <= high and math.isfinite(found)):
+        raise InvalidInput(f"expected {said}, got {value!r}")
+    return value if isinstance(value, int) else found
+
+
+def _between(low: Count, high: Count) -> Key:
+    return Key(read=lambda value: _number(value, f"a number from {low:g} to {high:g}", low, high))
+
+
+def _whole(low: int, high: float = math.inf) -> Key:
+    said = f"a whole number of at least {low}" if high == math.inf else f"a whole number from {low} to {high:g}"
+
+    def read(value: Any) -> int:
+        found = _number(value, said, low, high)
+        if found != int(found):
+            raise InvalidInput(f"expected {said}, got {value!r}")
+        return int(found)
+
+    return Key(read=read, whole=True)
+
+
+def _word(kind: str, choices: Sequence[str]) -> Key:
+    def read(value: Any) -> str:
+        if value not in choices:
+            raise UnknownName(kind, str(value), choices)
+        return str(value)
+
+    return Key(read=read, ranges=False)
+
+
+def _limit(value: Any) -> Any:
+    if not parse(value, "s") > 0:
+        raise InvalidInput(f"a limit must be more than nothing, got {value!r}")
+    return value
+
+
+def _named(find: Callable[[str], Any], *, empty: bool = False) -> Key:
+    """A name that ``find`` knows. What is known but lacks a figure or a kernel is a result, not a mistake."""
+
+    def read(value: Any) -> str:
+        with suppress(MissingFigure, NotModelled):
+            find(str(value))
+        return str(value)
+
+    return Key(read=read, ranges=False, empty=empty)
+
+
+def _slo(name: str) -> None:
+    if name.partition("@")[0] not in slos():
+        raise UnknownName("SLO", name, slos())
+
+
+KEYS: Mapping[str, Key] = {
+    "model": _named(model),
+    "on": _named(catalog.machine),
+    "input": Key(read=lambda value: _number(value, "tokens, at least 1", 1.0, math.inf)),
+    "output": Key(read=lambda value: _number(value, "tokens, at least 1", 1.0, math.inf)),
+    "profile": _named(of_profile, empty=True),
+    "ttft": Key(read=_limit, empty=True),
+    "tpot": Key(read=_limit, empty=True),
+    "slo": _named(_slo, empty=True),
+    "objective": _word("objective", get_args(Objective)),
+    "load": Key(read=lambda value: _number(value, "requests per second, more than 0", TINY, math.inf), empty=True),
+    "stack": _named(catalog.stack, empty=True),
+    "quant": _word("quantisation", QUANTS),
+    "mode": _word("mode", tuple(WORDS)),
+    "batch": _whole(1),
+    "mtp": _whole(0, 8),
+    "acceptance": _between(0.0, 1.0),
+    "skew": _between(0.0, 2.0),
+    "chunk": _whole(1),
+    "tp": _whole(1),
+    "dp": _whole(1),
+    "pp": _whole(1),
+    "ep": _whole(1),
+    "moe_tp": _whole(1),
+    "redundant": _whole(0),
+    "shared_ranks": _whole(0),
+    "microbatches": _whole(1, 2),
+    "exchange": _word("exchange", get_args(Exchanging)),
+}
+"""Every key of a point besides catalogue fields, which have a dot in them ("chip.memory.bandwidth")."""
+
+
+def read(key: str, value: Any, where: str) -> Any:
+    """``value`` as points hold it. Raises ``InvalidInput`` that begins with ``where``."""
+    if key not in KEYS:
+        return value  # catalogue fields are tried on the study's machines
+    if value is None and KEYS[key].empty:
+        return None
+    try:
+        return KEYS[key].read(value)
+    except InvalidInput as error:
+        raise _placed(error, where) from None
+
+
+def fields(keys: Mapping[str, Iterable[Any]], machines: Sequence[str], where: Callable[[str], str]) -> None:
+    """Try each value of each catalogue field in ``keys``: one that every machine refuses is a mistake.
+
+    ``where`` gives the place of a key. Raises ``InvalidInput``.
+    """
+    for key, values in keys.items():
+        for value in values:
+            refused = None
+            for name in machines:
+                refused = _refused(name, f"{key}={value}")
+                if refused is None:
+                    break
+            if refused is not None:
+                raise _placed(refused, where(key))
+
+
+def _refused(machine: str, text: str) -> InvalidInput | None:
+    try:
+        catalog.machine(machine, [text])
+    except InvalidInput as error:
+        return error
+    except TaicangError:
+        pass
+    return None
+
+
+def _placed(error: InvalidInput, where: str) -> InvalidInput:
+    """``error`` at the place in the study instead of the option that a command would have it from."""
+    return InvalidInput(str(error).removeprefix(f"{error.where}: "), where=where)

@@ -1,0 +1,162 @@
+"""A study that cannot be meant is refused by file, line and key before any point runs."""
+
+import sys
+
+import pytest
+
+from taicang.app.main import main
+from taicang.search import evaluate, study_values
+
+BASE = "base: {model: llama-3.1-8b, on: hgx-h100, input: 1000, output: 200, mode: agg}\n"
+GRID = "sample: {kind: grid}\n"
+
+
+def sweep(monkeypatch, capsys, folder, text, *more):
+    """Exit code and message of ``taicang sweep``, and whether it left anything."""
+    (folder / "study.yaml").write_text(text)
+    monkeypatch.setattr(sys, "argv", ["taicang", "sweep", str(folder / "study.yaml"), "--workers", "1", *more])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    return stop.value.code or 0, capsys.readouterr().err, (folder / "study").exists()
+
+
+@pytest.mark.parametrize(
+    ("axis", "says"),
+    [
+        ("tp: [1, abc]", "axes.tp: expected a whole number of at least 1, got 'abc'"),
+        ("tp: [0]", "axes.tp: expected a whole number of at least 1, got 0"),
+        ("tp: [true]", "got True"),
+        ("tp: [[1, 2]]", "got [1, 2]"),
+        ("tp: [null]", "got None"),
+        ("dp: [-1]", "axes.dp"),
+        ("skew: [x]", "axes.skew: expected a number from 0 to 2, got 'x'"),
+        ("input: [many]", "axes.input: expected tokens, at least 1, got 'many'"),
+        ("output: [.nan]", "axes.output"),
+        ("microbatches: [0, 1]", "axes.microbatches: expected a whole number from 1 to 2, got 0"),
+        ("batch: [1, x]", "axes.batch: expected a whole number of at least 1, got 'x'"),
+        ("batch: {from: 1.5, to: 3.7, steps: 3}", "axes.batch"),
+        ("batch: {from: 1, to: 8, step: 3}", "unknown key 'step'; did you mean steps"),
+        ("batch: {from: 1, to: 8, steps: x}", "needs a number of steps, got 'x'"),
+        ("batch: {from: 1, to: 8}", "axes.batch: a range needs steps"),
+        ("batch: {from: 1, to: 8, steps: 100000000000}", "more than 10,000,000"),
+        ("batch: {from: 1, to: 8, steps: 3, scale: lgo}", "did you mean log"),
+        ("batch: {from: 1.2.3, to: 8, steps: 3}", "axes.batch"),
+        ("batch: [1], batch: [2]", "stands twice"),
+        ("chunk: [0]", "axes.chunk"),
+        ("exchange: [foo]", "unknown exchange 'foo'; one of auto, all_to_all, gather"),
+        ("mtp: [-1]", "axes.mtp: expected a whole number from 0 to 8, got -1"),
+        ("acceptance: [2]", "axes.acceptance"),
+        ("tpot: [50]", "axes.tpot: 50 has no unit"),
+        ("tpot: [0ms]", "axes.tpot: a limit must be more than nothing"),
+        ("model: [llama-3.1-8]", "axes.model: unknown model 'llama-3.1-8'; did you mean llama-3.1-8b"),
+        ("on: [nosuch]", "axes.on: unknown machine 'nosuch'; the nearest are"),
+        ("stack: [vlm]", "did you mean vllm"),
+        ("slo: [nosuch]", "one of mlperf-server, mlperf-interactive"),
+        ("profile: [nosuch]", "axes.profile: unknown profile 'nosuch'"),
+        ("mode: [zzz]", "one of agg, disagg, both"),
+        ("quant: [fp9]", "did you mean fp8"),
+        ("quant: {from: 1, to: 2, steps: 2}", "axes.quant: has no range"),
+        ("chip.memory.bandwith: [3 TB/s]", "did you mean chip.memory.bandwidth"),
+        ("chip.memory.bandwidth: [3]", "axes.chip.memory.bandwidth: 3 has no unit"),
+        ("objective: [qqq]", "unknown objective 'qqq'; one of tokens/s/chip"),
+        ("objective: [smallest]", "needs the load"),
+        ("load: [0]", "axes.load: expected requests per second"),
+    ],
+)
+def test_a_bad_value_is_named(monkeypatch, capsys, tmp_path, axis, says):
+    code, said, left = sweep(monkeypatch, capsys, tmp_path, BASE + f"axes: {{{axis}}}\n" + GRID)
+    assert code == 2
+    assert f"{tmp_path / 'study.yaml'}:2" in said or "10,000,000" in said or "needs the load" in said
+    assert says in said
+    assert not left
+
+
+@pytest.mark.parametrize(
+    ("sample", "says"),
+    [
+        ("{kind: lhs, points: 3}", "unknown sampling 'lhs'; one of grid, random, latin, bayesian"),
+        ("{kind: random, points: 3, seed: q}", "sample.seed: needs a whole number from 0"),
+        ("{kind: random, points: 3, seed: -1}", "sample.seed"),
+        ("{kind: random, points: true}", "sample.points"),
+        ("{kind: latin, points: 1000000000}", "more than 10,000,000"),
+        ("{objective: speed}", "unknown figure 'speed'; one of ttft_s"),
+    ],
+)
+def test_a_bad_sampling_is_named(monkeypatch, capsys, tmp_path, sample, says):
+    axes = "axes: {batch: {from: 1, to: 8}}\n"
+    code, said, left = sweep(monkeypatch, capsys, tmp_path, BASE + axes + f"sample: {sample}\n")
+    assert code == 2
+    assert f"{tmp_path / 'study.yaml'}:3" in said
+    assert says in said
+    assert not left
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("base: {on: hgx-h100}\naxes: {batch: [1]}\n", "study.yaml:1: base: a study needs 'model'"),
+        ("base: {model: llama-3.1-8b, on: hgx-h100, tp: x}\n", "study.yaml:1: base.tp: expected a whole number"),
+        ("base: {model: llama-3.1-8b, on: hgx-h100, profile: azure-2023-conv, input: 3}\n", "drop 'input'"),
+        ("base: [1]\n", "study.yaml:1: base: expected a mapping"),
+        ("base: {}\n\tx: 1\n", "study.yaml:2: malformed YAML"),
+        ("", "expected a mapping"),
+    ],
+)
+def test_a_bad_base_is_named(monkeypatch, capsys, tmp_path, text, says):
+    code, said, left = sweep(monkeypatch, capsys, tmp_path, text)
+    assert code == 2
+    assert says in said
+    assert not left
+
+
+def test_every_key_of_a_point_says_what_it_may_hold():
+    assert set(study_values.KEYS) == set(evaluate.KEYS)
+
+
+def test_null_leaves_a_limit_open_and_numbers_may_be_text(monkeypatch, capsys, tmp_path):
+    text = BASE + "axes: {tpot: [null, 50ms], batch: ['4', 1e1], profile: [null], stack: [null]}\n"
+    text = text.replace("input: 1000, output: 200, ", "")
+    code, _, _ = sweep(monkeypatch, capsys, tmp_path, text)
+    assert code == 0
+    assert (tmp_path / "study" / "results.jsonl").read_text().count('"feasible": true') == 4
+
+
+def test_a_model_without_experts_has_none_to_lay_out():
+    base = {"model": "llama-3.1-8b", "on": "hgx-h100", "mode": "agg", "tp": 2}
+    assert evaluate.evaluate(base | {"moe_tp": 2, "ep": 1})["feasible"]
+    for wrong in ({"ep": 2}, {"moe_tp": 4}, {"redundant": 1}):
+        assert "has no experts" in evaluate.evaluate(base | wrong)["error"]
+
+
+def test_the_smallest_machine_for_a_load_is_an_axis():
+    base = {"model": "llama-3.1-8b", "on": "hgx-h100", "input": 1000, "output": 200, "tpot": "30ms"}
+    whole = evaluate.evaluate(base | {"load": 1.0})
+    small = evaluate.evaluate(base | {"load": 1.0, "objective": "smallest"})
+    more = evaluate.evaluate(base | {"load": 100.0, "objective": "smallest"})
+    assert small["chips"] < more["chips"] < whole["chips"] == 8
+
+
+def test_a_folder_that_cannot_hold_results_is_named(monkeypatch, capsys, tmp_path):
+    (tmp_path / "study").write_text("a file")
+    code, said, _ = sweep(monkeypatch, capsys, tmp_path, BASE)
+    assert code == 2
+    assert f"{tmp_path / 'study'}: cannot write results here" in said
+    (tmp_path / "study").unlink()
+    (tmp_path / "study").mkdir()
+    (tmp_path / "study" / "journal.jsonl").write_text("not ours\n")
+    code, said, _ = sweep(monkeypatch, capsys, tmp_path, BASE)
+    assert code == 2
+    assert "journal.jsonl:1: is not a line of a study's journal" in said
+    assert (tmp_path / "study" / "journal.jsonl").read_text() == "not ours\n"
+
+
+@pytest.mark.parametrize("extra", ["optuna", "ray"])
+def test_a_missing_extra_is_said_before_anything_is_written(monkeypatch, capsys, tmp_path, extra):
+    monkeypatch.setitem(sys.modules, extra, None)
+    workers = ("--workers", "ray") if extra == "ray" else ()
+    sample = "sample: {kind: bayesian, points: 3}\n" if extra == "optuna" else ""
+    text = BASE + "axes: {batch: {from: 1, to: 8, steps: 2}}\n" + sample
+    code, said, left = sweep(monkeypatch, capsys, tmp_path, text, *workers)
+    assert code == 2
+    assert "pip install" in said
+    assert not left
