@@ -26,17 +26,16 @@ LISTED = 12
 
 
 class UnknownName(InvalidInput):
-    """A name that is not in the catalogue; suggests the nearest ones, or all where they are few."""
+    """A name that is not in the catalogue; suggests the nearest ones, and all where they are few."""
 
     def __init__(self, kind: str, name: str, known: Iterable[str], *, where: str = "") -> None:
         listed = list(known)
         low = [each.lower() for each in listed]
         near = get_close_matches(name.lower(), low, n=3, cutoff=0.5)
-        if near:
-            hint = f"; did you mean {' or '.join(near)}?"
-        elif len(listed) <= LISTED:
-            hint = f"; one of {', '.join(listed)}" if listed else ""
-        else:
+        hint = f"; did you mean {' or '.join(near)}?" if near else ""
+        if listed and len(listed) <= LISTED:
+            hint += f"; one of {', '.join(listed)}"
+        elif listed and not near:
             hint = f"; the nearest are {', '.join(get_close_matches(name.lower(), low, n=3, cutoff=0.0))}"
         super().__init__(f"unknown {kind} {name!r}{hint}", where=where)
         self.name = name

@@ -12,10 +12,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
-from taicang.errors import UnknownName
+from taicang.errors import InvalidInput, UnknownName
 from taicang.hardware import Machine
 from taicang.units import Count
 
+LEAST_MTBF_S: Final = 1.0
 HOUR: Final = 3600.0
 DAY: Final = 24.0 * HOUR
 MONTH: Final = 30.0 * DAY
@@ -82,6 +83,8 @@ def with_mtbf(parts: Mapping[str, Component], mtbf_s: Mapping[str, float]) -> di
     for name, seconds in mtbf_s.items():
         if name not in made:
             raise UnknownName("class of component", name, made)
+        if seconds < LEAST_MTBF_S:
+            raise InvalidInput(f"{name}={seconds:g} s: shorter than {LEAST_MTBF_S:g} s is no machine to run on")
         made[name] = replace(made[name], failures_per_s=1.0 / seconds)
     return made
 

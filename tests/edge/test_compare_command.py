@@ -45,7 +45,7 @@ def test_fronts_that_cannot_be_written_are_an_error_of_the_user(monkeypatch, cap
     (tmp_path / "file").write_text("")
     code, _, err = compare(monkeypatch, capsys, "--on", "hgx-h100", "--pareto", str(tmp_path / "file" / "x"))
     assert code == 2
-    assert "--pareto: cannot write files into" in err
+    assert "--pareto: cannot write into" in err
 
 
 @pytest.mark.parametrize("form", [(), ("--json",)])

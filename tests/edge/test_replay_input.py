@@ -145,3 +145,11 @@ def test_a_damaged_archive_is_one_line(monkeypatch, capsys, tmp_path):
     code, _, err = taicang(monkeypatch, capsys, "trace", "info", tmp_path / "clients.tar.xz")
     assert code == 2
     assert len(err.strip().splitlines()) == 1
+
+
+def test_a_run_longer_than_the_clock_is_refused(monkeypatch, capsys):
+    base = ("replay", "--rate", "1/s", "--requests", "10", "llama-3.1-8b", "--on", "hgx-h100", "--instances", "1")
+    code, _, err = taicang(monkeypatch, capsys, *base, "--tp", "1", "--fail", "0@5s+150d")
+    assert code == 2
+    assert "more than 107 days" in err
+    assert "Traceback" not in err

@@ -130,7 +130,8 @@ def test_a_model_without_experts_has_none_to_lay_out():
 
 def test_the_smallest_machine_for_a_load_is_an_axis():
     base = {"model": "llama-3.1-8b", "on": "hgx-h100", "input": 1000, "output": 200, "tpot": "30ms"}
-    whole = evaluate.evaluate(base | {"load": 1.0})
+    whole = evaluate.evaluate(base)
+    assert "only --objective smallest takes a load" in evaluate.evaluate(base | {"load": 1.0})["error"]
     small = evaluate.evaluate(base | {"load": 1.0, "objective": "smallest"})
     more = evaluate.evaluate(base | {"load": 100.0, "objective": "smallest"})
     assert small["chips"] < more["chips"] < whole["chips"] == 8

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from taicang.app.load_options import NAMED_LOAD
-from taicang.app.options import CHOICES, JSON, echo_json, stacked
+from taicang.app.options import CHOICES, JSON, Finite, echo_json, stacked
 from taicang.app.search_jobs import MODES, Outcome, ask_of, outcomes, ranking
 
 SEARCH = stacked(
@@ -32,7 +32,7 @@ SEARCH = stacked(
     click.option(
         "--load",
         "load_per_s",
-        type=click.FloatRange(0, min_open=True),
+        type=Finite(0, min_open=True),
         help="Requests per second to carry (objective smallest).",
     ),
     click.option("--top", type=click.IntRange(1), default=5, show_default=True, help="Layouts to show per machine."),

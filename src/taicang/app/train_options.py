@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from taicang.app.options import Named, Seconds, stacked
+from taicang.app.options import Finite, Named, Seconds, stacked
 
 ZERO = {
     "none": 0, "distributed-optimizer": 1, "zero1": 1, "zero2": 2, "zero3": 3, "fsdp": 3, "fsdp2": 3, "hsdp": 3,
@@ -83,7 +83,7 @@ PLAN = stacked(
     click.option("--gradients", type=click.Choice(["fp32", "bf16"]), help="Gradients (default: the recipe's)."),
     _choice("recompute", "none", ["none", "selective", "full"], "What the backward pass runs forward again."),
     click.option(
-        "--recompute-share", type=click.FloatRange(0, 1), default=1.0, show_default=True,
+        "--recompute-share", type=Finite(0, 1), default=1.0, show_default=True,
         help="Share of the layers that full recompute repeats.",
     ),
     click.option(
@@ -118,9 +118,9 @@ RUN = stacked(
         "--mtbf", multiple=True, type=Named(),
         help="Mean time between failures of one chip, node, rack, switch, optical_module or of the software per chip.",
     ),
-    click.option("--kwh", type=click.FloatRange(0), default=0.08, show_default=True, help="USD per kilowatt-hour."),
+    click.option("--kwh", type=Finite(0), default=0.08, show_default=True, help="USD per kilowatt-hour."),
     click.option(
-        "--chip-hour", type=click.FloatRange(0), default=0.0, show_default=True, help="USD per chip and hour."
+        "--chip-hour", type=Finite(0), default=0.0, show_default=True, help="USD per chip and hour."
     ),
 )  # fmt: skip
 """The run around the step."""

@@ -24,7 +24,7 @@ from taicang.serve.build import Keeping, Pool, cluster, fleet
 from taicang.serve.clients import ClosedLoop, OpenLoop
 from taicang.serve.cluster import Cluster
 from taicang.serve.log import Log
-from taicang.serve.record import Record
+from taicang.serve.record import LONGEST_S, Record
 from taicang.serve.request import SECOND
 from taicang.serve.simulate import serve
 from taicang.serve.summary import Limits, Summary, summarise
@@ -115,14 +115,16 @@ def replay(
         )
     plan_faults(made, list(pools.values()), system.faults, seed=seed)
     finished, made.log = Record(), Log(made.pools)
+    if not clients and not len(trace.arrival_s):
+        raise InvalidInput(f"{trace.name} has no times: give --rate or --closed-loop")
+    loop: OpenLoop | ClosedLoop = OpenLoop(trace)
     if clients:
-        loop: OpenLoop | ClosedLoop = ClosedLoop(trace, clients, think_s=think_s, random_think=random_think, seed=seed)
-        whole = serve(made, loop.arrivals(), finished, after=loop.after, progress=progress)
-    else:
-        if not len(trace.arrival_s):
-            raise InvalidInput(f"{trace.name} has no times: give --rate or --closed-loop")
-        loop = OpenLoop(trace)
-        whole = serve(made, loop.arrivals(), finished, after=loop.after if loop.waits else None, progress=progress)
+        loop = ClosedLoop(trace, clients, think_s=think_s, random_think=random_think, seed=seed)
+    after = loop.after if clients or loop.waits else None
+    try:
+        whole = serve(made, loop.arrivals(), finished, after=after, progress=progress)
+    except OverflowError:
+        raise InvalidInput(f"the run goes on for more than {LONGEST_S / 86400:.0f} days") from None
     limits = limits or Limits()
     table = finished.columns() | gaps.by_request(made.log, finished.ticks())
     if trace.session is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from taicang.errors import InvalidInput, NotModelled, UnknownName
+from taicang.errors import NotModelled, UnknownName
 from taicang.hardware import Chip, Machine
 from taicang.models.types import Attention, GatedLinear, GroupedQuery, Latent, Model, StateSpace, routed
 from taicang.plans import Quantisation
@@ -26,8 +26,7 @@ def quantisation(name: str, model: Model, chip: Chip) -> Quantisation:
     A block-fp8 checkpoint becomes int8 where the chip has int8 and no fp8 (Ascend), else bf16.
     """
     if name not in QUANTS:
-        near = UnknownName("quantisation", name, QUANTS, where="--quant")
-        raise InvalidInput(f"{near}; one of {', '.join(QUANTS)}")
+        raise UnknownName("quantisation", name, QUANTS, where="--quant")
     peaks = chip.peak_flop_per_s
     form = name
     if name == "auto":

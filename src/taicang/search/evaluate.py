@@ -82,7 +82,7 @@ def _best(point: Mapping[str, Any]) -> Choice | str:
     only = plan_of(point)
     if only is not None:
         plan = replace(only, quant=quants[0][1])
-        _without_experts(point, job.model)
+        check_experts(point, job.model)
         job.setup(plan)  # refuses a plan that is larger than the machine
         lower(job.model, plan, decode_batch(sequences=1.0, context=1.0), job.stack)  # rules before sizes
     mode = str(point.get("mode", "both"))
@@ -94,7 +94,8 @@ def _best(point: Mapping[str, Any]) -> Choice | str:
     return found.best[0] if found.best else "; ".join(found.nearest)
 
 
-def _without_experts(point: Mapping[str, Any], model: Model) -> None:
+def check_experts(point: Mapping[str, Any], model: Model) -> None:
+    """Raise ``InvalidPlan`` where ``point`` lays out experts that ``model`` does not have."""
     for key, none in EXPERTS.items():
         if routed(model) is None and point.get(key, none) not in (none, point.get("tp") if key == "moe_tp" else none):
             raise InvalidPlan(f"{model.name} has no experts", where=f"{key}={point[key]}")

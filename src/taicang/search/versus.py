@@ -13,7 +13,7 @@ from taicang.errors import InvalidInput, UnknownName
 from taicang.lower import lower
 from taicang.plans import Exchanging, Quantisation, ServePlan, decode_batch
 from taicang.search.door import moved
-from taicang.search.evaluate import PLAN, plan_of
+from taicang.search.evaluate import PLAN, check_experts, plan_of
 from taicang.search.explain import RESOURCES, again, against
 from taicang.search.points import Job
 from taicang.search.result import Choice
@@ -67,6 +67,7 @@ def layout(job: Job, given: Mapping[str, Any]) -> ServePlan:
     plan = plan_of({key: value for key, value in given.items() if key not in ("batch", "mtp")})
     if plan is None:
         raise InvalidInput("names no plan field", where="--versus")
+    check_experts(given, job.model)
     job.setup(plan)
     lower(job.model, plan, decode_batch(sequences=1.0, context=1.0), job.stack)  # rules before sizes
     return plan

@@ -15,6 +15,8 @@ COARSE = 10
 """Times are kept without their last bits: whole picoseconds, of which 64 bits hold a hundred days."""
 STAMP = SECOND >> COARSE
 """Stamps of a second."""
+LONGEST_S = 2**63 / STAMP
+"""Of what 64 bits hold."""
 TIMES = ("arrival", "started", "first", "moved", "end", "fetching")
 COUNTS = ("id", "input", "output", "cached", "pooled", "preempted", "swaps", "retries", "lost", "failed", "place")
 WIDTH = len(TIMES) + len(COUNTS)
