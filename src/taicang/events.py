@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import heapq
+from heapq import heappop, heappush
+from itertools import count
 from typing import Any
 
 
@@ -14,15 +15,14 @@ class Events:
     def __init__(self) -> None:
         self.heap: list[tuple[int, int, int, Any, int]] = []
         """(time, kind, number, what, version) of each; the first one leads."""
-        self._made = 0
+        self._made = count()
 
     def __len__(self) -> int:
         return len(self.heap)
 
     def push(self, time: int, kind: int, what: Any, version: int = 0) -> None:
         """Add an event."""
-        self._made += 1
-        heapq.heappush(self.heap, (time, kind, self._made, what, version))
+        heappush(self.heap, (time, kind, next(self._made), what, version))
 
     @property
     def next(self) -> int | None:
@@ -31,4 +31,4 @@ class Events:
 
     def pop(self) -> tuple[int, int, int, Any, int]:
         """(time, kind, number, what, version) of the first event, taken out."""
-        return heapq.heappop(self.heap)
+        return heappop(self.heap)

@@ -142,7 +142,8 @@ def drafting(drafts: int, acceptance: float, seed: int) -> Callable[[int], int] 
 
     def steps(tokens: int) -> int:
         drawn = gauss(tokens / mean, (tokens * variance / cube) ** 0.5)
-        return min(max(round(drawn), -(-tokens // most), 1), tokens)
+        count, least = round(drawn), -(-tokens // most)
+        return least if count < least else min(count, tokens)
 
     return steps
 

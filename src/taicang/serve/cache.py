@@ -13,11 +13,12 @@ from taicang.serve.request import Request
 class Cache:
     """``pages`` pages of ``page`` tokens; prompt blocks of ``block`` tokens (a whole number of pages) are shared."""
 
-    __slots__ = ("_idle", "_users", "block", "evicted", "eviction", "free", "page", "pages", "per_block")
+    __slots__ = ("_idle", "_users", "block", "evicted", "eviction", "free", "page", "pages", "per_block", "tokens")
 
     def __init__(self, pages: int, page: int, block: int = 0, eviction: Eviction = "lru") -> None:
         self.pages = self.free = pages
         self.page = page
+        self.tokens = pages * page
         self.block = block or page
         self.per_block = max(self.block // page, 1)
         self._users: dict[int, int] = {}

@@ -142,12 +142,11 @@ class Cluster:
 
     def _check(self, request: Request, instance: Instance) -> None:
         for one in (instance, self.decode[0]) if self.decode else (instance,):
-            cache = one.groups[0].cache
+            holds = one.groups[0].cache.tokens
             whole = request.input if one.role == "prefill" else request.input + request.output
-            if whole > cache.pages * cache.page:
+            if whole > holds:
                 raise InvalidInput(
-                    f"request {request.id} needs {whole} tokens of cache, an attention group holds "
-                    f"{cache.pages * cache.page}"
+                    f"request {request.id} needs {whole} tokens of cache, an attention group holds {holds}"
                 )
 
     def _give(self, instance: Instance, request: Request, now: int) -> None:
@@ -157,13 +156,13 @@ class Cluster:
         """``instance`` was given something: its running stretch now ends at ``end`` (None: as before)."""
         if end is not None:
             self.events.push(end, STEP, instance, instance.version)
-        if instance.idle:
+        if instance.end < 0:
             self.touched.append(instance)
 
     def wake(self, now: int) -> None:
         """Start the idle instances that were given work at this time."""
         for instance in self.touched:  # some are there twice, and some come while this goes on
-            if not instance.idle:
+            if instance.end >= 0:
                 continue
             end = instance.begin(now)
             if end >= 0:

@@ -30,8 +30,8 @@ class Instance:
     ``single`` steps one by one (for tests). ``steps_of`` draws the decode steps that some tokens need."""
 
     __slots__ = (
-        "_context", "_end", "_growth", "_heap", "_joined", "_k", "_rides", "_row", "_since", "_start", "_sums",
-        "_work", "busy", "coming", "failures", "groups", "hungry", "jitter", "lanes", "limits", "name", "pool", "ratio",
+        "_context", "_growth", "_heap", "_joined", "_k", "_rides", "_row", "_since", "_start", "_sums", "_work", "busy",
+        "coming", "end", "failures", "groups", "hungry", "jitter", "lanes", "limits", "name", "pool", "ratio",
         "refused", "role", "safe", "sending", "single", "stall", "steps", "steps_of", "steps_run", "swap", "table",
         "version",
     )  # fmt: skip
@@ -88,7 +88,9 @@ class Instance:
         self._rides = False
         self._joined = 0
         self._since = -1
-        self._start = self._end = -1
+        self._start = -1
+        self.end = -1
+        """When what runs ends; -1 while nothing does."""
         self._k = self._context = self._growth = 0
         self._row: Row | None = None
 
@@ -100,7 +102,7 @@ class Instance:
     @property
     def idle(self) -> bool:
         """Whether no step runs."""
-        return self._end < 0
+        return self.end < 0
 
     def submit(self, request: Request, now: int) -> int | None:
         """Queue ``request``. Returns the new end where that cuts a stretch short, else None."""
@@ -160,15 +162,15 @@ class Instance:
 
     def cut(self, now: int) -> int | None:
         """End the running stretch with the step that runs; returns the new end, None where that changes nothing."""
-        if self._end < 0 or self._k <= 1 or self._row is None:
+        if self.end < 0 or self._k <= 1 or self._row is None:
             return None
         k = self._steps_in(now - self._start)
         if k >= self._k:
             return None
         self._k = k
-        self._end = self._start + self._ticks(k)
+        self.end = self._start + self._ticks(k)
         self.version += 1
-        return self._end
+        return self.end
 
     def _ticks(self, k: int) -> int:
         """Of the first ``k`` steps of the running stretch."""
@@ -223,7 +225,7 @@ class Instance:
         while heap and heap[0][1] != heap[0][2].ticket:
             heapq.heappop(heap)
         if not heap:
-            self._end = -1
+            self.end = -1
             return -1
         n, context, growth, k = self.lanes.largest(self.table.growth, self.steps, heap[0][0] - self.steps)
         if self.safe < FOREVER and self.safe - self.steps < k:
@@ -289,9 +291,9 @@ class Instance:
 
     def _until(self, now: int, ticks: int) -> int:
         self._start = now
-        self._end = now + ticks + self.stall
+        self.end = now + ticks + self.stall
         self.stall = 0
-        return self._end
+        return self.end
 
     def doing(self) -> tuple[int, int, int, int, tuple[int, int, float, int]]:
         """(start, decode steps, sequences that decode or wait to, their cached grains, (prompt tokens, prompts,
@@ -323,7 +325,7 @@ class Instance:
             request.done += tokens
             if request.done >= request.need:
                 self._first(request, now, left)
-        self._end = -1
+        self.end = -1
         return left
 
     def _first(self, request: Request, now: int, left: list[Request]) -> None:
@@ -392,20 +394,20 @@ class Instance:
 
     def _reached(self, now: int) -> int:
         """Decode steps that are over at ``now``, those of a running stretch among them."""
-        if self._row is None or self._end < 0 or now < self._start:
+        if self._row is None or self.end < 0 or now < self._start:
             return self.steps
         if self._k == 1:
-            return self.steps + (now >= self._end)
+            return self.steps + (now >= self.end)
         return self.steps + min(self._steps_in(now - self._start + 1) - 1, self._k)
 
     def stop(self, now: int) -> None:
         """Break off what runs: of a stretch the steps that are over count."""
-        if self._end < 0:
+        if self.end < 0:
             self._k = 0
             return
         self._k = self._reached(now) - self.steps
         self.busy += now - self._start
-        self._end = -1
+        self.end = -1
         self.version += 1
 
     def fail(self) -> list[Request]:
@@ -436,12 +438,13 @@ class Instance:
         """Requests whose prompt was computed elsewhere join the decode batch as soon as there is room."""
         while group.waiting and group.waiting[0].done >= group.waiting[0].need > 0:
             request = group.waiting[0]
-            tokens = footprint(request, self.limits)
+            tokens = request.room * group.cache.page or footprint(request, self.limits)
             keep = 0 if self.limits.reserve else group.n + 1
             if group.n >= self.limits.sequences or not group.cache.admit(request, tokens, keep):
                 return
             group.waiting.popleft()
             request.done = request.need
+            request.room = 0
             if request.swapped:
                 swap_in(self, group, request)
             self._join(group, request)

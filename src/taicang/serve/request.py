@@ -67,7 +67,7 @@ class Request:
         """Cache grains that it brought into the decode batch, less growth up to then."""
         self.last = 0
         self.room = 0
-        """Pages that its group keeps for it while its cache is on its way."""
+        """Pages that its group keeps for it until its cache has come."""
         self.group = 0
         self.place = -1
         """Instance that decoded it."""
@@ -87,7 +87,7 @@ class Request:
     def restart(self) -> None:
         """Forget the cache: everything made so far is prefilled again."""
         self.need = self.input + self.made
-        self.done = self.nodes = self.pages = self.loaded = self.swapped = 0
+        self.done = self.nodes = self.pages = self.loaded = self.swapped = self.room = 0
         self.ticket = -1
 
     def lose(self, tokens: int) -> None:

@@ -48,6 +48,7 @@ def serve(
     """
     events = cluster.events
     heap, touched = events.heap, cluster.touched
+    submit, happen, wake = cluster.submit, cluster.happen, cluster.wake
     under_way = 0
 
     def left(request: Request, now: int) -> None:
@@ -71,15 +72,15 @@ def serve(
                 now = coming.arrival
                 while coming is not None and coming.arrival == now:
                     under_way += 1
-                    cluster.submit(coming, now)
+                    submit(coming, now)
                     coming = next(source, None)
             if now is None or not (under_way or coming):
                 return True
             while heap and heap[0][0] == now:
                 _, kind, _, what, version = heappop(heap)
-                cluster.happen(now, kind, what, version)
+                happen(now, kind, what, version)
             if touched:
-                cluster.wake(now)
+                wake(now)
             count += 1
             if progress is not None and count % 4096 == 0:
                 progress(len(finished), now)

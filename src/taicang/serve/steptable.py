@@ -91,8 +91,8 @@ class StepTable:
     """Step times of ``setup`` with up to ``sequences`` decoding and ``tokens`` prompt tokens per attention group."""
 
     __slots__ = (
-        "_alone", "_beside", "_experts", "_floor", "_grid", "_length", "_less", "_more", "_n", "_n_mixed", "_prompts",
-        "_ratio", "_reads", "_riders", "_rows", "_tokens", "growth", "query_len",
+        "_alone", "_beside", "_experts", "_floor", "_grid", "_known", "_length", "_less", "_more", "_n", "_n_mixed",
+        "_prompts", "_ratio", "_reads", "_riders", "_rows", "_tokens", "growth", "query_len",
     )  # fmt: skip
 
     def __init__(self, setup: Setup, *, sequences: int, tokens: int) -> None:
@@ -100,6 +100,8 @@ class StepTable:
         self.growth = round(GRAIN * setup.plan.tokens_per_step)
         """Grains that one sequence adds per decode step."""
         self._rows: dict[int, Row] = {}
+        self._known: dict[tuple[int, int, float, int], int] = {}
+        """Steps of prompts alone that were asked for before: single prompts of one length are."""
         self._ratio = 1.0
         self._n = _knots(sequences, 16, 1.13)
         self._length: Any = np.geomspace(1.0, LONGEST, 61)
@@ -197,6 +199,17 @@ class StepTable:
 
     def mixed(self, tokens: int, prompts: int, pairs: float, keys: int, n: int, context: int) -> int:
         """Ticks of a step with ``tokens`` of ``prompts`` prompts, beside ``n`` decoding with ``context`` grains."""
+        if n:
+            return self._mixed(tokens, prompts, pairs, keys, n, context)
+        key = tokens, prompts, pairs, keys
+        found = self._known.get(key)
+        if found is None:
+            found = self._mixed(*key, 0, 0)
+            if len(self._known) < REMEMBERED:
+                self._known[key] = found
+        return found
+
+    def _mixed(self, tokens: int, prompts: int, pairs: float, keys: int, n: int, context: int) -> int:
         i, x = _place(self._tokens, tokens)
         cube = self._beside if n else self._alone
         reads = pairs / tokens
@@ -222,10 +235,12 @@ class StepTable:
         if ratio == 1.0:
             return self
         made = copy(self)
-        made._rows, made._ratio = {}, self._ratio * ratio
+        made._rows, made._known, made._ratio = {}, {}, self._ratio * ratio
         return made
 
 
+REMEMBERED = 1 << 16
+"""Steps of prompts alone that are kept."""
 REFERENCE = 2048.0
 """Mean context of the decode batch beside which prompts are tabulated."""
 
