@@ -332,6 +332,8 @@ class Instance:
         """A prompt is through: its next token is out, and it decodes, ends or is handed on."""
         group = self.groups[request.group]
         group.prefilling.remove(request)
+        if not group.prefilling and not group.waiting:
+            self.hungry.pop(request.group, None)
         if request.blocks:
             group.cache.publish(request)
         request.made += 1
