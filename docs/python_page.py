@@ -13,6 +13,7 @@ MODULES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("Predict", "taicang.predict", ("infer", "explain", "to_frame")),
     ("", "taicang.predict.prediction", ("Prediction", "PhasePrediction", "Band", "Infeasible")),
     ("Search", "taicang.search.door", ("prepare", "formats")),
+    ("", "taicang.serve.uneven", ("Spread",)),
     ("", "taicang.search.run", ("search", "Ask")),
     ("", "taicang.search.space", ("Space",)),
     ("", "taicang.search.result", ("Found", "Choice", "Pool", "Counts")),

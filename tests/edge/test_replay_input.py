@@ -81,7 +81,7 @@ def test_a_folder_that_takes_no_files_is_said_before_the_run(monkeypatch, capsys
     (tmp_path / "file").write_text("")
     code, _, err = taicang(monkeypatch, capsys, "replay", *ON, *LOAD, "--out", tmp_path / "file" / "x")
     assert code == 2
-    assert "cannot write here" in err
+    assert "cannot write into" in err
 
 
 @pytest.mark.parametrize(

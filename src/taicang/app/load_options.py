@@ -48,8 +48,7 @@ def read_load(options: dict[str, Any], model: Any) -> dict[str, Any]:
     return {
         "input_tokens": lengths.input_tokens,
         "output_tokens": lengths.output_tokens,
-        "input_spread_ratio": lengths.input_spread_ratio,
-        "output_spread_ratio": lengths.output_spread_ratio,
+        "spread": lengths.spread,
         "ttft_s": options["ttft"],
         "tpot_s": options["tpot"],
     }

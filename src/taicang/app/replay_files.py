@@ -7,11 +7,11 @@ from collections.abc import Iterable, Mapping
 from importlib import import_module
 from math import isnan
 from pathlib import Path
-from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from taicang.app.folders import check_folder
 from taicang.errors import InvalidInput, NotModelled
 from taicang.records import plain
 
@@ -30,13 +30,7 @@ def check(folder: str | None, form: str, *, perfetto: bool) -> None:
         return
     if form == "parquet":
         _arrow()
-    # the folder itself is made when there is something to put into it
-    there = next(place for place in (Path(folder), *Path(folder).absolute().parents) if place.exists())
-    try:
-        with TemporaryFile(dir=there):
-            pass
-    except OSError as error:
-        raise InvalidInput(f"cannot write here ({error.strerror})", where=f"--out {folder}") from None
+    check_folder(Path(folder), "--out")
 
 
 def write(result: Replay, folder: str, form: str = "csv", *, perfetto: bool = False) -> None:

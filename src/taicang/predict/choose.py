@@ -3,8 +3,8 @@
 A search ranks by the closed form, which knows no queues. Here the ranking is walked down: a plan is replayed, and one
 that breaks its limits, or that the replay refuses, is passed over. Plans whose layout is that of one that failed, but
 for spare experts, drafts or microbatches, would fail alike, as would those that prefill as the one did whose prompts
-queued; they are skipped. The last replay goes to the best plan of
-a mode not tried yet, so that a few replays see both aggregated and disaggregated plans.
+queued; they are skipped. The last replay goes to the best plan of a mode not tried yet, so that a few replays see both
+aggregated and disaggregated plans.
 """
 
 from __future__ import annotations

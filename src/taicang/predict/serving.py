@@ -23,6 +23,7 @@ from taicang.search.points import Job, Points, handover_s, prefill_points, servi
 from taicang.search.space import NARROW, Space, usual
 from taicang.serve.memory import MemoryUse, memory_use
 from taicang.serve.setup import Setup, step
+from taicang.serve.uneven import EVEN, Spread
 from taicang.timeline import Timeline
 from taicang.units import show
 
@@ -42,8 +43,7 @@ def infer(
     *,
     input_tokens: float,
     output_tokens: float,
-    input_spread_ratio: float = 1.0,
-    output_spread_ratio: float = 1.0,
+    spread: Spread = EVEN,
     tpot_s: float | None = None,
     ttft_s: float | None = None,
     stack: str | None = None,
@@ -59,7 +59,7 @@ def infer(
 ) -> Prediction | Infeasible:
     """Predict how ``model`` serves requests of ``input_tokens`` + ``output_tokens`` on the machine ``on``.
 
-    Of unequal requests these are the means and the spreads their mean squares over the squares of the means.
+    Of unequal requests these are the means, and ``spread`` says how unequal they are.
     ``plan`` and ``prefill_plan`` fix the layout of decode and prefill; what is left open is chosen: the plan and batch
     with the most tokens per second per chip among those that meet ``tpot_s`` and ``ttft_s`` and fit the memory.
     Returns ``Infeasible`` (a value) if none does. Raises from ``taicang.errors`` for unknown names, missing figures,
@@ -70,8 +70,7 @@ def infer(
         on,
         input_tokens=input_tokens,
         output_tokens=output_tokens,
-        input_spread_ratio=input_spread_ratio,
-        output_spread_ratio=output_spread_ratio,
+        spread=spread,
         ttft_s=ttft_s,
         tpot_s=tpot_s,
         stack=stack,
@@ -104,15 +103,16 @@ def infer(
 def _check(job: Job, plan: ServePlan, phase: str, batch: int | None) -> None:
     """Raise for a plan of the user's that breaks a rule or needs what is not modelled."""
     setup = job.setup(plan)
-    lower(job.model, setup.plan, _batch(job, phase, 1.0), job.stack)
-    step(setup, _batch(job, phase, 1.0))
+    one = _batch(job, phase, 1.0, plan.dp)
+    lower(job.model, setup.plan, one, job.stack)
+    step(setup, one)
     fill = plan.pp * plan.microbatches
     if phase == "decode" and batch is not None and batch < fill:
         raise InvalidInput(f"{batch} sequences do not fill {plan.pp} stages x {plan.microbatches} microbatches")
 
 
-def _batch(job: Job, phase: str, sequences: Any) -> Batch:
-    return job.decoding(sequences) if phase == "decode" else job.prompts(sequences)
+def _batch(job: Job, phase: str, sequences: Any, groups: int) -> Batch:
+    return job.decoding(sequences, groups) if phase == "decode" else job.prompts(sequences, groups)
 
 
 def _memory(setup: Setup, job: Job, phase: str, sequences: Any) -> MemoryUse:
@@ -190,7 +190,7 @@ def _why(points: Points, job: Job, space: Space, phase: str, latency: Any) -> In
 
 def _phase(found: Found, job: Job, phase: str) -> PhasePrediction:
     setup = found.setup
-    timeline = step(setup, _batch(job, phase, found.sequences))
+    timeline = step(setup, _batch(job, phase, found.sequences, setup.plan.dp))
     rate = float(_rate(setup, job, phase, found.sequences, timeline.seconds))
     name, share = binding(timeline)
     per_chip = rate / chips(setup)

@@ -16,6 +16,7 @@ from taicang.models.types import Model
 from taicang.plans import Quantisation
 from taicang.search.choices import default_stack, quantisation
 from taicang.search.points import Job
+from taicang.serve.uneven import EVEN, Spread
 
 
 def prepare(
@@ -30,8 +31,7 @@ def prepare(
     acceptance_ratio: float = 0.7,
     skew: float = 1.01,
     approximate: bool = False,
-    input_spread_ratio: float = 1.0,
-    output_spread_ratio: float = 1.0,
+    spread: Spread = EVEN,
     sets: Sequence[str] = (),
 ) -> Job:
     """The job of serving ``model`` on ``on``. Raises from ``taicang.errors`` for names, figures and sizes."""
@@ -51,8 +51,7 @@ def prepare(
         tpot_s=tpot_s or np.inf,
         skew=skew,
         acceptance_ratio=acceptance_ratio,
-        input_spread_ratio=input_spread_ratio,
-        output_spread_ratio=output_spread_ratio,
+        spread=spread,
     )
 
 

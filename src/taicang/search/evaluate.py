@@ -19,6 +19,7 @@ from taicang.search.lengths import of_profile
 from taicang.search.result import Choice, Mode
 from taicang.search.run import MODES, Ask, search
 from taicang.search.space import Space, default
+from taicang.serve.uneven import EVEN
 from taicang.units import parse
 
 PLAN = ("tp", "dp", "pp", "ep", "moe_tp", "redundant", "shared_ranks", "microbatches", "exchange")
@@ -69,8 +70,7 @@ def _best(point: Mapping[str, Any]) -> Choice | str:
         str(point["on"]),
         input_tokens=lengths.input_tokens if lengths else float(point.get("input", 4096)),
         output_tokens=lengths.output_tokens if lengths else float(point.get("output", 256)),
-        input_spread_ratio=lengths.input_spread_ratio if lengths else 1.0,
-        output_spread_ratio=lengths.output_spread_ratio if lengths else 1.0,
+        spread=lengths.spread if lengths else EVEN,
         ttft_s=_seconds(point, "ttft") or (preset.ttft_s if preset else None),
         tpot_s=_seconds(point, "tpot") or (preset.tpot_s if preset else None),
         stack=point.get("stack"),

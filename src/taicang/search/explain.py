@@ -131,8 +131,8 @@ def again(job: Job, choice: Choice, space: Space) -> float:
 def timeline(job: Job, pool: Pool) -> Timeline:
     """The step that a pool runs: of decode, or of prompts where it only prefills."""
     if pool.role == "prefill":
-        return step(job.setup(pool.plan), job.prompts(pool.sequences))
-    return step(job.setup(pool.plan), job.decoding(pool.sequences))
+        return step(job.setup(pool.plan), job.prompts(pool.sequences, pool.plan.dp))
+    return step(job.setup(pool.plan), job.decoding(pool.sequences, pool.plan.dp))
 
 
 def stops(job: Job, pool: Pool, space: Space) -> str:

@@ -1,4 +1,4 @@
-"""Lengths of requests: one for all, or those of an embedded profile by their mean and mean square."""
+"""Lengths of requests: one for all, or those of an embedded profile by their moments."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from taicang.catalog.profiles import profile
 from taicang.errors import InvalidInput
+from taicang.serve.uneven import EVEN, Spread, spread
 
 DRAWS = 100_000
 """Evenly spaced quantiles that stand for a profile."""
@@ -17,12 +19,11 @@ DRAWS = 100_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lengths:
-    """Mean tokens of a prompt and an output, and how unequal they are (mean square over square of the mean)."""
+    """Mean tokens of a prompt and an output, and how unequal they are."""
 
     input_tokens: float
     output_tokens: float
-    input_spread_ratio: float = 1.0
-    output_spread_ratio: float = 1.0
+    spread: Spread = EVEN
     profile: str = ""
     """Name of the profile they are of; requests are drawn from it where the load is replayed."""
 
@@ -30,23 +31,21 @@ class Lengths:
 def of_profile(name: str) -> Lengths:
     """Lengths of the embedded profile ``name``. ``UnknownName`` suggests the nearest."""
     found = profile(name)
-    mean, spread = zip(*(_moments(name, found, key) for key in ("input", "output")), strict=True)
+    inputs, outputs = (_drawn(name, found, key) for key in ("input", "output"))
     return Lengths(
-        input_tokens=mean[0],
-        output_tokens=mean[1],
-        input_spread_ratio=spread[0],
-        output_spread_ratio=spread[1],
+        input_tokens=float(inputs.mean()),
+        output_tokens=float(outputs.mean()),
+        spread=spread(inputs, outputs),
         profile=name,
     )
 
 
-def _moments(name: str, found: Mapping[str, Any], key: str) -> tuple[float, float]:
+def _drawn(name: str, found: Mapping[str, Any], key: str) -> NDArray[np.float64]:
     table = found.get(f"{key}_quantiles")
     if not table:
         raise InvalidInput(f"{name} has no {key} lengths", where="--profile")
     at, values = (np.array(list(map(float, each))) for each in (table.keys(), table.values()))
     order = np.argsort(at)
     drawn = np.interp((np.arange(DRAWS) + 0.5) / DRAWS, at[order], values[order])
-    whole = np.maximum(np.round(drawn), 1.0)
-    mean = float(whole.mean())
-    return mean, float((whole * whole).mean()) / (mean * mean)
+    whole: NDArray[np.float64] = np.maximum(np.round(drawn), 1.0)
+    return whole

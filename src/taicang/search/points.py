@@ -23,6 +23,7 @@ from taicang.search.space import Space
 from taicang.serve.memory import memory_use
 from taicang.serve.setup import Setup, step
 from taicang.serve.steady import Load, aggregated
+from taicang.serve.uneven import EVEN, Spread
 from taicang.stacks import Stack
 from taicang.units import Count, Num
 
@@ -48,27 +49,29 @@ class Job:
     tpot_s: float = np.inf
     skew: Count = 1.01
     acceptance_ratio: float = 0.7
-    input_spread_ratio: float = 1.0
-    """Mean square of the prompts' lengths over the square of their mean (1: all equal)."""
-    output_spread_ratio: float = 1.0
+    spread: Spread = EVEN
+    """How unequal the lengths are."""
 
     @property
     def context_tokens(self) -> float:
         """Mean context of a decoding sequence: of those in flight more are long ones."""
-        return self.input_tokens + self.output_tokens * self.output_spread_ratio / 2
+        return self.input_tokens + self.output_tokens * self.spread.output_ratio / 2
 
     @property
     def held_tokens(self) -> float:
         """What memory keeps room for: the whole length of a sequence in flight."""
-        return self.input_tokens + self.output_tokens * self.output_spread_ratio
+        return self.input_tokens + self.output_tokens * self.spread.output_ratio
 
-    def prompts(self, sequences: Count) -> Batch:
-        """A batch of prompts that prefill together."""
-        return prefill_batch(sequences=sequences, length=self.input_tokens, spread_ratio=self.input_spread_ratio)
+    def prompts(self, sequences: Count, groups: Count) -> Batch:
+        """Prompts that prefill together in each of ``groups`` attention groups; pairs are those of the slowest."""
+        mean = prefill_batch(sequences=sequences, length=self.input_tokens, spread_ratio=self.spread.input_ratio)
+        slowest = self.spread.prompts_ratio(groups, sequences * self.input_tokens)
+        return replace(mean, prefill_pairs=mean.prefill_pairs * slowest)
 
-    def decoding(self, sequences: Count) -> Batch:
-        """A batch of sequences that decode."""
-        return decode_batch(sequences=sequences, context=self.context_tokens)
+    def decoding(self, sequences: Count, groups: Count) -> Batch:
+        """Sequences that decode in each of ``groups`` attention groups, with the context of the slowest."""
+        slowest = self.spread.decode_ratio(groups, sequences)
+        return decode_batch(sequences=sequences, context=self.context_tokens * slowest)
 
     def setup(self, plan: ServePlan) -> Setup:
         """One instance of ``plan``; replicas of hot experts even out what skew makes."""
@@ -207,8 +210,7 @@ def serving_points(
                 group=sequences,
                 input_tokens=job.input_tokens,
                 output_tokens=job.output_tokens,
-                input_spread_ratio=job.input_spread_ratio,
-                output_spread_ratio=job.output_spread_ratio,
+                spread=job.spread,
             )
             steady = aggregated(replace(setup, stack=mixing), load)
             seconds = steady.step_s
@@ -221,7 +223,7 @@ def serving_points(
                 "requests_per_s": steady.output_tokens_per_s / job.output_tokens,
             }
         else:
-            seconds = step(setup, job.decoding(sequences)).seconds
+            seconds = step(setup, job.decoding(sequences, plan.dp)).seconds
         if "decode" in roles:
             steps = np.maximum((job.output_tokens - 1) / gained, 1.0)
             found["decode"] |= {
@@ -253,7 +255,7 @@ def prefill_points(plans: Sequence[ServePlan], job: Job, space: Space) -> Points
         if not keep.any():
             return {"prefill": {"keep": keep[..., :0]}}
         setup = replace(job, price=replace(once, exists=keep).price).setup(plan)
-        seconds: Any = step(setup, job.prompts(prompts)).seconds
+        seconds: Any = step(setup, job.prompts(prompts, plan.dp)).seconds
         found = {
             "keep": keep,
             "sequences": prompts,

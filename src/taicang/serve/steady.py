@@ -15,6 +15,7 @@ import numpy as np
 
 from taicang.plans import Batch, decode_batch, prefill_batch
 from taicang.serve.setup import Setup, step
+from taicang.serve.uneven import EVEN, Spread
 from taicang.timeline import Timeline
 from taicang.units import Count, Num
 
@@ -30,10 +31,8 @@ class Load:
     """Share of the prompt found in a prefix cache."""
     room: Count = np.inf
     """Sequences that one attention group can run at once (its memory); the others wait for a place."""
-    input_spread_ratio: float = 1.0
-    """Mean square of the prompts' lengths over the square of their mean: attention's work grows with it."""
-    output_spread_ratio: float = 1.0
-    """Likewise of the outputs: of the sequences that decode at a time, more are long ones."""
+    spread: Spread = EVEN
+    """How unequal the lengths are."""
     group: Count | None = None
     """Requests of one attention group, where they are given instead of following from ``concurrency``: a search prices
     groups of one size once, however many of them the layouts have."""
@@ -76,14 +75,16 @@ def aggregated(setup: Setup, load: Load) -> Steady:
     plan, stack = setup.plan, setup.stack
     group = np.maximum(load.concurrency / plan.dp if load.group is None else load.group, 1.0)
     mine = np.minimum(group, load.room)
-    mean_context = load.input_tokens + load.output_tokens * load.output_spread_ratio / 2
-    decoding = decode_batch(sequences=mine, context=mean_context)
+    spread = load.spread
+    mean_context = load.input_tokens + load.output_tokens * spread.output_ratio / 2
+    decoding = decode_batch(sequences=mine, context=mean_context * spread.decode_ratio(plan.dp, mine))
     decode = step(setup, decoding)
     new = np.maximum(load.input_tokens * (1.0 - load.cached_ratio), 1.0)
     cached = load.input_tokens - new
     chunks = np.maximum(new / stack.chunk_tokens, 1.0)
     length = new / chunks
-    chunk = prefill_batch(sequences=1.0, length=length, cached=cached + (new * load.input_spread_ratio - length) / 2)
+    keys = (cached + new * spread.input_ratio / 2) * spread.prompts_ratio(plan.dp, length)
+    chunk = prefill_batch(sequences=1.0, length=length, cached=keys - length / 2)
     alone = step(setup, chunk)
     mixed = stack.scheduler == "mixed"
     during = step(setup, together(decoding, chunk)).seconds - decode.seconds if mixed else alone.seconds

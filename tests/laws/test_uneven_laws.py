@@ -1,0 +1,96 @@
+"""Unequal lengths: moments against what long runs of prompts show, and groups in lock step against the replay."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from taicang.catalog.profiles import profile
+from taicang.plans import ServePlan
+from taicang.search.door import formats, prepare
+from taicang.search.lengths import of_profile
+from taicang.serve import build
+from taicang.serve.clients import OpenLoop
+from taicang.serve.record import Record
+from taicang.serve.scheduler import preset
+from taicang.serve.setup import step
+from taicang.serve.simulate import serve
+from taicang.serve.uneven import EVEN, slowest_ratio, spread
+from taicang.traffic.generate import arriving, from_profile
+
+
+@given(st.floats(0.0, 20.0), st.integers(1, 2000))
+def test_the_slowest_has_the_mean_at_least_and_all_at_most(variation, groups):
+    assert 0.999 <= slowest_ratio(groups, variation) <= groups * 1.001
+    assert slowest_ratio(groups, variation) <= slowest_ratio(groups + 1, variation) + 1e-6
+    assert slowest_ratio(groups, variation) <= slowest_ratio(groups, variation + 0.5) + 1e-3
+
+
+@pytest.mark.parametrize(("groups", "variation"), [(8, 0.05), (8, 1.0), (72, 0.3), (320, 2.0)])
+def test_the_slowest_is_what_drawing_gives(groups, variation):
+    sigma = np.sqrt(np.log1p(variation))
+    drawn = np.exp(np.random.default_rng(0).normal(-(sigma**2) / 2, sigma, (20_000, groups))).max(axis=1).mean()
+    assert slowest_ratio(groups, variation) == pytest.approx(drawn, rel=0.02)
+
+
+@given(st.floats(1.0, 1e5), st.floats(1.0, 1e5))
+def test_equal_lengths_make_no_group_slower(prompt, answer):
+    found = spread(np.full(9, prompt), np.full(9, answer))
+    assert found.input_ratio == pytest.approx(1.0)
+    assert found.prompts_ratio(64, 1000.0) == pytest.approx(1.0, abs=1e-3)
+    assert found.decode_ratio(64, 10.0) == pytest.approx(1.0, abs=1e-3)
+    assert EVEN.prompts_ratio(64, 1000.0) == EVEN.decode_ratio(64, 10.0) == 1.0
+
+
+@pytest.mark.parametrize("name", ["servegen-deepseek-r1", "azure-2023-conv", "mooncake-conversation"])
+@pytest.mark.parametrize("budget", [2048, 16384, 131072])
+def test_pairs_of_the_slowest_group_are_those_of_prompts_in_a_row(name, budget):
+    """Prompts cut into budgets one after the other, eight such rows side by side."""
+    lengths = from_profile(name, profile(name), 200_000, seed=1).input_tokens.astype(float)
+    ends = np.cumsum(lengths)
+    edges = np.arange(int(ends[-1] // budget) + 1) * float(budget)
+    at = np.minimum(np.searchsorted(ends, edges, side="right"), len(ends) - 1)
+    passed = np.concatenate([[0.0], np.cumsum(lengths**2 / 2)])
+    pairs = np.diff(passed[at] + (edges - (ends - lengths)[at]) ** 2 / 2)
+    slowest = np.random.default_rng(0).choice(pairs, (5000, 8)).max(axis=1).mean() / pairs.mean()
+    assert of_profile(name).spread.prompts_ratio(8, budget) == pytest.approx(slowest, rel=0.12)
+
+
+@pytest.mark.parametrize("name", ["servegen-deepseek-r1", "azure-2023-conv"])
+def test_context_of_the_slowest_group_is_that_of_sequences_in_flight(name):
+    found, rng = of_profile(name), np.random.default_rng(0)
+    drawn = from_profile(name, profile(name), 400_000, seed=1)
+    inputs, outputs = drawn.input_tokens.astype(float), drawn.output_tokens.astype(float)
+    flying = rng.choice(len(outputs), 400_000, p=outputs / outputs.sum())
+    context = rng.permutation(inputs) + outputs[flying] * rng.random(400_000)
+    sums = rng.choice(context, (3000, 32, 48)).sum(axis=2)
+    assert found.spread.decode_ratio(32, 48.0) == pytest.approx(sums.max(axis=1).mean() / sums.mean(), rel=0.05)
+
+
+@pytest.mark.parametrize("name", ["servegen-deepseek-r1", "azure-2023-conv"])
+def test_groups_prefill_as_many_prompts_as_the_replay_does(name):
+    """All prompts wait from the beginning, so that no group is ever idle."""
+    lengths = of_profile(name)
+    job = prepare(
+        "deepseek-v3", "hgx-h200", input_tokens=lengths.input_tokens, output_tokens=lengths.output_tokens,
+        spread=lengths.spread, stack="sglang",
+    )  # fmt: skip
+    setup = job.setup(ServePlan(dp=8, ep=8, quant=formats(["auto"], job)[0][1]))
+    prompts = 4.0
+    limits = preset(job.stack, policy="mixed", tokens=round(prompts * lengths.input_tokens))
+    count = 6000
+    trace = from_profile(name, profile(name), count, seed=0)
+    trace = replace(trace, output_tokens=np.ones(count, dtype=np.int64))
+    cluster = build.cluster(build.Pool(setup=setup, instances=1, limits=limits), context=job.context_tokens)
+    done = Record()
+    serve(cluster, OpenLoop(arriving(trace, 1e5)).arrivals(), done)
+    seen = count / float(done.columns()["e2e_s"].max())
+    said, unaware = (
+        prompts * 8 / float(step(setup, each.prompts(prompts, 8)).seconds) for each in (job, replace(job, spread=EVEN))
+    )
+    assert said == pytest.approx(seen, rel=0.2)
+    assert abs(said / seen - 1) < abs(unaware / seen - 1)
