@@ -63,7 +63,8 @@ def test_brute_force_finds_nothing_better(model, on):
             for chunk in SMALL.chunks:
                 cut = replace(setup, stack=replace(setup.stack, chunk_tokens=chunk))
                 if fits(one, setup.plan, n, context, n * setup.plan.query_len + min(chunk, one.input_tokens)):
-                    load = Load(concurrency=n * plan.dp, input_tokens=one.input_tokens, output_tokens=one.output_tokens)
+                    lengths = {"input_tokens": one.input_tokens, "output_tokens": one.output_tokens}
+                    load = Load(concurrency=n * plan.dp, **lengths, at_random=True)
                     found = aggregated(cut, load)
                     agg.append((found.ttft_s, found.tpot_s, found.output_tokens_per_s / one.output_tokens, chips))
     for plan, n in product(plans, SMALL.prompts):

@@ -14,13 +14,14 @@ from taicang.plans import ServePlan
 from taicang.search.door import formats, prepare
 from taicang.search.lengths import of_profile
 from taicang.serve import build
-from taicang.serve.clients import OpenLoop
+from taicang.serve.clients import ClosedLoop, OpenLoop
 from taicang.serve.record import Record
 from taicang.serve.scheduler import preset
 from taicang.serve.setup import step
 from taicang.serve.simulate import serve
+from taicang.serve.steady import Load, aggregated, steps_with_prompts
 from taicang.serve.uneven import EVEN, slowest_ratio, spread
-from taicang.traffic.generate import arriving, from_profile
+from taicang.traffic.generate import arriving, fixed, from_profile
 
 
 @given(st.floats(0.0, 20.0), st.integers(1, 2000))
@@ -94,3 +95,34 @@ def test_groups_prefill_as_many_prompts_as_the_replay_does(name):
     )
     assert said == pytest.approx(seen, rel=0.2)
     assert abs(said / seen - 1) < abs(unaware / seen - 1)
+
+
+@pytest.mark.parametrize(("dp", "stack"), [(8, "sglang"), (8, "vllm"), (32, "sglang")])
+def test_groups_that_get_prompts_at_random_are_as_slow_as_the_replay_says(dp, stack):
+    """Lengths that differ a little bring groups out of step; then most steps carry some group's prompt."""
+    each, prompt, answer = 32, 1000, 400
+    job = prepare("deepseek-v3", "hgx-h200 x 4", input_tokens=prompt, output_tokens=answer, stack=stack)
+    setup = job.setup(ServePlan(dp=dp, ep=dp, quant=formats(["auto"], job)[0][1]))
+    limits = preset(job.stack, sequences=each)
+    cluster = build.cluster(build.Pool(setup=setup, instances=1, limits=limits), context=float(prompt + answer))
+    clients = each * dp
+    loop = ClosedLoop(fixed(clients * 12, prompt, answer, spread=0.5, seed=0), clients, seed=0)
+    done = Record()
+    serve(cluster, loop.arrivals(), done, after=loop.after)
+    ends = np.sort(done.columns()["arrival_s"] + done.columns()["e2e_s"])
+    settled = ends[clients * 6 : clients * 10]
+    seen = (len(settled) - 1) * answer / (settled[-1] - settled[0])
+    load = Load(concurrency=float(clients), input_tokens=prompt, output_tokens=answer)
+    together, apart = (
+        float(aggregated(setup, one).output_tokens_per_s) for one in (load, replace(load, at_random=True))
+    )
+    assert apart == pytest.approx(seen, rel=0.15)
+    assert abs(apart / seen - 1) < abs(together / seen - 1)
+
+
+@given(st.integers(1, 512), st.floats(0.0, 1e4), st.floats(1.0, 1e4))
+def test_steps_that_carry_prompts(groups, chunks, steps):
+    found = steps_with_prompts(groups, chunks, steps)
+    assert chunks <= found <= max(steps, chunks) * (1 + 1e-12)
+    assert found <= max(groups * chunks, chunks) * (1 + 1e-9)
+    assert steps_with_prompts(1, chunks, steps) == pytest.approx(chunks)

@@ -211,6 +211,7 @@ def serving_points(
                 input_tokens=job.input_tokens,
                 output_tokens=job.output_tokens,
                 spread=job.spread,
+                at_random=True,
             )
             steady = aggregated(replace(setup, stack=mixing), load)
             seconds = steady.step_s

@@ -33,6 +33,9 @@ class Load:
     """Sequences that one attention group can run at once (its memory); the others wait for a place."""
     spread: Spread = EVEN
     """How unequal the lengths are."""
+    at_random: bool = False
+    """Prompts come to the attention groups one by one, as from many users. Otherwise a balanced closed loop hands them
+    prompts together (TensorRT-LLM waits for that, the others drift towards it)."""
     group: Count | None = None
     """Requests of one attention group, where they are given instead of following from ``concurrency``: a search prices
     groups of one size once, however many of them the layouts have."""
@@ -87,11 +90,17 @@ def aggregated(setup: Setup, load: Load) -> Steady:
     chunk = prefill_batch(sequences=1.0, length=length, cached=keys - length / 2)
     alone = step(setup, chunk)
     mixed = stack.scheduler == "mixed"
-    during = step(setup, together(decoding, chunk)).seconds - decode.seconds if mixed else alone.seconds
+    carrying = step(setup, together(decoding, chunk)) if mixed else alone
+    during = carrying.seconds - decode.seconds if mixed else alone.seconds
     steps = np.maximum((load.output_tokens - 1) / plan.tokens_per_step, 1.0)
-    # chunks of other requests' prompts in a turn. Attention-DP groups step together; a balanced closed loop hands them
-    # prompts at the same time (TensorRT-LLM waits for it, the others drift towards it)
+    # steps of a turn that carry a chunk of somebody else's prompt
     others = np.maximum(mine - 1.0, 0.0) * chunks
+    if load.at_random:
+        group_chunks, others = others, steps_with_prompts(plan.dp, others, steps)
+        if setup.plan.microbatches == 1:  # else they overlap with something
+            more = carrying.by_part().get("experts", 0.0) - decode.by_part().get("experts", 0.0)
+            idle_ratio = 1.0 - group_chunks / np.maximum(others, 1e-9)
+            during = during - np.maximum(more, 0.0) * idle_ratio
     ahead = others * (0.5 * stack.burst_ratio)
     busy = steps * decode.seconds + (others - ahead) * during
     tpot = busy / np.maximum(load.output_tokens - 1, 1.0)
@@ -108,6 +117,12 @@ def aggregated(setup: Setup, load: Load) -> Steady:
         output_tokens_per_s=load.concurrency * load.output_tokens / (ttft + busy),
         decode=decode,
     )
+
+
+def steps_with_prompts(groups: Count, chunks: Num, steps: Num) -> Num:
+    """Steps that carry a chunk of some group's prompt, while each group gets ``chunks`` of them at random times in
+    ``steps`` decode steps: a step has none with the chance of a Poisson count."""
+    return np.maximum(chunks, -steps * np.expm1(-groups * chunks / steps))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
