@@ -31,24 +31,24 @@ class Spread:
     """Mean square of the prompts' lengths over the square of their mean: attention's work grows with it."""
     output_ratio: float = 1.0
     """Likewise of the outputs: of the sequences that decode at a time, more are long ones."""
-    key_variation: float = 0.0
+    key_variation_ratio: float = 0.0
     """Squared coefficient of variation, over the tokens of all prompts, of the keys that one attends to."""
     key_span_tokens: float = 0.0
     """Over how many tokens in a row it averages out (0: at once)."""
-    context_variation: float = 0.0
+    context_variation_ratio: float = 0.0
     """Squared coefficient of variation of the cached tokens of a sequence in flight, as far as lengths differ."""
 
     def prompts_ratio(self, groups: Count, tokens: Count) -> Num:
         """Query-key pairs of the slowest of ``groups`` over their mean, with ``tokens`` prompt tokens in each."""
         if not self.key_span_tokens:
             return 1.0
-        return slowest_ratio(groups, 1.0 / (1.0 / self.key_variation + tokens / self.key_span_tokens))
+        return slowest_ratio(groups, 1.0 / (1.0 / self.key_variation_ratio + tokens / self.key_span_tokens))
 
     def decode_ratio(self, groups: Count, sequences: Count) -> Num:
         """Cached tokens of the slowest of ``groups`` over their mean, with ``sequences`` decoding in each."""
-        if not self.context_variation:
+        if not self.context_variation_ratio:
             return 1.0
-        return slowest_ratio(groups, self.context_variation / sequences)
+        return slowest_ratio(groups, self.context_variation_ratio / sequences)
 
 
 EVEN = Spread()
@@ -71,9 +71,9 @@ def spread(inputs: NDArray[np.float64], outputs: NDArray[np.float64]) -> Spread:
     return Spread(
         input_ratio=square / mean**2,
         output_ratio=made_square / made**2,
-        key_variation=max(cube / (3.0 * mean) / keys**2 - 1.0, 0.0),
+        key_variation_ratio=max(cube / (3.0 * mean) / keys**2 - 1.0, 0.0),
         key_span_tokens=rewards / (keys**2 * mean),
-        context_variation=max(square - mean**2 + grown, 0.0) / context**2,
+        context_variation_ratio=max(square - mean**2 + grown, 0.0) / context**2,
     )
 
 
