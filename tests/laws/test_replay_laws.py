@@ -86,6 +86,7 @@ def workloads(draw: st.DrawFn) -> dict[str, object]:
         "models": draw(st.sampled_from([1, 1, 2, 3])),
         "asked": draw(st.lists(st.integers(0, 2), min_size=40, max_size=40)),
         "memory": draw(st.sampled_from([0.0, 1.0, 10.0])),
+        "crowd": draw(st.sampled_from([0, 0, 2, 5])),
     }
 
 
@@ -127,7 +128,7 @@ def run(load: dict[str, object], *, single: bool) -> tuple[Cluster, list[Request
         retries=load["retries"],  # type: ignore[arg-type]
         kits={role: kit(role) for role in ("prefill", "decode", "both")}
         | {name: kit("both", 1.0 + i) for i, name in enumerate(names)},
-        switch_ticks=SECOND // 50, fleet=Fleet(names, weights(names, load["memory"])) if several else None,  # type: ignore[arg-type]
+        switch_ticks=SECOND // 50, fleet=fleet(names, load) if several else None,
     )  # fmt: skip
     made = [Request(i, *row[:3], blocks=row[3], priority=row[4], deadline=row[5]) for i, row in enumerate(load["rows"])]  # type: ignore[call-overload]
     for request, asked in zip(made, load["asked"], strict=False):  # type: ignore[call-overload]
@@ -136,9 +137,10 @@ def run(load: dict[str, object], *, single: bool) -> tuple[Cluster, list[Request
     return cluster, made, simulate(cluster, iter(made))
 
 
-def weights(names: list[str], capacity: float) -> Weights:
-    every = dict.fromkeys(names, 1.0)
-    return Weights(every, dict.fromkeys(names, SECOND // 100), dict.fromkeys(names, SECOND // 10), capacity)
+def fleet(names: list[str], load: dict[str, object]) -> Fleet:
+    times = [dict.fromkeys(names, ticks) for ticks in (SECOND // 100, SECOND // 10)]
+    weights = Weights(dict.fromkeys(names, 1.0), *times, load["memory"])  # type: ignore[arg-type]
+    return Fleet(names, weights, load["crowd"])  # type: ignore[arg-type]
 
 
 def plan_trouble(cluster: Cluster, planned: list[tuple[int, str]]) -> None:

@@ -88,6 +88,19 @@ def test_one_instance_goes_to_and_fro_and_a_model_cache_pays():
     assert warm.summary.ttft.mean_s < cold.summary.ttft.mean_s
 
 
+def test_a_crowded_model_takes_an_instance_from_one_that_has_several():
+    trace = arriving(fixed(6000, 300, 30), 160.0, seed=1)
+    also, system = [Tenant(model="qwen3-32b", share_ratio=0.5, instances=1)], System(instances=4, plan=ServePlan(tp=2))
+    alone, helped = (
+        replay(MAIN, "hgx-h100", trace, system, also=also, model_cache_bytes=1e12, crowd=n, seed=1) for n in (0, 96)
+    )
+    assert alone.summary.loads.warm == 0
+    assert 1 <= helped.summary.loads.warm <= 2
+    assert helped.summary.finished == 6000
+    waits = [each.summary.models[1].ttft.mean_s for each in (alone, helped)]
+    assert waits[1] < waits[0] / 2
+
+
 def test_energy_and_tokens_are_those_of_all_models():
     result = run(Tenant(model=OTHER, share_ratio=0.5), instances=1, rate=0.2)
     usage = result.usage
@@ -109,6 +122,7 @@ def test_energy_and_tokens_are_those_of_all_models():
         (["--also", "qwen3-8b=0.5:9"], "given away"),
         (["--also", "qwen3-8b=0.5", "--prefill", "1x1", "--decode", "1x1"], "--prefill"),
         (["--model-cache", "1TB"], "--also"),
+        (["--crowd", "5"], "--also"),
     ],
 )
 def test_bad_options_are_refused(options, said, monkeypatch, capsys):

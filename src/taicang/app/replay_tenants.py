@@ -35,6 +35,9 @@ TENANTS = stacked(
     click.option("--also", type=Also(), multiple=True,
                  help="Another model on the same instances: its share of the sessions, and the instances that hold it "
                  "at first (by its share). An instance changes its model when no other holds the one asked for."),
+    click.option("--crowd", type=click.IntRange(1), metavar="REQUESTS",
+                 help="With so many requests on each of its instances a model takes one over from a model that has "
+                 "several, one with at most half as many; default: never."),
     click.option("--model-cache", type=SIZE,
                  help="Host memory that keeps models' weights; what is not there comes from an object store."),
 )  # fmt: skip
@@ -45,7 +48,8 @@ def tenants_from(options: Mapping[str, Any]) -> dict[str, Any]:
     """What ``replay`` is to know of several models. Raises ``UsageError`` for a cache without them."""
     from taicang.predict.tenants import Tenant
 
-    if options["model_cache"] and not options["also"]:
-        raise click.UsageError("--model-cache keeps the weights of several models: give --also")
+    for name, flag in (("model_cache", "--model-cache"), ("crowd", "--crowd")):
+        if options[name] and not options["also"]:
+            raise click.UsageError(f"{flag} is of use to several models: give --also")
     also = [Tenant(model=model, share_ratio=share, instances=count) for model, share, count in options["also"]]
-    return {"also": also, "model_cache_bytes": options["model_cache"] or 0.0}
+    return {"also": also, "model_cache_bytes": options["model_cache"] or 0.0, "crowd": options["crowd"] or 0}

@@ -77,6 +77,7 @@ def replay(
     *,
     also: Sequence[Tenant] = (),
     model_cache_bytes: float = 0.0,
+    crowd: int = 0,
     clients: int = 0,
     think_s: float = 0.0,
     random_think: bool = False,
@@ -87,7 +88,7 @@ def replay(
     """Serve ``trace`` (in its own time, or by ``clients`` in a closed loop) and say what users saw.
 
     Sessions that ask for the models ``also`` are drawn at random; all share the instances, and ``model_cache_bytes`` of
-    host memory keep the weights that none holds.
+    host memory keep the weights that none holds. ``crowd`` requests on each of a model's instances bring it another.
 
     Raises ``InvalidInput`` for a system that does not fit the machine or a request that fits no instance.
     """
@@ -107,7 +108,7 @@ def replay(
     if also:
         made = fleet(
             pools, context=context, keeping=keeping, router=system.router, seed=seed, jitter_s=jitter_s,
-            cache_bytes=model_cache_bytes,
+            cache_bytes=model_cache_bytes, crowd=crowd,
         )  # fmt: skip
     else:
         made = cluster(

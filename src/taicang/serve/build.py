@@ -242,10 +242,11 @@ def fleet(
     single: bool = False,
     jitter_s: float = 0.0,
     cache_bytes: float = 0.0,
+    crowd: int = 0,
 ) -> Cluster:
     """Several models, by name, on instances that change from one to another; ``pools`` say who holds what at first.
 
-    Their weights lie in an object store, and in ``cache_bytes`` of the hosts' memory.
+    Their weights lie in an object store, and in ``cache_bytes`` of the hosts' memory. ``crowd``: see ``Fleet``.
     """
     keeping = keeping or Keeping()
     kits = {name: kit(pool, context=context, keeping=keeping, seed=seed) for name, pool in pools.items()}
@@ -263,4 +264,4 @@ def fleet(
     for name, pool in pools.items():
         if pool.instances:  # they came that way
             weights.keep(name)
-    return Cluster(made, router=Router(router, seed), kits=kits, fleet=Fleet(list(pools), weights))
+    return Cluster(made, router=Router(router, seed), kits=kits, fleet=Fleet(list(pools), weights, crowd))

@@ -120,11 +120,11 @@ class Cluster:
         if not pool:
             self.parked.append(request)
             if self.fleet is not None:
-                self.fleet.review(self, now)
+                self.fleet.want(self, request.model, now)
             return
         instance = self.router.pick(request, pool)
         if self.fleet is not None:
-            self.fleet.used(instance, now)
+            self.fleet.chosen(self, instance, now)
         self._check(request, instance)
         if self.store is not None and request.blocks:
             request.place = instance.name
