@@ -14,6 +14,7 @@ def test_carried_suites_score_as_frozen():
     assert not board.drifts(board.board(None), None)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not EVIDENCE.is_dir(), reason="no measured rows beside the repository (shared/evidence)")
 def test_all_suites_score_as_frozen():
     assert not board.drifts(board.board(EVIDENCE), EVIDENCE)
