@@ -6,15 +6,6 @@ import pytest
 
 from taicang.app.main import main
 
-
-def run(monkeypatch, capsys, *argv):
-    monkeypatch.setattr("sys.argv", ["taicang", *argv])
-    with pytest.raises(SystemExit) as stop:
-        main()
-    out = capsys.readouterr()
-    return stop.value.code or 0, out.out, out.err
-
-
 INFER = ("infer", "deepseek-r1", "--on", "cloudmatrix384")
 
 
@@ -45,15 +36,15 @@ INFER = ("infer", "deepseek-r1", "--on", "cloudmatrix384")
         (("fit", "gemm"), "needs --evidence"),
     ],
 )
-def test_mistakes_are_named_in_one_line_with_exit_code_2(monkeypatch, capsys, argv, says):
-    code, out, err = run(monkeypatch, capsys, *argv)
+def test_mistakes_are_named_in_one_line_with_exit_code_2(taicang, argv, says):
+    code, out, err = taicang(*argv)
     assert code == 2
     assert says in err
     assert "Traceback" not in out + err
 
 
-def test_infeasible_is_a_value_with_exit_code_1(monkeypatch, capsys):
-    code, out, _ = run(monkeypatch, capsys, "infer", "deepseek-r1", "--on", "hgx-h100", "--json")
+def test_infeasible_is_a_value_with_exit_code_1(taicang):
+    code, out, _ = taicang("infer", "deepseek-r1", "--on", "hgx-h100", "--json")
     assert code == 1
     found = json.loads(out)
     assert found["infeasible"] is True
@@ -67,8 +58,8 @@ def test_debug_shows_the_traceback(monkeypatch):
         main()
 
 
-def test_json_is_the_prediction(monkeypatch, capsys):
-    code, out, _ = run(monkeypatch, capsys, *INFER, "--tpot", "50ms", "--json")
+def test_json_is_the_prediction(taicang):
+    code, out, _ = taicang(*INFER, "--tpot", "50ms", "--json")
     assert code == 0
     found = json.loads(out)
     assert found["tpot_s"] <= 0.05
@@ -77,19 +68,19 @@ def test_json_is_the_prediction(monkeypatch, capsys):
     assert found["digest"]
 
 
-def test_a_machine_file_of_ones_own(monkeypatch, capsys, tmp_path):
+def test_a_machine_file_of_ones_own(taicang, tmp_path):
     mine = tmp_path / "mine.yaml"
     mine.write_text("base: cloudmatrix384\nchip:\n  base: ascend-910c-752t\n  memory:\n    bandwidth: 4 TB/s\n")
-    fast = run(monkeypatch, capsys, "infer", "deepseek-r1", "--on", str(mine), "--json")
-    base = run(monkeypatch, capsys, *INFER, "--json")
+    fast = taicang("infer", "deepseek-r1", "--on", str(mine), "--json")
+    base = taicang(*INFER, "--json")
     rate = [json.loads(out)["decode"]["tokens_per_s_per_chip"] for _, out, _ in (fast, base)]
     assert rate[0] > rate[1]
 
 
-def test_a_malformed_machine_file_names_file_line_and_key(monkeypatch, capsys, tmp_path):
+def test_a_malformed_machine_file_names_file_line_and_key(taicang, tmp_path):
     mine = tmp_path / "mine.yaml"
     mine.write_text("base: cloudmatrix384\npower:\n  load: 500\n")
-    code, _, err = run(monkeypatch, capsys, "infer", "deepseek-r1", "--on", str(mine))
+    code, _, err = taicang("infer", "deepseek-r1", "--on", str(mine))
     assert code == 2
     assert f"{mine}:3" in err
     assert "has no unit" in err

@@ -2,19 +2,8 @@
 
 import csv
 import json
-import sys
 
 import pytest
-
-from taicang.app.main import main
-
-
-def compare(monkeypatch, capsys, *argv):
-    monkeypatch.setattr(sys, "argv", ["taicang", "compare", "llama-3.1-8b", *argv])
-    with pytest.raises(SystemExit) as stop:
-        main()
-    out = capsys.readouterr()
-    return stop.value.code or 0, out.out, out.err
 
 
 @pytest.mark.parametrize(
@@ -29,45 +18,45 @@ def compare(monkeypatch, capsys, *argv):
         (("--slo", "nosuch"), "one of mlperf-server, mlperf-interactive"),
     ],
 )
-def test_what_means_nothing_is_refused(monkeypatch, capsys, extra, says):
-    code, _, err = compare(monkeypatch, capsys, "--on", "hgx-h100", *extra)
+def test_what_means_nothing_is_refused(taicang, extra, says):
+    code, _, err = taicang("compare", "llama-3.1-8b", "--on", "hgx-h100", *extra)
     assert code == 2
     assert says in err
 
 
-def test_an_unknown_machine_shows_the_nearest(monkeypatch, capsys):
-    code, _, err = compare(monkeypatch, capsys, "--on", "hgx-h100,nosuch")
+def test_an_unknown_machine_shows_the_nearest(taicang):
+    code, _, err = taicang("compare", "llama-3.1-8b", "--on", "hgx-h100,nosuch")
     assert code == 2
     assert "unknown machine 'nosuch'; the nearest are" in err
 
 
-def test_fronts_that_cannot_be_written_are_an_error_of_the_user(monkeypatch, capsys, tmp_path):
+def test_fronts_that_cannot_be_written_are_an_error_of_the_user(taicang, tmp_path):
     (tmp_path / "file").write_text("")
-    code, _, err = compare(monkeypatch, capsys, "--on", "hgx-h100", "--pareto", str(tmp_path / "file" / "x"))
+    code, _, err = taicang("compare", "llama-3.1-8b", "--on", "hgx-h100", "--pareto", str(tmp_path / "file" / "x"))
     assert code == 2
     assert "--pareto: cannot write into" in err
 
 
 @pytest.mark.parametrize("form", [(), ("--json",)])
-def test_no_plan_on_any_machine_is_exit_code_1(monkeypatch, capsys, form):
-    assert compare(monkeypatch, capsys, "--on", "hgx-h100,hgx-h200", "--tpot", "1us", *form)[0] == 1
-    assert compare(monkeypatch, capsys, "--on", "hgx-h100,hgx-h200", "--tpot", "6ms", *form)[0] == 0
+def test_no_plan_on_any_machine_is_exit_code_1(taicang, form):
+    assert taicang("compare", "llama-3.1-8b", "--on", "hgx-h100,hgx-h200", "--tpot", "1us", *form)[0] == 1
+    assert taicang("compare", "llama-3.1-8b", "--on", "hgx-h100,hgx-h200", "--tpot", "6ms", *form)[0] == 0
 
 
-def test_money_in_yuan_stands_beside_money_in_dollars(monkeypatch, capsys, tmp_path):
+def test_money_in_yuan_stands_beside_money_in_dollars(taicang, tmp_path):
     where = ("--on", "hgx-h100,hgx-h200", "--set", "price.cny=2 MCNY")
-    out = compare(monkeypatch, capsys, *where, "--json", "--pareto", str(tmp_path))[1]
+    out = taicang("compare", "llama-3.1-8b", *where, "--json", "--pareto", str(tmp_path))[1]
     for each in json.loads(out).values():
         assert each["output_tokens_per_s_per_cny"] == pytest.approx(each["machine_output_tokens_per_s"] / 2e6)
     with (tmp_path / "comparison.csv").open(encoding="utf-8") as file:
         assert all(float(row["output_tokens_per_s_per_cny"]) > 0 for row in csv.DictReader(file))
-    out = compare(monkeypatch, capsys, *where)[1]
+    out = taicang("compare", "llama-3.1-8b", *where)[1]
     assert "a MCNY" in out.splitlines()[2]
     assert "(1.00x)" in out
-    out = compare(monkeypatch, capsys, "--on", "hgx-h100", "--json")[1]
+    out = taicang("compare", "llama-3.1-8b", "--on", "hgx-h100", "--json")[1]
     assert json.loads(out)["hgx-h100"]["output_tokens_per_s_per_cny"] is None
-    assert "a MCNY" not in compare(monkeypatch, capsys, "--on", "hgx-h100")[1].splitlines()[2]
+    assert "a MCNY" not in taicang("compare", "llama-3.1-8b", "--on", "hgx-h100")[1].splitlines()[2]
 
 
-def test_idle_power_may_be_none(monkeypatch, capsys):
-    assert compare(monkeypatch, capsys, "--on", "hgx-h100", "--set", "chip.power.idle=0 W")[0] == 0
+def test_idle_power_may_be_none(taicang):
+    assert taicang("compare", "llama-3.1-8b", "--on", "hgx-h100", "--set", "chip.power.idle=0 W")[0] == 0

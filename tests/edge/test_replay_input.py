@@ -1,23 +1,12 @@
 """``taicang replay`` and ``taicang trace`` with bad input: one line that says so, and nothing written."""
 
 import json
-import sys
 
 import pytest
-
-from taicang.app.main import main
 
 ON = ("llama-3.1-8b", "--on", "hgx-h100")
 LOAD = ("--requests", "20", "--rate", "3/s")
 ROWS = "".join(json.dumps({"timestamp": i * 100, "input_length": 100, "output_length": 10}) + "\n" for i in range(20))
-
-
-def taicang(monkeypatch, capsys, *argv):
-    monkeypatch.setattr(sys, "argv", ["taicang", *map(str, argv)])
-    with pytest.raises(SystemExit) as stop:
-        main()
-    out = capsys.readouterr()
-    return stop.value.code or 0, out.out, out.err
 
 
 @pytest.mark.parametrize(
@@ -53,33 +42,33 @@ def taicang(monkeypatch, capsys, *argv):
         (("--batch", "4"), "--max-batch"),
     ],
 )
-def test_options_that_mean_nothing_are_refused(monkeypatch, capsys, extra, says):
-    code, _, err = taicang(monkeypatch, capsys, "replay", *ON, *LOAD, *extra)
+def test_options_that_mean_nothing_are_refused(taicang, extra, says):
+    code, _, err = taicang("replay", *ON, *LOAD, *extra)
     assert code == 2
     assert says in err
 
 
-def test_a_trace_has_lengths_of_its_own(monkeypatch, capsys, tmp_path):
+def test_a_trace_has_lengths_of_its_own(taicang, tmp_path):
     (tmp_path / "t.jsonl").write_text(ROWS)
     for extra in (("--input", "3"), ("--turns", "3"), ("--spread", "0.5")):
-        code, _, err = taicang(monkeypatch, capsys, "replay", tmp_path / "t.jsonl", *ON, *extra)
+        code, _, err = taicang("replay", tmp_path / "t.jsonl", *ON, *extra)
         assert code == 2
         assert extra[0] in err
 
 
-def test_a_run_that_is_refused_leaves_no_folder(monkeypatch, capsys, tmp_path):
+def test_a_run_that_is_refused_leaves_no_folder(taicang, tmp_path):
     out = tmp_path / "deep" / "out"
-    code, _, err = taicang(monkeypatch, capsys, "replay", *ON, *LOAD, "--router", "nosuch", "--out", out)
+    code, _, err = taicang("replay", *ON, *LOAD, "--router", "nosuch", "--out", out)
     assert code == 2
     assert "one of least-loaded" in err
     assert not (tmp_path / "deep").exists()
-    assert taicang(monkeypatch, capsys, "replay", *ON, *LOAD, "--out", out)[0] == 0
+    assert taicang("replay", *ON, *LOAD, "--out", out)[0] == 0
     assert (out / "summary.json").exists()
 
 
-def test_a_folder_that_takes_no_files_is_said_before_the_run(monkeypatch, capsys, tmp_path):
+def test_a_folder_that_takes_no_files_is_said_before_the_run(taicang, tmp_path):
     (tmp_path / "file").write_text("")
-    code, _, err = taicang(monkeypatch, capsys, "replay", *ON, *LOAD, "--out", tmp_path / "file" / "x")
+    code, _, err = taicang("replay", *ON, *LOAD, "--out", tmp_path / "file" / "x")
     assert code == 2
     assert "cannot write into" in err
 
@@ -99,10 +88,10 @@ def test_a_folder_that_takes_no_files_is_said_before_the_run(monkeypatch, capsys
         ('{"input_length": 1, "output_length": 3, "hash_ids": [true]}\n', ":1: hash_ids is not a list"),
     ],
 )
-def test_a_trace_that_is_broken_is_named_by_its_line(monkeypatch, capsys, tmp_path, text, says):
+def test_a_trace_that_is_broken_is_named_by_its_line(taicang, tmp_path, text, says):
     path = tmp_path / ("t.csv" if text.startswith("arrived") else "t.json")
     path.write_text(text)
-    code, _, err = taicang(monkeypatch, capsys, "trace", "info", path)
+    code, _, err = taicang("trace", "info", path)
     assert code == 2
     assert f"{path}{says}" in err or says in err
     assert len(err.strip().splitlines()) == 1
@@ -121,35 +110,35 @@ def test_a_trace_that_is_broken_is_named_by_its_line(monkeypatch, capsys, tmp_pa
         (("--seed", "-1", "--thin", "0.5"), "--seed"),
     ],
 )
-def test_changes_that_mean_nothing_are_refused(monkeypatch, capsys, tmp_path, extra, says):
+def test_changes_that_mean_nothing_are_refused(taicang, tmp_path, extra, says):
     (tmp_path / "t.jsonl").write_text(ROWS)
-    code, _, err = taicang(monkeypatch, capsys, "trace", "convert", tmp_path / "t.jsonl", tmp_path / "o.csv", *extra)
+    code, _, err = taicang("trace", "convert", tmp_path / "t.jsonl", tmp_path / "o.csv", *extra)
     assert code == 2
     assert says in err
     assert not (tmp_path / "o.csv").exists()
 
 
-def test_a_place_that_takes_no_file_is_named(monkeypatch, capsys, tmp_path):
+def test_a_place_that_takes_no_file_is_named(taicang, tmp_path):
     (tmp_path / "t.jsonl").write_text(ROWS)
     out = tmp_path / "t.jsonl" / "o.csv"
-    code, _, err = taicang(monkeypatch, capsys, "trace", "convert", tmp_path / "t.jsonl", out)
+    code, _, err = taicang("trace", "convert", tmp_path / "t.jsonl", out)
     assert code == 2
     assert f"{out}: cannot write this file" in err
-    code, _, err = taicang(monkeypatch, capsys, "trace", "fetch", "mooncake-toolagent", "--out", out)
+    code, _, err = taicang("trace", "fetch", "mooncake-toolagent", "--out", out)
     assert code == 2
     assert "cannot make this folder" in err
 
 
-def test_a_damaged_archive_is_one_line(monkeypatch, capsys, tmp_path):
+def test_a_damaged_archive_is_one_line(taicang, tmp_path):
     (tmp_path / "clients.tar.xz").write_text("no archive")
-    code, _, err = taicang(monkeypatch, capsys, "trace", "info", tmp_path / "clients.tar.xz")
+    code, _, err = taicang("trace", "info", tmp_path / "clients.tar.xz")
     assert code == 2
     assert len(err.strip().splitlines()) == 1
 
 
-def test_a_run_longer_than_the_clock_is_refused(monkeypatch, capsys):
+def test_a_run_longer_than_the_clock_is_refused(taicang):
     base = ("replay", "--rate", "1/s", "--requests", "10", "llama-3.1-8b", "--on", "hgx-h100", "--instances", "1")
-    code, _, err = taicang(monkeypatch, capsys, *base, "--tp", "1", "--fail", "0@5s+150d")
+    code, _, err = taicang(*base, "--tp", "1", "--fail", "0@5s+150d")
     assert code == 2
     assert "more than 109 days" in err
     assert "Traceback" not in err

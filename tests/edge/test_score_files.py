@@ -5,7 +5,6 @@ import json
 
 import pytest
 
-from taicang.app.main import main
 from taicang.errors import InvalidInput
 from taicang.evidence import board, intake
 
@@ -38,14 +37,6 @@ def table(path, header, rows):
         writer.writerow(header)
         writer.writerows(rows)
     return path
-
-
-def run(monkeypatch, capsys, *argv):
-    monkeypatch.setattr("sys.argv", ["taicang", "score", *(str(a) for a in argv)])
-    with pytest.raises(SystemExit) as stop:
-        main()
-    out = capsys.readouterr()
-    return stop.value.code or 0, out.out, out.err
 
 
 def test_columns_tell_the_kind_whatever_the_name_and_order(tmp_path):
@@ -100,9 +91,9 @@ def test_a_file_of_no_known_kind_is_refused_by_its_columns(tmp_path):
         intake.outcomes(table(tmp_path / "what.csv", ["a", "b"], [("1", "2")]))
 
 
-def test_json_holds_suites_and_rows_as_fractions(monkeypatch, capsys, tmp_path):
+def test_json_holds_suites_and_rows_as_fractions(taicang, tmp_path):
     path = table(tmp_path / "a.csv", GEMM, [*ROWS, ("tpu_v9", "bfloat16", "128", "128", "128", "1")])
-    code, out, _ = run(monkeypatch, capsys, path, "--json")
+    code, out, _ = taicang("score", path, "--json")
     said = json.loads(out)
     assert code == 0
     keys = {"file", "subset", "metric", "split", "rows", "predicted", "coverage", "mape", "median_ape", "bias"}
@@ -113,12 +104,12 @@ def test_json_holds_suites_and_rows_as_fractions(monkeypatch, capsys, tmp_path):
     assert {suite["file"] for suite in said["suites"]} == {str(path)}
 
 
-def test_a_row_is_explained_and_a_wrong_id_suggested(monkeypatch, capsys, tmp_path):
+def test_a_row_is_explained_and_a_wrong_id_suggested(taicang, tmp_path):
     path = table(tmp_path / "a.csv", SERVED, [SERVED.values()])
-    code, out, _ = run(monkeypatch, capsys, path, "--row", "x-1")
+    code, out, _ = taicang("score", path, "--row", "x-1")
     assert code == 0
     assert "measured   12.0" in out
-    code, _, err = run(monkeypatch, capsys, path, "--row", "x-2")
+    code, _, err = taicang("score", path, "--row", "x-2")
     assert code == 2
     assert "did you mean x-1" in err
 

@@ -5,18 +5,8 @@ import json
 import pytest
 
 from taicang import catalog
-from taicang.app.main import main
 from taicang.errors import MissingFigure
 from taicang.predict import infer
-
-
-def run(monkeypatch, capsys, *argv):
-    monkeypatch.setattr("sys.argv", ["taicang", *argv])
-    with pytest.raises(SystemExit) as stop:
-        main()
-    out = capsys.readouterr()
-    return stop.value.code or 0, out.out, out.err
-
 
 DENSE = ("infer", "llama-3.1-8b", "--on", "hgx-h100")
 
@@ -31,8 +21,8 @@ DENSE = ("infer", "llama-3.1-8b", "--on", "hgx-h100")
         (("--quant", "fp9"), "did you mean fp8"),
     ],
 )
-def test_what_means_nothing_is_refused(monkeypatch, capsys, extra, says):
-    code, _, err = run(monkeypatch, capsys, *DENSE, *extra)
+def test_what_means_nothing_is_refused(taicang, extra, says):
+    code, _, err = taicang(*DENSE, *extra)
     assert code == 2
     assert says in err
 
@@ -44,9 +34,9 @@ def test_what_means_nothing_is_refused(monkeypatch, capsys, extra, says):
         ("base: hgx-h100\nplanes: 3\n", "mine.yaml:2: planes: is a section"),
     ],
 )
-def test_a_users_file_is_not_half_read(monkeypatch, capsys, tmp_path, text, says):
+def test_a_users_file_is_not_half_read(taicang, tmp_path, text, says):
     (tmp_path / "mine.yaml").write_text(text)
-    code, _, err = run(monkeypatch, capsys, "infer", "llama-3.1-8b", "--on", str(tmp_path / "mine.yaml"))
+    code, _, err = taicang("infer", "llama-3.1-8b", "--on", str(tmp_path / "mine.yaml"))
     assert code == 2
     assert says in err
 
@@ -92,24 +82,24 @@ def test_every_checkpoint_format_finds_kernels_on_every_architecture(model, mach
     assert infer(model, machine, input_tokens=1024, output_tokens=64).tpot_s > 0
 
 
-def test_four_bit_weights_of_a_dense_model_are_its_feed_forward(monkeypatch, capsys):
-    code, out, _ = run(monkeypatch, capsys, *DENSE, "--quant", "w4a8", "--tp", "1", "--json")
+def test_four_bit_weights_of_a_dense_model_are_its_feed_forward(taicang):
+    code, out, _ = taicang(*DENSE, "--quant", "w4a8", "--tp", "1", "--json")
     assert code == 0
     used = json.loads(out)["decode"]["memory"]
     plain = infer("llama-3.1-8b", "hgx-h100", input_tokens=4096, output_tokens=256, quant="int8")
     assert used["dense_bytes"] < 0.6 * plain.decode.memory.dense_bytes
 
 
-def test_one_machine_without_figures_does_not_stop_a_comparison(monkeypatch, capsys):
+def test_one_machine_without_figures_does_not_stop_a_comparison(taicang):
     where = ("--on", "hgx-h100,zte-nebula")
-    code, out, _ = run(monkeypatch, capsys, "compare", "llama-3.1-8b", *where, "--json")
+    code, out, _ = taicang("compare", "llama-3.1-8b", *where, "--json")
     said = json.loads(out)
     assert code == 0
     assert said["hgx-h100"]["tpot_s"] > 0
     assert "no public figure for chip" in said["zte-nebula"]["reason"]
-    code, out, _ = run(monkeypatch, capsys, "compare", "llama-3.1-8b", *where)
+    code, out, _ = taicang("compare", "llama-3.1-8b", *where)
     assert "no public figure for chip" in out
-    code, _, err = run(monkeypatch, capsys, "compare", "llama-3.1-8b", "--on", "zte-nebula")
+    code, _, err = taicang("compare", "llama-3.1-8b", "--on", "zte-nebula")
     assert code == 2
     assert "no public figure for chip" in err
-    assert run(monkeypatch, capsys, "compare", "llama-3.1-8b", "--on", ",")[0] == 2
+    assert taicang("compare", "llama-3.1-8b", "--on", ",")[0] == 2

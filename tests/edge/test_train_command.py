@@ -6,21 +6,11 @@ import json
 
 import pytest
 
-from taicang.app.main import main
-
 SMALL = ("train", "llama-3-8b", "--on", "hgx-h100", "--global-batch", "64", "--zero", "3")
 
 
-def run(monkeypatch, capsys, *argv):
-    monkeypatch.setattr("sys.argv", ["taicang", *map(str, argv)])
-    with pytest.raises(SystemExit) as stop:
-        main()
-    out = capsys.readouterr()
-    return stop.value.code or 0, out.out, out.err
-
-
-def test_json_is_whole(monkeypatch, capsys):
-    code, out, _ = run(monkeypatch, capsys, *SMALL, "--tokens", "1T", "--json")
+def test_json_is_whole(taicang):
+    code, out, _ = taicang(*SMALL, "--tokens", "1T", "--json")
     made = json.loads(out)["prediction"]
     assert code == 0
     assert made["step"]["seconds"] == pytest.approx(sum(made["step"]["spent"].values()))
@@ -28,8 +18,8 @@ def test_json_is_whole(monkeypatch, capsys):
     assert made["run"]["tokens"] == 1e12
 
 
-def test_the_report_names_what_matters(monkeypatch, capsys):
-    code, out, _ = run(monkeypatch, capsys, *SMALL, "--tokens", "15B", "--explain")
+def test_the_report_names_what_matters(taicang):
+    code, out, _ = taicang(*SMALL, "--tokens", "15B", "--explain")
     assert code == 0
     for word in (
         "step",
@@ -43,10 +33,8 @@ def test_the_report_names_what_matters(monkeypatch, capsys):
         assert word in out
 
 
-def test_out_of_memory_names_remedies(monkeypatch, capsys):
-    code, out, _ = run(
-        monkeypatch, capsys, "train", "llama-3-70b", "--on", "hgx-h100 x 8", "--tp", 4, "--global-batch", 64
-    )
+def test_out_of_memory_names_remedies(taicang):
+    code, out, _ = taicang("train", "llama-3-70b", "--on", "hgx-h100 x 8", "--tp", 4, "--global-batch", 64)
     assert code == 1
     assert "out of memory" in out
     assert "optimizer" in out
@@ -54,10 +42,9 @@ def test_out_of_memory_names_remedies(monkeypatch, capsys):
     assert "--tp 8" in out
 
 
-def test_the_trace_opens(monkeypatch, capsys, tmp_path):
+def test_the_trace_opens(taicang, tmp_path):
     file = tmp_path / "step.json"
-    code, _, _ = run(
-        monkeypatch, capsys, "train", "llama-3-8b", "--on", "hgx-h100", "--pp", 4, "--vpp", 2, "--global-batch", 16,
+    code, _, _ = taicang("train", "llama-3-8b", "--on", "hgx-h100", "--pp", 4, "--vpp", 2, "--global-batch", 16,
         "--trace", file,
     )  # fmt: skip
     events = json.loads(file.read_text())["traceEvents"]
@@ -69,12 +56,10 @@ def test_the_trace_opens(monkeypatch, capsys, tmp_path):
     assert {event["name"] for event in events if event["ph"] == "M"} == {"process_name", "thread_name"}
 
 
-def test_a_search_beats_a_layout_by_hand(monkeypatch, capsys):
-    _, out, _ = run(
-        monkeypatch, capsys, "train", "llama-3-8b", "--on", "hgx-h100", "--global-batch", 64, "--search", "--json"
-    )
+def test_a_search_beats_a_layout_by_hand(taicang):
+    _, out, _ = taicang("train", "llama-3-8b", "--on", "hgx-h100", "--global-batch", 64, "--search", "--json")
     best = json.loads(out)["prediction"]["step"]["seconds"]
-    _, out, _ = run(monkeypatch, capsys, *SMALL, "--json")
+    _, out, _ = taicang(*SMALL, "--json")
     assert best <= json.loads(out)["prediction"]["step"]["seconds"]
 
 
@@ -90,16 +75,14 @@ def test_a_search_beats_a_layout_by_hand(monkeypatch, capsys):
         (("--global-batch", 3), "not a multiple"),
     ],
 )
-def test_refusals(monkeypatch, capsys, argv, says):
-    code, _, err = run(monkeypatch, capsys, *SMALL, *argv)
+def test_refusals(taicang, argv, says):
+    code, _, err = taicang(*SMALL, *argv)
     assert code == 2
     assert says in err
     assert "Traceback" not in err
 
 
-def test_a_format_without_arithmetic_is_refused(monkeypatch, capsys):
-    code, _, err = run(
-        monkeypatch, capsys, "train", "llama-3-8b", "--on", "hgx-a100", "--tp", 8, "--global-batch", 8, "--dtype", "fp8"
-    )
+def test_a_format_without_arithmetic_is_refused(taicang):
+    code, _, err = taicang("train", "llama-3-8b", "--on", "hgx-a100", "--tp", 8, "--global-batch", 8, "--dtype", "fp8")
     assert code == 2
     assert "fp8" in err

@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from taicang import catalog
-from taicang.app.main import cli, main
+from taicang.app.main import cli
 from taicang.catalog.costing import cost_model
 from taicang.catalog.models import model
 from taicang.errors import InvalidInput
@@ -125,13 +125,10 @@ def test_energy_and_tokens_are_those_of_all_models():
         (["--crowd", "5"], "--also"),
     ],
 )
-def test_bad_options_are_refused(options, said, monkeypatch, capsys):
-    base = ["replay", "--rate", "1/s", "--requests", "10", MAIN, "--on", "hgx-h100", "--tp", "1"]
-    monkeypatch.setattr("sys.argv", ["taicang", *base, *options])
-    with pytest.raises(SystemExit) as stop:
-        main()
-    assert stop.value.code == 2
-    assert said in capsys.readouterr().err
+def test_bad_options_are_refused(taicang, options, said):
+    code, _, err = taicang("replay", "--rate", "1/s", "--requests", 10, MAIN, "--on", "hgx-h100", "--tp", 1, *options)
+    assert code == 2
+    assert said in err
 
 
 def test_the_command_tells_models_apart(tmp_path):
