@@ -100,25 +100,22 @@ def _compare(model: str, names: list[str], as_json: bool, options: dict[str, Any
         each if not isinstance(each, TaicangError) else _refused(model, name, each)
         for name, each in zip(names, results, strict=True)
     ]
-    yuan = {name: _per_cny(name, each, options) for name, each in zip(names, shown, strict=True)}
     bought = {name: _bought(name, each, budgets, options) for name, each in zip(names, shown, strict=True)}
     if options["pareto"]:
-        _files(model, dict(zip(names, shown, strict=True)), bought, yuan, options, load)
+        _files(model, dict(zip(names, shown, strict=True)), bought, options, load)
     if as_json:
         from taicang.records import plain
 
         echo_json(
             {
-                name: plain(each)
-                | ({"output_tokens_per_s_per_cny": yuan[name]} if isinstance(each, Prediction) else {})
-                | ({"budgets": bought[name]} if budgets else {})
+                name: plain(each) | ({"budgets": bought[name]} if budgets else {})
                 for name, each in zip(names, shown, strict=True)
             }
         )
         return code
     from taicang.app.render_compare import show_comparison
 
-    show_comparison(names, shown, options, bought, yuan)
+    show_comparison(names, shown, options, bought)
     return code
 
 
@@ -143,17 +140,6 @@ def _one(model: str, name: str, options: dict[str, Any], load: dict[str, Any]) -
         return error
 
 
-def _per_cny(name: str, result: Any, options: dict[str, Any]) -> float | None:
-    """Output tokens per second over the machine's price in yuan; None where either is missing."""
-    from taicang import catalog
-    from taicang.predict import Prediction
-
-    if not isinstance(result, Prediction):
-        return None
-    price = catalog.machine(name, options["sets"]).price_cny
-    return result.machine_output_tokens_per_s / price if price else None
-
-
 def _bought(name: str, result: Any, budgets: list[Any], options: dict[str, Any]) -> dict[str, Any]:
     """Whole machines and their output tokens per second by budget; None where the machine lacks the figure."""
     from taicang import catalog
@@ -172,12 +158,7 @@ def _bought(name: str, result: Any, budgets: list[Any], options: dict[str, Any])
 
 
 def _files(
-    model: str,
-    shown: dict[str, Any],
-    bought: dict[str, Any],
-    yuan: dict[str, float | None],
-    options: dict[str, Any],
-    load: dict[str, Any],
+    model: str, shown: dict[str, Any], bought: dict[str, Any], options: dict[str, Any], load: dict[str, Any]
 ) -> None:
     """The comparison as CSV and JSON, and the fronts of the machines that can serve."""
     from taicang.app.pareto_files import write, write_comparison
@@ -194,7 +175,7 @@ def _files(
                 skew=options["skew"], approximate=options["approximate"], sets=options["sets"],
             )  # fmt: skip
             fronts.append(search(job, formats([options["quant"]], job), default(job.model), Ask(top=1)))
-    paths = write_comparison(shown, bought, yuan, options["pareto"])
+    paths = write_comparison(shown, bought, options["pareto"])
     for path in [*paths, *(write(fronts, options["pareto"]) if fronts else [])]:
         click.echo(f"wrote {path}", err=True)
 

@@ -60,28 +60,17 @@ def row(choice: Choice) -> dict[str, Any]:
     return figures | {"plans": plans}
 
 
-def write_comparison(
-    shown: Mapping[str, Any],
-    bought: Mapping[str, Mapping[str, Any]],
-    yuan: Mapping[str, float | None],
-    folder: str,
-) -> list[Path]:
-    """Write predictions and infeasibilities by machine as comparison.csv and comparison.json; returns the paths.
-
-    ``yuan`` are output tokens per second over the price in yuan.
-    """
+def write_comparison(shown: Mapping[str, Any], bought: Mapping[str, Mapping[str, Any]], folder: str) -> list[Path]:
+    """Write predictions and infeasibilities by machine as comparison.csv and comparison.json; returns the paths."""
     rows = []
     for name, each in shown.items():
-        figures = {key: getattr(each, key, None) for key in COMPARED} | {"output_tokens_per_s_per_cny": yuan[name]}
+        figures = {key: getattr(each, key, None) for key in COMPARED}
         plans = {
             f"{p}_plan": describe(getattr(each, p).plan) if hasattr(each, p) else "" for p in ("decode", "prefill")
         }
         bounds = {f"{p}_binds": getattr(each, p).binds if hasattr(each, p) else "" for p in ("decode", "prefill")}
         rows.append({"machine": name, **figures, **plans, **bounds, "infeasible": getattr(each, "reason", "")})
-    whole = {
-        name: plain(each) | {"output_tokens_per_s_per_cny": yuan[name], "budgets": plain(bought.get(name, {}))}
-        for name, each in shown.items()
-    }
+    whole = {name: plain(each) | {"budgets": plain(bought.get(name, {}))} for name, each in shown.items()}
     data = json.dumps(whole, indent=1) + "\n"
     files = {"comparison.csv": _csv(list(rows[0]), rows), "comparison.json": data}
     return write_into(files, Path(folder), "--pareto")
@@ -95,6 +84,7 @@ COMPARED = (
     "output_tokens_per_s_per_w",
     "output_tokens_per_s_per_usd",
     "prefill_chips_ratio",
+    "output_tokens_per_s_per_cny",
 )
 """Figures of a prediction in the table of a comparison."""
 

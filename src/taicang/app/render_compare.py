@@ -26,11 +26,10 @@ def show_comparison(
     results: Sequence[Prediction | Infeasible],
     options: dict[str, Any],
     bought: Mapping[str, Mapping[str, Any]],
-    yuan: Mapping[str, float | None],
 ) -> None:
     """One row per machine, then what they assume and how far such predictions were off.
 
-    ``yuan`` are output tokens per second over the price in yuan; the column stands where a machine has such a price.
+    The price in yuan has a column where a machine has such a price.
     """
     console = Console(highlight=False)
     if not console.is_terminal or console.width < WIDTH:
@@ -39,7 +38,7 @@ def show_comparison(
     if first:
         console.print(f"[bold]{first.model}[/], {load_text(options)}\n")
     table = Table(box=None, pad_edge=False)
-    priced = any(yuan.values())
+    priced = any(isinstance(each, Prediction) and each.output_tokens_per_s_per_cny for each in results)
     columns = (
         "machine",
         "chips",
@@ -59,9 +58,7 @@ def show_comparison(
         table.add_column(column, justify="left" if column in ("machine", "binds", "decode plan") else "right")
     for name, result in zip(names, results, strict=True):
         if isinstance(result, Prediction):
-            base = next(other for other, each in zip(names, results, strict=True) if each is first)
-            money = (_over(yuan[name], yuan[base], 1e6),) if priced else ()
-            table.add_row(*_row(name, result, first, money))
+            table.add_row(*_row(name, result, first, yuan=priced))
         else:
             table.add_row(name, *["-"] * (len(columns) - 2), "none: see below")
     console.print(table)
@@ -91,7 +88,7 @@ def _over(mine: float | None, first: float | None, scale: float) -> str:
     return f"{mine * scale:,.0f}" + (f" ({mine / first:.2f}x)" if first else "")
 
 
-def _row(name: str, p: Prediction, first: Prediction | None, money: tuple[str, ...]) -> tuple[str, ...]:
+def _row(name: str, p: Prediction, first: Prediction | None, *, yuan: bool) -> tuple[str, ...]:
     base = first or p
     band = f"±{p.bands[0].mape_ratio:.0%}" if p.bands else "-"
     return (
@@ -105,7 +102,7 @@ def _row(name: str, p: Prediction, first: Prediction | None, money: tuple[str, .
         _over(p.output_tokens_per_s_per_chip, base.output_tokens_per_s_per_chip, 1.0),
         _over(p.output_tokens_per_s_per_w, base.output_tokens_per_s_per_w, 1e3),
         _over(p.output_tokens_per_s_per_usd, base.output_tokens_per_s_per_usd, 1e6),
-        *money,
+        *((_over(p.output_tokens_per_s_per_cny, base.output_tokens_per_s_per_cny, 1e6),) if yuan else ()),
         band,
         describe(p.decode.plan),
     )

@@ -67,6 +67,7 @@ class Prediction:
     output_tokens_per_s_per_w: float | None
     output_tokens_per_s_per_usd: float | None
     """Over the machine's price."""
+    output_tokens_per_s_per_cny: float | None
     candidates: int
     assumptions: tuple[str, ...]
     sources: tuple[str, ...]

@@ -251,6 +251,7 @@ def _compose(decode: Found, prefill: Found, job: Job, *, given: Sequence[str]) -
         power_w_per_chip=power,
         output_tokens_per_s_per_w=None if power is None else per_chip / power,
         output_tokens_per_s_per_usd=None if machine.price_usd is None else per_chip * machine.chips / machine.price_usd,
+        output_tokens_per_s_per_cny=None if machine.price_cny is None else per_chip * machine.chips / machine.price_cny,
         candidates=decode.priced + prefill.priced,
         assumptions=assumptions(setup, prefill.setup, length=round(job.held_tokens), given=given),
         sources=sources(setup),
