@@ -25,6 +25,9 @@ from taicang.units import parse
 PLAN = ("tp", "dp", "pp", "ep", "moe_tp", "redundant", "shared_ranks", "microbatches", "exchange")
 EXPERTS = {"ep": 1, "moe_tp": 1, "redundant": 0, "shared_ranks": 0}
 """Fields that say something of experts alone, and what a model without experts has."""
+_LIMITS: Mapping[str, tuple[int, int | None]] = MappingProxyType(
+    {"redundant": (0, None), "shared_ranks": (0, None), "mtp": (0, 8), "microbatches": (1, 2)}
+)
 LOAD = ("model", "on", "input", "output", "profile", "ttft", "tpot", "slo", "objective", "load")
 TRAITS = ("stack", "quant", "mode", "batch", "mtp", "acceptance", "skew", "chunk")
 FIGURES = (
@@ -45,6 +48,11 @@ KEYS = (*LOAD, *TRAITS, *PLAN)
 """Keys of a point besides catalogue fields, which have a dot in them ("chip.memory.bandwidth")."""
 WORDS: Mapping[str, Sequence[Mode]] = MappingProxyType({"agg": MODES[:1], "disagg": MODES[1:], "both": MODES})
 """Layouts by the word of the key "mode"."""
+
+
+def limits(key: str) -> tuple[int, int | None]:
+    """Least and largest whole number of a key of plans and batches (None: any)."""
+    return _LIMITS.get(key, (1, None))
 
 
 def evaluate(point: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from taicang.catalog.slo import slos
 from taicang.errors import InvalidInput, MissingFigure, NotModelled, TaicangError, UnknownName
 from taicang.plans import Exchanging
 from taicang.search.choices import QUANTS
-from taicang.search.evaluate import WORDS
+from taicang.search.evaluate import WORDS, limits
 from taicang.search.lengths import of_profile
 from taicang.search.result import Objective
 from taicang.units import Count, parse
@@ -51,11 +51,12 @@ def _between(low: Count, high: Count) -> Key:
     return Key(read=lambda value: _number(value, f"a number from {low:g} to {high:g}", low, high))
 
 
-def _whole(low: int, high: float = math.inf) -> Key:
-    said = f"a whole number of at least {low}" if high == math.inf else f"a whole number from {low} to {high:g}"
+def _whole(key: str) -> Key:
+    low, high = limits(key)
+    said = f"a whole number of at least {low}" if high is None else f"a whole number from {low} to {high}"
 
     def read(value: Any) -> int:
-        found = _number(value, said, low, high)
+        found = _number(value, said, low, math.inf if high is None else high)
         if found != int(found):
             raise InvalidInput(f"expected {said}, got {value!r}")
         return int(found)
@@ -108,19 +109,19 @@ KEYS: Mapping[str, Key] = {
     "stack": _named(catalog.stack, empty=True),
     "quant": _word("quantisation", QUANTS),
     "mode": _word("mode", tuple(WORDS)),
-    "batch": _whole(1),
-    "mtp": _whole(0, 8),
+    "batch": _whole("batch"),
+    "mtp": _whole("mtp"),
     "acceptance": _between(0.0, 1.0),
     "skew": _between(0.0, 2.0),
-    "chunk": _whole(1),
-    "tp": _whole(1),
-    "dp": _whole(1),
-    "pp": _whole(1),
-    "ep": _whole(1),
-    "moe_tp": _whole(1),
-    "redundant": _whole(0),
-    "shared_ranks": _whole(0),
-    "microbatches": _whole(1, 2),
+    "chunk": _whole("chunk"),
+    "tp": _whole("tp"),
+    "dp": _whole("dp"),
+    "pp": _whole("pp"),
+    "ep": _whole("ep"),
+    "moe_tp": _whole("moe_tp"),
+    "redundant": _whole("redundant"),
+    "shared_ranks": _whole("shared_ranks"),
+    "microbatches": _whole("microbatches"),
     "exchange": _word("exchange", get_args(Exchanging)),
 }
 """Every key of a point besides catalogue fields, which have a dot in them ("chip.memory.bandwidth")."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from types import MappingProxyType
 from typing import Any, get_args
 
 import numpy as np
@@ -13,7 +12,7 @@ from taicang.errors import InvalidInput, UnknownName
 from taicang.lower import lower
 from taicang.plans import Exchanging, Quantisation, ServePlan, decode_batch
 from taicang.search.door import moved
-from taicang.search.evaluate import PLAN, check_experts, plan_of
+from taicang.search.evaluate import PLAN, check_experts, limits, plan_of
 from taicang.search.explain import RESOURCES, again, against
 from taicang.search.points import Job
 from taicang.search.result import Choice
@@ -25,10 +24,6 @@ MOST_RATIO = 64.0
 
 
 FIELDS = (*PLAN, "batch", "mtp")
-LIMITS: Mapping[str, tuple[int, int | None]] = MappingProxyType(
-    {"redundant": (0, None), "shared_ranks": (0, None), "mtp": (0, 8), "microbatches": (1, 2)}
-)
-"""Least and largest value of a field; of the others one at least."""
 
 
 def fields(text: str) -> dict[str, Any]:
@@ -45,7 +40,7 @@ def fields(text: str) -> dict[str, Any]:
 
 
 def _number(key: str, value: str, part: str) -> int:
-    least, most = LIMITS.get(key, (1, None))
+    least, most = limits(key)
     if not value.isdecimal():
         raise InvalidInput(f"expected {key}=NUMBER, got {part!r}", where="--versus")
     if int(value) < least or (most is not None and int(value) > most):
@@ -57,8 +52,7 @@ def _number(key: str, value: str, part: str) -> int:
 def _exchange(value: str) -> str:
     known = get_args(Exchanging)
     if value not in known:
-        near = UnknownName("exchange", value, known, where="--versus")
-        raise InvalidInput(f"{near}; one of {', '.join(known)}")
+        raise UnknownName("exchange", value, known, where="--versus")
     return value
 
 
