@@ -43,7 +43,8 @@ class Log:
         """The rows of one instance as columns, or those of its time in one pool."""
         rows = np.frombuffer(self._rows.get(name, array("q")), dtype=np.int64).reshape(-1, len(FIELDS))
         if pool:
-            rows = rows[rows[:, -1] == self._pools[pool]]
+            mine = rows[:, -1] == self._pools[pool]
+            rows = rows if mine.all() else rows[mine]
         return {field: rows[:, i] for i, field in enumerate(FIELDS)}
 
     def __len__(self) -> int:

@@ -58,11 +58,12 @@ def usage(log: Log, parts: Sequence[Part], raw: Mapping[str, NDArray[np.int64]])
         "running": _upto(raw["started"][begun], edges) - _upto(raw["end"][begun], edges),
     }
     for part in parts:
-        row = _part(log, part, edges)
+        worked = {name: rows for name in log.names if len((rows := log.of(name, part.pool))["start"])}
+        row = _part(log, part, list(worked.values()), edges)
         found = {
             "time_s": edges[:-1] / STAMP,
             "pool": np.full(BINS, part.name),
-            "busy_ratio": row["busy"] / (width_s * max(len(set(part.instances) | set(_places(log, part))), 1)),
+            "busy_ratio": row["busy"] / (width_s * max(len({*part.instances, *worked}), 1)),
             "decoding_sequences": row["sequences"] / width_s,
             "prompt_tokens_per_s": row["prompt"] / width_s,
             "decoded_tokens_per_s": row["decoded"] / width_s,
@@ -79,12 +80,14 @@ def _upto(times: NDArray[np.int64], edges: NDArray[np.float64]) -> NDArray[np.in
     return np.searchsorted(np.sort(times), edges[1:], side="right")
 
 
-def _part(log: Log, part: Part, edges: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+def _part(
+    log: Log, part: Part, rows: Sequence[Mapping[str, NDArray[np.int64]]], edges: NDArray[np.float64]
+) -> dict[str, NDArray[np.float64]]:
+    """Sums by bin of what instances did as part of ``part`` (``rows``), and of the idle time of its own."""
     total = {name: np.zeros(BINS) for name in ("busy", "sequences", "prompt", "decoded", "energy")}
     chip, chips = part.setup.machine.chip, part.setup.plan.ranks / part.setup.machine.chip.dies
     groups, per_step = part.setup.plan.dp, part.setup.plan.tokens_per_step
     span_s = (edges[1] - edges[0]) / STAMP
-    rows = [log.of(name, part.pool) for name in _places(log, part)]
     idle_w = chip.idle_w or 0.0
     if part.standing_w is None:
         power = powers(rows, part.setup, groups, part.fit)
@@ -107,11 +110,6 @@ def _part(log: Log, part: Part, edges: NDArray[np.float64]) -> dict[str, NDArray
         busy = _spread(one["start"], one["end"], (one["end"] - one["start"]) / STAMP, edges)
         total["energy"] += np.maximum(span_s - busy, 0.0) * idle_w * chips
     return total
-
-
-def _places(log: Log, part: Part) -> list[int]:
-    """Instances that worked as part of ``part``."""
-    return [name for name in log.names if len(log.of(name, part.pool)["start"])]
 
 
 def _spread(start: Any, end: Any, values: Any, edges: NDArray[np.float64]) -> NDArray[np.float64]:
