@@ -45,6 +45,11 @@ class Chip:
     """Share of the matrix cores that this stream may use (1 unless the stack partitions them)."""
     vector_share_ratio: float = 1.0
 
+    @property
+    def ascend(self) -> bool:
+        """Whether it is one of Huawei's, with their software."""
+        return self.vendor.lower() == "huawei"
+
     def peak(self, key: str) -> float:
         """Dense arithmetic peak of one rank in FLOP/s for a peak key ("bf16", "fp8"...), after the core partition."""
         try:

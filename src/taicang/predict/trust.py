@@ -71,7 +71,7 @@ def bands(setup: Setup) -> tuple[Band, ...]:
     first: wide expert parallelism is judged by the published runs of that kind.
     """
     nearest = "published_moe" if setup.plan.dp > 1 else "served_tpot_agg"
-    vendor = "ascend" if setup.machine.chip.vendor.lower() == "huawei" else "served"
+    vendor = "ascend" if setup.machine.chip.ascend else "served"
     wider = 1.0 if setup.machine.chip.measured else TRANSFER_RATIO
     return tuple(
         Band(

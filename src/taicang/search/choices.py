@@ -14,7 +14,7 @@ QUANTS = ("auto", "bf16", "fp8", "int8", "w4a8", "nvfp4")
 
 def default_stack(machine: Machine, model: Model) -> str:
     """The engine that serves such models on such machines in published results."""
-    if machine.chip.vendor.lower() == "huawei":
+    if machine.chip.ascend:
         latent = isinstance(model.blocks[0].attention, Latent)
         return "cloudmatrix-infer" if latent and machine.ranks >= 32 else "vllm-ascend"
     return "sglang" if isinstance(model.blocks[0].attention, Latent) else "vllm"

@@ -56,7 +56,7 @@ def arguments(placed: Placed) -> list[str]:
         words += ["--kv-cache-dtype", "fp8_e4m3"]
     if plan.quant.dense == "fp8" and placed.net.dtype == "bf16":
         words += ["--quantization", "fp8"]
-    if placed.machine.chip.vendor.lower() == "huawei":
+    if placed.machine.chip.ascend:
         words += ["--device", "npu", "--attention-backend", "ascend"]
     if placed.pool.role != "both":
         words += ["--disaggregation-mode", placed.pool.role]

@@ -25,7 +25,7 @@ STACKS: Mapping[str, str] = MappingProxyType(
 def stack_for(to: str, machine: Machine) -> str | None:
     """The stack of the target ``to``, if it is calibrated for machines of this kind."""
     name = STACKS.get(to)
-    return name if name and calibrated(name, ascend=_ascend(machine)) else None
+    return name if name and calibrated(name, ascend=machine.chip.ascend) else None
 
 
 def priced_as_another(to: str, machine: Machine, stack: Stack) -> str:
@@ -33,10 +33,6 @@ def priced_as_another(to: str, machine: Machine, stack: Stack) -> str:
     name = STACKS.get(to)
     if name is None or stack.engine == name:
         return ""
-    kind = "Ascend" if _ascend(machine) else "GPUs"
+    kind = "Ascend" if machine.chip.ascend else "GPUs"
     why = "" if stack_for(to, machine) else f": {name} is not calibrated on {kind}"
     return f"priced as {stack.name}, not as {to}{why}"
-
-
-def _ascend(machine: Machine) -> bool:
-    return machine.chip.vendor.lower() == "huawei"
