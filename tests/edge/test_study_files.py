@@ -4,20 +4,17 @@ import sys
 
 import pytest
 
-from taicang.app.main import main
 from taicang.search import evaluate, study_values
 
 BASE = "base: {model: llama-3.1-8b, on: hgx-h100, input: 1000, output: 200, mode: agg}\n"
 GRID = "sample: {kind: grid}\n"
 
 
-def sweep(monkeypatch, capsys, folder, text, *more):
+def sweep(taicang, folder, text, *more):
     """Exit code and message of ``taicang sweep``, and whether it left anything."""
     (folder / "study.yaml").write_text(text)
-    monkeypatch.setattr(sys, "argv", ["taicang", "sweep", str(folder / "study.yaml"), "--workers", "1", *more])
-    with pytest.raises(SystemExit) as stop:
-        main()
-    return stop.value.code or 0, capsys.readouterr().err, (folder / "study").exists()
+    code, _, said = taicang("sweep", folder / "study.yaml", "--workers", 1, *more)
+    return code, said, (folder / "study").exists()
 
 
 @pytest.mark.parametrize(
@@ -63,8 +60,8 @@ def sweep(monkeypatch, capsys, folder, text, *more):
         ("load: [0]", "axes.load: expected requests per second"),
     ],
 )
-def test_a_bad_value_is_named(monkeypatch, capsys, tmp_path, axis, says):
-    code, said, left = sweep(monkeypatch, capsys, tmp_path, BASE + f"axes: {{{axis}}}\n" + GRID)
+def test_a_bad_value_is_named(taicang, tmp_path, axis, says):
+    code, said, left = sweep(taicang, tmp_path, BASE + f"axes: {{{axis}}}\n" + GRID)
     assert code == 2
     assert f"{tmp_path / 'study.yaml'}:2" in said or "10,000,000" in said or "needs the load" in said
     assert says in said
@@ -82,9 +79,9 @@ def test_a_bad_value_is_named(monkeypatch, capsys, tmp_path, axis, says):
         ("{objective: speed}", "unknown figure 'speed'; one of ttft_s"),
     ],
 )
-def test_a_bad_sampling_is_named(monkeypatch, capsys, tmp_path, sample, says):
+def test_a_bad_sampling_is_named(taicang, tmp_path, sample, says):
     axes = "axes: {batch: {from: 1, to: 8}}\n"
-    code, said, left = sweep(monkeypatch, capsys, tmp_path, BASE + axes + f"sample: {sample}\n")
+    code, said, left = sweep(taicang, tmp_path, BASE + axes + f"sample: {sample}\n")
     assert code == 2
     assert f"{tmp_path / 'study.yaml'}:3" in said
     assert says in said
@@ -102,8 +99,8 @@ def test_a_bad_sampling_is_named(monkeypatch, capsys, tmp_path, sample, says):
         ("", "expected a mapping"),
     ],
 )
-def test_a_bad_base_is_named(monkeypatch, capsys, tmp_path, text, says):
-    code, said, left = sweep(monkeypatch, capsys, tmp_path, text)
+def test_a_bad_base_is_named(taicang, tmp_path, text, says):
+    code, said, left = sweep(taicang, tmp_path, text)
     assert code == 2
     assert says in said
     assert not left
@@ -113,10 +110,10 @@ def test_every_key_of_a_point_says_what_it_may_hold():
     assert set(study_values.KEYS) == set(evaluate.KEYS)
 
 
-def test_null_leaves_a_limit_open_and_numbers_may_be_text(monkeypatch, capsys, tmp_path):
+def test_null_leaves_a_limit_open_and_numbers_may_be_text(taicang, tmp_path):
     text = BASE + "axes: {tpot: [null, 50ms], batch: ['4', 1e1], profile: [null], stack: [null]}\n"
     text = text.replace("input: 1000, output: 200, ", "")
-    code, _, _ = sweep(monkeypatch, capsys, tmp_path, text)
+    code, _, _ = sweep(taicang, tmp_path, text)
     assert code == 0
     assert (tmp_path / "study" / "results.jsonl").read_text().count('"feasible": true') == 4
 
@@ -137,27 +134,27 @@ def test_the_smallest_machine_for_a_load_is_an_axis():
     assert small["chips"] < more["chips"] < whole["chips"] == 8
 
 
-def test_a_folder_that_cannot_hold_results_is_named(monkeypatch, capsys, tmp_path):
+def test_a_folder_that_cannot_hold_results_is_named(taicang, tmp_path):
     (tmp_path / "study").write_text("a file")
-    code, said, _ = sweep(monkeypatch, capsys, tmp_path, BASE)
+    code, said, _ = sweep(taicang, tmp_path, BASE)
     assert code == 2
     assert f"{tmp_path / 'study'}: cannot write results here" in said
     (tmp_path / "study").unlink()
     (tmp_path / "study").mkdir()
     (tmp_path / "study" / "journal.jsonl").write_text("not ours\n")
-    code, said, _ = sweep(monkeypatch, capsys, tmp_path, BASE)
+    code, said, _ = sweep(taicang, tmp_path, BASE)
     assert code == 2
     assert "journal.jsonl:1: is not a line of a study's journal" in said
     assert (tmp_path / "study" / "journal.jsonl").read_text() == "not ours\n"
 
 
 @pytest.mark.parametrize("extra", ["optuna", "ray"])
-def test_a_missing_extra_is_said_before_anything_is_written(monkeypatch, capsys, tmp_path, extra):
+def test_a_missing_extra_is_said_before_anything_is_written(taicang, monkeypatch, tmp_path, extra):
     monkeypatch.setitem(sys.modules, extra, None)
     workers = ("--workers", "ray") if extra == "ray" else ()
     sample = "sample: {kind: bayesian, points: 3}\n" if extra == "optuna" else ""
     text = BASE + "axes: {batch: {from: 1, to: 8, steps: 2}}\n" + sample
-    code, said, left = sweep(monkeypatch, capsys, tmp_path, text, *workers)
+    code, said, left = sweep(taicang, tmp_path, text, *workers)
     assert code == 2
     assert "pip install" in said
     assert not left

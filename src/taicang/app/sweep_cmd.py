@@ -64,9 +64,8 @@ def run(study: str, out: str | None, workers: str, address: str | None) -> None:
     from taicang.errors import InvalidInput
     from taicang.search.bayes import sampling
     from taicang.search.journal import Journal
-    from taicang.search.study import read
+    from taicang.search.study import read, size
     from taicang.search.sweep import run as evaluate
-    from taicang.search.sweep import size
     from taicang.search.workers import cluster, local, on_ray
 
     if not (workers in ("auto", "ray") or (workers.isdigit() and int(workers) > 0)):

@@ -95,9 +95,8 @@ def replay(
     net = load_model(model, approximate=system.approximate)
     machine = catalog.machine(on, system.sets)
     engine = catalog.stack(system.stack or default_stack(machine, net))
-    shares = [each.share_ratio for each in also]
     if also:
-        trace = for_models(trace, shares, seed)
+        trace = for_models(trace, [each.share_ratio for each in also], seed)
     pools = shared(net, machine, engine, system, also) if also else _named(alone(net, machine, engine, system))
     if (system.order == "deadline" or system.late != "serve") and trace.deadline_s is None:
         raise InvalidInput(f"{trace.name} has no deadlines", where="--order, --late")

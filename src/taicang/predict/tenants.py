@@ -27,9 +27,7 @@ class Tenant:
     """That hold it at first (None: by its share)."""
 
 
-def shared(
-    net: Model, machine: Machine, engine: Stack, system: System, tenants: Sequence[Tenant]
-) -> dict[str, Pool]:  # fmt: skip
+def shared(net: Model, machine: Machine, engine: Stack, system: System, tenants: Sequence[Tenant]) -> dict[str, Pool]:
     """Pools by model, the main one first: instances of one size, each of which can hold any of the models.
 
     Raises ``InvalidInput`` for shares that leave nothing to the main model, a model that does not fit an instance, and

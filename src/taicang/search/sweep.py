@@ -6,10 +6,9 @@ from collections.abc import Callable, Iterable, Iterator
 
 from taicang.search import bayes
 from taicang.search.journal import Journal
-from taicang.search.study import Study, points, size
+from taicang.search.study import Study, points
 from taicang.search.workers import Row, Task
 
-__all__ = ["run", "size"]
 STREAM = 200
 """Finished points between two looks at whether a part of the results is whole."""
 

@@ -239,7 +239,6 @@ def fleet(
     keeping: Keeping | None = None,
     router: str = "least-loaded",
     seed: int = 0,
-    single: bool = False,
     jitter_s: float = 0.0,
     cache_bytes: float = 0.0,
     crowd: int = 0,
@@ -252,9 +251,7 @@ def fleet(
     kits = {name: kit(pool, context=context, keeping=keeping, seed=seed) for name, pool in pools.items()}
     made: list[Instance] = []
     for name, pool in pools.items():
-        made += instances(
-            pool, kits[name], role="both", name=name, first=len(made), seed=seed, single=single, jitter_s=jitter_s
-        )
+        made += instances(pool, kits[name], role="both", name=name, first=len(made), seed=seed, jitter_s=jitter_s)
     ticks = {
         source: {name: round(loading_s(pool.setup, source) * SECOND) for name, pool in pools.items()}
         for source in SOURCES
