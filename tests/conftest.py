@@ -1,8 +1,19 @@
-"""What tests share."""
+"""What tests share.
+
+Property tests draw the same examples at every run, so that a red run is red again; ``EXPLORE=1`` (make explore) draws
+fresh ones, and a failure there prints the seed that repeats it.
+"""
+
+import os
 
 import pytest
+from hypothesis import settings
 
 from taicang.app.main import main
+
+settings.register_profile("repeatable", derandomize=True, deadline=None)
+settings.register_profile("explore", deadline=None, print_blob=True, max_examples=500)
+settings.load_profile("explore" if os.environ.get("EXPLORE") else "repeatable")
 
 
 @pytest.fixture

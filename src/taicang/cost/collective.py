@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
-from taicang.cost.collective_bound import bound_over, members, tiers
+from taicang.cost.collective_bound import bound_over, members, sent_ratio, tiers
 from taicang.cost.cost import Cost
 from taicang.errors import UnknownName
 
@@ -183,13 +183,13 @@ def collective(op: Collective, machine: Machine, fits: Fits, flavour: str = "ncc
         inverse = inverse + (power * _within_reach(op, machine, key) if key.endswith("shot") else power)
     best = 1.0 / np.sqrt(np.sqrt(np.sqrt(np.sqrt(inverse))))
     apart = (ranks > 1.0) * 1.0
-    bound = bound_over(op, [(row.level, row.inner, row.outer, row.rate_bytes_per_s) for row in rows])
+    crossed = [(row.level, row.inner, row.outer, row.rate_bytes_per_s) for row in rows]
+    bound = bound_over(op, crossed)
     seconds = np.maximum(best, bound) * apart
-    passes = 2.0 if op.kind == "all_reduce" else 1.0
     return Cost(
         seconds=seconds,
         network_s=bound,
         latency_s=seconds - bound,
-        sent_bytes=op.payload_bytes * (passes * (ranks - 1.0) / ranks),
+        sent_bytes=op.payload_bytes * sent_ratio(op, crossed),
         origin=f"collective/{levels[0].profile or 'default'}/{op.kind}/{flavour}",
     )

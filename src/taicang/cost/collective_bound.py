@@ -47,6 +47,15 @@ def tiers(levels: tuple[Level, ...], held: list[Num]) -> list[tuple[Level, Num, 
     return rows
 
 
+def sent_ratio(op: Collective, rows: list[tuple[Level, Num, Num, Num]]) -> Num:
+    """Share of the payload that each rank must put on its links; a switch that reduces saves the second pass."""
+    ranks = rows[-1][2]
+    share = (ranks - 1.0) / ranks
+    if op.kind != "all_reduce":
+        return share
+    return np.minimum(2.0 * share, 1.0) if any(row[0].reduces for row in rows) else 2.0 * share
+
+
 def bound_over(op: Collective, rows: list[tuple[Level, Num, Num, Num]]) -> Num:
     """``lower_bound_s`` over the rows of ``tiers``."""
     ranks = rows[-1][2]
@@ -72,10 +81,7 @@ def bound_over(op: Collective, rows: list[tuple[Level, Num, Num, Num]]) -> Num:
         else:
             widest = np.maximum(widest, bandwidth * crossed)
         worst = np.maximum(worst, crossed * (payload * moved / bandwidth))
-    into = share
-    if op.kind == "all_reduce":
-        into = np.minimum(2.0 * share, 1.0) if any(row[0].reduces for row in rows) else 2.0 * share
-    injection = payload * into / np.maximum(nearest + widest, 1.0)
+    injection = payload * sent_ratio(op, rows) / np.maximum(nearest + widest, 1.0)
     return np.maximum(worst, injection) * (ranks > 1.0)
 
 
