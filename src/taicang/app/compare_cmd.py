@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from taicang.app.asking import Asking
 from taicang.app.load_options import NAMED_LOAD, read_load
 from taicang.app.options import CHOICES, JSON, echo_json
 from taicang.errors import MissingFigure, NotModelled, TaicangError
@@ -23,13 +24,14 @@ DEMO_MACHINES = (
 
 
 @click.command(
+    cls=Asking,
     epilog="""\b
 Examples:
   taicang compare deepseek-r1 --on cloudmatrix384,gb200-nvl72,"hgx-h20 x 4" --tpot 50ms
   taicang compare deepseek-r1 --on cloudmatrix384,gb200-nvl72 --tpot 50ms --budget 500kW --budget 10MUSD
   taicang compare llama-3.1-70b --on hgx-h100,hgx-h200,hgx-b200 --input 1024 --output 1024 --pareto out/
   taicang compare deepseek-r1 --on hgx-h200,hgx-b200 --profile servegen-deepseek-r1 --slo mlperf-server --json
-"""
+""",
 )
 @click.argument("model")
 @click.option("--on", "machines", required=True, help="Machines, comma-separated.")

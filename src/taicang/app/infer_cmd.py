@@ -6,17 +6,19 @@ from typing import Any
 
 import click
 
+from taicang.app.asking import Asking
 from taicang.app.options import CHOICES, JSON, LOAD, PLAN, echo_json
 
 
 @click.command(
+    cls=Asking,
     epilog="""\b
 Examples:
   taicang infer deepseek-r1 --on cloudmatrix384 --input 4096 --output 256 --tpot 50ms
   taicang infer llama-3.1-70b --on hgx-h100 --input 1024 --output 1024 --tp 4 --batch 32
   taicang infer path/to/config.json --on "hgx-h20 x 2" --tpot 100ms --json
   taicang infer deepseek-r1 --on cloudmatrix384 --set chip.memory.bandwidth="4 TB/s"
-"""
+""",
 )
 @click.argument("model")
 @click.option("--on", "machine", required=True, help='Machine, e.g. cloudmatrix384, "hgx-h100 x 4", my.yaml.')

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from taicang.app.asking import Asking
 from taicang.app.options import JSON, Seconds, echo_json, stacked
 from taicang.app.replay_system import SYSTEM, system_from
 from taicang.app.replay_tenants import tenants_from
@@ -31,6 +32,7 @@ BESIDE = ("table", "usage", "log")
 
 
 @click.command(
+    cls=Asking,
     epilog="""\b
 Examples:
   taicang replay trace.jsonl.gz llama-3.1-8b --on "hgx-h100 x 2" --instances 16 --router prefix-aware --out run/
@@ -42,7 +44,7 @@ Examples:
   taicang replay trace.jsonl.gz deepseek-r1 --on cloudmatrix384 --prefill 6x16 --decode 1x160 --pool 20TB --ssd 500TB
   taicang replay --profile servegen-deepseek-r1 --rate 8/s --requests 2000 qwen3-32b --on hgx-h100 --instances 4 --tp 2
       --also llama-3.1-8b=0.3 --also qwen3-8b=0.1 --model-cache 500GB
-"""
+""",
 )
 @click.argument("what", nargs=-1, required=True, metavar="[TRACE] MODEL")
 @SYSTEM

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from taicang.app.asking import Asking
 from taicang.app.load_options import NAMED_LOAD
 from taicang.app.options import CHOICES, JSON, Finite, echo_json, stacked
 from taicang.app.search_jobs import MODES, Outcome, ask_of, outcomes, ranking
@@ -59,6 +60,7 @@ SEARCH = stacked(
 
 
 @click.command(
+    cls=Asking,
     epilog="""\b
 Examples:
   taicang search deepseek-v3 --on "hgx-h200 x 4" --input 4000 --output 1000 --ttft 2s --tpot 50ms
@@ -68,7 +70,7 @@ Examples:
   taicang search deepseek-v3 --on "hgx-h200 x 4" --tpot 50ms --emit sglang --out deploy
   taicang search deepseek-r1 --on cloudmatrix384 --tpot 50ms \\
       --versus dp=320,ep=320,redundant=32,shared_ranks=32,batch=48,mtp=1
-"""
+""",
 )
 @click.argument("model")
 @click.option("--on", "machines", required=True, help="Machines, comma-separated.")

@@ -12,11 +12,13 @@ from typing import Any
 
 import click
 
+from taicang.app.asking import Asking
 from taicang.app.options import JSON, echo_json, write_files
 from taicang.app.train_options import PLAN, RUN, pinned, plan_from, policy_from
 
 
 @click.command(
+    cls=Asking,
     epilog="""\b
 Examples:
   taicang train llama-3.1-405b --on "hgx-h100 x 128" --tp 8 --pp 8 --cp 2 --vpp 8 --global-batch 1152 --seq 8192
@@ -26,7 +28,7 @@ Examples:
   taicang train pangu-7b --on "atlas-800t-a2 x 128" --tokens 2T --search
   taicang train llama-3-70b --on "gb200-nvl72 x 16" --tp 4 --search   (only layouts with tp 4)
   taicang train llama-3.1-70b --on "hgx-h100 x 16" --search --emit megatron --out deploy
-"""
+""",
 )
 @click.argument("model")
 @click.option("--on", "machine", required=True, help='Machine, e.g. "hgx-h100 x 128", my.yaml.')
