@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-slow lint format bench docs clean
+.PHONY: demo test test-slow explore mutants lint format bench docs clean
 
 demo: $(VENV)/.installed
 	$(BIN)/taicang demo
@@ -13,6 +13,12 @@ test: $(VENV)/.installed-dev
 
 test-slow: $(VENV)/.installed-dev
 	$(BIN)/pytest -m slow
+
+explore: $(VENV)/.installed-dev
+	EXPLORE=1 $(BIN)/pytest tests/laws
+
+mutants: $(VENV)/.installed-dev
+	$(BIN)/python tests/mutants.py --count 200
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -8,8 +8,9 @@ from types import MappingProxyType
 import pytest
 
 from taicang import catalog
-from taicang.catalog.bins import cut_ratio, for_bin
+from taicang.catalog.bins import CUT_RATIO, cut_ratio, for_bin
 from taicang.catalog.costing import book, cost_model
+from taicang.catalog.resolve import names
 from taicang.cost.model import CostModel
 from taicang.ops import Gemm
 
@@ -40,3 +41,16 @@ def test_a_cut_chip_is_slower_than_the_whole_and_closer_to_its_peak(size: tuple[
 
 def test_the_cut_is_of_matrix_over_vector_rate() -> None:
     assert cut_ratio(catalog.chip("h20"), catalog.chip("h100")) == pytest.approx(148 / 44 / (989 / 67))
+
+
+def test_which_bins_of_the_catalogue_count_as_cut() -> None:
+    """H20 (148 of 989 TFLOP/s) and its kin; the H800, a whole die, and the SXM-to-PCIe bins are not."""
+    found: dict[str, float] = {}
+    for name in names("chip"):
+        chip = catalog.chip(name)
+        if chip.profile and "bf16" in chip.peak_flop_per_s and "bf16" in catalog.chip(chip.profile).peak_flop_per_s:
+            found[name] = cut_ratio(chip, catalog.chip(chip.profile))
+    cut = {name for name, ratio in found.items() if ratio < CUT_RATIO}
+    assert cut >= {"h20-96g"}
+    assert not cut & {"h100", "h200", "h200-nvl", "h800", "b200", "a100"}
+    assert found["h20-96g"] == pytest.approx(148.0 / 989.4 * 66.9 / 44.0, rel=0.02)

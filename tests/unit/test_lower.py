@@ -148,3 +148,14 @@ def test_experts_shared_by_dedicated_ranks():
     assert experts.experts_local == 1
     assert math.isclose(experts.tokens * experts.topk / experts.experts, 864)
     assert isinstance(net.blocks[-1].ffn, Experts)
+
+
+def test_the_delta_rule_costs_six_flop_per_state_element_and_token() -> None:
+    """A token reads the state (2), adds an outer product to it (2) and reads it out (2): arXiv 2412.06464, eq. 10."""
+    net = model("qwen3-next-80b-a3b")
+    kind = next(block.attention for block in net.blocks if isinstance(block.attention, GatedLinear))
+    batch = decode_batch(sequences=7.0, context=900.0)
+    program = lower(net, ServePlan(draft_tokens=1), batch, STACK)
+    found = [task.op.flop for task in program if task.label == "state update"]
+    assert found
+    assert set(found) == {14.0 * kind.v_heads * kind.k_dim * kind.v_dim * 6.0}
