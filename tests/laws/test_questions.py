@@ -1,6 +1,9 @@
 """A question written down and asked again is the same question: the same answer, the same digest, the same bytes."""
 
 import json
+import re
+import shlex
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -99,3 +102,11 @@ def test_a_question_that_cannot_be_asked_is_refused_by_its_place(text, said, tai
     assert code == 2
     assert said in err
     assert not out
+
+
+def test_the_page_on_questions_shows_what_is_written(taicang, tmp_path):
+    page = (Path(__file__).resolve().parents[2] / "docs" / "how-to" / "questions.md").read_text("utf-8")
+    command = re.search(r"\$ taicang (infer .*) --save", page)[1]
+    shown = re.search(r"```yaml\n(.*?)```", page, re.DOTALL)[1]
+    taicang(*shlex.split(command), "--save", tmp_path / "run.yaml")
+    assert (tmp_path / "run.yaml").read_text().partition("\n")[2] == shown
