@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -87,11 +89,21 @@ def run_of(ctx: click.Context, words: Mapping[str, Any]) -> Run:
         if name in OUTPUT or source is None:
             continue
         if source is click.core.ParameterSource.COMMANDLINE:
-            value = words.get(str(param.name))
-            given[name] = list(value) if isinstance(value, tuple | list) else value
+            given[name] = _scalar(words.get(str(param.name)))
         elif (value := ctx.params.get(str(param.name))) not in (None, "", (), False):
             filled[name] = list(value) if isinstance(value, tuple) else value
     return Run(ask=str(ctx.info_name), given=given, defaults=filled)
+
+
+def _scalar(value: Any) -> Any:
+    """A written value as YAML shows it best: a number that reads back as it was written, without quotes."""
+    if isinstance(value, tuple | list):
+        return [_scalar(each) for each in value]
+    for number in (int, float):
+        with suppress(TypeError, ValueError):
+            if isinstance(value, str) and str(number(value)) == value and math.isfinite(number(value)):
+                return number(value)
+    return value
 
 
 def key_of(param: click.Parameter) -> str:
