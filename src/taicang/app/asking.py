@@ -117,7 +117,8 @@ def read(path: Path, commands: Sequence[str]) -> Run:
     """The question in a file (YAML 1.1 reads a bare ``on`` as true). Raises ``InvalidInput`` with file, line, key."""
     from taicang.catalog import files
 
-    loaded = {"on" if key is True else str(key): value for key, value in files.read(path).items()}
+    content: dict[Any, Any] = files.read(path)
+    loaded = {"on" if key is True else str(key): value for key, value in content.items()}
     ask, defaults = loaded.pop("ask", None), loaded.pop("defaults", {})
     if ask is None:
         raise InvalidInput(f"needs 'ask': one of {', '.join(commands)}", where=str(path))

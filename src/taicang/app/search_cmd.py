@@ -10,7 +10,8 @@ import click
 from taicang.app.asking import Asking
 from taicang.app.load_options import NAMED_LOAD
 from taicang.app.options import CHOICES, JSON, Finite, echo_json, stacked
-from taicang.app.search_jobs import MODES, Outcome, ask_of, outcomes, ranking
+from taicang.app.search_jobs import Outcome, ask_of, outcomes, ranking
+from taicang.search.words import MODES
 
 SEARCH = stacked(
     click.option(

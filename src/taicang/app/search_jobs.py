@@ -10,14 +10,8 @@ import click
 
 from taicang.app.load_options import read_load
 from taicang.errors import InvalidInput
+from taicang.search.words import MODES
 
-MODES = {
-    "agg": ("aggregated",),
-    "disagg": ("disaggregated",),
-    "both": ("aggregated", "disaggregated"),
-    "decode": ("decode",),
-}
-"""Layouts by the word of the option."""
 MOST_UNITS = 512
 """Units of a machine of open size."""
 

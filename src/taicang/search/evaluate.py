@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from types import MappingProxyType
-from typing import Any
+from typing import Any, cast
 
 from taicang.catalog.models import model as load_model
 from taicang.catalog.slo import slo
@@ -17,8 +17,9 @@ from taicang.records import plain
 from taicang.search.door import formats, prepare
 from taicang.search.lengths import of_profile
 from taicang.search.result import Choice, Mode
-from taicang.search.run import MODES, Ask, search
+from taicang.search.run import Ask, search
 from taicang.search.space import Space, default
+from taicang.search.words import MODES
 from taicang.serve.uneven import EVEN
 from taicang.units import parse
 
@@ -46,8 +47,6 @@ FIGURES = (
 """Figures of a row."""
 KEYS = (*LOAD, *TRAITS, *PLAN)
 """Keys of a point besides catalogue fields, which have a dot in them ("chip.memory.bandwidth")."""
-WORDS: Mapping[str, Sequence[Mode]] = MappingProxyType({"agg": MODES[:1], "disagg": MODES[1:], "both": MODES})
-"""Layouts by the word of the key "mode"."""
 
 
 def limits(key: str) -> tuple[int, int | None]:
@@ -94,9 +93,10 @@ def _best(point: Mapping[str, Any]) -> Choice | str:
         job.setup(plan)  # refuses a plan that is larger than the machine
         lower(job.model, plan, decode_batch(sequences=1.0, context=1.0), job.stack)  # rules before sizes
     mode = str(point.get("mode", "both"))
-    if mode not in WORDS:
-        raise UnknownName("mode", mode, WORDS, where="study")
-    ask = Ask(objective=point.get("objective", "tokens/s/chip"), modes=WORDS[mode], load_per_s=point.get("load"), top=1)
+    if mode not in MODES:
+        raise UnknownName("mode", mode, MODES, where="study")
+    modes = cast(tuple[Mode, ...], MODES[mode])
+    ask = Ask(objective=point.get("objective", "tokens/s/chip"), modes=modes, load_per_s=point.get("load"), top=1)
     layouts = None if only is None else dict.fromkeys(("both", "decode", "prefill"), (plan,))
     found = search(job, quants, _space(point, default(job.model)), ask, layouts)
     return found.best[0] if found.best else "; ".join(found.nearest)

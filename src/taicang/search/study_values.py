@@ -14,9 +14,10 @@ from taicang.catalog.slo import slos
 from taicang.errors import InvalidInput, MissingFigure, NotModelled, TaicangError, UnknownName
 from taicang.plans import Exchanging
 from taicang.search.choices import QUANTS
-from taicang.search.evaluate import WORDS, limits
+from taicang.search.evaluate import limits
 from taicang.search.lengths import of_profile
 from taicang.search.result import Objective
+from taicang.search.words import MODES
 from taicang.units import Count, parse
 
 Read: TypeAlias = Callable[[Any], Any]
@@ -108,7 +109,7 @@ KEYS: Mapping[str, Key] = {
     "load": Key(read=lambda value: _number(value, "requests per second, more than 0", TINY, math.inf), empty=True),
     "stack": _named(catalog.stack, empty=True),
     "quant": _word("quantisation", QUANTS),
-    "mode": _word("mode", tuple(WORDS)),
+    "mode": _word("mode", tuple(MODES)),
     "batch": _whole("batch"),
     "mtp": _whole("mtp"),
     "acceptance": _between(0.0, 1.0),
