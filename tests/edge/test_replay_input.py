@@ -34,7 +34,7 @@ ROWS = "".join(json.dumps({"timestamp": i * 100, "input_length": 100, "output_le
         (("--closed-loop", "4"), "--closed-loop: clients set the pace themselves: drop --closed-loop or --rate"),
         (("--think", "5s"), "--think: changes nothing without --closed-loop or --turns"),
         (("--random-think",), "--random-think: changes nothing"),
-        (("--shared", "100"), "--shared: changes nothing without --turns"),
+        (("--profile", "azure-2023-conv", "--shared", "100"), "a profile has lengths of its own"),
         (("--profile", "azure-2023-conv", "--input", "3"), "a profile has lengths of its own"),
         (("--prefill", "1x1", "--decode", "1x1", "--instances", "3"), "the pools name their instances"),
         (("--pool-plane", "rdma"), "--pool-plane: changes nothing without --pool"),

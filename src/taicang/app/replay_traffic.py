@@ -104,7 +104,7 @@ def _generated(options: Mapping[str, Any]) -> Trace:
                                where="--profile")  # fmt: skip
         return generate.from_profile(options["profile"], profile(options["profile"]), count, seed=seed)
     lengths = options["input_tokens"], options["output_tokens"]
-    if turns > 1:
+    if turns > 1 or options["shared"]:
         return sessions(
             -(-count // turns), turns, shared_tokens=options["shared"], new_tokens=lengths[0],
             output_tokens=lengths[1], delay_s=options["think"], spread=options["spread"], seed=seed,

@@ -12,7 +12,7 @@ from taicang.errors import InvalidInput
 NEEDS = (
     ("think", ("clients", "turns")),
     ("random_think", ("clients", "turns")),
-    ("shared", ("turns",)),
+    ("shared", ("generated",)),
     ("spread", ("generated",)),
     ("turns", ("generated",)),
     ("cv", ("rate",)),
@@ -28,6 +28,7 @@ EXCLUDES = (
     ("profile", "input_tokens", "a profile has lengths of its own"),
     ("profile", "output_tokens", "a profile has lengths of its own"),
     ("profile", "spread", "a profile has lengths of its own"),
+    ("profile", "shared", "a profile has lengths of its own"),
     ("instances", "prefill", "the pools name their instances"),
     ("trace", "input_tokens", "a trace has lengths of its own"),
     ("trace", "output_tokens", "a trace has lengths of its own"),

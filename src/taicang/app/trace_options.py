@@ -52,6 +52,8 @@ READING = stacked(
     click.option("--tokenizer", type=click.Path(path_type=Path, dir_okay=False),
                  help="tokenizer.json that counts the tokens of texts."),
     click.option("--chars-per-token", type=Finite(0.01, 1e6), help="Count the tokens of texts by this ratio instead."),
+    click.option("--columns", metavar="FIELD=COLUMN,...",
+                 help="Columns of a table of your own, e.g. arrival=ts:ms,input=prompt,output=out,session=chat."),
     click.option("--missing-output", type=click.IntRange(1), help="Output tokens of rows that give none."),
 )  # fmt: skip
 """How to read a file."""
@@ -83,6 +85,7 @@ def load(paths: Sequence[Path], options: Mapping[str, Any], *, overlay: bool = F
 
 def _one(path: Path, options: Mapping[str, Any]) -> Trace:
     from taicang.traffic import change
+    from taicang.traffic.columns import parse as parse_columns
     from taicang.traffic.read import read
     from taicang.traffic.servegen import is_client_set
     from taicang.traffic.texts import counter
@@ -100,6 +103,7 @@ def _one(path: Path, options: Mapping[str, Any]) -> Trace:
             path, block=options["block_tokens"] or 0, repair=options["repair"],
             count=counter(chars_per_token=options["chars_per_token"], tokenizer=options["tokenizer"]),
             missing_output=options["missing_output"], head=_head(options),
+            columns=parse_columns(options["columns"]) if options["columns"] else None,
         )  # fmt: skip
         if begin is not None or until is not None:
             made = change.window(made, begin or 0.0, float("inf") if until is None else until)

@@ -16,8 +16,10 @@ BLOCKS = (16, 32, 64, 128, 256, 512, 1024)
 
 
 def length(row: Mapping[str, Any], key: str) -> int | None:
-    """Tokens under ``key``; None where there are none."""
+    """Tokens under ``key`` (ids of tokens are counted); None where there are none."""
     value = row.get(key)
+    if isinstance(value, list) and all(type(each) is int for each in value):
+        return len(value)
     if value is None or value == "":
         return None
     if isinstance(value, bool) or (isinstance(value, float) and (not isfinite(value) or value != int(value))):

@@ -54,6 +54,9 @@ class Collector:
         if not row:
             self._note("conversations without an answer left out")
             return
+        if any(row.get(name) for name in self.form.failed):
+            self._note("failed requests left out")
+            return
         try:
             self._take(number, row)
         except ValueError as error:

@@ -33,6 +33,8 @@ class Format:
     """Where a prompt's text may stand in place of its length."""
     ignored: tuple[str, ...] = ()
     """Columns that change the load and are not used."""
+    failed: tuple[str, ...] = ()
+    """Columns that say why a request failed: such rows are left out and counted."""
     expand: Callable[[Row], Iterator[Row]] | None = None
     """Makes several requests of one row."""
 
@@ -105,4 +107,4 @@ def of_object(keys: Collection[str]) -> Format | None:
     return CUSTOM if "prompt" in keys else None
 
 
-KINDS = tuple(dict.fromkeys(form.kind for form in (*CSV_FORMATS, BAILIAN, MOONCAKE, AIBRIX, CUSTOM)))
+KINDS = (*dict.fromkeys(form.kind for form in (*CSV_FORMATS, BAILIAN, MOONCAKE, AIBRIX, CUSTOM)), "columns")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,10 @@ from typing import Any
 from taicang.errors import InvalidInput
 from taicang.traffic import formats
 from taicang.traffic.collect import NO_COUNTER, Collector
+from taicang.traffic.columns import flat, form_of
 from taicang.traffic.formats import Format, Row
 from taicang.traffic.lines import Lines
-from taicang.traffic.texts import Counter, conversations
+from taicang.traffic.texts import Counter, conversations, items
 from taicang.traffic.trace import Trace
 
 FAULTS = (ValueError, RecursionError)
@@ -23,12 +24,13 @@ FAULTS = (ValueError, RecursionError)
 
 def read(
     path: Path, *, block: int = 0, repair: bool = False, count: Counter | None = None,
-    missing_output: int | None = None, head: int | None = None,
+    missing_output: int | None = None, head: int | None = None, columns: Mapping[str, str] | None = None,
 ) -> Trace:  # fmt: skip
     """The trace in ``path`` (CSV, JSON lines or JSON, plain or gzip); its format is told by its columns.
 
     ``block`` overrides the tokens of a block, ``count`` counts the tokens of texts, ``missing_output`` stands for
-    output lengths that are not given, ``head`` ends the reading after so many requests. Raises ``InvalidInput`` with
+    output lengths that are not given, ``head`` ends the reading after so many requests, ``columns`` names the columns
+    of a table of one's own (see ``traffic.columns``). Raises ``InvalidInput`` with
     file and line for anything that is wrong; with ``repair`` faulty rows are dropped, rows out of order are sorted, and
     both are counted.
     """
@@ -37,11 +39,11 @@ def read(
     if not first:
         raise InvalidInput("empty: expected a header or JSON", where=f"{path}:1")
     if first.startswith("["):
-        form, rows = _conversations(path, lines, count)
+        form, rows = _array(path, lines, count, columns)
     elif first.startswith("{"):
-        form, rows = _json(path, lines, first)
+        form, rows = _json(path, lines, first, columns)
     else:
-        form, rows = _csv(path, lines)
+        form, rows = _csv(path, lines, columns)
     made = Collector(path, form, block or form.block, repair, count, missing_output)
     for number, row in rows:
         made.take(number, row)
@@ -52,7 +54,21 @@ def read(
     return made.trace()
 
 
-def _csv(path: Path, lines: Lines) -> tuple[Format, Iterator[tuple[int, Row]]]:
+def _form(known: Format | None, row: Row, columns: Mapping[str, str] | None, where: str) -> Format:
+    """The format of a table whose first row is ``row``; ``InvalidInput`` says what is there and what is needed."""
+    form = known
+    if known is None or (known.output not in row and known.expand is None):  # input alone may be any table's name
+        form = form_of(row, columns, where) or known
+    if form is None:
+        raise InvalidInput(
+            f"{', '.join(sorted(row))}: of no known format ({', '.join(formats.KINDS)}); name the columns: "
+            "--columns input=...,output=...,arrival=...",
+            where=where,
+        )
+    return form
+
+
+def _csv(path: Path, lines: Lines, columns: Mapping[str, str] | None) -> tuple[Format, Iterator[tuple[int, Row]]]:
     table = csv.reader(text for _, text in lines)
     names = _cells(table, path)
     if names is None:
@@ -60,20 +76,19 @@ def _csv(path: Path, lines: Lines) -> tuple[Format, Iterator[tuple[int, Row]]]:
     twice = [name for name in dict.fromkeys(names) if names.count(name) > 1]
     if twice:
         raise InvalidInput(f"column {twice[0]} stands twice", where=f"{path}:1")
-    form = formats.of_header(names)
-    if form is None:
-        kinds = ", ".join(dict.fromkeys(f.kind for f in formats.CSV_FORMATS))
-        raise InvalidInput(f"columns {', '.join(names)} are of no known format ({kinds})", where=f"{path}:1")
     width = len(names)
+    first = _cells(table, path)
+    known = None if columns else formats.of_header(names)
+    form = _form(known, dict(zip(names, first or [""] * width, strict=False)), columns, f"{path}:1")
 
     def rows() -> Iterator[tuple[int, Row]]:
-        while (each := _cells(table, path)) is not None:
-            if not each:
-                continue
-            if len(each) != width:
+        each = first
+        while each is not None:
+            if each and len(each) != width:
                 yield table.line_num, {"": f"{len(each)} cells, the header has {width}"}
-            else:
+            elif each:
                 yield table.line_num, dict(zip(names, each, strict=True))
+            each = _cells(table, path)
 
     used = tuple(name for name in form.ignored if name in names)
     return replace(form, ignored=used), rows()
@@ -88,7 +103,9 @@ def _cells(table: Any, path: Path) -> list[str] | None:
     return found
 
 
-def _json(path: Path, lines: Lines, first: str) -> tuple[Format, Iterator[tuple[int, Row]]]:
+def _json(
+    path: Path, lines: Lines, first: str, columns: Mapping[str, str] | None
+) -> tuple[Format, Iterator[tuple[int, Row]]]:
     try:
         head = json.loads(first)
     except FAULTS as error:
@@ -96,25 +113,16 @@ def _json(path: Path, lines: Lines, first: str) -> tuple[Format, Iterator[tuple[
         if head is None:
             said = error.msg if isinstance(error, json.JSONDecodeError) else error
             raise InvalidInput(f"not JSON ({said})", where=f"{path}:1") from None
+        first = ""
     if "input_lens" in head and "output_lens" in head:
-        return formats.CUSTOM, _benchmark(path, head)
-    form = formats.of_object(head.keys())
-    if form is None:
-        keys, kinds = ", ".join(sorted(head)), ", ".join(formats.KINDS)
-        raise InvalidInput(f"keys {keys} are of no known format ({kinds})", where=f"{path}:1")
+        return _benchmark(path, [(1, head)] if not first else _objects(lines))
+    known = None if columns else formats.of_object(head.keys())
+    form = _form(known, flat(head), columns, f"{path}:1")
 
     def rows() -> Iterator[tuple[int, Row]]:
-        for number, line in lines:
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except FAULTS as error:
-                row = {"": f"not JSON ({error})"}
-            if not isinstance(row, dict):
-                row = {"": "not a JSON object"}
+        for number, row in _objects(lines):
             if form.expand is None or "" in row:
-                yield number, row
+                yield number, row if form is known else flat(row)
                 continue
             try:
                 yield from ((number, each) for each in form.expand(row))
@@ -122,6 +130,18 @@ def _json(path: Path, lines: Lines, first: str) -> tuple[Format, Iterator[tuple[
                 yield number, {"": f"is no row of {form.kind}"}
 
     return form, rows()
+
+
+def _objects(lines: Lines) -> Iterator[tuple[int, Row]]:
+    """Line and object of JSON lines; what is none is a row that says so."""
+    for number, line in lines:
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except FAULTS as error:
+            row = {"": f"not JSON ({error})"}
+        yield number, row if isinstance(row, dict) else {"": "not a JSON object"}
 
 
 def _document(lines: Lines) -> Row | None:
@@ -132,21 +152,48 @@ def _document(lines: Lines) -> Row | None:
     return found if isinstance(found, dict) else None
 
 
-def _benchmark(path: Path, result: Row) -> Iterator[tuple[int, Row]]:
-    """Lengths that a benchmark of vLLM or SGLang saved beside its results."""
-    inputs, outputs = result["input_lens"], result["output_lens"]
-    for name in ("input_lens", "output_lens"):
-        if not isinstance(result[name], list):
-            raise InvalidInput(f"{name} is not a list", where=f"{path}:1")
-    if len(inputs) != len(outputs):
-        raise InvalidInput(f"{len(inputs)} input_lens but {len(outputs)} output_lens", where=f"{path}:1")
-    return ((1, {"prompt_len": i, "output_tokens": o}) for i, o in zip(inputs, outputs, strict=True))
+def _benchmark(path: Path, runs: Iterable[tuple[int, Row]]) -> tuple[Format, Iterator[tuple[int, Row]]]:
+    """Lengths, and starts where it kept them, that a benchmark of vLLM or SGLang saved beside its results.
+
+    Of several runs in one file all are read, one after the other.
+    """
+    found: list[tuple[int, Row]] = []
+    for count, (number, run) in enumerate(runs, 1):
+        where = f"{path}:{number}"
+        if run.get(""):
+            raise InvalidInput(run[""], where=where)
+        columns = {key: run.get(key) for key in ("input_lens", "output_lens", "start_times", "errors") if run.get(key)}
+        for name in ("input_lens", "output_lens"):
+            if not isinstance(columns.setdefault(name, run.get(name)), list):
+                raise InvalidInput(f"{name} is not a list", where=where)
+        lengths = {name: len(each) for name, each in columns.items() if isinstance(each, list)}
+        if len(set(lengths.values())) > 1 or len(lengths) < len(columns):
+            raise InvalidInput(" but ".join(f"{size} {name}" for name, size in lengths.items()), where=where)
+        if count > 1:
+            columns.pop("start_times", None)  # clocks of two runs do not go on from each other
+        found += [(number, dict(zip(columns, values, strict=True))) for values in zip(*columns.values(), strict=True)]
+    timed = count == 1 and "start_times" in columns
+    form = Format(
+        kind="benchmark", input="input_lens", output="output_lens", time="start_times" if timed else "",
+        failed=("errors",), ignored=() if count == 1 else (f"the time between {count} runs in one file",),
+    )  # fmt: skip
+    return form, iter(sorted(found, key=lambda row: row[1]["start_times"]) if timed else found)
 
 
-def _conversations(path: Path, lines: Lines, count: Counter | None) -> tuple[Format, Iterator[tuple[int, Row]]]:
+def _array(
+    path: Path, lines: Lines, count: Counter | None, columns: Mapping[str, str] | None
+) -> tuple[Format, Iterator[tuple[int, Row]]]:
+    """A JSON array: ShareGPT conversations, or objects with lengths."""
+    text = lines.whole()
+    rows = [(number, each) for number, each in items(text, str(path))]
+    head = next((each for _, each in rows if isinstance(each, dict)), {})
+    if columns or not {"conversations", "conversation"} & set(head):
+        form = form_of(flat(head), columns, f"{path}:1")
+        if form is not None:
+            return form, ((n, flat(each) if isinstance(each, dict) else {"": "not a JSON object"}) for n, each in rows)
     if count is None:
         raise InvalidInput(NO_COUNTER, where=f"{path}:1")
-    return replace(formats.CUSTOM, kind="sharegpt"), conversations(lines.whole(), str(path), count)
+    return replace(formats.CUSTOM, kind="sharegpt"), conversations(text, str(path), count)
 
 
 def read_rates(path: Path) -> tuple[float, list[float]]:

@@ -1,0 +1,118 @@
+"""Requests in any table: lengths and times by the names that gateways, benchmarks and data sets give them.
+
+Nested objects are read by their path ("metrics.input_sequence_length.value"). The user may name the columns; else each
+of the names below is looked for, and a file in which two of them could be meant is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from taicang.errors import InvalidInput, UnknownName
+from taicang.traffic.formats import Format, Row
+
+UNITS = {"ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1.0, "date": 0.0}
+NAMES: Mapping[str, tuple[str, ...]] = {
+    "input": (
+        "prompt_tokens", "input_tokens", "num_input_tokens", "number_input_tokens", "n_prompt_tokens", "prompt_len",
+        "input_len", "input_length", "usage.prompt_tokens", "usage.input_tokens", "response.body.usage.prompt_tokens",
+        "metrics.input_sequence_length.value", "input_ids", "prompt_token_ids",
+    ),
+    "output": (
+        "completion_tokens", "output_tokens", "num_output_tokens", "number_output_tokens", "n_completion_tokens",
+        "output_len", "output_length", "usage.completion_tokens", "usage.output_tokens",
+        "response.body.usage.completion_tokens", "metrics.output_sequence_length.value", "body.max_completion_tokens",
+        "body.max_tokens",
+    ),
+    "arrival": (
+        "arrival", "arrival_time", "arrival_s", "arrival_ms", "arrival_ns", "start_time", "startTime", "start_time_ns",
+        "start_time_ms", "request_start_ns", "metadata.request_start_ns", "timestamp", "timestamp_ms", "time", "ts",
+        "created_at", "request_time",
+    ),
+    "session": ("session_id", "session", "conversation_id", "chat_id"),
+    "priority": ("priority",),
+    "deadline": ("deadline",),
+}  # fmt: skip
+"""What a request has, and the columns that it may stand in."""
+FAILED = ("error", "error_code", "error_message")
+"""Columns that say why a request failed, or nothing."""
+
+
+def parse(text: str) -> dict[str, str]:
+    """``--columns arrival=ts:ms,input=prompt_tokens`` as a mapping. Raises ``InvalidInput`` for a part that is none."""
+    named: dict[str, str] = {}
+    for part in text.split(","):
+        field, equals, column = (each.strip() for each in part.partition("="))
+        if field not in NAMES:
+            raise UnknownName("field", field, NAMES, where="--columns")
+        if not equals or not column:
+            raise InvalidInput(f"expected FIELD=COLUMN, got {part!r}", where="--columns")
+        if field in named:
+            raise InvalidInput(f"{field} is named twice", where="--columns")
+        named[field] = column
+    for field in ("input", "output"):
+        if field not in named:
+            raise InvalidInput(f"{field} is not named: input and output are needed", where="--columns")
+    return named
+
+
+def form_of(row: Row, named: Mapping[str, str] | None, where: str) -> Format | None:
+    """The format of rows like ``row`` (flat); None where no names of lengths are known and none are given."""
+    found = dict(named) if named else _known(row, where)
+    if found is None:
+        return None
+    column, unit = _unit(found.get("arrival", ""), row)
+    found["arrival"] = column
+    for column in found.values() if named else ():
+        if column and column not in row:
+            raise UnknownName("column", column, row, where=where)
+    return Format(
+        kind="columns",
+        input=found["input"],
+        output=found["output"],
+        time=found["arrival"],
+        unit_s=unit,
+        session=found.get("session", ""),
+        priority=found.get("priority", "priority"),
+        deadline=found.get("deadline", "deadline"),
+        failed=tuple(name for name in FAILED if name in row),
+    )
+
+
+def _known(names: Collection[str], where: str) -> dict[str, str] | None:
+    found: dict[str, str] = {}
+    for field, known in NAMES.items():
+        there = [name for name in known if name in names]
+        if len(there) > 1:
+            said = f"{' and '.join(there)} could both be the {field}: name it with --columns {field}=..."
+            raise InvalidInput(said, where=where)
+        if there:
+            found[field] = there[0]
+    return found if "input" in found and "output" in found else None
+
+
+def _unit(column: str, row: Row) -> tuple[str, float]:
+    """A time's column and unit: as written behind a colon, by the ending of the name, or what the value looks like."""
+    name, colon, unit = column.rpartition(":")
+    if colon and unit in UNITS:
+        return name, UNITS[unit]
+    ending = column.rpartition("_")[2]
+    if ending in ("ns", "us", "ms"):
+        return column, UNITS[ending]
+    try:
+        float(row.get(column, 0.0))
+    except (TypeError, ValueError):
+        return column, UNITS["date"]
+    return column, UNITS["s"]
+
+
+def flat(row: Mapping[str, Any], prefix: str = "", depth: int = 6) -> dict[str, Any]:
+    """Nested objects as one row whose keys are paths."""
+    made: dict[str, Any] = {}
+    for key, value in row.items():
+        if isinstance(value, dict) and depth:
+            made |= flat(value, f"{prefix}{key}.", depth - 1)
+        else:
+            made[f"{prefix}{key}"] = value
+    return made
