@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from taicang.cost.cost import Cost
-from taicang.lower.program import Part, Program, Stream, some
+from taicang.lower.program import Part, Program, Stream
 from taicang.ops import Collective, Gemm, Operator
 from taicang.stacks import Stack
 from taicang.units import Count, Num
