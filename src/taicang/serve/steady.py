@@ -113,7 +113,7 @@ def aggregated(setup: Setup, load: Load) -> Steady:
     busy = steps * decode.seconds + (carried - late - ahead) * during
     tpot = busy / np.maximum(load.output_tokens - 1, 1.0)
     company = np.where(np.asarray(mine) > 1, 1.0, 0.0)
-    own = chunks * (decode.seconds * company + during) if mixed else chunks * alone.seconds
+    own = chunks * np.maximum(alone.seconds, company * (decode.seconds + during) if mixed else 0.0)
     turn = 0.5 * decode.seconds * company + own + ahead * during + late * carrying.seconds + busy
     # where more requests are in flight than run, each waits for a place: the turns of those before it
     ttft: Num = turn * (group / mine) - busy
