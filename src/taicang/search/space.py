@@ -87,8 +87,8 @@ def layouts(
     """Legal layouts of one instance, without looking at memory; ``prefill`` adds those that only prefill knows.
 
     Tensor parallelism divides the heads and stays in the scale-up domain. A stage has a power of two of ranks, or an
-    equal part of the machine, down to half of a scale-up domain. Experts fill the stage as ep x moe_tp; beyond one expert per rank a tenth of the
-    ranks holds shared experts, as DeepSeek's and CloudMatrix's widest layouts do.
+    equal part of the machine, down to half of a scale-up domain. Experts fill the stage as ep x moe_tp; beyond one
+    expert per rank a tenth of the ranks holds shared experts, as DeepSeek's and CloudMatrix's widest layouts do.
     """
     limit = min(machine.ranks, space.most_ranks or machine.ranks)
     experts, near = routed(model), domain(machine)
