@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from taicang.cost.cost import Cost
-from taicang.lower.program import Part, Program, Stream, some
+from taicang.lower.program import Part, Program, Stream
 from taicang.ops import Collective, Gemm, Operator
 from taicang.stacks import Stack
 from taicang.units import Count, Num
@@ -100,19 +100,15 @@ def total(slices: tuple[Slice, ...]) -> Num:
     return seconds
 
 
-def sequential(program: Program, pricer: Pricer, *, reduce_beside: Count = 0.0) -> Timeline:
-    """Every operator after the one before.
-
-    ``reduce_beside`` (1 or 0): an all-reduce runs tile by tile beside the matrix product whose output it sums.
-    """
+def sequential(program: Program, pricer: Pricer) -> Timeline:
+    """Every operator after the one before."""
     slices = price(program, pricer)
     busy = total(slices)
-    hidden = reduce_beside * _behind_products(program, slices) if some(reduce_beside) else 0.0
-    return Timeline(slices=slices, seconds=busy - hidden, busy_s=busy, schedule="sequential")
+    return Timeline(slices=slices, seconds=busy, busy_s=busy, schedule="sequential")
 
 
-def _behind_products(program: Program, slices: tuple[Slice, ...]) -> Num:
-    """Seconds of all-reduces that the products right before them hide."""
+def behind_products(program: Program, slices: tuple[Slice, ...]) -> Num:
+    """Seconds that all-reduces take which run tile by tile beside the products whose outputs they sum."""
     hidden: Num = 0.0
     for i in range(1, len(slices)):
         before, op = program.tasks[i - 1].op, program.tasks[i].op

@@ -62,7 +62,7 @@ def test_brute_force_finds_nothing_better(model, on):
                 dec.append((seconds / setup.plan.tokens_per_step, n * plan.dp / (steps * seconds), chips))
             for chunk in SMALL.chunks:
                 cut = replace(setup, stack=replace(setup.stack, chunk_tokens=chunk))
-                if fits(one, setup.plan, n, context, n * setup.plan.query_len + min(chunk, one.input_tokens)):
+                if fits(one, setup.plan, n, context, max(n * setup.plan.query_len, chunk)):
                     lengths = {"input_tokens": one.input_tokens, "output_tokens": one.output_tokens}
                     load = Load(concurrency=n * plan.dp, **lengths, at_random=True)
                     found = aggregated(cut, load)
@@ -73,7 +73,8 @@ def test_brute_force_finds_nothing_better(model, on):
         if n * one.input_tokens <= budget and fits(one, plan, n, one.input_tokens, n * one.input_tokens):
             seconds = step(setup, prefill_batch(sequences=n, length=one.input_tokens)).seconds
             chips = -(-plan.ranks // one.machine.chip.dies)
-            pre.append((seconds + handover_s(setup, one), n * plan.dp / seconds, chips))
+            move = handover_s(setup, one)
+            pre.append((seconds + move, min(n * plan.dp / seconds, 1.0 / move), chips))
 
     tables = serving_points(plans, one, SMALL)
     table = tables["both"]

@@ -120,9 +120,6 @@ def test_groups_that_get_prompts_at_random_are_as_slow_as_the_replay_says(dp, st
     assert abs(apart / seen - 1) < abs(together / seen - 1)
 
 
-@given(st.integers(1, 512), st.floats(0.0, 1e4), st.floats(1.0, 1e4))
-def test_steps_that_carry_prompts(groups, chunks, steps):
-    found = steps_with_prompts(groups, chunks, steps)
-    assert chunks <= found <= max(steps, chunks) * (1 + 1e-12)
-    assert found <= max(groups * chunks, chunks) * (1 + 1e-9)
-    assert steps_with_prompts(1, chunks, steps) == pytest.approx(chunks)
+@given(st.floats(0.0, 1e6), st.floats(1.0, 1e4))
+def test_steps_that_carry_prompts(chunks, steps):
+    assert 0.0 <= steps_with_prompts(chunks, steps) <= min(steps, chunks) * (1 + 1e-12)

@@ -46,7 +46,9 @@ def keeping(monkeypatch):
             rank = next(i for i, each in enumerate(RANKED, 1) if each is choice)
             if rank in refused:
                 return _none("request needs 9 tokens of cache, group holds 8", 1.0, choice.pools)
-            return replace(_none("", 1.0, choice.pools), keeps=rank in keeps, load_ratio=how["load_ratio"])
+            return replace(
+                _none("", 1.0, choice.pools), keeps=rank in keeps, delivered_ratio=1.0, load_ratio=how["load_ratio"]
+            )
 
         monkeypatch.setattr(module, "confirm", confirm)
         monkeypatch.setattr(module, "sustained", lambda *_, **__: None)

@@ -121,7 +121,7 @@ def _replayed(console: Console, chosen: Chosen, within_ratio: float) -> None:
         if ran.refused:
             console.print(f"  replay of {each.rank}: {ran.refused}")
             continue
-        verdict = "keeps the limits" if ran.keeps else "[bold]misses the limits[/]"
+        verdict = ran.verdict if ran.keeps else f"[bold]{ran.verdict}[/]"
         promised = f"{each.promised_tokens_per_s_per_chip:,.0f}"
         console.print(f"  replay of {each.rank}: {_ran(ran)} against {promised}: {verdict}")
     if chosen.keeps is False and not chosen.replayed[0].ran.refused:

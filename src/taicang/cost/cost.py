@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 
@@ -38,6 +38,16 @@ class Cost:
         """The resource with the largest part (scalar costs only)."""
         parts = (self.compute_s, self.memory_s, self.network_s, self.latency_s)
         return RESOURCES[int(np.argmax([float(p) for p in parts]))]
+
+
+def faster(cost: Cost, other: Cost) -> Cost:
+    """Whichever takes less time, for each candidate; ``cost`` where they take as long."""
+    better = np.asarray(other.seconds) < np.asarray(cost.seconds)
+    if better.ndim == 0 or not better.any():
+        return other if better.any() else cost
+    numbers = [each.name for each in fields(Cost) if each.name != "origin"]
+    chosen = {name: np.where(better, getattr(other, name), getattr(cost, name)) for name in numbers}
+    return Cost(**chosen, origin=f"{cost.origin}, {other.origin}")
 
 
 def saturate(*parts: Num, sharpness: float) -> Num:

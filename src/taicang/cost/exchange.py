@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from taicang.cost.cost import Cost, saturate
+from taicang.cost.cost import Cost, faster, saturate
 from taicang.cost.exchange_traffic import PLAIN, Merge, Setting, domain_levels, lower_bound_s, traffic
 from taicang.errors import UnknownName
 from taicang.hardware import Machine
@@ -132,13 +132,20 @@ def exchange(
     """Price one dispatch or combine of one rank; balanced unless ``hot_ratio`` says by how much one receiver leads.
 
     ``fits`` holds constants by level profile and "library.kind". ``library`` defaults to the best measured one on the
-    machine's scale-up network for ``op.low_latency``; ``UnknownName`` if there is no such one. Fields of ``op`` may be
-    floats or arrays of one shape. The price never falls below ``lower_bound_s``.
+    machine's scale-up network for ``op.low_latency``, whose throughput-oriented kernels take over where they are
+    faster; ``UnknownName`` if there is no such one. Fields of ``op`` may be floats or arrays of one shape. The price
+    never falls below ``lower_bound_s``.
     """
     levels = machine.plane("scale_up").levels
     domain = domain_levels(levels)
     profile = levels[domain - 1].profile
     name = library or _library(fits, profile, op.low_latency)
+    other = name if library else _library(fits, profile, low_latency=False)
+    if other != name:
+        costs = [
+            exchange(op, machine, fits, library=each, setting=setting, hot_ratio=hot_ratio) for each in (name, other)
+        ]
+        return faster(*costs)
     if name not in LIBRARIES:
         raise UnknownName("exchange library", name, LIBRARIES)
     traits = LIBRARIES[name]

@@ -1,10 +1,10 @@
-"""Which plan of a ranking to run: the best-ranked one that keeps its limits under replay.
+"""Which plan of a ranking to run: the best-ranked one that keeps its limits and most of its rate under replay.
 
 A search ranks by the closed form, which knows no queues. Here the ranking is walked down: a plan is replayed, and one
-that breaks its limits, or that the replay refuses, is passed over. Plans whose layout is that of one that failed, but
-for spare experts, drafts or microbatches, would fail alike, as would those that prefill as the one did whose prompts
-queued; they are skipped. The last replay goes to the best plan of a mode not tried yet, so that a few replays see both
-aggregated and disaggregated plans.
+that breaks its limits, delivers too little, or that the replay refuses, is passed over. Plans whose layout is that of
+one that failed, but for spare experts, drafts or microbatches, would fail alike, as would those that prefill as the one
+did whose prompts queued; they are skipped. The last replay goes to the best plan of a mode not tried yet, so that a few
+replays see both aggregated and disaggregated plans.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from taicang.predict.confirm import Confirmation, confirm, sustained
+from taicang.predict.confirm import DELIVERS, Confirmation, confirm, sustained
 from taicang.search.points import Job
 from taicang.search.result import Choice
 
@@ -93,14 +93,15 @@ def choose(
     replayed = tuple(_replayed(rank, ranked[rank - 1], tried[rank]) for rank in sorted(tried))
     kept = next((rank for rank, ran in tried.items() if ran.keeps), None)
     if kept is not None:
-        why = "the best by the closed form, and keeps its limits under replay"
+        rate = f"delivers {tried[kept].delivered_ratio:.0%} of its rate"
+        why = f"the best by the closed form: under replay it keeps its limits and {rate}"
         if kept > 1:
-            why = "the best-ranked replayed plan that keeps its limits"
+            why = f"the best-ranked replayed plan that keeps its limits and {rate}"
         passed = _passed(job, ranked, tried, kept)
         return Chosen(rank=kept, choice=ranked[kept - 1], keeps=True, why=why, passed=passed, replayed=replayed)
     best = None if tried[1].refused else sustained(job, ranked[0], named=named, within_ratio=within_ratio)
-    count = f"none of the {len(tried)} replayed plans keeps its" if len(tried) > 1 else "the replayed plan breaks its"
-    why = f"{count} limits under replay; chosen by the closed form alone"
+    count = f"none of the {len(tried)} replayed plans keeps" if len(tried) > 1 else "the replayed plan does not keep"
+    why = f"{count} its limits and {DELIVERS:.0%} of its rate under replay; chosen by the closed form alone"
     return Chosen(rank=1, choice=ranked[0], keeps=False, why=why, replayed=replayed, sustained=best)
 
 
@@ -155,7 +156,7 @@ def _passed(job: Job, ranked: Sequence[Choice], tried: Mapping[int, Confirmation
     reasons: dict[str, list[int]] = {}
     for rank, choice in enumerate(ranked[: kept - 1], 1):
         if rank in tried:
-            why = f"the replay refuses it: {tried[rank].refused}" if tried[rank].refused else "misses the limits"
+            why = f"the replay refuses it: {tried[rank].refused}" if tried[rank].refused else tried[rank].verdict
         else:
             why = "like one that failed" if any(_would_fail(job, choice, *each) for each in failed) else "not replayed"
         reasons.setdefault(why, []).append(rank)

@@ -1,12 +1,14 @@
 """A choice of a search confirmed by replay: a short run of the same load through schedulers, queues and caches.
 
 The closed form that a search prices knows the mean of a steady state. Here requests arrive at random (Poisson) at the
-rate that the choice promises, for a few times as long as one stays; those of the first stay are warm-up.
+rate that the choice promises, for a few times as long as one stays; those of the first stay are warm-up. A run ends
+with its requests, its events or its time, whichever comes first: who is not served by then has broken the limits.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -18,8 +20,9 @@ from taicang.search.result import Choice, Pool
 from taicang.serve import build
 from taicang.serve.clients import OpenLoop
 from taicang.serve.record import Record
+from taicang.serve.request import SECOND
 from taicang.serve.scheduler import Limits, preset
-from taicang.serve.simulate import serve
+from taicang.serve.simulate import EVERY, serve
 from taicang.traffic.generate import arriving, fixed, from_profile
 from taicang.traffic.trace import Trace
 
@@ -27,10 +30,18 @@ STAYS = 1.5
 """How long is measured, over the time that a request stays; one more such time fills the machine."""
 MEASURED = 4000
 """Requests of which no more are measured."""
-LEAST = 40
-"""Requests of a run, whatever the load."""
+LEAST = 400
+"""Requests that are measured, whatever the load: chance alone then moves their rate by 5 %."""
 MOST = 20_000
 """Requests of a run; a larger machine is confirmed on fewer of its instances."""
+TOO_MANY = 200_000
+"""Requests that one instance of each pool may need; a choice that needs more is not replayed."""
+EVENTS = 1_000_000
+"""Of a run."""
+PATIENCE = 10
+"""Stays that a run goes on after the last arrival."""
+DELIVERS = 0.85
+"""Share of the promised rate that a choice must deliver."""
 
 
 LOADS = (0.9, 0.8, 0.65, 0.5, 0.3)
@@ -56,11 +67,23 @@ class Confirmation:
     """Over the same chips as the choice's figure."""
     within_ratio: float
     """Share of the requests within both limits."""
+    delivered_ratio: float
+    """Output tokens over those promised of the load that ran (over those asked for, where chance made them fewer)."""
     keeps: bool
+    """Whether enough requests are within the limits and enough tokens are delivered."""
     load_ratio: float = 1.0
     """Share of the load that ran."""
     refused: str = ""
     """Why there was no run."""
+
+    @property
+    def verdict(self) -> str:
+        """In words."""
+        if self.keeps:
+            return "keeps the limits"
+        if self.delivered_ratio < DELIVERS:
+            return f"delivers {self.delivered_ratio:.0%} of its rate"
+        return "misses the limits"
 
 
 def confirm(
@@ -68,40 +91,49 @@ def confirm(
 ) -> Confirmation:
     """Replay ``choice`` under ``load_ratio`` of the load of ``job``: lengths of the profile ``named``, or all equal.
 
-    It keeps the limits if at least ``within_ratio`` of the requests do.
+    It keeps the limits if ``within_ratio`` of the requests or more do and ``DELIVERS`` of the rate is delivered.
     """
     stay_s = choice.ttft_s + max(job.output_tokens - 1, 0.0) * choice.tpot_s
     share, pools = _portion(choice, stay_s)
     rate = choice.requests_per_s * share * load_ratio
     filling = rate * stay_s
-    count = max(round(filling + min(filling * STAYS, MEASURED)), LEAST)
+    requests = round(filling + min(max(filling * STAYS, LEAST), MEASURED))
+    if requests > TOO_MANY:
+        return _none(f"it takes {requests:,} requests to fill", rate, pools)
     if named:
-        trace = from_profile(named, profile(named), count, seed=seed)
+        trace = from_profile(named, profile(named), requests, seed=seed)
     else:
-        trace = fixed(count, round(job.input_tokens), round(job.output_tokens))
+        trace = fixed(requests, round(job.input_tokens), round(job.output_tokens))
+    trace = arriving(trace, rate, seed=seed)
     try:
-        table = _run(job, pools, arriving(trace, rate, seed=seed), seed)
+        table = _run(job, pools, trace, PATIENCE * stay_s, seed)
     except TaicangError as error:
         return _none(str(error), rate, pools)
-    late = table["arrival_s"] >= min(stay_s, 0.5 * count / rate)
+    warm_s, end_s = min(stay_s, 0.5 * requests / rate), float(trace.arrival_s[-1])
+    late = table["arrival_s"] >= warm_s
     if not late.any():
         return _none("no request finished", rate, pools)
     ttft, tpot = table["ttft_s"][late], table["tpot_s"][late]
-    kept = float(((ttft <= job.ttft_s) & (tpot <= job.tpot_s)).mean())
+    measured = trace.arrival_s >= warm_s
+    kept = float(((ttft <= job.ttft_s) & (tpot <= job.tpot_s)).sum()) / float(measured.sum())
+    # tokens come out at a steady rate only when the first have stayed as long as they do here
+    full_s = float(np.clip(table["e2e_s"][late].mean(), warm_s, 0.5 * (warm_s + end_s)))
+    tokens = _rate(table, full_s, end_s)
+    promised = choice.output_tokens_per_s * share * load_ratio
+    asked = float(trace.output_tokens[measured].sum()) / max(end_s - warm_s, 1e-9)
+    delivered = tokens / min(promised, asked)
     return Confirmation(
-        requests=int(late.sum()),
+        requests=int(measured.sum()),
         rate_per_s=rate,
         instances=tuple(pool.instances for pool in pools),
         ttft_s=float(ttft.mean()),
         ttft_p99_s=float(np.quantile(ttft, 0.99)),
         tpot_s=float(tpot.mean()),
         tpot_p99_s=float(np.quantile(tpot, 0.99)),
-        output_tokens_per_s_per_chip=_rate(table, late)
-        / share
-        * choice.output_tokens_per_s_per_chip
-        / choice.output_tokens_per_s,
+        output_tokens_per_s_per_chip=tokens / share * choice.output_tokens_per_s_per_chip / choice.output_tokens_per_s,
         within_ratio=kept,
-        keeps=kept >= within_ratio,
+        delivered_ratio=delivered,
+        keeps=kept >= within_ratio and delivered >= DELIVERS,
         load_ratio=load_ratio,
     )
 
@@ -126,28 +158,36 @@ def _none(reason: str, rate_per_s: float, pools: tuple[Pool, ...]) -> Confirmati
         tpot_p99_s=0.0,
         output_tokens_per_s_per_chip=0.0,
         within_ratio=0.0,
+        delivered_ratio=0.0,
         keeps=False,
         refused=reason,
     )
 
 
 def _portion(choice: Choice, stay_s: float) -> tuple[float, tuple[Pool, ...]]:
-    """The share of the machine that is run, and its pools: equal instances are alike, a few stand for many."""
-    counts = [pool.instances for pool in choice.pools]
-    whole = int(np.gcd.reduce(counts))
-    parts = min(whole, max(1, int(np.ceil(choice.requests_per_s * stay_s / MOST))))
-    while whole % parts:
-        parts += 1
-    if len(counts) == 1:
-        parts = whole
-    return 1.0 / parts, tuple(replace(pool, instances=pool.instances // parts) for pool in choice.pools)
+    """The share of the load that is run, and the pools that run it: equal instances are alike, a few stand for many.
+
+    Of two pools the smaller is cut to what bounds the requests, the other in proportion; the share is what both carry.
+    """
+    counts = np.array([pool.instances for pool in choice.pools])
+    few = int(counts.min())
+    kept = 1 if len(counts) == 1 else max(1, min(few, int(few * MOST / max(choice.requests_per_s * stay_s, 1.0))))
+    run = np.maximum(np.round(counts * (kept / few)), 1).astype(np.int64)
+    pools = zip(choice.pools, run.tolist(), strict=True)
+    return float((run / counts).min()), tuple(replace(pool, instances=count) for pool, count in pools)
 
 
-def _run(job: Job, pools: tuple[Pool, ...], trace: Trace, seed: int) -> dict[str, Any]:
+def _run(job: Job, pools: tuple[Pool, ...], trace: Trace, patience_s: float, seed: int) -> dict[str, Any]:
     made = [build.Pool(setup=job.setup(p.plan), instances=p.instances, limits=_limits(job, p)) for p in pools]
     system = build.cluster(made[0], made[1] if len(made) > 1 else None, context=job.context_tokens, seed=seed)
     finished = Record()
-    serve(system, OpenLoop(trace).arrivals(), finished)
+    end, calls = (float(trace.arrival_s[-1]) + patience_s) * SECOND, count()
+
+    def bounded(_: int, now: int) -> None:
+        if now > end or next(calls) > EVENTS // EVERY:
+            raise KeyboardInterrupt
+
+    serve(system, OpenLoop(trace).arrivals(), finished, progress=bounded)
     return finished.columns()
 
 
@@ -167,9 +207,9 @@ def _drafts(pool: Pool) -> bool:
     return bool(pool.plan.draft_tokens)
 
 
-def _rate(table: dict[str, Any], late: Any) -> float:
-    """Output tokens per second from the end of the warm-up to the last arrival, each answer spread over its time."""
-    first, end = table["arrival_s"] + table["ttft_s"], table["arrival_s"] + table["e2e_s"]
-    start, stop = float(table["arrival_s"][late].min()), float(table["arrival_s"].max())
-    inside = np.clip(np.minimum(end, stop) - np.maximum(first, start), 0.0, None) / np.maximum(end - first, 1e-9)
-    return float((table["output_tokens"] * inside).sum()) / max(stop - start, 1e-9)
+def _rate(table: dict[str, Any], start_s: float, end_s: float) -> float:
+    """Output tokens per second between two times, each answer's spread from its first to its last."""
+    first, last = table["arrival_s"] + table["ttft_s"], table["arrival_s"] + table["e2e_s"]
+    inside = np.clip(np.minimum(last, end_s) - np.maximum(first, start_s), 0.0, None) / np.maximum(last - first, 1e-9)
+    at_once = (last <= first) & (first >= start_s) & (first <= end_s)
+    return float((table["output_tokens"] * (inside + at_once)).sum()) / max(end_s - start_s, 1e-9)

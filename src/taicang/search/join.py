@@ -59,15 +59,25 @@ def best_rows(points: Points, *, ttft_s: float, tpot_s: float) -> NDArray[np.int
 def matched(prefill: Points, decode: Points, rows: NDArray[np.int64], *, chips: int, ttft_s: float) -> Pairs:
     """For each of the decode ``rows``, the best prefill instances beside it on ``chips`` chips, if there is room."""
     first = fastest(prefill, ttft_s)
-    counts = [np.arange(1, int(chips // size) + 1) for size in prefill.chips[first]]
-    row = np.repeat(first, [len(c) for c in counts])
-    count = np.concatenate([np.zeros(0), *counts])
-    many = np.floor_divide((chips - count * prefill.chips[row])[None, :], decode.chips[rows][:, None])
-    fed = (count * prefill.requests_per_s[row])[None, :]
-    rate = np.minimum(fed, many * decode.requests_per_s[rows][:, None])
-    keep = np.flatnonzero(rate.max(axis=1, initial=0.0) > 0)
-    at = np.argmax(rate[keep], axis=1) if keep.size else keep
-    return _pairs(prefill, decode, row[at], rows[keep], count[at], rate[keep, at])
+    fed, size = prefill.requests_per_s[first][:, None], prefill.chips[first][:, None]
+    drawn, other = decode.requests_per_s[rows], decode.chips[rows]
+
+    def left(count: Any) -> Any:
+        return np.floor_divide(chips - count * size, other) * drawn
+
+    # more prefill instances feed more and leave less: the best count is the last that the rest can take, or the next
+    few = np.zeros((first.size, rows.size))
+    many = few + np.floor_divide(chips, size) + 1.0
+    while (apart := many - few > 1.0).any():
+        middle = np.where(apart, np.floor((few + many) / 2.0), few)
+        takes = middle * fed <= left(middle)
+        few, many = np.where(takes, middle, few), np.where(takes | ~apart, many, middle)
+    counts = np.stack([few, few + 1.0], axis=1)
+    rate = np.minimum(counts * fed[:, None], left(counts.swapaxes(0, 1)).swapaxes(0, 1))
+    rate, counts = (each.reshape(2 * first.size, rows.size) for each in (rate, counts))
+    keep = np.flatnonzero(rate.max(axis=0, initial=0.0) > 0)
+    at = np.argmax(rate[:, keep], axis=0) if keep.size else keep
+    return _pairs(prefill, decode, first[at // 2], rows[keep], counts[at, keep], rate[at, keep])
 
 
 def _pairs(prefill: Points, decode: Points, first: Any, second: Any, count: Any, rate: Any) -> Pairs:
@@ -101,7 +111,20 @@ def covered(prefill: Points, decode: Points, *, chips: int, ttft_s: float, tpot_
     total = 0
     sizes, rows = np.unique(decode.chips[decode.tpot_s <= tpot_s], return_counts=True)
     for size, times in zip(*np.unique(prefill.chips[prefill.ttft_s <= ttft_s], return_counts=True), strict=True):
-        left = chips - size * np.arange(1, int(chips // size) + 1)
+        most = chips // int(size)
         for other, more in zip(sizes, rows, strict=True):
-            total += int(times) * int(more) * int(np.floor_divide(left, other).sum())
+            total += int(times) * int(more) * _floor_sum(most, int(size), chips - most * int(size), int(other))
+    return total
+
+
+def _floor_sum(terms: int, slope: int, start: int, divisor: int) -> int:
+    """Sum of (start + slope i) // divisor for i below ``terms``, as Euclid's algorithm goes."""
+    total = 0
+    while terms > 0:
+        total += terms * (terms - 1) // 2 * (slope // divisor) + terms * (start // divisor)
+        slope, start = slope % divisor, start % divisor
+        last = slope * terms + start
+        if last < divisor:
+            break
+        terms, start, slope, divisor = last // divisor, last % divisor, divisor, slope
     return total

@@ -180,21 +180,21 @@ def serving_points(
     pairs = drafts.size * batches.size
     cells = {role: pairs * (chunks.size if role == "both" else 1) for role in roles}
 
-    def fitting(plan: ServePlan, extra: Any) -> Any:
+    def fitting(plan: ServePlan, budget: Any) -> Any:
         use = memory_use(
             job.model,
             plan,
             job.machine.chip,
             sequences=batches,
             context=job.held_tokens,
-            tokens=batches * plan.query_len + extra,
+            tokens=np.maximum(batches * plan.query_len, budget),
         )
         return (use.spare_bytes >= 0) & _filled(plan, batches)
 
     def rows(once: Once, plan: ServePlan, exists: Any) -> dict[Role, dict[str, Any]]:
         plan = replace(plan, draft_tokens=drafts)
-        beside = {"both": np.minimum(chunks, job.input_tokens), "decode": np.zeros(1)}
-        keep = {role: fitting(plan, beside[role]) & exists for role in roles}
+        budgets = {"both": chunks, "decode": np.zeros(1)}
+        keep = {role: fitting(plan, budgets[role]) & exists for role in roles}
         most = max(_largest(mask) for mask in keep.values())
         keep = {role: mask[..., :most, :] for role, mask in keep.items()}
         found: dict[Role, dict[str, Any]] = {role: {"keep": mask} for role, mask in keep.items()}
@@ -239,7 +239,10 @@ def serving_points(
 
 
 def prefill_points(plans: Sequence[ServePlan], job: Job, space: Space) -> Points:
-    """Prefill instances of their own; TTFT is a batch of prompts alone and the move of one cache, without queueing."""
+    """Prefill instances of their own; TTFT is a batch of prompts alone and the move of one cache, without queueing.
+
+    An instance sends one cache after the other, which bounds its rate where prompts are short.
+    """
     prompts: Floats = np.array(space.prompts, dtype=float)
 
     def rows(once: Once, plan: ServePlan, exists: Any) -> dict[Role, dict[str, Any]]:
@@ -257,11 +260,12 @@ def prefill_points(plans: Sequence[ServePlan], job: Job, space: Space) -> Points
             return {"prefill": {"keep": keep[..., :0]}}
         setup = replace(job, price=replace(once, exists=keep).price).setup(plan)
         seconds: Any = step(setup, job.prompts(prompts, plan.dp)).seconds
+        move: Any = handover_s(setup, job)
         found = {
             "keep": keep,
             "sequences": prompts,
-            "ttft_s": seconds + handover_s(setup, job),
-            "requests_per_s": prompts * plan.dp / seconds,
+            "ttft_s": seconds + move,
+            "requests_per_s": np.minimum(prompts * plan.dp / seconds, 1.0 / move),
         }
         return {"prefill": found}
 

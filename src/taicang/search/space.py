@@ -86,12 +86,13 @@ def layouts(
 ) -> Iterator[ServePlan]:
     """Legal layouts of one instance, without looking at memory; ``prefill`` adds those that only prefill knows.
 
-    Tensor parallelism divides the heads and stays in the scale-up domain. A stage has a power of two of ranks, or the
-    whole or half of the machine's. Experts fill the stage as ep x moe_tp; beyond one expert per rank a tenth of the
-    ranks holds shared experts, as DeepSeek's and CloudMatrix's widest layouts do.
+    Tensor parallelism divides the heads and stays in the scale-up domain. A stage has a power of two of ranks, or an
+    equal part of the machine, down to half of a scale-up domain. Experts fill the stage as ep x moe_tp; beyond one
+    expert per rank a tenth of the ranks holds shared experts, as DeepSeek's and CloudMatrix's widest layouts do.
     """
     limit = min(machine.ranks, space.most_ranks or machine.ranks)
     experts, near = routed(model), domain(machine)
+    parts = frozenset[int]() if space.narrow else _parts(machine.ranks, near)
     seen: set[ServePlan] = set()
     for pp in space.pp:
         if pp > model.layers:
@@ -99,7 +100,7 @@ def layouts(
         for tp in space.tp:
             if tp > min(near, limit) or not divides(model, tp):
                 continue
-            for stage in _stages(tp, limit // pp, 0 if space.narrow else machine.ranks, experts):
+            for stage in _stages(tp, limit // pp, parts, experts):
                 base = ServePlan(tp=tp, dp=stage // tp, pp=pp, quant=quant)
                 made = _dense(base, model) if experts is None else _routed(base, experts, space, near, stack)
                 for plan in made:
@@ -107,7 +108,7 @@ def layouts(
                         seen.add(plan)
                         yield plan
     if prefill and experts and "sp_attention" in stack.overlap:
-        for ranks in _stages(2, limit, 0 if space.narrow else machine.ranks, experts):
+        for ranks in _stages(2, limit, parts, experts):
             if divides(model, ranks) and ranks <= min(near, experts.experts):
                 for redundant in _replicas(experts.experts, ranks, 0, space, stack):
                     sp = ServePlan(tp=ranks, ep=ranks, sp=True, redundant=redundant, quant=quant)
@@ -131,10 +132,17 @@ def _plain(plan: ServePlan, experts: Experts | None) -> bool:
     return plan.tp == 1 and plan.ep == stage and (stage <= experts.experts or stage == wide)
 
 
-def _stages(tp: int, limit: int, whole: int, experts: Experts | None) -> list[int]:
-    """Ranks of a stage of ``tp``-rank groups on a machine of ``whole`` ranks (0: powers of two alone)."""
-    sizes = {2**i for i in range(limit.bit_length()) if 2**i <= limit}
-    sizes |= {whole >> i for i in range(2) if whole and whole % 2**i == 0 and whole >> i <= limit}
+def _parts(ranks: int, domain: int) -> frozenset[int]:
+    """Ranks of the equal parts of a machine that are whole numbers of half domains: a machine twice as large has all
+    of them too, whether or not they are powers of two."""
+    unit = domain // 2 if domain % 2 == 0 and ranks % domain == 0 else ranks
+    halves = ranks // unit
+    return frozenset(unit * n for n in range(1, halves + 1) if halves % n == 0)
+
+
+def _stages(tp: int, limit: int, parts: frozenset[int], experts: Experts | None) -> list[int]:
+    """Ranks of a stage of ``tp``-rank groups: powers of two, or one of ``parts``."""
+    sizes = {2**i for i in range(limit.bit_length()) if 2**i <= limit} | {n for n in parts if n <= limit}
     if experts:
         sizes |= {n for n in (experts.experts + experts.experts // 4,) if n <= limit}
     return sorted(n for n in sizes if n >= tp and n % tp == 0 and (experts or n == tp))

@@ -50,8 +50,8 @@ class Limits:
 
 
 def preset(stack: Stack, **changes: object) -> Limits:
-    """The scheduler of ``stack``: TensorRT-LLM never evicts, CloudMatrix-Infer's pools run one phase each."""
-    policy: Policy = "prefill_first" if stack.scheduler == "prefill_first" else "mixed"
+    """The scheduler of ``stack``: TensorRT-LLM never evicts, engines of pools run prompts in steps of their own."""
+    policy: Policy = "mixed" if stack.scheduler == "mixed" else "prefill_first"
     base: dict[str, object] = {
         "policy": policy,
         "tokens": stack.chunk_tokens,

@@ -17,7 +17,7 @@ from taicang.models.types import Model
 from taicang.ops import Exchange, GroupedGemm, Operator
 from taicang.plans import Batch, ServePlan
 from taicang.stacks import Stack
-from taicang.timeline import Slice, Timeline, hidden_network, sequential, two_streams
+from taicang.timeline import Slice, Timeline, behind_products, hidden_network, price, sequential, two_streams
 from taicang.units import Count, Num
 
 
@@ -46,23 +46,54 @@ def step(setup: Setup, batch: Batch) -> Timeline:
     """Price one step of ``batch`` (of one attention group) under the plan's schedule."""
     plan, stack = setup.plan, setup.stack
     if some(plan.pp - 1):
-        batch = scaled(batch, _in_flight_share(batch, plan.pp))
-    prefill = where_some(batch.prefill_tokens)
+        batch = _largest_part(batch, plan.pp)
     whole = lower(setup.model, plan, batch, stack, skew=setup.skew)
+    pricer = _pricer(setup, None, batch)
     if plan.microbatches == 1:
-        beside = prefill if "matmul_all_reduce" in stack.overlap else 0.0
-        timeline = sequential(whole, _pricer(setup, None, prefill), reduce_beside=beside)
+        timeline = sequential(whole, pricer)
+        if "matmul_all_reduce" in stack.overlap and some(batch.prefill_tokens):
+            timeline = _reduced_beside(timeline, whole, setup, batch)
         return _host_bound(timeline, whole, setup, batch)
     half = lower(setup.model, plan, scaled(batch, 1.0 / plan.microbatches), stack, skew=setup.skew)
-    if stack.partition is not None and not some(batch.prefill_tokens):
-        return two_streams(half, whole, _pricer(setup, stack.partition, prefill))
-    return _host_bound(hidden_network(half, whole, _pricer(setup, None, prefill), stack), half, setup, batch)
+    if stack.partition is not None and some(batch.decode_sequences):
+        timeline = two_streams(half, whole, _pricer(setup, stack.partition, batch))
+    else:
+        timeline = hidden_network(half, whole, pricer, stack)
+    return _host_bound(timeline, half, setup, batch)
 
 
-def _in_flight_share(batch: Batch, stages: Count) -> Any:
-    """Share of the batch that is in one stage at a time: one part for each stage, but no part of a sequence."""
-    sequences = np.maximum(batch.decode_sequences + batch.prefill_sequences, 1.0)
-    return 1.0 / np.minimum(stages, sequences)
+def _reduced_beside(timeline: Timeline, program: Program, setup: Setup, batch: Batch) -> Timeline:
+    """``timeline`` with the all-reduces of prompts beside the products that they sum.
+
+    A step that only decodes runs them one after the other. Prompts hide what they add to that, not what sequences that
+    decode beside them would take alone: with a few more tokens no step gets shorter.
+    """
+    prompts = where_some(batch.prefill_tokens)
+    hidden = behind_products(program, timeline.slices)
+    if some(batch.decode_sequences):
+        decoding = Batch(decode_sequences=batch.decode_sequences, decode_context=batch.decode_context)
+        alone = lower(setup.model, setup.plan, decoding, setup.stack, skew=setup.skew)
+        apart = behind_products(alone, price(alone, _pricer(setup, None, decoding)))
+        hidden = np.maximum(hidden - where_some(batch.decode_sequences) * apart, 0.0)
+    return replace(timeline, seconds=timeline.seconds - prompts * hidden)
+
+
+def _largest_part(batch: Batch, stages: Count) -> Batch:
+    """What is in one stage at a time where a batch is cut into parts, one for each stage but none of a sequence.
+
+    Each part has its share of the sequences that decode and of the prompts; a turn of the pipeline is as long as the
+    part with the most work takes through all stages, since its own next tokens wait for that.
+    """
+    decoding = 1.0 / np.clip(batch.decode_sequences, 1.0, stages)
+    prompts = 1.0 / np.clip(batch.prefill_sequences, 1.0, stages)
+    return Batch(
+        prefill_tokens=batch.prefill_tokens * prompts,
+        prefill_sequences=batch.prefill_sequences * prompts,
+        prefill_pairs=batch.prefill_pairs * prompts,
+        prefill_context=batch.prefill_context * prompts,
+        decode_sequences=batch.decode_sequences * decoding,
+        decode_context=batch.decode_context * decoding,
+    )
 
 
 def scaled(batch: Batch, ratio: Any) -> Batch:
@@ -77,7 +108,7 @@ def scaled(batch: Batch, ratio: Any) -> Batch:
     )
 
 
-def _pricer(setup: Setup, partition: tuple[float, float] | None, prefill: Count) -> Callable[[Operator, Stream], Cost]:
+def _pricer(setup: Setup, partition: tuple[float, float] | None, batch: Batch) -> Callable[[Operator, Stream], Cost]:
     stack = setup.stack
     waits = stack.imbalance_ratio != 1.0 or stack.straggle_ratio != 1.0
 
@@ -88,16 +119,19 @@ def _pricer(setup: Setup, partition: tuple[float, float] | None, prefill: Count)
         cost = setup.price(op, *share)
         if not (waits and isinstance(op, (Exchange, GroupedGemm))):
             return cost
-        wait = cost.seconds * _late(op, stack, prefill)
+        wait = cost.seconds * _late(op, stack, batch)
         return replace(cost, seconds=cost.seconds + wait, latency_s=cost.latency_s + wait)
 
     return price
 
 
-def _late(op: Exchange | GroupedGemm, stack: Stack, prefill: Count) -> Num:
-    """By how much the slowest expert rank, for which all wait, takes longer than the mean one."""
-    decode = stack.straggle_ratio if isinstance(op, Exchange) else 1.0
-    return prefill * (stack.imbalance_ratio - 1.0) + (1.0 - prefill) * (decode - 1.0)
+def _late(op: Exchange | GroupedGemm, stack: Stack, batch: Batch) -> Num:
+    """By how much the slowest expert rank, for which all wait, takes longer than the mean one: in a step with prompts
+    and sequences that decode, whichever lets it wait longer."""
+    late: Num = where_some(batch.prefill_tokens) * (stack.imbalance_ratio - 1.0)
+    if not isinstance(op, Exchange):
+        return late
+    return np.maximum(late, where_some(batch.decode_sequences) * (stack.straggle_ratio - 1.0))
 
 
 def _host_bound(timeline: Timeline, program: Program, setup: Setup, batch: Batch) -> Timeline:

@@ -9,6 +9,9 @@ from typing import Protocol
 from taicang.serve.cluster import ARRIVAL, Cluster
 from taicang.serve.request import Request
 
+EVERY = 4096
+"""Events between two reports of progress."""
+
 
 class Kept(Protocol):
     """What takes finished requests: a list, or a ``Record`` of their figures."""
@@ -43,8 +46,8 @@ def serve(
     """Serve ``arrivals`` (in order of time); requests go to ``finished`` in order of finishing.
 
     ``after(request, now)`` makes the request that its client sends next (closed loop); its arrival may not lie before
-    ``now``. ``progress(finished, now)`` is called every 4,096 events. Returns whether the run came to its end: every
-    request has ended, or waits for an instance that nothing brings back. A ``KeyboardInterrupt`` ends it early.
+    ``now``. ``progress(finished, now)`` is called every ``EVERY`` events. Returns whether the run came to its end:
+    every request has ended, or waits for an instance that nothing brings back. A ``KeyboardInterrupt`` ends it early.
     """
     events = cluster.events
     heap, touched = events.heap, cluster.touched
@@ -82,7 +85,7 @@ def serve(
             if touched:
                 wake(now)
             count += 1
-            if progress is not None and count % 4096 == 0:
+            if progress is not None and count % EVERY == 0:
                 progress(len(finished), now)
     except KeyboardInterrupt:
         return False

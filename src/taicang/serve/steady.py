@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from taicang.plans import Batch, decode_batch, prefill_batch
-from taicang.serve.setup import Setup, step
+from taicang.serve.setup import Setup, scaled, step
 from taicang.serve.uneven import EVEN, Spread
 from taicang.timeline import Timeline
 from taicang.units import Count, Num
@@ -73,9 +73,11 @@ def aggregated(setup: Setup, load: Load) -> Steady:
 
     A scheduler that mixes puts prompt chunks into decode steps; one that prefills first runs steps of their own in
     between. Of the other requests' prefills in a turn, ``burst_ratio / 2`` come before a request's first token: in a
-    full burst of equal requests the mean one has half of the others ahead of it.
+    full burst of equal requests the mean one has half of the others ahead of it. Where prompts need more steps than
+    answers, those beyond are waited for before the first token.
     """
     plan, stack = setup.plan, setup.stack
+    mixed = stack.scheduler == "mixed"
     group = np.maximum(load.concurrency / plan.dp if load.group is None else load.group, 1.0)
     mine = np.minimum(group, load.room)
     spread = load.spread
@@ -84,29 +86,35 @@ def aggregated(setup: Setup, load: Load) -> Steady:
     decode = step(setup, decoding)
     new = np.maximum(load.input_tokens * (1.0 - load.cached_ratio), 1.0)
     cached = load.input_tokens - new
-    chunks = np.maximum(new / stack.chunk_tokens, 1.0)
+    # sequences that decode take their tokens of the step's budget first
+    budget = np.maximum(stack.chunk_tokens - mine * plan.query_len, 1.0) if mixed else stack.chunk_tokens
+    chunks = np.maximum(new / budget, 1.0)
     length = new / chunks
     keys = (cached + new * spread.input_ratio / 2) * spread.prompts_ratio(plan.dp, length)
     chunk = prefill_batch(sequences=1.0, length=length, cached=keys - length / 2)
-    alone = step(setup, chunk)
-    mixed = stack.scheduler == "mixed"
-    carrying = step(setup, together(decoding, chunk)) if mixed else alone
-    during = carrying.seconds - decode.seconds if mixed else alone.seconds
     steps = np.maximum((load.output_tokens - 1) / plan.tokens_per_step, 1.0)
-    # steps of a turn that carry a chunk of somebody else's prompt
+    # steps of a turn that carry chunks of others' prompts, and how many of them in each attention group
     others = np.maximum(mine - 1.0, 0.0) * chunks
+    carried = np.minimum(others, steps)
     if load.at_random:
-        group_chunks, others = others, steps_with_prompts(plan.dp, others, steps)
-        if setup.plan.microbatches == 1:  # else they overlap with something
-            more = carrying.by_part().get("experts", 0.0) - decode.by_part().get("experts", 0.0)
-            idle_ratio = 1.0 - group_chunks / np.maximum(others, 1e-9)
-            during = during - np.maximum(more, 0.0) * idle_ratio
-    ahead = others * (0.5 * stack.burst_ratio)
-    busy = steps * decode.seconds + (others - ahead) * during
+        carried = steps_with_prompts((mine * plan.dp - 1.0) * chunks, steps)
+    carried = np.maximum(carried, others * length / budget)
+    packed = np.maximum(others / np.maximum(carried, 1e-9), 1.0)
+    several = scaled(chunk, packed)
+    alone = step(setup, chunk)
+    carrying = step(setup, together(decoding, several) if mixed else several)
+    during = carrying.seconds - decode.seconds if mixed else carrying.seconds
+    if load.at_random and setup.plan.microbatches == 1:  # else they overlap with something
+        more = carrying.by_part().get("experts", 0.0) - decode.by_part().get("experts", 0.0)
+        idle_ratio = 1.0 - np.minimum(others / np.maximum(carried * packed, 1e-9), 1.0)
+        during = during - np.maximum(more, 0.0) * idle_ratio
+    late = np.maximum(carried - steps, 0.0) if mixed else 0.0
+    ahead = (carried - late) * (0.5 * stack.burst_ratio)
+    busy = steps * decode.seconds + (carried - late - ahead) * during
     tpot = busy / np.maximum(load.output_tokens - 1, 1.0)
     company = np.where(np.asarray(mine) > 1, 1.0, 0.0)
-    own = chunks * (decode.seconds * company + during) if mixed else chunks * alone.seconds
-    turn = 0.5 * decode.seconds * company + own + ahead * during + busy
+    own = chunks * np.maximum(alone.seconds, company * (decode.seconds + during) if mixed else 0.0)
+    turn = 0.5 * decode.seconds * company + own + ahead * during + late * carrying.seconds + busy
     # where more requests are in flight than run, each waits for a place: the turns of those before it
     ttft: Num = turn * (group / mine) - busy
     return Steady(
@@ -119,10 +127,10 @@ def aggregated(setup: Setup, load: Load) -> Steady:
     )
 
 
-def steps_with_prompts(groups: Count, chunks: Num, steps: Num) -> Num:
-    """Steps that carry a chunk of some group's prompt, while each group gets ``chunks`` of them at random times in
-    ``steps`` decode steps: a step has none with the chance of a Poisson count."""
-    return np.maximum(chunks, -steps * np.expm1(-groups * chunks / steps))
+def steps_with_prompts(chunks: Num, steps: Num) -> Num:
+    """Of ``steps`` decode steps those that carry some of the ``chunks`` of prompts, which come at random times: a step
+    has none with the chance of a Poisson count."""
+    return -steps * np.expm1(-chunks / steps)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
