@@ -11,6 +11,11 @@ import time
 
 import pytest
 
+from taicang.errors import InvalidInput
+from taicang.search import evaluate, workers
+from taicang.search import inputs as study_inputs
+from taicang.search.journal import Journal
+
 STUDY = """base: {model: llama-3.1-8b, on: hgx-h100, input: 1000, output: 200, tp: 1, mode: agg}
 axes: {batch: {from: 1, to: 64, steps: 40}}
 sample: {kind: grid}
@@ -50,6 +55,9 @@ def inputs(tmp_path):
 def line(name, inputs, out):
     words = [inputs.get(word, word).replace("OUT", str(out)) for word in WRITERS[name][0]]
     return [sys.executable, "-m", "taicang", *words]
+
+
+LOUD = {"stderr": subprocess.PIPE, "text": True}
 
 
 def run(words, **more):
@@ -95,7 +103,7 @@ def test_without_room_nothing_is_lost_and_nothing_half_there(name, inputs, tmp_p
 
 @pytest.mark.parametrize("name", ["replay", "train", "score", "compare", "trace"])
 def test_what_cannot_be_written_is_refused_before_the_work(name, inputs, tmp_path):
-    for place in (tmp_path / "study.yaml", "/proc/x"):
+    for place in (tmp_path / "study.yaml" / "below", "/proc/x"):
         start = time.monotonic()
         done = run(line(name, inputs, place))
         told(done, 2)
@@ -109,31 +117,35 @@ def test_what_cannot_be_written_is_refused_before_the_work(name, inputs, tmp_pat
 def test_devices_links_and_folders_stay_what_they_are(place, tmp_path):
     (tmp_path / "FOLDER").mkdir()
     (tmp_path / "LINK").symlink_to("/dev/null")
-    told(run(line("train", {}, "OUT")[:-1] + [place], cwd=tmp_path), 2)
+    told(run([*line("train", {}, "OUT")[:-1], place], cwd=tmp_path), 2)
     assert not os.path.isfile("/dev/null")
     assert (tmp_path / "LINK").is_symlink()
     assert not list((tmp_path / "FOLDER").iterdir())
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
-def test_another_users_folder_is_refused_in_one_line(inputs, tmp_path):
+@pytest.mark.parametrize("name", ["replay", "train", "score", "sweep"])
+def test_another_users_folder_is_refused_in_one_line(name, taicang, inputs, tmp_path):
     private = tmp_path / "private"
     private.mkdir(mode=0o755)
+    words = line(name, inputs, private / "out")[3:]
+    assert taicang(*line(name, inputs, tmp_path / "mine")[3:])[0] == 0  # what it imports may be root's alone
     for each in (tmp_path, *tmp_path.parents[:3]):
         each.chmod(each.stat().st_mode | 0o055)
-    for name in ("replay", "train", "score", "sweep"):
-        done = run(line(name, inputs, private / "out"), user=65534, group=65534, extra_groups=[])
-        if "No module named" in done.stderr or "Permission denied: '" in done.stderr:
-            pytest.skip("another user cannot read this installation")
-        told(done, 2)
-        assert "Permission denied" in done.stderr
+    os.seteuid(65534)
+    try:
+        code, _, said = taicang(*words)
+    finally:
+        os.seteuid(0)
+    assert code == 2
+    assert "Permission denied" in said
     assert not list(private.iterdir())
 
 
 @pytest.mark.parametrize("words", [("catalog", "list"), ("--help",), ("infer", "llama-3.1-8b", "--on", "hgx-h100")])
 def test_a_full_standard_output_is_told_in_one_line(words):
     with open("/dev/full", "w") as full:
-        done = subprocess.run([sys.executable, "-m", "taicang", *words], stdout=full, stderr=subprocess.PIPE, text=True)
+        done = subprocess.run([sys.executable, "-m", "taicang", *words], check=False, stdout=full, **LOUD)
     told(done, 2)
     assert done.stderr == "taicang: cannot write to standard output: No space left on device\n"
 
@@ -146,7 +158,7 @@ def test_a_closed_standard_output_is_told():
 
 def test_a_full_standard_output_costs_no_file(inputs, tmp_path):
     with open("/dev/full", "w") as full:
-        done = subprocess.run(line("replay", inputs, tmp_path / "out"), stdout=full, stderr=subprocess.PIPE, text=True)
+        done = subprocess.run(line("replay", inputs, tmp_path / "out"), check=False, stdout=full, **LOUD)
     told(done, 2)
     assert set(whole(tmp_path / "out")) == WRITERS["replay"][1]
 
@@ -207,6 +219,21 @@ def test_three_hundred_faults(inputs, tmp_path):
     strike(sorted(WRITERS), 300, 2, inputs, tmp_path)
 
 
+def test_an_interrupted_study_ends_at_once_and_leaves_no_worker(inputs, tmp_path):
+    words = line("sweep", inputs, tmp_path / "out")
+    words[words.index("--workers") + 1] = "2"
+    process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    journal = tmp_path / "out" / "journal.jsonl"
+    while process.poll() is None and (not journal.exists() or journal.read_bytes().count(b"\n") < 3):
+        time.sleep(0.01)
+    start = time.monotonic()
+    process.send_signal(signal.SIGINT)  # to the command alone, as a scheduler sends it
+    _, said = process.communicate()
+    assert time.monotonic() - start < 2.0
+    assert process.returncode == 130
+    assert "Traceback" not in said
+
+
 def test_two_runs_in_one_folder_do_not_meet(inputs, tmp_path):
     for name in ("replay", "sweep"):
         both = [subprocess.Popen(line(name, inputs, tmp_path / name), stdout=subprocess.DEVNULL) for _ in range(2)]
@@ -239,21 +266,16 @@ def test_a_study_with_other_inputs_is_refused_until_told(taicang, tmp_path):
 
 
 def test_a_file_behind_a_file_is_an_input_too(tmp_path):
-    from taicang.search import inputs as found
-
     (tmp_path / "deep.yaml").write_text("base: hgx-h200\n")
     (tmp_path / "my.yaml").write_text("base: ./deep.yaml\n")
     (tmp_path / "net").mkdir()
     (tmp_path / "net" / "config.json").write_text("{}")
     values = {"on": [f"{tmp_path / 'my.yaml'} x 4"], "model": str(tmp_path / "net")}
-    named = {path.rpartition("/")[2] for path in found.of(values)}
+    named = {path.rpartition("/")[2] for path in study_inputs.of(values)}
     assert named == {"my.yaml", "deep.yaml", "config.json", "catalogue", "version"}
 
 
 def test_a_file_that_changes_while_the_study_runs_ends_it(tmp_path):
-    from taicang.errors import InvalidInput
-    from taicang.search.journal import Journal
-
     (tmp_path / "my.yaml").write_text("a: 1\n")
     journal = Journal(tmp_path / "out", {"study": "x", str(tmp_path / "my.yaml"): "y"})
     journal.add({"point": 0})
@@ -263,8 +285,6 @@ def test_a_file_that_changes_while_the_study_runs_ends_it(tmp_path):
 
 
 def test_a_point_that_crashes_is_a_row(monkeypatch):
-    from taicang.search import evaluate
-
     monkeypatch.setattr(evaluate, "_best", lambda point: 1 / 0)
     assert evaluate.evaluate({})["error"] == "crashed: ZeroDivisionError: division by zero"
 
@@ -277,8 +297,6 @@ def deadly(task):
 
 
 def test_a_point_that_always_kills_its_worker_is_a_row(monkeypatch):
-    from taicang.search import workers
-
     monkeypatch.setattr(workers, "row_of", deadly)
     rows = {row["point"]: row for row in workers.local([(i, {}) for i in range(12)], 2)}
     assert sorted(rows) == list(range(12))
@@ -303,8 +321,6 @@ HOSTILE = (
 def test_a_query_only_asks(taicang, tmp_path):
     pytest.importorskip("duckdb", reason="DuckDB is an extra")
     pytest.importorskip("pyarrow", reason="Parquet is an extra")
-    from taicang.search.journal import Journal
-
     journal = Journal(tmp_path / "study", {"study": "x"})
     journal.add({"point": 0, "huge": 10**20, "rate": float("inf")})
     before = sorted(path.name for path in tmp_path.rglob("*"))
@@ -314,6 +330,10 @@ def test_a_query_only_asks(taicang, tmp_path):
         assert "Traceback" not in said
     assert sorted(path.name for path in tmp_path.rglob("*")) == before
     journal.finish(1)
+    before = sorted(path.name for path in tmp_path.rglob("*"))
+    for sql in HOSTILE:
+        assert taicang("sweep", "query", tmp_path / "study", sql.format(tmp_path / "study"))[0] == 2, sql
+    assert sorted(path.name for path in tmp_path.rglob("*")) == before
     code, out, _ = taicang("sweep", "query", tmp_path / "study", "select *, 'inf'::double i from results", "--json")
     assert code == 0
     assert json.loads(out) == [{"point": 0, "huge": str(10**20), "rate": "inf", "i": "inf"}]
