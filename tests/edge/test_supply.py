@@ -1,5 +1,6 @@
 """The package as users get it: a wheel in a clean folder, and the oldest dependencies that it says it takes."""
 
+import os
 import re
 import subprocess
 import sys
@@ -24,6 +25,8 @@ OLDEST = {"numpy": "1.26.0", "rich": "13.0.0", "pyyaml": "6.0.1"}
 
 
 def run(*words, **more):
+    clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    more = {"env": clean} | more
     done = subprocess.run([*map(str, words)], capture_output=True, text=True, check=False, **more)
     assert done.returncode == 0, done.stderr
     return done.stdout
