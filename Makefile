@@ -4,15 +4,20 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 
 .PHONY: demo test test-slow explore mutants lint format bench docs clean
+# Tests that need an extra
+EXTRAS := $(shell grep -lrE "importorskip|is an extra|are an extra" tests)
+
 
 demo: $(VENV)/.installed
 	$(BIN)/taicang demo
 
 test: $(VENV)/.installed-dev
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest -m "not slow" -rs
 
-test-slow: $(VENV)/.installed-dev
-	$(BIN)/pytest -m slow
+# The slow part has every extra, so that no test is skipped for want of one; what is skipped says why.
+test-slow: $(VENV)/.installed-all
+	$(BIN)/pytest -m slow -rs
+	$(BIN)/pytest -rs $(EXTRAS)
 
 explore: $(VENV)/.installed-dev
 	EXPLORE=1 $(BIN)/pytest tests/laws
@@ -47,6 +52,10 @@ $(VENV)/.installed: $(VENV)/bin/python pyproject.toml constraints.txt
 $(VENV)/.installed-dev: $(VENV)/bin/python pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
 	touch $@ $(VENV)/.installed
+
+$(VENV)/.installed-all: $(VENV)/bin/python pyproject.toml constraints.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,study,bayesian,plot,tokenizer,ray]"
+	touch $@ $(VENV)/.installed-dev $(VENV)/.installed
 
 clean:
 	rm -rf $(VENV) build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass
+from math import isfinite
 from typing import Any
 
 
@@ -18,6 +19,16 @@ def plain(value: Any) -> Any:
     if hasattr(value, "tolist"):  # NumPy arrays and scalars
         return value.tolist()
     return value
+
+
+def jsonable(value: Any) -> Any:
+    """``plain``, and what is not finite as a word ("inf", "nan"): JSON has no number for it."""
+    value = plain(value)
+    if isinstance(value, dict):
+        return {key: jsonable(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [jsonable(each) for each in value]
+    return str(value) if isinstance(value, float) and not isfinite(value) else value
 
 
 def columns(rows: Iterable[Any]) -> dict[str, list[Any]]:

@@ -75,14 +75,14 @@ def test_a_bayesian_study_that_is_killed_ends_as_if_left_alone(tmp_path):
 
 
 def test_a_torn_line_is_dropped_and_another_study_is_refused(tmp_path):
-    journal = Journal(tmp_path, "one")
+    journal = Journal(tmp_path, {"study": "one"})
     journal.add({"point": 0, "x": 1})
     with journal.path.open("ab") as file:
         file.write(b'{"point": 1, "x"')
-    assert Journal(tmp_path, "one").done == {0: {"point": 0, "x": 1}}
+    assert Journal(tmp_path, {"study": "one"}).done == {0: {"point": 0, "x": 1}}
     assert journal.path.read_bytes().endswith(b"}\n")
     with pytest.raises(InvalidInput, match="another study"):
-        Journal(tmp_path, "two")
+        Journal(tmp_path, {"study": "two"})
 
 
 def suicidal(task):
@@ -164,7 +164,7 @@ def test_infeasible_and_illegal_points_are_rows():
 
 def test_results_are_a_table_where_pyarrow_is_installed(tmp_path):
     parquet = pytest.importorskip("pyarrow.parquet", reason="Parquet is an extra")
-    journal = Journal(tmp_path, "one")
+    journal = Journal(tmp_path, {"study": "one"})
     journal.add({"point": 1, "batch": 2, "chip.memory.bandwidth": "2 TB/s", "feasible": False, "error": "full"})
     journal.add({"point": 0, "batch": 1.5, "feasible": True, "error": "", "pools": [{"role": "both"}]})
     assert [path.name for path in journal.finish(2)] == ["results.jsonl", "results.parquet"]

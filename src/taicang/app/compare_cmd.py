@@ -9,7 +9,7 @@ import click
 
 from taicang.app.asking import Asking
 from taicang.app.load_options import NAMED_LOAD, read_load
-from taicang.app.options import CHOICES, JSON, echo_json
+from taicang.app.options import CHOICES, JSON, echo_json, write_files
 from taicang.errors import MissingFigure, NotModelled, TaicangError
 
 DEMO_MACHINES = (
@@ -88,7 +88,7 @@ def _compare(model: str, names: list[str], as_json: bool, options: dict[str, Any
     from taicang.search.budget import read
 
     if options["pareto"]:
-        from taicang.app.folders import check_folder
+        from taicang.output import check_folder
 
         check_folder(Path(options["pareto"]), "--pareto")
     budgets = [read(text) for text in options["budgets"]]
@@ -103,21 +103,23 @@ def _compare(model: str, names: list[str], as_json: bool, options: dict[str, Any
         for name, each in zip(names, results, strict=True)
     ]
     bought = {name: _bought(name, each, budgets, options) for name, each in zip(names, shown, strict=True)}
-    if options["pareto"]:
-        _files(model, dict(zip(names, shown, strict=True)), bought, options, load)
-    if as_json:
-        from taicang.records import plain
+    try:  # what was found is shown even where it cannot be written
+        if options["pareto"]:
+            _files(model, dict(zip(names, shown, strict=True)), bought, options, load)
+    finally:
+        if as_json:
+            from taicang.records import plain
 
-        echo_json(
-            {
-                name: plain(each) | ({"budgets": bought[name]} if budgets else {})
-                for name, each in zip(names, shown, strict=True)
-            }
-        )
-        return code
-    from taicang.app.render_compare import show_comparison
+            echo_json(
+                {
+                    name: plain(each) | ({"budgets": bought[name]} if budgets else {})
+                    for name, each in zip(names, shown, strict=True)
+                }
+            )
+        else:
+            from taicang.app.render_compare import show_comparison
 
-    show_comparison(names, shown, options, bought)
+            show_comparison(names, shown, options, bought)
     return code
 
 
@@ -163,23 +165,22 @@ def _files(
     model: str, shown: dict[str, Any], bought: dict[str, Any], options: dict[str, Any], load: dict[str, Any]
 ) -> None:
     """The comparison as CSV and JSON, and the fronts of the machines that can serve."""
-    from taicang.app.pareto_files import write, write_comparison
+    from taicang.app import pareto_files
     from taicang.predict import Prediction
     from taicang.search.door import formats, prepare
     from taicang.search.run import Ask, search
     from taicang.search.space import default
 
-    fronts = []
+    found = []
     for name, each in shown.items():
         if isinstance(each, Prediction):
             job = prepare(
                 model, name, **load, stack=options["stack"], acceptance_ratio=options["acceptance"],
                 skew=options["skew"], approximate=options["approximate"], sets=options["sets"],
             )  # fmt: skip
-            fronts.append(search(job, formats([options["quant"]], job), default(job.model), Ask(top=1)))
-    paths = write_comparison(shown, bought, options["pareto"])
-    for path in [*paths, *(write(fronts, options["pareto"]) if fronts else [])]:
-        click.echo(f"wrote {path}", err=True)
+            found.append(search(job, formats([options["quant"]], job), default(job.model), Ask(top=1)))
+    files = pareto_files.comparison(shown, bought) | (pareto_files.fronts(found) if found else {})
+    write_files(files, Path(options["pareto"]), "--pareto")
 
 
 def _refused(model: str, name: str, error: TaicangError) -> Any:

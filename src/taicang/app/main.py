@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
+import os
 import sys
+from contextlib import suppress
+from typing import NoReturn
 
 import click
 
@@ -97,6 +101,8 @@ def main() -> None:
     argv = [arg for arg in argv if arg != "--debug"]
     try:
         code = cli.main(args=argv, prog_name="taicang", standalone_mode=False)
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except TaicangError as error:
         if debug:
             raise
@@ -110,4 +116,19 @@ def main() -> None:
     except (click.Abort, KeyboardInterrupt):
         click.echo("taicang: interrupted", err=True)
         sys.exit(130)
+    except OSError as error:  # a file that is named cannot be read; what has no name is standard output
+        if debug:
+            raise
+        _give_up(error)
+    if sys.stdout is None:
+        _give_up(OSError(errno.EBADF, "it is closed"))
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _give_up(error: OSError) -> NoReturn:
+    if error.filename is None and sys.stdout is not None:
+        with suppress(OSError, ValueError):  # Python flushes it again at its end, and would trace back
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    place = "cannot write to standard output" if error.filename is None else error.filename
+    click.echo(f"taicang: {place}: {error.strerror or error}", err=True)
+    sys.exit(2)

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import click
 
 from taicang.errors import InvalidInput
+from taicang.output import Content, write
 from taicang.units import parse
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -161,14 +162,12 @@ JSON = click.option("--json", "as_json", is_flag=True, help="Machine-readable ou
 
 def echo_json(value: Any) -> None:
     """Print a dataclass or plain data as JSON."""
-    from taicang.records import plain
+    from taicang.records import jsonable
 
-    click.echo(json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False))
+    click.echo(json.dumps(jsonable(value), indent=2, ensure_ascii=False, allow_nan=False))
 
 
-def write_files(files: Mapping[str, str], folder: Path, where: str = "--out") -> None:
+def write_files(files: Mapping[str, Content], folder: Path, where: str = "--out") -> None:
     """Write ``files`` by name into ``folder``, all or none, and say so. Raises ``InvalidInput`` where that fails."""
-    from taicang.app.folders import write_into
-
-    write_into(files, folder, where)
+    write(files, folder, where)
     click.echo(f"wrote {', '.join(files)} to {folder}", err=True)

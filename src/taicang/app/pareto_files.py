@@ -6,12 +6,11 @@ import csv
 import io
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import click
 
-from taicang.app.folders import write_into
+from taicang.output import Content
 from taicang.plans import describe
 from taicang.records import plain
 from taicang.search.result import Choice, Found
@@ -37,12 +36,11 @@ PANELS = (
 """At equal chips, power and money: figure, scale, title."""
 
 
-def write(found: Sequence[Found], folder: str) -> list[Path]:
-    """Write the fronts of ``found`` into ``folder``; returns the paths. Without matplotlib there are no plots."""
+def fronts(found: Sequence[Found]) -> dict[str, Content]:
+    """The fronts of ``found`` as files. Without matplotlib there are no plots."""
     rows = [row(choice) for each in found for choice in each.front]
     data = json.dumps([plain(choice) for each in found for choice in each.front], indent=1) + "\n"
-    files: dict[str, str | bytes] = {"pareto.csv": _csv(COLUMNS, rows), "pareto.json": data, **_plot(found)}
-    return write_into(files, Path(folder), "--pareto")
+    return {"pareto.csv": _csv(COLUMNS, rows), "pareto.json": data, **_plot(found)}
 
 
 def _csv(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> str:
@@ -60,8 +58,8 @@ def row(choice: Choice) -> dict[str, Any]:
     return figures | {"plans": plans}
 
 
-def write_comparison(shown: Mapping[str, Any], bought: Mapping[str, Mapping[str, Any]], folder: str) -> list[Path]:
-    """Write predictions and infeasibilities by machine as comparison.csv and comparison.json; returns the paths."""
+def comparison(shown: Mapping[str, Any], bought: Mapping[str, Mapping[str, Any]]) -> dict[str, Content]:
+    """Predictions and infeasibilities by machine as comparison.csv and comparison.json."""
     rows = []
     for name, each in shown.items():
         figures = {key: getattr(each, key, None) for key in COMPARED}
@@ -72,8 +70,7 @@ def write_comparison(shown: Mapping[str, Any], bought: Mapping[str, Mapping[str,
         rows.append({"machine": name, **figures, **plans, **bounds, "infeasible": getattr(each, "reason", "")})
     whole = {name: plain(each) | {"budgets": plain(bought.get(name, {}))} for name, each in shown.items()}
     data = json.dumps(whole, indent=1) + "\n"
-    files = {"comparison.csv": _csv(list(rows[0]), rows), "comparison.json": data}
-    return write_into(files, Path(folder), "--pareto")
+    return {"comparison.csv": _csv(list(rows[0]), rows), "comparison.json": data}
 
 
 COMPARED = (
@@ -90,7 +87,9 @@ COMPARED = (
 
 
 def _plot(found: Sequence[Found]) -> dict[str, bytes]:
+    """The same bytes for the same fronts: no date, and the ids in the SVG come from a salt, not from chance."""
     try:
+        from matplotlib import rc_context
         from matplotlib.figure import Figure
     except ImportError:
         click.echo("no plots: they need matplotlib, pip install 'taicang[plot]'", err=True)
@@ -111,6 +110,7 @@ def _plot(found: Sequence[Found]) -> dict[str, bytes]:
     files = {}
     for kind in ("png", "svg"):
         drawn = io.BytesIO()
-        figure.savefig(drawn, format=kind)
+        with rc_context({"svg.hashsalt": "taicang"}):
+            figure.savefig(drawn, format=kind, metadata={"Date": None} if kind == "svg" else None)
         files[f"pareto.{kind}"] = drawn.getvalue()
     return files

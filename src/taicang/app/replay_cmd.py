@@ -72,12 +72,14 @@ def replay(what: tuple[str, ...], machine: str, as_json: bool, **options: Any) -
             random_think=options["random_think"], limits=limits, seed=options["seed"], progress=progress,
             **tenants,
         )  # fmt: skip
-    if options["out"]:
-        write(result, options["out"], options["form"], perfetto=options["perfetto"])
-    if as_json:
-        echo_json({name: getattr(result, name) for name in result.__slots__ if name not in BESIDE})
-    else:
-        show(result, trace)
+    try:  # what users saw is shown even where it cannot be written
+        if options["out"]:
+            write(result, options["out"], options["form"], perfetto=options["perfetto"])
+    finally:
+        if as_json:
+            echo_json({name: getattr(result, name) for name in result.__slots__ if name not in BESIDE})
+        else:
+            show(result, trace)
     if result.summary.partial:
         raise SystemExit(130)
 

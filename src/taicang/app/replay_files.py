@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from taicang.app.folders import check_folder
 from taicang.errors import InvalidInput, NotModelled
+from taicang.output import Content, check_folder, check_place
+from taicang.output import write as write_set
 from taicang.records import plain
 
 if TYPE_CHECKING:
@@ -31,34 +32,25 @@ def check(folder: str | None, form: str, *, perfetto: bool) -> None:
     if form == "parquet":
         _arrow()
     check_folder(Path(folder), "--out")
+    for name in _names(form, perfetto=perfetto):
+        check_place(Path(folder, name), "--out")
+
+
+def _names(form: str, *, perfetto: bool) -> tuple[str, ...]:
+    return ("summary.json", f"requests.{form}", f"usage.{form}", *(("trace.json",) if perfetto else ()))
 
 
 def write(result: Replay, folder: str, form: str = "csv", *, perfetto: bool = False) -> None:
     """summary.json; requests and usage in ``form``; trace.json for Perfetto."""
-    out = Path(folder)
-    out.mkdir(parents=True, exist_ok=True)
     run = {name: plain(getattr(result, name)) for name in result.__slots__ if name not in ("table", "usage", "log")}
-    _lines(out / "summary.json", [json.dumps(run, indent=2, ensure_ascii=False, allow_nan=False), "\n"])
-    for name, table in (("requests", result.table), ("usage", result.usage)):
-        path = out / f"{name}.{form}"
-        if form == "parquet":
-            _parquet(path, table, run)
-        else:
-            _lines(path, _csv(table) if form == "csv" else _json(table))
+    contents: list[Content] = [json.dumps(run, indent=2, ensure_ascii=False, allow_nan=False) + "\n"]
+    for table in (result.table, result.usage):
+        contents.append(_parquet(table, run) if form == "parquet" else _csv(table) if form == "csv" else _json(table))
     if perfetto:
         from taicang.app.perfetto import events
 
-        _lines(out / "trace.json", events(result))
-
-
-def _lines(path: Path, lines: Iterable[str]) -> None:
-    spare = path.with_name(path.name + ".part")
-    try:
-        with spare.open("w", encoding="utf-8") as file:
-            file.writelines(lines)
-        spare.replace(path)
-    finally:
-        spare.unlink(missing_ok=True)
+        contents.append(events(result))
+    write_set(dict(zip(_names(form, perfetto=perfetto), contents, strict=True)), Path(folder), "--out")
 
 
 def _parts(table: Mapping[str, Any]) -> Iterable[list[list[str]]]:
@@ -99,18 +91,13 @@ def _arrow() -> tuple[Any, Any]:
         raise NotModelled("--format parquet needs pyarrow: pip install 'taicang[parquet]'") from None
 
 
-def _parquet(path: Path, table: Mapping[str, Any], run: Mapping[str, Any]) -> None:
+def _parquet(table: Mapping[str, Any], run: Mapping[str, Any]) -> Content:
     """With seed, catalogue digest and version among the file's own metadata."""
     arrow, parquet = _arrow()
     made = arrow.table({name: arrow.array(values, mask=_unknown(values)) for name, values in table.items()})
     about = {f"taicang.{name}": str(run[name]) for name in ("seed", "digest", "version")}
     made = made.replace_schema_metadata(about | {"taicang.partial": str(run["summary"]["partial"])})
-    spare = path.with_name(path.name + ".part")
-    try:
-        parquet.write_table(made, spare, compression="zstd")
-        spare.replace(path)
-    finally:
-        spare.unlink(missing_ok=True)
+    return lambda file: parquet.write_table(made, file, compression="zstd")
 
 
 def _unknown(values: Any) -> Any:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import csv
 import importlib
-import sys
+import io
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from taicang.app.options import JSON, echo_json
 from taicang.errors import UnknownName
+from taicang.output import check_file, check_folder, write_file
 
 if TYPE_CHECKING:
     from taicang.evidence.score import Outcome
@@ -67,29 +68,35 @@ def score(
     FILES are measured rows under any name; their columns tell what they are. Error of a row: predicted / measured - 1.
     TPOT excludes the first token. A refused row lowers the coverage and never counts as accurate.
     """
+    from taicang.catalog import trust
     from taicang.evidence import board, report
     from taicang.evidence.score import score_parts
 
+    if rows is not None:
+        check_file(rows, "--rows")
+    if freeze:
+        check_file(trust.FILE, "--freeze")
     found = _outcomes(files, evidence, suites)
     everything = [one for outcomes in found.values() for one in outcomes]
-    if rows:
-        with rows.open("w", newline="", encoding="utf-8") as handle:
-            _write(report.rows(found), handle)
     scores = score_parts(everything, by_group=by_group)
     whole = [] if files else [one for one in scores if one.group == "all"]
-    if freeze:
-        click.echo(f"frozen in {board.freeze(whole, evidence)}", err=as_json)
-    if row_id is not None:
-        _explain([row for row in report.rows(found) if row["id"] == row_id], row_id, everything)
-    elif as_json:
-        echo_json({"suites": report.suites(found), "rows": report.rows(found), "drifts": board.drifts(whole, evidence)})
-    elif as_csv:
-        _write(report.rows(found), sys.stdout)
-    else:
-        from taicang.app.render_score import show_scores
+    try:  # the scores are shown even where they cannot be written
+        if rows is not None:
+            write_file(rows, _table(report.rows(found)), "--rows")
+        if freeze:
+            click.echo(f"frozen in {board.freeze(whole, evidence)}", err=as_json)
+    finally:
+        drifts = [] if freeze and not as_json else board.drifts(whole, evidence)
+        if row_id is not None:
+            _explain([row for row in report.rows(found) if row["id"] == row_id], row_id, everything)
+        elif as_json:
+            echo_json({"suites": report.suites(found), "rows": report.rows(found), "drifts": drifts})
+        elif as_csv:
+            click.echo(_table(report.rows(found)), nl=False)
+        else:
+            from taicang.app.render_score import show_scores
 
-        alone = evidence is None and not files
-        show_scores(scores, drifts=[] if freeze else board.drifts(whole, evidence), alone=alone)
+            show_scores(scores, drifts=drifts, alone=evidence is None and not files)
 
 
 def _outcomes(files: tuple[Path, ...], evidence: Path | None, suites: tuple[str, ...]) -> dict[str, list[Outcome]]:
@@ -109,10 +116,12 @@ def _outcomes(files: tuple[Path, ...], evidence: Path | None, suites: tuple[str,
     return found
 
 
-def _write(table: list[dict[str, Any]], handle: TextIO) -> None:
-    writer = csv.DictWriter(handle, list(table[0]) if table else ["id"], lineterminator="\n")
+def _table(rows: list[dict[str, Any]]) -> str:
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, list(rows[0]) if rows else ["id"], lineterminator="\n")
     writer.writeheader()
-    writer.writerows(table)
+    writer.writerows(rows)
+    return text.getvalue()
 
 
 def _explain(matching: list[dict[str, Any]], row_id: str, known: list[Outcome]) -> None:
@@ -140,8 +149,11 @@ def fit(family: str, evidence: Path | None) -> None:
 
     Needs scipy (pip install "taicang[fit]"). The file says which rows it was fitted on.
     """
+    from taicang.catalog import calibration
+
     if evidence is None:
         raise click.UsageError("fitting needs --evidence DIR")
+    check_folder(calibration.FOLDER, "fit")
     for name in FITS if family == "all" else [family]:
         module, kernels = FITS[name]
         written = importlib.import_module(f"taicang.evidence.{module}").fit(

@@ -9,7 +9,7 @@ import click
 
 from taicang.app.asking import Asking
 from taicang.app.load_options import NAMED_LOAD
-from taicang.app.options import CHOICES, JSON, Finite, echo_json, stacked
+from taicang.app.options import CHOICES, JSON, Finite, echo_json, stacked, write_files
 from taicang.app.search_jobs import Outcome, ask_of, outcomes, ranking
 from taicang.search.words import MODES
 
@@ -90,22 +90,13 @@ def search(model: str, machines: str, as_json: bool, pareto: str | None, explain
     if not names:
         raise click.UsageError("--on names no machine")
     from taicang.app.expert_loads import resolve
-    from taicang.app.folders import check_folder
+    from taicang.output import check_folder
 
     for flag, folder in (("--pareto", pareto), ("--out", options["emit"] and options["out"])):
         if folder:
             check_folder(Path(folder), flag)
     resolve(options, model)
     done = outcomes(model, names, options)
-    if pareto:
-        from taicang.app.pareto_files import write
-
-        for path in write([each.found for each in done], pareto):
-            click.echo(f"wrote {path}", err=True)
-    if options["emit"]:
-        from taicang.app.search_emit import emit_all
-
-        emit_all(done, model, options)
     more = {each.found.machine: _more(each, model, options, explain) for each in done if each.chosen}
     if as_json:
         for each in done:
@@ -115,16 +106,26 @@ def search(model: str, machines: str, as_json: bool, pareto: str | None, explain
 
     ranked = ranking(done, options["objective"])
     flipped = flips([(each.job, each.chosen.choice, each.space) for each in ranked], options["objective"])
-    if as_json:
-        from taicang.records import plain
+    try:  # what was found is shown even where it cannot be written
+        if pareto:
+            from taicang.app.pareto_files import fronts
 
-        for flip in flipped:
-            more[flip.machine]["flips"] = flip
-        echo_json([plain(each.found) | plain(more.get(each.found.machine, {})) for each in done])
-    else:
-        from taicang.app.render_search import show_search
+            write_files(fronts([each.found for each in done]), Path(pareto), "--pareto")
+        if options["emit"]:
+            from taicang.app.search_emit import emit_all
 
-        show_search(done, options, more, flipped)
+            emit_all(done, model, options)
+    finally:
+        if as_json:
+            from taicang.records import plain
+
+            for flip in flipped:
+                more[flip.machine]["flips"] = flip
+            echo_json([plain(each.found) | plain(more.get(each.found.machine, {})) for each in done])
+        else:
+            from taicang.app.render_search import show_search
+
+            show_search(done, options, more, flipped)
     if not any(each.chosen for each in done):
         raise SystemExit(1)
 

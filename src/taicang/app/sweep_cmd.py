@@ -53,13 +53,15 @@ Example of a study:
 @click.argument("study", type=click.Path(dir_okay=False))
 @click.option("--out", type=click.Path(file_okay=False), help="Folder of the results (default: beside the study).")
 @click.option("--workers", default="auto", show_default=True, help="Processes, or ray (an extra).")
+@click.option("--fresh", is_flag=True, help="Drop the results that are there and start anew.")
 @click.option("--address", help="Ray cluster to join (default: a local one).")
-def run(study: str, out: str | None, workers: str, address: str | None) -> None:
+def run(study: str, out: str | None, workers: str, address: str | None, fresh: bool) -> None:
     """Evaluate a STUDY: axes over catalogue fields (chip.memory.bandwidth), plan fields and the load.
 
     Keys of base and axes: model, on, input, output, profile, ttft, tpot, slo, objective, load, stack, quant, mode,
     batch, mtp, acceptance, skew, chunk, tp, dp, pp, ep, moe_tp, redundant, shared_ranks, microbatches, exchange, and
-    any catalogue field with a dot. Stopped or killed, it goes on where it was when it is started again.
+    any catalogue field with a dot. Stopped or killed, it goes on where it was when it is started again; where a file
+    that it names, the catalogue or the version has changed since, it refuses to mix the two.
     """
     from taicang.errors import InvalidInput
     from taicang.search.bayes import sampling
@@ -76,7 +78,7 @@ def run(study: str, out: str | None, workers: str, address: str | None) -> None:
         sampling()  # an extra that is missing is said before anything is written
     if workers == "ray":
         cluster()
-    journal = Journal(Path(out) if out else Path(study).with_suffix(""), plan.digest)
+    journal = Journal(Path(out) if out else Path(study).with_suffix(""), plan.inputs, fresh=fresh)
     before = len(journal.done)
     click.echo(f"{total} points, {before} done before", err=True)
     count = (os.cpu_count() or 1) if workers == "auto" else 1 if workers == "ray" else int(workers)

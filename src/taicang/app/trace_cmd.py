@@ -9,6 +9,7 @@ import click
 
 from taicang.app.options import HELP, JSON, Finite, Seconds, echo_json
 from taicang.app.trace_options import CHANGING, READING, SEED, Rate, load
+from taicang.output import check_file
 
 
 @click.group(context_settings=HELP)
@@ -72,6 +73,7 @@ def convert(paths: tuple[Path, ...], overlay: bool, gap_s: float, requests: int 
     if len(paths) < 2:
         raise click.UsageError("expected TRACE... OUT")
     *sources, out = paths
+    check_file(out, "OUT")
     made = load(sources, options, overlay=overlay, gap_s=gap_s)
     if options["rate"] and not all(map(is_client_set, sources)):
         made = change.to_rate(made, options["rate"])

@@ -15,6 +15,7 @@ import click
 from taicang.app.asking import Asking
 from taicang.app.options import JSON, echo_json, write_files
 from taicang.app.train_options import PLAN, RUN, pinned, plan_from, policy_from
+from taicang.output import check_file, check_folder, write_file
 
 
 @click.command(
@@ -56,6 +57,10 @@ def train(model: str, machine: str, stack: str | None, sets: tuple[str, ...], as
     from taicang.predict.train import train as predict
     from taicang.train.space import scale_up_ranks
 
+    if options["trace"] is not None:
+        check_file(options["trace"], "--perfetto")
+    if options["emit"]:
+        check_folder(options["out"], "--out")
     on = catalog.machine(machine, sets)
     with _progress() as progress:
         result = predict(
@@ -73,15 +78,25 @@ def train(model: str, machine: str, stack: str | None, sets: tuple[str, ...], as
             captured=_words(options["captured"]),
             progress=progress,
         )
-    if options["emit"] and not isinstance(result, Infeasible):
-        from taicang.catalog.models import model as load_model
-        from taicang.search.handover.megatron import megatron
+    if isinstance(result, Infeasible):
+        _show(result, as_json)
+        raise SystemExit(1)
+    try:  # what was found is shown even where it cannot be written
+        if options["emit"]:
+            from taicang.catalog.models import model as load_model
+            from taicang.search.handover.megatron import megatron
 
-        write_files(megatron(result.step.plan, load_model(model), on), options["out"])
-    if not isinstance(result, Infeasible) and result.explained is not None:
-        if options["trace"]:
-            _write(options["trace"], json.dumps(result.explained.trace))
-        result = replace(result, explained=replace(result.explained, trace={}))
+            write_files(megatron(result.step.plan, load_model(model), on), options["out"])
+        if options["trace"] is not None and result.explained is not None:
+            write_file(options["trace"], json.dumps(result.explained.trace), "--perfetto")
+    finally:
+        bare = result.explained and replace(result.explained, trace={})
+        _show(replace(result, explained=bare), as_json)
+
+
+def _show(result: Any, as_json: bool) -> None:
+    from taicang.predict import Infeasible
+
     if as_json:
         echo_json({"infeasible": isinstance(result, Infeasible), "prediction": result})
     elif isinstance(result, Infeasible):
@@ -92,24 +107,10 @@ def train(model: str, machine: str, stack: str | None, sets: tuple[str, ...], as
         from taicang.app.render_train import show_training
 
         show_training(result)
-    if isinstance(result, Infeasible):
-        raise SystemExit(1)
 
 
 def _words(text: str) -> tuple[str, ...]:
     return tuple(word.strip() for word in text.split(",") if word.strip())
-
-
-def _write(path: Path, text: str) -> None:
-    """All of the file or nothing."""
-    partial = path.with_name(path.name + ".part")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
-    except OSError as error:
-        raise click.FileError(str(path), hint=error.strerror or str(error)) from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 @contextmanager

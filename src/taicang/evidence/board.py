@@ -15,6 +15,7 @@ from taicang.catalog.trust import FILE
 from taicang.errors import InvalidInput, UnknownName
 from taicang.evidence import carry, intake
 from taicang.evidence.score import Outcome, Score, score_parts
+from taicang.output import write_file
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,8 +171,7 @@ def freeze(scores: Iterable[Score], folder: Path | None) -> Path:
                 key: held[key] for key in ("mape_ratio", "p90_ratio", "rows")
             }
     header = "# Written by `taicang score --freeze`: expected errors; a drift of half a point fails the tests.\n"
-    FILE.write_text(header + yaml.safe_dump(kept | {"bands": bands}, sort_keys=False), encoding="utf-8")
-    return FILE
+    return write_file(FILE, header + yaml.safe_dump(kept | {"bands": bands}, sort_keys=False), "--freeze")
 
 
 DRIFT_RATIO = 0.005

@@ -13,6 +13,7 @@ import yaml
 
 from taicang.catalog import calibration
 from taicang.evidence.tables import Array
+from taicang.output import write_file
 
 Constants: TypeAlias = dict[str, float]
 Bounds: TypeAlias = Mapping[str, tuple[float, float, float]]
@@ -48,7 +49,7 @@ def write(family: str, profiles: Mapping[str, Any], *, evidence: Path, rows: int
         "profiles": _rounded(profiles),
     }
     header = f"# Written by `taicang fit {family}`; do not edit.\n"
-    target.write_text(header + yaml.safe_dump(document, sort_keys=False, width=120), encoding="utf-8")
+    write_file(target, header + yaml.safe_dump(document, sort_keys=False, width=120), "fit")
     calibration.read.cache_clear()
     calibration.fits.cache_clear()
     return target

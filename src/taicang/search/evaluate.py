@@ -55,15 +55,22 @@ def limits(key: str) -> tuple[int, int | None]:
 
 
 def evaluate(point: Mapping[str, Any]) -> dict[str, Any]:
-    """Figures of the best choice at ``point``, or ``error``: why there is none. Never raises ``TaicangError``."""
+    """Figures of the best choice at ``point``, or ``error``: why there is none. One bad point never ends a study."""
     try:
         choice = _best(point)
     except TaicangError as error:
-        return {"feasible": False, "error": f"{type(error).__name__}: {error}"}
+        return failed(f"{type(error).__name__}: {error}")
+    except Exception as error:  # a fault of ours at this point, which must not take the others with it
+        return failed(f"crashed: {type(error).__name__}: {error}")
     if isinstance(choice, str):
-        return {"feasible": False, "error": choice}
+        return failed(choice)
     row = {name: getattr(choice, name) for name in FIGURES}
     return {"feasible": True, "error": "", "mode": choice.mode, **row, "pools": plain(choice.pools)}
+
+
+def failed(why: str) -> dict[str, Any]:
+    """Figures of a point that has none."""
+    return {"feasible": False, "error": why}
 
 
 def _best(point: Mapping[str, Any]) -> Choice | str:

@@ -8,63 +8,92 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from taicang.errors import InvalidInput
+from taicang.output import Content, write
+from taicang.records import jsonable
 from taicang.search import results
+from taicang.search.inputs import SUFFIXES, changes, stamps
 
 
 class Journal:
     """Append-only lines of one study in ``folder``."""
 
-    def __init__(self, folder: Path, digest: str) -> None:
-        """Open or create the journal. Raises ``InvalidInput`` if it belongs to another study or cannot be written."""
+    def __init__(self, folder: Path, inputs: Mapping[str, str], *, fresh: bool = False) -> None:
+        """Open or create the journal; ``fresh`` drops the results that are there.
+
+        Raises ``InvalidInput`` if its rows come from other ``inputs`` (``search.inputs``) or it cannot be written.
+        """
         self.path = folder / "journal.jsonl"
         self.done: dict[int, dict[str, Any]] = {}
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self._load(digest)
+            if fresh and self.path.exists():
+                rows_of(folder)  # no journal of a study is not ours to drop
+                results.drop(folder)
+                self.path.unlink()
+            self._load(inputs)
             self._file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         except OSError as error:
             raise InvalidInput(f"cannot write results here: {error.strerror}", where=str(folder)) from None
+        self._stamps = stamps(inputs)
+        self._inputs = inputs
         if not self.path.stat().st_size:
-            self._write({"study": digest})
+            self._write({"study": inputs["study"], "inputs": dict(inputs)})
 
-    def _load(self, digest: str) -> None:
+    def _load(self, inputs: Mapping[str, str]) -> None:
         if not self.path.exists():
             return
         data = self.path.read_bytes()
         whole = data[: data.rfind(b"\n") + 1]
         if len(whole) < len(data):
             os.truncate(self.path, len(whole))
-        head, *rows = _rows(whole, self.path) or [{"study": digest}]
-        if head.get("study") != digest:
-            raise InvalidInput("holds results of another study; name another --out", where=str(self.path.parent))
+        head, *rows = _rows(whole, self.path) or [{"inputs": inputs}]
+        changed = changes(head.get("inputs", {"study": head.get("study")}), inputs)
+        if changed:
+            what = "another study" if "study" in changed else f"other inputs (changed: {', '.join(changed)})"
+            said = f"holds results of {what}; name another --out, or start anew with --fresh"
+            raise InvalidInput(said, where=str(self.path.parent))
         self.done = {row["point"]: row for row in rows}
 
     def _write(self, row: dict[str, Any]) -> None:
-        os.write(self._file, json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n")
+        line = json.dumps(jsonable(row), ensure_ascii=False).encode() + b"\n"
+        try:
+            while line:
+                line = line[os.write(self._file, line) :]
+        except OSError as error:
+            said = f"{error.strerror}; what is finished is kept, and the same command goes on from there"
+            raise InvalidInput(said, where=str(self.path)) from None
 
     def add(self, row: dict[str, Any]) -> None:
-        """Append the row of point ``row["point"]``."""
+        """Append the row of point ``row["point"]``, unless it may come from a file that has changed meanwhile."""
+        if stamps(self._inputs) != self._stamps:
+            said = "a file that the study names changed while it ran; start anew with --fresh"
+            raise InvalidInput(said, where=", ".join(name for name in self._inputs if Path(name).suffix in SUFFIXES))
+        row = jsonable(row)
         self.done[row["point"]] = row
         self._write(row)
 
     def stream(self) -> None:
         """Write the rows that make whole parts as Parquet, where pyarrow is installed."""
+        os.fsync(self._file)
         if results.available():
             results.stream(self.path.parent, list(self.done.values()))
 
     def finish(self, total: int) -> list[Path]:
         """Write all rows in order as results.jsonl, and as results.parquet where pyarrow is installed."""
+        os.fsync(self._file)
         os.close(self._file)
         rows = [self.done[i] for i in range(total)]
-        final = self.path.with_name("results.jsonl")
-        spare = final.with_suffix(".part")
-        spare.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-        spare.replace(final)
-        return [final, results.finish(self.path.parent, rows)] if results.available() else [final]
+        files: dict[str, Content] = {results.LINES: (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)}
+        if results.available():
+            files[results.TABLE] = results.parquet(rows)
+        made = write(files, self.path.parent, "--out")
+        results.drop(self.path.parent, parts_only=True)
+        return made
 
 
 def rows_of(folder: Path) -> list[dict[str, Any]]:

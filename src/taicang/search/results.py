@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from taicang.errors import InvalidInput, NotModelled
+from taicang.output import Content, write_file
 
 PART = 1000
 """Rows of a part."""
 PARTS = "parts"
 TABLE = "results.parquet"
+LINES = "results.jsonl"
 Row = dict[str, Any]
 
 
@@ -44,19 +47,18 @@ def table(rows: Sequence[Row]) -> Any:
 def _even(values: list[Any]) -> list[Any]:
     """One type: whole numbers beside fractions are fractions, anything else mixed is text."""
     kinds = {type(value) for value in values if value is not None}
+    if int in kinds and any(isinstance(v, int) and not -(2**63) <= v < 2**63 for v in values):  # beyond Arrow
+        return [None if value is None else str(value) for value in values]
     if kinds == {int, float}:
         return [None if value is None else float(value) for value in values]
     return [None if value is None else str(value) for value in values] if len(kinds) > 1 else values
 
 
-def write(rows: Sequence[Row], path: Path) -> Path:
-    """Write ``rows`` to ``path`` in one move: a reader sees all of it or none. Raises ``NotModelled``."""
+def parquet(rows: Sequence[Row]) -> Content:
+    """``rows`` as what writes a Parquet file. Raises ``NotModelled``."""
     made = table(rows)
-    parquet: Any = import_module("pyarrow.parquet")
-    spare = path.with_suffix(".part")
-    parquet.write_table(made, spare)
-    spare.replace(path)
-    return path
+    writer: Any = import_module("pyarrow.parquet")
+    return lambda file: writer.write_table(made, file)
 
 
 def stream(folder: Path, rows: Sequence[Row]) -> None:
@@ -65,22 +67,29 @@ def stream(folder: Path, rows: Sequence[Row]) -> None:
     for number in range(len(rows) // PART):
         path = place / f"{number:05d}.parquet"
         if not path.exists():
-            place.mkdir(exist_ok=True)
-            write(rows[number * PART : (number + 1) * PART], path)
+            write_file(path, parquet(rows[number * PART : (number + 1) * PART]), "--out")
 
 
-def finish(folder: Path, rows: Sequence[Row]) -> Path:
-    """Write all ``rows`` as one table and remove the parts."""
-    path = write(rows, folder / TABLE)
-    for part in (folder / PARTS).glob("*.parquet"):
-        part.unlink()
-    if (folder / PARTS).is_dir():
+def drop(folder: Path, *, parts_only: bool = False) -> None:
+    """Remove the results in ``folder``, or only the parts that the whole table has made needless."""
+    for path in [*(folder / PARTS).glob("*.parquet"), *(() if parts_only else (folder / TABLE, folder / LINES))]:
+        path.unlink(missing_ok=True)
+    with suppress(OSError):  # not there, or another run writes into it
         (folder / PARTS).rmdir()
-    return path
+
+
+LOCKED: Mapping[str, str] = {
+    "temp_directory": "''",
+    "autoinstall_known_extensions": "false",
+    "autoload_known_extensions": "false",
+    "enable_external_access": "false",
+    "lock_configuration": "true",
+}
+"""What a query may not do, set once the results are read: files, other databases, extensions, undoing this."""
 
 
 def query(folder: Path, sql: str, rows: Iterable[Row]) -> tuple[list[str], list[tuple[Any, ...]]]:
-    """Columns and rows of ``sql`` over the view ``results``; ``rows`` are those of an unfinished study's journal.
+    """Columns and rows of ``sql`` over the table ``results``; ``rows`` are those of an unfinished study's journal.
 
     Parts are read as they are; of the journal only what comes after them. Raises ``InvalidInput`` for what DuckDB does
     not understand and ``NotModelled`` without it.
@@ -104,7 +113,9 @@ def query(folder: Path, sql: str, rows: Iterable[Row]) -> tuple[list[str], list[
     if not sources:
         raise InvalidInput("has no results yet", where=str(folder))
     try:
-        base.execute("CREATE VIEW results AS " + " UNION ALL BY NAME ".join(sources))
+        base.execute("CREATE TABLE results AS " + " UNION ALL BY NAME ".join(sources))
+        for setting, value in LOCKED.items():
+            base.execute(f"SET {setting} = {value}")
         found = base.execute(sql)
         if found is None:
             raise InvalidInput("asks nothing", where="query")

@@ -15,7 +15,7 @@ import numpy as np
 
 from taicang.catalog import files
 from taicang.errors import InvalidInput, UnknownName
-from taicang.search import study_values
+from taicang.search import inputs, study_values
 from taicang.search.evaluate import FIGURES, KEYS
 from taicang.search.study_axis import Axis, axis
 
@@ -23,22 +23,22 @@ Kind: TypeAlias = Literal["grid", "random", "latin", "bayesian"]
 KINDS = ("grid", "random", "latin", "bayesian")
 SECTIONS = ("base", "axes", "sample")
 SAMPLE = ("kind", "points", "seed", "objective")
-MOST = 10_000_000
-"""Points of a study, which one process holds in memory."""
+MOST = 1_000_000
+"""Points of a study, which one process holds in memory: a gigabyte with their rows."""
 LARGEST = 2**31
 """Of a seed or a number of points."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Study:
-    """``digest`` names the study's content: results of another study are never taken for its own."""
+    """``inputs`` are digests by name of what rows come from: those of other inputs are never taken for its own."""
 
     base: Mapping[str, Any]
     axes: tuple[Axis, ...]
     kind: Kind
     count: int
     seed: int
-    digest: str
+    inputs: Mapping[str, str]
     objective: str = "output_tokens_per_s_per_chip"
     """Figure of the results that Bayesian sampling looks for."""
 
@@ -75,7 +75,7 @@ def read(path: str | Path) -> Study:
         count=0 if kind == "grid" else _whole(sample, "points", 1, where("sample", "points")),
         seed=_whole({"seed": 0} | sample, "seed", 0, where("sample", "seed")),
         objective=objective,
-        digest=hashlib.sha256(text.encode()).hexdigest()[:16],
+        inputs={"study": hashlib.sha256(text.encode()).hexdigest()[:16], **inputs.of([base, axes])},
     )
     _check(study, where)
     return study
@@ -102,7 +102,7 @@ def _check(study: Study, where: Callable[..., str]) -> None:
             raise InvalidInput("a range needs steps of at least 2 in a grid", where=where("axes", each.key))
     study_values.fields({key: tried for key, tried in values.items() if "." in key}, values["on"], place)
     if size(study) > MOST:
-        raise InvalidInput(f"{size(study):,} points are more than {MOST:,}", where=where("sample"))
+        raise InvalidInput(f"{size(study):,} points are more than {MOST:,}; split the study", where=where("sample"))
 
 
 def _mapping(data: Mapping[str, Any], key: str, where: str) -> dict[str, Any]:

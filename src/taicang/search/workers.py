@@ -12,18 +12,18 @@ from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from importlib import import_module
-from multiprocessing import get_context, parent_process
+from multiprocessing import active_children, get_context, parent_process
 from typing import Any, TypeAlias
 
-from taicang.errors import NotModelled
-from taicang.search.evaluate import evaluate
+from taicang.errors import InvalidInput, NotModelled
+from taicang.search.evaluate import evaluate, failed
 
 Task: TypeAlias = tuple[int, Mapping[str, Any]]
 Row: TypeAlias = dict[str, Any]
 AHEAD = 4
 """Points in flight per worker."""
 DEATHS = 3
-"""Times that a pool may break without finishing a point in between."""
+"""Times that a pool may break without finishing a point in between, and a point may kill its worker."""
 
 
 def row_of(task: Task) -> Row:
@@ -47,8 +47,32 @@ def local(tasks: Iterable[Task], workers: int) -> Iterator[Row]:
                     yield row
         except BrokenProcessPool:
             deaths += 1
-            if deaths == DEATHS:
-                raise
+            if deaths == DEATHS:  # one of the points in flight kills whoever takes it: each gets a worker of its own
+                for task in list(left.items())[: workers * AHEAD]:
+                    yield _alone(task)
+                    del left[task[0]]
+                deaths = 0
+
+
+def _alone(task: Task) -> Row:
+    with ProcessPoolExecutor(1, get_context("spawn"), _end_with_parent) as pool:
+        try:
+            return pool.submit(row_of, task).result()
+        except BrokenProcessPool:
+            return _killed(task)
+        except BaseException:
+            _stop()
+            raise
+
+
+def _killed(task: Task) -> Row:
+    return {"point": task[0], **task[1], **failed("crashed: the process that evaluated it died")}
+
+
+def _stop() -> None:
+    """End this process's workers now: what they are at is lost, and done again by who goes on."""
+    for worker in active_children():
+        worker.terminate()
 
 
 def _end_with_parent() -> None:
@@ -75,6 +99,7 @@ def _flow(pool: ProcessPoolExecutor, tasks: list[Task], ahead: int) -> Iterator[
                 flying |= {pool.submit(row_of, task) for _, task in zip(range(1), waiting, strict=False)}
     except BaseException:  # stopped early: do not wait for points in the queue
         pool.shutdown(wait=False, cancel_futures=True)
+        _stop()
         raise
 
 
@@ -89,13 +114,19 @@ def cluster() -> Any:
 def on_ray(tasks: Iterable[Task], address: str | None = None) -> Iterator[Row]:
     """Rows as they finish on a Ray cluster (``address``: none starts one here). Raises ``NotModelled`` without Ray."""
     ray = cluster()
-    ray.init(address=address, ignore_reinit_error=True, log_to_driver=False)
-    remote = ray.remote(max_retries=-1)(row_of)
+    try:
+        ray.init(address=address, ignore_reinit_error=True, log_to_driver=False)
+    except ConnectionError as error:
+        raise InvalidInput(" ".join(str(error).split()), where="--address") from None
+    remote = ray.remote(max_retries=DEATHS)(row_of)
     waiting = iter(tasks)
     room = int(ray.cluster_resources().get("CPU", 1)) * AHEAD
-    flying = [remote.remote(task) for _, task in zip(range(room), waiting, strict=False)]
+    flying = {remote.remote(task): task for _, task in zip(range(room), waiting, strict=False)}
     while flying:
-        finished, flying = ray.wait(flying)
-        for reference in finished:
-            yield ray.get(reference)
-            flying += [remote.remote(task) for _, task in zip(range(1), waiting, strict=False)]
+        for reference in ray.wait(list(flying))[0]:
+            task = flying.pop(reference)
+            try:
+                yield ray.get(reference)
+            except ray.exceptions.WorkerCrashedError:
+                yield _killed(task)
+            flying |= {remote.remote(task): task for _, task in zip(range(1), waiting, strict=False)}

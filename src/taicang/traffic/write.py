@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import suppress
 from math import isnan
 from pathlib import Path
 
 from taicang.errors import InvalidInput
+from taicang.output import write_file
 from taicang.traffic.trace import Trace
 
 
@@ -20,16 +20,7 @@ def write(trace: Trace, path: Path) -> list[str]:
     if path.suffix not in (".jsonl", ".csv"):
         raise InvalidInput("expected .jsonl (Mooncake) or .csv (Vidur)", where=str(path))
     lines = _mooncake(trace) if path.suffix == ".jsonl" else _vidur(trace)
-    spare = path.with_name(path.name + ".part")
-    try:
-        with spare.open("w", encoding="utf-8") as file:
-            file.writelines(line + "\n" for line in lines)
-        spare.replace(path)
-    except OSError as error:
-        raise InvalidInput(f"cannot write this file ({error.strerror})", where=str(path)) from None
-    finally:
-        with suppress(OSError):
-            spare.unlink(missing_ok=True)
+    write_file(path, (line + "\n" for line in lines), "OUT")
     held = ("blocks", "session", "delay_s", "priority", "deadline_s") if path.suffix == ".csv" else ()
     left_out = [name.removesuffix("_s") for name in held if _has(trace, name)]
     return [f"Vidur CSV has no place for: {', '.join(left_out)}"] if left_out else []

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from taicang.app.folders import check_folder, write_into
 from taicang.app.main import cli
 from taicang.errors import InvalidInput
+from taicang.output import check_folder, write
 
 
 def test_a_check_leaves_nothing_behind(tmp_path):
@@ -33,10 +33,10 @@ def test_all_files_are_written_or_none(tmp_path):
     (tmp_path / "b.txt").mkdir()
     (tmp_path / "a.txt").write_text("before")
     with pytest.raises(InvalidInput, match="is a folder"):
-        write_into({"a.txt": "1", "b.txt": "2"}, tmp_path, "--out")
+        write({"a.txt": "1", "b.txt": "2"}, tmp_path, "--out")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.txt", "b.txt"]
     assert (tmp_path / "a.txt").read_text() == "before"
-    write_into({"a.txt": "1", "c.bin": b"2"}, tmp_path, "--out")
+    write({"a.txt": "1", "c.bin": b"2"}, tmp_path, "--out")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.txt", "b.txt", "c.bin"]
 
 

@@ -1,0 +1,133 @@
+"""Files that a command leaves: tried before the work, written beside their place, put there all together or not at all.
+
+Every file of a user goes through ``write``: one set per call, which nobody sees until its bytes are on the disk.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import tempfile
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import BinaryIO, TypeAlias
+
+from taicang.errors import InvalidInput
+
+Content: TypeAlias = str | bytes | Iterable[str] | Callable[[BinaryIO], object]
+"""A text, bytes, pieces of a text one after the other, or what writes itself into an open file."""
+
+
+def refused(place: Path, error: OSError, where: str) -> InvalidInput:
+    """The one line that tells why nothing could be written at ``place``."""
+    return InvalidInput(f"cannot write into {place}: {error.strerror or error}", where=where)
+
+
+def check_folder(folder: Path, where: str) -> None:
+    """Raise ``InvalidInput`` unless files can be written into ``folder``, which need not exist; leaves nothing behind.
+
+    It is tried, for permissions alone do not tell (/proc belongs to root, who cannot make a file there either).
+    """
+    made: list[Path] = []
+    try:
+        made = [each for each in (folder, *folder.parents) if not each.exists()]
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise refused(folder, error, where) from None
+    finally:
+        for each in made:
+            with suppress(OSError):
+                each.rmdir()
+
+
+def check_file(path: Path, where: str) -> None:
+    """Raise ``InvalidInput`` unless ``path`` can become a file: its folder takes files, and nothing else is there."""
+    check_place(path, where)
+    check_folder(path.parent, where)
+
+
+def check_place(path: Path, where: str) -> None:
+    """Refuse folders, devices and links at ``path``: what is put there would take their place, or be lost in them."""
+    try:
+        mode = os.lstat(path).st_mode
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise refused(path, error, where) from None
+    if not stat.S_ISREG(mode):
+        raise InvalidInput(f"{path} is a {'folder' if stat.S_ISDIR(mode) else 'link or device, no file'}", where=where)
+
+
+def write(files: Mapping[str, Content], folder: Path, where: str) -> list[Path]:
+    """Write ``files`` by name into ``folder``, all of them or none, and return the paths. Raises ``InvalidInput``.
+
+    Where something fails, the files there are as they were. Two that write into one folder do not meet.
+    """
+    paths = [folder / name for name in files]
+    for path in paths:
+        check_place(path, where)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".", suffix=".part", dir=folder, ignore_cleanup_errors=True) as stage:
+            for name, content in files.items():
+                _fill(Path(stage, name), content)
+            _move(Path(stage), paths)
+        _settle(folder)
+    except OSError as error:
+        raise refused(folder, error, where) from None
+    return paths
+
+
+def write_file(path: Path, content: Content, where: str) -> Path:
+    """Write one file, whole or not at all. Raises ``InvalidInput``."""
+    return write({path.name: content}, path.parent, where)[0]
+
+
+def _fill(path: Path, content: Content) -> None:
+    """Write ``content`` and wait until it is on the disk: only then may it take another's place."""
+    with path.open("wb") as file:
+        if callable(content):
+            content(file)
+        else:
+            for piece in [content] if isinstance(content, str | bytes) else content:
+                file.write(piece.encode() if isinstance(piece, str) else piece)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _move(stage: Path, paths: list[Path]) -> None:
+    """Put the files of ``stage`` at ``paths``; where one cannot be put there, those before it go back."""
+    old = stage / ".old"
+    old.mkdir()
+    for path in paths if len(paths) > 1 else ():
+        if path.exists():
+            try:
+                os.link(path, old / path.name)
+            except OSError:  # a file system without links
+                shutil.copy2(path, old / path.name)
+    moved: list[Path] = []
+    try:
+        for path in paths:
+            moved.append(path)
+            (stage / path.name).replace(path)
+    except BaseException:
+        for path in moved:
+            if (old / path.name).exists():
+                (old / path.name).replace(path)
+            elif not (stage / path.name).exists():
+                path.unlink(missing_ok=True)
+        raise
+
+
+def _settle(folder: Path) -> None:
+    """Have the names in ``folder`` survive a loss of power, where the system can."""
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

@@ -1,0 +1,350 @@
+"""Nothing half-written, nothing lost: every command that writes, killed, interrupted, without room or permission."""
+
+import json
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from taicang.errors import InvalidInput
+from taicang.search import evaluate, workers
+from taicang.search import inputs as study_inputs
+from taicang.search.journal import Journal
+
+STUDY = """base: {model: llama-3.1-8b, on: hgx-h100, input: 1000, output: 200, tp: 1, mode: agg}
+axes: {batch: {from: 1, to: 64, steps: 40}}
+sample: {kind: grid}
+"""
+LOAD = ("--rate", "2/s", "--requests", "60", "--input", "256", "--output", "32")
+WRITERS = {
+    "replay": (("replay", *LOAD, "llama-3.1-8b", "--on", "hgx-h100", "--instances", "2", "--perfetto", "--out", "OUT"),
+               {"summary.json", "requests.csv", "usage.csv", "trace.json"}),
+    "search": (("search", "llama-3.1-8b", "--on", "hgx-h100", "--confirm", "0", "--pareto", "OUT"),
+               {"pareto.csv", "pareto.json", "pareto.svg", "pareto.png"}),
+    "emit": (("search", "llama-3.1-8b", "--on", "hgx-h100", "--confirm", "0", "--emit", "vllm", "--out", "OUT"), None),
+    "compare": (("compare", "llama-3.1-8b", "--on", "hgx-h100", "--pareto", "OUT"),
+                {"comparison.csv", "comparison.json", "pareto.csv", "pareto.json", "pareto.svg", "pareto.png"}),
+    "train": (("train", "llama-3-8b", "--on", "hgx-h100", "--global-batch", "64", "--perfetto", "OUT/t.json"),
+              {"t.json"}),
+    "score": (("score", "ROWS", "--rows", "OUT/rows.csv"), {"rows.csv"}),
+    "trace": (("trace", "convert", "TRACE", "OUT/t.jsonl"), {"t.jsonl"}),
+    "sweep": (("sweep", "STUDY", "--workers", "1", "--out", "OUT"), {"journal.jsonl", "results.jsonl"}),
+}  # fmt: skip
+PLOTS = {"pareto.svg", "pareto.png", "results.parquet"}
+"""What is only there with extras."""
+
+
+@pytest.fixture
+def inputs(tmp_path):
+    rows = ["system,gemm_dtype,m,n,k,latency_ms_best", *(f"h100_sxm,bfloat16,{m},4096,4096,0.0153" for m in (64, 128))]
+    made = {
+        "STUDY": (tmp_path / "study.yaml", STUDY),
+        "ROWS": (tmp_path / "rows.csv", "\n".join(rows) + "\n"),
+        "TRACE": (tmp_path / "trace.jsonl", '{"timestamp": 0, "input_length": 9, "output_length": 9}\n' * 2000),
+    }
+    for path, text in made.values():
+        path.write_text(text)
+    return {name: str(path) for name, (path, _) in made.items()}
+
+
+def line(name, inputs, out):
+    words = [inputs.get(word, word).replace("OUT", str(out)) for word in WRITERS[name][0]]
+    return [sys.executable, "-m", "taicang", *words]
+
+
+LOUD = {"stderr": subprocess.PIPE, "text": True}
+
+
+def run(words, **more):
+    return subprocess.run(words, capture_output=True, text=True, check=False, timeout=300, **more)
+
+
+def little(room):
+    return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
+
+
+def told(done, *codes):
+    assert done.returncode in codes, done.stderr
+    assert "Traceback" not in done.stderr
+    assert "Exception ignored" not in done.stderr
+
+
+def whole(folder):
+    """What lies in ``folder`` by name; hidden stages of killed runs are no results."""
+    return {path.name: path.read_bytes() for path in folder.glob("[!.]*") if path.is_file()} if folder.exists() else {}
+
+
+@pytest.mark.parametrize("name", ["replay", "train", "sweep", "trace", "score"])
+def test_without_room_nothing_is_lost_and_nothing_half_there(name, inputs, tmp_path):
+    out = tmp_path / "out"
+    before = dict.fromkeys(WRITERS[name][1], b"before") if name != "sweep" else {}
+    out.mkdir()
+    for each, content in before.items():
+        (out / each).write_bytes(content)
+    done = run(line(name, inputs, out), preexec_fn=little(100))
+    told(done, 2)
+    assert "File too large" in done.stderr
+    assert not list(out.glob(".*"))
+    if name == "sweep":
+        again = run(line(name, inputs, out))
+        told(again, 0)
+        run(line(name, inputs, tmp_path / "alone"))
+        assert whole(out)["results.jsonl"] == whole(tmp_path / "alone")["results.jsonl"]
+        return
+    assert whole(out) == before
+    if name != "trace":
+        assert done.stdout == run(line(name, inputs, tmp_path / "room")).stdout
+
+
+@pytest.mark.parametrize("name", ["replay", "train", "score", "compare", "trace"])
+def test_what_cannot_be_written_is_refused_before_the_work(name, inputs, tmp_path):
+    for place in (tmp_path / "study.yaml" / "below", "/proc/x"):
+        start = time.monotonic()
+        done = run(line(name, inputs, place))
+        told(done, 2)
+        assert "cannot write into" in done.stderr
+        assert len(done.stderr.splitlines()) == 1
+        assert time.monotonic() - start < 20
+        assert not done.stdout
+
+
+@pytest.mark.parametrize("place", ["/dev/null", "", "LINK", "FOLDER"])
+def test_devices_links_and_folders_stay_what_they_are(place, tmp_path):
+    (tmp_path / "FOLDER").mkdir()
+    (tmp_path / "LINK").symlink_to("/dev/null")
+    told(run([*line("train", {}, "OUT")[:-1], place], cwd=tmp_path), 2)
+    assert not os.path.isfile("/dev/null")
+    assert (tmp_path / "LINK").is_symlink()
+    assert not list((tmp_path / "FOLDER").iterdir())
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+@pytest.mark.parametrize("name", ["replay", "train", "score", "sweep"])
+def test_another_users_folder_is_refused_in_one_line(name, taicang, inputs, tmp_path):
+    private = tmp_path / "private"
+    private.mkdir(mode=0o755)
+    words = line(name, inputs, private / "out")[3:]
+    assert taicang(*line(name, inputs, tmp_path / "mine")[3:])[0] == 0  # what it imports may be root's alone
+    for each in (tmp_path, *tmp_path.parents[:3]):
+        each.chmod(each.stat().st_mode | 0o055)
+    os.seteuid(65534)
+    try:
+        code, _, said = taicang(*words)
+    finally:
+        os.seteuid(0)
+    assert code == 2
+    assert "Permission denied" in said
+    assert not list(private.iterdir())
+
+
+@pytest.mark.parametrize("words", [("catalog", "list"), ("--help",), ("infer", "llama-3.1-8b", "--on", "hgx-h100")])
+def test_a_full_standard_output_is_told_in_one_line(words):
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([sys.executable, "-m", "taicang", *words], check=False, stdout=full, **LOUD)
+    told(done, 2)
+    assert done.stderr == "taicang: cannot write to standard output: No space left on device\n"
+
+
+def test_a_closed_standard_output_is_told():
+    done = run(["sh", "-c", f"{sys.executable} -m taicang catalog list >&-"])
+    told(done, 2)
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_full_standard_output_costs_no_file(inputs, tmp_path):
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(line("replay", inputs, tmp_path / "out"), check=False, stdout=full, **LOUD)
+    told(done, 2)
+    assert set(whole(tmp_path / "out")) == WRITERS["replay"][1]
+
+
+def struck(words, seconds, how, out):
+    """Run ``words`` and send ``how`` after ``seconds``; how long it took to end then, and its code."""
+    process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        process.send_signal(how)
+    start = time.monotonic()
+    _, said = process.communicate()
+    return time.monotonic() - start, process.returncode, said
+
+
+def consistent(name, seen, want):
+    """``seen`` is all of the results or none; a study may also have a journal only."""
+    if name == "sweep":
+        assert "results.jsonl" not in seen or seen["results.jsonl"] == want["results.jsonl"]
+    else:
+        assert seen in ({}, want)
+
+
+STOPPED = (130, -signal.SIGINT)
+"""What a shell sees as 130; Python ends by the signal itself where it came while a module was imported."""
+
+
+def strike(names, trials, seed, inputs, tmp_path):
+    dice = random.Random(seed)
+    want, lasts = {}, {}
+    for name in names:
+        start = time.monotonic()
+        told(run(line(name, inputs, tmp_path / name)), 0)
+        lasts[name], want[name] = time.monotonic() - start, whole(tmp_path / name)
+    for number in range(trials):
+        name, how = dice.choice(names), dice.choice([signal.SIGKILL, signal.SIGINT])
+        out = tmp_path / f"{number}"
+        share = dice.uniform(0.0, 1.05) if how == signal.SIGKILL else dice.uniform(0.5, 1.0)  # Python is up by then
+        took, code, said = struck(line(name, inputs, out), share * lasts[name], how, out)
+        if how == signal.SIGINT:
+            assert took < 2.0  # a second, and what a busy machine adds
+            assert code in (0, *STOPPED), said
+            assert "Traceback" not in said
+            assert not list(out.glob(".*"))
+        if not (name == "replay" and code in STOPPED):  # that one writes what is finished and says so
+            consistent(name, whole(out), want[name])
+        told(run(line(name, inputs, out)), 0)
+        kept = whole(out)
+        assert kept.get("results.jsonl") == want[name].get("results.jsonl")
+        if name != "sweep":
+            assert kept == want[name]
+
+
+def test_killed_and_interrupted_at_random_moments(inputs, tmp_path):
+    strike(["replay", "sweep"], 6, 1, inputs, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(5400)
+def test_three_hundred_faults(inputs, tmp_path):
+    strike(sorted(WRITERS), 300, 2, inputs, tmp_path)
+
+
+def test_an_interrupted_study_ends_at_once_and_leaves_no_worker(inputs, tmp_path):
+    words = line("sweep", inputs, tmp_path / "out")
+    words[words.index("--workers") + 1] = "2"
+    process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    journal = tmp_path / "out" / "journal.jsonl"
+    while process.poll() is None and (not journal.exists() or journal.read_bytes().count(b"\n") < 3):
+        time.sleep(0.01)
+    start = time.monotonic()
+    process.send_signal(signal.SIGINT)  # to the command alone, as a scheduler sends it
+    _, said = process.communicate()
+    assert time.monotonic() - start < 2.0
+    assert process.returncode == 130
+    assert "Traceback" not in said
+
+
+def test_two_runs_in_one_folder_do_not_meet(inputs, tmp_path):
+    for name in ("replay", "sweep"):
+        both = [subprocess.Popen(line(name, inputs, tmp_path / name), stdout=subprocess.DEVNULL) for _ in range(2)]
+        assert [process.wait() for process in both] == [0, 0]
+        run(line(name, inputs, tmp_path / f"{name}-alone"))
+        seen, alone = whole(tmp_path / name), whole(tmp_path / f"{name}-alone")
+        assert {n: seen[n] for n in seen if n != "journal.jsonl"} == {
+            n: alone[n] for n in alone if n != "journal.jsonl"
+        }
+        assert not list((tmp_path / name).glob(".*"))
+
+
+def test_a_study_with_other_inputs_is_refused_until_told(taicang, tmp_path):
+    machine, study, out = tmp_path / "my.yaml", tmp_path / "study.yaml", tmp_path / "out"
+    machine.write_text("base: hgx-h200\n")
+    text = "base: {model: llama-3.1-8b, on: MINE, tp: 1, mode: agg}\naxes: {batch: [1, 2]}\n"
+    study.write_text(text.replace("MINE", str(machine)))
+    words = ("sweep", study, "--workers", 1, "--out", out)
+    assert taicang(*words)[0] == 0
+    first = (out / "results.jsonl").read_bytes()
+    assert taicang(*words)[0] == 0
+    machine.write_text("base: hgx-b200\n")
+    code, _, said = taicang(*words)
+    assert code == 2
+    assert "changed: " + str(machine) in said
+    assert "--fresh" in said
+    assert (out / "results.jsonl").read_bytes() == first
+    assert taicang(*words, "--fresh")[0] == 0
+    assert (out / "results.jsonl").read_bytes() != first
+
+
+def test_a_file_behind_a_file_is_an_input_too(tmp_path):
+    (tmp_path / "deep.yaml").write_text("base: hgx-h200\n")
+    (tmp_path / "my.yaml").write_text("base: ./deep.yaml\n")
+    (tmp_path / "net").mkdir()
+    (tmp_path / "net" / "config.json").write_text("{}")
+    values = {"on": [f"{tmp_path / 'my.yaml'} x 4"], "model": str(tmp_path / "net")}
+    named = {path.rpartition("/")[2] for path in study_inputs.of(values)}
+    assert named == {"my.yaml", "deep.yaml", "config.json", "catalogue", "version"}
+
+
+def test_a_file_that_changes_while_the_study_runs_ends_it(tmp_path):
+    (tmp_path / "my.yaml").write_text("a: 1\n")
+    journal = Journal(tmp_path / "out", {"study": "x", str(tmp_path / "my.yaml"): "y"})
+    journal.add({"point": 0})
+    (tmp_path / "my.yaml").write_text("a: 12\n")
+    with pytest.raises(InvalidInput, match="changed while it ran"):
+        journal.add({"point": 1})
+
+
+def test_a_point_that_crashes_is_a_row(monkeypatch):
+    monkeypatch.setattr(evaluate, "_best", lambda point: 1 / 0)
+    assert evaluate.evaluate({})["error"] == "crashed: ZeroDivisionError: division by zero"
+
+
+def deadly(task):
+    """A row, but point 3 ends its process whoever takes it."""
+    if task[0] == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return {"point": task[0], "feasible": True}
+
+
+def test_a_point_that_always_kills_its_worker_is_a_row(monkeypatch):
+    monkeypatch.setattr(workers, "row_of", deadly)
+    rows = {row["point"]: row for row in workers.local([(i, {}) for i in range(12)], 2)}
+    assert sorted(rows) == list(range(12))
+    assert [number for number, row in rows.items() if not row["feasible"]] == [3]
+    assert "died" in rows[3]["error"]
+
+
+HOSTILE = (
+    "copy results to '{0}/x.csv'",
+    "attach '{0}/x.db'",
+    "install httpfs",
+    "load httpfs",
+    "export database '{0}/x'",
+    "select * from read_text('/etc/hostname')",
+    "select * from '{0}/journal.jsonl'",
+    "set enable_external_access = true",
+    "pragma enable_profiling; set profiling_output = '{0}/x'",
+    "select * from rows",
+)
+
+
+def test_a_query_only_asks(taicang, tmp_path):
+    pytest.importorskip("duckdb", reason="DuckDB is an extra")
+    pytest.importorskip("pyarrow", reason="Parquet is an extra")
+    journal = Journal(tmp_path / "study", {"study": "x"})
+    journal.add({"point": 0, "huge": 10**20, "rate": float("inf")})
+    before = sorted(path.name for path in tmp_path.rglob("*"))
+    for sql in HOSTILE:
+        code, _, said = taicang("sweep", "query", tmp_path / "study", sql.format(tmp_path / "study"))
+        assert code == 2, sql
+        assert "Traceback" not in said
+    assert sorted(path.name for path in tmp_path.rglob("*")) == before
+    journal.finish(1)
+    before = sorted(path.name for path in tmp_path.rglob("*"))
+    for sql in HOSTILE:
+        assert taicang("sweep", "query", tmp_path / "study", sql.format(tmp_path / "study"))[0] == 2, sql
+    assert sorted(path.name for path in tmp_path.rglob("*")) == before
+    code, out, _ = taicang("sweep", "query", tmp_path / "study", "select *, 'inf'::double i from results", "--json")
+    assert code == 0
+    assert json.loads(out) == [{"point": 0, "huge": str(10**20), "rate": "inf", "i": "inf"}]
+
+
+def test_plots_have_the_same_bytes(inputs, tmp_path):
+    pytest.importorskip("matplotlib", reason="plots are an extra")
+    for where, moment in (("a", "0"), ("b", "1000000000")):
+        told(run(line("compare", inputs, tmp_path / where), env=os.environ | {"SOURCE_DATE_EPOCH": moment}), 0)
+    assert whole(tmp_path / "a") == whole(tmp_path / "b")
