@@ -109,8 +109,7 @@ def _mapping(data: Mapping[str, Any], key: str, where: str) -> dict[str, Any]:
     found = {} if data.get(key) is None else data[key]
     if not isinstance(found, dict):
         raise InvalidInput("expected a mapping", where=where)
-    # YAML 1.1 reads the bare key on as true
-    return {("on" if name is True else str(name)): value for name, value in found.items()}
+    return {str(name): value for name, value in found.items()}
 
 
 def _whole(given: Mapping[str, Any], key: str, least: int, where: str) -> int:
