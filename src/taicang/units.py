@@ -73,7 +73,7 @@ LONGEST_S = 1e12
 _MOST = 1e24
 _BOUNDS: dict[str, tuple[float, float]] = {
     "s": (1e-15, LONGEST_S),
-    "per_s": (1e-12, 1e12),
+    "per_s": (1e-9, 1e9),
     **dict.fromkeys(("w", "j", "usd", "cny", "usd_per_h", "usd_per_kwh", "cny_per_kwh"), (1e-9, 1e18)),
     **dict.fromkeys(("bytes", "bytes_per_s", "flop", "flop_per_s", "hz"), (1.0, _MOST)),
 }
@@ -121,14 +121,12 @@ def count(text: object, low: int, high: int, *, what: str = "a whole number", wh
     elif isinstance(text, str) and (pair := split(text, where=where)) and pair[1].lower() in _COUNTS:
         scale = _COUNTS[pair[1].lower()]
         found = int(pair[0]) * scale if pair[0].lstrip("+-").isdigit() else float(pair[0]) * scale
-    if isinstance(found, float):
-        whole = round(found) if math.isfinite(found) else 0
-        if not abs(found - whole) <= 1e-12 * abs(found):
-            raise UnitError(f"expected {what} such as {max(low, 4096)} or 32k, got {shorten(text)}", where=where)
-        found = whole
-    if not low <= found <= high:
-        raise UnitError(f"expected {what}, from {low:,} to {high:,}, got {shorten(text)}", where=where)
-    return found
+    whole = found if isinstance(found, int) else round(found) if math.isfinite(found) else high + 1
+    if (isinstance(found, float) and not abs(found - whole) <= 1e-12 * abs(found)) or not low <= whole <= high:
+        beyond = f" and at most {high:,}" if found > high else ""
+        said = f"from {low} to {high}" if high < 10**6 else f"of at least {low}{beyond}"
+        raise UnitError(f"expected {what} {said}, got {shorten(text)}", where=where)
+    return whole
 
 
 def shorten(value: object) -> str:
@@ -165,7 +163,7 @@ def parse(text: object, dimension: str, *, where: str = "") -> float:
     least, most = _BOUNDS[dimension]
     if re.search("[1-9]", number.lower().partition("e")[0]) and not least <= abs(found) <= most:
         base = next(iter(table))
-        raise UnitError(f"{text!r} is out of this world: beyond {least:g} to {most:g} {base}", where=where)
+        raise UnitError(f"{text!r} lies beyond {least:g} to {most:g} {base}", where=where)
     return found
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from taicang.app.options import HELP
+from taicang.app.options import HELP, Whole
 
 
 @click.group(context_settings=HELP)
@@ -79,7 +79,7 @@ def list_models(as_json: bool) -> None:
 
 @models.command()
 @click.argument("name")
-@click.option("--context", default=4096, show_default=True, type=click.IntRange(min=1), help="Tokens of context.")
+@click.option("--context", default=4096, show_default=True, type=Whole(1), help="Tokens of context.")
 @click.option("--kv", default="bf16", show_default=True, help="Number format of the cache.")
 @click.option("--approximate", is_flag=True, help="Take the nearest modelled kind for features that would be refused.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")

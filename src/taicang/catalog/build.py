@@ -47,7 +47,7 @@ def split(spec: str) -> tuple[str, int]:
     if not match["space"] and not _known(name):
         return text, 1
     return name, units.count(
-        match["count"], 1, MOST_RANKS, what="at least one unit", where=f"machine {spec.strip()[:80]!r}"
+        match["count"], 1, MOST_RANKS, what="a number of units", where=f"machine {spec.strip()[:80]!r}"
     )
 
 

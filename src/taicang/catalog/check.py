@@ -12,7 +12,7 @@ from taicang.catalog import files, laws, schema
 from taicang.catalog.build import chip_of, machine_of
 from taicang.catalog.entry import entry, find, sources
 from taicang.catalog.leaf import Leaf
-from taicang.catalog.resolve import Resolved, aliases, is_path, names, resolve
+from taicang.catalog.resolve import Resolved, aliases, names, resolve
 from taicang.catalog.stack_entry import stack
 from taicang.errors import InvalidInput, MissingFigure
 

@@ -1,4 +1,4 @@
-"""YAML in: plain data by YAML 1.2's rules (``010`` and ``1:30`` are text, no dates), and where in a file a key stands."""
+"""YAML in: plain data by YAML 1.2's rules (``010`` and ``1:30`` are text, no dates), and where a key stands."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ def load(text: str, where: str, *, trusted: bool = False) -> Any:
     ``trusted``: a file of the package, which its tests check.
     """
     try:
-        for line, key, problem in () if trusted else faults(text):
-            raise InvalidInput(problem, where=f"{where}:{line}" + (f": {key}" if key else ""))
+        for number, key, problem in () if trusted else faults(text):
+            raise InvalidInput(problem, where=f"{where}:{number}" + (f": {key}" if key else ""))
         return yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
@@ -94,6 +94,7 @@ def faults(text: str) -> Iterator[tuple[int, str, str]]:
     numbers, control characters."""
     stack = [_Part("", "", mapping=False)]
     sizes: dict[str, int] = {}  # nodes under each anchor
+    event: Any
     for event in yaml.parse(text, Loader=_Loader):
         line, here = event.start_mark.line + 1, stack[-1]
         if isinstance(event, yaml.CollectionEndEvent):

@@ -58,6 +58,9 @@ def read(path: str | Path) -> Study:
         for key in keys:
             if key not in KEYS and "." not in key:
                 raise UnknownName("key", key, KEYS, where=where(section))
+    for key in axes:
+        if key in base:
+            raise InvalidInput("stands in base and in axes; one of them would change nothing", where=where("base", key))
     kind = sample.get("kind", "grid")
     if kind not in KINDS:
         raise UnknownName("sampling", str(kind), KINDS, where=where("sample", "kind"))
