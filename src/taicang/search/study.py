@@ -58,9 +58,6 @@ def read(path: str | Path) -> Study:
         for key in keys:
             if key not in KEYS and "." not in key:
                 raise UnknownName("key", key, KEYS, where=where(section))
-    for key in axes:
-        if key in base:
-            raise InvalidInput("stands in base and in axes; one of them would change nothing", where=where("base", key))
     kind = sample.get("kind", "grid")
     if kind not in KINDS:
         raise UnknownName("sampling", str(kind), KINDS, where=where("sample", "kind"))
@@ -104,6 +101,9 @@ def _check(study: Study, where: Callable[..., str]) -> None:
         if not each.values and each.steps < 2:
             raise InvalidInput("a range needs steps of at least 2 in a grid", where=where("axes", each.key))
     study_values.fields({key: tried for key, tried in values.items() if "." in key}, values["on"], place)
+    for key in study.base:
+        if key in {axis.key for axis in study.axes}:
+            raise InvalidInput("stands in axes as well: this one would change nothing", where=where("base", key))
     if size(study) > MOST:
         raise InvalidInput(f"{size(study):,} points are more than {MOST:,}", where=where("sample"))
 
