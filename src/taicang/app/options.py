@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -189,7 +190,23 @@ def echo_json(value: Any) -> None:
     """Print a dataclass or plain data as JSON."""
     from taicang.records import plain
 
-    click.echo(json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False))
+    try:
+        text = json.dumps(plain(value), indent=2, ensure_ascii=not _utf(), allow_nan=False)
+    except ValueError:  # an answer of a query may hold what JSON has no word for
+        text = json.dumps(_finite(plain(value)), indent=2, ensure_ascii=not _utf(), allow_nan=False)
+    click.echo(text)
+
+
+def _utf() -> bool:
+    return (sys.stdout.encoding or "").lower().startswith("utf")
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def write_files(files: Mapping[str, str], folder: Path, where: str = "--out") -> None:
