@@ -1,11 +1,13 @@
 """Units at the door, plain SI floats inside.
 
 ``parse`` turns "392 GB/s" into 392e9 for the dimension that the caller expects; bare numbers are refused for
-dimensional quantities. Prefixes are decimal (GB = 1e9 bytes) unless written binary (GiB = 2**30).
+dimensional quantities. ``count`` turns "32k" into 32,000. Prefixes are decimal (GB = 1e9 bytes, k = 1000) unless
+written binary (GiB = 2**30, Ki = 1024). Options, YAML files and studies all read their numbers here.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -66,7 +68,74 @@ _EXAMPLE = {
 } | {name: next(iter(_FIXED[name])) for name in ("usd_per_h", "usd_per_kwh", "cny_per_kwh", "per_s")}
 """The unit that a message suggests."""
 
-_QUANTITY = re.compile(r"^\s*([-+]?(?:\d[\d_,]*\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*([A-Za-zµ/]*[A-Za-z/µ]*)\s*$")
+LONGEST_S = 1e12
+"""Longest time that any door takes, some 30,000 years."""
+_MOST = 1e24
+_BOUNDS: dict[str, tuple[float, float]] = {
+    "s": (1e-15, LONGEST_S),
+    "per_s": (1e-9, 1e9),
+    **dict.fromkeys(("w", "j", "usd", "cny", "usd_per_h", "usd_per_kwh", "cny_per_kwh"), (1e-9, 1e18)),
+    **dict.fromkeys(("bytes", "bytes_per_s", "flop", "flop_per_s", "hz"), (1.0, _MOST)),
+}
+"""Least and largest size of a quantity that is not nothing: beyond lies a slip of the pen, and sums overflow."""
+
+_DIGITS = 40
+"""Characters of the longest number."""
+_NUMBER = re.compile(r"\s*([-+]?(?:\d[\d_,.]*|\.\d[\d_]*)(?:[eE][-+]?\d+)?)\s*(.*?)\s*", re.ASCII | re.DOTALL)
+_PLAIN = re.compile(r"[-+]?(?:\d+(?:_\d+)*\.?\d*|\.\d+)(?:[eE][-+]?\d+)?", re.ASCII)
+_COUNTS = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30}
+
+
+def split(text: str, *, where: str = "") -> tuple[str, str] | None:
+    """Number (plain digits) and unit of ``text``, None where it does not begin with a number.
+
+    Raises ``UnitError`` for a comma, which some read as a point and others as nothing, and for endless digits.
+    """
+    match = _NUMBER.fullmatch(text[: 4 * _DIGITS])
+    if match is None or len(text) > 4 * _DIGITS:
+        if re.match(r"\s*[-+]?[\d.]", text) and len(text) > 4 * _DIGITS:
+            raise UnitError(f"a number of {len(text):,} characters, at most {_DIGITS} are read", where=where)
+        return None
+    number, unit = match[1], match[2]
+    if len(number) > _DIGITS:
+        raise UnitError(f"a number of {len(number):,} characters, at most {_DIGITS} are read", where=where)
+    if "," in number:
+        whole = f"{number.replace(',', '')} {unit}".strip()
+        point = f"{number.replace('.', '').replace(',', '.')} {unit}".strip()
+        readings = f"{point!r} or {whole!r}" if number.count(",") == 1 else f"{whole!r}"
+        raise UnitError(f"the comma in {text.strip()!r} can be read in two ways: write {readings}", where=where)
+    if re.match(r"[-+]?0\d", number):
+        plain = number.lstrip("+-0") or "0"
+        raise UnitError(f"{number!r} begins with 0, which some read as octal: write {plain}", where=where)
+    return (number.replace("_", ""), unit) if _PLAIN.fullmatch(number) else None
+
+
+def count(text: object, low: int, high: int, *, what: str = "a whole number", where: str = "") -> int:
+    """Parse ``text`` (4096, "32k", "2T", "32Ki") as a whole number from ``low`` to ``high``.
+
+    Raises ``UnitError`` for anything else.
+    """
+    found: int | float = math.nan
+    if isinstance(text, (int, float)) and not isinstance(text, bool):
+        found = text
+    elif isinstance(text, str) and (pair := split(text, where=where)) and pair[1].lower() in _COUNTS:
+        scale = _COUNTS[pair[1].lower()]
+        found = int(pair[0]) * scale if pair[0].lstrip("+-").isdigit() else float(pair[0]) * scale
+    whole = found if isinstance(found, int) else round(found) if math.isfinite(found) else high + 1
+    if (isinstance(found, float) and not abs(found - whole) <= 1e-12 * abs(found)) or not low <= whole <= high:
+        beyond = f" and at most {high:,}" if found > high else ""
+        said = f"from {low} to {high}" if high < 10**6 else f"of at least {low}{beyond}"
+        raise UnitError(f"expected {what} {said}, got {shorten(text)}", where=where)
+    return whole
+
+
+def shorten(value: object) -> str:
+    """``value`` as messages show it: a line at most."""
+    try:
+        shown = repr(value)
+    except ValueError:  # an integer of thousands of digits
+        shown = "a number without end"
+    return shown if len(shown) <= 80 else f"{shown[:60]}... ({len(shown):,} characters)"
 
 
 def parse(text: object, dimension: str, *, where: str = "") -> float:
@@ -77,20 +146,25 @@ def parse(text: object, dimension: str, *, where: str = "") -> float:
     table = DIMENSIONS[dimension]
     example = _EXAMPLE[dimension]
     if isinstance(text, bool) or not isinstance(text, (str, int, float)):
-        raise UnitError(f"expected a quantity such as '50 {example}', got {text!r}", where=where)
-    match = _QUANTITY.match(text) if isinstance(text, str) else None
-    if match is None:
-        if isinstance(text, (int, float)):
-            raise UnitError(f"{text!r} has no unit; write for example '{text} {example}'", where=where)
-        raise UnitError(f"cannot read {text!r} as a quantity such as '50 {example}'", where=where)
-    number, unit = float(match[1].replace("_", "").replace(",", "")), match[2]
+        raise UnitError(f"expected a quantity such as '50 {example}', got {shorten(text)}", where=where)
+    if not isinstance(text, str):
+        raise UnitError(f"{shorten(text)} has no unit; write for example '{shorten(text)} {example}'", where=where)
+    pair = split(text, where=where)
+    if pair is None:
+        raise UnitError(f"cannot read {shorten(text)} as a quantity such as '50 {example}'", where=where)
+    number, unit = pair
     if not unit:
-        raise UnitError(f"{text!r} has no unit; write for example '{match[1]} {example}'", where=where)
+        raise UnitError(f"{text!r} has no unit; write for example '{number} {example}'", where=where)
     if unit not in table:
         other = next((d for d, units in DIMENSIONS.items() if unit in units), None)
         why = f"is a unit of {other}, expected one of {dimension}" if other else f"is not a unit of {dimension}"
         raise UnitError(f"{unit!r} {why} (for example {example})", where=where)
-    return number * table[unit]
+    found = float(number) * table[unit]
+    least, most = _BOUNDS[dimension]
+    if re.search("[1-9]", number.lower().partition("e")[0]) and not least <= abs(found) <= most:
+        base = next(iter(table))
+        raise UnitError(f"{text!r} lies beyond {least:g} to {most:g} {base}", where=where)
+    return found
 
 
 _SHOW = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""))

@@ -14,8 +14,8 @@ DENSE = ("infer", "llama-3.1-8b", "--on", "hgx-h100")
 @pytest.mark.parametrize(
     ("extra", "says"),
     [
-        (("--tpot", "0ms"), "--tpot: a limit must be more than nothing"),
-        (("--tpot", "-50ms"), "--tpot: a limit must be more than nothing"),
+        (("--tpot", "0ms"), "--tpot: must be more than nothing"),
+        (("--tpot", "-50ms"), "--tpot: must be more than nothing"),
         (("--ep", "8"), "--ep: llama-3.1-8b has no experts"),
         (("--tp", "2", "--redundant", "4"), "--redundant: llama-3.1-8b has no experts"),
         (("--quant", "fp9"), "did you mean fp8"),

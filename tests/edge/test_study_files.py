@@ -27,7 +27,7 @@ def sweep(taicang, folder, text, *more):
         ("tp: [null]", "got None"),
         ("dp: [-1]", "axes.dp"),
         ("skew: [x]", "axes.skew: expected a number from 0 to 2, got 'x'"),
-        ("input: [many]", "axes.input: expected tokens, at least 1, got 'many'"),
+        ("input: [many]", "axes.input: expected tokens of at least 1, got 'many'"),
         ("output: [.nan]", "axes.output"),
         ("microbatches: [0, 1]", "axes.microbatches: expected a whole number from 1 to 2, got 0"),
         ("batch: [1, x]", "axes.batch: expected a whole number of at least 1, got 'x'"),

@@ -68,7 +68,7 @@ def test_a_search_beats_a_layout_by_hand(taicang):
     [
         (("--tp", 3), "does not divide the 8 ranks"),
         (("--dtype", "fp9"), "did you mean fp8"),
-        (("--tokens", "lots"), "cannot read 'lots'"),
+        (("--tokens", "lots"), "got 'lots'"),
         (("--pp", 2), "zero 3 gathers weights"),
         (("--dp", 16), "8 too many"),
         (("--stack", "nemoo"), "did you mean nemo"),

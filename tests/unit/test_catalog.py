@@ -130,7 +130,7 @@ def test_unknown_names_suggest() -> None:
         catalog.machine("hgx-h1000 x 4")
     with pytest.raises(UnknownName, match="did you mean ascend-910"):
         catalog.chip("ascend-910d")
-    with pytest.raises(InvalidInput, match="at least one unit"):
+    with pytest.raises(InvalidInput, match="a number of units of at least 1"):
         catalog.machine("hgx-h100 x 0")
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from taicang.app.options import HELP
+from taicang.app import terminal
+from taicang.app.options import HELP, echo_json
 from taicang.errors import TaicangError
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def list_(kind: str | None, as_json: bool) -> None:
         for e in found
     ]
     if as_json:
-        click.echo(json.dumps(rows, indent=2, ensure_ascii=False))
+        echo_json(rows)
         return
     from rich.table import Table
 
@@ -123,7 +123,7 @@ def show(name: str, kind: str | None, sets: tuple[str, ...], as_json: bool) -> N
             "sources": [plain(source) for source in cited],
             "digest": digest(),
         }
-        click.echo(json.dumps(record, indent=2, ensure_ascii=False))
+        echo_json(record)
         return
     from rich.markup import escape
     from rich.table import Table
@@ -173,11 +173,11 @@ def check(ctx: click.Context, name: str | None, as_json: bool) -> None:
 
     findings = find_faults(name)
     if as_json:
-        click.echo(json.dumps({"digest": digest(), "findings": plain(findings)}, indent=2, ensure_ascii=False))
+        echo_json({"digest": digest(), "findings": plain(findings)})
     else:
         for finding in findings:
             key = f" {finding.key}:" if finding.key else ""
-            click.echo(f"{finding.entry}:{key} {finding.problem}")
+            click.echo(terminal.clean(f"{finding.entry}:{key} {finding.problem}"))
         if not findings:
             counts = ", ".join(f"{len(names(kind))} {kind}s" for kind in _KINDS)
             click.echo(f"sound: {name or counts} (data digest {digest()[:12]})")
@@ -185,6 +185,5 @@ def check(ctx: click.Context, name: str | None, as_json: bool) -> None:
 
 
 def _console() -> Any:
-    from rich.console import Console
 
-    return Console()
+    return terminal.console()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import click
 import numpy as np
 
+from taicang import reading
 from taicang.errors import InvalidInput
 
 
@@ -54,12 +54,9 @@ def _rows(path: Path, experts: int) -> list[np.ndarray[Any, np.dtype[np.float64]
 
 
 def _lines(path: Path) -> list[tuple[int, list[Any]]]:
-    text = path.read_text(encoding="utf-8")
+    text = reading.text(path, most=reading.LINE)
     if text.lstrip().startswith("["):
-        try:
-            body = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise InvalidInput(error.msg, where=f"{path}:{error.lineno}") from None
+        body = reading.document(text, str(path))
         return list(enumerate(body if body and isinstance(body[0], list) else [body], 1))
     split = ((number, re.split(r"[\s,;]+", line.strip())) for number, line in enumerate(text.splitlines(), 1))
     return [(number, fields) for number, fields in split if fields != [""]]

@@ -12,6 +12,7 @@ from typing import NoReturn
 import click
 
 from taicang import __version__
+from taicang.app import terminal
 from taicang.app.options import HELP
 from taicang.errors import InvalidInput, MissingFigure, NotModelled, TaicangError
 
@@ -96,6 +97,7 @@ def cli(debug: bool) -> None:
 
 def main() -> None:
     """Entry point: errors that a user can mend are one line and exit code 2; --debug gives the traceback."""
+    terminal.prepare()
     argv = sys.argv[1:]
     debug = "--debug" in argv
     argv = [arg for arg in argv if arg != "--debug"]
@@ -106,11 +108,12 @@ def main() -> None:
     except TaicangError as error:
         if debug:
             raise
-        click.echo(f"taicang: {error}", err=True)
+        click.echo(f"taicang: {terminal.clean(str(error))}", err=True)
         sys.exit(2 if isinstance(error, (InvalidInput, MissingFigure, NotModelled)) else 1)
     except click.ClickException as error:
         if debug:
             raise
+        error.message = terminal.clean(error.message)  # type: ignore[misc]
         error.show()
         sys.exit(2)
     except (click.Abort, KeyboardInterrupt):

@@ -7,7 +7,8 @@ from typing import Any
 
 import click
 
-from taicang.app.options import HELP
+from taicang.app import terminal
+from taicang.app.options import HELP, Whole
 
 
 @click.group(context_settings=HELP)
@@ -56,7 +57,6 @@ def list_models(as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({"models": rows, "not_modelled": dict(refused)}, indent=2))
         return
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(box=None)
@@ -70,7 +70,7 @@ def list_models(as_json: bool) -> None:
             row["dtype"],
             f"{row['kv_bytes_per_token'] / 1e3:,.1f}",
         )
-    console = Console()
+    console = terminal.console()
     console.print(table)
     console.print("\nKnown, but not modelled:")
     for name, reason in refused.items():
@@ -79,7 +79,7 @@ def list_models(as_json: bool) -> None:
 
 @models.command()
 @click.argument("name")
-@click.option("--context", default=4096, show_default=True, type=click.IntRange(min=1), help="Tokens of context.")
+@click.option("--context", default=4096, show_default=True, type=Whole(1), help="Tokens of context.")
 @click.option("--kv", default="bf16", show_default=True, help="Number format of the cache.")
 @click.option("--approximate", is_flag=True, help="Take the nearest modelled kind for features that would be refused.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -131,12 +131,11 @@ def _tagged(loaded: Any) -> dict[str, Any]:
 
 
 def _print(loaded: Any, facts: dict[str, Any]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     from taicang.units import show as quantity
 
-    console = Console(highlight=False)
+    console = terminal.console(highlight=False)
     scope = " (routed experts only, the rest bf16)" if loaded.experts_only else ""
     console.print(f"[bold]{loaded.name}[/bold]  {loaded.layers} layers, hidden {loaded.hidden}, vocab {loaded.vocab}")
     console.print(f"weights {loaded.dtype}{scope}, context up to {loaded.max_context:,} tokens")

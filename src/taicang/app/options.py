@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,31 +13,54 @@ import click
 
 from taicang.errors import InvalidInput
 from taicang.output import Content, write
-from taicang.units import parse
+from taicang.units import count, parse
 
 F = TypeVar("F", bound=Callable[..., Any])
-LONGEST_S = 1e12
-"""Longest time that an option takes."""
+MOST = 10**18
+"""Largest count that an option takes at all."""
 MOST_SKEW = 2.0
 """Largest exponent of ``--skew``."""
 
 
-class Seconds(click.ParamType[float]):
-    """A duration with a unit: 50ms, 2s."""
+class Quantity(click.ParamType[float]):
+    """A number with a unit, through the one door for quantities: 50ms, 40/s, 20TB. More than nothing, or ``zero``."""
 
-    name = "DURATION"
+    def __init__(self, dimension: str, name: str, *, zero: bool = False) -> None:
+        self.dimension, self.name, self.zero = dimension, name, zero
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Parse through the catalogue's unit door, so that a bare number is refused."""
+        """Parse; a bare number is refused."""
         if isinstance(value, float):
             return value
         where = param.opts[0] if param else ""
-        seconds = parse(value, "s", where=where)
-        if not seconds > 0:
-            raise InvalidInput(f"a limit must be more than nothing, got {value!r}", where=where)
-        if seconds > LONGEST_S:
-            raise InvalidInput(f"{value!r} is beyond any run", where=where)
-        return seconds
+        found = parse(value, self.dimension, where=where)
+        if found < 0 or (found == 0 and not self.zero):
+            least = "zero or more" if self.zero else "more than nothing"
+            raise InvalidInput(f"must be {least}, got {value!r}", where=where)
+        return found
+
+
+DURATION = Quantity("s", "DURATION")
+
+
+class Whole(click.IntRange):
+    """A whole number in a range, also written 32k, 2T or 32Ki."""
+
+    def __init__(self, least: int, high: int | None = None, *, name: str = "", most: int = 10**9) -> None:
+        super().__init__(least, high)
+        self.most = most
+        """Refused beyond, without a word in the help."""
+        self.name = name or self.name
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Parse through the one door for counts."""
+        found = count(value, -self.most, MOST, where=param.opts[0] if param else "")
+        if found > self.most:
+            self.fail(f"{found:,} is more than {self.most:,}", param, ctx)
+        return int(super().convert(found, param, ctx))
+
+
+TOKENS = Whole(1, name="TOKENS")
 
 
 class Finite(click.FloatRange):
@@ -60,7 +84,7 @@ class Named(click.ParamType[Any]):
         name, equals, text = str(value).partition("=")
         if not equals:
             self.fail(f"expected CLASS=DURATION such as chip=50000h, got {value!r}", param, ctx)
-        return name.strip().replace("_", " "), Seconds().convert(text, param, ctx)
+        return name.strip().replace("_", " "), DURATION.convert(text, param, ctx)
 
 
 class Skew(click.ParamType[Any]):
@@ -96,13 +120,16 @@ def stacked(*decorators: Callable[[F], F]) -> Callable[[F], F]:
 
 LOAD = stacked(
     click.option(
-        "--input", "input_tokens", type=click.IntRange(1), default=4096, show_default=True, help="Prompt tokens."
+        "--input",
+        "input_tokens",
+        type=TOKENS,
+        default=4096,
+        show_default=True,
+        help="Prompt tokens, e.g. 4096 or 32k (k: 1,000, Ki: 1,024).",
     ),
-    click.option(
-        "--output", "output_tokens", type=click.IntRange(1), default=256, show_default=True, help="Output tokens."
-    ),
-    click.option("--tpot", type=Seconds(), help="Time per output token that must hold, e.g. 50ms."),
-    click.option("--ttft", type=Seconds(), help="Time to first token that must hold, e.g. 2s."),
+    click.option("--output", "output_tokens", type=TOKENS, default=256, show_default=True, help="Output tokens."),
+    click.option("--tpot", type=DURATION, help="Time per output token that must hold, e.g. 50ms."),
+    click.option("--ttft", type=DURATION, help="Time to first token that must hold, e.g. 2s."),
 )
 """Load and SLO."""
 
@@ -112,7 +139,7 @@ CHOICES = stacked(
         "--quant", default="auto", show_default=True, help="auto (the checkpoint's), bf16, fp8, int8, w4a8, nvfp4."
     ),
     click.option(
-        "--mtp", "drafts", type=click.IntRange(0, 8), help="Drafted tokens per step (default: 1 if the model has MTP)."
+        "--mtp", "drafts", type=Whole(0, 8), help="Drafted tokens per step (default: 1 if the model has MTP)."
     ),
     click.option(
         "--acceptance",
@@ -142,15 +169,15 @@ CHOICES = stacked(
 """Stack, formats, model traits."""
 
 PLAN = stacked(
-    click.option("--tp", type=click.IntRange(1), help="Tensor-parallel ranks of attention."),
-    click.option("--dp", type=click.IntRange(1), help="Attention data-parallel groups."),
-    click.option("--pp", type=click.IntRange(1), help="Pipeline stages."),
-    click.option("--ep", type=click.IntRange(1), help="Expert-parallel groups."),
-    click.option("--moe-tp", type=click.IntRange(1), help="Tensor-parallel ranks of each expert."),
-    click.option("--redundant", type=click.IntRange(0), help="Redundant experts."),
-    click.option("--shared-ranks", type=click.IntRange(0), help="Ranks that hold only the shared expert."),
-    click.option("--microbatches", type=click.IntRange(1, 2), help="Microbatches that overlap."),
-    click.option("--batch", type=click.IntRange(1), help="Sequences per attention group in decode."),
+    click.option("--tp", type=Whole(1), help="Tensor-parallel ranks of attention."),
+    click.option("--dp", type=Whole(1), help="Attention data-parallel groups."),
+    click.option("--pp", type=Whole(1), help="Pipeline stages."),
+    click.option("--ep", type=Whole(1), help="Expert-parallel groups."),
+    click.option("--moe-tp", type=Whole(1), help="Tensor-parallel ranks of each expert."),
+    click.option("--redundant", type=Whole(0), help="Redundant experts."),
+    click.option("--shared-ranks", type=Whole(0), help="Ranks that hold only the shared expert."),
+    click.option("--microbatches", type=Whole(1, 2), help="Microbatches that overlap."),
+    click.option("--batch", type=Whole(1), help="Sequences per attention group in decode."),
 )
 """Layout of the decode instance."""
 
@@ -164,7 +191,11 @@ def echo_json(value: Any) -> None:
     """Print a dataclass or plain data as JSON."""
     from taicang.records import jsonable
 
-    click.echo(json.dumps(jsonable(value), indent=2, ensure_ascii=False, allow_nan=False))
+    click.echo(json.dumps(jsonable(value), indent=2, ensure_ascii=not _utf(), allow_nan=False))
+
+
+def _utf() -> bool:
+    return (sys.stdout.encoding or "").lower().startswith("utf")
 
 
 def write_files(files: Mapping[str, Content], folder: Path, where: str = "--out") -> None:

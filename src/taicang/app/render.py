@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from rich.console import Console
 from rich.table import Table
 
+from taicang.app import terminal
 from taicang.plans import describe
 from taicang.predict.explanation import explain
 from taicang.predict.prediction import Infeasible, PhasePrediction, Prediction
@@ -12,7 +12,7 @@ from taicang.serve.memory import MemoryUse
 from taicang.timeline import Slice
 from taicang.units import show
 
-console = Console(highlight=False, soft_wrap=True)
+console = terminal.console(highlight=False, soft_wrap=True)
 
 FILLS = (
     ("attention weights", "attention_bytes"),

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
+from taicang.app import terminal
 from taicang.app.load_options import load_text
 from taicang.plans import describe
 from taicang.predict.prediction import Infeasible, Prediction
@@ -31,9 +31,9 @@ def show_comparison(
 
     The price in yuan has a column where a machine has such a price.
     """
-    console = Console(highlight=False)
+    console = terminal.console(highlight=False)
     if not console.is_terminal or console.width < WIDTH:
-        console = Console(highlight=False, width=WIDTH, force_terminal=console.is_terminal)
+        console = terminal.console(highlight=False, width=WIDTH, force_terminal=console.is_terminal)
     first = next((r for r in results if isinstance(r, Prediction)), None)
     if first:
         console.print(f"[bold]{first.model}[/], {load_text(options)}\n")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from rich.console import Console
 from rich.table import Table
 
+from taicang.app import terminal
 from taicang.evidence.score import Score
 
 WIDTH = 130
@@ -12,9 +12,9 @@ WIDTH = 130
 
 def show_scores(scores: list[Score], *, drifts: list[str], alone: bool) -> None:
     """Scores with their errors, then what drifted from the frozen scoreboard."""
-    console = Console(highlight=False)
+    console = terminal.console(highlight=False)
     if console.width < WIDTH:
-        console = Console(highlight=False, width=WIDTH, force_terminal=console.is_terminal)
+        console = terminal.console(highlight=False, width=WIDTH, force_terminal=console.is_terminal)
     table = Table(box=None, pad_edge=False)
     for column in ("suite", "group", "part", "rows", "coverage", "MAPE", "median", "bias", "p90"):
         table.add_column(column, justify="left" if column in ("suite", "group", "part") else "right")

@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from taicang.app import terminal
 from taicang.app.load_options import load_text
 from taicang.app.render_ranking import show_ranking
 from taicang.app.search_jobs import Outcome, ranking
@@ -31,9 +32,9 @@ def show_search(
     flipped: Sequence[Flip],
 ) -> None:
     """The best layouts of each machine, then why (``more``: by machine, what was asked about its outcome)."""
-    console = Console(highlight=False)
+    console = terminal.console(highlight=False)
     if not console.is_terminal or console.width < WIDTH:
-        console = Console(highlight=False, width=WIDTH, force_terminal=console.is_terminal)
+        console = terminal.console(highlight=False, width=WIDTH, force_terminal=console.is_terminal)
     console.print(f"[bold]{done[0].job.model.name}[/], {load_text(options)}; best by {options['objective']}")
     for each in done:
         _machine(console, each)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from rich.console import Console
-
+from taicang.app import terminal
 from taicang.predict.train import TrainPrediction
 from taicang.predict.train_explain import WATERFALL
 from taicang.reliability import DAY
@@ -13,7 +12,7 @@ from taicang.train.search import Found, why
 from taicang.train_plans import describe
 from taicang.units import show
 
-console = Console(highlight=False)
+console = terminal.console(highlight=False)
 
 
 def show_training(p: TrainPrediction) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from taicang.app.asking import Asking
-from taicang.app.options import JSON, Seconds, echo_json, stacked
+from taicang.app.options import DURATION, JSON, echo_json, stacked
 from taicang.app.replay_system import SYSTEM, system_from
 from taicang.app.replay_tenants import tenants_from
 from taicang.app.replay_traffic import TRAFFIC, traffic
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from taicang.serve.summary import Limits
 
 RESULT = stacked(
-    click.option("--ttft", type=Seconds(), help="Limit of the time to first token, for goodput, e.g. 2s."),
-    click.option("--tpot", type=Seconds(), help="Limit of the time per output token, for goodput, e.g. 50ms."),
+    click.option("--ttft", type=DURATION, help="Limit of the time to first token, for goodput, e.g. 2s."),
+    click.option("--tpot", type=DURATION, help="Limit of the time per output token, for goodput, e.g. 50ms."),
     click.option("--slo", help="Both limits by name: mlperf-interactive, mlperf-server, mlperf-server@llama-2-70b."),
     click.option("--out", type=click.Path(file_okay=False), help="Folder for the results."),
     click.option("--format", "form", type=click.Choice(["csv", "json", "parquet"]), default="csv", show_default=True,

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from taicang.app.options import LONGEST_S, Named, Seconds, stacked
-from taicang.errors import InvalidInput
-from taicang.units import parse
+from taicang.app.options import DURATION, Named, Quantity, Whole, stacked
+from taicang.app.trace_options import TIME
 
 if TYPE_CHECKING:
     from taicang.predict.faults import Faults
@@ -28,19 +27,13 @@ class Event(click.ParamType[tuple[str, float, float | None]]):
             return value
         what, at, times = value.partition("@")
         begin, _, lasts = times.partition("+")
-        where = param.opts[0] if param else ""
         if not at or not what or not begin:
             self.fail(f"{value!r} is not {self.name} such as {self.example}", param, ctx)
-        at_s = parse(begin, "s", where=where)
-        if not 0.0 <= at_s <= LONGEST_S:
-            raise InvalidInput(f"happens at zero or later, got {value!r}", where=where)
-        return what, at_s, Seconds().convert(lasts, param, ctx) if lasts else None
+        return what, TIME.convert(begin, param, ctx), DURATION.convert(lasts, param, ctx) if lasts else None
 
 
-class Restart(Seconds):
+class Restart(Quantity):
     """A duration, or where the weights come from."""
-
-    name = "DURATION|cold|warm"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """The words as they are."""
@@ -63,14 +56,14 @@ FAULTS = stacked(
                  help="An instance takes no new requests."),
     click.option("--switch", type=Event("INSTANCE@TIME", "3@60s"), multiple=True,
                  help="An instance goes over to the other pool once its work is done."),
-    click.option("--spares", type=click.IntRange(0), default=0, show_default=True,
+    click.option("--spares", type=Whole(0), default=0, show_default=True,
                  help="Idle chips that stand in for failed ones."),
-    click.option("--restart", type=Restart(), default=600.0, show_default="600s",
+    click.option("--restart", type=Restart("s", "DURATION|cold|warm"), default=600.0, show_default="600s",
                  help="Restart on spare chips, after random failures, or in the other pool: a time, or cold or warm: "
                  "weights come from an object store, or from the hosts' memory pool."),
-    click.option("--retries", type=click.IntRange(0),
+    click.option("--retries", type=Whole(0),
                  help="Times that a request starts over after its cache was lost; default: until it is served."),
-    click.option("--jitter", type=Seconds(), default=0.0,
+    click.option("--jitter", type=DURATION, default=0.0,
                  help="Mean time by which each rank's host is late in each step, e.g. 50us; the slowest decides."),
 )  # fmt: skip
 """What goes wrong."""

@@ -7,28 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from taicang.app.options import Seconds, stacked
-from taicang.units import parse
+from taicang.app.options import DURATION, Quantity, stacked
 
 if TYPE_CHECKING:
     from taicang.serve.build import Tier
-
-
-class Quantity(click.ParamType[float]):
-    """A number with a unit, through the catalogue's unit door: 20TB, 25 GB/s."""
-
-    def __init__(self, dimension: str, name: str) -> None:
-        self.dimension = dimension
-        self.name = name
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Parse; more than nothing."""
-        found = (
-            value if isinstance(value, float) else parse(value, self.dimension, where=param.opts[0] if param else "")
-        )
-        if not found > 0:
-            self.fail(f"must be more than nothing, got {value!r}", param, ctx)
-        return found
 
 
 SIZE = Quantity("bytes", "BYTES")
@@ -42,7 +24,7 @@ MEMORY = stacked(
                  help="What one instance reads from it, in place of its plane's speed."),
     click.option("--eviction", type=click.Choice(["lru", "lfu"]), default="lru", show_default=True,
                  help="Blocks that go first: used least recently, or least often."),
-    click.option("--ttl", type=Seconds(), help="Blocks beside the instances go when unused for so long."),
+    click.option("--ttl", type=DURATION, help="Blocks beside the instances go when unused for so long."),
     click.option("--swap", type=SIZE,
                  help="Host memory of each instance for sequences that its cache has no room for; default: they start "
                  "over."),

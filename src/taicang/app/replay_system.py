@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from taicang.app.options import CHOICES, PLAN, stacked
+from taicang.app.options import CHOICES, PLAN, Whole, stacked
 from taicang.app.replay_faults import FAULTS, faults_from
 from taicang.app.replay_memory import MEMORY, tiers_from
 from taicang.app.replay_tenants import TENANTS
@@ -18,9 +18,7 @@ if TYPE_CHECKING:
 
 SYSTEM = stacked(
     click.option("--on", "machine", required=True, help='Machine, e.g. cloudmatrix384, "hgx-h100 x 4", my.yaml.'),
-    click.option(
-        "--instances", type=click.IntRange(1), help="Instances that prefill and decode (default: all that fit)."
-    ),
+    click.option("--instances", type=Whole(1), help="Instances that prefill and decode (default: all that fit)."),
     click.option("--prefill", default="", help="Prefill pool, INSTANCESxCHIPS, e.g. 6x16."),
     click.option("--decode", default="", help="Decode pool, INSTANCESxCHIPS, e.g. 1x160."),
     click.option(
@@ -29,10 +27,8 @@ SYSTEM = stacked(
     click.option(
         "--policy", type=click.Choice(["mixed", "prefill_first", "decode_first"]), help="Default: the stack's."
     ),
-    click.option(
-        "--max-tokens", "tokens", type=click.IntRange(1), help="Token budget of a step; default: the stack's."
-    ),
-    click.option("--max-batch", "sequences", type=click.IntRange(1), help="Sequences in flight per attention group."),
+    click.option("--max-tokens", "tokens", type=Whole(1), help="Token budget of a step; default: the stack's."),
+    click.option("--max-batch", "sequences", type=Whole(1), help="Sequences in flight per attention group."),
     click.option(
         "--order",
         type=click.Choice(["arrival", "priority", "deadline"]),

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from taicang.app.options import stacked
+from taicang.app.options import Whole, stacked
 from taicang.app.replay_memory import SIZE
 
 
@@ -35,7 +35,7 @@ TENANTS = stacked(
     click.option("--also", type=Also(), multiple=True,
                  help="Another model on the same instances: its share of the sessions, and the instances that hold it "
                  "at first (by its share). An instance changes its model when no other holds the one asked for."),
-    click.option("--crowd", type=click.IntRange(1), metavar="REQUESTS",
+    click.option("--crowd", type=Whole(1), metavar="REQUESTS",
                  help="With so many requests on each of its instances a model takes one over from a model that has "
                  "several, one with at most half as many; default: never."),
     click.option("--model-cache", type=SIZE,

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from taicang.app.options import Finite, Seconds, stacked
-from taicang.app.trace_options import CHANGING, READING, SEED, Rate, load
+from taicang.app.options import DURATION, TOKENS, Finite, Whole, stacked
+from taicang.app.trace_options import CHANGING, RATE, READING, SEED, load
 from taicang.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ LONGEST_RUN_S = 100 * 86400.0
 """Span of the requests: the record of a run counts its time in 63 bits."""
 TRAFFIC = stacked(
     click.option("--profile", help="Lengths of an embedded profile instead of a trace (taicang trace profiles)."),
-    click.option("--rate", type=Rate(), help="Arrivals (of requests or sessions) at this rate, e.g. 40/s."),
+    click.option("--rate", type=RATE, help="Arrivals (of requests or sessions) at this rate, e.g. 40/s."),
     click.option("--process", type=click.Choice(["poisson", "gamma", "weibull", "uniform"]), default="poisson",
                  show_default=True, help="Arrival process of --rate."),
     click.option("--cv", type=Finite(0.0, 20.0), default=1.0, show_default=True,
@@ -30,19 +30,20 @@ TRAFFIC = stacked(
     click.option("--diurnal", metavar="SHARE|profile|FILE", default="",
                  help="Let --rate follow a day: a wave of this amplitude (0.6), the profile's, or a CSV of rates."),
     click.option("--hours", type=Finite(0.0, 1e6, min_open=True), help="Duration of generated traffic."),
-    click.option("--requests", type=click.IntRange(1), help="Requests to generate, or to take from the trace's head."),
-    click.option("--closed-loop", "clients", type=click.IntRange(1), help="Clients that wait for their answers."),
-    click.option("--think", type=Seconds(), default=0.0, help="Between an answer and the client's next request."),
+    click.option("--requests", type=Whole(1, most=10**18),
+                 help="Requests to generate, or to take from the trace's head."),
+    click.option("--closed-loop", "clients", type=Whole(1), help="Clients that wait for their answers."),
+    click.option("--think", type=DURATION, default=0.0, help="Between an answer and the client's next request."),
     click.option("--random-think", is_flag=True, help="Draw it from an exponential with this mean."),
-    click.option("--input", "input_tokens", type=click.IntRange(1), default=1024, show_default=True,
+    click.option("--input", "input_tokens", type=TOKENS, default=1024, show_default=True,
                  help="Prompt tokens (of sessions: new in each turn)."),
-    click.option("--output", "output_tokens", type=click.IntRange(1), default=128, show_default=True,
+    click.option("--output", "output_tokens", type=TOKENS, default=128, show_default=True,
                  help="Output tokens."),
     click.option("--spread", type=Finite(0, 1), default=0.0, help="Lengths drawn evenly within this share."),
-    click.option("--turns", type=click.IntRange(2), help="Sessions of so many turns; each sends all before it again."),
-    click.option("--deadline", type=Seconds(), help="Requests are to start within this time (see --order, --late)."),
+    click.option("--turns", type=Whole(2), help="Sessions of so many turns; each sends all before it again."),
+    click.option("--deadline", type=DURATION, help="Requests are to start within this time (see --order, --late)."),
     click.option("--isolate", is_flag=True, help="Clients of the trace share no cached blocks."),
-    click.option("--shared", type=click.IntRange(0), default=0, help="Prompt tokens that all sessions begin with."),
+    click.option("--shared", type=Whole(0), default=0, help="Prompt tokens that all sessions begin with."),
     CHANGING,
     READING,
     SEED,

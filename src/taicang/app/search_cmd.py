@@ -9,7 +9,7 @@ import click
 
 from taicang.app.asking import Asking
 from taicang.app.load_options import NAMED_LOAD
-from taicang.app.options import CHOICES, JSON, Finite, echo_json, stacked, write_files
+from taicang.app.options import CHOICES, JSON, Finite, Whole, echo_json, stacked, write_files
 from taicang.app.search_jobs import Outcome, ask_of, outcomes, ranking
 from taicang.search.words import MODES
 
@@ -37,7 +37,7 @@ SEARCH = stacked(
         type=Finite(0, min_open=True),
         help="Requests per second to carry (objective smallest).",
     ),
-    click.option("--top", type=click.IntRange(1), default=5, show_default=True, help="Layouts to show per machine."),
+    click.option("--top", type=Whole(1), default=5, show_default=True, help="Layouts to show per machine."),
     click.option("--pareto", type=click.Path(file_okay=False), help="Write the Pareto front (CSV, JSON, plots) here."),
     click.option(
         "--emit",
@@ -51,7 +51,7 @@ SEARCH = stacked(
     click.option("--versus", help="A decode plan to set beside the winner: dp=64,ep=64,redundant=64,batch=48,mtp=1."),
     click.option(
         "--confirm",
-        type=click.IntRange(0),
+        type=Whole(0),
         default=3,
         show_default=True,
         help="Plans to replay at most until one keeps the limits (0: none).",

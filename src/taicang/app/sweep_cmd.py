@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from taicang.app import terminal
 from taicang.app.options import HELP, JSON, echo_json
 
 EVERY_S = 2.0
@@ -122,10 +123,9 @@ def query(study: str, sql: str, as_csv: bool, as_json: bool) -> None:
         writer = csv.writer(sys.stdout, lineterminator="\n")
         writer.writerows([names, *rows])
     else:
-        from rich.console import Console
         from rich.table import Table
 
         table = Table(*names, box=None, pad_edge=False)
         for row in rows:
             table.add_row(*(f"{v:.6g}" if isinstance(v, float) else str(v) for v in row))
-        Console(highlight=False).print(table)
+        terminal.console(highlight=False).print(table)

@@ -8,59 +8,30 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from taicang.app.options import LONGEST_S, Finite, Seconds, stacked
-from taicang.units import parse
+from taicang.app.options import Finite, Quantity, Whole, stacked
 
 if TYPE_CHECKING:
     from taicang.traffic.trace import Trace
 
 
-class Rate(click.ParamType[float]):
-    """Requests in a time: 40/s, 90/min."""
-
-    name = "RATE"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Parse through the catalogue's unit door."""
-        found = value if isinstance(value, float) else parse(value, "per_s", where=param.opts[0] if param else "")
-        if not found > 0:
-            self.fail(f"a rate must be more than nothing, got {value!r}", param, ctx)
-        if not SLOWEST <= found <= 1 / SLOWEST:
-            self.fail(f"a rate lies between {SLOWEST:g}/s and {1 / SLOWEST:g}/s, got {value!r}", param, ctx)
-        return found
-
-
-class Time(click.ParamType[float]):
-    """A point in time of a trace: 0s, 90min."""
-
-    name = "TIME"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Parse through the catalogue's unit door; zero is a time."""
-        found = value if isinstance(value, float) else parse(value, "s", where=param.opts[0] if param else "")
-        if not 0.0 <= found <= LONGEST_S:
-            self.fail(f"a time of a trace is zero or later, got {value!r}", param, ctx)
-        return found
-
-
-SLOWEST = 1e-9
-"""Requests per second."""
+RATE = Quantity("per_s", "RATE")
+TIME = Quantity("s", "TIME", zero=True)
 FACTOR = Finite(1e-6, 1e6)
 READING = stacked(
-    click.option("--block-tokens", type=click.IntRange(1), help="Tokens behind one hash id of the trace."),
+    click.option("--block-tokens", type=Whole(1), help="Tokens behind one hash id of the trace."),
     click.option("--repair", is_flag=True, help="Drop faulty rows, sort by time, cut torn files; count each."),
     click.option("--tokenizer", type=click.Path(path_type=Path, dir_okay=False),
                  help="tokenizer.json that counts the tokens of texts."),
     click.option("--chars-per-token", type=Finite(0.01, 1e6), help="Count the tokens of texts by this ratio instead."),
     click.option("--columns", metavar="FIELD=COLUMN,...",
                  help="Columns of a table of your own, e.g. arrival=ts:ms,input=prompt,output=out,session=chat."),
-    click.option("--missing-output", type=click.IntRange(1), help="Output tokens of rows that give none."),
+    click.option("--missing-output", type=Whole(1), help="Output tokens of rows that give none."),
 )  # fmt: skip
 """How to read a file."""
 
 CHANGING = stacked(
-    click.option("--from", "begin", type=Time(), help="Leave out what arrives before, e.g. 10min."),
-    click.option("--until", type=Time(), help="Leave out what arrives from then on."),
+    click.option("--from", "begin", type=TIME, help="Leave out what arrives before, e.g. 10min."),
+    click.option("--until", type=TIME, help="Leave out what arrives from then on."),
     click.option("--thin", type=Finite(0.0, 1.0, min_open=True),
                  help="Keep a random share of the sessions, each whole, so that shared prefixes survive."),
     click.option("--speed", type=FACTOR, default=1.0, help="Play it so many times as fast."),
@@ -122,7 +93,4 @@ def _head(options: Mapping[str, Any]) -> int | None:
     return None if whole else options.get("requests")
 
 
-SEED = click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of every random draw.")
-
-
-__all__ = ["CHANGING", "READING", "SEED", "Rate", "Seconds", "Time", "load"]
+SEED = click.option("--seed", type=Whole(0, most=2**63 - 1), default=0, show_default=True, help="Of every random draw.")

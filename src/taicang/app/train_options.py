@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from taicang.app.options import Finite, Named, Seconds, stacked
+from taicang.app.options import DURATION, MOST, TOKENS, Finite, Named, Whole, stacked
 
 ZERO = {
     "none": 0, "distributed-optimizer": 1, "zero1": 1, "zero2": 2, "zero3": 3, "fsdp": 3, "fsdp2": 3, "hsdp": 3,
@@ -27,26 +27,8 @@ class Stage(click.ParamType[Any]):
         return text
 
 
-class Tokens(click.ParamType[float]):
-    """A number of tokens: 2T, 300B, 1e12."""
-
-    name = "TOKENS"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Read a count with an optional K, M, B or T."""
-        text = str(value).strip().upper()
-        scale = {"K": 1e3, "M": 1e6, "B": 1e9, "T": 1e12}.get(text[-1:], 1.0)
-        try:
-            count = float(text if scale == 1.0 else text[:-1]) * scale
-        except ValueError:
-            self.fail(f"cannot read {value!r} as a number of tokens such as 2T or 300B", param, ctx)
-        if not 0 < count < float("inf"):
-            self.fail("expected a positive number of tokens", param, ctx)
-        return count
-
-
 def _degree(name: str, text: str) -> Any:
-    return click.option(f"--{name}", type=click.IntRange(1), default=1, show_default=True, help=text)
+    return click.option(f"--{name}", type=Whole(1), default=1, show_default=True, help=text)
 
 
 def _choice(name: str, default: str, values: list[str], text: str) -> Any:
@@ -60,22 +42,22 @@ PLAN = stacked(
     _degree("vpp", "Model chunks per stage."),
     _degree("ep", "Expert-parallel ranks."),
     _degree("etp", "Tensor-parallel ranks per expert."),
-    click.option("--dp", type=click.IntRange(1), help="Data-parallel groups (default: fills the machine)."),
+    click.option("--dp", type=Whole(1), help="Data-parallel groups (default: fills the machine)."),
     click.option(
         "--order", default="tp-cp-ep-dp-pp", show_default=True, help="Axes, from the innermost level outward."
     ),
     _degree("micro-batch", "Sequences per microbatch."),
     click.option(
-        "--global-batch", type=click.IntRange(1), help="Sequences per step (default: about 4 million tokens)."
+        "--global-batch", type=Whole(1), help="Sequences per step (default: about 4 million tokens)."
     ),
-    click.option("--seq", type=click.IntRange(1), default=4096, show_default=True, help="Tokens per sequence."),
+    click.option("--seq", type=TOKENS, default=4096, show_default=True, help="Tokens per sequence, e.g. 4096 or 8k."),
     click.option("--dtype", default="bf16", show_default=True, help="bf16, fp16, fp8, fp8_block, mxfp8, nvfp4, int8."),
     click.option(
         "--zero", type=Stage(), default="1", show_default=True,
         help="0 to 3, or none, distributed-optimizer, fsdp, fsdp2, hsdp.",
     ),
     click.option(
-        "--shard", type=click.IntRange(0), default=0, help="Ranks of a ZeRO shard group (HSDP; default: all)."
+        "--shard", type=Whole(0), default=0, help="Ranks of a ZeRO shard group (HSDP; default: all)."
     ),
     click.option("--no-reshard", is_flag=True, help="FSDP: keep gathered weights for the backward pass."),
     _choice("moments", "fp32", ["fp32", "bf16", "fp8"], "Format of Adam's moments."),
@@ -109,11 +91,12 @@ PLAN = stacked(
 """Layout and formats of a training job."""
 
 RUN = stacked(
-    click.option("--tokens", type=Tokens(), help="Tokens of the whole run, e.g. 2T: days, energy, money, failures."),
+    click.option("--tokens", type=Whole(1, name="TOKENS", most=MOST),
+                 help="Tokens of the whole run, e.g. 2T: days, energy, money, failures."),
     _choice("checkpoint", "asynchronous", ["synchronous", "asynchronous", "in_memory"], "How checkpoints are taken."),
-    click.option("--interval", type=Seconds(), help="Between checkpoints, e.g. 20min (default: the best one)."),
-    click.option("--restart", type=Seconds(), default=600.0, show_default="600s", help="Restart after a failure."),
-    click.option("--spares", type=click.IntRange(0), default=0, show_default=True, help="Idle chips that stand by."),
+    click.option("--interval", type=DURATION, help="Between checkpoints, e.g. 20min (default: the best one)."),
+    click.option("--restart", type=DURATION, default=600.0, show_default="600s", help="Restart after a failure."),
+    click.option("--spares", type=Whole(0), default=0, show_default=True, help="Idle chips that stand by."),
     click.option(
         "--mtbf", multiple=True, type=Named(),
         help="Mean time between failures of one chip, node, rack, switch, optical_module or of the software per chip.",

@@ -8,13 +8,16 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
+from taicang import units
 from taicang.catalog import schema
 from taicang.catalog.leaf import Leaf
 from taicang.catalog.resolve import Resolved, aliases, derive, is_path, locate, names, resolve
 from taicang.errors import InvalidInput, MissingFigure, UnknownName
 from taicang.hardware import Chip, Level, Machine, Memory, Plane
 
-_SPEC = re.compile(r"^(?P<name>.+?)(?P<space>\s*)[x×]\s*(?P<count>\d+)\s*$")
+MOST_RANKS = 4_000_000
+"""Of one machine: several times the largest that is built."""
+_SPEC = re.compile(r"^(?P<name>.+?)(?P<space>\s*)[x×]\s*(?P<count>\d[\d_,.]*)\s*$", re.ASCII)
 
 
 def chip(name: str, sets: Iterable[str] = ()) -> Chip:
@@ -40,12 +43,12 @@ def split(spec: str) -> tuple[str, int]:
     match = _SPEC.match(text)
     if match is None or is_path(text) or _known(text):
         return text, 1
-    name, count = match["name"].strip(), int(match["count"])
+    name = match["name"].strip()
     if not match["space"] and not _known(name):
         return text, 1
-    if count < 1:
-        raise InvalidInput("needs at least one unit", where=f"machine {spec!r}")
-    return name, count
+    return name, units.count(
+        match["count"], 1, MOST_RANKS, what="a number of units", where=f"machine {spec.strip()[:80]!r}"
+    )
 
 
 def _known(name: str) -> bool:
@@ -103,6 +106,9 @@ def machine_of(entry: Resolved, count: int = 1) -> Machine:
     part = chip_of(chip_part(entry), "chip.", entry.name)
     chips = _need(entry, "chips") * count
     ranks = chips * part.dies
+    if ranks > MOST_RANKS:
+        raise InvalidInput(f"{chips:,} chips are {ranks:,} ranks, more than the {MOST_RANKS:,} that are modelled",
+                           where=f"machine {entry.name}")  # fmt: skip
     planes = sorted({path.split(".")[1] for path in entry.leaves if path.startswith("planes.")})
     if "scale_up" not in planes:
         raise MissingFigure(entry.name, "planes.scale_up")

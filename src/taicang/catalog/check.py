@@ -12,7 +12,7 @@ from taicang.catalog import files, laws, schema
 from taicang.catalog.build import chip_of, machine_of
 from taicang.catalog.entry import entry, find, sources
 from taicang.catalog.leaf import Leaf
-from taicang.catalog.resolve import Resolved, aliases, is_path, names, resolve
+from taicang.catalog.resolve import Resolved, aliases, names, resolve
 from taicang.catalog.stack_entry import stack
 from taicang.errors import InvalidInput, MissingFigure
 
@@ -43,8 +43,8 @@ def check(name: str | None = None) -> list[Finding]:
 
 
 def _doubled(path: Path) -> Iterator[Finding]:
-    for line, key in files.duplicates(path):
-        yield Finding(entry=f"{files.shown(path)}:{line}", key=key, problem="is given twice")
+    for line, key, problem in files.faults(path.read_text(encoding="utf-8")):
+        yield Finding(entry=f"{files.shown(path)}:{line}", key=key, problem=problem)
 
 
 def _one(kind: str, name: str) -> Iterator[Finding]:
@@ -60,8 +60,6 @@ def _one(kind: str, name: str) -> Iterator[Finding]:
     except InvalidInput as error:
         yield Finding(entry=name, key="", problem=str(error))
         return
-    if is_path(name):
-        yield from _doubled(Path(name))
     for leaf in found.leaves.values():
         yield from _provenance(found, leaf)
     if kind != "stack":

@@ -9,8 +9,10 @@ from typing import Any, Final
 
 from taicang.catalog import files, schema
 from taicang.errors import InvalidInput, UnitError, UnknownName
-from taicang.units import DIMENSIONS, parse
+from taicang.units import DIMENSIONS, count, parse, shorten
 
+MOST: Final = 10**9
+"""Largest count and ratio."""
 UNKNOWN: Final = "unknown"
 NONE: Final = "none"
 """Known to be absent (arithmetic that the chip does not have); as a whole section it removes an inherited one."""
@@ -53,7 +55,9 @@ def value(leaf: Leaf, type_: str, raw: Any = UNKNOWN) -> Any:
     """``leaf`` (or another reading ``raw`` of it) in SI or as text. Errors name file, line and key."""
     raw = leaf.raw if raw is UNKNOWN else raw
     if type_ in _CHOICES and raw not in _CHOICES[type_]:
-        raise UnknownName(type_, str(raw), _CHOICES[type_], where=leaf.where)
+        raise UnknownName(
+            type_, shorten(raw) if isinstance(raw, (list, dict)) else str(raw), _CHOICES[type_], where=leaf.where
+        )
     try:
         found = _read(raw, type_)
         if found == 0 and type_ in DIVISORS and not leaf.path.endswith("idle"):
@@ -76,36 +80,38 @@ _CHOICES: Final = {"status": schema.STATUS, "topology": schema.TOPOLOGIES, "sche
 def _read(raw: Any, type_: str) -> Any:
     if type_ in DIMENSIONS:
         number = parse(raw, type_)
-        if not 0 <= number < float("inf"):
-            raise InvalidInput(f"expected a finite quantity that is not negative, got {raw!r}")
+        if number < 0:
+            raise InvalidInput(f"expected a quantity that is not negative, got {raw!r}")
         return number
     if type_ in ("count", "ranks"):
         if type_ == "ranks" and raw == "all":
             return raw
-        if isinstance(raw, bool) or not isinstance(raw, int) or raw < 1:
-            raise InvalidInput(f"expected a whole number of at least 1, got {raw!r}")
-        return raw
+        return count(raw, 1, MOST, what="a whole number")
     if type_ == "ratio":
-        if isinstance(raw, bool) or not isinstance(raw, (int, float)) or not 0 < raw < float("inf"):
-            raise InvalidInput(f"expected a positive number, got {raw!r}")
+        if isinstance(raw, bool) or not isinstance(raw, (int, float)) or not 1 / MOST <= raw <= MOST:
+            raise InvalidInput(f"expected a positive number up to {MOST:g}, got {shorten(raw)}")
         return float(raw)
     if type_ == "flag":
         if not isinstance(raw, bool):
-            raise InvalidInput(f"expected true or false, got {raw!r}")
+            raise InvalidInput(f"expected true or false, got {shorten(raw)}")
         return raw
     if type_ == "words":
         if not isinstance(raw, list) or not all(isinstance(word, str) for word in raw):
-            raise InvalidInput(f"expected a list of words, got {raw!r}")
+            raise InvalidInput(f"expected a list of words, got {shorten(raw)}")
         return frozenset(raw)
     if type_ == "any":
         return _any(raw)
     if not isinstance(raw, str):
-        raise InvalidInput(f"expected text, got {raw!r}")
+        raise InvalidInput(f"expected text, got {shorten(raw)}")
     return raw
 
 
 def _any(raw: Any) -> Any:
-    """A fact of free dimension: a number, text, or a quantity whose unit tells the dimension."""
+    """A fact of free dimension: a number, text, a list of them, or a quantity whose unit tells the dimension."""
+    if isinstance(raw, (list, dict)):
+        raise InvalidInput(f"expected a number or a text, got {shorten(raw)}")
+    if isinstance(raw, (int, float)) and not abs(raw) < 1e300:
+        raise InvalidInput(f"expected a finite number, got {shorten(raw)}")
     if isinstance(raw, str):
         for dimension in DIMENSIONS:
             try:
@@ -119,7 +125,12 @@ def flatten(
     kind: str, file: Path, body: Mapping[str, Any], at: tuple[str, ...], given: Mapping[str, str]
 ) -> list[Leaf]:
     """The figures under ``body``, found in ``file`` below the keys ``at``; ``given`` is the provenance they inherit."""
-    return list(_walk(kind, file, body, at, (), dict(given)))
+    found: dict[str, Leaf] = {}
+    for leaf in _walk(kind, file, body, at, (), dict(given)):
+        if leaf.path in found:
+            raise InvalidInput("this key stands twice, once inside a section and once with a dot", where=leaf.where)
+        found[leaf.path] = leaf
+    return list(found.values())
 
 
 def _walk(
@@ -136,7 +147,7 @@ def _walk(
             continue
         if schema.field_type(kind, dotted) is None and not (child == NONE and _section(kind, dotted)):
             if _section(kind, dotted):
-                why = f"is a section of keys (or {NONE!r} to remove it), got {child!r}"
+                why = f"is a section of keys (or {NONE!r} to remove it), got {shorten(child)}"
                 raise InvalidInput(why, where=files.where(file, here))
             raise UnknownName(f"{kind} key", dotted, schema.spelled(kind), where=files.where(file, here))
         yield _leaf(kind, file, here, dotted, child if isinstance(child, dict) else {"value": child}, given)
@@ -177,7 +188,9 @@ def origin(file: Path, body: Mapping[str, Any], at: tuple[str, ...]) -> dict[str
     """The provenance that ``from`` gives to a section's figures."""
     given = body.get("from", {})
     if not isinstance(given, dict):
-        raise InvalidInput(f"expected {{source, place, kind}}, got {given!r}", where=files.where(file, (*at, "from")))
+        raise InvalidInput(
+            f"expected {{source, place, kind}}, got {shorten(given)}", where=files.where(file, (*at, "from"))
+        )
     _only(file, (*at, "from"), given, _FROM_KEYS)
     return {key: str(text) for key, text in given.items()}
 

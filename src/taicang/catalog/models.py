@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import MISSING, fields, replace
@@ -10,8 +9,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
-
+from taicang import reading
+from taicang.catalog import files
 from taicang.catalog.model_names import canonical
 from taicang.errors import InvalidInput, NotModelled, UnknownName
 from taicang.formats import number_format
@@ -64,17 +63,10 @@ def not_modelled() -> Mapping[str, str]:
 def read_model(path: Path, *, approximate: bool = False) -> Model:
     """The model of a config.json (or of a folder that holds one) or of a YAML file in our own schema."""
     file = path / "config.json" if path.is_dir() else path
-    try:
-        text = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidInput(f"cannot read this file: {error}", where=str(file)) from None
+    text = reading.text(file)
     if file.suffix in (".yaml", ".yml"):
         return _from_yaml(text, file)
-    try:
-        config = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
-        line = f":{error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
-        raise InvalidInput(f"not JSON: {error}", where=f"{file}{line}") from None
+    config = reading.document(text, str(file))
     name = (path.name if path.is_dir() else path.parent.name if path.stem == "config" else path.stem).lower()
     try:
         return from_config(config, name, approximate=approximate, where=str(file))
@@ -91,7 +83,7 @@ def read_model(path: Path, *, approximate: bool = False) -> Model:
 def names() -> Mapping[str, Mapping[str, Any]]:
     """The table of aliases and of refused models."""
     path = FOLDER / "names.yaml"
-    return _mapping(_load(path.read_text(encoding="utf-8"), path), str(path))
+    return files.read(path)
 
 
 @cache
@@ -105,18 +97,9 @@ def _builtin(name: str) -> Model:
     return _from_yaml(path.read_text(encoding="utf-8"), path)
 
 
-def _load(text: str, path: Path) -> Any:
-    try:
-        return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f":{mark.line + 1}" if mark else ""
-        raise InvalidInput(f"not YAML: {getattr(error, 'problem', error)}", where=f"{path}{line}") from None
-
-
 def _from_yaml(text: str, path: Path) -> Model:
     """A model in our own schema: the fields of ``Model`` with blocks of a tagged ``attention`` and ``ffn``."""
-    data = _mapping(_load(text, path), str(path))
+    data = _mapping(files.load(text, str(path), trusted=path.is_relative_to(FOLDER)), str(path))
     where = str(path)
     rows = data.get("blocks")
     if not isinstance(rows, list) or not rows:

@@ -8,8 +8,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from taicang.catalog import files, schema
 from taicang.catalog.leaf import NONE, Leaf, flatten, origin, value
 from taicang.errors import InvalidInput, UnknownName
@@ -168,10 +166,7 @@ def _set_leaf(kind: str, text: str, leaves: Mapping[str, Leaf]) -> Leaf:
     known = {*schema.spelled(kind), *leaves}
     if not any(key == path or key.startswith(f"{path}.") for key in known) and not path.startswith("kernel_ratio."):
         raise UnknownName(f"{kind} key", path, known, where="--set")
-    try:
-        loaded = yaml.safe_load(raw)
-    except (yaml.YAMLError, ValueError) as error:
-        raise InvalidInput(f"cannot read the value {raw!r}: {error}", where=f"--set {path}") from None
+    loaded = files.load(raw, f"--set {path}")
     leaf = Leaf(path=path, raw=loaded, source="user", kind="assumed", place="--set")
     type_ = schema.field_type(kind, path)
     if type_ is None and loaded != NONE:

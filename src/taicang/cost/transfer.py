@@ -21,7 +21,7 @@ def _line(fits: Fits, level: Level, plane: str) -> tuple[Line, float]:
     """Constants and seconds per message: of the level, else of such a plane, else of a move in general."""
     found = fits.get(level.profile, {}).get(KEY)
     if found is not None:
-        return found, found.hop_s
+        return found, max(found.hop_s, level.latency_s)
     assumed = fits["default"].get(f"{KEY}/{plane}") or fits["default"][KEY]
     return assumed, max(assumed.hop_s, level.latency_s)
 

@@ -101,6 +101,9 @@ def _check(study: Study, where: Callable[..., str]) -> None:
         if not each.values and each.steps < 2:
             raise InvalidInput("a range needs steps of at least 2 in a grid", where=where("axes", each.key))
     study_values.fields({key: tried for key, tried in values.items() if "." in key}, values["on"], place)
+    for key in study.base:
+        if key in {axis.key for axis in study.axes}:
+            raise InvalidInput("stands in axes as well: this one would change nothing", where=where("base", key))
     if size(study) > MOST:
         raise InvalidInput(f"{size(study):,} points are more than {MOST:,}; split the study", where=where("sample"))
 
@@ -109,8 +112,7 @@ def _mapping(data: Mapping[str, Any], key: str, where: str) -> dict[str, Any]:
     found = {} if data.get(key) is None else data[key]
     if not isinstance(found, dict):
         raise InvalidInput("expected a mapping", where=where)
-    # YAML 1.1 reads the bare key on as true
-    return {("on" if name is True else str(name)): value for name, value in found.items()}
+    return {str(name): value for name, value in found.items()}
 
 
 def _whole(given: Mapping[str, Any], key: str, least: int, where: str) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,11 +10,10 @@ import numpy as np
 
 from taicang.errors import InvalidInput, UnknownName
 from taicang.search import study_values
-from taicang.units import Count
+from taicang.units import Count, shorten, split
 
 RANGE = ("from", "to", "steps", "scale")
 SCALES = ("linear", "log")
-_NUMBER = re.compile(r"^\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*(.*?)\s*$")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +85,7 @@ def axis(key: str, value: Any, where: str) -> Axis:
 
 
 def _quantity(text: Any, where: str) -> tuple[float, str]:
-    match = None if isinstance(text, bool) else _NUMBER.match(str(text))
-    if match is None:
-        raise InvalidInput(f"cannot read {text!r} as a number", where=where)
-    return float(match[1]), match[2]
+    pair = split(str(text), where=where) if isinstance(text, (int, float, str)) and not isinstance(text, bool) else None
+    if pair is None or not math.isfinite(float(pair[0])):
+        raise InvalidInput(f"cannot read {shorten(text)} as a number", where=where)
+    return float(pair[0]), pair[1]

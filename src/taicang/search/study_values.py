@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,11 +17,11 @@ from taicang.search.evaluate import limits
 from taicang.search.lengths import of_profile
 from taicang.search.result import Objective
 from taicang.search.words import MODES
-from taicang.units import Count, parse
+from taicang.units import Count, count, parse, shorten, split
 
 Read: TypeAlias = Callable[[Any], Any]
-TINY = 5e-324
-"""The least number that is more than 0."""
+TINY, MOST = 1e-9, 10**9
+"""Bounds of what has none of its own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,13 +38,13 @@ class Key:
 
 
 def _number(value: Any, said: str, low: Count, high: Count) -> int | float:
-    try:
-        found = math.nan if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError, OverflowError):
-        found = math.nan
-    if not (low <= found <= high and math.isfinite(found)):
-        raise InvalidInput(f"expected {said}, got {value!r}")
-    return value if isinstance(value, int) else found
+    found = value
+    if isinstance(value, str):
+        number, unit = split(value) or ("nan", "")
+        found = float("nan" if unit else number)
+    if isinstance(found, bool) or not isinstance(found, (int, float)) or not low <= found <= high:
+        raise InvalidInput(f"expected {said}, got {shorten(value)}")
+    return found
 
 
 def _between(low: Count, high: Count) -> Key:
@@ -54,13 +53,10 @@ def _between(low: Count, high: Count) -> Key:
 
 def _whole(key: str) -> Key:
     low, high = limits(key)
-    said = f"a whole number of at least {low}" if high is None else f"a whole number from {low} to {high}"
+    most = MOST if high is None else high
 
     def read(value: Any) -> int:
-        found = _number(value, said, low, math.inf if high is None else high)
-        if found != int(found):
-            raise InvalidInput(f"expected {said}, got {value!r}")
-        return int(found)
+        return count(value, low, most)
 
     return Key(read=read, whole=True)
 
@@ -68,7 +64,7 @@ def _whole(key: str) -> Key:
 def _word(kind: str, choices: Sequence[str]) -> Key:
     def read(value: Any) -> str:
         if value not in choices:
-            raise UnknownName(kind, str(value), choices)
+            raise UnknownName(kind, value if isinstance(value, str) else shorten(value), choices)
         return str(value)
 
     return Key(read=read, ranges=False)
@@ -76,14 +72,24 @@ def _word(kind: str, choices: Sequence[str]) -> Key:
 
 def _limit(value: Any) -> Any:
     if not parse(value, "s") > 0:
-        raise InvalidInput(f"a limit must be more than nothing, got {value!r}")
+        raise InvalidInput(f"a limit must be more than nothing, got {shorten(value)}")
     return value
+
+
+def _tokens(value: Any) -> int | float:
+    return (
+        count(value, 1, MOST, what="tokens")
+        if isinstance(value, str)
+        else _number(value, "tokens of at least 1", 1, MOST)
+    )
 
 
 def _named(find: Callable[[str], Any], *, empty: bool = False) -> Key:
     """A name that ``find`` knows. What is known but lacks a figure or a kernel is a result, not a mistake."""
 
     def read(value: Any) -> str:
+        if isinstance(value, (list, dict)):
+            raise InvalidInput(f"expected a name, got {shorten(value)}")
         with suppress(MissingFigure, NotModelled):
             find(str(value))
         return str(value)
@@ -99,14 +105,14 @@ def _slo(name: str) -> None:
 KEYS: Mapping[str, Key] = {
     "model": _named(model),
     "on": _named(catalog.machine),
-    "input": Key(read=lambda value: _number(value, "tokens, at least 1", 1.0, math.inf)),
-    "output": Key(read=lambda value: _number(value, "tokens, at least 1", 1.0, math.inf)),
+    "input": Key(read=_tokens),
+    "output": Key(read=_tokens),
     "profile": _named(of_profile, empty=True),
     "ttft": Key(read=_limit, empty=True),
     "tpot": Key(read=_limit, empty=True),
     "slo": _named(_slo, empty=True),
     "objective": _word("objective", get_args(Objective)),
-    "load": Key(read=lambda value: _number(value, "requests per second, more than 0", TINY, math.inf), empty=True),
+    "load": Key(read=lambda value: _number(value, "requests per second, more than 0", TINY, MOST), empty=True),
     "stack": _named(catalog.stack, empty=True),
     "quant": _word("quantisation", QUANTS),
     "mode": _word("mode", tuple(MODES)),

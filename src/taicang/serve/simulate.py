@@ -6,8 +6,14 @@ from collections.abc import Callable, Iterable
 from heapq import heappop
 from typing import Protocol
 
+from taicang.errors import TaicangError
 from taicang.serve.cluster import ARRIVAL, Cluster
-from taicang.serve.request import Request
+from taicang.serve.request import SECOND, Request
+
+MOST_EVENTS = 1_000_000
+"""Events without a request that comes or ends: more are a livelock, for a stretch of decode steps is one event."""
+LONGEST = 365 * 86400 * SECOND
+"""Time of the replay without one."""
 
 EVERY = 4096
 """Events between two reports of progress."""
@@ -52,11 +58,12 @@ def serve(
     events = cluster.events
     heap, touched = events.heap, cluster.touched
     submit, happen, wake = cluster.submit, cluster.happen, cluster.wake
-    under_way = 0
+    under_way = count = 0
 
     def left(request: Request, now: int) -> None:
         nonlocal under_way
         under_way -= 1
+        began[:] = count, now
         finished.append(request)
         if after is not None:
             following = after(request, now)
@@ -65,14 +72,16 @@ def serve(
                 events.push(following.arrival, ARRIVAL, following)
 
     cluster.on_left = left
+    began = [0, 0]  # number and time of the event at which the last request came or left
+
     source = iter(arrivals)
     coming = next(source, None)
-    count = 0
     try:
         while True:
             now = heap[0][0] if heap else None
             if coming is not None and (now is None or coming.arrival <= now):
                 now = coming.arrival
+                began[:] = count, now
                 while coming is not None and coming.arrival == now:
                     under_way += 1
                     submit(coming, now)
@@ -85,6 +94,12 @@ def serve(
             if touched:
                 wake(now)
             count += 1
+            if count - began[0] > MOST_EVENTS or now - began[1] > LONGEST:
+                raise TaicangError(
+                    f"the replay gets nowhere: {under_way:,} requests are under way and none has ended in "
+                    f"{count - began[0]:,} events and {(now - began[1]) / SECOND:,.0f} s of its time; failures may "
+                    "come faster than a request can be served (--mtbf, --restart), or caches may be too slow to read"
+                )
             if progress is not None and count % EVERY == 0:
                 progress(len(finished), now)
     except KeyboardInterrupt:

@@ -20,9 +20,16 @@ GAP_S = 30 * 86400.0
 """A silence longer than this is taken for a change of the unit of time."""
 SHIFT = 300.0
 """Gaps that all grow by this factor at once are taken for a change of the unit of time."""
+WINDOW = 32
+"""Rows on either side of a step back that say whether the unit changed there."""
 LARGEST = 2**62
 """Of a priority."""
 NO_COUNTER = "has text, not lengths: give --tokenizer FILE, or --chars-per-token, to count its tokens"
+
+
+def _units(ratio: float) -> bool:
+    """Whether two times that should be near each other differ as seconds, ms, µs and ns do."""
+    return any(0.5 < ratio / each < 2.0 for each in (1e3, 1e6, 1e9))
 
 
 class Collector:
@@ -71,7 +78,7 @@ class Collector:
         ids = row.get(form.blocks) or []
         inp, out = self._input(number, row), self._output(row)
         cells.check(inp, out, ids, self.block)
-        delay, at = self._times(row)
+        delay, at = self._times(number, row)
         session = self._session(row, delay)
         priority, deadline = self._urgency(row)
         if at < self._latest:
@@ -112,7 +119,7 @@ class Collector:
             out = self.missing
         return out
 
-    def _times(self, row: Row) -> tuple[float, float]:
+    def _times(self, number: int, row: Row) -> tuple[float, float]:
         """(delay after the request before or NaN, arrival)."""
         form = self.form
         wait, when = row.get(form.delay) if form.delay else None, row.get(form.time)
@@ -128,6 +135,11 @@ class Collector:
                 raise ValueError(f"{form.time} has {'a' if zoned else 'no'} time zone, unlike the rows before")
             self._zoned = zoned
         if has and at - self._latest > GAP_S and len(self._at):
+            if self._latest > 0 and _units(at / self._latest):
+                why = (
+                    f"{form.time} jumps by {(at - self._latest) / 86400:.0f} days: mixed units? That is never repaired"
+                )
+                raise InvalidInput(why, where=f"{self.path}:{number}")
             raise ValueError(f"{form.time} jumps by {(at - self._latest) / 86400:.0f} days: mixed units?")
         self._timed = has
         return float("nan"), at
@@ -160,8 +172,7 @@ class Collector:
 
     def _backwards(self, number: int, at: float) -> None:
         if not self.repair:
-            ratio = self._latest / at if at > 0 else 0.0
-            units = "; mixed units?" if 500 < ratio < 2000 or 5e5 < ratio < 2e6 else ""
+            units = "; mixed units?" if at > 0 and _units(self._latest / at) else ""
             raise InvalidInput(
                 f"time goes back by {self._latest - at:g} s (--repair sorts the rows){units}",
                 where=f"{self.path}:{number}",
@@ -181,6 +192,8 @@ class Collector:
             raise InvalidInput("no requests", where=str(self.path))
         form, count = self.form, len(self._inputs)
         arrival = np.asarray(self._at) if self._timed else np.zeros(0)
+        if self._unsorted:
+            self._one_unit(arrival)
         order = np.argsort(arrival, kind="stable") if self._unsorted else np.arange(count)
         arrival = arrival[order] if len(arrival) else arrival
         self._steady(arrival, np.asarray(self._lines)[order])
@@ -204,6 +217,25 @@ class Collector:
                 *(f"{name} is not used" for name in form.ignored),
             ),
         )
+
+    def _one_unit(self, arrival: NDArray[Any]) -> None:
+        """Refuse rows out of order that are in order but for their unit of time: ``repair`` would mix the two."""
+        before, after = arrival[:-1], arrival[1:]
+        back = np.flatnonzero(after < before)
+        ratio = before[back] / np.maximum(after[back], 1e-12)
+        like = np.array([_units(each) for each in ratio.tolist()])
+        at = back[like][:1] if like.sum() > 0.2 * len(back) else back[:0]
+        for step in (back[ratio > SHIFT][:1000] if not len(at) else back[:0]).tolist():
+            gaps = [np.abs(np.diff(part)) for part in (arrival[max(step - WINDOW, 0) : step + 1],
+                                                       arrival[step + 1 : step + 2 + WINDOW])]  # fmt: skip
+            if min(map(len, gaps)) >= 4 and np.median(gaps[0]) > SHIFT * max(float(np.median(gaps[1])), 1e-9):
+                at = np.array([step])
+                break
+        if len(at):
+            raise InvalidInput(
+                "from here on times are in another unit than in the row before: mixed units? That is never repaired",
+                where=f"{self.path}:{self._lines[int(at[0]) + 1]}",
+            )
 
     def _steady(self, arrival: NDArray[Any], lines: NDArray[Any]) -> None:
         """A file whose times are in seconds up to some line and in milliseconds from there on is refused."""

@@ -35,7 +35,7 @@ def read(
     both are counted.
     """
     lines = Lines(path, repair=repair)
-    first = next((text for _, text in lines), "").strip()
+    first = lines.start()
     if not first:
         raise InvalidInput("empty: expected a header or JSON", where=f"{path}:1")
     if first.startswith("["):

@@ -1,0 +1,53 @@
+"""What reaches the terminal: symbols that its encoding has, no control characters of a file, a width that shows."""
+
+from __future__ import annotations
+
+import codecs
+import os
+import re
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+PLAIN = {"µ": "u", "×": "x", "≤": "<=", "≥": ">=", "–": "-", "—": "-", "…": "...", "→": "->", "·": "."} | dict.fromkeys(
+    "▏▎▍▌▋▊▉█", "#"
+)
+"""What stands for a symbol that an encoding lacks."""
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+def prepare() -> None:
+    """Let output be written whatever the environment says of it."""
+    codecs.register_error("taicang", _written)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="taicang")
+    for name in ("COLUMNS", "LINES"):
+        value = os.environ.get(name, "1")
+        if not (value.isascii() and value.isdigit() and 0 < len(value.lstrip("0")) < 5):
+            del os.environ[name]
+
+
+def _written(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    lacking = error.object[error.start : error.end]
+    return "".join(PLAIN.get(each, ascii(each)[1:-1]) for each in lacking), error.end
+
+
+def clean(text: str) -> str:
+    """``text`` without characters that steer a terminal."""
+    return _CONTROL.sub("?", text)
+
+
+def console(**options: Any) -> Any:
+    """A console of rich that prints no control character of what it is given."""
+    from rich.console import Console
+    from rich.segment import Segment
+
+    class Clean(Console):
+        def render(self, *args: Any, **named: Any) -> Iterable[Segment]:
+            for segment in super().render(*args, **named):
+                yield segment if segment.control else segment._replace(text=clean(segment.text))
+
+    return Clean(**options)
