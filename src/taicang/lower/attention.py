@@ -106,7 +106,7 @@ def _grouped(kind: GroupedQuery, setting: Setting) -> Iterator[Item]:
         "kv_dtype": quant.kv,
     }
     yield from _core(load, kind.window, core, core)
-    if gate:
+    if kind.output_gate:
         yield (
             "output gate",
             Pointwise(kind="activation", elements=load.tokens * gate, moved_bytes=load.tokens * gate * 6.0),
