@@ -149,6 +149,9 @@ PLAN = stacked(
     click.option("--redundant", type=click.IntRange(0), help="Redundant experts."),
     click.option("--shared-ranks", type=click.IntRange(0), help="Ranks that hold only the shared expert."),
     click.option("--microbatches", type=click.IntRange(1, 2), help="Microbatches that overlap."),
+    click.option(
+        "--exchange", type=click.Choice(("auto", "all_to_all", "gather")), help="How tokens reach experts under --dp."
+    ),
     click.option("--batch", type=click.IntRange(1), help="Sequences per attention group in decode."),
 )
 """Layout of the decode instance."""
