@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias, cast
+from typing import Any, Literal, TypeAlias, cast, get_args
 
 import numpy as np
 
+from taicang.errors import InvalidPlan
 from taicang.units import Count
 
 Phase: TypeAlias = Literal["prefill", "decode"]
 Exchanging: TypeAlias = Literal["auto", "all_to_all", "gather"]
+EXCHANGES: tuple[Exchanging, ...] = get_args(Exchanging)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,7 +118,8 @@ def decode_batch(*, sequences: Count, context: Count) -> Batch:
 
 
 def describe(plan: ServePlan) -> str:
-    """A plan in the field's short form; R redundant experts, S ranks of the shared expert, x2 microbatches."""
+    """A plan in the field's short form; R redundant experts, S ranks of the shared expert, x2 microbatches, and how
+    tokens reach experts where that is not the stack's default."""
     attention = f"SP-TP-SP{plan.tp}" if plan.sp else f"TP{plan.tp}"
     parts = [attention] if plan.sp or plan.tp > 1 or plan.dp == 1 else []
     parts += [f"DP{plan.dp}"] if plan.dp > 1 else []
@@ -126,4 +130,36 @@ def describe(plan: ServePlan) -> str:
     parts += [f"S{plan.shared_ranks}"] if plan.shared_ranks else []
     parts += [f"MTP{plan.draft_tokens}"] if plan.draft_tokens else []
     parts += [f"x{plan.microbatches}"] if plan.microbatches > 1 else []
+    parts += [plan.exchange] if plan.exchange != "auto" else []
     return " ".join(parts)
+
+
+SHORT = {
+    "SP-TP-SP": "tp",
+    "TP": "tp",
+    "DP": "dp",
+    "PP": "pp",
+    "EP": "ep",
+    "ETP": "moe_tp",
+    "R": "redundant",
+    "S": "shared_ranks",
+    "MTP": "draft_tokens",
+    "x": "microbatches",
+}
+
+
+def read_plan(text: str, where: str = "") -> ServePlan:
+    """The plan that ``describe`` writes as ``text``. Raises ``InvalidPlan`` for what is none."""
+    found: dict[str, Any] = {}
+    for word in text.split():
+        match = re.fullmatch(r"([A-Za-z-]+)([1-9]\d{0,8})", word, flags=re.ASCII)
+        name = SHORT.get(match[1], "") if match else "exchange" if word in EXCHANGES else ""
+        if not name or name in found:
+            shapes = f"{', '.join(f'{short}N' for short in SHORT)}, {', '.join(EXCHANGES)}"
+            raise InvalidPlan(f"{word!r} in {text!r} is no part of a plan: each of {shapes} once", where=where)
+        found[name] = int(match[2]) if match else word
+        if match and match[1] == "SP-TP-SP":
+            found["sp"] = True
+    stage = found.get("tp", 1) * found.get("dp", 1)
+    found.setdefault("moe_tp", max(stage // found.get("ep", 1), 1))
+    return ServePlan(**found)

@@ -8,6 +8,7 @@ import click
 
 from taicang.app.asking import Asking
 from taicang.app.options import CHOICES, JSON, LOAD, PLAN, echo_json
+from taicang.search.words import MODES
 
 
 @click.command(
@@ -24,18 +25,28 @@ Examples:
 @click.option("--on", "machine", required=True, help='Machine, e.g. cloudmatrix384, "hgx-h100 x 4", my.yaml.')
 @LOAD
 @PLAN
+@click.option("--prefill-plan", metavar="PLAN", help='Layout of prefill instances as printed: "DP32 EP32 R32 x2".')
+@click.option(
+    "--mode",
+    type=click.Choice(["agg", "disagg", "both"]),
+    default="both",
+    show_default=True,
+    help="Prefill and decode share instances, have their own, or what is best.",
+)
 @CHOICES
 @click.option("--layers", is_flag=True, help="Print the operator waterfall of the whole step, not of one layer only.")
 @JSON
 def infer(model: str, machine: str, as_json: bool, layers: bool, **options: Any) -> None:
     """Serve MODEL (a built-in name or a Hugging Face config.json) on a machine.
 
-    Prints the best plan that meets the SLO and fits the memory, TTFT, TPOT, throughput per instance, chip and die,
-    memory by what fills it, the operator waterfall, what binds, power, assumptions, sources and the error band.
+    Prints the best whole instances of the usual layouts that meet the SLO and fit machine and memory: TTFT, TPOT,
+    throughput per instance, chip and die, memory by what fills it, the operator waterfall, what binds, power,
+    assumptions, sources and the error band. A printed plan, given back as options, gives the same figures.
     """
     from taicang.app.expert_loads import resolve
     from taicang.app.plan_options import plan_from
     from taicang.catalog.models import model as load_model
+    from taicang.plans import read_plan
     from taicang.predict import Infeasible
     from taicang.predict import infer as predict
 
@@ -45,6 +56,8 @@ def infer(model: str, machine: str, as_json: bool, layers: bool, **options: Any)
         net,
         machine,
         plan=plan_from(options, net),
+        prefill_plan=read_plan(options["prefill_plan"], "--prefill-plan") if options["prefill_plan"] else None,
+        modes=MODES[options["mode"]],
         input_tokens=options["input_tokens"],
         output_tokens=options["output_tokens"],
         tpot_s=options["tpot"],

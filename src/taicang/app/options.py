@@ -177,6 +177,9 @@ PLAN = stacked(
     click.option("--redundant", type=Whole(0), help="Redundant experts."),
     click.option("--shared-ranks", type=Whole(0), help="Ranks that hold only the shared expert."),
     click.option("--microbatches", type=Whole(1, 2), help="Microbatches that overlap."),
+    click.option(
+        "--exchange", type=click.Choice(("auto", "all_to_all", "gather")), help="How tokens reach experts under --dp."
+    ),
     click.option("--batch", type=Whole(1), help="Sequences per attention group in decode."),
 )
 """Layout of the decode instance."""

@@ -9,19 +9,8 @@ from taicang.errors import InvalidPlan
 from taicang.models.types import Model, routed
 from taicang.plans import ServePlan
 
-FIELDS = {
-    "tp": "tp",
-    "dp": "dp",
-    "pp": "pp",
-    "ep": "ep",
-    "moe_tp": "moe_tp",
-    "redundant": "redundant",
-    "shared_ranks": "shared_ranks",
-    "microbatches": "microbatches",
-}
-
-
-EXPERTS = ("ep", "moe_tp", "redundant", "shared_ranks")
+FIELDS = ("tp", "dp", "pp", "ep", "moe_tp", "redundant", "shared_ranks", "microbatches", "exchange")
+EXPERTS = ("ep", "moe_tp", "redundant", "shared_ranks", "exchange")
 """Options that say something of experts alone."""
 
 
@@ -31,7 +20,7 @@ def plan_from(options: Mapping[str, Any], model: Model | None = None) -> ServePl
     Expert degrees that are not given follow from the attention ranks: all of them expert-parallel with attention data
     parallelism, else tensor-parallel experts. Raises ``InvalidPlan`` where ``model`` has no experts to lay out.
     """
-    given = {field: options[name] for name, field in FIELDS.items() if options.get(name) is not None}
+    given = {name: options[name] for name in FIELDS if options.get(name) is not None}
     if not given:
         return None
     if model is not None and routed(model) is None:

@@ -28,6 +28,15 @@ FILLS = (
 )
 
 
+TTFT = {
+    True: "of a lone prompt: its prefill and the move of its cache; under this load\n"
+    "  that of the batch which gives the throughput (--ttft limits it); no queueing",
+    False: "of a lone prompt; under this load with others' prompts and decode steps in\n"
+    "  between, which gives the throughput (--ttft limits it); no queueing",
+}
+"""What the two TTFTs are of, by whether prefill has instances of its own."""
+
+
 def show_prediction(p: Prediction, *, whole: bool) -> None:
     """Everything that a prediction says, headline first."""
     console.print(
@@ -36,11 +45,13 @@ def show_prediction(p: Prediction, *, whole: bool) -> None:
     table = Table(show_header=True, box=None, pad_edge=False)
     for column in ("", "decode", "prefill"):
         table.add_column(column, justify="left" if not column else "right")
+    apart = p.mode == "disaggregated"
     rows = (
         ("plan", describe(p.decode.plan), describe(p.prefill.plan)),
-        ("instance", f"{p.decode.chips} chips", f"{p.prefill.chips} chips"),
+        ("whole instances", _instances(p.decode), _instances(p.prefill) if apart else "the same"),
         ("batch per group", f"{p.decode.sequences:.0f}", f"{p.prefill.sequences:.0f} prompts"),
         ("latency", f"TPOT {show(p.tpot_s, 's')}", f"TTFT {show(p.ttft_s, 's')}"),
+        ("  under this load", "", f"TTFT {show(p.loaded_ttft_s, 's')}"),
         ("step", show(p.decode.step_s, "s"), show(p.prefill.step_s, "s")),
         ("tokens/s per instance", f"{p.decode.tokens_per_s:,.0f}", f"{p.prefill.tokens_per_s:,.0f}"),
         ("tokens/s per chip", f"{p.decode.tokens_per_s_per_chip:,.0f}", f"{p.prefill.tokens_per_s_per_chip:,.0f}"),
@@ -52,9 +63,13 @@ def show_prediction(p: Prediction, *, whole: bool) -> None:
         table.add_row(*row)
     console.print(table)
     console.print(
-        f"together: {p.output_tokens_per_s_per_chip:,.0f} output tokens/s per chip, {p.prefill_chips_ratio:.0%} of the "
-        f"chips in prefill; {p.machine_output_tokens_per_s:,.0f} on the whole machine"
+        f"together: {p.machine_output_tokens_per_s:,.0f} output tokens/s on the whole machine, "
+        f"{p.output_tokens_per_s_per_chip:,.0f} per chip\n"
+        f"  {p.chips} of {p.machine_chips} chips in use by whole instances"
+        + (f", {p.prefill_chips_ratio:.0%} of them in prefill" if apart else "")
+        + (f"; {p.machine_chips - p.chips} idle" if p.machine_chips > p.chips else "")
     )
+    console.print(f"TTFT is {TTFT[apart]}")
     if p.power_w_per_chip is not None:
         console.print(
             f"power: {show(p.power_w_per_chip, 'W')} of IT power per chip; "
@@ -74,6 +89,10 @@ def show_prediction(p: Prediction, *, whole: bool) -> None:
 
 def _optional(value: float | None) -> str:
     return "unknown" if value is None else f"{value:.3g}"
+
+
+def _instances(phase: PhasePrediction) -> str:
+    return f"{phase.instances} x {phase.chips} chip" + "s" * (phase.chips > 1)
 
 
 def _binds(phase: PhasePrediction) -> str:

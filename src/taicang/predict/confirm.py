@@ -197,6 +197,8 @@ def _limits(job: Job, pool: Pool) -> Limits:
         return replace(limits, reserve=True, reserve_ratio=1.0 if limits.reserve else 0.5) if _drafts(pool) else limits
     if pool.role == "prefill":
         budget = int(np.ceil(pool.sequences * job.input_tokens))
+        if pool.sequences == 1:  # the one prompt that may be longer than a step
+            budget = min(budget, job.stack.chunk_tokens * (pool.plan.tp if pool.plan.sp else 1))
         return replace(preset(job.stack, policy="mixed", tokens=budget), reserve=False)
     batch = int(pool.sequences)
     limits = preset(job.stack, policy="mixed", sequences=batch, tokens=batch * (1 + int(pool.plan.draft_tokens)))

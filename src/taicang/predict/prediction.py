@@ -22,15 +22,19 @@ class Band:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PhasePrediction:
-    """One phase (prefill or decode) on one instance of its own."""
+    """One phase (prefill or decode) as one instance runs it, without the other: an aggregated one runs both in turn."""
 
     phase: str
     plan: ServePlan
+    instances: int
+    """Whole ones on the machine."""
     chips: int
+    """Of one instance."""
     sequences: float
     """In one attention group's batch."""
     step: Timeline
     step_s: float
+    """Of prompts beyond the token budget of a step: the step of one chunk."""
     tokens_per_s: float
     """Of the instance: prompt tokens in prefill, output tokens in decode."""
     tokens_per_s_per_chip: float
@@ -53,14 +57,20 @@ class Prediction:
     output_tokens: int
     mode: str
     ttft_s: float
-    """A lone prompt batch through prefill and the move of its cache; queueing is not in it."""
+    """What a lone request sees: one prompt through prefill, and the move of its cache if decode is elsewhere."""
+    loaded_ttft_s: float
+    """With the batch of prompts that gives the throughput (aggregated: with the others' prompts and steps in between),
+    without queueing; what ``ttft_s`` limits."""
     tpot_s: float
     decode: PhasePrediction
     prefill: PhasePrediction
     prefill_chips_ratio: float
-    """Share of chips that prefill needs so that both phases keep up with each other."""
+    """Share of the chips in use that are prefill instances (0 where instances do both)."""
+    chips: int
+    """In use by whole instances."""
+    machine_chips: int
     output_tokens_per_s_per_chip: float
-    """Over all chips, prefill and decode in that proportion."""
+    """Over all chips of the machine, idle ones too."""
     machine_output_tokens_per_s: float
     power_w_per_chip: float | None
     """IT power of one chip's share of the machine."""

@@ -1,40 +1,33 @@
-"""Serve a model on a machine: price every candidate plan over its batches, keep the best that meets the SLO."""
+"""Serve a model on a machine: the search over the layouts that published runs mostly use, its best plan in detail."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from taicang import __version__, catalog
 from taicang.cost.skew import SKEW
-from taicang.errors import InvalidInput, NotModelled
+from taicang.errors import InvalidInput
 from taicang.hardware import Machine
 from taicang.lower import lower
 from taicang.models.types import Model
-from taicang.plans import Batch, ServePlan, describe
+from taicang.plans import Quantisation, ServePlan, describe
 from taicang.predict.prediction import Infeasible, PhasePrediction, Prediction
 from taicang.predict.trust import assumptions, bands, sources
 from taicang.search.choices import quantisation
 from taicang.search.door import prepare
-from taicang.search.points import Job, Points, handover_s, prefill_points, serving_points
-from taicang.search.space import NARROW, Space, usual
+from taicang.search.points import Job, chunk_budget, handover_s
+from taicang.search.result import MODES, Ask, Choice, Mode, Pool
+from taicang.search.run import search
+from taicang.search.space import NARROW, Space, default, layouts
 from taicang.serve.memory import MemoryUse, memory_use
 from taicang.serve.setup import Setup, step
 from taicang.serve.uneven import EVEN, Spread
 from taicang.timeline import Timeline
 from taicang.units import show
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Found:
-    """The best batch of one phase's best plan."""
-
-    setup: Setup
-    sequences: float
-    priced: int
 
 
 def infer(
@@ -48,6 +41,7 @@ def infer(
     ttft_s: float | None = None,
     stack: str | None = None,
     quant: str = "auto",
+    modes: Sequence[Mode] = MODES,
     plan: ServePlan | None = None,
     prefill_plan: ServePlan | None = None,
     batch: int | None = None,
@@ -59,10 +53,11 @@ def infer(
 ) -> Prediction | Infeasible:
     """Predict how ``model`` serves requests of ``input_tokens`` + ``output_tokens`` on the machine ``on``.
 
-    Of unequal requests these are the means, and ``spread`` says how unequal they are.
-    ``plan`` and ``prefill_plan`` fix the layout of decode and prefill; what is left open is chosen: the plan and batch
-    with the most tokens per second per chip among those that meet ``tpot_s`` and ``ttft_s`` and fit the memory.
-    Returns ``Infeasible`` (a value) if none does. Raises from ``taicang.errors`` for unknown names, missing figures,
+    Of unequal requests these are the means, and ``spread`` says how unequal they are. ``plan`` fixes the layout of the
+    instances that decode, ``prefill_plan`` that of prefill instances of their own; what is left open is chosen: the
+    whole instances, in one of ``modes``, that give the machine the most tokens per second within ``tpot_s``,
+    ``ttft_s`` and the memory. Where no usual layout will do, the standard space of the search is tried.
+    Returns ``Infeasible`` (a value) if nothing does. Raises from ``taicang.errors`` for unknown names, missing figures,
     unmodelled features and illegal plans.
     """
     job = prepare(
@@ -79,101 +74,86 @@ def infer(
         approximate=approximate,
         sets=sets,
     )
-    net = job.model
-    forms = quantisation(quant, net, job.machine.chip)
-    drafts = min(net.mtp_layers, 1) if drafts is None else drafts
-    space = replace(NARROW, chunks=(int(job.stack.chunk_tokens),))
-    if batch is not None:
-        space = replace(space, batches=(float(batch),))
-    found: list[Found] = []
-    for phase, given in (("decode", plan), ("prefill", prefill_plan)):
-        if given is not None:
-            _check(job, replace(given, quant=forms), phase, batch)
-        plans = [given] if given else list(usual(net, job.machine, job.stack, forms, phase, drafts))
-        deep = (int(given.draft_tokens) if given else drafts,)
-        best = _best(
-            [replace(each, quant=forms, draft_tokens=0) for each in plans], job, replace(space, drafts=deep), phase
+    forms = quantisation(quant, job.model, job.machine.chip)
+    if plan:
+        drafts, plan = int(plan.draft_tokens), replace(plan, quant=forms, draft_tokens=0)
+        _check(job, plan, job.decoding(1.0, plan.dp), drafts=drafts, batch=batch)
+    if prefill_plan:
+        prefill_plan = replace(prefill_plan, quant=forms, draft_tokens=0)
+        _check(job, prefill_plan, job.prompts(1.0, prefill_plan.dp))
+        modes = [mode for mode in modes if mode == "disaggregated"]
+        if not modes:
+            raise InvalidInput("an aggregated instance prefills by its own plan", where="--prefill-plan")
+    usual = _candidates(job, NARROW, forms, plan, prefill_plan)
+    one = replace(NARROW, drafts=(min(job.model.mtp_layers, 1) if drafts is None else drafts,))
+    wide = default(job.model) if drafts is None else replace(default(job.model), drafts=(drafts,))
+    tried = [(one, usual), (wide, _candidates(job, wide, forms, plan, prefill_plan))]
+    # a layout beyond the usual ones was found, or thought of, in the wider space
+    for space, plans in tried if usual["known"] else tried[1:]:
+        axes = replace(
+            space,
+            chunks=(int(job.stack.chunk_tokens),),
+            batches=space.batches if batch is None else (float(batch),),
         )
-        if isinstance(best, Infeasible):
-            return best
-        found.append(best)
-    return _compose(found[0], found[1], job, given=sets)
+        found = search(job, [(quant, forms)], axes, Ask(modes=modes, top=1), only=plans)
+        if found.best:
+            return _prediction(found.best[0], job, axes, given=sets, candidates=found.counts.priced)
+    return _why(found.nearest, plans, job, axes)
 
 
-def _check(job: Job, plan: ServePlan, phase: str, batch: int | None) -> None:
+def _candidates(
+    job: Job, space: Space, forms: Quantisation, plan: ServePlan | None, prefill: ServePlan | None
+) -> Mapping[str, Sequence[ServePlan]]:
+    """Layouts by role; "known" are those of the space among the given ones, or all."""
+    listed = list(layouts(space, job.model, job.machine, job.stack, forms, prefill=True))
+    serving = [plan] if plan else [each for each in listed if not each.sp]
+    feeding = [prefill] if prefill else [*listed, *(each for each in (plan,) if each and each not in listed)]
+    given = [each for each in (plan, prefill) if each]
+    known = listed if all(each in listed for each in given) else []
+    return {"both": serving, "decode": serving, "prefill": feeding, "known": known}
+
+
+def _check(job: Job, plan: ServePlan, one: Any, *, drafts: int = 0, batch: int | None = None) -> None:
     """Raise for a plan of the user's that breaks a rule or needs what is not modelled."""
-    setup = job.setup(plan)
-    one = _batch(job, phase, 1.0, plan.dp)
+    setup = job.setup(replace(plan, draft_tokens=drafts))
     lower(job.model, setup.plan, one, job.stack)
     step(setup, one)
-    fill = plan.pp * plan.microbatches
-    if phase == "decode" and batch is not None and batch < fill:
+    if batch is not None and batch < plan.pp * plan.microbatches:
         raise InvalidInput(f"{batch} sequences do not fill {plan.pp} stages x {plan.microbatches} microbatches")
 
 
-def _batch(job: Job, phase: str, sequences: Any, groups: int) -> Batch:
-    return job.decoding(sequences, groups) if phase == "decode" else job.prompts(sequences, groups)
-
-
-def _memory(setup: Setup, job: Job, phase: str, sequences: Any) -> MemoryUse:
+def _memory(setup: Setup, job: Job, space: Space, phase: str, sequences: float) -> MemoryUse:
     length = job.held_tokens if phase == "decode" else job.input_tokens
     tokens = sequences * (setup.plan.query_len if phase == "decode" else job.input_tokens)
+    tokens = tokens if phase == "decode" else np.minimum(tokens, chunk_budget(setup.plan, job, space))
     return memory_use(setup.model, setup.plan, setup.machine.chip, sequences=sequences, context=length, tokens=tokens)
 
 
-def _rate(setup: Setup, job: Job, phase: str, sequences: Any, seconds: Any) -> Any:
-    """Tokens per second of the instance: accepted output tokens in decode, prompt tokens in prefill."""
-    gained = setup.plan.tokens_per_step if phase == "decode" else job.input_tokens
-    return sequences * setup.plan.dp * gained / seconds
-
-
-def chips(setup: Setup) -> int:
-    """Whole chips that the instance occupies."""
-    return -(-setup.plan.ranks // setup.machine.chip.dies)
-
-
-def _best(plans: Sequence[ServePlan], job: Job, space: Space, phase: str) -> Found | Infeasible:
-    """The batch and plan with the most requests per second and chip within the phase's limit."""
-    if phase == "decode":
-        points = serving_points(plans, job, space, roles=["decode"])["decode"]
-        latency, limit = points.tpot_s, job.tpot_s
-    else:
-        points = prefill_points(plans, job, space)
-        latency, limit = points.ttft_s, job.ttft_s
-    if not points.size and points.refused and len(points.refused) == len(plans):
-        raise NotModelled(points.refused[0])
-    rates = np.where(latency <= limit, points.requests_per_s / points.chips, 0.0)
-    if not rates.any():
-        return _why(points, job, space, phase, latency)
-    row = int(np.lexsort((points.sequences, points.layout, -rates))[0])
-    return Found(setup=_setup(points, row, job), sequences=float(points.sequences[row]), priced=points.considered)
-
-
-def _setup(points: Points, row: int, job: Job) -> Setup:
-    return job.setup(replace(points.plans[points.layout[row]], draft_tokens=int(points.drafts[row])))
-
-
-def _why(points: Points, job: Job, space: Space, phase: str, latency: Any) -> Infeasible:
+def _why(nearest: Sequence[str], plans: Mapping[str, Sequence[ServePlan]], job: Job, space: Space) -> Infeasible:
     """What came closest."""
     model, machine = job.model.name, job.machine.name
-    if points.size:
-        row, name = int(np.argmin(latency)), "TPOT" if phase == "decode" else "TTFT"
+    full = [line.split(":")[0] for line in nearest if line.endswith("no layout fits the memory")]
+    phase = "prefill" if full == ["prefill"] else "decode"
+    if not plans[phase]:
+        return Infeasible(model=model, machine=machine, reason=f"no legal {phase} plan", needed="one", available="none")
+    if not full or (len(full) < len(nearest) and "decode" not in full):
+        limits = [
+            f"{name} <= {show(limit, 's')}"
+            for name, limit in (("TPOT", job.tpot_s), ("TTFT", job.ttft_s))
+            if np.isfinite(limit)
+        ]
         return Infeasible(
             model=model,
             machine=machine,
-            reason=f"no plan meets the {name} limit in {phase}",
-            needed=f"{name} <= {show(job.tpot_s if phase == 'decode' else job.ttft_s, 's')}",
-            available=f"{show(float(latency[row]), 's')} at best ({describe(_setup(points, row, job).plan)})",
-            remedies=(f"raise --{name.lower()}", "a lower-precision format (--quant)", "more MTP drafts (--mtp)"),
+            reason="no plan meets the limits" if limits else "no instances of both pools fit the machine",
+            needed=" and ".join(limits) or "whole instances",
+            available="; ".join(nearest),
+            remedies=("raise --tpot or --ttft", "a lower-precision format (--quant)", "more MTP drafts (--mtp)"),
         )
-    if not points.plans:
-        return Infeasible(model=model, machine=machine, reason=f"no legal {phase} plan", needed="one", available="none")
-    least = min(space.batches) if phase == "decode" else 1.0
     short, plan = min(
         (
-            (-float(_memory(setup, job, phase, max(least, float(each.pp * each.microbatches))).spare_bytes), each)
-            for each in (replace(p, draft_tokens=space.drafts[0] if phase == "decode" else 0) for p in points.plans)
-            for setup in (job.setup(each),)
+            (-float(_memory(job.setup(each), job, space, phase, _least(each, space, phase)).spare_bytes), each)
+            for each in plans[phase]
         ),
         key=lambda pair: pair[0],
     )
@@ -188,28 +168,54 @@ def _why(points: Points, job: Job, space: Space, phase: str, latency: Any) -> In
     )
 
 
-def _phase(found: Found, job: Job, phase: str) -> PhasePrediction:
-    setup = found.setup
-    timeline = step(setup, _batch(job, phase, found.sequences, setup.plan.dp))
-    rate = float(_rate(setup, job, phase, found.sequences, timeline.seconds))
+def _least(plan: ServePlan, space: Space, phase: str) -> float:
+    return max(min(space.batches) if phase == "decode" else 1.0, float(plan.pp * plan.microbatches))
+
+
+def _phase(pool: Pool, job: Job, space: Space, phase: str) -> PhasePrediction:
+    """One phase of an instance, on its own: a decode step, or the step of a batch of prompts (or of its chunk)."""
+    setup, groups, steps = job.setup(pool.plan), pool.plan.dp, 1.0
+    sequences = 1.0 if phase == "prefill" and pool.role == "both" else pool.sequences
+    if phase == "decode":
+        timeline, gained = step(setup, job.decoding(sequences, groups)), pool.plan.tokens_per_step
+    else:
+        steps, gained = float(job.chunks(sequences, chunk_budget(pool.plan, job, space))), job.input_tokens
+        timeline = step(setup, job.prompts(sequences, groups, steps))
+    rate = float(sequences * groups * gained / (timeline.seconds * steps))
     name, share = binding(timeline)
-    per_chip = rate / chips(setup)
+    per_chip = rate / pool.chips
     power = power_w_per_chip(setup.machine)
     return PhasePrediction(
         phase=phase,
         plan=setup.plan,
-        chips=chips(setup),
-        sequences=found.sequences,
+        instances=pool.instances,
+        chips=pool.chips,
+        sequences=sequences,
         step=timeline,
         step_s=float(timeline.seconds),
         tokens_per_s=rate,
         tokens_per_s_per_chip=per_chip,
         tokens_per_s_per_rank=rate / setup.plan.ranks,
         tokens_per_j=None if power is None else per_chip / power,
-        memory=_memory(setup, job, phase, found.sequences),
+        memory=_memory(setup, job, space, phase, sequences),
         binds=name,
         binds_ratio=share,
     )
+
+
+def _lone_s(pool: Pool, job: Job, space: Space) -> float:
+    """Seconds until the first token of one prompt that nothing delays: the other attention groups have none, so that
+    experts work on its tokens alone."""
+    setup, groups = job.setup(pool.plan), pool.plan.dp
+    steps = job.chunks(1.0, chunk_budget(pool.plan, job, space))
+    whole = step(setup, job.prompts(1.0, groups, steps))
+    seconds = whole.seconds
+    if groups > 1 and pool.plan.microbatches == 1:  # else experts overlap with something
+        shared = step(setup, job.prompts(1.0 / groups, groups, steps))
+        more = whole.by_part().get("experts", 0.0) - shared.by_part().get("experts", 0.0)
+        seconds = seconds - np.maximum(more, 0.0)
+    move = handover_s(setup, job) if pool.role == "prefill" else 0.0
+    return float(steps * seconds + move)
 
 
 def binding(timeline: Timeline) -> tuple[str, float]:
@@ -224,36 +230,35 @@ def power_w_per_chip(machine: Machine) -> float | None:
     return None if machine.power_w is None else machine.power_w / machine.chips
 
 
-def _compose(decode: Found, prefill: Found, job: Job, *, given: Sequence[str]) -> Prediction:
-    first, second = _phase(decode, job, "decode"), _phase(prefill, job, "prefill")
-    setup = decode.setup
-    machine, model = setup.machine, setup.model
-    # chips per request per second in each phase; prefill's share keeps both phases in step
-    need_decode = job.output_tokens / first.tokens_per_s_per_chip
-    need_prefill = job.input_tokens / second.tokens_per_s_per_chip
-    share = need_prefill / (need_prefill + need_decode)
-    per_chip = job.output_tokens / (need_prefill + need_decode)
-    power = power_w_per_chip(machine)
+def _prediction(choice: Choice, job: Job, space: Space, *, given: Sequence[str], candidates: int) -> Prediction:
+    feeding, serving = choice.pools[0], choice.pools[-1]
+    setup = job.setup(serving.plan)
+    apart = choice.mode == "disaggregated"
     return Prediction(
-        model=model.name,
-        machine=machine.name,
-        stack=f"{setup.stack.name} ({setup.stack.epoch})",
+        model=job.model.name,
+        machine=job.machine.name,
+        stack=f"{job.stack.name} ({job.stack.epoch})",
         input_tokens=round(job.input_tokens),
         output_tokens=round(job.output_tokens),
-        mode="disaggregated",
-        ttft_s=second.step_s + float(handover_s(prefill.setup, job)),
-        tpot_s=first.step_s / setup.plan.tokens_per_step,
-        decode=first,
-        prefill=second,
-        prefill_chips_ratio=share,
-        output_tokens_per_s_per_chip=per_chip,
-        machine_output_tokens_per_s=per_chip * machine.chips,
-        power_w_per_chip=power,
-        output_tokens_per_s_per_w=None if power is None else per_chip / power,
-        output_tokens_per_s_per_usd=None if machine.price_usd is None else per_chip * machine.chips / machine.price_usd,
-        output_tokens_per_s_per_cny=None if machine.price_cny is None else per_chip * machine.chips / machine.price_cny,
-        candidates=decode.priced + prefill.priced,
-        assumptions=assumptions(setup, prefill.setup, length=round(job.held_tokens), given=given),
+        mode=choice.mode,
+        ttft_s=_lone_s(feeding, job, space),
+        loaded_ttft_s=choice.ttft_s,
+        tpot_s=choice.tpot_s,
+        decode=_phase(serving, job, space, "decode"),
+        prefill=_phase(feeding, job, space, "prefill"),
+        prefill_chips_ratio=feeding.instances * feeding.chips / choice.chips if apart else 0.0,
+        chips=choice.chips,
+        machine_chips=choice.machine_chips,
+        output_tokens_per_s_per_chip=choice.output_tokens_per_s_per_chip,
+        machine_output_tokens_per_s=choice.output_tokens_per_s,
+        power_w_per_chip=power_w_per_chip(job.machine),
+        output_tokens_per_s_per_w=choice.output_tokens_per_s_per_w,
+        output_tokens_per_s_per_usd=choice.output_tokens_per_s_per_usd,
+        output_tokens_per_s_per_cny=choice.output_tokens_per_s_per_cny,
+        candidates=candidates,
+        assumptions=assumptions(
+            setup, job.setup(feeding.plan), length=round(job.held_tokens), given=given, apart=apart
+        ),
         sources=sources(setup),
         bands=bands(setup),
         digest=catalog.digest(),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from types import MappingProxyType
-from typing import Any, cast
+from typing import Any
 
 from taicang.catalog.models import model as load_model
 from taicang.catalog.slo import slo
@@ -16,7 +16,7 @@ from taicang.plans import ServePlan, decode_batch
 from taicang.records import plain
 from taicang.search.door import formats, prepare
 from taicang.search.lengths import of_profile
-from taicang.search.result import Choice, Mode
+from taicang.search.result import Choice
 from taicang.search.run import Ask, search
 from taicang.search.space import Space, default
 from taicang.search.words import MODES
@@ -102,8 +102,7 @@ def _best(point: Mapping[str, Any]) -> Choice | str:
     mode = str(point.get("mode", "both"))
     if mode not in MODES:
         raise UnknownName("mode", mode, MODES, where="study")
-    modes = cast(tuple[Mode, ...], MODES[mode])
-    ask = Ask(objective=point.get("objective", "tokens/s/chip"), modes=modes, load_per_s=point.get("load"), top=1)
+    ask = Ask(objective=point.get("objective", "tokens/s/chip"), modes=MODES[mode], load_per_s=point.get("load"), top=1)
     layouts = None if only is None else dict.fromkeys(("both", "decode", "prefill"), (plan,))
     found = search(job, quants, _space(point, default(job.model)), ask, layouts)
     return found.best[0] if found.best else "; ".join(found.nearest)

@@ -62,11 +62,24 @@ class Job:
         """What memory keeps room for: the whole length of a sequence in flight."""
         return self.input_tokens + self.output_tokens * self.spread.output_ratio
 
-    def prompts(self, sequences: Count, groups: Count) -> Batch:
-        """Prompts that prefill together in each of ``groups`` attention groups; pairs are those of the slowest."""
+    def chunks(self, sequences: Count, budget: Count) -> Any:
+        """Steps of at most ``budget`` tokens that ``sequences`` prompts take (a mean, so not whole)."""
+        return np.maximum(sequences * self.input_tokens / budget, 1.0)
+
+    def prompts(self, sequences: Count, groups: Count, chunks: Count = 1.0) -> Batch:
+        """Prompts that prefill together in each of ``groups`` attention groups; pairs are those of the slowest.
+
+        Of several ``chunks`` the mean one: later ones read what those before them left in the cache.
+        """
         mean = prefill_batch(sequences=sequences, length=self.input_tokens, spread_ratio=self.spread.input_ratio)
         slowest = self.spread.prompts_ratio(groups, sequences * self.input_tokens)
-        return replace(mean, prefill_pairs=mean.prefill_pairs * slowest)
+        share = 1.0 / chunks
+        return replace(
+            mean,
+            prefill_tokens=mean.prefill_tokens * share,
+            prefill_pairs=mean.prefill_pairs * slowest * share,
+            prefill_context=mean.prefill_context * (0.5 + 0.5 * share),
+        )
 
     def decoding(self, sequences: Count, groups: Count) -> Batch:
         """Sequences that decode in each of ``groups`` attention groups, with the context of the slowest."""
@@ -246,6 +259,7 @@ def prefill_points(plans: Sequence[ServePlan], job: Job, space: Space) -> Points
     prompts: Floats = np.array(space.prompts, dtype=float)
 
     def rows(once: Once, plan: ServePlan, exists: Any) -> dict[Role, dict[str, Any]]:
+        budget = chunk_budget(plan, job, space)
         within = prompts * job.input_tokens <= step_tokens(plan, job, space)
         use = memory_use(
             job.model,
@@ -253,13 +267,14 @@ def prefill_points(plans: Sequence[ServePlan], job: Job, space: Space) -> Points
             job.machine.chip,
             sequences=prompts,
             context=job.input_tokens,
-            tokens=prompts * job.input_tokens,
+            tokens=np.minimum(prompts * job.input_tokens, budget),
         )
         keep = (use.spare_bytes >= 0) & within & _filled(plan, prompts) & exists
         if not keep.any():
             return {"prefill": {"keep": keep[..., :0]}}
         setup = replace(job, price=replace(once, exists=keep).price).setup(plan)
-        seconds: Any = step(setup, job.prompts(prompts, plan.dp)).seconds
+        chunks = job.chunks(prompts, budget)
+        seconds: Any = chunks * step(setup, job.prompts(prompts, plan.dp, chunks)).seconds
         move: Any = handover_s(setup, job)
         found = {
             "keep": keep,
@@ -273,9 +288,13 @@ def prefill_points(plans: Sequence[ServePlan], job: Job, space: Space) -> Points
 
 
 def step_tokens(plan: ServePlan, job: Job, space: Space) -> Any:
-    """Prompt tokens of one group's step: the space's largest budget (under SP of each rank), or one longer prompt."""
-    budget = max(job.stack.chunk_tokens, *space.chunks) * (plan.tp if plan.sp else 1)
-    return np.maximum(budget, job.input_tokens)
+    """Prompt tokens that one group prefills together: those of a step, or one longer prompt in several."""
+    return np.maximum(chunk_budget(plan, job, space), job.input_tokens)
+
+
+def chunk_budget(plan: ServePlan, job: Job, space: Space) -> Any:
+    """Most prompt tokens of one group's step: the space's largest budget, under SP of each rank."""
+    return max(job.stack.chunk_tokens, *space.chunks) * (plan.tp if plan.sp else 1)
 
 
 def handover_s(setup: Setup, job: Job) -> Num:

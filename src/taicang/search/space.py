@@ -37,6 +37,8 @@ class Space:
     batches: tuple[float, ...] = BATCHES
     prompts: tuple[float, ...] = (1, 2, 3, 4, 6, 8, 12, 16, 32, 64, 128)
     """Prompts that one attention group prefills together."""
+    usual: bool = False
+    """With the layouts of the narrow space, whatever the axes: a search is never behind a prediction."""
     narrow: bool = False
     """Attention either all tensor- or all data-parallel, experts whole in one way: what published runs mostly use."""
     most_ranks: int | None = None
@@ -71,14 +73,14 @@ DENSE = replace(
 
 def default(model: Model) -> Space:
     """The standard space of a model."""
-    return Space() if routed(model) else DENSE
+    return replace(Space() if routed(model) else DENSE, usual=True)
 
 
 def wide(model: Model) -> Space:
     """The widest space of a model, which holds all of its standard one: on no axis may it list less."""
     small = default(model)
     joined: dict[str, Any] = {axis: tuple(sorted({*getattr(WIDE, axis), *getattr(small, axis)})) for axis in AXES}
-    return replace(WIDE, **joined)
+    return replace(WIDE, **joined, usual=True)
 
 
 def layouts(
@@ -92,8 +94,22 @@ def layouts(
     """
     limit = min(machine.ranks, space.most_ranks or machine.ranks)
     experts, near = routed(model), domain(machine)
+    usual = (replace(NARROW, most_ranks=space.most_ranks),) if space.usual else ()
+    yield from dict.fromkeys(plan for each in (space, *usual) for plan in _plans(each, model, machine, stack, quant))
+    if prefill and experts and "sp_attention" in stack.overlap:
+        parts = frozenset[int]() if space.narrow else _parts(machine.ranks, near)
+        for ranks in _stages(2, limit, parts, experts):
+            if divides(model, ranks) and ranks <= min(near, experts.experts):
+                for redundant in _replicas(experts.experts, ranks, 0, space, stack):
+                    sp = ServePlan(tp=ranks, ep=ranks, sp=True, redundant=redundant, quant=quant)
+                    yield from (replace(sp, microbatches=count) for count in _microbatches(space, stack))
+
+
+def _plans(space: Space, model: Model, machine: Machine, stack: Stack, quant: Quantisation) -> Iterator[ServePlan]:
+    """Layouts of the axes; some come twice."""
+    limit = min(machine.ranks, space.most_ranks or machine.ranks)
+    experts, near = routed(model), domain(machine)
     parts = frozenset[int]() if space.narrow else _parts(machine.ranks, near)
-    seen: set[ServePlan] = set()
     for pp in space.pp:
         if pp > model.layers:
             continue
@@ -103,16 +119,7 @@ def layouts(
             for stage in _stages(tp, limit // pp, parts, experts):
                 base = ServePlan(tp=tp, dp=stage // tp, pp=pp, quant=quant)
                 made = _dense(base, model) if experts is None else _routed(base, experts, space, near, stack)
-                for plan in made:
-                    if plan not in seen and (not space.narrow or _plain(plan, experts)):
-                        seen.add(plan)
-                        yield plan
-    if prefill and experts and "sp_attention" in stack.overlap:
-        for ranks in _stages(2, limit, parts, experts):
-            if divides(model, ranks) and ranks <= min(near, experts.experts):
-                for redundant in _replicas(experts.experts, ranks, 0, space, stack):
-                    sp = ServePlan(tp=ranks, ep=ranks, sp=True, redundant=redundant, quant=quant)
-                    yield from (replace(sp, microbatches=count) for count in _microbatches(space, stack))
+                yield from (plan for plan in made if not space.narrow or _plain(plan, experts))
 
 
 def usual(

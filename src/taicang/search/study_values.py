@@ -11,7 +11,7 @@ from taicang import catalog
 from taicang.catalog.models import model
 from taicang.catalog.slo import slos
 from taicang.errors import InvalidInput, MissingFigure, NotModelled, TaicangError, UnknownName
-from taicang.plans import Exchanging
+from taicang.plans import EXCHANGES
 from taicang.search.choices import QUANTS
 from taicang.search.evaluate import limits
 from taicang.search.lengths import of_profile
@@ -129,7 +129,7 @@ KEYS: Mapping[str, Key] = {
     "redundant": _whole("redundant"),
     "shared_ranks": _whole("shared_ranks"),
     "microbatches": _whole("microbatches"),
-    "exchange": _word("exchange", get_args(Exchanging)),
+    "exchange": _word("exchange", EXCHANGES),
 }
 """Every key of a point besides catalogue fields, which have a dot in them ("chip.memory.bandwidth")."""
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 
 from taicang.errors import InvalidInput, UnknownName
 from taicang.lower import lower
-from taicang.plans import Exchanging, Quantisation, ServePlan, decode_batch
+from taicang.plans import EXCHANGES, Quantisation, ServePlan, decode_batch
 from taicang.search.door import moved
 from taicang.search.evaluate import PLAN, check_experts, limits, plan_of
 from taicang.search.explain import RESOURCES, again, against
@@ -50,9 +50,8 @@ def _number(key: str, value: str, part: str) -> int:
 
 
 def _exchange(value: str) -> str:
-    known = get_args(Exchanging)
-    if value not in known:
-        raise UnknownName("exchange", value, known, where="--versus")
+    if value not in EXCHANGES:
+        raise UnknownName("exchange", value, EXCHANGES, where="--versus")
     return value
 
 

@@ -1,6 +1,13 @@
-"""Words that commands and studies share (no imports here: ``--help`` reads them)."""
+"""Words that commands and studies share (nothing is imported here: ``--help`` reads them)."""
 
-MODES = {
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from taicang.search.result import Mode
+
+MODES: dict[str, tuple[Mode, ...]] = {
     "agg": ("aggregated",),
     "disagg": ("disaggregated",),
     "both": ("aggregated", "disaggregated"),
