@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-slow lint format bench docs clean
+.PHONY: demo test test-slow fuzz lint format bench docs clean
 
 demo: $(VENV)/.installed
 	$(BIN)/taicang demo
@@ -13,6 +13,9 @@ test: $(VENV)/.installed-dev
 
 test-slow: $(VENV)/.installed-dev
 	$(BIN)/pytest -m slow
+
+fuzz: $(VENV)/.installed-dev
+	$(BIN)/python tests/edge/hostile.py 10000
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

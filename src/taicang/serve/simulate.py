@@ -10,8 +10,7 @@ from taicang.errors import TaicangError
 from taicang.serve.cluster import ARRIVAL, Cluster
 from taicang.serve.request import SECOND, Request
 
-
-MOST_EVENTS = 1_000_000
+MOST_EVENTS = 300_000
 """Events without a request that comes or ends: more are a livelock, for a stretch of decode steps is one event."""
 LONGEST = 365 * 86400 * SECOND
 """Time of the replay without one."""
@@ -95,8 +94,8 @@ def serve(
             if count - began[0] > MOST_EVENTS or now - began[1] > LONGEST:
                 raise TaicangError(
                     f"the replay gets nowhere: {under_way:,} requests are under way and none has ended in "
-                    f"{count - began[0]:,} events and {(now - began[1]) / SECOND:,.0f} s of its time; failures may come "
-                    "faster than a request can be served (--mtbf, --restart), or caches may be too slow to read"
+                    f"{count - began[0]:,} events and {(now - began[1]) / SECOND:,.0f} s of its time; failures may "
+                    "come faster than a request can be served (--mtbf, --restart), or caches may be too slow to read"
                 )
             if progress is not None and count % 4096 == 0:
                 progress(len(finished), now)
