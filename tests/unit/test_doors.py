@@ -11,7 +11,7 @@ def test_counts(text, wanted):
     assert count(text, 1, 10**18) == wanted
 
 
-@pytest.mark.parametrize("text", ["1,5k", "010", "0.5", "1:30", "9" * 400, True, None, [1], "1e999", 10**5000, "-1"])
+@pytest.mark.parametrize("text", ["1,5k", "010", "0.5", "1:30", "9" * 400, True, None, [1], "1e999", "-1"])
 def test_what_is_no_count(text):
     with pytest.raises(UnitError):
         count(text, 1, 10**18)
