@@ -3,7 +3,8 @@ PYTHON ?= python3.11
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-slow explore mutants lint format bench docs clean
+.PHONY: demo test test-slow explore mutants fuzz lint format bench docs clean
+
 # Tests that need an extra
 EXTRAS := $(shell grep -lrE "importorskip|is an extra|are an extra" tests)
 
@@ -24,6 +25,9 @@ explore: $(VENV)/.installed-dev
 
 mutants: $(VENV)/.installed-dev
 	$(BIN)/python tests/mutants.py --count 200
+
+fuzz: $(VENV)/.installed-dev
+	$(BIN)/python tests/edge/hostile.py 10000
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

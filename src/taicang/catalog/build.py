@@ -34,6 +34,12 @@ def machine(spec: str, sets: Iterable[str] = ()) -> Machine:
     Raises as ``chip``; keys of its chip are written "chip.memory.bandwidth".
     """
     name, count = split(spec)
+    sets = list(sets)
+    for text in sets:
+        if text.strip().removeprefix("chip.").startswith(schema.RECORDED):
+            raise InvalidInput(
+                "is kept for the record; it changes no prediction", where=f"--set {text.partition('=')[0]}"
+            )
     return machine_of(resolve("machine", name, sets), count)
 
 

@@ -108,7 +108,11 @@ def _figure(kind: str, leaf: Leaf) -> Figure:
     gone = leaf.missing or leaf.absent
     return Figure(
         key=leaf.path,
-        text="none" if leaf.raw is None else ", ".join(leaf.raw) if isinstance(leaf.raw, list) else str(leaf.raw),
+        text="none"
+        if leaf.raw is None
+        else ", ".join(map(str, leaf.raw))
+        if isinstance(leaf.raw, list)
+        else str(leaf.raw),
         value=None if gone else value(leaf, type_),
         source=leaf.source,
         place=leaf.place,

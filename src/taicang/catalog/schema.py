@@ -100,6 +100,11 @@ FIELDS: Final[Mapping[str, Mapping[str, str]]] = {
     "machine": _MACHINE | {f"chip.{path}": type_ for path, type_ in _CHIP.items()} | {"chip.base": "name"},
     "stack": _STACK,
 }
+RECORDED: Final = (
+    "note", "title", "memory.nominal", "clock", "rental", "package.", "facts.", "aggregate.", "power.max",
+    "host.memory",
+)  # fmt: skip
+"""Keys (or their beginnings) that entries keep for the record: no prediction reads them."""
 EXTENSIVE: Final = ("host.memory", "power.load", "power.max", "price.usd", "price.cny")
 """Figures of a whole machine that grow with its chips."""
 

@@ -66,7 +66,7 @@ def repair(cluster: Cluster, instance: Instance, now: int) -> None:
     """``instance`` serves again: after a failure with empty caches, after a drain with what it has."""
     pool = cluster.down.pop(instance, None)
     if pool is not None:
-        at = max(i for i, (name, _, _) in enumerate(cluster.outages) if name == instance.name)
+        at = next(i for i in range(len(cluster.outages) - 1, -1, -1) if cluster.outages[i][0] == instance.name)
         cluster.outages[at] = (*cluster.outages[at][:2], now)
     else:
         pool = cluster.drained.pop(instance, None)
