@@ -86,13 +86,17 @@ def aggregated(setup: Setup, load: Load) -> Steady:
     decode = step(setup, decoding)
     new = np.maximum(load.input_tokens * (1.0 - load.cached_ratio), 1.0)
     cached = load.input_tokens - new
-    # sequences that decode take their tokens of the step's budget first
-    budget = np.maximum(stack.chunk_tokens - mine * plan.query_len, 1.0) if mixed else stack.chunk_tokens
+    steps = np.maximum((load.output_tokens - 1) / plan.tokens_per_step, 1.0)
+    budget: Num = stack.chunk_tokens
+    if mixed:
+        # sequences that decode take their tokens first; with too many for that fewer decode at a time, and the budget
+        # is shared as the tokens of a request are
+        share = new / (new + steps * plan.query_len)
+        budget = np.maximum(budget - mine * plan.query_len, budget * share)
     chunks = np.maximum(new / budget, 1.0)
     length = new / chunks
     keys = (cached + new * spread.input_ratio / 2) * spread.prompts_ratio(plan.dp, length)
     chunk = prefill_batch(sequences=1.0, length=length, cached=keys - length / 2)
-    steps = np.maximum((load.output_tokens - 1) / plan.tokens_per_step, 1.0)
     # steps of a turn that carry chunks of others' prompts, and how many of them in each attention group
     others = np.maximum(mine - 1.0, 0.0) * chunks
     carried = np.minimum(others, steps)
@@ -114,7 +118,13 @@ def aggregated(setup: Setup, load: Load) -> Steady:
     tpot = busy / np.maximum(load.output_tokens - 1, 1.0)
     company = np.where(np.asarray(mine) > 1, 1.0, 0.0)
     own = chunks * np.maximum(alone.seconds, company * (decode.seconds + during) if mixed else 0.0)
-    turn = 0.5 * decode.seconds * company + own + ahead * during + late * carrying.seconds + busy
+    turn = (
+        0.5 * decode.seconds * company
+        + own
+        + ahead * during
+        + late * np.minimum(carrying.seconds, alone.seconds * packed)
+        + busy
+    )
     # where more requests are in flight than run, each waits for a place: the turns of those before it
     ttft: Num = turn * (group / mine) - busy
     return Steady(
