@@ -44,9 +44,9 @@ def infer(model: str, machine: str, as_json: bool, layers: bool, **options: Any)
     from taicang.app.expert_loads import resolve
     from taicang.app.plan_options import plan_from
     from taicang.catalog.models import model as load_model
+    from taicang.plans import read_plan
     from taicang.predict import Infeasible
     from taicang.predict import infer as predict
-    from taicang.plans import read_plan
 
     resolve(options, model)
     net = load_model(model, approximate=options["approximate"])

@@ -129,16 +129,14 @@ def _memory(setup: Setup, job: Job, space: Space, phase: str, sequences: float) 
     return memory_use(setup.model, setup.plan, setup.machine.chip, sequences=sequences, context=length, tokens=tokens)
 
 
-def _why(
-    nearest: Sequence[str], plans: Mapping[str, Sequence[ServePlan]], job: Job, space: Space
-) -> Infeasible:
+def _why(nearest: Sequence[str], plans: Mapping[str, Sequence[ServePlan]], job: Job, space: Space) -> Infeasible:
     """What came closest."""
     model, machine = job.model.name, job.machine.name
     full = [line.split(":")[0] for line in nearest if line.endswith("no layout fits the memory")]
     phase = "prefill" if full == ["prefill"] else "decode"
     if not plans[phase]:
         return Infeasible(model=model, machine=machine, reason=f"no legal {phase} plan", needed="one", available="none")
-    if not full or len(full) < len(nearest) and "decode" not in full:
+    if not full or (len(full) < len(nearest) and "decode" not in full):
         limits = [
             f"{name} <= {show(limit, 's')}"
             for name, limit in (("TPOT", job.tpot_s), ("TTFT", job.ttft_s))
@@ -206,18 +204,11 @@ def _phase(pool: Pool, job: Job, space: Space, phase: str) -> PhasePrediction:
 
 
 def _lone_s(pool: Pool, job: Job, space: Space) -> float:
-    """Seconds until the first token of one prompt that nothing delays: the other attention groups have none, so that
-    experts work on its tokens alone."""
-    setup, groups = job.setup(pool.plan), pool.plan.dp
+    """Seconds until the first token of one prompt that nothing delays (with attention groups: one in each)."""
+    setup = job.setup(pool.plan)
     steps = job.chunks(1.0, chunk_budget(pool.plan, job, space))
-    whole = step(setup, job.prompts(1.0, groups, steps))
-    seconds = whole.seconds
-    if groups > 1 and pool.plan.microbatches == 1:  # else experts overlap with something
-        shared = step(setup, job.prompts(1.0 / groups, groups, steps))
-        more = whole.by_part().get("experts", 0.0) - shared.by_part().get("experts", 0.0)
-        seconds = seconds - np.maximum(more, 0.0)
     move = handover_s(setup, job) if pool.role == "prefill" else 0.0
-    return float(steps * seconds + move)
+    return float(steps * step(setup, job.prompts(1.0, pool.plan.dp, steps)).seconds + move)
 
 
 def binding(timeline: Timeline) -> tuple[str, float]:

@@ -10,7 +10,9 @@ from taicang.predict.prediction import Band
 from taicang.serve.setup import Setup
 
 
-def assumptions(setup: Setup, prefill: Setup, *, length: int, given: Sequence[str] = (), apart: bool = True) -> tuple[str, ...]:
+def assumptions(
+    setup: Setup, prefill: Setup, *, length: int, given: Sequence[str] = (), apart: bool = True
+) -> tuple[str, ...]:
     """What was assumed beyond the catalogue's figures, most consequential first.
 
     ``length`` is the tokens of a whole sequence, ``given`` the figures that the user set ("KEY=VALUE"), ``apart``
@@ -37,7 +39,9 @@ def assumptions(setup: Setup, prefill: Setup, *, length: int, given: Sequence[st
     if routed(setup.model) and (setup.skew or prefill.skew):
         said.append(f"expert popularity follows a power law of exponent {setup.skew or prefill.skew:g}")
     said.append(f"number formats: {_formats(setup)}")
-    said.append(f"prefill and decode {'on instances of their own' if apart else 'share instances'}; no queueing in TTFT")
+    said.append(
+        f"prefill and decode {'on instances of their own' if apart else 'share instances'}; no queueing in TTFT"
+    )
     said.append(f"host and launch costs of {stack.name} ({stack.epoch})")
     return tuple(said)
 

@@ -104,9 +104,7 @@ def layouts(
                     yield from (replace(sp, microbatches=count) for count in _microbatches(space, stack))
 
 
-def _plans(
-    space: Space, model: Model, machine: Machine, stack: Stack, quant: Quantisation
-) -> Iterator[ServePlan]:
+def _plans(space: Space, model: Model, machine: Machine, stack: Stack, quant: Quantisation) -> Iterator[ServePlan]:
     """Layouts of the axes; some come twice."""
     limit = min(machine.ranks, space.most_ranks or machine.ranks)
     experts, near = routed(model), domain(machine)
