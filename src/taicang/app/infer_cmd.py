@@ -7,7 +7,6 @@ from typing import Any
 import click
 
 from taicang.app.options import CHOICES, JSON, LOAD, PLAN, echo_json
-from taicang.app.search_jobs import MODES
 
 
 @click.command(
@@ -47,6 +46,7 @@ def infer(model: str, machine: str, as_json: bool, layers: bool, **options: Any)
     from taicang.plans import read_plan
     from taicang.predict import Infeasible
     from taicang.predict import infer as predict
+    from taicang.search.evaluate import WORDS
 
     resolve(options, model)
     net = load_model(model, approximate=options["approximate"])
@@ -55,7 +55,7 @@ def infer(model: str, machine: str, as_json: bool, layers: bool, **options: Any)
         machine,
         plan=plan_from(options, net),
         prefill_plan=read_plan(options["prefill_plan"], "--prefill-plan") if options["prefill_plan"] else None,
-        modes=MODES[options["mode"]],
+        modes=WORDS[options["mode"]],
         input_tokens=options["input_tokens"],
         output_tokens=options["output_tokens"],
         tpot_s=options["tpot"],
