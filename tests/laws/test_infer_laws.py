@@ -1,4 +1,4 @@
-"""Laws of ``infer``: whole instances that exist, plans that mean what they say, and the same answers as its neighbours."""
+"""Laws of ``infer``: whole instances, plans that mean what they say, and the same answers as search and replay."""
 
 from dataclasses import replace
 
@@ -100,6 +100,7 @@ def test_whole_instances_never_beat_the_search(model, machine, load):
         assert found.machine_output_tokens_per_s == pytest.approx(min(decode, prefill))
 
 
+@pytest.mark.slow
 @RANDOM
 @given(st.sampled_from(MODELS), st.sampled_from(MACHINES), LOADS)
 def test_ttft_is_that_of_a_lone_replayed_request_and_grows_with_the_prompt(model, machine, load):
@@ -112,7 +113,7 @@ def test_ttft_is_that_of_a_lone_replayed_request_and_grows_with_the_prompt(model
         plans["prefill_plan"] = found.prefill.plan
     longer = predicted(model, machine, **load | {"input_tokens": 2 * load["input_tokens"], "tpot_s": None}, **plans)
     assert isinstance(longer, Infeasible) or longer.ttft_s >= found.ttft_s
-    if found.mode == "aggregated":
+    if found.mode == "aggregated" and found.decode.plan.dp == 1:  # else the replay's other groups are idle
         system = System(plan=found.decode.plan, drafts=int(found.decode.plan.draft_tokens), instances=1)
         seen = lone(model, machine, system, load)
         assert found.ttft_s == pytest.approx(seen, rel=0.05)

@@ -15,9 +15,9 @@ from taicang.units import show
 
 WIDTH = 190
 LEGEND = """
-decode and prefill: each phase on its own instances at the best batch and plan; a chip, a kW, a MUSD, a MCNY: output
-tokens/s of both phases in step, at equal chips, power (IT, whole machine under load) and money (x the first machine's,
-where it has the figure); error: mean error of the nearest held-out suite (a machine that never shipped has no
+decode and prefill: what one instance does of each phase; a chip, a kW, a MUSD, a MCNY: output tokens/s of the whole
+instances that fit the machine, over all its chips, power (IT, under load) and money (x the first machine's, where it
+has the figure); error: mean error of the nearest held-out suite (a machine that never shipped has no
 measurements of its own); plan: R redundant experts, S ranks of the shared expert, x2 microbatches."""
 
 

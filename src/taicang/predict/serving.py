@@ -204,18 +204,11 @@ def _phase(pool: Pool, job: Job, space: Space, phase: str) -> PhasePrediction:
 
 
 def _lone_s(pool: Pool, job: Job, space: Space) -> float:
-    """Seconds until the first token of one prompt that nothing delays: the other attention groups have none, so that
-    experts work on its tokens alone."""
-    setup, groups = job.setup(pool.plan), pool.plan.dp
+    """Seconds until the first token of one prompt that nothing delays (with attention groups: one in each)."""
+    setup = job.setup(pool.plan)
     steps = job.chunks(1.0, chunk_budget(pool.plan, job, space))
-    whole = step(setup, job.prompts(1.0, groups, steps))
-    seconds = whole.seconds
-    if groups > 1 and pool.plan.microbatches == 1:  # else experts overlap with something
-        shared = step(setup, job.prompts(1.0 / groups, groups, steps))
-        more = whole.by_part().get("experts", 0.0) - shared.by_part().get("experts", 0.0)
-        seconds = seconds - np.maximum(more, 0.0)
     move = handover_s(setup, job) if pool.role == "prefill" else 0.0
-    return float(steps * seconds + move)
+    return float(steps * step(setup, job.prompts(1.0, pool.plan.dp, steps)).seconds + move)
 
 
 def binding(timeline: Timeline) -> tuple[str, float]:
