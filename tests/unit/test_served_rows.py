@@ -4,8 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from taicang import catalog
 from taicang.catalog.models import model
-from taicang.evidence.served import drafts, layout, quantisation, read
+from taicang.errors import UnknownName
+from taicang.evidence import served
+from taicang.evidence.served import layout, quantisation, read
 
 FILE = Path(__file__).resolve().parents[2].parent / "shared" / "evidence" / "served_e2e.csv"
 
@@ -37,9 +40,13 @@ def test_expert_ranks_equal_attention_ranks(stated):
 def cells(**changes):
     base = {
         "model_path": "deepseek-ai/DeepSeek-R1", "source": "inferencex", "measured": "2026-02-06", "system": "b200_sxm",
-        "precision": "fp8", "tp_size": "8.0",
+        "precision": "fp8", "tp_size": "8.0", "mode": "agg",
     }  # fmt: skip
     return base | changes
+
+
+def drafts(row, engine, dp, ep):
+    return served.drafts(cells() | row | {"backend": engine}, model(row["model_path"]), dp, ep)
 
 
 def test_drafts_follow_the_launch_scripts():
@@ -59,14 +66,25 @@ def test_drafts_of_qwen35_follow_the_layout():
     assert drafts(row | {"precision": "fp4"}, "sglang", 1, 1) == 0
 
 
+def forms(name, mode, engine, machine):
+    return quantisation(model(name), mode, catalog.stack(engine), machine)
+
+
 def test_formats_of_checkpoints():
-    gpt = quantisation(model("gpt-oss-120b"), "nvfp4", "vllm", "hgx-h100", "fp4")
+    gpt = forms("gpt-oss-120b", "nvfp4", "vllm", "hgx-h100")
     assert (gpt.attention, gpt.experts) == ("bf16", "mxfp4_w4a16")
-    assert quantisation(model("gpt-oss-120b"), "nvfp4", "vllm", "hgx-b200", "fp4").experts == "mxfp4_w4a8"
-    latent = quantisation(model("deepseek-v3"), "nvfp4", "trtllm", "hgx-b200", "fp4")
+    assert forms("gpt-oss-120b", "nvfp4", "vllm", "hgx-b200").experts == "mxfp4_w4a8"
+    latent = forms("deepseek-v3", "nvfp4", "tensorrt-llm", "hgx-b200")
     assert (latent.attention, latent.experts) == ("bf16", "nvfp4")
-    assert quantisation(model("deepseek-v3"), "fp8", "trtllm", "hgx-h200", "fp8").experts == "fp8_block"
-    assert quantisation(model("llama-3.1-70b"), "fp8", "vllm", "hgx-h100", "fp8").dense == "fp8"
+    assert forms("deepseek-v3", "fp8", "tensorrt-llm", "hgx-h200").experts == "fp8_block"
+    assert forms("llama-3.1-70b", "fp8", "vllm", "hgx-h100").dense == "fp8"
+
+
+def test_an_unknown_mode_is_refused_by_name_and_int4_is_what_the_product_picks():
+    with pytest.raises(UnknownName, match="awq_int4_typo"):
+        forms("qwen3-32b", "awq_int4_typo", "vllm", "hgx-h100")
+    kimi = forms("kimi-k2.5", "int4_wo", "vllm", "hgx-h200")
+    assert (kimi.attention, kimi.dense, kimi.experts) == ("bf16", "bf16", "w4a16")
 
 
 @pytest.mark.skipif(not FILE.is_file(), reason="no folder shared beside the repository")

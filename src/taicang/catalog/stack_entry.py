@@ -22,6 +22,7 @@ _PLAIN = {
     "quantise_kernels": "quantise_kernels",
     "overlap_tax": "overlap_tax_ratio",
     "all_reduce": "all_reduce",
+    "quantised_cache": "quantised_cache",
     "graphs": "graphs",
     "fused": "fused",
     "overlap": "overlap",

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 
-from taicang import catalog
 from taicang.catalog.costing import cost_model
 from taicang.evidence.measured import attempt
 from taicang.evidence.score import Outcome
@@ -31,21 +30,10 @@ def rows(folder: Path) -> list[Row]:
     return read(folder / FILE)
 
 
-def stack_name(row: Row) -> str:
-    """The stack of a row; rows that state no version take the engine's newest."""
-    return f"{row.engine}@{row.version}" if row.version else row.engine
-
-
-@cache
-def stack_of(name: str) -> Stack:
-    """A stack of the catalogue."""
-    return catalog.stack(name)
-
-
 def setup(row: Row, role: Role, stack: Stack | None = None) -> Setup:
     """The setup of one role of a row."""
     machine = machine_for(row.machine, role.plan.ranks)
-    chosen = stack or stack_of(stack_name(row))
+    chosen = stack or row.stack
     costs = cost_model(machine, chosen)
     return Setup(model=row.net, plan=role.plan, machine=machine, stack=chosen, price=costs.price, skew=SKEW)
 
@@ -84,14 +72,23 @@ def predict(row: Row, stack: Stack | None = None) -> Steady:
 
 def outcomes(folder: Path) -> Iterator[Outcome]:
     """TPOT and TTFT of every row; a refusal names its reason."""
-    for row in rows(folder):
-        mode = "disagg" if row.disaggregated else "agg"
-        held = held_out("served", *row.key)
-        group = f"{row.engine} {row.machine}"
-        steady, why = attempt(partial(predict, row))
-        for metric, measured in (("tpot", row.tpot_s), ("ttft", row.ttft_s)):
-            predicted = None if steady is None else float(getattr(steady, f"{metric}_s"))
+
+    def times(row: Row) -> tuple[float, float]:
+        steady = predict(row)
+        return float(steady.ttft_s), float(steady.tpot_s)
+
+    return told("served", rows(folder), times)
+
+
+def told(suite: str, listed: Iterable[Row], times: Callable[[Row], tuple[float, float]]) -> Iterator[Outcome]:
+    """Outcomes of both metrics of each row; ``times`` gives (TTFT, TPOT) in seconds or refuses."""
+    for row in listed:
+        said, why = attempt(partial(times, row))
+        for metric, predicted, measured in zip(
+            ("ttft", "tpot"), said or (None, None), (row.ttft_s, row.tpot_s), strict=True
+        ):
             yield Outcome(
-                id=row.id, suite=f"served_{metric}_{mode}", group=group, measured=measured, predicted=predicted,
-                unit="s", held_out=held, refused=why,
+                id=row.id, suite=f"{suite}_{metric}_{'disagg' if row.disaggregated else 'agg'}",
+                group=f"{row.engine} {row.machine}", measured=measured, predicted=predicted, unit="s",
+                held_out=held_out("served", *row.key), refused=why,
             )  # fmt: skip

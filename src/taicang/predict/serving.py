@@ -80,7 +80,7 @@ def infer(
         sets=sets,
     )
     net = job.model
-    forms = quantisation(quant, net, job.machine.chip)
+    forms = quantisation(quant, net, job.machine.chip, job.stack)
     drafts = min(net.mtp_layers, 1) if drafts is None else drafts
     space = replace(NARROW, chunks=(int(job.stack.chunk_tokens),))
     if batch is not None:
