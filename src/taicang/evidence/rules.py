@@ -9,7 +9,7 @@ whole: 64}`` is twice the prompt and 127, rounded down to whole 64s. Other secti
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any
 
@@ -19,7 +19,7 @@ from taicang.errors import InvalidInput
 from taicang.evidence.tables import CARRIED
 
 FOLDER = CARRIED / "rules"
-_TESTS = {
+_TESTS: Mapping[str, Callable[[Any, Any], bool]] = {
     "least": lambda fact, bound: fact >= bound,
     "below": lambda fact, bound: fact < bound,
     "starts": lambda fact, bound: str(fact).startswith(bound),

@@ -26,6 +26,7 @@ from typing import Any
 
 from taicang.catalog import stack
 from taicang.catalog.models import model
+from taicang.catalog.stack_entry import released
 from taicang.errors import UnknownName
 from taicang.evidence.rules import section, settings
 from taicang.evidence.systems import MACHINES, units_of
@@ -95,6 +96,8 @@ class Row:
     engine: str
     version: str
     stack: Stack
+    note: str
+    """What is to be said of the version."""
     measured_on: str
     """Date of the measurement, year-month-day."""
     disaggregated: bool
@@ -126,7 +129,7 @@ def public(cells: Mapping[str, str]) -> bool:
     return cells["source"] == "inferencex" or "Qwen3.5" in cells["model_path"]
 
 
-def number(row: dict[str, str], key: str, default: float = 0.0) -> float:
+def number(row: Mapping[str, str], key: str, default: float = 0.0) -> float:
     """A numeric cell, or ``default`` where it is empty."""
     cell = row.get(key, "")
     return float(cell) if cell not in ("", "nan") else default
@@ -218,7 +221,7 @@ def _role(row: dict[str, str], prefix: str, net: Model, instances: int) -> Role:
         draft_tokens=drafts(row, net, dp, ep) if prefix != "prefill_" else 0,
         exchange="all_to_all" if wide else "auto",
         quant=quantisation(
-            net, row["gemm_quant_mode"], stack_of(stack_name(row)), MACHINES[row["system"]], row["moe_quant_mode"]
+            net, row["gemm_quant_mode"], stack_of(release(row)[0]), MACHINES[row["system"]], row["moe_quant_mode"]
         ),
     )
     return Role(plan=plan, instances=instances, batch=int(number(row, f"{prefix}batch_size")))
@@ -253,6 +256,7 @@ def _row(cells: dict[str, str], net: Model) -> Row:
     found = Settings(**settings(RULES, "settings", facts))
     if found.kv is not None:
         decode = replace(decode, plan=replace(plan, quant=replace(plan.quant, kv=found.kv)))
+    name, note = release(cells)
     return Row(
         id=cells["id"],
         model=net.name,
@@ -260,7 +264,8 @@ def _row(cells: dict[str, str], net: Model) -> Row:
         machine=MACHINES[cells["system"]],
         engine=facts["engine"],
         version=cells["backend_version"],
-        stack=stack_of(stack_name(cells)),
+        stack=stack_of(name),
+        note=note,
         measured_on=cells["measured"],
         disaggregated=split,
         input_tokens=facts["prompt"],
@@ -276,10 +281,9 @@ def _row(cells: dict[str, str], net: Model) -> Row:
     )
 
 
-def stack_name(cells: Mapping[str, str]) -> str:
-    """The stack of a row; rows that state no version take the engine's newest."""
-    engine = section(RULES, "engines")[cells["backend"]]
-    return f"{engine}@{cells['backend_version']}" if cells["backend_version"] else str(engine)
+def release(cells: Mapping[str, str]) -> tuple[str, str]:
+    """The stack of a row and what is to be said of its version."""
+    return released(section(RULES, "engines")[cells["backend"]], cells["backend_version"], cells["measured"])
 
 
 @cache

@@ -15,9 +15,9 @@ import numpy as np
 
 from taicang.evidence.score import Outcome
 from taicang.evidence.served import Row
-from taicang.evidence.suite_served import rows, setup, told
+from taicang.evidence.suite_served import room, rows, setup, told
 from taicang.hardware import Machine
-from taicang.serve.build import PAGE, cache_tokens, drafting, link
+from taicang.serve.build import PAGE, drafting, link
 from taicang.serve.cache import Cache
 from taicang.serve.clients import ClosedLoop
 from taicang.serve.cluster import Cluster
@@ -80,7 +80,8 @@ def _one(row: Row, clients: int, seed: int) -> Cluster:
     if plan.draft_tokens and not limits.reserve:
         limits = replace(limits, reserve=True, reserve_ratio=0.5)
     context = (row.input_tokens + row.output_tokens / 2) * row.length_ratio
-    pages = max(cache_tokens(made, limits, context), row.input_tokens + row.output_tokens + PAGE) // PAGE
+    whole = row.input_tokens + row.output_tokens + PAGE
+    pages = int(room(made, context=context, whole=whole, tokens=limits.tokens)) // PAGE
     return Cluster([_instance(0, row, made, limits, pages, seed=seed)])
 
 
@@ -102,9 +103,9 @@ def _pools(row: Row, clients: int, seed: int) -> Cluster:
     whole = row.input_tokens + row.output_tokens + PAGE
     context = (row.input_tokens + row.output_tokens / 2) * row.length_ratio
     # a step's activations are those of one prompt, so that the tightest layouts that ran fit
-    alone = replace(prompts, tokens=row.input_tokens)
-    near = max(cache_tokens(first, alone, float(row.input_tokens)), whole) // PAGE
-    far = max(cache_tokens(then, answers, context), whole) // PAGE
+    prompt = row.input_tokens
+    near = int(room(first, context=prompt, whole=prompt + PAGE, tokens=prompt)) // PAGE
+    far = int(room(then, context=context, whole=whole, tokens=answers.tokens)) // PAGE
     return Cluster(
         [_instance(i, row, first, prompts, near, role="prefill", seed=seed) for i in range(row.prefill.instances)],
         decode=[
@@ -118,9 +119,7 @@ def _pools(row: Row, clients: int, seed: int) -> Cluster:
 def _instance(
     name: int, row: Row, made: Setup, limits: Limits, pages: int, *, role: str = "both", seed: int = 0
 ) -> Instance:
-    table = _table(
-        (row.model, row.machine, row.engine, row.version, made.plan, limits.sequences, limits.tokens), made, limits
-    )
+    table = _table((row.model, row.machine, row.stack.name, made.plan, limits.sequences, limits.tokens), made, limits)
     draw = drafting(int(made.plan.draft_tokens), made.plan.acceptance_ratio, seed + name)
     caches = [Cache(pages, PAGE) for _ in range(made.plan.dp)]
     return Instance(name, table, limits, caches, role=role, steps_of=draw)
