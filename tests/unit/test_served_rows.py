@@ -6,9 +6,10 @@ import pytest
 
 from taicang import catalog
 from taicang.catalog.models import model
-from taicang.errors import UnknownName
+from taicang.errors import InvalidInput, UnknownName
 from taicang.evidence import served
 from taicang.evidence.served import layout, quantisation, read
+from taicang.evidence.suite_served import predict
 
 FILE = Path(__file__).resolve().parents[2].parent / "shared" / "evidence" / "served_e2e.csv"
 
@@ -85,6 +86,30 @@ def test_an_unknown_mode_is_refused_by_name_and_int4_is_what_the_product_picks()
         forms("qwen3-32b", "awq_int4_typo", "vllm", "hgx-h100")
     kimi = forms("kimi-k2.5", "int4_wo", "vllm", "hgx-h200")
     assert (kimi.attention, kimi.dense, kimi.experts) == ("bf16", "bf16", "w4a16")
+
+
+def released(version, date):
+    return served.release({"backend": "trtllm", "backend_version": version, "measured": date})
+
+
+@pytest.mark.parametrize("tag", ["", "nightly-5b8c30", "mymodel-hopper", "gpt-oss-dev", "main"])
+def test_a_row_without_a_readable_version_ran_the_release_at_its_date(tag):
+    name, note = released(tag, "2025-09-10")
+    assert name == "tensorrt-llm@1.0.0"
+    assert name in note
+    assert released(tag, "2020-01-01")[0] == "tensorrt-llm@0.20.0", "the oldest known"
+    assert released("1.1.0rc2.post2", "2025-09-10") == ("tensorrt-llm@1.1.0rc2.post2", "")
+    epochs = [served.stack_of(released(tag, f"2025-{month:02}-15")[0]).epoch for month in range(6, 13)]
+    assert epochs == sorted(epochs)
+
+
+def test_what_does_not_fit_is_refused_with_the_amount():
+    row = cells(
+        id="x", backend="vllm", backend_version="0.14.0", model_path="meta-llama/Llama-3.1-405B", system="h100_sxm",
+        precision="", gemm_quant_mode="", tp_size="4", isl="3000", osl="600", concurrency="12", batch_size="12",
+    )  # fmt: skip
+    with pytest.raises(InvalidInput, match=r"does not fit .* GB short per rank"):
+        predict(served._row(row, model("llama-3.1-405b")))
 
 
 @pytest.mark.skipif(not FILE.is_file(), reason="no folder shared beside the repository")

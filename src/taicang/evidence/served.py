@@ -181,8 +181,8 @@ def facts_of(cells: Mapping[str, str], net: Model, **more: Any) -> dict[str, Any
         "path": cells["model_path"],
         "model": net.name,
         "engine": section(RULES, "engines")[cells["backend"]],
-        "measured": cells["measured"],
-        "precision": cells["precision"],
+        "measured": cells.get("measured", ""),
+        "precision": cells.get("precision", ""),
         "system": cells["system"],
         "chip": chip,
         "generation": next((name for name, chips in section(RULES, "generations").items() if chip in chips), ""),
@@ -212,6 +212,7 @@ def _role(row: dict[str, str], prefix: str, net: Model, instances: int) -> Role:
     wide = experts and dp > WIDE
     if wide and row["backend"] == "sglang":
         moe_tp, ep = 1, tp * dp
+    mode = row.get("gemm_quant_mode") or row.get("precision", "")
     plan = ServePlan(
         tp=tp,
         dp=dp,
@@ -221,7 +222,7 @@ def _role(row: dict[str, str], prefix: str, net: Model, instances: int) -> Role:
         draft_tokens=drafts(row, net, dp, ep) if prefix != "prefill_" else 0,
         exchange="all_to_all" if wide else "auto",
         quant=quantisation(
-            net, row["gemm_quant_mode"], stack_of(release(row)[0]), MACHINES[row["system"]], row["moe_quant_mode"]
+            net, mode, stack_of(release(row)[0]), MACHINES[row["system"]], row.get("moe_quant_mode", "")
         ),
     )
     return Role(plan=plan, instances=instances, batch=int(number(row, f"{prefix}batch_size")))
@@ -263,10 +264,10 @@ def _row(cells: dict[str, str], net: Model) -> Row:
         net=net,
         machine=MACHINES[cells["system"]],
         engine=facts["engine"],
-        version=cells["backend_version"],
+        version=cells.get("backend_version", ""),
         stack=stack_of(name),
         note=note,
-        measured_on=cells["measured"],
+        measured_on=cells.get("measured", ""),
         disaggregated=split,
         input_tokens=facts["prompt"],
         output_tokens=facts["answer"],
@@ -283,7 +284,9 @@ def _row(cells: dict[str, str], net: Model) -> Row:
 
 def release(cells: Mapping[str, str]) -> tuple[str, str]:
     """The stack of a row and what is to be said of its version."""
-    return released(section(RULES, "engines")[cells["backend"]], cells["backend_version"], cells["measured"])
+    return released(
+        section(RULES, "engines")[cells["backend"]], cells.get("backend_version", ""), cells.get("measured", "")
+    )
 
 
 @cache

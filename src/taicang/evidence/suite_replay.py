@@ -138,4 +138,4 @@ def _table(key: object, made: Setup, limits: Limits) -> StepTable:
 
 def outcomes(folder: Path) -> Iterator[Outcome]:
     """TTFT and TPOT of every row; a refusal names its reason."""
-    return told("replay", rows(folder), predict)
+    return told("replay", rows(folder), predict, ("ttft", "tpot"))

@@ -89,16 +89,18 @@ def outcomes(folder: Path) -> Iterator[Outcome]:
         steady = predict(row)
         return float(steady.ttft_s), float(steady.tpot_s)
 
-    return told("served", rows(folder), times)
+    return told("served", rows(folder), times, ("tpot", "ttft"))
 
 
-def told(suite: str, listed: Iterable[Row], times: Callable[[Row], tuple[float, float]]) -> Iterator[Outcome]:
-    """Outcomes of both metrics of each row; ``times`` gives (TTFT, TPOT) in seconds or refuses."""
+def told(
+    suite: str, listed: Iterable[Row], times: Callable[[Row], tuple[float, float]], metrics: tuple[str, str]
+) -> Iterator[Outcome]:
+    """Outcomes of both ``metrics`` of each row; ``times`` gives (TTFT, TPOT) in seconds or refuses."""
     for row in listed:
         said, why = attempt(partial(times, row))
-        for metric, predicted, measured in zip(
-            ("ttft", "tpot"), said or (None, None), (row.ttft_s, row.tpot_s), strict=True
-        ):
+        found = dict(zip(("ttft", "tpot"), said or (None, None), strict=True))
+        for metric in metrics:
+            predicted, measured = found[metric], row.ttft_s if metric == "ttft" else row.tpot_s
             yield Outcome(
                 id=row.id, suite=f"{suite}_{metric}_{'disagg' if row.disaggregated else 'agg'}",
                 group=f"{row.engine} {row.machine}", measured=measured, predicted=predicted, unit="s",
