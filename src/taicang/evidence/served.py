@@ -212,7 +212,7 @@ def _role(row: dict[str, str], prefix: str, net: Model, instances: int) -> Role:
     wide = experts and dp > WIDE
     if wide and row["backend"] == "sglang":
         moe_tp, ep = 1, tp * dp
-    mode = row.get("gemm_quant_mode") or row.get("precision", "")
+    mode, of_experts = row.get("gemm_quant_mode") or row.get("precision", ""), row.get("moe_quant_mode", "")
     plan = ServePlan(
         tp=tp,
         dp=dp,
@@ -221,9 +221,7 @@ def _role(row: dict[str, str], prefix: str, net: Model, instances: int) -> Role:
         moe_tp=moe_tp,
         draft_tokens=drafts(row, net, dp, ep) if prefix != "prefill_" else 0,
         exchange="all_to_all" if wide else "auto",
-        quant=quantisation(
-            net, mode, stack_of(release(row)[0]), MACHINES[row["system"]], row.get("moe_quant_mode", "")
-        ),
+        quant=quantisation(net, mode, stack_of(release(row)[0]), MACHINES[row["system"]], of_experts),
     )
     return Role(plan=plan, instances=instances, batch=int(number(row, f"{prefix}batch_size")))
 
