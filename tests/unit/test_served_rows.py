@@ -10,6 +10,7 @@ from taicang.errors import InvalidInput, UnknownName
 from taicang.evidence import served
 from taicang.evidence.served import layout, quantisation, read
 from taicang.evidence.suite_served import predict
+from taicang.search.choices import quantisation as quantisation_asked
 
 FILE = Path(__file__).resolve().parents[2].parent / "shared" / "evidence" / "served_e2e.csv"
 
@@ -86,6 +87,13 @@ def test_an_unknown_mode_is_refused_by_name_and_int4_is_what_the_product_picks()
         forms("qwen3-32b", "awq_int4_typo", "vllm", "hgx-h100")
     kimi = forms("kimi-k2.5", "int4_wo", "vllm", "hgx-h200")
     assert (kimi.attention, kimi.dense, kimi.experts) == ("bf16", "bf16", "w4a16")
+
+
+@pytest.mark.parametrize(("engine", "kv"), [("tensorrt-llm", "fp8"), ("vllm", "bf16"), ("sglang", "bf16")])
+def test_rows_and_the_product_cache_in_the_format_of_the_stack(engine, kv):
+    net, chip, stack = model("qwen3-32b"), catalog.chip("h200"), catalog.stack(engine)
+    assert forms("qwen3-32b", "fp8", engine, "hgx-h200").kv == quantisation_asked("fp8", net, chip, stack).kv == kv
+    assert quantisation_asked("bf16", net, chip, stack).kv == "bf16"
 
 
 def released(version, date):

@@ -98,8 +98,6 @@ class Row:
     stack: Stack
     note: str
     """What is to be said of the version."""
-    measured_on: str
-    """Date of the measurement, year-month-day."""
     disaggregated: bool
     input_tokens: int
     """As stated."""
@@ -265,7 +263,6 @@ def _row(cells: dict[str, str], net: Model) -> Row:
         version=cells.get("backend_version", ""),
         stack=stack_of(name),
         note=note,
-        measured_on=cells.get("measured", ""),
         disaggregated=split,
         input_tokens=facts["prompt"],
         output_tokens=facts["answer"],
