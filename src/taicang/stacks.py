@@ -43,6 +43,8 @@ class Stack:
     """Launch cost of a kernel outside graphs (prefill), hidden while kernels run longer than that."""
     expert_launches: Count = 1
     """Launches that the experts of one layer take outside graphs: choosing, sorting, both products, weighing."""
+    quantised_cache: str = ""
+    """Format of cached keys and values of a model in fp8 or fp4 ("": as its checkpoint says)."""
     graphs: bool = True
     fused: frozenset[str] = frozenset()
     """Fusions present: "qk_norm_rope" (query-key norm with rotation), "mla_prolog" (norms, projections, rope),

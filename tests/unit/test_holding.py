@@ -11,7 +11,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "laws"))
 
 from test_replay_laws import table
 
-from taicang.evidence.launches import launch
+from taicang.evidence.rules import settings
+from taicang.evidence.served import RULES, Settings
 from taicang.serve.cache import Cache
 from taicang.serve.cluster import Cluster
 from taicang.serve.instance import Instance
@@ -60,12 +61,25 @@ def test_nobody_waits_where_nothing_decodes():
     assert first.started == first.arrival
 
 
+def launch(engine, model, generation, **more):
+    facts = {"prompt": 1024, "answer": 1024, "square": True, "dp": 1, "experts": "fp8_block", "clients": 64, "tp": 8}
+    chip = {"blackwell": "b200", "hopper": "h200"}.get(generation, "")
+    facts |= {"harness": "public", "engine": engine, "model": model, "generation": generation, "chip": chip} | more
+    return Settings(**settings(RULES, "settings", {"decoding": facts["clients"] // facts["dp"]} | facts))
+
+
 def test_launches_as_the_scripts_state_them():
-    common = {"prompt": 1024, "answer": 1024, "dp": 1, "drafts": 0, "nvfp4": False}
-    llama = launch("tensorrt-llm", "llama-3.1-70b", "hgx-b200", clients=64, tp=4, **common)
+    llama = launch("tensorrt-llm", "llama-3.1-70b", "blackwell", tp=4)
     assert (llama.hold, llama.company_ratio, llama.tokens) == (20, 0.9, 2248)
-    assert launch("tensorrt-llm", "llama-3.1-70b", "hgx-b200", clients=64, tp=8, **common).hold == 0
-    deepseek = launch("tensorrt-llm", "deepseek-v3", "hgx-h200", clients=64, tp=8, **common)
+    assert launch("tensorrt-llm", "llama-3.1-70b", "blackwell").hold == 0
+    deepseek = launch("tensorrt-llm", "deepseek-v3", "hopper")
     assert deepseek.tokens == 1152, "64 tokens that decode, a prompt, 64 more, in whole 64s"
-    few, many = (launch("sglang", "deepseek-v3", "hgx-b200", clients=n, tp=8, **common).hold for n in (8, 16))
+    few, many = (launch("sglang", "deepseek-v3", "blackwell", clients=n).hold for n in (8, 16))
     assert (few, many) == (10, 30)
+
+
+@pytest.mark.parametrize("engine", ["vllm", "sglang", "tensorrt-llm"])
+@pytest.mark.parametrize("generation", ["hopper", "blackwell", ""])
+def test_a_model_that_no_script_names_runs_at_the_stack_s_own_settings(engine, generation):
+    said = launch(engine, "some-new-model", generation)
+    assert (said.tokens, said.hold, said.memory_ratio, said.kv, said.held_back_steps) == (None, 0, None, None, 0)

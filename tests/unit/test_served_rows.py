@@ -4,8 +4,13 @@ from pathlib import Path
 
 import pytest
 
+from taicang import catalog
 from taicang.catalog.models import model
-from taicang.evidence.served import drafts, layout, quantisation, read
+from taicang.errors import InvalidInput, UnknownName
+from taicang.evidence import served
+from taicang.evidence.served import layout, quantisation, read
+from taicang.evidence.suite_served import predict
+from taicang.search.choices import quantisation as quantisation_asked
 
 FILE = Path(__file__).resolve().parents[2].parent / "shared" / "evidence" / "served_e2e.csv"
 
@@ -37,9 +42,13 @@ def test_expert_ranks_equal_attention_ranks(stated):
 def cells(**changes):
     base = {
         "model_path": "deepseek-ai/DeepSeek-R1", "source": "inferencex", "measured": "2026-02-06", "system": "b200_sxm",
-        "precision": "fp8", "tp_size": "8.0",
+        "precision": "fp8", "tp_size": "8.0", "mode": "agg",
     }  # fmt: skip
     return base | changes
+
+
+def drafts(row, engine, dp, ep):
+    return served.drafts(cells() | row | {"backend": engine}, model(row["model_path"]), dp, ep)
 
 
 def test_drafts_follow_the_launch_scripts():
@@ -59,14 +68,56 @@ def test_drafts_of_qwen35_follow_the_layout():
     assert drafts(row | {"precision": "fp4"}, "sglang", 1, 1) == 0
 
 
+def forms(name, mode, engine, machine):
+    return quantisation(model(name), mode, catalog.stack(engine), machine)
+
+
 def test_formats_of_checkpoints():
-    gpt = quantisation(model("gpt-oss-120b"), "nvfp4", "vllm", "hgx-h100", "fp4")
+    gpt = forms("gpt-oss-120b", "nvfp4", "vllm", "hgx-h100")
     assert (gpt.attention, gpt.experts) == ("bf16", "mxfp4_w4a16")
-    assert quantisation(model("gpt-oss-120b"), "nvfp4", "vllm", "hgx-b200", "fp4").experts == "mxfp4_w4a8"
-    latent = quantisation(model("deepseek-v3"), "nvfp4", "trtllm", "hgx-b200", "fp4")
+    assert forms("gpt-oss-120b", "nvfp4", "vllm", "hgx-b200").experts == "mxfp4_w4a8"
+    latent = forms("deepseek-v3", "nvfp4", "tensorrt-llm", "hgx-b200")
     assert (latent.attention, latent.experts) == ("bf16", "nvfp4")
-    assert quantisation(model("deepseek-v3"), "fp8", "trtllm", "hgx-h200", "fp8").experts == "fp8_block"
-    assert quantisation(model("llama-3.1-70b"), "fp8", "vllm", "hgx-h100", "fp8").dense == "fp8"
+    assert forms("deepseek-v3", "fp8", "tensorrt-llm", "hgx-h200").experts == "fp8_block"
+    assert forms("llama-3.1-70b", "fp8", "vllm", "hgx-h100").dense == "fp8"
+
+
+def test_an_unknown_mode_is_refused_by_name_and_int4_is_what_the_product_picks():
+    with pytest.raises(UnknownName, match="awq_int4_typo"):
+        forms("qwen3-32b", "awq_int4_typo", "vllm", "hgx-h100")
+    kimi = forms("kimi-k2.5", "int4_wo", "vllm", "hgx-h200")
+    assert (kimi.attention, kimi.dense, kimi.experts) == ("bf16", "bf16", "w4a16")
+
+
+@pytest.mark.parametrize(("engine", "kv"), [("tensorrt-llm", "fp8"), ("vllm", "bf16"), ("sglang", "bf16")])
+def test_rows_and_the_product_cache_in_the_format_of_the_stack(engine, kv):
+    net, chip, stack = model("qwen3-32b"), catalog.chip("h200"), catalog.stack(engine)
+    assert forms("qwen3-32b", "fp8", engine, "hgx-h200").kv == quantisation_asked("fp8", net, chip, stack).kv == kv
+    assert quantisation_asked("bf16", net, chip, stack).kv == "bf16"
+
+
+def released(version, date):
+    return served.release({"backend": "trtllm", "backend_version": version, "measured": date})
+
+
+@pytest.mark.parametrize("tag", ["", "nightly-5b8c30", "mymodel-hopper", "gpt-oss-dev", "main"])
+def test_a_row_without_a_readable_version_ran_the_release_at_its_date(tag):
+    name, note = released(tag, "2025-09-10")
+    assert name == "tensorrt-llm@1.0.0"
+    assert name in note
+    assert released(tag, "2020-01-01")[0] == "tensorrt-llm@0.20.0", "the oldest known"
+    assert released("1.1.0rc2.post2", "2025-09-10") == ("tensorrt-llm@1.1.0rc2.post2", "")
+    epochs = [served.stack_of(released(tag, f"2025-{month:02}-15")[0]).epoch for month in range(6, 13)]
+    assert epochs == sorted(epochs)
+
+
+def test_what_does_not_fit_is_refused_with_the_amount():
+    row = cells(
+        id="x", backend="vllm", backend_version="0.14.0", model_path="meta-llama/Llama-3.1-405B", system="h100_sxm",
+        precision="", gemm_quant_mode="", tp_size="4", isl="3000", osl="600", concurrency="12", batch_size="12",
+    )  # fmt: skip
+    with pytest.raises(InvalidInput, match=r"does not fit .* GB short per rank"):
+        predict(served._row(row, model("llama-3.1-405b")))
 
 
 @pytest.mark.skipif(not FILE.is_file(), reason="no folder shared beside the repository")

@@ -90,6 +90,7 @@ _STACK: dict[str, str] = {
     "partition.vector": "ratio",
     "overlap_tax": "ratio",
     "all_reduce": "name",
+    "quantised_cache": "name",
     "graphs": "flag",
     "fused": "words",
     "overlap": "words",

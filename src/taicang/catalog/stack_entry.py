@@ -22,6 +22,7 @@ _PLAIN = {
     "quantise_kernels": "quantise_kernels",
     "overlap_tax": "overlap_tax_ratio",
     "all_reduce": "all_reduce",
+    "quantised_cache": "quantised_cache",
     "graphs": "graphs",
     "fused": "fused",
     "overlap": "overlap",
@@ -48,9 +49,7 @@ def nearest(name: str) -> str:
         return name
     engine, at, version = name.strip().lower().partition("@")
     engine = aliases("stack").get(engine, engine)
-    known = sorted((n.partition("@")[2] for n in names("stack") if n.partition("@")[0] == engine), key=order)
-    if not known:
-        raise UnknownName("stack", engine, {n.partition("@")[0] for n in names("stack")} | set(aliases("stack")))
+    known = _known(engine)
     version = aliases("stack").get(f"{engine}@{version}", f"{engine}@{version}").partition("@")[2]
     if (not version and not at) or _ROLLING.search(version):
         return f"{engine}@{known[-1]}"
@@ -62,6 +61,29 @@ def nearest(name: str) -> str:
         )
     before = [v for v in known if order(v) <= order(version)]
     return f"{engine}@{before[-1] if before else known[0]}"
+
+
+def _known(engine: str) -> list[str]:
+    """Known versions of an engine, the oldest first; ``UnknownName`` suggests an engine."""
+    known = sorted((n.partition("@")[2] for n in names("stack") if n.partition("@")[0] == engine), key=order)
+    if not known:
+        raise UnknownName("stack", engine, {n.partition("@")[0] for n in names("stack")} | set(aliases("stack")))
+    return known
+
+
+def released(engine: str, version: str, date: str) -> tuple[str, str]:
+    """The "engine@version" that ran on ``date`` (year-month-day), and a note where ``version`` does not tell it.
+
+    A tag that is no version ("nightly-5b8c", "main") and none at all are read as the newest release at that date.
+    """
+    name = f"{engine}@{version}"
+    if _VERSION.match(version) or name in aliases("stack"):
+        return name, ""
+    known = _known(engine)
+    before = [v for v in known if not date or str(resolve("stack", f"{engine}@{v}").get("epoch")) <= date[:7]]
+    found = f"{engine}@{before[-1] if before else known[0]}"
+    said = f"{version!r} is no version" if version else "no version stated"
+    return found, f"{said}: read as {found}, the release at {date or 'no stated date'}"
 
 
 def stack(name: str, sets: tuple[str, ...] = ()) -> Stack:

@@ -19,12 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import least_squares
 
-from taicang.catalog.stack_entry import nearest
 from taicang.errors import TaicangError
 from taicang.evidence.fitting import write
 from taicang.evidence.served import Row
 from taicang.evidence.split import held_out
-from taicang.evidence.suite_served import FILE, predict, rows, stack_name
+from taicang.evidence.suite_served import FILE, predict, rows
 from taicang.models.types import routed
 from taicang.stacks import Scheduler, Stack
 
@@ -153,7 +152,7 @@ def version_ratios(engine: str, chosen: list[Row], fitted: Mapping[str, Any]) ->
     for row in chosen:
         if routed(row.net):
             key = f"experts/{row.decode.plan.quant.experts}"
-            groups.setdefault((nearest(stack_name(row)).partition("@")[2], key), []).append(row)
+            groups.setdefault((row.stack.version, key), []).append(row)
     found: dict[str, dict[str, float]] = {}
     for (version, key), members in groups.items():
         if len(members) < ENOUGH_ROWS:

@@ -10,8 +10,9 @@ import numpy as np
 from taicang.catalog.energy import energy_fit
 from taicang.cost.energy import Activity
 from taicang.errors import InvalidPlan, MissingFigure, NotModelled
-from taicang.evidence.published import QUEUES, RUN_S, Published
+from taicang.evidence.published import RULES, RUN_S, Published
 from taicang.evidence.published_setup import formats, make, setups, stack_of
+from taicang.evidence.rules import section
 from taicang.evidence.systems import machine_for
 from taicang.hardware import Machine
 from taicang.models.count import kv_cache_bytes
@@ -164,8 +165,8 @@ def _run_rate(row: Published, setup: Setup, found: Saturated) -> float:
     LoadGen divides all tokens by the time until the last answer is complete, so the drain counts in every scenario.
     """
     isl, osl = row.lengths()
-    samples, longest = QUEUES[row.seq["dataset"]]
-    requests = max(samples * setup.plan.ranks / row.count, RUN_S * float(found.output_tokens_per_s) / osl)
+    data = section(RULES, "data_sets")[row.seq["dataset"]]
+    requests = max(data["samples"] * setup.plan.ranks / row.count, RUN_S * float(found.output_tokens_per_s) / osl)
     return max(
         drained(
             setup,
@@ -173,7 +174,7 @@ def _run_rate(row: Published, setup: Setup, found: Saturated) -> float:
             requests=requests,
             input_tokens=isl,
             output_tokens=osl,
-            longest=longest,
+            longest=data["longest"],
         )
         for halved in range(4)
     )

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from types import MappingProxyType
 
 from taicang import catalog
 from taicang.catalog.costing import cost_model
 from taicang.errors import NotModelled
-from taicang.evidence.published import Published
+from taicang.evidence.published import RULES, Published
+from taicang.evidence.rules import settings
 from taicang.evidence.served import quantisation
 from taicang.evidence.systems import machine_for
-from taicang.models.types import Experts, Latent, Model, routed
+from taicang.models.types import Experts, Model, routed
 from taicang.plans import Quantisation, ServePlan
 from taicang.serve.setup import Setup
 from taicang.stacks import Stack
@@ -26,56 +26,18 @@ WIDE = 32
 DRAFT_ACCEPTANCE_RATIO = 0.85
 """Chance that DeepSeek's own draft token is accepted: 85 to 90 % for the second token (DeepSeek-V3 report)."""
 
-STACKS: Mapping[str, str] = {
-    "infersim": "sglang@0.5.1",
-    "mlenergy": "vllm-stream@0.11.2",
-    "mooncake_kv": "vllm@0.8.5",
-    "sglang_96h100": "sglang@0.4.6",
-    "sglang_gb200_p1": "sglang@0.4.6",
-    "sglang_gb200_p2": "sglang@0.5.1",
-    "sglang_gb300_long": "sglang@0.5.8",
-    "sglang_h20": "sglang@0.5.1",
-    "sglang_k2": "sglang@0.4.6",
-    "splitwise": "vllm-2023",
-    "trtllm_blog3": "trtllm-bench@0.20.0",
-    "trtllm_new": "trtllm-bench@1.1.0",
-    "trtllm_v1": "trtllm-bench@1.0.0",
-    "vllm_gb300": "vllm@0.15.1",
-    "vllm_wideep": "vllm@0.11.2",
-}
-"""Source -> the stack of its epoch."""
-
 
 def stack_of(row: Published) -> Stack:
-    """The stack that a row ran on; sources that are not listed are told by their first word, MLPerf by its system."""
-    if row.source in STACKS:
-        return catalog.stack(STACKS[row.source])
-    if row.source.startswith("mlperf"):
-        amd = row.chip.startswith("MI")
-        return catalog.stack("vllm@0.9.0" if amd or "vllm" in row.system.lower() else "trtllm-bench@0.20.0")
-    engine = row.source.split("_")[0]
-    return catalog.stack({"trtllm": "trtllm-bench"}.get(engine, engine))
+    """The stack that a row ran on."""
+    return catalog.stack(row.of_source["stack"])
 
 
 def formats(row: Published, net: Model, stack: Stack) -> Quantisation:
     """Formats by the row's dtype: attention may be named apart ("FP8+BF16attn"), the cache too ("+FP8KV")."""
-    text = row.dtype.lower()
-    engine = "trtllm" if stack.engine in ("tensorrt-llm", "trtllm-bench") else stack.engine
-    gemm = ""
-    if "fp4" in text and not text.startswith("mxfp4"):
-        gemm = "nvfp4"
-    elif "fp8" in text:
-        gemm = "fp8"
-    elif "bf" not in text and "fp16" not in text and "mxfp4" not in text:
+    said = settings(RULES, "dtypes", {"dtype": row.dtype.lower()})
+    if "mode" not in said:
         raise NotModelled(f"number format {row.dtype}")
-    quant = quantisation(net, gemm, engine, row.machine, "")
-    if "fp8kv" in text:
-        quant = replace(quant, kv="fp8")
-    if gemm == "nvfp4" and not net.name.startswith("gpt-oss"):
-        quant = replace(quant, kv="fp8") if not engine.startswith("vllm") else quant
-        if "fp8 attn" in text:
-            quant = replace(quant, attention="fp8", kv="fp8")
-    return replace(quant, attention="bf16") if "bf16attn" in text else quant
+    return replace(quantisation(net, said.pop("mode"), stack, row.machine), **said)
 
 
 def layout(row: Published, net: Model) -> ServePlan:
@@ -143,8 +105,3 @@ def setups(row: Published, given: Stack | None = None) -> list[Setup]:
     overlap = row.par.get("tbo", row.par.get("dbo"))
     counts = (1, 2) if wide and overlap is None else (2,) if overlap else (1,)
     return [make(row, replace(plan, microbatches=count), net, stack) for count in counts]
-
-
-def latent(net: Model) -> bool:
-    """Whether the model's attention is latent (MLA)."""
-    return isinstance(net.blocks[0].attention, Latent)

@@ -44,7 +44,7 @@ def rows(found: Mapping[str, Sequence[Outcome]]) -> list[dict[str, Any]]:
             "unit": one.unit,
             "measured": one.measured if math.isfinite(one.measured) else None,
             "predicted": one.predicted,
-            "reason": one.refused,
+            "reason": one.refused or one.note,
         }
         for file, outcomes in found.items()
         for one in outcomes

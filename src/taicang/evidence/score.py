@@ -22,6 +22,8 @@ class Outcome:
     measured: float
     predicted: float | None
     unit: str
+    note: str = ""
+    """How the row was read, where it leaves that open."""
     held_out: bool
     refused: str = ""
     """Why there is no prediction."""

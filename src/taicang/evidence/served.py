@@ -8,37 +8,71 @@ One row is one served model under a closed loop of clients. Conventions of the s
   parallel, as the same launcher states from its next version on.
 * Rows that describe several replicas state the batch of one.
 * The public source files DeepSeek under two names: DeepSeek-V3 for plain decoding, DeepSeek-R1 for runs with the
-  model's own draft layer (public launch scripts since December 2025: three drafted tokens, one under attention data
-  parallelism; SGLang two). Its Qwen3.5 runs in fp8 on B200 with four GPUs and no expert parallelism draft three tokens.
-* One set (vLLM on H200 of the other source) states the median time between tokens, which steps without prompts decide:
-  its TPOT does not depend on the answer's length, and prefilling everybody's prompts within the stated turns would take
-  more than the chip's peak.
-* The public source draws lengths evenly between 80 % and 100 % of the stated ones, so the means are 90 % of them.
+  model's own draft layer. Its lengths are drawn between 80 % and 100 % of the stated ones.
 * The other source's rows of Qwen3.5 are runs of the public one, with its figures rounded (33 of 38 are among both).
+
+What the sources' scripts state (drafts, launch settings, clients) is in evidence/data/rules/served.yaml; the rows name
+engine, model and machine, not the script's commit, and where scripts changed, the one that stood longest while the rows
+were measured is taken.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
+from typing import Any
 
+from taicang.catalog import stack
 from taicang.catalog.models import model
-from taicang.evidence.launches import CACHE
-from taicang.evidence.systems import MACHINES
+from taicang.catalog.stack_entry import released
+from taicang.errors import UnknownName
+from taicang.evidence.rules import section, settings
+from taicang.evidence.systems import MACHINES, units_of
 from taicang.evidence.tables import lines
-from taicang.models.types import Latent, Model, routed
+from taicang.models.types import Model, routed
 from taicang.plans import Quantisation, ServePlan
+from taicang.search.choices import formats
+from taicang.stacks import Stack
 from taicang.units import Count
 
-PUBLIC = "inferencex"
-"""The source whose launch scripts are public."""
-MEAN_LENGTH_RATIO = 0.9
-"""Mean over stated length of that source's prompts and answers."""
-DRAFTS_SINCE = "2025-12"
-"""First month of that source's launch scripts with draft tokens."""
+RULES = "served"
+"""The file of rules with the conventions of the sources."""
 WIDE = 8
 """Ranks of attention data parallelism beyond which tokens travel to their experts (a node; wide expert parallelism)."""
-ENGINES = {"trtllm": "tensorrt-llm", "vllm": "vllm", "sglang": "sglang"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Launch settings beside the stack's own, and what a benchmark's clients add (see ``serve.scheduler.Limits``)."""
+
+    tokens: int | None = None
+    """Token budget of a step (None: the stack's); of pools, that of a prompt step."""
+    hold: int = 0
+    company_ratio: float = 1.0
+    memory_ratio: float | None = None
+    """Share of device memory that the engine takes (None: not stated in these terms)."""
+    kv: str | None = None
+    """Format of cached keys and values (None: as checkpoint and engine suggest)."""
+    poll: int = 1
+    """Decode steps between two looks for new requests where all ranks are one group (an assumed mechanism)."""
+    held_back: int = 0
+    """Tokens that the decode side makes before it sends anything on, the first token with them: engines stream in
+    chunks of a set number of steps (a door of fixed length beside it does not help)."""
+    held_back_steps: int = 0
+    """The same in decode steps."""
+    door_s: float = 0.0
+    """From the client's sending to the engine's queue, and of the first token back: network, HTTP, processes. Added to
+    TTFT alone, since later requests overlap it."""
+    door_token_s: float = 0.0
+    """The same per prompt token: tokenising, copying."""
+    spread_ratio: float = 0.0
+    """Lengths are drawn evenly within this share of the mean, where the source does not say how."""
+    warm: bool = False
+    """A warm-up round is not counted."""
+    rounds: int = 10
+    """Prompts per client."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,8 +95,9 @@ class Row:
     machine: str
     engine: str
     version: str
-    measured_on: str
-    """Date of the measurement, year-month-day."""
+    stack: Stack
+    note: str
+    """What is to be said of the version."""
     disaggregated: bool
     input_tokens: int
     """As stated."""
@@ -71,6 +106,7 @@ class Row:
     """Mean over stated length of prompts and answers."""
     median_gap: bool
     """Whether the stated TPOT is the median time between tokens."""
+    settings: Settings
     concurrency: Count
     prefill: Role | None
     decode: Role
@@ -86,12 +122,12 @@ class Row:
                 self.input_tokens, self.output_tokens)  # fmt: skip
 
 
-def public(cells: dict[str, str]) -> bool:
+def public(cells: Mapping[str, str]) -> bool:
     """Whether the source with public launch scripts measured a row."""
-    return cells["source"] == PUBLIC or "Qwen3.5" in cells["model_path"]
+    return cells["source"] == "inferencex" or "Qwen3.5" in cells["model_path"]
 
 
-def number(row: dict[str, str], key: str, default: float = 0.0) -> float:
+def number(row: Mapping[str, str], key: str, default: float = 0.0) -> float:
     """A numeric cell, or ``default`` where it is empty."""
     cell = row.get(key, "")
     return float(cell) if cell not in ("", "nan") else default
@@ -113,32 +149,49 @@ def layout(tp: float, dp: float, moe_tp: float, moe_ep: float, experts: bool) ->
     return tp_, 1, tp_ // ep_, ep_
 
 
-def quantisation(net: Model, gemm: str, engine: str, machine: str, precision: str) -> Quantisation:
-    """Formats of the checkpoint that the row served, per tensor class."""
-    name = net.name
-    if name.startswith("gpt-oss"):
-        form = "mxfp4_w4a8" if machine in ("hgx-b200", "gb200-nvl72") else "mxfp4_w4a16"
-        return Quantisation(experts=form, kv="fp8" if engine == "trtllm" else "bf16")
-    block = net.dtype == "fp8_block" or gemm == "fp8_block"
-    kv = "fp8" if engine == "trtllm" and gemm else "bf16"
-    if gemm == "nvfp4":
-        latent = isinstance(net.blocks[0].attention, Latent)
-        # DeepSeek checkpoints in nvfp4 keep the attention projections in bf16
-        return Quantisation(
-            attention="bf16" if latent else "nvfp4", dense="nvfp4", experts="nvfp4", kv="fp8", dispatch="nvfp4"
-        )
-    if gemm in ("fp8", "fp8_block"):
-        form = "fp8_block" if block else "fp8"
-        return Quantisation(attention=form, dense=form, experts=form, kv=kv, dispatch="fp8")
-    return Quantisation() if precision != "fp8" else Quantisation(attention="fp8", dense="fp8", experts="fp8", kv=kv)
+def quantisation(net: Model, mode: str, engine: Stack, machine: str, experts: str = "") -> Quantisation:
+    """Formats of the checkpoint that the row served, by tensor class, from the modes of its products and ``experts``.
+
+    ``UnknownName`` for a mode of no known format.
+    """
+    modes = section(RULES, "modes")
+    for name in (mode, experts):
+        if name not in modes:
+            raise UnknownName("quantisation mode", name, modes)
+
+    def forms(form: str) -> Quantisation:
+        own = net.dtype.startswith("mxfp4") or form == net.dtype  # gpt-oss runs in its own format whatever it is called
+        return formats("auto" if own else form, net, units_of(machine, 1).chip, engine)
+
+    found, apart = forms(modes[mode]), modes[experts]
+    if experts and apart.partition("_")[0] != modes[mode].partition("_")[0]:
+        return replace(found, experts=forms(apart).experts)
+    return found
 
 
-def drafts(cells: dict[str, str], engine: str, dp: int, ep: int) -> int:
-    """Tokens drafted per step: which runs speculate is told by the model's name and layout (see above)."""
-    if cells["model_path"].endswith("DeepSeek-R1") and cells["source"] == PUBLIC and cells["measured"] >= DRAFTS_SINCE:
-        return 2 if engine == "sglang" else 3 if dp == 1 else 1
-    four = engine == "sglang" and cells["system"] == "b200_sxm" and number(cells, "tp_size") == 4
-    return 3 if four and ep == 1 and "Qwen3.5" in cells["model_path"] and cells["precision"] == "fp8" else 0
+def facts_of(cells: Mapping[str, str], net: Model, **more: Any) -> dict[str, Any]:
+    """What rules may ask of a row."""
+    machine = MACHINES[cells["system"]]
+    chip = units_of(machine, 1).chip.name
+    return {
+        "source": cells["source"],
+        "public": public(cells),
+        "path": cells["model_path"],
+        "model": net.name,
+        "engine": section(RULES, "engines")[cells["backend"]],
+        "measured": cells.get("measured", ""),
+        "precision": cells.get("precision", ""),
+        "system": cells["system"],
+        "chip": chip,
+        "generation": next((name for name, chips in section(RULES, "generations").items() if chip in chips), ""),
+        "disaggregated": cells["mode"] == "disagg",
+        "tp_stated": number(cells, "tp_size"),
+    } | more
+
+
+def drafts(cells: Mapping[str, str], net: Model, dp: int, ep: int) -> int:
+    """Tokens drafted per step: which runs speculate is told by the model's name and layout."""
+    return int(settings(RULES, "drafts", facts_of(cells, net, dp=dp, ep=ep)).get("drafts", 0))
 
 
 def _role(row: dict[str, str], prefix: str, net: Model, instances: int) -> Role:
@@ -157,19 +210,16 @@ def _role(row: dict[str, str], prefix: str, net: Model, instances: int) -> Role:
     wide = experts and dp > WIDE
     if wide and row["backend"] == "sglang":
         moe_tp, ep = 1, tp * dp
-    machine = MACHINES[row["system"]]
-    quant = quantisation(net, row["gemm_quant_mode"], row["backend"], machine, row["precision"])
-    if public(row) and not prefix:
-        quant = replace(quant, kv=CACHE.get((ENGINES[row["backend"]], net.name, machine), quant.kv))
+    mode, of_experts = row.get("gemm_quant_mode") or row.get("precision", ""), row.get("moe_quant_mode", "")
     plan = ServePlan(
         tp=tp,
         dp=dp,
         pp=max(1, int(number(row, "pp_size", 1.0))),
         ep=ep,
         moe_tp=moe_tp,
-        draft_tokens=drafts(row, row["backend"], dp, ep) if prefix != "prefill_" else 0,
+        draft_tokens=drafts(row, net, dp, ep) if prefix != "prefill_" else 0,
         exchange="all_to_all" if wide else "auto",
-        quant=quant,
+        quant=quantisation(net, mode, stack_of(release(row)[0]), MACHINES[row["system"]], of_experts),
     )
     return Role(plan=plan, instances=instances, batch=int(number(row, f"{prefix}batch_size")))
 
@@ -191,22 +241,50 @@ def _row(cells: dict[str, str], net: Model) -> Row:
         stated = number(cells, "concurrency")
         # one replica's share: sources that ran several replicas behind one client pool state the batch of one
         concurrency = stated if decode.plan.dp > 1 and stated else decode.batch or stated
+    plan = decode.plan
+    facts = facts_of(
+        cells, net, prompt=int(float(cells["isl"])), answer=int(float(cells["osl"])), tp=plan.tp, dp=plan.dp,
+        experts=plan.quant.experts,
+    )  # fmt: skip
+    habits = settings(RULES, "sources", facts)
+    facts |= {"harness": habits["harness"], "square": facts["prompt"] == facts["answer"]}
+    facts["clients"] = max(round(float(concurrency)), 1)
+    facts["decoding"] = facts["clients"] // plan.dp * (int(plan.draft_tokens) + 1)
+    found = Settings(**settings(RULES, "settings", facts))
+    if found.kv is not None:
+        decode = replace(decode, plan=replace(plan, quant=replace(plan.quant, kv=found.kv)))
+    name, note = release(cells)
     return Row(
         id=cells["id"],
         model=net.name,
         net=net,
         machine=MACHINES[cells["system"]],
-        engine=ENGINES[cells["backend"]],
-        version=cells["backend_version"],
-        measured_on=cells["measured"],
+        engine=facts["engine"],
+        version=cells.get("backend_version", ""),
+        stack=stack_of(name),
+        note=note,
         disaggregated=split,
-        input_tokens=int(float(cells["isl"])),
-        output_tokens=int(float(cells["osl"])),
-        length_ratio=MEAN_LENGTH_RATIO if public(cells) else 1.0,
-        median_gap=(cells["source"], cells["backend"], cells["system"]) == ("nvidia-internal", "vllm", "h200_sxm"),
+        input_tokens=facts["prompt"],
+        output_tokens=facts["answer"],
+        length_ratio=habits.get("length_ratio", 1.0),
+        median_gap=habits.get("median_gap", False),
+        settings=found,
         concurrency=concurrency,
         prefill=prefill,
         decode=decode,
         ttft_s=number(cells, "silicon_ttft_ms") / 1e3,
         tpot_s=number(cells, "silicon_tpot_ms") / 1e3,
     )
+
+
+def release(cells: Mapping[str, str]) -> tuple[str, str]:
+    """The stack of a row and what is to be said of its version."""
+    return released(
+        section(RULES, "engines")[cells["backend"]], cells.get("backend_version", ""), cells.get("measured", "")
+    )
+
+
+@cache
+def stack_of(name: str) -> Stack:
+    """A stack of the catalogue."""
+    return stack(name)

@@ -11,21 +11,12 @@ from taicang.evidence.published import FILE, Published, read
 from taicang.evidence.published_predict import average_power_w, predict
 from taicang.evidence.score import Outcome
 
-SUITES = {
-    "mlenergy": "published_mlenergy",
-    "mlperf": "published_mlperf",
-    "mooncake": "published_mooncake",
-    "splitwise": "published_splitwise",
-    "trtllm": "published_trtllm",
-}
-"""First word of a source -> suite; the others are disaggregated expert models."""
 UNITS = {"ms": 1e-3, "s": 1.0}
 
 
 def suite_of(row: Published) -> str:
     """The suite of a row; those given for context have one of their own, so that no headline counts them."""
-    name = SUITES.get(row.source.split("_")[0], "published_moe")
-    return f"{name}_context" if row.context else name
+    return f"{row.of_source['suite']}_context" if row.context else str(row.of_source["suite"])
 
 
 def outcomes(folder: Path) -> Iterator[Outcome]:

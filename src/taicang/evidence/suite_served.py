@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 
-from taicang import catalog
 from taicang.catalog.costing import cost_model
+from taicang.errors import InvalidInput
 from taicang.evidence.measured import attempt
 from taicang.evidence.score import Outcome
 from taicang.evidence.served import Role, Row, read
@@ -20,6 +20,7 @@ from taicang.serve.memory import memory_use
 from taicang.serve.setup import Setup
 from taicang.serve.steady import Load, Pools, Steady, aggregated, disaggregated
 from taicang.stacks import Stack
+from taicang.units import show
 
 FILE = "served_e2e.csv"
 SKEW = 1.01
@@ -31,41 +32,40 @@ def rows(folder: Path) -> list[Row]:
     return read(folder / FILE)
 
 
-def stack_name(row: Row) -> str:
-    """The stack of a row; rows that state no version take the engine's newest."""
-    return f"{row.engine}@{row.version}" if row.version else row.engine
-
-
-@cache
-def stack_of(name: str) -> Stack:
-    """A stack of the catalogue."""
-    return catalog.stack(name)
-
-
 def setup(row: Row, role: Role, stack: Stack | None = None) -> Setup:
     """The setup of one role of a row."""
     machine = machine_for(row.machine, role.plan.ranks)
-    chosen = stack or stack_of(stack_name(row))
+    chosen = stack or row.stack
     costs = cost_model(machine, chosen)
     return Setup(model=row.net, plan=role.plan, machine=machine, stack=chosen, price=costs.price, skew=SKEW)
 
 
-def room(setup: Setup, context: float) -> float:
-    """Sequences of ``context`` tokens that fit beside the weights in one attention group's memory (at least one)."""
-    tokens = float(setup.stack.chunk_tokens)
-    chip = setup.machine.chip
-    empty = memory_use(setup.model, setup.plan, chip, sequences=0.0, context=context, tokens=tokens)
-    each = memory_use(setup.model, setup.plan, chip, sequences=1.0, context=context, tokens=tokens).cache_bytes
-    return max(float(empty.spare_bytes / each), 1.0)
+def room(setup: Setup, *, context: float, whole: float, tokens: float | None = None) -> float:
+    """Cached tokens that fit beside the weights in one attention group, for sequences of about ``context`` tokens.
+
+    ``tokens`` run in a step (None: the stack's). ``InvalidInput`` where not one sequence of ``whole`` tokens fits.
+    """
+    step = float(setup.stack.chunk_tokens if tokens is None else tokens)
+    uses = [
+        memory_use(setup.model, setup.plan, setup.machine.chip, sequences=many, context=context, tokens=step)
+        for many in (0.0, 1.0)
+    ]
+    spare, each = float(uses[0].spare_bytes), float(uses[1].cache_bytes)
+    if spare * context < each * whole:
+        raise InvalidInput(
+            f"{setup.model.name} does not fit on {setup.plan.ranks} ranks of {setup.machine.name}: "
+            f"{show(each * whole / context - spare, 'B')} short per rank"
+        )
+    return spare / each * context
 
 
 def predict(row: Row, stack: Stack | None = None) -> Steady:
     """What the closed form says of a row."""
     prompt, answer = row.input_tokens * row.length_ratio, row.output_tokens * row.length_ratio
     decode = setup(row, row.decode, stack)
-    load = Load(
-        concurrency=row.concurrency, input_tokens=prompt, output_tokens=answer, room=room(decode, prompt + answer / 2)
-    )
+    mean = prompt + answer / 2
+    held = room(decode, context=mean, whole=mean) / mean
+    load = Load(concurrency=row.concurrency, input_tokens=prompt, output_tokens=answer, room=held)
     if row.prefill is None:
         steady = aggregated(decode, load)
         return replace(steady, tpot_s=steady.step_s / decode.plan.tokens_per_step) if row.median_gap else steady
@@ -84,14 +84,25 @@ def predict(row: Row, stack: Stack | None = None) -> Steady:
 
 def outcomes(folder: Path) -> Iterator[Outcome]:
     """TPOT and TTFT of every row; a refusal names its reason."""
-    for row in rows(folder):
-        mode = "disagg" if row.disaggregated else "agg"
-        held = held_out("served", *row.key)
-        group = f"{row.engine} {row.machine}"
-        steady, why = attempt(partial(predict, row))
-        for metric, measured in (("tpot", row.tpot_s), ("ttft", row.ttft_s)):
-            predicted = None if steady is None else float(getattr(steady, f"{metric}_s"))
+
+    def times(row: Row) -> tuple[float, float]:
+        steady = predict(row)
+        return float(steady.ttft_s), float(steady.tpot_s)
+
+    return told("served", rows(folder), times, ("tpot", "ttft"))
+
+
+def told(
+    suite: str, listed: Iterable[Row], times: Callable[[Row], tuple[float, float]], metrics: tuple[str, str]
+) -> Iterator[Outcome]:
+    """Outcomes of both ``metrics`` of each row; ``times`` gives (TTFT, TPOT) in seconds or refuses."""
+    for row in listed:
+        said, why = attempt(partial(times, row))
+        found = dict(zip(("ttft", "tpot"), said or (None, None), strict=True))
+        for metric in metrics:
+            predicted, measured = found[metric], row.ttft_s if metric == "ttft" else row.tpot_s
             yield Outcome(
-                id=row.id, suite=f"served_{metric}_{mode}", group=group, measured=measured, predicted=predicted,
-                unit="s", held_out=held, refused=why,
+                id=row.id, suite=f"{suite}_{metric}_{'disagg' if row.disaggregated else 'agg'}",
+                group=f"{row.engine} {row.machine}", measured=measured, predicted=predicted, unit="s",
+                held_out=held_out("served", *row.key), refused=why, note=row.note,
             )  # fmt: skip

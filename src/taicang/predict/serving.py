@@ -74,7 +74,7 @@ def infer(
         approximate=approximate,
         sets=sets,
     )
-    forms = quantisation(quant, job.model, job.machine.chip)
+    forms = quantisation(quant, job.model, job.machine.chip, job.stack)
     if plan:
         drafts, plan = int(plan.draft_tokens), replace(plan, quant=forms, draft_tokens=0)
         _check(job, plan, job.decoding(1.0, plan.dp), drafts=drafts, batch=batch)

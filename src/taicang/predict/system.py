@@ -69,7 +69,7 @@ def pools(net: Model, machine: Machine, engine: Stack, system: System, *, ranks:
 
     Raises ``InvalidInput`` for a system that the machine cannot hold.
     """
-    forms = quantisation(system.quant, net, machine.chip)
+    forms = quantisation(system.quant, net, machine.chip, engine)
     drafts = min(net.mtp_layers, 1) if system.drafts is None else system.drafts
     costs = cost_model(machine, engine)
     prefill, decode = system.prefill, system.decode

@@ -8,6 +8,7 @@ from taicang.errors import NotModelled, UnknownName
 from taicang.hardware import Chip, Machine
 from taicang.models.types import Attention, GatedLinear, GroupedQuery, Latent, Model, StateSpace, routed
 from taicang.plans import Quantisation
+from taicang.stacks import Stack
 
 QUANTS = ("auto", "bf16", "fp8", "int8", "w4a8", "nvfp4")
 
@@ -20,13 +21,19 @@ def default_stack(machine: Machine, model: Model) -> str:
     return "sglang" if isinstance(model.blocks[0].attention, Latent) else "vllm"
 
 
-def quantisation(name: str, model: Model, chip: Chip) -> Quantisation:
-    """Formats by the checkpoint's own ("auto"), or as asked; a format without arithmetic on ``chip`` is refused.
-
-    A block-fp8 checkpoint becomes int8 where the chip has int8 and no fp8 (Ascend), else bf16.
-    """
+def quantisation(name: str, model: Model, chip: Chip, stack: Stack | None = None) -> Quantisation:
+    """``formats`` of a scheme that the user names."""
     if name not in QUANTS:
         raise UnknownName("quantisation", name, QUANTS, where="--quant")
+    return formats(name, model, chip, stack)
+
+
+def formats(name: str, model: Model, chip: Chip, stack: Stack | None = None) -> Quantisation:
+    """Formats by the checkpoint's own ("auto"), or as asked; a format without arithmetic on ``chip`` is refused.
+
+    A block-fp8 checkpoint becomes int8 where the chip has int8 and no fp8 (Ascend), else bf16. The cache of a model in
+    fp8 or fp4 has the format that ``stack`` gives it.
+    """
     peaks = chip.peak_flop_per_s
     form = name
     if name == "auto":
@@ -42,8 +49,10 @@ def quantisation(name: str, model: Model, chip: Chip) -> Quantisation:
         raise NotModelled(
             f"{chip.name} has no {need} arithmetic, which {form} needs (it has {', '.join(sorted(peaks))})"
         )
-    formats = _by_class(form, model, named=name != "auto")
-    return formats if "fp8" in peaks else replace(formats, index="bf16")
+    found = _by_class(form, model, named=name != "auto")
+    if stack is not None and stack.quantised_cache and form.startswith(("fp8", "mxfp", "nvfp")) and "fp8" in peaks:
+        found = replace(found, kv=stack.quantised_cache)
+    return found if "fp8" in peaks else replace(found, index="bf16")
 
 
 def _by_class(form: str, model: Model, *, named: bool) -> Quantisation:
@@ -62,7 +71,7 @@ def _by_class(form: str, model: Model, *, named: bool) -> Quantisation:
         return Quantisation(
             attention="bf16" if latent else "nvfp4", dense="nvfp4", experts="nvfp4", kv="fp8", dispatch="nvfp4"
         )
-    send = "int8" if form == "int8" else "fp8"
+    send = {"int8": "int8", "w4a16": "bf16"}.get(form, "fp8")
     return Quantisation(attention=form, dense=form, experts=form, dispatch=send)
 
 

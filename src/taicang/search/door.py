@@ -59,7 +59,7 @@ def formats(names: Sequence[str], job: Job) -> list[tuple[str, Quantisation]]:
     """Number formats by name ("auto", "fp8"...); those that come to the same formats once."""
     found: dict[Quantisation, str] = {}
     for name in names:
-        found.setdefault(quantisation(name, job.model, job.machine.chip), name)
+        found.setdefault(quantisation(name, job.model, job.machine.chip, job.stack), name)
     return [(name, quant) for quant, name in found.items()]
 
 
