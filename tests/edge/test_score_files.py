@@ -41,8 +41,8 @@ def table(path, header, rows):
 
 def test_columns_tell_the_kind_whatever_the_name_and_order(tmp_path):
     turned = [tuple(reversed(row)) for row in reversed(ROWS)]
-    plain = intake.outcomes(table(tmp_path / "a.csv", GEMM, ROWS))
-    other = intake.outcomes(table(tmp_path / "b.txt", [*reversed(GEMM)], turned))
+    plain = intake.your_outcomes(table(tmp_path / "a.csv", GEMM, ROWS))
+    other = intake.your_outcomes(table(tmp_path / "b.txt", [*reversed(GEMM)], turned))
     assert len(plain) == len(ROWS)
     assert {o.id: o.predicted for o in plain} == {o.id: o.predicted for o in other}
     assert {o.suite for o in plain} == {"gemm"}
@@ -58,18 +58,18 @@ def test_one_odd_row_costs_coverage_and_nothing_else(tmp_path):
         ("h100_sxm", "bfloat16", "128", "128", "128", ""),
         ("h100_sxm",),
     ]
-    found = intake.outcomes(table(tmp_path / "odd.csv", GEMM, odd))
+    found = intake.your_outcomes(table(tmp_path / "odd.csv", GEMM, odd))
     assert len(found) == len(odd)
     assert sum(o.predicted is not None for o in found) == len(ROWS)
     assert all(o.refused for o in found if o.predicted is None)
-    alone = {o.id: o.predicted for o in intake.outcomes(table(tmp_path / "plain.csv", GEMM, ROWS))}
+    alone = {o.id: o.predicted for o in intake.your_outcomes(table(tmp_path / "plain.csv", GEMM, ROWS))}
     assert {o.id: o.predicted for o in found if o.predicted is not None} == alone
 
 
 def test_served_rows_lack_optional_columns_or_name_unknown_things(tmp_path):
     rows = [SERVED, SERVED | {"id": "x-2", "model_path": "acme/none-9b"}, SERVED | {"id": "x-3", "system": "moon"}]
     path = table(tmp_path / "served.csv", SERVED, [row.values() for row in rows])
-    found = intake.outcomes(path)
+    found = intake.your_outcomes(path)
     by = {(o.id, o.suite): o for o in found}
     assert len(by) == 6
     assert by["x-1", "served_tpot_agg"].measured == 12.0
@@ -80,7 +80,7 @@ def test_served_rows_lack_optional_columns_or_name_unknown_things(tmp_path):
 
 def test_reference_steps_of_ascend_are_read_from_yaml(tmp_path):
     (tmp_path / "steps.yaml").write_text(STEP)
-    mine, other = intake.outcomes(tmp_path / "steps.yaml")
+    mine, other = intake.your_outcomes(tmp_path / "steps.yaml")
     assert mine.predicted > 0
     assert other.predicted is None
     assert other.refused
@@ -88,7 +88,7 @@ def test_reference_steps_of_ascend_are_read_from_yaml(tmp_path):
 
 def test_a_file_of_no_known_kind_is_refused_by_its_columns(tmp_path):
     with pytest.raises(InvalidInput, match="no kind of evidence has the columns a, b"):
-        intake.outcomes(table(tmp_path / "what.csv", ["a", "b"], [("1", "2")]))
+        intake.your_outcomes(table(tmp_path / "what.csv", ["a", "b"], [("1", "2")]))
 
 
 def test_json_holds_suites_and_rows_as_fractions(taicang, tmp_path):
@@ -118,7 +118,7 @@ def test_an_incomplete_folder_is_scored_as_far_as_it_goes(tmp_path):
     (tmp_path / "kernels").mkdir()
     table(tmp_path / "kernels" / "gemm.csv", GEMM, [*ROWS, ("h100_sxm", "bfloat16", "many", "1", "1", "1")])
     notes = []
-    found = list(board.outcomes(tmp_path, ["gemm", "served_tpot_agg"], notes))
+    found = list(board.suite_outcomes(tmp_path, ["gemm", "served_tpot_agg"], notes))
     assert sum(o.predicted is not None for o in found) == len(ROWS)
     assert any("served_e2e.csv: absent" in note for note in notes)
     assert any("row by row" in note for note in notes)

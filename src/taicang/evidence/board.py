@@ -16,7 +16,9 @@ from taicang.evidence.declared import Suite, kinds, speaks_for, suites
 from taicang.evidence.score import Outcome, Score, score_parts
 
 
-def suite_outcomes(folder: Path | None, wanted: Iterable[str] = (), notes: list[str] | None = None) -> Iterator[Outcome]:
+def suite_outcomes(
+    folder: Path | None, wanted: Iterable[str] = (), notes: list[str] | None = None
+) -> Iterator[Outcome]:
     """Outcomes of all suites that can run: on an evidence ``folder``, else on the carried tables.
 
     ``wanted`` restricts them by suite name. Absent and partly unreadable files are told in ``notes``. Raises
@@ -97,10 +99,10 @@ def freeze(scores: Iterable[Score], folder: Path | None) -> Path:
         }
     kept[_section(folder)] = board
     bands = {}
-    for name, (speaks_for, title) in speaks_for().items():
+    for name, (machines, title) in speaks_for().items():
         held = kept.get("scores", {}).get(name, {}).get("held-out")
         if held:
-            bands[name] = {"speaks_for": speaks_for, "title": title} | {
+            bands[name] = {"speaks_for": machines, "title": title} | {
                 key: held[key] for key in ("mape_ratio", "p90_ratio", "rows")
             }
     header = "# Written by `taicang score --freeze`: expected errors; a drift of half a point fails the tests.\n"

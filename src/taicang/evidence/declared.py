@@ -1,4 +1,4 @@
-"""What ``data/suites.yaml`` and ``data/kernels.yaml`` declare: modules that score, their suites, the files they read."""
+"""What ``data/suites.yaml`` and ``data/kernels.yaml`` declare: modules that score, suites, files."""
 
 from __future__ import annotations
 

@@ -105,7 +105,15 @@ def call_split(row: Row, hidden: float, form: str) -> bool:
     tokens, topk, experts = (str(int(v)) for v in (row.tokens, row.topk, row.experts))
     if row.library.startswith("trtllm"):
         style = {"trtllm_onesided": "NVLinkOneSided", "trtllm_twosided": "NVLinkTwoSided"}[row.library]
-        shape = (style, {"bf16": "bfloat16"}.get(form.lower(), form.lower()), tokens, str(int(hidden)), topk, experts, str(int(row.ranks)))
+        shape = (
+            style,
+            {"bf16": "bfloat16"}.get(form.lower(), form.lower()),
+            tokens,
+            str(int(hidden)),
+            topk,
+            experts,
+            str(int(row.ranks)),
+        )
         return held_out("alltoall", f"alltoall_{row.kind}", *shape, "balanced")
     cores = [str(int(row.cores))] if row.library == "deepep_normal" else []
     return held_out(row.library, row.kind, str(row.nodes), str(int(hidden)), tokens, topk, experts, *cores)

@@ -18,8 +18,8 @@ from taicang.evidence.fit_scale_out import eager, moves, scale_out_lines
 from taicang.evidence.fitting import Bounds, Constants, solve, stated, write
 from taicang.evidence.kernels import kernel_rows
 from taicang.evidence.measured import Measured, count, log_errors
-from taicang.evidence.published_collective import collectives, measured_s
 from taicang.evidence.operators import flavour_of
+from taicang.evidence.published_collective import collectives, measured_s
 from taicang.hardware import Machine
 from taicang.ops import Collective
 from taicang.units import Num

@@ -10,7 +10,15 @@ from pathlib import Path
 import numpy as np
 
 from taicang.cost.exchange import ExchangeFit
-from taicang.evidence.exchange_rows import FILES, PUBLISHED, Part, exchange_parts, exchange_published, exchange_rows, exchange_seconds
+from taicang.evidence.exchange_rows import (
+    FILES,
+    PUBLISHED,
+    Part,
+    exchange_parts,
+    exchange_published,
+    exchange_rows,
+    exchange_seconds,
+)
 from taicang.evidence.fitting import Bounds, Constants, fingerprint, solve, stated, write
 from taicang.evidence.measured import count
 from taicang.evidence.tables import Array
@@ -152,8 +160,7 @@ def fit_exchange(folder: Path) -> Path:
     plain = {profile: {key: _lean(f) for key, f in keyed.items()} for profile, keyed in sorted(fits.items())}
     prints = ", ".join(f"{name} {fingerprint(folder / 'kernels' / name)}" for name in FILES)
     note = (
-        f"prints of {prints}; "
-        f"cann from src/taicang/evidence/data/{PUBLISHED.name} (8 and 256 dies and one small call)"
+        f"prints of {prints}; cann from src/taicang/evidence/data/{PUBLISHED.name} (8 and 256 dies and one small call)"
     )
     used = count(part.rows for part in [*kin, *carried])
     return write("exchange", plain, evidence=folder / "kernels" / FILES[2], rows=used, note=note)

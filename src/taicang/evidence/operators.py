@@ -140,7 +140,8 @@ def unabsorbed(sequences: Count, length: Count, heads: Count, kv: str) -> Attend
 def mla_operator(listed: Sequence[Cells], phase: Phase) -> Attend:
     """Latent attention; the arithmetic is told by the cache's format."""
     make, length = (unabsorbed, "isl") if phase == "prefill" else (absorbed, "kv_len")
-    return make(*(column(listed, name) for name in ("batch_size", length, "num_heads")), listed[0]["kv"])
+    sequences, tokens, heads = (column(listed, name) for name in ("batch_size", length, "num_heads"))
+    return make(sequences, tokens, heads, listed[0]["kv"])
 
 
 def experts_operator(listed: Sequence[Cells], slots: str) -> GroupedGemm:
@@ -204,7 +205,7 @@ def experts_seconds(rows: Measured[GroupedGemm], fit: ExpertsFit) -> Array:
 
 def shipped(family: str, profile: str) -> Mapping[str, Any]:
     """The constants that the package carries for a profile of a kernel family, by key."""
-    return calibration.fits(family, KERNEL_FITS[family]).get(profile, {})
+    return calibration.fits(family, KERNEL_FITS[family]).get(profile, {})  # type: ignore[arg-type]  # types are hashable
 
 
 def mla_constants(profile: str, op: Attend) -> MlaFit:

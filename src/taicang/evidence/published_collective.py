@@ -169,7 +169,7 @@ def _exchange(row: Cells) -> Row:
         sent, form = (dispatch_bytes(row["dtype"] if kind == "dispatch" else "bf16", hidden), row["dtype"])
     else:
         sent, form = sent_bytes(kind, hidden, normal=library == "deepep_normal"), ""
-    return replace(made, token_bytes=sent, held=call_split(made, hidden, form))
+    return replace(made, token_bytes=sent, held=row["src"] != "aic" or call_split(made, hidden, form))
 
 
 def outcomes(folder: Path) -> Iterator[Outcome]:
@@ -177,9 +177,11 @@ def outcomes(folder: Path) -> Iterator[Outcome]:
     fits, calls = calibration.fits("collective", Line), calibration.fits("exchange", ExchangeFit)
     launch_s = fits["host"]["eager/launch"].base_s
     for cells in lines(folder / FILE):
-        price = partial(_call, cells, calls) if cells["model"].startswith("MoE ") else partial(_time, cells, fits, launch_s)
+        price = (
+            partial(_call, cells, calls) if cells["model"].startswith("MoE ") else partial(_time, cells, fits, launch_s)
+        )
         known, why = attempt(price)
-        predicted, held, group = known or (None, cells["role"] != "calibration", cells["system"])
+        predicted, held, group = known or (None, True, cells["system"])
         yield Outcome(
             id=cells["id"],
             suite=SUITE,

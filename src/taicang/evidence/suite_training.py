@@ -10,10 +10,11 @@ from pathlib import Path
 from taicang import catalog
 from taicang.catalog.training import sustained, training_price
 from taicang.cost.sustained import Sustained
+from taicang.errors import NotModelled
 from taicang.evidence.measured import attempt
+from taicang.evidence.recipes import ON_REQUEST, recipe_of
 from taicang.evidence.score import Outcome
 from taicang.evidence.systems import machine_stated
-from taicang.evidence.recipes import ON_REQUEST, recipe_of
 from taicang.evidence.training_rows import FILE, Row, model_of, plan_of, stack_of, training_rows
 from taicang.stacks import Stack
 from taicang.train.step import Setup, TrainStep, train_step
@@ -21,6 +22,8 @@ from taicang.train.step import Setup, TrainStep, train_step
 
 def setup(row: Row, stack: Stack | None = None, found: Sustained | None = None) -> Setup:
     """The job of one row; ``stack`` and ``found`` replace the row's own constants (for fitting)."""
+    if row.refused:
+        raise NotModelled(row.refused)
     model = model_of(row)
     machine = machine_stated(row.raw["system"], row.chip, row.count)
     engine = stack or catalog.stack(stack_of(row))

@@ -54,8 +54,8 @@ def machine_for(name: str, ranks: int) -> Machine:
 
 def machine_stated(system: str, chip: str, ranks: int) -> Machine:
     """The machines of a published row: those that carry its chip, else those that the catalogue knows by its system."""
-    known = recipes.declared()["machines"]
-    for name in (known.get(chip), "-".join(system.lower().split()), known.get(chip.partition(" ")[0])):
+    said = recipes.declared()
+    for name in (said["machines"].get(chip), "-".join(system.lower().split()), said["unbinned"].get(chip)):
         with suppress(UnknownName):
             if name:
                 return machine_for(name, ranks)
@@ -63,7 +63,14 @@ def machine_stated(system: str, chip: str, ranks: int) -> Machine:
 
 
 def stack_named(software: str) -> str:
-    """The catalogue's name of the stack that a row's software means: "nemo@25.04", "vllm/0.14.0", "NeMo 26.02"."""
+    """The catalogue's name of the stack that a row's software means: "nemo@25.04", "MindSpeed-LLM 2026-06".
+
+    A month in place of a version is the newest release of that month or before, else the oldest known.
+    """
     name, version, *_ = [*re.split(r"[@/\s]+", software.strip(), maxsplit=1), ""]
-    engine = recipes.declared()["engines"].get(name, name.lower())
-    return f"{engine}@{version}" if version else engine
+    engine = catalog.stack(recipes.declared()["engines"].get(name, name.lower())).name.partition("@")[0]
+    known = {catalog.stack(each).epoch: each for each in catalog.names("stack") if each.partition("@")[0] == engine}
+    if not re.match(r"20\d\d-\d\d", version) or f"{engine}@{version}" in known.values():
+        return f"{engine}@{version}" if version else engine
+    before = [epoch for epoch in sorted(known) if epoch <= version[:7]]
+    return known[before[-1] if before else min(known)]

@@ -31,6 +31,7 @@ NO_STEP = {"time_to_train": "a run to an accuracy", "outcome": "whether a run fi
 SMALL_RANKS = 64
 """Constants are fitted on runs up to this size only."""
 
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
     """One measurement. ``step_s`` is the measured step time, converted from throughput where that was published."""
@@ -190,7 +191,7 @@ def model_of(row: Row) -> Model:
 def _stated_model(name: str, context: int, sizes: Mapping[str, Any]) -> Model | None:
     """The dense model of a row that states ``layers hidden heads vocab``; None of one that does not.
 
-    A stated ``ffn`` is a gated one, as in Llama; without it the feed-forward is GPT's: four times as wide, two matrices.
+    A stated ``ffn`` is a gated one, as in Llama; without it it is GPT's: two matrices, four times as wide.
     """
     if not {"layers", "hidden", "heads", "vocab"} <= set(sizes):
         return None
@@ -230,8 +231,6 @@ def stack_of(row: Row) -> str:
 
 def plan_of(row: Row, model: Model) -> TrainPlan:
     """The layout, completed by the rules of the module's docstring."""
-    if row.refused:
-        raise NotModelled(row.refused)
     par, batch, extra = row.raw["par"], row.raw["batch"], row.raw["extra"]
     dtype = row.raw["dtype"]
     form = declared()["formats"].get(dtype) or declared()["formats"].get(dtype.upper())
@@ -246,7 +245,7 @@ def plan_of(row: Row, model: Model) -> TrainPlan:
     micro = int(batch.get("mbs") or whole or 1)
     if not {"tp", "pp", "dp", "fsdp", "mp"} & set(par) or (lora and "tp" not in par):
         tp, cp = _open(row, micro, tp, pp, cp)
-    while row.batch % max(row.count // (tp * pp * cp), 1) and not par.get("cp") and cp < row.count:
+    while row.batch % max(row.count // (tp * pp * cp), 1) and not {"cp", "dp"} & set(par) and cp < row.count:
         cp *= 2  # context parallelism takes the ranks that the batch cannot fill
     dp = row.count // (tp * pp * cp)
     if dp * tp * pp * cp != row.count:
