@@ -1,7 +1,7 @@
 """Fit kernel families as ``data/fits.yaml`` declares them: attention, latent attention and experts.
 
 Robust least squares on the logarithm of the time over the calibrated-on rows, from several starts. Rows of one key
-share their constants where they run the same kernels: on one die, or one architecture, whose constants are ratios to each
+share constants where they run the same kernels: on one die, or one architecture, whose constants are ratios to each
 chip's own peaks. An engine that has a column of its own gets a set of its own, under ``key@engine``.
 """
 
