@@ -22,7 +22,7 @@ def main() -> None:
         print(f"skipped: no served rows at {file.name} (give a file as argument)")
         return
     start = time.process_time()
-    found = intake.outcomes(file)
+    found = intake.file_outcomes(file)
     spent = time.process_time() - start
     rows = len({one.id for one in found})
     said = sum(one.predicted is not None for one in found)

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from taicang.errors import InvalidInput
-from taicang.evidence import board, intake
+from taicang.evidence import board, intake, kernels, operators
 
 GEMM = ["system", "gemm_dtype", "m", "n", "k", "latency_ms_best"]
 ROWS = (
@@ -41,8 +41,8 @@ def table(path, header, rows):
 
 def test_columns_tell_the_kind_whatever_the_name_and_order(tmp_path):
     turned = [tuple(reversed(row)) for row in reversed(ROWS)]
-    plain = intake.outcomes(table(tmp_path / "a.csv", GEMM, ROWS))
-    other = intake.outcomes(table(tmp_path / "b.txt", [*reversed(GEMM)], turned))
+    plain = intake.your_outcomes(table(tmp_path / "a.csv", GEMM, ROWS))
+    other = intake.your_outcomes(table(tmp_path / "b.txt", [*reversed(GEMM)], turned))
     assert len(plain) == len(ROWS)
     assert {o.id: o.predicted for o in plain} == {o.id: o.predicted for o in other}
     assert {o.suite for o in plain} == {"gemm"}
@@ -58,18 +58,18 @@ def test_one_odd_row_costs_coverage_and_nothing_else(tmp_path):
         ("h100_sxm", "bfloat16", "128", "128", "128", ""),
         ("h100_sxm",),
     ]
-    found = intake.outcomes(table(tmp_path / "odd.csv", GEMM, odd))
+    found = intake.your_outcomes(table(tmp_path / "odd.csv", GEMM, odd))
     assert len(found) == len(odd)
     assert sum(o.predicted is not None for o in found) == len(ROWS)
     assert all(o.refused for o in found if o.predicted is None)
-    alone = {o.id: o.predicted for o in intake.outcomes(table(tmp_path / "plain.csv", GEMM, ROWS))}
+    alone = {o.id: o.predicted for o in intake.your_outcomes(table(tmp_path / "plain.csv", GEMM, ROWS))}
     assert {o.id: o.predicted for o in found if o.predicted is not None} == alone
 
 
 def test_served_rows_lack_optional_columns_or_name_unknown_things(tmp_path):
     rows = [SERVED, SERVED | {"id": "x-2", "model_path": "acme/none-9b"}, SERVED | {"id": "x-3", "system": "moon"}]
     path = table(tmp_path / "served.csv", SERVED, [row.values() for row in rows])
-    found = intake.outcomes(path)
+    found = intake.your_outcomes(path)
     by = {(o.id, o.suite): o for o in found}
     assert len(by) == 6
     assert by["x-1", "served_tpot_agg"].measured == 12.0
@@ -80,7 +80,7 @@ def test_served_rows_lack_optional_columns_or_name_unknown_things(tmp_path):
 
 def test_reference_steps_of_ascend_are_read_from_yaml(tmp_path):
     (tmp_path / "steps.yaml").write_text(STEP)
-    mine, other = intake.outcomes(tmp_path / "steps.yaml")
+    mine, other = intake.your_outcomes(tmp_path / "steps.yaml")
     assert mine.predicted > 0
     assert other.predicted is None
     assert other.refused
@@ -88,7 +88,7 @@ def test_reference_steps_of_ascend_are_read_from_yaml(tmp_path):
 
 def test_a_file_of_no_known_kind_is_refused_by_its_columns(tmp_path):
     with pytest.raises(InvalidInput, match="no kind of evidence has the columns a, b"):
-        intake.outcomes(table(tmp_path / "what.csv", ["a", "b"], [("1", "2")]))
+        intake.your_outcomes(table(tmp_path / "what.csv", ["a", "b"], [("1", "2")]))
 
 
 def test_json_holds_suites_and_rows_as_fractions(taicang, tmp_path):
@@ -118,7 +118,62 @@ def test_an_incomplete_folder_is_scored_as_far_as_it_goes(tmp_path):
     (tmp_path / "kernels").mkdir()
     table(tmp_path / "kernels" / "gemm.csv", GEMM, [*ROWS, ("h100_sxm", "bfloat16", "many", "1", "1", "1")])
     notes = []
-    found = list(board.outcomes(tmp_path, ["gemm", "served_tpot_agg"], notes))
+    found = list(board.suite_outcomes(tmp_path, ["gemm", "served_tpot_agg"], notes))
     assert sum(o.predicted is not None for o in found) == len(ROWS)
     assert any("served_e2e.csv: absent" in note for note in notes)
     assert any("row by row" in note for note in notes)
+
+
+PUBLISHED = {
+    "id": "p-1", "kind": "collective", "system": "HGX H100", "chip": "H100-SXM", "count": "16", "model": "all_reduce",
+    "dtype": "fp32", "par": "{}", "batch": '{"bytes": 1073741824}', "seq": "{}", "metric": "busbw", "value": "340",
+    "unit": "GB/s", "src": "me", "sw": "", "grade": "A", "role": "calibration", "extra": "", "notes": "",
+}  # fmt: skip
+CALL = {
+    "id": "p-2", "system": "GB200-NVL72", "chip": "GB200", "count": "8", "model": "MoE dispatch one-sided",
+    "dtype": "BF16", "batch": '{"tokens_per_gpu": 96, "hidden": 7168, "topk": 8, "experts": 256}', "metric": "latency",
+    "value": "40", "unit": "us",
+}  # fmt: skip
+TRAINED = {
+    "id": "p-3", "kind": "training", "model": "acme-7b", "dtype": "BF16", "par": '{"tp": 1, "pp": 1}', "count": "8",
+    "batch": '{"gbs": 128, "mbs": 1}', "seq": '{"seq_len": 4096}', "metric": "step_time", "value": "9", "unit": "s",
+    "sw": "nemo@25.04", "extra": '{"arch": {"layers": 32, "hidden": 4096, "ffn": 11008, "heads": 32, "vocab": 32000}}',
+}  # fmt: skip
+
+
+def test_rows_of_a_user_are_theirs_whatever_they_measure(tmp_path):
+    rows = [PUBLISHED, PUBLISHED | CALL, PUBLISHED | TRAINED, PUBLISHED | TRAINED | {"id": "p-4", "metric": "outcome"}]
+    path = table(tmp_path / "mine.csv", PUBLISHED, [row.values() for row in rows])
+    found = {o.id: o for o in intake.your_outcomes(path)}
+    assert {o.part for o in found.values()} == {"yours"}
+    assert 300 < found["p-1"].predicted < 400  # two nodes, not one NVLink domain
+    assert found["p-2"].predicted > 0
+    assert found["p-3"].predicted > 0
+    assert "not a step" in found["p-4"].refused
+
+
+def test_a_suite_that_does_not_exist_or_is_not_in_the_file_is_refused(taicang, tmp_path):
+    path = table(tmp_path / "a.csv", GEMM, ROWS)
+    code, _, err = taicang("score", path, "--suite", "gem")
+    assert code == 2
+    assert "did you mean gemm" in err
+    code, _, err = taicang("score", path, "--suite", "nccl")
+    assert code == 2
+    assert "this file has gemm" in err
+
+
+def test_a_kernel_suite_of_a_known_operator_is_one_entry_of_a_table(tmp_path, monkeypatch):
+    entry = "gemm_yours: {file: kernels/yours.csv, columns: gemm_dtype m n k, by: system gemm_dtype, split: m n k, "
+    (tmp_path / "kernels.yaml").write_text(entry + 'time: latency_ms_best, kernel: "{dtype}"}\n', encoding="utf-8")
+    (tmp_path / "kernels").mkdir()
+    table(tmp_path / "kernels" / "yours.csv", GEMM, ROWS)
+    monkeypatch.setattr(kernels, "CARRIED", tmp_path)
+    monkeypatch.setattr(operators, "OPERATORS", {"gemm_yours": operators.gemm_operator})
+    monkeypatch.setattr(operators, "PRICES", {"gemm_yours": operators.PRICES["gemm"]})
+    kernels.tables.cache_clear()
+    try:
+        found = list(kernels.outcomes(tmp_path))
+    finally:
+        kernels.tables.cache_clear()
+    assert len(found) == len(ROWS)
+    assert all(o.predicted for o in found)

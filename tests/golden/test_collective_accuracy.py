@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from taicang.evidence import kernels, suite_collective
 from taicang.evidence.score import score_parts
-from taicang.evidence.suite_collective import outcomes
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "evidence"
 pytestmark = pytest.mark.skipif(
@@ -18,12 +19,26 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def scored():
-    return {(s.suite, s.part): s for s in score_parts(outcomes(SHARED))}
+    found = [*kernels.outcomes(SHARED), *suite_collective.outcomes(SHARED)]
+    return {
+        (s.suite, s.part): s for s in score_parts(replace(o, suite="published_call") if call(o) else o for o in found)
+    }
+
+
+def call(o):
+    """Whether a published row is a MoE kernel (or was refused), which the bounds of collectives are not about."""
+    return o.suite == "published_collective" and (o.group.endswith(("dispatch", "combine")) or o.predicted is None)
 
 
 @pytest.mark.parametrize(
     ("suite", "mape", "median"),
-    [("nccl", 0.09, 0.05), ("allreduce", 0.13, 0.08), ("published_collective", 0.10, 0.06), ("kv_transfer", 0.1, 0.1)],
+    [
+        ("nccl", 0.09, 0.05),
+        ("allreduce", 0.13, 0.08),
+        ("published_collective", 0.10, 0.06),
+        ("kv_transfer", 0.1, 0.1),
+        ("published_call", 0.11, 0.09),
+    ],
 )
 def test_held_out_errors_stay_where_they_were(scored, suite, mape, median):
     assert scored[suite, "held-out"].mape_ratio <= mape
@@ -40,5 +55,5 @@ def test_every_kernel_row_is_predicted_and_some_are_kept_from_the_fit(scored, su
 
 def test_the_suite_is_quick():
     begin = time.perf_counter()
-    outcomes(SHARED)
+    [*kernels.outcomes(SHARED), *suite_collective.outcomes(SHARED)]
     assert time.perf_counter() - begin < 2.0

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from taicang.evidence.exchange_rows import exchange_rows
 from taicang.evidence.score import score
-from taicang.evidence.suite_exchange import ascend_outcomes, h800_outcomes, outcomes
+from taicang.evidence.suite_collective import call_outcomes, carried_calls
 
 KERNELS = Path(__file__).resolve().parents[2].parent / "shared" / "evidence" / "kernels"
 
@@ -21,15 +22,15 @@ def test_held_out_error_of_the_tables(suite: str, most: float) -> None:
 
 def _rows(kept: list = []) -> list:  # noqa: B006 (read once)
     if not kept:
-        kept.extend(outcomes(KERNELS))
+        kept.extend(call_outcomes(exchange_rows(KERNELS.parent)))
     return kept
 
 
 def test_every_row_of_table_7_within_seven_percent() -> None:
-    rows = [o for o in ascend_outcomes() if o.id.startswith("cm_v2/t7")]
+    rows = [o for o in carried_calls("ascend_operators") if o.id.startswith("cm_v2/t7")]
     assert len(rows) == 12
     assert max(abs(o.error_ratio or 0.0) for o in rows) < 0.07
 
 
 def test_h800_from_h100_constants() -> None:
-    assert score(h800_outcomes(), suite="deepep_h800").mape_ratio < 0.10
+    assert score(carried_calls("deepep_h800"), suite="deepep_h800").mape_ratio < 0.10

@@ -10,7 +10,7 @@ import pytest
 from taicang.evidence.score import Score, score_parts
 from taicang.evidence.suite_scaling import outcomes as scaling
 from taicang.evidence.suite_training import outcomes, predict
-from taicang.evidence.training_rows import FILE, model_of, read
+from taicang.evidence.training_rows import FILE, model_of, training_rows
 from taicang.train.flops import model_flop
 
 EVIDENCE = Path(__file__).resolve().parents[2].parent / "shared" / "evidence"
@@ -53,7 +53,7 @@ def test_scaling_of_one_layout() -> None:
 def test_flops_are_counted_as_published() -> None:
     """Rows that give both tokens/s and TFLOP/s tell the publisher's FLOPs per token: ours, to half a per cent."""
     checked = 0
-    for row in read(EVIDENCE / FILE):
+    for row in training_rows(EVIDENCE / FILE):
         stated = row.raw["extra"].get("model_tflops_per_gpu")
         if row.source != "mbridge" or row.suite != "training_dense" or not stated:
             continue
@@ -66,7 +66,7 @@ def test_flops_are_counted_as_published() -> None:
 
 def test_memory_of_published_runs() -> None:
     """torchtitan prints its peak memory: ours within 15 %."""
-    rows = [row for row in read(EVIDENCE / FILE) if "mem_gib" in row.raw["extra"]]
+    rows = [row for row in training_rows(EVIDENCE / FILE) if "mem_gib" in row.raw["extra"]]
     assert len(rows) >= 4
     for row in rows:
         ours = float(predict(row).memory.total_bytes) / 2**30

@@ -14,7 +14,7 @@ from taicang.cost.collective import FLAVOURS, Line, collective
 from taicang.cost.collective_bound import lower_bound_s
 from taicang.cost.transfer import transfer
 from taicang.errors import UnknownName
-from taicang.evidence.collective_rows import machine_of
+from taicang.evidence.fabrics import fabric_of
 from taicang.hardware import Level
 from taicang.ops import Collective, Transfer
 
@@ -34,21 +34,21 @@ def tier(name, ranks, gbs, us, *, topology="switch", reduces=False, profile=""):
     )
 
 
-CM384 = machine_of(
+CM384 = fabric_of(
     tier("package", 2, 270, 0.2, topology="mesh", profile="ub-a3"),
     tier("node", 16, 196, 1.2, profile="ub-a3"),
     tier("supernode", 768, 196, 1.9, profile="ub-a3"),
 )
-NVL72 = machine_of(tier("nvlink", 72, 900, 1, reduces=True, profile="nvlink-gb200"))
-NVL256 = machine_of(
+NVL72 = fabric_of(tier("nvlink", 72, 900, 1, reduces=True, profile="nvlink-gb200"))
+NVL256 = fabric_of(
     tier("node", 8, 450, 1, reduces=True, profile="nvlink-h100"),
     tier("nvl256", 256, 225, 2, topology="clos", reduces=True),
 )
-HGX = machine_of(
+HGX = fabric_of(
     tier("nvlink", 8, 450, 1, reduces=True, profile="nvlink-h100"),
     tier("ib", 1024, 50, 3, topology="clos", profile="ib-ndr"),
 )
-A2 = machine_of(
+A2 = fabric_of(
     tier("hccs", 8, 196, 0.5, topology="mesh", profile="hccs-a2"), tier("roce", 4096, 25, 5, profile="roce-a2")
 )
 MACHINES = {"cm384": CM384, "nvl72": NVL72, "nvl256": NVL256, "hgx": HGX, "a2": A2}
@@ -117,7 +117,7 @@ def test_more_ranks_with_the_same_shard_each_are_never_faster(group, kind, shard
     mesh: a larger group has more links.
     """
     machine, ranks, stride = group
-    plain = machine_of(*(replace(level, reduces=False) for level in machine.planes["scale_up"].levels))
+    plain = fabric_of(*(replace(level, reduces=False) for level in machine.planes["scale_up"].levels))
     total = plain.planes["scale_up"].levels[-1].ranks
     wider = min(ranks + more, total // stride)
     assume(machine is not A2)
@@ -132,7 +132,7 @@ def test_more_bandwidth_is_never_slower(group, kind, payload, faster, flavour):
     machine, ranks, stride = group
     levels = machine.planes["scale_up"].levels
     for changed in range(len(levels)):
-        better = machine_of(
+        better = fabric_of(
             *(
                 replace(level, bandwidth_bytes_per_s=level.bandwidth_bytes_per_s * (faster if i == changed else 1.0))
                 for i, level in enumerate(levels)
@@ -210,6 +210,6 @@ def test_an_array_of_transfers_prices_like_its_elements(draws):
 
 def test_a_kv_cache_of_4k_tokens_crosses_one_die_of_rdma_in_at_least_eleven_milliseconds():
     """DeepSeek's 288 MB at 25 GB/s: 11.5 ms at line rate (facts of CloudMatrix384); an engine needs somewhat more."""
-    rdma = machine_of(tier("cluster", 768, 25, 5, profile="roce-a3"), plane="rdma")
+    rdma = fabric_of(tier("cluster", 768, 25, 5, profile="roce-a3"), plane="rdma")
     op = Transfer(payload_bytes=288e6, plane="rdma", distance=32)
     assert 11.5e-3 < transfer(op, rdma, FITS).seconds < 18e-3

@@ -10,7 +10,8 @@ import pytest
 from taicang import catalog
 from taicang.cost.attend_mla import MlaDecodeFit, attend_mla, fit_for
 from taicang.errors import NotModelled
-from taicang.evidence.suite_mla import absorbed, ascend_outcomes, calibrated, unabsorbed
+from taicang.evidence.operators import absorbed, mla_constants, unabsorbed
+from taicang.evidence.suite_ascend import latent_outcomes
 from taicang.hardware import Chip
 from taicang.ops import Attend
 
@@ -31,7 +32,7 @@ def decode(sequences: float, length: float, heads: float, kv: str = "bf16") -> A
 
 
 def price(op: Attend, chip: Chip) -> float:
-    return float(attend_mla(op, chip, calibrated(chip.profile, op)).seconds[0])
+    return float(attend_mla(op, chip, mla_constants(chip.profile, op)).seconds[0])
 
 
 def test_the_nearest_combination_is_taken() -> None:
@@ -98,7 +99,7 @@ def test_draft_tokens_are_free_until_arithmetic_binds() -> None:
 
 
 def test_published_ascend_rates_within_seven_percent() -> None:
-    found = ascend_outcomes()
+    found = list(latent_outcomes())
     assert {o.suite for o in found} == {"ascend_operators"}
     assert len(found) == 2
     for outcome in found:

@@ -10,7 +10,7 @@ from taicang.cost.collective import Line, collective
 from taicang.cost.collective_bound import lower_bound_s, members, usable_bytes_per_s
 from taicang.cost.transfer import transfer
 from taicang.errors import NotModelled
-from taicang.evidence.collective_rows import level, machine_of, scale_out
+from taicang.evidence.fabrics import fabric_of, level, scale_out
 from taicang.hardware import Level
 from taicang.ops import Collective, Transfer
 
@@ -38,54 +38,54 @@ def test_a_mesh_gives_one_link_per_peer(joined, links):
 
 def test_two_ranks_of_a_mesh_are_bound_by_their_one_link():
     op = Collective(kind="all_gather", payload_bytes=28e6, ranks=2)
-    assert lower_bound_s(op, machine_of(MESH)) == pytest.approx(0.5e-3)
+    assert lower_bound_s(op, fabric_of(MESH)) == pytest.approx(0.5e-3)
 
 
 def test_an_all_reduce_over_reducing_switches_is_bound_by_its_buffer_once():
     op = Collective(kind="all_reduce", payload_bytes=450e6, ranks=8)
-    assert lower_bound_s(op, machine_of(level("h100_sxm"))) == pytest.approx(1e-3)
-    assert lower_bound_s(op, machine_of(level("h100_sxm", reduces=False))) == pytest.approx(1.75e-3)
+    assert lower_bound_s(op, fabric_of(level("h100_sxm"))) == pytest.approx(1e-3)
+    assert lower_bound_s(op, fabric_of(level("h100_sxm", reduces=False))) == pytest.approx(1.75e-3)
 
 
 def test_a_tapered_outer_tier_binds_an_all_to_all():
     node = level("h100_sxm")
     op = Collective(kind="all_to_all", payload_bytes=256e6, ranks=256)
-    bound = lower_bound_s(op, machine_of(node, scale_out("", 256, 225e9)))
+    bound = lower_bound_s(op, fabric_of(node, scale_out("", 256, 225e9)))
     assert bound == pytest.approx(248e6 / 225e9)
 
 
 def test_strided_groups_pay_the_network_that_packed_ones_do_not():
-    fabric = machine_of(level("h100_sxm"), scale_out("ib-ndr", 1024, 50e9))
+    fabric = fabric_of(level("h100_sxm"), scale_out("ib-ndr", 1024, 50e9))
     assert all_reduce(fabric, 8, 1e8, stride=8) > 3 * all_reduce(fabric, 8, 1e8)
 
 
 def test_an_engines_kernels_win_small_messages_and_leave_large_ones_to_the_library():
-    fabric = machine_of(level("h200_sxm"))
+    fabric = fabric_of(level("h200_sxm"))
     assert all_reduce(fabric, 8, 8192, "trtllm") < 0.5 * all_reduce(fabric, 8, 8192)
     assert all_reduce(fabric, 8, 2.0**30, "trtllm") == pytest.approx(all_reduce(fabric, 8, 2.0**30), rel=0.1)
 
 
 def test_best_is_at_least_as_fast_as_each_flavour():
-    fabric = machine_of(level("b200_sxm"))
+    fabric = fabric_of(level("b200_sxm"))
     for size in (1e3, 1e5, 1e7, 1e9):
         best = all_reduce(fabric, 8, size, "best")
         assert best <= min(all_reduce(fabric, 8, size, f) for f in ("nccl", "trtllm", "sglang", "vllm"))
 
 
 def test_kernels_over_cuda_ipc_end_at_the_tray_and_multicast_does_not():
-    rack = machine_of(level("gb300"))
+    rack = fabric_of(level("gb300"))
     assert all_reduce(rack, 16, 8192, "sglang") == all_reduce(rack, 16, 8192)
     assert all_reduce(rack, 16, 8192, "trtllm") < 0.3 * all_reduce(rack, 16, 8192)
 
 
 def test_switches_that_reduce_help_large_groups():
-    with_it = all_reduce(machine_of(level("h200_sxm")), 8, 2.0**30)
-    without = all_reduce(machine_of(level("h200_sxm", reduces=False)), 8, 2.0**30)
+    with_it = all_reduce(fabric_of(level("h200_sxm")), 8, 2.0**30)
+    without = all_reduce(fabric_of(level("h200_sxm", reduces=False)), 8, 2.0**30)
     assert with_it < 0.85 * without
 
 
 def test_transfers_pick_the_tier_by_distance_and_refuse_absent_planes():
-    fabric = machine_of(level("h100_sxm"), scale_out("ib-ndr", 1024, 50e9))
+    fabric = fabric_of(level("h100_sxm"), scale_out("ib-ndr", 1024, 50e9))
 
     def seconds(distance):
         return transfer(Transfer(payload_bytes=1e9, plane="scale_up", distance=distance), fabric, FITS).seconds

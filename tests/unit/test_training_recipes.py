@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from taicang.evidence.training_recipes import recomputed, stages
+from taicang.evidence.recipes import recipe_of, stages
 
 
 def test_recomputed_parts() -> None:
-    assert recomputed("DeepSeekV3 (w/o MTP)", "H100-SXM", "FP8") == ("up", "mlp")
-    assert recomputed("DeepSeekV3", "GB300", "MXFP8") == ()
-    assert "experts" in recomputed("Nemotron_3_Nano", "H100-SXM", "FP8")
-    assert recomputed("Llama-3.1-8B", "H100-SXM", "FP8") == ()
+    assert recipe_of("recomputed", "DeepSeekV3 (w/o MTP)", "H100-SXM", "FP8")["parts"] == ["up", "mlp"]
+    assert recipe_of("recomputed", "DeepSeekV3", "GB300", "MXFP8") == {}
+    assert "experts" in recipe_of("recomputed", "Nemotron_3_Nano", "H100-SXM", "FP8")["parts"]
+    assert recipe_of("recomputed", "Llama-3.1-8B", "H100-SXM", "FP8") == {}
 
 
 @pytest.mark.parametrize(("chunks", "first", "last"), [(4, "E16", "13ML"), (16, "E4", "1ML"), (32, "E1", "0ML")])

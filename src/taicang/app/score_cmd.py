@@ -17,20 +17,20 @@ from taicang.output import check_file, check_folder, write_file
 if TYPE_CHECKING:
     from taicang.evidence.score import Outcome
 
-FITS = {
-    "gemm": ("fit_gemm", False),
-    "attend": ("fit_attend", True),
-    "mla": ("fit_mla", True),
-    "experts": ("fit_experts", True),
-    "collective": ("fit_collective", False),
-    "exchange": ("fit_exchange", True),
-    "ascend": ("fit_ascend", False),
-    "stacks": ("fit_stacks", False),
-    "stacks_published": ("fit_published", False),
-    "energy": ("fit_energy", False),
-    "training": ("fit_training", False),
+FITS: dict[str, tuple[str, str, tuple[str, ...]]] = {
+    "gemm": ("fit_gemm", "fit_gemm", ()),
+    "attend": ("fit_kernels", "fit_kernels", ("attend_prefill", "attend_decode")),
+    "mla": ("fit_kernels", "fit_kernels", ("mla_prefill", "mla_decode")),
+    "experts": ("fit_kernels", "fit_kernels", ("experts",)),
+    "collective": ("fit_collective", "fit_collective", ()),
+    "exchange": ("fit_exchange", "fit_exchange", ()),
+    "ascend": ("fit_ascend", "fit_ascend", ()),
+    "stacks": ("fit_stacks", "fit", ()),
+    "stacks_published": ("fit_published", "fit", ()),
+    "energy": ("fit_energy", "fit_energy", ()),
+    "training": ("fit_training", "fit_training", ()),
 }
-"""Family -> module of taicang.evidence, and whether it reads the folder ``kernels``."""
+"""Family -> module of taicang.evidence, its function of an evidence folder, and what else that takes."""
 
 FOLDER = click.option(
     "--evidence",
@@ -106,10 +106,11 @@ def _outcomes(files: tuple[Path, ...], evidence: Path | None, suites: tuple[str,
     notes: list[str] = []
     found: dict[str, list[Outcome]] = {}
     if files:
+        board.check_names(suites)
         for file in files:
-            found[str(file)] = [one for one in intake.outcomes(file) if not suites or one.suite in suites]
+            found[str(file)] = intake.your_outcomes(file, suites)
     else:
-        for one in board.outcomes(evidence, suites, notes):
+        for one in board.suite_outcomes(evidence, suites, notes):
             found.setdefault(report.file_of(one), []).append(one)
     for note in notes:
         click.echo(note, err=True)
@@ -155,9 +156,7 @@ def fit(family: str, evidence: Path | None) -> None:
         raise click.UsageError("fitting needs --evidence DIR")
     check_folder(calibration.FOLDER, "fit")
     for name in FITS if family == "all" else [family]:
-        module, kernels = FITS[name]
-        written = importlib.import_module(f"taicang.evidence.{module}").fit(
-            evidence / "kernels" if kernels else evidence
-        )
+        module, function, families = FITS[name]
+        written = getattr(importlib.import_module(f"taicang.evidence.{module}"), function)(evidence, *families)
         for path in written if isinstance(written, list) else [written]:
             click.echo(f"{name}: {path}")

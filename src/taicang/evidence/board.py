@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import yaml
@@ -14,99 +12,37 @@ import yaml
 from taicang.catalog.trust import FILE
 from taicang.errors import InvalidInput, UnknownName
 from taicang.evidence import carry, intake
+from taicang.evidence.declared import Suite, kinds, speaks_for, suites
 from taicang.evidence.score import Outcome, Score, score_parts
 from taicang.output import write_file
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Suite:
-    """Outcomes of one module: ``names`` are the suites in them; ``carried`` ones need no evidence folder."""
-
-    module: str
-    names: tuple[str, ...]
-    carried: bool = False
-    kernels: bool = False
-    """Reads the folder ``kernels`` of the evidence folder."""
-    long: bool = False
-    """Takes half a minute: runs on the carried tables only when it is asked for."""
-
-
-SUITES = (
-    Suite(module="suite_gemm", names=("gemm",)),
-    Suite(module="suite_attend", names=("attend_prefill", "attend_decode"), kernels=True),
-    Suite(module="suite_mla", names=("mla_prefill", "mla_decode"), kernels=True),
-    Suite(module="suite_experts", names=("experts", "experts_wideep"), kernels=True),
-    Suite(module="suite_collective", names=("nccl", "allreduce", "published_collective", "kv_transfer")),
-    Suite(module="suite_exchange", names=("alltoall_gb200", "deepep_ll", "deepep_normal"), kernels=True),
-    Suite(
-        module="suite_ascend",
-        names=("ascend_operators", "ascend_layer", "ascend_serving", "ascend_replay", "ascend_steps"),
-        carried=True,
-    ),
-    Suite(
-        module="suite_served",
-        names=("served_tpot_agg", "served_tpot_disagg", "served_ttft_agg", "served_ttft_disagg"),
-    ),
-    Suite(
-        module="suite_training",
-        names=("training_dense", "training_moe", "training_lora", "training_megatron"),
-    ),
-    Suite(module="suite_scaling", names=("training_scaling",)),
-    Suite(
-        module="suite_replay",
-        names=("replay_ttft_agg", "replay_tpot_agg", "replay_ttft_disagg", "replay_tpot_disagg"),
-        long=True,
-    ),
-    Suite(
-        module="suite_published",
-        names=(
-            "published_moe",
-            "published_trtllm",
-            "published_mlperf",
-            "published_mlenergy",
-            "published_mlenergy_power",
-            "published_splitwise",
-            "published_splitwise_power",
-            "published_mooncake",
-        ),
-    ),
-)
-
-SPEAKS_FOR: Mapping[str, tuple[str, str]] = MappingProxyType(
-    {
-        "ascend_serving": ("ascend", "DeepSeek-R1 on CloudMatrix384, decode and prefill"),
-        "ascend_steps": ("ascend", "forward steps on Ascend dies"),
-        "served_tpot_agg": ("served", "TPOT of served models, aggregated"),
-        "served_tpot_disagg": ("served", "TPOT of served models, disaggregated"),
-        "published_moe": ("served", "throughput of disaggregated expert models"),
-        "training_dense": ("training", "training steps of dense models"),
-        "training_moe": ("training", "training steps of expert models, balanced routing"),
-        "training_lora": ("training", "fine-tuning steps"),
-        "published_trtllm": ("served", "TensorRT-LLM throughput"),
-    }
-)
-"""Suites whose held-out errors become bands of predictions: for which machines, and their title."""
-
-
-def outcomes(folder: Path | None, wanted: Iterable[str] = (), notes: list[str] | None = None) -> Iterator[Outcome]:
+def suite_outcomes(
+    folder: Path | None, wanted: Iterable[str] = (), notes: list[str] | None = None
+) -> Iterator[Outcome]:
     """Outcomes of all suites that can run: on an evidence ``folder``, else on the carried tables.
 
     ``wanted`` restricts them by suite name. Absent and partly unreadable files are told in ``notes``. Raises
     ``UnknownName`` for a suite that does not exist and ``InvalidInput`` for a folder without evidence.
     """
     names = list(wanted)
-    known = [name for suite in SUITES for name in suite.names]
-    for name in names:
-        if name not in known:
-            raise UnknownName("suite", name, known)
-    if folder is not None and not any((folder / kind.file).is_file() for kind in intake.KINDS):
+    check_names(names)
+    if folder is not None and not any((folder / kind.file).is_file() for kind in kinds()):
         raise InvalidInput("no evidence here (expected CSV files and a folder 'kernels')", where=str(folder))
-    for suite in SUITES:
-        if (names and not set(names) & set(suite.names)) or (suite.long and folder is None and not names):
+    for suite in suites():
+        if (names and not set(names) & set(suite.suites)) or (suite.long and folder is None and not names):
             continue
         for outcome in _run(suite, folder, [] if notes is None else notes):
             if not names or outcome.suite in names:
                 yield outcome
+
+
+def check_names(names: Iterable[str]) -> None:
+    """Raise ``UnknownName`` for a suite that does not exist, with the nearest that do."""
+    known = [name for suite in suites() for name in suite.suites]
+    for name in names:
+        if name not in known:
+            raise UnknownName("suite", name, known)
 
 
 def _run(suite: Suite, folder: Path | None, notes: list[str]) -> Iterator[Outcome]:
@@ -114,11 +50,11 @@ def _run(suite: Suite, folder: Path | None, notes: list[str]) -> Iterator[Outcom
     if suite.carried:
         yield from module.outcomes()
     else:
-        folder = folder or carry.FOLDER
-        files = [folder / kind.file for kind in intake.KINDS if kind.module == suite.module]
-        notes.extend(f"{file}: absent, its suites are skipped" for file in files if not file.is_file())
+        alone, folder = folder is None, folder or carry.FOLDER
+        files = [folder / kind.file for kind in kinds() if suite.module in kind.modules]
+        notes.extend(f"{file}: absent, its suites are skipped" for file in files if not (file.is_file() or alone))
         try:
-            found = list(module.outcomes(folder / "kernels" if suite.kernels else folder))
+            found = list(module.outcomes(folder))
         except Exception as error:  # one file must not take the others with it
             notes.append(f"{suite.module}: {intake.reason(error)}; its files are read row by row")
             found = [outcome for file in files if file.is_file() for outcome in _by_row(file, notes)]
@@ -127,7 +63,7 @@ def _run(suite: Suite, folder: Path | None, notes: list[str]) -> Iterator[Outcom
 
 def _by_row(file: Path, notes: list[str]) -> list[Outcome]:
     try:
-        return intake.outcomes(file)
+        return intake.file_outcomes(file)
     except InvalidInput as error:
         notes.append(str(error))
         return []
@@ -164,10 +100,10 @@ def freeze(scores: Iterable[Score], folder: Path | None) -> Path:
         }
     kept[_section(folder)] = board
     bands = {}
-    for name, (speaks_for, title) in SPEAKS_FOR.items():
+    for name, (machines, title) in speaks_for().items():
         held = kept.get("scores", {}).get(name, {}).get("held-out")
         if held:
-            bands[name] = {"speaks_for": speaks_for, "title": title} | {
+            bands[name] = {"speaks_for": machines, "title": title} | {
                 key: held[key] for key in ("mape_ratio", "p90_ratio", "rows")
             }
     header = "# Written by `taicang score --freeze`: expected errors; a drift of half a point fails the tests.\n"
@@ -193,4 +129,4 @@ def drifts(scores: Iterable[Score], folder: Path | None) -> list[str]:
 
 def board(folder: Path | None, wanted: Iterable[str] = (), *, by_group: bool = False) -> list[Score]:
     """Scores of all suites that can run."""
-    return score_parts(outcomes(folder, wanted), by_group=by_group)
+    return score_parts(suite_outcomes(folder, wanted), by_group=by_group)

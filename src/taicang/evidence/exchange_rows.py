@@ -14,16 +14,17 @@ What the tables hold (read from the columns and the benchmarks' own documentatio
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
 import numpy as np
 
-from taicang.cost.exchange import Setting
+from taicang.cost.exchange import ExchangeFit, Setting, exchange, prepare
 from taicang.cost.routing import Spread
-from taicang.evidence.exchange_machines import machine_of
+from taicang.errors import NotModelled
+from taicang.evidence.fabrics import exchange_machine
 from taicang.evidence.measured import Measured, pick
 from taicang.evidence.split import held_out
 from taicang.evidence.tables import CARRIED, Array, lines, record
@@ -33,7 +34,7 @@ from taicang.units import Count
 
 FILES = ("alltoall_trtllm_gb200.csv", "deepep_low_latency.csv", "deepep_normal.csv")
 PUBLISHED = CARRIED / "exchange_published.csv"
-_DISPATCH_BYTES = {"bfloat16": 2.0, "fp8": 1.0, "nvfp4": 0.5 + 1 / 16}
+_DISPATCH_BYTES = {"bf16": 2.0, "bfloat16": 2.0, "fp8": 1.0, "nvfp4": 0.5 + 1 / 16}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,11 +59,9 @@ class Row:
 
 
 def _alltoall(folder: Path) -> Iterator[Row]:
-    for r in lines(folder / FILES[0]):
+    for r in lines(folder / "kernels" / FILES[0]):
         kind = r["op_name"].removeprefix("alltoall_")
         # A low-precision combine still moves the table's format, but quantises on the way: a kernel of its own.
-        if not r["latency_ms"]:
-            continue
         low = kind == "combine_low_precision"
         dtype = r["moe_dtype"] if kind == "dispatch" or low else "bfloat16"
         shape = [r[c] for c in ("kernel_source", "moe_dtype", "num_tokens", "hidden_size", "topk", "num_experts")]
@@ -76,25 +75,54 @@ def _alltoall(folder: Path) -> Iterator[Row]:
             library=library + ("_low_precision" if low else ""),
             kind="combine" if low else kind,
             tokens=float(r["num_tokens"]),
-            token_bytes=float(r["hidden_size"]) * _DISPATCH_BYTES[dtype],
+            token_bytes=dispatch_bytes(dtype, float(r["hidden_size"])),
             topk=float(r["topk"]),
             experts=float(r["num_experts"]),
             ranks=float(r["moe_ep_size"]),
             cores=0.0,
             spread="strided",
-            measured_s=float(r["latency_ms"]) * 1e-3,
+            measured_s=float(r["latency_ms"] or "nan") * 1e-3,
             held=held_out("alltoall", r["op_name"], *shape),
         )
 
 
-def _bytes(kind: str, hidden: float) -> float:
-    return hidden * (1 + 4 / 128) if kind == "dispatch" else 2 * hidden
+def dispatch_bytes(dtype: str, hidden: float) -> float:
+    """Bytes of a token that TensorRT-LLM sends in this format."""
+    if dtype.lower() not in _DISPATCH_BYTES:
+        raise NotModelled(f"tokens sent in {dtype}")
+    return hidden * _DISPATCH_BYTES[dtype.lower()]
+
+
+def sent_bytes(kind: str, hidden: float, *, normal: bool) -> float:
+    """Bytes of a token that DeepEP sends."""
+    if kind == "combine":
+        return 2 * hidden
+    return hidden * (1 + 4 / 128) + (0.0 if normal else 16.0)
+
+
+def call_split(row: Row, hidden: float, form: str) -> bool:
+    """Whether the evidence split of the kernel tables keeps a call from every fit; ``form`` is TensorRT-LLM's."""
+    tokens, topk, experts = (str(int(v)) for v in (row.tokens, row.topk, row.experts))
+    if row.library.startswith("trtllm"):
+        style = {"trtllm_onesided": "NVLinkOneSided", "trtllm_twosided": "NVLinkTwoSided"}[row.library]
+        shape = (
+            style,
+            {"bf16": "bfloat16"}.get(form.lower(), form.lower()),
+            tokens,
+            str(int(hidden)),
+            topk,
+            experts,
+            str(int(row.ranks)),
+        )
+        return held_out("alltoall", f"alltoall_{row.kind}", *shape, "balanced")
+    cores = [str(int(row.cores))] if row.library == "deepep_normal" else []
+    return held_out(row.library, row.kind, str(row.nodes), str(int(hidden)), tokens, topk, experts, *cores)
 
 
 def _deepep(folder: Path, *, normal: bool) -> Iterator[Row]:
     suite, name = ("deepep_normal", FILES[2]) if normal else ("deepep_ll", FILES[1])
     seen: set[tuple[str, ...]] = set()
-    for r in lines(folder / name):
+    for r in lines(folder / "kernels" / name):
         nodes, tokens, hidden = int(r["node_num"]), float(r["num_token"]), float(r["hidden_size"])
         shape = [r[c] for c in ("node_num", "hidden_size", "num_token", "num_topk", "num_experts")]
         older = r["fwver"] == "0.5.6.post2"
@@ -121,7 +149,7 @@ def _deepep(folder: Path, *, normal: bool) -> Iterator[Row]:
                 library=suite,
                 kind=kind,
                 tokens=tokens,
-                token_bytes=_bytes(kind, hidden) + (16.0 if kind == "dispatch" and not normal else 0.0),
+                token_bytes=sent_bytes(kind, hidden, normal=normal),
                 topk=topk,
                 experts=float(r["num_experts"]),
                 ranks=float(nodes * (4 if system.startswith("gb") else 8)),
@@ -132,7 +160,7 @@ def _deepep(folder: Path, *, normal: bool) -> Iterator[Row]:
             )
 
 
-def published() -> list[Row]:
+def exchange_published() -> list[Row]:
     """Published figures that the package carries: CANN on CloudMatrix384, DeepEP on H800."""
     return [
         record(
@@ -149,7 +177,7 @@ def published() -> list[Row]:
     ]
 
 
-def read(folder: Path) -> list[Row]:
+def exchange_rows(folder: Path) -> list[Row]:
     """All rows of the three tables under ``folder``; FileNotFoundError if one is missing."""
     return [*_alltoall(folder), *_deepep(folder, normal=False), *_deepep(folder, normal=True)]
 
@@ -167,14 +195,14 @@ class Part:
     @property
     def machine(self) -> Machine:
         """The machine under the rows."""
-        return machine_of(self.rows.system, self.nodes, self.rows.suite == "deepep_normal" and self.nodes > 4)
+        return exchange_machine(self.rows.system, self.nodes, self.rows.suite == "deepep_normal" and self.nodes > 4)
 
     def fitted(self) -> Part:
         """The rows that a fit may see."""
         return replace(self, rows=self.rows.fitted(), setting=pick(self.setting, ~self.rows.held))
 
 
-def parts(rows: Iterable[Row]) -> list[Part]:
+def exchange_parts(rows: Iterable[Row]) -> list[Part]:
     """Rows by suite, machine and kernel."""
     groups: dict[tuple[object, ...], list[Row]] = {}
     for row in rows:
@@ -206,3 +234,14 @@ def _part(rows: list[Row], note: str) -> Part:
     # Without node limits a call on four nodes or fewer is the same.
     setting = Setting(spread=first.spread, cores=column("cores"), node_limit=4.0)
     return Part(rows=measured, setting=setting, nodes=first.nodes, library=first.library, kind=first.kind)
+
+
+def exchange_seconds(part: Part, fits: Mapping[str, Mapping[str, ExchangeFit]]) -> Array:
+    """Seconds of the rows of one kernel on one machine."""
+    library, op = part.library.removesuffix("-sgl"), part.rows.op
+    counts = prepare(op, part.machine, fits, library=library) if library == "trtllm_twosided" else 0.0
+    if part.kind == "prepare":
+        return np.asarray(counts, dtype=np.float64)
+    seconds = exchange(op, part.machine, fits, library=library, setting=part.setting).seconds
+    # The table times the count exchange by itself, the price of a dispatch holds both.
+    return np.asarray(seconds - (counts if part.kind == "dispatch" else 0.0), dtype=np.float64)

@@ -40,7 +40,7 @@ SOFT = 0.1
 """Relative error beyond which a row's pull grows only linearly."""
 
 
-def fit(folder: Path) -> Path:
+def fit_ascend(folder: Path) -> Path:
     """Fit all three stacks and write calibration/stacks_ascend.yaml; the rows are carried, ``folder`` is not read."""
     del folder
     late = straggle_ratio()

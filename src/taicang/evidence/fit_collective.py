@@ -13,11 +13,13 @@ from typing import TypeAlias
 import numpy as np
 
 from taicang.cost.collective import PROTOCOLS, SHOTS, Line, collective
-from taicang.evidence.collective_rows import SYSTEMS, custom_rows, flavour_of, level, machine_of, nccl_rows
-from taicang.evidence.fit_scale_out import eager, measured_s, moves, scale_out_lines
+from taicang.evidence.fabrics import declared, fabric_of, level
+from taicang.evidence.fit_scale_out import eager, moves, scale_out_lines
 from taicang.evidence.fitting import Bounds, Constants, solve, stated, write
+from taicang.evidence.kernels import kernel_rows
 from taicang.evidence.measured import Measured, count, log_errors
-from taicang.evidence.published_collective import collectives
+from taicang.evidence.operators import flavour_of
+from taicang.evidence.published_collective import collectives, measured_s
 from taicang.hardware import Machine
 from taicang.ops import Collective
 from taicang.units import Num
@@ -127,8 +129,8 @@ def large_rows(folder: Path, system: str) -> list[Rows]:
 
 def level_lines(system: str, nccl: Sequence[Rows], custom: Sequence[Rows], known: Mapping[str, Lines]) -> Lines:
     """All lines of one system of the tables, from calibrated-on rows; ``known`` levels lend the switches' reduction."""
-    machine = machine_of(level(system))
-    shared = SYSTEMS[system][0].startswith("pcie")
+    machine = fabric_of(level(system))
+    shared = level(system).profile.startswith("pcie")
     lines: Lines = {}
     here = [part for part in nccl if part.system == system]
     own = [part for part in custom if part.system == system]
@@ -140,7 +142,7 @@ def level_lines(system: str, nccl: Sequence[Rows], custom: Sequence[Rows], known
         behind: Lines = {}
         if kind == "all_reduce" and level(system).reduces:
             switch = "all_reduce/in_switch"
-            lender = SWITCHES.get(SYSTEMS[system][0])
+            lender = SWITCHES.get(level(system).profile)
             if lender is None:
                 keys.append(switch)
             else:
@@ -167,13 +169,13 @@ def typical(profiles: Mapping[str, Lines]) -> Lines:
     }
 
 
-def fit(folder: Path) -> Path:
+def fit_collective(folder: Path) -> Path:
     """Fit every level of the evidence ``folder`` and write ``collective.yaml``; seconds of work on one core."""
-    nccl = [part.fitted() for part in nccl_rows(folder)]
-    custom = [part.fitted() for part in custom_rows(folder)]
+    nccl = [part.fitted() for part in kernel_rows(folder, "nccl")]
+    custom = [part.fitted() for part in kernel_rows(folder, "allreduce")]
     profiles: dict[str, Lines] = {}
-    for system, (profile, *_) in sorted(SYSTEMS.items(), key=lambda item: (item[0] in TWINS, item[1][0] in SWITCHES)):
-        profiles[profile] = level_lines(system, nccl + large_rows(folder, system), custom, profiles)
+    for system in sorted(declared()["levels"], key=lambda name: (name in TWINS, level(name).profile in SWITCHES)):
+        profiles[level(system).profile] = level_lines(system, nccl + large_rows(folder, system), custom, profiles)
     profiles["default"] = typical(profiles)
     for profile, lines in [*scale_out_lines(folder, profiles).items(), *moves(folder, profiles).items()]:
         profiles[profile] = profiles.get(profile, {}) | lines

@@ -43,7 +43,7 @@ def fit_rows(rows: list[Published]) -> EnergyFit:
     return EnergyFit(**solve(errors, BOUNDS, prior=PRIOR))
 
 
-def fit(folder: Path) -> Path:
+def fit_energy(folder: Path) -> Path:
     """Fit each measured architecture; "default", for the others, is their mean."""
     rows = [row for row in read(folder / FILE) if states_power(row) and not row.held_out and not row.context]
     groups: dict[str, list[Published]] = {}

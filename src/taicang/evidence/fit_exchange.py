@@ -9,8 +9,16 @@ from pathlib import Path
 
 import numpy as np
 
-from taicang.cost.exchange import ExchangeFit, exchange, prepare
-from taicang.evidence.exchange_rows import FILES, PUBLISHED, Part, parts, published, read
+from taicang.cost.exchange import ExchangeFit
+from taicang.evidence.exchange_rows import (
+    FILES,
+    PUBLISHED,
+    Part,
+    exchange_parts,
+    exchange_published,
+    exchange_rows,
+    exchange_seconds,
+)
 from taicang.evidence.fitting import Bounds, Constants, fingerprint, solve, stated, write
 from taicang.evidence.measured import count
 from taicang.evidence.tables import Array
@@ -73,17 +81,6 @@ FORMS: Mapping[str, Form] = {
 }
 
 
-def predict(part: Part, fits: Fits) -> Array:
-    """Seconds of the rows of one kernel on one machine."""
-    library, op = part.library.removesuffix("-sgl"), part.rows.op
-    counts = prepare(op, part.machine, fits, library=library) if library == "trtllm_twosided" else 0.0
-    if part.kind == "prepare":
-        return np.asarray(counts, dtype=np.float64)
-    seconds = exchange(op, part.machine, fits, library=library, setting=part.setting).seconds
-    # The table times the count exchange by itself, the price of a dispatch holds both.
-    return np.asarray(seconds - (counts if part.kind == "dispatch" else 0.0), dtype=np.float64)
-
-
 def fit_kernel(kin: Sequence[Part], form: Form, *, profile: str, key: str, known: Fits) -> ExchangeFit:
     """Constants of one kernel; ``known`` are those of the networks inside this one."""
     bounds: Bounds = {
@@ -95,7 +92,7 @@ def fit_kernel(kin: Sequence[Part], form: Form, *, profile: str, key: str, known
     def errors(constants: Constants) -> Array:
         trial = ExchangeFit(**form.fixed, **constants)
         fits = {**known, profile: {**known.get(profile, {}), key: trial}}
-        return np.asarray(np.log(np.concatenate([predict(part, fits) for part in kin])) - truth)
+        return np.asarray(np.log(np.concatenate([exchange_seconds(part, fits) for part in kin])) - truth)
 
     return ExchangeFit(**form.fixed, **solve(errors, bounds, spreads=SPREADS))
 
@@ -155,15 +152,15 @@ def _lean(fit: ExchangeFit) -> dict[str, float]:
     }
 
 
-def fit(folder: Path) -> Path:
+def fit_exchange(folder: Path) -> Path:
     """Fit all kernels on the calibrated rows under ``folder`` and on the published figures; write ``exchange.yaml``."""
-    kin = [part.fitted() for part in parts(read(folder))]
-    carried = parts(row for row in published() if not row.held)
+    kin = [part.fitted() for part in exchange_parts(exchange_rows(folder))]
+    carried = exchange_parts(row for row in exchange_published() if not row.held)
     fits = fit_rows(kin) | fit_ascend(carried)
     plain = {profile: {key: _lean(f) for key, f in keyed.items()} for profile, keyed in sorted(fits.items())}
+    prints = ", ".join(f"{name} {fingerprint(folder / 'kernels' / name)}" for name in FILES)
     note = (
-        f"prints of {', '.join(f'{n} {fingerprint(folder / n)}' for n in FILES)}; "
-        f"cann from src/taicang/evidence/data/{PUBLISHED.name} (8 and 256 dies and one small call)"
+        f"prints of {prints}; cann from src/taicang/evidence/data/{PUBLISHED.name} (8 and 256 dies and one small call)"
     )
     used = count(part.rows for part in [*kin, *carried])
-    return write("exchange", plain, evidence=folder / FILES[2], rows=used, note=note)
+    return write("exchange", plain, evidence=folder / "kernels" / FILES[2], rows=used, note=note)

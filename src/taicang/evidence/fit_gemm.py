@@ -19,8 +19,9 @@ import numpy as np
 from taicang.catalog.costing import ARCHITECTURE
 from taicang.cost.gemm import GemmFit, gemm
 from taicang.evidence.fitting import Constants, solve, stated, write
+from taicang.evidence.kernels import kernel_rows, tables
 from taicang.evidence.measured import Measured, count
-from taicang.evidence.suite_gemm import ASCEND, TABLE, read, read_ascend, seconds
+from taicang.evidence.operators import ASCEND, ascend_gemm_rows, gemm_seconds
 from taicang.evidence.tables import Array
 from taicang.ops import Gemm
 
@@ -64,10 +65,10 @@ ASCEND_STREAM_RATIO = 0.841
 """Memory bandwidth that an Ascend 910C die sustains in its attention kernel (CloudMatrix384 paper, Table 9)."""
 
 
-def fit(folder: Path) -> Path:
+def fit_gemm(folder: Path) -> Path:
     """Write calibration/gemm.yaml and calibration/pointwise.yaml from the evidence in ``folder``; return the former."""
-    table = [rows.fitted() for rows in read(folder)]
-    ascend = read_ascend().fitted()
+    table = [rows.fitted() for rows in kernel_rows(folder, "gemm")]
+    ascend = ascend_gemm_rows().fitted()
     profiles: dict[str, dict[str, GemmFit]] = {}
     pooled: dict[str, GemmFit] = {}
     for dtype in ("bf16", "fp8", "fp8_block", "nvfp4"):
@@ -86,7 +87,7 @@ def fit(folder: Path) -> Path:
                 profiles.setdefault("gb200", {})[dtype] = replace(common, compute_efficiency_ratio=clock)
     cube = _ascend(ascend, pooled["bf16"])
     profiles[ASCEND] = {"bf16": cube, "int8": cube}
-    path, rows_used = folder / TABLE, count([*table, ascend])
+    path, rows_used = folder / tables()["gemm"].file, count([*table, ascend])
     streams = {profile: {"stream": _stream(keyed["bf16"])} for profile, keyed in profiles.items()}
     plain = {profile: {dtype: stated(own) for dtype, own in keyed.items()} for profile, keyed in profiles.items()}
     write("pointwise", streams, evidence=path, rows=rows_used, note=_POINTWISE_NOTE)
@@ -117,7 +118,7 @@ def _warm(rows: Measured[Gemm], fit: GemmFit) -> GemmFit:
 
 def _errors(kin: Sequence[Measured[Gemm]], fit: GemmFit) -> Array:
     """Log errors of all rows, and of the large product of each system where one is known."""
-    near = [np.log(seconds(rows, _warm(rows, fit)) / rows.measured_s) for rows in kin]
+    near = [np.log(gemm_seconds(rows, _warm(rows, fit)) / rows.measured_s) for rows in kin]
     return np.concatenate(near + [_large_errors(rows, _warm(rows, fit)) for rows in kin])
 
 

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from taicang.cost.collective import PROTOCOLS, Fits, Line, collective
+from taicang.cost.collective import PROTOCOLS, Fits, Line
+from taicang.evidence.fabrics import declared
 from taicang.evidence.fitting import Bounds, Constants, solve
 from taicang.evidence.kv_transfer import PORT_BYTES_PER_S, moves_measured
-from taicang.evidence.published_collective import OUTER, Published, collectives
+from taicang.evidence.published_collective import Published, collectives, measured_s, predict_s
 from taicang.evidence.tables import Array
-from taicang.ops import Collective
 
 # Read and write bandwidth of one die over the Unified Bus, as shares of its line rate (facts: 164-167 and 135-137 of
 # 196 GB/s measured); a collective both reads and writes, so its lines get the geometric mean.
@@ -22,17 +22,6 @@ COPY_ENGINE_RATIO = 0.92
 """Peer copy by the copy engine: 276 of 300 GB/s (A100 sample of nvbandwidth); for lack of others, of any fabric."""
 HOST_RATIO = 26.0 / 32.0
 """Pinned host to device over PCIe 4 x16 (same sample)."""
-
-
-def predict_s(row: Published, fits: Fits) -> float:
-    """Seconds that one published row should take, without the eager launch."""
-    op = Collective(kind=row.kind, payload_bytes=row.payload_bytes, ranks=float(row.ranks))
-    return float(collective(op, row.machine, fits).seconds)
-
-
-def measured_s(row: Published) -> float:
-    """Seconds that one published row took."""
-    return row.value * 1e-6 if row.metric == "latency" else row.payload_bytes * row.bus_ratio / (row.value * 1e9)
 
 
 def _fitted(rows: list[Published]) -> list[Published]:
@@ -55,7 +44,7 @@ def scale_out_lines(folder: Path, fits: Fits) -> dict[str, dict[str, Line]]:
         if key.endswith("simple")
     }
     found["ub-a3"] = ub
-    for profile in sorted({profile for profile, _ in OUTER.values()}):
+    for profile in sorted({outer["profile"] for outer in declared()["outer"].values()}):
         rows = [r for r in _fitted(collectives(folder)) if r.machine.planes["scale_up"].levels[-1].profile == profile]
         timed = any(r.eager for r in rows)  # otherwise only large messages: they tell nothing about the base
         if not rows:

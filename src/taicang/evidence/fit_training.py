@@ -25,7 +25,7 @@ from taicang.cost.sustained import Sustained
 from taicang.errors import TaicangError
 from taicang.evidence.fitting import write
 from taicang.evidence.suite_training import predict, setup
-from taicang.evidence.training_rows import FILE, Row, read, stack_of
+from taicang.evidence.training_rows import FILE, Row, stack_of, training_rows
 
 Floats = NDArray[np.float64]
 PRIOR_RATIO = 0.05
@@ -43,10 +43,10 @@ TAX_RATIO = 0.15
 """Start of the search for the slowdown beside collectives."""
 
 
-def fit(folder: Path) -> list[Path]:
+def fit_training(folder: Path) -> list[Path]:
     """Write ``sustained.yaml`` and ``stacks_training.yaml``."""
     path = folder / FILE
-    rows = [row for row in read(path) if _usable(row)]
+    rows = [row for row in training_rows(path) if _usable(row)]
     chips = sorted({setup(row).machine.chip.name for row in rows})
     stacks = sorted({stack_of(row) for row in rows})
     solved = _solve(rows, chips, stacks)

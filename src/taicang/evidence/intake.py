@@ -10,96 +10,47 @@ from __future__ import annotations
 import csv
 import importlib
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from types import MappingProxyType
 from typing import TypeAlias
 
+from taicang.catalog import calibration
 from taicang.errors import InvalidInput, TaicangError
 from taicang.evidence import intake_ascend
+from taicang.evidence.declared import Kind, Suite, kinds, suites
+from taicang.evidence.fitting import fingerprint
 from taicang.evidence.score import Outcome
-
-NONE = "none"
-"""Module of rows that no suite predicts."""
 
 Cells: TypeAlias = Mapping[str, str]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Kind:
-    """One kind of evidence file: where its suite looks for it, what tells it, and where it states what was measured."""
+def your_outcomes(path: Path, wanted: Collection[str] = ()) -> list[Outcome]:
+    """Outcomes of a file that a user brings: all "yours", but for a file that the package's own constants saw.
 
-    file: str
-    module: str
-    columns: frozenset[str]
-    measured: Mapping[str, tuple[str, str]]
-    """Suite -> (column, unit of the column)."""
-    says: str = ""
-    """Content of the column ``kind``, where several kinds share their columns."""
+    Suites that take long run where they are ``wanted``. Raises as ``file_outcomes``.
+    """
+    found = file_outcomes(path, wanted)
+    seen = path.is_file() and any(fingerprint(path) in str(calibration.read(name)["fitted_on"]) for name in _families())
+    return found if seen else [replace(outcome, yours=True) for outcome in found]
 
 
-def _kind(columns: str, suite: str, file: str, stated: str, module: str = "", says: str = "") -> Kind:
-    column, unit = stated.split("/")
-    return Kind(
-        file=file,
-        module=module or f"suite_{suite.split('_', maxsplit=1)[0]}",
-        columns=frozenset(columns.split()),
-        measured=MappingProxyType({suite: (column, unit)}),
-        says=says,
-    )
+def _families() -> list[str]:
+    return [path.stem for path in calibration.FOLDER.glob("*.yaml")]
 
 
-_BEST = "latency_ms_best/ms"
-_MEAN = "latency_ms/ms"
-_VALUE = "value/"
-_PUBLISHED = "kind metric value src"
-_EXCHANGE = "suite_exchange"
-KINDS = (
-    Kind(
-        file="served_e2e.csv",
-        module="suite_served",
-        columns=frozenset(["model_path", "system", "isl", "osl", "concurrency", "silicon_tpot_ms"]),
-        measured=MappingProxyType(
-            {"served_tpot": ("silicon_tpot_ms", "ms"), "served_ttft": ("silicon_ttft_ms", "ms")},
-        ),
-    ),
-    _kind(_PUBLISHED, "published", "published_serving.csv", _VALUE, says="serving"),
-    _kind(_PUBLISHED, "training", "published_training.csv", _VALUE, says="training"),
-    _kind(_PUBLISHED, "published_collective", "published_collective.csv", _VALUE, "suite_collective", "collective"),
-    _kind(_PUBLISHED, "published_operator", "published_operator.csv", _VALUE, NONE, "operator"),
-    _kind("gemm_dtype m n k latency_ms_best", "gemm", "kernels/gemm.csv", _BEST),
-    _kind("attn_dtype isl latency_ms_best", "attend_prefill", "kernels/attention_prefill_gqa.csv", _BEST),
-    _kind("attn_dtype kv_len latency_ms_best", "attend_decode", "kernels/attention_decode_gqa.csv", _BEST),
-    _kind("mla_dtype isl latency_ms_best", "mla_prefill", "kernels/mla_prefill.csv", _BEST),
-    _kind("mla_dtype kv_len latency_ms_best", "mla_decode", "kernels/mla_decode.csv", _BEST),
-    _kind("moe_dtype inter_size latency_ms_best", "experts", "kernels/moe_experts.csv", _BEST),
-    _kind("moe_dtype inter_size num_slots latency_ms", "experts_wideep", "kernels/moe_wideep.csv", _MEAN),
-    _kind("nccl_dtype message_size latency_ms", "nccl", "kernels/nccl.csv", _MEAN, "suite_collective"),
-    _kind(
-        "allreduce_dtype message_size latency_ms",
-        "allreduce",
-        "kernels/custom_allreduce.csv",
-        _MEAN,
-        "suite_collective",
-    ),
-    _kind("moe_dtype op_name topk latency_ms", "alltoall_gb200", "kernels/alltoall_trtllm_gb200.csv", _MEAN, _EXCHANGE),
-    _kind(
-        "num_topk dispatch_avg_t_us", "deepep_ll", "kernels/deepep_low_latency.csv", "dispatch_avg_t_us/us", _EXCHANGE
-    ),
-    _kind(
-        "num_topk dispatch_transmit_us",
-        "deepep_normal",
-        "kernels/deepep_normal.csv",
-        "dispatch_transmit_us/us",
-        _EXCHANGE,
-    ),
-)
+def file_outcomes(path: Path, wanted: Collection[str] = ()) -> list[Outcome]:
+    """Outcomes of one file. Raises ``InvalidInput`` for a file of no known kind, or without rows of a suite wanted."""
+    found = _outcomes_of(path, wanted)
+    chosen = [outcome for outcome in found if not wanted or outcome.suite in wanted]
+    if wanted and found and not chosen:
+        has = ", ".join(sorted({outcome.suite for outcome in found}))
+        raise InvalidInput(f"no rows of {' or '.join(wanted)} here; this file has {has}", where=str(path))
+    return chosen
 
 
-def outcomes(path: Path) -> list[Outcome]:
-    """Outcomes of one file. Raises ``InvalidInput`` for a file of no known kind."""
+def _outcomes_of(path: Path, wanted: Collection[str]) -> list[Outcome]:
     if path.suffix in (".yaml", ".yml"):
         return intake_ascend.step_outcomes(path)
     try:
@@ -108,14 +59,18 @@ def outcomes(path: Path) -> list[Outcome]:
             header, rows = set(reader.fieldnames or ()), [_clean(row) for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InvalidInput(f"cannot read this file ({error})", where=str(path)) from None
-    fitting = [kind for kind in KINDS if kind.columns <= header]
+    fitting = [kind for kind in kinds() if kind.columns <= header]
     if not fitting:
         raise InvalidInput(
             f"no kind of evidence has the columns {', '.join(sorted(header)) or '(none)'}", where=str(path)
         )
     if not fitting[0].says:
-        return of_kind(max(fitting, key=lambda kind: len(kind.columns)), rows)
-    return [outcome for kind in fitting for outcome in _published(kind, [r for r in rows if r["kind"] == kind.says])]
+        return of_kind(max(fitting, key=lambda kind: len(kind.columns)), rows, wanted)
+    strange = [row for row in rows if row["kind"] not in {kind.says for kind in fitting}]
+    return [
+        *(o for kind in fitting for o in _published(kind, [row for row in rows if row["kind"] == kind.says])),
+        *(o for i, row in enumerate(strange) for o in refused(fitting[0], row, i, f"no suite of kind {row['kind']!r}")),
+    ]
 
 
 def _clean(row: Mapping[str | None, str | list[str] | None]) -> dict[str, str]:
@@ -124,30 +79,34 @@ def _clean(row: Mapping[str | None, str | list[str] | None]) -> dict[str, str]:
 
 
 def _published(kind: Kind, rows: Sequence[Cells]) -> list[Outcome]:
-    ascend = [row for row in rows if intake_ascend.is_ascend(row)]
-    others = [row for row in rows if not intake_ascend.is_ascend(row)]
+    ascend = [row for row in rows if kind.says == "serving" and intake_ascend.is_ascend(row)]
+    others = [row for row in rows if row not in ascend]
     return [*(intake_ascend.row_outcome(row) for row in ascend), *of_kind(kind, others)]
 
 
-def of_kind(kind: Kind, rows: Sequence[Cells]) -> list[Outcome]:
-    """Outcomes of rows of one kind, in their order as far as the suite keeps it."""
+def of_kind(kind: Kind, rows: Sequence[Cells], wanted: Collection[str] = ()) -> list[Outcome]:
+    """Outcomes of rows of one kind, in their order as far as its suites keep it; long suites where ``wanted``."""
     if not rows:
         return []
-    if kind.module == NONE:
-        return [o for i, row in enumerate(rows) for o in refused(kind, row, i, "no suite predicts such rows yet")]
-    module = importlib.import_module(f"taicang.evidence.{kind.module}")
+    found: list[Outcome] = []
+    for suite in suites():
+        asked = bool(set(suite.suites) & set(wanted))
+        if suite.module in kind.modules and (asked or not (wanted or suite.long)):
+            found += _of_suite(kind, suite, rows)
+    if not found:  # none of those wanted
+        return of_kind(kind, rows)
+    return [_in_unit_of_file(outcome, kind) for outcome in found]
+
+
+def _of_suite(kind: Kind, suite: Suite, rows: Sequence[Cells]) -> list[Outcome]:
+    module = importlib.import_module(f"taicang.evidence.{suite.module}")
     with TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "kernels").mkdir()
-        reads_kernels = kind.file.startswith("kernels/") and kind.module not in ("suite_gemm", "suite_collective")
-        run = _Runner(
-            kind=kind,
-            file=folder / kind.file,
-            call=lambda: module.outcomes(folder / "kernels" if reads_kernels else folder),
-        )
+        run = _Runner(kind=kind, suite=suite, file=folder / kind.file, call=lambda: list(module.outcomes(folder)))
         known = frozenset(outcome.id for outcome in run.call())  # what the package carries is not in the file
         found = run.halved(list(enumerate(rows)), known)
-    return [_in_unit_of_file(outcome, kind) for outcome in [*found, *_left_out(kind, rows, found)]]
+    return [*found, *_left_out(kind, rows, found)]
 
 
 def _left_out(kind: Kind, rows: Sequence[Cells], found: Sequence[Outcome]) -> Iterator[Outcome]:
@@ -164,6 +123,7 @@ def _left_out(kind: Kind, rows: Sequence[Cells], found: Sequence[Outcome]) -> It
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Runner:
     kind: Kind
+    suite: Suite
     file: Path
     call: Callable[[], Sequence[Outcome]]
 
@@ -186,7 +146,8 @@ class _Runner:
             mine = [o for o in self.call() if o.id not in known]
         finally:
             self.file.unlink()
-        found = [o for o in mine if any(o.suite.startswith(suite) for suite in self.kind.measured)]
+        names = (*self.kind.measured, *(("replay",) if self.suite.long else ()))
+        found = [o for o in mine if o.suite.startswith(names)]
         return [sound(outcome) for outcome in found]
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -34,6 +34,8 @@ class Measured(Generic[Op]):
     measured_s: Array
     held: NDArray[np.bool_]
     """Kept from every fit."""
+    by_engine: Mapping[str, Array] = field(default_factory=dict)
+    """Seconds in each engine that has a column of its own, NaN where a row was not measured in it."""
 
     @property
     def chip(self) -> Chip:
@@ -48,7 +50,13 @@ class Measured(Generic[Op]):
             ids=tuple(name for name, kept in zip(self.ids, keep, strict=True) if kept),
             measured_s=self.measured_s[keep],
             held=self.held[keep],
+            by_engine={engine: its_s[keep] for engine, its_s in self.by_engine.items()},
         )
+
+    def of_engine(self, engine: str) -> Measured[Op]:
+        """The rows that were measured in ``engine``, with its seconds."""
+        its_s = self.by_engine[engine]
+        return replace(self, measured_s=its_s).where(np.isfinite(its_s))
 
     def fitted(self) -> Measured[Op]:
         """The rows that a fit may see."""

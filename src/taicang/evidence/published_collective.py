@@ -1,30 +1,47 @@
-"""Published bus bandwidths of whole machines, as operators on the fabrics that they were measured on."""
+"""Published collectives and MoE kernels of whole machines, as operators on the fabrics that they were measured on."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-from taicang.evidence.collective_rows import KINDS, level, machine_of, scale_out
+from taicang import catalog
+from taicang.catalog import calibration
+from taicang.cost.collective import Fits, Line, collective
+from taicang.cost.exchange import ExchangeFit
+from taicang.errors import NotModelled
+from taicang.evidence.exchange_rows import (
+    Row,
+    call_split,
+    dispatch_bytes,
+    exchange_parts,
+    exchange_seconds,
+    sent_bytes,
+)
+from taicang.evidence.fabrics import KINDS, declared, fabric_of, level, scale_out
+from taicang.evidence.measured import attempt
+from taicang.evidence.score import Outcome
 from taicang.evidence.split import held_out
+from taicang.evidence.systems import machine_stated
 from taicang.evidence.tables import Cells, lines
 from taicang.hardware import Machine
-from taicang.ops import CollectiveKind
+from taicang.ops import Collective, CollectiveKind
 
+SUITE = "published_collective"
+FILE = "published_collective.csv"
 LARGE_BYTES = 8 * 2.0**30
 """Assumed buffer behind a slide that says "large messages" (nccl-tests end at 8 or 16 GiB)."""
-CHIPS = {"A100-80G": "a100_sxm", "H100-SXM": "h100_sxm", "H200-SXM": "h200_sxm", "B200": "b200_sxm", "B300": "b300_sxm"}
-CHIPS |= {"GB200": "gb200", "GB300": "gb300"}
-# scale-out of the multi-node rows -> (profile, one-way bandwidth of one rank's network port)
-OUTER = {
-    "DGX-A100 multi-node": ("ib-hdr", 25e9),
-    "DGX-H100 multi-node": ("ib-ndr", 50e9),
-    "P6-B200 4 nodes EFAv4": ("efa-v4", 50e9),
+LIBRARIES = {
+    "one-sided": "trtllm_onesided",
+    "two-sided": "trtllm_twosided",
+    "low-latency": "deepep_ll",
+    "normal": "deepep_normal",
 }
-
-
-DOUBTFUL = {"col-0057": "first, cold call: 6.3 ms for 32 KiB, 17 times the next sizes; printed with one digit"}
+"""Last word of a MoE kernel's name -> the library whose constants price it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +60,7 @@ class Published:
     """Timed through PyTorch, launch by launch, rather than inside a graph or a benchmark loop."""
     machine: Machine
     held_out: bool
+    flavour: str = "nccl"
     doubtful: str = ""
     """Why the figure does not tell about the collective."""
 
@@ -53,49 +71,137 @@ class Published:
         return passes * (self.ranks - 1) / self.ranks
 
 
+def predict_s(row: Published, fits: Fits) -> float:
+    """Seconds that one published row should take, without the eager launch."""
+    op = Collective(kind=row.kind, payload_bytes=row.payload_bytes, ranks=float(row.ranks))
+    return float(collective(op, row.machine, fits, row.flavour).seconds)
+
+
+def measured_s(row: Published) -> float:
+    """Seconds that one published row took."""
+    return row.value * 1e-6 if row.metric == "latency" else row.payload_bytes * row.bus_ratio / (row.value * 1e9)
+
+
+def _stated(cells: Cells, key: str) -> Mapping[str, Any]:
+    loaded: Mapping[str, Any] = json.loads(cells.get(key) or "{}")
+    return loaded
+
+
 def _machine(row: Cells) -> Machine:
+    """The fabric of a row: one node's level, a named network around it, or as many of the catalogue's as it needs."""
+    system, ranks = declared()["chips"].get(row["chip"], ""), int(row["count"])
+    if system not in declared()["levels"]:
+        return machine_stated(row["system"], row["chip"], ranks)
     said = f"{row['model']} {row['notes']}"
     switched = None
     if row["src"] == "nv_gtc" and row["model"] == "all_reduce":
         switched = "SHARP" in said  # the slide gives ring and in-switch figures side by side
     elif "NVLS off" in said:
         switched = False
-    near = level(CHIPS[row["chip"]], reduces=switched)
-    if row["system"] not in OUTER:
-        return machine_of(near)
-    profile, bandwidth = OUTER[row["system"]]
-    return machine_of(near, scale_out(profile, int(row["count"]), bandwidth, reduces=switched is True))
+    near, outer = level(system, reduces=switched), declared()["outer"].get(row["system"])
+    if outer is not None:
+        return fabric_of(near, scale_out(outer["profile"], ranks, outer["gb_s"] * 1e9, reduces=switched is True))
+    return fabric_of(near) if ranks <= near.ranks else machine_stated(row["system"], row["chip"], ranks)
+
+
+def _collective(row: Cells) -> Published:
+    name, ranks = row["model"].split()[0], int(row["count"])
+    if name not in KINDS:
+        raise NotModelled(f"{row['model']} is neither a collective nor a MoE kernel")
+    if row["metric"] not in ("busbw", "latency"):
+        raise NotModelled(f"{row['metric']} of a collective")
+    size = float(_stated(row, "batch").get("bytes", LARGE_BYTES))
+    key: tuple[object, ...] = (SUITE, row["model"], ranks, int(size))
+    if row["src"] == "aic":  # rows that repeat the kernel table keep its split
+        key = ("nccl", name, ranks, int(size) // 2)
+    return Published(
+        id=row["id"],
+        source=row["src"],
+        system=row["system"] if row["src"] != "aic" else row["chip"],
+        kind=KINDS[name],
+        metric=row["metric"],
+        value=float(row["value"]),
+        ranks=ranks,
+        payload_bytes=size,
+        eager=row["src"] == "stas_net" and "bytes" in _stated(row, "batch"),
+        machine=_machine(row),
+        held_out=held_out(*key),
+        flavour=catalog.stack(row["sw"]).all_reduce if "@" in row["sw"] else "nccl",
+        doubtful=declared()["doubtful"].get(row["id"], ""),
+    )
 
 
 def collectives(folder: Path) -> list[Published]:
-    """The collectives of ``published_collective.csv`` whose machine is known; MoE kernels and copies are elsewhere.
+    """The collectives of the evidence ``folder`` whose machine is known, for fits."""
+    found = [attempt(partial(_collective, row))[0] for row in lines(folder / FILE)]
+    return [row for row in found if row is not None]
 
-    Rows that repeat the kernel table keep its split.
-    """
-    found = []
-    for row in lines(folder / "published_collective.csv"):
-        name, ranks = row["model"].split()[0], int(row["count"])
-        if name not in KINDS or row["chip"] not in CHIPS:
-            continue
-        stated = json.loads(row["batch"] or "{}")
-        size = float(stated.get("bytes", LARGE_BYTES))
-        key: tuple[object, ...] = ("published_collective", row["model"], ranks, int(size))
-        if row["src"] == "aic":
-            key = ("nccl", name, ranks, int(size) // 2)
-        found.append(
-            Published(
-                id=row["id"],
-                source=row["src"],
-                system=row["system"] if row["src"] != "aic" else row["chip"],
-                kind=KINDS[name],
-                metric=row["metric"],
-                value=float(row["value"]),
-                ranks=ranks,
-                payload_bytes=size,
-                eager="bytes" in stated and row["src"] == "stas_net",
-                machine=_machine(row),
-                held_out=held_out(*key),
-                doubtful=DOUBTFUL.get(row["id"], ""),
-            )
+
+def _exchange(row: Cells) -> Row:
+    """A MoE kernel as the tables of such kernels state theirs."""
+    _, kind, style = row["model"].split()
+    if style not in LIBRARIES:
+        raise NotModelled(f"no constants of {row['model']} kernels")
+    if row["metric"] != "latency":
+        raise NotModelled(f"{row['metric']} counts logical bytes whose routing the source does not state")
+    if row["chip"] not in declared()["chips"]:
+        raise NotModelled(f"no machine of {row['chip']} in the catalogue")
+    library, batch, ranks = LIBRARIES[style], _stated(row, "batch"), int(row["count"])
+    made = Row(
+        id=row["id"],
+        suite=library if library.startswith("deepep") else "alltoall_gb200",
+        system=declared()["chips"][row["chip"]],
+        nodes=1 if row["chip"].startswith("GB") else -(-ranks // 8),
+        library=library,
+        kind=kind,
+        tokens=float(batch["tokens_per_gpu"]),
+        token_bytes=0.0,
+        topk=float(batch["topk"]),
+        experts=float(batch.get("experts", 256.0)),  # DeepEP's own tests have as many
+        ranks=float(ranks),
+        cores=float(_stated(row, "par").get("sms", 0)),
+        spread="strided" if library.startswith("trtllm") else "random",
+        measured_s=float(row["value"]) * 1e-6,
+        held=False,
+    )
+    hidden = float(batch["hidden"])
+    if library.startswith("trtllm"):
+        sent, form = (dispatch_bytes(row["dtype"] if kind == "dispatch" else "bf16", hidden), row["dtype"])
+    else:
+        sent, form = sent_bytes(kind, hidden, normal=library == "deepep_normal"), ""
+    return replace(made, token_bytes=sent, held=row["src"] != "aic" or call_split(made, hidden, form))
+
+
+def outcomes(folder: Path) -> Iterator[Outcome]:
+    """Every row of the file in the evidence ``folder``: bus bandwidth or microseconds; a refusal names its reason."""
+    fits, calls = calibration.fits("collective", Line), calibration.fits("exchange", ExchangeFit)
+    launch_s = fits["host"]["eager/launch"].base_s
+    for cells in lines(folder / FILE):
+        price = (
+            partial(_call, cells, calls) if cells["model"].startswith("MoE ") else partial(_time, cells, fits, launch_s)
         )
-    return found
+        known, why = attempt(price)
+        predicted, held, group = known or (None, True, cells["system"])
+        yield Outcome(
+            id=cells["id"],
+            suite=SUITE,
+            group=f"{cells['src']} {group}",
+            measured=float(cells["value"]),
+            predicted=predicted,
+            unit="us" if cells["metric"] == "latency" else "GB/s",
+            held_out=held,
+            refused=why or (declared()["doubtful"].get(cells["id"], "") if predicted is None else ""),
+        )
+
+
+def _time(cells: Cells, fits: Fits, launch_s: float) -> tuple[float | None, bool, str]:
+    row = _collective(cells)
+    seconds = predict_s(row, fits) + (launch_s if row.eager else 0.0)
+    figure = seconds * 1e6 if row.metric == "latency" else row.payload_bytes * row.bus_ratio / seconds / 1e9
+    return None if row.doubtful else figure, row.held_out, f"{row.system} {row.kind}"
+
+
+def _call(cells: Cells, fits: Mapping[str, Mapping[str, ExchangeFit]]) -> tuple[float | None, bool, str]:
+    row = _exchange(cells)
+    (part,) = exchange_parts([row])
+    return float(exchange_seconds(part, fits)[0]) * 1e6, row.held, f"{row.system} {row.library} {row.kind}"

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from taicang.evidence.intake import KINDS
+from taicang.evidence.declared import kinds
 from taicang.evidence.score import Outcome, score
 
 CARRIED = "carried by the package"
@@ -16,7 +16,7 @@ METRICS: Mapping[str, str] = {"s": "latency", "ms": "latency", "us": "latency", 
 
 def file_of(outcome: Outcome) -> str:
     """Name that the evidence folder gives to the file of an outcome."""
-    for kind in KINDS:
+    for kind in kinds():
         if any(outcome.suite.startswith(suite) for suite in kind.measured):
             return kind.file
     return CARRIED
@@ -40,7 +40,7 @@ def rows(found: Mapping[str, Sequence[Outcome]]) -> list[dict[str, Any]]:
             "id": one.id,
             "subset": one.suite,
             "metric": metric_of(one),
-            "split": _split(one),
+            "split": one.part,
             "unit": one.unit,
             "measured": one.measured if math.isfinite(one.measured) else None,
             "predicted": one.predicted,
@@ -56,15 +56,11 @@ def suites(found: Mapping[str, Sequence[Outcome]]) -> list[dict[str, Any]]:
     parts: dict[tuple[str, str, str, str], list[Outcome]] = {}
     for file, outcomes in found.items():
         for one in outcomes:
-            parts.setdefault((file, one.suite, metric_of(one), _split(one)), []).append(one)
+            parts.setdefault((file, one.suite, metric_of(one), one.part), []).append(one)
     return [
         {"file": file, "subset": subset, "metric": metric, "split": split, **_errors(outcomes)}
         for (file, subset, metric, split), outcomes in parts.items()
     ]
-
-
-def _split(one: Outcome) -> str:
-    return "held-out" if one.held_out else "calibrated-on"
 
 
 def _errors(outcomes: Iterable[Outcome]) -> dict[str, Any]:

@@ -11,6 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+PARTS = ("held-out", "calibrated-on", "yours")
+"""Of an evidence folder: kept from every fit, or seen by one. Of a user's files: rows that nobody has fitted."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
@@ -27,6 +30,13 @@ class Outcome:
     held_out: bool
     refused: str = ""
     """Why there is no prediction."""
+    yours: bool = False
+    """Brought by a user: neither kept from a fit nor seen by one."""
+
+    @property
+    def part(self) -> str:
+        """One of ``PARTS``."""
+        return "yours" if self.yours else "held-out" if self.held_out else "calibrated-on"
 
     @property
     def error_ratio(self) -> float | None:
@@ -41,7 +51,6 @@ class Score:
     suite: str
     group: str
     part: str
-    """"held-out" or "calibrated-on"."""
     rows: int
     coverage_ratio: float
     mape_ratio: float
@@ -81,8 +90,8 @@ def score_parts(outcomes: Iterable[Outcome], *, by_group: bool = False) -> list[
             keys.setdefault((o.suite, o.group))
     scores = []
     for suite, group in keys:
-        for part, held in (("held-out", True), ("calibrated-on", False)):
-            chosen = [o for o in listed if o.suite == suite and group in ("all", o.group) and o.held_out == held]
+        for part in PARTS:
+            chosen = [o for o in listed if o.suite == suite and group in ("all", o.group) and o.part == part]
             if chosen:
                 scores.append(score(chosen, suite=suite, group=group, part=part))
     return scores

@@ -15,7 +15,7 @@ from pathlib import Path
 from taicang.errors import TaicangError
 from taicang.evidence.score import Outcome
 from taicang.evidence.suite_training import predict
-from taicang.evidence.training_rows import FILE, Row, read
+from taicang.evidence.training_rows import FILE, Row, training_rows
 
 LEAST = 2
 """Times that a curve's largest run has its smallest one's chips."""
@@ -33,7 +33,7 @@ def _curve(row: Row) -> tuple[object, ...]:
 def curves(path: Path) -> list[tuple[Row, Row]]:
     """Smallest and largest run of every curve."""
     found = defaultdict(list)
-    for row in read(path) if path.is_file() else ():
+    for row in training_rows(path) if path.is_file() else ():
         if not row.refused:
             found[_curve(row)].append(row)
     ends = [(min(rows, key=lambda row: row.count), max(rows, key=lambda row: row.count)) for rows in found.values()]

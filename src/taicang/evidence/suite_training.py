@@ -4,38 +4,38 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import cache
+from functools import partial
 from pathlib import Path
 
 from taicang import catalog
 from taicang.catalog.training import sustained, training_price
 from taicang.cost.sustained import Sustained
-from taicang.errors import TaicangError
+from taicang.errors import NotModelled
+from taicang.evidence.measured import attempt
+from taicang.evidence.recipes import ON_REQUEST, recipe_of
 from taicang.evidence.score import Outcome
-from taicang.evidence.training_recipes import dispatcher, tuned
-from taicang.evidence.training_rows import FILE, Row, machine_of, model_of, plan_of, read, stack_of
-from taicang.hardware import Machine
+from taicang.evidence.systems import machine_stated
+from taicang.evidence.training_rows import FILE, Row, model_of, plan_of, stack_of, training_rows
 from taicang.stacks import Stack
 from taicang.train.step import Setup, TrainStep, train_step
 
 
-@cache
-def _machine(spec: str) -> Machine:
-    return catalog.machine(spec)
-
-
 def setup(row: Row, stack: Stack | None = None, found: Sustained | None = None) -> Setup:
     """The job of one row; ``stack`` and ``found`` replace the row's own constants (for fitting)."""
+    if row.refused:
+        raise NotModelled(row.refused)
     model = model_of(row)
-    machine = _machine(machine_of(row))
+    machine = machine_stated(row.raw["system"], row.chip, row.count)
     engine = stack or catalog.stack(stack_of(row))
     if "A2A overlap" in row.raw["notes"]:
         engine = replace(engine, overlap=engine.overlap | {"expert_exchange"})
     if row.source == "mbridge":
-        extra = tuned(row.model, row.chip, row.raw["dtype"], row.raw["sw"].removeprefix("NeMo "))
+        job = (row.model, row.chip, row.raw["dtype"])
+        found_on = recipe_of("tuned", *job, row.raw["sw"].removeprefix("NeMo "))
+        more = {name: frozenset(found_on.get(name, ())) for name in ON_REQUEST}
         engine = replace(
-            engine, captured=extra.captured, fused=engine.fused | extra.fused, overlap=engine.overlap | extra.overlap,
-            expert_dispatch=dispatcher(row.model, row.chip, row.raw["dtype"]),
+            engine, captured=more["captured"], fused=engine.fused | more["fused"],
+            overlap=engine.overlap | more["overlap"], expert_dispatch="plain" if recipe_of("plain", *job) else "best",
         )  # fmt: skip
     if row.raw["extra"].get("dispatcher") == "A2A":
         engine = replace(engine, expert_dispatch="plain")
@@ -53,12 +53,9 @@ def predict(row: Row, stack: Stack | None = None, found: Sustained | None = None
 
 def outcomes(folder: Path) -> Iterator[Outcome]:
     """Step time of every row; a refusal names its reason."""
-    for row in read(folder / FILE):
-        try:
-            predicted, why = predict(row).seconds, ""
-        except TaicangError as error:
-            predicted, why = None, str(error)
+    for row in training_rows(folder / FILE):
+        step, why = attempt(partial(predict, row))
         yield Outcome(
-            id=row.id, suite=row.suite, group=f"{row.source} {row.chip}", measured=row.step_s, predicted=predicted,
-            unit="s", held_out=row.held_out, refused=why,
+            id=row.id, suite=row.suite, group=f"{row.source} {row.chip}", measured=row.step_s,
+            predicted=None if step is None else step.seconds, unit="s", held_out=row.held_out, refused=why,
         )  # fmt: skip

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import cache
 from types import MappingProxyType
 
 from taicang import catalog
+from taicang.errors import NotModelled, UnknownName
+from taicang.evidence import recipes
 from taicang.hardware import Chip, Machine
 
 MACHINES: Mapping[str, str] = MappingProxyType(
@@ -46,3 +50,27 @@ def units_of(name: str, units: int) -> Machine:
 def machine_for(name: str, ranks: int) -> Machine:
     """As many of the catalogue's machine ``name`` as ``ranks`` need."""
     return units_of(name, -(-ranks // units_of(name, 1).ranks))
+
+
+def machine_stated(system: str, chip: str, ranks: int) -> Machine:
+    """The machines of a published row: those that carry its chip, else those that the catalogue knows by its system."""
+    said = recipes.declared()
+    for name in (said["machines"].get(chip), "-".join(system.lower().split()), said["unbinned"].get(chip)):
+        with suppress(UnknownName):
+            if name:
+                return machine_for(name, ranks)
+    raise NotModelled(f"no machine of {chip or system} in the catalogue")
+
+
+def stack_named(software: str) -> str:
+    """The catalogue's name of the stack that a row's software means: "nemo@25.04", "MindSpeed-LLM 2026-06".
+
+    A month in place of a version is the newest release of that month or before, else the oldest known.
+    """
+    name, version, *_ = [*re.split(r"[@/\s]+", software.strip(), maxsplit=1), ""]
+    engine = catalog.stack(recipes.declared()["engines"].get(name, name.lower())).name.partition("@")[0]
+    known = {catalog.stack(each).epoch: each for each in catalog.names("stack") if each.partition("@")[0] == engine}
+    if not re.match(r"20\d\d-\d\d", version) or f"{engine}@{version}" in known.values():
+        return f"{engine}@{version}" if version else engine
+    before = [epoch for epoch in sorted(known) if epoch <= version[:7]]
+    return known[before[-1] if before else min(known)]

@@ -9,72 +9,27 @@ give every expert what balanced routing gives it, and are lowered like these.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from taicang.catalog.models import model as load_model
-from taicang.errors import NotModelled
+from taicang.errors import NotModelled, UnknownName
+from taicang.evidence.recipes import declared, recipe_of, stages
 from taicang.evidence.split import held_out
+from taicang.evidence.systems import stack_named
 from taicang.evidence.tables import lines
-from taicang.evidence.training_recipes import recomputed, stages
-from taicang.models.types import Dense, GroupedQuery, Model, routed
+from taicang.models.types import Block, Dense, GroupedQuery, Model, routed
 from taicang.train.flops import megatron_flop, model_flop
 from taicang.train_plans import Recompute, TrainPlan, recipe
 
 FILE = "published_training.csv"
+NO_STEP = {"time_to_train": "a run to an accuracy", "outcome": "whether a run fits"}
+"""Metrics that no step time follows from -> what they are."""
 SMALL_RANKS = 64
 """Constants are fitted on runs up to this size only."""
-
-MACHINES: Mapping[str, tuple[str, int]] = {
-    "A100-80G": ("hgx-a100", 8),
-    "A100-40G": ("hgx-a100-40g", 8),
-    "H100-SXM": ("hgx-h100", 8),
-    "H100-SXM-96G-HBM2e-500W": ("hgx-h100-96g-500w", 8),
-    "H200-SXM": ("hgx-h200", 8),
-    "H800-SXM": ("hgx-h800", 8),
-    "B200": ("hgx-b200", 8),
-    "B300": ("hgx-b300", 8),
-    "GB200": ("gb200-nvl72", 72),
-    "GB300": ("gb300-nvl72", 72),
-    "MI300X": ("mi300x-8", 8),
-    "MI325X": ("mi325x-8", 8),
-    "MI355X": ("mi355x-8", 8),
-    "MI350X": ("mi350x-8", 8),
-    "H200-NVL(PCIe)": ("h200-nvl", 4),
-}
-"""Chip -> machine and ranks of one of it."""
-STACKS = {
-    "nemo2407": "nemo@24.07",
-    "nemo_longseq": "nemo@25.01",
-    "dgxc_25_02": "nemo@25.01",
-    "dgxc_25_05": "nemo@25.04",
-    "mlperf_tr_41": "nemo-mlperf@4.1",
-    "mlperf_tr_50": "nemo-mlperf@5.0",
-    "mlperf_tr_51": "nemo-mlperf@5.1",
-    "llmfoundry": "fsdp@2.1",
-    "seqsel": "megatron-classic@3.0",
-    "megatron_a100": "megatron-classic@2.5",
-    "megatron_h100": "megatron@0.8.0",
-    "torchtitan": "torchtitan",
-    "moezoo": "megatron@0.15.0",
-    "dsv3": "hai-llm",
-}
-RECIPES = {
-    "BF16": "bf16",
-    "FP16": "fp16",
-    "FP8": "fp8",
-    "FP8-CS": "fp8",
-    "FP8-tensorwise": "fp8",
-    "FP8-rowwise": "fp8_block",
-    "FP8-MX": "mxfp8",
-    "MXFP8": "mxfp8",
-    "NVFP4": "nvfp4",
-    "FP4(NVFP4)+FP8": "nvfp4",
-    "FP4(NVFP4) inferred": "nvfp4",
-    "FP8 or FP4 (both recipe files present)": "fp8",
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,12 +58,12 @@ class Row:
         return self.count <= SMALL_RANKS
 
 
-def read(path: Path) -> list[Row]:
-    """All rows that measure a step (runs to an accuracy and layouts without a batch are left out)."""
+def training_rows(path: Path) -> list[Row]:
+    """All rows; those that measure no step say so in ``refused``."""
     listed = [_parsed(row) for row in lines(path)]
     for raw in listed:
         _borrow(raw, listed)
-    return [row for row in map(_row, listed) if row is not None]
+    return [_row(raw) for raw in listed]
 
 
 def _parsed(row: dict[str, str]) -> dict[str, Any]:
@@ -143,11 +98,9 @@ def _borrow(raw: dict[str, Any], listed: list[dict[str, Any]]) -> None:
         raw["par"] = par | {"vp": near["vp"]} if par else near
 
 
-def _row(raw: dict[str, Any]) -> Row | None:
-    count, seq = int(float(raw["count"])), int(raw["seq"]["seq_len"])
+def _row(raw: dict[str, Any]) -> Row:
+    count, seq = int(float(raw["count"])), int(raw["seq"].get("seq_len", 0))
     par, batch = raw["par"], raw["batch"]
-    if raw["metric"] == "time_to_train":
-        return None
     inner = max(par.get("tp", 1), 1) * par.get("pp", 1) * max(par.get("cp", 1), 1)
     sequences = int(batch.get("gbs") or batch.get("local_batch", 0) * count // inner)
     seconds, refused = _seconds(raw, count, seq, sequences)
@@ -181,7 +134,12 @@ def _suite(raw: dict[str, Any], *, lora: bool) -> str:
 
 
 def _seconds(raw: dict[str, Any], count: int, seq: int, sequences: int) -> tuple[float, str]:
-    value, metric, extra = float(raw["value"]), raw["metric"], raw["extra"]
+    metric, extra = raw["metric"], raw["extra"]
+    if metric in NO_STEP:
+        return float("nan"), f"{NO_STEP[metric]}, not a step"
+    if not sequences * seq:
+        return float("nan"), "the row states no global batch or no sequence length"
+    value = float(raw["value"])
     if metric == "step_time":
         return value, ""
     if metric == "tokens_per_s_per_gpu":
@@ -205,9 +163,13 @@ def _seconds(raw: dict[str, Any], count: int, seq: int, sequences: int) -> tuple
 
 def model_of(row: Row) -> Model:
     """The model, with the sizes that the row gives in place of those of its name."""
-    name = row.model.split(" (")[0].removesuffix("-LoRA")
-    found = load_model(name)
     extra = row.raw["extra"]
+    try:
+        found = load_model(row.model.split(" (")[0].removesuffix("-LoRA"))
+    except UnknownName:
+        if (stated := _stated_model(row.model, row.seq, {**extra, **extra.get("arch", {})})) is None:
+            raise
+        return stated
     hidden, layers = int(extra.get("hidden", found.hidden)), int(extra.get("layers", found.layers))
     if row.source == "megatron_h100" and hidden != found.hidden:
         heads = int(extra["heads"])
@@ -226,43 +188,64 @@ def model_of(row: Row) -> Model:
     return found
 
 
+def _stated_model(name: str, context: int, sizes: Mapping[str, Any]) -> Model | None:
+    """The dense model of a row that states ``layers hidden heads vocab``; None of one that does not.
+
+    A stated ``ffn`` is a gated one, as in Llama; without it it is GPT's: two matrices, four times as wide.
+    """
+    if not {"layers", "hidden", "heads", "vocab"} <= set(sizes):
+        return None
+    layers, hidden, heads, vocab = (int(sizes[key]) for key in ("layers", "hidden", "heads", "vocab"))
+    gpt = "ffn" not in sizes
+    block = Block(
+        count=layers,
+        attention=GroupedQuery(
+            heads=heads,
+            kv_heads=int(sizes.get("kv", heads)),
+            head_dim=hidden // heads,
+            bias=gpt,
+            out_bias=gpt,
+        ),
+        ffn=Dense(inter=int(sizes.get("ffn", 4 * hidden)), gated=not gpt, bias=gpt),
+    )
+    return Model(
+        name=name, hidden=hidden, vocab=vocab, blocks=(block,), tied_embeddings=gpt, dtype="bf16", max_context=context
+    )
+
+
 def stack_of(row: Row) -> str:
-    """The software stack by source and release."""
+    """The software stack: one that the row names as "engine@version", else by source and release, else by its words."""
+    software = row.raw["sw"]
+    if "@" in software:
+        return stack_named(software)
     if row.chip.startswith("MI"):
         return "primus@25.04" if row.source == "mlperf_tr_50" else "primus@25.10"
     if row.source == "mbridge":
-        return f"nemo@{row.raw['sw'].removeprefix('NeMo ')}"
-    try:
-        return STACKS[row.source]
-    except KeyError:
-        raise NotModelled(f"software of {row.source}") from None
-
-
-def machine_of(row: Row) -> str:
-    """The machine's name with as many units as the chips fill."""
-    if row.chip not in MACHINES:
-        raise NotModelled(f"no machine of {row.chip} in the catalogue")
-    name, ranks = MACHINES[row.chip]
-    units = -(-row.count // ranks)
-    return name if units == 1 else f"{name} x {units}"
+        return f"nemo@{software.removeprefix('NeMo ')}"
+    if row.source in declared()["stacks"]:
+        return str(declared()["stacks"][row.source])
+    if not software:
+        raise NotModelled(f"software of {row.source}: name a stack in the column 'sw'")
+    return stack_named(software)
 
 
 def plan_of(row: Row, model: Model) -> TrainPlan:
     """The layout, completed by the rules of the module's docstring."""
-    if row.refused:
-        raise NotModelled(row.refused)
     par, batch, extra = row.raw["par"], row.raw["batch"], row.raw["extra"]
     dtype = row.raw["dtype"]
-    if dtype not in RECIPES:
+    form = declared()["formats"].get(dtype) or declared()["formats"].get(dtype.upper())
+    if form is None:
         raise NotModelled(f"recipe {dtype}")
     lora = "LoRA" in row.model or extra.get("task") == "lora"
     tp, pp, cp = (int(par.get(name) or 1) for name in ("tp", "pp", "cp"))
     if str(extra.get("cp", "")).startswith("2 from") and row.count >= 64:
         cp = 2
-    micro = int(batch.get("mbs") or batch.get("local_batch") or 1)
+    # torchtitan's pipelines split a rank's batch into microbatches of one unless told otherwise
+    whole = batch.get("local_batch") if pp == 1 or not stack_of(row).startswith("torchtitan") else 1
+    micro = int(batch.get("mbs") or whole or 1)
     if not {"tp", "pp", "dp", "fsdp", "mp"} & set(par) or (lora and "tp" not in par):
         tp, cp = _open(row, micro, tp, pp, cp)
-    while row.batch % max(row.count // (tp * pp * cp), 1) and not par.get("cp") and cp < row.count:
+    while row.batch % max(row.count // (tp * pp * cp), 1) and not {"cp", "dp"} & set(par) and cp < row.count:
         cp *= 2  # context parallelism takes the ranks that the batch cannot fill
     dp = row.count // (tp * pp * cp)
     if dp * tp * pp * cp != row.count:
@@ -272,8 +255,8 @@ def plan_of(row: Row, model: Model) -> TrainPlan:
     ep, etp = _experts(row, par, extra) if routed(model) else (1, 1)
     mode, ratio = _recompute(row, extra)
     modules: tuple[str, ...] = ("core",)
-    if row.source == "mbridge" and (found := recomputed(row.model, row.chip, dtype)):
-        mode, modules = "selective", found
+    if row.source == "mbridge" and (found := recipe_of("recomputed", row.model, row.chip, dtype)):
+        mode, modules = "selective", tuple(found["parts"])
     fsdp = par.get("fsdp") not in (None, 0) or "sharding" in par
     vpp = int(par.get("vp") or 1)
     if "VP not in the table" in row.raw["notes"] and model.layers % (2 * pp) == 0:
@@ -294,10 +277,10 @@ def plan_of(row: Row, model: Model) -> TrainPlan:
         recompute_modules=modules,
         recompute_ratio=ratio,
         stages=stages(row.model, model.layers, pp * (vpp if pp > 1 else 1)) if row.source == "mbridge" else "",
-        zero=3 if fsdp and pp == 1 else (0 if row.source in ("seqsel", "megatron_a100") else 1),
+        zero=int(extra.get("zero", 3 if fsdp and pp == 1 else 0 if row.source in ("seqsel", "megatron_a100") else 1)),
         reshard=par.get("sharding") != "SHARD_GRAD_OP",
         schedule="dualpipe" if row.source == "dsv3" else "1f1b",
-        recipe=recipe("fp8_block" if row.source == "dsv3" else RECIPES[dtype]),
+        recipe=recipe("fp8_block" if row.source == "dsv3" else form),
         trained_ratio=0.0 if lora else 1.0,
     )
 
@@ -330,10 +313,10 @@ def _experts(row: Row, par: Mapping[str, Any], extra: Mapping[str, Any]) -> tupl
 def _recompute(row: Row, extra: Mapping[str, Any]) -> tuple[Recompute, float]:
     if extra.get("recompute") == "full" or extra.get("act_ckpt") or row.source == "megatron_a100":
         return "full", 1.0
-    if row.source == "seqsel":
+    if row.source == "seqsel" or extra.get("recompute") == "selective":
         return "selective", 1.0
-    if (
-        row.source == "torchtitan"
-    ):  # operator-level checkpointing keeps every other product; 70B checkpoints whole layers
-        return "full", 0.5 if "8B" in row.model else 1.0
+    if stack_of(row).startswith("torchtitan"):
+        # operator-level checkpointing keeps every other product; unsaid, 70B checkpoints whole layers
+        said = re.search(r"(selective|full) AC", row.raw["notes"])
+        return "full", 0.5 if (said[1] == "selective" if said else "8B" in row.model) else 1.0
     return "none", 1.0

@@ -1,0 +1,95 @@
+"""Tables of measured kernels as operators of arrays, by their rows in ``data/kernels.yaml``, and their outcomes.
+
+A row is one launch of one kernel of one layer, the fastest of the serving stacks that were measured on that machine;
+``operators`` says what its columns mean and what the kernel should take.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from taicang.evidence import operators
+from taicang.evidence.measured import Measured
+from taicang.evidence.score import Outcome
+from taicang.evidence.split import held_out
+from taicang.evidence.tables import CARRIED, Cells, column, grouped, lines, number_format
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    """One suite of ``data/kernels.yaml``; columns are listed with blanks between."""
+
+    suite: str
+    file: str
+    columns: str
+    by: str
+    split: str
+    time: str
+    kernel: str
+    id: str = ""
+    named: str = ""
+    """Name under which the split hashes its keys, where it is not the suite's."""
+    unit: str = "s"
+    engines: str = ""
+
+
+@cache
+def tables() -> Mapping[str, Table]:
+    """Every declared suite."""
+    listed = yaml.safe_load((CARRIED / "kernels.yaml").read_text(encoding="utf-8"))
+    names = {f.name for f in fields(Table)} - {"suite"}
+    return {
+        suite: Table(suite=suite, **{("named" if key == "as" else key): value for key, value in made.items()})
+        for suite, made in listed.items()
+        if set(made) - {"as"} <= names
+    }
+
+
+def kernel_rows(folder: Path, suite: str) -> list[Measured[Any]]:
+    """The rows of one suite in the evidence ``folder``, parted as its table says; none of an absent file."""
+    table = tables()[suite]
+    listed = [_enriched(cells, table) for cells in lines(folder / table.file)]
+    return [_part(part, table) for part in grouped(listed, *table.by.split())]
+
+
+def _enriched(cells: Cells, table: Table) -> Cells:
+    """The line with the cells that its table's templates and groups speak of."""
+    dtype = next((name for name in cells if name.endswith("_dtype")), "")
+    more = {"suite": table.suite, "number": str(int(cells["line"]) - 2)}
+    more |= {"dtype": number_format(cells.get(dtype, "")), "kv": number_format(cells.get("kv_cache_dtype", ""))}
+    return cells | more | operators.reading(table.suite, cells)
+
+
+def _part(listed: Sequence[Cells], table: Table) -> Measured[Any]:
+    first, key = listed[0], table.split.split()
+    keys = [tuple(line[name] for name in key) for line in listed]
+    return Measured(
+        suite=table.suite,
+        system=first["system"],
+        kernel=table.kernel.format(**first),
+        op=operators.OPERATORS[table.suite](listed),
+        ids=tuple(
+            table.id.format(**line) if table.id else "/".join((line["system"], *cells))
+            for line, cells in zip(listed, keys, strict=True)
+        ),
+        measured_s=column(listed, table.time) * 1e-3,
+        held=np.array([held_out(table.named or table.suite, *cells) for cells in keys]),
+        by_engine={
+            engine: column(listed, f"latency_ms_{engine}", blank=np.nan) * 1e-3 for engine in table.engines.split()
+        },
+    )
+
+
+def outcomes(folder: Path) -> Iterator[Outcome]:
+    """One outcome per row of every table in the evidence ``folder``; what is refused says why."""
+    for suite, table in tables().items():
+        rows = kernel_rows(folder, suite) + ([operators.ascend_gemm_rows()] if suite == "gemm" else [])
+        for part in rows:
+            yield from part.outcomes(partial(operators.PRICES[suite], part), unit=table.unit)

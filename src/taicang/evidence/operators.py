@@ -1,0 +1,280 @@
+"""What the columns of kernel tables mean as operators, and the price of each with the shipped constants.
+
+Timings of matrix products and attention repeat one launch, so operands that fit lie in the level-2 cache. Latent
+attention: one layer of DeepSeek-V3 (128 heads; some A100 rows 64) at one tensor-parallel degree, ``num_heads`` counts
+the heads of one rank; prefill rows hold the 192/128 core and the append to the cache, not the projection of the latent.
+Experts: tokens count all ranks, the hottest rank is timed, loads are drawn from the power law of ``cost.skew``, inter
+is before sharding; every rank sees all tokens ("experts") or those dispatched to it ("experts_wideep"). Collectives:
+``message_size`` counts two-byte elements of the whole buffer: the output of an all-gather, the input of everything else
+(checked: only so do large messages stay under the line rate).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from taicang.catalog import calibration
+from taicang.cost.attend_gqa import AttendFit, GqaDecodeFit, GqaPrefillFit, attend_gqa
+from taicang.cost.attend_gqa import fit_for as attend_fit_for
+from taicang.cost.attend_mla import MlaDecodeFit, MlaFit, MlaPrefillFit, attend_mla
+from taicang.cost.attend_mla import fit_for as mla_fit_for
+from taicang.cost.collective import Fits, Line, collective
+from taicang.cost.experts import ExpertsFit, experts
+from taicang.cost.experts import fit_for as experts_fit_for
+from taicang.cost.gemm import GemmFit, gemm, select
+from taicang.evidence.fabrics import KINDS, fabric_of, level, system_of
+from taicang.evidence.measured import Measured
+from taicang.evidence.systems import chip_of
+from taicang.evidence.tables import CARRIED, Array, Cells, column, lines
+from taicang.ops import Attend, Collective, Gemm, GroupedGemm
+from taicang.plans import Phase
+from taicang.units import Count, Num
+
+ASCEND = "ascend-910c"
+ASCEND_GEMM = CARRIED / "ascend_gemm.csv"
+ELEMENT_BYTES = 2.0
+KV_LORA, ROPE, HEAD = 512.0, 64.0, 128.0
+"""Widths of DeepSeek-V2/V3: latent, rotary key, head without its rotary part."""
+KERNEL_FITS: Mapping[str, type[Any]] = MappingProxyType(
+    {
+        "attend_prefill": GqaPrefillFit,
+        "attend_decode": GqaDecodeFit,
+        "mla_prefill": MlaPrefillFit,
+        "mla_decode": MlaDecodeFit,
+        "experts": ExpertsFit,
+    }
+)
+"""Calibration file -> the constants in it."""
+
+
+def reading(suite: str, cells: Cells) -> Cells:
+    """Further cells of a line, where a table's own do not tell its rows apart."""
+    if suite == "gemm":
+        return {"system": cells["system"].replace("_", "-")}
+    if suite.startswith("experts"):
+        return {"balanced": str(cells["distribution"].endswith("_eplb"))}
+    if suite == "allreduce":
+        return {"system": system_of(cells["system"], cells["fwver"]), "flavour": _flavour(cells), "kind": "all_reduce"}
+    return {"kind": KINDS[cells["op_name"]]} if suite == "nccl" else {}
+
+
+def _flavour(cells: Cells) -> str:
+    if cells["kernel_source"].startswith("SGLang"):
+        # A100 was measured before the change only
+        old = cells["system"] != "a100_sxm" and cells["fwver"] in ("0.5.9", "0.5.10")
+        return "sglang_v1" if old else "sglang"
+    return "vllm" if cells["kernel_source"].startswith("vLLM") else "trtllm"
+
+
+def gemm_operator(listed: Sequence[Cells]) -> Gemm:
+    """Products of one format."""
+    m, n, k = (column(listed, name) for name in "mnk")
+    return Gemm(m=m, n=n, k=k, batch=np.ones_like(m), dtype=listed[0]["dtype"])
+
+
+def gqa_operator(listed: Sequence[Cells], phase: Phase) -> Attend:
+    """Whole prompts, or one token per sequence over its cache."""
+    tokens = column(listed, "isl" if phase == "prefill" else "kv_len")
+    batch, dim = column(listed, "batch_size"), column(listed, "head_dim")
+    per_head = tokens * (tokens + 1.0) / 2.0 if phase == "prefill" else tokens
+    return Attend(
+        kind="gqa",
+        phase=phase,
+        sequences=batch,
+        queries=batch * tokens if phase == "prefill" else batch,
+        pairs=batch * per_head,
+        context=batch * tokens,
+        heads=column(listed, "num_heads"),
+        kv_heads=column(listed, "num_key_value_heads"),
+        qk_dim=dim,
+        v_dim=dim,
+        dtype=listed[0]["dtype"],
+        kv_dtype=listed[0]["kv"],
+    )
+
+
+def absorbed(
+    sequences: Count, length: Count, heads: Count, kv: str, *, dtype: str = "bf16", queries: Count = 1.0
+) -> Attend:
+    """Latent decode of ``queries`` tokens per sequence over ``length`` cached tokens."""
+    tokens = sequences * length
+    return Attend(
+        kind="mla",
+        phase="decode",
+        sequences=sequences,
+        queries=sequences * queries,
+        pairs=tokens * queries,
+        context=tokens,
+        heads=heads,
+        kv_heads=1,
+        qk_dim=KV_LORA + ROPE,
+        v_dim=KV_LORA,
+        dtype=dtype,
+        kv_dtype=kv,
+    )
+
+
+def unabsorbed(sequences: Count, length: Count, heads: Count, kv: str) -> Attend:
+    """Latent prefill of whole prompts of ``length`` tokens."""
+    return Attend(
+        kind="mla",
+        phase="prefill",
+        sequences=sequences,
+        queries=sequences * length,
+        pairs=sequences * (length * (length + 1.0) / 2.0),
+        context=sequences * length,
+        heads=heads,
+        kv_heads=heads,
+        qk_dim=HEAD + ROPE,
+        v_dim=HEAD,
+        dtype="bf16",
+        kv_dtype=kv,
+    )
+
+
+def mla_operator(listed: Sequence[Cells], phase: Phase) -> Attend:
+    """Latent attention; the arithmetic is told by the cache's format."""
+    make, length = (unabsorbed, "isl") if phase == "prefill" else (absorbed, "kv_len")
+    sequences, tokens, heads = (column(listed, name) for name in ("batch_size", length, "num_heads"))
+    return make(sequences, tokens, heads, listed[0]["kv"])
+
+
+def experts_operator(listed: Sequence[Cells], slots: str) -> GroupedGemm:
+    """A layer's experts; the column ``slots`` counts them with their copies."""
+    copies, loads = column(listed, slots), [line["distribution"] for line in listed]
+    return GroupedGemm(
+        tokens=column(listed, "num_tokens"),
+        topk=column(listed, "topk"),
+        experts=copies,
+        experts_local=copies / column(listed, "moe_ep_size"),
+        hidden=column(listed, "hidden_size"),
+        inter=column(listed, "inter_size") / column(listed, "moe_tp_size"),
+        dtype=listed[0]["dtype"],
+        skew=np.array([float(load.split("_")[2]) if load.startswith("power_law") else 0.0 for load in loads]),
+        balanced_ranks=listed[0]["balanced"] == "True",
+        gathered=slots == "num_experts",
+    )
+
+
+def collective_operator(listed: Sequence[Cells]) -> Collective:
+    """One operation of a library or of an engine's own kernels."""
+    payload = column(listed, "message_size") * ELEMENT_BYTES
+    return Collective(kind=listed[0]["kind"], payload_bytes=payload, ranks=column(listed, "num_gpus"))  # type: ignore[arg-type]
+
+
+def ascend_gemm_rows() -> Measured[Gemm]:
+    """Published grouped int8 products of one Ascend 910C die (CloudMatrix384 paper, Table 10), which we carry.
+
+    The table prints the share of 752 TOPS per die; seconds follow from it, and with them the printed bandwidth (A, B
+    and a bf16 result once each) comes out within 1 %. Products of a group are one launch.
+    """
+    listed = lines(ASCEND_GEMM)
+    groups, m, n, k, share = (column(listed, name) for name in ("groups", "m", "n", "k", "utilisation_ratio"))
+    return Measured(
+        suite="gemm",
+        system=ASCEND,
+        kernel="int8",
+        op=Gemm(m=m, n=n, k=k, batch=groups, dtype="int8"),
+        ids=tuple(f"{ASCEND} int8 {line['id']}" for line in listed),
+        measured_s=2.0 * groups * m * n * k / (share * chip_of(ASCEND).peak("int8")),
+        held=np.array([line["part"] == "held-out" for line in listed]),
+    )
+
+
+def gemm_seconds(rows: Measured[Gemm], fit: GemmFit) -> Num:
+    """Predicted seconds; the GPUs' benchmarks repeat a product, which may leave its operands in the cache."""
+    return gemm(rows.op, rows.chip, fit, warm=rows.system != ASCEND).seconds
+
+
+def attend_seconds(rows: Measured[Attend], fit: AttendFit | MlaFit) -> Array:
+    """Predicted seconds of repeated launches."""
+    if rows.op.kind == "mla":
+        return np.asarray(attend_mla(rows.op, rows.chip, fit).seconds)  # type: ignore[arg-type]  # kinds agree
+    return np.asarray(attend_gqa(rows.op, rows.chip, fit, resident=True).seconds)  # type: ignore[arg-type]
+
+
+def experts_seconds(rows: Measured[GroupedGemm], fit: ExpertsFit) -> Array:
+    """Predicted seconds of all rows."""
+    return np.asarray(experts(rows.op, rows.chip, fit).seconds)
+
+
+def shipped(family: str, profile: str) -> Mapping[str, Any]:
+    """The constants that the package carries for a profile of a kernel family, by key."""
+    return calibration.fits(family, KERNEL_FITS[family]).get(profile, {})  # type: ignore[arg-type]  # types are hashable
+
+
+def mla_constants(profile: str, op: Attend) -> MlaFit:
+    """The shipped constants of latent attention; ``NotModelled`` where the profile has none."""
+    fit: MlaFit = mla_fit_for(shipped(f"mla_{op.phase}", profile), op.dtype, op.kv_dtype)
+    return fit
+
+
+def _gemm_price(rows: Measured[Gemm]) -> Num:
+    return gemm_seconds(rows, select(calibration.fits("gemm", GemmFit), rows.chip, rows.op.dtype))
+
+
+def _gqa_price(rows: Measured[Attend]) -> Array:
+    """The fastest of the engines that a row was measured in; one that names none takes the fastest's constants."""
+
+    def priced(engine: str) -> Array:
+        known = shipped(f"attend_{rows.op.phase}", rows.chip.profile)
+        return attend_seconds(rows, attend_fit_for(known, rows.op.dtype, rows.op.kv_dtype, engine))
+
+    unnamed = priced("")
+    best = np.full(unnamed.shape, np.inf)
+    for engine, its_s in rows.by_engine.items():
+        best = np.where(np.isfinite(its_s), np.minimum(best, priced(engine)), best)
+    return np.where(np.isfinite(best), best, unnamed)
+
+
+def _mla_price(rows: Measured[Attend]) -> Array:
+    return attend_seconds(rows, mla_constants(rows.chip.profile, rows.op))
+
+
+def _experts_price(rows: Measured[GroupedGemm]) -> Array:
+    known = shipped("experts", rows.chip.profile)
+    return experts_seconds(rows, experts_fit_for(known, rows.op.dtype, gathered=rows.op.gathered))
+
+
+def flavour_of(rows: Measured[Collective]) -> str:
+    """Kernels of the rows as ``cost.collective`` names them."""
+    return "nccl" if rows.kernel == rows.op.kind else rows.kernel
+
+
+def _collective_price(rows: Measured[Collective]) -> Num:
+    fits: Fits = calibration.fits("collective", Line)
+    return collective(rows.op, fabric_of(level(rows.system)), fits, flavour_of(rows)).seconds
+
+
+OPERATORS: Mapping[str, Callable[[Sequence[Cells]], Any]] = MappingProxyType(
+    {
+        "gemm": gemm_operator,
+        "attend_prefill": partial(gqa_operator, phase="prefill"),
+        "attend_decode": partial(gqa_operator, phase="decode"),
+        "mla_prefill": partial(mla_operator, phase="prefill"),
+        "mla_decode": partial(mla_operator, phase="decode"),
+        "experts": partial(experts_operator, slots="num_experts"),
+        "experts_wideep": partial(experts_operator, slots="num_slots"),
+        "nccl": collective_operator,
+        "allreduce": collective_operator,
+    }
+)
+PRICES: Mapping[str, Callable[[Measured[Any]], Num]] = MappingProxyType(
+    {
+        "gemm": _gemm_price,
+        "attend_prefill": _gqa_price,
+        "attend_decode": _gqa_price,
+        "mla_prefill": _mla_price,
+        "mla_decode": _mla_price,
+        "experts": _experts_price,
+        "experts_wideep": _experts_price,
+        "nccl": _collective_price,
+        "allreduce": _collective_price,
+    }
+)
+"""Suite -> seconds of its rows with the constants that the package carries."""
