@@ -29,7 +29,7 @@ def lent_fits(family: str, kind: type[Any]) -> Mapping[str, Any]:
 def errors(folder: Path) -> dict[tuple[str, str], dict[str, float]]:
     """Absolute errors of the rows that could be predicted, by suite and chip, then by row."""
     found: dict[tuple[str, str], dict[str, float]] = {}
-    for each in board.outcomes(folder, SUITES):
+    for each in board.suite_outcomes(folder, SUITES):
         chip = each.group.split()[0].replace("_", "-").removesuffix("-sxm")
         if chip in CHIPS and each.error_ratio is not None and "fp4" not in each.group:
             found.setdefault((each.suite, chip), {})[each.id] = abs(each.error_ratio)

@@ -123,7 +123,7 @@ def test_a_place_that_takes_no_file_is_named(taicang, tmp_path):
     out = tmp_path / "t.jsonl" / "o.csv"
     code, _, err = taicang("trace", "convert", tmp_path / "t.jsonl", out)
     assert code == 2
-    assert f"{out}: cannot write this file" in err
+    assert f"cannot write into {out}: Not a directory" in err
     code, _, err = taicang("trace", "fetch", "mooncake-toolagent", "--out", out)
     assert code == 2
     assert "cannot make this folder" in err

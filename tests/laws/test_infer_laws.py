@@ -97,7 +97,8 @@ def test_whole_instances_never_beat_the_search(model, machine, load):
         decode = found.decode.instances * found.decode.tokens_per_s * load["output_tokens"]
         decode /= max(load["output_tokens"] - 1, found.decode.plan.tokens_per_step)
         prefill = found.prefill.instances * found.prefill.tokens_per_s / load["input_tokens"] * load["output_tokens"]
-        assert found.machine_output_tokens_per_s == pytest.approx(min(decode, prefill))
+        # an instance sends one cache after the other, which may bound short prompts below both pools
+        assert found.machine_output_tokens_per_s <= min(decode, prefill) * (1 + 1e-9)
 
 
 @pytest.mark.slow

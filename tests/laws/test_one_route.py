@@ -67,29 +67,32 @@ def plan_of(run):
     return ServePlan(**fields, draft_tokens=run["mtp"])
 
 
-def by_function(run):
+def by_function(run, modes=("aggregated", "disaggregated")):
     """The prediction, why it does not fit, or the error."""
     try:
-        return asked(run)
+        return asked(run, modes)
     except TaicangError as error:
         return error
 
 
-def asked(run):
+def asked(run, modes):
     return infer(
-        run["model"], run["on"], input_tokens=run["input"], output_tokens=run["output"], quant=run["quant"],
-        plan=plan_of(run), batch=run["batch"], drafts=run["mtp"], acceptance_ratio=run["acceptance"], skew=run["skew"],
+        run["model"], run["on"], modes=modes, input_tokens=run["input"], output_tokens=run["output"],
+        quant=run["quant"], plan=plan_of(run), batch=run["batch"], drafts=run["mtp"], skew=run["skew"],
+        acceptance_ratio=run["acceptance"],
     )  # fmt: skip
 
 
-def by_space_of_one(run):
+def by_space_of_one(run, role):
+    """The same layout and batch as a space of one, decoding alone or with chunks of prompts between."""
     job = prepare(
         run["model"], run["on"], input_tokens=run["input"], output_tokens=run["output"],
         acceptance_ratio=run["acceptance"], skew=run["skew"],
     )  # fmt: skip
     plan = replace(plan_of(run), quant=formats([run["quant"]], job)[0][1], draft_tokens=0)
-    space = replace(NARROW, batches=(float(run["batch"]),), drafts=(run["mtp"],))
-    return job, serving_points([plan], job, space, roles=["decode"])["decode"]
+    chunks = (int(job.stack.chunk_tokens),)
+    space = replace(NARROW, batches=(float(run["batch"]),), drafts=(run["mtp"],), chunks=chunks)
+    return job, serving_points([plan], job, space, roles=[role])[role]
 
 
 def words(run):
@@ -113,15 +116,15 @@ def test_every_door_gives_the_same_answer(run, taicang):
         assert not evaluate(run | {"mode": "decode"})["feasible"]
         return
     shown = json.loads(out)
-    job, points = by_space_of_one(run)
-    point = evaluate(run | {"mode": "decode"})
     if isinstance(found, Infeasible):
         assert (code, shown["infeasible"], shown["reason"]) == (1, True, found.reason)
-        if "decode" in found.reason:
-            assert not points.size
-            assert not point["feasible"]
+        assert not evaluate(run | {"mode": "both"})["feasible"]
         return
     assert code == 0
+    alone = found.mode == "disaggregated"
+    job, points = by_space_of_one(run, "decode" if alone else "both")
+    chunk = {} if alone else {"chunk": int(job.stack.chunk_tokens)}
+    point = evaluate(run | chunk | {"mode": "decode" if alone else "agg"})
     assert point["feasible"], point["error"]
     decode = found.decode
     assert (shown["tpot_s"], shown["ttft_s"]) == (found.tpot_s, found.ttft_s)
@@ -135,7 +138,7 @@ def test_every_door_gives_the_same_answer(run, taicang):
 def test_a_lone_request_is_replayed_as_it_is_predicted(run):
     run = run | {"batch": 1, "output": max(run["output"], 8), "mtp": 0}
     plan = plan_of(run)
-    found = by_function(run)
+    found = by_function(run, ["disaggregated"])  # a step of decode alone
     assume(isinstance(found, Prediction))
     try:
         system = System(plan=plan, instances=1, quant=run["quant"], drafts=0, skew=run["skew"])
