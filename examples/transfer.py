@@ -21,9 +21,9 @@ own_fits = calibration.fits
 
 
 def lent_fits(family: str, kind: type[Any]) -> Mapping[str, Any]:
-    """The constants of ``family``, with the donor's under every profile."""
+    """The constants of ``family``, with the donor's under every profile where it has some (networks are not chips)."""
     own = own_fits(family, kind)
-    return dict.fromkeys(own, own[DONOR])
+    return dict.fromkeys(own, own[DONOR]) if DONOR in own else own
 
 
 def errors(folder: Path) -> dict[tuple[str, str], dict[str, float]]:
