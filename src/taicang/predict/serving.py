@@ -84,12 +84,12 @@ def infer(
         modes = [mode for mode in modes if mode == "disaggregated"]
         if not modes:
             raise InvalidInput("an aggregated instance prefills by its own plan", where="--prefill-plan")
-    usual = _candidates(job, NARROW, forms, plan, prefill_plan)
     one = replace(NARROW, drafts=(min(job.model.mtp_layers, 1) if drafts is None else drafts,))
     wide = default(job.model) if drafts is None else replace(default(job.model), drafts=(drafts,))
-    tried = [(one, usual), (wide, _candidates(job, wide, forms, plan, prefill_plan))]
-    # a layout beyond the usual ones was found, or thought of, in the wider space
-    for space, plans in tried if usual["known"] else tried[1:]:
+    for space in (one, wide):
+        plans = _candidates(job, space, forms, plan, prefill_plan)
+        if space is one and not plans["known"]:
+            continue  # a layout beyond the usual ones was found, or thought of, in the wider space
         axes = replace(
             space,
             chunks=(int(job.stack.chunk_tokens),),
