@@ -139,6 +139,12 @@ CHOICES = stacked(
         "--quant", default="auto", show_default=True, help="auto (the checkpoint's), bf16, fp8, int8, w4a8, nvfp4."
     ),
     click.option(
+        "--memory-fraction",
+        "memory_ratio",
+        type=Finite(0, 1, min_open=True),
+        help="Share of device memory for the engine, as it counts it (default: its own).",
+    ),
+    click.option(
         "--mtp", "drafts", type=Whole(0, 8), help="Drafted tokens per step (default: 1 if the model has MTP)."
     ),
     click.option(

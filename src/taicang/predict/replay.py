@@ -94,7 +94,7 @@ def replay(
     """
     net = load_model(model, approximate=system.approximate)
     machine = catalog.machine(on, system.sets)
-    engine = catalog.stack(system.stack or default_stack(machine, net))
+    engine = catalog.stack(system.stack or default_stack(machine, net), memory_ratio=system.memory_ratio)
     if also:
         trace = for_models(trace, [each.share_ratio for each in also], seed)
     pools = shared(net, machine, engine, system, also) if also else _named(alone(net, machine, engine, system))
