@@ -10,6 +10,8 @@ from typing import Literal, TypeAlias
 from taicang.errors import NotModelled
 
 Topology: TypeAlias = Literal["switch", "mesh", "clos", "torus"]
+NETWORKS = ("ib", "roce", "efa", "eth")
+"""First words of the profiles of networks behind adapters."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +84,34 @@ class Level:
     """Switches add in flight (NVLink SHARP, InfiniBand SHARP)."""
     profile: str = ""
     """Name of calibrated collective constants ("" = derived from bandwidth and latency alone)."""
+    switches: int = 0
+    """Switch chips of one unit that its traffic spreads over (0: not published; one ideal switch)."""
+    planes: int = 1
+    """Groups of these switches, each of which meets only its own share of the switches below."""
+    links_per_module: int = 0
+    """Links that stop with one optical module (0: copper, or not published)."""
+    adapters: int = 0
+    """Network adapters of a node (0: one per rank)."""
+    leaf: int = 0
+    """Adapters behind one leaf switch (0: not published)."""
+    rails: bool = False
+    """A leaf switch serves the adapters of one number on many nodes, not all adapters of a few."""
+    dims: tuple[int, ...] = ()
+    """Units along each dimension of a mesh or torus (none: a mesh of one dimension)."""
+
+    @property
+    def behind_adapters(self) -> bool:
+        """Whether it is a network of adapters beside the chips' own links."""
+        return self.name == "scale_out" or self.profile.partition("-")[0] in NETWORKS
+
+
+def chained(low: Level, high: Level, dies: int) -> bool:
+    """Whether ``high`` builds on the switches of ``low``, so that what crosses it leaves through the same ports.
+
+    Adapters, the links between the dies of a package and those of a mesh or torus are ports of their own.
+    """
+    switched = low.topology in ("switch", "clos") and high.topology in ("switch", "clos")
+    return switched and high.behind_adapters == low.behind_adapters and low.ranks > dies
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

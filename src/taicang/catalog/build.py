@@ -159,6 +159,13 @@ def _plane(entry: Resolved, plane: str, ranks: int) -> Plane:
                 topology=_need(entry, f"{key}topology"),
                 reduces=bool(entry.get(f"{key}reduces")),
                 profile=entry.get(f"{key}profile") or "",
+                switches=entry.get(f"{key}switches") or 0,
+                planes=entry.get(f"{key}planes") or 1,
+                links_per_module=entry.get(f"{key}links_per_module") or 0,
+                adapters=entry.get(f"{key}adapters") or 0,
+                leaf=entry.get(f"{key}leaf") or 0,
+                rails=bool(entry.get(f"{key}rails")),
+                dims=entry.get(f"{key}dims") or (),
             )
         )
     return Plane(name=plane, levels=tuple(levels))

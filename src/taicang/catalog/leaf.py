@@ -99,6 +99,8 @@ def _read(raw: Any, type_: str) -> Any:
         if not isinstance(raw, list) or not all(isinstance(word, str) for word in raw):
             raise InvalidInput(f"expected a list of words, got {shorten(raw)}")
         return frozenset(raw)
+    if type_ == "extents":
+        return tuple(count(part, 1, MOST, what="sizes such as 4x4x4") for part in str(raw).split("x"))
     if type_ == "any":
         return _any(raw)
     if not isinstance(raw, str):

@@ -17,7 +17,7 @@ STATUS: Final = ("shipping", "announced", "cancelled")
 TOPOLOGIES: Final = ("switch", "mesh", "clos", "torus")
 SCHEDULERS: Final = ("mixed", "prefill_first", "disaggregated")
 
-TEXTS: Final = frozenset({"text", "status", "topology", "scheduler", "name", "flag", "words"})
+TEXTS: Final = frozenset({"text", "status", "topology", "scheduler", "name", "flag", "words", "extents"})
 """Types that describe rather than measure: they need no source."""
 
 _CHIP: dict[str, str] = {
@@ -62,6 +62,13 @@ _MACHINE: dict[str, str] = {
     "planes.*.*.topology": "topology",
     "planes.*.*.reduces": "flag",
     "planes.*.*.profile": "name",
+    "planes.*.*.switches": "count",
+    "planes.*.*.planes": "count",
+    "planes.*.*.links_per_module": "count",
+    "planes.*.*.adapters": "count",
+    "planes.*.*.leaf": "count",
+    "planes.*.*.rails": "flag",
+    "planes.*.*.dims": "extents",
     "host.memory": "bytes",
     "power.load": "w",
     "power.max": "w",
