@@ -123,6 +123,15 @@ class Plane:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Links:
+    """How messages find their way where links are priced one by one, and which parts have failed."""
+
+    routing: Literal["adaptive", "striped", "ecmp"] = "adaptive"
+    seed: int = 0
+    failed: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Machine:
     """A machine of ``chips`` equal chips.
 
@@ -149,6 +158,8 @@ class Machine:
     collective takes (0 where engines of their own move the data, or where nobody measured it)."""
     chips_per_rack: int | None = None
     """Chips that share a rack's power and cooling, where it is published."""
+    links: Links | None = None
+    """Price the fabric link by link (None: by closed forms)."""
 
     @property
     def ranks(self) -> int:

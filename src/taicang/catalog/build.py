@@ -13,7 +13,7 @@ from taicang.catalog import schema
 from taicang.catalog.leaf import Leaf
 from taicang.catalog.resolve import Resolved, aliases, derive, is_path, locate, names, resolve
 from taicang.errors import InvalidInput, MissingFigure, UnknownName
-from taicang.hardware import Chip, Level, Machine, Memory, Plane
+from taicang.hardware import Chip, Level, Links, Machine, Memory, Plane
 
 MOST_RANKS = 4_000_000
 """Of one machine: several times the largest that is built."""
@@ -133,7 +133,15 @@ def machine_of(entry: Resolved, count: int = 1) -> Machine:
         status=_need(entry, "status"),
         overlap_tax_ratio=entry.get("overlap_tax") or 0.0,
         chips_per_rack=entry.get("chips_per_rack"),
+        links=_links(entry),
     )
+
+
+def _links(entry: Resolved) -> Links | None:
+    if not any(path.startswith("links.") for path in entry.leaves):
+        return None
+    failed = tuple(part.strip() for part in (entry.get("links.failed") or "").split(",") if part.strip())
+    return Links(routing=entry.get("links.routing") or "adaptive", seed=entry.get("links.seed") or 0, failed=failed)
 
 
 def _plane(entry: Resolved, plane: str, ranks: int) -> Plane:

@@ -74,7 +74,12 @@ DIVISORS: Final = frozenset({"bytes_per_s", "flop_per_s", "hz", "w", "usd", "cny
 
 Idle power may be none.
 """
-_CHOICES: Final = {"status": schema.STATUS, "topology": schema.TOPOLOGIES, "scheduler": schema.SCHEDULERS}
+_CHOICES: Final = {
+    "status": schema.STATUS,
+    "topology": schema.TOPOLOGIES,
+    "routing": schema.ROUTINGS,
+    "scheduler": schema.SCHEDULERS,
+}
 
 
 def _read(raw: Any, type_: str) -> Any:

@@ -15,9 +15,13 @@ import numpy as np
 from taicang.fabric.routing import Paths
 from taicang.fabric.topology import Floats, Ints
 
-EPOCHS = 48
-"""Rates are found anew about so many times while flows of unequal size finish; each time ends late by less than a part
-of the whole in this number."""
+IDLE = 0.02
+"""Rates are found anew before the flows that are through would leave more than this share of the rest idle."""
+EPOCHS = 128
+"""... or before a part in so many of the time has passed, whatever they leave."""
+EXACT = 1e-12
+NEAR = 5e-3
+"""Shares that differ by less count as one while flows drain."""
 
 
 def loads(paths: Paths, size_bytes: Floats, count: int) -> Floats:
@@ -26,8 +30,12 @@ def loads(paths: Paths, size_bytes: Floats, count: int) -> Floats:
     return np.bincount(paths.resource, weights=entry, minlength=count)
 
 
-def max_min(paths: Paths, capacity_bytes_per_s: Floats) -> Floats:
-    """Max-min fair rate of every flow in B/s; infinite for one that uses no link."""
+def max_min(paths: Paths, capacity_bytes_per_s: Floats, slack_ratio: float = EXACT) -> Floats:
+    """Max-min fair rate of every flow in B/s; infinite for one that uses no link.
+
+    A link also fills where its share is within ``slack_ratio`` of the narrowest of its flows': far fewer rounds, and
+    no rate above what is fair or below it by more than about that.
+    """
     flows = len(paths.first) - 1
     rates = np.full(flows, np.inf)
     left = capacity_bytes_per_s.astype(np.float64).copy()
@@ -42,7 +50,7 @@ def max_min(paths: Paths, capacity_bytes_per_s: Floats) -> Floats:
             each = np.where(used > 0, left / used, np.inf)
         here = each[resource]
         least = np.minimum.reduceat(here, starts)
-        slack = np.repeat(least * (1.0 + 1e-12), spans)
+        slack = np.repeat(least * (1.0 + slack_ratio), spans)
         tight = here <= slack
         entries = np.bincount(resource, minlength=len(left))
         narrow = np.bincount(resource[tight], minlength=len(left)) == entries
@@ -68,11 +76,12 @@ class Drained:
     """Of each flow."""
 
 
-def drain(paths: Paths, size_bytes: Floats, capacity_bytes_per_s: Floats, epochs: int = EPOCHS) -> Drained:
+def drain(paths: Paths, size_bytes: Floats, capacity_bytes_per_s: Floats, idle_ratio: float = IDLE) -> Drained:
     """Send all flows at once at max-min fair rates until the last is through.
 
     Equal flows need no rounds: the last ones share the fullest link from beginning to end. Otherwise rates are found
-    anew as flows finish, those that finish close to each other together (late by at most one part in ``epochs`` each).
+    anew as flows finish, those that finish close to each other together, as long as what they leave idle until then is
+    less than ``idle_ratio`` of what all carry, or within a part in ``EPOCHS`` of the whole time.
     """
     carried = loads(paths, size_bytes, len(capacity_bytes_per_s))
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -88,13 +97,18 @@ def drain(paths: Paths, size_bytes: Floats, capacity_bytes_per_s: Floats, epochs
         return Drained(seconds=least, busy_bytes=carried, finish_s=finish)
     now = 0.0
     while len(rows):
-        rates = max_min(subset(paths, rows), capacity_bytes_per_s)
+        rates = max_min(subset(paths, rows), capacity_bytes_per_s, NEAR)
         needed = remaining[rows] / rates
-        first = float(needed.min())
-        step = min(max(first, least / epochs), float(needed.max()))
+        order = np.argsort(needed)
+        sorted_, rate = needed[order], rates[order]
+        idle = np.cumsum(rate) * sorted_ - np.cumsum(rate * sorted_)
+        last = np.flatnonzero(idle <= idle_ratio * rate.sum() * sorted_)[-1]
+        last = max(last, int(np.searchsorted(sorted_, least / EPOCHS)) - 1)
+        if now + float(sorted_[-1]) <= least * (1.0 + NEAR):  # the fullest link was never idle: nothing is left to gain
+            last = len(sorted_) - 1
+        step = float(sorted_[last])
         through = needed <= step * (1.0 + 1e-9)
         finish[rows[through]] = now + needed[through]
-        step = float(needed[through].max())
         remaining[rows] -= rates * step
         now += step
         rows = rows[~through]
