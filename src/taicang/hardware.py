@@ -96,6 +96,10 @@ class Level:
     """Adapters behind one leaf switch (0: not published)."""
     rails: bool = False
     """A leaf switch serves the adapters of one number on many nodes, not all adapters of a few."""
+    switch_boxes: int = 0
+    """Boxes that hold these switches (0: not published)."""
+    switch_racks: int = 0
+    """Racks that hold the boxes, which a part of the machine takes whole."""
     dims: tuple[int, ...] = ()
     """Units along each dimension of a mesh or torus (none: a mesh of one dimension)."""
 
@@ -129,6 +133,8 @@ class Links:
     routing: Literal["adaptive", "striped", "ecmp"] = "adaptive"
     seed: int = 0
     failed: tuple[str, ...] = ()
+    stretch_ratio: float = 1.0
+    """How much longer than these links need everything takes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

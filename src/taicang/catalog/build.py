@@ -173,6 +173,8 @@ def _plane(entry: Resolved, plane: str, ranks: int) -> Plane:
                 adapters=entry.get(f"{key}adapters") or 0,
                 leaf=entry.get(f"{key}leaf") or 0,
                 rails=bool(entry.get(f"{key}rails")),
+                switch_boxes=entry.get(f"{key}switch_boxes") or 0,
+                switch_racks=entry.get(f"{key}switch_racks") or 0,
                 dims=entry.get(f"{key}dims") or (),
             )
         )

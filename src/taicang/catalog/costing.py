@@ -72,5 +72,7 @@ def cost_model(machine: Machine, stack: Stack) -> CostModel:
     if not part.measured and part.profile in ARCHITECTURE:
         known = for_bin(known, part, chip(part.profile))
     links = machine.links
-    wires = links and LinkRates(machine=machine, routing=links.routing, seed=links.seed, failed=links.failed)
+    wires = links and LinkRates(
+        machine=machine, routing=links.routing, seed=links.seed, failed=links.failed, stretch_ratio=links.stretch_ratio
+    )
     return CostModel(machine=machine, stack=stack, book=known, wires=wires)

@@ -69,6 +69,8 @@ _MACHINE: dict[str, str] = {
     "planes.*.*.adapters": "count",
     "planes.*.*.leaf": "count",
     "planes.*.*.rails": "flag",
+    "planes.*.*.switch_boxes": "count",
+    "planes.*.*.switch_racks": "count",
     "planes.*.*.dims": "extents",
     "links.routing": "routing",
     "links.seed": "count",

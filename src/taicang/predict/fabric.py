@@ -8,13 +8,16 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from taicang import catalog
+from taicang.catalog import calibration
 from taicang.catalog.costing import cost_model
 from taicang.cost.exchange import exchange
 from taicang.cost.model import CostModel
-from taicang.errors import InvalidInput, NotModelled
+from taicang.errors import InvalidInput, NotModelled, UnknownName
 from taicang.fabric import demand
 from taicang.fabric.collectives import ALGORITHMS, Net, Phase, collective, listed, teams_of
+from taicang.fabric.draw import svg
 from taicang.fabric.faults import cut_off, fail, parts
+from taicang.fabric.links import VerbFit, message_s
 from taicang.fabric.names import name
 from taicang.fabric.routing import Routing, resources
 from taicang.fabric.topology import Fabric, Floats, Ints, build
@@ -22,6 +25,7 @@ from taicang.fabric.wires import LinkRates
 from taicang.hardware import Machine
 from taicang.ops import Collective, Exchange, Operator, Transfer
 from taicang.stacks import Stack
+from taicang.units import show
 
 HOTTEST = 8
 EXCHANGES = ("dispatch", "combine")
@@ -49,6 +53,8 @@ class Ask:
     seeds: int = 1
     failed: tuple[str, ...] = ()
     plane: str = "scale_up"
+    verb: str = ""
+    """Of a send, where it was measured: npu/read, npu/write, cpu/read or cpu/write."""
     shuffled: bool = False
     """Ranks lie at random places of the machine."""
 
@@ -198,6 +204,22 @@ def _phases(net: Net, ask: Ask, teams: Ints, seed: int) -> list[Phase]:
     return collective(net, ask.kind, teams, ask.payload_bytes, ask.algorithm)
 
 
+def picture(machine: str | Machine, ask: Ask) -> str:
+    """Topology and link load of the first seed as SVG."""
+    on = catalog.machine(machine) if isinstance(machine, str) else machine
+    broken = fail(build(on, ask.plane), ask.failed, ask.seed)
+    net = Net(fabric=broken, found=resources(broken, ask.routing), seed=ask.seed)
+    if not ask.kind:
+        return svg(net, np.zeros(len(net.found.capacity_bytes_per_s)), 1.0, f"{on.name}, {ask.plane}")
+    lost = cut_off(broken)
+    count = ask.ranks or (broken.ranks - len(lost)) // ask.stride
+    kind = ask.kind.replace("-", "_")
+    phases = _phases(net, replace(ask, kind=kind), _teams(broken, lost, count, ask, ask.seed), ask.seed)
+    wire = sum(phase.wire_s for phase in phases)
+    title = f"{ask.kind} of {show(ask.payload_bytes, 'B')} on {count:,} ranks of {on.name}: {show(wire, 's')} on the links"
+    return svg(net, _total(net, phases), wire, title)
+
+
 def _exchange(net: Net, label: str, ranks: Ints, sizes: Floats) -> Phase:
     source, target = np.nonzero(sizes)
     apart = source != target
@@ -211,6 +233,8 @@ def _prices(machine: Machine, ask: Ask, kind: str, count: int, stretch: float) -
     if kind in EXCHANGES:
         op = Exchange(kind=kind, tokens=ask.tokens, token_bytes=ask.payload_bytes, topk=ask.topk,  # type: ignore[arg-type]
                       experts=ask.experts, ranks=count, stride=ask.stride)  # fmt: skip
+    elif kind == "send" and ask.verb:
+        return _verb_s(machine, ask, count, stretch), None
     elif kind == "send":
         op = Transfer(payload_bytes=ask.payload_bytes, plane=ask.plane, distance=(count - 1) * ask.stride)
     else:
@@ -223,6 +247,21 @@ def _prices(machine: Machine, ask: Ask, kind: str, count: int, stretch: float) -
         return float(cost.seconds), closed
     linked = CostModel(machine=machine, stack=BARE, book=plain.book, wires=wires)
     return float(linked.price(op).seconds), closed
+
+
+def _verb_s(machine: Machine, ask: Ask, count: int, stretch: float) -> float:
+    """A read or write of one message, as the level's links were measured."""
+    levels = machine.plane(ask.plane).levels
+    distance = (count - 1) * ask.stride
+    met = next(index for index, level in enumerate(levels) if distance < level.ranks)
+    fits = calibration.fits("links", VerbFit).get(levels[met].profile)
+    if fits is None:
+        raise NotModelled(f"nobody has measured reads and writes over {machine.name}'s {levels[met].name}")
+    if ask.verb not in fits:
+        raise UnknownName("verb", ask.verb, fits, where="--verb")
+    first = next((index for index, level in enumerate(levels) if level.topology != "mesh"), 0)
+    rate = levels[met].bandwidth_bytes_per_s / max(stretch, 1.0)
+    return float(message_s(fits[ask.verb], ask.payload_bytes, rate, met - first + 1))
 
 
 def _row(phase: Phase) -> Mapping[str, float | str]:
