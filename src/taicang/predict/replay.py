@@ -113,8 +113,10 @@ def replay(
     return outcome(standing, trace, finished, limits=limits or Limits(), partial=not whole)
 
 
-def outcome(standing: Standing, trace: Trace, finished: Record, *, limits: Limits, partial: bool) -> Replay:
-    """What came of serving ``trace``, of which ``finished`` have ended."""
+def outcome(
+    standing: Standing, trace: Trace, finished: Record, *, limits: Limits, partial: bool, requests: int | None = None
+) -> Replay:
+    """What came of serving ``trace``, of which ``finished`` have ended, of ``requests`` (None: all of it)."""
     pools, machine, engine, made = standing.pools, standing.machine, standing.engine, standing.cluster
     log = made.log or Log(made.pools)
     table = finished.columns() | gaps.by_request(log, finished.ticks())
@@ -140,7 +142,7 @@ def outcome(standing: Standing, trace: Trace, finished: Record, *, limits: Limit
         summary=summarise(
             table,
             made,
-            requests=len(trace),
+            requests=len(trace) if requests is None else requests,
             limits=limits,
             energy_j=None if np.isnan(energy_j) else energy_j,
             partial=partial,
