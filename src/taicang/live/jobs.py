@@ -34,6 +34,11 @@ class Choice(Stream):
         self.sent = 0
         self.closed = False
 
+    @property
+    def why(self) -> str:
+        """See ``Stream``."""
+        return self.answer.why
+
     def told(self, now: int) -> None:
         """See ``Stream``."""
         job = self.job

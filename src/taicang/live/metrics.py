@@ -74,7 +74,7 @@ class Metrics:
         if tokens:
             self._gaps.add(ticks / SECOND, tokens)
 
-    def ended(self, request: Request) -> None:
+    def ended(self, request: Request, why: str) -> None:
         """A request left."""
         seen, counters = self.histograms, self.counters
         counters["num_preemptions_total"] += request.preempted
@@ -82,7 +82,7 @@ class Metrics:
         if request.failed or request.first < 0:
             self.ends["abort"] += 1
             return
-        self.ends["length"] += 1
+        self.ends[why] += 1
         counters["prompt_tokens_total"] += request.input
         counters["prefix_cache_queries_total"] += request.input
         counters["prefix_cache_hits_total"] += request.cached

@@ -41,6 +41,11 @@ class Stream:
         self.gone = False
         """Nobody waits any more."""
 
+    @property
+    def why(self) -> str:
+        """It ends: "stop" or "length"."""
+        return "length"
+
     def told(self, now: int) -> None:
         """There are more tokens, or it has ended."""
 
@@ -139,6 +144,8 @@ class Supernode:
         """Let everything happen whose time has come."""
         clock, heap = self.pace.clock, self.cluster.events.heap
         began, upto = clock.time(), self.pace.now()
+        if self._armed is not None and began >= self.pace.when(self._armed):  # else rounding could keep it for ever
+            upto = max(upto, self._armed)
         self._armed = None
         self.late_s = (upto - heap[0][0]) / SECOND / self.pace.speed if heap else 0.0
         while heap and heap[0][0] <= upto:
@@ -236,8 +243,8 @@ class Supernode:
     def _left(self, request: Request, now: int) -> None:
         """``request`` has ended."""
         self.served.append(request)
-        self.metrics.ended(request)
         stream = self.streams.pop(request, None)
+        self.metrics.ended(request, "stop" if stream is None else stream.why)
         if stream is not None:
             del self._here[stream.place][request]
             if not request.failed and request.made > stream.out:
