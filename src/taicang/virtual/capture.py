@@ -21,6 +21,8 @@ from taicang.virtual.operators import Kernel
 VERSION = 1
 KERNEL, RECORD, BLOCK, WAIT_EVENT, WAIT_STREAM, WAIT_DEVICE, COLLECTIVE, MARK, WAIT_WORK = range(9)
 """What an entry of the log of work says (the enumeration ``What`` of native/device.cpp)."""
+MEET = "pair"
+"""Name of the group of a message between two ranks."""
 Ints = npt.NDArray[np.int64]
 UNION: Mapping[str, Any] = MappingProxyType(
     {kind.__name__: kind for kind in (ops.Gemm, ops.GroupedGemm, ops.Attend, ops.Pointwise, ops.Lookup, ops.Collective,

@@ -9,7 +9,7 @@ import sys
 import traceback
 from pathlib import Path
 
-from taicang.virtual.spec import Enough, read
+from taicang.virtual.spec import Enough, Missing, read
 
 
 def main(path: str) -> int:
@@ -26,6 +26,9 @@ def main(path: str) -> int:
         runpy.run_path(job.script, run_name="__main__")
     except Enough:
         pass
+    except Missing as error:
+        Path(job.out, f"missing-{job.rank}").write_text(str(error.rank))
+        os._exit(1)
     except SystemExit as error:
         code = error.code
         if code not in (None, 0) and not isinstance(code, int):
@@ -46,10 +49,8 @@ def main(path: str) -> int:
 def _show(error: BaseException) -> None:
     """The traceback, from the program's own file on."""
     trail = error.__traceback__
-    while (
-        (trail is not None
-        and "runpy" in trail.tb_frame.f_code.co_filename)
-        or (trail is not None and trail.tb_frame.f_code.co_filename == __file__)
+    while (trail is not None and "runpy" in trail.tb_frame.f_code.co_filename) or (
+        trail is not None and trail.tb_frame.f_code.co_filename == __file__
     ):
         trail = trail.tb_next
     traceback.print_exception(type(error), error, trail)

@@ -34,7 +34,7 @@ class Device:
     def __init__(self, devices: int, capacity_bytes: int, *, expandable: bool, huawei: bool) -> None:
         self.devices = devices
         self.lib = ctypes.CDLL(str(native().device), mode=ctypes.RTLD_GLOBAL)
-        for name in ("tc_event_on", "tc_new_stream", "tc_work", "tc_changes", "tc_number"):
+        for name in ("tc_event_on", "tc_event_here", "tc_new_stream", "tc_work", "tc_changes", "tc_number"):
             getattr(self.lib, name).restype = ctypes.c_int64
         pointer, whole = ctypes.c_void_p, ctypes.c_int64
         for name, arguments in (
@@ -45,7 +45,11 @@ class Device:
             getattr(self.lib, name).argtypes = arguments
         self.known, self.know, self.number = self.lib.tc_known, self.lib.tc_know, self.lib.tc_number
         self.note, self.note_on = self.lib.tc_note, self.lib.tc_note_on
-        self.event_on, self.new_stream = self.lib.tc_event_on, self.lib.tc_new_stream
+        self.event_on, self.event_here, self.new_stream = (
+            self.lib.tc_event_on,
+            self.lib.tc_event_here,
+            self.lib.tc_new_stream,
+        )
         self.lib.tc_start(devices, capacity_bytes, int(expandable), int(huawei))
         self._elapsed: Any = None
 

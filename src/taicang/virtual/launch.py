@@ -7,7 +7,8 @@ import socket
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from taicang.catalog.costing import ARCHITECTURE
@@ -72,14 +73,14 @@ def run(wish: Wish, machine: Machine, name: str, folder: Path) -> tuple[Capture,
     version, _ = build.torch_place()
     native = build.native()
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as work:
-        processes = [_start(wish, machine, name, folder, Path(work), native, rank) for rank in wish.ranks]
-        try:
-            statuses = [process.wait() for process in processes]
-        except BaseException:
-            for process in processes:
-                process.kill()
-            raise
+    while True:
+        statuses = _once(wish, machine, name, folder, native)
+        needed = {int(path.read_text()) for path in folder.glob("missing-*")} - set(wish.ranks)
+        for path in folder.glob("missing-*"):
+            path.unlink()
+        if not needed:
+            break
+        wish = replace(wish, ranks=tuple(sorted({*wish.ranks, *needed})))
     left = [rank for rank in wish.ranks if (folder / f"rank-{rank}.json").is_file()]
     missing = sorted(set(wish.ranks) - set(left))
     if missing:
@@ -95,6 +96,28 @@ def run(wish: Wish, machine: Machine, name: str, folder: Path) -> tuple[Capture,
     return capture, max(statuses, key=abs)
 
 
+def _once(wish: Wish, machine: Machine, name: str, folder: Path, native: build.Native) -> list[int]:
+    """All ranks once, side by side; where one ends badly, those that wait for it are ended too."""
+    PORT.clear()
+    with tempfile.TemporaryDirectory() as work:
+        processes = [_start(wish, machine, name, folder, Path(work), native, rank) for rank in wish.ranks]
+        try:
+            while any(process.poll() is None for process in processes):
+                if any(process.poll() for process in processes):
+                    time.sleep(GRACE_S)
+                    break
+                time.sleep(0.02)
+        finally:
+            for process in processes:
+                if process.poll() is None:
+                    process.kill()
+        return [process.wait() for process in processes]
+
+
+GRACE_S = 3.0
+"""For other ranks to end by themselves after one did badly."""
+
+
 def _start(
     wish: Wish, machine: Machine, name: str, folder: Path, work: Path, native: build.Native, rank: int
 ) -> subprocess.Popen[bytes]:
@@ -105,7 +128,7 @@ def _start(
         spec.Job(
             chip=chip_of(machine), machine=name, sets=wish.sets, stack=wish.stack, rank=rank, world=wish.world,
             local=local, script=str(wish.script), arguments=wish.arguments, out=str(folder.resolve()),
-            steps=wish.steps, real=wish.real, skew=wish.skew, clock=wish.clock,
+            steps=wish.steps, real=wish.real, skew=wish.skew, clock=wish.clock, executed=wish.ranks,
         ),
         path,
     )  # fmt: skip
@@ -115,7 +138,7 @@ def _start(
         "TAICANG_DEVICE_NAME": wish.names,
         "RANK": str(rank), "WORLD_SIZE": str(wish.world), "LOCAL_RANK": str(rank % local),
         "LOCAL_WORLD_SIZE": str(local), "GROUP_RANK": str(rank // local), "NNODES": str(-(-wish.world // local)),
-        "MASTER_ADDR": os.environ.get("MASTER_ADDR", "127.0.0.1"), "MASTER_PORT": str(port()),
+        "MASTER_ADDR": os.environ.get("MASTER_ADDR", "127.0.0.1"), "MASTER_PORT": str(port()), "TAICANG_PORT": str(port()),
         "TORCHELASTIC_RUN_ID": "taicang", "OMP_NUM_THREADS": "1",
     }  # fmt: skip
     if wish.world == 1:

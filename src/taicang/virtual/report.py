@@ -11,6 +11,7 @@ import numpy as np
 from taicang import __version__, catalog
 from taicang.hardware import Machine
 from taicang.virtual.capture import COLLECTIVE, KERNEL, MARK, Capture, Rank
+from taicang.virtual.members import members_of
 from taicang.virtual.memory import Peak, peak
 from taicang.virtual.price import Priced, price
 from taicang.virtual.schedule import Clock, Floats, covered, together
@@ -98,11 +99,6 @@ def schedule(capture: Capture, machine: Machine, stack: str | None = None, issue
     }
     together(clocks, {each.rank: each.work for each in capture.ranks}, members)
     return Scheduled(priced=priced, clocks=clocks)
-
-
-def members_of(group: str) -> tuple[int, ...]:
-    """Ranks of a group from its name, "data:0,8,16"."""
-    return tuple(int(each) for each in group.partition(":")[2].split(",") if each)
 
 
 def report(

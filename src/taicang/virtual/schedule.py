@@ -6,18 +6,19 @@ starts when all executed ranks of its group are there. The result is when each e
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
-from taicang.errors import InvalidInput
 from taicang.virtual.capture import (
     BLOCK,
     COLLECTIVE,
     KERNEL,
     MARK,
+    MEET,
     RECORD,
     WAIT_DEVICE,
     WAIT_EVENT,
@@ -95,9 +96,14 @@ def alone(clock: Clock, work: Ints) -> None:
 
 
 def together(clocks: Mapping[int, Clock], work: Mapping[int, Ints], members: Mapping[str, Sequence[int]]) -> None:
-    """All executed ranks: a collective starts when those of its group that are executed are there."""
+    """All executed ranks: a collective starts when those of its group that are executed are there.
+
+    A message is received when it was sent; who sends does not wait. Where no rank can go on (communicators may be
+    entered in different orders), the earliest does.
+    """
     running = {rank: clocks[rank].run(work[rank]) for rank in clocks}
     waiting: dict[int, tuple[str, float]] = {}
+    sent: dict[str, deque[float]] = {}
 
     def go(rank: int, at: float | None) -> None:
         try:
@@ -105,22 +111,37 @@ def together(clocks: Mapping[int, Clock], work: Mapping[int, Ints], members: Map
         except StopIteration:
             running.pop(rank)
 
+    def ready(rank: int, group: str, begin: float) -> dict[int, float]:
+        """Ranks that can go on with this one, and when."""
+        name, _, pair = group.rpartition(":")
+        if name == MEET:
+            ends = [int(each) for each in pair.split(">")]
+            if rank == ends[0]:
+                sent.setdefault(group, deque()).append(begin)
+                return {rank: begin}
+            if ends[0] not in clocks:
+                return {rank: begin}
+            return {rank: max(begin, sent[group].popleft())} if sent.get(group) else {}
+        need = [each for each in members.get(group, (rank,)) if each in clocks]
+        if all(waiting.get(each, ("", 0.0))[0] == group for each in need):
+            at = max(waiting[each][1] for each in need)
+            return dict.fromkeys(need, at)
+        return {}
+
     for rank in list(running):
         go(rank, None)
     while waiting:
-        ready = None
-        for rank, (group, _) in waiting.items():
-            need = [each for each in members.get(group, (rank,)) if each in clocks]
-            if all(each in waiting and waiting[each][0] == group for each in need):
-                ready = need or [rank]
+        free: dict[int, float] = {}
+        for rank, (group, begin) in waiting.items():
+            free = ready(rank, group, begin)
+            if free:
                 break
-        if ready is None:
-            stuck = ", ".join(f"rank {rank} in {group}" for rank, (group, _) in list(waiting.items())[:4])
-            raise InvalidInput(f"the program's collectives do not match: {stuck}", where="run")
-        at = max(waiting[each][1] for each in ready)
-        for each in ready:
+        if not free:
+            first = min(waiting, key=lambda rank: waiting[rank][1])
+            free = {first: waiting[first][1]}
+        for each in free:
             del waiting[each]
-        for each in ready:
+        for each, at in free.items():
             go(each, at)
 
 

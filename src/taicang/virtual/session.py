@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,11 +12,15 @@ from typing import Any
 import torch
 
 from taicang.output import write
-from taicang.virtual import facade, special, values
+from taicang.virtual import facade, groups, special, values
 from taicang.virtual.capture import MARK, Rank, rank_files
 from taicang.virtual.device import Device
 from taicang.virtual.kernels import DEVICE, Kernels, Recorder
 from taicang.virtual.spec import Enough, Job
+
+QUIET = (r"(?s)Warning only once for all operators", r".*Overriding a previously registered kernel", r".*NCCL support is not",
+         r".*default timeout for nccl")  # fmt: skip
+"""Warnings about what stands in for the device."""
 
 
 class Session:
@@ -23,6 +28,8 @@ class Session:
 
     def __init__(self, job: Job) -> None:
         self.job = job
+        for said in QUIET:
+            warnings.filterwarnings("ignore", message=said)
         options = os.environ.get("PYTORCH_ALLOC_CONF") or os.environ.get("PYTORCH_CUDA_ALLOC_CONF") or ""
         options += os.environ.get("PYTORCH_NPU_ALLOC_CONF", "")
         self.device = Device(
@@ -30,9 +37,11 @@ class Session:
         )
         torch.cuda._lazy_init = lambda: None
         self.recorder = Recorder(self.device, real=job.real)
-        self.libraries = special.install(Kernels(self.recorder))
+        kernels = Kernels(self.recorder)
+        self.libraries: list[Any] = special.install(kernels)
         values.SKEW[0] = job.skew
         facade.install(self.device, job.chip)
+        self.libraries += groups.install(kernels, job)
         lighten()
         self.steps = 0
         self.kinds: dict[str, set[int]] = {}

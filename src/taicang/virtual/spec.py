@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 
 class Enough(BaseException):
@@ -44,8 +44,22 @@ class Job:
     """Steps after which the program ends; 0: when it ends itself."""
     real: bool
     skew: float
+    executed: tuple[int, ...]
+    """Ranks that run."""
     clock: bool
     """Whether ``time`` tells the machine's time."""
+
+    def missing(self, rank: int) -> NoReturn:
+        """A rank that this one sends to or receives from does not run: say which, and end."""
+        raise Missing(rank)
+
+
+class Missing(BaseException):
+    """Raised into the program where it needs a rank that does not run."""
+
+    def __init__(self, rank: int) -> None:
+        super().__init__(f"rank {rank} does not run")
+        self.rank = rank
 
 
 def write(job: Job, path: Path) -> None:

@@ -180,6 +180,22 @@ struct Generator final : at::CPUGeneratorImpl {
     device_ = Device(kDevice, index);
     key_set_ = c10::DispatchKeySet(c10::DispatchKey::PrivateUse1);
   }
+  // Seed and offset, 16 bytes, as counter-based generators keep.
+  uint64_t offset = 0;
+  void set_offset(uint64_t value) override { offset = value; }
+  uint64_t get_offset() const override { return offset; }
+  c10::intrusive_ptr<c10::TensorImpl> get_state() const override {
+    at::Tensor state = at::empty({16}, at::TensorOptions().dtype(at::kByte).device(at::kCPU));
+    const uint64_t values[] = {current_seed(), offset};
+    std::memcpy(state.mutable_data_ptr(), values, sizeof values);
+    return state.getIntrusivePtr();
+  }
+  void set_state(const c10::TensorImpl& state) override {
+    uint64_t values[2] = {0, 0};
+    std::memcpy(values, state.data(), std::min<size_t>(sizeof values, state.numel()));
+    set_current_seed(values[0]);
+    offset = values[1];
+  }
 };
 
 struct Hooks final : at::PrivateUse1HooksInterface {
@@ -333,6 +349,7 @@ int64_t tc_event_on(int64_t stream) {
   note(kRecord, stream, ++events);
   return events;
 }
+int64_t tc_event_here() { return tc_event_on(stream_now()); }
 int64_t tc_new_stream() {
   HELD;
   return streams++;
