@@ -19,6 +19,9 @@ from taicang.errors import InvalidInput, MissingFigure, NotModelled, TaicangErro
 COMMANDS = {
     "infer": "taicang.app.infer_cmd:infer",
     "train": "taicang.app.train_cmd:train",
+    "run": "taicang.app.run_cmd:run",
+    "reprice": "taicang.app.reprice_cmd:reprice",
+    "doctor": "taicang.app.doctor_cmd:doctor",
     "search": "taicang.app.search_cmd:search",
     "sweep": "taicang.app.sweep_cmd:sweep",
     "replay": "taicang.app.replay_cmd:replay",
@@ -36,6 +39,9 @@ COMMANDS = {
 SUMMARY = {
     "infer": "Serve a model on a machine: TTFT, TPOT, throughput, memory, power, and why.",
     "train": "Train a model on a machine: step time, tokens/s, MFU, memory, and where the time goes.",
+    "run": "Run a PyTorch program, unchanged, on devices of a machine that are not there.",
+    "reprice": "A captured run on other machines, without running it again.",
+    "doctor": "Whether PyTorch and the compiler of this Python work with run.",
     "search": "The best way to run a model: every layout priced, the best kept and explained.",
     "sweep": "A study over catalogue fields, plans and loads, resumable, on many processes.",
     "replay": "Serve a request trace or generated traffic: TTFT, TPOT, goodput, cache hits, load over time.",
