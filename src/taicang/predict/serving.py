@@ -265,7 +265,7 @@ def _prediction(choice: Choice, job: Job, space: Space, *, given: Sequence[str],
             setup, job.setup(feeding.plan), length=round(job.held_tokens), given=given, apart=apart
         ),
         sources=sources(setup),
-        bands=bands(setup),
+        bands=bands(setup.machine.chip, setup.plan),
         digest=catalog.digest(),
         version=__version__,
     )

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from taicang.catalog.trust import frozen_bands
+from taicang.hardware import Chip
 from taicang.models.types import routed
+from taicang.plans import ServePlan
 from taicang.predict.prediction import Band
 from taicang.serve.setup import Setup
 from taicang.stacks import Headroom, Stack
@@ -80,15 +82,15 @@ TRANSFER_RATIO = 2.0
 A100, B200, B300, GB200 and GB300 are left out and priced with H100's (examples/transfer.py)."""
 
 
-def bands(setup: Setup) -> tuple[Band, ...]:
+def bands(chip: Chip, plan: ServePlan) -> tuple[Band, ...]:
     """Held-out errors of the suites that speak for this kind of prediction, from the frozen scoreboard.
 
     A chip without kernels of its own gets bands ``TRANSFER_RATIO`` times as wide. The suite nearest to the plan comes
     first: wide expert parallelism is judged by the published runs of that kind.
     """
-    nearest = "published_moe" if setup.plan.dp > 1 else "served_tpot_agg"
-    vendor = "ascend" if setup.machine.chip.ascend else "served"
-    wider = 1.0 if setup.machine.chip.measured else TRANSFER_RATIO
+    nearest = "published_moe" if plan.dp > 1 else "served_tpot_agg"
+    vendor = "ascend" if chip.ascend else "served"
+    wider = 1.0 if chip.measured else TRANSFER_RATIO
     return tuple(
         Band(
             suite=name,
