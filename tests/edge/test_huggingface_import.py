@@ -157,6 +157,14 @@ def test_llama4_chunks_and_interleaved_experts() -> None:
         ({"quant_method": "mxfp4", "modules_to_not_convert": ["model.layers.*.self_attn"]}, "mxfp4_w4a16", True),
         ({"quant_method": "modelopt", "quant_algo": "NVFP4"}, "nvfp4", False),
         ({"quant_method": "awq", "bits": 4}, "w4a16", False),
+        ({"quant_method": "awq", "bits": 4, "group_size": 64, "zero_point": True}, "w4a16_g64z", False),
+        ({"quant_method": "gptq", "bits": 8, "group_size": -1, "sym": True}, "w8a16_g0", False),
+        (
+            {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_use_double_quant": True},
+            "nf4_double",
+            False,
+        ),
+        ({"quant_method": "fp8", "weight_block_size": [32, 32]}, "fp8_block_32x32", False),
         (
             {
                 "quant_method": "compressed-tensors",
@@ -171,7 +179,7 @@ def test_llama4_chunks_and_interleaved_experts() -> None:
 )
 def test_weight_formats(quantisation: Any, dtype: str, experts_only: bool) -> None:
     loaded = load(LLAMA, quantization_config=quantisation)
-    assert (loaded.dtype, loaded.experts_only) == (dtype, experts_only)
+    assert (loaded.dtype, loaded.formats["attention"] == "bf16" != dtype) == (dtype, experts_only)
 
 
 @pytest.mark.parametrize(
@@ -184,7 +192,9 @@ def test_weight_formats(quantisation: Any, dtype: str, experts_only: bool) -> No
         ({"sliding_window": 512}, "sliding_window"),
         ({"layer_types": ["full_attention"] * 3 + ["mamba"]}, "'mamba' layers"),
         ({"quantization_config": {"quant_method": "bitsandbytes"}}, "bitsandbytes"),
-        ({"quantization_config": {"quant_method": "fp8", "weight_block_size": [32, 32]}}, r"\[32, 32\]"),
+        ({"quantization_config": {"quant_method": "aqlm"}}, "aqlm"),
+        ({"quantization_config": {"quant_method": "gptq", "bits": 3}}, "3 bits"),
+        ({"quantization_config": {"quant_method": "fp8", "weight_block_size": [32]}}, r"\[32\]"),
         ({"torch_dtype": "float64"}, "float64"),
         ({"model_type": "minimax_m2", "attn_type_list": [0, 1, 1, 1]}, "lightning"),
     ],

@@ -69,6 +69,7 @@ def demo(as_json: bool) -> int:
         "ttft": None,
         "stack": None,
         "quant": "auto",
+        "kv": "auto",
         "drafts": 1,
         "acceptance": 0.7,
         "skew": 1.01,
@@ -134,6 +135,7 @@ def _one(model: str, name: str, options: dict[str, Any], load: dict[str, Any]) -
             **load,
             stack=options["stack"],
             quant=options["quant"],
+            kv=options["kv"],
             drafts=options["drafts"],
             acceptance_ratio=options["acceptance"],
             skew=options["skew"],
@@ -178,7 +180,7 @@ def _files(
                 model, name, **load, stack=options["stack"], acceptance_ratio=options["acceptance"],
                 skew=options["skew"], approximate=options["approximate"], sets=options["sets"],
             )  # fmt: skip
-            found.append(search(job, formats([options["quant"]], job), default(job.model), Ask(top=1)))
+            found.append(search(job, formats([options["quant"]], job, options["kv"]), default(job.model), Ask(top=1)))
     files = pareto_files.comparison(shown, bought) | (pareto_files.fronts(found) if found else {})
     write_files(files, Path(options["pareto"]), "--pareto")
 

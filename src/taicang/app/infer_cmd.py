@@ -64,6 +64,7 @@ def infer(model: str, machine: str, as_json: bool, layers: bool, **options: Any)
         ttft_s=options["ttft"],
         stack=options["stack"],
         quant=options["quant"],
+        kv=options["kv"],
         batch=options["batch"],
         drafts=options["drafts"],
         acceptance_ratio=options["acceptance"],

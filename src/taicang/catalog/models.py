@@ -47,7 +47,10 @@ def model(name_or_path: str, *, approximate: bool = False) -> Model:
     if (refusal := names()["not_modelled"].get(name)) is not None:
         raise NotModelled(f"{name}: {refusal}")
     built_in = _builtin(name)
-    return built_in if dtype is None else replace(built_in, dtype=dtype, experts_only=dtype == "mxfp4_w4a16")
+    if dtype is None:
+        return built_in
+    left = "bf16" if dtype == "mxfp4_w4a16" else ""  # which quantises experts alone
+    return replace(built_in, dtype=dtype, attention_dtype=left, dense_dtype=left, experts_dtype="")
 
 
 def model_names() -> tuple[str, ...]:
@@ -110,10 +113,12 @@ def _from_yaml(text: str, path: Path) -> Model:
         block = _mapping(row, at)
         attention = _tagged(block.get("attention"), _ATTENTION, f"{at}.attention")
         ffn = _tagged(block.get("ffn"), _FFN, f"{at}.ffn")
-        made.append(_build(Block, block | {"attention": attention, "ffn": ffn}, at))
+        plain = tuple(block.get("plain") or ())
+        made.append(_build(Block, block | {"attention": attention, "ffn": ffn, "plain": plain}, at))
     assumptions = tuple(data.get("assumptions") or ())
     built = _build(Model, {"name": path.stem} | data | {"blocks": tuple(made), "assumptions": assumptions}, where)
-    number_format(built.dtype)
+    for form in (*built.formats.values(), built.kv_dtype or "bf16"):
+        number_format(form)
     return built
 
 

@@ -18,8 +18,8 @@ from taicang.models.families import FAMILIES, NOT_MODELLED, Family
 from taicang.models.feedforward import feed_forwards
 from taicang.models.hybrid import hybrid_blocks
 from taicang.models.keys import Keys
-from taicang.models.quantised import weight_format
-from taicang.models.types import Attention, Block, FeedForward, Model
+from taicang.models.quantised import CLASSES, Held, held
+from taicang.models.types import Attention, Block, Dense, FeedForward, Model
 
 _MOST_LAYERS = 10_000  # far above any model: a slip of the pen must not fill the memory
 _WRAPPERS = ("qwen3_5", "qwen3_5_moe", "llama4", "gemma3", "mistral3", "kimi_k25")
@@ -50,48 +50,84 @@ def from_config(config: Mapping[str, Any], name: str, *, approximate: bool = Fal
     family = FAMILIES[kind]
     hidden = keys.number("hidden_size", "n_embd")
     context = keys.number("max_position_embeddings", "n_positions", "seq_length", default=2048)
+    weights = held(
+        keys.get("quantization_config"), str(keys.get("dtype", "torch_dtype") or ""), keys.at("quantization_config")
+    )
     if family.layout == "pattern":
         stacked, said = hybrid_blocks(keys)
         assumptions += said
     else:
-        stacked = _stacked(keys, family, hidden)
-    dtype, experts_only = weight_format(
-        keys.get("quantization_config"), str(keys.get("dtype", "torch_dtype") or ""), keys.at("quantization_config")
-    )
+        stacked = _stacked(keys, family, hidden, weights)
     keys.ignore("position_embedding", "alibi", "parallel_attn", "num_ln_in_parallel_attn", "lm_head_bias")
     keys.ignore("activation_function", "hidden_activation", "hidden_act", "activation")
+    spared = _spared(stacked)
     model = Model(
         name=name,
         hidden=hidden,
         vocab=max(keys.number("vocab_size"), keys.number("padded_vocab_size", default=1)),
-        blocks=stacked,
+        blocks=_without(stacked, spared),
         tied_embeddings=keys.flag("tie_word_embeddings", default=family.tied),
-        dtype=dtype,
-        experts_only=experts_only,
+        **_formats(weights, spared),
         max_context=context,
         mtp_layers=_mtp(keys),
         position_embeddings=context if family.learned_positions else 0,
         source=where,
     )
     keys.finish()
-    return replace(model, assumptions=(*assumptions, *keys.assumptions))
+    return replace(model, assumptions=(*assumptions, *keys.assumptions, *weights.assumptions))
 
 
-def _stacked(keys: Keys, family: Family, hidden: int) -> tuple[Block, ...]:
+def _formats(weights: Held, spared: frozenset[str]) -> dict[str, Any]:
+    """Fields of ``Model`` for the published formats; a class in the format of the bulk needs no word."""
+    dtype = weights.dtype
+    forms = {kind: "bf16" if kind in spared else form for kind, form in weights.formats.items()}
+    apart = {f"{kind}_dtype": "" if form == dtype else form for kind, form in forms.items()}
+    return {"dtype": dtype, "kv_dtype": weights.kv, **apart}
+
+
+def _stacked(keys: Keys, family: Family, hidden: int, weights: Held) -> tuple[Block, ...]:
     layers = keys.number("num_hidden_layers", "n_layer")
     if layers > _MOST_LAYERS:
         raise InvalidInput(f"{layers} layers are more than {_MOST_LAYERS}", where=keys.at("num_hidden_layers"))
     attention = attentions(keys, family, layers, hidden)
     ffn = feed_forwards(keys, family, layers, hidden)
-    return blocks(attention, ffn, 4 if keys.flag("sandwich_norm", default=False) else family.norms)
+    norms = 4 if keys.flag("sandwich_norm", default=False) else family.norms
+    return blocks(attention, ffn, norms, weights.left)
 
 
-def blocks(attention: list[Attention], ffn: list[FeedForward], norms: int) -> tuple[Block, ...]:
-    """Equal layers gathered in the order of their last appearance: the last block is the last layer's kind."""
-    pairs = list(zip(attention, ffn, strict=True))
-    counts, last = Counter(pairs), {pair: i for i, pair in enumerate(pairs)}
-    order = sorted(last, key=last.__getitem__)
-    return tuple(Block(attention=a, ffn=f, count=counts[a, f], norms=norms) for a, f in order)
+def blocks(
+    attention: list[Attention], ffn: list[FeedForward], norms: int, left: Mapping[int, frozenset[str]]
+) -> tuple[Block, ...]:
+    """Equal layers gathered in the order of their last appearance: the last block is the last layer's kind.
+
+    ``left``: tensor classes of single layers in bf16.
+    """
+    layers = [
+        Block(attention=a, ffn=f, count=1, norms=norms, plain=tuple(sorted(left.get(i, frozenset()) & _classes(f))))
+        for i, (a, f) in enumerate(zip(attention, ffn, strict=True))
+    ]
+    counts, last = Counter(layers), {block: i for i, block in enumerate(layers)}
+    return tuple(replace(block, count=counts[block]) for block in sorted(last, key=last.__getitem__))
+
+
+def _spared(stacked: tuple[Block, ...]) -> frozenset[str]:
+    """Classes that every layer which has them leaves in bf16, one by one."""
+    having = [(block, _classes(block.ffn)) for block in stacked]
+    return frozenset(
+        kind
+        for kind in CLASSES
+        if (those := [block for block, classes in having if kind in classes])
+        and all(kind in block.plain for block in those)
+    )
+
+
+def _without(stacked: tuple[Block, ...], spared: frozenset[str]) -> tuple[Block, ...]:
+    return tuple(replace(b, plain=tuple(k for k in b.plain if k not in spared)) for b in stacked) if spared else stacked
+
+
+def _classes(ffn: FeedForward) -> frozenset[str]:
+    """Tensor classes that a layer with ``ffn`` has."""
+    return frozenset({"attention", "dense"} if isinstance(ffn, Dense) else {"attention", "dense", "experts"})
 
 
 def _merged(outer: Keys) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -119,6 +120,8 @@ class Block:
     count: int
     norms: int = 2
     """Normalisations over the hidden size in one layer."""
+    plain: tuple[str, ...] = ()
+    """Tensor classes (attention, dense, experts) that the checkpoint leaves in bf16 in these layers alone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,10 +139,24 @@ class Model:
     """Extra layers (of the last block's kind) trained to predict further tokens."""
     position_embeddings: int = 0
     """Rows of a learned position table (0 = rotary)."""
-    experts_only: bool = False
-    """Only the routed experts are held in ``dtype``; the rest is bf16 (gpt-oss, Kimi-K2.5)."""
+    attention_dtype: str = ""
+    """Format of the attention's weights where it is not ``dtype``; likewise of the other classes."""
+    dense_dtype: str = ""
+    """Of dense feed-forwards and shared experts."""
+    experts_dtype: str = ""
+    kv_dtype: str = ""
+    """Format of the cache that the checkpoint asks for ("": the engine's choice)."""
     assumptions: tuple[str, ...] = ()
     source: str = ""
+
+    @property
+    def formats(self) -> Mapping[str, str]:
+        """The published format of each tensor class."""
+        return {
+            "attention": self.attention_dtype or self.dtype,
+            "dense": self.dense_dtype or self.dtype,
+            "experts": self.experts_dtype or self.dtype,
+        }
 
     @property
     def layers(self) -> int:

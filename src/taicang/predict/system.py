@@ -42,6 +42,7 @@ class System:
     plan: ServePlan | None = None
     stack: str | None = None
     quant: str = "auto"
+    kv: str = "auto"
     drafts: int | None = None
     acceptance_ratio: float = 0.7
     skew: Count = SKEW
@@ -69,7 +70,7 @@ def pools(net: Model, machine: Machine, engine: Stack, system: System, *, ranks:
 
     Raises ``InvalidInput`` for a system that the machine cannot hold.
     """
-    forms = quantisation(system.quant, net, machine.chip, engine)
+    forms = quantisation(system.quant, net, machine.chip, engine, system.kv)
     drafts = min(net.mtp_layers, 1) if system.drafts is None else system.drafts
     costs = cost_model(machine, engine)
     prefill, decode = system.prefill, system.decode
