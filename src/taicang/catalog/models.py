@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from taicang import reading
 from taicang.catalog import files
+from taicang.catalog.families import families
 from taicang.catalog.model_names import canonical
 from taicang.errors import InvalidInput, NotModelled, UnknownName
 from taicang.formats import number_format
@@ -72,7 +73,7 @@ def read_model(path: Path, *, approximate: bool = False) -> Model:
     config = reading.document(text, str(file))
     name = (path.name if path.is_dir() else path.parent.name if path.stem == "config" else path.stem).lower()
     try:
-        return from_config(config, name, approximate=approximate, where=str(file))
+        return of_config(config, name, approximate=approximate, where=str(file))
     except InvalidInput as error:
         key = error.where.removeprefix(f"{file}: ")
         before = re.split(rf'"{re.escape(key)}"\s*:', text, maxsplit=1)
@@ -80,6 +81,11 @@ def read_model(path: Path, *, approximate: bool = False) -> Model:
             raise
         at = f"{file}:{before[0].count(chr(10)) + 1}: {key}"
         raise InvalidInput(str(error).removeprefix(f"{error.where}: "), where=at) from None
+
+
+def of_config(config: Mapping[str, Any], name: str, *, approximate: bool = False, where: str = "") -> Model:
+    """The model that a parsed config.json describes; see ``models.huggingface.from_config``."""
+    return from_config(config, name, families=families(), approximate=approximate, where=where)
 
 
 @cache

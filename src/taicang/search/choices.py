@@ -131,9 +131,7 @@ def domain(machine: Machine) -> int:
 
 
 def _heads(kind: Attention) -> int:
-    if isinstance(kind, GatedLinear):
-        return kind.k_heads
-    return kind.groups if isinstance(kind, StateSpace) else kind.heads
+    return kind.k_heads if isinstance(kind, GatedLinear) else kind.heads
 
 
 def divides(model: Model, tp: int) -> bool:
@@ -143,6 +141,9 @@ def divides(model: Model, tp: int) -> bool:
         heads = _heads(kind)
         if tp > heads or heads % tp:
             return False
-        if isinstance(kind, GroupedQuery) and max(kind.kv_heads, tp) % min(kind.kv_heads, tp):
+        shared = (
+            kind.kv_heads if isinstance(kind, GroupedQuery) else kind.groups if isinstance(kind, StateSpace) else tp
+        )
+        if max(shared, tp) % min(shared, tp):
             return False
     return True
