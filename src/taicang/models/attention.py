@@ -37,6 +37,8 @@ def attentions(keys: Keys, family: Family, layers: int, hidden: int) -> list[Att
     order = _layout(keys, family, layers)
     keys.ignore(*_WINDOW, *HEADS, *_KV_HEADS, "attention_chunk_size", "max_window_layers", "head_dim")
     keys.ignore("num_attention_heads_per_layer")
+    if family.latent and "full" not in order:
+        keys.ignore("qk_head_dim", "q_lora_rank", "kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim")
     shares = keys.per_layer("indexer_types", layers) if family.latent else None
     for i, kind in enumerate(order):
         own = _own(keys, i) if kind not in ("linear", "mamba") else {}
@@ -58,7 +60,7 @@ def _mixer(kind: str, keys: Keys, family: Family, hidden: int, own: Mapping[str,
         return _latent(keys, family, shared=shared)
     if kind == "window":
         second = _second(keys)
-        return second or _grouped(keys, family, hidden, own, window=keys.number(*_WINDOW))
+        return second or _grouped(keys, family, hidden, own, window=_window(keys, low=1))
     if kind == "chunk":
         return _grouped(keys, family, hidden, own, window=keys.number("attention_chunk_size"), chunked=True)
     return _grouped(keys, family, hidden, own)
@@ -114,23 +116,25 @@ def _grouped(
         bias=family.bias,
         out_bias=family.bias if family.out_bias is None else family.out_bias,
         qk_norm=bool(family.qk_norm),
-        output_gate=family.gate == "full",
+        output_gate=family.gate in ("full", "apart"),
         head_gate=family.gate == "head",
         v_head_dim=None if v_dim == head_dim else v_dim,
         sinks=keys.flag("add_full_attention_sink_bias", default=family.sinks)
         or (window is not None and family.window_sinks),
         values_are_keys=same and window is None,
-        extra=wide + sum_of(family.attention_extra, sizes, keys),
+        extra=wide
+        - (heads * head_dim if family.bias and family.gate == "apart" else 0)
+        + sum_of(family.attention_extra, sizes, keys),
     )
 
 
 def _kv_heads(keys: Keys, heads: int) -> int:
     """Key-value heads; Falcon and StarCoder say it with two flags of their own."""
-    multi_query = keys.flag("multi_query", "multi_query_attention", default=False)
+    multi_query = keys.get("multi_query")
     new = keys.flag("new_decoder_architecture", default=False)
     stated = keys.maybe(*_KV_HEADS)
-    if multi_query and not new and "multi_query_group_num" not in keys.data:
-        return 1
+    if multi_query is not None and not new:
+        return 1 if multi_query else heads
     return stated if stated is not None else heads
 
 
@@ -139,7 +143,7 @@ def _layout(keys: Keys, family: Family, layers: int) -> list[str]:
     types = keys.per_layer("layer_types", layers) or keys.per_layer("layers_block_type", layers)
     pattern = keys.maybe("sliding_window_pattern", "_sliding_window_pattern", "global_attn_every_n_layers")
     interval = keys.number("full_attention_interval", "layer_group_size", default=4)
-    window = keys.maybe(*_WINDOW, low=0) or None
+    window = _window(keys)
     hybrid = keys.per_layer("hybrid_layer_pattern", layers)
     ropes = keys.per_layer("no_rope_layers", layers) if keys.get("no_rope_layers") else None
     step = keys.number("no_rope_layer_interval", default=4)
@@ -177,6 +181,13 @@ def _layout(keys: Keys, family: Family, layers: int) -> list[str]:
     return ["window" if i >= first else "full" for i in range(layers)]
 
 
+def _window(keys: Keys, *, low: int = 0) -> int | None:
+    """Tokens of the window, by the first of its names that stands."""
+    name = next((each for each in _WINDOW if keys.data.get(each) is not None), _WINDOW[0])
+    keys.ignore(*_WINDOW)
+    return (keys.number(name) if low else keys.maybe(name, low=0)) or None
+
+
 def _mixed(keys: Keys, layers: int) -> list[str] | None:
     """Layers of state-space or linear hybrids that say where their attention is."""
     at = keys.get("attn_layer_indices")
@@ -203,7 +214,7 @@ def _second(keys: Keys) -> GroupedQuery | None:
         kv_heads=keys.number("swa_num_key_value_heads"),
         head_dim=head_dim,
         v_head_dim=None if v_dim == head_dim else v_dim,
-        window=keys.number(*_WINDOW),
+        window=_window(keys, low=1),
         sinks=keys.flag("add_swa_attention_sink_bias", default=False),
     )
 
@@ -245,10 +256,10 @@ def state_space(keys: Keys, hidden: int, *, first: bool = False) -> StateSpace:
     conv = keys.number("mamba_d_conv", "conv_kernel", default=4)
     biases = {
         "conv_bias": keys.flag("mamba_conv_bias", "use_conv_bias", default=True),
-        "proj_bias": keys.flag("mamba_proj_bias", default=False),
+        "proj_bias": keys.flag("use_bias" if "use_bias" in keys.data else "mamba_proj_bias", default=False),
     }
     expand = keys.number("mamba_expand", "expand", default=2)
-    keys.ignore("mamba_norm_before_gate", "mamba_hidden_act", "mamba_intermediate")
+    keys.ignore("mamba_proj_bias", "mamba_norm_before_gate", "mamba_hidden_act", "mamba_intermediate")
     if first or keys.data.get("mamba_dt_rank"):
         inner = keys.maybe("intermediate_size") if first else None
         rank = keys.get("mamba_dt_rank", "time_step_rank")
@@ -297,6 +308,6 @@ def _latent(keys: Keys, family: Family, *, shared: bool) -> Latent:
         v_dim=v_dim,
         indexer=indexer or None,
         bias=family.bias,
-        gate_dim={"": 0, "head": 1, "full": v_dim}[family.gate],
+        gate_dim={"": 0, "head": 1}.get(family.gate, v_dim),
         sinks=family.sinks,
     )

@@ -29,8 +29,8 @@ class Family:
     gated: bool = True
     qk_norm: Literal["", "head", "full"] = ""
     """Norms of queries and keys: weights of one head that all share, or of all heads."""
-    gate: Literal["", "full", "head"] = ""
-    """Gate of the attention's output: of its width, or one number per head."""
+    gate: Literal["", "full", "apart", "head"] = ""
+    """Gate of the attention's output: of its width (made with the queries, or apart), or one number per head."""
     norms: int = 2
     """Vectors of the hidden size in a layer: a norm with a bias has two."""
     outer_norms: int = 1

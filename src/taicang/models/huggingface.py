@@ -27,6 +27,8 @@ BESIDE = "a layer whose attention has a state-space mixer beside it counts as tw
 _MOST_LAYERS = 10_000  # far above any model: a slip of the pen must not fill the memory
 _INNER = ("text_config", "llm_config", "language_config", "thinker_config", "text_model_config")
 """Where wrappers of images, video and sound hold the configuration of their text decoder."""
+_WHOLE = ("blip-2", "instructblip", "instructblipvideo")
+"""Wrappers around a whole model with its head, whose own word on tied embeddings counts."""
 _FROM_WRAPPER = ("quantization_config", "tie_word_embeddings", "torch_dtype", "dtype")
 
 
@@ -96,7 +98,7 @@ def _decoder(config: Mapping[str, Any], where: str) -> tuple[dict[str, Any], lis
             raise InvalidInput(f"expected an object, got {inner!r}", where=f"{where}: {key}" if where else key)
         kind = str(data.get("model_type", "")).removesuffix("_text") + "_text"
         passed = {k: data[k] for k in _FROM_WRAPPER if data.get(k) is not None}
-        tied = passed.get("tie_word_embeddings")
+        tied = passed.get("tie_word_embeddings", None if data.get("model_type") in _WHOLE else False)
         made = {"model_type": kind} | passed | dict(inner)
         if tied is not None and str(data.get("transformers_version", "")).partition(".")[0] >= "5":
             made["tie_word_embeddings"] = tied  # since version 5 the wrapper's word counts

@@ -33,13 +33,21 @@ def hybrid_blocks(keys: Keys) -> tuple[tuple[Block, ...], tuple[str, ...]]:
         kinds["*"] = _grouped(keys)
     behind: dict[str, FeedForward] = {}
     if "-" in pattern:
-        behind["-"] = Dense(inter=keys.number("intermediate_size"), gated=False)
+        behind["-"] = Dense(
+            inter=keys.number("intermediate_size"), gated=False, bias=keys.flag("mlp_bias", default=False)
+        )
     if "E" in pattern:
         behind["E"] = _experts(keys)
     keys.ignore("intermediate_size", "mlp_hidden_act", "mamba_hidden_act", "expand", "time_step_min", "time_step_max")
     keys.ignore("time_step_rank", "time_step_floor", "time_step_limit", "use_mamba_kernels", "use_conv_bias")
     keys.ignore("rescale_prenorm_residual", "residual_in_fp32", "mamba_ssm_cache_dtype", "n_groups", "chunk_size")
-    keys.ignore("sliding_window", "moe_shared_expert_overlap", "mtp_hybrid_override_pattern", "mtp_layers_block_type")
+    keys.ignore(
+        "sliding_window",
+        "n_shared_experts",
+        "moe_shared_expert_overlap",
+        "mtp_hybrid_override_pattern",
+        "mtp_layers_block_type",
+    )
     counts: dict[Block, int] = {}
     at = 0
     while at < len(pattern):
@@ -74,8 +82,9 @@ def _grouped(keys: Keys) -> GroupedQuery:
     heads, kv_heads = keys.number("num_attention_heads"), keys.number("num_key_value_heads")
     if heads % kv_heads:
         raise InvalidInput(f"{kv_heads} do not divide {heads} heads", where=keys.at("num_key_value_heads"))
+    bias = keys.flag("attention_bias", default=False)
     width = keys.maybe("head_dim", "attention_head_dim") or keys.number("hidden_size") // heads
-    return GroupedQuery(heads=heads, kv_heads=kv_heads, head_dim=width, bias=keys.flag("attention_bias", default=False))
+    return GroupedQuery(heads=heads, kv_heads=kv_heads, head_dim=width, bias=bias, out_bias=bias)
 
 
 def _experts(keys: Keys) -> Experts:
@@ -85,8 +94,7 @@ def _experts(keys: Keys) -> Experts:
         topk=keys.number("num_experts_per_tok"),
         inter=keys.number("moe_intermediate_size"),
         gated=False,
-        shared_inter=keys.number("moe_shared_expert_intermediate_size", default=0, low=0)
-        * keys.number("n_shared_experts", default=1, low=0),
+        shared_inter=keys.number("moe_shared_expert_intermediate_size", default=0, low=0),
         groups=groups,
         topk_groups=keys.number("topk_group", default=groups),
         latent=keys.number("moe_latent_size", default=0, low=0),

@@ -141,9 +141,8 @@ def divides(model: Model, tp: int) -> bool:
         heads = _heads(kind)
         if tp > heads or heads % tp:
             return False
-        shared = (
-            kind.kv_heads if isinstance(kind, GroupedQuery) else kind.groups if isinstance(kind, StateSpace) else tp
-        )
-        if max(shared, tp) % min(shared, tp):
+        if isinstance(kind, GroupedQuery) and max(kind.kv_heads, tp) % min(kind.kv_heads, tp):
+            return False
+        if isinstance(kind, StateSpace) and kind.groups > 1 and kind.groups % tp:
             return False
     return True
