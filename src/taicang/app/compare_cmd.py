@@ -70,6 +70,7 @@ def demo(as_json: bool) -> int:
         "stack": None,
         "memory_ratio": None,
         "quant": "auto",
+        "kv": "auto",
         "drafts": 1,
         "acceptance": 0.7,
         "skew": 1.01,
@@ -136,6 +137,7 @@ def _one(model: str, name: str, options: dict[str, Any], load: dict[str, Any]) -
             stack=options["stack"],
             memory_ratio=options["memory_ratio"],
             quant=options["quant"],
+            kv=options["kv"],
             drafts=options["drafts"],
             acceptance_ratio=options["acceptance"],
             skew=options["skew"],
@@ -181,7 +183,7 @@ def _files(
                 acceptance_ratio=options["acceptance"], skew=options["skew"], approximate=options["approximate"],
                 sets=options["sets"],
             )  # fmt: skip
-            found.append(search(job, formats([options["quant"]], job), default(job.model), Ask(top=1)))
+            found.append(search(job, formats([options["quant"]], job, options["kv"]), default(job.model), Ask(top=1)))
     files = pareto_files.comparison(shown, bought) | (pareto_files.fronts(found) if found else {})
     write_files(files, Path(options["pareto"]), "--pareto")
 

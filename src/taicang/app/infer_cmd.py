@@ -65,6 +65,7 @@ def infer(model: str, machine: str, as_json: bool, layers: bool, **options: Any)
         stack=options["stack"],
         memory_ratio=options["memory_ratio"],
         quant=options["quant"],
+        kv=options["kv"],
         batch=options["batch"],
         drafts=options["drafts"],
         acceptance_ratio=options["acceptance"],

@@ -173,7 +173,16 @@ SETS = stacked(
 CHOICES = stacked(
     click.option("--stack", help="Software stack, e.g. vllm, sglang@0.5.9 (default: by machine and model)."),
     click.option(
-        "--quant", default="auto", show_default=True, help="auto (the checkpoint's), bf16, fp8, int8, w4a8, nvfp4."
+        "--quant",
+        default="auto",
+        show_default=True,
+        help="auto (the checkpoint's), bf16, fp8, int8 (w8a8), w4a8, w4a16 (awq, gptq), w8a16, nvfp4.",
+    ),
+    click.option(
+        "--kv",
+        default="auto",
+        show_default=True,
+        help="Format of the cache: auto (the checkpoint's, or the stack's), bf16, fp8, int8.",
     ),
     click.option(
         "--memory-fraction",

@@ -43,6 +43,7 @@ def infer(
     stack: str | None = None,
     memory_ratio: float | None = None,
     quant: str = "auto",
+    kv: str = "auto",
     modes: Sequence[Mode] = MODES,
     plan: ServePlan | None = None,
     prefill_plan: ServePlan | None = None,
@@ -77,7 +78,7 @@ def infer(
         approximate=approximate,
         sets=sets,
     )
-    forms = quantisation(quant, job.model, job.machine.chip, job.stack)
+    forms = quantisation(quant, job.model, job.machine.chip, job.stack, kv)
     if plan:
         drafts, plan = int(plan.draft_tokens), replace(plan, quant=forms, draft_tokens=0)
         _check(job, plan, job.decoding(1.0, plan.dp), drafts=drafts, batch=batch)

@@ -9,6 +9,7 @@ from taicang.hardware import Chip
 from taicang.models.types import routed
 from taicang.plans import ServePlan
 from taicang.predict.prediction import Band
+from taicang.search.choices import remade
 from taicang.serve.setup import Setup
 from taicang.stacks import Headroom, Stack
 
@@ -42,6 +43,8 @@ def assumptions(
     if routed(setup.model) and (setup.skew or prefill.skew):
         said.append(f"expert popularity follows a power law of exponent {setup.skew or prefill.skew:g}")
     said.append(f"number formats: {_formats(setup)}")
+    if again := remade(setup.model, plan.quant):
+        said.append(again)
     said.append(
         f"prefill and decode {'on instances of their own' if apart else 'share instances'}; no queueing in TTFT"
     )

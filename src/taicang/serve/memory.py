@@ -143,12 +143,13 @@ def memory_use(
     dense = number_format(quant.dense).weight_bytes
     experts = number_format(quant.experts).weight_bytes
     one = _one_layer(mine)
+    spared = _spared(mine, plan)
     shard = 1 if plan.sp else plan.tp
     several: Any = np.where(np.asarray(plan.ranks) > 1, head.group_bytes, 0.0)
     use = MemoryUse(
-        attention_bytes=counted.attention * attention + counted.norm * 2.0,
-        dense_bytes=counted.dense * dense,
-        experts_bytes=counted.experts * experts + counted.router * 4.0,
+        attention_bytes=counted.attention * attention + counted.norm * 2.0 + spared["attention"],
+        dense_bytes=counted.dense * dense + spared["dense"],
+        experts_bytes=counted.experts * experts + counted.router * 4.0 + spared["experts"],
         shared_bytes=counted.shared * dense,
         embedding_bytes=(counted.embedding + counted.head) * 2.0,
         draft_bytes=(one.attention * attention + one.dense * dense + one.experts * experts + one.shared * dense)
@@ -184,6 +185,17 @@ def _withheld(use: MemoryUse, plan: ServePlan, head: Headroom, tokens: Count, *,
     else:
         kept = (1.0 - ratio) * np.maximum(whole - use.weights_bytes - use.rest_bytes, 0.0)
     return cast(Num, kept)
+
+
+def _spared(mine: Model, plan: ServePlan) -> dict[str, Any]:
+    """Bytes that layers left in bf16 take beyond the format of their class."""
+    extra: dict[str, Any] = dict.fromkeys(("attention", "dense", "experts"), 0.0)
+    for block in mine.blocks if plan.quant.spares else ():
+        counted = parameters(replace(mine, blocks=(block,), mtp_layers=0))
+        for kind in block.plain:
+            width = 2.0 - number_format(getattr(plan.quant, kind)).weight_bytes
+            extra[kind] = extra[kind] + getattr(counted, kind) * width
+    return extra
 
 
 def _one_layer(mine: Model) -> Parameters:
