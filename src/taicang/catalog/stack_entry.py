@@ -9,7 +9,7 @@ from typing import Any
 from taicang.catalog import calibration
 from taicang.catalog.resolve import Resolved, aliases, is_path, names, resolve
 from taicang.errors import InvalidInput, UnknownName
-from taicang.stacks import Stack
+from taicang.stacks import Keeping, Stack
 
 _PLAIN = {
     "scheduler": "scheduler",
@@ -28,6 +28,8 @@ _PLAIN = {
     "overlap": "overlap",
 }
 """Key in the file -> field of ``Stack``."""
+_KEEPS = {"gradients": "gradients", "logit": "logit_bytes", "outputs": "outputs", "sharding": "sharding"}
+"""Key below ``keeps`` -> field of ``Keeping``."""
 
 
 _VERSION = re.compile(r"v?\d")
@@ -113,6 +115,9 @@ def _given(found: Resolved) -> dict[str, Any]:
     ratios = {path.partition(".")[2]: found.get(path) for path in found.leaves if path.startswith("kernel_ratio.")}
     if found.get("partition.matrix") is not None:
         values["partition"] = (found.get("partition.matrix"), found.get("partition.vector"))
+    kept = {field: found.get(f"keeps.{key}") for key, field in _KEEPS.items()}
+    if kept := {field: value for field, value in kept.items() if value is not None}:
+        values["keeps"] = Keeping(**kept)
     return values | ({"kernel_ratio": MappingProxyType(ratios)} if ratios else {})
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from taicang.lower.training import lower_embedding, lower_head, lower_layer
+from taicang.lower.training import lower_edges, lower_layer
 from taicang.models.types import Block
 from taicang.train import memory, sync
 from taicang.train.layer import LayerTime, Price, Spent, added, layer_time, scaled, total
@@ -108,13 +108,11 @@ def _chunk(share: Share, layers: Layers) -> Chunk:
         working = np.maximum(working, time.working_bytes + memory.gathered_bytes(held, plan))
     embedding, head = memory.edge_parameters(model, plan)
     heads = share.head + share.mtp * model.mtp_layers
-    for lowered, parameters, count in (
-        (lower_embedding, embedding, int(share.embedding)),
-        (lower_head, head, heads),
-    ):
+    edges = lower_edges(model, plan, stack)
+    for lowered, parameters, count in zip(edges, (embedding, head), (int(share.embedding), heads), strict=True):
         if not count:
             continue
-        time = layer_time(lowered(model, plan), plan, stack, layers.price, setup.tax)
+        time = layer_time(lowered, plan, stack, layers.price, setup.tax)
         forward, data = added(forward, scaled(time.forward, count)), added(data, scaled(time.data, count))
         weight = added(weight, scaled(time.weight, count))
         dense = dense + parameters

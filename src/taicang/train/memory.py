@@ -8,12 +8,15 @@ import numpy as np
 
 from taicang.models.count import parameters
 from taicang.models.types import Block, Model
+from taicang.stacks import Keeping
 from taicang.train.schedule import Shape, warm_up
 from taicang.train_plans import TrainPlan, data_groups, expert_groups
 from taicang.units import Count, Num
 
 RUNTIME_RATIO = 0.06
 """Assumed share of device memory for the driver, communication buffers and fragmentation."""
+BUCKET = 5e8
+"""Gradients in one of DeepSpeed's buckets (``reduce_bucket_size`` of its documentation)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,8 +68,12 @@ def edge_parameters(model: Model, plan: TrainPlan) -> tuple[float, float]:
     return counted.embedding / plan.tp, head / plan.tp
 
 
-def state_bytes(held: Held, plan: TrainPlan) -> tuple[Num, Num, Num]:
-    """Weights, gradients and optimizer state of ``held`` parameters under the plan's ZeRO stage."""
+def state_bytes(held: Held, plan: TrainPlan, keeps: Keeping) -> tuple[Num, Num, Num]:
+    """Weights, gradients and optimizer state of ``held`` parameters under the plan's ZeRO stage.
+
+    DeepSpeed's optimizers hold more gradients: with 32-bit ones the 16-bit ones of a microbatch's backward pass beside
+    them, with 16-bit ones the shard's again, flat and in 32 bits, for the update.
+    """
     dense, experts = data_groups(plan).sharding, expert_groups(plan).sharding
 
     def spread(stage: int) -> Num:
@@ -77,11 +84,23 @@ def state_bytes(held: Held, plan: TrainPlan) -> tuple[Num, Num, Num]:
 
     trained = plan.trained_ratio
     gathered = 0.0 if plan.zero < 3 or plan.reshard else plan.recipe.gather_bytes  # weights stay for the backward pass
+    gradients: Num = spread(2) * plan.gradient_bytes
+    if plan.zero and keeps.sharding == "deepspeed":
+        gradients = gradients + (
+            spread(1) * (6.0 if plan.zero == 1 else 4.0) if plan.gradient_bytes == 2.0 else spread(2) * 2.0
+        )
     return (
         spread(3) * plan.recipe.weight_copies_bytes + (held.dense + held.experts) * gathered,
-        spread(2) * plan.gradient_bytes * trained,
+        gradients * trained,
         spread(1) * plan.optimizer_bytes * trained,
     )
+
+
+def bucket_bytes(held: Held, plan: TrainPlan, keeps: Keeping) -> Num:
+    """DeepSpeed's bucket: gradients are copied together before they are reduced (others reduce them where they lie)."""
+    if not plan.zero or keeps.sharding != "deepspeed":
+        return 0.0
+    return np.minimum(held.dense + held.experts, BUCKET) * plan.gradient_bytes * plan.trained_ratio
 
 
 def gathered_bytes(layer: Held, plan: TrainPlan) -> Num:
@@ -90,6 +109,11 @@ def gathered_bytes(layer: Held, plan: TrainPlan) -> Num:
         return 0.0
     each = 2.0 * plan.recipe.gather_bytes + plan.gradient_bytes * plan.trained_ratio
     return (layer.dense + layer.experts) * each
+
+
+def boundary_bytes(model: Model, plan: TrainPlan) -> float:
+    """What one layer hands to the next of a microbatch, on one rank."""
+    return plan.micro_batch * plan.seq / plan.cp * model.hidden * 2.0 / (plan.tp if plan.sp else 1)
 
 
 def in_flight(shape: Shape, rank: int) -> float:
