@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from taicang import catalog
 from taicang.catalog.models import model
 from taicang.catalog.training import training_price
+from taicang.errors import InvalidPlan
 from taicang.hardware import Machine
 from taicang.train.memory import Held, bucket_bytes, state_bytes
 from taicang.train.setup import Setup
@@ -58,7 +59,8 @@ def test_bytes_a_parameter(stack: str, form: str, zero: int, dp: int, count: flo
     assert weights + optimizer == pytest.approx(2.0 / (dp if zero == 3 else 1) + 12.0 / (dp if zero else 1))
     assert gradients >= plan.gradient_bytes / (dp if zero > 1 else 1) * (1 - 1e-12)
     assert (gradients > plan.gradient_bytes / (dp if zero > 1 else 1) * (1 + 1e-12)) == copies
-    assert float(bucket_bytes(held, plan, keeps)) <= min(count, 5e8) * plan.gradient_bytes
+    live = min(count, 1e9) * 2.0 if zero == 3 else 0.0
+    assert float(bucket_bytes(held, plan, keeps)) == copies * (min(count, 5e8) * plan.gradient_bytes + live)
     if zero > 1:
         below = replace(plan, zero=zero - 1)
         assert (
@@ -87,3 +89,39 @@ def test_logits_fill_the_last_stage(stack: str, micro: int) -> None:
     assert whole >= logits
     small = replace(setup, stack=replace(setup.stack, fused=setup.stack.fused | {"chunked_loss"}))
     assert float(train_step(small).memory.working_bytes) < whole
+
+
+@given(
+    st.sampled_from([name for name in STACKS if name not in ("deepspeed", "megatron-classic")]),
+    st.sampled_from(MODELS[:3]), st.sampled_from((2, 4, 8)), st.sampled_from((1, 2, 4)), st.booleans(),
+)  # fmt: skip
+def test_sharded_weights_in_a_pipeline(stack: str, net: str, pp: int, micro: int, reshard: bool) -> None:
+    """Gathered once a step and kept, whole gradients too: the time of ZeRO 1, and its state and a shard of weights."""
+    plan = TrainPlan(pp=pp, dp=32 // pp, micro_batch=micro, global_batch=16 * micro * 32 // pp, reshard=reshard)
+    one, three = (train_step(_setup(stack, net, replace(plan, zero=zero))) for zero in (1, 3))
+    assert three.seconds == pytest.approx(one.seconds)
+    assert three.memory.optimizer_bytes == pytest.approx(one.memory.optimizer_bytes)
+    shard = float(one.memory.weights_bytes) / plan.dp
+    assert float(three.memory.weights_bytes) == pytest.approx(float(one.memory.weights_bytes) + shard)
+    assert float(three.memory.gradients_bytes) > float(one.memory.gradients_bytes)
+
+
+@pytest.mark.parametrize("stack", ["deepspeed", "megatron-classic"])
+@pytest.mark.parametrize("zero", [0, 1, 2, 3])
+def test_deepspeed_s_pipelines_shard_the_optimizer_only(stack: str, zero: int) -> None:
+    plan = TrainPlan(pp=4, dp=8, global_batch=64, zero=zero)
+    if zero > 1:
+        with pytest.raises(InvalidPlan, match=f"zero {zero}"):
+            _setup(stack, "llama-2-7b", plan)
+    else:
+        assert _setup(stack, "llama-2-7b", plan).plan.zero == zero
+
+
+@given(st.integers(6, 13), st.integers(0, 4), st.sampled_from((1, 2, 4)))
+def test_recompute_of_the_core_drops_its_scores(seq: int, micro: int, tp: int) -> None:
+    """Without flash attention a core that is repeated keeps what flash attention keeps, not scores of every pair."""
+    plan = TrainPlan(tp=tp, dp=32 // tp, micro_batch=2**micro, global_batch=2**micro * 32 // tp, seq=2**seq)
+    classic = _setup("megatron-classic", "llama-2-7b", replace(plan, recompute="selective"))
+    flash = replace(classic, stack=replace(classic.stack, fused=classic.stack.fused | {"flash_attention"}))
+    kept, fewer = (float(train_step(one).memory.activations_bytes) for one in (classic, flash))
+    assert fewer <= kept <= fewer * 1.25

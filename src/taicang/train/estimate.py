@@ -103,7 +103,7 @@ def _legal(
         legal = legal & (vpp == 1)
     if schedule == "dualpipe":
         legal = legal & (pp % 2 == 0) & (micro % 2 == 0) & (micro >= 2 * pp)
-    if variant.zero == 3:
+    if variant.zero == 3 or (variant.zero == 2 and setup.stack.keeps.sharding == "deepspeed"):
         legal = legal & (pp == 1)
     if variant.order != layout.order:
         legal = legal & (pp > 1) & (setup.machine.ranks // (layout.tp * layout.cp * pp) > 1)
@@ -205,9 +205,13 @@ def _stage(
     padded = (count % (pp * vpp) != 0) & (pp > 1) & ((count + 2) % (pp * vpp) == 0)
     ends = np.where(pp == 1, sum(layer.ends), max(layer.ends))
     inner = (count + 2) / pp * once  # of the stages between the first and the last
-    busiest = layer.busiest_bytes + memory.gathered_bytes(layer.held, plan)
+    head = Held(dense=layer.edges[1], experts=0.0)
+    busiest, loss = (
+        size + memory.gathered_bytes(held, layer.held, plan, stack.keeps)
+        for size, held in ((layer.busiest_bytes, layer.held), (layer.logits_bytes, head))
+    )
     state = sum(memory.state_bytes(wide, plan, stack.keeps)) + memory.bucket_bytes(wide, plan, stack.keeps)
-    state = state + np.maximum(busiest, layer.logits_bytes)
+    state = state + np.maximum(busiest, loss)
     return _Stage(
         once_s=once,
         back_s=back,

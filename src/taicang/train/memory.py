@@ -17,6 +17,8 @@ RUNTIME_RATIO = 0.06
 """Assumed share of device memory for the driver, communication buffers and fragmentation."""
 BUCKET = 5e8
 """Gradients in one of DeepSpeed's buckets (``reduce_bucket_size`` of its documentation)."""
+LIVE = 1e9
+"""Weights that DeepSpeed's ZeRO 3 leaves gathered (``stage3_max_live_parameters``)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,32 +85,38 @@ def state_bytes(held: Held, plan: TrainPlan, keeps: Keeping) -> tuple[Num, Num, 
         return shard
 
     trained = plan.trained_ratio
-    gathered = 0.0 if plan.zero < 3 or plan.reshard else plan.recipe.gather_bytes  # weights stay for the backward pass
-    gradients: Num = spread(2) * plan.gradient_bytes
+    whole = held.dense + held.experts
+    piped = (plan.zero == 3) * (np.asarray(plan.pp) > 1)  # all microbatches share what is gathered once a step
+    gathered = plan.recipe.gather_bytes * np.where(piped, True, plan.zero == 3 and not plan.reshard)
+    gradients: Num = (spread(2) + whole * piped) * plan.gradient_bytes
     if plan.zero and keeps.sharding == "deepspeed":
         gradients = gradients + (
             spread(1) * (6.0 if plan.zero == 1 else 4.0) if plan.gradient_bytes == 2.0 else spread(2) * 2.0
         )
     return (
-        spread(3) * plan.recipe.weight_copies_bytes + (held.dense + held.experts) * gathered,
+        spread(3) * plan.recipe.weight_copies_bytes + whole * gathered,
         gradients * trained,
         spread(1) * plan.optimizer_bytes * trained,
     )
 
 
 def bucket_bytes(held: Held, plan: TrainPlan, keeps: Keeping) -> Num:
-    """DeepSpeed's bucket: gradients are copied together before they are reduced (others reduce them where they lie)."""
+    """DeepSpeed's buffers: gradients are copied together to be reduced (others reduce them where they lie), and ZeRO 3
+    gives back the weights that it gathered only beyond a number of them."""
     if not plan.zero or keeps.sharding != "deepspeed":
         return 0.0
-    return np.minimum(held.dense + held.experts, BUCKET) * plan.gradient_bytes * plan.trained_ratio
+    whole = held.dense + held.experts
+    live = np.minimum(whole, LIVE) * plan.recipe.gather_bytes if plan.zero == 3 else 0.0
+    return np.minimum(whole, BUCKET) * plan.gradient_bytes * plan.trained_ratio + live
 
 
-def gathered_bytes(layer: Held, plan: TrainPlan) -> Num:
-    """ZeRO 3: whole weights of the layer at work and of the next one, and the whole gradients of the former."""
+def gathered_bytes(layer: Held, ahead: Held, plan: TrainPlan, keeps: Keeping) -> Num:
+    """ZeRO 3: whole weights of the layer at work and of the one fetched ahead, whole gradients of the former."""
     if plan.zero < 3:
         return 0.0
-    each = 2.0 * plan.recipe.gather_bytes + plan.gradient_bytes * plan.trained_ratio
-    return (layer.dense + layer.experts) * each
+    whole = layer.dense + layer.experts
+    weights = 0.0 if keeps.sharding == "deepspeed" else (whole + ahead.dense + ahead.experts) * plan.recipe.gather_bytes
+    return weights + whole * plan.gradient_bytes * plan.trained_ratio
 
 
 def boundary_bytes(model: Model, plan: TrainPlan) -> float:

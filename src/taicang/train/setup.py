@@ -36,6 +36,8 @@ class Setup:
             kept = "fp16" if self.plan.recipe.name == "fp16" else self.stack.keeps.gradients
             object.__setattr__(self, "plan", replace(self.plan, gradients=kept))
         check(self.plan, self.model.layers)
+        if self.plan.pp > 1 and self.plan.zero > 1 and self.stack.keeps.sharding == "deepspeed":
+            raise InvalidPlan(f"DeepSpeed's pipelines shard the optimizer only: not zero {self.plan.zero} with pp > 1")
         if self.plan.ranks > self.machine.ranks:
             raise InvalidPlan(
                 f"the plan needs {self.plan.ranks} ranks, {self.machine.name} has {self.machine.ranks}: "

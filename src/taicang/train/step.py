@@ -132,7 +132,7 @@ def _after(setup: Setup, layers: Layers, mine: Sequence[Chunk]) -> tuple[float, 
     plan = setup.plan
     held = _held(mine)
     optimizer = float(sync.optimizer_s(held, plan, layers.price))
-    if plan.zero == 3:
+    if plan.by_layer:
         return 0.0, 0.0, optimizer
     reduce, gather = sync.step_exposed(
         sync.step_network(held, plan, layers.price), plan, setup.stack, setup.tax,

@@ -59,8 +59,6 @@ def _sharding(plan: TrainPlan) -> None:
         raise InvalidPlan(f"shard={plan.shard} does not divide dp x cp = {replicas} data-parallel ranks")
     if plan.shard and not side_by_side(plan.order):
         raise InvalidPlan(f"shard groups need cp and dp side by side, not {plan.order}")
-    if plan.zero == 3 and plan.pp > 1:
-        raise InvalidPlan(f"zero 3 gathers weights for each microbatch: not with pp={plan.pp}")
 
 
 def _schedule(plan: TrainPlan, layers: int) -> None:

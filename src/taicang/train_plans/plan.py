@@ -89,6 +89,14 @@ class TrainPlan:
         return 2 if self.schedule == "dualpipe" else 1
 
     @property
+    def by_layer(self) -> bool:
+        """Whether weights are gathered and gradients scattered layer by layer, in every microbatch (ZeRO 3).
+
+        A pipeline gathers them once a step instead and keeps them, whole gradients too, until its last microbatch.
+        """
+        return self.zero == 3 and self.pp == 1
+
+    @property
     def gradient_bytes(self) -> float:
         """Bytes per gradient, kept and reduced."""
         return GRADIENTS[self.gradients or "bf16"]
