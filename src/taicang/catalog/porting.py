@@ -12,7 +12,7 @@ from typing import Any, Final
 from taicang.catalog import files
 from taicang.catalog.entry import sources
 from taicang.errors import InvalidInput, UnknownName
-from taicang.port.estimate import CLASSES, Effort, KernelLaw, Law
+from taicang.port.estimate import CLASSES, Effort, Law
 from taicang.port.tables import KINDS, TEXTS, TIERS, Rule, Rules, compile_rules, hints_of
 
 FOLDER: Final = files.DATA / "porting"
@@ -154,23 +154,15 @@ def effort() -> Effort:
     data = files.read(FOLDER / "effort.yaml")
     laws = data["laws"]
 
-    def law(name: str) -> Law:
-        low, high = laws[name]["residual"]
-        return Law(weights=laws[name]["weights"], residual_low=low, residual_high=high)
+    def law(entry: Mapping[str, Any]) -> Law:
+        low, high = entry["quartiles"]
+        return Law(weights=entry["weights"], low_ratio=low, high_ratio=high)
 
     return Effort(
-        files=law("files"),
-        must_change=law("must_change"),
-        kernels={
-            language: KernelLaw(
-                factor=each["factor"],
-                exponent=each["exponent"],
-                kept_ratio=each["kept"],
-                residual_low=each["residual"][0],
-                residual_high=each["residual"][1],
-            )
-            for language, each in laws["kernels"].items()
-        },
+        files=law(laws["files"]),
+        must_change=law(laws["must_change"]),
+        kernels={language: law(each) for language, each in laws["kernels"].items()},
+        kept_ratio={language: each["kept"] for language, each in laws["kernels"].items()},
         speed={kind: tuple(data["speed"][kind]) for kind in CLASSES},
         pairs=laws["pairs"],
         evidence=tuple(f"{each['text']} ({sources()[each['source']].title})" for each in data["evidence"]),

@@ -10,16 +10,17 @@ import csv
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import yaml
 
-from taicang.catalog import files, porting
+from taicang.catalog import porting
 from taicang.evidence.split import held_out
 from taicang.evidence.tables import CARRIED
 from taicang.output import write_file
-from taicang.port.estimate import Features, KernelLaw, Law, terms
+from taicang.port.estimate import Features, Law, kernel_terms, terms
 
 TERMS: Final = {
     "files": ("A", "B", "C", "programs"),
@@ -98,57 +99,44 @@ def kernel_pairs() -> tuple[KernelPair, ...]:
 
 
 def fit_law(rows: Sequence[Pair], size: str) -> Law:
-    """Least squares in logarithms over the clean rows; the band is the quartiles of what is left."""
+    """The law of ``files`` or ``must_change`` over the clean rows."""
     used = [row for row in rows if row.clean]
-    names = TERMS[size]
-    known = np.array([[terms(row.features)[name] for name in names] for row in used])
-    goal = np.log([max(getattr(row, size), 1) for row in used])
+    return _fit([terms(row.features) for row in used], [getattr(row, size) for row in used], TERMS[size])
+
+
+def fit_kernels(rows: Sequence[KernelPair]) -> Law:
+    """The law of a ported kernel's lines: a power of the original's."""
+    return _fit([kernel_terms(row.lines) for row in rows], [row.ported for row in rows], ("one", "lines"))
+
+
+def _fit(known: Sequence[Mapping[str, float]], counts: Sequence[int], names: Sequence[str]) -> Law:
+    """Least squares in logarithms; the band is the quartiles of what is left."""
+    table = np.array([[each[name] for name in names] for each in known])
+    goal = np.log(np.maximum(counts, 1))
     shrink = np.diag([RIDGE if name in SHRUNK else 1e-9 for name in names])
-    weights = np.linalg.solve(known.T @ known + shrink, known.T @ goal)
-    low, high = np.quantile(goal - known @ weights, (0.25, 0.75)).tolist()
-    return Law(weights=dict(zip(names, weights.tolist(), strict=True)), residual_low=low, residual_high=high)
+    weights = np.linalg.solve(table.T @ table + shrink, table.T @ goal)
+    low, high = np.exp(np.quantile(goal - table @ weights, (0.25, 0.75))).tolist()
+    return Law(weights=dict(zip(names, weights.tolist(), strict=True)), low_ratio=low, high_ratio=high)
 
 
-def fit_kernels(rows: Sequence[KernelPair]) -> KernelLaw:
-    """A power of the lines by least squares in logarithms; the band is the quartiles of what is left."""
-    lines, ported = np.array([row.lines for row in rows]), np.array([row.ported for row in rows])
-    exponent, log = np.polyfit(np.log(lines), np.log(ported), 1)
-    low, high = np.quantile(np.log(ported) - log - exponent * np.log(lines), (0.25, 0.75)).tolist()
-    return KernelLaw(
-        factor=float(np.exp(log)),
-        exponent=float(exponent),
-        kept_ratio=sum(row.kept for row in rows) / int(lines.sum()),
-        residual_low=low,
-        residual_high=high,
-    )
-
-
-def fit_porting() -> Any:
-    """Fit all laws and write them into the catalogue's ``effort.yaml``; everything else in it stays."""
+def fit_porting() -> Path:
+    """Fit all laws and write them into the catalogue's ``effort.yaml``, of which the rest stays."""
     path = porting.FOLDER / "effort.yaml"
 
-    def law(size: str) -> dict[str, Any]:
-        found = fit_law(pairs(), size)
-        rounded = {name: round(weight, 4) for name, weight in found.weights.items()}
-        return {"weights": rounded, "residual": [round(found.residual_low, 4), round(found.residual_high, 4)]}
+    def plain(law: Law) -> dict[str, Any]:
+        weights = {name: round(weight, 4) for name, weight in law.weights.items()}
+        return {"weights": weights, "quartiles": [round(law.low_ratio, 3), round(law.high_ratio, 3)]}
 
-    laws: dict[str, Any] = {
-        "pairs": sum(row.clean for row in pairs()),
-        "files": law("files"),
-        "must_change": law("must_change"),
-    }
+    laws: dict[str, Any] = {"pairs": sum(row.clean for row in pairs())}
+    laws |= {size: plain(fit_law(pairs(), size)) for size in TERMS}
     laws["kernels"] = {}
     for language in sorted({row.language for row in kernel_pairs()}):
-        found = fit_kernels([row for row in kernel_pairs() if row.language == language])
-        laws["kernels"][language] = {
-            "factor": round(found.factor, 3), "exponent": round(found.exponent, 3), "kept": round(found.kept_ratio, 3),
-            "residual": [round(found.residual_low, 4), round(found.residual_high, 4)],
-        }  # fmt: skip
+        rows = [row for row in kernel_pairs() if row.language == language]
+        kept = sum(row.kept for row in rows) / sum(row.lines for row in rows)
+        laws["kernels"][language] = plain(fit_kernels(rows)) | {"kept": round(kept, 3)}
     text = path.read_text(encoding="utf-8")
-    head, _, rest = text.partition("laws:")
-    rest = rest[rest.index("\nspeed:") :]
-    block = yaml.safe_dump({"laws": laws}, sort_keys=False, width=120).rstrip("\n")
-    write_file(path, head + block + rest, "fit")
-    files._read.cache_clear()
+    begin, end = text.index("laws:"), text.index("\nspeed:")
+    block = yaml.safe_dump({"laws": laws}, sort_keys=False, width=120, default_flow_style=None).rstrip("\n")
+    write_file(path, text[:begin] + block + text[end:], "fit")
     porting.effort.cache_clear()
     return path

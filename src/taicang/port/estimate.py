@@ -38,31 +38,28 @@ class Features:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Band:
-    """An estimate, and what half of the measured pairs lay within."""
+    """An estimated count, and what half of the measured pairs lay within."""
 
-    low: float
-    middle: float
-    high: float
+    low: int
+    middle: int
+    high: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Law:
-    """A log-linear law: logarithm of the size over class and logarithms of features; residuals' quartiles."""
+    """A count as the exponential of weighted terms; quartiles of measured over computed."""
 
     weights: Mapping[str, float]
-    residual_low: float
-    residual_high: float
+    low_ratio: float
+    high_ratio: float
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KernelLaw:
-    """Lines of a ported kernel file: ``factor`` x lines to the power of ``exponent``; the share of lines that stay."""
-
-    factor: float
-    exponent: float
-    kept_ratio: float
-    residual_low: float
-    residual_high: float
+    def of(self, known: Mapping[str, float]) -> Band:
+        """The count and its band for these terms; nothing is less than one."""
+        middle = math.exp(sum(weight * known[name] for name, weight in self.weights.items()))
+        low, middle, high = (
+            max(round(each), 1) for each in (middle * self.low_ratio, middle, middle * self.high_ratio)
+        )
+        return Band(low=low, middle=middle, high=high)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,8 +68,10 @@ class Effort:
 
     files: Law
     must_change: Law
-    kernels: Mapping[str, KernelLaw]
-    """By language: triton, cuda."""
+    kernels: Mapping[str, Law]
+    """Lines of a ported kernel file by language: triton, cuda."""
+    kept_ratio: Mapping[str, float]
+    """Share of the original's lines that stay, by language."""
     speed: Mapping[str, tuple[float, float, float]]
     """By class: quartiles of 8 NPU cards over 8 cards of an unnamed rival after the port."""
     pairs: int
@@ -88,8 +87,8 @@ class KernelFile:
     language: str
     kernels: int
     lines: int
-    ported: Band
-    kept: float
+    ported: Band | None
+    kept_lines: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,21 +131,9 @@ def terms(one: Features) -> Mapping[str, float]:
     return made | {name: math.log1p(count) for name, count in counts.items()}
 
 
-def apply(law: Law, one: Features) -> Band:
-    """The law's size with its band; nothing is less than one line or file."""
-    known = terms(one)
-    log = sum(weight * known[name] for name, weight in law.weights.items())
-    return Band(
-        low=max(math.exp(log + law.residual_low), 1.0),
-        middle=max(math.exp(log), 1.0),
-        high=max(math.exp(log + law.residual_high), 1.0),
-    )
-
-
-def kernel_lines(law: KernelLaw, lines: int) -> Band:
-    """Lines of a kernel file after its port."""
-    middle = law.factor * max(lines, 1) ** law.exponent
-    return Band(low=middle * math.exp(law.residual_low), middle=middle, high=middle * math.exp(law.residual_high))
+def kernel_terms(lines: int) -> Mapping[str, float]:
+    """Terms of the laws of kernels: a power of the lines."""
+    return {"one": 1.0, "lines": math.log(max(lines, 1))}
 
 
 def estimate(found: Scan, effort: Effort) -> Estimate:
@@ -163,22 +150,21 @@ def estimate(found: Scan, effort: Effort) -> Estimate:
             continue
         language = read.kernels[0].language
         law = effort.kernels.get(language) if forward else None
-        band = kernel_lines(law, read.lines) if law else Band(low=math.nan, middle=math.nan, high=math.nan)
         kernels.append(
             KernelFile(
                 path=read.path,
                 language=language,
                 kernels=len(read.kernels),
                 lines=read.lines,
-                ported=band,
-                kept=law.kept_ratio * read.lines if law else 0.0,
+                ported=law.of(kernel_terms(read.lines)) if law else None,
+                kept_lines=round(effort.kept_ratio[language] * read.lines) if law else 0,
             )
         )
     return Estimate(
         features=one,
         title=CLASSES[one.kind] if forward else "software for Ascend",
-        files=apply(effort.files, one) if forward else None,
-        must_change=apply(effort.must_change, one) if forward else None,
+        files=effort.files.of(terms(one)) if forward else None,
+        must_change=effort.must_change.of(terms(one)) if forward else None,
         kernels=tuple(kernels),
         taken=taken,
         speed=effort.speed[one.kind] if forward else None,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -98,9 +97,8 @@ def _finding(read: Read, each: Finding) -> dict[str, Any]:
 
 
 def _estimate(size: Estimate) -> dict[str, Any]:
-    def band(one: Band | None) -> list[float] | None:
-        finite = one is not None and math.isfinite(one.middle)
-        return [round(one.low, 1), round(one.middle, 1), round(one.high, 1)] if one and finite else None
+    def band(one: Band | None) -> list[int] | None:
+        return [one.low, one.middle, one.high] if one else None
 
     return {
         "class": size.features.kind,
@@ -109,7 +107,7 @@ def _estimate(size: Estimate) -> dict[str, Any]:
         "must_change_lines": band(size.must_change),
         "kernels": [
             {"path": each.path, "language": each.language, "kernels": each.kernels, "lines": each.lines}
-            | {"ported_lines": band(each.ported), "kept_lines": round(each.kept)}
+            | {"ported_lines": band(each.ported), "kept_lines": each.kept_lines}
             for each in size.kernels
         ],
         "kernels_in_libraries": size.taken,
