@@ -35,6 +35,7 @@ COMMANDS = {
     "demo": "taicang.app.compare_cmd:demo",
     "catalog": "taicang.app.catalog_cmd:catalog",
     "models": "taicang.app.models_cmd:models",
+    "port": "taicang.app.port_cmd:port",
     "score": "taicang.app.score_cmd:score",
     "fit": "taicang.app.score_cmd:fit",
 }
@@ -57,6 +58,7 @@ SUMMARY = {
     "demo": "DeepSeek-R1 on six machines (what `make demo` runs).",
     "catalog": "Chips, machines and software stacks with a source for every figure.",
     "models": "Built-in models and config.json imports: parameters, cache, FLOPs.",
+    "port": "What moving a repository from CUDA to Ascend takes, or back: by file and line.",
     "score": "Score the predictions against published measurements.",
     "fit": "Fit the calibrated constants on their declared part of the evidence.",
 }
