@@ -36,6 +36,8 @@ class TrainStep:
     memory: MemoryUse
     bubble_ratio: float
     """Idle share of the pipeline phase on the mean rank."""
+    parameters: float
+    """Of the whole model, each once."""
 
     def mfu_ratio(self, peak_flop_per_s: float) -> float:
         """Model FLOPs per second and rank over ``peak_flop_per_s``."""
@@ -111,6 +113,7 @@ def train_step(setup: Setup) -> TrainStep:
         "stragglers": phase.seconds * straggling_ratio(plan.ranks, setup.clock_ratio),
     }
     seconds = summed(spent)
+    held = _held(chunks)
     flop = float(model_flop(setup.model, plan.seq, float(plan.global_batch), trained_ratio=plan.trained_ratio))
     return TrainStep(
         plan=plan,
@@ -120,6 +123,7 @@ def train_step(setup: Setup) -> TrainStep:
         flop=flop,
         memory=_memory(setup, ranks),
         bubble_ratio=1.0 - mean / phase.seconds,
+        parameters=float(held.dense * plan.tp + held.experts * plan.ep * plan.etp),
     )
 
 
