@@ -155,7 +155,7 @@ def train_run(step: TrainStep, machine: Machine, tokens: float, policy: Policy, 
     price = None if machine.price_usd is None else machine.price_usd / machine.chips * paid
     losses = _Losses(
         busy_s=busy, checkpoint_s=checkpoints, seconds=seconds, interval_s=interval, restart_s=policy.restart_s,
-        scale=short * chips / broken if (broken := broken_chips(parts, chips)) > 0 else 0.0,
+        scale_ratio=short * chips / broken if (broken := broken_chips(parts, chips)) > 0 else 0.0,
     )  # fmt: skip
     return Run(
         tokens=tokens,
@@ -183,7 +183,7 @@ def train_run(step: TrainStep, machine: Machine, tokens: float, policy: Policy, 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Losses:
-    """What a simulated run is made of. ``scale``: time lost to chips under repair over what each failure's own repair
+    """What a simulated run is made of. ``scale_ratio``: time lost to chips under repair over what each failure's own repair
     says, since some have spares, and parts that are down already do not fail again."""
 
     busy_s: float
@@ -191,7 +191,7 @@ class _Losses:
     seconds: float
     interval_s: float
     restart_s: float
-    scale: float
+    scale_ratio: float
 
 
 def _band(
@@ -211,7 +211,7 @@ def _band(
         count = rng.poisson(run.busy_s * often, samples)
         taken = taken + run.interval_s * _uniforms(rng, count) + _exponentials(rng, count, run.restart_s)
         repairs = _exponentials(rng, rng.poisson(run.seconds * often, samples), part.repair_s)
-        taken = taken + run.scale * part.blast_chips / chips * repairs
+        taken = taken + run.scale_ratio * part.blast_chips / chips * repairs
     low, high = np.quantile(taken, [0.05, 0.95])
     return min(float(low), run.seconds), max(float(high), run.seconds)
 

@@ -16,6 +16,7 @@ from taicang.train.layer import LINES
 from taicang.train.memory import Held, MemoryUse
 from taicang.train.setup import Setup
 from taicang.train_plans import TrainPlan, stride
+from taicang.units import Count
 
 THROTTLED_SPREAD_RATIO = 0.04
 """Standard deviation of chips' speed over the share of the clock that the power limit takes (assumed).
@@ -36,7 +37,7 @@ class TrainStep:
     memory: MemoryUse
     bubble_ratio: float
     """Idle share of the pipeline phase on the mean rank."""
-    parameters: float
+    parameters: Count
     """Of the whole model, each once."""
 
     def mfu_ratio(self, peak_flop_per_s: float) -> float:
