@@ -178,6 +178,28 @@ def test_what_is_fixed_stays() -> None:
     assert found.best[0].seconds >= whole.best[0].seconds
 
 
+@settings(max_examples=25, deadline=None)
+@given(
+    shard=st.integers(1, 24), net=st.sampled_from(["llama-3.2-1b", "mixtral-8x7b"]), nodes=st.sampled_from([1, 2, 3]),
+    zero=st.none() | st.sampled_from([0, 1, 2, 3]),
+)  # fmt: skip
+def test_any_shard_group_is_kept_or_refused(shard: int, net: str, nodes: int, zero: int | None) -> None:
+    """A search holds to the group it was given, whether it divides or not; what no plan can keep is refused by name."""
+    machine, stack = catalog.machine(f"hgx-h100 x {nodes}"), catalog.stack("nemo")
+    setup = Setup(
+        model=model(net), plan=TrainPlan(global_batch=48 * nodes, seq=1024), machine=machine, stack=stack,
+        price=training_price(machine, stack),
+    )  # fmt: skip
+    fixed = {"shard": shard, "micro_batch": 1, "cp": 2} | ({} if zero is None else {"zero": zero})
+    try:
+        found = search(setup, fixed)
+    except InvalidPlan:
+        return
+    for step in (*found.best, *found.front):
+        assert step.plan.shard == shard
+        assert step.plan.dp * step.plan.cp % shard == 0
+
+
 def test_nothing_fits_is_said() -> None:
     small = _setup(TrainPlan(global_batch=64, seq=8192), "llama-3.1-405b")
     found = search(small)

@@ -123,7 +123,7 @@ def parts_of(machine: Machine, policy: Policy) -> dict[str, Component]:
 def checkpoint(step: TrainStep, chips: float, policy: Policy) -> tuple[float, float, float]:
     """Bytes of one checkpoint (weights and optimizer, once), seconds that it stops the job, and that storage takes."""
     plan = step.plan
-    total = step.parameters * (2.0 + plan.optimizer_bytes * plan.trained_ratio)
+    total = float(step.parameters) * (2.0 + plan.optimizer_bytes * plan.trained_ratio)
     written = (
         0.0 if policy.saving == "in_memory" else total / (policy.storage_bytes_per_s or chips * STORAGE_BYTES_PER_S)
     )
@@ -183,8 +183,8 @@ def train_run(step: TrainStep, machine: Machine, tokens: float, policy: Policy, 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Losses:
-    """What a simulated run is made of. ``scale_ratio``: time lost to chips under repair over what each failure's own repair
-    says, since some have spares, and parts that are down already do not fail again."""
+    """What a simulated run is made of. ``scale_ratio``: time lost to chips under repair over what each failure's own
+    repair says, since some have spares, and parts that are down already do not fail again."""
 
     busy_s: float
     checkpoint_s: float
