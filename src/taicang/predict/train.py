@@ -16,11 +16,12 @@ from taicang.models.types import Model, routed
 from taicang.predict.prediction import Band, Infeasible
 from taicang.predict.train_explain import Explained, explain, waterfall
 from taicang.predict.train_stack import FUSIONS, changed
+from taicang.reliability import PUBLISHED
 from taicang.train import memory
 from taicang.train.flops import CONVENTION, recomputed_flop
 from taicang.train.placement import Placed, placed
 from taicang.train.remedies import remedies
-from taicang.train.run import Policy, Run, train_run
+from taicang.train.run import OFTEN_S, Policy, Run, train_run
 from taicang.train.search import Found, Progress, fixed_fields, open_plan, search
 from taicang.train.setup import Setup
 from taicang.train.step import TrainStep, train_step
@@ -191,7 +192,7 @@ def compose(setup: Setup, step: TrainStep, run: Run | None, found: Found | None)
         power_w_per_chip=None if machine.power_w is None else machine.power_w / machine.chips,
         run=run,
         found=found,
-        assumptions=_assumptions(setup),
+        assumptions=_assumptions(setup) + (() if run is None else _run_assumptions(run, chips)),
         bands=_bands(routed(net) is not None),
         digest=catalog.digest(),
         version=__version__,
@@ -216,6 +217,20 @@ def _assumptions(setup: Setup) -> tuple[str, ...]:
     if setup.tax:
         said.append(f"computing slows by {setup.tax:.0%} of the time of communication beside it")
     said.append(f"memory allows {memory.RUNTIME_RATIO:.0%} for runtime and fragmentation")
+    return tuple(said)
+
+
+def _run_assumptions(run: Run, chips: float) -> tuple[str, ...]:
+    days = [rate * chips for rate in PUBLISHED.values()]
+    said = [
+        f"parts fail as in one run of 2024; published clusters of {chips:,} chips would fail {min(days):.2g} to "
+        f"{max(days):.2g} times a day ({len(days)} of them), which the band of days spans"
+    ]
+    if run.interval_s < OFTEN_S:
+        said.append(
+            f"a checkpoint every {show(run.interval_s, 's')} loses least, and asks storage for "
+            f"{show(run.checkpoint_bytes / run.interval_s, 'B/s')} all the time: where it is shared, set --interval"
+        )
     return tuple(said)
 
 
