@@ -12,12 +12,13 @@ from dataclasses import replace
 from typing import Any
 
 from taicang.errors import InvalidInput, NotModelled
-from taicang.models.attention import attentions, state_space
+from taicang.models.attention import attentions
 from taicang.models.families import Families, Family, nearest, settled
 from taicang.models.feedforward import NONE, feed_forwards
 from taicang.models.hybrid import hybrid_blocks
 from taicang.models.keys import Keys
 from taicang.models.quantised import CLASSES, Held, held
+from taicang.models.recurrent import state_space
 from taicang.models.sizes import sum_of
 from taicang.models.types import Block, Dense, FeedForward, Model
 
@@ -44,7 +45,13 @@ def from_config(
     family = _family(keys, families)
     keys = _with_defaults(keys, family)
     family = settled(family, keys.data)
-    keys.ignore(*family.when)
+    keys.ignore(
+        *(
+            key
+            for key, cases in family.when.items()
+            if not isinstance(keys.data.get(key), str) or keys.data[key] in cases
+        )
+    )
     hidden = keys.number("hidden_size", "n_embd", "d_model")
     context = keys.number(*CONTEXT, default=2048)
     weights = held(
@@ -67,7 +74,7 @@ def from_config(
         hidden=hidden,
         vocab=vocab,
         blocks=_without(stacked, spared),
-        tied_embeddings=keys.flag("tie_word_embeddings", default=family.tied),
+        tied_embeddings=keys.flag("tie_word_embeddings", default=family.tied) and not family.untied,
         **_formats(weights, spared),
         max_context=context,
         mtp_layers=_mtp(keys),
@@ -86,9 +93,14 @@ def _same_width(keys: Keys, hidden: int) -> None:
             keys.refuse("an embedding of another width than the layers", key, f"{hidden} as the layers")
 
 
+def _settles(value: Any, cases: Mapping[Any, Any]) -> bool:
+    """Whether a key that a family knows needs no further word: a switch, or a name that is listed."""
+    return not isinstance(value, (str, list, dict)) or (isinstance(value, str) and value in cases)
+
+
 def _decoder(config: Mapping[str, Any], where: str) -> tuple[dict[str, Any], list[str]]:
     """The keys of the text decoder, with those that wrappers around it hold for it."""
-    data, assumptions = dict(config), []
+    data, assumptions = _flat(config), []
     for _ in range(3):
         key = next((each for each in _INNER if data.get(each) is not None), None)
         if key is None:
@@ -105,6 +117,15 @@ def _decoder(config: Mapping[str, Any], where: str) -> tuple[dict[str, Any], lis
         data = made
         assumptions = ["text decoder only: encoders of images, video and sound are left out"]
     return data, assumptions
+
+
+def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys of DBRX and MPT, which nest those of attention and feed-forward, on one level."""
+    data = dict(config)
+    for name in ("attn_config", "ffn_config"):
+        if isinstance(data.get(name), Mapping):
+            data = {**{k: v for k, v in data.pop(name).items() if k != "model_type"}, **data}
+    return data
 
 
 def _family(keys: Keys, families: Families) -> Family:

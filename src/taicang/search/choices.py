@@ -9,7 +9,7 @@ from typing import Any
 from taicang.errors import NotModelled, UnknownName
 from taicang.formats import number_format
 from taicang.hardware import Chip, Machine
-from taicang.models.types import Attention, GatedLinear, GroupedQuery, Latent, Model, StateSpace, routed
+from taicang.models.types import Attention, GatedLinear, GroupedQuery, Latent, Model, ShortConv, StateSpace, routed
 from taicang.plans import Quantisation
 from taicang.stacks import Stack
 
@@ -131,6 +131,8 @@ def domain(machine: Machine) -> int:
 
 
 def _heads(kind: Attention) -> int:
+    if isinstance(kind, ShortConv):
+        return kind.width
     return kind.k_heads if isinstance(kind, GatedLinear) else kind.heads
 
 
