@@ -47,7 +47,8 @@ def show_breakage(found: Breakage) -> None:
     nothing, whole = found.whole_ratio, found.fabric_whole_ratio
     console.print(f"nothing broken {nothing:.1%} of the time; all of the fabric's bandwidth {whole:.1%}")
     console.print(
-        f"{found.nodes_left_mean:.2f} nodes left on average; no more than {found.spares} out {found.enough_nodes_ratio:.1%} of the time"
+        f"{found.nodes_left_mean:.2f} nodes left on average; "
+        f"no more than {found.spares} out {found.enough_nodes_ratio:.1%} of the time"
     )
     least = ", ".join(f"{value:.1%} for {share} of the time" for share, value in found.bandwidth.items())
     console.print(f"bandwidth of an even exchange at least: {least}")
@@ -72,7 +73,9 @@ def show_axes(found: tuple[Axis, ...]) -> None:
     table = _table("axis", "ranks", "stride", "partners met at", "on the links", "ranks at random")
     for each in found:
         met = ", ".join(f"{level} {share:.0%}" for level, share in each.reached_ratio.items() if share)
-        table.add_row(each.name, f"{each.ranks:,}", f"{each.stride:,}", met, show(each.wire_s, "s"), show(each.shuffled_s, "s"))
+        table.add_row(
+            each.name, f"{each.ranks:,}", f"{each.stride:,}", met, show(each.wire_s, "s"), show(each.shuffled_s, "s")
+        )
     console.print(table)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from taicang.errors import InvalidInput
 from taicang.fabric.allocation import Logical, allocated_ratio, logical
 from taicang.fabric.availability import CLASSES, down_ratio, draw
-from taicang.fabric.collectives import Net
+from taicang.fabric.even import Net
 from taicang.fabric.faults import parts
 from taicang.fabric.placement import Axis, place
 from taicang.fabric.routing import resources
@@ -91,13 +91,16 @@ def breakage(
     steps, what = _steps(machine, found.bandwidth_ratio, serve, trained, options or {})
     low = np.quantile(found.bandwidth_ratio, [1.0 - q for q in QUANTILES], method="lower")
     broken = sum(found.broken.values())
-    notes = ["parts fail at published rates and are mended as `taicang train` assumes; a broken chip takes its node out"]
+    notes = [
+        "parts fail at published rates and are mended as `taicang train` assumes; a broken chip takes its node out"
+    ]
     if not any(part.kind == "module" for part in listed):
         notes.append("cables of copper are not counted: no rate is published")
     return Breakage(
         machine=machine.name, draws=draws, parts=tuple(listed), whole_ratio=float(np.mean(broken == 0)),
         fabric_whole_ratio=float(np.mean(found.bandwidth_ratio >= 1.0)), nodes_left_mean=float(found.nodes_left.mean()),
-        enough_nodes_ratio=float(np.mean(fabric.ranks // fabric.node_ranks - found.nodes_left <= spares)), spares=spares,
+        enough_nodes_ratio=float(np.mean(fabric.ranks // fabric.node_ranks - found.nodes_left <= spares)),
+        spares=spares,
         bandwidth={f"{q:.1%}": float(value) for q, value in zip(QUANTILES, low, strict=True)},
         step=what, step_s=steps, assumptions=tuple(notes),
     )  # fmt: skip
@@ -131,7 +134,12 @@ def _decode_s(model: str, machine: Machine, options: Mapping[str, Any]) -> Calla
     if isinstance(best, Infeasible):
         raise InvalidInput(f"{model} cannot be served so on {machine.name}", where="--serve")
     apart = best.mode == "disaggregated"
-    same = load | {"tpot_s": None, "batch": round(best.decode.sequences), "plan": best.decode.plan, "modes": (best.mode,)}
+    same = load | {
+        "tpot_s": None,
+        "batch": round(best.decode.sequences),
+        "plan": best.decode.plan,
+        "modes": (best.mode,),
+    }
     same |= {"prefill_plan": best.prefill.plan} if apart else {}
     known: dict[float, float] = {1.0: best.tpot_s}
 
