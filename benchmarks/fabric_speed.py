@@ -3,8 +3,8 @@
     python benchmarks/fabric_speed.py
 
 Targets: all-to-all of 768 ranks with skewed demand (589,056 flows) 2 s and 2 GB; an even one of 10,000 ranks 0.5 s; a
-ring all-reduce of 384 ranks 0.2 s; a training-like graph of 60 layers on 384 ranks 1 s; 1,000 draws of faults with their
-step times 30 s.
+ring all-reduce of 384 ranks 0.2 s; a training-like graph of 60 layers on 384 ranks 1 s; 1,000 draws of faults with
+their step times 30 s.
 """
 
 from __future__ import annotations

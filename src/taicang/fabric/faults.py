@@ -29,7 +29,7 @@ def parts(fabric: Fabric) -> dict[str, int]:
             found[stage.switch] = found.get(stage.switch, 0) + stage.units * stage.switches
             found["link" if depth else "port"] = found.get("link" if depth else "port", 0) + stage.things * stage.fan
             each = fabric.levels[stage.level].links_per_module
-            if each and depth:
+            if each and (depth or network.adapters):
                 found["module"] = found.get("module", 0) + 2 * (stage.things * stage.fan // each)
     return found
 
@@ -57,9 +57,10 @@ def stopped(fabric: Fabric, kind: str, index: int) -> Ints:
                 if 0 <= index < count:
                     found.append(_both(_switch(network, depth, index)))
                 index -= count
-            elif kind in ("link", "port", "module") and (kind == "port") == (depth == 0):
+            elif kind in ("link", "port", "module"):
+                first = depth == 0 and not (kind == "module" and network.adapters)
                 each = fabric.levels[stage.level].links_per_module if kind == "module" else 1
-                if not each:
+                if not each or first != (kind == "port"):
                     continue
                 ends = 2 if kind == "module" else 1
                 count = ends * (stage.things * stage.fan // each)

@@ -200,7 +200,7 @@ def _switched(
 ) -> Switched:
     first, ranks = levels[at], np.arange(machine.ranks)
     inner = levels[at - 1].ranks if at else 1
-    adapters = at > 0 and first.behind_adapters
+    adapters = first.behind_adapters
     node = min(machine.chips_per_node * machine.chip.dies, machine.ranks)
     planes = max(level.planes for level in levels[at:end])
     fan, each = max(first.switches, 1), first.bandwidth_bytes_per_s

@@ -78,6 +78,8 @@ class LinkLoad:
     """One of the hottest links."""
 
     link: str
+    alike: int
+    """Other links that are as busy."""
     carried_bytes: float
     busy_s: float
     used_ratio: float
@@ -170,9 +172,14 @@ def run(machine: str | Machine, ask: Ask) -> Answer:
     assert first is not None
     net, phases = first
     whole = Net(fabric=fabric, found=resources(fabric))
-    even = sum(
-        p.wire_s
-        for p in _phases(whole, replace(ask, kind=kind, skew=0.0, failed=()), teams_of(count, ask.stride), ask.seed)
+    plain = not (ask.skew or ask.failed or ask.shuffled) and ask.routing == "adaptive" and ask.seeds == 1
+    even = (
+        times[0]
+        if plain
+        else sum(
+            p.wire_s
+            for p in _phases(whole, replace(ask, kind=kind, skew=0.0, failed=()), teams_of(count, ask.stride), ask.seed)
+        )
     )
     wire = float(np.mean(times))
     stretch = wire / even if even > 0 else 1.0
@@ -303,11 +310,17 @@ def _levels(net: Net, phases: Sequence[Phase]) -> tuple[LevelLoad, ...]:
 def _hottest(net: Net, phases: Sequence[Phase]) -> tuple[LinkLoad, ...]:
     carried, busy = _total(net, phases), _busy(net, phases)
     wire = sum(phase.wire_s for phase in phases)
-    order = np.argsort(-busy, kind="stable")[:HOTTEST]
+    order = np.argsort(-busy, kind="stable")
+    order = order[busy[order] > 0]
+    # links that carry the same are one line
+    level = np.cumsum(np.concatenate([[0], np.diff(busy[order]) < -1e-6 * busy[order][:-1]]))[: len(order)]
+    _, first, alike = np.unique(level, return_index=True, return_counts=True)
     return tuple(
-        LinkLoad(link=name(net, int(each)), carried_bytes=float(carried[each]), busy_s=float(busy[each]),
-                 used_ratio=float(busy[each] / wire))
-        for each in order if busy[each] > 0
+        LinkLoad(
+            link=name(net, int(order[at])), alike=int(number) - 1, carried_bytes=float(carried[order[at]]),
+            busy_s=float(busy[order[at]]), used_ratio=float(busy[order[at]] / wire),
+        )
+        for at, number in zip(first[:HOTTEST].tolist(), alike[:HOTTEST].tolist(), strict=True)
     )  # fmt: skip
 
 
