@@ -173,7 +173,22 @@ SETS = stacked(
 CHOICES = stacked(
     click.option("--stack", help="Software stack, e.g. vllm, sglang@0.5.9 (default: by machine and model)."),
     click.option(
-        "--quant", default="auto", show_default=True, help="auto (the checkpoint's), bf16, fp8, int8, w4a8, nvfp4."
+        "--quant",
+        default="auto",
+        show_default=True,
+        help="auto (the checkpoint's), bf16, fp8, int8 (w8a8), w4a8, w4a16 (awq, gptq), w8a16, nvfp4.",
+    ),
+    click.option(
+        "--kv",
+        default="auto",
+        show_default=True,
+        help="Format of the cache: auto (the checkpoint's, or the stack's), bf16, fp8, int8.",
+    ),
+    click.option(
+        "--memory-fraction",
+        "memory_ratio",
+        type=Finite(0, 1, min_open=True),
+        help="Share of device memory for the engine, as it counts it (default: its own).",
     ),
     click.option(
         "--mtp", "drafts", type=Whole(0, 8), help="Drafted tokens per step (default: 1 if the model has MTP)."

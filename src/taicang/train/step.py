@@ -132,29 +132,33 @@ def _after(setup: Setup, layers: Layers, mine: Sequence[Chunk]) -> tuple[float, 
     plan = setup.plan
     held = _held(mine)
     optimizer = float(sync.optimizer_s(held, plan, layers.price))
-    if plan.zero == 3:
+    if plan.by_layer:
         return 0.0, 0.0, optimizer
     reduce, gather = sync.step_exposed(
-        sync.step_network(held, plan, layers.price), plan.zero, setup.stack, setup.tax,
+        sync.step_network(held, plan, layers.price), plan, setup.stack, setup.tax,
         forward_s=sum(summed(chunk.forward) for chunk in mine),
         backward_s=sum(summed(chunk.data) + summed(chunk.weight) for chunk in mine), micro=plan.microbatches,
+        vpp=plan.vpp,
     )  # fmt: skip
     return float(reduce), float(gather), optimizer
 
 
 def _memory(setup: Setup, ranks: Sequence[Sequence[Chunk]]) -> MemoryUse:
-    plan, chip, shape = setup.plan, setup.machine.chip, setup.shape
+    plan, chip, shape, keeps = setup.plan, setup.machine.chip, setup.shape, setup.stack.keeps
     uses = []
     for rank, mine in enumerate(ranks):
-        weights, gradients, optimizer = memory.state_bytes(_held(mine), plan)
+        weights, gradients, optimizer = memory.state_bytes(held := _held(mine), plan, keeps)
         kept = sum(float(chunk.saved_bytes) for chunk in mine) / len(mine)
+        if keeps.outputs and rank < plan.pp - 1:
+            kept += memory.boundary_bytes(setup.model, plan)
         uses.append(
             MemoryUse(
                 weights_bytes=weights,
                 gradients_bytes=gradients,
                 optimizer_bytes=optimizer,
                 activations_bytes=kept * memory.in_flight(shape, rank),
-                working_bytes=max(float(chunk.working_bytes) for chunk in mine),
+                working_bytes=max(float(chunk.working_bytes) for chunk in mine)
+                + memory.bucket_bytes(held, plan, keeps),
                 runtime_bytes=memory.RUNTIME_RATIO * chip.memory.capacity_bytes,
                 capacity_bytes=chip.memory.capacity_bytes,
             )
