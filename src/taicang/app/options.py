@@ -142,11 +142,11 @@ FABRIC = {
 """How the fabric is priced -> the keys of the machine that say so."""
 
 
-def _fabric(ctx: click.Context, param: click.Parameter, value: str | None) -> None:
+def _fabric(ctx: click.Context, _param: click.Parameter, value: str | None) -> None:
     ctx.meta["taicang.fabric"] = FABRIC[value or "closed"]
 
 
-def _sets(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> tuple[str, ...]:
+def _sets(ctx: click.Context, _param: click.Parameter, value: tuple[str, ...]) -> tuple[str, ...]:
     return (*ctx.meta.get("taicang.fabric", ()), *value)
 
 
