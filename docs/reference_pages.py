@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import claims_page
 import click
 import python_page
 import yaml
@@ -399,5 +400,7 @@ PAGES: Mapping[str, Callable[[], str]] = {
     "reference/calibration.md": calibration_page,
     "reference/scoreboard.md": scoreboard_page,
     "reference/python.md": lambda: python_page.make(page),
+    "reference/claims.md": lambda: claims_page.make(page, table, "en"),
+    "reference/claims.zh.md": lambda: claims_page.make(page, table, "zh"),
 }
 """Pages that are wholly generated."""

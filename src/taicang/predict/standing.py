@@ -60,7 +60,7 @@ def stand(
     """
     net = load_model(model, approximate=system.approximate)
     machine = catalog.machine(on, system.sets)
-    engine = catalog.stack(system.stack or default_stack(machine, net))
+    engine = catalog.stack(system.stack or default_stack(machine, net), memory_ratio=system.memory_ratio)
     pools = shared(net, machine, engine, system, also) if also else _named(alone(net, machine, engine, system))
     ttl_s = float("inf") if system.ttl_s is None else system.ttl_s
     keeping = Keeping(block_tokens=block_tokens, tiers=system.tiers, eviction=system.eviction, ttl_s=ttl_s)
