@@ -93,6 +93,8 @@ class Guarded(HttpToolsProtocol):  # type: ignore[misc]
         """Its head is there."""
         self._unread = False
         self.scope["extensions"] = {PART: self._part}
+        if sum(len(name) + len(value) for name, value in self.headers) > MOST_HEAD:  # it came at once
+            self.app = _too_long
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
@@ -119,6 +121,12 @@ class Guarded(HttpToolsProtocol):  # type: ignore[misc]
         super().resume_writing()
         if self._stuck is not None:
             self._stuck.cancel()
+
+
+async def _too_long(scope: Any, receive: Any, send: Any) -> None:
+    headers = [(b"connection", b"close"), (b"content-length", b"0")]
+    await send({"type": "http.response.start", "status": 431, "headers": headers})
+    await send({"type": "http.response.body", "body": b""})
 
 
 class Server(uvicorn.Server):  # type: ignore[misc]
