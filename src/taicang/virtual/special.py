@@ -51,6 +51,7 @@ def install(kernels: Kernels) -> list[torch.library.Library]:
         index_put=index,
         _index_put_impl=index,
         _copy_from_and_resize=copy_and_resize,
+        record_stream=lambda *_: None,
     )
     return [fallback, own]
 
@@ -200,7 +201,7 @@ def log_attention(
     pairs: float | None = None,
 ) -> None:  # fmt: skip
     """One attention kernel of [batch, heads, tokens, width]."""
-    query, key, value = ins[:3]
+    query, key, value = (each for each in ins[:3] if each is not None)
     given = {
         "query": tuple(query.shape), "key": tuple(key.shape), "value": tuple(value.shape), "causal": causal,
         "backward": backward, "dtype": str(query.dtype)[6:], "pairs": pairs,
