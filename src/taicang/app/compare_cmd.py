@@ -68,6 +68,7 @@ def demo(as_json: bool) -> int:
         "tpot": 0.05,
         "ttft": None,
         "stack": None,
+        "memory_ratio": None,
         "quant": "auto",
         "drafts": 1,
         "acceptance": 0.7,
@@ -133,6 +134,7 @@ def _one(model: str, name: str, options: dict[str, Any], load: dict[str, Any]) -
             name,
             **load,
             stack=options["stack"],
+            memory_ratio=options["memory_ratio"],
             quant=options["quant"],
             drafts=options["drafts"],
             acceptance_ratio=options["acceptance"],
@@ -175,8 +177,9 @@ def _files(
     for name, each in shown.items():
         if isinstance(each, Prediction):
             job = prepare(
-                model, name, **load, stack=options["stack"], acceptance_ratio=options["acceptance"],
-                skew=options["skew"], approximate=options["approximate"], sets=options["sets"],
+                model, name, **load, stack=options["stack"], memory_ratio=options["memory_ratio"],
+                acceptance_ratio=options["acceptance"], skew=options["skew"], approximate=options["approximate"],
+                sets=options["sets"],
             )  # fmt: skip
             found.append(search(job, formats([options["quant"]], job), default(job.model), Ask(top=1)))
     files = pareto_files.comparison(shown, bought) | (pareto_files.fronts(found) if found else {})

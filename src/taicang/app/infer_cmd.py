@@ -63,6 +63,7 @@ def infer(model: str, machine: str, as_json: bool, layers: bool, **options: Any)
         tpot_s=options["tpot"],
         ttft_s=options["ttft"],
         stack=options["stack"],
+        memory_ratio=options["memory_ratio"],
         quant=options["quant"],
         batch=options["batch"],
         drafts=options["drafts"],

@@ -59,7 +59,8 @@ def system_from(options: Mapping[str, Any]) -> System:
 
     return System(
         instances=options["instances"], prefill=options["prefill"], decode=options["decode"],
-        plan=plan_from(dict(options)), stack=options["stack"], quant=options["quant"], drafts=options["drafts"],
+        plan=plan_from(dict(options)), stack=options["stack"],
+        memory_ratio=options["memory_ratio"], quant=options["quant"], drafts=options["drafts"],
         acceptance_ratio=options["acceptance"], skew=options["skew"], policy=options["policy"],
         tokens=options["tokens"], sequences=options["sequences"], router=options["router"],
         faults=faults_from(options), tiers=tiers_from(options), eviction=options["eviction"], ttl_s=options["ttl"],

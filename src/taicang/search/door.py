@@ -28,6 +28,7 @@ def prepare(
     ttft_s: float | None = None,
     tpot_s: float | None = None,
     stack: str | None = None,
+    memory_ratio: float | None = None,
     acceptance_ratio: float = 0.7,
     skew: float = 1.01,
     approximate: bool = False,
@@ -39,7 +40,7 @@ def prepare(
         raise InvalidInput(f"input and output need at least one token, got {input_tokens} and {output_tokens}")
     net = load_model(model, approximate=approximate) if isinstance(model, str) else model
     machine = catalog.machine(on, sets) if isinstance(on, str) else on
-    engine = catalog.stack(stack or default_stack(machine, net))
+    engine = catalog.stack(stack or default_stack(machine, net), memory_ratio=memory_ratio)
     return Job(
         model=net,
         machine=machine,
@@ -68,7 +69,7 @@ def moved(job: Job, machine: Machine) -> Job:
     return replace(job, machine=machine, price=cost_model(machine, job.stack).price)
 
 
-def restacked(job: Job, name: str) -> Job:
+def restacked(job: Job, name: str, memory_ratio: float | None = None) -> Job:
     """``job`` under another software stack, priced with it."""
-    engine = catalog.stack(name)
+    engine = catalog.stack(name, memory_ratio=memory_ratio)
     return replace(job, stack=engine, price=cost_model(job.machine, engine).price)

@@ -30,7 +30,7 @@ _LIMITS: Mapping[str, tuple[int, int | None]] = MappingProxyType(
     {"redundant": (0, None), "shared_ranks": (0, None), "mtp": (0, 8), "microbatches": (1, 2)}
 )
 LOAD = ("model", "on", "input", "output", "profile", "ttft", "tpot", "slo", "objective", "load")
-TRAITS = ("stack", "quant", "mode", "batch", "mtp", "acceptance", "skew", "chunk")
+TRAITS = ("stack", "memory_fraction", "quant", "mode", "batch", "mtp", "acceptance", "skew", "chunk")
 FIGURES = (
     "ttft_s",
     "tpot_s",
@@ -88,6 +88,7 @@ def _best(point: Mapping[str, Any]) -> Choice | str:
         ttft_s=_seconds(point, "ttft") or (preset.ttft_s if preset else None),
         tpot_s=_seconds(point, "tpot") or (preset.tpot_s if preset else None),
         stack=point.get("stack"),
+        memory_ratio=point.get("memory_fraction"),
         acceptance_ratio=float(point.get("acceptance", 0.7)),
         skew=float(point.get("skew", 1.01)),
         sets=[f"{key}={value}" for key, value in point.items() if "." in key],

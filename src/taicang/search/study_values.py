@@ -114,6 +114,7 @@ KEYS: Mapping[str, Key] = {
     "objective": _word("objective", get_args(Objective)),
     "load": Key(read=lambda value: _number(value, "requests per second, more than 0", TINY, MOST), empty=True),
     "stack": _named(catalog.stack, empty=True),
+    "memory_fraction": _between(TINY, 1.0),
     "quant": _word("quantisation", QUANTS),
     "mode": _word("mode", tuple(MODES)),
     "batch": _whole("batch"),
