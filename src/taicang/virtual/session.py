@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from taicang.output import write
-from taicang.virtual import clock, facade, groups, special, values
+from taicang.virtual import clock, facade, fused, groups, libraries, special, values
 from taicang.virtual.capture import MARK, Rank, rank_files
 from taicang.virtual.device import Device
 from taicang.virtual.kernels import DEVICE, Kernels, Recorder
@@ -48,6 +48,9 @@ class Session:
         self.device.elapsed(self.live.between_ms)
         facade.EVENTS.append(self.live.between_ms)
         self.libraries += groups.install(kernels, job)
+        fused.KERNELS.append(kernels)
+        text = Path(job.script).read_text(errors="replace")
+        libraries.install(text, npu=DEVICE == "npu")
         lighten()
         self.steps = 0
         self.kinds: dict[str, set[int]] = {}
@@ -121,7 +124,7 @@ class Session:
             changes=self.device.changes(torch.accelerator.current_device_index()),
             kinds=kinds,
             invented=dict(values.TOLD),
-            notes=tuple(self.notes),
+            notes=(*self.notes, *libraries.NOTES),
             failure=failure,
         )
         write(rank_files(rank), Path(self.job.out), "--out")
