@@ -24,6 +24,8 @@ from taicang.virtual.members import Members, label
 from taicang.virtual.operators import Kernel
 from taicang.virtual.spec import Job
 
+KEPT = 256
+"""Collectives whose ends are kept for those who wait late."""
 PATIENCE = timedelta(seconds=600)
 
 
@@ -38,6 +40,7 @@ class Done(dist.Work):
         """The current stream goes on when the collective is done."""
         if self.event is not None:
             self.kernels.device.note(BLOCK, self.event)
+        self.results = []  # who waited has them; they are not kept alive from here
         return True
 
     def synchronize(self) -> None:
@@ -58,10 +61,11 @@ class Done(dist.Work):
 
     def get_future(self) -> Any:
         """A future that is done; who takes its value waits."""
+        results = self.results
         self.wait()
-        devices = sorted({each.device for each in self.results if each.device.type == DEVICE}, key=str)
+        devices = sorted({each.device for each in results if each.device.type == DEVICE}, key=str)
         future = torch.futures.Future(devices=devices)
-        future.set_result(self.results)
+        future.set_result(results)
         return future
 
 
@@ -103,8 +107,8 @@ class Groups:
             event = device.event_on(stream)
         done = Done(self.kernels, event, results)
         self.kept.append(done)  # C++ holds no reference to what Python overrides
-        if len(self.kept) > 4096:
-            del self.kept[:2048]
+        if len(self.kept) > KEPT:
+            del self.kept[: KEPT // 2]
         return done.boxed()
 
     def kernel(self, name: str, members: Members, payload: float) -> Kernel:
