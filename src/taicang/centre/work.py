@@ -111,5 +111,5 @@ def training(found: TrainPrediction) -> Training | None:
 
 
 def deviation(error_ratio: float) -> float:
-    """Standard deviation of the logarithm of a prediction that is off by less than ``error_ratio`` nine times in ten."""
+    """Standard deviation of the logarithm of what is off by less than ``error_ratio`` nine times in ten."""
     return log(1.0 + error_ratio) / NINE_IN_TEN
