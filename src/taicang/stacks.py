@@ -5,11 +5,44 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 from taicang.units import Count
 
 Scheduler: TypeAlias = Literal["mixed", "prefill_first", "disaggregated"]
+MemoryBase: TypeAlias = Literal["device", "static", "free"]
+MEMORY_BASES: tuple[MemoryBase, ...] = get_args(MemoryBase)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Headroom:
+    """What an engine leaves of a rank's device memory to weights and cached tokens, as it counts it itself.
+
+    The default is an assumption for engines of which nothing is known.
+    """
+
+    base: MemoryBase = "device"
+    """What ``usable_ratio`` is a share of: "device", all that the device has, which weights, cache, activations and runtime
+    share; "static", what is free before loading, for weights and cache alone; "free", what is left for the cache once
+    the rest is there."""
+    usable_ratio: float | None = 0.94
+    """None: all but the reserve below."""
+    reserve_bytes: float = 0.0
+    """Kept from weights and cache, besides so much for each token of a step and each rank of the instance; at least
+    ``reserve_least_bytes`` on a large device."""
+    reserve_token_bytes: float = 0.0
+    reserve_rank_bytes: float = 0.0
+    reserve_least_bytes: float = 0.0
+    context_bytes: float = 0.0
+    """Driver context and kernels of one process."""
+    group_bytes: float = 0.0
+    """Communication buffers of an instance of several ranks, on each."""
+    sampled: int = 0
+    """Sequences of which the engine samples next tokens when it measures its peak; 0: it does not."""
+    sampled_large: int = 0
+    """The same on a large device."""
+    sampling_bytes: float = 0.0
+    """Of each of them and each word, at the peak of sampling: copies of the logits, and what sorting them takes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +78,7 @@ class Stack:
     """Launches that the experts of one layer take outside graphs: choosing, sorting, both products, weighing."""
     quantised_cache: str = ""
     """Format of cached keys and values of a model in fp8 or fp4 ("": as its checkpoint says)."""
+    memory: Headroom = Headroom()
     graphs: bool = True
     fused: frozenset[str] = frozenset()
     """Fusions present: "qk_norm_rope" (query-key norm with rotation), "mla_prolog" (norms, projections, rope),

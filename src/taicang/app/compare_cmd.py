@@ -68,7 +68,9 @@ def demo(as_json: bool) -> int:
         "tpot": 0.05,
         "ttft": None,
         "stack": None,
+        "memory_ratio": None,
         "quant": "auto",
+        "kv": "auto",
         "drafts": 1,
         "acceptance": 0.7,
         "skew": 1.01,
@@ -133,7 +135,9 @@ def _one(model: str, name: str, options: dict[str, Any], load: dict[str, Any]) -
             name,
             **load,
             stack=options["stack"],
+            memory_ratio=options["memory_ratio"],
             quant=options["quant"],
+            kv=options["kv"],
             drafts=options["drafts"],
             acceptance_ratio=options["acceptance"],
             skew=options["skew"],
@@ -175,10 +179,11 @@ def _files(
     for name, each in shown.items():
         if isinstance(each, Prediction):
             job = prepare(
-                model, name, **load, stack=options["stack"], acceptance_ratio=options["acceptance"],
-                skew=options["skew"], approximate=options["approximate"], sets=options["sets"],
+                model, name, **load, stack=options["stack"], memory_ratio=options["memory_ratio"],
+                acceptance_ratio=options["acceptance"], skew=options["skew"], approximate=options["approximate"],
+                sets=options["sets"],
             )  # fmt: skip
-            found.append(search(job, formats([options["quant"]], job), default(job.model), Ask(top=1)))
+            found.append(search(job, formats([options["quant"]], job, options["kv"]), default(job.model), Ask(top=1)))
     files = pareto_files.comparison(shown, bought) | (pareto_files.fronts(found) if found else {})
     write_files(files, Path(options["pareto"]), "--pareto")
 

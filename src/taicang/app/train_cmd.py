@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from taicang.app.asking import Asking
-from taicang.app.options import JSON, echo_json, write_files
+from taicang.app.options import JSON, SETS, echo_json, write_files
 from taicang.app.train_options import PLAN, RUN, pinned, plan_from, policy_from
 from taicang.output import check_file, check_folder, write_file
 
@@ -48,7 +48,7 @@ Examples:
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), default="deploy", show_default=True,
               help="Where to.")  # fmt: skip
 @click.option("--stack", help="Software stack, e.g. nemo@25.04 (default: by vendor).")
-@click.option("--set", "sets", multiple=True, metavar="PATH=VALUE", help="Change a figure of the machine.")
+@SETS
 @JSON
 def train(model: str, machine: str, stack: str | None, sets: tuple[str, ...], as_json: bool, **options: Any) -> None:
     """Train MODEL on a machine: one step's time, tokens/s, MFU, memory and where the time goes."""

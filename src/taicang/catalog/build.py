@@ -13,7 +13,7 @@ from taicang.catalog import schema
 from taicang.catalog.leaf import Leaf
 from taicang.catalog.resolve import Resolved, aliases, derive, is_path, locate, names, resolve
 from taicang.errors import InvalidInput, MissingFigure, UnknownName
-from taicang.hardware import Chip, Level, Machine, Memory, Plane
+from taicang.hardware import Chip, Level, Links, Machine, Memory, Plane
 
 MOST_RANKS = 4_000_000
 """Of one machine: several times the largest that is built."""
@@ -133,7 +133,15 @@ def machine_of(entry: Resolved, count: int = 1) -> Machine:
         status=_need(entry, "status"),
         overlap_tax_ratio=entry.get("overlap_tax") or 0.0,
         chips_per_rack=entry.get("chips_per_rack"),
+        links=_links(entry),
     )
+
+
+def _links(entry: Resolved) -> Links | None:
+    if not any(path.startswith("links.") for path in entry.leaves):
+        return None
+    failed = tuple(part.strip() for part in (entry.get("links.failed") or "").split(",") if part.strip())
+    return Links(routing=entry.get("links.routing") or "adaptive", seed=entry.get("links.seed") or 0, failed=failed)
 
 
 def _plane(entry: Resolved, plane: str, ranks: int) -> Plane:
@@ -159,6 +167,15 @@ def _plane(entry: Resolved, plane: str, ranks: int) -> Plane:
                 topology=_need(entry, f"{key}topology"),
                 reduces=bool(entry.get(f"{key}reduces")),
                 profile=entry.get(f"{key}profile") or "",
+                switches=entry.get(f"{key}switches") or 0,
+                planes=entry.get(f"{key}planes") or 1,
+                links_per_module=entry.get(f"{key}links_per_module") or 0,
+                adapters=entry.get(f"{key}adapters") or 0,
+                leaf=entry.get(f"{key}leaf") or 0,
+                rails=bool(entry.get(f"{key}rails")),
+                switch_boxes=entry.get(f"{key}switch_boxes") or 0,
+                switch_racks=entry.get(f"{key}switch_racks") or 0,
+                dims=entry.get(f"{key}dims") or (),
             )
         )
     return Plane(name=plane, levels=tuple(levels))

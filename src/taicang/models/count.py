@@ -69,7 +69,9 @@ def parameters(model: Model) -> Parameters:
         experts_active=over("active"),
         shared=over("shared"),
         router=over("router"),
-        norm=sum(block.count * block.norms for block in model.blocks) * model.hidden + model.hidden,
+        norm=sum(block.count * (block.norms * model.hidden + block.extra) for block in model.blocks)
+        + model.outer_norms * model.hidden
+        + model.extra,
         embedding=(model.vocab + model.position_embeddings) * model.hidden,
         head=0 if model.tied_embeddings else model.vocab * model.hidden,
         mtp=model.mtp_layers * _mtp(model.blocks[-1], model.hidden),
@@ -85,21 +87,45 @@ def attention_parameters(kind: Attention, hidden: int) -> int:
             kind.kv_heads * kind.head_dim,
             kind.kv_heads * v_dim,
         )
-        matrices = hidden * (q + k + v) + kind.heads * v_dim * hidden
+        v = 0 if kind.values_are_keys else v
+        matrices = hidden * (q + k + v + kind.head_gate * kind.heads) + kind.heads * v_dim * hidden
         extras = kind.bias * (q + k + v) + kind.out_bias * hidden + kind.qk_norm * 2 * kind.head_dim
-        return matrices + extras + kind.sinks * kind.heads
+        return matrices + extras + kind.sinks * kind.heads + kind.extra
     if isinstance(kind, Latent):
         q_dim = kind.heads * (kind.nope_dim + kind.rope_dim)
         q = hidden * q_dim if kind.q_lora is None else kind.q_lora * (hidden + 1 + q_dim)
         kv = hidden * (kind.kv_lora + kind.rope_dim) + kind.kv_lora * (1 + kind.heads * (kind.nope_dim + kind.v_dim))
-        return q + kv + kind.heads * kind.v_dim * hidden + _indexer(kind, hidden)
-    if isinstance(kind, StateSpace):
-        inner, mixed = kind.heads * kind.head_dim, kind.heads * kind.head_dim + 2 * kind.groups * kind.state_dim
-        inputs = hidden * (inner + mixed + kind.heads)  # gate, what the convolution mixes, step
-        return inputs + mixed * (kind.conv_width + 1) + 3 * kind.heads + inner + inner * hidden
+        gates = kind.heads * (hidden * kind.gate_dim + kind.sinks)
+        biases = kind.bias * ((kind.q_lora or 0) + kind.kv_lora + kind.rope_dim + hidden)
+        return q + kv + kind.heads * kind.v_dim * hidden + _indexer(kind, hidden) + gates + biases
+    return _state_space(kind, hidden) if isinstance(kind, StateSpace) else _linear(kind, hidden)
+
+
+def _state_space(kind: StateSpace, hidden: int) -> int:
+    inner, mixed = kind.heads * kind.head_dim, kind.heads * kind.head_dim + 2 * kind.groups * kind.state_dim
+    biases = kind.conv_bias * mixed + kind.proj_bias * hidden + kind.extra
+    if np.any(kind.dt_rank):  # channel by channel: only the values pass the convolution, steps have a rank
+        inputs = 2 * inner * hidden + inner * (kind.dt_rank + 2 * kind.state_dim) + (kind.dt_rank + 1) * inner
+        biases = kind.conv_bias * inner + kind.proj_bias * (hidden + 2 * inner) + kind.extra
+        return inputs + inner * (kind.conv_width + kind.state_dim + 1) + biases + inner * hidden
+    inputs = hidden * (inner + mixed + kind.heads)  # gate, what the convolution mixes, step
+    biases = biases + kind.proj_bias * (inner + mixed + kind.heads)
+    return inputs + mixed * kind.conv_width + 3 * kind.heads + kind.norm * inner + inner * hidden + biases
+
+
+def _linear(kind: GatedLinear, hidden: int) -> int:
     k_dim, v_dim = kind.k_heads * kind.k_dim, kind.v_heads * kind.v_dim
-    inputs = hidden * (2 * k_dim + 2 * v_dim + 2 * kind.v_heads)  # q, k, v, gate, decay and write strength
-    return inputs + (2 * k_dim + v_dim) * kind.conv_width + 2 * kind.v_heads + kind.v_dim + v_dim * hidden
+    own = hidden * (2 * k_dim + v_dim) + (2 * k_dim + v_dim) * kind.conv_width + v_dim * hidden  # q, k, v, output
+
+    def made(width: int) -> int:
+        return kind.rank * (hidden + width) if kind.rank else hidden * width
+
+    if kind.decay == "fixed":
+        return own + made(v_dim) + v_dim
+    write = hidden * kind.v_heads
+    if kind.decay == "channel":
+        return own + write + made(v_dim) + made(k_dim) + kind.v_heads + k_dim + kind.v_dim
+    return own + write + made(v_dim) + hidden * kind.v_heads + 2 * kind.v_heads + kind.v_dim
 
 
 def _indexer(kind: Latent, hidden: int) -> int:
