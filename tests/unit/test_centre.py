@@ -157,7 +157,7 @@ def test_a_machine_cannot_be_told_from_itself_at_another_price_within_the_range(
     rows = {row.name: row for row in compare([one, twin, dear], currency="CNY", samples=2000)}
     assert rows["cloudmatrix384"].alike == ("twin",)
     assert rows["dear"].alike == ()
-    assert rows["twin"].machines == 1
+    assert rows["twin"].machines_ratio == 1
 
 
 def test_shared_figures_are_drawn_alike_on_every_machine():

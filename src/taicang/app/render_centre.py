@@ -59,10 +59,10 @@ def _all(console: Any, case: Any, told: Any, rows: Sequence[Any], said: Sequence
         table.add_row(f"{work.model}: a million output tokens, all in", band(told.output_mtoken))
         for name, each in told.tokens.items():
             table.add_row(f"  of them a million {name} tokens", band(each))
-        table.add_row("  million output tokens a month", money((told.tokens_per_month or 0.0) / 1e6))
+        table.add_row("  million output tokens a month", money((told.monthly_tokens or 0.0) / 1e6))
     if told.run is not None:
         table.add_row(f"{case.training.model}: a run of {case.training.tokens:.3g} tokens", band(told.run))
-        table.add_row("  days", f"{told.run_days:.3g}")
+        table.add_row("  days", f"{told.run_s / 86400.0:.3g}")
     console.print(table)
     _uses(console, told)
     _choices(console, told)
@@ -115,7 +115,7 @@ def _choices(console: Any, told: Any) -> None:
     if told.rented_mtoken is not None:
         table.add_row("rented chips, idle hours paid", band(told.rented_mtoken))
     if told.api_mtoken is not None:
-        table.add_row("an API's list price, input included", money(told.api_mtoken))
+        table.add_row("an API's list price, input included", band(told.api_mtoken))
     if told.even_utilisation is not None:
         table.add_row("use from which own chips beat the API", _even(told.even_utilisation))
     console.print(table)
@@ -170,15 +170,20 @@ def _bar(swing: Any, most: float) -> str:
     return "█" * int(max(round(abs(swing.high - swing.low) / most * 12), 1))
 
 
+def _each(rate: float | None) -> str:
+    """Of a million yuan, or a megawatt."""
+    return "-" if rate is None else money(rate * 1e6)
+
+
 def _compared(console: Any, rows: Sequence[Any], unit: str) -> None:
     table = _table("the same load on", "a million output tokens", "tok/s a MCNY", "tok/s a MW", "machines", "a year")
     for row in rows:
         table.add_row(
             escape(row.name) + (" (rented)" if row.rented else ""),
             band(row.output_mtoken),
-            "-" if row.per_mcny is None else money(row.per_mcny),
-            "-" if row.per_mw is None else money(row.per_mw),
-            f"{row.machines:.3g}",
+            _each(row.output_tokens_per_s_per_cny),
+            _each(row.output_tokens_per_s_per_w),
+            f"{row.machines_ratio:.3g}",
             f"{row.yearly.mid / 1e6:.3g} M {unit}",
         )
     console.print(table)

@@ -47,7 +47,7 @@ class Case:
     prices: Mapping[str, float] = field(default_factory=dict)
     """What an API charges per million tokens, in yuan."""
     mtbf_s: Mapping[str, float] = field(default_factory=dict)
-    spare_chips: float = 0.0
+    spare_chips: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,16 +75,16 @@ class Report:
     """Everything over the output tokens alone, per million: the price of output at which it pays, were input free."""
     tokens: Mapping[str, Band]
     """Per million input, cached and output tokens, by the chips' time that each takes."""
-    tokens_per_month: float | None
+    monthly_tokens: float | None
     at_use: Mapping[str, Band]
     run: Band | None
     """One training run."""
-    run_days: float | None
+    run_s: float | None
     even_utilisation: Band | None
     """From which an API's prices pay for the centre; above one: never."""
     rented_mtoken: Band | None
     """The same tokens on rented chips."""
-    api_mtoken: float | None
+    api_mtoken: Band | None
     """The same tokens at the API's prices, all over output."""
     bill_per_chip_month: Band | None
     power_kw: Band | None
@@ -168,7 +168,10 @@ def report(case: Case, *, currency: str = "CNY", samples: int = SAMPLES, seed: i
     run = None
     if case.training is not None:
         run = (
-            used * case.training.chip_hours / np.exp(deviation(case.training.error_ratio) * _dice(case, samples, seed))
+            used
+            * case.training.chip_s
+            / 3600.0
+            / np.exp(deviation(case.training.error_ratio) * _dice(case, samples, seed))
         )
     return Report(
         name=case.name,
@@ -181,13 +184,15 @@ def report(case: Case, *, currency: str = "CNY", samples: int = SAMPLES, seed: i
         used_chip_hour=band(used / unit),
         output_mtoken=band(mtoken(case, values, use) / unit) if work else None,
         tokens=_tokens(work, used / values["error"] / unit) if work else {},
-        tokens_per_month=float(work.output_tokens_per_chip_hour * month * chips) if work else None,
+        monthly_tokens=float(work.output_tokens_per_chip_hour * month * chips) if work else None,
         at_use=_at_use(case, values, unit),
         run=None if run is None else band(run / unit),
-        run_days=None if case.training is None else case.training.seconds / 86400.0,
+        run_s=None if case.training is None else case.training.seconds,
         even_utilisation=None if earned is None or plant.rented else band(cost.even_utilisation(plant, values, earned)),
         rented_mtoken=_rented(case, values, use, unit),
-        api_mtoken=float(_listed(work, prices) / shown) if work and prices else None,
+        api_mtoken=band(_listed(work, prices) / (values["rate"] if currency == "USD" else np.ones(1)))
+        if work and prices
+        else None,
         bill_per_chip_month=None if plant.rented else band(cost.electricity(plant, values, use) * 730.0 / unit),
         power_kw=None if plant.rented else band(_power(plant, values, use) * chips),
         by_hour=_by_hour(case, mid, shown),
@@ -329,11 +334,11 @@ class Row:
     name: str
     rented: bool
     output_mtoken: Band
-    per_mcny: float | None
-    """Output tokens/s of used machines per million yuan of price."""
-    per_mw: float | None
-    """The same per megawatt of the facility."""
-    machines: float
+    output_tokens_per_s_per_cny: float | None
+    """Of used machines, over their price."""
+    output_tokens_per_s_per_w: float | None
+    """The same over the power of the facility."""
+    machines_ratio: float
     """Machines that carry what the first one of the list carries."""
     yearly: Band
     """What these cost a year."""
@@ -354,15 +359,15 @@ def compare(cases: Sequence[Case], *, currency: str, samples: int = SAMPLES, see
         mid, machine = middles(case.figures), case.plant.machine
         rate, needed = _machine_rate(case), load / _machine_rate(case)
         hourly: Num = sum(cost.hour(case.plant, values, values["utilisation"]).values())
-        power = 0.0 if case.plant.rented else float(cost.power_kw(case.plant, mid, 1.0)) * machine.chips / 1e3
+        power = 0.0 if case.plant.rented else float(cost.power_kw(case.plant, mid, 1.0)) * machine.chips * 1e3
         rows.append(
             Row(
                 name=case.name,
                 rented=case.plant.rented,
                 output_mtoken=band(each / unit),
-                per_mcny=None if case.plant.rented else rate / float(mid["price"]) * 1e6,
-                per_mw=rate / power if power else None,
-                machines=needed,
+                output_tokens_per_s_per_cny=None if case.plant.rented else rate / float(mid["price"]),
+                output_tokens_per_s_per_w=rate / power if power else None,
+                machines_ratio=needed,
                 yearly=band(hourly * machine.chips * needed * cost.HOURS_PER_YEAR / unit),
                 alike=tuple(
                     other.name

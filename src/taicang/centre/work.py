@@ -62,7 +62,7 @@ class Training:
     tokens: float
     chips: int
     seconds: float
-    chip_hours: float
+    chip_s: float
     mfu_ratio: float
     error_ratio: float
 
@@ -104,7 +104,7 @@ def training(found: TrainPrediction) -> Training | None:
         tokens=found.run.tokens,
         chips=found.chips,
         seconds=found.run.seconds,
-        chip_hours=found.run.seconds * found.chips / 3600.0,
+        chip_s=found.run.seconds * found.chips,
         mfu_ratio=found.mfu_ratio,
         error_ratio=found.bands[0].p90_ratio if found.bands else 0.0,
     )
