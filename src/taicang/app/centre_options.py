@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from taicang.app.options import TOKENS, Finite, Named, Whole, stacked
+from taicang.app.options import MOST, Finite, Named, Whole, stacked
 from taicang.errors import InvalidInput, UnknownName
 
 RANGES = {
@@ -29,7 +29,7 @@ MIX = stacked(
     click.option("--serve", metavar="MODEL", help="Serve this model: cost per million tokens at the limits given."),
     click.option("--hits", type=Finite(0, 1), default=0.0, show_default=True, help="Share of input found in a cache."),
     click.option("--train", "trained", metavar="MODEL", help="Also what a training run of --tokens tokens costs."),
-    click.option("--tokens", type=TOKENS, help="Tokens of the training run, e.g. 2T."),
+    click.option("--tokens", type=Whole(1, most=MOST, name="TOKENS"), help="Tokens of the training run, e.g. 2T."),
     click.option("--seq", type=Whole(1), default=4096, show_default=True, help="Tokens of its sequences."),
     click.option("--diurnal", metavar="SHARE|profile|FILE", default="", help="Daily shape of the load, as for replay."),
 )

@@ -46,8 +46,9 @@ def show(case: Any, told: Any, rows: Sequence[Any], said: Sequence[str], *, html
 
 
 def _all(console: Any, case: Any, told: Any, rows: Sequence[Any], said: Sequence[str]) -> None:
+    times = f" ({case.count} of it)" if case.count > 1 else ""
     unit, bought = told.currency, "rented" if told.rented else "bought"
-    console.print(f"[bold]{escape(told.name)}[/] x {case.count}, {told.chips:,} chips, {bought}, {unit}; "
+    console.print(f"[bold]{escape(told.name)}[/]{times}, {told.chips:,} chips, {bought}, {unit}; "
                   f"used {_ratio(told.utilisation)} of the time")  # fmt: skip
     table = _table("", "low to high: nine draws in ten")
     table.add_row("an installed chip-hour", band(told.chip_hour))
