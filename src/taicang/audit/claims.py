@@ -176,6 +176,8 @@ def _check(claim: Claim) -> None:
         for name in expression.names(figure.value, place):
             if name.partition(".")[0] not in known:
                 raise UnknownName("run, fact or figure", name, known, where=f"{place}: {figure.key}")
+        if figure.key in known:
+            raise InvalidInput("a run, fact or figure has this name already", where=f"{place}: {figure.key}")
         known.add(figure.key)
     for verdict, text in claim.rule:
         place = files.where(claim.file, [claim.key, "rule"])

@@ -62,7 +62,7 @@ class Training:
     tokens: float
     chips: int
     seconds: float
-    chip_hours: float
+    chip_s: float
     mfu_ratio: float
     error_ratio: float
 
@@ -104,12 +104,12 @@ def training(found: TrainPrediction) -> Training | None:
         tokens=found.run.tokens,
         chips=found.chips,
         seconds=found.run.seconds,
-        chip_hours=found.run.seconds * found.chips / 3600.0,
+        chip_s=found.run.seconds * found.chips,
         mfu_ratio=found.mfu_ratio,
         error_ratio=found.bands[0].p90_ratio if found.bands else 0.0,
     )
 
 
 def deviation(error_ratio: float) -> float:
-    """Standard deviation of the logarithm of a prediction that is off by less than ``error_ratio`` nine times in ten."""
+    """Standard deviation of the logarithm of what is off by less than ``error_ratio`` nine times in ten."""
     return log(1.0 + error_ratio) / NINE_IN_TEN
