@@ -149,7 +149,6 @@ def search(model: str, machines: str, as_json: bool, pareto: str | None, explain
 def _more(each: Outcome, model: str, options: dict[str, Any], explain: bool) -> dict[str, Any]:
     """What was asked about an outcome: the plan to run and what replays saw, why it wins, the user's plan beside it."""
     from taicang.app.search_emit import assumed
-    from taicang.predict.trust import bands
     from taicang.records import plain
     from taicang.search.explain import explained
     from taicang.search.versus import fields, versus
@@ -160,8 +159,7 @@ def _more(each: Outcome, model: str, options: dict[str, Any], explain: bool) -> 
 
     chosen = each.chosen
     said: dict[str, Any] = {
-        "chosen": {name: getattr(chosen, name) for name in ("rank", "choice", "keeps", "why", "passed")},
-        "bands": bands(each.job.machine.chip, chosen.choice.pools[-1].plan),
+        "chosen": {name: getattr(chosen, name) for name in ("rank", "choice", "keeps", "why", "passed")}
     }
     if notes := assumed(each, model, options):
         said["assumptions"] = notes

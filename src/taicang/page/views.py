@@ -66,7 +66,8 @@ def _table(title: tuple[str, str], rows: Sequence[tuple[str, ...]]) -> Table:
 
 def _trust(result: Result) -> Section:
     """Bands with what they rest on, assumptions and sources."""
-    bands = [each for each in result.get("bands") or () if isinstance(each, Mapping)]
+    known = result.get("bands") or {}
+    bands = [{"figure": name} | dict(each) for name, each in known.items()] if isinstance(known, Mapping) else []
     columns = list(dict.fromkeys(key for each in bands for key in each))
 
     def unit(key: str) -> Unit:
@@ -207,7 +208,13 @@ def search(result: Sequence[Result]) -> list[Section]:
             )
         if each.get("nearest"):
             parts.append(Lines(title=("what came closest", "最接近的方案"), lines=tuple(map(str, each["nearest"]))))
-        found.append(Section(key=f"best{index}", title=(each["machine"],) * 2, parts=(*parts, *_trust(each).parts[:1])))
+        found.append(
+            Section(
+                key=f"best{index}",
+                title=(each["machine"],) * 2,
+                parts=(*parts, *_trust(chosen.get("choice") or {}).parts[:1]),
+            )
+        )
     return found
 
 
