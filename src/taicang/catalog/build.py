@@ -89,7 +89,8 @@ def chip_of(entry: Resolved, prefix: str = "", owner: str = "") -> Chip:
         return _need(entry, path, prefix, owner)
 
     peaks = {key: entry.get(f"peak.{key}") for key in schema.PEAKS}
-    need("peak.bf16")
+    if peaks["fp16"] is None:  # a chip without bf16 works in fp16
+        need("peak.bf16")
     return Chip(
         name=entry.name,
         vendor=need("vendor"),
