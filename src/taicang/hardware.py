@@ -197,3 +197,16 @@ class Machine:
             replace(level, bandwidth_bytes_per_s=level.bandwidth_bytes_per_s * share) for level in plane.levels
         )
         return replace(self, planes=rest | {name: replace(plane, levels=levels)})
+
+
+def in_half(machine: Machine, form: str) -> Machine:
+    """``machine`` for a job whose 16-bit products are in ``form``: kernels name them "bf16" whichever they are.
+
+    Raises ``NotModelled`` where the chip has no such arithmetic, naming what it has.
+    """
+    peaks = machine.chip.peak_flop_per_s
+    if form not in peaks:
+        other = "fp16" if form == "bf16" else "bf16"
+        says = f"use --dtype {other}" if other in peaks else f"it has {', '.join(sorted(peaks))}"
+        raise NotModelled(f"{machine.chip.name} has no {form}: {says}")
+    return replace(machine, chip=replace(machine.chip, peak_flop_per_s={**peaks, "bf16": peaks[form]}))

@@ -11,7 +11,7 @@ from taicang.catalog.training import sustained, training_price
 from taicang.catalog.trust import TRAINED, Band, bands, ground
 from taicang.errors import InvalidInput
 from taicang.formats import number_format
-from taicang.hardware import Machine
+from taicang.hardware import Machine, in_half
 from taicang.models.types import Model, routed
 from taicang.predict.prediction import Infeasible
 from taicang.predict.train_explain import Explained, explain, waterfall
@@ -103,6 +103,7 @@ def train(
     wanted = plan
     net = load_model(model) if isinstance(model, str) else model
     machine = catalog.machine(on, sets) if isinstance(on, str) else on
+    machine = in_half(machine, "fp16" if plan.recipe.name == "fp16" else "bf16")
     engine = changed(catalog.stack(stack or default_stack(machine)), overlap, fused, captured)
     # whatever the search finds divides the batch itself
     plan = replace(filled(open_plan(plan, pinned), machine), dp=1) if searched else filled(plan, machine)
@@ -173,7 +174,7 @@ def compose(setup: Setup, step: TrainStep, run: Run | None, found: Found | None)
     """Everything that a priced step says."""
     machine, plan, net = setup.machine, setup.plan, setup.model
     chips = -(-plan.ranks // machine.chip.dies)
-    peak = number_format(plan.recipe.products).peak
+    peak = "fp16" if plan.recipe.name == "fp16" else number_format(plan.recipe.products).peak
     peak_rate = machine.chip.peak(peak)
     again = recomputed_flop(net, plan, setup.stack)
     mfu = step.mfu_ratio(peak_rate)
