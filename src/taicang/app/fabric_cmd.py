@@ -165,7 +165,20 @@ def _shape(on: Any, options: dict[str, Any]) -> Any:
 def _ask(options: dict[str, Any]) -> Any:
     from taicang.predict.fabric import Ask
 
-    same = ("stride", "skew", "tokens", "topk", "experts", "routing", "seed", "seeds", "failed", "plane", "verb", "shuffled")
+    same = (
+        "stride",
+        "skew",
+        "tokens",
+        "topk",
+        "experts",
+        "routing",
+        "seed",
+        "seeds",
+        "failed",
+        "plane",
+        "verb",
+        "shuffled",
+    )
     return Ask(
         kind=options["kind"] or "", payload_bytes=options["payload"] or 0.0, ranks=options["ranks"] or 0,
         algorithm=(options["algorithm"] or "").replace("-", "_"), **{name: options[name] for name in same},

@@ -72,7 +72,9 @@ def show_axes(found: tuple[Axis, ...]) -> None:
     table = _table("axis", "ranks", "stride", "partners met at", "on the links", "ranks at random")
     for each in found:
         met = ", ".join(f"{level} {share:.0%}" for level, share in each.reached_ratio.items() if share)
-        table.add_row(each.name, f"{each.ranks:,}", f"{each.stride:,}", met, show(each.wire_s, "s"), show(each.shuffled_s, "s"))
+        table.add_row(
+            each.name, f"{each.ranks:,}", f"{each.stride:,}", met, show(each.wire_s, "s"), show(each.shuffled_s, "s")
+        )
     console.print(table)
 
 

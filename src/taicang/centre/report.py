@@ -168,7 +168,9 @@ def report(case: Case, *, currency: str = "CNY", samples: int = SAMPLES, seed: i
     chips = plant.machine.chips * case.count
     run = None
     if case.training is not None:
-        run = used * case.training.chip_hours / np.exp(deviation(case.training.error_ratio) * _dice(case, samples, seed))
+        run = (
+            used * case.training.chip_hours / np.exp(deviation(case.training.error_ratio) * _dice(case, samples, seed))
+        )
     return Report(
         name=case.name,
         currency=currency,
@@ -303,7 +305,9 @@ def _tornado(case: Case, unit: Num) -> tuple[Swing, ...]:
         ends = []
         for end in (figure.low, figure.high):
             if key == "error":
-                values = middles(case.figures) | {"error": 1.0 + end if end == figure.high else 1.0 / (1.0 + figure.high)}
+                values = middles(case.figures) | {
+                    "error": 1.0 + end if end == figure.high else 1.0 / (1.0 + figure.high)
+                }
             else:
                 one = Figure(key=key, low=end, high=end, dimension=figure.dimension)
                 values = middles({**case.figures, key: one})

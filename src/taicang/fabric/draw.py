@@ -47,7 +47,9 @@ def _rows(net: Net) -> list[tuple[str, list[Ints]]]:
             rows.append((f"{net.fabric.levels[network.levels[0]].name} links", [first + np.arange(count)]))
             continue
         for depth, (stage, (up, down, each)) in enumerate(zip(network.stages, bases, strict=True)):
-            below = ("adapters" if network.adapters else "ranks") if depth == 0 else f"{network.stages[depth - 1].switch}es"
+            below = (
+                ("adapters" if network.adapters else "ranks") if depth == 0 else f"{network.stages[depth - 1].switch}es"
+            )
             count = stage.things * each
             rows.append((f"{below} to {stage.switch}", [up + np.arange(count), down + np.arange(count)]))
     return rows
@@ -86,7 +88,8 @@ def _fan(above: int, below: int, y: float) -> str:
 
 def _legend(y: float) -> str:
     cells = "".join(
-        f'<rect x="{LEFT + 14 * i}" y="{y}" width="14" height="12" fill="rgb(255,{250 - 19 * i},{250 - 21 * i})"/>' for i in range(11)
+        f'<rect x="{LEFT + 14 * i}" y="{y}" width="14" height="12" fill="rgb(255,{250 - 19 * i},{250 - 21 * i})"/>'
+        for i in range(11)
     )
     words = "idle to busy all the time; black: failed; upper line up, lower line down"
     return f'{cells}<text x="{LEFT + 170}" y="{y + 11}" font-size="12" fill="{INK}">{words}</text>'

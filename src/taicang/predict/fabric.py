@@ -157,7 +157,8 @@ def run(machine: str | Machine, ask: Ask) -> Answer:
     count = ask.ranks or (fabric.ranks - len(lost)) // ask.stride
     if not 1 <= count * ask.stride <= fabric.ranks - len(lost) * (ask.stride == 1) + ask.stride - 1:
         raise InvalidInput(
-            f"{count:,} ranks {ask.stride} apart do not fit the {fabric.ranks - len(lost):,} that {on.name} has left", where="--ranks"
+            f"{count:,} ranks {ask.stride} apart do not fit the {fabric.ranks - len(lost):,} that {on.name} has left",
+            where="--ranks",
         )
     times, first = [], None
     for seed in range(ask.seed, ask.seed + ask.seeds):
@@ -168,7 +169,10 @@ def run(machine: str | Machine, ask: Ask) -> Answer:
     assert first is not None
     net, phases = first
     whole = Net(fabric=fabric, found=resources(fabric))
-    even = sum(p.wire_s for p in _phases(whole, replace(ask, kind=kind, skew=0.0, failed=()), teams_of(count, ask.stride), ask.seed))
+    even = sum(
+        p.wire_s
+        for p in _phases(whole, replace(ask, kind=kind, skew=0.0, failed=()), teams_of(count, ask.stride), ask.seed)
+    )
     wire = float(np.mean(times))
     stretch = wire / even if even > 0 else 1.0
     library, closed = _prices(on, ask, kind, count, stretch)
@@ -216,7 +220,9 @@ def picture(machine: str | Machine, ask: Ask) -> str:
     kind = ask.kind.replace("-", "_")
     phases = _phases(net, replace(ask, kind=kind), _teams(broken, lost, count, ask, ask.seed), ask.seed)
     wire = sum(phase.wire_s for phase in phases)
-    title = f"{ask.kind} of {show(ask.payload_bytes, 'B')} on {count:,} ranks of {on.name}: {show(wire, 's')} on the links"
+    title = (
+        f"{ask.kind} of {show(ask.payload_bytes, 'B')} on {count:,} ranks of {on.name}: {show(wire, 's')} on the links"
+    )
     return svg(net, _total(net, phases), wire, title)
 
 

@@ -91,7 +91,9 @@ def breakage(
     steps, what = _steps(machine, found.bandwidth_ratio, serve, trained, options or {})
     low = np.quantile(found.bandwidth_ratio, [1.0 - q for q in QUANTILES], method="lower")
     broken = sum(found.broken.values())
-    notes = ["parts fail at published rates and are mended as `taicang train` assumes; a broken chip takes its node out"]
+    notes = [
+        "parts fail at published rates and are mended as `taicang train` assumes; a broken chip takes its node out"
+    ]
     if not any(part.kind == "module" for part in listed):
         notes.append("cables of copper are not counted: no rate is published")
     return Breakage(
@@ -131,7 +133,12 @@ def _decode_s(model: str, machine: Machine, options: Mapping[str, Any]) -> Calla
     if isinstance(best, Infeasible):
         raise InvalidInput(f"{model} cannot be served so on {machine.name}", where="--serve")
     apart = best.mode == "disaggregated"
-    same = load | {"tpot_s": None, "batch": round(best.decode.sequences), "plan": best.decode.plan, "modes": (best.mode,)}
+    same = load | {
+        "tpot_s": None,
+        "batch": round(best.decode.sequences),
+        "plan": best.decode.plan,
+        "modes": (best.mode,),
+    }
     same |= {"prefill_plan": best.prefill.plan} if apart else {}
     known: dict[float, float] = {1.0: best.tpot_s}
 
