@@ -88,7 +88,7 @@ class World:
         system = System(instances=2, plan=ServePlan(tp=1), sequences=64)
         standing = stand(MODEL, "hgx-h100", system, context=2048.0, block_tokens=16)
         self.clock = clock
-        self.machine = Supernode(standing.cluster, clock)
+        self.machine = Supernode(standing.cluster, clock, strike=standing.strike)
         tokenizer = Plain()
         said = {name: changes.pop(name) for name in ("usual", "echo", "said") if name in changes}
         answers = Answers(tokenizer, **{"usual": 20, **said})
@@ -316,7 +316,7 @@ def test_a_failure_while_it_serves_is_survived_and_seen(live):
         clients = [world.call("POST", PATHS["chat"], {**CHAT, "max_tokens": 300, "stream": True}) for _ in range(6)]
         await world.turn()
         world.clock.until(world.clock.time() + 0.5)
-        failed = world.call("POST", "/admin/fail", {"instance": 0, "for_s": 2})
+        failed = world.call("POST", "/admin/fail", {"part": "chip", "number": 0, "for_s": 2})
         await world.turn()
         world.clock.until(world.clock.time() + 0.2)
         await world.turn()
