@@ -424,5 +424,10 @@ PAGES: Mapping[str, Callable[[], str]] = {
     "reference/python.md": lambda: python_page.make(page),
     "reference/claims.md": lambda: claims_page.make(page, table, "en"),
     "reference/claims.zh.md": lambda: claims_page.make(page, table, "zh"),
+    **{
+        claims_page.place(key, lang): lambda key=key, lang=lang: claims_page.answer(page, key, lang)  # type: ignore[misc]
+        for key in claims_page.in_full()
+        for lang in ("en", "zh")
+    },
 }
 """Pages that are wholly generated."""
