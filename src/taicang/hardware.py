@@ -172,6 +172,13 @@ class Machine:
         """Ranks in the machine: chips times dies."""
         return self.chips * self.chip.dies
 
+    @property
+    def domain(self) -> int:
+        """Ranks of the largest level with scale-up bandwidth: the node of a cluster, the whole of a supernode."""
+        levels = self.plane("scale_up").levels
+        inner = max(level.bandwidth_bytes_per_s for level in levels)
+        return max(level.ranks for level in levels if level.bandwidth_bytes_per_s >= 0.4 * inner)
+
     def plane(self, name: str) -> Plane:
         """The plane by name; ``NotModelled`` if the machine lacks it."""
         try:

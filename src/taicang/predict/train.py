@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 from taicang import __version__, catalog
 from taicang.catalog.models import model as load_model
 from taicang.catalog.training import measured_levels, sustained, training_price
-from taicang.catalog.trust import frozen_bands
+from taicang.catalog.trust import TRAINED, Band, bands, ground
 from taicang.errors import InvalidInput
 from taicang.formats import number_format
 from taicang.hardware import Machine, in_half
 from taicang.models.types import Model, routed
-from taicang.predict.prediction import Band, Infeasible
+from taicang.predict.prediction import Infeasible
 from taicang.predict.train_explain import Explained, explain, waterfall
 from taicang.predict.train_stack import FUSIONS, changed
 from taicang.reliability import PUBLISHED
@@ -60,7 +60,8 @@ class TrainPrediction:
     explained: Explained | None = None
     """Sensitivity and timeline, where asked for."""
     assumptions: tuple[str, ...]
-    bands: tuple[Band, ...]
+    bands: Mapping[str, Band]
+    """How far each figure may be off: "step_time", "throughput", "mfu", "memory", "power"."""
     digest: str
     version: str
 
@@ -197,7 +198,7 @@ def compose(setup: Setup, step: TrainStep, run: Run | None, found: Found | None)
         run=run,
         found=found,
         assumptions=_assumptions(setup, step) + (() if run is None else _run_assumptions(run, chips)),
-        bands=_bands(routed(net) is not None),
+        bands=_bands(setup),
         digest=catalog.digest(),
         version=__version__,
     )
@@ -256,10 +257,9 @@ def _words(names: Collection[str]) -> str:
     return ", ".join(sorted(names)) or "none"
 
 
-def _bands(experts: bool) -> tuple[Band, ...]:
-    wanted = "training_moe" if experts else "training_dense"
-    return tuple(
-        Band(suite=name, title=row["title"], mape_ratio=row["mape_ratio"], p90_ratio=row["p90_ratio"], rows=row["rows"])
-        for name, row in frozen_bands().items()
-        if name == wanted
+def _bands(setup: Setup) -> Mapping[str, Band]:
+    plan = setup.plan
+    run = ground(
+        setup.model, setup.machine, setup.stack, use="training", ranks=plan.ranks, quant=None, form=plan.recipe.name
     )
+    return bands(run, TRAINED)
