@@ -62,7 +62,8 @@ def run(study: str, out: str | None, workers: str, address: str | None, fresh: b
     Keys of base and axes: model, on, input, output, profile, ttft, tpot, slo, objective, load, stack, quant, kv, mode,
     memory_fraction, batch, mtp, acceptance, skew, chunk, tp, dp, pp, ep, moe_tp, redundant, shared_ranks,
     microbatches, exchange, and any catalogue field with a dot. Stopped or killed, it goes on where it was when it is
-    started again; where a file that it names, the catalogue or the version has changed since, it refuses to mix the two.
+    started again; where a file that it names, the catalogue or the version has changed since, it refuses to mix
+    them.
     """
     from taicang.errors import InvalidInput
     from taicang.search.bayes import sampling

@@ -6,9 +6,9 @@ from html import escape
 
 import numpy as np
 
-from taicang.fabric.collectives import Net
+from taicang.fabric.even import Net
 from taicang.fabric.names import name
-from taicang.fabric.topology import Direct, Floats, Ints
+from taicang.fabric.topology import Direct, Flags, Floats, Ints
 
 WIDTH, ROW, LEFT, TOP = 960, 74, 150, 60
 MOST_CELLS = 512
@@ -55,7 +55,7 @@ def _rows(net: Net) -> list[tuple[str, list[Ints]]]:
     return rows
 
 
-def _cells(net: Net, resources: Ints, busy: Floats, dead: Ints, y: float) -> str:
+def _cells(net: Net, resources: Ints, busy: Floats, dead: Flags, y: float) -> str:
     bins = min(len(resources), MOST_CELLS)
     edges = np.linspace(0, len(resources), bins + 1).astype(int)
     wide = (WIDTH - LEFT - 20) / bins
@@ -81,7 +81,8 @@ def _fan(above: int, below: int, y: float) -> str:
     at = (np.arange(lines) + 0.5) / lines
     top = LEFT + (np.floor(at * min(above, lines)) + 0.5) / min(above, lines) * span
     return "".join(
-        f'<line x1="{a:.1f}" y1="{y + 44}" x2="{LEFT + b * span:.1f}" y2="{y + ROW + 10}" stroke="{GRID}" stroke-width="0.7"/>'
+        f'<line x1="{a:.1f}" y1="{y + 44}" x2="{LEFT + b * span:.1f}" y2="{y + ROW + 10}" '
+        f'stroke="{GRID}" stroke-width="0.7"/>'
         for a, b in zip(top.tolist(), at.tolist(), strict=True)
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from taicang.fabric.collectives import Net
+from taicang.fabric.even import Net
 from taicang.fabric.topology import Direct, Switched
 
 

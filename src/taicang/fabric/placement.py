@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from taicang.errors import InvalidInput
-from taicang.fabric.collectives import Net, collective
+from taicang.fabric.collectives import collective
+from taicang.fabric.even import Net
 from taicang.fabric.routing import meeting
 from taicang.fabric.topology import Ints
 
@@ -38,9 +39,9 @@ def teams(order: Mapping[str, int], name: str, ranks: int) -> Ints:
         raise InvalidInput(
             f"{' x '.join(f'{k}={v}' for k, v in order.items())} are {total:,} ranks of {ranks:,}", where="--axes"
         )
-    shape = [order[axis] for axis in reversed(order)]
-    grid = np.arange(total).reshape(shape)
-    moved = np.moveaxis(grid, list(reversed(order)).index(name), -1)
+    names = list(order)[::-1]
+    grid = np.arange(total).reshape([order[axis] for axis in names])
+    moved = np.moveaxis(grid, names.index(name), -1)
     return np.ascontiguousarray(moved.reshape(-1, order[name]))
 
 
