@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import claims_page
 import click
 import python_page
 import yaml
@@ -421,5 +422,12 @@ PAGES: Mapping[str, Callable[[], str]] = {
     "reference/calibration.md": calibration_page,
     "reference/scoreboard.md": scoreboard_page,
     "reference/python.md": lambda: python_page.make(page),
+    "reference/claims.md": lambda: claims_page.make(page, table, "en"),
+    "reference/claims.zh.md": lambda: claims_page.make(page, table, "zh"),
+    **{
+        claims_page.place(key, lang): lambda key=key, lang=lang: claims_page.answer(page, key, lang)  # type: ignore[misc]
+        for key in claims_page.in_full()
+        for lang in ("en", "zh")
+    },
 }
 """Pages that are wholly generated."""

@@ -10,10 +10,17 @@ import pytest
 from hypothesis import settings
 
 from taicang.app.main import main
+from taicang.live.clock import StillClock
 
 settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.register_profile("explore", deadline=None, print_blob=True, max_examples=500)
 settings.load_profile("explore" if os.environ.get("EXPLORE") else "repeatable")
+
+
+@pytest.fixture(scope="session")
+def still_clock():
+    """The class of a clock for tests."""
+    return StillClock
 
 
 @pytest.fixture

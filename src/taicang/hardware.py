@@ -10,6 +10,8 @@ from typing import Literal, TypeAlias
 from taicang.errors import NotModelled
 
 Topology: TypeAlias = Literal["switch", "mesh", "clos", "torus"]
+NETWORKS = ("ib", "roce", "efa", "eth")
+"""First words of the profiles of networks behind adapters."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +84,38 @@ class Level:
     """Switches add in flight (NVLink SHARP, InfiniBand SHARP)."""
     profile: str = ""
     """Name of calibrated collective constants ("" = derived from bandwidth and latency alone)."""
+    switches: int = 0
+    """Switch chips of one unit that its traffic spreads over (0: not published; one ideal switch)."""
+    planes: int = 1
+    """Groups of these switches, each of which meets only its own share of the switches below."""
+    links_per_module: int = 0
+    """Links that stop with one optical module (0: copper, or not published)."""
+    adapters: int = 0
+    """Network adapters of a node (0: one per rank)."""
+    leaf: int = 0
+    """Adapters behind one leaf switch (0: not published)."""
+    rails: bool = False
+    """A leaf switch serves the adapters of one number on many nodes, not all adapters of a few."""
+    switch_boxes: int = 0
+    """Boxes that hold these switches (0: not published)."""
+    switch_racks: int = 0
+    """Racks that hold the boxes, which a part of the machine takes whole."""
+    dims: tuple[int, ...] = ()
+    """Units along each dimension of a mesh or torus (none: a mesh of one dimension)."""
+
+    @property
+    def behind_adapters(self) -> bool:
+        """Whether it is a network of adapters beside the chips' own links."""
+        return self.name == "scale_out" or self.profile.partition("-")[0] in NETWORKS
+
+
+def chained(low: Level, high: Level, dies: int) -> bool:
+    """Whether ``high`` builds on the switches of ``low``, so that what crosses it leaves through the same ports.
+
+    Adapters, the links between the dies of a package and those of a mesh or torus are ports of their own.
+    """
+    switched = low.topology in ("switch", "clos") and high.topology in ("switch", "clos")
+    return switched and high.behind_adapters == low.behind_adapters and low.ranks > dies
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,6 +124,17 @@ class Plane:
 
     name: str
     levels: tuple[Level, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Links:
+    """How messages find their way where links are priced one by one, and which parts have failed."""
+
+    routing: Literal["adaptive", "striped", "ecmp"] = "adaptive"
+    seed: int = 0
+    failed: tuple[str, ...] = ()
+    stretch_ratio: float = 1.0
+    """How much longer than these links need everything takes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,6 +164,8 @@ class Machine:
     collective takes (0 where engines of their own move the data, or where nobody measured it)."""
     chips_per_rack: int | None = None
     """Chips that share a rack's power and cooling, where it is published."""
+    links: Links | None = None
+    """Price the fabric link by link (None: by closed forms)."""
 
     @property
     def ranks(self) -> int:
@@ -150,3 +197,16 @@ class Machine:
             replace(level, bandwidth_bytes_per_s=level.bandwidth_bytes_per_s * share) for level in plane.levels
         )
         return replace(self, planes=rest | {name: replace(plane, levels=levels)})
+
+
+def in_half(machine: Machine, form: str) -> Machine:
+    """``machine`` for a job whose 16-bit products are in ``form``: kernels name them "bf16" whichever they are.
+
+    Raises ``NotModelled`` where the chip has no such arithmetic, naming what it has.
+    """
+    peaks = machine.chip.peak_flop_per_s
+    if form not in peaks:
+        other = "fp16" if form == "bf16" else "bf16"
+        says = f"use --dtype {other}" if other in peaks else f"it has {', '.join(sorted(peaks))}"
+        raise NotModelled(f"{machine.chip.name} has no {form}: {says}")
+    return replace(machine, chip=replace(machine.chip, peak_flop_per_s={**peaks, "bf16": peaks[form]}))

@@ -5,11 +5,58 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 from taicang.units import Count
 
 Scheduler: TypeAlias = Literal["mixed", "prefill_first", "disaggregated"]
+MemoryBase: TypeAlias = Literal["device", "static", "free"]
+MEMORY_BASES: tuple[MemoryBase, ...] = get_args(MemoryBase)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Headroom:
+    """What an engine leaves of a rank's device memory to weights and cached tokens, as it counts it itself.
+
+    The default is an assumption for engines of which nothing is known.
+    """
+
+    base: MemoryBase = "device"
+    """What ``usable_ratio`` is a share of: "device", all that the device has, which weights, cache, activations and runtime
+    share; "static", what is free before loading, for weights and cache alone; "free", what is left for the cache once
+    the rest is there."""
+    usable_ratio: float | None = 0.94
+    """None: all but the reserve below."""
+    reserve_bytes: float = 0.0
+    """Kept from weights and cache, besides so much for each token of a step and each rank of the instance; at least
+    ``reserve_least_bytes`` on a large device."""
+    reserve_token_bytes: float = 0.0
+    reserve_rank_bytes: float = 0.0
+    reserve_least_bytes: float = 0.0
+    context_bytes: float = 0.0
+    """Driver context and kernels of one process."""
+    group_bytes: float = 0.0
+    """Communication buffers of an instance of several ranks, on each."""
+    sampled: int = 0
+    """Sequences of which the engine samples next tokens when it measures its peak; 0: it does not."""
+    sampled_large: int = 0
+    """The same on a large device."""
+    sampling_bytes: float = 0.0
+    """Of each of them and each word, at the peak of sampling: copies of the logits, and what sorting them takes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Keeping:
+    """What a training stack keeps in memory beside weights, optimizer state and activations."""
+
+    gradients: str = "bf16"
+    """Format that gradients of a bf16 or 8-bit step are accumulated and reduced in; those of fp16 steps stay fp16."""
+    logit_bytes: float = 10.0
+    """Bytes per logit alive at once in the loss: of 16 bits, in 32 bits, and a 32-bit gradient or exponential."""
+    outputs: bool = False
+    """Whether a pipeline stage keeps what it sent of each microbatch in flight."""
+    sharding: Literal["own", "deepspeed"] = "own"
+    """Whose ZeRO: DeepSpeed's holds copies of gradients and a bucket that others do not (``train.memory``)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,18 +92,21 @@ class Stack:
     """Launches that the experts of one layer take outside graphs: choosing, sorting, both products, weighing."""
     quantised_cache: str = ""
     """Format of cached keys and values of a model in fp8 or fp4 ("": as its checkpoint says)."""
+    memory: Headroom = Headroom()
     graphs: bool = True
     fused: frozenset[str] = frozenset()
     """Fusions present: "qk_norm_rope" (query-key norm with rotation), "mla_prolog" (norms, projections, rope),
     "expert_products" (both products of the experts with their activation, casts and bias), "fp8_attention" (the core of
-    training attention in 8 bits)."""
+    training attention in 8 bits), "chunked_loss" (head and loss by pieces of the sequence: few
+    logits are alive at once)."""
     captured: frozenset[str] = frozenset()
     """Parts of a training layer that a captured graph replays, so that no kernel of theirs waits for the host: "mixer",
     "router", "experts"."""
     overlap: frozenset[str] = frozenset()
     """Abilities: "expert_all_to_all" (token exchange by default instead of gather and scatter), "offers_all_to_all"
     (on request), "two_batch" (overlapped microbatches), "sp_attention" (sequence-tensor-sequence prefill),
-    "matmul_all_reduce" (in prefill, an all-reduce runs beside the product that it sums)."""
+    "matmul_all_reduce" (in prefill, an all-reduce runs beside the product that it sums); in training those of
+    ``predict.train_stack`` ("interleaved_gradients": those of a chunk are reduced beside the chunks that follow)."""
     expert_dispatch: Literal["best", "plain"] = "best"
     """How training sends tokens to experts: "plain", a copy for each expert by an all-to-all, sorted by expert on
     arrival; "best", that without the sorting, or each at most once to a rank, whichever is faster."""
@@ -73,6 +123,8 @@ class Stack:
     """Load of the hottest expert rank over the mean that the balancer leaves in prefill, besides the plan's skew."""
     quantise_kernels: bool = False
     """Inputs of 8-bit products are quantised by kernels of their own, which the products' prices leave out (Ascend)."""
+    keeps: Keeping = field(default_factory=Keeping)
+    """Memory of a training step."""
     overlap_tax_ratio: float = 0.0
     """How much computing slows, per second of communication that runs beside it."""
     kernel_ratio: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))

@@ -91,6 +91,11 @@ def workloads(draw: st.DrawFn) -> dict[str, object]:
 
 
 def run(load: dict[str, object], *, single: bool) -> tuple[Cluster, list[Request], list[Request]]:
+    cluster, made = built(load, single=single)
+    return cluster, made, simulate(cluster, iter(made))
+
+
+def built(load: dict[str, object], *, single: bool) -> tuple[Cluster, list[Request]]:
     drafts: int = load["drafts"]  # type: ignore[assignment]
     split = bool(load["split"])
     several = not split and load["models"] > 1  # type: ignore[operator]
@@ -134,7 +139,7 @@ def run(load: dict[str, object], *, single: bool) -> tuple[Cluster, list[Request
     for request, asked in zip(made, load["asked"], strict=False):  # type: ignore[call-overload]
         request.model = asked % len(names) if several else 0
     plan_trouble(cluster, load["trouble"])  # type: ignore[arg-type]
-    return cluster, made, simulate(cluster, iter(made))
+    return cluster, made
 
 
 def fleet(names: list[str], load: dict[str, object]) -> Fleet:

@@ -9,6 +9,7 @@ from test_replay_laws import table
 
 from taicang.serve import trouble
 from taicang.serve.cache import Cache
+from taicang.serve.cancel import cancel
 from taicang.serve.cluster import MOVED, Cluster
 from taicang.serve.instance import Instance
 from taicang.serve.kit import Kit
@@ -49,6 +50,7 @@ class Serving(RuleBasedStateMachine):
         self.now = 0
         self.sent: list[Request] = []
         self.left: list[Request] = []
+        self.unwanted: set[Request] = set()
 
     @rule(count=st.integers(1, 8), prompt=st.integers(1, 800), output=st.integers(1, 300), family=st.integers(0, 3),
           rank=st.integers(0, 2))  # fmt: skip
@@ -99,6 +101,19 @@ class Serving(RuleBasedStateMachine):
             trouble.repair(self.cluster, down[which % len(down)], self.now)
             self.cluster.wake(self.now)
 
+    @rule(which=st.integers(0, 1000))
+    def give_up(self, which):
+        """A user goes: the request is out at once, at its step's end, or when its cache has come."""
+        if self.sent:
+            self.unwanted.add(self.sent[which % len(self.sent)])
+            self.see_them_off()
+            self.cluster.wake(self.now)
+
+    def see_them_off(self) -> None:
+        places = {each.name: each for each in self.cluster.instances}
+        for request in sorted(self.unwanted, key=lambda each: each.id):
+            cancel(self.cluster, places.get(request.place), request, self.now)
+
     def one_event(self) -> bool:
         events = self.cluster.events
         if events.next is None:
@@ -108,6 +123,7 @@ class Serving(RuleBasedStateMachine):
         while events.next == self.now:
             _, kind, _, what, version = events.pop()
             self.cluster.happen(self.now, kind, what, version)
+        self.see_them_off()
         self.cluster.wake(self.now)
         return True
 
@@ -145,8 +161,13 @@ class Serving(RuleBasedStateMachine):
             pass
         assert sorted(r.id for r in self.left) == [r.id for r in self.sent]
         for request in self.sent:
-            assert request.made == request.output
-            assert request.arrival <= request.started < request.first <= request.end
+            if request.failed:
+                assert request in self.unwanted
+                assert 0 <= request.made < request.output
+                assert request.arrival <= request.end
+            else:
+                assert request.made == request.output
+                assert request.arrival <= request.started < request.first <= request.end
         for instance in self.cluster.instances:
             assert instance.requests == 0
             for group in instance.groups:

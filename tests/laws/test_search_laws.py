@@ -38,7 +38,9 @@ def job(model, on, **limits):
 
 
 def fits(one, plan, sequences, context, tokens):
-    use = memory_use(one.model, plan, one.machine.chip, sequences=sequences, context=context, tokens=tokens)
+    use = memory_use(
+        one.model, plan, one.machine.chip, one.stack.memory, sequences=sequences, context=context, tokens=tokens
+    )
     return float(use.spare_bytes) >= 0 and sequences >= plan.pp * plan.microbatches
 
 

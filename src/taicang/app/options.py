@@ -133,10 +133,62 @@ LOAD = stacked(
 )
 """Load and SLO."""
 
+FABRIC = {
+    "closed": (),
+    "flows": ("links.routing=adaptive",),
+    "striped": ("links.routing=striped",),
+    "ecmp": ("links.routing=ecmp",),
+}
+"""How the fabric is priced -> the keys of the machine that say so."""
+
+
+def _fabric(ctx: click.Context, _param: click.Parameter, value: str | None) -> None:
+    ctx.meta["taicang.fabric"] = FABRIC[value or "closed"]
+
+
+def _sets(ctx: click.Context, _param: click.Parameter, value: tuple[str, ...]) -> tuple[str, ...]:
+    return (*ctx.meta.get("taicang.fabric", ()), *value)
+
+
+SETS = stacked(
+    click.option(
+        "--fabric",
+        type=click.Choice(list(FABRIC)),
+        is_eager=True,
+        expose_value=False,
+        callback=_fabric,
+        help="Price the fabric by closed forms or link by link: adaptive routes, dealt over planes, or hashed.",
+    ),
+    click.option(
+        "--set",
+        "sets",
+        multiple=True,
+        callback=_sets,
+        metavar="PATH=VALUE",
+        help='Change a figure: --set chip.memory.bandwidth="4 TB/s", --set links.failed=l2-switch:2.',
+    ),
+)
+"""Changes of the machine."""
+
 CHOICES = stacked(
     click.option("--stack", help="Software stack, e.g. vllm, sglang@0.5.9 (default: by machine and model)."),
     click.option(
-        "--quant", default="auto", show_default=True, help="auto (the checkpoint's), bf16, fp8, int8, w4a8, nvfp4."
+        "--quant",
+        default="auto",
+        show_default=True,
+        help="auto (the checkpoint's), bf16, fp8, int8 (w8a8), w4a8, w4a16 (awq, gptq), w8a16, nvfp4.",
+    ),
+    click.option(
+        "--kv",
+        default="auto",
+        show_default=True,
+        help="Format of the cache: auto (the checkpoint's, or the stack's), bf16, fp8, int8.",
+    ),
+    click.option(
+        "--memory-fraction",
+        "memory_ratio",
+        type=Finite(0, 1, min_open=True),
+        help="Share of device memory for the engine, as it counts it (default: its own).",
     ),
     click.option(
         "--mtp", "drafts", type=Whole(0, 8), help="Drafted tokens per step (default: 1 if the model has MTP)."
@@ -155,13 +207,7 @@ CHOICES = stacked(
         show_default=True,
         help="Power-law exponent of expert popularity, or a file of the tokens that each expert got.",
     ),
-    click.option(
-        "--set",
-        "sets",
-        multiple=True,
-        metavar="PATH=VALUE",
-        help='Change a figure: --set chip.memory.bandwidth="4 TB/s".',
-    ),
+    SETS,
     click.option(
         "--approximate", is_flag=True, help="Take the nearest modelled kind for unmodelled features, and say so."
     ),
@@ -188,6 +234,35 @@ HELP = {"help_option_names": ["-h", "--help"]}
 """Context of groups: their commands answer -h also where they are called without the root command."""
 
 JSON = click.option("--json", "as_json", is_flag=True, help="Machine-readable output.")
+
+
+HTML = click.option(
+    "--html",
+    "page",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Also a page to look at: one file that opens anywhere.",
+)
+
+
+def check_page(path: Path | None) -> None:
+    """Raise ``InvalidInput`` before the work where a page cannot be written at ``path``."""
+    if path is not None:
+        from taicang.output import check_file
+
+        check_file(path, "--html")
+
+
+def write_page(kind: str, value: Any, path: Path | None, title: str) -> None:
+    """The result of the command ``kind``, which ``--json`` prints as ``value``, as a page at ``path`` (None: none)."""
+    if path is None:
+        return
+    from taicang.output import write
+    from taicang.page.html import page
+    from taicang.page.views import sections
+    from taicang.records import jsonable
+
+    write({path.name: page(title, sections(kind, jsonable(value)))}, path.parent, "--html")
+    click.echo(f"wrote {path}", err=True)
 
 
 def echo_json(value: Any) -> None:

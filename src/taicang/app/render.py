@@ -9,7 +9,6 @@ from taicang.app.render_bands import TITLE, band_lines
 from taicang.plans import describe
 from taicang.predict.explanation import explain
 from taicang.predict.prediction import Infeasible, PhasePrediction, Prediction
-from taicang.serve.memory import MemoryUse
 from taicang.timeline import Slice
 from taicang.units import show
 
@@ -25,7 +24,8 @@ FILLS = (
     ("KV cache", "cache_bytes"),
     ("activations", "activation_bytes"),
     ("exchange buffers", "exchange_bytes"),
-    ("runtime (assumed)", "runtime_bytes"),
+    ("runtime", "runtime_bytes"),
+    ("withheld by the engine", "withheld_bytes"),
 )
 
 
@@ -78,7 +78,7 @@ def show_prediction(p: Prediction, *, whole: bool) -> None:
         )
     else:
         console.print("power: unknown (no public figure for this machine)")
-    _memory(p.decode.memory)
+    _memory(p.decode)
     _waterfall(p.decode, whole=whole)
     for title, lines in (("why", tuple(explain(p))), ("assumptions", p.assumptions), ("sources", p.sources)):
         console.print(f"[bold]{title}[/]")
@@ -100,13 +100,18 @@ def _binds(phase: PhasePrediction) -> str:
     return f"{phase.binds} ({phase.binds_ratio:.0%})"
 
 
-def _memory(use: MemoryUse) -> None:
+def _memory(phase: PhasePrediction) -> None:
+    use = phase.memory
     console.print(f"[bold]memory per rank, decode[/] ({show(use.capacity_bytes, 'B')})")
     for label, field in FILLS:
         size = float(getattr(use, field))
         if size > 0:
             console.print(f"  {label:22s} {show(size, 'B'):>8s} {_bar(size / use.capacity_bytes)}")
     console.print(f"  {'free':22s} {show(float(use.spare_bytes), 'B'):>8s}")
+    console.print(
+        f"  weights {show(phase.weights_bytes_per_rank, 'B')} per rank; room for {phase.cache_room_tokens:,.0f} cached "
+        f"tokens per rank, {phase.instance_cache_room_tokens:,.0f} per instance"
+    )
 
 
 def _bar(share: float) -> str:

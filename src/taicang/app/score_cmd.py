@@ -28,6 +28,7 @@ FITS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "stacks": ("fit_stacks", "fit", ()),
     "stacks_published": ("fit_published", "fit", ()),
     "energy": ("fit_energy", "fit_energy", ()),
+    "links": ("ub_links", "fit_links", ()),
     "training": ("fit_training", "fit_training", ()),
     "bands": ("fit_bands", "fit", ()),
 }

@@ -83,6 +83,7 @@ def _one(model: str, name: str, load: dict[str, Any], options: dict[str, Any]) -
         name,
         **load,
         stack=options["stack"],
+        memory_ratio=options["memory_ratio"],
         acceptance_ratio=options["acceptance"],
         skew=options["skew"],
         approximate=options["approximate"],
@@ -94,7 +95,7 @@ def _one(model: str, name: str, load: dict[str, Any], options: dict[str, Any]) -
 
         check(options["emit"], job.machine)
         own = stack_for(options["emit"], job.machine)
-        job = restacked(job, own) if own else job
+        job = restacked(job, own, options["memory_ratio"]) if own else job
     given = versus.fields(options["versus"] or "")
     beside = (versus.layout(job, given),) if given else ()
     space = space_of(job, options)
@@ -105,7 +106,7 @@ def _one(model: str, name: str, load: dict[str, Any], options: dict[str, Any]) -
         keep = able(options["emit"], job.machine, job.model, job.stack.name)
     depth = max(options["top"], DEPTH) if options["confirm"] else options["top"]
     ask = replace(ask_of(options), top=depth)
-    quants = formats([each.strip() for each in options["quant"].split(",")], job)
+    quants = formats([each.strip() for each in options["quant"].split(",")], job, options["kv"])
     found = search(job, quants, versus.widened(space, given), ask, beside=beside, keep=keep)
     return Outcome(job=job, found=found, space=space)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable
 from dataclasses import replace
@@ -13,7 +14,7 @@ from taicang.catalog import schema
 from taicang.catalog.leaf import Leaf
 from taicang.catalog.resolve import Resolved, aliases, derive, is_path, locate, names, resolve
 from taicang.errors import InvalidInput, MissingFigure, UnknownName
-from taicang.hardware import Chip, Level, Machine, Memory, Plane
+from taicang.hardware import Chip, Level, Links, Machine, Memory, Plane
 
 MOST_RANKS = 4_000_000
 """Of one machine: several times the largest that is built."""
@@ -89,7 +90,8 @@ def chip_of(entry: Resolved, prefix: str = "", owner: str = "") -> Chip:
         return _need(entry, path, prefix, owner)
 
     peaks = {key: entry.get(f"peak.{key}") for key in schema.PEAKS}
-    need("peak.bf16")
+    if peaks["fp16"] is None:  # a chip without bf16 works in fp16
+        need("peak.bf16")
     return Chip(
         name=entry.name,
         vendor=need("vendor"),
@@ -133,7 +135,15 @@ def machine_of(entry: Resolved, count: int = 1) -> Machine:
         status=_need(entry, "status"),
         overlap_tax_ratio=entry.get("overlap_tax") or 0.0,
         chips_per_rack=entry.get("chips_per_rack"),
+        links=_links(entry),
     )
+
+
+def _links(entry: Resolved) -> Links | None:
+    if not any(path.startswith("links.") for path in entry.leaves):
+        return None
+    failed = tuple(part.strip() for part in (entry.get("links.failed") or "").split(",") if part.strip())
+    return Links(routing=entry.get("links.routing") or "adaptive", seed=entry.get("links.seed") or 0, failed=failed)
 
 
 def _plane(entry: Resolved, plane: str, ranks: int) -> Plane:
@@ -150,6 +160,7 @@ def _plane(entry: Resolved, plane: str, ranks: int) -> Plane:
         if levels and size <= levels[-1].ranks:
             continue
         key = f"{stem}{level}."
+        _torus(entry, key, size // (levels[-1].ranks if levels else 1))
         levels.append(
             Level(
                 name=level,
@@ -159,9 +170,31 @@ def _plane(entry: Resolved, plane: str, ranks: int) -> Plane:
                 topology=_need(entry, f"{key}topology"),
                 reduces=bool(entry.get(f"{key}reduces")),
                 profile=entry.get(f"{key}profile") or "",
+                switches=entry.get(f"{key}switches") or 0,
+                planes=entry.get(f"{key}planes") or 1,
+                links_per_module=entry.get(f"{key}links_per_module") or 0,
+                adapters=entry.get(f"{key}adapters") or 0,
+                leaf=entry.get(f"{key}leaf") or 0,
+                rails=bool(entry.get(f"{key}rails")),
+                switch_boxes=entry.get(f"{key}switch_boxes") or 0,
+                switch_racks=entry.get(f"{key}switch_racks") or 0,
+                dims=entry.get(f"{key}dims") or (),
             )
         )
     return Plane(name=plane, levels=tuple(levels))
+
+
+def _torus(entry: Resolved, key: str, units: int) -> None:
+    """Refuse a torus whose extents are not given or are not its units: its bisection is theirs."""
+    if entry.get(f"{key}topology") != "torus":
+        return
+    dims = entry.get(f"{key}dims")
+    if not dims:
+        says = f"a torus of {units} units needs its extents, such as 4x4x8"
+        raise InvalidInput(says, where=f"{entry.name}: {key}dims")
+    if math.prod(dims) != units:
+        raise InvalidInput(f"{'x'.join(map(str, dims))} are not the {units} units of this level",
+                           where=f"{entry.name}: {key}dims")  # fmt: skip
 
 
 def _need(entry: Resolved, path: str, prefix: str = "", owner: str = "") -> Any:

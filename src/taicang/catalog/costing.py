@@ -19,6 +19,7 @@ from taicang.cost.gemm import GemmFit
 from taicang.cost.model import Book, CostModel
 from taicang.cost.pointwise import PointwiseFit
 from taicang.errors import UnknownName
+from taicang.fabric.wires import LinkRates
 from taicang.hardware import Machine
 from taicang.stacks import Stack
 
@@ -70,4 +71,13 @@ def cost_model(machine: Machine, stack: Stack) -> CostModel:
     known = book(part.profile)
     if not part.measured and part.profile in ARCHITECTURE:
         known = for_bin(known, part, chip(part.profile))
-    return CostModel(machine=machine, stack=stack, book=known)
+    wires = None
+    if (links := machine.links) is not None:
+        wires = LinkRates(
+            machine=machine,
+            routing=links.routing,
+            seed=links.seed,
+            failed=links.failed,
+            stretch_ratio=links.stretch_ratio,
+        )
+    return CostModel(machine=machine, stack=stack, book=known, wires=wires)

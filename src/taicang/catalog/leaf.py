@@ -74,7 +74,12 @@ DIVISORS: Final = frozenset({"bytes_per_s", "flop_per_s", "hz", "w", "usd", "cny
 
 Idle power may be none.
 """
-_CHOICES: Final = {"status": schema.STATUS, "topology": schema.TOPOLOGIES, "scheduler": schema.SCHEDULERS}
+_CHOICES: Final = {
+    "status": schema.STATUS,
+    "topology": schema.TOPOLOGIES,
+    "routing": schema.ROUTINGS,
+    "scheduler": schema.SCHEDULERS,
+}
 
 
 def _read(raw: Any, type_: str) -> Any:
@@ -99,6 +104,8 @@ def _read(raw: Any, type_: str) -> Any:
         if not isinstance(raw, list) or not all(isinstance(word, str) for word in raw):
             raise InvalidInput(f"expected a list of words, got {shorten(raw)}")
         return frozenset(raw)
+    if type_ == "extents":
+        return tuple(count(part, 1, MOST, what="sizes such as 4x4x4") for part in str(raw).split("x"))
     if type_ == "any":
         return _any(raw)
     if not isinstance(raw, str):

@@ -20,10 +20,13 @@ def profiles() -> Mapping[str, Mapping[str, Any]]:
     return loaded
 
 
-def profile(name: str) -> Mapping[str, Any]:
-    """One profile; ``UnknownName`` suggests the nearest."""
+def profile(name: str, *, where: str = "--profile") -> Mapping[str, Any]:
+    """One profile, by its name or by the beginning that it alone has; ``UnknownName`` suggests the nearest."""
+    begun = [each for each in profiles() if each.startswith(f"{name}-")]
+    if len(begun) == 1:
+        name = begun[0]
     if name not in profiles():
-        raise UnknownName("profile", name, profiles(), where="--profile")
+        raise UnknownName("profile", name, profiles(), where=where)
     return profiles()[name]
 
 

@@ -14,10 +14,11 @@ PEAKS: Final = ("fp32", "tf32", "bf16", "fp16", "fp8", "int8", "fp4")
 PROFILES: Final = ("a100", "h100", "h200", "b200", "b300", "gb200", "gb300", "l40s", "ascend-910c")
 """Chips whose kernels were measured; every other chip borrows the constants of one of them."""
 STATUS: Final = ("shipping", "announced", "cancelled")
+ROUTINGS: Final = ("adaptive", "striped", "ecmp")
 TOPOLOGIES: Final = ("switch", "mesh", "clos", "torus")
 SCHEDULERS: Final = ("mixed", "prefill_first", "disaggregated")
 
-TEXTS: Final = frozenset({"text", "status", "topology", "scheduler", "name", "flag", "words"})
+TEXTS: Final = frozenset({"text", "status", "topology", "routing", "scheduler", "name", "flag", "words", "extents"})
 """Types that describe rather than measure: they need no source."""
 
 _CHIP: dict[str, str] = {
@@ -62,6 +63,18 @@ _MACHINE: dict[str, str] = {
     "planes.*.*.topology": "topology",
     "planes.*.*.reduces": "flag",
     "planes.*.*.profile": "name",
+    "planes.*.*.switches": "count",
+    "planes.*.*.planes": "count",
+    "planes.*.*.links_per_module": "count",
+    "planes.*.*.adapters": "count",
+    "planes.*.*.leaf": "count",
+    "planes.*.*.rails": "flag",
+    "planes.*.*.switch_boxes": "count",
+    "planes.*.*.switch_racks": "count",
+    "planes.*.*.dims": "extents",
+    "links.routing": "routing",
+    "links.seed": "count",
+    "links.failed": "text",
     "host.memory": "bytes",
     "power.load": "w",
     "power.max": "w",
@@ -91,10 +104,25 @@ _STACK: dict[str, str] = {
     "overlap_tax": "ratio",
     "all_reduce": "name",
     "quantised_cache": "name",
+    "memory.base": "name",
+    "memory.ratio": "ratio",
+    "memory.reserve": "bytes",
+    "memory.reserve_per_token": "bytes",
+    "memory.reserve_per_rank": "bytes",
+    "memory.reserve_least": "bytes",
+    "memory.context": "bytes",
+    "memory.group": "bytes",
+    "memory.sampled": "count",
+    "memory.sampled_large": "count",
+    "memory.sampling": "bytes",
     "graphs": "flag",
     "fused": "words",
     "overlap": "words",
     "kernel_ratio.*": "ratio",
+    "keeps.gradients": "name",
+    "keeps.logit": "bytes",
+    "keeps.outputs": "flag",
+    "keeps.sharding": "name",
 }
 FIELDS: Final[Mapping[str, Mapping[str, str]]] = {
     "chip": _CHIP,

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
 from taicang.catalog import calibration
 from taicang.catalog.resolve import Resolved, aliases, is_path, names, resolve
 from taicang.errors import InvalidInput, UnknownName
-from taicang.stacks import Stack
+from taicang.stacks import MEMORY_BASES, Headroom, Keeping, Stack
 
 _PLAIN = {
     "scheduler": "scheduler",
@@ -28,6 +30,22 @@ _PLAIN = {
     "overlap": "overlap",
 }
 """Key in the file -> field of ``Stack``."""
+_MEMORY = {
+    "base": "base",
+    "ratio": "usable_ratio",
+    "reserve": "reserve_bytes",
+    "reserve_per_token": "reserve_token_bytes",
+    "reserve_per_rank": "reserve_rank_bytes",
+    "reserve_least": "reserve_least_bytes",
+    "context": "context_bytes",
+    "group": "group_bytes",
+    "sampled": "sampled",
+    "sampled_large": "sampled_large",
+    "sampling": "sampling_bytes",
+}
+"""Key of the group ``memory`` -> field of ``Headroom``."""
+_KEEPS = {"gradients": "gradients", "logit": "logit_bytes", "outputs": "outputs", "sharding": "sharding"}
+"""Key below ``keeps`` -> field of ``Keeping``."""
 
 
 _VERSION = re.compile(r"v?\d")
@@ -86,9 +104,10 @@ def released(engine: str, version: str, date: str) -> tuple[str, str]:
     return found, f"{said}: read as {found}, the release at {date or 'no stated date'}"
 
 
-def stack(name: str, sets: tuple[str, ...] = ()) -> Stack:
+def stack(name: str, sets: tuple[str, ...] = (), *, memory_ratio: float | None = None) -> Stack:
     """The stack of "vllm" (its newest known version), "vllm@0.19.0" (the nearest known) or a YAML file.
 
+    ``memory_ratio`` takes the place of the share of memory that the engine takes by itself, of the same base.
     ``Stack.name`` says when another version answers: "vllm@0.18.0 (nearest to 0.18.4)". Raises as ``chip``.
     """
     found_name = nearest(name)
@@ -100,7 +119,8 @@ def stack(name: str, sets: tuple[str, ...] = ()) -> Stack:
     asked = name.strip().lower().partition("@")[2] if not is_path(name) else ""
     title = found.name if asked in ("", version) else f"{found.name} (nearest to {asked})"
     values = _calibrated(engine, version) | _given(found)
-    return Stack(name=title, engine=engine, version=version, epoch=found.get("epoch") or "", **values)
+    made = Stack(name=title, engine=engine, version=version, epoch=found.get("epoch") or "", **values)
+    return made if memory_ratio is None else replace(made, memory=replace(made.memory, usable_ratio=memory_ratio))
 
 
 def calibrated(engine: str, *, ascend: bool) -> bool:
@@ -113,7 +133,19 @@ def _given(found: Resolved) -> dict[str, Any]:
     ratios = {path.partition(".")[2]: found.get(path) for path in found.leaves if path.startswith("kernel_ratio.")}
     if found.get("partition.matrix") is not None:
         values["partition"] = (found.get("partition.matrix"), found.get("partition.vector"))
+    if held := _group(found, "memory", _MEMORY):
+        if held.get("base") not in MEMORY_BASES:
+            raise InvalidInput(f"memory.base is one of {', '.join(MEMORY_BASES)}", where=str(found.file))
+        values["memory"] = Headroom(**({"usable_ratio": None} | held))
+    if kept := _group(found, "keeps", _KEEPS):
+        values["keeps"] = Keeping(**kept)
     return values | ({"kernel_ratio": MappingProxyType(ratios)} if ratios else {})
+
+
+def _group(found: Resolved, group: str, fields: Mapping[str, str]) -> dict[str, Any]:
+    """What the keys of ``group`` say, by field."""
+    said = {field: found.get(f"{group}.{key}") for key, field in fields.items()}
+    return {field: value for field, value in said.items() if value is not None}
 
 
 def _calibrated(engine: str, version: str) -> dict[str, Any]:

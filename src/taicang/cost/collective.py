@@ -11,13 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import numpy as np
 
-from taicang.cost.collective_bound import bound_over, members, sent_ratio, tiers
+from taicang.cost.collective_bound import bound_over, rows_of, sent_ratio
 from taicang.cost.cost import Cost
 from taicang.errors import UnknownName
+from taicang.hardware import chained
 
 if TYPE_CHECKING:
     from taicang.hardware import Level, Machine
@@ -54,6 +55,14 @@ Fits: TypeAlias = Mapping[str, Mapping[str, Line]]
 """Lines by level profile and ``operation/protocol``; profile "default" serves levels that nobody has measured."""
 
 
+class Wires(Protocol):
+    """Links one by one: what each level of a plane gives to a rank under real routes, shares, collisions and faults."""
+
+    def rates(self, plane: str, kind: str, ranks: Count, stride: Count) -> list[Num]:
+        """Bytes/s of one rank through every level, in the order of the plane's levels."""
+        ...
+
+
 def _lines(op: Collective, levels: tuple[Level, ...], fits: Fits, flavour: str) -> list[str]:
     """Keys of the lines open to ``op`` on a plane with these levels."""
     keys = [f"{op.kind}/{protocol}" for protocol in PROTOCOLS]
@@ -83,28 +92,36 @@ class _Tier:
 
     level: Level
     inner: Count
-    innermost: bool
     outer: Count
+    reach: Count
+    """Members that this tier's ports lead to, through it and the tiers built on it."""
     crossed: Count
     steps: Count
     crowd: Count
     rate_bytes_per_s: Num
+    within: bool
+    """Whether switches of the tiers inside it add."""
 
 
-def _tiers(op: Collective, levels: tuple[Level, ...]) -> list[_Tier]:
+def _tiers(op: Collective, levels: tuple[Level, ...], dies: int, wires: Wires | None = None) -> list[_Tier]:
     found: list[_Tier] = []
-    for level, inner, outer, bandwidth in tiers(levels, members(levels, op.ranks, op.stride)):
-        joined = outer / inner
+    rows = rows_of(op, levels)
+    given = wires.rates(op.plane, op.kind, op.ranks, op.stride) if wires else [row[3] for row in rows]
+    for at, (level, inner, outer, _) in enumerate(rows):
+        joined, last = outer / inner, at
+        while last + 1 < len(rows) and chained(levels[last], levels[last + 1], dies):
+            last += 1
         found.append(
             _Tier(
                 level=level,
                 inner=inner,
-                innermost=not found,
                 outer=outer,
+                reach=rows[last][2],
                 crossed=(outer > inner) * 1.0,
                 steps=np.minimum(joined - 1.0, RING_STEPS_PER_TREE_LEVEL * np.log2(joined)),
                 crowd=np.maximum(joined - 2.0, 0.0),
-                rate_bytes_per_s=bandwidth,
+                rate_bytes_per_s=given[at],
+                within=any(row[0].reduces for row in rows[:at]),
             )
         )
     return found
@@ -115,14 +132,20 @@ def _volume(op: Collective, key: str, tier: _Tier, ranks: Num, own_ratio: Num) -
     if key.endswith("one_shot"):
         return ranks - 1.0
     if op.kind == "all_to_all":
-        staying = tier.outer if tier.innermost else ranks  # what goes further out leaves by the outer tiers' ports
-        return (staying - tier.inner + own_ratio) / ranks
+        return (tier.reach - tier.inner + own_ratio) / ranks
     if key.endswith("in_switch") and tier.level.reduces:
         # a rank reads its shard reduced (and sends its copy of everyone's), then multicasts it and takes in all others'
+        units, inside = ranks / tier.inner, tier.outer / tier.inner
+        # where sums go on to other units, what comes back is multicast after what was read has left: one pass each
+        return np.where(tier.outer < ranks, 2.0 * (inside - 1.0) / inside, (units + 1.0) / units) / tier.inner
+    if key.endswith("in_switch") and tier.within:
+        # units hold their own sums, a shard on each rank: only these go round
         units = ranks / tier.inner
-        return (units + 1.0) / units / tier.inner
+        return 2.0 * (units - 1.0) / units / tier.inner
     passes = 2.0 if op.kind == "all_reduce" else 1.0
-    return (passes * (ranks - 1.0) + own_ratio) / ranks / tier.inner
+    # of the inner units on these ports, all but one have their neighbour here: the ring leaves the last by outer ports
+    leaving = (tier.reach < ranks) * (tier.inner / tier.reach)
+    return (passes * (ranks - 1.0) * (1.0 - leaving) + own_ratio) / ranks / tier.inner
 
 
 def _seconds(op: Collective, rows: list[_Tier], fits: Fits, key: str) -> Num:
@@ -161,8 +184,8 @@ def _within_reach(op: Collective, machine: Machine, key: str) -> Num:
     return (op.ranks * op.stride <= reach) * 1.0
 
 
-def collective(op: Collective, machine: Machine, fits: Fits, flavour: str = "nccl") -> Cost:
-    """Price ``op`` on the plane that it names; one rank costs exactly zero.
+def collective(op: Collective, machine: Machine, fits: Fits, flavour: str = "nccl", wires: Wires | None = None) -> Cost:
+    """Price ``op`` on the plane that it names, or on its links where ``wires`` are given; one rank costs exactly zero.
 
     Fields of ``op`` may be floats or arrays. ``flavour`` (see ``FLAVOURS``) chooses the all-reduce kernels; an engine's
     own kernels exist only where they were measured and as far as they reach. Never below ``lower_bound_s``.
@@ -171,7 +194,7 @@ def collective(op: Collective, machine: Machine, fits: Fits, flavour: str = "ncc
     if flavour not in FLAVOURS:
         raise UnknownName("collective flavour", flavour, FLAVOURS)
     levels = machine.plane(op.plane).levels
-    rows = _tiers(op, levels)
+    rows = _tiers(op, levels, machine.chip.dies, wires)
     ranks = rows[-1].outer
     keys = _lines(op, levels, fits, flavour)
     inverse: Num = 0.0

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from taicang.cost.collective import Wires
 from taicang.cost.cost import Cost, faster, saturate
 from taicang.cost.exchange_traffic import PLAIN, Merge, Setting, domain_levels, lower_bound_s, traffic
 from taicang.errors import UnknownName
@@ -128,6 +129,7 @@ def exchange(
     library: str = "",
     setting: Setting = PLAIN,
     hot_ratio: Num = 1.0,
+    wires: Wires | None = None,
 ) -> Cost:
     """Price one dispatch or combine of one rank; balanced unless ``hot_ratio`` says by how much one receiver leads.
 
@@ -143,14 +145,15 @@ def exchange(
     other = name if library else _library(fits, profile, low_latency=False)
     if other != name:
         costs = [
-            exchange(op, machine, fits, library=each, setting=setting, hot_ratio=hot_ratio) for each in (name, other)
+            exchange(op, machine, fits, library=each, setting=setting, hot_ratio=hot_ratio, wires=wires)
+            for each in (name, other)
         ]
         return faster(*costs)
     if name not in LIBRARIES:
         raise UnknownName("exchange library", name, LIBRARIES)
     traits = LIBRARIES[name]
     fit, owner = _constants(fits, profile, f"{name}.{op.kind}")
-    flow = traffic(op, machine, traits.merge, setting)
+    flow = traffic(op, machine, traits.merge, setting, wires)
 
     cores: Count = 1
     if traits.cores_per_expert:

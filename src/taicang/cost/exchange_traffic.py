@@ -7,6 +7,7 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
+from taicang.cost.collective import Wires
 from taicang.cost.routing import Spread, distinct_groups
 from taicang.hardware import Level, Machine
 from taicang.ops import Exchange
@@ -14,9 +15,6 @@ from taicang.units import Count, Num
 
 Merge: TypeAlias = Literal["expert", "rank", "node"]
 """Copies of a token that travel: one per expert, one per distinct rank, or one per node, fanned out on arrival."""
-
-_NIC = ("ib", "roce", "efa", "eth")
-"""First words of the profiles of networks behind NICs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +54,7 @@ class Traffic:
 def domain_levels(levels: tuple[Level, ...]) -> int:
     """How many of the inner tiers form the scale-up domain; tiers behind NICs lie beyond it."""
     for i, level in enumerate(levels):
-        if i and (level.name == "scale_out" or level.profile.partition("-")[0] in _NIC):
+        if i and level.behind_adapters:
             return i
     return len(levels)
 
@@ -78,7 +76,7 @@ def _capacity(level: Level, inner: int, here: Num, below: Num) -> Num:
     return level.bandwidth_bytes_per_s * np.where(used > 0.0, used, links)[()] / links
 
 
-def traffic(op: Exchange, machine: Machine, merge: Merge, setting: Setting) -> Traffic:
+def traffic(op: Exchange, machine: Machine, merge: Merge, setting: Setting, wires: Wires | None = None) -> Traffic:
     """Copies and occupancy of ``op`` when the library merges copies as ``merge`` says.
 
     Destinations are uniform over the ranks of the exchange. A tier inside the domain carries all copies that leave the
@@ -102,9 +100,10 @@ def traffic(op: Exchange, machine: Machine, merge: Merge, setting: Setting) -> T
     near_s: Num = 0.0
     far_s: Num = 0.0
     hop_s: Num = 0.0
+    rates = wires.rates("scale_up", "all_to_all", op.ranks, op.stride) if wires else None
     for i, level in enumerate(levels):
         below, here = inside[i], inside[i + 1]
-        rate = _capacity(level, levels[i - 1].ranks if i else 1, here, below)
+        rate = rates[i] if rates else _capacity(level, levels[i - 1].ranks if i else 1, here, below)
         if i >= domain:
             far_s = np.maximum(far_s, far_copies * (ranks - below) / ranks / rate)
             continue

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from taicang.cost import attend_gqa, attend_mla, experts, gemm, pointwise
-from taicang.cost.collective import collective
+from taicang.cost.collective import Wires, collective
 from taicang.cost.cost import Cost
 from taicang.cost.exchange import exchange
 from taicang.cost.host import host
@@ -68,6 +68,8 @@ class CostModel:
     machine: Machine
     stack: Stack
     book: Book
+    wires: Wires | None = None
+    """Prices what crosses the fabric link by link; None: in closed form."""
     known: dict[Any, Cost] = field(default_factory=dict, repr=False, compare=False)
 
     def price(self, op: Operator, cube_ratio: float = 1.0, vector_ratio: float = 1.0) -> Cost:
@@ -112,11 +114,11 @@ class CostModel:
             case Lookup():
                 return pointwise.lookup(op, chip, book.pointwise)
             case Collective():
-                return collective(op, self.machine, book.collective, self.stack.all_reduce)
+                return collective(op, self.machine, book.collective, self.stack.all_reduce, self.wires)
             case Exchange():
-                return exchange(op, self.machine, book.exchange)
+                return exchange(op, self.machine, book.exchange, wires=self.wires)
             case Transfer():
-                return transfer(op, self.machine, book.collective)
+                return transfer(op, self.machine, book.collective, self.wires)
             case Host():
                 return host(op, self.stack)
 

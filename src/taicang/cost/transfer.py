@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from taicang.cost.collective import Fits, Line
+from taicang.cost.collective import Fits, Line, Wires
 from taicang.cost.cost import Cost
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def _line(fits: Fits, level: Level, plane: str) -> tuple[Line, float]:
     return assumed, max(assumed.hop_s, level.latency_s)
 
 
-def transfer(op: Transfer, machine: Machine, fits: Fits) -> Cost:
+def transfer(op: Transfer, machine: Machine, fits: Fits, wires: Wires | None = None) -> Cost:
     """Price ``op`` on its plane ("scale_up", "rdma", "vpc", "host"); fields may be floats or arrays.
 
     Ends that lie ``distance`` ranks apart meet in the innermost level with more ranks than that. ``messages`` are
@@ -38,12 +38,13 @@ def transfer(op: Transfer, machine: Machine, fits: Fits) -> Cost:
     seconds = 0.0 * distance
     wire = 0.0 * distance
     within = 0
-    for level in levels:
+    rates = wires.rates(op.plane, "send", 2, op.distance) if wires else [each.bandwidth_bytes_per_s for each in levels]
+    for level, rate in zip(levels, rates, strict=True):
         reached = (distance >= within) * 1.0
         if level is not levels[-1]:
             reached = reached * (distance < level.ranks)
         line, message_s = _line(fits, level, op.plane)
-        line_rate_s = op.payload_bytes / level.bandwidth_bytes_per_s
+        line_rate_s = op.payload_bytes / rate
         wire = wire + reached * line_rate_s
         seconds = seconds + reached * (line.base_s + message_s * op.messages + line_rate_s / line.efficiency_ratio)
         within = level.ranks

@@ -2,7 +2,8 @@
 
 Suites: "ascend_operators" (kernels of one 910C die), "ascend_layer" (layer times, ablations and kernels in service: the
 rows that calibrate), "ascend_serving" (end-to-end results, held out), "ascend_replay" (those that the serving simulator
-answers: context cache, full decode pool; held out) and "ascend_steps" (reference forward steps).
+answers: context cache, full decode pool; held out), "ascend_steps" (reference forward steps) and "ub_links" (reads and
+writes over the bus).
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from functools import partial
 
 from taicang import catalog
 from taicang.cost.attend_mla import attend_mla
-from taicang.evidence import ascend_replay, ascend_serving, ascend_steps, suite_collective
+from taicang.evidence import ascend_replay, ascend_serving, ascend_steps, suite_collective, ub_links
 from taicang.evidence.measured import attempt
 from taicang.evidence.operators import ASCEND, PRICES, absorbed, ascend_gemm_rows, mla_constants
 from taicang.evidence.score import Outcome
@@ -21,8 +22,8 @@ from taicang.evidence.tables import CARRIED, lines
 
 
 def outcomes() -> list[Outcome]:
-    """Every row of the five suites."""
-    return [*operators(), *serving(), *ascend_replay.outcomes(), *steps()]
+    """Every row of the six suites."""
+    return [*operators(), *ub_links.outcomes(), *serving(), *ascend_replay.outcomes(), *steps()]
 
 
 def operators() -> Iterator[Outcome]:

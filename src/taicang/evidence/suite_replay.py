@@ -15,16 +15,14 @@ import numpy as np
 
 from taicang.evidence.score import Outcome
 from taicang.evidence.served import Row
-from taicang.evidence.suite_served import room, rows, setup, told
-from taicang.hardware import Machine
-from taicang.serve.build import PAGE, drafting, link
+from taicang.evidence.suite_served import rows, setup, told
+from taicang.serve.build import PAGE, cache_tokens, drafting, link
 from taicang.serve.cache import Cache
 from taicang.serve.clients import ClosedLoop
 from taicang.serve.cluster import Cluster
 from taicang.serve.gaps import overall
 from taicang.serve.instance import Instance
 from taicang.serve.log import Log
-from taicang.serve.memory import RUNTIME_RATIO
 from taicang.serve.scheduler import Limits, preset
 from taicang.serve.setup import Setup
 from taicang.serve.simulate import simulate
@@ -75,21 +73,12 @@ def _one(row: Row, clients: int, seed: int) -> Cluster:
         poll=said.poll if plan.dp == 1 else 1,
     )  # fmt: skip
     limits = replace(limits, hold=said.hold, company_ratio=said.company_ratio)
-    if said.memory_ratio is not None:
-        made = replace(made, machine=_roomy(made.machine, said.memory_ratio))
     if plan.draft_tokens and not limits.reserve:
         limits = replace(limits, reserve=True, reserve_ratio=0.5)
     context = (row.input_tokens + row.output_tokens / 2) * row.length_ratio
     whole = row.input_tokens + row.output_tokens + PAGE
-    pages = int(room(made, context=context, whole=whole, tokens=limits.tokens)) // PAGE
+    pages = int(cache_tokens(made, tokens=limits.tokens, context=context, whole=whole)) // PAGE
     return Cluster([_instance(0, row, made, limits, pages, seed=seed)])
-
-
-def _roomy(machine: Machine, ratio: float) -> Machine:
-    """``machine`` for an engine that takes ``ratio`` of its memory in place of the usual share."""
-    memory = machine.chip.memory
-    more = replace(memory, capacity_bytes=memory.capacity_bytes * ratio / (1.0 - RUNTIME_RATIO))
-    return replace(machine, chip=replace(machine.chip, memory=more))
 
 
 def _pools(row: Row, clients: int, seed: int) -> Cluster:
@@ -104,8 +93,8 @@ def _pools(row: Row, clients: int, seed: int) -> Cluster:
     context = (row.input_tokens + row.output_tokens / 2) * row.length_ratio
     # a step's activations are those of one prompt, so that the tightest layouts that ran fit
     prompt = row.input_tokens
-    near = int(room(first, context=prompt, whole=prompt + PAGE, tokens=prompt)) // PAGE
-    far = int(room(then, context=context, whole=whole, tokens=answers.tokens)) // PAGE
+    near = int(cache_tokens(first, tokens=prompt, context=prompt, whole=prompt + PAGE)) // PAGE
+    far = int(cache_tokens(then, tokens=answers.tokens, context=context, whole=whole)) // PAGE
     return Cluster(
         [_instance(i, row, first, prompts, near, role="prefill", seed=seed) for i in range(row.prefill.instances)],
         decode=[

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from taicang.catalog.costing import cost_model
 from taicang.catalog.trust import Ground, ground
-from taicang.errors import InvalidInput
 from taicang.evidence.measured import attempt
 from taicang.evidence.score import Outcome
 from taicang.evidence.served import Role, Row, read
@@ -17,11 +16,10 @@ from taicang.evidence.split import held_out
 from taicang.evidence.systems import machine_for
 from taicang.models.count import kv_cache_bytes
 from taicang.ops import Transfer
-from taicang.serve.memory import memory_use
+from taicang.serve.build import cache_tokens
 from taicang.serve.setup import Setup
 from taicang.serve.steady import Load, Pools, Steady, aggregated, disaggregated
 from taicang.stacks import Stack
-from taicang.units import show
 
 FILE = "served_e2e.csv"
 SKEW = 1.01
@@ -38,28 +36,11 @@ def setup(row: Row, role: Role, stack: Stack | None = None, lent: str = "") -> S
     machine = machine_for(row.machine, role.plan.ranks)
     if lent:
         machine = replace(machine, chip=replace(machine.chip, profile=lent, measured=False))
-    chosen = stack or row.stack
+    chosen, ratio = stack or row.stack, row.settings.memory_ratio
+    if ratio is not None:
+        chosen = replace(chosen, memory=replace(chosen.memory, usable_ratio=ratio))
     costs = cost_model(machine, chosen)
     return Setup(model=row.net, plan=role.plan, machine=machine, stack=chosen, price=costs.price, skew=SKEW)
-
-
-def room(setup: Setup, *, context: float, whole: float, tokens: float | None = None) -> float:
-    """Cached tokens that fit beside the weights in one attention group, for sequences of about ``context`` tokens.
-
-    ``tokens`` run in a step (None: the stack's). ``InvalidInput`` where not one sequence of ``whole`` tokens fits.
-    """
-    step = float(setup.stack.chunk_tokens if tokens is None else tokens)
-    uses = [
-        memory_use(setup.model, setup.plan, setup.machine.chip, sequences=many, context=context, tokens=step)
-        for many in (0.0, 1.0)
-    ]
-    spare, each = float(uses[0].spare_bytes), float(uses[1].cache_bytes)
-    if spare * context < each * whole:
-        raise InvalidInput(
-            f"{setup.model.name} does not fit on {setup.plan.ranks} ranks of {setup.machine.name}: "
-            f"{show(each * whole / context - spare, 'B')} short per rank"
-        )
-    return spare / each * context
 
 
 def predict(row: Row, stack: Stack | None = None, lent: str = "") -> Steady:
@@ -67,7 +48,7 @@ def predict(row: Row, stack: Stack | None = None, lent: str = "") -> Steady:
     prompt, answer = row.input_tokens * row.length_ratio, row.output_tokens * row.length_ratio
     decode = setup(row, row.decode, stack, lent)
     mean = prompt + answer / 2
-    held = room(decode, context=mean, whole=mean) / mean
+    held = cache_tokens(decode, tokens=float(decode.stack.chunk_tokens), context=mean, whole=mean) / mean
     load = Load(concurrency=row.concurrency, input_tokens=prompt, output_tokens=answer, room=held)
     if row.prefill is None:
         steady = aggregated(decode, load)

@@ -32,6 +32,11 @@ class PhasePrediction:
     tokens_per_s_per_rank: float
     tokens_per_j: float | None
     memory: MemoryUse
+    weights_bytes_per_rank: float
+    cache_room_tokens: float
+    """Cached tokens of its attention group for which a rank has room as its engine counts, beside a full step."""
+    instance_cache_room_tokens: float
+    """Of all attention groups of the instance."""
     binds: str
     binds_ratio: float
     """Share of busy time that the binding resource accounts for."""

@@ -10,18 +10,15 @@ import numpy as np
 
 from taicang import __version__, catalog
 from taicang.catalog.energy import energy_fit
-from taicang.catalog.models import model as load_model
 from taicang.catalog.trust import REPLAYED, Band, bands, ground, unvalidated
 from taicang.errors import InvalidInput
 from taicang.hardware import Machine
 from taicang.plans import describe
-from taicang.predict.faults import plan as plan_faults
+from taicang.predict.standing import Standing, context_of, stand
 from taicang.predict.system import System
-from taicang.predict.system import pools as alone
-from taicang.predict.tenants import Tenant, shared
-from taicang.search.choices import default_stack
+from taicang.predict.tenants import Tenant
 from taicang.serve import gaps
-from taicang.serve.build import Keeping, Pool, cluster, fleet
+from taicang.serve.build import Pool
 from taicang.serve.clients import ClosedLoop, OpenLoop
 from taicang.serve.cluster import Cluster
 from taicang.serve.log import Log
@@ -95,29 +92,17 @@ def replay(
 
     Raises ``InvalidInput`` for a system that does not fit the machine or a request that fits no instance.
     """
-    net = load_model(model, approximate=system.approximate)
-    machine = catalog.machine(on, system.sets)
-    engine = catalog.stack(system.stack or default_stack(machine, net))
-    if also:
-        trace = for_models(trace, [each.share_ratio for each in also], seed)
-    pools = shared(net, machine, engine, system, also) if also else _named(alone(net, machine, engine, system))
     if (system.order == "deadline" or system.late != "serve") and trace.deadline_s is None:
         raise InvalidInput(f"{trace.name} has no deadlines", where="--order, --late")
     if system.order == "priority" and trace.priority is None:
         raise InvalidInput(f"{trace.name} has no priorities", where="--order")
-    context = float(np.mean(trace.input_tokens) + np.mean(trace.output_tokens) / 2)
-    keeping, jitter_s = _keeping(trace, system), system.faults.jitter_s
     if also:
-        made = fleet(
-            pools, context=context, keeping=keeping, router=system.router, seed=seed, jitter_s=jitter_s,
-            cache_bytes=model_cache_bytes, crowd=crowd,
-        )  # fmt: skip
-    else:
-        made = cluster(
-            *pools.values(), context=context, keeping=keeping, router=system.router, seed=seed, jitter_s=jitter_s
-        )
-    plan_faults(made, list(pools.values()), system.faults, seed=seed)
-    finished, made.log = Record(), Log(made.pools)
+        trace = for_models(trace, [each.share_ratio for each in also], seed)
+    standing = stand(
+        model, on, system, also=also, model_cache_bytes=model_cache_bytes, crowd=crowd,
+        context=context_of(trace), block_tokens=trace.block, seed=seed,
+    )  # fmt: skip
+    finished = Record()
     if not clients and not len(trace.arrival_s):
         raise InvalidInput(f"{trace.name} has no times: give --rate or --closed-loop")
     loop: OpenLoop | ClosedLoop = OpenLoop(trace)
@@ -125,53 +110,58 @@ def replay(
         loop = ClosedLoop(trace, clients, think_s=think_s, random_think=random_think, seed=seed)
     after = loop.after if clients or loop.waits else None
     try:
-        whole = serve(made, loop.arrivals(), finished, after=after, progress=progress)
+        whole = serve(standing.cluster, loop.arrivals(), finished, after=after, progress=progress)
     except OverflowError:
         raise InvalidInput(f"the run goes on for more than {LONGEST_S / 86400:.0f} days") from None
-    limits = limits or Limits()
-    table = finished.columns() | gaps.by_request(made.log, finished.ticks())
+    return outcome(standing, trace, finished, limits=limits or Limits(), partial=not whole)
+
+
+def outcome(
+    standing: Standing, trace: Trace, finished: Record, *, limits: Limits, partial: bool, requests: int | None = None
+) -> Replay:
+    """What came of serving ``trace``, of which ``finished`` have ended, of ``requests`` (None: all of it)."""
+    pools, machine, engine, made = standing.pools, standing.machine, standing.engine, standing.cluster
+    log = made.log or Log(made.pools)
+    table = finished.columns() | gaps.by_request(log, finished.ticks())
     if trace.session is not None:
         table["session"] = trace.session[table["id"]]
     if trace.model is not None:
         table["model"] = np.asarray(list(pools))[trace.model[table["id"]]]
-    busy = usage(made.log, _parts(pools, machine), finished.ticks())
+    busy = usage(log, _parts(pools, machine), finished.ticks())
     energy_j = float(busy["energy_j"].sum())
     return Replay(
         trace=trace.name,
-        model=" + ".join(pools) if also else net.name,
+        model=" + ".join(standing.models),
         machine=machine.name,
         stack=f"{engine.name} ({engine.epoch})",
         pools=tuple(
-            f"{p.instances} x {describe(p.setup.plan)}{f' {name}' if also else ''}" for name, p in pools.items()
+            f"{p.instances} x {describe(p.setup.plan)}{f' {name}' if len(standing.models) > 1 else ''}"
+            for name, p in pools.items()
         ),
         scheduler=[pool.limits.policy for pool in pools.values()][-1],
-        router=system.router,
-        seed=seed,
+        router=made.router.kind,
+        seed=standing.seed,
         limits=limits,
         summary=summarise(
             table,
             made,
-            requests=len(trace),
+            requests=len(trace) if requests is None else requests,
             limits=limits,
             energy_j=None if np.isnan(energy_j) else energy_j,
-            partial=not whole,
+            partial=partial,
         ),
         notes=(*trace.notes, *_unknown(machine), *_switched(made)),
         outages=tuple(
             Down(instance=name, from_s=begun / SECOND, until_s=back / SECOND if back >= 0 else None)
             for name, begun, back in made.outages
         ),
-        bands=_bands(pools, shared=bool(also)),
+        bands=_bands(pools, shared=len(standing.models) > 1),
         table=table,
         usage=busy,
-        log=made.log,
+        log=log,
         digest=catalog.digest(),
         version=__version__,
     )
-
-
-def _named(pools: Sequence[Pool]) -> dict[str, Pool]:
-    return dict(zip(("both",) if len(pools) == 1 else ("prefill", "decode"), pools, strict=True))
 
 
 def _parts(pools: Mapping[str, Pool], machine: Machine) -> list[Part]:
@@ -189,11 +179,6 @@ def _parts(pools: Mapping[str, Pool], machine: Machine) -> list[Part]:
         )  # fmt: skip
         first += pool.instances
     return made
-
-
-def _keeping(trace: Trace, system: System) -> Keeping:
-    ttl_s = float("inf") if system.ttl_s is None else system.ttl_s
-    return Keeping(block_tokens=trace.block, tiers=system.tiers, eviction=system.eviction, ttl_s=ttl_s)
 
 
 def _switched(made: Cluster) -> tuple[str, ...]:

@@ -23,6 +23,7 @@ from taicang.search.points import Job, chunk_budget, handover_s
 from taicang.search.result import MODES, Ask, Choice, Mode, Pool
 from taicang.search.run import search
 from taicang.search.space import NARROW, Space, default, layouts
+from taicang.serve.build import cache_room
 from taicang.serve.memory import MemoryUse, memory_use
 from taicang.serve.setup import Setup, step
 from taicang.serve.uneven import EVEN, Spread
@@ -40,7 +41,9 @@ def infer(
     tpot_s: float | None = None,
     ttft_s: float | None = None,
     stack: str | None = None,
+    memory_ratio: float | None = None,
     quant: str = "auto",
+    kv: str = "auto",
     modes: Sequence[Mode] = MODES,
     plan: ServePlan | None = None,
     prefill_plan: ServePlan | None = None,
@@ -69,12 +72,13 @@ def infer(
         ttft_s=ttft_s,
         tpot_s=tpot_s,
         stack=stack,
+        memory_ratio=memory_ratio,
         acceptance_ratio=acceptance_ratio,
         skew=skew,
         approximate=approximate,
         sets=sets,
     )
-    forms = quantisation(quant, job.model, job.machine.chip, job.stack)
+    forms = quantisation(quant, job.model, job.machine.chip, job.stack, kv)
     if plan:
         drafts, plan = int(plan.draft_tokens), replace(plan, quant=forms, draft_tokens=0)
         _check(job, plan, job.decoding(1.0, plan.dp), drafts=drafts, batch=batch)
@@ -126,7 +130,10 @@ def _memory(setup: Setup, job: Job, space: Space, phase: str, sequences: float) 
     length = job.held_tokens if phase == "decode" else job.input_tokens
     tokens = sequences * (setup.plan.query_len if phase == "decode" else job.input_tokens)
     tokens = tokens if phase == "decode" else np.minimum(tokens, chunk_budget(setup.plan, job, space))
-    return memory_use(setup.model, setup.plan, setup.machine.chip, sequences=sequences, context=length, tokens=tokens)
+    head = setup.stack.memory
+    return memory_use(
+        setup.model, setup.plan, setup.machine.chip, head, sequences=sequences, context=length, tokens=tokens
+    )
 
 
 def _why(nearest: Sequence[str], plans: Mapping[str, Sequence[ServePlan]], job: Job, space: Space) -> Infeasible:
@@ -185,6 +192,9 @@ def _phase(pool: Pool, job: Job, space: Space, phase: str) -> PhasePrediction:
     name, share = binding(timeline)
     per_chip = rate / pool.chips
     power = power_w_per_chip(setup.machine)
+    use = _memory(setup, job, space, phase, sequences)
+    spare, each = cache_room(setup, tokens=float(job.stack.chunk_tokens), context=job.held_tokens)
+    room = np.floor(max(spare, 0.0) / each * job.held_tokens) if each else np.inf
     return PhasePrediction(
         phase=phase,
         plan=setup.plan,
@@ -197,7 +207,10 @@ def _phase(pool: Pool, job: Job, space: Space, phase: str) -> PhasePrediction:
         tokens_per_s_per_chip=per_chip,
         tokens_per_s_per_rank=rate / setup.plan.ranks,
         tokens_per_j=None if power is None else per_chip / power,
-        memory=_memory(setup, job, space, phase, sequences),
+        memory=use,
+        weights_bytes_per_rank=float(use.weights_bytes),
+        cache_room_tokens=float(room),
+        instance_cache_room_tokens=float(room) * groups,
         binds=name,
         binds_ratio=share,
     )

@@ -41,7 +41,10 @@ class System:
     """Pools as INSTANCESxCHIPS."""
     plan: ServePlan | None = None
     stack: str | None = None
+    memory_ratio: float | None = None
+    """Share of device memory for the engine, as it counts it (None: its own)."""
     quant: str = "auto"
+    kv: str = "auto"
     drafts: int | None = None
     acceptance_ratio: float = 0.7
     skew: Count = SKEW
@@ -69,7 +72,7 @@ def pools(net: Model, machine: Machine, engine: Stack, system: System, *, ranks:
 
     Raises ``InvalidInput`` for a system that the machine cannot hold.
     """
-    forms = quantisation(system.quant, net, machine.chip, engine)
+    forms = quantisation(system.quant, net, machine.chip, engine, system.kv)
     drafts = min(net.mtp_layers, 1) if system.drafts is None else system.drafts
     costs = cost_model(machine, engine)
     prefill, decode = system.prefill, system.decode
@@ -133,7 +136,8 @@ def _choose(setups: list[Setup], phase: str, what: str) -> Setup:
     spread = [setting for setting in setups if setting.plan.sp] if phase == "prefill" else []
     for setting in spread or setups:
         chip, groups = setting.machine.chip, setting.plan.dp
-        use = memory_use(setting.model, setting.plan, chip, sequences=0.0, context=4096.0, tokens=8192.0)
+        head = setting.stack.memory
+        use = memory_use(setting.model, setting.plan, chip, head, sequences=0.0, context=4096.0, tokens=8192.0)
         if float(use.spare_bytes) < ROOM_RATIO * chip.memory.capacity_bytes:
             continue
         batch = (

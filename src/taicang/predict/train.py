@@ -11,16 +11,17 @@ from taicang.catalog.training import sustained, training_price
 from taicang.catalog.trust import TRAINED, Band, bands, ground
 from taicang.errors import InvalidInput
 from taicang.formats import number_format
-from taicang.hardware import Machine
+from taicang.hardware import Machine, in_half
 from taicang.models.types import Model, routed
 from taicang.predict.prediction import Infeasible
 from taicang.predict.train_explain import Explained, explain, waterfall
 from taicang.predict.train_stack import FUSIONS, changed
+from taicang.reliability import PUBLISHED
 from taicang.train import memory
 from taicang.train.flops import CONVENTION, recomputed_flop
 from taicang.train.placement import Placed, placed
 from taicang.train.remedies import remedies
-from taicang.train.run import Policy, Run, train_run
+from taicang.train.run import OFTEN_S, Policy, Run, train_run
 from taicang.train.search import Found, Progress, fixed_fields, open_plan, search
 from taicang.train.setup import Setup
 from taicang.train.step import TrainStep, train_step
@@ -102,6 +103,7 @@ def train(
     wanted = plan
     net = load_model(model) if isinstance(model, str) else model
     machine = catalog.machine(on, sets) if isinstance(on, str) else on
+    machine = in_half(machine, "fp16" if plan.recipe.name == "fp16" else "bf16")
     engine = changed(catalog.stack(stack or default_stack(machine)), overlap, fused, captured)
     # whatever the search finds divides the batch itself
     plan = replace(filled(open_plan(plan, pinned), machine), dp=1) if searched else filled(plan, machine)
@@ -172,7 +174,7 @@ def compose(setup: Setup, step: TrainStep, run: Run | None, found: Found | None)
     """Everything that a priced step says."""
     machine, plan, net = setup.machine, setup.plan, setup.model
     chips = -(-plan.ranks // machine.chip.dies)
-    peak = number_format(plan.recipe.products).peak
+    peak = "fp16" if plan.recipe.name == "fp16" else number_format(plan.recipe.products).peak
     peak_rate = machine.chip.peak(peak)
     again = recomputed_flop(net, plan, setup.stack)
     mfu = step.mfu_ratio(peak_rate)
@@ -192,7 +194,7 @@ def compose(setup: Setup, step: TrainStep, run: Run | None, found: Found | None)
         power_w_per_chip=None if machine.power_w is None else machine.power_w / machine.chips,
         run=run,
         found=found,
-        assumptions=_assumptions(setup),
+        assumptions=_assumptions(setup) + (() if run is None else _run_assumptions(run, chips)),
         bands=_bands(setup),
         digest=catalog.digest(),
         version=__version__,
@@ -217,6 +219,20 @@ def _assumptions(setup: Setup) -> tuple[str, ...]:
     if setup.tax:
         said.append(f"computing slows by {setup.tax:.0%} of the time of communication beside it")
     said.append(f"memory allows {memory.RUNTIME_RATIO:.0%} for runtime and fragmentation")
+    return tuple(said)
+
+
+def _run_assumptions(run: Run, chips: float) -> tuple[str, ...]:
+    days = [rate * chips for rate in PUBLISHED.values()]
+    said = [
+        f"parts fail as in one run of 2024; published clusters of {chips:,} chips would fail {min(days):.2g} to "
+        f"{max(days):.2g} times a day ({len(days)} of them), which the band of days spans"
+    ]
+    if run.interval_s < OFTEN_S:
+        said.append(
+            f"a checkpoint every {show(run.interval_s, 's')} loses least, and asks storage for "
+            f"{show(run.checkpoint_bytes / run.interval_s, 'B/s')} all the time: where it is shared, set --interval"
+        )
     return tuple(said)
 
 

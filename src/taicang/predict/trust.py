@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from taicang.models.types import routed
+from taicang.search.choices import remade
 from taicang.serve.setup import Setup
-from taicang.stacks import Stack
+from taicang.stacks import Headroom, Stack
 from taicang.units import show
 
 
@@ -39,11 +40,23 @@ def assumptions(
     if routed(setup.model) and (setup.skew or prefill.skew):
         said.append(f"expert popularity follows a power law of exponent {setup.skew or prefill.skew:g}")
     said.append(f"number formats: {_formats(setup)}")
+    if again := remade(setup.model, plan.quant):
+        said.append(again)
     said.append(
         f"prefill and decode {'on instances of their own' if apart else 'share instances'}; no queueing in TTFT"
     )
+    said.append(_memory(stack))
     said.append(_host(stack))
     return tuple(said)
+
+
+def _memory(stack: Stack) -> str:
+    head = stack.memory
+    if head == Headroom():
+        return f"what {stack.engine} keeps of device memory is not known: {1.0 - (head.usable_ratio or 1.0):.0%} is assumed"
+    share = "its reserve by default" if head.usable_ratio is None else f"{head.usable_ratio:.0%}"
+    of = {"device": "of the device", "static": "for weights and cache", "free": "of what the rest leaves, for cache"}
+    return f"device memory as {stack.engine} counts it: {share} {of[head.base]}"
 
 
 def _host(stack: Stack) -> str:

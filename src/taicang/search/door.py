@@ -28,6 +28,7 @@ def prepare(
     ttft_s: float | None = None,
     tpot_s: float | None = None,
     stack: str | None = None,
+    memory_ratio: float | None = None,
     acceptance_ratio: float = 0.7,
     skew: float = 1.01,
     approximate: bool = False,
@@ -39,7 +40,7 @@ def prepare(
         raise InvalidInput(f"input and output need at least one token, got {input_tokens} and {output_tokens}")
     net = load_model(model, approximate=approximate) if isinstance(model, str) else model
     machine = catalog.machine(on, sets) if isinstance(on, str) else on
-    engine = catalog.stack(stack or default_stack(machine, net))
+    engine = catalog.stack(stack or default_stack(machine, net), memory_ratio=memory_ratio)
     return Job(
         model=net,
         machine=machine,
@@ -55,11 +56,11 @@ def prepare(
     )
 
 
-def formats(names: Sequence[str], job: Job) -> list[tuple[str, Quantisation]]:
-    """Number formats by name ("auto", "fp8"...); those that come to the same formats once."""
+def formats(names: Sequence[str], job: Job, kv: str = "auto") -> list[tuple[str, Quantisation]]:
+    """Number formats by name ("auto", "fp8"...) with a cache in ``kv``; those that come to the same formats once."""
     found: dict[Quantisation, str] = {}
     for name in names:
-        found.setdefault(quantisation(name, job.model, job.machine.chip, job.stack), name)
+        found.setdefault(quantisation(name, job.model, job.machine.chip, job.stack, kv), name)
     return [(name, quant) for quant, name in found.items()]
 
 
@@ -68,7 +69,7 @@ def moved(job: Job, machine: Machine) -> Job:
     return replace(job, machine=machine, price=cost_model(machine, job.stack).price)
 
 
-def restacked(job: Job, name: str) -> Job:
+def restacked(job: Job, name: str, memory_ratio: float | None = None) -> Job:
     """``job`` under another software stack, priced with it."""
-    engine = catalog.stack(name)
+    engine = catalog.stack(name, memory_ratio=memory_ratio)
     return replace(job, stack=engine, price=cost_model(job.machine, engine).price)

@@ -30,7 +30,7 @@ _LIMITS: Mapping[str, tuple[int, int | None]] = MappingProxyType(
     {"redundant": (0, None), "shared_ranks": (0, None), "mtp": (0, 8), "microbatches": (1, 2)}
 )
 LOAD = ("model", "on", "input", "output", "profile", "ttft", "tpot", "slo", "objective", "load")
-TRAITS = ("stack", "quant", "mode", "batch", "mtp", "acceptance", "skew", "chunk")
+TRAITS = ("stack", "memory_fraction", "quant", "kv", "mode", "batch", "mtp", "acceptance", "skew", "chunk")
 FIGURES = (
     "ttft_s",
     "tpot_s",
@@ -89,11 +89,12 @@ def _best(point: Mapping[str, Any]) -> Choice | str:
         ttft_s=_seconds(point, "ttft") or (preset.ttft_s if preset else None),
         tpot_s=_seconds(point, "tpot") or (preset.tpot_s if preset else None),
         stack=point.get("stack"),
+        memory_ratio=point.get("memory_fraction"),
         acceptance_ratio=float(point.get("acceptance", 0.7)),
         skew=float(point.get("skew", 1.01)),
         sets=[f"{key}={value}" for key, value in point.items() if "." in key],
     )
-    quants = formats([str(point.get("quant", "auto"))], job)
+    quants = formats([str(point.get("quant", "auto"))], job, str(point.get("kv", "auto")))
     only = plan_of(point)
     if only is not None:
         plan = replace(only, quant=quants[0][1])

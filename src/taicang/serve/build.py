@@ -72,28 +72,35 @@ class Keeping:
     """Blocks in ``tiers`` go when they have not been used for so long."""
 
 
-def cache_tokens(setup: Setup, limits: Limits, context: float) -> int:
+def cache_room(setup: Setup, *, tokens: float, context: float) -> tuple[float, float]:
+    """Bytes of cache that fit on a rank beside a step of ``tokens`` (negative: short of them), and those of a sequence
+    of ``context`` tokens."""
+    use = memory_use(
+        setup.model, setup.plan, setup.machine.chip, setup.stack.memory, sequences=1.0, context=context, tokens=tokens
+    )
+    each = float(use.cache_bytes)
+    return float(use.spare_bytes) + each, each
+
+
+def cache_tokens(setup: Setup, *, tokens: float, context: float, whole: float = 1.0) -> float:
     """Tokens of cache that fit in one attention group, for sequences of about ``context`` tokens.
 
-    Raises ``InvalidInput`` where the weights alone do not fit.
+    ``tokens`` run in a step. Raises ``InvalidInput`` where there is no room for one sequence of ``whole`` tokens.
     """
-    chip = setup.machine.chip
-    tokens = float(limits.tokens)
-    empty = memory_use(setup.model, setup.plan, chip, sequences=0.0, context=context, tokens=tokens)
-    each = memory_use(setup.model, setup.plan, chip, sequences=1.0, context=context, tokens=tokens).cache_bytes
-    if empty.spare_bytes <= 0:
+    spare, each = cache_room(setup, tokens=tokens, context=context)
+    if spare * context < each * whole:
         raise InvalidInput(
             f"{setup.model.name} does not fit on {setup.plan.ranks} ranks of {setup.machine.name}: "
-            f"{show(float(-empty.spare_bytes), 'B')} short per rank"
+            f"{show(each * whole / context - spare, 'B')} short per rank"
         )
-    return int(float(empty.spare_bytes) / float(each) * context)
+    return spare / each * context
 
 
 def kit(pool: Pool, *, context: float, keeping: Keeping, seed: int = 0) -> Kit:
     """What each instance of ``pool`` is made of."""
     setup, limits, block = pool.setup, pool.limits, keeping.block_tokens
     page = PAGE if block % PAGE == 0 else 1
-    pages = cache_tokens(setup, limits, context) // page
+    pages = int(cache_tokens(setup, tokens=float(limits.tokens), context=context)) // page
     return Kit(
         table=step_table(pool),
         limits=limits,

@@ -206,7 +206,7 @@ class Cluster:
             self.log.step(instance, now)
         left = instance.finish(now)
         for request in left:
-            if self.store is not None and request.blocks and instance.role != "decode":
+            if self.store is not None and request.blocks and instance.role != "decode" and not request.failed:
                 self.store.put(request, now)
             if request.end >= 0:
                 self.gone(request, now)

@@ -12,6 +12,7 @@ from bisect import bisect_left
 from collections.abc import Callable
 
 from taicang.serve.cache import Cache
+from taicang.serve.cancel import quit_now
 from taicang.serve.group import Group
 from taicang.serve.kit import Kit
 from taicang.serve.lanes import Lanes
@@ -30,10 +31,10 @@ class Instance:
     ``single`` steps one by one (for tests). ``steps_of`` draws the decode steps that some tokens need."""
 
     __slots__ = (
-        "_context", "_growth", "_heap", "_joined", "_k", "_rides", "_row", "_since", "_start", "_sums", "_work", "busy",
-        "coming", "end", "failures", "groups", "hungry", "jitter", "lanes", "limits", "name", "pool", "ratio",
-        "refused", "role", "safe", "sending", "single", "stall", "steps", "steps_of", "steps_run", "swap", "table",
-        "version",
+        "_context", "_growth", "_heap", "_joined", "_k", "_rides", "_row", "_since", "_start", "_sums", "_work",
+        "busy", "coming", "end", "failures", "groups", "hungry", "jitter", "lanes", "limits", "name", "pool",
+        "quitting", "ratio", "refused", "role", "safe", "sending", "single", "stall", "steps", "steps_of",
+        "steps_run", "swap", "table", "version",
     )  # fmt: skip
 
     def __init__(
@@ -68,6 +69,8 @@ class Instance:
         """Ticks by which the next step is longer: sequences are swapped before it runs."""
         self.refused: list[Request] = []
         """Requests that ``begin`` turned away; its caller takes them out."""
+        self.quitting: list[Request] = []
+        """Requests in the running step that nobody wants any more (see ``cancel``)."""
         self.steps = 0
         """Decode steps made."""
         self.steps_run = 0
@@ -325,8 +328,16 @@ class Instance:
             request.done += tokens
             if request.done >= request.need:
                 self._first(request, now, left)
+        if self.quitting:
+            left += quit_now(self, now)
         self.end = -1
         return left
+
+    def passes(self, step: int) -> int:
+        """When decode step ``step`` (from 1) of the running stretch ends; -1 from its last one on, with which it ends
+        itself."""
+        inside = self.end >= 0 and self._row is not None and step < self._k
+        return self._start + self._ticks(step) if inside else -1
 
     def _first(self, request: Request, now: int, left: list[Request]) -> None:
         """A prompt is through: its next token is out, and it decodes, ends or is handed on."""
@@ -426,6 +437,7 @@ class Instance:
                 request.lose(request.done)
             lost += [*group.running, *group.prefilling, *group.waiting]
         self.groups = [Group(g.cache.emptied(), reserve=g.reserve, step=upto) for g in self.groups]
+        self.quitting = []
         self.hungry, self._heap, self._work = {}, [], []
         self.lanes = Lanes(len(self.groups))
         self.safe = FOREVER

@@ -34,5 +34,5 @@ def stored_bytes(setup: Setup) -> float:
 
 
 def _weight_bytes(setup: Setup, plan: ServePlan) -> float:
-    use = memory_use(setup.model, plan, setup.machine.chip, sequences=0.0, context=0.0, tokens=0.0)
+    use = memory_use(setup.model, plan, setup.machine.chip, setup.stack.memory, sequences=0.0, context=0.0, tokens=0.0)
     return float(use.weights_bytes)

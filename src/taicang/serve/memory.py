@@ -23,14 +23,16 @@ from taicang.models.types import (
     GroupedQuery,
     Latent,
     Model,
+    ShortConv,
     StateSpace,
     routed,
 )
 from taicang.plans import ServePlan
+from taicang.stacks import Headroom
 from taicang.units import Count, Num
 
-RUNTIME_RATIO = 0.06
-"""Assumed share of device memory that the driver, the framework, graphs and fragmentation take."""
+LARGE_BYTES = 70 * 2.0**30
+"""From here on engines count a device as large, if it is of a generation with 8-bit floating point."""
 LOW_LATENCY_TOKENS = 512
 """Tokens per rank up to which exchanges keep worst-case buffers."""
 LIVE_WIDTHS = 8
@@ -51,7 +53,10 @@ class MemoryUse:
     activation_bytes: Num
     exchange_bytes: Num
     """Static buffers of expert dispatch and combine."""
-    runtime_bytes: float
+    runtime_bytes: Num
+    """Driver context, kernels, communication buffers."""
+    withheld_bytes: Num
+    """What the engine leaves to graphs and fragments, or to nothing."""
     capacity_bytes: float
 
     @property
@@ -69,7 +74,12 @@ class MemoryUse:
     @property
     def total_bytes(self) -> Num:
         """Everything."""
-        return self.weights_bytes + self.runtime_bytes + self.cache_bytes + self.activation_bytes + self.exchange_bytes
+        return self.weights_bytes + self.rest_bytes + self.cache_bytes + self.withheld_bytes
+
+    @property
+    def rest_bytes(self) -> Num:
+        """What is neither weights nor cache nor withheld."""
+        return self.runtime_bytes + self.activation_bytes + self.exchange_bytes
 
     @property
     def spare_bytes(self) -> Num:
@@ -96,6 +106,8 @@ def _shard(kind: Attention, tp: Any) -> Attention:
         return replace(kind, heads=_whole(kind.heads / tp), kv_heads=_some_of(kind.kv_heads // tp))
     if isinstance(kind, GatedLinear):
         return replace(kind, k_heads=_some_of(kind.k_heads // tp), v_heads=_some_of(kind.v_heads // tp))
+    if isinstance(kind, ShortConv):
+        return replace(kind, width=_whole(kind.width / tp))
     if isinstance(kind, StateSpace):
         return replace(kind, heads=_whole(kind.heads / tp), groups=_some_of(kind.groups // tp))
     return replace(kind, heads=_whole(kind.heads / tp))
@@ -121,9 +133,12 @@ def _some_of(share: Count) -> Any:
 
 
 def memory_use(
-    model: Model, plan: ServePlan, chip: Chip, *, sequences: Count, context: Count, tokens: Count
+    model: Model, plan: ServePlan, chip: Chip, head: Headroom, *, sequences: Count, context: Count, tokens: Count
 ) -> MemoryUse:
-    """Memory of one rank with ``sequences`` sequences of ``context`` tokens in its group and ``tokens`` in a step."""
+    """Memory of one rank with ``sequences`` sequences of ``context`` tokens in its group and ``tokens`` in a step.
+
+    ``head`` says how the engine divides it: what it keeps from weights and cache is withheld.
+    """
     mine = rank_model(model, plan)
     counted = parameters(mine)
     quant = plan.quant
@@ -131,23 +146,59 @@ def memory_use(
     dense = number_format(quant.dense).weight_bytes
     experts = number_format(quant.experts).weight_bytes
     one = _one_layer(mine)
+    spared = _spared(mine, plan)
     shard = 1 if plan.sp else plan.tp
-    return MemoryUse(
-        attention_bytes=counted.attention * attention + counted.norm * 2.0,
-        dense_bytes=counted.dense * dense,
-        experts_bytes=counted.experts * experts + counted.router * 4.0,
+    several: Any = np.where(np.asarray(plan.ranks) > 1, head.group_bytes, 0.0)
+    use = MemoryUse(
+        attention_bytes=counted.attention * attention + counted.norm * 2.0 + spared["attention"],
+        dense_bytes=counted.dense * dense + spared["dense"],
+        experts_bytes=counted.experts * experts + counted.router * 4.0 + spared["experts"],
         shared_bytes=counted.shared * dense,
         embedding_bytes=(counted.embedding + counted.head) * 2.0,
         draft_bytes=(one.attention * attention + one.dense * dense + one.experts * experts + one.shared * dense)
         * np.minimum(plan.draft_tokens, max(model.mtp_layers, 1)),
         cache_bytes=sequences * kv_cache_bytes(mine, context, quant.kv) / (plan.tp if plan.sp else 1),
-        activation_bytes=tokens
-        / (plan.tp if plan.sp else 1)
-        * (model.hidden * 2.0 * LIVE_WIDTHS + _widest(mine) * 2.0),
+        activation_bytes=np.maximum(
+            tokens / (plan.tp if plan.sp else 1) * (model.hidden * 2.0 * LIVE_WIDTHS + _widest(mine) * 2.0),
+            (head.sampled_large if _large(chip) else head.sampled) * model.vocab * head.sampling_bytes,
+        ),
         exchange_bytes=_exchange(model, plan, tokens / shard),
-        runtime_bytes=chip.memory.capacity_bytes * RUNTIME_RATIO,
+        runtime_bytes=head.context_bytes + several,
+        withheld_bytes=0.0,
         capacity_bytes=chip.memory.capacity_bytes,
     )
+    return replace(use, withheld_bytes=_withheld(use, plan, head, tokens, large=_large(chip)))
+
+
+def _large(chip: Chip) -> bool:
+    return chip.memory.capacity_bytes >= LARGE_BYTES and "fp8" in chip.peak_flop_per_s
+
+
+def _withheld(use: MemoryUse, plan: ServePlan, head: Headroom, tokens: Count, *, large: bool) -> Num:
+    """What the engine keeps from weights and cache, beyond what activations and the runtime take of it."""
+    whole: Any = use.capacity_bytes
+    reserve: Any = head.reserve_bytes + head.reserve_token_bytes * tokens + head.reserve_rank_bytes * plan.ranks
+    reserve = np.maximum(reserve, head.reserve_least_bytes if large else 0.0)
+    ratio: Any = 1.0 - reserve / whole if head.usable_ratio is None else head.usable_ratio
+    if head.base == "device":
+        kept: Any = (1.0 - ratio) * whole
+    elif head.base == "static":
+        kept = (1.0 - ratio) * (whole - use.runtime_bytes)
+        kept = np.maximum(kept - use.activation_bytes - use.exchange_bytes, 0.0)
+    else:
+        kept = (1.0 - ratio) * np.maximum(whole - use.weights_bytes - use.rest_bytes, 0.0)
+    return cast(Num, kept)
+
+
+def _spared(mine: Model, plan: ServePlan) -> dict[str, Any]:
+    """Bytes that layers left in bf16 take beyond the format of their class."""
+    extra: dict[str, Any] = dict.fromkeys(("attention", "dense", "experts"), 0.0)
+    for block in mine.blocks if plan.quant.spares else ():
+        counted = parameters(replace(mine, blocks=(block,), mtp_layers=0))
+        for kind in block.plain:
+            width = 2.0 - number_format(getattr(plan.quant, kind)).weight_bytes
+            extra[kind] = extra[kind] + getattr(counted, kind) * width
+    return extra
 
 
 def _one_layer(mine: Model) -> Parameters:

@@ -45,8 +45,9 @@ def most_sequences(setup: Setup, *, context: float, tokens: float, limit: int = 
     """Sequences of one attention group that fit in memory with ``context`` tokens each; 0 where none does."""
     sizes: Any = np.arange(1.0, limit + 1.0)
     use = memory_use(
-        setup.model, setup.plan, setup.machine.chip, sequences=sizes, context=context, tokens=np.maximum(tokens, sizes)
-    )
+        setup.model, setup.plan, setup.machine.chip, setup.stack.memory,
+        sequences=sizes, context=context, tokens=np.maximum(tokens, sizes),
+    )  # fmt: skip
     fits = np.broadcast_to(np.asarray(use.spare_bytes) >= 0, sizes.shape)
     return int(fits.sum())
 

@@ -18,19 +18,24 @@ Counter: TypeAlias = Callable[[str], int]
 def counter(*, chars_per_token: float | None = None, tokenizer: Path | None = None) -> Counter | None:
     """Counts by a Hugging Face ``tokenizer.json``, or by a ratio; None where neither is given."""
     if tokenizer is not None:
-        try:
-            library: Any = import_module("tokenizers")
-        except ImportError:
-            raise NotModelled("--tokenizer needs the tokenizers package: pip install 'taicang[tokenizer]'") from None
-        try:
-            loaded = library.Tokenizer.from_file(str(tokenizer))
-        except Exception as error:  # the library raises bare exceptions
-            raise InvalidInput(f"cannot read the tokenizer ({error})", where=str(tokenizer)) from None
-        return lambda text: len(loaded.encode(text, add_special_tokens=False).ids)
+        read = loaded(tokenizer)
+        return lambda text: len(read.encode(text, add_special_tokens=False).ids)
     if chars_per_token is None:
         return None
     ratio = chars_per_token
     return lambda text: max(round(len(text) / ratio), 1)
+
+
+def loaded(tokenizer: Path) -> Any:
+    """The tokenizer of a ``tokenizer.json``. Raises ``InvalidInput`` where it cannot be read."""
+    try:
+        library: Any = import_module("tokenizers")
+    except ImportError:
+        raise NotModelled("--tokenizer needs the tokenizers package: pip install 'taicang[tokenizer]'") from None
+    try:
+        return library.Tokenizer.from_file(str(tokenizer))
+    except Exception as error:  # the library raises bare exceptions
+        raise InvalidInput(f"cannot read the tokenizer ({error})", where=str(tokenizer)) from None
 
 
 def text_of(row: Mapping[str, Any]) -> str | None:

@@ -1,0 +1,235 @@
+"""``taicang fabric``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from taicang.app.asking import Asking
+from taicang.app.options import JSON, MOST_SKEW, Named, Whole, echo_json, stacked
+from taicang.errors import InvalidInput
+from taicang.output import check_file, write_file
+from taicang.units import count, parse
+
+ROUTINGS = ("adaptive", "striped", "ecmp")
+
+
+class Payload(click.ParamType[float]):
+    """Bytes, or a product that begins with them: 1GB, 7.5KB*128*8."""
+
+    name = "BYTES"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Parse the quantity and multiply the counts."""
+        if isinstance(value, float):
+            return value
+        first, *rest = str(value).split("*")
+        found = parse(first.strip(), "bytes", where="--bytes")
+        for part in rest:
+            found *= count(part.strip(), 1, 10**12, where="--bytes")
+        if found <= 0:
+            raise InvalidInput(f"must be more than nothing, got {value!r}", where="--bytes")
+        return found
+
+
+class Zipf(click.ParamType[float]):
+    """zipf:1.1, or the exponent alone."""
+
+    name = "zipf:EXPONENT"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """The exponent, 0 to 2."""
+        try:
+            found = float(str(value).removeprefix("zipf:"))
+        except ValueError:
+            self.fail(f"expected zipf:EXPONENT such as zipf:1.1, got {value!r}", param, ctx)
+        if not 0.0 <= found <= MOST_SKEW:
+            self.fail(f"the exponent is from 0 to {MOST_SKEW:g}, got {value!r}", param, ctx)
+        return found
+
+
+WORK = stacked(
+    click.option("--collective", "kind", metavar="KIND",
+                 help="all-reduce, all-gather, reduce-scatter, all-to-all, dispatch, combine or send."),
+    click.option("--bytes", "payload", type=Payload(),
+                 help="One rank's whole buffer, e.g. 1GB or 7.5KB*128*8; of dispatch and combine, one token."),
+    click.option("--ranks", type=Whole(1), help="Ranks that take part (default: all); send: the distance plus one."),
+    click.option("--stride", type=Whole(1), default=1, show_default=True, help="How far apart they lie."),
+    click.option("--algorithm", help="ring, tree, halving_doubling, direct, hierarchical or in_switch."),
+    click.option("--skew", type=Zipf(), default=0.0, help="Popularity of receivers or experts by Zipf's law."),
+    click.option("--tokens", type=Whole(1), default=128, show_default=True, help="Dispatch, combine: of each rank."),
+    click.option("--topk", type=Whole(1), default=8, show_default=True, help="Experts of each token."),
+    click.option("--experts", type=Whole(1), default=256, show_default=True, help="Routed experts."),
+    click.option("--verb", default="", metavar="MEMORY/VERB", help="Send: npu/read, npu/write, cpu/read or cpu/write."),
+    click.option("--shuffled", is_flag=True, help="Ranks at random places of the machine (by seed)."),
+)  # fmt: skip
+FABRIC = stacked(
+    click.option("--plane", default="scale_up", show_default=True, help="Network of the machine."),
+    click.option("--routing", type=click.Choice(ROUTINGS), default="adaptive", show_default=True,
+                 help="Spread over all links, dealt over planes, or hashed with collisions."),
+    click.option("--seed", type=Whole(0), default=0, show_default=True, help="Of hashes, draws and faults."),
+    click.option("--seeds", type=Whole(1, 10_000), default=1, show_default=True, help="Repeat with so many seeds."),
+    click.option("--fail", "failed", multiple=True, metavar="KIND:COUNT",
+                 help="Parts that fail, by chance or by number: l2-switch:2, link:5@0.5, module#17. Repeatable."),
+    click.option("--set", "sets", multiple=True, metavar="PATH=VALUE", help="Change a figure of the machine."),
+    click.option("--svg", type=click.Path(dir_okay=False, path_type=Path), help="Draw topology and link load."),
+    click.option("--html", type=click.Path(dir_okay=False, path_type=Path), help="The same as a page, with figures."),
+    JSON,
+)  # fmt: skip
+
+
+class Axes(click.ParamType[Any]):
+    """tp=8,ep=96: sizes by axis, the innermost first."""
+
+    name = "AXIS=RANKS,..."
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> dict[str, int]:
+        """Split at commas and equals signs."""
+        if isinstance(value, dict):
+            return value
+        found: dict[str, int] = {}
+        for part in str(value).split(","):
+            name, equals, size = part.partition("=")
+            if not equals or not name.strip() or name.strip() in found:
+                self.fail(f"expected distinct AXIS=RANKS such as tp=8,ep=96, got {value!r}", param, ctx)
+            found[name.strip()] = count(size.strip(), 1, 10**7, where="--axes")
+        return found
+
+
+PARTS = stacked(
+    click.option("--draws", type=Whole(1, 100_000), help="Break parts at published rates, so many times."),
+    click.option("--serve", default="", metavar="MODEL", help="With --draws: time the decode step of its best plan."),
+    click.option("--train", "trained", default="", metavar="MODEL", help="With --draws: time its training step."),
+    click.option("--spares", type=Whole(0), default=0, show_default=True, help="With --draws: nodes that stand by."),
+    click.option("--mtbf", multiple=True, type=Named(), help="With --draws: as in taicang train."),
+    click.option("--logical", default="", metavar="CHIPS,...", help="Logical machines of these sizes: their switches."),
+    click.option("--backlog", is_flag=True, help="With --logical: a stream of jobs of these sizes, in turn."),
+    click.option("--axes", type=Axes(), help="Where a plan's axes lie, the innermost first; with --bytes per rank."),
+)  # fmt: skip
+
+
+@click.command(
+    cls=Asking,
+    epilog="""\b
+Examples:
+  taicang fabric cloudmatrix384
+  taicang fabric cloudmatrix384 --collective all-to-all --ranks 320 --bytes 7.5KB*128*8 --skew zipf:1.1
+  taicang fabric dgx-h100-nvl256 --collective all-reduce --bytes 1GB --fail l2-switch:2
+  taicang fabric "hgx-a100 x 128" --collective all-gather --bytes 512MB --routing ecmp --seeds 20
+  taicang fabric cloudmatrix384 --collective send --ranks 17 --bytes 512B --verb npu/read
+  taicang fabric cloudmatrix384 --draws 1000 --serve deepseek-r1
+  taicang fabric cloudmatrix384 --logical 384,352,288,256,192
+  taicang fabric "hgx-h100 x 128" --axes tp=8,pp=8,dp=16 --bytes 1GB
+""",
+)
+@click.argument("machine")
+@WORK
+@FABRIC
+@PARTS
+def fabric(machine: str, sets: tuple[str, ...], as_json: bool, **options: Any) -> None:
+    """The links of MACHINE: its topology, or one collective on it, link by link.
+
+    Without more: parts, links and bisection. --collective: the time on the links, the hottest ones, what a library
+    makes of it and what the closed form says. --draws: what is left when parts fail. --logical: the switches of parts
+    of a supernode. --axes: which axis of a plan crosses which level, in order and at random.
+    """
+    from taicang import catalog
+
+    for flag in ("svg", "html"):
+        if options[flag] is not None:
+            check_file(options[flag], f"--{flag}")
+    chosen = [name for name in ("kind", "draws", "logical", "axes") if options[name]]
+    if len(chosen) > 1:
+        raise click.UsageError("one of --collective, --draws, --logical and --axes at a time")
+    if chosen and chosen[0] in ("kind", "axes") and options["payload"] is None:
+        raise click.UsageError(f"--{'collective' if chosen[0] == 'kind' else 'axes'} needs --bytes")
+    on = catalog.machine(machine, sets)
+    found = _ANSWERS[chosen[0] if chosen else ""](on, options)
+    _written(on, options, found)
+    if as_json:
+        echo_json(found)
+    else:
+        from taicang.app import render_fabric
+
+        render_fabric.show_any(found)
+
+
+def _shape(on: Any, options: dict[str, Any]) -> Any:
+    from taicang.predict import fabric as predict
+
+    return predict.shape(on, options["plane"], options["failed"], options["seed"])
+
+
+def _ask(options: dict[str, Any]) -> Any:
+    from taicang.predict.fabric import Ask
+
+    same = (
+        "stride",
+        "skew",
+        "tokens",
+        "topk",
+        "experts",
+        "routing",
+        "seed",
+        "seeds",
+        "failed",
+        "plane",
+        "verb",
+        "shuffled",
+    )
+    return Ask(
+        kind=options["kind"] or "", payload_bytes=options["payload"] or 0.0, ranks=options["ranks"] or 0,
+        algorithm=(options["algorithm"] or "").replace("-", "_"), **{name: options[name] for name in same},
+    )  # fmt: skip
+
+
+def _collective(on: Any, options: dict[str, Any]) -> Any:
+    from taicang.predict import fabric as predict
+
+    return predict.run(on, _ask(options))
+
+
+def _breakage(on: Any, options: dict[str, Any]) -> Any:
+    from taicang.predict.fabric_parts import breakage
+
+    return breakage(
+        on, draws=options["draws"], seed=options["seed"], spares=options["spares"], mtbf=dict(options["mtbf"]),
+        serve=options["serve"], trained=options["trained"],
+    )  # fmt: skip
+
+
+def _shares(on: Any, options: dict[str, Any]) -> Any:
+    from taicang.predict.fabric_parts import share_out
+
+    sizes = [count(part.strip(), 1, 10**7, where="--logical") for part in options["logical"].split(",")]
+    return share_out(on, sizes, backlog=options["backlog"], seed=options["seed"])
+
+
+def _axes(on: Any, options: dict[str, Any]) -> Any:
+    from taicang.predict.fabric_parts import axes
+
+    return axes(on, options["axes"], options["payload"], options["seed"])
+
+
+_ANSWERS = {"": _shape, "kind": _collective, "draws": _breakage, "logical": _shares, "axes": _axes}
+
+
+def _written(on: Any, options: dict[str, Any], found: Any) -> None:
+    if options["svg"] is None and options["html"] is None:
+        return
+    from taicang.predict.fabric import picture
+
+    drawn = picture(on, _ask(options))
+    if options["svg"] is not None:
+        write_file(options["svg"], drawn, "--svg")
+    if options["html"] is not None:
+        import json
+        from html import escape
+
+        from taicang.records import jsonable
+
+        said = escape(json.dumps(jsonable(found), indent=1))
+        page = f'<!doctype html><meta charset="utf-8"><title>{escape(on.name)}</title>{drawn}<pre>{said}</pre>\n'
+        write_file(options["html"], page, "--html")

@@ -1,0 +1,141 @@
+"""Fabrics on the terminal."""
+
+from __future__ import annotations
+
+from textwrap import fill
+from typing import Any
+
+from rich.table import Table
+
+from taicang.app import terminal
+from taicang.fabric.placement import Axis
+from taicang.predict.fabric import Answer, Shape
+from taicang.predict.fabric_parts import Breakage, Shares
+from taicang.units import show
+
+console = terminal.console(highlight=False, soft_wrap=True)
+
+
+def _table(*columns: str) -> Table:
+    table = Table(show_header=True, box=None, pad_edge=False)
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="right" if index else "left")
+    return table
+
+
+def show_any(found: Any) -> None:
+    """Whatever was asked."""
+    match found:
+        case Shape():
+            show_shape(found)
+        case Answer():
+            show_answer(found)
+        case Breakage():
+            show_breakage(found)
+        case Shares():
+            show_shares(found)
+        case _:
+            show_axes(found)
+
+
+def show_breakage(found: Breakage) -> None:
+    """What fails, and what is left."""
+    console.print(f"[bold]{found.machine}[/], {found.draws:,} looks at its steady state")
+    table = _table("part", "number", "failures a day", "down on average")
+    for part in found.parts:
+        table.add_row(part.kind, f"{part.count:,}", f"{part.failures_per_day:.3g}", f"{part.down:.3g}")
+    console.print(table)
+    nothing, whole = found.whole_ratio, found.fabric_whole_ratio
+    console.print(f"nothing broken {nothing:.1%} of the time; full bandwidth {whole:.1%}")
+    console.print(
+        f"{found.nodes_left_mean:.2f} nodes left on average; "
+        f"no more than {found.spares} out {found.enough_nodes_ratio:.1%} of the time"
+    )
+    console.print("an even exchange among the nodes that are left")
+    steps = [found.step] if found.step else []
+    table = _table("for this share of the time", "bandwidth at least", *(f"{step} at most" for step in steps))
+    for share, value in found.bandwidth.items():
+        table.add_row(share, f"{value:.1%}", *(show(found.step_s[share], "s") for _ in steps))
+    console.print(table)
+    if found.step:
+        console.print(
+            f"{found.step}: {show(found.step_s['whole'], 's')} whole, {show(found.step_s['mean'], 's')} on average"
+        )
+    _notes(found.assumptions)
+
+
+def show_shares(found: Shares) -> None:
+    """Logical machines."""
+    table = _table("chips", "nodes", "switch boxes", "ports in use")
+    for each in found.logical:
+        table.add_row(f"{each.chips:,}", f"{each.nodes:,}", f"{each.switch_boxes:,}", f"{each.used_ratio:.0%}")
+    console.print(table)
+    if found.allocated_ratio is not None:
+        console.print(f"a backlog of jobs of these sizes, in turn, keeps {found.allocated_ratio:.1%} of the nodes busy")
+
+
+def show_axes(found: tuple[Axis, ...]) -> None:
+    """Where each axis lies."""
+    table = _table("axis", "ranks", "stride", "partners met at", "on the links", "ranks at random")
+    for each in found:
+        met = ", ".join(f"{level} {share:.0%}" for level, share in each.reached_ratio.items() if share)
+        table.add_row(
+            each.name, f"{each.ranks:,}", f"{each.stride:,}", met, show(each.wire_s, "s"), show(each.shuffled_s, "s")
+        )
+    console.print(table)
+
+
+def show_shape(found: Shape) -> None:
+    """Levels and parts."""
+    console.print(f"[bold]{found.machine}[/], {found.plane}: {found.ranks:,} ranks")
+    table = _table("level", "ranks", "topology", "one way", "latency")
+    for row in found.levels:
+        table.add_row(
+            str(row["level"]), f"{row['ranks']:,}", str(row["topology"]), show(float(row["bytes_per_s"]), "B/s"),
+            show(float(row["latency_s"]), "s"),
+        )  # fmt: skip
+    console.print(table)
+    listed = ", ".join(f"{number:,} {kind}" for kind, number in found.parts.items())
+    console.print(fill(listed, 78, break_on_hyphens=False))
+    console.print(f"bisection under an even exchange: {show(found.bisection_bytes_per_s, 'B/s')} one way")
+    _notes(found.assumptions)
+
+
+def show_answer(found: Answer) -> None:
+    """Headline, then where the bytes went."""
+    ask = found.ask
+    console.print(
+        f"[bold]{ask.kind}[/] of {show(ask.payload_bytes, 'B')} on {found.ranks:,} ranks of [bold]{found.machine}[/], "
+        f"{found.algorithm}, {ask.routing}{', ' + ', '.join(ask.failed) + ' failed' if ask.failed else ''}"
+    )
+    table = _table("", "time")
+    table.add_row("on the links", show(found.wire_s, "s"))
+    if ask.seeds > 1:
+        table.add_row(f"  from and to, over {ask.seeds} seeds", f"{show(found.least_s, 's')} {show(found.most_s, 's')}")
+    table.add_row("  the same bytes dealt evenly, nothing broken", show(found.even_s, "s"))
+    table.add_row("  latency of messages in a row", show(found.latency_s, "s"))
+    if found.library_s is not None:
+        table.add_row("with a library's start-up, efficiency and algorithm", show(found.library_s, "s"))
+    if found.closed_s is not None:
+        table.add_row("  closed form, even and whole", show(found.closed_s, "s"))
+    console.print(table)
+    levels = _table("level", "fullest link", "busy", "mean of links in use")
+    for level in found.levels:
+        if level.busy_s:
+            levels.add_row(level.level, show(level.sent_bytes, "B"), show(level.busy_s, "s"), f"{level.mean_ratio:.0%}")
+    console.print(levels)
+    links = _table("hottest", "bytes", "busy", "of the time")
+    for link in found.hottest:
+        alike = f" and {link.alike:,} more" if link.alike else ""
+        links.add_row(
+            link.link + alike, show(link.carried_bytes, "B"), show(link.busy_s, "s"), f"{link.used_ratio:.0%}"
+        )
+    console.print(links)
+    if found.lost_ranks:
+        console.print(f"{found.lost_ranks:,} ranks are cut off and left out")
+    _notes(found.assumptions)
+
+
+def _notes(notes: tuple[str, ...]) -> None:
+    for note in notes:
+        console.print(fill(f"assumed: {note.removesuffix(' (assumed)')}", 78, break_on_hyphens=False))

@@ -1,0 +1,192 @@
+"""``taicang serve``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+import numpy as np
+
+from taicang.app.options import TOKENS, Finite, Whole, echo_json, stacked
+from taicang.app.replay_cmd import BESIDE, RESULT, limits_from
+from taicang.app.replay_system import SYSTEM, system_from
+from taicang.app.replay_tenants import tenants_from
+from taicang.app.trace_options import SEED
+from taicang.errors import InvalidInput, NotModelled
+
+if TYPE_CHECKING:
+    from taicang.live.clock import Clock
+    from taicang.live.endpoint import Endpoint
+    from taicang.predict.standing import Standing
+    from taicang.traffic.trace import Trace
+
+BLOCK = 16
+"""Tokens of a prompt that are shared at once, as engines have it, where no trace says otherwise."""
+ENDPOINT = stacked(
+    click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on."),
+    click.option("--port", type=Whole(0, 65535), default=8000, show_default=True, help="0: any that is free."),
+    click.option("--api-key", help="Clients must bring it as a bearer token."),
+    click.option("--name", "names", multiple=True, help="Further names that clients may call the model by."),
+    click.option("--speed", type=Finite(1e-4, 1e4), default=1.0, show_default=True,
+                 help="The machine's time against the clock's."),
+    click.option("--background", metavar="TRACE[@RATE]",
+                 help="Load that no client sends: a trace's file or an embedded profile, e.g. servegen-m-large@20/s."),
+    click.option("--stream-interval", type=Whole(1), default=1, show_default=True,
+                 help="Tokens of a stream that are sent at once, but for the first."),
+    click.option("--max-queue", type=Whole(1), help="Prompts that may wait; more are turned away with status 429."),
+    click.option("--max-body", type=Whole(1024), default=8 << 20, help="Bytes of a request; default: 8Mi."),
+    click.option("--context", type=TOKENS, help="Mean length of a sequence, by which caches are laid out; default: the "
+                 "background's, else 4096."),
+    click.option("--access-log", is_flag=True, help="A line for each call on standard error."),
+)  # fmt: skip
+"""How it is reached."""
+WORDS = stacked(
+    click.option("--tokenizer", type=click.Path(path_type=Path, exists=True),
+                 help="Folder with tokenizer.json: its tokens are counted and spoken (default: one that ships)."),
+    click.option("--answer-tokens", type=Whole(1), default=256, show_default=True,
+                 help="Tokens of an answer where the client names no limit."),
+    click.option("--echo", is_flag=True, help="Answer with the prompt."),
+    click.option("--answers", type=click.Path(path_type=Path, exists=True, dir_okay=False),
+                 help='Answers on record: JSON lines with "prompt" and "answer".'),
+)  # fmt: skip
+"""What it says."""
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  taicang serve deepseek-r1 --on cloudmatrix384 --prefill 6x16 --decode 1x160 --port 8000
+  taicang serve qwen3-32b --on hgx-h20 --tp 4 --instances 2 --background servegen-m-large@2/s --speed 0.5
+  curl http://127.0.0.1:8000/v1/completions -H "Content-Type: application/json" \\
+      -d '{"model": "deepseek-r1", "prompt": "Hello", "max_tokens": 32}'
+"""
+)
+@click.argument("model")
+@SYSTEM
+@ENDPOINT
+@WORDS
+@SEED
+@RESULT
+def serve(model: str, machine: str, as_json: bool, **options: Any) -> None:
+    """Serve MODEL on a machine to real clients, in the machine's own time, until Ctrl-C."""
+    from taicang.app.expert_loads import resolve
+    from taicang.app.replay_files import check
+    from taicang.app.replay_unused import refuse_unused
+
+    refuse_unused(click.get_current_context(), None)
+    resolve(options, model)
+    check(options["out"], options["form"], perfetto=options["perfetto"])
+    limits_from(options, model)
+    server = _server()
+    trace = background_trace(options["background"], options["seed"])
+    standing = _stand(model, machine, trace, options)
+    build = builder(standing, trace, options)
+    with server.listen(options["host"], options["port"]) as listening:
+        host, port = listening.getsockname()[:2]
+
+        def ready() -> None:
+            names = ", ".join(standing.models)
+            click.echo(f"{names} on {standing.machine.name}: http://{host}:{port}/v1 (Ctrl-C ends it)", err=True)
+
+        endpoint = server.run(listening, build, ready, access_log=options["access_log"])
+    _report(standing, endpoint, model, options, as_json)
+
+
+def _server() -> Any:
+    try:
+        from taicang.live import server
+    except ImportError as error:
+        raise NotModelled(f"needs the {error.name} package: pip install 'taicang[serve]'") from None
+    return server
+
+
+def background_trace(text: str | None, seed: int) -> Trace | None:
+    """The trace of ``--background``, at its rate."""
+    if not text:
+        return None
+    from taicang.app.trace_options import RATE, load
+    from taicang.live.background import from_profile_at
+    from taicang.traffic.generate import arriving
+
+    name, at, rate = text.rpartition("@") if "@" in text else (text, "", "")
+    path = Path(name)
+    if not path.exists():
+        return from_profile_at(text, seed=seed)
+    per_s = RATE.convert(rate, None, None) if at else None
+    unread = ("begin", "until", "block_tokens", "chars_per_token", "tokenizer", "missing_output", "columns", "thin",
+              "repair", "hours")  # fmt: skip
+    usual = dict.fromkeys(unread)
+    changes = {"speed": 1.0, "input_scale": 1.0, "output_scale": 1.0}
+    trace = load([path], {**usual, **changes, "seed": seed, "rate": per_s})
+    return arriving(trace, per_s, seed=seed) if per_s and trace.kind != "servegen" else trace
+
+
+def _stand(model: str, machine: str, trace: Trace | None, options: dict[str, Any]) -> Standing:
+    from taicang.predict.standing import context_of, stand
+
+    system = system_from(options)
+    if (system.order == "deadline" or system.late != "serve") and (trace is None or trace.deadline_s is None):
+        raise InvalidInput("clients give no deadlines, and the background has none", where="--order, --late")
+    context = options["context"] or (4096 if trace is None else context_of(trace))
+    block = trace.block if trace is not None and trace.block else BLOCK
+    return stand(model, machine, system, context=float(context), block_tokens=block, seed=options["seed"],
+                 **tenants_from(options))  # fmt: skip
+
+
+def builder(standing: Standing, trace: Trace | None, options: dict[str, Any]) -> Callable[[Clock], Endpoint]:
+    """What makes the endpoint once there is a clock; what can be wrong with it is said before."""
+    from taicang.live.answers import Answers, recorded
+    from taicang.live.background import fitting
+    from taicang.live.endpoint import Endpoint, Settings
+    from taicang.live.supernode import Supernode
+    from taicang.live.tokens import Given, Plain
+
+    tokenizer = Given(options["tokenizer"]) if options["tokenizer"] else Plain()
+    said = recorded(options["answers"]) if options["answers"] else None
+    answers = Answers(tokenizer, usual=options["answer_tokens"], echo=options["echo"], said=said)
+    groups = [group for each in standing.cluster.instances for group in each.groups]
+    holds = min(group.cache.tokens for group in groups)
+    background = None if trace is None else fitting(trace, holds)
+    names = {name: number for number, name in enumerate(standing.models)}
+    settings = Settings(
+        names=names | dict.fromkeys(options["names"], 0), longest=min(standing.net.max_context, holds),
+        block_tokens=groups[0].cache.block, api_key=options["api_key"], most_body=options["max_body"],
+        most_waiting=options["max_queue"] or 1 << 62, interval=options["stream_interval"], seed=options["seed"],
+    )  # fmt: skip
+
+    def build(clock: Clock) -> Endpoint:
+        machine = Supernode(standing.cluster, clock, speed=options["speed"], background=background,
+                            strike=standing.strike)  # fmt: skip
+        return Endpoint(machine, tokenizer, answers, settings)
+
+    return build
+
+
+def _report(standing: Standing, endpoint: Endpoint, model: str, options: dict[str, Any], as_json: bool) -> None:
+    """What the run was, as ``replay`` says it."""
+    from taicang.app.replay_files import write
+    from taicang.app.replay_output import show
+    from taicang.predict.replay import outcome
+    from taicang.traffic.trace import Trace
+
+    machine = endpoint.machine
+    if not len(machine.served):
+        click.echo("no request was served", err=True)
+        return
+    columns = {name: np.asarray(column) for name, column in machine.arrivals.items()}
+    trace = Trace(
+        name="served live", kind="live", arrival_s=np.asarray(machine.came_s), input_tokens=columns["input"],
+        output_tokens=columns["output"], model=columns["model"] if len(standing.models) > 1 else None,
+    )  # fmt: skip
+    result = outcome(standing, trace, machine.served, limits=limits_from(options, model), partial=False,
+                     requests=len(machine.served))  # fmt: skip
+    try:
+        if options["out"]:
+            write(result, options["out"], options["form"], perfetto=options["perfetto"])
+    finally:
+        if as_json:
+            echo_json({name: getattr(result, name) for name in result.__slots__ if name not in BESIDE})
+        else:
+            show(result, trace)

@@ -1,0 +1,146 @@
+"""What an operator does to the machine while it serves, and what there is to see of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from taicang.live.asked import Refused, checked, number, whole, word
+from taicang.live.background import fitting, from_profile_at
+from taicang.live.supernode import Supernode
+from taicang.serve import trouble
+from taicang.serve.instance import Instance
+from taicang.serve.request import SECOND
+
+FASTEST = 1e4
+LONGEST_S = 365 * 86400.0
+
+
+def _instance(machine: Supernode, body: Mapping[str, Any]) -> tuple[Instance, dict[str, Any]]:
+    given = checked(body, {"instance": whole(0), "for_s": number(0.0, LONGEST_S), "ratio": number(1e-3, 1e6)})
+    if "instance" not in given:
+        raise Refused("instance is missing", param="instance")
+    found = machine.instances.get(given["instance"])
+    if found is None:
+        raise Refused(f"there is no instance {given['instance']} of {len(machine.instances)}", param="instance")
+    return found, given
+
+
+def fail(machine: Supernode, body: Mapping[str, Any]) -> None:
+    """An instance is lost with all its caches, or each that holds a rank of a part such as "node" (and is back after
+    ``for_s``)."""
+    given = checked(body, {"part": word, "number": whole(0, 1 << 30), "for_s": number(0.0, LONGEST_S)})
+    if "part" in given:
+        if "number" not in given:
+            raise Refused("number is missing", param="number")
+        if machine.strike is None:
+            raise Refused("parts of this machine are not known", param="part")
+        machine.later(*machine.strike(given["part"], given["number"], given.get("for_s")))
+        return
+    _for_a_while(machine, body, trouble.fail)
+
+
+def drain(machine: Supernode, body: Mapping[str, Any]) -> None:
+    """An instance takes no new requests (for ``for_s``)."""
+    _for_a_while(machine, body, trouble.drain)
+
+
+def _for_a_while(machine: Supernode, body: Mapping[str, Any], act: Callable[..., None]) -> None:
+    instance, given = _instance(machine, body)
+    machine.later(act, instance)
+    if "for_s" in given:
+        machine.later(trouble.repair, instance, after_s=given["for_s"])
+
+
+def repair(machine: Supernode, body: Mapping[str, Any]) -> None:
+    """An instance serves again."""
+    machine.later(trouble.repair, _instance(machine, body)[0])
+
+
+def slow(machine: Supernode, body: Mapping[str, Any]) -> None:
+    """The steps of an instance take ``ratio`` times as long (for ``for_s``)."""
+    instance, given = _instance(machine, body)
+    if "ratio" not in given:
+        raise Refused("ratio is missing", param="ratio")
+    machine.later(trouble.pace, instance, given["ratio"])
+    if "for_s" in given:
+        machine.later(trouble.pace, instance, 1.0, after_s=given["for_s"])
+
+
+def speed(machine: Supernode, body: Mapping[str, Any]) -> None:
+    """The machine's time runs ``speed`` times as fast as the clock."""
+    given = checked(body, {"speed": number(1e-4, FASTEST)})
+    if "speed" not in given:
+        raise Refused("speed is missing", param="speed")
+    machine.change_speed(given["speed"])
+
+
+def background(machine: Supernode, body: Mapping[str, Any]) -> None:
+    """Load that no client sends: a profile at a rate ("servegen-m-large@20/s"), or none."""
+    given = checked(body, {"load": word, "seed": whole(0, (1 << 63) - 1)})
+    load = given.get("load")
+    machine.load(fitting(from_profile_at(load, seed=given.get("seed", 0)), machine.holds) if load else None)
+
+
+ACTS: Mapping[str, Callable[[Supernode, Mapping[str, Any]], Any]] = {
+    "fail": fail, "repair": repair, "drain": drain, "slow": slow, "speed": speed, "background": background,
+}  # fmt: skip
+
+
+def state(machine: Supernode) -> dict[str, Any]:
+    """The machine at this time: every instance, what it does and how it is."""
+    cluster = machine.cluster
+    return {
+        "machine_s": machine.now / SECOND,
+        "speed": machine.pace.speed,
+        "behind_s": machine.late_s,
+        "requests": len(machine.arrivals["input"]),
+        "ended": len(machine.served),
+        "streams": len(machine.streams),
+        "parked": len(cluster.parked),
+        "moving": len(cluster.held),
+        "instances": [_shown(machine, each) for each in machine.instances.values()],
+    }
+
+
+def _shown(machine: Supernode, instance: Instance) -> dict[str, Any]:
+    cluster = machine.cluster
+    states = (("down", cluster.down), ("drained", cluster.drained), ("leaving", cluster.leaving))
+    return {
+        "instance": instance.name,
+        "pool": instance.pool,
+        "state": next((name for name, held in states if instance in held), "up"),
+        "requests": instance.requests,
+        "running": _running(instance),
+        "waiting": sum(len(group.waiting) for group in instance.groups),
+        "cache_ratio": _used(instance),
+        "steps": instance.steps_run,
+        "busy_s": instance.busy / SECOND,
+        "slower": instance.ratio,
+        "failures": instance.failures,
+    }
+
+
+def _running(instance: Instance) -> int:
+    return sum(group.n + len(group.prefilling) for group in instance.groups)
+
+
+def _used(instance: Instance) -> float:
+    pages = sum(group.cache.pages for group in instance.groups)
+    return 1.0 - sum(group.cache.spare for group in instance.groups) / max(pages, 1)
+
+
+def gauges(machine: Supernode, asleep: bool) -> dict[str, tuple[str, Iterator[tuple[str, float]]]]:
+    """What Prometheus is shown of this time, by engine."""
+
+    def each(figure: Callable[[Instance], float]) -> Iterator[tuple[str, float]]:
+        return ((str(name), figure(instance)) for name, instance in machine.instances.items())
+
+    return {
+        "num_requests_running": ("Requests that a step works on.", each(_running)),
+        "num_requests_waiting": (
+            "Requests that wait for their first step.", each(lambda one: sum(len(g.waiting) for g in one.groups)),
+        ),
+        "kv_cache_usage_perc": ("Share of the cache that is in use (1: all).", each(_used)),
+        "engine_sleep_state": ("Whether it is awake.", each(lambda _: float(not asleep))),
+    }  # fmt: skip

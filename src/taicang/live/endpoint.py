@@ -1,0 +1,340 @@
+"""The HTTP side, as a plain ASGI application: calls as clients of OpenAI, vLLM and SGLang make them.
+
+It needs no package; whoever runs it brings the server. Nothing here reads a file: what it gives is the machine's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import json
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+from taicang import __version__
+from taicang.errors import TaicangError
+from taicang.live import admin
+from taicang.live.answers import Answers, seed_of
+from taicang.live.asked import Asked, Prompt, Refused, asked, checked, conversation, flag, kind_of, parsed, whole, word
+from taicang.live.jobs import PART, Job, Send, until_gone
+from taicang.live.metrics import text as exposition
+from taicang.live.replies import FORMS
+from taicang.live.supernode import Supernode
+from taicang.live.tokens import Tokenizer, block_ids
+
+Receive: TypeAlias = Callable[[], Coroutine[Any, Any, dict[str, Any]]]
+JSON_TYPE = (b"content-type", b"application/json")
+PLAIN_TYPE = (b"content-type", b"text/plain; version=0.0.4; charset=utf-8")
+EVENTS = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),
+]
+OPEN = ("/health", "/ready", "/ping", "/version", "/metrics", "/load")
+"""Needs no key."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """``names``: by what each model is called, the model's own name among them; ``longest``: tokens of a prompt and its
+    answer."""
+
+    names: Mapping[str, int]
+    longest: int
+    block_tokens: int
+    api_key: str | None = None
+    most_body: int = 8 << 20
+    most_waiting: int = 1 << 62
+    """Prompts that may wait before more are turned away."""
+    interval: int = 1
+    """Tokens of a stream that are told at once, but for the first."""
+    seed: int = 0
+    created: int = field(default_factory=lambda: int(time.time()))
+
+
+@dataclass(slots=True, kw_only=True)
+class Call:
+    """One HTTP request."""
+
+    scope: Mapping[str, Any]
+    receive: Receive
+    send: Send
+    body: bytes = b""
+
+    @property
+    def headers(self) -> dict[bytes, bytes]:
+        """The last of each name."""
+        return dict(self.scope["headers"])
+
+    async def answer(self, status: int, body: bytes, kind: tuple[bytes, bytes] = JSON_TYPE) -> None:
+        """Answer at once."""
+        await self.send({"type": "http.response.start", "status": status,
+                         "headers": [kind, (b"content-length", b"%d" % len(body))]})  # fmt: skip
+        await self.send({"type": "http.response.body", "body": body})
+
+    async def json(self, value: Any, status: int = 200) -> None:
+        """Answer with a JSON value."""
+        await self.answer(status, json.dumps(value).encode())
+
+
+Handler: TypeAlias = Callable[[Call], Awaitable[None]]
+
+
+class Endpoint:
+    """``machine`` behind HTTP."""
+
+    def __init__(
+        self, machine: Supernode, tokenizer: Tokenizer, answers: Answers, settings: Settings,
+    ) -> None:  # fmt: skip
+        self.machine = machine
+        self.tokenizer = tokenizer
+        self.answers = answers
+        self.settings = settings
+        self.asleep = False
+        self.closing = False
+        self._calls = 0
+        self._routes: dict[str, tuple[str, Handler]] = {
+            "/v1/chat/completions": ("POST", lambda call: self._generate(call, "chat")),
+            "/v1/completions": ("POST", lambda call: self._generate(call, "text")),
+            "/v1/responses": ("POST", lambda call: self._generate(call, "response")),
+            "/v1/models": ("GET", self._models),
+            "/tokenize": ("POST", self._tokenize),
+            "/detokenize": ("POST", self._detokenize),
+            "/health": ("GET", self._health),
+            "/ping": ("GET", self._health),
+            "/ready": ("GET", self._ready),
+            "/version": ("GET", lambda call: call.json({"version": __version__})),
+            "/metrics": ("GET", self._metrics),
+            "/load": ("GET", self._load),
+            "/sleep": ("POST", lambda call: self._sleep(call, True)),
+            "/wake_up": ("POST", lambda call: self._sleep(call, False)),
+            "/is_sleeping": ("GET", lambda call: call.json({"is_sleeping": self.asleep})),
+            "/v1/load_lora_adapter": ("POST", self._no_adapters),
+            "/v1/unload_lora_adapter": ("POST", self._no_adapters),
+            "/admin/state": ("GET", lambda call: call.json(admin.state(self.machine))),
+            **{f"/admin/{name}": ("POST", self._admin(act)) for name, act in admin.ACTS.items()},
+        }
+
+    async def __call__(self, scope: Mapping[str, Any], receive: Any, send: Any) -> None:
+        """See the ASGI specification."""
+        if scope["type"] == "lifespan":
+            while True:
+                message = await receive()
+                await send({"type": f"{message['type']}.complete"})
+                if message["type"] == "lifespan.shutdown":
+                    return
+        if scope["type"] != "http":
+            await send({"type": "websocket.close", "code": 1000})
+            return
+        call = Call(scope=scope, receive=receive, send=send)
+        try:
+            handler = self._handler(call)
+            await self._read(call)
+            await handler(call)
+        except Refused as refused:
+            await self._refuse(call, refused)
+        except TaicangError as error:
+            await self._refuse(call, Refused(str(error)))
+        except OSError:
+            return  # the client is gone
+
+    async def _refuse(self, call: Call, refused: Refused) -> None:
+        await call.answer(refused.status, refused.body())
+
+    def _handler(self, call: Call) -> Handler:
+        path, method = call.scope["path"], call.scope["method"]
+        found = self._routes.get(path) or self._one_model(path)
+        if found is None:
+            raise Refused(f"there is no {method} {path[:200]}", status=404, code="not_found")
+        if found[0] != method:
+            raise Refused(f"{path} takes {found[0]}, not {method[:20]}", status=405, code="method_not_allowed")
+        key = self.settings.api_key
+        if key is not None and path not in OPEN:
+            given = call.headers.get(b"authorization", b"")
+            if not hmac.compare_digest(given, b"Bearer " + key.encode()):
+                raise Refused("the API key is missing or wrong", status=401, code="invalid_api_key")
+        return found[1]
+
+    def _one_model(self, path: str) -> tuple[str, Handler] | None:
+        if not path.startswith("/v1/models/"):
+            return None
+        name = path.removeprefix("/v1/models/")
+        self._known(name)
+        return "GET", lambda call: call.json(self._card(name))
+
+    async def _read(self, call: Call) -> None:
+        """The whole body, within its limit."""
+        most = self.settings.most_body
+        told = call.headers.get(b"content-length", b"0")
+        size = int(told) if told.isdigit() else 0
+        parts: list[bytes] = []
+        more = call.scope["method"] in ("POST", "PUT", "PATCH")
+        if size > most:
+            raise Refused(f"the body is longer than {most:,} bytes", status=413, code="request_too_large")
+        size = 0
+        while more:
+            message = await call.receive()
+            if message["type"] == "http.disconnect":
+                raise OSError("the client is gone")
+            parts.append(message.get("body", b""))
+            size += len(parts[-1])
+            if size > most:
+                raise Refused(f"the body is longer than {most:,} bytes", status=413, code="request_too_large")
+            more = message.get("more_body", False)
+        call.body = b"".join(parts)
+
+    # answers
+
+    async def _generate(self, call: Call, kind: str) -> None:
+        wanted = asked(kind, parsed(call.body))
+        model = self._known(wanted.model)
+        self._admit()
+        self._calls += 1
+        number = f"{self._calls:024x}"
+        form = FORMS[kind](number, int(time.time()), wanted.model, len(wanted.prompts) * wanted.n)
+        part = call.scope.get("extensions", {}).get(PART)
+        job = Job(wanted, call.send, form if wanted.stream else None, self.settings.interval, part)
+        ready = [(choice, ids) for prompt in wanted.prompts for choice, ids in self._choices(job, prompt)]
+        if wanted.stream:
+            await call.send({"type": "http.response.start", "status": 200, "headers": EVENTS})
+            opening = form.start()
+            if opening:
+                await call.send({"type": "http.response.body", "body": opening, "more_body": True})
+        try:
+            for choice, ids in ready:
+                self.machine.submit(
+                    choice, len(ids), choice.answer.length, model=model, priority=wanted.priority,
+                    blocks=block_ids(ids, self.settings.block_tokens) if self.settings.block_tokens else (),
+                )  # fmt: skip
+            if wanted.stream:
+                await until_gone(call.receive)
+            else:
+                await self._whole(call, job, form)
+        finally:
+            job.drop()
+            for choice, _ in ready:
+                self.machine.leave(choice)
+
+    async def _whole(self, call: Call, job: Job, form: Any) -> None:
+        gone = asyncio.ensure_future(until_gone(call.receive))
+        try:
+            await asyncio.wait((gone, job.done), return_when=asyncio.FIRST_COMPLETED)
+            if job.done.done():
+                await call.json(form.whole(job.texts(), job.used()))
+        finally:
+            gone.cancel()
+
+    def _choices(self, job: Job, prompt: Prompt) -> list[tuple[Any, list[int]]]:
+        """The answers to one prompt, each with the prompt's tokens. Raises ``Refused`` where they do not fit."""
+        wanted, settings = job.asked, self.settings
+        ids = list(prompt.ids) or self.tokenizer.encode(prompt.text) or [0]
+        room = settings.longest - len(ids)
+        need = (wanted.most or 1) if wanted.kind != "chat" or wanted.most else max(wanted.least, 1)
+        if room < max(need, wanted.least):
+            raise Refused(
+                f"This model's maximum context length is {settings.longest} tokens. However, you requested {need} "
+                f"output tokens and your prompt contains {len(ids)} input tokens. Please reduce the length of one.",
+                param="messages" if wanted.kind == "chat" else None, code="context_length_exceeded",
+            )  # fmt: skip
+        made = []
+        for choice in range(wanted.n):
+            answer = self.answers.give(
+                prompt.said, seed=seed_of(ids, wanted.seed + settings.seed, choice), most=wanted.most,
+                least=wanted.least, room=room, stop=wanted.stop, to_the_end=wanted.ignore_eos,
+            )  # fmt: skip
+            made.append((job.add(answer, len(ids)), ids))
+        return made
+
+    def _known(self, name: str) -> int:
+        found = self.settings.names.get(name)
+        if found is None:
+            raise Refused(f"The model `{name[:200]}` does not exist.", status=404, param="model",
+                          code="model_not_found")  # fmt: skip
+        return found
+
+    def _admit(self) -> None:
+        """Raises ``Refused`` where no more are taken."""
+        if not self._takes():
+            raise Refused("no instance takes requests", status=503, kind="server_error", code="unavailable")
+        if self.machine.waiting() >= self.settings.most_waiting:
+            raise Refused("the queue is full", status=429, kind="rate_limit_error", code="queue_full")
+
+    def _takes(self) -> bool:
+        cluster = self.machine.cluster
+        pools = cluster.pools.values()
+        able = any(pools) if cluster.fleet is not None else all(pools)
+        return able and not self.asleep and not self.closing
+
+    # the rest
+
+    async def _models(self, call: Call) -> None:
+        await call.json({"object": "list", "data": [self._card(name) for name in self.settings.names]})
+
+    def _card(self, name: str) -> dict[str, Any]:
+        return {
+            "id": name, "object": "model", "created": self.settings.created, "owned_by": "taicang", "root": name,
+            "parent": None, "max_model_len": self.settings.longest,
+        }  # fmt: skip
+
+    async def _tokenize(self, call: Call) -> None:
+        body = parsed(call.body)
+        fields = {"prompt": word, "model": word, "messages": kind_of(list, "a list"), "return_token_strs": flag}
+        given = checked(body, fields)
+        if "model" in given:
+            self._known(given["model"])
+        if "messages" in given:
+            text = conversation(given["messages"], "messages").text
+        elif "prompt" in given:
+            text = given["prompt"]
+        else:
+            raise Refused("prompt is missing", param="prompt")
+        ids = self.tokenizer.encode(text)
+        strings = self.tokenizer.pieces(text) if given.get("return_token_strs") else None
+        await call.json({"count": len(ids), "max_model_len": self.settings.longest, "tokens": ids,
+                         "token_strs": strings})  # fmt: skip
+
+    async def _detokenize(self, call: Call) -> None:
+        ids = parsed(call.body).get("tokens")
+        token = whole(0, (1 << 62) - 1)
+        if not isinstance(ids, list):
+            raise Refused("tokens: expected a list of token ids", param="tokens")
+        for each in ids:
+            checked({"tokens": each}, {"tokens": token})
+            if each is None:
+                raise Refused("tokens: expected a whole number", param="tokens")
+        await call.json({"prompt": self.tokenizer.decode(ids)})
+
+    async def _health(self, call: Call) -> None:
+        await call.answer(200, b"")
+
+    async def _ready(self, call: Call) -> None:
+        ready = self._takes()
+        await call.json({"ready": ready}, 200 if ready else 503)
+
+    async def _sleep(self, call: Call, asleep: bool) -> None:
+        self.asleep = asleep
+        await call.answer(200, b"")
+
+    async def _no_adapters(self, call: Call) -> None:
+        raise Refused("adapters are not modelled: no public figures say what they cost", code="unsupported")
+
+    async def _metrics(self, call: Call) -> None:
+        sglang = b"sglang" in call.scope.get("query_string", b"")
+        name = next(iter(self.settings.names))
+        body = exposition(self.machine.metrics, admin.gauges(self.machine, self.asleep), name, sglang=sglang)
+        await call.answer(200, body.encode(), PLAIN_TYPE)
+
+    async def _load(self, call: Call) -> None:
+        instances = admin.state(self.machine)["instances"]
+        await call.json({"server_load": sum(each["requests"] for each in instances)})
+
+    def _admin(self, act: Callable[[Supernode, Mapping[str, Any]], Any]) -> Handler:
+        async def handler(call: Call) -> None:
+            await call.json(act(self.machine, parsed(call.body or b"{}")) or {"done": True})
+
+        return handler
+
+
+__all__ = ["Asked", "Endpoint", "Settings"]

@@ -1,0 +1,185 @@
+"""Sockets: an endpoint behind uvicorn, with limits on what a client may keep waiting."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import logging
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from taicang.errors import InvalidInput
+from taicang.live.clock import LoopClock
+from taicang.live.endpoint import Endpoint
+from taicang.live.jobs import PART
+
+MOST_HEAD = 64 << 10
+"""Bytes of a request's first line and headers."""
+REQUEST_S = 30.0
+"""In which a request has to be there whole, from its connection or its first byte on."""
+STUCK_S = 60.0
+"""After which a client that does not read is let go."""
+DRAIN_S = 1
+BACKLOG = 4096
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens. Raises ``InvalidInput`` where that is not to be had."""
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        made = socket.socket(family, socket.SOCK_STREAM)
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            made.bind((host, port))
+            made.listen(BACKLOG)
+        except OSError:
+            made.close()
+            raise
+    except OSError as error:
+        raise InvalidInput(f"cannot listen on {host}:{port}: {error.strerror or error}", where="--port") from None
+    made.setblocking(False)
+    return made
+
+
+class Guarded(HttpToolsProtocol):  # type: ignore[misc]
+    """Lets clients go that send no whole request, send too long a head, or do not read."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._head = 0
+        self._unread = True
+        self._due: asyncio.TimerHandle | None = None
+        self._stuck: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:
+        """A client comes."""
+        super().connection_made(transport)
+        self._expect()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """It has gone."""
+        for timer in (self._due, self._stuck):
+            if timer is not None:
+                timer.cancel()
+        super().connection_lost(exc)
+
+    def _expect(self) -> None:
+        if self._due is not None:
+            self._due.cancel()
+        self._due = self.loop.call_later(REQUEST_S, self.transport.abort)
+
+    def data_received(self, data: bytes) -> None:
+        """Some of a request."""
+        self._head += len(data)
+        super().data_received(data)
+        if self._unread and self._head > MOST_HEAD and not self.transport.is_closing():
+            self.transport.write(b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\n"
+                                 b"content-length: 0\r\n\r\n")  # fmt: skip
+            self.transport.close()
+
+    def on_message_begin(self) -> None:
+        """The parser sees a request."""
+        self._head, self._unread = 0, True
+        self._expect()
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        """Its head is there."""
+        self._unread = False
+        self.scope["extensions"] = {PART: self._part}
+        if sum(len(name) + len(value) for name, value in self.headers) > MOST_HEAD:  # it came at once
+            self.app = _too_long
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """All of it is."""
+        if self._due is not None:
+            self._due.cancel()
+        super().on_message_complete()
+
+    def _part(self, body: bytes) -> bool:
+        """Write a part of a chunked answer that has begun, without the checks of ``send``; False where the client's
+        buffers are full (and nothing is written)."""
+        if self.flow.write_paused or self.transport.is_closing():
+            return False
+        self.transport.write(b"%x\r\n%b\r\n" % (len(body), body))
+        return True
+
+    def pause_writing(self) -> None:
+        """The client's buffers are full."""
+        super().pause_writing()
+        self._stuck = self.loop.call_later(STUCK_S, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """They are not any more."""
+        super().resume_writing()
+        if self._stuck is not None:
+            self._stuck.cancel()
+
+
+async def _too_long(scope: Any, receive: Any, send: Any) -> None:
+    headers = [(b"connection", b"close"), (b"content-length", b"0")]
+    await send({"type": "http.response.start", "status": 431, "headers": headers})
+    await send({"type": "http.response.body", "body": b""})
+
+
+class Server(uvicorn.Server):  # type: ignore[misc]
+    """Signals are taken by who runs it."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Not here."""
+        yield
+
+
+def run(
+    listening: socket.socket, build: Callable[[LoopClock], Endpoint], ready: Callable[[], None], *,
+    access_log: bool = False,
+) -> Endpoint:  # fmt: skip
+    """Serve until the user stops it; what is under way then has ``DRAIN_S`` seconds."""
+    if access_log:
+        logging.getLogger("uvicorn.access").addHandler(logging.StreamHandler())
+        logging.getLogger("uvicorn.access").setLevel(logging.INFO)
+
+    async def main() -> Endpoint:
+        loop = asyncio.get_running_loop()
+        clock = LoopClock(loop)
+        endpoint = build(clock)
+        server = Server(uvicorn.Config(
+            endpoint, http=Guarded, ws="none", lifespan="off", log_config=None, log_level="critical",
+            access_log=access_log, server_header=False, date_header=False, timeout_graceful_shutdown=DRAIN_S,
+            backlog=BACKLOG, timeout_keep_alive=30,
+        ))  # fmt: skip
+
+        def stop() -> None:
+            server.force_exit = server.should_exit
+            endpoint.closing = server.should_exit = True
+
+        for each in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(each, stop)
+        gc.collect()
+        gc.freeze()  # what is built by now stays
+        ready()
+        try:
+            await server.serve(sockets=[listening])
+        finally:
+            clock.close()
+        return endpoint
+
+    with asyncio.Runner(loop_factory=_fast_loop()) as runner:
+        return runner.run(main())
+
+
+def _fast_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop  # noqa: PLC0415
+    except ImportError:
+        return None
+    made: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+    return made

@@ -1,0 +1,270 @@
+"""The machine at work: the same instances that a replay drives, in step with a clock.
+
+Arrivals are put on the heap of events at the time that it is; what is due is let happen when its time has come, by one
+timer. Whoever waits for an answer is told of its tokens at the end of each step that makes some. A stretch of decode
+steps is one event for the machine, so its steps are marked on the same heap, where somebody waits for them.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable
+from heapq import heappop
+from math import inf, nextafter
+from typing import Any
+
+from taicang.live.background import Background
+from taicang.live.clock import Clock, Pace
+from taicang.live.metrics import Metrics
+from taicang.serve.cancel import cancel
+from taicang.serve.cluster import ARRIVAL, CHANGE, LOADED, MOVED, STEP, Cluster
+from taicang.serve.instance import Instance
+from taicang.serve.record import Record
+from taicang.serve.request import SECOND, Request
+
+PASSED = CHANGE + 1
+"""Kind of the events that mark a step within a stretch; the last at one time."""
+TURN_S = 0.005
+"""Time on the clock for which events are let happen before others have their turn."""
+
+
+class Stream:
+    """A request that somebody waits for. ``out`` tokens are made; at ``last`` (ticks) the latest of them."""
+
+    __slots__ = ("gone", "last", "out", "place", "request")
+
+    def __init__(self) -> None:
+        self.request: Request
+        self.out = 0
+        self.last = -1
+        self.place = -1
+        self.gone = False
+        """Nobody waits any more."""
+
+    @property
+    def why(self) -> str:
+        """It ends: "stop" or "length"."""
+        return "length"
+
+    def told(self, now: int) -> None:
+        """There are more tokens, or it has ended."""
+
+
+class Supernode:
+    """``cluster`` in the time of ``clock``. ``background`` is load that no client sends; ``served`` is a record of
+    all requests, with ``arrivals`` of all that came."""
+
+    def __init__(
+        self, cluster: Cluster, clock: Clock, *, speed: float = 1.0, background: Background | None = None,
+        metrics: Metrics | None = None, strike: Callable[[str, int, float | None], tuple[Any, ...]] | None = None,
+    ) -> None:  # fmt: skip
+        self.cluster = cluster
+        self.pace = Pace(clock, speed)
+        self.metrics = metrics or Metrics()
+        self.strike = strike
+        """What happens when a part of the machine fails (see ``predict.standing``)."""
+        self.served = Record()
+        self.streams: dict[Request, Stream] = {}
+        self.came_s = array("d")
+        self.arrivals = {name: array("q") for name in ("input", "output", "model")}
+        self.instances = {each.name: each for each in cluster.instances}
+        self.late_s = 0.0
+        """By how much the clock was ahead when events were last let happen."""
+        self._here: dict[int, dict[Request, Stream]] = {name: {} for name in (-1, *self.instances)}
+        self._done = -1
+        self._armed: int | None = None
+        self._background: Background | None = None
+        self._coming: Request | None = None
+        cluster.on_left = self._left
+        self.load(background)
+
+    @property
+    def now(self) -> int:
+        """The machine's time, never before what has happened."""
+        return max(self.pace.now(), self._done + 1)
+
+    def load(self, background: Background | None) -> None:
+        """From now on ``background`` comes in place of what did."""
+        self._background, self._coming = background, None
+        if background is not None:
+            background.begin(self.now)
+            self._next()
+        self._arm()
+
+    def _next(self) -> None:
+        """Put the next request of the background on the heap."""
+        assert self._background is not None
+        self._coming = request = self._background.draw(self._number)
+        self._note(request)
+        self.cluster.events.push(request.arrival, ARRIVAL, request)
+
+    @property
+    def _number(self) -> int:
+        """Of the next request."""
+        return len(self.arrivals["input"])
+
+    def _note(self, request: Request) -> None:
+        columns = self.arrivals
+        self.came_s.append(request.arrival / SECOND)
+        columns["input"].append(request.input)
+        columns["output"].append(request.output)
+        columns["model"].append(request.model)
+
+    def submit(self, stream: Stream, input_tokens: int, output_tokens: int, **marks: Any) -> None:
+        """A client's request arrives: of so many tokens, with the further ``marks`` of a ``Request``."""
+        at = self.now / SECOND
+        while round(at * SECOND) <= self._done:  # a trace of it, in seconds, gives the same tick
+            at = nextafter(at, inf)
+        model = marks.pop("model", 0)
+        request = Request(self._number, round(at * SECOND), input_tokens, output_tokens, **marks)
+        request.model = model
+        self._note(request)
+        stream.request = request
+        self.streams[request] = stream
+        self._here[-1][request] = stream
+        self.cluster.events.push(request.arrival, ARRIVAL, request)
+        self._arm()
+
+    def leave(self, stream: Stream) -> None:
+        """Nobody waits for ``stream`` any more."""
+        if stream.request.end < 0 and not stream.gone:
+            stream.gone = True
+            self.later(self._cancel, stream)
+
+    def later(self, act: Callable[..., None], *what: Any, after_s: float = 0.0) -> None:
+        """``act(cluster, *what, now)``, as of ``trouble``, happens in ``after_s`` seconds of the machine."""
+        self.cluster.later(self.now + round(after_s * SECOND), act, *what)
+        self._arm()
+
+    def change_speed(self, speed: float) -> None:
+        """Go on ``speed`` times as fast as the clock."""
+        self.pace.change(speed)
+        self._armed = None
+        self._arm()
+
+    def advance(self) -> None:
+        """Let everything happen whose time has come."""
+        clock, heap = self.pace.clock, self.cluster.events.heap
+        began, upto = clock.time(), self.pace.now()
+        if self._armed is not None and began >= self.pace.when(self._armed):  # else rounding could keep it for ever
+            upto = max(upto, self._armed)
+        self._armed = None
+        self.late_s = (upto - heap[0][0]) / SECOND / self.pace.speed if heap else 0.0
+        while heap and heap[0][0] <= upto:
+            self._happen(heap[0][0])
+            if clock.time() - began > TURN_S:
+                break
+        self._arm()
+
+    def _arm(self) -> None:
+        first = self.cluster.events.next
+        if first != self._armed and first is not None:
+            self._armed = first
+            self.pace.clock.at(self.pace.when(first), self.advance)
+
+    def _happen(self, now: int) -> None:
+        """All events of one time, in the order in which ``simulate.serve`` has them."""
+        cluster, here = self.cluster, self._here
+        heap = cluster.events.heap
+        while heap and heap[0][0] == now:
+            _, kind, _, what, version = heappop(heap)
+            if kind == PASSED:
+                self._passed(what[0], what[1], version, now)
+                continue
+            if kind == STEP:
+                if version != what.version:
+                    continue
+                cluster.happen(now, kind, what, version)
+                if here[what.name]:
+                    self._tell(what, what.steps, now)
+                continue
+            cluster.happen(now, kind, what, version)
+            if kind == CHANGE:
+                for stream in list(self.streams.values()):
+                    self._settle(stream, now)
+            elif kind == ARRIVAL:
+                self._arrived(what, now)
+            elif kind in (LOADED, MOVED) and what[0] in self.streams:
+                self._settle(self.streams[what[0]], now)
+        self._done = now
+        if cluster.touched:
+            begun = list(cluster.touched)
+            cluster.wake(now)
+            for instance in begun:
+                if here[instance.name] and (first := instance.passes(1)) >= 0:
+                    cluster.events.push(first, PASSED, (instance, now), 1)
+
+    def _arrived(self, request: Request, now: int) -> None:
+        stream = self.streams.get(request)
+        if stream is not None:
+            self._settle(stream, now)
+        elif request is self._coming:
+            self._next()
+
+    def _settle(self, stream: Stream, now: int) -> None:
+        """``stream`` may be elsewhere now."""
+        place = stream.request.place
+        if place != stream.place:
+            del self._here[stream.place][stream.request]
+            stream.place = place
+            self._here[place][stream.request] = stream
+        if stream.gone:
+            self._cancel(self.cluster, stream, now)
+
+    def _cancel(self, cluster: Cluster, stream: Stream, now: int) -> None:
+        cancel(cluster, self.instances.get(stream.place), stream.request, now)
+
+    def _passed(self, instance: Instance, began: int, step: int, now: int) -> None:
+        """Step ``step`` of the stretch that ``instance`` began at ``began`` is over."""
+        if instance.end < 0 or instance.doing()[0] != began:
+            return
+        self._tell(instance, instance.steps + step, now)
+        following = instance.passes(step + 1)
+        if following >= 0:
+            self.cluster.events.push(following, PASSED, (instance, began), step + 1)
+
+    def _tell(self, instance: Instance, reached: int, now: int) -> None:
+        """Who waits at ``instance`` learns what was made up to decode step ``reached``."""
+        gap = made_in = 0
+        for stream in list(self._here[instance.name].values()):
+            request = stream.request
+            out = request.made + instance.made(request, reached) if request.ticket >= 0 else request.made
+            if out > stream.out:
+                if stream.last >= 0:
+                    if now - stream.last != gap:
+                        self.metrics.gap(gap, made_in)
+                        gap, made_in = now - stream.last, 0
+                    made_in += out - stream.out
+                stream.out = out
+                stream.last = now
+                stream.told(now)
+            elif stream.gone:
+                self._cancel(self.cluster, stream, now)
+        self.metrics.gap(gap, made_in)
+
+    def _left(self, request: Request, now: int) -> None:
+        """``request`` has ended."""
+        self.served.append(request)
+        stream = self.streams.pop(request, None)
+        self.metrics.ended(request, "stop" if stream is None else stream.why)
+        if stream is not None:
+            del self._here[stream.place][request]
+            if not request.failed and request.made > stream.out:
+                if stream.last >= 0:
+                    self.metrics.gap(now - stream.last, request.made - stream.out)
+                stream.out, stream.last = request.made, now
+            stream.told(now)
+        elif self._background is not None:
+            following = self._background.after(request, now, self._number)
+            if following is not None:
+                self._note(following)
+                self.cluster.events.push(following.arrival, ARRIVAL, following)
+
+    @property
+    def holds(self) -> int:
+        """Tokens of cache of the smallest attention group."""
+        return min(group.cache.tokens for each in self.instances.values() for group in each.groups)
+
+    def waiting(self) -> int:
+        """Requests that no step works on yet."""
+        return sum(len(group.waiting) for each in self.instances.values() for group in each.groups)

@@ -1,0 +1,331 @@
+"""A collective on the links of a machine: how long, which links are hot, and what closed forms and libraries say."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from taicang import catalog
+from taicang.catalog import calibration
+from taicang.catalog.costing import cost_model
+from taicang.cost.exchange import exchange
+from taicang.cost.model import CostModel
+from taicang.errors import InvalidInput, NotModelled, UnknownName
+from taicang.fabric import demand
+from taicang.fabric.collectives import ALGORITHMS, Phase, collective, listed, teams_of
+from taicang.fabric.draw import svg
+from taicang.fabric.even import Net
+from taicang.fabric.faults import cut_off, fail, parts
+from taicang.fabric.links import VerbFit, message_s
+from taicang.fabric.names import name
+from taicang.fabric.routing import Routing, resources
+from taicang.fabric.topology import Fabric, Floats, Ints, build
+from taicang.fabric.wires import LinkRates
+from taicang.hardware import Machine
+from taicang.ops import Collective, Exchange, Operator, Transfer
+from taicang.stacks import Stack
+from taicang.units import show
+
+HOTTEST = 8
+EXCHANGES = ("dispatch", "combine")
+BARE = Stack(name="library", engine="", version="", epoch="", launch_ratio=1.0)
+"""A library's kernels as they are measured alone."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ask:
+    """One collective. ``payload_bytes`` is a rank's whole buffer; of dispatch and combine, one token."""
+
+    kind: str
+    payload_bytes: float
+    ranks: int = 0
+    """0: all."""
+    stride: int = 1
+    algorithm: str = ""
+    skew: float = 0.0
+    """Exponent of Zipf's law of receivers, or of experts."""
+    tokens: int = 128
+    topk: int = 8
+    experts: int = 256
+    routing: Routing = "adaptive"
+    seed: int = 0
+    seeds: int = 1
+    failed: tuple[str, ...] = ()
+    plane: str = "scale_up"
+    verb: str = ""
+    """Of a send, where it was measured: npu/read, npu/write, cpu/read or cpu/write."""
+    shuffled: bool = False
+    """Ranks lie at random places of the machine."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LevelLoad:
+    """What one level carried."""
+
+    level: str
+    sent_bytes: float
+    """On its busiest link or group of links."""
+    busy_s: float
+    """Of that one."""
+    mean_ratio: float
+    """Load of the mean link in use over that of the fullest."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinkLoad:
+    """One of the hottest links."""
+
+    link: str
+    alike: int
+    """Other links that are as busy."""
+    carried_bytes: float
+    busy_s: float
+    used_ratio: float
+    """Of its capacity, over the time on the wires."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """Times of a collective and where its bytes went, of the first seed; times over all seeds."""
+
+    machine: str
+    ask: Ask
+    ranks: int
+    algorithm: str
+    wire_s: float
+    """Mean over seeds of the time that the links need."""
+    least_s: float
+    most_s: float
+    latency_s: float
+    """Messages that follow one another."""
+    even_s: float
+    """What the links need for the same bytes dealt evenly, on the idle whole fabric."""
+    library_s: float | None
+    """With a library's start-up and efficiency on these links; None where none was measured."""
+    closed_s: float | None
+    """The closed form, which knows neither faults nor collisions nor skew."""
+    phases: tuple[Mapping[str, float | str], ...]
+    levels: tuple[LevelLoad, ...]
+    hottest: tuple[LinkLoad, ...]
+    lost_ranks: int
+    assumptions: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shape:
+    """A plane's parts and the bandwidth that its halves share."""
+
+    machine: str
+    plane: str
+    ranks: int
+    parts: Mapping[str, int]
+    levels: tuple[Mapping[str, float | str], ...]
+    bisection_bytes_per_s: float
+    """One way, between the first half of the ranks and the second, under an even exchange."""
+    assumptions: tuple[str, ...]
+
+
+def shape(machine: str | Machine, plane: str = "scale_up", failed: Sequence[str] = (), seed: int = 0) -> Shape:
+    """The topology of a plane in figures. Raises as ``build`` and ``fail`` do."""
+    on = catalog.machine(machine) if isinstance(machine, str) else machine
+    fabric = fail(build(on, plane), failed, seed)
+    net = Net(fabric=fabric, found=resources(fabric), seed=seed)
+    half = fabric.ranks // 2
+    width = 0.0
+    if half:
+        moved = collective(net, "all_to_all", teams_of(fabric.ranks), float(fabric.ranks))
+        width = half * (fabric.ranks - half) / sum(phase.wire_s for phase in moved)
+    levels: tuple[Mapping[str, float | str], ...] = tuple(
+        {
+            "level": level.name, "ranks": level.ranks, "topology": level.topology, "latency_s": level.latency_s,
+            "bytes_per_s": level.bandwidth_bytes_per_s,
+        }
+        for level in fabric.levels
+    )  # fmt: skip
+    return Shape(
+        machine=on.name, plane=plane, ranks=fabric.ranks, parts=parts(fabric), levels=levels,
+        bisection_bytes_per_s=width, assumptions=fabric.notes,
+    )  # fmt: skip
+
+
+def run(machine: str | Machine, ask: Ask) -> Answer:
+    """Answer ``ask``. Raises from ``taicang.errors`` for names, sizes and routes that do not exist."""
+    on = catalog.machine(machine) if isinstance(machine, str) else machine
+    kind = ask.kind.replace("-", "_")
+    fabric = build(on, ask.plane)
+    broken = fail(fabric, ask.failed, ask.seed)
+    lost = cut_off(broken)
+    count = ask.ranks or (fabric.ranks - len(lost)) // ask.stride
+    if not 1 <= count * ask.stride <= fabric.ranks - len(lost) * (ask.stride == 1) + ask.stride - 1:
+        raise InvalidInput(
+            f"{count:,} ranks {ask.stride} apart do not fit the {fabric.ranks - len(lost):,} that {on.name} has left",
+            where="--ranks",
+        )
+    times, first = [], None
+    for seed in range(ask.seed, ask.seed + ask.seeds):
+        net = Net(fabric=broken, found=resources(broken, ask.routing), seed=seed)
+        phases = _phases(net, replace(ask, kind=kind), _teams(broken, lost, count, ask, seed), seed)
+        first = first or (net, phases)
+        times.append(sum(phase.wire_s for phase in phases))
+    assert first is not None
+    net, phases = first
+    whole = Net(fabric=fabric, found=resources(fabric))
+    plain = not (ask.skew or ask.failed or ask.shuffled) and ask.routing == "adaptive" and ask.seeds == 1
+    even = (
+        times[0]
+        if plain
+        else sum(
+            p.wire_s
+            for p in _phases(whole, replace(ask, kind=kind, skew=0.0, failed=()), teams_of(count, ask.stride), ask.seed)
+        )
+    )
+    wire = float(np.mean(times))
+    stretch = wire / even if even > 0 else 1.0
+    library, closed = _prices(on, ask, kind, count, stretch)
+    return Answer(
+        machine=on.name, ask=ask, ranks=count, algorithm=ask.algorithm or ALGORITHMS.get(kind, ("direct",))[0],
+        wire_s=wire, least_s=min(times), most_s=max(times), latency_s=sum(p.hops * p.hop_s for p in phases),
+        even_s=even, library_s=library, closed_s=closed, phases=tuple(_row(each) for each in phases),
+        levels=_levels(net, phases), hottest=_hottest(net, phases), lost_ranks=len(lost),
+        assumptions=_notes(broken, ask),
+    )  # fmt: skip
+
+
+def _teams(fabric: Fabric, lost: Ints, count: int, ask: Ask, seed: int) -> Ints:
+    """The ranks that take part: those left, in order or at random."""
+    left = np.setdiff1d(np.arange(fabric.ranks), lost)
+    if ask.shuffled:
+        left = np.random.default_rng(seed).permutation(left)[: count * ask.stride]
+    return left[teams_of(count, ask.stride)]
+
+
+def _phases(net: Net, ask: Ask, teams: Ints, seed: int) -> list[Phase]:
+    rng = np.random.default_rng(seed)
+    ranks = teams.shape[1]
+    if ask.kind in EXCHANGES:
+        copies = demand.dispatched(
+            ranks=ranks, tokens=ask.tokens, topk=ask.topk, experts=ask.experts, exponent=ask.skew, rng=rng
+        )
+        sizes: Floats = copies * ask.payload_bytes
+        return [_exchange(net, ask.kind, teams[0], sizes.T if ask.kind == "combine" else sizes)]
+    if ask.skew and ask.kind == "all_to_all":
+        return [_exchange(net, ask.kind, teams[0], demand.skewed(ranks, ask.payload_bytes, ask.skew, rng))]
+    if ask.skew:
+        raise NotModelled(f"skew of {ask.kind}: its parts are equal by definition")
+    return collective(net, ask.kind, teams, ask.payload_bytes, ask.algorithm)
+
+
+def picture(machine: str | Machine, ask: Ask) -> str:
+    """Topology and link load of the first seed as SVG."""
+    on = catalog.machine(machine) if isinstance(machine, str) else machine
+    broken = fail(build(on, ask.plane), ask.failed, ask.seed)
+    net = Net(fabric=broken, found=resources(broken, ask.routing), seed=ask.seed)
+    if not ask.kind:
+        return svg(net, np.zeros(len(net.found.capacity_bytes_per_s)), 1.0, f"{on.name}, {ask.plane}")
+    lost = cut_off(broken)
+    count = ask.ranks or (broken.ranks - len(lost)) // ask.stride
+    kind = ask.kind.replace("-", "_")
+    phases = _phases(net, replace(ask, kind=kind), _teams(broken, lost, count, ask, ask.seed), ask.seed)
+    wire = sum(phase.wire_s for phase in phases)
+    title = (
+        f"{ask.kind} of {show(ask.payload_bytes, 'B')} on {count:,} ranks of {on.name}: {show(wire, 's')} on the links"
+    )
+    return svg(net, _total(net, phases), wire, title)
+
+
+def _exchange(net: Net, label: str, ranks: Ints, sizes: Floats) -> Phase:
+    source, target = np.nonzero(sizes)
+    apart = source != target
+    source, target = source[apart], target[apart]
+    return listed(net, label, ranks[source], ranks[target], sizes[source, target], hops=1, teams=ranks[None, :])
+
+
+def _prices(machine: Machine, ask: Ask, kind: str, count: int, stretch: float) -> tuple[float | None, float | None]:
+    """With a library's constants on these links, and in closed form; none where another plane or kind was asked for."""
+    op: Operator
+    if kind in EXCHANGES:
+        op = Exchange(kind=kind, tokens=ask.tokens, token_bytes=ask.payload_bytes, topk=ask.topk,  # type: ignore[arg-type]
+                      experts=ask.experts, ranks=count, stride=ask.stride)  # fmt: skip
+    elif kind == "send" and ask.verb:
+        return _verb_s(machine, ask, count, stretch), None
+    elif kind == "send":
+        op = Transfer(payload_bytes=ask.payload_bytes, plane=ask.plane, distance=(count - 1) * ask.stride)
+    else:
+        op = Collective(kind=kind, payload_bytes=ask.payload_bytes, ranks=count, stride=ask.stride, plane=ask.plane)  # type: ignore[arg-type]
+    plain = cost_model(machine, BARE)
+    closed = float(plain.price(op).seconds)
+    wires = LinkRates(machine=machine, stretch_ratio=max(stretch, 1.0))
+    if isinstance(op, Exchange):
+        cost = exchange(op, machine, plain.book.exchange, hot_ratio=max(stretch, 1.0))
+        return float(cost.seconds), closed
+    linked = CostModel(machine=machine, stack=BARE, book=plain.book, wires=wires)
+    return float(linked.price(op).seconds), closed
+
+
+def _verb_s(machine: Machine, ask: Ask, count: int, stretch: float) -> float:
+    """A read or write of one message, as the level's links were measured."""
+    levels = machine.plane(ask.plane).levels
+    distance = (count - 1) * ask.stride
+    met = next(index for index, level in enumerate(levels) if distance < level.ranks)
+    fits = calibration.fits("links", VerbFit).get(levels[met].profile)
+    if fits is None:
+        raise NotModelled(f"nobody has measured reads and writes over {machine.name}'s {levels[met].name}")
+    if ask.verb not in fits:
+        raise UnknownName("verb", ask.verb, fits, where="--verb")
+    first = next((index for index, level in enumerate(levels) if level.topology != "mesh"), 0)
+    rate = levels[met].bandwidth_bytes_per_s / max(stretch, 1.0)
+    return float(message_s(fits[ask.verb], ask.payload_bytes, rate, met - first + 1))
+
+
+def _row(phase: Phase) -> Mapping[str, float | str]:
+    return {"phase": phase.name, "wire_s": phase.wire_s, "messages": phase.hops, "latency_s": phase.hops * phase.hop_s}
+
+
+def _total(net: Net, phases: Sequence[Phase]) -> Floats:
+    return sum((phase.carried_bytes for phase in phases), np.zeros(len(net.found.capacity_bytes_per_s)))
+
+
+def _busy(net: Net, phases: Sequence[Phase]) -> Floats:
+    return _total(net, phases) / np.maximum(net.found.capacity_bytes_per_s, 1e-30)
+
+
+def _levels(net: Net, phases: Sequence[Phase]) -> tuple[LevelLoad, ...]:
+    carried, busy = _total(net, phases), _busy(net, phases)
+    found = []
+    for index, level in enumerate(net.fabric.levels):
+        mine = np.flatnonzero((net.found.level == index) & (carried > 0))
+        top = mine[np.argmax(busy[mine])] if len(mine) else None
+        found.append(
+            LevelLoad(
+                level=level.name, sent_bytes=0.0 if top is None else float(carried[top]),
+                busy_s=0.0 if top is None else float(busy[top]),
+                mean_ratio=0.0 if top is None else float(busy[mine].mean() / busy[top]),
+            )
+        )  # fmt: skip
+    return tuple(found)
+
+
+def _hottest(net: Net, phases: Sequence[Phase]) -> tuple[LinkLoad, ...]:
+    carried, busy = _total(net, phases), _busy(net, phases)
+    wire = sum(phase.wire_s for phase in phases)
+    order = np.argsort(-busy, kind="stable")
+    order = order[busy[order] > 0]
+    # links that carry the same are one line
+    level = np.cumsum(np.concatenate([[0], np.diff(busy[order]) < -1e-6 * busy[order][:-1]]))[: len(order)]
+    _, first, alike = np.unique(level, return_index=True, return_counts=True)
+    return tuple(
+        LinkLoad(
+            link=name(net, int(order[at])), alike=int(number) - 1, carried_bytes=float(carried[order[at]]),
+            busy_s=float(busy[order[at]]), used_ratio=float(busy[order[at]] / wire),
+        )
+        for at, number in zip(first[:HOTTEST].tolist(), alike[:HOTTEST].tolist(), strict=True)
+    )  # fmt: skip
+
+
+def _notes(fabric: Fabric, ask: Ask) -> tuple[str, ...]:
+    notes = list(fabric.notes)
+    if ask.kind in EXCHANGES:
+        notes.append("a token goes once to a rank that holds several of its experts")
+    return tuple(notes)

@@ -1,0 +1,60 @@
+"""The process of one rank: the device is put in place, the program runs, what it did is written down."""
+
+from __future__ import annotations
+
+import gc
+import os
+import runpy
+import sys
+import traceback
+from pathlib import Path
+
+from taicang.virtual.spec import Enough, Missing, read
+
+
+def main(path: str) -> int:
+    """Run the job in the file ``path``; the status is the program's."""
+    job = read(Path(path))
+    from taicang.virtual.session import Session
+
+    session = Session(job)
+    status = 0
+    failure = ""
+    sys.argv = [job.script, *job.arguments]
+    sys.path[0] = str(Path(job.script).resolve().parent)
+    try:
+        runpy.run_path(job.script, run_name="__main__")
+    except Enough:
+        pass
+    except Missing as error:
+        Path(job.out, f"missing-{job.rank}").write_text(str(error.rank))
+        os._exit(1)
+    except SystemExit as error:
+        code = error.code
+        if code not in (None, 0) and not isinstance(code, int):
+            sys.stderr.write(f"{code}\n")
+        status = code if isinstance(code, int) else 0 if code is None else 1
+    except BaseException as error:  # whatever ends the program is shown as Python shows it
+        _show(error)
+        status = 130 if isinstance(error, KeyboardInterrupt) else 1
+        if type(error).__name__ == "OutOfMemoryError":
+            failure = str(error)
+    session.finish(failure)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    gc.disable()
+    os._exit(status)  # the device's tables outlive nothing that a program may do at its exit
+
+
+def _show(error: BaseException) -> None:
+    """The traceback, from the program's own file on."""
+    trail = error.__traceback__
+    while (trail is not None and "runpy" in trail.tb_frame.f_code.co_filename) or (
+        trail is not None and trail.tb_frame.f_code.co_filename == __file__
+    ):
+        trail = trail.tb_next
+    traceback.print_exception(type(error), error, trail)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

@@ -1,0 +1,302 @@
+"""What runs when the program calls an operator on the virtual device: shapes, known values, and a line in the log.
+
+Shapes come from PyTorch's own shape rules (its "meta" kernels). Small tensors whose values are known are computed on
+the host, as far as they follow from what the program said: token ids, masks, counters, loss scales. What is not known
+stays so; where the program reads it, ``values`` invents it and tells.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_flatten, tree_map_only
+
+from taicang.virtual import values
+from taicang.virtual.capture import KERNEL, WAIT_STREAM
+from taicang.virtual.device import Device
+from taicang.virtual.operators import Kernel, Spec, kernel
+
+KNOWN_BYTES = 1 << 22
+"""Integers and booleans of up to so many bytes keep their values."""
+KNOWN_FLOATS = 1 << 12
+"""Floating-point tensors of up to so many elements do."""
+DEVICE = torch._C._get_privateuse1_backend_name()
+WRITERS = {"zero", "fill", "arange", "full", "ones", "zeros", "eye", "linspace", "random", "randperm", "tril_indices",
+           "triu_indices", "scalar_tensor"}  # fmt: skip
+"""Operators whose first operand is written, not read."""
+DRAWN = {
+    "normal",
+    "uniform",
+    "bernoulli",
+    "exponential",
+    "native_dropout",
+    "rand",
+    "randn",
+    "log_normal",
+    "geometric",
+    "cauchy",
+}
+"""Random numbers with a fraction: their values are not kept."""
+FREE = {"is_pinned", "record_stream", "detach", "alias", "_has_compatible_shallow_copy_type", "is_set_to", "sym_size"}
+
+
+class Recorder:
+    """The kernels of one rank: distinct ones in a table, launches in the device's log."""
+
+    def __init__(self, device: Device, *, real: bool = False) -> None:
+        self.device = device
+        self.real = real
+        """Compute everything (functional mode)."""
+        self.table: list[Kernel] = []
+        self.ids: dict[Any, int] = {}
+        self.optimizer = 0
+        """How deep in steps of optimizers the program is."""
+        self.rules: dict[Any, _Plan] = {}
+        self.host: list[str] = []
+        """Operators that ran on the host on their way."""
+
+    def phase(self) -> str:
+        """What part of a step runs now."""
+        if self.optimizer:
+            return "optimizer"
+        if torch._C._current_graph_task_id() != -1:
+            return "recompute" if torch.is_grad_enabled() else "backward"
+        return "forward"
+
+    def launch(self, name: str, ins: Sequence[Spec], outs: Sequence[Spec], given: dict[str, Any]) -> None:
+        """Put one kernel into the log of the current stream."""
+        phase = self.phase()
+        key = (name, phase, tuple(ins), tuple(outs), tuple(sorted(given.items())) if given else ())
+        at = self.ids.get(key)
+        if at is None:
+            at = self.add(key, kernel(name, phase, ins, outs, given))
+        self.device.note(KERNEL, at)
+
+    def add(self, key: Any, made: Kernel) -> int:
+        """A new line of the table."""
+        at = self.ids[key] = len(self.table)
+        self.table.append(made)
+        return at
+
+
+class _Plan:
+    """What is to be known of an operator's schema, once: which operands it writes, and what it returns of them."""
+
+    def __init__(self, op: Any) -> None:
+        schema = op._schema
+        self.name = schema.name.split("::")[1]
+        self.base = self.name.rstrip("_") or self.name
+        self.written: list[tuple[int, str]] = []
+        self.sets: dict[str, tuple[int, str]] = {}
+        self.out = False
+        for i, argument in enumerate(schema.arguments):
+            if argument.alias_info is not None and argument.alias_info.is_write:
+                place = (-1 if argument.kwarg_only else i, argument.name)
+                self.written.append(place)
+                self.out |= argument.is_out
+                for name in argument.alias_info.before_set:
+                    self.sets[name] = place
+        self.returns: list[tuple[int, str] | None] = []
+        for each in schema.returns:
+            names = list(each.alias_info.before_set) if each.alias_info is not None and each.alias_info.is_write else []
+            self.returns.append(self.sets.get(names[0]) if names else None)
+        self.writer = self.base in WRITERS
+
+    @staticmethod
+    def pick(place: tuple[int, str], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+        """The argument at a place of the schema."""
+        at, name = place
+        return args[at] if 0 <= at < len(args) else kwargs.get(name)
+
+
+def tensors_of(values: Any) -> Iterator[Tensor]:
+    """All tensors in arguments."""
+    for each in tree_flatten(values)[0]:
+        if isinstance(each, Tensor):
+            yield each
+
+
+def spec(tensor: Tensor) -> Spec:
+    """Shape, type and bytes that it spans: what is expanded is read once."""
+    touched = tensor.itemsize
+    for size, stride in zip(tensor.shape, tensor.stride(), strict=True):
+        touched *= size if stride else min(size, 1)
+    return Spec(tuple(tensor.shape), str(tensor.dtype)[6:], touched)
+
+
+def meta(tensor: Tensor) -> Tensor:
+    """Its shape alone."""
+    return torch.empty_strided(tensor.size(), tensor.stride(), dtype=tensor.dtype, device="meta")
+
+
+def base(tensor: Tensor) -> int:
+    """Address of its storage."""
+    return tensor.untyped_storage().data_ptr()
+
+
+def whole(tensor: Tensor) -> bool:
+    """Whether it is all of its storage."""
+    return tensor.numel() * tensor.itemsize >= tensor.untyped_storage().nbytes()
+
+
+class Kernels:
+    """The fallback of the virtual device for every operator that PyTorch does not compose of others."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        self.recorder = recorder
+        self.device = recorder.device
+        self.special: dict[str, Callable[..., Any]] = {}
+        self.host: Any = torch.ops.taicang.host.default
+
+    def __call__(self, op: Any, *args: Any, **kwargs: Any) -> Any:
+        """What the dispatcher calls."""
+        plan = self.recorder.rules.get(op)
+        if plan is None:
+            plan = self.recorder.rules[op] = _Plan(op)
+        if (special := self.special.get(plan.base)) is not None:
+            return special(self, op, plan, args, kwargs)
+        return self.run(op, plan, args, kwargs)
+
+    def run(
+        self, op: Any, plan: _Plan, args: Sequence[Any], kwargs: dict[str, Any], given: Any = None, name: str = ""
+    ) -> Any:
+        """Shapes, values where they are known, a line in the log; returns what the operator returns."""
+        outputs = self.shapes(op, plan, args, kwargs)
+        written = [
+            t for place in plan.written for t in tensors_of(plan.pick(place, args, kwargs)) if t.device.type == DEVICE
+        ]
+        fresh = [t for t in tensors_of(outputs) if not any(t is each for each in written)]
+        self.settle(op, plan, args, kwargs, outputs, written, fresh)
+        if plan.base not in FREE:
+            self.log(plan, args, kwargs, written, fresh, given, name)
+        return outputs
+
+    def shapes(self, op: Any, plan: _Plan, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+        """Run the shape rule; new outputs are empty tensors of the device."""
+        there: dict[int, Tensor] = {}
+
+        def away(tensor: Tensor) -> Tensor:
+            if tensor.device.type != DEVICE:
+                return tensor if tensor.dim() == 0 else meta(tensor)
+            return there.setdefault(id(tensor), meta(tensor))
+
+        moved, named = tree_map_only(Tensor, away, (args, kwargs))
+        if "device" in named and named["device"] is not None:
+            named = {**named, "device": torch.device("meta")}
+        if named.get("generator") is not None:
+            named = {**named, "generator": None}
+        try:
+            result = op(*[None if isinstance(each, torch.Generator) else each for each in moved], **named)
+        except (NotImplementedError, RuntimeError) as error:
+            if "Meta" not in str(error) and "meta" not in str(error):
+                raise
+            return self.unruled(op, plan, args, kwargs, error)
+        for tensor in (t for place in plan.written for t in tensors_of(plan.pick(place, args, kwargs))):
+            shaped = there.get(id(tensor))
+            if shaped is not None and shaped.shape != tensor.shape:
+                tensor.resize_(shaped.shape)
+        several = isinstance(result, (tuple, list)) and len(plan.returns) != 1
+        results = list(result) if several else [result]
+        made = [
+            self.fresh(each) if place is None else plan.pick(place, args, kwargs)
+            for each, place in zip(results, plan.returns, strict=False)
+        ]
+        return tuple(made) if several else (made[0] if made else None)
+
+    def unruled(self, op: Any, plan: _Plan, args: Sequence[Any], kwargs: dict[str, Any], error: Exception) -> Any:
+        """An operator without a shape rule: from the values, where they are known; else it is refused by its name."""
+        if any(plan.returns) or not all(
+            self.device.known(base(t)) for t in tensors_of((args, kwargs)) if t.device.type == DEVICE
+        ):
+            raise NotImplementedError(
+                f"{op.name()}: PyTorch has no shape rule for it and its operands are not known; register one with "
+                f'torch.library.register_fake("{op.name()}")'
+            ) from error
+        self.device.note(WAIT_STREAM, 0)
+        moved, named = tree_map_only(
+            Tensor, lambda t: self.host(t) if t.device.type == DEVICE else t, (list(args), kwargs)
+        )
+        return self.fresh(op(*moved, **named))
+
+    def fresh(self, shaped: Any) -> Any:
+        """Empty tensors of the device like these shapes."""
+        return tree_map_only(
+            Tensor, lambda t: torch.empty_strided(t.size(), t.stride(), dtype=t.dtype, device=DEVICE), shaped
+        )
+
+    def settle(self, op: Any, plan: _Plan, args: Any, kwargs: Any, outputs: Any, written: Any, fresh: Any) -> None:
+        """Compute on the host what is known and small; what is not is unknown from here on."""
+        read = [
+            each for each in tensors_of((args, kwargs))
+            if each.device.type == DEVICE and not (any(each is t for t in written) and (plan.out or plan.writer))
+        ]  # fmt: skip
+        known = self.device.known
+        if (
+            (self.recorder.real or plan.base not in DRAWN)
+            and all(self.small(t) for t in (*written, *fresh))
+            and all(known(base(t)) for t in read)
+            and all(whole(t) or known(base(t)) for t in written)
+        ):
+            self.compute(op, args, kwargs, outputs, fresh)
+            for tensor in (*written, *fresh):
+                self.device.know(base(tensor), 1)
+            return
+        for tensor in written:
+            if known(base(tensor)):
+                self.device.know(base(tensor), 0)
+        for tensor in (*fresh, *(written if plan.out else ())):
+            values.choose(self, plan.base, args, tensor)
+
+    def small(self, tensor: Tensor) -> bool:
+        """Whether values of this size are kept."""
+        if self.recorder.real:
+            return True
+        if tensor.dtype.is_floating_point or tensor.dtype.is_complex:
+            return tensor.numel() <= KNOWN_FLOATS
+        return tensor.numel() * tensor.itemsize <= KNOWN_BYTES
+
+    def compute(self, op: Any, args: Any, kwargs: Any, outputs: Any, fresh: Any) -> None:
+        """The host's kernel on the same bytes."""
+        seen: dict[int, Tensor] = {}
+
+        def here(tensor: Tensor) -> Tensor:
+            if tensor.device.type != DEVICE:
+                return tensor
+            return seen.setdefault(id(tensor), self.host(tensor))
+
+        moved, named = tree_map_only(Tensor, here, (args, kwargs))
+        if "device" in named and named["device"] is not None:
+            named = {**named, "device": torch.device("cpu")}
+        if named.get("generator") is not None:
+            named = {**named, "generator": None}
+        result = op(*[None if isinstance(each, torch.Generator) else each for each in moved], **named)
+        for mine, theirs in zip(tensors_of(outputs), tensors_of(result), strict=True):
+            if any(mine is each for each in fresh):
+                self.host(mine).copy_(theirs)
+
+    def log(self, plan: _Plan, args: Any, kwargs: Any, written: Any, fresh: Any, given: Any, name: str) -> None:
+        """A line for the kernel, unless nothing is moved."""
+        read = [t for t in tensors_of((args, kwargs)) if t.device.type == DEVICE]
+        if plan.out or plan.writer:
+            read = [t for t in read if not any(t is each for each in written)]
+        outs = [spec(t) for t in (*written, *fresh)]
+        if not any(each.elements for each in outs):
+            return
+        options = given or {}
+        if plan.base.startswith(("_foreach", "_fused", "_amp_foreach")):
+            options = {"tensors": len(written) or len(fresh)}
+        elif plan.base in PRODUCTS and torch.backends.cuda.matmul.allow_tf32:
+            options = {"tf32": True}
+        self.recorder.launch(name or plan.base, [spec(t) for t in read], outs, options)
+
+
+PRODUCTS = {"mm", "addmm", "bmm", "baddbmm"}
+
+
+def elements(shape: Sequence[int]) -> int:
+    """How many a shape holds."""
+    return math.prod(shape)

@@ -1,0 +1,187 @@
+"""Start the ranks of a program, each a process of its own, and gather what they captured."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from taicang.catalog.costing import ARCHITECTURE
+from taicang.errors import InvalidInput
+from taicang.hardware import Machine
+from taicang.virtual import build, spec
+from taicang.virtual.capture import Capture, load_rank
+
+CAPABILITY = {"ampere": (8, 0), "ada": (8, 9), "hopper": (9, 0), "blackwell": (10, 0)}
+"""Compute capability by architecture; a chip that has none shows the newest that most programs know."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wish:
+    """What to run."""
+
+    script: Path
+    arguments: tuple[str, ...]
+    ranks: tuple[int, ...]
+    world: int
+    names: str
+    """"cuda" or "npu": the device's printed name."""
+    steps: int = 0
+    real: bool = False
+    skew: float = 0.0
+    clock: bool = True
+    stack: str = ""
+    issue_s: float | None = None
+    sets: tuple[str, ...] = ()
+
+
+def world_of(machine: Machine, ranks: str, world: int) -> tuple[tuple[int, ...], int]:
+    """Ranks to execute and how many the program believes in, from ``--ranks`` and ``--world``."""
+    world = world or machine.ranks
+    if ranks == "all":
+        return tuple(range(world)), world
+    if ranks in ("reps", "one"):
+        return (0,), world
+    try:
+        found: set[int] = set()
+        for part in ranks.split(","):
+            low, _, high = part.partition("-")
+            found |= set(range(int(low), int(high or low) + 1))
+    except ValueError:
+        raise InvalidInput(f"expected all, reps or a list such as 0-7,16, got {ranks!r}", where="--ranks") from None
+    if not found or max(found) >= world:
+        raise InvalidInput(f"rank {max(found, default=0)} is outside the world of {world} ranks", where="--ranks")
+    return tuple(sorted(found)), world
+
+
+def names_of(script: Path, given: str) -> str:
+    """Whether the program speaks of "npu" or "cuda": as given, else by whether it imports torch_npu."""
+    if given != "auto":
+        return given
+    return "npu" if "torch_npu" in script.read_text(errors="replace") else "cuda"
+
+
+def run(wish: Wish, machine: Machine, name: str, folder: Path) -> tuple[Capture, int]:
+    """Run the program's ranks side by side into ``folder``; the capture, and the worst exit status.
+
+    Raises ``InvalidInput`` where PyTorch or a compiler is missing, or a rank left nothing.
+    """
+    version, _ = build.torch_place()
+    native = build.native()
+    folder.mkdir(parents=True, exist_ok=True)
+    while True:
+        statuses = _once(wish, machine, name, folder, native)
+        needed = {int(path.read_text()) for path in folder.glob("missing-*")} - set(wish.ranks)
+        for path in folder.glob("missing-*"):
+            path.unlink()
+        if not needed:
+            break
+        wish = replace(wish, ranks=tuple(sorted({*wish.ranks, *needed})))
+    left = [rank for rank in wish.ranks if (folder / f"rank-{rank}.json").is_file()]
+    missing = sorted(set(wish.ranks) - set(left))
+    if missing:
+        at = wish.ranks.index(missing[0])
+        raise InvalidInput(f"rank {missing[0]} ended with status {statuses[at]} and left no capture", where="run")
+    capture = Capture(
+        command=(str(wish.script), *wish.arguments),
+        machine=name,
+        world=wish.world,
+        torch=version,
+        ranks=tuple(load_rank(folder, rank) for rank in wish.ranks),
+    )
+    return capture, max(statuses, key=abs)
+
+
+def _once(wish: Wish, machine: Machine, name: str, folder: Path, native: build.Native) -> list[int]:
+    """All ranks once, side by side; where one ends badly, those that wait for it are ended too."""
+    PORT.clear()
+    with tempfile.TemporaryDirectory() as work:
+        processes = [_start(wish, machine, name, folder, Path(work), native, rank) for rank in wish.ranks]
+        try:
+            while any(process.poll() is None for process in processes):
+                if any(process.poll() for process in processes):
+                    time.sleep(GRACE_S)
+                    break
+                time.sleep(0.02)
+        finally:
+            for process in processes:
+                if process.poll() is None:
+                    process.kill()
+        return [process.wait() for process in processes]
+
+
+GRACE_S = 3.0
+"""For other ranks to end by themselves after one did badly."""
+
+
+def _start(
+    wish: Wish, machine: Machine, name: str, folder: Path, work: Path, native: build.Native, rank: int
+) -> subprocess.Popen[bytes]:
+    node = machine.chips_per_node * machine.chip.dies
+    local = min(node, wish.world)
+    path = work / f"{rank}.json"
+    spec.write(
+        spec.Job(
+            chip=chip_of(machine), machine=name, sets=wish.sets, stack=wish.stack, rank=rank, world=wish.world,
+            local=local, script=str(wish.script), arguments=wish.arguments, out=str(folder.resolve()),
+            steps=wish.steps, real=wish.real, skew=wish.skew, clock=wish.clock, issue_s=wish.issue_s,
+            executed=wish.ranks,
+        ),
+        path,
+    )  # fmt: skip
+    preload = os.environ.get("LD_PRELOAD", "")
+    environment = os.environ | {
+        "LD_PRELOAD": f"{native.names}:{preload}" if preload else str(native.names),
+        "TAICANG_DEVICE_NAME": wish.names,
+        "RANK": str(rank), "WORLD_SIZE": str(wish.world), "LOCAL_RANK": str(rank % local),
+        "LOCAL_WORLD_SIZE": str(local), "GROUP_RANK": str(rank // local), "NNODES": str(-(-wish.world // local)),
+        "MASTER_ADDR": os.environ.get("MASTER_ADDR", "127.0.0.1"), "MASTER_PORT": str(port()),
+        "TAICANG_PORT": str(port()),
+        "TORCHELASTIC_RUN_ID": "taicang", "OMP_NUM_THREADS": "1",
+    }  # fmt: skip
+    if wish.world == 1:
+        for key in (
+            "RANK",
+            "WORLD_SIZE",
+            "LOCAL_RANK",
+            "LOCAL_WORLD_SIZE",
+            "GROUP_RANK",
+            "NNODES",
+            "TORCHELASTIC_RUN_ID",
+        ):
+            environment.pop(key, None)
+    return subprocess.Popen([sys.executable, "-m", "taicang.virtual.child", str(path)], env=environment)
+
+
+def port() -> int:
+    """A free port of this host, the same for all ranks of a run."""
+    if not PORT:
+        with socket.socket() as found:
+            found.bind(("127.0.0.1", 0))
+            PORT.append(found.getsockname()[1])
+    return PORT[0]
+
+
+PORT: list[int] = []
+TORCHRUN = (
+    "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "NNODES", "TORCHELASTIC_RUN_ID",
+)  # fmt: skip
+"""What torchrun tells a program, and a plain start does not."""
+
+
+def chip_of(machine: Machine) -> spec.Chip:
+    """The machine's chip as programs see it."""
+    chip = machine.chip
+    return spec.Chip(
+        title=f"{chip.vendor} {chip.name}",
+        memory_bytes=int(chip.memory.capacity_bytes),
+        cores=chip.cores,
+        l2_bytes=int(chip.l2_bytes),
+        capability=CAPABILITY.get(ARCHITECTURE.get(chip.profile, ""), (9, 0)),
+        huawei=chip.ascend,
+    )

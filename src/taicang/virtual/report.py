@@ -1,0 +1,208 @@
+"""The answer of a run on one machine: step time, use of the peak, memory, what takes the time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from taicang import __version__, catalog
+from taicang.hardware import Machine
+from taicang.virtual.capture import COLLECTIVE, KERNEL, MARK, Capture, Rank
+from taicang.virtual.members import members_of
+from taicang.virtual.memory import Peak, peak
+from taicang.virtual.price import Priced, price
+from taicang.virtual.schedule import Clock, Floats, covered, together
+
+BAND = "unvalidated: no measured run of a program of this kind was compared"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Line:
+    """All launches of one operator in a step."""
+
+    name: str
+    phase: str
+    launches: int
+    seconds: float
+    flop: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RankReport:
+    """One executed rank in its last step."""
+
+    rank: int
+    step_s: float
+    steps_s: tuple[float, ...]
+    """Of every step, the first (with its set-up) too."""
+    whole_s: float
+    flop: float
+    mfu_ratio: float
+    compute_s: float
+    """In which a kernel of the rank runs."""
+    exposed_s: Mapping[str, float]
+    """In which only communication runs, by group."""
+    host_s: float
+    """In which the device waits for the host."""
+    lines: tuple[Line, ...]
+    collective_bytes: Mapping[str, float]
+    memory: Peak
+    fits: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """A run on one machine."""
+
+    program: str
+    machine: str
+    stack: str
+    world: int
+    capacity_bytes: float
+    peak_flop_per_s: float
+    step_s: float | None
+    """Of the slowest executed rank; none where the program made no step."""
+    ranks: tuple[RankReport, ...]
+    failure: str
+    invented: Mapping[str, int]
+    notes: tuple[str, ...]
+    assumptions: tuple[str, ...]
+    band: str
+    digest: str
+    version: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scheduled:
+    """A capture with the times of its entries, for reports and traces."""
+
+    priced: Mapping[int, Priced]
+    clocks: Mapping[int, Clock]
+
+
+def schedule(capture: Capture, machine: Machine, stack: str | None = None, issue_s: float | None = None) -> Scheduled:
+    """Price and schedule every executed rank together."""
+    priced = {each.rank: price(each.kernels, machine, stack, issue_s) for each in capture.ranks}
+    clocks = {
+        each.rank: Clock(
+            seconds=priced[each.rank].seconds,
+            groups=[kernel.group for kernel in each.kernels],
+            issue_s=priced[each.rank].issue_s,
+        )
+        for each in capture.ranks
+    }
+    members = {
+        kernel.group: members_of(kernel.group) for each in capture.ranks for kernel in each.kernels if kernel.group
+    }
+    together(clocks, {each.rank: each.work for each in capture.ranks}, members)
+    return Scheduled(priced=priced, clocks=clocks)
+
+
+def report(
+    capture: Capture, machine: Machine, stack: str | None = None, issue_s: float | None = None,
+    scheduled: Scheduled | None = None,
+) -> Report:  # fmt: skip
+    """What a capture comes to on ``machine``."""
+    done = scheduled or schedule(capture, machine, stack, issue_s)
+    found = tuple(_rank(each, done.priced[each.rank], done.clocks[each.rank]) for each in capture.ranks)
+    first = next(iter(done.priced.values()))
+    said = dict.fromkeys(text for priced in done.priced.values() for text in priced.assumptions)
+    if len(capture.ranks) < capture.world:
+        said[f"{len(capture.ranks)} of {capture.world} ranks ran; the others do as they do, at the same time"] = None
+    said["kernels as the program launches them: no fusion beyond its own"] = None
+    steps = [each.step_s for each in found if each.steps_s]
+    return Report(
+        program=" ".join(capture.command),
+        machine=machine.name,
+        stack=f"{first.stack.name} ({first.stack.epoch})",
+        world=capture.world,
+        capacity_bytes=machine.chip.memory.capacity_bytes,
+        peak_flop_per_s=machine.chip.peak("bf16"),
+        step_s=max(steps) if steps else None,
+        ranks=found,
+        failure=next((each.failure for each in capture.ranks if each.failure), ""),
+        invented={k: v for each in capture.ranks for k, v in each.invented.items()},
+        notes=tuple(dict.fromkeys(note for each in capture.ranks for note in each.notes)),
+        assumptions=tuple(said),
+        band=BAND,
+        digest=catalog.digest(),
+        version=__version__,
+    )
+
+
+def _rank(rank: Rank, priced: Priced, clock: Clock) -> RankReport:
+    begin, end = np.asarray(clock.begin), np.asarray(clock.end)
+    what, value = rank.work[:, 0], rank.work[:, 2]
+    marks = np.flatnonzero(what == MARK)
+    times = end[marks]
+    steps = np.diff(np.concatenate([[0.0], times])) if len(times) else np.empty(0)
+    if len(marks) > 1:
+        first, last = int(marks[-2]) + 1, int(marks[-1])
+    else:
+        first, last = 0, int(marks[-1]) if len(marks) else len(rank.work)
+    inside = np.zeros(len(rank.work), bool)
+    inside[first:last] = True
+    whole = clock.latest()
+    step = float(steps[-1]) if len(steps) else whole
+    kernels, collectives = inside & (what == KERNEL), inside & (what == COLLECTIVE)
+    compute = covered(begin[kernels], end[kernels])
+    busy = covered(begin[kernels | collectives], end[kernels | collectives])
+    flop = sum(rank.kernels[v].flop for v in value[kernels].tolist() if rank.kernels[v].phase != "recompute")
+    top = peak(rank)
+    capacity = priced.machine.chip.memory.capacity_bytes
+    return RankReport(
+        rank=rank.rank,
+        step_s=step,
+        steps_s=tuple(float(each) for each in steps),
+        whole_s=whole,
+        flop=flop,
+        mfu_ratio=flop / step / priced.machine.chip.peak("bf16") if step else 0.0,
+        compute_s=compute,
+        exposed_s=_exposed(rank, begin, end, kernels, collectives, value),
+        host_s=max(step - busy, 0.0),
+        lines=_lines(rank, priced, value[kernels | collectives].tolist()),
+        collective_bytes=_bytes(rank, value[collectives].tolist()),
+        memory=top,
+        fits=top.reserved_bytes <= capacity,
+    )
+
+
+def _exposed(rank: Rank, begin: Floats, end: Floats, kernels: Any, collectives: Any, value: Any) -> dict[str, float]:
+    """Seconds that a group's communication adds to what computing covers."""
+    groups: dict[str, list[int]] = {}
+    for at in np.flatnonzero(collectives).tolist():
+        groups.setdefault(rank.kernels[int(value[at])].group.partition(":")[0] or "all", []).append(at)
+    base = covered(begin[kernels], end[kernels])
+    picked = np.flatnonzero(kernels)
+    found = {}
+    for name, places in groups.items():
+        both = np.concatenate([picked, np.asarray(places)])
+        found[name] = covered(begin[both], end[both]) - base
+    return found
+
+
+def _bytes(rank: Rank, values: list[int]) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for value in values:
+        kernel = rank.kernels[value]
+        key = f"{kernel.name} {kernel.group.partition(':')[0]}".strip()
+        found[key] = found.get(key, 0.0) + float(getattr(kernel.op, "payload_bytes", 0.0))
+    return found
+
+
+def _lines(rank: Rank, priced: Priced, values: list[int]) -> tuple[Line, ...]:
+    sums: dict[tuple[str, str], list[float]] = {}
+    for value in values:
+        kernel = rank.kernels[value]
+        entry = sums.setdefault((kernel.name, kernel.phase), [0, 0.0, 0.0])
+        entry[0] += 1
+        entry[1] += priced.seconds[value]
+        entry[2] += kernel.flop
+    lines = [
+        Line(name=name, phase=phase, launches=int(n), seconds=seconds, flop=flop)
+        for (name, phase), (n, seconds, flop) in sums.items()
+    ]
+    return tuple(sorted(lines, key=lambda line: -line.seconds))

@@ -1,0 +1,77 @@
+"""What a process that runs a rank is told: plain data, without torch."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+
+class Enough(BaseException):
+    """Raised into the program once it has done its steps."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chip:
+    """The device as the program sees it."""
+
+    title: str
+    memory_bytes: int
+    cores: int
+    l2_bytes: int
+    capability: tuple[int, int]
+    huawei: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """One rank's process."""
+
+    chip: Chip
+    machine: str
+    sets: tuple[str, ...]
+    stack: str
+    rank: int
+    world: int
+    local: int
+    """Ranks of one node."""
+    script: str
+    arguments: tuple[str, ...]
+    out: str
+    """Folder for the capture."""
+    steps: int
+    """Steps after which the program ends; 0: when it ends itself."""
+    real: bool
+    skew: float
+    issue_s: float | None
+    executed: tuple[int, ...]
+    """Ranks that run."""
+    clock: bool
+    """Whether ``time`` tells the machine's time."""
+
+    def missing(self, rank: int) -> NoReturn:
+        """A rank that this one sends to or receives from does not run: say which, and end."""
+        raise Missing(rank)
+
+
+class Missing(BaseException):
+    """Raised into the program where it needs a rank that does not run."""
+
+    def __init__(self, rank: int) -> None:
+        super().__init__(f"rank {rank} does not run")
+        self.rank = rank
+
+
+def write(job: Job, path: Path) -> None:
+    """As a file."""
+    path.write_text(json.dumps(asdict(job)))
+
+
+def read(path: Path) -> Job:
+    """From it."""
+    found: dict[str, Any] = json.loads(path.read_text())
+    chip = found.pop("chip")
+    chip["capability"] = tuple(chip["capability"])
+    rest: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in found.items()}
+    return Job(chip=Chip(**chip), **rest)

@@ -1,0 +1,83 @@
+"""Device memory as engines count it: what their logs say, and laws that hold for every model, machine and engine."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from taicang import catalog
+from taicang.plans import ServePlan
+from taicang.predict import Prediction, infer
+from taicang.search.choices import quantisation
+from taicang.search.door import prepare
+from taicang.serve.build import cache_room
+from taicang.serve.memory import memory_use
+
+LOGGED = [
+    # vllm-project/vllm issue 21348: both engines on four H100
+    ("qwen3-235b-a22b", "fp8", "hgx-h100", "vllm@0.9.0", 4, None, 178_880),
+    ("qwen3-235b-a22b", "fp8", "hgx-h100", "sglang@0.5.1", 4, 0.93, 367_404),
+    # ai-dynamo/aisimulate pull request 263
+    ("deepseek-r1", "auto", "hgx-h200", "sglang@0.5.9", 8, 0.82, 509_000),
+    # vllm-project/vllm pull request 10511: 53.29 GiB at 128 KiB a token
+    ("llama-3-8b", "bf16", "hgx-h100", "vllm@0.6.5", 1, 0.90, 53.29 * 2**30 / 2**17),
+]
+
+
+@pytest.mark.parametrize(("model", "quant", "machine", "stack", "tp", "ratio", "tokens"), LOGGED)
+def test_room_is_what_engines_log(model, quant, machine, stack, tp, ratio, tokens):
+    found = infer(
+        model,
+        machine,
+        input_tokens=1024,
+        output_tokens=128,
+        stack=stack,
+        memory_ratio=ratio,
+        quant=quant,
+        plan=ServePlan(tp=tp, moe_tp=tp),
+        batch=1,
+        drafts=0,
+    )
+    assert isinstance(found, Prediction)
+    assert found.decode.cache_room_tokens == pytest.approx(tokens, rel=0.05)
+    assert found.decode.instance_cache_room_tokens == found.decode.cache_room_tokens
+
+
+ENGINES = ("vllm", "vllm@0.9.0", "vllm@0.6.5", "sglang", "tensorrt-llm", "vllm-ascend", "mindie")
+MACHINES = ("hgx-h100", "hgx-a100", "hgx-h200", "gb200-nvl72", "atlas-800i-a2", "cloudmatrix384")
+MODELS = ("llama-3.1-8b", "qwen3-32b", "qwen3-30b-a3b", "deepseek-v2-lite")
+WHICH = st.tuples(st.sampled_from(MODELS), st.sampled_from(MACHINES), st.sampled_from(ENGINES))
+
+
+def setup(model, machine, stack, ratio=None, tp=1):
+    job = prepare(model, machine, input_tokens=1000, output_tokens=100, stack=stack, memory_ratio=ratio)
+    quant = quantisation("auto", job.model, job.machine.chip, job.stack)
+    return job.setup(ServePlan(tp=tp, moe_tp=tp, quant=quant))
+
+
+@given(WHICH, st.floats(0.3, 1.0), st.floats(0.3, 1.0), st.floats(0, 5))
+def test_a_larger_share_never_holds_less_and_never_more_than_the_device(which, one, other, exponent):
+    tokens = float(10**exponent)
+    less, more = (cache_room(setup(*which, ratio), tokens=tokens, context=1050.0)[0] for ratio in sorted((one, other)))
+    assert less <= more + 1.0
+    assert more < catalog.machine(which[1]).chip.memory.capacity_bytes
+
+
+@given(WHICH, st.floats(0, 5), st.floats(0, 5))
+def test_a_larger_step_never_leaves_more_room(which, one, other):
+    few, many = (cache_room(setup(*which), tokens=10**exponent, context=1050.0)[0] for exponent in sorted((one, other)))
+    assert many <= few + 1.0
+
+
+@pytest.mark.parametrize("stack", ENGINES)
+def test_arrays_hold_what_each_of_them_holds(stack):
+    made, sizes = setup("qwen3-32b", "hgx-h100", stack, 0.8, tp=2), np.array([1.0, 8.0, 64.0, 4096.0])
+
+    def spare(size):
+        return memory_use(
+            made.model, made.plan, made.machine.chip, made.stack.memory, sequences=size, context=1e3, tokens=size
+        ).spare_bytes
+
+    assert [spare(size) for size in sizes] == list(np.broadcast_to(spare(sizes), sizes.shape))
