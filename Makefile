@@ -16,9 +16,13 @@ test: $(VENV)/.installed-dev
 	$(BIN)/pytest -m "not slow" -rs
 
 # The slow part has every extra, so that no test is skipped for want of one; what is skipped says why.
-test-slow: $(VENV)/.installed-all
+test-slow: $(VENV)/.installed-all browser
 	$(BIN)/pytest -m slow -rs
 	$(BIN)/pytest -rs $(EXTRAS)
+
+# A browser for the tests of the page, from Debian's packages where that can be had
+browser:
+	command -v chromium >/dev/null || (apt-get update -q && apt-get install -y -q chromium) >/dev/null 2>&1 || true
 
 # Clients of others against the endpoint, each in an environment of its own under build/acceptance
 acceptance: $(VENV)/.installed-all

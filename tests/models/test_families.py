@@ -88,3 +88,14 @@ def test_random_configurations_of_the_library_have_its_own_count(capsys: pytest.
     right = int(capsys.readouterr().out.splitlines()[-1].split()[0])
     assert right >= FAMILIES - 10
     assert dict(draws(1, ["llama"]))["llama"][0].count > 0
+
+
+def test_older_files_of_wrappers_hold_the_decoder_s_keys_beside_the_encoders() -> None:
+    """transformers 4 wrote Qwen2-VL on one level."""
+    sample = next(each for each in samples() if each.family == "qwen2_vl")
+    inner = dict(sample.config["text_config"])
+    flat = inner | {"model_type": "qwen2_vl", "vision_config": {"depth": 32, "hidden_size": 1280}}
+    flat |= {"tie_word_embeddings": sample.config["tie_word_embeddings"]}
+    loaded = of_config(flat, "flat")
+    assert parameters(loaded).total == pytest.approx(sample.count, rel=TOLERANCE)
+    assert any("text decoder only" in line for line in loaded.assumptions)

@@ -23,7 +23,7 @@ def plan(mode, **fields):
     return Choice(
         machine="m", stack="s", quant="auto", mode=mode, pools=(pool,), ttft_s=1.0, tpot_s=0.01, requests_per_s=2.0,
         output_tokens_per_s=1.0, chips=8, machine_chips=8, output_tokens_per_s_per_chip=1.0,
-        output_tokens_per_s_per_w=None, output_tokens_per_s_per_usd=None,
+        output_tokens_per_s_per_w=None, output_tokens_per_s_per_usd=None, bands={},
     )  # fmt: skip
 
 

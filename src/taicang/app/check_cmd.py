@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from taicang.app.options import JSON, Whole, echo_json
+from taicang.app.options import HTML, JSON, Whole, check_page, echo_json, write_page
 from taicang.app.replay_system import SYSTEM, system_from
 from taicang.app.trace_options import READING
 
@@ -33,8 +33,9 @@ Examples:
 @click.option("--no-causes", is_flag=True, help="Only compare: do not try what may explain a gap.")
 @click.option("--seed", type=Whole(0), default=0, show_default=True, help="Seed.")
 @READING
+@HTML
 @JSON
-def check(path: Path, model: str, machine: str, as_json: bool, **options: Any) -> None:
+def check(path: Path, model: str, machine: str, page: Path | None, as_json: bool, **options: Any) -> None:
     """Replay the load of a benchmark and compare what it measured with what is predicted, figure by figure.
 
     FILE is what vllm bench serve or sglang.bench_serving saved (with --save-detailed or --output-details each
@@ -47,6 +48,7 @@ def check(path: Path, model: str, machine: str, as_json: bool, **options: Any) -
     from taicang.app.trace_options import load
     from taicang.predict.check import check as compare
 
+    check_page(page)
     resolve(options, model)
     one = not (options["instances"] or options["prefill"] or options["decode"])
     if one:
@@ -65,6 +67,7 @@ def check(path: Path, model: str, machine: str, as_json: bool, **options: Any) -
             progress=progress,
         )
     notes = (*(("one instance: --instances says otherwise",) if one else ()), *found.notes)
+    write_page("check", _fields(found, notes), page, f"{path.name}: {model} on {machine}")
     if as_json:
         echo_json(_fields(found, notes))
     else:

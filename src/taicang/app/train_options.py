@@ -62,7 +62,7 @@ PLAN = stacked(
     click.option("--no-reshard", is_flag=True, help="FSDP: keep gathered weights for the backward pass."),
     _choice("moments", "fp32", ["fp32", "bf16", "fp8"], "Format of Adam's moments."),
     _choice("master", "fp32", ["fp32", "remainder", "none"], "Master weights beside the 16-bit ones."),
-    click.option("--gradients", type=click.Choice(["fp32", "bf16"]), help="Gradients (default: the recipe's)."),
+    click.option("--gradients", type=click.Choice(["fp32", "bf16", "fp16"]), help="Gradients (default: the stack's)."),
     _choice("recompute", "none", ["none", "selective", "full"], "What the backward pass runs forward again."),
     click.option(
         "--recompute-share", type=Finite(0, 1), default=1.0, show_default=True,

@@ -24,6 +24,7 @@ from taicang.models.types import Block, Dense, FeedForward, Model
 
 LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "decoder_layers")
 CONTEXT = ("max_position_embeddings", "n_positions", "seq_length", "max_seq_len", "model_max_length", "n_ctx")
+DECODER_ONLY = "text decoder only: encoders of images, video and sound are left out"
 BESIDE = "a layer whose attention has a state-space mixer beside it counts as two layers"
 _MOST_LAYERS = 10_000  # far above any model: a slip of the pen must not fill the memory
 _INNER = ("text_config", "llm_config", "language_config", "thinker_config", "text_model_config")
@@ -115,7 +116,7 @@ def _decoder(config: Mapping[str, Any], where: str) -> tuple[dict[str, Any], lis
         if tied is not None and str(data.get("transformers_version", "")).partition(".")[0] >= "5":
             made["tie_word_embeddings"] = tied  # since version 5 the wrapper's word counts
         data = made
-        assumptions = ["text decoder only: encoders of images, video and sound are left out"]
+        assumptions = [DECODER_ONLY]
     return data, assumptions
 
 
@@ -135,6 +136,9 @@ def _family(keys: Keys, families: Families) -> Family:
     if kind in families.refused:
         feature, key = families.refused[kind]
         raise NotModelled(f"{keys.at(key)}: {feature} is not modelled (model_type {kind!r})")
+    if kind not in families.known and f"{kind}_text" in families.known:
+        kind += "_text"  # older files of wrappers hold the decoder's keys beside those of the encoders
+        keys.assumptions.append(DECODER_ONLY)
     if kind not in families.known:
         near = nearest(keys.data, kind, families)
         keys.refuse(f"{kind!r}, by structure nearest to {near!r},", "model_type", f"read as {near!r}")

@@ -67,8 +67,16 @@ def _registered(tree: ast.Module) -> Iterator[str]:
 
 @lru_cache(maxsize=64)
 def _trigger(words: frozenset[str]) -> re.Pattern[str] | None:
-    joined = "|".join(re.escape(word) for word in sorted(words, key=lambda each: (-len(each), each)))
-    return re.compile(joined) if words else None
+    return re.compile(_branches(words)) if words else None
+
+
+def _branches(words: Iterable[str]) -> str:
+    """A pattern of any of ``words`` that branches letter by letter: several times faster than a list of them."""
+    tails: dict[str, set[str]] = {}
+    for word in words:
+        tails.setdefault(word[0], set()).add(word[1:])
+    made = (re.escape(first) + ("" if "" in rest else _branches(rest)) for first, rest in sorted(tails.items()))
+    return f"(?:{'|'.join(made)})"
 
 
 class _File:

@@ -20,13 +20,13 @@ class Modules:
 
     def __init__(self, reads: Mapping[str, Read], entries: Iterable[str] = ()) -> None:
         python = [path for path, read in reads.items() if read.language == "python"]
-        self.folders = {posixpath.dirname(path) for path in python}
+        self.folders = {str(parent) for path in python for parent in PurePosixPath(path).parents}
         self.paths = set(python)
         roots = {"", "src", *map(posixpath.dirname, entries)}
         roots |= {
             posixpath.dirname(path) for path in reads if PurePosixPath(path).name in {"setup.py", "pyproject.toml"}
         }
-        self.roots = sorted(root for root in roots if root in self.folders or any(_below(p, root) for p in python))
+        self.roots = sorted(root for root in roots if root in self.folders or not root)
         self.moved = {
             package: posixpath.join(posixpath.dirname(path), folder)
             for path, read in reads.items()
@@ -34,13 +34,10 @@ class Modules:
             if package
         }
 
-        self.tops: dict[str, list[str]] = {}  # module or package with no package above -> folders it lies in
+        self.tails: dict[str, list[str]] = {}  # last part of a module's name -> modules, as paths without suffix
         for path in python:
-            folder, name = posixpath.split(path)
-            if name == "__init__.py":
-                folder, name = posixpath.split(folder)
-            if f"{folder}/__init__.py" not in self.paths:
-                self.tops.setdefault(name.removesuffix(".py"), []).append(folder)
+            module = path.removesuffix("/__init__.py").removesuffix(".py")
+            self.tails.setdefault(posixpath.basename(module), []).append(module)
 
     def own(self) -> frozenset[str]:
         """Modules at the top that the repository holds itself: an import of them is not one of a library."""
@@ -78,8 +75,14 @@ class Modules:
                 return
         if not one.level and parts and parts[0] in self.moved:
             yield from self._at(self.moved[parts[0]], parts[1:], one.names)
-        elif not one.level and parts and len(bases := self.tops.get(parts[0], [])) == 1:
-            yield from self._at(bases[0], parts, one.names)  # a folder that the program puts on its path
+        elif not one.level and parts and len(bases := self._put_on_path(parts)) == 1:
+            yield from self._at(bases[0], parts, one.names)
+
+    def _put_on_path(self, parts: list[str]) -> list[str]:
+        """Folders below which the module lies and which are no packages: a program may put them on its path."""
+        tail = "/" + "/".join(parts)
+        bases = [each[: -len(tail)] for each in self.tails.get(parts[-1], ()) if each.endswith(tail)]
+        return [each for each in bases if f"{each}/__init__.py" not in self.paths]
 
     def _at(self, base: str, parts: list[str], names: tuple[str, ...]) -> Iterator[str]:
         path = base
@@ -90,7 +93,7 @@ class Modules:
                 return
             if f"{path}/__init__.py" in self.paths:
                 yield f"{path}/__init__.py"
-            elif path not in self.folders and not any(each.startswith(f"{path}/") for each in self.folders):
+            elif path not in self.folders:
                 return
         for name in names:
             for each in (f"{name}.py", f"{name}/__init__.py"):
@@ -98,10 +101,6 @@ class Modules:
                     yield place
         if not parts and (place := posixpath.join(path, "__init__.py")) in self.paths:
             yield place
-
-
-def _below(path: str, folder: str) -> bool:
-    return path.startswith(f"{folder}/") if folder else True
 
 
 def python(

@@ -123,13 +123,6 @@ def _whole(form: str, model: Model) -> Quantisation:
     return Quantisation(attention=form, dense=form, experts=form, dispatch=send)
 
 
-def domain(machine: Machine) -> int:
-    """Ranks of the largest level with scale-up bandwidth: the node of a cluster, the whole of a supernode."""
-    levels = machine.plane("scale_up").levels
-    inner = max(level.bandwidth_bytes_per_s for level in levels)
-    return max(level.ranks for level in levels if level.bandwidth_bytes_per_s >= 0.4 * inner)
-
-
 def _heads(kind: Attention) -> int:
     if isinstance(kind, ShortConv):
         return kind.width
