@@ -24,7 +24,13 @@ def dataclasses_of_the_package():
     for module in pkgutil.walk_packages(taicang.__path__, "taicang."):
         if module.name == "taicang.__main__":
             continue
-        for value in vars(importlib.import_module(module.name)).values():
+        try:
+            loaded = importlib.import_module(module.name)
+        except ModuleNotFoundError as error:
+            if str(error.name).startswith("taicang"):
+                raise
+            continue  # of an extra that is not installed
+        for value in vars(loaded).values():
             if dataclasses.is_dataclass(value) and isinstance(value, type) and value.__module__ == module.name:
                 yield value
 

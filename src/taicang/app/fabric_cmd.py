@@ -131,9 +131,9 @@ Examples:
 def fabric(machine: str, sets: tuple[str, ...], as_json: bool, **options: Any) -> None:
     """The links of MACHINE: its topology, or one collective on it, link by link.
 
-    Without more: parts, links and bisection. --collective: the time on the links, the hottest ones, what a library makes
-    of it and what the closed form says. --draws: what is left of the fabric when parts fail. --logical: the switches of
-    parts of a supernode. --axes: which axis of a plan crosses which level, in order and at random.
+    Without more: parts, links and bisection. --collective: the time on the links, the hottest ones, what a library
+    makes of it and what the closed form says. --draws: what is left when parts fail. --logical: the switches of parts
+    of a supernode. --axes: which axis of a plan crosses which level, in order and at random.
     """
     from taicang import catalog
 
@@ -165,7 +165,20 @@ def _shape(on: Any, options: dict[str, Any]) -> Any:
 def _ask(options: dict[str, Any]) -> Any:
     from taicang.predict.fabric import Ask
 
-    same = ("stride", "skew", "tokens", "topk", "experts", "routing", "seed", "seeds", "failed", "plane", "verb", "shuffled")
+    same = (
+        "stride",
+        "skew",
+        "tokens",
+        "topk",
+        "experts",
+        "routing",
+        "seed",
+        "seeds",
+        "failed",
+        "plane",
+        "verb",
+        "shuffled",
+    )
     return Ask(
         kind=options["kind"] or "", payload_bytes=options["payload"] or 0.0, ranks=options["ranks"] or 0,
         algorithm=(options["algorithm"] or "").replace("-", "_"), **{name: options[name] for name in same},

@@ -26,9 +26,10 @@ class Family:
     out_bias: bool | None = False
     """Bias of the attention output; None follows ``bias``."""
     ffn_bias: bool = False
+    experts_bias: bool = False
     gated: bool = True
-    qk_norm: Literal["", "head", "full"] = ""
-    """Norms of queries and keys: weights of one head that all share, or of all heads."""
+    qk_norm: Literal["", "head", "full", "bare"] = ""
+    """Norms of queries and keys: weights of one head that all share, of all heads, or none."""
     gate: Literal["", "full", "apart", "head"] = ""
     """Gate of the attention's output: of its width (made with the queries, or apart), or one number per head."""
     norms: int = 2
@@ -37,6 +38,8 @@ class Family:
     """Vectors of the hidden size outside the layers."""
     tied: bool = False
     """``tie_word_embeddings`` where the file has no key for it."""
+    untied: bool = False
+    """The head has weights of its own whatever the file says."""
     layout: Layout = "full"
     sinks: bool = False
     inter_is_experts: bool = False
