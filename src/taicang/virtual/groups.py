@@ -7,9 +7,13 @@ whose values are known, what the executed ranks sent, and for ranks that do not 
 
 from __future__ import annotations
 
+import contextlib
 import os
+import threading
+import time
 from collections.abc import Sequence
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,6 +30,10 @@ from taicang.virtual.spec import Job
 
 KEPT = 256
 """Collectives whose ends are kept for those who wait late."""
+MESSAGE = 1 << 22
+"""Bytes that the store carries itself."""
+LEAVE_S = 60.0
+"""For the other ranks to end, at most."""
 PATIENCE = timedelta(seconds=600)
 
 
@@ -124,12 +132,38 @@ class Groups:
             return {self.job.rank: mine}
         count = self.counts[members.name] = self.counts.get(members.name, 0) + 1
         place = f"{members.name}/{count}/"
-        self.store.set(f"{place}{self.job.rank}", b"1" + mine if mine is not None else b"0")
-        found: dict[int, bytes | None] = {}
-        for each in others:
-            got = self.store.get(f"{place}{each}")
-            found[each] = got[1:] if got[:1] == b"1" else None
-        return found
+        self.post(f"{place}{self.job.rank}", mine)
+        return {each: self.take(f"{place}{each}") for each in others}
+
+    def post(self, key: str, data: bytes | None) -> None:
+        """Leave values for other executed ranks: in the store, or where they are many in a file that it names."""
+        if data is None:
+            self.store.set(key, b"0")
+        elif len(data) <= MESSAGE:
+            self.store.set(key, b"1" + data)
+        else:
+            path = Path(self.job.out, f"sent-{key.replace('/', '_').replace('>', '-')}")
+            path.write_bytes(data)
+            self.store.set(key, b"2" + str(path).encode())
+
+    def take(self, key: str) -> bytes | None:
+        """What another rank left; waits for it."""
+        got: bytes = self.store.get(key)
+        if got[:1] == b"2":
+            return Path(got[1:].decode()).read_bytes()
+        return got[1:] if got[:1] == b"1" else None
+
+    def finish(self) -> None:
+        """The rank that serves the store is the last to leave."""
+        if self.store is None:
+            return
+        with contextlib.suppress(RuntimeError):
+            self.store.add("left", 1)
+            begun = time.monotonic()
+            while self.job.rank == self.job.executed[0] and time.monotonic() - begun < LEAVE_S:
+                if self.store.add("left", 0) >= len(self.job.executed):
+                    break
+                threading.Event().wait(0.02)
 
 
 def raw(kernels: Kernels, tensor: Tensor) -> bytes | None:
@@ -174,8 +208,8 @@ def pieces(groups: Groups, members: Members, tensor: Tensor) -> list[Tensor] | N
 
 def reduced(parts: Sequence[Tensor], boxed: Any) -> Tensor:
     """The sum, or what the reduction says."""
-    op = dist.ReduceOp.unbox(boxed).op if boxed is not None else dist.ReduceOp.RedOpType.SUM
     kinds = dist.ReduceOp.RedOpType
+    op = kinds(torch.ops.taicang.reduction(boxed))
     stack = torch.stack(list(parts))
     if op == kinds.MAX:
         return stack.amax(0)
@@ -273,22 +307,29 @@ class Operators:
     def alltoall_base(self, output: Tensor, given: Tensor, group: Any, outs: Any, ins: Any, *_: Any) -> Any:
         """To each rank its part of the input; lengths are in rows, or equal."""
         members, at = self.groups.of(group)
-        found = pieces(self.groups, members, given)
-        filled = None
-        if found is not None:
-            filled = self._sent(found, members, at, given, list(ins))
-            filled = filled if filled is not None and filled.numel() == output.numel() else None
+        filled = self._sent(members, at, given, list(ins))
+        filled = filled if filled is not None and filled.numel() == output.numel() else None
         put(self.kernels, output, filled)
         made = self.groups.kernel("all_to_all", members, max(size(given), size(output)))
         return self.groups.issue("all_to_all", [given, output], made, [output], members.name)
 
-    def _sent(self, found: list[Tensor], members: Members, at: int, given: Tensor, ins: list[int]) -> Tensor | None:
-        """This rank's parts of what all sent, where all cut theirs as this one does."""
+    def _sent(self, members: Members, at: int, given: Tensor, ins: list[int]) -> Tensor | None:
+        """This rank's parts of what all sent; each tells how it cut its own."""
         ranks = len(members.ranks)
         width = given.numel() // max(given.shape[0], 1) if given.dim() else 1
         cuts = [each * width for each in ins] if ins else [given.numel() // ranks] * ranks
-        begin = sum(cuts[:at])
-        return torch.cat([each[begin : begin + cuts[at]] for each in found])
+        data = raw(self.kernels, given)
+        head = torch.tensor(cuts, dtype=torch.int64).numpy().tobytes()
+        sent = self.groups.swap(members, None if data is None else head + data)
+        parts = []
+        for rank in members.ranks:
+            got = sent.get(rank, sent[self.groups.job.rank])
+            if got is None:
+                return None
+            lengths = torch.frombuffer(bytearray(got[: len(head)]), dtype=torch.int64).tolist()
+            begin = sum(lengths[:at])
+            parts.append(cooked(got[len(head) :], given)[begin : begin + lengths[at]])
+        return torch.cat(parts)
 
     def alltoall(self, outputs: list[Tensor], inputs: list[Tensor], group: Any, *_: Any) -> Any:
         """From lists."""
@@ -351,8 +392,7 @@ class Operators:
         pair = f"{mine}>{other}"
         count = self.groups.counts[pair] = self.groups.counts.get(pair, 0) + 1
         if other in self.groups.job.executed:
-            data = raw(self.kernels, tensors[0])
-            self.groups.store.set(f"{pair}/{tag}/{count}", b"1" + data if data is not None else b"0")
+            self.groups.post(f"{pair}/{tag}/{count}", raw(self.kernels, tensors[0]))
         return self._pair("send", tensors, pair, abs(other - mine))
 
     def recv(self, tensors: list[Tensor], group: Any, source: int, tag: int, *_: Any) -> Any:
@@ -364,8 +404,8 @@ class Operators:
         count = self.groups.counts[pair] = self.groups.counts.get(pair, 0) + 1
         found = None
         if other in self.groups.job.executed:
-            got = self.groups.store.get(f"{pair}/{tag}/{count}")
-            found = cooked(got[1:], tensors[0]) if got[:1] == b"1" else None
+            data = self.groups.take(f"{pair}/{tag}/{count}")
+            found = None if data is None else cooked(data, tensors[0])
         put(self.kernels, tensors[0], found)
         return self._pair("recv", tensors, pair, abs(other - mine))
 
@@ -381,8 +421,8 @@ class Operators:
         return self.groups.issue(name, tensors, made, tensors, (pair, name))
 
 
-def install(kernels: Kernels, job: Job) -> list[Any]:
-    """Process groups of every name over the fake one; what is returned is to be kept."""
+def install(kernels: Kernels, job: Job) -> tuple[Any, Groups]:
+    """Process groups of every name over the fake one; the library is to be kept."""
     from torch.testing._internal.distributed import fake_pg
 
     del fake_pg  # it registers the backend
@@ -412,7 +452,7 @@ def install(kernels: Kernels, job: Job) -> list[Any]:
               rank=job.rank if rank < 0 else rank, store=dist.HashStore(), **kwargs)  # fmt: skip
 
     dist.init_process_group = c10d.init_process_group = initialise
-    return [kept, groups]
+    return kept, groups
 
 
 def fake_pg_of(common: Any, options: Any) -> Any:
