@@ -34,6 +34,8 @@ class Quantisation:
     """Embedding and output head."""
     index: str = "fp8_block"
     """Scores of a sparse-attention indexer; bf16 on chips without fp8."""
+    spares: bool = False
+    """Layers that the checkpoint leaves in bf16 (``Block.plain``) stay so."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -46,6 +46,20 @@ class Headroom:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Keeping:
+    """What a training stack keeps in memory beside weights, optimizer state and activations."""
+
+    gradients: str = "bf16"
+    """Format that gradients of a bf16 or 8-bit step are accumulated and reduced in; those of fp16 steps stay fp16."""
+    logit_bytes: float = 10.0
+    """Bytes per logit alive at once in the loss: of 16 bits, in 32 bits, and a 32-bit gradient or exponential."""
+    outputs: bool = False
+    """Whether a pipeline stage keeps what it sent of each microbatch in flight."""
+    sharding: Literal["own", "deepspeed"] = "own"
+    """Whose ZeRO: DeepSpeed's holds copies of gradients and a bucket that others do not (``train.memory``)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Stack:
     """One engine at one epoch. Results on one machine moved by up to 45 % in eight months, so a prediction names it."""
 
@@ -83,14 +97,16 @@ class Stack:
     fused: frozenset[str] = frozenset()
     """Fusions present: "qk_norm_rope" (query-key norm with rotation), "mla_prolog" (norms, projections, rope),
     "expert_products" (both products of the experts with their activation, casts and bias), "fp8_attention" (the core of
-    training attention in 8 bits)."""
+    training attention in 8 bits), "chunked_loss" (head and loss by pieces of the sequence: few
+    logits are alive at once)."""
     captured: frozenset[str] = frozenset()
     """Parts of a training layer that a captured graph replays, so that no kernel of theirs waits for the host: "mixer",
     "router", "experts"."""
     overlap: frozenset[str] = frozenset()
     """Abilities: "expert_all_to_all" (token exchange by default instead of gather and scatter), "offers_all_to_all"
     (on request), "two_batch" (overlapped microbatches), "sp_attention" (sequence-tensor-sequence prefill),
-    "matmul_all_reduce" (in prefill, an all-reduce runs beside the product that it sums)."""
+    "matmul_all_reduce" (in prefill, an all-reduce runs beside the product that it sums); in training those of
+    ``predict.train_stack`` ("interleaved_gradients": those of a chunk are reduced beside the chunks that follow)."""
     expert_dispatch: Literal["best", "plain"] = "best"
     """How training sends tokens to experts: "plain", a copy for each expert by an all-to-all, sorted by expert on
     arrival; "best", that without the sorting, or each at most once to a rank, whichever is faster."""
@@ -107,6 +123,8 @@ class Stack:
     """Load of the hottest expert rank over the mean that the balancer leaves in prefill, besides the plan's skew."""
     quantise_kernels: bool = False
     """Inputs of 8-bit products are quantised by kernels of their own, which the products' prices leave out (Ascend)."""
+    keeps: Keeping = field(default_factory=Keeping)
+    """Memory of a training step."""
     overlap_tax_ratio: float = 0.0
     """How much computing slows, per second of communication that runs beside it."""
     kernel_ratio: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))

@@ -35,6 +35,8 @@ _FIXED: dict[str, dict[str, float]] = {
     "usd_per_h": {"USD/h": 1.0},
     "usd_per_kwh": {"USD/kWh": 1.0},
     "cny_per_kwh": {"CNY/kWh": 1.0},
+    "cny_per_h": {"CNY/h": 1.0},
+    "cny_per_usd": {"CNY/USD": 1.0},
     "per_s": {"/s": 1.0, "/min": 1 / 60.0, "/h": 1 / 3600.0},
 }
 
@@ -54,6 +56,7 @@ DIMENSIONS: dict[str, dict[str, float]] = _FIXED | {
     "hz": _prefixed("Hz"),
 }
 
+_RATES = ("usd_per_h", "usd_per_kwh", "cny_per_kwh", "cny_per_h", "cny_per_usd", "per_s")
 _EXAMPLE = {
     "s": "ms",
     "w": "kW",
@@ -65,7 +68,7 @@ _EXAMPLE = {
     "flop": "TFLOP",
     "flop_per_s": "TFLOPS",
     "hz": "GHz",
-} | {name: next(iter(_FIXED[name])) for name in ("usd_per_h", "usd_per_kwh", "cny_per_kwh", "per_s")}
+} | {name: next(iter(_FIXED[name])) for name in _RATES}
 """The unit that a message suggests."""
 
 LONGEST_S = 1e12
@@ -74,7 +77,7 @@ _MOST = 1e24
 _BOUNDS: dict[str, tuple[float, float]] = {
     "s": (1e-15, LONGEST_S),
     "per_s": (1e-9, 1e9),
-    **dict.fromkeys(("w", "j", "usd", "cny", "usd_per_h", "usd_per_kwh", "cny_per_kwh"), (1e-9, 1e18)),
+    **dict.fromkeys(("w", "j", "usd", "cny", *_RATES[:-1]), (1e-9, 1e18)),
     **dict.fromkeys(("bytes", "bytes_per_s", "flop", "flop_per_s", "hz"), (1.0, _MOST)),
 }
 """Least and largest size of a quantity that is not nothing: beyond lies a slip of the pen, and sums overflow."""

@@ -9,16 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from taicang.catalog.models import model, not_modelled, read_model
+from taicang.catalog.models import model, not_modelled, of_config, read_model
 from taicang.errors import InvalidInput, NotModelled, TaicangError
-from taicang.models.huggingface import from_config
 from taicang.models.types import Dense, Experts, GatedLinear, GroupedQuery, Latent, Model
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "models"
 REFUSED = {
     "deepseek-v4-flash": "compress_ratios",
     "deepseek-v4.1-flash": "compress_ratios",
-    "gemma-4-26b-a4b": "attention_k_eq_v",
 }
 LLAMA: dict[str, Any] = {
     "model_type": "llama",
@@ -42,7 +40,7 @@ LATENT = LLAMA | {
 
 
 def load(config: dict[str, Any], **more: Any) -> Model:
-    return from_config(config | more, "test", where="config.json")
+    return of_config(config | more, "test", where="config.json")
 
 
 def test_all_shared_configs_import_as_the_catalogue_has_them_or_refuse() -> None:
@@ -141,7 +139,7 @@ def test_llama4_chunks_and_interleaved_experts() -> None:
         "interleave_moe_layer_step": 2,
         "intermediate_size_mlp": 8192,
     }
-    loaded = from_config({"model_type": "llama4", "text_config": text, "vision_config": {"x": 1}}, "test")
+    loaded = of_config({"model_type": "llama4", "text_config": text, "vision_config": {"x": 1}}, "test")
     full = [b for b in loaded.blocks if isinstance(b.attention, GroupedQuery) and b.attention.window is None]
     assert [(b.count, type(b.ffn)) for b in full] == [(1, Experts)]
     assert all(isinstance(b.attention, GroupedQuery) and b.attention.chunked for b in loaded.blocks if b not in full)
@@ -157,6 +155,14 @@ def test_llama4_chunks_and_interleaved_experts() -> None:
         ({"quant_method": "mxfp4", "modules_to_not_convert": ["model.layers.*.self_attn"]}, "mxfp4_w4a16", True),
         ({"quant_method": "modelopt", "quant_algo": "NVFP4"}, "nvfp4", False),
         ({"quant_method": "awq", "bits": 4}, "w4a16", False),
+        ({"quant_method": "awq", "bits": 4, "group_size": 64, "zero_point": True}, "w4a16_g64z", False),
+        ({"quant_method": "gptq", "bits": 8, "group_size": -1, "sym": True}, "w8a16_g0", False),
+        (
+            {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_use_double_quant": True},
+            "nf4_double",
+            False,
+        ),
+        ({"quant_method": "fp8", "weight_block_size": [32, 32]}, "fp8_block_32x32", False),
         (
             {
                 "quant_method": "compressed-tensors",
@@ -171,20 +177,22 @@ def test_llama4_chunks_and_interleaved_experts() -> None:
 )
 def test_weight_formats(quantisation: Any, dtype: str, experts_only: bool) -> None:
     loaded = load(LLAMA, quantization_config=quantisation)
-    assert (loaded.dtype, loaded.experts_only) == (dtype, experts_only)
+    assert (loaded.dtype, loaded.formats["attention"] == "bf16" != dtype) == (dtype, experts_only)
 
 
 @pytest.mark.parametrize(
     ("more", "named"),
     [
-        ({"model_type": "mamba"}, "'mamba'"),
+        ({"model_type": "rwkv"}, "'rwkv'"),
         ({"kv_lora_rank": 64}, "kv_lora_rank"),
         ({"num_experts_shared_by_two": 3}, "num_experts_shared_by_two"),
         ({"cla_share_factor": 2}, "cla_share_factor"),
         ({"sliding_window": 512}, "sliding_window"),
-        ({"layer_types": ["full_attention"] * 3 + ["mamba"]}, "'mamba' layers"),
+        ({"layer_types": ["full_attention"] * 3 + ["retention"]}, "'retention' layers"),
         ({"quantization_config": {"quant_method": "bitsandbytes"}}, "bitsandbytes"),
-        ({"quantization_config": {"quant_method": "fp8", "weight_block_size": [32, 32]}}, r"\[32, 32\]"),
+        ({"quantization_config": {"quant_method": "aqlm"}}, "aqlm"),
+        ({"quantization_config": {"quant_method": "gptq", "bits": 3}}, "3 bits"),
+        ({"quantization_config": {"quant_method": "fp8", "weight_block_size": [32]}}, r"\[32\]"),
         ({"torch_dtype": "float64"}, "float64"),
         ({"model_type": "minimax_m2", "attn_type_list": [0, 1, 1, 1]}, "lightning"),
     ],
@@ -197,7 +205,7 @@ def test_refusals_name_feature_and_place(more: dict[str, Any], named: str) -> No
 
 def test_approximation_is_recorded() -> None:
     config = LLAMA | {"cla_share_factor": 2}
-    loaded = from_config(config, "test", approximate=True)
+    loaded = of_config(config, "test", approximate=True)
     assert any("cla_share_factor" in line for line in loaded.assumptions)
     assert not load(LLAMA).assumptions
 

@@ -69,7 +69,7 @@ def test_a_search_beats_a_layout_by_hand(taicang):
         (("--tp", 3), "does not divide the 8 ranks"),
         (("--dtype", "fp9"), "did you mean fp8"),
         (("--tokens", "lots"), "got 'lots'"),
-        (("--pp", 2), "zero 3 gathers weights"),
+        (("--pp", 2, "--vpp", 3, "--global-batch", 20), "that are a multiple of pp"),
         (("--dp", 16), "8 too many"),
         (("--stack", "nemoo"), "did you mean nemo"),
         (("--global-batch", 3), "not a multiple"),

@@ -141,7 +141,6 @@ def test_a_faster_recipe_is_faster_and_a_faster_network_too() -> None:
         {"vpp": 40},
         {"ep": 5},
         {"cp": 3, "dp": 1, "global_batch": 32},
-        {"zero": 3},
         {"dp": 64, "global_batch": 512},
         {"vpp": 2, "global_batch": 12},
         {"tp": 64, "cp": 1, "pp": 1, "vpp": 1, "dp": 1},

@@ -32,7 +32,7 @@ SHARED = Path(__file__).resolve().parents[2].parent / "shared"
         ("openai/gpt-oss-120b", "gpt-oss-120b", "mxfp4_w4a16"),
         ("GPT OSS 120B", "gpt-oss-120b", "mxfp4_w4a16"),
         ("Qwen/Qwen3.5-397B-A17B", "qwen3.5-397b-a17b", "bf16"),
-        ("moonshotai/Kimi-K2.5", "kimi-k2.5", "w4a16"),
+        ("moonshotai/Kimi-K2.5", "kimi-k2.5", "w4a16_g32"),
         ("LLAMA3.1_405B", "llama-3.1-405b", "bf16"),
         ("Qwen3_30B_a3B (tokendrop)", "qwen3-30b-a3b", "bf16"),
         ("bigscience/bloom", "bloom-176b", "bf16"),
@@ -72,8 +72,8 @@ def test_aliases_point_at_models_and_hide_none() -> None:
 
 
 def test_format_suffixes_say_whether_experts_only() -> None:
-    assert model("openai/gpt-oss-120b").experts_only
-    assert not model("nvidia/DeepSeek-R1-NVFP4").experts_only
+    assert model("openai/gpt-oss-120b").attention_dtype == "bf16"
+    assert not model("nvidia/DeepSeek-R1-NVFP4").attention_dtype
 
 
 def test_loading_one_model_is_instant() -> None:

@@ -20,7 +20,7 @@ def test_show_as_json() -> None:
 def test_show_for_people() -> None:
     result = CliRunner().invoke(models, ["show", "gpt-oss-120b"])
     assert result.exit_code == 0, result.output
-    for part in ("116.83 B", "5.71 B", "routed experts only", "window 128", "source:"):
+    for part in ("116.83 B", "5.71 B", "attention bf16, dense bf16", "window 128", "source:"):
         assert part in result.output
 
 

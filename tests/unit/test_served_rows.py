@@ -86,7 +86,7 @@ def test_an_unknown_mode_is_refused_by_name_and_int4_is_what_the_product_picks()
     with pytest.raises(UnknownName, match="awq_int4_typo"):
         forms("qwen3-32b", "awq_int4_typo", "vllm", "hgx-h100")
     kimi = forms("kimi-k2.5", "int4_wo", "vllm", "hgx-h200")
-    assert (kimi.attention, kimi.dense, kimi.experts) == ("bf16", "bf16", "w4a16")
+    assert (kimi.attention, kimi.dense, kimi.experts) == ("bf16", "bf16", "w4a16_g32")
 
 
 @pytest.mark.parametrize(("engine", "kv"), [("tensorrt-llm", "fp8"), ("vllm", "bf16"), ("sglang", "bf16")])

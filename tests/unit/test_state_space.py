@@ -5,13 +5,12 @@ from __future__ import annotations
 import pytest
 
 from taicang import catalog
-from taicang.catalog.models import model
+from taicang.catalog.models import model, of_config
 from taicang.catalog.training import training_price
 from taicang.errors import InvalidPlan, NotModelled
 from taicang.lower.decoder import lower
 from taicang.lower.training import lower_layer
 from taicang.models.count import kv_bytes_per_token, kv_cache_bytes, prefill_flop
-from taicang.models.huggingface import from_config
 from taicang.models.types import StateSpace
 from taicang.ops import Gemm
 from taicang.plans import Batch, ServePlan
@@ -81,10 +80,10 @@ def test_patterns_that_cannot_be_said_are_refused() -> None:
         "num_hidden_layers": 5, "intermediate_size": 1024, "mamba_num_heads": 16, "mamba_head_dim": 64,
         "ssm_state_size": 64, "num_attention_heads": 8, "num_key_value_heads": 2, "max_position_embeddings": 4096,
     }  # fmt: skip
-    made = from_config(config, "test")
+    made = of_config(config, "test")
     assert [block.count for block in made.blocks] == [1, 1, 1]
     assert isinstance(made.blocks[0].attention, StateSpace)
     with pytest.raises(NotModelled, match="without a mixer"):
-        from_config(config | {"hybrid_override_pattern": "M--*-"}, "test")
+        of_config(config | {"hybrid_override_pattern": "M--*-"}, "test")
     with pytest.raises(NotModelled, match="'X'"):
-        from_config(config | {"hybrid_override_pattern": "M-*-X"}, "test")
+        of_config(config | {"hybrid_override_pattern": "M-*-X"}, "test")

@@ -131,9 +131,9 @@ Examples:
 def fabric(machine: str, sets: tuple[str, ...], as_json: bool, **options: Any) -> None:
     """The links of MACHINE: its topology, or one collective on it, link by link.
 
-    Without more: parts, links and bisection. --collective: the time on the links, the hottest ones, what a library makes
-    of it and what the closed form says. --draws: what is left of the fabric when parts fail. --logical: the switches of
-    parts of a supernode. --axes: which axis of a plan crosses which level, in order and at random.
+    Without more: parts, links and bisection. --collective: the time on the links, the hottest ones, what a library
+    makes of it and what the closed form says. --draws: what is left when parts fail. --logical: the switches of parts
+    of a supernode. --axes: which axis of a plan crosses which level, in order and at random.
     """
     from taicang import catalog
 

@@ -80,10 +80,10 @@ def list_models(as_json: bool) -> None:
 @models.command()
 @click.argument("name")
 @click.option("--context", default=4096, show_default=True, type=Whole(1), help="Tokens of context.")
-@click.option("--kv", default="bf16", show_default=True, help="Number format of the cache.")
+@click.option("--kv", help="Number format of the cache (default: the checkpoint's, else bf16).")
 @click.option("--approximate", is_flag=True, help="Take the nearest modelled kind for features that would be refused.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def show(name: str, context: int, kv: str, approximate: bool, as_json: bool) -> None:
+def show(name: str, context: int, kv: str | None, approximate: bool, as_json: bool) -> None:
     """Blocks, parameters by class, cache and FLOPs of NAME: a model's name, a Hugging Face id, or a file or folder.
 
     \b
@@ -103,6 +103,7 @@ def show(name: str, context: int, kv: str, approximate: bool, as_json: bool) -> 
     from taicang.records import plain
 
     loaded = model(name, approximate=approximate)
+    kv = kv or loaded.kv_dtype or "bf16"
     counted = parameters(loaded)
     facts = {
         "parameters": {"total": counted.total, "active": counted.active} | plain(counted),
@@ -136,7 +137,8 @@ def _print(loaded: Any, facts: dict[str, Any]) -> None:
     from taicang.units import show as quantity
 
     console = terminal.console(highlight=False)
-    scope = " (routed experts only, the rest bf16)" if loaded.experts_only else ""
+    apart = [f"{kind} {form}" for kind, form in loaded.formats.items() if form != loaded.dtype]
+    scope = f" ({', '.join(apart)})" if apart else ""
     console.print(f"[bold]{loaded.name}[/bold]  {loaded.layers} layers, hidden {loaded.hidden}, vocab {loaded.vocab}")
     console.print(f"weights {loaded.dtype}{scope}, context up to {loaded.max_context:,} tokens")
     table = Table("layers", "attention", "feed-forward", box=None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from textwrap import fill
 from typing import Any
 
 from rich.table import Table
@@ -45,15 +46,21 @@ def show_breakage(found: Breakage) -> None:
         table.add_row(part.kind, f"{part.count:,}", f"{part.failures_per_day:.3g}", f"{part.down:.3g}")
     console.print(table)
     nothing, whole = found.whole_ratio, found.fabric_whole_ratio
-    console.print(f"nothing broken {nothing:.1%} of the time; all of the fabric's bandwidth {whole:.1%}")
+    console.print(f"nothing broken {nothing:.1%} of the time; full bandwidth {whole:.1%}")
     console.print(
-        f"{found.nodes_left_mean:.2f} nodes left on average; no more than {found.spares} out {found.enough_nodes_ratio:.1%} of the time"
+        f"{found.nodes_left_mean:.2f} nodes left on average; "
+        f"no more than {found.spares} out {found.enough_nodes_ratio:.1%} of the time"
     )
-    least = ", ".join(f"{value:.1%} for {share} of the time" for share, value in found.bandwidth.items())
-    console.print(f"bandwidth of an even exchange at least: {least}")
+    console.print("an even exchange among the nodes that are left")
+    steps = [found.step] if found.step else []
+    table = _table("for this share of the time", "bandwidth at least", *(f"{step} at most" for step in steps))
+    for share, value in found.bandwidth.items():
+        table.add_row(share, f"{value:.1%}", *(show(found.step_s[share], "s") for _ in steps))
+    console.print(table)
     if found.step:
-        times = ", ".join(f"{name} {show(value, 's')}" for name, value in found.step_s.items())
-        console.print(f"{found.step}: {times}")
+        console.print(
+            f"{found.step}: {show(found.step_s['whole'], 's')} whole, {show(found.step_s['mean'], 's')} on average"
+        )
     _notes(found.assumptions)
 
 
@@ -88,7 +95,8 @@ def show_shape(found: Shape) -> None:
             show(float(row["latency_s"]), "s"),
         )  # fmt: skip
     console.print(table)
-    console.print(", ".join(f"{number:,} {kind}" for kind, number in found.parts.items()))
+    listed = ", ".join(f"{number:,} {kind}" for kind, number in found.parts.items())
+    console.print(fill(listed, 78, break_on_hyphens=False))
     console.print(f"bisection under an even exchange: {show(found.bisection_bytes_per_s, 'B/s')} one way")
     _notes(found.assumptions)
 
@@ -118,7 +126,10 @@ def show_answer(found: Answer) -> None:
     console.print(levels)
     links = _table("hottest", "bytes", "busy", "of the time")
     for link in found.hottest:
-        links.add_row(link.link, show(link.carried_bytes, "B"), show(link.busy_s, "s"), f"{link.used_ratio:.0%}")
+        alike = f" and {link.alike:,} more" if link.alike else ""
+        links.add_row(
+            link.link + alike, show(link.carried_bytes, "B"), show(link.busy_s, "s"), f"{link.used_ratio:.0%}"
+        )
     console.print(links)
     if found.lost_ranks:
         console.print(f"{found.lost_ranks:,} ranks are cut off and left out")
@@ -127,4 +138,4 @@ def show_answer(found: Answer) -> None:
 
 def _notes(notes: tuple[str, ...]) -> None:
     for note in notes:
-        console.print(f"assumed: {note}")
+        console.print(fill(f"assumed: {note.removesuffix(' (assumed)')}", 78, break_on_hyphens=False))

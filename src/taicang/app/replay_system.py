@@ -59,10 +59,10 @@ def system_from(options: Mapping[str, Any]) -> System:
 
     return System(
         instances=options["instances"], prefill=options["prefill"], decode=options["decode"],
-        plan=plan_from(dict(options)), stack=options["stack"],
-        memory_ratio=options["memory_ratio"], quant=options["quant"], drafts=options["drafts"],
-        acceptance_ratio=options["acceptance"], skew=options["skew"], policy=options["policy"],
-        tokens=options["tokens"], sequences=options["sequences"], router=options["router"],
+        plan=plan_from(dict(options)), stack=options["stack"], memory_ratio=options["memory_ratio"],
+        quant=options["quant"], kv=options["kv"],
+        drafts=options["drafts"], acceptance_ratio=options["acceptance"], skew=options["skew"],
+        policy=options["policy"], tokens=options["tokens"], sequences=options["sequences"], router=options["router"],
         faults=faults_from(options), tiers=tiers_from(options), eviction=options["eviction"], ttl_s=options["ttl"],
         swap_bytes=options["swap"] or 0.0, order=options["order"], late=options["late"].replace("-", "_"),
         approximate=options["approximate"], sets=options["sets"],

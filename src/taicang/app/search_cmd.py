@@ -9,7 +9,18 @@ import click
 
 from taicang.app.asking import Asking
 from taicang.app.load_options import NAMED_LOAD
-from taicang.app.options import CHOICES, JSON, Finite, Whole, echo_json, stacked, write_files
+from taicang.app.options import (
+    CHOICES,
+    HTML,
+    JSON,
+    Finite,
+    Whole,
+    check_page,
+    echo_json,
+    stacked,
+    write_files,
+    write_page,
+)
 from taicang.app.search_jobs import Outcome, ask_of, outcomes, ranking
 from taicang.search.words import MODES
 
@@ -78,6 +89,7 @@ Examples:
 @NAMED_LOAD
 @SEARCH
 @CHOICES
+@HTML
 @JSON
 def search(model: str, machines: str, as_json: bool, pareto: str | None, explain: bool, **options: Any) -> None:
     """The best way to run MODEL under a load and an SLO, on every machine.
@@ -95,6 +107,7 @@ def search(model: str, machines: str, as_json: bool, pareto: str | None, explain
     for flag, folder in (("--pareto", pareto), ("--out", options["emit"] and options["out"])):
         if folder:
             check_folder(Path(folder), flag)
+    check_page(options["page"])
     resolve(options, model)
     done = outcomes(model, names, options)
     more = {each.found.machine: _more(each, model, options, explain) for each in done if each.chosen}
@@ -116,12 +129,15 @@ def search(model: str, machines: str, as_json: bool, pareto: str | None, explain
 
             emit_all(done, model, options)
     finally:
-        if as_json:
-            from taicang.records import plain
+        from taicang.records import plain
 
+        if as_json:
             for flip in flipped:
                 more[flip.machine]["flips"] = flip
-            echo_json([plain(each.found) | plain(more.get(each.found.machine, {})) for each in done])
+        fields = [plain(each.found) | plain(more.get(each.found.machine, {})) for each in done]
+        write_page("search", fields, options["page"], f"{model} on {', '.join(names)}")
+        if as_json:
+            echo_json(fields)
         else:
             from taicang.app.render_search import show_search
 

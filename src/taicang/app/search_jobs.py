@@ -106,7 +106,7 @@ def _one(model: str, name: str, load: dict[str, Any], options: dict[str, Any]) -
         keep = able(options["emit"], job.machine, job.model, job.stack.name)
     depth = max(options["top"], DEPTH) if options["confirm"] else options["top"]
     ask = replace(ask_of(options), top=depth)
-    quants = formats([each.strip() for each in options["quant"].split(",")], job)
+    quants = formats([each.strip() for each in options["quant"].split(",")], job, options["kv"])
     found = search(job, quants, versus.widened(space, given), ask, beside=beside, keep=keep)
     return Outcome(job=job, found=found, space=space)
 

@@ -43,6 +43,8 @@ def canonical(text: str, *, known: Collection[str], aliases: Mapping[str, str]) 
     """
     name = re.sub(r"\s*\([^)]*\)$", "", text.strip().lower())
     owner, slash, rest = name.partition("/")
+    if slash and name in aliases:
+        return aliases[name], None
     if slash:
         if owner not in _OWNERS:
             return None

@@ -11,11 +11,23 @@ from typing import Any, TypeVar
 
 from taicang import reading
 from taicang.catalog import files
+from taicang.catalog.families import families
 from taicang.catalog.model_names import canonical
 from taicang.errors import InvalidInput, NotModelled, UnknownName
 from taicang.formats import number_format
 from taicang.models.huggingface import from_config
-from taicang.models.types import Block, Dense, Experts, GatedLinear, GroupedQuery, Indexer, Latent, Model, StateSpace
+from taicang.models.types import (
+    Block,
+    Dense,
+    Experts,
+    GatedLinear,
+    GroupedQuery,
+    Indexer,
+    Latent,
+    Model,
+    ShortConv,
+    StateSpace,
+)
 
 FOLDER = Path(__file__).parent / "data" / "models"
 _ATTENTION: Mapping[str, type] = {
@@ -23,6 +35,7 @@ _ATTENTION: Mapping[str, type] = {
     "latent": Latent,
     "gated_linear": GatedLinear,
     "state_space": StateSpace,
+    "short_conv": ShortConv,
 }
 _FFN: Mapping[str, type] = {"dense": Dense, "experts": Experts}
 T = TypeVar("T")
@@ -47,7 +60,10 @@ def model(name_or_path: str, *, approximate: bool = False) -> Model:
     if (refusal := names()["not_modelled"].get(name)) is not None:
         raise NotModelled(f"{name}: {refusal}")
     built_in = _builtin(name)
-    return built_in if dtype is None else replace(built_in, dtype=dtype, experts_only=dtype == "mxfp4_w4a16")
+    if dtype is None:
+        return built_in
+    left = "bf16" if dtype == "mxfp4_w4a16" else ""  # which quantises experts alone
+    return replace(built_in, dtype=dtype, attention_dtype=left, dense_dtype=left, experts_dtype="")
 
 
 def model_names() -> tuple[str, ...]:
@@ -69,7 +85,7 @@ def read_model(path: Path, *, approximate: bool = False) -> Model:
     config = reading.document(text, str(file))
     name = (path.name if path.is_dir() else path.parent.name if path.stem == "config" else path.stem).lower()
     try:
-        return from_config(config, name, approximate=approximate, where=str(file))
+        return of_config(config, name, approximate=approximate, where=str(file))
     except InvalidInput as error:
         key = error.where.removeprefix(f"{file}: ")
         before = re.split(rf'"{re.escape(key)}"\s*:', text, maxsplit=1)
@@ -77,6 +93,11 @@ def read_model(path: Path, *, approximate: bool = False) -> Model:
             raise
         at = f"{file}:{before[0].count(chr(10)) + 1}: {key}"
         raise InvalidInput(str(error).removeprefix(f"{error.where}: "), where=at) from None
+
+
+def of_config(config: Mapping[str, Any], name: str, *, approximate: bool = False, where: str = "") -> Model:
+    """The model that a parsed config.json describes; see ``models.huggingface.from_config``."""
+    return from_config(config, name, families=families(), approximate=approximate, where=where)
 
 
 @cache
@@ -110,10 +131,12 @@ def _from_yaml(text: str, path: Path) -> Model:
         block = _mapping(row, at)
         attention = _tagged(block.get("attention"), _ATTENTION, f"{at}.attention")
         ffn = _tagged(block.get("ffn"), _FFN, f"{at}.ffn")
-        made.append(_build(Block, block | {"attention": attention, "ffn": ffn}, at))
+        plain = tuple(block.get("plain") or ())
+        made.append(_build(Block, block | {"attention": attention, "ffn": ffn, "plain": plain}, at))
     assumptions = tuple(data.get("assumptions") or ())
     built = _build(Model, {"name": path.stem} | data | {"blocks": tuple(made), "assumptions": assumptions}, where)
-    number_format(built.dtype)
+    for form in (*built.formats.values(), built.kv_dtype or "bf16"):
+        number_format(form)
     return built
 
 

@@ -119,6 +119,10 @@ _STACK: dict[str, str] = {
     "fused": "words",
     "overlap": "words",
     "kernel_ratio.*": "ratio",
+    "keeps.gradients": "name",
+    "keeps.logit": "bytes",
+    "keeps.outputs": "flag",
+    "keeps.sharding": "name",
 }
 FIELDS: Final[Mapping[str, Mapping[str, str]]] = {
     "chip": _CHIP,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 from taicang.catalog import calibration
 from taicang.catalog.resolve import Resolved, aliases, is_path, names, resolve
 from taicang.errors import InvalidInput, UnknownName
-from taicang.stacks import MEMORY_BASES, Headroom, Stack
+from taicang.stacks import MEMORY_BASES, Headroom, Keeping, Stack
 
 _PLAIN = {
     "scheduler": "scheduler",
@@ -43,6 +44,8 @@ _MEMORY = {
     "sampling": "sampling_bytes",
 }
 """Key of the group ``memory`` -> field of ``Headroom``."""
+_KEEPS = {"gradients": "gradients", "logit": "logit_bytes", "outputs": "outputs", "sharding": "sharding"}
+"""Key below ``keeps`` -> field of ``Keeping``."""
 
 
 _VERSION = re.compile(r"v?\d")
@@ -130,12 +133,19 @@ def _given(found: Resolved) -> dict[str, Any]:
     ratios = {path.partition(".")[2]: found.get(path) for path in found.leaves if path.startswith("kernel_ratio.")}
     if found.get("partition.matrix") is not None:
         values["partition"] = (found.get("partition.matrix"), found.get("partition.vector"))
-    held = {_MEMORY[key]: found.get(f"memory.{key}") for key in _MEMORY if found.get(f"memory.{key}") is not None}
-    if held:
+    if held := _group(found, "memory", _MEMORY):
         if held.get("base") not in MEMORY_BASES:
             raise InvalidInput(f"memory.base is one of {', '.join(MEMORY_BASES)}", where=str(found.file))
         values["memory"] = Headroom(**({"usable_ratio": None} | held))
+    if kept := _group(found, "keeps", _KEEPS):
+        values["keeps"] = Keeping(**kept)
     return values | ({"kernel_ratio": MappingProxyType(ratios)} if ratios else {})
+
+
+def _group(found: Resolved, group: str, fields: Mapping[str, str]) -> dict[str, Any]:
+    """What the keys of ``group`` say, by field."""
+    said = {field: found.get(f"{group}.{key}") for key, field in fields.items()}
+    return {field: value for field, value in said.items() if value is not None}
 
 
 def _calibrated(engine: str, version: str) -> dict[str, Any]:

@@ -40,8 +40,14 @@ STAND_INS: Mapping[str, tuple[str, ...]] = {
     "fp8_block": ("fp8", "int8"),
     "mxfp8": ("fp8_block", "fp8", "int8"),
     "w4a8": ("fp8_block", "fp8", "int8", "bf16"),
+    "w4a8_fp8": ("fp8", "int8"),
     # Weights are widened in registers and multiplied in bf16: bytes and peak come from the format, the rest from bf16.
     "w4a16": ("bf16",),
+    "w8a16": ("w4a16", "bf16"),
+    "fp8_w8a16": ("w4a16", "bf16"),
+    "nf4": ("w4a16", "bf16"),
+    "nf4_double": ("w4a16", "bf16"),
+    "nvfp4_w4a16": ("w4a16", "bf16"),
     "mxfp4_w4a16": ("bf16",),
     "mxfp4_w4a8": ("fp8", "fp8_block", "int8"),
     "mxfp4": ("nvfp4", "fp8", "int8"),
@@ -80,7 +86,8 @@ def fit_for(fits: Mapping[str, ExpertsFit], dtype: str, *, gathered: bool = True
     Kernels fed by a dispatch (``gathered`` false) have constants of their own where measured. Raises ``NotModelled``
     when neither the format nor a stand-in was measured.
     """
-    for name in (dtype, *STAND_INS.get(dtype, ())):
+    kernel = number_format(dtype).kernel
+    for name in (kernel, *STAND_INS.get(kernel, ())):
         for key in (name,) if gathered else (dispatched_key(name), name):
             if key in fits:
                 return fits[key]

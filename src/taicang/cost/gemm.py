@@ -116,10 +116,16 @@ NEAREST: Mapping[str, tuple[str, ...]] = {
     "fp32": ("bf16",),
     "fp16": ("bf16",),
     "w4a16": ("bf16",),
+    "w8a16": ("w4a16", "bf16"),
+    "fp8_w8a16": ("w4a16", "bf16"),
+    "nf4": ("w4a16", "bf16"),
+    "nf4_double": ("w4a16", "bf16"),
+    "nvfp4_w4a16": ("w4a16", "bf16"),
     "mxfp4_w4a16": ("bf16",),
     "fp8": ("int8",),
     "int8": ("fp8", "bf16"),
     "w4a8": ("int8", "fp8"),
+    "w4a8_fp8": ("fp8", "int8"),
     "mxfp4_w4a8": ("fp8", "int8"),
     "fp8_block": ("fp8", "int8"),
     "mxfp8": ("fp8_block", "fp8", "int8"),
@@ -131,7 +137,8 @@ NEAREST: Mapping[str, tuple[str, ...]] = {
 
 def fit_for(fits: Mapping[str, GemmFit], dtype: str) -> GemmFit:
     """Constants for ``dtype``, its own or those of the nearest measured format; ``NotModelled`` if none is."""
-    for name in (dtype, *NEAREST.get(dtype, ())):
+    kernel = number_format(dtype).kernel
+    for name in (kernel, *NEAREST.get(kernel, ())):
         if name in fits:
             return fits[name]
     raise NotModelled(f"no calibrated matrix product for {dtype} (this profile has {', '.join(sorted(fits))})")

@@ -31,6 +31,7 @@ from taicang.errors import UnknownName
 from taicang.evidence.rules import section, settings
 from taicang.evidence.systems import MACHINES, units_of
 from taicang.evidence.tables import lines
+from taicang.formats import number_format
 from taicang.models.types import Model, routed
 from taicang.plans import Quantisation, ServePlan
 from taicang.search.choices import formats
@@ -160,7 +161,9 @@ def quantisation(net: Model, mode: str, engine: Stack, machine: str, experts: st
             raise UnknownName("quantisation mode", name, modes)
 
     def forms(form: str) -> Quantisation:
-        own = net.dtype.startswith("mxfp4") or form == net.dtype  # gpt-oss runs in its own format whatever it is called
+        own = (
+            net.dtype.startswith("mxfp4") or form == number_format(net.dtype).kernel
+        )  # gpt-oss runs in its own format whatever it is called
         return formats("auto" if own else form, net, units_of(machine, 1).chip, engine)
 
     found, apart = forms(modes[mode]), modes[experts]

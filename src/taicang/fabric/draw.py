@@ -6,9 +6,9 @@ from html import escape
 
 import numpy as np
 
-from taicang.fabric.collectives import Net
+from taicang.fabric.even import Net
 from taicang.fabric.names import name
-from taicang.fabric.topology import Direct, Floats, Ints
+from taicang.fabric.topology import Direct, Flags, Floats, Ints
 
 WIDTH, ROW, LEFT, TOP = 960, 74, 150, 60
 MOST_CELLS = 512
@@ -47,13 +47,15 @@ def _rows(net: Net) -> list[tuple[str, list[Ints]]]:
             rows.append((f"{net.fabric.levels[network.levels[0]].name} links", [first + np.arange(count)]))
             continue
         for depth, (stage, (up, down, each)) in enumerate(zip(network.stages, bases, strict=True)):
-            below = ("adapters" if network.adapters else "ranks") if depth == 0 else f"{network.stages[depth - 1].switch}es"
+            below = (
+                ("adapters" if network.adapters else "ranks") if depth == 0 else f"{network.stages[depth - 1].switch}es"
+            )
             count = stage.things * each
             rows.append((f"{below} to {stage.switch}", [up + np.arange(count), down + np.arange(count)]))
     return rows
 
 
-def _cells(net: Net, resources: Ints, busy: Floats, dead: Ints, y: float) -> str:
+def _cells(net: Net, resources: Ints, busy: Floats, dead: Flags, y: float) -> str:
     bins = min(len(resources), MOST_CELLS)
     edges = np.linspace(0, len(resources), bins + 1).astype(int)
     wide = (WIDTH - LEFT - 20) / bins
@@ -79,14 +81,16 @@ def _fan(above: int, below: int, y: float) -> str:
     at = (np.arange(lines) + 0.5) / lines
     top = LEFT + (np.floor(at * min(above, lines)) + 0.5) / min(above, lines) * span
     return "".join(
-        f'<line x1="{a:.1f}" y1="{y + 44}" x2="{LEFT + b * span:.1f}" y2="{y + ROW + 10}" stroke="{GRID}" stroke-width="0.7"/>'
+        f'<line x1="{a:.1f}" y1="{y + 44}" x2="{LEFT + b * span:.1f}" y2="{y + ROW + 10}" '
+        f'stroke="{GRID}" stroke-width="0.7"/>'
         for a, b in zip(top.tolist(), at.tolist(), strict=True)
     )
 
 
 def _legend(y: float) -> str:
     cells = "".join(
-        f'<rect x="{LEFT + 14 * i}" y="{y}" width="14" height="12" fill="rgb(255,{250 - 19 * i},{250 - 21 * i})"/>' for i in range(11)
+        f'<rect x="{LEFT + 14 * i}" y="{y}" width="14" height="12" fill="rgb(255,{250 - 19 * i},{250 - 21 * i})"/>'
+        for i in range(11)
     )
     words = "idle to busy all the time; black: failed; upper line up, lower line down"
     return f'{cells}<text x="{LEFT + 170}" y="{y + 11}" font-size="12" fill="{INK}">{words}</text>'

@@ -12,7 +12,7 @@ from taicang.lower.load import Load, Setting, decode_reach, prefill_reach
 from taicang.lower.product import Item, product, split_heads
 from taicang.lower.program import at_least_one, some, where_some
 from taicang.lower.state_space import state_space
-from taicang.models.types import Attention, GatedLinear, GroupedQuery, Latent, StateSpace
+from taicang.models.types import Attention, GatedLinear, GroupedQuery, Latent, ShortConv, StateSpace
 from taicang.ops import Attend, Collective, Gemm, Pointwise
 from taicang.units import Count
 
@@ -33,6 +33,8 @@ def attention(kind: Attention, setting: Setting) -> Iterator[Item]:
         yield from _linear(kind, setting)
     elif isinstance(kind, StateSpace):
         yield from state_space(kind, setting)
+    elif isinstance(kind, ShortConv):
+        yield from _short_conv(kind, setting)
     else:
         raise NotModelled(f"attention kind {type(kind).__name__}")
     if some(plan.tp - 1) and not plan.sp:
@@ -86,9 +88,10 @@ def _grouped(kind: GroupedQuery, setting: Setting) -> Iterator[Item]:
     kv_heads = at_least_one(kind.kv_heads // plan.tp)
     v_dim = kind.v_head_dim or kind.head_dim
     quant = plan.quant
-    gate = heads * kind.head_dim if kind.output_gate else 0
+    gate = heads * kind.head_dim if kind.output_gate else heads if kind.head_gate else 0
     width = heads * kind.head_dim + kv_heads * (kind.head_dim + v_dim)
-    yield from product("qkv projection", Gemm(m=load.tokens, n=width + gate, k=hidden, dtype=quant.attention), setting)
+    made = width + gate - (kv_heads * v_dim if kind.values_are_keys else 0)
+    yield from product("qkv projection", Gemm(m=load.tokens, n=made, k=hidden, dtype=quant.attention), setting)
     moved = load.tokens * width * 4.0
     passes = 1 if not kind.qk_norm or "qk_norm_rope" in stack.fused else 2
     yield (
@@ -106,14 +109,15 @@ def _grouped(kind: GroupedQuery, setting: Setting) -> Iterator[Item]:
         "kv_dtype": quant.kv,
     }
     yield from _core(load, kind.window, core, core)
-    if kind.output_gate:
-        yield (
-            "output gate",
-            Pointwise(kind="activation", elements=load.tokens * gate, moved_bytes=load.tokens * gate * 6.0),
-            1,
-        )
+    if kind.output_gate or kind.head_gate:
+        yield "output gate", _gated(load.tokens, heads * v_dim, gate), 1
     output = Gemm(m=load.tokens, n=hidden, k=heads * v_dim, dtype=quant.attention)
     yield from product("output projection", output, setting)
+
+
+def _gated(tokens: Count, width: Count, gate: Count) -> Pointwise:
+    """Scaling an output of ``width`` by ``gate`` numbers: read both, write one."""
+    return Pointwise(kind="activation", elements=tokens * width, moved_bytes=tokens * (width * 4.0 + gate * 2.0))
 
 
 def _latent(kind: Latent, setting: Setting) -> Iterator[Item]:
@@ -185,6 +189,10 @@ def _latent(kind: Latent, setting: Setting) -> Iterator[Item]:
             Collective(kind="all_to_all", payload_bytes=load.tokens * heads * kind.v_dim * 2.0, ranks=plan.tp),
             1,
         )
+    if kind.gate_dim:
+        gate = (kind.heads if plan.sp else heads) * kind.gate_dim
+        yield from product("gate projection", Gemm(m=tokens, n=gate, k=hidden, dtype=quant.attention), setting)
+        yield "output gate", _gated(tokens, (kind.heads if plan.sp else heads) * kind.v_dim, gate), 1
     rows, depth = (tokens, kind.heads * kind.v_dim) if plan.sp else (load.tokens, heads * kind.v_dim)
     yield from product("output projection", Gemm(m=rows, n=hidden, k=depth, dtype=quant.attention), setting)
 
@@ -222,23 +230,31 @@ def _linear(kind: GatedLinear, setting: Setting) -> Iterator[Item]:
     k_heads = split_heads(kind.k_heads, plan.tp, "linear-attention key heads")
     v_heads = split_heads(kind.v_heads, plan.tp, "linear-attention value heads")
     quant = plan.quant
-    width = 2 * k_heads * kind.k_dim + 2 * v_heads * kind.v_dim
+    mixed, out = 2 * k_heads * kind.k_dim + v_heads * kind.v_dim, v_heads * kind.v_dim
+    low = bool(kind.rank)
+    width = mixed if low else mixed + out
     yield from product(
         "linear-attention projection", Gemm(m=load.tokens, n=width, k=hidden, dtype=quant.attention), setting
     )
-    yield "decay and step projection", Gemm(m=load.tokens, n=2 * v_heads, k=hidden, dtype="bf16"), 1
-    mixed = width - v_heads * kind.v_dim
-    yield (
-        "short convolution",
-        Pointwise(
-            kind="activation",
-            elements=load.tokens * mixed,
-            moved_bytes=load.tokens * mixed * 4.0,
-            flop=load.tokens * mixed * 2.0 * kind.conv_width,
-            launches=2,
-        ),
-        1,
-    )
+    decayed = k_heads * kind.k_dim if kind.decay == "channel" else v_heads
+    if low:
+        yield "decay and gate down-projection", Gemm(m=load.tokens, n=2 * kind.rank, k=hidden, dtype="bf16"), 1
+        yield "decay and gate up-projection", Gemm(m=load.tokens, n=decayed + out, k=kind.rank, dtype="bf16"), 1
+    if kind.decay != "fixed":
+        steps = v_heads + (0 if low else decayed)
+        yield "decay and step projection", Gemm(m=load.tokens, n=steps, k=hidden, dtype="bf16"), 1
+    if kind.conv_width:
+        yield (
+            "short convolution",
+            Pointwise(
+                kind="activation",
+                elements=load.tokens * mixed,
+                moved_bytes=load.tokens * mixed * 4.0,
+                flop=load.tokens * mixed * 2.0 * kind.conv_width,
+                launches=2,
+            ),
+            1,
+        )
     state_bytes = v_heads * kind.k_dim * kind.v_dim * 4.0
     if some(load.decode_tokens):
         sequences = at_least_one(load.batch.decode_sequences)
@@ -261,7 +277,7 @@ def _linear(kind: GatedLinear, setting: Setting) -> Iterator[Item]:
                 batch=v_heads,
                 m=at_least_one(load.prefill_tokens),
                 n=kind.v_dim,
-                k=3 * kind.k_dim + 3 * CHUNK,
+                k=(2 if kind.decay == "fixed" else 3) * (kind.k_dim + CHUNK),
                 dtype="bf16",
             ),
             where_some(load.prefill_tokens),
@@ -277,3 +293,13 @@ def _linear(kind: GatedLinear, setting: Setting) -> Iterator[Item]:
     )
     output = Gemm(m=load.tokens, n=hidden, k=v_heads * kind.v_dim, dtype=quant.attention)
     yield from product("output projection", output, setting)
+
+
+def _short_conv(kind: ShortConv, setting: Setting) -> Iterator[Item]:
+    hidden, load, form = setting.hidden, setting.load, setting.plan.quant.attention
+    width = split_heads(kind.width, setting.plan.tp, "channels of the short convolution")
+    yield from product("convolution projection", Gemm(m=load.tokens, n=3 * width, k=hidden, dtype=form), setting)
+    mixed = load.tokens * width  # two gates and the values in, one stream out
+    flop = mixed * 2.0 * (kind.conv_width + 1)
+    yield "short convolution", Pointwise(kind="activation", elements=mixed, moved_bytes=mixed * 8.0, flop=flop), 1
+    yield from product("output projection", Gemm(m=load.tokens, n=hidden, k=width, dtype=form), setting)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 from taicang.errors import InvalidPlan
 from taicang.lower.attention import attention
@@ -54,6 +55,10 @@ def _tasks(model: Model, setting: Setting) -> Iterator[Task]:
 
 
 def _block(block: Block, index: int, count: Count, setting: Setting) -> Iterator[Task]:
+    if block.plain and setting.plan.quant.spares:
+        spared: dict[str, Any] = dict.fromkeys(block.plain, "bf16")
+        quant = replace(setting.plan.quant, **spared)
+        setting = replace(setting, plan=replace(setting.plan, quant=quant))
     for label, op, times in attention(block.attention, setting):
         yield Task(label=label, part="attention", op=op, repeat=times * count, stream="attention", block=index)
     part: Part = "ffn" if isinstance(block.ffn, Dense) else "experts"

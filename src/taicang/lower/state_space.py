@@ -10,11 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
+
 from taicang.lower.load import Setting
 from taicang.lower.product import Item, product, split_heads
 from taicang.lower.program import at_least_one, some, where_some
 from taicang.models.types import StateSpace
-from taicang.ops import Gemm, Pointwise
+from taicang.ops import Collective, Gemm, Pointwise
+from taicang.units import Count
 
 PAIR_FLOP = 800.0
 """Vector arithmetic of the scan per pair of tokens in a chunk, head and pass, in FLOP at the vector peak. Decays are
@@ -29,9 +32,12 @@ def state_space(kind: StateSpace, setting: Setting) -> Iterator[Item]:
 
     Raises ``InvalidPlan`` where tensor parallelism does not divide heads or groups.
     """
+    if np.any(kind.dt_rank):
+        yield from _selective(kind, setting)
+        return
     hidden, plan, load = setting.hidden, setting.plan, setting.load
     heads = split_heads(kind.heads, plan.tp, "state-space heads")
-    groups = split_heads(kind.groups, plan.tp, "state-space groups")
+    groups = split_heads(kind.groups, plan.tp, "state-space groups") if kind.groups > 1 else 1  # each rank has the one
     inner, mixed = heads * kind.head_dim, heads * kind.head_dim + 2 * groups * kind.state_dim
     entry = Gemm(m=load.tokens, n=inner + mixed + heads, k=hidden, dtype=plan.quant.attention)
     yield from product("state-space projection", entry, setting)
@@ -47,19 +53,7 @@ def state_space(kind: StateSpace, setting: Setting) -> Iterator[Item]:
         1,
     )
     state_bytes = inner * kind.state_dim * STATE_BYTES
-    if some(load.decode_tokens):
-        sequences = at_least_one(load.batch.decode_sequences)
-        # the recurrent form reads and writes the state once per token that it accepts
-        yield (
-            "state update",
-            Pointwise(
-                kind="activation",
-                elements=load.decode_tokens * inner,
-                moved_bytes=2.0 * sequences * load.query_len * state_bytes,
-                flop=load.decode_tokens * inner * kind.state_dim * 5.0,
-            ),
-            where_some(load.decode_tokens),
-        )
+    yield from _update(kind, setting, inner)
     if some(load.prefill_tokens):
         chunks = at_least_one(load.prefill_tokens / kind.chunk)
         scan = Gemm(
@@ -78,4 +72,47 @@ def state_space(kind: StateSpace, setting: Setting) -> Iterator[Item]:
     gated = load.tokens * inner
     yield "gated norm", Pointwise(kind="norm", elements=gated, moved_bytes=gated * 6.0), 1
     output = Gemm(m=load.tokens, n=hidden, k=inner, dtype=plan.quant.attention)
+    yield from product("output projection", output, setting)
+
+
+def _update(kind: StateSpace, setting: Setting, inner: Count) -> Iterator[Item]:
+    """One token of each sequence: the recurrent form reads and writes the state once per token that it accepts."""
+    load = setting.load
+    if some(load.decode_tokens):
+        sequences = at_least_one(load.batch.decode_sequences)
+        yield (
+            "state update",
+            Pointwise(
+                kind="activation",
+                elements=load.decode_tokens * inner,
+                moved_bytes=2.0 * sequences * load.query_len * inner * kind.state_dim * STATE_BYTES,
+                flop=load.decode_tokens * inner * kind.state_dim * 5.0,
+            ),
+            where_some(load.decode_tokens),
+        )
+
+
+def _selective(kind: StateSpace, setting: Setting) -> Iterator[Item]:
+    """Mamba of the first version: every channel has a state, so the scan is vector work and no product."""
+    hidden, plan, load = setting.hidden, setting.plan, setting.load
+    inner = split_heads(kind.heads, plan.tp, "state-space channels")
+    form, small = plan.quant.attention, kind.dt_rank + 2 * kind.state_dim
+    yield from product("state-space projection", Gemm(m=load.tokens, n=2 * inner, k=hidden, dtype=form), setting)
+    moved = load.tokens * inner
+    mixing = Pointwise(kind="activation", elements=moved, moved_bytes=moved * 4.0, flop=moved * 2.0 * kind.conv_width)
+    yield "short convolution", mixing, 1
+    yield "step and state projection", Gemm(m=load.tokens, n=small, k=inner, dtype="bf16"), 1
+    if some(plan.tp - 1):
+        reduce = Collective(kind="all_reduce", payload_bytes=load.tokens * small * 2.0, ranks=plan.tp)
+        yield "step all-reduce", reduce, where_some(plan.tp - 1)
+    yield "step up-projection", Gemm(m=load.tokens, n=inner, k=kind.dt_rank, dtype="bf16"), 1
+    yield from _update(kind, setting, inner)
+    if some(load.prefill_tokens):
+        # per channel and state: an exponential, two products and two sums, a product to read out
+        scanned = at_least_one(load.prefill_tokens) * inner
+        scan = Pointwise(
+            kind="activation", elements=scanned, moved_bytes=scanned * 8.0, flop=scanned * kind.state_dim * 9.0
+        )
+        yield "selective scan", scan, where_some(load.prefill_tokens)
+    output = Gemm(m=load.tokens, n=hidden, k=inner, dtype=form)
     yield from product("output projection", output, setting)

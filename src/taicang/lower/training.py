@@ -50,6 +50,8 @@ CORE_BACKWARD = 2.5 * 1.15
 ADAPTED = ("qkv projection", "output projection")
 """Products with a LoRA adapter (the attention projections, as the MLPerf benchmark has it)."""
 ADAPTER_RANK = 16
+LOSS_CHUNKS = 8
+"""Pieces that a chunked loss takes the sequence in (torchtune's default)."""
 RERUN = ("short convolution", "chunked scan", "chunk scores", "state passing")
 """What the memory-saving path of the Mamba-2 kernels repeats in the backward pass."""
 MOVES = ("permute", "unpermute")
@@ -337,7 +339,12 @@ def transpose(forward: tuple[Step, ...]) -> Layer:
     return Layer(forward=forward, data=tuple(data), weight=tuple(weight))
 
 
-def lower_embedding(model: Model, plan: TrainPlan) -> Layer:
+def lower_edges(model: Model, plan: TrainPlan, stack: Stack) -> tuple[Layer, Layer]:
+    """What stands before the layers and after them: the embedding, and head and loss."""
+    return _embedding(model, plan), _head(model, plan, stack)
+
+
+def _embedding(model: Model, plan: TrainPlan) -> Layer:
     """Vocabulary-parallel embedding: look up, then reduce (scatter) over tp."""
     tokens = plan.micro_batch * plan.seq / plan.cp
     steps = [Step(label="embedding", axis="compute", op=Lookup(rows=tokens, row_bytes=model.hidden * 2.0))]
@@ -350,7 +357,7 @@ def lower_embedding(model: Model, plan: TrainPlan) -> Layer:
     return transpose(tuple(steps))
 
 
-def lower_head(model: Model, plan: TrainPlan) -> Layer:
+def _head(model: Model, plan: TrainPlan, stack: Stack) -> Layer:
     """Final norm, vocabulary-parallel logits and cross-entropy in fp32 (maximum and sum reduced over tp)."""
     tokens = plan.micro_batch * plan.seq / plan.cp
     hidden, vocab = model.hidden, model.vocab / plan.tp
@@ -366,8 +373,8 @@ def lower_head(model: Model, plan: TrainPlan) -> Layer:
     logits = tokens * vocab
     # logits to fp32, maximum, exponentials and sum: read 2, write 4, read 4 twice, write 4
     loss = Pointwise(kind="sample", elements=logits, moved_bytes=logits * 18.0, flop=logits * 20.0, launches=5)
-    # logits in 16 and 32 bits and the 32-bit gradient are alive together
-    steps.append(Step(label="cross-entropy", axis="compute", op=loss, saved_bytes=logits * 10.0))
+    alive = logits * stack.keeps.logit_bytes / (LOSS_CHUNKS if "chunked_loss" in stack.fused else 1)
+    steps.append(Step(label="cross-entropy", axis="compute", op=loss, saved_bytes=alive))
     if plan.tp > 1:
         for label in ("maximum", "sum"):
             reduce = Collective(kind="all_reduce", payload_bytes=tokens * 4.0, ranks=plan.tp, stride=stride(plan, "tp"))

@@ -1,88 +1,156 @@
-"""The attention kind of each layer, from the keys of a configuration."""
+"""The mixer of each layer, from the keys of a configuration."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
 
 from taicang.errors import InvalidInput, NotModelled
 from taicang.models.families import Family
 from taicang.models.keys import Keys
-from taicang.models.types import Attention, GatedLinear, GroupedQuery, Indexer, Latent
+from taicang.models.recurrent import HEADS, linear, state_space
+from taicang.models.sizes import sum_of
+from taicang.models.types import Attention, GroupedQuery, Indexer, Latent, ShortConv
 
 _KINDS = {
     "full_attention": "full",
+    "indexed_attention": "full",
+    "global_attention": "full",
+    "global": "full",
+    "attention": "full",
     "sliding_attention": "window",
+    "local_attention": "window",
+    "local": "window",
     "chunked_attention": "chunk",
     "linear_attention": "linear",
-    "attention": "full",
+    "mamba": "mamba",
+    "conv": "conv",
+    "convolution": "conv",
 }
+_KV_HEADS = ("num_key_value_heads", "num_kv_heads", "n_head_kv", "kv_n_heads", "multi_query_group_num")
+_WINDOW = ("sliding_window", "sliding_window_size", "attention_window_size", "local_attention", "window_size")
 
 
 def attentions(keys: Keys, family: Family, layers: int, hidden: int) -> list[Attention]:
-    """One attention kind per layer. Raises ``NotModelled`` and ``InvalidInput`` naming the key."""
+    """One mixer per layer. Raises ``NotModelled`` and ``InvalidInput`` naming the key."""
+    made: dict[Any, Attention] = {}
+    found = []
+    order = _layout(keys, family, layers)
+    keys.ignore(*_WINDOW, *HEADS, *_KV_HEADS, "attention_chunk_size", "max_window_layers", "head_dim")
+    keys.ignore("num_attention_heads_per_layer", "conv_L_cache", "conv_bias")
+    if family.latent and "full" not in order:
+        keys.ignore("qk_head_dim", "q_lora_rank", "kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim")
+    shares = keys.per_layer("indexer_types", layers) if family.latent else None
+    for i, kind in enumerate(order):
+        own = _own(keys, i) if kind in ("full", "window", "chunk") else {}
+        shared = shares is not None and shares[i] == "shared"
+        at = (kind, shared, *sorted(own.items()))
+        if at not in made:
+            made[at] = _mixer(kind, keys, family, hidden, own, shared=shared)
+        found.append(made[at])
+    return found
+
+
+def _mixer(kind: str, keys: Keys, family: Family, hidden: int, own: Mapping[str, int], *, shared: bool) -> Attention:
+    if kind == "mamba" or (kind == "linear" and _has_states(keys)):
+        found = state_space(keys, hidden, family.mixer)
+        return replace(found, extra=sum_of(family.state_extra, {}, keys))
+    if kind == "conv":
+        conv = keys.number("conv_L_cache")
+        return ShortConv(width=hidden, conv_width=conv, bias=keys.flag("conv_bias", default=False))
+    if kind == "linear":
+        return linear(keys, family, hidden)
     if family.latent:
-        return _latent(keys, layers)
-    heads = keys.number("num_attention_heads", "n_head")
-    head_dim = keys.maybe("head_dim", "attention_head_dim", "kv_channels")
+        return _latent(keys, family, shared=shared)
+    if kind == "window":
+        second = _second(keys)
+        return second or _grouped(keys, family, hidden, own, window=_window(keys, low=1))
+    if kind == "chunk":
+        return _grouped(keys, family, hidden, own, window=keys.number("attention_chunk_size"), chunked=True)
+    return _grouped(keys, family, hidden, own)
+
+
+def _has_states(keys: Keys) -> bool:
+    """Whether the layers that a file calls linear are state-space mixers."""
+    return any(keys.data.get(name) is not None for name in ("mamba_d_state", "ssm_state_size"))
+
+
+def _own(keys: Keys, layer: int) -> dict[str, int]:
+    """Sizes that one layer has for itself."""
+    table = keys.get("per_layer_config") or {}
+    if not isinstance(table, Mapping) or not all(isinstance(row, Mapping) for row in table.values()):
+        raise InvalidInput(f"expected sizes by layer, got {str(table)[:40]!r}", where=keys.at("per_layer_config"))
+    found: dict[str, int] = dict(table.get(str(layer)) or {})
+    heads = keys.get("num_attention_heads_per_layer")
+    if isinstance(heads, list) and layer < len(heads):
+        found["num_attention_heads"] = heads[layer]
+    odd = found.keys() - {"head_dim", "num_attention_heads", "num_key_value_heads"}
+    if odd or not all(isinstance(size, int) and size > 0 for size in found.values()):
+        raise NotModelled(f"{keys.at('per_layer_config')}: {found} of one layer is not modelled")
+    return found
+
+
+def _grouped(
+    keys: Keys, family: Family, hidden: int, own: Mapping[str, int], window: int | None = None, *, chunked: bool = False
+) -> GroupedQuery:
+    apart = keys.maybe("num_sliding_attention_heads")
+    heads = own.get("num_attention_heads") or (apart if window is not None else None) or keys.number(*HEADS)
+    stated = keys.maybe("head_dim", "attention_head_dim", "kv_channels")
+    whole = window is None and not own
+    head_dim = own.get("head_dim") or (keys.maybe("global_head_dim") if whole else None) or stated
     if head_dim is None:
         if hidden % heads:
             raise InvalidInput(f"{heads} do not divide hidden_size {hidden}", where=keys.at("num_attention_heads"))
         head_dim = hidden // heads
-    bias = keys.flag("attention_bias", "qkv_bias", "use_qkv_bias", "bias", default=family.bias)
-    everywhere = keys.flag("use_bias", default=False)
-    qk_norm = keys.flag("use_qk_norm", default=family.qk_norm)
-    sinks = keys.flag("add_full_attention_sink_bias", default=family.sinks)
-
-    def grouped(window: int | None, chunked: bool = False) -> GroupedQuery:
-        kv_heads = _kv_heads(keys, heads)
-        if heads % kv_heads:
-            raise InvalidInput(f"{kv_heads} do not divide {heads} heads", where=keys.at("num_key_value_heads"))
-        v_dim = keys.maybe("v_head_dim")
-        return GroupedQuery(
-            heads=heads,
-            kv_heads=kv_heads,
-            head_dim=head_dim,
-            window=window,
-            chunked=chunked,
-            bias=bias or everywhere,
-            out_bias=everywhere or (bias if family.out_bias is None else family.out_bias),
-            qk_norm=qk_norm,
-            output_gate=family.output_gate,
-            v_head_dim=None if v_dim == head_dim else v_dim,
-            sinks=sinks,
-        )
-
-    keys.flag("attn_output_gate", default=True)
-    made: dict[str, Attention] = {}
-    for kind in (order := _layout(keys, family, layers)):
-        if kind in made:
-            continue
-        if kind == "full":
-            made[kind] = grouped(None)
-        elif kind == "window":
-            made[kind] = _second(keys) or grouped(keys.number("sliding_window", "sliding_window_size"))
-        elif kind == "chunk":
-            made[kind] = grouped(keys.number("attention_chunk_size"), chunked=True)
-        else:
-            made[kind] = _linear(keys)
-    keys.ignore("sliding_window", "attention_chunk_size", "max_window_layers")
-    return [made[kind] for kind in order]
+    kv_heads = own.get("num_key_value_heads") or (keys.maybe("num_global_key_value_heads") if whole else None)
+    kv_heads = kv_heads or _kv_heads(keys, heads) * (1 if window is None else family.window_kv)
+    keys.ignore("global_head_dim", "num_global_key_value_heads")
+    if heads % kv_heads:
+        raise InvalidInput(f"{kv_heads} do not divide {heads} heads", where=keys.at("num_key_value_heads"))
+    v_dim = keys.maybe("v_head_dim")
+    sizes = {"heads": heads, "kv_heads": kv_heads, "head_dim": head_dim, "hidden": hidden}
+    wide = (heads + kv_heads - 2) * head_dim if family.qk_norm == "full" else 0
+    same = keys.flag("attention_k_eq_v", default=False)
+    return GroupedQuery(
+        heads=heads,
+        kv_heads=kv_heads,
+        head_dim=head_dim,
+        window=window,
+        chunked=chunked,
+        bias=family.bias,
+        out_bias=family.bias if family.out_bias is None else family.out_bias,
+        qk_norm=bool(family.qk_norm),
+        bare_norm=family.qk_norm == "bare",
+        output_gate=family.gate in ("full", "apart"),
+        head_gate=family.gate == "head",
+        v_head_dim=None if v_dim == head_dim else v_dim,
+        sinks=keys.flag("add_full_attention_sink_bias", default=family.sinks)
+        or (window is not None and family.window_sinks),
+        values_are_keys=same and window is None,
+        extra=wide
+        - (heads * head_dim if family.bias and family.gate == "apart" else 0)
+        + sum_of(family.attention_extra, sizes, keys),
+    )
 
 
 def _kv_heads(keys: Keys, heads: int) -> int:
-    """Key-value heads; Falcon says it with two flags of its own."""
-    multi_query = keys.flag("multi_query", default=False)
+    """Key-value heads; Falcon and StarCoder say it with two flags of their own."""
+    multi_query = keys.get("multi_query")
     new = keys.flag("new_decoder_architecture", default=False)
-    stated = keys.maybe("num_key_value_heads", "num_kv_heads", "n_head_kv")
-    if multi_query and not new:
-        return 1
+    stated = keys.maybe(*_KV_HEADS)
+    if multi_query is not None and not new:
+        return 1 if multi_query else heads
     return stated if stated is not None else heads
 
 
 def _layout(keys: Keys, family: Family, layers: int) -> list[str]:
-    """The kind of each layer: "full", "window", "chunk" or "linear"."""
-    types = keys.per_layer("layer_types", layers)
-    pattern = keys.maybe("sliding_window_pattern", "_sliding_window_pattern")
-    interval = keys.number("full_attention_interval", default=4)
-    window = keys.maybe("sliding_window", "sliding_window_size", low=0) or None
+    """The kind of each layer: "full", "window", "chunk", "linear" or "mamba"."""
+    types = keys.per_layer("layer_types", layers) or keys.per_layer("layers_block_type", layers)
+    types = types or keys.per_layer("attention_layers", layers)
+    pattern = keys.maybe("sliding_window_pattern", "_sliding_window_pattern", "global_attn_every_n_layers")
+    interval = keys.number("full_attention_interval", "layer_group_size", default=4)
+    window = _window(keys)
     hybrid = keys.per_layer("hybrid_layer_pattern", layers)
     ropes = keys.per_layer("no_rope_layers", layers) if keys.get("no_rope_layers") else None
     step = keys.number("no_rope_layer_interval", default=4)
@@ -92,11 +160,16 @@ def _layout(keys: Keys, family: Family, layers: int) -> list[str]:
     first = keys.number("max_window_layers", default=0, low=0) if family.layout == "switch" else 0
     if window and window >= keys.number("max_position_embeddings", "n_positions", default=2048):
         window = None  # wider than any context
+    if family.mixer:
+        return ["mamba"] * layers
     if types is not None:
         unknown = next((t for t in types if t not in _KINDS), None)
         if unknown is not None:
             raise NotModelled(f"{keys.at('layer_types')}: {unknown!r} layers are not modelled")
-        return [_KINDS[t] for t in types]
+        named = [_KINDS[t] for t in types]
+        return ["full" if kind == "window" and window is None else kind for kind in named]
+    if (mixed := _mixed(keys, layers)) is not None:
+        return mixed
     if hybrid is not None:
         return ["window" if flag else "full" for flag in hybrid]
     if family.layout == "hybrid":
@@ -115,6 +188,29 @@ def _layout(keys: Keys, family: Family, layers: int) -> list[str]:
     return ["window" if i >= first else "full" for i in range(layers)]
 
 
+def _window(keys: Keys, *, low: int = 0) -> int | None:
+    """Tokens of the window, by the first of its names that stands."""
+    name = next((each for each in _WINDOW if keys.data.get(each) is not None), _WINDOW[0])
+    keys.ignore(*_WINDOW)
+    return (keys.number(name) if low else keys.maybe(name, low=0)) or None
+
+
+def _mixed(keys: Keys, layers: int) -> list[str] | None:
+    """Layers of state-space or linear hybrids that say where their attention is."""
+    if isinstance(at := keys.get("full_attn_idxs"), list):
+        return ["full" if i in at else "conv" for i in range(layers)]
+    at = keys.get("attn_layer_indices")
+    if isinstance(at, list) or (keys.data.get("mamba_n_heads") and "attn_layer_indices" in keys.data):
+        return ["full" if i in (at or ()) else "mamba" for i in range(layers)]
+    period, offset = keys.maybe("attn_layer_period"), keys.number("attn_layer_offset", default=0, low=0)
+    if period is not None:
+        return ["full" if i % period == offset else "mamba" for i in range(layers)]
+    table = keys.get("linear_attn_config")
+    if isinstance(table, Mapping) and isinstance(table.get("full_attn_layers"), list):
+        return ["full" if i + 1 in table["full_attn_layers"] else "linear" for i in range(layers)]
+    return None
+
+
 def _second(keys: Keys) -> GroupedQuery | None:
     """The windowed layers of MiMo, which have heads of their own (``swa_*``)."""
     heads = keys.maybe("swa_num_attention_heads")
@@ -127,45 +223,31 @@ def _second(keys: Keys) -> GroupedQuery | None:
         kv_heads=keys.number("swa_num_key_value_heads"),
         head_dim=head_dim,
         v_head_dim=None if v_dim == head_dim else v_dim,
-        window=keys.number("sliding_window", "sliding_window_size"),
+        window=_window(keys, low=1),
         sinks=keys.flag("add_swa_attention_sink_bias", default=False),
     )
 
 
-def _linear(keys: Keys) -> GatedLinear:
-    return GatedLinear(
-        k_heads=keys.number("linear_num_key_heads"),
-        v_heads=keys.number("linear_num_value_heads"),
-        k_dim=keys.number("linear_key_head_dim"),
-        v_dim=keys.number("linear_value_head_dim"),
-        conv_width=keys.number("linear_conv_kernel_dim"),
-    )
-
-
-def _latent(keys: Keys, layers: int) -> list[Attention]:
-    """MLA layers, with DeepSeek's sparse selection where ``index_topk`` stands (DeepSeek-V3.2, GLM-5)."""
+def _latent(keys: Keys, family: Family, *, shared: bool) -> Latent:
+    """MLA, with DeepSeek's sparse selection where ``index_topk`` stands (DeepSeek-V3.2, GLM-5)."""
     keys.ignore("num_key_value_heads", "head_dim", "qk_head_dim")
-    if keys.flag("attention_bias", default=False):
-        keys.refuse("biases in latent attention", "attention_bias", "left out")
-    shares = keys.per_layer("indexer_types", layers)
     keys.ignore("index_topk_freq", "index_skip_topk_offset", "index_topk_pattern")
-    if shares is None and keys.data.get("index_topk_freq") not in (None, 1):
+    if keys.data.get("indexer_types") is None and keys.data.get("index_topk_freq") not in (None, 1):
         keys.refuse("shared sparse selection without its layers", "index_topk_freq", "each layer selects for itself")
     topk = keys.maybe("index_topk")
-
-    def latent(shared: bool) -> Latent:
-        indexer = topk and Indexer(
-            heads=keys.number("index_n_heads"), head_dim=keys.number("index_head_dim"), topk=topk, shared=shared
-        )
-        return Latent(
-            heads=keys.number("num_attention_heads"),
-            q_lora=keys.maybe("q_lora_rank"),
-            kv_lora=keys.number("kv_lora_rank"),
-            nope_dim=keys.number("qk_nope_head_dim"),
-            rope_dim=keys.number("qk_rope_head_dim"),
-            v_dim=keys.number("v_head_dim"),
-            indexer=indexer or None,
-        )
-
-    made = {False: latent(False), True: latent(True)}
-    return [made[kind == "shared"] for kind in shares] if shares else [made[False]] * layers
+    indexer = topk and Indexer(
+        heads=keys.number("index_n_heads"), head_dim=keys.number("index_head_dim"), topk=topk, shared=shared
+    )
+    v_dim = keys.number("v_head_dim")
+    return Latent(
+        heads=keys.number(*HEADS),
+        q_lora=keys.maybe("q_lora_rank"),
+        kv_lora=keys.number("kv_lora_rank"),
+        nope_dim=keys.number("qk_nope_head_dim"),
+        rope_dim=keys.number("qk_rope_head_dim"),
+        v_dim=v_dim,
+        indexer=indexer or None,
+        bias=family.bias,
+        gate_dim={"": 0, "head": 1}.get(family.gate, v_dim),
+        sinks=family.sinks,
+    )

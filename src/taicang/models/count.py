@@ -16,6 +16,7 @@ from taicang.models.types import (
     GroupedQuery,
     Latent,
     Model,
+    ShortConv,
     StateSpace,
 )
 from taicang.units import Count, Num
@@ -69,7 +70,9 @@ def parameters(model: Model) -> Parameters:
         experts_active=over("active"),
         shared=over("shared"),
         router=over("router"),
-        norm=sum(block.count * block.norms for block in model.blocks) * model.hidden + model.hidden,
+        norm=sum(block.count * (block.norms * model.hidden + block.extra) for block in model.blocks)
+        + model.outer_norms * model.hidden
+        + model.extra,
         embedding=(model.vocab + model.position_embeddings) * model.hidden,
         head=0 if model.tied_embeddings else model.vocab * model.hidden,
         mtp=model.mtp_layers * _mtp(model.blocks[-1], model.hidden),
@@ -85,21 +88,47 @@ def attention_parameters(kind: Attention, hidden: int) -> int:
             kind.kv_heads * kind.head_dim,
             kind.kv_heads * v_dim,
         )
-        matrices = hidden * (q + k + v) + kind.heads * v_dim * hidden
-        extras = kind.bias * (q + k + v) + kind.out_bias * hidden + kind.qk_norm * 2 * kind.head_dim
-        return matrices + extras + kind.sinks * kind.heads
+        v = 0 if kind.values_are_keys else v
+        matrices = hidden * (q + k + v + kind.head_gate * kind.heads) + kind.heads * v_dim * hidden
+        extras = kind.bias * (q + k + v) + kind.out_bias * hidden + (kind.qk_norm - kind.bare_norm) * 2 * kind.head_dim
+        return matrices + extras + kind.sinks * kind.heads + kind.extra
     if isinstance(kind, Latent):
         q_dim = kind.heads * (kind.nope_dim + kind.rope_dim)
         q = hidden * q_dim if kind.q_lora is None else kind.q_lora * (hidden + 1 + q_dim)
         kv = hidden * (kind.kv_lora + kind.rope_dim) + kind.kv_lora * (1 + kind.heads * (kind.nope_dim + kind.v_dim))
-        return q + kv + kind.heads * kind.v_dim * hidden + _indexer(kind, hidden)
-    if isinstance(kind, StateSpace):
-        inner, mixed = kind.heads * kind.head_dim, kind.heads * kind.head_dim + 2 * kind.groups * kind.state_dim
-        inputs = hidden * (inner + mixed + kind.heads)  # gate, what the convolution mixes, step
-        return inputs + mixed * (kind.conv_width + 1) + 3 * kind.heads + inner + inner * hidden
+        gates = kind.heads * (hidden * kind.gate_dim + kind.sinks)
+        biases = kind.bias * ((kind.q_lora or 0) + kind.kv_lora + kind.rope_dim + hidden)
+        return q + kv + kind.heads * kind.v_dim * hidden + _indexer(kind, hidden) + gates + biases
+    if isinstance(kind, ShortConv):
+        return kind.width * (4 * hidden + kind.conv_width) + kind.bias * (4 * kind.width + hidden)
+    return _state_space(kind, hidden) if isinstance(kind, StateSpace) else _linear(kind, hidden)
+
+
+def _state_space(kind: StateSpace, hidden: int) -> int:
+    inner, mixed = kind.heads * kind.head_dim, kind.heads * kind.head_dim + 2 * kind.groups * kind.state_dim
+    biases = kind.conv_bias * mixed + kind.proj_bias * hidden + kind.extra
+    if np.any(kind.dt_rank):  # channel by channel: only the values pass the convolution, steps have a rank
+        inputs = 2 * inner * hidden + inner * (kind.dt_rank + 2 * kind.state_dim) + (kind.dt_rank + 1) * inner
+        biases = kind.conv_bias * inner + kind.proj_bias * (hidden + 2 * inner) + kind.extra
+        return inputs + inner * (kind.conv_width + kind.state_dim + 1) + biases + inner * hidden
+    inputs = hidden * (inner + mixed + kind.heads)  # gate, what the convolution mixes, step
+    biases = biases + kind.proj_bias * (inner + mixed + kind.heads)
+    return inputs + mixed * kind.conv_width + 3 * kind.heads + kind.norm * inner + inner * hidden + biases
+
+
+def _linear(kind: GatedLinear, hidden: int) -> int:
     k_dim, v_dim = kind.k_heads * kind.k_dim, kind.v_heads * kind.v_dim
-    inputs = hidden * (2 * k_dim + 2 * v_dim + 2 * kind.v_heads)  # q, k, v, gate, decay and write strength
-    return inputs + (2 * k_dim + v_dim) * kind.conv_width + 2 * kind.v_heads + kind.v_dim + v_dim * hidden
+    own = hidden * (2 * k_dim + v_dim) + (2 * k_dim + v_dim) * kind.conv_width + v_dim * hidden  # q, k, v, output
+
+    def made(width: int) -> int:
+        return kind.rank * (hidden + width) if kind.rank else hidden * width
+
+    if kind.decay == "fixed":
+        return own + made(v_dim) + v_dim
+    write = hidden * kind.v_heads
+    if kind.decay == "channel":
+        return own + write + made(v_dim) + made(k_dim) + kind.v_heads + k_dim + kind.v_dim
+    return own + write + made(v_dim) + hidden * kind.v_heads + 2 * kind.v_heads + kind.v_dim
 
 
 def _indexer(kind: Latent, hidden: int) -> int:
@@ -113,8 +142,8 @@ def _indexer(kind: Latent, hidden: int) -> int:
 def _ffn(kind: FeedForward, hidden: int) -> dict[str, int]:
     matrices = 3 if kind.gated else 2
 
-    def width(inter: int, outer: int = hidden) -> int:
-        return matrices * outer * inter + kind.bias * ((matrices - 1) * inter + outer)
+    def width(inter: int, outer: int = hidden, bias: bool = kind.bias) -> int:
+        return matrices * outer * inter + bias * ((matrices - 1) * inter + outer)
 
     if isinstance(kind, Dense):
         return {"dense": width(kind.inter), "experts": 0, "active": 0, "shared": 0, "router": 0}
@@ -122,7 +151,7 @@ def _ffn(kind: FeedForward, hidden: int) -> dict[str, int]:
         "dense": 0,
         "experts": kind.experts * width(kind.inter, kind.latent or hidden),
         "active": kind.topk * width(kind.inter, kind.latent or hidden),
-        "shared": (width(kind.shared_inter) if np.any(kind.shared_inter) else 0)
+        "shared": (width(kind.shared_inter, bias=kind.shared_bias) if np.any(kind.shared_inter) else 0)
         + kind.shared_gate * hidden
         + 2 * kind.latent * hidden,
         "router": hidden * kind.experts + kind.bias * kind.experts,
@@ -172,6 +201,8 @@ def _layer_cache(kind: Attention, context: Count, element_bytes: float) -> Num:
         inner = kind.heads * kind.head_dim
         width = inner + 2 * kind.groups * kind.state_dim
         return inner * kind.state_dim * _STATE_BYTES + width * (kind.conv_width - 1) * element_bytes
+    if isinstance(kind, ShortConv):
+        return kind.width * (kind.conv_width - 1) * element_bytes
     window = kind.window if isinstance(kind, GroupedQuery) else None
     held = context if window is None else np.minimum(context, window)
     return _token_bytes(kind, element_bytes) * held
@@ -214,6 +245,8 @@ def _core_flop(kind: Attention, tokens: Count, cached: Count, *, absorbed: bool)
         return _DELTA_FLOP * kind.v_heads * kind.k_dim * kind.v_dim * tokens
     if isinstance(kind, StateSpace):
         return _SCAN_FLOP * kind.heads * kind.head_dim * kind.state_dim * tokens
+    if isinstance(kind, ShortConv):
+        return 2.0 * (kind.conv_width + 1) * kind.width * tokens
     if isinstance(kind, GroupedQuery):
         width = kind.head_dim + (kind.v_head_dim or kind.head_dim)
         return 2.0 * kind.heads * width * _pairs(tokens, cached, kind.window)

@@ -1,115 +1,120 @@
 """What a ``model_type`` of Hugging Face implies beyond its keys: defaults that live in the model's code.
 
-Sources: the configuration and modelling classes of Hugging Face transformers by the same names, and the papers of the
-models that it does not carry.
+The families themselves are data, which the catalogue reads; here is what can be said of one.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, TypeAlias
 
 Layout: TypeAlias = Literal["full", "window", "alternate", "sixth", "fourth_chunked", "switch", "hybrid", "pattern"]
-"""How layers share the window: every layer sees all; every layer has the window; even layers have it; all but every
-sixth; all but every fourth in chunks; only behind ``use_sliding_window``; linear layers but every fourth; mixers
-and feed-forwards as the file's pattern orders them."""
+"""How layers share the window where the file has no list: every layer sees all; every layer has the window; even
+layers have it; all but every sixth; all but every fourth in chunks; only behind ``use_sliding_window``; linear layers
+but every fourth; mixers and feed-forwards as the file's pattern orders them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Family:
-    """Defaults of one ``model_type``."""
+    """Structure of one ``model_type`` that its files do not state."""
 
     latent: bool = False
     """Multi-head latent attention."""
     bias: bool = False
-    """Bias of query, key and value where the file has no key for it."""
+    """Bias of query, key and value."""
     out_bias: bool | None = False
     """Bias of the attention output; None follows ``bias``."""
     ffn_bias: bool = False
+    experts_bias: bool = False
     gated: bool = True
-    qk_norm: bool = False
-    output_gate: bool = False
+    qk_norm: Literal["", "head", "full", "bare"] = ""
+    """Norms of queries and keys: weights of one head that all share, of all heads, or none."""
+    gate: Literal["", "full", "apart", "head"] = ""
+    """Gate of the attention's output: of its width (made with the queries, or apart), or one number per head."""
     norms: int = 2
+    """Vectors of the hidden size in a layer: a norm with a bias has two."""
+    outer_norms: int = 1
+    """Vectors of the hidden size outside the layers."""
     tied: bool = False
     """``tie_word_embeddings`` where the file has no key for it."""
+    untied: bool = False
+    """The head has weights of its own whatever the file says."""
     layout: Layout = "full"
     sinks: bool = False
     inter_is_experts: bool = False
     """``intermediate_size`` is the width of an expert."""
-    learned_positions: bool = False
+    shared_gate: bool = False
+    positions: int | None = None
+    """Rows of a learned position table beyond the context (None: rotary, or none)."""
     needs_experts: bool = False
+    state: Literal["delta", "channel", "channel_low_rank", "lightning"] = "delta"
+    """Kind of the linear layers: gated delta rule with a decay per head, per channel, or a fixed decay."""
+    mixer: Literal["", "mamba1", "mamba2"] = ""
+    """Every layer is such a mixer alone."""
+    beside: bool = False
+    """Each layer's attention has a state-space mixer beside it."""
+    attention_extra: str = ""
+    """Further parameters of an attention layer, as a sum of products of sizes; likewise of a state-space mixer, of
+    any layer, of one with experts, outside the layers."""
+    state_extra: str = ""
+    layer_extra: str = ""
+    sparse_extra: str = ""
+    model_extra: str = ""
+    defaults: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    """Values of keys that a file may lack."""
+    when: Mapping[str, Mapping[Any, Mapping[str, Any]]] = field(default_factory=dict, hash=False)
+    """Fields that the value of a key changes; "any" stands for every value but zero."""
+    window_kv: int = 1
+    """Key-value heads of windowed layers, in those of the others."""
+    window_sinks: bool = False
 
 
-_LATENT = Family(latent=True)
-_QWEN3 = Family(qk_norm=True, layout="switch")
-_HYBRID = Family(qk_norm=True, output_gate=True, layout="hybrid")
-_GPT = Family(bias=True, out_bias=None, ffn_bias=True, gated=False, tied=True, learned_positions=True)
-_GPT_OSS = Family(
-    bias=True,
-    out_bias=None,
-    ffn_bias=True,
-    layout="alternate",
-    sinks=True,
-    inter_is_experts=True,
-    needs_experts=True,
-)
-_GEMMA2 = Family(norms=4, tied=True, layout="alternate")
-_GEMMA3 = Family(norms=4, tied=True, qk_norm=True, layout="sixth")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Families:
+    """All that can be imported, by ``model_type``."""
 
-FAMILIES: dict[str, Family] = {
-    "llama": Family(out_bias=None),
-    "mistral": Family(layout="window"),
-    "mixtral": Family(layout="window", inter_is_experts=True, needs_experts=True),
-    "qwen2": Family(bias=True, layout="switch"),
-    "qwen2_moe": Family(bias=True, layout="switch", needs_experts=True),
-    "qwen3": _QWEN3,
-    "qwen3_moe": Family(qk_norm=True, layout="switch", needs_experts=True),
-    "qwen3_next": _HYBRID,
-    "qwen3_5_text": _HYBRID,
-    "qwen3_5_moe_text": _HYBRID,
-    "phi3": Family(layout="window"),
-    "phimoe": Family(bias=True, out_bias=None, layout="window", inter_is_experts=True, needs_experts=True),
-    "gemma": Family(tied=True),
-    "gemma2": _GEMMA2,
-    "gemma3_text": _GEMMA3,
-    "falcon": Family(gated=False, tied=True),
-    "bloom": Family(bias=True, out_bias=None, ffn_bias=True, gated=False, tied=True),
-    "gpt2": _GPT,
-    "gpt2-megatron": _GPT,
-    "nemotron": Family(gated=False),
-    "nemotron_h": Family(gated=False, layout="pattern"),
-    "gpt_oss": Family(
-        bias=True,
-        out_bias=None,
-        ffn_bias=True,
-        layout="alternate",
-        sinks=True,
-        inter_is_experts=True,
-        needs_experts=True,
-    ),
-    "minimax_m2": Family(qk_norm=True, inter_is_experts=True, needs_experts=True),
-    "glm4_moe": Family(needs_experts=True),
-    "bailing_moe": Family(needs_experts=True),
-    "llama4_text": Family(layout="fourth_chunked", inter_is_experts=True),
-    "mimo_v2_flash": Family(needs_experts=True),
-    "step3p7": Family(needs_experts=True),
-    "PanguEmbedded": Family(out_bias=None),
-    "PanguProMoE": Family(bias=True, out_bias=None, needs_experts=True),
-    "pangu_ultra_dense": Family(),
-    "pangu_ultra_moe": _LATENT,
-    "deepseek_v2": _LATENT,
-    "deepseek_v3": _LATENT,
-    "deepseek_v32": _LATENT,
-    "kimi_k2": _LATENT,
-    "glm_moe_dsa": _LATENT,
-}
+    known: Mapping[str, Family]
+    refused: Mapping[str, tuple[str, str]]
+    """Known structures that the types cannot say: the feature and the key that announces it."""
 
-NOT_MODELLED: dict[str, tuple[str, str]] = {
-    "deepseek_v4": ("attention over a compressed context with hyper-connections", "compress_ratios"),
-    "deepseek_v41_text": ("attention over a compressed context with n-gram memory layers", "compress_ratios"),
-    "gemma4_text": (
-        "attention whose keys are its values, experts beside a dense layer",
-        "attention_k_eq_v",
-    ),
-}
-"""Known structures that the types cannot say: the feature and the key that announces it."""
+
+def settled(family: Family, data: Mapping[str, Any]) -> Family:
+    """``family`` as the keys of ``data`` switch it."""
+    for key, cases in family.when.items():
+        value = data.get(key)
+        if value is None or isinstance(value, (list, dict)):
+            continue
+        chosen = cases.get(value, cases.get("any") if value else None)
+        if chosen:
+            family = replace(family, **chosen)
+    return family
+
+
+def nearest(data: Mapping[str, Any], kind: str, families: Families) -> str:
+    """The family whose structure is the nearest to that which the keys of ``data`` announce."""
+    present = {key for key, value in data.items() if value not in (None, False, 0)}
+    experts = any(key in present for key in ("n_routed_experts", "num_experts", "num_local_experts", "moe_num_experts"))
+    traits = (
+        "kv_lora_rank" in present,
+        experts,
+        "linear_num_value_heads" in present,
+        "hybrid_override_pattern" in present,
+        bool(data.get("tie_word_embeddings")),
+    )
+
+    def score(name: str) -> tuple[int, int, int]:
+        family = families.known[name]
+        own = (
+            family.latent,
+            family.needs_experts,
+            family.layout == "hybrid",
+            family.layout == "pattern",
+            family.tied,
+        )
+        weights = (16, 8, 8, 16, 1)
+        fit = sum(weight for weight, a, b in zip(weights, own, traits, strict=True) if a == b)
+        plain = family.norms == 2 and family.gated and not family.bias and not family.qk_norm
+        return fit, len({*name.split("_")} & {*kind.split("_")}), int(plain)
+
+    return max(sorted(families.known), key=score)

@@ -9,102 +9,206 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
-from difflib import get_close_matches
 from typing import Any
 
 from taicang.errors import InvalidInput, NotModelled
 from taicang.models.attention import attentions
-from taicang.models.families import FAMILIES, NOT_MODELLED, Family
-from taicang.models.feedforward import feed_forwards
+from taicang.models.families import Families, Family, nearest, settled
+from taicang.models.feedforward import NONE, feed_forwards
 from taicang.models.hybrid import hybrid_blocks
 from taicang.models.keys import Keys
-from taicang.models.quantised import weight_format
-from taicang.models.types import Attention, Block, FeedForward, Model
+from taicang.models.quantised import CLASSES, Held, held
+from taicang.models.recurrent import state_space
+from taicang.models.sizes import sum_of
+from taicang.models.types import Block, Dense, FeedForward, Model
 
+LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "decoder_layers")
+CONTEXT = ("max_position_embeddings", "n_positions", "seq_length", "max_seq_len", "model_max_length", "n_ctx")
+DECODER_ONLY = "text decoder only: encoders of images, video and sound are left out"
+BESIDE = "a layer whose attention has a state-space mixer beside it counts as two layers"
 _MOST_LAYERS = 10_000  # far above any model: a slip of the pen must not fill the memory
-_WRAPPERS = ("qwen3_5", "qwen3_5_moe", "llama4", "gemma3", "mistral3", "kimi_k25")
+_INNER = ("text_config", "llm_config", "language_config", "thinker_config", "text_model_config")
+"""Where wrappers of images, video and sound hold the configuration of their text decoder."""
+_WHOLE = ("blip-2", "instructblip", "instructblipvideo")
+"""Wrappers around a whole model with its head, whose own word on tied embeddings counts."""
+_FROM_WRAPPER = ("quantization_config", "tie_word_embeddings", "torch_dtype", "dtype")
 
 
-def from_config(config: Mapping[str, Any], name: str, *, approximate: bool = False, where: str = "") -> Model:
+def from_config(
+    config: Mapping[str, Any], name: str, *, families: Families, approximate: bool = False, where: str = ""
+) -> Model:
     """The model that ``config`` (a parsed config.json from ``where``) describes.
 
     Raises ``NotModelled`` naming feature and key, ``InvalidInput`` naming file and key.
     """
-    outer = Keys(config, where=where, approximate=approximate)
-    keys, assumptions = outer, []
-    if "text_config" in config:
-        keys = Keys(_merged(outer), where=where, approximate=approximate)
-        outer.ignore("text_config", "quantization_config", "tie_word_embeddings")
-        outer.finish()
-        assumptions = [*outer.assumptions, "text decoder only: encoders of images, video and sound are left out"]
-    kind = keys.text("model_type")
-    if not kind:
-        raise InvalidInput("this key is missing", where=keys.at("model_type"))
-    if kind in NOT_MODELLED:
-        feature, key = NOT_MODELLED[kind]
-        raise NotModelled(f"{keys.at(key)}: {feature} is not modelled (model_type {kind!r})")
-    if kind not in FAMILIES:
-        near = get_close_matches(kind, FAMILIES, n=1)
-        hint = f"; the nearest known one is {near[0]!r}" if near else ""
-        raise NotModelled(f"{keys.at('model_type')}: {kind!r} is not modelled{hint}")
-    family = FAMILIES[kind]
-    hidden = keys.number("hidden_size", "n_embd")
-    context = keys.number("max_position_embeddings", "n_positions", "seq_length", default=2048)
+    data, assumptions = _decoder(Keys(config, where=where).data, where)
+    keys = Keys(data, where=where, approximate=approximate)
+    family = _family(keys, families)
+    keys = _with_defaults(keys, family)
+    family = settled(family, keys.data)
+    keys.ignore(
+        *(
+            key
+            for key, cases in family.when.items()
+            if not isinstance(keys.data.get(key), str) or keys.data[key] in cases
+        )
+    )
+    hidden = keys.number("hidden_size", "n_embd", "d_model")
+    context = keys.number(*CONTEXT, default=2048)
+    weights = held(
+        keys.get("quantization_config"), str(keys.get("dtype", "torch_dtype") or ""), keys.at("quantization_config")
+    )
     if family.layout == "pattern":
         stacked, said = hybrid_blocks(keys)
         assumptions += said
     else:
-        stacked = _stacked(keys, family, hidden)
-    dtype, experts_only = weight_format(
-        keys.get("quantization_config"), str(keys.get("dtype", "torch_dtype") or ""), keys.at("quantization_config")
-    )
+        stacked = _stacked(keys, family, hidden, weights)
+        assumptions += [BESIDE] if family.beside else []
     keys.ignore("position_embedding", "alibi", "parallel_attn", "num_ln_in_parallel_attn", "lm_head_bias")
-    keys.ignore("activation_function", "hidden_activation", "hidden_act", "activation")
+    keys.ignore("activation_function", "hidden_activation", "hidden_act", "activation", "afn", *CONTEXT)
+    keys.ignore("vocab_size_per_layer_input")
+    _same_width(keys, hidden)
+    spared = _spared(stacked)
+    vocab = max(keys.number("vocab_size"), keys.number("padded_vocab_size", default=1))
     model = Model(
         name=name,
         hidden=hidden,
-        vocab=max(keys.number("vocab_size"), keys.number("padded_vocab_size", default=1)),
-        blocks=stacked,
-        tied_embeddings=keys.flag("tie_word_embeddings", default=family.tied),
-        dtype=dtype,
-        experts_only=experts_only,
+        vocab=vocab,
+        blocks=_without(stacked, spared),
+        tied_embeddings=keys.flag("tie_word_embeddings", default=family.tied) and not family.untied,
+        **_formats(weights, spared),
         max_context=context,
         mtp_layers=_mtp(keys),
-        position_embeddings=context if family.learned_positions else 0,
+        position_embeddings=0 if family.positions is None else context + family.positions,
+        outer_norms=family.outer_norms,
+        extra=sum_of(family.model_extra, {"vocab": vocab, "hidden": hidden}, keys),
         source=where,
     )
     keys.finish()
-    return replace(model, assumptions=(*assumptions, *keys.assumptions))
+    return replace(model, assumptions=(*assumptions, *keys.assumptions, *weights.assumptions))
 
 
-def _stacked(keys: Keys, family: Family, hidden: int) -> tuple[Block, ...]:
-    layers = keys.number("num_hidden_layers", "n_layer")
+def _same_width(keys: Keys, hidden: int) -> None:
+    for key in ("word_embed_proj_dim", "embedding_size"):
+        if keys.maybe(key) not in (None, hidden):
+            keys.refuse("an embedding of another width than the layers", key, f"{hidden} as the layers")
+
+
+def _settles(value: Any, cases: Mapping[Any, Any]) -> bool:
+    """Whether a key that a family knows needs no further word: a switch, or a name that is listed."""
+    return not isinstance(value, (str, list, dict)) or (isinstance(value, str) and value in cases)
+
+
+def _decoder(config: Mapping[str, Any], where: str) -> tuple[dict[str, Any], list[str]]:
+    """The keys of the text decoder, with those that wrappers around it hold for it."""
+    data, assumptions = _flat(config), []
+    for _ in range(3):
+        key = next((each for each in _INNER if data.get(each) is not None), None)
+        if key is None:
+            break
+        inner = data[key]
+        if not isinstance(inner, Mapping):
+            raise InvalidInput(f"expected an object, got {inner!r}", where=f"{where}: {key}" if where else key)
+        kind = str(data.get("model_type", "")).removesuffix("_text") + "_text"
+        passed = {k: data[k] for k in _FROM_WRAPPER if data.get(k) is not None}
+        tied = passed.get("tie_word_embeddings", None if data.get("model_type") in _WHOLE else False)
+        made = {"model_type": kind} | passed | dict(inner)
+        if tied is not None and str(data.get("transformers_version", "")).partition(".")[0] >= "5":
+            made["tie_word_embeddings"] = tied  # since version 5 the wrapper's word counts
+        data = made
+        assumptions = [DECODER_ONLY]
+    return data, assumptions
+
+
+def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys of DBRX and MPT, which nest those of attention and feed-forward, on one level."""
+    data = dict(config)
+    for name in ("attn_config", "ffn_config"):
+        if isinstance(data.get(name), Mapping):
+            data = {**{k: v for k, v in data.pop(name).items() if k != "model_type"}, **data}
+    return data
+
+
+def _family(keys: Keys, families: Families) -> Family:
+    kind = keys.text("model_type")
+    if not kind:
+        raise InvalidInput("this key is missing", where=keys.at("model_type"))
+    if kind in families.refused:
+        feature, key = families.refused[kind]
+        raise NotModelled(f"{keys.at(key)}: {feature} is not modelled (model_type {kind!r})")
+    if kind not in families.known and f"{kind}_text" in families.known:
+        kind += "_text"  # older files of wrappers hold the decoder's keys beside those of the encoders
+        keys.assumptions.append(DECODER_ONLY)
+    if kind not in families.known:
+        near = nearest(keys.data, kind, families)
+        keys.refuse(f"{kind!r}, by structure nearest to {near!r},", "model_type", f"read as {near!r}")
+        return families.known[near]
+    return families.known[kind]
+
+
+def _with_defaults(keys: Keys, family: Family) -> Keys:
+    given = {key: value for key, value in keys.data.items() if value is not None}
+    made = Keys({**keys.data, **dict(family.defaults), **given}, where=keys.where, approximate=keys.may_approximate)
+    made.assumptions = keys.assumptions
+    made.ignore("model_type", *(family.defaults.keys() - given.keys()))
+    return made
+
+
+def _formats(weights: Held, spared: frozenset[str]) -> dict[str, Any]:
+    """Fields of ``Model`` for the published formats; a class in the format of the bulk needs no word."""
+    dtype = weights.dtype
+    forms = {kind: "bf16" if kind in spared else form for kind, form in weights.formats.items()}
+    apart = {f"{kind}_dtype": "" if form == dtype else form for kind, form in forms.items()}
+    return {"dtype": dtype, "kv_dtype": weights.kv, **apart}
+
+
+def _stacked(keys: Keys, family: Family, hidden: int, weights: Held) -> tuple[Block, ...]:
+    layers = keys.number(*LAYERS)
     if layers > _MOST_LAYERS:
         raise InvalidInput(f"{layers} layers are more than {_MOST_LAYERS}", where=keys.at("num_hidden_layers"))
     attention = attentions(keys, family, layers, hidden)
     ffn = feed_forwards(keys, family, layers, hidden)
-    return blocks(attention, ffn, 4 if keys.flag("sandwich_norm", default=False) else family.norms)
+    norms = 4 if keys.flag("sandwich_norm", default=False) else family.norms
+    made = []
+    for i, (mixer, behind) in enumerate(zip(attention, ffn, strict=True)):
+        plain = tuple(sorted(weights.left.get(i, frozenset()) & _classes(behind)))
+        block = Block(
+            attention=mixer, ffn=behind, count=1, norms=norms, plain=plain, extra=_extra(keys, family, behind, hidden)
+        )
+        if family.beside:
+            beside = state_space(keys, hidden)
+            made.append(Block(attention=beside, ffn=NONE, count=1, norms=0, plain=plain))
+        made.append(block)
+    counts, last = Counter(made), {block: i for i, block in enumerate(made)}
+    return tuple(replace(block, count=counts[block]) for block in sorted(last, key=last.__getitem__))
 
 
-def blocks(attention: list[Attention], ffn: list[FeedForward], norms: int) -> tuple[Block, ...]:
-    """Equal layers gathered in the order of their last appearance: the last block is the last layer's kind."""
-    pairs = list(zip(attention, ffn, strict=True))
-    counts, last = Counter(pairs), {pair: i for i, pair in enumerate(pairs)}
-    order = sorted(last, key=last.__getitem__)
-    return tuple(Block(attention=a, ffn=f, count=counts[a, f], norms=norms) for a, f in order)
+def _extra(keys: Keys, family: Family, ffn: FeedForward, hidden: int) -> int:
+    sizes = {"hidden": hidden, "inter": ffn.inter}
+    if isinstance(ffn, Dense):
+        return sum_of(family.layer_extra, sizes, keys)
+    sizes["experts"] = ffn.experts
+    return sum_of(family.layer_extra, sizes, keys) + sum_of(family.sparse_extra, sizes, keys)
 
 
-def _merged(outer: Keys) -> dict[str, Any]:
-    """The keys of the text decoder, with those that its wrapper holds for it."""
-    kind = outer.text("model_type")
-    inner = outer.get("text_config")
-    if not isinstance(inner, Mapping):
-        raise InvalidInput(f"expected an object, got {inner!r}", where=outer.at("text_config"))
-    known = inner.get("model_type", "") in NOT_MODELLED or kind in _WRAPPERS
-    if not known:
-        raise NotModelled(f"{outer.at('model_type')}: {kind!r} around a text_config is not modelled")
-    passed = ("quantization_config", "tie_word_embeddings", "torch_dtype")
-    return {"model_type": f"{kind}_text"} | {k: outer.data[k] for k in passed if k in outer.data} | dict(inner)
+def _spared(stacked: tuple[Block, ...]) -> frozenset[str]:
+    """Classes that every layer which has them leaves in bf16, one by one."""
+    having = [(block, _classes(block.ffn)) for block in stacked]
+    return frozenset(
+        kind
+        for kind in CLASSES
+        if (those := [block for block, classes in having if kind in classes])
+        and all(kind in block.plain for block in those)
+    )
+
+
+def _without(stacked: tuple[Block, ...], spared: frozenset[str]) -> tuple[Block, ...]:
+    return tuple(replace(b, plain=tuple(k for k in b.plain if k not in spared)) for b in stacked) if spared else stacked
+
+
+def _classes(ffn: FeedForward) -> frozenset[str]:
+    """Tensor classes that a layer with ``ffn`` has."""
+    return frozenset({"attention", "dense"} if isinstance(ffn, Dense) else {"attention", "dense", "experts"})
 
 
 def _mtp(keys: Keys) -> int:

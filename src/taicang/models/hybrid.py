@@ -7,12 +7,14 @@ the feed-forward behind it make a layer; a mixer before another mixer is a layer
 from __future__ import annotations
 
 from taicang.errors import InvalidInput, NotModelled
+from taicang.models.feedforward import NONE
 from taicang.models.keys import Keys
-from taicang.models.types import Attention, Block, Dense, Experts, FeedForward, GroupedQuery, StateSpace
+from taicang.models.recurrent import state_space
+from taicang.models.types import Attention, Block, Dense, Experts, FeedForward, GroupedQuery
 
-LETTERS = {"mamba": "M", "attention": "*", "mlp": "-", "moe": "E"}
-NONE = Dense(inter=0, gated=False)
-"""A layer that is its mixer alone."""
+LETTERS = {
+    "mamba": "M", "linear_attention": "M", "attention": "*", "full_attention": "*", "mlp": "-", "moe": "E",
+}  # fmt: skip
 
 
 def hybrid_blocks(keys: Keys) -> tuple[tuple[Block, ...], tuple[str, ...]]:
@@ -26,18 +28,26 @@ def hybrid_blocks(keys: Keys) -> tuple[tuple[Block, ...], tuple[str, ...]]:
         raise InvalidInput(f"{len(pattern)} entries contradict num_hidden_layers", where=keys.at(key))
     kinds: dict[str, Attention] = {}
     if "M" in pattern:
-        kinds["M"] = _mamba(keys)
+        kinds["M"] = state_space(keys, keys.number("hidden_size"))
     if "*" in pattern:
         kinds["*"] = _grouped(keys)
     behind: dict[str, FeedForward] = {}
     if "-" in pattern:
-        behind["-"] = Dense(inter=keys.number("intermediate_size"), gated=False)
+        behind["-"] = Dense(
+            inter=keys.number("intermediate_size"), gated=False, bias=keys.flag("mlp_bias", default=False)
+        )
     if "E" in pattern:
         behind["E"] = _experts(keys)
     keys.ignore("intermediate_size", "mlp_hidden_act", "mamba_hidden_act", "expand", "time_step_min", "time_step_max")
     keys.ignore("time_step_rank", "time_step_floor", "time_step_limit", "use_mamba_kernels", "use_conv_bias")
     keys.ignore("rescale_prenorm_residual", "residual_in_fp32", "mamba_ssm_cache_dtype", "n_groups", "chunk_size")
-    keys.ignore("moe_shared_expert_overlap", "mtp_hybrid_override_pattern", "mtp_layers_block_type")
+    keys.ignore(
+        "sliding_window",
+        "n_shared_experts",
+        "moe_shared_expert_overlap",
+        "mtp_hybrid_override_pattern",
+        "mtp_layers_block_type",
+    )
     counts: dict[Block, int] = {}
     at = 0
     while at < len(pattern):
@@ -45,12 +55,18 @@ def hybrid_blocks(keys: Keys) -> tuple[tuple[Block, ...], tuple[str, ...]]:
         if mixer not in kinds:
             raise NotModelled(f"{keys.at(key)}: a feed-forward ({mixer!r}) without a mixer before it is not modelled")
         ffn = behind.get(after, NONE)
-        block = Block(attention=kinds[mixer], ffn=ffn, count=1, norms=1 if ffn is NONE else 2)
+        block = Block(attention=kinds[mixer], ffn=ffn, count=1, norms=1 if ffn is NONE else 2, extra=_extra(keys, ffn))
         counts[block] = counts.get(block, 0) + 1
         at += 1 if ffn is NONE else 2
     ordered = sorted(counts, key=lambda block: isinstance(block.attention, GroupedQuery))
     said = "a mixer and the feed-forward behind it count as one layer"
     return tuple(Block(attention=b.attention, ffn=b.ffn, count=counts[b], norms=b.norms) for b in ordered), (said,)
+
+
+def _extra(keys: Keys, ffn: FeedForward) -> int:
+    """Biases of shared experts."""
+    width = ffn.shared_inter if isinstance(ffn, Experts) else 0
+    return (width + keys.number("hidden_size")) * keys.flag("mlp_bias", default=False) if width else 0
 
 
 def _pattern(keys: Keys, key: str) -> str:
@@ -68,25 +84,13 @@ def _pattern(keys: Keys, key: str) -> str:
     return value
 
 
-def _mamba(keys: Keys) -> StateSpace:
-    if keys.flag("mamba_proj_bias", default=False):
-        keys.refuse("biases of the state-space projections", "mamba_proj_bias", "left out")
-    return StateSpace(
-        heads=keys.number("mamba_num_heads"),
-        head_dim=keys.number("mamba_head_dim"),
-        state_dim=keys.number("ssm_state_size"),
-        groups=keys.number("n_groups", default=8),
-        conv_width=keys.number("conv_kernel", default=4),
-        chunk=keys.number("chunk_size", default=128),
-    )
-
-
 def _grouped(keys: Keys) -> GroupedQuery:
     heads, kv_heads = keys.number("num_attention_heads"), keys.number("num_key_value_heads")
     if heads % kv_heads:
         raise InvalidInput(f"{kv_heads} do not divide {heads} heads", where=keys.at("num_key_value_heads"))
+    bias = keys.flag("attention_bias", default=False)
     width = keys.maybe("head_dim", "attention_head_dim") or keys.number("hidden_size") // heads
-    return GroupedQuery(heads=heads, kv_heads=kv_heads, head_dim=width, bias=keys.flag("attention_bias", default=False))
+    return GroupedQuery(heads=heads, kv_heads=kv_heads, head_dim=width, bias=bias, out_bias=bias)
 
 
 def _experts(keys: Keys) -> Experts:
@@ -96,8 +100,7 @@ def _experts(keys: Keys) -> Experts:
         topk=keys.number("num_experts_per_tok"),
         inter=keys.number("moe_intermediate_size"),
         gated=False,
-        shared_inter=keys.number("moe_shared_expert_intermediate_size", default=0, low=0)
-        * keys.number("n_shared_experts", default=1, low=0),
+        shared_inter=keys.number("moe_shared_expert_intermediate_size", default=0, low=0),
         groups=groups,
         topk_groups=keys.number("topk_group", default=groups),
         latent=keys.number("moe_latent_size", default=0, low=0),

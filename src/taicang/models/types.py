@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +28,14 @@ class GroupedQuery:
     """One learned sink logit per head joins the softmax (gpt-oss)."""
     chunked: bool = False
     """``window`` is a chunk that starts anew at its multiples (Llama 4), not a sliding window."""
+    head_gate: bool = False
+    """Each head's output is scaled by one number computed from the layer's input."""
+    bare_norm: bool = False
+    """The norm of queries and keys has no weights."""
+    values_are_keys: bool = False
+    """The key projection makes the values too (Gemma 4): both are cached, one is computed."""
+    extra: int = 0
+    """Further parameters that no product reads: weights of wider norms, learned scalars."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,22 +60,38 @@ class Latent:
     rope_dim: int
     v_dim: int
     indexer: Indexer | None = None
+    bias: bool = False
+    """Bias of the down-projections and the output."""
+    gate_dim: int = 0
+    """Numbers per head, computed from the layer's input, that scale its output."""
+    sinks: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GatedLinear:
-    """Gated delta-rule attention with a fixed-size state (Qwen3-Next): no cache that grows with the context."""
+    """Linear attention with a fixed-size state, no cache that grows with the context.
+
+    The gated delta rule (Qwen3-Next), with a decay per channel (Kimi-Linear), or a fixed decay (lightning attention).
+    """
 
     k_heads: int
     v_heads: int
     k_dim: int
     v_dim: int
     conv_width: int
+    """Tokens of the short convolution (0: none)."""
+    decay: Literal["head", "channel", "fixed"] = "head"
+    """The state decays by a number per head, per channel of its keys, or by constants that no weight makes."""
+    rank: int = 0
+    """Width of the low-rank projections of decay and output gate (0: full)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StateSpace:
-    """Mamba-2 mixer (arXiv 2405.21060): ``heads`` of ``head_dim`` with a state of ``state_dim`` each, no cache."""
+    """Mamba-2 mixer (arXiv 2405.21060): ``heads`` of ``head_dim`` with a state of ``state_dim`` each, no cache.
+
+    ``dt_rank`` above 0 makes it the first version (arXiv 2312.00752), whose channels are the heads.
+    """
 
     heads: int
     head_dim: int
@@ -76,9 +101,24 @@ class StateSpace:
     conv_width: int
     chunk: int = 128
     """Tokens of one chunk of the scan."""
+    dt_rank: int = 0
+    norm: bool = True
+    """A gated norm stands before the output."""
+    conv_bias: bool = True
+    proj_bias: bool = False
+    extra: int = 0
 
 
-Attention: TypeAlias = GroupedQuery | Latent | GatedLinear | StateSpace
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShortConv:
+    """A gated short convolution as the layer's mixer (LFM2): ``width`` channels look back ``conv_width`` tokens."""
+
+    width: int
+    conv_width: int
+    bias: bool = False
+
+
+Attention: TypeAlias = GroupedQuery | Latent | GatedLinear | StateSpace | ShortConv
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,6 +143,7 @@ class Experts:
     groups: int = 1
     topk_groups: int = 1
     bias: bool = False
+    shared_bias: bool = False
     latent: int = 0
     """Width that tokens are projected to before they travel to the experts, and back from after (0: none)."""
 
@@ -118,7 +159,11 @@ class Block:
     ffn: FeedForward
     count: int
     norms: int = 2
-    """Normalisations over the hidden size in one layer."""
+    """Vectors of the hidden size in one layer: a norm's weights, its bias."""
+    plain: tuple[str, ...] = ()
+    """Tensor classes (attention, dense, experts) that the checkpoint leaves in bf16 in these layers alone."""
+    extra: int = 0
+    """Further parameters of a layer: biases of routers, scalars."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,10 +181,28 @@ class Model:
     """Extra layers (of the last block's kind) trained to predict further tokens."""
     position_embeddings: int = 0
     """Rows of a learned position table (0 = rotary)."""
-    experts_only: bool = False
-    """Only the routed experts are held in ``dtype``; the rest is bf16 (gpt-oss, Kimi-K2.5)."""
+    outer_norms: int = 1
+    """Vectors of the hidden size outside the layers: the last norm, norms of embeddings."""
+    extra: int = 0
+    """Further parameters outside the layers."""
+    attention_dtype: str = ""
+    """Format of the attention's weights where it is not ``dtype``; likewise of the other classes."""
+    dense_dtype: str = ""
+    """Of dense feed-forwards and shared experts."""
+    experts_dtype: str = ""
+    kv_dtype: str = ""
+    """Format of the cache that the checkpoint asks for ("": the engine's choice)."""
     assumptions: tuple[str, ...] = ()
     source: str = ""
+
+    @property
+    def formats(self) -> Mapping[str, str]:
+        """The published format of each tensor class."""
+        return {
+            "attention": self.attention_dtype or self.dtype,
+            "dense": self.dense_dtype or self.dtype,
+            "experts": self.experts_dtype or self.dtype,
+        }
 
     @property
     def layers(self) -> int:

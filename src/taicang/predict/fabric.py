@@ -1,4 +1,4 @@
-"""A collective on the links of a machine: how long, which links are hot, beside the closed form and the library's price."""
+"""A collective on the links of a machine: how long, which links are hot, and what closed forms and libraries say."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from taicang.cost.exchange import exchange
 from taicang.cost.model import CostModel
 from taicang.errors import InvalidInput, NotModelled, UnknownName
 from taicang.fabric import demand
-from taicang.fabric.collectives import ALGORITHMS, Net, Phase, collective, listed, teams_of
+from taicang.fabric.collectives import ALGORITHMS, Phase, collective, listed, teams_of
 from taicang.fabric.draw import svg
+from taicang.fabric.even import Net
 from taicang.fabric.faults import cut_off, fail, parts
 from taicang.fabric.links import VerbFit, message_s
 from taicang.fabric.names import name
@@ -77,6 +78,8 @@ class LinkLoad:
     """One of the hottest links."""
 
     link: str
+    alike: int
+    """Other links that are as busy."""
     carried_bytes: float
     busy_s: float
     used_ratio: float
@@ -134,7 +137,7 @@ def shape(machine: str | Machine, plane: str = "scale_up", failed: Sequence[str]
     if half:
         moved = collective(net, "all_to_all", teams_of(fabric.ranks), float(fabric.ranks))
         width = half * (fabric.ranks - half) / sum(phase.wire_s for phase in moved)
-    levels = tuple(
+    levels: tuple[Mapping[str, float | str], ...] = tuple(
         {
             "level": level.name, "ranks": level.ranks, "topology": level.topology, "latency_s": level.latency_s,
             "bytes_per_s": level.bandwidth_bytes_per_s,
@@ -157,7 +160,8 @@ def run(machine: str | Machine, ask: Ask) -> Answer:
     count = ask.ranks or (fabric.ranks - len(lost)) // ask.stride
     if not 1 <= count * ask.stride <= fabric.ranks - len(lost) * (ask.stride == 1) + ask.stride - 1:
         raise InvalidInput(
-            f"{count:,} ranks {ask.stride} apart do not fit the {fabric.ranks - len(lost):,} that {on.name} has left", where="--ranks"
+            f"{count:,} ranks {ask.stride} apart do not fit the {fabric.ranks - len(lost):,} that {on.name} has left",
+            where="--ranks",
         )
     times, first = [], None
     for seed in range(ask.seed, ask.seed + ask.seeds):
@@ -168,15 +172,24 @@ def run(machine: str | Machine, ask: Ask) -> Answer:
     assert first is not None
     net, phases = first
     whole = Net(fabric=fabric, found=resources(fabric))
-    even = sum(p.wire_s for p in _phases(whole, replace(ask, kind=kind, skew=0.0, failed=()), teams_of(count, ask.stride), ask.seed))
+    plain = not (ask.skew or ask.failed or ask.shuffled) and ask.routing == "adaptive" and ask.seeds == 1
+    even = (
+        times[0]
+        if plain
+        else sum(
+            p.wire_s
+            for p in _phases(whole, replace(ask, kind=kind, skew=0.0, failed=()), teams_of(count, ask.stride), ask.seed)
+        )
+    )
     wire = float(np.mean(times))
     stretch = wire / even if even > 0 else 1.0
     library, closed = _prices(on, ask, kind, count, stretch)
     return Answer(
         machine=on.name, ask=ask, ranks=count, algorithm=ask.algorithm or ALGORITHMS.get(kind, ("direct",))[0],
-        wire_s=wire, least_s=min(times), most_s=max(times), latency_s=sum(p.hops * p.hop_s for p in phases), even_s=even,
-        library_s=library, closed_s=closed, phases=tuple(_row(each) for each in phases),
-        levels=_levels(net, phases), hottest=_hottest(net, phases), lost_ranks=len(lost), assumptions=_notes(broken, ask),
+        wire_s=wire, least_s=min(times), most_s=max(times), latency_s=sum(p.hops * p.hop_s for p in phases),
+        even_s=even, library_s=library, closed_s=closed, phases=tuple(_row(each) for each in phases),
+        levels=_levels(net, phases), hottest=_hottest(net, phases), lost_ranks=len(lost),
+        assumptions=_notes(broken, ask),
     )  # fmt: skip
 
 
@@ -216,7 +229,9 @@ def picture(machine: str | Machine, ask: Ask) -> str:
     kind = ask.kind.replace("-", "_")
     phases = _phases(net, replace(ask, kind=kind), _teams(broken, lost, count, ask, ask.seed), ask.seed)
     wire = sum(phase.wire_s for phase in phases)
-    title = f"{ask.kind} of {show(ask.payload_bytes, 'B')} on {count:,} ranks of {on.name}: {show(wire, 's')} on the links"
+    title = (
+        f"{ask.kind} of {show(ask.payload_bytes, 'B')} on {count:,} ranks of {on.name}: {show(wire, 's')} on the links"
+    )
     return svg(net, _total(net, phases), wire, title)
 
 
@@ -295,11 +310,17 @@ def _levels(net: Net, phases: Sequence[Phase]) -> tuple[LevelLoad, ...]:
 def _hottest(net: Net, phases: Sequence[Phase]) -> tuple[LinkLoad, ...]:
     carried, busy = _total(net, phases), _busy(net, phases)
     wire = sum(phase.wire_s for phase in phases)
-    order = np.argsort(-busy, kind="stable")[:HOTTEST]
+    order = np.argsort(-busy, kind="stable")
+    order = order[busy[order] > 0]
+    # links that carry the same are one line
+    level = np.cumsum(np.concatenate([[0], np.diff(busy[order]) < -1e-6 * busy[order][:-1]]))[: len(order)]
+    _, first, alike = np.unique(level, return_index=True, return_counts=True)
     return tuple(
-        LinkLoad(link=name(net, int(each)), carried_bytes=float(carried[each]), busy_s=float(busy[each]),
-                 used_ratio=float(busy[each] / wire))
-        for each in order if busy[each] > 0
+        LinkLoad(
+            link=name(net, int(order[at])), alike=int(number) - 1, carried_bytes=float(carried[order[at]]),
+            busy_s=float(busy[order[at]]), used_ratio=float(busy[order[at]] / wire),
+        )
+        for at, number in zip(first[:HOTTEST].tolist(), alike[:HOTTEST].tolist(), strict=True)
     )  # fmt: skip
 
 

@@ -16,7 +16,7 @@ from taicang.lower import lower
 from taicang.models.types import Model
 from taicang.plans import Quantisation, ServePlan, describe
 from taicang.predict.prediction import Infeasible, PhasePrediction, Prediction
-from taicang.predict.trust import assumptions, bands, sources
+from taicang.predict.trust import assumptions, sources
 from taicang.search.choices import quantisation
 from taicang.search.door import prepare
 from taicang.search.points import Job, chunk_budget, handover_s
@@ -43,6 +43,7 @@ def infer(
     stack: str | None = None,
     memory_ratio: float | None = None,
     quant: str = "auto",
+    kv: str = "auto",
     modes: Sequence[Mode] = MODES,
     plan: ServePlan | None = None,
     prefill_plan: ServePlan | None = None,
@@ -77,7 +78,7 @@ def infer(
         approximate=approximate,
         sets=sets,
     )
-    forms = quantisation(quant, job.model, job.machine.chip, job.stack)
+    forms = quantisation(quant, job.model, job.machine.chip, job.stack, kv)
     if plan:
         drafts, plan = int(plan.draft_tokens), replace(plan, quant=forms, draft_tokens=0)
         _check(job, plan, job.decoding(1.0, plan.dp), drafts=drafts, batch=batch)
@@ -265,7 +266,7 @@ def _prediction(choice: Choice, job: Job, space: Space, *, given: Sequence[str],
             setup, job.setup(feeding.plan), length=round(job.held_tokens), given=given, apart=apart
         ),
         sources=sources(setup),
-        bands=bands(setup),
+        bands=choice.bands,
         digest=catalog.digest(),
         version=__version__,
     )

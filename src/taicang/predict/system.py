@@ -44,6 +44,7 @@ class System:
     memory_ratio: float | None = None
     """Share of device memory for the engine, as it counts it (None: its own)."""
     quant: str = "auto"
+    kv: str = "auto"
     drafts: int | None = None
     acceptance_ratio: float = 0.7
     skew: Count = SKEW
@@ -71,7 +72,7 @@ def pools(net: Model, machine: Machine, engine: Stack, system: System, *, ranks:
 
     Raises ``InvalidInput`` for a system that the machine cannot hold.
     """
-    forms = quantisation(system.quant, net, machine.chip, engine)
+    forms = quantisation(system.quant, net, machine.chip, engine, system.kv)
     drafts = min(net.mtp_layers, 1) if system.drafts is None else system.drafts
     costs = cost_model(machine, engine)
     prefill, decode = system.prefill, system.decode

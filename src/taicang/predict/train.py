@@ -8,19 +8,20 @@ from dataclasses import dataclass, replace
 from taicang import __version__, catalog
 from taicang.catalog.models import model as load_model
 from taicang.catalog.training import sustained, training_price
-from taicang.catalog.trust import frozen_bands
+from taicang.catalog.trust import TRAINED, Band, bands, ground
 from taicang.errors import InvalidInput
 from taicang.formats import number_format
-from taicang.hardware import Machine
+from taicang.hardware import Machine, in_half
 from taicang.models.types import Model, routed
-from taicang.predict.prediction import Band, Infeasible
+from taicang.predict.prediction import Infeasible
 from taicang.predict.train_explain import Explained, explain, waterfall
 from taicang.predict.train_stack import FUSIONS, changed
+from taicang.reliability import PUBLISHED
 from taicang.train import memory
 from taicang.train.flops import CONVENTION, recomputed_flop
 from taicang.train.placement import Placed, placed
 from taicang.train.remedies import remedies
-from taicang.train.run import Policy, Run, train_run
+from taicang.train.run import OFTEN_S, Policy, Run, train_run
 from taicang.train.search import Found, Progress, fixed_fields, open_plan, search
 from taicang.train.setup import Setup
 from taicang.train.step import TrainStep, train_step
@@ -57,7 +58,8 @@ class TrainPrediction:
     explained: Explained | None = None
     """Sensitivity and timeline, where asked for."""
     assumptions: tuple[str, ...]
-    bands: tuple[Band, ...]
+    bands: Mapping[str, Band]
+    """How far each figure may be off: "step_time", "throughput", "mfu", "memory", "power"."""
     digest: str
     version: str
 
@@ -101,6 +103,7 @@ def train(
     wanted = plan
     net = load_model(model) if isinstance(model, str) else model
     machine = catalog.machine(on, sets) if isinstance(on, str) else on
+    machine = in_half(machine, "fp16" if plan.recipe.name == "fp16" else "bf16")
     engine = changed(catalog.stack(stack or default_stack(machine)), overlap, fused, captured)
     # whatever the search finds divides the batch itself
     plan = replace(filled(open_plan(plan, pinned), machine), dp=1) if searched else filled(plan, machine)
@@ -171,7 +174,7 @@ def compose(setup: Setup, step: TrainStep, run: Run | None, found: Found | None)
     """Everything that a priced step says."""
     machine, plan, net = setup.machine, setup.plan, setup.model
     chips = -(-plan.ranks // machine.chip.dies)
-    peak = number_format(plan.recipe.products).peak
+    peak = "fp16" if plan.recipe.name == "fp16" else number_format(plan.recipe.products).peak
     peak_rate = machine.chip.peak(peak)
     again = recomputed_flop(net, plan, setup.stack)
     mfu = step.mfu_ratio(peak_rate)
@@ -191,8 +194,8 @@ def compose(setup: Setup, step: TrainStep, run: Run | None, found: Found | None)
         power_w_per_chip=None if machine.power_w is None else machine.power_w / machine.chips,
         run=run,
         found=found,
-        assumptions=_assumptions(setup),
-        bands=_bands(routed(net) is not None),
+        assumptions=_assumptions(setup) + (() if run is None else _run_assumptions(run, chips)),
+        bands=_bands(setup),
         digest=catalog.digest(),
         version=__version__,
     )
@@ -219,14 +222,27 @@ def _assumptions(setup: Setup) -> tuple[str, ...]:
     return tuple(said)
 
 
+def _run_assumptions(run: Run, chips: float) -> tuple[str, ...]:
+    days = [rate * chips for rate in PUBLISHED.values()]
+    said = [
+        f"parts fail as in one run of 2024; published clusters of {chips:,} chips would fail {min(days):.2g} to "
+        f"{max(days):.2g} times a day ({len(days)} of them), which the band of days spans"
+    ]
+    if run.interval_s < OFTEN_S:
+        said.append(
+            f"a checkpoint every {show(run.interval_s, 's')} loses least, and asks storage for "
+            f"{show(run.checkpoint_bytes / run.interval_s, 'B/s')} all the time: where it is shared, set --interval"
+        )
+    return tuple(said)
+
+
 def _words(names: Collection[str]) -> str:
     return ", ".join(sorted(names)) or "none"
 
 
-def _bands(experts: bool) -> tuple[Band, ...]:
-    wanted = "training_moe" if experts else "training_dense"
-    return tuple(
-        Band(suite=name, title=row["title"], mape_ratio=row["mape_ratio"], p90_ratio=row["p90_ratio"], rows=row["rows"])
-        for name, row in frozen_bands().items()
-        if name == wanted
+def _bands(setup: Setup) -> Mapping[str, Band]:
+    plan = setup.plan
+    run = ground(
+        setup.model, setup.machine, setup.stack, use="training", ranks=plan.ranks, quant=None, form=plan.recipe.name
     )
+    return bands(run, TRAINED)

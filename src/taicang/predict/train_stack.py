@@ -9,10 +9,10 @@ from typing import Final
 from taicang.errors import UnknownName
 from taicang.stacks import Stack
 
-OVERLAPS: Final = ("tensor", "gradients", "parameters", "pipeline", "expert_exchange", "shared_expert", "zero_bubble",
-                   "dualpipe")  # fmt: skip
+OVERLAPS: Final = ("tensor", "gradients", "interleaved_gradients", "parameters", "pipeline", "expert_exchange",
+                   "shared_expert", "zero_bubble", "dualpipe")  # fmt: skip
 """What a training stack can overlap, and the schedules beyond 1F1B that it offers to the search."""
-FUSIONS: Final = ("flash_attention", "expert_products", "fp8_attention")
+FUSIONS: Final = ("flash_attention", "expert_products", "fp8_attention", "chunked_loss")
 """Kernels of a training stack that take the place of several, or of slower ones."""
 PARTS: Final = ("mixer", "router", "experts")
 """Parts of a layer that a captured graph can replay."""

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from taicang.errors import NotModelled, UnknownName
+from taicang.formats import number_format
 from taicang.hardware import Chip, Machine
-from taicang.models.types import Attention, GatedLinear, GroupedQuery, Latent, Model, StateSpace, routed
+from taicang.models.types import Attention, GatedLinear, GroupedQuery, Latent, Model, ShortConv, StateSpace, routed
 from taicang.plans import Quantisation
 from taicang.stacks import Stack
 
-QUANTS = ("auto", "bf16", "fp8", "int8", "w4a8", "nvfp4")
+QUANTS = ("auto", "bf16", "fp8", "int8", "w4a8", "w4a16", "w8a16", "nvfp4")
+_WORDS = {"w8a8": "int8", "awq": "w4a16", "gptq": "w4a16", "int4": "w4a16", "w8a8_fp8": "fp8", "fp16": "bf16"}
+"""Names that people give to schemes."""
+CACHES = ("auto", "bf16", "fp8", "int8")
 
 
 def default_stack(machine: Machine, model: Model) -> str:
@@ -21,46 +27,87 @@ def default_stack(machine: Machine, model: Model) -> str:
     return "sglang" if isinstance(model.blocks[0].attention, Latent) else "vllm"
 
 
-def quantisation(name: str, model: Model, chip: Chip, stack: Stack | None = None) -> Quantisation:
-    """``formats`` of a scheme that the user names."""
-    if name not in QUANTS:
-        raise UnknownName("quantisation", name, QUANTS, where="--quant")
-    return formats(name, model, chip, stack)
+def quantisation(name: str, model: Model, chip: Chip, stack: Stack | None = None, kv: str = "auto") -> Quantisation:
+    """``formats`` of a scheme, and of a cache, that the user names."""
+    scheme = _WORDS.get(name, name)
+    if scheme not in QUANTS:
+        raise UnknownName("quantisation", name, (*QUANTS, *_WORDS), where="--quant")
+    if kv not in CACHES:
+        raise UnknownName("cache format", kv, CACHES, where="--kv")
+    return formats(scheme, model, chip, stack, kv)
 
 
-def formats(name: str, model: Model, chip: Chip, stack: Stack | None = None) -> Quantisation:
+def formats(name: str, model: Model, chip: Chip, stack: Stack | None = None, kv: str = "auto") -> Quantisation:
     """Formats by the checkpoint's own ("auto"), or as asked; a format without arithmetic on ``chip`` is refused.
 
-    A block-fp8 checkpoint becomes int8 where the chip has int8 and no fp8 (Ascend), else bf16. The cache of a model in
-    fp8 or fp4 has the format that ``stack`` gives it.
+    A checkpoint in fp8 becomes int8 where the chip has int8 and no fp8, else bf16. The cache has the format ``kv``;
+    left open, that of the checkpoint, or what ``stack`` gives the cache of a model in fp8 or fp4.
     """
     peaks = chip.peak_flop_per_s
-    form = name
     if name == "auto":
-        form = model.dtype
-        if form.startswith("fp8") and "fp8" not in peaks:
-            form = "int8" if "int8" in peaks else "bf16"
-        if form.startswith("mxfp4"):
-            form = "mxfp4_w4a8" if "fp4" in peaks else "mxfp4_w4a16"
-    elif name == "fp8" and model.dtype == "fp8_block":
-        form = "fp8_block"
-    need = {"fp8": "fp8", "fp8_block": "fp8", "int8": "int8", "w4a8": "int8", "nvfp4": "fp4"}.get(form)
-    if need and need not in peaks:
-        raise NotModelled(
-            f"{chip.name} has no {need} arithmetic, which {form} needs (it has {', '.join(sorted(peaks))})"
-        )
-    found = _by_class(form, model, named=name != "auto")
-    if stack is not None and stack.quantised_cache and form.startswith(("fp8", "mxfp", "nvfp")) and "fp8" in peaks:
+        forms = {kind: _on(chip, form) for kind, form in model.formats.items()}
+        form = _on(chip, model.dtype)
+    else:
+        form = "fp8_block" if (name, model.dtype) == ("fp8", "fp8_block") else name
+        forms = {}
+    for each in {form, *forms.values()}:
+        _needs(chip, number_format(each).peak, each)
+    found = _by_class(form, model, forms)
+    if kv != "auto":
+        if kv != "bf16":
+            _needs(chip, kv, f"a cache in {kv}")
+        found = replace(found, kv=kv)
+    elif name == "auto" and model.kv_dtype and (model.kv_dtype in peaks or model.kv_dtype == "bf16"):
+        found = replace(found, kv=model.kv_dtype)
+    elif stack is not None and stack.quantised_cache and form.startswith(("fp8", "mxfp", "nvfp")) and "fp8" in peaks:
         found = replace(found, kv=stack.quantised_cache)
     return found if "fp8" in peaks else replace(found, index="bf16")
 
 
-def _by_class(form: str, model: Model, *, named: bool) -> Quantisation:
-    """The format of each tensor class under the scheme ``form``; ``named`` by the user, not the checkpoint's own."""
+def remade(model: Model, quant: Quantisation) -> str:
+    """What says that the published weights have to be quantised anew for ``quant``; "" where they serve as they are."""
+    kind = "experts" if routed(model) else "dense"
+    own, planned = model.formats[kind], getattr(quant, kind)
+    if own.partition("_")[0] == planned.partition("_")[0] or own in ("bf16", "fp16", "fp32"):
+        return ""
+    return f"the checkpoint is published in {own}: its weights have to be converted to {planned} before they are served"
+
+
+def _on(chip: Chip, form: str) -> str:
+    """The format that engines serve a checkpoint of ``form`` in on ``chip``."""
+    peaks = chip.peak_flop_per_s
+    if form.startswith(("fp8", "mxfp8")) and number_format(form).peak not in peaks:
+        return "int8" if "int8" in peaks else "bf16"
+    if form == "mxfp4_w4a16" and "fp4" in peaks:
+        return "mxfp4_w4a8"
+    return "mxfp4_w4a16" if form.startswith("mxfp4") and number_format(form).peak not in peaks else form
+
+
+def _needs(chip: Chip, peak: str, what: str) -> None:
+    peaks = chip.peak_flop_per_s
+    if peak in ("fp8", "int8", "fp4") and peak not in peaks:
+        raise NotModelled(
+            f"{chip.name} has no {peak} arithmetic, which {what} needs (it has {', '.join(sorted(peaks))})"
+        )
+
+
+def _by_class(form: str, model: Model, forms: Mapping[str, str]) -> Quantisation:
+    """The format of each tensor class under the scheme ``form``; ``forms`` where they are the checkpoint's own."""
     if form in ("bf16", "fp16"):
         return Quantisation()
-    if form.startswith("mxfp4") or (not named and model.experts_only):
-        return Quantisation(experts=form)
+    if form.startswith("mxfp4"):
+        forms = forms or {"attention": "bf16", "dense": "bf16"}
+    whole = _whole(form, model)
+    mixed = {kind: each for kind, each in forms.items() if each != form}
+    if any(block.plain for block in model.blocks) and forms:
+        whole = replace(whole, spares=True)
+    if form.startswith("mxfp4") or ("experts" not in mixed and {"attention", "dense"} <= mixed.keys()):
+        whole = replace(whole, dispatch="bf16", kv="bf16")  # activations between layers stay in 16 bits
+    apart: dict[str, Any] = {kind: "bf16" if each in ("fp16", "fp32") else each for kind, each in mixed.items()}
+    return replace(whole, **apart)
+
+
+def _whole(form: str, model: Model) -> Quantisation:
     if form == "w4a8":
         # the bulk of the weights has four bits: the experts, or a dense model's feed-forward
         return Quantisation(
@@ -71,21 +118,15 @@ def _by_class(form: str, model: Model, *, named: bool) -> Quantisation:
         return Quantisation(
             attention="bf16" if latent else "nvfp4", dense="nvfp4", experts="nvfp4", kv="fp8", dispatch="nvfp4"
         )
-    send = {"int8": "int8", "w4a16": "bf16"}.get(form, "fp8")
+    stays = number_format(form).peak == "bf16"
+    send = "int8" if form == "int8" else "bf16" if stays else "fp8"
     return Quantisation(attention=form, dense=form, experts=form, dispatch=send)
 
 
-def domain(machine: Machine) -> int:
-    """Ranks of the largest level with scale-up bandwidth: the node of a cluster, the whole of a supernode."""
-    levels = machine.plane("scale_up").levels
-    inner = max(level.bandwidth_bytes_per_s for level in levels)
-    return max(level.ranks for level in levels if level.bandwidth_bytes_per_s >= 0.4 * inner)
-
-
 def _heads(kind: Attention) -> int:
-    if isinstance(kind, GatedLinear):
-        return kind.k_heads
-    return kind.groups if isinstance(kind, StateSpace) else kind.heads
+    if isinstance(kind, ShortConv):
+        return kind.width
+    return kind.k_heads if isinstance(kind, GatedLinear) else kind.heads
 
 
 def divides(model: Model, tp: int) -> bool:
@@ -96,5 +137,7 @@ def divides(model: Model, tp: int) -> bool:
         if tp > heads or heads % tp:
             return False
         if isinstance(kind, GroupedQuery) and max(kind.kv_heads, tp) % min(kind.kv_heads, tp):
+            return False
+        if isinstance(kind, StateSpace) and kind.groups > 1 and kind.groups % tp:
             return False
     return True

@@ -56,11 +56,11 @@ def prepare(
     )
 
 
-def formats(names: Sequence[str], job: Job) -> list[tuple[str, Quantisation]]:
-    """Number formats by name ("auto", "fp8"...); those that come to the same formats once."""
+def formats(names: Sequence[str], job: Job, kv: str = "auto") -> list[tuple[str, Quantisation]]:
+    """Number formats by name ("auto", "fp8"...) with a cache in ``kv``; those that come to the same formats once."""
     found: dict[Quantisation, str] = {}
     for name in names:
-        found.setdefault(quantisation(name, job.model, job.machine.chip, job.stack), name)
+        found.setdefault(quantisation(name, job.model, job.machine.chip, job.stack, kv), name)
     return [(name, quant) for quant, name in found.items()]
 
 

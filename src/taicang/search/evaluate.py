@@ -30,7 +30,7 @@ _LIMITS: Mapping[str, tuple[int, int | None]] = MappingProxyType(
     {"redundant": (0, None), "shared_ranks": (0, None), "mtp": (0, 8), "microbatches": (1, 2)}
 )
 LOAD = ("model", "on", "input", "output", "profile", "ttft", "tpot", "slo", "objective", "load")
-TRAITS = ("stack", "memory_fraction", "quant", "mode", "batch", "mtp", "acceptance", "skew", "chunk")
+TRAITS = ("stack", "memory_fraction", "quant", "kv", "mode", "batch", "mtp", "acceptance", "skew", "chunk")
 FIGURES = (
     "ttft_s",
     "tpot_s",
@@ -65,7 +65,8 @@ def evaluate(point: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(choice, str):
         return failed(choice)
     row = {name: getattr(choice, name) for name in FIGURES}
-    return {"feasible": True, "error": "", "mode": choice.mode, **row, "pools": plain(choice.pools)}
+    nested = plain({"pools": choice.pools, "bands": choice.bands})
+    return {"feasible": True, "error": "", "mode": choice.mode, **row, **nested}
 
 
 def failed(why: str) -> dict[str, Any]:
@@ -93,7 +94,7 @@ def _best(point: Mapping[str, Any]) -> Choice | str:
         skew=float(point.get("skew", 1.01)),
         sets=[f"{key}={value}" for key, value in point.items() if "." in key],
     )
-    quants = formats([str(point.get("quant", "auto"))], job)
+    quants = formats([str(point.get("quant", "auto"))], job, str(point.get("kv", "auto")))
     only = plan_of(point)
     if only is not None:
         plan = replace(only, quant=quants[0][1])

@@ -12,7 +12,7 @@ from taicang.catalog.models import model
 from taicang.catalog.slo import slos
 from taicang.errors import InvalidInput, MissingFigure, NotModelled, TaicangError, UnknownName
 from taicang.plans import EXCHANGES
-from taicang.search.choices import QUANTS
+from taicang.search.choices import CACHES, QUANTS
 from taicang.search.evaluate import limits
 from taicang.search.lengths import of_profile
 from taicang.search.result import Objective
@@ -116,6 +116,7 @@ KEYS: Mapping[str, Key] = {
     "stack": _named(catalog.stack, empty=True),
     "memory_fraction": _between(TINY, 1.0),
     "quant": _word("quantisation", QUANTS),
+    "kv": _word("cache format", CACHES),
     "mode": _word("mode", tuple(MODES)),
     "batch": _whole("batch"),
     "mtp": _whole("mtp"),

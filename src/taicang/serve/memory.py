@@ -23,6 +23,7 @@ from taicang.models.types import (
     GroupedQuery,
     Latent,
     Model,
+    ShortConv,
     StateSpace,
     routed,
 )
@@ -105,6 +106,8 @@ def _shard(kind: Attention, tp: Any) -> Attention:
         return replace(kind, heads=_whole(kind.heads / tp), kv_heads=_some_of(kind.kv_heads // tp))
     if isinstance(kind, GatedLinear):
         return replace(kind, k_heads=_some_of(kind.k_heads // tp), v_heads=_some_of(kind.v_heads // tp))
+    if isinstance(kind, ShortConv):
+        return replace(kind, width=_whole(kind.width / tp))
     if isinstance(kind, StateSpace):
         return replace(kind, heads=_whole(kind.heads / tp), groups=_some_of(kind.groups // tp))
     return replace(kind, heads=_whole(kind.heads / tp))
@@ -143,12 +146,13 @@ def memory_use(
     dense = number_format(quant.dense).weight_bytes
     experts = number_format(quant.experts).weight_bytes
     one = _one_layer(mine)
+    spared = _spared(mine, plan)
     shard = 1 if plan.sp else plan.tp
     several: Any = np.where(np.asarray(plan.ranks) > 1, head.group_bytes, 0.0)
     use = MemoryUse(
-        attention_bytes=counted.attention * attention + counted.norm * 2.0,
-        dense_bytes=counted.dense * dense,
-        experts_bytes=counted.experts * experts + counted.router * 4.0,
+        attention_bytes=counted.attention * attention + counted.norm * 2.0 + spared["attention"],
+        dense_bytes=counted.dense * dense + spared["dense"],
+        experts_bytes=counted.experts * experts + counted.router * 4.0 + spared["experts"],
         shared_bytes=counted.shared * dense,
         embedding_bytes=(counted.embedding + counted.head) * 2.0,
         draft_bytes=(one.attention * attention + one.dense * dense + one.experts * experts + one.shared * dense)
@@ -184,6 +188,17 @@ def _withheld(use: MemoryUse, plan: ServePlan, head: Headroom, tokens: Count, *,
     else:
         kept = (1.0 - ratio) * np.maximum(whole - use.weights_bytes - use.rest_bytes, 0.0)
     return cast(Num, kept)
+
+
+def _spared(mine: Model, plan: ServePlan) -> dict[str, Any]:
+    """Bytes that layers left in bf16 take beyond the format of their class."""
+    extra: dict[str, Any] = dict.fromkeys(("attention", "dense", "experts"), 0.0)
+    for block in mine.blocks if plan.quant.spares else ():
+        counted = parameters(replace(mine, blocks=(block,), mtp_layers=0))
+        for kind in block.plain:
+            width = 2.0 - number_format(getattr(plan.quant, kind)).weight_bytes
+            extra[kind] = extra[kind] + getattr(counted, kind) * width
+    return extra
 
 
 def _one_layer(mine: Model) -> Parameters:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from taicang.lower.training import lower_embedding, lower_head, lower_layer
+from taicang.lower.training import lower_edges, lower_layer
 from taicang.models.types import Block
 from taicang.train import memory, sync
 from taicang.train.layer import LayerTime, Price, Spent, added, layer_time, scaled, total
@@ -94,7 +94,7 @@ def _chunk(share: Share, layers: Layers) -> Chunk:
         time, held = layers[block]
         back: Spent = added({"recompute": total(time.again)}, time.data)
         front: Spent = time.forward
-        if plan.zero == 3:
+        if plan.by_layer:
             ahead, behind = sync.layer_exposed(
                 sync.layer_network(held, plan, layers.price), stack, setup.tax,
                 forward_s=total(time.forward), backward_s=total(time.again) + total(time.data) + total(time.weight),
@@ -105,24 +105,28 @@ def _chunk(share: Share, layers: Layers) -> Chunk:
         dense, experts = dense + held.dense * count, experts + held.experts * count
         saved = saved + time.saved_bytes * count
         beside = beside + time.saved_s * count
-        working = np.maximum(working, time.working_bytes + memory.gathered_bytes(held, plan))
+        working = np.maximum(working, time.working_bytes + _gathered(held, held, setup))
     embedding, head = memory.edge_parameters(model, plan)
     heads = share.head + share.mtp * model.mtp_layers
-    for lowered, parameters, count in (
-        (lower_embedding, embedding, int(share.embedding)),
-        (lower_head, head, heads),
-    ):
+    edges = lower_edges(model, plan, stack)
+    for lowered, parameters, count in zip(edges, (embedding, head), (int(share.embedding), heads), strict=True):
         if not count:
             continue
-        time = layer_time(lowered(model, plan), plan, stack, layers.price, setup.tax)
+        time = layer_time(lowered, plan, stack, layers.price, setup.tax)
         forward, data = added(forward, scaled(time.forward, count)), added(data, scaled(time.data, count))
         weight = added(weight, scaled(time.weight, count))
         dense = dense + parameters
-        working = np.maximum(working, time.working_bytes)
+        edge, next_ = Held(dense=parameters, experts=0.0), layers[model.blocks[-1]][1]
+        working = np.maximum(working, time.working_bytes + _gathered(edge, next_, setup))
     return Chunk(
         forward=forward, data=data, weight=weight, held=Held(dense=dense, experts=experts), saved_bytes=saved,
         working_bytes=working, saved_s=beside,
     )  # fmt: skip
+
+
+def _gathered(layer: Held, ahead: Held, setup: Setup) -> Num:
+    """What layers gather for themselves; a pipeline's are there all the time."""
+    return memory.gathered_bytes(layer, ahead, setup.plan, setup.stack.keeps) if setup.plan.by_layer else 0.0
 
 
 def held_by(chunks: Sequence[Chunk], rank: int, pp: int, *, dual: bool) -> list[Chunk]:

@@ -14,14 +14,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from taicang.lower.training import lower_embedding, lower_head, lower_layer
+from taicang.lower.training import lower_edges, lower_layer
 from taicang.train import memory, sync
 from taicang.train.layer import LayerTime, Price, layer_time, total
 from taicang.train.memory import Held
 from taicang.train.setup import Setup
 from taicang.train.space import Variant, variants
 from taicang.train.step import straggling_ratio
-from taicang.train_plans import Schedule, TrainPlan
+from taicang.train_plans import Schedule, TrainPlan, expert_shard
 from taicang.units import Num
 
 Floats = NDArray[np.float64]
@@ -52,6 +52,7 @@ class _Layer:
     """What a pair of passes saves."""
     kept_bytes: Num
     """Activations kept, by recompute."""
+    boundary_bytes: float
     busiest_bytes: Num
     """Activations of the layer at work."""
     held: Held
@@ -102,10 +103,15 @@ def _legal(
         legal = legal & (vpp == 1)
     if schedule == "dualpipe":
         legal = legal & (pp % 2 == 0) & (micro % 2 == 0) & (micro >= 2 * pp)
-    if variant.zero == 3:
+    if variant.zero == 3 or (variant.zero == 2 and setup.stack.keeps.sharding == "deepspeed"):
         legal = legal & (pp == 1)
+    replicas = setup.machine.ranks // (layout.tp * pp)  # along cp and dp
     if variant.order != layout.order:
-        legal = legal & (pp > 1) & (setup.machine.ranks // (layout.tp * layout.cp * pp) > 1)
+        legal = legal & (pp > 1) & (replicas > layout.cp)
+    if variant.shard:
+        experts = np.maximum(replicas * layout.tp // (layout.ep * layout.etp), 1)
+        legal = legal & (replicas % variant.shard == 0)
+        legal = legal & (experts % expert_shard(replace(layout, shard=variant.shard), experts) == 0)
     return legal
 
 
@@ -131,13 +137,13 @@ def _mean(setup: Setup, layout: TrainPlan, modes: tuple[tuple[Any, float], ...])
     forward, core = weigh(lambda t: total(t.forward)), weigh(lambda t: total(t.again))
     weight = weigh(lambda t: total(t.weight))
     everything, trimmed = weigh(lambda t: t.working_bytes), weigh(lambda t: t.saved_bytes)
-    boundary = layout.micro_batch * layout.seq / layout.cp * model.hidden * 2.0 / (layout.tp if layout.sp else 1)
+    boundary = memory.boundary_bytes(model, layout)
     again = [{"none": 0.0, "selective": core, "full": ratio * forward}[mode] for mode, ratio in modes]
     kept = [
         {"none": everything, "selective": trimmed, "full": ratio * boundary + (1 - ratio) * everything}[mode]
         for mode, ratio in modes
     ]
-    edges = [layer_time(lower(model, layout), layout, stack, price) for lower in (lower_embedding, lower_head)]
+    edges = [layer_time(edge, layout, stack, price) for edge in lower_edges(model, layout, stack)]
     first, last = (float(total(t.forward) + total(t.data) + total(t.weight)) for t in edges)
     return _Layer(
         forward_s=forward,
@@ -145,6 +151,7 @@ def _mean(setup: Setup, layout: TrainPlan, modes: tuple[tuple[Any, float], ...])
         weight_s=weight,
         beside_s=weigh(lambda t: t.saved_s) if layout.ep > 1 else 0.0,
         kept_bytes=np.array(kept)[:, None],
+        boundary_bytes=boundary,
         busiest_bytes=everything,
         held=Held(dense=dense, experts=experts),
         ends=(first, last),
@@ -195,16 +202,21 @@ def _stage(
         forward, back = forward + ahead, back + behind
     else:
         more = sync.step_exposed(
-            networks[key], given.zero, stack, tax, forward_s=copies * layers * forward,
-            backward_s=copies * layers * back, micro=micro * 1.0,
+            networks[key], plan, stack, tax, forward_s=copies * layers * forward,
+            backward_s=copies * layers * back, micro=micro * 1.0, vpp=vpp * 1.0,
         )  # fmt: skip
         after = after + more[0] + more[1]
     once = forward + back
     padded = (count % (pp * vpp) != 0) & (pp > 1) & ((count + 2) % (pp * vpp) == 0)
     ends = np.where(pp == 1, sum(layer.ends), max(layer.ends))
     inner = (count + 2) / pp * once  # of the stages between the first and the last
-    busiest = layer.busiest_bytes + memory.gathered_bytes(layer.held, plan)
-    state = sum(memory.state_bytes(wide, plan)) + np.maximum(busiest, layer.logits_bytes)
+    head = Held(dense=layer.edges[1], experts=0.0)
+    busiest, loss = (
+        size + memory.gathered_bytes(held, layer.held, plan, stack.keeps)
+        for size, held in ((layer.busiest_bytes, layer.held), (layer.logits_bytes, head))
+    )
+    state = sum(memory.state_bytes(wide, plan, stack.keeps)) + memory.bucket_bytes(wide, plan, stack.keeps)
+    state = state + np.maximum(busiest, loss)
     return _Stage(
         once_s=once,
         back_s=back,
@@ -221,7 +233,8 @@ def _whole(
     """Seconds and bytes of the fullest rank, by recompute and pair of stages and chunks."""
     bubble = _bubble(setup, plan.schedule, layer, stage.once_s, stage.back_s, pp, vpp, micro)
     slowed = 1.0 + straggling_ratio(setup.machine.ranks, setup.clock_ratio)
-    kept = layer.kept_bytes * stage.layers / vpp * _in_flight(setup, plan, pp, vpp, micro)
+    sent = layer.boundary_bytes * (pp > 1) if setup.stack.keeps.outputs else 0.0
+    kept = (layer.kept_bytes * stage.layers / vpp + sent) * _in_flight(setup, plan, pp, vpp, micro)
     return np.asarray(slowed * (micro * stage.micro_s + bubble) + stage.after_s), np.asarray(stage.state_bytes + kept)
 
 

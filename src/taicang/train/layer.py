@@ -116,7 +116,8 @@ def _dropped(forward: tuple[Step, ...], modules: tuple[str, ...]) -> Num:
     dropped: Num = 0.0
     before = ""
     for step in forward:
-        if step.axis != "compute" or (isinstance(step.op, Pointwise) and step.op.kind in ("rope", "route")):
+        moves = isinstance(step.op, Pointwise) and step.op.kind in ("rope", "route")
+        if step.axis != "compute" or (moves and not np.any(np.asarray(step.saved_bytes) > 0)):
             continue  # changes nothing that is kept
         if before in modules or (step.module == "core" and "core" in modules):
             dropped = dropped + step.saved_bytes

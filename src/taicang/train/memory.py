@@ -8,12 +8,17 @@ import numpy as np
 
 from taicang.models.count import parameters
 from taicang.models.types import Block, Model
+from taicang.stacks import Keeping
 from taicang.train.schedule import Shape, warm_up
 from taicang.train_plans import TrainPlan, data_groups, expert_groups
 from taicang.units import Count, Num
 
 RUNTIME_RATIO = 0.06
 """Assumed share of device memory for the driver, communication buffers and fragmentation."""
+BUCKET = 5e8
+"""Gradients in one of DeepSpeed's buckets (``reduce_bucket_size`` of its documentation)."""
+LIVE = 1e9
+"""Weights that DeepSpeed's ZeRO 3 leaves gathered (``stage3_max_live_parameters``)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,8 +70,12 @@ def edge_parameters(model: Model, plan: TrainPlan) -> tuple[float, float]:
     return counted.embedding / plan.tp, head / plan.tp
 
 
-def state_bytes(held: Held, plan: TrainPlan) -> tuple[Num, Num, Num]:
-    """Weights, gradients and optimizer state of ``held`` parameters under the plan's ZeRO stage."""
+def state_bytes(held: Held, plan: TrainPlan, keeps: Keeping) -> tuple[Num, Num, Num]:
+    """Weights, gradients and optimizer state of ``held`` parameters under the plan's ZeRO stage.
+
+    DeepSpeed's optimizers hold more gradients: with 32-bit ones the 16-bit ones of a microbatch's backward pass beside
+    them, with 16-bit ones the shard's again, flat and in 32 bits, for the update.
+    """
     dense, experts = data_groups(plan).sharding, expert_groups(plan).sharding
 
     def spread(stage: int) -> Num:
@@ -76,20 +85,43 @@ def state_bytes(held: Held, plan: TrainPlan) -> tuple[Num, Num, Num]:
         return shard
 
     trained = plan.trained_ratio
-    gathered = 0.0 if plan.zero < 3 or plan.reshard else plan.recipe.gather_bytes  # weights stay for the backward pass
+    whole = held.dense + held.experts
+    piped = (plan.zero == 3) * (np.asarray(plan.pp) > 1)  # all microbatches share what is gathered once a step
+    gathered = plan.recipe.gather_bytes * np.where(piped, True, plan.zero == 3 and not plan.reshard)
+    gradients: Num = (spread(2) + whole * piped) * plan.gradient_bytes
+    if plan.zero and keeps.sharding == "deepspeed":
+        gradients = gradients + (
+            spread(1) * (6.0 if plan.zero == 1 else 4.0) if plan.gradient_bytes == 2.0 else spread(2) * 2.0
+        )
     return (
-        spread(3) * plan.recipe.weight_copies_bytes + (held.dense + held.experts) * gathered,
-        spread(2) * plan.gradient_bytes * trained,
+        spread(3) * plan.recipe.weight_copies_bytes + whole * gathered,
+        gradients * trained,
         spread(1) * plan.optimizer_bytes * trained,
     )
 
 
-def gathered_bytes(layer: Held, plan: TrainPlan) -> Num:
-    """ZeRO 3: whole weights of the layer at work and of the next one, and the whole gradients of the former."""
+def bucket_bytes(held: Held, plan: TrainPlan, keeps: Keeping) -> Num:
+    """DeepSpeed's buffers: gradients are copied together to be reduced (others reduce them where they lie), and ZeRO 3
+    gives back the weights that it gathered only beyond a number of them."""
+    if not plan.zero or keeps.sharding != "deepspeed":
+        return 0.0
+    whole = held.dense + held.experts
+    live = np.minimum(whole, LIVE) * plan.recipe.gather_bytes if plan.zero == 3 else 0.0
+    return np.minimum(whole, BUCKET) * plan.gradient_bytes * plan.trained_ratio + live
+
+
+def gathered_bytes(layer: Held, ahead: Held, plan: TrainPlan, keeps: Keeping) -> Num:
+    """ZeRO 3: whole weights of the layer at work and of the one fetched ahead, whole gradients of the former."""
     if plan.zero < 3:
         return 0.0
-    each = 2.0 * plan.recipe.gather_bytes + plan.gradient_bytes * plan.trained_ratio
-    return (layer.dense + layer.experts) * each
+    whole = layer.dense + layer.experts
+    weights = 0.0 if keeps.sharding == "deepspeed" else (whole + ahead.dense + ahead.experts) * plan.recipe.gather_bytes
+    return weights + whole * plan.gradient_bytes * plan.trained_ratio
+
+
+def boundary_bytes(model: Model, plan: TrainPlan) -> float:
+    """What one layer hands to the next of a microbatch, on one rank."""
+    return plan.micro_batch * plan.seq / plan.cp * model.hidden * 2.0 / (plan.tp if plan.sp else 1)
 
 
 def in_flight(shape: Shape, rank: int) -> float:

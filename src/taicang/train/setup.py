@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from taicang.cost.cost import Cost
 from taicang.errors import InvalidPlan
@@ -19,7 +19,8 @@ from taicang.train_plans import TrainPlan, check
 class Setup:
     """One training job; ``price`` is the cost model, whose choice decides the fidelity.
 
-    Raises ``InvalidPlan`` for a plan that cannot run.
+    Gradients that ``plan`` leaves open are kept as the stack keeps them. Raises ``InvalidPlan`` for a plan that cannot
+    run.
     """
 
     model: Model
@@ -31,7 +32,12 @@ class Setup:
     """Sustained over nominal clock, for the spread between chips (``price`` has its effect on kernels already)."""
 
     def __post_init__(self) -> None:
+        if not self.plan.gradients:
+            kept = "fp16" if self.plan.recipe.name == "fp16" else self.stack.keeps.gradients
+            object.__setattr__(self, "plan", replace(self.plan, gradients=kept))
         check(self.plan, self.model.layers)
+        if self.plan.pp > 1 and self.plan.zero > 1 and self.stack.keeps.sharding == "deepspeed":
+            raise InvalidPlan(f"DeepSpeed's pipelines shard the optimizer only: not zero {self.plan.zero} with pp > 1")
         if self.plan.ranks > self.machine.ranks:
             raise InvalidPlan(
                 f"the plan needs {self.plan.ranks} ranks, {self.machine.name} has {self.machine.ranks}: "

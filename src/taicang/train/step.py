@@ -16,6 +16,7 @@ from taicang.train.layer import LINES
 from taicang.train.memory import Held, MemoryUse
 from taicang.train.setup import Setup
 from taicang.train_plans import TrainPlan, stride
+from taicang.units import Count
 
 THROTTLED_SPREAD_RATIO = 0.04
 """Standard deviation of chips' speed over the share of the clock that the power limit takes (assumed).
@@ -36,6 +37,8 @@ class TrainStep:
     memory: MemoryUse
     bubble_ratio: float
     """Idle share of the pipeline phase on the mean rank."""
+    parameters: Count
+    """Of the whole model, each once."""
 
     def mfu_ratio(self, peak_flop_per_s: float) -> float:
         """Model FLOPs per second and rank over ``peak_flop_per_s``."""
@@ -111,6 +114,7 @@ def train_step(setup: Setup) -> TrainStep:
         "stragglers": phase.seconds * straggling_ratio(plan.ranks, setup.clock_ratio),
     }
     seconds = summed(spent)
+    held = _held(chunks)
     flop = float(model_flop(setup.model, plan.seq, float(plan.global_batch), trained_ratio=plan.trained_ratio))
     return TrainStep(
         plan=plan,
@@ -120,6 +124,7 @@ def train_step(setup: Setup) -> TrainStep:
         flop=flop,
         memory=_memory(setup, ranks),
         bubble_ratio=1.0 - mean / phase.seconds,
+        parameters=float(held.dense * plan.tp + held.experts * plan.ep * plan.etp),
     )
 
 
@@ -132,29 +137,33 @@ def _after(setup: Setup, layers: Layers, mine: Sequence[Chunk]) -> tuple[float, 
     plan = setup.plan
     held = _held(mine)
     optimizer = float(sync.optimizer_s(held, plan, layers.price))
-    if plan.zero == 3:
+    if plan.by_layer:
         return 0.0, 0.0, optimizer
     reduce, gather = sync.step_exposed(
-        sync.step_network(held, plan, layers.price), plan.zero, setup.stack, setup.tax,
+        sync.step_network(held, plan, layers.price), plan, setup.stack, setup.tax,
         forward_s=sum(summed(chunk.forward) for chunk in mine),
         backward_s=sum(summed(chunk.data) + summed(chunk.weight) for chunk in mine), micro=plan.microbatches,
+        vpp=plan.vpp,
     )  # fmt: skip
     return float(reduce), float(gather), optimizer
 
 
 def _memory(setup: Setup, ranks: Sequence[Sequence[Chunk]]) -> MemoryUse:
-    plan, chip, shape = setup.plan, setup.machine.chip, setup.shape
+    plan, chip, shape, keeps = setup.plan, setup.machine.chip, setup.shape, setup.stack.keeps
     uses = []
     for rank, mine in enumerate(ranks):
-        weights, gradients, optimizer = memory.state_bytes(_held(mine), plan)
+        weights, gradients, optimizer = memory.state_bytes(held := _held(mine), plan, keeps)
         kept = sum(float(chunk.saved_bytes) for chunk in mine) / len(mine)
+        if keeps.outputs and rank < plan.pp - 1:
+            kept += memory.boundary_bytes(setup.model, plan)
         uses.append(
             MemoryUse(
                 weights_bytes=weights,
                 gradients_bytes=gradients,
                 optimizer_bytes=optimizer,
                 activations_bytes=kept * memory.in_flight(shape, rank),
-                working_bytes=max(float(chunk.working_bytes) for chunk in mine),
+                working_bytes=max(float(chunk.working_bytes) for chunk in mine)
+                + memory.bucket_bytes(held, plan, keeps),
                 runtime_bytes=memory.RUNTIME_RATIO * chip.memory.capacity_bytes,
                 capacity_bytes=chip.memory.capacity_bytes,
             )

@@ -58,9 +58,17 @@ def _nested(kind: CollectiveKind, payload: Num, replicas: Replicas, price: Price
     return seconds
 
 
-def exposed(network: Num, window: Num, tax: Num, *, hidden: bool) -> Num:
-    """What of ``network`` a ``window`` of computing leaves visible; all of it where the stack does not overlap."""
-    return beside(network, window, pieces=BUCKETS, tax=tax) if hidden else network
+def exposed(network: Num, window: Num, tax: Num, *, hidden: bool, vpp: Count = 1, rounds: Num = 1.0) -> Num:
+    """What of ``network`` a ``window`` of computing leaves visible; all of it where the stack does not overlap.
+
+    A rank with ``vpp`` chunks is through with each but the last ``rounds`` microbatches of a chunk before it is through
+    with the next, and may hide that chunk's share behind them; the last one's has its own pass only.
+    """
+    if not hidden:
+        return network
+    others = 1.0 - 1.0 / vpp
+    seen = beside(network / vpp, window / vpp, pieces=BUCKETS, tax=tax)
+    return seen + beside(network * others, window * others * rounds, pieces=np.inf, tax=tax)
 
 
 def step_network(held: Held, plan: TrainPlan, price: Price) -> tuple[Num, Num]:
@@ -76,14 +84,20 @@ def step_network(held: Held, plan: TrainPlan, price: Price) -> tuple[Num, Num]:
 
 
 def step_exposed(
-    network: tuple[Num, Num], zero: int, stack: Stack, tax: Num, *, forward_s: Num, backward_s: Num, micro: Count
-) -> tuple[Num, Num]:
+    network: tuple[Num, Num], plan: TrainPlan, stack: Stack, tax: Num, *, forward_s: Num, backward_s: Num, micro: Count,
+    vpp: Count,
+) -> tuple[Num, Num]:  # fmt: skip
     """What of ``step_network`` a step waits for, beside one of ``micro`` microbatches' passes on this rank."""
     reduce, gather = network
+    each = plan.zero == 2
+    apart = "interleaved_gradients" in stack.overlap and not each
     return (
-        exposed(reduce, backward_s, tax, hidden="gradients" in stack.overlap) * (micro if zero == 2 else 1),
+        exposed(
+            reduce, backward_s, tax, hidden="gradients" in stack.overlap, vpp=vpp if apart else 1,
+            rounds=np.minimum(plan.pp, micro) * 1.0,
+        ) * (micro if each else 1),
         exposed(gather, forward_s, tax, hidden="parameters" in stack.overlap),
-    )
+    )  # fmt: skip
 
 
 def layer_network(layer: Held, plan: TrainPlan, price: Price) -> tuple[Num, Num]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from taicang.errors import InvalidPlan, UnknownName
-from taicang.train_plans.placement import AXES, side_by_side
+from taicang.train_plans.placement import AXES, expert_shard, side_by_side
 from taicang.train_plans.plan import TrainPlan
-from taicang.train_plans.recipe import MASTERS, MOMENTS
+from taicang.train_plans.recipe import GRADIENTS, MASTERS, MOMENTS
 
 
 def check(plan: TrainPlan, layers: int) -> None:
@@ -31,8 +31,8 @@ def _formats(plan: TrainPlan) -> None:
         raise UnknownName("format of moments", plan.moments, MOMENTS)
     if plan.master not in MASTERS:
         raise UnknownName("kind of master weights", plan.master, MASTERS)
-    if plan.gradients not in ("", "fp32", "bf16"):
-        raise UnknownName("format of gradients", plan.gradients, ("fp32", "bf16"))
+    if plan.gradients and plan.gradients not in GRADIENTS:
+        raise UnknownName("format of gradients", plan.gradients, GRADIENTS)
 
 
 def _order(plan: TrainPlan) -> None:
@@ -57,10 +57,11 @@ def _sharding(plan: TrainPlan) -> None:
     replicas = plan.dp * plan.cp
     if plan.shard and replicas % plan.shard:
         raise InvalidPlan(f"shard={plan.shard} does not divide dp x cp = {replicas} data-parallel ranks")
+    experts = max(plan.tp * replicas // (plan.ep * plan.etp), 1)
+    if plan.shard and experts % expert_shard(plan, experts):
+        raise InvalidPlan(f"shard={plan.shard} does not divide the {experts} ranks that hold the same experts")
     if plan.shard and not side_by_side(plan.order):
         raise InvalidPlan(f"shard groups need cp and dp side by side, not {plan.order}")
-    if plan.zero == 3 and plan.pp > 1:
-        raise InvalidPlan(f"zero 3 gathers weights for each microbatch: not with pp={plan.pp}")
 
 
 def _schedule(plan: TrainPlan, layers: int) -> None:

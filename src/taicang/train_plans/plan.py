@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
-from taicang.train_plans.recipe import MASTERS, MOMENTS, RECIPES, Recipe
+from taicang.train_plans.recipe import GRADIENTS, MASTERS, MOMENTS, RECIPES, Recipe
 
 Recompute: TypeAlias = Literal["none", "selective", "full"]
 Schedule: TypeAlias = Literal["gpipe", "1f1b", "zero_bubble", "dualpipe"]
@@ -57,7 +57,7 @@ class TrainPlan:
     master: str = "fp32"
     """Master weights beside the 16-bit ones (a key of ``MASTERS``)."""
     gradients: str = ""
-    """Format that gradients are kept and reduced in, "fp32" or "bf16" (empty: the recipe's)."""
+    """Format that gradients are kept and reduced in, a key of ``GRADIENTS`` (empty: as the stack does)."""
     reshard: bool = True
     """ZeRO 3: gather weights again for the backward pass."""
     trained_ratio: float = 1.0
@@ -89,9 +89,17 @@ class TrainPlan:
         return 2 if self.schedule == "dualpipe" else 1
 
     @property
+    def by_layer(self) -> bool:
+        """Whether weights are gathered and gradients scattered layer by layer, in every microbatch (ZeRO 3).
+
+        A pipeline gathers them once a step instead and keeps them, whole gradients too, until its last microbatch.
+        """
+        return self.zero == 3 and self.pp == 1
+
+    @property
     def gradient_bytes(self) -> float:
         """Bytes per gradient, kept and reduced."""
-        return MOMENTS[self.gradients] if self.gradients else self.recipe.gradient_bytes
+        return GRADIENTS[self.gradients or "bf16"]
 
     @property
     def optimizer_bytes(self) -> float:

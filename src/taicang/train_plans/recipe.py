@@ -23,15 +23,13 @@ class Recipe:
     """Bytes per parameter of the weights that products read (an 8-bit recipe keeps a transposed copy too)."""
     gather_bytes: float = 2.0
     """Bytes per parameter that a parameter gather moves."""
-    gradient_bytes: float = 2.0
-    """Bytes per gradient, kept and reduced (performance recipes reduce in 16 bits), unless the plan says otherwise."""
 
 
 RECIPES = {
     recipe.name: recipe
     for recipe in (
         Recipe(name="bf16", products="bf16"),
-        Recipe(name="fp16", products="bf16", gradient_bytes=4.0),  # the same arithmetic rate and bytes
+        Recipe(name="fp16", products="bf16"),  # kernels of 16 bits: see ``hardware.in_half``
         Recipe(name="fp8", products="fp8", weight_copies_bytes=2.0, gather_bytes=1.0),
         Recipe(name="fp8_block", products="fp8_block", weight_copies_bytes=2.0, gather_bytes=2.0),
         # matrix units scale MX blocks themselves: grouped products run like plain fp8, not like emulated blocks
@@ -45,6 +43,10 @@ MOMENTS: Final[Mapping[str, float]] = MappingProxyType({"fp32": 4.0, "bf16": 2.0
 MASTERS: Final[Mapping[str, float]] = MappingProxyType({"fp32": 4.0, "remainder": 2.0, "none": 0.0})
 """Bytes per parameter beside the 16-bit weight: a 32-bit copy, the 16 bits that such a copy has more, or nothing (then
 updates round stochastically)."""
+
+
+GRADIENTS: Final[Mapping[str, float]] = MappingProxyType({"fp32": 4.0, "bf16": 2.0, "fp16": 2.0})
+"""Bytes per gradient, kept and reduced."""
 
 
 def recipe(name: str) -> Recipe:

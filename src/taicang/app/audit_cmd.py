@@ -1,0 +1,76 @@
+"""``taicang audit``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from taicang.app.options import JSON, echo_json
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  taicang audit
+  taicang audit mfu-50 --explain
+  taicang audit one-bus --lang zh
+  taicang audit electricity --set atlas-800-a2-313t:power.load="400 kW"
+  taicang audit --claims my-claims.yaml --json
+"""
+)
+@click.argument("claim", required=False)
+@click.option("--explain", is_flag=True, help="Also the runs, the rule, the evidence with its sources, the condition.")
+@click.option("--lang", type=click.Choice(["en", "zh"]), default="en", show_default=True, help="Language of claims.")
+@click.option("--verdict", "only", help="Claims with this verdict only, e.g. contradicted.")
+@click.option(
+    "--set", "sets", multiple=True, metavar="MACHINE:PATH=VALUE",
+    help='Change a figure of a machine in the runs: hgx-h20:chip.memory.bandwidth="8 TB/s".',
+)  # fmt: skip
+@click.option(
+    "--claims", "file", type=click.Path(dir_okay=False, path_type=Path), help="Claims of your own instead (YAML)."
+)
+@JSON
+def audit(
+    claim: str | None, explain: bool, lang: str, only: str | None, sets: tuple[str, ...], file: Path | None,
+    as_json: bool,
+) -> None:  # fmt: skip
+    """What was said of supernodes, and what holds: every claim with its verdict and the number that decides it.
+
+    A verdict comes from a rule over the figures of runs, their error bands and the evidence; a star marks one that
+    would be another somewhere inside a band. Without CLAIM: all of them.
+    """
+    from taicang.app.audit_runs import Asker, read_sets
+    from taicang.audit.claims import VERDICTS, built_in, named, read
+    from taicang.audit.verdict import judge
+    from taicang.errors import UnknownName
+
+    if only is not None and only not in VERDICTS:
+        raise UnknownName("verdict", only, VERDICTS, where="--verdict")
+    claims = built_in() if file is None else read(file)
+    chosen = claims if claim is None else (named(claim, claims),)
+    asker = Asker(read_sets(sets))
+    found = [judge(each, asker.of(each.file)) for each in chosen]
+    found = [each for each in found if only in (None, each.verdict)]
+    if as_json:
+        echo_json([_plain(each) for each in found])
+        return
+    from taicang.app.render_audit import show_claim, show_claims
+
+    if claim is None and not explain:
+        show_claims(found, lang)
+    else:
+        for each in found:
+            show_claim(each, lang, full=explain)
+
+
+def _plain(finding: Any) -> dict[str, Any]:
+    """A finding for programs: the claim's data without the place of its file, and the commands that repeat its runs."""
+    from taicang.app.audit_runs import words
+    from taicang.records import plain
+
+    made: dict[str, Any] = plain({key: getattr(finding, key) for key in finding.__slots__})
+    made["claim"].pop("file")
+    made["commands"] = {name: words(question) for name, question in finding.claim.runs.items()}
+    return made

@@ -1,0 +1,129 @@
+"""The runs of claims: each is a question, answered by the command that answers it for everybody."""
+
+from __future__ import annotations
+
+import io
+import json
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stderr, redirect_stdout, suppress
+from functools import reduce
+from pathlib import Path
+from typing import Any
+
+import click
+
+from taicang.app.ask_cmd import ANSWERING
+from taicang.app.asking import Run, answer
+from taicang.app.main import LazyGroup
+from taicang.audit.verdict import Answer
+from taicang.catalog import build, entry, find
+from taicang.errors import InvalidInput, UnknownName
+
+QUIET = {"search": {"confirm": 0, "explain": False}}
+"""What a figure does not need: replays of the ranking, and its explanation."""
+
+
+def read_sets(texts: Sequence[str]) -> list[tuple[str, str]]:
+    """Machine and change of each "MACHINE:PATH=VALUE"."""
+    made = []
+    for text in texts:
+        name, colon, change = text.partition(":")
+        if not colon or "=" not in change:
+            raise InvalidInput(f"expected MACHINE:PATH=VALUE, got {text!r}", where="--set")
+        find(name.strip())
+        made.append((name.strip(), change))
+    return made
+
+
+class Asker:
+    """Answers questions, each once. ``sets`` changes figures of machines: (machine, "PATH=VALUE")."""
+
+    def __init__(self, sets: Sequence[tuple[str, str]] = ()) -> None:
+        self.sets = sets
+        self.known: dict[str, Answer] = {}
+
+    def of(self, path: Path) -> Callable[[Mapping[str, Any]], Answer]:
+        """What answers the questions of the file ``path``, which errors name."""
+
+        def ask(question: Mapping[str, Any]) -> Answer:
+            key = json.dumps(question, sort_keys=True)
+            if key not in self.known:
+                self.known[key] = self._answer(question, path)
+            return self.known[key]
+
+        return ask
+
+    def _answer(self, question: Mapping[str, Any], path: Path) -> Answer:
+        given = dict(question)
+        kind = str(given.pop("ask", ""))
+        name = str(given.get("on", given.get("name", given.get("machine", ""))))
+        changes = [change for machine, change in self.sets if build.split(name)[0] == machine]
+        if kind == "catalog":
+            return Answer(figures=_figures(name, changes))
+        if kind not in ANSWERING:
+            raise UnknownName("command", kind, (*ANSWERING, "catalog"), where=str(path))
+        if changes:
+            given["set"] = [*given.get("set", ()), *changes]
+        return _reduced(kind, _printed(Run(ask=kind, given=given | QUIET.get(kind, {}), defaults={}), path))
+
+
+def _printed(run: Run, path: Path) -> Any:
+    """What the command prints with --json."""
+    command = LazyGroup(commands={}).get_command(click.Context(click.Command("audit")), run.ask)
+    assert command is not None, run.ask
+    out = io.StringIO()
+    with redirect_stdout(out), redirect_stderr(io.StringIO()), suppress(SystemExit):  # no plan: what it prints says so
+        answer(run, command, path, ["--json"])
+    return json.loads(out.getvalue())
+
+
+def _reduced(kind: str, told: Any) -> Answer:
+    """The figures of the best plan and the band of its kind, out of what a command prints."""
+    one = told[0] if isinstance(told, list) else told.get("prediction") or told
+    if kind == "search":
+        if not one["best"]:
+            return Answer(figures={}, infeasible="; ".join(one["nearest"]))
+        one = one["chosen"]["choice"]
+    if isinstance(told, dict) and told.get("infeasible"):
+        return Answer(figures={}, infeasible=str(one.get("reason", "")))
+    # an unvalidated figure has no band of its own: its claim rests on the figure as it is
+    high = one.get("bands", {}).get("throughput", {}).get("high_ratio")
+    return Answer(figures=one, band_ratio=0.0 if high is None else float(high) - 1.0)
+
+
+def _figures(name: str, changes: Sequence[str]) -> dict[str, Any]:
+    """Figures of a catalogue entry, nested as their keys are; readings that disagree are the band."""
+    made: dict[str, Any] = {}
+    for figure in entry(find(name), name, changes).figures:
+        if isinstance(figure.value, bool) or not isinstance(figure.value, int | float):
+            continue
+        *sections, last = figure.key.split(".")
+        inner = reduce(lambda place, key: place.setdefault(key, {}), sections, made)
+        readings = [
+            other.value
+            for other in figure.conflicts
+            if isinstance(other.value, int | float) and other.value is not True
+        ]
+        inner[last] = {"low": min(figure.value, *readings), "mid": figure.value, "high": max(figure.value, *readings)} \
+            if readings else figure.value  # fmt: skip
+    return made
+
+
+def words(question: Mapping[str, Any]) -> str:
+    """The command line that asks ``question``."""
+    given = dict(question)
+    kind = given.pop("ask")
+    if kind == "catalog":
+        return f"taicang catalog show {given['name']}"
+    first = [str(given.pop(key)) for key in ("model", "machine") if key in given and kind != "catalog"][:1]
+    parts = ["taicang", str(kind), *first]
+    for key, value in given.items():
+        if value is True:
+            parts.append(f"--{key}")
+        elif value is False:
+            continue
+        else:
+            for each in value if isinstance(value, list) else [value]:
+                parts += [f"--{key}", str(each)]
+    return shlex.join(parts)

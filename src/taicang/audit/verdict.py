@@ -1,0 +1,155 @@
+"""From a claim and the answers to its runs to a verdict, and whether the error bands could change it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from taicang.audit import expression
+from taicang.audit.claims import Claim, Verdict
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What a run says: figures (nested mappings; one with low, mid and high is a band of its own) and how far off
+    rates and times of its kind were where they could be checked, nine times in ten."""
+
+    figures: Mapping[str, Any]
+    band_ratio: float = 0.0
+    infeasible: str = ""
+
+
+Ask: TypeAlias = Callable[[Mapping[str, Any]], Answer]
+"""Answers a question of the keys of a command's options."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """One figure with its band; ``value`` None where a run has no answer."""
+
+    key: str
+    name: Mapping[str, str]
+    unit: str
+    value: float | None
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """A claim with its verdict. ``could_be``: what else the rule says somewhere inside the band of a figure."""
+
+    claim: Claim
+    verdict: Verdict
+    could_be: tuple[Verdict, ...]
+    figures: tuple[Result, ...]
+    deciding: str
+    """Arithmetic of the rule's line that gave the verdict."""
+    infeasible: Mapping[str, str]
+    """Runs that have no plan, and why."""
+
+
+def judge(claim: Claim, ask: Ask) -> Finding:
+    """Answer the runs of ``claim``, reduce them to its figures and apply its rule."""
+    answers = {name: ask(question) for name, question in claim.runs.items()}
+    figures = _results(claim, answers)
+    values = {each.key: each.value for each in figures}
+    verdict, deciding = _verdict(claim, values)
+    edges = [
+        _verdict(claim, values | {each.key: edge})[0]
+        for each in figures
+        for edge in (each.low, each.high)
+        if edge is not None
+    ]
+    return Finding(
+        claim=claim,
+        verdict=verdict,
+        could_be=tuple(dict.fromkeys(edge for edge in edges if edge != verdict)),
+        figures=figures,
+        deciding=deciding,
+        infeasible={name: answer.infeasible for name, answer in answers.items() if answer.infeasible},
+    )
+
+
+def _verdict(claim: Claim, values: Mapping[str, float | None]) -> tuple[Verdict, str]:
+    """The first line of the rule that holds. A line that needs a figure which no run gives does not."""
+    known = claim.weights | {name: fact.value for name, fact in claim.facts.items()}
+    known |= {name: value for name, value in values.items() if value is not None}
+    for verdict, text in claim.rule:
+        try:
+            if expression.evaluate(text, known.__getitem__):
+                return verdict, text
+        except (LookupError, ArithmeticError):
+            continue
+    return "unsupported", ""
+
+
+def _results(claim: Claim, answers: Mapping[str, Answer]) -> tuple[Result, ...]:
+    """Figures at the centre, and how far each run's band moves them: shares of independent errors add as squares."""
+    centre = _values(claim, answers, "", 0)
+    moved = [
+        (_values(claim, answers, name, side))
+        for name, answer in answers.items()
+        for side in (-1, 1)
+        if answer.band_ratio or _banded(answer.figures)
+    ]
+    made = []
+    for figure in claim.figures:
+        value = centre[figure.key]
+        shifts = [] if value is None else [(each[figure.key] or value) - value for each in moved]
+        up, down = (math.sqrt(sum(max(sign * shift, 0.0) ** 2 for shift in shifts)) for sign in (1, -1))
+        made.append(
+            Result(
+                key=figure.key,
+                name=figure.name,
+                unit=figure.unit,
+                value=value,
+                low=None if value is None else value - down,
+                high=None if value is None else value + up,
+            )
+        )
+    return tuple(made)
+
+
+def _values(claim: Claim, answers: Mapping[str, Answer], moved: str, side: int) -> dict[str, float | None]:
+    """Every figure, with the errors of the run ``moved`` at one end of its band."""
+    found: dict[str, float | None] = {}
+
+    def lookup(name: str) -> float:
+        run, _, path = name.partition(".")
+        if run in claim.facts:
+            return claim.facts[run].value
+        if run in found:
+            known = found[run]
+            if known is None:
+                raise LookupError(run)
+            return known
+        return _leaf(answers[run], path, side if run == moved else 0)
+
+    for figure in claim.figures:
+        try:
+            found[figure.key] = float(expression.evaluate(figure.value, lookup))
+        except (LookupError, ArithmeticError):
+            found[figure.key] = None
+    return found
+
+
+def _leaf(answer: Answer, path: str, side: int) -> float:
+    """A figure of a run; at ``side`` of the band where it has one of its own, or is a rate or a time."""
+    found: Any = answer.figures
+    for part in path.split("."):
+        found = found[part] if isinstance(found, Mapping) else None
+    if isinstance(found, Mapping) and "mid" in found:
+        return float(found[("low", "mid", "high")[side + 1]])
+    if isinstance(found, bool) or not isinstance(found, int | float):
+        raise LookupError(path)
+    last = path.rpartition(".")[2]
+    rate = "tokens_per_" in last or last in ("requests_per_s", "mfu_ratio")
+    time = last.endswith(("seconds", "_s")) and not rate
+    return float(found) * (1.0 + answer.band_ratio) ** (side if rate else -side if time else 0)
+
+
+def _banded(figures: Any) -> bool:
+    return isinstance(figures, Mapping) and ("mid" in figures or any(_banded(each) for each in figures.values()))

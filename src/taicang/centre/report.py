@@ -1,0 +1,385 @@
+"""Everything that a centre says, as bands: each figure is drawn from its range, every result is made of the draws."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from zlib import crc32
+
+import numpy as np
+from numpy.typing import NDArray
+
+from taicang.centre import cost
+from taicang.centre.cost import Plant, Values
+from taicang.centre.figures import MONEY, Figure
+from taicang.centre.work import Serving, Training, deviation
+from taicang.errors import InvalidInput, MissingFigure
+from taicang.reliability import broken_chips, components, rates_per_s, with_mtbf
+from taicang.units import Num
+
+SAMPLES = 20_000
+USES = (0.2, 0.3, 0.6, 0.8)
+"""Utilisations that are set side by side."""
+DAYS = (31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)
+OWN = ("price", "rent", "error")
+"""Figures that differ between machines: each draws its own."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Band:
+    """The 5th, 50th and 95th percentile."""
+
+    low: float
+    mid: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """A plant with its figures and its work."""
+
+    name: str
+    plant: Plant
+    count: int
+    figures: Mapping[str, Figure]
+    serving: Serving | None = None
+    training: Training | None = None
+    prices: Mapping[str, float] = field(default_factory=dict)
+    """What an API charges per million tokens, in yuan."""
+    mtbf_s: Mapping[str, float] = field(default_factory=dict)
+    spare_chips: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Swing:
+    """What one figure does to the result when the others stay in the middle."""
+
+    key: str
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """Costs in ``currency``; energy in kWh and carbon in kg of the whole centre."""
+
+    name: str
+    currency: str
+    chips: int
+    rented: bool
+    utilisation: Band
+    chip_hour: Band
+    parts: Mapping[str, Band]
+    used_chip_hour: Band
+    output_mtoken: Band | None
+    """Everything over the output tokens alone, per million: the price of output at which it pays, were input free."""
+    tokens: Mapping[str, Band]
+    """Per million input, cached and output tokens, by the chips' time that each takes."""
+    monthly_tokens: float | None
+    at_use: Mapping[str, Band]
+    run: Band | None
+    """One training run."""
+    run_s: float | None
+    even_utilisation: Band | None
+    """From which an API's prices pay for the centre; above one: never."""
+    rented_mtoken: Band | None
+    """The same tokens on rented chips."""
+    api_mtoken: Band | None
+    """The same tokens at the API's prices, all over output."""
+    bill_per_chip_month: Band | None
+    power_kw: Band | None
+    """Of the whole centre; the lessor's where chips are rented."""
+    by_hour: tuple[Mapping[str, float], ...]
+    by_month: tuple[Mapping[str, float], ...]
+    cash: tuple[Mapping[str, float], ...]
+    outage: Mapping[str, Band]
+    tornado: tuple[Swing, ...]
+    samples: int
+    seed: int
+
+
+def draws(figures: Mapping[str, Figure], name: str, samples: int, seed: int) -> dict[str, Num]:
+    """Each figure drawn evenly from its range, alike for every machine but for those in ``OWN``; money in yuan."""
+    made: dict[str, Num] = {}
+    for key, figure in figures.items():
+        text = f"{key} of {name}" if key in OWN else key
+        dice = np.random.default_rng([seed, crc32(text.encode())])
+        if key == "error":
+            made[key] = np.exp(deviation(figure.high) * dice.standard_normal(samples))
+        else:
+            made[key] = figure.low + (figure.high - figure.low) * dice.random(samples)
+    return _in_yuan(figures, made)
+
+
+def middles(figures: Mapping[str, Figure]) -> dict[str, Num]:
+    """Every figure in its middle."""
+    values: dict[str, Num] = {key: 1.0 if key == "error" else figure.middle for key, figure in figures.items()}
+    return _in_yuan(figures, values)
+
+
+def _in_yuan(figures: Mapping[str, Figure], values: dict[str, Num]) -> dict[str, Num]:
+    for key in MONEY:
+        if key in figures and figures[key].dimension.startswith("usd"):
+            values[key] = values[key] * values["rate"]
+    return values
+
+
+def band(values: Num) -> Band:
+    """Percentiles of draws."""
+    low, mid, high = np.quantile(np.asarray(values, dtype=float), [0.05, 0.5, 0.95])
+    return Band(low=float(low), mid=float(mid), high=float(high))
+
+
+def mtoken(case: Case, values: Values, utilisation: Num) -> Num:
+    """Yuan per million output tokens, everything over them alone."""
+    assert case.serving is not None
+    rate = case.serving.output_tokens_per_chip_hour * values["error"]
+    return cost.used_hour(case.plant, values, utilisation) / rate * 1e6
+
+
+def check(case: Case) -> None:
+    """Raise for figures that nobody published and the user did not state."""
+    if case.plant.rented and "rent" not in case.figures:
+        raise InvalidInput(f"no rent of {case.plant.machine.name} is published; give --rent, e.g. '2 USD/h'")
+    if not case.plant.rented:
+        if "price" not in case.figures:
+            said = "give --price, e.g. '2..3 MCNY' for the whole machine, or --rent, e.g. '2 USD/h' for a chip"
+            raise InvalidInput(f"no price of {case.plant.machine.name} is published; {said}")
+        if case.plant.machine.power_w is None:
+            raise MissingFigure(case.plant.machine.name, "power.load")
+
+
+def report(case: Case, *, currency: str = "CNY", samples: int = SAMPLES, seed: int = 0) -> Report:
+    """Everything that ``case`` says."""
+    check(case)
+    plant, work = case.plant, case.serving
+    values = draws(case.figures, case.name, samples, seed)
+    unit: Num = values["rate"] if currency == "USD" else 1.0
+    use = values["utilisation"]
+    parts = cost.hour(plant, values, use)
+    whole: Num = sum(parts.values())
+    used = cost.used_hour(plant, values, use)
+    prices: Mapping[str, Num] = case.prices
+    mid = middles(case.figures)
+    shown = mid["rate"] if currency == "USD" else 1.0
+    earned = work.earned(prices) * values["error"] if work and prices else None
+    month = cost.used_ratio(plant, mid, mid["utilisation"]) * 730.0
+    chips = plant.machine.chips * case.count
+    run = None
+    if case.training is not None:
+        run = (
+            used
+            * case.training.chip_s
+            / 3600.0
+            / np.exp(deviation(case.training.error_ratio) * _dice(case, samples, seed))
+        )
+    return Report(
+        name=case.name,
+        currency=currency,
+        chips=chips,
+        rented=plant.rented,
+        utilisation=band(use),
+        chip_hour=band(whole / unit),
+        parts={name: band(part / unit) for name, part in parts.items()},
+        used_chip_hour=band(used / unit),
+        output_mtoken=band(mtoken(case, values, use) / unit) if work else None,
+        tokens=_tokens(work, used / values["error"] / unit) if work else {},
+        monthly_tokens=float(work.output_tokens_per_chip_hour * month * chips) if work else None,
+        at_use=_at_use(case, values, unit),
+        run=None if run is None else band(run / unit),
+        run_s=None if case.training is None else case.training.seconds,
+        even_utilisation=None if earned is None or plant.rented else band(cost.even_utilisation(plant, values, earned)),
+        rented_mtoken=_rented(case, values, use, unit),
+        api_mtoken=band(_listed(work, prices) / (values["rate"] if currency == "USD" else np.ones(1)))
+        if work and prices
+        else None,
+        bill_per_chip_month=None if plant.rented else band(cost.electricity(plant, values, use) * 730.0 / unit),
+        power_kw=None if plant.rented else band(_power(plant, values, use) * chips),
+        by_hour=_by_hour(case, mid, shown),
+        by_month=_by_month(case, mid, shown),
+        cash=_cash(case, mid, shown),
+        outage=_outage(case, values, whole / unit, earned, unit),
+        tornado=_tornado(case, currency),
+        samples=samples,
+        seed=seed,
+    )
+
+
+def _power(plant: Plant, values: Values, use: Num) -> Num:
+    total: Num = sum(cost.power_kw(plant, values, each) for each in cost.busy(plant, use))
+    return total / 24.0
+
+
+def _dice(case: Case, samples: int, seed: int) -> NDArray[np.float64]:
+    return np.random.default_rng([seed, crc32(f"training of {case.name}".encode())]).standard_normal(samples)
+
+
+def _tokens(work: Serving, used: Num) -> dict[str, Band]:
+    """Per million tokens of each kind."""
+    seconds = {"input": work.input_s, "cached": work.cached_s, "output": work.output_s}
+    return {name: band(used * each / 3600.0 * 1e6) for name, each in seconds.items() if each is not None}
+
+
+def _at_use(case: Case, values: Values, unit: Num) -> dict[str, Band]:
+    """Cost of a million output tokens, or of a used chip-hour, by utilisation."""
+    made = {}
+    for share in USES:
+        found = mtoken(case, values, share) if case.serving else cost.used_hour(case.plant, values, share)
+        made[f"{share:.0%}"] = band(found / unit)
+    return made
+
+
+def _rented(case: Case, values: Values, use: Num, unit: Num) -> Band | None:
+    """The same tokens on chips rented by the hour, idle hours paid too."""
+    if case.plant.rented or case.serving is None or "rent" not in case.figures:
+        return None
+    rate = case.serving.output_tokens_per_chip_hour * values["error"]
+    return band(values["rent"] / cost.used_ratio(case.plant, values, use) / rate * 1e6 / unit)
+
+
+def _listed(work: Serving, prices: Mapping[str, Num]) -> Num:
+    return work.earned(prices) / work.output_tokens_per_chip_hour * 1e6
+
+
+def _by_hour(case: Case, mid: Values, unit: Num) -> tuple[Mapping[str, float], ...]:
+    """A day: load, power, tariff, bill and carbon of the whole centre by hour."""
+    if case.plant.rented:
+        return ()
+    plant, chips, made = case.plant, case.plant.machine.chips * case.count, []
+    for at, used in enumerate(cost.busy(plant, mid["utilisation"])):
+        power = float(cost.power_kw(plant, mid, used) * chips)
+        tariff = float(mid["tariff"] * plant.steps[at] / unit)
+        row = {"hour": at, "used_ratio": float(used), "power_kw": power, "tariff": tariff, "bill": power * tariff}
+        made.append(row | ({"carbon_kg": power * float(mid["carbon"])} if "carbon" in mid else {}))
+    return tuple(made)
+
+
+def _by_month(case: Case, mid: Values, unit: Num) -> tuple[Mapping[str, float], ...]:
+    day = _by_hour(case, mid, unit)
+    keys = [key for key in ("power_kw", "bill", "carbon_kg") if day and key in day[0]]
+    names = {"power_kw": "energy_kwh"}
+    return tuple(
+        {"month": at + 1} | {names.get(key, key): days * sum(row[key] for row in day) for key in keys}
+        for at, days in enumerate(DAYS)
+        if day
+    )
+
+
+def _cash(case: Case, mid: Values, unit: Num) -> tuple[Mapping[str, float], ...]:
+    """Purchase, running cost and, where an API has prices, what they would earn, by year; undiscounted."""
+    plant = case.plant
+    if plant.rented:
+        return ()
+    chips = plant.machine.chips * case.count
+    parts = cost.hour(plant, mid, mid["utilisation"])
+    running = float(sum(part for name, part in parts.items() if name != "capital")) * cost.HOURS_PER_YEAR * chips
+    bought = float(mid["price"] * (1.0 + mid["network"]) * (1.0 + mid["spares"])) * case.count
+    earned = 0.0
+    if case.serving and case.prices:
+        share = float(cost.used_ratio(plant, mid, mid["utilisation"]))
+        earned = float(case.serving.earned(case.prices)) * share * cost.HOURS_PER_YEAR * chips
+    scale = float(unit)
+    bought, running, earned = bought / scale, running / scale, earned / scale
+    total, rows = -bought, [{"year": 0.0, "paid": bought, "earned": 0.0, "total": -bought}]
+    for year in range(1, round(float(mid["years"])) + 1):
+        total += earned - running
+        rows.append({"year": float(year), "paid": running, "earned": earned, "total": total})
+    return tuple(rows)
+
+
+def _outage(case: Case, values: Values, whole: Num, earned: Num | None, unit: Num) -> dict[str, Band]:
+    """How often something fails, how many chips are away, and what an hour costs in which nothing runs."""
+    machine, chips = case.plant.machine, case.plant.machine.chips * case.count
+    parts = with_mtbf(components(machine), case.mtbf_s)
+    rate = sum(rates_per_s(parts, chips).values())
+    away = max(broken_chips(parts, chips) - case.spare_chips, 0.0)
+    still = {"hour": band(whole * chips)}
+    if earned is not None:
+        still["lost_income"] = band(earned * values["utilisation"] * values["availability"] * chips / unit)
+    return still | {
+        "hours_between_failures": band(1.0 / max(rate, 1e-30) / 3600.0),
+        "chips_away": band(away),
+        "parts_availability": band(1.0 - min(away / chips, 1.0)),
+    }
+
+
+def _tornado(case: Case, currency: str) -> tuple[Swing, ...]:
+    """Figures by how much they move the result, the largest first."""
+    result: Callable[[Values], Num] = (
+        (lambda values: mtoken(case, values, values["utilisation"]))
+        if case.serving
+        else (lambda values: cost.used_hour(case.plant, values, values["utilisation"]))
+    )
+    swings = []
+    for key, figure in case.figures.items():
+        ends = []
+        for end in (figure.low, figure.high):
+            if key == "error":
+                values = middles(case.figures) | {
+                    "error": 1.0 + end if end == figure.high else 1.0 / (1.0 + figure.high)
+                }
+            else:
+                one = Figure(key=key, low=end, high=end, dimension=figure.dimension)
+                values = middles({**case.figures, key: one})
+            ends.append(float(result(values) / (values["rate"] if currency == "USD" else 1.0)))
+        if ends[0] != ends[1]:
+            swings.append(Swing(key=key, low=ends[0], high=ends[1]))
+    return tuple(sorted(swings, key=lambda swing: -abs(swing.high - swing.low)))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One of several machines: per million output tokens, and at equal money, power and service."""
+
+    name: str
+    rented: bool
+    output_mtoken: Band
+    output_tokens_per_s_per_cny: float | None
+    """Of used machines, over their price."""
+    output_tokens_per_s_per_w: float | None
+    """The same over the power of the facility."""
+    machines_ratio: float
+    """Machines that carry what the first one of the list carries."""
+    yearly: Band
+    """What these cost a year."""
+    alike: tuple[str, ...]
+    """Machines that the ranges cannot tell from it: cheaper in 5 to 95 of 100 draws."""
+
+
+def compare(cases: Sequence[Case], *, currency: str, samples: int = SAMPLES, seed: int = 0) -> tuple[Row, ...]:
+    """Machines that serve the same, side by side; figures that they share are drawn alike."""
+    for case in cases:
+        check(case)
+    all_values = [draws(case.figures, case.name, samples, seed) for case in cases]
+    costs = [mtoken(case, values, values["utilisation"]) for case, values in zip(cases, all_values, strict=True)]
+    rows = []
+    load = _machine_rate(cases[0])
+    for case, values, each in zip(cases, all_values, costs, strict=True):
+        unit: Num = values["rate"] if currency == "USD" else 1.0
+        mid, machine = middles(case.figures), case.plant.machine
+        rate, needed = _machine_rate(case), load / _machine_rate(case)
+        hourly: Num = sum(cost.hour(case.plant, values, values["utilisation"]).values())
+        power = 0.0 if case.plant.rented else float(cost.power_kw(case.plant, mid, 1.0)) * machine.chips * 1e3
+        rows.append(
+            Row(
+                name=case.name,
+                rented=case.plant.rented,
+                output_mtoken=band(each / unit),
+                output_tokens_per_s_per_cny=None if case.plant.rented else rate / float(mid["price"]),
+                output_tokens_per_s_per_w=rate / power if power else None,
+                machines_ratio=needed,
+                yearly=band(hourly * machine.chips * needed * cost.HOURS_PER_YEAR / unit),
+                alike=tuple(
+                    other.name
+                    for other, theirs in zip(cases, costs, strict=True)
+                    if other is not case and 0.05 < float(np.mean(np.asarray(each) < np.asarray(theirs))) < 0.95
+                ),
+            )
+        )
+    return tuple(rows)
+
+
+def _machine_rate(case: Case) -> float:
+    """Output tokens per second of one machine that is used all the time."""
+    assert case.serving is not None
+    return case.serving.output_tokens_per_chip_hour / 3600.0 * case.plant.machine.chips

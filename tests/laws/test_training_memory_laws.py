@@ -1,0 +1,127 @@
+"""Bytes that each stack keeps of a parameter, over its recipes, ZeRO stages and models."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cache
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from taicang import catalog
+from taicang.catalog.models import model
+from taicang.catalog.training import training_price
+from taicang.errors import InvalidPlan
+from taicang.hardware import Machine
+from taicang.train.memory import Held, bucket_bytes, state_bytes
+from taicang.train.setup import Setup
+from taicang.train.step import train_step
+from taicang.train_plans import RECIPES, TrainPlan, recipe
+
+ACCUMULATE_FP32 = ("megatron", "megatron-classic", "mindspeed", "hai-llm")
+STACKS = (*ACCUMULATE_FP32, "nemo", "nemo-mlperf", "primus", "torchtitan", "fsdp", "deepspeed")
+MODELS = ("llama-2-7b", "llama-3-8b", "qwen2.5-7b", "gpt3-175b", "mixtral-8x7b")
+
+
+@cache
+def _machine(name: str) -> Machine:
+    return catalog.machine(name)
+
+
+def _setup(stack: str, net: str, plan: TrainPlan, on: str = "hgx-h100 x 4") -> Setup:
+    engine, machine = catalog.stack(stack), _machine(on)
+    return Setup(model=model(net), plan=plan, machine=machine, stack=engine, price=training_price(machine, engine))
+
+
+@given(
+    st.sampled_from(STACKS), st.sampled_from(sorted(RECIPES)), st.sampled_from((0, 1, 2, 3)), st.sampled_from(MODELS)
+)
+def test_gradients_are_those_of_stack_and_recipe(stack: str, form: str, zero: int, net: str) -> None:
+    plan = _setup(stack, net, TrainPlan(dp=32, global_batch=32, zero=zero, recipe=recipe(form))).plan
+    wide = form != "fp16" and stack in ACCUMULATE_FP32
+    assert plan.gradient_bytes == (4.0 if wide else 2.0)
+    said = replace(plan, gradients="bf16" if wide else "fp32")
+    assert _setup(stack, net, said).plan.gradients == said.gradients
+
+
+@given(
+    st.sampled_from(STACKS), st.sampled_from(("bf16", "fp16")), st.sampled_from((0, 1, 2, 3)),
+    st.sampled_from((1, 2, 8, 64)), st.floats(1e6, 1e11),
+)  # fmt: skip
+def test_bytes_a_parameter(stack: str, form: str, zero: int, dp: int, count: float) -> None:
+    """On one rank: 16 to 18 bytes, and what DeepSpeed copies; over many no stage keeps more than the one below it."""
+    keeps = catalog.stack(stack).keeps
+    plan = TrainPlan(dp=dp, zero=zero, recipe=recipe(form), gradients="fp16" if form == "fp16" else keeps.gradients)
+    held = Held(dense=count, experts=0.0)
+    weights, gradients, optimizer = (float(one) / count for one in state_bytes(held, plan, keeps))
+    copies = keeps.sharding == "deepspeed" and zero > 0
+    assert weights + optimizer == pytest.approx(2.0 / (dp if zero == 3 else 1) + 12.0 / (dp if zero else 1))
+    assert gradients >= plan.gradient_bytes / (dp if zero > 1 else 1) * (1 - 1e-12)
+    assert (gradients > plan.gradient_bytes / (dp if zero > 1 else 1) * (1 + 1e-12)) == copies
+    live = min(count, 1e9) * 2.0 if zero == 3 else 0.0
+    assert float(bucket_bytes(held, plan, keeps)) == copies * (min(count, 5e8) * plan.gradient_bytes + live)
+    if zero > 1:
+        below = replace(plan, zero=zero - 1)
+        assert (
+            sum(map(float, state_bytes(held, plan, keeps))) <= sum(map(float, state_bytes(held, below, keeps))) * 1.001
+        )
+
+
+@given(st.sampled_from(STACKS), st.sampled_from((1, 2, 4, 8)))
+def test_stages_keep_what_they_sent(stack: str, pp: int) -> None:
+    """Full recompute keeps a boundary a layer and microbatch in flight; some stacks what the stage sent as well."""
+    plan = TrainPlan(pp=pp, dp=32 // pp, global_batch=64 * 32 // pp, seq=2048, recompute="full", zero=1)
+    setup = _setup(stack, "gpt3-175b", plan)
+    use = train_step(setup).memory
+    boundary = 2048 * setup.model.hidden * 2.0
+    layers = -(-setup.model.layers // pp) + (setup.stack.keeps.outputs and pp > 1)
+    assert float(use.activations_bytes) == pytest.approx(layers * boundary * pp, rel=0.02)
+
+
+@given(st.sampled_from([name for name in STACKS if name != "megatron-classic"]), st.sampled_from((1, 2, 4)))
+def test_logits_fill_the_last_stage(stack: str, micro: int) -> None:
+    """A chunked loss keeps an eighth of the logits; without it each stack's own number of copies."""
+    plan = TrainPlan(dp=32, global_batch=32 * micro, micro_batch=micro, seq=8192, recompute="full", zero=3)
+    setup = _setup(stack, "qwen2.5-7b", plan)
+    logits = micro * 8192 * setup.model.vocab * setup.stack.keeps.logit_bytes
+    whole = float(train_step(setup).memory.working_bytes)
+    assert whole >= logits
+    small = replace(setup, stack=replace(setup.stack, fused=setup.stack.fused | {"chunked_loss"}))
+    assert float(train_step(small).memory.working_bytes) < whole
+
+
+@given(
+    st.sampled_from([name for name in STACKS if name not in ("deepspeed", "megatron-classic")]),
+    st.sampled_from(MODELS[:3]), st.sampled_from((2, 4, 8)), st.sampled_from((1, 2, 4)), st.booleans(),
+)  # fmt: skip
+def test_sharded_weights_in_a_pipeline(stack: str, net: str, pp: int, micro: int, reshard: bool) -> None:
+    """Gathered once a step and kept, whole gradients too: the time of ZeRO 1, and its state and a shard of weights."""
+    plan = TrainPlan(pp=pp, dp=32 // pp, micro_batch=micro, global_batch=16 * micro * 32 // pp, reshard=reshard)
+    one, three = (train_step(_setup(stack, net, replace(plan, zero=zero))) for zero in (1, 3))
+    assert three.seconds == pytest.approx(one.seconds)
+    assert three.memory.optimizer_bytes == pytest.approx(one.memory.optimizer_bytes)
+    shard = float(one.memory.weights_bytes) / plan.dp
+    assert float(three.memory.weights_bytes) == pytest.approx(float(one.memory.weights_bytes) + shard)
+    assert float(three.memory.gradients_bytes) > float(one.memory.gradients_bytes)
+
+
+@pytest.mark.parametrize("stack", ["deepspeed", "megatron-classic"])
+@pytest.mark.parametrize("zero", [0, 1, 2, 3])
+def test_deepspeed_s_pipelines_shard_the_optimizer_only(stack: str, zero: int) -> None:
+    plan = TrainPlan(pp=4, dp=8, global_batch=64, zero=zero)
+    if zero > 1:
+        with pytest.raises(InvalidPlan, match=f"zero {zero}"):
+            _setup(stack, "llama-2-7b", plan)
+    else:
+        assert _setup(stack, "llama-2-7b", plan).plan.zero == zero
+
+
+@given(st.integers(6, 13), st.integers(0, 4), st.sampled_from((1, 2, 4)))
+def test_recompute_of_the_core_drops_its_scores(seq: int, micro: int, tp: int) -> None:
+    """Without flash attention a core that is repeated keeps what flash attention keeps, not scores of every pair."""
+    plan = TrainPlan(tp=tp, dp=32 // tp, micro_batch=2**micro, global_batch=2**micro * 32 // tp, seq=2**seq)
+    classic = _setup("megatron-classic", "llama-2-7b", replace(plan, recompute="selective"))
+    flash = replace(classic, stack=replace(classic.stack, fused=classic.stack.fused | {"flash_attention"}))
+    kept, fewer = (float(train_step(one).memory.activations_bytes) for one in (classic, flash))
+    assert fewer <= kept <= fewer * 1.25
