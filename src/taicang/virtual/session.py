@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from taicang.output import write
-from taicang.virtual import clock, facade, fused, groups, libraries, special, values
+from taicang.virtual import clock, facade, fused, libraries, special, values, world
 from taicang.virtual.capture import MARK, Rank, rank_files
 from taicang.virtual.device import Device
 from taicang.virtual.kernels import DEVICE, Kernels, Recorder
@@ -49,7 +49,7 @@ class Session:
         self.live = clock.Live(self.device, self.recorder, job)
         self.device.elapsed(self.live.between_ms)
         facade.EVENTS.append(self.live.between_ms)
-        library, self.groups = groups.install(kernels, job)
+        library, self.groups = world.install(kernels, job)
         self.libraries.append(library)
         fused.KERNELS.append(kernels)
         text = Path(job.script).read_text(errors="replace")
