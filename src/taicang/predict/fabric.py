@@ -26,7 +26,7 @@ from taicang.fabric.wires import LinkRates
 from taicang.hardware import Machine
 from taicang.ops import Collective, Exchange, Operator, Transfer
 from taicang.stacks import Stack
-from taicang.units import show
+from taicang.units import Count, show
 
 HOTTEST = 8
 EXCHANGES = ("dispatch", "combine")
@@ -44,7 +44,7 @@ class Ask:
     """0: all."""
     stride: int = 1
     algorithm: str = ""
-    skew: float = 0.0
+    skew: Count = 0.0
     """Exponent of Zipf's law of receivers, or of experts."""
     tokens: int = 128
     topk: int = 8
@@ -206,12 +206,12 @@ def _phases(net: Net, ask: Ask, teams: Ints, seed: int) -> list[Phase]:
     ranks = teams.shape[1]
     if ask.kind in EXCHANGES:
         copies = demand.dispatched(
-            ranks=ranks, tokens=ask.tokens, topk=ask.topk, experts=ask.experts, exponent=ask.skew, rng=rng
+            ranks=ranks, tokens=ask.tokens, topk=ask.topk, experts=ask.experts, exponent=float(ask.skew), rng=rng
         )
         sizes: Floats = copies * ask.payload_bytes
         return [_exchange(net, ask.kind, teams[0], sizes.T if ask.kind == "combine" else sizes)]
     if ask.skew and ask.kind == "all_to_all":
-        return [_exchange(net, ask.kind, teams[0], demand.skewed(ranks, ask.payload_bytes, ask.skew, rng))]
+        return [_exchange(net, ask.kind, teams[0], demand.skewed(ranks, ask.payload_bytes, float(ask.skew), rng))]
     if ask.skew:
         raise NotModelled(f"skew of {ask.kind}: its parts are equal by definition")
     return collective(net, ask.kind, teams, ask.payload_bytes, ask.algorithm)
