@@ -122,6 +122,12 @@ def show_answer(found: Answer) -> None:
     if found.closed_s is not None:
         table.add_row("  closed form, even and whole", show(found.closed_s, "s"))
     console.print(table)
+    if found.beside:
+        rivals = _table("at the same time", "bytes", "alone", "together")
+        for rival in found.beside:
+            sizes = show(rival.payload_bytes, "B"), show(rival.alone_s, "s"), show(rival.together_s, "s")
+            rivals.add_row(rival.kind.replace("_", "-"), *sizes)
+        console.print(rivals)
     levels = _table("level", "fullest link", "busy", "mean of links in use")
     for level in found.levels:
         if level.busy_s:

@@ -103,7 +103,8 @@ def breakage(
         notes.append("cables of copper are not counted: no rate is published")
     return Breakage(
         machine=machine.name, draws=draws, parts=tuple(listed), whole_ratio=float(np.mean(broken == 0)),
-        fabric_whole_ratio=float(np.mean(found.bandwidth_ratio >= 1.0)), nodes_left_ratio=float(found.nodes_left.mean() * fabric.node_ranks / fabric.ranks),
+        fabric_whole_ratio=float(np.mean(found.bandwidth_ratio >= 1.0)),
+        nodes_left_ratio=float(found.nodes_left.mean() * fabric.node_ranks / fabric.ranks),
         enough_nodes_ratio=float(np.mean(fabric.ranks // fabric.node_ranks - found.nodes_left <= spares)),
         spares=spares,
         bandwidth={f"{q:.1%}": float(value) for q, value in zip(QUANTILES, low, strict=True)},
