@@ -99,6 +99,14 @@ def test_what_is_wrong_is_named(words, wanted):
     assert wanted in refused("fabric", "cloudmatrix384", *words)
 
 
+def test_a_training_step_costs_the_same_by_links():
+    words = ("train", "llama-3-8b", "--on", "hgx-h100 x 2", "--global-batch", "128", "--json")
+    one, two = (
+        json.loads(said(*words, *more))["prediction"]["step"]["seconds"] for more in ((), ("--fabric", "flows"))
+    )
+    assert two == pytest.approx(one, rel=0.02)
+
+
 def test_other_commands_take_the_fabric_link_by_link():
     words = ("infer", "deepseek-r1", "--on", "cloudmatrix384", "--tp", "1", "--dp", "256", "--batch", "48", "--json")
     closed, lined = json.loads(said(*words)), json.loads(said(*words, "--fabric", "flows"))
