@@ -126,10 +126,25 @@ PARTS = stacked(
 )  # fmt: skip
 
 
+class _Fabric(Asking):
+    """``taicang fabric run WORKLOAD`` is a command of its own; anything else is a machine."""
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        """The context of what is asked."""
+        if args[:1] == ["run"]:
+            from taicang.app.fabric_run_cmd import run
+
+            return run.make_context(f"{info_name} run", args[1:], parent, **extra)
+        return super().make_context(info_name, args, parent, **extra)
+
+
 @click.command(
-    cls=Asking,
+    cls=_Fabric,
     epilog="""\b
 Examples:
+  taicang fabric run all_reduce --network network.yml --system system.json     (workloads of other simulators)
   taicang fabric cloudmatrix384
   taicang fabric cloudmatrix384 --collective all-to-all --ranks 320 --bytes 7.5KB*128*8 --skew zipf:1.1
   taicang fabric dgx-h100-nvl256 --collective all-reduce --bytes 1GB --fail l2-switch:2

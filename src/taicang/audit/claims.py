@@ -11,12 +11,14 @@ A file is a mapping of names to claims (keys that begin with a dot hold what oth
       rule: {VERDICT: ARITHMETIC, ..., otherwise: VERDICT}
       evidence: [{source, date, says: for|against|partly|aside|nothing, confidence, en, zh}]
       true_if, misquoted, outcome: {en, zh}
+      answer: {en, zh}    (in full, for claims with a page of their own; {FIGURE} stands for its number)
 
 A run that stands ``over`` values is one run for each, NAME_VALUE; so is a figure, whose arithmetic holds "{KEY}".
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,10 +45,13 @@ EVIDENCE = ("pro", "con", "part", "nothing", "measurable")
 """Names that a rule has besides figures: weight (3 high, 2 medium, 1 low, 0 none) of the strongest evidence for it,
 against it, for a part of it; the number of searches that found no origin; whether it names a quantity."""
 OTHERWISE = "1 > 0"
+NAMED = re.compile(r"\{(\w+)\}")
+"""A figure's name in an answer."""
 FOLDER = files.DATA / "claims"
 LANGUAGES = ("en", "zh")
 _KEYS = (
-    "said", "claim", "quantity", "runs", "facts", "figures", "rule", "evidence", "true_if", "misquoted", "outcome",
+    "said", "claim", "quantity", "runs", "facts", "figures", "rule", "evidence", "true_if", "misquoted",
+    "outcome", "answer",
 )  # fmt: skip
 _FIGURE, _FACT = ("value", "unit", "name", "over"), ("value", "unit", "source", "date", "note")
 _EVIDENCE, _SAID = ("source", "date", "says", "confidence", *LANGUAGES), ("source", "date", "place")
@@ -101,6 +106,8 @@ class Claim:
     true_if: Mapping[str, str]
     misquoted: Mapping[str, str]
     outcome: Mapping[str, str]
+    answer: Mapping[str, str]
+    """In full; names of figures in braces."""
     file: Path
 
     @property
@@ -162,6 +169,7 @@ def _claim(path: Path, key: str, body: Mapping[str, Any]) -> Claim:
         true_if=_texts(path, body.get("true_if"), [key, "true_if"]),
         misquoted=_texts(path, body.get("misquoted"), [key, "misquoted"]),
         outcome=_texts(path, body.get("outcome"), [key, "outcome"]),
+        answer=_texts(path, body.get("answer"), [key, "answer"]),
         file=path,
     )
     _check(made)
@@ -176,7 +184,14 @@ def _check(claim: Claim) -> None:
         for name in expression.names(figure.value, place):
             if name.partition(".")[0] not in known:
                 raise UnknownName("run, fact or figure", name, known, where=f"{place}: {figure.key}")
+        if figure.key in known:
+            raise InvalidInput("a run, fact or figure has this name already", where=f"{place}: {figure.key}")
         known.add(figure.key)
+    figures = {figure.key for figure in claim.figures}
+    for text in claim.answer.values():
+        for name in NAMED.findall(text):
+            if name not in figures:
+                raise UnknownName("figure", name, figures, where=files.where(claim.file, [claim.key, "answer"]))
     for verdict, text in claim.rule:
         place = files.where(claim.file, [claim.key, "rule"])
         for name in expression.names(text, place):

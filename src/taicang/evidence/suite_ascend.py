@@ -71,6 +71,8 @@ def serving() -> Iterator[Outcome]:
             predicted=ascend_serving.figure(row) * scale,
             unit=row.unit,
             held_out=row.held,
+            figure="tpot" if row.unit == "ms" else "",
+            run=ascend_serving.run_of(row) if row.held else None,
         )
 
 
@@ -87,4 +89,6 @@ def steps() -> Iterator[Outcome]:
             unit="s",
             held_out=row.held,
             refused=why,
+            figure="tpot" if row.phase == "decode" else "ttft",
+            run=ascend_steps.run_of(row),
         )

@@ -72,18 +72,18 @@ class Device:
         self._elapsed = ELAPSED(function)  # kept: C holds no reference
         self.lib.tc_elapsed(self._elapsed)
 
-    def work(self) -> Ints:
-        """The log of work so far, a copy: what, stream, value."""
-        return self._table(self.lib.tc_work, 3)
+    def work(self, first: int = 0) -> Ints:
+        """The log of work so far, a copy, from entry ``first`` on: what, stream, value."""
+        return self._table(self.lib.tc_work, 3, first)
 
     def changes(self, device: int) -> Ints:
         """The log of memory so far: place in the log of work, number of the allocation, bytes, reserved bytes."""
         return self._table(lambda out: self.lib.tc_changes(device, out), 4)
 
-    def _table(self, fetch: Any, width: int) -> Ints:
+    def _table(self, fetch: Any, width: int, first: int = 0) -> Ints:
         place = ctypes.c_void_p()
-        rows = int(fetch(ctypes.byref(place)))
-        if not rows:
+        rows = int(fetch(ctypes.byref(place))) - first
+        if rows <= 0:
             return np.empty((0, width), np.int64)
-        raw = ctypes.string_at(place.value, rows * width * 8)  # type: ignore[arg-type]  # it is set
+        raw = ctypes.string_at((place.value or 0) + first * width * 8, rows * width * 8)
         return np.frombuffer(raw, np.int64).reshape(rows, width)

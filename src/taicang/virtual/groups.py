@@ -8,7 +8,7 @@ whose values are known, what the executed ranks sent, and for ranks that do not 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -24,11 +24,12 @@ from taicang.virtual.members import Members, label
 from taicang.virtual.operators import Kernel
 from taicang.virtual.spec import Job
 
-Work = dist.Work
+KEPT = 256
+"""Collectives whose ends are kept for those who wait late."""
 PATIENCE = timedelta(seconds=600)
 
 
-class Done(Work):
+class Done(dist.Work):
     """A collective that was issued: waiting makes the current stream wait for the group's."""
 
     def __init__(self, kernels: Kernels, event: int | None, results: list[Tensor]) -> None:
@@ -39,6 +40,7 @@ class Done(Work):
         """The current stream goes on when the collective is done."""
         if self.event is not None:
             self.kernels.device.note(BLOCK, self.event)
+        self.results = []  # who waited has them; they are not kept alive from here
         return True
 
     def synchronize(self) -> None:
@@ -59,10 +61,11 @@ class Done(Work):
 
     def get_future(self) -> Any:
         """A future that is done; who takes its value waits."""
+        results = self.results
         self.wait()
-        devices = sorted({each.device for each in self.results if each.device.type == DEVICE}, key=str)
+        devices = sorted({each.device for each in results if each.device.type == DEVICE}, key=str)
         future = torch.futures.Future(devices=devices)
-        future.set_result(self.results)
+        future.set_result(results)
         return future
 
 
@@ -104,8 +107,8 @@ class Groups:
             event = device.event_on(stream)
         done = Done(self.kernels, event, results)
         self.kept.append(done)  # C++ holds no reference to what Python overrides
-        if len(self.kept) > 4096:
-            del self.kept[:2048]
+        if len(self.kept) > KEPT:
+            del self.kept[: KEPT // 2]
         return done.boxed()
 
     def kernel(self, name: str, members: Members, payload: float) -> Kernel:
@@ -289,7 +292,7 @@ class Operators:
 
     def alltoall(self, outputs: list[Tensor], inputs: list[Tensor], group: Any, *_: Any) -> Any:
         """From lists."""
-        members, at = self.groups.of(group)
+        members, _at = self.groups.of(group)
         for target, given in zip(outputs, inputs, strict=True):
             known = raw(self.kernels, given) if target.numel() == given.numel() else None
             put(self.kernels, target, None if known is None else cooked(known, given))
@@ -341,7 +344,7 @@ class Operators:
 
     def send(self, tensors: list[Tensor], group: Any, to: int, tag: int, *_: Any) -> Any:
         """To one rank, which need not wait there."""
-        members, at = self.groups.of(group)
+        members, _at = self.groups.of(group)
         other = members.ranks[to]
         mine = self.groups.job.rank
         self._need(other)
@@ -406,7 +409,7 @@ def install(kernels: Kernels, job: Job) -> list[Any]:
         groups.store = store_of(job)
         kwargs.pop("device_id", None)
         start(backend or "nccl", timeout=timeout, world_size=job.world if world_size < 1 else world_size,
-              rank=job.rank if rank < 0 else rank, store=dist.HashStore(), *args[:1], **kwargs)  # fmt: skip
+              rank=job.rank if rank < 0 else rank, store=dist.HashStore(), **kwargs)  # fmt: skip
 
     dist.init_process_group = c10d.init_process_group = initialise
     return [kept, groups]
@@ -447,7 +450,11 @@ class _together:  # noqa: N801  # it stands for a function of PyTorch
 
     def __init__(self, *_: Any, **__: Any) -> None:
         self.works: list[Any] = []
-        self.wait: Callable[[], None] = lambda: [each.wait() for each in self.works] and None
+
+    def wait(self) -> None:
+        """For all of them."""
+        for each in self.works:
+            each.wait()
 
     def append(self, work: Any) -> None:
         """Keep a work to wait for."""

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_map_only
 
 from taicang.virtual import values
-from taicang.virtual.capture import KERNEL
+from taicang.virtual.capture import KERNEL, WAIT_STREAM
 from taicang.virtual.device import Device
 from taicang.virtual.operators import Kernel, Spec, kernel
 
@@ -153,6 +153,7 @@ class Kernels:
         self.host: Any = torch.ops.taicang.host.default
 
     def __call__(self, op: Any, *args: Any, **kwargs: Any) -> Any:
+        """What the dispatcher calls."""
         plan = self.recorder.rules.get(op)
         if plan is None:
             plan = self.recorder.rules[op] = _Plan(op)
@@ -188,7 +189,12 @@ class Kernels:
             named = {**named, "device": torch.device("meta")}
         if named.get("generator") is not None:
             named = {**named, "generator": None}
-        result = op(*[None if isinstance(each, torch.Generator) else each for each in moved], **named)
+        try:
+            result = op(*[None if isinstance(each, torch.Generator) else each for each in moved], **named)
+        except (NotImplementedError, RuntimeError) as error:
+            if "Meta" not in str(error) and "meta" not in str(error):
+                raise
+            return self.unruled(op, plan, args, kwargs, error)
         for tensor in (t for place in plan.written for t in tensors_of(plan.pick(place, args, kwargs))):
             shaped = there.get(id(tensor))
             if shaped is not None and shaped.shape != tensor.shape:
@@ -200,6 +206,21 @@ class Kernels:
             for each, place in zip(results, plan.returns, strict=False)
         ]
         return tuple(made) if several else (made[0] if made else None)
+
+    def unruled(self, op: Any, plan: _Plan, args: Sequence[Any], kwargs: dict[str, Any], error: Exception) -> Any:
+        """An operator without a shape rule: from the values, where they are known; else it is refused by its name."""
+        if any(plan.returns) or not all(
+            self.device.known(base(t)) for t in tensors_of((args, kwargs)) if t.device.type == DEVICE
+        ):
+            raise NotImplementedError(
+                f"{op.name()}: PyTorch has no shape rule for it and its operands are not known; register one with "
+                f'torch.library.register_fake("{op.name()}")'
+            ) from error
+        self.device.note(WAIT_STREAM, 0)
+        moved, named = tree_map_only(
+            Tensor, lambda t: self.host(t) if t.device.type == DEVICE else t, (list(args), kwargs)
+        )
+        return self.fresh(op(*moved, **named))
 
     def fresh(self, shaped: Any) -> Any:
         """Empty tensors of the device like these shapes."""
@@ -227,7 +248,7 @@ class Kernels:
         for tensor in written:
             if known(base(tensor)):
                 self.device.know(base(tensor), 0)
-        for tensor in fresh:
+        for tensor in (*fresh, *(written if plan.out else ())):
             values.choose(self, plan.base, args, tensor)
 
     def small(self, tensor: Tensor) -> bool:

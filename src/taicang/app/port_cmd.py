@@ -1,0 +1,163 @@
+"""``taicang port``: what moving a repository from CUDA to Ascend takes, or back."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from taicang import __version__
+from taicang.app.options import HELP, echo_json
+from taicang.errors import InvalidInput
+from taicang.output import check_file, write_file
+
+FILE = click.Path(path_type=Path)
+
+
+@click.command(context_settings=HELP)
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option(
+    "--to", type=click.Choice(("ascend", "cuda")), default="ascend", show_default=True, help="Where the code is to run."
+)
+@click.option(
+    "--entry", "entries", multiple=True, metavar="FILE", help="What is run, below PATH: only what it reaches counts."
+)
+@click.option("--log", type=FILE, help="A virtual run's record: which of the findings ran.")
+@click.option("--libraries", type=FILE, help="A YAML with libraries of your own.")
+@click.option("--torch", default="", metavar="VERSION", help="Version of torch whose API table applies, e.g. 2.7.1.")
+@click.option(
+    "--chip", type=click.Choice(("a2", "a3", "950")), default="a2", show_default=True, help="Generation of the NPU."
+)
+@click.option("--json", "json_path", type=FILE, help="Write everything as JSON (- for standard output).")
+@click.option("--sarif", type=FILE, help="Write what has to be done as SARIF 2.1.0, for editors and CI.")
+@click.option("--html", type=FILE, help="Write the report as a page.")
+@click.option("--all", "every", is_flag=True, help="List every finding, also what the shim does by itself.")
+@click.option(
+    "--fail-on",
+    type=click.Choice(("auto", "edit", "library", "kernel", "blocked")),
+    help="Exit with 1 where something of this tier or a worse one counts.",
+)
+@click.pass_context
+def port(
+    ctx: click.Context, path: Path, to: str, entries: tuple[str, ...], log: Path | None, libraries: Path | None,
+    torch: str, chip: str, json_path: Path | None, sarif: Path | None, html: Path | None, every: bool,
+    fail_on: str | None,
+) -> None:  # fmt: skip
+    """What moving the repository at PATH to another vendor's software takes: by file and line, and in all.
+
+    Tiers: auto (the shim transfer_to_npu does it), edit, library (another library has it), kernel (written anew),
+    blocked (no counterpart known).
+
+    \b
+    Examples:
+      taicang port ~/src/detr
+      taicang port ~/src/Pointcept --entry tools/train.py --entry configs/ptv3.py
+      taicang port ~/src/model --to ascend --chip 950 --torch 2.11
+      taicang port ~/src/vllm-ascend --to cuda --html port.html
+      taicang port . --sarif port.sarif --fail-on kernel
+    """
+    from taicang.catalog import porting
+    from taicang.port import confirm, report
+    from taicang.port.estimate import estimate
+    from taicang.port.scan import scan
+    from taicang.port.tables import TIERS
+
+    to_screen = json_path is not None and str(json_path) == "-"
+    for place, where in ((None if to_screen else json_path, "--json"), (sarif, "--sarif"), (html, "--html")):
+        if place is not None:
+            check_file(place, where)
+    if to != "ascend" and (torch or chip != "a2"):
+        raise InvalidInput("the API tables are those of torch_npu: they apply to --to ascend", where="--torch, --chip")
+    rules = porting.rules(to, libraries=libraries, torch=torch, chip=chip)
+    found = scan(path, rules, porting.operators(to), entries)
+    size = estimate(found, porting.effort())
+    ran = confirm.operators_run(log) if log else None
+    made = report.data(found, size, ran)
+    if to == "ascend":
+        known = torch or porting.torch_versions()[0]
+        made["notes"].append(f"APIs as torch_npu documents them for torch {known} on {chip.upper()}")
+    if json_path is not None and not to_screen:
+        write_file(json_path, json.dumps(made, indent=2, ensure_ascii=False) + "\n", "--json")
+    if sarif is not None:
+        write_file(sarif, json.dumps(report.sarif(found, __version__), indent=2) + "\n", "--sarif")
+    if html is not None:
+        from taicang.port.html import page
+
+        write_file(html, page(made, TIERS), "--html")
+    if to_screen:
+        echo_json(made)
+    else:
+        _print(made, every)
+    if fail_on and made["worst"] and TIERS.index(made["worst"]) >= TIERS.index(fail_on):
+        ctx.exit(1)
+
+
+class _Writer:
+    """Lines no wider than the terminal."""
+
+    def __init__(self) -> None:
+        from taicang.app import terminal
+
+        self.console = terminal.console(highlight=False, soft_wrap=True)
+
+    def __call__(self, line: str = "", indent: int = 0) -> None:
+        """One line, folded; what follows the first stands ``indent`` further in."""
+        import textwrap
+
+        folded = textwrap.fill(
+            line, self.console.width, subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False
+        )
+        self.console.print(folded, markup=False)
+
+
+def _print(made: dict[str, Any], every: bool) -> None:
+    say = _Writer()
+    counted = made["tiers"]["counted"]
+    files, lines = made["files"], made["lines"]
+    say(f"{made['root']} to {made['to']}: {files['counted']:,} files, {lines['counted']:,} lines count")
+    apart = ", ".join(f"{files[scope]:,} {scope}" for scope in files if scope != "counted" and files[scope])
+    say(f"  apart: {apart}" if apart else "  nothing apart", 4)
+    say("  findings: " + ", ".join(f"{count:,} {tier}" for tier, count in counted.items()))
+    _size(made["estimate"], say)
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for each in made["findings"]:
+        if each["scope"] == "counted" and (every or each["tier"] != "auto"):
+            groups.setdefault((each["tier"], each["rule"]), []).append(each)
+    for (tier, rule), found in sorted(groups.items(), key=lambda item: (-list(counted).index(item[0][0]), item[0])):
+        say()
+        say(f"{tier}: {rule} ({len(found)}): {found[0]['why']}", 2)
+        places: dict[str, list[str]] = {}
+        for each in found:
+            places.setdefault(each["path"], []).append(f"{each['line']}{'!' if each.get('ran') else ''}")
+        for path, numbers in places.items():
+            say(f"  {path}:{', '.join(dict.fromkeys(numbers))}", 6)
+    say()
+    if any(each.get("ran") for each in made["findings"]):
+        say("!: an operator that the log says ran")
+    for each in made["errors"]:
+        say(f"not read: {each['path']}: {each['error']}", 2)
+    for note in made["notes"]:
+        say(f"note: {note}", 2)
+
+
+def _size(size: dict[str, Any], say: _Writer) -> None:
+    say(f"class {size['class']}: {size['title']}")
+    if size["pairs"]:
+        say(f"  from {size['pairs']} ports of models by the vendor; half of them lie in the brackets", 4)
+    for key, name in (("files", "files touched"), ("must_change_lines", "must-change lines")):
+        if size[key]:
+            low, middle, high = size[key]
+            say(f"  {name:<18} {middle:,} ({low:,} to {high:,})")
+    for each in size["kernels"]:
+        band, kept = each["ported_lines"], each["kept_lines"]
+        after = f"{band[1]:,} ({band[0]:,} to {band[2]:,}), {kept:,} of them kept" if band else "a number not measured"
+        say(f"  {each['path']}: {each['kernels']} {each['language']}, {each['lines']:,} lines become {after}", 4)
+    if size["kernels_in_libraries"]:
+        say(f"  kernels that a library already has: {size['kernels_in_libraries']}")
+    if size["speed_after"]:
+        low, middle, high = size["speed_after"]
+        say(f"  speed after such ports: {middle:g} of an unnamed rival's cards ({low:g} to {high:g})", 4)
+    for each in size["evidence"]:
+        say(f"  took: {each}", 4)

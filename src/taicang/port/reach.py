@@ -1,0 +1,192 @@
+"""Which files a program reaches: modules by their imports, kernels by the extension they are built into, scripts by
+what they start."""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from pathlib import PurePosixPath
+
+from taicang.port import tree
+from taicang.port.found import Import, Read
+
+_WORD = re.compile(r"\w+")
+_SCRIPT = re.compile(r"[\w./-]*?([\w-]+)\.py\b|-m[ \t]+([\w.]+)")
+
+
+class Modules:
+    """Names under which the Python files of a repository can be imported."""
+
+    def __init__(self, reads: Mapping[str, Read], entries: Iterable[str] = ()) -> None:
+        python = [path for path, read in reads.items() if read.language == "python"]
+        self.folders = {str(parent) for path in python for parent in PurePosixPath(path).parents}
+        self.paths = set(python)
+        roots = {"", "src", *map(posixpath.dirname, entries)}
+        roots |= {
+            posixpath.dirname(path) for path in reads if PurePosixPath(path).name in {"setup.py", "pyproject.toml"}
+        }
+        self.roots = sorted(root for root in roots if root in self.folders or not root)
+        self.moved = {
+            package: posixpath.join(posixpath.dirname(path), folder)
+            for path, read in reads.items()
+            for package, folder in read.package_folders.items()
+            if package
+        }
+
+        self.tails: dict[str, list[str]] = {}  # last part of a module's name -> modules, as paths without suffix
+        for path in python:
+            module = path.removesuffix("/__init__.py").removesuffix(".py")
+            self.tails.setdefault(posixpath.basename(module), []).append(module)
+
+    def own(self) -> frozenset[str]:
+        """Modules at the top that the repository holds itself: an import of them is not one of a library."""
+        names = set(self.moved)
+        for path in self.paths:
+            folder, name = posixpath.split(path)
+            for root in self.roots:
+                if folder == root and name not in {"setup.py", "__init__.py"}:
+                    names.add(name.removesuffix(".py"))
+                elif name == "__init__.py" and posixpath.dirname(folder) == root and folder:
+                    names.add(posixpath.basename(folder))
+        return frozenset(names)
+
+    def packages(self, path: str) -> Iterator[str]:
+        """The ``__init__`` files that run before a module does."""
+        folder = posixpath.dirname(path)
+        while folder and f"{folder}/__init__.py" in self.paths:
+            yield f"{folder}/__init__.py"
+            folder = posixpath.dirname(folder)
+
+    def find(self, importer: str, one: Import) -> Iterator[str]:
+        """Files of the repository that an import statement of ``importer`` runs or takes names from."""
+        here = posixpath.dirname(importer)
+        if one.level:
+            for _ in range(one.level - 1):
+                here = posixpath.dirname(here)
+            bases = [here]
+        else:
+            bases = [*self.roots, here] if here not in self.roots else self.roots
+        parts = one.module.split(".") if one.module else []
+        for base in bases:
+            found = list(self._at(base, parts, one.names))
+            if found:
+                yield from found
+                return
+        if not one.level and parts and parts[0] in self.moved:
+            yield from self._at(self.moved[parts[0]], parts[1:], one.names)
+        elif not one.level and parts and len(bases := self._put_on_path(parts)) == 1:
+            yield from self._at(bases[0], parts, one.names)
+
+    def _put_on_path(self, parts: list[str]) -> list[str]:
+        """Folders below which the module lies and which are no packages: a program may put them on its path."""
+        tail = "/" + "/".join(parts)
+        bases = [each[: -len(tail)] for each in self.tails.get(parts[-1], ()) if each.endswith(tail)]
+        return [each for each in bases if f"{each}/__init__.py" not in self.paths]
+
+    def _at(self, base: str, parts: list[str], names: tuple[str, ...]) -> Iterator[str]:
+        path = base
+        for number, part in enumerate(parts):
+            path = posixpath.join(path, part)
+            if number == len(parts) - 1 and f"{path}.py" in self.paths:
+                yield f"{path}.py"
+                return
+            if f"{path}/__init__.py" in self.paths:
+                yield f"{path}/__init__.py"
+            elif path not in self.folders:
+                return
+        for name in names:
+            for each in (f"{name}.py", f"{name}/__init__.py"):
+                if (place := posixpath.join(path, each)) in self.paths:
+                    yield place
+        if not parts and (place := posixpath.join(path, "__init__.py")) in self.paths:
+            yield place
+
+
+def python(
+    reads: Mapping[str, Read], modules: Modules, starts: Collection[str], texts: Mapping[str, str] | None
+) -> set[str]:
+    """Python files that ``starts`` reach. With ``texts``, a module that only an ``__init__`` imports counts when a file
+    that counts says one of its names: packages that register all they hold import far more than a run uses."""
+    reached: set[str] = set()
+    waiting = {path for path, read in reads.items() if texts is not None and read.registered}
+    said: set[str] = set()
+    todo = set(starts)
+    while todo:
+        path = todo.pop()
+        reached.add(path)
+        quiet = texts is not None and path.endswith("__init__.py")
+        if texts is not None and not quiet:
+            said.update(_WORD.findall(texts[path]))
+            todo.update(_named_files(path, texts[path], modules))
+        for one in reads[path].imports:
+            for target in modules.find(path, one):
+                (waiting if quiet and not target.endswith("__init__.py") else todo).add(target)
+        todo -= reached
+        waiting -= reached
+        if not todo:
+            named = {each for each in waiting if (reads[each].registered or reads[each].defined) & said}
+            todo = named | {each for path in named for each in modules.packages(path)} - reached
+    return reached
+
+
+def _named_files(path: str, text: str, modules: Modules) -> Iterator[str]:
+    """Python files that a text names as a constant: bases of a configuration, folders of plugins."""
+    for name in re.findall(r"[\"']([\w./-]{3,120})[\"']", text):
+        for base in (posixpath.dirname(path), ""):
+            at = posixpath.normpath(posixpath.join(base, name)).rstrip("/")
+            for each in (at, f"{at}/__init__.py", f"{at.replace('.', '/')}.py", f"{at.replace('.', '/')}/__init__.py"):
+                if each in modules.paths:
+                    yield each
+
+
+def native(reads: Mapping[str, Read], reached: Collection[str]) -> set[str]:
+    """C++ and CUDA files built into an extension that a reached file imports, or lying under one that does."""
+    said = {name for path in reached for one in reads[path].imports for name in (*one.module.split("."), *one.names)}
+    folders = {posixpath.dirname(path) for path in reached}
+    built: dict[str, set[str]] = {}  # source -> names of extensions that are built from it
+    for path, read in reads.items():
+        base = posixpath.dirname(path)
+        for each in read.extensions:
+            for source in each.sources:
+                place = posixpath.normpath(posixpath.join(base, source))
+                built.setdefault(place, set()).add(each.name.rpartition(".")[2])
+    found = set()
+    python_folders = {posixpath.dirname(p) for p, r in reads.items() if r.language == "python" and not _is_setup(p)}
+    for path, read in reads.items():
+        if read.language not in {"cuda", "native"}:
+            continue
+        names = built.get(path)
+        if names is not None:
+            if names & said:
+                found.add(path)
+        elif not python_folders or _bound(path, _nearest(path, python_folders), folders):
+            found.add(path)
+    return found
+
+
+def _bound(path: str, near: str | None, reached: Collection[str]) -> bool:
+    """Whether the Python next above a native file is reached, and is no stranger to what others wrote or to tests."""
+    if near is None or near not in reached:
+        return False
+    return tree.role(PurePosixPath(path)) in {"source", tree.role(PurePosixPath(near, "x.py"))}
+
+
+def _is_setup(path: str) -> bool:
+    return posixpath.basename(path) == "setup.py"
+
+
+def _nearest(path: str, folders: Collection[str]) -> str | None:
+    """The nearest folder above ``path`` that holds Python."""
+    at = posixpath.dirname(path)
+    while at not in folders:
+        if not at:
+            return None
+        at = posixpath.dirname(at)
+    return at
+
+
+def starts_reached(text: str, reached: Collection[str]) -> bool:
+    """Whether a script starts a reached file, or no Python file at all."""
+    named = {match[1] or match[2].rpartition(".")[2] for match in _SCRIPT.finditer(text)}
+    return not named or bool(named & {PurePosixPath(path).stem for path in reached})
