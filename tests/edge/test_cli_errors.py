@@ -28,7 +28,7 @@ INFER = ("infer", "deepseek-r1", "--on", "cloudmatrix384")
         ((*INFER, "--input", "0"), "0 is not in the range"),
         (("infer", "llama-3.1-8b", "--on", "hgx-h100", "--tp", "16"), "8 too many"),
         (("infer", "deepseek-r1", "--on", "zte-nebula"), "no public figure for chip"),
-        (("infer", "deepseek-v4-flash", "--on", "hgx-h100"), "compressed context"),
+        (("infer", "deepseek-v4.1-flash", "--on", "hgx-h100"), "compressed context"),
         (("infer", "no/such/config.json", "--on", "hgx-h100"), "no/such/config.json"),
         (("catalog", "show", "cloudmtrix384"), "did you mean cloudmatrix384"),
         (("models", "show", "qwen3-8"), "qwen3-8b"),

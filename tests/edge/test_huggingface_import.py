@@ -15,7 +15,6 @@ from taicang.models.types import Dense, Experts, GatedLinear, GroupedQuery, Late
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "models"
 REFUSED = {
-    "deepseek-v4-flash": "compress_ratios",
     "deepseek-v4.1-flash": "compress_ratios",
 }
 LLAMA: dict[str, Any] = {

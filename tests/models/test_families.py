@@ -18,7 +18,7 @@ from taicang.catalog.models import of_config
 from taicang.errors import NotModelled, TaicangError
 from taicang.models.count import decode_flop, kv_cache_bytes, parameters, prefill_flop
 
-FAMILIES = 190
+FAMILIES = 195
 """Families with a sample: fewer than the library has, never fewer than were right before."""
 
 
@@ -99,3 +99,20 @@ def test_older_files_of_wrappers_hold_the_decoder_s_keys_beside_the_encoders() -
     loaded = of_config(flat, "flat")
     assert parameters(loaded).total == pytest.approx(sample.count, rel=TOLERANCE)
     assert any("text decoder only" in line for line in loaded.assumptions)
+
+
+@settings(max_examples=60)
+@given(context=st.floats(1, 1e6), more=st.floats(1.0, 4.0))
+def test_a_compressed_context_grows_by_its_ratio_and_is_read_up_to_its_choice(context: float, more: float) -> None:
+    loaded = of_config(next(each for each in samples() if each.family == "deepseek_v4").config, "v4")
+    sparse = [block for block in loaded.blocks if getattr(block.attention, "indexer", None)]
+    assert sparse
+    assert all(block.streams > 1 for block in loaded.blocks)
+    ends = [context, context * more]
+    held = [float(kv_cache_bytes(loaded, end)) for end in ends]
+    work = [float(decode_flop(loaded, end)) for end in ends]
+    assert held[0] <= held[1]
+    assert work[0] <= work[1]
+    heads = sum(block.count * block.attention.head_dim for block in loaded.blocks)  # type: ignore[union-attr]
+    window = max(block.attention.window for block in loaded.blocks)  # type: ignore[union-attr]
+    assert held[1] <= heads * 2.0 * (window + 2.0 * ends[1])  # no more than a key per token and layer, index included

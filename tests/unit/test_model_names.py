@@ -101,9 +101,7 @@ def test_every_model_of_the_evidence_resolves() -> None:
             model(text)
         except (UnknownName, NotModelled) as error:
             failed[text] = type(error).__name__
-    assert failed == {  # compressed attention
-        "DeepSeekV4 Flash": "NotModelled",
-    }
+    assert not failed
 
 
 def test_published_weights_are_of_models_that_are_built_in():

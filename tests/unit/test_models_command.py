@@ -28,7 +28,7 @@ def test_list_tells_what_is_refused() -> None:
     result = CliRunner().invoke(models, ["list", "--json"])
     listed = json.loads(result.output)
     assert {"deepseek-r1", "kimi-k2", "bloom-176b"} <= {row["name"] for row in listed["models"]}
-    assert "compress_ratios" in listed["not_modelled"]["deepseek-v4-flash"]
+    assert "compress_ratios" in listed["not_modelled"]["deepseek-v4.1-flash"]
     assert "deepseek-r1" in CliRunner().invoke(models, ["list"]).output
 
 

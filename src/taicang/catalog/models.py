@@ -18,6 +18,7 @@ from taicang.formats import number_format
 from taicang.models.huggingface import from_config
 from taicang.models.types import (
     Block,
+    Compressed,
     Dense,
     Experts,
     GatedLinear,
@@ -36,6 +37,7 @@ _ATTENTION: Mapping[str, type] = {
     "gated_linear": GatedLinear,
     "state_space": StateSpace,
     "short_conv": ShortConv,
+    "compressed": Compressed,
 }
 _FFN: Mapping[str, type] = {"dense": Dense, "experts": Experts}
 T = TypeVar("T")

@@ -21,7 +21,17 @@ from taicang.catalog.build import chip as chip_named
 from taicang.catalog.costing import ARCHITECTURE
 from taicang.catalog.resolve import names
 from taicang.hardware import Chip, Machine
-from taicang.models.types import Attention, GatedLinear, GroupedQuery, Latent, Model, ShortConv, StateSpace, routed
+from taicang.models.types import (
+    Attention,
+    Compressed,
+    GatedLinear,
+    GroupedQuery,
+    Latent,
+    Model,
+    ShortConv,
+    StateSpace,
+    routed,
+)
 from taicang.plans import Quantisation
 from taicang.stacks import Stack
 
@@ -172,6 +182,8 @@ def _attention(kind: Attention) -> str:
             return "sparse" if kind.indexer else "latent"
         case GroupedQuery():
             return "window" if kind.window else "grouped"
+        case Compressed():
+            return "compressed"
         case GatedLinear() | StateSpace() | ShortConv():
             return "recurrent"
 

@@ -12,7 +12,16 @@ from taicang.lower.load import Load, Setting, decode_reach, prefill_reach
 from taicang.lower.product import Item, product, split_heads
 from taicang.lower.program import at_least_one, some, where_some
 from taicang.lower.state_space import state_space
-from taicang.models.types import Attention, GatedLinear, GroupedQuery, Latent, ShortConv, StateSpace
+from taicang.models.types import (
+    Attention,
+    Compressed,
+    GatedLinear,
+    GroupedQuery,
+    Indexer,
+    Latent,
+    ShortConv,
+    StateSpace,
+)
 from taicang.ops import Attend, Collective, Gemm, Pointwise
 from taicang.units import Count
 
@@ -33,6 +42,8 @@ def attention(kind: Attention, setting: Setting) -> Iterator[Item]:
         yield from _linear(kind, setting)
     elif isinstance(kind, StateSpace):
         yield from state_space(kind, setting)
+    elif isinstance(kind, Compressed):
+        yield from _compressed(kind, setting)
     elif isinstance(kind, ShortConv):
         yield from _short_conv(kind, setting)
     else:
@@ -50,7 +61,10 @@ def norm(tokens: Count, width: int) -> Pointwise:
     return Pointwise(kind="norm", elements=tokens * width, moved_bytes=tokens * width * 8.0, flop=tokens * width * 6.0)
 
 
-def _core(load: Load, limit: int | None, build: dict[str, object], prefill: dict[str, object]) -> Iterator[Item]:
+def _core(
+    load: Load, limit: int | None, build: dict[str, object], prefill: dict[str, object], ratio: int = 1
+) -> Iterator[Item]:
+    """The core over at most ``limit`` tokens; with a ``ratio``, over entries that stand for so many tokens each."""
     batch = load.batch
     if some(load.prefill_tokens):
         reach = prefill_reach(batch, limit)
@@ -60,8 +74,8 @@ def _core(load: Load, limit: int | None, build: dict[str, object], prefill: dict
                 phase="prefill",
                 sequences=at_least_one(batch.prefill_sequences),
                 queries=at_least_one(batch.prefill_tokens),
-                pairs=at_least_one(reach.pairs),
-                context=at_least_one(reach.context),
+                pairs=at_least_one(reach.pairs / ratio),
+                context=at_least_one(reach.context / ratio),
                 **prefill,  # type: ignore[arg-type]
             ),
             where_some(load.prefill_tokens),
@@ -74,8 +88,8 @@ def _core(load: Load, limit: int | None, build: dict[str, object], prefill: dict
                 phase="decode",
                 sequences=at_least_one(batch.decode_sequences),
                 queries=at_least_one(load.decode_tokens),
-                pairs=at_least_one(reach.pairs),
-                context=at_least_one(reach.context),
+                pairs=at_least_one(reach.pairs / ratio),
+                context=at_least_one(reach.context / ratio),
                 **build,  # type: ignore[arg-type]
             ),
             where_some(load.decode_tokens),
@@ -154,7 +168,7 @@ def _latent(kind: Latent, setting: Setting) -> Iterator[Item]:
             1,
         )
     if kind.indexer is not None and not kind.indexer.shared:
-        yield from _indexer(kind, setting)
+        yield from _indexer(kind.indexer, kind.q_lora or hidden, setting)
     limit = kind.indexer.topk if kind.indexer else None
     if some(load.prefill_tokens):
         yield (
@@ -197,16 +211,16 @@ def _latent(kind: Latent, setting: Setting) -> Iterator[Item]:
     yield from product("output projection", Gemm(m=rows, n=hidden, k=depth, dtype=quant.attention), setting)
 
 
-def _indexer(kind: Latent, setting: Setting) -> Iterator[Item]:
-    assert kind.indexer is not None
+def _indexer(index: Indexer, q_in: int, setting: Setting, ratio: int = 1) -> Iterator[Item]:
+    """Scores of every entry of the context (one per ``ratio`` tokens) and the choice of the best."""
     hidden, load = setting.hidden, setting.load
     # the published kernels score in fp8; plans in int8 are for chips without it, whose kernels score in bf16
     quant = setting.plan.quant
     scored = "bf16" if number_format(quant.attention).peak == "int8" else quant.index
-    width, heads = kind.indexer.head_dim, kind.indexer.heads
+    width, heads = index.head_dim, index.heads
     shard = setting.plan.tp if setting.plan.sp else 1  # sequence shards score their own tokens, tensor ranks all
     tokens = load.tokens / shard
-    yield "indexer projections", Gemm(m=tokens, n=heads * width, k=kind.q_lora or hidden, dtype="bf16"), 1
+    yield "indexer projections", Gemm(m=tokens, n=heads * width, k=q_in, dtype="bf16"), 1
     yield "indexer keys", Gemm(m=tokens, n=width + heads, k=hidden, dtype="bf16"), 1
     batch = load.batch
     for phase, held, each, reach in (
@@ -215,7 +229,7 @@ def _indexer(kind: Latent, setting: Setting) -> Iterator[Item]:
     ):
         if not some(each):
             continue
-        pairs, sequences = reach.pairs / shard, at_least_one(held)
+        pairs, sequences = reach.pairs / shard / ratio, at_least_one(held)
         queries = at_least_one(each / shard / sequences)
         # every query scores the whole context with all indexer heads: [queries*heads, width] x [width, context]
         length = at_least_one(pairs / sequences / queries)
@@ -303,3 +317,37 @@ def _short_conv(kind: ShortConv, setting: Setting) -> Iterator[Item]:
     flop = mixed * 2.0 * (kind.conv_width + 1)
     yield "short convolution", Pointwise(kind="activation", elements=mixed, moved_bytes=mixed * 8.0, flop=flop), 1
     yield from product("output projection", Gemm(m=load.tokens, n=hidden, k=width, dtype=form), setting)
+
+
+def _compressed(kind: Compressed, setting: Setting) -> Iterator[Item]:
+    """Projections, the making of entries, their choice, and two cores: over the window and over the entries."""
+    hidden, plan, load = setting.hidden, setting.plan, setting.load
+    quant, width, index = plan.quant, kind.head_dim, kind.indexer
+    heads = split_heads(kind.heads, plan.tp, "query heads")
+    entry = Gemm(m=load.tokens, n=kind.q_lora + width, k=hidden, dtype=quant.attention)
+    yield from product("latent down-projection", entry, setting)
+    yield "latent norm", norm(load.tokens, kind.q_lora + width), 1
+    raised = Gemm(m=load.tokens, n=heads * width, k=kind.q_lora, dtype=quant.attention)
+    yield from product("query up-projection", raised, setting)
+    moved = load.tokens * (heads + 1) * width
+    yield "rope and cache write", Pointwise(kind="rope", elements=moved, moved_bytes=moved * 4.0), 1
+    core: dict[str, object] = {
+        "kind": "mla", "heads": heads, "kv_heads": 1, "qk_dim": width, "v_dim": width, "dtype": quant.attend,
+        "kv_dtype": quant.kv,
+    }  # fmt: skip
+    yield from _core(load, kind.window, core, core)
+    if kind.ratio:
+        made = 2 * (2 if index else 1) * width + (4 * index.head_dim if index else 0)
+        yield "compression projection", Gemm(m=load.tokens, n=made, k=hidden, dtype="bf16"), 1
+        pooled = load.tokens * made
+        yield "compression", Pointwise(kind="activation", elements=pooled, moved_bytes=pooled * 2.0), 1
+        if index:
+            yield from _indexer(index, kind.q_lora, setting, kind.ratio)
+        limit = index.topk * kind.ratio if index else None
+        for label, op, times in _core(load, limit, core, core, kind.ratio):
+            yield f"{label} of entries", op, times
+    groups = at_least_one(kind.o_groups // plan.tp)
+    down = Gemm(batch=groups, m=load.tokens, n=kind.o_lora, k=heads * width / groups, dtype=quant.attention)
+    yield from product("output down-projection", down, setting)
+    output = Gemm(m=load.tokens, n=hidden, k=groups * kind.o_lora, dtype=quant.attention)
+    yield from product("output projection", output, setting)

@@ -10,7 +10,9 @@ from taicang.errors import InvalidPlan
 from taicang.lower.attention import attention
 from taicang.lower.ffn import dense, experts
 from taicang.lower.load import Setting, load_of
+from taicang.lower.product import Item
 from taicang.lower.program import Part, Program, Task, some, where_some
+from taicang.models.count import mixes
 from taicang.models.types import Block, Dense, Model
 from taicang.ops import Collective, Gemm, Host, Lookup, Pointwise, Transfer
 from taicang.plans import Batch, ServePlan
@@ -59,12 +61,22 @@ def _block(block: Block, index: int, count: Count, setting: Setting) -> Iterator
         spared: dict[str, Any] = dict.fromkeys(block.plain, "bf16")
         quant = replace(setting.plan.quant, **spared)
         setting = replace(setting, plan=replace(setting.plan, quant=quant))
-    for label, op, times in attention(block.attention, setting):
+    for label, op, times in (*_streams(block, setting), *attention(block.attention, setting)):
         yield Task(label=label, part="attention", op=op, repeat=times * count, stream="attention", block=index)
     part: Part = "ffn" if isinstance(block.ffn, Dense) else "experts"
     items = dense(block.ffn, setting) if isinstance(block.ffn, Dense) else experts(block.ffn, setting)
     for label, op, times in items:
         yield Task(label=label, part=part, op=op, repeat=times * count, stream="experts", block=index)
+
+
+def _streams(block: Block, setting: Setting) -> Iterator[Item]:
+    """Hyper-connections around attention and feed-forward: the numbers that mix, and all streams read and written."""
+    made = mixes(block.streams)
+    if made:
+        wide = block.streams * setting.hidden
+        yield "stream mixing numbers", Gemm(m=2 * setting.load.tokens, n=made, k=wide, dtype="bf16"), 1
+        moved = 2.0 * setting.load.tokens * wide
+        yield "stream mixing", Pointwise(kind="norm", elements=moved, moved_bytes=moved * 8.0, flop=moved * made), 1
 
 
 def _head(model: Model, setting: Setting, part: Part, times: Count) -> Iterator[Task]:

@@ -11,7 +11,7 @@ from taicang.models.families import Family
 from taicang.models.keys import Keys
 from taicang.models.recurrent import HEADS, linear, state_space
 from taicang.models.sizes import sum_of
-from taicang.models.types import Attention, GroupedQuery, Indexer, Latent, ShortConv
+from taicang.models.types import Attention, Compressed, GroupedQuery, Indexer, Latent, ShortConv
 
 _KINDS = {
     "full_attention": "full",
@@ -25,6 +25,8 @@ _KINDS = {
     "chunked_attention": "chunk",
     "linear_attention": "linear",
     "mamba": "mamba",
+    "compressed_sparse_attention": "sparse",
+    "heavily_compressed_attention": "heavy",
     "conv": "conv",
     "convolution": "conv",
 }
@@ -43,7 +45,7 @@ def attentions(keys: Keys, family: Family, layers: int, hidden: int) -> list[Att
         keys.ignore("qk_head_dim", "q_lora_rank", "kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim")
     shares = keys.per_layer("indexer_types", layers) if family.latent else None
     for i, kind in enumerate(order):
-        own = _own(keys, i) if kind in ("full", "window", "chunk") else {}
+        own = _own(keys, i) if kind in ("full", "window", "chunk") and not family.compressed else {}
         shared = shares is not None and shares[i] == "shared"
         at = (kind, shared, *sorted(own.items()))
         if at not in made:
@@ -61,6 +63,8 @@ def _mixer(kind: str, keys: Keys, family: Family, hidden: int, own: Mapping[str,
         return ShortConv(width=hidden, conv_width=conv, bias=keys.flag("conv_bias", default=False))
     if kind == "linear":
         return linear(keys, family, hidden)
+    if family.compressed:
+        return _compressed(keys, kind)
     if family.latent:
         return _latent(keys, family, shared=shared)
     if kind == "window":
@@ -162,6 +166,9 @@ def _layout(keys: Keys, family: Family, layers: int) -> list[str]:
         window = None  # wider than any context
     if family.mixer:
         return ["mamba"] * layers
+    ratios = keys.per_layer("compress_ratios", layers)
+    if family.compressed and types is None and ratios is not None:
+        return [{0: "window", 4: "sparse"}.get(ratio, "heavy") for ratio in ratios]
     if types is not None:
         unknown = next((t for t in types if t not in _KINDS), None)
         if unknown is not None:
@@ -225,6 +232,27 @@ def _second(keys: Keys) -> GroupedQuery | None:
         v_head_dim=None if v_dim == head_dim else v_dim,
         window=_window(keys, low=1),
         sinks=keys.flag("add_swa_attention_sink_bias", default=False),
+    )
+
+
+def _compressed(keys: Keys, kind: str) -> Compressed:
+    """A layer of DeepSeek-V4: its window alone, or also entries of the compressed context, chosen or all."""
+    rates = keys.get("compress_rates")
+    rates = rates if isinstance(rates, Mapping) else {}
+    name, usual = {
+        "sparse": ("compressed_sparse_attention", 4), "heavy": ("heavily_compressed_attention", 128)
+    }.get(kind, ("", 0))  # fmt: skip
+    sizes = ("index_n_heads", "index_head_dim", "index_topk")
+    heads, width, topk = (keys.number(size) for size in sizes)
+    return Compressed(
+        heads=keys.number(*HEADS),
+        head_dim=keys.number("head_dim"),
+        q_lora=keys.number("q_lora_rank"),
+        o_groups=keys.number("o_groups"),
+        o_lora=keys.number("o_lora_rank"),
+        window=_window(keys, low=1) or 1,
+        ratio=int(rates.get(name, usual)),
+        indexer=Indexer(heads=heads, head_dim=width, topk=topk) if kind == "sparse" else None,
     )
 
 

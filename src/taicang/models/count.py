@@ -10,6 +10,7 @@ from taicang.formats import number_format
 from taicang.models.types import (
     Attention,
     Block,
+    Compressed,
     Dense,
     FeedForward,
     GatedLinear,
@@ -70,7 +71,10 @@ def parameters(model: Model) -> Parameters:
         experts_active=over("active"),
         shared=over("shared"),
         router=over("router"),
-        norm=sum(block.count * (block.norms * model.hidden + block.extra) for block in model.blocks)
+        norm=sum(
+            block.count * (block.norms * model.hidden + block.extra + _mixing(block, model.hidden))
+            for block in model.blocks
+        )
         + model.outer_norms * model.hidden
         + model.extra,
         embedding=(model.vocab + model.position_embeddings) * model.hidden,
@@ -99,9 +103,35 @@ def attention_parameters(kind: Attention, hidden: int) -> int:
         gates = kind.heads * (hidden * kind.gate_dim + kind.sinks)
         biases = kind.bias * ((kind.q_lora or 0) + kind.kv_lora + kind.rope_dim + hidden)
         return q + kv + kind.heads * kind.v_dim * hidden + _indexer(kind, hidden) + gates + biases
+    if isinstance(kind, Compressed):
+        return _compressed(kind, hidden)
     if isinstance(kind, ShortConv):
         return kind.width * (4 * hidden + kind.conv_width) + kind.bias * (4 * kind.width + hidden)
     return _state_space(kind, hidden) if isinstance(kind, StateSpace) else _linear(kind, hidden)
+
+
+def mixes(streams: int) -> int:
+    """Numbers per token by which hyper-connections read one stream, write back and mix all (1 stream: none)."""
+    return streams * streams + 2 * streams if streams > 1 else 0
+
+
+def _mixing(block: Block, hidden: int) -> int:
+    made = mixes(block.streams)
+    return 2 * (made * (block.streams * hidden + 1) + 3) if made else 0
+
+
+def _compressed(kind: Compressed, hidden: int) -> int:
+    width = kind.head_dim
+    own = kind.q_lora * (hidden + 1 + kind.heads * width) + (hidden + 1) * width + kind.heads
+    own = own + kind.o_lora * (kind.heads * width + kind.o_groups * hidden)
+    index = kind.indexer
+    if kind.ratio:
+        wide = 2 if index else 1  # entries that are chosen overlap: each is made from two neighbours
+        own = own + wide * width * (kind.ratio + 2 * hidden) + width
+    if index:
+        own = own + 2 * index.head_dim * (kind.ratio + 2 * hidden) + index.head_dim
+        own = own + index.heads * (kind.q_lora * index.head_dim + hidden)
+    return own
 
 
 def _state_space(kind: StateSpace, hidden: int) -> int:
@@ -190,6 +220,9 @@ def _token_bytes(kind: Attention, element_bytes: float) -> float:
         own = kind.indexer is not None and not kind.indexer.shared
         index = kind.indexer.head_dim * number_format(_INDEX_FORMAT).activation_bytes if own and kind.indexer else 0.0
         return (kind.kv_lora + kind.rope_dim) * element_bytes + index
+    if isinstance(kind, Compressed) and kind.ratio:
+        keys = kind.indexer.head_dim * number_format(_INDEX_FORMAT).activation_bytes if kind.indexer else 0.0
+        return (kind.head_dim * element_bytes + keys) / kind.ratio
     return 0.0
 
 
@@ -203,6 +236,9 @@ def _layer_cache(kind: Attention, context: Count, element_bytes: float) -> Num:
         return inner * kind.state_dim * _STATE_BYTES + width * (kind.conv_width - 1) * element_bytes
     if isinstance(kind, ShortConv):
         return kind.width * (kind.conv_width - 1) * element_bytes
+    if isinstance(kind, Compressed):
+        near = np.minimum(context, kind.window) * kind.head_dim * element_bytes
+        return near + _token_bytes(kind, element_bytes) * context
     window = kind.window if isinstance(kind, GroupedQuery) else None
     held = context if window is None else np.minimum(context, window)
     return _token_bytes(kind, element_bytes) * held
@@ -245,6 +281,14 @@ def _core_flop(kind: Attention, tokens: Count, cached: Count, *, absorbed: bool)
         return _DELTA_FLOP * kind.v_heads * kind.k_dim * kind.v_dim * tokens
     if isinstance(kind, StateSpace):
         return _SCAN_FLOP * kind.heads * kind.head_dim * kind.state_dim * tokens
+    if isinstance(kind, Compressed):
+        each, index = 4.0 * kind.heads * kind.head_dim, kind.indexer
+        total = each * _pairs(tokens, cached, kind.window)
+        if kind.ratio:
+            total = total + each * _pairs(tokens, cached, index.topk * kind.ratio if index else None) / kind.ratio
+        if index:
+            total = total + 2.0 * index.heads * index.head_dim * _pairs(tokens, cached, None) / kind.ratio
+        return total
     if isinstance(kind, ShortConv):
         return 2.0 * (kind.conv_width + 1) * kind.width * tokens
     if isinstance(kind, GroupedQuery):

@@ -21,6 +21,8 @@ class Family:
 
     latent: bool = False
     """Multi-head latent attention."""
+    compressed: bool = False
+    """Attention over a compressed context, with hyper-connections (DeepSeek-V4)."""
     bias: bool = False
     """Bias of query, key and value."""
     out_bias: bool | None = False

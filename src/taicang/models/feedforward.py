@@ -48,6 +48,8 @@ def feed_forwards(keys: Keys, family: Family, layers: int, hidden: int) -> list[
     groups = keys.number("n_group", "num_expert_groups", "num_expert_group", default=1)
     beside = keys.flag("enable_moe_block", default=False)  # a dense feed-forward that every token goes through as well
     shared = _width(keys, hidden) if beside else _shared(keys, inter)
+    if family.compressed and shared:
+        shared = inter  # DeepSeek-V4 has one, whatever the file counts
     moe = Experts(
         experts=experts,
         topk=topk,
@@ -123,7 +125,7 @@ def _sparse(keys: Keys, layers: int) -> list[bool]:
         return [bool(flag) for flag in flags]
     freq = keys.number("moe_layer_freq", default=1)
     if types is not None:
-        return [kind == "sparse" for kind in types]
+        return [kind != "dense" for kind in types]
     if isinstance(listed, list):
         return [i in listed for i in range(layers)]
     end = layers if last < 0 else last

@@ -55,9 +55,10 @@ def from_config(
     )
     hidden = keys.number("hidden_size", "n_embd", "d_model")
     context = keys.number(*CONTEXT, default=2048)
-    weights = held(
-        keys.get("quantization_config"), str(keys.get("dtype", "torch_dtype") or ""), keys.at("quantization_config")
-    )
+    quantised, apart = keys.get("quantization_config"), keys.get("expert_dtype")
+    if apart and isinstance(quantised, Mapping):
+        quantised = {**quantised, "expert_dtype": apart}
+    weights = held(quantised, str(keys.get("dtype", "torch_dtype") or ""), keys.at("quantization_config"))
     if family.layout == "pattern":
         stacked, said = hybrid_blocks(keys)
         assumptions += said
@@ -172,11 +173,19 @@ def _stacked(keys: Keys, family: Family, hidden: int, weights: Held) -> tuple[Bl
     attention = attentions(keys, family, layers, hidden)
     ffn = feed_forwards(keys, family, layers, hidden)
     norms = 4 if keys.flag("sandwich_norm", default=False) else family.norms
+    streams = keys.number("hc_mult", default=1) if family.compressed else 1
+    keys.ignore("num_hash_layers", "hc_sinkhorn_iters")
     made = []
     for i, (mixer, behind) in enumerate(zip(attention, ffn, strict=True)):
         plain = tuple(sorted(weights.left.get(i, frozenset()) & _classes(behind)))
         block = Block(
-            attention=mixer, ffn=behind, count=1, norms=norms, plain=plain, extra=_extra(keys, family, behind, hidden)
+            attention=mixer,
+            ffn=behind,
+            count=1,
+            norms=norms,
+            plain=plain,
+            extra=_extra(keys, family, behind, hidden),
+            streams=streams,
         )
         if family.beside:
             beside = state_space(keys, hidden)

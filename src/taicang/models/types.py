@@ -118,7 +118,25 @@ class ShortConv:
     bias: bool = False
 
 
-Attention: TypeAlias = GroupedQuery | Latent | GatedLinear | StateSpace | ShortConv
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compressed:
+    """Attention over a window and over a compressed context (DeepSeek-V4): one key, which is the value too, serves all
+    heads, and behind the window one entry stands for ``ratio`` tokens."""
+
+    heads: int
+    head_dim: int
+    q_lora: int
+    o_groups: int
+    """Groups of heads whose outputs are projected down apart."""
+    o_lora: int
+    window: int
+    ratio: int = 0
+    """Tokens of one entry (0: the layer sees its window alone)."""
+    indexer: Indexer | None = None
+    """Chooses the entries that a query reads; without it, a query reads all."""
+
+
+Attention: TypeAlias = GroupedQuery | Latent | GatedLinear | StateSpace | ShortConv | Compressed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,6 +182,8 @@ class Block:
     """Tensor classes (attention, dense, experts) that the checkpoint leaves in bf16 in these layers alone."""
     extra: int = 0
     """Further parameters of a layer: biases of routers, scalars."""
+    streams: int = 1
+    """Residual streams that hyper-connections mix before and after attention and feed-forward (arXiv 2409.19606)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

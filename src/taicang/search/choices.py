@@ -101,7 +101,7 @@ def _by_class(form: str, model: Model, forms: Mapping[str, str]) -> Quantisation
     mixed = {kind: each for kind, each in forms.items() if each != form}
     if any(block.plain for block in model.blocks) and forms:
         whole = replace(whole, spares=True)
-    if form.startswith("mxfp4") or ("experts" not in mixed and {"attention", "dense"} <= mixed.keys()):
+    if "experts" not in mixed and mixed.get("attention") == mixed.get("dense") == "bf16":
         whole = replace(whole, dispatch="bf16", kv="bf16")  # activations between layers stay in 16 bits
     apart: dict[str, Any] = {kind: "bf16" if each in ("fp16", "fp32") else each for kind, each in mixed.items()}
     return replace(whole, **apart)

@@ -17,6 +17,7 @@ from taicang.lower.program import some
 from taicang.models.count import Parameters, kv_cache_bytes, parameters
 from taicang.models.types import (
     Attention,
+    Compressed,
     Dense,
     FeedForward,
     GatedLinear,
@@ -106,6 +107,8 @@ def _shard(kind: Attention, tp: Any) -> Attention:
         return replace(kind, heads=_whole(kind.heads / tp), kv_heads=_some_of(kind.kv_heads // tp))
     if isinstance(kind, GatedLinear):
         return replace(kind, k_heads=_some_of(kind.k_heads // tp), v_heads=_some_of(kind.v_heads // tp))
+    if isinstance(kind, Compressed):  # groups of heads are shared out, and copied where there are more ranks
+        return replace(kind, heads=_whole(kind.heads / tp), o_groups=_some_of(kind.o_groups // tp))
     if isinstance(kind, ShortConv):
         return replace(kind, width=_whole(kind.width / tp))
     if isinstance(kind, StateSpace):

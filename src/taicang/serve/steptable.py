@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from taicang.models.types import GroupedQuery, Latent, Model
+from taicang.models.types import Compressed, GroupedQuery, Latent, Model
 from taicang.plans import Batch
 from taicang.serve.request import SECOND
 from taicang.serve.setup import Setup, step
@@ -257,6 +257,8 @@ def _limits(model: Model) -> list[int]:
         kind = block.attention
         if isinstance(kind, GroupedQuery) and kind.window:
             found.add(kind.window)
+        if isinstance(kind, Compressed):
+            found |= {kind.window} | ({kind.indexer.topk * kind.ratio} if kind.indexer else set())
         if isinstance(kind, Latent) and kind.indexer:
             found.add(kind.indexer.topk)
     return sorted(found)
