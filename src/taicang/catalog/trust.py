@@ -24,6 +24,7 @@ from taicang.hardware import Chip, Machine
 from taicang.models.types import Attention, GatedLinear, GroupedQuery, Latent, Model, ShortConv, StateSpace, routed
 from taicang.plans import Quantisation
 from taicang.stacks import Stack
+from taicang.train_plans import TrainPlan
 
 FILE = Path(__file__).parent / "data" / "scoreboard.yaml"
 BANDS = Path(__file__).parent / "data" / "bands.yaml"
@@ -72,7 +73,7 @@ class Ground:
     """What is known of a run, in the words that its measurements are filed under."""
 
     use: str
-    """ "aggregated", "disaggregated" or "training"."""
+    """ "aggregated", "disaggregated", "saturated" (as full as limits allow), "training" or "adapters"."""
     vendor: str
     generation: str
     chip: str
@@ -130,7 +131,7 @@ TRAINED = ("step_time", "throughput", "mfu", "memory", "power")
 _SAME: Mapping[str, Mapping[str, str]] = {
     "itl": {"": "tpot"},
     "ttft": {"replay": "replayed_ttft"},
-    "throughput": {"training": "step_time"},
+    "throughput": {"training": "step_time", "adapters": "step_time"},
     "mfu": {"": "step_time"},
     "power": {"": "published_power", "replay": "power"},
 }
@@ -145,6 +146,12 @@ def bands(run: Ground, figures: Sequence[str], *, replay: bool = False) -> dict[
         same = _SAME.get(name, {})
         made[name] = band(same.get(where) or same.get("") or name, run)
     return made
+
+
+def trained(model: Model, machine: Machine, stack: Stack, plan: TrainPlan) -> Ground:
+    """What is known of a training job; one that trains adapters alone is another use."""
+    use = "training" if plan.trained_ratio == 1.0 else "adapters"
+    return ground(model, machine, stack, use=use, ranks=plan.ranks, quant=None, form=plan.recipe.name)
 
 
 def _own(chip: Chip) -> bool:
