@@ -6,6 +6,7 @@ engine, with such models, of such a width). A cell of few groups is drawn to its
 
 from __future__ import annotations
 
+import json
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,10 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 
-from taicang.catalog.trust import AXES, BANDS, Ground, band, size, table
+from taicang.catalog.trust import AXES, BANDS, Ground, band, recorded, size
 from taicang.evidence.fitting import fingerprint
 from taicang.evidence.trials import LABELS, Trial, trials
 from taicang.output import write_file
@@ -42,16 +42,13 @@ def fit(folder: Path) -> Path:
     found = pools_of(trials(folder))
     files = sorted(path for path in folder.glob("*.csv") if path.name.startswith(("served_e2e.", "published_")))
     document = {
+        "written_by": "taicang fit bands; errors in metrics are logarithms: half and nine in ten of them are less",
         "fitted_on": {path.name: fingerprint(path) for path in files},
         "left_out": left_out(found),
         "metrics": _rounded(fitted(found)),
     }
-    header = (
-        "# Written by `taicang fit bands`; do not edit. Errors are logarithms: [half, nine in ten] of them are less.\n"
-    )
-    text = yaml.safe_dump(document, sort_keys=False, width=120, default_flow_style=None)
-    write_file(BANDS, header + text, "fit")
-    table.cache_clear()
+    write_file(BANDS, json.dumps(document, indent=1) + "\n", "fit")
+    recorded.cache_clear()
     return BANDS
 
 
