@@ -30,6 +30,8 @@ FEW = 30
 """Rows below which the decile is that of so many groups; of more rows it is a little further out by their number."""
 FOLDS = 5
 """Parts of the rows that are known, for what bands cover of rows like their own."""
+SPREAD = 2.0
+"""Of few rows the largest error is told larger, by this many over their number (about as Student's t)."""
 DEPTH = 4
 """Cells of a chain (``Ground.cells``)."""
 SHOWN = ("model", "sibling", "foreign", "version", "form", "size", "kind", "engine")
@@ -179,10 +181,13 @@ def _errors(pool: Pool, inside: NDArray[np.bool_], axis: str, above: Sequence[fl
     if not groups or (above is None and axis != "seen" and groups < GROUPS):
         return None
     errors = pool.errors[axis][some]
-    level = min(NINE * (1.0 + 1.0 / groups), 1.0) if errors.size < FEW else NINE + (1.0 - NINE) / groups
-    own = [float(np.quantile(errors, 0.5)), float(np.quantile(errors, level))]
+    few = errors.size < FEW
+    level = min(NINE * (1.0 + 1.0 / groups), 1.0) if few else NINE + (1.0 - NINE) / groups
+    own = [float(np.quantile(errors, 0.5)), float(np.quantile(errors, level)) * (1.0 + few * SPREAD / errors.size)]
     if above is None:
         return own
+    if few:  # too few rows to narrow what more of them say
+        own = [max(mine, theirs) for mine, theirs in zip(own, above, strict=True)]
     share = groups / (groups + DRAW)
     return [share * mine + (1.0 - share) * theirs for mine, theirs in zip(own, above, strict=True)]
 
