@@ -6,12 +6,11 @@ from contextlib import suppress
 from functools import cache
 
 import pytest
-import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from taicang import catalog
-from taicang.catalog.trust import AXES, BANDS, NINE_IN_TEN, UNVALIDATED, table
+from taicang.catalog.trust import AXES, NINE_IN_TEN, UNVALIDATED, left_out, table
 from taicang.errors import MissingFigure
 
 MODELS = ("qwen3-32b", "llama-3.1-8b", "deepseek-r1", "gpt-oss-120b", "qwen3-30b-a3b", "glm-4.5-air-106b-a12b")
@@ -145,11 +144,15 @@ def test_a_band_widens_with_every_thing_that_is_new():
 
 
 def test_nine_in_ten_rows_left_out_whole_lie_in_their_bands():
-    """As ``taicang fit bands`` recorded: of suites with fifty rows or more, by model and by chip."""
-
-    left = yaml.safe_load(BANDS.read_text(encoding="utf-8"))["left_out"]
-    for suite, axes in left.items():
+    """As ``taicang fit bands`` recorded, by model and chip: of all rows, and of suites of a hundred rows or more."""
+    all_rows = within = 0.0
+    for suite, axes in left_out().items():
         for axis in ("nothing", "model", "sibling"):
             found = axes.get(axis)
-            if found and found["rows"] >= 50 and found["unvalidated_ratio"] < 0.5:
-                assert 0.85 <= found["covered_ratio"] <= 0.97, (suite, axis, found)
+            if not found or found["covered_ratio"] is None:
+                continue
+            told = found["rows"] * (1.0 - found["unvalidated_ratio"])
+            all_rows, within = all_rows + told, within + told * found["covered_ratio"]
+            if told >= 100:
+                assert 0.84 <= found["covered_ratio"] <= 0.985, (suite, axis, found)
+    assert 0.88 <= within / all_rows <= 0.95

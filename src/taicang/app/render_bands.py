@@ -20,10 +20,10 @@ def band_lines(bands: Mapping[str, Band], figures: Mapping[str, tuple[float, str
     groups: dict[Band, list[str]] = {}
     for name, band in bands.items():
         groups.setdefault(band, []).append(name)
-    for band, names in groups.items():
+    for band, names in sorted(groups.items(), key=lambda item: item[0].verdict != NINE_IN_TEN):
         titles = ", ".join(NAMES.get(name, name) for name in names)
         if band.verdict != NINE_IN_TEN or band.low_ratio is None or band.high_ratio is None:
-            lines += [f"{titles}: {band.verdict}", f"  {band.basis}"]
+            lines.append(f"{titles}: {band.verdict} ({band.basis})")
             continue
         ends = [
             f"{NAMES.get(name, name)} {show(band.low_ratio * value, unit)} to {show(band.high_ratio * value, unit)}"

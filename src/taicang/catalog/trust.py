@@ -1,6 +1,6 @@
 """How far a figure can be trusted: a band chosen by what is known of the run, from rows that were left out whole.
 
-``data/bands.yaml`` (written by ``taicang fit bands``) holds, for each metric and way of use on one vendor's chips, what
+``data/bands.json`` (written by ``taicang fit bands``) holds, for each metric and way of use on one vendor's chips, what
 was measured there by engine, and how far predictions were off: where the like of a run was among the rows of the fits
 ("seen"), and where its model, kind of model, number format, chip, engine, version or size was left out of them. A run
 gets the errors of what is new about it. Where nobody measured anything near, it is unvalidated: no number is borrowed.
@@ -8,14 +8,13 @@ gets the errors of what is new about it. Where nobody measured anything near, it
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from taicang.catalog.build import chip as chip_named
 from taicang.catalog.costing import ARCHITECTURE
@@ -34,9 +33,10 @@ from taicang.models.types import (
 )
 from taicang.plans import Quantisation
 from taicang.stacks import Stack
+from taicang.train_plans import TrainPlan
 
 FILE = Path(__file__).parent / "data" / "scoreboard.yaml"
-BANDS = Path(__file__).parent / "data" / "bands.yaml"
+BANDS = Path(__file__).parent / "data" / "bands.json"
 UNVALIDATED = "unvalidated"
 NINE_IN_TEN = "nine in ten"
 AXES = ("engine", "version", "kind", "model", "form", "sibling", "foreign", "size")
@@ -82,7 +82,7 @@ class Ground:
     """What is known of a run, in the words that its measurements are filed under."""
 
     use: str
-    """ "aggregated", "disaggregated" or "training"."""
+    """ "aggregated", "disaggregated", "saturated" (as full as limits allow), "training" or "adapters"."""
     vendor: str
     generation: str
     chip: str
@@ -137,12 +137,13 @@ REPLAYED = ("tpot", "itl", "ttft", "e2e", "queue", "throughput", "power")
 """Figures of a replay."""
 TRAINED = ("step_time", "throughput", "mfu", "memory", "power")
 """Figures of a training step."""
+PUBLISHED = "published figure, not predicted"
 _SAME: Mapping[str, Mapping[str, str]] = {
     "itl": {"": "tpot"},
     "ttft": {"replay": "replayed_ttft"},
-    "throughput": {"training": "step_time"},
+    "throughput": {"training": "step_time", "adapters": "step_time"},
     "mfu": {"": "step_time"},
-    "power": {"": "published_power", "replay": "power"},
+    "power": {"": PUBLISHED, "replay": "power"},
 }
 """Figure -> where ("": anywhere) -> the metric that says how far it is off."""
 
@@ -153,8 +154,15 @@ def bands(run: Ground, figures: Sequence[str], *, replay: bool = False) -> dict[
     made = {}
     for name in figures:
         same = _SAME.get(name, {})
-        made[name] = band(same.get(where) or same.get("") or name, run)
+        metric = same.get(where) or same.get("") or name
+        made[name] = unvalidated(f"the machine's {PUBLISHED}") if metric == PUBLISHED else band(metric, run)
     return made
+
+
+def trained(model: Model, machine: Machine, stack: Stack, plan: TrainPlan) -> Ground:
+    """What is known of a training job; one that trains adapters alone is another use."""
+    use = "training" if plan.trained_ratio == 1.0 else "adapters"
+    return ground(model, machine, stack, use=use, ranks=plan.ranks, quant=None, form=plan.recipe.name)
 
 
 def _own(chip: Chip) -> bool:
@@ -188,23 +196,22 @@ def _attention(kind: Attention) -> str:
             return "recurrent"
 
 
-@cache
 def table() -> Mapping[str, Any]:
     """Metric -> pool -> what was measured and how far off it was; empty before the first fit."""
-    return _read(BANDS).get("metrics", {})  # type: ignore[no-any-return]
+    return recorded().get("metrics", {})  # type: ignore[no-any-return]
 
 
 def left_out() -> Mapping[str, Any]:
     """Suite -> what was left out of the fits -> rows, mean error, share in the others' bands, as the fit recorded."""
-    return _read(BANDS).get("left_out", {})  # type: ignore[no-any-return]
+    return recorded().get("left_out", {})  # type: ignore[no-any-return]
 
 
-def _read(path: Path) -> Mapping[str, Any]:
-    if not path.exists():
+@cache
+def recorded() -> Mapping[str, Any]:
+    """What the fit wrote; empty before the first."""
+    if not BANDS.exists():
         return {}
-    loaded: Mapping[str, Any] = yaml.load(
-        path.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    )
+    loaded: Mapping[str, Any] = json.loads(BANDS.read_text(encoding="utf-8"))
     return loaded
 
 

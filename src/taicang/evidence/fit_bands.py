@@ -6,6 +6,7 @@ engine, with such models, of such a width). A cell of few groups is drawn to its
 
 from __future__ import annotations
 
+import json
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,10 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 
-from taicang.catalog.trust import AXES, BANDS, Ground, band, size, table
+from taicang.catalog.trust import AXES, BANDS, Ground, band, recorded, size
 from taicang.evidence.fitting import fingerprint
 from taicang.evidence.trials import LABELS, Trial, trials
 from taicang.output import write_file
@@ -30,6 +30,8 @@ FEW = 30
 """Rows below which the decile is that of so many groups; of more rows it is a little further out by their number."""
 FOLDS = 5
 """Parts of the rows that are known, for what bands cover of rows like their own."""
+SPREAD = 2.0
+"""Of few rows the largest error is told larger, by this many over their number (about as Student's t)."""
 DEPTH = 4
 """Cells of a chain (``Ground.cells``)."""
 SHOWN = ("model", "sibling", "foreign", "version", "form", "size", "kind", "engine")
@@ -42,16 +44,13 @@ def fit(folder: Path) -> Path:
     found = pools_of(trials(folder))
     files = sorted(path for path in folder.glob("*.csv") if path.name.startswith(("served_e2e.", "published_")))
     document = {
+        "written_by": "taicang fit bands; errors in metrics are logarithms: half and nine in ten of them are less",
         "fitted_on": {path.name: fingerprint(path) for path in files},
         "left_out": left_out(found),
         "metrics": _rounded(fitted(found)),
     }
-    header = (
-        "# Written by `taicang fit bands`; do not edit. Errors are logarithms: [half, nine in ten] of them are less.\n"
-    )
-    text = yaml.safe_dump(document, sort_keys=False, width=120, default_flow_style=None)
-    write_file(BANDS, header + text, "fit")
-    table.cache_clear()
+    write_file(BANDS, json.dumps(document, indent=1) + "\n", "fit")
+    recorded.cache_clear()
     return BANDS
 
 
@@ -182,10 +181,13 @@ def _errors(pool: Pool, inside: NDArray[np.bool_], axis: str, above: Sequence[fl
     if not groups or (above is None and axis != "seen" and groups < GROUPS):
         return None
     errors = pool.errors[axis][some]
-    level = min(NINE * (1.0 + 1.0 / groups), 1.0) if errors.size < FEW else NINE + (1.0 - NINE) / groups
-    own = [float(np.quantile(errors, 0.5)), float(np.quantile(errors, level))]
+    few = errors.size < FEW
+    level = min(NINE * (1.0 + 1.0 / groups), 1.0) if few else NINE + (1.0 - NINE) / groups
+    own = [float(np.quantile(errors, 0.5)), float(np.quantile(errors, level)) * (1.0 + few * SPREAD / errors.size)]
     if above is None:
         return own
+    if few:  # too few rows to narrow what more of them say
+        own = [max(mine, theirs) for mine, theirs in zip(own, above, strict=True)]
     share = groups / (groups + DRAW)
     return [share * mine + (1.0 - share) * theirs for mine, theirs in zip(own, above, strict=True)]
 

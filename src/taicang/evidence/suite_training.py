@@ -9,7 +9,7 @@ from pathlib import Path
 
 from taicang import catalog
 from taicang.catalog.training import sustained, training_price
-from taicang.catalog.trust import Ground, ground
+from taicang.catalog.trust import Ground, trained
 from taicang.cost.sustained import Sustained
 from taicang.errors import NotModelled
 from taicang.evidence.measured import attempt
@@ -55,10 +55,7 @@ def predict(row: Row, stack: Stack | None = None, found: Sustained | None = None
 def run_of(row: Row) -> Ground:
     """What is known of a row."""
     made = setup(row)
-    return ground(
-        made.model, made.machine, made.stack, use="training", ranks=made.plan.ranks, quant=None,
-        form=made.plan.recipe.name,
-    )  # fmt: skip
+    return trained(made.model, made.machine, made.stack, made.plan)
 
 
 def outcomes(folder: Path) -> Iterator[Outcome]:

@@ -152,13 +152,14 @@ def ascend_trials() -> Iterator[Trial]:
     for one in fit_ascend.launch_outcomes():
         yield from _plain(one)
     for one in (*suite_ascend.serving(), *suite_ascend.steps()):
-        yield from _plain(one)
         row = rows.get(one.id)
-        if row is not None and not row.held:
-            values = fit_ascend.step_constants([each for each in seen if each.net != row.net], eager)
-            stack = fit_ascend.with_constants(fit_ascend.bare(ascend_steps.STACK), values)
-            off = replace(one, predicted=ascend_steps.predict_s(row, stack), held_out=True)
-            yield from (replace(each, held_out=False) for each in _plain(off))
+        if row is None or row.held:
+            yield from _plain(one)
+            continue
+        values = fit_ascend.step_constants([each for each in seen if each.net != row.net], eager)
+        stack = fit_ascend.with_constants(fit_ascend.bare(ascend_steps.STACK), values)
+        off = replace(one, predicted=ascend_steps.predict_s(row, stack), held_out=True)
+        yield from (replace(each, held_out=False) for each in _plain(off))
 
 
 def training_trials(folder: Path) -> Iterator[Trial]:

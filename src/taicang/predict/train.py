@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from taicang import __version__, catalog
 from taicang.catalog.models import model as load_model
 from taicang.catalog.training import measured_levels, sustained, training_price
-from taicang.catalog.trust import TRAINED, Band, bands, ground
+from taicang.catalog.trust import TRAINED, Band, bands, trained
 from taicang.errors import InvalidInput
 from taicang.formats import number_format
 from taicang.hardware import Machine, in_half
@@ -258,8 +258,4 @@ def _words(names: Collection[str]) -> str:
 
 
 def _bands(setup: Setup) -> Mapping[str, Band]:
-    plan = setup.plan
-    run = ground(
-        setup.model, setup.machine, setup.stack, use="training", ranks=plan.ranks, quant=None, form=plan.recipe.name
-    )
-    return bands(run, TRAINED)
+    return bands(trained(setup.model, setup.machine, setup.stack, setup.plan), TRAINED)
