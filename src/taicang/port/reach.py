@@ -109,25 +109,59 @@ def python(
     """Python files that ``starts`` reach. With ``texts``, a module that only an ``__init__`` imports counts when a file
     that counts says one of its names: packages that register all they hold import far more than a run uses."""
     reached: set[str] = set()
-    waiting = {path for path, read in reads.items() if texts is not None and read.registered}
-    said: set[str] = set()
+    waiting: dict[str, set[str]] = {
+        path: set() for path, read in reads.items() if texts is not None and read.registered
+    }
+    said: set[str] = set()  # by all files that count
+    told: dict[str, set[str]] = {}  # __init__ -> what files that import it say
+    passed: dict[str, set[str]] = {}  # __init__ -> those that it imports in turn
     todo = set(starts)
     while todo:
         path = todo.pop()
         reached.add(path)
         quiet = texts is not None and path.endswith("__init__.py")
+        words: set[str] = set()
         if texts is not None and not quiet:
-            said.update(_WORD.findall(texts[path]))
+            words = set(_WORD.findall(texts[path]))
+            said |= words
             todo.update(_named_files(path, texts[path], modules))
         for one in reads[path].imports:
             for target in modules.find(path, one):
-                (waiting if quiet and not target.endswith("__init__.py") else todo).add(target)
+                if target.endswith("__init__.py"):
+                    told.setdefault(target, set()).update(words)
+                    passed.setdefault(path, set()).add(target)
+                    todo.add(target)
+                elif quiet:
+                    waiting.setdefault(target, set()).add(path)
+                else:
+                    todo.add(target)
         todo -= reached
-        waiting -= reached
         if not todo:
-            named = {each for each in waiting if (reads[each].registered or reads[each].defined) & said}
+            _pass_on(told, passed)
+            named = {
+                each
+                for each, inits in waiting.items()
+                if each not in reached
+                and (
+                    reads[each].registered & said
+                    if reads[each].registered
+                    else any(reads[each].defined & told.get(init, set()) for init in inits)
+                )
+            }
             todo = named | {each for path in named for each in modules.packages(path)} - reached
     return reached
+
+
+def _pass_on(told: dict[str, set[str]], passed: Mapping[str, set[str]]) -> None:
+    """Let what is said to an ``__init__`` reach those that it takes its names from."""
+    changed = set(told)
+    while changed:
+        path = changed.pop()
+        for target in passed.get(path, ()):
+            known = told.setdefault(target, set())
+            if not told.get(path, set()) <= known:
+                known |= told[path]
+                changed.add(target)
 
 
 def _named_files(path: str, text: str, modules: Modules) -> Iterator[str]:
