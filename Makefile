@@ -3,11 +3,13 @@ PYTHON ?= python3.11
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-slow explore mutants fuzz lint format bench docs clean
+.PHONY: acceptance demo test test-slow explore mutants fuzz lint format bench docs clean
 
 # Tests that need an extra
 EXTRAS := $(shell grep -lrE "importorskip|is an extra|are an extra" tests)
 
+# What the programs of tests/virtual import
+PROGRAMS := transformers accelerate peft diffusers
 
 demo: $(VENV)/.installed
 	$(BIN)/taicang demo
@@ -16,9 +18,17 @@ test: $(VENV)/.installed-dev
 	$(BIN)/pytest -m "not slow" -rs
 
 # The slow part has every extra, so that no test is skipped for want of one; what is skipped says why.
-test-slow: $(VENV)/.installed-all
+test-slow: $(VENV)/.installed-all browser
 	$(BIN)/pytest -m slow -rs
 	$(BIN)/pytest -rs $(EXTRAS)
+
+# A browser for the tests of the page, from Debian's packages where that can be had
+browser:
+	command -v chromium >/dev/null || (apt-get update -q && apt-get install -y -q chromium) >/dev/null 2>&1 || true
+
+# Clients of others against the endpoint, each in an environment of its own under build/acceptance
+acceptance: $(VENV)/.installed-all
+	$(BIN)/python tests/acceptance/run.py
 
 explore: $(VENV)/.installed-dev
 	EXPLORE=1 $(BIN)/pytest tests/laws
@@ -58,7 +68,7 @@ $(VENV)/.installed-dev: $(VENV)/bin/python pyproject.toml constraints.txt
 	touch $@ $(VENV)/.installed
 
 $(VENV)/.installed-all: $(VENV)/bin/python pyproject.toml constraints.txt
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,study,bayesian,plot,tokenizer,ray]"
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,study,bayesian,plot,tokenizer,ray,serve,torch]" $(PROGRAMS)
 	touch $@ $(VENV)/.installed-dev $(VENV)/.installed
 
 clean:

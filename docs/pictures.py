@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
+import claims_page
 import numpy as np
 
 from taicang.app.compare_cmd import DEMO_MACHINES
@@ -33,7 +34,7 @@ class Curve:
 def draw_all(folder: Path) -> list[Path]:
     """Draw every picture into ``folder``."""
     folder.mkdir(parents=True, exist_ok=True)
-    pictures = {"frontier.svg": frontier(curves()), "waterfall.svg": waterfall(_headline())}
+    pictures = {"frontier.svg": frontier(curves()), "waterfall.svg": waterfall(_headline())} | claims_page.pictures()
     for name, text in pictures.items():
         (folder / name).write_text(text, encoding="utf-8")
     return [folder / name for name in pictures]

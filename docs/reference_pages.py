@@ -119,6 +119,8 @@ _SAID = {
     "status": " / ".join(schema.STATUS),
     "topology": " / ".join(schema.TOPOLOGIES),
     "scheduler": " / ".join(schema.SCHEDULERS),
+    "routing": " / ".join(schema.ROUTINGS),
+    "extents": "sizes such as 4x4x4",
 }
 _EXAMPLES = {
     "bytes": "64 GB",
@@ -203,6 +205,23 @@ def frozen() -> Mapping[str, Any]:
     return scores
 
 
+LEFT_OUT = (("model", "unseen model"), ("sibling", "unseen chip"), ("nothing", "interpolation"))
+"""What was left out of the fits -> its words in the table."""
+
+
+def left_out_table() -> str:
+    """Errors and coverage of bands on rows whose model or chip no fit had seen, beside those of rows like its own."""
+    rows = []
+    for suite, axes in trust.left_out().items():
+        cells = [str(max(one["rows"] for one in axes.values()))]
+        for axis, _ in LEFT_OUT:
+            one = axes.get(axis, {})
+            cells += [_percent(one.get("mape_ratio")), _percent(one.get("covered_ratio"))]
+        rows.append((f"`{suite}`", *cells))
+    heads = [f"{words}: {what}" for _, words in LEFT_OUT for what in ("MAPE", "in the band")]
+    return table(("suite", "rows", *heads), rows) if rows else ""
+
+
 def scoreboard_page() -> str:
     """The frozen scoreboard in full."""
     rows = []
@@ -222,6 +241,11 @@ def scoreboard_page() -> str:
     said = f"Not frozen yet: {', '.join(f'`{name}`' for name in missing)}." if missing and rows else ""
     return page(
         "Scoreboard",
+        "Runs whose model or chip was left out of every fit, whole: their mean error, and the share of them that lies "
+        "in the band that the others give (nine in ten is what a band says; empty: unvalidated, or no row). `_rate` is "
+        "requests per second of the served rows. Written by `taicang fit bands`; see "
+        "[trust](../explanation/trust.md#bands).",
+        left_out_table(),
         "Errors of the predictions on published measurements, as frozen in "
         "`src/taicang/catalog/data/scoreboard.yaml`. A mean error that moves by more than half a point fails the tests "
         "until it is accepted on purpose. Definitions: [metrics](metrics.md). How to repeat it: "
@@ -402,5 +426,10 @@ PAGES: Mapping[str, Callable[[], str]] = {
     "reference/python.md": lambda: python_page.make(page),
     "reference/claims.md": lambda: claims_page.make(page, table, "en"),
     "reference/claims.zh.md": lambda: claims_page.make(page, table, "zh"),
+    **{
+        claims_page.place(key, lang): lambda key=key, lang=lang: claims_page.answer(page, key, lang)  # type: ignore[misc]
+        for key in claims_page.in_full()
+        for lang in ("en", "zh")
+    },
 }
 """Pages that are wholly generated."""

@@ -172,6 +172,13 @@ class Machine:
         """Ranks in the machine: chips times dies."""
         return self.chips * self.chip.dies
 
+    @property
+    def domain(self) -> int:
+        """Ranks of the largest level with scale-up bandwidth: the node of a cluster, the whole of a supernode."""
+        levels = self.plane("scale_up").levels
+        inner = max(level.bandwidth_bytes_per_s for level in levels)
+        return max(level.ranks for level in levels if level.bandwidth_bytes_per_s >= 0.4 * inner)
+
     def plane(self, name: str) -> Plane:
         """The plane by name; ``NotModelled`` if the machine lacks it."""
         try:
@@ -190,3 +197,16 @@ class Machine:
             replace(level, bandwidth_bytes_per_s=level.bandwidth_bytes_per_s * share) for level in plane.levels
         )
         return replace(self, planes=rest | {name: replace(plane, levels=levels)})
+
+
+def in_half(machine: Machine, form: str) -> Machine:
+    """``machine`` for a job whose 16-bit products are in ``form``: kernels name them "bf16" whichever they are.
+
+    Raises ``NotModelled`` where the chip has no such arithmetic, naming what it has.
+    """
+    peaks = machine.chip.peak_flop_per_s
+    if form not in peaks:
+        other = "fp16" if form == "bf16" else "bf16"
+        says = f"use --dtype {other}" if other in peaks else f"it has {', '.join(sorted(peaks))}"
+        raise NotModelled(f"{machine.chip.name} has no {form}: {says}")
+    return replace(machine, chip=replace(machine.chip, peak_flop_per_s={**peaks, "bf16": peaks[form]}))

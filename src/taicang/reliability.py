@@ -10,7 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Final
+
+import numpy as np
 
 from taicang.errors import InvalidInput, UnknownName
 from taicang.hardware import Machine
@@ -20,6 +23,17 @@ LEAST_MTBF_S: Final = 1.0
 HOUR: Final = 3600.0
 DAY: Final = 24.0 * HOUR
 MONTH: Final = 30.0 * DAY
+PUBLISHED: Final[Mapping[str, float]] = MappingProxyType(
+    {
+        "Llama 3, 16,384 H100": 419.0 / 54.0 / 16384.0,
+        "OPT-175B, 992 A100": 54.0 / 56.0 / 992.0,
+        "Meta RSC-1, A100": 6.50 / 1000.0 / 8.0,
+        "Meta RSC-2, A100": 2.34 / 1000.0 / 8.0,
+    }
+)
+"""Failures per chip and day of clusters (arXiv 2407.21783; OPT-175B's logbook; arXiv 2410.21680)."""
+SPREAD: Final = float(np.std(np.log(list(PUBLISHED.values())), ddof=1))
+"""Standard deviation of the logarithm of failure rates between clusters."""
 _LLAMA_CHIP_S: Final = 54.0 * DAY * 16384.0
 _CHIP: Final = 148.0 + 72.0 + 19.0 + 17.0 + 6.0 + 6.0
 """Faulty GPU, its memory, SRAM, system processor, silent corruption, thermal interface."""
@@ -92,6 +106,18 @@ def with_mtbf(parts: Mapping[str, Component], mtbf_s: Mapping[str, float]) -> di
 def rates_per_s(parts: Mapping[str, Component], chips: float) -> dict[str, float]:
     """Failures per second of all components of each class in a job on ``chips`` chips."""
     return {name: float(chips / part.chips_each * part.failures_per_s) for name, part in parts.items()}
+
+
+def missing_ratio(parts: Mapping[str, Component], chips: float) -> float:
+    """Mean share of chips under repair: those whose own parts, or a neighbour's that stops them too, are.
+
+    One part is up a share 1 / (1 + rate x repair) of the time; a chip is, while all that stop it are.
+    """
+    up = 1.0
+    for part in parts.values():
+        stops = chips / part.chips_each * min(part.blast_chips / chips, 1.0)
+        up /= float(1.0 + part.failures_per_s * part.repair_s) ** float(stops)
+    return 1.0 - up
 
 
 def broken_chips(parts: Mapping[str, Component], chips: float) -> float:

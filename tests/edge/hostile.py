@@ -15,7 +15,7 @@ from pathlib import Path
 import click
 from click.testing import CliRunner
 
-from taicang.app.main import cli
+from taicang.app.main import COMMANDS, cli
 from taicang.errors import TaicangError
 from taicang.search.study import read
 
@@ -85,7 +85,7 @@ def skew(rng: random.Random) -> str:
 def argv(rng: random.Random, folder: Path) -> list[str]:
     """A command over a hostile file, or a random command line."""
     path = folder / f"f{rng.randrange(10**9)}"
-    kind = rng.choice(("chip", "machine", "model", "study", "trace", "skew", "line", "line"))
+    kind = rng.choice(("chip", "machine", "model", "study", "trace", "skew", "config", "bench", *["line"] * 4))
     if kind in ("chip", "machine"):
         path = path.with_suffix(".yaml")
         keys, head = (CHIP, "base: h100") if kind == "chip" else (MACHINE, "base: hgx-h100")
@@ -108,31 +108,157 @@ def argv(rng: random.Random, folder: Path) -> list[str]:
     if kind == "skew":
         path.write_bytes(garbled(rng, skew(rng) or "x"))
         return ["infer", "mixtral-8x7b", "--on", "hgx-h100", "--skew", str(path), "--json"]
-    return line(rng)
+    if kind == "config":
+        path.mkdir()
+        (path / "config.json").write_bytes(garbled(rng, config(rng)))
+        return rng.choice(
+            (["models", "show", str(path), "--json"], ["infer", str(path), "--on", "hgx-h100", "--json"],
+             ["models", "show", str(path), "--approximate"])
+        )  # fmt: skip
+    if kind == "bench":
+        path.write_bytes(garbled(rng, table(rng)))
+        return ["check", str(path), "llama-3.1-8b", "--on", "hgx-h100", "--tp", "1", "--no-causes", "--json"]
+    return line(rng, folder)
 
 
-def line(rng: random.Random) -> list[str]:
-    """Model, machine and options of a command."""
-    model = rng.choice(("llama-3.1-8b", "qwen3-8b", "mixtral-8x7b", "no-such"))
-    on = rng.choice(
-        ("hgx-h100", "hgx-h100 x 2", "cloudmatrix384", "atlas-800-a2-280t", "hgx-h100 x 99999999999999999999")
-    )
-    options = {
-        "--input": ("1", "128", "32k", "1,5k", "010", "2T", "0"),
-        "--output": ("1", "64", "x", "1e3"),
-        "--tpot": ("50ms", "50", "1,5 s", "1e-300s", "1e400s"),
+MODELS = ("llama-3.1-8b", "qwen3-8b", "mixtral-8x7b", "deepseek-v2-lite", "qwen3-30b-a3b")
+NAMES = {
+    "stack": ("vllm", "sglang@0.5.9", "tensorrt-llm", "vllm-ascend", "megatron", "torchtitan"),
+    "quant": ("auto", "bf16", "fp8", "int8", "w4a8", "nvfp4", "w8a8"),
+    "kv": ("auto", "fp8", "bf16"),
+    "router": ("least-loaded", "round-robin", "prefix-aware"),
+    "profile": ("servegen-deepseek-r1",),
+    "slo": ("mlperf-interactive", "mlperf-server"),
+    "prefill": ("1x8", "2x4"),
+    "decode": ("1x8", "2x4"),
+    "machine": ("hgx-h100", "hgx-h100 x 2", "hgx-a100", "cloudmatrix384", "atlas-800-a2-280t", "gb200-nvl72"),
+    "machines": ("hgx-h100,cloudmatrix384", "hgx-a100"),
+    "on": ("hgx-h100", "hgx-h100,cloudmatrix384"),
+    "model": MODELS,
+    "sets": ("chip.memory.bandwidth=4 TB/s", "pue=1.2"),
+    "objective": ("tokens/s/chip", "tokens/s/w"),
+    "collective": ("all-reduce", "all-to-all", "all-gather"),
+    "size": ("1MB", "7.5KB*128*8"),
+    "skew": ("1.01", "0"),
+    "claim": ("mfu-50", "electricity"),
+    "columns": ("input=prompt_len,output=output_len",),
+}
+"""Values of options and arguments that name something."""
+QUANTITIES = {"s": ("50ms", "2s", "1h"), "per_s": ("4/s", "100/min"), "bytes": ("20GB", "1 MiB"), "j": ("1 J",)}
+HOSTILE = ("", "-1", "0", "1e999", "nan", "x", "1,5k", "010", "9" * 40, "1:30", "\x1b[31m", "../..", "=", "vlm",
+           "llama-3.1-9b", "hgx-h10", "hgx-h100 x 99999999999999999999", "50", "0s", "-1s", "1e-300s", "1e400s", "0x4",
+           "chip.l2=x", "a.b=c")  # fmt: skip
+LEFT_OUT = {"serve", "run", "reprice", "doctor", "score", "fit", "ask", "sweep", "demo", "port", "centre"}
+"""Commands that listen, start programs, take minutes, or only take files that others write."""
+LARGE = {"requests": ("8", "32"), "hours": ("0.001",), "seeds": ("2",), "draws": ("5",), "clients": ("2", "8"),
+         "turns": ("2",), "jobs": ("1",), "top": ("2",)}  # fmt: skip
+"""Options whose honest values would make a case long."""
+
+
+def value(rng: random.Random, option: click.Parameter, folder: Path, hostile: float) -> str:
+    """A value for ``option``, by its declared type, or with a chance a hostile one."""
+    name, kind = option.name or "", option.type
+    if rng.random() < hostile:
+        return rng.choice(HOSTILE)
+    if name in LARGE:
+        return rng.choice(LARGE[name])
+    if isinstance(kind, click.Choice):
+        return str(rng.choice([str(each) for each in kind.choices]))
+    if name in NAMES:
+        return rng.choice(NAMES[name])
+    if hasattr(kind, "dimension"):
+        return rng.choice(QUANTITIES.get(kind.dimension, ("1",)))
+    if isinstance(kind, click.IntRange):
+        low = int(kind.min or 0)
+        return str(rng.choice([low, low + 1, 2 * low + 2, 64, 4096] if low < 64 else [low]))
+    if isinstance(kind, click.FloatRange):
+        return str(rng.choice((kind.min or 0.0, 0.3, 0.9, kind.max or 2.0)))
+    if isinstance(kind, click.Path) and isinstance(option, click.Argument):
+        path = folder / f"bench{rng.randrange(3)}.json"
+        path.write_text(table(random.Random(rng.randrange(3))))
+        return str(path)
+    if isinstance(kind, click.Path):
+        return str(folder / rng.choice(("out", "a/b", "f.html")))
+    return rng.choice(("1", "a", "all", "auto"))
+
+
+def line(rng: random.Random, folder: Path) -> list[str]:
+    """A command with options of its own, each with a value of its type; two lines in five have hostile ones."""
+    name = rng.choice([each for each in COMMANDS if each not in LEFT_OUT])
+    command = cli.get_command(click.Context(cli), name)
+    args, hostile = [name], rng.choice((0.0, 0.0, 0.0, 0.1, 0.3))
+    while isinstance(command, click.Group):
+        inner = rng.choice([each for each in command.commands if each != "fetch"])
+        args.append(inner)
+        command = command.commands[inner]
+    options = [each for each in command.params if isinstance(each, click.Option) and not each.hidden]
+    for each in command.params:
+        if isinstance(each, click.Argument):
+            args.append(rng.choice(MODELS) if each.nargs == -1 else value(rng, each, folder, hostile))
+    for each in options:
+        if not (each.required or rng.random() < 3.0 / len(options)) or each.name == "help":
+            continue
+        flag = rng.choice([*each.opts, *each.secondary_opts])
+        args += [flag] if each.is_flag else [flag, value(rng, each, folder, hostile)]
+    if name == "replay" and not {"--rate", "--closed-loop"} & set(args):
+        args += ["--closed-loop", "2"]
+    if name == "replay" and "--requests" not in args:
+        args += ["--requests", "8"]
+    return args
+
+
+CONFIGS = (
+    {"model_type": "llama", "hidden_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2,
+     "num_hidden_layers": 3, "intermediate_size": 128, "vocab_size": 1000, "max_position_embeddings": 2048},
+    {"model_type": "mixtral", "hidden_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2,
+     "num_hidden_layers": 3, "intermediate_size": 128, "vocab_size": 1000, "num_local_experts": 8,
+     "num_experts_per_tok": 2, "max_position_embeddings": 2048},
+    {"model_type": "deepseek_v3", "hidden_size": 64, "num_attention_heads": 4, "num_hidden_layers": 4,
+     "intermediate_size": 128, "vocab_size": 1000, "kv_lora_rank": 16, "q_lora_rank": 32, "qk_nope_head_dim": 16,
+     "qk_rope_head_dim": 8, "v_head_dim": 16, "n_routed_experts": 8, "num_experts_per_tok": 2, "n_shared_experts": 1,
+     "moe_intermediate_size": 32, "first_k_dense_replace": 1, "max_position_embeddings": 2048},
+)  # fmt: skip
+JUNK = (None, True, -1, 0, 1, 3, 10**30, 1e400, 0.5, "x", "", [], [1], {}, {"a": 1}, ["sliding_attention"] * 3,
+        {"quant_method": "fp8"}, {"quant_method": "x"}, {"quant_method": 3}, {"rope_type": "yarn"})  # fmt: skip
+ODD_KEYS = ("quantization_config", "sliding_window", "layer_types", "text_config", "architectures", "head_dim",
+            "tie_word_embeddings", "rope_scaling", "attention_bias", "unknown_size", "torch_dtype",
+            "expert_count")  # fmt: skip
+
+
+def config(rng: random.Random) -> str:
+    """A Hugging Face config.json with a few keys that are missing, odd or junk."""
+    made: dict[str, object] = dict(rng.choice(CONFIGS))
+    for _ in range(rng.randrange(0, 4)):
+        key = rng.choice((*made, *ODD_KEYS))
+        if rng.random() < 0.3:
+            made.pop(key, None)
+        else:
+            made[key] = rng.choice(JUNK)
+    return json.dumps(made)
+
+
+def table(rng: random.Random) -> str:
+    """What a benchmark saved, or a table with latencies, with a few cells that are none."""
+    junk = (1, 5, 100, "x", None, -1, 0.1, 1e400, [0.1], True, "1e999", {})
+    cell = lambda right: right if rng.random() < 0.9 else rng.choice(junk)  # noqa: E731
+    many = rng.randrange(0, 4)
+    run = {
+        "input_lens": [cell(100) for _ in range(many)],
+        "output_lens": [cell(5) for _ in range(many)],
+        "ttfts": [cell(0.1) for _ in range(many)],
+        "itls": [cell([0.01] * 4) for _ in range(many)],
+        "max_concurrency": cell(2),
+        "completed": cell(many),
+        "total_input_tokens": cell(100 * many),
+        "total_output_tokens": cell(5 * many),
+        "mean_ttft_ms": cell(100.0),
     }
-    command = rng.choice(("infer", "train", "replay"))
-    if command == "train":
-        options = {
-            "--tp": ("1", "2", "3", "1e9"),
-            "--global-batch": ("64", "512", "-1"),
-            "--tokens": ("2T", "1,5T", "0"),
-        }
-    more = [part for name, values in options.items() if rng.random() < 0.5 for part in (name, rng.choice(values))]
-    if command == "replay":
-        return ["replay", model, "--on", on, "--rate", "4/s", "--requests", "8", *more, "--json"]
-    return [command, model, "--on", on, *more, "--json"]
+    for key in rng.sample(sorted(run), rng.randrange(0, 4)):
+        run.pop(key)
+    document = {
+        "benchmarks": [cell({"requests": {"successful": [{"prompt_tokens": cell(10), "output_tokens": cell(3)}]}})]
+    }
+    return json.dumps(run if rng.random() < 0.7 else document)
 
 
 def fault(args: list[str]) -> str:
@@ -163,7 +289,7 @@ def fault(args: list[str]) -> str:
 def run(seed: int, cases: int) -> list[tuple[list[str], str]]:
     """Faults of ``cases`` cases."""
     rng, found = random.Random(seed), []
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):  # some cases write where they are
         for number in range(cases):
             args = argv(rng, Path(folder))
             wrong = fault(args)

@@ -17,7 +17,7 @@ INFER = ("infer", "deepseek-r1", "--on", "cloudmatrix384")
         (("infer", "deepseek-r1", "--on", "cloudmatrx384"), "did you mean cloudmatrix384"),
         ((*INFER, "--tpot", "50"), "--tpot: '50' has no unit"),
         ((*INFER, "--tpot", "50 GB"), "is a unit of bytes, expected one of s"),
-        ((*INFER, "--quant", "fp9"), "one of auto, bf16"),
+        ((*INFER, "--quant", "fp9"), "did you mean fp8"),
         ((*INFER, "--quant", "fp8"), "has no fp8 arithmetic"),
         ((*INFER, "--stack", "vlm"), "did you mean vllm"),
         ((*INFER, "--set", "chip.memory.bandwith=4 TB/s"), "did you mean chip.memory.bandwidth"),

@@ -188,7 +188,7 @@ def test_weight_formats(quantisation: Any, dtype: str, experts_only: bool) -> No
         ({"num_experts_shared_by_two": 3}, "num_experts_shared_by_two"),
         ({"cla_share_factor": 2}, "cla_share_factor"),
         ({"sliding_window": 512}, "sliding_window"),
-        ({"layer_types": ["full_attention"] * 3 + ["conv"]}, "'conv' layers"),
+        ({"layer_types": ["full_attention"] * 3 + ["retention"]}, "'retention' layers"),
         ({"quantization_config": {"quant_method": "bitsandbytes"}}, "bitsandbytes"),
         ({"quantization_config": {"quant_method": "aqlm"}}, "aqlm"),
         ({"quantization_config": {"quant_method": "gptq", "bits": 3}}, "3 bits"),

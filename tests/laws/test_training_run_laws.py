@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from taicang import catalog
 from taicang.catalog.models import model
 from taicang.catalog.training import training_price
-from taicang.errors import InvalidPlan, UnknownName
+from taicang.errors import InvalidInput, InvalidPlan, UnknownName
+from taicang.models.count import parameters
 from taicang.reliability import DAY, broken_chips, components, rates_per_s, with_mtbf
 from taicang.train.run import Policy, checkpoint, train_run
 from taicang.train.search import Found, candidates, search, why
@@ -55,7 +56,7 @@ def test_the_band_holds_the_expected_days() -> None:
 
 
 def test_the_best_interval_is_the_best() -> None:
-    base = Policy(saving="synchronous", storage_bytes_per_s=1e7)
+    base = Policy(saving="synchronous", storage_bytes_per_s=32e7)
     best = train_run(_step(), MACHINE, 1e13, base, samples=10)
     for ratio in (0.3, 0.8, 1.25, 3.0):
         other = train_run(_step(), MACHINE, 1e13, replace(base, interval_s=best.interval_s * ratio), samples=10)
@@ -117,7 +118,7 @@ def test_the_simulation_centres_on_the_expectation(restart: float, tokens: float
 
 
 def test_a_checkpoint_holds_weights_and_optimizer_once() -> None:
-    size, _ = checkpoint(_step(), 32, Policy())
+    size, _, _ = checkpoint(_step(), 32, Policy())
     assert size == pytest.approx(8.03e9 * 14.0, rel=0.02)
 
 
@@ -177,6 +178,28 @@ def test_what_is_fixed_stays() -> None:
     assert found.best[0].seconds >= whole.best[0].seconds
 
 
+@settings(max_examples=25, deadline=None)
+@given(
+    shard=st.integers(1, 24), net=st.sampled_from(["llama-3.2-1b", "mixtral-8x7b"]), nodes=st.sampled_from([1, 2, 3]),
+    zero=st.none() | st.sampled_from([0, 1, 2, 3]),
+)  # fmt: skip
+def test_any_shard_group_is_kept_or_refused(shard: int, net: str, nodes: int, zero: int | None) -> None:
+    """A search holds to the group it was given, whether it divides or not; what no plan can keep is refused by name."""
+    machine, stack = catalog.machine(f"hgx-h100 x {nodes}"), catalog.stack("nemo")
+    setup = Setup(
+        model=model(net), plan=TrainPlan(global_batch=48 * nodes, seq=1024), machine=machine, stack=stack,
+        price=training_price(machine, stack),
+    )  # fmt: skip
+    fixed = {"shard": shard, "micro_batch": 1, "cp": 2} | ({} if zero is None else {"zero": zero})
+    try:
+        found = search(setup, fixed)
+    except InvalidPlan:
+        return
+    for step in (*found.best, *found.front):
+        assert step.plan.shard == shard
+        assert step.plan.dp * step.plan.cp % shard == 0
+
+
 def test_nothing_fits_is_said() -> None:
     small = _setup(TrainPlan(global_batch=64, seq=8192), "llama-3.1-405b")
     found = search(small)
@@ -189,3 +212,69 @@ def test_no_layout_at_all_is_refused() -> None:
     wide = replace(_setup(PLAN), machine=catalog.machine("hgx-h100 x 512"), plan=TrainPlan(global_batch=1, seq=1))
     with pytest.raises(InvalidPlan, match="no layout"):
         search(wide)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    tokens=st.floats(1e6, 1e14), hours=st.floats(100.0, 1e7),
+    name=st.sampled_from(["chip", "node", "rack", "software"]),
+    interval=st.none() | st.floats(1.0, 1e6), spares=st.integers(0, 32),
+)  # fmt: skip
+def test_expected_days_lie_in_their_own_band(
+    tokens: float, hours: float, name: str, interval: float | None, spares: int
+) -> None:
+    """However often parts fail, however long the interval: the simulation's mean is the expectation."""
+    policy = Policy(mtbf_s={name: hours * 3600.0}, interval_s=interval, spare_chips=spares)
+    run = train_run(_step(), MACHINE, tokens, policy, samples=200)
+    assert run.band_s[0] <= run.seconds <= run.band_s[1]
+    assert run.busy_s + run.checkpoint_s + run.lost_s + run.waiting_s == pytest.approx(run.seconds)
+
+
+@settings(max_examples=30, deadline=None)
+@given(hours=st.floats(200.0, 1e4), tokens=st.floats(1e14, 1e15))
+def test_the_simulated_mean_is_the_expectation(hours: float, tokens: float) -> None:
+    """Many failures, at a known rate: the band lies about the expectation, not on one side of it."""
+    run = train_run(_step(), MACHINE, tokens, Policy(mtbf_s=dict.fromkeys(("chip", "node", "rack"), hours * 3600.0)))
+    assert sum(run.band_s) / 2.0 == pytest.approx(run.seconds, rel=0.05)
+
+
+def test_a_machine_that_is_always_under_repair_is_refused() -> None:
+    with pytest.raises(InvalidInput, match="under repair"):
+        train_run(_step(), MACHINE, 1e13, Policy(mtbf_s={"chip": 3600.0}), samples=10)
+
+
+@settings(max_examples=30, deadline=None)
+@given(spares=st.integers(1, 1000))
+def test_spares_are_paid_for(spares: int) -> None:
+    none, some = (train_run(_step(), MACHINE, 1e13, Policy(spare_chips=n, chip_hour_usd=2.0)) for n in (0, spares))
+    assert some.rent_usd / some.seconds == pytest.approx(none.rent_usd / none.seconds * (32 + spares) / 32)
+    assert some.power is not None
+    assert none.power is not None
+    assert some.power.total_w > none.power.total_w
+
+
+@pytest.mark.parametrize("net", ["llama-2-7b", "llama-3-8b", "mixtral-8x7b", "qwen2.5-7b"])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"pp": 2, "dp": 16}, {"pp": 4, "dp": 8}, {"pp": 8, "dp": 4, "vpp": 2}, {"tp": 2, "pp": 4, "dp": 4},
+        {"zero": 0, "dp": 32}, {"zero": 3, "dp": 32}, {"zero": 2, "pp": 3, "tp": 1, "dp": 8},
+        {"pp": 2, "dp": 16, "moments": "bf16"},
+    ],
+)  # fmt: skip
+def test_a_checkpoint_is_what_the_model_and_its_optimizer_are(net: str, fields: dict[str, int | str]) -> None:
+    """However it is laid out and however uneven its stages: bytes a parameter, and no copies (a tied head apart)."""
+    ep = 2 if net.startswith("mixtral") else 1
+    plan = replace(TrainPlan(global_batch=64), **fields, ep=ep)  # type: ignore[arg-type]
+    size, _, _ = checkpoint(train_step(_setup(plan, net)), 32, Policy())
+    assert size == pytest.approx(parameters(model(net)).total * (2.0 + plan.optimizer_bytes), rel=0.002)
+
+
+@settings(max_examples=40, deadline=None)
+@given(rate=st.floats(1e6, 1e13), interval=st.none() | st.floats(1e-3, 1e5))
+def test_no_checkpoint_starts_before_the_last_is_stored(rate: float, interval: float | None) -> None:
+    run = train_run(_step(), MACHINE, 1e13, Policy(storage_bytes_per_s=rate, interval_s=interval), samples=10)
+    assert run.written_s == pytest.approx(run.checkpoint_bytes / rate)
+    assert run.interval_s >= run.written_s
+    assert run.checkpoint_bytes / run.interval_s <= rate * (1.0 + 1e-9)
+    assert run.stall_s >= 1.0

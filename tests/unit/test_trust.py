@@ -1,25 +1,87 @@
-"""Bands come from the frozen scoreboard, wider for chips without kernel data."""
+"""A band is chosen by what is new about a run; where nobody measured anything near, it is unvalidated."""
+
+import math
+from dataclasses import replace
 
 import pytest
 
+from taicang import catalog
+from taicang.catalog.models import model
+from taicang.catalog.trust import NINE_IN_TEN, SERVED, UNVALIDATED, band, bands, ground, novelty, table
+from taicang.plans import Quantisation
 from taicang.predict import Prediction, infer
-from taicang.predict.trust import TRANSFER_RATIO
+
+RUN = ground(
+    model("llama-3.1-8b"), catalog.machine("hgx-h100"), catalog.stack("vllm@0.19.0"), use="aggregated", ranks=1,
+    quant=Quantisation(),
+)  # fmt: skip
 
 
-def bands(machine):
-    found = infer("llama-3.1-8b", machine, input_tokens=512, output_tokens=128)
+def known(**cells):
+    near = {"version": [RUN.version], "kind": [RUN.kind], "model": [RUN.model], "form": [RUN.form],
+            "chip": [RUN.chip], "generation": [RUN.generation], "size": ["domain 1", "domain 8"]}  # fmt: skip
+    return {"tpot": {RUN.pool: {"rows": 100, "engines": {RUN.engine: near}, "cells": {"": cells}}}}
+
+
+def test_what_is_new_adds_its_own_excess():
+    told = known(seen=[0.03, 0.1], model=[0.06, 0.2], sibling=[0.08, 0.3])
+    assert band("tpot", RUN, told).high_ratio == pytest.approx(math.exp(0.1))
+    assert band("tpot", replace(RUN, model="another"), told).high_ratio == pytest.approx(math.exp(0.2))
+    both = band("tpot", replace(RUN, model="another", chip="h20-96g"), told)
+    assert both.high_ratio == pytest.approx(math.exp(math.sqrt(0.2**2 + 0.3**2 - 0.1**2)))
+    assert both.low_ratio * both.high_ratio == pytest.approx(1.0)
+    assert "model" in both.basis
+    assert "chip" in both.basis
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"vendor": "AMD"}, {"use": "training"}, {"engine": "mindie"}, {"generation": "rubin", "chip": "r100"},
+     {"ranks": 32}, {"span": "network"}, {"form": "int3"}, {"version": "0.1"}],
+)  # fmt: skip
+def test_nothing_is_borrowed_where_nothing_was_left_out(change):
+    found = band("tpot", replace(RUN, **change), known(seen=[0.03, 0.1], model=[0.06, 0.2]))
+    assert (found.verdict, found.low_ratio, found.rows) == (UNVALIDATED, None, 0)
+    assert found.basis
+
+
+def test_a_changed_chip_is_no_measured_one():
+    changed = catalog.machine("hgx-h100", ("chip.memory.bandwidth=4 TB/s",))
+    made = ground(
+        model("llama-3.1-8b"), changed, catalog.stack("vllm"), use="aggregated", ranks=1, quant=Quantisation()
+    )
+    assert made.chip != RUN.chip
+    new, why = novelty(made, table()["tpot"][made.pool])
+    assert "sibling" in new
+    assert not why
+
+
+def width(machine, name="llama-3.1-8b", metric="tpot", **more):
+    found = infer(name, machine, input_tokens=512, output_tokens=128, **more)
     assert isinstance(found, Prediction)
-    return {band.suite: band for band in found.bands}
+    assert set(found.bands) == set(SERVED)
+    each = found.bands[metric]
+    return each.high_ratio if each.verdict == NINE_IN_TEN else math.inf
 
 
-def test_a_chip_without_kernel_data_has_wider_bands():
-    measured, borrowed = bands("hgx-h100"), bands("hgx-h20")
-    assert set(measured) == set(borrowed)
-    assert measured
-    for name, band in measured.items():
-        assert borrowed[name].mape_ratio == pytest.approx(TRANSFER_RATIO * band.mape_ratio)
-        assert "without kernel data" in borrowed[name].title
+def test_what_is_further_off_has_a_wider_band():
+    assert 1.0 < width("hgx-h100") < width("hgx-h20") < math.inf
+    assert width("hgx-h100") < width("hgx-h100", "gemma-3-27b")
+    assert width("hgx-h100") < width("hgx-h100", stack="vllm@0.10.0")
+    assert width("mi300x-8") == math.inf
+    assert width("hgx-h100", metric="memory") == math.inf
 
 
-def test_ascend_speaks_for_ascend():
-    assert set(bands("cloudmatrix384")) == {"ascend_serving", "ascend_steps"}
+def test_a_band_of_one_machine_and_model_speaks_for_no_other():
+    """CloudMatrix384 was measured with one model: another on an Atlas gets nothing of it."""
+    assert width("atlas-800-a2-313t", metric="throughput") == math.inf
+    assert width("cloudmatrix384", "qwen3-235b-a22b", stack="cloudmatrix-infer") == math.inf
+
+
+def test_every_figure_of_every_pool_has_a_band_or_none():
+    for metric, pools in table().items():
+        for pool in pools:
+            use, _, vendor = pool.partition(" ")
+            each = band(metric, replace(RUN, use=use, vendor=vendor))
+            assert each.verdict in (NINE_IN_TEN, UNVALIDATED)
+    assert set(bands(RUN, SERVED)) == set(SERVED)

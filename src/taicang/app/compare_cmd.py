@@ -9,7 +9,7 @@ import click
 
 from taicang.app.asking import Asking
 from taicang.app.load_options import NAMED_LOAD, read_load
-from taicang.app.options import CHOICES, JSON, echo_json, write_files
+from taicang.app.options import CHOICES, HTML, JSON, check_page, echo_json, write_files, write_page
 from taicang.errors import MissingFigure, NotModelled, TaicangError
 
 DEMO_MACHINES = (
@@ -43,6 +43,7 @@ Examples:
 @click.option(
     "--pareto", type=click.Path(file_okay=False), help="Write table and Pareto fronts (CSV, JSON, plots) here."
 )
+@HTML
 @JSON
 def compare(model: str, machines: str, as_json: bool, **options: Any) -> int:
     """The same MODEL, load and SLO on several machines: at equal chips, power and money, with what binds each.
@@ -80,6 +81,7 @@ def demo(as_json: bool) -> int:
         "profile": None,
         "budgets": (),
         "pareto": None,
+        "page": None,
     }
     return _compare("deepseek-r1", list(DEMO_MACHINES), as_json, options)
 
@@ -89,6 +91,7 @@ def _compare(model: str, names: list[str], as_json: bool, options: dict[str, Any
     from taicang.predict import Prediction
     from taicang.search.budget import read
 
+    check_page(options["page"])
     if options["pareto"]:
         from taicang.output import check_folder
 
@@ -109,15 +112,15 @@ def _compare(model: str, names: list[str], as_json: bool, options: dict[str, Any
         if options["pareto"]:
             _files(model, dict(zip(names, shown, strict=True)), bought, options, load)
     finally:
-        if as_json:
-            from taicang.records import plain
+        from taicang.records import plain
 
-            echo_json(
-                {
-                    name: plain(each) | ({"budgets": bought[name]} if budgets else {})
-                    for name, each in zip(names, shown, strict=True)
-                }
-            )
+        fields = {
+            name: plain(each) | ({"budgets": bought[name]} if budgets else {})
+            for name, each in zip(names, shown, strict=True)
+        }
+        write_page("compare", fields, options["page"], f"{model} on {', '.join(names)}")
+        if as_json:
+            echo_json(fields)
         else:
             from taicang.app.render_compare import show_comparison
 

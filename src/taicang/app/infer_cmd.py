@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
 
 from taicang.app.asking import Asking
-from taicang.app.options import CHOICES, JSON, LOAD, PLAN, echo_json
+from taicang.app.options import CHOICES, HTML, JSON, LOAD, PLAN, check_page, echo_json, write_page
 from taicang.search.words import MODES
 
 
@@ -35,8 +36,9 @@ Examples:
 )
 @CHOICES
 @click.option("--layers", is_flag=True, help="Print the operator waterfall of the whole step, not of one layer only.")
+@HTML
 @JSON
-def infer(model: str, machine: str, as_json: bool, layers: bool, **options: Any) -> None:
+def infer(model: str, machine: str, as_json: bool, layers: bool, page: Path | None, **options: Any) -> None:
     """Serve MODEL (a built-in name or a Hugging Face config.json) on a machine.
 
     Prints the best whole instances of the usual layouts that meet the SLO and fit machine and memory: TTFT, TPOT,
@@ -51,6 +53,7 @@ def infer(model: str, machine: str, as_json: bool, layers: bool, **options: Any)
     from taicang.predict import infer as predict
 
     resolve(options, model)
+    check_page(page)
     net = load_model(model, approximate=options["approximate"])
     result = predict(
         net,
@@ -72,8 +75,10 @@ def infer(model: str, machine: str, as_json: bool, layers: bool, **options: Any)
         skew=options["skew"],
         sets=options["sets"],
     )
+    fields = {"infeasible": isinstance(result, Infeasible), **_fields(result)}
+    write_page("infer", fields, page, f"{model} on {machine}")
     if as_json:
-        echo_json({"infeasible": isinstance(result, Infeasible), **_fields(result)})
+        echo_json(fields)
     elif isinstance(result, Infeasible):
         from taicang.app.render import show_infeasible
 

@@ -142,11 +142,11 @@ FABRIC = {
 """How the fabric is priced -> the keys of the machine that say so."""
 
 
-def _fabric(ctx: click.Context, param: click.Parameter, value: str | None) -> None:
+def _fabric(ctx: click.Context, _param: click.Parameter, value: str | None) -> None:
     ctx.meta["taicang.fabric"] = FABRIC[value or "closed"]
 
 
-def _sets(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> tuple[str, ...]:
+def _sets(ctx: click.Context, _param: click.Parameter, value: tuple[str, ...]) -> tuple[str, ...]:
     return (*ctx.meta.get("taicang.fabric", ()), *value)
 
 
@@ -234,6 +234,35 @@ HELP = {"help_option_names": ["-h", "--help"]}
 """Context of groups: their commands answer -h also where they are called without the root command."""
 
 JSON = click.option("--json", "as_json", is_flag=True, help="Machine-readable output.")
+
+
+HTML = click.option(
+    "--html",
+    "page",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Also a page to look at: one file that opens anywhere.",
+)
+
+
+def check_page(path: Path | None) -> None:
+    """Raise ``InvalidInput`` before the work where a page cannot be written at ``path``."""
+    if path is not None:
+        from taicang.output import check_file
+
+        check_file(path, "--html")
+
+
+def write_page(kind: str, value: Any, path: Path | None, title: str) -> None:
+    """The result of the command ``kind``, which ``--json`` prints as ``value``, as a page at ``path`` (None: none)."""
+    if path is None:
+        return
+    from taicang.output import write
+    from taicang.page.html import page
+    from taicang.page.views import sections
+    from taicang.records import jsonable
+
+    write({path.name: page(title, sections(kind, jsonable(value)))}, path.parent, "--html")
+    click.echo(f"wrote {path}", err=True)
 
 
 def echo_json(value: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from rich.table import Table
 
 from taicang.app import terminal
+from taicang.app.render_bands import TITLE, band_lines
 from taicang.plans import describe
 from taicang.predict.explanation import explain
 from taicang.predict.prediction import Infeasible, PhasePrediction, Prediction
@@ -142,14 +143,9 @@ def _line(piece: Slice) -> tuple[str, ...]:
 
 
 def _bands(p: Prediction) -> None:
-    console.print("[bold]error band[/] (held-out measurements of this kind)")
-    if not p.bands:
-        console.print("  none yet")
-    for band in p.bands:
-        console.print(
-            f"  {band.title}: mean error {band.mape_ratio:.1%}, "
-            f"nine in ten within {band.p90_ratio:.0%} ({band.rows} rows)"
-        )
+    console.print(f"[bold]{TITLE}[/]")
+    for line in band_lines(p.bands, {"tpot": (p.tpot_s, "s"), "ttft": (p.ttft_s, "s")}):
+        console.print(f"  {line}")
 
 
 def show_infeasible(found: Infeasible) -> None:

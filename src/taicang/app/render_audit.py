@@ -10,7 +10,7 @@ from rich.table import Table
 
 from taicang.app import terminal
 from taicang.app.audit_runs import words
-from taicang.audit.claims import OTHERWISE
+from taicang.audit.claims import NAMED, OTHERWISE
 from taicang.audit.verdict import Finding, Result
 from taicang.catalog import sources
 
@@ -59,6 +59,14 @@ def number(result: Result, *, band: bool = True) -> str:
     if band and text(result.low) != text(result.high):
         said += f" ({text(result.low)} to {text(result.high)})"
     return said + unit
+
+
+def answered(finding: Finding, lang: str) -> str:
+    """The answer in full, with the numbers of its figures."""
+    results = {each.key: each for each in finding.figures}
+    parts = finding.claim.answer.get(lang, "").strip().split("\n\n")
+    text = "\n\n".join((" " if lang == "en" else "").join(part.splitlines()) for part in parts)
+    return NAMED.sub(lambda match: number(results[match[1]], band=False), text)
 
 
 def counted(found: Sequence[Finding], lang: str) -> str:
@@ -112,7 +120,10 @@ def lines(finding: Finding, lang: str, *, full: bool) -> list[str]:
         text: Mapping[str, str] = getattr(claim, key)
         if text:
             told.append(f"  {said[key]}{colon}{text[lang]}")
-    return [*told, *_how(finding, lang), ""] if full else [*told, ""]
+    if not full:
+        return [*told, ""]
+    answer = answered(finding, lang)
+    return [*told, *(["", *answer.splitlines(), ""] if answer else []), *_how(finding, lang), ""]
 
 
 def _how(finding: Finding, lang: str) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from textwrap import fill
 from typing import Any
 
 from rich.table import Table
@@ -10,6 +11,7 @@ from taicang.app import terminal
 from taicang.fabric.placement import Axis
 from taicang.predict.fabric import Answer, Shape
 from taicang.predict.fabric_parts import Breakage, Shares
+from taicang.reliability import DAY
 from taicang.units import show
 
 console = terminal.console(highlight=False, soft_wrap=True)
@@ -42,18 +44,26 @@ def show_breakage(found: Breakage) -> None:
     console.print(f"[bold]{found.machine}[/], {found.draws:,} looks at its steady state")
     table = _table("part", "number", "failures a day", "down on average")
     for part in found.parts:
-        table.add_row(part.kind, f"{part.count:,}", f"{part.failures_per_day:.3g}", f"{part.down:.3g}")
+        table.add_row(
+            part.kind, f"{part.count:,}", f"{part.failures_per_s * DAY:.3g}", f"{part.count * part.down_ratio:.3g}"
+        )
     console.print(table)
     nothing, whole = found.whole_ratio, found.fabric_whole_ratio
-    console.print(f"nothing broken {nothing:.1%} of the time; all of the fabric's bandwidth {whole:.1%}")
+    console.print(f"nothing broken {nothing:.1%} of the time; full bandwidth {whole:.1%}")
     console.print(
-        f"{found.nodes_left_mean:.2f} nodes left on average; no more than {found.spares} out {found.enough_nodes_ratio:.1%} of the time"
+        f"{found.nodes_left_ratio:.2%} of the nodes left on average; "
+        f"no more than {found.spares} out {found.enough_nodes_ratio:.1%} of the time"
     )
-    least = ", ".join(f"{value:.1%} for {share} of the time" for share, value in found.bandwidth.items())
-    console.print(f"bandwidth of an even exchange at least: {least}")
+    console.print("an even exchange among the nodes that are left")
+    steps = [found.step] if found.step else []
+    table = _table("for this share of the time", "bandwidth at least", *(f"{step} at most" for step in steps))
+    for share, value in found.bandwidth.items():
+        table.add_row(share, f"{value:.1%}", *(show(found.step_s[share], "s") for _ in steps))
+    console.print(table)
     if found.step:
-        times = ", ".join(f"{name} {show(value, 's')}" for name, value in found.step_s.items())
-        console.print(f"{found.step}: {times}")
+        console.print(
+            f"{found.step}: {show(found.step_s['whole'], 's')} whole, {show(found.step_s['mean'], 's')} on average"
+        )
     _notes(found.assumptions)
 
 
@@ -72,7 +82,9 @@ def show_axes(found: tuple[Axis, ...]) -> None:
     table = _table("axis", "ranks", "stride", "partners met at", "on the links", "ranks at random")
     for each in found:
         met = ", ".join(f"{level} {share:.0%}" for level, share in each.reached_ratio.items() if share)
-        table.add_row(each.name, f"{each.ranks:,}", f"{each.stride:,}", met, show(each.wire_s, "s"), show(each.shuffled_s, "s"))
+        table.add_row(
+            each.name, f"{each.ranks:,}", f"{each.stride:,}", met, show(each.wire_s, "s"), show(each.shuffled_s, "s")
+        )
     console.print(table)
 
 
@@ -86,7 +98,8 @@ def show_shape(found: Shape) -> None:
             show(float(row["latency_s"]), "s"),
         )  # fmt: skip
     console.print(table)
-    console.print(", ".join(f"{number:,} {kind}" for kind, number in found.parts.items()))
+    listed = ", ".join(f"{number:,} {kind}" for kind, number in found.parts.items())
+    console.print(fill(listed, 78, break_on_hyphens=False))
     console.print(f"bisection under an even exchange: {show(found.bisection_bytes_per_s, 'B/s')} one way")
     _notes(found.assumptions)
 
@@ -109,6 +122,12 @@ def show_answer(found: Answer) -> None:
     if found.closed_s is not None:
         table.add_row("  closed form, even and whole", show(found.closed_s, "s"))
     console.print(table)
+    if found.beside:
+        rivals = _table("at the same time", "bytes", "alone", "together")
+        for rival in found.beside:
+            sizes = show(rival.payload_bytes, "B"), show(rival.alone_s, "s"), show(rival.together_s, "s")
+            rivals.add_row(rival.kind.replace("_", "-"), *sizes)
+        console.print(rivals)
     levels = _table("level", "fullest link", "busy", "mean of links in use")
     for level in found.levels:
         if level.busy_s:
@@ -116,7 +135,10 @@ def show_answer(found: Answer) -> None:
     console.print(levels)
     links = _table("hottest", "bytes", "busy", "of the time")
     for link in found.hottest:
-        links.add_row(link.link, show(link.carried_bytes, "B"), show(link.busy_s, "s"), f"{link.used_ratio:.0%}")
+        alike = f" and {link.alike:,} more" if link.alike else ""
+        links.add_row(
+            link.link + alike, show(link.carried_bytes, "B"), show(link.busy_s, "s"), f"{link.used_ratio:.0%}"
+        )
     console.print(links)
     if found.lost_ranks:
         console.print(f"{found.lost_ranks:,} ranks are cut off and left out")
@@ -125,4 +147,4 @@ def show_answer(found: Answer) -> None:
 
 def _notes(notes: tuple[str, ...]) -> None:
     for note in notes:
-        console.print(f"assumed: {note}")
+        console.print(fill(f"assumed: {note.removesuffix(' (assumed)')}", 78, break_on_hyphens=False))

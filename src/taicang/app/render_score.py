@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from rich.console import Console
 from rich.table import Table
 
 from taicang.app import terminal
+from taicang.catalog.trust import left_out
 from taicang.evidence.score import Score
 
 WIDTH = 130
+LEFT_OUT = ("model", "sibling", "nothing")
+"""What was left out of the fits, in the order of the columns."""
 
 
 def show_scores(scores: list[Score], *, drifts: list[str], alone: bool) -> None:
@@ -15,6 +19,7 @@ def show_scores(scores: list[Score], *, drifts: list[str], alone: bool) -> None:
     console = terminal.console(highlight=False)
     if console.width < WIDTH:
         console = terminal.console(highlight=False, width=WIDTH, force_terminal=console.is_terminal)
+    _show_left_out(console, {one.suite for one in scores})
     table = Table(box=None, pad_edge=False)
     for column in ("suite", "group", "part", "rows", "coverage", "MAPE", "median", "bias", "p90"):
         table.add_column(column, justify="left" if column in ("suite", "group", "part") else "right")
@@ -26,3 +31,26 @@ def show_scores(scores: list[Score], *, drifts: list[str], alone: bool) -> None:
         console.print("[dim]the tables that the package carries; --evidence DIR scores a folder of measured rows[/]")
     for line in drifts:
         console.print(f"[yellow]drift[/] {line}")
+
+
+def _show_left_out(console: Console, suites: set[str]) -> None:
+    """Mean errors and coverage of bands where models and chips were left out whole, as frozen."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column("left out of the fits")
+    for column in ("rows", "unseen model", "in band", "unseen chip", "in band", "interpolation", "in band"):
+        table.add_column(column, justify="right")
+    for suite, axes in left_out().items():
+        if suite not in suites:
+            continue
+        cells = [str(max(one["rows"] for one in axes.values()))]
+        for axis in LEFT_OUT:
+            one = axes.get(axis, {})
+            cells += [_share(one.get("mape_ratio")), _share(one.get("covered_ratio"))]
+        table.add_row(suite, *cells)
+    if table.row_count:
+        console.print(table)
+        console.print("[dim]as `taicang fit bands` recorded; nine in ten is what a band says[/]\n")
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1%}"

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from taicang.app import terminal
 from taicang.app.load_options import load_text
+from taicang.app.render_bands import TITLE, band_lines
 from taicang.app.render_ranking import show_ranking
 from taicang.app.search_jobs import Outcome, ranking
 from taicang.plans import describe
@@ -40,6 +41,9 @@ def show_search(
         _machine(console, each)
         if not each.chosen:
             continue
+        console.print(f"  {TITLE}")
+        for line in band_lines(each.chosen.choice.bands, {}):
+            console.print(f"    {line}")
         extra = more[each.found.machine]
         _chosen(console, each.chosen)
         for note in extra.get("assumptions", ()):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from taicang.app import terminal
+from taicang.app.render_bands import TITLE, band_lines
 from taicang.predict.train import TrainPrediction
 from taicang.predict.train_explain import WATERFALL
 from taicang.reliability import DAY
@@ -52,14 +53,9 @@ def show_training(p: TrainPrediction) -> None:
     console.print("[bold]assumptions[/]")
     for line in p.assumptions:
         console.print(f"  - {line}")
-    console.print("[bold]error band[/] (held-out measurements of this kind)")
-    for band in p.bands:
-        console.print(
-            f"  {band.title}: mean error {band.mape_ratio:.1%}, "
-            f"nine in ten within {band.p90_ratio:.0%} ({band.rows} rows)"
-        )
-    if not p.bands:
-        console.print("  none yet")
+    console.print(f"[bold]{TITLE}[/]")
+    for line in band_lines(p.bands, {"step_time": (step.seconds, "s")}):
+        console.print(f"  {line}")
     console.print(f"[dim]catalogue {p.digest[:12]}; taicang {p.version}[/]")
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from taicang.app.asking import Asking
-from taicang.app.options import DURATION, JSON, echo_json, stacked
+from taicang.app.options import DURATION, HTML, JSON, check_page, echo_json, stacked, write_page
 from taicang.app.replay_system import SYSTEM, system_from
 from taicang.app.replay_tenants import tenants_from
 from taicang.app.replay_traffic import TRAFFIC, traffic
@@ -24,6 +24,7 @@ RESULT = stacked(
     click.option("--format", "form", type=click.Choice(["csv", "json", "parquet"]), default="csv", show_default=True,
                  help="Of the tables in --out."),
     click.option("--perfetto", is_flag=True, help="Also trace.json in --out, for ui.perfetto.dev."),
+    HTML,
     JSON,
 )  # fmt: skip
 """What comes of it."""
@@ -63,6 +64,7 @@ def replay(what: tuple[str, ...], machine: str, as_json: bool, **options: Any) -
     refuse_unused(click.get_current_context(), what[0] if len(what) == 2 else None)
     resolve(options, what[-1])
     check(options["out"], options["form"], perfetto=options["perfetto"])
+    check_page(options["page"])
     limits = limits_from(options, what[-1])
     tenants = tenants_from(options)
     trace = traffic(what[0] if len(what) == 2 else None, options)
@@ -76,6 +78,9 @@ def replay(what: tuple[str, ...], machine: str, as_json: bool, **options: Any) -
         if options["out"]:
             write(result, options["out"], options["form"], perfetto=options["perfetto"])
     finally:
+        if options["page"]:
+            fields = {name: getattr(result, name) for name in result.__slots__ if name != "log"}
+            write_page("replay", fields, options["page"], f"{result.model} on {result.machine}")
         if as_json:
             echo_json({name: getattr(result, name) for name in result.__slots__ if name not in BESIDE})
         else:

@@ -12,6 +12,7 @@ import click
 import numpy as np
 
 from taicang.app.charts import sparkline
+from taicang.app.render_bands import TITLE, band_lines
 from taicang.units import show as unit
 
 if TYPE_CHECKING:
@@ -80,6 +81,8 @@ def show(result: Replay, trace: Trace) -> None:
         )
     lines += [f"  repaired: {count:,} {what}" for what, count in trace.repaired.items()]
     lines += [f"  note: {note}" for note in result.notes]
+    means = {name: (getattr(s, name).mean_s, "s") for name in ("ttft", "tpot", "itl")}
+    lines += [f"  {TITLE}", *(f"    {line}" for line in band_lines(result.bands, means))]
     if s.finished:
         lines += ["", *_over_time(result)]
     lines.append(f"seed {result.seed}; catalogue {result.digest}; taicang {result.version}")

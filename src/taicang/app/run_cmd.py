@@ -61,7 +61,7 @@ def run(
     wish = launch.Wish(
         script=script, arguments=arguments, ranks=ranks, world=world, names=launch.names_of(script, options["names"]),
         steps=options["steps"], real=options["functional"], skew=options["skew"], clock=not options["host_clock"],
-        stack=options["stack"] or "", sets=options["sets"],
+        stack=options["stack"] or "", issue_s=options["issue_s"], sets=options["sets"],
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as work:
         found, status = launch.run(wish, on, machine, Path(work))

@@ -30,6 +30,7 @@ FITS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "energy": ("fit_energy", "fit_energy", ()),
     "links": ("ub_links", "fit_links", ()),
     "training": ("fit_training", "fit_training", ()),
+    "bands": ("fit_bands", "fit", ()),
 }
 """Family -> module of taicang.evidence, its function of an evidence folder, and what else that takes."""
 
@@ -122,15 +123,20 @@ def _table(rows: list[dict[str, Any]]) -> str:
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, list(rows[0]) if rows else ["id"], lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows(_flat(row) for row in rows)
     return text.getvalue()
+
+
+def _flat(row: dict[str, Any]) -> dict[str, Any]:
+    """A row for a line of text."""
+    return row | {"bands": "; ".join(band.said for band in row["bands"].values())}
 
 
 def _explain(matching: list[dict[str, Any]], row_id: str, known: list[Outcome]) -> None:
     if not matching:
         raise UnknownName("row", row_id, [one.id for one in known])
     for row in matching:
-        for key, value in row.items():
+        for key, value in _flat(row).items():
             click.echo(f"{key:10s} {value}")
         if row["predicted"] is not None:
             click.echo(f"{'error':10s} {row['predicted'] / row['measured'] - 1.0:+.1%}")

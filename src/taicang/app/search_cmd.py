@@ -9,7 +9,18 @@ import click
 
 from taicang.app.asking import Asking
 from taicang.app.load_options import NAMED_LOAD
-from taicang.app.options import CHOICES, JSON, Finite, Whole, echo_json, stacked, write_files
+from taicang.app.options import (
+    CHOICES,
+    HTML,
+    JSON,
+    Finite,
+    Whole,
+    check_page,
+    echo_json,
+    stacked,
+    write_files,
+    write_page,
+)
 from taicang.app.search_jobs import Outcome, ask_of, outcomes, ranking
 from taicang.search.words import MODES
 
@@ -78,6 +89,7 @@ Examples:
 @NAMED_LOAD
 @SEARCH
 @CHOICES
+@HTML
 @JSON
 def search(model: str, machines: str, as_json: bool, pareto: str | None, explain: bool, **options: Any) -> None:
     """The best way to run MODEL under a load and an SLO, on every machine.
@@ -95,6 +107,7 @@ def search(model: str, machines: str, as_json: bool, pareto: str | None, explain
     for flag, folder in (("--pareto", pareto), ("--out", options["emit"] and options["out"])):
         if folder:
             check_folder(Path(folder), flag)
+    check_page(options["page"])
     resolve(options, model)
     done = outcomes(model, names, options)
     more = {each.found.machine: _more(each, model, options, explain) for each in done if each.chosen}
@@ -116,12 +129,15 @@ def search(model: str, machines: str, as_json: bool, pareto: str | None, explain
 
             emit_all(done, model, options)
     finally:
-        if as_json:
-            from taicang.records import plain
+        from taicang.records import plain
 
+        if as_json:
             for flip in flipped:
                 more[flip.machine]["flips"] = flip
-            echo_json([plain(each.found) | plain(more.get(each.found.machine, {})) for each in done])
+        fields = [plain(each.found) | plain(more.get(each.found.machine, {})) for each in done]
+        write_page("search", fields, options["page"], f"{model} on {', '.join(names)}")
+        if as_json:
+            echo_json(fields)
         else:
             from taicang.app.render_search import show_search
 
@@ -133,7 +149,6 @@ def search(model: str, machines: str, as_json: bool, pareto: str | None, explain
 def _more(each: Outcome, model: str, options: dict[str, Any], explain: bool) -> dict[str, Any]:
     """What was asked about an outcome: the plan to run and what replays saw, why it wins, the user's plan beside it."""
     from taicang.app.search_emit import assumed
-    from taicang.predict.trust import bands
     from taicang.records import plain
     from taicang.search.explain import explained
     from taicang.search.versus import fields, versus
@@ -144,8 +159,7 @@ def _more(each: Outcome, model: str, options: dict[str, Any], explain: bool) -> 
 
     chosen = each.chosen
     said: dict[str, Any] = {
-        "chosen": {name: getattr(chosen, name) for name in ("rank", "choice", "keeps", "why", "passed")},
-        "bands": bands(each.job.machine.chip, chosen.choice.pools[-1].plan),
+        "chosen": {name: getattr(chosen, name) for name in ("rank", "choice", "keeps", "why", "passed")}
     }
     if notes := assumed(each, model, options):
         said["assumptions"] = notes

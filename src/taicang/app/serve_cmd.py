@@ -157,7 +157,8 @@ def builder(standing: Standing, trace: Trace | None, options: dict[str, Any]) ->
     )  # fmt: skip
 
     def build(clock: Clock) -> Endpoint:
-        machine = Supernode(standing.cluster, clock, speed=options["speed"], background=background)
+        machine = Supernode(standing.cluster, clock, speed=options["speed"], background=background,
+                            strike=standing.strike)  # fmt: skip
         return Endpoint(machine, tokenizer, answers, settings)
 
     return build

@@ -59,10 +59,11 @@ Example of a study:
 def run(study: str, out: str | None, workers: str, address: str | None, fresh: bool) -> None:
     """Evaluate a STUDY: axes over catalogue fields (chip.memory.bandwidth), plan fields and the load.
 
-    Keys of base and axes: model, on, input, output, profile, ttft, tpot, slo, objective, load, stack, quant, mode,
+    Keys of base and axes: model, on, input, output, profile, ttft, tpot, slo, objective, load, stack, quant, kv, mode,
     memory_fraction, batch, mtp, acceptance, skew, chunk, tp, dp, pp, ep, moe_tp, redundant, shared_ranks,
     microbatches, exchange, and any catalogue field with a dot. Stopped or killed, it goes on where it was when it is
-    started again; where a file that it names, the catalogue or the version has changed since, it refuses to mix the two.
+    started again; where a file that it names, the catalogue or the version has changed since, it refuses to mix
+    them.
     """
     from taicang.errors import InvalidInput
     from taicang.search.bayes import sampling

@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from taicang.app.asking import Asking
-from taicang.app.options import JSON, SETS, echo_json, write_files
+from taicang.app.options import HTML, JSON, SETS, check_page, echo_json, write_files, write_page
 from taicang.app.train_options import PLAN, RUN, pinned, plan_from, policy_from
 from taicang.output import check_file, check_folder, write_file
 
@@ -49,8 +49,11 @@ Examples:
               help="Where to.")  # fmt: skip
 @click.option("--stack", help="Software stack, e.g. nemo@25.04 (default: by vendor).")
 @SETS
+@HTML
 @JSON
-def train(model: str, machine: str, stack: str | None, sets: tuple[str, ...], as_json: bool, **options: Any) -> None:
+def train(
+    model: str, machine: str, stack: str | None, sets: tuple[str, ...], as_json: bool, page: Path | None, **options: Any
+) -> None:
     """Train MODEL on a machine: one step's time, tokens/s, MFU, memory and where the time goes."""
     from taicang import catalog
     from taicang.predict import Infeasible
@@ -59,6 +62,7 @@ def train(model: str, machine: str, stack: str | None, sets: tuple[str, ...], as
 
     if options["trace"] is not None:
         check_file(options["trace"], "--perfetto")
+    check_page(page)
     if options["emit"]:
         check_folder(options["out"], "--out")
     on = catalog.machine(machine, sets)
@@ -79,26 +83,28 @@ def train(model: str, machine: str, stack: str | None, sets: tuple[str, ...], as
             progress=progress,
         )
     if isinstance(result, Infeasible):
-        _show(result, as_json)
+        _show(result, as_json, page)
         raise SystemExit(1)
     try:  # what was found is shown even where it cannot be written
         if options["emit"]:
             from taicang.catalog.models import model as load_model
             from taicang.search.handover.megatron import megatron
 
-            write_files(megatron(result.step.plan, load_model(model), on), options["out"])
+            write_files(megatron(result.step.plan, load_model(model), on, overlap=result.overlap), options["out"])
         if options["trace"] is not None and result.explained is not None:
             write_file(options["trace"], json.dumps(result.explained.trace), "--perfetto")
     finally:
         bare = result.explained and replace(result.explained, trace={})
-        _show(replace(result, explained=bare), as_json)
+        _show(replace(result, explained=bare), as_json, page)
 
 
-def _show(result: Any, as_json: bool) -> None:
+def _show(result: Any, as_json: bool, page: Path | None) -> None:
     from taicang.predict import Infeasible
 
+    fields = {"infeasible": isinstance(result, Infeasible), "prediction": result}
+    write_page("train", fields, page, f"{result.model} on {result.machine}")
     if as_json:
-        echo_json({"infeasible": isinstance(result, Infeasible), "prediction": result})
+        echo_json(fields)
     elif isinstance(result, Infeasible):
         from taicang.app.render import show_infeasible
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from taicang.app.options import DURATION, MOST, TOKENS, Finite, Named, Whole, stacked
+from taicang.app.options import DURATION, MOST, TOKENS, Finite, Named, Quantity, Whole, stacked
 
 ZERO = {
     "none": 0, "distributed-optimizer": 1, "zero1": 1, "zero2": 2, "zero3": 3, "fsdp": 3, "fsdp2": 3, "hsdp": 3,
@@ -62,7 +62,7 @@ PLAN = stacked(
     click.option("--no-reshard", is_flag=True, help="FSDP: keep gathered weights for the backward pass."),
     _choice("moments", "fp32", ["fp32", "bf16", "fp8"], "Format of Adam's moments."),
     _choice("master", "fp32", ["fp32", "remainder", "none"], "Master weights beside the 16-bit ones."),
-    click.option("--gradients", type=click.Choice(["fp32", "bf16"]), help="Gradients (default: the recipe's)."),
+    click.option("--gradients", type=click.Choice(["fp32", "bf16", "fp16"]), help="Gradients (default: the stack's)."),
     _choice("recompute", "none", ["none", "selective", "full"], "What the backward pass runs forward again."),
     click.option(
         "--recompute-share", type=Finite(0, 1), default=1.0, show_default=True,
@@ -95,8 +95,12 @@ RUN = stacked(
                  help="Tokens of the whole run, e.g. 2T: days, energy, money, failures."),
     _choice("checkpoint", "asynchronous", ["synchronous", "asynchronous", "in_memory"], "How checkpoints are taken."),
     click.option("--interval", type=DURATION, help="Between checkpoints, e.g. 20min (default: the best one)."),
+    click.option("--storage", type=Quantity("B/s", "BANDWIDTH"),
+                 help="Of the checkpoint storage, e.g. 200GB/s (default: 2 GB/s per 8 chips); no checkpoint starts "
+                 "before the last one is stored."),
     click.option("--restart", type=DURATION, default=600.0, show_default="600s", help="Restart after a failure."),
-    click.option("--spares", type=Whole(0), default=0, show_default=True, help="Idle chips that stand by."),
+    click.option("--spares", type=Whole(0), default=0, show_default=True,
+                 help="Idle chips that stand by, beside the plan's."),
     click.option(
         "--mtbf", multiple=True, type=Named(),
         help="Mean time between failures of one chip, node, rack, switch, optical_module or of the software per chip.",
@@ -171,6 +175,7 @@ def policy_from(options: dict[str, Any]) -> Any:
     return Policy(
         saving=options["checkpoint"],
         interval_s=options["interval"],
+        storage_bytes_per_s=options["storage"],
         restart_s=options["restart"],
         spare_chips=options["spares"],
         mtbf_s=dict(options["mtbf"]),

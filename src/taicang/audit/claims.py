@@ -11,13 +11,15 @@ A file is a mapping of names to claims (keys that begin with a dot hold what oth
       rule: {VERDICT: ARITHMETIC, ..., otherwise: VERDICT}
       evidence: [{source, date, says: for|against|partly|aside|nothing, confidence, en, zh}]
       true_if, misquoted, outcome: {en, zh}
+      answer: {en, zh}    (in full, for claims with a page of their own; {FIGURE} stands for its number)
 
 A run that stands ``over`` values is one run for each, NAME_VALUE; so is a figure, whose arithmetic holds "{KEY}".
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
@@ -43,10 +45,13 @@ EVIDENCE = ("pro", "con", "part", "nothing", "measurable")
 """Names that a rule has besides figures: weight (3 high, 2 medium, 1 low, 0 none) of the strongest evidence for it,
 against it, for a part of it; the number of searches that found no origin; whether it names a quantity."""
 OTHERWISE = "1 > 0"
+NAMED = re.compile(r"\{(\w+)\}")
+"""A figure's name in an answer."""
 FOLDER = files.DATA / "claims"
 LANGUAGES = ("en", "zh")
 _KEYS = (
-    "said", "claim", "quantity", "runs", "facts", "figures", "rule", "evidence", "true_if", "misquoted", "outcome",
+    "said", "claim", "quantity", "runs", "facts", "figures", "rule", "evidence", "true_if", "misquoted",
+    "outcome", "answer",
 )  # fmt: skip
 _FIGURE, _FACT = ("value", "unit", "name", "over"), ("value", "unit", "source", "date", "note")
 _EVIDENCE, _SAID = ("source", "date", "says", "confidence", *LANGUAGES), ("source", "date", "place")
@@ -101,6 +106,8 @@ class Claim:
     true_if: Mapping[str, str]
     misquoted: Mapping[str, str]
     outcome: Mapping[str, str]
+    answer: Mapping[str, str]
+    """In full; names of figures in braces."""
     file: Path
 
     @property
@@ -162,6 +169,7 @@ def _claim(path: Path, key: str, body: Mapping[str, Any]) -> Claim:
         true_if=_texts(path, body.get("true_if"), [key, "true_if"]),
         misquoted=_texts(path, body.get("misquoted"), [key, "misquoted"]),
         outcome=_texts(path, body.get("outcome"), [key, "outcome"]),
+        answer=_texts(path, body.get("answer"), [key, "answer"]),
         file=path,
     )
     _check(made)
@@ -172,16 +180,28 @@ def _check(claim: Claim) -> None:
     """Every name in the arithmetic is a run, a fact or a figure before it. Raises ``InvalidInput``."""
     known = {*claim.runs, *claim.facts}
     for figure in claim.figures:
-        place = files.where(claim.file, [claim.key, "figures"])
-        for name in expression.names(figure.value, place):
-            if name.partition(".")[0] not in known:
-                raise UnknownName("run, fact or figure", name, known, where=f"{place}: {figure.key}")
+        _known(claim, "figures", figure.value, known, "run, fact or figure")
+        if figure.key in known:
+            where = files.where(claim.file, [claim.key, "figures", figure.key])
+            raise InvalidInput("a run, fact or figure has this name already", where=where)
         known.add(figure.key)
-    for verdict, text in claim.rule:
-        place = files.where(claim.file, [claim.key, "rule"])
-        for name in expression.names(text, place):
-            if name.partition(".")[0] not in {*known, *EVIDENCE}:
-                raise UnknownName("figure", name, {*known, *EVIDENCE}, where=f"{place}: {verdict}")
+    for _, text in claim.rule:
+        _known(claim, "rule", text, {*known, *EVIDENCE}, "figure")
+    figures = {figure.key for figure in claim.figures}
+    for text in claim.answer.values():
+        for name in NAMED.findall(text):
+            if name not in figures:
+                raise UnknownName("figure", name, figures, where=files.where(claim.file, [claim.key, "answer"]))
+
+
+def _known(claim: Claim, section: str, text: str, known: Collection[str], kind: str) -> None:
+    """Raise for arithmetic that is none, and for names in it that are not ``known``; places are found only then."""
+    try:
+        unknown = [name for name in expression.names(text) if name.partition(".")[0] not in known]
+    except InvalidInput as error:
+        raise InvalidInput(str(error), where=files.where(claim.file, [claim.key, section])) from None
+    if unknown:
+        raise UnknownName(kind, unknown[0], known, where=files.where(claim.file, [claim.key, section]))
 
 
 def _expanded(path: Path, key: str, section: str, body: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:

@@ -27,8 +27,9 @@ def cut_ratio(chip: Chip, reference: Chip) -> float:
     """Matrix peak over vector rate of ``chip``, relative to ``reference``; 1 for chips of other vendors."""
     if chip.vendor != reference.vendor or not reference.vector_flop_per_s or not chip.vector_flop_per_s:
         return 1.0
-    own = chip.peak_flop_per_s["bf16"] / chip.vector_flop_per_s
-    return own / (reference.peak_flop_per_s["bf16"] / reference.vector_flop_per_s)
+    form = "bf16" if "bf16" in chip.peak_flop_per_s else "fp16"
+    own = chip.peak(form) / chip.vector_flop_per_s
+    return own / (reference.peak(form) / reference.vector_flop_per_s)
 
 
 def for_bin(book: Book, chip: Chip, reference: Chip) -> Book:

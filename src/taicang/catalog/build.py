@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable
 from dataclasses import replace
@@ -89,7 +90,8 @@ def chip_of(entry: Resolved, prefix: str = "", owner: str = "") -> Chip:
         return _need(entry, path, prefix, owner)
 
     peaks = {key: entry.get(f"peak.{key}") for key in schema.PEAKS}
-    need("peak.bf16")
+    if peaks["fp16"] is None:  # a chip without bf16 works in fp16
+        need("peak.bf16")
     return Chip(
         name=entry.name,
         vendor=need("vendor"),
@@ -158,6 +160,7 @@ def _plane(entry: Resolved, plane: str, ranks: int) -> Plane:
         if levels and size <= levels[-1].ranks:
             continue
         key = f"{stem}{level}."
+        _torus(entry, key, size // (levels[-1].ranks if levels else 1))
         levels.append(
             Level(
                 name=level,
@@ -179,6 +182,19 @@ def _plane(entry: Resolved, plane: str, ranks: int) -> Plane:
             )
         )
     return Plane(name=plane, levels=tuple(levels))
+
+
+def _torus(entry: Resolved, key: str, units: int) -> None:
+    """Refuse a torus whose extents are not given or are not its units: its bisection is theirs."""
+    if entry.get(f"{key}topology") != "torus":
+        return
+    dims = entry.get(f"{key}dims")
+    if not dims:
+        says = f"a torus of {units} units needs its extents, such as 4x4x8"
+        raise InvalidInput(says, where=f"{entry.name}: {key}dims")
+    if math.prod(dims) != units:
+        raise InvalidInput(f"{'x'.join(map(str, dims))} are not the {units} units of this level",
+                           where=f"{entry.name}: {key}dims")  # fmt: skip
 
 
 def _need(entry: Resolved, path: str, prefix: str = "", owner: str = "") -> Any:

@@ -71,8 +71,13 @@ def cost_model(machine: Machine, stack: Stack) -> CostModel:
     known = book(part.profile)
     if not part.measured and part.profile in ARCHITECTURE:
         known = for_bin(known, part, chip(part.profile))
-    links = machine.links
-    wires = links and LinkRates(
-        machine=machine, routing=links.routing, seed=links.seed, failed=links.failed, stretch_ratio=links.stretch_ratio
-    )
+    wires = None
+    if (links := machine.links) is not None:
+        wires = LinkRates(
+            machine=machine,
+            routing=links.routing,
+            seed=links.seed,
+            failed=links.failed,
+            stretch_ratio=links.stretch_ratio,
+        )
     return CostModel(machine=machine, stack=stack, book=known, wires=wires)

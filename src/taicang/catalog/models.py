@@ -16,7 +16,18 @@ from taicang.catalog.model_names import canonical
 from taicang.errors import InvalidInput, NotModelled, UnknownName
 from taicang.formats import number_format
 from taicang.models.huggingface import from_config
-from taicang.models.types import Block, Dense, Experts, GatedLinear, GroupedQuery, Indexer, Latent, Model, StateSpace
+from taicang.models.types import (
+    Block,
+    Dense,
+    Experts,
+    GatedLinear,
+    GroupedQuery,
+    Indexer,
+    Latent,
+    Model,
+    ShortConv,
+    StateSpace,
+)
 
 FOLDER = Path(__file__).parent / "data" / "models"
 _ATTENTION: Mapping[str, type] = {
@@ -24,6 +35,7 @@ _ATTENTION: Mapping[str, type] = {
     "latent": Latent,
     "gated_linear": GatedLinear,
     "state_space": StateSpace,
+    "short_conv": ShortConv,
 }
 _FFN: Mapping[str, type] = {"dense": Dense, "experts": Experts}
 T = TypeVar("T")

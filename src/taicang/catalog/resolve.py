@@ -156,6 +156,13 @@ def _scaled(leaves: Mapping[str, Leaf], old: Leaf, new: Leaf, changed: set[str])
     return scaled
 
 
+def _level_keys(leaves: Mapping[str, Leaf]) -> set[str]:
+    """Every key that the levels of a machine may hold."""
+    stems = {path.rpartition(".")[0] for path in leaves if path.startswith("planes.") and path.endswith(".ranks")}
+    keys = [path.rpartition(".")[2] for path in schema.FIELDS["machine"] if path.startswith("planes.*.*.")]
+    return {f"{stem}.{key}" for stem in stems for key in keys}
+
+
 def _set_leaf(kind: str, text: str, leaves: Mapping[str, Leaf]) -> Leaf:
     path, equals, raw = text.partition("=")
     path = path.strip()
@@ -163,7 +170,7 @@ def _set_leaf(kind: str, text: str, leaves: Mapping[str, Leaf]) -> Leaf:
         raise InvalidInput(f"expected KEY=VALUE such as chip.memory.bandwidth='4 TB/s', got {text!r}", where="--set")
     if kind == "chip" and path.startswith("chip."):
         path = path.removeprefix("chip.")
-    known = {*schema.spelled(kind), *leaves}
+    known = {*schema.spelled(kind), *leaves, *_level_keys(leaves)}
     if not any(key == path or key.startswith(f"{path}.") for key in known) and not path.startswith("kernel_ratio."):
         raise UnknownName(f"{kind} key", path, known, where="--set")
     loaded = files.load(raw, f"--set {path}")

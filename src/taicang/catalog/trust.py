@@ -1,22 +1,275 @@
-"""Error bands that the frozen scoreboard carries into predictions."""
+"""How far a figure can be trusted: a band chosen by what is known of the run, from rows that were left out whole.
+
+``data/bands.yaml`` (written by ``taicang fit bands``) holds, for each metric and way of use on one vendor's chips, what
+was measured there by engine, and how far predictions were off: where the like of a run was among the rows of the fits
+("seen"), and where its model, kind of model, number format, chip, engine, version or size was left out of them. A run
+gets the errors of what is new about it. Where nobody measured anything near, it is unvalidated: no number is borrowed.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from taicang.catalog.build import chip as chip_named
+from taicang.catalog.costing import ARCHITECTURE
+from taicang.catalog.resolve import names
+from taicang.hardware import Chip, Machine
+from taicang.models.types import Attention, GatedLinear, GroupedQuery, Latent, Model, ShortConv, StateSpace, routed
+from taicang.plans import Quantisation
+from taicang.stacks import Stack
+
 FILE = Path(__file__).parent / "data" / "scoreboard.yaml"
+BANDS = Path(__file__).parent / "data" / "bands.yaml"
+UNVALIDATED = "unvalidated"
+NINE_IN_TEN = "nine in ten"
+AXES = ("engine", "version", "kind", "model", "form", "sibling", "foreign", "size")
+"""What may be new about a run, and with that what was left out of the fits."""
+WORDS = {
+    "engine": "engine", "version": "version of the engine", "kind": "kind of model", "model": "model",
+    "form": "number format", "sibling": "chip (of a measured generation)", "foreign": "generation of chips",
+    "size": "size",
+}  # fmt: skip
+"""An axis as it is told."""
+WIDE = 8
+"""Ranks of a node, beyond which an instance has a cell of its own."""
+FURTHER = 2.0
+"""Times the largest measured instance that a run may have ranks before nothing is near it (and the smallest)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Band:
+    """How far one figure may be off: nine measurements in ten lie within it, or nobody measured anything near."""
+
+    verdict: str
+    """``NINE_IN_TEN`` or ``UNVALIDATED``."""
+    low_ratio: float | None
+    """Times the figure: the lower end."""
+    high_ratio: float | None
+    typical_ratio: float | None
+    """Half of the measurements are closer than this."""
+    rows: int
+    """Measurements that it comes from."""
+    basis: str
+    """What was measured near, and what is new about the run; or why nothing is near."""
+
+    @property
+    def said(self) -> str:
+        """In a few words: "-14 % to +16 %"."""
+        if self.low_ratio is None or self.high_ratio is None:
+            return UNVALIDATED
+        return f"{self.low_ratio - 1.0:+.0%} to {self.high_ratio - 1.0:+.0%}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ground:
+    """What is known of a run, in the words that its measurements are filed under."""
+
+    use: str
+    """ "aggregated", "disaggregated" or "training"."""
+    vendor: str
+    generation: str
+    chip: str
+    engine: str
+    version: str
+    model: str
+    """Its sizes, so that a model is the same under all its names."""
+    kind: str
+    form: str
+    span: str
+    """Whether the ranks of an instance share a scale-up domain."""
+    ranks: int
+
+    @property
+    def pool(self) -> str:
+        """Rows that may speak for it at all."""
+        return f"{self.use} {self.vendor}"
+
+    @property
+    def cells(self) -> tuple[str, ...]:
+        """From the whole pool to the nearest: its engine, with such models, of such a width."""
+        near = f"{self.engine} {self.kind.partition('/')[2]}"
+        return ("", self.engine, near, f"{near}, {'wide' if self.ranks > WIDE else 'narrow'}")
+
+
+def ground(
+    model: Model, machine: Machine, stack: Stack, *, use: str, ranks: int, quant: Quantisation | None, form: str = ""
+) -> Ground:
+    """What is known of a run. ``form`` is given where formats are no ``quant`` (a training recipe)."""
+    chip = machine.chip
+    experts = routed(model) is not None
+    if quant is not None:
+        form = quant.experts if experts else quant.dense
+    return Ground(
+        use=use,
+        vendor=chip.vendor,
+        generation=generation(chip),
+        chip=chip.name if _own(chip) else f"{chip.name}, changed",
+        engine=stack.engine,
+        version=stack.version,
+        model=f"{model.hidden} x {model.layers}, {model.vocab}",
+        kind=f"{attention(model)}/{'experts' if experts else 'dense'}",
+        form=form,
+        span="domain" if ranks <= machine.domain else "network",
+        ranks=ranks,
+    )
+
+
+SERVED = ("tpot", "ttft", "throughput", "memory", "power")
+"""Figures of a way to serve."""
+REPLAYED = ("tpot", "itl", "ttft", "e2e", "queue", "throughput", "power")
+"""Figures of a replay."""
+TRAINED = ("step_time", "throughput", "mfu", "memory", "power")
+"""Figures of a training step."""
+_SAME: Mapping[str, Mapping[str, str]] = {
+    "itl": {"": "tpot"},
+    "ttft": {"replay": "replayed_ttft"},
+    "throughput": {"training": "step_time"},
+    "mfu": {"": "step_time"},
+    "power": {"": "published_power", "replay": "power"},
+}
+"""Figure -> where ("": anywhere) -> the metric that says how far it is off."""
+
+
+def bands(run: Ground, figures: Sequence[str], *, replay: bool = False) -> dict[str, Band]:
+    """The bands of all ``figures`` of a run; a replayed TTFT holds the queue, so it has a band of its own."""
+    where = "replay" if replay else run.use
+    made = {}
+    for name in figures:
+        same = _SAME.get(name, {})
+        made[name] = band(same.get(where) or same.get("") or name, run)
+    return made
+
+
+def _own(chip: Chip) -> bool:
+    """Whether it is as the catalogue has it, no figure changed by the user."""
+    return chip.name in names("chip") and chip == chip_named(chip.name)
+
+
+def generation(chip: Chip) -> str:
+    """Architecture of a chip, as far as profile and name tell it."""
+    if chip.ascend:
+        return "-".join(chip.name.split("-")[:2])[: len("ascend-950")]
+    known = chip.profile in ARCHITECTURE and chip_named(chip.profile).vendor == chip.vendor
+    return ARCHITECTURE[chip.profile] if known else f"{chip.vendor} {chip.name}"
+
+
+def attention(model: Model) -> str:
+    """Kind of attention of most layers beside what else there is."""
+    kinds = sorted({_attention(block.attention) for block in model.blocks})
+    return "+".join(kinds)
+
+
+def _attention(kind: Attention) -> str:
+    match kind:
+        case Latent():
+            return "sparse" if kind.indexer else "latent"
+        case GroupedQuery():
+            return "window" if kind.window else "grouped"
+        case GatedLinear() | StateSpace() | ShortConv():
+            return "recurrent"
 
 
 @cache
-def frozen_bands() -> Mapping[str, Mapping[str, Any]]:
-    """Suites that speak for predictions: title, held-out errors, rows. Empty before the first scoreboard is frozen."""
-    if not FILE.exists():
+def table() -> Mapping[str, Any]:
+    """Metric -> pool -> what was measured and how far off it was; empty before the first fit."""
+    return _read(BANDS).get("metrics", {})  # type: ignore[no-any-return]
+
+
+def left_out() -> Mapping[str, Any]:
+    """Suite -> what was left out of the fits -> rows, mean error, share in the others' bands, as the fit recorded."""
+    return _read(BANDS).get("left_out", {})  # type: ignore[no-any-return]
+
+
+def _read(path: Path) -> Mapping[str, Any]:
+    if not path.exists():
         return {}
-    loaded = yaml.load(FILE.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    bands: Mapping[str, Mapping[str, Any]] = loaded["bands"]
-    return bands
+    loaded: Mapping[str, Any] = yaml.load(
+        path.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    )
+    return loaded
+
+
+def band(metric: str, run: Ground, known: Mapping[str, Any] | None = None) -> Band:
+    """The band of a run's ``metric`` ("tpot", "ttft", "replayed_ttft", "throughput", "step_time", "memory", "power").
+
+    ``known`` stands in for the fitted table.
+    """
+    pool = (table() if known is None else known).get(metric, {}).get(run.pool)
+    if pool is None:
+        return unvalidated(f"no measured {metric.replace('_', ' ')} of {run.use} runs on chips of {run.vendor}")
+    new, why = novelty(run, pool)
+    if why:
+        return unvalidated(why)
+    errors = [_error(pool, run, axis) for axis in ("seen", *new)]
+    if any(each is None for each in errors):
+        lacking = [WORDS[axis] for axis, each in zip(("seen", *new), errors, strict=True) if axis in WORDS and not each]
+        return unvalidated(f"new {' and '.join(lacking) or 'rows'}: too few were measured to leave any out")
+    seen, *others = [each for each in errors if each is not None]
+    # what is new adds its own excess over what all rows have in common
+    half, nine = (
+        math.sqrt(seen[i] ** 2 + sum(max(each[i] ** 2 - seen[i] ** 2, 0.0) for each in others)) for i in (0, 1)
+    )
+    told = f"{run.engine} on {run.chip}" if not new else "new " + ", ".join(WORDS[axis] for axis in new)
+    return Band(
+        verdict=NINE_IN_TEN,
+        low_ratio=math.exp(-nine),
+        high_ratio=math.exp(nine),
+        typical_ratio=math.expm1(half),
+        rows=pool["rows"],
+        basis=f"{run.pool}: {told}",
+    )
+
+
+def unvalidated(why: str) -> Band:
+    """The band of a figure that nothing near was measured of."""
+    return Band(verdict=UNVALIDATED, low_ratio=None, high_ratio=None, typical_ratio=None, rows=0, basis=why)
+
+
+def _error(pool: Mapping[str, Any], run: Ground, axis: str) -> Sequence[float] | None:
+    """(Median, ninth decile) of the errors of ``axis`` in the nearest cell; None where none could be left out."""
+    found = [pool["cells"][name][axis] for name in run.cells if axis in pool["cells"].get(name, {})]
+    return found[-1] if found else None
+
+
+def novelty(run: Ground, pool: Mapping[str, Any]) -> tuple[tuple[str, ...], str]:
+    """What is new about ``run`` against the rows of its pool, or why nothing there is near."""
+    engines = pool["engines"]
+    new: list[str] = []
+    near = engines.get(run.engine)
+    if near is None:
+        new.append("engine")
+        near = {
+            axis: sorted({each for one in engines.values() for each in one[axis]})
+            for axis in next(iter(engines.values()))
+        }
+    elif run.version not in near["version"]:
+        new.append("version")
+    if run.kind not in near["kind"]:
+        new.append("kind")
+    elif run.model not in near["model"]:
+        new.append("model")
+    if run.form not in near["form"]:
+        new.append("form")
+    if run.chip not in near["chip"]:
+        new.append("sibling" if run.generation in near["generation"] else "foreign")
+    sizes = near["size"]
+    if size(run) not in sizes:
+        spans = [int(each.rpartition(" ")[2]) for each in sizes if each.startswith(run.span)]
+        if not spans:
+            return (), f"{run.ranks} ranks over a {run.span}: only instances on others were measured"
+        if not min(spans) / FURTHER <= run.ranks <= max(spans) * FURTHER:
+            return (), f"{run.ranks} ranks: {min(spans)} to {max(spans)} were measured"
+        new.append("size")
+    return tuple(new), ""
+
+
+def size(run: Ground) -> str:
+    """Span and ranks to the power of two below."""
+    return f"{run.span} {1 << (run.ranks.bit_length() - 1)}"

@@ -1,8 +1,8 @@
 """Formulas of a centre: one chip's hour and what fills it. All money in yuan, floats or arrays of draws alike.
 
-A machine is paid back over its years of use with interest, less what it is resold for (an annuity). Its power falls from
-that under load to an idle share of it; cooling and distribution are what PUE adds. Utilisation is the share of available
-hours that are used; what the others cost falls on those.
+A machine is paid back over its years of use with interest, less what it is resold for (an annuity). Its power falls
+from that under load to an idle share of it; cooling and distribution are what PUE adds. Utilisation is the share of
+available hours that are used; what the others cost falls on those.
 """
 
 from __future__ import annotations
@@ -41,8 +41,9 @@ class Plant:
 
 def annuity(interest_ratio: Num, years: Num) -> Num:
     """Share of a loan that is paid back a year, interest included."""
+    free = np.asarray(interest_ratio) < 1e-9
     grown = np.expm1(years * np.log1p(interest_ratio))
-    return np.where(np.abs(grown) < 1e-12, 1.0 / years, interest_ratio * (1.0 + 1.0 / np.where(grown == 0, 1.0, grown)))
+    return np.where(free, 1.0 / years, interest_ratio * (1.0 + 1.0 / np.where(free, 1.0, grown)))
 
 
 def hour(plant: Plant, values: Values, utilisation: Num) -> dict[str, Num]:

@@ -26,7 +26,7 @@ MONEY: Mapping[str, tuple[str, ...]] = MappingProxyType(
     }
 )
 """Figures in money, and the dimensions that they may come in."""
-DIMENSIONS: Mapping[str, tuple[str, ...]] = MappingProxyType(MONEY | {"rate": ("cny_per_usd",), "optics": ("s",)})
+DIMENSIONS: Mapping[str, tuple[str, ...]] = MappingProxyType({**MONEY, "rate": ("cny_per_usd",), "optics": ("s",)})
 """Dimensions by figure; every other figure is a bare number or a percentage."""
 BOUNDS: Mapping[str, tuple[float, float]] = MappingProxyType(
     {
@@ -117,7 +117,8 @@ def _bounded(key: str, value: float, where: str) -> float:
 def _entry(key: str, body: Mapping[str, Any], where: str) -> Figure:
     value = body["value"]
     made = given(key, value if isinstance(value, list) else [value], where)
-    return replace(made, **{name: str(body.get(name, "")) for name in ("title", "source", "date", "kind", "note")})
+    title, source, date, kind, note = (str(body.get(key, "")) for key in ("title", "source", "date", "kind", "note"))
+    return replace(made, title=title, source=source, date=date, kind=kind, note=note)
 
 
 @cache
@@ -172,7 +173,7 @@ def _steps(written: Mapping[str, Count]) -> tuple[float, ...]:
 def of_machine(spec: str, rate: Figure, sets: Sequence[str] = ()) -> dict[str, Figure]:
     """Price (of the whole machine) and rent (of a chip and hour), all readings of its entry being the range.
 
-    What no public source gives is left out. Readings in dollars and yuan come together in yuan at the middle of ``rate``.
+    What no public source gives is left out. Dollars and yuan come together in yuan at the middle of ``rate``.
     """
     name, count = split(spec)
     found = catalog.entry("machine", name, sets)

@@ -47,7 +47,7 @@ class Case:
     prices: Mapping[str, float] = field(default_factory=dict)
     """What an API charges per million tokens, in yuan."""
     mtbf_s: Mapping[str, float] = field(default_factory=dict)
-    spare_chips: float = 0.0
+    spare_chips: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,24 +72,23 @@ class Report:
     parts: Mapping[str, Band]
     used_chip_hour: Band
     output_mtoken: Band | None
-    """Everything over the output tokens alone, per million."""
+    """Everything over the output tokens alone, per million: the price of output at which it pays, were input free."""
     tokens: Mapping[str, Band]
     """Per million input, cached and output tokens, by the chips' time that each takes."""
-    tokens_per_month: float | None
+    monthly_tokens: float | None
     at_use: Mapping[str, Band]
     run: Band | None
     """One training run."""
-    run_days: float | None
+    run_s: float | None
     even_utilisation: Band | None
     """From which an API's prices pay for the centre; above one: never."""
-    even_output_price: Band | None
-    """Per million output tokens, were input free."""
     rented_mtoken: Band | None
     """The same tokens on rented chips."""
-    api_mtoken: float | None
+    api_mtoken: Band | None
     """The same tokens at the API's prices, all over output."""
-    bill_per_chip_month: Band
-    power_kw: Band
+    bill_per_chip_month: Band | None
+    power_kw: Band | None
+    """Of the whole centre; the lessor's where chips are rented."""
     by_hour: tuple[Mapping[str, float], ...]
     by_month: tuple[Mapping[str, float], ...]
     cash: tuple[Mapping[str, float], ...]
@@ -99,9 +98,9 @@ class Report:
     seed: int
 
 
-def draws(figures: Mapping[str, Figure], name: str, samples: int, seed: int) -> dict[str, NDArray[np.float64]]:
+def draws(figures: Mapping[str, Figure], name: str, samples: int, seed: int) -> dict[str, Num]:
     """Each figure drawn evenly from its range, alike for every machine but for those in ``OWN``; money in yuan."""
-    made = {}
+    made: dict[str, Num] = {}
     for key, figure in figures.items():
         text = f"{key} of {name}" if key in OWN else key
         dice = np.random.default_rng([seed, crc32(text.encode())])
@@ -112,9 +111,9 @@ def draws(figures: Mapping[str, Figure], name: str, samples: int, seed: int) -> 
     return _in_yuan(figures, made)
 
 
-def middles(figures: Mapping[str, Figure]) -> dict[str, float]:
+def middles(figures: Mapping[str, Figure]) -> dict[str, Num]:
     """Every figure in its middle."""
-    values = {key: 1.0 if key == "error" else figure.middle for key, figure in figures.items()}
+    values: dict[str, Num] = {key: 1.0 if key == "error" else figure.middle for key, figure in figures.items()}
     return _in_yuan(figures, values)
 
 
@@ -168,7 +167,12 @@ def report(case: Case, *, currency: str = "CNY", samples: int = SAMPLES, seed: i
     chips = plant.machine.chips * case.count
     run = None
     if case.training is not None:
-        run = used * case.training.chip_hours / np.exp(deviation(case.training.error_ratio) * _dice(case, samples, seed))
+        run = (
+            used
+            * case.training.chip_s
+            / 3600.0
+            / np.exp(deviation(case.training.error_ratio) * _dice(case, samples, seed))
+        )
     return Report(
         name=case.name,
         currency=currency,
@@ -180,24 +184,30 @@ def report(case: Case, *, currency: str = "CNY", samples: int = SAMPLES, seed: i
         used_chip_hour=band(used / unit),
         output_mtoken=band(mtoken(case, values, use) / unit) if work else None,
         tokens=_tokens(work, used / values["error"] / unit) if work else {},
-        tokens_per_month=float(work.output_tokens_per_chip_hour * month * chips) if work else None,
+        monthly_tokens=float(work.output_tokens_per_chip_hour * month * chips) if work else None,
         at_use=_at_use(case, values, unit),
         run=None if run is None else band(run / unit),
-        run_days=None if case.training is None else case.training.seconds / 86400.0,
+        run_s=None if case.training is None else case.training.seconds,
         even_utilisation=None if earned is None or plant.rented else band(cost.even_utilisation(plant, values, earned)),
-        even_output_price=band(mtoken(case, values, use) / unit) if work else None,
         rented_mtoken=_rented(case, values, use, unit),
-        api_mtoken=float(_listed(work, prices) / shown) if work and prices else None,
-        bill_per_chip_month=band(cost.electricity(plant, values, use) * 730.0 / unit),
-        power_kw=band(sum(cost.power_kw(plant, values, each) for each in cost.busy(plant, use)) / 24.0 * chips),
+        api_mtoken=band(_listed(work, prices) / (values["rate"] if currency == "USD" else np.ones(1)))
+        if work and prices
+        else None,
+        bill_per_chip_month=None if plant.rented else band(cost.electricity(plant, values, use) * 730.0 / unit),
+        power_kw=None if plant.rented else band(_power(plant, values, use) * chips),
         by_hour=_by_hour(case, mid, shown),
         by_month=_by_month(case, mid, shown),
         cash=_cash(case, mid, shown),
         outage=_outage(case, values, whole / unit, earned, unit),
-        tornado=_tornado(case, shown),
+        tornado=_tornado(case, currency),
         samples=samples,
         seed=seed,
     )
+
+
+def _power(plant: Plant, values: Values, use: Num) -> Num:
+    total: Num = sum(cost.power_kw(plant, values, each) for each in cost.busy(plant, use))
+    return total / 24.0
 
 
 def _dice(case: Case, samples: int, seed: int) -> NDArray[np.float64]:
@@ -268,10 +278,12 @@ def _cash(case: Case, mid: Values, unit: Num) -> tuple[Mapping[str, float], ...]
     if case.serving and case.prices:
         share = float(cost.used_ratio(plant, mid, mid["utilisation"]))
         earned = float(case.serving.earned(case.prices)) * share * cost.HOURS_PER_YEAR * chips
-    total, rows = -bought / unit, [{"year": 0, "paid": bought / unit, "earned": 0.0, "total": -bought / unit}]
+    scale = float(unit)
+    bought, running, earned = bought / scale, running / scale, earned / scale
+    total, rows = -bought, [{"year": 0.0, "paid": bought, "earned": 0.0, "total": -bought}]
     for year in range(1, round(float(mid["years"])) + 1):
-        total += (earned - running) / unit
-        rows.append({"year": year, "paid": running / unit, "earned": earned / unit, "total": total})
+        total += earned - running
+        rows.append({"year": float(year), "paid": running, "earned": earned, "total": total})
     return tuple(rows)
 
 
@@ -291,7 +303,7 @@ def _outage(case: Case, values: Values, whole: Num, earned: Num | None, unit: Nu
     }
 
 
-def _tornado(case: Case, unit: Num) -> tuple[Swing, ...]:
+def _tornado(case: Case, currency: str) -> tuple[Swing, ...]:
     """Figures by how much they move the result, the largest first."""
     result: Callable[[Values], Num] = (
         (lambda values: mtoken(case, values, values["utilisation"]))
@@ -303,11 +315,13 @@ def _tornado(case: Case, unit: Num) -> tuple[Swing, ...]:
         ends = []
         for end in (figure.low, figure.high):
             if key == "error":
-                values = middles(case.figures) | {"error": 1.0 + end if end == figure.high else 1.0 / (1.0 + figure.high)}
+                values = middles(case.figures) | {
+                    "error": 1.0 + end if end == figure.high else 1.0 / (1.0 + figure.high)
+                }
             else:
                 one = Figure(key=key, low=end, high=end, dimension=figure.dimension)
                 values = middles({**case.figures, key: one})
-            ends.append(float(result(values) / unit))
+            ends.append(float(result(values) / (values["rate"] if currency == "USD" else 1.0)))
         if ends[0] != ends[1]:
             swings.append(Swing(key=key, low=ends[0], high=ends[1]))
     return tuple(sorted(swings, key=lambda swing: -abs(swing.high - swing.low)))
@@ -320,11 +334,11 @@ class Row:
     name: str
     rented: bool
     output_mtoken: Band
-    per_mcny: float | None
-    """Output tokens/s of used machines per million yuan of price."""
-    per_mw: float | None
-    """The same per megawatt of the facility."""
-    machines: float
+    output_tokens_per_s_per_cny: float | None
+    """Of used machines, over their price."""
+    output_tokens_per_s_per_w: float | None
+    """The same over the power of the facility."""
+    machines_ratio: float
     """Machines that carry what the first one of the list carries."""
     yearly: Band
     """What these cost a year."""
@@ -345,15 +359,15 @@ def compare(cases: Sequence[Case], *, currency: str, samples: int = SAMPLES, see
         mid, machine = middles(case.figures), case.plant.machine
         rate, needed = _machine_rate(case), load / _machine_rate(case)
         hourly: Num = sum(cost.hour(case.plant, values, values["utilisation"]).values())
-        power = 0.0 if case.plant.rented else float(cost.power_kw(case.plant, mid, 1.0)) * machine.chips / 1e3
+        power = 0.0 if case.plant.rented else float(cost.power_kw(case.plant, mid, 1.0)) * machine.chips * 1e3
         rows.append(
             Row(
                 name=case.name,
                 rented=case.plant.rented,
                 output_mtoken=band(each / unit),
-                per_mcny=None if case.plant.rented else rate / (mid["price"] / 1e6),
-                per_mw=rate / power if power else None,
-                machines=needed,
+                output_tokens_per_s_per_cny=None if case.plant.rented else rate / float(mid["price"]),
+                output_tokens_per_s_per_w=rate / power if power else None,
+                machines_ratio=needed,
                 yearly=band(hourly * machine.chips * needed * cost.HOURS_PER_YEAR / unit),
                 alike=tuple(
                     other.name

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from math import log
 
+from taicang.catalog.trust import Band
 from taicang.hardware import Machine
 from taicang.models.count import kv_cache_bytes
 from taicang.models.types import Model
@@ -62,7 +63,7 @@ class Training:
     tokens: float
     chips: int
     seconds: float
-    chip_hours: float
+    chip_s: float
     mfu_ratio: float
     error_ratio: float
 
@@ -91,7 +92,7 @@ def serving(net: Model, machine: Machine, found: Prediction, hit_ratio: float) -
         input_s=whole / prefill,
         output_s=whole / decode,
         cached_s=cached,
-        error_ratio=found.bands[0].p90_ratio if found.bands else 0.0,
+        error_ratio=_off(found.bands["throughput"]),
     )
 
 
@@ -104,12 +105,17 @@ def training(found: TrainPrediction) -> Training | None:
         tokens=found.run.tokens,
         chips=found.chips,
         seconds=found.run.seconds,
-        chip_hours=found.run.seconds * found.chips / 3600.0,
+        chip_s=found.run.seconds * found.chips,
         mfu_ratio=found.mfu_ratio,
-        error_ratio=found.bands[0].p90_ratio if found.bands else 0.0,
+        error_ratio=_off(found.bands["throughput"]),
     )
 
 
+def _off(band: Band) -> float:
+    """How far a figure may be off; of an unvalidated one nothing is known, and only the stated ranges count."""
+    return 0.0 if band.high_ratio is None else band.high_ratio - 1.0
+
+
 def deviation(error_ratio: float) -> float:
-    """Standard deviation of the logarithm of a prediction that is off by less than ``error_ratio`` nine times in ten."""
+    """Standard deviation of the logarithm of what is off by less than ``error_ratio`` nine times in ten."""
     return log(1.0 + error_ratio) / NINE_IN_TEN

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import numpy as np
 
-from taicang.cost.collective_bound import bound_over, members, sent_ratio, tiers
+from taicang.cost.collective_bound import bound_over, rows_of, sent_ratio
 from taicang.cost.cost import Cost
 from taicang.errors import UnknownName
 from taicang.hardware import chained
@@ -95,15 +95,20 @@ class _Tier:
     outer: Count
     reach: Count
     """Members that this tier's ports lead to, through it and the tiers built on it."""
+    whole_ratio: float
+    """1 where a ring counts in full on the tier though it leaves the last unit by other ports: between the dies of a
+    package (an ideal set of rings needs half; nobody has published a collective on such a chip)."""
     crossed: Count
     steps: Count
     crowd: Count
     rate_bytes_per_s: Num
+    within: bool
+    """Whether switches of the tiers inside it add."""
 
 
 def _tiers(op: Collective, levels: tuple[Level, ...], dies: int, wires: Wires | None = None) -> list[_Tier]:
     found: list[_Tier] = []
-    rows = tiers(levels, members(levels, op.ranks, op.stride))
+    rows = rows_of(op, levels)
     given = wires.rates(op.plane, op.kind, op.ranks, op.stride) if wires else [row[3] for row in rows]
     for at, (level, inner, outer, _) in enumerate(rows):
         joined, last = outer / inner, at
@@ -115,10 +120,12 @@ def _tiers(op: Collective, levels: tuple[Level, ...], dies: int, wires: Wires | 
                 inner=inner,
                 outer=outer,
                 reach=rows[last][2],
+                whole_ratio=1.0 if level.ranks <= dies else 0.0,
                 crossed=(outer > inner) * 1.0,
                 steps=np.minimum(joined - 1.0, RING_STEPS_PER_TREE_LEVEL * np.log2(joined)),
                 crowd=np.maximum(joined - 2.0, 0.0),
                 rate_bytes_per_s=given[at],
+                within=any(row[0].reduces for row in rows[:at]),
             )
         )
     return found
@@ -132,11 +139,16 @@ def _volume(op: Collective, key: str, tier: _Tier, ranks: Num, own_ratio: Num) -
         return (tier.reach - tier.inner + own_ratio) / ranks
     if key.endswith("in_switch") and tier.level.reduces:
         # a rank reads its shard reduced (and sends its copy of everyone's), then multicasts it and takes in all others'
+        units, inside = ranks / tier.inner, tier.outer / tier.inner
+        # where sums go on to other units, what comes back is multicast after what was read has left: one pass each
+        return np.where(tier.outer < ranks, 2.0 * (inside - 1.0) / inside, (units + 1.0) / units) / tier.inner
+    if key.endswith("in_switch") and tier.within:
+        # units hold their own sums, a shard on each rank: only these go round
         units = ranks / tier.inner
-        return (units + 1.0) / units / tier.inner
+        return 2.0 * (units - 1.0) / units / tier.inner
     passes = 2.0 if op.kind == "all_reduce" else 1.0
     # of the inner units on these ports, all but one have their neighbour here: the ring leaves the last by outer ports
-    leaving = (tier.reach < ranks) * (tier.inner / tier.reach)
+    leaving = (tier.reach < ranks) * (1.0 - tier.whole_ratio) * (tier.inner / tier.reach)
     return (passes * (ranks - 1.0) * (1.0 - leaving) + own_ratio) / ranks / tier.inner
 
 

@@ -36,6 +36,40 @@ def usable_bytes_per_s(level: Level, units: int, joined: Num) -> Num:
     return level.bandwidth_bytes_per_s * (links / (units - 1.0))
 
 
+def torus_ratio(level: Level, op: Collective, unit: int) -> Num:
+    """Share of a rank's bandwidth that ``op`` can use on a torus of units of ``unit`` ranks.
+
+    Links of dimensions in which the group does not extend stand idle. In an all-to-all half of what the halves of its
+    longest dimension e send crosses the two cuts between them: payload x e / 4 through one rank's links of it.
+    """
+    count = len(level.dims)
+    below = 1.0
+    used: Num = 0.0
+    longest: Num = 1.0
+    for size in level.dims:
+        span = np.minimum(op.ranks * op.stride / unit, below * size)
+        extent = np.clip(span / np.maximum(op.stride / unit, below), 1.0, size)
+        used, longest = used + (extent > 1.0), np.maximum(longest, extent)
+        below *= size
+    share = np.maximum(used, 1.0) / count
+    if op.kind != "all_to_all":
+        return share
+    halves = np.floor(longest / 2.0) * np.ceil(longest / 2.0) / longest**2
+    sent = (op.ranks - 1.0) / op.ranks
+    return np.minimum(share, sent / np.maximum(halves * longest * count, 1e-9))
+
+
+def rows_of(op: Collective, levels: tuple[Level, ...]) -> list[tuple[Level, Num, Num, Num]]:
+    """``tiers`` that the ranks of ``op`` join."""
+    found = []
+    unit = 1
+    for level, inner, outer, bandwidth in tiers(levels, members(levels, op.ranks, op.stride)):
+        part = torus_ratio(level, op, unit) if level.topology == "torus" and level.dims else 1.0
+        found.append((level, inner, outer, bandwidth * part))
+        unit = level.ranks
+    return found
+
+
 def tiers(levels: tuple[Level, ...], held: list[Num]) -> list[tuple[Level, Num, Num, Num]]:
     """Per tier: the level, ranks per inner unit, ranks per unit and usable bandwidth of one rank."""
     rows = []
@@ -93,4 +127,4 @@ def lower_bound_s(op: Collective, machine: Machine) -> Num:
     its buffer once. Float or array like the operator's fields; ``NotModelled`` if the machine lacks the plane.
     """
     levels = machine.plane(op.plane).levels
-    return bound_over(op, tiers(levels, members(levels, op.ranks, op.stride)))
+    return bound_over(op, rows_of(op, levels))

@@ -12,15 +12,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
 from functools import cache
 from types import MappingProxyType
 
 import numpy as np
 
 from taicang import catalog
-from taicang.catalog.costing import cost_model
-from taicang.catalog.models import model
 from taicang.evidence import ascend_serving
 from taicang.evidence.measured import attempt
 from taicang.evidence.score import Outcome
@@ -41,10 +38,7 @@ LATER = 1000 * SECOND
 
 
 def _setup(row: ascend_serving.Row, microbatches: int) -> Setup:
-    machine, stack = catalog.machine(ascend_serving.MACHINE), catalog.stack(row.stack)
-    plan = replace(row.plan, microbatches=microbatches)
-    price = cost_model(machine, stack).price
-    return Setup(model=model(ascend_serving.NET), plan=plan, machine=machine, stack=stack, price=price)
+    return ascend_serving.setup_of(row, catalog.stack(row.stack), microbatches)
 
 
 def _row(name: str) -> ascend_serving.Row:

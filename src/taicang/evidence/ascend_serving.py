@@ -13,6 +13,7 @@ from functools import cache
 from taicang import catalog
 from taicang.catalog.costing import cost_model
 from taicang.catalog.models import model
+from taicang.catalog.trust import Ground, ground
 from taicang.evidence.tables import CARRIED, lines, record
 from taicang.plans import Batch, Quantisation, ServePlan, decode_batch, prefill_batch
 from taicang.serve.setup import Setup, step
@@ -93,12 +94,23 @@ def batch_of(row: Row) -> Batch:
     return decode_batch(sequences=float(row.batch), context=row.input_tokens + row.output_tokens / 2)
 
 
-def run(row: Row, stack: Stack, microbatches: int) -> Timeline:
-    """One step of the row's instance with that many microbatches."""
+def setup_of(row: Row, stack: Stack, microbatches: int) -> Setup:
+    """The row's instance with that many microbatches."""
     machine = catalog.machine(MACHINE)
     plan = replace(row.plan, microbatches=microbatches)
-    costs = cost_model(machine, stack)
-    return step(Setup(model=model(NET), plan=plan, machine=machine, stack=stack, price=costs.price), batch_of(row))
+    price = cost_model(machine, stack).price
+    return Setup(model=model(NET), plan=plan, machine=machine, stack=stack, price=price)
+
+
+def run_of(row: Row) -> Ground:
+    """What is known of a row; each has pools of its own for prefill and decode."""
+    made = setup_of(row, catalog.stack(row.stack), 1)
+    return ground(made.model, made.machine, made.stack, use="disaggregated", ranks=row.dies, quant=row.plan.quant)
+
+
+def run(row: Row, stack: Stack, microbatches: int) -> Timeline:
+    """One step of it."""
+    return step(setup_of(row, stack, microbatches), batch_of(row))
 
 
 def best(row: Row, stack: Stack) -> Timeline:

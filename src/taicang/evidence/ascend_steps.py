@@ -15,6 +15,7 @@ from types import MappingProxyType
 from taicang import catalog
 from taicang.catalog.costing import cost_model
 from taicang.catalog.models import model
+from taicang.catalog.trust import Ground, ground
 from taicang.errors import NotModelled
 from taicang.evidence.split import held_out
 from taicang.evidence.tables import CARRIED, lines, record
@@ -101,13 +102,23 @@ def batch_of(row: Row) -> Batch:
     return prefill_batch(sequences=mine, length=float(row.query_len), cached=row.context)
 
 
+def setup_of(row: Row, stack: Stack | None = None) -> Setup:
+    """The setup of a row."""
+    net = model(row.net)
+    machine = machine_of(row.device, row.ranks)
+    chosen = stack or catalog.stack(STACK)
+    price = cost_model(machine, chosen).price
+    return Setup(model=net, plan=plan_of(row, net), machine=machine, stack=chosen, price=price)
+
+
+def run_of(row: Row) -> Ground:
+    """What is known of a row."""
+    made = setup_of(row)
+    return ground(made.model, made.machine, made.stack, use="aggregated", ranks=row.ranks, quant=made.plan.quant)
+
+
 def predict_s(row: Row, stack: Stack | None = None) -> float:
     """Seconds of the row's step; refuses rows with an image, whose encoder is not modelled."""
     if row.image:
         raise NotModelled(f"the encoder of an image of {row.image} pixels")
-    net = model(row.net)
-    machine = machine_of(row.device, row.ranks)
-    chosen = stack or catalog.stack(STACK)
-    costs = cost_model(machine, chosen)
-    setup = Setup(model=net, plan=plan_of(row, net), machine=machine, stack=chosen, price=costs.price)
-    return float(step(setup, batch_of(row)).seconds)
+    return float(step(setup_of(row, stack), batch_of(row)).seconds)

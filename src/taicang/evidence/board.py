@@ -1,4 +1,4 @@
-"""The scoreboard: every suite, what it speaks for, and its scores against the frozen ones."""
+"""The scoreboard: every suite and its scores against the frozen ones."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import yaml
 from taicang.catalog.trust import FILE
 from taicang.errors import InvalidInput, UnknownName
 from taicang.evidence import carry, intake
-from taicang.evidence.declared import Suite, kinds, speaks_for, suites
+from taicang.evidence.declared import Suite, kinds, suites
 from taicang.evidence.score import Outcome, Score, score_parts
 from taicang.output import write_file
 
@@ -84,7 +84,7 @@ def _section(folder: Path | None) -> str:
 def freeze(scores: Iterable[Score], folder: Path | None) -> Path:
     """Accept ``scores`` as the expected ones of the carried tables (no ``folder``) or of a whole evidence folder.
 
-    Suites that did not run keep theirs. Bands of predictions come from the whole folder.
+    Suites that did not run keep theirs.
     """
     kept = dict(frozen())
     board: dict[str, Any] = dict(kept.get(_section(folder), {}))
@@ -99,15 +99,8 @@ def freeze(scores: Iterable[Score], folder: Path | None) -> Path:
             "p90_ratio": round(one.p90_ratio, 4),
         }
     kept[_section(folder)] = board
-    bands = {}
-    for name, (machines, title) in speaks_for().items():
-        held = kept.get("scores", {}).get(name, {}).get("held-out")
-        if held:
-            bands[name] = {"speaks_for": machines, "title": title} | {
-                key: held[key] for key in ("mape_ratio", "p90_ratio", "rows")
-            }
     header = "# Written by `taicang score --freeze`: expected errors; a drift of half a point fails the tests.\n"
-    return write_file(FILE, header + yaml.safe_dump(kept | {"bands": bands}, sort_keys=False), "--freeze")
+    return write_file(FILE, header + yaml.safe_dump(kept, sort_keys=False), "--freeze")
 
 
 DRIFT_RATIO = 0.005

@@ -51,12 +51,6 @@ def suites() -> tuple[Suite, ...]:
 
 
 @cache
-def speaks_for() -> Mapping[str, tuple[str, str]]:
-    """Suites whose held-out errors become bands of predictions: for which machines, and their title."""
-    return {name: (machines, title) for name, (machines, title) in _said()["speaks_for"].items()}
-
-
-@cache
 def kinds() -> tuple[Kind, ...]:
     """Every kind of evidence file."""
     files = [

@@ -14,7 +14,7 @@ tool assumes 0.7 of the peak and 0.6 of the bandwidth for the same engine, where
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -23,11 +23,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from taicang import catalog
+from taicang.catalog.costing import cost_model
 from taicang.catalog.models import model
+from taicang.catalog.trust import ground
 from taicang.evidence import ascend_serving, ascend_steps, fitting
+from taicang.evidence.score import Outcome
 from taicang.evidence.tables import CARRIED, lines
 from taicang.lower import lower
 from taicang.plans import ServePlan, decode_batch
+from taicang.serve.setup import Setup, step
 from taicang.stacks import Stack
 
 FAMILIES = ("gemm", "experts", "attend", "pointwise")
@@ -82,6 +86,24 @@ def eager_kernel_s() -> float:
     program = lower(model(first["model"]), plan, batch, bare(ascend_steps.STACK))
     launches = sum(float(task.repeat) for task in program)
     return sum(float(row["tpot_ms"]) for row in rows) * 1e-3 / len(rows) / launches
+
+
+def launch_outcomes() -> Iterator[Outcome]:
+    """TPOT of the rows that fix the launch, as the engine is predicted by default: in graphs."""
+    for number, row in enumerate(lines(LAUNCH_TABLE)):
+        ranks, net = int(row["tp"]), model(row["model"])
+        machine, stack = catalog.machine(f"{row['hardware']}-376t"), catalog.stack(ascend_steps.STACK)
+        setup = Setup(
+            model=net, plan=ServePlan(tp=ranks, moe_tp=ranks), machine=machine, stack=stack,
+            price=cost_model(machine, stack).price,
+        )  # fmt: skip
+        context = float(row["input_tokens"]) + float(row["output_tokens"]) / 2
+        seconds = float(step(setup, decode_batch(sequences=float(row["concurrency"]), context=context)).seconds)
+        yield Outcome(
+            id=f"ascend_launch/{number}", suite="ascend_launch", group=row["dataset"], unit="s", predicted=seconds,
+            measured=float(row["tpot_ms"]) * 1e-3, held_out=True, figure="tpot",
+            run=ground(net, machine, stack, use="aggregated", ranks=ranks, quant=setup.plan.quant),
+        )  # fmt: skip
 
 
 def straggle_ratio() -> float:

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from taicang.catalog.trust import Ground
+
 PARTS = ("held-out", "calibrated-on", "yours")
 """Of an evidence folder: kept from every fit, or seen by one. Of a user's files: rows that nobody has fitted."""
 
@@ -30,6 +32,10 @@ class Outcome:
     held_out: bool
     refused: str = ""
     """Why there is no prediction."""
+    figure: str = ""
+    """What was measured, where neither suite nor unit tells: "tpot", "ttft"."""
+    run: Ground | None = None
+    """What is known of the run, where it is one that bands are fitted for."""
     yours: bool = False
     """Brought by a user: neither kept from a fit nor seen by one."""
 

@@ -2,7 +2,8 @@
 
 Suites: "ascend_operators" (kernels of one 910C die), "ascend_layer" (layer times, ablations and kernels in service: the
 rows that calibrate), "ascend_serving" (end-to-end results, held out), "ascend_replay" (those that the serving simulator
-answers: context cache, full decode pool; held out) and "ascend_steps" (reference forward steps); "ub_links" are reads and writes over the bus.
+answers: context cache, full decode pool; held out), "ascend_steps" (reference forward steps) and "ub_links" (reads and
+writes over the bus).
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from taicang.evidence.tables import CARRIED, lines
 
 
 def outcomes() -> list[Outcome]:
-    """Every row of the five suites."""
+    """Every row of the six suites."""
     return [*operators(), *ub_links.outcomes(), *serving(), *ascend_replay.outcomes(), *steps()]
 
 
@@ -70,6 +71,8 @@ def serving() -> Iterator[Outcome]:
             predicted=ascend_serving.figure(row) * scale,
             unit=row.unit,
             held_out=row.held,
+            figure="tpot" if row.unit == "ms" else "",
+            run=ascend_serving.run_of(row) if row.held else None,
         )
 
 
@@ -86,4 +89,6 @@ def steps() -> Iterator[Outcome]:
             unit="s",
             held_out=row.held,
             refused=why,
+            figure="tpot" if row.phase == "decode" else "ttft",
+            run=ascend_steps.run_of(row),
         )

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from taicang.catalog.costing import cost_model
+from taicang.catalog.trust import Ground, ground
 from taicang.evidence.measured import attempt
 from taicang.evidence.score import Outcome
 from taicang.evidence.served import Role, Row, read
@@ -30,9 +31,11 @@ def rows(folder: Path) -> list[Row]:
     return read(folder / FILE)
 
 
-def setup(row: Row, role: Role, stack: Stack | None = None) -> Setup:
-    """The setup of one role of a row."""
+def setup(row: Row, role: Role, stack: Stack | None = None, lent: str = "") -> Setup:
+    """The setup of one role of a row; ``lent`` names a kernel profile whose constants price it in place of its own."""
     machine = machine_for(row.machine, role.plan.ranks)
+    if lent:
+        machine = replace(machine, chip=replace(machine.chip, profile=lent, measured=False))
     chosen, ratio = stack or row.stack, row.settings.memory_ratio
     if ratio is not None:
         chosen = replace(chosen, memory=replace(chosen.memory, usable_ratio=ratio))
@@ -40,17 +43,17 @@ def setup(row: Row, role: Role, stack: Stack | None = None) -> Setup:
     return Setup(model=row.net, plan=role.plan, machine=machine, stack=chosen, price=costs.price, skew=SKEW)
 
 
-def predict(row: Row, stack: Stack | None = None) -> Steady:
-    """What the closed form says of a row."""
+def predict(row: Row, stack: Stack | None = None, lent: str = "") -> Steady:
+    """What the closed form says of a row (``stack`` and ``lent``: other constants, see ``setup``)."""
     prompt, answer = row.input_tokens * row.length_ratio, row.output_tokens * row.length_ratio
-    decode = setup(row, row.decode, stack)
+    decode = setup(row, row.decode, stack, lent)
     mean = prompt + answer / 2
     held = cache_tokens(decode, tokens=float(decode.stack.chunk_tokens), context=mean, whole=mean) / mean
     load = Load(concurrency=row.concurrency, input_tokens=prompt, output_tokens=answer, room=held)
     if row.prefill is None:
         steady = aggregated(decode, load)
         return replace(steady, tpot_s=steady.step_s / decode.plan.tokens_per_step) if row.median_gap else steady
-    prefill = setup(row, row.prefill, stack)
+    prefill = setup(row, row.prefill, stack, lent)
     pools = Pools(
         prefill=prefill,
         prefill_instances=row.prefill.instances,
@@ -61,6 +64,13 @@ def predict(row: Row, stack: Stack | None = None) -> Steady:
     cache = kv_cache_bytes(decode.model, float(row.input_tokens), decode.plan.quant.kv)
     move = Transfer(payload_bytes=cache / prefill.plan.tp, plane="scale_up", distance=decode.plan.ranks)
     return disaggregated(pools, load, decode.price(move, 1.0, 1.0).seconds)
+
+
+def run_of(row: Row) -> Ground:
+    """What is known of a row."""
+    made = setup(row, row.decode)
+    use = "disaggregated" if row.disaggregated else "aggregated"
+    return ground(row.net, made.machine, row.stack, use=use, ranks=int(made.plan.ranks), quant=made.plan.quant)
 
 
 def outcomes(folder: Path) -> Iterator[Outcome]:
@@ -79,11 +89,12 @@ def told(
     """Outcomes of both ``metrics`` of each row; ``times`` gives (TTFT, TPOT) in seconds or refuses."""
     for row in listed:
         said, why = attempt(partial(times, row))
+        run, _ = attempt(partial(run_of, row))
         found = dict(zip(("ttft", "tpot"), said or (None, None), strict=True))
         for metric in metrics:
             predicted, measured = found[metric], row.ttft_s if metric == "ttft" else row.tpot_s
             yield Outcome(
                 id=row.id, suite=f"{suite}_{metric}_{'disagg' if row.disaggregated else 'agg'}",
                 group=f"{row.engine} {row.machine}", measured=measured, predicted=predicted, unit="s",
-                held_out=held_out("served", *row.key), refused=why, note=row.note,
+                held_out=held_out("served", *row.key), refused=why, note=row.note, run=run,
             )  # fmt: skip

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from taicang import catalog
 from taicang.catalog.training import sustained, training_price
+from taicang.catalog.trust import Ground, ground
 from taicang.cost.sustained import Sustained
 from taicang.errors import NotModelled
 from taicang.evidence.measured import attempt
@@ -51,11 +52,21 @@ def predict(row: Row, stack: Stack | None = None, found: Sustained | None = None
     return train_step(setup(row, stack, found))
 
 
+def run_of(row: Row) -> Ground:
+    """What is known of a row."""
+    made = setup(row)
+    return ground(
+        made.model, made.machine, made.stack, use="training", ranks=made.plan.ranks, quant=None,
+        form=made.plan.recipe.name,
+    )  # fmt: skip
+
+
 def outcomes(folder: Path) -> Iterator[Outcome]:
     """Step time of every row; a refusal names its reason."""
     for row in training_rows(folder / FILE):
         step, why = attempt(partial(predict, row))
+        run, _ = attempt(partial(run_of, row))
         yield Outcome(
             id=row.id, suite=row.suite, group=f"{row.source} {row.chip}", measured=row.step_s,
-            predicted=None if step is None else step.seconds, unit="s", held_out=row.held_out, refused=why,
+            predicted=None if step is None else step.seconds, unit="s", held_out=row.held_out, refused=why, run=run,
         )  # fmt: skip

@@ -1,1 +1,1 @@
-"""The bus, link by link: topologies of a machine's planes, routes, max-min fair flows, collectives, faults, pictures."""
+"""The bus, link by link: topologies of a machine's planes, routes, max-min fair flows, collectives and faults."""

@@ -33,7 +33,9 @@ def logical(machine: Machine, chips: int) -> Logical:
         raise NotModelled(f"{machine.name}: how its switches are racked is not published")
     if chips < 1 or chips % machine.chips_per_node or chips * machine.chip.dies > level.ranks:
         most = level.ranks // machine.chip.dies
-        raise InvalidInput(f"{chips} chips are no whole number of nodes of {machine.chips_per_node} up to {most}", where="--logical")
+        raise InvalidInput(
+            f"{chips} chips are no whole number of nodes of {machine.chips_per_node} up to {most}", where="--logical"
+        )
     nodes, whole = chips // machine.chips_per_node, level.ranks // machine.chip.dies // machine.chips_per_node
     racks = -(-nodes * level.switch_racks // whole)
     return Logical(

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from taicang.fabric.collectives import Net, even_loads, teams_of
+from taicang.fabric.collectives import teams_of
+from taicang.fabric.even import Net, even_loads
 from taicang.fabric.faults import parts, stopped
 from taicang.fabric.routing import resources
 from taicang.fabric.topology import Fabric, Floats, Ints
@@ -59,10 +60,10 @@ def draw(fabric: Fabric, known: Mapping[str, Component], draws: int, seed: int, 
         gone = set(rng.choice(nodes, broken["node"][index], replace=False).tolist())
         gone |= set((rng.choice(counts["rank"], broken["rank"][index], replace=False) // fabric.node_ranks).tolist())
         alive = np.ones(len(fabric.capacity_bytes_per_s))
-        for kind in counts:
+        for kind, count in counts.items():
             if kind in ("node", "rank"):
                 continue
-            for number in rng.choice(counts[kind], broken[kind][index], replace=False).tolist():
+            for number in rng.choice(count, broken[kind][index], replace=False).tolist():
                 alive[stopped(fabric, kind, number)] = 0.0
         left[index] = nodes - len(gone)
         if not (alive == 1.0).all():

@@ -1,24 +1,22 @@
 """Collectives as flows: what each algorithm puts on every link, phase by phase.
 
 A phase is what runs at once; its bytes are those of all its messages, ``hops`` of which follow one another. Teams are
-groups that run the same collective at the same time, one row of ranks each. An even exchange among thousands of ranks is
-counted rather than listed: a port or unit with c of n members sends c (n - c) of its messages outward.
+groups that run the same collective at the same time, one row of ranks each.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from taicang.errors import InvalidInput, NotModelled, UnknownName
+from taicang.fabric.even import MOST_FLOWS, Net, even_loads, size_of
 from taicang.fabric.flows import Drained, drain, loads
-from taicang.fabric.routing import Resources, meeting, route
-from taicang.fabric.topology import Direct, Fabric, Floats, Ints, Switched
+from taicang.fabric.routing import route
+from taicang.fabric.topology import Direct, Floats, Ints, Switched
 
-MOST_FLOWS = 6_000_000
-"""Of one phase; beyond, only what can be counted is answered."""
 KINDS = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "send")
 ALGORITHMS: Mapping[str, tuple[str, ...]] = {
     "all_reduce": ("ring", "tree", "halving_doubling", "direct", "hierarchical", "in_switch"),
@@ -45,20 +43,6 @@ class Phase:
         return self.wire_s + self.hops * self.hop_s
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Net:
-    """A fabric as one routing sees it."""
-
-    fabric: Fabric
-    found: Resources
-    seed: int = 0
-
-    def latency_s(self, teams: Ints) -> float:
-        """Of a message between the ends of the widest team."""
-        met = meeting(self.fabric, teams.min(axis=1), teams.max(axis=1))
-        return max(self.fabric.levels[int(level)].latency_s for level in np.unique(met))
-
-
 def teams_of(ranks: int, stride: int = 1, copies: int = 1) -> Ints:
     """``copies`` groups of ``ranks`` that lie ``stride`` apart, each beginning one rank after the other."""
     return np.arange(copies)[:, None] + stride * np.arange(ranks)[None, :]
@@ -83,6 +67,31 @@ def collective(net: Net, kind: str, teams: Ints, payload_bytes: float, algorithm
         return [listed(net, "send", pairs[:, 0], pairs[:, 1], np.full(len(pairs), payload_bytes), hops=1)]
     passes = 2 if kind == "all_reduce" else 1
     return _MAKERS[algorithm](net, teams, payload_bytes, passes)
+
+
+def contend(net: Net, jobs: Sequence[tuple[str, Ints, float]]) -> list[float]:
+    """Seconds until each of several collectives (kind, teams, payload) is through, all begun at once on fair shares.
+
+    A rank's messages of one collective flow at once: rings are pipelined. Raises as ``collective`` does.
+    """
+    parts = [_flows(net, kind, teams, payload) for kind, teams, payload in jobs]
+    source, target, size = (np.concatenate([part[k] for part in parts]) for k in range(3))
+    done = _drained(net, source, target, size)
+    ends = np.cumsum([len(part[0]) for part in parts])
+    return [float(each.max(initial=0.0)) for each in np.split(done.finish_s, ends[:-1])]
+
+
+def _flows(net: Net, kind: str, teams: Ints, payload_bytes: float) -> tuple[Ints, Ints, Floats]:
+    if kind not in ALGORITHMS:
+        raise UnknownName("collective", kind, KINDS, where="--beside")
+    ranks = teams.shape[1]
+    if kind == "send":
+        return teams[:, 0], teams[:, -1], np.full(len(teams), payload_bytes)
+    if kind == "all_to_all":
+        source, target = np.repeat(teams, ranks, axis=1).ravel(), np.tile(teams, (1, ranks)).ravel()
+        apart = source != target
+        return source[apart], target[apart], np.full(int(apart.sum()), payload_bytes / ranks)
+    return _neighbours(net, teams, (2 if kind == "all_reduce" else 1) * payload_bytes * (ranks - 1) / ranks)
 
 
 def listed(
@@ -127,84 +136,6 @@ def _even(net: Net, name: str, teams: Ints, each_bytes: float) -> Phase:
     return _phase(net, name, even_loads(net, teams, each_bytes), 1, teams)
 
 
-def even_loads(net: Net, teams: Ints, each_bytes: float) -> Floats:
-    """Bytes on every resource of an even exchange, counted where the routing spreads evenly."""
-    carried = np.zeros(len(net.found.capacity_bytes_per_s))
-    rank, team = teams.ravel(), np.repeat(np.arange(len(teams)), teams.shape[1])
-    for index, network in enumerate(net.fabric.networks):
-        if isinstance(network, Switched) and all(base[2] == 1 for base in net.found.base[index]):
-            _count(net, network, index, rank, team, each_bytes, carried)
-        elif isinstance(network, Direct) and _whole(net.fabric, network, teams):
-            _shifted(net, network, each_bytes, carried)
-        else:
-            carried += _pairs_within(net, network, teams, each_bytes)
-    return carried
-
-
-def _size_of(*keys: Ints) -> Ints:
-    """Members that share all keys with each member."""
-    code = keys[0].astype(np.int64)
-    for key in keys[1:]:
-        code = code * (int(key.max()) + 1) + key
-    _, inverse, counts = np.unique(code, return_inverse=True, return_counts=True)
-    return counts[inverse]
-
-
-def _count(net: Net, network: Switched, index: int, rank: Ints, team: Ints, each_bytes: float, carried: Floats) -> None:
-    port, inside = network.port[rank], network.inside[rank]
-    unit = [network.units(depth)[port] for depth in range(len(network.stages))]
-    top, near = _size_of(team, unit[-1]), _size_of(team, inside)
-    thing, beyond = port, top - near
-    for depth, (up, down, _) in enumerate(net.found.base[index]):
-        if depth:
-            thing = unit[depth - 1]
-            beyond = top - _size_of(team, thing) - near + _size_of(team, thing, inside)
-        moved = np.bincount(thing, weights=beyond * each_bytes, minlength=network.stages[depth].things)
-        carried[up : up + len(moved)] += moved
-        carried[down : down + len(moved)] += moved
-
-
-def _whole(fabric: Fabric, network: Direct, teams: Ints) -> bool:
-    """Whether one team fills a healthy direct network, so that each unit sees what every other does."""
-    filled = teams.shape == (1, fabric.ranks) and int(np.prod(network.dims)) == network.units
-    return filled and network.ranks == 1 and bool((fabric.alive_ratio == 1.0).all())
-
-
-def _shifted(net: Net, network: Direct, each_bytes: float, carried: Floats) -> None:
-    """Loads of one unit's messages, folded onto the links of one unit: all units send alike."""
-    others = np.arange(1, network.units)
-    paths = route(net.fabric, net.found, np.zeros_like(others), others, net.seed)
-    alone = loads(paths, np.full(len(others), each_bytes), len(carried))
-    base, width = net.found.base[net.fabric.networks.index(network)][0][0], sum(network.widths)
-    count = network.units * width
-    carried[base : base + count] += np.tile(alone[base : base + count].reshape(-1, width).sum(axis=0), network.units)
-
-
-def _pairs_within(net: Net, network: Direct | Switched, teams: Ints, each_bytes: float) -> Floats:
-    """Loads of all pairs of an even exchange that one network carries, pair by pair."""
-    total = np.zeros(len(net.found.capacity_bytes_per_s))
-    fabric, levels = net.fabric, network.levels
-    inner = fabric.levels[levels[0] - 1].ranks if levels[0] else 1
-    outer = fabric.levels[levels[-1]].ranks
-    code = np.sort(teams, axis=1)
-    width = code.shape[1]
-    for shift in range(1, width):  # everyone with its neighbour so many places on
-        source, target = code[:, : width - shift].ravel(), code[:, shift:].ravel()
-        mine = (source // outer == target // outer) & (source // inner != target // inner)
-        if not mine.any():
-            if shift >= outer:
-                break
-            continue
-        source, target = source[mine], target[mine]
-        if min(width, outer) * code.size > MOST_FLOWS * 2:
-            raise NotModelled(
-                f"an exchange of {width:,} ranks whose routes differ; up to {int(MOST_FLOWS**0.5):,} are followed"
-            )
-        paths = route(fabric, net.found, np.concatenate([source, target]), np.concatenate([target, source]), net.seed)
-        total += loads(paths, np.full(2 * len(source), each_bytes), len(total))
-    return total
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Ring:
     """Members of all teams as one network sees them: units inside it, in runs of one team and one larger unit."""
@@ -245,7 +176,8 @@ def _ring(net: Net, network: Direct | Switched, teams: Ints) -> _Ring:
 
 def _ordinal(team: Ints, unit: Ints) -> Ints:
     """Number of each distinct (team, unit), in order."""
-    return np.unique(team * (int(unit.max()) + 1) + unit, return_inverse=True)[1]
+    found: Ints = np.unique(team * (int(unit.max()) + 1) + unit, return_inverse=True)[1]
+    return found
 
 
 def _neighbours(net: Net, teams: Ints, volume_bytes: float) -> tuple[Ints, Ints, Floats]:
@@ -316,7 +248,7 @@ def _doubling_phases(net: Net, teams: Ints, payload_bytes: float, passes: int) -
 
 
 def _parents(ranks: int) -> list[tuple[Ints, Ints]]:
-    """Children and parents of the two trees of NCCL's double binary tree: inner nodes of one are leaves of the other."""
+    """Children and parents of a double binary tree: inner nodes of one tree are leaves of the other."""
     child = np.arange(1, ranks)
     bit = child & -child
     parent = (child ^ bit) | (bit << 1)
@@ -339,7 +271,7 @@ def _tree_phases(net: Net, teams: Ints, payload_bytes: float, passes: int) -> li
 
 
 def _hierarchical_phases(net: Net, teams: Ints, payload_bytes: float, passes: int) -> list[Phase]:
-    """Scatter inside the units of the innermost network that the teams cross, a ring per shard across, gather inside."""
+    """Scatter inside the units of the innermost network, a ring per shard across them, gather inside."""
     inner = net.fabric.levels[net.fabric.networks[0].levels[-1]].ranks
     unit = np.sort(teams, axis=1) // inner
     sizes = np.unique(
@@ -373,7 +305,7 @@ def _in_switch_phases(net: Net, teams: Ints, payload_bytes: float, passes: int) 
     last = max(index for index in network.levels if levels[index].reduces)
     unit = np.sort(teams, axis=1) // levels[last].ranks
     team = np.repeat(np.arange(len(teams)), teams.shape[1])
-    width = _size_of(team, unit.ravel())
+    width = size_of(team, unit.ravel())
     if len(np.unique(width)) > 1:
         raise InvalidInput("reduction in switches needs units of one size", where="--algorithm")
     carried = np.zeros(len(net.found.capacity_bytes_per_s))
@@ -382,7 +314,7 @@ def _in_switch_phases(net: Net, teams: Ints, payload_bytes: float, passes: int) 
         if each > 1 or network.stages[depth].level > last:
             raise NotModelled("reduction in switches under a routing that tells their planes apart")
         thing = ranks if depth == 0 else network.units(depth - 1)[ranks]
-        members = _size_of(team, thing)
+        members = size_of(team, thing)
         apart = held / members
         moved = payload_bytes * (1.0 + 1.0 / apart) * (apart > 1.0) / members
         amount = np.bincount(thing, weights=moved, minlength=network.stages[depth].things)

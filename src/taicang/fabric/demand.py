@@ -41,9 +41,13 @@ def dispatched(
         some = min(step, ranks - first)
         drawn = keys + rng.gumbel(size=(some * tokens, experts))
         chosen = np.argpartition(drawn, experts - topk, axis=1)[:, experts - topk :]
-        holder = chosen * ranks // experts if replicas == 1 else chosen + experts * rng.integers(replicas, size=chosen.shape)
+        holder = (
+            chosen * ranks // experts if replicas == 1 else chosen + experts * rng.integers(replicas, size=chosen.shape)
+        )
         code = np.arange(some * tokens)[:, None] * ranks + holder
         code = np.unique(code) if merged else code.ravel()
         source = code // ranks // tokens
-        copies[first : first + some] = np.bincount(source * ranks + code % ranks, minlength=some * ranks).reshape(some, ranks)
+        copies[first : first + some] = np.bincount(source * ranks + code % ranks, minlength=some * ranks).reshape(
+            some, ranks
+        )
     return copies

@@ -29,7 +29,7 @@ def parts(fabric: Fabric) -> dict[str, int]:
             found[stage.switch] = found.get(stage.switch, 0) + stage.units * stage.switches
             found["link" if depth else "port"] = found.get("link" if depth else "port", 0) + stage.things * stage.fan
             each = fabric.levels[stage.level].links_per_module
-            if each and depth:
+            if each and (depth or network.adapters):
                 found["module"] = found.get("module", 0) + 2 * (stage.things * stage.fan // each)
     return found
 
@@ -57,9 +57,10 @@ def stopped(fabric: Fabric, kind: str, index: int) -> Ints:
                 if 0 <= index < count:
                     found.append(_both(_switch(network, depth, index)))
                 index -= count
-            elif kind in ("link", "port", "module") and (kind == "port") == (depth == 0):
+            elif kind in ("link", "port", "module"):
+                first = depth == 0 and not (kind == "module" and network.adapters)
                 each = fabric.levels[stage.level].links_per_module if kind == "module" else 1
-                if not each:
+                if not each or first != (kind == "port"):
                     continue
                 ends = 2 if kind == "module" else 1
                 count = ends * (stage.things * stage.fan // each)
@@ -93,22 +94,22 @@ def _switch(network: Switched, depth: int, index: int) -> Iterator[tuple[Stage, 
 
 def _mesh(network: Direct, index: int) -> Ints:
     """Both directions of one link of a mesh or torus."""
-    width = sum(network.widths)
-    half = width // 2 if width > 1 else 1
-    unit, link = (index // half, index % half) if width > 1 else (2 * index, 0)
-    total = int(np.prod(network.dims))
+    width, total = sum(network.widths), int(np.prod(network.dims))
+    unit = np.arange(network.units)
+    pairs: list[Ints] = []
     offset, stride = 0, total
     for size, links in zip(network.dims, network.widths, strict=True):
         stride //= size
-        if link < offset + links:
-            step = link - offset
-            here = unit // stride % size
-            forward = (1 if step == 0 else size - 1) if network.torus else step + 1
-            other = unit + ((here + forward) % size - here) * stride
-            back = (links - 1 - step) if network.torus else size - forward - 1
-            return np.array([network.first + unit * width + link, network.first + other * width + offset + back])
+        here = unit // stride % size
+        for link in range(links):
+            step = (1, size - 1)[link] if network.torus else link + 1
+            other = unit + ((here + step) % size - here) * stride
+            back = links - 1 - link
+            there = np.stack([unit * width + offset + link, other * width + offset + back])
+            pairs.append(network.first + there[:, unit < other])
         offset += links
-    raise AssertionError(index)
+    found: Ints = np.concatenate(pairs, axis=1)[:, index]
+    return found
 
 
 def read(fabric: Fabric, text: str, rng: np.random.Generator) -> tuple[str, Ints, float]:

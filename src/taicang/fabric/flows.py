@@ -27,7 +27,8 @@ NEAR = 5e-3
 def loads(paths: Paths, size_bytes: Floats, count: int) -> Floats:
     """Bytes on each resource once all flows are through."""
     entry = np.repeat(size_bytes, np.diff(paths.first)) * paths.share
-    return np.bincount(paths.resource, weights=entry, minlength=count)
+    found: Floats = np.bincount(paths.resource, weights=entry, minlength=count).astype(np.float64)
+    return found
 
 
 def max_min(paths: Paths, capacity_bytes_per_s: Floats, slack_ratio: float = EXACT) -> Floats:

@@ -21,4 +21,6 @@ class VerbFit:
 
 def message_s(fit: VerbFit, payload_bytes: Num, rate_bytes_per_s: Num, tiers: int) -> Num:
     """Seconds of one message over ``tiers`` of switches (1: a single switch)."""
-    return fit.latency_s + fit.crossing_s * max(tiers - 1, 0) + payload_bytes / (rate_bytes_per_s * fit.efficiency_ratio)
+    return (
+        fit.latency_s + fit.crossing_s * max(tiers - 1, 0) + payload_bytes / (rate_bytes_per_s * fit.efficiency_ratio)
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from taicang.fabric.collectives import Net
+from taicang.fabric.even import Net
 from taicang.fabric.topology import Direct, Switched
 
 
@@ -53,5 +53,7 @@ def _switched(network: Switched, bases: tuple[tuple[int, int, int], ...], resour
                 if each == stage.fan:
                     return f"{what} {'to' if way == 'up' else 'from'} {stage.switch} {stage.above[part]}"
                 plane = f", plane {part}" if each > 1 else ""
-                return f"{what} {way} to {stage.switch}{plane} ({stage.fan // each} links)".replace("down to", "down from")
+                return f"{what} {way} to {stage.switch}{plane} ({stage.fan // each} links)".replace(
+                    "down to", "down from"
+                )
     return ""

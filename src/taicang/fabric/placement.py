@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from taicang.errors import InvalidInput
-from taicang.fabric.collectives import Net, collective
+from taicang.fabric.collectives import collective
+from taicang.fabric.even import Net
 from taicang.fabric.routing import meeting
 from taicang.fabric.topology import Ints
 
@@ -35,10 +36,12 @@ def teams(order: Mapping[str, int], name: str, ranks: int) -> Ints:
     """Groups of the axis ``name``; the first axis of ``order`` varies fastest."""
     total = int(np.prod(list(order.values())))
     if total > ranks:
-        raise InvalidInput(f"{' x '.join(f'{k}={v}' for k, v in order.items())} are {total:,} ranks of {ranks:,}", where="--axes")
-    shape = [order[axis] for axis in reversed(order)]
-    grid = np.arange(total).reshape(shape)
-    moved = np.moveaxis(grid, list(reversed(order)).index(name), -1)
+        raise InvalidInput(
+            f"{' x '.join(f'{k}={v}' for k, v in order.items())} are {total:,} ranks of {ranks:,}", where="--axes"
+        )
+    names = list(order)[::-1]
+    grid = np.arange(total).reshape([order[axis] for axis in names])
+    moved = np.moveaxis(grid, names.index(name), -1)
     return np.ascontiguousarray(moved.reshape(-1, order[name]))
 
 
@@ -54,6 +57,8 @@ def place(net: Net, order: Mapping[str, int], payload_bytes: float, seed: int = 
         met = meeting(fabric, *(each.ravel() for each in np.broadcast_arrays(groups[:, :1], groups[:, 1:])))
         share = np.bincount(met, minlength=len(fabric.levels)) / max(len(met), 1)
         reached = {level.name: float(part) for level, part in zip(fabric.levels, share, strict=True)}
-        found.append(Axis(name=name, ranks=size, stride=stride, reached_ratio=reached, wire_s=times[0], shuffled_s=times[1]))
+        found.append(
+            Axis(name=name, ranks=size, stride=stride, reached_ratio=reached, wire_s=times[0], shuffled_s=times[1])
+        )
         stride *= size
     return tuple(found)

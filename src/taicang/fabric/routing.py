@@ -21,7 +21,7 @@ ROUTINGS = ("adaptive", "striped", "ecmp")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Paths:
-    """Row i of ``first`` .. ``first`` + 1 lists the resources of flow i and the share of its bytes that each carries."""
+    """``first[i]`` to ``first[i + 1]``: the resources of flow i and the share of its bytes that each carries."""
 
     first: Ints
     resource: Ints
@@ -84,11 +84,16 @@ def resources(fabric: Fabric, routing: Routing = "adaptive") -> Resources:
         bases.append(tuple(rows))
     return Resources(
         routing=routing,
-        capacity_bytes_per_s=np.bincount(group, weights=fabric.left_bytes_per_s(), minlength=count),
+        capacity_bytes_per_s=_sum(group, fabric.left_bytes_per_s(), count),
         group=group,
         level=np.concatenate(levels),
         base=tuple(bases),
     )
+
+
+def _sum(place: Ints, weight: Floats, count: int) -> Floats:
+    found: Floats = np.bincount(place, weights=weight, minlength=count).astype(np.float64)
+    return found
 
 
 def _groups(network: Switched, stage: Stage, depth: int, routing: Routing) -> Ints:
@@ -113,9 +118,8 @@ def route(fabric: Fabric, found: Resources, source: Ints, target: Ints, seed: in
     """Routes of all pairs. Raises ``InvalidInput`` for ranks outside the fabric and where no route is left."""
     ends = np.concatenate([source, target])
     if len(ends) and not 0 <= ends.min() <= ends.max() < fabric.ranks:
-        raise InvalidInput(
-            f"rank {int(ends.max() if ends.max() >= fabric.ranks else ends.min())} is not in {fabric.machine}, which has {fabric.ranks:,}"
-        )
+        wrong = int(ends.max() if ends.max() >= fabric.ranks else ends.min())
+        raise InvalidInput(f"rank {wrong} is not in {fabric.machine}, which has {fabric.ranks:,}")
     met = meeting(fabric, source, target)
     parts: list[tuple[Ints, Ints, Floats]] = []
     for index, network in enumerate(fabric.networks):
@@ -124,7 +128,7 @@ def route(fabric: Fabric, found: Resources, source: Ints, target: Ints, seed: in
             continue
         ends_of = (source[mine], target[mine])
         if isinstance(network, Direct):
-            parts += _direct(fabric, found, network, index, mine, *ends_of)
+            parts += _direct(found, network, index, mine, *ends_of)
         else:
             parts += _switched(fabric, found, network, index, mine, *ends_of, seed)
     return _rows(parts, len(source), found)
@@ -224,7 +228,8 @@ def _hashed(fabric: Fabric, stage: Stage, units: tuple[Ints, Ints], ports: tuple
     alive = fabric.alive_ratio
     reach = stage.things * stage.fan
     if (alive[stage.up : stage.up + reach] > 0).all() and (alive[stage.down : stage.down + reach] > 0).all():
-        return first + drawn % wide
+        plain: Ints = first + drawn % wide
+        return plain
     choice = first[:, :, None] + np.arange(wide)[None, None, :]
     usable = (alive[stage.up + units[0][:, None, None] * stage.fan + choice] > 0) & (
         alive[stage.down + units[1][:, None, None] * stage.fan + choice] > 0
@@ -234,7 +239,8 @@ def _hashed(fabric: Fabric, stage: Stage, units: tuple[Ints, Ints], ports: tuple
         raise InvalidInput("no route is left between some of the ranks", where="--fail")
     wanted = drawn % count
     place = np.argmax(np.cumsum(usable, axis=2) > wanted[:, :, None], axis=2)
-    return first + place
+    picked: Ints = first + place
+    return picked
 
 
 def _mix(a: Ints, b: Ints, c: Ints, seed: int) -> Ints:
@@ -249,11 +255,12 @@ def _mix(a: Ints, b: Ints, c: Ints, seed: int) -> Ints:
         word ^= word >> np.uint64(27)
         word *= np.uint64(0x94D049BB133111EB)
         word ^= word >> np.uint64(31)
-    return (word >> np.uint64(1)).astype(np.int64)
+    found: Ints = (word >> np.uint64(1)).astype(np.int64)
+    return found
 
 
 def _direct(
-    fabric: Fabric, found: Resources, network: Direct, index: int, flow: Ints, source: Ints, target: Ints
+    found: Resources, network: Direct, index: int, flow: Ints, source: Ints, target: Ints
 ) -> list[tuple[Ints, Ints, Floats]]:
     """One dimension after the other; a dead link of a plain mesh is replaced by all detours of two hops."""
     base = found.base[index][0][0]
@@ -288,7 +295,9 @@ def _around(
 ) -> list[tuple[Ints, Ints, Floats]]:
     moved = step > 0
     dead = moved & (found.capacity_bytes_per_s[np.where(moved, link, 0)] <= 0)
-    parts = [(flow, np.where(moved & ~dead, link, -1)[:, None], np.ones((len(flow), 1)))]
+    parts: list[tuple[Ints, Ints, Floats]] = [
+        (flow, np.where(moved & ~dead, link, -1)[:, None], np.ones((len(flow), 1)))
+    ]
     if dead.any():
         if len(network.dims) > 1:
             raise NotModelled("a dead link in a mesh of several dimensions")
@@ -320,7 +329,7 @@ def _around_the_ring(
         share = np.where(length == 0, 0.0, np.where(2 * length < size, 1.0, np.where(half & (links > 1), 0.5, 0.0)))
         if links == 1:
             share = (step > 0) * 1.0
-        columns = []
+        columns: list[Ints] = []
         for hop in range(size // 2 if size > 2 else 1):
             on = (hop < length) & (share > 0)
             at = here // stride % size

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,8 +19,9 @@ from taicang.errors import MissingFigure, NotModelled
 from taicang.hardware import Level, Machine, chained
 from taicang.reliability import LEAF_CHIPS
 
-Ints: TypeAlias = NDArray[np.int64]
-Floats: TypeAlias = NDArray[np.float64]
+Ints: TypeAlias = NDArray[np.integer[Any]]
+Flags: TypeAlias = NDArray[np.bool_]
+Floats: TypeAlias = NDArray[np.floating[Any]]
 MOST_LINKS = 20_000_000
 """One way; a machine with more is priced by its closed forms."""
 
@@ -189,7 +190,8 @@ def _check(machine: Machine, plane: str, levels: Sequence[Level]) -> None:
         inner = level.ranks
     if inner < machine.ranks:
         raise NotModelled(
-            f"{machine.name}: the {plane} plane joins {inner:,} ranks of {machine.ranks:,}; what joins the rest is not known"
+            f"{machine.name}: the {plane} plane joins {inner:,} ranks of {machine.ranks:,}; "
+            "what joins the rest is not known"
         )
 
 
@@ -198,7 +200,7 @@ def _switched(
 ) -> Switched:
     first, ranks = levels[at], np.arange(machine.ranks)
     inner = levels[at - 1].ranks if at else 1
-    adapters = at > 0 and first.behind_adapters
+    adapters = first.behind_adapters
     node = min(machine.chips_per_node * machine.chip.dies, machine.ranks)
     planes = max(level.planes for level in levels[at:end])
     fan, each = max(first.switches, 1), first.bandwidth_bytes_per_s
@@ -220,7 +222,8 @@ def _switched(
     stages = [
         Stage(
             level=at, switch="leaf-switch" if adapters else "l1-switch", unit=unit, units=int(unit.max()) + 1,
-            switches=switches, below=np.zeros(fan, dtype=np.int64), above=above, plane=above * planes // switches % planes,
+            switches=switches, below=np.zeros(fan, dtype=np.int64), above=above,
+            plane=above * planes // switches % planes,
             up=links.add(ports * fan, each / fan), down=links.add(ports * fan, each / fan),
         )
     ]  # fmt: skip
@@ -237,11 +240,12 @@ def _switched(
             notes.append(f"{level.name}: number of switches not published, as many as one ideal switch")
         name = "spine-switch" if adapters else f"l{index - at + 1}-switch"
         stages.append(
-            _stage(index, name, np.arange(units) * low.ranks // level.ranks, stages[-1].switches, max(level.switches, 1),
-                   level.planes, level.bandwidth_bytes_per_s * low.ranks, links)
+            _stage(index, name, np.arange(units) * low.ranks // level.ranks, stages[-1].switches,
+                   max(level.switches, 1), level.planes, level.bandwidth_bytes_per_s * low.ranks, links)
         )  # fmt: skip
     return Switched(
-        levels=tuple(range(at, end)), port=port, stages=tuple(stages), inside=ranks // inner, planes=planes, adapters=adapters
+        levels=tuple(range(at, end)), port=port, stages=tuple(stages), inside=ranks // inner, planes=planes,
+        adapters=adapters,
     )  # fmt: skip
 
 

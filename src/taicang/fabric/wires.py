@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from taicang.fabric.collectives import Net, Phase, collective, teams_of
+from taicang.fabric.collectives import Phase, collective, teams_of
+from taicang.fabric.even import Net, size_of
 from taicang.fabric.faults import fail
 from taicang.fabric.routing import Routing, resources
 from taicang.fabric.topology import Direct, Fabric, Ints, build
@@ -86,7 +87,7 @@ def level_rate(net: Net, level: int, phases: Sequence[Phase], teams: Ints, kind:
         if stage.level != level:
             continue
         count = stage.things * each
-        sent = sent or float(carried[up : up + count].sum()) / teams.size
+        sent = sent or float(carried[up : up + count].sum()) / (1 if kind == "send" else teams.size)
         for first in (up, down):
             capacity = np.maximum(found.capacity_bytes_per_s[first : first + count], 1e-30)
             busy = max(busy, float((carried[first : first + count] / capacity).max()))
@@ -100,18 +101,13 @@ def _injected(fabric: Fabric, network: Direct, teams: Ints, kind: str) -> float:
     outer = fabric.levels[level].ranks
     ranks = teams.shape[1]
     if kind == "send":
-        return 1.0 / ranks
+        return 1.0
     team = np.repeat(np.arange(len(teams)), ranks)
     flat = np.sort(teams, axis=1).ravel()
-    within, beside = _size(team, flat // inner), _size(team, flat // outer)
+    within, beside = size_of(team, flat // inner), size_of(team, flat // outer)
     if kind == "all_to_all":
-        return float((beside - within).mean()) / ranks
+        return float(np.mean(beside - within) / ranks)
     units = beside / within
     closed = beside == ranks
     edges = np.where(closed & (units > 1), 1.0, (units - 1.0) / units) / within
-    return float(edges.mean()) * (ranks - 1) / ranks
-
-
-def _size(team: Ints, unit: Ints) -> Ints:
-    _, inverse, counts = np.unique(team * (int(unit.max()) + 1) + unit, return_inverse=True, return_counts=True)
-    return counts[inverse]
+    return float(np.mean(edges) * (ranks - 1) / ranks)

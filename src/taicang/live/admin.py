@@ -27,7 +27,16 @@ def _instance(machine: Supernode, body: Mapping[str, Any]) -> tuple[Instance, di
 
 
 def fail(machine: Supernode, body: Mapping[str, Any]) -> None:
-    """An instance is lost with all its caches (and is back after ``for_s``)."""
+    """An instance is lost with all its caches, or each that holds a rank of a part such as "node" (and is back after
+    ``for_s``)."""
+    given = checked(body, {"part": word, "number": whole(0, 1 << 30), "for_s": number(0.0, LONGEST_S)})
+    if "part" in given:
+        if "number" not in given:
+            raise Refused("number is missing", param="number")
+        if machine.strike is None:
+            raise Refused("parts of this machine are not known", param="part")
+        machine.later(*machine.strike(given["part"], given["number"], given.get("for_s")))
+        return
     _for_a_while(machine, body, trouble.fail)
 
 

@@ -13,7 +13,6 @@ MOST_PROMPTS = 1024
 MOST_CHOICES = 128
 MOST_STOPS = 16
 MOST_TOKEN = 1 << 62
-DEEP = 64
 
 
 class Refused(Exception):
@@ -221,6 +220,8 @@ def asked(kind: str, body: Mapping[str, Any]) -> Asked:
         raise Refused(f"min_tokens: {least} are more than the {most} allowed", param="min_tokens")
     read = {"chat": _chat, "text": _text, "response": _response}[kind]
     prompts = tuple(read(given))
+    if len(prompts) * given.get("n", 1) > MOST_PROMPTS:
+        raise Refused(f"n: at most {MOST_PROMPTS:,} answers at once", param="n")
     return Asked(
         kind=kind, model=given["model"], prompts=prompts, n=given.get("n", 1), most=most, least=least,
         stop=tuple(given.get("stop", ())), seed=given.get("seed", 0), stream=stream,

@@ -76,6 +76,37 @@ class LoopClock:
             self._fd = -1
 
 
+class StillClock:
+    """Stands still until it is told; what it is to call is called ``late_s`` after its time. For tests, and for whoever
+    wants hours of the machine in a moment."""
+
+    def __init__(self, late_s: float = 0.0) -> None:
+        self.late_s = late_s
+        self._shows = 0.0
+        self._due: tuple[float, Callable[[], None]] | None = None
+
+    def time(self) -> float:
+        """See ``Clock``."""
+        return self._shows
+
+    def at(self, when: float | None, act: Callable[[], None]) -> None:
+        """See ``Clock``."""
+        self._due = None if when is None else (when, act)
+
+    @property
+    def due(self) -> float | None:
+        """When something is to be called."""
+        return None if self._due is None else self._due[0]
+
+    def until(self, when: float) -> None:
+        """Let it become ``when``, calling what is due on the way."""
+        while self._due is not None and self._due[0] + self.late_s <= when:
+            (at, act), self._due = self._due, None
+            self._shows = max(self._shows, at + self.late_s)
+            act()
+        self._shows = max(self._shows, when)
+
+
 class Pace:
     """The machine's time in ticks, ``speed`` times as fast as ``clock``, from zero on."""
 

@@ -18,7 +18,7 @@ from taicang.errors import TaicangError
 from taicang.live import admin
 from taicang.live.answers import Answers, seed_of
 from taicang.live.asked import Asked, Prompt, Refused, asked, checked, conversation, flag, kind_of, parsed, whole, word
-from taicang.live.jobs import Job, Send, until_gone
+from taicang.live.jobs import PART, Job, Send, until_gone
 from taicang.live.metrics import text as exposition
 from taicang.live.replies import FORMS
 from taicang.live.supernode import Supernode
@@ -194,7 +194,8 @@ class Endpoint:
         self._calls += 1
         number = f"{self._calls:024x}"
         form = FORMS[kind](number, int(time.time()), wanted.model, len(wanted.prompts) * wanted.n)
-        job = Job(wanted, call.send, form if wanted.stream else None, self.settings.interval)
+        part = call.scope.get("extensions", {}).get(PART)
+        job = Job(wanted, call.send, form if wanted.stream else None, self.settings.interval, part)
         ready = [(choice, ids) for prompt in wanted.prompts for choice, ids in self._choices(job, prompt)]
         if wanted.stream:
             await call.send({"type": "http.response.start", "status": 200, "headers": EVENTS})

@@ -18,6 +18,8 @@ from taicang.live.replies import Chat, usage
 from taicang.live.supernode import Stream
 
 Send = Callable[[dict[str, Any]], Awaitable[None]]
+PART = "taicang.part"
+"""Extension of our server: a function that writes a part of a begun answer at once, or says that it cannot."""
 
 
 class Choice(Stream):
@@ -85,9 +87,11 @@ def lost() -> Refused:
 class Job:
     """``form`` is that of a stream, None where the whole answer is waited for (``done``)."""
 
-    __slots__ = ("_kept", "_send", "_task", "asked", "blocked", "choices", "done", "form", "interval", "left")
+    __slots__ = ("_kept", "_send", "_task", "asked", "blocked", "choices", "done", "form", "interval", "left", "part")
 
-    def __init__(self, asked: Asked, send: Send, form: Chat | None, interval: int) -> None:
+    def __init__(
+        self, asked: Asked, send: Send, form: Chat | None, interval: int, part: Callable[[bytes], bool] | None = None
+    ) -> None:  # fmt: skip
         self.asked = asked
         self.form = form
         self.interval = interval
@@ -97,6 +101,7 @@ class Job:
         """The client's buffer is full."""
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._send = send
+        self.part = part
         self._kept = b""
         self._task: asyncio.Task[None] | None = None
 
@@ -128,6 +133,8 @@ class Job:
 
     def push(self, body: bytes) -> None:
         """Write now what can be written now."""
+        if self.part is not None and self.left and self.part(body):
+            return
         message = {"type": "http.response.body", "body": body, "more_body": self.left > 0}
         going: Any = self._send(message)
         try:

@@ -17,6 +17,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from taicang.errors import InvalidInput
 from taicang.live.clock import LoopClock
 from taicang.live.endpoint import Endpoint
+from taicang.live.jobs import PART
 
 MOST_HEAD = 64 << 10
 """Bytes of a request's first line and headers."""
@@ -91,6 +92,9 @@ class Guarded(HttpToolsProtocol):  # type: ignore[misc]
     def on_headers_complete(self) -> None:
         """Its head is there."""
         self._unread = False
+        self.scope["extensions"] = {PART: self._part}
+        if sum(len(name) + len(value) for name, value in self.headers) > MOST_HEAD:  # it came at once
+            self.app = _too_long
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
@@ -98,6 +102,14 @@ class Guarded(HttpToolsProtocol):  # type: ignore[misc]
         if self._due is not None:
             self._due.cancel()
         super().on_message_complete()
+
+    def _part(self, body: bytes) -> bool:
+        """Write a part of a chunked answer that has begun, without the checks of ``send``; False where the client's
+        buffers are full (and nothing is written)."""
+        if self.flow.write_paused or self.transport.is_closing():
+            return False
+        self.transport.write(b"%x\r\n%b\r\n" % (len(body), body))
+        return True
 
     def pause_writing(self) -> None:
         """The client's buffers are full."""
@@ -109,6 +121,12 @@ class Guarded(HttpToolsProtocol):  # type: ignore[misc]
         super().resume_writing()
         if self._stuck is not None:
             self._stuck.cancel()
+
+
+async def _too_long(scope: Any, receive: Any, send: Any) -> None:
+    headers = [(b"connection", b"close"), (b"content-length", b"0")]
+    await send({"type": "http.response.start", "status": 431, "headers": headers})
+    await send({"type": "http.response.body", "body": b""})
 
 
 class Server(uvicorn.Server):  # type: ignore[misc]
@@ -125,6 +143,7 @@ def run(
     access_log: bool = False,
 ) -> Endpoint:  # fmt: skip
     """Serve until the user stops it; what is under way then has ``DRAIN_S`` seconds."""
+    _many_files()
     if access_log:
         logging.getLogger("uvicorn.access").addHandler(logging.StreamHandler())
         logging.getLogger("uvicorn.access").setLevel(logging.INFO)
@@ -156,6 +175,17 @@ def run(
 
     with asyncio.Runner(loop_factory=_fast_loop()) as runner:
         return runner.run(main())
+
+
+def _many_files() -> None:
+    """As many connections as the host allows a process."""
+    try:
+        import resource  # noqa: PLC0415
+    except ImportError:  # of Unix
+        return
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _fast_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:

@@ -56,11 +56,13 @@ class Supernode:
 
     def __init__(
         self, cluster: Cluster, clock: Clock, *, speed: float = 1.0, background: Background | None = None,
-        metrics: Metrics | None = None,
+        metrics: Metrics | None = None, strike: Callable[[str, int, float | None], tuple[Any, ...]] | None = None,
     ) -> None:  # fmt: skip
         self.cluster = cluster
         self.pace = Pace(clock, speed)
         self.metrics = metrics or Metrics()
+        self.strike = strike
+        """What happens when a part of the machine fails (see ``predict.standing``)."""
         self.served = Record()
         self.streams: dict[Request, Stream] = {}
         self.came_s = array("d")

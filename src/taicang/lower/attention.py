@@ -12,7 +12,7 @@ from taicang.lower.load import Load, Setting, decode_reach, prefill_reach
 from taicang.lower.product import Item, product, split_heads
 from taicang.lower.program import at_least_one, some, where_some
 from taicang.lower.state_space import state_space
-from taicang.models.types import Attention, GatedLinear, GroupedQuery, Latent, StateSpace
+from taicang.models.types import Attention, GatedLinear, GroupedQuery, Latent, ShortConv, StateSpace
 from taicang.ops import Attend, Collective, Gemm, Pointwise
 from taicang.units import Count
 
@@ -33,6 +33,8 @@ def attention(kind: Attention, setting: Setting) -> Iterator[Item]:
         yield from _linear(kind, setting)
     elif isinstance(kind, StateSpace):
         yield from state_space(kind, setting)
+    elif isinstance(kind, ShortConv):
+        yield from _short_conv(kind, setting)
     else:
         raise NotModelled(f"attention kind {type(kind).__name__}")
     if some(plan.tp - 1) and not plan.sp:
@@ -291,3 +293,13 @@ def _linear(kind: GatedLinear, setting: Setting) -> Iterator[Item]:
     )
     output = Gemm(m=load.tokens, n=hidden, k=v_heads * kind.v_dim, dtype=quant.attention)
     yield from product("output projection", output, setting)
+
+
+def _short_conv(kind: ShortConv, setting: Setting) -> Iterator[Item]:
+    hidden, load, form = setting.hidden, setting.load, setting.plan.quant.attention
+    width = split_heads(kind.width, setting.plan.tp, "channels of the short convolution")
+    yield from product("convolution projection", Gemm(m=load.tokens, n=3 * width, k=hidden, dtype=form), setting)
+    mixed = load.tokens * width  # two gates and the values in, one stream out
+    flop = mixed * 2.0 * (kind.conv_width + 1)
+    yield "short convolution", Pointwise(kind="activation", elements=mixed, moved_bytes=mixed * 8.0, flop=flop), 1
+    yield from product("output projection", Gemm(m=load.tokens, n=hidden, k=width, dtype=form), setting)

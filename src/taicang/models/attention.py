@@ -9,8 +9,9 @@ from typing import Any
 from taicang.errors import InvalidInput, NotModelled
 from taicang.models.families import Family
 from taicang.models.keys import Keys
+from taicang.models.recurrent import HEADS, linear, state_space
 from taicang.models.sizes import sum_of
-from taicang.models.types import Attention, GatedLinear, GroupedQuery, Indexer, Latent, StateSpace
+from taicang.models.types import Attention, GroupedQuery, Indexer, Latent, ShortConv
 
 _KINDS = {
     "full_attention": "full",
@@ -24,8 +25,9 @@ _KINDS = {
     "chunked_attention": "chunk",
     "linear_attention": "linear",
     "mamba": "mamba",
+    "conv": "conv",
+    "convolution": "conv",
 }
-HEADS = ("num_attention_heads", "n_head", "n_heads", "attention_heads", "decoder_attention_heads")
 _KV_HEADS = ("num_key_value_heads", "num_kv_heads", "n_head_kv", "kv_n_heads", "multi_query_group_num")
 _WINDOW = ("sliding_window", "sliding_window_size", "attention_window_size", "local_attention", "window_size")
 
@@ -36,12 +38,12 @@ def attentions(keys: Keys, family: Family, layers: int, hidden: int) -> list[Att
     found = []
     order = _layout(keys, family, layers)
     keys.ignore(*_WINDOW, *HEADS, *_KV_HEADS, "attention_chunk_size", "max_window_layers", "head_dim")
-    keys.ignore("num_attention_heads_per_layer")
+    keys.ignore("num_attention_heads_per_layer", "conv_L_cache", "conv_bias")
     if family.latent and "full" not in order:
         keys.ignore("qk_head_dim", "q_lora_rank", "kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim")
     shares = keys.per_layer("indexer_types", layers) if family.latent else None
     for i, kind in enumerate(order):
-        own = _own(keys, i) if kind not in ("linear", "mamba") else {}
+        own = _own(keys, i) if kind in ("full", "window", "chunk") else {}
         shared = shares is not None and shares[i] == "shared"
         at = (kind, shared, *sorted(own.items()))
         if at not in made:
@@ -52,10 +54,13 @@ def attentions(keys: Keys, family: Family, layers: int, hidden: int) -> list[Att
 
 def _mixer(kind: str, keys: Keys, family: Family, hidden: int, own: Mapping[str, int], *, shared: bool) -> Attention:
     if kind == "mamba" or (kind == "linear" and _has_states(keys)):
-        found = state_space(keys, hidden, first=family.mixer == "mamba1")
+        found = state_space(keys, hidden, family.mixer)
         return replace(found, extra=sum_of(family.state_extra, {}, keys))
+    if kind == "conv":
+        conv = keys.number("conv_L_cache")
+        return ShortConv(width=hidden, conv_width=conv, bias=keys.flag("conv_bias", default=False))
     if kind == "linear":
-        return _linear(keys, family, hidden)
+        return linear(keys, family, hidden)
     if family.latent:
         return _latent(keys, family, shared=shared)
     if kind == "window":
@@ -116,6 +121,7 @@ def _grouped(
         bias=family.bias,
         out_bias=family.bias if family.out_bias is None else family.out_bias,
         qk_norm=bool(family.qk_norm),
+        bare_norm=family.qk_norm == "bare",
         output_gate=family.gate in ("full", "apart"),
         head_gate=family.gate == "head",
         v_head_dim=None if v_dim == head_dim else v_dim,
@@ -141,6 +147,7 @@ def _kv_heads(keys: Keys, heads: int) -> int:
 def _layout(keys: Keys, family: Family, layers: int) -> list[str]:
     """The kind of each layer: "full", "window", "chunk", "linear" or "mamba"."""
     types = keys.per_layer("layer_types", layers) or keys.per_layer("layers_block_type", layers)
+    types = types or keys.per_layer("attention_layers", layers)
     pattern = keys.maybe("sliding_window_pattern", "_sliding_window_pattern", "global_attn_every_n_layers")
     interval = keys.number("full_attention_interval", "layer_group_size", default=4)
     window = _window(keys)
@@ -190,6 +197,8 @@ def _window(keys: Keys, *, low: int = 0) -> int | None:
 
 def _mixed(keys: Keys, layers: int) -> list[str] | None:
     """Layers of state-space or linear hybrids that say where their attention is."""
+    if isinstance(at := keys.get("full_attn_idxs"), list):
+        return ["full" if i in at else "conv" for i in range(layers)]
     at = keys.get("attn_layer_indices")
     if isinstance(at, list) or (keys.data.get("mamba_n_heads") and "attn_layer_indices" in keys.data):
         return ["full" if i in (at or ()) else "mamba" for i in range(layers)]
@@ -217,75 +226,6 @@ def _second(keys: Keys) -> GroupedQuery | None:
         window=_window(keys, low=1),
         sinks=keys.flag("add_swa_attention_sink_bias", default=False),
     )
-
-
-def _linear(keys: Keys, family: Family, hidden: int) -> GatedLinear:
-    if family.state == "lightning":
-        heads = keys.number(*HEADS)
-        width = keys.maybe("head_dim") or hidden // heads
-        return GatedLinear(k_heads=heads, v_heads=heads, k_dim=width, v_dim=width, conv_width=0, decay="fixed")
-    if family.state.startswith("channel"):
-        heads = keys.number("linear_num_heads", default=_inside(keys, "num_heads"))
-        width = keys.number("linear_head_dim", default=_inside(keys, "head_dim"))
-        conv = keys.number(
-            "linear_conv_kernel_dim", "short_conv_kernel_size", default=_inside(keys, "short_conv_kernel_size") or 4
-        )
-        rank = width if family.state == "channel_low_rank" else 0
-        return GatedLinear(
-            k_heads=heads, v_heads=heads, k_dim=width, v_dim=width, conv_width=conv, decay="channel", rank=rank
-        )
-    return GatedLinear(
-        k_heads=keys.number("linear_num_key_heads"),
-        v_heads=keys.number("linear_num_value_heads"),
-        k_dim=keys.number("linear_key_head_dim"),
-        v_dim=keys.number("linear_value_head_dim"),
-        conv_width=keys.number("linear_conv_kernel_dim"),
-    )
-
-
-def _inside(keys: Keys, name: str) -> int | None:
-    """A size in Kimi-Linear's table of its linear layers."""
-    table = keys.get("linear_attn_config")
-    value = table.get(name) if isinstance(table, Mapping) else None
-    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
-
-
-def state_space(keys: Keys, hidden: int, *, first: bool = False) -> StateSpace:
-    """The Mamba mixer; ``first`` for the first version, whose channels each have a state."""
-    state = keys.number("mamba_d_state", "ssm_state_size", "state_size")
-    conv = keys.number("mamba_d_conv", "conv_kernel", default=4)
-    biases = {
-        "conv_bias": keys.flag("mamba_conv_bias", "use_conv_bias", default=True),
-        "proj_bias": keys.flag("use_bias" if "use_bias" in keys.data else "mamba_proj_bias", default=False),
-    }
-    expand = keys.number("mamba_expand", "expand", default=2)
-    keys.ignore("mamba_proj_bias", "mamba_norm_before_gate", "mamba_hidden_act", "mamba_intermediate")
-    if first or keys.data.get("mamba_dt_rank"):
-        inner = keys.maybe("intermediate_size") if first else None
-        rank = keys.get("mamba_dt_rank", "time_step_rank")
-        rank = -(-hidden // 16) if rank == "auto" else keys.number("mamba_dt_rank", "time_step_rank")
-        return StateSpace(
-            heads=inner or expand * hidden, head_dim=1, state_dim=state, groups=1, conv_width=conv, dt_rank=rank,
-            norm=False, **biases,
-        )  # fmt: skip
-    heads = keys.number("mamba_num_heads", "mamba_n_heads", "n_mamba_heads", "num_heads")
-    inner = keys.maybe("mamba_d_ssm") or expand * hidden
-    width = keys.maybe("mamba_head_dim", "mamba_headdim") or _auto(keys, "mamba_d_head", inner, heads)
-    return StateSpace(
-        heads=heads,
-        head_dim=width,
-        state_dim=state,
-        groups=keys.number("mamba_n_groups", "mamba_ngroups", "n_groups", default=8),
-        conv_width=conv,
-        chunk=keys.number("mamba_chunk_size", "chunk_size", default=128),
-        norm=keys.flag("mamba_rms_norm", default=True),
-        **biases,
-    )
-
-
-def _auto(keys: Keys, name: str, inner: int, heads: int) -> int:
-    value = keys.get(name)
-    return inner // heads if value in (None, "auto") else keys.number(name)
 
 
 def _latent(keys: Keys, family: Family, *, shared: bool) -> Latent:

@@ -16,6 +16,7 @@ from taicang.models.types import (
     GroupedQuery,
     Latent,
     Model,
+    ShortConv,
     StateSpace,
 )
 from taicang.units import Count, Num
@@ -89,7 +90,7 @@ def attention_parameters(kind: Attention, hidden: int) -> int:
         )
         v = 0 if kind.values_are_keys else v
         matrices = hidden * (q + k + v + kind.head_gate * kind.heads) + kind.heads * v_dim * hidden
-        extras = kind.bias * (q + k + v) + kind.out_bias * hidden + kind.qk_norm * 2 * kind.head_dim
+        extras = kind.bias * (q + k + v) + kind.out_bias * hidden + (kind.qk_norm - kind.bare_norm) * 2 * kind.head_dim
         return matrices + extras + kind.sinks * kind.heads + kind.extra
     if isinstance(kind, Latent):
         q_dim = kind.heads * (kind.nope_dim + kind.rope_dim)
@@ -98,6 +99,8 @@ def attention_parameters(kind: Attention, hidden: int) -> int:
         gates = kind.heads * (hidden * kind.gate_dim + kind.sinks)
         biases = kind.bias * ((kind.q_lora or 0) + kind.kv_lora + kind.rope_dim + hidden)
         return q + kv + kind.heads * kind.v_dim * hidden + _indexer(kind, hidden) + gates + biases
+    if isinstance(kind, ShortConv):
+        return kind.width * (4 * hidden + kind.conv_width) + kind.bias * (4 * kind.width + hidden)
     return _state_space(kind, hidden) if isinstance(kind, StateSpace) else _linear(kind, hidden)
 
 
@@ -139,8 +142,8 @@ def _indexer(kind: Latent, hidden: int) -> int:
 def _ffn(kind: FeedForward, hidden: int) -> dict[str, int]:
     matrices = 3 if kind.gated else 2
 
-    def width(inter: int, outer: int = hidden) -> int:
-        return matrices * outer * inter + kind.bias * ((matrices - 1) * inter + outer)
+    def width(inter: int, outer: int = hidden, bias: bool = kind.bias) -> int:
+        return matrices * outer * inter + bias * ((matrices - 1) * inter + outer)
 
     if isinstance(kind, Dense):
         return {"dense": width(kind.inter), "experts": 0, "active": 0, "shared": 0, "router": 0}
@@ -148,7 +151,7 @@ def _ffn(kind: FeedForward, hidden: int) -> dict[str, int]:
         "dense": 0,
         "experts": kind.experts * width(kind.inter, kind.latent or hidden),
         "active": kind.topk * width(kind.inter, kind.latent or hidden),
-        "shared": (width(kind.shared_inter) if np.any(kind.shared_inter) else 0)
+        "shared": (width(kind.shared_inter, bias=kind.shared_bias) if np.any(kind.shared_inter) else 0)
         + kind.shared_gate * hidden
         + 2 * kind.latent * hidden,
         "router": hidden * kind.experts + kind.bias * kind.experts,
@@ -198,6 +201,8 @@ def _layer_cache(kind: Attention, context: Count, element_bytes: float) -> Num:
         inner = kind.heads * kind.head_dim
         width = inner + 2 * kind.groups * kind.state_dim
         return inner * kind.state_dim * _STATE_BYTES + width * (kind.conv_width - 1) * element_bytes
+    if isinstance(kind, ShortConv):
+        return kind.width * (kind.conv_width - 1) * element_bytes
     window = kind.window if isinstance(kind, GroupedQuery) else None
     held = context if window is None else np.minimum(context, window)
     return _token_bytes(kind, element_bytes) * held
@@ -240,6 +245,8 @@ def _core_flop(kind: Attention, tokens: Count, cached: Count, *, absorbed: bool)
         return _DELTA_FLOP * kind.v_heads * kind.k_dim * kind.v_dim * tokens
     if isinstance(kind, StateSpace):
         return _SCAN_FLOP * kind.heads * kind.head_dim * kind.state_dim * tokens
+    if isinstance(kind, ShortConv):
+        return 2.0 * (kind.conv_width + 1) * kind.width * tokens
     if isinstance(kind, GroupedQuery):
         width = kind.head_dim + (kind.v_head_dim or kind.head_dim)
         return 2.0 * kind.heads * width * _pairs(tokens, cached, kind.window)

@@ -47,16 +47,18 @@ def feed_forwards(keys: Keys, family: Family, layers: int, hidden: int) -> list[
         inter = keys.number("intermediate_size") if family.inter_is_experts else keys.number("moe_intermediate_size")
     groups = keys.number("n_group", "num_expert_groups", "num_expert_group", default=1)
     beside = keys.flag("enable_moe_block", default=False)  # a dense feed-forward that every token goes through as well
+    shared = _width(keys, hidden) if beside else _shared(keys, inter)
     moe = Experts(
         experts=experts,
         topk=topk,
         inter=inter,
         gated=gated,
-        shared_inter=_width(keys, hidden) if beside else _shared(keys, inter),
+        shared_inter=shared,
         shared_gate=family.shared_gate and bool(keys.data.get("shared_expert_intermediate_size")),
         groups=groups,
         topk_groups=keys.number("topk_group", default=groups),
-        bias=bias,
+        bias=family.experts_bias,
+        shared_bias=bias and bool(shared),
     )
     keys.ignore("intermediate_size", "intermediate_size_mlp", "mlp_intermediate_size", "dense_intermediate_size")
     keys.ignore("prefix_dense_intermediate_size")
@@ -77,7 +79,12 @@ def _one(keys: Keys, *names: str) -> int:
 
 def _width(keys: Keys, hidden: int) -> int:
     width = keys.maybe(*_WIDTH)
-    multiple = keys.maybe("intermediate_multiple_size")
+    if keys.flag("block_auto_adjust_ff_dim", default=False) and width:  # LFM2: two thirds, rounded up to a multiple
+        share = keys.get("block_ffn_dim_multiplier") or 1.0
+        step = keys.number("block_multiple_of", default=256)
+        return -(-int(share * int(2 * width / 3)) // step) * step
+    keys.ignore("block_ffn_dim_multiplier", "block_multiple_of")
+    multiple = keys.maybe("intermediate_multiple_size", "expansion_ratio")
     if width is None and (multiple or keys.data.get("model_type") in _QUADRUPLE):
         return (multiple or 4) * hidden  # these families state no width of their own
     return width if width is not None else keys.number("intermediate_size")

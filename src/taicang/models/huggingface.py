@@ -12,17 +12,19 @@ from dataclasses import replace
 from typing import Any
 
 from taicang.errors import InvalidInput, NotModelled
-from taicang.models.attention import attentions, state_space
+from taicang.models.attention import attentions
 from taicang.models.families import Families, Family, nearest, settled
 from taicang.models.feedforward import NONE, feed_forwards
 from taicang.models.hybrid import hybrid_blocks
 from taicang.models.keys import Keys
 from taicang.models.quantised import CLASSES, Held, held
+from taicang.models.recurrent import state_space
 from taicang.models.sizes import sum_of
 from taicang.models.types import Block, Dense, FeedForward, Model
 
 LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "decoder_layers")
 CONTEXT = ("max_position_embeddings", "n_positions", "seq_length", "max_seq_len", "model_max_length", "n_ctx")
+DECODER_ONLY = "text decoder only: encoders of images, video and sound are left out"
 BESIDE = "a layer whose attention has a state-space mixer beside it counts as two layers"
 _MOST_LAYERS = 10_000  # far above any model: a slip of the pen must not fill the memory
 _INNER = ("text_config", "llm_config", "language_config", "thinker_config", "text_model_config")
@@ -44,7 +46,13 @@ def from_config(
     family = _family(keys, families)
     keys = _with_defaults(keys, family)
     family = settled(family, keys.data)
-    keys.ignore(*family.when)
+    keys.ignore(
+        *(
+            key
+            for key, cases in family.when.items()
+            if not isinstance(keys.data.get(key), str) or keys.data[key] in cases
+        )
+    )
     hidden = keys.number("hidden_size", "n_embd", "d_model")
     context = keys.number(*CONTEXT, default=2048)
     weights = held(
@@ -67,7 +75,7 @@ def from_config(
         hidden=hidden,
         vocab=vocab,
         blocks=_without(stacked, spared),
-        tied_embeddings=keys.flag("tie_word_embeddings", default=family.tied),
+        tied_embeddings=keys.flag("tie_word_embeddings", default=family.tied) and not family.untied,
         **_formats(weights, spared),
         max_context=context,
         mtp_layers=_mtp(keys),
@@ -86,9 +94,14 @@ def _same_width(keys: Keys, hidden: int) -> None:
             keys.refuse("an embedding of another width than the layers", key, f"{hidden} as the layers")
 
 
+def _settles(value: Any, cases: Mapping[Any, Any]) -> bool:
+    """Whether a key that a family knows needs no further word: a switch, or a name that is listed."""
+    return not isinstance(value, (str, list, dict)) or (isinstance(value, str) and value in cases)
+
+
 def _decoder(config: Mapping[str, Any], where: str) -> tuple[dict[str, Any], list[str]]:
     """The keys of the text decoder, with those that wrappers around it hold for it."""
-    data, assumptions = dict(config), []
+    data, assumptions = _flat(config), []
     for _ in range(3):
         key = next((each for each in _INNER if data.get(each) is not None), None)
         if key is None:
@@ -103,8 +116,20 @@ def _decoder(config: Mapping[str, Any], where: str) -> tuple[dict[str, Any], lis
         if tied is not None and str(data.get("transformers_version", "")).partition(".")[0] >= "5":
             made["tie_word_embeddings"] = tied  # since version 5 the wrapper's word counts
         data = made
-        assumptions = ["text decoder only: encoders of images, video and sound are left out"]
+        assumptions = [DECODER_ONLY]
     return data, assumptions
+
+
+def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys of DBRX and MPT, which nest those of attention and feed-forward, on one level."""
+    data = dict(config)
+    for name in ("attn_config", "ffn_config"):
+        if isinstance(data.get(name), Mapping):
+            nested = {k: v for k, v in data.pop(name).items() if k != "model_type"}
+            if "kv_n_heads" in nested:
+                data.pop("num_key_value_heads", None)  # a name that version 4 saves beside, with a value of its own
+            data = {**nested, **data}
+    return data
 
 
 def _family(keys: Keys, families: Families) -> Family:
@@ -114,6 +139,9 @@ def _family(keys: Keys, families: Families) -> Family:
     if kind in families.refused:
         feature, key = families.refused[kind]
         raise NotModelled(f"{keys.at(key)}: {feature} is not modelled (model_type {kind!r})")
+    if kind not in families.known and f"{kind}_text" in families.known:
+        kind += "_text"  # older files of wrappers hold the decoder's keys beside those of the encoders
+        keys.assumptions.append(DECODER_ONLY)
     if kind not in families.known:
         near = nearest(keys.data, kind, families)
         keys.refuse(f"{kind!r}, by structure nearest to {near!r},", "model_type", f"read as {near!r}")

@@ -7,9 +7,9 @@ the feed-forward behind it make a layer; a mixer before another mixer is a layer
 from __future__ import annotations
 
 from taicang.errors import InvalidInput, NotModelled
-from taicang.models.attention import state_space
 from taicang.models.feedforward import NONE
 from taicang.models.keys import Keys
+from taicang.models.recurrent import state_space
 from taicang.models.types import Attention, Block, Dense, Experts, FeedForward, GroupedQuery
 
 LETTERS = {
@@ -55,12 +55,18 @@ def hybrid_blocks(keys: Keys) -> tuple[tuple[Block, ...], tuple[str, ...]]:
         if mixer not in kinds:
             raise NotModelled(f"{keys.at(key)}: a feed-forward ({mixer!r}) without a mixer before it is not modelled")
         ffn = behind.get(after, NONE)
-        block = Block(attention=kinds[mixer], ffn=ffn, count=1, norms=1 if ffn is NONE else 2)
+        block = Block(attention=kinds[mixer], ffn=ffn, count=1, norms=1 if ffn is NONE else 2, extra=_extra(keys, ffn))
         counts[block] = counts.get(block, 0) + 1
         at += 1 if ffn is NONE else 2
     ordered = sorted(counts, key=lambda block: isinstance(block.attention, GroupedQuery))
     said = "a mixer and the feed-forward behind it count as one layer"
     return tuple(Block(attention=b.attention, ffn=b.ffn, count=counts[b], norms=b.norms) for b in ordered), (said,)
+
+
+def _extra(keys: Keys, ffn: FeedForward) -> int:
+    """Biases of shared experts."""
+    width = ffn.shared_inter if isinstance(ffn, Experts) else 0
+    return (width + keys.number("hidden_size")) * keys.flag("mlp_bias", default=False) if width else 0
 
 
 def _pattern(keys: Keys, key: str) -> str:

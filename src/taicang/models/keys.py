@@ -24,7 +24,7 @@ _HARMLESS = re.compile(
     |apply_residual_connection_post_layernorm|masked_softmax_fusion|slow_but_exact|skip_bias_add\w*|attention_softmax_in_fp32
     |bias_dropout_fusion|offset_alibi|padded_vocab_size|max_length|min_length|length_penalty|no_repeat_ngram_size
     |qk_norm_type|num_logits_to_keep|num_beams|num_beam_groups|num_return_sequences|temperature|top_k|top_p|typical_p|repetition_penalty|return_dict\w*
-    |chunk_size_feed_forward|task_specific_params|problem_type|pruned_heads|remove_invalid_values|is_decoder
+    |chunk_size_feed_forward|task_specific_params|task_type_vocab_size|problem_type|pruned_heads|remove_invalid_values|is_decoder
     |is_encoder_decoder|do_sample|early_stopping|finetuning_task|summary_\w+|gradient_checkpointing|unk_index
     |scale_attn\w*|reorder_and_upcast_attn|ignore_index|\w*vision_\w+|image_\w+|video_\w+|audio_\w+|projector_\w+
     |mm_\w+|boi_\w+|eoi_\w+|boa_\w+|eoa_\w+|media_\w+|spatial_\w+|encoder_no_repeat_ngram_size|diversity_penalty
@@ -37,7 +37,9 @@ _HARMLESS = re.compile(
     |shared_expert_combination_strategy|moe_apply_router_weight_on_input|\w+_sink_init|sliding_window_alignment
     |attention_dropout\w*|mamba_ssm_cache_dtype|_remove_final_layer_norm|max_window_size|use_cpp|cache_implementation
     |prefix_lm|pretraining_\w+|moe_use_\w+|use_expert_bias|router_bias_\w+|layer_rope_theta|classifier_\w+|ffn_act_fn
-    |attention_type|fused_qk|use_flash_attn|use_fused_\w+|bos_\w+|eos_\w+|conv_use_\w+|global_rope\w*|local_rope\w*)\Z""",
+    |attention_type|fused_qk|use_flash_attn|use_fused_\w+|bos_\w+|eos_\w+|conv_use_\w+|global_rope\w*|local_rope\w*|adapter_\w+|emb_pdrop|init_device|attn_impl|attn_uses_\w+
+    |alibi_bias_max|embedding_fraction|learned_pos_emb|softmax_scale|no_bias|type_sequence_label_size|attention_types|verbose|moe_loss_weight
+    |moe_normalize\w*|moe_jitter_eps|uniform_expert_assignment|resid_dropout|ffn_act)\Z""",
     re.VERBOSE,
 )
 _ABSENT: tuple[object, ...] = (None, False, 0, 0.0, "", [], {})
@@ -54,6 +56,11 @@ class Keys:
         self.may_approximate = approximate
         self.assumptions: list[str] = []
         self._seen: set[str] = set()
+
+    @staticmethod
+    def harmless(key: str) -> bool:
+        """Whether ``key`` changes neither the work nor the bytes of any model."""
+        return _HARMLESS.match(key) is not None
 
     def at(self, key: str) -> str:
         """Where ``key`` stands, for an error message."""
@@ -135,6 +142,6 @@ class Keys:
     def finish(self) -> None:
         """Refuse every key with an effect that nobody read."""
         for key, value in self.data.items():
-            if key in self._seen or _HARMLESS.match(key) or value in _ABSENT:
+            if key in self._seen or self.harmless(key) or value in _ABSENT:
                 continue
             self.refuse(f"the feature behind the unknown key {key!r} = {str(value)[:60]}", key, "ignored")

@@ -30,6 +30,8 @@ class GroupedQuery:
     """``window`` is a chunk that starts anew at its multiples (Llama 4), not a sliding window."""
     head_gate: bool = False
     """Each head's output is scaled by one number computed from the layer's input."""
+    bare_norm: bool = False
+    """The norm of queries and keys has no weights."""
     values_are_keys: bool = False
     """The key projection makes the values too (Gemma 4): both are cached, one is computed."""
     extra: int = 0
@@ -107,7 +109,16 @@ class StateSpace:
     extra: int = 0
 
 
-Attention: TypeAlias = GroupedQuery | Latent | GatedLinear | StateSpace
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShortConv:
+    """A gated short convolution as the layer's mixer (LFM2): ``width`` channels look back ``conv_width`` tokens."""
+
+    width: int
+    conv_width: int
+    bias: bool = False
+
+
+Attention: TypeAlias = GroupedQuery | Latent | GatedLinear | StateSpace | ShortConv
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,6 +143,7 @@ class Experts:
     groups: int = 1
     topk_groups: int = 1
     bias: bool = False
+    shared_bias: bool = False
     latent: int = 0
     """Width that tokens are projected to before they travel to the experts, and back from after (0: none)."""
 

@@ -7,6 +7,7 @@ with its requests, its events or its time, whichever comes first: who is not ser
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any
@@ -14,9 +15,11 @@ from typing import Any
 import numpy as np
 
 from taicang.catalog.profiles import profile
+from taicang.catalog.trust import Band
 from taicang.errors import TaicangError
 from taicang.search.points import Job
 from taicang.search.result import Choice, Pool
+from taicang.search.trusted import bands_of
 from taicang.serve import build
 from taicang.serve.clients import OpenLoop
 from taicang.serve.record import Record
@@ -71,6 +74,8 @@ class Confirmation:
     """Output tokens over those promised of the load that ran (over those asked for, where chance made them fewer)."""
     keeps: bool
     """Whether enough requests are within the limits and enough tokens are delivered."""
+    bands: Mapping[str, Band]
+    """How far each figure may be off."""
     load_ratio: float = 1.0
     """Share of the load that ran."""
     refused: str = ""
@@ -95,11 +100,12 @@ def confirm(
     """
     stay_s = choice.ttft_s + max(job.output_tokens - 1, 0.0) * choice.tpot_s
     share, pools = _portion(choice, stay_s)
+    bands = bands_of(job, choice.mode, choice.pools[-1].plan, replay=True)
     rate = choice.requests_per_s * share * load_ratio
     filling = rate * stay_s
     requests = round(filling + min(max(filling * STAYS, LEAST), MEASURED))
     if requests > TOO_MANY:
-        return _none(f"it takes {requests:,} requests to fill", rate, pools)
+        return _none(f"it takes {requests:,} requests to fill", rate, pools, bands)
     if named:
         trace = from_profile(named, profile(named), requests, seed=seed)
     else:
@@ -108,11 +114,11 @@ def confirm(
     try:
         table = _run(job, pools, trace, PATIENCE * stay_s, seed)
     except TaicangError as error:
-        return _none(str(error), rate, pools)
+        return _none(str(error), rate, pools, bands)
     warm_s, end_s = min(stay_s, 0.5 * requests / rate), float(trace.arrival_s[-1])
     late = table["arrival_s"] >= warm_s
     if not late.any():
-        return _none("no request finished", rate, pools)
+        return _none("no request finished", rate, pools, bands)
     ttft, tpot = table["ttft_s"][late], table["tpot_s"][late]
     measured = trace.arrival_s >= warm_s
     kept = float(((ttft <= job.ttft_s) & (tpot <= job.tpot_s)).sum()) / float(measured.sum())
@@ -135,6 +141,7 @@ def confirm(
         delivered_ratio=delivered,
         keeps=kept >= within_ratio and delivered >= DELIVERS,
         load_ratio=load_ratio,
+        bands=bands,
     )
 
 
@@ -147,7 +154,7 @@ def sustained(job: Job, choice: Choice, *, named: str = "", within_ratio: float 
     return None
 
 
-def _none(reason: str, rate_per_s: float, pools: tuple[Pool, ...]) -> Confirmation:
+def _none(reason: str, rate_per_s: float, pools: tuple[Pool, ...], bands: Mapping[str, Band]) -> Confirmation:
     return Confirmation(
         requests=0,
         rate_per_s=rate_per_s,
@@ -161,6 +168,7 @@ def _none(reason: str, rate_per_s: float, pools: tuple[Pool, ...]) -> Confirmati
         delivered_ratio=0.0,
         keeps=False,
         refused=reason,
+        bands=bands,
     )
 
 

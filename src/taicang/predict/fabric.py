@@ -1,4 +1,4 @@
-"""A collective on the links of a machine: how long, which links are hot, beside the closed form and the library's price."""
+"""A collective on the links of a machine: how long, which links are hot, and what closed forms and libraries say."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from taicang.cost.exchange import exchange
 from taicang.cost.model import CostModel
 from taicang.errors import InvalidInput, NotModelled, UnknownName
 from taicang.fabric import demand
-from taicang.fabric.collectives import ALGORITHMS, Net, Phase, collective, listed, teams_of
+from taicang.fabric.collectives import ALGORITHMS, Phase, collective, contend, listed, teams_of
 from taicang.fabric.draw import svg
+from taicang.fabric.even import Net
 from taicang.fabric.faults import cut_off, fail, parts
 from taicang.fabric.links import VerbFit, message_s
 from taicang.fabric.names import name
@@ -25,7 +26,7 @@ from taicang.fabric.wires import LinkRates
 from taicang.hardware import Machine
 from taicang.ops import Collective, Exchange, Operator, Transfer
 from taicang.stacks import Stack
-from taicang.units import show
+from taicang.units import Count, show
 
 HOTTEST = 8
 EXCHANGES = ("dispatch", "combine")
@@ -43,7 +44,7 @@ class Ask:
     """0: all."""
     stride: int = 1
     algorithm: str = ""
-    skew: float = 0.0
+    skew: Count = 0.0
     """Exponent of Zipf's law of receivers, or of experts."""
     tokens: int = 128
     topk: int = 8
@@ -55,6 +56,8 @@ class Ask:
     plane: str = "scale_up"
     verb: str = ""
     """Of a send, where it was measured: npu/read, npu/write, cpu/read or cpu/write."""
+    beside: tuple[tuple[str, float], ...] = ()
+    """Collectives (kind, bytes) that begin at the same time on the same ranks."""
     shuffled: bool = False
     """Ranks lie at random places of the machine."""
 
@@ -77,10 +80,22 @@ class LinkLoad:
     """One of the hottest links."""
 
     link: str
+    alike: int
+    """Other links that are as busy."""
     carried_bytes: float
     busy_s: float
     used_ratio: float
     """Of its capacity, over the time on the wires."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rival:
+    """One of several collectives at once: alone on the links, and with the others on fair shares."""
+
+    kind: str
+    payload_bytes: float
+    alone_s: float
+    together_s: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,6 +121,7 @@ class Answer:
     phases: tuple[Mapping[str, float | str], ...]
     levels: tuple[LevelLoad, ...]
     hottest: tuple[LinkLoad, ...]
+    beside: tuple[Rival, ...]
     lost_ranks: int
     assumptions: tuple[str, ...]
 
@@ -134,7 +150,7 @@ def shape(machine: str | Machine, plane: str = "scale_up", failed: Sequence[str]
     if half:
         moved = collective(net, "all_to_all", teams_of(fabric.ranks), float(fabric.ranks))
         width = half * (fabric.ranks - half) / sum(phase.wire_s for phase in moved)
-    levels = tuple(
+    levels: tuple[Mapping[str, float | str], ...] = tuple(
         {
             "level": level.name, "ranks": level.ranks, "topology": level.topology, "latency_s": level.latency_s,
             "bytes_per_s": level.bandwidth_bytes_per_s,
@@ -157,7 +173,8 @@ def run(machine: str | Machine, ask: Ask) -> Answer:
     count = ask.ranks or (fabric.ranks - len(lost)) // ask.stride
     if not 1 <= count * ask.stride <= fabric.ranks - len(lost) * (ask.stride == 1) + ask.stride - 1:
         raise InvalidInput(
-            f"{count:,} ranks {ask.stride} apart do not fit the {fabric.ranks - len(lost):,} that {on.name} has left", where="--ranks"
+            f"{count:,} ranks {ask.stride} apart do not fit the {fabric.ranks - len(lost):,} that {on.name} has left",
+            where="--ranks",
         )
     times, first = [], None
     for seed in range(ask.seed, ask.seed + ask.seeds):
@@ -168,15 +185,25 @@ def run(machine: str | Machine, ask: Ask) -> Answer:
     assert first is not None
     net, phases = first
     whole = Net(fabric=fabric, found=resources(fabric))
-    even = sum(p.wire_s for p in _phases(whole, replace(ask, kind=kind, skew=0.0, failed=()), teams_of(count, ask.stride), ask.seed))
+    plain = not (ask.skew or ask.failed or ask.shuffled) and ask.routing == "adaptive" and ask.seeds == 1
+    even = (
+        times[0]
+        if plain
+        else sum(
+            p.wire_s
+            for p in _phases(whole, replace(ask, kind=kind, skew=0.0, failed=()), teams_of(count, ask.stride), ask.seed)
+        )
+    )
     wire = float(np.mean(times))
     stretch = wire / even if even > 0 else 1.0
     library, closed = _prices(on, ask, kind, count, stretch)
     return Answer(
         machine=on.name, ask=ask, ranks=count, algorithm=ask.algorithm or ALGORITHMS.get(kind, ("direct",))[0],
-        wire_s=wire, least_s=min(times), most_s=max(times), latency_s=sum(p.hops * p.hop_s for p in phases), even_s=even,
-        library_s=library, closed_s=closed, phases=tuple(_row(each) for each in phases),
-        levels=_levels(net, phases), hottest=_hottest(net, phases), lost_ranks=len(lost), assumptions=_notes(broken, ask),
+        wire_s=wire, least_s=min(times), most_s=max(times), latency_s=sum(p.hops * p.hop_s for p in phases),
+        even_s=even, library_s=library, closed_s=closed, phases=tuple(_row(each) for each in phases),
+        levels=_levels(net, phases), hottest=_hottest(net, phases),
+        beside=_rivals(net, ask, kind, _teams(broken, lost, count, ask, ask.seed)), lost_ranks=len(lost),
+        assumptions=_notes(broken, ask),
     )  # fmt: skip
 
 
@@ -193,12 +220,12 @@ def _phases(net: Net, ask: Ask, teams: Ints, seed: int) -> list[Phase]:
     ranks = teams.shape[1]
     if ask.kind in EXCHANGES:
         copies = demand.dispatched(
-            ranks=ranks, tokens=ask.tokens, topk=ask.topk, experts=ask.experts, exponent=ask.skew, rng=rng
+            ranks=ranks, tokens=ask.tokens, topk=ask.topk, experts=ask.experts, exponent=float(ask.skew), rng=rng
         )
         sizes: Floats = copies * ask.payload_bytes
         return [_exchange(net, ask.kind, teams[0], sizes.T if ask.kind == "combine" else sizes)]
     if ask.skew and ask.kind == "all_to_all":
-        return [_exchange(net, ask.kind, teams[0], demand.skewed(ranks, ask.payload_bytes, ask.skew, rng))]
+        return [_exchange(net, ask.kind, teams[0], demand.skewed(ranks, ask.payload_bytes, float(ask.skew), rng))]
     if ask.skew:
         raise NotModelled(f"skew of {ask.kind}: its parts are equal by definition")
     return collective(net, ask.kind, teams, ask.payload_bytes, ask.algorithm)
@@ -216,7 +243,9 @@ def picture(machine: str | Machine, ask: Ask) -> str:
     kind = ask.kind.replace("-", "_")
     phases = _phases(net, replace(ask, kind=kind), _teams(broken, lost, count, ask, ask.seed), ask.seed)
     wire = sum(phase.wire_s for phase in phases)
-    title = f"{ask.kind} of {show(ask.payload_bytes, 'B')} on {count:,} ranks of {on.name}: {show(wire, 's')} on the links"
+    title = (
+        f"{ask.kind} of {show(ask.payload_bytes, 'B')} on {count:,} ranks of {on.name}: {show(wire, 's')} on the links"
+    )
     return svg(net, _total(net, phases), wire, title)
 
 
@@ -225,6 +254,19 @@ def _exchange(net: Net, label: str, ranks: Ints, sizes: Floats) -> Phase:
     apart = source != target
     source, target = source[apart], target[apart]
     return listed(net, label, ranks[source], ranks[target], sizes[source, target], hops=1, teams=ranks[None, :])
+
+
+def _rivals(net: Net, ask: Ask, kind: str, teams: Ints) -> tuple[Rival, ...]:
+    if not ask.beside:
+        return ()
+    if ask.skew or kind in EXCHANGES:
+        raise NotModelled("others beside a skewed exchange, a dispatch or a combine")
+    jobs = [(each.replace("-", "_"), teams, size) for each, size in ((kind, ask.payload_bytes), *ask.beside)]
+    together = contend(net, jobs)
+    return tuple(
+        Rival(kind=job[0], payload_bytes=job[2], alone_s=contend(net, [job])[0], together_s=seconds)
+        for job, seconds in zip(jobs, together, strict=True)
+    )
 
 
 def _prices(machine: Machine, ask: Ask, kind: str, count: int, stretch: float) -> tuple[float | None, float | None]:
@@ -295,11 +337,17 @@ def _levels(net: Net, phases: Sequence[Phase]) -> tuple[LevelLoad, ...]:
 def _hottest(net: Net, phases: Sequence[Phase]) -> tuple[LinkLoad, ...]:
     carried, busy = _total(net, phases), _busy(net, phases)
     wire = sum(phase.wire_s for phase in phases)
-    order = np.argsort(-busy, kind="stable")[:HOTTEST]
+    order = np.argsort(-busy, kind="stable")
+    order = order[busy[order] > 0]
+    # links that carry the same are one line
+    level = np.cumsum(np.concatenate([[0], np.diff(busy[order]) < -1e-6 * busy[order][:-1]]))[: len(order)]
+    _, first, alike = np.unique(level, return_index=True, return_counts=True)
     return tuple(
-        LinkLoad(link=name(net, int(each)), carried_bytes=float(carried[each]), busy_s=float(busy[each]),
-                 used_ratio=float(busy[each] / wire))
-        for each in order if busy[each] > 0
+        LinkLoad(
+            link=name(net, int(order[at])), alike=int(number) - 1, carried_bytes=float(carried[order[at]]),
+            busy_s=float(busy[order[at]]), used_ratio=float(busy[order[at]] / wire),
+        )
+        for at, number in zip(first[:HOTTEST].tolist(), alike[:HOTTEST].tolist(), strict=True)
     )  # fmt: skip
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from taicang.errors import InvalidInput
 from taicang.fabric.allocation import Logical, allocated_ratio, logical
 from taicang.fabric.availability import CLASSES, down_ratio, draw
-from taicang.fabric.collectives import Net
+from taicang.fabric.even import Net
 from taicang.fabric.faults import parts
 from taicang.fabric.placement import Axis, place
 from taicang.fabric.routing import resources
@@ -20,7 +20,7 @@ from taicang.hardware import Links, Machine
 from taicang.predict.prediction import Infeasible
 from taicang.predict.serving import infer
 from taicang.predict.train import train
-from taicang.reliability import DAY, components, with_mtbf
+from taicang.reliability import Component, components, with_mtbf
 from taicang.train_plans import TrainPlan
 
 QUANTILES = (0.5, 0.9, 0.99, 0.999)
@@ -34,10 +34,10 @@ class Part:
 
     kind: str
     count: int
-    failures_per_day: float
+    failures_per_s: float
     """Of all of them."""
-    down: float
-    """Mean number that is broken at a time."""
+    down_ratio: float
+    """Share of the time that one of them is broken."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +51,8 @@ class Breakage:
     """Draws in which nothing at all is broken."""
     fabric_whole_ratio: float
     """Draws in which the fabric gives all of its bandwidth."""
-    nodes_left_mean: float
+    nodes_left_ratio: float
+    """Mean share of the nodes."""
     enough_nodes_ratio: float
     """Draws in which no more nodes are out than there are spares."""
     spares: int
@@ -79,28 +80,49 @@ def breakage(
     known = with_mtbf(components(machine), mtbf or {})
     fabric = build(machine)
     found = draw(fabric, known, draws, seed, machine.chip.dies)
-    listed = []
-    for kind, number in parts(fabric).items():
-        if kind in found.broken:
-            count = number // (machine.chip.dies if kind == "rank" else 1)
-            part = known[CLASSES[kind]]
-            listed.append(
-                Part(kind="chip" if kind == "rank" else kind, count=count,
-                     failures_per_day=count * part.failures_per_s * DAY, down=count * down_ratio(part))
-            )  # fmt: skip
+    counts = {kind: number for kind, number in parts(fabric).items() if kind in found.broken}
+    counts["rank"] //= machine.chip.dies
+    beside = _modules_beside(machine)
+    rng = np.random.default_rng(seed + 1)
+    broken = sum(found.broken.values(), np.zeros(draws, dtype=np.int64))
+    listed = [
+        _part("chip" if kind == "rank" else kind, number, known[CLASSES[kind]]) for kind, number in counts.items()
+    ]
+    for kind, number in beside.items():
+        part = known["optical module"]
+        listed.append(_part(kind, number, part))
+        broken = broken + rng.binomial(number, down_ratio(part), draws)
     steps, what = _steps(machine, found.bandwidth_ratio, serve, trained, options or {})
     low = np.quantile(found.bandwidth_ratio, [1.0 - q for q in QUANTILES], method="lower")
-    broken = sum(found.broken.values())
-    notes = ["parts fail at published rates and are mended as `taicang train` assumes; a broken chip takes its node out"]
+    notes = [
+        "parts fail at published rates and are mended as `taicang train` assumes; a broken chip takes its node out"
+    ]
+    if beside:
+        notes.append(f"a broken {' or '.join(beside)} leaves the scale-up network whole")
     if not any(part.kind == "module" for part in listed):
         notes.append("cables of copper are not counted: no rate is published")
     return Breakage(
         machine=machine.name, draws=draws, parts=tuple(listed), whole_ratio=float(np.mean(broken == 0)),
-        fabric_whole_ratio=float(np.mean(found.bandwidth_ratio >= 1.0)), nodes_left_mean=float(found.nodes_left.mean()),
-        enough_nodes_ratio=float(np.mean(fabric.ranks // fabric.node_ranks - found.nodes_left <= spares)), spares=spares,
+        fabric_whole_ratio=float(np.mean(found.bandwidth_ratio >= 1.0)),
+        nodes_left_ratio=float(found.nodes_left.mean() * fabric.node_ranks / fabric.ranks),
+        enough_nodes_ratio=float(np.mean(fabric.ranks // fabric.node_ranks - found.nodes_left <= spares)),
+        spares=spares,
         bandwidth={f"{q:.1%}": float(value) for q, value in zip(QUANTILES, low, strict=True)},
         step=what, step_s=steps, assumptions=tuple(notes),
     )  # fmt: skip
+
+
+def _part(kind: str, count: int, part: Component) -> Part:
+    return Part(kind=kind, count=count, failures_per_s=count * part.failures_per_s, down_ratio=down_ratio(part))
+
+
+def _modules_beside(machine: Machine) -> dict[str, int]:
+    """Optical modules of the machine's other planes."""
+    found = {}
+    for plane, each in machine.planes.items():
+        if plane != "scale_up" and any(level.links_per_module for level in each.levels):
+            found[f"{plane} module"] = parts(build(machine, plane)).get("module", 0)
+    return found
 
 
 def _steps(
@@ -122,7 +144,7 @@ def _steps(
 
 
 def _weaker(machine: Machine, share: float) -> Machine:
-    return replace(machine, links=Links(stretch_ratio=1.0 / share))
+    return replace(machine, links=Links(stretch_ratio=1.0 / max(share, 1.0 / GRAIN)))
 
 
 def _decode_s(model: str, machine: Machine, options: Mapping[str, Any]) -> Callable[[float], float]:
@@ -131,7 +153,12 @@ def _decode_s(model: str, machine: Machine, options: Mapping[str, Any]) -> Calla
     if isinstance(best, Infeasible):
         raise InvalidInput(f"{model} cannot be served so on {machine.name}", where="--serve")
     apart = best.mode == "disaggregated"
-    same = load | {"tpot_s": None, "batch": round(best.decode.sequences), "plan": best.decode.plan, "modes": (best.mode,)}
+    same = load | {
+        "tpot_s": None,
+        "batch": round(best.decode.sequences),
+        "plan": best.decode.plan,
+        "modes": (best.mode,),
+    }
     same |= {"prefill_plan": best.prefill.plan} if apart else {}
     known: dict[float, float] = {1.0: best.tpot_s}
 

@@ -74,8 +74,8 @@ class Faults:
     """Mean time by which each rank's host is late in each step; the slowest decides."""
 
 
-def plan(cluster: Cluster, pools: Sequence[Pool], faults: Faults, *, seed: int) -> None:
-    """Have ``faults`` happen to ``cluster``, whose instances are those of ``pools`` in turn.
+def plan(cluster: Cluster, pools: Sequence[Pool], faults: Faults, *, seed: int) -> Breakage:
+    """Have ``faults`` happen to ``cluster``, whose instances are those of ``pools`` in turn; returns what breaks them.
 
     Raises ``InvalidInput`` for what the system does not have.
     """
@@ -95,9 +95,7 @@ def plan(cluster: Cluster, pools: Sequence[Pool], faults: Faults, *, seed: int) 
             where="--spares",
         )
     for outage in faults.outages:
-        down = FOREVER if outage.down_s is None else _ticks(outage.down_s)
-        ranks = _ranks(outage, machine, spans, cluster)
-        cluster.later(_ticks(outage.at_s), breakage.strike, ranks, down)
+        cluster.later(_ticks(outage.at_s), *striking(outage, machine, breakage, cluster))
     if faults.breakdowns or faults.mtbf_s:
         parts = with_mtbf(components(machine), faults.mtbf_s)
         chosen = parts if faults.breakdowns else {name: parts[name] for name in faults.mtbf_s}
@@ -118,6 +116,15 @@ def plan(cluster: Cluster, pools: Sequence[Pool], faults: Faults, *, seed: int) 
             raise InvalidInput("one plane can be worse than usual at a time", where="--degrade")
     for change in degraded:
         _degrade(cluster, pools, change, breakage)
+    return breakage
+
+
+def striking(
+    outage: Outage, machine: Machine, breakage: Breakage, cluster: Cluster
+) -> tuple[Callable[..., None], range, int]:  # fmt: skip
+    """``outage`` as ``Cluster.later`` takes it. Raises ``InvalidInput`` for a part that the machine does not have."""
+    down = FOREVER if outage.down_s is None else _ticks(outage.down_s)
+    return breakage.strike, _ranks(outage, machine, breakage.spans, cluster), down
 
 
 def restarting_s(pools: Sequence[Pool], faults: Faults) -> float:

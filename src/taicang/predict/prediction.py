@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
+from taicang.catalog.trust import Band
 from taicang.plans import ServePlan
 from taicang.serve.memory import MemoryUse
 from taicang.timeline import Timeline
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Band:
-    """Error of one suite of held-out measurements: the mean absolute one and its 90th percentile."""
-
-    suite: str
-    title: str
-    mape_ratio: float
-    p90_ratio: float
-    rows: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +77,8 @@ class Prediction:
     candidates: int
     assumptions: tuple[str, ...]
     sources: tuple[str, ...]
-    bands: tuple[Band, ...]
+    bands: Mapping[str, Band]
+    """How far each figure may be off: "tpot", "ttft", "throughput", "memory", "power"."""
     digest: str
     """Of the catalogue that it was made from."""
     version: str

@@ -10,6 +10,7 @@ import numpy as np
 
 from taicang import __version__, catalog
 from taicang.catalog.energy import energy_fit
+from taicang.catalog.trust import REPLAYED, Band, bands, ground, unvalidated
 from taicang.errors import InvalidInput
 from taicang.hardware import Machine
 from taicang.plans import describe
@@ -47,6 +48,8 @@ class Replay:
     notes: tuple[str, ...]
     """What the traffic's reader left out or assumed, and what is not known."""
     outages: tuple[Down, ...]
+    bands: Mapping[str, Band]
+    """How far each figure may be off: "tpot", "itl", "ttft", "e2e", "queue", "throughput", "power"."""
     table: dict[str, Any]
     """A row per finished request (see docs/reference/results.md)."""
     usage: dict[str, Any]
@@ -152,6 +155,7 @@ def outcome(
             Down(instance=name, from_s=begun / SECOND, until_s=back / SECOND if back >= 0 else None)
             for name, begun, back in made.outages
         ),
+        bands=_bands(pools, shared=len(standing.models) > 1),
         table=table,
         usage=busy,
         log=log,
@@ -192,3 +196,14 @@ def _unknown(machine: Machine) -> tuple[str, ...]:
         f"{machine.chip.name}: no public power limit; each chip's share of the machine's published power under load "
         "stands for it at all times",
     )
+
+
+def _bands(pools: Mapping[str, Pool], *, shared: bool) -> Mapping[str, Band]:
+    if shared:
+        return dict.fromkeys(REPLAYED, unvalidated("no run of several models on shared instances was measured"))
+    made = [*pools.values()][-1].setup
+    run = ground(
+        made.model, made.machine, made.stack, use="disaggregated" if len(pools) > 1 else "aggregated",
+        ranks=int(made.plan.ranks), quant=made.plan.quant,
+    )  # fmt: skip
+    return bands(run, REPLAYED, replay=True)

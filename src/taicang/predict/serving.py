@@ -16,7 +16,7 @@ from taicang.lower import lower
 from taicang.models.types import Model
 from taicang.plans import Quantisation, ServePlan, describe
 from taicang.predict.prediction import Infeasible, PhasePrediction, Prediction
-from taicang.predict.trust import assumptions, bands, sources
+from taicang.predict.trust import assumptions, sources
 from taicang.search.choices import quantisation
 from taicang.search.door import prepare
 from taicang.search.points import Job, chunk_budget, handover_s
@@ -266,7 +266,7 @@ def _prediction(choice: Choice, job: Job, space: Space, *, given: Sequence[str],
             setup, job.setup(feeding.plan), length=round(job.held_tokens), given=given, apart=apart
         ),
         sources=sources(setup),
-        bands=bands(setup.machine.chip, setup.plan),
+        bands=choice.bands,
         digest=catalog.digest(),
         version=__version__,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -11,11 +12,13 @@ from taicang import catalog
 from taicang.catalog.models import model as load_model
 from taicang.hardware import Machine
 from taicang.models.types import Model
+from taicang.predict.faults import Outage, striking
 from taicang.predict.faults import plan as plan_faults
 from taicang.predict.system import System
 from taicang.predict.system import pools as alone
 from taicang.predict.tenants import Tenant, shared
 from taicang.search.choices import default_stack
+from taicang.serve.breakage import Breakage
 from taicang.serve.build import Keeping, Pool, cluster, fleet
 from taicang.serve.cluster import Cluster
 from taicang.serve.log import Log
@@ -33,12 +36,20 @@ class Standing:
     pools: Mapping[str, Pool]
     """By role, or by model where there are several."""
     cluster: Cluster
+    breakage: Breakage
+    """Which instance holds which ranks, and what becomes of it when they fail."""
     seed: int
 
     @property
     def models(self) -> tuple[str, ...]:
         """Names of those that it serves, by the number that requests ask for them with."""
         return (self.net.name,) if self.cluster.fleet is None else self.cluster.fleet.models
+
+    def strike(self, part: str, number: int, down_s: float | None) -> tuple[Any, ...]:
+        """That a part of the machine fails, as ``Cluster.later`` takes it. Raises ``InvalidInput`` for one that it
+        does not have."""
+        outage = Outage(part=part, number=number, at_s=0.0, down_s=down_s)
+        return striking(outage, self.machine, self.breakage, self.cluster)
 
 
 def stand(
@@ -74,9 +85,9 @@ def stand(
         made = cluster(
             *pools.values(), context=context, keeping=keeping, router=system.router, seed=seed, jitter_s=jitter_s
         )
-    plan_faults(made, list(pools.values()), system.faults, seed=seed)
+    breakage = plan_faults(made, list(pools.values()), system.faults, seed=seed)
     made.log = Log(made.pools)
-    return Standing(net=net, machine=machine, engine=engine, pools=pools, cluster=made, seed=seed)
+    return Standing(net=net, machine=machine, engine=engine, pools=pools, cluster=made, breakage=breakage, seed=seed)
 
 
 def context_of(trace: Trace) -> float:

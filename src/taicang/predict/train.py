@@ -7,20 +7,21 @@ from dataclasses import dataclass, replace
 
 from taicang import __version__, catalog
 from taicang.catalog.models import model as load_model
-from taicang.catalog.training import sustained, training_price
-from taicang.catalog.trust import frozen_bands
+from taicang.catalog.training import measured_levels, sustained, training_price
+from taicang.catalog.trust import TRAINED, Band, bands, ground
 from taicang.errors import InvalidInput
 from taicang.formats import number_format
-from taicang.hardware import Machine
+from taicang.hardware import Machine, in_half
 from taicang.models.types import Model, routed
-from taicang.predict.prediction import Band, Infeasible
+from taicang.predict.prediction import Infeasible
 from taicang.predict.train_explain import Explained, explain, waterfall
 from taicang.predict.train_stack import FUSIONS, changed
+from taicang.reliability import PUBLISHED
 from taicang.train import memory
 from taicang.train.flops import CONVENTION, recomputed_flop
 from taicang.train.placement import Placed, placed
 from taicang.train.remedies import remedies
-from taicang.train.run import Policy, Run, train_run
+from taicang.train.run import OFTEN_S, Policy, Run, train_run
 from taicang.train.search import Found, Progress, fixed_fields, open_plan, search
 from taicang.train.setup import Setup
 from taicang.train.step import TrainStep, train_step
@@ -36,6 +37,8 @@ class TrainPrediction:
     machine: str
     stack: str
     step: TrainStep
+    overlap: tuple[str, ...]
+    """What runs beside computing."""
     chips: int
     tokens_per_s_per_chip: float
     mfu_ratio: float
@@ -57,7 +60,8 @@ class TrainPrediction:
     explained: Explained | None = None
     """Sensitivity and timeline, where asked for."""
     assumptions: tuple[str, ...]
-    bands: tuple[Band, ...]
+    bands: Mapping[str, Band]
+    """How far each figure may be off: "step_time", "throughput", "mfu", "memory", "power"."""
     digest: str
     version: str
 
@@ -101,6 +105,7 @@ def train(
     wanted = plan
     net = load_model(model) if isinstance(model, str) else model
     machine = catalog.machine(on, sets) if isinstance(on, str) else on
+    machine = in_half(machine, "fp16" if plan.recipe.name == "fp16" else "bf16")
     engine = changed(catalog.stack(stack or default_stack(machine)), overlap, fused, captured)
     # whatever the search finds divides the batch itself
     plan = replace(filled(open_plan(plan, pinned), machine), dp=1) if searched else filled(plan, machine)
@@ -171,7 +176,7 @@ def compose(setup: Setup, step: TrainStep, run: Run | None, found: Found | None)
     """Everything that a priced step says."""
     machine, plan, net = setup.machine, setup.plan, setup.model
     chips = -(-plan.ranks // machine.chip.dies)
-    peak = number_format(plan.recipe.products).peak
+    peak = "fp16" if plan.recipe.name == "fp16" else number_format(plan.recipe.products).peak
     peak_rate = machine.chip.peak(peak)
     again = recomputed_flop(net, plan, setup.stack)
     mfu = step.mfu_ratio(peak_rate)
@@ -180,6 +185,7 @@ def compose(setup: Setup, step: TrainStep, run: Run | None, found: Found | None)
         machine=machine.name,
         stack=f"{setup.stack.name} ({setup.stack.epoch})",
         step=step,
+        overlap=tuple(sorted(setup.stack.overlap)),
         chips=chips,
         tokens_per_s_per_chip=step.tokens_per_s / chips,
         mfu_ratio=mfu,
@@ -191,19 +197,30 @@ def compose(setup: Setup, step: TrainStep, run: Run | None, found: Found | None)
         power_w_per_chip=None if machine.power_w is None else machine.power_w / machine.chips,
         run=run,
         found=found,
-        assumptions=_assumptions(setup),
-        bands=_bands(routed(net) is not None),
+        assumptions=_assumptions(setup, step) + (() if run is None else _run_assumptions(run, chips)),
+        bands=_bands(setup),
         digest=catalog.digest(),
         version=__version__,
     )
 
 
-def _assumptions(setup: Setup) -> tuple[str, ...]:
+def _assumptions(setup: Setup, step: TrainStep) -> tuple[str, ...]:
     chip, plan = setup.machine.chip, setup.plan
     said = list(setup.model.assumptions)
     said.append(CONVENTION)
     if not chip.measured:
         said.append(f"kernels of {chip.name} were not measured: constants of {chip.profile}, scaled to its own peaks")
+    crossed = {level for one in placed(plan, setup.machine) for level, _ in one.together}
+    if unknown := crossed - measured_levels(setup.machine):
+        said.append(f"collectives were never measured on {_words(unknown)}: constants assumed for any network")
+    if "tensor" in setup.stack.overlap and plan.tp > 1:
+        plain = train_step(replace(setup, stack=replace(setup.stack, overlap=setup.stack.overlap - {"tensor"})))
+        said.append(
+            "tensor-parallel collectives run in pieces beside products (MC2, user buffers); a script that does not "
+            f"ask for it has {plain.tokens_per_s / step.tokens_per_s - 1.0:+.0%} tokens/s (--overlap=-mc2)"
+        )
+    if not setup.stack.grouped_experts and routed(setup.model):
+        said.append("experts run one after the other; what the host waits for their token counts is not known")
     if routed(setup.model):
         said.append("the router is balanced (as benchmarks force it)")
     if plan.cp > 1:
@@ -215,7 +232,24 @@ def _assumptions(setup: Setup) -> tuple[str, ...]:
         said.append(f"fused kernels: {_words(chosen)}")
     if setup.tax:
         said.append(f"computing slows by {setup.tax:.0%} of the time of communication beside it")
-    said.append(f"memory allows {memory.RUNTIME_RATIO:.0%} for runtime and fragmentation")
+    said.append(
+        f"memory as {setup.stack.engine} keeps it ({plan.gradients} gradients), {memory.RUNTIME_RATIO:.0%} for runtime "
+        "and fragmentation; other frameworks keep more (--stack deepspeed)"
+    )
+    return tuple(said)
+
+
+def _run_assumptions(run: Run, chips: float) -> tuple[str, ...]:
+    days = [rate * chips for rate in PUBLISHED.values()]
+    said = [
+        f"parts fail as in one run of 2024; published clusters of {chips:,} chips would fail {min(days):.2g} to "
+        f"{max(days):.2g} times a day ({len(days)} of them), which the band of days spans"
+    ]
+    if run.interval_s < OFTEN_S:
+        said.append(
+            f"a checkpoint every {show(run.interval_s, 's')} loses least, and asks storage for "
+            f"{show(run.checkpoint_bytes / run.interval_s, 'B/s')} all the time: where it is shared, set --interval"
+        )
     return tuple(said)
 
 
@@ -223,10 +257,9 @@ def _words(names: Collection[str]) -> str:
     return ", ".join(sorted(names)) or "none"
 
 
-def _bands(experts: bool) -> tuple[Band, ...]:
-    wanted = "training_moe" if experts else "training_dense"
-    return tuple(
-        Band(suite=name, title=row["title"], mape_ratio=row["mape_ratio"], p90_ratio=row["p90_ratio"], rows=row["rows"])
-        for name, row in frozen_bands().items()
-        if name == wanted
+def _bands(setup: Setup) -> Mapping[str, Band]:
+    plan = setup.plan
+    run = ground(
+        setup.model, setup.machine, setup.stack, use="training", ranks=plan.ranks, quant=None, form=plan.recipe.name
     )
+    return bands(run, TRAINED)

@@ -1,17 +1,14 @@
-"""Why to believe a prediction: its assumptions, its sources, and how far it was off where it could be checked."""
+"""Why to believe a prediction: its assumptions and its sources."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from taicang.catalog.trust import frozen_bands
-from taicang.hardware import Chip
 from taicang.models.types import routed
-from taicang.plans import ServePlan
-from taicang.predict.prediction import Band
 from taicang.search.choices import remade
 from taicang.serve.setup import Setup
 from taicang.stacks import Headroom, Stack
+from taicang.units import show
 
 
 def assumptions(
@@ -49,7 +46,7 @@ def assumptions(
         f"prefill and decode {'on instances of their own' if apart else 'share instances'}; no queueing in TTFT"
     )
     said.append(_memory(stack))
-    said.append(f"host and launch costs of {stack.name} ({stack.epoch})")
+    said.append(_host(stack))
     return tuple(said)
 
 
@@ -60,6 +57,19 @@ def _memory(stack: Stack) -> str:
     share = "its reserve by default" if head.usable_ratio is None else f"{head.usable_ratio:.0%}"
     of = {"device": "of the device", "static": "for weights and cache", "free": "of what the rest leaves, for cache"}
     return f"device memory as {stack.engine} counts it: {share} {of[head.base]}"
+
+
+def _host(stack: Stack) -> str:
+    """What is known of the host's share of a step."""
+    name = f"{stack.name} ({stack.epoch})"
+    known = stack.step_host_s or stack.sequence_host_s or stack.graph_launch_s or stack.layer_gap_s
+    outside = f"{show(stack.eager_kernel_s, 's')} a kernel launched outside graphs (prefill)" * (
+        stack.eager_kernel_s > 0
+    )
+    if known:
+        return f"host and launch costs of {name}"
+    steps = f"no host cost of {name} is known for steps that replay graphs (decode): none is counted"
+    return f"{steps}; {outside}" if outside else steps
 
 
 def _formats(setup: Setup) -> str:
@@ -77,31 +87,4 @@ def sources(setup: Setup) -> tuple[str, ...]:
         f"model {setup.model.name}: {setup.model.source}",
         f"machine {setup.machine.name}, chip {chip.name}: `taicang catalog show` lists each figure with its source",
         f"kernel constants: calibration profile {chip.profile} (`taicang score` gives their held-out errors)",
-    )
-
-
-TRANSFER_RATIO = 2.0
-"""Error of kernels priced with another chip's constants over that with their own: the median over six families when
-A100, B200, B300, GB200 and GB300 are left out and priced with H100's (examples/transfer.py)."""
-
-
-def bands(chip: Chip, plan: ServePlan) -> tuple[Band, ...]:
-    """Held-out errors of the suites that speak for this kind of prediction, from the frozen scoreboard.
-
-    A chip without kernels of its own gets bands ``TRANSFER_RATIO`` times as wide. The suite nearest to the plan comes
-    first: wide expert parallelism is judged by the published runs of that kind.
-    """
-    nearest = "published_moe" if plan.dp > 1 else "served_tpot_agg"
-    vendor = "ascend" if chip.ascend else "served"
-    wider = 1.0 if chip.measured else TRANSFER_RATIO
-    return tuple(
-        Band(
-            suite=name,
-            title=row["title"] + ("" if wider == 1.0 else f", {wider:g} times as wide: a chip without kernel data"),
-            mape_ratio=row["mape_ratio"] * wider,
-            p90_ratio=row["p90_ratio"] * wider,
-            rows=row["rows"],
-        )
-        for name, row in sorted(frozen_bands().items(), key=lambda item: item[0] != nearest)
-        if row["speaks_for"] in (vendor, "all")
     )

@@ -9,7 +9,7 @@ from typing import Any
 from taicang.errors import NotModelled, UnknownName
 from taicang.formats import number_format
 from taicang.hardware import Chip, Machine
-from taicang.models.types import Attention, GatedLinear, GroupedQuery, Latent, Model, StateSpace, routed
+from taicang.models.types import Attention, GatedLinear, GroupedQuery, Latent, Model, ShortConv, StateSpace, routed
 from taicang.plans import Quantisation
 from taicang.stacks import Stack
 
@@ -123,14 +123,9 @@ def _whole(form: str, model: Model) -> Quantisation:
     return Quantisation(attention=form, dense=form, experts=form, dispatch=send)
 
 
-def domain(machine: Machine) -> int:
-    """Ranks of the largest level with scale-up bandwidth: the node of a cluster, the whole of a supernode."""
-    levels = machine.plane("scale_up").levels
-    inner = max(level.bandwidth_bytes_per_s for level in levels)
-    return max(level.ranks for level in levels if level.bandwidth_bytes_per_s >= 0.4 * inner)
-
-
 def _heads(kind: Attention) -> int:
+    if isinstance(kind, ShortConv):
+        return kind.width
     return kind.k_heads if isinstance(kind, GatedLinear) else kind.heads
 
 

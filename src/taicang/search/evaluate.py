@@ -65,7 +65,8 @@ def evaluate(point: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(choice, str):
         return failed(choice)
     row = {name: getattr(choice, name) for name in FIGURES}
-    return {"feasible": True, "error": "", "mode": choice.mode, **row, "pools": plain(choice.pools)}
+    nested = plain({"pools": choice.pools, "bands": choice.bands})
+    return {"feasible": True, "error": "", "mode": choice.mode, **row, **nested}
 
 
 def failed(why: str) -> dict[str, Any]:

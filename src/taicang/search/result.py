@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+from taicang.catalog.trust import Band
 from taicang.plans import ServePlan
 from taicang.search.points import Role
 
@@ -62,6 +63,8 @@ class Choice:
     output_tokens_per_s_per_w: float | None
     output_tokens_per_s_per_usd: float | None
     output_tokens_per_s_per_cny: float | None = None
+    bands: Mapping[str, Band]
+    """How far each figure may be off: "tpot", "ttft", "throughput", "memory", "power"."""
 
     @property
     def user_tokens_per_s(self) -> float:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
+from taicang.catalog.trust import Band
 from taicang.search.front import front
 from taicang.search.join import Pairs, best_rows, decode_front, matched, smallest
 from taicang.search.points import Floats, Job, Points
 from taicang.search.result import Ask, Choice, Mode, Pool
+from taicang.search.trusted import bands_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +31,8 @@ class Sheet:
     chips: Floats
     """In use."""
     pools: Callable[[int], tuple[Pool, ...]]
+    told: dict[tuple[object, ...], Mapping[str, Band]] = field(default_factory=dict)
+    """Bands by what they depend on in one sheet."""
 
     @property
     def per_chip(self) -> Floats:
@@ -47,6 +51,11 @@ class Sheet:
         output, used = float(self.requests_per_s[row] * job.output_tokens), int(self.chips[row])
         share = float(self._share(used))
 
+        pools = self.pools(row)
+        last = pools[-1].plan
+        if (key := (last.ranks, last.quant)) not in self.told:
+            self.told[key] = bands_of(job, self.mode, last)
+
         def over(whole: float | None) -> float | None:
             return None if whole is None else output / (whole * share)
 
@@ -55,7 +64,7 @@ class Sheet:
             stack=job.stack.name,
             quant=self.quant,
             mode=self.mode,
-            pools=self.pools(row),
+            pools=pools,
             ttft_s=float(self.ttft_s[row]),
             tpot_s=float(self.tpot_s[row]),
             requests_per_s=float(self.requests_per_s[row]),
@@ -66,6 +75,7 @@ class Sheet:
             output_tokens_per_s_per_w=over(machine.power_w),
             output_tokens_per_s_per_usd=over(machine.price_usd),
             output_tokens_per_s_per_cny=over(machine.price_cny),
+            bands=self.told[key],
         )
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from taicang.hardware import Machine
 from taicang.models.types import Dense, Experts, Model, routed
 from taicang.plans import Exchanging, Quantisation, ServePlan
-from taicang.search.choices import divides, domain
+from taicang.search.choices import divides
 from taicang.stacks import Stack
 
 AXES = ("tp", "pp", "expert_tp", "spare", "microbatches", "drafts", "chunks", "batches", "prompts")
@@ -93,7 +93,7 @@ def layouts(
     expert per rank a tenth of the ranks holds shared experts, as DeepSeek's and CloudMatrix's widest layouts do.
     """
     limit = min(machine.ranks, space.most_ranks or machine.ranks)
-    experts, near = routed(model), domain(machine)
+    experts, near = routed(model), machine.domain
     usual = (replace(NARROW, most_ranks=space.most_ranks),) if space.usual else ()
     yield from dict.fromkeys(plan for each in (space, *usual) for plan in _plans(each, model, machine, stack, quant))
     if prefill and experts and "sp_attention" in stack.overlap:
@@ -108,7 +108,7 @@ def layouts(
 def _plans(space: Space, model: Model, machine: Machine, stack: Stack, quant: Quantisation) -> Iterator[ServePlan]:
     """Layouts of the axes; some come twice."""
     limit = min(machine.ranks, space.most_ranks or machine.ranks)
-    experts, near = routed(model), domain(machine)
+    experts, near = routed(model), machine.domain
     parts = frozenset[int]() if space.narrow else _parts(machine.ranks, near)
     for pp in space.pp:
         if pp > model.layers:

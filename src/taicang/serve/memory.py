@@ -23,6 +23,7 @@ from taicang.models.types import (
     GroupedQuery,
     Latent,
     Model,
+    ShortConv,
     StateSpace,
     routed,
 )
@@ -105,6 +106,8 @@ def _shard(kind: Attention, tp: Any) -> Attention:
         return replace(kind, heads=_whole(kind.heads / tp), kv_heads=_some_of(kind.kv_heads // tp))
     if isinstance(kind, GatedLinear):
         return replace(kind, k_heads=_some_of(kind.k_heads // tp), v_heads=_some_of(kind.v_heads // tp))
+    if isinstance(kind, ShortConv):
+        return replace(kind, width=_whole(kind.width / tp))
     if isinstance(kind, StateSpace):
         return replace(kind, heads=_whole(kind.heads / tp), groups=_some_of(kind.groups // tp))
     return replace(kind, heads=_whole(kind.heads / tp))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from math import isfinite
+from math import isfinite, isinf, nan
 from typing import Any
 
 from taicang.traffic.formats import Format
@@ -28,6 +28,18 @@ def length(row: Mapping[str, Any], key: str) -> int | None:
         return int(value)
     except (ValueError, TypeError):
         raise ValueError(f"{key} is {value!r}, not a number of tokens") from None
+
+
+def measured(value: Any) -> float:
+    """A latency as it stands in the file; NaN where there is none."""
+    if value is None or value == "":
+        return nan
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise ValueError(f"a latency is {str(value)[:40]!r}, not a number")
+    found = float(value)
+    if found < 0 or isinf(found):
+        raise ValueError(f"a latency is {value!r}")
+    return found
 
 
 def check(inp: int, out: int, ids: Any, block: int) -> None:

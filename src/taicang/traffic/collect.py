@@ -45,6 +45,7 @@ class Collector:
         self._at, self._delay, self._deadline = array("d"), array("d"), array("d")
         self._priority = array("q")
         self._inputs, self._outputs, self._lines = array("q"), array("q"), array("q")
+        self._measured = {name: array("d") for name in form.measured}
         self._blocks: list[list[int]] = []
         self._sessions = array("q")
         self._names: dict[str, int] = {}
@@ -87,6 +88,8 @@ class Collector:
         self._at.append(at)
         self._delay.append(delay)
         self._priority.append(priority)
+        for name, (column, unit_s) in form.measured.items():
+            self._measured[name].append(cells.measured(row.get(column)) * unit_s)
         self._deadline.append(deadline)
         self._inputs.append(inp)
         self._outputs.append(out)
@@ -210,6 +213,8 @@ class Collector:
             session=np.asarray(self._sessions)[order] if known else None,
             priority=np.asarray(self._priority)[order] if any(self._priority) else None,
             deadline_s=deadline if not np.isnan(deadline).all() else None,
+            measured={name: np.asarray(values)[order] for name, values in self._measured.items()},
+            stated=form.stated,
             delay_s=delay if known and not np.isnan(delay).all() else None,
             repaired=self.mended,
             notes=(

@@ -35,6 +35,21 @@ NAMES: Mapping[str, tuple[str, ...]] = {
     "deadline": ("deadline",),
 }  # fmt: skip
 """What a request has, and the columns that it may stand in."""
+MEASURED: Mapping[str, tuple[str, ...]] = {
+    "ttft_s": (
+        "ttft", "ttft_s", "ttft_ms", "time_to_first_token", "time_to_first_token_s", "time_to_first_token_ms",
+        "metrics.time_to_first_token.value",
+    ),
+    "tpot_s": (
+        "tpot", "tpot_s", "tpot_ms", "inter_token_latency", "inter_token_latency_s", "inter_token_latency_ms",
+        "time_per_output_token_ms", "metrics.inter_token_latency.value",
+    ),
+    "e2e_s": (
+        "e2e", "e2e_s", "e2e_ms", "latency", "latency_s", "latency_ms", "end_to_end_latency_s", "request_latency",
+        "request_latency_s", "request_latency_ms", "metrics.request_latency.value",
+    ),
+}  # fmt: skip
+"""What benchmarks note of a request; in ms where the name or a column beside it ("unit") says so."""
 FAILED = ("error", "error_code", "error_message")
 """Columns that say why a request failed, or nothing."""
 
@@ -77,7 +92,19 @@ def form_of(row: Row, named: Mapping[str, str] | None, where: str) -> Format | N
         priority=found.get("priority", "priority"),
         deadline=found.get("deadline", "deadline"),
         failed=tuple(name for name in FAILED if name in row),
+        measured=measured(row),
     )
+
+
+def measured(row: Row) -> dict[str, tuple[str, float]]:
+    """Columns of latencies in rows like ``row`` and their units, by what they are."""
+    found = {}
+    for quantity, names in MEASURED.items():
+        column = next((name for name in names if name in row), "")
+        if column:
+            unit = row.get(f"{column.removesuffix('.value')}.unit", column.rpartition("_")[2])
+            found[quantity] = (column, UNITS.get(str(unit), 1.0) or 1.0)
+    return found
 
 
 def _known(names: Collection[str], where: str) -> dict[str, str] | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 Row: TypeAlias = Mapping[str, Any]
@@ -35,6 +35,10 @@ class Format:
     """Columns that change the load and are not used."""
     failed: tuple[str, ...] = ()
     """Columns that say why a request failed: such rows are left out and counted."""
+    measured: Mapping[str, tuple[str, float]] = field(default_factory=dict)
+    """Columns of what a benchmark saw, and their units in seconds, by what they are (see ``Trace.measured``)."""
+    stated: Mapping[str, float] = field(default_factory=dict)
+    """See ``Trace.stated``."""
     expand: Callable[[Row], Iterator[Row]] | None = None
     """Makes several requests of one row."""
 

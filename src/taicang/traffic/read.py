@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from taicang.errors import InvalidInput
-from taicang.traffic import formats
+from taicang.traffic import bench, formats
 from taicang.traffic.collect import NO_COUNTER, Collector
 from taicang.traffic.columns import flat, form_of
 from taicang.traffic.formats import Format, Row
@@ -114,8 +114,10 @@ def _json(
             said = error.msg if isinstance(error, json.JSONDecodeError) else error
             raise InvalidInput(f"not JSON ({said})", where=f"{path}:1") from None
         first = ""
-    if "input_lens" in head and "output_lens" in head:
-        return _benchmark(path, [(1, head)] if not first else _objects(lines))
+    if bench.is_run(head):
+        return bench.runs(path, [(1, head)] if not first else _objects(lines))
+    if isinstance(head.get("benchmarks"), list):
+        return bench.listed(path, head["benchmarks"], columns)
     known = None if columns else formats.of_object(head.keys())
     form = _form(known, flat(head), columns, f"{path}:1")
 
@@ -150,34 +152,6 @@ def _document(lines: Lines) -> Row | None:
     except FAULTS:
         return None
     return found if isinstance(found, dict) else None
-
-
-def _benchmark(path: Path, runs: Iterable[tuple[int, Row]]) -> tuple[Format, Iterator[tuple[int, Row]]]:
-    """Lengths, and starts where it kept them, that a benchmark of vLLM or SGLang saved beside its results.
-
-    Of several runs in one file all are read, one after the other.
-    """
-    found: list[tuple[int, Row]] = []
-    for count, (number, run) in enumerate(runs, 1):
-        where = f"{path}:{number}"
-        if run.get(""):
-            raise InvalidInput(run[""], where=where)
-        columns = {key: run.get(key) for key in ("input_lens", "output_lens", "start_times", "errors") if run.get(key)}
-        for name in ("input_lens", "output_lens"):
-            if not isinstance(columns.setdefault(name, run.get(name)), list):
-                raise InvalidInput(f"{name} is not a list", where=where)
-        lengths = {name: len(each) for name, each in columns.items() if isinstance(each, list)}
-        if len(set(lengths.values())) > 1 or len(lengths) < len(columns):
-            raise InvalidInput(" but ".join(f"{size} {name}" for name, size in lengths.items()), where=where)
-        if count > 1:
-            columns.pop("start_times", None)  # clocks of two runs do not go on from each other
-        found += [(number, dict(zip(columns, values, strict=True))) for values in zip(*columns.values(), strict=True)]
-    timed = count == 1 and "start_times" in columns
-    form = Format(
-        kind="benchmark", input="input_lens", output="output_lens", time="start_times" if timed else "",
-        failed=("errors",), ignored=() if count == 1 else (f"the time between {count} runs in one file",),
-    )  # fmt: skip
-    return form, iter(sorted(found, key=lambda row: row[1]["start_times"]) if timed else found)
 
 
 def _array(

@@ -34,6 +34,10 @@ class Trace:
     """Whose request it is, where several clients are mixed."""
     model: NDArray[np.int64] | None = None
     """Which of several models it asks for, by number."""
+    measured: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+    """What a benchmark saw of each request, in seconds ("ttft_s", "tpot_s", "e2e_s"; NaN: not kept)."""
+    stated: Mapping[str, float] = field(default_factory=dict)
+    """What a benchmark states of the whole run: "clients", "rate_per_s", "output_tokens_per_s", "ttft_s mean"..."""
     repaired: Mapping[str, int] = field(default_factory=dict)
     """What was mended on request, and how often."""
     notes: tuple[str, ...] = ()
@@ -79,6 +83,7 @@ def chosen(trace: Trace, index: NDArray[np.int64]) -> Trace:
         deadline_s=_of(trace.deadline_s, index),
         client=_of(trace.client, index),
         model=_of(trace.model, index),
+        measured={name: values[index] for name, values in trace.measured.items()},
     )
 
 

@@ -21,7 +21,7 @@ from taicang.train.memory import Held
 from taicang.train.setup import Setup
 from taicang.train.space import Variant, variants
 from taicang.train.step import straggling_ratio
-from taicang.train_plans import Schedule, TrainPlan
+from taicang.train_plans import Schedule, TrainPlan, expert_shard
 from taicang.units import Num
 
 Floats = NDArray[np.float64]
@@ -105,8 +105,13 @@ def _legal(
         legal = legal & (pp % 2 == 0) & (micro % 2 == 0) & (micro >= 2 * pp)
     if variant.zero == 3 or (variant.zero == 2 and setup.stack.keeps.sharding == "deepspeed"):
         legal = legal & (pp == 1)
+    replicas = setup.machine.ranks // (layout.tp * pp)  # along cp and dp
     if variant.order != layout.order:
-        legal = legal & (pp > 1) & (setup.machine.ranks // (layout.tp * layout.cp * pp) > 1)
+        legal = legal & (pp > 1) & (replicas > layout.cp)
+    if variant.shard:
+        experts = np.maximum(replicas * layout.tp // (layout.ep * layout.etp), 1)
+        legal = legal & (replicas % variant.shard == 0)
+        legal = legal & (experts % expert_shard(replace(layout, shard=variant.shard), experts) == 0)
     return legal
 
 

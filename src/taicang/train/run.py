@@ -7,8 +7,9 @@ share of time that makes progress is
 
     goodput = 1 / (1 + c / t + (t / 2 + restart) / M),
 
-largest at t = sqrt(2 c M) (Young 1974, Daly 2006). Everything is proportional to the number of tokens, so that two
-halves of a run cost what the whole does. The band comes from a simulation of many runs.
+largest at t = sqrt(2 c M) (Young 1974, Daly 2006), but no shorter than storage takes to write one. Everything is
+proportional to the number of tokens, so that two halves of a run cost what the whole does. The band comes from a
+simulation of many runs.
 """
 
 from __future__ import annotations
@@ -21,14 +22,30 @@ from typing import Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from taicang.errors import InvalidInput
 from taicang.hardware import Machine
-from taicang.reliability import DAY, HOUR, Component, broken_chips, components, rates_per_s, with_mtbf
+from taicang.reliability import (
+    DAY,
+    HOUR,
+    SPREAD,
+    Component,
+    broken_chips,
+    components,
+    missing_ratio,
+    rates_per_s,
+    with_mtbf,
+)
 from taicang.train.power import Power, job_power
 from taicang.train.step import TrainStep
 from taicang.units import Count
 
 Saving: TypeAlias = Literal["synchronous", "asynchronous", "in_memory"]
 YEAR = 365.0 * DAY
+STORAGE_BYTES_PER_S = 0.25e9
+"""One chip's share of the checkpoint storage (assumed: 2 GB/s per node of 8)."""
+MOST_MISSING = 0.99
+OFTEN_S = 900.0
+"""Between checkpoints, below which a run is told (shared storage is seldom planned for more)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,14 +57,18 @@ class Policy:
     before the last one is stored. In memory: copies stay in peers' memory, only the copy limits them."""
     interval_s: float | None = None
     """Between checkpoints; None is the best one."""
-    storage_bytes_per_s: float = 0.25e9
-    """One chip's share of the checkpoint storage (assumed: 2 GB/s per node of 8)."""
+    storage_bytes_per_s: float | None = None
+    """Of the checkpoint storage; None is ``STORAGE_BYTES_PER_S`` of each chip."""
     host_bytes_per_s: float = 20e9
     """Copy from device to host memory (assumed)."""
+    barrier_s: float = 1.0
+    """What any checkpoint stops the job for beside its bytes: ranks wait for each other, plan and open files
+    (assumed)."""
     restart_s: float = 600.0
     """Detecting, rescheduling, loading, warming up (assumed)."""
     spare_chips: int = 0
-    """Idle chips that replace failed ones at once."""
+    """Idle chips that replace failed ones at once, beside those of the plan: they are paid for and (at most) draw power
+    as these do."""
     mtbf_s: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
     """Mean time between failures of one component, by class, in place of ``reliability.components``."""
     kwh_usd: float = 0.08
@@ -60,7 +81,8 @@ class Policy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """A whole run. ``band_s`` is the 5th and 95th percentile of its simulated duration."""
+    """A whole run. ``band_s`` is the 5th and 95th percentile of its simulated duration, and holds the expected one
+    (rare long losses may put that above)."""
 
     tokens: float
     steps: Count
@@ -81,6 +103,8 @@ class Run:
     interval_s: float
     stall_s: float
     """What one checkpoint stops the job for."""
+    written_s: float
+    """What storage takes to write one; 0 where copies stay in memory."""
     checkpoint_bytes: float
     """Of the whole job."""
     power: Power | None
@@ -96,15 +120,15 @@ def parts_of(machine: Machine, policy: Policy) -> dict[str, Component]:
     return with_mtbf(components(machine), policy.mtbf_s)
 
 
-def checkpoint(step: TrainStep, chips: float, policy: Policy) -> tuple[float, float]:
-    """Bytes of one checkpoint (weights and optimizer, once) and seconds that it stops the job."""
+def checkpoint(step: TrainStep, chips: float, policy: Policy) -> tuple[float, float, float]:
+    """Bytes of one checkpoint (weights and optimizer, once), seconds that it stops the job, and that storage takes."""
     plan = step.plan
-    copies = 1 if plan.zero >= 1 else plan.dp * plan.cp
-    weights = float(step.memory.weights_bytes) / (1 if plan.zero >= 3 else plan.dp * plan.cp)
-    total = (weights + float(step.memory.optimizer_bytes) / copies) * plan.ranks
-    written = total / chips / policy.storage_bytes_per_s
-    copied = total / chips / policy.host_bytes_per_s
-    return total, written if policy.saving == "synchronous" else copied
+    total = float(step.parameters) * (2.0 + plan.optimizer_bytes * plan.trained_ratio)
+    written = (
+        0.0 if policy.saving == "in_memory" else total / (policy.storage_bytes_per_s or chips * STORAGE_BYTES_PER_S)
+    )
+    copied = written if policy.saving == "synchronous" else total / chips / policy.host_bytes_per_s
+    return total, policy.barrier_s + copied, written
 
 
 def train_run(step: TrainStep, machine: Machine, tokens: float, policy: Policy, *, samples: int = 4000) -> Run:
@@ -113,19 +137,26 @@ def train_run(step: TrainStep, machine: Machine, tokens: float, policy: Policy, 
     parts = parts_of(machine, policy)
     steps = tokens / step.plan.tokens
     busy = steps * step.seconds
-    size, stall = checkpoint(step, chips, policy)
+    size, stall, written = checkpoint(step, chips, policy)
     rates = rates_per_s(parts, chips)
     rate = sum(rates.values())
     mean = 1.0 / rate if rate > 0 else float("inf")
-    interval = policy.interval_s or _interval(step, size / chips, stall, mean, policy)
-    missing = broken_chips(parts, chips)
-    short = min(max(missing - policy.spare_chips, 0.0) / chips, 0.99)
+    # no checkpoint starts before the last one is stored
+    interval = max(policy.interval_s or max(float(np.sqrt(2.0 * stall * mean)), step.seconds), written)
+    missing = missing_ratio(parts, chips)
+    short = max(missing - policy.spare_chips / chips, 0.0)
+    if short > MOST_MISSING:
+        raise InvalidInput(f"{short:.1%} of the chips would always be under repair: a longer time between failures")
     checkpoints, lost = busy * (stall / interval), busy * ((interval / 2.0 + policy.restart_s) * rate)
     seconds = (busy + checkpoints + lost) / (1.0 - short)
-    power = job_power(machine, chips)
+    paid = chips + policy.spare_chips
+    power = job_power(machine, paid)
     energy = None if power is None else power.total_w * seconds
-    price = None if machine.price_usd is None else machine.price_usd / machine.chips * chips
-    unspared = short / (missing / chips) if missing > 0 else 0.0
+    price = None if machine.price_usd is None else machine.price_usd / machine.chips * paid
+    losses = _Losses(
+        busy_s=busy, checkpoint_s=checkpoints, seconds=seconds, interval_s=interval, restart_s=policy.restart_s,
+        scale_ratio=short * chips / broken if (broken := broken_chips(parts, chips)) > 0 else 0.0,
+    )  # fmt: skip
     return Run(
         tokens=tokens,
         steps=steps,
@@ -134,43 +165,55 @@ def train_run(step: TrainStep, machine: Machine, tokens: float, policy: Policy, 
         lost_s=lost,
         waiting_s=seconds * short,
         seconds=seconds,
-        band_s=_band(busy + checkpoints, parts, chips, interval, policy.restart_s, unspared, samples),
+        band_s=_band(losses, parts, chips, policy, samples),
         goodput_ratio=busy / seconds,
         failures={name: each * seconds for name, each in rates.items()},
         mean_time_between_failures_s=mean,
         interval_s=interval,
         stall_s=stall,
+        written_s=written,
         checkpoint_bytes=size,
         power=power,
         energy_j=energy,
         electricity_usd=None if energy is None else energy / 3.6e6 * policy.kwh_usd,
-        rent_usd=chips * seconds / HOUR * policy.chip_hour_usd,
+        rent_usd=paid * seconds / HOUR * policy.chip_hour_usd,
         capital_usd=None if price is None else price * (seconds / policy.lifetime_s),
     )
 
 
-def _interval(step: TrainStep, chip_bytes: float, stall: float, mean: float, policy: Policy) -> float:
-    """The best interval that storage can follow."""
-    written = 0.0 if policy.saving == "in_memory" else chip_bytes / policy.storage_bytes_per_s
-    return max(float(np.sqrt(2.0 * stall * mean)), written, step.seconds)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Losses:
+    """What a simulated run is made of. ``scale_ratio``: time lost to chips under repair over what each failure's own
+    repair says, since some have spares, and parts that are down already do not fail again."""
+
+    busy_s: float
+    checkpoint_s: float
+    seconds: float
+    interval_s: float
+    restart_s: float
+    scale_ratio: float
 
 
 def _band(
-    work_s: float, parts: Mapping[str, Component], chips: float, interval_s: float, restart_s: float,
-    unspared_ratio: float, samples: int,
-) -> tuple[float, float]:  # fmt: skip
+    run: _Losses, parts: Mapping[str, Component], chips: float, policy: Policy, samples: int
+) -> tuple[float, float]:
     """Simulated runs: Poisson failures of every class, each losing a uniform share of an interval, an exponential
-    restart, and its chips for an exponential repair where no spare stands in."""
+    restart, and its chips for an exponential repair where no spare stands in.
+
+    Clusters differ in how often they fail: each simulated run has a factor of its own, with mean one.
+    """
     rng = np.random.default_rng(0)
-    taken = np.full(samples, work_s)
+    taken = np.full(samples, run.busy_s + run.checkpoint_s)
+    factor = np.exp(SPREAD * rng.standard_normal(samples) - SPREAD**2 / 2.0)
     for name, rate in rates_per_s(parts, chips).items():
         part = parts[name]
-        count = rng.poisson(work_s * rate, samples)
-        taken = taken + interval_s * _uniforms(rng, count) + _exponentials(rng, count, restart_s)
-        missing = part.blast_chips / chips * unspared_ratio
-        taken = taken + missing * _exponentials(rng, count, part.repair_s)
+        often = rate * (1.0 if name in policy.mtbf_s else factor)
+        count = rng.poisson(run.busy_s * often, samples)
+        taken = taken + run.interval_s * _uniforms(rng, count) + _exponentials(rng, count, run.restart_s)
+        repairs = _exponentials(rng, rng.poisson(run.seconds * often, samples), part.repair_s)
+        taken = taken + run.scale_ratio * part.blast_chips / chips * repairs
     low, high = np.quantile(taken, [0.05, 0.95])
-    return float(low), float(high)
+    return min(float(low), run.seconds), max(float(high), run.seconds)
 
 
 def _exponentials(rng: np.random.Generator, count: NDArray[np.int64], mean: float) -> NDArray[np.float64]:

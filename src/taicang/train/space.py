@@ -152,7 +152,7 @@ def variants(setup: Setup, layout: TrainPlan, fixed: Mapping[str, Any]) -> Itera
     wide, dense = layout.ep * layout.etp, layout.tp * layout.cp
     swappable = len(levels) > 1 and layout.order == setup.plan.order and (wide in (1, dense))
     made = [
-        Variant(zero=zero, shard=0, reshard=True, order=order, schedules=plain)
+        Variant(zero=zero, shard=fixed.get("shard", 0), reshard=True, order=order, schedules=plain)
         for order in ((layout.order, INNER_PIPELINE) if swappable else (layout.order,))
         for zero in (0, 1, 2)
     ]
@@ -163,9 +163,12 @@ def variants(setup: Setup, layout: TrainPlan, fixed: Mapping[str, Any]) -> Itera
     ]
     if dual:
         made += [
-            Variant(zero=zero, shard=0, reshard=True, order=layout.order, schedules=("dualpipe",)) for zero in (1, 2)
+            Variant(zero=zero, shard=fixed.get("shard", 0), reshard=True, order=layout.order, schedules=("dualpipe",))
+            for zero in (1, 2)
         ]
     for one in made:
+        if one.shard and not side_by_side(one.order):
+            continue  # no one group that shards could divide
         if all(getattr(one, name) == fixed.get(name, getattr(one, name)) for name in ("zero", "reshard", "order")):
             yield one
 

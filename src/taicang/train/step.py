@@ -16,6 +16,7 @@ from taicang.train.layer import LINES
 from taicang.train.memory import Held, MemoryUse
 from taicang.train.setup import Setup
 from taicang.train_plans import TrainPlan, stride
+from taicang.units import Count
 
 THROTTLED_SPREAD_RATIO = 0.04
 """Standard deviation of chips' speed over the share of the clock that the power limit takes (assumed).
@@ -36,6 +37,8 @@ class TrainStep:
     memory: MemoryUse
     bubble_ratio: float
     """Idle share of the pipeline phase on the mean rank."""
+    parameters: Count
+    """Of the whole model, each once."""
 
     def mfu_ratio(self, peak_flop_per_s: float) -> float:
         """Model FLOPs per second and rank over ``peak_flop_per_s``."""
@@ -111,6 +114,7 @@ def train_step(setup: Setup) -> TrainStep:
         "stragglers": phase.seconds * straggling_ratio(plan.ranks, setup.clock_ratio),
     }
     seconds = summed(spent)
+    held = _held(chunks)
     flop = float(model_flop(setup.model, plan.seq, float(plan.global_batch), trained_ratio=plan.trained_ratio))
     return TrainStep(
         plan=plan,
@@ -120,6 +124,7 @@ def train_step(setup: Setup) -> TrainStep:
         flop=flop,
         memory=_memory(setup, ranks),
         bubble_ratio=1.0 - mean / phase.seconds,
+        parameters=float(held.dense * plan.tp + held.experts * plan.ep * plan.etp),
     )
 
 

@@ -10,6 +10,7 @@ from taicang.train_plans.placement import (
     Stride,
     data_groups,
     expert_groups,
+    expert_shard,
     side_by_side,
     stride,
 )
@@ -33,6 +34,7 @@ __all__ = [
     "data_groups",
     "describe",
     "expert_groups",
+    "expert_shard",
     "recipe",
     "side_by_side",
     "stride",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from taicang.errors import InvalidPlan, UnknownName
-from taicang.train_plans.placement import AXES, side_by_side
+from taicang.train_plans.placement import AXES, expert_shard, side_by_side
 from taicang.train_plans.plan import TrainPlan
 from taicang.train_plans.recipe import GRADIENTS, MASTERS, MOMENTS
 
@@ -57,6 +57,9 @@ def _sharding(plan: TrainPlan) -> None:
     replicas = plan.dp * plan.cp
     if plan.shard and replicas % plan.shard:
         raise InvalidPlan(f"shard={plan.shard} does not divide dp x cp = {replicas} data-parallel ranks")
+    experts = max(plan.tp * replicas // (plan.ep * plan.etp), 1)
+    if plan.shard and experts % expert_shard(plan, experts):
+        raise InvalidPlan(f"shard={plan.shard} does not divide the {experts} ranks that hold the same experts")
     if plan.shard and not side_by_side(plan.order):
         raise InvalidPlan(f"shard groups need cp and dp side by side, not {plan.order}")
 

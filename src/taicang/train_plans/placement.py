@@ -93,8 +93,13 @@ def data_groups(plan: TrainPlan) -> Replicas:
 def expert_groups(plan: TrainPlan) -> Replicas:
     """Ranks that hold the same experts: what ep and etp leave of a stage."""
     each = _experts_each(plan)
-    shard = np.maximum(plan.shard * plan.tp // (plan.ep * plan.etp), 1) if plan.shard else 0
+    shard = expert_shard(plan, each) if plan.shard else 0
     return _split(plan, (Group(ranks=each, stride=stride(plan, "edp")),), shard)
+
+
+def expert_shard(plan: TrainPlan, each: Count) -> Count:
+    """Ranks of a shard group that hold the same experts, of ``each`` that do."""
+    return np.minimum(np.maximum(plan.shard * plan.tp // (plan.ep * plan.etp), 1), each)
 
 
 def _split(plan: TrainPlan, whole: tuple[Group, ...], shard: Count) -> Replicas:

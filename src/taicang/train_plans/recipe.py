@@ -29,7 +29,7 @@ RECIPES = {
     recipe.name: recipe
     for recipe in (
         Recipe(name="bf16", products="bf16"),
-        Recipe(name="fp16", products="bf16"),  # the same arithmetic rate and bytes
+        Recipe(name="fp16", products="bf16"),  # kernels of 16 bits: see ``hardware.in_half``
         Recipe(name="fp8", products="fp8", weight_copies_bytes=2.0, gather_bytes=1.0),
         Recipe(name="fp8_block", products="fp8_block", weight_copies_bytes=2.0, gather_bytes=2.0),
         # matrix units scale MX blocks themselves: grouped products run like plain fp8, not like emulated blocks

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,7 +44,8 @@ class Device:
             ("tc_start", [ctypes.c_int, whole, ctypes.c_int, ctypes.c_int]),
         ):  # fmt: skip
             getattr(self.lib, name).argtypes = arguments
-        self.known, self.know, self.number = self.lib.tc_known, self.lib.tc_know, self.lib.tc_number
+        self.known: Callable[[int], int] = self.lib.tc_known
+        self.know, self.number = self.lib.tc_know, self.lib.tc_number
         self.note, self.note_on = self.lib.tc_note, self.lib.tc_note_on
         self.event_on, self.event_here, self.new_stream = (
             self.lib.tc_event_on,
@@ -72,18 +74,18 @@ class Device:
         self._elapsed = ELAPSED(function)  # kept: C holds no reference
         self.lib.tc_elapsed(self._elapsed)
 
-    def work(self) -> Ints:
-        """The log of work so far, a copy: what, stream, value."""
-        return self._table(self.lib.tc_work, 3)
+    def work(self, first: int = 0) -> Ints:
+        """The log of work so far, a copy, from entry ``first`` on: what, stream, value."""
+        return self._table(self.lib.tc_work, 3, first)
 
     def changes(self, device: int) -> Ints:
         """The log of memory so far: place in the log of work, number of the allocation, bytes, reserved bytes."""
         return self._table(lambda out: self.lib.tc_changes(device, out), 4)
 
-    def _table(self, fetch: Any, width: int) -> Ints:
+    def _table(self, fetch: Any, width: int, first: int = 0) -> Ints:
         place = ctypes.c_void_p()
-        rows = int(fetch(ctypes.byref(place)))
-        if not rows:
+        rows = int(fetch(ctypes.byref(place))) - first
+        if rows <= 0:
             return np.empty((0, width), np.int64)
-        raw = ctypes.string_at(place.value, rows * width * 8)  # type: ignore[arg-type]  # it is set
+        raw = ctypes.string_at((place.value or 0) + first * width * 8, rows * width * 8)
         return np.frombuffer(raw, np.int64).reshape(rows, width)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import sys
 import types
@@ -17,6 +18,10 @@ from taicang.virtual.spec import Chip
 
 CAPABILITY = {"ampere": (8, 0), "ada": (8, 9), "hopper": (9, 0), "blackwell": (10, 0)}
 """Compute capability of an architecture; of a chip that has none, the newest that programs know (so they take bf16)."""
+
+
+EVENTS: list[Callable[[int, int], float]] = []
+"""Milliseconds between two versions of events."""
 
 
 class Stream(torch.Stream):
@@ -53,6 +58,11 @@ class Event(torch.Event):
     def record(self, stream: torch.Stream | None = None) -> None:
         """Mark what is on the stream now."""
         super().record(stream or torch.accelerator.current_stream())
+
+    def elapsed_time(self, end_event: torch.Event) -> float:
+        """Milliseconds of the machine until another event."""
+        versions = [ctypes.c_int64.from_address(each.event_id).value for each in (self, end_event)]
+        return float(EVENTS[0](*versions)) if EVENTS else 0.0
 
     def wait(self, stream: torch.Stream | None = None) -> None:
         """Work of the stream from here on waits for it."""
@@ -262,6 +272,7 @@ def install(device: Device, chip: Chip) -> None:
     cuda.default_generators = tuple(_generator() for _ in range(device.devices))
     cuda.nvtx = _quiet("torch.cuda.nvtx")
     torch.version.cuda = "12.8"
+    torch.cuda.nccl.version = lambda: (2, 27, 5)
     torch.Tensor.is_cuda = property(lambda self: self.device.type == DEVICE)
     torch.Tensor.is_npu = torch.Tensor.is_cuda
     for name in ("cuda", "npu"):

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_map_only
 
 from taicang.virtual import values
-from taicang.virtual.capture import KERNEL
+from taicang.virtual.capture import KERNEL, WAIT_STREAM
 from taicang.virtual.device import Device
 from taicang.virtual.operators import Kernel, Spec, kernel
 
@@ -153,6 +153,7 @@ class Kernels:
         self.host: Any = torch.ops.taicang.host.default
 
     def __call__(self, op: Any, *args: Any, **kwargs: Any) -> Any:
+        """What the dispatcher calls."""
         plan = self.recorder.rules.get(op)
         if plan is None:
             plan = self.recorder.rules[op] = _Plan(op)
@@ -188,7 +189,12 @@ class Kernels:
             named = {**named, "device": torch.device("meta")}
         if named.get("generator") is not None:
             named = {**named, "generator": None}
-        result = op(*[None if isinstance(each, torch.Generator) else each for each in moved], **named)
+        try:
+            result = op(*[None if isinstance(each, torch.Generator) else each for each in moved], **named)
+        except (NotImplementedError, RuntimeError) as error:
+            if "Meta" not in str(error) and "meta" not in str(error):
+                raise
+            return self.unruled(op, plan, args, kwargs, error)
         for tensor in (t for place in plan.written for t in tensors_of(plan.pick(place, args, kwargs))):
             shaped = there.get(id(tensor))
             if shaped is not None and shaped.shape != tensor.shape:
@@ -200,6 +206,21 @@ class Kernels:
             for each, place in zip(results, plan.returns, strict=False)
         ]
         return tuple(made) if several else (made[0] if made else None)
+
+    def unruled(self, op: Any, plan: _Plan, args: Sequence[Any], kwargs: dict[str, Any], error: Exception) -> Any:
+        """An operator without a shape rule: from the values, where they are known; else it is refused by its name."""
+        if any(plan.returns) or not all(
+            self.device.known(base(t)) for t in tensors_of((args, kwargs)) if t.device.type == DEVICE
+        ):
+            raise NotImplementedError(
+                f"{op.name()}: PyTorch has no shape rule for it and its operands are not known; register one with "
+                f'torch.library.register_fake("{op.name()}")'
+            ) from error
+        self.device.note(WAIT_STREAM, 0)
+        moved, named = tree_map_only(
+            Tensor, lambda t: self.host(t) if t.device.type == DEVICE else t, (list(args), kwargs)
+        )
+        return self.fresh(op(*moved, **named))
 
     def fresh(self, shaped: Any) -> Any:
         """Empty tensors of the device like these shapes."""
@@ -214,20 +235,20 @@ class Kernels:
             if each.device.type == DEVICE and not (any(each is t for t in written) and (plan.out or plan.writer))
         ]  # fmt: skip
         known = self.device.known
-        if (
+        able = (
             (self.recorder.real or plan.base not in DRAWN)
             and all(self.small(t) for t in (*written, *fresh))
             and all(known(base(t)) for t in read)
             and all(whole(t) or known(base(t)) for t in written)
-        ):
-            self.compute(op, args, kwargs, outputs, fresh)
+        )
+        if able and self.compute(op, args, kwargs, outputs, fresh):
             for tensor in (*written, *fresh):
                 self.device.know(base(tensor), 1)
             return
         for tensor in written:
             if known(base(tensor)):
                 self.device.know(base(tensor), 0)
-        for tensor in fresh:
+        for tensor in (*fresh, *(written if plan.out else ())):
             values.choose(self, plan.base, args, tensor)
 
     def small(self, tensor: Tensor) -> bool:
@@ -238,8 +259,8 @@ class Kernels:
             return tensor.numel() <= KNOWN_FLOATS
         return tensor.numel() * tensor.itemsize <= KNOWN_BYTES
 
-    def compute(self, op: Any, args: Any, kwargs: Any, outputs: Any, fresh: Any) -> None:
-        """The host's kernel on the same bytes."""
+    def compute(self, op: Any, args: Any, kwargs: Any, outputs: Any, fresh: Any) -> bool:
+        """The host's kernel (or what composes it) on the same bytes; whether it has one."""
         seen: dict[int, Tensor] = {}
 
         def here(tensor: Tensor) -> Tensor:
@@ -252,10 +273,20 @@ class Kernels:
             named = {**named, "device": torch.device("cpu")}
         if named.get("generator") is not None:
             named = {**named, "generator": None}
-        result = op(*[None if isinstance(each, torch.Generator) else each for each in moved], **named)
+        given = [None if isinstance(each, torch.Generator) else each for each in moved]
+        try:
+            result = op(*given, **named)
+        except NotImplementedError:
+            composed = torch._decomp.decomposition_table.get(op)
+            if composed is None:
+                if self.recorder.real:
+                    raise
+                return False
+            result = composed(*given, **named)
         for mine, theirs in zip(tensors_of(outputs), tensors_of(result), strict=True):
             if any(mine is each for each in fresh):
                 self.host(mine).copy_(theirs)
+        return True
 
     def log(self, plan: _Plan, args: Any, kwargs: Any, written: Any, fresh: Any, given: Any, name: str) -> None:
         """A line for the kernel, unless nothing is moved."""

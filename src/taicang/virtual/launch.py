@@ -36,12 +36,15 @@ class Wish:
     skew: float = 0.0
     clock: bool = True
     stack: str = ""
+    issue_s: float | None = None
     sets: tuple[str, ...] = ()
 
 
 def world_of(machine: Machine, ranks: str, world: int) -> tuple[tuple[int, ...], int]:
     """Ranks to execute and how many the program believes in, from ``--ranks`` and ``--world``."""
     world = world or machine.ranks
+    if world > machine.ranks:
+        raise InvalidInput(f"{world} ranks are more than the {machine.ranks} of {machine.name}", where="--world")
     if ranks == "all":
         return tuple(range(world)), world
     if ranks in ("reps", "one"):
@@ -128,7 +131,8 @@ def _start(
         spec.Job(
             chip=chip_of(machine), machine=name, sets=wish.sets, stack=wish.stack, rank=rank, world=wish.world,
             local=local, script=str(wish.script), arguments=wish.arguments, out=str(folder.resolve()),
-            steps=wish.steps, real=wish.real, skew=wish.skew, clock=wish.clock, executed=wish.ranks,
+            steps=wish.steps, real=wish.real, skew=wish.skew, clock=wish.clock, issue_s=wish.issue_s,
+            executed=wish.ranks,
         ),
         path,
     )  # fmt: skip
@@ -138,7 +142,8 @@ def _start(
         "TAICANG_DEVICE_NAME": wish.names,
         "RANK": str(rank), "WORLD_SIZE": str(wish.world), "LOCAL_RANK": str(rank % local),
         "LOCAL_WORLD_SIZE": str(local), "GROUP_RANK": str(rank // local), "NNODES": str(-(-wish.world // local)),
-        "MASTER_ADDR": os.environ.get("MASTER_ADDR", "127.0.0.1"), "MASTER_PORT": str(port()), "TAICANG_PORT": str(port()),
+        "MASTER_ADDR": os.environ.get("MASTER_ADDR", "127.0.0.1"), "MASTER_PORT": str(port()),
+        "TAICANG_PORT": str(port()),
         "TORCHELASTIC_RUN_ID": "taicang", "OMP_NUM_THREADS": "1",
     }  # fmt: skip
     if wish.world == 1:
@@ -165,13 +170,17 @@ def port() -> int:
 
 
 PORT: list[int] = []
+TORCHRUN = (
+    "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "NNODES", "TORCHELASTIC_RUN_ID",
+)  # fmt: skip
+"""What torchrun tells a program, and a plain start does not."""
 
 
 def chip_of(machine: Machine) -> spec.Chip:
     """The machine's chip as programs see it."""
     chip = machine.chip
     return spec.Chip(
-        title=chip.name,
+        title=f"{chip.vendor} {chip.name}",
         memory_bytes=int(chip.memory.capacity_bytes),
         cores=chip.cores,
         l2_bytes=int(chip.l2_bytes),

@@ -28,48 +28,70 @@ class Priced:
     machine: Machine
     stack: Stack
     seconds: tuple[float, ...]
-    costs: tuple[Cost, ...]
     issue_s: float
     assumptions: tuple[str, ...]
 
 
+class Pricer:
+    """The price of kernels on one machine; what it has no figure for is approximated by name, and told."""
+
+    def __init__(self, machine: Machine, stack: str | None, issue_s: float | None) -> None:
+        self.machine = machine
+        self.stack = catalog.stack(stack or default_stack(machine))
+        self.told: dict[str, None] = {}
+        self._on = training_price(machine, self.stack)
+        own = self.stack.eager_kernel_s
+        if issue_s is None:
+            lender = self.stack if own else catalog.stack(ISSUE[0] if machine.chip.ascend else ISSUE[1])
+            issue_s = lender.eager_kernel_s
+            self.told[
+                f"the host issues a kernel every {issue_s * 1e6:.0f} us, fitted for {lender.name} "
+                "(--host-issue changes it)"
+            ] = None
+        self.issue_s = issue_s
+        if not machine.chip.measured:
+            self.told[f"kernels of {machine.chip.name} were not measured: constants of {machine.chip.profile}"] = None
+
+    def seconds(self, kernel: Kernel) -> float:
+        """What one launch takes."""
+        return float(np.asarray(self.cost(kernel.op).seconds)) * kernel.times
+
+    def cost(self, op: Operator) -> Cost:
+        """The price, or that of the nearest operator that the machine has."""
+        if isinstance(op, Transfer) and op.plane == "host":
+            return self._copied(op)
+        try:
+            return self._on(op, 1.0, 1.0)
+        except NotModelled as error:
+            near = _nearest(op)
+            if near is None:
+                raise
+            self.told[f"{_words(op)} as {_words(near)}: {error}"] = None
+            return self.cost(near)
+
+    def _copied(self, op: Transfer) -> Cost:
+        """A copy to or from the host: a launch, and the bytes at the rate of the link."""
+        launch = self._on(Pointwise(kind="copy", elements=0.0, moved_bytes=0.0), 1.0, 1.0)
+        plane = self.machine.planes.get("host")
+        if plane is None:
+            rate = self.machine.chip.memory.bandwidth_bytes_per_s
+            self.told["copies to and from the host at the rate of device memory: the machine has no figure"] = None
+        else:
+            rate = plane.levels[0].bandwidth_bytes_per_s
+        wire = op.payload_bytes / rate
+        return replace(launch, seconds=launch.seconds + wire, network_s=wire)
+
+
 def price(kernels: Sequence[Kernel], machine: Machine, stack: str | None, issue_s: float | None) -> Priced:
-    """Price every kernel; what the machine has no figure for is approximated by name, and said."""
-    engine = catalog.stack(stack or default_stack(machine))
-    tell: dict[str, None] = {}
-    on = training_price(machine, engine)
-    costs = tuple(_one(each.op, on, machine, tell) for each in kernels)
-    seconds = tuple(float(np.asarray(c.seconds)) * each.times for c, each in zip(costs, kernels, strict=True))
-    if issue_s is None:
-        own = engine.eager_kernel_s
-        lender = catalog.stack(ISSUE[0] if machine.chip.ascend else ISSUE[1])
-        issue_s = own or lender.eager_kernel_s
-        tell[
-            f"the host issues a kernel every {issue_s * 1e6:.0f} us, fitted for {engine.name if own else lender.name} "
-            "(--host-issue changes it)"
-        ] = None
-    if not machine.chip.measured:
-        tell[f"kernels of {machine.chip.name} were not measured: constants of {machine.chip.profile}"] = None
-    return Priced(machine=machine, stack=engine, seconds=seconds, costs=costs, issue_s=issue_s, assumptions=tuple(tell))
-
-
-def _one(op: Operator, on: object, machine: Machine, tell: dict[str, None]) -> Cost:
-    """The price, or that of the nearest operator that the machine has."""
-    assert callable(on)
-    try:
-        cost: Cost = on(op, 1.0, 1.0)
-    except NotModelled as error:
-        near = _nearest(op)
-        if near is None:
-            raise
-        tell[f"{_words(op)} as {_words(near)}: {error}"] = None
-        return _one(near, on, machine, tell)
-    return cost
+    """Price every kernel of a table."""
+    pricer = Pricer(machine, stack, issue_s)
+    seconds = tuple(pricer.seconds(each) for each in kernels)
+    return Priced(
+        machine=machine, stack=pricer.stack, seconds=seconds, issue_s=pricer.issue_s, assumptions=tuple(pricer.told)
+    )
 
 
 def _nearest(op: Operator) -> Operator | None:
-    if isinstance(op, Transfer):
-        return Pointwise(kind="copy", elements=op.payload_bytes, moved_bytes=op.payload_bytes)
     if isinstance(op, Gemm) and op.dtype not in ("bf16", "fp32"):
         return replace(op, dtype="bf16")
     if isinstance(op, Gemm) and op.dtype == "fp32":  # by the vector units
@@ -83,8 +105,6 @@ def _nearest(op: Operator) -> Operator | None:
 
 
 def _words(op: Operator) -> str:
-    if isinstance(op, Transfer):
-        return "copies to and from the host"
     if isinstance(op, Pointwise):
-        return "traffic of the device's memory" if op.kind == "copy" else "arithmetic of the vector units"
+        return "arithmetic of the vector units"
     return f"{type(op).__name__} in {getattr(op, 'dtype', '')}"

@@ -12,14 +12,17 @@ from typing import Any
 import torch
 
 from taicang.output import write
-from taicang.virtual import facade, groups, special, values
+from taicang.virtual import clock, facade, fused, libraries, special, values, world
 from taicang.virtual.capture import MARK, Rank, rank_files
 from taicang.virtual.device import Device
 from taicang.virtual.kernels import DEVICE, Kernels, Recorder
 from taicang.virtual.spec import Enough, Job
 
-QUIET = (r"(?s)Warning only once for all operators", r".*Overriding a previously registered kernel", r".*NCCL support is not",
-         r".*default timeout for nccl")  # fmt: skip
+QUIET = (
+    r"(?s)Warning only once for all operators",
+    r".*Overriding a previously registered kernel",
+    r".*NCCL support is not",
+)
 """Warnings about what stands in for the device."""
 
 
@@ -36,18 +39,30 @@ class Session:
             job.local, job.chip.memory_bytes, expandable="expandable_segments:True" in options, huawei=job.chip.huawei
         )
         torch.cuda._lazy_init = lambda: None
+        if job.real:
+            self.device.known = everything
         self.recorder = Recorder(self.device, real=job.real)
         kernels = Kernels(self.recorder)
         self.libraries: list[Any] = special.install(kernels)
         values.SKEW[0] = job.skew
         facade.install(self.device, job.chip)
-        self.libraries += groups.install(kernels, job)
-        lighten()
+        self.live = clock.Live(self.device, self.recorder, job)
+        self.device.elapsed(self.live.between_ms)
+        facade.EVENTS.append(self.live.between_ms)
+        library, self.groups = world.install(kernels, job)
+        self.libraries.append(library)
+        fused.KERNELS.append(kernels)
+        text = Path(job.script).read_text(errors="replace")
+        libraries.install(text, npu=DEVICE == "npu")
+        if not job.real:
+            lighten()
         self.steps = 0
         self.kinds: dict[str, set[int]] = {}
         self.notes: dict[str, None] = {}
         self._seen: weakref.WeakSet[torch.nn.Module] = weakref.WeakSet()
         self._hooks()
+        if job.clock:
+            clock.install(self.live)
 
     def _hooks(self) -> None:
         from torch.optim.optimizer import (
@@ -113,10 +128,16 @@ class Session:
             changes=self.device.changes(torch.accelerator.current_device_index()),
             kinds=kinds,
             invented=dict(values.TOLD),
-            notes=tuple(self.notes),
+            notes=(*self.notes, *libraries.NOTES),
             failure=failure,
         )
         write(rank_files(rank), Path(self.job.out), "--out")
+        self.groups.finish()
+
+
+def everything(_: int) -> int:
+    """In functional mode all values are known."""
+    return 1
 
 
 MANY = 1 << 16

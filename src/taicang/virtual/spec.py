@@ -44,6 +44,7 @@ class Job:
     """Steps after which the program ends; 0: when it ends itself."""
     real: bool
     skew: float
+    issue_s: float | None
     executed: tuple[int, ...]
     """Ranks that run."""
     clock: bool

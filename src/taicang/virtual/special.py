@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -51,6 +52,7 @@ def install(kernels: Kernels) -> list[torch.library.Library]:
         index_put=index,
         _index_put_impl=index,
         _copy_from_and_resize=copy_and_resize,
+        record_stream=lambda *_: None,
     )
     return [fallback, own]
 
@@ -141,14 +143,17 @@ def index(kernels: Kernels, op: Any, plan: _Plan, args: Sequence[Any], kwargs: A
     return kernels.run(op, plan, (args[0], indices, *args[2:]), kwargs)
 
 
+ASIDE = ThreadPoolExecutor(1)
+
+
 def settle(kernels: Kernels, made: Sequence[Any], read: Sequence[Any], compute: Any) -> None:
     """Values of outputs that have no shape rule of their own: computed where everything is known, else unknown."""
     given = [each for each in read if isinstance(each, Tensor)]
     known = kernels.device.known
     if not all(known(base(t)) for t in given) or not all(kernels.small(t) for t in tensors_of(list(made))):
         return
-    with torch.enable_grad():
-        results = compute([kernels.host(each).detach() if isinstance(each, Tensor) else each for each in read])
+    hosted = [kernels.host(each).detach() if isinstance(each, Tensor) else each for each in read]
+    results = ASIDE.submit(compute, hosted).result()  # another thread: in a kernel of the dispatcher nothing is derived
     for mine, theirs in zip(made, results, strict=False):
         if isinstance(mine, Tensor) and theirs is not None and mine.numel():
             kernels.host(mine).copy_(theirs.detach())
@@ -166,7 +171,7 @@ def attention(
     seed, offset = (torch.empty((), dtype=torch.int64, device=DEVICE) for _ in range(2))
     nothing = torch.empty(0, dtype=torch.int32, device=DEVICE)
     log_attention(kernels, (query, key, value, bias), (out, sums), causal=causal, backward=False)
-    settle(kernels, (out,), (query, key, value, bias), lambda t: (_plain(t, causal, scale),))
+    settle(kernels, (out,), (query, key, value, bias), lambda t: (plain(t, causal, scale),))
     return out, sums, nothing, nothing, rows, key.shape[-2], seed, offset, nothing
 
 
@@ -179,7 +184,7 @@ def attention_backward(kernels: Kernels, grad: Tensor, *args: Any, scale: float 
 
     def compute(t: list[Any]) -> tuple[Any, ...]:
         leaves = [each.requires_grad_() for each in t[1:4]]
-        return torch.autograd.grad(_plain([*leaves, t[4]], causal, scale), leaves, t[0])
+        return torch.autograd.grad(plain([*leaves, t[4]], causal, scale), leaves, t[0])
 
     settle(kernels, made, (grad, query, key, value, bias), compute)
     extra = (
@@ -188,7 +193,8 @@ def attention_backward(kernels: Kernels, grad: Tensor, *args: Any, scale: float 
     return (*made, extra)
 
 
-def _plain(t: Sequence[Any], causal: bool, scale: float | None) -> Tensor:
+def plain(t: Sequence[Any], causal: bool, scale: float | None) -> Tensor:
+    """PyTorch's own attention."""
     grouped = t[0].shape[-3] != t[1].shape[-3]
     return torch.nn.functional.scaled_dot_product_attention(
         t[0], t[1], t[2], attn_mask=t[3], is_causal=causal, scale=scale, enable_gqa=grouped
@@ -200,7 +206,7 @@ def log_attention(
     pairs: float | None = None,
 ) -> None:  # fmt: skip
     """One attention kernel of [batch, heads, tokens, width]."""
-    query, key, value = ins[:3]
+    query, key, value = (each for each in ins[:3] if each is not None)
     given = {
         "query": tuple(query.shape), "key": tuple(key.shape), "value": tuple(value.shape), "causal": causal,
         "backward": backward, "dtype": str(query.dtype)[6:], "pairs": pairs,

@@ -13,8 +13,8 @@ TOLD: dict[str, int] = {}
 """What was invented, and how often."""
 SKEW = [0.0]
 """Exponent of the power law that invented choices among few follow (0: uniform)."""
-CHOICES = {"topk": 1, "sort": 1, "argmax": 0, "argmin": 0, "max": 1, "min": 1, "argsort": 0, "multinomial": 0}
-"""Operators that return places along a dimension, and which of their outputs those are."""
+CHOICES = ("topk", "sort", "argmax", "argmin", "max", "min", "argsort", "multinomial")
+"""Operators that return places along a dimension."""
 ROUTER = 4096
 """A choice among at most so many is a router's."""
 
@@ -28,6 +28,8 @@ def choose(kernels: Kernels, name: str, args: Any, tensor: torch.Tensor) -> None
     """Places along a dimension that follow from unknown numbers: drawn, so that what depends on them is consistent."""
     if name not in CHOICES or tensor.dtype != torch.int64 or not kernels.small(tensor):
         return
+    if name in ("max", "min") and not (len(args) > 1 and isinstance(args[1], int)):
+        return  # the largest number of all, no place
     scores = args[0]
     dim = next((each for each in args[1:] if isinstance(each, int) and not isinstance(each, bool)), -1)
     if name == "topk":
@@ -59,7 +61,7 @@ def _generator() -> torch.Generator:
 
 
 def _distinct(out: torch.Tensor, dim: int, many: int) -> None:
-    """``k`` different places of ``many`` in each row, by the power law where one is set: noise decides, as at random."""
+    """``k`` different places of ``many`` in each row: noise decides, weighted by the power law where one is set."""
     wanted = out.transpose(dim, -1)
     k = wanted.shape[-1]
     rows = max(wanted.numel() // max(k, 1), 1)

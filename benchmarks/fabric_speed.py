@@ -1,0 +1,92 @@
+"""How fast the fabric is priced link by link, on one core.
+
+    python benchmarks/fabric_speed.py
+
+Targets: all-to-all of 768 ranks with skewed demand (589,056 flows) 2 s and 2 GB; an even one of 10,000 ranks 0.5 s; a
+ring all-reduce of 384 ranks 0.2 s; a training-like graph of 60 layers on 384 ranks 1 s; 1,000 draws of faults with
+their step times 30 s.
+"""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+
+from taicang import catalog
+from taicang.catalog.costing import cost_model
+from taicang.fabric import demand
+from taicang.fabric.collectives import collective, listed, teams_of
+from taicang.fabric.even import Net
+from taicang.fabric.routing import resources
+from taicang.fabric.topology import build
+from taicang.hardware import Links
+from taicang.ops import Collective
+from taicang.predict.fabric import BARE
+from taicang.predict.fabric_parts import breakage
+
+CM384 = catalog.machine("cloudmatrix384")
+
+
+def net(spec: str) -> Net:
+    fabric = build(catalog.machine(spec))
+    return Net(fabric=fabric, found=resources(fabric))
+
+
+def skewed(lognormal: bool) -> float:
+    on, rng = net("cloudmatrix384"), np.random.default_rng(0)
+    sizes = np.array(demand.skewed(768, 1e9, 1.1, rng))
+    if lognormal:
+        sizes *= rng.lognormal(0.0, 1.0, sizes.shape)
+    source, target = (x.ravel() for x in np.meshgrid(np.arange(768), np.arange(768), indexing="ij"))
+    apart = source != target
+    return listed(on, "", source[apart], target[apart], sizes.ravel()[apart], hops=1).seconds
+
+
+def even() -> float:
+    return collective(net("hgx-h100 x 1250"), "all_to_all", teams_of(10_000), 1e9)[0].seconds
+
+
+def ring() -> float:
+    return collective(net("cloudmatrix384"), "all_reduce", teams_of(384), 1e9, "ring")[0].seconds
+
+
+def graph() -> float:
+    """60 layers of two exchanges, each from its own skewed draw, and an all-reduce, on 384 ranks."""
+    on, total = net("cloudmatrix384"), 0.0
+    price = cost_model(replace(CM384, links=Links()), BARE).price
+    for layer in range(60):
+        for half in range(2):
+            op = Collective(kind="all_to_all", payload_bytes=1e7 + 1e4 * layer + half, ranks=384)
+            total += float(price(op).seconds) + 1e-3
+    return total + sum(phase.seconds for phase in collective(on, "all_reduce", teams_of(384), 1e9))
+
+
+def draws() -> float:
+    return breakage(CM384, draws=1000, serve="deepseek-r1").step_s["mean"]
+
+
+CASES: dict[str, tuple[Callable[[], float], float]] = {
+    "all-to-all, 768 ranks, popular receivers": (lambda: skewed(lognormal=False), 2.0),
+    "all-to-all, 768 ranks, every pair another size": (lambda: skewed(lognormal=True), 2.0),
+    "even all-to-all, 10,000 ranks": (even, 0.5),
+    "ring all-reduce, 384 ranks": (ring, 0.2),
+    "60 layers of exchanges and an all-reduce, 384 ranks": (graph, 1.0),
+    "1,000 draws of faults with decode steps": (draws, 30.0),
+}
+
+
+def main() -> None:
+    for label, (case, target) in CASES.items():
+        start = time.process_time()
+        found = case()
+        spent = time.process_time() - start
+        print(f"{label:52s} {spent:7.3f} s (target {target:g} s), answer {found * 1e3:10.3f} ms")
+    print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,131 @@
+"""``taicang check``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from taicang.app.options import HTML, JSON, Whole, check_page, echo_json, write_page
+from taicang.app.replay_system import SYSTEM, system_from
+from taicang.app.trace_options import READING
+
+if TYPE_CHECKING:
+    from taicang.predict.check import Check, Figure
+
+SHOWN = 5
+"""Causes in the table."""
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  taicang check bench.json qwen3-32b --on hgx-h100 --tp 4 --stack vllm@0.11.0
+  taicang check sglang.jsonl deepseek-r1 --on hgx-h200 --tp 8 --ep 1 --stack sglang --memory-fraction 0.82
+  taicang check profile_export.jsonl llama-3.1-8b --on hgx-h100 --tp 1 --clients 64 --json
+""",
+)
+@click.argument("path", metavar="FILE", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.argument("model")
+@SYSTEM
+@click.option("--clients", type=Whole(1), help="Concurrency of the benchmark, where its file does not state it.")
+@click.option("--no-causes", is_flag=True, help="Only compare: do not try what may explain a gap.")
+@click.option("--seed", type=Whole(0), default=0, show_default=True, help="Seed.")
+@READING
+@HTML
+@JSON
+def check(path: Path, model: str, machine: str, page: Path | None, as_json: bool, **options: Any) -> None:
+    """Replay the load of a benchmark and compare what it measured with what is predicted, figure by figure.
+
+    FILE is what vllm bench serve or sglang.bench_serving saved (with --save-detailed or --output-details each
+    request's own latencies, else the figures of the whole), records of AIPerf or genai-perf, responses of LLMPerf,
+    guidellm's document, or any table that has lengths and latencies. Then set-ups that benchmarks have without saying
+    so are tried one by one, and those that come nearer are told, the nearest first.
+    """
+    from taicang.app.expert_loads import resolve
+    from taicang.app.replay_output import progress_bar
+    from taicang.app.trace_options import load
+    from taicang.predict.check import check as compare
+
+    check_page(page)
+    resolve(options, model)
+    one = not (options["instances"] or options["prefill"] or options["decode"])
+    if one:
+        options["instances"] = 1
+    unchanged = {"begin": None, "until": None, "thin": None, "speed": 1.0, "input_scale": 1.0, "output_scale": 1.0}
+    trace = load([path], options | unchanged)
+    with progress_bar(len(trace)) as progress:
+        found = compare(
+            model,
+            machine,
+            trace,
+            system_from(options),
+            clients=options["clients"] or 0,
+            causes=not options["no_causes"],
+            seed=options["seed"],
+            progress=progress,
+        )
+    notes = (*(("one instance: --instances says otherwise",) if one else ()), *found.notes)
+    write_page("check", _fields(found, notes), page, f"{path.name}: {model} on {machine}")
+    if as_json:
+        echo_json(_fields(found, notes))
+    else:
+        _show(found, notes)
+
+
+def _figure(each: Figure) -> dict[str, Any]:
+    return {
+        "name": each.name,
+        "measured": each.measured,
+        "predicted": each.predicted,
+        "error_ratio": each.error_ratio,
+    }
+
+
+def _fields(found: Check, notes: tuple[str, ...]) -> dict[str, Any]:
+    run = found.replay
+    return {
+        "model": run.model,
+        "machine": run.machine,
+        "stack": run.stack,
+        "pools": run.pools,
+        "clients": found.clients,
+        "figures": [_figure(each) for each in found.figures],
+        "tried": found.tried,
+        "causes": [
+            {"change": cause.change, "gap_ratio": cause.gap_ratio, "figures": [_figure(each) for each in cause.figures]}
+            for cause in found.causes
+        ],
+        "notes": notes,
+        "digest": run.digest,
+        "version": run.version,
+    }
+
+
+def _show(found: Check, notes: tuple[str, ...]) -> None:
+    run = found.replay
+    click.echo(f"{run.trace} on {run.machine}: {run.model}, {', '.join(run.pools)}")
+    click.echo(f"  {run.stack}, scheduler {run.scheduler}\n")
+    click.echo(f"{'':<22}{'measured':>12}{'predicted':>12}{'error':>9}")
+    for each in found.figures:
+        name = each.name.replace("_s ", " ").replace("_", " ").replace("tokens per s", "tokens/s")
+        name = name.replace("ttft", "TTFT").replace("tpot", "TPOT").replace("e2e", "whole")
+        click.echo(
+            f"  {name:<20}{_value(each, each.measured):>12}{_value(each, each.predicted):>12}{each.error_ratio:>+9.1%}"
+        )
+    if found.tried:
+        click.echo(f"\nwhat may explain the gap ({found.tried} changes tried, one by one)")
+        for cause in found.causes[:SHOWN]:
+            click.echo(f"  {cause.gap_ratio:>5.0%} of the gap is left with {cause.change}")
+        if not found.causes:
+            click.echo("  none of them brings the figures nearer")
+    click.echo("")
+    for note in notes:
+        click.echo(f"  - {note}")
+
+
+def _value(each: Figure, value: float) -> str:
+    from taicang.units import show
+
+    return f"{value:,.0f}" if each.name.endswith("per_s") else show(value, "s")

@@ -1,0 +1,34 @@
+"""Bands on the terminal: how far each figure may be off."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from taicang.catalog.trust import NINE_IN_TEN, Band
+from taicang.units import show
+
+TITLE = "error band: where nine measurements in ten lie"
+NAMES = {
+    "tpot": "TPOT", "itl": "ITL", "ttft": "TTFT", "e2e": "E2E", "mfu": "MFU", "step_time": "step",
+    "throughput": "tokens/s",
+}  # fmt: skip
+
+
+def band_lines(bands: Mapping[str, Band], figures: Mapping[str, tuple[float, str]]) -> list[str]:
+    """A line for each figure; ``figures`` gives values and units of some. What is alike is said once."""
+    lines: list[str] = []
+    groups: dict[Band, list[str]] = {}
+    for name, band in bands.items():
+        groups.setdefault(band, []).append(name)
+    for band, names in groups.items():
+        titles = ", ".join(NAMES.get(name, name) for name in names)
+        if band.verdict != NINE_IN_TEN or band.low_ratio is None or band.high_ratio is None:
+            lines += [f"{titles}: {band.verdict}", f"  {band.basis}"]
+            continue
+        ends = [
+            f"{NAMES.get(name, name)} {show(band.low_ratio * value, unit)} to {show(band.high_ratio * value, unit)}"
+            for name in names if name in figures for value, unit in (figures[name],)
+        ]  # fmt: skip
+        lines.append(f"{titles}: {band.said}" + (f": {'; '.join(ends)}" if ends else ""))
+        lines.append(f"  half within {band.typical_ratio:.0%}; {band.basis}, {band.rows:,} rows")
+    return lines

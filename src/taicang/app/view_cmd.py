@@ -1,0 +1,144 @@
+"""``taicang view``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from taicang.app.options import check_page
+from taicang.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from taicang.page.parts import Section
+
+MOST_BYTES = 512 * 2**20
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  taicang view run/                                  (what replay --out left there)
+  taicang view search.json train.json --html both.html
+  taicang view infer.json --port 8080
+""",
+)
+@click.argument("paths", nargs=-1, required=True, metavar="PATH...", type=click.Path(exists=True, path_type=Path))
+@click.option("--html", "page_path", type=click.Path(dir_okay=False, path_type=Path),
+              help="Write the page to this file instead of showing it.")  # fmt: skip
+@click.option("--port", type=click.IntRange(0, 65535), default=0, help="Where to show it (default: any free port).")
+def view(paths: tuple[Path, ...], page_path: Path | None, port: int) -> None:
+    """Stored results as one page: charts, tables, error bands; English and Chinese, light and dark.
+
+    PATH is what a command printed with --json, or a folder that replay --out wrote. The page is one file without any
+    outside host. Without --html it is shown on this machine alone until Ctrl-C.
+    """
+    from taicang.output import write
+    from taicang.page.html import page
+
+    check_page(page_path)
+    found: list[Section] = []
+    for index, path in enumerate(paths):
+        found += _of(path, index if len(paths) > 1 else None)
+    made = page(", ".join(path.name for path in paths), found)
+    if page_path is not None:
+        write({page_path.name: made}, page_path.parent, "--html")
+        click.echo(f"wrote {page_path}", err=True)
+        return
+    _show(made.encode(), port)
+
+
+def _of(path: Path, index: int | None) -> list[Section]:
+    """Sections of one stored result; of several each says whose it is."""
+    from dataclasses import replace
+
+    from taicang.page.views import kind_of, sections
+
+    result = _folder(path) if path.is_dir() else _read(path)
+    made = sections(kind_of(result, str(path)), result)
+    if index is None:
+        return made
+    return [
+        replace(
+            each, key=f"{index}-{each.key}", title=(f"{path.name}: {each.title[0]}", f"{path.name}：{each.title[1]}")
+        )
+        for each in made
+    ]
+
+
+def _read(path: Path) -> Any:
+    if path.stat().st_size > MOST_BYTES:
+        raise InvalidInput(f"more than {MOST_BYTES >> 20} MiB", where=str(path))
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise InvalidInput(f"not JSON ({error})", where=str(path)) from None
+
+
+def _folder(path: Path) -> dict[str, Any]:
+    """A run of replay: its summary, with the tables that lie beside it."""
+    if not (path / "summary.json").is_file():
+        raise InvalidInput("no summary.json: not what replay --out writes", where=str(path))
+    result = _read(path / "summary.json")
+    if not isinstance(result, dict):
+        raise InvalidInput("not an object", where=str(path / "summary.json"))
+    for name, key in (("requests", "table"), ("usage", "usage")):
+        columns = _table(path / name)
+        if columns is not None:
+            result[key] = columns
+    return result
+
+
+def _table(path: Path) -> dict[str, list[Any]] | None:
+    """Columns of a table in JSON or CSV; None where it is in neither."""
+    import csv
+
+    if path.with_suffix(".json").is_file():
+        found = _read(path.with_suffix(".json"))
+        if isinstance(found, dict):
+            return found
+        return {key: [row.get(key) for row in found] for key in found[0]} if found else None
+    if not path.with_suffix(".csv").is_file():
+        return None
+    with path.with_suffix(".csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    return {key: [_number(row[key]) for row in rows] for key in rows[0]} if rows else None
+
+
+def _number(text: str) -> float | str:
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def _show(made: bytes, port: int) -> None:
+    """Serve one page to this machine until Ctrl-C."""
+    from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+    class Page(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            known = self.path in ("/", "/index.html")
+            self.send_response(200 if known else 404)
+            self.send_header("Content-Type", "text/html; charset=utf-8")
+            self.send_header("Content-Length", str(len(made) if known else 0))
+            self.end_headers()
+            if known:
+                self.wfile.write(made)
+
+        def log_message(self, format: str, *args: Any) -> None:
+            """Nothing: nobody reads it."""
+
+    try:
+        server = ThreadingHTTPServer(("127.0.0.1", port), Page)
+    except OSError as error:
+        raise InvalidInput(f"port {port}: {error.strerror or error}", where="--port") from None
+    click.echo(f"http://127.0.0.1:{server.server_address[1]}/  (Ctrl-C ends it)")
+    try:
+        server.serve_forever(poll_interval=0.2)
+    except KeyboardInterrupt:
+        click.echo("")
+    finally:
+        server.server_close()

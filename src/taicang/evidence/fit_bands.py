@@ -1,0 +1,205 @@
+"""Fit the bands: what was measured near which runs, and how far predictions were off, with what left out.
+
+Of each pool (metric, use, vendor) and axis the errors' median and ninth decile, in the pool and in its cells (an
+engine, with such models, of such a width). A cell of few groups is drawn to its parent; few rows reach further out.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+
+from taicang.catalog.trust import AXES, BANDS, Ground, band, size, table
+from taicang.evidence.fitting import fingerprint
+from taicang.evidence.trials import LABELS, Trial, trials
+from taicang.output import write_file
+
+NINE = 0.9
+DRAW = 2.0
+"""Groups that a parent's errors count for."""
+GROUPS = 2
+"""Groups that must be left out in turn before an axis says anything."""
+FEW = 30
+"""Rows below which the decile is that of so many groups; of more rows it is a little further out by their number."""
+FOLDS = 5
+"""Parts of the rows that are known, for what bands cover of rows like their own."""
+DEPTH = 4
+"""Cells of a chain (``Ground.cells``)."""
+SHOWN = ("model", "sibling", "foreign", "version", "form", "size", "kind", "engine")
+"""Axes of the record of what was left out, the scoreboard's first."""
+KNOWN = ("version", "kind", "model", "form", "chip", "generation", "size")
+
+
+def fit(folder: Path) -> Path:
+    """Fit all bands on an evidence folder, and record how they cover rows that were left out whole."""
+    found = pools_of(trials(folder))
+    files = sorted(path for path in folder.glob("*.csv") if path.name.startswith(("served_e2e.", "published_")))
+    document = {
+        "fitted_on": {path.name: fingerprint(path) for path in files},
+        "left_out": left_out(found),
+        "metrics": _rounded(fitted(found)),
+    }
+    header = (
+        "# Written by `taicang fit bands`; do not edit. Errors are logarithms: [half, nine in ten] of them are less.\n"
+    )
+    text = yaml.safe_dump(document, sort_keys=False, width=120, default_flow_style=None)
+    write_file(BANDS, header + text, "fit")
+    table.cache_clear()
+    return BANDS
+
+
+def left_out(pools: Sequence[Pool]) -> dict[str, dict[str, dict[str, Any]]]:
+    """Suite -> what was left out -> rows, mean error, share of rows in the others' bands, share left unvalidated.
+
+    "nothing": rows kept from the fits, in the bands of the others.
+    """
+    made: dict[str, dict[str, dict[str, Any]]] = {one.suite: {} for pool in pools for one in pool.trials}
+    for axis in ("nothing", *SHOWN):
+        rows: dict[str, list[tuple[float, bool | None]]] = {}
+        for one, hit in _known(pools) if axis == "nothing" else covered(pools, axis):
+            rows.setdefault(one.suite, []).append((one.logs["seen" if axis == "nothing" else axis], hit))
+        for suite, each in rows.items():
+            said = [hit for _, hit in each if hit is not None]
+            made[suite][axis] = {
+                "rows": len(each),
+                "mape_ratio": round(float(np.mean(np.abs(np.expm1([log for log, _ in each])))), 4),
+                "covered_ratio": round(float(np.mean(said)), 4) if said else None,
+                "unvalidated_ratio": round(1.0 - len(said) / len(each), 4),
+            }
+    return made
+
+
+def _known(pools: Sequence[Pool]) -> Iterator[tuple[Trial, bool | None]]:
+    """Rows kept from the fits, a fifth at a time in the bands that all other rows give."""
+    for fold in range(FOLDS):
+        for pool in pools:
+            out = np.array([zlib.crc32(one.id.encode()) % FOLDS == fold for one in pool.trials])
+            table = fitted([pool], lambda _, out=out: ~out)  # type: ignore[misc]
+            for i in np.flatnonzero(out):
+                if (one := pool.trials[int(i)]).held_out:
+                    yield one, _inside(pool.errors["seen"][i], band(pool.metric, one.run, table).high_ratio)
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, float):
+        return round(value, 4)
+    if isinstance(value, Mapping):
+        return {key: _rounded(each) for key, each in value.items()}
+    return [_rounded(each) for each in value] if isinstance(value, list) else value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pool:
+    """Rows of one metric, use and vendor as columns."""
+
+    metric: str
+    name: str
+    trials: Sequence[Trial]
+    runs: Sequence[Ground]
+    """All that differ."""
+    run: NDArray[np.int64]
+    """Of each row, an index of ``runs``."""
+    groups: Mapping[str, NDArray[np.int64]]
+    """Axis -> the group of each row."""
+    errors: Mapping[str, NDArray[np.float64]]
+    """Axis -> absolute logarithms."""
+
+
+def pools_of(trials: Iterable[Trial]) -> list[Pool]:
+    """The pools of all rows."""
+    found: dict[tuple[str, str], list[Trial]] = {}
+    for one in trials:
+        found.setdefault((one.metric, one.run.pool), []).append(one)
+    made = []
+    for (metric, name), members in sorted(found.items()):
+        runs = list(dict.fromkeys(one.run for one in members))
+        place = {run: number for number, run in enumerate(runs)}
+        run = np.array([place[one.run] for one in members])
+        made.append(
+            Pool(
+                metric=metric, name=name, trials=members, runs=runs, run=run,
+                groups={axis: _codes([label(each) for each in runs])[run] for axis, label in LABELS.items()},
+                errors={
+                    axis: np.abs([one.logs.get(axis, np.nan) for one in members]) for axis in ("seen", *AXES)
+                },
+            )
+        )  # fmt: skip
+    return made
+
+
+def _codes(names: Sequence[str]) -> NDArray[np.int64]:
+    place = {name: number for number, name in enumerate(dict.fromkeys(names))}
+    return np.array([place[name] for name in names])
+
+
+def fitted(pools: Iterable[Pool], keep: Callable[[Pool], NDArray[np.bool_]] | None = None) -> dict[str, Any]:
+    """Metric -> pool -> engines and cells, as ``catalog.trust.band`` reads them, of the rows to ``keep``."""
+    made: dict[str, Any] = {}
+    for pool in pools:
+        mask = np.ones(pool.run.size, bool) if keep is None else keep(pool)
+        if mask.any():
+            runs = [pool.runs[i] for i in np.unique(pool.run[mask])]
+            rows = len({one.id for one, kept in zip(pool.trials, mask.tolist(), strict=True) if kept})
+            cells = {"rows": rows, "engines": _engines(runs), "cells": _cells(pool, mask)}
+            made.setdefault(pool.metric, {})[pool.name] = cells
+    return made
+
+
+def _engines(runs: Sequence[Ground]) -> dict[str, dict[str, list[str]]]:
+    found: dict[str, dict[str, set[str]]] = {}
+    for run in runs:
+        near = found.setdefault(run.engine, {axis: set() for axis in KNOWN})
+        for axis in KNOWN:
+            near[axis].add(size(run) if axis == "size" else getattr(run, axis))
+    return {engine: {axis: sorted(names) for axis, names in near.items()} for engine, near in sorted(found.items())}
+
+
+def _cells(pool: Pool, mask: NDArray[np.bool_]) -> dict[str, dict[str, list[float]]]:
+    made: dict[str, dict[str, list[float]]] = {}
+    names = [run.cells for run in pool.runs]
+    for chain in sorted({names[i][: depth + 1] for i in np.unique(pool.run[mask]) for depth in range(DEPTH)}, key=len):
+        inside = np.array([name[: len(chain)] == chain for name in names])[pool.run] & mask
+        cell = {}
+        for axis in ("seen", *AXES):
+            above = next((made[name][axis] for name in reversed(chain[:-1]) if axis in made[name]), None)
+            if (found := _errors(pool, inside, axis, above)) is not None:
+                cell[axis] = found
+        made[chain[-1]] = cell
+    return made
+
+
+def _errors(pool: Pool, inside: NDArray[np.bool_], axis: str, above: Sequence[float] | None) -> list[float] | None:
+    """(Median, ninth decile), drawn to the cell ``above``; None where there is nothing to tell."""
+    some = inside & np.isfinite(pool.errors[axis])
+    groups = np.unique(pool.groups["model" if axis == "seen" else axis][some]).size
+    if not groups or (above is None and axis != "seen" and groups < GROUPS):
+        return None
+    errors = pool.errors[axis][some]
+    level = min(NINE * (1.0 + 1.0 / groups), 1.0) if errors.size < FEW else NINE + (1.0 - NINE) / groups
+    own = [float(np.quantile(errors, 0.5)), float(np.quantile(errors, level))]
+    if above is None:
+        return own
+    share = groups / (groups + DRAW)
+    return [share * mine + (1.0 - share) * theirs for mine, theirs in zip(own, above, strict=True)]
+
+
+def covered(pools: Iterable[Pool], axis: str) -> Iterator[tuple[Trial, bool | None]]:
+    """Whether each row lies in the band that rows without its group give it; None where they leave it unvalidated."""
+    for pool in pools:
+        for group in np.unique(pool.groups[axis]):
+            out = pool.groups[axis] == group
+            table = fitted([pool], lambda _, out=out: ~out)  # type: ignore[misc]
+            said = {i: band(pool.metric, pool.runs[i], table).high_ratio for i in np.unique(pool.run[out])}
+            for i in np.flatnonzero(out & np.isfinite(pool.errors[axis])):
+                yield pool.trials[int(i)], _inside(pool.errors[axis][i], said[pool.run[i]])
+
+
+def _inside(error: float, high_ratio: float | None) -> bool | None:
+    return None if high_ratio is None else bool(error <= np.log(high_ratio))

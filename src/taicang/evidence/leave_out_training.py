@@ -1,0 +1,93 @@
+"""What training steps would be predicted to take, had the fit of their constants never seen their like.
+
+As ``leave_out`` does for served rows: logarithms of step times are almost linear in those of the three constants that a
+row runs with (its chip's clock, its stack's ratio, its engine's host time or slowdown).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import least_squares
+
+from taicang import catalog
+from taicang.catalog.training import sustained
+from taicang.catalog.trust import Ground, size
+from taicang.evidence import fit_training as fit
+from taicang.evidence.measured import attempt
+from taicang.evidence.suite_training import predict, run_of
+from taicang.evidence.training_rows import Row, stack_of
+
+Floats = NDArray[np.float64]
+
+
+def errors(rows: Sequence[Row]) -> Iterator[tuple[Row, Ground, dict[str, float]]]:
+    """Rows that can be predicted, each with its errors by what was left out."""
+    mine = [row for row in rows if attempt(partial(predict, row))[0] is not None]
+    runs = [run_of(row) for row in mine]
+    chips, stacks = sorted({run.chip for run in runs}), sorted({stack_of(row) for row in mine})
+    at = np.array([_constants(row, run, chips, stacks) for row, run in zip(mine, runs, strict=True)])
+    values = _present(chips, stacks)
+    base = np.array([fit._error(row, *values[where]) for row, where in zip(mine, at, strict=True)])
+    slopes = np.zeros((len(mine), 3))
+    for i in range(3):
+        moved = [
+            fit._error(row, *(values[w] + fit.STEP * (np.arange(3) == i))) for row, w in zip(mine, at, strict=True)
+        ]
+        slopes[:, i] = (np.array(moved) - base) / fit.STEP
+    usable = np.array([not row.held_out for row in mine])
+    labels = {
+        "model": [run.model for run in runs], "sibling": [run.chip for run in runs], "form": [run.form for run in runs],
+        "foreign": [run.generation for run in runs], "version": [f"{r.engine} {r.version}" for r in runs],
+        "engine": [run.engine for run in runs], "kind": [run.kind for run in runs],
+        "size": [f"{run.engine} {size(run)}" for run in runs],
+    }  # fmt: skip
+    found = {"seen": base}
+    for axis, names in labels.items():
+        found[axis] = np.empty(len(mine))
+        for name in set(names):
+            out = np.array([each == name for each in names])
+            solved = _solved(base, slopes, at, values, usable & ~out, len(chips))
+            found[axis][out] = (base + (slopes * (solved[at] - values[at])).sum(axis=1))[out]
+    for i, (row, run) in enumerate(zip(mine, runs, strict=True)):
+        yield row, run, {axis: float(each[i]) for axis, each in found.items()}
+
+
+def _constants(row: Row, run: Ground, chips: list[str], stacks: list[str]) -> tuple[int, int, int]:
+    """Places of a row's clock, ratio and engine's constant in the vector."""
+    shared = len(chips) + len(stacks)
+    return chips.index(run.chip), len(chips) + stacks.index(stack_of(row)), shared + (run.engine in fit.SHARDED)
+
+
+def _present(chips: list[str], stacks: list[str]) -> Floats:
+    """The constants in use, as logarithms."""
+    clocks = [np.log(sustained(catalog.chip(name)).clock_ratio) for name in chips]
+    known = [catalog.stack(name) for name in stacks]
+    ratios = [np.log(one.kernel_ratio.get(fit.family(name), 1.0)) for one, name in zip(known, stacks, strict=True)]
+    host = next((one.eager_kernel_s for one in known if one.engine in fit.HOST_BOUND), fit.LAUNCH_S)
+    tax = next((one.overlap_tax_ratio for one in known if one.engine in fit.SHARDED), fit.TAX_RATIO)
+    return np.array([*clocks, *ratios, np.log(host / fit.LAUNCH_S), np.log(tax / fit.TAX_RATIO)])
+
+
+def _solved(
+    base: Floats, slopes: Floats, at: NDArray[np.int64], values: Floats, seen: NDArray[np.bool_], chips: int
+) -> Floats:
+    """Constants fitted on the rows ``seen``: of what none of them has, the median clock, or nothing beside the best."""
+    has = np.isin(np.arange(values.size), at[seen])
+    fallback = np.where(np.arange(values.size) < chips, np.median(values[:chips][has[:chips]]), 0.0)
+    start = np.where(has, values, fallback)
+    free = np.flatnonzero(has)
+    pull = np.where((free >= chips) & (free < values.size - 2), fit.NOISE_RATIO / fit.PRIOR_RATIO, 0.0)
+
+    def residuals(x: Floats) -> Floats:
+        trial = start.copy()
+        trial[free] = x
+        off = base[seen] + (slopes[seen] * (trial[at[seen]] - values[at[seen]])).sum(axis=1)
+        return np.concatenate([off, pull * x])
+
+    solved = start.copy()
+    solved[free] = least_squares(residuals, start[free], loss="soft_l1", f_scale=fit.NOISE_RATIO).x
+    return solved

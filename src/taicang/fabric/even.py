@@ -1,0 +1,108 @@
+"""Even exchanges: everyone sends as much to everyone, counted per port and unit rather than listed pair by pair."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from taicang.errors import NotModelled
+from taicang.fabric.flows import loads
+from taicang.fabric.routing import Resources, meeting, route
+from taicang.fabric.topology import Direct, Fabric, Floats, Ints, Switched
+
+MOST_FLOWS = 6_000_000
+"""Of one phase; beyond, only what can be counted is answered."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Net:
+    """A fabric as one routing sees it."""
+
+    fabric: Fabric
+    found: Resources
+    seed: int = 0
+
+    def latency_s(self, teams: Ints) -> float:
+        """Of a message between the ends of the widest team."""
+        met = meeting(self.fabric, teams.min(axis=1), teams.max(axis=1))
+        return max(self.fabric.levels[int(level)].latency_s for level in np.unique(met))
+
+
+def even_loads(net: Net, teams: Ints, each_bytes: float) -> Floats:
+    """Bytes on every resource of an even exchange, counted where the routing spreads evenly."""
+    carried = np.zeros(len(net.found.capacity_bytes_per_s))
+    rank, team = teams.ravel(), np.repeat(np.arange(len(teams)), teams.shape[1])
+    for index, network in enumerate(net.fabric.networks):
+        if isinstance(network, Switched) and all(base[2] == 1 for base in net.found.base[index]):
+            _count(net, network, index, rank, team, each_bytes, carried)
+        elif isinstance(network, Direct) and _whole(net.fabric, network, teams):
+            _shifted(net, network, each_bytes, carried)
+        else:
+            carried += _pairs_within(net, network, teams, each_bytes)
+    return carried
+
+
+def size_of(*keys: Ints) -> Ints:
+    """Members that share all keys with each member."""
+    code = keys[0].astype(np.int64)
+    for key in keys[1:]:
+        code = code * (int(key.max()) + 1) + key
+    _, inverse, counts = np.unique(code, return_inverse=True, return_counts=True)
+    found: Ints = counts[inverse]
+    return found
+
+
+def _count(net: Net, network: Switched, index: int, rank: Ints, team: Ints, each_bytes: float, carried: Floats) -> None:
+    port, inside = network.port[rank], network.inside[rank]
+    unit = [network.units(depth)[port] for depth in range(len(network.stages))]
+    top, near = size_of(team, unit[-1]), size_of(team, inside)
+    thing, beyond = port, top - near
+    for depth, (up, down, _) in enumerate(net.found.base[index]):
+        if depth:
+            thing = unit[depth - 1]
+            beyond = top - size_of(team, thing) - near + size_of(team, thing, inside)
+        moved = np.bincount(thing, weights=beyond * each_bytes, minlength=network.stages[depth].things)
+        carried[up : up + len(moved)] += moved
+        carried[down : down + len(moved)] += moved
+
+
+def _whole(fabric: Fabric, network: Direct, teams: Ints) -> bool:
+    """Whether one team fills a healthy direct network, so that each unit sees what every other does."""
+    filled = teams.shape == (1, fabric.ranks) and int(np.prod(network.dims)) == network.units
+    return filled and network.ranks == 1 and bool((fabric.alive_ratio == 1.0).all())
+
+
+def _shifted(net: Net, network: Direct, each_bytes: float, carried: Floats) -> None:
+    """Loads of one unit's messages, folded onto the links of one unit: all units send alike."""
+    others = np.arange(1, network.units)
+    paths = route(net.fabric, net.found, np.zeros_like(others), others, net.seed)
+    alone = loads(paths, np.full(len(others), each_bytes), len(carried))
+    base, width = net.found.base[net.fabric.networks.index(network)][0][0], sum(network.widths)
+    count = network.units * width
+    carried[base : base + count] += np.tile(alone[base : base + count].reshape(-1, width).sum(axis=0), network.units)
+
+
+def _pairs_within(net: Net, network: Direct | Switched, teams: Ints, each_bytes: float) -> Floats:
+    """Loads of all pairs of an even exchange that one network carries, pair by pair."""
+    total = np.zeros(len(net.found.capacity_bytes_per_s))
+    fabric, levels = net.fabric, network.levels
+    inner = fabric.levels[levels[0] - 1].ranks if levels[0] else 1
+    outer = fabric.levels[levels[-1]].ranks
+    code = np.sort(teams, axis=1)
+    width = code.shape[1]
+    for shift in range(1, width):  # everyone with its neighbour so many places on
+        source, target = code[:, : width - shift].ravel(), code[:, shift:].ravel()
+        mine = (source // outer == target // outer) & (source // inner != target // inner)
+        if not mine.any():
+            if shift >= outer:
+                break
+            continue
+        source, target = source[mine], target[mine]
+        if min(width, outer) * code.size > MOST_FLOWS * 2:
+            raise NotModelled(
+                f"an exchange of {width:,} ranks whose routes differ; up to {int(MOST_FLOWS**0.5):,} are followed"
+            )
+        paths = route(fabric, net.found, np.concatenate([source, target]), np.concatenate([target, source]), net.seed)
+        total += loads(paths, np.full(2 * len(source), each_bytes), len(total))
+    return total

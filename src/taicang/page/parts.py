@@ -1,0 +1,87 @@
+"""What a page is made of: sections of tables, charts and lists, with their words in both languages."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias
+
+from taicang.units import show
+
+Words: TypeAlias = tuple[str, str]
+"""English and Chinese."""
+Unit: TypeAlias = Literal["s", "B", "", "ratio", "W", "tokens/s"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    """Rows of cells that are already text; the first column names the row."""
+
+    title: Words
+    columns: tuple[Words, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chart:
+    """Bars side by side, bars that stack, points or lines; ``unit`` says how the page writes values."""
+
+    title: Words
+    kind: Literal["bars", "stack", "points", "lines"]
+    series: tuple[Mapping[str, Any], ...]
+    """{"name": text, "data": values, or [x, y] of points and lines}."""
+    categories: tuple[str, ...] = ()
+    """Of bars, from top to bottom."""
+    x: Words = ("", "")
+    y: Words = ("", "")
+    unit: Unit = ""
+    limits: tuple[tuple[str, float], ...] = ()
+    """Lines across, by name (limits of an SLO)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lines:
+    """A list of sentences."""
+
+    title: Words
+    lines: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Section:
+    """One view of the page."""
+
+    key: str
+    title: Words
+    parts: tuple[Table | Chart | Lines, ...] = field(default=())
+
+
+def cell(value: Any, unit: Unit = "") -> str:
+    """A value as it stands in a table."""
+    if value is None:
+        return "–"
+    if isinstance(value, str):
+        return value
+    if unit == "ratio":
+        return f"{float(value):.1%}"
+    if unit in ("s", "B", "W"):
+        return show(float(value), unit) if value else f"0 {unit}"
+    return f"{float(value):,.4g}" if abs(float(value)) < 1000 else f"{float(value):,.0f}"
+
+
+def bars(title: Words, values: Mapping[str, float], unit: Unit) -> Chart:
+    """One bar for each of ``values``, those that are nothing left out."""
+    kept = {name: float(value) for name, value in values.items() if value}
+    return Chart(
+        title=title, kind="bars", categories=tuple(kept), series=({"name": title[0], "data": list(kept.values())},),
+        unit=unit,
+    )  # fmt: skip
+
+
+def stacked(title: Words, rows: Sequence[str], parts: Mapping[str, Sequence[float]], unit: Unit) -> Chart:
+    """For each of ``rows`` a bar of ``parts``."""
+    return Chart(
+        title=title, kind="stack", categories=tuple(rows), unit=unit,
+        series=tuple({"name": name, "data": [float(each) for each in values]} for name, values in parts.items()
+                     if any(values)),
+    )  # fmt: skip

@@ -1,0 +1,1 @@
+"""Where engines of others take their step times from here."""

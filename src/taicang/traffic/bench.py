@@ -1,0 +1,139 @@
+"""What benchmarks of serving engines save: the requests that they sent, and what they saw of each.
+
+vLLM and SGLang write one object for a run, with lists of a value for each request (where they were asked to keep them)
+beside figures of the whole; guidellm writes one document with a list of runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from math import isfinite, nan
+from pathlib import Path
+from typing import Any
+
+from taicang.errors import InvalidInput
+from taicang.traffic import cells
+from taicang.traffic.columns import flat, form_of
+from taicang.traffic.formats import Format, Row
+
+LISTS = ("input_lens", "output_lens", "start_times", "ttfts", "itls", "errors")
+STATS = {"mean": "mean", "median": "p50", "p50": "p50", "p90": "p90", "p95": "p95", "p99": "p99"}
+STATED = {"ttft": "ttft_s", "tpot": "tpot_s", "e2el": "e2e_s", "e2e_latency": "e2e_s"}
+MEASURED = {name: (name, 1.0) for name in ("ttft_s", "tpot_s", "e2e_s")}
+TOTALS = ("completed", "total_input_tokens", "total_output_tokens")
+SECONDS_PER_MS = 1e-3
+MOST = 2_000_000
+"""Requests of a run with totals alone."""
+
+
+def is_run(head: Row) -> bool:
+    """Whether an object is a run of a benchmark, with its requests or with totals alone."""
+    return {"input_lens", "output_lens"} <= set(head) or set(TOTALS) <= set(head)
+
+
+def runs(path: Path, found: Iterable[tuple[int, Row]]) -> tuple[Format, Iterator[tuple[int, Row]]]:
+    """Requests of the runs in ``path``, one run after the other; clocks of two runs do not go on from each other."""
+    rows: list[tuple[int, Row]] = []
+    stated: dict[str, float] = {}
+    timed, notes = True, []
+    for count, (number, run) in enumerate(found, 1):
+        where = f"{path}:{number}"
+        if run.get(""):
+            raise InvalidInput(run[""], where=where)
+        made = _requests(run, where)
+        timed = count == 1 and all("start_times" in row for row in made)
+        stated = _stated(run) if count == 1 else {}
+        if not run.get("input_lens"):
+            notes = ["lengths of single requests (the file has totals: all are taken as equal)"]
+        rows += [(number, row) for row in made]
+    if count > 1:
+        notes.append(f"the time between {count} runs in one file")
+    form = Format(
+        kind="benchmark", input="input_lens", output="output_lens", time="start_times" if timed else "",
+        failed=("errors",), ignored=tuple(notes), measured=MEASURED if rows and "ttft_s" in rows[0][1] else {},
+        stated=stated,
+    )  # fmt: skip
+    return form, iter(sorted(rows, key=lambda row: row[1]["start_times"]) if timed else rows)
+
+
+def _requests(run: Row, where: str) -> list[Row]:
+    if not run.get("input_lens") and set(TOTALS) <= set(run):
+        many, prompts, answers = (_count(run[name], name, where) for name in TOTALS)
+        if many > MOST:
+            raise InvalidInput(f"{many:,} requests are more than {MOST:,}", where=where)
+        return [{"input_lens": round(prompts / many), "output_lens": max(round(answers / many), 1)}] * many
+    columns = {key: run.get(key) for key in LISTS if run.get(key)}
+    for name in ("input_lens", "output_lens"):
+        if not isinstance(columns.setdefault(name, run.get(name)), list):
+            raise InvalidInput(f"{name} is not a list", where=where)
+    lengths = {name: len(each) for name, each in columns.items() if isinstance(each, list)}
+    if len(set(lengths.values())) > 1 or len(lengths) < len(columns):
+        raise InvalidInput(" but ".join(f"{size} {name}" for name, size in lengths.items()), where=where)
+    rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+    return [row | _latencies(row, where) for row in rows] if "ttfts" in columns else list(rows)
+
+
+def _latencies(row: Row, where: str) -> dict[str, float]:
+    """TTFT, TPOT and the whole, in seconds, of a request and the gaps between its tokens."""
+    try:
+        first = cells.measured(row["ttfts"])
+    except ValueError as error:
+        raise InvalidInput(f"ttfts: {error}", where=where) from None
+    gaps = row.get("itls")
+    if gaps is None:
+        return {"ttft_s": first, "tpot_s": nan, "e2e_s": nan}
+    if not isinstance(gaps, list) or not all(isinstance(each, int | float) for each in gaps):
+        raise InvalidInput("itls is no list of numbers for each request", where=where)
+    # tokens that came together have one gap: what counts is the time over the tokens after the first
+    after = max(int(row["output_lens"]) - 1, 1) if isinstance(row["output_lens"], int) else max(len(gaps), 1)
+    return {
+        "ttft_s": first,
+        "tpot_s": sum(gaps) / after if gaps else nan,
+        "e2e_s": first + sum(gaps),
+    }
+
+
+def _count(value: Any, name: str, where: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 1 <= value < 1e12:
+        raise InvalidInput(f"{name} is {value!r}, not a number of at least 1", where=where)
+    return int(value)
+
+
+def _stated(run: Row) -> dict[str, float]:
+    """What a run says of itself as a whole."""
+    found: dict[str, float] = {}
+    for key, unit, name in (
+        ("max_concurrency", 1.0, "clients"),
+        ("request_rate", 1.0, "rate_per_s"),
+        ("output_throughput", 1.0, "output_tokens_per_s"),
+    ):
+        if (value := _number(run.get(key))) is not None:
+            found[name] = value * unit
+    for metric, quantity in STATED.items():
+        for word, stat in STATS.items():
+            if (value := _number(run.get(f"{word}_{metric}_ms"))) is not None:
+                found[f"{quantity} {stat}"] = value * SECONDS_PER_MS
+    return found
+
+
+def _number(value: Any) -> float | None:
+    """A finite number, or none ("inf" is how benchmarks write that all requests are sent at once)."""
+    try:
+        found = float(value)
+    except (TypeError, ValueError):
+        return None
+    return found if isfinite(found) and found > 0 else None
+
+
+def listed(
+    path: Path, found: Sequence[Any], columns: Mapping[str, str] | None
+) -> tuple[Format, Iterator[tuple[int, Row]]]:
+    """Requests that succeeded in the first run of guidellm's document."""
+    first = found[0] if found and isinstance(found[0], dict) else {}
+    kept = first.get("requests")
+    good = kept.get("successful") if isinstance(kept, dict) else None
+    rows = [flat(row) for row in good or () if isinstance(row, dict)]
+    form = form_of(rows[0], columns, f"{path}:1") if rows else None
+    if form is None:
+        raise InvalidInput("benchmarks[0].requests.successful has no requests with lengths", where=f"{path}:1")
+    return form, ((1, row) for row in rows)

@@ -1,0 +1,229 @@
+"""Libraries that programs import and that need real devices: their faces, with shapes and work but no kernels.
+
+Only what a program names is put in place, so that others that look whether a library is there find the truth.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.machinery
+import importlib.util
+import sys
+import types
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from taicang.virtual import fused
+from taicang.virtual.kernels import DEVICE
+
+NOTES: dict[str, None] = {}
+"""What stood in for what, told at the end of the run."""
+
+
+def module(name: str, **members: Any) -> types.ModuleType:
+    """A module by this name, and its parents."""
+    made = types.ModuleType(name)
+    made.__spec__ = importlib.machinery.ModuleSpec(name, None, is_package=True)
+    made.__path__ = []
+    made.__dict__.update(members)
+    sys.modules[name] = made
+    parent, _, leaf = name.rpartition(".")
+    if parent:
+        if parent not in sys.modules:
+            module(parent)
+        setattr(sys.modules[parent], leaf, made)
+    return made
+
+
+def fusion_attention(
+    query: Tensor, key: Tensor, value: Tensor, head_num: int, input_layout: str = "BSH", *, scale: float = 1.0,
+    atten_mask: Tensor | None = None, sparse_mode: int = 0, actual_seq_qlen: Any = None, **_: Any,
+) -> tuple[Any, ...]:  # fmt: skip
+    """Ascend's flash attention: output, two statistics of the softmax, an empty tensor, seed, offset, mask length."""
+    layout = input_layout
+    parts = [query, key, value]
+    if layout in ("BSH", "SBH"):
+        if layout == "SBH":
+            parts = [t.transpose(0, 1) for t in parts]
+        width = query.shape[-1] // head_num
+        parts = [t.unflatten(-1, (t.shape[-1] // width, width)) for t in parts]
+    causal = sparse_mode in (2, 3) or (atten_mask is not None and atten_mask.dim() <= 2)
+    pairs = None
+    if layout == "TND" and actual_seq_qlen is not None:
+        pairs = _causal_pairs([0, *[int(each) for each in actual_seq_qlen]], causal)
+    inside = layout if layout in ("BNSD", "TND") else "BSND"
+    out = fused.attend(*parts, causal=causal, scale=scale, layout=inside, pairs=pairs)
+    if layout in ("BSH", "SBH"):
+        out = out.flatten(-2)
+        out = out.transpose(0, 1) if layout == "SBH" else out
+    shape = (*out.shape[:-1], 8)
+    sums = torch.empty(shape, dtype=torch.float32, device=out.device)
+    return out, sums, sums, torch.empty(0, device=out.device), 0, 0, 0
+
+
+def _causal_pairs(ends: list[int], causal: bool) -> float:
+    lengths = [b - a for a, b in pairwise(ends)]
+    return float(sum(n * (n + 1) / 2 if causal else n * n for n in lengths))
+
+
+def grouped_matmul(x: Any, weight: Any, *, group_list: Any = None, split_item: int = 0, **_: Any) -> Any:
+    """Products of groups of rows with their experts' matrices."""
+    if len(weight) == 1 and weight[0].dim() == 3:
+        offsets = torch.arange(1, weight[0].shape[0] + 1, device=x[0].device, dtype=torch.int32)
+        return [torch._grouped_mm(x[0], weight[0], offs=offsets * (x[0].shape[0] // weight[0].shape[0]))]
+    return [a @ b for a, b in zip(x, weight, strict=True)]
+
+
+def ascend(cuda: Any) -> None:
+    """``torch_npu`` and its shim for programs of CUDA."""
+    npu = sys.modules["torch.npu"]
+    operators: dict[str, Callable[..., Any]] = {
+        "npu_fusion_attention": fusion_attention,
+        "npu_rms_norm": lambda x, w, epsilon=1e-6: (fused.norm(x, w, epsilon), None),
+        "npu_add_rms_norm": lambda a, b, w, epsilon=1e-6: (fused.norm(a + b, w, epsilon), None, a + b),
+        "npu_swiglu": lambda x, dim=-1: fused.swiglu(x, dim),
+        "npu_rotary_mul": lambda x, cos, sin, mode="half": fused.rotate(x, cos, sin, interleaved=mode == "interleave"),
+        "npu_grouped_matmul": grouped_matmul,
+        "npu_format_cast": lambda x, *_: x,
+        "npu_format_cast_": lambda x, *_: x,
+        "npu_dtype_cast": lambda x, dtype: x.to(dtype),
+        "npu_confusion_transpose": lambda x, perm, shape, first: (
+            x.permute(*perm).reshape(*shape) if first else x.reshape(*shape).permute(*perm)
+        ),
+        "npu_scaled_masked_softmax": lambda x, mask, scale=1.0, *_: fused.fused(
+            "scaled_masked_softmax", lambda a, m: torch.softmax((a * scale).masked_fill(m, -1e4), -1), x, mask
+        ),
+        "get_npu_format": lambda x: 2,
+    }
+    root = module("torch_npu", npu=npu, __version__=f"{torch.__version__.split('+')[0]}.post1", **operators)
+    module("torch_npu.npu", **npu.__dict__)
+    module("torch_npu.contrib")
+    module("torch_npu.contrib.transfer_to_npu")
+    module("torch_npu.optim", NpuFusedAdamW=_adam(torch.optim.AdamW), NpuFusedAdam=_adam(torch.optim.Adam))
+    profiler = fused_nothing()
+    module("torch_npu.profiler", profile=contextlib.nullcontext, ProfilerActivity=profiler,
+           tensorboard_trace_handler=profiler, schedule=profiler)  # fmt: skip
+    for name, function in operators.items():
+        with contextlib.suppress(AttributeError, RuntimeError):
+            setattr(torch.ops.npu, name, function)
+    del cuda, root
+    NOTES["torch_npu: its operators by shapes and bytes; internal formats are not modelled"] = None
+
+
+def fused_nothing() -> Any:
+    """Something that takes any call and any name."""
+
+    class Nothing:
+        def __getattr__(self, name: str) -> Any:
+            return self
+
+        def __call__(self, *_: Any, **__: Any) -> Any:
+            return self
+
+    return Nothing()
+
+
+def _adam(kind: Any) -> Any:
+    def make(params: Any, lr: float = 1e-3, *args: Any, **kwargs: Any) -> Any:
+        taken = {k: v for k, v in kwargs.items() if k in ("betas", "eps", "weight_decay", "amsgrad")}
+        return kind(params, lr=lr, fused=True, **taken)
+
+    return make
+
+
+def flash() -> None:
+    """``flash_attn``: [batch, tokens, heads, width], packed and of several lengths."""
+
+    def func(q: Tensor, k: Tensor, v: Tensor, dropout_p: float = 0.0, softmax_scale: Any = None, causal: bool = False,
+             **_: Any) -> Tensor:  # fmt: skip
+        return fused.attend(q, k, v, causal=causal, scale=softmax_scale, layout="BSND")
+
+    def varlen(q: Tensor, k: Tensor, v: Tensor, cu_seqlens_q: Tensor, cu_seqlens_k: Tensor, max_seqlen_q: int,
+               max_seqlen_k: int, dropout_p: float = 0.0, softmax_scale: Any = None, causal: bool = False,
+               **_: Any) -> Tensor:  # fmt: skip
+        pairs = _causal_pairs([int(each) for each in cu_seqlens_q.cpu()], causal)
+        return fused.attend(q, k, v, causal=causal, scale=softmax_scale, layout="TND", pairs=pairs)
+
+    def packed(qkv: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        return func(*qkv.unbind(2), *args, **kwargs)
+
+    names = {"flash_attn_func": func, "flash_attn_varlen_func": varlen, "flash_attn_qkvpacked_func": packed}
+    module("flash_attn", __version__="2.8.3", **names)
+    module("flash_attn.flash_attn_interface", **names)
+    NOTES["flash_attn: its attention kernels by shapes and FLOPs"] = None
+
+
+class Norm(torch.nn.Module):
+    """A norm in one kernel; subclasses centre or not."""
+
+    centre = False
+
+    def __init__(self, normalized_shape: Any, eps: float = 1e-5, *_: Any, **kwargs: Any) -> None:
+        super().__init__()
+        shape = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
+        made = {k: v for k, v in kwargs.items() if k in ("device", "dtype")}
+        self.eps = eps
+        self.weight = torch.nn.Parameter(torch.ones(shape, **made))
+        self.bias = torch.nn.Parameter(torch.zeros(shape, **made)) if self.centre else None
+
+    def forward(self, x: Tensor) -> Any:
+        """The norm over the last dimension."""
+        return fused.norm(x, self.weight, self.eps, self.bias, centre=self.centre)
+
+
+class LayerNorm(Norm):
+    """With the mean taken off."""
+
+    centre = True
+
+
+def apex() -> None:
+    """``apex``: fused norms and optimizers."""
+    module("apex.normalization", FusedLayerNorm=LayerNorm, FusedRMSNorm=Norm, MixedFusedRMSNorm=Norm,
+           MixedFusedLayerNorm=LayerNorm)  # fmt: skip
+    module("apex.optimizers", FusedAdam=_adam(torch.optim.AdamW), FusedSGD=torch.optim.SGD)
+    NOTES["apex: its norms and optimizers as one kernel each"] = None
+
+
+def transformer_engine() -> None:
+    """TransformerEngine's ``Linear`` and norms; its 8-bit recipes are refused by not being there."""
+
+    class Linear(torch.nn.Linear):
+        def __init__(self, in_features: int, out_features: int, bias: bool = True, params_dtype: Any = None,
+                     device: Any = None, **_: Any) -> None:  # fmt: skip
+            super().__init__(in_features, out_features, bias, device=device or DEVICE, dtype=params_dtype)
+
+    module("transformer_engine.pytorch", Linear=Linear, LayerNorm=LayerNorm, RMSNorm=Norm)
+    NOTES["transformer_engine: Linear and norms in the parameters' own format"] = None
+
+
+def liger() -> None:
+    """Liger's functions for norms, gated activations and rotary embeddings."""
+    module("liger_kernel.transformers", LigerRMSNorm=Norm, LigerLayerNorm=LayerNorm)
+    module("liger_kernel.ops", rms_norm=fused.norm)
+    NOTES["liger_kernel: its norms as one kernel each"] = None
+
+
+FACES: dict[str, Callable[[], None]] = {
+    "flash_attn": flash, "apex": apex, "transformer_engine": transformer_engine, "liger_kernel": liger,
+}  # fmt: skip
+
+
+def install(text: str, *, npu: bool) -> None:
+    """Put in place what the program's text names, and what is not really there."""
+    if npu or "torch_npu" in text:
+        ascend(torch.cuda)
+    for name, make in FACES.items():
+        if name in text and importlib.util.find_spec(name) is None:
+            make()
+    if not fused.KERNELS[0].recorder.real:
+        torch.nn.functional.rms_norm = torch.rms_norm = _rms_norm
+
+
+def _rms_norm(source: Tensor, shape: Any, weight: Any = None, eps: Any = None) -> Tensor:
+    """PyTorch's own norm, which is one kernel on a device and is composed of others on backends that lack it."""
+    return torch._fused_rms_norm(source, list(shape), weight, eps)[0]

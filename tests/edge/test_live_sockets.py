@@ -1,0 +1,179 @@
+"""The endpoint on real sockets, among clients that behave badly (uvicorn is an extra: taicang[serve])."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from contextlib import suppress
+
+import pytest
+
+pytest.importorskip("uvicorn", reason="the endpoint's server is an extra")
+pytest.importorskip("httptools", reason="the endpoint's server is an extra")
+
+SERVE = ["serve", "llama-3.1-8b", "--on", "hgx-h100", "--tp", "1", "--instances", "2", "--json"]
+IMPATIENT = "import taicang.live.server as s, taicang.app.main as m; s.REQUEST_S = s.STUCK_S = 1.0; m.main()"
+BODY = {"model": "llama-3.1-8b", "messages": [{"role": "user", "content": "Hi"}], "stream": True}
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def start(*options):
+    port = free_port()
+    process = subprocess.Popen([sys.executable, "-c", IMPATIENT, *SERVE, "--port", str(port), *options],
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)  # fmt: skip
+    for _ in range(600):
+        with suppress(OSError):
+            socket.create_connection(("127.0.0.1", port)).close()
+            return process, port
+        time.sleep(0.1)
+    raise AssertionError(process.communicate())
+
+
+def stop(process):
+    began = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=20)
+    return process.returncode, out, err, time.monotonic() - began
+
+
+@pytest.fixture(scope="module")
+def port():
+    process, port = start()
+    yield port
+    code, out, err, _ = stop(process)
+    assert code == 0, err
+    assert json.loads(out)["summary"]["finished"] > 0
+    assert "Traceback" not in err
+
+
+def call(port, path, body=None):
+    data = None if body is None else json.dumps(body).encode()
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", data, timeout=60) as answer:
+        return json.loads(answer.read())
+
+
+def connect(port, data=b""):
+    made = socket.create_connection(("127.0.0.1", port), timeout=30)
+    made.sendall(data)
+    return made
+
+
+def request(body=None, path="/v1/chat/completions", extra=""):
+    data = json.dumps(body or BODY).encode()
+    return f"POST {path} HTTP/1.1\r\nhost: x\r\n{extra}content-length: {len(data)}\r\n\r\n".encode() + data
+
+
+def read_all(made):
+    parts = []
+    with suppress(ConnectionResetError):
+        while part := made.recv(65536):
+            parts.append(part)
+    return b"".join(parts)
+
+
+def settled(port):
+    for _ in range(200):
+        state = call(port, "/admin/state")
+        if not state["streams"] and not any(each["requests"] or each["cache_ratio"] for each in state["instances"]):
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def test_streams_are_paced_and_connections_are_kept(port):
+    made = connect(port, request({**BODY, "max_tokens": 40}))
+    times, data = [], b""
+    while b"[DONE]" not in data:
+        part = made.recv(65536)
+        times += [time.monotonic()] * part.count(b"data: {")
+        data += part
+    assert data.count(b"data: {") == 41
+    assert times[-1] - times[1] > 0.03
+    made.sendall(request({**BODY, "stream": False, "max_tokens": 3}, extra="connection: close\r\n"))
+    assert b'"completion_tokens": 3' in read_all(made)
+
+
+@pytest.mark.parametrize(
+    ("data", "status"),
+    [
+        (b"\x16\x03\x01 nonsense\r\n\r\n", b" 400 "),
+        (b"GET / HTTP/1.1\r\n" + b"x: " + b"y" * 200_000, b" 431 "),
+        (request(extra="x: " + "y" * 100_000 + "\r\n"), b" 431 "),
+        (b"POST /v1/completions HTTP/1.1\r\ncontent-length: 10000000\r\n\r\n", b" 413 "),
+        (b"GET /../../etc/passwd HTTP/1.1\r\nconnection: close\r\n\r\n", b" 404 "),
+        (b"POST /v1/completions HTTP/1.1\r\ncontent-length: 2\r\nconnection: close\r\n\r\n{]", b" 400 "),
+        (b"BREW /v1/completions HTTP/1.1\r\n\r\n", b" 400 "),
+    ],
+)
+def test_what_is_wrong_has_its_status(port, data, status):
+    made = connect(port)
+    with suppress(BrokenPipeError, ConnectionResetError):
+        made.sendall(data)
+    made.settimeout(20)
+    assert status in made.recv(300)
+
+
+def test_a_request_that_never_comes_whole_is_let_go(port):
+    slow = [connect(port, b"GET /v1/models HTTP/1.1\r\nx: y"), connect(port), connect(port, request()[:-5])]
+    time.sleep(0.4)
+    slow[0].sendall(b"z")
+    began = time.monotonic()
+    assert [read_all(each) for each in slow] == [b""] * 3
+    assert time.monotonic() - began < 10
+
+
+def test_hundreds_that_drop_and_hundreds_that_never_read_disturb_nobody(port):
+    body = {**BODY, "max_tokens": 3000}
+    silent = []
+    for _ in range(200):
+        made = socket.socket()
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+        made.connect(("127.0.0.1", port))
+        made.sendall(request(body))
+        silent.append(made)
+    dropping = [connect(port, request(body)) for _ in range(200)]
+    for i, made in enumerate(dropping):
+        if i % 2:
+            made.recv(10)
+        made.close()
+    answer = call(port, "/v1/chat/completions", {**BODY, "stream": False, "max_tokens": 20})
+    assert answer["usage"]["completion_tokens"] == 20
+    for made in silent:
+        made.close()
+    assert settled(port)
+    assert call(port, "/v1/models")["data"][0]["id"] == "llama-3.1-8b"
+
+
+def test_ctrl_c_ends_open_streams_within_a_second_or_two():
+    process, port = start()
+    made = connect(port, request({**BODY, "max_tokens": 8000}))
+    assert made.recv(100)
+    call(port, "/v1/chat/completions", {**BODY, "stream": False, "max_tokens": 2})
+    code, out, err, took = stop(process)
+    assert (code, json.loads(out)["summary"]["finished"]) == (0, 1), err
+    assert took < 3.0
+    with pytest.raises(OSError, match="refused"):
+        connect(port)
+
+
+def test_a_port_in_use_is_one_line():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        command = [sys.executable, "-m", "taicang", *SERVE, "--port", port]
+        ran = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, env=os.environ)
+    assert ran.returncode == 2
+    assert ran.stderr.count("\n") == 1
+    assert "--port: cannot listen on 127.0.0.1" in ran.stderr

@@ -1,0 +1,155 @@
+"""No figure without a band or "unvalidated", in any command; the same run has the same bands in all of them."""
+
+import json
+import math
+from contextlib import suppress
+from functools import cache
+
+import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from taicang import catalog
+from taicang.catalog.trust import AXES, BANDS, NINE_IN_TEN, UNVALIDATED, table
+from taicang.errors import MissingFigure
+
+MODELS = ("qwen3-32b", "llama-3.1-8b", "deepseek-r1", "gpt-oss-120b", "qwen3-30b-a3b", "glm-4.5-air-106b-a12b")
+LENGTHS = st.integers(4, 12).map(lambda power: str(2**power))
+FIGURES = {
+    "tpot_s": "tpot", "tpot_p99_s": "tpot", "ttft_s": "ttft", "loaded_ttft_s": "ttft", "step_s": "tpot",
+    "output_tokens_per_s": "throughput", "output_tokens_per_s_per_chip": "throughput", "tokens_per_s": "throughput",
+    "machine_output_tokens_per_s": "throughput", "requests_per_s": "throughput", "power_w_per_chip": "power",
+    "tokens_per_s_per_chip": "throughput", "mfu_ratio": "mfu", "memory": "memory",
+}  # fmt: skip
+INNER = (
+    "decode", "prefill", "step", "versus", "ttft", "tpot", "itl", "e2e", "queue", "summary", "losses", "models", "run",
+    "limits", "explanation", "budgets", "found", "memory",
+)  # fmt: skip
+"""Parts of an answer, whose figures the bands beside them are of."""
+
+
+def check(answer, above=frozenset()):
+    """Every figure of ``answer`` has a band beside it, or beside what it is a part of."""
+    if isinstance(answer, list):
+        return sum(check(each, above) for each in answer)
+    if not isinstance(answer, dict):
+        return 0
+    told = dict.fromkeys(above)
+    if isinstance(answer.get("bands"), dict):
+        for name, each in answer["bands"].items():
+            assert set(each) == {"verdict", "low_ratio", "high_ratio", "typical_ratio", "rows", "basis"}
+            if each["verdict"] == NINE_IN_TEN:
+                assert 0.0 < each["low_ratio"] < 1.0 < each["high_ratio"] < math.inf
+                assert each["typical_ratio"] <= each["high_ratio"] - 1.0
+            else:
+                assert (each["verdict"], each["low_ratio"], each["rows"]) == (UNVALIDATED, None, 0)
+            assert each["basis"]
+            told[name] = each
+    found = 0
+    for key, value in answer.items():
+        if key in FIGURES and isinstance(value, (int, float)):
+            assert FIGURES[key] in told, key
+            found += 1
+        if key != "bands":
+            found += check(value, frozenset(told) if key in INNER or isinstance(value, list) else frozenset())
+    return found
+
+
+@cache
+def machines():
+    """Those of known chips, of a node."""
+    found = []
+    for name in catalog.names("machine"):
+        with suppress(MissingFigure):
+            found += [name] if catalog.machine(name).ranks <= 16 else []
+    return found
+
+
+COMMANDS = {
+    "infer": {"--mode": st.sampled_from(["agg", "both"]), "--quant": st.sampled_from(["auto", "bf16", "fp8"])},
+    "search": {"--mode": st.sampled_from(["agg", "decode", "both"]), "--top": st.just("3"), "--tpot": st.just("80ms")},
+    "compare": {"--ttft": st.just("20s"), "--set": st.just("chip.memory.bandwidth=4 TB/s")},
+    "replay": {"--requests": st.just("8"), "--tp": st.sampled_from(["1", "2", "8"])},
+    "train": {"--dtype": st.sampled_from(["bf16", "fp8"]), "--micro-batch": st.just("1"), "--search": st.none()},
+}  # fmt: skip
+ALWAYS = {"search": ["--confirm", "1", "--no-explain"], "replay": ["--closed-loop", "2", "--requests", "8"]}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@settings(max_examples=6, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@given(data=st.data())
+def test_no_figure_without_a_band(command, data, taicang):
+    options = COMMANDS[command] | ({} if command == "train" else {"--input": LENGTHS, "--output": LENGTHS})
+    chosen = data.draw(st.lists(st.sampled_from(sorted(options)), unique=True, max_size=4))
+    asked = [word for name in chosen for word in [name, data.draw(options[name])] if word is not None]
+    machine = data.draw(st.sampled_from(machines()))
+    code, out, _ = taicang(
+        command, data.draw(st.sampled_from(MODELS)), "--on", machine, *ALWAYS.get(command, []), *asked, "--json"
+    )
+    if code == 0:
+        assert check(json.loads(out)) > 0
+
+
+RUN = ("--input", "1024", "--output", "256")
+
+
+@pytest.mark.parametrize(
+    ("model", "machine", "tp"),
+    [("qwen3-32b", "hgx-h200", 2), ("llama-3.1-8b", "hgx-b200", 1), ("qwen3-30b-a3b", "atlas-800-a2-376t", 4),
+     ("llama-3.1-70b", "hgx-h20", 8), ("gpt-oss-120b", "mi300x-8", 8)],
+)  # fmt: skip
+def test_one_run_has_one_band_in_every_command(model, machine, tp, taicang, tmp_path):
+    """But for a replayed TTFT, which holds the queue."""
+
+    def asked(command, *words):
+        code, out, err = taicang(command, *words, "--json")
+        assert code == 0, err
+        return json.loads(out)
+
+    found = asked("infer", model, "--on", machine, *RUN, "--mode", "agg", "--tp", tp)["bands"]
+    ran = asked("replay", "--closed-loop", "4", "--requests", "8", *RUN, model, "--on", machine, "--tp", tp)["bands"]
+    for name in ("tpot", "throughput"):
+        assert found[name] == ran[name]
+    study = tmp_path / "study.yaml"
+    study.write_text(
+        f"base: {{model: {model}, on: {machine}, input: 1024, output: 256, mode: agg}}\naxes: {{tp: [{tp}]}}\n"
+    )
+    taicang("sweep", study, "--workers", "1")
+    lines = (tmp_path / "study" / "journal.jsonl").read_text().splitlines()
+    (row,) = [each for each in map(json.loads, lines) if "feasible" in each]
+    assert row["bands"] == found
+    _, out, _ = taicang("compare", model, "--on", machine, *RUN, "--json")
+    (other,) = json.loads(out).values()
+    if other["mode"] == "aggregated" and other["decode"]["plan"]["tp"] == tp:
+        assert other["bands"] == found
+    quick = ("--confirm", "0", "--top", "200", "--no-explain")
+    best = asked("search", model, "--on", machine, *RUN, "--mode", "agg", *quick)[0]["best"]
+    plans = [(each["pools"][0]["plan"], each["bands"]) for each in best]
+    mine = [told for plan, told in plans if (plan["tp"], plan["pp"], plan["dp"]) == (tp, 1, 1)]
+    assert mine
+    assert all(told == found for told in mine)
+
+
+def test_a_band_widens_with_every_thing_that_is_new():
+    """Over all pools and axes of the fitted table, alone and in pairs."""
+    some = 0
+    for metric, pools in table().items():
+        for pool in pools.values():
+            for cell in pool["cells"].values():
+                for axis in AXES:
+                    if axis in cell and "seen" in cell:
+                        some += 1
+                        assert 0.0 <= cell[axis][0] <= cell[axis][1] + 1e-9, (metric, axis)
+    assert some > 100
+
+
+def test_nine_in_ten_rows_left_out_whole_lie_in_their_bands():
+    """As ``taicang fit bands`` recorded: of suites with fifty rows or more, by model and by chip."""
+
+    left = yaml.safe_load(BANDS.read_text(encoding="utf-8"))["left_out"]
+    for suite, axes in left.items():
+        for axis in ("nothing", "model", "sibling"):
+            found = axes.get(axis)
+            if found and found["rows"] >= 50 and found["unvalidated_ratio"] < 0.5:
+                assert 0.85 <= found["covered_ratio"] <= 0.97, (suite, axis, found)

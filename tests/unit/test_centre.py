@@ -1,0 +1,242 @@
+"""What a centre costs: published end-to-end figures, laws of the formulas, ranges in and bands out."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
+
+from taicang import catalog
+from taicang.app.main import cli
+from taicang.centre import cost
+from taicang.centre.cost import Plant
+from taicang.centre.figures import built_in, of_machine, site
+from taicang.centre.figures import given as stated
+from taicang.centre.report import Case, band, check, compare, draws, middles, report
+from taicang.centre.work import Serving
+from taicang.errors import InvalidInput
+
+FLAT = (1.0,) * 24
+FREE = {
+    "interest": 0.0, "residual": 0.0, "network": 0.0, "spares": 0.0, "support": 0.0, "staff": 0.0, "maintenance": 0.0,
+    "tariff": 0.0, "pue": 1.0, "idle": 0.3, "availability": 1.0, "years": 5.0, "rate": 7.2,
+}  # fmt: skip
+
+
+def plant(name, *, rented=False):
+    return Plant(machine=catalog.machine(name), rented=rented, steps=FLAT, day=FLAT)
+
+
+def case(name, *, rented=False, serving=None, **texts):
+    figures = {**built_in(), **site("default", domestic=False).figures}
+    figures |= of_machine(name, figures["rate"]) | {key: stated(key, text) for key, text in texts.items()}
+    figures = {key: each for key, each in figures.items() if key not in ("optics", "masked")}
+    return Case(name=name, plant=plant(name, rented=rented), count=1, figures=figures, serving=serving)
+
+
+SERVING = Serving(
+    model="m", mode="disaggregated", tpot_s=0.05, ttft_s=1.0, input_tokens=4000, output_tokens=1000, hit_ratio=0.0,
+    input_s=1e-4, output_s=5e-4, cached_s=None, error_ratio=0.0,
+)  # fmt: skip
+
+
+def test_deepseeks_day_costs_what_its_makers_published():
+    hour = cost.hour(plant("hgx-h800", rented=True), {"rent": 2.0}, 1.0)["rent"]
+    assert hour * 226.75 * 8 * 24 == 87_072
+
+
+def test_a_gb200_is_paid_back_in_three_years_at_3_2_dollars_an_hour():
+    values = FREE | {"price": 70_000.0 * 72, "years": 3.0, "support": 0.2 / 3.0}
+    assert sum(cost.hour(plant("gb200-nvl72"), values, 1.0).values()) == pytest.approx(3.2, rel=0.03)
+
+
+def test_a_leased_h100_node_leaves_a_third_and_pays_back_in_three_years():
+    one = case("hgx-h100", network="0", spares="0", residual="0", interest="0", years="5", utilisation="100%")
+    values = middles(one.figures)
+    parts = cost.hour(one.plant, values, 1.0)
+    month, rent = 730.0 * 8, 70_000.0
+    margin = 1.0 - sum(parts.values()) * month / rent
+    assert 0.32 - 0.03 <= margin <= 0.37 + 0.03
+    running = sum(part for name, part in parts.items() if name != "capital") * month
+    assert values["price"] / (rent - running) / 12 == pytest.approx(3.0, rel=0.1)
+
+
+def test_a_supernodes_month_of_electricity():
+    power = cost.power_kw(plant("cloudmatrix384"), FREE, 1.0)
+    assert power * 384 * 720 * 0.6 == pytest.approx(241_488)
+    assert power * 720 * 0.6 == pytest.approx(629, abs=0.5)
+
+
+def test_use_settles_the_cost_of_a_token_where_capital_does():
+    one = case("cloudmatrix384")
+    values = middles(one.figures)
+    ratio = cost.used_hour(one.plant, values, 0.25) / cost.used_hour(one.plant, values, 0.8)
+    assert 2.5 <= ratio <= 3.5
+
+
+def test_pluggable_modules_fail_every_three_to_six_days():
+    hours, masked = built_in()["optics"], built_in()["masked"].middle
+    ends = [cost.between_failures_h(6912, end / 3600) for end in (hours.low, hours.high)]
+    assert ends == pytest.approx([72.3, 144.7], abs=0.05)
+    unseen = [cost.between_failures_h(6912, end / 3600, masked) for end in (hours.low, hours.high)]
+    assert unseen == pytest.approx([7_234, 14_468], rel=1e-3)
+
+
+def test_gb200_must_be_1_6_times_as_fast_as_h100():
+    """At list prices of like kind: server and rack, each without the network between them."""
+    prices = {"hgx-h100": "199..238.8 kUSD", "gb200-nvl72": "3..3.1 MUSD"}
+    place = {"tariff": "0.091 USD/kWh", "utilisation": "100%", "network": "0"}
+    h100, gb200 = (
+        sum(cost.hour(one.plant, middles(one.figures), 1.0).values())
+        for one in (case(name, price=price, **place) for name, price in prices.items())
+    )
+    assert gb200 / h100 == pytest.approx(1.6, rel=0.1)
+
+
+RATES = st.floats(0.0, 0.2)
+
+
+@given(
+    price=st.floats(1e5, 1e9), interest=RATES, years=st.floats(1, 10), use=st.floats(0.01, 1), tariff=st.floats(0, 3)
+)
+def test_dearer_machines_power_and_idle_hours_are_never_cheaper(price, interest, years, use, tariff):
+    one = plant("cloudmatrix384")
+    values = FREE | {"price": price, "interest": interest, "years": years, "tariff": tariff}
+    base = cost.used_hour(one, values, use)
+    for key, more in (("price", 1.5), ("interest", 1.5), ("tariff", 1.5), ("years", 1 / 1.5)):
+        assert cost.used_hour(one, values | {key: values[key] * more}, use) >= base * (1 - 1e-9)
+    assert cost.used_hour(one, values, use * 0.5) >= base
+    arrays = {key: np.full(3, value) for key, value in values.items()}
+    assert cost.used_hour(one, arrays, use) == pytest.approx([base] * 3)
+
+
+@given(earned=st.floats(0.01, 1e4), price=st.floats(1e6, 1e9))
+def test_at_break_even_use_income_is_cost(earned, price):
+    one, values = plant("cloudmatrix384"), FREE | {"price": price, "tariff": 0.6}
+    use = float(cost.even_utilisation(one, values, earned))
+    if use <= 1:
+        assert cost.used_hour(one, values, use) == pytest.approx(earned, rel=1e-6)
+    else:
+        assert cost.used_hour(one, values, 1.0) >= earned * (1 - 1e-9)
+
+
+def test_tokens_of_each_kind_add_up_to_the_whole():
+    told = report(case("cloudmatrix384", serving=SERVING, error="0"), samples=500)
+    assert told.output_mtoken.mid == pytest.approx(4 * told.tokens["input"].mid + told.tokens["output"].mid)
+
+
+def test_results_are_bands_that_do_not_change_by_themselves():
+    one = case("cloudmatrix384", serving=SERVING, error="0")
+    told = report(one, samples=2000)
+    assert told == report(one, samples=2000)
+    assert told.output_mtoken.low < told.output_mtoken.mid < told.output_mtoken.high
+    assert report(one, samples=2000, seed=1).output_mtoken.mid == pytest.approx(told.output_mtoken.mid, rel=0.05)
+    dollars = report(one, currency="USD", samples=2000)
+    assert dollars.output_mtoken.mid == pytest.approx(told.output_mtoken.mid / 7.2, rel=0.02)
+    assert {swing.key for swing in told.tornado[:2]} == {"price", "years"}
+
+
+def test_a_figure_that_is_known_draws_no_band():
+    known = {key: str(figure.middle) for key, figure in built_in().items() if not (figure.dimension or key == "masked")}
+    one = case("hgx-h200", price="2 MCNY", tariff="0.5 CNY/kWh", rate="7.2 CNY/USD", pue="1.2", staff="1 CNY",
+               maintenance="1 CNY", carbon="0.5", **known)  # fmt: skip
+    told = report(one, samples=200)
+    assert told.used_chip_hour.low == pytest.approx(told.used_chip_hour.high)
+    assert not told.tornado
+
+
+def test_a_machine_cannot_be_told_from_itself_at_another_price_within_the_range():
+    one = case("cloudmatrix384", serving=SERVING, error="0")
+    twin = replace(one, name="twin")
+    dear = replace(case("cloudmatrix384", serving=SERVING, error="0", price="900 MCNY"), name="dear")
+    rows = {row.name: row for row in compare([one, twin, dear], currency="CNY", samples=2000)}
+    assert rows["cloudmatrix384"].alike == ("twin",)
+    assert rows["dear"].alike == ()
+    assert rows["twin"].machines_ratio == 1
+
+
+def test_shared_figures_are_drawn_alike_on_every_machine():
+    first, second = (draws(case(name).figures, name, 100, 0) for name in ("cloudmatrix384", "hgx-h20"))
+    assert np.array_equal(first["tariff"], second["tariff"])
+    assert not np.allclose(first["price"] / first["price"].mean(), second["price"] / second["price"].mean())
+
+
+def test_hours_of_the_tariff_keep_its_mean():
+    for name in ("guangdong", "zhejiang", "sichuan"):
+        assert np.mean(site(name, domestic=False).steps) == pytest.approx(1.0)
+    assert site("inner-mongolia", domestic=True).figures["tariff"].low < site(
+        "inner-mongolia", domestic=False
+    ).figures["tariff"].low  # fmt: skip
+
+
+def test_what_nobody_published_is_asked_for_by_name():
+    with pytest.raises(InvalidInput, match=r"no price of atlas-800-a3-752t .* --price"):
+        check(case("atlas-800-a3"))
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--tariff", "0.4"], "has no unit"),
+        (["--price", "60..50 MCNY"], "begins above its end"),
+        (["--price", "60 kW"], "is a unit of w"),
+        (["--utilisation", "140%"], "utilisation must be from 0 to 1"),
+        (["--utilisation", "0"], "never used"),
+        (["--site", "inner-mongolai"], "did you mean inner-mongolia"),
+        (["--figure", "yeers=3"], "did you mean years"),
+        (["--figure", "years"], "expected KEY=RANGE"),
+        (["--serve", "deepseek-r1", "--api", "1,2 USD"], "expected such as"),
+        (["--train", "llama-3-8b"], "needs --tokens"),
+    ],
+)
+def test_bad_figures_are_one_line(words, said):
+    result = CliRunner().invoke(cli, ["centre", "cloudmatrix384", *words])
+    assert isinstance(result.exception, InvalidInput)
+    assert said in str(result.exception)
+
+
+def test_a_centres_file_is_its_options(tmp_path):
+    file, page = tmp_path / "centre.yaml", tmp_path / "centre.html"
+    file.write_text("machine: cloudmatrix384\nserve: deepseek-r1\ntpot: 50ms\nutilisation: 30%\nfigure: [years=5]\n")
+    words = ["--serve", "deepseek-r1", "--tpot", "50ms", "--utilisation", "30%", "--figure", "years=5", "--json"]
+    one = json.loads(CliRunner().invoke(cli, ["centre", "cloudmatrix384", *words]).output)
+    two = json.loads(CliRunner().invoke(cli, ["centre", str(file), "--html", str(page), "--json"]).output)
+    assert one == two
+    assert "million output tokens" in page.read_text(encoding="utf-8")
+    file.write_text("machine: cloudmatrix384\ncuont: 4\n")
+    result = CliRunner().invoke(cli, ["centre", str(file)])
+    assert "centre.yaml:2" in str(result.exception)
+    assert "did you mean count" in str(result.exception)
+
+
+def test_a_load_settles_the_use_and_says_how_many_machines_it_takes():
+    words = ["centre", "cloudmatrix384", "--serve", "deepseek-r1", "--tpot", "50ms", "--json"]
+    told = json.loads(CliRunner().invoke(cli, [*words, "--load", "100/s"]).output)
+    twice = json.loads(CliRunner().invoke(cli, [*words, "--load", "200/s"]).output)
+    assert 0 < told["utilisation"]["mid"] < 1
+    assert twice["utilisation"]["mid"] == pytest.approx(2 * told["utilisation"]["mid"])
+    month = 100 * 256 * 730 * 3600
+    assert told["monthly_tokens"] == pytest.approx(month, rel=0.01)
+    error = CliRunner().invoke(cli, [*words, "--load", "10000/s"]).exception
+    assert "of cloudmatrix384; give --count" in str(error)
+
+
+def test_deepseek_r1_on_h800_costs_what_its_makers_say_within_the_band():
+    """608 G tokens in, 56.3 % of them found in a cache, 168 G out, for 87,072 USD; 20 to 22 tokens/s a user."""
+    # fmt: off
+    words = ["--serve", "deepseek-r1", "--input", "3619", "--output", "1000", "--hits", "0.563", "--tpot", "50ms",
+             "--rent", "2 USD/h", "--utilisation", "100%", "--figure", "availability=1", "--currency", "USD"]
+    # fmt: on
+    told = json.loads(CliRunner().invoke(cli, ["centre", "hgx-h800 x 32", *words, "--json"]).output)
+    published = 87_072 / 168_000
+    assert told["output_mtoken"]["low"] < published < told["output_mtoken"]["high"]
+    assert told["output_mtoken"]["mid"] == pytest.approx(published, rel=0.25)
+
+
+def test_a_band_is_of_percentiles():
+    assert band(np.arange(101.0)).mid == 50

@@ -1,0 +1,116 @@
+"""``taicang fabric`` as a user meets it, and --fabric beside the other commands."""
+
+from __future__ import annotations
+
+import json
+import xml.etree.ElementTree as ET
+
+import pytest
+from click.testing import CliRunner
+
+from taicang.app.main import cli
+from taicang.errors import TaicangError
+
+
+def said(*words):
+    result = CliRunner().invoke(cli, list(words), catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def refused(*words):
+    result = CliRunner().invoke(cli, list(words))
+    assert result.exit_code != 0
+    return str(result.exception) if isinstance(result.exception, TaicangError) else result.output
+
+
+def test_a_topology_says_its_parts():
+    text = said("fabric", "cloudmatrix384")
+    assert "5,376 link" in text
+    assert "112 l2-switch" in text.replace("\n", " ")
+    assert json.loads(said("fabric", "cloudmatrix384", "--json"))["parts"]["module"] == 5376
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("cloudmatrix384", "--collective", "all-to-all", "--ranks", "320", "--bytes", "7.5KB*128*8", "--skew", "1.1"),
+        ("dgx-h100-nvl256", "--collective", "all-reduce", "--bytes", "1GB", "--fail", "l2-switch:2"),
+        ("hgx-a100 x 128", "--collective", "all-gather", "--bytes", "512MB", "--routing", "ecmp", "--seeds", "3"),
+        ("cloudmatrix384", "--collective", "dispatch", "--ranks", "32", "--bytes", "7680B"),
+        ("cloudmatrix384", "--collective", "combine", "--ranks", "32", "--bytes", "7680B", "--skew", "1.0"),
+        ("gb200-nvl72", "--collective", "reduce-scatter", "--bytes", "1GB", "--algorithm", "direct"),
+        ("cloudmatrix384", "--collective", "send", "--ranks", "17", "--bytes", "512B", "--verb", "npu/read"),
+        ("hgx-h100 x 4", "--collective", "all-reduce", "--bytes", "1GB", "--algorithm", "hierarchical", "--shuffled"),
+        ("hgx-h100 x 4", "--collective", "all-to-all", "--bytes", "1GB", "--beside", "all-reduce:4GB"),
+    ],
+)  # fmt: skip
+def test_collectives_say_their_times_and_hottest_links(words):
+    assert "on the links" in said("fabric", *words)
+    found = json.loads(said("fabric", *words, "--json"))
+    assert found["wire_s"] > 0
+    assert found["hottest"][0]["used_ratio"] <= 1.0 + 1e-9
+    assert found["hottest"][0]["busy_s"] <= found["most_s"] * (1 + 1e-9)
+
+
+def test_draws_logical_machines_and_axes():
+    draws = json.loads(said("fabric", "cloudmatrix384", "--draws", "50", "--json"))
+    assert {part["kind"] for part in draws["parts"]} == {
+        "node",
+        "chip",
+        "l1-switch",
+        "l2-switch",
+        "module",
+        "rdma module",
+    }
+    assert "42" in said("fabric", "cloudmatrix384", "--logical", "288,256")
+    assert "nvlink 100%" in said("fabric", "hgx-h100 x 4", "--axes", "tp=8,dp=4", "--bytes", "1GB")
+
+
+def test_pictures_are_written(tmp_path):
+    words = ("fabric", "dgx-h100-nvl256", "--collective", "all-to-all", "--bytes", "1GB", "--fail", "l2-switch:2")
+    said(*words, "--svg", str(tmp_path / "a.svg"), "--html", str(tmp_path / "a.html"))
+    assert ET.parse(tmp_path / "a.svg").getroot().tag.endswith("svg")
+    assert (tmp_path / "a.html").read_text().startswith("<!doctype html>")
+
+
+@pytest.mark.parametrize(
+    ("words", "wanted"),
+    [
+        (("--collective", "all-reduse", "--bytes", "1GB"), "all_reduce"),
+        (("--collective", "all-reduce", "--bytes", "1"), "unit"),
+        (("--collective", "all-reduce"), "--bytes"),
+        (("--collective", "all-reduce", "--bytes", "1GB", "--ranks", "9999"), "--ranks"),
+        (("--collective", "all-reduce", "--bytes", "1GB", "--algorithm", "rng"), "ring"),
+        (("--collective", "all-reduce", "--bytes", "1GB", "--skew", "zipf:1"), "skew"),
+        (("--collective", "all-to-all", "--bytes", "1GB", "--skew", "zipf:9"), "0 to 2"),
+        (("--fail", "l2-swtch:1"), "l2-switch"),
+        (("--collective", "all-gather", "--bytes", "1GB", "--beside", "all-gathr:1GB"), "all_gather"),
+        (("--collective", "all-gather", "--bytes", "1GB", "--beside", "all-gather"), "KIND:BYTES"),
+        (("--plane", "scaleup"), "scale_up"),
+        (("--logical", "100"), "nodes"),
+        (("--axes", "tp=8,tp=4", "--bytes", "1GB"), "distinct"),
+        (("--draws", "10", "--logical", "96"), "at a time"),
+        (("--collective", "send", "--bytes", "1B", "--ranks", "17", "--verb", "npu/rad"), "npu/read"),
+        (("--collective", "dispatch", "--bytes", "1KB", "--ranks", "8", "--topk", "300"), "--topk"),
+    ],
+)
+def test_what_is_wrong_is_named(words, wanted):
+    assert wanted in refused("fabric", "cloudmatrix384", *words)
+
+
+def test_a_training_step_costs_the_same_by_links():
+    words = ("train", "llama-3-8b", "--on", "hgx-h100 x 2", "--global-batch", "128", "--json")
+    one, two = (
+        json.loads(said(*words, *more))["prediction"]["step"]["seconds"] for more in ((), ("--fabric", "flows"))
+    )
+    assert two == pytest.approx(one, rel=0.02)
+
+
+def test_other_commands_take_the_fabric_link_by_link():
+    words = ("infer", "deepseek-r1", "--on", "cloudmatrix384", "--tp", "1", "--dp", "256", "--batch", "48", "--json")
+    closed, lined = json.loads(said(*words)), json.loads(said(*words, "--fabric", "flows"))
+    assert lined["tpot_s"] == pytest.approx(closed["tpot_s"], rel=0.02)
+    broken = json.loads(said(*words, "--fabric", "flows", "--set", "links.failed=plane:6"))
+    assert broken["tpot_s"] > 1.05 * closed["tpot_s"]
+    assert "ecmp" in refused(*words, "--fabric", "emcp")

@@ -1,0 +1,124 @@
+"""A Llama in plain PyTorch, trained with FSDP2 and, where asked, tensor and pipeline parallel layers."""
+
+import argparse
+import os
+
+import torch
+import torch.distributed as dist
+import torch.nn as nn
+import torch.nn.functional as F
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.pipelining import PipelineStage, Schedule1F1B
+from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
+from torch.utils.checkpoint import checkpoint
+
+
+def rotate(x, cos, sin):
+    a, b = x.chunk(2, dim=-1)
+    return x * cos + torch.cat((-b, a), dim=-1) * sin
+
+
+class Layer(nn.Module):
+    def __init__(self, a):
+        super().__init__()
+        self.width = a.hidden // a.heads
+        kv = a.kv_heads * self.width
+        self.norm1, self.norm2 = nn.RMSNorm(a.hidden), nn.RMSNorm(a.hidden)
+        self.wq, self.wo = nn.Linear(a.hidden, a.hidden, bias=False), nn.Linear(a.hidden, a.hidden, bias=False)
+        self.wk, self.wv = nn.Linear(a.hidden, kv, bias=False), nn.Linear(a.hidden, kv, bias=False)
+        self.w1, self.w3 = nn.Linear(a.hidden, a.inter, bias=False), nn.Linear(a.hidden, a.inter, bias=False)
+        self.w2 = nn.Linear(a.inter, a.hidden, bias=False)
+
+    def forward(self, x, cos, sin):
+        b, t, _ = x.shape
+        h = self.norm1(x)
+        q, k, v = (w(h).view(b, t, -1, self.width).transpose(1, 2) for w in (self.wq, self.wk, self.wv))
+        q, k = rotate(q, cos, sin), rotate(k, cos, sin)
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+        x = x + self.wo(y.transpose(1, 2).reshape(b, t, -1))
+        h = self.norm2(x)
+        return x + self.w2(F.silu(self.w1(h)) * self.w3(h))
+
+
+class Llama(nn.Module):
+    def __init__(self, a, first=True, last=True, layers=None):
+        super().__init__()
+        self.recompute = a.recompute
+        self.tokens = nn.Embedding(a.vocab, a.hidden) if first else None
+        self.layers = nn.ModuleList(Layer(a) for _ in range(layers or a.layers))
+        self.norm = nn.RMSNorm(a.hidden) if last else None
+        self.head = nn.Linear(a.hidden, a.vocab, bias=False) if last else None
+        self.width, self.seq = a.hidden // a.heads, a.seq
+
+    def forward(self, x):
+        x = self.tokens(x) if self.tokens is not None else x
+        angle = torch.arange(0, self.width, 2, device=x.device) / self.width
+        turns = torch.outer(torch.arange(self.seq, device=x.device).float(), 1e4**-angle)
+        turns = torch.cat((turns, turns), dim=-1)
+        cos, sin = turns.cos().to(x.dtype), turns.sin().to(x.dtype)
+        for layer in self.layers:
+            x = checkpoint(layer, x, cos, sin, use_reentrant=False) if self.recompute else layer(x, cos, sin)
+        return self.head(self.norm(x)) if self.head is not None else x
+
+
+def loss_of(logits, targets):
+    return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    for name, value in dict(hidden=1024, inter=2816, layers=4, heads=16, kv_heads=4, vocab=32000, seq=1024, batch=1,
+                            tp=1, pp=1, steps=2, micro=4).items():  # fmt: skip
+        parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=value)
+    parser.add_argument("--recompute", action="store_true")
+    a = parser.parse_args()
+    dist.init_process_group("nccl")
+    torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    mesh = init_device_mesh(
+        "cuda", (a.pp, dist.get_world_size() // a.pp // a.tp, a.tp), mesh_dim_names=("pp", "dp", "tp")
+    )
+    stage = mesh["pp"].get_local_rank()
+    first, last = stage == 0, stage == a.pp - 1
+    with torch.device("meta"):
+        model = Llama(a, first, last, a.layers // a.pp)
+    policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+    for layer in model.layers:
+        if a.tp > 1:
+            plan = dict.fromkeys(("wq", "wk", "wv", "w1", "w3"), ColwiseParallel()) | dict.fromkeys(
+                ("wo", "w2"), RowwiseParallel()
+            )
+            parallelize_module(layer, mesh["tp"], plan)
+        fully_shard(layer, mesh=mesh["dp"], mp_policy=policy)
+    fully_shard(model, mesh=mesh["dp"], mp_policy=policy)
+    model.to_empty(device="cuda")
+    for weight in model.parameters():
+        nn.init.normal_(weight, std=0.02)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4, fused=True)
+    schedule = None
+    if a.pp > 1:
+        schedule = Schedule1F1B(
+            PipelineStage(model, stage, a.pp, torch.device("cuda"), group=mesh.get_group("pp")), a.micro, loss_of
+        )
+    for step in range(a.steps):
+        x = torch.randint(a.vocab, (a.batch * (a.micro if a.pp > 1 else 1), a.seq), device="cuda")
+        if schedule is None:
+            loss = loss_of(model(x), x)
+            loss.backward()
+        else:
+            losses = []
+            schedule.step(*([x] if first else []), **(dict(target=x, losses=losses) if last else {}))
+            loss = torch.stack(losses).mean() if last else torch.zeros((), device="cuda")
+        if a.tp == 1:  # its norms lie on one mesh
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        print(
+            f"rank {dist.get_rank()} step {step}: loss {loss.item():.4f}, {torch.cuda.max_memory_allocated() / 1e9:.2f} GB",
+            flush=True,
+        )
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()
