@@ -213,6 +213,27 @@ def test_what_an_entry_does_not_reach_is_apart(data, tmp_path_factory):
     assert found.tiers()["edit"] == reached
 
 
+def test_sources_that_a_build_does_not_list_go_with_its_extension(tmp_path):
+    setup = (
+        "import glob\nfrom setuptools import setup\nfrom torch.utils.cpp_extension import CUDAExtension\n"
+        "setup(ext_modules=[CUDAExtension('fast_ops', glob.glob('csrc/*.cu') + extra)])\n"
+    )
+    texts = {
+        "setup.py": setup,
+        "csrc/deep/k.cu": "__global__ void k(float* a) {\n}\n",
+        "uses.py": "import fast_ops\n",
+        "other.py": "import numpy\n",
+        "kernels/npu/k_npu.cpp": "#include <cuda_runtime.h>\n",
+        "lib/rows_npu.py": "import torch\ntorch.compile(f)\n",
+    }
+    lay(tmp_path, texts)
+    for entry, counts in (("uses.py", True), ("other.py", False)):
+        assert (scanned(tmp_path, "ascend", [entry]).scope["csrc/deep/k.cu"] == "counted") is counts
+    whole = scanned(tmp_path, "ascend")
+    assert whole.scope["csrc/deep/k.cu"] == "counted"
+    assert whole.scope["kernels/npu/k_npu.cpp"] == whole.scope["lib/rows_npu.py"] == "ported"
+
+
 def test_kernels_are_those_of_the_side_that_is_left(tmp_path):
     texts = {
         "a.cu": "__global__ void one(float* a) {\n  if (a) { a[0] = 1; }\n}\n__global__ void declared(float* a);\n",

@@ -16,7 +16,7 @@ from typing import Any
 from taicang.port.found import Extension, Finding, Import, Kernel, Read
 from taicang.port.tables import Rule, Rules
 
-_KERNEL_ROOTS = {"triton": "triton", "numba": "numba", "cupyx": "cupy", "cupy": "cupy"}
+_KERNEL_ROOTS = {"triton": "triton", "numba": "numba", "cupyx": "cupy", "cupy": "cupy", "cuda": "cutile"}
 _STARTS = frozenset({"startswith", "endswith"})
 _PACKAGE = re.compile(r"\s*([A-Za-z0-9][\w.-]*)\s*(?:\[[^\]]*\])?\s*(?:[<>=!~;@].*)?$", re.DOTALL)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping
 from pathlib import PurePosixPath
 
 from taicang.port import tree
@@ -109,25 +109,59 @@ def python(
     """Python files that ``starts`` reach. With ``texts``, a module that only an ``__init__`` imports counts when a file
     that counts says one of its names: packages that register all they hold import far more than a run uses."""
     reached: set[str] = set()
-    waiting = {path for path, read in reads.items() if texts is not None and read.registered}
-    said: set[str] = set()
+    waiting: dict[str, set[str]] = {
+        path: set() for path, read in reads.items() if texts is not None and read.registered
+    }
+    said: set[str] = set()  # by all files that count
+    told: dict[str, set[str]] = {}  # __init__ -> what files that import it say
+    passed: dict[str, set[str]] = {}  # __init__ -> those that it imports in turn
     todo = set(starts)
     while todo:
         path = todo.pop()
         reached.add(path)
         quiet = texts is not None and path.endswith("__init__.py")
+        words: set[str] = set()
         if texts is not None and not quiet:
-            said.update(_WORD.findall(texts[path]))
+            words = set(_WORD.findall(texts[path]))
+            said |= words
             todo.update(_named_files(path, texts[path], modules))
         for one in reads[path].imports:
             for target in modules.find(path, one):
-                (waiting if quiet and not target.endswith("__init__.py") else todo).add(target)
+                if target.endswith("__init__.py"):
+                    told.setdefault(target, set()).update(words)
+                    passed.setdefault(path, set()).add(target)
+                    todo.add(target)
+                elif quiet:
+                    waiting.setdefault(target, set()).add(path)
+                else:
+                    todo.add(target)
         todo -= reached
-        waiting -= reached
         if not todo:
-            named = {each for each in waiting if (reads[each].registered or reads[each].defined) & said}
+            _pass_on(told, passed)
+            named = {
+                each
+                for each, inits in waiting.items()
+                if each not in reached
+                and (
+                    reads[each].registered & said
+                    if reads[each].registered
+                    else any(reads[each].defined & told.get(init, set()) for init in inits)
+                )
+            }
             todo = named | {each for path in named for each in modules.packages(path)} - reached
     return reached
+
+
+def _pass_on(told: dict[str, set[str]], passed: Mapping[str, set[str]]) -> None:
+    """Let what is said to an ``__init__`` reach those that it takes its names from."""
+    changed = set(told)
+    while changed:
+        path = changed.pop()
+        for target in passed.get(path, ()):
+            known = told.setdefault(target, set())
+            if not told.get(path, set()) <= known:
+                known |= told[path]
+                changed.add(target)
 
 
 def _named_files(path: str, text: str, modules: Modules) -> Iterator[str]:
@@ -140,44 +174,80 @@ def _named_files(path: str, text: str, modules: Modules) -> Iterator[str]:
                     yield each
 
 
-def native(reads: Mapping[str, Read], reached: Collection[str]) -> set[str]:
-    """C++ and CUDA files built into an extension that a reached file imports, or lying under one that does."""
-    said = {name for path in reached for one in reads[path].imports for name in (*one.module.split("."), *one.names)}
+def native(reads: Mapping[str, Read], reached: Collection[str], *, whole: bool) -> set[str]:
+    """C++ and CUDA files that are built into an extension that a reached file imports.
+
+    Of one that no build file names, the extensions without listed sources above it decide, else whether the Python next
+    above it is reached; with neither, it counts where the repository is read as a ``whole``.
+    """
+    imported = _Imported(one for path in reached for one in reads[path].imports)
     folders = {posixpath.dirname(path) for path in reached}
-    built: dict[str, set[str]] = {}  # source -> names of extensions that are built from it
+    built: dict[str, set[str]] = {}  # source -> extensions that are built from it
+    open_ended: dict[str, set[str]] = {}  # folder -> extensions built from something below it
     for path, read in reads.items():
         base = posixpath.dirname(path)
         for each in read.extensions:
-            for source in each.sources:
-                place = posixpath.normpath(posixpath.join(base, source))
-                built.setdefault(place, set()).add(each.name.rpartition(".")[2])
+            sources = [posixpath.normpath(posixpath.join(base, source)) for source in each.sources]
+            for source in sources:
+                built.setdefault(source, set()).add(each.name)
+            if read.language == "python" and not any(source in reads for source in sources):
+                open_ended.setdefault(base, set()).add(each.name)
     found = set()
     python_folders = {posixpath.dirname(p) for p, r in reads.items() if r.language == "python" and not _is_setup(p)}
     for path, read in reads.items():
         if read.language not in {"cuda", "native"}:
             continue
-        names = built.get(path)
-        if names is not None:
-            if names & said:
-                found.add(path)
-        elif not python_folders or _bound(path, _nearest(path, python_folders), folders):
+        role = tree.role(PurePosixPath(path))
+        near, above = _nearest(path, python_folders), _nearest(path, open_ended)
+        if path in built:
+            counts = any(imported.whole(name) or imported.parts(name) for name in built[path])
+        elif above is not None and any(imported.takes(name, path) for name in open_ended[above]):
+            counts = True
+        elif above is not None and not whole:
+            counts = False
+        elif near:
+            # what others wrote, and tests, are no part of the Python above them
+            counts = near in folders and role in {"source", tree.role(PurePosixPath(near, "x.py"))}
+        else:
+            counts = whole and role == "source"
+        if counts:
             found.add(path)
     return found
 
 
-def _bound(path: str, near: str | None, reached: Collection[str]) -> bool:
-    """Whether the Python next above a native file is reached, and is no stranger to what others wrote or to tests."""
-    if near is None or near not in reached:
-        return False
-    return tree.role(PurePosixPath(path)) in {"source", tree.role(PurePosixPath(near, "x.py"))}
+class _Imported:
+    """What import statements take from extensions."""
+
+    def __init__(self, statements: Iterable[Import]) -> None:
+        self.modules: set[str] = set()
+        self.taken: dict[str, set[str]] = {}  # last part of a module -> names taken from it
+        for one in statements:
+            last = one.module.rpartition(".")[2]
+            if not one.names:
+                self.modules.add(last)
+            self.modules.update(one.names)
+            self.taken.setdefault(last, set()).update(one.names)
+
+    def whole(self, extension: str) -> bool:
+        """Whether an extension is imported as a module."""
+        return extension.rpartition(".")[2] in self.modules
+
+    def parts(self, extension: str) -> set[str]:
+        """Names that are taken from an extension."""
+        return self.taken.get(extension.rpartition(".")[2], set())
+
+    def takes(self, extension: str, path: str) -> bool:
+        """Whether an extension is imported whole, or a name is taken from it that begins as the source's name does."""
+        own = set(tree.heads(PurePosixPath(path).stem))
+        return self.whole(extension) or any(own & set(tree.heads(name)) for name in self.parts(extension))
 
 
 def _is_setup(path: str) -> bool:
     return posixpath.basename(path) == "setup.py"
 
 
-def _nearest(path: str, folders: Collection[str]) -> str | None:
-    """The nearest folder above ``path`` that holds Python."""
+def _nearest(path: str, folders: Container[str]) -> str | None:
+    """The nearest of ``folders`` above ``path``."""
     at = posixpath.dirname(path)
     while at not in folders:
         if not at:

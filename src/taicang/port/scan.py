@@ -14,8 +14,8 @@ from taicang.port import python_scan, reach, text_scan, tree
 from taicang.port.found import Finding, Read
 from taicang.port.tables import TIERS, Rule, Rules
 
-SCOPES: Final = ("counted", "unreached", "test", "vendored", "docs")
-"""Where a file stands: part of what is ported, or apart from it and why."""
+SCOPES: Final = ("counted", "unreached", "test", "vendored", "docs", "ported")
+"""Where a file stands: part of what is ported, or apart from it and why; ``ported`` is for the other side already."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,7 +78,7 @@ def scan(root: Path, rules: Rules, operators: Mapping[str, str], entries: Sequen
     reads = {path: _with_counterparts(each, operators) for path, each in sorted(reads.items())}
     chosen = tuple(_entry(each, reads) for each in entries)
     return Scan(
-        root=str(root), to=rules.to, entries=chosen, files=reads, scope=_scopes(reads, texts, chosen),
+        root=str(root), to=rules.to, entries=chosen, files=reads, scope=_scopes(reads, texts, chosen, rules.to),
         notes=tuple(_notes(reads, chosen)),
     )  # fmt: skip
 
@@ -112,7 +112,7 @@ def _entry(given: str, reads: Mapping[str, Read]) -> str:
     return path
 
 
-def _scopes(reads: Mapping[str, Read], texts: Mapping[str, str], entries: Sequence[str]) -> dict[str, str]:
+def _scopes(reads: Mapping[str, Read], texts: Mapping[str, str], entries: Sequence[str], to: str) -> dict[str, str]:
     roles = {path: tree.role(PurePosixPath(path)) for path in reads}
     python = [path for path, each in reads.items() if each.language == "python"]
     modules = reach.Modules(reads, entries)
@@ -121,13 +121,16 @@ def _scopes(reads: Mapping[str, Read], texts: Mapping[str, str], entries: Sequen
     reached |= {path for path in python if roles[path] == "source" and PurePosixPath(path).name == "setup.py"} & set(
         python if not entries else _setups(reads, reached)
     )
-    built = reach.native(reads, reached)
+    built = reach.native(reads, reached, whole=not entries)
     scope = {}
     for path, each in reads.items():
+        if tree.is_for(to, PurePosixPath(path)):
+            scope[path] = "ported"
+            continue
         if path in reached or path in built:
             counts = True
         elif each.language in {"python", "stub", "cuda", "native"}:
-            counts = not entries and not python and roles[path] == "source"
+            counts = False
         elif each.language == "shell":
             counts = roles[path] == "source" and reach.starts_reached(texts.get(path, ""), reached)
         else:
@@ -148,7 +151,7 @@ def _with_counterparts(found: Read, operators: Mapping[str, str]) -> Read:
         return found
     path = PurePosixPath(found.path.lower())
     stems = (path.stem, *(each.name.lower() for each in found.kernels))
-    words = {*path.parts[:-1], *(head for stem in stems for head in _heads(stem))}
+    words = {*path.parts[:-1], *(head for stem in stems for head in tree.heads(stem))}
     there = next((there for word, there in operators.items() if word in words), None)
     if there is None:
         return found
@@ -169,12 +172,6 @@ def _with_counterparts(found: Read, operators: Mapping[str, str]) -> Read:
         return replace(each, rule=rule)
 
     return replace(found, findings=tuple(map(swapped, found.findings)))
-
-
-def _heads(stem: str) -> Iterable[str]:
-    """A file's name without what tells CUDA files from their host side: bev_pool_cuda_kernel is bev_pool."""
-    parts = stem.split("_")
-    return ("_".join(parts[:end]) for end in range(len(parts), 0, -1))
 
 
 def _notes(reads: Mapping[str, Read], entries: Sequence[str]) -> Iterable[str]:

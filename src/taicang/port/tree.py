@@ -25,6 +25,10 @@ _VENDORED: Final = frozenset(
     {"third_party", "thirdparty", "third-party", "3rdparty", "3rd_party", "vendor", "vendored", "external", "extern",
      "submodules", "deps"}
 )  # fmt: skip
+_ENDS: Final = frozenset(
+    {"cuda", "gpu", "kernel", "kernels", "forward", "backward", "launcher", "fwd", "bwd", "wrapper"}
+)
+_SIDES: Final = {"ascend": frozenset({"ascend", "npu", "cann"}), "cuda": frozenset({"cuda", "nvidia"})}
 _DOCS: Final = frozenset({"doc", "docs", "tutorials", "notebooks"})
 
 
@@ -47,6 +51,24 @@ def role(path: PurePosixPath) -> str:
     if folders & _TESTS or name.startswith("test_") or path.stem.lower().endswith("_test") or name == "conftest.py":
         return "test"
     return "docs" if folders & _DOCS else "source"
+
+
+def is_for(to: str, path: PurePosixPath) -> bool:
+    """Whether a file's folders or the end of its name say that it is for that side alone."""
+    words = [*path.parts[:-1], path.stem.rpartition("_")[2]]
+    return any(word.lower().strip("_") in _SIDES[to] for word in words)
+
+
+def heads(stem: str) -> Iterator[str]:
+    """A name and its beginnings, without what tells CUDA files from their host side: a_b_cuda_kernel is a_b as well.
+
+    A single word tells too little where more stand in the name, unless only such words follow.
+    """
+    parts = stem.split("_")
+    plain = [part for part in parts if part.lower() not in _ENDS] or parts
+    yield stem
+    yield "_".join(plain)
+    yield from ("_".join(parts[:end]) for end in range(len(parts) - 1, 1, -1))
 
 
 def files(root: Path) -> Iterator[tuple[str, Path]]:
