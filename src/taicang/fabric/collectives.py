@@ -213,8 +213,9 @@ def _steps(network: Direct | Switched, ring: _Ring) -> Iterator[tuple[Ints, Floa
         at = ring.unit - ring.start[ring.unit]
         for size, links in zip(network.dims, network.widths, strict=True):
             here = at // stride % size
+            spread = len(network.dims) * links if network.torus else sum(network.widths)
             for step in (1, size - 1)[:links] if network.torus else range(1, size):
-                yield ((here + step) % size - here) * stride % count, np.full(len(at), 1.0 / sum(network.widths))
+                yield ((here + step) % size - here) * stride % count, np.full(len(at), 1.0 / spread)
             stride *= size
     elif isinstance(network, Direct) and not network.torus:
         for step in range(1, int(count.max())):
