@@ -10,7 +10,7 @@ import pytest
 
 from taicang import catalog
 from taicang.catalog.costing import cost_model
-from taicang.errors import InvalidInput, MissingFigure, NotModelled, UnknownName
+from taicang.errors import InvalidInput, NotModelled, UnknownName
 from taicang.evidence import ub_links
 from taicang.evidence.exchange_rows import exchange_published
 from taicang.evidence.suite_collective import call_outcomes
@@ -184,8 +184,8 @@ def test_switches_that_add_send_the_buffer_once():
 @pytest.mark.parametrize(
     ("change", "error", "said"),
     [
-        (("planes.scale_up.nvlink.topology=torus",), MissingFigure, "dims"),
-        (("planes.scale_up.nvlink.topology=torus", "planes.scale_up.nvlink.dims=3x3"), NotModelled, "3x3"),
+        (("planes.scale_up.nvlink.topology=torus",), InvalidInput, "dims"),
+        (("planes.scale_up.nvlink.topology=torus", "planes.scale_up.nvlink.dims=3x3"), InvalidInput, "3x3"),
         (("planes.scale_up.scale_out.ranks=4", "planes.scale_up.nvlink.ranks=4"), NotModelled, "joins 4 ranks of 8"),
     ],
 )

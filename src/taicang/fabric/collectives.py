@@ -209,13 +209,14 @@ def _steps(network: Direct | Switched, ring: _Ring) -> Iterator[tuple[Ints, Floa
     count = ring.count[ring.unit]
     whole = isinstance(network, Direct) and int(np.prod(network.dims)) == count.max() == count.min()
     if isinstance(network, Direct) and whole and (network.torus or len(network.dims) > 1):
-        stride = int(count.max())
+        stride = 1
         at = ring.unit - ring.start[ring.unit]
         for size, links in zip(network.dims, network.widths, strict=True):
-            stride //= size
             here = at // stride % size
+            spread = len(network.dims) * links if network.torus else sum(network.widths)
             for step in (1, size - 1)[:links] if network.torus else range(1, size):
-                yield ((here + step) % size - here) * stride % count, np.full(len(at), 1.0 / sum(network.widths))
+                yield ((here + step) % size - here) * stride % count, np.full(len(at), 1.0 / spread)
+            stride *= size
     elif isinstance(network, Direct) and not network.torus:
         for step in range(1, int(count.max())):
             yield np.full(len(count), step), 1.0 / np.maximum(count - 1.0, 1.0)

@@ -94,12 +94,11 @@ def _switch(network: Switched, depth: int, index: int) -> Iterator[tuple[Stage, 
 
 def _mesh(network: Direct, index: int) -> Ints:
     """Both directions of one link of a mesh or torus."""
-    width, total = sum(network.widths), int(np.prod(network.dims))
+    width = sum(network.widths)
     unit = np.arange(network.units)
     pairs: list[Ints] = []
-    offset, stride = 0, total
+    offset, stride = 0, 1
     for size, links in zip(network.dims, network.widths, strict=True):
-        stride //= size
         here = unit // stride % size
         for link in range(links):
             step = (1, size - 1)[link] if network.torus else link + 1
@@ -107,7 +106,7 @@ def _mesh(network: Direct, index: int) -> Ints:
             back = links - 1 - link
             there = np.stack([unit * width + offset + link, other * width + offset + back])
             pairs.append(network.first + there[:, unit < other])
-        offset += links
+        offset, stride = offset + links, stride * size
     found: Ints = np.concatenate(pairs, axis=1)[:, index]
     return found
 

@@ -29,17 +29,13 @@ def _direct(net: Net, network: Direct, resource: int, base: int) -> str:
             return f"{level}: rank {rank} {'up' if index + hubs < net.fabric.ranks else 'down'}"
         return ""
     unit, link = divmod(index, width)
-    total = 1
-    for size in network.dims:
-        total *= size
-    stride, offset = total, 0
+    stride, offset = 1, 0
     for size, links in zip(network.dims, network.widths, strict=True):
-        stride //= size
         if link < offset + links:
             step = (1, size - 1)[link - offset] if network.torus else link - offset + 1
             here = unit // stride % size
             return f"{level}: unit {unit} to unit {unit + ((here + step) % size - here) * stride}"
-        offset += links
+        offset, stride = offset + links, stride * size
     raise AssertionError(resource)
 
 

@@ -272,12 +272,11 @@ def _direct(
             (flow, found.group[network.up + source][:, None], one),
             (flow, found.group[network.down + target][:, None], one),
         ]
-    width, offset, stride = sum(network.widths), 0, int(np.prod(network.dims))
-    units = stride
+    width, offset, stride = sum(network.widths), 0, 1
+    units = int(np.prod(network.dims))
     here = a % units
     home = a - here
     for size, links in zip(network.dims, network.widths, strict=True):
-        stride //= size
         x, y = here // stride % size, b % units // stride % size
         step = (y - x) % size
         if not network.torus:
@@ -286,6 +285,7 @@ def _direct(
         else:
             parts += _around_the_ring(flow, home, here, stride, size, links, step, base + offset, width)
         here = here + (y - x) * stride
+        stride *= size
         offset += links
     return parts
 

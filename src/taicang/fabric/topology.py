@@ -137,7 +137,7 @@ class _Links:
         self.parts: list[Floats] = []
         self.count = 0
 
-    def add(self, count: int, capacity_bytes_per_s: float) -> int:
+    def add(self, count: int, capacity_bytes_per_s: float | Floats) -> int:
         first = self.count
         self.count += count
         if self.count > MOST_LINKS:
@@ -297,10 +297,13 @@ def _direct(machine: Machine, plane: str, at: int, links: _Links) -> Direct:
     torus = level.topology == "torus"
     units = -(-machine.ranks // inner)
     widths = [min(d - 1, 2) if torus else d - 1 for d in dims]
-    each = level.bandwidth_bytes_per_s * inner / max(sum(widths), 1)
+    # a torus deals its bandwidth over dimensions (two units of one share both of its links), a mesh over links
+    parts = [len(dims) * w if torus else max(sum(widths), 1) for w in widths for _ in range(w)]
+    each = level.bandwidth_bytes_per_s * inner / np.asarray(parts or [1])
     up = down = -1
     if inner > 1:
         up = links.add(machine.ranks, level.bandwidth_bytes_per_s)
         down = links.add(machine.ranks, level.bandwidth_bytes_per_s)
-    first = links.add(units * sum(widths), each)
+    first = links.count
+    links.add(units * sum(widths), np.tile(each, units)[: units * sum(widths)])
     return Direct(levels=(at,), ranks=inner, dims=dims, torus=torus, first=first, units=units, up=up, down=down)
