@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
 from typing import Any
 
 from taicang.live.answers import Answer
@@ -147,6 +148,9 @@ class Job:
             going.send(None)
         except StopIteration:
             return
+        except (RuntimeError, OSError):  # the connection is closing: the call ends when that is known
+            self.blocked = True
+            return
         going.close()  # it waits for room before it writes anything
         self.blocked = True
         self._kept = body
@@ -155,10 +159,11 @@ class Job:
     async def _wait(self) -> None:
         """Write what is kept, and what has come since, as the client takes it."""
         body, self._kept = self._kept, b""
-        while body:
-            await self._send({"type": "http.response.body", "body": body, "more_body": self.left > 0})
-            body = b"".join(choice.take() for choice in self.choices)
-        self.blocked = False
+        with suppress(RuntimeError, OSError):  # the connection is closing
+            while body:
+                await self._send({"type": "http.response.body", "body": body, "more_body": self.left > 0})
+                body = b"".join(choice.take() for choice in self.choices)
+            self.blocked = False
 
     def drop(self) -> None:
         """Nobody reads any more."""

@@ -106,7 +106,7 @@ class Guarded(HttpToolsProtocol):  # type: ignore[misc]
     def _part(self, body: bytes) -> bool:
         """Write a part of a chunked answer that has begun, without the checks of ``send``; False where the client's
         buffers are full (and nothing is written)."""
-        if self.flow.write_paused:
+        if self.flow.write_paused or self.transport.is_closing():
             return False
         self.transport.write(b"%x\r\n%b\r\n" % (len(body), body))
         return True
