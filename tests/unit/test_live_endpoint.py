@@ -377,6 +377,27 @@ def test_a_client_that_does_not_read_costs_nothing_and_gets_all_in_the_end(live)
     assert texts[0] == texts[1]
 
 
+def test_a_connection_that_breaks_while_it_is_written_to_disturbs_nobody(live):
+    async def act(world):
+        body = {**CHAT, "stream": True, "max_tokens": 40}
+        broken, whole = world.call("POST", PATHS["chat"], body), world.call("POST", PATHS["chat"], body)
+        await world.turn()
+        world.clock.until(world.clock.time() + 0.1)
+
+        def refuse(*_):
+            raise RuntimeError("the handler is closed")
+
+        broken.messages = type("Closed", (list,), {"append": refuse, "__len__": lambda self: 0})()
+        world.clock.until(world.clock.time() + 0.1)
+        broken.leave()
+        await world.rest()
+        return whole, world.spent()
+
+    whole, spent = live(act)
+    assert spent
+    assert len(whole.events) == 41
+
+
 def test_a_stream_interval_sends_tokens_together(live):
     async def act(world):
         return await world.answer(PATHS["text"], {**TEXT, "stream": True, "max_tokens": 32})

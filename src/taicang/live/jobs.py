@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
 from typing import Any
 
 from taicang.live.answers import Answer
@@ -25,7 +26,7 @@ PART = "taicang.part"
 class Choice(Stream):
     """One answer of a call."""
 
-    __slots__ = ("answer", "closed", "index", "job", "prompt_tokens", "sent")
+    __slots__ = ("answer", "closed", "head", "index", "job", "prompt_tokens", "sent", "tail")
 
     def __init__(self, job: Job, index: int, answer: Answer, prompt_tokens: int) -> None:
         super().__init__()
@@ -35,6 +36,7 @@ class Choice(Stream):
         self.prompt_tokens = prompt_tokens
         self.sent = 0
         self.closed = False
+        self.head, self.tail = (b"", b"") if job.form is None else job.form.around(index)
 
     @property
     def why(self) -> str:
@@ -43,8 +45,14 @@ class Choice(Stream):
 
     def told(self, now: int) -> None:
         """See ``Stream``."""
-        job = self.job
+        job, sent = self.job, self.sent
         ended = self.request.end >= 0
+        if job.part is not None and self.out == sent + 1 and sent and not (ended or job.blocked):  # nearly every time
+            answer = self.answer
+            ring = answer.ring
+            if job.part(self.head + ring[(answer.start + sent) % len(ring)] + self.tail):
+                self.sent = sent + 1
+                return
         if job.form is None:
             if ended and not self.closed:
                 self.closed = True
@@ -101,7 +109,8 @@ class Job:
         """The client's buffer is full."""
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._send = send
-        self.part = part
+        self.part = part if form is not None and form.plain and interval == 1 and not asked.always else None
+        """Writes a part of one token at once, where such parts are alike."""
         self._kept = b""
         self._task: asyncio.Task[None] | None = None
 
@@ -133,13 +142,14 @@ class Job:
 
     def push(self, body: bytes) -> None:
         """Write now what can be written now."""
-        if self.part is not None and self.left and self.part(body):
-            return
         message = {"type": "http.response.body", "body": body, "more_body": self.left > 0}
         going: Any = self._send(message)
         try:
             going.send(None)
         except StopIteration:
+            return
+        except (RuntimeError, OSError):  # the connection is closing: the call ends when that is known
+            self.blocked = True
             return
         going.close()  # it waits for room before it writes anything
         self.blocked = True
@@ -149,10 +159,11 @@ class Job:
     async def _wait(self) -> None:
         """Write what is kept, and what has come since, as the client takes it."""
         body, self._kept = self._kept, b""
-        while body:
-            await self._send({"type": "http.response.body", "body": body, "more_body": self.left > 0})
-            body = b"".join(choice.take() for choice in self.choices)
-        self.blocked = False
+        with suppress(RuntimeError, OSError):  # the connection is closing
+            while body:
+                await self._send({"type": "http.response.body", "body": body, "more_body": self.left > 0})
+                body = b"".join(choice.take() for choice in self.choices)
+            self.blocked = False
 
     def drop(self) -> None:
         """Nobody reads any more."""

@@ -28,6 +28,8 @@ def event(value: Any, name: str = "") -> bytes:
 class Chat:
     """/v1/chat/completions."""
 
+    plain = True
+    """Parts differ in their text alone."""
     ids, whole_kind, part_kind = "chatcmpl", "chat.completion", "chat.completion.chunk"
     opened = '"delta":{"content":"'
     closed = b'"},"logprobs":null,"finish_reason":null}]}\n\n'
@@ -38,6 +40,10 @@ class Chat:
         fixed = json.dumps({"id": self.id, "object": self.part_kind, "created": created, "model": model})[:-1]
         self._fixed = fixed
         self._heads = [f'data: {fixed}, "choices":[{{"index":{i},{self.opened}'.encode() for i in range(choices)]
+
+    def around(self, choice: int) -> tuple[bytes, bytes]:
+        """What stands before and after the text of a part that says nothing else."""
+        return self._heads[choice], self.closed
 
     def start(self) -> bytes:
         """Before anything else."""
@@ -105,6 +111,7 @@ class Response(Chat):
     """/v1/responses: one answer, told in events that are counted."""
 
     ids = "resp"
+    plain = False
 
     def __init__(self, number: str, created: int, model: str, choices: int) -> None:
         super().__init__(number, created, model, choices)

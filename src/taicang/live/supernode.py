@@ -225,22 +225,23 @@ class Supernode:
 
     def _tell(self, instance: Instance, reached: int, now: int) -> None:
         """Who waits at ``instance`` learns what was made up to decode step ``reached``."""
-        gap = made_in = 0
+        last = made_in = 0
+        made = instance.made
         for stream in list(self._here[instance.name].values()):
             request = stream.request
-            out = request.made + instance.made(request, reached) if request.ticket >= 0 else request.made
+            out = request.made + made(request, reached) if request.ticket >= 0 else request.made
             if out > stream.out:
-                if stream.last >= 0:
-                    if now - stream.last != gap:
-                        self.metrics.gap(gap, made_in)
-                        gap, made_in = now - stream.last, 0
+                if stream.last != last:
+                    self.metrics.gap(now - last, made_in)
+                    last, made_in = stream.last, 0
+                if last >= 0:
                     made_in += out - stream.out
                 stream.out = out
                 stream.last = now
                 stream.told(now)
             elif stream.gone:
                 self._cancel(self.cluster, stream, now)
-        self.metrics.gap(gap, made_in)
+        self.metrics.gap(now - last, made_in)
 
     def _left(self, request: Request, now: int) -> None:
         """``request`` has ended."""
