@@ -99,9 +99,9 @@ def test_tensor_parallel_halves_the_products():
 
 def test_experts_exchange_tokens():
     made = run("--on", "cloudmatrix384", "--world", "8", PROGRAMS / "moe.py")
-    # tokens go out and come back, forward and backward, six experts each
-    whole = 4 * 4 * 1024 * 6 * 2048 * 2
-    assert made["ranks"][0]["collective_bytes"]["all_to_all world"] == pytest.approx(whole, rel=0.05)
+    # tokens go out and come back, and back again as gradients (the input wants none), six experts each
+    whole = 3 * 4 * 1024 * 6 * 2048 * 2
+    assert made["ranks"][0]["collective_bytes"]["all_to_all world"] == pytest.approx(whole, rel=0.001)
     assert any("router" in what for what in made["invented"])
 
 
