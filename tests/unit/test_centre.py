@@ -214,6 +214,18 @@ def test_a_centres_file_is_its_options(tmp_path):
     assert "did you mean count" in str(result.exception)
 
 
+def test_a_load_settles_the_use_and_says_how_many_machines_it_takes():
+    words = ["centre", "cloudmatrix384", "--serve", "deepseek-r1", "--tpot", "50ms", "--json"]
+    told = json.loads(CliRunner().invoke(cli, [*words, "--load", "100/s"]).output)
+    twice = json.loads(CliRunner().invoke(cli, [*words, "--load", "200/s"]).output)
+    assert 0 < told["utilisation"]["mid"] < 1
+    assert twice["utilisation"]["mid"] == pytest.approx(2 * told["utilisation"]["mid"])
+    month = 100 * 256 * 730 * 3600
+    assert told["monthly_tokens"] == pytest.approx(month, rel=0.01)
+    error = CliRunner().invoke(cli, [*words, "--load", "10000/s"]).exception
+    assert "of cloudmatrix384; give --count" in str(error)
+
+
 def test_deepseek_r1_on_h800_costs_what_its_makers_say_within_the_band():
     """608 G tokens in, 56.3 % of them found in a cache, 168 G out, for 87,072 USD; 20 to 22 tokens/s a user."""
     # fmt: off

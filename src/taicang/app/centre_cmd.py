@@ -66,6 +66,8 @@ def centre(machine: str, others: str | None, html: Path | None, as_json: bool, *
         resolve(options, options["serve"])
     load = read_load(options, options["serve"]) if options["serve"] else None
     names = [machine, *machines(others)]
+    if options["load"] is not None and load is None:
+        raise click.UsageError("--load needs --serve MODEL")
     if len(names) > 1 and load is None:
         raise click.UsageError("--compare needs --serve MODEL")
     cases, said = [], []

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import click
 
-from taicang.app.options import MOST, Finite, Named, Whole, stacked
+from taicang.app.options import MOST, Finite, Named, Quantity, Whole, stacked
 from taicang.errors import InvalidInput, UnknownName
 
 RANGES = {
@@ -27,6 +28,12 @@ PARTS = ("optics", "masked")
 MIX = stacked(
     click.option("--count", type=Whole(1), default=1, show_default=True, help="Machines of this kind."),
     click.option("--serve", metavar="MODEL", help="Serve this model: cost per million tokens at the limits given."),
+    click.option(
+        "--load",
+        type=Quantity("per_s", "RATE"),
+        metavar="RATE",
+        help="Requests per second in the mean, e.g. 40/s: utilisation is computed from it.",
+    ),
     click.option("--hits", type=Finite(0, 1), default=0.0, show_default=True, help="Share of input found in a cache."),
     click.option("--train", "trained", metavar="MODEL", help="Also what a training run of --tokens tokens costs."),
     click.option("--tokens", type=Whole(1, most=MOST, name="TOKENS"), help="Tokens of the training run, e.g. 2T."),
@@ -73,6 +80,8 @@ def case(spec: str, options: dict[str, Any], load: dict[str, Any] | None) -> tup
     if load is not None:
         work, told = _served(spec, machine, options, load)
         figures["error"] = _error(work.error_ratio)
+        if options["load"] is not None:
+            figures["utilisation"] = _loaded(spec, machine, options, work, figures["availability"])
         said += told
     if options["trained"]:
         run = _trained(machine, options)
@@ -133,6 +142,20 @@ def _served(spec: str, machine: Any, options: dict[str, Any], load: dict[str, An
     if options["hits"] and made.cached_s is None:
         said.append(f"{spec} publishes no pool of host memory: tokens found in a cache cost nothing")
     return made, said
+
+
+def _loaded(spec: str, machine: Any, options: dict[str, Any], work: Any, available: Any) -> Any:
+    """The utilisation that a load comes to. Raises ``InvalidInput`` where it is more than there is."""
+    from taicang.centre.figures import Figure
+
+    if options["utilisation"] is not None:
+        raise InvalidInput("is computed from --load; give one of both", where="--utilisation")
+    used = options["load"] * work.request_s / (machine.chips * options["count"])
+    if used > available.low:
+        count = math.ceil(options["count"] * used / available.low)
+        raise InvalidInput(f"{options['load']:g} requests/s take {count} of {spec}; give --count", where="--load")
+    return Figure(key="utilisation", low=used / available.high, high=used / available.low, kind="computed",
+                  title="utilisation", source="user", note=f"of {options['load']:g} requests/s")  # fmt: skip
 
 
 def _trained(machine: Any, options: dict[str, Any]) -> Any:

@@ -19,7 +19,7 @@ A run that stands ``over`` values is one run for each, NAME_VALUE; so is a figur
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
@@ -180,23 +180,28 @@ def _check(claim: Claim) -> None:
     """Every name in the arithmetic is a run, a fact or a figure before it. Raises ``InvalidInput``."""
     known = {*claim.runs, *claim.facts}
     for figure in claim.figures:
-        place = files.where(claim.file, [claim.key, "figures"])
-        for name in expression.names(figure.value, place):
-            if name.partition(".")[0] not in known:
-                raise UnknownName("run, fact or figure", name, known, where=f"{place}: {figure.key}")
+        _known(claim, "figures", figure.value, known, "run, fact or figure")
         if figure.key in known:
-            raise InvalidInput("a run, fact or figure has this name already", where=f"{place}: {figure.key}")
+            where = files.where(claim.file, [claim.key, "figures", figure.key])
+            raise InvalidInput("a run, fact or figure has this name already", where=where)
         known.add(figure.key)
+    for _, text in claim.rule:
+        _known(claim, "rule", text, {*known, *EVIDENCE}, "figure")
     figures = {figure.key for figure in claim.figures}
     for text in claim.answer.values():
         for name in NAMED.findall(text):
             if name not in figures:
                 raise UnknownName("figure", name, figures, where=files.where(claim.file, [claim.key, "answer"]))
-    for verdict, text in claim.rule:
-        place = files.where(claim.file, [claim.key, "rule"])
-        for name in expression.names(text, place):
-            if name.partition(".")[0] not in {*known, *EVIDENCE}:
-                raise UnknownName("figure", name, {*known, *EVIDENCE}, where=f"{place}: {verdict}")
+
+
+def _known(claim: Claim, section: str, text: str, known: Collection[str], kind: str) -> None:
+    """Raise for arithmetic that is none, and for names in it that are not ``known``; places are found only then."""
+    try:
+        unknown = [name for name in expression.names(text) if name.partition(".")[0] not in known]
+    except InvalidInput as error:
+        raise InvalidInput(str(error), where=files.where(claim.file, [claim.key, section])) from None
+    if unknown:
+        raise UnknownName(kind, unknown[0], known, where=files.where(claim.file, [claim.key, section]))
 
 
 def _expanded(path: Path, key: str, section: str, body: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:

@@ -27,19 +27,19 @@ _CALLS: Mapping[str, Callable[..., Any]] = MappingProxyType({"min": min, "max": 
 
 
 @cache
-def parsed(text: str, where: str = "") -> ast.expr:
+def parsed(text: str) -> ast.expr:
     """``text`` as a tree. Raises ``InvalidInput`` for what is no arithmetic."""
     try:
         tree = ast.parse(text, mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError):
-        raise InvalidInput(f"cannot read {text!r} as arithmetic", where=where) from None
-    _names(tree, where)
+        raise InvalidInput(f"cannot read {text!r} as arithmetic") from None
+    _names(tree)
     return tree
 
 
-def names(text: str, where: str = "") -> frozenset[str]:
-    """Dotted names in ``text``."""
-    return _names(parsed(text, where), where)
+def names(text: str) -> frozenset[str]:
+    """Dotted names in ``text``. Raises as ``parsed``."""
+    return _names(parsed(text))
 
 
 def evaluate(text: str, lookup: Lookup) -> float | bool:
@@ -48,32 +48,32 @@ def evaluate(text: str, lookup: Lookup) -> float | bool:
     return found
 
 
-def _names(node: ast.expr, where: str) -> frozenset[str]:
+def _names(node: ast.expr) -> frozenset[str]:
     match node:
         case ast.Constant(value=int() | float()):
             return frozenset()
         case ast.Name() | ast.Attribute():
-            return frozenset({_dotted(node, where)})
+            return frozenset({_dotted(node)})
         case ast.UnaryOp(op=op, operand=inner) if type(op) in _ONE:
-            return _names(inner, where)
+            return _names(inner)
         case ast.BinOp(left=left, op=op, right=right) if type(op) in _TWO:
-            return _names(left, where) | _names(right, where)
+            return _names(left) | _names(right)
         case ast.Compare(left=left, ops=ops, comparators=rest) if all(type(op) in _TWO for op in ops):
-            return frozenset().union(*(_names(each, where) for each in (left, *rest)))
+            return frozenset().union(*(_names(each) for each in (left, *rest)))
         case ast.BoolOp(values=values):
-            return frozenset().union(*(_names(each, where) for each in values))
+            return frozenset().union(*(_names(each) for each in values))
         case ast.Call(func=ast.Name(id=name), args=values, keywords=[]) if name in _CALLS and values:
-            return frozenset().union(*(_names(each, where) for each in values))
-    raise InvalidInput(f"{ast.unparse(node)!r} is no arithmetic of claims", where=where)
+            return frozenset().union(*(_names(each) for each in values))
+    raise InvalidInput(f"{ast.unparse(node)!r} is no arithmetic of claims")
 
 
-def _dotted(node: ast.expr, where: str = "") -> str:
+def _dotted(node: ast.expr) -> str:
     match node:
         case ast.Name(id=name):
             return name
         case ast.Attribute(value=inner, attr=name):
-            return f"{_dotted(inner, where)}.{name}"
-    raise InvalidInput(f"{ast.unparse(node)!r} is no name", where=where)
+            return f"{_dotted(inner)}.{name}"
+    raise InvalidInput(f"{ast.unparse(node)!r} is no name")
 
 
 def _value(node: ast.expr, lookup: Lookup) -> Any:
