@@ -113,6 +113,13 @@ def test_trainer(options, tmp_path):
     assert any(line["phase"] == "recompute" for line in made["ranks"][0]["lines"]) == ("--recompute" in options)
 
 
+@needs("transformers", "accelerate")
+def test_accelerate_with_fsdp2():
+    made = run("--on", "cloudmatrix384", "--world", "8", PROGRAMS / "accelerated.py")
+    assert len(made["ranks"][0]["steps_s"]) == 2
+    assert made["ranks"][0]["collective_bytes"]["reduce_scatter world"] > 0
+
+
 @needs("transformers")
 @pytest.mark.parametrize("machine", MACHINES)
 def test_generate(machine):
