@@ -99,9 +99,9 @@ def test_tensor_parallel_halves_the_products():
 
 def test_experts_exchange_tokens():
     made = run("--on", "cloudmatrix384", "--world", "8", PROGRAMS / "moe.py")
-    # tokens go out and come back, forward and backward, six experts each
-    whole = 4 * 4 * 1024 * 6 * 2048 * 2
-    assert made["ranks"][0]["collective_bytes"]["all_to_all world"] == pytest.approx(whole, rel=0.05)
+    # tokens go out and come back, and back again as gradients (the input wants none), six experts each
+    whole = 3 * 4 * 1024 * 6 * 2048 * 2
+    assert made["ranks"][0]["collective_bytes"]["all_to_all world"] == pytest.approx(whole, rel=0.001)
     assert any("router" in what for what in made["invented"])
 
 
@@ -111,6 +111,13 @@ def test_trainer(options, tmp_path):
     made = run("--on", "atlas-800-a2", "--world", "1", PROGRAMS / "trainer.py", tmp_path, *options)
     assert made["ranks"][0]["steps_s"]
     assert any(line["phase"] == "recompute" for line in made["ranks"][0]["lines"]) == ("--recompute" in options)
+
+
+@needs("transformers", "accelerate")
+def test_accelerate_with_fsdp2():
+    made = run("--on", "cloudmatrix384", "--world", "8", PROGRAMS / "accelerated.py")
+    assert len(made["ranks"][0]["steps_s"]) == 2
+    assert made["ranks"][0]["collective_bytes"]["reduce_scatter world"] > 0
 
 
 @needs("transformers")

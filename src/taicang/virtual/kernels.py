@@ -169,7 +169,8 @@ class Kernels:
         written = [
             t for place in plan.written for t in tensors_of(plan.pick(place, args, kwargs)) if t.device.type == DEVICE
         ]
-        fresh = [t for t in tensors_of(outputs) if not any(t is each for each in written)]
+        mine = {id(t) for t in written}
+        fresh = [t for t in tensors_of(outputs) if id(t) not in mine]
         self.settle(op, plan, args, kwargs, outputs, written, fresh)
         if plan.base not in FREE:
             self.log(plan, args, kwargs, written, fresh, given, name)
@@ -230,9 +231,10 @@ class Kernels:
 
     def settle(self, op: Any, plan: _Plan, args: Any, kwargs: Any, outputs: Any, written: Any, fresh: Any) -> None:
         """Compute on the host what is known and small; what is not is unknown from here on."""
+        mine = {id(t) for t in written} if plan.out or plan.writer else set()
         read = [
             each for each in tensors_of((args, kwargs))
-            if each.device.type == DEVICE and not (any(each is t for t in written) and (plan.out or plan.writer))
+            if each.device.type == DEVICE and id(each) not in mine
         ]  # fmt: skip
         known = self.device.known
         able = (
@@ -283,8 +285,9 @@ class Kernels:
                     raise
                 return False
             result = composed(*given, **named)
+        new = {id(t) for t in fresh}
         for mine, theirs in zip(tensors_of(outputs), tensors_of(result), strict=True):
-            if any(mine is each for each in fresh):
+            if id(mine) in new:
                 self.host(mine).copy_(theirs)
         return True
 
@@ -292,7 +295,8 @@ class Kernels:
         """A line for the kernel, unless nothing is moved."""
         read = [t for t in tensors_of((args, kwargs)) if t.device.type == DEVICE]
         if plan.out or plan.writer:
-            read = [t for t in read if not any(t is each for each in written)]
+            mine = {id(t) for t in written}
+            read = [t for t in read if id(t) not in mine]
         outs = [spec(t) for t in (*written, *fresh)]
         if not any(each.elements for each in outs):
             return

@@ -145,6 +145,7 @@ def _start(
         "MASTER_ADDR": os.environ.get("MASTER_ADDR", "127.0.0.1"), "MASTER_PORT": str(port()),
         "TAICANG_PORT": str(port()),
         "TORCHELASTIC_RUN_ID": "taicang", "OMP_NUM_THREADS": "1",
+        "TORCH_CPP_LOG_LEVEL": os.environ.get("TORCH_CPP_LOG_LEVEL", "ERROR"),
     }  # fmt: skip
     if wish.world == 1:
         for key in (
