@@ -8,6 +8,8 @@ BIN := $(VENV)/bin
 # Tests that need an extra
 EXTRAS := $(shell grep -lrE "importorskip|is an extra|are an extra" tests)
 
+# What the programs of tests/virtual import
+PROGRAMS := transformers accelerate peft diffusers
 
 demo: $(VENV)/.installed
 	$(BIN)/taicang demo
@@ -66,7 +68,7 @@ $(VENV)/.installed-dev: $(VENV)/bin/python pyproject.toml constraints.txt
 	touch $@ $(VENV)/.installed
 
 $(VENV)/.installed-all: $(VENV)/bin/python pyproject.toml constraints.txt
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,study,bayesian,plot,tokenizer,ray,serve]"
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,study,bayesian,plot,tokenizer,ray,serve,torch]" $(PROGRAMS)
 	touch $@ $(VENV)/.installed-dev $(VENV)/.installed
 
 clean:

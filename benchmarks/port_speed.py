@@ -43,7 +43,8 @@ HOT = (
 NATIVE = (
     "template <typename T>\n__global__ void kernel{n}(const T* in, T* out, int count) {{\n"
     "  int i = blockIdx.x * blockDim.x + threadIdx.x;\n  // one value a thread\n"
-    "  if (i < count) {{ out[i] = in[i] * static_cast<T>({n}); }}\n}}\n\nvoid launch{n}(float* a, float* b, int count) {{\n"
+    "  if (i < count) {{ out[i] = in[i] * static_cast<T>({n}); }}\n}}\n\n"
+    "void launch{n}(float* a, float* b, int count) {{\n"
     '  kernel{n}<float><<<(count + 255) / 256, 256>>>(a, b, count);\n  printf("done %d", count);\n}}\n\n'
 )
 
@@ -57,7 +58,8 @@ def write(root: Path, lines: int, seed: int = 0) -> int:
         (folder / "__init__.py").touch()
         if draw.random() < 0.9:
             blocks = [HOT if draw.random() < 0.15 else PYTHON for _ in range(draw.randint(5, 40))]
-            text = f"import torch\nfrom torch import nn\nfrom package{draw.randrange(40)} import part{draw.randrange(7)}\n\n\n"
+            other = f"from package{draw.randrange(40)} import part{draw.randrange(7)}"
+            text = f"import torch\nfrom torch import nn\n{other}\n\n\n"
             name = f"module{number}.py"
         else:
             blocks, text, name = [NATIVE] * draw.randint(5, 60), "#include <cuda_runtime.h>\n", f"kernel{number}.cu"

@@ -119,6 +119,8 @@ _SAID = {
     "status": " / ".join(schema.STATUS),
     "topology": " / ".join(schema.TOPOLOGIES),
     "scheduler": " / ".join(schema.SCHEDULERS),
+    "routing": " / ".join(schema.ROUTINGS),
+    "extents": "sizes such as 4x4x4",
 }
 _EXAMPLES = {
     "bytes": "64 GB",

@@ -99,6 +99,8 @@ class Stack:
     "expert_products" (both products of the experts with their activation, casts and bias), "fp8_attention" (the core of
     training attention in 8 bits), "chunked_loss" (head and loss by pieces of the sequence: few
     logits are alive at once)."""
+    grouped_experts: bool = True
+    """Whether training multiplies all experts of a rank in one product, or one after the other."""
     captured: frozenset[str] = frozenset()
     """Parts of a training layer that a captured graph replays, so that no kernel of theirs waits for the host: "mixer",
     "router", "experts"."""

@@ -152,18 +152,17 @@ def test_built_in_machines_cost_the_same_by_links(name):
                 assert float(priced(op, machine, FITS, wires=wires).seconds) == pytest.approx(closed, rel=0.02)
 
 
-@given(tapered(), st.sampled_from(KINDS), seeds)
+@given(tapered(), st.sampled_from(KINDS))
 @settings(max_examples=60, deadline=None)
-def test_no_algorithm_beats_its_bound(machine, kind, seed):
-    del seed
+def test_no_algorithm_beats_its_bound(machine, kind):
     net = net_of(machine)
     op = Collective(kind=kind, payload_bytes=1e9, ranks=machine.ranks)
     levels = machine.plane("scale_up").levels
     port = sum(level.bandwidth_bytes_per_s for level in levels)
     least = (machine.ranks - 1) / machine.ranks * (2 if kind == "all_reduce" else 1) * 1e9 / port
     assert seconds(net, kind, teams_of(machine.ranks)) >= least * (1 - 1e-9)
-    if kind != "all_to_all":
-        assert seconds(net, kind, teams_of(machine.ranks)) >= float(lower_bound_s(op, machine)) * (1 - 1e-9) or kind
+    if kind != "all_to_all":  # whose bound sends what leaves a unit through the ports of all tiers on its way
+        assert seconds(net, kind, teams_of(machine.ranks)) >= float(lower_bound_s(op, machine)) * (1 - 1e-9)
 
 
 @given(st.sampled_from(("4x4", "8x2", "4x4x4", "3x5", "6x2x2")), st.sampled_from(("torus", "mesh")))

@@ -48,6 +48,7 @@ def choice(machine, pools, stack="sglang"):
         output_tokens_per_s_per_chip=1.0,
         output_tokens_per_s_per_w=None,
         output_tokens_per_s_per_usd=None,
+        bands={},
     )
 
 

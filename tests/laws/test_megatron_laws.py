@@ -94,3 +94,30 @@ def test_the_command_writes_the_searched_plan(tmp_path):
     assert CliRunner().invoke(cli, arguments, catch_exceptions=False).exit_code == 0
     assert {path.name for path in tmp_path.iterdir()} == {"train.sh", "train.yaml"}
     assert "--nproc-per-node 8" in (tmp_path / "train.sh").read_text()
+
+
+VENDORS = {"hgx-h100 x 64": "nemo", "mi300x-8 x 64": "rocm/megatron-lm", "atlas-800-a2-313t x 64": "cann"}
+
+
+@settings(max_examples=150, deadline=None)
+@given(plans(), st.sampled_from(sorted(VENDORS)), st.sampled_from(["", "bf16", "fp32"]), st.booleans())
+def test_files_are_those_of_the_machine(plan, on, gradients, overlapped):
+    """Image, resource and entry of the chip's vendor, or a refusal; what the prediction assumes is asked for."""
+    machine, plan = catalog.machine(on), replace(plan, gradients=gradients)
+    ascend = machine.chip.ascend
+    if plan.ranks > machine.ranks:
+        return
+    words = {"tensor"} if overlapped else set()
+    if ascend and (plan.zero == 3 or plan.recipe.name == "fp8"):
+        with pytest.raises(NotModelled, match="MindSpeed"):
+            megatron(plan, model("llama-3.1-405b"), machine, overlap=words)
+        return
+    files = megatron(plan, model("llama-3.1-405b"), machine, overlap=words)
+    for text in files.values():
+        assert VENDORS[on] in files["train.yaml"]
+        assert ("huawei.com/Ascend910" in files["train.yaml"]) == ascend
+        assert ("mindspeed.megatron_adaptor" in text) == ascend
+        assert ("pretrain_mindspeed.py" in text) == ascend
+        assert ("--use-ascend-mc2" in text) == (ascend and overlapped and plan.tp > 1)
+        assert ("--grad-reduce-in-bf16" in text) == (gradients == "bf16")
+    assert ":latest" not in files["train.yaml"]

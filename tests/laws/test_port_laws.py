@@ -75,7 +75,7 @@ NATIVE = {
         (["  thrust::sort(a, b);"], [(0, "device-library")]),
     ],
     "cuda": [
-        (["extern __aicore__ void k1(GM_ADDR a) {", "}"], [(0, "ascend-kernel"), (0, "ascend-c")]),
+        (["__global__ __aicore__ void k1(GM_ADDR a) {", "}"], [(0, "ascend-kernel"), (0, "ascend-c")]),
         (["  aclrtMalloc(&p, 4, f);"], [(0, "acl-runtime")]),
         (["  HcclAllReduce(a, b);"], [(0, "hccl-c")]),
         (["  EXEC_NPU_CMD(aclnnAdd, a);"], [(0, "aclnn")]),
@@ -86,6 +86,7 @@ PLAIN_NATIVE = [
     ["/* <<< thrust::", "   ncclAllReduce HcclAllReduce */"],
     ['const char* s = "cudaMalloc aclrtMalloc asm(";'],
     ["int mycudaMallocs = 1 << 2;"],
+    ["int f(int a) {", "  return a;", "}"],
 ]
 SHELL = {
     "ascend": [
@@ -210,6 +211,18 @@ def test_what_an_entry_does_not_reach_is_apart(data, tmp_path_factory):
     counted = {path for path in paths if found.scope[path] == "counted"}
     assert counted == set(paths[:reached])
     assert found.tiers()["edit"] == reached
+
+
+def test_kernels_are_those_of_the_side_that_is_left(tmp_path):
+    texts = {
+        "a.cu": "__global__ void one(float* a) {\n  if (a) { a[0] = 1; }\n}\n__global__ void declared(float* a);\n",
+        "b.cpp": 'extern "C" __global__ __aicore__ void two(GM_ADDR a) {\n}\n__aicore__ inline void helper() {\n}\n',
+        "c.cu": "template <int N>\n__global__ __launch_bounds__(256)\nvoid three(float* a)\n{\n}\n",
+    }
+    lay(tmp_path, texts)
+    for to, wanted in (("ascend", [("one", 1, 3), ("three", 2, 4)]), ("cuda", [("two", 1, 2)])):
+        kernels = [each for read in scanned(tmp_path, to).files.values() for each in read.kernels]
+        assert [(each.name, each.line, each.lines) for each in kernels] == wanted
 
 
 def test_tests_vendored_and_unreached_kernels_do_not_count(tmp_path):

@@ -238,3 +238,25 @@ def test_a_plain_dispatch_is_never_faster_than_the_best():
         _step(ROUTED, net, stack=replace(nemo, expert_dispatch="plain")).seconds
         > _step(ROUTED, net, stack=nemo).seconds
     )
+
+
+@pytest.mark.parametrize(("word", "own"), [("mc2", "tensor"), ("tensor", "tensor")])
+def test_words_of_the_trade_mean_what_stacks_call_them(word: str, own: str) -> None:
+    stack = catalog.stack("mindspeed")
+    assert changed(stack, overlap=(f"-{word}",)).overlap == stack.overlap - {own}
+    assert changed(changed(stack, overlap=("none",)), overlap=(f"+{word}",)).overlap == {own}
+    assert changed(stack, overlap=(word,)).overlap == {own}
+
+
+def test_experts_run_one_by_one_where_nothing_groups_them() -> None:
+    """The same work, more kernels; nothing that is kept or multiplied changes, and no other fusion."""
+    stack = catalog.stack("megatron")
+    apart = changed(stack, fused=("-grouped",))
+    assert (apart.fused, apart.grouped_experts) == (stack.fused, False)
+    assert changed(apart, fused=("+grouped",)) == stack
+    plan = TrainPlan(tp=2, dp=16, ep=8, global_batch=64, seq=4096)
+    one, many = (_step(plan, "qwen3-30b-a3b", stack=each) for each in (stack, apart))
+    assert many.seconds >= one.seconds
+    assert float(many.memory.activations_bytes) == pytest.approx(float(one.memory.activations_bytes), rel=0.02)
+    with pytest.raises(UnknownName, match="grouped"):
+        changed(stack, fused=("-groupd",))

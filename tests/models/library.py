@@ -132,12 +132,15 @@ def _classes() -> dict[str, tuple[str, str]]:
     from transformers.models.auto import modeling_auto as auto  # noqa: PLC0415
 
     text = auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-    around = dict(auto.MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES) | dict(auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES)
+    senses = ("MULTIMODAL_LM", "IMAGE_TEXT_TO_TEXT")  # the first is unknown to version 4
+    around = {k: v for each in senses for k, v in getattr(auto, f"MODEL_FOR_{each}_MAPPING_NAMES", {}).items()}
 
     def one(name: Any) -> str:
         return name if isinstance(name, str) else name[0]
 
-    return {name: (one(text.get(name) or around[name]), one(around.get(name) or text[name])) for name in text | around}
+    return {
+        name: (one(text.get(name) or around[name]), one(around.get(name) or text[name])) for name in dict(text) | around
+    }
 
 
 def _count(model: Any, *, wrapped: bool) -> int:

@@ -23,7 +23,7 @@ def plan(mode, **fields):
     return Choice(
         machine="m", stack="s", quant="auto", mode=mode, pools=(pool,), ttft_s=1.0, tpot_s=0.01, requests_per_s=2.0,
         output_tokens_per_s=1.0, chips=8, machine_chips=8, output_tokens_per_s_per_chip=1.0,
-        output_tokens_per_s_per_w=None, output_tokens_per_s_per_usd=None,
+        output_tokens_per_s_per_w=None, output_tokens_per_s_per_usd=None, bands={},
     )  # fmt: skip
 
 
@@ -45,9 +45,9 @@ def keeping(monkeypatch):
         def confirm(job, choice, **how):
             rank = next(i for i, each in enumerate(RANKED, 1) if each is choice)
             if rank in refused:
-                return _none("request needs 9 tokens of cache, group holds 8", 1.0, choice.pools)
+                return _none("request needs 9 tokens of cache, group holds 8", 1.0, choice.pools, {})
             return replace(
-                _none("", 1.0, choice.pools), keeps=rank in keeps, delivered_ratio=1.0, load_ratio=how["load_ratio"]
+                _none("", 1.0, choice.pools, {}), keeps=rank in keeps, delivered_ratio=1.0, load_ratio=how["load_ratio"]
             )
 
         monkeypatch.setattr(module, "confirm", confirm)
@@ -82,7 +82,7 @@ def test_plans_that_prefill_as_one_whose_prompts_queued_are_skipped(monkeypatch)
         return replace(made, pools=(first, *made.pools))
 
     ranked = [pair(8, 4.0, 2.0), pair(4, 4.0, 1.99), pair(2, 2.0, 1.9), pair(16, 4.0, 1.5)]
-    queued = replace(_none("", 1.0, ()), ttft_s=3.0)
+    queued = replace(_none("", 1.0, (), {}), ttft_s=3.0)
     monkeypatch.setattr(module, "confirm", lambda *_, **__: queued)
     monkeypatch.setattr(module, "sustained", lambda *_, **__: None)
     job = prepare("llama-3.1-8b", "hgx-h100", input_tokens=100, output_tokens=100, ttft_s=2.0)

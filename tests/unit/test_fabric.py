@@ -16,7 +16,7 @@ from taicang.evidence.exchange_rows import exchange_published
 from taicang.evidence.suite_collective import call_outcomes
 from taicang.fabric.allocation import allocated_ratio, logical
 from taicang.fabric.availability import draw
-from taicang.fabric.collectives import ALGORITHMS, collective, listed, teams_of
+from taicang.fabric.collectives import ALGORITHMS, collective, contend, listed, teams_of
 from taicang.fabric.draw import svg
 from taicang.fabric.even import Net, even_loads
 from taicang.fabric.faults import cut_off, fail, parts, stopped
@@ -158,6 +158,18 @@ def test_every_algorithm_moves_what_the_collective_needs(kind):
         phases = collective(net, kind, teams, 1e9, algorithm)
         assert sum(phase.wire_s for phase in phases) > 0
         assert all(phase.carried_bytes.sum() > 0 for phase in phases)
+
+
+def test_collectives_at_once_share_links_and_lose_nothing():
+    net = net_of(catalog.machine("hgx-h100 x 4"))
+    jobs = [("all_to_all", teams_of(32), 1e9), ("all_reduce", teams_of(32), 4e9)]
+    alone = [contend(net, [job])[0] for job in jobs]
+    assert alone[0] == pytest.approx(seconds(net, "all_to_all", teams_of(32)), rel=0.01)
+    together = contend(net, jobs)
+    assert max(together) <= sum(alone) * 1.03
+    assert all(both >= one * (1 - 1e-9) for both, one in zip(together, alone, strict=True))
+    twice = contend(net, [jobs[0], jobs[0]])
+    assert twice == pytest.approx([2 * alone[0]] * 2, rel=0.01)
 
 
 def test_switches_that_add_send_the_buffer_once():

@@ -42,6 +42,7 @@ def test_a_topology_says_its_parts():
         ("gb200-nvl72", "--collective", "reduce-scatter", "--bytes", "1GB", "--algorithm", "direct"),
         ("cloudmatrix384", "--collective", "send", "--ranks", "17", "--bytes", "512B", "--verb", "npu/read"),
         ("hgx-h100 x 4", "--collective", "all-reduce", "--bytes", "1GB", "--algorithm", "hierarchical", "--shuffled"),
+        ("hgx-h100 x 4", "--collective", "all-to-all", "--bytes", "1GB", "--beside", "all-reduce:4GB"),
     ],
 )  # fmt: skip
 def test_collectives_say_their_times_and_hottest_links(words):
@@ -84,6 +85,8 @@ def test_pictures_are_written(tmp_path):
         (("--collective", "all-reduce", "--bytes", "1GB", "--skew", "zipf:1"), "skew"),
         (("--collective", "all-to-all", "--bytes", "1GB", "--skew", "zipf:9"), "0 to 2"),
         (("--fail", "l2-swtch:1"), "l2-switch"),
+        (("--collective", "all-gather", "--bytes", "1GB", "--beside", "all-gathr:1GB"), "all_gather"),
+        (("--collective", "all-gather", "--bytes", "1GB", "--beside", "all-gather"), "KIND:BYTES"),
         (("--plane", "scaleup"), "scale_up"),
         (("--logical", "100"), "nodes"),
         (("--axes", "tp=8,tp=4", "--bytes", "1GB"), "distinct"),
@@ -94,6 +97,14 @@ def test_pictures_are_written(tmp_path):
 )
 def test_what_is_wrong_is_named(words, wanted):
     assert wanted in refused("fabric", "cloudmatrix384", *words)
+
+
+def test_a_training_step_costs_the_same_by_links():
+    words = ("train", "llama-3-8b", "--on", "hgx-h100 x 2", "--global-batch", "128", "--json")
+    one, two = (
+        json.loads(said(*words, *more))["prediction"]["step"]["seconds"] for more in ((), ("--fabric", "flows"))
+    )
+    assert two == pytest.approx(one, rel=0.02)
 
 
 def test_other_commands_take_the_fabric_link_by_link():

@@ -34,6 +34,21 @@ class Payload(click.ParamType[float]):
         return found
 
 
+class Beside(click.ParamType[Any]):
+    """KIND:BYTES, e.g. all-gather:1GB."""
+
+    name = "KIND:BYTES"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, float]:
+        """Split at the colon; the bytes as in --bytes."""
+        if isinstance(value, tuple):
+            return value
+        kind, colon, size = str(value).partition(":")
+        if not colon:
+            self.fail(f"expected KIND:BYTES such as all-gather:1GB, got {value!r}", param, ctx)
+        return kind.strip(), Payload().convert(size, param, ctx)
+
+
 class Zipf(click.ParamType[float]):
     """zipf:1.1, or the exponent alone."""
 
@@ -63,6 +78,7 @@ WORK = stacked(
     click.option("--topk", type=Whole(1), default=8, show_default=True, help="Experts of each token."),
     click.option("--experts", type=Whole(1), default=256, show_default=True, help="Routed experts."),
     click.option("--verb", default="", metavar="MEMORY/VERB", help="Send: npu/read, npu/write, cpu/read or cpu/write."),
+    click.option("--beside", type=Beside(), multiple=True, help="Another that begins at the same time. Repeatable."),
     click.option("--shuffled", is_flag=True, help="Ranks at random places of the machine (by seed)."),
 )  # fmt: skip
 FABRIC = stacked(
@@ -110,10 +126,25 @@ PARTS = stacked(
 )  # fmt: skip
 
 
+class _Fabric(Asking):
+    """``taicang fabric run WORKLOAD`` is a command of its own; anything else is a machine."""
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        """The context of what is asked."""
+        if args[:1] == ["run"]:
+            from taicang.app.fabric_run_cmd import run
+
+            return run.make_context(f"{info_name} run", args[1:], parent, **extra)
+        return super().make_context(info_name, args, parent, **extra)
+
+
 @click.command(
-    cls=Asking,
+    cls=_Fabric,
     epilog="""\b
 Examples:
+  taicang fabric run all_reduce --network network.yml --system system.json     (workloads of other simulators)
   taicang fabric cloudmatrix384
   taicang fabric cloudmatrix384 --collective all-to-all --ranks 320 --bytes 7.5KB*128*8 --skew zipf:1.1
   taicang fabric dgx-h100-nvl256 --collective all-reduce --bytes 1GB --fail l2-switch:2
@@ -178,6 +209,7 @@ def _ask(options: dict[str, Any]) -> Any:
         "plane",
         "verb",
         "shuffled",
+        "beside",
     )
     return Ask(
         kind=options["kind"] or "", payload_bytes=options["payload"] or 0.0, ranks=options["ranks"] or 0,

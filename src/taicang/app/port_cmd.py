@@ -13,7 +13,7 @@ from taicang.app.options import HELP, echo_json
 from taicang.errors import InvalidInput
 from taicang.output import check_file, write_file
 
-FILE = click.Path(path_type=Path, dir_okay=False)
+FILE = click.Path(path_type=Path)
 
 
 @click.command(context_settings=HELP)
@@ -75,6 +75,9 @@ def port(
     size = estimate(found, porting.effort())
     ran = confirm.operators_run(log) if log else None
     made = report.data(found, size, ran)
+    if to == "ascend":
+        known = torch or porting.torch_versions()[0]
+        made["notes"].append(f"APIs as torch_npu documents them for torch {known} on {chip.upper()}")
     if json_path is not None and not to_screen:
         write_file(json_path, json.dumps(made, indent=2, ensure_ascii=False) + "\n", "--json")
     if sarif is not None:
@@ -91,61 +94,70 @@ def port(
         ctx.exit(1)
 
 
+class _Writer:
+    """Lines no wider than the terminal."""
+
+    def __init__(self) -> None:
+        from taicang.app import terminal
+
+        self.console = terminal.console(highlight=False, soft_wrap=True)
+
+    def __call__(self, line: str = "", indent: int = 0) -> None:
+        """One line, folded; what follows the first stands ``indent`` further in."""
+        import textwrap
+
+        folded = textwrap.fill(
+            line, self.console.width, subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False
+        )
+        self.console.print(folded, markup=False)
+
+
 def _print(made: dict[str, Any], every: bool) -> None:
-    from taicang.app import terminal
-
-    console = terminal.console(highlight=False, soft_wrap=True)
-
-    def say(line: str = "") -> None:
-        console.print(line, markup=False)
-
+    say = _Writer()
     counted = made["tiers"]["counted"]
-    apart = ", ".join(f"{made['files'][s]:,} {s}" for s in made["files"] if s != "counted" and made["files"][s])
-    say(f"{made['root']} to {made['to']}: {made['files']['counted']:,} files, {made['lines']['counted']:,} lines count")
-    say(f"  apart: {apart or 'none'}")
-    say("  " + "   ".join(f"{tier} {count:,}" for tier, count in counted.items()))
-    say()
+    files, lines = made["files"], made["lines"]
+    say(f"{made['root']} to {made['to']}: {files['counted']:,} files, {lines['counted']:,} lines count")
+    apart = ", ".join(f"{files[scope]:,} {scope}" for scope in files if scope != "counted" and files[scope])
+    say(f"  apart: {apart}" if apart else "  nothing apart", 4)
+    say("  findings: " + ", ".join(f"{count:,} {tier}" for tier, count in counted.items()))
     _size(made["estimate"], say)
-    if made["libraries"]:
-        say("libraries")
-        for each in made["libraries"]:
-            there = each["counterpart"] or "none known"
-            say(f"  {each['name']:<20} {each['tier']:<8} {each['files']:>3} files  {there}")
-        say()
-    last = ""
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for each in made["findings"]:
-        if each["scope"] != "counted" or (each["tier"] == "auto" and not every):
-            continue
-        if each["path"] != last:
-            last = each["path"]
-            say(last)
-        ran = " (ran)" if each.get("ran") else ""
-        say(f"  {each['line']:>6} {each['tier']:<8} {each['text']}{ran}: {each['why']}")
+        if each["scope"] == "counted" and (every or each["tier"] != "auto"):
+            groups.setdefault((each["tier"], each["rule"]), []).append(each)
+    for (tier, rule), found in sorted(groups.items(), key=lambda item: (-list(counted).index(item[0][0]), item[0])):
+        say()
+        say(f"{tier}: {rule} ({len(found)}): {found[0]['why']}", 2)
+        places: dict[str, list[str]] = {}
+        for each in found:
+            places.setdefault(each["path"], []).append(f"{each['line']}{'!' if each.get('ran') else ''}")
+        for path, numbers in places.items():
+            say(f"  {path}:{', '.join(dict.fromkeys(numbers))}", 6)
+    say()
+    if any(each.get("ran") for each in made["findings"]):
+        say("!: an operator that the log says ran")
     for each in made["errors"]:
-        say(f"not read: {each['path']}: {each['error']}")
+        say(f"not read: {each['path']}: {each['error']}", 2)
     for note in made["notes"]:
-        say(f"note: {note}")
+        say(f"note: {note}", 2)
 
 
-def _size(size: dict[str, Any], say: Any) -> None:
+def _size(size: dict[str, Any], say: _Writer) -> None:
     say(f"class {size['class']}: {size['title']}")
+    if size["pairs"]:
+        say(f"  from {size['pairs']} ports of models by the vendor; half of them lie in the brackets", 4)
     for key, name in (("files", "files touched"), ("must_change_lines", "must-change lines")):
         if size[key]:
             low, middle, high = size[key]
-            say(f"  {name:<20} {middle:,.0f}  ({low:,.0f} to {high:,.0f}: {size['band']})")
+            say(f"  {name:<18} {middle:,} ({low:,} to {high:,})")
     for each in size["kernels"]:
-        band = each["ported_lines"]
-        after = (
-            f"{band[1]:,.0f} ({band[0]:,.0f} to {band[2]:,.0f}), {each['kept_lines']:,} kept"
-            if band
-            else "not measured"
-        )
-        say(f"  {each['path']}: {each['kernels']} {each['language']} kernels, {each['lines']:,} lines become {after}")
+        band, kept = each["ported_lines"], each["kept_lines"]
+        after = f"{band[1]:,} ({band[0]:,} to {band[2]:,}), {kept:,} of them kept" if band else "a number not measured"
+        say(f"  {each['path']}: {each['kernels']} {each['language']}, {each['lines']:,} lines become {after}", 4)
     if size["kernels_in_libraries"]:
         say(f"  kernels that a library already has: {size['kernels_in_libraries']}")
     if size["speed_after"]:
         low, middle, high = size["speed_after"]
-        say(f"  speed after such ports: {middle:g} of an unnamed rival's, quartiles {low:g} and {high:g}")
+        say(f"  speed after such ports: {middle:g} of an unnamed rival's cards ({low:g} to {high:g})", 4)
     for each in size["evidence"]:
-        say(f"  took: {each}")
-    say()
+        say(f"  took: {each}", 4)

@@ -11,6 +11,7 @@ from taicang.app import terminal
 from taicang.fabric.placement import Axis
 from taicang.predict.fabric import Answer, Shape
 from taicang.predict.fabric_parts import Breakage, Shares
+from taicang.reliability import DAY
 from taicang.units import show
 
 console = terminal.console(highlight=False, soft_wrap=True)
@@ -43,12 +44,14 @@ def show_breakage(found: Breakage) -> None:
     console.print(f"[bold]{found.machine}[/], {found.draws:,} looks at its steady state")
     table = _table("part", "number", "failures a day", "down on average")
     for part in found.parts:
-        table.add_row(part.kind, f"{part.count:,}", f"{part.failures_per_day:.3g}", f"{part.down:.3g}")
+        table.add_row(
+            part.kind, f"{part.count:,}", f"{part.failures_per_s * DAY:.3g}", f"{part.count * part.down_ratio:.3g}"
+        )
     console.print(table)
     nothing, whole = found.whole_ratio, found.fabric_whole_ratio
     console.print(f"nothing broken {nothing:.1%} of the time; full bandwidth {whole:.1%}")
     console.print(
-        f"{found.nodes_left_mean:.2f} nodes left on average; "
+        f"{found.nodes_left_ratio:.2%} of the nodes left on average; "
         f"no more than {found.spares} out {found.enough_nodes_ratio:.1%} of the time"
     )
     console.print("an even exchange among the nodes that are left")
@@ -119,6 +122,12 @@ def show_answer(found: Answer) -> None:
     if found.closed_s is not None:
         table.add_row("  closed form, even and whole", show(found.closed_s, "s"))
     console.print(table)
+    if found.beside:
+        rivals = _table("at the same time", "bytes", "alone", "together")
+        for rival in found.beside:
+            sizes = show(rival.payload_bytes, "B"), show(rival.alone_s, "s"), show(rival.together_s, "s")
+            rivals.add_row(rival.kind.replace("_", "-"), *sizes)
+        console.print(rivals)
     levels = _table("level", "fullest link", "busy", "mean of links in use")
     for level in found.levels:
         if level.busy_s:

@@ -90,7 +90,7 @@ def train(
             from taicang.catalog.models import model as load_model
             from taicang.search.handover.megatron import megatron
 
-            write_files(megatron(result.step.plan, load_model(model), on), options["out"])
+            write_files(megatron(result.step.plan, load_model(model), on, overlap=result.overlap), options["out"])
         if options["trace"] is not None and result.explained is not None:
             write_file(options["trace"], json.dumps(result.explained.trace), "--perfetto")
     finally:

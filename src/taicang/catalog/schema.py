@@ -116,6 +116,7 @@ _STACK: dict[str, str] = {
     "memory.sampled_large": "count",
     "memory.sampling": "bytes",
     "graphs": "flag",
+    "grouped_experts": "flag",
     "fused": "words",
     "overlap": "words",
     "kernel_ratio.*": "ratio",

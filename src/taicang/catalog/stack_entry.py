@@ -26,6 +26,7 @@ _PLAIN = {
     "all_reduce": "all_reduce",
     "quantised_cache": "quantised_cache",
     "graphs": "graphs",
+    "grouped_experts": "grouped_experts",
     "fused": "fused",
     "overlap": "overlap",
 }

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from taicang.catalog import calibration
 from taicang.catalog.costing import ARCHITECTURE, cost_model
+from taicang.cost.collective import Line
 from taicang.cost.cost import Cost
 from taicang.cost.sustained import AMPERE_PATH_RATIO, Sustained, under_load
 from taicang.hardware import Chip, Machine
@@ -43,3 +44,9 @@ def training_price(
         return cost
 
     return price
+
+
+def measured_levels(machine: Machine) -> frozenset[str]:
+    """Levels of the machine's scale-up plane on whose network collectives were measured."""
+    known = calibration.fits("collective", Line)
+    return frozenset(level.name for level in machine.plane("scale_up").levels if level.profile in known)

@@ -95,6 +95,9 @@ class _Tier:
     outer: Count
     reach: Count
     """Members that this tier's ports lead to, through it and the tiers built on it."""
+    whole_ratio: float
+    """1 where a ring counts in full on the tier though it leaves the last unit by other ports: between the dies of a
+    package (an ideal set of rings needs half; nobody has published a collective on such a chip)."""
     crossed: Count
     steps: Count
     crowd: Count
@@ -117,6 +120,7 @@ def _tiers(op: Collective, levels: tuple[Level, ...], dies: int, wires: Wires | 
                 inner=inner,
                 outer=outer,
                 reach=rows[last][2],
+                whole_ratio=1.0 if level.ranks <= dies else 0.0,
                 crossed=(outer > inner) * 1.0,
                 steps=np.minimum(joined - 1.0, RING_STEPS_PER_TREE_LEVEL * np.log2(joined)),
                 crowd=np.maximum(joined - 2.0, 0.0),
@@ -144,7 +148,7 @@ def _volume(op: Collective, key: str, tier: _Tier, ranks: Num, own_ratio: Num) -
         return 2.0 * (units - 1.0) / units / tier.inner
     passes = 2.0 if op.kind == "all_reduce" else 1.0
     # of the inner units on these ports, all but one have their neighbour here: the ring leaves the last by outer ports
-    leaving = (tier.reach < ranks) * (tier.inner / tier.reach)
+    leaving = (tier.reach < ranks) * (1.0 - tier.whole_ratio) * (tier.inner / tier.reach)
     return (passes * (ranks - 1.0) * (1.0 - leaving) + own_ratio) / ranks / tier.inner
 
 

@@ -6,7 +6,7 @@ groups that run the same collective at the same time, one row of ranks each.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -67,6 +67,31 @@ def collective(net: Net, kind: str, teams: Ints, payload_bytes: float, algorithm
         return [listed(net, "send", pairs[:, 0], pairs[:, 1], np.full(len(pairs), payload_bytes), hops=1)]
     passes = 2 if kind == "all_reduce" else 1
     return _MAKERS[algorithm](net, teams, payload_bytes, passes)
+
+
+def contend(net: Net, jobs: Sequence[tuple[str, Ints, float]]) -> list[float]:
+    """Seconds until each of several collectives (kind, teams, payload) is through, all begun at once on fair shares.
+
+    A rank's messages of one collective flow at once: rings are pipelined. Raises as ``collective`` does.
+    """
+    parts = [_flows(net, kind, teams, payload) for kind, teams, payload in jobs]
+    source, target, size = (np.concatenate([part[k] for part in parts]) for k in range(3))
+    done = _drained(net, source, target, size)
+    ends = np.cumsum([len(part[0]) for part in parts])
+    return [float(each.max(initial=0.0)) for each in np.split(done.finish_s, ends[:-1])]
+
+
+def _flows(net: Net, kind: str, teams: Ints, payload_bytes: float) -> tuple[Ints, Ints, Floats]:
+    if kind not in ALGORITHMS:
+        raise UnknownName("collective", kind, KINDS, where="--beside")
+    ranks = teams.shape[1]
+    if kind == "send":
+        return teams[:, 0], teams[:, -1], np.full(len(teams), payload_bytes)
+    if kind == "all_to_all":
+        source, target = np.repeat(teams, ranks, axis=1).ravel(), np.tile(teams, (1, ranks)).ravel()
+        apart = source != target
+        return source[apart], target[apart], np.full(int(apart.sum()), payload_bytes / ranks)
+    return _neighbours(net, teams, (2 if kind == "all_reduce" else 1) * payload_bytes * (ranks - 1) / ranks)
 
 
 def listed(

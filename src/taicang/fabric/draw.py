@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from html import escape
 
 import numpy as np
 
 from taicang.fabric.even import Net
 from taicang.fabric.names import name
-from taicang.fabric.topology import Direct, Flags, Floats, Ints
+from taicang.fabric.topology import Direct, Flags, Floats, Stage
 
 WIDTH, ROW, LEFT, TOP = 960, 74, 150, 60
 MOST_CELLS = 512
@@ -16,57 +18,80 @@ MOST_CELLS = 512
 INK, GRID = "#2c3e50", "#d5d8dc"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Line:
+    """Cells side by side: how busy each is, whether it has failed, and what it is."""
+
+    busy: Floats
+    dead: Flags
+    name: Callable[[int], str]
+
+
 def svg(net: Net, carried_bytes: Floats, seconds: float, title: str) -> str:
     """The picture as SVG text; ``seconds`` is the time on the wires, which a full link is busy for."""
     busy = carried_bytes / np.maximum(net.found.capacity_bytes_per_s, 1e-30) / (seconds or 1.0)
-    dead = net.found.capacity_bytes_per_s <= 0
-    rows = _rows(net)
+    rows = _rows(net, busy, net.found.capacity_bytes_per_s <= 0)[::-1]
     height = TOP + ROW * len(rows) + 50
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" font-family="sans-serif">',
         f'<rect width="{WIDTH}" height="{height}" fill="white"/>',
         f'<text x="16" y="28" font-size="17" fill="{INK}">{escape(title)}</text>',
     ]
-    for number, (label, ways) in enumerate(reversed(rows)):
+    for number, (label, lines) in enumerate(rows):
         y = TOP + ROW * number
         parts.append(f'<text x="16" y="{y + 22}" font-size="12" fill="{INK}">{escape(label)}</text>')
         if number + 1 < len(rows):
-            parts.append(_fan(len(ways[0]), len(rows[len(rows) - 2 - number][1][0]), y))
-        for line, resources in enumerate(ways):
-            parts.append(_cells(net, resources, busy, dead, y + 18 * line))
+            parts.append(_fan(len(lines[0].busy), len(rows[number + 1][1][0].busy), y))
+        parts += [_cells(line, y + 18 * place) for place, line in enumerate(lines)]
     parts.append(_legend(height - 34))
     return "\n".join([*parts, "</svg>\n"])
 
 
-def _rows(net: Net) -> list[tuple[str, list[Ints]]]:
-    """Label and resources of each tier, from the ranks up; switched tiers have two lines, up and down."""
-    rows: list[tuple[str, list[Ints]]] = []
+def _rows(net: Net, busy: Floats, dead: Flags) -> list[tuple[str, list[_Line]]]:
+    """Label and cells of each tier, from the ranks up: its links (up, and down), and the switches above the last."""
+
+    def line(first: int, count: int) -> _Line:
+        mine = slice(first, first + count)
+        return _Line(busy=busy[mine], dead=dead[mine], name=lambda index: name(net, first + index))
+
+    rows: list[tuple[str, list[_Line]]] = []
     for network, bases in zip(net.fabric.networks, net.found.base, strict=True):
         if isinstance(network, Direct):
-            first, count = bases[0][0], network.units * sum(network.widths)
-            rows.append((f"{net.fabric.levels[network.levels[0]].name} links", [first + np.arange(count)]))
+            label = f"{net.fabric.levels[network.levels[0]].name} links"
+            rows.append((label, [line(bases[0][0], network.units * sum(network.widths))]))
             continue
-        for depth, (stage, (up, down, each)) in enumerate(zip(network.stages, bases, strict=True)):
-            below = (
-                ("adapters" if network.adapters else "ranks") if depth == 0 else f"{network.stages[depth - 1].switch}es"
-            )
-            count = stage.things * each
-            rows.append((f"{below} to {stage.switch}", [up + np.arange(count), down + np.arange(count)]))
+        below = "adapters" if network.adapters else "ranks"
+        for stage, (up, down, each) in zip(network.stages, bases, strict=True):
+            rows.append((f"{below} to {stage.switch}", [line(first, stage.things * each) for first in (up, down)]))
+            below = f"{stage.switch}es"
+        rows.append((below, [_switches(net, network.stages[-1], busy)]))
     return rows
 
 
-def _cells(net: Net, resources: Ints, busy: Floats, dead: Flags, y: float) -> str:
-    bins = min(len(resources), MOST_CELLS)
-    edges = np.linspace(0, len(resources), bins + 1).astype(int)
+def _switches(net: Net, stage: Stage, busy: Floats) -> _Line:
+    """The topmost switches: as busy as the fullest of their links."""
+    count = stage.units * stage.switches
+    switch = (stage.unit[:, None] * stage.switches + stage.above[None, :]).ravel()
+    full, left = np.zeros(count), np.zeros(count)
+    for first in (stage.up, stage.down):
+        links = slice(first, first + len(switch))
+        np.maximum.at(left, switch, net.fabric.alive_ratio[links])
+        np.maximum.at(full, switch, busy[net.found.group[links]] * (net.fabric.alive_ratio[links] > 0))
+    return _Line(busy=full, dead=left <= 0, name=lambda index: f"{stage.switch} {index}")
+
+
+def _cells(line: _Line, y: float) -> str:
+    bins = min(len(line.busy), MOST_CELLS)
+    edges = np.linspace(0, len(line.busy), bins + 1).astype(int)
     wide = (WIDTH - LEFT - 20) / bins
     cells = []
     for index in range(bins):
-        mine = resources[edges[index] : edges[index + 1]]
-        top = mine[np.argmax(busy[mine])]
-        broken = bool(dead[mine].any())
-        full = min(float(busy[top]), 1.0)
+        start, end = int(edges[index]), int(edges[index + 1])
+        top = start + int(np.argmax(line.busy[start:end]))
+        broken = bool(line.dead[start:end].any())
+        full = min(float(line.busy[top]), 1.0)
         colour = "#111111" if broken else f"rgb(255,{int(250 - 190 * full)},{int(250 - 215 * full)})"
-        said = f"{name(net, int(top))}: {'failed' if broken else f'{full:.0%}'}"
+        said = f"{line.name(top)}: {'failed' if broken else f'{full:.0%}'}"
         cells.append(
             f'<rect x="{LEFT + index * wide:.2f}" y="{y + 10:.1f}" width="{max(wide - 0.4, 0.6):.2f}" height="14" '
             f'fill="{colour}" stroke="{GRID}" stroke-width="0.3"><title>{escape(said)}</title></rect>'

@@ -143,6 +143,7 @@ def run(
     access_log: bool = False,
 ) -> Endpoint:  # fmt: skip
     """Serve until the user stops it; what is under way then has ``DRAIN_S`` seconds."""
+    _many_files()
     if access_log:
         logging.getLogger("uvicorn.access").addHandler(logging.StreamHandler())
         logging.getLogger("uvicorn.access").setLevel(logging.INFO)
@@ -174,6 +175,17 @@ def run(
 
     with asyncio.Runner(loop_factory=_fast_loop()) as runner:
         return runner.run(main())
+
+
+def _many_files() -> None:
+    """As many connections as the host allows a process."""
+    try:
+        import resource  # noqa: PLC0415
+    except ImportError:  # of Unix
+        return
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _fast_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:

@@ -186,21 +186,21 @@ def _experts(kind: Experts, setting: Setting, plan: TrainPlan) -> Iterator[Item]
             Collective(kind="all_gather", payload_bytes=gathered, ranks=plan.etp, stride=stride(plan, "etp")),
             1,
         )
-    yield (
-        "experts",
-        GroupedGemm(
-            tokens=rows * plan.ep,
-            topk=kind.topk,
-            experts=kind.experts,
-            experts_local=kind.experts / plan.ep,
-            hidden=width,
-            inter=kind.inter / plan.etp,
-            dtype=setting.plan.quant.experts,
-            gated=kind.gated,
-            gathered=False,
-        ),
-        1,
+    grouped = GroupedGemm(
+        tokens=rows * plan.ep,
+        topk=kind.topk,
+        experts=kind.experts,
+        experts_local=kind.experts / plan.ep,
+        hidden=width,
+        inter=kind.inter / plan.etp,
+        dtype=setting.plan.quant.experts,
+        gated=kind.gated,
+        gathered=False,
     )
+    if setting.stack.grouped_experts:
+        yield "experts", grouped, 1
+    else:  # the same kernels for each expert alone
+        yield "experts", replace(grouped, experts_local=1.0), grouped.experts_local
     if plan.etp > 1:
         scattered = rows * kind.topk * width * 2.0
         yield (
@@ -250,7 +250,9 @@ def _steps(items: list[Item], setting: Setting, plan: TrainPlan) -> Iterator[Ste
                 axis="compute",
                 op=op,
                 repeat=repeat,
-                saved_bytes=0.0 if label in (*RERUN[1:], *MOVES) else _saved(op, hidden, tp if plan.sp else 1),
+                saved_bytes=0.0
+                if label in (*RERUN[1:], *MOVES)
+                else _saved(op, hidden, tp if plan.sp else 1) * (repeat if isinstance(op, GroupedGemm) else 1),
                 module=_module(label, op),
                 rerun=label in RERUN,
             )

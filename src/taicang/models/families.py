@@ -92,29 +92,33 @@ def settled(family: Family, data: Mapping[str, Any]) -> Family:
 
 
 def nearest(data: Mapping[str, Any], kind: str, families: Families) -> str:
-    """The family whose structure is the nearest to that which the keys of ``data`` announce."""
+    """The family whose structure is the nearest to that which the keys of ``data`` announce; of equals the first."""
     present = {key for key, value in data.items() if value not in (None, False, 0)}
     experts = any(key in present for key in ("n_routed_experts", "num_experts", "num_local_experts", "moe_num_experts"))
-    traits = (
-        "kv_lora_rank" in present,
-        experts,
-        "linear_num_value_heads" in present,
-        "hybrid_override_pattern" in present,
-        bool(data.get("tie_word_embeddings")),
-    )
+    traits = {
+        "latent": (16, "kv_lora_rank" in present),
+        "pattern": (16, "hybrid_override_pattern" in present),
+        "experts": (8, experts),
+        "hybrid": (8, "linear_num_value_heads" in present),
+        "inter": (4, experts and "moe_intermediate_size" not in present),
+        "norms": (2, False),
+        "tied": (1, bool(data.get("tie_word_embeddings"))),
+    }
+    words = {*kind.split("_")}
 
-    def score(name: str) -> tuple[int, int, int]:
+    def score(name: str) -> tuple[int, int]:
         family = families.known[name]
-        own = (
-            family.latent,
-            family.needs_experts,
-            family.layout == "hybrid",
-            family.layout == "pattern",
-            family.tied,
+        own = {
+            "latent": family.latent,
+            "pattern": family.layout == "pattern",
+            "experts": family.needs_experts or (family.latent and experts),
+            "hybrid": family.layout == "hybrid",
+            "inter": family.inter_is_experts,
+            "norms": family.norms != 2 or not family.gated or bool(family.mixer) or family.beside,
+            "tied": family.tied,
+        }
+        return sum(weight for key, (weight, trait) in traits.items() if own[key] == trait), len(
+            words & {*name.split("_")}
         )
-        weights = (16, 8, 8, 16, 1)
-        fit = sum(weight for weight, a, b in zip(weights, own, traits, strict=True) if a == b)
-        plain = family.norms == 2 and family.gated and not family.bias and not family.qk_norm
-        return fit, len({*name.split("_")} & {*kind.split("_")}), int(plain)
 
-    return max(sorted(families.known), key=score)
+    return max(families.known, key=score)

@@ -125,7 +125,10 @@ def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
     data = dict(config)
     for name in ("attn_config", "ffn_config"):
         if isinstance(data.get(name), Mapping):
-            data = {**{k: v for k, v in data.pop(name).items() if k != "model_type"}, **data}
+            nested = {k: v for k, v in data.pop(name).items() if k != "model_type"}
+            if "kv_n_heads" in nested:
+                data.pop("num_key_value_heads", None)  # a name that version 4 saves beside, with a value of its own
+            data = {**nested, **data}
     return data
 
 

@@ -76,7 +76,7 @@ def state_space(keys: Keys, hidden: int, alone: str = "") -> StateSpace:
         groups=keys.number("mamba_n_groups", "mamba_ngroups", "n_groups", default=8),
         conv_width=conv,
         chunk=keys.number("mamba_chunk_size", "chunk_size", default=128),
-        norm=keys.flag("mamba_rms_norm", default=True),
+        norm=keys.flag("mamba_rms_norm", "rms_norm", default=True),
         **biases,
     )
 

@@ -25,7 +25,7 @@ class Features:
     """What of a scan tells the size of a port."""
 
     kind: str
-    """Key of ``CLASSES``."""
+    """Key of ``CLASSES``; R towards CUDA."""
     library_files: int
     """Files that name a library to be swapped, a kernel, or what has no counterpart."""
     programs: int
@@ -75,6 +75,7 @@ class Effort:
     speed: Mapping[str, tuple[float, float, float]]
     """By class: quartiles of 8 NPU cards over 8 cards of an unnamed rival after the port."""
     pairs: int
+    """Ports of whole repositories that the laws were fitted to."""
     evidence: tuple[str, ...]
     """What took how long, with sources."""
 
@@ -103,6 +104,7 @@ class Estimate:
     taken: int
     """Kernels whose operator a library of the other side has."""
     speed: tuple[float, float, float] | None
+    pairs: int
     evidence: tuple[str, ...]
 
 
@@ -113,7 +115,7 @@ def features(found: Scan) -> Features:
     own = any(read.kernels and read.language == "cuda" for read in counted)
     library = any(each.rule.operators and read.language != "packages" for read in counted for each in read.findings)
     return Features(
-        kind="C" if own else "B" if library else "A",
+        kind="R" if found.to == "cuda" else "C" if own else "B" if library else "A",
         library_files=sum(bool(each & HOST_CODE) for each in tiers),
         programs=sum(read.runs for read in counted),
         edited_files=sum(bool(each - {"auto"}) for each in tiers),
@@ -129,6 +131,11 @@ def terms(one: Features) -> Mapping[str, float]:
     made = {kind: float(one.kind == kind) for kind in CLASSES}
     counts = {each.name: getattr(one, each.name) for each in fields(one) if each.name != "kind"}
     return made | {name: math.log1p(count) for name, count in counts.items()}
+
+
+def _at_most(band: Band, count: int) -> Band:
+    """A port touches no more files than there are."""
+    return Band(low=min(band.low, count), middle=min(band.middle, count), high=min(band.high, count))
 
 
 def kernel_terms(lines: int) -> Mapping[str, float]:
@@ -162,11 +169,12 @@ def estimate(found: Scan, effort: Effort) -> Estimate:
         )
     return Estimate(
         features=one,
-        title=CLASSES[one.kind] if forward else "software for Ascend",
-        files=effort.files.of(terms(one)) if forward else None,
+        title=CLASSES[one.kind] if forward else "from Ascend to CUDA",
+        files=_at_most(effort.files.of(terms(one)), len(list(found.counted()))) if forward else None,
         must_change=effort.must_change.of(terms(one)) if forward else None,
         kernels=tuple(kernels),
         taken=taken,
         speed=effort.speed[one.kind] if forward else None,
+        pairs=effort.pairs if forward else 0,
         evidence=effort.evidence if forward else (),
     )

@@ -113,7 +113,8 @@ def _estimate(size: Estimate) -> dict[str, Any]:
         "kernels_in_libraries": size.taken,
         "speed_after": list(size.speed) if size.speed else None,
         "evidence": list(size.evidence),
-        "band": "half of the measured pairs lie within the outer figures",
+        "pairs": size.pairs,
+        "band": "half of the measured ports lie within the outer figures",
     }
 
 

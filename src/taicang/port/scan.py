@@ -147,7 +147,8 @@ def _with_counterparts(found: Read, operators: Mapping[str, str]) -> Read:
     if found.language not in {"cuda", "native"} or not any(each.rule.tier == "kernel" for each in found.findings):
         return found
     path = PurePosixPath(found.path.lower())
-    words = {path.stem, *(f"{head}" for head in _heads(path.stem)), *path.parts[:-1]}
+    stems = (path.stem, *(each.name.lower() for each in found.kernels))
+    words = {*path.parts[:-1], *(head for stem in stems for head in _heads(stem))}
     there = next((there for word, there in operators.items() if word in words), None)
     if there is None:
         return found

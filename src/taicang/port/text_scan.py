@@ -15,7 +15,12 @@ _NATIVE = re.compile(
     re.DOTALL | re.MULTILINE,
 )
 _HASH = re.compile(r"\"(?:\\.|[^\"\\\n])*\"|'[^'\n]*'|(?<![^\s;&|(])\#[^\n]*")
-_KERNEL = re.compile(r"\b(?P<mark>__global__|__aicore__)\b(?P<head>[^{};]*?)\b(?P<name>\w+)\s*\((?=[^{};]*\{)")
+_BODY = r"(?:[^{};]*?\b)?(?P<name>(?!__)\w+)\s*\((?=[^{};]*\{)"
+_KERNELS = {
+    "ascend": ("cuda", re.compile(rf"\b__global__\b(?!\s+__aicore__\b){_BODY}")),
+    "cuda": ("ascend", re.compile(rf"\b__global__\s+__aicore__\b{_BODY}")),
+}
+"""Direction -> language of the kernels that it has to do with, and what tells one."""
 _BLOCK = re.compile(r"[{}]")
 _YAML = re.compile(
     r"^[ \t]*(?:-[ \t]+)?(?:(?P<key>[\w.]+)[ \t]*:(?=\s))?[ \t]*(?P<value>[\"']?[^\s\"'#][^\s\"']*[\"']?)?[ \t]*$",
@@ -74,11 +79,12 @@ def native(path: str, language: str, text: str, rules: Rules) -> Read:
     code = _NATIVE.sub(_blank, text)
     for rule, match in rules.inside("native", code):
         file.add(match.start(), rule, match[0])
-    return file.done(tuple(_kernels(file, code)))
+    return file.done(tuple(_kernels(file, code, rules.to)))
 
 
-def _kernels(file: _Text, code: str) -> Iterator[Kernel]:
-    for match in _KERNEL.finditer(code):
+def _kernels(file: _Text, code: str, to: str) -> Iterator[Kernel]:
+    language, pattern = _KERNELS[to]
+    for match in pattern.finditer(code):
         depth, end = 0, len(code)
         for brace in _BLOCK.finditer(code, match.end()):
             depth += 1 if brace[0] == "{" else -1
@@ -86,7 +92,6 @@ def _kernels(file: _Text, code: str) -> Iterator[Kernel]:
                 end = brace.start()
                 break
         first = file.line(match.start())
-        language = "ascend" if match["mark"] == "__aicore__" else "cuda"
         yield Kernel(name=match["name"], line=first, lines=file.line(end) - first + 1, language=language)
 
 

@@ -14,7 +14,7 @@ from taicang.cost.exchange import exchange
 from taicang.cost.model import CostModel
 from taicang.errors import InvalidInput, NotModelled, UnknownName
 from taicang.fabric import demand
-from taicang.fabric.collectives import ALGORITHMS, Phase, collective, listed, teams_of
+from taicang.fabric.collectives import ALGORITHMS, Phase, collective, contend, listed, teams_of
 from taicang.fabric.draw import svg
 from taicang.fabric.even import Net
 from taicang.fabric.faults import cut_off, fail, parts
@@ -26,7 +26,7 @@ from taicang.fabric.wires import LinkRates
 from taicang.hardware import Machine
 from taicang.ops import Collective, Exchange, Operator, Transfer
 from taicang.stacks import Stack
-from taicang.units import show
+from taicang.units import Count, show
 
 HOTTEST = 8
 EXCHANGES = ("dispatch", "combine")
@@ -44,7 +44,7 @@ class Ask:
     """0: all."""
     stride: int = 1
     algorithm: str = ""
-    skew: float = 0.0
+    skew: Count = 0.0
     """Exponent of Zipf's law of receivers, or of experts."""
     tokens: int = 128
     topk: int = 8
@@ -56,6 +56,8 @@ class Ask:
     plane: str = "scale_up"
     verb: str = ""
     """Of a send, where it was measured: npu/read, npu/write, cpu/read or cpu/write."""
+    beside: tuple[tuple[str, float], ...] = ()
+    """Collectives (kind, bytes) that begin at the same time on the same ranks."""
     shuffled: bool = False
     """Ranks lie at random places of the machine."""
 
@@ -87,6 +89,16 @@ class LinkLoad:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Rival:
+    """One of several collectives at once: alone on the links, and with the others on fair shares."""
+
+    kind: str
+    payload_bytes: float
+    alone_s: float
+    together_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
     """Times of a collective and where its bytes went, of the first seed; times over all seeds."""
 
@@ -109,6 +121,7 @@ class Answer:
     phases: tuple[Mapping[str, float | str], ...]
     levels: tuple[LevelLoad, ...]
     hottest: tuple[LinkLoad, ...]
+    beside: tuple[Rival, ...]
     lost_ranks: int
     assumptions: tuple[str, ...]
 
@@ -188,7 +201,8 @@ def run(machine: str | Machine, ask: Ask) -> Answer:
         machine=on.name, ask=ask, ranks=count, algorithm=ask.algorithm or ALGORITHMS.get(kind, ("direct",))[0],
         wire_s=wire, least_s=min(times), most_s=max(times), latency_s=sum(p.hops * p.hop_s for p in phases),
         even_s=even, library_s=library, closed_s=closed, phases=tuple(_row(each) for each in phases),
-        levels=_levels(net, phases), hottest=_hottest(net, phases), lost_ranks=len(lost),
+        levels=_levels(net, phases), hottest=_hottest(net, phases),
+        beside=_rivals(net, ask, kind, _teams(broken, lost, count, ask, ask.seed)), lost_ranks=len(lost),
         assumptions=_notes(broken, ask),
     )  # fmt: skip
 
@@ -206,12 +220,12 @@ def _phases(net: Net, ask: Ask, teams: Ints, seed: int) -> list[Phase]:
     ranks = teams.shape[1]
     if ask.kind in EXCHANGES:
         copies = demand.dispatched(
-            ranks=ranks, tokens=ask.tokens, topk=ask.topk, experts=ask.experts, exponent=ask.skew, rng=rng
+            ranks=ranks, tokens=ask.tokens, topk=ask.topk, experts=ask.experts, exponent=float(ask.skew), rng=rng
         )
         sizes: Floats = copies * ask.payload_bytes
         return [_exchange(net, ask.kind, teams[0], sizes.T if ask.kind == "combine" else sizes)]
     if ask.skew and ask.kind == "all_to_all":
-        return [_exchange(net, ask.kind, teams[0], demand.skewed(ranks, ask.payload_bytes, ask.skew, rng))]
+        return [_exchange(net, ask.kind, teams[0], demand.skewed(ranks, ask.payload_bytes, float(ask.skew), rng))]
     if ask.skew:
         raise NotModelled(f"skew of {ask.kind}: its parts are equal by definition")
     return collective(net, ask.kind, teams, ask.payload_bytes, ask.algorithm)
@@ -240,6 +254,19 @@ def _exchange(net: Net, label: str, ranks: Ints, sizes: Floats) -> Phase:
     apart = source != target
     source, target = source[apart], target[apart]
     return listed(net, label, ranks[source], ranks[target], sizes[source, target], hops=1, teams=ranks[None, :])
+
+
+def _rivals(net: Net, ask: Ask, kind: str, teams: Ints) -> tuple[Rival, ...]:
+    if not ask.beside:
+        return ()
+    if ask.skew or kind in EXCHANGES:
+        raise NotModelled("others beside a skewed exchange, a dispatch or a combine")
+    jobs = [(each.replace("-", "_"), teams, size) for each, size in ((kind, ask.payload_bytes), *ask.beside)]
+    together = contend(net, jobs)
+    return tuple(
+        Rival(kind=job[0], payload_bytes=job[2], alone_s=contend(net, [job])[0], together_s=seconds)
+        for job, seconds in zip(jobs, together, strict=True)
+    )
 
 
 def _prices(machine: Machine, ask: Ask, kind: str, count: int, stretch: float) -> tuple[float | None, float | None]:

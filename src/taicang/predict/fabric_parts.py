@@ -20,7 +20,7 @@ from taicang.hardware import Links, Machine
 from taicang.predict.prediction import Infeasible
 from taicang.predict.serving import infer
 from taicang.predict.train import train
-from taicang.reliability import DAY, Component, components, with_mtbf
+from taicang.reliability import Component, components, with_mtbf
 from taicang.train_plans import TrainPlan
 
 QUANTILES = (0.5, 0.9, 0.99, 0.999)
@@ -34,10 +34,10 @@ class Part:
 
     kind: str
     count: int
-    failures_per_day: float
+    failures_per_s: float
     """Of all of them."""
-    down: float
-    """Mean number that is broken at a time."""
+    down_ratio: float
+    """Share of the time that one of them is broken."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +51,8 @@ class Breakage:
     """Draws in which nothing at all is broken."""
     fabric_whole_ratio: float
     """Draws in which the fabric gives all of its bandwidth."""
-    nodes_left_mean: float
+    nodes_left_ratio: float
+    """Mean share of the nodes."""
     enough_nodes_ratio: float
     """Draws in which no more nodes are out than there are spares."""
     spares: int
@@ -102,7 +103,8 @@ def breakage(
         notes.append("cables of copper are not counted: no rate is published")
     return Breakage(
         machine=machine.name, draws=draws, parts=tuple(listed), whole_ratio=float(np.mean(broken == 0)),
-        fabric_whole_ratio=float(np.mean(found.bandwidth_ratio >= 1.0)), nodes_left_mean=float(found.nodes_left.mean()),
+        fabric_whole_ratio=float(np.mean(found.bandwidth_ratio >= 1.0)),
+        nodes_left_ratio=float(found.nodes_left.mean() * fabric.node_ranks / fabric.ranks),
         enough_nodes_ratio=float(np.mean(fabric.ranks // fabric.node_ranks - found.nodes_left <= spares)),
         spares=spares,
         bandwidth={f"{q:.1%}": float(value) for q, value in zip(QUANTILES, low, strict=True)},
@@ -111,9 +113,7 @@ def breakage(
 
 
 def _part(kind: str, count: int, part: Component) -> Part:
-    return Part(
-        kind=kind, count=count, failures_per_day=float(count * part.failures_per_s * DAY), down=count * down_ratio(part)
-    )
+    return Part(kind=kind, count=count, failures_per_s=count * part.failures_per_s, down_ratio=down_ratio(part))
 
 
 def _modules_beside(machine: Machine) -> dict[str, int]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from taicang import __version__, catalog
 from taicang.catalog.models import model as load_model
-from taicang.catalog.training import sustained, training_price
+from taicang.catalog.training import measured_levels, sustained, training_price
 from taicang.catalog.trust import TRAINED, Band, bands, ground
 from taicang.errors import InvalidInput
 from taicang.formats import number_format
@@ -37,6 +37,8 @@ class TrainPrediction:
     machine: str
     stack: str
     step: TrainStep
+    overlap: tuple[str, ...]
+    """What runs beside computing."""
     chips: int
     tokens_per_s_per_chip: float
     mfu_ratio: float
@@ -183,6 +185,7 @@ def compose(setup: Setup, step: TrainStep, run: Run | None, found: Found | None)
         machine=machine.name,
         stack=f"{setup.stack.name} ({setup.stack.epoch})",
         step=step,
+        overlap=tuple(sorted(setup.stack.overlap)),
         chips=chips,
         tokens_per_s_per_chip=step.tokens_per_s / chips,
         mfu_ratio=mfu,
@@ -194,19 +197,30 @@ def compose(setup: Setup, step: TrainStep, run: Run | None, found: Found | None)
         power_w_per_chip=None if machine.power_w is None else machine.power_w / machine.chips,
         run=run,
         found=found,
-        assumptions=_assumptions(setup) + (() if run is None else _run_assumptions(run, chips)),
+        assumptions=_assumptions(setup, step) + (() if run is None else _run_assumptions(run, chips)),
         bands=_bands(setup),
         digest=catalog.digest(),
         version=__version__,
     )
 
 
-def _assumptions(setup: Setup) -> tuple[str, ...]:
+def _assumptions(setup: Setup, step: TrainStep) -> tuple[str, ...]:
     chip, plan = setup.machine.chip, setup.plan
     said = list(setup.model.assumptions)
     said.append(CONVENTION)
     if not chip.measured:
         said.append(f"kernels of {chip.name} were not measured: constants of {chip.profile}, scaled to its own peaks")
+    crossed = {level for one in placed(plan, setup.machine) for level, _ in one.together}
+    if unknown := crossed - measured_levels(setup.machine):
+        said.append(f"collectives were never measured on {_words(unknown)}: constants assumed for any network")
+    if "tensor" in setup.stack.overlap and plan.tp > 1:
+        plain = train_step(replace(setup, stack=replace(setup.stack, overlap=setup.stack.overlap - {"tensor"})))
+        said.append(
+            "tensor-parallel collectives run in pieces beside products (MC2, user buffers); a script that does not "
+            f"ask for it has {plain.tokens_per_s / step.tokens_per_s - 1.0:+.0%} tokens/s (--overlap=-mc2)"
+        )
+    if not setup.stack.grouped_experts and routed(setup.model):
+        said.append("experts run one after the other; what the host waits for their token counts is not known")
     if routed(setup.model):
         said.append("the router is balanced (as benchmarks force it)")
     if plan.cp > 1:
@@ -218,7 +232,10 @@ def _assumptions(setup: Setup) -> tuple[str, ...]:
         said.append(f"fused kernels: {_words(chosen)}")
     if setup.tax:
         said.append(f"computing slows by {setup.tax:.0%} of the time of communication beside it")
-    said.append(f"memory allows {memory.RUNTIME_RATIO:.0%} for runtime and fragmentation")
+    said.append(
+        f"memory as {setup.stack.engine} keeps it ({plan.gradients} gradients), {memory.RUNTIME_RATIO:.0%} for runtime "
+        "and fragmentation; other frameworks keep more (--stack deepspeed)"
+    )
     return tuple(said)
 
 

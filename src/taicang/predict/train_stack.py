@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Final
 
 from taicang.errors import UnknownName
@@ -12,6 +13,10 @@ from taicang.stacks import Stack
 OVERLAPS: Final = ("tensor", "gradients", "interleaved_gradients", "parameters", "pipeline", "expert_exchange",
                    "shared_expert", "zero_bubble", "dualpipe")  # fmt: skip
 """What a training stack can overlap, and the schedules beyond 1F1B that it offers to the search."""
+ALIASES: Final[Mapping[str, str]] = MappingProxyType({"mc2": "tensor"})
+"""Other names of these words."""
+GROUPED: Final = "grouped"
+"""Word of ``fused`` for experts in one product (``Stack.grouped_experts``): it is there unless it is taken away."""
 FUSIONS: Final = ("flash_attention", "expert_products", "fp8_attention", "chunked_loss")
 """Kernels of a training stack that take the place of several, or of slower ones."""
 PARTS: Final = ("mixer", "router", "experts")
@@ -25,8 +30,13 @@ def changed(
 
     Raises ``UnknownName`` for a word that is none of ``OVERLAPS``, ``FUSIONS``, ``PARTS``.
     """
+    grouped = stack.grouped_experts
+    for word in fused:
+        grouped = word[0] != "-" if word.lstrip("+-") == GROUPED else grouped
+    fused = [word for word in fused if word.lstrip("+-") != GROUPED]
     return replace(
         stack,
+        grouped_experts=grouped,
         overlap=_changed(stack.overlap, overlap, "overlap", OVERLAPS),
         fused=_changed(stack.fused, fused, "fusion", FUSIONS),
         captured=_changed(stack.captured, captured, "part of a layer", PARTS),
@@ -36,10 +46,12 @@ def changed(
 def _changed(own: frozenset[str], words: Sequence[str], what: str, known: Collection[str]) -> frozenset[str]:
     if not words:
         return own
+    words = [word[: word[:1] in "+-"] + ALIASES.get(bare := word.lstrip("+-"), bare) for word in words]
     changes = [word for word in words if word[:1] in "+-"]
     for word in words:
         if word.lstrip("+-") not in (*known, "none"):
-            raise UnknownName(what, word.lstrip("+-"), known)
+            more = [*ALIASES] if what == "overlap" else [GROUPED] if what == "fusion" else []
+            raise UnknownName(what, word.lstrip("+-"), [*known, *more])
     kept = set(own) if len(changes) == len(words) else {w for w in words if w[:1] not in "+-"} - {"none"}
     kept |= {word[1:] for word in changes if word[0] == "+"}
     return frozenset(kept - {word[1:] for word in changes if word[0] == "-"})

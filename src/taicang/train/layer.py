@@ -242,7 +242,7 @@ def _launches(step: Step, stack: Stack) -> Num:
     """Kernels that the host launches for one operator, casts to 8 bits and bookkeeping of experts included."""
     op = step.op
     if isinstance(op, GroupedGemm):
-        sorting = 0.0 if "router" in stack.captured else ROUTING_LAUNCHES
+        sorting = 0.0 if "router" in stack.captured else ROUTING_LAUNCHES / step.repeat
         if "experts" in stack.captured:
             return sorting
         each = 4.0 if number_format(op.dtype).quantises else 2.0

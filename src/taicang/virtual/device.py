@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,7 +44,8 @@ class Device:
             ("tc_start", [ctypes.c_int, whole, ctypes.c_int, ctypes.c_int]),
         ):  # fmt: skip
             getattr(self.lib, name).argtypes = arguments
-        self.known, self.know, self.number = self.lib.tc_known, self.lib.tc_know, self.lib.tc_number
+        self.known: Callable[[int], int] = self.lib.tc_known
+        self.know, self.number = self.lib.tc_know, self.lib.tc_number
         self.note, self.note_on = self.lib.tc_note, self.lib.tc_note_on
         self.event_on, self.event_here, self.new_stream = (
             self.lib.tc_event_on,

@@ -272,6 +272,7 @@ def install(device: Device, chip: Chip) -> None:
     cuda.default_generators = tuple(_generator() for _ in range(device.devices))
     cuda.nvtx = _quiet("torch.cuda.nvtx")
     torch.version.cuda = "12.8"
+    torch.cuda.nccl.version = lambda: (2, 27, 5)
     torch.Tensor.is_cuda = property(lambda self: self.device.type == DEVICE)
     torch.Tensor.is_npu = torch.Tensor.is_cuda
     for name in ("cuda", "npu"):

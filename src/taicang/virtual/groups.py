@@ -7,9 +7,11 @@ whose values are known, what the executed ranks sent, and for ranks that do not 
 
 from __future__ import annotations
 
-import os
+import contextlib
+import threading
+import time
 from collections.abc import Sequence
-from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,7 +20,7 @@ from torch import Tensor
 from torch.distributed import distributed_c10d as c10d
 
 from taicang.virtual import values
-from taicang.virtual.capture import BLOCK, COLLECTIVE, MEET
+from taicang.virtual.capture import BLOCK, COLLECTIVE
 from taicang.virtual.kernels import DEVICE, Kernels, base, whole
 from taicang.virtual.members import Members, label
 from taicang.virtual.operators import Kernel
@@ -26,7 +28,10 @@ from taicang.virtual.spec import Job
 
 KEPT = 256
 """Collectives whose ends are kept for those who wait late."""
-PATIENCE = timedelta(seconds=600)
+MESSAGE = 1 << 22
+"""Bytes that the store carries itself."""
+LEAVE_S = 60.0
+"""For the other ranks to end, at most."""
 
 
 class Done(dist.Work):
@@ -124,12 +129,38 @@ class Groups:
             return {self.job.rank: mine}
         count = self.counts[members.name] = self.counts.get(members.name, 0) + 1
         place = f"{members.name}/{count}/"
-        self.store.set(f"{place}{self.job.rank}", b"1" + mine if mine is not None else b"0")
-        found: dict[int, bytes | None] = {}
-        for each in others:
-            got = self.store.get(f"{place}{each}")
-            found[each] = got[1:] if got[:1] == b"1" else None
-        return found
+        self.post(f"{place}{self.job.rank}", mine)
+        return {each: self.take(f"{place}{each}") for each in others}
+
+    def post(self, key: str, data: bytes | None) -> None:
+        """Leave values for other executed ranks: in the store, or where they are many in a file that it names."""
+        if data is None:
+            self.store.set(key, b"0")
+        elif len(data) <= MESSAGE:
+            self.store.set(key, b"1" + data)
+        else:
+            path = Path(self.job.out, f"sent-{key.replace('/', '_').replace('>', '-')}")
+            path.write_bytes(data)
+            self.store.set(key, b"2" + str(path).encode())
+
+    def take(self, key: str) -> bytes | None:
+        """What another rank left; waits for it."""
+        got: bytes = self.store.get(key)
+        if got[:1] == b"2":
+            return Path(got[1:].decode()).read_bytes()
+        return got[1:] if got[:1] == b"1" else None
+
+    def finish(self) -> None:
+        """The rank that serves the store is the last to leave."""
+        if self.store is None:
+            return
+        with contextlib.suppress(RuntimeError):
+            self.store.add("left", 1)
+            begun = time.monotonic()
+            while self.job.rank == self.job.executed[0] and time.monotonic() - begun < LEAVE_S:
+                if self.store.add("left", 0) >= len(self.job.executed):
+                    break
+                threading.Event().wait(0.02)
 
 
 def raw(kernels: Kernels, tensor: Tensor) -> bytes | None:
@@ -174,8 +205,8 @@ def pieces(groups: Groups, members: Members, tensor: Tensor) -> list[Tensor] | N
 
 def reduced(parts: Sequence[Tensor], boxed: Any) -> Tensor:
     """The sum, or what the reduction says."""
-    op = dist.ReduceOp.unbox(boxed).op if boxed is not None else dist.ReduceOp.RedOpType.SUM
     kinds = dist.ReduceOp.RedOpType
+    op = kinds(torch.ops.taicang.reduction(boxed))
     stack = torch.stack(list(parts))
     if op == kinds.MAX:
         return stack.amax(0)
@@ -190,279 +221,3 @@ def reduced(parts: Sequence[Tensor], boxed: Any) -> Tensor:
 def size(tensor: Tensor) -> float:
     """Bytes of its elements."""
     return float(tensor.numel() * tensor.itemsize)
-
-
-class Operators:
-    """The operators below every process group's methods, by their names in the dispatcher."""
-
-    def __init__(self, groups: Groups) -> None:
-        self.groups, self.kernels = groups, groups.kernels
-
-    def install(self) -> torch.library.Library:
-        """For tensors of the device and of the host; the library is to be kept."""
-        library = torch.library.Library("c10d", "IMPL")
-        for name in (
-            "allreduce_", "allreduce_coalesced_", "allgather_", "_allgather_base_", "allgather_into_tensor_coalesced_",
-            "reduce_scatter_", "_reduce_scatter_base_", "reduce_scatter_tensor_coalesced_", "alltoall_",
-            "alltoall_base_", "broadcast_", "reduce_", "gather_", "scatter_", "barrier", "send", "recv_",
-        ):  # fmt: skip
-            for key in ("PrivateUse1", "CPU"):
-                library.impl(name, getattr(self, name.strip("_")), key, allow_override=True)
-        return library
-
-    def allreduce(self, tensors: list[Tensor], group: Any, op: Any, *_: Any) -> Any:
-        """Each tensor summed over the group."""
-        members, _at = self.groups.of(group)
-        for tensor in tensors:
-            found = pieces(self.groups, members, tensor)
-            put(self.kernels, tensor, None if found is None else reduced(found, op))
-        made = self.groups.kernel("all_reduce", members, sum(size(t) for t in tensors))
-        return tensors, self.groups.issue("all_reduce", tensors, made, tensors, members.name)
-
-    def allreduce_coalesced(self, tensors: list[Tensor], group: Any, op: Any, *_: Any) -> Any:
-        """The same in one call."""
-        return self.allreduce(tensors, group, op)[1]
-
-    def allgather_base(self, output: Tensor, given: Tensor, group: Any, *_: Any) -> Any:
-        """All inputs behind each other."""
-        members, _at = self.groups.of(group)
-        found = pieces(self.groups, members, given)
-        put(self.kernels, output, None if found is None else torch.cat(found))
-        made = self.groups.kernel("all_gather", members, size(output))
-        return output, self.groups.issue("all_gather", [given, output], made, [output], members.name)
-
-    def allgather(self, outputs: list[list[Tensor]], inputs: list[Tensor], group: Any, *_: Any) -> Any:
-        """All inputs, each into a tensor of its own."""
-        members, _at = self.groups.of(group)
-        for row, given in zip(outputs, inputs, strict=True):
-            found = pieces(self.groups, members, given)
-            for i, target in enumerate(row):
-                put(self.kernels, target, None if found is None else found[i][: target.numel()])
-        flat = [each for row in outputs for each in row]
-        made = self.groups.kernel("all_gather", members, sum(size(t) for t in flat))
-        return outputs, self.groups.issue("all_gather", [*inputs, *flat], made, flat, members.name)
-
-    def allgather_into_tensor_coalesced(self, outputs: list[Tensor], inputs: list[Tensor], group: Any, *_: Any) -> Any:
-        """Several all-gathers in one call."""
-        return [self.allgather_base(out, given, group) for out, given in zip(outputs, inputs, strict=True)][-1][1]
-
-    def reduce_scatter_base(self, output: Tensor, given: Tensor, group: Any, op: Any, *_: Any) -> Any:
-        """The sum of all inputs, this rank's part of it."""
-        members, at = self.groups.of(group)
-        found = pieces(self.groups, members, given)
-        many = output.numel()
-        put(self.kernels, output, None if found is None else reduced(found, op)[at * many : (at + 1) * many])
-        made = self.groups.kernel("reduce_scatter", members, size(given))
-        return output, self.groups.issue("reduce_scatter", [given, output], made, [output], members.name)
-
-    def reduce_scatter(self, outputs: list[Tensor], inputs: list[list[Tensor]], group: Any, op: Any, *_: Any) -> Any:
-        """The same from lists."""
-        members, at = self.groups.of(group)
-        for target, row in zip(outputs, inputs, strict=True):
-            found = [pieces(self.groups, members, each) for each in row]
-            mine = found[at]
-            put(self.kernels, target, None if mine is None else reduced(mine, op))
-        flat = [each for row in inputs for each in row]
-        made = self.groups.kernel("reduce_scatter", members, sum(size(t) for t in flat))
-        return outputs, self.groups.issue("reduce_scatter", [*outputs, *flat], made, outputs, members.name)
-
-    def reduce_scatter_tensor_coalesced(self, outputs: Any, inputs: Any, group: Any, op: Any, *_: Any) -> Any:
-        """Several in one call."""
-        return [self.reduce_scatter_base(o, i, group, op) for o, i in zip(outputs, inputs, strict=True)][-1][1]
-
-    def alltoall_base(self, output: Tensor, given: Tensor, group: Any, outs: Any, ins: Any, *_: Any) -> Any:
-        """To each rank its part of the input; lengths are in rows, or equal."""
-        members, at = self.groups.of(group)
-        found = pieces(self.groups, members, given)
-        filled = None
-        if found is not None:
-            filled = self._sent(found, members, at, given, list(ins))
-            filled = filled if filled is not None and filled.numel() == output.numel() else None
-        put(self.kernels, output, filled)
-        made = self.groups.kernel("all_to_all", members, max(size(given), size(output)))
-        return self.groups.issue("all_to_all", [given, output], made, [output], members.name)
-
-    def _sent(self, found: list[Tensor], members: Members, at: int, given: Tensor, ins: list[int]) -> Tensor | None:
-        """This rank's parts of what all sent, where all cut theirs as this one does."""
-        ranks = len(members.ranks)
-        width = given.numel() // max(given.shape[0], 1) if given.dim() else 1
-        cuts = [each * width for each in ins] if ins else [given.numel() // ranks] * ranks
-        begin = sum(cuts[:at])
-        return torch.cat([each[begin : begin + cuts[at]] for each in found])
-
-    def alltoall(self, outputs: list[Tensor], inputs: list[Tensor], group: Any, *_: Any) -> Any:
-        """From lists."""
-        members, _at = self.groups.of(group)
-        for target, given in zip(outputs, inputs, strict=True):
-            known = raw(self.kernels, given) if target.numel() == given.numel() else None
-            put(self.kernels, target, None if known is None else cooked(known, given))
-        made = self.groups.kernel("all_to_all", members, sum(size(t) for t in inputs))
-        return outputs, self.groups.issue("all_to_all", [*inputs, *outputs], made, outputs, members.name)
-
-    def broadcast(self, tensors: list[Tensor], group: Any, root: int, *_: Any) -> Any:
-        """From one rank to all."""
-        members, _at = self.groups.of(group)
-        for tensor in tensors:
-            found = pieces(self.groups, members, tensor)
-            put(self.kernels, tensor, None if found is None else found[root])
-        made = self.groups.kernel("broadcast", members, sum(size(t) for t in tensors))
-        return tensors, self.groups.issue("broadcast", tensors, made, tensors, members.name)
-
-    def reduce(self, tensors: list[Tensor], group: Any, op: Any, *_: Any) -> Any:
-        """Summed on one rank (here on all)."""
-        members, _at = self.groups.of(group)
-        for tensor in tensors:
-            found = pieces(self.groups, members, tensor)
-            put(self.kernels, tensor, None if found is None else reduced(found, op))
-        made = self.groups.kernel("reduce", members, sum(size(t) for t in tensors))
-        return self.groups.issue("reduce", tensors, made, tensors, members.name)
-
-    def gather(self, outputs: list[list[Tensor]], inputs: list[Tensor], group: Any, *_: Any) -> Any:
-        """All inputs on one rank."""
-        members, _at = self.groups.of(group)
-        found = [pieces(self.groups, members, each) for each in inputs]
-        for row, parts in zip(outputs, found, strict=False):
-            for i, target in enumerate(row):
-                put(self.kernels, target, None if parts is None else parts[i])
-        made = self.groups.kernel("gather", members, sum(size(t) for t in inputs) * len(members.ranks))
-        return self.groups.issue("gather", inputs, made, [t for row in outputs for t in row], members.name)
-
-    def scatter(self, outputs: list[Tensor], inputs: list[list[Tensor]], group: Any, *_: Any) -> Any:
-        """A part to each rank, from one."""
-        members, at = self.groups.of(group)
-        for target, row in zip(outputs, inputs, strict=False):
-            known = raw(self.kernels, row[at])
-            put(self.kernels, target, None if known is None else cooked(known, row[at]))
-        made = self.groups.kernel("scatter", members, sum(size(t) for t in outputs) * len(members.ranks))
-        return outputs, self.groups.issue("scatter", outputs, made, outputs, members.name)
-
-    def barrier(self, tensor: Tensor, group: Any, *_: Any) -> Any:
-        """All wait for all: an all-reduce of one number."""
-        members, _at = self.groups.of(group)
-        made = self.groups.kernel("barrier", members, 4.0)
-        return self.groups.issue("barrier", [tensor], made, [], members.name)
-
-    def send(self, tensors: list[Tensor], group: Any, to: int, tag: int, *_: Any) -> Any:
-        """To one rank, which need not wait there."""
-        members, _at = self.groups.of(group)
-        other = members.ranks[to]
-        mine = self.groups.job.rank
-        self._need(other)
-        pair = f"{mine}>{other}"
-        count = self.groups.counts[pair] = self.groups.counts.get(pair, 0) + 1
-        if other in self.groups.job.executed:
-            data = raw(self.kernels, tensors[0])
-            self.groups.store.set(f"{pair}/{tag}/{count}", b"1" + data if data is not None else b"0")
-        return self._pair("send", tensors, pair, abs(other - mine))
-
-    def recv(self, tensors: list[Tensor], group: Any, source: int, tag: int, *_: Any) -> Any:
-        """From one rank."""
-        members, _at = self.groups.of(group)
-        other, mine = members.ranks[source], self.groups.job.rank
-        self._need(other)
-        pair = f"{other}>{mine}"
-        count = self.groups.counts[pair] = self.groups.counts.get(pair, 0) + 1
-        found = None
-        if other in self.groups.job.executed:
-            got = self.groups.store.get(f"{pair}/{tag}/{count}")
-            found = cooked(got[1:], tensors[0]) if got[:1] == b"1" else None
-        put(self.kernels, tensors[0], found)
-        return self._pair("recv", tensors, pair, abs(other - mine))
-
-    def _need(self, other: int) -> None:
-        if other not in self.groups.job.executed:
-            self.groups.job.missing(other)
-
-    def _pair(self, name: str, tensors: list[Tensor], pair: str, distance: int) -> Any:
-        payload = sum(size(t) for t in tensors)
-        made = Kernel(
-            name=name, phase=self.kernels.recorder.phase(), op=Members.hop(payload, distance), group=f"{MEET}:{pair}"
-        )
-        return self.groups.issue(name, tensors, made, tensors, (pair, name))
-
-
-def install(kernels: Kernels, job: Job) -> list[Any]:
-    """Process groups of every name over the fake one; what is returned is to be kept."""
-    from torch.testing._internal.distributed import fake_pg
-
-    del fake_pg  # it registers the backend
-    groups = Groups(kernels, job)
-    kept = Operators(groups).install()
-    first = c10d.BackendConfig.__init__
-
-    def config(self: Any, backend: Any) -> None:
-        first(self, dist.Backend.FAKE)
-        self.device_backend_map = {"cpu": dist.Backend.FAKE, DEVICE: dist.Backend.FAKE}
-
-    c10d.BackendConfig.__init__ = config
-    for name in ("hccl", "lccl"):
-        if name not in dist.Backend.backend_list:
-            dist.Backend.register_backend(name, fake_pg_of, extended_api=True, devices=["cpu", DEVICE])
-    for module in (dist, c10d):
-        module.is_nccl_available = lambda: True
-        module.batch_isend_irecv = batched
-    c10d._coalescing_manager = _together
-    start = c10d.init_process_group
-
-    def initialise(backend: Any = None, init_method: Any = None, timeout: Any = None, world_size: int = -1,
-                   rank: int = -1, store: Any = None, *args: Any, **kwargs: Any) -> None:  # fmt: skip
-        groups.store = store_of(job)
-        kwargs.pop("device_id", None)
-        start(backend or "nccl", timeout=timeout, world_size=job.world if world_size < 1 else world_size,
-              rank=job.rank if rank < 0 else rank, store=dist.HashStore(), **kwargs)  # fmt: skip
-
-    dist.init_process_group = c10d.init_process_group = initialise
-    return [kept, groups]
-
-
-def fake_pg_of(common: Any, options: Any) -> Any:
-    """PyTorch's fake process group."""
-    from torch._C._distributed_c10d import FakeProcessGroup
-
-    return FakeProcessGroup._create_internal(common.group_rank, common.group_size, options)
-
-
-def store_of(job: Job) -> Any:
-    """Where executed ranks meet: the first of them serves it."""
-    if len(job.executed) < 2:
-        return None
-    return dist.TCPStore(
-        "127.0.0.1",
-        int(os.environ["TAICANG_PORT"]),
-        None,
-        job.rank == job.executed[0],
-        PATIENCE,
-        wait_for_workers=False,
-    )
-
-
-def batched(ops: Sequence[Any]) -> list[Any]:
-    """Sends and receives that are issued together, one after the other: none waits for another."""
-    made: list[Any] = []
-    for op in sorted(ops, key=lambda each: each.op not in (dist.isend, c10d.isend)):
-        peer = op.peer if op.peer is not None else op.group_peer
-        made.append(op.op(op.tensor, peer, op.group, op.tag))
-    return [each for each in made if each is not None]
-
-
-class _together:  # noqa: N801  # it stands for a function of PyTorch
-    """Collectives that are issued together, each by itself."""
-
-    def __init__(self, *_: Any, **__: Any) -> None:
-        self.works: list[Any] = []
-
-    def wait(self) -> None:
-        """For all of them."""
-        for each in self.works:
-            each.wait()
-
-    def append(self, work: Any) -> None:
-        """Keep a work to wait for."""
-        if work is not None:
-            self.works.append(work)
-
-    def __enter__(self) -> _together:
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        return None

@@ -235,13 +235,13 @@ class Kernels:
             if each.device.type == DEVICE and not (any(each is t for t in written) and (plan.out or plan.writer))
         ]  # fmt: skip
         known = self.device.known
-        if (
+        able = (
             (self.recorder.real or plan.base not in DRAWN)
             and all(self.small(t) for t in (*written, *fresh))
             and all(known(base(t)) for t in read)
             and all(whole(t) or known(base(t)) for t in written)
-        ):
-            self.compute(op, args, kwargs, outputs, fresh)
+        )
+        if able and self.compute(op, args, kwargs, outputs, fresh):
             for tensor in (*written, *fresh):
                 self.device.know(base(tensor), 1)
             return
@@ -259,8 +259,8 @@ class Kernels:
             return tensor.numel() <= KNOWN_FLOATS
         return tensor.numel() * tensor.itemsize <= KNOWN_BYTES
 
-    def compute(self, op: Any, args: Any, kwargs: Any, outputs: Any, fresh: Any) -> None:
-        """The host's kernel on the same bytes."""
+    def compute(self, op: Any, args: Any, kwargs: Any, outputs: Any, fresh: Any) -> bool:
+        """The host's kernel (or what composes it) on the same bytes; whether it has one."""
         seen: dict[int, Tensor] = {}
 
         def here(tensor: Tensor) -> Tensor:
@@ -273,10 +273,20 @@ class Kernels:
             named = {**named, "device": torch.device("cpu")}
         if named.get("generator") is not None:
             named = {**named, "generator": None}
-        result = op(*[None if isinstance(each, torch.Generator) else each for each in moved], **named)
+        given = [None if isinstance(each, torch.Generator) else each for each in moved]
+        try:
+            result = op(*given, **named)
+        except NotImplementedError:
+            composed = torch._decomp.decomposition_table.get(op)
+            if composed is None:
+                if self.recorder.real:
+                    raise
+                return False
+            result = composed(*given, **named)
         for mine, theirs in zip(tensors_of(outputs), tensors_of(result), strict=True):
             if any(mine is each for each in fresh):
                 self.host(mine).copy_(theirs)
+        return True
 
     def log(self, plan: _Plan, args: Any, kwargs: Any, written: Any, fresh: Any, given: Any, name: str) -> None:
         """A line for the kernel, unless nothing is moved."""

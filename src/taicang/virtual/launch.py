@@ -43,6 +43,8 @@ class Wish:
 def world_of(machine: Machine, ranks: str, world: int) -> tuple[tuple[int, ...], int]:
     """Ranks to execute and how many the program believes in, from ``--ranks`` and ``--world``."""
     world = world or machine.ranks
+    if world > machine.ranks:
+        raise InvalidInput(f"{world} ranks are more than the {machine.ranks} of {machine.name}", where="--world")
     if ranks == "all":
         return tuple(range(world)), world
     if ranks in ("reps", "one"):

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from taicang import __version__, catalog
+from taicang.errors import InvalidInput
 from taicang.hardware import Machine
 from taicang.virtual.capture import COLLECTIVE, KERNEL, MARK, Capture, Rank
 from taicang.virtual.members import members_of
@@ -84,7 +85,14 @@ class Scheduled:
 
 
 def schedule(capture: Capture, machine: Machine, stack: str | None = None, issue_s: float | None = None) -> Scheduled:
-    """Price and schedule every executed rank together."""
+    """Price and schedule every executed rank together; ``InvalidInput`` where the machine is too small."""
+    if capture.world > machine.ranks:
+        units = -(-capture.world // machine.ranks)
+        raise InvalidInput(
+            f"{machine.name} has {machine.ranks} ranks, the program runs among {capture.world}: name {units} of them, "
+            f'"{machine.name} x {units}"',
+            where="--on",
+        )
     priced = {each.rank: price(each.kernels, machine, stack, issue_s) for each in capture.ranks}
     clocks = {
         each.rank: Clock(

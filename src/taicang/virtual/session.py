@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from taicang.output import write
-from taicang.virtual import clock, facade, fused, groups, libraries, special, values
+from taicang.virtual import clock, facade, fused, libraries, special, values, world
 from taicang.virtual.capture import MARK, Rank, rank_files
 from taicang.virtual.device import Device
 from taicang.virtual.kernels import DEVICE, Kernels, Recorder
@@ -39,6 +39,8 @@ class Session:
             job.local, job.chip.memory_bytes, expandable="expandable_segments:True" in options, huawei=job.chip.huawei
         )
         torch.cuda._lazy_init = lambda: None
+        if job.real:
+            self.device.known = everything
         self.recorder = Recorder(self.device, real=job.real)
         kernels = Kernels(self.recorder)
         self.libraries: list[Any] = special.install(kernels)
@@ -47,11 +49,13 @@ class Session:
         self.live = clock.Live(self.device, self.recorder, job)
         self.device.elapsed(self.live.between_ms)
         facade.EVENTS.append(self.live.between_ms)
-        self.libraries += groups.install(kernels, job)
+        library, self.groups = world.install(kernels, job)
+        self.libraries.append(library)
         fused.KERNELS.append(kernels)
         text = Path(job.script).read_text(errors="replace")
         libraries.install(text, npu=DEVICE == "npu")
-        lighten()
+        if not job.real:
+            lighten()
         self.steps = 0
         self.kinds: dict[str, set[int]] = {}
         self.notes: dict[str, None] = {}
@@ -128,6 +132,12 @@ class Session:
             failure=failure,
         )
         write(rank_files(rank), Path(self.job.out), "--out")
+        self.groups.finish()
+
+
+def everything(_: int) -> int:
+    """In functional mode all values are known."""
+    return 1
 
 
 MANY = 1 << 16

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -142,14 +143,17 @@ def index(kernels: Kernels, op: Any, plan: _Plan, args: Sequence[Any], kwargs: A
     return kernels.run(op, plan, (args[0], indices, *args[2:]), kwargs)
 
 
+ASIDE = ThreadPoolExecutor(1)
+
+
 def settle(kernels: Kernels, made: Sequence[Any], read: Sequence[Any], compute: Any) -> None:
     """Values of outputs that have no shape rule of their own: computed where everything is known, else unknown."""
     given = [each for each in read if isinstance(each, Tensor)]
     known = kernels.device.known
     if not all(known(base(t)) for t in given) or not all(kernels.small(t) for t in tensors_of(list(made))):
         return
-    with torch.enable_grad():
-        results = compute([kernels.host(each).detach() if isinstance(each, Tensor) else each for each in read])
+    hosted = [kernels.host(each).detach() if isinstance(each, Tensor) else each for each in read]
+    results = ASIDE.submit(compute, hosted).result()  # another thread: in a kernel of the dispatcher nothing is derived
     for mine, theirs in zip(made, results, strict=False):
         if isinstance(mine, Tensor) and theirs is not None and mine.numel():
             kernels.host(mine).copy_(theirs.detach())

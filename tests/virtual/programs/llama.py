@@ -75,7 +75,9 @@ def main():
     a = parser.parse_args()
     dist.init_process_group("nccl")
     torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    mesh = init_device_mesh("cuda", (a.pp, dist.get_world_size() // a.pp // a.tp, a.tp), mesh_dim_names=("pp", "dp", "tp"))
+    mesh = init_device_mesh(
+        "cuda", (a.pp, dist.get_world_size() // a.pp // a.tp, a.tp), mesh_dim_names=("pp", "dp", "tp")
+    )
     stage = mesh["pp"].get_local_rank()
     first, last = stage == 0, stage == a.pp - 1
     with torch.device("meta"):
@@ -83,7 +85,9 @@ def main():
     policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
     for layer in model.layers:
         if a.tp > 1:
-            plan = dict.fromkeys(("wq", "wk", "wv", "w1", "w3"), ColwiseParallel()) | dict.fromkeys(("wo", "w2"), RowwiseParallel())
+            plan = dict.fromkeys(("wq", "wk", "wv", "w1", "w3"), ColwiseParallel()) | dict.fromkeys(
+                ("wo", "w2"), RowwiseParallel()
+            )
             parallelize_module(layer, mesh["tp"], plan)
         fully_shard(layer, mesh=mesh["dp"], mp_policy=policy)
     fully_shard(model, mesh=mesh["dp"], mp_policy=policy)
@@ -93,7 +97,9 @@ def main():
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4, fused=True)
     schedule = None
     if a.pp > 1:
-        schedule = Schedule1F1B(PipelineStage(model, stage, a.pp, torch.device("cuda"), group=mesh.get_group("pp")), a.micro, loss_of)
+        schedule = Schedule1F1B(
+            PipelineStage(model, stage, a.pp, torch.device("cuda"), group=mesh.get_group("pp")), a.micro, loss_of
+        )
     for step in range(a.steps):
         x = torch.randint(a.vocab, (a.batch * (a.micro if a.pp > 1 else 1), a.seq), device="cuda")
         if schedule is None:
@@ -107,7 +113,10 @@ def main():
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
-        print(f"rank {dist.get_rank()} step {step}: loss {loss.item():.4f}, {torch.cuda.max_memory_allocated() / 1e9:.2f} GB", flush=True)
+        print(
+            f"rank {dist.get_rank()} step {step}: loss {loss.item():.4f}, {torch.cuda.max_memory_allocated() / 1e9:.2f} GB",
+            flush=True,
+        )
     dist.destroy_process_group()
 
 

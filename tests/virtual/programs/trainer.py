@@ -16,7 +16,12 @@ class Texts(torch.utils.data.Dataset):
 
 
 config = LlamaConfig(
-    vocab_size=32000, hidden_size=1024, intermediate_size=2816, num_hidden_layers=4, num_attention_heads=16, num_key_value_heads=4
+    vocab_size=32000,
+    hidden_size=1024,
+    intermediate_size=2816,
+    num_hidden_layers=4,
+    num_attention_heads=16,
+    num_key_value_heads=4,
 )
 model = LlamaForCausalLM(config)
 if "--lora" in sys.argv:

@@ -1,11 +1,13 @@
 """Hand a training plan to Megatron-LM: a launch script and a Kubernetes job that ask for its ranks, no more.
 
-Arguments as in Megatron-LM core 0.19. What they cannot express is refused with the reason, never approximated.
+Arguments as in Megatron-LM core 0.19. On Ascend it runs under MindSpeed, whose adaptor replaces what is CUDA's. What
+they cannot express is refused with the reason, never approximated.
 """
 
 from __future__ import annotations
 
 import shlex
+from collections.abc import Collection
 from typing import Any
 
 import yaml
@@ -25,19 +27,42 @@ MODULES = {
     "shared": "shared_experts",
 }  # fmt: skip
 """Megatron's names for what selective recompute repeats."""
-IMAGE = "nvcr.io/nvidia/nemo:latest"
+IMAGES = {
+    "nvidia": "nvcr.io/nvidia/nemo:25.04",
+    "amd": "rocm/megatron-lm:v25.6_py312",
+    "huawei": "quay.io/ascend/cann:8.1.rc1-910b-ubuntu22.04-py3.10",
+}
+"""Images to start from, by vendor of the chip; the one for Ascend lacks torch_npu, MindSpeed and Megatron-LM."""
+ASCEND_FORMATS = ("bf16", "fp16")
+ADAPTOR = "pretrain_mindspeed.py"
+ADAPTED = ("import mindspeed.megatron_adaptor, runpy", 'runpy.run_path("pretrain_gpt.py", run_name="__main__")')
+"""What stands before Megatron-LM's own script on Ascend."""
+OVERLAPS = {"huawei": ["--use-ascend-mc2"], "nvidia": ["--tp-comm-overlap"]}
+"""Arguments for tensor-parallel collectives beside products."""
 
 
-def megatron(plan: TrainPlan, net: Model, machine: Machine, *, path: str = "") -> dict[str, str]:
+def megatron(
+    plan: TrainPlan, net: Model, machine: Machine, *, path: str = "", overlap: Collection[str] = ()
+) -> dict[str, str]:
     """``train.sh`` and ``train.yaml`` (a PyTorchJob of Kubeflow's training operator) by name.
 
-    ``path`` is the tokenizer's. Raises ``NotModelled`` for what Megatron-LM cannot express.
+    ``path`` is the tokenizer's; ``overlap`` what the plan's prediction runs beside computing (``Stack.overlap``).
+    Raises ``NotModelled`` for what Megatron-LM cannot express.
     """
     nodes, devices = place(plan, machine)
+    vendor = machine.chip.vendor.lower()
+    if vendor not in IMAGES:
+        raise NotModelled(f"Megatron-LM has no image for chips of {machine.chip.vendor}; known are {', '.join(IMAGES)}")
     words = arguments(plan, net, path or net.name)
+    if vendor == "huawei":
+        _refuse_ascend(plan)
+        words += ["--use-flash-attn"]
+    if "tensor" in overlap and plan.tp > 1 and plan.sp:
+        words += OVERLAPS.get(vendor, [])
+    prepare = [f"printf '%s\\n' {' '.join(map(shlex.quote, ADAPTED))} > {ADAPTOR}"] if vendor == "huawei" else []
     start = [
         "torchrun", "--nnodes", str(nodes), "--nproc-per-node", str(devices), "--node-rank", "$NODE_RANK",
-        "--master-addr", "$LEADER", "--master-port", "29500", "pretrain_gpt.py",
+        "--master-addr", "$LEADER", "--master-port", "29500", ADAPTOR if prepare else "pretrain_gpt.py",
     ]  # fmt: skip
     line = " ".join(word if word.startswith("$") else shlex.quote(word) for word in [*start, *words])
     line += " --data-path $DATA"
@@ -46,9 +71,10 @@ def megatron(plan: TrainPlan, net: Model, machine: Machine, *, path: str = "") -
         f"# Run on {nodes} node(s) with {devices} device(s) each, in a checkout of Megatron-LM, with LEADER (address",
         "# of the first node), NODE_RANK (0 on that node) and DATA (prefix of the indexed data) set.",
         "set -eu",
+        *prepare,
         f"exec {line}",
     ]
-    job = yaml.safe_dump(_job(net, machine, nodes, devices, line), sort_keys=False)
+    job = yaml.safe_dump(_job(net, machine, nodes, devices, [*prepare, f"exec {line}"]), sort_keys=False)
     return {"train.sh": "\n".join(script) + "\n", "train.yaml": job}
 
 
@@ -90,6 +116,13 @@ def _refuse(plan: TrainPlan, net: Model) -> None:
     for reason, holds in reasons.items():
         if holds:
             raise NotModelled(f"Megatron-LM cannot express this plan: {reason}")
+
+
+def _refuse_ascend(plan: TrainPlan) -> None:
+    if plan.zero == 3:
+        raise NotModelled("MindSpeed does not run Megatron-LM's FSDP: plan with --zero 1")
+    if plan.recipe.name not in ASCEND_FORMATS:
+        raise NotModelled(f"MindSpeed is handed {' or '.join(ASCEND_FORMATS)} plans, not {plan.recipe.name} ones")
 
 
 def _model(net: Model, path: str) -> list[str]:
@@ -165,10 +198,14 @@ def _stages(plan: TrainPlan, net: Model) -> str:
 
 def _memory(plan: TrainPlan, net: Model) -> list[str]:
     words = []
+    if plan.gradients == "bf16" and plan.recipe.name != "fp16":  # in 32 bits unless told otherwise
+        words = ["--grad-reduce-in-bf16"]
+    if plan.gradients == "fp32" and plan.recipe.name == "fp16":
+        words = ["--accumulate-allreduce-grads-in-fp32"]
     if plan.zero == 1:
-        words = ["--use-distributed-optimizer", "--overlap-grad-reduce", "--overlap-param-gather"]
+        words += ["--use-distributed-optimizer", "--overlap-grad-reduce", "--overlap-param-gather"]
     if plan.zero == 3:
-        words = ["--use-megatron-fsdp", "--data-parallel-sharding-strategy", "optim_grads_params"]
+        words += ["--use-megatron-fsdp", "--data-parallel-sharding-strategy", "optim_grads_params"]
     if plan.shard:
         copies = plan.dp * plan.cp // plan.shard
         words += ["--num-distributed-optimizer-instances", str(copies)]
@@ -194,11 +231,11 @@ def _memory(plan: TrainPlan, net: Model) -> list[str]:
     return words
 
 
-def _job(net: Model, machine: Machine, nodes: int, devices: int, line: str) -> dict[str, Any]:
+def _job(net: Model, machine: Machine, nodes: int, devices: int, lines: list[str]) -> dict[str, Any]:
     name = label(f"train-{net.name}")
-    body = f"export NODE_RANK=$RANK LEADER=$MASTER_ADDR\ncd /opt/megatron-lm && exec {line}"
+    body = f"export NODE_RANK=$RANK LEADER=$MASTER_ADDR\ncd /opt/megatron-lm && {' && '.join(lines)}"
     container = {
-        "name": "pytorch", "image": IMAGE, "command": ["/bin/sh", "-c", body],
+        "name": "pytorch", "image": IMAGES[machine.chip.vendor.lower()], "command": ["/bin/sh", "-c", body],
         "resources": {"limits": {resource(machine): devices}},
     }  # fmt: skip
     template = {"spec": {"containers": [container]}}

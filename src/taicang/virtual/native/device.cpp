@@ -15,6 +15,7 @@
 #include <ATen/ops/view_native.h>
 #include <c10/core/Allocator.h>
 #include <c10/core/impl/DeviceGuardImplInterface.h>
+#include <torch/csrc/distributed/c10d/Types.hpp>
 #include <torch/library.h>
 
 #include <cstring>
@@ -286,7 +287,23 @@ at::Tensor host(const at::Tensor& self) {
   return at::from_blob(self.data_ptr(), self.sizes(), self.strides(), self.options().device(at::kCPU).requires_grad(false));
 }
 
-TORCH_LIBRARY(taicang, m) { m.def("host(Tensor self) -> Tensor"); }
+// A module that moves keeps its parameters: they take the moved data, as between the host and CUDA.
+bool exchangeable(const at::Tensor& self, const at::Tensor& from) {
+  const auto dense = [](const at::Tensor& t) {
+    return t.layout() == c10::kStrided && !t.unsafeGetTensorImpl()->is_python_dispatch() &&
+           (t.device().type() == kDevice || t.device().is_cpu());
+  };
+  return dense(self) && dense(from);
+}
+
+int64_t reduction(const c10::intrusive_ptr<c10d::ReduceOp>& op) {
+  return static_cast<int64_t>(static_cast<c10d::ReduceOp::RedOpType>(*op));
+}
+
+TORCH_LIBRARY(taicang, m) {
+  m.def("host(Tensor self) -> Tensor");
+  m.def("reduction(__torch__.torch.classes.c10d.ReduceOp op) -> int", &reduction);
+}
 TORCH_LIBRARY_IMPL(taicang, PrivateUse1, m) { m.impl("host", &host); }
 
 TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
@@ -297,6 +314,7 @@ TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
   m.impl("_reshape_alias", &at::native::_reshape_alias);
   m.impl("unfold", &at::native::unfold);
   m.impl("resize_", &resize);
+  m.impl("_has_compatible_shallow_copy_type", &exchangeable);
   m.impl("set_.source_Tensor", &at::native::set_tensor_);
   m.impl("set_.source_Storage", &set_whole);
   m.impl("set_.source_Storage_storage_offset", &set_storage);

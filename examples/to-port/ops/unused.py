@@ -1,0 +1,7 @@
+"""An operator that training does not use."""
+
+from . import pool_cuda
+
+
+def pool(x):
+    return pool_cuda.pool(x)
