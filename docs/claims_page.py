@@ -20,7 +20,8 @@ HEAD = {
         "written down: a rule turns figures of runs, their error bands and the evidence into it, and `taicang audit "
         "CLAIM --explain` repeats each. In brackets: how far a figure may be off, nine times in ten on measurements of "
         "its kind (unvalidated: nobody measured anything near); a star: inside that band the verdict could be another. "
-        "Weak evidence alone decides nothing. How a claim is written, and one of your own: [audit a claim](../how-to/audit.md).",
+        "Weak evidence alone decides nothing. How a claim is written, and one of your own: "
+        "[audit a claim](../how-to/audit.md).",
         "Sources",
         "In full",
     ),
