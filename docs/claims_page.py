@@ -19,8 +19,9 @@ HEAD = {
         "What a commentary of July 2025 said of CloudMatrix384, sentence by sentence, and what holds. No verdict is "
         "written down: a rule turns figures of runs, their error bands and the evidence into it, and `taicang audit "
         "CLAIM --explain` repeats each. In brackets: how far a figure may be off, nine times in ten on measurements of "
-        "its kind; a star: inside that band the verdict could be another. Weak evidence alone decides nothing. How a "
-        "claim is written, and one of your own: [audit a claim](../how-to/audit.md).",
+        "its kind (unvalidated: nobody measured anything near); a star: inside that band the verdict could be another. "
+        "Weak evidence alone decides nothing. How a claim is written, and one of your own: "
+        "[audit a claim](../how-to/audit.md).",
         "Sources",
         "In full",
     ),
@@ -29,7 +30,7 @@ HEAD = {
         "2025 年 7 月一篇评论文章对 CloudMatrix384 的逐句说法，以及哪些成立。"
         "结论不是写进去的：规则由运行所得数值、误差带和证据推出结论，"
         "`taicang audit CLAIM --explain --lang zh` 可逐条重算。"
-        "括号内是同类实测中十次有九次不超出的误差范围；星号表示误差带内结论可能不同。"
+        "括号内是同类实测中十次有九次不超出的误差范围（未验证：附近没有实测）；星号表示误差带内结论可能不同。"
         "仅有弱证据时不作判断。如何编写一条说法：[核查说法](../how-to/audit.md)（英文）。",
         "来源",
         "完整回答",
@@ -53,7 +54,7 @@ def make(page: Callable[..., str], table: Callable[[tuple[str, ...], list[tuple[
             f"[`{each.claim.key}`](#{each.claim.key})",
             each.claim.text[lang],
             verdict_word(each.verdict, lang) + ("*" if each.could_be else ""),
-            number(each.figures[0]) if each.figures else "",
+            number(each.figures[0], lang) if each.figures else "",
         )
         for each in found
     ]
@@ -122,7 +123,7 @@ def _picture(finding: Finding, lang: str) -> str:
         body += [
             f'<rect x="{start:.1f}" y="{y + 8}" width="{max(end - start, 1):.1f}" height="12" fill="#2471a3"/>',
             f'<line x1="{x(each.low):.1f}" y1="{y + 14}" x2="{x(each.high):.1f}" y2="{y + 14}" stroke="#c0392b"/>',
-            f'<text x="{left}" y="{y + 3}">{escape(each.name[lang])}: {escape(number(each))}</text>',
+            f'<text x="{left}" y="{y + 3}">{escape(each.name[lang])}: {escape(number(each, lang))}</text>',
         ]
     box = f'viewBox="0 0 {left * 2 + wide} {top + row * len(shown) + 6}" role="img"'
     style = "<style>text{font:13px sans-serif;fill:#2c3e50}</style>"
@@ -144,7 +145,7 @@ def _section(finding: Finding, lang: str, *, link: bool = True) -> str:
         lines.append(f"* **{said['misquoted']}**{colon}{claim.misquoted[lang]}")
     if claim.quantity:
         lines.append(f"* {said['quantity']}{colon}{claim.quantity[lang]}")
-    lines += [f"* {each.name[lang]}{colon}**{number(each)}**" for each in finding.figures]
+    lines += [f"* {each.name[lang]}{colon}**{number(each, lang)}**" for each in finding.figures]
     for key in ("true_if", "outcome"):
         if getattr(claim, key):
             lines.append(f"* {said[key]}{colon}{getattr(claim, key)[lang]}")

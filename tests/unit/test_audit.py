@@ -140,17 +140,21 @@ def test_any_text_is_arithmetic_or_refused(text):
         return
 
 
-@given(value=NUMBERS, band=st.floats(0, 2), rate=st.booleans())
-def test_a_band_widens_a_figure_both_ways(value, band, rate):
+@given(value=NUMBERS, low=st.floats(0.1, 1), high=st.floats(1, 3), rate=st.booleans())
+def test_a_band_widens_a_figure_both_ways(value, low, high, rate):
     claim = data.Claim(
         key="x", text={}, said={}, quantity={}, runs={"a": {}},
         facts={}, figures=(data.Figure(key="f", value="a.tokens_per_s" if rate else "a.tpot_s", unit="", name={}),),
         rule=(("supported", "f > 0"),), evidence=(), true_if={}, misquoted={}, outcome={}, answer={}, file=FACTS,
     )  # fmt: skip
-    told = Answer(figures={"tokens_per_s": value, "tpot_s": value}, band_ratio=band)
+    bands = {"throughput": (low, high), "tpot": (low, high)}
+    told = Answer(figures={"tokens_per_s": value, "tpot_s": value}, bands=bands)
     (figure,) = judge(claim, lambda question: told).figures
-    assert figure.high == pytest.approx(value * (1 + band))
-    assert figure.low == pytest.approx(value / (1 + band))
+    assert figure.high == pytest.approx(value * high)
+    assert figure.low == pytest.approx(value * low)
+    assert not figure.unvalidated
+    unknown = Answer(figures=told.figures, bands=dict.fromkeys(bands))
+    assert judge(claim, lambda question: unknown).figures[0].unvalidated
 
 
 def test_the_pages_say_what_a_run_says():
@@ -163,7 +167,7 @@ def test_printed_answers_are_those_of_the_command():
     told = _printed(
         Run(ask="search", given={"model": "llama-3.1-8b", "on": "hgx-h100", "confirm": 0}, defaults={}), FACTS
     )
-    assert told[0]["bands"]
+    assert told[0]["chosen"]["choice"]["bands"]
 
 
 def test_claims_that_are_answered_in_full_have_a_picture_in_both_languages():

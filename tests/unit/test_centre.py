@@ -205,9 +205,11 @@ def test_a_centres_file_is_its_options(tmp_path):
     file.write_text("machine: cloudmatrix384\nserve: deepseek-r1\ntpot: 50ms\nutilisation: 30%\nfigure: [years=5]\n")
     words = ["--serve", "deepseek-r1", "--tpot", "50ms", "--utilisation", "30%", "--figure", "years=5", "--json"]
     one = json.loads(CliRunner().invoke(cli, ["centre", "cloudmatrix384", *words]).output)
-    two = json.loads(CliRunner().invoke(cli, ["centre", str(file), "--html", str(page), "--json"]).output)
+    two = json.loads(CliRunner().invoke(cli, ["centre", str(file), "--html", str(page), "--json"]).stdout)
     assert one == two
-    assert "million output tokens" in page.read_text(encoding="utf-8")
+    words = page.read_text(encoding="utf-8")
+    assert "a million output tokens" in words
+    assert "What matters" in words
     file.write_text("machine: cloudmatrix384\ncuont: 4\n")
     result = CliRunner().invoke(cli, ["centre", str(file)])
     assert "centre.yaml:2" in str(result.exception)

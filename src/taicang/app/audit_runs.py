@@ -87,9 +87,11 @@ def _reduced(kind: str, told: Any) -> Answer:
         one = one["chosen"]["choice"]
     if isinstance(told, dict) and told.get("infeasible"):
         return Answer(figures={}, infeasible=str(one.get("reason", "")))
-    # an unvalidated figure has no band of its own: its claim rests on the figure as it is
-    high = one.get("bands", {}).get("throughput", {}).get("high_ratio")
-    return Answer(figures=one, band_ratio=0.0 if high is None else float(high) - 1.0)
+    ends = {
+        metric: None if band["low_ratio"] is None else (float(band["low_ratio"]), float(band["high_ratio"]))
+        for metric, band in (one.get("bands") or {}).items()
+    }
+    return Answer(figures=one, bands=ends)
 
 
 def _figures(name: str, changes: Sequence[str]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import click
 from taicang.app.asking import Asking
 from taicang.app.centre_options import MIX, MONEY
 from taicang.app.load_options import NAMED_LOAD
-from taicang.app.options import CHOICES, JSON, echo_json
+from taicang.app.options import CHOICES, HTML, JSON, check_page, echo_json, write_page
 
 
 @click.command(
@@ -19,10 +19,10 @@ from taicang.app.options import CHOICES, JSON, echo_json
 Examples:
   taicang centre cloudmatrix384 --serve deepseek-r1 --tpot 50ms \\
       --profile servegen-deepseek-r1 --site inner-mongolia --utilisation 30%
-  taicang centre "hgx-h100 x 8" --serve llama-3.1-70b --tpot 50ms --rent "2 USD/h"
+  taicang centre hgx-h100 --serve llama-3.1-70b --tpot 50ms --rent "2 USD/h"
   taicang centre "hgx-h20 x 8" --serve deepseek-r1 --tpot 50ms \\
       --compare "gb200-nvl72,cloudmatrix384" --html centre.html
-  taicang centre "atlas-800-a2 x 128" --train openpangu-embedded-7b --tokens 2T
+  taicang centre "atlas-800-a2 x 128" --train pangu-7b --tokens 2T
   taicang centre centre.yaml --utilisation 60%
 \b
 A centre, centre.yaml (keys are the options; machine is the argument):
@@ -42,9 +42,9 @@ A centre, centre.yaml (keys are the options; machine is the argument):
 @MONEY
 @CHOICES
 @click.option("--compare", "others", help="Machines that serve the same, comma-separated.")
-@click.option("--html", type=click.Path(dir_okay=False, path_type=Path), help="Also write the report as a page.")
+@HTML
 @JSON
-def centre(machine: str, others: str | None, html: Path | None, as_json: bool, **options: Any) -> Any:
+def centre(machine: str, others: str | None, page: Path | None, as_json: bool, **options: Any) -> Any:
     """What a centre of MACHINE costs: per chip-hour, million tokens and training run.
 
     MACHINE is a name, a machine's file, or a centre's file. Every figure may be a range (20..30 %): results are the
@@ -58,10 +58,8 @@ def centre(machine: str, others: str | None, html: Path | None, as_json: bool, *
     from taicang.app.expert_loads import resolve
     from taicang.app.load_options import read_load
     from taicang.centre.report import compare, report
-    from taicang.output import check_file
 
-    if html is not None:
-        check_file(html, "--html")
+    check_page(page)
     if options["serve"]:
         resolve(options, options["serve"])
     load = read_load(options, options["serve"]) if options["serve"] else None
@@ -85,12 +83,14 @@ def centre(machine: str, others: str | None, html: Path | None, as_json: bool, *
     told_of = report(cases[0], **drawn)
     rows = compare(cases, **drawn) if len(cases) > 1 else ()
     said = list(dict.fromkeys(said))
+    made = _plain(cases[0], told_of, rows, said)
+    write_page("centre", made, page, f"{machine}, centre")
     if as_json:
-        echo_json(_plain(cases[0], told_of, rows, said))
-    if html is not None or not as_json:
+        echo_json(made)
+    else:
         from taicang.app.render_centre import show
 
-        show(cases[0], told_of, rows, said, html=html, quiet=as_json)
+        show(cases[0], told_of, rows, said)
     return None
 
 

@@ -132,13 +132,16 @@ def _served(spec: str, machine: Any, options: dict[str, Any], load: dict[str, An
 
     net = load_model(options["serve"], approximate=options["approximate"])
     found = infer(
-        net, machine, **load, stack=options["stack"], quant=options["quant"], drafts=options["drafts"],
+        net, machine, **load, stack=options["stack"], memory_ratio=options["memory_ratio"],
+        quant=options["quant"], kv=options["kv"], drafts=options["drafts"],
         acceptance_ratio=options["acceptance"], skew=options["skew"],
     )  # fmt: skip
     if isinstance(found, Infeasible):
         raise Unfit(found)
     made = serving(net, machine, found, options["hits"])
     said = list(found.assumptions)
+    if found.bands["throughput"].high_ratio is None:
+        said.append("no measurement is near this prediction: its own error is unknown, and in none of the bands")
     if options["hits"] and made.cached_s is None:
         said.append(f"{spec} publishes no pool of host memory: tokens found in a cache cost nothing")
     return made, said

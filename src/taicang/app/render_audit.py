@@ -36,6 +36,7 @@ SAID: Mapping[str, Mapping[str, str]] = {
     },
 }  # fmt: skip
 VERDICT_ZH: Mapping[str, str] = {"partly": "部分成立"}
+UNVALIDATED: Mapping[str, str] = {"en": "unvalidated", "zh": "未验证"}
 STYLES: Mapping[str, str] = {"supported": "green", "contradicted": "red", "partly": "yellow"}
 
 
@@ -44,7 +45,7 @@ def verdict_word(verdict: str, lang: str) -> str:
     return verdict if lang == "en" else VERDICT_ZH.get(verdict, SAID["zh"].get(verdict, verdict))
 
 
-def number(result: Result, *, band: bool = True) -> str:
+def number(result: Result, lang: str = "en", *, band: bool = True) -> str:
     """A figure with its unit, and its band where it has one."""
     if result.value is None or result.low is None or result.high is None:
         return "-"
@@ -58,7 +59,7 @@ def number(result: Result, *, band: bool = True) -> str:
     said = f"{text(result.value)}{tail}"
     if band and text(result.low) != text(result.high):
         said += f" ({text(result.low)} to {text(result.high)})"
-    return said + unit
+    return said + unit + (f" ({UNVALIDATED[lang]})" if band and result.unvalidated else "")
 
 
 def answered(finding: Finding, lang: str) -> str:
@@ -115,7 +116,7 @@ def lines(finding: Finding, lang: str, *, full: bool) -> list[str]:
         told[-1] += f" ({said['within']} {', '.join(verdict_word(each, lang) for each in finding.could_be)})"
     if claim.misquoted:
         told.append(f"  {said['misquoted']}{colon}{claim.misquoted[lang]}")
-    told += [f"  {result.name.get(lang, result.key)}{colon}{number(result)}" for result in finding.figures]
+    told += [f"  {result.name.get(lang, result.key)}{colon}{number(result, lang)}" for result in finding.figures]
     for key in ("true_if", "outcome"):
         text: Mapping[str, str] = getattr(claim, key)
         if text:

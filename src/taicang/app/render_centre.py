@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from rich.markup import escape
 from rich.table import Table
 
 from taicang.app import terminal
-from taicang.output import write_file
 
 SHOWN = 8
 """Figures of the list of what matters."""
@@ -33,16 +31,9 @@ def _ratio(one: Any) -> str:
     return f"{one.mid:.0%} ({one.low:.0%} to {one.high:.0%})"
 
 
-def show(case: Any, told: Any, rows: Sequence[Any], said: Sequence[str], *, html: Path | None, quiet: bool) -> None:
-    """The report, and with ``html`` the same into a file; ``quiet``: only there."""
-    console = terminal.console(highlight=False)
-    with console.capture() as caught:
-        _all(console, case, told, rows, said)
-    text = caught.get()
-    if not quiet:
-        console.out(text.rstrip("\n"), highlight=False)
-    if html is not None:
-        write_file(html, _page(case, text), "--html")
+def show(case: Any, told: Any, rows: Sequence[Any], said: Sequence[str]) -> None:
+    """The report, the cost first."""
+    _all(terminal.console(highlight=False), case, told, rows, said)
 
 
 def _all(console: Any, case: Any, told: Any, rows: Sequence[Any], said: Sequence[str]) -> None:
@@ -191,15 +182,3 @@ def _compared(console: Any, rows: Sequence[Any], unit: str) -> None:
     for row in rows:
         if row.alike:
             console.print(f"the ranges cannot tell {escape(row.name)} from {escape(', '.join(row.alike))}")
-
-
-def _page(case: Any, text: str) -> str:
-    """The report as a page of its own: the text, and the tornado as bars."""
-    import html
-
-    title = html.escape(f"Centre of {case.name}")
-    return (
-        f"<!doctype html>\n<html lang='en'><meta charset='utf-8'><title>{title}</title>\n"
-        "<style>body{margin:2rem;max-width:70rem;background:#fff;color:#111}pre{line-height:1.35;white-space:pre-wrap}"
-        f"</style>\n<h1>{title}</h1>\n<pre>{html.escape(text)}</pre>\n</html>\n"
-    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from taicang.audit import expression
@@ -13,11 +13,12 @@ from taicang.audit.claims import Claim, Verdict
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """What a run says: figures (nested mappings; one with low, mid and high is a band of its own) and how far off
-    rates and times of its kind were where they could be checked, nine times in ten."""
+    """What a run says: figures (nested mappings; one with low, mid and high is a band of its own), and the ends
+    between which measurements of its kind lay, nine times in ten, as multiples of the prediction."""
 
     figures: Mapping[str, Any]
-    band_ratio: float = 0.0
+    bands: Mapping[str, tuple[float, float] | None] = field(default_factory=dict)
+    """By metric; None where nobody measured anything near."""
     infeasible: str = ""
 
 
@@ -35,6 +36,8 @@ class Result:
     value: float | None
     low: float | None
     high: float | None
+    unvalidated: bool
+    """Whether it rests on a prediction that no measurement is near to: its error is not known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,9 +96,9 @@ def _results(claim: Claim, answers: Mapping[str, Answer]) -> tuple[Result, ...]:
         (_values(claim, answers, name, side))
         for name, answer in answers.items()
         for side in (-1, 1)
-        if answer.band_ratio or _banded(answer.figures)
+        if any(answer.bands.values()) or _banded(answer.figures)
     ]
-    made = []
+    made, unknown = [], _unvalidated(claim, answers)
     for figure in claim.figures:
         value = centre[figure.key]
         shifts = [] if value is None else [(each[figure.key] or value) - value for each in moved]
@@ -108,6 +111,7 @@ def _results(claim: Claim, answers: Mapping[str, Answer]) -> tuple[Result, ...]:
                 value=value,
                 low=None if value is None else value - down,
                 high=None if value is None else value + up,
+                unvalidated=figure.key in unknown,
             )
         )
     return tuple(made)
@@ -145,10 +149,27 @@ def _leaf(answer: Answer, path: str, side: int) -> float:
         return float(found[("low", "mid", "high")[side + 1]])
     if isinstance(found, bool) or not isinstance(found, int | float):
         raise LookupError(path)
+    ends = answer.bands.get(_metric(path))
+    return float(found) * (1.0 if ends is None or not side else ends[side > 0])
+
+
+def _metric(path: str) -> str:
+    """The metric whose error a figure of a run has ("" where it is none of a prediction)."""
     last = path.rpartition(".")[2]
-    rate = "tokens_per_" in last or last in ("requests_per_s", "mfu_ratio")
-    time = last.endswith(("seconds", "_s")) and not rate
-    return float(found) * (1.0 + answer.band_ratio) ** (side if rate else -side if time else 0)
+    named = {"tpot_s": "tpot", "ttft_s": "ttft", "mfu_ratio": "mfu", "seconds": "step_time"}
+    return named.get(last, "throughput" if "tokens_per_" in last or last == "requests_per_s" else "")
+
+
+def _unvalidated(claim: Claim, answers: Mapping[str, Answer]) -> set[str]:
+    """Figures that rest, themselves or through others, on a prediction without a band."""
+    found: set[str] = set()
+    for figure in claim.figures:
+        for name in expression.names(figure.value):
+            run, _, path = name.partition(".")
+            bands = answers[run].bands if run in answers and run not in claim.facts else {}
+            if run in found or (_metric(path) in bands and bands[_metric(path)] is None):
+                found.add(figure.key)
+    return found
 
 
 def _banded(figures: Any) -> bool:

@@ -7,6 +7,7 @@ from math import isnan
 from typing import Any, TypeAlias
 
 from taicang.errors import InvalidInput
+from taicang.page.centre import centre
 from taicang.page.parts import Chart, Lines, Section, Table, Unit, bars, cell, stacked
 
 Result: TypeAlias = Mapping[str, Any]
@@ -355,12 +356,14 @@ def check(result: Result) -> list[Section]:
 
 VIEWS: Mapping[str, Callable[[Any], list[Section]]] = {
     "infer": infer, "search": search, "compare": compare, "train": train, "replay": replay, "check": check,
+    "centre": centre,
 }  # fmt: skip
 KEYS: Mapping[str, set[str]] = {
     "check": {"figures", "causes", "model"},
     "replay": {"summary", "pools", "router"},
     "train": {"infeasible", "prediction"},
     "search": {"machine", "best", "front"},
+    "centre": {"chip_hour", "tornado"},
     "infer": {"infeasible", "model", "machine"},
 }
 """Keys by which a stored result is known."""
