@@ -22,9 +22,9 @@ class Headroom:
     """
 
     base: MemoryBase = "device"
-    """What ``usable_ratio`` is a share of: "device", all that the device has, which weights, cache, activations and runtime
-    share; "static", what is free before loading, for weights and cache alone; "free", what is left for the cache once
-    the rest is there."""
+    """What ``usable_ratio`` is a share of: "device", all that the device has, for weights, cache, activations and
+    runtime together; "static", what is free before loading, for weights and cache alone; "free", what is left for the
+    cache once the rest is there."""
     usable_ratio: float | None = 0.94
     """None: all but the reserve below."""
     reserve_bytes: float = 0.0

@@ -53,7 +53,8 @@ def assumptions(
 def _memory(stack: Stack) -> str:
     head = stack.memory
     if head == Headroom():
-        return f"what {stack.engine} keeps of device memory is not known: {1.0 - (head.usable_ratio or 1.0):.0%} is assumed"
+        kept = 1.0 - (head.usable_ratio or 1.0)
+        return f"what {stack.engine} keeps of device memory is not known: {kept:.0%} is assumed"
     share = "its reserve by default" if head.usable_ratio is None else f"{head.usable_ratio:.0%}"
     of = {"device": "of the device", "static": "for weights and cache", "free": "of what the rest leaves, for cache"}
     return f"device memory as {stack.engine} counts it: {share} {of[head.base]}"
