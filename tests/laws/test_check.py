@@ -90,14 +90,14 @@ def benchmark(path, system, *, clients=16, requests=64, inputs=2000, outputs=100
 def test_a_run_of_the_same_set_up_is_measured_as_it_is_predicted(tmp_path, form):
     trace = benchmark(tmp_path / "bench", SYSTEM, form=form)
     found = check(MODEL, ON, trace, SYSTEM, clients=16, seed=5, causes=False)
-    names = {each.name for each in found.figures}
+    names = {each.metric for each in found.figures}
     assert {"ttft_s mean", "e2e_s mean"} <= names
     # requests are started in the order in which those of the benchmark ended: near, not equal
     loose = {"totals": 0.6}.get(form, 0.35)
     for each in found.figures:
-        if each.name.endswith("mean"):
+        if each.metric.endswith("mean"):
             assert abs(np.log(each.predicted / each.measured)) < loose, each
-    tpot = [each for each in found.figures if each.name.startswith("tpot_s") and "9" not in each.name]
+    tpot = [each for each in found.figures if each.metric.startswith("tpot_s") and "9" not in each.metric]
     assert all(abs(each.error_ratio) < 0.05 for each in tpot)
 
 

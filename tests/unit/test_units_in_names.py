@@ -12,10 +12,11 @@ SUFFIXES = (
     "_per_s", "_per_byte", "_per_chip", "_per_rank", "_per_w", "_per_j",
 )  # fmt: skip
 # whole words that are their own unit
-WORDS = {"seconds", "flop", "tokens", "sequences"}
+# (skew: the exponent of a power law; repeats: how often)
+WORDS = {"seconds", "flop", "tokens", "sequences", "skew", "repeats"}
 # a value whose unit is a field beside it, or in the name of the field that holds it
 BESIDE = {
-    ("Outcome", "measured"), ("Outcome", "predicted"), ("Published", "value"), ("Fact", "value"),
+    ("Outcome", "measured"), ("Outcome", "predicted"), ("Compared", "measured"), ("Compared", "predicted"), ("Published", "value"), ("Fact", "value"),
     *((name, end) for name in ("Result", "Figure", "Band", "Swing") for end in ("low", "mid", "value", "high")),
 }  # fmt: skip
 

@@ -12,7 +12,7 @@ from taicang.app.replay_system import SYSTEM, system_from
 from taicang.app.trace_options import READING
 
 if TYPE_CHECKING:
-    from taicang.predict.check import Check, Figure
+    from taicang.predict.check import Check, Compared
 
 SHOWN = 5
 """Causes in the table."""
@@ -74,9 +74,9 @@ def check(path: Path, model: str, machine: str, page: Path | None, as_json: bool
         _show(found, notes)
 
 
-def _figure(each: Figure) -> dict[str, Any]:
+def _figure(each: Compared) -> dict[str, Any]:
     return {
-        "name": each.name,
+        "name": each.metric,
         "measured": each.measured,
         "predicted": each.predicted,
         "error_ratio": each.error_ratio,
@@ -109,7 +109,7 @@ def _show(found: Check, notes: tuple[str, ...]) -> None:
     click.echo(f"  {run.stack}, scheduler {run.scheduler}\n")
     click.echo(f"{'':<22}{'measured':>12}{'predicted':>12}{'error':>9}")
     for each in found.figures:
-        name = each.name.replace("_s ", " ").replace("_", " ").replace("tokens per s", "tokens/s")
+        name = each.metric.replace("_s ", " ").replace("_", " ").replace("tokens per s", "tokens/s")
         name = name.replace("ttft", "TTFT").replace("tpot", "TPOT").replace("e2e", "whole")
         click.echo(
             f"  {name:<20}{_value(each, each.measured):>12}{_value(each, each.predicted):>12}{each.error_ratio:>+9.1%}"
@@ -125,7 +125,7 @@ def _show(found: Check, notes: tuple[str, ...]) -> None:
         click.echo(f"  - {note}")
 
 
-def _value(each: Figure, value: float) -> str:
+def _value(each: Compared, value: float) -> str:
     from taicang.units import show
 
-    return f"{value:,.0f}" if each.name.endswith("per_s") else show(value, "s")
+    return f"{value:,.0f}" if each.metric.endswith("per_s") else show(value, "s")

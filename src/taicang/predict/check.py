@@ -42,10 +42,10 @@ HOST_S = (1e-3, 4e-3)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Figure:
+class Compared:
     """One figure, both ways; times in seconds, rates per second."""
 
-    name: str
+    metric: str
     """"ttft_s mean", "output_tokens_per_s"..."""
     measured: float
     predicted: float
@@ -63,7 +63,7 @@ class Cause:
     change: str
     gap_ratio: float
     """What remains of the gap (mean absolute logarithm of predicted over measured), 0 to 1."""
-    figures: tuple[Figure, ...]
+    figures: tuple[Compared, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +72,7 @@ class Check:
 
     clients: int
     """Of the closed loop; 0 where requests came in their own time."""
-    figures: tuple[Figure, ...]
+    figures: tuple[Compared, ...]
     causes: tuple[Cause, ...]
     """The best first."""
     tried: int
@@ -148,7 +148,7 @@ def _load(trace: Trace, clients: int, seed: int) -> tuple[Trace, tuple[str, ...]
     return replace(trace, arrival_s=np.zeros(len(trace))), ("all requests come at once: the file has no times",)
 
 
-def _figures(trace: Trace, result: Replay) -> tuple[Figure, ...]:
+def _figures(trace: Trace, result: Replay) -> tuple[Compared, ...]:
     """What both the benchmark and the replay know."""
     found = []
     for quantity in QUANTITIES:
@@ -158,10 +158,10 @@ def _figures(trace: Trace, result: Replay) -> tuple[Figure, ...]:
             said = float(of(values)) if len(values) else trace.stated.get(f"{quantity} {stat}")
             if said:
                 predicted = getattr(getattr(result.summary, quantity.removesuffix("_s")), f"{stat}_s")
-                found.append(Figure(name=f"{quantity} {stat}", measured=said, predicted=float(predicted)))
+                found.append(Compared(metric=f"{quantity} {stat}", measured=said, predicted=float(predicted)))
     rate = trace.stated.get("output_tokens_per_s") or _rate(trace)
     if rate:
-        found.append(Figure(name="output_tokens_per_s", measured=rate, predicted=_steady(result.summary)))
+        found.append(Compared(metric="output_tokens_per_s", measured=rate, predicted=_steady(result.summary)))
     return tuple(each for each in found if each.predicted > 0)
 
 
@@ -177,7 +177,7 @@ def _steady(summary: Summary) -> float:
     return summary.output_tokens_per_s
 
 
-def _gap(figures: Sequence[Figure]) -> float:
+def _gap(figures: Sequence[Compared]) -> float:
     return float(np.mean([abs(np.log(each.predicted / each.measured)) for each in figures]))
 
 

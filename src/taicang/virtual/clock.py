@@ -53,7 +53,7 @@ class Live:
 
     def between_ms(self, first: int, last: int) -> float:
         """Milliseconds from one event to another."""
-        events = self.advance().events
+        events = self.advance().events_s
         return (events.get(last, 0.0) - events.get(first, 0.0)) * 1e3
 
 

@@ -61,7 +61,7 @@ class Kernel:
     name: str
     phase: str
     op: Operator
-    times: float = 1.0
+    repeats: float = 1.0
     flop: float = 0.0
     """Of matrix products and attention, by the convention of model FLOPs."""
     group: str = ""
@@ -75,7 +75,7 @@ Rule = Callable[[str, Sequence[Spec], Sequence[Spec], Given], tuple[Operator, fl
 def kernel(name: str, phase: str, ins: Sequence[Spec], outs: Sequence[Spec], given: Given) -> Kernel:
     """The kernel behind operator ``name`` (no namespace, no overload) on these tensors; ``given`` are its options."""
     op, times, flop = rule_of(name)(name, ins, outs, given)
-    return Kernel(name=name, phase=phase, op=op, times=times, flop=flop)
+    return Kernel(name=name, phase=phase, op=op, repeats=times, flop=flop)
 
 
 def rule_of(name: str) -> Rule:

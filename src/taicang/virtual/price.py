@@ -54,7 +54,7 @@ class Pricer:
 
     def seconds(self, kernel: Kernel) -> float:
         """What one launch takes."""
-        return float(np.asarray(self.cost(kernel.op).seconds)) * kernel.times
+        return float(np.asarray(self.cost(kernel.op).seconds)) * kernel.repeats
 
     def cost(self, op: Operator) -> Cost:
         """The price, or that of the nearest operator that the machine has."""

@@ -42,8 +42,8 @@ class Clock:
     issue_s: float
     """Host time to issue one kernel."""
     host_s: float = 0.0
-    streams: dict[int, float] = field(default_factory=dict)
-    events: dict[int, float] = field(default_factory=dict)
+    streams_s: dict[int, float] = field(default_factory=dict)
+    events_s: dict[int, float] = field(default_factory=dict)
     begin: list[float] = field(default_factory=list)
     end: list[float] = field(default_factory=list)
     waited_s: float = 0.0
@@ -51,11 +51,11 @@ class Clock:
 
     def latest(self) -> float:
         """When everything that was issued is done."""
-        return max(self.host_s, *self.streams.values()) if self.streams else self.host_s
+        return max(self.host_s, *self.streams_s.values()) if self.streams_s else self.host_s
 
     def run(self, work: Ints) -> Meeting:
         """Go through ``work``; yields (group, when this rank is there) at collectives and takes when all are."""
-        streams, events, seconds = self.streams, self.events, self.seconds
+        streams, events, seconds = self.streams_s, self.events_s, self.seconds
         for what, stream, value in work.tolist():
             begin = end = self.host_s
             if what in (KERNEL, COLLECTIVE):
