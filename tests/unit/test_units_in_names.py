@@ -16,7 +16,8 @@ SUFFIXES = (
 WORDS = {"seconds", "flop", "tokens", "sequences", "skew", "repeats"}
 # a value whose unit is a field beside it, or in the name of the field that holds it
 BESIDE = {
-    ("Outcome", "measured"), ("Outcome", "predicted"), ("Compared", "measured"), ("Compared", "predicted"), ("Published", "value"), ("Fact", "value"),
+    *((name, side) for name in ("Outcome", "Compared") for side in ("measured", "predicted")),
+    ("Published", "value"), ("Fact", "value"),
     *((name, end) for name in ("Result", "Figure", "Band", "Swing") for end in ("low", "mid", "value", "high")),
 }  # fmt: skip
 
