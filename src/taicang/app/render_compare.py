@@ -13,12 +13,16 @@ from taicang.plans import describe
 from taicang.predict.prediction import Infeasible, Prediction
 from taicang.units import show
 
-WIDTH = 190
+WIDTH = 80
 LEGEND = """
-decode and prefill: what one instance does of each phase; a chip, a kW, a MUSD, a MCNY: output tokens/s of the whole
-instances that fit the machine, over all its chips, power (IT, under load) and money (x the first machine's, where it
-has the figure); may be off: where nine measurements in ten of runs as near as any lie (unvalidated: none was
-measured near); plan: R redundant experts, S ranks of the shared expert, x2 microbatches."""
+decode and prefill: tokens/s per chip of one instance in each phase; a chip, a
+kW, a MUSD, a MCNY: output tokens/s of the whole instances that fit the machine,
+over all its chips, power (IT, under load) and money, and how many times the
+first machine's; may be off: where nine measurements in ten of runs as near as
+any lie (unvalidated: none was measured near); plan: R redundant experts, S
+ranks of the shared expert, x2 microbatches."""
+LEFT = ("machine", "binds", "decode plan")
+"""Columns of words."""
 
 
 def show_comparison(
@@ -36,33 +40,18 @@ def show_comparison(
         console = terminal.console(highlight=False, width=WIDTH, force_terminal=console.is_terminal)
     first = next((r for r in results if isinstance(r, Prediction)), None)
     if first:
-        console.print(f"[bold]{first.model}[/], {load_text(options)}\n")
-    table = Table(box=None, pad_edge=False)
-    priced = any(isinstance(each, Prediction) and each.output_tokens_per_s_per_cny for each in results)
-    columns = (
-        "machine",
-        "chips",
-        "TPOT",
-        "decode tok/s/chip",
-        "binds",
-        "prefill tok/s/chip",
-        "binds",
-        "a chip",
-        "a kW",
-        "a MUSD",
-        *(("a MCNY",) if priced else ()),
-        "TPOT may be off",
-        "tok/s may be off",
-        "decode plan",
-    )
-    for column in columns:
-        table.add_column(column, justify="left" if column in ("machine", "binds", "decode plan") else "right")
-    for name, result in zip(names, results, strict=True):
-        if isinstance(result, Prediction):
-            table.add_row(*_row(name, result, first, yuan=priced))
-        else:
-            table.add_row(name, *["-"] * (len(columns) - 2), "none: see below")
-    console.print(table)
+        console.print(f"[bold]{first.model}[/], {load_text(options)}")
+    for columns, row in ((PHASES, _phases), (RATES, _rates), (TRUST, _trust)):
+        shown = [each for each in columns if each != "a MCNY" or _priced(results)]
+        table = Table(box=None, pad_edge=False)
+        for column in shown:
+            table.add_column(column, justify="left" if column in LEFT else "right", no_wrap=column != "machine")
+        for name, result in zip(names, results, strict=True):
+            cells = row(result, first or result) if isinstance(result, Prediction) else ("-",) * (len(columns) - 1)
+            kept = [cell for column, cell in zip(columns, (name, *cells), strict=True) if column in shown]
+            table.add_row(*kept)
+        console.print()
+        console.print(table)
     for budget in options["budgets"]:
         console.print(f"  {budget}: {'; '.join(_buys(name, bought[name].get(budget, {})) for name in names)}")
     console.print(LEGEND)
@@ -89,21 +78,38 @@ def _over(mine: float | None, first: float | None, scale: float) -> str:
     return f"{mine * scale:,.0f}" + (f" ({mine / first:.2f}x)" if first else "")
 
 
-def _row(name: str, p: Prediction, first: Prediction | None, *, yuan: bool) -> tuple[str, ...]:
-    base = first or p
+PHASES = ("machine", "chips", "TPOT", "decode", "binds", "prefill", "binds")
+
+
+def _phases(p: Prediction, _: Prediction) -> tuple[str, ...]:
     return (
-        name,
         str(p.decode.chips),
         show(p.tpot_s, "s"),
         f"{p.decode.tokens_per_s_per_chip:,.0f}",
         p.decode.binds,
         f"{p.prefill.tokens_per_s_per_chip:,.0f}",
         p.prefill.binds,
+    )
+
+
+RATES = ("machine", "a chip", "a kW", "a MUSD", "a MCNY")
+
+
+def _priced(results: Sequence[Prediction | Infeasible]) -> bool:
+    return any(isinstance(each, Prediction) and each.output_tokens_per_s_per_cny for each in results)
+
+
+def _rates(p: Prediction, base: Prediction) -> tuple[str, ...]:
+    return (
         _over(p.output_tokens_per_s_per_chip, base.output_tokens_per_s_per_chip, 1.0),
         _over(p.output_tokens_per_s_per_w, base.output_tokens_per_s_per_w, 1e3),
         _over(p.output_tokens_per_s_per_usd, base.output_tokens_per_s_per_usd, 1e6),
-        *((_over(p.output_tokens_per_s_per_cny, base.output_tokens_per_s_per_cny, 1e6),) if yuan else ()),
-        p.bands["tpot"].said,
-        p.bands["throughput"].said,
-        describe(p.decode.plan),
+        _over(p.output_tokens_per_s_per_cny, base.output_tokens_per_s_per_cny, 1e6),
     )
+
+
+TRUST = ("machine", "TPOT may be off", "tok/s may be off", "decode plan")
+
+
+def _trust(p: Prediction, _: Prediction) -> tuple[str, ...]:
+    return p.bands["tpot"].said, p.bands["throughput"].said, describe(p.decode.plan)
