@@ -144,7 +144,12 @@ NAMES = {
     "columns": ("input=prompt_len,output=output_len",),
 }
 """Values of options and arguments that name something."""
-QUANTITIES = {"s": ("50ms", "2s", "1h"), "per_s": ("4/s", "100/min"), "bytes": ("20GB", "1 MiB"), "j": ("1 J",)}
+QUANTITIES = {
+    "s": ("50ms", "2s", "1h"),
+    "per_s": ("4/s", "100/min"),
+    "bytes": ("20GB", "1 MiB"),
+    "bytes_per_s": ("100GB/s", "400Gb/s"),
+}
 HOSTILE = ("", "-1", "0", "1e999", "nan", "x", "1,5k", "010", "9" * 40, "1:30", "\x1b[31m", "../..", "=", "vlm",
            "llama-3.1-9b", "hgx-h10", "hgx-h100 x 99999999999999999999", "50", "0s", "-1s", "1e-300s", "1e400s", "0x4",
            "chip.l2=x", "a.b=c")  # fmt: skip

@@ -95,7 +95,7 @@ RUN = stacked(
                  help="Tokens of the whole run, e.g. 2T: days, energy, money, failures."),
     _choice("checkpoint", "asynchronous", ["synchronous", "asynchronous", "in_memory"], "How checkpoints are taken."),
     click.option("--interval", type=DURATION, help="Between checkpoints, e.g. 20min (default: the best one)."),
-    click.option("--storage", type=Quantity("B/s", "BANDWIDTH"),
+    click.option("--storage", type=Quantity("bytes_per_s", "BANDWIDTH"),
                  help="Of the checkpoint storage, e.g. 200GB/s (default: 2 GB/s per 8 chips); no checkpoint starts "
                  "before the last one is stored."),
     click.option("--restart", type=DURATION, default=600.0, show_default="600s", help="Restart after a failure."),
