@@ -73,6 +73,8 @@ def test_a_search_beats_a_layout_by_hand(taicang):
         (("--dp", 16), "8 too many"),
         (("--stack", "nemoo"), "did you mean nemo"),
         (("--global-batch", 3), "not a multiple"),
+        (("--order", "tp-dp"), "must name each"),
+        (("--order", "1", "--search"), "must name each"),
     ],
 )
 def test_refusals(taicang, argv, says):

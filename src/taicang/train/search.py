@@ -22,6 +22,7 @@ from taicang.train.setup import Setup
 from taicang.train.space import fixed_fields, layouts, open_plan, recomputes, shapes
 from taicang.train.step import TrainStep, train_step
 from taicang.train_plans import TrainPlan
+from taicang.train_plans.placement import axes_of
 
 Floats = NDArray[np.float64]
 Progress: TypeAlias = Callable[[int, int], None]
@@ -136,6 +137,7 @@ def _front(setup: Setup, found: Candidates, fits: NDArray[np.bool_], exact: list
 def candidates(setup: Setup, fixed: Mapping[str, Any] | None = None, progress: Progress | None = None) -> Candidates:
     """Price all plans."""
     kept = fixed or {}
+    axes_of(kept.get("order", setup.plan.order))
     modes = recomputes(kept)
     groups: list[TrainPlan] = []
     parts: list[tuple[NDArray[np.intp], ...]] = []

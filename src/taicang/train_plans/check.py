@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from taicang.errors import InvalidPlan, UnknownName
-from taicang.train_plans.placement import AXES, expert_shard, side_by_side
+from taicang.train_plans.placement import axes_of, expert_shard, side_by_side
 from taicang.train_plans.plan import TrainPlan
 from taicang.train_plans.recipe import GRADIENTS, MASTERS, MOMENTS
 
@@ -36,9 +36,7 @@ def _formats(plan: TrainPlan) -> None:
 
 
 def _order(plan: TrainPlan) -> None:
-    axes = plan.order.split("-")
-    if sorted(axes) != sorted(AXES):
-        raise InvalidPlan(f"order {plan.order!r} must name each of {', '.join(AXES)} once, innermost first")
+    axes = axes_of(plan.order)
     stage, wide = plan.tp * plan.cp * plan.dp, plan.ep * plan.etp
     if stage % wide:
         raise InvalidPlan(f"ep x etp = {plan.ep} x {plan.etp} does not divide the {stage} ranks of a pipeline stage")

@@ -11,6 +11,7 @@ from typing import Final, Literal, TypeAlias
 
 import numpy as np
 
+from taicang.errors import InvalidPlan
 from taicang.train_plans.plan import TrainPlan
 from taicang.units import Count
 
@@ -61,13 +62,21 @@ def _sizes(plan: TrainPlan, *, experts: bool) -> dict[str, Count]:
     return {"tp": plan.tp, "cp": plan.cp, "ep": 1, "dp": plan.dp, "pp": plan.pp}
 
 
+def axes_of(order: str) -> list[str]:
+    """The axes of an order, the innermost first. Raises ``InvalidPlan`` where it does not name each of them once."""
+    axes = order.split("-")
+    if sorted(axes) != sorted(AXES):
+        raise InvalidPlan(f"order {order!r} must name each of {', '.join(AXES)} once, innermost first")
+    return axes
+
+
 def stride(plan: TrainPlan, axis: Stride) -> Count:
     """Distance between neighbours along ``axis`` ("etp", "ep" and "edp" are the experts')."""
     experts = axis in ("etp", "ep", "edp")
     sizes = _sizes(plan, experts=experts)
     name = {"etp": "tp", "edp": "dp"}.get(axis, axis)
     apart: Count = 1
-    for other in plan.order.split("-"):
+    for other in axes_of(plan.order):
         if other == name:
             break
         apart = apart * sizes[other]
@@ -76,7 +85,7 @@ def stride(plan: TrainPlan, axis: Stride) -> Count:
 
 def side_by_side(order: str) -> bool:
     """Whether context- and data-parallel ranks of dense layers are neighbours, and so form one group."""
-    axes = [axis for axis in order.split("-") if axis != "ep"]
+    axes = [axis for axis in axes_of(order) if axis != "ep"]
     return abs(axes.index("cp") - axes.index("dp")) == 1
 
 
