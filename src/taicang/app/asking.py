@@ -19,6 +19,7 @@ from typing import Any
 import click
 
 from taicang import __version__
+from taicang.app.options import HELP
 from taicang.errors import InvalidInput, UnknownName
 
 OUTPUT = frozenset({"json", "out", "format", "perfetto", "pareto", "layers", "save", "help", "html"})
@@ -141,7 +142,8 @@ def answer(run: Run, command: click.Command, path: Path, extra: Sequence[str]) -
     words = [word for key, value in run.given.items() for word in _words(keys[key], key, value, path)]
     filled = {str(keys[key].name): value for key, value in run.defaults.items()}
     try:
-        context = command.make_context(run.ask, [*words, *extra], default_map=filled)
+        # a command keeps the help option of its first context: it is the same one here as below the root command
+        context = command.make_context(run.ask, [*words, *extra], default_map=filled, **HELP)
     except click.BadParameter as error:
         raise _placed(error.format_message(), key_of(error.param) if error.param else "", run, path) from None
     except InvalidInput as error:
