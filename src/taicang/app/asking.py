@@ -143,7 +143,9 @@ def answer(run: Run, command: click.Command, path: Path, extra: Sequence[str]) -
     filled = {str(keys[key].name): value for key, value in run.defaults.items()}
     try:
         # a command keeps the help option of its first context: it is the same one here as below the root command
-        context = command.make_context(run.ask, [*words, *extra], default_map=filled, **HELP)
+        context = command.make_context(
+            run.ask, [*words, *extra], default_map=filled, help_option_names=HELP["help_option_names"]
+        )
     except click.BadParameter as error:
         raise _placed(error.format_message(), key_of(error.param) if error.param else "", run, path) from None
     except InvalidInput as error:
