@@ -132,3 +132,7 @@ class Stack:
     kernel_ratio: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
     """Kernel time relative to the best known kernel, per family ("gemm", "attend", "experts", "collective") or
     family and format ("experts/fp8_block")."""
+
+
+BARE = Stack(name="library", engine="", version="", epoch="", launch_ratio=1.0)
+"""Kernels and collectives as a library runs them, without an engine around them."""

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from taicang.app.check_cmd import check as command
+from taicang.app.main import cli
 from taicang.errors import InvalidInput
 from taicang.predict.check import check
 from taicang.predict.replay import replay
@@ -156,7 +156,11 @@ def test_faults_are_named(tmp_path, text, says):
 def test_the_command_says_both_in_json(tmp_path):
     path = tmp_path / "bench.json"
     benchmark(path, SYSTEM)
-    run = CliRunner().invoke(command, [str(path), MODEL, "--on", ON, "--stack", "vllm@0.11.0", "--no-causes", "--json"])
+    run = CliRunner().invoke(
+        cli,
+        ["check", str(path), MODEL, "--on", ON, "--stack", "vllm@0.11.0", "--no-causes", "--json"],
+        standalone_mode=False,
+    )
     assert run.exit_code == 0, run.output
     said = json.loads(run.stdout)
     assert said["clients"] == 16

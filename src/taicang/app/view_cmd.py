@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from taicang import reading
 from taicang.app.options import check_page
 from taicang.errors import InvalidInput
 
@@ -69,12 +69,7 @@ def _of(path: Path, index: int | None) -> list[Section]:
 
 
 def _read(path: Path) -> Any:
-    if path.stat().st_size > MOST_BYTES:
-        raise InvalidInput(f"more than {MOST_BYTES >> 20} MiB", where=str(path))
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise InvalidInput(f"not JSON ({error})", where=str(path)) from None
+    return reading.document(reading.text(path, most=MOST_BYTES), str(path))
 
 
 def _folder(path: Path) -> dict[str, Any]:

@@ -17,12 +17,10 @@ from taicang.evidence.split import held_out
 from taicang.evidence.systems import machine_stated, stack_named
 from taicang.evidence.tables import Cells, lines
 from taicang.ops import Attend, Gemm
-from taicang.stacks import Stack
+from taicang.stacks import BARE
 
 FILE = "published_operator.csv"
 PER = {"latency": {"us": 1e6, "ms": 1e3, "s": 1.0}, "tflops": {"TFLOP/s": 1e-12}}
-BARE = Stack(name="kernels", engine="", version="", epoch="", launch_ratio=1.0)
-"""Kernels as they are measured alone, for rows that name no software."""
 FORMATS = {"bfloat16": "bf16", "fp8-block": "fp8_block"}
 
 

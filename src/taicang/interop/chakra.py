@@ -5,7 +5,6 @@ Schema: mlcommons/chakra, schema/protobuf/et_def.proto (package ChakraProtoMsg, 
 
 from __future__ import annotations
 
-import gzip
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from taicang.errors import InvalidInput
-from taicang.interop import protobuf
+from taicang.interop import protobuf, stored
 from taicang.interop.work import Collective, Kind, Task, Workload
 
 VERSION: Final = "0.0.4"
@@ -55,24 +54,12 @@ def _named(name: str, files: Mapping[int, Path]) -> Workload:
     groups: dict[str, tuple[int, ...]] = {}
     ranks = {}
     for rank, file in files.items():
-        data = _bytes(file)
+        data = stored.whole(file, MOST_BYTES)
+        if not data:
+            raise InvalidInput("empty", where=str(file))
         nodes = _json(data, file) if data[:1] in (b"{", b"[") else _protobuf(data, file)
         ranks[rank] = tuple(_tasks(nodes, groups, file))
     return Workload(name=name, ranks=ranks, groups=groups)
-
-
-def _bytes(path: Path) -> bytes:
-    opened = gzip.open if path.name.endswith(".gz") else open
-    try:
-        with opened(path, "rb") as file:
-            data: bytes = file.read(MOST_BYTES + 1)
-    except (OSError, EOFError) as error:
-        raise InvalidInput(f"cannot be read ({error})", where=str(path)) from None
-    if len(data) > MOST_BYTES:
-        raise InvalidInput(f"more than {MOST_BYTES >> 30} GiB", where=str(path))
-    if not data:
-        raise InvalidInput("empty", where=str(path))
-    return data
 
 
 def _protobuf(data: bytes, path: Path) -> Iterator[dict[str, Any]]:

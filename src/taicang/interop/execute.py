@@ -102,14 +102,10 @@ class _Run:
             for task in tasks:
                 if not self.left[rank][task.id]:
                     self._ready(0.0, rank, task.id)
-        done = 0
         while self.heap:
             at, _, rank, number = heapq.heappop(self.heap)
-            done += self._start(at, rank, self.tasks[rank][number])
-        whole = sum(len(each) for each in self.graphs.values())
-        finished = sum(1 for left in self.left.values() for count in left.values() if count == -1)
-        if finished < whole:
-            self._stuck()
+            self._start(at, rank, self.tasks[rank][number])
+        self._check_all_done()
         return {
             rank: Ran(
                 seconds=self.end[rank],
@@ -124,7 +120,7 @@ class _Run:
         self.order += 1
         heapq.heappush(self.heap, (at, self.order, rank, number))
 
-    def _start(self, at: float, rank: int, task: Task) -> int:
+    def _start(self, at: float, rank: int, task: Task) -> None:
         if task.kind == "compute":
             begin = max(at, self.free[rank])
             seconds = self.compute(task)
@@ -143,7 +139,6 @@ class _Run:
                 self.waiting[key].append((at, rank, task))
         else:
             self._done(at, at, rank, task)
-        return 1
 
     def _members(self, task: Task) -> Sequence[int]:
         if not task.group:
@@ -166,8 +161,7 @@ class _Run:
         there.append((at, rank, task))
         if not self.alone and len(there) < sum(1 for each in members if each in self.graphs):
             return
-        kinds = {(each.collective, each.payload_bytes) for _, _, each in there}
-        if len({kind for kind, _ in kinds}) > 1:
+        if len({each.collective for _, _, each in there}) > 1:
             raise InvalidInput(f"ranks of {task.name} call different collectives", where=self.workload.name)
         begin = max(self.group_free[task.group], *(came for came, _, _ in there))
         end = begin + self.price(task, members)
@@ -202,8 +196,12 @@ class _Run:
             if not self.left[rank][number]:
                 self._ready(end, rank, number)
 
-    def _stuck(self) -> None:
-        rank, number = next((r, n) for r, left in self.left.items() for n, count in left.items() if count != -1)
+    def _check_all_done(self) -> None:
+        """Raise ``InvalidInput`` for the first task that still waits."""
+        waiting = ((r, n) for r, left in self.left.items() for n, count in left.items() if count != -1)
+        rank, number = next(waiting, (None, None))
+        if rank is None or number is None:
+            return
         task = self.tasks[rank][number]
         why = "others of its group never come" if task.kind == "collective" else "it waits for what never ends"
         raise InvalidInput(f"rank {rank} stands still at {task.name} (node {number}): {why}", where=self.workload.name)

@@ -6,14 +6,13 @@ and collective, those of the gradient of its input, and those of the gradient of
 
 from __future__ import annotations
 
-import gzip
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import IO, cast
 
 from taicang.errors import InvalidInput, UnknownName
+from taicang.interop import stored
 from taicang.interop.work import Collective, Task, Workload
 
 COLUMNS = 12
@@ -38,27 +37,16 @@ class Layer:
 def is_one(path: Path) -> bool:
     """Whether ``path`` begins as such a workload does."""
     try:
-        with _open(path) as file:
+        with stored.opened(path) as file:
             first = file.readline(4096).decode("utf-8", errors="replace")
     except (OSError, EOFError):
         return False
     return first.startswith(("HYBRID", "DATA", "MODEL", "MICRO", "TRANSFORMER"))
 
 
-def _open(path: Path) -> IO[bytes]:
-    return cast("IO[bytes]", gzip.open(path)) if path.suffix == ".gz" else path.open("rb")
-
-
 def read(path: Path) -> Workload:
     """The workload of ``path``: one graph that stands for all ranks. Raises ``InvalidInput`` with file and line."""
-    try:
-        with _open(path) as file:
-            text = file.read(MOST_BYTES + 1)
-    except (OSError, EOFError) as error:
-        raise InvalidInput(f"cannot be read ({error})", where=str(path)) from None
-    if len(text) > MOST_BYTES:
-        raise InvalidInput(f"more than {MOST_BYTES >> 20} MiB", where=str(path))
-    lines = text.decode("utf-8", errors="replace").splitlines()
+    lines = stored.whole(path, MOST_BYTES).decode("utf-8", errors="replace").splitlines()
     degrees = _degrees(lines[0] if lines else "", path)
     layers = [_layer(line, f"{path}:{number}") for number, line in enumerate(lines[2:], 3) if line.strip()]
     said = lines[1].strip() if len(lines) > 1 else ""

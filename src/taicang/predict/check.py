@@ -14,8 +14,7 @@ from taicang.catalog.models import model as load_model
 from taicang.errors import InvalidInput, TaicangError
 from taicang.predict.replay import Replay, replay
 from taicang.predict.system import System
-from taicang.search.choices import default_stack
-from taicang.serve.summary import Summary
+from taicang.search.choices import serving_stack
 from taicang.traffic.change import take
 from taicang.traffic.generate import arriving
 from taicang.traffic.trace import Trace
@@ -161,7 +160,9 @@ def _figures(trace: Trace, result: Replay) -> tuple[Compared, ...]:
                 found.append(Compared(metric=f"{quantity} {stat}", measured=said, predicted=float(predicted)))
     rate = trace.stated.get("output_tokens_per_s") or _rate(trace)
     if rate:
-        found.append(Compared(metric="output_tokens_per_s", measured=rate, predicted=_steady(result.summary)))
+        found.append(
+            Compared(metric="output_tokens_per_s", measured=rate, predicted=result.summary.output_tokens_per_s)
+        )
     return tuple(each for each in found if each.predicted > 0)
 
 
@@ -173,10 +174,6 @@ def _rate(trace: Trace) -> float:
     return float(trace.output_tokens.sum()) / span if span else 0.0
 
 
-def _steady(summary: Summary) -> float:
-    return summary.output_tokens_per_s
-
-
 def _gap(figures: Sequence[Compared]) -> float:
     return float(np.mean([abs(np.log(each.predicted / each.measured)) for each in figures]))
 
@@ -184,7 +181,7 @@ def _gap(figures: Sequence[Compared]) -> float:
 def _changes(model: str, on: str, system: System, clients: int) -> Iterator[tuple[str, System, int]]:
     """Set-ups that benchmarks have without saying so, each differing in one thing from what was asked."""
     net, machine = load_model(model, approximate=system.approximate), catalog.machine(on, system.sets)
-    engine = catalog.stack(system.stack or default_stack(machine, net), memory_ratio=system.memory_ratio)
+    engine = serving_stack(system.stack, machine, net, memory_ratio=system.memory_ratio)
     for tokens in CHUNKS:
         if tokens != (system.tokens or engine.chunk_tokens):
             yield f"steps of at most {tokens:,} tokens (--max-tokens {tokens})", replace(system, tokens=tokens), clients

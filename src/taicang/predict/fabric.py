@@ -25,13 +25,11 @@ from taicang.fabric.topology import Fabric, Floats, Ints, build
 from taicang.fabric.wires import LinkRates
 from taicang.hardware import Machine
 from taicang.ops import Collective, Exchange, Operator, Transfer
-from taicang.stacks import Stack
+from taicang.stacks import BARE
 from taicang.units import Count, show
 
 HOTTEST = 8
 EXCHANGES = ("dispatch", "combine")
-BARE = Stack(name="library", engine="", version="", epoch="", launch_ratio=1.0)
-"""A library's kernels as they are measured alone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

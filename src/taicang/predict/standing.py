@@ -17,7 +17,7 @@ from taicang.predict.faults import plan as plan_faults
 from taicang.predict.system import System
 from taicang.predict.system import pools as alone
 from taicang.predict.tenants import Tenant, shared
-from taicang.search.choices import default_stack
+from taicang.search.choices import serving_stack
 from taicang.serve.breakage import Breakage
 from taicang.serve.build import Keeping, Pool, cluster, fleet
 from taicang.serve.cluster import Cluster
@@ -71,7 +71,7 @@ def stand(
     """
     net = load_model(model, approximate=system.approximate)
     machine = catalog.machine(on, system.sets)
-    engine = catalog.stack(system.stack or default_stack(machine, net), memory_ratio=system.memory_ratio)
+    engine = serving_stack(system.stack, machine, net, memory_ratio=system.memory_ratio)
     pools = shared(net, machine, engine, system, also) if also else _named(alone(net, machine, engine, system))
     ttl_s = float("inf") if system.ttl_s is None else system.ttl_s
     keeping = Keeping(block_tokens=block_tokens, tiers=system.tiers, eviction=system.eviction, ttl_s=ttl_s)

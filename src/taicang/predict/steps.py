@@ -16,7 +16,7 @@ from taicang.catalog.models import model as load_model
 from taicang.errors import InvalidInput
 from taicang.plans import Batch, ServePlan, read_plan
 from taicang.predict.system import System, pools
-from taicang.search.choices import default_stack
+from taicang.search.choices import serving_stack
 from taicang.serve.build import cache_tokens
 from taicang.serve.setup import step
 
@@ -38,7 +38,7 @@ class StepPredictor:
         quant: str = "auto", drafts: int | None = None, approximate: bool = False, sets: Sequence[str] = (),
     ) -> None:  # fmt: skip
         net, machine = load_model(model, approximate=approximate), catalog.machine(on, sets)
-        engine = catalog.stack(stack or default_stack(machine, net))
+        engine = serving_stack(stack, machine, net)
         laid = read_plan(plan, "plan") if isinstance(plan, str) else plan
         if drafts is None:
             drafts = 0 if laid is None else int(laid.draft_tokens)

@@ -15,7 +15,7 @@ from taicang.interop import astra, chakra, execute, logical, simai
 from taicang.interop.execute import Ran, Span
 from taicang.interop.work import Task, Workload
 from taicang.ops import Collective, Transfer
-from taicang.predict.fabric import BARE
+from taicang.stacks import BARE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

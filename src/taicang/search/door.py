@@ -14,7 +14,7 @@ from taicang.errors import InvalidInput
 from taicang.hardware import Machine
 from taicang.models.types import Model
 from taicang.plans import Quantisation
-from taicang.search.choices import default_stack, quantisation
+from taicang.search.choices import quantisation, serving_stack
 from taicang.search.points import Job
 from taicang.serve.uneven import EVEN, Spread
 
@@ -40,7 +40,7 @@ def prepare(
         raise InvalidInput(f"input and output need at least one token, got {input_tokens} and {output_tokens}")
     net = load_model(model, approximate=approximate) if isinstance(model, str) else model
     machine = catalog.machine(on, sets) if isinstance(on, str) else on
-    engine = catalog.stack(stack or default_stack(machine, net), memory_ratio=memory_ratio)
+    engine = serving_stack(stack, machine, net, memory_ratio=memory_ratio)
     return Job(
         model=net,
         machine=machine,
