@@ -187,6 +187,36 @@ STOPPED = (130, -signal.SIGINT)
 """What a shell sees as 130; Python ends by the signal itself where it came while a module was imported."""
 
 
+INSIDE_A_FINALIZER = """
+import signal, time, weakref
+from taicang.app import main, terminal
+
+def last(_):
+    signal.raise_signal(signal.SIGINT)
+    time.sleep(0.05)
+
+class Held: pass
+
+def command(*_, **__):
+    held = Held()
+    {how}
+    del held
+    time.sleep(30)
+
+Held.__del__ = last if {finalizer} else object.__repr__
+main.cli.main = command
+main.main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("how", "finalizer"), [("", True), ("ref = weakref.ref(held, last)", False)], ids=["finalizer", "weak reference"]
+)
+def test_ctrl_c_is_not_lost_where_python_drops_exceptions(how, finalizer):
+    done = run([sys.executable, "-c", INSIDE_A_FINALIZER.format(how=how, finalizer=finalizer)])
+    assert (done.returncode, done.stderr) == (130, "taicang: interrupted\n")
+
+
 def strike(names, trials, seed, inputs, tmp_path):
     dice = random.Random(seed)
     want, lasts = {}, {}

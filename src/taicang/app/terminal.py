@@ -7,6 +7,7 @@ import os
 import re
 import sys
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any
 
 PLAIN = {"µ": "u", "×": "x", "≤": "<=", "≥": ">=", "–": "-", "—": "-", "…": "...", "→": "->", "·": "."} | dict.fromkeys(
@@ -26,6 +27,21 @@ def prepare() -> None:
         value = os.environ.get(name, "1")
         if not (value.isascii() and value.isdigit() and 0 < len(value.lstrip("0")) < 5):
             del os.environ[name]
+    sys.unraisablehook = _struck_again
+
+
+def _struck_again(lost: sys.UnraisableHookArgs) -> None:
+    """Ctrl-C that fell into a finalizer, where Python drops every exception: strike again a moment later."""
+    if lost.exc_type is not KeyboardInterrupt:
+        sys.__unraisablehook__(lost)
+        return
+    import _thread
+    import threading
+
+    again = threading.Timer(0.005, _thread.interrupt_main)
+    again.daemon = True
+    with suppress(RuntimeError):  # Python is on its way out: there is nothing left to interrupt
+        again.start()
 
 
 def _written(error: UnicodeError) -> tuple[str, int]:
