@@ -5,10 +5,10 @@ from __future__ import annotations
 from rich.table import Table
 
 from taicang.app import terminal
-from taicang.app.render_bands import TITLE, band_lines
+from taicang.app.render_bands import closing, listed
 from taicang.plans import describe
 from taicang.predict.explanation import explain
-from taicang.predict.prediction import Infeasible, PhasePrediction, Prediction
+from taicang.predict.prediction import Infeasible, PhasePrediction, Served
 from taicang.timeline import Slice
 from taicang.units import show
 
@@ -38,7 +38,7 @@ TTFT = {
 """What the two TTFTs are of, by whether prefill has instances of its own."""
 
 
-def show_prediction(p: Prediction, *, whole: bool) -> None:
+def show_prediction(p: Served, *, whole: bool) -> None:
     """Everything that a prediction says, headline first."""
     console.print(
         f"[bold]{p.model}[/] on [bold]{p.machine}[/], {p.stack}, {p.input_tokens} + {p.output_tokens} tokens, {p.mode}"
@@ -80,12 +80,8 @@ def show_prediction(p: Prediction, *, whole: bool) -> None:
         console.print("power: unknown (no public figure for this machine)")
     _memory(p.decode)
     _waterfall(p.decode, whole=whole)
-    for title, lines in (("why", tuple(explain(p))), ("assumptions", p.assumptions), ("sources", p.sources)):
-        console.print(f"[bold]{title}[/]")
-        for line in lines:
-            console.print(f"  - {line}")
-    _bands(p)
-    console.print(f"[dim]{p.candidates:,} candidates; catalogue {p.digest[:12]}; taicang {p.version}[/]")
+    listed(console, "why", explain(p))
+    closing(console, p, {"tpot": (p.tpot_s, "s"), "ttft": (p.ttft_s, "s")}, f"{p.candidates:,} candidates; ")
 
 
 def _optional(value: float | None) -> str:
@@ -140,12 +136,6 @@ def _waterfall(phase: PhasePrediction, *, whole: bool) -> None:
 def _line(piece: Slice) -> tuple[str, ...]:
     cost = piece.cost
     return piece.label, piece.stream, f"{float(piece.repeat):.0f}", show(float(cost.seconds), "s"), cost.binds
-
-
-def _bands(p: Prediction) -> None:
-    console.print(f"[bold]{TITLE}[/]")
-    for line in band_lines(p.bands, {"tpot": (p.tpot_s, "s"), "ttft": (p.ttft_s, "s")}):
-        console.print(f"  {line}")
 
 
 def show_infeasible(found: Infeasible) -> None:

@@ -8,20 +8,19 @@ from typing import Any
 
 import numpy as np
 
-from taicang import __version__, catalog
 from taicang.errors import InvalidInput
 from taicang.hardware import Machine
 from taicang.lower import lower
 from taicang.models.types import Model
 from taicang.plans import Quantisation, ServePlan, describe
-from taicang.predict.prediction import Infeasible, PhasePrediction, Prediction
-from taicang.predict.trust import assumptions, sources
+from taicang.predict.prediction import Infeasible, PhasePrediction, Served
 from taicang.search.choices import quantisation
 from taicang.search.door import Run, job_of, narrowed
 from taicang.search.points import Job, chunk_budget, handover_s
 from taicang.search.result import Ask, Choice, Pool
 from taicang.search.run import search
 from taicang.search.space import NARROW, Space, default, layouts
+from taicang.search.trusted import told
 from taicang.serve.build import cache_room
 from taicang.serve.memory import MemoryUse, memory_use
 from taicang.serve.setup import Setup, step
@@ -29,12 +28,12 @@ from taicang.timeline import Timeline
 from taicang.units import show
 
 
-def infer(model: str | Model, on: str | Machine, **asked: Any) -> Prediction | Infeasible:
+def infer(model: str | Model, on: str | Machine, **asked: Any) -> Served | Infeasible:
     """``answer`` to the question of serving ``model`` on the machine ``on``: its other fields are those of ``Run``."""
     return answer(Run(model=model, on=on, **asked))
 
 
-def answer(run: Run) -> Prediction | Infeasible:
+def answer(run: Run) -> Served | Infeasible:
     """Predict how the model of ``run`` serves its load.
 
     What the run leaves open is chosen: the whole instances, in one of its modes, that give the machine the most tokens
@@ -197,14 +196,10 @@ def power_w_per_chip(machine: Machine) -> float | None:
     return None if machine.power_w is None else machine.power_w / machine.chips
 
 
-def _prediction(choice: Choice, job: Job, space: Space, *, given: Sequence[str], candidates: int) -> Prediction:
+def _prediction(choice: Choice, job: Job, space: Space, *, given: Sequence[str], candidates: int) -> Served:
     feeding, serving = choice.pools[0], choice.pools[-1]
-    setup = job.setup(serving.plan)
     apart = choice.mode == "disaggregated"
-    return Prediction(
-        model=job.model.name,
-        machine=job.machine.name,
-        stack=f"{job.stack.name} ({job.stack.epoch})",
+    return Served(
         input_tokens=round(job.input_tokens),
         output_tokens=round(job.output_tokens),
         mode=choice.mode,
@@ -223,11 +218,5 @@ def _prediction(choice: Choice, job: Job, space: Space, *, given: Sequence[str],
         output_tokens_per_s_per_usd=choice.output_tokens_per_s_per_usd,
         output_tokens_per_s_per_cny=choice.output_tokens_per_s_per_cny,
         candidates=candidates,
-        assumptions=assumptions(
-            setup, job.setup(feeding.plan), length=round(job.held_tokens), given=given, apart=apart
-        ),
-        sources=sources(setup),
-        bands=choice.bands,
-        digest=catalog.digest(),
-        version=__version__,
+        **told(job, choice, given),
     )

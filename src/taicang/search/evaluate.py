@@ -19,6 +19,7 @@ from taicang.search.lengths import of_profile
 from taicang.search.result import Choice
 from taicang.search.run import Ask, search
 from taicang.search.space import default
+from taicang.search.trusted import told
 from taicang.search.words import MODES
 from taicang.units import parse
 
@@ -60,16 +61,17 @@ def limits(key: str) -> tuple[int, int | None]:
 def evaluate(point: Mapping[str, Any]) -> dict[str, Any]:
     """Figures of the best choice at ``point``, or ``error``: why there is none. One bad point never ends a study."""
     try:
-        choice = _best(point)
+        best = _best(point)
     except TaicangError as error:
         return failed(f"{type(error).__name__}: {error}")
     except Exception as error:  # a fault of ours at this point, which must not take the others with it
         return failed(f"crashed: {type(error).__name__}: {error}")
-    if isinstance(choice, str):
-        return failed(choice)
+    if isinstance(best, str):
+        return failed(best)
+    choice, said = best
     row = {name: getattr(choice, name) for name in FIGURES}
-    nested = plain({"pools": choice.pools, "bands": choice.bands})
-    return {"feasible": True, "error": "", "mode": choice.mode, **row, **nested}
+    nested = plain({"pools": choice.pools, "bands": choice.bands, "assumptions": said["assumptions"]})
+    return {"feasible": True, "error": "", "mode": choice.mode, "stack_used": said["stack"], **row, **nested}
 
 
 def failed(why: str) -> dict[str, Any]:
@@ -94,7 +96,7 @@ def run_of(point: Mapping[str, Any], model: Model) -> Run:
     return Run(model=model, on=str(point["on"]), plan=plan_of(point, model), modes=MODES[mode], sets=sets, **said)
 
 
-def _best(point: Mapping[str, Any]) -> Choice | str:
+def _best(point: Mapping[str, Any]) -> tuple[Choice, dict[str, Any]] | str:
     for key in ("model", "on"):
         if key not in point:
             raise InvalidInput(f"a point needs {key!r}", where="study")
@@ -109,4 +111,6 @@ def _best(point: Mapping[str, Any]) -> Choice | str:
         layouts = dict.fromkeys(("both", "decode", "prefill"), (plan,))
     ask = Ask(objective=point.get("objective", "tokens/s/chip"), modes=run.modes, load_per_s=point.get("load"), top=1)
     found = search(job, quants, narrowed(default(job.model), run), ask, layouts)
-    return found.best[0] if found.best else "; ".join(found.nearest)
+    if not found.best:
+        return "; ".join(found.nearest)
+    return found.best[0], told(job, found.best[0], run.sets)
