@@ -95,7 +95,7 @@ def _file(ctx: click.Context, machine: str) -> Any:
     path = Path(machine)
     if path.suffix.lower() not in (".yaml", ".yml") or not path.is_file():
         return None
-    from taicang.app.asking import Run, answer
+    from taicang.app.asking import Question, answer
     from taicang.catalog import files
 
     body = {str(key): value for key, value in files.read(path).items()}
@@ -103,7 +103,7 @@ def _file(ctx: click.Context, machine: str) -> Any:
         return None
     words = [word for word in ctx.meta["taicang.words"] if word != machine]
     body.pop("ask", None)
-    return (answer(Run(ask="centre", given=body, defaults={}), ctx.command, path, words),)
+    return (answer(Question(ask="centre", given=body, defaults={}), ctx.command, path, words),)
 
 
 def _unfit(infeasible: Any, as_json: bool) -> int:

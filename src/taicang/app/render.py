@@ -71,6 +71,12 @@ def show_prediction(p: Served, *, whole: bool) -> None:
         + (f"; {p.machine_chips - p.chips} idle" if p.machine_chips > p.chips else "")
     )
     console.print(f"TTFT is {TTFT[apart]}")
+    if p.loop is not None:
+        console.print(
+            f"closed loop of {p.loop.clients:.0f} clients on one instance: TTFT {show(p.loop.ttft_s, 's')}, TPOT "
+            f"{show(p.loop.tpot_s, 's')}, {p.loop.output_tokens_per_s:,.0f} output tokens/s "
+            f"({p.loop.output_tokens_per_s_per_chip:,.0f} per chip)"
+        )
     if p.power_w_per_chip is not None:
         console.print(
             f"power: {show(p.power_w_per_chip, 'W')} of IT power per chip; "

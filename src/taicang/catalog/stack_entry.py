@@ -121,7 +121,12 @@ def stack(name: str, sets: tuple[str, ...] = (), *, memory_ratio: float | None =
     title = found.name if asked in ("", version) else f"{found.name} (nearest to {asked})"
     values = _calibrated(engine, version) | _given(found)
     made = Stack(name=title, engine=engine, version=version, epoch=found.get("epoch") or "", **values)
-    return made if memory_ratio is None else replace(made, memory=replace(made.memory, usable_ratio=memory_ratio))
+    return with_memory(made, memory_ratio)
+
+
+def with_memory(stack: Stack, ratio: float | None) -> Stack:
+    """``stack`` with another share of device memory (None: its own)."""
+    return stack if ratio is None else replace(stack, memory=replace(stack.memory, usable_ratio=ratio))
 
 
 def calibrated(engine: str, *, ascend: bool) -> bool:

@@ -44,6 +44,17 @@ class PhasePrediction:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Loop:
+    """Means over the requests of a closed loop on one instance, those at its start too, in closed form."""
+
+    clients: float
+    ttft_s: float
+    tpot_s: float
+    output_tokens_per_s: float
+    output_tokens_per_s_per_chip: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Served(Prediction):
     """A served model on a machine. Times in seconds, rates per instance, chip (package) and rank (die)."""
 
@@ -73,6 +84,8 @@ class Served(Prediction):
     """Over the machine's price."""
     output_tokens_per_s_per_cny: float | None
     candidates: int
+    loop: Loop | None = None
+    """What the clients of a closed loop see, where there are some."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

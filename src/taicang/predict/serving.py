@@ -13,9 +13,9 @@ from taicang.hardware import Machine
 from taicang.lower import lower
 from taicang.models.types import Model
 from taicang.plans import Quantisation, ServePlan, describe
+from taicang.predict.loop import loop, room
 from taicang.predict.prediction import Infeasible, PhasePrediction, Served
-from taicang.search.choices import quantisation
-from taicang.search.door import Run, job_of, narrowed
+from taicang.search.door import Run, forms_of, job_of, narrowed
 from taicang.search.points import Job, chunk_budget, handover_s
 from taicang.search.result import Ask, Choice, Pool
 from taicang.search.run import search
@@ -42,7 +42,7 @@ def answer(run: Run) -> Served | Infeasible:
     figures, unmodelled features and illegal plans.
     """
     job = job_of(run)
-    forms = quantisation(run.quant, job.model, job.machine.chip, job.stack, run.kv)
+    forms = forms_of(run, job.model, job.machine, job.stack)
     plan, prefill_plan = (each and replace(each, quant=forms, draft_tokens=0) for each in (run.plan, run.prefill_plan))
     modes, drafts = run.modes, run.drafts
     if run.plan and plan:
@@ -53,15 +53,21 @@ def answer(run: Run) -> Served | Infeasible:
         modes = [mode for mode in modes if mode == "disaggregated"]
         if not modes:
             raise InvalidInput("an aggregated instance prefills by its own plan", where="--prefill-plan")
+    if run.clients is not None:
+        if plan is None:
+            raise InvalidInput("clients meet an instance: give its layout (--tp, --dp, --ep)", where="--clients")
+        batch = run.batch or max(int(min(-(-run.clients // plan.dp), room(job, plan))), 1)
+        run, modes = replace(run, batch=batch), ["aggregated"]
     run = replace(run, drafts=drafts, chunk=run.chunk or int(job.stack.chunk_tokens))
     one = replace(run, drafts=min(job.model.mtp_layers, 1) if drafts is None else drafts)
     for space in (narrowed(NARROW, one), narrowed(default(job.model), run)):
         plans = _candidates(job, space, forms, plan, prefill_plan)
         if space.narrow and not plans["known"]:
             continue  # a layout beyond the usual ones was found, or thought of, in the wider space
-        found = search(job, [(run.quant, forms)], space, Ask(modes=modes, top=1), only=plans)
+        found = search(job, [(str(run.quant), forms)], space, Ask(modes=modes, top=1), only=plans)
         if found.best:
-            return _prediction(found.best[0], job, space, given=run.sets, candidates=found.counts.priced)
+            made = _prediction(found.best[0], job, space, given=run.sets, candidates=found.counts.priced)
+            return made if run.clients is None else replace(made, loop=loop(job, made.decode.plan, run.clients))
     return _why(found.nearest, plans, job, space)
 
 

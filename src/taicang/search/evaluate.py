@@ -14,7 +14,7 @@ from taicang.lower import lower
 from taicang.models.types import Model
 from taicang.plans import decode_batch
 from taicang.records import plain
-from taicang.search.door import PLAN, Run, formats, job_of, narrowed, plan_of
+from taicang.search.door import PLAN, Run, forms_of, job_of, narrowed, plan_of
 from taicang.search.lengths import of_profile
 from taicang.search.result import Choice
 from taicang.search.run import Ask, search
@@ -102,15 +102,15 @@ def _best(point: Mapping[str, Any]) -> tuple[Choice, dict[str, Any]] | str:
             raise InvalidInput(f"a point needs {key!r}", where="study")
     run = run_of(point, load_model(str(point["model"])))
     job = job_of(run)
-    quants = formats([run.quant], job, run.kv)
+    forms = forms_of(run, job.model, job.machine, job.stack)
     layouts = None
     if run.plan is not None:
-        plan = replace(run.plan, quant=quants[0][1])
+        plan = replace(run.plan, quant=forms)
         job.setup(plan)  # refuses a plan that is larger than the machine
         lower(job.model, plan, decode_batch(sequences=1.0, context=1.0), job.stack)  # rules before sizes
         layouts = dict.fromkeys(("both", "decode", "prefill"), (plan,))
     ask = Ask(objective=point.get("objective", "tokens/s/chip"), modes=run.modes, load_per_s=point.get("load"), top=1)
-    found = search(job, quants, narrowed(default(job.model), run), ask, layouts)
+    found = search(job, [(str(run.quant), forms)], narrowed(default(job.model), run), ask, layouts)
     if not found.best:
         return "; ".join(found.nearest)
     return found.best[0], told(job, found.best[0], run.sets)
