@@ -87,8 +87,8 @@ def assumptions(
         said.append(
             "with redundant experts a balancer (EPLB) evens out the ranks' loads, but for what the stack leaves"
         )
-    if routed(setup.model) and (setup.skew or prefill.skew):
-        said.append(f"expert popularity follows a power law of exponent {setup.skew or prefill.skew:g}")
+    if routed(setup.model) and (skew := setup.uneven or prefill.uneven):
+        said.append(f"expert popularity follows a power law of exponent {skew:g}")
     said.append(f"number formats: {_formats(setup)}")
     if again := remade(setup.model, plan.quant):
         said.append(again)
