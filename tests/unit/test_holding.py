@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "laws"))
 
 from test_replay_laws import table
 
-from taicang.evidence.rules import settings
+from taicang.catalog.rules import settings
 from taicang.evidence.served import RULES, Settings
 from taicang.serve.cache import Cache
 from taicang.serve.cluster import Cluster
