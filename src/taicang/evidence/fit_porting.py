@@ -120,7 +120,7 @@ def _fit(known: Sequence[Mapping[str, float]], counts: Sequence[int], names: Seq
 
 
 def fit_porting(_evidence: Path | None = None) -> Path:
-    """Fit all laws on the carried tables and write them into the catalogue's ``effort.yaml``, of which the rest stays."""
+    """Fit all laws on the carried tables and write them into ``effort.yaml``, of which the rest stays."""
     path = porting.FOLDER / "effort.yaml"
 
     def plain(law: Law) -> dict[str, Any]:
