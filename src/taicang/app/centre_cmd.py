@@ -10,7 +10,7 @@ import click
 from taicang.app.asking import Asking
 from taicang.app.centre_options import MONEY, WORK
 from taicang.app.load_options import NAMED_LOAD
-from taicang.app.options import CHOICES, HTML, JSON, check_page, echo_json, write_page
+from taicang.app.options import CHOICES, HTML, JSON, give
 
 
 @click.command(
@@ -60,21 +60,18 @@ def centre(machine: str, others: str | None, page: Path | None, as_json: bool, *
         return found[0]
     from taicang.app.centre_mix import mixed
     from taicang.app.centre_options import Unfit, case, machines
-    from taicang.app.expert_loads import resolve
-    from taicang.app.load_options import read_load
+    from taicang.app.load_options import named_load
     from taicang.centre.compare import compare
     from taicang.centre.mix import shares
     from taicang.centre.report import report
     from taicang.records import plain
 
-    check_page(page)
     if options["serve"]:
-        resolve(options, options["serve"])
-    load = read_load(options, options["serve"]) if options["serve"] else None
+        named_load(options, options["serve"])
     names = [machine, *machines(others)]
-    if options["load"] is not None and load is None:
+    if options["load"] is not None and not options["serve"]:
         raise click.UsageError("--load needs --serve MODEL")
-    if len(names) > 1 and load is None:
+    if len(names) > 1 and not options["serve"]:
         raise click.UsageError("--compare needs --serve MODEL")
     cases, said = [], []
     for name in names:
@@ -82,7 +79,7 @@ def centre(machine: str, others: str | None, page: Path | None, as_json: bool, *
             if options["mix"]:
                 one, told = mixed(name, options, click.get_current_context().command)
             else:
-                one, told = case(name, options if name == machine else options | {"price": None, "rent": None}, load)
+                one, told = case(name, options if name == machine else options | {"price": None, "rent": None})
         except Unfit as error:
             if name == machine:
                 return _unfit(error.infeasible, as_json)
@@ -96,14 +93,13 @@ def centre(machine: str, others: str | None, page: Path | None, as_json: bool, *
     work = shares(cases[0], **drawn)
     said = list(dict.fromkeys(said))
     made = _plain(cases[0], told_of, rows, said) | {"mix": plain(work)}
-    write_page("centre", made, page, f"{machine}, centre")
-    if as_json:
-        echo_json(made)
-    else:
+
+    def shown() -> None:
         from taicang.app.render_centre import show
 
         show(cases[0], told_of, rows, said, work)
-    return None
+
+    return give("centre", made, shown, as_json=as_json, page=page, title=f"{machine}, centre")
 
 
 def _file(ctx: click.Context, machine: str) -> Any:
@@ -126,14 +122,11 @@ def _file(ctx: click.Context, machine: str) -> Any:
     return (answer(Run(ask="centre", given=body, defaults={}), ctx.command, path, words),)
 
 
-def _unfit(infeasible: Any, as_json: bool) -> None:
-    if as_json:
-        echo_json({"infeasible": True, "reason": infeasible.reason})
-    else:
-        from taicang.app.render import show_infeasible
+def _unfit(infeasible: Any, as_json: bool) -> int:
+    from taicang.app.render import show_infeasible
 
-        show_infeasible(infeasible)
-    raise SystemExit(1)
+    fields = {"infeasible": True, "reason": infeasible.reason}
+    return give("centre", fields, lambda: show_infeasible(infeasible), as_json=as_json, feasible=False)
 
 
 def _plain(case: Any, told: Any, rows: Any, said: list[str]) -> dict[str, Any]:

@@ -39,12 +39,12 @@ def mixed(spec: str, options: dict[str, Any], command: click.Command) -> tuple[A
     for name, flag in (("serve", "--serve"), ("trained", "--train"), ("load", "--load"), ("diurnal", "--diurnal")):
         if options[name]:
             raise InvalidInput("every kind of work has its own", where=f"{flag} beside --mix")
-    base, said = case(spec, options, None)
+    base, said = case(spec, options)
     parts, shares, rates = [], [], []
     for text in options["mix"]:
-        share, one, load = _entry(spec, text, options, command)
+        share, one = _entry(spec, text, options, command)
         rate, one["load"] = one["load"], None
-        part, told = case(spec, one, load)
+        part, told = case(spec, one)
         parts.append(part)
         shares.append(share)
         rates.append(rate)
@@ -59,9 +59,9 @@ def mixed(spec: str, options: dict[str, Any], command: click.Command) -> tuple[A
     return combine(base, [(each / sum(busy), part) for each, part in zip(busy, parts, strict=True)]), said
 
 
-def _entry(spec: str, text: str, options: dict[str, Any], command: click.Command) -> tuple[Any, dict[str, Any], Any]:
-    """Share (None: by load), options and load of one kind of work."""
-    from taicang.app.load_options import read_load
+def _entry(spec: str, text: str, options: dict[str, Any], command: click.Command) -> tuple[Any, dict[str, Any]]:
+    """Share (None: by load) and options of one kind of work."""
+    from taicang.app.load_options import named_load
     from taicang.centre.figures import given
 
     keys = {key_of(param): param for param in command.params if key_of(param) not in COMMON}
@@ -86,5 +86,7 @@ def _entry(spec: str, text: str, options: dict[str, Any], command: click.Command
         raise InvalidInput(f"needs serve=MODEL or train=MODEL: {text!r}", where="--mix")
     if (share is None) == (made["load"] is None):
         raise InvalidInput(f"needs share=60% or load=40/s, one of both: {text!r}", where="--mix")
-    with context:
-        return share, made, read_load(made, made["serve"]) if made["serve"] else None
+    if made["serve"]:
+        with context:
+            named_load(made, made["serve"])
+    return share, made

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from taicang.app.load_options import run_from
 from taicang.app.options import MOST, Finite, Named, Quantity, Whole, stacked
 from taicang.errors import InvalidInput, UnknownName
 
@@ -59,8 +60,8 @@ MONEY = stacked(
 """What there is of it, where it stands and what things cost."""
 
 
-def case(spec: str, options: dict[str, Any], load: dict[str, Any] | None) -> tuple[Any, list[str]]:
-    """The case of one machine and what it assumes. ``load``: arguments of ``predict.infer`` (None: nothing served).
+def case(spec: str, options: dict[str, Any]) -> tuple[Any, list[str]]:
+    """The case of one machine and what it assumes.
 
     Raises ``Unfit`` where nothing serves or trains there.
     """
@@ -79,8 +80,8 @@ def case(spec: str, options: dict[str, Any], load: dict[str, Any] | None) -> tup
     if rented and "rent" not in stated:
         said.append(f"no price of {spec} is published: its chips are rented")
     work, run = None, None
-    if load is not None:
-        work, told = _served(spec, machine, options, load)
+    if options["serve"]:
+        work, told = _served(spec, machine, options)
         figures["error"] = _error(work.error_ratio)
         if options["load"] is not None:
             rates = f"{options['load']:g} requests/s"
@@ -128,17 +129,14 @@ def _error(ratio: float) -> Any:
                   source="scoreboard", note="of tokens/s, nine times in ten")  # fmt: skip
 
 
-def _served(spec: str, machine: Any, options: dict[str, Any], load: dict[str, Any]) -> tuple[Any, list[str]]:
+def _served(spec: str, machine: Any, options: dict[str, Any]) -> tuple[Any, list[str]]:
     from taicang.catalog.models import model as load_model
     from taicang.centre.work import serving
-    from taicang.predict import Infeasible, infer
+    from taicang.predict import Infeasible
+    from taicang.predict.serving import answer
 
     net = load_model(options["serve"], approximate=options["approximate"])
-    found = infer(
-        net, machine, **load, stack=options["stack"], memory_ratio=options["memory_ratio"],
-        quant=options["quant"], kv=options["kv"], drafts=options["drafts"],
-        acceptance_ratio=options["acceptance"], skew=options["skew"],
-    )  # fmt: skip
+    found = answer(run_from(options, net, machine))
     if isinstance(found, Infeasible):
         raise Unfit(found)
     made = serving(net, machine, found, options["hits"])
