@@ -55,8 +55,9 @@ class Keeping:
     """Bytes per logit alive at once in the loss: of 16 bits, in 32 bits, and a 32-bit gradient or exponential."""
     outputs: bool = False
     """Whether a pipeline stage keeps what it sent of each microbatch in flight."""
-    sharding: Literal["own", "deepspeed"] = "own"
-    """Whose ZeRO: DeepSpeed's holds copies of gradients and a bucket that others do not (``train.memory``)."""
+    sharding: Literal["own", "deepspeed", "tensors"] = "own"
+    """Whose ZeRO: DeepSpeed's holds copies of gradients and a bucket that others do not (``train.memory``); "tensors"
+    deals whole tensors to their owners, who broadcast them one after the other (``train.sync``)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
