@@ -95,6 +95,9 @@ class Stack:
     """Format of cached keys and values of a model in fp8 or fp4 ("": as its checkpoint says)."""
     memory: Headroom = Headroom()
     graphs: bool = True
+    """Whether steps that only decode are captured graphs, so that no kernel of theirs waits for the host."""
+    unrouted: frozenset[str] = frozenset()
+    """Formats whose expert kernels work through all experts of a rank, whether a token came to them or not."""
     fused: frozenset[str] = frozenset()
     """Fusions present: "qk_norm_rope" (query-key norm with rotation), "mla_prolog" (norms, projections, rope),
     "expert_products" (both products of the experts with their activation, casts and bias), "fp8_attention" (the core of
