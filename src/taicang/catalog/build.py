@@ -14,7 +14,7 @@ from taicang.catalog import schema
 from taicang.catalog.leaf import Leaf
 from taicang.catalog.resolve import Resolved, aliases, derive, is_path, locate, names, resolve
 from taicang.errors import InvalidInput, MissingFigure, UnknownName
-from taicang.hardware import Chip, Level, Links, Machine, Memory, Plane
+from taicang.hardware import Chip, Level, Links, Machine, Memory, Plane, is_network
 
 MOST_RANKS = 4_000_000
 """Of one machine: several times the largest that is built."""
@@ -120,6 +120,8 @@ def machine_of(entry: Resolved, count: int = 1) -> Machine:
     planes = sorted({path.split(".")[1] for path in entry.leaves if path.startswith("planes.")})
     if "scale_up" not in planes:
         raise MissingFigure(entry.name, "planes.scale_up")
+    if count > 1:
+        _scale_out(entry)
     power, price, yuan = entry.get("power.load"), entry.get("price.usd"), entry.get("price.cny")
     return Machine(
         name=entry.name if count == 1 else f"{entry.name} x {count}",
@@ -137,6 +139,15 @@ def machine_of(entry: Resolved, count: int = 1) -> Machine:
         chips_per_rack=entry.get("chips_per_rack"),
         links=_links(entry),
     )
+
+
+def _scale_out(entry: Resolved) -> None:
+    """Refuse several units of a machine whose own network would silently grow to join them."""
+    stem = "planes.scale_up."
+    whole = [path.split(".")[2] for path in entry.leaves if path.startswith(stem) and path.endswith(".ranks")
+             and entry.get(path) == "all"]  # fmt: skip
+    if whole and not any(is_network(level, entry.get(f"{stem}{level}.profile") or "") for level in whole):
+        raise MissingFigure(entry.name, f"{stem}scale_out.bandwidth")
 
 
 def _links(entry: Resolved) -> Links | None:
