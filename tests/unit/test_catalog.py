@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 
 from taicang import catalog
+from taicang.catalog.build import machine_of
+from taicang.catalog.resolve import resolve
 from taicang.errors import InvalidInput, MissingFigure, UnitError, UnknownName
 
 

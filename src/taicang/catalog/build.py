@@ -128,7 +128,7 @@ def machine_of(entry: Resolved, count: int = 1) -> Machine:
         chip=part,
         chips=chips,
         chips_per_node=_need(entry, "chips_per_node"),
-        planes=MappingProxyType({name: _plane(entry, name, ranks) for name in planes}),
+        planes=MappingProxyType({name: _plane(entry, name, ranks, ranks // count) for name in planes}),
         host_memory_bytes=(entry.get("host.memory") or 0.0) * count,
         power_w=None if power is None else power * count,
         pue_ratio=entry.get("pue") or 1.0,
@@ -157,14 +157,19 @@ def _links(entry: Resolved) -> Links | None:
     return Links(routing=entry.get("links.routing") or "adaptive", seed=entry.get("links.seed") or 0, failed=failed)
 
 
-def _plane(entry: Resolved, plane: str, ranks: int) -> Plane:
-    """The levels of a plane from the innermost out; a level that adds no rank to the one inside it is left out."""
+def _plane(entry: Resolved, plane: str, ranks: int, unit: int) -> Plane:
+    """The levels of a plane from the innermost out; a level that adds no rank to the one inside it is left out.
+
+    "all" of a unit's own scale-up network are the ``unit`` ranks of one.
+    """
     stem = f"planes.{plane}."
     found = list(dict.fromkeys(path[len(stem) :].split(".")[0] for path in entry.leaves if path.startswith(stem)))
     sized = []
     for level in found:
         size = _need(entry, f"{stem}{level}.ranks")
-        sized.append((ranks if size == "all" else min(size, ranks), size == "all", level))
+        own = plane == "scale_up" and not is_network(level, entry.get(f"{stem}{level}.profile") or "")
+        whole = unit if own else ranks
+        sized.append((whole if size == "all" else min(size, ranks), size == "all", level))
     sized.sort()
     levels: list[Level] = []
     for size, _, level in sized:
