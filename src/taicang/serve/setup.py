@@ -148,6 +148,7 @@ def _host_bound(timeline: Timeline, program: Program, setup: Setup, batch: Batch
     if np.ndim(floor) == 0:
         floor = float(floor)
     wait = np.maximum(floor - timeline.seconds, 0.0)
+    timeline = replace(timeline, launches_s=floor, launch_wait_s=wait)
     if not some(wait):
         return timeline
     idle = Slice(
