@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 from taicang.units import Count
 
@@ -136,6 +136,8 @@ class Stack:
     kernel_ratio: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
     """Kernel time relative to the best known kernel, per family ("gemm", "attend", "experts", "collective") or
     family and format ("experts/fp8_block")."""
+    bands: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}), compare=False)
+    """What a user measured under it and how far predictions were off, as ``catalog.trust`` reads it."""
 
 
 BARE = Stack(name="library", engine="", version="", epoch="", launch_ratio=1.0)

@@ -96,6 +96,8 @@ _STACK: dict[str, str] = {
     "step_host": "s",
     "sequence_host": "s",
     "layer_gap": "s",
+    "burst": "ratio",
+    "launch": "ratio",
     "graph_launch": "s",
     "eager_kernel": "s",
     "quantise_kernels": "flag",

@@ -30,6 +30,11 @@ MACHINES: Mapping[str, str] = MappingProxyType(
 )
 
 
+def machine_named(system: str) -> str:
+    """The catalogue's machine of rows of ``system``; what is no such abbreviation is the catalogue's name itself."""
+    return MACHINES.get(system, system)
+
+
 @cache
 def chip_of(system: str) -> Chip:
     """The chip that rows of ``system`` ("h100_sxm", "gb200") were measured on; ``UnknownName`` for others."""
