@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from taicang.app.asking import Asking
-from taicang.app.centre_options import MIX, MONEY
+from taicang.app.centre_options import MONEY, WORK
 from taicang.app.load_options import NAMED_LOAD
 from taicang.app.options import CHOICES, HTML, JSON, give
 
@@ -34,10 +34,14 @@ A centre, centre.yaml (keys are the options; machine is the argument):
   site: inner-mongolia
   utilisation: 20..40 %
   figure: [years=5, interest=3.5%]
+Instead of serve, several kinds of work:
+  mix:
+    - {share: 60%, serve: deepseek-r1, profile: servegen-deepseek-r1, tpot: 50ms}
+    - {share: 40%, train: pangu-7b, tokens: 2T}
 """,
 )
 @click.argument("machine")
-@MIX
+@WORK
 @NAMED_LOAD
 @MONEY
 @CHOICES
@@ -54,9 +58,13 @@ def centre(machine: str, others: str | None, page: Path | None, as_json: bool, *
     found = _file(click.get_current_context(), machine)
     if found is not None:
         return found[0]
+    from taicang.app.centre_mix import mixed
     from taicang.app.centre_options import Unfit, case, machines
     from taicang.app.load_options import named_load
-    from taicang.centre.report import compare, report
+    from taicang.centre.compare import compare
+    from taicang.centre.mix import shares
+    from taicang.centre.report import report
+    from taicang.records import plain
 
     if options["serve"]:
         named_load(options, options["serve"])
@@ -68,7 +76,10 @@ def centre(machine: str, others: str | None, page: Path | None, as_json: bool, *
     cases, said = [], []
     for name in names:
         try:
-            one, told = case(name, options if name == machine else options | {"price": None, "rent": None})
+            if options["mix"]:
+                one, told = mixed(name, options, click.get_current_context().command)
+            else:
+                one, told = case(name, options if name == machine else options | {"price": None, "rent": None})
         except Unfit as error:
             if name == machine:
                 return _unfit(error.infeasible, as_json)
@@ -79,13 +90,14 @@ def centre(machine: str, others: str | None, page: Path | None, as_json: bool, *
     drawn = {"currency": options["currency"], "samples": options["samples"], "seed": options["seed"]}
     told_of = report(cases[0], **drawn)
     rows = compare(cases, **drawn) if len(cases) > 1 else ()
+    work = shares(cases[0], **drawn)
     said = list(dict.fromkeys(said))
-    made = _plain(cases[0], told_of, rows, said)
+    made = _plain(cases[0], told_of, rows, said) | {"mix": plain(work)}
 
     def shown() -> None:
         from taicang.app.render_centre import show
 
-        show(cases[0], told_of, rows, said)
+        show(cases[0], told_of, rows, said, work)
 
     return give("centre", made, shown, as_json=as_json, page=page, title=f"{machine}, centre")
 
@@ -103,6 +115,10 @@ def _file(ctx: click.Context, machine: str) -> Any:
         return None
     words = [word for word in ctx.meta["taicang.words"] if word != machine]
     body.pop("ask", None)
+    if "mix" in body:
+        from taicang.app.centre_mix import written
+
+        body["mix"] = written(body["mix"], files.where(path, ["mix"]))
     return (answer(Question(ask="centre", given=body, defaults={}), ctx.command, path, words),)
 
 

@@ -26,8 +26,7 @@ RENTED = ("rent", "rate", "availability", "utilisation", "error")
 """Figures that say something of rented chips."""
 PARTS = ("optics", "masked")
 """Figures of parts, which no cost is made of."""
-MIX = stacked(
-    click.option("--count", type=Whole(1), default=1, show_default=True, help="Machines of this kind."),
+WORK = stacked(
     click.option("--serve", metavar="MODEL", help="Serve this model: cost per million tokens at the limits given."),
     click.option(
         "--load",
@@ -41,8 +40,11 @@ MIX = stacked(
     click.option("--seq", type=Whole(1), default=4096, show_default=True, help="Tokens of its sequences."),
     click.option("--diurnal", metavar="SHARE|profile|FILE", default="", help="Daily shape of the load, as for replay."),
 )
-"""What the centre does."""
+"""One kind of work."""
 MONEY = stacked(
+    click.option("--count", type=Whole(1), default=1, show_default=True, help="Machines of this kind."),
+    click.option("--mix", multiple=True, metavar="KEY=VALUE,...", help="Instead of --serve or --train, several times: "
+                 "a kind of work with its share (or load) and its options, 'share=60%,serve=qwen3-32b,tpot=50ms'."),
     click.option("--site", default="default", show_default=True, help="inner-mongolia, guangdong, any province."),
     *(click.option(f"--{name}", name, metavar="RANGE", help=text) for name, text in RANGES.items()),
     click.option("--figure", "figures", multiple=True, metavar="KEY=RANGE",
@@ -55,7 +57,7 @@ MONEY = stacked(
     click.option("--samples", type=Whole(100, 10**6), default=20_000, show_default=True, help="Draws of the ranges."),
     click.option("--seed", type=Whole(0), default=0, show_default=True, help="Of the draws."),
 )  # fmt: skip
-"""Where it stands and what things cost."""
+"""What there is of it, where it stands and what things cost."""
 
 
 def case(spec: str, options: dict[str, Any]) -> tuple[Any, list[str]]:
@@ -82,7 +84,8 @@ def case(spec: str, options: dict[str, Any]) -> tuple[Any, list[str]]:
         work, told = _served(spec, machine, options)
         figures["error"] = _error(work.error_ratio)
         if options["load"] is not None:
-            figures["utilisation"] = _loaded(spec, machine, options, work, figures["availability"])
+            rates = f"{options['load']:g} requests/s"
+            figures["utilisation"] = loaded(spec, machine, options, options["load"] * work.request_s, rates, figures)
         said += told
     if options["trained"]:
         run = _trained(machine, options)
@@ -145,18 +148,18 @@ def _served(spec: str, machine: Any, options: dict[str, Any]) -> tuple[Any, list
     return made, said
 
 
-def _loaded(spec: str, machine: Any, options: dict[str, Any], work: Any, available: Any) -> Any:
-    """The utilisation that a load comes to. Raises ``InvalidInput`` where it is more than there is."""
+def loaded(spec: str, machine: Any, options: dict[str, Any], chips: float, rates: str, figures: Any) -> Any:
+    """The utilisation when a load keeps ``chips`` busy. Raises ``InvalidInput`` where that is more than there is."""
     from taicang.centre.figures import Figure
 
     if options["utilisation"] is not None:
         raise InvalidInput("is computed from --load; give one of both", where="--utilisation")
-    used = options["load"] * work.request_s / (machine.chips * options["count"])
+    used, available = chips / (machine.chips * options["count"]), figures["availability"]
     if used > available.low:
         count = math.ceil(options["count"] * used / available.low)
-        raise InvalidInput(f"{options['load']:g} requests/s take {count} of {spec}; give --count", where="--load")
+        raise InvalidInput(f"{rates} take {count} of {spec}; give --count", where="--load")
     return Figure(key="utilisation", low=used / available.high, high=used / available.low, kind="computed",
-                  title="utilisation", source="user", note=f"of {options['load']:g} requests/s")  # fmt: skip
+                  title="utilisation", source="user", note=f"of {rates}")  # fmt: skip
 
 
 def _trained(machine: Any, options: dict[str, Any]) -> Any:

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from taicang.catalog.trust import Ground, ground
+from taicang.errors import InvalidInput
 from taicang.evidence.measured import attempt
 from taicang.evidence.score import Outcome
 from taicang.evidence.served import Role, Row, read
@@ -36,8 +37,11 @@ def job(row: Row, role: Role, stack: Stack | None = None, lent: str = "") -> Job
     machine = machine_for(row.machine, role.plan.ranks)
     if lent:
         machine = replace(machine, chip=replace(machine.chip, profile=lent, measured=False))
+    if row.settings.unstated:
+        raise InvalidInput(row.settings.unstated)
+    engine = replace(stack or row.stack, graphs=row.settings.graphs)
     run = Run(
-        model=row.net, on=machine, stack=stack or row.stack, memory_ratio=row.settings.memory_ratio,
+        model=row.net, on=machine, stack=engine, memory_ratio=row.settings.memory_ratio,
         quant=role.plan.quant, input_tokens=row.input_tokens * row.length_ratio,
         output_tokens=row.output_tokens * row.length_ratio,
     )  # fmt: skip
