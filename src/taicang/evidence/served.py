@@ -280,8 +280,8 @@ def _row(cells: dict[str, str], net: Model) -> Row:
     facts["clients"] = max(round(float(concurrency)), 1)
     facts["decoding"] = facts["clients"] // plan.dp * (int(plan.draft_tokens) + 1)
     scripts = launch(facts["engine"], facts["chip"], net.name) if scripted(facts) else {}
-    stated: dict[str, Any] = {"memory_ratio": scripts.get("memory_ratio")}
-    found = Settings(**{**stated, **settings(RULES, "settings", facts)})
+    launch_set: dict[str, Any] = {"memory_ratio": scripts.get("memory_ratio")}
+    found = Settings(**{**launch_set, **settings(RULES, "settings", facts)})
     name, note = release(cells)
     return Row(
         id=cells["id"],
