@@ -107,7 +107,7 @@ def _file(ctx: click.Context, machine: str) -> Any:
     path = Path(machine)
     if path.suffix.lower() not in (".yaml", ".yml") or not path.is_file():
         return None
-    from taicang.app.asking import Run, answer
+    from taicang.app.asking import Question, answer
     from taicang.catalog import files
 
     body = {str(key): value for key, value in files.read(path).items()}
@@ -119,7 +119,7 @@ def _file(ctx: click.Context, machine: str) -> Any:
         from taicang.app.centre_mix import written
 
         body["mix"] = written(body["mix"], files.where(path, ["mix"]))
-    return (answer(Run(ask="centre", given=body, defaults={}), ctx.command, path, words),)
+    return (answer(Question(ask="centre", given=body, defaults={}), ctx.command, path, words),)
 
 
 def _unfit(infeasible: Any, as_json: bool) -> int:

@@ -142,7 +142,12 @@ def stack(name: str, sets: tuple[str, ...] = (), *, memory_ratio: float | None =
         name=title, engine=engine, version=version, epoch=found.get("epoch") or "",
         bands=fitted.get("bands", {}), **values | given | {"kernel_ratio": ratios},
     )  # fmt: skip
-    return made if memory_ratio is None else replace(made, memory=replace(made.memory, usable_ratio=memory_ratio))
+    return with_memory(made, memory_ratio)
+
+
+def with_memory(stack: Stack, ratio: float | None) -> Stack:
+    """``stack`` with another share of device memory (None: its own)."""
+    return stack if ratio is None else replace(stack, memory=replace(stack.memory, usable_ratio=ratio))
 
 
 def calibrated(engine: str, *, ascend: bool) -> bool:
