@@ -178,7 +178,7 @@ def _group(found: Resolved, group: str, fields: Mapping[str, str]) -> dict[str, 
 def _calibrated(engine: str, version: str) -> dict[str, Any]:
     """Constants of calibration/stacks*.yaml, where they exist: the engine's, and over them the version's (plain SI)."""
     values: dict[str, Any] = {}
-    for family in ("stacks", "stacks_ascend", "stacks_published", "stacks_training"):
+    for family in ("stacks", "stacks_ascend", "stacks_published", "stacks_training", "stacks_later"):
         if not (calibration.FOLDER / f"{family}.yaml").is_file():
             continue
         profiles = calibration.read(family)["profiles"]

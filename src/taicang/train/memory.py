@@ -35,6 +35,8 @@ class MemoryUse:
     """Of the layer and the logits at work."""
     runtime_bytes: Num
     capacity_bytes: float
+    host_bytes: Num = 0.0
+    """In host memory or NVMe, beside these."""
 
     @property
     def total_bytes(self) -> Num:
@@ -113,6 +115,10 @@ def state_bytes(held: Held, plan: TrainPlan, keeps: Keeping) -> tuple[Num, Num, 
     whole = held.dense + held.experts
     piped = (plan.zero == 3) * (np.asarray(plan.pp) > 1)  # all microbatches share what is gathered once a step
     gathered = plan.recipe.gather_bytes * np.where(piped, True, plan.zero == 3 and not plan.reshard)
+    if plan.offload != "none":  # gradients leave as they are reduced; the host keeps the copies
+        device = (spread(2) if plan.zero < 2 else 0.0) * plan.gradient_bytes * trained
+        stays = 0.0 if plan.offload == "weights" else spread(3) * plan.recipe.weight_copies_bytes
+        return stays + whole * gathered, device, 0.0 * whole
     gradients: Num = (spread(2) + whole * piped) * plan.gradient_bytes
     if plan.zero and keeps.sharding == "deepspeed":
         gradients = gradients + (
@@ -123,6 +129,15 @@ def state_bytes(held: Held, plan: TrainPlan, keeps: Keeping) -> tuple[Num, Num, 
         gradients * trained,
         spread(1) * plan.optimizer_bytes * trained,
     )
+
+
+def host_bytes(held: Held, plan: TrainPlan) -> Num:
+    """Of host memory (or NVMe) for one rank: what is offloaded, and 32-bit gradients beside the optimizer's state."""
+    shard = held.dense / data_groups(plan).sharding + held.experts / expert_groups(plan).sharding
+    if plan.offload == "none":
+        return 0.0 * shard
+    weights = plan.recipe.weight_copies_bytes if plan.offload == "weights" else 0.0
+    return shard * (weights + (plan.optimizer_bytes + 4.0) * plan.trained_ratio)
 
 
 def bucket_bytes(held: Held, plan: TrainPlan, keeps: Keeping) -> Num:

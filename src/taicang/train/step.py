@@ -166,6 +166,7 @@ def _memory(setup: Setup, ranks: Sequence[Sequence[Chunk]]) -> MemoryUse:
                 + memory.bucket_bytes(held, plan, keeps),
                 runtime_bytes=memory.RUNTIME_RATIO * chip.memory.capacity_bytes,
                 capacity_bytes=chip.memory.capacity_bytes,
+                host_bytes=memory.host_bytes(held, plan),
             )
         )
     return memory.peak(uses)

@@ -23,6 +23,7 @@ def check(plan: TrainPlan, layers: int) -> None:
         raise InvalidPlan(f"cp={plan.cp} does not divide the sequence of {plan.seq} tokens")
     _order(plan)
     _sharding(plan)
+    _offload(plan)
     _schedule(plan, layers)
 
 
@@ -60,6 +61,19 @@ def _sharding(plan: TrainPlan) -> None:
         raise InvalidPlan(f"shard={plan.shard} does not divide the {experts} ranks that hold the same experts")
     if plan.shard and not side_by_side(plan.order):
         raise InvalidPlan(f"shard groups need cp and dp side by side, not {plan.order}")
+
+
+def _offload(plan: TrainPlan) -> None:
+    if plan.offload == "none":
+        if plan.nvme_bytes_per_s:
+            raise InvalidPlan("an NVMe bandwidth needs something that is offloaded: --offload optimizer or weights")
+        return
+    least = 3 if plan.offload == "weights" or plan.nvme_bytes_per_s else 1
+    if plan.zero < least:
+        where = " to NVMe" if plan.nvme_bytes_per_s else ""
+        raise InvalidPlan(f"offload of {plan.offload}{where} needs --zero {least} or more, not {plan.zero}")
+    if plan.pp > 1:
+        raise InvalidPlan(f"offload is for data parallelism: pp={plan.pp} must be 1")
 
 
 def _schedule(plan: TrainPlan, layers: int) -> None:
