@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias
 
 from taicang.errors import NotModelled
@@ -46,6 +46,8 @@ class Chip:
     cube_share_ratio: float = 1.0
     """Share of the matrix cores that this stream may use (1 unless the stack partitions them)."""
     vector_share_ratio: float = 1.0
+    kernels: Mapping[str, Mapping[str, Mapping[str, float]]] = field(default_factory=dict)
+    """Constants that a user measured, in place of the profile's: family -> key -> constant."""
 
     @property
     def ascend(self) -> bool:
