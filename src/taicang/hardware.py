@@ -55,7 +55,12 @@ class Chip:
         return self.vendor.lower() == "huawei"
 
     def peak(self, key: str) -> float:
-        """Dense arithmetic peak of one rank in FLOP/s for a peak key ("bf16", "fp8"...), after the core partition."""
+        """Dense arithmetic peak of one rank in FLOP/s for a peak key ("bf16", "fp8"...), after the core partition.
+
+        A chip without bf16 runs what is in it in fp16.
+        """
+        if key == "bf16" and key not in self.peak_flop_per_s:
+            key = "fp16"
         try:
             return self.peak_flop_per_s[key] * self.cube_share_ratio
         except KeyError:
