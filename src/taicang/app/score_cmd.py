@@ -31,8 +31,11 @@ FITS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "links": ("ub_links", "fit_links", ()),
     "training": ("fit_training", "fit_training", ()),
     "bands": ("fit_bands", "fit", ()),
+    "porting": ("fit_porting", "fit_porting", ()),
 }
 """Family -> module of taicang.evidence, its function of an evidence folder, and what else that takes."""
+ON_CARRIED = ("porting",)
+"""Families fitted on tables that the package carries."""
 
 FOLDER = click.option(
     "--evidence",
@@ -157,6 +160,7 @@ def _explain(matching: list[dict[str, Any]], row_id: str, known: list[Outcome]) 
 Examples:
   taicang fit gemm --evidence ../shared/evidence
   taicang fit all --evidence ../shared/evidence
+  taicang fit porting
 """
 )
 @click.argument("family", type=click.Choice([*FITS, "all"]))
@@ -168,7 +172,7 @@ def fit(family: str, evidence: Path | None) -> None:
     """
     from taicang.catalog import calibration
 
-    if evidence is None:
+    if evidence is None and family not in ON_CARRIED:
         raise click.UsageError("fitting needs --evidence DIR")
     check_folder(calibration.FOLDER, "fit")
     for name in FITS if family == "all" else [family]:

@@ -163,8 +163,9 @@ def _scaled(leaves: Mapping[str, Leaf], old: Leaf, new: Leaf, changed: set[str])
 
 
 def _level_keys(leaves: Mapping[str, Leaf]) -> set[str]:
-    """Every key that the levels of a machine may hold."""
+    """Every key that the levels of a machine, or the network that joins several, may hold."""
     stems = {path.rpartition(".")[0] for path in leaves if path.startswith("planes.") and path.endswith(".ranks")}
+    stems.add("planes.scale_up.scale_out")
     keys = [path.rpartition(".")[2] for path in schema.FIELDS["machine"] if path.startswith("planes.*.*.")]
     return {f"{stem}.{key}" for stem in stems for key in keys}
 

@@ -121,6 +121,7 @@ _STACK: dict[str, str] = {
     "graphs": "flag",
     "grouped_experts": "flag",
     "fused": "words",
+    "unrouted": "words",
     "overlap": "words",
     "kernel_ratio.*": "ratio",
     "keeps.gradients": "name",

@@ -28,6 +28,7 @@ PLAIN = {
     "all_reduce": "all_reduce",
     "quantised_cache": "quantised_cache",
     "graphs": "graphs",
+    "unrouted": "unrouted",
     "grouped_experts": "grouped_experts",
     "fused": "fused",
     "overlap": "overlap",
@@ -178,7 +179,7 @@ def _calibrated(engine: str, version: str) -> dict[str, Any]:
         profiles = calibration.read(family)["profiles"]
         for profile in (engine, f"{engine}@{version}"):
             values |= profiles.get(profile, {}).get("constants", {})
-    for words in ("fused", "overlap"):
+    for words in ("fused", "overlap", "unrouted"):
         if words in values:
             values[words] = frozenset(values[words])
     if "kernel_ratio" in values:

@@ -2,10 +2,8 @@
 
 One row is one served model under a closed loop of clients. Conventions of the sources that are undone here:
 
-* Rows with attention data parallelism state dp = tp x ep of their launcher, so the number of GPUs is the larger of the
-  expert degrees. Decode instances of SGLang that span nodes state no expert parallelism although their expert library
-  (DeepEP) turns all ranks into expert ranks; those inside a node without expert parallelism run attention tensor
-  parallel, as the same launcher states from its next version on.
+* Rows of the public source state dp (or tp, without attention data parallelism) = tp x ep of their launcher, so the
+  number of GPUs is the larger of the expert degrees. What they meant is told by scripts (``layouts`` in the rules).
 * Rows that describe several replicas state the batch of one.
 * The public source files DeepSeek under two names: DeepSeek-V3 for plain decoding, DeepSeek-R1 for runs with the
   model's own draft layer. Its lengths are drawn between 80 % and 100 % of the stated ones.
@@ -73,6 +71,10 @@ class Settings:
     """A warm-up round is not counted."""
     rounds: int = 10
     """Prompts per client."""
+    graphs: bool = True
+    """Whether decode steps are captured graphs."""
+    unstated: str = ""
+    """What the row does not say and cannot be predicted without."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,9 +135,16 @@ def number(row: Mapping[str, str], key: str, default: float = 0.0) -> float:
     return float(cell) if cell not in ("", "nan") else default
 
 
-def layout(tp: float, dp: float, moe_tp: float, moe_ep: float, experts: bool) -> tuple[int, int, int, int]:
-    """(tp, dp, moe_tp, ep) of the instance that ran, from the degrees that the source states."""
+def layout(
+    tp: float, dp: float, moe_tp: float, moe_ep: float, experts: bool, *, twice: bool = False
+) -> tuple[int, int, int, int]:
+    """(tp, dp, moe_tp, ep) of the instance that ran, from the degrees that the source states.
+
+    ``twice``: its tp, too, may be tp x ep of a launcher that names the same GPUs by both.
+    """
     tp_, dp_, moe_tp_, ep_ = (max(int(v), 1) for v in (tp, dp, moe_tp, moe_ep))
+    if twice and dp_ == 1 and moe_tp_ == ep_ > 1 and tp_ == moe_tp_ * ep_:
+        return ep_, 1, 1, ep_
     if dp_ > 1:
         # attention-DP launchers state tp x ep as dp and tp x dp as ep; a node has at most eight GPUs, so larger
         # products name the same GPUs twice
@@ -152,7 +161,7 @@ def layout(tp: float, dp: float, moe_tp: float, moe_ep: float, experts: bool) ->
 def quantisation(net: Model, mode: str, engine: Stack, machine: str, experts: str = "") -> Quantisation:
     """Formats of the checkpoint that the row served, by tensor class, from the modes of its products and ``experts``.
 
-    ``UnknownName`` for a mode of no known format.
+    A checkpoint whose experts are scaled by blocks is so throughout. ``UnknownName`` for a mode of no known format.
     """
     modes = section(RULES, "modes")
     for name in (mode, experts):
@@ -165,8 +174,9 @@ def quantisation(net: Model, mode: str, engine: Stack, machine: str, experts: st
         )  # gpt-oss runs in its own format whatever it is called
         return formats("auto" if own else form, net, units_of(machine, 1).chip, engine)
 
-    found, apart = forms(modes[mode]), modes[experts]
-    if experts and apart.partition("_")[0] != modes[mode].partition("_")[0]:
+    stated, apart = modes[mode], modes[experts]
+    found = forms(apart if apart == f"{stated}_block" else stated)
+    if experts and apart.partition("_")[0] != stated.partition("_")[0]:
         return replace(found, experts=forms(apart).experts)
     return found
 
@@ -182,6 +192,7 @@ def facts_of(cells: Mapping[str, str], net: Model, **more: Any) -> dict[str, Any
         "model": net.name,
         "engine": engine_of(cells),
         "measured": cells.get("measured", ""),
+        "version": cells.get("backend_version", ""),
         "precision": cells.get("precision", ""),
         "system": cells["system"],
         "chip": chip,
@@ -204,14 +215,17 @@ def _role(row: dict[str, str], prefix: str, net: Model, instances: int) -> Role:
         number(row, f"{prefix}moe_tp_size"),
         number(row, f"{prefix}moe_ep_size"),
         experts,
+        twice=public(row),
     )
     if not experts:
         moe_tp, ep = tp * dp, 1
-    if experts and prefix == "decode_" and row["backend"] == "sglang" and 1 < dp <= WIDE and ep == 1:
+    facts = facts_of(row, net, role=prefix.rstrip("_"), dp=dp, ep=ep, clients=number(row, "concurrency"))
+    meant = settings(RULES, "layouts", facts) if experts else {}
+    if meant.get("attention") == "tensor":
         tp, dp = tp * dp, 1
-    wide = experts and dp > WIDE
-    if wide and row["backend"] == "sglang":
+    if meant.get("experts") == "spread":
         moe_tp, ep = 1, tp * dp
+    wide = experts and dp > WIDE
     mode, of_experts = row.get("gemm_quant_mode") or row.get("precision", ""), row.get("moe_quant_mode", "")
     plan = ServePlan(
         tp=tp,
@@ -247,7 +261,8 @@ def _row(cells: dict[str, str], net: Model) -> Row:
         decode = _role(cells, "", net, 1)
         stated = number(cells, "concurrency")
         # one replica's share: sources that ran several replicas behind one client pool state the batch of one
-        concurrency = stated if decode.plan.dp > 1 and stated else decode.batch or stated
+        whole = stated and (public(cells) or decode.plan.dp > 1)
+        concurrency = stated if whole else decode.batch or stated
     plan = decode.plan
     facts = facts_of(
         cells, net, prompt=int(float(cells["isl"])), answer=int(float(cells["osl"])), tp=plan.tp, dp=plan.dp,

@@ -268,6 +268,7 @@ def plan_of(row: Row, model: Model) -> TrainPlan:
     vpp = int(par.get("vp") or 1)
     if "VP not in the table" in row.raw["notes"] and model.layers % (2 * pp) == 0:
         vpp = model.layers // pp // 2  # two layers a chunk, as the same group's published recipes have it
+    plain = 3 if fsdp and pp == 1 else 0 if row.source in ("seqsel", "megatron_a100") else 1
     return TrainPlan(
         tp=tp,
         cp=cp,
@@ -284,7 +285,8 @@ def plan_of(row: Row, model: Model) -> TrainPlan:
         recompute_modules=modules,
         recompute_ratio=ratio,
         stages=stages(row.model, model.layers, pp * (vpp if pp > 1 else 1)) if row.source == "mbridge" else "",
-        zero=int(extra.get("zero", 3 if fsdp and pp == 1 else 0 if row.source in ("seqsel", "megatron_a100") else 1)),
+        zero=int(par.get("zero", extra.get("zero", plain))),
+        shard=int(par.get("zero_group", 0)),
         reshard=par.get("sharding") != "SHARD_GRAD_OP",
         schedule="dualpipe" if row.source == "dsv3" else "1f1b",
         recipe=recipe("fp8_block" if row.source == "dsv3" else form),
