@@ -11,8 +11,8 @@ from taicang import catalog
 from taicang.catalog.bins import CUT_RATIO, cut_ratio, for_bin
 from taicang.catalog.costing import book, cost_model
 from taicang.catalog.resolve import names
-from taicang.errors import MissingFigure
 from taicang.cost.model import CostModel
+from taicang.errors import MissingFigure
 from taicang.ops import Gemm
 
 SIZES = ((16, 4096, 7168), (4096, 4096, 7168), (16384, 36864, 7168))
