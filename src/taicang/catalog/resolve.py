@@ -24,7 +24,7 @@ class Resolved:
     kind: str
     name: str
     root: str
-    """The entry that it derives from in the end; its own name where it derives from none."""
+    """Its own name; of a user's entry that of the package's that it derives from."""
     file: Path
     leaves: Mapping[str, Leaf]
 
@@ -98,7 +98,7 @@ def _resolve(kind: str, name: str, beside: Path | None, depth: int) -> Resolved:
     root = ""
     if "base" in body:
         base = _base(kind, body["base"], path, depth)
-        leaves, root = dict(base.leaves), base.root
+        leaves, root = dict(base.leaves), "" if path.is_relative_to(files.DATA) else base.root
     if variant is None and _VARIANTS[kind] in body:
         why = f"a file of yours holds one entry, without {_VARIANTS[kind]}"
         raise InvalidInput(why, where=files.where(path, (_VARIANTS[kind],)))

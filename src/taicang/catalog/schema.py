@@ -43,6 +43,7 @@ _CHIP: dict[str, str] = {
     "power.idle": "w",
     "price": "usd",
     "rental": "usd_per_h",
+    "kernels.*.*.*": "any",
     "package.peak.*": "flop_per_s",
     "package.memory": "bytes",
     "package.bandwidth": "bytes_per_s",
