@@ -29,13 +29,14 @@ def reprice(
     folder: Path, machines: str, issue_s: float | None, stack: str | None, sets: tuple[str, ...], as_json: bool
 ) -> None:
     """A run that was captured with --out, on other machines: no PyTorch, no program, the same kernels."""
-    from taicang import catalog
+    from taicang import catalog, reading
     from taicang.virtual.capture import load
     from taicang.virtual.report import report
 
     capture = load(folder)
-    names = [name.strip() for name in machines.split(",") if name.strip()]
-    made = [report(capture, catalog.machine(name, sets), stack, issue_s) for name in names]
+    on = [catalog.machine(name.strip(), sets) for name in machines.split(",") if name.strip()]
+    with reading.expected("a capture of a run", str(folder)):
+        made = [report(capture, machine, stack, issue_s) for machine in on]
     if as_json:
         echo_json({"runs": made})
         return
