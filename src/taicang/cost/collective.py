@@ -106,7 +106,7 @@ class _Tier:
     crossed: Count
     steps: Count
     crowd: Count
-    doublings: Num
+    doublings: Count
     """Of the ranks or units whose parts its switches add."""
     rate_bytes_per_s: Num
     within: bool
