@@ -76,7 +76,7 @@ def chip_part(entry: Resolved) -> Resolved:
         raise UnknownName("chip", reference, [*names("chip"), *aliases("chip")], where=leaf.where) from None
     found = resolve("chip", reference, beside=leaf.file)
     changes = [_renamed(leaf, path) for path, leaf in entry.leaves.items() if path.startswith("chip.")]
-    return Resolved(kind="chip", name=found.name, file=found.file, leaves=derive("chip", found.leaves, changes))
+    return replace(found, leaves=derive("chip", found.leaves, changes))
 
 
 def _renamed(leaf: Leaf, path: str) -> Leaf:

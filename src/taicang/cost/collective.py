@@ -34,6 +34,8 @@ SHOTS = ("one_shot", "two_shot")
 VLLM_RANKS = 8
 RING_STEPS_PER_TREE_LEVEL = 4.0
 """Assumed: rings up to about 20 members, trees beyond; a tree's level costs as much as four steps of a ring."""
+PIECE_BYTES = 4.0 * 2**20 / 8.0
+"""What a broadcast passes on at once between nodes: NCCL's buffer of 4 MiB in its 8 steps (``NCCL_BUFFSIZE``)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +72,8 @@ class Wires(Protocol):
 
 def _lines(op: Collective, levels: tuple[Level, ...], fits: Fits, flavour: str) -> list[str]:
     """Keys of the lines open to ``op`` on a plane with these levels."""
-    keys = [f"{op.kind}/{protocol}" for protocol in PROTOCOLS]
+    like = "all_gather" if op.kind == "broadcast" else op.kind  # the same protocols, from one rank
+    keys = [f"{like}/{protocol}" for protocol in PROTOCOLS]
     if op.kind == "all_reduce":
         if levels[0].reduces:
             keys.append("all_reduce/in_switch")
@@ -105,6 +108,8 @@ class _Tier:
     package (an ideal set of rings needs half; nobody has published a collective on such a chip)."""
     crossed: Count
     steps: Count
+    piece_bytes: float
+    """A step waits for a whole piece of this size (within a node data flow through, line by line)."""
     crowd: Count
     doublings: Count
     """Of the ranks or units whose parts its switches add."""
@@ -121,6 +126,9 @@ def _tiers(op: Collective, levels: tuple[Level, ...], dies: int, wires: Wires | 
     given = wires.rates(op.plane, op.kind, op.ranks, op.stride) if wires else [row[3] for row in rows]
     for at, (level, inner, outer, _) in enumerate(rows):
         joined, last = outer / inner, at
+        steps: Count = np.minimum(joined - 1.0, RING_STEPS_PER_TREE_LEVEL * np.log2(joined))
+        if op.kind == "broadcast":  # libraries have no tree for it: a chain through every rank
+            steps = rows[-1][2] / inner - rows[-1][2] / outer
         while last + 1 < len(rows) and chained(levels[last], levels[last + 1], dies):
             last += 1
         found.append(
@@ -131,7 +139,8 @@ def _tiers(op: Collective, levels: tuple[Level, ...], dies: int, wires: Wires | 
                 reach=rows[last][2],
                 whole_ratio=1.0 if level.ranks <= dies else 0.0,
                 crossed=(outer > inner) * 1.0,
-                steps=np.minimum(joined - 1.0, RING_STEPS_PER_TREE_LEVEL * np.log2(joined)),
+                steps=steps,
+                piece_bytes=PIECE_BYTES if at and op.kind == "broadcast" else 0.0,
                 crowd=np.maximum(joined - 2.0, 0.0),
                 doublings=np.log2(joined) * level.reduces,
                 rate_bytes_per_s=given[at],
@@ -148,6 +157,8 @@ def _volume(op: Collective, key: str, tier: _Tier, ranks: Num, own_ratio: Num) -
         return ranks - 1.0
     if op.kind == "all_to_all":
         return (tier.reach - tier.inner + own_ratio) / ranks
+    if op.kind == "broadcast":
+        return 1.0 / tier.inner
     if key.endswith("in_switch") and tier.level.reduces:
         # a rank reads its shard reduced (and sends its copy of everyone's), then multicasts it and takes in all others'
         inside = tier.outer / tier.inner
@@ -174,7 +185,8 @@ def _seconds(op: Collective, rows: list[_Tier], fits: Fits, key: str) -> Num:
     for tier in rows:
         line, hop_s = _line(fits, tier.level, key)
         base = np.maximum(base, line.base_s * (0.01 + 0.99 * tier.crossed))
-        hops = hops + hop_s * tier.steps
+        piece = np.minimum(tier.piece_bytes, op.payload_bytes / tier.inner)
+        hops = hops + (hop_s + piece / (tier.rate_bytes_per_s * line.efficiency_ratio)) * tier.steps
         # the copy of the own shard crosses no link: in a mesh it is not slowed to the few links that a small group has
         own = line.own_ratio * (tier.rate_bytes_per_s / tier.level.bandwidth_bytes_per_s)
         moved = op.payload_bytes * _volume(op, key, tier, ranks, own)
