@@ -147,6 +147,8 @@ class Links:
     failed: tuple[str, ...] = ()
     stretch_ratio: float = 1.0
     """How much longer than these links need everything takes."""
+    placed: int | None = None
+    """Seed of the random places that ranks lie at (None: in their order)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,6 +25,8 @@ class PhasePrediction:
     sequences: float
     """In one attention group's batch."""
     step: Timeline
+    level_bytes: Mapping[str, float]
+    """What a rank sends in a step, by the level of the scale-up plane at which its receiver is met."""
     step_s: float
     """Of prompts beyond the token budget of a step: the step of one chunk."""
     tokens_per_s: float

@@ -27,6 +27,7 @@ from taicang.train.search import Found, Progress, fixed_fields, open_plan, searc
 from taicang.train.setup import Setup
 from taicang.train.step import TrainStep, train_step
 from taicang.train_plans import TrainPlan, describe
+from taicang.train_plans.placement import seed_of
 from taicang.units import show
 
 
@@ -103,6 +104,8 @@ def train(
     net = load_model(model) if isinstance(model, str) else model
     machine = catalog.machine(on, sets) if isinstance(on, str) else on
     machine = in_half(machine, "fp16" if plan.recipe.name == "fp16" else "bf16")
+    if machine.links is not None and (seed := seed_of(plan.order)) is not None:
+        machine = replace(machine, links=replace(machine.links, placed=seed))
     engine = changed(catalog.stack(stack or default_stack(machine)), overlap, fused, captured)
     # whatever the search finds divides the batch itself
     plan = replace(filled(open_plan(plan, pinned), machine), dp=1) if searched else filled(plan, machine)
