@@ -4,8 +4,8 @@
     python tests/acceptance/run.py openai vllm-scheduler
 
 Clients measure ``taicang serve``: what they see agrees with what the machine has on record of the same requests, which
-``tests/laws`` hold to a replay tick for tick. The machine runs at a fraction of its speed, so that the client's own time
-counts for as much less. Engines run their own schedulers: what those decide agrees with what ours decides.
+``tests/laws`` hold to a replay tick for tick. The machine runs at a fraction of its speed, so that the client's own
+time counts for as much less. Engines run their own schedulers: what those decide agrees with what ours decides.
 """
 
 from __future__ import annotations
