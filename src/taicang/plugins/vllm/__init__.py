@@ -2,8 +2,8 @@
 
     TAICANG_MACHINE=cloudmatrix384 TAICANG_PLAN=TP4 vllm serve ./qwen3-32b
 
-vLLM finds it by the entry point ``vllm.platform_plugins`` and takes it where ``TAICANG_MACHINE`` names a machine; a vLLM
-beside an installed taicang is otherwise left alone. Tested with the version in ``TESTED``.
+vLLM finds it by the entry point ``vllm.platform_plugins`` and takes it where ``TAICANG_MACHINE`` names a machine;
+a vLLM beside taicang is otherwise left alone. Tested with the version in ``TESTED``.
 """
 
 from __future__ import annotations
