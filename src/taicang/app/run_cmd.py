@@ -32,6 +32,7 @@ Examples:
               help="Power-law exponent of the experts that routers choose.")  # fmt: skip
 @click.option("--host-issue", "issue_s", type=DURATION, help="Host time per kernel (default: fitted, by stack).")
 @click.option("--host-clock", is_flag=True, help="time.time tells this host's time, not the machine's.")
+@click.option("--fuse", is_flag=True, help="Join kernels over memory as a compiler would.")
 @click.option("--functional", is_flag=True, help="Compute every value on the host (small models).")
 @click.option("--stack", help="Software stack whose kernels run (default: by vendor).")
 @click.option("--set", "sets", multiple=True, metavar="PATH=VALUE", help="Change a figure of the machine.")
@@ -49,7 +50,7 @@ def run(
     from taicang import catalog
     from taicang.app.render_run import show_run
     from taicang.virtual import capture as captures
-    from taicang.virtual import launch, report
+    from taicang.virtual import fusion, launch, report
 
     for path, where in ((options["perfetto"], "--perfetto"),):
         if path is not None:
@@ -67,6 +68,7 @@ def run(
         found, status = launch.run(wish, on, machine, Path(work))
         if out is not None:
             captures.save(found, out)
+    found = fusion.fuse(found) if options["fuse"] else found
     done = report.schedule(found, on, options["stack"], options["issue_s"])
     made = report.report(found, on, scheduled=done)
     if options["perfetto"] is not None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from taicang.catalog.costing import cost_model
 from taicang.catalog.trust import Ground, ground
+from taicang.errors import InvalidInput
 from taicang.evidence.measured import attempt
 from taicang.evidence.score import Outcome
 from taicang.evidence.served import Role, Row, read
@@ -36,7 +37,9 @@ def setup(row: Row, role: Role, stack: Stack | None = None, lent: str = "") -> S
     machine = machine_for(row.machine, role.plan.ranks)
     if lent:
         machine = replace(machine, chip=replace(machine.chip, profile=lent, measured=False))
-    chosen, ratio = stack or row.stack, row.settings.memory_ratio
+    if row.settings.unstated:
+        raise InvalidInput(row.settings.unstated)
+    chosen, ratio = replace(stack or row.stack, graphs=row.settings.graphs), row.settings.memory_ratio
     if ratio is not None:
         chosen = replace(chosen, memory=replace(chosen.memory, usable_ratio=ratio))
     costs = cost_model(machine, chosen)

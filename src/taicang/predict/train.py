@@ -70,6 +70,10 @@ BATCH_TOKENS = 4 * 2**20
 """Tokens of a step where none are asked for (about what published runs of large models use)."""
 
 
+BROADCAST_LEAST, BROADCAST_RANKS = 0.1, 64
+"""Share of a step, and data-parallel ranks, from which on it is said what broadcasts of whole tensors would cost."""
+
+
 def default_stack(machine: Machine) -> str:
     """The training stack that published results on such machines used."""
     return {"huawei": "mindspeed", "amd": "primus"}.get(machine.chip.vendor.lower(), "nemo")
@@ -219,6 +223,11 @@ def _assumptions(setup: Setup, step: TrainStep) -> tuple[str, ...]:
             "tensor-parallel collectives run in pieces beside products (MC2, user buffers); a script that does not "
             f"ask for it has {plain.tokens_per_s / step.tokens_per_s - 1.0:+.0%} tokens/s (--overlap=-mc2)"
         )
+    if lost := _broadcast_ratio(setup, step):
+        said.append(
+            f"parameters come back by all-gathers; an engine whose {plan.dp * plan.cp:,} ranks own whole tensors and "
+            f"broadcast them in turn takes {lost:+.0%} a step (--stack internevo), more with every rank"
+        )
     if not setup.stack.grouped_experts and routed(setup.model):
         said.append("experts run one after the other; what the host waits for their token counts is not known")
     if routed(setup.model):
@@ -237,6 +246,17 @@ def _assumptions(setup: Setup, step: TrainStep) -> tuple[str, ...]:
         "and fragmentation; other frameworks keep more (--stack deepspeed)"
     )
     return tuple(said)
+
+
+def _broadcast_ratio(setup: Setup, step: TrainStep) -> float:
+    """What broadcasts of whole tensors would add to a step whose optimizer is sharded; 0 where it is little."""
+    stack = setup.stack
+    few = setup.plan.dp * setup.plan.cp < BROADCAST_RANKS
+    if few or setup.plan.zero not in (1, 2) or stack.keeps.sharding == "tensors":
+        return 0.0
+    other = replace(stack, keeps=replace(stack.keeps, sharding="tensors"), overlap=stack.overlap - {"parameters"})
+    added = train_step(replace(setup, stack=other)).seconds / step.seconds - 1.0
+    return added if added > BROADCAST_LEAST else 0.0
 
 
 def _run_assumptions(run: Run, chips: float) -> tuple[str, ...]:

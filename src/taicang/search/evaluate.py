@@ -9,23 +9,26 @@ from typing import Any
 
 from taicang.catalog.models import model as load_model
 from taicang.catalog.slo import slo
-from taicang.errors import InvalidInput, InvalidPlan, TaicangError, UnknownName
+from taicang.errors import InvalidInput, TaicangError, UnknownName
 from taicang.lower import lower
-from taicang.models.types import Model, routed
-from taicang.plans import ServePlan, decode_batch
+from taicang.models.types import Model
+from taicang.plans import decode_batch
 from taicang.records import plain
-from taicang.search.door import formats, prepare
+from taicang.search.door import PLAN, Run, formats, job_of, narrowed, plan_of
 from taicang.search.lengths import of_profile
 from taicang.search.result import Choice
 from taicang.search.run import Ask, search
-from taicang.search.space import Space, default
+from taicang.search.space import default
 from taicang.search.words import MODES
-from taicang.serve.uneven import EVEN
 from taicang.units import parse
 
-PLAN = ("tp", "dp", "pp", "ep", "moe_tp", "redundant", "shared_ranks", "microbatches", "exchange")
-EXPERTS = {"ep": 1, "moe_tp": 1, "redundant": 0, "shared_ranks": 0}
-"""Fields that say something of experts alone, and what a model without experts has."""
+FIELDS: Mapping[str, str] = MappingProxyType(
+    {
+        "input": "input_tokens", "output": "output_tokens", "memory_fraction": "memory_ratio", "mtp": "drafts",
+        "acceptance": "acceptance_ratio",
+    }
+)  # fmt: skip
+"""Keys of a point that a ``Run`` knows by another name."""
 _LIMITS: Mapping[str, tuple[int, int | None]] = MappingProxyType(
     {"redundant": (0, None), "shared_ranks": (0, None), "mtp": (0, 8), "microbatches": (1, 2)}
 )
@@ -74,71 +77,36 @@ def failed(why: str) -> dict[str, Any]:
     return {"feasible": False, "error": why}
 
 
+def run_of(point: Mapping[str, Any], model: Model) -> Run:
+    """The question of ``point`` about ``model``."""
+    preset = slo(str(point["slo"]), model.name) if point.get("slo") is not None else None
+    lengths = of_profile(str(point["profile"])) if point.get("profile") is not None else None
+    mode = str(point.get("mode", "both"))
+    if mode not in MODES:
+        raise UnknownName("mode", mode, MODES, where="study")
+    said = {FIELDS.get(key, key): point[key] for key in ("input", "output", *TRAITS) if key in point and key != "mode"}
+    if lengths:
+        said |= {key: getattr(lengths, key) for key in ("input_tokens", "output_tokens", "spread")}
+    for name in ("ttft", "tpot"):
+        limit = None if point.get(name) is None else parse(point[name], "s", where=name)
+        said[f"{name}_s"] = limit or (preset and getattr(preset, f"{name}_s"))
+    sets = tuple(f"{key}={value}" for key, value in point.items() if "." in key)
+    return Run(model=model, on=str(point["on"]), plan=plan_of(point, model), modes=MODES[mode], sets=sets, **said)
+
+
 def _best(point: Mapping[str, Any]) -> Choice | str:
     for key in ("model", "on"):
         if key not in point:
             raise InvalidInput(f"a point needs {key!r}", where="study")
-    preset = slo(str(point["slo"]), load_model(str(point["model"])).name) if point.get("slo") is not None else None
-    lengths = of_profile(str(point["profile"])) if point.get("profile") is not None else None
-    job = prepare(
-        str(point["model"]),
-        str(point["on"]),
-        input_tokens=lengths.input_tokens if lengths else float(point.get("input", 4096)),
-        output_tokens=lengths.output_tokens if lengths else float(point.get("output", 256)),
-        spread=lengths.spread if lengths else EVEN,
-        ttft_s=_seconds(point, "ttft") or (preset.ttft_s if preset else None),
-        tpot_s=_seconds(point, "tpot") or (preset.tpot_s if preset else None),
-        stack=point.get("stack"),
-        memory_ratio=point.get("memory_fraction"),
-        acceptance_ratio=float(point.get("acceptance", 0.7)),
-        skew=float(point.get("skew", 1.01)),
-        sets=[f"{key}={value}" for key, value in point.items() if "." in key],
-    )
-    quants = formats([str(point.get("quant", "auto"))], job, str(point.get("kv", "auto")))
-    only = plan_of(point)
-    if only is not None:
-        plan = replace(only, quant=quants[0][1])
-        check_experts(point, job.model)
+    run = run_of(point, load_model(str(point["model"])))
+    job = job_of(run)
+    quants = formats([run.quant], job, run.kv)
+    layouts = None
+    if run.plan is not None:
+        plan = replace(run.plan, quant=quants[0][1])
         job.setup(plan)  # refuses a plan that is larger than the machine
         lower(job.model, plan, decode_batch(sequences=1.0, context=1.0), job.stack)  # rules before sizes
-    mode = str(point.get("mode", "both"))
-    if mode not in MODES:
-        raise UnknownName("mode", mode, MODES, where="study")
-    ask = Ask(objective=point.get("objective", "tokens/s/chip"), modes=MODES[mode], load_per_s=point.get("load"), top=1)
-    layouts = None if only is None else dict.fromkeys(("both", "decode", "prefill"), (plan,))
-    found = search(job, quants, _space(point, default(job.model)), ask, layouts)
+        layouts = dict.fromkeys(("both", "decode", "prefill"), (plan,))
+    ask = Ask(objective=point.get("objective", "tokens/s/chip"), modes=run.modes, load_per_s=point.get("load"), top=1)
+    found = search(job, quants, narrowed(default(job.model), run), ask, layouts)
     return found.best[0] if found.best else "; ".join(found.nearest)
-
-
-def check_experts(point: Mapping[str, Any], model: Model) -> None:
-    """Raise ``InvalidPlan`` where ``point`` lays out experts that ``model`` does not have."""
-    for key, none in EXPERTS.items():
-        if routed(model) is None and point.get(key, none) not in (none, point.get("tp") if key == "moe_tp" else none):
-            raise InvalidPlan(f"{model.name} has no experts", where=f"{key}={point[key]}")
-
-
-def _seconds(point: Mapping[str, Any], key: str) -> float | None:
-    return None if point.get(key) is None else parse(point[key], "s", where=key)
-
-
-def _space(point: Mapping[str, Any], space: Space) -> Space:
-    if "batch" in point:
-        space = replace(space, batches=(float(point["batch"]),))
-    if "mtp" in point:
-        space = replace(space, drafts=(int(point["mtp"]),))
-    if "chunk" in point:
-        space = replace(space, chunks=(int(point["chunk"]),))
-    return space
-
-
-def plan_of(point: Mapping[str, Any]) -> ServePlan | None:
-    """The layout that the point fixes; experts fill the stage where their degrees are not given."""
-    given = {key: point[key] for key in PLAN if key in point}
-    if not given:
-        return None
-    stage = int(given.get("tp", 1)) * int(given.get("dp", 1))
-    if "ep" not in given:
-        given["ep"] = stage // int(given.get("moe_tp", 1)) if int(given.get("dp", 1)) > 1 else 1
-    if "moe_tp" not in given:
-        given["moe_tp"] = max(stage // int(given["ep"]), 1)
-    return ServePlan(**given)

@@ -293,9 +293,9 @@ class Instance:
         ticks = self.table.mixed(tokens, prompts, pairs, keys, n, context)
         if len(self.groups) > 1:
             beside = n * self.table.query_len
-            ticks -= self.table.idle_experts(tokens + beside, whole / len(self.groups) + beside)
+            ticks = self.table.shared(ticks, n, tokens + beside, whole / len(self.groups) + beside)
         noise = 0 if self.jitter is None else self.jitter.sum(self.steps_run, 1)
-        return self._until(now, max(ticks, 1) + noise)
+        return self._until(now, ticks + noise)
 
     def _until(self, now: int, ticks: int) -> int:
         self._start = now

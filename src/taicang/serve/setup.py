@@ -135,17 +135,20 @@ def _late(op: Exchange | GroupedGemm, stack: Stack, batch: Batch) -> Num:
 
 
 def _host_bound(timeline: Timeline, program: Program, setup: Setup, batch: Batch) -> Timeline:
-    """Without graphs (prefill) the host launches kernel by kernel; a short step waits for it."""
-    eager = setup.stack.eager_kernel_s
-    if eager == 0.0 or not some(batch.prefill_tokens):
+    """Without graphs (prefill, or all of an eager engine) the host launches kernel by kernel; a short step waits."""
+    eager, graphs = setup.stack.eager_kernel_s, setup.stack.graphs
+    if eager == 0.0 or (graphs and not some(batch.prefill_tokens)):
         return timeline
     launches: Count = 0.0
     for task in program:
         launches = launches + task.repeat * (setup.stack.expert_launches if isinstance(task.op, GroupedGemm) else 1)
-    floor: Num = launches * setup.plan.microbatches * eager * np.where(np.asarray(batch.prefill_tokens) > 0, 1.0, 0.0)
+    floor: Num = launches * setup.plan.microbatches * eager
+    if graphs:
+        floor = floor * np.where(np.asarray(batch.prefill_tokens) > 0, 1.0, 0.0)
     if np.ndim(floor) == 0:
         floor = float(floor)
     wait = np.maximum(floor - timeline.seconds, 0.0)
+    timeline = replace(timeline, launches_s=floor, launch_wait_s=wait)
     if not some(wait):
         return timeline
     idle = Slice(

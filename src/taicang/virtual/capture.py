@@ -18,7 +18,7 @@ from taicang.errors import InvalidInput
 from taicang.output import write
 from taicang.virtual.operators import Kernel
 
-VERSION = 1
+VERSION = 2
 KERNEL, RECORD, BLOCK, WAIT_EVENT, WAIT_STREAM, WAIT_DEVICE, COLLECTIVE, MARK, WAIT_WORK = range(9)
 """What an entry of the log of work says (the enumeration ``What`` of native/device.cpp)."""
 MEET = "pair"
@@ -40,6 +40,8 @@ class Rank:
     """Rows of what, stream, value."""
     changes: Ints
     """Rows of place in the work, number of the allocation, bytes, reserved bytes."""
+    operands: Ints
+    """Rows of place in the work, number of the allocation, bytes that are read or (negative) written."""
     kinds: Mapping[str, tuple[int, ...]]
     """Allocations by what they hold (weights, gradients, optimizer, buffers); the others are activations."""
     invented: Mapping[str, int]
@@ -59,6 +61,8 @@ class Capture:
     world: int
     torch: str
     ranks: tuple[Rank, ...]
+    fused: bool = False
+    """Whether its kernels were joined (``fusion.fuse``)."""
 
 
 def save(capture: Capture, folder: Path) -> None:
@@ -74,7 +78,7 @@ def save(capture: Capture, folder: Path) -> None:
 def rank_files(rank: Rank) -> dict[str, bytes]:
     """One rank's two files by name."""
     tables = io.BytesIO()
-    np.savez_compressed(tables, work=rank.work, changes=rank.changes)
+    np.savez_compressed(tables, work=rank.work, changes=rank.changes, operands=rank.operands)
     return {
         f"rank-{rank.rank}.npz": tables.getvalue(),
         f"rank-{rank.rank}.json": json.dumps(
@@ -111,12 +115,11 @@ def load_rank(folder: Path, rank: int) -> Rank:
     about = reading.document(reading.text(path, most=reading.DOCUMENT), str(path))
     try:
         with np.load(folder / f"rank-{rank}.npz") as tables:
-            work, changes = tables["work"], tables["changes"]
+            rows = {name: tables[name] for name in ("work", "changes", "operands")}
         return Rank(
             rank=about["rank"],
             kernels=tuple(_kernel(each) for each in about["kernels"]),
-            work=work,
-            changes=changes,
+            **rows,
             kinds={name: tuple(numbers) for name, numbers in about["kinds"].items()},
             invented=about["invented"],
             notes=tuple(about["notes"]),

@@ -10,7 +10,9 @@ import numpy as np
 
 from taicang import __version__, catalog
 from taicang.errors import InvalidInput
+from taicang.catalog.training import sustained
 from taicang.hardware import Machine
+from taicang.train.step import straggling_ratio
 from taicang.virtual.capture import COLLECTIVE, KERNEL, MARK, Capture, Rank
 from taicang.virtual.members import members_of
 from taicang.virtual.memory import Peak, peak
@@ -65,7 +67,9 @@ class Report:
     capacity_bytes: float
     peak_flop_per_s: float
     step_s: float | None
-    """Of the slowest executed rank; none where the program made no step."""
+    """Of the slowest executed rank, and of waiting for the slowest chip; none where the program made no step."""
+    straggler_ratio: float
+    """What waiting for the slowest of all chips adds, as in every synchronous step."""
     ranks: tuple[RankReport, ...]
     failure: str
     invented: Mapping[str, int]
@@ -120,8 +124,12 @@ def report(
     said = dict.fromkeys(text for priced in done.priced.values() for text in priced.assumptions)
     if len(capture.ranks) < capture.world:
         said[f"{len(capture.ranks)} of {capture.world} ranks ran; the others do as they do, at the same time"] = None
-    said["kernels as the program launches them: no fusion beyond its own"] = None
+    if capture.fused:
+        said["kernels over memory joined as a compiler would; memory is that of the program as it ran"] = None
+    else:
+        said["kernels as the program launches them: no fusion beyond its own (--fuse)"] = None
     steps = [each.step_s for each in found if each.steps_s]
+    slower = straggling_ratio(capture.world, sustained(machine.chip).clock_ratio)
     return Report(
         program=" ".join(capture.command),
         machine=machine.name,
@@ -129,7 +137,8 @@ def report(
         world=capture.world,
         capacity_bytes=machine.chip.memory.capacity_bytes,
         peak_flop_per_s=machine.chip.peak("bf16"),
-        step_s=max(steps) if steps else None,
+        step_s=max(steps) * (1.0 + slower) if steps else None,
+        straggler_ratio=slower,
         ranks=found,
         failure=next((each.failure for each in capture.ranks if each.failure), ""),
         invented={k: v for each in capture.ranks for k, v in each.invented.items()},

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from taicang.output import write
@@ -126,6 +127,7 @@ class Session:
             kernels=tuple(self.recorder.table),
             work=self.device.work(),
             changes=self.device.changes(torch.accelerator.current_device_index()),
+            operands=np.array(self.recorder.operands, np.int64).reshape(-1, 3),
             kinds=kinds,
             invented=dict(values.TOLD),
             notes=(*self.notes, *libraries.NOTES),
