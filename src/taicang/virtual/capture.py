@@ -50,6 +50,8 @@ class Rank:
     """What was translated, skipped or approximated."""
     failure: str = ""
     """The out-of-memory message that ended the program."""
+    calls: tuple[tuple[str, str, int, int], ...] = ()
+    """Calls of CUDA's names on Ascend: name, file, line, how often."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +87,7 @@ def rank_files(rank: Rank) -> dict[str, bytes]:
             {
                 "rank": rank.rank, "kernels": [_plain(each) for each in rank.kernels], "kinds": dict(rank.kinds),
                 "invented": dict(rank.invented), "notes": rank.notes, "failure": rank.failure,
+                "calls": rank.calls,
             }
         ).encode(),
     }  # fmt: skip
@@ -124,6 +127,7 @@ def load_rank(folder: Path, rank: int) -> Rank:
             invented=about["invented"],
             notes=tuple(about["notes"]),
             failure=about["failure"],
+            calls=tuple(tuple(each) for each in about["calls"]),
         )
     except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise InvalidInput(f"not a capture's table ({error}): run the program again", where=str(path)) from None

@@ -15,6 +15,7 @@ import torch
 from taicang.virtual.device import Device
 from taicang.virtual.kernels import DEVICE
 from taicang.virtual.spec import Chip
+from taicang.virtual.translation import noted, noting
 
 CAPABILITY = {"ampere": (8, 0), "ada": (8, 9), "hopper": (9, 0), "blackwell": (10, 0)}
 """Compute capability of an architecture; of a chip that has none, the newest that programs know (so they take bf16)."""
@@ -262,7 +263,9 @@ def _seed(seed: int) -> None:
 def install(device: Device, chip: Chip) -> None:
     """Put the faces in place; before any of the program runs."""
     cuda = torch.cuda
+    translated = chip.huawei and DEVICE == "cuda"
     given = functions(device, chip)
+    given = noting(given, "torch.cuda") if translated else given
     for name, value in given.items():
         setattr(cuda, name, value)
     for name, value in given.items():
@@ -276,13 +279,13 @@ def install(device: Device, chip: Chip) -> None:
     torch.Tensor.is_cuda = property(lambda self: self.device.type == DEVICE)
     torch.Tensor.is_npu = torch.Tensor.is_cuda
     for name in ("cuda", "npu"):
-        setattr(torch.Tensor, name, _moved)
-        setattr(torch.nn.Module, name, _module_moved)
+        setattr(torch.Tensor, name, noted("torch.Tensor.cuda", _moved) if translated else _moved)
+        setattr(torch.nn.Module, name, noted("torch.nn.Module.cuda", _module_moved) if translated else _module_moved)
     torch.Tensor.pin_memory = lambda self, *_, **__: self
     torch.backends.cuda.is_built = lambda: True
     torch.backends.cudnn.is_available = lambda: True
     torch.backends.cudnn.version = lambda: 91002
-    torch.compile = _eager
+    torch.compile = noted("torch.compile", _eager) if translated else _eager
     module: Any = types.ModuleType("torch.npu")
     module.__dict__.update(given)
     module.amp = cuda.amp

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from taicang.output import write
-from taicang.virtual import clock, facade, fused, libraries, special, values, world
+from taicang.virtual import clock, facade, fused, libraries, special, translation, values, world
 from taicang.virtual.capture import MARK, Rank, rank_files
 from taicang.virtual.device import Device
 from taicang.virtual.kernels import DEVICE, Kernels, Recorder
@@ -132,6 +132,7 @@ class Session:
             invented=dict(values.TOLD),
             notes=(*self.notes, *libraries.NOTES),
             failure=failure,
+            calls=tuple((*place, count) for place, count in translation.CALLS.items()),
         )
         write(rank_files(rank), Path(self.job.out), "--out")
         self.groups.finish()
