@@ -52,7 +52,18 @@ class Case:
     def plan(self):
         """Options of ``taicang train``."""
         many = self.batch * self.micro * self.dp
-        words = ["--tp", self.tp, "--pp", self.pp, "--zero", "fsdp2", "--global-batch", many, "--micro-batch", self.batch]
+        words = [
+            "--tp",
+            self.tp,
+            "--pp",
+            self.pp,
+            "--zero",
+            "fsdp2",
+            "--global-batch",
+            many,
+            "--micro-batch",
+            self.batch,
+        ]
         return [*words, "--seq", self.seq, "--recompute", "full" if self.recompute else "none",
                 "--gradients", "fp32", *STACK]  # fmt: skip
 
@@ -74,7 +85,6 @@ class Case:
                 many *= each
             total += many
         return total
-
 
     def held(self, memory):
         """Bytes that this program holds at its peak, from the plan's: what differs, by name."""

@@ -24,7 +24,9 @@ def test_ddp_under_both_names_is_the_same_work(tmp_path):
 def test_fsdp2_among_384_ranks_agrees_with_train(tmp_path):
     size = ["--hidden", 4096, "--inter", 14336, "--layers", 32, "--heads", 32, "--kv-heads", 8, "--vocab", 128256]
     out = tmp_path / "run"
-    made = run("--on", "hgx-h100 x 48", "--out", out, PROGRAMS / "llama.py", *size, "--seq", 8192, "--keep", "recompute")
+    made = run(
+        "--on", "hgx-h100 x 48", "--out", out, PROGRAMS / "llama.py", *size, "--seq", 8192, "--keep", "recompute"
+    )
     plan = ["--zero", "fsdp2", "--global-batch", "384", "--seq", "8192", "--recompute", "full", "--json"]
     trained = json.loads(call("train", "llama-3.1-8b", "--on", "hgx-h100 x 48", *plan).stdout)["prediction"]
     rank = made["ranks"][0]

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from taicang.virtual.device import Device
+from taicang.virtual.graphs import CAPTURING, graph_of
 from taicang.virtual.kernels import DEVICE
 from taicang.virtual.spec import Chip
 from taicang.virtual.translation import noted, noting
@@ -188,7 +189,7 @@ def stream_functions() -> dict[str, Any]:
         "current_stream": lambda given=None: _as_stream(accelerator.current_stream(_device(given))),
         "default_stream": lambda given=None: Stream(stream_id=0, device_index=_at(given), device_type=PRIVATE),
         "current_blas_handle": lambda: 0,
-        "is_current_stream_capturing": lambda: False,
+        "is_current_stream_capturing": lambda: bool(CAPTURING),
     }
 
 
@@ -223,7 +224,9 @@ def functions(device: Device, chip: Chip) -> dict[str, Any]:
         cudaHostRegister=lambda *_: 0,
         cudaStreamCreate=lambda *_: 0,
     )
-    return memory_functions(device) | stream_functions() | random_functions() | {
+    graph = graph_of(device)
+    captured = {"CUDAGraph": graph, "NPUGraph": graph, "graph_pool_handle": lambda: (0, 1)}
+    return captured | memory_functions(device) | stream_functions() | random_functions() | {
         "is_available": lambda: True, "is_initialized": lambda: True, "init": nothing, "_lazy_init": nothing,
         "device_count": lambda: device.devices, "_initialized": True, "_is_in_bad_fork": lambda: False,
         "get_device_properties": lambda *_: properties, "get_device_name": lambda *_: chip.title,
@@ -271,9 +274,11 @@ def install(device: Device, chip: Chip) -> None:
     for name, value in given.items():
         if "memory" in name or name in ("empty_cache", "mem_get_info"):
             setattr(cuda.memory, name, value)
+    cuda.graphs.CUDAGraph, cuda.graphs.is_current_stream_capturing = given["CUDAGraph"], lambda: bool(CAPTURING)
     cuda.streams.Stream, cuda.streams.Event = Stream, Event
     cuda.default_generators = tuple(_generator() for _ in range(device.devices))
     cuda.nvtx = _quiet("torch.cuda.nvtx")
+    torch._C._host_emptyCache = nothing
     torch.version.cuda = "12.8"
     torch.cuda.nccl.version = lambda: (2, 27, 5)
     torch.Tensor.is_cuda = property(lambda self: self.device.type == DEVICE)
@@ -288,7 +293,7 @@ def install(device: Device, chip: Chip) -> None:
     torch.compile = noted("torch.compile", _eager) if translated else _eager
     module: Any = types.ModuleType("torch.npu")
     module.__dict__.update(given)
-    module.amp = cuda.amp
+    module.amp, module.graph, module.make_graphed_callables = cuda.amp, cuda.graph, cuda.make_graphed_callables
     module.config = types.SimpleNamespace(allow_internal_format=False)
     module.set_compile_mode = lambda **_: None
     torch.npu = module

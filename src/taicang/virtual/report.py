@@ -13,7 +13,7 @@ from taicang.errors import InvalidInput
 from taicang.catalog.training import sustained
 from taicang.hardware import Machine
 from taicang.train.step import straggling_ratio
-from taicang.virtual.capture import COLLECTIVE, KERNEL, MARK, Capture, Rank
+from taicang.virtual.capture import COLLECTIVE, GRAPHED, KERNEL, MARK, Capture, Rank
 from taicang.virtual.members import members_of
 from taicang.virtual.memory import Peak, peak
 from taicang.virtual.price import Priced, price
@@ -166,7 +166,7 @@ def _rank(rank: Rank, priced: Priced, clock: Clock) -> RankReport:
     inside[first:last] = True
     whole = clock.latest()
     scheduled = float(steps[-1]) if len(steps) else whole
-    kernels, collectives = inside & (what == KERNEL), inside & (what == COLLECTIVE)
+    kernels, collectives = inside & np.isin(what, (KERNEL, GRAPHED)), inside & (what == COLLECTIVE)
     compute = covered(begin[kernels], end[kernels])
     busy = covered(begin[kernels | collectives], end[kernels | collectives])
     hidden = compute + covered(begin[collectives], end[collectives]) - busy

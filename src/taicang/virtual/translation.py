@@ -12,8 +12,10 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from typing import Any, Final
 
+import numpy as np
+
 from taicang.port.tables import Rule, Rules
-from taicang.virtual.capture import Rank
+from taicang.virtual.capture import GRAPHED, KERNEL, Rank
 
 CALLS: Counter[tuple[str, str, int]] = Counter()
 """Calls by name, file and line."""
@@ -57,7 +59,7 @@ def rows(ranks: Sequence[Rank], rules: Rules) -> list[dict[str, Any]]:
     for rank in ranks:
         for name, path, line, count in rank.calls:
             calls[name, path, line] += count
-        launched = Counter(rank.work[rank.work[:, 0] == 0, 2].tolist())
+        launched = Counter(rank.work[np.isin(rank.work[:, 0], (KERNEL, GRAPHED)), 2].tolist())
         for at, count in launched.items():
             operators[rank.kernels[at].name] += count
     found = [
@@ -68,7 +70,9 @@ def rows(ranks: Sequence[Rank], rules: Rules) -> list[dict[str, Any]]:
     for name, count in sorted(operators.items()):
         rule = next((r for place in PLACES if (r := rules.exact.get(f"{place}.{name.strip('_')}"))), None)
         if rule is not None and rule.name == "unsupported":
-            found.append({"operator": name.strip("_"), "api": f"aten.{name}", "count": count, "kind": HOST, "why": rule.why})
+            found.append(
+                {"operator": name.strip("_"), "api": f"aten.{name}", "count": count, "kind": HOST, "why": rule.why}
+            )
     return found
 
 
