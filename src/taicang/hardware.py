@@ -71,6 +71,11 @@ class Chip:
         return replace(self, cube_share_ratio=cube_ratio, vector_share_ratio=vector_ratio, memory=memory)
 
 
+def is_network(level: str, profile: str) -> bool:
+    """Whether a level of this name and profile is a network of adapters."""
+    return level == "scale_out" or profile.partition("-")[0] in NETWORKS
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Level:
     """One tier of a plane. ``ranks`` share it; ``bandwidth_bytes_per_s`` is one rank's, one way, through this tier."""
@@ -106,7 +111,7 @@ class Level:
     @property
     def behind_adapters(self) -> bool:
         """Whether it is a network of adapters beside the chips' own links."""
-        return self.name == "scale_out" or self.profile.partition("-")[0] in NETWORKS
+        return is_network(self.name, self.profile)
 
 
 def chained(low: Level, high: Level, dies: int) -> bool:

@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 
 from taicang import catalog
+from taicang.catalog.build import machine_of
+from taicang.catalog.resolve import resolve
 from taicang.errors import InvalidInput, MissingFigure, UnitError, UnknownName
 
 
@@ -183,3 +185,21 @@ def test_provenance_and_conflicts() -> None:
 def test_digest_is_stable() -> None:
     assert catalog.digest() == catalog.digest()
     assert len(catalog.digest()) == 64
+
+
+def test_several_units_of_a_supernode_are_joined_by_a_network_of_their_own_or_refused(tmp_path: Path) -> None:
+    for name in catalog.names("machine"):
+        try:
+            several = catalog.machine(f"{name} x 12")
+        except MissingFigure:
+            continue
+        one = catalog.machine(name)
+        assert several.domain <= one.ranks, name
+        assert several.plane("scale_up").levels[-1].behind_adapters, name
+    alone = tmp_path / "alone.yaml"
+    alone.write_text("base: cloudmatrix384\nplanes: {scale_up: {scale_out: none, supernode: {ranks: all}}}\n")
+    with pytest.raises(MissingFigure, match=r"planes\.scale_up\.scale_out\.bandwidth"):
+        machine_of(resolve("machine", str(alone)), 2)
+    wire = {"ranks": "all", "bandwidth": "25 GB/s", "latency": "5 us", "topology": "clos"}
+    sets = [f"planes.scale_up.scale_out.{key}={value}" for key, value in wire.items()]
+    assert machine_of(resolve("machine", str(alone), sets), 2).domain == 768

@@ -40,6 +40,7 @@ COMMANDS = {
     "port": "taicang.app.port_cmd:port",
     "score": "taicang.app.score_cmd:score",
     "fit": "taicang.app.score_cmd:fit",
+    "calibrate": "taicang.app.calibrate_cmd:calibrate",
 }
 SUMMARY = {
     "infer": "Serve a model on a machine: TTFT, TPOT, throughput, memory, power, and why.",
@@ -65,6 +66,7 @@ SUMMARY = {
     "port": "What moving a repository from CUDA to Ascend takes, or back: by file and line.",
     "score": "Score the predictions against published measurements.",
     "fit": "Fit the calibrated constants on their declared part of the evidence.",
+    "calibrate": "A profile of your own, of rows that you measured, for --stack.",
 }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from taicang.app import terminal
-from taicang.app.render_bands import TITLE, band_lines
+from taicang.app.render_bands import closing
 from taicang.predict.train import TrainPrediction
 from taicang.predict.train_explain import WATERFALL
 from taicang.reliability import DAY
@@ -50,13 +50,7 @@ def show_training(p: TrainPrediction) -> None:
     console.print(f"[bold]memory of the fullest rank[/] ({show(use.capacity_bytes, 'B')})")
     for name in ("weights", "gradients", "optimizer", "activations", "working", "runtime", "spare"):
         console.print(f"  {name:22s} {show(float(getattr(use, f'{name}_bytes')), 'B'):>8s}")
-    console.print("[bold]assumptions[/]")
-    for line in p.assumptions:
-        console.print(f"  - {line}")
-    console.print(f"[bold]{TITLE}[/]")
-    for line in band_lines(p.bands, {"step_time": (step.seconds, "s")}):
-        console.print(f"  {line}")
-    console.print(f"[dim]catalogue {p.digest[:12]}; taicang {p.version}[/]")
+    closing(console, p, {"step_time": (step.seconds, "s")})
 
 
 def _placed(one: Placed) -> str:

@@ -14,7 +14,7 @@ from taicang.catalog import schema
 from taicang.catalog.leaf import Leaf
 from taicang.catalog.resolve import Resolved, aliases, derive, is_path, locate, names, resolve
 from taicang.errors import InvalidInput, MissingFigure, UnknownName
-from taicang.hardware import Chip, Level, Links, Machine, Memory, Plane
+from taicang.hardware import Chip, Level, Links, Machine, Memory, Plane, is_network
 
 MOST_RANKS = 4_000_000
 """Of one machine: several times the largest that is built."""
@@ -76,7 +76,7 @@ def chip_part(entry: Resolved) -> Resolved:
         raise UnknownName("chip", reference, [*names("chip"), *aliases("chip")], where=leaf.where) from None
     found = resolve("chip", reference, beside=leaf.file)
     changes = [_renamed(leaf, path) for path, leaf in entry.leaves.items() if path.startswith("chip.")]
-    return Resolved(kind="chip", name=found.name, file=found.file, leaves=derive("chip", found.leaves, changes))
+    return replace(found, leaves=derive("chip", found.leaves, changes))
 
 
 def _renamed(leaf: Leaf, path: str) -> Leaf:
@@ -120,13 +120,15 @@ def machine_of(entry: Resolved, count: int = 1) -> Machine:
     planes = sorted({path.split(".")[1] for path in entry.leaves if path.startswith("planes.")})
     if "scale_up" not in planes:
         raise MissingFigure(entry.name, "planes.scale_up")
+    if count > 1:
+        _scale_out(entry)
     power, price, yuan = entry.get("power.load"), entry.get("price.usd"), entry.get("price.cny")
     return Machine(
         name=entry.name if count == 1 else f"{entry.name} x {count}",
         chip=part,
         chips=chips,
         chips_per_node=_need(entry, "chips_per_node"),
-        planes=MappingProxyType({name: _plane(entry, name, ranks) for name in planes}),
+        planes=MappingProxyType({name: _plane(entry, name, ranks, ranks // count) for name in planes}),
         host_memory_bytes=(entry.get("host.memory") or 0.0) * count,
         power_w=None if power is None else power * count,
         pue_ratio=entry.get("pue") or 1.0,
@@ -139,6 +141,15 @@ def machine_of(entry: Resolved, count: int = 1) -> Machine:
     )
 
 
+def _scale_out(entry: Resolved) -> None:
+    """Refuse several units of a machine whose own network would silently grow to join them."""
+    stem = "planes.scale_up."
+    whole = [path.split(".")[2] for path in entry.leaves if path.startswith(stem) and path.endswith(".ranks")
+             and entry.get(path) == "all"]  # fmt: skip
+    if whole and not any(is_network(level, entry.get(f"{stem}{level}.profile") or "") for level in whole):
+        raise MissingFigure(entry.name, f"{stem}scale_out.bandwidth")
+
+
 def _links(entry: Resolved) -> Links | None:
     if not any(path.startswith("links.") for path in entry.leaves):
         return None
@@ -146,14 +157,19 @@ def _links(entry: Resolved) -> Links | None:
     return Links(routing=entry.get("links.routing") or "adaptive", seed=entry.get("links.seed") or 0, failed=failed)
 
 
-def _plane(entry: Resolved, plane: str, ranks: int) -> Plane:
-    """The levels of a plane from the innermost out; a level that adds no rank to the one inside it is left out."""
+def _plane(entry: Resolved, plane: str, ranks: int, unit: int) -> Plane:
+    """The levels of a plane from the innermost out; a level that adds no rank to the one inside it is left out.
+
+    "all" of a unit's own scale-up network are the ``unit`` ranks of one.
+    """
     stem = f"planes.{plane}."
     found = list(dict.fromkeys(path[len(stem) :].split(".")[0] for path in entry.leaves if path.startswith(stem)))
     sized = []
     for level in found:
         size = _need(entry, f"{stem}{level}.ranks")
-        sized.append((ranks if size == "all" else min(size, ranks), size == "all", level))
+        own = plane == "scale_up" and not is_network(level, entry.get(f"{stem}{level}.profile") or "")
+        whole = unit if own else ranks
+        sized.append((whole if size == "all" else min(size, ranks), size == "all", level))
     sized.sort()
     levels: list[Level] = []
     for size, _, level in sized:

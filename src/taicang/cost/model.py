@@ -98,7 +98,8 @@ class CostModel:
             case Gemm():
                 return gemm.gemm(op, chip, gemm.fit_for(book.gemm, op.dtype))
             case GroupedGemm():
-                return experts.experts(op, chip, experts.fit_for(book.experts, op.dtype, gathered=op.gathered))
+                kernels = experts.fit_for(book.experts, op.dtype, gathered=op.gathered)
+                return experts.experts(op, chip, kernels, unrouted=op.dtype in self.stack.unrouted)
             case Attend(kind="mla", phase="decode"):
                 absorbed = attend_mla.fit_for(book.mla_decode, op.dtype, op.kv_dtype)
                 return attend_mla.attend_mla(op, chip, absorbed)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import replace
 from functools import cache
 from types import MappingProxyType
 
 from taicang import catalog
 from taicang.errors import NotModelled, UnknownName
 from taicang.evidence import recipes
-from taicang.hardware import Chip, Machine
+from taicang.hardware import Chip, Machine, Plane
 
 MACHINES: Mapping[str, str] = MappingProxyType(
     {
@@ -27,6 +28,11 @@ MACHINES: Mapping[str, str] = MappingProxyType(
         "cloudmatrix384": "cloudmatrix384",
     }
 )
+
+
+def machine_named(system: str) -> str:
+    """The catalogue's machine of rows of ``system``; what is no such abbreviation is the catalogue's name itself."""
+    return MACHINES.get(system, system)
 
 
 @cache
@@ -58,8 +64,26 @@ def machine_stated(system: str, chip: str, ranks: int) -> Machine:
     for name in (said["machines"].get(chip), "-".join(system.lower().split()), said["unbinned"].get(chip)):
         with suppress(UnknownName):
             if name:
-                return machine_for(name, ranks)
+                return with_adapters(machine_for(name, ranks), system)
     raise NotModelled(f"no machine of {chip or system} in the catalogue")
+
+
+def with_adapters(machine: Machine, system: str) -> Machine:
+    """``machine`` with the network adapters that a row's own words give to a node ("8 x A100 and 4 x 100G a node")."""
+    said = re.search(r"(\d+) x (\d+)G\b.* a node", system)
+    if said is None:
+        return machine
+    node = machine.chips_per_node * machine.chip.dies
+    each = float(said[1]) * float(said[2]) * 1e9 / 8.0 / node
+
+    def seen(plane: Plane) -> Plane:
+        levels = (
+            replace(level, bandwidth_bytes_per_s=each) if level.name in ("scale_out", "cluster") else level
+            for level in plane.levels
+        )
+        return replace(plane, levels=tuple(levels))
+
+    return replace(machine, planes={name: seen(plane) for name, plane in machine.planes.items()})
 
 
 def stack_named(software: str) -> str:

@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from taicang.errors import NotModelled
 from taicang.fabric.collectives import Phase, collective, teams_of
 from taicang.fabric.even import Net, size_of
 from taicang.fabric.faults import fail
 from taicang.fabric.routing import Routing, resources
-from taicang.fabric.topology import Direct, Fabric, Ints, build
+from taicang.fabric.topology import Direct, Fabric, Ints, Wired, build
 from taicang.hardware import Machine
 from taicang.units import Count, Num
 
@@ -79,6 +80,8 @@ def level_rate(net: Net, level: int, phases: Sequence[Phase], teams: Ints, kind:
     used = found.level == level
     if not carried[used].any():
         return np.inf
+    if isinstance(network, Wired):
+        raise NotModelled("a graph as the network of a machine's cost model")
     if isinstance(network, Direct):
         sent = _injected(fabric, network, teams, kind)
         return float(sent / (carried[used] / found.capacity_bytes_per_s[used]).max())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from taicang.predict.prediction import PhasePrediction, Prediction
+from taicang.predict.prediction import PhasePrediction, Served
 from taicang.units import show
 
 
@@ -35,12 +35,12 @@ def to_frame(phase: PhasePrediction) -> dict[str, list[object]]:
     return frame
 
 
-def explain(prediction: Prediction) -> list[str]:
+def explain(prediction: Served) -> list[str]:
     """What the figures come down to, most important first."""
     return [*_phase(prediction.decode, prediction), *_phase(prediction.prefill, prediction)]
 
 
-def _phase(phase: PhasePrediction, whole: Prediction) -> list[str]:
+def _phase(phase: PhasePrediction, whole: Served) -> list[str]:
     busy = float(phase.step.busy_s)
     largest = sorted(phase.step.slices, key=lambda piece: -float(piece.seconds))[:3]
     named = ", ".join(f"{piece.label} ({float(piece.seconds) / busy:.0%})" for piece in largest)

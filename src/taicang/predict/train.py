@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from taicang import __version__, catalog
+from taicang import catalog
 from taicang.catalog.models import model as load_model
 from taicang.catalog.training import measured_levels, sustained, training_price
-from taicang.catalog.trust import TRAINED, Band, bands, trained
+from taicang.catalog.trust import TRAINED, bands, trained
 from taicang.errors import InvalidInput
 from taicang.formats import number_format
 from taicang.hardware import Machine, in_half
@@ -17,6 +17,7 @@ from taicang.predict.prediction import Infeasible
 from taicang.predict.train_explain import Explained, explain, waterfall
 from taicang.predict.train_stack import FUSIONS, changed
 from taicang.reliability import PUBLISHED
+from taicang.search.trusted import Prediction, sources
 from taicang.train import memory
 from taicang.train.flops import CONVENTION, recomputed_flop
 from taicang.train.placement import Placed, placed
@@ -30,12 +31,9 @@ from taicang.units import show
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TrainPrediction:
-    """One training step on a machine, with what it is made of and how far it can be trusted."""
+class TrainPrediction(Prediction):
+    """One training step on a machine, with what it is made of."""
 
-    model: str
-    machine: str
-    stack: str
     step: TrainStep
     overlap: tuple[str, ...]
     """What runs beside computing."""
@@ -59,15 +57,14 @@ class TrainPrediction:
     """What the search saw, where there was one."""
     explained: Explained | None = None
     """Sensitivity and timeline, where asked for."""
-    assumptions: tuple[str, ...]
-    bands: Mapping[str, Band]
-    """How far each figure may be off: "step_time", "throughput", "mfu", "memory", "power"."""
-    digest: str
-    version: str
 
 
 BATCH_TOKENS = 4 * 2**20
 """Tokens of a step where none are asked for (about what published runs of large models use)."""
+
+
+BROADCAST_LEAST, BROADCAST_RANKS = 0.1, 64
+"""Share of a step, and data-parallel ranks, from which on it is said what broadcasts of whole tensors would cost."""
 
 
 def default_stack(machine: Machine) -> str:
@@ -198,9 +195,8 @@ def compose(setup: Setup, step: TrainStep, run: Run | None, found: Found | None)
         run=run,
         found=found,
         assumptions=_assumptions(setup, step) + (() if run is None else _run_assumptions(run, chips)),
-        bands=_bands(setup),
-        digest=catalog.digest(),
-        version=__version__,
+        sources=sources(net, machine),
+        bands=bands(trained(net, machine, setup.stack, plan), TRAINED),
     )
 
 
@@ -218,6 +214,11 @@ def _assumptions(setup: Setup, step: TrainStep) -> tuple[str, ...]:
         said.append(
             "tensor-parallel collectives run in pieces beside products (MC2, user buffers); a script that does not "
             f"ask for it has {plain.tokens_per_s / step.tokens_per_s - 1.0:+.0%} tokens/s (--overlap=-mc2)"
+        )
+    if lost := _broadcast_ratio(setup, step):
+        said.append(
+            f"parameters come back by all-gathers; an engine whose {plan.dp * plan.cp:,} ranks own whole tensors and "
+            f"broadcast them in turn takes {lost:+.0%} a step (--stack internevo), more with every rank"
         )
     if not setup.stack.grouped_experts and routed(setup.model):
         said.append("experts run one after the other; what the host waits for their token counts is not known")
@@ -239,6 +240,17 @@ def _assumptions(setup: Setup, step: TrainStep) -> tuple[str, ...]:
     return tuple(said)
 
 
+def _broadcast_ratio(setup: Setup, step: TrainStep) -> float:
+    """What broadcasts of whole tensors would add to a step whose optimizer is sharded; 0 where it is little."""
+    stack = setup.stack
+    few = setup.plan.dp * setup.plan.cp < BROADCAST_RANKS
+    if few or setup.plan.zero not in (1, 2) or stack.keeps.sharding == "tensors":
+        return 0.0
+    other = replace(stack, keeps=replace(stack.keeps, sharding="tensors"), overlap=stack.overlap - {"parameters"})
+    added = train_step(replace(setup, stack=other)).seconds / step.seconds - 1.0
+    return added if added > BROADCAST_LEAST else 0.0
+
+
 def _run_assumptions(run: Run, chips: float) -> tuple[str, ...]:
     days = [rate * chips for rate in PUBLISHED.values()]
     said = [
@@ -255,7 +267,3 @@ def _run_assumptions(run: Run, chips: float) -> tuple[str, ...]:
 
 def _words(names: Collection[str]) -> str:
     return ", ".join(sorted(names)) or "none"
-
-
-def _bands(setup: Setup) -> Mapping[str, Band]:
-    return bands(trained(setup.model, setup.machine, setup.stack, setup.plan), TRAINED)

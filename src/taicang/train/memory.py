@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
 from taicang.models.count import parameters
-from taicang.models.types import Block, Model
+from taicang.models.types import Block, Experts, Model
 from taicang.stacks import Keeping
 from taicang.train.schedule import Shape, warm_up
 from taicang.train_plans import TrainPlan, data_groups, expert_groups
@@ -49,18 +50,42 @@ class MemoryUse:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Held:
-    """Parameters of one rank: ``dense`` ones are replicated over dp and cp, ``experts`` over what ep and etp leave."""
+    """Parameters of one rank: ``dense`` ones are replicated over dp and cp, ``experts`` over what ep and etp leave.
+
+    ``matrices`` and ``vectors`` count the tensors of the dense ones, ``expert_matrices`` of the others.
+    """
 
     dense: Count
-    experts: Count
+    experts: Count = 0.0
+    matrices: Count = 0.0
+    vectors: Count = 0.0
+    expert_matrices: Count = 0.0
+
+
+def together(parts: Iterable[tuple[Held, Num]]) -> Held:
+    """Several times some parameters, summed."""
+    sums: dict[str, Num] = {field.name: 0.0 for field in fields(Held)}
+    for held, count in parts:
+        for name, before in sums.items():
+            sums[name] = before + getattr(held, name) * count
+    return Held(**sums)
 
 
 def layer_parameters(model: Model, block: Block, plan: TrainPlan) -> Held:
-    """One layer's parameters on one rank."""
+    """One layer's parameters on one rank; its mixer is two matrices, of which the first makes queries, keys, values."""
     one = parameters(replace(model, blocks=(replace(block, count=1),), mtp_layers=0))
     sharded = one.attention + one.dense + one.shared
     norms = one.norm - model.hidden
-    return Held(dense=sharded / plan.tp + one.router + norms, experts=one.experts / (plan.ep * plan.etp))
+    each = 3 if block.ffn.gated else 2
+    sparse = isinstance(block.ffn, Experts)
+    biases = getattr(block.attention, "bias", 0) + getattr(block.attention, "out_bias", 0) + each * block.ffn.bias
+    return Held(
+        dense=sharded / plan.tp + one.router + norms,
+        experts=one.experts / (plan.ep * plan.etp),
+        matrices=2 + (1 + each * (one.shared > 0) if sparse else each),
+        vectors=block.norms + biases,
+        expert_matrices=each * block.ffn.experts / plan.ep if isinstance(block.ffn, Experts) else 0.0,
+    )
 
 
 def edge_parameters(model: Model, plan: TrainPlan) -> tuple[float, float]:

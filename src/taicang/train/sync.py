@@ -10,10 +10,12 @@ memory bandwidth that collectives take).
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from taicang.ops import Collective, CollectiveKind, Pointwise
-from taicang.stacks import Stack
+from taicang.stacks import Keeping, Stack
 from taicang.train.layer import Price
 from taicang.train.memory import Held
 from taicang.train.overlap import beside
@@ -22,6 +24,9 @@ from taicang.units import Count, Num
 
 BUCKETS = 16.0
 """Buckets that gradients and parameters travel in (40 M parameters a bucket or a layer, whichever is larger)."""
+
+VECTOR_BYTES = 8192.0
+"""A norm's weights or a bias, of a hidden size of 4,096."""
 
 
 def collective_s(kind: CollectiveKind, held: Held, element_bytes: float, plan: TrainPlan, price: Price) -> Num:
@@ -71,12 +76,37 @@ def exposed(network: Num, window: Num, tax: Num, *, hidden: bool, vpp: Count = 1
     return seen + beside(network * others, window * others * rounds, pieces=np.inf, tax=tax)
 
 
-def step_network(held: Held, plan: TrainPlan, price: Price) -> tuple[Num, Num]:
+def broadcast_s(held: Held, plan: TrainPlan, price: Price) -> Num:
+    """Seconds of bringing back all of ``held`` where every rank of a shard group owns whole tensors.
+
+    One owner broadcasts after the other, and each message goes through all ranks: with as many owners as tensors, what
+    it waits for grows with ranks while its size no longer falls.
+    """
+
+    def one(parameters: Count, replicas: Replicas, matrices: Count, vectors: Count) -> Num:
+        ranks, stride = replicas.sharding, replicas.shards[0].stride
+        owners = np.maximum(np.minimum(ranks, matrices), 1.0)
+        small = np.minimum(ranks, matrices + vectors) - np.minimum(ranks, matrices)
+        each = Collective(
+            kind="broadcast", payload_bytes=parameters * plan.recipe.gather_bytes / owners, ranks=ranks, stride=stride
+        )
+        return owners * price(each).seconds + small * price(replace(each, payload_bytes=VECTOR_BYTES)).seconds
+
+    dense = one(held.dense, data_groups(plan), held.matrices, held.vectors)
+    if not np.any(np.asarray(held.experts) > 0):
+        return dense
+    return dense + one(held.experts, expert_groups(plan), held.expert_matrices, 0.0)
+
+
+def step_network(held: Held, plan: TrainPlan, price: Price, keeps: Keeping) -> tuple[Num, Num]:
     """Seconds of a gradient reduction and a parameter gather of all of ``held`` (ZeRO 0: an all-reduce, no gather)."""
     trained = plan.trained_ratio
     small = Held(dense=held.dense * trained, experts=held.experts * trained)
     if plan.zero == 0:
         return collective_s("all_reduce", small, plan.gradient_bytes, plan, price), 0.0
+    if keeps.sharding == "tensors":  # gradients in buckets that know no owner
+        reduce = collective_s("all_reduce", small, plan.gradient_bytes, replace(plan, shard=0), price)
+        return reduce, broadcast_s(held, plan, price)
     return (
         collective_s("reduce_scatter", small, plan.gradient_bytes, plan, price),
         collective_s("all_gather", small, plan.recipe.gather_bytes, plan, price),

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from taicang import __version__, catalog
-from taicang.errors import InvalidInput
 from taicang.catalog.training import sustained
+from taicang.errors import InvalidInput
 from taicang.hardware import Machine
 from taicang.train.step import straggling_ratio
 from taicang.virtual.capture import COLLECTIVE, GRAPHED, KERNEL, MARK, Capture, Rank
