@@ -20,8 +20,8 @@ from taicang.output import write
 from taicang.virtual.operators import Kernel
 
 VERSION = 2
-KERNEL, RECORD, BLOCK, WAIT_EVENT, WAIT_STREAM, WAIT_DEVICE, COLLECTIVE, MARK, WAIT_WORK = range(9)
-"""What an entry of the log of work says (the enumeration ``What`` of native/device.cpp)."""
+KERNEL, RECORD, BLOCK, WAIT_EVENT, WAIT_STREAM, WAIT_DEVICE, COLLECTIVE, MARK, WAIT_WORK, GRAPHED = range(10)
+"""What an entry of the log of work says (the enumeration ``What`` of native/device.cpp; a kernel of a graph is ours)."""
 MEET = "pair"
 """Name of the group of a message between two ranks."""
 Ints = npt.NDArray[np.int64]
@@ -51,6 +51,8 @@ class Rank:
     """What was translated, skipped or approximated."""
     failure: str = ""
     """The out-of-memory message that ended the program."""
+    calls: tuple[tuple[str, str, int, int], ...] = ()
+    """Calls of CUDA's names on Ascend: name, file, line, how often."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +88,7 @@ def rank_files(rank: Rank) -> dict[str, bytes]:
             {
                 "rank": rank.rank, "kernels": [_plain(each) for each in rank.kernels], "kinds": dict(rank.kinds),
                 "invented": dict(rank.invented), "notes": rank.notes, "failure": rank.failure,
+                "calls": rank.calls,
             }
         ).encode(),
     }  # fmt: skip
@@ -128,6 +131,7 @@ def load_rank(folder: Path, rank: int) -> Rank:
             invented=about["invented"],
             notes=tuple(about["notes"]),
             failure=about["failure"],
+            calls=tuple(tuple(each) for each in about["calls"]),
         )
 
 
