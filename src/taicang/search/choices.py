@@ -22,7 +22,8 @@ CACHES = ("auto", "bf16", "fp8", "int8")
 
 def serving_stack(name: str | None, machine: Machine, model: Model, *, memory_ratio: float | None = None) -> Stack:
     """The stack ``name`` (None: the default of such models on such machines); see ``catalog.stack``."""
-    return catalog.stack(name or default_stack(machine, model), memory_ratio=memory_ratio)
+    chosen = name or default_stack(machine, model)
+    return catalog.stack(chosen, memory_ratio=memory_ratio, ascend=machine.chip.ascend)
 
 
 def default_stack(machine: Machine, model: Model) -> str:

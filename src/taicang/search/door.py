@@ -71,5 +71,5 @@ def moved(job: Job, machine: Machine) -> Job:
 
 def restacked(job: Job, name: str, memory_ratio: float | None = None) -> Job:
     """``job`` under another software stack, priced with it."""
-    engine = catalog.stack(name, memory_ratio=memory_ratio)
+    engine = serving_stack(name, job.machine, job.model, memory_ratio=memory_ratio)
     return replace(job, stack=engine, price=cost_model(job.machine, engine).price)
