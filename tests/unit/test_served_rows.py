@@ -138,7 +138,7 @@ def test_a_row_without_a_readable_version_ran_the_release_at_its_date(tag):
     assert name in note
     assert released(tag, "2020-01-01")[0] == "tensorrt-llm@0.20.0", "the oldest known"
     assert released("1.1.0rc2.post2", "2025-09-10") == ("tensorrt-llm@1.1.0rc2.post2", "")
-    epochs = [served.stack_of(released(tag, f"2025-{month:02}-15")[0]).epoch for month in range(6, 13)]
+    epochs = [catalog.stack(released(tag, f"2025-{month:02}-15")[0]).epoch for month in range(6, 13)]
     assert epochs == sorted(epochs)
 
 

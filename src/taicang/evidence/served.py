@@ -18,7 +18,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,7 @@ from taicang.catalog.models import model
 from taicang.catalog.stack_entry import released
 from taicang.errors import UnknownName
 from taicang.evidence.rules import section, settings
-from taicang.evidence.systems import MACHINES, units_of
+from taicang.evidence.systems import machine_named, units_of
 from taicang.evidence.tables import lines
 from taicang.formats import number_format
 from taicang.models.types import Model, routed
@@ -184,14 +183,14 @@ def quantisation(net: Model, mode: str, engine: Stack, machine: str, experts: st
 
 def facts_of(cells: Mapping[str, str], net: Model, **more: Any) -> dict[str, Any]:
     """What rules may ask of a row."""
-    machine = MACHINES[cells["system"]]
+    machine = machine_named(cells["system"])
     chip = units_of(machine, 1).chip.name
     return {
         "source": cells["source"],
         "public": public(cells),
         "path": cells["model_path"],
         "model": net.name,
-        "engine": section(RULES, "engines")[cells["backend"]],
+        "engine": engine_of(cells),
         "measured": cells.get("measured", ""),
         "version": cells.get("backend_version", ""),
         "precision": cells.get("precision", ""),
@@ -236,14 +235,19 @@ def _role(row: dict[str, str], prefix: str, net: Model, instances: int) -> Role:
         moe_tp=moe_tp,
         draft_tokens=drafts(row, net, dp, ep) if prefix != "prefill_" else 0,
         exchange="all_to_all" if wide else "auto",
-        quant=quantisation(net, mode, stack_of(release(row)[0]), MACHINES[row["system"]], of_experts),
+        quant=quantisation(net, mode, stack(release(row)[0]), machine_named(row["system"]), of_experts),
     )
     return Role(plan=plan, instances=instances, batch=int(number(row, f"{prefix}batch_size")))
 
 
 def read(path: Path) -> list[Row]:
     """Rows of the file, with the models that it names imported."""
-    return [_row(cells, model(cells["model_path"])) for cells in lines(path)]
+    return [row_of(cells) for cells in lines(path)]
+
+
+def row_of(cells: dict[str, str]) -> Row:
+    """One line of such a file, with the model that it names imported."""
+    return _row(cells, model(cells["model_path"]))
 
 
 def _row(cells: dict[str, str], net: Model) -> Row:
@@ -276,10 +280,10 @@ def _row(cells: dict[str, str], net: Model) -> Row:
         id=cells["id"],
         model=net.name,
         net=net,
-        machine=MACHINES[cells["system"]],
+        machine=machine_named(cells["system"]),
         engine=facts["engine"],
         version=cells.get("backend_version", ""),
-        stack=stack_of(name),
+        stack=stack(name),
         note=note,
         disaggregated=split,
         input_tokens=facts["prompt"],
@@ -295,14 +299,13 @@ def _row(cells: dict[str, str], net: Model) -> Row:
     )
 
 
+def engine_of(cells: Mapping[str, str]) -> str:
+    """The engine of a row: as its source abbreviates it, or as the catalogue names it."""
+    return str(section(RULES, "engines").get(cells["backend"], cells["backend"]))
+
+
 def release(cells: Mapping[str, str]) -> tuple[str, str]:
-    """The stack of a row and what is to be said of its version."""
-    return released(
-        section(RULES, "engines")[cells["backend"]], cells.get("backend_version", ""), cells.get("measured", "")
-    )
-
-
-@cache
-def stack_of(name: str) -> Stack:
-    """A stack of the catalogue."""
-    return stack(name)
+    """The stack of a row (that of the column ``stack``, if it has one) and what is to be said of its version."""
+    if cells.get("stack"):
+        return cells["stack"], ""
+    return released(engine_of(cells), cells.get("backend_version", ""), cells.get("measured", ""))
