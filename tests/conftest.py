@@ -1,20 +1,53 @@
 """What tests share.
 
-Property tests draw the same examples at every run, so that a red run is red again; ``EXPLORE=1`` (make explore) draws
-fresh ones, and a failure there prints the seed that repeats it.
+Property tests draw the same examples at every run, so that a red run is red again. ``EXPLORE=10000`` (make explore)
+draws fresh ones, so many over all tests asked for that this many checks are made, counts them, and prints the seed of
+a failure. ``MUTANT=10`` (make mutants) draws that many at most and stops at the first failure.
 """
 
 import os
+import re
 
 import pytest
-from hypothesis import settings
+from hypothesis import Phase, settings
 
 from taicang.app.main import main
 from taicang.live.clock import StillClock
 
+CHECKS, FEW = int(os.environ.get("EXPLORE", "0")), int(os.environ.get("MUTANT", "0"))
+SETTINGS = "_hypothesis_internal_use_settings"
 settings.register_profile("repeatable", derandomize=True, deadline=None)
-settings.register_profile("explore", deadline=None, print_blob=True, max_examples=500)
-settings.load_profile("explore" if os.environ.get("EXPLORE") else "repeatable")
+settings.load_profile("repeatable")
+checked = [0]
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items):
+    """As many examples of each property as the environment asks for."""
+    if not (CHECKS or FEW):
+        return
+    found = [(item.obj, SETTINGS) for item in items if hasattr(item.obj, SETTINGS)]
+    found += [(item.cls, "settings") for item in items if isinstance(getattr(item.cls, "settings", None), settings)]
+    planned = sum(getattr(*each).max_examples for each in found)
+    for holder, name in dict.fromkeys(found):
+        mine = getattr(holder, name)
+        if CHECKS:
+            more = -(-mine.max_examples * max(CHECKS, planned) // planned)
+            new = settings(mine, max_examples=more, derandomize=False, database=None, print_blob=True)
+        else:
+            new = settings(mine, max_examples=min(mine.max_examples, FEW), phases=(Phase.explicit, Phase.generate))
+        setattr(holder, name, new)
+
+
+def pytest_runtest_teardown(item):
+    """Count the examples that passed."""
+    checked[0] += sum(map(int, re.findall(r"(\d+) passing", getattr(item, "hypothesis_statistics", ""))))
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Say how much was checked."""
+    if CHECKS:
+        terminalreporter.line(f"{checked[0]} checks of properties passed")
 
 
 @pytest.fixture(scope="session")

@@ -1,35 +1,46 @@
 """Does a test notice? One constant, comparison or operator changed at a time, and the tests that run that line asked.
 
-``python tests/mutants.py --count 200 --seed 1`` first records which tests run which line (kept in .mutants/), then
-makes mutants in a copy of the source, never in the source itself, and lists the survivors. A mutant dies when any of at
-most ``--tests`` tests that reach its line fails; those that reach few lines, and so say most, are asked first.
+``python tests/mutants.py --count 200 --seed 1`` first records which tests run which line and how long they take (kept
+in .mutants/), then makes mutants in copies of the source, never in the source itself, and lists the survivors. A mutant
+dies when any test that reaches its line fails: those that keep figures are always asked, of the others the shortest, up
+to ``--seconds`` of them, so that a mutant costs seconds. Tests that failed when they were recorded are not asked.
 """
 
 from __future__ import annotations
 
 import argparse
 import ast
+import compileall
 import os
 import random
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from queue import SimpleQueue
+from xml.etree import ElementTree
 
 from coverage.numbits import numbits_to_nums
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "src" / "taicang"
 ROOMS = ("cost", "lower", "serve", "train", "timeline.py", "reliability.py")
+KEEPS = "tests/golden/test_figures.py"
+FEW = "10"
+"""Examples of a property."""
 RECORD = ROOT / ".mutants" / "coverage"
 SWAPS = {
     ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult, ast.FloorDiv: ast.Mult,
     ast.Lt: ast.GtE, ast.LtE: ast.Gt, ast.Gt: ast.LtE, ast.GtE: ast.Lt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq,
     ast.And: ast.Or, ast.Or: ast.And,
 }  # fmt: skip
+SAME = {"strict", "maxsize", "slots", "frozen", "kw_only", "dtype", "copy"}
+"""Arguments that change no figure."""
 NAMES = {"maximum": "minimum", "minimum": "maximum", "min": "max", "max": "min"}
 
 
@@ -58,31 +69,46 @@ def sites(tree: ast.AST) -> Iterator[ast.AST]:
     if changed(tree) is not None:
         yield tree
     for field, value in ast.iter_fields(tree):
-        if field in ("annotation", "returns", "decorator_list", "slice", "keywords" if _raises(tree) else ""):
+        if field in ("annotation", "returns", "decorator_list", "slice"):
             continue
         for child in value if isinstance(value, list) else [value]:
-            if isinstance(child, ast.AST) and not isinstance(child, ast.Raise | ast.Assert | ast.JoinedStr):
+            if isinstance(child, ast.AST) and not (
+                isinstance(child, ast.Raise | ast.Assert | ast.JoinedStr)
+                or (isinstance(child, ast.keyword) and child.arg in SAME)
+            ):
                 yield from sites(child)
 
 
-def _raises(node: ast.AST) -> bool:
-    return isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "dataclass"
-
-
 def record() -> None:
-    """Run the fast tests once and keep which test function runs which line."""
+    """Run the fast tests once and keep which test function runs which line, how long it takes and whether it fails."""
     RECORD.parent.mkdir(exist_ok=True)
     config = RECORD.parent / "coveragerc"
     config.write_text(f"[run]\nsource={PACKAGE}\ndynamic_context=test_function\ndata_file={RECORD}\n")
     command = [sys.executable, "-m", "coverage", "run", f"--rcfile={config}", "-m", "pytest", "-m", "not slow", "-q"]
-    subprocess.run([*command, "-p", "no:cacheprovider", "--timeout=0"], cwd=ROOT, check=True)
+    command += ["-p", "no:cacheprovider", "--timeout=0", f"--junitxml={RECORD.with_suffix('.xml')}"]
+    subprocess.run(command, cwd=ROOT, check=False, env=os.environ | {"MUTANT": FEW})
+
+
+def durations() -> dict[str, float]:
+    """Seconds by test function, all its parameters together; infinity where one failed."""
+    found: dict[str, float] = {}
+    for path in RECORD.parent.glob("*.xml"):
+        for case in ElementTree.parse(path).iter("testcase"):
+            parts = case.attrib["classname"].split(".")
+            at = next((i for i, part in enumerate(parts) if part.startswith("test_")), None)
+            if at is None:
+                continue  # a file that was skipped whole
+            inner = [*parts[at + 1 :], case.attrib["name"].partition("[")[0]]
+            test = "::".join(["/".join(parts[: at + 1]) + ".py", *inner])
+            bad = any(each.tag in ("failure", "error") for each in case)
+            found[test] = found.get(test, 0.0) + (float("inf") if bad else float(case.attrib["time"]))
+    return found
 
 
 def reaching() -> dict[Path, dict[int, list[str]]]:
-    """Test ids by file and line, the tests that reach the fewest lines first."""
+    """Test ids by file and line."""
     where = {path.stem: path.relative_to(ROOT) for path in (ROOT / "tests").rglob("test_*.py")}
     found: dict[Path, dict[int, list[str]]] = {}
-    breadth: dict[str, int] = {}
     with sqlite3.connect(RECORD) as data:
         rows = data.execute(
             "select file.path, context.context, numbits from line_bits join file on file.id = file_id "
@@ -94,13 +120,8 @@ def reaching() -> dict[Path, dict[int, list[str]]]:
         if at is None:
             continue
         test = f"{where[parts[at]]}::{'::'.join(parts[at + 1 :])}"
-        lines = numbits_to_nums(bits)
-        breadth[test] = breadth.get(test, 0) + len(lines)
-        for line in lines:
+        for line in numbits_to_nums(bits):
             found.setdefault(Path(path), {}).setdefault(line, []).append(test)
-    for lines in found.values():
-        for tests in lines.values():
-            tests.sort(key=lambda test: breadth[test])
     return found
 
 
@@ -109,25 +130,37 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=200)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--tests", type=int, default=40, help="tests asked of each mutant at most")
+    parser.add_argument("--seconds", type=float, default=40.0, help="tests asked of each mutant, in seconds")
+    parser.add_argument("--jobs", type=int, default=2, help="mutants at a time")
     parser.add_argument("--least", type=float, default=0.9, help="share that must die")
     parser.add_argument("--rooms", nargs="*", default=ROOMS)
     parser.add_argument("--fresh", action="store_true", help="record anew which tests run which line")
     options = parser.parse_args()
     if options.fresh or not RECORD.exists():
         record()
-    tests = reaching()
+    tests, seconds = reaching(), durations()
     files = [path for room in options.rooms for path in ([PACKAGE / room] if room.endswith(".py") else
              sorted((PACKAGE / room).glob("*.py")))]  # fmt: skip
     spots = [(path, i) for path in files for i, _ in enumerate(sites(ast.parse(path.read_text())))]
     drawn = random.Random(options.seed).sample(spots, min(options.count, len(spots)))
     print(f"{len(spots)} places, {len(drawn)} mutants, seed {options.seed}", flush=True)
-    alive = []
-    with tempfile.TemporaryDirectory() as folder:
-        copy = Path(folder) / "src"
-        shutil.copytree(ROOT / "src", copy, ignore=shutil.ignore_patterns("__pycache__"))
-        for path, index in drawn:
-            said = _mutant(path, index, copy, tests.get(path, {}), options.tests)
+    copies: SimpleQueue[Path] = SimpleQueue()
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(options.jobs) as pool:
+        for number in range(options.jobs):
+            copy = Path(folder) / f"{number}" / "src"
+            shutil.copytree(ROOT / "src", copy, ignore=shutil.ignore_patterns("__pycache__"))
+            compileall.compile_dir(copy, quiet=2)
+            copies.put(copy)
+
+        def one(spot: tuple[Path, int]) -> str:
+            copy = copies.get()
+            try:
+                return _mutant(*spot, copy, tests.get(spot[0], {}), seconds, options.seconds)
+            finally:
+                copies.put(copy)
+
+        alive = []
+        for said in pool.map(one, drawn):
             if said:
                 alive.append(said)
                 print(said, flush=True)
@@ -136,33 +169,51 @@ def main() -> int:
     return int(died < options.least)
 
 
-def _mutant(path: Path, index: int, copy: Path, tests: dict[int, list[str]], most: int) -> str:
+def _chosen(node: ast.AST, tests: dict[int, list[str]], seconds: dict[str, float], most: float) -> list[str]:
+    """Tests that run the node's lines: what keeps figures, then the shortest, at most ``most`` seconds of them."""
+    asked = {test for at in range(node.lineno, (node.end_lineno or node.lineno) + 1) for test in tests.get(at, [])}  # type: ignore[attr-defined]
+    if not asked:  # a module's constants run on import: ask those who run the file
+        asked = {test for at in tests.values() for test in at}
+    known = sorted((test for test in asked if seconds.get(test, float("inf")) < float("inf")), key=seconds.__getitem__)
+    spent, chosen = 0.0, [test for test in known if test.startswith(KEEPS)]
+    for test in known:
+        spent += seconds[test]
+        if chosen and spent > most:
+            break
+        chosen.append(test)
+    return list(dict.fromkeys(chosen))
+
+
+def _mutant(
+    path: Path, index: int, copy: Path, tests: dict[int, list[str]], seconds: dict[str, float], most: float
+) -> str:
     """What the mutant is, if it lives; "" if a test notices it."""
     source = path.read_text()
     tree = ast.parse(source)
     node = list(sites(tree))[index]
     new = changed(node)
     assert new is not None
-    lines, line = source.splitlines(keepends=True), node.lineno - 1
+    lines, line = source.splitlines(keepends=True), node.lineno - 1  # type: ignore[attr-defined]
     text = ast.get_source_segment(source, node) or ""
-    before = "".join(lines[:line]) + lines[line].encode()[: node.col_offset].decode()
+    before = "".join(lines[:line]) + lines[line].encode()[: node.col_offset].decode()  # type: ignore[attr-defined]
     target = copy / path.relative_to(ROOT / "src")
     target.write_text(before + f"({ast.unparse(new)})" + source[len(before) + len(text) :])
-    name = f"{path.relative_to(ROOT)}:{node.lineno}: {text} -> {ast.unparse(new)}"
-    asked = list(dict.fromkeys(test for at in range(node.lineno, (node.end_lineno or node.lineno) + 1)
-                               for test in tests.get(at, [])))[:most]  # fmt: skip
-    if not asked:  # a module's constants run on import: ask those who run the file
-        every = [test for at in tests.values() for test in at]
-        asked = sorted(set(every), key=every.count, reverse=True)[:most]
+    name = f"{path.relative_to(ROOT)}:{node.lineno}: {text} -> {ast.unparse(new)}"  # type: ignore[attr-defined]
+    asked = _chosen(node, tests, seconds, most)
+    if not asked:
+        return f"{name} (no test runs it)"
+    env = os.environ | {"PYTHONPATH": str(copy), "MUTANT": FEW, "PYTHONDONTWRITEBYTECODE": "1"}
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "--no-header", *asked]
+    ran = subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                           start_new_session=True)  # fmt: skip
     try:
-        command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "--no-header", *asked]
-        env = os.environ | {"PYTHONPATH": str(copy)}
-        ran = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, timeout=600, check=False)
-        return name if asked and ran.returncode == 0 else "" if asked else f"{name} (no test runs it)"
-    except subprocess.TimeoutExpired:
-        return ""
+        ran.communicate(timeout=60.0 + 5.0 * most)
+    except subprocess.TimeoutExpired:  # an endless loop is noticed
+        os.killpg(ran.pid, signal.SIGKILL)
+        ran.wait()
     finally:
         target.write_text(source)
+    return "" if ran.returncode else name
 
 
 if __name__ == "__main__":

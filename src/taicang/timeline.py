@@ -47,6 +47,10 @@ class Timeline:
     seconds: Num
     busy_s: Num
     schedule: str
+    launches_s: Num = 0.0
+    """What the host's launches alone take: no step is shorter."""
+    launch_wait_s: Num = 0.0
+    """Of ``seconds``, those in which the device waits for them."""
 
     @property
     def hidden_s(self) -> Num:

@@ -122,7 +122,7 @@ def test_workers_end_with_the_process_that_started_them(tmp_path):
         assert len(group(process.pid)) >= 3
         process.kill()
         process.wait()
-        end = time.monotonic() + 5
+        end = time.monotonic() + 60  # at once, on a machine with nothing else to do
         while group(process.pid) and time.monotonic() < end:
             time.sleep(0.05)
         assert not group(process.pid)

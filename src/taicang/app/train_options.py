@@ -44,7 +44,8 @@ PLAN = stacked(
     _degree("etp", "Tensor-parallel ranks per expert."),
     click.option("--dp", type=Whole(1), help="Data-parallel groups (default: fills the machine)."),
     click.option(
-        "--order", default="tp-cp-ep-dp-pp", show_default=True, help="Axes, from the innermost level outward."
+        "--order", default="tp-cp-ep-dp-pp", show_default=True,
+        help="Axes, from the innermost level outward, or random[:SEED] places.",
     ),
     _degree("micro-batch", "Sequences per microbatch."),
     click.option(

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import numpy as np
 
-from taicang.cost.collective_bound import bound_over, rows_of, sent_ratio
+from taicang.cost.collective_bound import bound_over, met_ratios, rows_of, sent_ratio
 from taicang.cost.cost import Cost
 from taicang.errors import UnknownName
 from taicang.hardware import chained
@@ -43,7 +43,10 @@ class Line:
     """One algorithm and protocol on one kind of fabric.
 
     ``efficiency_ratio`` is of the tier's one-way bandwidth. ``own_ratio`` prices the copy of the rank's own shard
-    beside a byte that travels. ``shared_ratio`` is the slowdown by each rank beyond two where ranks share a bus (PCIe).
+    beside a byte that travels. ``shared_ratio`` is the slowdown by a third rank where ranks share a bus (PCIe), which
+    grows with the ranks beyond two to the ``shared_power``: 1 where each is in the others' way, near 0 where only the
+    host between two cards counts (one hop of the ring crosses it, however many cards there are). ``spread_ratio`` is
+    the wire time added per doubling of the ranks whose parts a switch waits for before it adds them.
     """
 
     base_s: float
@@ -51,6 +54,8 @@ class Line:
     efficiency_ratio: float
     own_ratio: float = 0.0
     shared_ratio: float = 0.0
+    shared_power: float = 1.0
+    spread_ratio: float = 0.0
 
 
 Fits: TypeAlias = Mapping[str, Mapping[str, Line]]
@@ -106,9 +111,13 @@ class _Tier:
     piece_bytes: float
     """A step waits for a whole piece of this size (within a node data flow through, line by line)."""
     crowd: Count
+    doublings: Count
+    """Of the ranks or units whose parts its switches add."""
     rate_bytes_per_s: Num
     within: bool
     """Whether switches of the tiers inside it add."""
+    beyond: bool
+    """Whether switches of the next tier add."""
 
 
 def _tiers(op: Collective, levels: tuple[Level, ...], dies: int, wires: Wires | None = None) -> list[_Tier]:
@@ -133,8 +142,10 @@ def _tiers(op: Collective, levels: tuple[Level, ...], dies: int, wires: Wires | 
                 steps=steps,
                 piece_bytes=PIECE_BYTES if at and op.kind == "broadcast" else 0.0,
                 crowd=np.maximum(joined - 2.0, 0.0),
+                doublings=np.log2(joined) * level.reduces,
                 rate_bytes_per_s=given[at],
                 within=any(row[0].reduces for row in rows[:at]),
+                beyond=any(row[0].reduces for row in rows[at + 1 : at + 2]),
             )
         )
     return found
@@ -150,9 +161,11 @@ def _volume(op: Collective, key: str, tier: _Tier, ranks: Num, own_ratio: Num) -
         return 1.0 / tier.inner
     if key.endswith("in_switch") and tier.level.reduces:
         # a rank reads its shard reduced (and sends its copy of everyone's), then multicasts it and takes in all others'
-        units, inside = ranks / tier.inner, tier.outer / tier.inner
-        # where sums go on to other units, what comes back is multicast after what was read has left: one pass each
-        return np.where(tier.outer < ranks, 2.0 * (inside - 1.0) / inside, (units + 1.0) / units) / tier.inner
+        inside = tier.outer / tier.inner
+        once = (inside + 1.0) / inside
+        # sums that adapters pass on to other units come back when what was read has left: one pass each
+        passed = once if tier.beyond else np.where(tier.outer < ranks, 2.0 * (inside - 1.0) / inside, once)
+        return passed / tier.inner
     if key.endswith("in_switch") and tier.within:
         # units hold their own sums, a shard on each rank: only these go round
         units = ranks / tier.inner
@@ -177,7 +190,7 @@ def _seconds(op: Collective, rows: list[_Tier], fits: Fits, key: str) -> Num:
         # the copy of the own shard crosses no link: in a mesh it is not slowed to the few links that a small group has
         own = line.own_ratio * (tier.rate_bytes_per_s / tier.level.bandwidth_bytes_per_s)
         moved = op.payload_bytes * _volume(op, key, tier, ranks, own)
-        slowed = 1.0 + line.shared_ratio * tier.crowd
+        slowed = (1.0 + line.shared_ratio * tier.crowd**line.shared_power) * (1.0 + line.spread_ratio * tier.doublings)
         wire = tier.crossed * (moved * slowed / (tier.rate_bytes_per_s * line.efficiency_ratio))
         fourth = wire * wire * (wire * wire)
         eighth = fourth * fourth
@@ -229,6 +242,7 @@ def collective(op: Collective, machine: Machine, fits: Fits, flavour: str = "ncc
         seconds=seconds,
         network_s=bound,
         latency_s=seconds - bound,
-        sent_bytes=op.payload_bytes * sent_ratio(op, crossed),
+        sent_bytes=(sent := op.payload_bytes * sent_ratio(op, crossed)),
+        level_bytes=tuple(sent * share for share in met_ratios(op.kind, crossed)),
         origin=f"collective/{levels[0].profile or 'default'}/{op.kind}/{flavour}",
     )

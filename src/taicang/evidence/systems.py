@@ -30,9 +30,19 @@ MACHINES: Mapping[str, str] = MappingProxyType(
 )
 
 
-@cache
+def machine_named(system: str) -> str:
+    """The catalogue's machine of rows of ``system``; what is no such abbreviation is the catalogue's name itself."""
+    return MACHINES.get(system, system)
+
+
 def chip_of(system: str) -> Chip:
     """The chip that rows of ``system`` ("h100_sxm", "gb200") were measured on; ``UnknownName`` for others."""
+    own = catalog.own.find("chip", system)
+    return catalog.chip(str(own)) if own else _chip_of(system)
+
+
+@cache
+def _chip_of(system: str) -> Chip:
     return catalog.chip(system.replace("-", "_").removesuffix("_sxm").replace("_", "-"))
 
 

@@ -60,13 +60,14 @@ class Row:
 
 def training_rows(path: Path) -> list[Row]:
     """All rows; those that measure no step say so in ``refused``."""
-    listed = [_parsed(row) for row in lines(path)]
+    listed = [parsed(row) for row in lines(path)]
     for raw in listed:
         _borrow(raw, listed)
-    return [_row(raw) for raw in listed]
+    return [row_of(raw) for raw in listed]
 
 
-def _parsed(row: dict[str, str]) -> dict[str, Any]:
+def parsed(row: dict[str, str]) -> dict[str, Any]:
+    """A line with its JSON read."""
     made: dict[str, Any] = dict(row)
     for key in ("par", "batch", "seq", "extra"):
         made[key] = json.loads(row[key]) if row[key] else {}
@@ -98,7 +99,8 @@ def _borrow(raw: dict[str, Any], listed: list[dict[str, Any]]) -> None:
         raw["par"] = par | {"vp": near["vp"]} if par else near
 
 
-def _row(raw: dict[str, Any]) -> Row:
+def row_of(raw: dict[str, Any]) -> Row:
+    """One parsed line as a job."""
     count, seq = int(float(raw["count"])), int(raw["seq"].get("seq_len", 0))
     par, batch = raw["par"], raw["batch"]
     inner = max(par.get("tp", 1), 1) * par.get("pp", 1) * max(par.get("cp", 1), 1)
@@ -226,7 +228,12 @@ def _stated_model(name: str, context: int, sizes: Mapping[str, Any]) -> Model | 
 
 
 def stack_of(row: Row) -> str:
-    """The software stack: one that the row names as "engine@version", else by source and release, else by its words."""
+    """The software stack: one that the row names as "engine@version", else by source and release, else by its words.
+
+    That of the column ``stack``, if there is one, before them all.
+    """
+    if row.raw.get("stack"):
+        return str(row.raw["stack"])
     software = row.raw["sw"]
     if "@" in software:
         return stack_named(software)

@@ -82,10 +82,12 @@ def served(folder: Path) -> Iterator[Trial]:
         replayed = [attempt(partial(suite_replay.predict, row))[0] for row in found.rows]
         for i, (row, run) in enumerate(zip(found.rows, runs, strict=True)):
             mine = {axis: each[:, i] for axis, each in logs.items()}
-            yield from _served(row, run, mine, "served", held=not found.known[i])
+            yield from of_served(row, run, mine, "served", held=not found.known[i])
             if (said := replayed[i]) is not None:
                 shift = np.log(np.array(said) / (row.ttft_s, row.tpot_s)) - mine["seen"]
-                yield from _served(row, run, {a: v + shift for a, v in mine.items()}, "replay", held=not found.known[i])
+                yield from of_served(
+                    row, run, {a: v + shift for a, v in mine.items()}, "replay", held=not found.known[i]
+                )
 
 
 def _left_out(found: Linear, runs: list[Ground]) -> dict[str, NDArray[np.float64]]:
@@ -109,7 +111,8 @@ def _left_out(found: Linear, runs: list[Ground]) -> dict[str, NDArray[np.float64
     return logs
 
 
-def _served(row: Row, run: Ground, logs: Mapping[str, Any], route: str, *, held: bool) -> Iterator[Trial]:
+def of_served(row: Row, run: Ground, logs: Mapping[str, Any], route: str, *, held: bool) -> Iterator[Trial]:
+    """The three figures of a row with the errors of its (TTFT, TPOT) by axis."""
     way = "disagg" if row.disaggregated else "agg"
     answer = row.output_tokens * row.length_ratio
 

@@ -107,21 +107,24 @@ def aggregated(setup: Setup, load: Load) -> Steady:
     several = scaled(chunk, packed)
     alone = step(setup, chunk)
     carrying = step(setup, together(decoding, several) if mixed else several)
-    during = carrying.seconds - decode.seconds if mixed else carrying.seconds
+    device = carrying.seconds - carrying.launch_wait_s
     if load.at_random and setup.plan.microbatches == 1:  # else they overlap with something
         more = carrying.by_part().get("experts", 0.0) - decode.by_part().get("experts", 0.0)
         idle_ratio = 1.0 - np.minimum(others / np.maximum(carried * packed, 1e-9), 1.0)
-        during = during - np.maximum(more, 0.0) * idle_ratio
+        device = device - np.maximum(more, 0.0) * idle_ratio
+    between = decode.seconds if mixed else 0.0
+    during = np.maximum(device, carrying.launches_s) - between
     late = np.maximum(carried - steps, 0.0) if mixed else 0.0
-    ahead = (carried - late) * (0.5 * stack.burst_ratio)
-    busy = steps * decode.seconds + (carried - late - ahead) * during
+    # prompts ahead in a burst share steps up to the budget: their work is waited for, not the host for each of them
+    ahead = (carried - late) * (0.5 * stack.burst_ratio) * (device - between)
+    busy = steps * decode.seconds + (carried - late) * during - ahead
     tpot = busy / np.maximum(load.output_tokens - 1, 1.0)
     company = np.where(np.asarray(mine) > 1, 1.0, 0.0)
     own = chunks * np.maximum(alone.seconds, company * (decode.seconds + during) if mixed else 0.0)
     turn = (
         0.5 * decode.seconds * company
         + own
-        + ahead * during
+        + ahead
         + late * np.minimum(carrying.seconds, alone.seconds * packed)
         + busy
     )

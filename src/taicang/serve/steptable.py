@@ -183,14 +183,14 @@ class StepTable:
             found = self._rows[n] = Row(knots=knots, ticks=ticks, slopes=[*slopes, slopes[-1]])
         return found
 
-    def idle_experts(self, most: float, mean: float) -> int:
-        """Ticks that experts save in a step where the fullest group has ``most`` tokens and the groups ``mean``.
-
-        Attention waits for the fullest group; experts work on the tokens of all of them together.
+    def shared(self, ticks: int, n: int, most: float, mean: float) -> int:
+        """``ticks`` of a step beside ``n`` decoding, of groups of which the fullest has ``most`` tokens and all have
+        ``mean``: attention waits for the fullest, experts work on the tokens of all together, the host launches both.
         """
         if not self._experts:
-            return 0
-        return max(int((self._expert_ticks(most) - self._expert_ticks(mean)) * self._ratio), 0)
+            return ticks
+        spared = int((self._expert_ticks(most) - self._expert_ticks(mean)) * self._ratio)
+        return min(ticks, max(ticks - spared, int(self._floor[n > 0] * self._ratio), 1))
 
     def _expert_ticks(self, tokens: float) -> float:
         sizes = self._tokens

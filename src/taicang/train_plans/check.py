@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from taicang.errors import InvalidPlan, UnknownName
-from taicang.train_plans.placement import axes_of, expert_shard, side_by_side
+from taicang.train_plans.placement import axes_of, expert_shard, seed_of, side_by_side
 from taicang.train_plans.plan import WAVES, TrainPlan
 from taicang.train_plans.recipe import GRADIENTS, MASTERS, MOMENTS
 
@@ -41,7 +41,7 @@ def _order(plan: TrainPlan) -> None:
     stage, wide = plan.tp * plan.cp * plan.dp, plan.ep * plan.etp
     if stage % wide:
         raise InvalidPlan(f"ep x etp = {plan.ep} x {plan.etp} does not divide the {stage} ranks of a pipeline stage")
-    if wide == 1 or plan.pp == 1:
+    if wide == 1 or plan.pp == 1 or seed_of(plan.order) is not None:
         return
     inner = axes[: axes.index("pp")]
     dense, experts = 1, 1
