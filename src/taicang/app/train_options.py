@@ -77,7 +77,8 @@ PLAN = stacked(
         "--recompute-modules", default="core", show_default=True,
         help="Parts that selective recompute repeats: core, norm, up, mlp, experts, shared.",
     ),
-    _choice("schedule", "1f1b", ["gpipe", "1f1b", "zero_bubble", "dualpipe"], "Pipeline schedule."),
+    _choice("schedule", "1f1b", ["gpipe", "1f1b", "zero_bubble", "zb_2p", "zb_v", "dualpipe", "dualpipev"],
+            "Pipeline schedule; zb_v and dualpipev run two chunks a stage."),
     click.option(
         "--stages", default="", help='Layers of each chunk, with E, M, L for embedding, MTP, head: "E15,16,16,15L".'
     ),
@@ -125,7 +126,7 @@ _FIELDS = {
 
 def plan_from(options: dict[str, Any], domain: int) -> Any:
     """The plan that the options fix; ``domain`` is how many ranks HSDP's shard groups span."""
-    from taicang.train_plans import TrainPlan, recipe
+    from taicang.train_plans import WAVES, TrainPlan, recipe
 
     names = ("tp", "cp", "pp", "vpp", "ep", "etp", "order", "micro_batch", "seq", "recompute", "schedule", "stages",
              "context", "moments", "master", "offload")  # fmt: skip
@@ -135,6 +136,8 @@ def plan_from(options: dict[str, Any], domain: int) -> Any:
         shard = domain // options["tp"]
         if shard < 2:
             raise click.UsageError(f"hsdp: tp={options['tp']} fills a scale-up domain of {domain} ranks; name --shard")
+    if options["schedule"] in WAVES and options["vpp"] == 1:
+        options = {**options, "vpp": 2}
     return TrainPlan(
         **{name: options[name] for name in names},
         dp=options["dp"] or 0,

@@ -8,7 +8,9 @@ from typing import Final, Literal, TypeAlias
 from taicang.train_plans.recipe import GRADIENTS, MASTERS, MOMENTS, RECIPES, Recipe
 
 Recompute: TypeAlias = Literal["none", "selective", "full"]
-Schedule: TypeAlias = Literal["gpipe", "1f1b", "zero_bubble", "dualpipe"]
+Schedule: TypeAlias = Literal["gpipe", "1f1b", "zero_bubble", "zb_2p", "zb_v", "dualpipe", "dualpipev"]
+WAVES: Final = ("zb_v", "dualpipev")
+"""Schedules whose two chunks of a rank lie in a V: the first and the last rank's second chunk meet at its bottom."""
 Context: TypeAlias = Literal["ring", "all_gather", "ulysses"]
 Offload: TypeAlias = Literal["none", "optimizer", "weights"]
 
