@@ -35,7 +35,6 @@ class Chip:
     peak_flop_per_s: Mapping[str, float]
     vector_flop_per_s: float
     cores: int
-    vector_cores: int
     memory: Memory
     l2_bytes: float
     profile: str
@@ -151,8 +150,6 @@ class Machine:
     chips: int
     chips_per_node: int
     planes: Mapping[str, Plane]
-    host_memory_bytes: float
-    """Pooled CPU memory of the whole machine (0 where it is not part of the machine)."""
     power_w: float | None
     """Whole machine under load, IT only."""
     pue_ratio: float

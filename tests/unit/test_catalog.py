@@ -57,7 +57,6 @@ def test_count(spec: str) -> None:
     assert [(level.name, level.ranks) for level in one.plane("scale_up").levels] == [("nvlink", 8)]
     assert [(level.name, level.ranks) for level in four.plane("scale_up").levels] == [("nvlink", 8), ("scale_out", 32)]
     assert four.power_w == 4 * one.power_w
-    assert four.host_memory_bytes == 4 * one.host_memory_bytes
 
 
 def test_names_with_an_x_are_no_counts() -> None:
@@ -80,7 +79,7 @@ def test_a_slice_scales_power_price_and_memory() -> None:
     whole, part = catalog.machine("cloudmatrix384"), catalog.machine("cloudmatrix384", ("chips=96",))
     assert part.ranks == 192
     assert part.plane("scale_up").levels[-1].ranks == 192
-    for field in ("power_w", "price_usd", "host_memory_bytes"):
+    for field in ("power_w", "price_usd"):
         assert getattr(part, field) == pytest.approx(getattr(whole, field) / 4)
     told = catalog.entry("machine", "cloudmatrix384", ("chips=96",)).figure("power.load")
     assert (told.kind, told.note) == ("assumed", "scaled from 384 to 96 chips")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -99,7 +100,7 @@ class Skew(click.ParamType[Any]):
         try:
             exponent = float(value)
         except ValueError:
-            if not Path(value).is_file():
+            if not os.path.isfile(Path(value)):
                 self.fail(f"{value!r} is neither an exponent from 0 to {MOST_SKEW:g} nor a file of loads", param, ctx)
             return Path(value)
         if not 0.0 <= exponent <= MOST_SKEW:

@@ -37,10 +37,9 @@ def machine(spec: str, sets: Iterable[str] = ()) -> Machine:
     name, count = split(spec)
     sets = list(sets)
     for text in sets:
-        if text.strip().removeprefix("chip.").startswith(schema.RECORDED):
-            raise InvalidInput(
-                "is kept for the record; it changes no prediction", where=f"--set {text.partition('=')[0]}"
-            )
+        path = text.partition("=")[0].strip()
+        if schema.recorded(path.removeprefix("chip.")):
+            raise InvalidInput("is kept for the record; it changes no prediction", where=f"--set {path}")
     return machine_of(resolve("machine", name, sets), count)
 
 
@@ -99,7 +98,6 @@ def chip_of(entry: Resolved, prefix: str = "", owner: str = "") -> Chip:
         peak_flop_per_s=MappingProxyType({key: peak for key, peak in peaks.items() if peak is not None}),
         vector_flop_per_s=need("vector.fp32"),
         cores=need("cores"),
-        vector_cores=entry.get("vector_cores") or need("cores"),
         memory=Memory(capacity_bytes=need("memory.capacity"), bandwidth_bytes_per_s=need("memory.bandwidth")),
         l2_bytes=need("l2"),
         profile=need("profile"),
@@ -127,7 +125,6 @@ def machine_of(entry: Resolved, count: int = 1) -> Machine:
         chips=chips,
         chips_per_node=_need(entry, "chips_per_node"),
         planes=MappingProxyType({name: _plane(entry, name, ranks) for name in planes}),
-        host_memory_bytes=(entry.get("host.memory") or 0.0) * count,
         power_w=None if power is None else power * count,
         pue_ratio=entry.get("pue") or 1.0,
         price_usd=None if price is None else price * count,
