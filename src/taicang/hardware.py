@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias
 
 from taicang.errors import NotModelled
@@ -45,6 +45,8 @@ class Chip:
     cube_share_ratio: float = 1.0
     """Share of the matrix cores that this stream may use (1 unless the stack partitions them)."""
     vector_share_ratio: float = 1.0
+    kernels: Mapping[str, Mapping[str, Mapping[str, float]]] = field(default_factory=dict)
+    """Constants that a user measured, in place of the profile's: family -> key -> constant."""
 
     @property
     def ascend(self) -> bool:
@@ -52,7 +54,12 @@ class Chip:
         return self.vendor.lower() == "huawei"
 
     def peak(self, key: str) -> float:
-        """Dense arithmetic peak of one rank in FLOP/s for a peak key ("bf16", "fp8"...), after the core partition."""
+        """Dense arithmetic peak of one rank in FLOP/s for a peak key ("bf16", "fp8"...), after the core partition.
+
+        A chip without bf16 runs what is in it in fp16.
+        """
+        if key == "bf16" and key not in self.peak_flop_per_s:
+            key = "fp16"
         try:
             return self.peak_flop_per_s[key] * self.cube_share_ratio
         except KeyError:
@@ -68,6 +75,11 @@ class Chip:
         drawn = min(1.0, reach_ratio * max(cube_ratio, vector_ratio))
         memory = replace(self.memory, bandwidth_bytes_per_s=self.memory.bandwidth_bytes_per_s * drawn)
         return replace(self, cube_share_ratio=cube_ratio, vector_share_ratio=vector_ratio, memory=memory)
+
+
+def is_network(level: str, profile: str) -> bool:
+    """Whether a level of this name and profile is a network of adapters."""
+    return level == "scale_out" or profile.partition("-")[0] in NETWORKS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,7 +117,7 @@ class Level:
     @property
     def behind_adapters(self) -> bool:
         """Whether it is a network of adapters beside the chips' own links."""
-        return self.name == "scale_out" or self.profile.partition("-")[0] in NETWORKS
+        return is_network(self.name, self.profile)
 
 
 def chained(low: Level, high: Level, dies: int) -> bool:
@@ -134,6 +146,8 @@ class Links:
     failed: tuple[str, ...] = ()
     stretch_ratio: float = 1.0
     """How much longer than these links need everything takes."""
+    placed: int | None = None
+    """Seed of the random places that ranks lie at (None: in their order)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,6 +164,8 @@ class Machine:
     chips: int
     chips_per_node: int
     planes: Mapping[str, Plane]
+    host_memory_bytes: float
+    """Pooled CPU memory of the whole machine (0 where it is not part of the machine)."""
     power_w: float | None
     """Whole machine under load, IT only."""
     pue_ratio: float

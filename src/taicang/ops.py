@@ -11,7 +11,7 @@ from typing import Literal, TypeAlias
 
 from taicang.units import Count, Num
 
-CollectiveKind: TypeAlias = Literal["all_reduce", "all_gather", "reduce_scatter", "all_to_all"]
+CollectiveKind: TypeAlias = Literal["all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast"]
 ExchangeKind: TypeAlias = Literal["dispatch", "combine"]
 AttendKind: TypeAlias = Literal["gqa", "mla"]
 PointwiseKind: TypeAlias = Literal["norm", "activation", "quantise", "route", "rope", "sample", "copy"]
@@ -100,7 +100,7 @@ class Collective:
     """A collective of ``ranks`` ranks that lie ``stride`` apart in the machine's rank order.
 
     ``payload_bytes`` is the size of the whole buffer of one rank: the input of an all-reduce, reduce-scatter and
-    all-to-all, the output of an all-gather.
+    all-to-all, the output of an all-gather, what a broadcast's root has.
     """
 
     kind: CollectiveKind

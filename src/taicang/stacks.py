@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 from taicang.units import Count
 
@@ -55,8 +55,9 @@ class Keeping:
     """Bytes per logit alive at once in the loss: of 16 bits, in 32 bits, and a 32-bit gradient or exponential."""
     outputs: bool = False
     """Whether a pipeline stage keeps what it sent of each microbatch in flight."""
-    sharding: Literal["own", "deepspeed"] = "own"
-    """Whose ZeRO: DeepSpeed's holds copies of gradients and a bucket that others do not (``train.memory``)."""
+    sharding: Literal["own", "deepspeed", "tensors"] = "own"
+    """Whose ZeRO: DeepSpeed's holds copies of gradients and a bucket that others do not (``train.memory``); "tensors"
+    deals whole tensors to their owners, who broadcast them one after the other (``train.sync``)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,6 +95,9 @@ class Stack:
     """Format of cached keys and values of a model in fp8 or fp4 ("": as its checkpoint says)."""
     memory: Headroom = Headroom()
     graphs: bool = True
+    """Whether steps that only decode are captured graphs, so that no kernel of theirs waits for the host."""
+    unrouted: frozenset[str] = frozenset()
+    """Formats whose expert kernels work through all experts of a rank, whether a token came to them or not."""
     fused: frozenset[str] = frozenset()
     """Fusions present: "qk_norm_rope" (query-key norm with rotation), "mla_prolog" (norms, projections, rope),
     "expert_products" (both products of the experts with their activation, casts and bias), "fp8_attention" (the core of
@@ -132,6 +136,8 @@ class Stack:
     kernel_ratio: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
     """Kernel time relative to the best known kernel, per family ("gemm", "attend", "experts", "collective") or
     family and format ("experts/fp8_block")."""
+    bands: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}), compare=False)
+    """What a user measured under it and how far predictions were off, as ``catalog.trust`` reads it."""
 
 
 BARE = Stack(name="library", engine="", version="", epoch="", launch_ratio=1.0)

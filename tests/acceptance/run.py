@@ -1,11 +1,11 @@
-"""Real clients against ``taicang serve``: each is installed in an environment of its own and measures what it sees.
+"""Programs of others against taicang: each is installed in an environment of its own and says what it sees.
 
     make acceptance            all of them
-    python tests/acceptance/run.py openai
+    python tests/acceptance/run.py openai vllm-scheduler
 
-What a client measures agrees with what the machine has on record of the same requests, which ``tests/laws`` hold to a
-replay tick for tick: mean time to first token within 2 % or 3 ms, time between tokens within 2 %. The machine runs at a
-twentieth of its speed, so that the client's own time counts for a twentieth.
+Clients measure ``taicang serve``: what they see agrees with what the machine has on record of the same requests, which
+``tests/laws`` hold to a replay tick for tick. The machine runs at a fraction of its speed, so that the client's own
+time counts for as much less. Engines run their own schedulers: what those decide agrees with what ours decides.
 """
 
 from __future__ import annotations
@@ -21,13 +21,19 @@ import time
 from pathlib import Path
 
 HERE = Path(__file__).parent
-BUILD = HERE.parents[1] / "build" / "acceptance"
-CLIENTS = {"openai": ("openai==3.57.0",)}
-"""What each needs; the script beside this one is called with the address and prints what it saw as JSON."""
+ROOT = HERE.parents[1]
+BUILD = ROOT / "build" / "acceptance"
+ENVIRONMENTS = {
+    "openai": ("openai==3.57.0",),
+    "vllm": ("--no-deps", "-r", str(HERE / "vllm.txt"), "-e", str(ROOT)),
+}
+"""What each needs, as pip takes it."""
 SERVE = ["serve", "qwen3-32b", "--on", "hgx-h20", "--tp", "4", "--instances", "2", "--api-key", "sesame"]
 SPEED = 0.05
 LONG = 50
 """Tokens of the answers that are compared."""
+WORKLOADS = 1000
+AGREE_RATIO = 0.99
 
 
 def environment(name: str) -> Path:
@@ -36,9 +42,16 @@ def environment(name: str) -> Path:
     python = folder / "bin" / "python"
     if not (folder / ".installed").exists():
         subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
-        subprocess.run([str(python), "-m", "pip", "install", "-q", *CLIENTS[name]], check=True)
+        subprocess.run([str(python), "-m", "pip", "install", "-q", *ENVIRONMENTS[name]], check=True)
         (folder / ".installed").touch()
     return python
+
+
+def run(name: str, script: str, *words: str, **variables: str) -> str:
+    """What ``script`` prints in the environment ``name``."""
+    bare = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")} | variables
+    return subprocess.run([str(environment(name)), str(HERE / script), *words], stdout=subprocess.PIPE, text=True,
+                          check=True, env=bare).stdout  # fmt: skip
 
 
 def free_port() -> int:
@@ -64,28 +77,52 @@ def near(name: str, seen_s: float, known_s: float, floor_s: float) -> None:
         raise SystemExit(f"{name} differs")
 
 
+def client(name: str) -> None:
+    """A client and the machine saw the same."""
+    environment(name)
+    port, out = free_port(), tempfile.mkdtemp()
+    command = [sys.executable, "-m", "taicang", *SERVE, "--port", str(port), "--speed", str(SPEED), "--out", out,
+               "--format", "json"]  # fmt: skip
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    try:
+        reach(port)
+        seen = json.loads(run(name, f"{name}_client.py", f"http://127.0.0.1:{port}"))
+    finally:
+        server.send_signal(signal.SIGINT)
+        server.wait(timeout=30)
+    rows = json.loads((Path(out) / "requests.json").read_text())
+    known = [row for row in rows if row["output_tokens"] >= LONG]
+    assert len(known) == seen["requests"]
+    print(f"{name}: {len(known)} requests")
+    for figure, floor_s in (("ttft_s", 0.003), ("tpot_s", 0.0)):
+        near(figure, seen[figure] * SPEED, sum(row[figure] for row in known) / len(known), floor_s)
+
+
+def scheduler() -> None:
+    """vLLM's scheduler and ours make the same steps."""
+    said = run("vllm", "vllm_scheduler.py", str(WORKLOADS), VLLM_LOGGING_LEVEL="ERROR")
+    print(f"vllm-scheduler: {said.strip()}")
+    found = json.loads(said)
+    if found["agree"] < AGREE_RATIO * found["steps"]:
+        raise SystemExit("the schedulers differ")
+
+
+def plugin() -> None:
+    """The real vLLM takes as long on a virtual machine as its steps are priced."""
+    for machine in ("cloudmatrix384", "hgx-h100"):
+        seen = json.loads(run("vllm", "vllm_plugin.py", machine, str(SPEED), VLLM_LOGGING_LEVEL="ERROR"))
+        print(f"vllm-plugin on {machine}: {seen['text']}")
+        for figure, floor_s in (("ttft_s", 0.005), ("tpot_s", 0.0)):
+            near(figure, seen[figure], seen[f"priced_{figure}"], floor_s)
+
+
+ALL = {"openai": lambda: client("openai"), "vllm-scheduler": scheduler, "vllm-plugin": plugin}
+
+
 def main() -> None:
-    """Run the clients that are named, or all."""
-    for name in sys.argv[1:] or CLIENTS:
-        python, port = environment(name), free_port()
-        out = tempfile.mkdtemp()
-        command = [sys.executable, "-m", "taicang", *SERVE, "--port", str(port), "--speed", str(SPEED), "--out", out,
-                   "--format", "json"]  # fmt: skip
-        server = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-        try:
-            reach(port)
-            bare = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
-            ran = subprocess.run([str(python), str(HERE / f"{name}_client.py"), f"http://127.0.0.1:{port}"],
-                                 stdout=subprocess.PIPE, text=True, check=True, env=bare)  # fmt: skip
-        finally:
-            server.send_signal(signal.SIGINT)
-            server.wait(timeout=30)
-        seen, rows = json.loads(ran.stdout), json.loads((Path(out) / "requests.json").read_text())
-        known = [row for row in rows if row["output_tokens"] >= LONG]
-        assert len(known) == seen["requests"]
-        print(f"{name}: {len(known)} requests")
-        for figure, floor_s in (("ttft_s", 0.003), ("tpot_s", 0.0)):
-            near(figure, seen[figure] * SPEED, sum(row[figure] for row in known) / len(known), floor_s)
+    """Run those that are named, or all."""
+    for name in sys.argv[1:] or ALL:
+        ALL[name]()
 
 
 if __name__ == "__main__":

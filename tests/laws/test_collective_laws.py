@@ -19,7 +19,7 @@ from taicang.hardware import Level
 from taicang.ops import Collective, Transfer
 
 FITS = calibration.fits("collective", Line)
-KINDS = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all")
+KINDS = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast")
 
 
 def tier(name, ranks, gbs, us, *, topology="switch", reduces=False, profile=""):

@@ -8,7 +8,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from test_replay_laws import table
 
 from taicang.serve import trouble
-from taicang.serve.cache import Cache
+from taicang.serve.cache import ANSWER, Cache
 from taicang.serve.cancel import cancel
 from taicang.serve.cluster import MOVED, Cluster
 from taicang.serve.instance import Instance
@@ -27,9 +27,10 @@ class Serving(RuleBasedStateMachine):
     """Two or four instances under a random sequence of arrivals, passing time, failures and repairs."""
 
     @initialize(split=st.booleans(), groups=st.integers(1, 2), swap=st.sampled_from([0, 2000]),
-                router=st.sampled_from(ROUTERS), order=st.sampled_from(["arrival", "priority"]))  # fmt: skip
-    def build(self, split, groups, swap, router, order):
-        limits = Limits(tokens=256, sequences=6, swap_tokens=swap, order=order)
+                router=st.sampled_from(ROUTERS), order=st.sampled_from(["arrival", "priority"]),
+                by_chunk=st.booleans())  # fmt: skip
+    def build(self, split, groups, swap, router, order, by_chunk):
+        limits = Limits(tokens=256, sequences=6, swap_tokens=swap, order=order, by_chunk=by_chunk)
 
         def pool(role, first):
             return [
@@ -147,7 +148,9 @@ class Serving(RuleBasedStateMachine):
                 for request in group.running:
                     length = request.need + group.synced - request.last
                     own += -(-length // PAGE) - request.nodes * cache.per_block
-                assert cache.free + cache.blocks * cache.per_block + own == PAGES
+                answers = sum(pages for block, pages in cache._idle.items() if block >= ANSWER)
+                assert cache.free + cache.blocks * cache.per_block + answers + own == PAGES
+                assert cache._resting == sum(cache._idle.values())
                 assert group.swapped == sum(r.swapped for r in group.waiting) <= instance.limits.swap_tokens
                 assert group.base == sum(r.base for r in group.running)
 

@@ -20,7 +20,7 @@ from taicang.train.step import train_step
 from taicang.train_plans import RECIPES, TrainPlan, recipe
 
 ACCUMULATE_FP32 = ("megatron", "megatron-classic", "mindspeed", "hai-llm")
-STACKS = (*ACCUMULATE_FP32, "nemo", "nemo-mlperf", "primus", "torchtitan", "fsdp", "deepspeed")
+STACKS = (*ACCUMULATE_FP32, "nemo", "nemo-mlperf", "primus", "torchtitan", "fsdp", "deepspeed", "internevo")
 MODELS = ("llama-2-7b", "llama-3-8b", "qwen2.5-7b", "gpt3-175b", "mixtral-8x7b")
 
 

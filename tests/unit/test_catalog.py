@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 
 from taicang import catalog
-from taicang.errors import InvalidInput, MissingFigure, UnitError, UnknownName
+from taicang.catalog.build import machine_of
+from taicang.catalog.resolve import resolve
+from taicang.errors import InvalidInput, MissingFigure, NotModelled, UnitError, UnknownName
 
 
 @pytest.mark.parametrize("kind", ["chip", "machine", "stack"])
@@ -45,6 +47,22 @@ def test_a_missing_figure_can_be_supplied() -> None:
     assert (machine.ranks, machine.chip.name) == (128, "h20-96g")
 
 
+def test_a_chip_given_for_a_machine_says_which_machines_have_it() -> None:
+    for chip, machine in (("h20-3e", "hgx-h20-141g"), ("v100", "dgx-v100"), ("310p", "atlas-300i-duo-4")):
+        with pytest.raises(InvalidInput, match=f"is a chip; machines that have it: .*{machine}"):
+            catalog.machine(f"{chip} x 2")
+    for chip in catalog.names("chip"):
+        for machine in catalog.machines_with(chip):
+            assert catalog.entry("machine", machine).figure("chip.vendor").value
+
+
+def test_a_chip_without_bf16_runs_it_in_fp16() -> None:
+    chip = catalog.chip("v100")
+    assert chip.peak("bf16") == chip.peak("fp16") == 125e12
+    with pytest.raises(NotModelled, match="no fp8"):
+        chip.peak("fp8")
+
+
 def test_aliases_ignore_case() -> None:
     assert catalog.machine("Atlas-900-A3-SuperPoD") == catalog.machine("cloudmatrix384")
     assert catalog.chip("910C").name == "ascend-910c-752t"
@@ -79,7 +97,7 @@ def test_a_slice_scales_power_price_and_memory() -> None:
     whole, part = catalog.machine("cloudmatrix384"), catalog.machine("cloudmatrix384", ("chips=96",))
     assert part.ranks == 192
     assert part.plane("scale_up").levels[-1].ranks == 192
-    for field in ("power_w", "price_usd"):
+    for field in ("power_w", "price_usd", "host_memory_bytes"):
         assert getattr(part, field) == pytest.approx(getattr(whole, field) / 4)
     told = catalog.entry("machine", "cloudmatrix384", ("chips=96",)).figure("power.load")
     assert (told.kind, told.note) == ("assumed", "scaled from 384 to 96 chips")
@@ -182,3 +200,21 @@ def test_provenance_and_conflicts() -> None:
 def test_digest_is_stable() -> None:
     assert catalog.digest() == catalog.digest()
     assert len(catalog.digest()) == 64
+
+
+def test_several_units_of_a_supernode_are_joined_by_a_network_of_their_own_or_refused(tmp_path: Path) -> None:
+    for name in catalog.names("machine"):
+        try:
+            several = catalog.machine(f"{name} x 12")
+        except MissingFigure:
+            continue
+        one = catalog.machine(name)
+        assert several.domain <= one.ranks, name
+        assert several.plane("scale_up").levels[-1].behind_adapters, name
+    alone = tmp_path / "alone.yaml"
+    alone.write_text("base: cloudmatrix384\nplanes: {scale_up: {scale_out: none, supernode: {ranks: all}}}\n")
+    with pytest.raises(MissingFigure, match=r"planes\.scale_up\.scale_out\.bandwidth"):
+        machine_of(resolve("machine", str(alone)), 2)
+    wire = {"ranks": "all", "bandwidth": "25 GB/s", "latency": "5 us", "topology": "clos"}
+    sets = [f"planes.scale_up.scale_out.{key}={value}" for key, value in wire.items()]
+    assert machine_of(resolve("machine", str(alone), sets), 2).domain == 768

@@ -8,16 +8,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from taicang import catalog
 from taicang.app.main import cli
 from taicang.centre import cost
+from taicang.centre.compare import compare
 from taicang.centre.cost import Plant
 from taicang.centre.figures import built_in, of_machine, site
 from taicang.centre.figures import given as stated
-from taicang.centre.report import Case, band, check, compare, draws, middles, report
+from taicang.centre.report import Case, band, check, draws, middles, report
 from taicang.centre.work import Serving
 from taicang.errors import InvalidInput
 
@@ -226,6 +227,75 @@ def test_a_load_settles_the_use_and_says_how_many_machines_it_takes():
     assert told["monthly_tokens"] == pytest.approx(month, rel=0.01)
     error = CliRunner().invoke(cli, [*words, "--load", "10000/s"]).exception
     assert "of cloudmatrix384; give --count" in str(error)
+
+
+SHORT = "serve=qwen3-32b,input=1000,output=300,tpot=50ms"
+
+
+def asked(*words):
+    done = CliRunner().invoke(cli, ["centre", *words, "--json", "--samples", "1000"], standalone_mode=False)
+    assert done.exception is None, done.exception
+    return json.loads(done.output)
+
+
+def test_a_mix_of_one_kind_is_that_kind():
+    plain = asked("hgx-h20 x 4", "--serve", "qwen3-32b", "--input", "1000", "--output", "300", "--tpot", "50ms",
+                  "--utilisation", "30%", "--diurnal", "0.5")  # fmt: skip
+    mixed = asked("hgx-h20 x 4", "--utilisation", "30%", "--mix", f"share=100%,diurnal=0.5,{SHORT}")
+    (row,) = mixed["mix"]
+    assert row["monthly_tokens"]["mid"] == pytest.approx(plain["monthly_tokens"], rel=0.05)
+    assert row["output_mtoken"]["mid"] == pytest.approx(plain["output_mtoken"]["mid"], rel=0.05)
+    assert mixed["used_chip_hour"] == plain["used_chip_hour"]
+    assert mixed["cash"] == plain["cash"]
+    assert mixed["by_hour"] == plain["by_hour"]
+
+
+@settings(max_examples=5)
+@given(st.floats(0.05, 0.95))
+def test_kinds_of_work_share_cost_and_income(share):
+    words = [f"share={share},{SHORT}", f"share={1 - share},serve=llama-3.1-8b,api=1,1,3 USD,tpot=30ms"]
+    one, other = (asked("hgx-h20", "--utilisation", "30%", "--mix", words[at], "--mix", words[1 - at]) for at in (0, 1))
+    assert one["used_chip_hour"] == other["used_chip_hour"]
+    assert sum(row["share_ratio"] for row in one["mix"]) == pytest.approx(1.0)
+    month = one["used_chip_hour"]["mid"] * 0.3 * 8 * 730
+    assert sum(row["monthly_cost"]["mid"] for row in one["mix"]) == pytest.approx(month, rel=0.05)
+    assert [row["model"] for row in one["mix"]] == [row["model"] for row in reversed(other["mix"])]
+
+
+def test_loads_settle_the_shares_and_the_use():
+    rates = [f"load=2/s,{SHORT}", "load=1/s,serve=llama-3.1-8b,input=1000,output=300,tpot=30ms"]
+    alone = [asked("hgx-h20", "--mix", text)["utilisation"]["mid"] for text in rates]
+    both = asked("hgx-h20", "--mix", rates[0], "--mix", rates[1])
+    assert both["utilisation"]["mid"] == pytest.approx(sum(alone), rel=1e-3)
+    assert [row["share_ratio"] for row in both["mix"]] == pytest.approx([each / sum(alone) for each in alone], rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["share=60%,serve=qwen3-32b", "share=30%,serve=qwen3-32b"], "0.9"),
+        (["share=60%,serve=qwen3-32b", "load=2/s,serve=qwen3-32b"], "every"),
+        (["share=60%,serv=qwen3-32b"], "serve"),
+        (["share=60%"], "serve=MODEL"),
+        (["serve=qwen3-32b"], "share=60%"),
+        (["share=much,serve=qwen3-32b"], "much"),
+        (["share=1,serve=qwen3-32b,tpot=50"], "unit"),
+        (["share"], "KEY=VALUE"),
+    ],
+)
+def test_a_mix_that_cannot_be_read_is_one_line(words, said):
+    mix = [word for text in words for word in ("--mix", text)]
+    done = CliRunner().invoke(cli, ["centre", "hgx-h20", *mix], standalone_mode=False)
+    assert isinstance(done.exception, InvalidInput)
+    assert said in str(done.exception)
+
+
+def test_a_mix_in_a_centres_file(tmp_path):
+    path = tmp_path / "centre.yaml"
+    path.write_text("machine: hgx-h20\nutilisation: 30%\nmix:\n  - {share: 25%, serve: qwen3-32b, tpot: 50ms}\n"
+                    "  - {share: 75%, serve: llama-3.1-8b, tpot: 30ms}\n")  # fmt: skip
+    words = ["--mix", "share=25%,serve=qwen3-32b,tpot=50ms", "--mix", "share=75%,serve=llama-3.1-8b,tpot=30ms"]
+    assert asked(str(path))["mix"] == asked("hgx-h20", "--utilisation", "30%", *words)["mix"]
 
 
 def test_deepseek_r1_on_h800_costs_what_its_makers_say_within_the_band():

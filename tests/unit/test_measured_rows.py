@@ -54,7 +54,7 @@ def test_a_blank_cell_is_an_error_unless_the_reader_says_what_it_means(table: Pa
 
 def test_a_record_takes_columns_by_name_and_type() -> None:
     cells = {"base_s": "1e-6", "hop_s": "2", "efficiency_ratio": "0.5"}
-    assert record(Line, cells, own_ratio=0.1, shared_ratio=0.0) == Line(
+    assert record(Line, cells, own_ratio=0.1, shared_ratio=0.0, shared_power=1.0, spread_ratio=0.0) == Line(
         base_s=1e-6, hop_s=2.0, efficiency_ratio=0.5, own_ratio=0.1
     )
 

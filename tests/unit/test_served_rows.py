@@ -33,6 +33,35 @@ def test_layout(stated, routed, meant):
     assert layout(*stated, routed) == meant
 
 
+def placed(tp, dp, moe_tp, ep, **row):
+    degrees = {"tp_size": tp, "attention_dp_size": dp, "moe_tp_size": moe_tp, "moe_ep_size": ep}
+    run = {"backend_version": "", "gemm_quant_mode": "fp8", "moe_quant_mode": "fp8", "concurrency": "32"}
+    return cells(**run | {name: str(value) for name, value in degrees.items()} | row)
+
+
+@pytest.mark.parametrize("degree", [2, 4, 8])
+def test_a_public_launcher_names_the_same_gpus_by_tp_and_by_ep(degree):
+    assert layout(degree**2, 1, degree, degree, True, twice=True) == (degree, 1, 1, degree)
+    assert layout(degree**2, 1, degree, degree, True) == (degree**2, 1, degree, degree)
+    assert layout(degree, 1, degree, 1, True, twice=True) == (degree, 1, degree, 1)
+
+
+@pytest.mark.parametrize("degree", [2, 4, 8])
+def test_expert_parallel_rows_of_vllm_keep_attention_tensor_parallel_unless_a_script_says_otherwise(degree):
+    row = placed(degree, degree, 1, degree**2, backend="vllm", model_path="MiniMaxAI/MiniMax-M2.5")
+    plan = served._role(row, "", model("minimax-m2.5"), 1).plan
+    assert (plan.tp, plan.dp, plan.moe_tp, plan.ep) == (degree, 1, 1, degree)
+    whole = served._role(row | {"precision": "fp4", "concurrency": "512"}, "", model("minimax-m2.5"), 1).plan
+    assert (whole.tp, whole.dp) == ((1, 2) if degree == 2 else (degree, 1))
+
+
+def test_experts_of_gpt_oss_on_h200_are_spread_whatever_the_row_says():
+    for stated in ((4, 1, 4, 1), (16, 1, 4, 4)):
+        row = placed(*stated, backend="trtllm", model_path="openai/gpt-oss-120b", system="h200_sxm")
+        plan = served._role(row, "", model("gpt-oss-120b"), 1).plan
+        assert (plan.tp, plan.dp, plan.moe_tp, plan.ep) == (4, 1, 1, 4)
+
+
 @pytest.mark.parametrize("stated", [(8, 1, 8, 1), (1, 64, 8, 8), (2, 2, 1, 4), (1, 32, 1, 32), (2, 0, 4, 1)])
 def test_expert_ranks_equal_attention_ranks(stated):
     tp, dp, moe_tp, ep = layout(*stated, True)
@@ -80,6 +109,8 @@ def test_formats_of_checkpoints():
     assert (latent.attention, latent.experts) == ("bf16", "nvfp4")
     assert forms("deepseek-v3", "fp8", "tensorrt-llm", "hgx-h200").experts == "fp8_block"
     assert forms("llama-3.1-70b", "fp8", "vllm", "hgx-h100").dense == "fp8"
+    block = quantisation(model("qwen3.5-397b-a17b"), "fp8", catalog.stack("sglang"), "hgx-b200", "fp8_block")
+    assert (block.dense, block.experts) == ("fp8_block", "fp8_block"), "scaled by blocks throughout"
 
 
 def test_an_unknown_mode_is_refused_by_name_and_int4_is_what_the_product_picks():
@@ -107,7 +138,7 @@ def test_a_row_without_a_readable_version_ran_the_release_at_its_date(tag):
     assert name in note
     assert released(tag, "2020-01-01")[0] == "tensorrt-llm@0.20.0", "the oldest known"
     assert released("1.1.0rc2.post2", "2025-09-10") == ("tensorrt-llm@1.1.0rc2.post2", "")
-    epochs = [served.stack_of(released(tag, f"2025-{month:02}-15")[0]).epoch for month in range(6, 13)]
+    epochs = [catalog.stack(released(tag, f"2025-{month:02}-15")[0]).epoch for month in range(6, 13)]
     assert epochs == sorted(epochs)
 
 
@@ -118,6 +149,16 @@ def test_what_does_not_fit_is_refused_with_the_amount():
     )  # fmt: skip
     with pytest.raises(InvalidInput, match=r"does not fit .* GB short per rank"):
         predict(served._row(row, model("llama-3.1-405b")))
+
+
+def test_a_row_that_leaves_out_what_ran_is_refused_with_the_reason():
+    row = cells(
+        id="x", backend="vllm", backend_version="0.11.2", model_path="openai/gpt-oss-120b", system="h100_sxm",
+        gemm_quant_mode="nvfp4", tp_size="4", isl="1024", osl="1024", concurrency="512", batch_size="512",
+    )  # fmt: skip
+    with pytest.raises(InvalidInput, match="512 clients"):
+        predict(served._row(row, model("gpt-oss-120b")))
+    assert predict(served._row(row | {"concurrency": "64", "batch_size": "64"}, model("gpt-oss-120b"))).tpot_s > 0
 
 
 @pytest.mark.skipif(not FILE.is_file(), reason="no folder shared beside the repository")

@@ -3,7 +3,11 @@
 import numpy as np
 import pytest
 
+from taicang import catalog
+from taicang.catalog.costing import cost_model
+from taicang.cost.experts import experts, fit_for
 from taicang.cost.skew import REACH, hot_rank, hottest_over_mean
+from taicang.ops import GroupedGemm
 
 
 def drawn_loads(rng, experts, tokens, topk, alpha, samples):
@@ -55,3 +59,17 @@ def test_balancer_leaves_only_the_slot_that_exceeds_a_share():
     assert hottest_over_mean(**settings, slots=288, balanced=True) < 1.3
     alone = {**settings, "ranks": 256}
     assert hottest_over_mean(**alone, balanced=True) > 5.0
+
+
+@pytest.mark.parametrize("tokens", [1, 7, 64, 1000, 30000])
+def test_kernels_that_do_not_route_read_all_experts_and_take_no_longer_where_all_are_touched(tokens):
+    chip = catalog.chip("h200")
+    op = GroupedGemm(
+        tokens=tokens, topk=8, experts=128, experts_local=64, hidden=4096, inter=768, dtype="fp8_block", skew=1.01
+    )  # fmt: skip
+    price = cost_model(catalog.machine("hgx-h200"), catalog.stack("vllm")).book.experts
+    routed, whole = (experts(op, chip, fit_for(price, op.dtype), unrouted=each) for each in (False, True))
+    least = 64 * 3 * 4096 * 768 / chip.memory.bandwidth_bytes_per_s
+    assert whole.seconds >= max(routed.seconds, least)
+    assert whole.seconds < routed.seconds * (1.3 if tokens > 1000 else 20.0)
+    assert (whole.seconds > 1.5 * routed.seconds) == (tokens < 10)

@@ -52,16 +52,16 @@ def list_(kind: str | None, as_json: bool) -> None:
       taicang catalog list
       taicang catalog list --kind chip --json
     """
-    from taicang.catalog import entry, names
+    from taicang.catalog import entry, names, own
 
-    found = [entry(k, name) for k in _KINDS if kind in (None, k) for name in names(k)]
+    found = [entry(k, name) for k in _KINDS if kind in (None, k) for name in (*names(k), *own.names(k))]
     rows = [
         {
             "kind": e.kind,
             "name": e.name,
             "title": e.title,
             "status": e.status,
-            "about": _about(e),
+            "about": f"{_about(e)} (yours)" if e.name in own.names(e.kind) else _about(e),
             "unknowns": len(e.unknowns),
             "conflicts": len(e.conflicts),
         }
@@ -142,6 +142,9 @@ def show(name: str, kind: str | None, sets: tuple[str, ...], as_json: bool) -> N
             note = ", ".join(part for part in (other.source, other.note) if part)
             table.add_row("", escape(f"or {other.text}"), "", escape(note), style="dim")
     console.print(table)
+    for word, said in found.fitted.items():
+        if word != "bands":
+            console.print(f"{escape(word)}: {escape(str(said))}", highlight=False)
     console.print("\n[bold]Sources[/bold]")
     for source in cited:
         told = f"{source.key}: {source.title} [{source.tier}] {source.url}".rstrip()

@@ -9,9 +9,9 @@ from typing import Any
 import click
 
 from taicang.app.asking import Asking
-from taicang.app.centre_options import MIX, MONEY
+from taicang.app.centre_options import MONEY, WORK
 from taicang.app.load_options import NAMED_LOAD
-from taicang.app.options import CHOICES, HTML, JSON, check_page, echo_json, write_page
+from taicang.app.options import CHOICES, HTML, JSON, give
 
 
 @click.command(
@@ -35,10 +35,14 @@ A centre, centre.yaml (keys are the options; machine is the argument):
   site: inner-mongolia
   utilisation: 20..40 %
   figure: [years=5, interest=3.5%]
+Instead of serve, several kinds of work:
+  mix:
+    - {share: 60%, serve: deepseek-r1, profile: servegen-deepseek-r1, tpot: 50ms}
+    - {share: 40%, train: pangu-7b, tokens: 2T}
 """,
 )
 @click.argument("machine")
-@MIX
+@WORK
 @NAMED_LOAD
 @MONEY
 @CHOICES
@@ -55,24 +59,28 @@ def centre(machine: str, others: str | None, page: Path | None, as_json: bool, *
     found = _file(click.get_current_context(), machine)
     if found is not None:
         return found[0]
+    from taicang.app.centre_mix import mixed
     from taicang.app.centre_options import Unfit, case, machines
-    from taicang.app.expert_loads import resolve
-    from taicang.app.load_options import read_load
-    from taicang.centre.report import compare, report
+    from taicang.app.load_options import named_load
+    from taicang.centre.compare import compare
+    from taicang.centre.mix import shares
+    from taicang.centre.report import report
+    from taicang.records import plain
 
-    check_page(page)
     if options["serve"]:
-        resolve(options, options["serve"])
-    load = read_load(options, options["serve"]) if options["serve"] else None
+        named_load(options, options["serve"])
     names = [machine, *machines(others)]
-    if options["load"] is not None and load is None:
+    if options["load"] is not None and not options["serve"]:
         raise click.UsageError("--load needs --serve MODEL")
-    if len(names) > 1 and load is None:
+    if len(names) > 1 and not options["serve"]:
         raise click.UsageError("--compare needs --serve MODEL")
     cases, said = [], []
     for name in names:
         try:
-            one, told = case(name, options if name == machine else options | {"price": None, "rent": None}, load)
+            if options["mix"]:
+                one, told = mixed(name, options, click.get_current_context().command)
+            else:
+                one, told = case(name, options if name == machine else options | {"price": None, "rent": None})
         except Unfit as error:
             if name == machine:
                 return _unfit(error.infeasible, as_json)
@@ -83,16 +91,16 @@ def centre(machine: str, others: str | None, page: Path | None, as_json: bool, *
     drawn = {"currency": options["currency"], "samples": options["samples"], "seed": options["seed"]}
     told_of = report(cases[0], **drawn)
     rows = compare(cases, **drawn) if len(cases) > 1 else ()
+    work = shares(cases[0], **drawn)
     said = list(dict.fromkeys(said))
-    made = _plain(cases[0], told_of, rows, said)
-    write_page("centre", made, page, f"{machine}, centre")
-    if as_json:
-        echo_json(made)
-    else:
+    made = _plain(cases[0], told_of, rows, said) | {"mix": plain(work)}
+
+    def shown() -> None:
         from taicang.app.render_centre import show
 
-        show(cases[0], told_of, rows, said)
-    return None
+        show(cases[0], told_of, rows, said, work)
+
+    return give("centre", made, shown, as_json=as_json, page=page, title=f"{machine}, centre")
 
 
 def _file(ctx: click.Context, machine: str) -> Any:
@@ -100,7 +108,7 @@ def _file(ctx: click.Context, machine: str) -> Any:
     path = Path(machine)
     if path.suffix.lower() not in (".yaml", ".yml") or not os.path.isfile(path):
         return None
-    from taicang.app.asking import Run, answer
+    from taicang.app.asking import Question, answer
     from taicang.catalog import files
 
     body = {str(key): value for key, value in files.read(path).items()}
@@ -108,17 +116,18 @@ def _file(ctx: click.Context, machine: str) -> Any:
         return None
     words = [word for word in ctx.meta["taicang.words"] if word != machine]
     body.pop("ask", None)
-    return (answer(Run(ask="centre", given=body, defaults={}), ctx.command, path, words),)
+    if "mix" in body:
+        from taicang.app.centre_mix import written
+
+        body["mix"] = written(body["mix"], files.where(path, ["mix"]))
+    return (answer(Question(ask="centre", given=body, defaults={}), ctx.command, path, words),)
 
 
-def _unfit(infeasible: Any, as_json: bool) -> None:
-    if as_json:
-        echo_json({"infeasible": True, "reason": infeasible.reason})
-    else:
-        from taicang.app.render import show_infeasible
+def _unfit(infeasible: Any, as_json: bool) -> int:
+    from taicang.app.render import show_infeasible
 
-        show_infeasible(infeasible)
-    raise SystemExit(1)
+    fields = {"infeasible": True, "reason": infeasible.reason}
+    return give("centre", fields, lambda: show_infeasible(infeasible), as_json=as_json, feasible=False)
 
 
 def _plain(case: Any, told: Any, rows: Any, said: list[str]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from taicang.app.load_options import run_from
 from taicang.app.options import MOST, Finite, Named, Quantity, Whole, stacked
 from taicang.errors import InvalidInput, UnknownName
 
@@ -25,8 +26,7 @@ RENTED = ("rent", "rate", "availability", "utilisation", "error")
 """Figures that say something of rented chips."""
 PARTS = ("optics", "masked")
 """Figures of parts, which no cost is made of."""
-MIX = stacked(
-    click.option("--count", type=Whole(1), default=1, show_default=True, help="Machines of this kind."),
+WORK = stacked(
     click.option("--serve", metavar="MODEL", help="Serve this model: cost per million tokens at the limits given."),
     click.option(
         "--load",
@@ -40,8 +40,11 @@ MIX = stacked(
     click.option("--seq", type=Whole(1), default=4096, show_default=True, help="Tokens of its sequences."),
     click.option("--diurnal", metavar="SHARE|profile|FILE", default="", help="Daily shape of the load, as for replay."),
 )
-"""What the centre does."""
+"""One kind of work."""
 MONEY = stacked(
+    click.option("--count", type=Whole(1), default=1, show_default=True, help="Machines of this kind."),
+    click.option("--mix", multiple=True, metavar="KEY=VALUE,...", help="Instead of --serve or --train, several times: "
+                 "a kind of work with its share (or load) and its options, 'share=60%,serve=qwen3-32b,tpot=50ms'."),
     click.option("--site", default="default", show_default=True, help="inner-mongolia, guangdong, any province."),
     *(click.option(f"--{name}", name, metavar="RANGE", help=text) for name, text in RANGES.items()),
     click.option("--figure", "figures", multiple=True, metavar="KEY=RANGE",
@@ -54,11 +57,11 @@ MONEY = stacked(
     click.option("--samples", type=Whole(100, 10**6), default=20_000, show_default=True, help="Draws of the ranges."),
     click.option("--seed", type=Whole(0), default=0, show_default=True, help="Of the draws."),
 )  # fmt: skip
-"""Where it stands and what things cost."""
+"""What there is of it, where it stands and what things cost."""
 
 
-def case(spec: str, options: dict[str, Any], load: dict[str, Any] | None) -> tuple[Any, list[str]]:
-    """The case of one machine and what it assumes. ``load``: arguments of ``predict.infer`` (None: nothing served).
+def case(spec: str, options: dict[str, Any]) -> tuple[Any, list[str]]:
+    """The case of one machine and what it assumes.
 
     Raises ``Unfit`` where nothing serves or trains there.
     """
@@ -77,11 +80,12 @@ def case(spec: str, options: dict[str, Any], load: dict[str, Any] | None) -> tup
     if rented and "rent" not in stated:
         said.append(f"no price of {spec} is published: its chips are rented")
     work, run = None, None
-    if load is not None:
-        work, told = _served(spec, machine, options, load)
+    if options["serve"]:
+        work, told = _served(spec, machine, options)
         figures["error"] = _error(work.error_ratio)
         if options["load"] is not None:
-            figures["utilisation"] = _loaded(spec, machine, options, work, figures["availability"])
+            rates = f"{options['load']:g} requests/s"
+            figures["utilisation"] = loaded(spec, machine, options, options["load"] * work.request_s, rates, figures)
         said += told
     if options["trained"]:
         run = _trained(machine, options)
@@ -125,17 +129,14 @@ def _error(ratio: float) -> Any:
                   source="scoreboard", note="of tokens/s, nine times in ten")  # fmt: skip
 
 
-def _served(spec: str, machine: Any, options: dict[str, Any], load: dict[str, Any]) -> tuple[Any, list[str]]:
+def _served(spec: str, machine: Any, options: dict[str, Any]) -> tuple[Any, list[str]]:
     from taicang.catalog.models import model as load_model
     from taicang.centre.work import serving
-    from taicang.predict import Infeasible, infer
+    from taicang.predict import Infeasible
+    from taicang.predict.serving import answer
 
     net = load_model(options["serve"], approximate=options["approximate"])
-    found = infer(
-        net, machine, **load, stack=options["stack"], memory_ratio=options["memory_ratio"],
-        quant=options["quant"], kv=options["kv"], drafts=options["drafts"],
-        acceptance_ratio=options["acceptance"], skew=options["skew"],
-    )  # fmt: skip
+    found = answer(run_from(options, net, machine))
     if isinstance(found, Infeasible):
         raise Unfit(found)
     made = serving(net, machine, found, options["hits"])
@@ -147,18 +148,18 @@ def _served(spec: str, machine: Any, options: dict[str, Any], load: dict[str, An
     return made, said
 
 
-def _loaded(spec: str, machine: Any, options: dict[str, Any], work: Any, available: Any) -> Any:
-    """The utilisation that a load comes to. Raises ``InvalidInput`` where it is more than there is."""
+def loaded(spec: str, machine: Any, options: dict[str, Any], chips: float, rates: str, figures: Any) -> Any:
+    """The utilisation when a load keeps ``chips`` busy. Raises ``InvalidInput`` where that is more than there is."""
     from taicang.centre.figures import Figure
 
     if options["utilisation"] is not None:
         raise InvalidInput("is computed from --load; give one of both", where="--utilisation")
-    used = options["load"] * work.request_s / (machine.chips * options["count"])
+    used, available = chips / (machine.chips * options["count"]), figures["availability"]
     if used > available.low:
         count = math.ceil(options["count"] * used / available.low)
-        raise InvalidInput(f"{options['load']:g} requests/s take {count} of {spec}; give --count", where="--load")
+        raise InvalidInput(f"{rates} take {count} of {spec}; give --count", where="--load")
     return Figure(key="utilisation", low=used / available.high, high=used / available.low, kind="computed",
-                  title="utilisation", source="user", note=f"of {options['load']:g} requests/s")  # fmt: skip
+                  title="utilisation", source="user", note=f"of {rates}")  # fmt: skip
 
 
 def _trained(machine: Any, options: dict[str, Any]) -> Any:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from taicang.app.options import HTML, JSON, Whole, check_page, echo_json, write_page
+from taicang.app.options import HTML, JSON, Whole, give
 from taicang.app.replay_system import SYSTEM, system_from
 from taicang.app.trace_options import READING
 
@@ -43,13 +43,10 @@ def check(path: Path, model: str, machine: str, page: Path | None, as_json: bool
     guidellm's document, or any table that has lengths and latencies. Then set-ups that benchmarks have without saying
     so are tried one by one, and those that come nearer are told, the nearest first.
     """
-    from taicang.app.expert_loads import resolve
     from taicang.app.replay_output import progress_bar
     from taicang.app.trace_options import load
     from taicang.predict.check import check as compare
 
-    check_page(page)
-    resolve(options, model)
     one = not (options["instances"] or options["prefill"] or options["decode"])
     if one:
         options["instances"] = 1
@@ -60,18 +57,15 @@ def check(path: Path, model: str, machine: str, page: Path | None, as_json: bool
             model,
             machine,
             trace,
-            system_from(options),
+            system_from(options, model),
             clients=options["clients"] or 0,
             causes=not options["no_causes"],
             seed=options["seed"],
             progress=progress,
         )
     notes = (*(("one instance: --instances says otherwise",) if one else ()), *found.notes)
-    write_page("check", _fields(found, notes), page, f"{path.name}: {model} on {machine}")
-    if as_json:
-        echo_json(_fields(found, notes))
-    else:
-        _show(found, notes)
+    give("check", _fields(found, notes), lambda: _show(found, notes), as_json=as_json, page=page,
+         title=f"{path.name}: {model} on {machine}")  # fmt: skip
 
 
 def _figure(each: Compared) -> dict[str, Any]:

@@ -8,8 +8,8 @@ from typing import Any
 import click
 
 from taicang.app.asking import Asking
-from taicang.app.load_options import NAMED_LOAD, read_load
-from taicang.app.options import CHOICES, HTML, JSON, check_page, echo_json, write_files, write_page
+from taicang.app.load_options import NAMED_LOAD, named_load, run_from
+from taicang.app.options import CHOICES, HTML, JSON, give, named, write_files
 from taicang.errors import MissingFigure, NotModelled, TaicangError
 
 DEMO_MACHINES = (
@@ -50,103 +50,61 @@ def compare(model: str, machines: str, as_json: bool, **options: Any) -> int:
 
     Exit code 1: no machine has a plan.
     """
-    names = [name.strip().strip('"') for name in machines.split(",") if name.strip()]
-    if not names:
-        raise click.UsageError("--on names no machine")
-    from taicang.app.expert_loads import resolve
-
-    resolve(options, model)
-    return _compare(model, names, as_json, options)
-
-
-@click.command()
-@JSON
-def demo(as_json: bool) -> int:
-    """DeepSeek-R1, 4,096 + 256 tokens, TPOT at most 50 ms, on the supernode and five rivals."""
-    options = {
-        "input_tokens": 4096,
-        "output_tokens": 256,
-        "tpot": 0.05,
-        "ttft": None,
-        "stack": None,
-        "memory_ratio": None,
-        "quant": "auto",
-        "kv": "auto",
-        "drafts": 1,
-        "acceptance": 0.7,
-        "skew": 1.01,
-        "sets": (),
-        "approximate": False,
-        "slo": None,
-        "profile": None,
-        "budgets": (),
-        "pareto": None,
-        "page": None,
-    }
-    return _compare("deepseek-r1", list(DEMO_MACHINES), as_json, options)
-
-
-def _compare(model: str, names: list[str], as_json: bool, options: dict[str, Any]) -> int:
-    """Compare and say so; 1 where no machine has a plan."""
-    from taicang.predict import Prediction
+    from taicang.output import check_folder
+    from taicang.predict import Served
+    from taicang.records import plain
     from taicang.search.budget import read
 
-    check_page(options["page"])
+    names = named(machines)
     if options["pareto"]:
-        from taicang.output import check_folder
-
         check_folder(Path(options["pareto"]), "--pareto")
     budgets = [read(text) for text in options["budgets"]]
-    load = read_load(options, model)
-    results = [_one(model, name, options, load) for name in names]
+    named_load(options, model)
+    results = [_one(model, name, options) for name in names]
     refusals = [each for each in results if isinstance(each, TaicangError)]
     if refusals and len(refusals) == len(results):
         raise refusals[0]
-    code = int(not any(isinstance(each, Prediction) for each in results))
     shown = [
         each if not isinstance(each, TaicangError) else _refused(model, name, each)
         for name, each in zip(names, results, strict=True)
     ]
     bought = {name: _bought(name, each, budgets, options) for name, each in zip(names, shown, strict=True)}
+
+    def show() -> None:
+        from taicang.app.render_compare import show_comparison
+
+        show_comparison(names, shown, options, bought)
+
     try:  # what was found is shown even where it cannot be written
         if options["pareto"]:
-            _files(model, dict(zip(names, shown, strict=True)), bought, options, load)
+            _files(model, dict(zip(names, shown, strict=True)), bought, options)
     finally:
-        from taicang.records import plain
-
         fields = {
             name: plain(each) | ({"budgets": bought[name]} if budgets else {})
             for name, each in zip(names, shown, strict=True)
         }
-        write_page("compare", fields, options["page"], f"{model} on {', '.join(names)}")
-        if as_json:
-            echo_json(fields)
-        else:
-            from taicang.app.render_compare import show_comparison
-
-            show_comparison(names, shown, options, bought)
+        code = give(
+            "compare", fields, show, as_json=as_json, page=options["page"], title=f"{model} on {', '.join(names)}",
+            feasible=any(isinstance(each, Served) for each in results),
+        )  # fmt: skip
     return code
 
 
-def _one(model: str, name: str, options: dict[str, Any], load: dict[str, Any]) -> Any:
+@click.command()
+@JSON
+@click.pass_context
+def demo(ctx: click.Context, as_json: bool) -> Any:
+    """DeepSeek-R1, 4,096 + 256 tokens, TPOT at most 50 ms, on the supernode and five rivals."""
+    on = ",".join(DEMO_MACHINES)
+    return ctx.invoke(compare, model="deepseek-r1", machines=on, tpot_s=0.05, drafts=1, as_json=as_json)
+
+
+def _one(model: str, name: str, options: dict[str, Any]) -> Any:
     """A prediction, an infeasibility, or the error of a machine that lacks a figure or a kernel."""
-    from taicang.predict import infer
+    from taicang.predict.serving import answer
 
     try:
-        return infer(
-            model,
-            name,
-            **load,
-            stack=options["stack"],
-            memory_ratio=options["memory_ratio"],
-            quant=options["quant"],
-            kv=options["kv"],
-            drafts=options["drafts"],
-            acceptance_ratio=options["acceptance"],
-            skew=options["skew"],
-            approximate=options["approximate"],
-            sets=options["sets"],
-        )
+        return answer(run_from(options, model, name))
     except (MissingFigure, NotModelled) as error:
         return error
 
@@ -154,11 +112,11 @@ def _one(model: str, name: str, options: dict[str, Any], load: dict[str, Any]) -
 def _bought(name: str, result: Any, budgets: list[Any], options: dict[str, Any]) -> dict[str, Any]:
     """Whole machines and their output tokens per second by budget; None where the machine lacks the figure."""
     from taicang import catalog
-    from taicang.predict import Prediction
+    from taicang.predict import Served
     from taicang.search.budget import machines
 
     found: dict[str, Any] = {}
-    for budget in budgets if isinstance(result, Prediction) else ():
+    for budget in budgets if isinstance(result, Served) else ():
         try:
             count = machines(budget, catalog.machine(name, options["sets"]))
         except MissingFigure:
@@ -168,24 +126,18 @@ def _bought(name: str, result: Any, budgets: list[Any], options: dict[str, Any])
     return found
 
 
-def _files(
-    model: str, shown: dict[str, Any], bought: dict[str, Any], options: dict[str, Any], load: dict[str, Any]
-) -> None:
+def _files(model: str, shown: dict[str, Any], bought: dict[str, Any], options: dict[str, Any]) -> None:
     """The comparison as CSV and JSON, and the fronts of the machines that can serve."""
     from taicang.app import pareto_files
-    from taicang.predict import Prediction
-    from taicang.search.door import formats, prepare
+    from taicang.predict import Served
+    from taicang.search.door import formats, job_of
     from taicang.search.run import Ask, search
     from taicang.search.space import default
 
     found = []
     for name, each in shown.items():
-        if isinstance(each, Prediction):
-            job = prepare(
-                model, name, **load, stack=options["stack"], memory_ratio=options["memory_ratio"],
-                acceptance_ratio=options["acceptance"], skew=options["skew"], approximate=options["approximate"],
-                sets=options["sets"],
-            )  # fmt: skip
+        if isinstance(each, Served):
+            job = job_of(run_from(options, model, name))
             found.append(search(job, formats([options["quant"]], job, options["kv"]), default(job.model), Ask(top=1)))
     files = pareto_files.comparison(shown, bought) | (pareto_files.fronts(found) if found else {})
     write_files(files, Path(options["pareto"]), "--pareto")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import numpy as np
@@ -12,8 +12,11 @@ import numpy as np
 from taicang import reading
 from taicang.errors import InvalidInput
 
+if TYPE_CHECKING:
+    from taicang.models.types import Model
 
-def resolve(options: dict[str, Any], model: str) -> None:
+
+def resolve(options: dict[str, Any], model: str | Model) -> None:
     """Put in place of a file in ``options["skew"]`` the exponent that fits its loads (the mean of those of its lines).
 
     A line holds the tokens that each routed expert got, in any order; layers may have a line each. A JSON list, or list
@@ -26,7 +29,7 @@ def resolve(options: dict[str, Any], model: str) -> None:
     from taicang.cost.skew import exponent_of
     from taicang.models.types import routed
 
-    net = load_model(model, approximate=options["approximate"])
+    net = load_model(model, approximate=options["approximate"]) if isinstance(model, str) else model
     experts = routed(net)
     if experts is None:
         raise InvalidInput(f"{net.name} has no routed experts", where="--skew")

@@ -152,6 +152,7 @@ Examples:
   taicang fabric cloudmatrix384 --collective send --ranks 17 --bytes 512B --verb npu/read
   taicang fabric cloudmatrix384 --draws 1000 --serve deepseek-r1
   taicang fabric cloudmatrix384 --logical 384,352,288,256,192
+  taicang fabric examples/networks/pcie-box.yaml --collective all-reduce --bytes 1GB        (a graph of yours)
   taicang fabric "hgx-h100 x 128" --axes tp=8,pp=8,dp=16 --bytes 1GB
 """,
 )
@@ -160,13 +161,14 @@ Examples:
 @FABRIC
 @PARTS
 def fabric(machine: str, sets: tuple[str, ...], as_json: bool, **options: Any) -> None:
-    """The links of MACHINE: its topology, or one collective on it, link by link.
+    """The links of MACHINE (or of a graph in a file): its topology, or one collective on it, link by link.
 
     Without more: parts, links and bisection. --collective: the time on the links, the hottest ones, what a library
     makes of it and what the closed form says. --draws: what is left when parts fail. --logical: the switches of parts
     of a supernode. --axes: which axis of a plan crosses which level, in order and at random.
     """
-    from taicang import catalog
+    from taicang.hardware import Machine
+    from taicang.predict.fabric import opened
 
     for flag in ("svg", "html"):
         if options[flag] is not None:
@@ -176,9 +178,11 @@ def fabric(machine: str, sets: tuple[str, ...], as_json: bool, **options: Any) -
         raise click.UsageError("one of --collective, --draws, --logical and --axes at a time")
     if chosen and chosen[0] in ("kind", "axes") and options["payload"] is None:
         raise click.UsageError(f"--{'collective' if chosen[0] == 'kind' else 'axes'} needs --bytes")
-    on = catalog.machine(machine, sets)
+    on = opened(machine, sets)
+    if chosen and chosen[0] not in ("kind", "axes") and not isinstance(on, Machine):
+        raise click.UsageError(f"--{chosen[0]} needs a machine of the catalogue, not a graph")
     found = _ANSWERS[chosen[0] if chosen else ""](on, options)
-    _written(on, options, found)
+    _written(machine, on, options, found)
     if as_json:
         echo_json(found)
     else:
@@ -248,7 +252,7 @@ def _axes(on: Any, options: dict[str, Any]) -> Any:
 _ANSWERS = {"": _shape, "kind": _collective, "draws": _breakage, "logical": _shares, "axes": _axes}
 
 
-def _written(on: Any, options: dict[str, Any], found: Any) -> None:
+def _written(machine: str, on: Any, options: dict[str, Any], found: Any) -> None:
     if options["svg"] is None and options["html"] is None:
         return
     from taicang.predict.fabric import picture
@@ -263,5 +267,5 @@ def _written(on: Any, options: dict[str, Any], found: Any) -> None:
         from taicang.records import jsonable
 
         said = escape(json.dumps(jsonable(found), indent=1))
-        page = f'<!doctype html><meta charset="utf-8"><title>{escape(on.name)}</title>{drawn}<pre>{said}</pre>\n'
+        page = f'<!doctype html><meta charset="utf-8"><title>{escape(machine)}</title>{drawn}<pre>{said}</pre>\n'
         write_file(options["html"], page, "--html")

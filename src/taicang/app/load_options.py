@@ -1,13 +1,18 @@
-"""The load and its limits from options: lengths or a profile, limits or the name of an objective."""
+"""From options to the question that they ask: names of options are those of the fields of ``Run`` and ``System``."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from taicang.app.options import LOAD, stacked
 from taicang.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from taicang.models.types import Model
+    from taicang.search.door import Run
 
 NAMED_LOAD = stacked(
     LOAD,
@@ -17,41 +22,51 @@ NAMED_LOAD = stacked(
 """Load and SLO, also by name."""
 
 
-def read_load(options: dict[str, Any], model: Any) -> dict[str, Any]:
-    """Arguments of ``search.door.prepare`` for lengths and limits; puts the limits into ``options`` as well.
+def run_from(options: dict[str, Any], model: str | Model, on: Any, **more: Any) -> Run:
+    """The question that the options ask of ``model`` on the machine ``on``; ``more`` are fields beside them."""
+    from taicang.app.expert_loads import resolve
+    from taicang.plans import read_plan
+    from taicang.search.door import Run
 
-    ``model`` is the model or its name. ``within_ratio`` in ``options`` is the share of requests that must keep the
-    limits (one half where they are limits of the mean). Raises ``InvalidInput`` for a length given twice and
-    ``UnknownName`` for an unknown profile or objective.
-    """
-    from taicang.search.lengths import Lengths, of_profile
+    resolve(options, model)
+    fields = fields_of(Run, options) | {"model": model, "on": on} | more
+    if isinstance(fields.get("prefill_plan"), str):
+        fields["prefill_plan"] = read_plan(fields["prefill_plan"], "--prefill-plan")
+    return Run(**fields)
 
+
+def fields_of(kind: Any, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the options that are fields of the dataclass ``kind``."""
+    return {name: options[name] for name in kind.__dataclass_fields__ if name in options}
+
+
+def named_limits(options: dict[str, Any], model: str) -> None:
+    """Put the limits of ``--slo`` into ``options``, where no others are given, and ``within_ratio``: the share of
+    requests that must keep them (one half where they are limits of the mean). ``UnknownName`` for an unknown one."""
     options["within_ratio"] = 0.5
     if options["slo"]:
         from taicang.catalog.models import model as load_model
         from taicang.catalog.slo import slo
 
-        name = load_model(model, approximate=options["approximate"]).name if isinstance(model, str) else model.name
-        preset = slo(options["slo"], name)
-        options["ttft"] = options["ttft"] or preset.ttft_s
-        options["tpot"] = options["tpot"] or preset.tpot_s
+        preset = slo(options["slo"], load_model(model, approximate=options["approximate"]).name)
+        options["ttft_s"] = options["ttft_s"] or preset.ttft_s
+        options["tpot_s"] = options["tpot_s"] or preset.tpot_s
         options["within_ratio"] = preset.within_ratio
+
+
+def named_load(options: dict[str, Any], model: str) -> None:
+    """Put the lengths of ``--profile`` and the limits of ``--slo`` into ``options``. Raises ``InvalidInput`` for a
+    length given twice and ``UnknownName`` for an unknown profile or objective."""
+    named_limits(options, model)
     if options["profile"]:
+        from taicang.search.lengths import of_profile
+
         context = click.get_current_context()
         for flag in ("input_tokens", "output_tokens"):
             if context.get_parameter_source(flag) is click.core.ParameterSource.COMMANDLINE:
                 raise InvalidInput(f"--profile has lengths of its own; drop --{flag.removesuffix('_tokens')}")
         lengths = of_profile(options["profile"])
-        options["input_tokens"], options["output_tokens"] = lengths.input_tokens, lengths.output_tokens
-    else:
-        lengths = Lengths(input_tokens=options["input_tokens"], output_tokens=options["output_tokens"])
-    return {
-        "input_tokens": lengths.input_tokens,
-        "output_tokens": lengths.output_tokens,
-        "spread": lengths.spread,
-        "ttft_s": options["ttft"],
-        "tpot_s": options["tpot"],
-    }
+        options |= {name: getattr(lengths, name) for name in ("input_tokens", "output_tokens", "spread")}
 
 
 def load_text(options: dict[str, Any]) -> str:
@@ -61,5 +76,6 @@ def load_text(options: dict[str, Any]) -> str:
     sizes = f"{options['input_tokens']:.0f} + {options['output_tokens']:.0f} tokens"
     if options.get("profile"):
         sizes += f" in the mean of {options['profile']}"
-    limits = ", ".join(f"{name.upper()} <= {show(options[name], 's')}" for name in ("ttft", "tpot") if options[name])
-    return sizes + (f", {limits}" if limits else "") + (f" ({options['slo']})" if options.get("slo") else "")
+    limits = {"TTFT": options["ttft_s"], "TPOT": options["tpot_s"]}
+    said = ", ".join(f"{name} <= {show(limit, 's')}" for name, limit in limits.items() if limit)
+    return sizes + (f", {said}" if said else "") + (f" ({options['slo']})" if options.get("slo") else "")

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import click
 
 from taicang.errors import InvalidInput
-from taicang.output import Content, write
+from taicang.output import Content, check_file, write
 from taicang.units import count, parse
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -129,8 +129,8 @@ LOAD = stacked(
         help="Prompt tokens, e.g. 4096 or 32k (k: 1,000, Ki: 1,024).",
     ),
     click.option("--output", "output_tokens", type=TOKENS, default=256, show_default=True, help="Output tokens."),
-    click.option("--tpot", type=DURATION, help="Time per output token that must hold, e.g. 50ms."),
-    click.option("--ttft", type=DURATION, help="Time to first token that must hold, e.g. 2s."),
+    click.option("--tpot", "tpot_s", type=DURATION, help="Time per output token that must hold, e.g. 50ms."),
+    click.option("--ttft", "ttft_s", type=DURATION, help="Time to first token that must hold, e.g. 2s."),
 )
 """Load and SLO."""
 
@@ -196,6 +196,7 @@ CHOICES = stacked(
     ),
     click.option(
         "--acceptance",
+        "acceptance_ratio",
         type=Finite(0, 1),
         default=0.7,
         show_default=True,
@@ -237,33 +238,41 @@ HELP = {"help_option_names": ["-h", "--help"]}
 JSON = click.option("--json", "as_json", is_flag=True, help="Machine-readable output.")
 
 
+def check_page(_ctx: click.Context, _param: click.Parameter, path: Path | None) -> Path | None:
+    """Refuse before the work a page that could not be written after it."""
+    if path is not None:
+        check_file(path, "--html")
+    return path
+
+
 HTML = click.option(
     "--html",
     "page",
     type=click.Path(dir_okay=False, path_type=Path),
+    callback=check_page,
     help="Also a page to look at: one file that opens anywhere.",
 )
 
 
-def check_page(path: Path | None) -> None:
-    """Raise ``InvalidInput`` before the work where a page cannot be written at ``path``."""
-    if path is not None:
-        from taicang.output import check_file
+def give(
+    kind: str, value: Any, show: Callable[[], None], *, as_json: bool, page: Path | None = None, title: str = "",
+    shown: Any = None, feasible: bool = True,
+) -> int:  # fmt: skip
+    """Give the answer ``value`` of the command ``kind``: as a page where one is asked for (of ``shown``, where that
+    holds more), as JSON or by ``show``. Returns the exit code: 1 where nothing is feasible."""
+    if page is not None:
+        from taicang.page.html import page as page_of
+        from taicang.page.views import sections
+        from taicang.records import jsonable
 
-        check_file(path, "--html")
-
-
-def write_page(kind: str, value: Any, path: Path | None, title: str) -> None:
-    """The result of the command ``kind``, which ``--json`` prints as ``value``, as a page at ``path`` (None: none)."""
-    if path is None:
-        return
-    from taicang.output import write
-    from taicang.page.html import page
-    from taicang.page.views import sections
-    from taicang.records import jsonable
-
-    write({path.name: page(title, sections(kind, jsonable(value)))}, path.parent, "--html")
-    click.echo(f"wrote {path}", err=True)
+        body = sections(kind, jsonable(value if shown is None else shown))
+        write({page.name: page_of(title, body)}, page.parent, "--html")
+        click.echo(f"wrote {page}", err=True)
+    if as_json:
+        echo_json(value)
+    else:
+        show()
+    return int(not feasible)
 
 
 def echo_json(value: Any) -> None:
@@ -275,6 +284,14 @@ def echo_json(value: Any) -> None:
 
 def _utf() -> bool:
     return (sys.stdout.encoding or "").lower().startswith("utf")
+
+
+def named(machines: str) -> list[str]:
+    """Machines of a comma-separated list."""
+    names = [name.strip().strip('"') for name in machines.split(",") if name.strip()]
+    if not names:
+        raise click.UsageError("--on names no machine")
+    return names
 
 
 def write_files(files: Mapping[str, Content], folder: Path, where: str = "--out") -> None:

@@ -31,12 +31,9 @@ def _ratio(one: Any) -> str:
     return f"{one.mid:.0%} ({one.low:.0%} to {one.high:.0%})"
 
 
-def show(case: Any, told: Any, rows: Sequence[Any], said: Sequence[str]) -> None:
+def show(case: Any, told: Any, rows: Sequence[Any], said: Sequence[str], work: Sequence[Any]) -> None:
     """The report, the cost first."""
-    _all(terminal.console(highlight=False), case, told, rows, said)
-
-
-def _all(console: Any, case: Any, told: Any, rows: Sequence[Any], said: Sequence[str]) -> None:
+    console = terminal.console(highlight=False)
     times = f" ({case.count} of it)" if case.count > 1 else ""
     unit, bought = told.currency, "rented" if told.rented else "bought"
     console.print(f"[bold]{escape(told.name)}[/]{times}, {told.chips:,} chips, {bought}, {unit}; "
@@ -47,8 +44,7 @@ def _all(console: Any, case: Any, told: Any, rows: Sequence[Any], said: Sequence
         table.add_row(f"  {name}", band(part))
     table.add_row("a used chip-hour", band(told.used_chip_hour))
     if told.output_mtoken is not None:
-        work = case.serving
-        table.add_row(f"{work.model}: a million output tokens, all in", band(told.output_mtoken))
+        table.add_row(f"{case.serving.model}: a million output tokens, all in", band(told.output_mtoken))
         for name, each in told.tokens.items():
             table.add_row(f"  of them a million {name} tokens", band(each))
         table.add_row("  million output tokens a month", money((told.monthly_tokens or 0.0) / 1e6))
@@ -56,6 +52,8 @@ def _all(console: Any, case: Any, told: Any, rows: Sequence[Any], said: Sequence
         table.add_row(f"{case.training.model}: a run of {case.training.tokens:.3g} tokens", band(told.run))
         table.add_row("  days", f"{told.run_s / 86400.0:.3g}")
     console.print(table)
+    if work:
+        _mixed(console, work)
     _uses(console, told)
     _choices(console, told)
     _site(console, told)
@@ -98,12 +96,29 @@ def _uses(console: Any, told: Any) -> None:
     console.print(table)
 
 
+def _mixed(console: Any, work: Sequence[Any]) -> None:
+    """Kinds of work: what each costs, and makes in a month."""
+    table = _table("work", "share", "a million output, or a run", "a month", "costs", "earns")
+    for each in work:
+        made = each.monthly_runs if each.trained else each.monthly_tokens
+        table.add_row(
+            escape(each.model),
+            f"{each.share_ratio:.0%}",
+            band(each.run if each.trained else each.output_mtoken),
+            f"{money(made.mid)} runs" if each.trained else f"{money(made.mid / 1e6)} M",
+            f"{each.monthly_cost.mid / 1e6:.3g} M",
+            "-" if each.monthly_income is None else f"{each.monthly_income.mid / 1e6:.3g} M",
+        )
+    console.print(table)
+
+
 def _choices(console: Any, told: Any) -> None:
     """Own, rented, or an API."""
-    if told.output_mtoken is None:
+    if told.output_mtoken is None and told.even_utilisation is None:
         return
     table = _table("own, rent or call", "a million output tokens")
-    table.add_row("rented" if told.rented else "own", band(told.output_mtoken))
+    if told.output_mtoken is not None:
+        table.add_row("rented" if told.rented else "own", band(told.output_mtoken))
     if told.rented_mtoken is not None:
         table.add_row("rented chips, idle hours paid", band(told.rented_mtoken))
     if told.api_mtoken is not None:

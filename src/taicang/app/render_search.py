@@ -46,7 +46,7 @@ def show_search(
             console.print(f"    {line}")
         extra = more[each.found.machine]
         _chosen(console, each.chosen)
-        for note in extra.get("assumptions", ()):
+        for note in extra.get("notes", ()):
             console.print(f"  assumed: {note}")
         if "explanation" in extra:
             _explain(console, each.chosen.rank, extra["explanation"])

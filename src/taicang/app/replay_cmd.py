@@ -7,18 +7,22 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from taicang.app.asking import Asking
-from taicang.app.options import DURATION, HTML, JSON, check_page, echo_json, stacked, write_page
+from taicang.app.load_options import named_limits
+from taicang.app.options import DURATION, HTML, JSON, give, stacked
 from taicang.app.replay_system import SYSTEM, system_from
 from taicang.app.replay_tenants import tenants_from
 from taicang.app.replay_traffic import TRAFFIC, traffic
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from taicang.predict.replay import Replay
     from taicang.serve.summary import Limits
+    from taicang.traffic.trace import Trace
 
 RESULT = stacked(
-    click.option("--ttft", type=DURATION, help="Limit of the time to first token, for goodput, e.g. 2s."),
-    click.option("--tpot", type=DURATION, help="Limit of the time per output token, for goodput, e.g. 50ms."),
+    click.option("--ttft", "ttft_s", type=DURATION, help="Limit of the time to first token, for goodput, e.g. 2s."),
+    click.option("--tpot", "tpot_s", type=DURATION, help="Limit of the time per output token, for goodput, e.g. 50ms."),
     click.option("--slo", help="Both limits by name: mlperf-interactive, mlperf-server, mlperf-server@llama-2-70b."),
     click.option("--out", type=click.Path(file_okay=False), help="Folder for the results."),
     click.option("--format", "form", type=click.Choice(["csv", "json", "parquet"]), default="csv", show_default=True,
@@ -51,56 +55,48 @@ Examples:
 @SYSTEM
 @TRAFFIC
 @RESULT
-def replay(what: tuple[str, ...], machine: str, as_json: bool, **options: Any) -> None:
+def replay(what: tuple[str, ...], machine: str, as_json: bool, **options: Any) -> int:
     """Serve a request trace, or generated traffic, with MODEL on a machine, and say what users saw."""
-    from taicang.app.expert_loads import resolve
     from taicang.app.replay_files import check, write
-    from taicang.app.replay_output import progress_bar, show
+    from taicang.app.replay_output import progress_bar
     from taicang.app.replay_unused import refuse_unused
     from taicang.predict.replay import replay as run
 
     if len(what) > 2:
         raise click.UsageError(f"expected [TRACE] MODEL, got {' '.join(what)}")
     refuse_unused(click.get_current_context(), what[0] if len(what) == 2 else None)
-    resolve(options, what[-1])
     check(options["out"], options["form"], perfetto=options["perfetto"])
-    check_page(options["page"])
     limits = limits_from(options, what[-1])
     tenants = tenants_from(options)
     trace = traffic(what[0] if len(what) == 2 else None, options)
     with progress_bar(len(trace)) as progress:
         result: Replay = run(
-            what[-1], machine, trace, system_from(options), clients=options["clients"] or 0, think_s=options["think"],
-            random_think=options["random_think"], limits=limits, seed=options["seed"], progress=progress,
-            **tenants,
+            what[-1], machine, trace, system_from(options, what[-1]), clients=options["clients"] or 0,
+            think_s=options["think"], random_think=options["random_think"], limits=limits, seed=options["seed"],
+            progress=progress, **tenants,
         )  # fmt: skip
     try:  # what users saw is shown even where it cannot be written
         if options["out"]:
             write(result, options["out"], options["form"], perfetto=options["perfetto"])
     finally:
-        if options["page"]:
-            fields = {name: getattr(result, name) for name in result.__slots__ if name != "log"}
-            write_page("replay", fields, options["page"], f"{result.model} on {result.machine}")
-        if as_json:
-            echo_json({name: getattr(result, name) for name in result.__slots__ if name not in BESIDE})
-        else:
-            show(result, trace)
-    if result.summary.partial:
-        raise SystemExit(130)
+        give_replay(result, trace, as_json=as_json, page=options["page"])
+    return 130 if result.summary.partial else 0
+
+
+def give_replay(result: Replay, trace: Trace, *, as_json: bool, page: Path | None = None) -> None:
+    """The summary as JSON or on the terminal; the page has the tables as well."""
+    from taicang.app.replay_output import show
+
+    whole = {name: getattr(result, name) for name in result.__dataclass_fields__ if name != "log"}
+    fields = {name: value for name, value in whole.items() if name not in BESIDE}
+    give("replay", fields, lambda: show(result, trace), as_json=as_json, page=page, shown=whole,
+         title=f"{result.model} on {result.machine}")  # fmt: skip
 
 
 def limits_from(options: dict[str, Any], model: str) -> Limits:
     """The limits of ``--slo`` for this model, with ``--ttft`` and ``--tpot`` in place of its own where given."""
-    from taicang.catalog.models import model as load_model
-    from taicang.catalog.slo import slo
     from taicang.serve.summary import Limits
 
-    if not options["slo"]:
-        return Limits(ttft_s=options["ttft"], tpot_s=options["tpot"])
-    preset = slo(options["slo"], load_model(model, approximate=options["approximate"]).name)
-    return Limits(
-        name=options["slo"],
-        ttft_s=options["ttft"] or preset.ttft_s,
-        tpot_s=options["tpot"] or preset.tpot_s,
-        within_ratio=preset.within_ratio,
-    )
+    named_limits(options, model)
+    named = {"name": options["slo"], "within_ratio": options["within_ratio"]} if options["slo"] else {}
+    return Limits(ttft_s=options["ttft_s"], tpot_s=options["tpot_s"], **named)

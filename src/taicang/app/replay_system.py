@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from taicang.app.load_options import fields_of
 from taicang.app.options import CHOICES, PLAN, Whole, stacked
 from taicang.app.replay_faults import FAULTS, faults_from
 from taicang.app.replay_memory import MEMORY, tiers_from
@@ -52,18 +52,15 @@ SYSTEM = stacked(
 """What serves."""
 
 
-def system_from(options: Mapping[str, Any]) -> System:
-    """The system that the options describe."""
-    from taicang.app.plan_options import plan_from
+def system_from(options: dict[str, Any], model: str) -> System:
+    """The system that the options describe for ``model``."""
+    from taicang.app.expert_loads import resolve
     from taicang.predict.system import System
+    from taicang.search.door import plan_of
 
-    return System(
-        instances=options["instances"], prefill=options["prefill"], decode=options["decode"],
-        plan=plan_from(dict(options)), stack=options["stack"], memory_ratio=options["memory_ratio"],
-        quant=options["quant"], kv=options["kv"],
-        drafts=options["drafts"], acceptance_ratio=options["acceptance"], skew=options["skew"],
-        policy=options["policy"], tokens=options["tokens"], sequences=options["sequences"], router=options["router"],
-        faults=faults_from(options), tiers=tiers_from(options), eviction=options["eviction"], ttl_s=options["ttl"],
-        swap_bytes=options["swap"] or 0.0, order=options["order"], late=options["late"].replace("-", "_"),
-        approximate=options["approximate"], sets=options["sets"],
-    )  # fmt: skip
+    resolve(options, model)
+    fields = fields_of(System, options) | {
+        "plan": plan_of(options), "faults": faults_from(options), "tiers": tiers_from(options),
+        "ttl_s": options["ttl"], "swap_bytes": options["swap"] or 0.0, "late": options["late"].replace("-", "_"),
+    }  # fmt: skip
+    return System(**fields)

@@ -24,16 +24,19 @@ Examples:
 @click.option("--host-issue", "issue_s", type=DURATION, help="Host time per kernel (default: fitted, by stack).")
 @click.option("--stack", help="Software stack whose kernels run (default: by vendor).")
 @click.option("--set", "sets", multiple=True, metavar="PATH=VALUE", help="Change a figure of the machines.")
+@click.option("--fuse", is_flag=True, help="Join kernels over memory as a compiler would.")
 @JSON
 def reprice(
-    folder: Path, machines: str, issue_s: float | None, stack: str | None, sets: tuple[str, ...], as_json: bool
-) -> None:
+    folder: Path, machines: str, issue_s: float | None, stack: str | None, sets: tuple[str, ...], fuse: bool,
+    as_json: bool,
+) -> None:  # fmt: skip
     """A run that was captured with --out, on other machines: no PyTorch, no program, the same kernels."""
     from taicang import catalog, reading
+    from taicang.virtual import fusion
     from taicang.virtual.capture import load
     from taicang.virtual.report import report
 
-    capture = load(folder)
+    capture = fusion.fuse(load(folder)) if fuse else load(folder)
     on = [catalog.machine(name.strip(), sets) for name in machines.split(",") if name.strip()]
     with reading.expected("a capture of a run", str(folder)):
         made = [report(capture, machine, stack, issue_s) for machine in on]

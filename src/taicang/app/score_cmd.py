@@ -30,9 +30,13 @@ FITS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "energy": ("fit_energy", "fit_energy", ()),
     "links": ("ub_links", "fit_links", ()),
     "training": ("fit_training", "fit_training", ()),
+    "training_later": ("later_training", "fit_later", ()),
     "bands": ("fit_bands", "fit", ()),
+    "porting": ("fit_porting", "fit_porting", ()),
 }
 """Family -> module of taicang.evidence, its function of an evidence folder, and what else that takes."""
+ON_CARRIED = ("porting",)
+"""Families fitted on tables that the package carries."""
 
 FOLDER = click.option(
     "--evidence",
@@ -47,6 +51,7 @@ FOLDER = click.option(
 Examples:
   taicang score
   taicang score my_rows.csv step_times.yaml --json
+  taicang score my_rows.csv --stack my-cluster
   taicang score --evidence ../shared/evidence --suite gemm --by-group
   taicang score --evidence ../shared/evidence --csv > rows.csv
   taicang score served.csv --row srv-0007
@@ -58,12 +63,13 @@ Examples:
 @click.option("--by-group", is_flag=True, help="Also by group (machine, format, engine).")
 @click.option("--rows", type=click.Path(dir_okay=False, path_type=Path), help="Write every row with its prediction.")
 @click.option("--csv", "as_csv", is_flag=True, help="Print every row with its prediction as CSV.")
+@click.option("--stack", default="", help="Stack of the rows in FILES, whatever they say: a profile of yours.")
 @click.option("--row", "row_id", help="Explain the row with this ID.")
 @click.option("--freeze", is_flag=True, help="Accept these scores as the expected ones.")
 @JSON
 def score(
     files: tuple[Path, ...], evidence: Path | None, suites: tuple[str, ...], by_group: bool, rows: Path | None,
-    as_csv: bool, row_id: str | None, freeze: bool, as_json: bool,
+    as_csv: bool, stack: str, row_id: str | None, freeze: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Score the predictions against published measurements, held-out and calibrated-on rows apart.
 
@@ -74,11 +80,13 @@ def score(
     from taicang.evidence import board, report
     from taicang.evidence.score import score_parts
 
+    if stack and not files:
+        raise click.UsageError("--stack is about rows of FILES")
     if rows is not None:
         check_file(rows, "--rows")
     if freeze:
         check_file(trust.FILE, "--freeze")
-    found = _outcomes(files, evidence, suites)
+    found = _outcomes(files, evidence, suites, stack)
     everything = [one for outcomes in found.values() for one in outcomes]
     scores = score_parts(everything, by_group=by_group)
     whole = [] if files else [one for one in scores if one.group == "all"]
@@ -101,16 +109,21 @@ def score(
             show_scores(scores, drifts=drifts, alone=evidence is None and not files)
 
 
-def _outcomes(files: tuple[Path, ...], evidence: Path | None, suites: tuple[str, ...]) -> dict[str, list[Outcome]]:
+def _outcomes(
+    files: tuple[Path, ...], evidence: Path | None, suites: tuple[str, ...], stack: str
+) -> dict[str, list[Outcome]]:
     """Outcomes by file; what could not be read is told on stderr."""
+    from taicang import catalog
     from taicang.evidence import board, intake, report
 
+    if stack:
+        catalog.stack(stack)  # an unknown name is no matter of single rows
     notes: list[str] = []
     found: dict[str, list[Outcome]] = {}
     if files:
         board.check_names(suites)
         for file in files:
-            found[str(file)] = intake.your_outcomes(file, suites)
+            found[str(file)] = intake.your_outcomes(file, suites, stack)
     else:
         for one in board.suite_outcomes(evidence, suites, notes):
             found.setdefault(report.file_of(one), []).append(one)
@@ -148,6 +161,7 @@ def _explain(matching: list[dict[str, Any]], row_id: str, known: list[Outcome]) 
 Examples:
   taicang fit gemm --evidence ../shared/evidence
   taicang fit all --evidence ../shared/evidence
+  taicang fit porting
 """
 )
 @click.argument("family", type=click.Choice([*FITS, "all"]))
@@ -159,7 +173,7 @@ def fit(family: str, evidence: Path | None) -> None:
     """
     from taicang.catalog import calibration
 
-    if evidence is None:
+    if evidence is None and family not in ON_CARRIED:
         raise click.UsageError("fitting needs --evidence DIR")
     check_folder(calibration.FOLDER, "fit")
     for name in FITS if family == "all" else [family]:

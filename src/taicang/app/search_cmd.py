@@ -15,11 +15,10 @@ from taicang.app.options import (
     JSON,
     Finite,
     Whole,
-    check_page,
-    echo_json,
+    give,
+    named,
     stacked,
     write_files,
-    write_page,
 )
 from taicang.app.search_jobs import Outcome, ask_of, outcomes, ranking
 from taicang.search.words import MODES
@@ -91,24 +90,19 @@ Examples:
 @CHOICES
 @HTML
 @JSON
-def search(model: str, machines: str, as_json: bool, pareto: str | None, explain: bool, **options: Any) -> None:
+def search(model: str, machines: str, as_json: bool, pareto: str | None, explain: bool, **options: Any) -> int:
     """The best way to run MODEL under a load and an SLO, on every machine.
 
     Prices every legal layout, batch, draft length and chunk size, aggregated and disaggregated; with --emit those that
     the engine can express. Of the ranking, the first plan whose replay keeps the limits is chosen. --quant takes
     several formats, comma-separated; --mtp fixes the draft length.
     """
-    names = [name.strip().strip('"') for name in machines.split(",") if name.strip()]
-    if not names:
-        raise click.UsageError("--on names no machine")
-    from taicang.app.expert_loads import resolve
     from taicang.output import check_folder
 
+    names = named(machines)
     for flag, folder in (("--pareto", pareto), ("--out", options["emit"] and options["out"])):
         if folder:
             check_folder(Path(folder), flag)
-    check_page(options["page"])
-    resolve(options, model)
     done = outcomes(model, names, options)
     more = {each.found.machine: _more(each, model, options, explain) for each in done if each.chosen}
     if as_json:
@@ -135,22 +129,26 @@ def search(model: str, machines: str, as_json: bool, pareto: str | None, explain
             for flip in flipped:
                 more[flip.machine]["flips"] = flip
         fields = [plain(each.found) | plain(more.get(each.found.machine, {})) for each in done]
-        write_page("search", fields, options["page"], f"{model} on {', '.join(names)}")
-        if as_json:
-            echo_json(fields)
-        else:
+
+        def show() -> None:
             from taicang.app.render_search import show_search
 
             show_search(done, options, more, flipped)
-    if not any(each.chosen for each in done):
-        raise SystemExit(1)
+
+        code = give(
+            "search", fields, show, as_json=as_json, page=options["page"], title=f"{model} on {', '.join(names)}",
+            feasible=any(each.chosen for each in done),
+        )  # fmt: skip
+    return code
 
 
 def _more(each: Outcome, model: str, options: dict[str, Any], explain: bool) -> dict[str, Any]:
     """What was asked about an outcome: the plan to run and what replays saw, why it wins, the user's plan beside it."""
+    from taicang import __version__, catalog
     from taicang.app.search_emit import assumed
     from taicang.records import plain
     from taicang.search.explain import explained
+    from taicang.search.trusted import told
     from taicang.search.versus import fields, versus
 
     def flat(replayed: Any) -> dict[str, Any]:
@@ -161,8 +159,12 @@ def _more(each: Outcome, model: str, options: dict[str, Any], explain: bool) -> 
     said: dict[str, Any] = {
         "chosen": {name: getattr(chosen, name) for name in ("rank", "choice", "keeps", "why", "passed")}
     }
+    beside = told(each.job, chosen.choice, options["sets"])
+    said |= {name: beside[name] for name in ("model", "stack", "sources")}
     if notes := assumed(each, model, options):
-        said["assumptions"] = notes
+        said["notes"] = notes
+    said["assumptions"] = (*beside["assumptions"], *notes)
+    said |= {"digest": catalog.digest(), "version": __version__}
     if explain:
         said["explanation"] = explained(
             each.job, chosen.choice, chosen.rank, each.found.best, each.space, options["objective"]

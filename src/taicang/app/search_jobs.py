@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from taicang.app.load_options import read_load
+from taicang.app.load_options import named_load, run_from
 from taicang.errors import InvalidInput
 from taicang.search.words import MODES
 
@@ -30,13 +30,13 @@ def outcomes(model: str, names: list[str], options: dict[str, Any]) -> list[Outc
     """Outcomes of the machines; of several, those that lack a figure or a kernel are named and left out."""
     from taicang.errors import MissingFigure, NotModelled
 
-    load = read_load(options, model)
+    named_load(options, model)
     done, refused = [], []
     for name in names:
         try:
             base, growing = open_ended(name, options["objective"])
             one = _grown if growing else _one
-            done.append(_chosen(one(model, base, load, options), options))
+            done.append(_chosen(one(model, base, options), options))
         except (MissingFigure, NotModelled) as error:
             if len(names) == 1:
                 raise
@@ -58,37 +58,29 @@ def open_ended(name: str, objective: str) -> tuple[str, bool]:
     return base.strip(), True
 
 
-def _grown(model: str, base: str, load: dict[str, Any], options: dict[str, Any]) -> Outcome:
+def _grown(model: str, base: str, options: dict[str, Any]) -> Outcome:
     """The outcome on as many units of a machine as the load takes.
 
     What a load takes in layouts of a small machine is never less than in those of a large one: it is tried next.
     """
     units = 1
     while True:
-        found = _one(model, f"{base} x {units}", load, options)
+        found = _one(model, f"{base} x {units}", options)
         if found.found.best or units >= MOST_UNITS:
             return found
         each = found.job.machine.chips // units
         units = min(-(-(found.found.takes_chips or 2 * units * each) // each), MOST_UNITS)
 
 
-def _one(model: str, name: str, load: dict[str, Any], options: dict[str, Any]) -> Outcome:
+def _one(model: str, name: str, options: dict[str, Any]) -> Outcome:
     from taicang.predict.choose import DEPTH
     from taicang.search import versus
-    from taicang.search.door import formats, prepare, restacked
+    from taicang.search.door import formats, job_of, narrowed, restacked
     from taicang.search.run import search
+    from taicang.search.space import default, wide
 
-    job = prepare(
-        model,
-        name,
-        **load,
-        stack=options["stack"],
-        memory_ratio=options["memory_ratio"],
-        acceptance_ratio=options["acceptance"],
-        skew=options["skew"],
-        approximate=options["approximate"],
-        sets=options["sets"],
-    )
+    run = run_from(options, model, name)
+    job = job_of(run)
     if options["emit"] and not options["stack"]:
         from taicang.search.handover import check
         from taicang.search.handover.stack import stack_for
@@ -98,7 +90,7 @@ def _one(model: str, name: str, load: dict[str, Any], options: dict[str, Any]) -
         job = restacked(job, own, options["memory_ratio"]) if own else job
     given = versus.fields(options["versus"] or "")
     beside = (versus.layout(job, given),) if given else ()
-    space = space_of(job, options)
+    space = narrowed((wide if options["space"] == "wide" else default)(job.model), run)
     keep = None
     if options["emit"]:
         from taicang.search.handover import able
@@ -140,11 +132,3 @@ def ranking(done: Sequence[Outcome], objective: Any) -> list[Outcome]:
     """Machines that can run it by the objective, best first; without those whose power or price is not public."""
     scored = [each for each in done if each.chosen and each.chosen.choice.score(objective) is not None]
     return sorted(scored, key=lambda each: -each.chosen.choice.score(objective))
-
-
-def space_of(job: Any, options: dict[str, Any]) -> Any:
-    """The space that was asked for, with the draft length fixed where the user named one."""
-    from taicang.search.space import default, wide
-
-    space = wide(job.model) if options["space"] == "wide" else default(job.model)
-    return space if options["drafts"] is None else replace(space, drafts=(options["drafts"],))

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import click
 import numpy as np
 
-from taicang.app.options import TOKENS, Finite, Whole, echo_json, stacked
-from taicang.app.replay_cmd import BESIDE, RESULT, limits_from
+from taicang.app.options import TOKENS, Finite, Whole, stacked
+from taicang.app.replay_cmd import RESULT, give_replay, limits_from
 from taicang.app.replay_system import SYSTEM, system_from
 from taicang.app.replay_tenants import tenants_from
 from taicang.app.trace_options import SEED
@@ -72,12 +72,10 @@ Examples:
 @RESULT
 def serve(model: str, machine: str, as_json: bool, **options: Any) -> None:
     """Serve MODEL on a machine to real clients, in the machine's own time, until Ctrl-C."""
-    from taicang.app.expert_loads import resolve
     from taicang.app.replay_files import check
     from taicang.app.replay_unused import refuse_unused
 
     refuse_unused(click.get_current_context(), None)
-    resolve(options, model)
     check(options["out"], options["form"], perfetto=options["perfetto"])
     limits_from(options, model)
     server = _server()
@@ -127,7 +125,7 @@ def background_trace(text: str | None, seed: int) -> Trace | None:
 def _stand(model: str, machine: str, trace: Trace | None, options: dict[str, Any]) -> Standing:
     from taicang.predict.standing import context_of, stand
 
-    system = system_from(options)
+    system = system_from(options, model)
     if (system.order == "deadline" or system.late != "serve") and (trace is None or trace.deadline_s is None):
         raise InvalidInput("clients give no deadlines, and the background has none", where="--order, --late")
     context = options["context"] or (4096 if trace is None else context_of(trace))
@@ -168,7 +166,6 @@ def builder(standing: Standing, trace: Trace | None, options: dict[str, Any]) ->
 def _report(standing: Standing, endpoint: Endpoint, model: str, options: dict[str, Any], as_json: bool) -> None:
     """What the run was, as ``replay`` says it."""
     from taicang.app.replay_files import write
-    from taicang.app.replay_output import show
     from taicang.predict.replay import outcome
     from taicang.traffic.trace import Trace
 
@@ -187,7 +184,4 @@ def _report(standing: Standing, endpoint: Endpoint, model: str, options: dict[st
         if options["out"]:
             write(result, options["out"], options["form"], perfetto=options["perfetto"])
     finally:
-        if as_json:
-            echo_json({name: getattr(result, name) for name in result.__slots__ if name not in BESIDE})
-        else:
-            show(result, trace)
+        give_replay(result, trace, as_json=as_json)

@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from taicang.app.asking import Asking
-from taicang.app.options import HTML, JSON, SETS, check_page, echo_json, write_files, write_page
+from taicang.app.options import HTML, JSON, SETS, give, write_files
 from taicang.app.train_options import PLAN, RUN, pinned, plan_from, policy_from
 from taicang.output import check_file, check_folder, write_file
 
@@ -53,7 +53,7 @@ Examples:
 @JSON
 def train(
     model: str, machine: str, stack: str | None, sets: tuple[str, ...], as_json: bool, page: Path | None, **options: Any
-) -> None:
+) -> int:
     """Train MODEL on a machine: one step's time, tokens/s, MFU, memory and where the time goes."""
     from taicang import catalog
     from taicang.predict import Infeasible
@@ -62,7 +62,6 @@ def train(
 
     if options["trace"] is not None:
         check_file(options["trace"], "--perfetto")
-    check_page(page)
     if options["emit"]:
         check_folder(options["out"], "--out")
     on = catalog.machine(machine, sets)
@@ -83,8 +82,7 @@ def train(
             progress=progress,
         )
     if isinstance(result, Infeasible):
-        _show(result, as_json, page)
-        raise SystemExit(1)
+        return _give(result, as_json, page)
     try:  # what was found is shown even where it cannot be written
         if options["emit"]:
             from taicang.catalog.models import model as load_model
@@ -95,24 +93,24 @@ def train(
             write_file(options["trace"], json.dumps(result.explained.trace), "--perfetto")
     finally:
         bare = result.explained and replace(result.explained, trace={})
-        _show(replace(result, explained=bare), as_json, page)
+        code = _give(replace(result, explained=bare), as_json, page)
+    return code
 
 
-def _show(result: Any, as_json: bool, page: Path | None) -> None:
+def _give(result: Any, as_json: bool, page: Path | None) -> int:
     from taicang.predict import Infeasible
 
-    fields = {"infeasible": isinstance(result, Infeasible), "prediction": result}
-    write_page("train", fields, page, f"{result.model} on {result.machine}")
-    if as_json:
-        echo_json(fields)
-    elif isinstance(result, Infeasible):
-        from taicang.app.render import show_infeasible
+    fits = not isinstance(result, Infeasible)
 
-        show_infeasible(result)
-    else:
+    def show() -> None:
+        from taicang.app.render import show_infeasible
         from taicang.app.render_train import show_training
 
-        show_training(result)
+        (show_training if fits else show_infeasible)(result)
+
+    fields = {"infeasible": not fits, "prediction": result}
+    title = f"{result.model} on {result.machine}"
+    return give("train", fields, show, as_json=as_json, page=page, title=title, feasible=fits)
 
 
 def _words(text: str) -> tuple[str, ...]:

@@ -44,7 +44,8 @@ PLAN = stacked(
     _degree("etp", "Tensor-parallel ranks per expert."),
     click.option("--dp", type=Whole(1), help="Data-parallel groups (default: fills the machine)."),
     click.option(
-        "--order", default="tp-cp-ep-dp-pp", show_default=True, help="Axes, from the innermost level outward."
+        "--order", default="tp-cp-ep-dp-pp", show_default=True,
+        help="Axes, from the innermost level outward, or random[:SEED] places.",
     ),
     _degree("micro-batch", "Sequences per microbatch."),
     click.option(
@@ -59,6 +60,10 @@ PLAN = stacked(
     click.option(
         "--shard", type=Whole(0), default=0, help="Ranks of a ZeRO shard group (HSDP; default: all)."
     ),
+    _choice("offload", "none", ["none", "optimizer", "weights"], "To host memory, as DeepSpeed does: the optimizer, or "
+            "with ZeRO 3 the weights too."),
+    click.option("--nvme", type=Quantity("bytes_per_s", "BANDWIDTH"),
+                 help="Offload to NVMe instead: its bandwidth for one rank, e.g. 3GB/s."),
     click.option("--no-reshard", is_flag=True, help="FSDP: keep gathered weights for the backward pass."),
     _choice("moments", "fp32", ["fp32", "bf16", "fp8"], "Format of Adam's moments."),
     _choice("master", "fp32", ["fp32", "remainder", "none"], "Master weights beside the 16-bit ones."),
@@ -113,7 +118,7 @@ RUN = stacked(
 """The run around the step."""
 
 _FIELDS = {
-    "no_reshard": "reshard", "no_sp": "sp", "recompute_share": "recompute_ratio",
+    "nvme": "nvme_bytes_per_s", "no_reshard": "reshard", "no_sp": "sp", "recompute_share": "recompute_ratio",
 }  # fmt: skip
 """Option -> field of the plan, where they differ."""
 
@@ -123,7 +128,7 @@ def plan_from(options: dict[str, Any], domain: int) -> Any:
     from taicang.train_plans import TrainPlan, recipe
 
     names = ("tp", "cp", "pp", "vpp", "ep", "etp", "order", "micro_batch", "seq", "recompute", "schedule", "stages",
-             "context", "moments", "master")  # fmt: skip
+             "context", "moments", "master", "offload")  # fmt: skip
     zero = options["zero"]
     shard = options["shard"]
     if zero == "hsdp" and not shard:
@@ -138,6 +143,7 @@ def plan_from(options: dict[str, Any], domain: int) -> Any:
         shard=shard,
         reshard=not options["no_reshard"],
         gradients=options["gradients"] or "",
+        nvme_bytes_per_s=options["nvme"] or 0.0,
         recompute_ratio=options["recompute_share"],
         recompute_modules=modules(options["recompute_modules"]),
         sp=not options["no_sp"],

@@ -26,7 +26,7 @@ Examples:
 """,
 )
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...", type=click.Path(exists=True, path_type=Path))
-@click.option("--html", "page_path", type=click.Path(dir_okay=False, path_type=Path),
+@click.option("--html", "page_path", type=click.Path(dir_okay=False, path_type=Path), callback=check_page,
               help="Write the page to this file instead of showing it.")  # fmt: skip
 @click.option("--port", type=click.IntRange(0, 65535), default=0, help="Where to show it (default: any free port).")
 def view(paths: tuple[Path, ...], page_path: Path | None, port: int) -> None:
@@ -38,7 +38,6 @@ def view(paths: tuple[Path, ...], page_path: Path | None, port: int) -> None:
     from taicang.output import write
     from taicang.page.html import page
 
-    check_page(page_path)
     found: list[Section] = []
     for index, path in enumerate(paths):
         found += _of(path, index if len(paths) > 1 else None)

@@ -14,7 +14,7 @@ from taicang.catalog import schema
 from taicang.catalog.leaf import Leaf
 from taicang.catalog.resolve import Resolved, aliases, derive, is_path, locate, names, resolve
 from taicang.errors import InvalidInput, MissingFigure, UnknownName
-from taicang.hardware import Chip, Level, Links, Machine, Memory, Plane
+from taicang.hardware import Chip, Level, Links, Machine, Memory, Plane, is_network
 
 MOST_RANKS = 4_000_000
 """Of one machine: several times the largest that is built."""
@@ -35,12 +35,37 @@ def machine(spec: str, sets: Iterable[str] = ()) -> Machine:
     Raises as ``chip``; keys of its chip are written "chip.memory.bandwidth".
     """
     name, count = split(spec)
+    _no_chip(name)
     sets = list(sets)
     for text in sets:
         path = text.partition("=")[0].strip()
         if schema.recorded(path.removeprefix("chip.")):
             raise InvalidInput("is kept for the record; it changes no prediction", where=f"--set {path}")
     return machine_of(resolve("machine", name, sets), count)
+
+
+def machines_with(name: str) -> tuple[str, ...]:
+    """Machines of the catalogue that have the chip ``name``, or the one that it derives from, the smallest first."""
+    wanted = {locate("chip", each) for each in (name, resolve("chip", name).root)}
+    found = []
+    for machine_name in names("machine"):
+        entry = resolve("machine", machine_name)
+        if (has := entry.get("chip")) is not None and locate("chip", has) in wanted:
+            found.append((entry.get("chips") or 0, machine_name))
+    return tuple(each for _, each in sorted(found))
+
+
+def _no_chip(name: str) -> None:
+    """Refuse a chip where a machine is asked for, with the machines that have it."""
+    if is_path(name) or _known(name):
+        return
+    try:
+        locate("chip", name)
+    except UnknownName:
+        return
+    has = machines_with(name)
+    says = f"machines that have it: {', '.join(has)}" if has else "no machine of the catalogue has it"
+    raise InvalidInput(f"{name!r} is a chip; {says}", where="machine")
 
 
 def split(spec: str) -> tuple[str, int]:
@@ -75,7 +100,7 @@ def chip_part(entry: Resolved) -> Resolved:
         raise UnknownName("chip", reference, [*names("chip"), *aliases("chip")], where=leaf.where) from None
     found = resolve("chip", reference, beside=leaf.file)
     changes = [_renamed(leaf, path) for path, leaf in entry.leaves.items() if path.startswith("chip.")]
-    return Resolved(kind="chip", name=found.name, file=found.file, leaves=derive("chip", found.leaves, changes))
+    return replace(found, leaves=derive("chip", found.leaves, changes))
 
 
 def _renamed(leaf: Leaf, path: str) -> Leaf:
@@ -104,7 +129,21 @@ def chip_of(entry: Resolved, prefix: str = "", owner: str = "") -> Chip:
         measured=bool(entry.get("measured")),
         tdp_w=entry.get("power.tdp"),
         idle_w=entry.get("power.idle"),
+        kernels=_kernels(entry),
     )
+
+
+def _kernels(entry: Resolved) -> dict[str, dict[str, dict[str, float]]]:
+    """Constants below ``kernels``, by family and key; ``InvalidInput`` for what is no positive number."""
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for path, leaf in entry.leaves.items():
+        if path.startswith("kernels."):
+            _, family, key, constant = path.split(".")
+            number = entry.get(path)
+            if isinstance(number, bool) or not isinstance(number, int | float) or not number > 0.0:
+                raise InvalidInput(f"expected a positive number, got {number!r}", where=leaf.where)
+            found.setdefault(family, {}).setdefault(key, {})[constant] = float(number)
+    return found
 
 
 def machine_of(entry: Resolved, count: int = 1) -> Machine:
@@ -118,13 +157,16 @@ def machine_of(entry: Resolved, count: int = 1) -> Machine:
     planes = sorted({path.split(".")[1] for path in entry.leaves if path.startswith("planes.")})
     if "scale_up" not in planes:
         raise MissingFigure(entry.name, "planes.scale_up")
+    if count > 1:
+        _scale_out(entry)
     power, price, yuan = entry.get("power.load"), entry.get("price.usd"), entry.get("price.cny")
     return Machine(
         name=entry.name if count == 1 else f"{entry.name} x {count}",
         chip=part,
         chips=chips,
         chips_per_node=_need(entry, "chips_per_node"),
-        planes=MappingProxyType({name: _plane(entry, name, ranks) for name in planes}),
+        planes=MappingProxyType({name: _plane(entry, name, ranks, ranks // count) for name in planes}),
+        host_memory_bytes=(entry.get("host.memory") or 0.0) * count,
         power_w=None if power is None else power * count,
         pue_ratio=entry.get("pue") or 1.0,
         price_usd=None if price is None else price * count,
@@ -136,6 +178,15 @@ def machine_of(entry: Resolved, count: int = 1) -> Machine:
     )
 
 
+def _scale_out(entry: Resolved) -> None:
+    """Refuse several units of a machine whose own network would silently grow to join them."""
+    stem = "planes.scale_up."
+    whole = [path.split(".")[2] for path in entry.leaves if path.startswith(stem) and path.endswith(".ranks")
+             and entry.get(path) == "all"]  # fmt: skip
+    if whole and not any(is_network(level, entry.get(f"{stem}{level}.profile") or "") for level in whole):
+        raise MissingFigure(entry.name, f"{stem}scale_out.bandwidth")
+
+
 def _links(entry: Resolved) -> Links | None:
     if not any(path.startswith("links.") for path in entry.leaves):
         return None
@@ -143,14 +194,19 @@ def _links(entry: Resolved) -> Links | None:
     return Links(routing=entry.get("links.routing") or "adaptive", seed=entry.get("links.seed") or 0, failed=failed)
 
 
-def _plane(entry: Resolved, plane: str, ranks: int) -> Plane:
-    """The levels of a plane from the innermost out; a level that adds no rank to the one inside it is left out."""
+def _plane(entry: Resolved, plane: str, ranks: int, unit: int) -> Plane:
+    """The levels of a plane from the innermost out; a level that adds no rank to the one inside it is left out.
+
+    "all" of a unit's own scale-up network are the ``unit`` ranks of one.
+    """
     stem = f"planes.{plane}."
     found = list(dict.fromkeys(path[len(stem) :].split(".")[0] for path in entry.leaves if path.startswith(stem)))
     sized = []
     for level in found:
         size = _need(entry, f"{stem}{level}.ranks")
-        sized.append((ranks if size == "all" else min(size, ranks), size == "all", level))
+        own = plane == "scale_up" and not is_network(level, entry.get(f"{stem}{level}.profile") or "")
+        whole = unit if own else ranks
+        sized.append((whole if size == "all" else min(size, ranks), size == "all", level))
     sized.sort()
     levels: list[Level] = []
     for size, _, level in sized:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
-from taicang.catalog import files, schema
+from taicang.catalog import files, own, schema
 from taicang.catalog.build import chip_part, split
 from taicang.catalog.leaf import Leaf, value
 from taicang.catalog.resolve import Resolved, aliases, is_path, names, resolve
@@ -52,6 +52,8 @@ class Entry:
     title: str
     status: str
     figures: tuple[Figure, ...]
+    fitted: Mapping[str, Any]
+    """What a profile of the user's own was fitted on."""
 
     @property
     def unknowns(self) -> tuple[str, ...]:
@@ -91,6 +93,7 @@ def entry(kind: str, name: str, sets: Iterable[str] = ()) -> Entry:
         name=found.name,
         title=found.get("title") or found.name,
         status=found.get("status") or "",
+        fitted=files.read(found.file).get("fitted") or {},
         figures=tuple(figure for figure in figures if figure.key not in ("title", "status")),
     )
 
@@ -156,9 +159,11 @@ def find(name: str) -> str:
     for kind in ("machine", "chip", "stack"):
         plain = split(low)[0] if kind == "machine" else low.partition("@")[0] if kind == "stack" else low
         known = {known.partition("@")[0] for known in names(kind)} if kind == "stack" else set(names(kind))
-        if plain in known or plain in aliases(kind):
+        if plain in known or plain in aliases(kind) or own.find(kind, plain):
             return kind
-    raise UnknownName("entry", name, [known for kind in schema.KINDS for known in (*names(kind), *aliases(kind))])
+    raise UnknownName(
+        "entry", name, [known for kind in schema.KINDS for known in (*names(kind), *aliases(kind), *own.names(kind))]
+    )
 
 
 def _kind_of_file(name: str) -> str:

@@ -145,7 +145,7 @@ def _walk(
 ) -> Iterator[Leaf]:
     given = given | origin(file, body, at)
     for key, child in body.items():
-        if key == "from" or (not path and key in ("base", "bins", "versions")):
+        if key == "from" or (not path and key in ("base", "bins", "versions", "fitted")):
             continue
         here, name = (*at, str(key)), (*path, str(key))
         dotted = ".".join(name)

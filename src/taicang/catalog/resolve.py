@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from taicang.catalog import files, schema
+from taicang.catalog import files, own, schema
 from taicang.catalog.leaf import NONE, Leaf, flatten, origin, value
 from taicang.errors import InvalidInput, UnknownName
 
@@ -24,6 +24,8 @@ class Resolved:
 
     kind: str
     name: str
+    root: str
+    """Its own name; of a user's entry that of the package's that it derives from."""
     file: Path
     leaves: Mapping[str, Leaf]
 
@@ -75,7 +77,9 @@ def locate(kind: str, name: str, beside: Path | None = None) -> tuple[Path, str 
             if rest in variants or (not rest and not variants):
                 return path, variants.get(rest)
             break
-    raise UnknownName(kind, name, [*names(kind), *aliases(kind)])
+    if (mine := own.find(kind, low)) is not None:
+        return mine, None
+    raise UnknownName(kind, name, [*names(kind), *aliases(kind), *own.names(kind)])
 
 
 def resolve(kind: str, name: str, sets: Iterable[str] = (), *, beside: Path | None = None) -> Resolved:
@@ -92,8 +96,10 @@ def _resolve(kind: str, name: str, beside: Path | None, depth: int) -> Resolved:
     body = files.read(path)
     given = origin(path, body, ())
     leaves: dict[str, Leaf] = {}
+    root = ""
     if "base" in body:
-        leaves = dict(_base(kind, body["base"], path, depth).leaves)
+        base = _base(kind, body["base"], path, depth)
+        leaves, root = dict(base.leaves), "" if path.is_relative_to(files.DATA) else base.root
     if variant is None and _VARIANTS[kind] in body:
         why = f"a file of yours holds one entry, without {_VARIANTS[kind]}"
         raise InvalidInput(why, where=files.where(path, (_VARIANTS[kind],)))
@@ -103,7 +109,7 @@ def _resolve(kind: str, name: str, beside: Path | None, depth: int) -> Resolved:
         key = _VARIANTS[kind]
         leaves = derive(kind, leaves, flatten(kind, path, body[key][variant] or {}, (key, variant), given))
         title = f"{path.stem}{_JOIN[kind]}{variant}"
-    return Resolved(kind=kind, name=title, file=path, leaves=leaves)
+    return Resolved(kind=kind, name=title, root=root or title, file=path, leaves=leaves)
 
 
 def _base(kind: str, base: Any, path: Path, depth: int) -> Resolved:
@@ -158,8 +164,9 @@ def _scaled(leaves: Mapping[str, Leaf], old: Leaf, new: Leaf, changed: set[str])
 
 
 def _level_keys(leaves: Mapping[str, Leaf]) -> set[str]:
-    """Every key that the levels of a machine may hold."""
+    """Every key that the levels of a machine, or the network that joins several, may hold."""
     stems = {path.rpartition(".")[0] for path in leaves if path.startswith("planes.") and path.endswith(".ranks")}
+    stems.add("planes.scale_up.scale_out")
     keys = [path.rpartition(".")[2] for path in schema.FIELDS["machine"] if path.startswith("planes.*.*.")]
     return {f"{stem}.{key}" for stem in stems for key in keys}
 

@@ -43,6 +43,7 @@ _CHIP: dict[str, str] = {
     "power.idle": "w",
     "price": "usd",
     "rental": "usd_per_h",
+    "kernels.*.*.*": "any",
     "package.peak.*": "flop_per_s",
     "package.memory": "bytes",
     "package.bandwidth": "bytes_per_s",
@@ -96,6 +97,8 @@ _STACK: dict[str, str] = {
     "step_host": "s",
     "sequence_host": "s",
     "layer_gap": "s",
+    "burst": "ratio",
+    "launch": "ratio",
     "graph_launch": "s",
     "eager_kernel": "s",
     "quantise_kernels": "flag",
@@ -118,6 +121,7 @@ _STACK: dict[str, str] = {
     "graphs": "flag",
     "grouped_experts": "flag",
     "fused": "words",
+    "unrouted": "words",
     "overlap": "words",
     "kernel_ratio.*": "ratio",
     "keeps.gradients": "name",
@@ -132,7 +136,7 @@ FIELDS: Final[Mapping[str, Mapping[str, str]]] = {
 }
 RECORDED: Final = (
     "note", "title", "memory.nominal", "vector_cores", "vector.fp16", "clock", "rental", "price", "package.", "facts.",
-    "aggregate.", "power.max", "host.memory",
+    "aggregate.", "power.max",
 )  # fmt: skip
 """Keys (or their beginnings, that end in a dot) that entries keep for the record: no prediction reads them."""
 

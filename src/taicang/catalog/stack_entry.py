@@ -8,17 +8,19 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
-from taicang.catalog import calibration
+from taicang.catalog import calibration, files, own
 from taicang.catalog.resolve import Resolved, aliases, is_path, names, resolve
 from taicang.errors import InvalidInput, UnknownName
 from taicang.stacks import MEMORY_BASES, Headroom, Keeping, Stack
 
-_PLAIN = {
+PLAIN = {
     "scheduler": "scheduler",
     "chunk": "chunk_tokens",
     "step_host": "step_host_s",
     "sequence_host": "sequence_host_s",
     "layer_gap": "layer_gap_s",
+    "burst": "burst_ratio",
+    "launch": "launch_ratio",
     "graph_launch": "graph_launch_s",
     "eager_kernel": "eager_kernel_s",
     "quantise_kernels": "quantise_kernels",
@@ -26,6 +28,7 @@ _PLAIN = {
     "all_reduce": "all_reduce",
     "quantised_cache": "quantised_cache",
     "graphs": "graphs",
+    "unrouted": "unrouted",
     "grouped_experts": "grouped_experts",
     "fused": "fused",
     "overlap": "overlap",
@@ -66,6 +69,8 @@ def nearest(name: str) -> str:
     """
     if is_path(name):
         return name
+    if (mine := own.find("stack", name)) is not None and not is_known(name):
+        return str(mine)
     engine, at, version = name.strip().lower().partition("@")
     engine = aliases("stack").get(engine, engine)
     known = _known(engine)
@@ -86,8 +91,19 @@ def _known(engine: str) -> list[str]:
     """Known versions of an engine, the oldest first; ``UnknownName`` suggests an engine."""
     known = sorted((n.partition("@")[2] for n in names("stack") if n.partition("@")[0] == engine), key=order)
     if not known:
-        raise UnknownName("stack", engine, {n.partition("@")[0] for n in names("stack")} | set(aliases("stack")))
+        raise UnknownName("stack", engine, engines() | set(aliases("stack")) | set(own.names("stack")))
     return known
+
+
+def engines() -> set[str]:
+    """Engines of the package's stacks."""
+    return {name.partition("@")[0] for name in names("stack")}
+
+
+def is_known(name: str) -> bool:
+    """Whether ``name`` means a stack of the package, in whatever version."""
+    engine = name.strip().lower().partition("@")[0]
+    return engine in engines() or engine in aliases("stack")
 
 
 def released(engine: str, version: str, date: str) -> tuple[str, str]:
@@ -116,12 +132,22 @@ def stack(name: str, sets: tuple[str, ...] = (), *, memory_ratio: float | None =
     engine = found.get("engine")
     if engine is None:
         raise InvalidInput("a stack needs 'engine'", where=str(found.file))
-    version = found.name.partition("@")[2]
+    version = found.root.partition("@")[2]
     asked = name.strip().lower().partition("@")[2] if not is_path(name) else ""
     title = found.name if asked in ("", version) else f"{found.name} (nearest to {asked})"
-    values = _calibrated(engine, version) | _given(found)
-    made = Stack(name=title, engine=engine, version=version, epoch=found.get("epoch") or "", **values)
-    return made if memory_ratio is None else replace(made, memory=replace(made.memory, usable_ratio=memory_ratio))
+    values, given = _calibrated(engine, version), _given(found)
+    ratios = MappingProxyType({**values.get("kernel_ratio", {}), **given.pop("kernel_ratio", {})})
+    fitted = files.read(found.file).get("fitted") or {}
+    made = Stack(
+        name=title, engine=engine, version=version, epoch=found.get("epoch") or "",
+        bands=fitted.get("bands", {}), **values | given | {"kernel_ratio": ratios},
+    )  # fmt: skip
+    return with_memory(made, memory_ratio)
+
+
+def with_memory(stack: Stack, ratio: float | None) -> Stack:
+    """``stack`` with another share of device memory (None: its own)."""
+    return stack if ratio is None else replace(stack, memory=replace(stack.memory, usable_ratio=ratio))
 
 
 def calibrated(engine: str, *, ascend: bool) -> bool:
@@ -130,7 +156,7 @@ def calibrated(engine: str, *, ascend: bool) -> bool:
 
 
 def _given(found: Resolved) -> dict[str, Any]:
-    values = {field: found.get(key) for key, field in _PLAIN.items() if found.get(key) is not None}
+    values = {field: found.get(key) for key, field in PLAIN.items() if found.get(key) is not None}
     ratios = {path.partition(".")[2]: found.get(path) for path in found.leaves if path.startswith("kernel_ratio.")}
     if found.get("partition.matrix") is not None:
         values["partition"] = (found.get("partition.matrix"), found.get("partition.vector"))
@@ -152,13 +178,13 @@ def _group(found: Resolved, group: str, fields: Mapping[str, str]) -> dict[str, 
 def _calibrated(engine: str, version: str) -> dict[str, Any]:
     """Constants of calibration/stacks*.yaml, where they exist: the engine's, and over them the version's (plain SI)."""
     values: dict[str, Any] = {}
-    for family in ("stacks", "stacks_ascend", "stacks_published", "stacks_training"):
+    for family in ("stacks", "stacks_ascend", "stacks_published", "stacks_training", "stacks_later"):
         if not (calibration.FOLDER / f"{family}.yaml").is_file():
             continue
         profiles = calibration.read(family)["profiles"]
         for profile in (engine, f"{engine}@{version}"):
             values |= profiles.get(profile, {}).get("constants", {})
-    for words in ("fused", "overlap"):
+    for words in ("fused", "overlap", "unrouted"):
         if words in values:
             values[words] = frozenset(values[words])
     if "kernel_ratio" in values:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -95,6 +95,8 @@ class Ground:
     span: str
     """Whether the ranks of an instance share a scale-up domain."""
     ranks: int
+    own: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    """What its user measured under this stack, as ``table`` has it of all."""
 
     @property
     def pool(self) -> str:
@@ -128,6 +130,7 @@ def ground(
         form=form,
         span="domain" if ranks <= machine.domain else "network",
         ranks=ranks,
+        own=stack.bands,
     )
 
 
@@ -155,8 +158,16 @@ def bands(run: Ground, figures: Sequence[str], *, replay: bool = False) -> dict[
     for name in figures:
         same = _SAME.get(name, {})
         metric = same.get(where) or same.get("") or name
-        made[name] = unvalidated(f"the machine's {PUBLISHED}") if metric == PUBLISHED else band(metric, run)
+        made[name] = unvalidated(f"the machine's {PUBLISHED}") if metric == PUBLISHED else _nearest(metric, run)
     return made
+
+
+def _nearest(metric: str, run: Ground) -> Band:
+    """The band of the user's own rows where they are near, else of the package's."""
+    mine = band(metric, run, run.own) if run.own else None
+    if mine is not None and mine.verdict == NINE_IN_TEN:
+        return replace(mine, basis=f"your rows, {mine.basis}")
+    return band(metric, run)
 
 
 def trained(model: Model, machine: Machine, stack: Stack, plan: TrainPlan) -> Ground:

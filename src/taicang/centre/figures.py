@@ -99,7 +99,7 @@ def _read(key: str, value: Any, where: str) -> tuple[float, str]:
         return _bounded(key, found, where), dimension
     if error is not None:
         raise error
-    number, unit = (number_and_unit(value, where=where) or ("nan", "")) if isinstance(value, str) else (value, "")
+    number, unit = (number_and_unit(value, where=where) or (None, "")) if isinstance(value, str) else (value, "")
     if isinstance(number, bool) or not isinstance(number, str | int | float) or unit not in ("", "%"):
         raise InvalidInput(f"expected a number or a percentage, got {value!r}", where=where)
     return _bounded(key, float(number) / (100.0 if unit else 1.0), where), ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from zlib import crc32
 
@@ -46,6 +46,8 @@ class Case:
     training: Training | None = None
     prices: Mapping[str, float] = field(default_factory=dict)
     """What an API charges per million tokens, in yuan."""
+    mix: tuple[tuple[float, Case], ...] = ()
+    """Several kinds of work instead: each with its share of the used hours."""
     mtbf_s: Mapping[str, float] = field(default_factory=dict)
     spare_chips: int = 0
 
@@ -137,6 +139,25 @@ def mtoken(case: Case, values: Values, utilisation: Num) -> Num:
     return cost.used_hour(case.plant, values, utilisation) / rate * 1e6
 
 
+def run_chip_hours(case: Case, samples: int, seed: int) -> NDArray[np.float64]:
+    """Chip-hours of the training run, as far as its prediction may be off."""
+    assert case.training is not None
+    dice = np.random.default_rng([seed, crc32(f"training of {case.name}".encode())])
+    off = np.exp(deviation(case.training.error_ratio) * dice.standard_normal(samples))
+    return np.asarray(case.training.chip_s / 3600.0 / off)
+
+
+def income(case: Case, values_of: Callable[[Case], Values]) -> Num | None:
+    """Yuan that a used chip-hour earns at an API's prices; None where nothing has a price."""
+    if case.mix:
+        parts = [(share, income(part, values_of)) for share, part in case.mix]
+        known = [share * each for share, each in parts if each is not None]
+        return sum(known) if known else None
+    if case.serving is None or not case.prices:
+        return None
+    return case.serving.earned(case.prices) * values_of(case)["error"]
+
+
 def check(case: Case) -> None:
     """Raise for figures that nobody published and the user did not state."""
     if case.plant.rented and "rent" not in case.figures:
@@ -162,17 +183,9 @@ def report(case: Case, *, currency: str = "CNY", samples: int = SAMPLES, seed: i
     prices: Mapping[str, Num] = case.prices
     mid = middles(case.figures)
     shown = mid["rate"] if currency == "USD" else 1.0
-    earned = work.earned(prices) * values["error"] if work and prices else None
+    earned = income(case, lambda part: draws(part.figures, part.name, samples, seed))
     month = cost.used_ratio(plant, mid, mid["utilisation"]) * 730.0
     chips = plant.machine.chips * case.count
-    run = None
-    if case.training is not None:
-        run = (
-            used
-            * case.training.chip_s
-            / 3600.0
-            / np.exp(deviation(case.training.error_ratio) * _dice(case, samples, seed))
-        )
     return Report(
         name=case.name,
         currency=currency,
@@ -186,7 +199,7 @@ def report(case: Case, *, currency: str = "CNY", samples: int = SAMPLES, seed: i
         tokens=_tokens(work, used / values["error"] / unit) if work else {},
         monthly_tokens=float(work.output_tokens_per_chip_hour * month * chips) if work else None,
         at_use=_at_use(case, values, unit),
-        run=None if run is None else band(run / unit),
+        run=None if case.training is None else band(used * run_chip_hours(case, samples, seed) / unit),
         run_s=None if case.training is None else case.training.seconds,
         even_utilisation=None if earned is None or plant.rented else band(cost.even_utilisation(plant, values, earned)),
         rented_mtoken=_rented(case, values, use, unit),
@@ -208,10 +221,6 @@ def report(case: Case, *, currency: str = "CNY", samples: int = SAMPLES, seed: i
 def _power(plant: Plant, values: Values, use: Num) -> Num:
     total: Num = sum(cost.power_kw(plant, values, each) for each in cost.busy(plant, use))
     return total / 24.0
-
-
-def _dice(case: Case, samples: int, seed: int) -> NDArray[np.float64]:
-    return np.random.default_rng([seed, crc32(f"training of {case.name}".encode())]).standard_normal(samples)
 
 
 def _tokens(work: Serving, used: Num) -> dict[str, Band]:
@@ -274,10 +283,9 @@ def _cash(case: Case, mid: Values, unit: Num) -> tuple[Mapping[str, float], ...]
     parts = cost.hour(plant, mid, mid["utilisation"])
     running = float(sum(part for name, part in parts.items() if name != "capital")) * cost.HOURS_PER_YEAR * chips
     bought = float(mid["price"] * (1.0 + mid["network"]) * (1.0 + mid["spares"])) * case.count
-    earned = 0.0
-    if case.serving and case.prices:
-        share = float(cost.used_ratio(plant, mid, mid["utilisation"]))
-        earned = float(case.serving.earned(case.prices)) * share * cost.HOURS_PER_YEAR * chips
+    hourly = income(case, lambda part: middles(part.figures))
+    used = float(cost.used_ratio(plant, mid, mid["utilisation"]))
+    earned = 0.0 if hourly is None else float(hourly) * used * cost.HOURS_PER_YEAR * chips
     scale = float(unit)
     bought, running, earned = bought / scale, running / scale, earned / scale
     total, rows = -bought, [{"year": 0.0, "paid": bought, "earned": 0.0, "total": -bought}]
@@ -325,61 +333,3 @@ def _tornado(case: Case, currency: str) -> tuple[Swing, ...]:
         if ends[0] != ends[1]:
             swings.append(Swing(key=key, low=ends[0], high=ends[1]))
     return tuple(sorted(swings, key=lambda swing: -abs(swing.high - swing.low)))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
-    """One of several machines: per million output tokens, and at equal money, power and service."""
-
-    name: str
-    rented: bool
-    output_mtoken: Band
-    output_tokens_per_s_per_cny: float | None
-    """Of used machines, over their price."""
-    output_tokens_per_s_per_w: float | None
-    """The same over the power of the facility."""
-    machines_ratio: float
-    """Machines that carry what the first one of the list carries."""
-    yearly: Band
-    """What these cost a year."""
-    alike: tuple[str, ...]
-    """Machines that the ranges cannot tell from it: cheaper in 5 to 95 of 100 draws."""
-
-
-def compare(cases: Sequence[Case], *, currency: str, samples: int = SAMPLES, seed: int = 0) -> tuple[Row, ...]:
-    """Machines that serve the same, side by side; figures that they share are drawn alike."""
-    for case in cases:
-        check(case)
-    all_values = [draws(case.figures, case.name, samples, seed) for case in cases]
-    costs = [mtoken(case, values, values["utilisation"]) for case, values in zip(cases, all_values, strict=True)]
-    rows = []
-    load = _machine_rate(cases[0])
-    for case, values, each in zip(cases, all_values, costs, strict=True):
-        unit: Num = values["rate"] if currency == "USD" else 1.0
-        mid, machine = middles(case.figures), case.plant.machine
-        rate, needed = _machine_rate(case), load / _machine_rate(case)
-        hourly: Num = sum(cost.hour(case.plant, values, values["utilisation"]).values())
-        power = 0.0 if case.plant.rented else float(cost.power_kw(case.plant, mid, 1.0)) * machine.chips * 1e3
-        rows.append(
-            Row(
-                name=case.name,
-                rented=case.plant.rented,
-                output_mtoken=band(each / unit),
-                output_tokens_per_s_per_cny=None if case.plant.rented else rate / float(mid["price"]),
-                output_tokens_per_s_per_w=rate / power if power else None,
-                machines_ratio=needed,
-                yearly=band(hourly * machine.chips * needed * cost.HOURS_PER_YEAR / unit),
-                alike=tuple(
-                    other.name
-                    for other, theirs in zip(cases, costs, strict=True)
-                    if other is not case and 0.05 < float(np.mean(np.asarray(each) < np.asarray(theirs))) < 0.95
-                ),
-            )
-        )
-    return tuple(rows)
-
-
-def _machine_rate(case: Case) -> float:
-    """Output tokens per second of one machine that is used all the time."""
-    assert case.serving is not None
-    return case.serving.output_tokens_per_chip_hour / 3600.0 * case.plant.machine.chips

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import numpy as np
 
-from taicang.cost.collective_bound import bound_over, rows_of, sent_ratio
+from taicang.cost.collective_bound import bound_over, met_ratios, rows_of, sent_ratio
 from taicang.cost.cost import Cost
 from taicang.errors import UnknownName
 from taicang.hardware import chained
@@ -34,6 +34,8 @@ SHOTS = ("one_shot", "two_shot")
 VLLM_RANKS = 8
 RING_STEPS_PER_TREE_LEVEL = 4.0
 """Assumed: rings up to about 20 members, trees beyond; a tree's level costs as much as four steps of a ring."""
+PIECE_BYTES = 4.0 * 2**20 / 8.0
+"""What a broadcast passes on at once between nodes: NCCL's buffer of 4 MiB in its 8 steps (``NCCL_BUFFSIZE``)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +43,10 @@ class Line:
     """One algorithm and protocol on one kind of fabric.
 
     ``efficiency_ratio`` is of the tier's one-way bandwidth. ``own_ratio`` prices the copy of the rank's own shard
-    beside a byte that travels. ``shared_ratio`` is the slowdown by each rank beyond two where ranks share a bus (PCIe).
+    beside a byte that travels. ``shared_ratio`` is the slowdown by a third rank where ranks share a bus (PCIe), which
+    grows with the ranks beyond two to the ``shared_power``: 1 where each is in the others' way, near 0 where only the
+    host between two cards counts (one hop of the ring crosses it, however many cards there are). ``spread_ratio`` is
+    the wire time added per doubling of the ranks whose parts a switch waits for before it adds them.
     """
 
     base_s: float
@@ -49,6 +54,8 @@ class Line:
     efficiency_ratio: float
     own_ratio: float = 0.0
     shared_ratio: float = 0.0
+    shared_power: float = 1.0
+    spread_ratio: float = 0.0
 
 
 Fits: TypeAlias = Mapping[str, Mapping[str, Line]]
@@ -65,7 +72,8 @@ class Wires(Protocol):
 
 def _lines(op: Collective, levels: tuple[Level, ...], fits: Fits, flavour: str) -> list[str]:
     """Keys of the lines open to ``op`` on a plane with these levels."""
-    keys = [f"{op.kind}/{protocol}" for protocol in PROTOCOLS]
+    like = "all_gather" if op.kind == "broadcast" else op.kind  # the same protocols, from one rank
+    keys = [f"{like}/{protocol}" for protocol in PROTOCOLS]
     if op.kind == "all_reduce":
         if levels[0].reduces:
             keys.append("all_reduce/in_switch")
@@ -100,10 +108,16 @@ class _Tier:
     package (an ideal set of rings needs half; nobody has published a collective on such a chip)."""
     crossed: Count
     steps: Count
+    piece_bytes: float
+    """A step waits for a whole piece of this size (within a node data flow through, line by line)."""
     crowd: Count
+    doublings: Count
+    """Of the ranks or units whose parts its switches add."""
     rate_bytes_per_s: Num
     within: bool
     """Whether switches of the tiers inside it add."""
+    beyond: bool
+    """Whether switches of the next tier add."""
 
 
 def _tiers(op: Collective, levels: tuple[Level, ...], dies: int, wires: Wires | None = None) -> list[_Tier]:
@@ -112,6 +126,9 @@ def _tiers(op: Collective, levels: tuple[Level, ...], dies: int, wires: Wires | 
     given = wires.rates(op.plane, op.kind, op.ranks, op.stride) if wires else [row[3] for row in rows]
     for at, (level, inner, outer, _) in enumerate(rows):
         joined, last = outer / inner, at
+        steps: Count = np.minimum(joined - 1.0, RING_STEPS_PER_TREE_LEVEL * np.log2(joined))
+        if op.kind == "broadcast":  # libraries have no tree for it: a chain through every rank
+            steps = rows[-1][2] / inner - rows[-1][2] / outer
         while last + 1 < len(rows) and chained(levels[last], levels[last + 1], dies):
             last += 1
         found.append(
@@ -122,10 +139,13 @@ def _tiers(op: Collective, levels: tuple[Level, ...], dies: int, wires: Wires | 
                 reach=rows[last][2],
                 whole_ratio=1.0 if level.ranks <= dies else 0.0,
                 crossed=(outer > inner) * 1.0,
-                steps=np.minimum(joined - 1.0, RING_STEPS_PER_TREE_LEVEL * np.log2(joined)),
+                steps=steps,
+                piece_bytes=PIECE_BYTES if at and op.kind == "broadcast" else 0.0,
                 crowd=np.maximum(joined - 2.0, 0.0),
+                doublings=np.log2(joined) * level.reduces,
                 rate_bytes_per_s=given[at],
                 within=any(row[0].reduces for row in rows[:at]),
+                beyond=any(row[0].reduces for row in rows[at + 1 : at + 2]),
             )
         )
     return found
@@ -137,11 +157,15 @@ def _volume(op: Collective, key: str, tier: _Tier, ranks: Num, own_ratio: Num) -
         return ranks - 1.0
     if op.kind == "all_to_all":
         return (tier.reach - tier.inner + own_ratio) / ranks
+    if op.kind == "broadcast":
+        return 1.0 / tier.inner
     if key.endswith("in_switch") and tier.level.reduces:
         # a rank reads its shard reduced (and sends its copy of everyone's), then multicasts it and takes in all others'
-        units, inside = ranks / tier.inner, tier.outer / tier.inner
-        # where sums go on to other units, what comes back is multicast after what was read has left: one pass each
-        return np.where(tier.outer < ranks, 2.0 * (inside - 1.0) / inside, (units + 1.0) / units) / tier.inner
+        inside = tier.outer / tier.inner
+        once = (inside + 1.0) / inside
+        # sums that adapters pass on to other units come back when what was read has left: one pass each
+        passed = once if tier.beyond else np.where(tier.outer < ranks, 2.0 * (inside - 1.0) / inside, once)
+        return passed / tier.inner
     if key.endswith("in_switch") and tier.within:
         # units hold their own sums, a shard on each rank: only these go round
         units = ranks / tier.inner
@@ -161,11 +185,12 @@ def _seconds(op: Collective, rows: list[_Tier], fits: Fits, key: str) -> Num:
     for tier in rows:
         line, hop_s = _line(fits, tier.level, key)
         base = np.maximum(base, line.base_s * (0.01 + 0.99 * tier.crossed))
-        hops = hops + hop_s * tier.steps
+        piece = np.minimum(tier.piece_bytes, op.payload_bytes / tier.inner)
+        hops = hops + (hop_s + piece / (tier.rate_bytes_per_s * line.efficiency_ratio)) * tier.steps
         # the copy of the own shard crosses no link: in a mesh it is not slowed to the few links that a small group has
         own = line.own_ratio * (tier.rate_bytes_per_s / tier.level.bandwidth_bytes_per_s)
         moved = op.payload_bytes * _volume(op, key, tier, ranks, own)
-        slowed = 1.0 + line.shared_ratio * tier.crowd
+        slowed = (1.0 + line.shared_ratio * tier.crowd**line.shared_power) * (1.0 + line.spread_ratio * tier.doublings)
         wire = tier.crossed * (moved * slowed / (tier.rate_bytes_per_s * line.efficiency_ratio))
         fourth = wire * wire * (wire * wire)
         eighth = fourth * fourth
@@ -217,6 +242,7 @@ def collective(op: Collective, machine: Machine, fits: Fits, flavour: str = "ncc
         seconds=seconds,
         network_s=bound,
         latency_s=seconds - bound,
-        sent_bytes=op.payload_bytes * sent_ratio(op, crossed),
+        sent_bytes=(sent := op.payload_bytes * sent_ratio(op, crossed)),
+        level_bytes=tuple(sent * share for share in met_ratios(op.kind, crossed)),
         origin=f"collective/{levels[0].profile or 'default'}/{op.kind}/{flavour}",
     )

@@ -108,10 +108,11 @@ def load(op: GroupedGemm) -> HotRank:
     )
 
 
-def experts(op: GroupedGemm, chip: Chip, fit: ExpertsFit) -> Cost:
+def experts(op: GroupedGemm, chip: Chip, fit: ExpertsFit, *, unrouted: bool = False) -> Cost:
     """Price ``op`` on ``chip``; counts are floats or arrays of candidates (broadcast), seconds of the same shape.
 
-    Raises ``NotModelled`` if the chip lacks the format's arithmetic.
+    ``unrouted``: the kernels read the weights of all experts, tokens or not. Raises ``NotModelled`` if the chip lacks
+    the format's arithmetic.
     """
     form = number_format(op.dtype)
     hot = load(op)
@@ -122,7 +123,8 @@ def experts(op: GroupedGemm, chip: Chip, fit: ExpertsFit) -> Cost:
     here = op.tokens * (1.0 - np.power(1.0 - share, op.topk))
     entering = op.tokens if op.gathered else np.maximum(here, np.minimum(op.tokens, 1.0))
 
-    weights = hot.touched * matrices * op.hidden * width * form.weight_bytes
+    read = op.experts_local + 0.0 * hot.touched if unrouted else hot.touched
+    weights = read * matrices * op.hidden * width * form.weight_bytes
     crossing = op.hidden * (2.0 * form.activation_bytes + 2.0 * STREAM_BYTES) + width * (
         matrices * STREAM_BYTES + 2.0 * form.activation_bytes
     )

@@ -195,7 +195,8 @@ class Part:
     @property
     def machine(self) -> Machine:
         """The machine under the rows."""
-        return exchange_machine(self.rows.system, self.nodes, self.rows.suite == "deepep_normal" and self.nodes > 4)
+        congested = self.rows.suite == "deepep_normal" and self.nodes > 4 and self.rows.system != "h800"
+        return exchange_machine(self.rows.system, self.nodes, congested)
 
     def fitted(self) -> Part:
         """The rows that a fit may see."""

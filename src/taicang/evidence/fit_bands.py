@@ -47,7 +47,7 @@ def fit(folder: Path) -> Path:
         "written_by": "taicang fit bands; errors in metrics are logarithms: half and nine in ten of them are less",
         "fitted_on": {path.name: fingerprint(path) for path in files},
         "left_out": left_out(found),
-        "metrics": _rounded(fitted(found)),
+        "metrics": rounded(fitted(found)),
     }
     write_file(BANDS, json.dumps(document, indent=1) + "\n", "fit")
     recorded.cache_clear()
@@ -86,12 +86,13 @@ def _known(pools: Sequence[Pool]) -> Iterator[tuple[Trial, bool | None]]:
                     yield one, _inside(pool.errors["seen"][i], band(pool.metric, one.run, table).high_ratio)
 
 
-def _rounded(value: Any) -> Any:
+def rounded(value: Any) -> Any:
+    """Plain data with numbers of four places."""
     if isinstance(value, float):
         return round(value, 4)
     if isinstance(value, Mapping):
-        return {key: _rounded(each) for key, each in value.items()}
-    return [_rounded(each) for each in value] if isinstance(value, list) else value
+        return {key: rounded(each) for key, each in value.items()}
+    return [rounded(each) for each in value] if isinstance(value, list) else value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,6 +7,7 @@ the smooth minimum) were chosen by cross-validation inside the calibrated part.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias
 
@@ -19,7 +20,8 @@ from taicang.evidence.fitting import Bounds, Constants, solve, stated, write
 from taicang.evidence.kernels import kernel_rows
 from taicang.evidence.measured import Measured, count, log_errors
 from taicang.evidence.operators import flavour_of
-from taicang.evidence.published_collective import collectives, measured_s
+from taicang.evidence.published_collective import collectives, measured_s, predict_s
+from taicang.evidence.tables import Array
 from taicang.hardware import Machine
 from taicang.ops import Collective
 from taicang.units import Num
@@ -27,6 +29,7 @@ from taicang.units import Num
 Lines: TypeAlias = dict[str, Line]
 Rows: TypeAlias = Measured[Collective]
 SPREADS = (0.4, 0.4, 0.0)
+NODE = 8.0
 LARGE_BYTES = 2.0**26
 """From here on the published single-node rows of PyTorch tell about the fabric: the launch no longer counts."""
 SWITCHES = {"nvlink-h100": "nvlink-h200", "nvlink-b300": "nvlink-b200", "nvlink-gb200": "nvlink-b200"}
@@ -47,8 +50,10 @@ LIMITS = {
     "efficiency_ratio": (5e-4, 1.0),
     "own_ratio": (2e-3, 1.0),
     "shared_ratio": (1e-3, 7.0),
+    "shared_power": (0.01, 3.0),
 }
 
+TYPICAL = ("base_s", "hop_s", "efficiency_ratio", "own_ratio")
 TWINS = {"gb200_nvl4": "nvlink-gb200"}
 PRIOR = 0.1
 """Pull of each log constant towards its first guess, in log errors per unit: weak, but it keeps what the rows do not
@@ -68,6 +73,7 @@ def _lines(constants: Constants, keys: Sequence[str]) -> Lines:
             efficiency_ratio=constants[f"efficiency_ratio {key}"],
             own_ratio=constants["own_ratio"],
             shared_ratio=constants.get("shared_ratio", 0.0),
+            shared_power=constants.get("shared_power", 1.0),
         )
         for key in keys
     }
@@ -84,7 +90,7 @@ def fit_lines(parts: Sequence[Rows], keys: Sequence[str], behind: Lines, machine
         **{f"efficiency_ratio {key}": (share, *LIMITS["efficiency_ratio"]) for key, (_, share) in guesses.items()},
         "hop_s": (1e-6, *LIMITS["hop_s"]),
         "own_ratio": (0.5, *LIMITS["own_ratio"]),
-        **({"shared_ratio": (0.5, *LIMITS["shared_ratio"])} if shared else {}),
+        **({name: (0.5, *LIMITS[name]) for name in ("shared_ratio", "shared_power")} if shared else {}),
     }
 
     def price(part: Rows, lines: Lines) -> Num:
@@ -155,6 +161,35 @@ def level_lines(system: str, nccl: Sequence[Rows], custom: Sequence[Rows], known
     return lines
 
 
+def spread(folder: Path, profiles: dict[str, Lines]) -> dict[str, Lines]:
+    """``profiles`` whose switches take longer the more ranks they wait for, as large groups of NVL72 show.
+
+    What one doubling adds comes from calibrated-on rows of more ranks than a node has; what nodes reach stays.
+    """
+    key = "all_reduce/in_switch"
+    rows = [row for row in collectives(folder) if not row.held_out and row.kind == "all_reduce" and not row.doubtful]
+    rows = [row for row in rows if NODE < row.ranks <= row.machine.planes["scale_up"].levels[0].ranks]
+    rows = [row for row in rows if row.machine.planes["scale_up"].levels[0].reduces]
+
+    def trial(ratio: float) -> dict[str, Lines]:
+        kept = 1.0 + ratio * np.log2(NODE)
+        return {
+            name: {
+                each: replace(line, efficiency_ratio=line.efficiency_ratio * kept, spread_ratio=ratio)
+                if each == key
+                else line
+                for each, line in lines.items()
+            }
+            for name, lines in profiles.items()
+        }
+
+    def errors(constants: Constants) -> Array:
+        fits = trial(constants["spread_ratio"])
+        return np.asarray(np.log([predict_s(row, fits) / measured_s(row) for row in rows]), dtype=np.float64)
+
+    return trial(solve(errors, {"spread_ratio": (0.05, 1e-3, 0.3)})["spread_ratio"])
+
+
 def typical(profiles: Mapping[str, Lines]) -> Lines:
     """Geometric means over the switched NVLink levels: what serves a level that nobody has measured (assumed)."""
     known = [lines for profile, lines in profiles.items() if profile.startswith("nvlink")]
@@ -165,7 +200,8 @@ def typical(profiles: Mapping[str, Lines]) -> Lines:
         return float(np.exp(np.mean(np.log(values))))
 
     return {
-        key: Line(**{n: mean(key, n) for n in ("base_s", "hop_s", "efficiency_ratio", "own_ratio")}) for key in keys
+        key: Line(**{n: mean(key, n) for n in (*TYPICAL, *(("spread_ratio",) if key.endswith("in_switch") else ()))})
+        for key in keys
     }
 
 
@@ -176,6 +212,7 @@ def fit_collective(folder: Path) -> Path:
     profiles: dict[str, Lines] = {}
     for system in sorted(declared()["levels"], key=lambda name: (name in TWINS, level(name).profile in SWITCHES)):
         profiles[level(system).profile] = level_lines(system, nccl + large_rows(folder, system), custom, profiles)
+    profiles = spread(folder, profiles)
     profiles["default"] = typical(profiles)
     for profile, lines in [*scale_out_lines(folder, profiles).items(), *moves(folder, profiles).items()]:
         profiles[profile] = profiles.get(profile, {}) | lines

@@ -68,7 +68,7 @@ FORMS: Mapping[str, Form] = {
         },
     ),
     "prepare": Form(start={"floor_s": 10e-6, "sync_s": 1e-6, "token_s": 7e-9}),
-    "deepep_ll far": Form(start={"floor_s": 1e-5, "sync_s": 3e-6, "efficiency_ratio": 0.9}),
+    "deepep_ll far": Form(start={"floor_s": 1e-5, "sync_s": 3e-6, "efficiency_ratio": 0.9}, fixed={"sharpness": 2.0}),
     "deepep_normal far": Form(
         start={
             "floor_s": 2e-5,

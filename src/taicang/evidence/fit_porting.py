@@ -119,8 +119,8 @@ def _fit(known: Sequence[Mapping[str, float]], counts: Sequence[int], names: Seq
     return Law(weights=dict(zip(names, weights.tolist(), strict=True)), low_ratio=low, high_ratio=high)
 
 
-def fit_porting() -> Path:
-    """Fit all laws and write them into the catalogue's ``effort.yaml``, of which the rest stays."""
+def fit_porting(_evidence: Path | None = None) -> Path:
+    """Fit all laws on the carried tables and write them into ``effort.yaml``, of which the rest stays."""
     path = porting.FOLDER / "effort.yaml"
 
     def plain(law: Law) -> dict[str, Any]:

@@ -26,12 +26,13 @@ from taicang.evidence.score import Outcome
 Cells: TypeAlias = Mapping[str, str]
 
 
-def your_outcomes(path: Path, wanted: Collection[str] = ()) -> list[Outcome]:
+def your_outcomes(path: Path, wanted: Collection[str] = (), stack: str = "") -> list[Outcome]:
     """Outcomes of a file that a user brings: all "yours", but for a file that the package's own constants saw.
 
-    Suites that take long run where they are ``wanted``. Raises as ``file_outcomes``.
+    Suites that take long run where they are ``wanted``; ``stack`` takes the place of those that rows of serving and
+    training name. Raises as ``file_outcomes``.
     """
-    found = file_outcomes(path, wanted)
+    found = file_outcomes(path, wanted, stack)
     seen = path.is_file() and any(fingerprint(path) in str(calibration.read(name)["fitted_on"]) for name in _families())
     return found if seen else [replace(outcome, yours=True) for outcome in found]
 
@@ -40,9 +41,9 @@ def _families() -> list[str]:
     return [path.stem for path in calibration.FOLDER.glob("*.yaml")]
 
 
-def file_outcomes(path: Path, wanted: Collection[str] = ()) -> list[Outcome]:
+def file_outcomes(path: Path, wanted: Collection[str] = (), stack: str = "") -> list[Outcome]:
     """Outcomes of one file. Raises ``InvalidInput`` for a file of no known kind, or without rows of a suite wanted."""
-    found = _outcomes_of(path, wanted)
+    found = _outcomes_of(path, wanted, stack)
     chosen = [outcome for outcome in found if not wanted or outcome.suite in wanted]
     if wanted and found and not chosen:
         has = ", ".join(sorted({outcome.suite for outcome in found}))
@@ -50,9 +51,23 @@ def file_outcomes(path: Path, wanted: Collection[str] = ()) -> list[Outcome]:
     return chosen
 
 
-def _outcomes_of(path: Path, wanted: Collection[str]) -> list[Outcome]:
+def _outcomes_of(path: Path, wanted: Collection[str], stack: str) -> list[Outcome]:
     if path.suffix in (".yaml", ".yml"):
         return intake_ascend.step_outcomes(path)
+    fitting, rows = table(path)
+    if stack:
+        rows = [row | {"stack": stack} for row in rows]
+    if not fitting[0].says:
+        return of_kind(max(fitting, key=lambda kind: len(kind.columns)), rows, wanted)
+    strange = [row for row in rows if row["kind"] not in {kind.says for kind in fitting}]
+    return [
+        *(o for kind in fitting for o in _published(kind, [row for row in rows if row["kind"] == kind.says])),
+        *(o for i, row in enumerate(strange) for o in refused(fitting[0], row, i, f"no suite of kind {row['kind']!r}")),
+    ]
+
+
+def table(path: Path) -> tuple[list[Kind], list[dict[str, str]]]:
+    """The kinds that the columns of a CSV file fit (at least one), and its rows. Raises ``InvalidInput``."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as handle:
             reader = csv.DictReader(handle)
@@ -64,13 +79,7 @@ def _outcomes_of(path: Path, wanted: Collection[str]) -> list[Outcome]:
         raise InvalidInput(
             f"no kind of evidence has the columns {', '.join(sorted(header)) or '(none)'}", where=str(path)
         )
-    if not fitting[0].says:
-        return of_kind(max(fitting, key=lambda kind: len(kind.columns)), rows, wanted)
-    strange = [row for row in rows if row["kind"] not in {kind.says for kind in fitting}]
-    return [
-        *(o for kind in fitting for o in _published(kind, [row for row in rows if row["kind"] == kind.says])),
-        *(o for i, row in enumerate(strange) for o in refused(fitting[0], row, i, f"no suite of kind {row['kind']!r}")),
-    ]
+    return fitting, rows
 
 
 def _clean(row: Mapping[str | None, str | list[str] | None]) -> dict[str, str]:

@@ -8,7 +8,7 @@ one of its own generation, and one of another generation. An engine that is left
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from types import MappingProxyType
@@ -66,10 +66,10 @@ def of_row(row: Row, names: Sequence[str]) -> Floats:
     return np.array([*host, *(ratios.get(name, ratios.get(name.partition("/")[0], 1.0)) for name in names)])
 
 
-def with_values(stack: Stack, names: Sequence[str], values: Floats) -> Stack:
-    """``stack`` with other constants."""
-    host = dict(zip(fit.HOST, map(float, values), strict=False))
-    ratios = dict(stack.kernel_ratio) | dict(zip(names, map(float, values[len(fit.HOST) :]), strict=True))
+def with_values(stack: Stack, names: Sequence[str], values: Floats, fields: Collection[str] = fit.HOST) -> Stack:
+    """``stack`` with other constants: ``fields``, then ratios of kernels by ``names``."""
+    host = dict(zip(fields, map(float, values), strict=False))
+    ratios = dict(stack.kernel_ratio) | dict(zip(names, map(float, values[len(fields) :]), strict=True))
     return replace(stack, kernel_ratio=MappingProxyType(ratios), **host)  # type: ignore[arg-type]
 
 

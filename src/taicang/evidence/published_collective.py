@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -14,16 +15,9 @@ from taicang.catalog import calibration
 from taicang.cost.collective import Fits, Line, collective
 from taicang.cost.exchange import ExchangeFit
 from taicang.errors import NotModelled
-from taicang.evidence.exchange_rows import (
-    Row,
-    call_split,
-    dispatch_bytes,
-    exchange_parts,
-    exchange_seconds,
-    sent_bytes,
-)
 from taicang.evidence.fabrics import KINDS, declared, fabric_of, level, scale_out
 from taicang.evidence.measured import attempt
+from taicang.evidence.published_calls import COPIES, call_price, copy_price
 from taicang.evidence.score import Outcome
 from taicang.evidence.split import held_out
 from taicang.evidence.systems import machine_stated
@@ -32,16 +26,11 @@ from taicang.hardware import Machine
 from taicang.ops import Collective, CollectiveKind
 
 SUITE = "published_collective"
-FILE = "published_collective.csv"
+FILES = ("published_collective.csv", "published_collective_2.csv")
 LARGE_BYTES = 8 * 2.0**30
 """Assumed buffer behind a slide that says "large messages" (nccl-tests end at 8 or 16 GiB)."""
-LIBRARIES = {
-    "one-sided": "trtllm_onesided",
-    "two-sided": "trtllm_twosided",
-    "low-latency": "deepep_ll",
-    "normal": "deepep_normal",
-}
-"""Last word of a MoE kernel's name -> the library whose constants price it."""
+PORTS = re.compile(r"\b(\d+) ?x ?(?:(\d+) ?G\w*|([EHNX]DR)\d*)\b")
+PORT_GBIT = {"EDR": 100.0, "HDR": 200.0, "NDR": 400.0, "XDR": 800.0}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,7 +80,7 @@ def _machine(row: Cells) -> Machine:
     """The fabric of a row: one node's level, a named network around it, or as many of the catalogue's as it needs."""
     system, ranks = declared()["chips"].get(row["chip"], ""), int(row["count"])
     if system not in declared()["levels"]:
-        return machine_stated(row["system"], row["chip"], ranks)
+        return _cabled(machine_stated(row["system"], row["chip"], ranks), row)
     said = f"{row['model']} {row['notes']}"
     switched = None
     if row["src"] == "nv_gtc" and row["model"] == "all_reduce":
@@ -101,7 +90,21 @@ def _machine(row: Cells) -> Machine:
     near, outer = level(system, reduces=switched), declared()["outer"].get(row["system"])
     if outer is not None:
         return fabric_of(near, scale_out(outer["profile"], ranks, outer["gb_s"] * 1e9, reduces=switched is True))
-    return fabric_of(near) if ranks <= near.ranks else machine_stated(row["system"], row["chip"], ranks)
+    return fabric_of(near) if ranks <= near.ranks else _cabled(machine_stated(row["system"], row["chip"], ranks), row)
+
+
+def _cabled(machine: Machine, row: Cells) -> Machine:
+    """``machine`` with the network adapters that a row states, of each node: "8 x 100G a node", "nics", "nic_gbit"."""
+    extra, plane = _stated(row, "extra"), machine.plane("scale_up")
+    out, node = plane.levels[-1], machine.chips_per_node * machine.chip.dies
+    found = PORTS.search(row["system"])
+    ports = float(extra.get("nics") or (found[1] if found else 0) or out.adapters or node)
+    gbit = float(extra.get("nic_gbit") or (found and (found[2] or PORT_GBIT[found[3]])) or 0)
+    if not out.behind_adapters or not (found or extra.keys() & {"nics", "nic_gbit"}):
+        return machine
+    each = gbit / 8 * 1e9 if gbit else out.bandwidth_bytes_per_s * node / (out.adapters or node)
+    wired = replace(out, bandwidth_bytes_per_s=each * ports / node, adapters=int(ports) if ports < node else 0)
+    return replace(machine, planes={**machine.planes, "scale_up": replace(plane, levels=(*plane.levels[:-1], wired))})
 
 
 def _collective(row: Cells) -> Published:
@@ -131,55 +134,28 @@ def _collective(row: Cells) -> Published:
     )
 
 
+def _rows(folder: Path) -> Iterator[tuple[Cells, bool]]:
+    """Every row, and whether it came later than the fits: no constant has seen it."""
+    return ((row, name != FILES[0]) for name in FILES if (folder / name).exists() for row in lines(folder / name))
+
+
 def collectives(folder: Path) -> list[Published]:
     """The collectives of the evidence ``folder`` whose machine is known, for fits."""
-    found = [attempt(partial(_collective, row))[0] for row in lines(folder / FILE)]
+    found = [attempt(partial(_collective, row))[0] for row in lines(folder / FILES[0])]
     return [row for row in found if row is not None]
-
-
-def _exchange(row: Cells) -> Row:
-    """A MoE kernel as the tables of such kernels state theirs."""
-    _, kind, style = row["model"].split()
-    if style not in LIBRARIES:
-        raise NotModelled(f"no constants of {row['model']} kernels")
-    if row["metric"] != "latency":
-        raise NotModelled(f"{row['metric']} counts logical bytes whose routing the source does not state")
-    if row["chip"] not in declared()["chips"]:
-        raise NotModelled(f"no machine of {row['chip']} in the catalogue")
-    library, batch, ranks = LIBRARIES[style], _stated(row, "batch"), int(row["count"])
-    made = Row(
-        id=row["id"],
-        suite=library if library.startswith("deepep") else "alltoall_gb200",
-        system=declared()["chips"][row["chip"]],
-        nodes=1 if row["chip"].startswith("GB") else -(-ranks // 8),
-        library=library,
-        kind=kind,
-        tokens=float(batch["tokens_per_gpu"]),
-        token_bytes=0.0,
-        topk=float(batch["topk"]),
-        experts=float(batch.get("experts", 256.0)),  # DeepEP's own tests have as many
-        ranks=float(ranks),
-        cores=float(_stated(row, "par").get("sms", 0)),
-        spread="strided" if library.startswith("trtllm") else "random",
-        measured_s=float(row["value"]) * 1e-6,
-        held=False,
-    )
-    hidden = float(batch["hidden"])
-    if library.startswith("trtllm"):
-        sent, form = (dispatch_bytes(row["dtype"] if kind == "dispatch" else "bf16", hidden), row["dtype"])
-    else:
-        sent, form = sent_bytes(kind, hidden, normal=library == "deepep_normal"), ""
-    return replace(made, token_bytes=sent, held=row["src"] != "aic" or call_split(made, hidden, form))
 
 
 def outcomes(folder: Path) -> Iterator[Outcome]:
     """Every row of the file in the evidence ``folder``: bus bandwidth or microseconds; a refusal names its reason."""
     fits, calls = calibration.fits("collective", Line), calibration.fits("exchange", ExchangeFit)
     launch_s = fits["host"]["eager/launch"].base_s
-    for cells in lines(folder / FILE):
-        price = (
-            partial(_call, cells, calls) if cells["model"].startswith("MoE ") else partial(_time, cells, fits, launch_s)
-        )
+    for cells, later in _rows(folder):
+        first = cells["model"].split()[0] if cells["model"] else ""
+        price: Callable[[], tuple[float | None, bool, str]] = partial(_time, cells, fits, launch_s)
+        if first == "MoE":
+            price = partial(call_price, cells, calls)
+        elif first in COPIES:
+            price = partial(copy_price, cells, fits)
         known, why = attempt(price)
         predicted, held, group = known or (None, True, cells["system"])
         yield Outcome(
@@ -189,7 +165,7 @@ def outcomes(folder: Path) -> Iterator[Outcome]:
             measured=float(cells["value"]),
             predicted=predicted,
             unit="us" if cells["metric"] == "latency" else "GB/s",
-            held_out=held,
+            held_out=held or later,
             refused=why or (declared()["doubtful"].get(cells["id"], "") if predicted is None else ""),
         )
 
@@ -199,9 +175,3 @@ def _time(cells: Cells, fits: Fits, launch_s: float) -> tuple[float | None, bool
     seconds = predict_s(row, fits) + (launch_s if row.eager else 0.0)
     figure = seconds * 1e6 if row.metric == "latency" else row.payload_bytes * row.bus_ratio / seconds / 1e9
     return None if row.doubtful else figure, row.held_out, f"{row.system} {row.kind}"
-
-
-def _call(cells: Cells, fits: Mapping[str, Mapping[str, ExchangeFit]]) -> tuple[float | None, bool, str]:
-    row = _exchange(cells)
-    (part,) = exchange_parts([row])
-    return float(exchange_seconds(part, fits)[0]) * 1e6, row.held, f"{row.system} {row.library} {row.kind}"

@@ -2,10 +2,8 @@
 
 One row is one served model under a closed loop of clients. Conventions of the sources that are undone here:
 
-* Rows with attention data parallelism state dp = tp x ep of their launcher, so the number of GPUs is the larger of the
-  expert degrees. Decode instances of SGLang that span nodes state no expert parallelism although their expert library
-  (DeepEP) turns all ranks into expert ranks; those inside a node without expert parallelism run attention tensor
-  parallel, as the same launcher states from its next version on.
+* Rows of the public source state dp (or tp, without attention data parallelism) = tp x ep of their launcher, so the
+  number of GPUs is the larger of the expert degrees. What they meant is told by scripts (``layouts`` in the rules).
 * Rows that describe several replicas state the batch of one.
 * The public source files DeepSeek under two names: DeepSeek-V3 for plain decoding, DeepSeek-R1 for runs with the
   model's own draft layer. Its lengths are drawn between 80 % and 100 % of the stated ones.
@@ -20,7 +18,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +26,7 @@ from taicang.catalog.models import model
 from taicang.catalog.stack_entry import released
 from taicang.errors import UnknownName
 from taicang.evidence.rules import section, settings
-from taicang.evidence.systems import MACHINES, units_of
+from taicang.evidence.systems import machine_named, units_of
 from taicang.evidence.tables import lines
 from taicang.formats import number_format
 from taicang.models.types import Model, routed
@@ -74,6 +71,10 @@ class Settings:
     """A warm-up round is not counted."""
     rounds: int = 10
     """Prompts per client."""
+    graphs: bool = True
+    """Whether decode steps are captured graphs."""
+    unstated: str = ""
+    """What the row does not say and cannot be predicted without."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,9 +135,16 @@ def number(row: Mapping[str, str], key: str, default: float = 0.0) -> float:
     return float(cell) if cell not in ("", "nan") else default
 
 
-def layout(tp: float, dp: float, moe_tp: float, moe_ep: float, experts: bool) -> tuple[int, int, int, int]:
-    """(tp, dp, moe_tp, ep) of the instance that ran, from the degrees that the source states."""
+def layout(
+    tp: float, dp: float, moe_tp: float, moe_ep: float, experts: bool, *, twice: bool = False
+) -> tuple[int, int, int, int]:
+    """(tp, dp, moe_tp, ep) of the instance that ran, from the degrees that the source states.
+
+    ``twice``: its tp, too, may be tp x ep of a launcher that names the same GPUs by both.
+    """
     tp_, dp_, moe_tp_, ep_ = (max(int(v), 1) for v in (tp, dp, moe_tp, moe_ep))
+    if twice and dp_ == 1 and moe_tp_ == ep_ > 1 and tp_ == moe_tp_ * ep_:
+        return ep_, 1, 1, ep_
     if dp_ > 1:
         # attention-DP launchers state tp x ep as dp and tp x dp as ep; a node has at most eight GPUs, so larger
         # products name the same GPUs twice
@@ -153,7 +161,7 @@ def layout(tp: float, dp: float, moe_tp: float, moe_ep: float, experts: bool) ->
 def quantisation(net: Model, mode: str, engine: Stack, machine: str, experts: str = "") -> Quantisation:
     """Formats of the checkpoint that the row served, by tensor class, from the modes of its products and ``experts``.
 
-    ``UnknownName`` for a mode of no known format.
+    A checkpoint whose experts are scaled by blocks is so throughout. ``UnknownName`` for a mode of no known format.
     """
     modes = section(RULES, "modes")
     for name in (mode, experts):
@@ -166,23 +174,25 @@ def quantisation(net: Model, mode: str, engine: Stack, machine: str, experts: st
         )  # gpt-oss runs in its own format whatever it is called
         return formats("auto" if own else form, net, units_of(machine, 1).chip, engine)
 
-    found, apart = forms(modes[mode]), modes[experts]
-    if experts and apart.partition("_")[0] != modes[mode].partition("_")[0]:
+    stated, apart = modes[mode], modes[experts]
+    found = forms(apart if apart == f"{stated}_block" else stated)
+    if experts and apart.partition("_")[0] != stated.partition("_")[0]:
         return replace(found, experts=forms(apart).experts)
     return found
 
 
 def facts_of(cells: Mapping[str, str], net: Model, **more: Any) -> dict[str, Any]:
     """What rules may ask of a row."""
-    machine = MACHINES[cells["system"]]
+    machine = machine_named(cells["system"])
     chip = units_of(machine, 1).chip.name
     return {
         "source": cells["source"],
         "public": public(cells),
         "path": cells["model_path"],
         "model": net.name,
-        "engine": section(RULES, "engines")[cells["backend"]],
+        "engine": engine_of(cells),
         "measured": cells.get("measured", ""),
+        "version": cells.get("backend_version", ""),
         "precision": cells.get("precision", ""),
         "system": cells["system"],
         "chip": chip,
@@ -205,14 +215,17 @@ def _role(row: dict[str, str], prefix: str, net: Model, instances: int) -> Role:
         number(row, f"{prefix}moe_tp_size"),
         number(row, f"{prefix}moe_ep_size"),
         experts,
+        twice=public(row),
     )
     if not experts:
         moe_tp, ep = tp * dp, 1
-    if experts and prefix == "decode_" and row["backend"] == "sglang" and 1 < dp <= WIDE and ep == 1:
+    facts = facts_of(row, net, role=prefix.rstrip("_"), dp=dp, ep=ep, clients=number(row, "concurrency"))
+    meant = settings(RULES, "layouts", facts) if experts else {}
+    if meant.get("attention") == "tensor":
         tp, dp = tp * dp, 1
-    wide = experts and dp > WIDE
-    if wide and row["backend"] == "sglang":
+    if meant.get("experts") == "spread":
         moe_tp, ep = 1, tp * dp
+    wide = experts and dp > WIDE
     mode, of_experts = row.get("gemm_quant_mode") or row.get("precision", ""), row.get("moe_quant_mode", "")
     plan = ServePlan(
         tp=tp,
@@ -222,14 +235,19 @@ def _role(row: dict[str, str], prefix: str, net: Model, instances: int) -> Role:
         moe_tp=moe_tp,
         draft_tokens=drafts(row, net, dp, ep) if prefix != "prefill_" else 0,
         exchange="all_to_all" if wide else "auto",
-        quant=quantisation(net, mode, stack_of(release(row)[0]), MACHINES[row["system"]], of_experts),
+        quant=quantisation(net, mode, stack(release(row)[0]), machine_named(row["system"]), of_experts),
     )
     return Role(plan=plan, instances=instances, batch=int(number(row, f"{prefix}batch_size")))
 
 
 def read(path: Path) -> list[Row]:
     """Rows of the file, with the models that it names imported."""
-    return [_row(cells, model(cells["model_path"])) for cells in lines(path)]
+    return [row_of(cells) for cells in lines(path)]
+
+
+def row_of(cells: dict[str, str]) -> Row:
+    """One line of such a file, with the model that it names imported."""
+    return _row(cells, model(cells["model_path"]))
 
 
 def _row(cells: dict[str, str], net: Model) -> Row:
@@ -243,7 +261,8 @@ def _row(cells: dict[str, str], net: Model) -> Row:
         decode = _role(cells, "", net, 1)
         stated = number(cells, "concurrency")
         # one replica's share: sources that ran several replicas behind one client pool state the batch of one
-        concurrency = stated if decode.plan.dp > 1 and stated else decode.batch or stated
+        whole = stated and (public(cells) or decode.plan.dp > 1)
+        concurrency = stated if whole else decode.batch or stated
     plan = decode.plan
     facts = facts_of(
         cells, net, prompt=int(float(cells["isl"])), answer=int(float(cells["osl"])), tp=plan.tp, dp=plan.dp,
@@ -261,10 +280,10 @@ def _row(cells: dict[str, str], net: Model) -> Row:
         id=cells["id"],
         model=net.name,
         net=net,
-        machine=MACHINES[cells["system"]],
+        machine=machine_named(cells["system"]),
         engine=facts["engine"],
         version=cells.get("backend_version", ""),
-        stack=stack_of(name),
+        stack=stack(name),
         note=note,
         disaggregated=split,
         input_tokens=facts["prompt"],
@@ -280,14 +299,13 @@ def _row(cells: dict[str, str], net: Model) -> Row:
     )
 
 
+def engine_of(cells: Mapping[str, str]) -> str:
+    """The engine of a row: as its source abbreviates it, or as the catalogue names it."""
+    return str(section(RULES, "engines").get(cells["backend"], cells["backend"]))
+
+
 def release(cells: Mapping[str, str]) -> tuple[str, str]:
-    """The stack of a row and what is to be said of its version."""
-    return released(
-        section(RULES, "engines")[cells["backend"]], cells.get("backend_version", ""), cells.get("measured", "")
-    )
-
-
-@cache
-def stack_of(name: str) -> Stack:
-    """A stack of the catalogue."""
-    return stack(name)
+    """The stack of a row (that of the column ``stack``, if it has one) and what is to be said of its version."""
+    if cells.get("stack"):
+        return cells["stack"], ""
+    return released(engine_of(cells), cells.get("backend_version", ""), cells.get("measured", ""))

@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import replace
 from functools import cache
 from types import MappingProxyType
 
 from taicang import catalog
 from taicang.errors import NotModelled, UnknownName
 from taicang.evidence import recipes
-from taicang.hardware import Chip, Machine
+from taicang.hardware import Chip, Machine, Plane
 
 MACHINES: Mapping[str, str] = MappingProxyType(
     {
@@ -29,9 +30,19 @@ MACHINES: Mapping[str, str] = MappingProxyType(
 )
 
 
-@cache
+def machine_named(system: str) -> str:
+    """The catalogue's machine of rows of ``system``; what is no such abbreviation is the catalogue's name itself."""
+    return MACHINES.get(system, system)
+
+
 def chip_of(system: str) -> Chip:
     """The chip that rows of ``system`` ("h100_sxm", "gb200") were measured on; ``UnknownName`` for others."""
+    own = catalog.own.find("chip", system)
+    return catalog.chip(str(own)) if own else _chip_of(system)
+
+
+@cache
+def _chip_of(system: str) -> Chip:
     return catalog.chip(system.replace("-", "_").removesuffix("_sxm").replace("_", "-"))
 
 
@@ -58,8 +69,26 @@ def machine_stated(system: str, chip: str, ranks: int) -> Machine:
     for name in (said["machines"].get(chip), "-".join(system.lower().split()), said["unbinned"].get(chip)):
         with suppress(UnknownName):
             if name:
-                return machine_for(name, ranks)
+                return with_adapters(machine_for(name, ranks), system)
     raise NotModelled(f"no machine of {chip or system} in the catalogue")
+
+
+def with_adapters(machine: Machine, system: str) -> Machine:
+    """``machine`` with the network adapters that a row's own words give to a node ("8 x A100 and 4 x 100G a node")."""
+    said = re.search(r"(\d+) x (\d+)G\b.* a node", system)
+    if said is None:
+        return machine
+    node = machine.chips_per_node * machine.chip.dies
+    each = float(said[1]) * float(said[2]) * 1e9 / 8.0 / node
+
+    def seen(plane: Plane) -> Plane:
+        levels = (
+            replace(level, bandwidth_bytes_per_s=each) if level.name in ("scale_out", "cluster") else level
+            for level in plane.levels
+        )
+        return replace(plane, levels=tuple(levels))
+
+    return replace(machine, planes={name: seen(plane) for name, plane in machine.planes.items()})
 
 
 def stack_named(software: str) -> str:
@@ -67,7 +96,7 @@ def stack_named(software: str) -> str:
 
     A month in place of a version is the newest release of that month or before, else the oldest known.
     """
-    name, version, *_ = [*re.split(r"[@/\s]+", software.strip(), maxsplit=1), ""]
+    name, version, *_ = [*re.split(r"[@/\s]+", software.strip().partition(",")[0], maxsplit=1), ""]
     engine = catalog.stack(recipes.declared()["engines"].get(name, name.lower())).name.partition("@")[0]
     known = {catalog.stack(each).epoch: each for each in catalog.names("stack") if each.partition("@")[0] == engine}
     if not re.match(r"20\d\d-\d\d", version) or f"{engine}@{version}" in known.values():

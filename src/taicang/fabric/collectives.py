@@ -15,7 +15,7 @@ from taicang.errors import InvalidInput, NotModelled, UnknownName
 from taicang.fabric.even import MOST_FLOWS, Net, even_loads, size_of
 from taicang.fabric.flows import Drained, drain, loads
 from taicang.fabric.routing import route
-from taicang.fabric.topology import Direct, Floats, Ints, Switched
+from taicang.fabric.topology import Direct, Floats, Ints, Network, Switched
 
 KINDS = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "send")
 ALGORITHMS: Mapping[str, tuple[str, ...]] = {
@@ -156,7 +156,7 @@ class _Ring:
     """Whether the run is the whole team, so that the ring closes in it."""
 
 
-def _ring(net: Net, network: Direct | Switched, teams: Ints) -> _Ring:
+def _ring(net: Net, network: Network, teams: Ints) -> _Ring:
     levels = net.fabric.levels
     low = levels[network.levels[0] - 1].ranks if network.levels[0] else 1
     high = levels[network.levels[-1]].ranks
@@ -204,7 +204,7 @@ def _neighbours(net: Net, teams: Ints, volume_bytes: float) -> tuple[Ints, Ints,
     return source, target, size
 
 
-def _steps(network: Direct | Switched, ring: _Ring) -> Iterator[tuple[Ints, Floats]]:
+def _steps(network: Network, ring: _Ring) -> Iterator[tuple[Ints, Floats]]:
     """How far on a member's neighbours are, in units, and the share of its bytes that each gets."""
     count = ring.count[ring.unit]
     whole = isinstance(network, Direct) and int(np.prod(network.dims)) == count.max() == count.min()

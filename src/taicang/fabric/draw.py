@@ -10,7 +10,7 @@ import numpy as np
 
 from taicang.fabric.even import Net
 from taicang.fabric.names import name
-from taicang.fabric.topology import Direct, Flags, Floats, Stage
+from taicang.fabric.topology import Direct, Flags, Floats, Stage, Wired
 
 WIDTH, ROW, LEFT, TOP = 960, 74, 150, 60
 MOST_CELLS = 512
@@ -56,6 +56,9 @@ def _rows(net: Net, busy: Floats, dead: Flags) -> list[tuple[str, list[_Line]]]:
 
     rows: list[tuple[str, list[_Line]]] = []
     for network, bases in zip(net.fabric.networks, net.found.base, strict=True):
+        if isinstance(network, Wired):
+            rows.append(("links", [line(bases[0][0], len(network.tail))]))
+            continue
         if isinstance(network, Direct):
             label = f"{net.fabric.levels[network.levels[0]].name} links"
             rows.append((label, [line(bases[0][0], network.units * sum(network.widths))]))

@@ -9,8 +9,9 @@ import numpy as np
 from taicang.errors import NotModelled
 from taicang.fabric.flows import loads
 from taicang.fabric.routing import Resources, meeting, route
-from taicang.fabric.topology import Direct, Fabric, Floats, Ints, Switched
+from taicang.fabric.topology import Direct, Fabric, Floats, Ints, Network, Switched, Wired
 
+AT_ONCE = 200_000
 MOST_FLOWS = 6_000_000
 """Of one phase; beyond, only what can be counted is answered."""
 
@@ -38,6 +39,8 @@ def even_loads(net: Net, teams: Ints, each_bytes: float) -> Floats:
             _count(net, network, index, rank, team, each_bytes, carried)
         elif isinstance(network, Direct) and _whole(net.fabric, network, teams):
             _shifted(net, network, each_bytes, carried)
+        elif isinstance(network, Wired):
+            carried += _all_pairs(net, teams, each_bytes)
         else:
             carried += _pairs_within(net, network, teams, each_bytes)
     return carried
@@ -83,7 +86,31 @@ def _shifted(net: Net, network: Direct, each_bytes: float, carried: Floats) -> N
     carried[base : base + count] += np.tile(alone[base : base + count].reshape(-1, width).sum(axis=0), network.units)
 
 
-def _pairs_within(net: Net, network: Direct | Switched, teams: Ints, each_bytes: float) -> Floats:
+def _all_pairs(net: Net, teams: Ints, each_bytes: float) -> Floats:
+    """Loads of all pairs of an even exchange, some hundred thousand at a time."""
+    total = np.zeros(len(net.found.capacity_bytes_per_s))
+    ranks = teams.shape[1]
+    _check(ranks, teams.size * ranks)
+    step = max(AT_ONCE // ranks, 1)
+    members = np.repeat(teams, ranks, axis=0).reshape(-1, ranks)  # for each member: its team
+    for first in range(0, teams.size, step):
+        some = members[first : first + step]
+        source = np.repeat(teams.ravel()[first : first + step], ranks)
+        target = some.ravel()
+        apart = source != target
+        paths = route(net.fabric, net.found, source[apart], target[apart], net.seed)
+        total += loads(paths, np.full(int(apart.sum()), each_bytes), len(total))
+    return total
+
+
+def _check(ranks: int, flows: int) -> None:
+    if flows > MOST_FLOWS * 2:
+        raise NotModelled(
+            f"an exchange of {ranks:,} ranks whose routes differ; up to {int(MOST_FLOWS**0.5):,} are followed"
+        )
+
+
+def _pairs_within(net: Net, network: Network, teams: Ints, each_bytes: float) -> Floats:
     """Loads of all pairs of an even exchange that one network carries, pair by pair."""
     total = np.zeros(len(net.found.capacity_bytes_per_s))
     fabric, levels = net.fabric, network.levels
@@ -99,10 +126,7 @@ def _pairs_within(net: Net, network: Direct | Switched, teams: Ints, each_bytes:
                 break
             continue
         source, target = source[mine], target[mine]
-        if min(width, outer) * code.size > MOST_FLOWS * 2:
-            raise NotModelled(
-                f"an exchange of {width:,} ranks whose routes differ; up to {int(MOST_FLOWS**0.5):,} are followed"
-            )
+        _check(width, min(width, outer) * code.size)
         paths = route(fabric, net.found, np.concatenate([source, target]), np.concatenate([target, source]), net.seed)
         total += loads(paths, np.full(2 * len(source), each_bytes), len(total))
     return total

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from taicang.errors import InvalidInput, UnknownName
-from taicang.fabric.topology import Direct, Fabric, Floats, Ints, Stage, Switched
+from taicang.fabric.topology import Direct, Fabric, Floats, Ints, Stage, Switched, Wired
 
 _SPEC = re.compile(r"^(?P<kind>[a-z0-9-]+)(?:(?P<sign>[:#])(?P<number>\d{1,9}))?(?:@(?P<left>0?\.\d+|0|1))?$")
 
@@ -18,6 +18,8 @@ def parts(fabric: Fabric) -> dict[str, int]:
     """How many parts of each kind there are."""
     found: dict[str, int] = {"node": -(-fabric.ranks // fabric.node_ranks), "rank": fabric.ranks}
     for network in fabric.networks:
+        if isinstance(network, Wired):
+            return {"rank": fabric.ranks, "switch": len(_switches(network)), "link": len(_pairs(network))}
         if isinstance(network, Direct):
             found["mesh-link"] = found.get("mesh-link", 0) + network.units * sum(network.widths) // 2
             continue
@@ -36,12 +38,14 @@ def parts(fabric: Fabric) -> dict[str, int]:
 
 def stopped(fabric: Fabric, kind: str, index: int) -> Ints:
     """Links that stop, either way, with part ``index`` of a kind."""
-    if kind in ("node", "rank", "adapter"):
+    if kind in ("node", "rank", "adapter") and not isinstance(fabric.networks[0], Wired):
         size = fabric.node_ranks if kind == "node" else 1
         ranks = np.arange(index * size, min((index + 1) * size, fabric.ranks))
         return _both(_ports(fabric, ranks, adapter=index if kind == "adapter" else None))
     found: list[Ints] = []
     for network in fabric.networks:
+        if isinstance(network, Wired):
+            return network.first + _cut(network, kind, index)
         if isinstance(network, Direct):
             if kind == "mesh-link":
                 count = network.units * sum(network.widths) // 2
@@ -68,6 +72,23 @@ def stopped(fabric: Fabric, kind: str, index: int) -> Ints:
                     found.append(_both([(stage, index // ends * each + np.arange(each))]))
                 index -= count
     return np.concatenate(found) if found else np.zeros(0, dtype=np.int64)
+
+
+def _switches(network: Wired) -> Ints:
+    return np.setdiff1d(np.arange(len(network.names)), network.node)
+
+
+def _pairs(network: Wired) -> Ints:
+    """Ends of the links of a graph, both ways counted once."""
+    return np.unique(np.sort(np.stack([network.tail, network.head], axis=1), axis=1), axis=0)
+
+
+def _cut(network: Wired, kind: str, index: int) -> Ints:
+    ends = np.stack([network.tail, network.head], axis=1)
+    if kind == "link":
+        return np.flatnonzero((np.sort(ends, axis=1) == _pairs(network)[index]).all(axis=1))
+    node = network.node[index] if kind == "rank" else _switches(network)[index]
+    return np.flatnonzero((ends == node).any(axis=1))
 
 
 def _both(rows: Iterable[tuple[Stage, Ints]]) -> Ints:
@@ -150,6 +171,9 @@ def cut_off(fabric: Fabric) -> Ints:
     """Ranks that have lost a whole network: their jobs go on without them."""
     lost = np.zeros(fabric.ranks, dtype=bool)
     for network in fabric.networks:
+        if isinstance(network, Wired):
+            left = np.bincount(network.tail, weights=fabric.alive_ratio, minlength=len(network.names))
+            lost |= left[network.node] <= 0
         if isinstance(network, Switched):
             stage = network.stages[0]
             count = stage.things * stage.fan

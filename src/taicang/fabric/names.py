@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from taicang.fabric.even import Net
-from taicang.fabric.topology import Direct, Switched
+from taicang.fabric.topology import Direct, Switched, Wired
 
 
 def name(net: Net, resource: int) -> str:
     """Name of a resource: "rank 17 up (7 links)", "unit 3 to l2-switch 5"."""
     for network, bases in zip(net.fabric.networks, net.found.base, strict=True):
+        if isinstance(network, Wired):
+            link = resource - bases[0][0]
+            return f"{network.names[network.tail[link]]} to {network.names[network.head[link]]}"
         if isinstance(network, Direct):
             found = _direct(net, network, resource, bases[0][0])
         else:

@@ -13,7 +13,8 @@ from typing import Literal, TypeAlias
 import numpy as np
 
 from taicang.errors import InvalidInput, NotModelled, UnknownName
-from taicang.fabric.topology import Direct, Fabric, Floats, Ints, Stage, Switched
+from taicang.fabric import graph
+from taicang.fabric.topology import Direct, Fabric, Floats, Ints, Stage, Switched, Wired
 
 Routing: TypeAlias = Literal["adaptive", "striped", "ecmp"]
 ROUTINGS = ("adaptive", "striped", "ecmp")
@@ -40,6 +41,8 @@ class Resources:
     """Level that each resource belongs to."""
     base: tuple[tuple[tuple[int, int, int], ...], ...]
     """Per network and stage: first resource up, first down, resources of one thing below."""
+    away: Ints | None = None
+    """Of a graph: links between each two nodes on the shortest way that is left."""
 
 
 def resources(fabric: Fabric, routing: Routing = "adaptive") -> Resources:
@@ -58,6 +61,12 @@ def resources(fabric: Fabric, routing: Routing = "adaptive") -> Resources:
         return count - number
 
     for network in fabric.networks:
+        if isinstance(network, Wired):
+            number = len(network.tail)
+            base = take(number, network.levels[0])
+            group[network.first : network.first + number] = base + np.arange(number)
+            bases.append(((base, base, 1),))
+            continue
         if isinstance(network, Direct):
             at = network.levels[0]
             if network.up >= 0:
@@ -88,6 +97,7 @@ def resources(fabric: Fabric, routing: Routing = "adaptive") -> Resources:
         group=group,
         level=np.concatenate(levels),
         base=tuple(bases),
+        away=next((graph.away(each, fabric) for each in fabric.networks if isinstance(each, Wired)), None),
     )
 
 
@@ -127,7 +137,12 @@ def route(fabric: Fabric, found: Resources, source: Ints, target: Ints, seed: in
         if not len(mine):
             continue
         ends_of = (source[mine], target[mine])
-        if isinstance(network, Direct):
+        if isinstance(network, Wired):
+            assert found.away is not None
+            capacity = found.capacity_bytes_per_s[found.base[index][0][0] :]
+            hashed = seed if found.routing == "ecmp" else None
+            parts += graph.routes(network, found.away, capacity, mine, *ends_of, hashed)
+        elif isinstance(network, Direct):
             parts += _direct(found, network, index, mine, *ends_of)
         else:
             parts += _switched(fabric, found, network, index, mine, *ends_of, seed)
@@ -224,7 +239,7 @@ def _hashed(fabric: Fabric, stage: Stage, units: tuple[Ints, Ints], ports: tuple
     lower = int(stage.below.max()) + 1
     wide = stage.fan // lower
     first = np.arange(lower)[None, :] * wide
-    drawn = _mix(ports[0][:, None], ports[1][:, None], np.arange(lower)[None, :], seed)
+    drawn = graph.mixed(ports[0][:, None], ports[1][:, None], np.arange(lower)[None, :], seed)
     alive = fabric.alive_ratio
     reach = stage.things * stage.fan
     if (alive[stage.up : stage.up + reach] > 0).all() and (alive[stage.down : stage.down + reach] > 0).all():
@@ -241,22 +256,6 @@ def _hashed(fabric: Fabric, stage: Stage, units: tuple[Ints, Ints], ports: tuple
     place = np.argmax(np.cumsum(usable, axis=2) > wanted[:, :, None], axis=2)
     picked: Ints = first + place
     return picked
-
-
-def _mix(a: Ints, b: Ints, c: Ints, seed: int) -> Ints:
-    """A hash of three numbers and a seed (splitmix64's finaliser), as a non-negative number."""
-    with np.errstate(over="ignore"):
-        word = a.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + b.astype(np.uint64) * np.uint64(0xC2B2AE3D27D4EB4F)
-        word = (
-            word + c.astype(np.uint64) * np.uint64(0x165667B19E3779F9) + np.uint64((seed * 0xD6E8FEB86659FD93) % 2**64)
-        )
-        word ^= word >> np.uint64(30)
-        word *= np.uint64(0xBF58476D1CE4E5B9)
-        word ^= word >> np.uint64(27)
-        word *= np.uint64(0x94D049BB133111EB)
-        word ^= word >> np.uint64(31)
-    found: Ints = (word >> np.uint64(1)).astype(np.int64)
-    return found
 
 
 def _direct(

@@ -102,7 +102,24 @@ class Direct:
         return tuple(min(d - 1, 2) if self.torus else d - 1 for d in self.dims)
 
 
-Network: TypeAlias = Switched | Direct
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wired:
+    """Any graph of ranks and switches, as a user wrote it."""
+
+    levels: tuple[int, ...]
+    names: tuple[str, ...]
+    """Of its nodes."""
+    node: Ints
+    """Node of each rank."""
+    through: Ints
+    """Of each rank: the node that its messages pass first, or -1."""
+    tail: Ints
+    """Node that each link leaves; links of one node lie side by side."""
+    head: Ints
+    first: int
+
+
+Network: TypeAlias = Switched | Direct | Wired
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from taicang.errors import NotModelled
 from taicang.fabric.collectives import Phase, collective, teams_of
 from taicang.fabric.even import Net, size_of
 from taicang.fabric.faults import fail
 from taicang.fabric.routing import Routing, resources
-from taicang.fabric.topology import Direct, Fabric, Ints, build
+from taicang.fabric.topology import Direct, Fabric, Ints, Wired, build
 from taicang.hardware import Machine
 from taicang.units import Count, Num
 
@@ -29,6 +30,8 @@ class LinkRates:
     failed: Sequence[str] = ()
     stretch_ratio: float = 1.0
     """How much longer than an even exchange the fullest link is busy (skewed demand)."""
+    placed: int | None = None
+    """Seed of the random places of ranks."""
     nets: dict[str, Net] = field(default_factory=dict, repr=False, compare=False)
     known: dict[tuple[str, str, int, int], list[float]] = field(default_factory=dict, repr=False, compare=False)
 
@@ -61,8 +64,13 @@ class LinkRates:
         fabric = net.fabric
         stride = min(stride, max(fabric.ranks - 1, 1))
         ranks = min(ranks, -(-fabric.ranks // stride))
-        copies = 1 if kind == "send" else min(stride, fabric.ranks - stride * (ranks - 1))
-        teams = teams_of(ranks, stride, copies)
+        if self.placed is None:
+            copies = 1 if kind == "send" else min(stride, fabric.ranks - stride * (ranks - 1))
+            teams = teams_of(ranks, stride, copies)
+        else:  # whatever the order, its groups lie anywhere
+            places = np.random.default_rng(self.placed).permutation(fabric.ranks)
+            copies = 1 if kind == "send" else fabric.ranks // ranks
+            teams = places[: copies * ranks].reshape(copies, ranks)
         phases = collective(net, kind, teams, 1.0)
         return [
             min(level.bandwidth_bytes_per_s, level_rate(net, index, phases, teams, kind))
@@ -79,6 +87,8 @@ def level_rate(net: Net, level: int, phases: Sequence[Phase], teams: Ints, kind:
     used = found.level == level
     if not carried[used].any():
         return np.inf
+    if isinstance(network, Wired):
+        raise NotModelled("a graph as the network of a machine's cost model")
     if isinstance(network, Direct):
         sent = _injected(fabric, network, teams, kind)
         return float(sent / (carried[used] / found.capacity_bytes_per_s[used]).max())

@@ -9,12 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from taicang import catalog
-from taicang.catalog.models import model as load_model
 from taicang.errors import InvalidInput, TaicangError
 from taicang.predict.replay import Replay, replay
 from taicang.predict.system import System
-from taicang.search.choices import serving_stack
+from taicang.search.door import settle
 from taicang.traffic.change import take
 from taicang.traffic.generate import arriving
 from taicang.traffic.trace import Trace
@@ -180,8 +178,7 @@ def _gap(figures: Sequence[Compared]) -> float:
 
 def _changes(model: str, on: str, system: System, clients: int) -> Iterator[tuple[str, System, int]]:
     """Set-ups that benchmarks have without saying so, each differing in one thing from what was asked."""
-    net, machine = load_model(model, approximate=system.approximate), catalog.machine(on, system.sets)
-    engine = serving_stack(system.stack, machine, net, memory_ratio=system.memory_ratio)
+    net, _, engine = settle(system, model, on)
     for tokens in CHUNKS:
         if tokens != (system.tokens or engine.chunk_tokens):
             yield f"steps of at most {tokens:,} tokens (--max-tokens {tokens})", replace(system, tokens=tokens), clients

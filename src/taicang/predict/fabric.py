@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 
 from taicang import catalog
 from taicang.catalog import calibration
 from taicang.catalog.costing import cost_model
+from taicang.catalog.resolve import is_path
 from taicang.cost.exchange import exchange
 from taicang.cost.model import CostModel
 from taicang.errors import InvalidInput, NotModelled, UnknownName
-from taicang.fabric import demand
+from taicang.fabric import demand, graph
 from taicang.fabric.collectives import ALGORITHMS, Phase, collective, contend, listed, teams_of
 from taicang.fabric.draw import svg
 from taicang.fabric.even import Net
@@ -24,6 +27,7 @@ from taicang.fabric.routing import Routing, resources
 from taicang.fabric.topology import Fabric, Floats, Ints, build
 from taicang.fabric.wires import LinkRates
 from taicang.hardware import Machine
+from taicang.interop import graphs
 from taicang.ops import Collective, Exchange, Operator, Transfer
 from taicang.stacks import BARE
 from taicang.units import Count, show
@@ -138,10 +142,31 @@ class Shape:
     assumptions: tuple[str, ...]
 
 
-def shape(machine: str | Machine, plane: str = "scale_up", failed: Sequence[str] = (), seed: int = 0) -> Shape:
+Place: TypeAlias = str | Machine | Fabric
+"""A machine by name (or a file with a graph of a user's), a machine, or links."""
+
+
+def opened(place: Place, sets: Sequence[str] = ()) -> Machine | Fabric:
+    """What ``place`` means. Raises as the catalogue and ``graphs.read`` do."""
+    if not isinstance(place, str):
+        return place
+    if is_path(place) or place.endswith(".json"):
+        path = Path(place)
+        if graphs.is_one(path):
+            if sets:
+                raise InvalidInput("a graph has no figures to set; change its file", where="--set")
+            return graph.build(graphs.read(path))
+    return catalog.machine(place, sets)
+
+
+def _fabric(place: Place, plane: str) -> tuple[Machine | None, Fabric]:
+    on = opened(place)
+    return (None, on) if isinstance(on, Fabric) else (on, build(on, plane))
+
+
+def shape(machine: Place, plane: str = "scale_up", failed: Sequence[str] = (), seed: int = 0) -> Shape:
     """The topology of a plane in figures. Raises as ``build`` and ``fail`` do."""
-    on = catalog.machine(machine) if isinstance(machine, str) else machine
-    fabric = fail(build(on, plane), failed, seed)
+    fabric = fail(_fabric(machine, plane)[1], failed, seed)
     net = Net(fabric=fabric, found=resources(fabric), seed=seed)
     half = fabric.ranks // 2
     width = 0.0
@@ -156,22 +181,21 @@ def shape(machine: str | Machine, plane: str = "scale_up", failed: Sequence[str]
         for level in fabric.levels
     )  # fmt: skip
     return Shape(
-        machine=on.name, plane=plane, ranks=fabric.ranks, parts=parts(fabric), levels=levels,
+        machine=fabric.machine, plane=fabric.name, ranks=fabric.ranks, parts=parts(fabric), levels=levels,
         bisection_bytes_per_s=width, assumptions=fabric.notes,
     )  # fmt: skip
 
 
-def run(machine: str | Machine, ask: Ask) -> Answer:
+def run(machine: Place, ask: Ask) -> Answer:
     """Answer ``ask``. Raises from ``taicang.errors`` for names, sizes and routes that do not exist."""
-    on = catalog.machine(machine) if isinstance(machine, str) else machine
     kind = ask.kind.replace("-", "_")
-    fabric = build(on, ask.plane)
+    on, fabric = _fabric(machine, ask.plane)
     broken = fail(fabric, ask.failed, ask.seed)
     lost = cut_off(broken)
     count = ask.ranks or (fabric.ranks - len(lost)) // ask.stride
     if not 1 <= count * ask.stride <= fabric.ranks - len(lost) * (ask.stride == 1) + ask.stride - 1:
         raise InvalidInput(
-            f"{count:,} ranks {ask.stride} apart do not fit the {fabric.ranks - len(lost):,} that {on.name} has left",
+            f"{count:,} ranks {ask.stride} apart do not fit the {fabric.ranks - len(lost):,} of {fabric.machine} left",
             where="--ranks",
         )
     times, first = [], None
@@ -194,9 +218,9 @@ def run(machine: str | Machine, ask: Ask) -> Answer:
     )
     wire = float(np.mean(times))
     stretch = wire / even if even > 0 else 1.0
-    library, closed = _prices(on, ask, kind, count, stretch)
+    library, closed = _prices(on, ask, kind, count, stretch) if on else (None, None)
     return Answer(
-        machine=on.name, ask=ask, ranks=count, algorithm=ask.algorithm or ALGORITHMS.get(kind, ("direct",))[0],
+        machine=fabric.machine, ask=ask, ranks=count, algorithm=ask.algorithm or ALGORITHMS.get(kind, ("direct",))[0],
         wire_s=wire, least_s=min(times), most_s=max(times), latency_s=sum(p.hops * p.hop_s for p in phases),
         even_s=even, library_s=library, closed_s=closed, phases=tuple(_row(each) for each in phases),
         levels=_levels(net, phases), hottest=_hottest(net, phases),
@@ -229,21 +253,19 @@ def _phases(net: Net, ask: Ask, teams: Ints, seed: int) -> list[Phase]:
     return collective(net, ask.kind, teams, ask.payload_bytes, ask.algorithm)
 
 
-def picture(machine: str | Machine, ask: Ask) -> str:
+def picture(machine: Place, ask: Ask) -> str:
     """Topology and link load of the first seed as SVG."""
-    on = catalog.machine(machine) if isinstance(machine, str) else machine
-    broken = fail(build(on, ask.plane), ask.failed, ask.seed)
+    broken = fail(_fabric(machine, ask.plane)[1], ask.failed, ask.seed)
     net = Net(fabric=broken, found=resources(broken, ask.routing), seed=ask.seed)
     if not ask.kind:
-        return svg(net, np.zeros(len(net.found.capacity_bytes_per_s)), 1.0, f"{on.name}, {ask.plane}")
+        return svg(net, np.zeros(len(net.found.capacity_bytes_per_s)), 1.0, f"{broken.machine}, {broken.name}")
     lost = cut_off(broken)
     count = ask.ranks or (broken.ranks - len(lost)) // ask.stride
     kind = ask.kind.replace("-", "_")
     phases = _phases(net, replace(ask, kind=kind), _teams(broken, lost, count, ask, ask.seed), ask.seed)
     wire = sum(phase.wire_s for phase in phases)
-    title = (
-        f"{ask.kind} of {show(ask.payload_bytes, 'B')} on {count:,} ranks of {on.name}: {show(wire, 's')} on the links"
-    )
+    where = f"{count:,} ranks of {broken.machine}"
+    title = f"{ask.kind} of {show(ask.payload_bytes, 'B')} on {where}: {show(wire, 's')} on the links"
     return svg(net, _total(net, phases), wire, title)
 
 

@@ -15,7 +15,7 @@ from taicang.fabric.even import Net
 from taicang.fabric.faults import parts
 from taicang.fabric.placement import Axis, place
 from taicang.fabric.routing import resources
-from taicang.fabric.topology import build
+from taicang.fabric.topology import Fabric, build
 from taicang.hardware import Links, Machine
 from taicang.predict.prediction import Infeasible
 from taicang.predict.serving import infer
@@ -204,8 +204,7 @@ def share_out(machine: Machine, chips: Sequence[int], *, backlog: bool = False, 
     return Shares(machine=machine.name, logical=found, allocated_ratio=busy)
 
 
-def axes(machine: Machine, order: Mapping[str, int], payload_bytes: float, seed: int = 0) -> tuple[Axis, ...]:
-    """Where the axes of a plan lie on the links of ``machine``'s scale-up plane."""
-    fabric = build(machine)
-    links = machine.links or Links()
+def axes(machine: Machine | Fabric, order: Mapping[str, int], payload_bytes: float, seed: int = 0) -> tuple[Axis, ...]:
+    """Where the axes of a plan lie on the links of ``machine``'s scale-up plane, or of a graph."""
+    fabric, links = (build(machine), machine.links or Links()) if isinstance(machine, Machine) else (machine, Links())
     return place(Net(fabric=fabric, found=resources(fabric, links.routing), seed=seed), order, payload_bytes, seed)

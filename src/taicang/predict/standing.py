@@ -8,8 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from taicang import catalog
-from taicang.catalog.models import model as load_model
 from taicang.hardware import Machine
 from taicang.models.types import Model
 from taicang.predict.faults import Outage, striking
@@ -17,7 +15,7 @@ from taicang.predict.faults import plan as plan_faults
 from taicang.predict.system import System
 from taicang.predict.system import pools as alone
 from taicang.predict.tenants import Tenant, shared
-from taicang.search.choices import serving_stack
+from taicang.search.door import settle
 from taicang.serve.breakage import Breakage
 from taicang.serve.build import Keeping, Pool, cluster, fleet
 from taicang.serve.cluster import Cluster
@@ -39,6 +37,8 @@ class Standing:
     breakage: Breakage
     """Which instance holds which ranks, and what becomes of it when they fail."""
     seed: int
+    given: Sequence[str] = ()
+    """Figures of the machine that the user set."""
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -69,9 +69,7 @@ def stand(
 
     Raises ``InvalidInput`` for a system that does not fit the machine.
     """
-    net = load_model(model, approximate=system.approximate)
-    machine = catalog.machine(on, system.sets)
-    engine = serving_stack(system.stack, machine, net, memory_ratio=system.memory_ratio)
+    net, machine, engine = settle(system, model, on)
     pools = shared(net, machine, engine, system, also) if also else _named(alone(net, machine, engine, system))
     ttl_s = float("inf") if system.ttl_s is None else system.ttl_s
     keeping = Keeping(block_tokens=block_tokens, tiers=system.tiers, eviction=system.eviction, ttl_s=ttl_s)
@@ -87,7 +85,10 @@ def stand(
         )
     breakage = plan_faults(made, list(pools.values()), system.faults, seed=seed)
     made.log = Log(made.pools)
-    return Standing(net=net, machine=machine, engine=engine, pools=pools, cluster=made, breakage=breakage, seed=seed)
+    return Standing(
+        net=net, machine=machine, engine=engine, pools=pools, cluster=made, breakage=breakage, seed=seed,
+        given=system.sets,
+    )  # fmt: skip
 
 
 def context_of(trace: Trace) -> float:

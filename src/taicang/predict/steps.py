@@ -11,12 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from taicang import catalog
-from taicang.catalog.models import model as load_model
 from taicang.errors import InvalidInput
 from taicang.plans import Batch, ServePlan, read_plan
 from taicang.predict.system import System, pools
-from taicang.search.choices import serving_stack
+from taicang.search.door import settle
 from taicang.serve.build import cache_tokens
 from taicang.serve.setup import step
 
@@ -37,13 +35,13 @@ class StepPredictor:
         self, model: str, on: str, plan: str | ServePlan | None = None, stack: str | None = None, *,
         quant: str = "auto", drafts: int | None = None, approximate: bool = False, sets: Sequence[str] = (),
     ) -> None:  # fmt: skip
-        net, machine = load_model(model, approximate=approximate), catalog.machine(on, sets)
-        engine = serving_stack(stack, machine, net)
         laid = read_plan(plan, "plan") if isinstance(plan, str) else plan
         if drafts is None:
             drafts = 0 if laid is None else int(laid.draft_tokens)
-        system = System(instances=1, plan=laid, stack=stack, quant=quant, drafts=drafts)
-        (self._pool,) = pools(net, machine, engine, system)
+        system = System(
+            instances=1, plan=laid, stack=stack, quant=quant, drafts=drafts, approximate=approximate, sets=sets
+        )
+        (self._pool,) = pools(*settle(system, model, on), system)
         self.setup = self._pool.setup
         """What is priced: model, plan, machine, stack."""
 

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from taicang.catalog.costing import cost_model
-from taicang.cost.skew import SKEW
 from taicang.errors import InvalidInput, NotModelled, TaicangError
 from taicang.hardware import Machine
 from taicang.models.types import Model
 from taicang.plans import ServePlan, decode_batch, prefill_batch
 from taicang.predict.faults import Faults
-from taicang.search.choices import quantisation
+from taicang.search.door import Serving, forms_of
 from taicang.search.space import usual
 from taicang.serve.build import Pool, Tier, swap_tokens
 from taicang.serve.evict import Eviction
@@ -22,7 +20,6 @@ from taicang.serve.memory import memory_use
 from taicang.serve.scheduler import Order, preset
 from taicang.serve.setup import Setup, step
 from taicang.stacks import Stack
-from taicang.units import Count
 
 ROOM_RATIO = 0.2
 """Share of device memory that a layout chosen here leaves to the cache, at least."""
@@ -32,22 +29,13 @@ REFERENCE_CHIPS = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class System:
-    """What serves: options of the command with their defaults."""
+class System(Serving):
+    """What serves in a replay: beside what all questions say, its instances, scheduler, caches and faults."""
 
     instances: int | None = None
     prefill: str = ""
     decode: str = ""
     """Pools as INSTANCESxCHIPS."""
-    plan: ServePlan | None = None
-    stack: str | None = None
-    memory_ratio: float | None = None
-    """Share of device memory for the engine, as it counts it (None: its own)."""
-    quant: str = "auto"
-    kv: str = "auto"
-    drafts: int | None = None
-    acceptance_ratio: float = 0.7
-    skew: Count = SKEW
     policy: str | None = None
     tokens: int | None = None
     sequences: int | None = None
@@ -63,8 +51,6 @@ class System:
     ttl_s: float | None = None
     """Blocks in ``tiers`` go when unused for so long (None: never)."""
     faults: Faults = field(default_factory=Faults)
-    approximate: bool = False
-    sets: Sequence[str] = ()
 
 
 def pools(net: Model, machine: Machine, engine: Stack, system: System, *, ranks: int | None = None) -> list[Pool]:
@@ -72,7 +58,7 @@ def pools(net: Model, machine: Machine, engine: Stack, system: System, *, ranks:
 
     Raises ``InvalidInput`` for a system that the machine cannot hold.
     """
-    forms = quantisation(system.quant, net, machine.chip, engine, system.kv)
+    forms = forms_of(system, net, machine, engine)
     drafts = min(net.mtp_layers, 1) if system.drafts is None else system.drafts
     costs = cost_model(machine, engine)
     prefill, decode = system.prefill, system.decode

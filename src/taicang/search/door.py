@@ -1,59 +1,150 @@
-"""From names and options to a job that can be searched."""
+"""The one door of serving: a question as it is asked, and what it comes to."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from taicang import catalog
 from taicang.catalog.costing import cost_model
 from taicang.catalog.models import model as load_model
-from taicang.errors import InvalidInput
+from taicang.catalog.stack_entry import with_memory
+from taicang.cost.skew import SKEW
+from taicang.errors import InvalidInput, InvalidPlan
 from taicang.hardware import Machine
-from taicang.models.types import Model
-from taicang.plans import Quantisation
+from taicang.models.types import Model, routed
+from taicang.plans import Quantisation, ServePlan
 from taicang.search.choices import quantisation, serving_stack
 from taicang.search.points import Job
+from taicang.search.result import MODES, Mode
+from taicang.search.space import Space
 from taicang.serve.uneven import EVEN, Spread
+from taicang.stacks import Stack
+from taicang.units import Count
+
+PLAN = ("tp", "dp", "pp", "ep", "moe_tp", "redundant", "shared_ranks", "microbatches", "exchange")
+"""Fields of a layout that a user may fix."""
+EXPERTS = {"ep": 1, "moe_tp": 1, "redundant": 0, "shared_ranks": 0, "exchange": "auto"}
+"""Those that say something of experts alone, and what a model without experts has."""
 
 
-def prepare(
-    model: str | Model,
-    on: str | Machine,
-    *,
-    input_tokens: float,
-    output_tokens: float,
-    ttft_s: float | None = None,
-    tpot_s: float | None = None,
-    stack: str | None = None,
-    memory_ratio: float | None = None,
-    acceptance_ratio: float = 0.7,
-    skew: float = 1.01,
-    approximate: bool = False,
-    spread: Spread = EVEN,
-    sets: Sequence[str] = (),
-) -> Job:
-    """The job of serving ``model`` on ``on``. Raises from ``taicang.errors`` for names, figures and sizes."""
-    if input_tokens < 1 or output_tokens < 1:
-        raise InvalidInput(f"input and output need at least one token, got {input_tokens} and {output_tokens}")
-    net = load_model(model, approximate=approximate) if isinstance(model, str) else model
-    machine = catalog.machine(on, sets) if isinstance(on, str) else on
-    engine = serving_stack(stack, machine, net, memory_ratio=memory_ratio)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Serving:
+    """What serves, as every question of serving says it; ``None`` and "auto" leave the choice to ``settle``."""
+
+    stack: str | Stack | None = None
+    memory_ratio: float | None = None
+    """Share of device memory for the engine, as it counts it (None: its own)."""
+    quant: str | Quantisation = "auto"
+    """Number formats by the name of their scheme, or each tensor class's."""
+    kv: str = "auto"
+    plan: ServePlan | None = None
+    """Layout of the instances that decode."""
+    drafts: int | None = None
+    acceptance_ratio: float = 0.7
+    skew: Count = SKEW
+    approximate: bool = False
+    sets: Sequence[str] = ()
+    """Figures of the machine that differ: "PATH=VALUE"."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run(Serving):
+    """One question of serving: a model on a machine under a load and limits, and what of the layout is fixed."""
+
+    model: str | Model
+    on: str | Machine
+    input_tokens: float = 4096
+    output_tokens: float = 256
+    spread: Spread = EVEN
+    """Of unequal requests the lengths are means, and this says how unequal they are."""
+    ttft_s: float | None = None
+    tpot_s: float | None = None
+    modes: Sequence[Mode] = MODES
+    prefill_plan: ServePlan | None = None
+    """Layout of prefill instances of their own."""
+    batch: int | None = None
+    """Sequences of an attention group that decode."""
+    chunk: int | None = None
+    """Token budget of a step."""
+    clients: Count | None = None
+    """A closed loop of so many on one instance that does both (``predict.loop``)."""
+
+
+def settle(asked: Serving, model: str | Model, on: str | Machine) -> tuple[Model, Machine, Stack]:
+    """Model, machine and stack of a question, with what it leaves open chosen. Raises from ``taicang.errors``."""
+    net = load_model(model, approximate=asked.approximate) if isinstance(model, str) else model
+    machine = catalog.machine(on, asked.sets) if isinstance(on, str) else on
+    if isinstance(asked.stack, Stack):
+        return net, machine, with_memory(asked.stack, asked.memory_ratio)
+    return net, machine, serving_stack(asked.stack, machine, net, memory_ratio=asked.memory_ratio)
+
+
+def forms_of(asked: Serving, net: Model, machine: Machine, engine: Stack) -> Quantisation:
+    """Number formats in each tensor class: as asked, or what the name of the scheme comes to."""
+    if isinstance(asked.quant, Quantisation):
+        return asked.quant
+    return quantisation(asked.quant, net, machine.chip, engine, asked.kv)
+
+
+def job_of(run: Run) -> Job:
+    """What ``run`` comes to, priced. Raises from ``taicang.errors`` for names, figures and sizes."""
+    if run.input_tokens < 1 or run.output_tokens < 1:
+        said = f"got {run.input_tokens} and {run.output_tokens}"
+        raise InvalidInput(f"input and output need at least one token, {said}")
+    net, machine, engine = settle(run, run.model, run.on)
     return Job(
         model=net,
         machine=machine,
         stack=engine,
         price=cost_model(machine, engine).price,
-        input_tokens=float(input_tokens),
-        output_tokens=float(output_tokens),
-        ttft_s=ttft_s or np.inf,
-        tpot_s=tpot_s or np.inf,
-        skew=skew,
-        acceptance_ratio=acceptance_ratio,
-        spread=spread,
+        input_tokens=float(run.input_tokens),
+        output_tokens=float(run.output_tokens),
+        ttft_s=run.ttft_s or np.inf,
+        tpot_s=run.tpot_s or np.inf,
+        skew=run.skew,
+        acceptance_ratio=run.acceptance_ratio,
+        spread=run.spread,
     )
+
+
+def prepare(model: str | Model, on: str | Machine, **asked: Any) -> Job:
+    """``job_of`` the ``Run`` of these fields."""
+    return job_of(Run(model=model, on=on, **asked))
+
+
+def narrowed(space: Space, run: Run) -> Space:
+    """``space`` with the batch, drafts and token budget that ``run`` fixes."""
+    fixed = {"batches": run.batch, "drafts": run.drafts, "chunks": run.chunk}
+    axes: dict[str, Any] = {axis: (value,) for axis, value in fixed.items() if value is not None}
+    return replace(space, **axes)
+
+
+def plan_of(given: Mapping[str, Any], model: Model | None = None) -> ServePlan | None:
+    """The layout that the fields ``given`` fix (``None``: none of ``PLAN`` is among them).
+
+    Expert degrees that are not given follow from the attention ranks: all of them expert-parallel with attention data
+    parallelism, else tensor-parallel experts; given alone, they make the attention ranks. Raises ``InvalidPlan`` where
+    ``model`` has no experts to lay out.
+    """
+    fixed = {key: given[key] for key in PLAN if given.get(key) is not None}
+    if not fixed:
+        return None
+    drafts = given.get("drafts") or 0
+    tp, dp = fixed.get("tp", 1), fixed.get("dp", 1)
+    if model is not None and routed(model) is None:
+        for key, none in EXPERTS.items():
+            if fixed.get(key, none) not in (none, tp if key == "moe_tp" else none):
+                raise InvalidPlan(f"{model.name} has no experts", where=f"--{key.replace('_', '-')}")
+        return ServePlan(**{"moe_tp": tp} | fixed, draft_tokens=drafts)
+    if "ep" in fixed and "tp" not in fixed and "dp" not in fixed:
+        dp = fixed["dp"] = fixed["ep"] * fixed.get("moe_tp", 1)
+    fixed.setdefault("ep", tp * dp // fixed.get("moe_tp", 1) if dp > 1 else 1)
+    fixed.setdefault("moe_tp", max(tp * dp // fixed["ep"], 1))
+    return ServePlan(**fixed, draft_tokens=drafts)
 
 
 def formats(names: Sequence[str], job: Job, kv: str = "auto") -> list[tuple[str, Quantisation]]:

@@ -11,8 +11,8 @@ import numpy as np
 from taicang.errors import InvalidInput, UnknownName
 from taicang.lower import lower
 from taicang.plans import EXCHANGES, Quantisation, ServePlan, decode_batch
-from taicang.search.door import moved
-from taicang.search.evaluate import PLAN, check_experts, limits, plan_of
+from taicang.search.door import PLAN, moved, plan_of
+from taicang.search.evaluate import limits
 from taicang.search.explain import RESOURCES, again, against
 from taicang.search.points import Job
 from taicang.search.result import Choice
@@ -57,10 +57,9 @@ def _exchange(value: str) -> str:
 
 def layout(job: Job, given: Mapping[str, Any]) -> ServePlan:
     """The layout that ``given`` fixes, in default formats. Raises ``InvalidPlan`` where it breaks a rule."""
-    plan = plan_of({key: value for key, value in given.items() if key not in ("batch", "mtp")})
+    plan = plan_of(given, job.model)
     if plan is None:
         raise InvalidInput("names no plan field", where="--versus")
-    check_experts(given, job.model)
     job.setup(plan)
     lower(job.model, plan, decode_batch(sequences=1.0, context=1.0), job.stack)  # rules before sizes
     return plan

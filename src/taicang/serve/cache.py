@@ -1,35 +1,59 @@
 """Paged cache of one attention group: pages of running requests, and prompt blocks that requests share.
 
 A block's id stands for the block and all before it, so the prefix tree is a flat map. Blocks that nobody uses stay
-until their pages are needed; they go by the rule of ``eviction``, the deepest of a prompt first.
+until their pages are needed; they go by the rule of ``eviction``, the deepest of a prompt first. Answers stay like
+prompts: their pages have no ids, so only the request itself finds them, if it has to start over.
 """
 
 from __future__ import annotations
 
+from collections import OrderedDict
+
 from taicang.serve.evict import Eviction, order
-from taicang.serve.request import Request
+from taicang.serve.request import FOREVER, Request
+
+ANSWER = 1 << 80
+"""Beyond all ids of blocks."""
 
 
 class Cache:
     """``pages`` pages of ``page`` tokens; prompt blocks of ``block`` tokens (a whole number of pages) are shared."""
 
-    __slots__ = ("_idle", "_users", "block", "evicted", "eviction", "free", "page", "pages", "per_block", "tokens")
+    __slots__ = (
+        "_idle",
+        "_resting",
+        "_users",
+        "block",
+        "evicted",
+        "eviction",
+        "free",
+        "keeps",
+        "page",
+        "pages",
+        "per_block",
+        "tokens",
+    )
 
     def __init__(self, pages: int, page: int, block: int = 0, eviction: Eviction = "lru") -> None:
         self.pages = self.free = pages
         self.page = page
         self.tokens = pages * page
         self.block = block or page
+        self.keeps = block > 0
+        """Whether anything is shared, or found again."""
         self.per_block = max(self.block // page, 1)
         self._users: dict[int, int] = {}
         self.eviction = eviction
         self._idle = order(eviction)
+        """By block the pages that nobody uses; those of a request's answer are at ``ANSWER`` and its id."""
+        self._resting = 0
+        """Pages in it."""
         self.evicted = 0
 
     @property
     def spare(self) -> int:
         """Pages that are free or hold blocks that nobody uses."""
-        return self.free + len(self._idle) * self.per_block
+        return self.free + self._resting
 
     @property
     def blocks(self) -> int:
@@ -38,7 +62,7 @@ class Cache:
 
     def emptied(self) -> Cache:
         """A cache of the same size with nothing in it."""
-        return Cache(self.pages, self.page, self.block, self.eviction)
+        return Cache(self.pages, self.page, self.block if self.keeps else 0, self.eviction)
 
     def hit(self, request: Request) -> int:
         """Leading blocks of the prompt that are here; the last token is always computed."""
@@ -51,58 +75,99 @@ class Cache:
             count += 1
         return count
 
-    def admit(self, request: Request, tokens: int, keep: int = 0) -> bool:
+    def admit(self, request: Request, tokens: int, keep: int = 0, budget: int = FOREVER) -> bool:
         """Take pages for ``tokens`` tokens of ``request``, sharing what is here; False (and nothing taken) if less than
-        ``keep`` pages would be left."""
+        ``keep`` pages would be left. Of what is not here pages for ``budget`` tokens are taken, if that is less."""
         hits = self.hit(request) if request.blocks else 0
-        want = -(-tokens // self.page) - hits * self.per_block
-        idle = self._idle
+        idle, page, per = self._idle, self.page, self.per_block
         mine = request.blocks[:hits]
+        answer, own = ANSWER + request.id, 0
+        if request.made and hits == request.input // self.block and answer in idle:
+            own = min(idle[answer], (request.need - 1) // page - hits * per)
+        want = -(-tokens // page) - hits * per
         if self.free < want + keep:
-            held = sum(1 for block in mine if block in idle) if idle else 0
-            if self.free + (len(idle) - held) * self.per_block < want + keep:
+            held = sum(1 for block in mine if block in idle) if self._resting else 0
+            if self.spare - held * per < want + keep:
                 return False
         for block in mine:
             self._users[block] += 1
-            idle.pop(block, None)
+            self._use(block)
+        if own:
+            self.free += self._use(answer)
+        request.nodes = hits
+        here = hits * self.block + own * page
+        # what was fetched lies behind what was here then: if some of that has gone, it begins nowhere
+        request.done = max(here, request.loaded) if hits * self.block >= request.found else here
+        if budget < tokens - request.done:
+            want = -(-(request.done + budget) // page) - hits * per
         self.claim(want)
         request.pages = want
-        request.nodes = hits
-        request.done = max(hits * self.block, request.loaded)
         return True
 
     def claim(self, pages: int) -> None:
         """Take ``pages`` pages; the caller has checked ``spare``."""
         while self.free < pages:
-            block, _ = self._idle.popitem(last=False)
-            del self._users[block]
-            self.free += self.per_block
-            self.evicted += 1
+            block, held = self._idle.popitem(last=False)
+            if block < ANSWER:
+                del self._users[block]
+                self.evicted += 1
+            elif isinstance(self._idle, OrderedDict) and held > pages - self.free:  # the end of an answer goes first
+                self._idle[block] = held - (pages - self.free)
+                self._idle.move_to_end(block, last=False)
+                held = pages - self.free
+            self._resting -= held
+            self.free += held
         self.free -= pages
 
-    def publish(self, request: Request) -> None:
-        """The prompt is computed: its whole blocks become shared; copies of blocks that are here already are freed."""
+    def grow(self, request: Request, tokens: int) -> bool:
+        """Take the pages that ``request`` lacks for ``tokens`` tokens; False (and nothing taken) if too few."""
+        more = max(-(-tokens // self.page) - request.nodes * self.per_block - request.pages, 0)
+        if more > self.spare:
+            return False
+        self.claim(more)
+        request.pages += more
+        return True
+
+    def publish(self, request: Request, upto: int) -> None:
+        """The first ``upto`` tokens of the prompt are computed: whole blocks become shared; copies of others are
+        freed."""
         blocks = request.blocks
-        whole = min(len(blocks), request.input // self.block)
+        whole = min(len(blocks), min(request.input, upto) // self.block)
         users, per = self._users, self.per_block
         for block in blocks[request.nodes : whole]:
             if block in users:
                 users[block] += 1
-                self._idle.pop(block, None)
+                self._use(block)
                 self.free += per
             else:
                 users[block] = 1
             request.pages -= per
         request.nodes = max(whole, request.nodes)
 
-    def release(self, request: Request) -> None:
-        """Give back all pages; shared blocks stay as long as there is room."""
+    def release(self, request: Request, length: int = 0) -> None:
+        """Give back all pages; shared blocks stay as long as there is room, and what is whole of its first ``length``
+        tokens."""
+        whole = length // self.page - request.nodes * self.per_block if self.keeps else 0
+        if whole > 0:
+            request.pages -= whole
+            self._rest(ANSWER + request.id, whole)
         self.free += request.pages
         request.pages = 0
         if request.nodes:
-            users, idle = self._users, self._idle
+            users = self._users
             for block in reversed(request.blocks[: request.nodes]):
                 left = users[block] = users[block] - 1
                 if left == 0:
-                    idle[block] = 0
+                    self._rest(block, self.per_block)
             request.nodes = 0
+
+    def _rest(self, block: int, pages: int) -> None:
+        """Nobody uses ``block`` now."""
+        self._idle[block] = pages + self._use(block)
+        self._resting += self._idle[block]
+
+    def _use(self, block: int) -> int:
+        """Somebody uses ``block``; returns the pages that nobody used."""
+        pages = self._idle.pop(block, 0) or 0
+        self._resting -= pages
+        return pages

@@ -132,7 +132,7 @@ class Cluster:
             held = len(found) * self.store.block
             here = instance.hit_tokens(request, now)
             if held > here:
-                request.loaded = held
+                request.found, request.loaded = here, held
                 instance.coming += 1
                 end = self.store.load(request, found, here, now)
                 request.fetching += end - now
@@ -192,7 +192,7 @@ class Cluster:
             request, instance = what
             instance.coming -= 1
             if instance in self.down:
-                request.loaded = 0
+                request.found = request.loaded = 0
                 self.submit(request, now)
             else:
                 self._give(instance, request, now)

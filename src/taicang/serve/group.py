@@ -82,14 +82,14 @@ class Group:
         if not self.reserve:
             self.residues[(step - request.need) % self.cache.page] += 1
 
-    def drop(self, request: Request, step: int) -> None:
-        """``request`` decodes no more and gives back its pages."""
+    def drop(self, request: Request, step: int, *, keep: bool = True) -> None:
+        """``request`` decodes no more and gives back its pages; what they hold stays (``keep``) while there is room."""
         cache = self.cache
+        length = request.need + step - request.last
         self.base -= request.base
         self.n -= 1
         del self.running[request]
         if not self.reserve:
-            length = request.need + step - request.last
             request.pages = -(-length // cache.page) - request.nodes * cache.per_block
             self.residues[(step - length) % cache.page] -= 1
-        cache.release(request)
+        cache.release(request, length if keep and not self.reserve else 0)

@@ -194,10 +194,10 @@ class Instance:
         if not self.lanes.alive and not self.hungry:
             self._work = []
             return -1
-        if self.steps >= self.safe:
-            make_room(self)
+        crowded = make_room(self) if self.steps >= self.safe else ()
         work: list[tuple[Request, int]] = []
         limits = self.limits
+        chunks = limits.chunks
         gated = (limits.poll > 1 or limits.hold > 0) and self._gated()
         for at in list(self.hungry) if self.hungry else ():
             group = self.groups[at]
@@ -208,8 +208,11 @@ class Instance:
                 self._admit_ready(group)
             if waiting or prefilling:
                 before = len(prefilling)
-                work += fill(group, limits, self.table.query_len, now, self.refused, new=not gated)
-                if not group.reserve and len(prefilling) > before:  # else what ``make_room`` found still holds
+                if chunks and group.n:  # what decodes takes its pages first
+                    group.sync(self.steps + 1)
+                new = not gated and not (chunks and at in crowded)
+                work += fill(group, limits, self.table.query_len, now, self.refused, new=new)
+                if not group.reserve and (chunks or len(prefilling) > before):  # else what ``make_room`` found holds
                     self.safe = min(self.safe, group.watch())
                 if not waiting and not prefilling:
                     del self.hungry[at]
@@ -235,7 +238,9 @@ class Instance:
             k = self.safe - self.steps
         if gated:
             k = min(k, self._opens() - self.steps)
-        if self.single or self.stall or self.refused:  # who stood behind a refused one is looked at with the next step
+        if (
+            self.single or self.stall or self.refused or crowded
+        ):  # who stood behind a refused one is looked at with the next step
             k = 1
         self._rides = True
         self._row, self._context, self._growth, self._k = self.table.row(n), context, growth, k
@@ -346,7 +351,7 @@ class Instance:
         if not group.prefilling and not group.waiting:
             self.hungry.pop(request.group, None)
         if request.blocks:
-            group.cache.publish(request)
+            group.cache.publish(request, request.input)
         request.made += 1
         if request.first < 0:
             request.first = now
@@ -355,7 +360,7 @@ class Instance:
                 request.end = now
             self.lanes.leave(request.group)
             if request.end >= 0:
-                group.cache.release(request)
+                group.cache.release(request, request.need)
             left.append(request)
         else:
             self._join(group, request)
@@ -384,12 +389,12 @@ class Instance:
         if group.waiting:
             self.hungry[request.group] = None
 
-    def drop(self, group: Group, request: Request) -> None:
-        """Out of the decode batch."""
+    def drop(self, group: Group, request: Request, *, keep: bool = True) -> None:
+        """Out of the decode batch; ``keep``: see ``Group.drop``."""
         request.ticket = -1
         if not group.reserve:
             group.sync(self.steps)
-        group.drop(request, self.steps)
+        group.drop(request, self.steps, keep=keep)
         self.lanes.left(request.group, request.base)
         if not group.reserve:
             self.safe = min(self.safe, group.watch())

@@ -16,9 +16,10 @@ class Request:
     cache before the next one can be made (more than the prompt after a preemption), ``done`` what is."""
 
     __slots__ = (
-        "arrival", "base", "blocks", "cached", "deadline", "done", "end", "failed", "fetching", "first", "group", "id",
-        "input", "last", "loaded", "lost", "made", "model", "moved", "need", "nodes", "output", "pages", "place",
-        "pooled", "preempted", "priority", "retries", "room", "session", "started", "swapped", "swaps", "ticket",
+        "arrival", "base", "blocks", "cached", "deadline", "done", "end", "failed", "fetching", "first", "found",
+        "group", "id", "input", "last", "loaded", "lost", "made", "model", "moved", "need", "nodes", "output",
+        "pages", "place", "pooled", "preempted", "priority", "retries", "room", "session", "started", "swapped",
+        "swaps", "ticket",
     )  # fmt: skip
 
     def __init__(
@@ -50,10 +51,10 @@ class Request:
         self.done = self.made = 0
         self.cached = 0
         """Prompt tokens found in device memory when it was admitted."""
-        self.loaded = 0
-        """Leading prompt tokens that are here or have been fetched from the memory pool."""
+        self.loaded = self.found = 0
+        """Leading prompt tokens that were here or were fetched from the memory pool; of them, those that were here."""
         self.pooled = 0
-        """Of them, those that only the memory beside the instances had."""
+        """Of the tokens that it need not compute, those that only the memory beside the instances had."""
         self.fetching = 0
         """Ticks that it waited for them."""
         self.nodes = 0
@@ -79,15 +80,13 @@ class Request:
         """Given up after too many of them."""
         self.preempted = 0
         """Times that it left the decode batch, or its prompt was given up, for want of pages."""
-        self.swapped = 0
-        """Tokens of it that lie in host memory."""
-        self.swaps = 0
-        """Times that it came back from there."""
+        self.swapped = self.swaps = 0
+        """Tokens of it that lie in host memory, and times that it came back from there."""
 
     def restart(self) -> None:
         """Forget the cache: everything made so far is prefilled again."""
         self.need = self.input + self.made
-        self.done = self.nodes = self.pages = self.loaded = self.swapped = self.room = 0
+        self.done = self.nodes = self.pages = self.loaded = self.found = self.swapped = self.room = 0
         self.ticket = -1
 
     def lose(self, tokens: int) -> None:

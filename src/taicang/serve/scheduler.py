@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from taicang.serve.group import Group
-from taicang.serve.request import Request
+from taicang.serve.request import FOREVER, Request
 from taicang.stacks import Stack
 
 Policy: TypeAlias = Literal["mixed", "prefill_first", "decode_first"]
@@ -32,6 +32,10 @@ class Limits:
     reserve_ratio: float = 1.0
     """Share of the answer that ``reserve`` counts on: one half where pages follow the answers but are not followed here
     one by one (a mix of running sequences holds half of its answers)."""
+    by_chunk: bool = False
+    """A prompt takes its pages with each of its chunks, once there is room for all of it, and shares them from then on
+    (vLLM V1); otherwise it takes all at first, beside a page for each sequence that decodes, and shares them when it is
+    through. Goes with ``mixed`` and without ``reserve``."""
     poll: int = 1
     """While sequences decode, new prompts join only every so many steps (engines that look for requests now and then);
     with several groups also as soon as all have one."""
@@ -48,6 +52,11 @@ class Limits:
     swap_tokens: int = 0
     """Host memory of a group for sequences that leave when pages run out (0: they start over)."""
 
+    @property
+    def chunks(self) -> bool:
+        """Whether pages are taken ``by_chunk``."""
+        return self.by_chunk and self.policy == "mixed" and not self.reserve
+
 
 def preset(stack: Stack, **changes: object) -> Limits:
     """The scheduler of ``stack``: TensorRT-LLM never evicts, engines of pools run prompts in steps of their own."""
@@ -56,6 +65,7 @@ def preset(stack: Stack, **changes: object) -> Limits:
         "policy": policy,
         "tokens": stack.chunk_tokens,
         "reserve": stack.engine.startswith(("tensorrt", "trtllm")),
+        "by_chunk": stack.engine.startswith("vllm"),
     }
     return Limits(**(base | {k: v for k, v in changes.items() if v is not None}))  # type: ignore[arg-type]
 
@@ -71,33 +81,51 @@ def fill(
         return []
     budget = limits.tokens - (group.n * query_len if limits.policy == "mixed" else 0)
     work: list[tuple[Request, int]] = []
+    cache, chunks = group.cache, limits.chunks
     for request in group.prefilling:
         if budget <= 0:
             return work
         tokens = min(request.need - request.done, budget)
+        if chunks:
+            if not cache.grow(request, request.done + tokens):
+                give_up(group, limits)
+                return work
+            cache.publish(request, request.done + tokens)
         work.append((request, tokens))
         budget -= tokens
     waiting = group.waiting
+    keep = 0 if limits.reserve or chunks else group.n
     while new and waiting and budget > 0 and group.n + len(group.prefilling) < limits.sequences:
         request = waiting[0]
         if request.done >= request.need:  # computed elsewhere; it waits for room to decode
             break
         whole = footprint(request, limits)
-        if not group.cache.admit(request, whole, 0 if limits.reserve else group.n):
+        if not cache.admit(request, whole, keep, budget if chunks else FOREVER):
             break
         if limits.late == "turn_away" and request.deadline < now and request.started < 0:
-            group.cache.release(request)
+            cache.release(request)
             refused.append(waiting.popleft())
             continue
         if request.started < 0:
-            request.cached = request.nodes * group.cache.block
+            request.cached = request.nodes * cache.block
             request.pooled = request.done - request.cached
         waiting.popleft()
         group.prefilling.append(request)
         tokens = min(request.need - request.done, budget)
+        if chunks:
+            cache.publish(request, request.done + tokens)
         work.append((request, tokens))
         budget -= tokens
     return work
+
+
+def give_up(group: Group, limits: Limits) -> None:
+    """The last prompt in progress starts over."""
+    victim = group.prefilling.pop()
+    group.cache.release(victim, victim.done)
+    victim.restart()
+    victim.preempted += 1
+    enqueue(group, victim, limits, first=True)
 
 
 def footprint(request: Request, limits: Limits) -> int:

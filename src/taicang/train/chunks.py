@@ -85,8 +85,7 @@ def _chunk(share: Share, layers: Layers) -> Chunk:
     forward: dict[str, Num] = {}
     data: dict[str, Num] = {}
     weight: dict[str, Num] = {}
-    dense: Num = 0.0
-    experts: Num = 0.0
+    parts: list[tuple[Held, Num]] = []
     saved: Num = 0.0
     working: Num = 0.0
     beside: Num = 0.0
@@ -102,7 +101,7 @@ def _chunk(share: Share, layers: Layers) -> Chunk:
             front, back = added(front, {"data": ahead}), added(back, {"data": behind})
         forward, data = added(forward, scaled(front, count)), added(data, scaled(back, count))
         weight = added(weight, scaled(time.weight, count))
-        dense, experts = dense + held.dense * count, experts + held.experts * count
+        parts.append((held, count))
         saved = saved + time.saved_bytes * count
         beside = beside + time.saved_s * count
         working = np.maximum(working, time.working_bytes + _gathered(held, held, setup))
@@ -115,11 +114,11 @@ def _chunk(share: Share, layers: Layers) -> Chunk:
         time = layer_time(lowered, plan, stack, layers.price, setup.tax)
         forward, data = added(forward, scaled(time.forward, count)), added(data, scaled(time.data, count))
         weight = added(weight, scaled(time.weight, count))
-        dense = dense + parameters
-        edge, next_ = Held(dense=parameters, experts=0.0), layers[model.blocks[-1]][1]
+        edge, next_ = Held(dense=parameters, matrices=1.0), layers[model.blocks[-1]][1]
+        parts.append((edge, 1.0))
         working = np.maximum(working, time.working_bytes + _gathered(edge, next_, setup))
     return Chunk(
-        forward=forward, data=data, weight=weight, held=Held(dense=dense, experts=experts), saved_bytes=saved,
+        forward=forward, data=data, weight=weight, held=memory.together(parts), saved_bytes=saved,
         working_bytes=working, saved_s=beside,
     )  # fmt: skip
 

@@ -120,13 +120,11 @@ def _mean(setup: Setup, layout: TrainPlan, modes: tuple[tuple[Any, float], ...])
     price: Price = lambda op: setup.price(op, 1.0, 1.0)  # noqa: E731
     plan = replace(layout, recompute="selective")
     times = []
-    dense: Any = 0.0
-    experts: Any = 0.0
+    parts: list[tuple[Held, Num]] = []
     for block in model.blocks:
         share = block.count / model.layers
         times.append((share, layer_time(lower_layer(model, block, plan, stack), plan, stack, price, setup.tax)))
-        held = memory.layer_parameters(model, block, plan)
-        dense, experts = dense + share * held.dense, experts + share * held.experts
+        parts.append((memory.layer_parameters(model, block, plan), share))
 
     def weigh(of: Callable[[LayerTime], Num]) -> Num:
         seconds: Num = 0.0
@@ -153,7 +151,7 @@ def _mean(setup: Setup, layout: TrainPlan, modes: tuple[tuple[Any, float], ...])
         kept_bytes=np.array(kept)[:, None],
         boundary_bytes=boundary,
         busiest_bytes=everything,
-        held=Held(dense=dense, experts=experts),
+        held=memory.together(parts),
         ends=(first, last),
         logits_bytes=edges[1].working_bytes,
         edges=memory.edge_parameters(model, layout),
@@ -185,18 +183,17 @@ def _stage(
     count, copies = setup.model.layers, given.copies
     layers = np.ceil(count / pp)
     both, larger = sum(layer.edges), max(layer.edges)
-    wide = Held(
-        dense=copies * layers * layer.held.dense + np.where(pp == 1, both, copies * larger),
-        experts=copies * layers * layer.held.experts,
-    )
+    outer = Held(dense=np.where(pp == 1, both, copies * larger), matrices=np.where(pp == 1, 2.0, copies * 1.0))
+    wide = memory.together([(layer.held, copies * layers), (outer, 1.0)])
     forward, back = layer.forward_s, layer.back_s
     after = sync.optimizer_s(wide, plan, price) + stack.step_host_s
     key = ((0, 1, 1, 3)[given.zero], given.shard, given.reshard, given.order, copies)
     if key not in networks:
         per_layer = given.zero == 3
-        networks[key] = (sync.layer_network if per_layer else sync.step_network)(
-            layer.held if per_layer else wide, plan, price
-        )
+        networks[key] = (
+            sync.layer_network(layer.held, plan, price) if per_layer
+            else sync.step_network(wide, plan, price, stack.keeps)
+        )  # fmt: skip
     if given.zero == 3:
         ahead, behind = sync.layer_exposed(networks[key], stack, tax, forward_s=forward, backward_s=back)
         forward, back = forward + ahead, back + behind
@@ -210,7 +207,7 @@ def _stage(
     padded = (count % (pp * vpp) != 0) & (pp > 1) & ((count + 2) % (pp * vpp) == 0)
     ends = np.where(pp == 1, sum(layer.ends), max(layer.ends))
     inner = (count + 2) / pp * once  # of the stages between the first and the last
-    head = Held(dense=layer.edges[1], experts=0.0)
+    head = Held(dense=layer.edges[1])
     busiest, loss = (
         size + memory.gathered_bytes(held, layer.held, plan, stack.keeps)
         for size, held in ((layer.busiest_bytes, layer.held), (layer.logits_bytes, head))

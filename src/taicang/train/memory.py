@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
 from taicang.models.count import parameters
-from taicang.models.types import Block, Model
+from taicang.models.types import Block, Experts, Model
 from taicang.stacks import Keeping
 from taicang.train.schedule import Shape, warm_up
 from taicang.train_plans import TrainPlan, data_groups, expert_groups
@@ -34,6 +35,8 @@ class MemoryUse:
     """Of the layer and the logits at work."""
     runtime_bytes: Num
     capacity_bytes: float
+    host_bytes: Num = 0.0
+    """In host memory or NVMe, beside these."""
 
     @property
     def total_bytes(self) -> Num:
@@ -49,18 +52,42 @@ class MemoryUse:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Held:
-    """Parameters of one rank: ``dense`` ones are replicated over dp and cp, ``experts`` over what ep and etp leave."""
+    """Parameters of one rank: ``dense`` ones are replicated over dp and cp, ``experts`` over what ep and etp leave.
+
+    ``matrices`` and ``vectors`` count the tensors of the dense ones, ``expert_matrices`` of the others.
+    """
 
     dense: Count
-    experts: Count
+    experts: Count = 0.0
+    matrices: Count = 0.0
+    vectors: Count = 0.0
+    expert_matrices: Count = 0.0
+
+
+def together(parts: Iterable[tuple[Held, Num]]) -> Held:
+    """Several times some parameters, summed."""
+    sums: dict[str, Num] = {field.name: 0.0 for field in fields(Held)}
+    for held, count in parts:
+        for name, before in sums.items():
+            sums[name] = before + getattr(held, name) * count
+    return Held(**sums)
 
 
 def layer_parameters(model: Model, block: Block, plan: TrainPlan) -> Held:
-    """One layer's parameters on one rank."""
+    """One layer's parameters on one rank; its mixer is two matrices, of which the first makes queries, keys, values."""
     one = parameters(replace(model, blocks=(replace(block, count=1),), mtp_layers=0))
     sharded = one.attention + one.dense + one.shared
     norms = one.norm - model.hidden
-    return Held(dense=sharded / plan.tp + one.router + norms, experts=one.experts / (plan.ep * plan.etp))
+    each = 3 if block.ffn.gated else 2
+    sparse = isinstance(block.ffn, Experts)
+    biases = getattr(block.attention, "bias", 0) + getattr(block.attention, "out_bias", 0) + each * block.ffn.bias
+    return Held(
+        dense=sharded / plan.tp + one.router + norms,
+        experts=one.experts / (plan.ep * plan.etp),
+        matrices=2 + (1 + each * (one.shared > 0) if sparse else each),
+        vectors=block.norms + biases,
+        expert_matrices=each * block.ffn.experts / plan.ep if isinstance(block.ffn, Experts) else 0.0,
+    )
 
 
 def edge_parameters(model: Model, plan: TrainPlan) -> tuple[float, float]:
@@ -88,6 +115,10 @@ def state_bytes(held: Held, plan: TrainPlan, keeps: Keeping) -> tuple[Num, Num, 
     whole = held.dense + held.experts
     piped = (plan.zero == 3) * (np.asarray(plan.pp) > 1)  # all microbatches share what is gathered once a step
     gathered = plan.recipe.gather_bytes * np.where(piped, True, plan.zero == 3 and not plan.reshard)
+    if plan.offload != "none":  # gradients leave as they are reduced; the host keeps the copies
+        device = (spread(2) if plan.zero < 2 else 0.0) * plan.gradient_bytes * trained
+        stays = 0.0 if plan.offload == "weights" else spread(3) * plan.recipe.weight_copies_bytes
+        return stays + whole * gathered, device, 0.0 * whole
     gradients: Num = (spread(2) + whole * piped) * plan.gradient_bytes
     if plan.zero and keeps.sharding == "deepspeed":
         gradients = gradients + (
@@ -98,6 +129,15 @@ def state_bytes(held: Held, plan: TrainPlan, keeps: Keeping) -> tuple[Num, Num, 
         gradients * trained,
         spread(1) * plan.optimizer_bytes * trained,
     )
+
+
+def host_bytes(held: Held, plan: TrainPlan) -> Num:
+    """Of host memory (or NVMe) for one rank: what is offloaded, and 32-bit gradients beside the optimizer's state."""
+    shard = held.dense / data_groups(plan).sharding + held.experts / expert_groups(plan).sharding
+    if plan.offload == "none":
+        return 0.0 * shard
+    weights = plan.recipe.weight_copies_bytes if plan.offload == "weights" else 0.0
+    return shard * (weights + (plan.optimizer_bytes + 4.0) * plan.trained_ratio)
 
 
 def bucket_bytes(held: Held, plan: TrainPlan, keeps: Keeping) -> Num:

@@ -129,7 +129,7 @@ def train_step(setup: Setup) -> TrainStep:
 
 
 def _held(chunks: Sequence[Chunk]) -> Held:
-    return Held(dense=sum(chunk.held.dense for chunk in chunks), experts=sum(chunk.held.experts for chunk in chunks))
+    return memory.together((chunk.held, 1.0) for chunk in chunks)
 
 
 def _after(setup: Setup, layers: Layers, mine: Sequence[Chunk]) -> tuple[float, float, float]:
@@ -140,7 +140,7 @@ def _after(setup: Setup, layers: Layers, mine: Sequence[Chunk]) -> tuple[float, 
     if plan.by_layer:
         return 0.0, 0.0, optimizer
     reduce, gather = sync.step_exposed(
-        sync.step_network(held, plan, layers.price), plan, setup.stack, setup.tax,
+        sync.step_network(held, plan, layers.price, setup.stack.keeps), plan, setup.stack, setup.tax,
         forward_s=sum(summed(chunk.forward) for chunk in mine),
         backward_s=sum(summed(chunk.data) + summed(chunk.weight) for chunk in mine), micro=plan.microbatches,
         vpp=plan.vpp,
@@ -166,6 +166,7 @@ def _memory(setup: Setup, ranks: Sequence[Sequence[Chunk]]) -> MemoryUse:
                 + memory.bucket_bytes(held, plan, keeps),
                 runtime_bytes=memory.RUNTIME_RATIO * chip.memory.capacity_bytes,
                 capacity_bytes=chip.memory.capacity_bytes,
+                host_bytes=memory.host_bytes(held, plan),
             )
         )
     return memory.peak(uses)

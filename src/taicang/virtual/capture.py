@@ -19,9 +19,9 @@ from taicang.errors import InvalidInput
 from taicang.output import write
 from taicang.virtual.operators import Kernel
 
-VERSION = 1
-KERNEL, RECORD, BLOCK, WAIT_EVENT, WAIT_STREAM, WAIT_DEVICE, COLLECTIVE, MARK, WAIT_WORK = range(9)
-"""What an entry of the log of work says (the enumeration ``What`` of native/device.cpp)."""
+VERSION = 2
+KERNEL, RECORD, BLOCK, WAIT_EVENT, WAIT_STREAM, WAIT_DEVICE, COLLECTIVE, MARK, WAIT_WORK, GRAPHED = range(10)
+"""What an entry of the log says (the enumeration ``What`` of native/device.cpp; a kernel of a graph is ours)."""
 MEET = "pair"
 """Name of the group of a message between two ranks."""
 Ints = npt.NDArray[np.int64]
@@ -41,6 +41,8 @@ class Rank:
     """Rows of what, stream, value."""
     changes: Ints
     """Rows of place in the work, number of the allocation, bytes, reserved bytes."""
+    operands: Ints
+    """Rows of place in the work, number of the allocation, bytes that are read or (negative) written."""
     kinds: Mapping[str, tuple[int, ...]]
     """Allocations by what they hold (weights, gradients, optimizer, buffers); the others are activations."""
     invented: Mapping[str, int]
@@ -49,6 +51,8 @@ class Rank:
     """What was translated, skipped or approximated."""
     failure: str = ""
     """The out-of-memory message that ended the program."""
+    calls: tuple[tuple[str, str, int, int], ...] = ()
+    """Calls of CUDA's names on Ascend: name, file, line, how often."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +64,8 @@ class Capture:
     world: int
     torch: str
     ranks: tuple[Rank, ...]
+    fused: bool = False
+    """Whether its kernels were joined (``fusion.fuse``)."""
 
 
 def save(capture: Capture, folder: Path) -> None:
@@ -75,13 +81,14 @@ def save(capture: Capture, folder: Path) -> None:
 def rank_files(rank: Rank) -> dict[str, bytes]:
     """One rank's two files by name."""
     tables = io.BytesIO()
-    np.savez_compressed(tables, work=rank.work, changes=rank.changes)
+    np.savez_compressed(tables, work=rank.work, changes=rank.changes, operands=rank.operands)
     return {
         f"rank-{rank.rank}.npz": tables.getvalue(),
         f"rank-{rank.rank}.json": json.dumps(
             {
                 "rank": rank.rank, "kernels": [_plain(each) for each in rank.kernels], "kinds": dict(rank.kinds),
                 "invented": dict(rank.invented), "notes": rank.notes, "failure": rank.failure,
+                "calls": rank.calls,
             }
         ).encode(),
     }  # fmt: skip
@@ -113,16 +120,18 @@ def load_rank(folder: Path, rank: int) -> Rank:
     about = reading.document(reading.text(path, most=reading.DOCUMENT), str(path))
     with reading.expected("a capture's table", str(path)):
         with np.load(io.BytesIO(reading.data(folder / f"rank-{rank}.npz"))) as tables:
-            work, changes = (np.asarray(tables[name], np.int64) for name in ("work", "changes"))
+            work, changes, operands = (np.asarray(tables[name], np.int64) for name in ("work", "changes", "operands"))
         return Rank(
             rank=about["rank"],
             kernels=tuple(_kernel(each) for each in about["kernels"]),
             work=work.reshape(len(work), 3),
             changes=changes.reshape(len(changes), 4),
+            operands=operands.reshape(len(operands), 3),
             kinds={name: tuple(numbers) for name, numbers in about["kinds"].items()},
             invented=about["invented"],
             notes=tuple(about["notes"]),
             failure=about["failure"],
+            calls=tuple(tuple(each) for each in about["calls"]),
         )
 
 

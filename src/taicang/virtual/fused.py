@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from taicang.virtual import special
-from taicang.virtual.kernels import DEVICE, Kernels, spec
+from taicang.virtual.kernels import DEVICE, Kernels
 
 Formula = Callable[..., Any]
 KERNELS: list[Kernels] = []
@@ -38,7 +38,7 @@ def fused(name: str, formula: Formula, *args: Any, log: Callable[..., None] | No
 
 def _log(name: str, ins: Sequence[Tensor], outs: Sequence[Tensor], *, backward: bool) -> None:
     said = f"{name}_backward" if backward else name
-    KERNELS[0].recorder.launch(said, [spec(t) for t in ins], [spec(t) for t in outs], {})
+    KERNELS[0].recorder.launch(said, ins, outs, {})
 
 
 class _Fused(torch.autograd.Function):

@@ -108,7 +108,7 @@ class Groups:
                 at = recorder.add(made, made)
             here = device.event_here()
             device.note_on(BLOCK, stream, here)
-            device.note_on(COLLECTIVE, stream, at)
+            recorder.carry(device.note_on(COLLECTIVE, stream, at), tensors)
             event = device.event_on(stream)
         done = Done(self.kernels, event, results)
         self.kept.append(done)  # C++ holds no reference to what Python overrides

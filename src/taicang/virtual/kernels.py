@@ -56,8 +56,8 @@ class Recorder:
         self.optimizer = 0
         """How deep in steps of optimizers the program is."""
         self.rules: dict[Any, _Plan] = {}
-        self.host: list[str] = []
-        """Operators that ran on the host on their way."""
+        self.operands: list[tuple[int, int, int]] = []
+        """Place in the log, allocation, bytes that are read or (negative) written."""
 
     def phase(self) -> str:
         """What part of a step runs now."""
@@ -67,14 +67,26 @@ class Recorder:
             return "recompute" if torch.is_grad_enabled() else "backward"
         return "forward"
 
-    def launch(self, name: str, ins: Sequence[Spec], outs: Sequence[Spec], given: dict[str, Any]) -> None:
+    def launch(self, name: str, ins: Sequence[Tensor], outs: Sequence[Tensor], given: dict[str, Any]) -> None:
         """Put one kernel into the log of the current stream."""
         phase = self.phase()
-        key = (name, phase, tuple(ins), tuple(outs), tuple(sorted(given.items())) if given else ())
+        read, written = tuple(map(spec, ins)), tuple(map(spec, outs))
+        key = (name, phase, read, written, tuple(sorted(given.items())) if given else ())
         at = self.ids.get(key)
         if at is None:
-            at = self.add(key, kernel(name, phase, ins, outs, given))
-        self.device.note(KERNEL, at)
+            at = self.add(key, kernel(name, phase, read, written, given))
+        place, number = self.device.note(KERNEL, at), self.device.number
+        for tensors, specs, sign in ((ins, read, 1), (outs, written, -1)):
+            for each, about in zip(tensors, specs, strict=True):
+                self.operands.append((place, number(base(each)), sign * about.touched_bytes))
+
+    def carry(self, place: int, tensors: Sequence[Tensor]) -> None:
+        """Remember what a collective at ``place`` of the log reads, and may write."""
+        for each in tensors:
+            if each.device.type == DEVICE:
+                size = each.numel() * each.itemsize
+                at = self.device.number(base(each))
+                self.operands += [(place, at, size), (place, at, -size)]
 
     def add(self, key: Any, made: Kernel) -> int:
         """A new line of the table."""
@@ -297,15 +309,15 @@ class Kernels:
         if plan.out or plan.writer:
             mine = {id(t) for t in written}
             read = [t for t in read if id(t) not in mine]
-        outs = [spec(t) for t in (*written, *fresh)]
-        if not any(each.elements for each in outs):
+        outs = [*written, *fresh]
+        if not any(each.numel() for each in outs):
             return
         options = given or {}
         if plan.base.startswith(("_foreach", "_fused", "_amp_foreach")):
             options = {"tensors": len(written) or len(fresh)}
         elif plan.base in PRODUCTS and torch.backends.cuda.matmul.allow_tf32:
             options = {"tf32": True}
-        self.recorder.launch(name or plan.base, [spec(t) for t in read], outs, options)
+        self.recorder.launch(name or plan.base, read, outs, options)
 
 
 PRODUCTS = {"mm", "addmm", "bmm", "baddbmm"}

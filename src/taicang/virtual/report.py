@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 
 from taicang import __version__, catalog
+from taicang.catalog.training import sustained
 from taicang.errors import InvalidInput
 from taicang.hardware import Machine
-from taicang.virtual.capture import COLLECTIVE, KERNEL, MARK, Capture, Rank
+from taicang.train.step import straggling_ratio
+from taicang.virtual.capture import COLLECTIVE, GRAPHED, KERNEL, MARK, Capture, Rank
 from taicang.virtual.members import members_of
 from taicang.virtual.memory import Peak, peak
 from taicang.virtual.price import Priced, price
@@ -38,7 +40,7 @@ class RankReport:
     rank: int
     step_s: float
     steps_s: tuple[float, ...]
-    """Of every step, the first (with its set-up) too."""
+    """Of every step as scheduled, the first (with its set-up) too."""
     whole_s: float
     flop: float
     mfu_ratio: float
@@ -46,6 +48,8 @@ class RankReport:
     """In which a kernel of the rank runs."""
     exposed_s: Mapping[str, float]
     """In which only communication runs, by group."""
+    slowed_s: float
+    """By which kernels take longer beside collectives: these take cores and memory bandwidth."""
     host_s: float
     """In which the device waits for the host."""
     lines: tuple[Line, ...]
@@ -65,7 +69,9 @@ class Report:
     capacity_bytes: float
     peak_flop_per_s: float
     step_s: float | None
-    """Of the slowest executed rank; none where the program made no step."""
+    """Of the slowest executed rank, and of waiting for the slowest chip; none where the program made no step."""
+    straggler_ratio: float
+    """What waiting for the slowest of all chips adds, as in every synchronous step."""
     ranks: tuple[RankReport, ...]
     failure: str
     invented: Mapping[str, int]
@@ -120,8 +126,12 @@ def report(
     said = dict.fromkeys(text for priced in done.priced.values() for text in priced.assumptions)
     if len(capture.ranks) < capture.world:
         said[f"{len(capture.ranks)} of {capture.world} ranks ran; the others do as they do, at the same time"] = None
-    said["kernels as the program launches them: no fusion beyond its own"] = None
+    if capture.fused:
+        said["kernels over memory joined as a compiler would; memory is that of the program as it ran"] = None
+    else:
+        said["kernels as the program launches them: no fusion beyond its own (--fuse)"] = None
     steps = [each.step_s for each in found if each.steps_s]
+    slower = straggling_ratio(capture.world, sustained(machine.chip).clock_ratio)
     return Report(
         program=" ".join(capture.command),
         machine=machine.name,
@@ -129,7 +139,8 @@ def report(
         world=capture.world,
         capacity_bytes=machine.chip.memory.capacity_bytes,
         peak_flop_per_s=machine.chip.peak("bf16"),
-        step_s=max(steps) if steps else None,
+        step_s=max(steps) * (1.0 + slower) if steps else None,
+        straggler_ratio=slower,
         ranks=found,
         failure=next((each.failure for each in capture.ranks if each.failure), ""),
         invented={k: v for each in capture.ranks for k, v in each.invented.items()},
@@ -154,10 +165,13 @@ def _rank(rank: Rank, priced: Priced, clock: Clock) -> RankReport:
     inside = np.zeros(len(rank.work), bool)
     inside[first:last] = True
     whole = clock.latest()
-    step = float(steps[-1]) if len(steps) else whole
-    kernels, collectives = inside & (what == KERNEL), inside & (what == COLLECTIVE)
+    scheduled = float(steps[-1]) if len(steps) else whole
+    kernels, collectives = inside & np.isin(what, (KERNEL, GRAPHED)), inside & (what == COLLECTIVE)
     compute = covered(begin[kernels], end[kernels])
     busy = covered(begin[kernels | collectives], end[kernels | collectives])
+    hidden = compute + covered(begin[collectives], end[collectives]) - busy
+    slowed = hidden * (priced.stack.overlap_tax_ratio or priced.machine.overlap_tax_ratio)
+    step = scheduled + slowed
     flop = sum(rank.kernels[v].flop for v in value[kernels].tolist() if rank.kernels[v].phase != "recompute")
     top = peak(rank)
     capacity = priced.machine.chip.memory.capacity_bytes
@@ -170,7 +184,8 @@ def _rank(rank: Rank, priced: Priced, clock: Clock) -> RankReport:
         mfu_ratio=flop / step / priced.machine.chip.peak("bf16") if step else 0.0,
         compute_s=compute,
         exposed_s=_exposed(rank, begin, end, kernels, collectives, value),
-        host_s=max(step - busy, 0.0),
+        slowed_s=slowed,
+        host_s=max(scheduled - busy, 0.0),
         lines=_lines(rank, priced, value[kernels | collectives].tolist()),
         collective_bytes=_bytes(rank, value[collectives].tolist()),
         memory=top,

@@ -9,10 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from taicang.output import write
-from taicang.virtual import clock, facade, fused, libraries, special, values, world
+from taicang.virtual import clock, facade, fused, libraries, saving, special, translation, values, world
 from taicang.virtual.capture import MARK, Rank, rank_files
 from taicang.virtual.device import Device
 from taicang.virtual.kernels import DEVICE, Kernels, Recorder
@@ -59,6 +60,8 @@ class Session:
         self.steps = 0
         self.kinds: dict[str, set[int]] = {}
         self.notes: dict[str, None] = {}
+        if not job.real:
+            saving.install(self.recorder, self.notes)
         self._seen: weakref.WeakSet[torch.nn.Module] = weakref.WeakSet()
         self._hooks()
         if job.clock:
@@ -126,10 +129,12 @@ class Session:
             kernels=tuple(self.recorder.table),
             work=self.device.work(),
             changes=self.device.changes(torch.accelerator.current_device_index()),
+            operands=np.array(self.recorder.operands, np.int64).reshape(-1, 3),
             kinds=kinds,
             invented=dict(values.TOLD),
             notes=(*self.notes, *libraries.NOTES),
             failure=failure,
+            calls=tuple((*place, count) for place, count in translation.CALLS.items()),
         )
         write(rank_files(rank), Path(self.job.out), "--out")
         self.groups.finish()

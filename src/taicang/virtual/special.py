@@ -13,7 +13,7 @@ from torch import Tensor
 
 from taicang.virtual import values
 from taicang.virtual.capture import WAIT_STREAM
-from taicang.virtual.kernels import DEVICE, Kernels, _Plan, base, spec, tensors_of, whole
+from taicang.virtual.kernels import DEVICE, Kernels, _Plan, base, tensors_of, whole
 
 aten = torch.ops.aten
 DIRECT = (
@@ -74,7 +74,7 @@ def copy_from(kernels: Kernels, op: Any, plan: _Plan, args: Sequence[Any], kwarg
         elif target.numel() <= 1 << 20:
             values.tell("tensors that are copied to the host (zeros)")
             target.zero_()
-        kernels.recorder.launch("copy_to_host", [spec(source)], [], {})
+        kernels.recorder.launch("copy_to_host", [source], [], {})
         return target
     there = source.device.type == DEVICE
     if kernels.small(target) and (whole(target) or known(base(target))) and (not there or known(base(source))):
@@ -82,7 +82,7 @@ def copy_from(kernels: Kernels, op: Any, plan: _Plan, args: Sequence[Any], kwarg
         know(base(target), 1)
     else:
         know(base(target), 0)
-    kernels.recorder.launch("copy" if there else "copy_to_device", [spec(source)] if there else [], [spec(target)], {})
+    kernels.recorder.launch("copy" if there else "copy_to_device", [source] if there else [], [target], {})
     return target
 
 
@@ -119,7 +119,7 @@ def nonzero(kernels: Kernels, op: Any, plan: _Plan, args: Sequence[Any], kwargs:
     if found.numel():
         kernels.host(out).copy_(found)
         kernels.device.know(base(out), 1)
-    kernels.recorder.launch("nonzero", [spec(mask)], [spec(out)], {})
+    kernels.recorder.launch("nonzero", [mask], [out], {})
     return out
 
 
@@ -212,7 +212,7 @@ def log_attention(
         "backward": backward, "dtype": str(query.dtype)[6:], "pairs": pairs,
     }  # fmt: skip
     name = "attention_backward" if backward else "attention"
-    kernels.recorder.launch(name, [spec(t) for t in ins if t is not None], [spec(t) for t in outs], given)
+    kernels.recorder.launch(name, [t for t in ins if t is not None], outs, given)
 
 
 def convolution(kernels: Kernels, source: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any) -> Tensor:
@@ -252,4 +252,4 @@ def _log_convolution(
         "transposed": bool(rest[3]), "passes": passes,
     }  # fmt: skip
     name = "convolution" if passes == 1 and len(outs) == 1 else "convolution_backward"
-    kernels.recorder.launch(name, [spec(t) for t in ins if t is not None], [spec(t) for t in outs], given)
+    kernels.recorder.launch(name, [t for t in ins if t is not None], outs, given)

@@ -48,9 +48,10 @@ bool vendor_huawei = false;
 thread_local DeviceIndex current = 0;
 thread_local std::unordered_map<int, c10::StreamId> chosen;
 
-void note(int64_t what, int64_t stream, int64_t value) {
+int64_t note(int64_t what, int64_t stream, int64_t value) {
   std::lock_guard<std::recursive_mutex> held(lock);
   work.push_back({what, stream, value});
+  return work.size() - 1;
 }
 
 int64_t stream_now() {
@@ -360,8 +361,8 @@ void tc_start(int count, int64_t capacity, int expandable, int huawei) {
   for (auto& memory : memories) memory.capacity = capacity, memory.expandable = expandable;
 }
 void tc_elapsed(Elapsed given) { elapsed = given; }
-void tc_note(int64_t what, int64_t value) { note(what, stream_now(), value); }
-void tc_note_on(int64_t what, int64_t stream, int64_t value) { note(what, stream, value); }
+int64_t tc_note(int64_t what, int64_t value) { return note(what, stream_now(), value); }
+int64_t tc_note_on(int64_t what, int64_t stream, int64_t value) { return note(what, stream, value); }
 int64_t tc_event_on(int64_t stream) {
   HELD;
   note(kRecord, stream, ++events);
@@ -376,6 +377,10 @@ int64_t tc_work(const Entry** out) {
   HELD;
   *out = work.data();
   return work.size();
+}
+void tc_cut(int64_t first) {
+  HELD;
+  if (first < int64_t(work.size())) work.resize(first);
 }
 int64_t tc_changes(int device, const Change** out) {
   HELD;
