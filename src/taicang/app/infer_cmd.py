@@ -9,7 +9,7 @@ import click
 
 from taicang.app.asking import Asking
 from taicang.app.load_options import run_from
-from taicang.app.options import CHOICES, HTML, JSON, LOAD, PLAN, Whole, give
+from taicang.app.options import CHAKRA, CHOICES, HTML, JSON, LOAD, PLAN, Whole, give, write_chakra
 from taicang.search.words import MODES
 
 
@@ -39,6 +39,9 @@ Examples:
 @click.option("--clients", type=Whole(1), help="Also what so many clients in a closed loop on one instance see.")
 @CHOICES
 @click.option("--layers", is_flag=True, help="Print the operator waterfall of the whole step, not of one layer only.")
+@CHAKRA
+@click.option("--chakra-phase", type=click.Choice(["decode", "prefill"]), default="decode", show_default=True,
+              help="Which step --chakra writes.")  # fmt: skip
 @HTML
 @JSON
 def infer(model: str, machine: str, as_json: bool, layers: bool, page: Path | None, **options: Any) -> int:
@@ -57,6 +60,11 @@ def infer(model: str, machine: str, as_json: bool, layers: bool, page: Path | No
     net = load_model(model, approximate=options["approximate"])
     run = run_from(options, net, machine, plan=plan_of(options, net), modes=MODES[options["mode"]])
     result = answer(run)
+    if options["chakra"] is not None and not isinstance(result, Infeasible):
+        from taicang.predict.chakra import serving_graph
+
+        prediction = getattr(result, "prediction", result)
+        write_chakra(serving_graph(getattr(prediction, options["chakra_phase"]), net.name), options["chakra"])
 
     def show() -> None:
         from taicang.app.render import show_infeasible, show_prediction
