@@ -10,7 +10,7 @@ import click
 
 from taicang.app.asking import Asking
 from taicang.app.load_options import run_from
-from taicang.app.options import CHOICES, HTML, JSON, LOAD, PLAN, Whole, give
+from taicang.app.options import CHAKRA, CHOICES, HTML, JSON, LOAD, PLAN, Whole, give, write_chakra
 from taicang.search.words import MODES
 
 
@@ -40,6 +40,9 @@ Examples:
 @click.option("--clients", type=Whole(1), help="Also what so many clients in a closed loop on one instance see.")
 @CHOICES
 @click.option("--layers", is_flag=True, help="Print the operator waterfall of the whole step, not of one layer only.")
+@CHAKRA
+@click.option("--chakra-phase", type=click.Choice(["decode", "prefill"]), default="decode", show_default=True,
+              help="Which step --chakra writes.")  # fmt: skip
 @HTML
 @JSON
 def infer(model: str, machine: str, as_json: bool, layers: bool, page: Path | None, **options: Any) -> int:
@@ -71,4 +74,10 @@ def infer(model: str, machine: str, as_json: bool, layers: bool, page: Path | No
             show_prediction(result, whole=layers, quote=quote)
 
     fields = {"infeasible": not fits, **plain(result), **({} if quote is None else cost_fields(quote))}
-    return give("infer", fields, show, as_json=as_json, page=page, title=f"{model} on {machine}", feasible=fits)
+    code = give("infer", fields, show, as_json=as_json, page=page, title=f"{model} on {machine}", feasible=fits)
+    if options["chakra"] is not None and not isinstance(result, Infeasible):
+        from taicang.predict.chakra import serving_graph
+
+        prediction = getattr(result, "prediction", result)
+        write_chakra(serving_graph(getattr(prediction, options["chakra_phase"]), net.name), options["chakra"])
+    return code
