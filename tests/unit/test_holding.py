@@ -65,7 +65,8 @@ def launch(engine, model, generation, **more):
     facts = {"prompt": 1024, "answer": 1024, "square": True, "dp": 1, "experts": "fp8_block", "clients": 64, "tp": 8}
     facts |= {"source": "inferencex", "version": ""}
     chip = {"blackwell": "b200", "hopper": "h200"}.get(generation, "")
-    facts |= {"harness": "public", "engine": engine, "model": model, "generation": generation, "chip": chip} | more
+    facts |= {"harness": "public", "engine": engine, "model": model, "generation": generation, "chip": chip}
+    facts |= {"source": ""} | more
     return Settings(**settings(RULES, "settings", {"decoding": facts["clients"] // facts["dp"]} | facts))
 
 

@@ -55,11 +55,11 @@ def tables() -> Mapping[str, Table]:
 def kernel_rows(folder: Path, suite: str) -> list[Measured[Any]]:
     """The rows of one suite in the evidence ``folder``, parted as its table says; none of an absent file."""
     table = tables()[suite]
-    listed = [_enriched(cells, table) for cells in lines(folder / table.file)]
-    return [_part(part, table) for part in grouped(listed, *table.by.split())]
+    listed = [enriched(cells, table) for cells in lines(folder / table.file)]
+    return [part(table, each) for each in grouped(listed, *table.by.split())]
 
 
-def _enriched(cells: Cells, table: Table) -> Cells:
+def enriched(cells: Cells, table: Table) -> Cells:
     """The line with the cells that its table's templates and groups speak of."""
     dtype = next((name for name in cells if name.endswith("_dtype")), "")
     more = {"suite": table.suite, "number": str(int(cells["line"]) - 2)}
@@ -67,7 +67,8 @@ def _enriched(cells: Cells, table: Table) -> Cells:
     return cells | more | operators.reading(table.suite, cells)
 
 
-def _part(listed: Sequence[Cells], table: Table) -> Measured[Any]:
+def part(table: Table, listed: Sequence[Cells]) -> Measured[Any]:
+    """Lines of one kernel as one operator of arrays."""
     first, key = listed[0], table.split.split()
     keys = [tuple(line[name] for name in key) for line in listed]
     return Measured(

@@ -277,7 +277,7 @@ def _row(cells: dict[str, str], net: Model) -> Row:
     )  # fmt: skip
     habits = settings(RULES, "sources", facts)
     facts |= {"harness": habits["harness"], "square": facts["prompt"] == facts["answer"]}
-    facts["clients"] = max(round(float(concurrency)), 1)
+    facts["clients"], facts["stated"] = max(round(float(concurrency)), 1), number(cells, "concurrency")
     facts["decoding"] = facts["clients"] // plan.dp * (int(plan.draft_tokens) + 1)
     scripts = launch(facts["engine"], facts["chip"], net.name) if scripted(facts) else {}
     launch_set: dict[str, Any] = {"memory_ratio": scripts.get("memory_ratio")}

@@ -78,6 +78,8 @@ def assumptions(
         said.append(f"sequences of {length} tokens are {beyond} beyond {model.name}'s context of {model.max_context}")
     if not chip.measured:
         said.append(f"kernels of {chip.name} were not measured: constants of {chip.profile}, scaled to its own peaks")
+    if "bf16" not in chip.peak_flop_per_s:
+        said.append(f"{chip.name} has no bf16: what is in it runs in fp16, as fast")
     if setup.machine.status != "shipping":
         said.append(f"{setup.machine.name} is {setup.machine.status}, not shipping: vendor figures, no measurements")
     if plan.draft_tokens:
