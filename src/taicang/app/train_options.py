@@ -60,6 +60,8 @@ PLAN = stacked(
     click.option(
         "--shard", type=Whole(0), default=0, help="Ranks of a ZeRO shard group (HSDP; default: all)."
     ),
+    click.option("--skew", type=Finite(0, 2), default=0.0, show_default=True,
+                 help="Power-law exponent of the experts' popularity under real routing."),
     _choice("offload", "none", ["none", "optimizer", "weights"], "To host memory, as DeepSpeed does: the optimizer, or "
             "with ZeRO 3 the weights too."),
     click.option("--nvme", type=Quantity("bytes_per_s", "BANDWIDTH"),
@@ -129,7 +131,7 @@ def plan_from(options: dict[str, Any], domain: int) -> Any:
     from taicang.train_plans import WAVES, TrainPlan, recipe
 
     names = ("tp", "cp", "pp", "vpp", "ep", "etp", "order", "micro_batch", "seq", "recompute", "schedule", "stages",
-             "context", "moments", "master", "offload")  # fmt: skip
+             "context", "moments", "master", "offload", "skew")  # fmt: skip
     zero = options["zero"]
     shard = options["shard"]
     if zero == "hsdp" and not shard:
