@@ -56,6 +56,8 @@ class Keeping:
     loss_bytes: float = 24.0
     """Bytes that the loss moves per logit, three quarters of them forward: conversion to 32 bits, maximum, exponentials
     with their sum; the gradient. Stacks whose loss is not fused at all run a kernel for each of its steps."""
+    recompute: str = "none"
+    """What is made again in the backward pass where the job does not say ("none" or "full")."""
     outputs: bool = False
     """Whether a pipeline stage keeps what it sent of each microbatch in flight."""
     sharding: Literal["own", "deepspeed", "tensors"] = "own"

@@ -128,6 +128,7 @@ _STACK: dict[str, str] = {
     "keeps.logit": "bytes",
     "keeps.loss": "bytes",
     "keeps.outputs": "flag",
+    "keeps.recompute": "name",
     "keeps.sharding": "name",
 }
 FIELDS: Final[Mapping[str, Mapping[str, str]]] = {

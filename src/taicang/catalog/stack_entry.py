@@ -53,6 +53,7 @@ _KEEPS = {
     "logit": "logit_bytes",
     "loss": "loss_bytes",
     "outputs": "outputs",
+    "recompute": "recompute",
     "sharding": "sharding",
 }
 """Key below ``keeps`` -> field of ``Keeping``."""

@@ -7,7 +7,8 @@ from typing import Final, Literal, TypeAlias
 
 from taicang.train_plans.recipe import GRADIENTS, MASTERS, MOMENTS, RECIPES, Recipe
 
-Recompute: TypeAlias = Literal["none", "selective", "full"]
+Recompute: TypeAlias = Literal["none", "selective", "full", ""]
+"""What the backward pass runs forward again; "": what the stack does by itself."""
 Schedule: TypeAlias = Literal["gpipe", "1f1b", "zero_bubble", "zb_2p", "zb_v", "dualpipe", "dualpipev"]
 WAVES: Final = ("zb_v", "dualpipev")
 """Schedules whose two chunks of a rank lie in a V: the first and the last rank's second chunk meet at its bottom."""
