@@ -171,9 +171,11 @@ def main() -> int:
 
 def _chosen(node: ast.AST, tests: dict[int, list[str]], seconds: dict[str, float], most: float) -> list[str]:
     """Tests that run the node's lines: what keeps figures, then the shortest, at most ``most`` seconds of them."""
+    every = {test for at in tests.values() for test in at}
     asked = {test for at in range(node.lineno, (node.end_lineno or node.lineno) + 1) for test in tests.get(at, [])}  # type: ignore[attr-defined]
+    asked |= {test for test in every if test.startswith(KEEPS)}
     if not asked:  # a module's constants run on import: ask those who run the file
-        asked = {test for at in tests.values() for test in at}
+        asked = every
     known = sorted((test for test in asked if seconds.get(test, float("inf")) < float("inf")), key=seconds.__getitem__)
     spent, chosen = 0.0, [test for test in known if test.startswith(KEEPS)]
     for test in known:

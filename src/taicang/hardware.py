@@ -35,7 +35,6 @@ class Chip:
     peak_flop_per_s: Mapping[str, float]
     vector_flop_per_s: float
     cores: int
-    vector_cores: int
     memory: Memory
     l2_bytes: float
     profile: str

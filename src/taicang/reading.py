@@ -6,6 +6,7 @@ Every reader of the package comes through here or stays within the limits that s
 from __future__ import annotations
 
 import json
+import os
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -36,8 +37,8 @@ def data(path: Path, where: str = "", *, most: int = DOCUMENT) -> bytes:
     """The bytes of a plain file of at most ``most``; ``InvalidInput`` at ``where`` (default: the path)."""
     where = where or str(path)
     try:
-        if not path.is_file():
-            raise OSError("no such file" if not path.exists() else "not a plain file")
+        if not os.path.isfile(path):
+            raise OSError("no such file" if not os.path.exists(path) else "not a plain file")
         with path.open("rb") as file:
             found = file.read(most + 1)
     except (OSError, ValueError) as error:  # a ValueError: a path with a zero in it

@@ -4,20 +4,21 @@ import contextlib
 import json
 import random
 import shutil
+import sys
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
-import numpy as np
 import yaml
 from click.testing import CliRunner
 
 from taicang.app.main import cli
 from taicang.interop import chakra
 from taicang.interop.work import Task, Workload
-from taicang.ops import Gemm
-from taicang.virtual.capture import KERNEL, MARK, Capture, Rank, save
-from taicang.virtual.operators import Kernel
+from taicang.virtual.capture import save
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "unit"))
+from test_virtual import capture
 
 HERE = Path(__file__).resolve().parents[2]
 JUNK = (None, True, -1, 0, 0.5, 1e400, float("nan"), 10**30, "", "x", "\x1b[31m", [], [[]], {}, {"a": 1}, "9" * 400)
@@ -52,11 +53,6 @@ def right(kind: str, name: str) -> bytes:
     if kind == "claims":
         return (HERE / "src/taicang/catalog/data/claims" / name).read_bytes()
     return (HERE / "examples" / name).read_bytes()
-
-
-def table(*rows: tuple[int, ...]) -> np.ndarray:
-    """Records of a capture."""
-    return np.asarray(rows, dtype=np.int64)
 
 
 def node(rng: random.Random, value: object) -> object:
@@ -118,11 +114,7 @@ def argv(rng: random.Random, folder: Path, garbled: Callable[[random.Random, str
     if kind == "simai":
         return ["fabric", "run", put(at / "w.txt", bad(SIMAI.encode())), "--on", "hgx-h100", "--json"]
     if kind == "capture":
-        product = Kernel(name="mm", phase="forward", op=Gemm(m=4096, n=4096, k=4096, dtype="bf16"), flop=2.0 * 4096**3)
-        log = table((KERNEL, 0, 0), (MARK, 0, 1), (KERNEL, 0, 0), (MARK, 0, 2))
-        rank = Rank(rank=0, kernels=(product,), work=log, changes=table((0, 0, 1 << 20, 2 << 20)),
-                    kinds={"weights": (0,)}, invented={}, notes=())  # fmt: skip
-        save(Capture(command=("t.py",), machine="hgx-h100", world=1, torch="2.13.0", ranks=(rank,)), at)
+        save(capture(), at)
         path = at / rng.choice(("capture.json", "rank-0.json", "rank-0.npz"))
         put(path, bad(path.read_bytes(), path.suffix[1:]))
         return ["reprice", str(at), "--on", rng.choice(("gb200-nvl72", "hgx-h100,cloudmatrix384", "x")), "--json"]

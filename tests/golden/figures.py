@@ -7,6 +7,7 @@ A figure is the sum of all numbers of one name in an answer, each by its place i
 import json
 import shlex
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,12 +16,16 @@ from click.testing import CliRunner
 
 from taicang import catalog
 from taicang.app.main import cli
+from taicang.catalog.calibration import fits
 from taicang.catalog.costing import cost_model
 from taicang.catalog.energy import energy_fit
-from taicang.catalog.models import model
+from taicang.catalog.models import model, of_config
 from taicang.catalog.training import training_price
 from taicang.cost import collective_bound, exchange_traffic, routing, skew
+from taicang.cost.gemm import GemmFit, gemm
 from taicang.errors import NotModelled, TaicangError
+from taicang.evidence.fabrics import fabric_of
+from taicang.hardware import Level
 from taicang.ops import Attend, Collective, Exchange, Gemm, GroupedGemm, Host, Lookup, Pointwise, Transfer
 from taicang.plans import decode_batch, prefill_batch, read_plan
 from taicang.predict.faults import Change, Faults, Outage
@@ -38,6 +43,7 @@ from taicang.serve.steady import Load, Pools, aggregated, disaggregated
 from taicang.serve.uneven import slowest_ratio, spread
 from taicang.traffic.generate import arriving, fixed
 from taicang.traffic.trace import Trace
+from taicang.train.flops import megatron_flop
 from taicang.train.search import candidates
 from taicang.train.setup import Setup as TrainSetup
 from taicang.train.step import pipeline_run
@@ -46,6 +52,7 @@ from taicang.train.trace import trace as train_trace
 from taicang.train_plans import TrainPlan, recipe
 
 KEPT = Path(__file__).with_name("figures.json")
+SAMPLES = Path(__file__).parents[1] / "models" / "samples.jsonl"
 LINES = (
     "infer deepseek-r1 --on cloudmatrix384 --input 4096 --output 256 --tpot 50ms",
     "infer deepseek-r1 --on 'hgx-h200 x 4' --input 4096 --output 256 --mode disagg --mtp 1",
@@ -212,6 +219,9 @@ def states() -> dict[str, float]:
         ("qwen3-30b-a3b", "hgx-h200", "vllm", "TP2 DP4 EP8 all_to_all"),
         ("qwen3-30b-a3b", "gb200-nvl72", "tensorrt-llm", "DP4 EP2 ETP2"),
         ("gpt-oss-120b", "hgx-h100", "tensorrt-llm", "TP4 EP4"),
+        ("deepseek-v3.2", "hgx-h200", "sglang", "SP-TP-SP8 EP8"),
+        ("deepseek-v2-lite", "hgx-h100", "vllm", "DP4 EP4 MTP2"),
+        ("qwen3-next-80b-a3b", "atlas-800-a2-376t", "vllm-ascend", "TP2 DP2 PP2 EP4 R4"),
     ):
         machine, engine = catalog.machine(on), catalog.stack(stack)
         setup = Setup(model=model(name), plan=read_plan(text), machine=machine, stack=engine, skew=0.8,
@@ -222,6 +232,9 @@ def states() -> dict[str, float]:
         pools = Pools(prefill=setup, prefill_instances=2, prefill_sequences=2.0, decode=setup, decode_instances=1)
         found.append(disaggregated(pools, loads[1], 0.01))
         sizes = np.array([1.0, 20.0, 300.0])
+        found.append(saturated(setup, sizes, input_tokens=20000.0, output_tokens=7.0))
+        long = replace(load, at_random=True, input_tokens=30000.0, output_tokens=40.0, concurrency=400.0)
+        found += [aggregated(setup, long), aggregated(setup, replace(long, input_tokens=2500.0, output_tokens=900.0))]
         full = saturated(setup, sizes, input_tokens=900.0, output_tokens=200.0, spread=0.5)
         many = {"input_tokens": 900.0, "output_tokens": 200.0}
         found += [full, offline(setup, **many, requests=7000.0), offline(setup, **many, spread=0.4)]
@@ -234,6 +247,49 @@ def states() -> dict[str, float]:
             continue
         for batch in (decode_batch(sequences=30.0, context=2000.0), prefill_batch(sequences=2.0, length=1000.0)):
             found.append({"power": step_power_w(step(setup, batch), machine, fit)})
+    return summed(found)
+
+
+def families() -> dict[str, float]:
+    """Steps of one small model of each family that is known: serving two batches, and training."""
+    machine, engine = catalog.machine("hgx-h100"), catalog.stack("vllm")
+    price, found = cost_model(machine, engine).price, []
+    nemo = catalog.stack("nemo")
+    for line_ in SAMPLES.read_text(encoding="utf-8").splitlines():
+        family, config, _ = json.loads(line_)
+        net = of_config(config, family)
+        for text, batch in (
+            ("TP1", prefill_batch(sequences=2.0, length=3000.0, cached=100.0)),
+            ("TP1", decode_batch(sequences=9.0, context=5000.0)),
+        ):
+            with suppress(TaicangError):
+                setup = Setup(model=net, plan=read_plan(text), machine=machine, stack=engine, price=price)
+                found.append(step(setup, batch).by_part())
+                found += [{"moved": one.cost.moved_bytes, "flop": one.cost.flop} for one in step(setup, batch).slices]
+        with suppress(TaicangError):
+            plan = TrainPlan(global_batch=8, seq=512, dp=8, recompute="selective")
+            found.append(trained(TrainSetup(model=net, plan=plan, machine=machine, stack=nemo,
+                                            price=training_price(machine, nemo))))  # fmt: skip
+    return summed(found)
+
+
+def bounds() -> dict[str, float]:
+    """Of tori, of warm caches, of published counts of FLOPs."""
+    found: list[object] = []
+    for dims in ((4, 4), (3, 8), (2, 2, 16), (5,)):
+        ranks = int(np.prod(dims))
+        level = Level(name="ici", ranks=ranks, bandwidth_bytes_per_s=1e11, latency_s=1e-6, topology="torus", dims=dims)
+        for shape in ("all_reduce", "all_to_all", "all_gather"):
+            op = Collective(kind=shape, payload_bytes=1e7, ranks=ranks)
+            found.append({"torus": float(collective_bound.torus_ratio(level, op, 1))})
+            found.append({"bound": float(collective_bound.lower_bound_s(op, fabric_of(level)))})
+    chip = catalog.machine("hgx-h100").chip
+    fit = fits("gemm", GemmFit)["h100"]["bf16"]
+    warm = replace(fit, cache_ratio=0.6, cache_speedup_ratio=2.5, quantise_ratio=0.4)
+    found += [gemm(Gemm(m=m, n=2048.0, k=2048.0, dtype="fp8"), chip, warm, warm=True) for m in (8.0, 512.0, 20000.0)]
+    for again in (False, True):
+        count = megatron_flop(layers=24, hidden=2304, vocab=51200, seq=2048, sequences=512.0, recompute=again)
+        found.append({"megatron": count})
     return summed(found)
 
 
@@ -270,7 +326,10 @@ def replays() -> Iterator[tuple[str, object]]:
     )  # fmt: skip
     tight = {"plan": read_plan("TP1"), "memory_ratio": 0.235, "sequences": 40, "instances": 1}
     yield "closed", lambda: served(*dense, System(instances=2, stack="vllm"), trace, clients=24, seed=5)
-    yield "open", lambda: served(*dense, System(instances=1, stack="sglang", router="round-robin"), trace)
+    yield "open", lambda: served(*dense, System(instances=3, stack="sglang", router="round-robin"), trace)
+    yield "loads", lambda: served(*dense, System(instances=3, router="random", stack="vllm"), trace, seed=2)
+    yield "many groups", lambda: served(*sparse, System(plan=read_plan("DP8 EP8"), stack="sglang"), trace)
+    yield "beside", lambda: served(*sparse, System(plan=read_plan("DP8 EP8 x2"), stack="vllm"), trace, clients=64)
     yield "pools", lambda: served(*dense, System(prefill="2x1", decode="1x2", router="prefix-aware"), shared)
     yield "groups", lambda: served(*sparse, System(plan=read_plan("TP2 DP4 EP8"), stack="tensorrt-llm"), trace)
     yield "drafts", lambda: served("deepseek-r1", "hgx-h200 x 2", System(drafts=2), trace)
@@ -298,7 +357,28 @@ PLANS = (
     ),
     ("llama-3-8b", "hgx-a100 x 2", "fsdp", {"dp": 16, "zero": 3, "shard": 8}),
     ("llama-3-8b", "mi300x-8 x 2", "primus", {"tp": 2, "cp": 2, "dp": 4, "pp": 1, "schedule": "gpipe"}),
-    ("qwen2.5-7b", "hgx-h100 x 2", "torchtitan", {"pp": 4, "dp": 4, "schedule": "zero-bubble"}),
+    ("qwen2.5-7b", "hgx-h100 x 2", "torchtitan", {"pp": 4, "dp": 4, "schedule": "zero_bubble"}),
+    ("gpt3-20b", "hgx-a100 x 4", "megatron-classic", {"tp": 8, "pp": 2, "dp": 2, "micro_batch": 2, "sp": False}),
+    ("nemotron-h-56b", "hgx-h100 x 4", "nemo", {"tp": 8, "pp": 2, "dp": 2, "recompute": "full", "master": "none"}),
+    (
+        "qwen3-30b-a3b",
+        "gb200-nvl72",
+        "nemo",
+        {"tp": 2, "cp": 2, "pp": 2, "dp": 9, "ep": 4, "etp": 1, "global_batch": 72},
+    ),
+    ("llama-3.2-1b", "hgx-h100", "nemo", {"dp": 8, "trained_ratio": 0.02}),
+    ("llama-3.2-1b", "hgx-h100 x 2", "nemo", {"cp": 4, "dp": 4, "context": "ulysses", "moments": "bf16", "seq": 16384}),
+    ("llama-3.2-1b", "hgx-h100 x 2", "fsdp", {"cp": 2, "dp": 8, "context": "all_gather", "zero": 3, "reshard": False}),
+    ("llama-3.2-1b", "hgx-h100 x 2", "megatron", {"tp": 2, "pp": 4, "vpp": 2, "dp": 2, "order": "tp-cp-ep-pp-dp"}),
+    ("qwen3-30b-a3b", "hgx-h100 x 2", "nemo", {"pp": 2, "dp": 8, "ep": 8, "recompute": "full", "recompute_ratio": 0.5}),
+    (
+        "deepseek-v2-lite",
+        "hgx-h100 x 2",
+        "primus",
+        {"tp": 2, "dp": 8, "ep": 4, "etp": 2, "gradients": "bf16", "zero": 0},
+    ),
+    ("qwen3-next-80b-a3b", "hgx-b200 x 4", "nemo", {"pp": 4, "dp": 8, "ep": 8, "master": "remainder"}),
+    ("gemma-3-27b", "atlas-800-a2-280t x 4", "mindspeed", {"tp": 4, "pp": 2, "vpp": 3, "dp": 4, "micro_batch": 2}),
 )
 
 
@@ -316,21 +396,29 @@ def training() -> Iterator[tuple[str, object]]:
     for name, on, stack, fields in PLANS:
         yield f"{name} on {on}, {stack}", lambda it=(name, on, stack, fields): one(*it)
 
-    def space() -> dict[str, float]:
-        machine, engine = catalog.machine("hgx-h100 x 2"), catalog.stack("nemo")
-        setup = TrainSetup(model=model("mixtral-8x7b"), plan=TrainPlan(global_batch=32, seq=2048), machine=machine,
-                           stack=engine, price=training_price(machine, engine))  # fmt: skip
-        found = candidates(setup, {"tp": 2, "micro_batch": 1})
+    def space(name: str, on: str, stack: str, fixed: dict[str, object]) -> dict[str, float]:
+        machine, engine = catalog.machine(on), catalog.stack(stack)
+        setup = TrainSetup(model=model(name), plan=TrainPlan(global_batch=32, seq=2048), machine=machine, stack=engine,
+                           price=training_price(machine, engine))  # fmt: skip
+        found = candidates(setup, fixed)
         return summed({"count": len(found.seconds), "seconds": np.sort(found.seconds), "bytes": found.memory_bytes})
 
-    yield "space", space
+    for it in SPACES:
+        yield f"space of {it[0]} on {it[1]}, {it[3]}", lambda it=it: space(*it)
 
 
+SPACES = (
+    ("mixtral-8x7b", "hgx-h100 x 2", "nemo", {"tp": 2, "micro_batch": 1}),
+    ("llama-3.2-1b", "hgx-h100 x 2", "megatron", {"tp": 8, "micro_batch": 1, "zero": 3}),
+    ("llama-3.2-1b", "hgx-h100 x 2", "nemo", {"cp": 2, "recompute": "none", "micro_batch": 1, "zero": 1}),
+    ("deepseek-v2-lite", "hgx-h800 x 2", "hai-llm", {"tp": 1, "schedule": "dualpipe", "micro_batch": 1}),
+    ("qwen3-30b-a3b", "hgx-h100 x 2", "nemo", {"tp": 1, "ep": 4, "recompute": "none", "micro_batch": 1, "cp": 1}),
+)
 STACKS = ("vllm", "cloudmatrix-infer", "tensorrt-llm", "sglang", "vllm", "sglang", "vllm-ascend")
 GROUPS = {
     "commands": lambda: {text: line(text) for text in LINES},
     "operators": lambda: {f"{on}, {stack}": prices(on, stack) for on, stack in zip(MACHINES, STACKS, strict=True)},
-    "states": lambda: {"balance": balance(), "states": states()},
+    "states": lambda: {"balance": balance(), "states": states(), "families": families(), "bounds": bounds()},
     "replays": lambda: {name: run() for name, run in replays()},
     "training": lambda: {name: run() for name, run in training()},
 }
