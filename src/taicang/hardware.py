@@ -35,7 +35,6 @@ class Chip:
     peak_flop_per_s: Mapping[str, float]
     vector_flop_per_s: float
     cores: int
-    vector_cores: int
     memory: Memory
     l2_bytes: float
     profile: str
@@ -147,6 +146,8 @@ class Links:
     failed: tuple[str, ...] = ()
     stretch_ratio: float = 1.0
     """How much longer than these links need everything takes."""
+    placed: int | None = None
+    """Seed of the random places that ranks lie at (None: in their order)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -75,7 +75,6 @@ def test_count(spec: str) -> None:
     assert [(level.name, level.ranks) for level in one.plane("scale_up").levels] == [("nvlink", 8)]
     assert [(level.name, level.ranks) for level in four.plane("scale_up").levels] == [("nvlink", 8), ("scale_out", 32)]
     assert four.power_w == 4 * one.power_w
-    assert four.host_memory_bytes == 4 * one.host_memory_bytes
 
 
 def test_names_with_an_x_are_no_counts() -> None:

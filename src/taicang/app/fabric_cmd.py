@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from taicang.app.asking import Asking
-from taicang.app.options import JSON, MOST_SKEW, Named, Whole, echo_json, stacked
+from taicang.app.options import CHAKRA, JSON, MOST_SKEW, Named, Whole, echo_json, stacked, write_chakra
 from taicang.errors import InvalidInput
 from taicang.output import check_file, write_file
 from taicang.units import count, parse
@@ -92,6 +92,7 @@ FABRIC = stacked(
     click.option("--set", "sets", multiple=True, metavar="PATH=VALUE", help="Change a figure of the machine."),
     click.option("--svg", type=click.Path(dir_okay=False, path_type=Path), help="Draw topology and link load."),
     click.option("--html", type=click.Path(dir_okay=False, path_type=Path), help="The same as a page, with figures."),
+    CHAKRA,
     JSON,
 )  # fmt: skip
 
@@ -182,13 +183,17 @@ def fabric(machine: str, sets: tuple[str, ...], as_json: bool, **options: Any) -
     if chosen and chosen[0] not in ("kind", "axes") and not isinstance(on, Machine):
         raise click.UsageError(f"--{chosen[0]} needs a machine of the catalogue, not a graph")
     found = _ANSWERS[chosen[0] if chosen else ""](on, options)
-    _written(machine, on, options, found)
     if as_json:
         echo_json(found)
     else:
         from taicang.app import render_fabric
 
         render_fabric.show_any(found)
+    _written(machine, on, options, found)
+    if options["chakra"] is not None:
+        from taicang.predict.chakra import collective_graph
+
+        write_chakra(collective_graph(on, _ask(options)), options["chakra"])
 
 
 def _shape(on: Any, options: dict[str, Any]) -> Any:

@@ -10,7 +10,7 @@ from taicang.errors import MissingFigure, NotModelled
 if TYPE_CHECKING:
     from taicang.centre.quote import Costs, Quote
     from taicang.centre.report import Band
-    from taicang.predict import Prediction
+    from taicang.predict.prediction import Served
 
 
 def quoted(
@@ -29,7 +29,7 @@ def quoted(
         return str(error)
 
 
-def of_tokens(found: Prediction, costs: Costs) -> Quote | None:
+def of_tokens(found: Served, costs: Costs) -> Quote | None:
     """For ``quoted``: tokens served so."""
     return costs.tokens(found)
 

@@ -13,7 +13,7 @@ from taicang.app.load_options import load_text
 from taicang.app.quotes import span
 from taicang.centre.quote import Quote
 from taicang.plans import describe
-from taicang.predict.prediction import Infeasible, Prediction
+from taicang.predict.prediction import Infeasible, Served
 from taicang.units import show
 
 WIDTH = 80
@@ -31,7 +31,7 @@ LEFT = ("machine", "binds", "decode plan")
 
 def show_comparison(
     names: Sequence[str],
-    results: Sequence[Prediction | Infeasible],
+    results: Sequence[Served | Infeasible],
     options: dict[str, Any],
     bought: Mapping[str, Mapping[str, Any]],
     costs: Mapping[str, Quote | str],
@@ -43,7 +43,7 @@ def show_comparison(
     console = terminal.console(highlight=False)
     if not console.is_terminal or console.width < WIDTH:
         console = terminal.console(highlight=False, width=WIDTH, force_terminal=console.is_terminal)
-    first = next((r for r in results if isinstance(r, Prediction)), None)
+    first = next((r for r in results if isinstance(r, Served)), None)
     if first:
         console.print(f"[bold]{first.model}[/], {load_text(options)}")
     for columns, row in ((PHASES, _phases), (RATES, _rates), (TRUST, _trust)):
@@ -52,7 +52,7 @@ def show_comparison(
         for column in shown:
             table.add_column(column, justify="left" if column in LEFT else "right", no_wrap=column != "machine")
         for name, result in zip(names, results, strict=True):
-            cells = row(result, first or result) if isinstance(result, Prediction) else ("-",) * (len(columns) - 1)
+            cells = row(result, first or result) if isinstance(result, Served) else ("-",) * (len(columns) - 1)
             kept = [cell for column, cell in zip(columns, (name, *cells), strict=True) if column in shown]
             table.add_row(*kept)
         console.print()
@@ -65,7 +65,7 @@ def show_comparison(
         if isinstance(result, Infeasible):
             console.print(f"  {name}: {result.reason}")
     for name, result in zip(names, results, strict=True):
-        if isinstance(result, Prediction):
+        if isinstance(result, Served):
             said = [line for line in result.assumptions if "not measured" in line or "not shipping" in line]
             for line in said:
                 console.print(f"  {name}: {line}")
@@ -111,7 +111,7 @@ def _over(mine: float | None, first: float | None, scale: float) -> str:
 PHASES = ("machine", "chips", "TPOT", "decode", "binds", "prefill", "binds")
 
 
-def _phases(p: Prediction, _: Prediction) -> tuple[str, ...]:
+def _phases(p: Served, _: Served) -> tuple[str, ...]:
     return (
         str(p.decode.chips),
         show(p.tpot_s, "s"),
@@ -125,11 +125,11 @@ def _phases(p: Prediction, _: Prediction) -> tuple[str, ...]:
 RATES = ("machine", "a chip", "a kW", "a MUSD", "a MCNY")
 
 
-def _priced(results: Sequence[Prediction | Infeasible]) -> bool:
-    return any(isinstance(each, Prediction) and each.output_tokens_per_s_per_cny for each in results)
+def _priced(results: Sequence[Served | Infeasible]) -> bool:
+    return any(isinstance(each, Served) and each.output_tokens_per_s_per_cny for each in results)
 
 
-def _rates(p: Prediction, base: Prediction) -> tuple[str, ...]:
+def _rates(p: Served, base: Served) -> tuple[str, ...]:
     return (
         _over(p.output_tokens_per_s_per_chip, base.output_tokens_per_s_per_chip, 1.0),
         _over(p.output_tokens_per_s_per_w, base.output_tokens_per_s_per_w, 1e3),
@@ -141,5 +141,5 @@ def _rates(p: Prediction, base: Prediction) -> tuple[str, ...]:
 TRUST = ("machine", "TPOT may be off", "tok/s may be off", "decode plan")
 
 
-def _trust(p: Prediction, _: Prediction) -> tuple[str, ...]:
+def _trust(p: Served, _: Served) -> tuple[str, ...]:
     return p.bands["tpot"].said, p.bands["throughput"].said, describe(p.decode.plan)

@@ -49,7 +49,7 @@ def show_search(
         _chosen(console, each.chosen)
         for line in cost_line(extra["quote"]).splitlines():
             console.print(f"  {line}")
-        for note in extra.get("assumptions", ()):
+        for note in extra.get("notes", ()):
             console.print(f"  assumed: {note}")
         if "explanation" in extra:
             _explain(console, each.chosen.rank, extra["explanation"])

@@ -152,10 +152,12 @@ def _fields(each: Outcome, more: dict[str, Any]) -> dict[str, Any]:
 
 def _more(each: Outcome, model: str, options: dict[str, Any], explain: bool) -> dict[str, Any]:
     """What was asked about an outcome: the plan to run and what replays saw, why it wins, the user's plan beside it."""
+    from taicang import __version__, catalog
     from taicang.app.quotes import quoted
     from taicang.app.search_emit import assumed
     from taicang.records import plain
     from taicang.search.explain import explained
+    from taicang.search.trusted import told
     from taicang.search.versus import fields, versus
 
     def flat(replayed: Any) -> dict[str, Any]:
@@ -170,8 +172,12 @@ def _more(each: Outcome, model: str, options: dict[str, Any], explain: bool) -> 
         "quote": cost,
         "chosen": {name: getattr(chosen, name) for name in ("rank", "choice", "keeps", "why", "passed")},
     }
+    beside = told(each.job, chosen.choice, options["sets"])
+    said |= {name: beside[name] for name in ("model", "stack", "sources")}
     if notes := assumed(each, model, options):
-        said["assumptions"] = notes
+        said["notes"] = notes
+    said["assumptions"] = (*beside["assumptions"], *notes)
+    said |= {"digest": catalog.digest(), "version": __version__}
     if explain:
         said["explanation"] = explained(
             each.job, chosen.choice, chosen.rank, each.found.best, each.space, options["objective"]

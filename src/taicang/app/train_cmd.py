@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from taicang.app.asking import Asking
-from taicang.app.options import HTML, JSON, SETS, give, write_files
+from taicang.app.options import CHAKRA, HTML, JSON, SETS, give, write_chakra, write_files
 from taicang.app.train_options import PLAN, RUN, pinned, plan_from, policy_from
 from taicang.output import check_file, check_folder, write_file
 
@@ -47,6 +47,7 @@ Examples:
     type=click.Path(dir_okay=False, path_type=Path),
     help="Write the step's timeline as trace events, for ui.perfetto.dev.",
 )
+@CHAKRA
 @click.option("--emit", type=click.Choice(["megatron"]), help="Also write the plan's launch files for this engine.")
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), default="deploy", show_default=True,
               help="Where to.")  # fmt: skip
@@ -76,7 +77,7 @@ def train(
             plan_from(options, scale_up_ranks(on)),
             stack=stack,
             tokens=options["tokens"],
-            explained=options["explain"] or options["trace"] is not None,
+            explained=options["explain"] or options["trace"] is not None or options["chakra"] is not None,
             policy=policy_from(options),
             searched=options["search"],
             pinned=pinned(click.get_current_context()),
@@ -96,6 +97,10 @@ def train(
             from taicang.search.handover.megatron import megatron
 
             write_files(megatron(result.step.plan, load_model(model), on, overlap=result.overlap), options["out"])
+        if options["chakra"] is not None and result.explained is not None:
+            from taicang.predict.chakra import training_graph
+
+            write_chakra(training_graph(result.explained.setup, result.model), options["chakra"])
         if options["trace"] is not None and result.explained is not None:
             write_file(options["trace"], json.dumps(result.explained.trace), "--perfetto")
     finally:

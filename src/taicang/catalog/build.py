@@ -38,10 +38,9 @@ def machine(spec: str, sets: Iterable[str] = ()) -> Machine:
     _no_chip(name)
     sets = list(sets)
     for text in sets:
-        if text.strip().removeprefix("chip.").startswith(schema.RECORDED):
-            raise InvalidInput(
-                "is kept for the record; it changes no prediction", where=f"--set {text.partition('=')[0]}"
-            )
+        path = text.partition("=")[0].strip()
+        if schema.recorded(path.removeprefix("chip.")):
+            raise InvalidInput("is kept for the record; it changes no prediction", where=f"--set {path}")
     return machine_of(resolve("machine", name, sets), count)
 
 
@@ -124,7 +123,6 @@ def chip_of(entry: Resolved, prefix: str = "", owner: str = "") -> Chip:
         peak_flop_per_s=MappingProxyType({key: peak for key, peak in peaks.items() if peak is not None}),
         vector_flop_per_s=need("vector.fp32"),
         cores=need("cores"),
-        vector_cores=entry.get("vector_cores") or need("cores"),
         memory=Memory(capacity_bytes=need("memory.capacity"), bandwidth_bytes_per_s=need("memory.bandwidth")),
         l2_bytes=need("l2"),
         profile=need("profile"),

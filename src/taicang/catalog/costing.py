@@ -115,5 +115,6 @@ def cost_model(machine: Machine, stack: Stack) -> CostModel:
             seed=links.seed,
             failed=links.failed,
             stretch_ratio=links.stretch_ratio,
+            placed=links.placed,
         )
     return CostModel(machine=machine, stack=stack, book=known, wires=wires)

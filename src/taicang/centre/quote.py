@@ -13,7 +13,7 @@ from taicang.centre.figures import Figure, kept, of_case
 from taicang.centre.report import SAMPLES, Band, Case, band, draws, run_chip_hours, token_costs
 from taicang.centre.work import Serving, Training, serving, training
 from taicang.hardware import Machine
-from taicang.predict.prediction import Prediction
+from taicang.predict.prediction import Served
 from taicang.units import Num
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ class Costs:
         error = draws(self._case(error_ratio).figures, self._spec, SAMPLES, 0)["error"]
         return replace(found, output_mtoken=band(self._bare[1] / error / tokens_per_s_per_chip / 3600.0 * 1e6))
 
-    def tokens(self, found: Prediction) -> Quote | None:
+    def tokens(self, found: Served) -> Quote | None:
         """Tokens of each kind, served so."""
         work = serving(None, self._plant.machine, found, 0.0)
         whole = self.output(work.output_tokens_per_chip_hour / 3600.0, work.error_ratio)

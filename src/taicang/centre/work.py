@@ -11,7 +11,7 @@ from taicang.catalog.trust import Band
 from taicang.hardware import Machine
 from taicang.models.count import kv_cache_bytes
 from taicang.models.types import Model
-from taicang.predict.prediction import Prediction
+from taicang.predict.prediction import Served
 from taicang.units import Num
 
 if TYPE_CHECKING:  # training takes long to import, and most work is serving
@@ -71,7 +71,7 @@ class Training:
     error_ratio: float
 
 
-def serving(net: Model | None, machine: Machine, found: Prediction, hit_ratio: float) -> Serving:
+def serving(net: Model | None, machine: Machine, found: Served, hit_ratio: float) -> Serving:
     """Split the chips' time between input and output by what each phase takes on its own instances.
 
     Whole instances and idle chips make a machine slower than its phases alone; that falls on both alike. What a token

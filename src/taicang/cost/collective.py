@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import numpy as np
 
-from taicang.cost.collective_bound import bound_over, rows_of, sent_ratio
+from taicang.cost.collective_bound import bound_over, met_ratios, rows_of, sent_ratio
 from taicang.cost.cost import Cost
 from taicang.errors import UnknownName
 from taicang.hardware import chained
@@ -111,7 +111,7 @@ class _Tier:
     piece_bytes: float
     """A step waits for a whole piece of this size (within a node data flow through, line by line)."""
     crowd: Count
-    doublings: Num
+    doublings: Count
     """Of the ranks or units whose parts its switches add."""
     rate_bytes_per_s: Num
     within: bool
@@ -242,6 +242,7 @@ def collective(op: Collective, machine: Machine, fits: Fits, flavour: str = "ncc
         seconds=seconds,
         network_s=bound,
         latency_s=seconds - bound,
-        sent_bytes=op.payload_bytes * sent_ratio(op, crossed),
+        sent_bytes=(sent := op.payload_bytes * sent_ratio(op, crossed)),
+        level_bytes=tuple(sent * share for share in met_ratios(op.kind, crossed)),
         origin=f"collective/{levels[0].profile or 'default'}/{op.kind}/{flavour}",
     )

@@ -90,6 +90,23 @@ def sent_ratio(op: Collective, rows: list[tuple[Level, Num, Num, Num]]) -> Num:
     return np.minimum(2.0 * share, 1.0) if any(row[0].reduces for row in rows) else 2.0 * share
 
 
+def met_ratios(kind: str, rows: list[tuple[Level, Num, Num, Num]]) -> list[Num]:
+    """Of what a rank sends, the share that meets its receiver at each of the rows of ``tiers``; they sum to one.
+
+    In an exchange receivers are all others alike. A ring visits one unit after the other, so that of the ranks of a
+    unit one has its next in another.
+    """
+    ranks = np.maximum(rows[-1][2], 2.0)
+    found: list[Num] = []
+    for at, (_, inner, outer, _) in enumerate(rows):
+        if kind == "all_to_all":
+            found.append((outer - inner) / (ranks - 1.0))
+            continue
+        leaving = 0.0 if at + 1 == len(rows) else (outer < rows[-1][2]) / outer
+        found.append(((outer > inner) * 1.0) * (1.0 / inner - leaving))
+    return found
+
+
 def bound_over(op: Collective, rows: list[tuple[Level, Num, Num, Num]]) -> Num:
     """``lower_bound_s`` over the rows of ``tiers``."""
     ranks = rows[-1][2]

@@ -96,7 +96,7 @@ def stack_named(software: str) -> str:
 
     A month in place of a version is the newest release of that month or before, else the oldest known.
     """
-    name, version, *_ = [*re.split(r"[@/\s]+", software.strip(), maxsplit=1), ""]
+    name, version, *_ = [*re.split(r"[@/\s]+", software.strip().partition(",")[0], maxsplit=1), ""]
     engine = catalog.stack(recipes.declared()["engines"].get(name, name.lower())).name.partition("@")[0]
     known = {catalog.stack(each).epoch: each for each in catalog.names("stack") if each.partition("@")[0] == engine}
     if not re.match(r"20\d\d-\d\d", version) or f"{engine}@{version}" in known.values():
