@@ -4,8 +4,8 @@
     python tests/acceptance/run.py openai vllm-scheduler
 
 Clients measure ``taicang serve``: what they see agrees with what the machine has on record of the same requests, which
-``tests/laws`` hold to a replay tick for tick. The machine runs at a fraction of its speed, so that the client's own time
-counts for as much less. Engines run their own schedulers: what those decide agrees with what ours decides.
+``tests/laws`` hold to a replay tick for tick. The machine runs at a fraction of its speed, so that the client's own
+time counts for as much less. Engines run their own schedulers: what those decide agrees with what ours decides.
 """
 
 from __future__ import annotations
@@ -21,8 +21,12 @@ import time
 from pathlib import Path
 
 HERE = Path(__file__).parent
-BUILD = HERE.parents[1] / "build" / "acceptance"
-ENVIRONMENTS = {"openai": ("openai==3.57.0",), "vllm": ("--no-deps", "-r", str(HERE / "vllm.txt"))}
+ROOT = HERE.parents[1]
+BUILD = ROOT / "build" / "acceptance"
+ENVIRONMENTS = {
+    "openai": ("openai==3.57.0",),
+    "vllm": ("--no-deps", "-r", str(HERE / "vllm.txt"), "-e", str(ROOT)),
+}
 """What each needs, as pip takes it."""
 SERVE = ["serve", "qwen3-32b", "--on", "hgx-h20", "--tp", "4", "--instances", "2", "--api-key", "sesame"]
 SPEED = 0.05
@@ -96,15 +100,23 @@ def client(name: str) -> None:
 
 def scheduler() -> None:
     """vLLM's scheduler and ours make the same steps."""
-    source = str(HERE.parents[1] / "src")
-    said = run("vllm", "vllm_scheduler.py", str(WORKLOADS), PYTHONPATH=source, VLLM_LOGGING_LEVEL="ERROR")
+    said = run("vllm", "vllm_scheduler.py", str(WORKLOADS), VLLM_LOGGING_LEVEL="ERROR")
     print(f"vllm-scheduler: {said.strip()}")
     found = json.loads(said)
     if found["agree"] < AGREE_RATIO * found["steps"]:
         raise SystemExit("the schedulers differ")
 
 
-ALL = {"openai": lambda: client("openai"), "vllm-scheduler": scheduler}
+def plugin() -> None:
+    """The real vLLM takes as long on a virtual machine as its steps are priced."""
+    for machine in ("cloudmatrix384", "hgx-h100"):
+        seen = json.loads(run("vllm", "vllm_plugin.py", machine, str(SPEED), VLLM_LOGGING_LEVEL="ERROR"))
+        print(f"vllm-plugin on {machine}: {seen['text']}")
+        for figure, floor_s in (("ttft_s", 0.005), ("tpot_s", 0.0)):
+            near(figure, seen[figure], seen[f"priced_{figure}"], floor_s)
+
+
+ALL = {"openai": lambda: client("openai"), "vllm-scheduler": scheduler, "vllm-plugin": plugin}
 
 
 def main() -> None:

@@ -121,3 +121,14 @@ def test_sparse_attention_scores_in_bf16_on_chips_without_fp8() -> None:
     wide = replace(WIDE, quant=Quantisation(attention="fp8_block"))
     tasks = lower(model("deepseek-v3.2"), wide, batch, stack)
     assert {getattr(task.op, "dtype", "") for task in tasks if task.label == "indexer scores"} == {"fp8_block"}
+
+
+@pytest.mark.parametrize("engine", ["vllm", "sglang", "tensorrt-llm"])
+def test_constants_fitted_on_other_vendors_chips_are_left_out_on_ascend(engine):
+    there, here = catalog.stack(engine, ascend=False), catalog.stack(engine, ascend=True)
+    assert there == catalog.stack(engine)
+    assert not here.kernel_ratio
+    assert here.step_host_s == here.sequence_host_s == here.layer_gap_s == here.eager_kernel_s == 0.0
+    assert (here.scheduler, here.burst_ratio, here.memory) == (there.scheduler, there.burst_ratio, there.memory)
+    assert catalog.stack("vllm-ascend", ascend=True) == catalog.stack("vllm-ascend")
+    assert not catalog.stack("vllm-ascend", ascend=False).kernel_ratio

@@ -17,7 +17,7 @@ WORDS = {"seconds", "flop", "tokens", "sequences", "skew", "shared_power", "repe
 # a value whose unit is a field beside it, or in the name of the field that holds it
 BESIDE = {
     *((name, side) for name in ("Outcome", "Compared") for side in ("measured", "predicted")),
-    ("Published", "value"), ("Fact", "value"),
+    ("Published", "value"), ("Fact", "value"), ("Constant", "was"), ("Constant", "now"),
     *((name, end) for name in ("Result", "Figure", "Band", "Swing") for end in ("low", "mid", "value", "high")),
 }  # fmt: skip
 

@@ -1,57 +1,12 @@
 """Programs as their users write them, on virtual devices: the same work under both names, sizes that can be counted."""
 
 import json
-import os
 import re
-import subprocess
-import sys
-from importlib.util import find_spec
-from pathlib import Path
 
 import pytest
+from running import MACHINES, PROGRAMS, TORCH, call, named_npu, needs, run, work
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(find_spec("torch") is None, reason="needs taicang[torch]"),
-]
-PROGRAMS = Path(__file__).parent / "programs"
-MACHINES = ("cloudmatrix384", "atlas-800-a2", "hgx-h100", "gb200-nvl72")
-
-
-def needs(*names):
-    missing = [name for name in names if find_spec(name) is None]
-    return pytest.mark.skipif(bool(missing), reason=f"needs {', '.join(missing)}")
-
-
-def call(*words, cwd=None):
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    return subprocess.run(
-        [sys.executable, "-m", "taicang", *map(str, words)],
-        capture_output=True, text=True, check=False, env=environment, cwd=cwd, timeout=400,
-    )  # fmt: skip
-
-
-def run(*words, status=0):
-    done = call("run", "--json", *words)
-    assert done.returncode == status, done.stderr[-2000:]
-    said = done.stdout
-    made = json.loads(said[said.index('{\n  "status"') :])["run"]
-    made["said"] = said
-    return made
-
-
-def named_npu(program, folder):
-    """The same program in Ascend's names."""
-    text = program.read_text()
-    for old, new in (('"cuda"', '"npu"'), ("cuda:", "npu:"), ("torch.cuda", "torch.npu"), ("nccl", "hccl")):
-        text = text.replace(old, new)
-    path = folder / program.name
-    path.write_text(text.replace("import torch\n", "import torch\nimport torch_npu\n", 1))
-    return path
-
-
-def work(rank):
-    return [(line["name"], line["phase"], line["launches"], line["flop"]) for line in rank["lines"]]
+pytestmark = TORCH
 
 
 def test_ddp_under_both_names_is_the_same_work(tmp_path):
@@ -69,7 +24,9 @@ def test_ddp_under_both_names_is_the_same_work(tmp_path):
 def test_fsdp2_among_384_ranks_agrees_with_train(tmp_path):
     size = ["--hidden", 4096, "--inter", 14336, "--layers", 32, "--heads", 32, "--kv-heads", 8, "--vocab", 128256]
     out = tmp_path / "run"
-    made = run("--on", "hgx-h100 x 48", "--out", out, PROGRAMS / "llama.py", *size, "--seq", 8192, "--recompute")
+    made = run(
+        "--on", "hgx-h100 x 48", "--out", out, PROGRAMS / "llama.py", *size, "--seq", 8192, "--keep", "recompute"
+    )
     plan = ["--zero", "fsdp2", "--global-batch", "384", "--seq", "8192", "--recompute", "full", "--json"]
     trained = json.loads(call("train", "llama-3.1-8b", "--on", "hgx-h100 x 48", *plan).stdout)["prediction"]
     rank = made["ranks"][0]

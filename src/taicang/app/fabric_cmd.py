@@ -185,17 +185,17 @@ def fabric(machine: str, sets: tuple[str, ...], as_json: bool, **options: Any) -
     if chosen and chosen[0] not in ("kind", "axes") and not isinstance(on, Machine):
         raise click.UsageError(f"--{chosen[0]} needs a machine of the catalogue, not a graph")
     found = _ANSWERS[chosen[0] if chosen else ""](on, options)
-    _written(machine, on, options, found)
-    if options["chakra"] is not None:
-        from taicang.predict.chakra import collective_graph
-
-        write_chakra(collective_graph(on, _ask(options)), options["chakra"])
     if as_json:
         echo_json(found)
     else:
         from taicang.app import render_fabric
 
         render_fabric.show_any(found)
+    _written(machine, on, options, found)
+    if options["chakra"] is not None:
+        from taicang.predict.chakra import collective_graph
+
+        write_chakra(collective_graph(on, _ask(options)), options["chakra"])
 
 
 def _shape(on: Any, options: dict[str, Any]) -> Any:

@@ -43,7 +43,6 @@ def run(
     """
     from taicang.output import check_file, write_file
     from taicang.predict.workload import on_machine, on_network
-    from taicang.units import show
 
     if (network is None) == (machine is None):
         raise click.UsageError("give --network (and --system), or --on")
@@ -52,11 +51,17 @@ def run(
     if perfetto is not None:
         check_file(perfetto, "--perfetto")
     found = on_network(workload, network, system) if network is not None else on_machine(workload, str(machine))
-    if perfetto is not None:
-        write_file(perfetto, json.dumps(_trace(found.spans)), "--perfetto")
     if as_json:
         echo_json({name: getattr(found, name) for name in found.__slots__ if name != "spans"})
-        return
+    else:
+        _shown(found)
+    if perfetto is not None:
+        write_file(perfetto, json.dumps(_trace(found.spans)), "--perfetto")
+
+
+def _shown(found: Any) -> None:
+    from taicang.units import show
+
     click.echo(f"{found.workload} on {found.network}: {found.tasks:,} tasks, {found.ranks:,} ranks, "
                f"{show(found.seconds, 's')}")  # fmt: skip
     click.echo(f"{'rank':>6}{'done':>12}{'computing':>12}{'exchanging':>12}{'exposed':>12}")

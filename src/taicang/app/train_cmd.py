@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -16,6 +16,9 @@ from taicang.app.asking import Asking
 from taicang.app.options import CHAKRA, HTML, JSON, SETS, give, write_chakra, write_files
 from taicang.app.train_options import PLAN, RUN, pinned, plan_from, policy_from
 from taicang.output import check_file, check_folder, write_file
+
+if TYPE_CHECKING:
+    from taicang.centre.quote import Quote
 
 
 @click.command(
@@ -57,6 +60,7 @@ def train(
 ) -> int:
     """Train MODEL on a machine: one step's time, tokens/s, MFU, memory and where the time goes."""
     from taicang import catalog
+    from taicang.app.quotes import quoted
     from taicang.predict import Infeasible
     from taicang.predict.train import train as predict
     from taicang.train.space import scale_up_ranks
@@ -84,6 +88,9 @@ def train(
         )
     if isinstance(result, Infeasible):
         return _give(result, as_json, page)
+    cost = None
+    if result.run is not None:
+        cost = quoted(machine, sets, lambda costs: costs.run(result), rent_usd=options["chip_hour"])
     try:  # what was found is shown even where it cannot be written
         if options["emit"]:
             from taicang.catalog.models import model as load_model
@@ -98,11 +105,12 @@ def train(
             write_file(options["trace"], json.dumps(result.explained.trace), "--perfetto")
     finally:
         bare = result.explained and replace(result.explained, trace={})
-        code = _give(replace(result, explained=bare), as_json, page)
+        code = _give(replace(result, explained=bare), as_json, page, cost)
     return code
 
 
-def _give(result: Any, as_json: bool, page: Path | None) -> int:
+def _give(result: Any, as_json: bool, page: Path | None, cost: Quote | str | None = None) -> int:
+    from taicang.app.quotes import cost_fields, cost_line
     from taicang.predict import Infeasible
 
     fits = not isinstance(result, Infeasible)
@@ -112,8 +120,10 @@ def _give(result: Any, as_json: bool, page: Path | None) -> int:
         from taicang.app.render_train import show_training
 
         (show_training if fits else show_infeasible)(result)
+        if cost is not None:
+            click.echo(cost_line(cost))
 
-    fields = {"infeasible": not fits, "prediction": result}
+    fields = {"infeasible": not fits, "prediction": result, **({} if cost is None else cost_fields(cost))}
     title = f"{result.model} on {result.machine}"
     return give("train", fields, show, as_json=as_json, page=page, title=title, feasible=fits)
 

@@ -22,12 +22,13 @@ from pathlib import Path
 from typing import Any
 
 from taicang.catalog import stack
+from taicang.catalog.launch import generation, launch
 from taicang.catalog.models import model
+from taicang.catalog.rules import section, settings
 from taicang.catalog.stack_entry import released
 from taicang.errors import UnknownName
-from taicang.evidence.rules import section, settings
 from taicang.evidence.systems import machine_named, units_of
-from taicang.evidence.tables import lines
+from taicang.evidence.tables import CARRIED, lines
 from taicang.formats import number_format
 from taicang.models.types import Model, routed
 from taicang.plans import Quantisation, ServePlan
@@ -35,7 +36,7 @@ from taicang.search.choices import formats
 from taicang.stacks import Stack
 from taicang.units import Count
 
-RULES = "served"
+RULES = CARRIED / "rules" / "served.yaml"
 """The file of rules with the conventions of the sources."""
 WIDE = 8
 """Ranks of attention data parallelism beyond which tokens travel to their experts (a node; wide expert parallelism)."""
@@ -196,7 +197,7 @@ def facts_of(cells: Mapping[str, str], net: Model, **more: Any) -> dict[str, Any
         "precision": cells.get("precision", ""),
         "system": cells["system"],
         "chip": chip,
-        "generation": next((name for name, chips in section(RULES, "generations").items() if chip in chips), ""),
+        "generation": generation(chip),
         "disaggregated": cells["mode"] == "disagg",
         "tp_stated": number(cells, "tp_size"),
     } | more
@@ -270,9 +271,10 @@ def _row(cells: dict[str, str], net: Model) -> Row:
     )  # fmt: skip
     habits = settings(RULES, "sources", facts)
     facts |= {"harness": habits["harness"], "square": facts["prompt"] == facts["answer"]}
-    facts["clients"] = max(round(float(concurrency)), 1)
+    facts["clients"], facts["stated"] = max(round(float(concurrency)), 1), number(cells, "concurrency")
     facts["decoding"] = facts["clients"] // plan.dp * (int(plan.draft_tokens) + 1)
-    found = Settings(**settings(RULES, "settings", facts))
+    scripts = launch(facts["engine"], facts["chip"], net.name) if habits["harness"] == "public" else {}
+    found = Settings(**scripts | settings(RULES, "settings", facts))
     if found.kv is not None:
         decode = replace(decode, plan=replace(plan, quant=replace(plan.quant, kv=found.kv)))
     name, note = release(cells)

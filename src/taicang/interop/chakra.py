@@ -6,6 +6,7 @@ Schema: mlcommons/chakra, schema/protobuf/et_def.proto (package ChakraProtoMsg, 
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -35,7 +36,7 @@ def read(path: Path) -> Workload:
 
     Raises ``InvalidInput`` with file and place for what is none, another version, or cut short.
     """
-    if path.is_file():
+    if os.path.isfile(path):
         return _named(path.name, {0: path})
     found = {}
     for each in sorted(path.parent.glob(f"{path.name}.*.et")):

@@ -18,7 +18,7 @@ from taicang.predict.train_explain import Explained, explain, waterfall
 from taicang.predict.train_stack import FUSIONS, changed
 from taicang.reliability import PUBLISHED
 from taicang.search.trusted import Prediction, sources
-from taicang.train import memory
+from taicang.train import memory, sync
 from taicang.train.flops import CONVENTION, recomputed_flop
 from taicang.train.placement import Placed, placed
 from taicang.train.remedies import remedies
@@ -139,9 +139,27 @@ def train(
             available=show(step.memory.capacity_bytes, "B") + " per rank",
             remedies=_remedies(setup, step),
         )
+    if short := _host_short(setup, step):
+        return short
     run = train_run(step, machine, tokens, policy or Policy()) if tokens else None
     made = compose(setup, step, run, found)
     return replace(made, explained=explain(setup)) if explained else made
+
+
+def _host_short(setup: Setup, step: TrainStep) -> Infeasible | None:
+    """The refusal of a plan that offloads more than the hosts' memory."""
+    machine, plan = setup.machine, setup.plan
+    held, there = float(step.memory.host_bytes), machine.host_memory_bytes / machine.ranks
+    if plan.nvme_bytes_per_s or not there or held <= there:
+        return None
+    return Infeasible(
+        model=setup.model.name,
+        machine=machine.name,
+        reason=f"out of host memory: {describe(plan)}",
+        needed=show(held, "B") + " of host memory per rank",
+        available=show(there, "B") + " per rank",
+        remedies=("drives for it: --nvme BANDWIDTH", "more ranks ('NAME x N')", "--moments bf16"),
+    )
 
 
 def filled(plan: TrainPlan, machine: Machine) -> TrainPlan:
@@ -217,6 +235,14 @@ def _assumptions(setup: Setup, step: TrainStep) -> tuple[str, ...]:
         said.append(
             "tensor-parallel collectives run in pieces beside products (MC2, user buffers); a script that does not "
             f"ask for it has {plain.tokens_per_s / step.tokens_per_s - 1.0:+.0%} tokens/s (--overlap=-mc2)"
+        )
+    if plan.offload != "none":
+        there = setup.machine.host_memory_bytes / setup.machine.ranks
+        where = "NVMe" if plan.nvme_bytes_per_s else "host memory"
+        said.append(
+            f"{show(float(step.memory.host_bytes), 'B')} a rank lie in {where} (of host memory there "
+            f"{'are ' + show(there, 'B') if there else 'is nothing known'}); Adam runs on the host at "
+            f"{show(sync.HOST_BYTES_PER_S, 'B/s')} of its memory a rank (assumed), as in DeepSpeed"
         )
     if lost := _broadcast_ratio(setup, step):
         said.append(

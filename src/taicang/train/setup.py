@@ -54,8 +54,8 @@ class Setup:
     def pairs(self) -> bool:
         """Whether one microbatch's exchanges run beside another's computing: 1F1B on request, DualPipe always."""
         exchanged = routed(self.model) is not None and self.plan.ep > 1
-        asked = self.plan.schedule == "dualpipe" or "expert_exchange" in self.stack.overlap
-        return exchanged and asked and self.plan.schedule in ("1f1b", "dualpipe")
+        asked = self.plan.schedule.startswith("dualpipe") or "expert_exchange" in self.stack.overlap
+        return exchanged and asked and self.plan.schedule in ("1f1b", "dualpipe", "dualpipev")
 
     @property
     def shape(self) -> Shape:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from taicang.output import write
-from taicang.virtual import clock, facade, fused, libraries, special, values, world
+from taicang.virtual import clock, facade, fused, libraries, saving, special, translation, values, world
 from taicang.virtual.capture import MARK, Rank, rank_files
 from taicang.virtual.device import Device
 from taicang.virtual.kernels import DEVICE, Kernels, Recorder
@@ -60,6 +60,8 @@ class Session:
         self.steps = 0
         self.kinds: dict[str, set[int]] = {}
         self.notes: dict[str, None] = {}
+        if not job.real:
+            saving.install(self.recorder, self.notes)
         self._seen: weakref.WeakSet[torch.nn.Module] = weakref.WeakSet()
         self._hooks()
         if job.clock:
@@ -132,6 +134,7 @@ class Session:
             invented=dict(values.TOLD),
             notes=(*self.notes, *libraries.NOTES),
             failure=failure,
+            calls=tuple((*place, count) for place, count in translation.CALLS.items()),
         )
         write(rank_files(rank), Path(self.job.out), "--out")
         self.groups.finish()
