@@ -20,7 +20,7 @@ from taicang.virtual.operators import Kernel
 
 VERSION = 2
 KERNEL, RECORD, BLOCK, WAIT_EVENT, WAIT_STREAM, WAIT_DEVICE, COLLECTIVE, MARK, WAIT_WORK, GRAPHED = range(10)
-"""What an entry of the log of work says (the enumeration ``What`` of native/device.cpp; a kernel of a graph is ours)."""
+"""What an entry of the log of work says (``What`` of native/device.cpp; a kernel of a graph is ours)."""
 MEET = "pair"
 """Name of the group of a message between two ranks."""
 Ints = npt.NDArray[np.int64]
