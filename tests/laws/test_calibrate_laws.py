@@ -26,7 +26,7 @@ LOADS = [
     (model, tp, isl, osl, clients)
     for model, tp in (("Qwen/Qwen3-32B", 2), ("Qwen/Qwen3-8B", 1), ("Qwen/Qwen3-32B", 4))
     for isl, osl in ((512, 512), (4000, 600))
-    for clients in (1, 8, 64)
+    for clients in (1, 32)
 ]
 
 

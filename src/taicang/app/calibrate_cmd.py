@@ -97,7 +97,7 @@ def _chip(profile: ChipProfile, place: Path, use: str, as_json: bool) -> None:
             "by": f"taicang {__version__} calibrate", "on": files, "refused": list(profile.refused), "kernels": told,
         },
     }  # fmt: skip
-    header = "# Written by `taicang calibrate`. `before` and `after` are mean absolute errors.\n"
+    header = "# Written by `taicang calibrate`. `before_ratio` and `after_ratio` are mean absolute errors.\n"
     write_file(place, header + yaml.safe_dump(body, sort_keys=False, width=120, allow_unicode=True), "--name")
     if as_json:
         fields = {"chip": profile.chip.name, "kernels": told, "refused": list(profile.refused)}
@@ -106,7 +106,7 @@ def _chip(profile: ChipProfile, place: Path, use: str, as_json: bool) -> None:
     click.echo(f"{use}: {profile.chip.name}\n")
     click.echo(f"{'kernel':<36}{'rows':>6}{'before':>10}{'left out':>10}")
     for one in profile.kernels:
-        click.echo(f"  {one.family + ' ' + one.key:<34}{one.rows:>6}{one.before:>10.1%}{one.after:>10.1%}")
+        click.echo(f"  {one.family + ' ' + one.key:<34}{one.rows:>6}{one.before_ratio:>10.1%}{one.after_ratio:>10.1%}")
         for key, (was, now) in one.constants.items():
             click.echo(f"    {key:<32}{was:>12.4g}{now:>12.4g}")
         if one.note:
@@ -167,7 +167,7 @@ def _document(path: Path, found: Read, profile: Profile) -> str:
         **{key: said[key] for key in TOLD},
         "bands": profile.bands,
     }  # fmt: skip
-    header = "# Written by `taicang calibrate`. Times under `before` and `after` are mean absolute errors.\n"
+    header = "# Written by `taicang calibrate`. `before` and `after` are mean absolute errors.\n"
     return header + yaml.safe_dump(body, sort_keys=False, width=120, allow_unicode=True)
 
 
