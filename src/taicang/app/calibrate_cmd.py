@@ -54,6 +54,10 @@ def calibrate(path: Path, name: str | None, out: Path | None, base: str, as_json
         from taicang.evidence.calibrate import calibrate as fit
     except ModuleNotFoundError as error:
         raise NotModelled(f"needs the {error.name} package: pip install 'taicang[fit]'") from None
+    from taicang.catalog.resolve import is_path
+
+    if name and base == name:
+        raise InvalidInput("a profile cannot start from itself: another name", where="--base")
     chip = calibrate_kernels.is_kernels(path)
     place = _place(name, out, "chip" if chip else "stack")
     check_file(place, "--out" if out else "--name")
@@ -62,7 +66,10 @@ def calibrate(path: Path, name: str | None, out: Path | None, base: str, as_json
         return
     found = calibrate_rows.read(path, base)
     profile = fit(found.base, found.space, found.items, measured=found.measured)
-    write_file(place, _document(path, found, profile), "--out" if out else "--name")
+    named = str(Path(base).resolve()) if is_path(base) else profile.base.name.partition(" ")[0]
+    if place.resolve() == Path(named):
+        raise InvalidInput("a profile cannot start from itself: another name", where="--base")
+    write_file(place, _document(path, found, profile, named), "--out" if out else "--name")
     use = str(place if out else name)
     if as_json:
         echo_json(_fields(found, profile) | {"file": str(place), "stack": use})
@@ -139,7 +146,7 @@ def _place(name: str | None, out: Path | None, kind: str) -> Path:
     return own.file_of(kind, name)
 
 
-def _document(path: Path, found: Read, profile: Profile) -> str:
+def _document(path: Path, found: Read, profile: Profile, named: str) -> str:
     """The profile as a file of the catalogue."""
     import yaml
 
@@ -150,7 +157,7 @@ def _document(path: Path, found: Read, profile: Profile) -> str:
     keys = {field: key for key, field in PLAIN.items()}
     units = {"step_host": " s", "sequence_host": " s", "layer_gap": " s", "eager_kernel": " s"}
     body: dict[str, Any] = {
-        "base": profile.base.name.partition(" ")[0],
+        "base": named,
         "title": f"{profile.base.name.partition(' ')[0]} as measured in {path.name}",
     }
     for one in profile.constants:
