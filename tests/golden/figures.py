@@ -5,7 +5,9 @@ A figure is the sum of all numbers of one name in an answer, each by its place i
 """
 
 import json
+import random
 import shlex
+import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
@@ -37,8 +39,11 @@ from taicang.reliability import broken_chips, components, missing_ratio
 from taicang.serve.build import Tier
 from taicang.serve.memory import memory_use
 from taicang.serve.power import step_power_w
+from taicang.serve.request import FOREVER, SECOND
+from taicang.serve.router import ROUTERS
 from taicang.serve.saturated import drained, limited, offline, saturated
 from taicang.serve.setup import Setup, step
+from taicang.serve.simulate import simulate
 from taicang.serve.steady import Load, Pools, aggregated, disaggregated
 from taicang.serve.uneven import slowest_ratio, spread
 from taicang.traffic.generate import arriving, fixed
@@ -50,6 +55,9 @@ from taicang.train.step import pipeline_run
 from taicang.train.step import train_step as trained
 from taicang.train.trace import trace as train_trace
 from taicang.train_plans import TrainPlan, recipe
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "laws"))
+from test_replay_laws import TROUBLE, built, stamps
 
 KEPT = Path(__file__).with_name("figures.json")
 SAMPLES = Path(__file__).parents[1] / "models" / "samples.jsonl"
@@ -69,10 +77,10 @@ LINES = (
     "train llama-3-8b --on 'hgx-h100 x 2' --cp 2 --zero 3 --global-batch 32 --seq 32768",
 )
 MACHINES = (
-    "hgx-h100 x 4",
-    "cloudmatrix384",
-    "gb200-nvl72",
-    "mi300x-8",
+    "hgx-h100 x 8",
+    "cloudmatrix384 x 2",
+    "gb200-nvl72 x 2",
+    "mi300x-8 x 4",
     "l40s-pcie",
     "hgx-a100 x 2",
     "atlas-800-a2-280t x 4",
@@ -143,10 +151,16 @@ def operators() -> Iterator[tuple[str, object]]:
             yield "pointwise", Pointwise(kind=what, elements=size, moved_bytes=8.0 * size, flop=6.0 * size, launches=2)
     yield "lookup", Lookup(rows=5000.0, row_bytes=8192.0)
     for shape in ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast"):
-        for size, ranks, stride in ((2e4, 4, 1), (3e6, 8, 1), (2e8, 16, 1), (5e7, 4, 8), (1e6, 32, 1)):
+        for size, ranks, stride in ((2e4, 4, 1), (3e6, 8, 1), (2e8, 16, 1), (5e7, 4, 8), (1e6, 32, 1), (1e8, 48, 2)):
             yield "collective", Collective(kind=shape, payload_bytes=size, ranks=ranks, stride=stride)
     for way in ("dispatch", "combine"):
-        for tokens, ranks, quick in ((1, 8, True), (100, 16, True), (4096, 32, False), (600, 8, False)):
+        for tokens, ranks, quick in (
+            (9000, 64, False),
+            (1, 8, True),
+            (100, 16, True),
+            (4096, 32, False),
+            (600, 8, False),
+        ):
             yield (
                 "exchange",
                 Exchange(
@@ -343,6 +357,43 @@ def replays() -> Iterator[tuple[str, object]]:
     yield "tenants", lambda: served(*dense, System(instances=2), trace, also=(mine,), model_cache_bytes=2e10, crowd=4)
 
 
+CHOICES: dict[str, tuple[object, ...]] = {
+    "policy": ("mixed", "prefill_first", "decode_first"), "groups": (1, 1, 2, 3), "instances": (1, 2, 3),
+    "split": (False, False, True), "pages": (70, 90, 200, 5000), "reserve": (True, False), "by_chunk": (True, False),
+    "sequences": (1, 3, 64),
+    "tokens": (128, 2048), "order": ("arrival", "priority", "deadline"), "late": ("serve", "serve", "turn_away"),
+    "swap": (0, 500, 100_000), "poll": (1, 1, 7), "hold": (0, 0, 5), "retries": (None, None, 0, 1),
+    "jitter": (0.0, 1e-5, 1e-3), "store": ((), (), (8,), (4, 1000), (2, 8, 50)), "eviction": ("lru", "lfu"),
+    "ttl": (SECOND // 5, FOREVER), "drafts": (0, 0, 2), "models": (1, 1, 2, 3), "memory": (0.0, 1.0, 10.0),
+    "crowd": (0, 0, 2, 5),
+}  # fmt: skip
+"""What ``built`` of the laws of replay takes."""
+
+
+def hosts(count: int = 120) -> dict[str, float]:
+    """Small systems of every kind under trouble: when each request started, had its first token and ended."""
+    found = {}
+    for number in range(count):
+        rng = random.Random(number)
+        load: dict[str, object] = {name: rng.choice(values) for name, values in CHOICES.items()}
+        load["router"], rows, now = ROUTERS[number % len(ROUTERS)], [], 0
+        for i in range(rng.randrange(5, 40)):
+            now += rng.choice((0, 0, 1, SECOND // 1000, SECOND // 20, SECOND // 3))
+            prompt, output = rng.randrange(1, 900), rng.choice((1, rng.randrange(1, 200)))
+            shared, family = rng.randrange(0, prompt // 64 + 1), rng.randrange(3)
+            blocks = [family * 1000 + j if j < shared else (i + 10) * 1000 + j for j in range(-(-prompt // 64))]
+            rows.append((now, prompt, output, blocks, rng.randrange(3), now + rng.choice((0, SECOND // 10, SECOND))))
+        load["rows"], load["asked"] = rows, [rng.randrange(3) for _ in rows]
+        load["trouble"] = [(rng.randrange(1, 3000), rng.choice(TROUBLE)) for _ in range(rng.randrange(4))]
+        cluster, made = built(load, single=False)
+        for request in made:
+            request.session = request.id % 7
+        simulate(cluster, iter(made))
+        ticks = sum(sum(row[1:5]) * (1 + row[0] % 5) + row[5] + row[6] + row[9] for row in stamps(made))
+        found[f"{number}"] = ticks / SECOND + sum(each.busy / SECOND + each.steps_run for each in cluster.instances)
+    return found
+
+
 DUAL = {"pp": 16, "dp": 8, "ep": 8, "schedule": "dualpipe", "global_batch": 256}
 PLANS = (
     ("llama-3-8b", "hgx-h100 x 4", "nemo", {"tp": 2, "pp": 4, "vpp": 2, "dp": 4, "recipe": recipe("fp8")}),
@@ -419,7 +470,7 @@ GROUPS = {
     "commands": lambda: {text: line(text) for text in LINES},
     "operators": lambda: {f"{on}, {stack}": prices(on, stack) for on, stack in zip(MACHINES, STACKS, strict=True)},
     "states": lambda: {"balance": balance(), "states": states(), "families": families(), "bounds": bounds()},
-    "replays": lambda: {name: run() for name, run in replays()},
+    "replays": lambda: {name: run() for name, run in replays()} | {"hosts": hosts()},
     "training": lambda: {name: run() for name, run in training()},
 }
 """What is kept, by kind."""

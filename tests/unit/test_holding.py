@@ -84,4 +84,4 @@ def test_launches_as_the_scripts_state_them():
 @pytest.mark.parametrize("generation", ["hopper", "blackwell", ""])
 def test_a_model_that_no_script_names_runs_at_the_stack_s_own_settings(engine, generation):
     said = launch(engine, "some-new-model", generation)
-    assert (said.tokens, said.hold, said.memory_ratio, said.kv, said.held_back_steps) == (None, 0, None, None, 0)
+    assert (said.tokens, said.hold, said.memory_ratio, said.held_back_steps) == (None, 0, None, 0)

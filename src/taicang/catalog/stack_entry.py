@@ -48,7 +48,14 @@ _MEMORY = {
     "sampling": "sampling_bytes",
 }
 """Key of the group ``memory`` -> field of ``Headroom``."""
-_KEEPS = {"gradients": "gradients", "logit": "logit_bytes", "outputs": "outputs", "sharding": "sharding"}
+_KEEPS = {
+    "gradients": "gradients",
+    "logit": "logit_bytes",
+    "loss": "loss_bytes",
+    "outputs": "outputs",
+    "recompute": "recompute",
+    "sharding": "sharding",
+}
 """Key below ``keeps`` -> field of ``Keeping``."""
 
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from taicang.catalog import stack
-from taicang.catalog.launch import generation, launch
+from taicang.catalog.launch import generation, launch, launched
 from taicang.catalog.models import model
 from taicang.catalog.rules import section, settings
 from taicang.catalog.stack_entry import released
@@ -52,8 +52,6 @@ class Settings:
     company_ratio: float = 1.0
     memory_ratio: float | None = None
     """Share of device memory that the engine takes (None: not stated in these terms)."""
-    kv: str | None = None
-    """Format of cached keys and values (None: as checkpoint and engine suggest)."""
     poll: int = 1
     """Decode steps between two looks for new requests where all ranks are one group (an assumed mechanism)."""
     held_back: int = 0
@@ -208,6 +206,11 @@ def drafts(cells: Mapping[str, str], net: Model, dp: int, ep: int) -> int:
     return int(settings(RULES, "drafts", facts_of(cells, net, dp=dp, ep=ep)).get("drafts", 0))
 
 
+def scripted(facts: Mapping[str, Any]) -> bool:
+    """Whether a row was launched as scripts have it that users' questions follow."""
+    return bool(settings(RULES, "launched", facts).get("scripted", True))
+
+
 def _role(row: dict[str, str], prefix: str, net: Model, instances: int) -> Role:
     experts = routed(net) is not None
     tp, dp, moe_tp, ep = layout(
@@ -227,6 +230,9 @@ def _role(row: dict[str, str], prefix: str, net: Model, instances: int) -> Role:
     if meant.get("experts") == "spread":
         moe_tp, ep = 1, tp * dp
     wide = experts and dp > WIDE
+    engine = stack(release(row)[0])
+    if scripted(facts):
+        engine = launched(engine, units_of(machine_named(row["system"]), 1).chip, net)
     mode, of_experts = row.get("gemm_quant_mode") or row.get("precision", ""), row.get("moe_quant_mode", "")
     plan = ServePlan(
         tp=tp,
@@ -236,7 +242,7 @@ def _role(row: dict[str, str], prefix: str, net: Model, instances: int) -> Role:
         moe_tp=moe_tp,
         draft_tokens=drafts(row, net, dp, ep) if prefix != "prefill_" else 0,
         exchange="all_to_all" if wide else "auto",
-        quant=quantisation(net, mode, stack(release(row)[0]), machine_named(row["system"]), of_experts),
+        quant=quantisation(net, mode, engine, machine_named(row["system"]), of_experts),
     )
     return Role(plan=plan, instances=instances, batch=int(number(row, f"{prefix}batch_size")))
 
@@ -273,10 +279,9 @@ def _row(cells: dict[str, str], net: Model) -> Row:
     facts |= {"harness": habits["harness"], "square": facts["prompt"] == facts["answer"]}
     facts["clients"], facts["stated"] = max(round(float(concurrency)), 1), number(cells, "concurrency")
     facts["decoding"] = facts["clients"] // plan.dp * (int(plan.draft_tokens) + 1)
-    scripts = launch(facts["engine"], facts["chip"], net.name) if habits["harness"] == "public" else {}
-    found = Settings(**scripts | settings(RULES, "settings", facts))
-    if found.kv is not None:
-        decode = replace(decode, plan=replace(plan, quant=replace(plan.quant, kv=found.kv)))
+    scripts = launch(facts["engine"], facts["chip"], net.name) if scripted(facts) else {}
+    launch_set: dict[str, Any] = {"memory_ratio": scripts.get("memory_ratio")}
+    found = Settings(**{**launch_set, **settings(RULES, "settings", facts)})
     name, note = release(cells)
     return Row(
         id=cells["id"],
