@@ -295,6 +295,19 @@ def named(machines: str) -> list[str]:
     return names
 
 
+CHAKRA = click.option(
+    "--chakra", type=click.Path(dir_okay=False, path_type=Path), metavar="PREFIX",
+    help="Also PREFIX.0.et: a Chakra trace that stands for all ranks, for fabric run and other simulators.",
+)  # fmt: skip
+
+
+def write_chakra(workload: Any, prefix: Path) -> None:
+    """Write ``workload`` as Chakra traces."""
+    from taicang.interop import chakra
+
+    write_files(chakra.write(workload, prefix), prefix.parent, "--chakra")
+
+
 def write_files(files: Mapping[str, Content], folder: Path, where: str = "--out") -> None:
     """Write ``files`` by name into ``folder``, all or none, and say so. Raises ``InvalidInput`` where that fails."""
     write(files, folder, where)

@@ -114,7 +114,7 @@ def background_trace(text: str | None, seed: int) -> Trace | None:
     if not os.path.exists(path):
         return from_profile_at(text, seed=seed)
     per_s = RATE.convert(rate, None, None) if at else None
-    unread = ("begin", "until", "block_tokens", "chars_per_token", "tokenizer", "missing_output", "columns", "thin",
+    unread = ("begin", "until", "block_tokens", "chars_per_token", "tokenizer", "missing_output", "missing_input", "columns", "thin",
               "repair", "hours")  # fmt: skip
     usual = dict.fromkeys(unread)
     changes = {"speed": 1.0, "input_scale": 1.0, "output_scale": 1.0}

@@ -8,9 +8,8 @@ from functools import cache
 from types import MappingProxyType
 from typing import Any
 
-import yaml
-
 from taicang import catalog
+from taicang.catalog import files
 from taicang.errors import UnknownName
 from taicang.evidence import systems
 from taicang.evidence.tables import CARRIED
@@ -33,8 +32,7 @@ and of what DeepSeek publishes for 64 GPUs. Constants of its own keep it from sp
 @cache
 def declared() -> Mapping[str, Mapping[str, Any]]:
     """The tables of ``data/fabrics.yaml``."""
-    loaded: Mapping[str, Mapping[str, Any]] = yaml.safe_load((CARRIED / "fabrics.yaml").read_text(encoding="utf-8"))
-    return loaded
+    return files.read(CARRIED / "fabrics.yaml")
 
 
 def system_of(system: str, version: str) -> str:

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
+from taicang.catalog import files
 from taicang.evidence import operators
 from taicang.evidence.measured import Measured
 from taicang.evidence.score import Outcome
@@ -43,7 +43,7 @@ class Table:
 @cache
 def tables() -> Mapping[str, Table]:
     """Every declared suite."""
-    listed = yaml.safe_load((CARRIED / "kernels.yaml").read_text(encoding="utf-8"))
+    listed = files.read(CARRIED / "kernels.yaml")
     names = {f.name for f in fields(Table)} - {"suite"}
     return {
         suite: Table(suite=suite, **{("named" if key == "as" else key): value for key, value in made.items()})

@@ -23,7 +23,7 @@ from taicang.evidence.systems import stack_named
 from taicang.evidence.tables import lines
 from taicang.models.types import Block, Dense, GroupedQuery, Model, routed
 from taicang.train.flops import megatron_flop, model_flop
-from taicang.train_plans import Recompute, TrainPlan, recipe
+from taicang.train_plans import WAVES, Recompute, Schedule, TrainPlan, recipe
 
 FILE = "published_training.csv"
 NO_STEP = {"time_to_train": "a run to an accuracy", "outcome": "whether a run fits"}
@@ -281,6 +281,8 @@ def plan_of(row: Row, model: Model) -> TrainPlan:
     vpp = int(par.get("vp") or 1)
     if "VP not in the table" in row.raw["notes"] and model.layers % (2 * pp) == 0:
         vpp = model.layers // pp // 2  # two layers a chunk, as the same group's published recipes have it
+    schedule: Schedule = "dualpipe" if row.source == "dsv3" else extra.get("schedule", "1f1b")
+    vpp = 2 if schedule in WAVES else vpp
     plain = 3 if fsdp and pp == 1 else 0 if row.source in ("seqsel", "megatron_a100") else 1
     return TrainPlan(
         tp=tp,
@@ -303,7 +305,7 @@ def plan_of(row: Row, model: Model) -> TrainPlan:
         zero=int(par.get("zero", extra.get("zero", plain))),
         shard=int(par.get("zero_group", 0)),
         reshard=par.get("sharding") != "SHARD_GRAD_OP",
-        schedule="dualpipe" if row.source == "dsv3" else "1f1b",
+        schedule=schedule,
         recipe=recipe("fp8_block" if row.source == "dsv3" else form),
         trained_ratio=0.0 if lora else 1.0,
         moments=extra.get("moments", "fp32"),

@@ -56,7 +56,8 @@ def answer(run: Run) -> Served | Infeasible:
     if run.clients is not None:
         if plan is None:
             raise InvalidInput("clients meet an instance: give its layout (--tp, --dp, --ep)", where="--clients")
-        batch = run.batch or max(int(min(-(-run.clients // plan.dp), room(job, plan))), 1)
+        whole = room(job, plan) * job.context_tokens / job.held_tokens  # memory is kept for whole sequences
+        batch = run.batch or max(int(min(-(-run.clients // plan.dp), whole)), 1)
         run, modes = replace(run, batch=batch), ["aggregated"]
     run = replace(run, drafts=drafts, chunk=run.chunk or int(job.stack.chunk_tokens))
     one = replace(run, drafts=min(job.model.mtp_layers, 1) if drafts is None else drafts)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from taicang.catalog.training import training_price
@@ -40,6 +40,8 @@ class Explained:
     """Bytes by axis and level."""
     random_s: float
     """The same step with ranks at random places."""
+    setup: Setup = field(repr=False, compare=False, metadata={"plain": False})
+    """What was explained, for traces."""
 
 
 def waterfall(step: TrainStep, mfu_ratio: float, run: Run | None) -> dict[str, float]:
@@ -71,7 +73,11 @@ def explain(setup: Setup) -> Explained:
         gains[name] = 1.0 - train_step(priced).seconds / step.seconds
     scattered = train_step(replace(setup, plan=replace(setup.plan, order=RANDOM))).seconds
     return Explained(
-        gain_ratio=gains, trace=trace(pipeline_run(setup), step), traffic=traffic(setup, step), random_s=scattered
+        gain_ratio=gains,
+        trace=trace(pipeline_run(setup), step),
+        traffic=traffic(setup, step),
+        random_s=scattered,
+        setup=setup,
     )
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from taicang import __version__, catalog
+from taicang.catalog.launch import launch
 from taicang.catalog.trust import REPLAYED, SERVED, Band, Ground, bands, ground
 from taicang.hardware import Machine
 from taicang.models.types import Model, routed
@@ -94,6 +95,8 @@ def assumptions(
     said.append(f"number formats: {_formats(setup)}")
     if again := remade(setup.model, plan.quant):
         said.append(again)
+    if launch(stack.engine, chip.name, model.name).get("kv") == plan.quant.kv:
+        said.append(f"the cache is in {plan.quant.kv}, as published scripts launch {model.name} with {stack.engine}")
     where = "on instances of their own" if apart else "share instances"
     said.append(f"prefill and decode {where}" + ("" if queued else "; no queueing in TTFT"))
     said.append(_memory(stack))

@@ -167,14 +167,15 @@ def boundary_bytes(model: Model, plan: TrainPlan) -> float:
 def in_flight(shape: Shape, rank: int) -> float:
     """Chunks' worth of activations (of pp * vpp in the model) that a rank holds at most.
 
-    Zero bubble keeps inputs until its late weight gradients, and so holds on every rank what 1F1B holds on the first;
-    DualPipe holds one more (arXiv 2412.19437, table 2).
+    Zero bubble keeps inputs until its late weight gradients, and so holds on every rank what 1F1B holds on the first,
+    in a V too; ZB-2P twice that; DualPipe one more (arXiv 2412.19437, table 2), which DualPipeV counts in half stages.
     """
     most = shape.micro * shape.vpp
+    deep = {"zero_bubble": shape.pp, "zb_2p": 2 * shape.pp - 1, "zb_v": 2 * shape.pp, "dualpipev": 2 * shape.pp + 1}
     if shape.schedule == "gpipe":
         return float(most)
-    if shape.schedule == "zero_bubble":
-        return float(min(most, shape.pp))
+    if shape.schedule in deep:
+        return float(min(most, deep[shape.schedule]))
     return float(min(most, shape.pp + 1 if shape.dual else warm_up(shape, rank) + 1))
 
 

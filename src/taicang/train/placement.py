@@ -78,7 +78,7 @@ class Traffic:
 def traffic(setup: Setup, step: TrainStep) -> tuple[Traffic, ...]:
     """Bytes by axis and level of ``setup``, whose price is ``step``."""
     levels = [level.name for level in setup.machine.plane("scale_up").levels]
-    bare = replace(setup.stack, overlap=frozenset())
+    bare = replace(setup.stack, overlap=frozenset({"tensor"}))  # without it backward passes hide some by themselves
     # the step's own sums, in bytes: what a collective sends at a level stands for its seconds, all of it exposed
     counted = [train_step(replace(setup, stack=bare, price=_bytes_at(setup, at))).spent for at in range(len(levels))]
     found = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from taicang.errors import InvalidPlan, UnknownName
 from taicang.train_plans.placement import axes_of, expert_shard, seed_of, side_by_side
-from taicang.train_plans.plan import TrainPlan
+from taicang.train_plans.plan import WAVES, TrainPlan
 from taicang.train_plans.recipe import GRADIENTS, MASTERS, MOMENTS
 
 
@@ -80,9 +80,14 @@ def _schedule(plan: TrainPlan, layers: int) -> None:
     pp, micro = plan.pp, plan.microbatches
     if plan.chunks > layers + 2:
         raise InvalidPlan(f"pp x vpp = {plan.chunks} chunks exceed {layers} layers by {plan.chunks - layers}")
-    if plan.vpp > 1 and plan.schedule in ("zero_bubble", "dualpipe"):
+    wave = plan.schedule in WAVES
+    if plan.vpp > 1 and plan.schedule in ("zero_bubble", "zb_2p", "dualpipe"):
         raise InvalidPlan(f"{plan.schedule} runs one chunk per stage, not vpp={plan.vpp}")
-    if plan.vpp > 1 and micro % pp:
+    if wave and plan.vpp != 2:
+        raise InvalidPlan(f"{plan.schedule} runs two chunks per stage, not vpp={plan.vpp}")
+    if plan.schedule == "dualpipev" and micro < 2 * pp:
+        raise InvalidPlan(f"dualpipev needs at least 2 x pp = {2 * pp} microbatches, not {micro}")
+    if plan.vpp > 1 and not wave and micro % pp:
         raise InvalidPlan(f"interleaving needs microbatches ({micro}) that are a multiple of pp ({pp})")
     if plan.schedule == "dualpipe" and (pp % 2 or micro % 2 or micro < 2 * pp):
         raise InvalidPlan(
