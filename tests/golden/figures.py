@@ -49,6 +49,7 @@ from taicang.serve.uneven import slowest_ratio, spread
 from taicang.traffic.generate import arriving, fixed
 from taicang.traffic.trace import Trace
 from taicang.train.flops import megatron_flop
+from taicang.train.run import Policy, train_run
 from taicang.train.search import candidates
 from taicang.train.setup import Setup as TrainSetup
 from taicang.train.step import pipeline_run
@@ -209,7 +210,7 @@ def balance() -> dict[str, float]:
             float(routing.distinct_groups(8, 256, g, spread=s)) for g in (4, 32) for s in ("random", "strided")
         ],
         "maximum": [float(routing.expected_maximum_ratio(r, 0.3)) for r in (2, 8, 300)],
-        "slowest": [float(slowest_ratio(g, v)) for g in (1.0, 2.0, 7.0, 320.0) for v in (0.1, 0.6)],
+        "slowest": [float(slowest_ratio(g, v)) for g in (1.0, 2.0, 7.0, 320.0) for v in (0.1, 0.6, 4.0, 60.0)],
         "parts": [
             [
                 missing_ratio(components(catalog.machine(name)), 512),
@@ -266,25 +267,25 @@ def states() -> dict[str, float]:
 
 def families() -> dict[str, float]:
     """Steps of one small model of each family that is known: serving two batches, and training."""
-    machine, engine = catalog.machine("hgx-h100"), catalog.stack("vllm")
-    price, found = cost_model(machine, engine).price, []
-    nemo = catalog.stack("nemo")
-    for line_ in SAMPLES.read_text(encoding="utf-8").splitlines():
-        family, config, _ = json.loads(line_)
+    machine, engine, nemo = catalog.machine("hgx-h100"), catalog.stack("vllm"), catalog.stack("nemo")
+    price, found = cost_model(machine, engine).price, {}
+    batches = prefill_batch(sequences=2.0, length=3000.0, cached=100.0), decode_batch(sequences=9.0, context=5000.0)
+    plan = TrainPlan(global_batch=8, seq=512, dp=8, recompute="selective")
+    for text in SAMPLES.read_text(encoding="utf-8").splitlines():
+        family, config, _ = json.loads(text)
         net = of_config(config, family)
-        for text, batch in (
-            ("TP1", prefill_batch(sequences=2.0, length=3000.0, cached=100.0)),
-            ("TP1", decode_batch(sequences=9.0, context=5000.0)),
-        ):
-            with suppress(TaicangError):
-                setup = Setup(model=net, plan=read_plan(text), machine=machine, stack=engine, price=price)
-                found.append(step(setup, batch).by_part())
-                found += [{"moved": one.cost.moved_bytes, "flop": one.cost.flop} for one in step(setup, batch).slices]
         with suppress(TaicangError):
-            plan = TrainPlan(global_batch=8, seq=512, dp=8, recompute="selective")
-            found.append(trained(TrainSetup(model=net, plan=plan, machine=machine, stack=nemo,
-                                            price=training_price(machine, nemo))))  # fmt: skip
-    return summed(found)
+            setup = Setup(model=net, plan=read_plan("TP1"), machine=machine, stack=engine, price=price)
+            costs = [piece.cost for batch in batches for piece in step(setup, batch).slices]
+            numbers = enumerate(costs, 1)
+            found[family] = sum(
+                at * (1e6 * each.seconds + each.flop / 1e9 + each.moved_bytes / 1e6) for at, each in numbers
+            )
+        with suppress(TaicangError):
+            made = trained(TrainSetup(model=net, plan=plan, machine=machine, stack=nemo,
+                                      price=training_price(machine, nemo)))  # fmt: skip
+            found[f"{family} trained"] = 1e6 * made.seconds + float(made.memory.total_bytes) / 1e6
+    return found
 
 
 def bounds() -> dict[str, float]:
@@ -295,7 +296,9 @@ def bounds() -> dict[str, float]:
         level = Level(name="ici", ranks=ranks, bandwidth_bytes_per_s=1e11, latency_s=1e-6, topology="torus", dims=dims)
         for shape in ("all_reduce", "all_to_all", "all_gather"):
             op = Collective(kind=shape, payload_bytes=1e7, ranks=ranks)
-            found.append({"torus": float(collective_bound.torus_ratio(level, op, 1))})
+            found += [{"torus": float(collective_bound.torus_ratio(level, op, unit))} for unit in (1, 2)]
+            apart = replace(op, ranks=max(ranks // 2, 2), stride=2)
+            found.append({"torus": float(collective_bound.torus_ratio(level, apart, 1))})
             found.append({"bound": float(collective_bound.lower_bound_s(op, fabric_of(level)))})
     chip = catalog.machine("hgx-h100").chip
     fit = fits("gemm", GemmFit)["h100"]["bf16"]
@@ -442,7 +445,9 @@ def training() -> Iterator[tuple[str, object]]:
         setup = TrainSetup(model=model(name), plan=plan, machine=machine, stack=engine, clock_ratio=1.3,
                            price=training_price(machine, engine))  # fmt: skip
         made, run = trained(setup), pipeline_run(setup)
-        return summed([plain(made), plain(train_trace(run, made))])
+        policy = Policy(spare_chips=4, chip_hour_usd=2.0, mtbf_s={"chip": 3e8}, restart_s=700.0)
+        whole = train_run(made, machine, 2e12, policy, samples=50)
+        return summed([plain(made), plain(train_trace(run, made)), plain(whole)])
 
     for name, on, stack, fields in PLANS:
         yield f"{name} on {on}, {stack}", lambda it=(name, on, stack, fields): one(*it)
