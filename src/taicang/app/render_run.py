@@ -20,7 +20,9 @@ def show_run(r: Report) -> None:
     if r.step_s is None:
         console.print(f"  time             {show(worst.whole_s, 's')} in all (no optimizer step)")
     else:
-        first = f"; the first {show(worst.steps_s[0] * (1.0 + r.straggler_ratio), 's')}" if len(worst.steps_s) > 1 else ""
+        first = (
+            f"; the first {show(worst.steps_s[0] * (1.0 + r.straggler_ratio), 's')}" if len(worst.steps_s) > 1 else ""
+        )
         console.print(f"  step             {show(r.step_s, 's')}, the last of {len(worst.steps_s)}{first}")
     console.print(
         f"  MFU              {worst.mfu_ratio:.1%} of {show(r.peak_flop_per_s, 'FLOP/s')} (bf16); "
@@ -31,7 +33,9 @@ def show_run(r: Report) -> None:
         console.print(f"  exposed          {seconds / max(worst.step_s, 1e-30):.1%}: communication of group {name}")
     console.print(f"  host-bound       {worst.host_s / max(worst.step_s, 1e-30):.1%}: no kernel is there to run")
     if r.straggler_ratio:
-        console.print(f"  stragglers       {r.straggler_ratio:.1%} more: the slowest of {r.world} chips, in the step above")
+        console.print(
+            f"  stragglers       {r.straggler_ratio:.1%} more: the slowest of {r.world} chips, in the step above"
+        )
     _memory(r, max(r.ranks, key=lambda each: each.memory.reserved_bytes))
     console.print(f"[bold]operators[/] of rank {worst.rank} (time of their kernels, overlapped or not)")
     for line in worst.lines[:TOP]:

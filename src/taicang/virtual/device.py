@@ -35,8 +35,16 @@ class Device:
     def __init__(self, devices: int, capacity_bytes: int, *, expandable: bool, huawei: bool) -> None:
         self.devices = devices
         self.lib = ctypes.CDLL(str(native().device), mode=ctypes.RTLD_GLOBAL)
-        for name in ("tc_event_on", "tc_event_here", "tc_new_stream", "tc_work", "tc_changes", "tc_number", "tc_note",
-                     "tc_note_on"):
+        for name in (
+            "tc_event_on",
+            "tc_event_here",
+            "tc_new_stream",
+            "tc_work",
+            "tc_changes",
+            "tc_number",
+            "tc_note",
+            "tc_note_on",
+        ):
             getattr(self.lib, name).restype = ctypes.c_int64
         pointer, whole = ctypes.c_void_p, ctypes.c_int64
         for name, arguments in (
