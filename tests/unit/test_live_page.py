@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import signal
 import subprocess
 import sys
-import time
 from urllib.request import urlopen
 
 import pytest
 
+from ports import free_port, reach
 from taicang.page.html import live_page
 
 BROWSER = shutil.which("chromium")
@@ -33,11 +32,13 @@ def test_it_asks_only_the_endpoint_that_it_came_from():
 @pytest.fixture
 def served(tmp_path):
     pytest.importorskip("uvicorn", reason="uvicorn is an extra")
+    port = free_port()
     command = [sys.executable, "-m", "taicang", "serve", "deepseek-r1", "--on", "cloudmatrix384", "--prefill", "6x16",
-               "--decode", "1x160", "--port", "0", "--fail", "chip:3@0.01s+1h"]  # fmt: skip
-    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ)
+               "--decode", "1x160", "--port", str(port), "--fail", "chip:3@0.01s+1h"]  # fmt: skip
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     try:
-        yield re.search(r"http://[^/]+", server.stdout.readline())[0]
+        reach(port)
+        yield f"http://127.0.0.1:{port}"
     finally:
         server.send_signal(signal.SIGINT)
         server.wait(timeout=60)
@@ -46,9 +47,8 @@ def served(tmp_path):
 @pytest.mark.slow
 @pytest.mark.skipif(BROWSER is None, reason="no chromium here: apt-get install chromium")
 def test_a_browser_shows_every_npu_and_what_is_broken(served, tmp_path):
-    began = time.monotonic()
-    assert "text/html" in urlopen(f"{served}/").headers["content-type"]
-    assert time.monotonic() - began < 10.0
+    with urlopen(f"{served}/") as answer:
+        assert "text/html" in answer.headers["content-type"]
     shown = subprocess.run(
         [BROWSER, *FLAGS, f"--user-data-dir={tmp_path / 'user'}", "--dump-dom", f"{served}/"],
         capture_output=True, text=True, timeout=240, check=True,
@@ -57,7 +57,7 @@ def test_a_browser_shows_every_npu_and_what_is_broken(served, tmp_path):
     chips = body[body.index('id="chips"') : body.index('id="chosen"')]
     assert chips.count("<button") == 384
     assert chips.count('class="rack"') == 12
-    assert chips.count("×") == 8, "an instance of 16 ranks is 8 NPUs"
+    assert chips.count(">×<") == 16, "the instance that holds the chip"
     assert len(re.findall(r"<tr>", body[body.index('id="rows"') :])) == 7
-    assert int(re.search(r'data-updates="(\d+)"', shown.stdout)[1]) >= 20
+    assert int(re.search(r'data-updates="(\d+)"', shown.stdout)[1]) >= 60, "20 a second of the browser's time"
     assert "CONSOLE" not in shown.stderr, [line for line in shown.stderr.splitlines() if "CONSOLE" in line]

@@ -159,6 +159,7 @@
   function on(id, kind, act) {
     at(id).addEventListener(kind, (event) => { event.preventDefault(); Promise.resolve(act()).catch((error) => note(error.message)); });
   }
+  on("keyed", "submit", () => undefined);
   on("chat", "submit", chat);
   on("trouble", "submit", async () => {
     const part = at("part").value, number = Number(at("number").value), lasts = Number(at("lasts").value);
