@@ -157,7 +157,7 @@ def builder(standing: Standing, trace: Trace | None, options: dict[str, Any]) ->
 
     def build(clock: Clock) -> Endpoint:
         machine = Supernode(standing.cluster, clock, speed=options["speed"], background=background,
-                            strike=standing.strike)  # fmt: skip
+                            strike=standing.strike, layout=standing.layout)  # fmt: skip
         return Endpoint(machine, tokenizer, answers, settings)
 
     return build
