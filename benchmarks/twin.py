@@ -2,8 +2,8 @@
 
     python benchmarks/twin.py --on hgx-h200 tests/virtual/programs/ddp.py --layers 12     (one device)
 
-The real run needs PyTorch with that device; it times the optimizer's steps with events and counts kernels from the first
-step to the last. Where there is no device it says so, and shows the twin alone.
+The real run needs PyTorch with that device; it times the optimizer's steps with events and counts kernels from the
+first step to the last. Where there is no device it says so, and shows the twin alone.
 """
 
 from __future__ import annotations
