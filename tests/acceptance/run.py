@@ -4,8 +4,8 @@
     python tests/acceptance/run.py openai vllm-scheduler
 
 Clients measure ``taicang serve``: what they see agrees with what the machine has on record of the same requests, which
-``tests/laws`` hold to a replay tick for tick. The machine runs at a fraction of its speed, so that the client's own time
-counts for as much less. Engines run their own schedulers: what those decide agrees with what ours decides.
+``tests/laws`` hold to a replay tick for tick. The machine runs at a fraction of its speed, so that the client's own
+time counts for as much less. Engines run their own schedulers: what those decide agrees with what ours decides.
 """
 
 from __future__ import annotations
@@ -18,11 +18,21 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
+from clients import CLIENTS, KEY
+from folder import write
+
 HERE = Path(__file__).parent
-BUILD = HERE.parents[1] / "build" / "acceptance"
-ENVIRONMENTS = {"openai": ("openai==3.57.0",), "vllm": ("--no-deps", "-r", str(HERE / "vllm.txt"))}
+ROOT = HERE.parents[1]
+BUILD = ROOT / "build" / "acceptance"
+ENVIRONMENTS = {
+    "openai": ("openai==3.57.0",),
+    "aiperf": ("aiperf==0.13.0", "torch==2.13.0"),
+    "guidellm": ("guidellm==0.8.1", "torch==2.13.0"),
+    "vllm": ("--no-deps", "-r", str(HERE / "vllm.txt"), "-e", str(ROOT)),
+}
 """What each needs, as pip takes it."""
 SERVE = ["serve", "qwen3-32b", "--on", "hgx-h20", "--tp", "4", "--instances", "2", "--api-key", "sesame"]
 SPEED = 0.05
@@ -43,11 +53,12 @@ def environment(name: str) -> Path:
     return python
 
 
-def run(name: str, script: str, *words: str, **variables: str) -> str:
-    """What ``script`` prints in the environment ``name``."""
+def run(name: str, *words: str, **variables: str) -> str:
+    """What a program of the environment ``name`` prints; a first word that ends in .py is a script beside this one."""
+    program = environment(name)
+    begin = [str(program), str(HERE / words[0])] if words[0].endswith(".py") else [str(program.parent / words[0])]
     bare = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")} | variables
-    return subprocess.run([str(environment(name)), str(HERE / script), *words], stdout=subprocess.PIPE, text=True,
-                          check=True, env=bare).stdout  # fmt: skip
+    return subprocess.run([*begin, *words[1:]], stdout=subprocess.PIPE, text=True, check=True, env=bare).stdout
 
 
 def free_port() -> int:
@@ -75,36 +86,56 @@ def near(name: str, seen_s: float, known_s: float, floor_s: float) -> None:
 
 def client(name: str) -> None:
     """A client and the machine saw the same."""
-    environment(name)
-    port, out = free_port(), tempfile.mkdtemp()
-    command = [sys.executable, "-m", "taicang", *SERVE, "--port", str(port), "--speed", str(SPEED), "--out", out,
-               "--format", "json"]  # fmt: skip
-    server = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    place, command, seen_by = CLIENTS.get(name, (name, None, None))
+    environment(place)
+    port, out, folder = free_port(), Path(tempfile.mkdtemp()), write(Path(tempfile.mkdtemp()))
+    words = [sys.executable, "-m", "taicang", *SERVE, "--port", str(port), "--speed", str(SPEED), "--out", str(out),
+             "--format", "json", "--tokenizer", str(folder)]  # fmt: skip
+    server = subprocess.Popen(words, stdout=subprocess.DEVNULL)
     try:
         reach(port)
-        seen = json.loads(run(name, f"{name}_client.py", f"http://127.0.0.1:{port}"))
+        url = f"http://127.0.0.1:{port}"
+        if command is None:
+            seen = json.loads(run(place, f"{name}_client.py", url))
+        else:
+            run(place, *command(url, folder), OPENAI_API_KEY=KEY)
+            seen = seen_by(folder)
     finally:
         server.send_signal(signal.SIGINT)
         server.wait(timeout=30)
-    rows = json.loads((Path(out) / "requests.json").read_text())
-    known = [row for row in rows if row["output_tokens"] >= LONG]
-    assert len(known) == seen["requests"]
+    known = [row for row in json.loads((out / "requests.json").read_text()) if row["output_tokens"] >= LONG]
     print(f"{name}: {len(known)} requests")
+    assert len(known) == seen["requests"]
     for figure, floor_s in (("ttft_s", 0.003), ("tpot_s", 0.0)):
         near(figure, seen[figure] * SPEED, sum(row[figure] for row in known) / len(known), floor_s)
+    if "output_tokens_per_s" in seen:
+        lasted_s = max(row["arrival_s"] + row["e2e_s"] for row in known) - min(row["arrival_s"] for row in known)
+        rate = sum(row["output_tokens"] for row in known) / lasted_s
+        near("time per token of all", SPEED / seen["output_tokens_per_s"], 1.0 / rate, 0.0)
 
 
 def scheduler() -> None:
     """vLLM's scheduler and ours make the same steps."""
-    source = str(HERE.parents[1] / "src")
-    said = run("vllm", "vllm_scheduler.py", str(WORKLOADS), PYTHONPATH=source, VLLM_LOGGING_LEVEL="ERROR")
+    said = run("vllm", "vllm_scheduler.py", str(WORKLOADS), VLLM_LOGGING_LEVEL="ERROR")
     print(f"vllm-scheduler: {said.strip()}")
     found = json.loads(said)
     if found["agree"] < AGREE_RATIO * found["steps"]:
         raise SystemExit("the schedulers differ")
 
 
-ALL = {"openai": lambda: client("openai"), "vllm-scheduler": scheduler}
+def plugin() -> None:
+    """The real vLLM takes as long on a virtual machine as its steps are priced."""
+    for machine in ("cloudmatrix384", "hgx-h100"):
+        seen = json.loads(run("vllm", "vllm_plugin.py", machine, str(SPEED), VLLM_LOGGING_LEVEL="ERROR"))
+        print(f"vllm-plugin on {machine}: {seen['text']}")
+        for figure, floor_s in (("ttft_s", 0.005), ("tpot_s", 0.0)):
+            near(figure, seen[figure], seen[f"priced_{figure}"], floor_s)
+
+
+ALL = {name: partial(client, name) for name in ("openai", *CLIENTS)} | {
+    "vllm-scheduler": scheduler,
+    "vllm-plugin": plugin,
+}
 
 
 def main() -> None:

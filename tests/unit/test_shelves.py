@@ -121,7 +121,7 @@ def test_memory_beside_the_instances_adds_hits_and_saves_time():
     for result in (own, shared):
         (tier,) = result.summary.tiers
         assert tier.hit_ratio > 0.0
-        # what is loaded for nothing: what lay before it left the device while its prompt waited, or somebody computed it
+        # some is loaded for nothing: what lay before it left the device meanwhile, or somebody computed it
         assert 1.0 <= tier.hit_ratio / result.summary.pooled_ratio < 1.1
         assert (result.table["load_s"] > 0).sum() == tier.loads
         assert result.summary.ttft.mean_s < without.summary.ttft.mean_s

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +106,7 @@ def centre(machine: str, others: str | None, page: Path | None, as_json: bool, *
 def _file(ctx: click.Context, machine: str) -> Any:
     """The answer to a centre's file, whose keys are the options; None where ``machine`` is no such file."""
     path = Path(machine)
-    if path.suffix.lower() not in (".yaml", ".yml") or not path.is_file():
+    if path.suffix.lower() not in (".yaml", ".yml") or not os.path.isfile(path):
         return None
     from taicang.app.asking import Question, answer
     from taicang.catalog import files

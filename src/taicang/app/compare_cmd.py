@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,7 @@ def compare(model: str, machines: str, as_json: bool, **options: Any) -> int:
 
     Exit code 1: no machine has a plan.
     """
+    from taicang.app.quotes import cost_fields, of_tokens, quoted
     from taicang.output import check_folder
     from taicang.predict import Served
     from taicang.records import plain
@@ -68,19 +70,26 @@ def compare(model: str, machines: str, as_json: bool, **options: Any) -> int:
         each if not isinstance(each, TaicangError) else _refused(model, name, each)
         for name, each in zip(names, results, strict=True)
     ]
+    costs = {
+        name: quoted(name, options["sets"], partial(of_tokens, each))
+        for name, each in zip(names, shown, strict=True)
+        if isinstance(each, Served)
+    }
     bought = {name: _bought(name, each, budgets, options) for name, each in zip(names, shown, strict=True)}
 
     def show() -> None:
         from taicang.app.render_compare import show_comparison
 
-        show_comparison(names, shown, options, bought)
+        show_comparison(names, shown, options, bought, costs)
 
     try:  # what was found is shown even where it cannot be written
         if options["pareto"]:
             _files(model, dict(zip(names, shown, strict=True)), bought, options)
     finally:
         fields = {
-            name: plain(each) | ({"budgets": bought[name]} if budgets else {})
+            name: plain(each)
+            | ({"budgets": bought[name]} if budgets else {})
+            | (cost_fields(costs[name]) if name in costs else {})
             for name, each in zip(names, shown, strict=True)
         }
         code = give(

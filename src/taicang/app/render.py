@@ -5,7 +5,9 @@ from __future__ import annotations
 from rich.table import Table
 
 from taicang.app import terminal
+from taicang.app.quotes import cost_line
 from taicang.app.render_bands import closing, listed
+from taicang.centre.quote import Quote
 from taicang.plans import describe
 from taicang.predict.explanation import explain
 from taicang.predict.prediction import Infeasible, PhasePrediction, Served
@@ -38,7 +40,7 @@ TTFT = {
 """What the two TTFTs are of, by whether prefill has instances of its own."""
 
 
-def show_prediction(p: Served, *, whole: bool) -> None:
+def show_prediction(p: Served, *, whole: bool, quote: Quote | str | None = None) -> None:
     """Everything that a prediction says, headline first."""
     console.print(
         f"[bold]{p.model}[/] on [bold]{p.machine}[/], {p.stack}, {p.input_tokens} + {p.output_tokens} tokens, {p.mode}"
@@ -84,6 +86,8 @@ def show_prediction(p: Served, *, whole: bool) -> None:
         )
     else:
         console.print("power: unknown (no public figure for this machine)")
+    if quote is not None:
+        console.print(cost_line(quote))
     _memory(p.decode)
     _waterfall(p.decode, whole=whole)
     listed(console, "why", explain(p))

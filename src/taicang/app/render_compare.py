@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rich.console import Console
 from rich.table import Table
 
 from taicang.app import terminal
 from taicang.app.load_options import load_text
+from taicang.app.quotes import span
+from taicang.centre.quote import Quote
 from taicang.plans import describe
 from taicang.predict.prediction import Infeasible, Served
 from taicang.units import show
@@ -19,8 +22,9 @@ decode and prefill: tokens/s per chip of one instance in each phase; a chip, a
 kW, a MUSD, a MCNY: output tokens/s of the whole instances that fit the machine,
 over all its chips, power (IT, under load) and money, and how many times the
 first machine's; may be off: where nine measurements in ten of runs as near as
-any lie (unvalidated: none was measured near); plan: R redundant experts, S
-ranks of the shared expert, x2 microbatches."""
+any lie (unvalidated: none was measured near); a million tokens: nine draws in
+ten of what taicang centre says with the figures that it has, idle hours paid;
+plan: R redundant experts, S ranks of the shared expert, x2 microbatches."""
 LEFT = ("machine", "binds", "decode plan")
 """Columns of words."""
 
@@ -30,6 +34,7 @@ def show_comparison(
     results: Sequence[Served | Infeasible],
     options: dict[str, Any],
     bought: Mapping[str, Mapping[str, Any]],
+    costs: Mapping[str, Quote | str],
 ) -> None:
     """One row per machine, then what they assume and how far such predictions were off.
 
@@ -52,6 +57,7 @@ def show_comparison(
             table.add_row(*kept)
         console.print()
         console.print(table)
+    _costs(console, costs)
     for budget in options["budgets"]:
         console.print(f"  {budget}: {'; '.join(_buys(name, bought[name].get(budget, {})) for name in names)}")
     console.print(LEGEND)
@@ -63,6 +69,30 @@ def show_comparison(
             said = [line for line in result.assumptions if "not measured" in line or "not shipping" in line]
             for line in said:
                 console.print(f"  {name}: {line}")
+
+
+COST = ("machine", "input", "output", "all over output", "", "chips")
+
+
+def _costs(console: Console, costs: Mapping[str, Quote | str]) -> None:
+    """Per million tokens, of the machines whose price or rent is published."""
+    known = {name: each for name, each in costs.items() if not isinstance(each, str)}
+    if not known:
+        return
+    table = Table(box=None, pad_edge=False, title="a million tokens", title_justify="left")
+    for column in COST:
+        table.add_column(column, justify="left" if column in ("machine", "", "chips") else "right")
+    for name, each in costs.items():
+        table.add_row(*((name, "unknown", "", "", "", "") if isinstance(each, str) else _cost(name, each)))
+    console.print()
+    console.print(table)
+
+
+def _cost(name: str, each: Quote) -> tuple[str, ...]:
+    assert each.tokens is not None
+    assert each.output_mtoken is not None
+    shown = (span(band, "") for band in (each.tokens["input"], each.tokens["output"], each.output_mtoken))
+    return (name, *shown, each.currency, "rented" if each.rented else "bought")
 
 
 def _buys(name: str, found: Mapping[str, Any] | None) -> str:

@@ -69,20 +69,20 @@ def run(
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as work:
         found, status = launch.run(wish, on, machine, Path(work))
-        if out is not None:
-            captures.save(found, out)
     calls = translation.rows(found.ranks, porting.rules("ascend")) if on.chip.ascend and wish.names == "cuda" else []
-    if options["log"] is not None:
-        write_file(options["log"], json.dumps({"taicang_log": 1, "calls": calls}, indent=1) + "\n", "--log")
-    found = fusion.fuse(found) if options["fuse"] else found
+    raw, found = found, fusion.fuse(found) if options["fuse"] else found
     done = report.schedule(found, on, options["stack"], options["issue_s"])
     made = report.report(found, on, scheduled=done)
-    if options["perfetto"] is not None:
-        from taicang.virtual.trace import events
-
-        write_file(options["perfetto"], json.dumps(events(found, done)), "--perfetto")
     if as_json:
         echo_json({"status": status, "run": made, "translated": calls})
     else:
         show_run(made, calls)
+    if out is not None:
+        captures.save(raw, out)
+    if options["log"] is not None:
+        write_file(options["log"], json.dumps({"taicang_log": 1, "calls": calls}, indent=1) + "\n", "--log")
+    if options["perfetto"] is not None:
+        from taicang.virtual.trace import events
+
+        write_file(options["perfetto"], json.dumps(events(found, done)), "--perfetto")
     raise SystemExit(status)

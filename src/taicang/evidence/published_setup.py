@@ -6,10 +6,10 @@ from dataclasses import replace
 from types import MappingProxyType
 
 from taicang import catalog
+from taicang.catalog.rules import settings
 from taicang.cost.skew import SKEW
 from taicang.errors import NotModelled
 from taicang.evidence.published import RULES, Published
-from taicang.evidence.rules import settings
 from taicang.evidence.served import quantisation
 from taicang.evidence.systems import machine_for
 from taicang.models.types import Experts, Model, routed

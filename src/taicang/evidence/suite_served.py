@@ -39,10 +39,11 @@ def job(row: Row, role: Role, stack: Stack | None = None, lent: str = "") -> Job
         machine = replace(machine, chip=replace(machine.chip, profile=lent, measured=False))
     if row.settings.unstated:
         raise InvalidInput(row.settings.unstated)
+    engine = replace(stack or row.stack, graphs=row.settings.graphs)
     run = Run(
-        model=row.net, on=machine, stack=replace(stack or row.stack, graphs=row.settings.graphs),
-        memory_ratio=row.settings.memory_ratio, quant=role.plan.quant,
-        input_tokens=row.input_tokens * row.length_ratio, output_tokens=row.output_tokens * row.length_ratio,
+        model=row.net, on=machine, stack=engine, memory_ratio=row.settings.memory_ratio,
+        quant=role.plan.quant, input_tokens=row.input_tokens * row.length_ratio,
+        output_tokens=row.output_tokens * row.length_ratio,
     )  # fmt: skip
     return job_of(run)
 

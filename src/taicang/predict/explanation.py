@@ -49,6 +49,10 @@ def _phase(phase: PhasePrediction, whole: Served) -> list[str]:
     said = [f"{phase.phase}: {share}; largest: {named}"]
     if hidden > 0:
         said.append(f"{phase.phase}: {phase.step.schedule} hides {show(hidden, 's')} of it ({hidden / busy:.0%})")
+    sent = sum(phase.level_bytes.values())
+    if sent > 0:
+        met = ", ".join(f"{part / sent:.1%} in the {name}" for name, part in phase.level_bytes.items() if part > 0)
+        said.append(f"{phase.phase}: a rank sends {show(sent, 'B')} a step to partners that it meets: {met}")
     free = float(phase.memory.spare_bytes)
     if phase.phase == "decode":
         held = float(phase.memory.cache_bytes) / max(phase.sequences, 1.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from taicang.plans import ServePlan
@@ -25,6 +26,8 @@ class PhasePrediction:
     sequences: float
     """In one attention group's batch."""
     step: Timeline
+    level_bytes: Mapping[str, float]
+    """What a rank sends in a step, by the level of the scale-up plane at which its receiver is met."""
     step_s: float
     """Of prompts beyond the token budget of a step: the step of one chunk."""
     tokens_per_s: float

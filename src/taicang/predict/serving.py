@@ -56,7 +56,8 @@ def answer(run: Run) -> Served | Infeasible:
     if run.clients is not None:
         if plan is None:
             raise InvalidInput("clients meet an instance: give its layout (--tp, --dp, --ep)", where="--clients")
-        batch = run.batch or max(int(min(-(-run.clients // plan.dp), room(job, plan))), 1)
+        whole = room(job, plan) * job.context_tokens / job.held_tokens  # memory is kept for whole sequences
+        batch = run.batch or max(int(min(-(-run.clients // plan.dp), whole)), 1)
         run, modes = replace(run, batch=batch), ["aggregated"]
     run = replace(run, drafts=drafts, chunk=run.chunk or int(job.stack.chunk_tokens))
     one = replace(run, drafts=min(job.model.mtp_layers, 1) if drafts is None else drafts)
@@ -168,6 +169,7 @@ def _phase(pool: Pool, job: Job, space: Space, phase: str) -> PhasePrediction:
         chips=pool.chips,
         sequences=sequences,
         step=timeline,
+        level_bytes=_level_bytes(setup.machine, timeline),
         step_s=float(timeline.seconds),
         tokens_per_s=rate,
         tokens_per_s_per_chip=per_chip,
@@ -180,6 +182,16 @@ def _phase(pool: Pool, job: Job, space: Space, phase: str) -> PhasePrediction:
         binds=name,
         binds_ratio=share,
     )
+
+
+def _level_bytes(machine: Machine, timeline: Timeline) -> dict[str, float]:
+    levels = [level.name for level in machine.plane("scale_up").levels]
+    total = dict.fromkeys(levels, 0.0)
+    for piece in timeline.slices:
+        if len(piece.cost.level_bytes) == len(levels):
+            for name, sent in zip(levels, piece.cost.level_bytes, strict=True):
+                total[name] += float(sent) * float(piece.repeat)
+    return total
 
 
 def _lone_s(pool: Pool, job: Job, space: Space) -> float:

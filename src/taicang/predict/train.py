@@ -18,7 +18,7 @@ from taicang.predict.train_explain import Explained, explain, waterfall
 from taicang.predict.train_stack import FUSIONS, changed
 from taicang.reliability import PUBLISHED
 from taicang.search.trusted import Prediction, sources
-from taicang.train import memory
+from taicang.train import memory, sync
 from taicang.train.flops import CONVENTION, recomputed_flop
 from taicang.train.placement import Placed, placed
 from taicang.train.remedies import remedies
@@ -27,6 +27,7 @@ from taicang.train.search import Found, Progress, fixed_fields, open_plan, searc
 from taicang.train.setup import Setup
 from taicang.train.step import TrainStep, train_step
 from taicang.train_plans import TrainPlan, describe
+from taicang.train_plans.placement import seed_of
 from taicang.units import show
 
 
@@ -103,6 +104,8 @@ def train(
     net = load_model(model) if isinstance(model, str) else model
     machine = catalog.machine(on, sets) if isinstance(on, str) else on
     machine = in_half(machine, "fp16" if plan.recipe.name == "fp16" else "bf16")
+    if machine.links is not None and (seed := seed_of(plan.order)) is not None:
+        machine = replace(machine, links=replace(machine.links, placed=seed))
     engine = changed(catalog.stack(stack or default_stack(machine)), overlap, fused, captured)
     # whatever the search finds divides the batch itself
     plan = replace(filled(open_plan(plan, pinned), machine), dp=1) if searched else filled(plan, machine)
@@ -131,14 +134,32 @@ def train(
         return Infeasible(
             model=net.name,
             machine=machine.name,
-            reason=f"out of memory: {describe(plan)} is {show(-float(step.memory.spare_bytes), 'B')} short per rank",
+            reason=f"out of memory: {describe(setup.plan)} is {show(-float(step.memory.spare_bytes), 'B')} short per rank",
             needed=_breakdown(step.memory),
             available=show(step.memory.capacity_bytes, "B") + " per rank",
             remedies=_remedies(setup, step),
         )
+    if short := _host_short(setup, step):
+        return short
     run = train_run(step, machine, tokens, policy or Policy()) if tokens else None
     made = compose(setup, step, run, found)
     return replace(made, explained=explain(setup)) if explained else made
+
+
+def _host_short(setup: Setup, step: TrainStep) -> Infeasible | None:
+    """The refusal of a plan that offloads more than the hosts' memory."""
+    machine, plan = setup.machine, setup.plan
+    held, there = float(step.memory.host_bytes), machine.host_memory_bytes / machine.ranks
+    if plan.nvme_bytes_per_s or not there or held <= there:
+        return None
+    return Infeasible(
+        model=setup.model.name,
+        machine=machine.name,
+        reason=f"out of host memory: {describe(plan)}",
+        needed=show(held, "B") + " of host memory per rank",
+        available=show(there, "B") + " per rank",
+        remedies=("drives for it: --nvme BANDWIDTH", "more ranks ('NAME x N')", "--moments bf16"),
+    )
 
 
 def filled(plan: TrainPlan, machine: Machine) -> TrainPlan:
@@ -215,6 +236,14 @@ def _assumptions(setup: Setup, step: TrainStep) -> tuple[str, ...]:
             "tensor-parallel collectives run in pieces beside products (MC2, user buffers); a script that does not "
             f"ask for it has {plain.tokens_per_s / step.tokens_per_s - 1.0:+.0%} tokens/s (--overlap=-mc2)"
         )
+    if plan.offload != "none":
+        there = setup.machine.host_memory_bytes / setup.machine.ranks
+        where = "NVMe" if plan.nvme_bytes_per_s else "host memory"
+        said.append(
+            f"{show(float(step.memory.host_bytes), 'B')} a rank lie in {where} (of host memory there "
+            f"{'are ' + show(there, 'B') if there else 'is nothing known'}); Adam runs on the host at "
+            f"{show(sync.HOST_BYTES_PER_S, 'B/s')} of its memory a rank (assumed), as in DeepSpeed"
+        )
     if lost := _broadcast_ratio(setup, step):
         said.append(
             f"parameters come back by all-gathers; an engine whose {plan.dp * plan.cp:,} ranks own whole tensors and "
@@ -223,7 +252,9 @@ def _assumptions(setup: Setup, step: TrainStep) -> tuple[str, ...]:
     if not setup.stack.grouped_experts and routed(setup.model):
         said.append("experts run one after the other; what the host waits for their token counts is not known")
     if routed(setup.model):
-        said.append("the router is balanced (as benchmarks force it)")
+        uneven = f"expert popularity follows a power law of exponent {plan.skew:g}: the busiest rank sets the pace"
+        even = "the router is balanced (as benchmarks force it); real ones are not (--skew)"
+        said.append(uneven if plan.skew else even)
     if plan.cp > 1:
         said.append(f"context parallelism by {plan.context}, causal work balanced between ranks")
     said.append(f"ranks are laid out {plan.order} from the innermost level out; overlap: {_words(setup.stack.overlap)}")

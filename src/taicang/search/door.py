@@ -10,6 +10,7 @@ import numpy as np
 
 from taicang import catalog
 from taicang.catalog.costing import cost_model
+from taicang.catalog.launch import launched
 from taicang.catalog.models import model as load_model
 from taicang.catalog.stack_entry import with_memory
 from taicang.cost.skew import SKEW
@@ -17,7 +18,7 @@ from taicang.errors import InvalidInput, InvalidPlan
 from taicang.hardware import Machine
 from taicang.models.types import Model, routed
 from taicang.plans import Quantisation, ServePlan
-from taicang.search.choices import quantisation, serving_stack
+from taicang.search.choices import default_stack, quantisation
 from taicang.search.points import Job
 from taicang.search.result import MODES, Mode
 from taicang.search.space import Space
@@ -78,9 +79,12 @@ def settle(asked: Serving, model: str | Model, on: str | Machine) -> tuple[Model
     """Model, machine and stack of a question, with what it leaves open chosen. Raises from ``taicang.errors``."""
     net = load_model(model, approximate=asked.approximate) if isinstance(model, str) else model
     machine = catalog.machine(on, asked.sets) if isinstance(on, str) else on
-    if isinstance(asked.stack, Stack):
-        return net, machine, with_memory(asked.stack, asked.memory_ratio)
-    return net, machine, serving_stack(asked.stack, machine, net, memory_ratio=asked.memory_ratio)
+    engine = asked.stack
+    if not isinstance(engine, Stack):
+        engine = launched(
+            catalog.stack(engine or default_stack(machine, net), ascend=machine.chip.ascend), machine.chip, net
+        )
+    return net, machine, with_memory(engine, asked.memory_ratio)
 
 
 def forms_of(asked: Serving, net: Model, machine: Machine, engine: Stack) -> Quantisation:
@@ -158,9 +162,3 @@ def formats(names: Sequence[str], job: Job, kv: str = "auto") -> list[tuple[str,
 def moved(job: Job, machine: Machine) -> Job:
     """``job`` on another machine, priced there."""
     return replace(job, machine=machine, price=cost_model(machine, job.stack).price)
-
-
-def restacked(job: Job, name: str, memory_ratio: float | None = None) -> Job:
-    """``job`` under another software stack, priced with it."""
-    engine = catalog.stack(name, memory_ratio=memory_ratio)
-    return replace(job, stack=engine, price=cost_model(job.machine, engine).price)

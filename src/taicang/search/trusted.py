@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from taicang import __version__, catalog
+from taicang.catalog.launch import launch
 from taicang.catalog.trust import REPLAYED, SERVED, Band, Ground, bands, ground
 from taicang.hardware import Machine
 from taicang.models.types import Model, routed
@@ -77,6 +78,8 @@ def assumptions(
         said.append(f"sequences of {length} tokens are {beyond} beyond {model.name}'s context of {model.max_context}")
     if not chip.measured:
         said.append(f"kernels of {chip.name} were not measured: constants of {chip.profile}, scaled to its own peaks")
+    if "bf16" not in chip.peak_flop_per_s:
+        said.append(f"{chip.name} has no bf16: what is in it runs in fp16, as fast")
     if setup.machine.status != "shipping":
         said.append(f"{setup.machine.name} is {setup.machine.status}, not shipping: vendor figures, no measurements")
     if plan.draft_tokens:
@@ -92,6 +95,8 @@ def assumptions(
     said.append(f"number formats: {_formats(setup)}")
     if again := remade(setup.model, plan.quant):
         said.append(again)
+    if launch(stack.engine, chip.name, model.name).get("kv") == plan.quant.kv:
+        said.append(f"the cache is in {plan.quant.kv}, as published scripts launch {model.name} with {stack.engine}")
     where = "on instances of their own" if apart else "share instances"
     said.append(f"prefill and decode {where}" + ("" if queued else "; no queueing in TTFT"))
     said.append(_memory(stack))

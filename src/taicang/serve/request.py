@@ -18,7 +18,8 @@ class Request:
     __slots__ = (
         "arrival", "base", "blocks", "cached", "deadline", "done", "end", "failed", "fetching", "first", "found",
         "group", "id", "input", "last", "loaded", "lost", "made", "model", "moved", "need", "nodes", "output",
-        "pages", "place", "pooled", "preempted", "priority", "retries", "room", "session", "started", "swapped", "swaps", "ticket",
+        "pages", "place", "pooled", "preempted", "priority", "retries", "room", "session", "started", "swapped",
+        "swaps", "ticket",
     )  # fmt: skip
 
     def __init__(
