@@ -62,7 +62,7 @@ class Component:
     repair_s: float
 
 
-def rack_chips(machine: Machine) -> int:
+def rack_chips(machine: Machine) -> Count:
     """Chips of a rack, assumed where the machine does not say."""
     return machine.chips_per_rack or RACK_NODES * machine.chips_per_node
 
