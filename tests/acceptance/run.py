@@ -13,18 +13,26 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
-import time
+from functools import partial
 from pathlib import Path
+
+from clients import CLIENTS, KEY
+from folder import write
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from ports import free_port, reach
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 BUILD = ROOT / "build" / "acceptance"
 ENVIRONMENTS = {
     "openai": ("openai==3.57.0",),
+    "aiperf": ("aiperf==0.13.0", "torch==2.13.0"),
+    "guidellm": ("guidellm==0.8.1", "torch==2.13.0"),
     "vllm": ("--no-deps", "-r", str(HERE / "vllm.txt"), "-e", str(ROOT)),
 }
 """What each needs, as pip takes it."""
@@ -47,27 +55,12 @@ def environment(name: str) -> Path:
     return python
 
 
-def run(name: str, script: str, *words: str, **variables: str) -> str:
-    """What ``script`` prints in the environment ``name``."""
+def run(name: str, *words: str, **variables: str) -> str:
+    """What a program of the environment ``name`` prints; a first word that ends in .py is a script beside this one."""
+    program = environment(name)
+    begin = [str(program), str(HERE / words[0])] if words[0].endswith(".py") else [str(program.parent / words[0])]
     bare = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")} | variables
-    return subprocess.run([str(environment(name)), str(HERE / script), *words], stdout=subprocess.PIPE, text=True,
-                          check=True, env=bare).stdout  # fmt: skip
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def reach(port: int) -> None:
-    for _ in range(600):
-        try:
-            socket.create_connection(("127.0.0.1", port)).close()
-            return
-        except OSError:
-            time.sleep(0.1)
-    raise SystemExit("the endpoint does not come up")
+    return subprocess.run([*begin, *words[1:]], stdout=subprocess.PIPE, text=True, check=True, env=bare).stdout
 
 
 def near(name: str, seen_s: float, known_s: float, floor_s: float) -> None:
@@ -79,23 +72,32 @@ def near(name: str, seen_s: float, known_s: float, floor_s: float) -> None:
 
 def client(name: str) -> None:
     """A client and the machine saw the same."""
-    environment(name)
-    port, out = free_port(), tempfile.mkdtemp()
-    command = [sys.executable, "-m", "taicang", *SERVE, "--port", str(port), "--speed", str(SPEED), "--out", out,
-               "--format", "json"]  # fmt: skip
-    server = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    place, command, seen_by = CLIENTS.get(name, (name, None, None))
+    environment(place)
+    port, out, folder = free_port(), Path(tempfile.mkdtemp()), write(Path(tempfile.mkdtemp()))
+    words = [sys.executable, "-m", "taicang", *SERVE, "--port", str(port), "--speed", str(SPEED), "--out", str(out),
+             "--format", "json", "--tokenizer", str(folder)]  # fmt: skip
+    server = subprocess.Popen(words, stdout=subprocess.DEVNULL)
     try:
         reach(port)
-        seen = json.loads(run(name, f"{name}_client.py", f"http://127.0.0.1:{port}"))
+        url = f"http://127.0.0.1:{port}"
+        if command is None:
+            seen = json.loads(run(place, f"{name}_client.py", url))
+        else:
+            run(place, *command(url, folder), OPENAI_API_KEY=KEY)
+            seen = seen_by(folder)
     finally:
         server.send_signal(signal.SIGINT)
         server.wait(timeout=30)
-    rows = json.loads((Path(out) / "requests.json").read_text())
-    known = [row for row in rows if row["output_tokens"] >= LONG]
-    assert len(known) == seen["requests"]
+    known = [row for row in json.loads((out / "requests.json").read_text()) if row["output_tokens"] >= LONG]
     print(f"{name}: {len(known)} requests")
+    assert len(known) == seen["requests"]
     for figure, floor_s in (("ttft_s", 0.003), ("tpot_s", 0.0)):
         near(figure, seen[figure] * SPEED, sum(row[figure] for row in known) / len(known), floor_s)
+    if "output_tokens_per_s" in seen:
+        lasted_s = max(row["arrival_s"] + row["e2e_s"] for row in known) - min(row["arrival_s"] for row in known)
+        rate = sum(row["output_tokens"] for row in known) / lasted_s
+        near("time per token of all", SPEED / seen["output_tokens_per_s"], 1.0 / rate, 0.0)
 
 
 def scheduler() -> None:
@@ -116,7 +118,10 @@ def plugin() -> None:
             near(figure, seen[figure], seen[f"priced_{figure}"], floor_s)
 
 
-ALL = {"openai": lambda: client("openai"), "vllm-scheduler": scheduler, "vllm-plugin": plugin}
+ALL = {name: partial(client, name) for name in ("openai", *CLIENTS)} | {
+    "vllm-scheduler": scheduler,
+    "vllm-plugin": plugin,
+}
 
 
 def main() -> None:

@@ -16,31 +16,12 @@ import time
 from pathlib import Path
 from urllib.request import urlopen
 
+from folder import write
 from openai import OpenAI
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from taicang.predict.steps import StepPredictor
 
 MODEL, PLAN, TOKENS = "qwen3-32b", "TP4", 40
-MARKS = ("<|start|>", "<|end|>")
-TEMPLATE = "{% for m in messages %}<|start|>{{ m.role }} {{ m.content }}<|end|>{% endfor %}<|start|>assistant "
-CONFIG = {
-    "architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "hidden_size": 5120, "intermediate_size": 25600,
-    "num_attention_heads": 64, "num_key_value_heads": 8, "head_dim": 128, "num_hidden_layers": 64,
-    "vocab_size": 151936, "max_position_embeddings": 40960, "torch_dtype": "bfloat16", "hidden_act": "silu",
-}  # fmt: skip
-
-
-def model_folder(folder: Path) -> None:
-    """A configuration and a tokenizer of bytes; no weights."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    made = Tokenizer(models.BPE(vocab={word: at for at, word in enumerate((*alphabet, *MARKS))}, merges=[]))
-    made.pre_tokenizer, made.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-    made.add_special_tokens(list(MARKS))
-    made.save(str(folder / "tokenizer.json"))
-    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": MARKS[1], "chat_template": TEMPLATE}
-    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
-    (folder / "config.json").write_text(json.dumps(CONFIG))
 
 
 def chat(port: int) -> tuple[list[float], int, str]:
@@ -68,7 +49,7 @@ def main() -> None:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
         probe.close()
-        model_folder(Path(folder))
+        write(Path(folder))
         chosen = {"TAICANG_MACHINE": machine, "TAICANG_MODEL": MODEL, "TAICANG_PLAN": PLAN, "TAICANG_SPEED": str(speed)}
         command = [str(Path(sys.executable).parent / "vllm"), "serve", folder, "--served-model-name", MODEL, "--port",
                    str(port), "--host", "127.0.0.1", "--max-model-len", "8192"]  # fmt: skip

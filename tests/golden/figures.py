@@ -5,7 +5,9 @@ A figure is the sum of all numbers of one name in an answer, each by its place i
 """
 
 import json
+import random
 import shlex
+import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
@@ -37,19 +39,26 @@ from taicang.reliability import broken_chips, components, missing_ratio
 from taicang.serve.build import Tier
 from taicang.serve.memory import memory_use
 from taicang.serve.power import step_power_w
+from taicang.serve.request import FOREVER, SECOND
+from taicang.serve.router import ROUTERS
 from taicang.serve.saturated import drained, limited, offline, saturated
 from taicang.serve.setup import Setup, step
+from taicang.serve.simulate import simulate
 from taicang.serve.steady import Load, Pools, aggregated, disaggregated
 from taicang.serve.uneven import slowest_ratio, spread
 from taicang.traffic.generate import arriving, fixed
 from taicang.traffic.trace import Trace
 from taicang.train.flops import megatron_flop
+from taicang.train.run import Policy, train_run
 from taicang.train.search import candidates
 from taicang.train.setup import Setup as TrainSetup
 from taicang.train.step import pipeline_run
 from taicang.train.step import train_step as trained
 from taicang.train.trace import trace as train_trace
 from taicang.train_plans import TrainPlan, recipe
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "laws"))
+from test_replay_laws import TROUBLE, built, stamps
 
 KEPT = Path(__file__).with_name("figures.json")
 SAMPLES = Path(__file__).parents[1] / "models" / "samples.jsonl"
@@ -69,10 +78,10 @@ LINES = (
     "train llama-3-8b --on 'hgx-h100 x 2' --cp 2 --zero 3 --global-batch 32 --seq 32768",
 )
 MACHINES = (
-    "hgx-h100 x 4",
-    "cloudmatrix384",
-    "gb200-nvl72",
-    "mi300x-8",
+    "hgx-h100 x 8",
+    "cloudmatrix384 x 2",
+    "gb200-nvl72 x 2",
+    "mi300x-8 x 4",
     "l40s-pcie",
     "hgx-a100 x 2",
     "atlas-800-a2-280t x 4",
@@ -143,10 +152,16 @@ def operators() -> Iterator[tuple[str, object]]:
             yield "pointwise", Pointwise(kind=what, elements=size, moved_bytes=8.0 * size, flop=6.0 * size, launches=2)
     yield "lookup", Lookup(rows=5000.0, row_bytes=8192.0)
     for shape in ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast"):
-        for size, ranks, stride in ((2e4, 4, 1), (3e6, 8, 1), (2e8, 16, 1), (5e7, 4, 8), (1e6, 32, 1)):
+        for size, ranks, stride in ((2e4, 4, 1), (3e6, 8, 1), (2e8, 16, 1), (5e7, 4, 8), (1e6, 32, 1), (1e8, 48, 2)):
             yield "collective", Collective(kind=shape, payload_bytes=size, ranks=ranks, stride=stride)
     for way in ("dispatch", "combine"):
-        for tokens, ranks, quick in ((1, 8, True), (100, 16, True), (4096, 32, False), (600, 8, False)):
+        for tokens, ranks, quick in (
+            (9000, 64, False),
+            (1, 8, True),
+            (100, 16, True),
+            (4096, 32, False),
+            (600, 8, False),
+        ):
             yield (
                 "exchange",
                 Exchange(
@@ -195,7 +210,7 @@ def balance() -> dict[str, float]:
             float(routing.distinct_groups(8, 256, g, spread=s)) for g in (4, 32) for s in ("random", "strided")
         ],
         "maximum": [float(routing.expected_maximum_ratio(r, 0.3)) for r in (2, 8, 300)],
-        "slowest": [float(slowest_ratio(g, v)) for g in (1.0, 2.0, 7.0, 320.0) for v in (0.1, 0.6)],
+        "slowest": [float(slowest_ratio(g, v)) for g in (1.0, 2.0, 7.0, 320.0) for v in (0.1, 0.6, 4.0, 60.0)],
         "parts": [
             [
                 missing_ratio(components(catalog.machine(name)), 512),
@@ -252,25 +267,25 @@ def states() -> dict[str, float]:
 
 def families() -> dict[str, float]:
     """Steps of one small model of each family that is known: serving two batches, and training."""
-    machine, engine = catalog.machine("hgx-h100"), catalog.stack("vllm")
-    price, found = cost_model(machine, engine).price, []
-    nemo = catalog.stack("nemo")
-    for line_ in SAMPLES.read_text(encoding="utf-8").splitlines():
-        family, config, _ = json.loads(line_)
+    machine, engine, nemo = catalog.machine("hgx-h100"), catalog.stack("vllm"), catalog.stack("nemo")
+    price, found = cost_model(machine, engine).price, {}
+    batches = prefill_batch(sequences=2.0, length=3000.0, cached=100.0), decode_batch(sequences=9.0, context=5000.0)
+    plan = TrainPlan(global_batch=8, seq=512, dp=8, recompute="selective")
+    for text in SAMPLES.read_text(encoding="utf-8").splitlines():
+        family, config, _ = json.loads(text)
         net = of_config(config, family)
-        for text, batch in (
-            ("TP1", prefill_batch(sequences=2.0, length=3000.0, cached=100.0)),
-            ("TP1", decode_batch(sequences=9.0, context=5000.0)),
-        ):
-            with suppress(TaicangError):
-                setup = Setup(model=net, plan=read_plan(text), machine=machine, stack=engine, price=price)
-                found.append(step(setup, batch).by_part())
-                found += [{"moved": one.cost.moved_bytes, "flop": one.cost.flop} for one in step(setup, batch).slices]
         with suppress(TaicangError):
-            plan = TrainPlan(global_batch=8, seq=512, dp=8, recompute="selective")
-            found.append(trained(TrainSetup(model=net, plan=plan, machine=machine, stack=nemo,
-                                            price=training_price(machine, nemo))))  # fmt: skip
-    return summed(found)
+            setup = Setup(model=net, plan=read_plan("TP1"), machine=machine, stack=engine, price=price)
+            costs = [piece.cost for batch in batches for piece in step(setup, batch).slices]
+            numbers = enumerate(costs, 1)
+            found[family] = sum(
+                at * (1e6 * each.seconds + each.flop / 1e9 + each.moved_bytes / 1e6) for at, each in numbers
+            )
+        with suppress(TaicangError):
+            made = trained(TrainSetup(model=net, plan=plan, machine=machine, stack=nemo,
+                                      price=training_price(machine, nemo)))  # fmt: skip
+            found[f"{family} trained"] = 1e6 * made.seconds + float(made.memory.total_bytes) / 1e6
+    return found
 
 
 def bounds() -> dict[str, float]:
@@ -281,7 +296,9 @@ def bounds() -> dict[str, float]:
         level = Level(name="ici", ranks=ranks, bandwidth_bytes_per_s=1e11, latency_s=1e-6, topology="torus", dims=dims)
         for shape in ("all_reduce", "all_to_all", "all_gather"):
             op = Collective(kind=shape, payload_bytes=1e7, ranks=ranks)
-            found.append({"torus": float(collective_bound.torus_ratio(level, op, 1))})
+            found += [{"torus": float(collective_bound.torus_ratio(level, op, unit))} for unit in (1, 2)]
+            apart = replace(op, ranks=max(ranks // 2, 2), stride=2)
+            found.append({"torus": float(collective_bound.torus_ratio(level, apart, 1))})
             found.append({"bound": float(collective_bound.lower_bound_s(op, fabric_of(level)))})
     chip = catalog.machine("hgx-h100").chip
     fit = fits("gemm", GemmFit)["h100"]["bf16"]
@@ -343,6 +360,43 @@ def replays() -> Iterator[tuple[str, object]]:
     yield "tenants", lambda: served(*dense, System(instances=2), trace, also=(mine,), model_cache_bytes=2e10, crowd=4)
 
 
+CHOICES: dict[str, tuple[object, ...]] = {
+    "policy": ("mixed", "prefill_first", "decode_first"), "groups": (1, 1, 2, 3), "instances": (1, 2, 3),
+    "split": (False, False, True), "pages": (70, 90, 200, 5000), "reserve": (True, False), "by_chunk": (True, False),
+    "sequences": (1, 3, 64),
+    "tokens": (128, 2048), "order": ("arrival", "priority", "deadline"), "late": ("serve", "serve", "turn_away"),
+    "swap": (0, 500, 100_000), "poll": (1, 1, 7), "hold": (0, 0, 5), "retries": (None, None, 0, 1),
+    "jitter": (0.0, 1e-5, 1e-3), "store": ((), (), (8,), (4, 1000), (2, 8, 50)), "eviction": ("lru", "lfu"),
+    "ttl": (SECOND // 5, FOREVER), "drafts": (0, 0, 2), "models": (1, 1, 2, 3), "memory": (0.0, 1.0, 10.0),
+    "crowd": (0, 0, 2, 5),
+}  # fmt: skip
+"""What ``built`` of the laws of replay takes."""
+
+
+def hosts(count: int = 120) -> dict[str, float]:
+    """Small systems of every kind under trouble: when each request started, had its first token and ended."""
+    found = {}
+    for number in range(count):
+        rng = random.Random(number)
+        load: dict[str, object] = {name: rng.choice(values) for name, values in CHOICES.items()}
+        load["router"], rows, now = ROUTERS[number % len(ROUTERS)], [], 0
+        for i in range(rng.randrange(5, 40)):
+            now += rng.choice((0, 0, 1, SECOND // 1000, SECOND // 20, SECOND // 3))
+            prompt, output = rng.randrange(1, 900), rng.choice((1, rng.randrange(1, 200)))
+            shared, family = rng.randrange(0, prompt // 64 + 1), rng.randrange(3)
+            blocks = [family * 1000 + j if j < shared else (i + 10) * 1000 + j for j in range(-(-prompt // 64))]
+            rows.append((now, prompt, output, blocks, rng.randrange(3), now + rng.choice((0, SECOND // 10, SECOND))))
+        load["rows"], load["asked"] = rows, [rng.randrange(3) for _ in rows]
+        load["trouble"] = [(rng.randrange(1, 3000), rng.choice(TROUBLE)) for _ in range(rng.randrange(4))]
+        cluster, made = built(load, single=False)
+        for request in made:
+            request.session = request.id % 7
+        simulate(cluster, iter(made))
+        ticks = sum(sum(row[1:5]) * (1 + row[0] % 5) + row[5] + row[6] + row[9] for row in stamps(made))
+        found[f"{number}"] = ticks / SECOND + sum(each.busy / SECOND + each.steps_run for each in cluster.instances)
+    return found
+
+
 DUAL = {"pp": 16, "dp": 8, "ep": 8, "schedule": "dualpipe", "global_batch": 256}
 PLANS = (
     ("llama-3-8b", "hgx-h100 x 4", "nemo", {"tp": 2, "pp": 4, "vpp": 2, "dp": 4, "recipe": recipe("fp8")}),
@@ -391,7 +445,9 @@ def training() -> Iterator[tuple[str, object]]:
         setup = TrainSetup(model=model(name), plan=plan, machine=machine, stack=engine, clock_ratio=1.3,
                            price=training_price(machine, engine))  # fmt: skip
         made, run = trained(setup), pipeline_run(setup)
-        return summed([plain(made), plain(train_trace(run, made))])
+        policy = Policy(spare_chips=4, chip_hour_usd=2.0, mtbf_s={"chip": 3e8}, restart_s=700.0)
+        whole = train_run(made, machine, 2e12, policy, samples=50)
+        return summed([plain(made), plain(train_trace(run, made)), plain(whole)])
 
     for name, on, stack, fields in PLANS:
         yield f"{name} on {on}, {stack}", lambda it=(name, on, stack, fields): one(*it)
@@ -419,7 +475,7 @@ GROUPS = {
     "commands": lambda: {text: line(text) for text in LINES},
     "operators": lambda: {f"{on}, {stack}": prices(on, stack) for on, stack in zip(MACHINES, STACKS, strict=True)},
     "states": lambda: {"balance": balance(), "states": states(), "families": families(), "bounds": bounds()},
-    "replays": lambda: {name: run() for name, run in replays()},
+    "replays": lambda: {name: run() for name, run in replays()} | {"hosts": hosts()},
     "training": lambda: {name: run() for name, run in training()},
 }
 """What is kept, by kind."""

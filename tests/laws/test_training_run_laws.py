@@ -15,6 +15,8 @@ from taicang.catalog.models import model
 from taicang.catalog.training import training_price
 from taicang.errors import InvalidInput, InvalidPlan, UnknownName
 from taicang.models.count import parameters
+from taicang.predict import Infeasible
+from taicang.predict.train import train as predict_train
 from taicang.reliability import DAY, broken_chips, components, rates_per_s, with_mtbf
 from taicang.train.run import Policy, checkpoint, train_run
 from taicang.train.search import Found, candidates, search, why
@@ -278,3 +280,17 @@ def test_no_checkpoint_starts_before_the_last_is_stored(rate: float, interval: f
     assert run.interval_s >= run.written_s
     assert run.checkpoint_bytes / run.interval_s <= rate * (1.0 + 1e-9)
     assert run.stall_s >= 1.0
+
+
+@pytest.mark.parametrize(
+    ("net", "on"),
+    [("llama-3.2-1b", "hgx-h100 x 2"), ("deepseek-v2-lite", "atlas-800-a2-280t x 2"), ("qwen3-30b-a3b", "hgx-b200")],
+)
+def test_a_plan_that_a_search_prints_gives_the_same_figures(net: str, on: str) -> None:
+    asked = TrainPlan(tp=2, micro_batch=1, global_batch=32, seq=2048)
+    found = predict_train(net, on, asked, searched=True, pinned=("tp", "micro_batch"))
+    assert not isinstance(found, Infeasible)
+    again = predict_train(net, on, found.step.plan)
+    assert not isinstance(again, Infeasible)
+    assert (again.step.seconds, again.mfu_ratio) == (found.step.seconds, found.mfu_ratio)
+    assert again.step.memory == found.step.memory

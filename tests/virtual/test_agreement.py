@@ -103,8 +103,8 @@ class Case:
 
 CASES = {
     "8B, recompute, H100": Case(on="hgx-h100", ranks=8, layers=32, recompute=True),
-    "7B, two sequences, A2": Case(on="atlas-800-a2", ranks=8, layers=32, inter=11008, kv_heads=32, vocab=32000, seq=4096,
-                                  batch=2),
+    "7B, two sequences, A2": Case(on="atlas-800-a2", ranks=8, layers=32, inter=11008, kv_heads=32, vocab=32000,
+                                  seq=4096, batch=2),
     "13B shape, GB200": Case(on="gb200-nvl72", ranks=72, layers=10, hidden=5120, inter=13824, heads=40, kv_heads=40,
                              vocab=32000, seq=4096, batch=2),
     "long, recompute, CloudMatrix384": Case(on="cloudmatrix384", ranks=768, layers=8, seq=32768, recompute=True),

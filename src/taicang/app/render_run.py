@@ -37,7 +37,7 @@ def show_run(r: Report, calls: Sequence[Mapping[str, Any]] = ()) -> None:
     if worst.slowed_s:
         console.print(f"  slowed           {worst.slowed_s / worst.step_s:.1%}: kernels beside communication")
     console.print(f"  host-bound       {worst.host_s / max(worst.step_s, 1e-30):.1%}: no kernel is there to run")
-    if r.straggler_ratio:
+    if r.straggler_ratio and r.step_s is not None:
         console.print(
             f"  stragglers       {r.straggler_ratio:.1%} more: the slowest of {r.world} chips, in the step above"
         )

@@ -60,6 +60,8 @@ PLAN = stacked(
     click.option(
         "--shard", type=Whole(0), default=0, help="Ranks of a ZeRO shard group (HSDP; default: all)."
     ),
+    click.option("--skew", type=Finite(0, 2), default=0.0, show_default=True,
+                 help="Power-law exponent of the experts' popularity under real routing."),
     _choice("offload", "none", ["none", "optimizer", "weights"], "To host memory, as DeepSpeed does: the optimizer, or "
             "with ZeRO 3 the weights too."),
     click.option("--nvme", type=Quantity("bytes_per_s", "BANDWIDTH"),
@@ -68,7 +70,8 @@ PLAN = stacked(
     _choice("moments", "fp32", ["fp32", "bf16", "fp8"], "Format of Adam's moments."),
     _choice("master", "fp32", ["fp32", "remainder", "none"], "Master weights beside the 16-bit ones."),
     click.option("--gradients", type=click.Choice(["fp32", "bf16", "fp16"]), help="Gradients (default: the stack's)."),
-    _choice("recompute", "none", ["none", "selective", "full"], "What the backward pass runs forward again."),
+    click.option("--recompute", type=click.Choice(["none", "selective", "full"]),
+                 help="What the backward pass runs forward again (default: what the stack does; mostly none)."),
     click.option(
         "--recompute-share", type=Finite(0, 1), default=1.0, show_default=True,
         help="Share of the layers that full recompute repeats.",
@@ -128,8 +131,8 @@ def plan_from(options: dict[str, Any], domain: int) -> Any:
     """The plan that the options fix; ``domain`` is how many ranks HSDP's shard groups span."""
     from taicang.train_plans import WAVES, TrainPlan, recipe
 
-    names = ("tp", "cp", "pp", "vpp", "ep", "etp", "order", "micro_batch", "seq", "recompute", "schedule", "stages",
-             "context", "moments", "master", "offload")  # fmt: skip
+    names = ("tp", "cp", "pp", "vpp", "ep", "etp", "order", "micro_batch", "seq", "schedule", "stages",
+             "context", "moments", "master", "offload", "skew")  # fmt: skip
     zero = options["zero"]
     shard = options["shard"]
     if zero == "hsdp" and not shard:
@@ -147,6 +150,7 @@ def plan_from(options: dict[str, Any], domain: int) -> Any:
         reshard=not options["no_reshard"],
         gradients=options["gradients"] or "",
         nvme_bytes_per_s=options["nvme"] or 0.0,
+        recompute=options["recompute"] or "",
         recompute_ratio=options["recompute_share"],
         recompute_modules=modules(options["recompute_modules"]),
         sp=not options["no_sp"],

@@ -126,7 +126,9 @@ _STACK: dict[str, str] = {
     "kernel_ratio.*": "ratio",
     "keeps.gradients": "name",
     "keeps.logit": "bytes",
+    "keeps.loss": "bytes",
     "keeps.outputs": "flag",
+    "keeps.recompute": "name",
     "keeps.sharding": "name",
 }
 FIELDS: Final[Mapping[str, Mapping[str, str]]] = {

@@ -48,7 +48,14 @@ _MEMORY = {
     "sampling": "sampling_bytes",
 }
 """Key of the group ``memory`` -> field of ``Headroom``."""
-_KEEPS = {"gradients": "gradients", "logit": "logit_bytes", "outputs": "outputs", "sharding": "sharding"}
+_KEEPS = {
+    "gradients": "gradients",
+    "logit": "logit_bytes",
+    "loss": "loss_bytes",
+    "outputs": "outputs",
+    "recompute": "recompute",
+    "sharding": "sharding",
+}
 """Key below ``keeps`` -> field of ``Keeping``."""
 
 
@@ -71,7 +78,7 @@ def nearest(name: str) -> str:
     """
     if is_path(name):
         return name
-    if (mine := own.find("stack", name)) is not None and not is_known(name):
+    if not is_known(name) and (mine := own.find("stack", name)) is not None:
         return str(mine)
     engine, at, version = name.strip().lower().partition("@")
     engine = aliases("stack").get(engine, engine)

@@ -134,7 +134,8 @@ def train(
         return Infeasible(
             model=net.name,
             machine=machine.name,
-            reason=f"out of memory: {describe(plan)} is {show(-float(step.memory.spare_bytes), 'B')} short per rank",
+            reason=f"out of memory: {describe(setup.plan)} is "
+            f"{show(-float(step.memory.spare_bytes), 'B')} short per rank",
             needed=_breakdown(step.memory),
             available=show(step.memory.capacity_bytes, "B") + " per rank",
             remedies=_remedies(setup, step),
@@ -252,7 +253,9 @@ def _assumptions(setup: Setup, step: TrainStep) -> tuple[str, ...]:
     if not setup.stack.grouped_experts and routed(setup.model):
         said.append("experts run one after the other; what the host waits for their token counts is not known")
     if routed(setup.model):
-        said.append("the router is balanced (as benchmarks force it)")
+        uneven = f"expert popularity follows a power law of exponent {plan.skew:g}: the busiest rank sets the pace"
+        even = "the router is balanced (as benchmarks force it); real ones are not (--skew)"
+        said.append(uneven if plan.skew else even)
     if plan.cp > 1:
         said.append(f"context parallelism by {plan.context}, causal work balanced between ranks")
     said.append(f"ranks are laid out {plan.order} from the innermost level out; overlap: {_words(setup.stack.overlap)}")

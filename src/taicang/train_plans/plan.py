@@ -7,7 +7,8 @@ from typing import Final, Literal, TypeAlias
 
 from taicang.train_plans.recipe import GRADIENTS, MASTERS, MOMENTS, RECIPES, Recipe
 
-Recompute: TypeAlias = Literal["none", "selective", "full"]
+Recompute: TypeAlias = Literal["none", "selective", "full", ""]
+"""What the backward pass runs forward again; "": what the stack does by itself."""
 Schedule: TypeAlias = Literal["gpipe", "1f1b", "zero_bubble", "zb_2p", "zb_v", "dualpipe", "dualpipev"]
 WAVES: Final = ("zb_v", "dualpipev")
 """Schedules whose two chunks of a rank lie in a V: the first and the last rank's second chunk meet at its bottom."""
@@ -63,6 +64,8 @@ class TrainPlan:
     """Format that gradients are kept and reduced in, a key of ``GRADIENTS`` (empty: as the stack does)."""
     reshard: bool = True
     """ZeRO 3: gather weights again for the backward pass."""
+    skew: float = 0.0
+    """Exponent of the power law of the experts' popularity (0: the router deals evenly, as benchmarks force it)."""
     offload: Offload = "none"
     """What lies in the host's memory, as DeepSpeed has it: the optimizer's state, which the host then updates, or the
     weights (of ZeRO 3) as well."""
@@ -133,5 +136,6 @@ def describe(plan: TrainPlan) -> str:
     parts += (
         [] if plan.moments == "fp32" and plan.master == "fp32" else [f"moments {plan.moments} master {plan.master}"]
     )
+    parts += [f"skew {plan.skew:g}"] if plan.skew else []
     parts += [plan.order] if plan.order != ORDER else []
     return " ".join(parts + ([plan.schedule] if plan.schedule != "1f1b" else []))

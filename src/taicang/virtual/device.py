@@ -49,7 +49,8 @@ class Device:
         pointer, whole = ctypes.c_void_p, ctypes.c_int64
         for name, arguments in (
             ("tc_known", [pointer]), ("tc_know", [pointer, ctypes.c_int]), ("tc_number", [pointer]),
-            ("tc_note", [whole, whole]), ("tc_note_on", [whole, whole, whole]), ("tc_event_on", [whole]), ("tc_cut", [whole]),
+            ("tc_note", [whole, whole]), ("tc_note_on", [whole, whole, whole]), ("tc_event_on", [whole]),
+            ("tc_cut", [whole]),
             ("tc_start", [ctypes.c_int, whole, ctypes.c_int, ctypes.c_int]),
         ):  # fmt: skip
             getattr(self.lib, name).argtypes = arguments

@@ -54,7 +54,7 @@ class Session:
         self.libraries.append(library)
         fused.KERNELS.append(kernels)
         text = Path(job.script).read_text(errors="replace")
-        libraries.install(text, npu=DEVICE == "npu")
+        libraries.install(text, self.groups, npu=DEVICE == "npu")
         if not job.real:
             lighten()
         self.steps = 0
@@ -118,7 +118,7 @@ class Session:
     def finish(self, failure: str) -> None:
         """Write the capture of this rank."""
         if facade.COMPILED[0]:
-            self.notes["torch.compile ran eagerly: its fusions are not modelled"] = None
+            self.notes["torch.compile ran eagerly: --fuse joins its kernels"] = None
         taken: set[int] = set()
         kinds = {}
         for name in ("weights", "gradients", "optimizer", "buffers"):
