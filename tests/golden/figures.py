@@ -356,6 +356,10 @@ def replays() -> Iterator[tuple[str, object]]:
     yield "late", lambda: served(*dense, System(order="deadline", late="turn_away", tokens=1024, **tight), due)
     yield "ranked", lambda: served(*dense, System(order="priority", sequences=6, instances=1), due)
     yield "faults", lambda: served(*dense, System(instances=4, faults=broken), trace, clients=40, seed=5)
+    worn = replace(broken, breakdowns=True, mtbf_s={"chip": 200.0, "node": 90.0}, spare_chips=2, restart_s=2.0)
+    yield "worn", lambda: served(*dense, System(instances=4, faults=worn), trace, clients=40, seed=5)
+    waits = {"clients": 9, "think_s": 0.7, "random_think": True, "seed": 5}
+    yield "thinking", lambda: served(*dense, System(instances=2), trace, **waits)
     mine = Tenant(model="qwen3-8b", share_ratio=0.4)
     yield "tenants", lambda: served(*dense, System(instances=2), trace, also=(mine,), model_cache_bytes=2e10, crowd=4)
 
@@ -432,6 +436,9 @@ PLANS = (
         {"tp": 2, "dp": 8, "ep": 4, "etp": 2, "gradients": "bf16", "zero": 0},
     ),
     ("qwen3-next-80b-a3b", "hgx-b200 x 4", "nemo", {"pp": 4, "dp": 8, "ep": 8, "master": "remainder"}),
+    ("llama-3.2-1b", "hgx-h100 x 2", "deepspeed", {"dp": 16, "zero": 3, "offload": "weights", "nvme_bytes_per_s": 3e9}),
+    ("qwen3-30b-a3b", "hgx-h100 x 2", "deepspeed", {"dp": 16, "zero": 2, "ep": 8, "offload": "optimizer"}),
+    ("llama-3.2-1b", "hgx-a100 x 4", "internevo", {"tp": 2, "dp": 16}),
     ("gemma-3-27b", "atlas-800-a2-280t x 4", "mindspeed", {"tp": 4, "pp": 2, "vpp": 3, "dp": 4, "micro_batch": 2}),
 )
 
