@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: acceptance demo test test-slow explore mutants fuzz lint format bench docs clean
+.PHONY: acceptance demo test test-slow explore mutants fuzz figures lint format bench docs clean
 
 # Tests that need an extra
 EXTRAS := $(shell grep -lrE "importorskip|is an extra|are an extra" tests)
@@ -31,13 +31,17 @@ acceptance: $(VENV)/.installed-all
 	$(BIN)/python tests/acceptance/run.py
 
 explore: $(VENV)/.installed-dev
-	EXPLORE=1 $(BIN)/pytest tests/laws
+	EXPLORE=10000 $(BIN)/pytest tests/laws
+
+# Figures of everything that is priced, as they are to stay
+figures: $(VENV)/.installed-dev
+	$(BIN)/python tests/golden/figures.py
 
 mutants: $(VENV)/.installed-dev
 	$(BIN)/python tests/mutants.py --count 200
 
 fuzz: $(VENV)/.installed-dev
-	$(BIN)/python tests/edge/hostile.py 10000
+	$(BIN)/python tests/edge/hostile.py 20000
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

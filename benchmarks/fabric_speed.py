@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -24,6 +24,8 @@ from taicang.fabric.even import Net
 from taicang.fabric.routing import resources
 from taicang.fabric.topology import build
 from taicang.hardware import Links
+from taicang.interop import execute
+from taicang.interop.work import Task, Workload
 from taicang.ops import Collective
 from taicang.predict.fabric import BARE
 from taicang.predict.fabric_parts import breakage
@@ -55,14 +57,24 @@ def ring() -> float:
 
 
 def graph() -> float:
-    """60 layers of two exchanges, each from its own skewed draw, and an all-reduce, on 384 ranks."""
-    on, total = net("cloudmatrix384"), 0.0
+    """384 ranks, a graph each: 60 layers of compute, exchange, compute, exchange, and an all-reduce, link by link."""
     price = cost_model(replace(CM384, links=Links()), BARE).price
-    for layer in range(60):
-        for half in range(2):
-            op = Collective(kind="all_to_all", payload_bytes=1e7 + 1e4 * layer + half, ranks=384)
-            total += float(price(op).seconds) + 1e-3
-    return total + sum(phase.seconds for phase in collective(on, "all_reduce", teams_of(384), 1e9))
+    tasks = []
+    for number in range(240):
+        exchange = number % 2
+        tasks.append(
+            Task(id=number, name=f"layer {number // 4}", kind="collective" if exchange else "compute",
+                 after=(number - 1,) if number else (), seconds=1e-3, collective="all_to_all",
+                 payload_bytes=1e7 + 1e4 * number)
+        )  # fmt: skip
+    tasks.append(replace(tasks[1], id=240, after=(239,), collective="all_reduce", payload_bytes=1e9))
+    work = Workload(name="training", ranks=dict.fromkeys(range(384), tasks), groups={})
+
+    def timed(task: Task, members: Sequence[int]) -> float:
+        op = Collective(kind=task.collective, payload_bytes=task.payload_bytes, ranks=len(members))  # type: ignore[arg-type]
+        return float(price(op).seconds)
+
+    return max(ran.seconds for ran in execute.run(work, 384, timed, lambda task: task.seconds).values())
 
 
 def draws() -> float:
@@ -74,7 +86,7 @@ CASES: dict[str, tuple[Callable[[], float], float]] = {
     "all-to-all, 768 ranks, every pair another size": (lambda: skewed(lognormal=True), 2.0),
     "even all-to-all, 10,000 ranks": (even, 0.5),
     "ring all-reduce, 384 ranks": (ring, 0.2),
-    "60 layers of exchanges and an all-reduce, 384 ranks": (graph, 1.0),
+    "60 layers on 384 ranks, a graph each, and an all-reduce": (graph, 1.0),
     "1,000 draws of faults with decode steps": (draws, 30.0),
 }
 

@@ -11,7 +11,10 @@ from typing import Any
 
 MODULES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("Predict", "taicang.predict", ("infer", "explain", "to_frame")),
-    ("", "taicang.predict.prediction", ("Prediction", "PhasePrediction", "Band", "Infeasible")),
+    ("", "taicang.predict.serving", ("answer",)),
+    ("", "taicang.search.door", ("Run", "Serving")),
+    ("", "taicang.predict.prediction", ("Prediction", "Served", "PhasePrediction", "Infeasible")),
+    ("", "taicang.catalog.trust", ("Band",)),
     ("Search", "taicang.search.door", ("prepare", "formats")),
     ("", "taicang.serve.uneven", ("Spread",)),
     ("", "taicang.search.run", ("search", "Ask")),

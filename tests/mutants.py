@@ -2,8 +2,9 @@
 
 ``python tests/mutants.py --count 200 --seed 1`` first records which tests run which line and how long they take (kept
 in .mutants/), then makes mutants in copies of the source, never in the source itself, and lists the survivors. A mutant
-dies when any test that reaches its line fails: the shortest are asked first, up to ``--seconds`` of them, so that a
-mutant costs seconds. Tests that failed when they were recorded are not asked.
+dies when any test that reaches its line fails: those that keep figures are always asked, of the others laws and then
+the shortest, up to ``--seconds`` of them, so that a mutant costs seconds. Tests that failed when they were recorded are
+not asked.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from coverage.numbits import numbits_to_nums
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "src" / "taicang"
 ROOMS = ("cost", "lower", "serve", "train", "timeline.py", "reliability.py")
+KEEPS, FIRST = "tests/golden/test_figures.py", "tests/laws"
 FEW = "10"
 """Examples of a property."""
 RECORD = ROOT / ".mutants" / "coverage"
@@ -73,9 +75,15 @@ def sites(tree: ast.AST) -> Iterator[ast.AST]:
         for child in value if isinstance(value, list) else [value]:
             if isinstance(child, ast.AST) and not (
                 isinstance(child, ast.Raise | ast.Assert | ast.JoinedStr)
+                or (isinstance(tree, ast.Call) and isinstance(child, ast.Constant) and _guard(child.value))
                 or (isinstance(child, ast.keyword) and child.arg in SAME)
             ):
                 yield from sites(child)
+
+
+def _guard(value: object) -> bool:
+    """Whether an argument only keeps a division from zero."""
+    return isinstance(value, float) and 0.0 < value <= 1e-6
 
 
 def record() -> None:
@@ -169,18 +177,21 @@ def main() -> int:
 
 
 def _chosen(node: ast.AST, tests: dict[int, list[str]], seconds: dict[str, float], most: float) -> list[str]:
-    """Tests that run the node's lines, shortest first, at most ``most`` seconds of them (and never none)."""
+    """Tests that run the node's lines: what keeps figures, then the shortest, at most ``most`` seconds of them."""
+    every = {test for at in tests.values() for test in at}
     asked = {test for at in range(node.lineno, (node.end_lineno or node.lineno) + 1) for test in tests.get(at, [])}  # type: ignore[attr-defined]
+    asked |= {test for test in every if test.startswith(KEEPS)}
     if not asked:  # a module's constants run on import: ask those who run the file
-        asked = {test for at in tests.values() for test in at}
-    known = sorted((test for test in asked if seconds.get(test, float("inf")) < float("inf")), key=seconds.__getitem__)
-    spent, chosen = 0.0, []
+        asked = every
+    known = [test for test in asked if seconds.get(test, float("inf")) < float("inf")]
+    known.sort(key=lambda test: (not test.startswith(FIRST), seconds[test]))
+    spent, chosen = 0.0, [test for test in known if test.startswith(KEEPS)]
     for test in known:
         spent += seconds[test]
         if chosen and spent > most:
             break
         chosen.append(test)
-    return chosen
+    return list(dict.fromkeys(chosen))
 
 
 def _mutant(

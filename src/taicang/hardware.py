@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias
 
 from taicang.errors import NotModelled
@@ -35,7 +35,6 @@ class Chip:
     peak_flop_per_s: Mapping[str, float]
     vector_flop_per_s: float
     cores: int
-    vector_cores: int
     memory: Memory
     l2_bytes: float
     profile: str
@@ -46,6 +45,8 @@ class Chip:
     cube_share_ratio: float = 1.0
     """Share of the matrix cores that this stream may use (1 unless the stack partitions them)."""
     vector_share_ratio: float = 1.0
+    kernels: Mapping[str, Mapping[str, Mapping[str, float]]] = field(default_factory=dict)
+    """Constants that a user measured, in place of the profile's: family -> key -> constant."""
 
     @property
     def ascend(self) -> bool:
@@ -53,7 +54,12 @@ class Chip:
         return self.vendor.lower() == "huawei"
 
     def peak(self, key: str) -> float:
-        """Dense arithmetic peak of one rank in FLOP/s for a peak key ("bf16", "fp8"...), after the core partition."""
+        """Dense arithmetic peak of one rank in FLOP/s for a peak key ("bf16", "fp8"...), after the core partition.
+
+        A chip without bf16 runs what is in it in fp16.
+        """
+        if key == "bf16" and key not in self.peak_flop_per_s:
+            key = "fp16"
         try:
             return self.peak_flop_per_s[key] * self.cube_share_ratio
         except KeyError:
@@ -140,6 +146,8 @@ class Links:
     failed: tuple[str, ...] = ()
     stretch_ratio: float = 1.0
     """How much longer than these links need everything takes."""
+    placed: int | None = None
+    """Seed of the random places that ranks lie at (None: in their order)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

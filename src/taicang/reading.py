@@ -6,8 +6,13 @@ Every reader of the package comes through here or stays within the limits that s
 from __future__ import annotations
 
 import json
+import os
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 from taicang.errors import InvalidInput
 
@@ -23,21 +28,43 @@ NODES = 50_000
 """Keys and values of one file, aliases written out."""
 DIGITS = 40
 """Characters of the longest number."""
+STUMBLES = (ArithmeticError, AttributeError, BadZipFile, EOFError, LookupError, MemoryError, NotImplementedError,
+            TypeError, ValueError, zlib.error)  # fmt: skip
+"""What comes of reading a file as what it is not."""
+
+
+def data(path: Path, where: str = "", *, most: int = DOCUMENT) -> bytes:
+    """The bytes of a plain file of at most ``most``; ``InvalidInput`` at ``where`` (default: the path)."""
+    where = where or str(path)
+    try:
+        if not os.path.isfile(path):
+            raise OSError("no such file" if not os.path.exists(path) else "not a plain file")
+        with path.open("rb") as file:
+            found = file.read(most + 1)
+    except (OSError, ValueError) as error:  # a ValueError: a path with a zero in it
+        raise InvalidInput(f"cannot read the file ({error})", where=where) from None
+    if len(found) > most:
+        raise InvalidInput(f"the file is longer than {most:,} bytes", where=where)
+    return found
 
 
 def text(path: Path, where: str = "", *, most: int = SETTINGS) -> str:
-    """The text of a plain file of at most ``most`` bytes; ``InvalidInput`` at ``where`` (default: the path)."""
-    where = where or str(path)
+    """The text of a plain file, as ``data``."""
     try:
-        if not path.is_file():
-            raise OSError("no such file" if not path.exists() else "not a plain file")
-        with path.open("rb") as file:
-            data = file.read(most + 1)
-        if len(data) > most:
-            raise InvalidInput(f"the file is longer than {most:,} bytes", where=where)
-        return data.decode("utf-8-sig")
-    except (OSError, ValueError) as error:  # a ValueError: not UTF-8, or a path with a zero in it
-        raise InvalidInput(f"cannot read the file ({error})", where=where) from None
+        return data(path, where, most=most).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InvalidInput(f"cannot read the file ({error})", where=where or str(path)) from None
+
+
+@contextmanager
+def expected(what: str, where: str) -> Iterator[None]:
+    """Tell that a file is not ``what`` where its contents make the code within stumble: for files that nobody writes by
+    hand, whose shape is not checked key by key."""
+    try:
+        yield
+    except STUMBLES as error:
+        said = f"{type(error).__name__}: {error}".splitlines()[0][:100]
+        raise InvalidInput(f"not {what}, or damaged ({said})", where=where) from None
 
 
 def document(written: str, where: str) -> Any:

@@ -9,9 +9,12 @@ from typing import Any
 
 
 def plain(value: Any) -> Any:
-    """``value`` as dicts, lists, strings and numbers for ``json.dumps``; dataclasses become dicts of their fields."""
+    """``value`` as dicts, lists, strings and numbers for ``json.dumps``; dataclasses become dicts of their fields.
+
+    A field whose metadata say ``plain=False`` is left out.
+    """
     if is_dataclass(value) and not isinstance(value, type):
-        return {f.name: plain(getattr(value, f.name)) for f in fields(value)}
+        return {f.name: plain(getattr(value, f.name)) for f in fields(value) if f.metadata.get("plain", True)}
     if isinstance(value, Mapping):
         return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):

@@ -53,6 +53,11 @@ class Keeping:
     """Format that gradients of a bf16 or 8-bit step are accumulated and reduced in; those of fp16 steps stay fp16."""
     logit_bytes: float = 10.0
     """Bytes per logit alive at once in the loss: of 16 bits, in 32 bits, and a 32-bit gradient or exponential."""
+    loss_bytes: float = 24.0
+    """Bytes that the loss moves per logit, three quarters of them forward: conversion to 32 bits, maximum, exponentials
+    with their sum; the gradient. Stacks whose loss is not fused at all run a kernel for each of its steps."""
+    recompute: str = "none"
+    """What is made again in the backward pass where the job does not say ("none" or "full")."""
     outputs: bool = False
     """Whether a pipeline stage keeps what it sent of each microbatch in flight."""
     sharding: Literal["own", "deepspeed", "tensors"] = "own"

@@ -9,7 +9,7 @@ communicating, so a layer takes the longer of all computing and all communicatin
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -32,6 +32,8 @@ class Slice:
     block: int
     repeat: Count
     cost: Cost
+    op: Operator | None = field(default=None, repr=False, compare=False, metadata={"plain": False})
+    """What ran, for traces; None where nothing does."""
 
     @property
     def seconds(self) -> Num:
@@ -91,6 +93,7 @@ def price(program: Program, pricer: Pricer) -> tuple[Slice, ...]:
             block=task.block,
             repeat=task.repeat,
             cost=pricer(task.op, task.stream),
+            op=task.op,
         )
         for task in program
     )

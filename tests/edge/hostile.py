@@ -1,10 +1,13 @@
-"""Hostile files and command lines, drawn from a grammar; ``python tests/edge/hostile.py 10000 [SEED]`` runs many."""
+"""Hostile files and command lines, drawn from a grammar; ``python tests/edge/hostile.py 20000 [SEED]`` runs many."""
 
 import contextlib
 import io
 import json
+import multiprocessing
 import os
 import random
+import resource
+import signal
 import sys
 import tempfile
 import time
@@ -13,13 +16,17 @@ from collections import Counter
 from pathlib import Path
 
 import click
+import hostile_files
 from click.testing import CliRunner
 
 from taicang.app.main import COMMANDS, cli
 from taicang.errors import TaicangError
 from taicang.search.study import read
 
-LONGEST_S = 60.0
+LONGEST_S, PATIENCE_S = 60.0, 600
+MOST_BYTES = 6 << 30
+PORTION = 250
+"""Cases of one process."""
 SCALARS = (
     "1:30", "010", "0x10", "9" * 400, "1e-300 B/s", "1e999", "-1", "0", ".nan", ".inf", "null", "true", "~", "[]", "{}",
     "[[1]]", "{a: {b: 1}}", '"\\e[31m"', "2025-99-99", "3,35 TB/s", "1,000 GB", "4 TB/s", "80 GB", "1 kW", "10 us",
@@ -53,7 +60,7 @@ def mapping(rng: random.Random, keys: tuple[str, ...], head: str) -> str:
 
 def garbled(rng: random.Random, text: str) -> bytes:
     """``text`` with a few bytes changed, sometimes."""
-    data = bytearray(text.encode())
+    data = bytearray(text.encode("utf-8", "surrogateescape"))
     for _ in range(rng.choice((0, 0, 1, 3))):
         data[rng.randrange(len(data) or 1) : rng.randrange(len(data) + 1)] = rng.choice(
             (b"", b"\xff", b"\0", b"[", b"'")
@@ -85,7 +92,10 @@ def skew(rng: random.Random) -> str:
 def argv(rng: random.Random, folder: Path) -> list[str]:
     """A command over a hostile file, or a random command line."""
     path = folder / f"f{rng.randrange(10**9)}"
-    kind = rng.choice(("chip", "machine", "model", "study", "trace", "skew", "config", "bench", *["line"] * 4))
+    kinds = ("chip", "machine", "model", "study", "trace", "skew", "config", "bench", *["file"] * 4, *["line"] * 6)
+    kind = rng.choice(kinds)
+    if kind == "file":
+        return hostile_files.argv(rng, folder, garbled)
     if kind in ("chip", "machine"):
         path = path.with_suffix(".yaml")
         keys, head = (CHIP, "base: h100") if kind == "chip" else (MACHINE, "base: hgx-h100")
@@ -153,10 +163,13 @@ QUANTITIES = {
 HOSTILE = ("", "-1", "0", "1e999", "nan", "x", "1,5k", "010", "9" * 40, "1:30", "\x1b[31m", "../..", "=", "vlm",
            "llama-3.1-9b", "hgx-h10", "hgx-h100 x 99999999999999999999", "50", "0s", "-1s", "1e-300s", "1e400s", "0x4",
            "chip.l2=x", "a.b=c")  # fmt: skip
-LEFT_OUT = {"serve", "run", "reprice", "doctor", "score", "fit", "ask", "sweep", "demo", "port", "centre"}
-"""Commands that listen, start programs, take minutes, or only take files that others write."""
+LEFT_OUT = {"serve", "run", "doctor", "fit", "demo"}
+"""Commands that listen, start programs, take minutes, or write into the package."""
+NEVER = {"help", "freeze", "fetch", "address"}
+"""Options and commands that do so."""
 LARGE = {"requests": ("8", "32"), "hours": ("0.001",), "seeds": ("2",), "draws": ("5",), "clients": ("2", "8"),
-         "turns": ("2",), "jobs": ("1",), "top": ("2",)}  # fmt: skip
+         "turns": ("2",), "jobs": ("1",), "top": ("2",),
+         "samples": ("100",), "workers": ("1",), "suite": ("gemm",)}  # fmt: skip
 """Options whose honest values would make a case long."""
 
 
@@ -193,18 +206,21 @@ def line(rng: random.Random, folder: Path) -> list[str]:
     command = cli.get_command(click.Context(cli), name)
     args, hostile = [name], rng.choice((0.0, 0.0, 0.0, 0.1, 0.3))
     while isinstance(command, click.Group):
-        inner = rng.choice([each for each in command.commands if each != "fetch"])
+        inner = rng.choice([each for each in command.commands if each not in NEVER])
         args.append(inner)
         command = command.commands[inner]
     options = [each for each in command.params if isinstance(each, click.Option) and not each.hidden]
     for each in command.params:
         if isinstance(each, click.Argument):
-            args.append(rng.choice(MODELS) if each.nargs == -1 else value(rng, each, folder, hostile))
+            many = each.nargs == -1 and not isinstance(each.type, click.Path)
+            args.append(rng.choice(MODELS) if many else value(rng, each, folder, hostile))
     for each in options:
-        if not (each.required or rng.random() < 3.0 / len(options)) or each.name == "help":
+        if not (each.required or rng.random() < 3.0 / len(options)) or each.name in NEVER:
             continue
         flag = rng.choice([*each.opts, *each.secondary_opts])
         args += [flag] if each.is_flag else [flag, value(rng, each, folder, hostile)]
+    if name == "view" and "--html" not in args:
+        args += ["--html", str(folder / "page.html")]
     if name == "replay" and not {"--rate", "--closed-loop"} & set(args):
         args += ["--closed-loop", "2"]
     if name == "replay" and "--requests" not in args:
@@ -266,9 +282,16 @@ def table(rng: random.Random) -> str:
     return json.dumps(run if rng.random() < 0.7 else document)
 
 
+def late(*_: object) -> None:
+    """What a clock does to a command that goes on and on."""
+    raise RuntimeError(f"no end after {PATIENCE_S} s")
+
+
 def fault(args: list[str]) -> str:
     """What is wrong with how the command ends; nothing where it ends as it should."""
-    began = time.monotonic()
+    began = time.process_time()
+    signal.signal(signal.SIGALRM, late)
+    signal.alarm(PATIENCE_S)
     try:
         if args[0] == "read-study":
             with contextlib.suppress(TaicangError):
@@ -277,18 +300,20 @@ def fault(args: list[str]) -> str:
         found = CliRunner().invoke(cli, args, standalone_mode=False)
     except Exception:
         return traceback.format_exc()
+    finally:
+        signal.alarm(0)
     error = found.exception
-    if error is not None and not isinstance(error, (TaicangError, click.ClickException, SystemExit)):
+    if error is not None and not isinstance(error, (TaicangError, click.ClickException, click.Abort, SystemExit)):
         return "".join(traceback.format_exception(error))
     if found.exit_code not in (0, 1, 2):
         return f"exit code {found.exit_code}"
-    if "--json" in args and error is None:
+    if "--json" in args and error is None and not {"port", "catalog"} & set(args[:1]):
         try:
             json.loads(found.stdout, parse_constant=lambda word: word / 0)
         except (ValueError, TypeError) as problem:
             return f"no JSON: {problem}"
-    spent = time.monotonic() - began
-    return f"took {spent:.0f} s" if spent > LONGEST_S else ""
+    spent = time.process_time() - began
+    return f"took {spent:.0f} s of a processor" if spent > LONGEST_S else ""
 
 
 def run(seed: int, cases: int) -> list[tuple[list[str], str]]:
@@ -301,18 +326,33 @@ def run(seed: int, cases: int) -> list[tuple[list[str], str]]:
             if wrong:
                 body = Path(args[-1] if args[0] == "read-study" else args[2] if len(args) > 2 else "x")
                 text = body.read_bytes()[:300] if body.is_file() else b""
-                found.append(([str(number), *args], f"{text!r}\n{wrong}"))
+                found.append(([f"{seed}:{number}", *args], f"{text!r}\n{wrong}"))
     return found
+
+
+def alone(task: tuple[int, int]) -> tuple[list[tuple[list[str], str]], int]:
+    """A run in a process of its own, which may not have more than so much memory; its faults, and what it took."""
+    resource.setrlimit(resource.RLIMIT_AS, (MOST_BYTES, MOST_BYTES))
+    with contextlib.redirect_stderr(io.StringIO()):
+        faults = run(*task)
+    return faults, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 if __name__ == "__main__":
     total, seed = int(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else int.from_bytes(os.urandom(4), "big")
     say = sys.stdout.write
     say(f"seed {seed}, {total} cases\n")
-    with contextlib.redirect_stderr(io.StringIO()):
-        faults = run(seed, total)
-    kinds = Counter(text.strip().splitlines()[-1] for _, text in faults)
-    for args, text in faults[:20]:
-        say(f"{args}\n{text}\n")
-    say(f"{len(faults)} faults of {len(kinds)} kinds: {dict(kinds)}\n")
-    sys.exit(bool(faults))
+    tasks = [(seed + at, min(PORTION, total - at)) for at in range(0, total, PORTION)]
+    kinds: Counter[str] = Counter()
+    largest = 0
+    with multiprocessing.get_context("spawn").Pool(2, maxtasksperchild=1) as pool:
+        for faults, size in pool.imap(alone, tasks):
+            largest = max(largest, size)
+            for args, text in faults:
+                kind = text.strip().splitlines()[-1]
+                kinds[kind] += 1
+                if kinds[kind] < 4:
+                    say(f"{args}\n{text}\n")
+                    sys.stdout.flush()
+    say(f"{total} cases: {kinds.total()} faults of {len(kinds)} kinds {dict(kinds)}; {largest >> 10} MiB at most\n")
+    sys.exit(bool(kinds))

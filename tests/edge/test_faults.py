@@ -13,11 +13,15 @@ from pathlib import Path
 
 import pytest
 
+sys.path.insert(0, str(Path(__file__).parent))
+import hostile_files
+
 from taicang.errors import InvalidInput
 from taicang.search import evaluate, workers
 from taicang.search import inputs as study_inputs
 from taicang.search.journal import Journal
 
+HERE = Path(__file__).parents[2]
 STUDY = """base: {model: llama-3.1-8b, on: hgx-h100, input: 1000, output: 200, tp: 1, mode: agg}
 axes: {batch: {from: 1, to: 64, steps: 40}}
 sample: {kind: grid}
@@ -36,22 +40,43 @@ WRITERS = {
     "score": (("score", "ROWS", "--rows", "OUT/rows.csv"), {"rows.csv"}),
     "trace": (("trace", "convert", "TRACE", "OUT/t.jsonl"), {"t.jsonl"}),
     "sweep": (("sweep", "STUDY", "--workers", "1", "--out", "OUT"), {"journal.jsonl", "results.jsonl"}),
+    "infer": (("infer", "llama-3.1-8b", "--on", "hgx-h100", "--html", "OUT/i.html"), {"i.html"}),
+    "save": (("infer", "llama-3.1-8b", "--on", "hgx-h100", "--save", "OUT/q.yaml"), {"q.yaml"}),
+    "check": (("check", "BENCH", "llama-3.1-8b", "--on", "hgx-h100", "--no-causes", "--html", "OUT/c.html"),
+              {"c.html"}),
+    "centre": (("centre", "hgx-h100", "--serve", "llama-3.1-8b", "--samples", "100", "--html", "OUT/c.html"),
+               {"c.html"}),
+    "fabric": (("fabric", "hgx-h100 x 4", "--svg", "OUT/f.svg"), {"f.svg"}),
+    "workload": (("fabric", "run", "WORK", "--on", "hgx-h100", "--perfetto", "OUT/w.json"), {"w.json"}),
+    "port": (("port", "REPOSITORY", "--json", "OUT/p.json"), {"p.json"}),
+    "view": (("view", "RESULT", "--html", "OUT/v.html"), {"v.html"}),
 }  # fmt: skip
+TEXTS = ["infer", "check", "centre", "fabric", "workload", "port"]
 PLOTS = {"pareto.svg", "pareto.png", "results.parquet"}
 """What is only there with extras."""
 
 
+@pytest.fixture(scope="module")
+def result(tmp_path_factory):
+    path = tmp_path_factory.mktemp("stored") / "infer.json"
+    path.write_text(run([sys.executable, "-m", "taicang", *WRITERS["infer"][0][:4], "--json"]).stdout)
+    return path
+
+
 @pytest.fixture
-def inputs(tmp_path):
+def inputs(tmp_path, result):
     rows = ["system,gemm_dtype,m,n,k,latency_ms_best", *(f"h100_sxm,bfloat16,{m},4096,4096,0.0153" for m in (64, 128))]
     made = {
         "STUDY": (tmp_path / "study.yaml", STUDY),
         "ROWS": (tmp_path / "rows.csv", "\n".join(rows) + "\n"),
         "TRACE": (tmp_path / "trace.jsonl", '{"timestamp": 0, "input_length": 9, "output_length": 9}\n' * 2000),
+        "BENCH": (tmp_path / "bench.csv", "prompt_tokens,completion_tokens,ttft_ms,latency_s\n" + "9,9,30,0.2\n" * 9),
+        "WORK": (tmp_path / "work.txt", hostile_files.SIMAI),
+        "RESULT": (tmp_path / "infer.json", result.read_text()),
     }
     for path, text in made.values():
         path.write_text(text)
-    return {name: str(path) for name, (path, _) in made.items()}
+    return {name: str(path) for name, (path, _) in made.items()} | {"REPOSITORY": str(HERE / "examples" / "to-port")}
 
 
 def line(name, inputs, out):
@@ -81,7 +106,7 @@ def whole(folder):
     return {path.name: path.read_bytes() for path in folder.glob("[!.]*") if path.is_file()} if folder.exists() else {}
 
 
-@pytest.mark.parametrize("name", ["replay", "train", "sweep", "trace", "score"])
+@pytest.mark.parametrize("name", ["replay", "train", "sweep", "trace", "score", "view", *TEXTS])
 def test_without_room_nothing_is_lost_and_nothing_half_there(name, inputs, tmp_path):
     out = tmp_path / "out"
     before = dict.fromkeys(WRITERS[name][1], b"before") if name != "sweep" else {}
@@ -103,7 +128,7 @@ def test_without_room_nothing_is_lost_and_nothing_half_there(name, inputs, tmp_p
         assert done.stdout == run(line(name, inputs, tmp_path / "room")).stdout
 
 
-@pytest.mark.parametrize("name", ["replay", "train", "score", "compare", "trace"])
+@pytest.mark.parametrize("name", ["replay", "train", "score", "compare", "trace", "save", "view", *TEXTS])
 def test_what_cannot_be_written_is_refused_before_the_work(name, inputs, tmp_path):
     for place in (tmp_path / "study.yaml" / "below", "/proc/x"):
         done = run(line(name, inputs, place))
@@ -124,7 +149,7 @@ def test_devices_links_and_folders_stay_what_they_are(place, tmp_path):
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
-@pytest.mark.parametrize("name", ["replay", "train", "score", "sweep"])
+@pytest.mark.parametrize("name", ["replay", "train", "score", "sweep", "save", "view", *TEXTS])
 def test_another_users_folder_is_refused_in_one_line(name, taicang, inputs, tmp_path):
     private = tmp_path / "private"
     private.mkdir(mode=0o755)

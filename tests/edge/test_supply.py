@@ -51,6 +51,20 @@ def installed(folder, wheel, *pins):
     return folder / "venv/bin/taicang"
 
 
+def test_every_carried_table_is_of_a_kind_that_the_notice_names():
+    package, said = Path(taicang.__file__).parent, (ROOT / "NOTICE").read_text().replace("\n", " ")
+    named = ("kernels", "served_e2e.csv", "published_", "profiles.json", "porting", "families.yaml", "models/", "claims/",
+             "centre/", "calibration/", "src/taicang/catalog/data/", "evidence/data/*.csv", "echarts")  # fmt: skip
+    assert all(each in said for each in named)
+    for path in (package / "catalog" / "data").rglob("[!.]*.*"):
+        assert path.suffix in (".yaml", ".json"), path  # facts with sources, or statistics
+    for path in (package / "evidence" / "data").rglob("*.csv"):
+        with path.open(encoding="utf-8") as rows:
+            head = next(line for line in rows if not line.startswith("#"))
+        origin = {"source", "src", "commit", "kept", "place", "row"} & set(head.strip().split(","))
+        assert origin or path.parent.name == "kernels", (path.name, head)
+
+
 @pytest.mark.slow
 def test_a_wheel_works_without_the_repository(wheel, tmp_path):
     command = installed(tmp_path, wheel, "-c", ROOT / "constraints.txt")

@@ -18,7 +18,6 @@ CHIP = Chip(
     peak_flop_per_s={"bf16": 1e15, "fp8": 2e15},
     vector_flop_per_s=6e13,
     cores=132,
-    vector_cores=132,
     memory=Memory(capacity_bytes=8e10, bandwidth_bytes_per_s=3.3e12),
     l2_bytes=5e7,
     profile="test",

@@ -50,7 +50,7 @@ def attention(phase: str, sequences, length, heads, queries, kv_dtype: str = "bf
 
 
 def seconds(op: Attend, chip: Chip) -> float:
-    return float(np.asarray(attend_mla(op, chip, mla_constants(chip.profile, op)).seconds).item())
+    return float(np.asarray(attend_mla(op, chip, mla_constants(chip, op)).seconds).item())
 
 
 def joined(a: Attend, b: Attend) -> Attend:
@@ -71,10 +71,10 @@ def test_scalars_and_arrays_agree_bit_for_bit(name: str, phase: str) -> None:
     draw = [np.round(np.exp(random.uniform(0.0, np.log(high), 64))) for high in (1024, 131072, 128, 4)]
     chip = catalog.chip(name)
     op = attention(phase, *draw)
-    together = attend_mla(op, chip, mla_constants(chip.profile, op))
+    together = attend_mla(op, chip, mla_constants(chip, op))
     for i in range(64):
         one = attention(phase, *(float(column[i]) for column in draw))
-        alone = attend_mla(one, chip, mla_constants(chip.profile, one))
+        alone = attend_mla(one, chip, mla_constants(chip, one))
         for field in FIELDS:
             assert float(getattr(alone, field)) == float(getattr(together, field)[i]), (field, i)
 
@@ -135,7 +135,7 @@ def test_never_beats_the_roofline(case, size) -> None:
     name, phase, kv = case
     chip = catalog.chip(name)
     op = attention(phase, *size, kv)
-    fit = mla_constants(chip.profile, op)
+    fit = mla_constants(chip, op)
     cost = attend_mla(op, chip, fit)
     exact = 2.0 * op.pairs * op.heads * (op.qk_dim + op.v_dim)
     cache = op.context * op.qk_dim * (1.0 if kv == "fp8" else 2.0)
@@ -163,6 +163,6 @@ def test_an_empty_batch_costs_the_launch() -> None:
     for phase in PHASES:
         op = attention(phase, 0.0, 0.0, 128.0, 1.0)
         chip = catalog.chip("h100")
-        cost = attend_mla(op, chip, mla_constants(chip.profile, op))
+        cost = attend_mla(op, chip, mla_constants(chip, op))
         assert float(cost.seconds) == pytest.approx(float(cost.latency_s), rel=0.2)
         assert float(cost.flop) == float(cost.moved_bytes) == 0.0

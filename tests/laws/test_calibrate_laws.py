@@ -72,7 +72,7 @@ def fitted(path, base=""):
     ("engine", "key", "factor", "more"),
     [
         ("vllm@0.19.0", "gemm", 1.4, 0.0),
-        ("sglang@0.5.9", "attend", 0.7, 0.0),
+        ("sglang@0.5.9", "attend", 1.5, 0.0),
         ("vllm@0.19.0", "step_host_s", 1.0, 4e-3),
         ("tensorrt-llm@1.2.0", "collective", 1.6, 0.0),
         ("vllm@0.19.0", "sequence_host_s", 4.0, 0.0),

@@ -16,8 +16,12 @@ from taicang.catalog.models import model
 from taicang.cost.energy import Activity, chip_power_w
 from taicang.errors import MissingFigure
 from taicang.plans import ServePlan, decode_batch, prefill_batch
+from taicang.predict.faults import Faults, Outage
+from taicang.predict.replay import replay
+from taicang.predict.system import System
 from taicang.serve.power import activity, step_power_w
 from taicang.serve.setup import Setup, step
+from taicang.traffic.generate import arriving, fixed
 
 CHIPS = ("a100", "h100", "h200", "b200", "gb200", "gb300")
 share = st.floats(min_value=0.0, max_value=1.0)
@@ -85,3 +89,29 @@ def test_a_priced_step_draws_a_possible_power(sequences: float) -> None:
     # weights stream in decode, arithmetic units work in prefill
     assert activity(prefill, machine).compute_ratio > 0.5 > activity(decode, machine).compute_ratio
     assert activity(decode, machine).memory_ratio > 0.3
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    count=st.integers(1, 60),
+    rate=st.floats(-1.0, 2.0).map(lambda power: 10.0**power),
+    instances=st.integers(1, 4),
+    down_s=st.none() | st.floats(0.1, 500.0),
+    clients=st.sampled_from([0, 0, 1, 8]),
+    machine=st.sampled_from(["hgx-h100", "hgx-h20", "hgx-a100"]),
+)
+def test_energy_of_a_replay_is_power_times_its_span(
+    count: int, rate: float, instances: int, down_s: float | None, clients: int, machine: str
+) -> None:
+    """Whatever still happens after the last answer, and never beyond what the chips may draw."""
+    trace = arriving(fixed(count, 700, 60, spread=0.5, seed=count), rate, seed=1)
+    faults = (
+        Faults(outages=(Outage(part="instance", number=0, at_s=0.5, down_s=down_s),)) if instances > 1 else Faults()
+    )
+    ran = replay("llama-3.1-8b", machine, trace, System(instances=instances, plan=ServePlan(tp=2), faults=faults),
+                 clients=clients).summary  # fmt: skip
+    assert ran.energy_j is not None
+    assert ran.power_w is not None
+    assert ran.energy_j == pytest.approx(ran.power_w * ran.span_s, rel=1e-6)
+    assert ran.power_w <= 2.0 * instances * (catalog.chip(machine.removeprefix("hgx-")).tdp_w or 0.0) * (1.0 + 1e-9)
+    assert ran.output_tokens_per_j == pytest.approx(ran.output_tokens_per_s / ran.power_w, rel=1e-6)

@@ -118,6 +118,12 @@ def test_routes_of_any_graph_lead_from_end_to_end(data, nodes, seed):
     even = seconds(fabric, "all_to_all", len(ranks))  # no rank sends faster than its links
     out = np.bincount(network.tail, weights=fabric.capacity_bytes_per_s, minlength=nodes)[network.node]
     assert even >= 1e9 * (len(ranks) - 1) / len(ranks) / out.min() * (1 - 1e-9)
+    for _ in range(20):  # nor does more cross a cut than its links carry
+        side = rng.random(nodes) < 0.5
+        width = fabric.capacity_bytes_per_s[side[network.tail] & ~side[network.head]].sum()
+        near = side[network.node].sum()
+        if width > 0 and 0 < near < len(ranks):
+            assert even >= 1e9 / len(ranks) * near * (len(ranks) - near) / width * (1 - 1e-9)
 
 
 def test_cards_without_peer_access_pass_host_memory(tmp_path):

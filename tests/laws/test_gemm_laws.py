@@ -23,7 +23,6 @@ CHIP = Chip(
     peak_flop_per_s={"bf16": 1e15, "fp8": 2e15, "int8": 2e15, "fp4": 4e15},
     vector_flop_per_s=60e12,
     cores=132,
-    vector_cores=132,
     memory=Memory(capacity_bytes=80e9, bandwidth_bytes_per_s=3.35e12),
     l2_bytes=50e6,
     profile="law",

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from taicang import catalog
 from taicang.errors import NotModelled
 from taicang.hardware import Machine, in_half
+from taicang.predict.prediction import Prediction
 from taicang.predict.serving import infer
 from taicang.predict.train import TrainPrediction, train
 from taicang.train_plans import RECIPES, TrainPlan, recipe
@@ -47,8 +48,18 @@ def test_what_a_chip_lacks_is_said_with_what_it_has(name: str, form: str) -> Non
         return
     with pytest.raises(NotModelled, match="has no bf16: use --dtype fp16"):
         train("llama-3.2-1b", old, replace(PLAN, recipe=recipe(form)))
-    with pytest.raises(NotModelled, match="has no bf16"):
-        infer("llama-3.2-1b", old, input_tokens=1024, output_tokens=64)
+
+
+@given(st.sampled_from(MACHINES))
+def test_a_chip_without_bf16_serves_in_fp16_and_says_so(name: str) -> None:
+    machine = catalog.machine(name)
+    job = {"input_tokens": 1024, "output_tokens": 64}
+    old, both = (_with(machine, bf16=peak) for peak in (None, machine.chip.peak("fp16")))
+    found, same = infer("llama-3.2-1b", old, **job), infer("llama-3.2-1b", both, **job)
+    assert isinstance(found, Prediction)
+    assert isinstance(same, Prediction)
+    assert (found.ttft_s, found.tpot_s) == (same.ttft_s, same.tpot_s)
+    assert any("no bf16" in said for said in found.assumptions)
 
 
 def test_neither_is_named_too() -> None:

@@ -19,7 +19,7 @@ from taicang.train.setup import Setup
 from taicang.train.step import train_step
 from taicang.train_plans import RECIPES, TrainPlan, recipe
 
-ACCUMULATE_FP32 = ("megatron", "megatron-classic", "mindspeed", "hai-llm")
+ACCUMULATE_FP32 = ("megatron", "megatron-classic", "mindspeed", "hai-llm", "mindformers")
 STACKS = (*ACCUMULATE_FP32, "nemo", "nemo-mlperf", "primus", "torchtitan", "fsdp", "deepspeed", "internevo")
 MODELS = ("llama-2-7b", "llama-3-8b", "qwen2.5-7b", "gpt3-175b", "mixtral-8x7b")
 
@@ -66,6 +66,15 @@ def test_bytes_a_parameter(stack: str, form: str, zero: int, dp: int, count: flo
         assert (
             sum(map(float, state_bytes(held, plan, keeps))) <= sum(map(float, state_bytes(held, below, keeps))) * 1.001
         )
+
+
+@pytest.mark.parametrize("stack", STACKS)
+def test_recompute_left_open_is_the_stacks(stack: str) -> None:
+    plan = TrainPlan(dp=32, global_batch=32, recompute="")
+    own = catalog.stack(stack).keeps.recompute
+    assert _setup(stack, "llama-2-7b", plan).plan.recompute == own
+    assert (own == "full") == (stack in ("deepspeed", "mindformers"))
+    assert _setup(stack, "llama-2-7b", replace(plan, recompute="none")).plan.recompute == "none"
 
 
 @given(st.sampled_from(STACKS), st.sampled_from((1, 2, 4, 8)))

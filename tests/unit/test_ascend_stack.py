@@ -100,6 +100,22 @@ def test_expert_layers_launch_more_outside_graphs() -> None:
     assert extra == pytest.approx(20 * 48 * 1e-3)
 
 
+@pytest.mark.parametrize("engine", ["vllm-ascend", "sglang", "xdeepserve"])
+@pytest.mark.parametrize(("net", "plan"), [("qwen3-30b-a3b", ServePlan(tp=4, moe_tp=4)), ("deepseek-r1", WIDE)])
+def test_an_engine_without_graphs_waits_for_launches_in_every_step(engine: str, net: str, plan: ServePlan) -> None:
+    graphs = replace(catalog.stack(engine), eager_kernel_s=5e-5, expert_launches=20, partition=None)
+    eager = replace(graphs, graphs=False)
+    sizes = np.array([1.0, 16.0, 4096.0])
+    for made in (decode_batch(sequences=sizes, context=512.0), prefill_batch(sequences=1.0, length=sizes * 64)):
+        captured, launched = (np.asarray(run(stack, plan, made, net).seconds) for stack in (graphs, eager))
+        assert np.all(launched >= captured)
+        if np.any(np.asarray(made.prefill_tokens) > 0):
+            assert np.array_equal(launched, captured), "prompts are never captured"
+        else:
+            assert launched[0] == pytest.approx(launched[1]), "a short step is as long as its launches"
+            assert launched[1] > captured[1]
+
+
 def test_arrays_that_mix_steps_with_and_without_prefill_equal_their_elements() -> None:
     stack = replace(catalog.stack("vllm-ascend"), straggle_ratio=1.5, imbalance_ratio=1.25)
     lengths = np.array([0.0, 256.0, 4096.0])
@@ -121,3 +137,14 @@ def test_sparse_attention_scores_in_bf16_on_chips_without_fp8() -> None:
     wide = replace(WIDE, quant=Quantisation(attention="fp8_block"))
     tasks = lower(model("deepseek-v3.2"), wide, batch, stack)
     assert {getattr(task.op, "dtype", "") for task in tasks if task.label == "indexer scores"} == {"fp8_block"}
+
+
+@pytest.mark.parametrize("engine", ["vllm", "sglang", "tensorrt-llm"])
+def test_constants_fitted_on_other_vendors_chips_are_left_out_on_ascend(engine):
+    there, here = catalog.stack(engine, ascend=False), catalog.stack(engine, ascend=True)
+    assert there == catalog.stack(engine)
+    assert not here.kernel_ratio
+    assert here.step_host_s == here.sequence_host_s == here.layer_gap_s == here.eager_kernel_s == 0.0
+    assert (here.scheduler, here.burst_ratio, here.memory) == (there.scheduler, there.burst_ratio, there.memory)
+    assert catalog.stack("vllm-ascend", ascend=True) == catalog.stack("vllm-ascend")
+    assert not catalog.stack("vllm-ascend", ascend=False).kernel_ratio

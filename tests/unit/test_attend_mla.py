@@ -32,7 +32,7 @@ def decode(sequences: float, length: float, heads: float, kv: str = "bf16") -> A
 
 
 def price(op: Attend, chip: Chip) -> float:
-    return float(attend_mla(op, chip, mla_constants(chip.profile, op)).seconds[0])
+    return float(attend_mla(op, chip, mla_constants(chip, op)).seconds[0])
 
 
 def test_the_nearest_combination_is_taken() -> None:

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from taicang.app.asking import Run
+from taicang.app.asking import Question
 from taicang.app.audit_runs import Asker, _printed
 from taicang.app.main import cli
 from taicang.audit import claims as data
@@ -86,7 +86,7 @@ def test_a_run_is_the_question_that_ask_answers(tmp_path):
     claim = data.named("four-times", data.built_in())
     question = dict(claim.runs["pod"])
     file = tmp_path / "run.yaml"
-    file.write_text(Run(ask=question.pop("ask"), given=question, defaults={}).text())
+    file.write_text(Question(ask=question.pop("ask"), given=question, defaults={}).text())
     told = json.loads(CliRunner().invoke(cli, ["ask", str(file), "--json"]).output)
     answer = Asker().of(claim.file)(claim.runs["pod"])
     assert answer.figures["output_tokens_per_s_per_chip"] == told[0]["best"][0]["output_tokens_per_s_per_chip"]
@@ -165,7 +165,7 @@ def test_the_pages_say_what_a_run_says():
 
 def test_printed_answers_are_those_of_the_command():
     told = _printed(
-        Run(ask="search", given={"model": "llama-3.1-8b", "on": "hgx-h100", "confirm": 0}, defaults={}), FACTS
+        Question(ask="search", given={"model": "llama-3.1-8b", "on": "hgx-h100", "confirm": 0}, defaults={}), FACTS
     )
     assert told[0]["chosen"]["choice"]["bands"]
 

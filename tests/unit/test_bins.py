@@ -12,6 +12,7 @@ from taicang.catalog.bins import CUT_RATIO, cut_ratio, for_bin
 from taicang.catalog.costing import book, cost_model
 from taicang.catalog.resolve import names
 from taicang.cost.model import CostModel
+from taicang.errors import MissingFigure
 from taicang.ops import Gemm
 
 SIZES = ((16, 4096, 7168), (4096, 4096, 7168), (16384, 36864, 7168))
@@ -47,7 +48,10 @@ def test_which_bins_of_the_catalogue_count_as_cut() -> None:
     """H20 (148 of 989 TFLOP/s) and its kin; the H800, a whole die, and the SXM-to-PCIe bins are not."""
     found: dict[str, float] = {}
     for name in names("chip"):
-        chip = catalog.chip(name)
+        try:
+            chip = catalog.chip(name)
+        except MissingFigure:  # of a chip with few public figures
+            continue
         if chip.profile and "bf16" in chip.peak_flop_per_s and "bf16" in catalog.chip(chip.profile).peak_flop_per_s:
             found[name] = cut_ratio(chip, catalog.chip(chip.profile))
     cut = {name for name, ratio in found.items() if ratio < CUT_RATIO}

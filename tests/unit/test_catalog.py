@@ -7,7 +7,7 @@ import pytest
 from taicang import catalog
 from taicang.catalog.build import machine_of
 from taicang.catalog.resolve import resolve
-from taicang.errors import InvalidInput, MissingFigure, UnitError, UnknownName
+from taicang.errors import InvalidInput, MissingFigure, NotModelled, UnitError, UnknownName
 
 
 @pytest.mark.parametrize("kind", ["chip", "machine", "stack"])
@@ -47,6 +47,22 @@ def test_a_missing_figure_can_be_supplied() -> None:
     assert (machine.ranks, machine.chip.name) == (128, "h20-96g")
 
 
+def test_a_chip_given_for_a_machine_says_which_machines_have_it() -> None:
+    for chip, machine in (("h20-3e", "hgx-h20-141g"), ("v100", "dgx-v100"), ("310p", "atlas-300i-duo-4")):
+        with pytest.raises(InvalidInput, match=f"is a chip; machines that have it: .*{machine}"):
+            catalog.machine(f"{chip} x 2")
+    for chip in catalog.names("chip"):
+        for machine in catalog.machines_with(chip):
+            assert catalog.entry("machine", machine).figure("chip.vendor").value
+
+
+def test_a_chip_without_bf16_runs_it_in_fp16() -> None:
+    chip = catalog.chip("v100")
+    assert chip.peak("bf16") == chip.peak("fp16") == 125e12
+    with pytest.raises(NotModelled, match="no fp8"):
+        chip.peak("fp8")
+
+
 def test_aliases_ignore_case() -> None:
     assert catalog.machine("Atlas-900-A3-SuperPoD") == catalog.machine("cloudmatrix384")
     assert catalog.chip("910C").name == "ascend-910c-752t"
@@ -59,7 +75,6 @@ def test_count(spec: str) -> None:
     assert [(level.name, level.ranks) for level in one.plane("scale_up").levels] == [("nvlink", 8)]
     assert [(level.name, level.ranks) for level in four.plane("scale_up").levels] == [("nvlink", 8), ("scale_out", 32)]
     assert four.power_w == 4 * one.power_w
-    assert four.host_memory_bytes == 4 * one.host_memory_bytes
 
 
 def test_names_with_an_x_are_no_counts() -> None:

@@ -63,6 +63,11 @@ def test_draws_logical_machines_and_axes():
         "module",
         "rdma module",
     }
+    beside = ("fabric", "cloudmatrix384", "--draws", "50", "--against", "gb200-nvl72,dgx-h100-nvl256")
+    assert [each["machine"] for each in json.loads(said(*beside, "--json"))] == [
+        "cloudmatrix384", "gb200-nvl72", "dgx-h100-nvl256"
+    ]  # fmt: skip
+    assert max(map(len, said(*beside).splitlines())) <= 80
     assert "42" in said("fabric", "cloudmatrix384", "--logical", "288,256")
     assert "nvlink 100%" in said("fabric", "hgx-h100 x 4", "--axes", "tp=8,dp=4", "--bytes", "1GB")
 

@@ -3,7 +3,7 @@
 import pytest
 
 from taicang.catalog import calibration
-from taicang.cost.gemm import NEAREST, GemmFit, fit_for, gemm, select
+from taicang.cost.gemm import NEAREST, GemmFit, fit_for, gemm
 from taicang.errors import NotModelled
 from taicang.evidence.systems import chip_of
 from taicang.formats import FORMATS
@@ -34,13 +34,6 @@ def test_nothing_near_is_refused() -> None:
 def test_a_chip_without_the_arithmetic_is_refused() -> None:
     with pytest.raises(NotModelled, match="fp8"):
         gemm(Gemm(m=1, n=1, k=1, dtype="fp8"), chip_of("a100-sxm"), FITS["h100"]["fp8"])
-
-
-def test_constants_are_found_by_profile() -> None:
-    assert select(FITS, chip_of("a100-sxm"), "bf16") is FITS["a100"]["bf16"]
-    assert select(FITS, chip_of("h100-sxm"), "bf16") is FITS["h100"]["bf16"]
-    with pytest.raises(NotModelled, match="h100"):
-        select({}, chip_of("h100-sxm"), "bf16")
 
 
 def test_a_batch_is_one_launch() -> None:

@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "laws"))
 
 from test_replay_laws import table
 
-from taicang.evidence.rules import settings
+from taicang.catalog.rules import settings
 from taicang.evidence.served import RULES, Settings
 from taicang.serve.cache import Cache
 from taicang.serve.cluster import Cluster
@@ -63,8 +63,10 @@ def test_nobody_waits_where_nothing_decodes():
 
 def launch(engine, model, generation, **more):
     facts = {"prompt": 1024, "answer": 1024, "square": True, "dp": 1, "experts": "fp8_block", "clients": 64, "tp": 8}
+    facts |= {"source": "inferencex", "version": ""}
     chip = {"blackwell": "b200", "hopper": "h200"}.get(generation, "")
-    facts |= {"harness": "public", "engine": engine, "model": model, "generation": generation, "chip": chip} | more
+    facts |= {"harness": "public", "engine": engine, "model": model, "generation": generation, "chip": chip}
+    facts |= {"source": ""} | more
     return Settings(**settings(RULES, "settings", {"decoding": facts["clients"] // facts["dp"]} | facts))
 
 
@@ -82,4 +84,4 @@ def test_launches_as_the_scripts_state_them():
 @pytest.mark.parametrize("generation", ["hopper", "blackwell", ""])
 def test_a_model_that_no_script_names_runs_at_the_stack_s_own_settings(engine, generation):
     said = launch(engine, "some-new-model", generation)
-    assert (said.tokens, said.hold, said.memory_ratio, said.kv, said.held_back_steps) == (None, 0, None, None, 0)
+    assert (said.tokens, said.hold, said.memory_ratio, said.held_back_steps) == (None, 0, None, 0)

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from taicang.train import pipeline
+from taicang.train.memory import in_flight
 from taicang.train.schedule import BACKWARD, DATA, FORWARD, PAIR, WEIGHT, Shape
 
 STAGES = st.sampled_from([1, 2, 4, 8])
@@ -20,6 +21,14 @@ SHAPES = (
     Shape(schedule="1f1b", pp=4, vpp=3, micro=8, paired=True),
     Shape(schedule="1f1b", pp=1, vpp=1, micro=8, paired=True),
     Shape(schedule="zero_bubble", pp=4, vpp=1, micro=8),
+    Shape(schedule="zb_2p", pp=4, vpp=1, micro=8),
+    Shape(schedule="zb_2p", pp=4, vpp=1, micro=3),
+    Shape(schedule="zb_v", pp=4, vpp=2, micro=8),
+    Shape(schedule="zb_v", pp=3, vpp=2, micro=7),
+    Shape(schedule="zb_v", pp=4, vpp=2, micro=2),
+    Shape(schedule="dualpipev", pp=4, vpp=2, micro=8),
+    Shape(schedule="dualpipev", pp=3, vpp=2, micro=11),
+    Shape(schedule="dualpipev", pp=1, vpp=2, micro=4),
     Shape(schedule="dualpipe", pp=4, vpp=1, micro=8),
     Shape(schedule="dualpipe", pp=8, vpp=1, micro=20),
 )
@@ -116,6 +125,8 @@ def test_more_microbatches_never_raise_the_bubble(schedule: str, pp: int, rounds
         ("1f1b", 1, 1, True, 60),
         ("gpipe", 6, 1, False, 60),
         ("zero_bubble", 6, 1, False, 61),
+        ("zb_2p", 6, 1, False, 61),
+        ("dualpipev", 3, 2, False, 61),
         ("dualpipe", 6, 1, False, 86),
     ],
 )
@@ -130,7 +141,7 @@ def test_long_steps_continue_the_simulation_exactly(schedule: str, pp: int, vpp:
     )
     whole = pipeline.simulate(shape, times)
     phase = pipeline.phase(shape, times)
-    assert phase.seconds == pytest.approx(whole.seconds, rel=1e-6)
+    assert phase.seconds == pytest.approx(whole.span_s if schedule == "zb_2p" else whole.seconds, rel=1e-6)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -152,6 +163,44 @@ def test_every_rank_does_everything_once_and_never_two_things_at_a_time(shape: S
         mine = graph.rank == rank
         at = np.argsort(run.start_s[mine])
         assert (run.start_s[mine][at][1:] >= run.end_s[mine][at][:-1] - 1e-12).all()
+
+
+@pytest.mark.parametrize("schedule", ["zb_2p", "zb_v"])
+@pytest.mark.parametrize(("pp", "rounds"), [(2, 4), (4, 2), (4, 9), (8, 3)])
+def test_next_to_no_bubble_where_passes_are_equally_long(schedule: str, pp: int, rounds: int) -> None:
+    vpp = 2 if schedule == "zb_v" else 1
+    micro = max(pp * rounds, 2 * pp - 1)
+    busy = 3.0 * micro * vpp
+    took = _run(schedule, pp, vpp, micro, 1.0, 1.0, 1.0)
+    assert busy <= took <= busy + (pp + 1) * (schedule == "zb_v")
+    plain = _run("1f1b", pp, 1, micro, 1.0 * vpp, 1.0 * vpp, 1.0 * vpp)
+    for f, b, w in ((1.0, 1.2, 0.8), (1.0, 1.5, 0.7)):
+        assert _run(schedule, pp, vpp, micro, f, b, w) < plain * (f + b + w) / 3.0
+
+
+@settings(max_examples=25, deadline=None)
+@given(pp=st.sampled_from([2, 4, 8]), more=st.integers(0, 40), f=TIMES, saved=st.floats(0.0, 0.9))
+def test_dualpipev_is_half_of_dualpipe(pp: int, more: int, f: float, saved: float) -> None:
+    """On half the ranks, with every chunk in place once: the same bubble a rank, the same pairs."""
+    micro = 4 * pp + 2 * more
+    whole = _run("dualpipe", 2 * pp, 1, 2 * micro, f, f, f, saved=saved * f)
+    half = _run("dualpipev", pp, 2, micro, f, f, f, saved=saved * f)
+    assert half == pytest.approx(whole, rel=0.02)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_no_rank_holds_more_than_memory_counts(shape: Shape) -> None:
+    """Microbatches between a chunk's forward pass and its weight gradient, over all chunks of a rank."""
+    run = pipeline.simulate(shape, _times(shape, 1.0, 1.0, 1.0))
+    graph = run.graph
+    for rank in range(shape.pp):
+        moves: list[tuple[float, int]] = []
+        for i in np.flatnonzero(graph.rank == rank):
+            kind = graph.kind[i]
+            moves += [(run.start_s[i], 1)] if kind in (FORWARD, PAIR) else []
+            moves += [(run.end_s[i], -1)] if kind in (WEIGHT, BACKWARD, PAIR) else []
+        held = np.cumsum([step for _, step in sorted(moves)])
+        assert held.max() <= in_flight(shape, rank) + 1e-9, (rank, held.max())
 
 
 def test_dualpipe_holds_half_the_bubble_of_1f1b() -> None:

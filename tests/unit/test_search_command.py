@@ -247,6 +247,6 @@ def test_a_plan_for_an_engine_is_priced_as_that_engine_or_says_that_it_is_not(tm
     assert "# priced as sglang" in text
     ascend = ["llama-3.1-8b", "--on", "atlas-800-a3", "--no-explain", "--emit"]
     found, _ = emitted(tmp_path, *ascend, "vllm-ascend")
-    assert "assumptions" not in found
+    assert "notes" not in found
     found, _ = emitted(tmp_path, *ascend, "mindie")
-    assert "mindie is not calibrated on Ascend" in found["assumptions"][0]
+    assert "mindie is not calibrated on Ascend" in found["notes"][0]

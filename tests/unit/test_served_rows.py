@@ -158,6 +158,9 @@ def test_a_row_that_leaves_out_what_ran_is_refused_with_the_reason():
     )  # fmt: skip
     with pytest.raises(InvalidInput, match="512 clients"):
         predict(served._row(row, model("gpt-oss-120b")))
+    other = row | {"source": "nvidia-internal", "concurrency": "", "batch_size": "64"}
+    with pytest.raises(InvalidInput, match="how many clients"):
+        predict(served._row(other, model("gpt-oss-120b")))
     assert predict(served._row(row | {"concurrency": "64", "batch_size": "64"}, model("gpt-oss-120b"))).tpot_s > 0
 
 

@@ -12,12 +12,12 @@ SUFFIXES = (
     "_per_s", "_per_byte", "_per_chip", "_per_rank", "_per_w", "_per_j",
 )  # fmt: skip
 # whole words that are their own unit
-# (skew: the exponent of a power law; repeats: how often)
-WORDS = {"seconds", "flop", "tokens", "sequences", "skew", "repeats"}
+# (skew, shared_power: exponents of power laws; repeats: how often)
+WORDS = {"seconds", "flop", "tokens", "sequences", "skew", "shared_power", "repeats"}
 # a value whose unit is a field beside it, or in the name of the field that holds it
 BESIDE = {
     *((name, side) for name in ("Outcome", "Compared") for side in ("measured", "predicted")),
-    ("Published", "value"), ("Fact", "value"),
+    ("Published", "value"), ("Fact", "value"), ("Constant", "was"), ("Constant", "now"),
     *((name, end) for name in ("Result", "Figure", "Band", "Swing") for end in ("low", "mid", "value", "high")),
 }  # fmt: skip
 

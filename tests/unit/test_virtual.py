@@ -127,6 +127,7 @@ def capture(machine="hgx-h100"):
         kernels=(product,),
         work=log((KERNEL, 0, 0), (MARK, 0, 1), (KERNEL, 0, 0), (KERNEL, 0, 0), (MARK, 0, 2)),
         changes=log((0, 0, 1 << 20, 2 << 20), (1, 1, 1 << 30, 3 << 30), (3, 1, -(1 << 30), 3 << 30)),
+        operands=np.empty((0, 3), np.int64),
         kinds={"weights": (0,)},
         invented={},
         notes=(),
@@ -152,8 +153,9 @@ def test_a_capture_has_a_price_on_other_machines(machine):
 def test_nothing_allocated_is_no_peak():
     rank = capture().ranks[0]
     empty = Rank(
-        rank=0, kernels=(), work=rank.work, changes=np.empty((0, 4), np.int64), kinds={}, invented={}, notes=()
-    )
+        rank=0, kernels=(), work=rank.work, changes=np.empty((0, 4), np.int64), operands=rank.operands, kinds={},
+        invented={}, notes=(),
+    )  # fmt: skip
     assert peak(empty).allocated_bytes == 0
 
 

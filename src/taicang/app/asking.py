@@ -27,7 +27,7 @@ OUTPUT = frozenset({"json", "out", "format", "perfetto", "pareto", "layers", "sa
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Run:
+class Question:
     """One question: the command that answers it, what was given, and the defaults that filled the rest."""
 
     ask: str
@@ -76,11 +76,11 @@ class Asking(click.Command):
             from taicang.app.options import write_files
 
             path = Path(words["save"])
-            write_files({path.name: run_of(ctx, words).text()}, path.parent, "--save")
+            write_files({path.name: question_of(ctx, words).text()}, path.parent, "--save")
         return super().invoke(ctx)
 
 
-def run_of(ctx: click.Context, words: Mapping[str, Any]) -> Run:
+def question_of(ctx: click.Context, words: Mapping[str, Any]) -> Question:
     """The question of a parsed command line; ``words`` are its values as they were written."""
     given: dict[str, Any] = {}
     filled: dict[str, Any] = {}
@@ -93,7 +93,7 @@ def run_of(ctx: click.Context, words: Mapping[str, Any]) -> Run:
             given[name] = _scalar(words.get(str(param.name)))
         elif (value := ctx.params.get(str(param.name))) not in (None, "", (), False):
             filled[name] = list(value) if isinstance(value, tuple) else value
-    return Run(ask=str(ctx.info_name), given=given, defaults=filled)
+    return Question(ask=str(ctx.info_name), given=given, defaults=filled)
 
 
 def _scalar(value: Any) -> Any:
@@ -114,7 +114,7 @@ def key_of(param: click.Parameter) -> str:
     return next((text for text in param.opts if text.startswith("--")), param.opts[0]).lstrip("-")
 
 
-def read(path: Path, commands: Sequence[str]) -> Run:
+def read(path: Path, commands: Sequence[str]) -> Question:
     """The question in a file (YAML 1.1 reads a bare ``on`` as true). Raises ``InvalidInput`` with file, line, key."""
     from taicang.catalog import files
 
@@ -127,29 +127,29 @@ def read(path: Path, commands: Sequence[str]) -> Run:
         raise UnknownName("command", str(ask), commands, where=files.where(path, ["ask"]))
     if not isinstance(defaults, dict):
         raise InvalidInput("expected a mapping of keys to values", where=files.where(path, ["defaults"]))
-    return Run(ask=ask, given=loaded, defaults=defaults)
+    return Question(ask=ask, given=loaded, defaults=defaults)
 
 
-def answer(run: Run, command: click.Command, path: Path, extra: Sequence[str]) -> Any:
-    """Answer ``run`` through its command; ``extra`` are options that change it or say where the answer goes."""
+def answer(question: Question, command: click.Command, path: Path, extra: Sequence[str]) -> Any:
+    """Answer ``question`` through its command; ``extra`` are options that change it or say where the answer goes."""
     from taicang.catalog import files
 
     keys = {key_of(param): param for param in command.params if key_of(param) not in OUTPUT}
-    for section, values in ((), run.given), (("defaults",), run.defaults):
+    for section, values in ((), question.given), (("defaults",), question.defaults):
         for key in values:
             if str(key) not in keys:
                 raise UnknownName("key", str(key), keys, where=files.where(path, [*section, str(key)]))
-    words = [word for key, value in run.given.items() for word in _words(keys[key], key, value, path)]
-    filled = {str(keys[key].name): value for key, value in run.defaults.items()}
+    words = [word for key, value in question.given.items() for word in _words(keys[key], key, value, path)]
+    filled = {str(keys[key].name): value for key, value in question.defaults.items()}
     try:
         # a command keeps the help option of its first context: it is the same one here as below the root command
         context = command.make_context(
-            run.ask, [*words, *extra], default_map=filled, help_option_names=HELP["help_option_names"]
+            question.ask, [*words, *extra], default_map=filled, help_option_names=HELP["help_option_names"]
         )
     except click.BadParameter as error:
-        raise _placed(error.format_message(), key_of(error.param) if error.param else "", run, path) from None
+        raise _placed(error.format_message(), key_of(error.param) if error.param else "", question, path) from None
     except InvalidInput as error:
-        raise _placed(str(error), error.where.lstrip("-"), run, path) from None
+        raise _placed(str(error), error.where.lstrip("-"), question, path) from None
     with context:
         return command.invoke(context)
 
@@ -170,12 +170,12 @@ def _words(param: click.Parameter, key: str, value: Any, path: Path) -> list[str
     return values if isinstance(param, click.Argument) else [f"--{key}={each}" for each in values]
 
 
-def _placed(message: str, key: str, run: Run, path: Path) -> InvalidInput:
+def _placed(message: str, key: str, question: Question, path: Path) -> InvalidInput:
     """What is wrong with a value, by the line that holds it."""
     from taicang.catalog import files
 
-    if key in run.given:
+    if key in question.given:
         return InvalidInput(message, where=files.where(path, [key]))
-    if key in run.defaults:
+    if key in question.defaults:
         return InvalidInput(message, where=files.where(path, ["defaults", key]))
     return InvalidInput(message)

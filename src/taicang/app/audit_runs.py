@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from taicang.app.ask_cmd import ANSWERING
-from taicang.app.asking import Run, answer
+from taicang.app.asking import Question, answer
 from taicang.app.main import LazyGroup
 from taicang.audit.verdict import Answer
 from taicang.catalog import build, entry, find
@@ -65,10 +65,10 @@ class Asker:
             raise UnknownName("command", kind, (*ANSWERING, "catalog"), where=str(path))
         if changes:
             given["set"] = [*given.get("set", ()), *changes]
-        return _reduced(kind, _printed(Run(ask=kind, given=given | QUIET.get(kind, {}), defaults={}), path))
+        return _reduced(kind, _printed(Question(ask=kind, given=given | QUIET.get(kind, {}), defaults={}), path))
 
 
-def _printed(run: Run, path: Path) -> Any:
+def _printed(run: Question, path: Path) -> Any:
     """What the command prints with --json."""
     command = LazyGroup(commands={}).get_command(click.Context(click.Command("audit")), run.ask)
     assert command is not None, run.ask

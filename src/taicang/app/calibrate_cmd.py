@@ -12,7 +12,10 @@ from taicang.errors import InvalidInput, NotModelled
 from taicang.output import check_file, write_file
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from taicang.evidence.calibrate import Profile
+    from taicang.evidence.calibrate_kernels import ChipProfile
     from taicang.evidence.calibrate_rows import Read
 
 TOLD = ("rows", "refused", "configurations", "machines", "models", "before", "after", "notes")
@@ -28,28 +31,35 @@ Examples:
   taicang infer qwen3-32b --on hgx-h100 --stack my-cluster
   taicang calibrate rows.csv --name my-cluster --base vllm@0.19.0 --json
   taicang calibrate rows.csv --out ./my-cluster.yaml
+  taicang calibrate measured/ --name my-h200
+  taicang infer qwen3-32b --on hgx-h200 --set chip=my-h200
 """,
 )
-@click.argument("path", metavar="FILE", type=click.Path(path_type=Path, exists=True, dir_okay=False))
-@click.option("--name", help="Name of the profile, for --stack; it lies in your configuration folder.")
+@click.argument("path", metavar="FILE", type=click.Path(path_type=Path, exists=True))
+@click.option("--name", help="Name of the profile; it lies in your configuration folder.")
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Write it here instead (a .yaml file).")
 @click.option("--base", default="", metavar="STACK", help="Stack that it starts from [default: that of the first row].")
 @JSON
 def calibrate(path: Path, name: str | None, out: Path | None, base: str, as_json: bool) -> None:
-    """Make a profile of your own of the rows that you measured: of one stack, on your machines.
+    """Make a profile of your own of the rows that you measured: of a stack on your machines, or of a chip.
 
-    FILE is a table of served end-to-end rows or of training rows, as `taicang score` takes them. The few constants that
-    the rows can carry are drawn from the stack's own towards what the rows say; what they cannot tell stays. Errors
-    before and after are told for configurations that the fit has not seen, and the bands come from these. Needs scipy
-    (pip install "taicang[fit]").
+    FILE is a table of served end-to-end rows or of training rows, as `taicang score` takes them (a stack); or a table
+    of kernels, or the folder that `taicang measure` filled (a chip). The few constants that the rows can carry are
+    drawn from what is there towards what the rows say; what they cannot tell stays. Errors before and after are told
+    for configurations that the fit has not seen, and a stack's bands come from these. Needs scipy (pip install
+    "taicang[fit]").
     """
-    place = _place(name, out)
-    check_file(place, "--out" if out else "--name")
     try:
-        from taicang.evidence import calibrate_rows
+        from taicang.evidence import calibrate_kernels, calibrate_rows
         from taicang.evidence.calibrate import calibrate as fit
     except ModuleNotFoundError as error:
         raise NotModelled(f"needs the {error.name} package: pip install 'taicang[fit]'") from None
+    chip = calibrate_kernels.is_kernels(path)
+    place = _place(name, out, "chip" if chip else "stack")
+    check_file(place, "--out" if out else "--name")
+    if chip:
+        _chip(calibrate_kernels.calibrate(path), place, str(place if out else name), as_json)
+        return
     found = calibrate_rows.read(path, base)
     profile = fit(found.base, found.space, found.items, measured=found.measured)
     write_file(place, _document(path, found, profile), "--out" if out else "--name")
@@ -61,8 +71,61 @@ def calibrate(path: Path, name: str | None, out: Path | None, base: str, as_json
         click.echo(f"\n{place}\nuse it with --stack {use}")
 
 
-def _place(name: str | None, out: Path | None) -> Path:
-    from taicang.catalog import own, stack_entry
+def _chip(profile: ChipProfile, place: Path, use: str, as_json: bool) -> None:
+    """Write and tell a chip of one's own."""
+    import yaml
+
+    from taicang import __version__
+    from taicang.catalog import machines_with
+    from taicang.evidence.calibrate_kernels import spread
+    from taicang.evidence.fitting import fingerprint
+    from taicang.records import plain
+
+    told = plain(profile.kernels)
+    given: dict[str, Any] = {}
+    for one in profile.kernels:
+        for key, constants in spread(profile.chip, one).items():
+            given.setdefault(one.family, {})[key] = {
+                name: {"value": float(f"{now:.5g}"), "kind": "calibrated" if key == one.key else "assumed",
+                       "note": f"was {was:.5g}"}
+                for name, (was, now) in constants.items()
+            }  # fmt: skip
+    files = {each.name: fingerprint(each) for each in profile.files}
+    body = {
+        "base": profile.chip.name, "title": f"{profile.chip.name} as measured", **({"kernels": given} if given else {}),
+        "fitted": {
+            "by": f"taicang {__version__} calibrate", "on": files, "refused": list(profile.refused), "kernels": told,
+        },
+    }  # fmt: skip
+    header = "# Written by `taicang calibrate`. `before` and `after` are mean absolute errors.\n"
+    write_file(place, header + yaml.safe_dump(body, sort_keys=False, width=120, allow_unicode=True), "--name")
+    if as_json:
+        fields = {"chip": profile.chip.name, "kernels": told, "refused": list(profile.refused)}
+        echo_json(fields | {"file": str(place), "use": f"--set chip={use}"})
+        return
+    click.echo(f"{use}: {profile.chip.name}\n")
+    click.echo(f"{'kernel':<36}{'rows':>6}{'before':>10}{'left out':>10}")
+    for one in profile.kernels:
+        click.echo(f"  {one.family + ' ' + one.key:<34}{one.rows:>6}{one.before:>10.1%}{one.after:>10.1%}")
+        for key, (was, now) in one.constants.items():
+            click.echo(f"    {key:<32}{was:>12.4g}{now:>12.4g}")
+        if one.note:
+            click.echo(f"    {one.note}")
+    _lines(profile.refused)
+    has = machines_with(profile.chip.name)
+    click.echo(f"\n{place}\nuse it with --on {has[0] if has else 'MACHINE'} --set chip={use}")
+
+
+def _lines(refused: Sequence[str]) -> None:
+    for line in refused[:LISTED]:
+        click.echo(f"  - {line}")
+    if len(refused) > LISTED:
+        click.echo(f"  - and {len(refused) - LISTED} more lines: --json names them")
+
+
+def _place(name: str | None, out: Path | None, kind: str) -> Path:
+    from taicang.catalog import names, own, stack_entry
+    from taicang.catalog.resolve import aliases
 
     if (name is None) == (out is None):
         raise click.UsageError("one of --name and --out")
@@ -71,9 +134,9 @@ def _place(name: str | None, out: Path | None) -> Path:
             raise InvalidInput(f"a profile is a .yaml file, got {out.name!r}", where="--out")
         return out
     assert name is not None
-    if stack_entry.is_known(name):
-        raise InvalidInput(f"{name!r} is a stack of the package: another name", where="--name")
-    return own.file_of("stack", name)
+    if stack_entry.is_known(name) if kind == "stack" else name in (*names(kind), *aliases(kind)):
+        raise InvalidInput(f"{name!r} is a {kind} of the package: another name", where="--name")
+    return own.file_of(kind, name)
 
 
 def _document(path: Path, found: Read, profile: Profile) -> str:
@@ -148,10 +211,9 @@ def _show(found: Read, profile: Profile, use: str) -> None:
         click.echo("\nno constant moves: these rows bring none nearer to configurations that were left out")
     if said["band"]:
         click.echo(f"\n{_word(found.measured)}: nine in ten within {said['band']['said']}")
-    for note in (*profile.notes, *found.refused[:LISTED]):
+    for note in profile.notes:
         click.echo(f"  - {note}")
-    if len(found.refused) > LISTED:
-        click.echo(f"  - and {len(found.refused) - LISTED} more lines: --json names them")
+    _lines(found.refused)
 
 
 def _word(metric: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -105,9 +106,9 @@ def centre(machine: str, others: str | None, page: Path | None, as_json: bool, *
 def _file(ctx: click.Context, machine: str) -> Any:
     """The answer to a centre's file, whose keys are the options; None where ``machine`` is no such file."""
     path = Path(machine)
-    if path.suffix.lower() not in (".yaml", ".yml") or not path.is_file():
+    if path.suffix.lower() not in (".yaml", ".yml") or not os.path.isfile(path):
         return None
-    from taicang.app.asking import Run, answer
+    from taicang.app.asking import Question, answer
     from taicang.catalog import files
 
     body = {str(key): value for key, value in files.read(path).items()}
@@ -119,7 +120,7 @@ def _file(ctx: click.Context, machine: str) -> Any:
         from taicang.app.centre_mix import written
 
         body["mix"] = written(body["mix"], files.where(path, ["mix"]))
-    return (answer(Run(ask="centre", given=body, defaults={}), ctx.command, path, words),)
+    return (answer(Question(ask="centre", given=body, defaults={}), ctx.command, path, words),)
 
 
 def _unfit(infeasible: Any, as_json: bool) -> int:

@@ -22,10 +22,6 @@ RANGES = {
     "utilisation": "Share of available hours that are used, e.g. 30% or '20..40 %'.",
 }
 """Ranges with an option of their own."""
-RENTED = ("rent", "rate", "availability", "utilisation", "error")
-"""Figures that say something of rented chips."""
-PARTS = ("optics", "masked")
-"""Figures of parts, which no cost is made of."""
 WORK = stacked(
     click.option("--serve", metavar="MODEL", help="Serve this model: cost per million tokens at the limits given."),
     click.option(
@@ -67,18 +63,13 @@ def case(spec: str, options: dict[str, Any]) -> tuple[Any, list[str]]:
     """
     from taicang import catalog
     from taicang.centre.cost import Plant
-    from taicang.centre.figures import DOMESTIC, built_in, of_machine, site
+    from taicang.centre.figures import kept, of_case
     from taicang.centre.report import Case
 
     machine = catalog.machine(spec, options["sets"])
-    place = site(options["site"], domestic=machine.chip.vendor.lower() in DOMESTIC)
-    stated = _stated(options)
-    figures: dict[str, Any] = {**built_in(), **place.figures, **stated}
-    figures = {**figures, **of_machine(spec, figures["rate"], options["sets"]), **stated}
-    rented = "rent" in stated or ("price" not in figures and "rent" in figures)
-    said = [*place.said]
-    if rented and "rent" not in stated:
-        said.append(f"no price of {spec} is published: its chips are rented")
+    figures, place, rented, said = of_case(
+        spec, machine.chip.vendor, site_name=options["site"], stated=_stated(options), sets=options["sets"]
+    )
     work, run = None, None
     if options["serve"]:
         work, told = _served(spec, machine, options)
@@ -89,7 +80,7 @@ def case(spec: str, options: dict[str, Any]) -> tuple[Any, list[str]]:
         said += told
     if options["trained"]:
         run = _trained(machine, options)
-    figures = {key: each for key, each in figures.items() if (key in RENTED if rented else key not in PARTS)}
+    figures = kept(figures, rented=rented)
     prices = _prices(options, figures) if options["serve"] else {}
     made = Case(
         name=spec,

@@ -24,12 +24,15 @@ Examples:
   taicang check bench.json qwen3-32b --on hgx-h100 --tp 4 --stack vllm@0.11.0
   taicang check sglang.jsonl deepseek-r1 --on hgx-h200 --tp 8 --ep 1 --stack sglang --memory-fraction 0.82
   taicang check profile_export.jsonl llama-3.1-8b --on hgx-h100 --tp 1 --clients 64 --json
+  taicang check sweep.jsonl qwen3-32b --on hgx-h100 --tp 4 --run 3
+  taicang check mlperf_log_summary.txt llama-2-70b --on hgx-h100 --tp 2 --missing-input 294
 """,
 )
 @click.argument("path", metavar="FILE", type=click.Path(path_type=Path, exists=True, dir_okay=False))
 @click.argument("model")
 @SYSTEM
 @click.option("--clients", type=Whole(1), help="Concurrency of the benchmark, where its file does not state it.")
+@click.option("--run", type=Whole(1), metavar="N", help="Only this of several runs in the file.")
 @click.option("--no-causes", is_flag=True, help="Only compare: do not try what may explain a gap.")
 @click.option("--seed", type=Whole(0), default=0, show_default=True, help="Seed.")
 @READING
@@ -40,32 +43,54 @@ def check(path: Path, model: str, machine: str, page: Path | None, as_json: bool
 
     FILE is what vllm bench serve or sglang.bench_serving saved (with --save-detailed or --output-details each
     request's own latencies, else the figures of the whole), records of AIPerf or genai-perf, responses of LLMPerf,
-    guidellm's document, or any table that has lengths and latencies. Then set-ups that benchmarks have without saying
-    so are tried one by one, and those that come nearer are told, the nearest first.
+    guidellm's document, MLPerf's logs, AISBench's and MindIE's tables, or any table that has lengths and latencies. Of
+    several runs in one file each is compared. Of one, set-ups that benchmarks have without saying so are tried one by
+    one, and those that come nearer are told, the nearest first.
     """
-    from taicang.app.replay_output import progress_bar
-    from taicang.app.trace_options import load
-    from taicang.predict.check import check as compare
+    from taicang.traffic.read import runs_in
 
     one = not (options["instances"] or options["prefill"] or options["decode"])
     if one:
         options["instances"] = 1
+    said = ("one instance: --instances says otherwise",) if one else ()
+    several = runs_in(path)
+    picked = list(range(1, several + 1)) if options["run"] is None and several > 1 else [options["run"]]
+    alone = len(picked) == 1
+    told = [(run, _checked(path, model, machine, options | {"run": run}, causes=alone)) for run in picked]
+    fields = [_fields(found, (*said, *found.notes)) | ({"run": run} if run else {}) for run, found in told]
+
+    def show() -> None:
+        for run, found in told:
+            if not alone:
+                click.echo(f"run {run} of {several}" + (f", {found.clients} clients" if found.clients else ""))
+            _show(found, (*said, *found.notes))
+            if not alone:
+                click.echo("")
+        if not alone:
+            click.echo("--run N compares one of them, and looks for what may explain its gap")
+
+    give("check", fields[0] if alone else {"runs": fields}, show, as_json=as_json, page=page,
+         title=f"{path.name}: {model} on {machine}")  # fmt: skip
+
+
+def _checked(path: Path, model: str, machine: str, options: dict[str, Any], *, causes: bool) -> Check:
+    from taicang.app.replay_output import progress_bar
+    from taicang.app.trace_options import load
+    from taicang.predict.check import check as compare
+
     unchanged = {"begin": None, "until": None, "thin": None, "speed": 1.0, "input_scale": 1.0, "output_scale": 1.0}
     trace = load([path], options | unchanged)
     with progress_bar(len(trace)) as progress:
-        found = compare(
+        return compare(
             model,
             machine,
             trace,
             system_from(options, model),
             clients=options["clients"] or 0,
-            causes=not options["no_causes"],
+            causes=causes and not options["no_causes"],
             seed=options["seed"],
             progress=progress,
         )
-    notes = (*(("one instance: --instances says otherwise",) if one else ()), *found.notes)
-    give("check", _fields(found, notes), lambda: _show(found, notes), as_json=as_json, page=page,
-         title=f"{path.name}: {model} on {machine}")  # fmt: skip
 
 
 def _figure(each: Compared) -> dict[str, Any]:

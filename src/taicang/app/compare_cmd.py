@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -50,8 +51,9 @@ def compare(model: str, machines: str, as_json: bool, **options: Any) -> int:
 
     Exit code 1: no machine has a plan.
     """
+    from taicang.app.quotes import cost_fields, of_tokens, quoted
     from taicang.output import check_folder
-    from taicang.predict import Prediction
+    from taicang.predict import Served
     from taicang.records import plain
     from taicang.search.budget import read
 
@@ -68,24 +70,31 @@ def compare(model: str, machines: str, as_json: bool, **options: Any) -> int:
         each if not isinstance(each, TaicangError) else _refused(model, name, each)
         for name, each in zip(names, results, strict=True)
     ]
+    costs = {
+        name: quoted(name, options["sets"], partial(of_tokens, each))
+        for name, each in zip(names, shown, strict=True)
+        if isinstance(each, Served)
+    }
     bought = {name: _bought(name, each, budgets, options) for name, each in zip(names, shown, strict=True)}
 
     def show() -> None:
         from taicang.app.render_compare import show_comparison
 
-        show_comparison(names, shown, options, bought)
+        show_comparison(names, shown, options, bought, costs)
 
     try:  # what was found is shown even where it cannot be written
         if options["pareto"]:
             _files(model, dict(zip(names, shown, strict=True)), bought, options)
     finally:
         fields = {
-            name: plain(each) | ({"budgets": bought[name]} if budgets else {})
+            name: plain(each)
+            | ({"budgets": bought[name]} if budgets else {})
+            | (cost_fields(costs[name]) if name in costs else {})
             for name, each in zip(names, shown, strict=True)
         }
         code = give(
             "compare", fields, show, as_json=as_json, page=options["page"], title=f"{model} on {', '.join(names)}",
-            feasible=any(isinstance(each, Prediction) for each in results),
+            feasible=any(isinstance(each, Served) for each in results),
         )  # fmt: skip
     return code
 
@@ -112,11 +121,11 @@ def _one(model: str, name: str, options: dict[str, Any]) -> Any:
 def _bought(name: str, result: Any, budgets: list[Any], options: dict[str, Any]) -> dict[str, Any]:
     """Whole machines and their output tokens per second by budget; None where the machine lacks the figure."""
     from taicang import catalog
-    from taicang.predict import Prediction
+    from taicang.predict import Served
     from taicang.search.budget import machines
 
     found: dict[str, Any] = {}
-    for budget in budgets if isinstance(result, Prediction) else ():
+    for budget in budgets if isinstance(result, Served) else ():
         try:
             count = machines(budget, catalog.machine(name, options["sets"]))
         except MissingFigure:
@@ -129,14 +138,14 @@ def _bought(name: str, result: Any, budgets: list[Any], options: dict[str, Any])
 def _files(model: str, shown: dict[str, Any], bought: dict[str, Any], options: dict[str, Any]) -> None:
     """The comparison as CSV and JSON, and the fronts of the machines that can serve."""
     from taicang.app import pareto_files
-    from taicang.predict import Prediction
+    from taicang.predict import Served
     from taicang.search.door import formats, job_of
     from taicang.search.run import Ask, search
     from taicang.search.space import default
 
     found = []
     for name, each in shown.items():
-        if isinstance(each, Prediction):
+        if isinstance(each, Served):
             job = job_of(run_from(options, model, name))
             found.append(search(job, formats([options["quant"]], job, options["kv"]), default(job.model), Ask(top=1)))
     files = pareto_files.comparison(shown, bought) | (pareto_files.fronts(found) if found else {})

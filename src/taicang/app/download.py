@@ -14,6 +14,7 @@ from urllib.request import Request, urlopen
 import click
 
 from taicang.errors import InvalidInput, TaicangError
+from taicang.output import check_file
 
 CHUNK = 1 << 20
 TRIES = 3
@@ -29,13 +30,12 @@ def download(entry: Mapping[str, Any], folder: Path) -> Path:
     if not wanted or not url or " " in url:
         raise InvalidInput("no address and checksum are known", where=entry["name"])
     target = folder / url.rsplit("/", 1)[-1]
-    if target.exists() and _sum(target) == wanted:
+    if target.is_file() and _sum(target) == wanted:
         return target
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InvalidInput(f"cannot make this folder ({error.strerror})", where=f"--out {folder}") from None
     part = target.with_name(target.name + ".part")
+    for place in (target, part):
+        check_file(place, "--out")
+    folder.mkdir(parents=True, exist_ok=True)
     for left in reversed(range(TRIES)):
         try:
             _get(url, part)

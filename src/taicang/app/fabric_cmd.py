@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from taicang.app.asking import Asking
-from taicang.app.options import JSON, MOST_SKEW, Named, Whole, echo_json, stacked
+from taicang.app.options import CHAKRA, JSON, MOST_SKEW, Named, Whole, echo_json, stacked, write_chakra
 from taicang.errors import InvalidInput
 from taicang.output import check_file, write_file
 from taicang.units import count, parse
@@ -92,6 +92,7 @@ FABRIC = stacked(
     click.option("--set", "sets", multiple=True, metavar="PATH=VALUE", help="Change a figure of the machine."),
     click.option("--svg", type=click.Path(dir_okay=False, path_type=Path), help="Draw topology and link load."),
     click.option("--html", type=click.Path(dir_okay=False, path_type=Path), help="The same as a page, with figures."),
+    CHAKRA,
     JSON,
 )  # fmt: skip
 
@@ -116,6 +117,7 @@ class Axes(click.ParamType[Any]):
 
 PARTS = stacked(
     click.option("--draws", type=Whole(1, 100_000), help="Break parts at published rates, so many times."),
+    click.option("--against", default="", metavar="NAME,...", help="With --draws: other machines, side by side."),
     click.option("--serve", default="", metavar="MODEL", help="With --draws: time the decode step of its best plan."),
     click.option("--train", "trained", default="", metavar="MODEL", help="With --draws: time its training step."),
     click.option("--spares", type=Whole(0), default=0, show_default=True, help="With --draws: nodes that stand by."),
@@ -151,6 +153,7 @@ Examples:
   taicang fabric "hgx-a100 x 128" --collective all-gather --bytes 512MB --routing ecmp --seeds 20
   taicang fabric cloudmatrix384 --collective send --ranks 17 --bytes 512B --verb npu/read
   taicang fabric cloudmatrix384 --draws 1000 --serve deepseek-r1
+  taicang fabric cloudmatrix384 --draws 1000 --against gb200-nvl72,dgx-h100-nvl256
   taicang fabric cloudmatrix384 --logical 384,352,288,256,192
   taicang fabric examples/networks/pcie-box.yaml --collective all-reduce --bytes 1GB        (a graph of yours)
   taicang fabric "hgx-h100 x 128" --axes tp=8,pp=8,dp=16 --bytes 1GB
@@ -182,13 +185,17 @@ def fabric(machine: str, sets: tuple[str, ...], as_json: bool, **options: Any) -
     if chosen and chosen[0] not in ("kind", "axes") and not isinstance(on, Machine):
         raise click.UsageError(f"--{chosen[0]} needs a machine of the catalogue, not a graph")
     found = _ANSWERS[chosen[0] if chosen else ""](on, options)
-    _written(machine, on, options, found)
     if as_json:
         echo_json(found)
     else:
         from taicang.app import render_fabric
 
         render_fabric.show_any(found)
+    _written(machine, on, options, found)
+    if options["chakra"] is not None:
+        from taicang.predict.chakra import collective_graph
+
+        write_chakra(collective_graph(on, _ask(options)), options["chakra"])
 
 
 def _shape(on: Any, options: dict[str, Any]) -> Any:
@@ -228,12 +235,18 @@ def _collective(on: Any, options: dict[str, Any]) -> Any:
 
 
 def _breakage(on: Any, options: dict[str, Any]) -> Any:
+    from taicang import catalog
     from taicang.predict.fabric_parts import breakage
 
-    return breakage(
-        on, draws=options["draws"], seed=options["seed"], spares=options["spares"], mtbf=dict(options["mtbf"]),
-        serve=options["serve"], trained=options["trained"],
+    others = [name.strip() for name in options["against"].split(",") if name.strip()]
+    found = tuple(
+        breakage(
+            each, draws=options["draws"], seed=options["seed"], spares=options["spares"], mtbf=dict(options["mtbf"]),
+            serve=options["serve"], trained=options["trained"],
+        )
+        for each in (on, *map(catalog.machine, others))
     )  # fmt: skip
+    return found if others else found[0]
 
 
 def _shares(on: Any, options: dict[str, Any]) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import click
 
 from taicang.app.asking import Asking
 from taicang.app.load_options import run_from
-from taicang.app.options import CHOICES, HTML, JSON, LOAD, PLAN, give
+from taicang.app.options import CHAKRA, CHOICES, HTML, JSON, LOAD, PLAN, Whole, give, write_chakra
 from taicang.search.words import MODES
 
 
@@ -19,6 +20,7 @@ from taicang.search.words import MODES
 Examples:
   taicang infer deepseek-r1 --on cloudmatrix384 --input 4096 --output 256 --tpot 50ms
   taicang infer llama-3.1-70b --on hgx-h100 --input 1024 --output 1024 --tp 4 --batch 32
+  taicang infer qwen3-32b --on hgx-h100 --tp 4 --input 4000 --output 1000 --clients 64
   taicang infer path/to/config.json --on "hgx-h20 x 2" --tpot 100ms --json
   taicang infer deepseek-r1 --on cloudmatrix384 --set chip.memory.bandwidth="4 TB/s"
 """,
@@ -35,8 +37,12 @@ Examples:
     show_default=True,
     help="Prefill and decode share instances, have their own, or what is best.",
 )
+@click.option("--clients", type=Whole(1), help="Also what so many clients in a closed loop on one instance see.")
 @CHOICES
 @click.option("--layers", is_flag=True, help="Print the operator waterfall of the whole step, not of one layer only.")
+@CHAKRA
+@click.option("--chakra-phase", type=click.Choice(["decode", "prefill"]), default="decode", show_default=True,
+              help="Which step --chakra writes.")  # fmt: skip
 @HTML
 @JSON
 def infer(model: str, machine: str, as_json: bool, layers: bool, page: Path | None, **options: Any) -> int:
@@ -46,6 +52,7 @@ def infer(model: str, machine: str, as_json: bool, layers: bool, page: Path | No
     throughput per instance, chip and die, memory by what fills it, the operator waterfall, what binds, power,
     assumptions, sources and the error band. A printed plan, given back as options, gives the same figures.
     """
+    from taicang.app.quotes import cost_fields, of_tokens, quoted
     from taicang.catalog.models import model as load_model
     from taicang.predict import Infeasible
     from taicang.predict.serving import answer
@@ -55,6 +62,8 @@ def infer(model: str, machine: str, as_json: bool, layers: bool, page: Path | No
     net = load_model(model, approximate=options["approximate"])
     run = run_from(options, net, machine, plan=plan_of(options, net), modes=MODES[options["mode"]])
     result = answer(run)
+    fits = not isinstance(result, Infeasible)
+    quote = None if isinstance(result, Infeasible) else quoted(machine, options["sets"], partial(of_tokens, result))
 
     def show() -> None:
         from taicang.app.render import show_infeasible, show_prediction
@@ -62,8 +71,13 @@ def infer(model: str, machine: str, as_json: bool, layers: bool, page: Path | No
         if isinstance(result, Infeasible):
             show_infeasible(result)
         else:
-            show_prediction(result, whole=layers)
+            show_prediction(result, whole=layers, quote=quote)
 
-    fits = not isinstance(result, Infeasible)
-    fields = {"infeasible": not fits, **plain(result)}
-    return give("infer", fields, show, as_json=as_json, page=page, title=f"{model} on {machine}", feasible=fits)
+    fields = {"infeasible": not fits, **plain(result), **({} if quote is None else cost_fields(quote))}
+    code = give("infer", fields, show, as_json=as_json, page=page, title=f"{model} on {machine}", feasible=fits)
+    if options["chakra"] is not None and not isinstance(result, Infeasible):
+        from taicang.predict.chakra import serving_graph
+
+        prediction = getattr(result, "prediction", result)
+        write_chakra(serving_graph(getattr(prediction, options["chakra_phase"]), net.name), options["chakra"])
+    return code

@@ -41,6 +41,7 @@ COMMANDS = {
     "score": "taicang.app.score_cmd:score",
     "fit": "taicang.app.score_cmd:fit",
     "calibrate": "taicang.app.calibrate_cmd:calibrate",
+    "measure": "taicang.app.measure_cmd:measure",
 }
 SUMMARY = {
     "infer": "Serve a model on a machine: TTFT, TPOT, throughput, memory, power, and why.",
@@ -66,6 +67,7 @@ SUMMARY = {
     "port": "What moving a repository from CUDA to Ascend takes, or back: by file and line.",
     "score": "Score the predictions against published measurements.",
     "fit": "Fit the calibrated constants on their declared part of the evidence.",
+    "measure": "Time the kernels of the machine at hand, for calibrate and score.",
     "calibrate": "A profile of your own, of rows that you measured, for --stack.",
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -99,7 +100,7 @@ class Skew(click.ParamType[Any]):
         try:
             exponent = float(value)
         except ValueError:
-            if not Path(value).is_file():
+            if not os.path.isfile(Path(value)):
                 self.fail(f"{value!r} is neither an exponent from 0 to {MOST_SKEW:g} nor a file of loads", param, ctx)
             return Path(value)
         if not 0.0 <= exponent <= MOST_SKEW:
@@ -258,7 +259,12 @@ def give(
     shown: Any = None, feasible: bool = True,
 ) -> int:  # fmt: skip
     """Give the answer ``value`` of the command ``kind``: as a page where one is asked for (of ``shown``, where that
-    holds more), as JSON or by ``show``. Returns the exit code: 1 where nothing is feasible."""
+    holds more), as JSON or by ``show``. Returns the exit code: 1 where nothing is feasible. What was found is shown
+    even where the page cannot be written."""
+    if as_json:
+        echo_json(value)
+    else:
+        show()
     if page is not None:
         from taicang.page.html import page as page_of
         from taicang.page.views import sections
@@ -267,10 +273,6 @@ def give(
         body = sections(kind, jsonable(value if shown is None else shown))
         write({page.name: page_of(title, body)}, page.parent, "--html")
         click.echo(f"wrote {page}", err=True)
-    if as_json:
-        echo_json(value)
-    else:
-        show()
     return int(not feasible)
 
 
@@ -291,6 +293,19 @@ def named(machines: str) -> list[str]:
     if not names:
         raise click.UsageError("--on names no machine")
     return names
+
+
+CHAKRA = click.option(
+    "--chakra", type=click.Path(dir_okay=False, path_type=Path), metavar="PREFIX",
+    help="Also PREFIX.0.et: a Chakra trace that stands for all ranks, for fabric run and other simulators.",
+)  # fmt: skip
+
+
+def write_chakra(workload: Any, prefix: Path) -> None:
+    """Write ``workload`` as Chakra traces."""
+    from taicang.interop import chakra
+
+    write_files(chakra.write(workload, prefix), prefix.parent, "--chakra")
 
 
 def write_files(files: Mapping[str, Content], folder: Path, where: str = "--out") -> None:

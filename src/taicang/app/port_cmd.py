@@ -78,6 +78,10 @@ def port(
     if to == "ascend":
         known = torch or porting.torch_versions()[0]
         made["notes"].append(f"APIs as torch_npu documents them for torch {known} on {chip.upper()}")
+    if to_screen:
+        echo_json(made)
+    else:
+        _print(made, every)
     if json_path is not None and not to_screen:
         write_file(json_path, json.dumps(made, indent=2, ensure_ascii=False) + "\n", "--json")
     if sarif is not None:
@@ -86,10 +90,6 @@ def port(
         from taicang.port.html import page
 
         write_file(html, page(made, TIERS), "--html")
-    if to_screen:
-        echo_json(made)
-    else:
-        _print(made, every)
     if fail_on and made["worst"] and TIERS.index(made["worst"]) >= TIERS.index(fail_on):
         ctx.exit(1)
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 from rich.table import Table
 
 from taicang.app import terminal
-from taicang.app.render_bands import TITLE, band_lines
+from taicang.app.quotes import cost_line
+from taicang.app.render_bands import closing, listed
+from taicang.centre.quote import Quote
 from taicang.plans import describe
 from taicang.predict.explanation import explain
-from taicang.predict.prediction import Infeasible, PhasePrediction, Prediction
+from taicang.predict.prediction import Infeasible, PhasePrediction, Served
 from taicang.timeline import Slice
 from taicang.units import show
 
@@ -38,7 +40,7 @@ TTFT = {
 """What the two TTFTs are of, by whether prefill has instances of its own."""
 
 
-def show_prediction(p: Prediction, *, whole: bool) -> None:
+def show_prediction(p: Served, *, whole: bool, quote: Quote | str | None = None) -> None:
     """Everything that a prediction says, headline first."""
     console.print(
         f"[bold]{p.model}[/] on [bold]{p.machine}[/], {p.stack}, {p.input_tokens} + {p.output_tokens} tokens, {p.mode}"
@@ -71,6 +73,12 @@ def show_prediction(p: Prediction, *, whole: bool) -> None:
         + (f"; {p.machine_chips - p.chips} idle" if p.machine_chips > p.chips else "")
     )
     console.print(f"TTFT is {TTFT[apart]}")
+    if p.loop is not None:
+        console.print(
+            f"closed loop of {p.loop.clients:.0f} clients on one instance: TTFT {show(p.loop.ttft_s, 's')}, TPOT "
+            f"{show(p.loop.tpot_s, 's')}, {p.loop.output_tokens_per_s:,.0f} output tokens/s "
+            f"({p.loop.output_tokens_per_s_per_chip:,.0f} per chip)"
+        )
     if p.power_w_per_chip is not None:
         console.print(
             f"power: {show(p.power_w_per_chip, 'W')} of IT power per chip; "
@@ -78,14 +86,12 @@ def show_prediction(p: Prediction, *, whole: bool) -> None:
         )
     else:
         console.print("power: unknown (no public figure for this machine)")
+    if quote is not None:
+        console.print(cost_line(quote))
     _memory(p.decode)
     _waterfall(p.decode, whole=whole)
-    for title, lines in (("why", tuple(explain(p))), ("assumptions", p.assumptions), ("sources", p.sources)):
-        console.print(f"[bold]{title}[/]")
-        for line in lines:
-            console.print(f"  - {line}")
-    _bands(p)
-    console.print(f"[dim]{p.candidates:,} candidates; catalogue {p.digest[:12]}; taicang {p.version}[/]")
+    listed(console, "why", explain(p))
+    closing(console, p, {"tpot": (p.tpot_s, "s"), "ttft": (p.ttft_s, "s")}, f"{p.candidates:,} candidates; ")
 
 
 def _optional(value: float | None) -> str:
@@ -140,12 +146,6 @@ def _waterfall(phase: PhasePrediction, *, whole: bool) -> None:
 def _line(piece: Slice) -> tuple[str, ...]:
     cost = piece.cost
     return piece.label, piece.stream, f"{float(piece.repeat):.0f}", show(float(cost.seconds), "s"), cost.binds
-
-
-def _bands(p: Prediction) -> None:
-    console.print(f"[bold]{TITLE}[/]")
-    for line in band_lines(p.bands, {"tpot": (p.tpot_s, "s"), "ttft": (p.ttft_s, "s")}):
-        console.print(f"  {line}")
 
 
 def show_infeasible(found: Infeasible) -> None:

@@ -1,10 +1,12 @@
-"""Bands on the terminal: how far each figure may be off."""
+"""What every prediction ends with on the terminal: assumptions, sources, and how far each figure may be off."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from taicang.catalog.trust import NINE_IN_TEN, Band
+from taicang.search.trusted import Prediction
 from taicang.units import show
 
 TITLE = "error band: where nine measurements in ten lie"
@@ -32,3 +34,18 @@ def band_lines(bands: Mapping[str, Band], figures: Mapping[str, tuple[float, str
         lines.append(f"{titles}: {band.said}" + (f": {'; '.join(ends)}" if ends else ""))
         lines.append(f"  half within {band.typical_ratio:.0%}; {band.basis}, {band.rows:,} rows")
     return lines
+
+
+def listed(console: Any, title: str, lines: Iterable[str], mark: str = "- ") -> None:
+    """Lines under a title."""
+    console.print(f"[bold]{title}[/]")
+    for line in lines:
+        console.print(f"  {mark}{line}")
+
+
+def closing(console: Any, p: Prediction, figures: Mapping[str, tuple[float, str]], first: str = "") -> None:
+    """What ``p`` assumes, where it comes from and how far it may be off; ``first`` begins the last line."""
+    listed(console, "assumptions", p.assumptions)
+    listed(console, "sources", p.sources)
+    listed(console, TITLE, band_lines(p.bands, figures), "")
+    console.print(f"[dim]{first}catalogue {p.digest[:12]}; taicang {p.version}[/]")

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rich.console import Console
 from rich.table import Table
 
 from taicang.app import terminal
 from taicang.app.load_options import load_text
+from taicang.app.quotes import span
+from taicang.centre.quote import Quote
 from taicang.plans import describe
-from taicang.predict.prediction import Infeasible, Prediction
+from taicang.predict.prediction import Infeasible, Served
 from taicang.units import show
 
 WIDTH = 80
@@ -19,17 +22,19 @@ decode and prefill: tokens/s per chip of one instance in each phase; a chip, a
 kW, a MUSD, a MCNY: output tokens/s of the whole instances that fit the machine,
 over all its chips, power (IT, under load) and money, and how many times the
 first machine's; may be off: where nine measurements in ten of runs as near as
-any lie (unvalidated: none was measured near); plan: R redundant experts, S
-ranks of the shared expert, x2 microbatches."""
+any lie (unvalidated: none was measured near); a million tokens: nine draws in
+ten of what taicang centre says with the figures that it has, idle hours paid;
+plan: R redundant experts, S ranks of the shared expert, x2 microbatches."""
 LEFT = ("machine", "binds", "decode plan")
 """Columns of words."""
 
 
 def show_comparison(
     names: Sequence[str],
-    results: Sequence[Prediction | Infeasible],
+    results: Sequence[Served | Infeasible],
     options: dict[str, Any],
     bought: Mapping[str, Mapping[str, Any]],
+    costs: Mapping[str, Quote | str],
 ) -> None:
     """One row per machine, then what they assume and how far such predictions were off.
 
@@ -38,7 +43,7 @@ def show_comparison(
     console = terminal.console(highlight=False)
     if not console.is_terminal or console.width < WIDTH:
         console = terminal.console(highlight=False, width=WIDTH, force_terminal=console.is_terminal)
-    first = next((r for r in results if isinstance(r, Prediction)), None)
+    first = next((r for r in results if isinstance(r, Served)), None)
     if first:
         console.print(f"[bold]{first.model}[/], {load_text(options)}")
     for columns, row in ((PHASES, _phases), (RATES, _rates), (TRUST, _trust)):
@@ -47,11 +52,12 @@ def show_comparison(
         for column in shown:
             table.add_column(column, justify="left" if column in LEFT else "right", no_wrap=column != "machine")
         for name, result in zip(names, results, strict=True):
-            cells = row(result, first or result) if isinstance(result, Prediction) else ("-",) * (len(columns) - 1)
+            cells = row(result, first or result) if isinstance(result, Served) else ("-",) * (len(columns) - 1)
             kept = [cell for column, cell in zip(columns, (name, *cells), strict=True) if column in shown]
             table.add_row(*kept)
         console.print()
         console.print(table)
+    _costs(console, costs)
     for budget in options["budgets"]:
         console.print(f"  {budget}: {'; '.join(_buys(name, bought[name].get(budget, {})) for name in names)}")
     console.print(LEGEND)
@@ -59,10 +65,34 @@ def show_comparison(
         if isinstance(result, Infeasible):
             console.print(f"  {name}: {result.reason}")
     for name, result in zip(names, results, strict=True):
-        if isinstance(result, Prediction):
+        if isinstance(result, Served):
             said = [line for line in result.assumptions if "not measured" in line or "not shipping" in line]
             for line in said:
                 console.print(f"  {name}: {line}")
+
+
+COST = ("machine", "input", "output", "all over output", "", "chips")
+
+
+def _costs(console: Console, costs: Mapping[str, Quote | str]) -> None:
+    """Per million tokens, of the machines whose price or rent is published."""
+    known = {name: each for name, each in costs.items() if not isinstance(each, str)}
+    if not known:
+        return
+    table = Table(box=None, pad_edge=False, title="a million tokens", title_justify="left")
+    for column in COST:
+        table.add_column(column, justify="left" if column in ("machine", "", "chips") else "right")
+    for name, each in costs.items():
+        table.add_row(*((name, "unknown", "", "", "", "") if isinstance(each, str) else _cost(name, each)))
+    console.print()
+    console.print(table)
+
+
+def _cost(name: str, each: Quote) -> tuple[str, ...]:
+    assert each.tokens is not None
+    assert each.output_mtoken is not None
+    shown = (span(band, "") for band in (each.tokens["input"], each.tokens["output"], each.output_mtoken))
+    return (name, *shown, each.currency, "rented" if each.rented else "bought")
 
 
 def _buys(name: str, found: Mapping[str, Any] | None) -> str:
@@ -81,7 +111,7 @@ def _over(mine: float | None, first: float | None, scale: float) -> str:
 PHASES = ("machine", "chips", "TPOT", "decode", "binds", "prefill", "binds")
 
 
-def _phases(p: Prediction, _: Prediction) -> tuple[str, ...]:
+def _phases(p: Served, _: Served) -> tuple[str, ...]:
     return (
         str(p.decode.chips),
         show(p.tpot_s, "s"),
@@ -95,11 +125,11 @@ def _phases(p: Prediction, _: Prediction) -> tuple[str, ...]:
 RATES = ("machine", "a chip", "a kW", "a MUSD", "a MCNY")
 
 
-def _priced(results: Sequence[Prediction | Infeasible]) -> bool:
-    return any(isinstance(each, Prediction) and each.output_tokens_per_s_per_cny for each in results)
+def _priced(results: Sequence[Served | Infeasible]) -> bool:
+    return any(isinstance(each, Served) and each.output_tokens_per_s_per_cny for each in results)
 
 
-def _rates(p: Prediction, base: Prediction) -> tuple[str, ...]:
+def _rates(p: Served, base: Served) -> tuple[str, ...]:
     return (
         _over(p.output_tokens_per_s_per_chip, base.output_tokens_per_s_per_chip, 1.0),
         _over(p.output_tokens_per_s_per_w, base.output_tokens_per_s_per_w, 1e3),
@@ -111,5 +141,5 @@ def _rates(p: Prediction, base: Prediction) -> tuple[str, ...]:
 TRUST = ("machine", "TPOT may be off", "tok/s may be off", "decode plan")
 
 
-def _trust(p: Prediction, _: Prediction) -> tuple[str, ...]:
+def _trust(p: Served, _: Served) -> tuple[str, ...]:
     return p.bands["tpot"].said, p.bands["throughput"].said, describe(p.decode.plan)

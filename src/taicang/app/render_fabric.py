@@ -35,6 +35,8 @@ def show_any(found: Any) -> None:
             show_breakage(found)
         case Shares():
             show_shares(found)
+        case (Breakage(), *_):
+            show_breakages(found)
         case _:
             show_axes(found)
 
@@ -65,6 +67,25 @@ def show_breakage(found: Breakage) -> None:
             f"{found.step}: {show(found.step_s['whole'], 's')} whole, {show(found.step_s['mean'], 's')} on average"
         )
     _notes(found.assumptions)
+
+
+def show_breakages(found: tuple[Breakage, ...]) -> None:
+    """Several machines in their steady state, one a line."""
+    console.print(f"{found[0].draws:,} looks at each in its steady state: optical modules, faults a day,")
+    console.print("share of the time with nothing broken and with a whole bus, nodes left, and the")
+    console.print("bandwidth that there is 99.9% of the time")
+    table = _table("machine", "modules", "faults", "optical", "whole", "bus", "nodes", "least")
+    table.columns[0].no_wrap = True
+    for each in found:
+        modules = [part for part in each.parts if part.kind.endswith("module")]
+        daily, optics = (sum(part.failures_per_s for part in rows) * DAY for rows in (each.parts, modules))
+        table.add_row(
+            each.machine, f"{sum(part.count for part in modules):,}", f"{daily:.3g}", f"{optics:.3g}",
+            f"{each.whole_ratio:.1%}", f"{each.fabric_whole_ratio:.1%}", f"{each.nodes_left_ratio:.2%}",
+            f"{each.bandwidth['99.9%']:.1%}",
+        )  # fmt: skip
+    console.print(table)
+    _notes(tuple(dict.fromkeys(note for each in found for note in each.assumptions)))
 
 
 def show_shares(found: Shares) -> None:

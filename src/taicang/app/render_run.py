@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 from taicang.app import terminal
 from taicang.units import show
 from taicang.virtual.report import RankReport, Report
@@ -11,7 +14,7 @@ TOP = 12
 """Operators that are listed."""
 
 
-def show_run(r: Report) -> None:
+def show_run(r: Report, calls: Sequence[Mapping[str, Any]] = ()) -> None:
     """One page: headline, memory, operators, what was assumed and what invented."""
     console.print(f"[bold]{r.program}[/] on [bold]{r.machine}[/], {r.stack}: {len(r.ranks)} of {r.world} ranks ran")
     worst = max(r.ranks, key=lambda each: each.step_s)
@@ -31,8 +34,10 @@ def show_run(r: Report) -> None:
     console.print(f"  computing        {worst.compute_s / max(worst.step_s, 1e-30):.1%} of the step")
     for name, seconds in worst.exposed_s.items():
         console.print(f"  exposed          {seconds / max(worst.step_s, 1e-30):.1%}: communication of group {name}")
+    if worst.slowed_s:
+        console.print(f"  slowed           {worst.slowed_s / worst.step_s:.1%}: kernels beside communication")
     console.print(f"  host-bound       {worst.host_s / max(worst.step_s, 1e-30):.1%}: no kernel is there to run")
-    if r.straggler_ratio:
+    if r.straggler_ratio and r.step_s is not None:
         console.print(
             f"  stragglers       {r.straggler_ratio:.1%} more: the slowest of {r.world} chips, in the step above"
         )
@@ -45,6 +50,13 @@ def show_run(r: Report) -> None:
         console.print(
             f"  {'others':30s} {'':9s} {sum(w.launches for w in worst.lines[TOP:]):6d} x {show(rest, 's'):>8s}"
         )
+    if calls:
+        console.print("[bold]CUDA on Ascend[/] (what became of each call: --log)")
+        for kind in dict.fromkeys(each["kind"] for each in calls):
+            mine = [each for each in calls if each["kind"] == kind]
+            names = ", ".join(dict.fromkeys(each["operator"] for each in mine)) if kind != "mapped" else ""
+            console.print(f"  - {kind}: {len(mine)} {'operators' if 'path' not in mine[0] else 'places'}"
+                          f"{': ' if names else ''}{names}", markup=False)  # fmt: skip
     if r.invented:
         console.print("[bold]invented[/] (the program read what nobody computed)")
         for what, often in r.invented.items():

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from taicang.app import terminal
 from taicang.app.load_options import load_text
+from taicang.app.quotes import cost_line
 from taicang.app.render_bands import TITLE, band_lines
 from taicang.app.render_ranking import show_ranking
 from taicang.app.search_jobs import Outcome, ranking
@@ -46,7 +47,9 @@ def show_search(
             console.print(f"    {line}")
         extra = more[each.found.machine]
         _chosen(console, each.chosen)
-        for note in extra.get("assumptions", ()):
+        for line in cost_line(extra["quote"]).splitlines():
+            console.print(f"  {line}")
+        for note in extra.get("notes", ()):
             console.print(f"  assumed: {note}")
         if "explanation" in extra:
             _explain(console, each.chosen.rank, extra["explanation"])

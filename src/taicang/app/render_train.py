@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from rich.table import Table
+
 from taicang.app import terminal
-from taicang.app.render_bands import TITLE, band_lines
+from taicang.app.render_bands import closing
 from taicang.predict.train import TrainPrediction
-from taicang.predict.train_explain import WATERFALL
+from taicang.predict.train_explain import WATERFALL, Explained
 from taicang.reliability import DAY
 from taicang.train.placement import Placed
 from taicang.train.run import Run
@@ -46,17 +48,32 @@ def show_training(p: TrainPrediction) -> None:
         console.print("[bold]10 % more of a resource saves[/]")
         for name, gain in p.explained.gain_ratio.items():
             console.print(f"  {name:22s} {gain:6.1%}")
+        _traffic(p.explained, step.seconds)
     use = step.memory
     console.print(f"[bold]memory of the fullest rank[/] ({show(use.capacity_bytes, 'B')})")
     for name in ("weights", "gradients", "optimizer", "activations", "working", "runtime", "spare"):
         console.print(f"  {name:22s} {show(float(getattr(use, f'{name}_bytes')), 'B'):>8s}")
-    console.print("[bold]assumptions[/]")
-    for line in p.assumptions:
-        console.print(f"  - {line}")
-    console.print(f"[bold]{TITLE}[/]")
-    for line in band_lines(p.bands, {"step_time": (step.seconds, "s")}):
-        console.print(f"  {line}")
-    console.print(f"[dim]catalogue {p.digest[:12]}; taicang {p.version}[/]")
+    if use.host_bytes:
+        console.print(f"  {'offloaded':22s} {show(float(use.host_bytes), 'B'):>8s}")
+    closing(console, p, {"step_time": (step.seconds, "s")})
+
+
+def _traffic(found: Explained, seconds: float) -> None:
+    """Which axis sends how much at which level."""
+    if not found.traffic:
+        return
+    levels = list(found.traffic[0].level_bytes)
+    table = Table(show_header=True, box=None, pad_edge=False)
+    console.print("[bold]what a rank sends in a step, by the level at which it meets the receiver[/]")
+    table.add_column("axis")
+    for name in (*levels, *(f"within {name}" for name in levels[:-1]), "exposed"):
+        table.add_column(name, justify="right")
+    for one in found.traffic:
+        shares = [f"{one.inside_ratio[name]:.1%}" for name in levels[:-1]]
+        sizes = [show(size, "B") if size >= 1.0 else "-" for size in one.level_bytes.values()]
+        table.add_row(one.axis, *sizes, *shares, show(one.exposed_s, "s"))
+    console.print(table)
+    console.print(f"  ranks at random places: {show(found.random_s, 's')} ({found.random_s / seconds - 1.0:+.1%})")
 
 
 def _placed(one: Placed) -> str:

@@ -42,7 +42,8 @@ def _names(form: str, *, perfetto: bool) -> tuple[str, ...]:
 
 def write(result: Replay, folder: str, form: str = "csv", *, perfetto: bool = False) -> None:
     """summary.json; requests and usage in ``form``; trace.json for Perfetto."""
-    run = {name: plain(getattr(result, name)) for name in result.__slots__ if name not in ("table", "usage", "log")}
+    whole = (name for name in result.__dataclass_fields__ if name not in ("table", "usage", "log"))
+    run = {name: plain(getattr(result, name)) for name in whole}
     contents: list[Content] = [json.dumps(run, indent=2, ensure_ascii=False, allow_nan=False) + "\n"]
     for table in (result.table, result.usage):
         contents.append(_parquet(table, run) if form == "parquet" else _csv(table) if form == "csv" else _json(table))

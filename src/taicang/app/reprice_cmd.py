@@ -31,14 +31,15 @@ def reprice(
     as_json: bool,
 ) -> None:  # fmt: skip
     """A run that was captured with --out, on other machines: no PyTorch, no program, the same kernels."""
-    from taicang import catalog
+    from taicang import catalog, reading
     from taicang.virtual import fusion
     from taicang.virtual.capture import load
     from taicang.virtual.report import report
 
     capture = fusion.fuse(load(folder)) if fuse else load(folder)
-    names = [name.strip() for name in machines.split(",") if name.strip()]
-    made = [report(capture, catalog.machine(name, sets), stack, issue_s) for name in names]
+    on = [catalog.machine(name.strip(), sets) for name in machines.split(",") if name.strip()]
+    with reading.expected("a capture of a run", str(folder)):
+        made = [report(capture, machine, stack, issue_s) for machine in on]
     if as_json:
         echo_json({"runs": made})
         return

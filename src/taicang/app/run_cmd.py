@@ -37,6 +37,8 @@ Examples:
 @click.option("--stack", help="Software stack whose kernels run (default: by vendor).")
 @click.option("--set", "sets", multiple=True, metavar="PATH=VALUE", help="Change a figure of the machine.")
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Keep the capture there, for reprice.")
+@click.option("--log", type=click.Path(dir_okay=False, path_type=Path),
+              help="Write what became of each call of CUDA on Ascend, for port --log.")  # fmt: skip
 @click.option("--perfetto", type=click.Path(dir_okay=False, path_type=Path), help="Write the timeline as trace events.")
 @JSON
 @click.argument("script", type=click.Path(exists=True, dir_okay=False, path_type=Path))
@@ -49,10 +51,11 @@ def run(
 
     from taicang import catalog
     from taicang.app.render_run import show_run
+    from taicang.catalog import porting
     from taicang.virtual import capture as captures
-    from taicang.virtual import fusion, launch, report
+    from taicang.virtual import fusion, launch, report, translation
 
-    for path, where in ((options["perfetto"], "--perfetto"),):
+    for path, where in ((options["perfetto"], "--perfetto"), (options["log"], "--log")):
         if path is not None:
             check_file(path, where)
     if out is not None:
@@ -66,17 +69,20 @@ def run(
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as work:
         found, status = launch.run(wish, on, machine, Path(work))
-        if out is not None:
-            captures.save(found, out)
-    found = fusion.fuse(found) if options["fuse"] else found
+    calls = translation.rows(found.ranks, porting.rules("ascend")) if on.chip.ascend and wish.names == "cuda" else []
+    raw, found = found, fusion.fuse(found) if options["fuse"] else found
     done = report.schedule(found, on, options["stack"], options["issue_s"])
     made = report.report(found, on, scheduled=done)
+    if as_json:
+        echo_json({"status": status, "run": made, "translated": calls})
+    else:
+        show_run(made, calls)
+    if out is not None:
+        captures.save(raw, out)
+    if options["log"] is not None:
+        write_file(options["log"], json.dumps({"taicang_log": 1, "calls": calls}, indent=1) + "\n", "--log")
     if options["perfetto"] is not None:
         from taicang.virtual.trace import events
 
         write_file(options["perfetto"], json.dumps(events(found, done)), "--perfetto")
-    if as_json:
-        echo_json({"status": status, "run": made})
-    else:
-        show_run(made)
     raise SystemExit(status)

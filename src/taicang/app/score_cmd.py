@@ -30,6 +30,7 @@ FITS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "energy": ("fit_energy", "fit_energy", ()),
     "links": ("ub_links", "fit_links", ()),
     "training": ("fit_training", "fit_training", ()),
+    "training_later": ("later_training", "fit_later", ()),
     "bands": ("fit_bands", "fit", ()),
     "porting": ("fit_porting", "fit_porting", ()),
 }

@@ -123,12 +123,10 @@ def search(model: str, machines: str, as_json: bool, pareto: str | None, explain
 
             emit_all(done, model, options)
     finally:
-        from taicang.records import plain
-
         if as_json:
             for flip in flipped:
                 more[flip.machine]["flips"] = flip
-        fields = [plain(each.found) | plain(more.get(each.found.machine, {})) for each in done]
+        fields = [_fields(each, more.get(each.found.machine, {})) for each in done]
 
         def show() -> None:
             from taicang.app.render_search import show_search
@@ -142,11 +140,24 @@ def search(model: str, machines: str, as_json: bool, pareto: str | None, explain
     return code
 
 
+def _fields(each: Outcome, more: dict[str, Any]) -> dict[str, Any]:
+    from taicang.app.quotes import cost_fields
+    from taicang.records import plain
+
+    cost = cost_fields(more["quote"]) if "quote" in more else {}
+    rest = {name: said for name, said in more.items() if name != "quote"}
+    made: dict[str, Any] = plain(each.found) | plain(rest) | cost
+    return made
+
+
 def _more(each: Outcome, model: str, options: dict[str, Any], explain: bool) -> dict[str, Any]:
     """What was asked about an outcome: the plan to run and what replays saw, why it wins, the user's plan beside it."""
+    from taicang import __version__, catalog
+    from taicang.app.quotes import quoted
     from taicang.app.search_emit import assumed
     from taicang.records import plain
     from taicang.search.explain import explained
+    from taicang.search.trusted import told
     from taicang.search.versus import fields, versus
 
     def flat(replayed: Any) -> dict[str, Any]:
@@ -154,11 +165,19 @@ def _more(each: Outcome, model: str, options: dict[str, Any], explain: bool) -> 
         return {"rank": replayed.rank, "promised_tokens_per_s_per_chip": replayed.promised_tokens_per_s_per_chip} | ran
 
     chosen = each.chosen
+    cost = quoted(each.job.machine.name, options["sets"], lambda costs: costs.output(
+        chosen.choice.output_tokens_per_s_per_chip, (chosen.choice.bands["throughput"].high_ratio or 1.0) - 1.0
+    ))  # fmt: skip
     said: dict[str, Any] = {
-        "chosen": {name: getattr(chosen, name) for name in ("rank", "choice", "keeps", "why", "passed")}
+        "quote": cost,
+        "chosen": {name: getattr(chosen, name) for name in ("rank", "choice", "keeps", "why", "passed")},
     }
+    beside = told(each.job, chosen.choice, options["sets"])
+    said |= {name: beside[name] for name in ("model", "stack", "sources")}
     if notes := assumed(each, model, options):
-        said["assumptions"] = notes
+        said["notes"] = notes
+    said["assumptions"] = (*beside["assumptions"], *notes)
+    said |= {"digest": catalog.digest(), "version": __version__}
     if explain:
         said["explanation"] = explained(
             each.job, chosen.choice, chosen.rank, each.found.best, each.space, options["objective"]

@@ -75,7 +75,7 @@ def _grown(model: str, base: str, options: dict[str, Any]) -> Outcome:
 def _one(model: str, name: str, options: dict[str, Any]) -> Outcome:
     from taicang.predict.choose import DEPTH
     from taicang.search import versus
-    from taicang.search.door import formats, job_of, narrowed, restacked
+    from taicang.search.door import formats, job_of, narrowed
     from taicang.search.run import search
     from taicang.search.space import default, wide
 
@@ -87,7 +87,7 @@ def _one(model: str, name: str, options: dict[str, Any]) -> Outcome:
 
         check(options["emit"], job.machine)
         own = stack_for(options["emit"], job.machine)
-        job = restacked(job, own, options["memory_ratio"]) if own else job
+        job = job_of(replace(run, stack=own)) if own else job
     given = versus.fields(options["versus"] or "")
     beside = (versus.layout(job, given),) if given else ()
     space = narrowed((wide if options["space"] == "wide" else default)(job.model), run)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -110,10 +111,10 @@ def background_trace(text: str | None, seed: int) -> Trace | None:
 
     name, at, rate = text.rpartition("@") if "@" in text else (text, "", "")
     path = Path(name)
-    if not path.exists():
+    if not os.path.exists(path):
         return from_profile_at(text, seed=seed)
     per_s = RATE.convert(rate, None, None) if at else None
-    unread = ("begin", "until", "block_tokens", "chars_per_token", "tokenizer", "missing_output", "columns", "thin",
+    unread = ("begin", "until", "block_tokens", "chars_per_token", "tokenizer", "missing_output", "missing_input", "columns", "thin",
               "repair", "hours")  # fmt: skip
     usual = dict.fromkeys(unread)
     changes = {"speed": 1.0, "input_scale": 1.0, "output_scale": 1.0}

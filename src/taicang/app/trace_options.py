@@ -24,8 +24,9 @@ READING = stacked(
                  help="tokenizer.json that counts the tokens of texts."),
     click.option("--chars-per-token", type=Finite(0.01, 1e6), help="Count the tokens of texts by this ratio instead."),
     click.option("--columns", metavar="FIELD=COLUMN,...",
-                 help="Columns of a table of your own, e.g. arrival=ts:ms,input=prompt,output=out,session=chat."),
+                 help="Columns of a table of your own, e.g. arrival=ts:ms,input=prompt,session=chat,ttft=first:ms."),
     click.option("--missing-output", type=Whole(1), help="Output tokens of rows that give none."),
+    click.option("--missing-input", type=Whole(1), help="Prompt tokens of a benchmark's summary that gives none."),
 )  # fmt: skip
 """How to read a file."""
 
@@ -73,7 +74,8 @@ def _one(path: Path, options: Mapping[str, Any]) -> Trace:
         made = read(
             path, block=options["block_tokens"] or 0, repair=options["repair"],
             count=counter(chars_per_token=options["chars_per_token"], tokenizer=options["tokenizer"]),
-            missing_output=options["missing_output"], head=_head(options),
+            missing_output=options["missing_output"], missing_input=options["missing_input"], head=_head(options),
+            run=options.get("run"),
             columns=parse_columns(options["columns"]) if options["columns"] else None,
         )  # fmt: skip
         if begin is not None or until is not None:

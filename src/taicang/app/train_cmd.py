@@ -8,14 +8,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from taicang.app.asking import Asking
-from taicang.app.options import HTML, JSON, SETS, give, write_files
+from taicang.app.options import CHAKRA, HTML, JSON, SETS, give, write_chakra, write_files
 from taicang.app.train_options import PLAN, RUN, pinned, plan_from, policy_from
 from taicang.output import check_file, check_folder, write_file
+
+if TYPE_CHECKING:
+    from taicang.centre.quote import Quote
 
 
 @click.command(
@@ -44,6 +47,7 @@ Examples:
     type=click.Path(dir_okay=False, path_type=Path),
     help="Write the step's timeline as trace events, for ui.perfetto.dev.",
 )
+@CHAKRA
 @click.option("--emit", type=click.Choice(["megatron"]), help="Also write the plan's launch files for this engine.")
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), default="deploy", show_default=True,
               help="Where to.")  # fmt: skip
@@ -56,6 +60,7 @@ def train(
 ) -> int:
     """Train MODEL on a machine: one step's time, tokens/s, MFU, memory and where the time goes."""
     from taicang import catalog
+    from taicang.app.quotes import quoted
     from taicang.predict import Infeasible
     from taicang.predict.train import train as predict
     from taicang.train.space import scale_up_ranks
@@ -72,7 +77,7 @@ def train(
             plan_from(options, scale_up_ranks(on)),
             stack=stack,
             tokens=options["tokens"],
-            explained=options["explain"] or options["trace"] is not None,
+            explained=options["explain"] or options["trace"] is not None or options["chakra"] is not None,
             policy=policy_from(options),
             searched=options["search"],
             pinned=pinned(click.get_current_context()),
@@ -83,21 +88,29 @@ def train(
         )
     if isinstance(result, Infeasible):
         return _give(result, as_json, page)
+    cost = None
+    if result.run is not None:
+        cost = quoted(machine, sets, lambda costs: costs.run(result), rent_usd=options["chip_hour"])
     try:  # what was found is shown even where it cannot be written
         if options["emit"]:
             from taicang.catalog.models import model as load_model
             from taicang.search.handover.megatron import megatron
 
             write_files(megatron(result.step.plan, load_model(model), on, overlap=result.overlap), options["out"])
+        if options["chakra"] is not None and result.explained is not None:
+            from taicang.predict.chakra import training_graph
+
+            write_chakra(training_graph(result.explained.setup, result.model), options["chakra"])
         if options["trace"] is not None and result.explained is not None:
             write_file(options["trace"], json.dumps(result.explained.trace), "--perfetto")
     finally:
         bare = result.explained and replace(result.explained, trace={})
-        code = _give(replace(result, explained=bare), as_json, page)
+        code = _give(replace(result, explained=bare), as_json, page, cost)
     return code
 
 
-def _give(result: Any, as_json: bool, page: Path | None) -> int:
+def _give(result: Any, as_json: bool, page: Path | None, cost: Quote | str | None = None) -> int:
+    from taicang.app.quotes import cost_fields, cost_line
     from taicang.predict import Infeasible
 
     fits = not isinstance(result, Infeasible)
@@ -107,8 +120,10 @@ def _give(result: Any, as_json: bool, page: Path | None) -> int:
         from taicang.app.render_train import show_training
 
         (show_training if fits else show_infeasible)(result)
+        if cost is not None:
+            click.echo(cost_line(cost))
 
-    fields = {"infeasible": not fits, "prediction": result}
+    fields = {"infeasible": not fits, "prediction": result, **({} if cost is None else cost_fields(cost))}
     title = f"{result.model} on {result.machine}"
     return give("train", fields, show, as_json=as_json, page=page, title=title, feasible=fits)
 

@@ -44,7 +44,8 @@ PLAN = stacked(
     _degree("etp", "Tensor-parallel ranks per expert."),
     click.option("--dp", type=Whole(1), help="Data-parallel groups (default: fills the machine)."),
     click.option(
-        "--order", default="tp-cp-ep-dp-pp", show_default=True, help="Axes, from the innermost level outward."
+        "--order", default="tp-cp-ep-dp-pp", show_default=True,
+        help="Axes, from the innermost level outward, or random[:SEED] places.",
     ),
     _degree("micro-batch", "Sequences per microbatch."),
     click.option(
@@ -59,11 +60,18 @@ PLAN = stacked(
     click.option(
         "--shard", type=Whole(0), default=0, help="Ranks of a ZeRO shard group (HSDP; default: all)."
     ),
+    click.option("--skew", type=Finite(0, 2), default=0.0, show_default=True,
+                 help="Power-law exponent of the experts' popularity under real routing."),
+    _choice("offload", "none", ["none", "optimizer", "weights"], "To host memory, as DeepSpeed does: the optimizer, or "
+            "with ZeRO 3 the weights too."),
+    click.option("--nvme", type=Quantity("bytes_per_s", "BANDWIDTH"),
+                 help="Offload to NVMe instead: its bandwidth for one rank, e.g. 3GB/s."),
     click.option("--no-reshard", is_flag=True, help="FSDP: keep gathered weights for the backward pass."),
     _choice("moments", "fp32", ["fp32", "bf16", "fp8"], "Format of Adam's moments."),
     _choice("master", "fp32", ["fp32", "remainder", "none"], "Master weights beside the 16-bit ones."),
     click.option("--gradients", type=click.Choice(["fp32", "bf16", "fp16"]), help="Gradients (default: the stack's)."),
-    _choice("recompute", "none", ["none", "selective", "full"], "What the backward pass runs forward again."),
+    click.option("--recompute", type=click.Choice(["none", "selective", "full"]),
+                 help="What the backward pass runs forward again (default: what the stack does; mostly none)."),
     click.option(
         "--recompute-share", type=Finite(0, 1), default=1.0, show_default=True,
         help="Share of the layers that full recompute repeats.",
@@ -72,7 +80,8 @@ PLAN = stacked(
         "--recompute-modules", default="core", show_default=True,
         help="Parts that selective recompute repeats: core, norm, up, mlp, experts, shared.",
     ),
-    _choice("schedule", "1f1b", ["gpipe", "1f1b", "zero_bubble", "dualpipe"], "Pipeline schedule."),
+    _choice("schedule", "1f1b", ["gpipe", "1f1b", "zero_bubble", "zb_2p", "zb_v", "dualpipe", "dualpipev"],
+            "Pipeline schedule; zb_v and dualpipev run two chunks a stage."),
     click.option(
         "--stages", default="", help='Layers of each chunk, with E, M, L for embedding, MTP, head: "E15,16,16,15L".'
     ),
@@ -113,23 +122,25 @@ RUN = stacked(
 """The run around the step."""
 
 _FIELDS = {
-    "no_reshard": "reshard", "no_sp": "sp", "recompute_share": "recompute_ratio",
+    "nvme": "nvme_bytes_per_s", "no_reshard": "reshard", "no_sp": "sp", "recompute_share": "recompute_ratio",
 }  # fmt: skip
 """Option -> field of the plan, where they differ."""
 
 
 def plan_from(options: dict[str, Any], domain: int) -> Any:
     """The plan that the options fix; ``domain`` is how many ranks HSDP's shard groups span."""
-    from taicang.train_plans import TrainPlan, recipe
+    from taicang.train_plans import WAVES, TrainPlan, recipe
 
-    names = ("tp", "cp", "pp", "vpp", "ep", "etp", "order", "micro_batch", "seq", "recompute", "schedule", "stages",
-             "context", "moments", "master")  # fmt: skip
+    names = ("tp", "cp", "pp", "vpp", "ep", "etp", "order", "micro_batch", "seq", "schedule", "stages",
+             "context", "moments", "master", "offload", "skew")  # fmt: skip
     zero = options["zero"]
     shard = options["shard"]
     if zero == "hsdp" and not shard:
         shard = domain // options["tp"]
         if shard < 2:
             raise click.UsageError(f"hsdp: tp={options['tp']} fills a scale-up domain of {domain} ranks; name --shard")
+    if options["schedule"] in WAVES and options["vpp"] == 1:
+        options = {**options, "vpp": 2}
     return TrainPlan(
         **{name: options[name] for name in names},
         dp=options["dp"] or 0,
@@ -138,6 +149,8 @@ def plan_from(options: dict[str, Any], domain: int) -> Any:
         shard=shard,
         reshard=not options["no_reshard"],
         gradients=options["gradients"] or "",
+        nvme_bytes_per_s=options["nvme"] or 0.0,
+        recompute=options["recompute"] or "",
         recompute_ratio=options["recompute_share"],
         recompute_modules=modules(options["recompute_modules"]),
         sp=not options["no_sp"],

@@ -56,7 +56,9 @@ def _of(path: Path, index: int | None) -> list[Section]:
     from taicang.page.views import kind_of, sections
 
     result = _folder(path) if path.is_dir() else _read(path)
-    made = sections(kind_of(result, str(path)), result)
+    kind = kind_of(result, str(path))
+    with reading.expected(f"a result of {kind}", str(path)):
+        made = sections(kind, result)
     if index is None:
         return made
     return [

@@ -1,6 +1,7 @@
 """The catalogue: YAML of chips, machines and stacks to domain types, every figure with its source."""
 
-from taicang.catalog.build import chip, machine
+from taicang.catalog import own
+from taicang.catalog.build import chip, machine, machines_with
 from taicang.catalog.check import Finding, check, digest
 from taicang.catalog.entry import Entry, Figure, Reading, Source, entry, find, sources
 from taicang.catalog.resolve import names
@@ -18,7 +19,9 @@ __all__ = [
     "entry",
     "find",
     "machine",
+    "machines_with",
     "names",
+    "own",
     "sources",
     "stack",
 ]

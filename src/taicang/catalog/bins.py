@@ -24,11 +24,14 @@ CUT_RATIO = 0.5
 
 
 def cut_ratio(chip: Chip, reference: Chip) -> float:
-    """Matrix peak over vector rate of ``chip``, relative to ``reference``; 1 for chips of other vendors."""
+    """Matrix peak over vector rate of ``chip``, relative to ``reference``; 1 for chips of other vendors.
+
+    A bin has no more vector units than the whole chip: of one that has, a later design, only the matrix peaks are told.
+    """
     if chip.vendor != reference.vendor or not reference.vector_flop_per_s or not chip.vector_flop_per_s:
         return 1.0
     form = "bf16" if "bf16" in chip.peak_flop_per_s else "fp16"
-    own = chip.peak(form) / chip.vector_flop_per_s
+    own = chip.peak(form) / min(chip.vector_flop_per_s, reference.vector_flop_per_s)
     return own / (reference.peak(form) / reference.vector_flop_per_s)
 
 

@@ -35,13 +35,37 @@ def machine(spec: str, sets: Iterable[str] = ()) -> Machine:
     Raises as ``chip``; keys of its chip are written "chip.memory.bandwidth".
     """
     name, count = split(spec)
+    _no_chip(name)
     sets = list(sets)
     for text in sets:
-        if text.strip().removeprefix("chip.").startswith(schema.RECORDED):
-            raise InvalidInput(
-                "is kept for the record; it changes no prediction", where=f"--set {text.partition('=')[0]}"
-            )
+        path = text.partition("=")[0].strip()
+        if schema.recorded(path.removeprefix("chip.")):
+            raise InvalidInput("is kept for the record; it changes no prediction", where=f"--set {path}")
     return machine_of(resolve("machine", name, sets), count)
+
+
+def machines_with(name: str) -> tuple[str, ...]:
+    """Machines of the catalogue that have the chip ``name``, or the one that it derives from, the smallest first."""
+    wanted = {locate("chip", each) for each in (name, resolve("chip", name).root)}
+    found = []
+    for machine_name in names("machine"):
+        entry = resolve("machine", machine_name)
+        if (has := entry.get("chip")) is not None and locate("chip", has) in wanted:
+            found.append((entry.get("chips") or 0, machine_name))
+    return tuple(each for _, each in sorted(found))
+
+
+def _no_chip(name: str) -> None:
+    """Refuse a chip where a machine is asked for, with the machines that have it."""
+    if is_path(name) or _known(name):
+        return
+    try:
+        locate("chip", name)
+    except UnknownName:
+        return
+    has = machines_with(name)
+    says = f"machines that have it: {', '.join(has)}" if has else "no machine of the catalogue has it"
+    raise InvalidInput(f"{name!r} is a chip; {says}", where="machine")
 
 
 def split(spec: str) -> tuple[str, int]:
@@ -99,14 +123,27 @@ def chip_of(entry: Resolved, prefix: str = "", owner: str = "") -> Chip:
         peak_flop_per_s=MappingProxyType({key: peak for key, peak in peaks.items() if peak is not None}),
         vector_flop_per_s=need("vector.fp32"),
         cores=need("cores"),
-        vector_cores=entry.get("vector_cores") or need("cores"),
         memory=Memory(capacity_bytes=need("memory.capacity"), bandwidth_bytes_per_s=need("memory.bandwidth")),
         l2_bytes=need("l2"),
         profile=need("profile"),
         measured=bool(entry.get("measured")),
         tdp_w=entry.get("power.tdp"),
         idle_w=entry.get("power.idle"),
+        kernels=_kernels(entry),
     )
+
+
+def _kernels(entry: Resolved) -> dict[str, dict[str, dict[str, float]]]:
+    """Constants below ``kernels``, by family and key; ``InvalidInput`` for what is no positive number."""
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for path, leaf in entry.leaves.items():
+        if path.startswith("kernels."):
+            _, family, key, constant = path.split(".")
+            number = entry.get(path)
+            if isinstance(number, bool) or not isinstance(number, int | float) or not number > 0.0:
+                raise InvalidInput(f"expected a positive number, got {number!r}", where=leaf.where)
+            found.setdefault(family, {}).setdefault(key, {})[constant] = float(number)
+    return found
 
 
 def machine_of(entry: Resolved, count: int = 1) -> Machine:

@@ -10,8 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
-
+from taicang.catalog import files
 from taicang.errors import InvalidInput
 
 FOLDER = Path(__file__).parent / "data" / "calibration"
@@ -22,11 +21,8 @@ T = TypeVar("T")
 def read(family: str) -> Mapping[str, Any]:
     """The calibration file of ``family`` as plain data."""
     path = FOLDER / f"{family}.yaml"
-    try:
-        loaded = yaml.load(path.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except FileNotFoundError:
-        raise InvalidInput("no calibration of this family", where=str(path)) from None
-    if not isinstance(loaded, dict) or "profiles" not in loaded:
+    loaded = files.read(path)
+    if "profiles" not in loaded:
         raise InvalidInput("expected a mapping with 'profiles'", where=str(path))
     return loaded
 

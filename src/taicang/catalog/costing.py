@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import fields, replace
 from functools import cache
 from types import MappingProxyType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from taicang.catalog.bins import for_bin
 from taicang.catalog.build import chip
@@ -20,7 +21,7 @@ from taicang.cost.model import Book, CostModel
 from taicang.cost.pointwise import PointwiseFit
 from taicang.errors import UnknownName
 from taicang.fabric.wires import LinkRates
-from taicang.hardware import Machine
+from taicang.hardware import Chip, Machine
 from taicang.stacks import Stack
 
 T = TypeVar("T")
@@ -65,12 +66,47 @@ def book(profile: str) -> Book:
     )
 
 
-def cost_model(machine: Machine, stack: Stack) -> CostModel:
-    """The calibrated cost model of ``machine`` under ``stack``."""
-    part = machine.chip
+BOOKED: Mapping[str, str] = MappingProxyType(
+    {"attend_prefill": "gqa_prefill", "attend_decode": "gqa_decode", "collective": "collective_ratio"}
+    | {name: name for name in ("gemm", "mla_prefill", "mla_decode", "experts")}
+)
+"""Family of a chip's own constants -> field of ``Book``."""
+
+
+def book_of(part: Chip) -> Book:
+    """The constants of a chip: its profile's, what follows for a bin of it, and over them what its user measured."""
     known = book(part.profile)
     if not part.measured and part.profile in ARCHITECTURE:
         known = for_bin(known, part, chip(part.profile))
+    own: dict[str, Any] = {BOOKED[family]: _own(known, family, given) for family, given in _checked(part).items()}
+    return replace(known, **own) if own else known
+
+
+def _checked(part: Chip) -> Mapping[str, Mapping[str, Mapping[str, float]]]:
+    for family in part.kernels:
+        if family not in BOOKED:
+            raise UnknownName("kernels of", family, BOOKED, where=f"chip {part.name}")
+    return part.kernels
+
+
+def _own(known: Book, family: str, given: Mapping[str, Mapping[str, float]]) -> Mapping[str, Any]:
+    if family == "collective":
+        return {kind: constants["ratio"] for kind, constants in given.items()}
+    fits = dict(getattr(known, BOOKED[family]))
+    for key, constants in given.items():
+        if key not in fits:
+            raise UnknownName(f"{family} kernels in", key, fits)
+        names = {each.name for each in fields(fits[key])}
+        for name in constants:
+            if name not in names:
+                raise UnknownName(f"constant of {family}", name, names)
+        fits[key] = replace(fits[key], **constants)
+    return fits
+
+
+def cost_model(machine: Machine, stack: Stack) -> CostModel:
+    """The calibrated cost model of ``machine`` under ``stack``."""
+    known = book_of(machine.chip)
     wires = None
     if (links := machine.links) is not None:
         wires = LinkRates(
@@ -79,5 +115,6 @@ def cost_model(machine: Machine, stack: Stack) -> CostModel:
             seed=links.seed,
             failed=links.failed,
             stretch_ratio=links.stretch_ratio,
+            placed=links.placed,
         )
     return CostModel(machine=machine, stack=stack, book=known, wires=wires)

@@ -33,6 +33,13 @@ for _tag, _pattern, _first in (
     _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"(?:{_pattern})$", re.ASCII), list(_first))
 
 
+class _Own(_Loader):
+    """Files of the package, whose constants may be infinite."""
+
+
+_Own.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"\.inf$"), ["."])
+
+
 def shown(path: Path) -> str:
     """The path as errors show it: inside the package relative to its data folder, else as given."""
     return str(path.relative_to(DATA.parent)) if path.is_relative_to(DATA) else str(path)
@@ -46,7 +53,7 @@ def load(text: str, where: str, *, trusted: bool = False) -> Any:
     try:
         for number, key, problem in () if trusted else faults(text):
             raise InvalidInput(problem, where=f"{where}:{number}" + (f": {key}" if key else ""))
-        return yaml.load(text, Loader=_Loader)
+        return yaml.load(text, Loader=_Own if trusted else _Loader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark is not None else ""
@@ -58,7 +65,7 @@ def load(text: str, where: str, *, trusted: bool = False) -> Any:
 
 @cache
 def _read(path: Path, _stamp: int) -> dict[str, Any]:
-    loaded = load(reading.text(path, shown(path)), shown(path), trusted=path.is_relative_to(DATA))
+    loaded = load(reading.text(path, shown(path)), shown(path), trusted=path.is_relative_to(DATA.parents[1]))
     if not isinstance(loaded, dict):
         raise InvalidInput("expected a mapping of keys to values", where=f"{shown(path)}:1")
     return loaded

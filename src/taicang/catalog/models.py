@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import MISSING, fields, replace
@@ -55,7 +56,7 @@ def model(name_or_path: str, *, approximate: bool = False) -> Model:
         return read_model(path, approximate=approximate)
     found = canonical(name_or_path, known=_builtin_names(), aliases=names()["aliases"])
     if found is None:
-        if name_or_path and path.is_dir():
+        if name_or_path and os.path.isdir(path):
             return read_model(path, approximate=approximate)
         raise UnknownName("model", name_or_path, model_names())
     name, dtype = found
@@ -80,12 +81,12 @@ def not_modelled() -> Mapping[str, str]:
 
 def read_model(path: Path, *, approximate: bool = False) -> Model:
     """The model of a config.json (or of a folder that holds one) or of a YAML file in our own schema."""
-    file = path / "config.json" if path.is_dir() else path
+    file = path / "config.json" if os.path.isdir(path) else path
     text = reading.text(file)
     if file.suffix in (".yaml", ".yml"):
         return _from_yaml(text, file)
     config = reading.document(text, str(file))
-    name = (path.name if path.is_dir() else path.parent.name if path.stem == "config" else path.stem).lower()
+    name = (path.name if os.path.isdir(path) else path.parent.name if path.stem == "config" else path.stem).lower()
     try:
         return of_config(config, name, approximate=approximate, where=str(file))
     except InvalidInput as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
@@ -24,7 +25,7 @@ class Resolved:
     kind: str
     name: str
     root: str
-    """The entry that it derives from in the end; its own name where it derives from none."""
+    """Its own name; of a user's entry that of the package's that it derives from."""
     file: Path
     leaves: Mapping[str, Leaf]
 
@@ -71,7 +72,7 @@ def locate(kind: str, name: str, beside: Path | None = None) -> tuple[Path, str 
     for cut in range(len(parts), 0, -1):
         stem, rest = _JOIN[kind].join(parts[:cut]), _JOIN[kind].join(parts[cut:])
         path = folder / f"{stem}.yaml"
-        if stem and "." not in stem[:1] and path.is_file():
+        if stem and "." not in stem[:1] and os.path.isfile(path):
             variants = {str(v).lower(): str(v) for v in files.read(path).get(_VARIANTS[kind]) or {}}
             if rest in variants or (not rest and not variants):
                 return path, variants.get(rest)
@@ -98,7 +99,7 @@ def _resolve(kind: str, name: str, beside: Path | None, depth: int) -> Resolved:
     root = ""
     if "base" in body:
         base = _base(kind, body["base"], path, depth)
-        leaves, root = dict(base.leaves), base.root
+        leaves, root = dict(base.leaves), "" if path.is_relative_to(files.DATA) else base.root
     if variant is None and _VARIANTS[kind] in body:
         why = f"a file of yours holds one entry, without {_VARIANTS[kind]}"
         raise InvalidInput(why, where=files.where(path, (_VARIANTS[kind],)))
@@ -120,7 +121,7 @@ def _base(kind: str, base: Any, path: Path, depth: int) -> Resolved:
     except UnknownName:
         known = [*names(kind), *aliases(kind)]
         raise UnknownName(kind, base, known, where=files.where(path, ("base",))) from None
-    if not file.is_file():
+    if not os.path.isfile(file):
         raise InvalidInput(f"no such file: {base}", where=files.where(path, ("base",)))
     return _resolve(kind, base, path, depth - 1)
 

@@ -43,6 +43,7 @@ _CHIP: dict[str, str] = {
     "power.idle": "w",
     "price": "usd",
     "rental": "usd_per_h",
+    "kernels.*.*.*": "any",
     "package.peak.*": "flop_per_s",
     "package.memory": "bytes",
     "package.bandwidth": "bytes_per_s",
@@ -125,7 +126,9 @@ _STACK: dict[str, str] = {
     "kernel_ratio.*": "ratio",
     "keeps.gradients": "name",
     "keeps.logit": "bytes",
+    "keeps.loss": "bytes",
     "keeps.outputs": "flag",
+    "keeps.recompute": "name",
     "keeps.sharding": "name",
 }
 FIELDS: Final[Mapping[str, Mapping[str, str]]] = {
@@ -134,12 +137,18 @@ FIELDS: Final[Mapping[str, Mapping[str, str]]] = {
     "stack": _STACK,
 }
 RECORDED: Final = (
-    "note", "title", "memory.nominal", "clock", "rental", "package.", "facts.", "aggregate.", "power.max",
-    "host.memory",
+    "note", "title", "memory.nominal", "vector_cores", "vector.fp16", "clock", "rental", "price", "package.", "facts.",
+    "aggregate.", "power.max",
 )  # fmt: skip
-"""Keys (or their beginnings) that entries keep for the record: no prediction reads them."""
+"""Keys (or their beginnings, that end in a dot) that entries keep for the record: no prediction reads them."""
+
 EXTENSIVE: Final = ("host.memory", "power.load", "power.max", "price.usd", "price.cny")
 """Figures of a whole machine that grow with its chips."""
+
+
+def recorded(path: str) -> bool:
+    """Whether ``path`` is kept for the record."""
+    return any(path == each or (each.endswith(".") and path.startswith(each)) for each in RECORDED)
 
 
 @cache

@@ -48,10 +48,19 @@ _MEMORY = {
     "sampling": "sampling_bytes",
 }
 """Key of the group ``memory`` -> field of ``Headroom``."""
-_KEEPS = {"gradients": "gradients", "logit": "logit_bytes", "outputs": "outputs", "sharding": "sharding"}
+_KEEPS = {
+    "gradients": "gradients",
+    "logit": "logit_bytes",
+    "loss": "loss_bytes",
+    "outputs": "outputs",
+    "recompute": "recompute",
+    "sharding": "sharding",
+}
 """Key below ``keeps`` -> field of ``Keeping``."""
 
 
+_HABITS = ("scheduler", "burst_ratio")
+"""Constants of an engine that hold on any chip."""
 _VERSION = re.compile(r"v?\d")
 _ROLLING = re.compile(r"^(nightly|main|latest|dev)\b|-dev$")
 """Builds between releases: the newest known version answers for them."""
@@ -121,11 +130,15 @@ def released(engine: str, version: str, date: str) -> tuple[str, str]:
     return found, f"{said}: read as {found}, the release at {date or 'no stated date'}"
 
 
-def stack(name: str, sets: tuple[str, ...] = (), *, memory_ratio: float | None = None) -> Stack:
+def stack(
+    name: str, sets: tuple[str, ...] = (), *, memory_ratio: float | None = None, ascend: bool | None = None
+) -> Stack:
     """The stack of "vllm" (its newest known version), "vllm@0.19.0" (the nearest known) or a YAML file.
 
-    ``memory_ratio`` takes the place of the share of memory that the engine takes by itself, of the same base.
-    ``Stack.name`` says when another version answers: "vllm@0.18.0 (nearest to 0.18.4)". Raises as ``chip``.
+    ``ascend`` tells whether it runs there: times and ratios that were fitted to its runs on other vendors' chips alone
+    say nothing of its kernels and hosts on these, and are left out. ``memory_ratio`` takes the place of the share of
+    memory that the engine takes by itself, of the same base. ``Stack.name`` says when another version answers:
+    "vllm@0.18.0 (nearest to 0.18.4)". Raises as ``chip``.
     """
     found_name = nearest(name)
     found = resolve("stack", found_name, sets)
@@ -136,13 +149,20 @@ def stack(name: str, sets: tuple[str, ...] = (), *, memory_ratio: float | None =
     asked = name.strip().lower().partition("@")[2] if not is_path(name) else ""
     title = found.name if asked in ("", version) else f"{found.name} (nearest to {asked})"
     values, given = _calibrated(engine, version), _given(found)
+    if ascend is not None and calibrated(engine, ascend=not ascend) and not calibrated(engine, ascend=ascend):
+        values = {key: value for key, value in values.items() if key in _HABITS}
     ratios = MappingProxyType({**values.get("kernel_ratio", {}), **given.pop("kernel_ratio", {})})
     fitted = files.read(found.file).get("fitted") or {}
     made = Stack(
         name=title, engine=engine, version=version, epoch=found.get("epoch") or "",
         bands=fitted.get("bands", {}), **values | given | {"kernel_ratio": ratios},
     )  # fmt: skip
-    return made if memory_ratio is None else replace(made, memory=replace(made.memory, usable_ratio=memory_ratio))
+    return with_memory(made, memory_ratio)
+
+
+def with_memory(stack: Stack, ratio: float | None) -> Stack:
+    """``stack`` with another share of device memory (None: its own)."""
+    return stack if ratio is None else replace(stack, memory=replace(stack.memory, usable_ratio=ratio))
 
 
 def calibrated(engine: str, *, ascend: bool) -> bool:
@@ -173,7 +193,7 @@ def _group(found: Resolved, group: str, fields: Mapping[str, str]) -> dict[str, 
 def _calibrated(engine: str, version: str) -> dict[str, Any]:
     """Constants of calibration/stacks*.yaml, where they exist: the engine's, and over them the version's (plain SI)."""
     values: dict[str, Any] = {}
-    for family in ("stacks", "stacks_ascend", "stacks_published", "stacks_training"):
+    for family in ("stacks", "stacks_ascend", "stacks_published", "stacks_training", "stacks_later"):
         if not (calibration.FOLDER / f"{family}.yaml").is_file():
             continue
         profiles = calibration.read(family)["profiles"]

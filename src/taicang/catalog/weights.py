@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from taicang.catalog.models import names
@@ -16,7 +17,7 @@ def weights_of(spec: str, model: Model) -> str | None:
     """
     text = spec.strip().partition(" (")[0]
     path = Path(text).expanduser()
-    if path.is_dir() and (path / "config.json").is_file():
+    if os.path.isdir(path) and os.path.isfile(path / "config.json"):
         return str(path.resolve())
     local = text.startswith((".", "/", "~")) or path.suffix in (".json", ".yaml", ".yml")
     if not local and text.count("/") == 1:

@@ -195,6 +195,35 @@ def of_machine(spec: str, rate: Figure, sets: Sequence[str] = ()) -> dict[str, F
     return made
 
 
+RENTED = ("rent", "rate", "availability", "utilisation", "error")
+"""Figures that say something of rented chips."""
+PARTS = ("optics", "masked")
+"""Figures of parts, which no cost is made of."""
+
+
+def of_case(
+    spec: str, vendor: str, *, site_name: str = "default", stated: Mapping[str, Figure] = MappingProxyType({}),
+    sets: Sequence[str] = (),
+) -> tuple[dict[str, Figure], Site, bool, list[str]]:  # fmt: skip
+    """All figures of chips of ``vendor`` in ``spec`` at a site, the site, whether they are rented, and what is assumed.
+
+    What is ``stated`` stands over what is published. Without a price, chips whose rent is known are rented.
+    """
+    place = site(site_name, domestic=vendor.lower() in DOMESTIC)
+    known = {**built_in(), **place.figures, **stated}
+    found = {**known, **of_machine(spec, known["rate"], sets), **stated}
+    rented = "rent" in stated or ("price" not in found and "rent" in found)
+    said = [*place.said]
+    if rented and "rent" not in stated:
+        said.append(f"no price of {spec} is published: its chips are rented")
+    return found, place, rented, said
+
+
+def kept(figures: Mapping[str, Figure], *, rented: bool) -> dict[str, Figure]:
+    """The figures that a cost of bought, or of rented, chips is made of."""
+    return {key: each for key, each in figures.items() if (key in RENTED if rented else key not in PARTS)}
+
+
 def listed_prices(model: str) -> tuple[Mapping[str, str], ...]:
     """What APIs charge for ``model`` per million tokens, as published."""
     return tuple(files.read(FOLDER / "prices.yaml").get(model, ()))

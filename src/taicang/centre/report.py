@@ -196,7 +196,7 @@ def report(case: Case, *, currency: str = "CNY", samples: int = SAMPLES, seed: i
         parts={name: band(part / unit) for name, part in parts.items()},
         used_chip_hour=band(used / unit),
         output_mtoken=band(mtoken(case, values, use) / unit) if work else None,
-        tokens=_tokens(work, used / values["error"] / unit) if work else {},
+        tokens=token_costs(work, used / values["error"] / unit) if work else {},
         monthly_tokens=float(work.output_tokens_per_chip_hour * month * chips) if work else None,
         at_use=_at_use(case, values, unit),
         run=None if case.training is None else band(used * run_chip_hours(case, samples, seed) / unit),
@@ -223,7 +223,7 @@ def _power(plant: Plant, values: Values, use: Num) -> Num:
     return total / 24.0
 
 
-def _tokens(work: Serving, used: Num) -> dict[str, Band]:
+def token_costs(work: Serving, used: Num) -> dict[str, Band]:
     """Per million tokens of each kind."""
     seconds = {"input": work.input_s, "cached": work.cached_s, "output": work.output_s}
     return {name: band(used * each / 3600.0 * 1e6) for name, each in seconds.items() if each is not None}

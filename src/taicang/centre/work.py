@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import log
+from typing import TYPE_CHECKING
 
 from taicang.catalog.trust import Band
 from taicang.hardware import Machine
 from taicang.models.count import kv_cache_bytes
 from taicang.models.types import Model
-from taicang.predict.prediction import Prediction
-from taicang.predict.train import TrainPrediction
+from taicang.predict.prediction import Served
 from taicang.units import Num
+
+if TYPE_CHECKING:  # training takes long to import, and most work is serving
+    from taicang.predict.train import TrainPrediction
 
 NINE_IN_TEN = 1.645
 """Standard deviations on either side that hold nine draws of ten."""
@@ -68,16 +71,17 @@ class Training:
     error_ratio: float
 
 
-def serving(net: Model, machine: Machine, found: Prediction, hit_ratio: float) -> Serving:
+def serving(net: Model | None, machine: Machine, found: Served, hit_ratio: float) -> Serving:
     """Split the chips' time between input and output by what each phase takes on its own instances.
 
-    Whole instances and idle chips make a machine slower than its phases alone; that falls on both alike.
+    Whole instances and idle chips make a machine slower than its phases alone; that falls on both alike. What a token
+    takes that is read from a cache is told where the model is given.
     """
     prefill, decode = found.prefill.tokens_per_s_per_chip, found.decode.tokens_per_s_per_chip
     alone = found.input_tokens / prefill + found.output_tokens / decode
     whole = found.output_tokens / found.output_tokens_per_s_per_chip / alone
     cached = None
-    if "host" in machine.planes:
+    if net is not None and "host" in machine.planes:
         bandwidth = machine.plane("host").levels[-1].bandwidth_bytes_per_s * machine.chip.dies
         length = float(found.input_tokens)
         cached = float(kv_cache_bytes(net, length, found.decode.plan.quant.kv)) / length / bandwidth

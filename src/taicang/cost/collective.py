@@ -15,10 +15,9 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import numpy as np
 
-from taicang.cost.collective_bound import bound_over, rows_of, sent_ratio
+from taicang.cost.collective_bound import bound_over, met_ratios, reaches, rows_of, sent_ratio
 from taicang.cost.cost import Cost
 from taicang.errors import UnknownName
-from taicang.hardware import chained
 
 if TYPE_CHECKING:
     from taicang.hardware import Level, Machine
@@ -111,7 +110,7 @@ class _Tier:
     piece_bytes: float
     """A step waits for a whole piece of this size (within a node data flow through, line by line)."""
     crowd: Count
-    doublings: Num
+    doublings: Count
     """Of the ranks or units whose parts its switches add."""
     rate_bytes_per_s: Num
     within: bool
@@ -124,19 +123,17 @@ def _tiers(op: Collective, levels: tuple[Level, ...], dies: int, wires: Wires | 
     found: list[_Tier] = []
     rows = rows_of(op, levels)
     given = wires.rates(op.plane, op.kind, op.ranks, op.stride) if wires else [row[3] for row in rows]
-    for at, (level, inner, outer, _) in enumerate(rows):
-        joined, last = outer / inner, at
+    for at, ((level, inner, outer, _), reach) in enumerate(zip(rows, reaches(rows, dies), strict=True)):
+        joined = outer / inner
         steps: Count = np.minimum(joined - 1.0, RING_STEPS_PER_TREE_LEVEL * np.log2(joined))
         if op.kind == "broadcast":  # libraries have no tree for it: a chain through every rank
             steps = rows[-1][2] / inner - rows[-1][2] / outer
-        while last + 1 < len(rows) and chained(levels[last], levels[last + 1], dies):
-            last += 1
         found.append(
             _Tier(
                 level=level,
                 inner=inner,
                 outer=outer,
-                reach=rows[last][2],
+                reach=reach,
                 whole_ratio=1.0 if level.ranks <= dies else 0.0,
                 crossed=(outer > inner) * 1.0,
                 steps=steps,
@@ -236,12 +233,13 @@ def collective(op: Collective, machine: Machine, fits: Fits, flavour: str = "ncc
     best = 1.0 / np.sqrt(np.sqrt(np.sqrt(np.sqrt(inverse))))
     apart = (ranks > 1.0) * 1.0
     crossed = [(row.level, row.inner, row.outer, row.rate_bytes_per_s) for row in rows]
-    bound = bound_over(op, crossed)
+    bound = bound_over(op, crossed, machine.chip.dies)
     seconds = np.maximum(best, bound) * apart
     return Cost(
         seconds=seconds,
         network_s=bound,
         latency_s=seconds - bound,
-        sent_bytes=op.payload_bytes * sent_ratio(op, crossed),
+        sent_bytes=(sent := op.payload_bytes * sent_ratio(op, crossed)),
+        level_bytes=tuple(sent * share for share in met_ratios(op.kind, crossed)),
         origin=f"collective/{levels[0].profile or 'default'}/{op.kind}/{flavour}",
     )

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from taicang.hardware import chained
 from taicang.ops import Collective
 
 if TYPE_CHECKING:
@@ -90,41 +91,73 @@ def sent_ratio(op: Collective, rows: list[tuple[Level, Num, Num, Num]]) -> Num:
     return np.minimum(2.0 * share, 1.0) if any(row[0].reduces for row in rows) else 2.0 * share
 
 
-def bound_over(op: Collective, rows: list[tuple[Level, Num, Num, Num]]) -> Num:
+def met_ratios(kind: str, rows: list[tuple[Level, Num, Num, Num]]) -> list[Num]:
+    """Of what a rank sends, the share that meets its receiver at each of the rows of ``tiers``; they sum to one.
+
+    In an exchange receivers are all others alike. A ring visits one unit after the other, so that of the ranks of a
+    unit one has its next in another.
+    """
+    ranks = np.maximum(rows[-1][2], 2.0)
+    found: list[Num] = []
+    for at, (_, inner, outer, _) in enumerate(rows):
+        if kind == "all_to_all":
+            found.append((outer - inner) / (ranks - 1.0))
+            continue
+        leaving = 0.0 if at + 1 == len(rows) else (outer < rows[-1][2]) / outer
+        found.append(((outer > inner) * 1.0) * (1.0 / inner - leaving))
+    return found
+
+
+def reaches(rows: list[tuple[Level, Num, Num, Num]], dies: int) -> list[Num]:
+    """Members that the ports of each of the rows of ``tiers`` lead to, through it and the tiers built on it."""
+    found: list[Num] = []
+    for last in range(len(rows) - 1, -1, -1):
+        further = last + 1 < len(rows) and chained(rows[last][0], rows[last + 1][0], dies)
+        found.append(found[-1] if further else rows[last][2])
+    return found[::-1]
+
+
+def bound_over(op: Collective, rows: list[tuple[Level, Num, Num, Num]], dies: int) -> Num:
     """``lower_bound_s`` over the rows of ``tiers``."""
     ranks = rows[-1][2]
     payload = op.payload_bytes
-    share = (ranks - 1.0) / ranks
-    worst: Num = 0.0 * share
-    nearest: Num = 0.0 * share
-    widest: Num = 0.0 * share
-    for depth, (level, inner, outer, bandwidth) in enumerate(rows):
+    exits = _exits(rows, dies)
+    worst: Num = payload * sent_ratio(op, rows) / np.maximum(exits[0], 1.0)
+    for (level, inner, outer, bandwidth), reach, left in zip(rows, reaches(rows, dies), exits, strict=True):
         crossed = (outer > inner) * 1.0
         units = ranks / inner
         if op.kind == "all_to_all":
-            moved = (outer - inner) / ranks if depth == 0 else (ranks - inner) / ranks
-        elif op.kind == "all_reduce":
-            twice = 2.0 * (units - 1.0) / units
-            moved = (np.minimum(twice, 1.0) if level.reduces else twice) / inner
-        else:
-            moved = (units - 1.0) / units / inner
-        if depth == 0:
-            nearest = bandwidth * crossed
-            if op.kind != "all_to_all":
-                continue  # a rank may be fed by outer tiers' ports at the same time: see below
-        else:
-            widest = np.maximum(widest, bandwidth * crossed)
-        worst = np.maximum(worst, crossed * (payload * moved / bandwidth))
-    injection = payload * sent_ratio(op, rows) / np.maximum(nearest + widest, 1.0)
-    return np.maximum(worst, injection) * (ranks > 1.0)
+            worst = np.maximum(worst, crossed * payload * (reach - inner) / ranks / bandwidth)
+            continue
+        moved = (units - 1.0) / units / inner
+        if op.kind == "all_reduce":
+            moved = np.minimum(2.0 * moved, 1.0 / inner) if level.reduces else 2.0 * moved
+        if level is not rows[0][0]:  # of the innermost, a switch that adds anywhere saves the second pass: see above
+            worst = np.maximum(worst, crossed * payload * moved / np.maximum(left, 1.0))
+    return worst * (ranks > 1.0)
+
+
+def _exits(rows: list[tuple[Level, Num, Num, Num]], dies: int) -> list[Num]:
+    """One rank's bandwidth out of a unit of each tier: ports of its own, and of all that do not build on these."""
+    found: list[Num] = []
+    ports: Num = 0.0
+    beyond: Num = 0.0
+    for at in range(len(rows) - 1, -1, -1):
+        level, inner, outer, bandwidth = rows[at]
+        if at + 1 < len(rows) and not chained(level, rows[at + 1][0], dies):
+            ports, beyond = 0.0, found[-1]
+        ports = np.maximum(ports, bandwidth * (outer > inner))
+        found.append(ports + beyond)
+    return found[::-1]
 
 
 def lower_bound_s(op: Collective, machine: Machine) -> Num:
     """Seconds that the wires alone need: injection, ejection and capacity of each tier that the group crosses.
 
-    Ports of the innermost tier and of the widest outer one may feed a rank at once, so their bandwidths add. Traffic
-    that leaves a unit crosses each tier from there outward. Where switches reduce, an all-reduce sends and takes in
-    its buffer once. Float or array like the operator's fields; ``NotModelled`` if the machine lacks the plane.
+    Ports of tiers that do not build on each other may feed a rank at once, so their bandwidths add. What an exchange
+    sends out of a unit crosses each tier from there outward as far as these build on each other: what adapters carry
+    leaves by them. Where switches reduce, an all-reduce sends and takes in its buffer once. Float or array like the
+    operator's fields; ``NotModelled`` if the machine lacks the plane.
     """
     levels = machine.plane(op.plane).levels
-    return bound_over(op, rows_of(op, levels))
+    return bound_over(op, rows_of(op, levels), machine.chip.dies)

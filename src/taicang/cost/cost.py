@@ -30,6 +30,8 @@ class Cost:
     """Device-memory traffic."""
     sent_bytes: Num = 0.0
     """Network injection of this rank."""
+    level_bytes: tuple[Num, ...] = ()
+    """Of these, what meets its receiver at each level of the plane, from the innermost out."""
     origin: str = ""
     """Which constants priced it: calibration family, profile and kind."""
 
@@ -45,9 +47,10 @@ def faster(cost: Cost, other: Cost) -> Cost:
     better = np.asarray(other.seconds) < np.asarray(cost.seconds)
     if better.ndim == 0 or not better.any():
         return other if better.any() else cost
-    numbers = [each.name for each in fields(Cost) if each.name != "origin"]
+    numbers = [each.name for each in fields(Cost) if each.name not in ("origin", "level_bytes")]
     chosen = {name: np.where(better, getattr(other, name), getattr(cost, name)) for name in numbers}
-    return Cost(**chosen, origin=f"{cost.origin}, {other.origin}")
+    levels = tuple(np.where(better, b, a) for a, b in zip(cost.level_bytes, other.level_bytes, strict=True))
+    return Cost(**chosen, level_bytes=levels, origin=f"{cost.origin}, {other.origin}")
 
 
 def saturate(*parts: Num, sharpness: float) -> Num:

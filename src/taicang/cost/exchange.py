@@ -194,5 +194,6 @@ def exchange(
         network_s=np.maximum(near_s, far_s),
         latency_s=some * latency,
         sent_bytes=payload * (flow.near + flow.far),
+        level_bytes=tuple(payload * copies for copies in flow.met),
         origin=f"exchange/{owner}/{name}.{op.kind}",
     )

@@ -49,6 +49,8 @@ class Traffic:
     domain_ranks: Count
     """Ranks of the exchange inside one scale-up domain."""
     domains: Count
+    met: tuple[Num, ...]
+    """Copies whose receiver is met at each level."""
 
 
 def domain_levels(levels: tuple[Level, ...]) -> int:
@@ -101,9 +103,11 @@ def traffic(op: Exchange, machine: Machine, merge: Merge, setting: Setting, wire
     far_s: Num = 0.0
     hop_s: Num = 0.0
     rates = wires.rates("scale_up", "all_to_all", op.ranks, op.stride) if wires else None
+    met: list[Num] = []
     for i, level in enumerate(levels):
         below, here = inside[i], inside[i + 1]
         rate = rates[i] if rates else _capacity(level, levels[i - 1].ranks if i else 1, here, below)
+        met.append((copies / width if i < domain else far_copies / ranks) * (here - below))
         if i >= domain:
             far_s = np.maximum(far_s, far_copies * (ranks - below) / ranks / rate)
             continue
@@ -118,6 +122,7 @@ def traffic(op: Exchange, machine: Machine, merge: Merge, setting: Setting, wire
         hop_s=hop_s,
         domain_ranks=near_ranks,
         domains=domains,
+        met=tuple(met),
     )
 
 

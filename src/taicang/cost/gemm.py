@@ -142,10 +142,3 @@ def fit_for(fits: Mapping[str, GemmFit], dtype: str) -> GemmFit:
         if name in fits:
             return fits[name]
     raise NotModelled(f"no calibrated matrix product for {dtype} (this profile has {', '.join(sorted(fits))})")
-
-
-def select(profiles: Mapping[str, Mapping[str, GemmFit]], chip: Chip, dtype: str) -> GemmFit:
-    """Constants for ``dtype`` on ``chip`` by its profile; ``NotModelled`` without one."""
-    if chip.profile not in profiles:
-        raise NotModelled(f"no calibrated matrix products for {chip.name} (profile {chip.profile})")
-    return fit_for(profiles[chip.profile], dtype)

@@ -12,6 +12,7 @@ from taicang.cost.cost import Cost
 if TYPE_CHECKING:
     from taicang.hardware import Level, Machine
     from taicang.ops import Transfer
+    from taicang.units import Num
 
 KEY = "transfer/read"
 """Line of a bulk move, pulled by its reader (KV caches, pooled memory): ``base_s`` once, ``hop_s`` per message."""
@@ -38,11 +39,13 @@ def transfer(op: Transfer, machine: Machine, fits: Fits, wires: Wires | None = N
     seconds = 0.0 * distance
     wire = 0.0 * distance
     within = 0
+    met: list[Num] = []
     rates = wires.rates(op.plane, "send", 2, op.distance) if wires else [each.bandwidth_bytes_per_s for each in levels]
     for level, rate in zip(levels, rates, strict=True):
         reached = (distance >= within) * 1.0
         if level is not levels[-1]:
             reached = reached * (distance < level.ranks)
+        met.append(reached * (distance > 0.0) * op.payload_bytes)
         line, message_s = _line(fits, level, op.plane)
         line_rate_s = op.payload_bytes / rate
         wire = wire + reached * line_rate_s
@@ -55,5 +58,6 @@ def transfer(op: Transfer, machine: Machine, fits: Fits, wires: Wires | None = N
         network_s=wire,
         latency_s=seconds - wire,
         sent_bytes=op.payload_bytes * moved,
+        level_bytes=tuple(met),
         origin=f"transfer/{op.plane}/{levels[0].profile or 'default'}",
     )

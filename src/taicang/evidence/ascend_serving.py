@@ -11,11 +11,10 @@ from dataclasses import dataclass, replace
 from functools import cache
 
 from taicang import catalog
-from taicang.catalog.costing import cost_model
-from taicang.catalog.models import model
 from taicang.catalog.trust import Ground, ground
 from taicang.evidence.tables import CARRIED, lines, record
 from taicang.plans import Batch, Quantisation, ServePlan, decode_batch, prefill_batch
+from taicang.search.door import Run, job_of
 from taicang.serve.setup import Setup, step
 from taicang.stacks import Stack
 from taicang.timeline import Slice, Timeline, total
@@ -96,10 +95,8 @@ def batch_of(row: Row) -> Batch:
 
 def setup_of(row: Row, stack: Stack, microbatches: int) -> Setup:
     """The row's instance with that many microbatches."""
-    machine = catalog.machine(MACHINE)
-    plan = replace(row.plan, microbatches=microbatches)
-    price = cost_model(machine, stack).price
-    return Setup(model=model(NET), plan=plan, machine=machine, stack=stack, price=price)
+    run = Run(model=NET, on=MACHINE, stack=stack, acceptance_ratio=row.acceptance_ratio, skew=0.0)
+    return job_of(run).setup(replace(row.plan, microbatches=microbatches))
 
 
 def run_of(row: Row) -> Ground:

@@ -13,7 +13,6 @@ from functools import cache
 from types import MappingProxyType
 
 from taicang import catalog
-from taicang.catalog.costing import cost_model
 from taicang.catalog.models import model
 from taicang.catalog.trust import Ground, ground
 from taicang.errors import NotModelled
@@ -22,6 +21,7 @@ from taicang.evidence.tables import CARRIED, lines, record
 from taicang.hardware import Machine
 from taicang.models.types import Model, routed
 from taicang.plans import Batch, Quantisation, ServePlan, decode_batch, prefill_batch
+from taicang.search.door import Run, job_of
 from taicang.serve.setup import Setup, step
 from taicang.stacks import Stack
 
@@ -105,10 +105,8 @@ def batch_of(row: Row) -> Batch:
 def setup_of(row: Row, stack: Stack | None = None) -> Setup:
     """The setup of a row."""
     net = model(row.net)
-    machine = machine_of(row.device, row.ranks)
-    chosen = stack or catalog.stack(STACK)
-    price = cost_model(machine, chosen).price
-    return Setup(model=net, plan=plan_of(row, net), machine=machine, stack=chosen, price=price)
+    run = Run(model=net, on=machine_of(row.device, row.ranks), stack=stack or STACK, skew=0.0)
+    return job_of(run).setup(plan_of(row, net))
 
 
 def run_of(row: Row) -> Ground:

@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from taicang.catalog import files
 from taicang.catalog.trust import FILE
 from taicang.errors import InvalidInput, UnknownName
 from taicang.evidence import carry, intake
@@ -73,8 +74,7 @@ def frozen() -> Mapping[str, Any]:
     """The frozen scoreboard as plain data; empty before the first freeze."""
     if not FILE.exists():
         return {}
-    loaded: Mapping[str, Any] = yaml.safe_load(FILE.read_text(encoding="utf-8"))
-    return loaded
+    return files.read(FILE)
 
 
 def _section(folder: Path | None) -> str:

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
+
+from taicang import output
 
 FOLDER = Path(__file__).parent / "data" / "board"
 
@@ -54,20 +57,21 @@ _MEASURED = re.compile(r"latency|_us$|gbps$|silicon_|^value$")
 
 def write(folder: Path) -> Path:
     """Write the carried tables from the evidence in ``folder``; returns the folder written."""
-    (FOLDER / "kernels").mkdir(parents=True, exist_ok=True)
+    whole, thinned = {}, {}
     for name in WHOLE:
         rows = _read(folder / name)
         for row in rows:
             if "notes" in row:
                 row["notes"] = "; ".join(_SAID.findall(row["notes"]))
-        _write(FOLDER / name, rows)
+        whole[name] = _table(rows)
     for name, most in THINNED.items():
         rows = _read(folder / "kernels" / name)
         chosen = set(sorted(range(len(rows)), key=lambda i: _rank(rows[i]))[:most])
-        _write(FOLDER / "kernels" / name, [row for i, row in enumerate(rows) if i in chosen])
+        thinned[name] = _table([row for i, row in enumerate(rows) if i in chosen])
     listed = [f"{name}: {where}" for name, where in WHOLE.items()]
     listed += [f"kernels/{name}: {KERNELS}; {most} rows by hash of their keys" for name, most in THINNED.items()]
-    (FOLDER / "SOURCES.txt").write_text("\n".join(listed) + "\n", encoding="utf-8")
+    output.write(thinned, FOLDER / "kernels", "carried tables")
+    output.write(whole | {"SOURCES.txt": "\n".join(listed) + "\n"}, FOLDER, "carried tables")
     return FOLDER
 
 
@@ -81,8 +85,9 @@ def _read(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(handle))
 
 
-def _write(path: Path, rows: list[dict[str, str]]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as handle:
-        writer = csv.DictWriter(handle, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+def _table(rows: list[dict[str, str]]) -> str:
+    made = io.StringIO()
+    writer = csv.DictWriter(made, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return made.getvalue()

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-import yaml
-
+from taicang.catalog import files
 from taicang.evidence.kernels import tables
 from taicang.evidence.tables import CARRIED
 
@@ -39,8 +38,7 @@ class Kind:
 
 @cache
 def _said() -> Mapping[str, Any]:
-    loaded: Mapping[str, Any] = yaml.safe_load((CARRIED / "suites.yaml").read_text(encoding="utf-8"))
-    return loaded
+    return files.read(CARRIED / "suites.yaml")
 
 
 @cache

@@ -8,9 +8,9 @@ from functools import cache
 from types import MappingProxyType
 from typing import Any
 
-import yaml
-
 from taicang import catalog
+from taicang.catalog import files
+from taicang.errors import UnknownName
 from taicang.evidence import systems
 from taicang.evidence.tables import CARRIED
 from taicang.hardware import Level, Machine, Plane
@@ -32,8 +32,7 @@ and of what DeepSeek publishes for 64 GPUs. Constants of its own keep it from sp
 @cache
 def declared() -> Mapping[str, Mapping[str, Any]]:
     """The tables of ``data/fabrics.yaml``."""
-    loaded: Mapping[str, Mapping[str, Any]] = yaml.safe_load((CARRIED / "fabrics.yaml").read_text(encoding="utf-8"))
-    return loaded
+    return files.read(CARRIED / "fabrics.yaml")
 
 
 def system_of(system: str, version: str) -> str:
@@ -43,7 +42,15 @@ def system_of(system: str, version: str) -> str:
 
 @cache
 def level(system: str, *, reduces: bool | None = None) -> Level:
-    """The level that ``system`` of the tables was measured on; ``reduces`` switches in-switch reduction off or on."""
+    """The level that ``system`` of the tables was measured on; ``reduces`` switches in-switch reduction off or on.
+
+    A chip that no table names was measured in the smallest machine of the catalogue that has it.
+    """
+    if system not in declared()["levels"]:
+        machines = catalog.machines_with(systems.chip_of(system).name)
+        if not machines:
+            raise UnknownName("system of collectives", system, declared()["levels"])
+        return catalog.machine(machines[0]).planes["scale_up"].levels[0]
     said = declared()["levels"][system]
     return Level(
         name="node",

@@ -23,7 +23,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from taicang import catalog
-from taicang.catalog.costing import cost_model
 from taicang.catalog.models import model
 from taicang.catalog.trust import ground
 from taicang.evidence import ascend_serving, ascend_steps, fitting
@@ -31,7 +30,8 @@ from taicang.evidence.score import Outcome
 from taicang.evidence.tables import CARRIED, lines
 from taicang.lower import lower
 from taicang.plans import ServePlan, decode_batch
-from taicang.serve.setup import Setup, step
+from taicang.search.door import Run, job_of
+from taicang.serve.setup import step
 from taicang.stacks import Stack
 
 FAMILIES = ("gemm", "experts", "attend", "pointwise")
@@ -93,10 +93,8 @@ def launch_outcomes() -> Iterator[Outcome]:
     for number, row in enumerate(lines(LAUNCH_TABLE)):
         ranks, net = int(row["tp"]), model(row["model"])
         machine, stack = catalog.machine(f"{row['hardware']}-376t"), catalog.stack(ascend_steps.STACK)
-        setup = Setup(
-            model=net, plan=ServePlan(tp=ranks, moe_tp=ranks), machine=machine, stack=stack,
-            price=cost_model(machine, stack).price,
-        )  # fmt: skip
+        plan = ServePlan(tp=ranks, moe_tp=ranks)
+        setup = job_of(Run(model=net, on=machine, stack=stack, skew=0.0)).setup(plan)
         context = float(row["input_tokens"]) + float(row["output_tokens"]) / 2
         seconds = float(step(setup, decode_batch(sequences=float(row["concurrency"]), context=context)).seconds)
         yield Outcome(

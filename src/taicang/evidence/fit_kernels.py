@@ -13,8 +13,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from taicang.catalog import files
 from taicang.catalog.costing import ARCHITECTURE
 from taicang.cost.experts import dispatched_key
 from taicang.evidence.fitting import Bounds, Constants, fingerprint, solve, write
@@ -31,8 +30,7 @@ DIE: Mapping[str, str] = {"h200": "h100", "gb200": "b200", "gb300": "b300"}
 @cache
 def declared_fits() -> Mapping[str, Any]:
     """The families of ``data/fits.yaml``."""
-    loaded: Mapping[str, Any] = yaml.safe_load((CARRIED / "fits.yaml").read_text(encoding="utf-8"))
-    return loaded
+    return files.read(CARRIED / "fits.yaml")
 
 
 def fit_kernels(folder: Path, *families: str) -> list[Path]:

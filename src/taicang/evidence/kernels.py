@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
+from taicang.catalog import files
 from taicang.evidence import operators
 from taicang.evidence.measured import Measured
 from taicang.evidence.score import Outcome
@@ -43,7 +43,7 @@ class Table:
 @cache
 def tables() -> Mapping[str, Table]:
     """Every declared suite."""
-    listed = yaml.safe_load((CARRIED / "kernels.yaml").read_text(encoding="utf-8"))
+    listed = files.read(CARRIED / "kernels.yaml")
     names = {f.name for f in fields(Table)} - {"suite"}
     return {
         suite: Table(suite=suite, **{("named" if key == "as" else key): value for key, value in made.items()})
@@ -55,11 +55,11 @@ def tables() -> Mapping[str, Table]:
 def kernel_rows(folder: Path, suite: str) -> list[Measured[Any]]:
     """The rows of one suite in the evidence ``folder``, parted as its table says; none of an absent file."""
     table = tables()[suite]
-    listed = [_enriched(cells, table) for cells in lines(folder / table.file)]
-    return [_part(part, table) for part in grouped(listed, *table.by.split())]
+    listed = [enriched(cells, table) for cells in lines(folder / table.file)]
+    return [part(table, each) for each in grouped(listed, *table.by.split())]
 
 
-def _enriched(cells: Cells, table: Table) -> Cells:
+def enriched(cells: Cells, table: Table) -> Cells:
     """The line with the cells that its table's templates and groups speak of."""
     dtype = next((name for name in cells if name.endswith("_dtype")), "")
     more = {"suite": table.suite, "number": str(int(cells["line"]) - 2)}
@@ -67,7 +67,8 @@ def _enriched(cells: Cells, table: Table) -> Cells:
     return cells | more | operators.reading(table.suite, cells)
 
 
-def _part(listed: Sequence[Cells], table: Table) -> Measured[Any]:
+def part(table: Table, listed: Sequence[Cells]) -> Measured[Any]:
+    """Lines of one kernel as one operator of arrays."""
     first, key = listed[0], table.split.split()
     keys = [tuple(line[name] for name in key) for line in listed]
     return Measured(

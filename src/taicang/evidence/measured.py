@@ -36,11 +36,13 @@ class Measured(Generic[Op]):
     """Kept from every fit."""
     by_engine: Mapping[str, Array] = field(default_factory=dict)
     """Seconds in each engine that has a column of its own, NaN where a row was not measured in it."""
+    given: Chip | None = None
+    """In place of the system's chip."""
 
     @property
     def chip(self) -> Chip:
         """The chip of the system; ``UnknownName`` where the catalogue lacks it."""
-        return chip_of(self.system)
+        return self.given or chip_of(self.system)
 
     def where(self, keep: NDArray[np.bool_]) -> Measured[Op]:
         """The rows that ``keep`` marks."""

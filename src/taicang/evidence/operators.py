@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from taicang.catalog import calibration
+from taicang.catalog.costing import BOOKED, book_of
 from taicang.cost.attend_gqa import AttendFit, GqaDecodeFit, GqaPrefillFit, attend_gqa
 from taicang.cost.attend_gqa import fit_for as attend_fit_for
 from taicang.cost.attend_mla import MlaDecodeFit, MlaFit, MlaPrefillFit, attend_mla
@@ -26,11 +27,13 @@ from taicang.cost.attend_mla import fit_for as mla_fit_for
 from taicang.cost.collective import Fits, Line, collective
 from taicang.cost.experts import ExpertsFit, experts
 from taicang.cost.experts import fit_for as experts_fit_for
-from taicang.cost.gemm import GemmFit, gemm, select
-from taicang.evidence.fabrics import KINDS, fabric_of, level, system_of
+from taicang.cost.gemm import GemmFit, gemm
+from taicang.cost.gemm import fit_for as gemm_fit_for
+from taicang.evidence.fabrics import KINDS, declared, fabric_of, level, system_of
 from taicang.evidence.measured import Measured
 from taicang.evidence.systems import chip_of
 from taicang.evidence.tables import CARRIED, Array, Cells, column, lines
+from taicang.hardware import Chip
 from taicang.ops import Attend, Collective, Gemm, GroupedGemm
 from taicang.plans import Phase
 from taicang.units import Count, Num
@@ -203,26 +206,27 @@ def experts_seconds(rows: Measured[GroupedGemm], fit: ExpertsFit) -> Array:
     return np.asarray(experts(rows.op, rows.chip, fit).seconds)
 
 
-def shipped(family: str, profile: str) -> Mapping[str, Any]:
-    """The constants that the package carries for a profile of a kernel family, by key."""
-    return calibration.fits(family, KERNEL_FITS[family]).get(profile, {})  # type: ignore[arg-type]  # types are hashable
+def constants_of(family: str, chip: Chip) -> Mapping[str, Any]:
+    """The constants of a chip for a kernel family, by key."""
+    found: Mapping[str, Any] = getattr(book_of(chip), BOOKED[family])
+    return found
 
 
-def mla_constants(profile: str, op: Attend) -> MlaFit:
-    """The shipped constants of latent attention; ``NotModelled`` where the profile has none."""
-    fit: MlaFit = mla_fit_for(shipped(f"mla_{op.phase}", profile), op.dtype, op.kv_dtype)
+def mla_constants(chip: Chip, op: Attend) -> MlaFit:
+    """The constants of latent attention; ``NotModelled`` where the chip has none."""
+    fit: MlaFit = mla_fit_for(constants_of(f"mla_{op.phase}", chip), op.dtype, op.kv_dtype)
     return fit
 
 
 def _gemm_price(rows: Measured[Gemm]) -> Num:
-    return gemm_seconds(rows, select(calibration.fits("gemm", GemmFit), rows.chip, rows.op.dtype))
+    return gemm_seconds(rows, gemm_fit_for(constants_of("gemm", rows.chip), rows.op.dtype))
 
 
 def _gqa_price(rows: Measured[Attend]) -> Array:
     """The fastest of the engines that a row was measured in; one that names none takes the fastest's constants."""
 
     def priced(engine: str) -> Array:
-        known = shipped(f"attend_{rows.op.phase}", rows.chip.profile)
+        known = constants_of(f"attend_{rows.op.phase}", rows.chip)
         return attend_seconds(rows, attend_fit_for(known, rows.op.dtype, rows.op.kv_dtype, engine))
 
     unnamed = priced("")
@@ -233,11 +237,11 @@ def _gqa_price(rows: Measured[Attend]) -> Array:
 
 
 def _mla_price(rows: Measured[Attend]) -> Array:
-    return attend_seconds(rows, mla_constants(rows.chip.profile, rows.op))
+    return attend_seconds(rows, mla_constants(rows.chip, rows.op))
 
 
 def _experts_price(rows: Measured[GroupedGemm]) -> Array:
-    known = shipped("experts", rows.chip.profile)
+    known = constants_of("experts", rows.chip)
     return experts_seconds(rows, experts_fit_for(known, rows.op.dtype, gathered=rows.op.gathered))
 
 
@@ -248,7 +252,9 @@ def flavour_of(rows: Measured[Collective]) -> str:
 
 def _collective_price(rows: Measured[Collective]) -> Num:
     fits: Fits = calibration.fits("collective", Line)
-    return collective(rows.op, fabric_of(level(rows.system)), fits, flavour_of(rows)).seconds
+    own = {} if rows.given is None and rows.system in declared()["levels"] else rows.chip.kernels.get("collective", {})
+    ratio = own.get(rows.op.kind, {}).get("ratio", 1.0)
+    return ratio * collective(rows.op, fabric_of(level(rows.system)), fits, flavour_of(rows)).seconds
 
 
 OPERATORS: Mapping[str, Callable[[Sequence[Cells]], Any]] = MappingProxyType(

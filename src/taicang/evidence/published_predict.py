@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from taicang.catalog.energy import energy_fit
+from taicang.catalog.rules import section
 from taicang.cost.energy import Activity
 from taicang.errors import InvalidPlan, MissingFigure, NotModelled
 from taicang.evidence.published import RULES, RUN_S, Published
 from taicang.evidence.published_setup import formats, make, setups, stack_of
-from taicang.evidence.rules import section
 from taicang.evidence.systems import machine_for
 from taicang.hardware import Machine
 from taicang.models.count import kv_cache_bytes

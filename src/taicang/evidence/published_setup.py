@@ -6,19 +6,18 @@ from dataclasses import replace
 from types import MappingProxyType
 
 from taicang import catalog
-from taicang.catalog.costing import cost_model
+from taicang.catalog.rules import settings
+from taicang.cost.skew import SKEW
 from taicang.errors import NotModelled
 from taicang.evidence.published import RULES, Published
-from taicang.evidence.rules import settings
 from taicang.evidence.served import quantisation
 from taicang.evidence.systems import machine_for
 from taicang.models.types import Experts, Model, routed
 from taicang.plans import Quantisation, ServePlan
+from taicang.search.door import Run, job_of
 from taicang.serve.setup import Setup
 from taicang.stacks import Stack
 
-SKEW = 1.01
-"""Assumed exponent of expert popularity, as for the served rows."""
 EPLB_EXPERTS = 32
 """Redundant experts that wide expert parallelism places by default (SGLang's and DeepSeek's published deployments)."""
 WIDE = 32
@@ -87,11 +86,12 @@ def drafted(row: Published, plan: ServePlan) -> ServePlan:
 
 def make(row: Published, plan: ServePlan, net: Model, stack: Stack) -> Setup:
     """The setup of a row under ``plan``."""
-    machine = machine_for(row.machine, plan.ranks)
-    costs = cost_model(machine, stack)
-    skew = 0.0 if row.balanced else SKEW
     full = replace(plan, quant=formats(row, net, stack))
-    return Setup(model=net, plan=full, machine=machine, stack=stack, price=costs.price, skew=skew)
+    run = Run(
+        model=net, on=machine_for(row.machine, plan.ranks), stack=stack, plan=full,
+        acceptance_ratio=plan.acceptance_ratio, skew=0.0 if row.balanced else SKEW,
+    )  # fmt: skip
+    return job_of(run).setup(full)
 
 
 def setups(row: Published, given: Stack | None = None) -> list[Setup]:

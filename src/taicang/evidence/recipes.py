@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
-import yaml
-
+from taicang.catalog import files
 from taicang.evidence.tables import CARRIED
 
 ON_REQUEST = ("captured", "fused", "overlap")
@@ -17,8 +16,7 @@ ON_REQUEST = ("captured", "fused", "overlap")
 @cache
 def declared() -> Mapping[str, Any]:
     """The tables of ``data/training.yaml``."""
-    loaded: Mapping[str, Any] = yaml.safe_load((CARRIED / "training.yaml").read_text(encoding="utf-8"))
-    return loaded
+    return files.read(CARRIED / "training.yaml")
 
 
 def recipe_of(table: str, model: str, chip: str, dtype: str, release: str = "") -> Mapping[str, Any]:

@@ -22,12 +22,13 @@ from pathlib import Path
 from typing import Any
 
 from taicang.catalog import stack
+from taicang.catalog.launch import generation, launch, launched
 from taicang.catalog.models import model
+from taicang.catalog.rules import section, settings
 from taicang.catalog.stack_entry import released
 from taicang.errors import UnknownName
-from taicang.evidence.rules import section, settings
 from taicang.evidence.systems import machine_named, units_of
-from taicang.evidence.tables import lines
+from taicang.evidence.tables import CARRIED, lines
 from taicang.formats import number_format
 from taicang.models.types import Model, routed
 from taicang.plans import Quantisation, ServePlan
@@ -35,7 +36,7 @@ from taicang.search.choices import formats
 from taicang.stacks import Stack
 from taicang.units import Count
 
-RULES = "served"
+RULES = CARRIED / "rules" / "served.yaml"
 """The file of rules with the conventions of the sources."""
 WIDE = 8
 """Ranks of attention data parallelism beyond which tokens travel to their experts (a node; wide expert parallelism)."""
@@ -51,8 +52,6 @@ class Settings:
     company_ratio: float = 1.0
     memory_ratio: float | None = None
     """Share of device memory that the engine takes (None: not stated in these terms)."""
-    kv: str | None = None
-    """Format of cached keys and values (None: as checkpoint and engine suggest)."""
     poll: int = 1
     """Decode steps between two looks for new requests where all ranks are one group (an assumed mechanism)."""
     held_back: int = 0
@@ -196,7 +195,7 @@ def facts_of(cells: Mapping[str, str], net: Model, **more: Any) -> dict[str, Any
         "precision": cells.get("precision", ""),
         "system": cells["system"],
         "chip": chip,
-        "generation": next((name for name, chips in section(RULES, "generations").items() if chip in chips), ""),
+        "generation": generation(chip),
         "disaggregated": cells["mode"] == "disagg",
         "tp_stated": number(cells, "tp_size"),
     } | more
@@ -205,6 +204,11 @@ def facts_of(cells: Mapping[str, str], net: Model, **more: Any) -> dict[str, Any
 def drafts(cells: Mapping[str, str], net: Model, dp: int, ep: int) -> int:
     """Tokens drafted per step: which runs speculate is told by the model's name and layout."""
     return int(settings(RULES, "drafts", facts_of(cells, net, dp=dp, ep=ep)).get("drafts", 0))
+
+
+def scripted(facts: Mapping[str, Any]) -> bool:
+    """Whether a row was launched as scripts have it that users' questions follow."""
+    return bool(settings(RULES, "launched", facts).get("scripted", True))
 
 
 def _role(row: dict[str, str], prefix: str, net: Model, instances: int) -> Role:
@@ -226,6 +230,9 @@ def _role(row: dict[str, str], prefix: str, net: Model, instances: int) -> Role:
     if meant.get("experts") == "spread":
         moe_tp, ep = 1, tp * dp
     wide = experts and dp > WIDE
+    engine = stack(release(row)[0])
+    if scripted(facts):
+        engine = launched(engine, units_of(machine_named(row["system"]), 1).chip, net)
     mode, of_experts = row.get("gemm_quant_mode") or row.get("precision", ""), row.get("moe_quant_mode", "")
     plan = ServePlan(
         tp=tp,
@@ -235,7 +242,7 @@ def _role(row: dict[str, str], prefix: str, net: Model, instances: int) -> Role:
         moe_tp=moe_tp,
         draft_tokens=drafts(row, net, dp, ep) if prefix != "prefill_" else 0,
         exchange="all_to_all" if wide else "auto",
-        quant=quantisation(net, mode, stack(release(row)[0]), machine_named(row["system"]), of_experts),
+        quant=quantisation(net, mode, engine, machine_named(row["system"]), of_experts),
     )
     return Role(plan=plan, instances=instances, batch=int(number(row, f"{prefix}batch_size")))
 
@@ -270,11 +277,11 @@ def _row(cells: dict[str, str], net: Model) -> Row:
     )  # fmt: skip
     habits = settings(RULES, "sources", facts)
     facts |= {"harness": habits["harness"], "square": facts["prompt"] == facts["answer"]}
-    facts["clients"] = max(round(float(concurrency)), 1)
+    facts["clients"], facts["stated"] = max(round(float(concurrency)), 1), number(cells, "concurrency")
     facts["decoding"] = facts["clients"] // plan.dp * (int(plan.draft_tokens) + 1)
-    found = Settings(**settings(RULES, "settings", facts))
-    if found.kv is not None:
-        decode = replace(decode, plan=replace(plan, quant=replace(plan.quant, kv=found.kv)))
+    scripts = launch(facts["engine"], facts["chip"], net.name) if scripted(facts) else {}
+    launch_set: dict[str, Any] = {"memory_ratio": scripts.get("memory_ratio")}
+    found = Settings(**{**launch_set, **settings(RULES, "settings", facts)})
     name, note = release(cells)
     return Row(
         id=cells["id"],

@@ -46,7 +46,7 @@ def latent_outcomes() -> Iterator[Outcome]:
     for row in lines(CARRIED / "ascend_mla.csv"):
         heads, drafts = (128.0, 3.0) if row["bound"] == "compute" else (16.0, 0.0)
         op = absorbed(96.0, 32768.0, heads, row["kv_dtype"], dtype=row["dtype"], queries=1.0 + drafts)
-        cost = attend_mla(op, chip, mla_constants(chip.profile, op))
+        cost = attend_mla(op, chip, mla_constants(chip, op))
         done = cost.flop if row["bound"] == "compute" else op.context * op.qk_dim * 2.0
         yield Outcome(
             id=f"{row['chip']}/mla/{row['bound']}-bound",

@@ -7,7 +7,6 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from taicang.catalog.costing import cost_model
 from taicang.catalog.trust import Ground, ground
 from taicang.errors import InvalidInput
 from taicang.evidence.measured import attempt
@@ -17,14 +16,14 @@ from taicang.evidence.split import held_out
 from taicang.evidence.systems import machine_for
 from taicang.models.count import kv_cache_bytes
 from taicang.ops import Transfer
-from taicang.serve.build import cache_tokens
+from taicang.predict.loop import closed_loop, room
+from taicang.search.door import Run, job_of
+from taicang.search.points import Job
 from taicang.serve.setup import Setup
-from taicang.serve.steady import Load, Pools, Steady, aggregated, disaggregated
+from taicang.serve.steady import Load, Pools, Steady, disaggregated
 from taicang.stacks import Stack
 
 FILE = "served_e2e.csv"
-SKEW = 1.01
-"""Expert popularity exponent assumed for served models, the milder of the two that kernels were measured with."""
 
 
 def rows(folder: Path) -> list[Row]:
@@ -32,31 +31,35 @@ def rows(folder: Path) -> list[Row]:
     return read(folder / FILE)
 
 
-def setup(row: Row, role: Role, stack: Stack | None = None, lent: str = "") -> Setup:
-    """The setup of one role of a row; ``lent`` names a kernel profile whose constants price it in place of its own."""
+def job(row: Row, role: Role, stack: Stack | None = None, lent: str = "") -> Job:
+    """What the question that a row asks of one of its roles comes to; ``lent`` names a kernel profile whose constants
+    price it in place of its own."""
     machine = machine_for(row.machine, role.plan.ranks)
     if lent:
         machine = replace(machine, chip=replace(machine.chip, profile=lent, measured=False))
     if row.settings.unstated:
         raise InvalidInput(row.settings.unstated)
-    chosen, ratio = replace(stack or row.stack, graphs=row.settings.graphs), row.settings.memory_ratio
-    if ratio is not None:
-        chosen = replace(chosen, memory=replace(chosen.memory, usable_ratio=ratio))
-    costs = cost_model(machine, chosen)
-    return Setup(model=row.net, plan=role.plan, machine=machine, stack=chosen, price=costs.price, skew=SKEW)
+    engine = replace(stack or row.stack, graphs=row.settings.graphs)
+    run = Run(
+        model=row.net, on=machine, stack=engine, memory_ratio=row.settings.memory_ratio,
+        quant=role.plan.quant, input_tokens=row.input_tokens * row.length_ratio,
+        output_tokens=row.output_tokens * row.length_ratio,
+    )  # fmt: skip
+    return job_of(run)
+
+
+def setup(row: Row, role: Role, stack: Stack | None = None, lent: str = "") -> Setup:
+    """The instances of one role of a row."""
+    return job(row, role, stack, lent).setup(role.plan)
 
 
 def predict(row: Row, stack: Stack | None = None, lent: str = "") -> Steady:
-    """What the closed form says of a row (``stack`` and ``lent``: other constants, see ``setup``)."""
-    prompt, answer = row.input_tokens * row.length_ratio, row.output_tokens * row.length_ratio
-    decode = setup(row, row.decode, stack, lent)
-    mean = prompt + answer / 2
-    held = cache_tokens(decode, tokens=float(decode.stack.chunk_tokens), context=mean, whole=mean) / mean
-    load = Load(concurrency=row.concurrency, input_tokens=prompt, output_tokens=answer, room=held)
+    """What the closed form says of a row (``stack`` and ``lent``: other constants, see ``job``)."""
+    asked = job(row, row.decode, stack, lent)
     if row.prefill is None:
-        steady = aggregated(decode, load)
-        return replace(steady, tpot_s=steady.step_s / decode.plan.tokens_per_step) if row.median_gap else steady
-    prefill = setup(row, row.prefill, stack, lent)
+        steady = closed_loop(asked, row.decode.plan, row.concurrency)
+        return replace(steady, tpot_s=steady.step_s / row.decode.plan.tokens_per_step) if row.median_gap else steady
+    decode, prefill = asked.setup(row.decode.plan), setup(row, row.prefill, stack, lent)
     pools = Pools(
         prefill=prefill,
         prefill_instances=row.prefill.instances,
@@ -64,6 +67,10 @@ def predict(row: Row, stack: Stack | None = None, lent: str = "") -> Steady:
         decode=decode,
         decode_instances=row.decode.instances,
     )
+    load = Load(
+        concurrency=row.concurrency, input_tokens=asked.input_tokens, output_tokens=asked.output_tokens,
+        room=room(asked, row.decode.plan),
+    )  # fmt: skip
     cache = kv_cache_bytes(decode.model, float(row.input_tokens), decode.plan.quant.kv)
     move = Transfer(payload_bytes=cache / prefill.plan.tp, plane="scale_up", distance=decode.plan.ranks)
     return disaggregated(pools, load, decode.price(move, 1.0, 1.0).seconds)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from taicang import catalog
 from taicang.catalog.training import sustained, training_price
@@ -38,12 +39,26 @@ def setup(row: Row, stack: Stack | None = None, found: Sustained | None = None) 
             engine, captured=more["captured"], fused=engine.fused | more["fused"],
             overlap=engine.overlap | more["overlap"], expert_dispatch="plain" if recipe_of("plain", *job) else "best",
         )  # fmt: skip
-    if row.raw["extra"].get("dispatcher") == "A2A":
-        engine = replace(engine, expert_dispatch="plain")
+    engine = _as_stated(engine, row.raw["extra"])
     load = found or sustained(machine.chip)
     price = training_price(machine, engine, load)
     return Setup(
         model=model, plan=plan_of(row, model), machine=machine, stack=engine, price=price, clock_ratio=load.clock_ratio
+    )
+
+
+def _as_stated(engine: Stack, extra: Mapping[str, Any]) -> Stack:
+    """``engine`` with what the row itself says of its script."""
+    if str(extra.get("dispatcher")).lower() in ("a2a", "alltoall_seq"):
+        engine = replace(engine, expert_dispatch="plain")
+    said = {"tensor": extra.get("mc2"), "gradients": extra.get("overlapped_distributed_optimizer")}
+    off = {word for word, on in said.items() if on is False}
+    fused = engine.fused - ({"flash_attention"} if extra.get("flash_attention") is False else set())
+    return replace(
+        engine,
+        overlap=engine.overlap - off - ({"parameters"} if "gradients" in off else set()),
+        fused=fused | ({"chunked_loss"} if extra.get("chunked_loss") else set()),
+        grouped_experts=engine.grouped_experts and extra.get("grouped_gemm", True),
     )
 
 

@@ -35,9 +35,14 @@ def machine_named(system: str) -> str:
     return MACHINES.get(system, system)
 
 
-@cache
 def chip_of(system: str) -> Chip:
     """The chip that rows of ``system`` ("h100_sxm", "gb200") were measured on; ``UnknownName`` for others."""
+    own = catalog.own.find("chip", system)
+    return catalog.chip(str(own)) if own else _chip_of(system)
+
+
+@cache
+def _chip_of(system: str) -> Chip:
     return catalog.chip(system.replace("-", "_").removesuffix("_sxm").replace("_", "-"))
 
 
@@ -91,7 +96,7 @@ def stack_named(software: str) -> str:
 
     A month in place of a version is the newest release of that month or before, else the oldest known.
     """
-    name, version, *_ = [*re.split(r"[@/\s]+", software.strip(), maxsplit=1), ""]
+    name, version, *_ = [*re.split(r"[@/\s]+", software.strip().partition(",")[0], maxsplit=1), ""]
     engine = catalog.stack(recipes.declared()["engines"].get(name, name.lower())).name.partition("@")[0]
     known = {catalog.stack(each).epoch: each for each in catalog.names("stack") if each.partition("@")[0] == engine}
     if not re.match(r"20\d\d-\d\d", version) or f"{engine}@{version}" in known.values():

@@ -23,7 +23,7 @@ from taicang.evidence.systems import stack_named
 from taicang.evidence.tables import lines
 from taicang.models.types import Block, Dense, GroupedQuery, Model, routed
 from taicang.train.flops import megatron_flop, model_flop
-from taicang.train_plans import Recompute, TrainPlan, recipe
+from taicang.train_plans import WAVES, Recompute, Schedule, TrainPlan, recipe
 
 FILE = "published_training.csv"
 NO_STEP = {"time_to_train": "a run to an accuracy", "outcome": "whether a run fits"}
@@ -167,7 +167,7 @@ def model_of(row: Row) -> Model:
     """The model, with the sizes that the row gives in place of those of its name."""
     extra = row.raw["extra"]
     try:
-        found = load_model(row.model.split(" (")[0].removesuffix("-LoRA"))
+        found = _named(row.model.split(" (")[0].removesuffix("-LoRA"))
     except UnknownName:
         if (stated := _stated_model(row.model, row.seq, {**extra, **extra.get("arch", {})})) is None:
             raise
@@ -188,6 +188,18 @@ def model_of(row: Row) -> Model:
     if row.model.startswith("DeepSeekV3 (w/o"):
         found = replace(found, mtp_layers=0)
     return found
+
+
+def _named(name: str) -> Model:
+    """The model of a row's name, which may go on to say how it ran ("llama2-70b 32p", "mistral-7b-32k")."""
+    name = declared()["models"].get(name, name)
+    try:
+        return load_model(name)
+    except UnknownName:
+        first = re.sub(r"-\d+k$", "", name.split()[0])
+        if first == name:
+            raise
+        return load_model(first)
 
 
 def _stated_model(name: str, context: int, sizes: Mapping[str, Any]) -> Model | None:
@@ -254,13 +266,14 @@ def plan_of(row: Row, model: Model) -> TrainPlan:
         tp, cp = _open(row, micro, tp, pp, cp)
     while row.batch % max(row.count // (tp * pp * cp), 1) and not {"cp", "dp"} & set(par) and cp < row.count:
         cp *= 2  # context parallelism takes the ranks that the batch cannot fill
-    dp = row.count // (tp * pp * cp)
-    if dp * tp * pp * cp != row.count:
+    ranks = row.count * (2 if row.chip == "Ascend-910C" else 1)  # of packages of two dies there are two ranks each
+    dp = ranks // (tp * pp * cp)
+    if dp * tp * pp * cp != ranks:
         raise NotModelled(f"tp {tp} x cp {cp} x pp {pp} does not divide {row.count} chips")
     while row.batch % (dp * micro) and micro > 1:
         micro -= 1
     ep, etp = _experts(row, par, extra) if routed(model) else (1, 1)
-    mode, ratio = _recompute(row, extra)
+    mode, ratio = _recompute(row, model, extra)
     modules: tuple[str, ...] = ("core",)
     if row.source == "mbridge" and (found := recipe_of("recomputed", row.model, row.chip, dtype)):
         mode, modules = "selective", tuple(found["parts"])
@@ -268,6 +281,8 @@ def plan_of(row: Row, model: Model) -> TrainPlan:
     vpp = int(par.get("vp") or 1)
     if "VP not in the table" in row.raw["notes"] and model.layers % (2 * pp) == 0:
         vpp = model.layers // pp // 2  # two layers a chunk, as the same group's published recipes have it
+    schedule: Schedule = "dualpipe" if row.source == "dsv3" else extra.get("schedule", "1f1b")
+    vpp = 2 if schedule in WAVES else vpp
     plain = 3 if fsdp and pp == 1 else 0 if row.source in ("seqsel", "megatron_a100") else 1
     return TrainPlan(
         tp=tp,
@@ -280,17 +295,21 @@ def plan_of(row: Row, model: Model) -> TrainPlan:
         micro_batch=micro,
         global_batch=row.batch,
         seq=row.seq,
-        sp=extra.get("recompute") != "full" and row.source != "megatron_a100",
+        sp=bool(extra.get("sp", extra.get("recompute") != "full" and row.source != "megatron_a100")),
         recompute=mode,
         recompute_modules=modules,
         recompute_ratio=ratio,
-        stages=stages(row.model, model.layers, pp * (vpp if pp > 1 else 1)) if row.source == "mbridge" else "",
+        stages=stages(row.model, model.layers, pp * (vpp if pp > 1 else 1))
+        if row.source == "mbridge"
+        else extra.get("stages", ""),
         zero=int(par.get("zero", extra.get("zero", plain))),
         shard=int(par.get("zero_group", 0)),
         reshard=par.get("sharding") != "SHARD_GRAD_OP",
-        schedule="dualpipe" if row.source == "dsv3" else "1f1b",
+        schedule=schedule,
         recipe=recipe("fp8_block" if row.source == "dsv3" else form),
         trained_ratio=0.0 if lora else 1.0,
+        moments=extra.get("moments", "fp32"),
+        master=extra.get("master", "fp32"),
     )
 
 
@@ -310,6 +329,8 @@ def _open(row: Row, micro: int, tp: int, pp: int, cp: int) -> tuple[int, int]:
 def _experts(row: Row, par: Mapping[str, Any], extra: Mapping[str, Any]) -> tuple[int, int]:
     if "ep" in par:
         return int(par["ep"]), int(par.get("etp", 1))
+    if extra.get("experts_sharded_by_tp"):
+        return 1, int(par.get("tp", 1))
     if "ep" not in extra:
         raise NotModelled("expert parallelism is not given")
     ep = extra["ep"]
@@ -319,13 +340,16 @@ def _experts(row: Row, par: Mapping[str, Any], extra: Mapping[str, Any]) -> tupl
     return int(ep), int(extra.get("etp", par.get("tp", 1) if row.source == "dgxc_25_02" else 1))
 
 
-def _recompute(row: Row, extra: Mapping[str, Any]) -> tuple[Recompute, float]:
-    if extra.get("recompute") == "full" or extra.get("act_ckpt") or row.source == "megatron_a100":
-        return "full", 1.0
+def _recompute(row: Row, model: Model, extra: Mapping[str, Any]) -> tuple[Recompute, float]:
+    said = str(extra.get("recompute"))
+    if said.startswith("full") or extra.get("act_ckpt") or row.source == "megatron_a100":
+        part = re.search(r"(\d+) of each chunk", said)
+        each = model.layers / (row.raw["par"].get("pp", 1) * row.raw["par"].get("vp", 1))
+        return "full", int(part[1]) / each if part else 1.0
     if row.source == "seqsel" or extra.get("recompute") == "selective":
         return "selective", 1.0
     if stack_of(row).startswith("torchtitan"):
         # operator-level checkpointing keeps every other product; unsaid, 70B checkpoints whole layers
-        said = re.search(r"(selective|full) AC", row.raw["notes"])
-        return "full", 0.5 if (said[1] == "selective" if said else "8B" in row.model) else 1.0
+        noted = re.search(r"(selective|full) AC", row.raw["notes"])
+        return "full", 0.5 if (noted[1] == "selective" if noted else "8B" in row.model) else 1.0
     return "none", 1.0

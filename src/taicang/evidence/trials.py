@@ -21,6 +21,7 @@ from taicang.catalog.trust import Ground, size
 from taicang.evidence import (
     ascend_steps,
     fit_ascend,
+    later_training,
     leave_out,
     leave_out_training,
     suite_ascend,
@@ -36,7 +37,6 @@ from taicang.evidence.report import metric_of
 from taicang.evidence.score import Outcome
 from taicang.evidence.served import Row
 
-LATER = "published_training_2.csv"
 Labels = Mapping[str, Callable[[Ground], str]]
 LABELS: Labels = {
     "version": lambda run: f"{run.engine} {run.version}",
@@ -166,19 +166,27 @@ def ascend_trials() -> Iterator[Trial]:
 
 
 def training_trials(folder: Path) -> Iterator[Trial]:
-    """Step times, and memory where it is stated; no fit has seen the rows of the second table."""
+    """Step times, and memory where it is stated; the second table's constants are fitted apart (``later_training``)."""
     for row, run, logs in leave_out_training.errors(training_rows.training_rows(folder / training_rows.FILE)):
         yield Trial(id=row.id, suite=row.suite, metric="step_time", run=run, logs=logs, held_out=row.held_out)
-    later = folder / LATER
-    for row in training_rows.training_rows(later) if later.is_file() else ():
-        step, _ = attempt(partial(suite_training.predict, row))
-        if step is None:
-            continue
+    for row, seen, model, neutral in later_training.left_out(folder):
+        logs = dict.fromkeys(LABELS, neutral) | dict.fromkeys(("model", "kind", "form", "size"), model) | {"seen": seen}
+        run = suite_training.run_of(row)
+        yield Trial(id=row.id, suite="training_2", metric="step_time", run=run, logs=logs, held_out=not row.small)
+    yield from _later(folder)
+
+
+def _later(folder: Path) -> Iterator[Trial]:
+    """Later rows of stacks that the first table knows, which no fit has seen, and the memory that any states."""
+    first = later_training.engines(folder)
+    for row in later_training.later_rows(folder):
+        step = suite_training.predict(row)
         one = Outcome(
             id=row.id, suite="training_2", group="", measured=row.step_s, predicted=step.seconds, unit="s",
             held_out=True, run=suite_training.run_of(row),
         )  # fmt: skip
-        yield from _plain(one)
+        if later_training.engine_of(row) in first:
+            yield from _plain(one)
         if stated := row.raw["extra"].get("mem_gb"):
             size = float(step.memory.total_bytes)
             suite = "training_2_memory"

@@ -30,6 +30,8 @@ class LinkRates:
     failed: Sequence[str] = ()
     stretch_ratio: float = 1.0
     """How much longer than an even exchange the fullest link is busy (skewed demand)."""
+    placed: int | None = None
+    """Seed of the random places of ranks."""
     nets: dict[str, Net] = field(default_factory=dict, repr=False, compare=False)
     known: dict[tuple[str, str, int, int], list[float]] = field(default_factory=dict, repr=False, compare=False)
 
@@ -62,8 +64,13 @@ class LinkRates:
         fabric = net.fabric
         stride = min(stride, max(fabric.ranks - 1, 1))
         ranks = min(ranks, -(-fabric.ranks // stride))
-        copies = 1 if kind == "send" else min(stride, fabric.ranks - stride * (ranks - 1))
-        teams = teams_of(ranks, stride, copies)
+        if self.placed is None:
+            copies = 1 if kind == "send" else min(stride, fabric.ranks - stride * (ranks - 1))
+            teams = teams_of(ranks, stride, copies)
+        else:  # whatever the order, its groups lie anywhere
+            places = np.random.default_rng(self.placed).permutation(fabric.ranks)
+            copies = 1 if kind == "send" else fabric.ranks // ranks
+            teams = places[: copies * ranks].reshape(copies, ranks)
         phases = collective(net, kind, teams, 1.0)
         return [
             min(level.bandwidth_bytes_per_s, level_rate(net, index, phases, teams, kind))

@@ -6,8 +6,9 @@ Schema: mlcommons/chakra, schema/protobuf/et_def.proto (package ChakraProtoMsg, 
 from __future__ import annotations
 
 import json
+import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -35,7 +36,7 @@ def read(path: Path) -> Workload:
 
     Raises ``InvalidInput`` with file and place for what is none, another version, or cut short.
     """
-    if path.is_file():
+    if os.path.isfile(path):
         return _named(path.name, {0: path})
     found = {}
     for each in sorted(path.parent.glob(f"{path.name}.*.et")):
@@ -197,10 +198,10 @@ def _learn(attrs: Mapping[str, Any], groups: dict[str, tuple[int, ...]]) -> None
 
 def write(workload: Workload, prefix: Path) -> dict[str, bytes]:
     """Files PREFIX.RANK.et of ``workload`` by name."""
-    return {f"{prefix.name}.{rank}.et": _written(tasks) for rank, tasks in workload.ranks.items()}
+    return {f"{prefix.name}.{rank}.et": _written(tasks, workload.groups) for rank, tasks in workload.ranks.items()}
 
 
-def _written(tasks: Iterable[Task]) -> bytes:
+def _written(tasks: Sequence[Task], groups: Mapping[str, tuple[int, ...]]) -> bytes:
     def framed(message: bytes) -> bytes:
         return protobuf.encoded(len(message)) + message
 
@@ -210,13 +211,16 @@ def _written(tasks: Iterable[Task]) -> bytes:
         return protobuf.field(NODE["attr"], inner)
 
     made = [framed(protobuf.field(1, VERSION))]
+    total = told = 0.0
     kinds = {kind: number for number, kind in NODE_KINDS.items()}
     codes = {name: number for number, name in sorted(COLLECTIVES.items(), reverse=True)}
     for task in tasks:
         message = protobuf.field(NODE["id"], task.id) + protobuf.field(NODE["name"], task.name)
         message += protobuf.field(NODE["type"], kinds.get(task.kind, 1))
         message += b"".join(protobuf.field(NODE["data"], each) for each in task.after)
-        message += protobuf.field(NODE["duration"], round(task.seconds / MICROSECOND))
+        total += task.seconds / MICROSECOND  # the format has whole microseconds: what one lost, a later one gets
+        message += protobuf.field(NODE["duration"], spent := round(total - told))
+        told += spent
         message += attr("is_cpu_op", False)
         if task.kind == "collective":
             message += attr("comm_type", codes[task.collective]) + attr("comm_size", round(task.payload_bytes))
@@ -227,4 +231,9 @@ def _written(tasks: Iterable[Task]) -> bytes:
         elif task.kind == "compute":
             message += attr("num_ops", round(task.flop)) + attr("tensor_size", round(task.moved_bytes))
         made.append(framed(message))
+    if groups:  # behind all tasks, whose numbers stay
+        said = json.dumps([{"pg_name": name, "ranks": list(ranks)} for name, ranks in groups.items()])
+        number = max((task.id for task in tasks), default=-1) + 1
+        message = protobuf.field(NODE["id"], number) + protobuf.field(NODE["name"], GROUP_INIT)
+        made.append(framed(message + protobuf.field(NODE["type"], 1) + attr("is_cpu_op", True) + attr("ranks", said)))
     return b"".join(made)

@@ -91,6 +91,7 @@ class _Run:
         self.end = dict.fromkeys(graphs, 0.0)
         self.arrived: dict[tuple[str, int], list[tuple[float, int, Task]]] = defaultdict(list)
         self.turn: dict[tuple[int, str], int] = defaultdict(int)
+        self.expected: dict[str, int] = {}
         self.group_free: dict[str, float] = defaultdict(float)
         self.sent: dict[tuple[int, int, int], list[float]] = defaultdict(list)
         self.waiting: dict[tuple[int, int, int], list[tuple[float, int, Task]]] = defaultdict(list)
@@ -159,8 +160,11 @@ class _Run:
         self.turn[rank, task.group] += 1
         there = self.arrived[task.group, turn]
         there.append((at, rank, task))
-        if not self.alone and len(there) < sum(1 for each in members if each in self.graphs):
-            return
+        if not self.alone:
+            if task.group not in self.expected:
+                self.expected[task.group] = sum(1 for each in members if each in self.graphs)
+            if len(there) < self.expected[task.group]:
+                return
         if len({each.collective for _, _, each in there}) > 1:
             raise InvalidInput(f"ranks of {task.name} call different collectives", where=self.workload.name)
         begin = max(self.group_free[task.group], *(came for came, _, _ in there))

@@ -9,6 +9,7 @@ through the ``tokenizers`` package.
 from __future__ import annotations
 
 import json
+import os
 import random
 import re
 from collections.abc import Sequence
@@ -102,9 +103,9 @@ class Given:
     """A tokenizer of the user's, from ``folder``/tokenizer.json. Raises ``InvalidInput`` where it cannot be read."""
 
     def __init__(self, folder: Path) -> None:
-        path = folder / "tokenizer.json" if folder.is_dir() else folder
+        path = folder / "tokenizer.json" if os.path.isdir(folder) else folder
         self._read = loaded(path)
-        self.name = folder.resolve().name if folder.is_dir() else path.stem
+        self.name = folder.resolve().name if os.path.isdir(folder) else path.stem
 
     @cached_property
     def words(self) -> Sequence[str]:

@@ -106,7 +106,7 @@ def setting_of(model: Model, plan: TrainPlan, stack: Stack) -> Setting:
     quant = Quantisation(attention=form, dense=form, experts=plan.recipe.experts or form, attend=core, kv=core)
     serve = ServePlan(tp=plan.tp, dp=plan.ep * plan.etp, ep=plan.ep * plan.etp, moe_tp=plan.tp, quant=quant)
     load = Load(prefill_tokens=tokens, decode_tokens=0, tokens=tokens, batch=batch, query_len=1, sampled=tokens)
-    return Setting(hidden=model.hidden, plan=serve, stack=stack, load=load, skew=0.0)
+    return Setting(hidden=model.hidden, plan=serve, stack=stack, load=load, skew=plan.skew)
 
 
 def lower_layer(model: Model, block: Block, plan: TrainPlan, stack: Stack) -> Layer:
@@ -171,6 +171,7 @@ def _experts(kind: Experts, setting: Setting, plan: TrainPlan) -> Iterator[Item]
         experts=kind.experts,
         ranks=plan.ep,
         stride=stride(plan, "ep"),
+        skew=plan.skew,
         low_latency=False,
     )
     if plan.ep > 1:
@@ -195,6 +196,7 @@ def _experts(kind: Experts, setting: Setting, plan: TrainPlan) -> Iterator[Item]
         inter=kind.inter / plan.etp,
         dtype=setting.plan.quant.experts,
         gated=kind.gated,
+        skew=plan.skew,
         gathered=False,
     )
     if setting.stack.grouped_experts:
@@ -373,8 +375,8 @@ def _head(model: Model, plan: TrainPlan, stack: Stack) -> Layer:
     product = Gemm(m=tokens, n=vocab, k=hidden, dtype="bf16")
     steps.append(Step(label="output head", axis="compute", op=product, saved_bytes=tokens * hidden * 2.0))
     logits = tokens * vocab
-    # logits to fp32, maximum, exponentials and sum: read 2, write 4, read 4 twice, write 4
-    loss = Pointwise(kind="sample", elements=logits, moved_bytes=logits * 18.0, flop=logits * 20.0, launches=5)
+    moved = logits * stack.keeps.loss_bytes
+    loss = Pointwise(kind="sample", elements=logits, moved_bytes=moved * 0.75, flop=logits * 20.0, launches=5)
     alive = logits * stack.keeps.logit_bytes / (LOSS_CHUNKS if "chunked_loss" in stack.fused else 1)
     steps.append(Step(label="cross-entropy", axis="compute", op=loss, saved_bytes=alive))
     if plan.tp > 1:
@@ -383,6 +385,6 @@ def _head(model: Model, plan: TrainPlan, stack: Stack) -> Layer:
             steps.append(Step(label=f"loss {label}", axis="tp", op=reduce))
     made = transpose(tuple(steps))
     # the gradient of the loss reads the probabilities and writes bf16 once
-    back = replace(loss, moved_bytes=logits * 6.0, flop=logits * 2.0, launches=1)
+    back = replace(loss, moved_bytes=moved * 0.25, flop=logits * 2.0, launches=1)
     data = tuple(replace(step, op=back) if step.label == "cross-entropy" else step for step in made.data)
     return replace(made, data=tuple(step for step in data if not step.label.startswith("loss ")))

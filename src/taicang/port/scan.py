@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -51,9 +52,9 @@ def scan(root: Path, rules: Rules, operators: Mapping[str, str], entries: Sequen
 
     Raises ``InvalidInput`` where there is no folder, no source file in it, or an entry is not one of its files.
     """
-    if not root.exists():
+    if not os.path.exists(root):
         raise InvalidInput("no such folder", where=str(root))
-    if not root.is_dir():
+    if not os.path.isdir(root):
         raise InvalidInput(
             "not a folder: give the repository that holds it, and the file with --entry", where=str(root)
         )

@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from taicang.predict.explanation import explain, to_frame
-    from taicang.predict.prediction import Infeasible, Prediction
+    from taicang.predict.prediction import Infeasible, Prediction, Served
     from taicang.predict.serving import infer
 
-__all__ = ["Infeasible", "Prediction", "explain", "infer", "to_frame"]
+__all__ = ["Infeasible", "Prediction", "Served", "explain", "infer", "to_frame"]
 
 _PLACES = {
     "Infeasible": "prediction",
     "Prediction": "prediction",
+    "Served": "prediction",
     "explain": "explanation",
     "infer": "serving",
     "to_frame": "explanation",

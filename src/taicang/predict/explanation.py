@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from taicang.predict.prediction import PhasePrediction, Prediction
+from taicang.predict.prediction import PhasePrediction, Served
 from taicang.units import show
 
 
@@ -35,12 +35,12 @@ def to_frame(phase: PhasePrediction) -> dict[str, list[object]]:
     return frame
 
 
-def explain(prediction: Prediction) -> list[str]:
+def explain(prediction: Served) -> list[str]:
     """What the figures come down to, most important first."""
     return [*_phase(prediction.decode, prediction), *_phase(prediction.prefill, prediction)]
 
 
-def _phase(phase: PhasePrediction, whole: Prediction) -> list[str]:
+def _phase(phase: PhasePrediction, whole: Served) -> list[str]:
     busy = float(phase.step.busy_s)
     largest = sorted(phase.step.slices, key=lambda piece: -float(piece.seconds))[:3]
     named = ", ".join(f"{piece.label} ({float(piece.seconds) / busy:.0%})" for piece in largest)
@@ -49,6 +49,10 @@ def _phase(phase: PhasePrediction, whole: Prediction) -> list[str]:
     said = [f"{phase.phase}: {share}; largest: {named}"]
     if hidden > 0:
         said.append(f"{phase.phase}: {phase.step.schedule} hides {show(hidden, 's')} of it ({hidden / busy:.0%})")
+    sent = sum(phase.level_bytes.values())
+    if sent > 0:
+        met = ", ".join(f"{part / sent:.1%} in the {name}" for name, part in phase.level_bytes.items() if part > 0)
+        said.append(f"{phase.phase}: a rank sends {show(sent, 'B')} a step to partners that it meets: {met}")
     free = float(phase.memory.spare_bytes)
     if phase.phase == "decode":
         held = float(phase.memory.cache_bytes) / max(phase.sequences, 1.0)

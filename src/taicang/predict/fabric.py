@@ -289,18 +289,21 @@ def _rivals(net: Net, ask: Ask, kind: str, teams: Ints) -> tuple[Rival, ...]:
     )
 
 
+def operator(ask: Ask, kind: str, count: int) -> Operator:
+    """What ``ask`` is to a cost model."""
+    if kind in EXCHANGES:
+        return Exchange(kind=kind, tokens=ask.tokens, token_bytes=ask.payload_bytes, topk=ask.topk,  # type: ignore[arg-type]
+                        experts=ask.experts, ranks=count, stride=ask.stride)  # fmt: skip
+    if kind == "send":
+        return Transfer(payload_bytes=ask.payload_bytes, plane=ask.plane, distance=(count - 1) * ask.stride)
+    return Collective(kind=kind, payload_bytes=ask.payload_bytes, ranks=count, stride=ask.stride, plane=ask.plane)  # type: ignore[arg-type]
+
+
 def _prices(machine: Machine, ask: Ask, kind: str, count: int, stretch: float) -> tuple[float | None, float | None]:
     """With a library's constants on these links, and in closed form; none where another plane or kind was asked for."""
-    op: Operator
-    if kind in EXCHANGES:
-        op = Exchange(kind=kind, tokens=ask.tokens, token_bytes=ask.payload_bytes, topk=ask.topk,  # type: ignore[arg-type]
-                      experts=ask.experts, ranks=count, stride=ask.stride)  # fmt: skip
-    elif kind == "send" and ask.verb:
+    if kind == "send" and ask.verb:
         return _verb_s(machine, ask, count, stretch), None
-    elif kind == "send":
-        op = Transfer(payload_bytes=ask.payload_bytes, plane=ask.plane, distance=(count - 1) * ask.stride)
-    else:
-        op = Collective(kind=kind, payload_bytes=ask.payload_bytes, ranks=count, stride=ask.stride, plane=ask.plane)  # type: ignore[arg-type]
+    op = operator(ask, kind, count)
     plain = cost_model(machine, BARE)
     closed = float(plain.price(op).seconds)
     wires = LinkRates(machine=machine, stretch_ratio=max(stretch, 1.0))

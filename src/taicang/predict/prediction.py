@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from taicang.catalog.trust import Band
 from taicang.plans import ServePlan
+from taicang.search.trusted import Prediction
 from taicang.serve.memory import MemoryUse
 from taicang.timeline import Timeline
+
+__all__ = ["Infeasible", "PhasePrediction", "Prediction", "Served"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +26,8 @@ class PhasePrediction:
     sequences: float
     """In one attention group's batch."""
     step: Timeline
+    level_bytes: Mapping[str, float]
+    """What a rank sends in a step, by the level of the scale-up plane at which its receiver is met."""
     step_s: float
     """Of prompts beyond the token budget of a step: the step of one chunk."""
     tokens_per_s: float
@@ -43,12 +47,20 @@ class PhasePrediction:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Prediction:
+class Loop:
+    """Means over the requests of a closed loop on one instance, those at its start too, in closed form."""
+
+    clients: float
+    ttft_s: float
+    tpot_s: float
+    output_tokens_per_s: float
+    output_tokens_per_s_per_chip: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Served(Prediction):
     """A served model on a machine. Times in seconds, rates per instance, chip (package) and rank (die)."""
 
-    model: str
-    machine: str
-    stack: str
     input_tokens: int
     output_tokens: int
     mode: str
@@ -75,13 +87,8 @@ class Prediction:
     """Over the machine's price."""
     output_tokens_per_s_per_cny: float | None
     candidates: int
-    assumptions: tuple[str, ...]
-    sources: tuple[str, ...]
-    bands: Mapping[str, Band]
-    """How far each figure may be off: "tpot", "ttft", "throughput", "memory", "power"."""
-    digest: str
-    """Of the catalogue that it was made from."""
-    version: str
+    loop: Loop | None = None
+    """What the clients of a closed loop see, where there are some."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from taicang import __version__, catalog
 from taicang.catalog.energy import energy_fit
 from taicang.catalog.trust import REPLAYED, Band, bands, ground, unvalidated
 from taicang.errors import InvalidInput
@@ -17,6 +16,7 @@ from taicang.plans import describe
 from taicang.predict.standing import Standing, context_of, stand
 from taicang.predict.system import System
 from taicang.predict.tenants import Tenant
+from taicang.search.trusted import Prediction, assumptions, sources
 from taicang.serve import gaps
 from taicang.serve.build import Pool
 from taicang.serve.clients import ClosedLoop, OpenLoop
@@ -32,13 +32,10 @@ from taicang.traffic.trace import Trace
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Replay:
+class Replay(Prediction):
     """One run: what it was, what came of it, and the finished requests as columns."""
 
     trace: str
-    model: str
-    machine: str
-    stack: str
     pools: tuple[str, ...]
     scheduler: str
     router: str
@@ -48,16 +45,12 @@ class Replay:
     notes: tuple[str, ...]
     """What the traffic's reader left out or assumed, and what is not known."""
     outages: tuple[Down, ...]
-    bands: Mapping[str, Band]
-    """How far each figure may be off: "tpot", "itl", "ttft", "e2e", "queue", "throughput", "power"."""
     table: dict[str, Any]
     """A row per finished request (see docs/reference/results.md)."""
     usage: dict[str, Any]
     """A row per bin of time and pool."""
     log: Log
     """A row per step of each instance."""
-    digest: str
-    version: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,13 +148,20 @@ def outcome(
             Down(instance=name, from_s=begun / SECOND, until_s=back / SECOND if back >= 0 else None)
             for name, begun, back in made.outages
         ),
+        assumptions=_assumptions(standing, trace),
+        sources=sources(standing.net, machine),
         bands=_bands(pools, shared=len(standing.models) > 1),
         table=table,
         usage=busy,
         log=log,
-        digest=catalog.digest(),
-        version=__version__,
     )
+
+
+def _assumptions(standing: Standing, trace: Trace) -> tuple[str, ...]:
+    feeding, serving = ([*standing.pools.values()][at].setup for at in (0, -1))
+    apart = len(standing.models) < len(standing.pools)
+    longest = int(np.max(trace.input_tokens + trace.output_tokens, initial=0))
+    return assumptions(serving, feeding, length=longest, given=standing.given, apart=apart, queued=True)
 
 
 def _parts(pools: Mapping[str, Pool], machine: Machine) -> list[Part]:

@@ -8,20 +8,19 @@ from typing import Any
 
 import numpy as np
 
-from taicang import __version__, catalog
 from taicang.errors import InvalidInput
 from taicang.hardware import Machine
 from taicang.lower import lower
 from taicang.models.types import Model
 from taicang.plans import Quantisation, ServePlan, describe
-from taicang.predict.prediction import Infeasible, PhasePrediction, Prediction
-from taicang.predict.trust import assumptions, sources
-from taicang.search.choices import quantisation
-from taicang.search.door import Run, job_of, narrowed
+from taicang.predict.loop import loop, room
+from taicang.predict.prediction import Infeasible, PhasePrediction, Served
+from taicang.search.door import Run, forms_of, job_of, narrowed
 from taicang.search.points import Job, chunk_budget, handover_s
 from taicang.search.result import Ask, Choice, Pool
 from taicang.search.run import search
 from taicang.search.space import NARROW, Space, default, layouts
+from taicang.search.trusted import told
 from taicang.serve.build import cache_room
 from taicang.serve.memory import MemoryUse, memory_use
 from taicang.serve.setup import Setup, step
@@ -29,12 +28,12 @@ from taicang.timeline import Timeline
 from taicang.units import show
 
 
-def infer(model: str | Model, on: str | Machine, **asked: Any) -> Prediction | Infeasible:
+def infer(model: str | Model, on: str | Machine, **asked: Any) -> Served | Infeasible:
     """``answer`` to the question of serving ``model`` on the machine ``on``: its other fields are those of ``Run``."""
     return answer(Run(model=model, on=on, **asked))
 
 
-def answer(run: Run) -> Prediction | Infeasible:
+def answer(run: Run) -> Served | Infeasible:
     """Predict how the model of ``run`` serves its load.
 
     What the run leaves open is chosen: the whole instances, in one of its modes, that give the machine the most tokens
@@ -43,7 +42,7 @@ def answer(run: Run) -> Prediction | Infeasible:
     figures, unmodelled features and illegal plans.
     """
     job = job_of(run)
-    forms = quantisation(run.quant, job.model, job.machine.chip, job.stack, run.kv)
+    forms = forms_of(run, job.model, job.machine, job.stack)
     plan, prefill_plan = (each and replace(each, quant=forms, draft_tokens=0) for each in (run.plan, run.prefill_plan))
     modes, drafts = run.modes, run.drafts
     if run.plan and plan:
@@ -54,15 +53,22 @@ def answer(run: Run) -> Prediction | Infeasible:
         modes = [mode for mode in modes if mode == "disaggregated"]
         if not modes:
             raise InvalidInput("an aggregated instance prefills by its own plan", where="--prefill-plan")
+    if run.clients is not None:
+        if plan is None:
+            raise InvalidInput("clients meet an instance: give its layout (--tp, --dp, --ep)", where="--clients")
+        whole = room(job, plan) * job.context_tokens / job.held_tokens  # memory is kept for whole sequences
+        batch = run.batch or max(int(min(-(-run.clients // plan.dp), whole)), 1)
+        run, modes = replace(run, batch=batch), ["aggregated"]
     run = replace(run, drafts=drafts, chunk=run.chunk or int(job.stack.chunk_tokens))
     one = replace(run, drafts=min(job.model.mtp_layers, 1) if drafts is None else drafts)
     for space in (narrowed(NARROW, one), narrowed(default(job.model), run)):
         plans = _candidates(job, space, forms, plan, prefill_plan)
         if space.narrow and not plans["known"]:
             continue  # a layout beyond the usual ones was found, or thought of, in the wider space
-        found = search(job, [(run.quant, forms)], space, Ask(modes=modes, top=1), only=plans)
+        found = search(job, [(str(run.quant), forms)], space, Ask(modes=modes, top=1), only=plans)
         if found.best:
-            return _prediction(found.best[0], job, space, given=run.sets, candidates=found.counts.priced)
+            made = _prediction(found.best[0], job, space, given=run.sets, candidates=found.counts.priced)
+            return made if run.clients is None else replace(made, loop=loop(job, made.decode.plan, run.clients))
     return _why(found.nearest, plans, job, space)
 
 
@@ -163,6 +169,7 @@ def _phase(pool: Pool, job: Job, space: Space, phase: str) -> PhasePrediction:
         chips=pool.chips,
         sequences=sequences,
         step=timeline,
+        level_bytes=_level_bytes(setup.machine, timeline),
         step_s=float(timeline.seconds),
         tokens_per_s=rate,
         tokens_per_s_per_chip=per_chip,
@@ -175,6 +182,16 @@ def _phase(pool: Pool, job: Job, space: Space, phase: str) -> PhasePrediction:
         binds=name,
         binds_ratio=share,
     )
+
+
+def _level_bytes(machine: Machine, timeline: Timeline) -> dict[str, float]:
+    levels = [level.name for level in machine.plane("scale_up").levels]
+    total = dict.fromkeys(levels, 0.0)
+    for piece in timeline.slices:
+        if len(piece.cost.level_bytes) == len(levels):
+            for name, sent in zip(levels, piece.cost.level_bytes, strict=True):
+                total[name] += float(sent) * float(piece.repeat)
+    return total
 
 
 def _lone_s(pool: Pool, job: Job, space: Space) -> float:
@@ -197,14 +214,10 @@ def power_w_per_chip(machine: Machine) -> float | None:
     return None if machine.power_w is None else machine.power_w / machine.chips
 
 
-def _prediction(choice: Choice, job: Job, space: Space, *, given: Sequence[str], candidates: int) -> Prediction:
+def _prediction(choice: Choice, job: Job, space: Space, *, given: Sequence[str], candidates: int) -> Served:
     feeding, serving = choice.pools[0], choice.pools[-1]
-    setup = job.setup(serving.plan)
     apart = choice.mode == "disaggregated"
-    return Prediction(
-        model=job.model.name,
-        machine=job.machine.name,
-        stack=f"{job.stack.name} ({job.stack.epoch})",
+    return Served(
         input_tokens=round(job.input_tokens),
         output_tokens=round(job.output_tokens),
         mode=choice.mode,
@@ -223,11 +236,5 @@ def _prediction(choice: Choice, job: Job, space: Space, *, given: Sequence[str],
         output_tokens_per_s_per_usd=choice.output_tokens_per_s_per_usd,
         output_tokens_per_s_per_cny=choice.output_tokens_per_s_per_cny,
         candidates=candidates,
-        assumptions=assumptions(
-            setup, job.setup(feeding.plan), length=round(job.held_tokens), given=given, apart=apart
-        ),
-        sources=sources(setup),
-        bands=choice.bands,
-        digest=catalog.digest(),
-        version=__version__,
+        **told(job, choice, given),
     )

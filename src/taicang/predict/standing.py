@@ -38,6 +38,8 @@ class Standing:
     breakage: Breakage
     """Which instance holds which ranks, and what becomes of it when they fail."""
     seed: int
+    given: Sequence[str] = ()
+    """Figures of the machine that the user set."""
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -99,7 +101,10 @@ def stand(
         )
     breakage = plan_faults(made, list(pools.values()), system.faults, seed=seed)
     made.log = Log(made.pools)
-    return Standing(net=net, machine=machine, engine=engine, pools=pools, cluster=made, breakage=breakage, seed=seed)
+    return Standing(
+        net=net, machine=machine, engine=engine, pools=pools, cluster=made, breakage=breakage, seed=seed,
+        given=system.sets,
+    )  # fmt: skip
 
 
 def context_of(trace: Trace) -> float:

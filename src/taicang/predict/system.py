@@ -12,8 +12,7 @@ from taicang.hardware import Machine
 from taicang.models.types import Model
 from taicang.plans import ServePlan, decode_batch, prefill_batch
 from taicang.predict.faults import Faults
-from taicang.search.choices import quantisation
-from taicang.search.door import Serving
+from taicang.search.door import Serving, forms_of
 from taicang.search.space import usual
 from taicang.serve.build import Pool, Tier, swap_tokens
 from taicang.serve.evict import Eviction
@@ -59,7 +58,7 @@ def pools(net: Model, machine: Machine, engine: Stack, system: System, *, ranks:
 
     Raises ``InvalidInput`` for a system that the machine cannot hold.
     """
-    forms = quantisation(system.quant, net, machine.chip, engine, system.kv)
+    forms = forms_of(system, net, machine, engine)
     drafts = min(net.mtp_layers, 1) if system.drafts is None else system.drafts
     costs = cost_model(machine, engine)
     prefill, decode = system.prefill, system.decode

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from taicang import __version__, catalog
+from taicang import catalog
 from taicang.catalog.models import model as load_model
 from taicang.catalog.training import measured_levels, sustained, training_price
-from taicang.catalog.trust import TRAINED, Band, bands, trained
+from taicang.catalog.trust import TRAINED, bands, trained
 from taicang.errors import InvalidInput
 from taicang.formats import number_format
 from taicang.hardware import Machine, in_half
@@ -17,7 +17,8 @@ from taicang.predict.prediction import Infeasible
 from taicang.predict.train_explain import Explained, explain, waterfall
 from taicang.predict.train_stack import FUSIONS, changed
 from taicang.reliability import PUBLISHED
-from taicang.train import memory
+from taicang.search.trusted import Prediction, sources
+from taicang.train import memory, sync
 from taicang.train.flops import CONVENTION, recomputed_flop
 from taicang.train.placement import Placed, placed
 from taicang.train.remedies import remedies
@@ -26,16 +27,14 @@ from taicang.train.search import Found, Progress, fixed_fields, open_plan, searc
 from taicang.train.setup import Setup
 from taicang.train.step import TrainStep, train_step
 from taicang.train_plans import TrainPlan, describe
+from taicang.train_plans.placement import seed_of
 from taicang.units import show
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TrainPrediction:
-    """One training step on a machine, with what it is made of and how far it can be trusted."""
+class TrainPrediction(Prediction):
+    """One training step on a machine, with what it is made of."""
 
-    model: str
-    machine: str
-    stack: str
     step: TrainStep
     overlap: tuple[str, ...]
     """What runs beside computing."""
@@ -59,11 +58,6 @@ class TrainPrediction:
     """What the search saw, where there was one."""
     explained: Explained | None = None
     """Sensitivity and timeline, where asked for."""
-    assumptions: tuple[str, ...]
-    bands: Mapping[str, Band]
-    """How far each figure may be off: "step_time", "throughput", "mfu", "memory", "power"."""
-    digest: str
-    version: str
 
 
 BATCH_TOKENS = 4 * 2**20
@@ -110,6 +104,8 @@ def train(
     net = load_model(model) if isinstance(model, str) else model
     machine = catalog.machine(on, sets) if isinstance(on, str) else on
     machine = in_half(machine, "fp16" if plan.recipe.name == "fp16" else "bf16")
+    if machine.links is not None and (seed := seed_of(plan.order)) is not None:
+        machine = replace(machine, links=replace(machine.links, placed=seed))
     engine = changed(catalog.stack(stack or default_stack(machine)), overlap, fused, captured)
     # whatever the search finds divides the batch itself
     plan = replace(filled(open_plan(plan, pinned), machine), dp=1) if searched else filled(plan, machine)
@@ -138,14 +134,32 @@ def train(
         return Infeasible(
             model=net.name,
             machine=machine.name,
-            reason=f"out of memory: {describe(plan)} is {show(-float(step.memory.spare_bytes), 'B')} short per rank",
+            reason=f"out of memory: {describe(setup.plan)} is {show(-float(step.memory.spare_bytes), 'B')} short per rank",
             needed=_breakdown(step.memory),
             available=show(step.memory.capacity_bytes, "B") + " per rank",
             remedies=_remedies(setup, step),
         )
+    if short := _host_short(setup, step):
+        return short
     run = train_run(step, machine, tokens, policy or Policy()) if tokens else None
     made = compose(setup, step, run, found)
     return replace(made, explained=explain(setup)) if explained else made
+
+
+def _host_short(setup: Setup, step: TrainStep) -> Infeasible | None:
+    """The refusal of a plan that offloads more than the hosts' memory."""
+    machine, plan = setup.machine, setup.plan
+    held, there = float(step.memory.host_bytes), machine.host_memory_bytes / machine.ranks
+    if plan.nvme_bytes_per_s or not there or held <= there:
+        return None
+    return Infeasible(
+        model=setup.model.name,
+        machine=machine.name,
+        reason=f"out of host memory: {describe(plan)}",
+        needed=show(held, "B") + " of host memory per rank",
+        available=show(there, "B") + " per rank",
+        remedies=("drives for it: --nvme BANDWIDTH", "more ranks ('NAME x N')", "--moments bf16"),
+    )
 
 
 def filled(plan: TrainPlan, machine: Machine) -> TrainPlan:
@@ -202,9 +216,8 @@ def compose(setup: Setup, step: TrainStep, run: Run | None, found: Found | None)
         run=run,
         found=found,
         assumptions=_assumptions(setup, step) + (() if run is None else _run_assumptions(run, chips)),
-        bands=_bands(setup),
-        digest=catalog.digest(),
-        version=__version__,
+        sources=sources(net, machine),
+        bands=bands(trained(net, machine, setup.stack, plan), TRAINED),
     )
 
 
@@ -223,6 +236,14 @@ def _assumptions(setup: Setup, step: TrainStep) -> tuple[str, ...]:
             "tensor-parallel collectives run in pieces beside products (MC2, user buffers); a script that does not "
             f"ask for it has {plain.tokens_per_s / step.tokens_per_s - 1.0:+.0%} tokens/s (--overlap=-mc2)"
         )
+    if plan.offload != "none":
+        there = setup.machine.host_memory_bytes / setup.machine.ranks
+        where = "NVMe" if plan.nvme_bytes_per_s else "host memory"
+        said.append(
+            f"{show(float(step.memory.host_bytes), 'B')} a rank lie in {where} (of host memory there "
+            f"{'are ' + show(there, 'B') if there else 'is nothing known'}); Adam runs on the host at "
+            f"{show(sync.HOST_BYTES_PER_S, 'B/s')} of its memory a rank (assumed), as in DeepSpeed"
+        )
     if lost := _broadcast_ratio(setup, step):
         said.append(
             f"parameters come back by all-gathers; an engine whose {plan.dp * plan.cp:,} ranks own whole tensors and "
@@ -231,7 +252,9 @@ def _assumptions(setup: Setup, step: TrainStep) -> tuple[str, ...]:
     if not setup.stack.grouped_experts and routed(setup.model):
         said.append("experts run one after the other; what the host waits for their token counts is not known")
     if routed(setup.model):
-        said.append("the router is balanced (as benchmarks force it)")
+        uneven = f"expert popularity follows a power law of exponent {plan.skew:g}: the busiest rank sets the pace"
+        even = "the router is balanced (as benchmarks force it); real ones are not (--skew)"
+        said.append(uneven if plan.skew else even)
     if plan.cp > 1:
         said.append(f"context parallelism by {plan.context}, causal work balanced between ranks")
     said.append(f"ranks are laid out {plan.order} from the innermost level out; overlap: {_words(setup.stack.overlap)}")
@@ -275,7 +298,3 @@ def _run_assumptions(run: Run, chips: float) -> tuple[str, ...]:
 
 def _words(names: Collection[str]) -> str:
     return ", ".join(sorted(names)) or "none"
-
-
-def _bands(setup: Setup) -> Mapping[str, Band]:
-    return bands(trained(setup.model, setup.machine, setup.stack, setup.plan), TRAINED)

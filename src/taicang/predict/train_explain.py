@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from taicang.catalog.training import training_price
 from taicang.hardware import Machine
+from taicang.train.placement import Traffic, traffic
 from taicang.train.run import Run
 from taicang.train.setup import Setup
 from taicang.train.step import TrainStep, pipeline_run, train_step
 from taicang.train.trace import trace
+from taicang.train_plans.placement import RANDOM
 
 WATERFALL: Final = (
     ("kernels", ("pointwise", "launch gaps", "optimizer", "host")),
@@ -34,6 +36,12 @@ class Explained:
     """Resource -> share of the step that 10 % more of it saves."""
     trace: Mapping[str, Any]
     """The step as trace events (``train.trace``)."""
+    traffic: tuple[Traffic, ...]
+    """Bytes by axis and level."""
+    random_s: float
+    """The same step with ranks at random places."""
+    setup: Setup = field(repr=False, compare=False, metadata={"plain": False})
+    """What was explained, for traces."""
 
 
 def waterfall(step: TrainStep, mfu_ratio: float, run: Run | None) -> dict[str, float]:
@@ -63,7 +71,14 @@ def explain(setup: Setup) -> Explained:
     for name, better in _improved(machine):
         priced = replace(setup, machine=better, price=training_price(better, setup.stack))
         gains[name] = 1.0 - train_step(priced).seconds / step.seconds
-    return Explained(gain_ratio=gains, trace=trace(pipeline_run(setup), step))
+    scattered = train_step(replace(setup, plan=replace(setup.plan, order=RANDOM))).seconds
+    return Explained(
+        gain_ratio=gains,
+        trace=trace(pipeline_run(setup), step),
+        traffic=traffic(setup, step),
+        random_s=scattered,
+        setup=setup,
+    )
 
 
 def _improved(machine: Machine, by: float = 1.1) -> Iterator[tuple[str, Machine]]:

@@ -11,7 +11,7 @@ from taicang.errors import UnknownName
 from taicang.stacks import Stack
 
 OVERLAPS: Final = ("tensor", "gradients", "interleaved_gradients", "parameters", "pipeline", "expert_exchange",
-                   "shared_expert", "zero_bubble", "dualpipe")  # fmt: skip
+                   "shared_expert", "zero_bubble", "zb_2p", "zb_v", "dualpipe", "dualpipev")  # fmt: skip
 """What a training stack can overlap, and the schedules beyond 1F1B that it offers to the search."""
 ALIASES: Final[Mapping[str, str]] = MappingProxyType({"mc2": "tensor"})
 """Other names of these words."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -36,7 +37,7 @@ class Executed:
 
 def load(path: Path) -> Workload:
     """A workload file, or the prefix of one for each rank; its kind is told by how it begins."""
-    return simai.read(path) if path.is_file() and simai.is_one(path) else chakra.read(path)
+    return simai.read(path) if os.path.isfile(path) and simai.is_one(path) else chakra.read(path)
 
 
 def on_network(path: Path, network: Path, system: Path | None) -> Executed:

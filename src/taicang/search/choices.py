@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from taicang import catalog
 from taicang.errors import NotModelled, UnknownName
 from taicang.formats import number_format
 from taicang.hardware import Chip, Machine
@@ -18,11 +17,6 @@ QUANTS = ("auto", "bf16", "fp8", "int8", "w4a8", "w4a16", "w8a16", "nvfp4")
 _WORDS = {"w8a8": "int8", "awq": "w4a16", "gptq": "w4a16", "int4": "w4a16", "w8a8_fp8": "fp8", "fp16": "bf16"}
 """Names that people give to schemes."""
 CACHES = ("auto", "bf16", "fp8", "int8")
-
-
-def serving_stack(name: str | None, machine: Machine, model: Model, *, memory_ratio: float | None = None) -> Stack:
-    """The stack ``name`` (None: the default of such models on such machines); see ``catalog.stack``."""
-    return catalog.stack(name or default_stack(machine, model), memory_ratio=memory_ratio)
 
 
 def default_stack(machine: Machine, model: Model) -> str:

@@ -10,13 +10,15 @@ import numpy as np
 
 from taicang import catalog
 from taicang.catalog.costing import cost_model
+from taicang.catalog.launch import launched
 from taicang.catalog.models import model as load_model
+from taicang.catalog.stack_entry import with_memory
 from taicang.cost.skew import SKEW
 from taicang.errors import InvalidInput, InvalidPlan
 from taicang.hardware import Machine
 from taicang.models.types import Model, routed
 from taicang.plans import Quantisation, ServePlan
-from taicang.search.choices import quantisation, serving_stack
+from taicang.search.choices import default_stack, quantisation
 from taicang.search.points import Job
 from taicang.search.result import MODES, Mode
 from taicang.search.space import Space
@@ -34,10 +36,11 @@ EXPERTS = {"ep": 1, "moe_tp": 1, "redundant": 0, "shared_ranks": 0, "exchange": 
 class Serving:
     """What serves, as every question of serving says it; ``None`` and "auto" leave the choice to ``settle``."""
 
-    stack: str | None = None
+    stack: str | Stack | None = None
     memory_ratio: float | None = None
     """Share of device memory for the engine, as it counts it (None: its own)."""
-    quant: str = "auto"
+    quant: str | Quantisation = "auto"
+    """Number formats by the name of their scheme, or each tensor class's."""
     kv: str = "auto"
     plan: ServePlan | None = None
     """Layout of the instances that decode."""
@@ -68,13 +71,27 @@ class Run(Serving):
     """Sequences of an attention group that decode."""
     chunk: int | None = None
     """Token budget of a step."""
+    clients: Count | None = None
+    """A closed loop of so many on one instance that does both (``predict.loop``)."""
 
 
 def settle(asked: Serving, model: str | Model, on: str | Machine) -> tuple[Model, Machine, Stack]:
     """Model, machine and stack of a question, with what it leaves open chosen. Raises from ``taicang.errors``."""
     net = load_model(model, approximate=asked.approximate) if isinstance(model, str) else model
     machine = catalog.machine(on, asked.sets) if isinstance(on, str) else on
-    return net, machine, serving_stack(asked.stack, machine, net, memory_ratio=asked.memory_ratio)
+    engine = asked.stack
+    if not isinstance(engine, Stack):
+        engine = launched(
+            catalog.stack(engine or default_stack(machine, net), ascend=machine.chip.ascend), machine.chip, net
+        )
+    return net, machine, with_memory(engine, asked.memory_ratio)
+
+
+def forms_of(asked: Serving, net: Model, machine: Machine, engine: Stack) -> Quantisation:
+    """Number formats in each tensor class: as asked, or what the name of the scheme comes to."""
+    if isinstance(asked.quant, Quantisation):
+        return asked.quant
+    return quantisation(asked.quant, net, machine.chip, engine, asked.kv)
 
 
 def job_of(run: Run) -> Job:
@@ -145,9 +162,3 @@ def formats(names: Sequence[str], job: Job, kv: str = "auto") -> list[tuple[str,
 def moved(job: Job, machine: Machine) -> Job:
     """``job`` on another machine, priced there."""
     return replace(job, machine=machine, price=cost_model(machine, job.stack).price)
-
-
-def restacked(job: Job, name: str, memory_ratio: float | None = None) -> Job:
-    """``job`` under another software stack, priced with it."""
-    engine = catalog.stack(name, memory_ratio=memory_ratio)
-    return replace(job, stack=engine, price=cost_model(job.machine, engine).price)

@@ -14,11 +14,12 @@ from taicang.lower import lower
 from taicang.models.types import Model
 from taicang.plans import decode_batch
 from taicang.records import plain
-from taicang.search.door import PLAN, Run, formats, job_of, narrowed, plan_of
+from taicang.search.door import PLAN, Run, forms_of, job_of, narrowed, plan_of
 from taicang.search.lengths import of_profile
 from taicang.search.result import Choice
 from taicang.search.run import Ask, search
 from taicang.search.space import default
+from taicang.search.trusted import told
 from taicang.search.words import MODES
 from taicang.units import parse
 
@@ -60,16 +61,17 @@ def limits(key: str) -> tuple[int, int | None]:
 def evaluate(point: Mapping[str, Any]) -> dict[str, Any]:
     """Figures of the best choice at ``point``, or ``error``: why there is none. One bad point never ends a study."""
     try:
-        choice = _best(point)
+        best = _best(point)
     except TaicangError as error:
         return failed(f"{type(error).__name__}: {error}")
     except Exception as error:  # a fault of ours at this point, which must not take the others with it
         return failed(f"crashed: {type(error).__name__}: {error}")
-    if isinstance(choice, str):
-        return failed(choice)
+    if isinstance(best, str):
+        return failed(best)
+    choice, said = best
     row = {name: getattr(choice, name) for name in FIGURES}
-    nested = plain({"pools": choice.pools, "bands": choice.bands})
-    return {"feasible": True, "error": "", "mode": choice.mode, **row, **nested}
+    nested = plain({"pools": choice.pools, "bands": choice.bands, "assumptions": said["assumptions"]})
+    return {"feasible": True, "error": "", "mode": choice.mode, "stack_used": said["stack"], **row, **nested}
 
 
 def failed(why: str) -> dict[str, Any]:
@@ -94,19 +96,21 @@ def run_of(point: Mapping[str, Any], model: Model) -> Run:
     return Run(model=model, on=str(point["on"]), plan=plan_of(point, model), modes=MODES[mode], sets=sets, **said)
 
 
-def _best(point: Mapping[str, Any]) -> Choice | str:
+def _best(point: Mapping[str, Any]) -> tuple[Choice, dict[str, Any]] | str:
     for key in ("model", "on"):
         if key not in point:
             raise InvalidInput(f"a point needs {key!r}", where="study")
     run = run_of(point, load_model(str(point["model"])))
     job = job_of(run)
-    quants = formats([run.quant], job, run.kv)
+    forms = forms_of(run, job.model, job.machine, job.stack)
     layouts = None
     if run.plan is not None:
-        plan = replace(run.plan, quant=quants[0][1])
+        plan = replace(run.plan, quant=forms)
         job.setup(plan)  # refuses a plan that is larger than the machine
         lower(job.model, plan, decode_batch(sequences=1.0, context=1.0), job.stack)  # rules before sizes
         layouts = dict.fromkeys(("both", "decode", "prefill"), (plan,))
     ask = Ask(objective=point.get("objective", "tokens/s/chip"), modes=run.modes, load_per_s=point.get("load"), top=1)
-    found = search(job, quants, narrowed(default(job.model), run), ask, layouts)
-    return found.best[0] if found.best else "; ".join(found.nearest)
+    found = search(job, [(str(run.quant), forms)], narrowed(default(job.model), run), ask, layouts)
+    if not found.best:
+        return "; ".join(found.nearest)
+    return found.best[0], told(job, found.best[0], run.sets)

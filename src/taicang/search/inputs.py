@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -36,7 +37,7 @@ def of(values: Any) -> dict[str, str]:
 
 def stamps(inputs: Mapping[str, str]) -> list[tuple[int, int]]:
     """Size and time of each file among ``inputs``: cheap to compare with those of before."""
-    return [(s.st_size, s.st_mtime_ns) for s in (path.stat() for path in map(Path, inputs) if path.is_file())]
+    return [(s.st_size, s.st_mtime_ns) for s in (path.stat() for path in map(Path, inputs) if os.path.isfile(path))]
 
 
 def changes(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
@@ -53,6 +54,6 @@ def _named(value: Any, beside: Path) -> Iterator[Path]:
             yield from _named(each, beside)
     elif isinstance(value, str) and 0 < len(value) < LONGEST:
         path = beside / Path(re.sub(r"\s*[x×*]\s*\d+\s*$", "", value.strip())).expanduser()
-        path = path / "config.json" if path.is_dir() else path
-        if (path.suffix.lower() in SUFFIXES or value.startswith((".", "/", "~"))) and path.is_file():
+        path = path / "config.json" if os.path.isdir(path) else path
+        if (path.suffix.lower() in SUFFIXES or value.startswith((".", "/", "~"))) and os.path.isfile(path):
             yield path

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from taicang.cost.cost import Cost
 from taicang.errors import InvalidPlan, NotModelled
 from taicang.hardware import Machine
-from taicang.lower.program import some
 from taicang.models.count import kv_cache_bytes
 from taicang.models.types import Model
 from taicang.ops import Operator, Transfer
@@ -87,10 +86,11 @@ class Job:
         return decode_batch(sequences=sequences, context=self.context_tokens * slowest)
 
     def setup(self, plan: ServePlan) -> Setup:
-        """One instance of ``plan``; replicas of hot experts even out what skew makes."""
+        """One instance of ``plan``."""
         full = replace(plan, acceptance_ratio=self.acceptance_ratio)
-        skew = 0.0 if some(plan.redundant) else self.skew
-        return Setup(model=self.model, plan=full, machine=self.machine, stack=self.stack, price=self.price, skew=skew)
+        return Setup(
+            model=self.model, plan=full, machine=self.machine, stack=self.stack, price=self.price, skew=self.skew
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,12 +1,54 @@
-"""How far the figures of a way to run may be off."""
+"""What every answer says beside its figures: what it assumes, where it comes from, how far it may be off."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
+from taicang import __version__, catalog
+from taicang.catalog.launch import launch
 from taicang.catalog.trust import REPLAYED, SERVED, Band, Ground, bands, ground
+from taicang.hardware import Machine
+from taicang.models.types import Model, routed
 from taicang.plans import ServePlan
+from taicang.search.choices import remade
 from taicang.search.points import Job
+from taicang.search.result import Choice
+from taicang.serve.setup import Setup
+from taicang.stacks import Headroom, Stack
+from taicang.units import show
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prediction:
+    """What every door answers; what was asked adds its figures, what they are made of and what binds them."""
+
+    model: str
+    machine: str
+    stack: str
+    assumptions: tuple[str, ...]
+    """Beyond the catalogue's figures, the most consequential first."""
+    sources: tuple[str, ...]
+    bands: Mapping[str, Band]
+    """How far each figure may be off, by its name: "tpot", "ttft", "throughput", "step_time", "memory", "power"..."""
+    digest: str = field(default_factory=catalog.digest)
+    """Of the catalogue that it was made from."""
+    version: str = __version__
+
+
+def told(job: Job, choice: Choice, given: Sequence[str]) -> dict[str, Any]:
+    """The fields of ``Prediction`` of one way to run ``job``; ``given`` are the figures that the user set."""
+    feeding, serving = (job.setup(choice.pools[at].plan) for at in (0, -1))
+    apart = choice.mode != "aggregated"
+    return {
+        "model": job.model.name,
+        "machine": job.machine.name,
+        "stack": f"{job.stack.name} ({job.stack.epoch})",
+        "assumptions": assumptions(serving, feeding, length=round(job.held_tokens), given=given, apart=apart),
+        "sources": sources(serving.model, serving.machine),
+        "bands": choice.bands,
+    }
 
 
 def ground_of(job: Job, mode: str, plan: ServePlan) -> Ground:
@@ -18,3 +60,86 @@ def ground_of(job: Job, mode: str, plan: ServePlan) -> Ground:
 def bands_of(job: Job, mode: str, plan: ServePlan, *, replay: bool = False) -> Mapping[str, Band]:
     """Bands of the closed form's figures, or of a ``replay``'s."""
     return bands(ground_of(job, mode, plan), REPLAYED if replay else SERVED, replay=replay)
+
+
+def assumptions(
+    setup: Setup, prefill: Setup, *, length: int, given: Sequence[str] = (), apart: bool = True, queued: bool = False
+) -> tuple[str, ...]:
+    """What was assumed beyond the catalogue's figures, most consequential first.
+
+    ``length`` is the tokens of a whole sequence, ``given`` the figures that the user set ("KEY=VALUE"), ``apart``
+    whether prefill and decode have instances of their own, ``queued`` whether requests are followed one by one.
+    """
+    chip, plan, stack, model = setup.machine.chip, setup.plan, setup.stack, setup.model
+    said = [f"set by the user: {text}" for text in given]
+    said += model.assumptions
+    if length > model.max_context:
+        beyond = length - model.max_context
+        said.append(f"sequences of {length} tokens are {beyond} beyond {model.name}'s context of {model.max_context}")
+    if not chip.measured:
+        said.append(f"kernels of {chip.name} were not measured: constants of {chip.profile}, scaled to its own peaks")
+    if "bf16" not in chip.peak_flop_per_s:
+        said.append(f"{chip.name} has no bf16: what is in it runs in fp16, as fast")
+    if setup.machine.status != "shipping":
+        said.append(f"{setup.machine.name} is {setup.machine.status}, not shipping: vendor figures, no measurements")
+    if plan.draft_tokens:
+        said.append(f"each of {plan.draft_tokens} drafted tokens is accepted with chance {plan.acceptance_ratio:.2f}")
+        if not model.mtp_layers:
+            said.append(f"{model.name} has no draft head: one as costly as its last layer is assumed")
+    if plan.redundant or prefill.plan.redundant:
+        said.append(
+            "with redundant experts a balancer (EPLB) evens out the ranks' loads, but for what the stack leaves"
+        )
+    if routed(setup.model) and (skew := setup.uneven or prefill.uneven):
+        said.append(f"expert popularity follows a power law of exponent {skew:g}")
+    said.append(f"number formats: {_formats(setup)}")
+    if again := remade(setup.model, plan.quant):
+        said.append(again)
+    if launch(stack.engine, chip.name, model.name).get("kv") == plan.quant.kv:
+        said.append(f"the cache is in {plan.quant.kv}, as published scripts launch {model.name} with {stack.engine}")
+    where = "on instances of their own" if apart else "share instances"
+    said.append(f"prefill and decode {where}" + ("" if queued else "; no queueing in TTFT"))
+    said.append(_memory(stack))
+    said.append(_host(stack))
+    return tuple(said)
+
+
+def _memory(stack: Stack) -> str:
+    head = stack.memory
+    if head == Headroom():
+        kept = 1.0 - (head.usable_ratio or 1.0)
+        return f"what {stack.engine} keeps of device memory is not known: {kept:.0%} is assumed"
+    share = "its reserve by default" if head.usable_ratio is None else f"{head.usable_ratio:.0%}"
+    of = {"device": "of the device", "static": "for weights and cache", "free": "of what the rest leaves, for cache"}
+    return f"device memory as {stack.engine} counts it: {share} {of[head.base]}"
+
+
+def _host(stack: Stack) -> str:
+    """What is known of the host's share of a step."""
+    name = f"{stack.name} ({stack.epoch})"
+    known = stack.step_host_s or stack.sequence_host_s or stack.graph_launch_s or stack.layer_gap_s
+    outside = f"{show(stack.eager_kernel_s, 's')} a kernel launched outside graphs (prefill)" * (
+        stack.eager_kernel_s > 0
+    )
+    if known:
+        return f"host and launch costs of {name}"
+    steps = f"no host cost of {name} is known for steps that replay graphs (decode): none is counted"
+    return f"{steps}; {outside}" if outside else steps
+
+
+def _formats(setup: Setup) -> str:
+    quant = setup.plan.quant
+    said = f"attention {quant.attention}, feed-forward {quant.dense}, cache {quant.kv}"
+    if routed(setup.model):
+        said += f", experts {quant.experts}, dispatch {quant.dispatch}, combine {quant.combine}"
+    return said
+
+
+def sources(model: Model, machine: Machine) -> tuple[str, ...]:
+    """Where the figures come from."""
+    chip = machine.chip
+    return (
+        f"model {model.name}: {model.source}",
+        f"machine {machine.name}, chip {chip.name}: `taicang catalog show` lists each figure with its source",
+        f"kernel constants: calibration profile {chip.profile} (`taicang score` gives their held-out errors)",
+    )

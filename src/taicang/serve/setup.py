@@ -33,6 +33,11 @@ class Setup:
     skew: Count = 0.0
     """Exponent of the expert popularity's power law."""
 
+    @property
+    def uneven(self) -> Count:
+        """What of ``skew`` is left: replicas of hot experts even out what it makes."""
+        return 0.0 if some(self.plan.redundant) else self.skew
+
     def __post_init__(self) -> None:
         # arrays are the search's own: of their combinations it reads those that are layouts of the machine
         if not isinstance(self.plan.ranks, np.ndarray) and self.plan.ranks > self.machine.ranks:
@@ -47,14 +52,14 @@ def step(setup: Setup, batch: Batch) -> Timeline:
     plan, stack = setup.plan, setup.stack
     if some(plan.pp - 1):
         batch = _largest_part(batch, plan.pp)
-    whole = lower(setup.model, plan, batch, stack, skew=setup.skew)
+    whole = lower(setup.model, plan, batch, stack, skew=setup.uneven)
     pricer = _pricer(setup, None, batch)
     if plan.microbatches == 1:
         timeline = sequential(whole, pricer)
         if "matmul_all_reduce" in stack.overlap and some(batch.prefill_tokens):
             timeline = _reduced_beside(timeline, whole, setup, batch)
         return _host_bound(timeline, whole, setup, batch)
-    half = lower(setup.model, plan, scaled(batch, 1.0 / plan.microbatches), stack, skew=setup.skew)
+    half = lower(setup.model, plan, scaled(batch, 1.0 / plan.microbatches), stack, skew=setup.uneven)
     if stack.partition is not None and some(batch.decode_sequences):
         timeline = two_streams(half, whole, _pricer(setup, stack.partition, batch))
     else:
@@ -72,7 +77,7 @@ def _reduced_beside(timeline: Timeline, program: Program, setup: Setup, batch: B
     hidden = behind_products(program, timeline.slices)
     if some(batch.decode_sequences):
         decoding = Batch(decode_sequences=batch.decode_sequences, decode_context=batch.decode_context)
-        alone = lower(setup.model, setup.plan, decoding, setup.stack, skew=setup.skew)
+        alone = lower(setup.model, setup.plan, decoding, setup.stack, skew=setup.uneven)
         apart = behind_products(alone, price(alone, _pricer(setup, None, decoding)))
         hidden = np.maximum(hidden - where_some(batch.decode_sequences) * apart, 0.0)
     return replace(timeline, seconds=timeline.seconds - prompts * hidden)

@@ -6,7 +6,8 @@ beside figures of the whole; guidellm writes one document with a list of runs.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from math import isfinite, nan
 from pathlib import Path
 from typing import Any
@@ -126,14 +127,27 @@ def _number(value: Any) -> float | None:
 
 
 def listed(
-    path: Path, found: Sequence[Any], columns: Mapping[str, str] | None
+    path: Path, found: tuple[int, Any], columns: Mapping[str, str] | None
 ) -> tuple[Format, Iterator[tuple[int, Row]]]:
-    """Requests that succeeded in the first run of guidellm's document."""
-    first = found[0] if found and isinstance(found[0], dict) else {}
-    kept = first.get("requests")
+    """Requests that succeeded in one (number, run) of guidellm's document."""
+    number, run = found[0], found[1] if isinstance(found[1], dict) else {}
+    kept = run.get("requests")
     good = kept.get("successful") if isinstance(kept, dict) else None
     rows = [flat(row) for row in good or () if isinstance(row, dict)]
     form = form_of(rows[0], columns, f"{path}:1") if rows else None
     if form is None:
-        raise InvalidInput("benchmarks[0].requests.successful has no requests with lengths", where=f"{path}:1")
-    return form, ((1, row) for row in rows)
+        what = f"benchmarks[{number - 1}].requests.successful has no requests with lengths"
+        raise InvalidInput(what, where=f"{path}:1")
+    return replace(form, stated=_strategy(run)), ((1, row) for row in rows)
+
+
+def _strategy(run: Mapping[str, Any]) -> dict[str, float]:
+    """How guidellm sent the requests of a run: streams of a closed loop, or a rate."""
+    for group in ("config", "args"):
+        held = run.get(group)
+        said = held.get("strategy") if isinstance(held, dict) else None
+        if isinstance(said, dict):
+            clients = 1 if said.get("type_") == "synchronous" else said.get("streams")
+            found = {"clients": _number(clients), "rate_per_s": _number(said.get("rate"))}
+            return {name: value for name, value in found.items() if value is not None}
+    return {}

@@ -6,7 +6,7 @@ of the names below is looked for, and a file in which two of them could be meant
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from taicang.errors import InvalidInput, UnknownName
@@ -17,18 +17,22 @@ NAMES: Mapping[str, tuple[str, ...]] = {
     "input": (
         "prompt_tokens", "input_tokens", "num_input_tokens", "number_input_tokens", "n_prompt_tokens", "prompt_len",
         "input_len", "input_length", "usage.prompt_tokens", "usage.input_tokens", "response.body.usage.prompt_tokens",
-        "metrics.input_sequence_length.value", "input_ids", "prompt_token_ids",
+        "metrics.input_sequence_length.value", "input_ids", "prompt_token_ids", "tokens_prompt", "tokens_in",
+        "PromptTokens", "promptTokens", "input.inputTokenCount", "gen_ai.usage.input_tokens",
+        "attributes.gen_ai.usage.input_tokens", "usage.input", "ai.proxy.usage.prompt_tokens",
     ),
     "output": (
         "completion_tokens", "output_tokens", "num_output_tokens", "number_output_tokens", "n_completion_tokens",
         "output_len", "output_length", "usage.completion_tokens", "usage.output_tokens",
         "response.body.usage.completion_tokens", "metrics.output_sequence_length.value", "body.max_completion_tokens",
-        "body.max_tokens",
+        "body.max_tokens", "tokens_completion", "tokens_out", "CompletionTokens", "completionTokens",
+        "output.outputTokenCount", "gen_ai.usage.output_tokens", "attributes.gen_ai.usage.output_tokens",
+        "usage.output", "ai.proxy.usage.completion_tokens",
     ),
     "arrival": (
         "arrival", "arrival_time", "arrival_s", "arrival_ms", "arrival_ns", "start_time", "startTime", "start_time_ns",
         "start_time_ms", "request_start_ns", "metadata.request_start_ns", "timestamp", "timestamp_ms", "time", "ts",
-        "created_at", "request_time",
+        "created_at", "request_time", "TimeGenerated", "@timestamp", "started_at",
     ),
     "session": ("session_id", "session", "conversation_id", "chat_id"),
     "priority": ("priority",),
@@ -50,7 +54,9 @@ MEASURED: Mapping[str, tuple[str, ...]] = {
     ),
 }  # fmt: skip
 """What benchmarks note of a request; in ms where the name or a column beside it ("unit") says so."""
-FAILED = ("error", "error_code", "error_message")
+LATENCIES: Mapping[str, str] = {"ttft": "ttft_s", "tpot": "tpot_s", "e2e": "e2e_s"}
+"""Fields that a user may name beside ``NAMES``, and what they are of."""
+FAILED = ("error", "error_code", "error_message", "response.body.error", "response.body.error.message")
 """Columns that say why a request failed, or nothing."""
 
 
@@ -59,27 +65,29 @@ def parse(text: str) -> dict[str, str]:
     named: dict[str, str] = {}
     for part in text.split(","):
         field, equals, column = (each.strip() for each in part.partition("="))
-        if field not in NAMES:
-            raise UnknownName("field", field, NAMES, where="--columns")
+        if field not in (*NAMES, *LATENCIES):
+            raise UnknownName("field", field, (*NAMES, *LATENCIES), where="--columns")
         if not equals or not column:
             raise InvalidInput(f"expected FIELD=COLUMN, got {part!r}", where="--columns")
         if field in named:
             raise InvalidInput(f"{field} is named twice", where="--columns")
         named[field] = column
-    for field in ("input", "output"):
-        if field not in named:
-            raise InvalidInput(f"{field} is not named: input and output are needed", where="--columns")
     return named
 
 
 def form_of(row: Row, named: Mapping[str, str] | None, where: str) -> Format | None:
     """The format of rows like ``row`` (flat); None where no names of lengths are known and none are given."""
-    found = dict(named) if named else _known(row, where)
+    named = named or {}
+    whole = {"input", "output"} <= set(named)  # then no other name is guessed
+    found = dict(named) if whole else _known(row, where, named)
     if found is None:
+        if lacks := [field for field in ("input", "output") if named and field not in named]:
+            raise InvalidInput(f"{' and '.join(lacks)} is not named, nor known by its name", where="--columns")
         return None
     column, unit = _unit(found.get("arrival", ""), row)
     found["arrival"] = column
-    for column in found.values() if named else ():
+    seen = {quantity: _unit(named[field], row) for field, quantity in LATENCIES.items() if field in named}
+    for column in (*(found[field] for field in named if field in found), *(name for name, _ in seen.values())):
         if column and column not in row:
             raise UnknownName("column", column, row, where=where)
     return Format(
@@ -92,7 +100,7 @@ def form_of(row: Row, named: Mapping[str, str] | None, where: str) -> Format | N
         priority=found.get("priority", "priority"),
         deadline=found.get("deadline", "deadline"),
         failed=tuple(name for name in FAILED if name in row),
-        measured=measured(row),
+        measured=measured(row) | seen,
     )
 
 
@@ -107,11 +115,13 @@ def measured(row: Row) -> dict[str, tuple[str, float]]:
     return found
 
 
-def _known(names: Collection[str], where: str) -> dict[str, str] | None:
-    found: dict[str, str] = {}
+def _known(row: Row, where: str, named: Mapping[str, str]) -> dict[str, str] | None:
+    found = {field: column for field, column in named.items() if field in NAMES}
     for field, known in NAMES.items():
-        there = [name for name in known if name in names]
-        if len(there) > 1:
+        if field in found:
+            continue
+        there = [name for name in known if name in row]
+        if len(there) > 1 and len({str(row[name]) for name in there}) > 1:
             said = f"{' and '.join(there)} could both be the {field}: name it with --columns {field}=..."
             raise InvalidInput(said, where=where)
         if there:

@@ -58,6 +58,28 @@ def _calls(row: Row) -> Iterator[Row]:
         tool = each.get("tool_duration_ns", 0)
 
 
+def _batched(row: Row) -> Iterator[Row]:
+    """OpenAI's batch files: a request's body, or the usage in the answer to it."""
+    answer = row.get("response")
+    if isinstance(answer, dict) or row.get("error"):
+        body = (answer or {}).get("body") or {}
+        usage, failed = body.get("usage") or {}, row.get("error") or body.get("error")
+        yield {
+            "error": failed or ("" if usage else "no usage"),
+            "input_length": usage.get("prompt_tokens", usage.get("input_tokens")),
+            "output_length": usage.get("completion_tokens", usage.get("output_tokens")),
+        }
+        return
+    body = row["body"]
+    limits = ("max_completion_tokens", "max_output_tokens", "max_tokens")
+    prompt, said = body.get("prompt", body.get("input")), body.get("messages")
+    yield {
+        "messages": said if said is not None else prompt if isinstance(prompt, list) else None,
+        "prompt": prompt if isinstance(prompt, str) else None,
+        "output_length": next((body[name] for name in limits if body.get(name)), None),
+    }
+
+
 FLAT = Format(
     kind="llmservingsim", input="input_toks", output="output_toks", time="arrival_time_ns", unit_s=1e-9,
     session="session_id", delay="delay_ns",
@@ -91,6 +113,12 @@ CUSTOM = Format(kind="custom", input="prompt_len", output="output_tokens", text=
 """``vllm bench serve --dataset-name custom``."""
 
 
+BATCH = Format(
+    kind="openai-batch", input="input_length", output="output_length", text="messages", failed=("error",),
+    expand=_batched,
+)  # fmt: skip
+
+
 def of_header(names: Collection[str]) -> Format | None:
     """The format of a CSV file with these columns."""
     return next((form for form in CSV_FORMATS if form.input in names and form.output in names), None)
@@ -98,6 +126,8 @@ def of_header(names: Collection[str]) -> Format | None:
 
 def of_object(keys: Collection[str]) -> Format | None:
     """The format of JSON lines whose first object has these keys."""
+    if "custom_id" in keys and {"body", "response"} & set(keys):
+        return BATCH
     if "chat_id" in keys and "input_length" in keys:
         return BAILIAN
     if {"input_length", "text_input", "messages"} & set(keys):
@@ -111,4 +141,4 @@ def of_object(keys: Collection[str]) -> Format | None:
     return CUSTOM if "prompt" in keys else None
 
 
-KINDS = (*dict.fromkeys(form.kind for form in (*CSV_FORMATS, BAILIAN, MOONCAKE, AIBRIX, CUSTOM)), "columns")
+KINDS = (*dict.fromkeys(form.kind for form in (*CSV_FORMATS, BAILIAN, MOONCAKE, AIBRIX, CUSTOM, BATCH)), "columns")

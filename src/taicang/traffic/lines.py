@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,7 +23,7 @@ class Lines:
     """Iterates over (number, text). ``lost`` counts lines torn by a damaged gzip, where ``repair`` allows it."""
 
     def __init__(self, path: Path, *, repair: bool = False) -> None:
-        if not path.is_file():
+        if not os.path.isfile(path):
             raise InvalidInput("no such file", where=str(path))
         self.path = path
         self.repair = repair

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from taicang.errors import InvalidInput
-from taicang.traffic import bench, formats
+from taicang.traffic import bench, formats, results
 from taicang.traffic.collect import NO_COUNTER, Collector
 from taicang.traffic.columns import flat, form_of
 from taicang.traffic.formats import Format, Row
@@ -18,19 +18,22 @@ from taicang.traffic.lines import Lines
 from taicang.traffic.texts import Counter, conversations, items
 from taicang.traffic.trace import Trace
 
+T = TypeVar("T")
 FAULTS = (ValueError, RecursionError)
 """What is no JSON: malformed (a ``ValueError``), with a number of thousands of digits, or too deep."""
 
 
 def read(
     path: Path, *, block: int = 0, repair: bool = False, count: Counter | None = None,
-    missing_output: int | None = None, head: int | None = None, columns: Mapping[str, str] | None = None,
+    missing_output: int | None = None, missing_input: int | None = None, head: int | None = None,
+    columns: Mapping[str, str] | None = None, run: int | None = None,
 ) -> Trace:  # fmt: skip
     """The trace in ``path`` (CSV, JSON lines or JSON, plain or gzip); its format is told by its columns.
 
     ``block`` overrides the tokens of a block, ``count`` counts the tokens of texts, ``missing_output`` stands for
     output lengths that are not given, ``head`` ends the reading after so many requests, ``columns`` names the columns
-    of a table of one's own (see ``traffic.columns``). Raises ``InvalidInput`` with
+    of a table of one's own (see ``traffic.columns``), ``run`` picks one of several runs of a benchmark (from 1),
+    ``missing_input`` is the length of prompts where a benchmark's summary has none. Raises ``InvalidInput`` with
     file and line for anything that is wrong; with ``repair`` faulty rows are dropped, rows out of order are sorted, and
     both are counted.
     """
@@ -38,10 +41,12 @@ def read(
     first = lines.start()
     if not first:
         raise InvalidInput("empty: expected a header or JSON", where=f"{path}:1")
-    if first.startswith("["):
+    if (summed := results.of(path, lines, first, missing_input)) is not None:
+        form, rows = summed
+    elif first.startswith("["):
         form, rows = _array(path, lines, count, columns)
     elif first.startswith("{"):
-        form, rows = _json(path, lines, first, columns)
+        form, rows = _json(path, lines, first, columns, run)
     else:
         form, rows = _csv(path, lines, columns)
     made = Collector(path, form, block or form.block, repair, count, missing_output)
@@ -104,7 +109,7 @@ def _cells(table: Any, path: Path) -> list[str] | None:
 
 
 def _json(
-    path: Path, lines: Lines, first: str, columns: Mapping[str, str] | None
+    path: Path, lines: Lines, first: str, columns: Mapping[str, str] | None, run: int | None
 ) -> tuple[Format, Iterator[tuple[int, Row]]]:
     try:
         head = json.loads(first)
@@ -115,9 +120,13 @@ def _json(
             raise InvalidInput(f"not JSON ({said})", where=f"{path}:1") from None
         first = ""
     if bench.is_run(head):
-        return bench.runs(path, [(1, head)] if not first else _objects(lines))
+        return bench.runs(path, _picked(path, [(1, head)] if not first else _objects(lines), run))
     if isinstance(head.get("benchmarks"), list):
-        return bench.listed(path, head["benchmarks"], columns)
+        found = _picked(path, list(enumerate(head["benchmarks"], 1)), run or 1)
+        form, requests = bench.listed(path, found[0], columns)
+        if run is None and len(head["benchmarks"]) > 1:
+            form = replace(form, ignored=(*form.ignored, f"all but the first of {len(head['benchmarks'])} runs"))
+        return form, requests
     known = None if columns else formats.of_object(head.keys())
     form = _form(known, flat(head), columns, f"{path}:1")
 
@@ -132,6 +141,29 @@ def _json(
                 yield number, {"": f"is no row of {form.kind}"}
 
     return form, rows()
+
+
+def _picked(path: Path, found: Iterable[tuple[int, T]], run: int | None) -> list[tuple[int, T]]:
+    """One of the runs of a file, or all."""
+    every = list(found)
+    if run is not None and not 1 <= run <= len(every):
+        raise InvalidInput(f"has {len(every)} runs, no run {run}", where=str(path))
+    return every if run is None else [every[run - 1]]
+
+
+def runs_in(path: Path) -> int:
+    """Runs of a benchmark in the file; one of any other."""
+    lines = Lines(path)
+    first = lines.start()
+    if not first.startswith("{"):
+        return 1
+    try:
+        head, several = json.loads(first), True
+    except FAULTS:
+        head, several = _document(lines) or {}, False
+    if bench.is_run(head):
+        return sum(1 for _ in _objects(lines)) if several else 1
+    return max(len(head["benchmarks"]), 1) if isinstance(head.get("benchmarks"), list) else 1
 
 
 def _objects(lines: Lines) -> Iterator[tuple[int, Row]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import lzma
+import os
 import re
 import tarfile
 import zlib
@@ -72,7 +73,7 @@ class ClientSet:
 
 def is_client_set(path: Path) -> bool:
     """Whether ``path`` is a folder or an archive, as client sets come."""
-    return path.is_dir() or path.name.endswith((".tar", ".tar.xz", ".tar.gz", ".tgz"))
+    return os.path.isdir(path) or path.name.endswith((".tar", ".tar.xz", ".tar.gz", ".tgz"))
 
 
 def read_clients(path: Path) -> ClientSet:
@@ -113,11 +114,11 @@ def read_clients(path: Path) -> ClientSet:
 
 
 def _files(path: Path) -> Iterator[tuple[str, bytes]]:
-    if path.is_dir():
+    if os.path.isdir(path):
         for file in sorted(path.rglob("chunk-*")):
             yield file.relative_to(path).as_posix(), file.read_bytes()
         return
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise InvalidInput("no such file", where=str(path))
     name = ""
     try:

@@ -128,6 +128,6 @@ def _gathered(layer: Held, ahead: Held, setup: Setup) -> Num:
     return memory.gathered_bytes(layer, ahead, setup.plan, setup.stack.keeps) if setup.plan.by_layer else 0.0
 
 
-def held_by(chunks: Sequence[Chunk], rank: int, pp: int, *, dual: bool) -> list[Chunk]:
-    """The chunks that one pipeline rank holds: every pp-th, or a stage and its mirror image where both ends feed."""
-    return [chunks[rank], chunks[pp - 1 - rank]] if dual else list(chunks[rank::pp])
+def held_by(chunks: Sequence[Chunk], rank: int, pp: int, *, folded: bool) -> list[Chunk]:
+    """The chunks that one pipeline rank holds: every pp-th, or one and its mirror image."""
+    return [chunks[rank], chunks[-1 - rank]] if folded else list(chunks[rank::pp])

@@ -21,7 +21,7 @@ from taicang.train.memory import Held
 from taicang.train.setup import Setup
 from taicang.train.space import Variant, variants
 from taicang.train.step import straggling_ratio
-from taicang.train_plans import Schedule, TrainPlan, expert_shard
+from taicang.train_plans import WAVES, Schedule, TrainPlan, expert_shard
 from taicang.units import Num
 
 Floats = NDArray[np.float64]
@@ -100,9 +100,11 @@ def _legal(
     """Where the rules of ``train_plans.check`` hold, and where a choice makes a difference at all."""
     legal: NDArray[np.bool_] = (pp > 1) | (schedule == "1f1b")
     if schedule != "1f1b":
-        legal = legal & (vpp == 1)
+        legal = legal & (vpp == (2 if schedule in WAVES else 1))
     if schedule == "dualpipe":
-        legal = legal & (pp % 2 == 0) & (micro % 2 == 0) & (micro >= 2 * pp)
+        legal = legal & (pp % 2 == 0) & (micro % 2 == 0)
+    if schedule.startswith("dualpipe"):
+        legal = legal & (micro >= 2 * pp)
     if variant.zero == 3 or (variant.zero == 2 and setup.stack.keeps.sharding == "deepspeed"):
         legal = legal & (pp == 1)
     replicas = setup.machine.ranks // (layout.tp * pp)  # along cp and dp
@@ -183,7 +185,8 @@ def _stage(
     count, copies = setup.model.layers, given.copies
     layers = np.ceil(count / pp)
     both, larger = sum(layer.edges), max(layer.edges)
-    outer = Held(dense=np.where(pp == 1, both, copies * larger), matrices=np.where(pp == 1, 2.0, copies * 1.0))
+    alone = (pp == 1) | (given.schedule in WAVES)
+    outer = Held(dense=np.where(alone, both, copies * larger), matrices=np.where(alone, 2.0, copies * 1.0))
     wide = memory.together([(layer.held, copies * layers), (outer, 1.0)])
     forward, back = layer.forward_s, layer.back_s
     after = sync.optimizer_s(wide, plan, price) + stack.step_host_s
@@ -205,7 +208,7 @@ def _stage(
         after = after + more[0] + more[1]
     once = forward + back
     padded = (count % (pp * vpp) != 0) & (pp > 1) & ((count + 2) % (pp * vpp) == 0)
-    ends = np.where(pp == 1, sum(layer.ends), max(layer.ends))
+    ends = np.where(alone, sum(layer.ends), max(layer.ends))
     inner = (count + 2) / pp * once  # of the stages between the first and the last
     head = Held(dense=layer.edges[1])
     busiest, loss = (
@@ -236,8 +239,8 @@ def _whole(
 
 
 def _pairs(setup: Setup, schedule: Schedule, layer: _Layer) -> bool:
-    asked = schedule == "dualpipe" or "expert_exchange" in setup.stack.overlap
-    return asked and schedule in ("1f1b", "dualpipe") and bool(np.any(np.asarray(layer.beside_s) > 0))
+    asked = schedule.startswith("dualpipe") or "expert_exchange" in setup.stack.overlap
+    return asked and schedule in ("1f1b", "dualpipe", "dualpipev") and bool(np.any(np.asarray(layer.beside_s) > 0))
 
 
 def _bubble(
@@ -249,8 +252,15 @@ def _bubble(
         pair = once - layer.beside_s
         saved: Num = layer.beside_s * per * np.maximum(micro - pp / 2.0, 0.0)
         return (pp / 2.0 - 1.0) * ((pair + back - 3.0 * layer.weight_s) * per) - saved
+    if schedule == "dualpipev":  # half the stages, and every chunk meets another
+        pair, half = once - layer.beside_s, per / 2.0
+        saved = layer.beside_s * half * np.maximum(2.0 * micro - 3.0 * pp, 0.0)
+        return (pp - 1.0) * ((pair + back - 3.0 * layer.weight_s) * half) - saved
     if schedule == "zero_bubble":
         return (pp - 1.0) * ((once - 2.0 * layer.weight_s) * per)
+    if schedule in ("zb_2p", "zb_v"):  # in a V a pass of one chunk is left
+        left = np.maximum(once - 3.0 * layer.weight_s, 0.0) + (once / 6.0 if schedule == "zb_v" else 0.0)
+        return (pp - 1.0) * (left * per)
     if _pairs(setup, schedule, layer):
         warm = 2.0 * (pp - 1.0) + (vpp - 1.0) * pp + 1.0
         saved = layer.beside_s * per / vpp * np.maximum(micro * vpp - warm, 0.0)
@@ -263,8 +273,10 @@ def _in_flight(setup: Setup, plan: TrainPlan, pp: Ints, vpp: Ints, micro: Ints) 
     most = micro * vpp * 1.0
     if plan.schedule == "gpipe":
         return most
-    if plan.schedule in ("dualpipe", "zero_bubble"):
-        return np.asarray(np.minimum(most, pp + 1.0 * (plan.schedule == "dualpipe")))
+    held = {"zero_bubble": (1, 0), "dualpipe": (1, 1), "zb_2p": (2, -1), "zb_v": (2, 0), "dualpipev": (2, 1)}
+    if plan.schedule in held:
+        each, more = held[plan.schedule]
+        return np.asarray(np.minimum(most, each * pp + float(more)))
     ahead = "expert_exchange" in setup.stack.overlap and plan.ep > 1
     deep = (pp - 1.0) * 2 + (vpp - 1.0) * pp + 1.0 + ahead
     return np.asarray(np.minimum(most, np.where((vpp == 1) & (not ahead), pp, deep)))

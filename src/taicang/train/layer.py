@@ -20,6 +20,7 @@ from typing import TypeAlias
 import numpy as np
 
 from taicang.cost.cost import Cost
+from taicang.cost.experts import load
 from taicang.formats import number_format
 from taicang.lower.training import Layer, Step
 from taicang.ops import Attend, Collective, Exchange, Gemm, GroupedGemm, Operator, Pointwise
@@ -84,10 +85,10 @@ def layer_time(layer: Layer, plan: TrainPlan, stack: Stack, price: Price, tax: N
         _pass(layer.data, context, backward="data"),
         _pass(layer.weight, context, backward="weight").scaled(trained),
     )
-    everything = _sum(step.saved_bytes for step in layer.forward)
+    everything = _sum(_kept(step) for step in layer.forward)
     chosen = tuple(step for step in layer.forward if step.module in plan.recompute_modules)
     if trained < 1.0:  # frozen products need no input for a weight gradient
-        everything = _sum(step.saved_bytes for step in layer.forward if not isinstance(step.op, (Gemm, GroupedGemm)))
+        everything = _sum(_kept(step) for step in layer.forward if not isinstance(step.op, (Gemm, GroupedGemm)))
     boundary = layer.forward[0].saved_bytes
     if plan.recompute == "full":
         again = ahead.scaled(plan.recompute_ratio)
@@ -120,9 +121,17 @@ def _dropped(forward: tuple[Step, ...], modules: tuple[str, ...]) -> Num:
         if step.axis != "compute" or (moves and not np.any(np.asarray(step.saved_bytes) > 0)):
             continue  # changes nothing that is kept
         if before in modules or (step.module == "core" and "core" in modules):
-            dropped = dropped + step.saved_bytes
+            dropped = dropped + _kept(step)
         before = step.module
     return dropped
+
+
+def _kept(step: Step) -> Num:
+    """What a step keeps on the rank that sets the pace: with uneven experts, as much more as its load is."""
+    uneven = isinstance(step.op, GroupedGemm) and bool(np.any(np.asarray(step.op.skew) > 0))
+    if not uneven or not isinstance(step.op, GroupedGemm):
+        return step.saved_bytes
+    return step.saved_bytes * load(step.op).lead
 
 
 def _sum(values: object) -> Num:

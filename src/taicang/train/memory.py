@@ -35,6 +35,8 @@ class MemoryUse:
     """Of the layer and the logits at work."""
     runtime_bytes: Num
     capacity_bytes: float
+    host_bytes: Num = 0.0
+    """In host memory or NVMe, beside these."""
 
     @property
     def total_bytes(self) -> Num:
@@ -113,6 +115,10 @@ def state_bytes(held: Held, plan: TrainPlan, keeps: Keeping) -> tuple[Num, Num, 
     whole = held.dense + held.experts
     piped = (plan.zero == 3) * (np.asarray(plan.pp) > 1)  # all microbatches share what is gathered once a step
     gathered = plan.recipe.gather_bytes * np.where(piped, True, plan.zero == 3 and not plan.reshard)
+    if plan.offload != "none":  # gradients leave as they are reduced; the host keeps the copies
+        device = (spread(2) if plan.zero < 2 else 0.0) * plan.gradient_bytes * trained
+        stays = 0.0 if plan.offload == "weights" else spread(3) * plan.recipe.weight_copies_bytes
+        return stays + whole * gathered, device, 0.0 * whole
     gradients: Num = (spread(2) + whole * piped) * plan.gradient_bytes
     if plan.zero and keeps.sharding == "deepspeed":
         gradients = gradients + (
@@ -123,6 +129,15 @@ def state_bytes(held: Held, plan: TrainPlan, keeps: Keeping) -> tuple[Num, Num, 
         gradients * trained,
         spread(1) * plan.optimizer_bytes * trained,
     )
+
+
+def host_bytes(held: Held, plan: TrainPlan) -> Num:
+    """Of host memory (or NVMe) for one rank: what is offloaded, and 32-bit gradients beside the optimizer's state."""
+    shard = held.dense / data_groups(plan).sharding + held.experts / expert_groups(plan).sharding
+    if plan.offload == "none":
+        return 0.0 * shard
+    weights = plan.recipe.weight_copies_bytes if plan.offload == "weights" else 0.0
+    return shard * (weights + (plan.optimizer_bytes + 4.0) * plan.trained_ratio)
 
 
 def bucket_bytes(held: Held, plan: TrainPlan, keeps: Keeping) -> Num:
@@ -152,14 +167,15 @@ def boundary_bytes(model: Model, plan: TrainPlan) -> float:
 def in_flight(shape: Shape, rank: int) -> float:
     """Chunks' worth of activations (of pp * vpp in the model) that a rank holds at most.
 
-    Zero bubble keeps inputs until its late weight gradients, and so holds on every rank what 1F1B holds on the first;
-    DualPipe holds one more (arXiv 2412.19437, table 2).
+    Zero bubble keeps inputs until its late weight gradients, and so holds on every rank what 1F1B holds on the first,
+    in a V too; ZB-2P twice that; DualPipe one more (arXiv 2412.19437, table 2), which DualPipeV counts in half stages.
     """
     most = shape.micro * shape.vpp
+    deep = {"zero_bubble": shape.pp, "zb_2p": 2 * shape.pp - 1, "zb_v": 2 * shape.pp, "dualpipev": 2 * shape.pp + 1}
     if shape.schedule == "gpipe":
         return float(most)
-    if shape.schedule == "zero_bubble":
-        return float(min(most, shape.pp))
+    if shape.schedule in deep:
+        return float(min(most, deep[shape.schedule]))
     return float(min(most, shape.pp + 1 if shape.dual else warm_up(shape, rank) + 1))
 
 

@@ -18,6 +18,8 @@ from taicang.train.schedule import BACKWARD, DATA, FORWARD, PAIR, WEIGHT, Shape,
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.intp]
+FINE = 16
+"""Steps of the longest pass that ZB-V's order is sought in."""
 TRANSIENT = 3
 """Rounds of pp microbatches after which a schedule repeats itself."""
 
@@ -74,6 +76,14 @@ class Run:
     def seconds(self) -> float:
         """When the last rank is done."""
         return float(self.end_s.max())
+
+    @property
+    def span_s(self) -> float:
+        """The longest that a rank is at it: what a step takes where the optimizer's check follows it, so that no rank
+        waits for the others before it starts the next one (arXiv 2401.10241, section 4)."""
+        ranks = range(int(self.graph.rank.max()) + 1)
+        mine = [self.graph.rank == rank for rank in ranks]
+        return float(max(self.end_s[one].max() - self.start_s[one].min() for one in mine))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -184,6 +194,9 @@ def _lasting(made: Graph, times: Durations) -> tuple[Floats, Floats]:
 
 def simulate(shape: Shape, times: Durations) -> Run:
     """Run the microbatches of ``shape`` through its chunks."""
+    if shape.schedule == "zb_v":
+        means = [float(np.mean(row)) for row in (times.forward_s, times.data_s, times.weight_s)]
+        shape = replace(shape, lengths=tuple(max(round(mean / max(*means, 1e-12) * FINE), 1) for mean in means))  # type: ignore[arg-type]
     made = graph(shape)
     lasts, _ = _lasting(made, times)
     wait = np.where(made.crosses, times.send_s, 0.0)
@@ -209,13 +222,14 @@ def phase(shape: Shape, times: Durations) -> Phase:
         cut = replace(shape, micro=micro)
         done = simulate(cut, times)
         saved = np.bincount(done.graph.rank, weights=_lasting(done.graph, times)[1], minlength=shape.pp)
-        return Phase(seconds=done.seconds, saved_s=np.asarray(saved, dtype=np.float64))
+        seconds = done.seconds if shape.schedule not in ("zb_2p", "zb_v") else done.span_s
+        return Phase(seconds=seconds, saved_s=np.asarray(saved, dtype=np.float64))
 
     pp, micro = shape.pp, shape.micro
     if pp == 1 and not shape.paired:
         once = float(np.sum(times.forward_s) + np.sum(times.data_s) + np.sum(times.weight_s))
         return Phase(seconds=micro * once, saved_s=np.zeros(1))
-    period = 2 * pp if shape.dual else pp
+    period = 2 * pp if shape.folded else pp
     short = TRANSIENT * period
     if micro <= short + period:
         return run(micro)

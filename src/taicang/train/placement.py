@@ -1,11 +1,16 @@
-"""Which levels of the machine each parallel axis of a plan crosses."""
+"""Which levels of the machine each parallel axis of a plan crosses, and with how many bytes."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 
 from taicang.cost.collective_bound import members
+from taicang.cost.cost import Cost
 from taicang.hardware import Machine
+from taicang.ops import Operator, Transfer
+from taicang.train.setup import Setup
+from taicang.train.step import TrainStep, train_step
 from taicang.train_plans import TrainPlan, expert_groups, stride
 from taicang.units import Count
 
@@ -46,3 +51,72 @@ def _placed(axis: str, ranks: Count, apart: Count, machine: Machine) -> Placed:
         (level.name, float(outer)) for level, inner, outer in zip(levels, held, held[1:], strict=False) if outer > inner
     ]
     return Placed(axis=axis, ranks=ranks, stride=apart, together=tuple(crossed))
+
+
+AXIS_LINES: Mapping[str, tuple[str, ...]] = {
+    "tp": ("tensor",),
+    "cp": ("context",),
+    "ep": ("expert",),
+    "dp": ("data", "gradient reduction", "parameter gather"),
+    "pp": ("pipeline sends",),
+}
+"""Lines of ``TrainStep.spent`` that each axis accounts for."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Traffic:
+    """What one axis puts on the network in a step."""
+
+    axis: str
+    level_bytes: Mapping[str, float]
+    """Sent by one rank (of the mean stage) to partners that it meets at each level."""
+    inside_ratio: Mapping[str, float]
+    """Share of these bytes that stay within a unit of each level: the node, the supernode."""
+    exposed_s: float
+
+
+def traffic(setup: Setup, step: TrainStep) -> tuple[Traffic, ...]:
+    """Bytes by axis and level of ``setup``, whose price is ``step``."""
+    levels = [level.name for level in setup.machine.plane("scale_up").levels]
+    bare = replace(setup.stack, overlap=frozenset({"tensor"}))  # without it backward passes hide some by themselves
+    # the step's own sums, in bytes: what a collective sends at a level stands for its seconds, all of it exposed
+    counted = [train_step(replace(setup, stack=bare, price=_bytes_at(setup, at))).spent for at in range(len(levels))]
+    found = []
+    for axis, lines in AXIS_LINES.items():
+        sent = [sum(spent.get(line, 0.0) for line in lines) for spent in counted]
+        if axis == "pp":
+            sent = _sends(setup, len(levels))
+        whole = sum(sent)
+        if whole < 1.0:
+            continue
+        found.append(
+            Traffic(
+                axis=axis, level_bytes=dict(zip(levels, sent, strict=True)),
+                inside_ratio={name: sum(sent[: at + 1]) / whole for at, name in enumerate(levels)},
+                exposed_s=sum(step.spent.get(line, 0.0) for line in lines),
+            )
+        )  # fmt: skip
+    return tuple(found)
+
+
+def _bytes_at(setup: Setup, at: int) -> Callable[[Operator, float, float], Cost]:
+    def price(op: Operator, cube_ratio: float = 1.0, vector_ratio: float = 1.0) -> Cost:
+        cost = setup.price(op, cube_ratio, vector_ratio)
+        return Cost(seconds=cost.level_bytes[at] if cost.level_bytes and not isinstance(op, Transfer) else TINY)
+
+    return price
+
+
+TINY = 1e-12
+"""Of an operator that sends nothing, so that nothing is divided by nothing."""
+
+
+def _sends(setup: Setup, levels: int) -> list[float]:
+    """What a pipeline rank passes on, forward and backward, in all microbatches."""
+    plan = setup.plan
+    if plan.pp == 1:
+        return [0.0] * levels
+    size = plan.micro_batch * plan.seq / plan.cp * setup.model.hidden * 2.0 / plan.tp
+    cost = setup.price(Transfer(payload_bytes=size, plane="scale_up", distance=stride(plan, "pp")), 1.0, 1.0)
+    passes = 2.0 * plan.microbatches * plan.vpp * (plan.chunks - 1.0) / plan.chunks
+    return [float(each) * passes for each in cost.level_bytes]

@@ -70,6 +70,8 @@ def _changes(setup: Setup) -> Iterator[tuple[str, dict[str, Any]]]:
         yield "--zero 1", {"zero": 1}
     if plan.zero < 3 and plan.pp == 1:
         yield "--zero 3", {"zero": 3}
+    if plan.offload == "none" and plan.zero and plan.pp == 1 and "host" in setup.machine.planes:
+        yield "--offload optimizer", {"offload": "optimizer"}
     if plan.micro_batch > 1:
         yield f"--micro-batch {plan.micro_batch // 2}", {"micro_batch": plan.micro_batch // 2}
     if plan.moments == "fp32":

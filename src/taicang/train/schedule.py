@@ -1,7 +1,8 @@
 """Pipeline schedules: the order of work on every rank.
 
 GPipe (arXiv 1811.06965), 1F1B (PipeDream-Flush, arXiv 2006.09503), interleaved 1F1B (arXiv 2104.04473), zero bubble
-ZB-H1 (arXiv 2401.10241), DualPipe (arXiv 2412.19437, section 3.2.1).
+ZB-H1, its like with twice the memory (ZB-H2, here ``zb_2p``) and ZB-V (arXiv 2401.10241), DualPipe (arXiv 2412.19437,
+section 3.2.1) and its half, DualPipeV (deepseek-ai/DualPipe).
 
 A piece of work is one pass of one chunk for one microbatch, or a pair: one microbatch's forward beside another's
 backward pass, whose exchanges hide behind each other's computing. 1F1B forms pairs on request; each rank then runs
@@ -12,9 +13,11 @@ ends, so every rank holds two stages, and pairs what meets.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
+from heapq import heappop, heappush
 from typing import TypeAlias
 
-from taicang.train_plans import Schedule
+from taicang.train_plans import WAVES, Schedule
 
 FORWARD, DATA, WEIGHT, BACKWARD, PAIR = range(5)
 """Kinds of work; BACKWARD is DATA and WEIGHT at once, PAIR a FORWARD beside a BACKWARD."""
@@ -28,7 +31,8 @@ Work: TypeAlias = tuple[Pass, Pass | None]
 class Shape:
     """A schedule's size: ``pp`` ranks, ``vpp`` chunks on each, ``micro`` microbatches; ``paired`` 1F1B forms pairs.
 
-    Chunks are numbered in model order; DualPipe's second direction has numbers pp to 2 pp - 1 and its own microbatches.
+    Chunks are numbered in model order; in a V a rank holds the chunk of its number and its mirror image. DualPipe's
+    second direction has numbers pp to 2 pp - 1 and its own microbatches.
     """
 
     schedule: Schedule
@@ -36,11 +40,18 @@ class Shape:
     vpp: int
     micro: int
     paired: bool = False
+    lengths: tuple[int, int, int] = (1, 1, 1)
+    """Of forward pass, data gradient and weight gradient beside each other, for which ZB-V seeks its order."""
 
     @property
     def dual(self) -> bool:
         """Whether the pipeline is fed from both ends."""
         return self.schedule == "dualpipe"
+
+    @property
+    def folded(self) -> bool:
+        """Whether a rank holds a chunk and its mirror image."""
+        return self.dual or self.schedule in WAVES
 
     @property
     def chunks(self) -> int:
@@ -54,7 +65,7 @@ class Shape:
 
     def rank(self, chunk: int) -> int:
         """Rank that holds ``chunk``."""
-        return 2 * self.pp - 1 - chunk if self.dual and chunk >= self.pp else chunk % self.pp
+        return 2 * self.pp - 1 - chunk if self.folded and chunk >= self.pp else chunk % self.pp
 
     @property
     def firsts(self) -> tuple[int, ...]:
@@ -69,16 +80,24 @@ class Shape:
 
 def order(shape: Shape, rank: int) -> list[Work]:
     """What one rank does, in order."""
+    pp = shape.pp
     if shape.dual:
-        return _dualpipe(shape, rank)
+        directions = (rank, 2 * pp - 1 - rank)
+        near, far = directions if rank < pp // 2 else directions[::-1]
+        return _dualpipe(shape, pp // 2, min(rank, pp - 1 - rank), _Both(near, far))
+    if shape.schedule == "dualpipev":
+        return _dualpipe(shape, pp, rank, _Both(rank, 2 * pp - 1 - rank))
+    if shape.schedule == "zb_v":
+        return _wave(pp, shape.micro, shape.lengths)[rank]
     visits = _visits(shape)
-    pp, vpp = shape.pp, shape.vpp
+    vpp = shape.vpp
     forward: list[Pass] = [(FORWARD, c * pp + rank, i) for c, i in visits]
     backward: list[Pass] = [(BACKWARD, (vpp - 1 - c) * pp + rank, i) for c, i in visits]
     if shape.schedule == "gpipe":
         return [(one, None) for one in forward + backward]
-    if shape.schedule == "zero_bubble":
-        return _trailing([(DATA, c, i) for _, c, i in backward], forward, pp, rank)
+    if shape.schedule in ("zero_bubble", "zb_2p"):
+        deep = 1 if shape.schedule == "zero_bubble" else 2
+        return _trailing([(DATA, c, i) for _, c, i in backward], forward, deep * (pp - rank - 1), deep * rank)
     warm = min(warm_up(shape, rank), len(forward))
     done: list[Work] = [(one, None) for one in forward[:warm]]
     steady = zip(forward[warm:], backward, strict=False)
@@ -107,19 +126,69 @@ def _visits(shape: Shape) -> list[tuple[int, int]]:
     return [(c, g + i) for g in range(0, micro, pp) for c in range(vpp) for i in range(pp)]
 
 
-def _trailing(data: list[Pass], forward: list[Pass], pp: int, rank: int) -> list[Work]:
-    """ZB-H1: weight gradients trail the data gradients by as many microbatches as the rank's place, filling the end."""
-    warm = min(pp - rank - 1, len(forward))
+def _trailing(data: list[Pass], forward: list[Pass], ahead: int, behind: int) -> list[Work]:
+    """ZB-H1 and ZB-H2: ``ahead`` forward passes first; weight gradients trail the data gradients by ``behind``
+    microbatches (as many as the rank's place, or twice that) and fill the end."""
+    warm = min(ahead, len(forward))
     made: list[Work] = [(one, None) for one in forward[:warm]]
-    ahead = forward[warm:]
+    rest = forward[warm:]
     done = 0
     for i, (_, chunk, micro) in enumerate(data):
-        made += [(ahead[i], None)] if i < len(ahead) else []
+        made += [(rest[i], None)] if i < len(rest) else []
         made.append(((DATA, chunk, micro), None))
-        if i >= rank:
+        if i >= behind:
             made.append(((WEIGHT, *data[done][1:]), None))
             done += 1
     return made + [((WEIGHT, chunk, micro), None) for _, chunk, micro in data[done:]]
+
+
+@lru_cache(maxsize=16)
+def _wave(pp: int, micro: int, lengths: tuple[int, int, int]) -> list[list[Work]]:
+    """ZB-V, found greedily for passes of these lengths: a rank that is free takes a data gradient where one can run,
+    else a forward pass where memory for it is left, else a weight gradient; its second chunk comes first.
+
+    Memory is that of 1F1B, 2 pp chunks; the last place is the second chunk's, which alone lets the rank go on. Of
+    equal passes about pp - 1 of one chunk are left of the bubble.
+    """
+    ends: dict[Pass, int] = {}
+    following = [{(kind, side): 0 for kind in (FORWARD, DATA, WEIGHT) for side in (0, 1)} for _ in range(pp)]
+    done: list[list[Work]] = [[] for _ in range(pp)]
+
+    def room(ready: dict[tuple[int, int], int], side: int) -> bool:
+        held = [ready[FORWARD, each] - ready[WEIGHT, each] for each in (0, 1)]
+        return sum(held) < 2 * pp - (side == 0 and not held[1] and ready[FORWARD, 1] < micro)
+
+    def pick(rank: int, now: int) -> Pass | None:
+        ready = following[rank]
+        for kind in (DATA, FORWARD, WEIGHT):
+            for side in (1, 0):
+                at, chunk = ready[kind, side], 2 * pp - 1 - rank if side else rank
+                if at == micro or (kind == FORWARD and not room(ready, side)):
+                    continue
+                last = chunk == 2 * pp - 1
+                needs = {
+                    FORWARD: (FORWARD, chunk - 1, at),
+                    DATA: (FORWARD, chunk, at) if last else (DATA, chunk + 1, at),
+                    WEIGHT: (DATA, chunk, at),
+                }[kind]
+                if (kind == FORWARD and not chunk) or ends.get(needs, now + 1) <= now:
+                    return kind, chunk, at
+        return None
+
+    free, events = [0] * pp, [0]
+    while events:
+        now = heappop(events)
+        for rank in range(pp):
+            work = pick(rank, now) if free[rank] <= now else None
+            if work is not None:
+                kind, chunk, at = work
+                ends[work] = free[rank] = now + lengths[kind]
+                following[rank][kind, int(chunk >= pp)] = at + 1
+                done[rank].append((work, None))
+                heappush(events, free[rank])
+        while events and events[0] == now:
+            heappop(events)
+    return done
 
 
 class _Both:
@@ -152,13 +221,13 @@ class _Both:
         self.done.append((self.waiting.pop(0), None))
 
 
-def _dualpipe(shape: Shape, rank: int) -> list[Work]:
-    """Eight phases, symmetric about the middle: "near" is the direction that enters on this rank's side."""
-    half, depth = shape.pp // 2, min(rank, shape.pp - 1 - rank)
+def _dualpipe(shape: Shape, half: int, depth: int, made: _Both) -> list[Work]:
+    """Eight phases of a rank that lies ``depth`` from where its "near" direction enters, of ``half`` to the middle.
+
+    DualPipe is symmetric about the middle; DualPipeV is one half of it, whose far direction is the way back.
+    """
     deeper = half - 1 - depth
     """Ranks between this one and the middle."""
-    directions = (rank, 2 * shape.pp - 1 - rank)
-    made = _Both(*(directions if rank < half else directions[::-1]))
     for _ in range(2 * deeper):
         made.forward("near")
     for _ in range(depth + 1):
@@ -168,7 +237,7 @@ def _dualpipe(shape: Shape, rank: int) -> list[Work]:
         made.backward("far", split=True)
         made.weight()
         made.forward("far")
-    for i in range(shape.streams - shape.pp + depth + 1):
+    for i in range(shape.streams - 2 * half + depth + 1):
         if i or deeper:
             made.pair("near", "far")
         else:  # on the middle ranks the first two wait for each other's neighbour, not for one another

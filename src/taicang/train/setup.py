@@ -19,8 +19,8 @@ from taicang.train_plans import TrainPlan, check
 class Setup:
     """One training job; ``price`` is the cost model, whose choice decides the fidelity.
 
-    Gradients that ``plan`` leaves open are kept as the stack keeps them. Raises ``InvalidPlan`` for a plan that cannot
-    run.
+    Gradients and recompute that ``plan`` leaves open are as the stack has them. Raises ``InvalidPlan`` for a plan that
+    cannot run.
     """
 
     model: Model
@@ -35,6 +35,8 @@ class Setup:
         if not self.plan.gradients:
             kept = "fp16" if self.plan.recipe.name == "fp16" else self.stack.keeps.gradients
             object.__setattr__(self, "plan", replace(self.plan, gradients=kept))
+        if not self.plan.recompute:
+            object.__setattr__(self, "plan", replace(self.plan, recompute=self.stack.keeps.recompute))  # type: ignore[arg-type]
         check(self.plan, self.model.layers)
         if self.plan.pp > 1 and self.plan.zero > 1 and self.stack.keeps.sharding == "deepspeed":
             raise InvalidPlan(f"DeepSpeed's pipelines shard the optimizer only: not zero {self.plan.zero} with pp > 1")
@@ -54,8 +56,8 @@ class Setup:
     def pairs(self) -> bool:
         """Whether one microbatch's exchanges run beside another's computing: 1F1B on request, DualPipe always."""
         exchanged = routed(self.model) is not None and self.plan.ep > 1
-        asked = self.plan.schedule == "dualpipe" or "expert_exchange" in self.stack.overlap
-        return exchanged and asked and self.plan.schedule in ("1f1b", "dualpipe")
+        asked = self.plan.schedule.startswith("dualpipe") or "expert_exchange" in self.stack.overlap
+        return exchanged and asked and self.plan.schedule in ("1f1b", "dualpipe", "dualpipev")
 
     @property
     def shape(self) -> Shape:

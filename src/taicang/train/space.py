@@ -141,8 +141,12 @@ def shapes(
 def variants(setup: Setup, layout: TrainPlan, fixed: Mapping[str, Any]) -> Iterator[Variant]:
     """Ways to shard and place data parallelism."""
     plain: tuple[Schedule, ...] = ("1f1b", "gpipe")
-    if "zero_bubble" in setup.stack.overlap or fixed.get("schedule") == "zero_bubble":
-        plain = (*plain, "zero_bubble")
+
+    def offered(more: tuple[Schedule, ...]) -> tuple[Schedule, ...]:
+        return tuple(one for one in more if one in setup.stack.overlap or fixed.get("schedule") == one)
+
+    plain += offered(("zero_bubble", "zb_2p"))
+    waves = offered(("zb_v", "dualpipev"))  # both ends of the model on one rank
     dual = "dualpipe" in setup.stack.overlap or fixed.get("schedule") == "dualpipe"
     machine = setup.machine
     domain = max(scale_up_ranks(machine) // layout.tp, 1)
@@ -152,7 +156,8 @@ def variants(setup: Setup, layout: TrainPlan, fixed: Mapping[str, Any]) -> Itera
     wide, dense = layout.ep * layout.etp, layout.tp * layout.cp
     swappable = len(levels) > 1 and layout.order == setup.plan.order and (wide in (1, dense))
     made = [
-        Variant(zero=zero, shard=fixed.get("shard", 0), reshard=True, order=order, schedules=plain)
+        Variant(zero=zero, shard=fixed.get("shard", 0), reshard=True, order=order, schedules=schedules)
+        for schedules in ((plain, waves) if waves else (plain,))
         for order in ((layout.order, INNER_PIPELINE) if swappable else (layout.order,))
         for zero in (0, 1, 2)
     ]

@@ -72,7 +72,7 @@ def pipeline_run(setup: Setup, most: int = 64) -> pipeline.Run:
     """The simulated pipeline of one step, of its first ``most`` microbatches (a multiple of pp)."""
     layers = Layers(setup)
     shape = setup.shape
-    rounds = max(most // shape.pp, 2 if shape.dual else 1)
+    rounds = max(most // shape.pp, 2 if shape.folded else 1)
     shape = replace(shape, micro=min(shape.micro, rounds * shape.pp))
     return pipeline.simulate(shape, durations(setup, layers, priced(setup, layers)))
 
@@ -85,7 +85,7 @@ def train_step(setup: Setup) -> TrainStep:
     times = durations(setup, layers, chunks)
     phase = pipeline.phase(setup.shape, times)
     alone = phase if not times.send_s else pipeline.phase(setup.shape, replace(times, send_s=0.0))
-    ranks = [held_by(chunks, rank, plan.pp, dual=setup.shape.dual) for rank in range(plan.pp)]
+    ranks = [held_by(chunks, rank, plan.pp, folded=setup.shape.folded) for rank in range(plan.pp)]
     seen = plan.microbatches / plan.copies
     busy = [
         seen * sum(chunk.seconds for chunk in mine) - float(less)
@@ -166,6 +166,7 @@ def _memory(setup: Setup, ranks: Sequence[Sequence[Chunk]]) -> MemoryUse:
                 + memory.bucket_bytes(held, plan, keeps),
                 runtime_bytes=memory.RUNTIME_RATIO * chip.memory.capacity_bytes,
                 capacity_bytes=chip.memory.capacity_bytes,
+                host_bytes=memory.host_bytes(held, plan),
             )
         )
     return memory.peak(uses)

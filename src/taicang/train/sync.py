@@ -14,7 +14,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from taicang.ops import Collective, CollectiveKind, Pointwise
+from taicang.ops import Collective, CollectiveKind, Pointwise, Transfer
 from taicang.stacks import Keeping, Stack
 from taicang.train.layer import Price
 from taicang.train.memory import Held
@@ -25,6 +25,9 @@ from taicang.units import Count, Num
 BUCKETS = 16.0
 """Buckets that gradients and parameters travel in (40 M parameters a bucket or a layer, whichever is larger)."""
 
+HOST_BYTES_PER_S = 25e9
+"""Host memory that the optimizer reaches for one rank (assumed: half of what two sockets of eight channels DDR4-3200
+have, over the eight ranks of a node)."""
 VECTOR_BYTES = 8192.0
 """A norm's weights or a bias, of a hidden size of 4,096."""
 
@@ -107,10 +110,26 @@ def step_network(held: Held, plan: TrainPlan, price: Price, keeps: Keeping) -> t
     if keeps.sharding == "tensors":  # gradients in buckets that know no owner
         reduce = collective_s("all_reduce", small, plan.gradient_bytes, replace(plan, shard=0), price)
         return reduce, broadcast_s(held, plan, price)
-    return (
-        collective_s("reduce_scatter", small, plan.gradient_bytes, plan, price),
-        collective_s("all_gather", small, plan.recipe.gather_bytes, plan, price),
-    )
+    # gradients go down to the host behind their reduction; weights come up before they are gathered
+    reduce = collective_s("reduce_scatter", small, plan.gradient_bytes, plan, price)
+    reduce = np.maximum(reduce, host_s(small, plan.gradient_bytes, plan, price))
+    return reduce, collective_s("all_gather", small, plan.recipe.gather_bytes, plan, price)
+
+
+def host_s(held: Held, element_bytes: float, plan: TrainPlan, price: Price, *, stored: bool = False) -> Num:
+    """Seconds that a rank's shard of ``held`` takes over the host's link, and from its drives where it is ``stored``;
+    nothing where nothing is offloaded."""
+    if plan.offload == "none":
+        return 0.0
+    size = _shard(held, plan) * element_bytes
+    seconds = price(Transfer(payload_bytes=size, plane="host")).seconds
+    return np.maximum(seconds, size / plan.nvme_bytes_per_s) if stored and plan.nvme_bytes_per_s else seconds
+
+
+def _shard(held: Held, plan: TrainPlan) -> Num:
+    """Parameters whose state one rank keeps."""
+    dense, experts = (data_groups(plan).sharding, expert_groups(plan).sharding) if plan.zero else (1, 1)
+    return held.dense / dense + held.experts / experts
 
 
 def step_exposed(
@@ -136,6 +155,9 @@ def layer_network(layer: Held, plan: TrainPlan, price: Price) -> tuple[Num, Num]
     gather = collective_s("all_gather", layer, plan.recipe.gather_bytes, plan, price)
     small = Held(dense=layer.dense * trained, experts=layer.experts * trained)
     scatter = collective_s("reduce_scatter", small, plan.gradient_bytes, plan, price)
+    scatter = np.maximum(scatter, host_s(small, plan.gradient_bytes, plan, price))
+    if plan.offload == "weights":  # fetched piece by piece ahead of the gather
+        gather = np.maximum(gather, host_s(layer, plan.recipe.gather_bytes, plan, price, stored=True))
     return gather, scatter + (gather if plan.reshard else 0.0)
 
 
@@ -155,11 +177,18 @@ def layer_exposed(
 def optimizer_s(held: Held, plan: TrainPlan, price: Price) -> Num:
     """Adam on this rank's shard, after the norm of all gradients (read once) is known.
 
-    Its state is read and written, the 16-bit weight written (and read, where no 32-bit copy stands in for it).
+    Its state is read and written, the 16-bit weight written (and read, where no 32-bit copy stands in for it). On the
+    host it does so at the rate of host memory, streaming the state from NVMe and back where it lies there; new weights
+    then go up to the device.
     """
-    dense, experts = (data_groups(plan).sharding, expert_groups(plan).sharding) if plan.zero else (1, 1)
-    count = (held.dense / dense + held.experts / experts) * plan.trained_ratio
+    count = _shard(held, plan) * plan.trained_ratio
     each = 2.0 * plan.optimizer_bytes + 2.0 + 2.0 * (plan.master != "fp32") + 2.0 * plan.gradient_bytes
+    if plan.offload != "none":
+        update = count * (each + 4.0) / HOST_BYTES_PER_S
+        if plan.nvme_bytes_per_s:
+            update = np.maximum(update, count * 2.0 * plan.optimizer_bytes / plan.nvme_bytes_per_s)
+        small = Held(dense=held.dense * plan.trained_ratio, experts=held.experts * plan.trained_ratio)
+        return update + (0.0 if plan.offload == "weights" else host_s(small, plan.recipe.gather_bytes, plan, price))
     return price(
         Pointwise(kind="copy", elements=count, moved_bytes=count * each, flop=count * 12.0, launches=4)
     ).seconds

@@ -14,7 +14,7 @@ from taicang.train_plans.placement import (
     side_by_side,
     stride,
 )
-from taicang.train_plans.plan import Context, Recompute, Schedule, TrainPlan, describe
+from taicang.train_plans.plan import WAVES, Context, Recompute, Schedule, TrainPlan, describe
 from taicang.train_plans.recipe import MASTERS, MOMENTS, RECIPES, Recipe, recipe
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "MASTERS",
     "MOMENTS",
     "RECIPES",
+    "WAVES",
     "Context",
     "Group",
     "Recipe",

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from taicang.errors import InvalidPlan, UnknownName
-from taicang.train_plans.placement import axes_of, expert_shard, side_by_side
-from taicang.train_plans.plan import TrainPlan
+from taicang.train_plans.placement import axes_of, expert_shard, seed_of, side_by_side
+from taicang.train_plans.plan import WAVES, TrainPlan
 from taicang.train_plans.recipe import GRADIENTS, MASTERS, MOMENTS
 
 
@@ -23,6 +23,7 @@ def check(plan: TrainPlan, layers: int) -> None:
         raise InvalidPlan(f"cp={plan.cp} does not divide the sequence of {plan.seq} tokens")
     _order(plan)
     _sharding(plan)
+    _offload(plan)
     _schedule(plan, layers)
 
 
@@ -40,7 +41,7 @@ def _order(plan: TrainPlan) -> None:
     stage, wide = plan.tp * plan.cp * plan.dp, plan.ep * plan.etp
     if stage % wide:
         raise InvalidPlan(f"ep x etp = {plan.ep} x {plan.etp} does not divide the {stage} ranks of a pipeline stage")
-    if wide == 1 or plan.pp == 1:
+    if wide == 1 or plan.pp == 1 or seed_of(plan.order) is not None:
         return
     inner = axes[: axes.index("pp")]
     dense, experts = 1, 1
@@ -62,13 +63,31 @@ def _sharding(plan: TrainPlan) -> None:
         raise InvalidPlan(f"shard groups need cp and dp side by side, not {plan.order}")
 
 
+def _offload(plan: TrainPlan) -> None:
+    if plan.offload == "none":
+        if plan.nvme_bytes_per_s:
+            raise InvalidPlan("an NVMe bandwidth needs something that is offloaded: --offload optimizer or weights")
+        return
+    least = 3 if plan.offload == "weights" or plan.nvme_bytes_per_s else 1
+    if plan.zero < least:
+        where = " to NVMe" if plan.nvme_bytes_per_s else ""
+        raise InvalidPlan(f"offload of {plan.offload}{where} needs --zero {least} or more, not {plan.zero}")
+    if plan.pp > 1:
+        raise InvalidPlan(f"offload is for data parallelism: pp={plan.pp} must be 1")
+
+
 def _schedule(plan: TrainPlan, layers: int) -> None:
     pp, micro = plan.pp, plan.microbatches
     if plan.chunks > layers + 2:
         raise InvalidPlan(f"pp x vpp = {plan.chunks} chunks exceed {layers} layers by {plan.chunks - layers}")
-    if plan.vpp > 1 and plan.schedule in ("zero_bubble", "dualpipe"):
+    wave = plan.schedule in WAVES
+    if plan.vpp > 1 and plan.schedule in ("zero_bubble", "zb_2p", "dualpipe"):
         raise InvalidPlan(f"{plan.schedule} runs one chunk per stage, not vpp={plan.vpp}")
-    if plan.vpp > 1 and micro % pp:
+    if wave and plan.vpp != 2:
+        raise InvalidPlan(f"{plan.schedule} runs two chunks per stage, not vpp={plan.vpp}")
+    if plan.schedule == "dualpipev" and micro < 2 * pp:
+        raise InvalidPlan(f"dualpipev needs at least 2 x pp = {2 * pp} microbatches, not {micro}")
+    if plan.vpp > 1 and not wave and micro % pp:
         raise InvalidPlan(f"interleaving needs microbatches ({micro}) that are a multiple of pp ({pp})")
     if plan.schedule == "dualpipe" and (pp % 2 or micro % 2 or micro < 2 * pp):
         raise InvalidPlan(

@@ -16,6 +16,8 @@ from taicang.train_plans.plan import TrainPlan
 from taicang.units import Count
 
 AXES: Final = ("tp", "cp", "ep", "dp", "pp")
+RANDOM: Final = "random"
+"""In place of an order: ranks at random places ("random:SEED")."""
 Stride: TypeAlias = Literal["tp", "cp", "dp", "pp", "etp", "ep", "edp"]
 
 
@@ -62,12 +64,22 @@ def _sizes(plan: TrainPlan, *, experts: bool) -> dict[str, Count]:
     return {"tp": plan.tp, "cp": plan.cp, "ep": 1, "dp": plan.dp, "pp": plan.pp}
 
 
+def seed_of(order: str) -> int | None:
+    """The seed of "random" (0) or "random:SEED", None of any other order."""
+    name, colon, seed = order.partition(":")
+    if name != RANDOM:
+        return None
+    if colon and not (seed.isdecimal() and len(seed) < 10):
+        raise InvalidPlan(f"order {order!r}: expected random or random:SEED such as random:7")
+    return int(seed or 0)
+
+
 def axes_of(order: str) -> list[str]:
     """The axes of an order, the innermost first. Raises ``InvalidPlan`` where it does not name each of them once."""
     axes = order.split("-")
-    if sorted(axes) != sorted(AXES):
-        raise InvalidPlan(f"order {order!r} must name each of {', '.join(AXES)} once, innermost first")
-    return axes
+    if sorted(axes) != sorted(AXES) and seed_of(order) is None:
+        raise InvalidPlan(f"order {order!r} must name each of {', '.join(AXES)} once, innermost first, or be {RANDOM}")
+    return axes if seed_of(order) is None else list(AXES)
 
 
 def stride(plan: TrainPlan, axis: Stride) -> Count:
@@ -75,12 +87,19 @@ def stride(plan: TrainPlan, axis: Stride) -> Count:
     experts = axis in ("etp", "ep", "edp")
     sizes = _sizes(plan, experts=experts)
     name = {"etp": "tp", "edp": "dp"}.get(axis, axis)
+    if seed_of(plan.order) is not None:
+        return _scattered(plan, sizes[name])
     apart: Count = 1
     for other in axes_of(plan.order):
         if other == name:
             break
         apart = apart * sizes[other]
     return apart
+
+
+def _scattered(plan: TrainPlan, ranks: Count) -> Count:
+    """Distance between the members of a group at random places: as many in a unit of any level as its share of all."""
+    return np.maximum(plan.ranks // ranks, 1)
 
 
 def side_by_side(order: str) -> bool:
@@ -91,9 +110,11 @@ def side_by_side(order: str) -> bool:
 
 def data_groups(plan: TrainPlan) -> Replicas:
     """Ranks that hold the same dense parameters: cp and dp, one group where they are neighbours."""
-    inner, outer = sorted(("cp", "dp"), key=plan.order.index)
+    inner, outer = sorted(("cp", "dp"), key=axes_of(plan.order).index)
     if side_by_side(plan.order):
-        whole: tuple[Group, ...] = (Group(ranks=plan.cp * plan.dp, stride=stride(plan, inner)),)  # type: ignore[arg-type]
+        both = plan.cp * plan.dp
+        apart = stride(plan, inner) if seed_of(plan.order) is None else _scattered(plan, both)  # type: ignore[arg-type]
+        whole: tuple[Group, ...] = (Group(ranks=both, stride=apart),)
     else:
         whole = tuple(Group(ranks=getattr(plan, axis), stride=stride(plan, axis)) for axis in (inner, outer))  # type: ignore[arg-type]
     return _split(plan, whole, plan.shard)

@@ -7,9 +7,13 @@ from typing import Final, Literal, TypeAlias
 
 from taicang.train_plans.recipe import GRADIENTS, MASTERS, MOMENTS, RECIPES, Recipe
 
-Recompute: TypeAlias = Literal["none", "selective", "full"]
-Schedule: TypeAlias = Literal["gpipe", "1f1b", "zero_bubble", "dualpipe"]
+Recompute: TypeAlias = Literal["none", "selective", "full", ""]
+"""What the backward pass runs forward again; "": what the stack does by itself."""
+Schedule: TypeAlias = Literal["gpipe", "1f1b", "zero_bubble", "zb_2p", "zb_v", "dualpipe", "dualpipev"]
+WAVES: Final = ("zb_v", "dualpipev")
+"""Schedules whose two chunks of a rank lie in a V: the first and the last rank's second chunk meet at its bottom."""
 Context: TypeAlias = Literal["ring", "all_gather", "ulysses"]
+Offload: TypeAlias = Literal["none", "optimizer", "weights"]
 
 ORDER: Final = "tp-cp-ep-dp-pp"
 
@@ -60,6 +64,13 @@ class TrainPlan:
     """Format that gradients are kept and reduced in, a key of ``GRADIENTS`` (empty: as the stack does)."""
     reshard: bool = True
     """ZeRO 3: gather weights again for the backward pass."""
+    skew: float = 0.0
+    """Exponent of the power law of the experts' popularity (0: the router deals evenly, as benchmarks force it)."""
+    offload: Offload = "none"
+    """What lies in the host's memory, as DeepSpeed has it: the optimizer's state, which the host then updates, or the
+    weights (of ZeRO 3) as well."""
+    nvme_bytes_per_s: float = 0.0
+    """One rank's share of the NVMe drives that hold what is offloaded (0: it stays in host memory)."""
     trained_ratio: float = 1.0
     """Share of the weights that train (LoRA: about zero; then no weight gradients, no optimizer)."""
 
@@ -114,6 +125,9 @@ def describe(plan: TrainPlan) -> str:
         parts += [f"{name}{degree}"] if degree > 1 else []
     parts += [f"ETP{plan.etp}"] if plan.etp > 1 else []
     parts += [f"MBS{plan.micro_batch}", f"ZeRO{plan.zero}" + (f" in groups of {plan.shard}" if plan.shard else "")]
+    parts += (
+        [f"{plan.offload} offloaded" + (" to NVMe" if plan.nvme_bytes_per_s else "")] if plan.offload != "none" else []
+    )
     parts += ["no SP"] if plan.tp > 1 and not plan.sp else []
     parts += [plan.context] if plan.cp > 1 and plan.context != "ring" else []
     if plan.recompute != "none":
@@ -122,5 +136,6 @@ def describe(plan: TrainPlan) -> str:
     parts += (
         [] if plan.moments == "fp32" and plan.master == "fp32" else [f"moments {plan.moments} master {plan.master}"]
     )
+    parts += [f"skew {plan.skew:g}"] if plan.skew else []
     parts += [plan.order] if plan.order != ORDER else []
     return " ".join(parts + ([plan.schedule] if plan.schedule != "1f1b" else []))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import operator
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -19,8 +20,8 @@ from taicang.output import write
 from taicang.virtual.operators import Kernel
 
 VERSION = 2
-KERNEL, RECORD, BLOCK, WAIT_EVENT, WAIT_STREAM, WAIT_DEVICE, COLLECTIVE, MARK, WAIT_WORK = range(9)
-"""What an entry of the log of work says (the enumeration ``What`` of native/device.cpp)."""
+KERNEL, RECORD, BLOCK, WAIT_EVENT, WAIT_STREAM, WAIT_DEVICE, COLLECTIVE, MARK, WAIT_WORK, GRAPHED = range(10)
+"""What an entry of the log says (the enumeration ``What`` of native/device.cpp; a kernel of a graph is ours)."""
 MEET = "pair"
 """Name of the group of a message between two ranks."""
 Ints = npt.NDArray[np.int64]
@@ -50,6 +51,8 @@ class Rank:
     """What was translated, skipped or approximated."""
     failure: str = ""
     """The out-of-memory message that ended the program."""
+    calls: tuple[tuple[str, str, int, int], ...] = ()
+    """Calls of CUDA's names on Ascend: name, file, line, how often."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +88,7 @@ def rank_files(rank: Rank) -> dict[str, bytes]:
             {
                 "rank": rank.rank, "kernels": [_plain(each) for each in rank.kernels], "kinds": dict(rank.kinds),
                 "invented": dict(rank.invented), "notes": rank.notes, "failure": rank.failure,
+                "calls": rank.calls,
             }
         ).encode(),
     }  # fmt: skip
@@ -100,33 +104,35 @@ def load(folder: Path) -> Capture:
             f"a capture of version {found}; this taicang reads version {VERSION}: run the program again",
             where=str(path),
         )
-    return Capture(
-        command=tuple(about["command"]),
-        machine=about["machine"],
-        world=about["world"],
-        torch=about["torch"],
-        ranks=tuple(load_rank(folder, rank) for rank in about["ranks"]),
-    )
+    with reading.expected("a capture", str(path)):
+        return Capture(
+            command=tuple(map(str, about["command"])),
+            machine=str(about["machine"]),
+            world=operator.index(about["world"]),
+            torch=str(about["torch"]),
+            ranks=tuple(load_rank(folder, operator.index(rank)) for rank in about["ranks"]),
+        )
 
 
 def load_rank(folder: Path, rank: int) -> Rank:
     """One rank's tables."""
     path = folder / f"rank-{rank}.json"
     about = reading.document(reading.text(path, most=reading.DOCUMENT), str(path))
-    try:
-        with np.load(folder / f"rank-{rank}.npz") as tables:
-            rows = {name: tables[name] for name in ("work", "changes", "operands")}
+    with reading.expected("a capture's table", str(path)):
+        with np.load(io.BytesIO(reading.data(folder / f"rank-{rank}.npz"))) as tables:
+            work, changes, operands = (np.asarray(tables[name], np.int64) for name in ("work", "changes", "operands"))
         return Rank(
             rank=about["rank"],
             kernels=tuple(_kernel(each) for each in about["kernels"]),
-            **rows,
+            work=work.reshape(len(work), 3),
+            changes=changes.reshape(len(changes), 4),
+            operands=operands.reshape(len(operands), 3),
             kinds={name: tuple(numbers) for name, numbers in about["kinds"].items()},
             invented=about["invented"],
             notes=tuple(about["notes"]),
             failure=about["failure"],
+            calls=tuple(tuple(each) for each in about["calls"]),
         )
-    except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
-        raise InvalidInput(f"not a capture's table ({error}): run the program again", where=str(path)) from None
 
 
 def _plain(kernel: Kernel) -> dict[str, Any]:

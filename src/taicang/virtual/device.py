@@ -50,6 +50,7 @@ class Device:
         for name, arguments in (
             ("tc_known", [pointer]), ("tc_know", [pointer, ctypes.c_int]), ("tc_number", [pointer]),
             ("tc_note", [whole, whole]), ("tc_note_on", [whole, whole, whole]), ("tc_event_on", [whole]),
+            ("tc_cut", [whole]),
             ("tc_start", [ctypes.c_int, whole, ctypes.c_int, ctypes.c_int]),
         ):  # fmt: skip
             getattr(self.lib, name).argtypes = arguments
@@ -86,6 +87,10 @@ class Device:
     def work(self, first: int = 0) -> Ints:
         """The log of work so far, a copy, from entry ``first`` on: what, stream, value."""
         return self._table(self.lib.tc_work, 3, first)
+
+    def cut(self, first: int) -> None:
+        """Take the log of work from entry ``first`` on away."""
+        self.lib.tc_cut(first)
 
     def changes(self, device: int) -> Ints:
         """The log of memory so far: place in the log of work, number of the allocation, bytes, reserved bytes."""

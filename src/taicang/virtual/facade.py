@@ -13,8 +13,10 @@ from typing import Any
 import torch
 
 from taicang.virtual.device import Device
+from taicang.virtual.graphs import CAPTURING, graph_of
 from taicang.virtual.kernels import DEVICE
 from taicang.virtual.spec import Chip
+from taicang.virtual.translation import noted, noting
 
 CAPABILITY = {"ampere": (8, 0), "ada": (8, 9), "hopper": (9, 0), "blackwell": (10, 0)}
 """Compute capability of an architecture; of a chip that has none, the newest that programs know (so they take bf16)."""
@@ -187,7 +189,7 @@ def stream_functions() -> dict[str, Any]:
         "current_stream": lambda given=None: _as_stream(accelerator.current_stream(_device(given))),
         "default_stream": lambda given=None: Stream(stream_id=0, device_index=_at(given), device_type=PRIVATE),
         "current_blas_handle": lambda: 0,
-        "is_current_stream_capturing": lambda: False,
+        "is_current_stream_capturing": lambda: bool(CAPTURING),
     }
 
 
@@ -222,7 +224,9 @@ def functions(device: Device, chip: Chip) -> dict[str, Any]:
         cudaHostRegister=lambda *_: 0,
         cudaStreamCreate=lambda *_: 0,
     )
-    return memory_functions(device) | stream_functions() | random_functions() | {
+    graph = graph_of(device)
+    captured = {"CUDAGraph": graph, "NPUGraph": graph, "graph_pool_handle": lambda: (0, 1)}
+    return captured | memory_functions(device) | stream_functions() | random_functions() | {
         "is_available": lambda: True, "is_initialized": lambda: True, "init": nothing, "_lazy_init": nothing,
         "device_count": lambda: device.devices, "_initialized": True, "_is_in_bad_fork": lambda: False,
         "get_device_properties": lambda *_: properties, "get_device_name": lambda *_: chip.title,
@@ -262,30 +266,34 @@ def _seed(seed: int) -> None:
 def install(device: Device, chip: Chip) -> None:
     """Put the faces in place; before any of the program runs."""
     cuda = torch.cuda
+    translated = chip.huawei and DEVICE == "cuda"
     given = functions(device, chip)
+    given = noting(given, "torch.cuda") if translated else given
     for name, value in given.items():
         setattr(cuda, name, value)
     for name, value in given.items():
         if "memory" in name or name in ("empty_cache", "mem_get_info"):
             setattr(cuda.memory, name, value)
+    cuda.graphs.CUDAGraph, cuda.graphs.is_current_stream_capturing = given["CUDAGraph"], lambda: bool(CAPTURING)
     cuda.streams.Stream, cuda.streams.Event = Stream, Event
     cuda.default_generators = tuple(_generator() for _ in range(device.devices))
     cuda.nvtx = _quiet("torch.cuda.nvtx")
+    torch._C._host_emptyCache = nothing
     torch.version.cuda = "12.8"
     torch.cuda.nccl.version = lambda: (2, 27, 5)
     torch.Tensor.is_cuda = property(lambda self: self.device.type == DEVICE)
     torch.Tensor.is_npu = torch.Tensor.is_cuda
     for name in ("cuda", "npu"):
-        setattr(torch.Tensor, name, _moved)
-        setattr(torch.nn.Module, name, _module_moved)
+        setattr(torch.Tensor, name, noted("torch.Tensor.cuda", _moved) if translated else _moved)
+        setattr(torch.nn.Module, name, noted("torch.nn.Module.cuda", _module_moved) if translated else _module_moved)
     torch.Tensor.pin_memory = lambda self, *_, **__: self
     torch.backends.cuda.is_built = lambda: True
     torch.backends.cudnn.is_available = lambda: True
     torch.backends.cudnn.version = lambda: 91002
-    torch.compile = _eager
+    torch.compile = noted("torch.compile", _eager) if translated else _eager
     module: Any = types.ModuleType("torch.npu")
     module.__dict__.update(given)
-    module.amp = cuda.amp
+    module.amp, module.graph, module.make_graphed_callables = cuda.amp, cuda.graph, cuda.make_graphed_callables
     module.config = types.SimpleNamespace(allow_internal_format=False)
     module.set_compile_mode = lambda **_: None
     torch.npu = module

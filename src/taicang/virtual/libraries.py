@@ -10,14 +10,15 @@ import importlib.machinery
 import importlib.util
 import sys
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from taicang.virtual import fused
+from taicang.virtual import fused, mc2, quantised
+from taicang.virtual.groups import Groups
 from taicang.virtual.kernels import DEVICE
 
 NOTES: dict[str, None] = {}
@@ -72,14 +73,21 @@ def _causal_pairs(ends: list[int], causal: bool) -> float:
 
 def grouped_matmul(x: Any, weight: Any, *, group_list: Any = None, split_item: int = 0, **_: Any) -> Any:
     """Products of groups of rows with their experts' matrices."""
+    device = fused.KERNELS[0].device
+    if len(weight) == 1 and isinstance(group_list, Tensor) and device.known(group_list.untyped_storage().data_ptr()):
+        out = x[0].new_empty(x[0].shape[0], weight[0].shape[2])  # rows behind the last group are not computed
+        if not torch.is_grad_enabled() or not x[0].requires_grad:
+            rows = {"rows": float(group_list.sum())}
+            fused.KERNELS[0].recorder.launch("npu_grouped_matmul", [x[0], weight[0]], [out], rows)
+            return [out]
     if len(weight) == 1 and weight[0].dim() == 3:
         offsets = torch.arange(1, weight[0].shape[0] + 1, device=x[0].device, dtype=torch.int32)
         return [torch._grouped_mm(x[0], weight[0], offs=offsets * (x[0].shape[0] // weight[0].shape[0]))]
     return [a @ b for a, b in zip(x, weight, strict=True)]
 
 
-def ascend(cuda: Any) -> None:
-    """``torch_npu`` and its shim for programs of CUDA."""
+def ascend(more: Mapping[str, Callable[..., Any]]) -> None:
+    """``torch_npu`` and its shim for programs of CUDA; ``more`` are its operators that communicate."""
     npu = sys.modules["torch.npu"]
     operators: dict[str, Callable[..., Any]] = {
         "npu_fusion_attention": fusion_attention,
@@ -98,8 +106,8 @@ def ascend(cuda: Any) -> None:
             "scaled_masked_softmax", lambda a, m: torch.softmax((a * scale).masked_fill(m, -1e4), -1), x, mask
         ),
         "get_npu_format": lambda x: 2,
-    }
-    root = module("torch_npu", npu=npu, __version__=f"{torch.__version__.split('+')[0]}.post1", **operators)
+    } | dict(more)
+    module("torch_npu", npu=npu, __version__=f"{torch.__version__.split('+')[0]}.post1", **operators)
     module("torch_npu.npu", **npu.__dict__)
     module("torch_npu.contrib")
     module("torch_npu.contrib.transfer_to_npu")
@@ -110,7 +118,6 @@ def ascend(cuda: Any) -> None:
     for name, function in operators.items():
         with contextlib.suppress(AttributeError, RuntimeError):
             setattr(torch.ops.npu, name, function)
-    del cuda, root
     NOTES["torch_npu: its operators by shapes and bytes; internal formats are not modelled"] = None
 
 
@@ -208,15 +215,25 @@ def liger() -> None:
     NOTES["liger_kernel: its norms as one kernel each"] = None
 
 
+def bitsandbytes() -> None:
+    """``bitsandbytes``: linear layers and optimizers."""
+    module("bitsandbytes.nn", Linear4bit=quantised.Linear, LinearNF4=quantised.Linear, LinearFP4=quantised.Linear,
+           Linear8bitLt=quantised.Linear8bitLt)  # fmt: skip
+    module("bitsandbytes.optim", **dict.fromkeys(("Adam8bit", "AdamW8bit", "PagedAdam8bit", "PagedAdamW8bit"),
+                                                 quantised.Adam8bit))  # fmt: skip
+    NOTES["bitsandbytes: layers of 8 and 4 bits as a kernel that unpacks and a product; outliers are not modelled"] = None
+
+
 FACES: dict[str, Callable[[], None]] = {
     "flash_attn": flash, "apex": apex, "transformer_engine": transformer_engine, "liger_kernel": liger,
+    "bitsandbytes": bitsandbytes,
 }  # fmt: skip
 
 
-def install(text: str, *, npu: bool) -> None:
+def install(text: str, groups: Groups, *, npu: bool) -> None:
     """Put in place what the program's text names, and what is not really there."""
     if npu or "torch_npu" in text:
-        ascend(torch.cuda)
+        ascend(mc2.operators(groups))
     for name, make in FACES.items():
         if name in text and importlib.util.find_spec(name) is None:
             make()

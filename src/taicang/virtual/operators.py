@@ -109,7 +109,7 @@ def _grouped(name: str, ins: Sequence[Spec], outs: Sequence[Spec], given: Given)
     left, right = ins[0], ins[1]
     if len(right.shape) == 3 and len(left.shape) == 2:
         groups, k, n = right.shape
-        return product(left.shape[0] / max(groups, 1), n, k, groups, left.dtype)
+        return product(given.get("rows", left.shape[0]) / max(groups, 1), n, k, groups, left.dtype)
     if len(left.shape) == 2:  # both are split along what they share
         groups = outs[0].shape[0] if len(outs[0].shape) == 3 else 1
         return product(left.shape[0], right.shape[1], left.shape[1] / max(groups, 1), groups, left.dtype)

@@ -15,7 +15,9 @@ from taicang.hardware import Machine
 from taicang.ops import Attend, Gemm, Operator, Pointwise, Transfer
 from taicang.predict.train import default_stack
 from taicang.stacks import Stack
+from taicang.train.run import STORAGE_BYTES_PER_S
 from taicang.virtual.operators import Kernel
+from taicang.virtual.spec import STORAGE
 
 ISSUE = ("vllm-ascend", "nemo")
 """Stacks whose fitted launch cost stands for the host of Ascend and of other chips where the own stack has none."""
@@ -60,6 +62,9 @@ class Pricer:
         """The price, or that of the nearest operator that the machine has."""
         if isinstance(op, Transfer) and op.plane == "host":
             return self._copied(op)
+        if isinstance(op, Transfer) and op.plane == STORAGE:
+            wire = op.payload_bytes / STORAGE_BYTES_PER_S
+            return Cost(seconds=wire, network_s=wire, moved_bytes=op.payload_bytes)
         try:
             return self._on(op, 1.0, 1.0)
         except NotModelled as error:

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from taicang import __version__, catalog
-from taicang.errors import InvalidInput
 from taicang.catalog.training import sustained
+from taicang.errors import InvalidInput
 from taicang.hardware import Machine
 from taicang.train.step import straggling_ratio
-from taicang.virtual.capture import COLLECTIVE, KERNEL, MARK, Capture, Rank
+from taicang.virtual.capture import COLLECTIVE, GRAPHED, KERNEL, MARK, Capture, Rank
 from taicang.virtual.members import members_of
 from taicang.virtual.memory import Peak, peak
 from taicang.virtual.price import Priced, price
@@ -40,7 +40,7 @@ class RankReport:
     rank: int
     step_s: float
     steps_s: tuple[float, ...]
-    """Of every step, the first (with its set-up) too."""
+    """Of every step as scheduled, the first (with its set-up) too."""
     whole_s: float
     flop: float
     mfu_ratio: float
@@ -48,6 +48,8 @@ class RankReport:
     """In which a kernel of the rank runs."""
     exposed_s: Mapping[str, float]
     """In which only communication runs, by group."""
+    slowed_s: float
+    """By which kernels take longer beside collectives: these take cores and memory bandwidth."""
     host_s: float
     """In which the device waits for the host."""
     lines: tuple[Line, ...]
@@ -163,10 +165,13 @@ def _rank(rank: Rank, priced: Priced, clock: Clock) -> RankReport:
     inside = np.zeros(len(rank.work), bool)
     inside[first:last] = True
     whole = clock.latest()
-    step = float(steps[-1]) if len(steps) else whole
-    kernels, collectives = inside & (what == KERNEL), inside & (what == COLLECTIVE)
+    scheduled = float(steps[-1]) if len(steps) else whole
+    kernels, collectives = inside & np.isin(what, (KERNEL, GRAPHED)), inside & (what == COLLECTIVE)
     compute = covered(begin[kernels], end[kernels])
     busy = covered(begin[kernels | collectives], end[kernels | collectives])
+    hidden = compute + covered(begin[collectives], end[collectives]) - busy
+    slowed = hidden * (priced.stack.overlap_tax_ratio or priced.machine.overlap_tax_ratio)
+    step = scheduled + slowed
     flop = sum(rank.kernels[v].flop for v in value[kernels].tolist() if rank.kernels[v].phase != "recompute")
     top = peak(rank)
     capacity = priced.machine.chip.memory.capacity_bytes
@@ -179,7 +184,8 @@ def _rank(rank: Rank, priced: Priced, clock: Clock) -> RankReport:
         mfu_ratio=flop / step / priced.machine.chip.peak("bf16") if step else 0.0,
         compute_s=compute,
         exposed_s=_exposed(rank, begin, end, kernels, collectives, value),
-        host_s=max(step - busy, 0.0),
+        slowed_s=slowed,
+        host_s=max(scheduled - busy, 0.0),
         lines=_lines(rank, priced, value[kernels | collectives].tolist()),
         collective_bytes=_bytes(rank, value[collectives].tolist()),
         memory=top,

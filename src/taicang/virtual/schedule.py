@@ -16,6 +16,7 @@ import numpy.typing as npt
 from taicang.virtual.capture import (
     BLOCK,
     COLLECTIVE,
+    GRAPHED,
     KERNEL,
     MARK,
     MEET,
@@ -58,8 +59,8 @@ class Clock:
         streams, events, seconds = self.streams_s, self.events_s, self.seconds
         for what, stream, value in work.tolist():
             begin = end = self.host_s
-            if what in (KERNEL, COLLECTIVE):
-                self.host_s += self.issue_s
+            if what in (KERNEL, COLLECTIVE, GRAPHED):
+                self.host_s += self.issue_s if what != GRAPHED else 0.0
                 begin = max(self.host_s, streams.get(stream, 0.0))
                 if what == COLLECTIVE and self.groups[value]:
                     begin = yield self.groups[value], begin

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from taicang.output import write
-from taicang.virtual import clock, facade, fused, libraries, special, values, world
+from taicang.virtual import clock, facade, fused, libraries, saving, special, translation, values, world
 from taicang.virtual.capture import MARK, Rank, rank_files
 from taicang.virtual.device import Device
 from taicang.virtual.kernels import DEVICE, Kernels, Recorder
@@ -54,12 +54,14 @@ class Session:
         self.libraries.append(library)
         fused.KERNELS.append(kernels)
         text = Path(job.script).read_text(errors="replace")
-        libraries.install(text, npu=DEVICE == "npu")
+        libraries.install(text, self.groups, npu=DEVICE == "npu")
         if not job.real:
             lighten()
         self.steps = 0
         self.kinds: dict[str, set[int]] = {}
         self.notes: dict[str, None] = {}
+        if not job.real:
+            saving.install(self.recorder, self.notes)
         self._seen: weakref.WeakSet[torch.nn.Module] = weakref.WeakSet()
         self._hooks()
         if job.clock:
@@ -116,7 +118,7 @@ class Session:
     def finish(self, failure: str) -> None:
         """Write the capture of this rank."""
         if facade.COMPILED[0]:
-            self.notes["torch.compile ran eagerly: its fusions are not modelled"] = None
+            self.notes["torch.compile ran eagerly: --fuse joins its kernels"] = None
         taken: set[int] = set()
         kinds = {}
         for name in ("weights", "gradients", "optimizer", "buffers"):
@@ -132,6 +134,7 @@ class Session:
             invented=dict(values.TOLD),
             notes=(*self.notes, *libraries.NOTES),
             failure=failure,
+            calls=tuple((*place, count) for place, count in translation.CALLS.items()),
         )
         write(rank_files(rank), Path(self.job.out), "--out")
         self.groups.finish()

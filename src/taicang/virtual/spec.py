@@ -8,6 +8,10 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 
+STORAGE = "storage"
+"""The plane that a checkpoint is written over."""
+
+
 class Enough(BaseException):
     """Raised into the program once it has done its steps."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from taicang.virtual.capture import COLLECTIVE, KERNEL, MARK, Capture
+from taicang.virtual.capture import COLLECTIVE, GRAPHED, KERNEL, MARK, Capture
 from taicang.virtual.report import Scheduled
 
 MOST = 200_000
@@ -20,7 +20,7 @@ def events(capture: Capture, scheduled: Scheduled) -> dict[str, Any]:
         rows = zip(rank.work[:MOST].tolist(), clock.begin, clock.end, strict=False)
         for (what, stream, value), begin, end in rows:
             common = {"pid": rank.rank, "tid": stream, "ts": begin * 1e6}
-            if what in (KERNEL, COLLECTIVE):
+            if what in (KERNEL, GRAPHED, COLLECTIVE):
                 kernel = rank.kernels[value]
                 about = {"phase": kernel.phase, "group": kernel.group, "flop": kernel.flop}
                 cat = "collective" if what == COLLECTIVE else "kernel"

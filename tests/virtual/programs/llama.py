@@ -1,7 +1,9 @@
-"""A Llama in plain PyTorch, trained with FSDP2 and, where asked, tensor and pipeline parallel layers."""
+"""A Llama in plain PyTorch, trained with FSDP2 and, where asked, tensor and pipeline parallel (torchtitan's way)."""
 
 import argparse
+import contextlib
 import os
+from collections import defaultdict
 
 import torch
 import torch.distributed as dist
@@ -10,8 +12,16 @@ import torch.nn.functional as F
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.pipelining import PipelineStage, Schedule1F1B
-from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
-from torch.utils.checkpoint import checkpoint
+from torch.distributed.tensor import Replicate, Shard
+from torch.distributed.tensor.parallel import (
+    ColwiseParallel,
+    PrepareModuleInput,
+    RowwiseParallel,
+    SequenceParallel,
+    loss_parallel,
+    parallelize_module,
+)
+from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
 
 def rotate(x, cos, sin):
@@ -19,32 +29,69 @@ def rotate(x, cos, sin):
     return x * cos + torch.cat((-b, a), dim=-1) * sin
 
 
-class Layer(nn.Module):
+class Attention(nn.Module):
     def __init__(self, a):
         super().__init__()
         self.width = a.hidden // a.heads
         kv = a.kv_heads * self.width
-        self.norm1, self.norm2 = nn.RMSNorm(a.hidden), nn.RMSNorm(a.hidden)
         self.wq, self.wo = nn.Linear(a.hidden, a.hidden, bias=False), nn.Linear(a.hidden, a.hidden, bias=False)
         self.wk, self.wv = nn.Linear(a.hidden, kv, bias=False), nn.Linear(a.hidden, kv, bias=False)
-        self.w1, self.w3 = nn.Linear(a.hidden, a.inter, bias=False), nn.Linear(a.hidden, a.inter, bias=False)
-        self.w2 = nn.Linear(a.inter, a.hidden, bias=False)
 
-    def forward(self, x, cos, sin):
-        b, t, _ = x.shape
-        h = self.norm1(x)
+    def forward(self, h, cos, sin):
+        b, t, _ = h.shape
         q, k, v = (w(h).view(b, t, -1, self.width).transpose(1, 2) for w in (self.wq, self.wk, self.wv))
         q, k = rotate(q, cos, sin), rotate(k, cos, sin)
         y = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
-        x = x + self.wo(y.transpose(1, 2).reshape(b, t, -1))
-        h = self.norm2(x)
-        return x + self.w2(F.silu(self.w1(h)) * self.w3(h))
+        return self.wo(y.transpose(1, 2).reshape(b, t, -1))
+
+
+class FeedForward(nn.Module):
+    def __init__(self, a):
+        super().__init__()
+        self.w1, self.w3 = nn.Linear(a.hidden, a.inter, bias=False), nn.Linear(a.hidden, a.inter, bias=False)
+        self.w2 = nn.Linear(a.inter, a.hidden, bias=False)
+
+    def forward(self, h):
+        return self.w2(F.silu(self.w1(h)) * self.w3(h))
+
+
+class Layer(nn.Module):
+    def __init__(self, a):
+        super().__init__()
+        self.norm1, self.norm2 = nn.RMSNorm(a.hidden), nn.RMSNorm(a.hidden)
+        self.attention, self.feed_forward = Attention(a), FeedForward(a)
+
+    def forward(self, x, cos, sin):
+        x = x + self.attention(self.norm1(x), cos, sin)
+        return x + self.feed_forward(self.norm2(x))
+
+
+def tensor_parallel(model, mesh):
+    whole, rows = Replicate(), Shard(1)
+    plan = {"norm": SequenceParallel()} if model.norm is not None else {}
+    if model.tokens is not None:
+        plan["tokens"] = RowwiseParallel(input_layouts=whole, output_layouts=rows)
+    if model.head is not None:
+        plan["head"] = ColwiseParallel(input_layouts=rows, output_layouts=Shard(-1), use_local_output=False)
+    parallelize_module(model, mesh, plan)
+    for layer in model.layers:
+        plan = {
+            "norm1": SequenceParallel(), "norm2": SequenceParallel(),
+            "attention": PrepareModuleInput(input_layouts=(rows, None, None), desired_input_layouts=(whole, None, None)),
+            "attention.wo": RowwiseParallel(output_layouts=rows),
+            "feed_forward": PrepareModuleInput(input_layouts=(rows,), desired_input_layouts=(whole,)),
+            "feed_forward.w2": RowwiseParallel(output_layouts=rows),
+        }  # fmt: skip
+        plan |= dict.fromkeys(("attention.wq", "attention.wk", "attention.wv", "feed_forward.w1", "feed_forward.w3"),
+                              ColwiseParallel())  # fmt: skip
+        parallelize_module(layer, mesh, plan)
 
 
 class Llama(nn.Module):
     def __init__(self, a, first=True, last=True, layers=None):
         super().__init__()
-        self.recompute = a.recompute
+        self.keep = dict(recompute=dict(use_reentrant=False), selective=dict(use_reentrant=False, context_fn=selective))
+        self.keep = self.keep.get(a.keep)
         self.tokens = nn.Embedding(a.vocab, a.hidden) if first else None
         self.layers = nn.ModuleList(Layer(a) for _ in range(layers or a.layers))
         self.norm = nn.RMSNorm(a.hidden) if last else None
@@ -58,8 +105,28 @@ class Llama(nn.Module):
         turns = torch.cat((turns, turns), dim=-1)
         cos, sin = turns.cos().to(x.dtype), turns.sin().to(x.dtype)
         for layer in self.layers:
-            x = checkpoint(layer, x, cos, sin, use_reentrant=False) if self.recompute else layer(x, cos, sin)
+            x = checkpoint(layer, x, cos, sin, **self.keep) if self.keep else layer(x, cos, sin)
         return self.head(self.norm(x)) if self.head is not None else x
+
+
+def selective():
+    """Keep attention, reductions and every second product; compute all else again."""
+    seen = defaultdict(int)
+    aten = torch.ops.aten
+    saved = {
+        aten._scaled_dot_product_flash_attention.default,
+        aten._scaled_dot_product_efficient_attention.default,
+        aten._scaled_dot_product_fused_attention_overrideable.default,
+        torch.ops._c10d_functional.reduce_scatter_tensor.default,
+    }
+
+    def choose(context, operator, *args, **kwargs):
+        product = operator == aten.mm.default
+        seen[context.is_recompute] += product
+        kept = operator in saved or product and seen[context.is_recompute] % 2
+        return CheckpointPolicy.MUST_SAVE if kept else CheckpointPolicy.PREFER_RECOMPUTE
+
+    return create_selective_checkpoint_contexts(choose)
 
 
 def loss_of(logits, targets):
@@ -71,7 +138,7 @@ def main():
     for name, value in dict(hidden=1024, inter=2816, layers=4, heads=16, kv_heads=4, vocab=32000, seq=1024, batch=1,
                             tp=1, pp=1, steps=2, micro=4).items():  # fmt: skip
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=value)
-    parser.add_argument("--recompute", action="store_true")
+    parser.add_argument("--keep", choices=("all", "selective", "recompute"), default="all")
     a = parser.parse_args()
     dist.init_process_group("nccl")
     torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
@@ -83,14 +150,12 @@ def main():
     with torch.device("meta"):
         model = Llama(a, first, last, a.layers // a.pp)
     policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+    if a.tp > 1:
+        tensor_parallel(model, mesh["tp"])
     for layer in model.layers:
-        if a.tp > 1:
-            plan = dict.fromkeys(("wq", "wk", "wv", "w1", "w3"), ColwiseParallel()) | dict.fromkeys(
-                ("wo", "w2"), RowwiseParallel()
-            )
-            parallelize_module(layer, mesh["tp"], plan)
-        fully_shard(layer, mesh=mesh["dp"], mp_policy=policy)
-    fully_shard(model, mesh=mesh["dp"], mp_policy=policy)
+        again = a.pp == 1 and layer is not model.layers[-1]  # the last one is used again at once
+        fully_shard(layer, mesh=mesh["dp"], mp_policy=policy, reshard_after_forward=again)
+    fully_shard(model, mesh=mesh["dp"], mp_policy=policy, reshard_after_forward=None if a.pp == 1 else False)
     model.to_empty(device="cuda")
     for weight in model.parameters():
         nn.init.normal_(weight, std=0.02)
@@ -102,19 +167,22 @@ def main():
         )
     for step in range(a.steps):
         x = torch.randint(a.vocab, (a.batch * (a.micro if a.pp > 1 else 1), a.seq), device="cuda")
-        if schedule is None:
-            loss = loss_of(model(x), x)
-            loss.backward()
-        else:
-            losses = []
-            schedule.step(*([x] if first else []), **(dict(target=x, losses=losses) if last else {}))
-            loss = torch.stack(losses).mean() if last else torch.zeros((), device="cuda")
-        if a.tp == 1:  # its norms lie on one mesh
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        with loss_parallel() if a.tp > 1 else contextlib.nullcontext():
+            if schedule is None:
+                logits = model(x)
+                loss = loss_of(logits, x)
+                del logits
+                loss.backward()
+            else:
+                losses = []
+                schedule.step(*([x] if first else []), **(dict(target=x, losses=losses) if last else {}))
+                loss = torch.stack(losses).mean() if last else torch.zeros((), device="cuda")
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
         print(
-            f"rank {dist.get_rank()} step {step}: loss {loss.item():.4f}, {torch.cuda.max_memory_allocated() / 1e9:.2f} GB",
+            f"rank {dist.get_rank()} step {step}: loss {loss.item():.4f}, "
+            f"{torch.cuda.max_memory_allocated() / 2**30:.2f} GiB of {torch.cuda.max_memory_reserved() / 2**30:.2f} GiB",
             flush=True,
         )
     dist.destroy_process_group()

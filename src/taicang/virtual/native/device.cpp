@@ -378,6 +378,10 @@ int64_t tc_work(const Entry** out) {
   *out = work.data();
   return work.size();
 }
+void tc_cut(int64_t first) {
+  HELD;
+  if (first < int64_t(work.size())) work.resize(first);
+}
 int64_t tc_changes(int device, const Change** out) {
   HELD;
   *out = memories.at(device).changes.data();

@@ -1,4 +1,4 @@
-"""What sources say about how they measured, as tables of rules: evidence/data/rules/*.yaml and their one reader.
+"""What sources say about set-ups, as tables of rules: data/launch.yaml, evidence/data/rules/*.yaml, their one reader.
 
 A file holds sections; a section is a list of rules, each with ``when`` (facts of a row that must hold; absent: always),
 ``from`` (who says so) and ``set`` (the values). All rules that hold apply, and the first to set a key wins, so special
@@ -11,14 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import cache
+from pathlib import Path
 from typing import Any
 
-import yaml
-
+from taicang.catalog import files
 from taicang.errors import InvalidInput
-from taicang.evidence.tables import CARRIED
 
-FOLDER = CARRIED / "rules"
 _TESTS: Mapping[str, Callable[[Any, Any], bool]] = {
     "least": lambda fact, bound: fact >= bound,
     "below": lambda fact, bound: fact < bound,
@@ -30,18 +28,12 @@ _TESTS: Mapping[str, Callable[[Any, Any], bool]] = {
 
 
 @cache
-def section(file: str, name: str) -> Any:
+def section(file: Path, name: str) -> Any:
     """One section of a file of rules."""
-    return _file(file)[name]
+    return files.read(file)[name]
 
 
-@cache
-def _file(name: str) -> Mapping[str, Any]:
-    loaded: Mapping[str, Any] = yaml.load((FOLDER / f"{name}.yaml").read_text(encoding="utf-8"), yaml.CSafeLoader)
-    return loaded
-
-
-def settings(file: str, name: str, facts: Mapping[str, Any]) -> dict[str, Any]:
+def settings(file: Path, name: str, facts: Mapping[str, Any]) -> dict[str, Any]:
     """The values that the rules of a section set for a row with these ``facts``."""
     found: dict[str, Any] = {}
     for number, rule in enumerate(section(file, name), start=1):
@@ -49,7 +41,7 @@ def settings(file: str, name: str, facts: Mapping[str, Any]) -> dict[str, Any]:
             if all(_holds(test, facts[fact]) for fact, test in rule.get("when", {}).items()):
                 found = {key: _value(value, facts) for key, value in rule["set"].items()} | found
         except KeyError as error:
-            where = f"{file}.yaml: {name}, rule {number}"
+            where = f"{file.name}: {name}, rule {number}"
             raise InvalidInput(f"no fact or key {error}; facts are {', '.join(facts)}", where=where) from None
     return found
 

@@ -1,0 +1,168 @@
+"""Benchmarks that leave figures of the whole run: MLPerf's logs, AISBench's and MindIE's tables of percentiles.
+
+They become as many equal requests as they state, of the mean lengths that they state, and what was measured of all.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from taicang import reading
+from taicang.errors import InvalidInput
+from taicang.traffic.bench import MOST
+from taicang.traffic.formats import Format, Row
+from taicang.traffic.lines import Lines
+
+NS = 1e-9
+DEFAULT_REQUESTS = 1000
+"""Of a log that does not say how many there were."""
+_STAT = re.compile(r"(?:(mean)|(\d\d)\.00[ _]percentile)")
+_MLPERF: Mapping[str, str] = {"first": "ttft_s", "output": "tpot_s"}
+"""Word of a line's name -> what it is of; a latency without either is of the whole request."""
+_TABLE: Mapping[str, str] = {
+    "E2EL": "e2e_s", "GenerateTime": "e2e_s", "TTFT": "ttft_s", "FirstTokenTime": "ttft_s", "TPOT": "tpot_s",
+    "DecodeTime": "tpot_s",
+}  # fmt: skip
+_STATS: Mapping[str, str] = {
+    "average": "mean", "median": "p50", "p50": "p50", "p90": "p90", "p95": "p95", "p99": "p99",
+}  # fmt: skip
+_SCALE: Mapping[str, float] = {"ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1.0}
+
+
+def of(
+    path: Path, lines: Lines, first: str, missing_input: int | None
+) -> tuple[Format, Iterator[tuple[int, Row]]] | None:
+    """The requests of such a file; None where it is none. Raises ``InvalidInput`` for what it lacks."""
+    if first.startswith(("====", ":::MLLOG")):
+        return _requests(path, *_mlperf(lines), missing_input)
+    names = [name.strip() for name in first.split(",")]
+    if names[:1] in (["Performance Parameters"], ["Metric"]) and {"Average", "average"} & set(names):
+        return _requests(path, *_table(path, lines), missing_input)
+    return None
+
+
+def _requests(
+    path: Path, figures: dict[str, float], stated: dict[str, float], missing_input: int | None
+) -> tuple[Format, Iterator[tuple[int, Row]]]:
+    """Equal requests: ``figures`` has their number and mean lengths, as far as they are known."""
+    if "output" not in figures:
+        raise InvalidInput("states no output tokens: nothing of a language model", where=str(path))
+    inputs = figures.get("input") or missing_input
+    if not inputs:
+        raise InvalidInput("states no length of its prompts: --missing-input gives one", where=str(path))
+    if not stated:
+        raise InvalidInput("has no mean and no percentile of a latency", where=str(path))
+    many = int(figures.get("many") or DEFAULT_REQUESTS)
+    if not 1 <= many <= MOST:
+        raise InvalidInput(f"{many:,} requests are not between 1 and {MOST:,}", where=str(path))
+    notes = ["lengths of single requests (the file has means: all are taken as equal)"]
+    if "many" not in figures:
+        notes.append(f"the number of its requests (not stated: {many:,})")
+    form = Format(kind="benchmark", input="input", output="output", ignored=tuple(notes), stated=stated)
+    row = {"input": round(inputs), "output": max(round(figures["output"]), 1)}
+    return form, ((1, row) for _ in range(many))
+
+
+def _mlperf(lines: Lines) -> tuple[dict[str, float], dict[str, float]]:
+    """LoadGen's summary (``name : value``) or its detail log (one object a line)."""
+    said: dict[str, str] = {}
+    for _, text in lines:
+        if text.startswith(":::MLLOG"):
+            try:
+                entry = json.loads(text.removeprefix(":::MLLOG"))
+            except ValueError:
+                continue  # a line that was cut
+            if isinstance(entry, dict) and "key" in entry:
+                said[str(entry["key"]).lower()] = str(entry.get("value"))
+        elif ":" in text:
+            name, _, value = text.partition(":")
+            said.setdefault(" ".join(name.lower().split()), value.strip())
+    stated: dict[str, float] = {}
+    for name, value in said.items():
+        stat = _STAT.search(name)
+        number = _number(value)
+        if not stat or number is None or "ns" not in re.split(r"[^a-z]", name):
+            continue
+        word = next((quantity for word, quantity in _MLPERF.items() if word in re.split(r"[^a-z]", name)), "e2e_s")
+        stated[f"{word} {'mean' if stat[1] else 'p' + stat[2]}"] = number * NS
+    figures: dict[str, float] = {}
+    tokens, samples = _first(said, "tokens per second", "tokens_per_second"), _first(said, *_SAMPLES)
+    if tokens and samples:
+        figures["output"] = tokens / samples
+        stated["output_tokens_per_s"] = tokens
+    many = _first(said, "result_query_count", "samples_per_query")
+    if many and many > 1:
+        figures["many"] = many
+    scenario = said.get("scenario") or said.get("effective_scenario", "")
+    if scenario.lower() == "server" and (rate := _first(said, *_RATES)):
+        stated["rate_per_s"] = rate
+    return figures, stated
+
+
+_SAMPLES = ("completed samples per second", "result_completed_samples_per_sec", "samples per second",
+            "result_samples_per_second")  # fmt: skip
+_RATES = ("scheduled samples per second", "result_scheduled_samples_per_sec", "target_qps", "effective_target_qps")
+
+
+def _first(said: Mapping[str, str], *names: str) -> float | None:
+    """The first of the values of keys that end so."""
+    for name in names:
+        for key, value in said.items():
+            if key.endswith(name) and (number := _number(value)):
+                return number
+    return None
+
+
+def _number(value: Any) -> float | None:
+    try:
+        return float(str(value).split()[0])
+    except (ValueError, IndexError):
+        return None
+
+
+def _table(path: Path, lines: Lines) -> tuple[dict[str, float], dict[str, float]]:
+    """A line for each quantity, its mean and percentiles beside it with their units; AISBench's second file beside."""
+    figures: dict[str, float] = {}
+    stated: dict[str, float] = {}
+    for cells in csv.DictReader(text for _, text in lines):
+        row = {str(key).strip().lower(): str(value or "").strip() for key, value in cells.items()}
+        name = row.get("performance parameters") or row.get("metric", "")
+        if quantity := _TABLE.get(name):
+            for column, stat in _STATS.items():
+                if (value := _seconds(row.get(column, ""))) is not None:
+                    stated.setdefault(f"{quantity} {stat}", value)
+            if (count := _number(row.get("n"))) is not None:
+                figures["many"] = count
+        mean = _number(row.get("average"))
+        if name in ("InputTokens", "OutputTokens", "GeneratedTokens") and mean is not None:
+            figures["input" if name == "InputTokens" else "output"] = mean
+    return figures, stated | _beside(path)
+
+
+def _seconds(text: str) -> float | None:
+    """ "12.5 ms" in seconds; a bare number is in ms, as these tools write."""
+    number, unit = _number(text), text.split()[1:] or ["ms"]
+    return None if number is None or unit[0] not in _SCALE else number * _SCALE[unit[0]]
+
+
+def _beside(path: Path) -> dict[str, float]:
+    """What AISBench says of the whole run, in a JSON file of the same name."""
+    other = path.with_suffix(".json")
+    if not other.is_file():
+        return {}
+    try:
+        said = json.loads(reading.text(other, str(other)))
+    except ValueError as error:
+        raise InvalidInput(f"not JSON ({error})", where=str(other)) from None
+    found: dict[str, float] = {}
+    for key, name in (("Max Concurrency", "clients"), ("Output Token Throughput", "output_tokens_per_s")):
+        each = said.get(key) if isinstance(said, dict) else None
+        value = _number(each.get("total") if isinstance(each, dict) else each)
+        if value:
+            found[name] = value
+    return found

@@ -1,0 +1,197 @@
+"""Results that benchmarks leave: MLPerf's logs, AISBench's and MindIE's tables, several runs, batch files, gateways."""
+
+import json
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from taicang.app.main import cli
+from taicang.errors import InvalidInput
+from taicang.traffic.columns import parse
+from taicang.traffic.read import read, runs_in
+
+SUMMARY = """\
+================================================
+MLPerf Results Summary
+================================================
+SUT name : PySUT
+Scenario : Server
+Mode     : PerformanceOnly
+Completed samples per second    : 8.00
+Completed tokens per second: 2400.00
+Result is : VALID
+  Performance constraints satisfied : Yes
+TTFT Early Stopping Result:
+ * Run successful.
+
+================================================
+Additional Stats
+================================================
+Scheduled samples per second : 8.05
+Mean latency (ns)               : 9000000000
+99.00 percentile latency (ns)   : 12000000000
+
+Completed tokens per second                 : 2400.00
+Mean First Token latency (ns)               : 200000000
+50.00 percentile first token latency (ns)   : 180000000
+97.00 percentile first token latency (ns)   : 400000000
+99.00 percentile first token latency (ns)   : 600000000
+
+Mean Time per Output Token (ns)                : 30000000
+99.00 percentile time to output token (ns)   : 45000000
+
+================================================
+Test Parameters Used
+================================================
+samples_per_query : 1
+target_qps : 8.1
+"""
+DETAIL = [
+    ("effective_scenario", "Server"), ("result_query_count", 4000), ("result_completed_samples_per_sec", 8.0),
+    ("result_completed_tokens_per_second", 2400.0), ("result_scheduled_samples_per_sec", 8.05),
+    ("result_mean_latency_ns", 9000000000), ("result_first_token_mean_latency_ns", 200000000),
+    ("result_first_token_99.00_percentile_latency_ns", 600000000),
+    ("result_time_per_output_token_mean_ns", 30000000),
+    ("result_time_per_output_token_99.00_percentile_ns", 45000000),
+]  # fmt: skip
+AISBENCH = """\
+Performance Parameters,Stage,Average,Min,Max,Median,P75,P90,P99,N
+E2EL,total,2048.2 ms,1729.6 ms,3450.9 ms,2491.8 ms,2750 ms,3184.4 ms,3424.8 ms,512
+TTFT,total,50.3 ms,50.1 ms,52.9 ms,50.2 ms,51 ms,52 ms,52.5 ms,512
+TPOT,total,10.6 ms,10.5 ms,10.8 ms,10.6 ms,10.7 ms,10.7 ms,10.8 ms,512
+InputTokens,total,1512.5,1481.0,1566.0,1511.0,1520,1533,1561,512
+OutputTokens,total,287.1,200.0,407.0,251.0,300,380,401,512
+"""
+MINDIE = """\
+Metric,average,max,min,P75,P90,SLO_P90,P99,N
+FirstTokenTime,171.1 ms,400 ms,90 ms,180 ms,200 ms,201 ms,390 ms,128
+DecodeTime,40.5 ms,80 ms,30 ms,42 ms,44 ms,44 ms,60 ms,128
+GenerateTime,10.4 s,12 s,9 s,11 s,11.5 s,11.5 s,12 s,128
+InputTokens,1024,1024,1024,1024,1024,1024,1024,128
+GeneratedTokens,256,256,256,256,256,256,256,128
+"""
+RUNS = [
+    {"max_concurrency": clients, "input_lens": [500] * 6, "output_lens": [40] * 6, "ttfts": [0.05 * clients] * 6,
+     "itls": [[0.01] * 39] * 6}
+    for clients in (1, 2, 4)
+]  # fmt: skip
+
+
+def test_mlperf_summary_and_detail_say_the_same(tmp_path):
+    summary, detail = tmp_path / "mlperf_log_summary.txt", tmp_path / "mlperf_log_detail.txt"
+    summary.write_text(SUMMARY)
+    detail.write_text("".join(f":::MLLOG {json.dumps({'key': key, 'value': value})}\n" for key, value in DETAIL))
+    with pytest.raises(InvalidInput, match="--missing-input"):
+        read(summary)
+    one, two = read(summary, missing_input=294), read(detail, missing_input=294)
+    for name, value in (
+        ("ttft_s mean", 0.2), ("ttft_s p99", 0.6), ("tpot_s mean", 0.03), ("tpot_s p99", 0.045), ("e2e_s mean", 9.0),
+        ("output_tokens_per_s", 2400.0), ("rate_per_s", 8.05),
+    ):  # fmt: skip
+        assert one.stated[name] == pytest.approx(value)
+        assert two.stated[name] == pytest.approx(value)
+    assert (len(two), two.input_tokens[0], two.output_tokens[0]) == (4000, 294, 300)
+    assert len(one) == 1000
+    assert any("not stated: 1,000" in note for note in one.notes)
+
+
+def test_tables_of_percentiles_have_lengths_and_latencies(tmp_path):
+    first, second = tmp_path / "gsm8k.csv", tmp_path / "result_perf.csv"
+    first.write_text(AISBENCH)
+    (tmp_path / "gsm8k.json").write_text(
+        json.dumps({"Max Concurrency": {"total": 64}, "Output Token Throughput": {"total": "5400.2 token/s"}})
+    )
+    second.write_text(MINDIE)
+    one, two = read(first), read(second)
+    assert (len(one), one.input_tokens[0], one.output_tokens[0]) == (512, 1512, 287)
+    assert one.stated["ttft_s p50"] == pytest.approx(0.0502)
+    assert (one.stated["clients"], one.stated["output_tokens_per_s"]) == (64.0, 5400.2)
+    assert (len(two), two.input_tokens[0], two.output_tokens[0]) == (128, 1024, 256)
+    assert two.stated["tpot_s mean"] == pytest.approx(0.0405)
+    assert two.stated["e2e_s p99"] == pytest.approx(12.0)
+    second.write_text(MINDIE.replace("GeneratedTokens", "Rubbish"))
+    with pytest.raises(InvalidInput, match="no output tokens"):
+        read(second)
+
+
+def test_each_of_several_runs_is_compared(tmp_path):
+    path = tmp_path / "sweep.jsonl"
+    path.write_text("\n".join(map(json.dumps, RUNS)) + "\n")
+    assert runs_in(path) == 3
+    assert read(path, run=3).stated["clients"] == 4.0
+    assert len(read(path)) == 18
+    with pytest.raises(InvalidInput, match="has 3 runs, no run 4"):
+        read(path, run=4)
+    job = ["check", str(path), "qwen3-8b", "--on", "hgx-h100", "--tp", "1", "--no-causes", "--json"]
+    said = json.loads(CliRunner().invoke(cli, job, standalone_mode=False).output)
+    assert [run["clients"] for run in said["runs"]] == [1, 2, 4]
+    alone = json.loads(CliRunner().invoke(cli, [*job, "--run", "2"], standalone_mode=False).output)
+    assert alone["figures"] == said["runs"][1]["figures"]
+
+
+def test_guidellm_runs_are_picked_and_say_how_they_sent(tmp_path):
+    good = [{"prompt_tokens": 100, "output_tokens": 20, "time_to_first_token_ms": 30.0, "request_latency": 0.5}] * 3
+    runs = [{"config": {"strategy": {"type_": "concurrent", "streams": n}}, "requests": {"successful": good}}
+            for n in (2, 8)]  # fmt: skip
+    path = tmp_path / "benchmarks.json"
+    path.write_text(json.dumps({"benchmarks": runs}))
+    assert runs_in(path) == 2
+    assert read(path, run=2).stated == {"clients": 8.0}
+    assert any("first of 2 runs" in note for note in read(path).notes)
+
+
+def test_openai_batch_files_are_read(tmp_path):
+    asked, answered = tmp_path / "batch.jsonl", tmp_path / "batch_output.jsonl"
+    bodies = [
+        {"model": "m", "messages": [{"role": "user", "content": "word " * 40}], "max_completion_tokens": 50},
+        {"model": "m", "prompt": "x" * 400, "max_tokens": 10},
+    ]
+    asked.write_text("\n".join(json.dumps({"custom_id": str(i), "body": body}) for i, body in enumerate(bodies)))
+    trace = read(asked, count=lambda text: -(-len(text) // 4))
+    assert trace.input_tokens.tolist() == [50, 100]
+    assert trace.output_tokens.tolist() == [50, 10]
+    with pytest.raises(InvalidInput, match="--tokenizer"):
+        read(asked)
+    usage = {"prompt_tokens": 12, "completion_tokens": 7}
+    lines = [
+        {"custom_id": "0", "response": {"status_code": 200, "body": {"usage": usage}}, "error": None},
+        {"custom_id": "1", "response": {"status_code": 400, "body": {"error": {"message": "no"}}}, "error": None},
+        {"custom_id": "2", "response": None, "error": {"code": "batch_expired"}},
+    ]
+    answered.write_text("\n".join(map(json.dumps, lines)))
+    trace = read(answered)
+    assert (trace.input_tokens.tolist(), trace.output_tokens.tolist()) == ([12], [7])
+    assert any("2 failed requests" in note for note in trace.notes)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"timestamp": "2026-01-01T00:00:00Z", "input": {"inputTokenCount": 10}, "output": {"outputTokenCount": 4}},
+        {"TimeGenerated": "2026-01-01T00:00:00Z", "PromptTokens": 10, "CompletionTokens": 4},
+        {"created_at": "2026-01-01T00:00:00Z", "tokens_prompt": 10, "tokens_completion": 4},
+        {"@timestamp": "2026-01-01T00:00:00Z", "gen_ai.usage.input_tokens": 10, "gen_ai.usage.output_tokens": 4},
+        {"startTime": "2026-01-01T00:00:00Z", "prompt_tokens": 10, "completion_tokens": 4,
+         "usage": {"prompt_tokens": 10, "completion_tokens": 4}},
+    ],
+)  # fmt: skip
+def test_logs_of_gateways_are_traces(row, tmp_path):
+    path = tmp_path / "log.jsonl"
+    later = json.loads(json.dumps(row).replace("00:00:00", "00:00:03"))
+    path.write_text(json.dumps(row) + "\n" + json.dumps(later) + "\n")
+    trace = read(path)
+    assert (trace.input_tokens.tolist(), trace.output_tokens.tolist()) == ([10, 10], [4, 4])
+    assert trace.span_s == 3.0
+
+
+def test_what_is_named_stands_over_what_is_known(tmp_path):
+    path = tmp_path / "log.csv"
+    path.write_text("ts,time,prompt_tokens,completion_tokens,first\n5,1,10,4,20\n7,2,10,4,30\n")
+    with pytest.raises(InvalidInput, match="could both be the arrival"):
+        read(path)
+    trace = read(path, columns=parse("arrival=ts,ttft=first:ms"))
+    assert trace.span_s == 2.0
+    assert np.allclose(trace.measured["ttft_s"], [0.02, 0.03])
+    with pytest.raises(InvalidInput, match="frist"):
+        read(path, columns=parse("arrival=ts,ttft=frist"))

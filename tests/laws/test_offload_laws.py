@@ -1,0 +1,83 @@
+"""Optimizer and weights in host memory or on drives, over machines, models, ZeRO stages and sizes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cache
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from taicang import catalog
+from taicang.catalog.models import model
+from taicang.catalog.training import training_price
+from taicang.errors import InvalidPlan
+from taicang.hardware import Machine
+from taicang.train.setup import Setup
+from taicang.train.step import TrainStep, train_step
+from taicang.train_plans import TrainPlan, check
+
+MACHINES = ("hgx-a100", "hgx-h100", "atlas-800-a2", "l40s-pcie", "mi300x-8")
+NETS = ("llama-2-7b", "qwen2.5-7b", "mixtral-8x7b", "llama-3.2-1b")
+machines, nets = st.sampled_from(MACHINES), st.sampled_from(NETS)
+
+
+@cache
+def _machine(name: str, nodes: int) -> Machine:
+    return catalog.machine(f"{name} x {nodes}")
+
+
+@cache
+def _step(name: str, nodes: int, net: str, plan: TrainPlan) -> TrainStep:
+    machine, engine = _machine(name, nodes), catalog.stack("deepspeed")
+    whole = replace(plan, dp=machine.ranks, global_batch=machine.ranks * plan.global_batch)
+    price = training_price(machine, engine)
+    return train_step(Setup(model=model(net), plan=whole, machine=machine, stack=engine, price=price))
+
+
+@settings(deadline=None)
+@given(machines, st.sampled_from((1, 4)), nets, st.sampled_from((1, 2, 3)), st.sampled_from((1, 2)))
+def test_what_leaves_the_device_lies_in_the_host(name: str, nodes: int, net: str, zero: int, micros: int) -> None:
+    """16 bytes a parameter (18 with the weights) over all ranks; the device keeps less, the step takes longer."""
+    plan = TrainPlan(zero=zero, global_batch=micros, recompute="full")
+    here = _step(name, nodes, net, plan)
+    away = _step(name, nodes, net, replace(plan, offload="optimizer"))
+    ranks = _machine(name, nodes).ranks
+    assert here.memory.host_bytes == 0.0
+    assert float(away.memory.host_bytes) * ranks == pytest.approx(16.0 * here.parameters, rel=1e-9)
+    assert float(away.memory.total_bytes) < float(here.memory.total_bytes)
+    assert away.memory.optimizer_bytes == 0.0
+    assert away.seconds > here.seconds
+    if zero == 3:
+        all_away = _step(name, nodes, net, replace(plan, offload="weights"))
+        assert float(all_away.memory.host_bytes) * ranks == pytest.approx(18.0 * here.parameters, rel=1e-9)
+        assert float(all_away.memory.total_bytes) < float(away.memory.total_bytes)
+
+
+@settings(deadline=None)
+@given(machines, nets, st.floats(8.0, 11.0).map(lambda x: 10.0**x))
+def test_drives_are_never_faster_than_memory(name: str, net: str, drive: float) -> None:
+    """Nor a slower drive than a faster one."""
+    plan = TrainPlan(zero=3, global_batch=1, recompute="full", offload="weights")
+    memory = _step(name, 1, net, plan)
+    drives = _step(name, 1, net, replace(plan, nvme_bytes_per_s=drive))
+    slower = _step(name, 1, net, replace(plan, nvme_bytes_per_s=drive / 2.0))
+    assert slower.seconds >= drives.seconds >= memory.seconds
+    assert drives.memory.host_bytes == memory.memory.host_bytes
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"zero": 0, "offload": "optimizer"}, "--zero 1"),
+        ({"zero": 2, "offload": "weights"}, "--zero 3"),
+        ({"zero": 2, "offload": "optimizer", "nvme_bytes_per_s": 1e9}, "--zero 3"),
+        ({"zero": 1, "nvme_bytes_per_s": 1e9}, "--offload"),
+        ({"zero": 1, "offload": "optimizer", "pp": 2, "dp": 4}, "pp=2"),
+    ],
+)
+def test_what_cannot_be_offloaded(fields: dict[str, object], says: str) -> None:
+    plan = replace(TrainPlan(dp=8, global_batch=8), **fields)
+    with pytest.raises(InvalidPlan, match=says):
+        check(plan, 32)

@@ -1,0 +1,46 @@
+"""The search's closed forms of pipeline schedules against their simulation, over models, sizes and recompute."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cache
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from taicang import catalog
+from taicang.catalog.models import model
+from taicang.catalog.training import training_price
+from taicang.train import estimate
+from taicang.train.setup import Setup
+from taicang.train.step import train_step
+from taicang.train_plans import WAVES, TrainPlan
+
+
+@cache
+def _setup(net: str, rounds: int) -> Setup:
+    machine, engine = catalog.machine("hgx-h100 x 8"), catalog.stack("nemo")
+    plan = TrainPlan(tp=4, dp=16, global_batch=16 * rounds, seq=4096)
+    return Setup(model=model(net), plan=plan, machine=machine, stack=engine, price=training_price(machine, engine))
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    st.sampled_from(("zero_bubble", "zb_2p", "zb_v", "dualpipev")), st.sampled_from(("llama-3-70b", "qwen2.5-72b")),
+    st.sampled_from((2, 4, 8)), st.sampled_from((16, 32)), st.sampled_from(("none", "full")),
+)  # fmt: skip
+def test_closed_forms_propose_what_the_simulation_prices(
+    schedule: str, net: str, pp: int, rounds: int, recompute: str
+) -> None:
+    setup = _setup(net, rounds)
+    stages, chunks = np.array([pp]), np.array([2 if schedule in WAVES else 1])
+    modes = ((recompute, 1.0),)
+    found = list(estimate.estimates(setup, setup.plan, stages, chunks, modes, {"schedule": schedule, "zero": 1}))
+    assert found
+    for one in found:
+        plan = replace(one.plan, pp=pp, vpp=int(chunks[0]), dp=16 // pp, recompute=recompute)
+        exact = train_step(replace(setup, plan=plan))
+        assert float(one.seconds[0]) == pytest.approx(exact.seconds, rel=0.06)
+        assert float(one.memory_bytes[0]) == pytest.approx(float(exact.memory.total_bytes), rel=0.04)

@@ -1,0 +1,30 @@
+"""Memory against what others measured on real devices."""
+
+import csv
+import json
+import re
+from pathlib import Path
+
+import pytest
+from running import PROGRAMS, TORCH, run
+
+EVIDENCE = Path(__file__).parents[3] / "shared" / "evidence"
+pytestmark = [*TORCH, pytest.mark.skipif(not EVIDENCE.is_dir(), reason="needs the collection of evidence")]
+
+
+def rows(name, engine):
+    """Rows of a table that tell memory, by engine."""
+    with (EVIDENCE / name).open() as file:
+        return [row for row in csv.DictReader(file) if row["sw"].startswith(engine) and "mem_gib" in row["extra"]]
+
+
+def test_torchtitan_s_peaks_on_8_and_128_devices():
+    eager = [row for row in rows("published_training.csv", "torchtitan") if row["notes"].startswith("eager; selective")]
+    assert len(eager) >= 2
+    size = ["--hidden", 4096, "--inter", 14336, "--layers", 32, "--heads", 32, "--kv-heads", 8, "--vocab", 128256]
+    for row in eager:
+        many, batch = int(row["count"]), json.loads(row["batch"])["local_batch"]
+        made = run("--on", f"hgx-h100-96g-500w x {many // 8}", PROGRAMS / "llama.py", *size, "--seq", 8192,
+                   "--batch", batch, "--keep", "selective")  # fmt: skip
+        reserved = float(re.findall(r"of (\S+) GiB", made["said"])[-1])
+        assert reserved == pytest.approx(json.loads(row["extra"])["mem_gib"], rel=0.08)
