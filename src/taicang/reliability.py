@@ -64,7 +64,7 @@ class Component:
 
 def rack_chips(machine: Machine) -> Count:
     """Chips of a rack, assumed where the machine does not say."""
-    return machine.chips_per_rack or RACK_NODES * machine.chips_per_node
+    return int(machine.chips_per_rack or RACK_NODES * machine.chips_per_node)
 
 
 def components(machine: Machine) -> dict[str, Component]:
