@@ -13,6 +13,11 @@ import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+
+from ports import free_port, reach
 
 STREAMS = int(sys.argv[1]) if len(sys.argv) > 1 else 600
 TOKENS = int(sys.argv[2]) if len(sys.argv) > 2 else 400
@@ -44,22 +49,6 @@ def cpu_s(process: int) -> float:
     with open(f"/proc/{process}/stat") as file:
         fields = file.read().rsplit(") ", 1)[1].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def reach(port: int) -> None:
-    for _ in range(600):
-        try:
-            socket.create_connection(("127.0.0.1", port)).close()
-            return
-        except OSError:
-            time.sleep(0.1)
-    raise SystemExit("the server does not come up")
 
 
 def load(port: int, streams: int, tokens: int) -> int:

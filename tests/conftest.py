@@ -14,6 +14,7 @@ from hypothesis import Phase, settings
 from taicang.app.main import main
 from taicang.live.clock import StillClock
 
+os.environ["XDG_CONFIG_HOME"] = "/nonexistent/configuration"  # no profile of whoever runs the tests
 CHECKS, FEW = int(os.environ.get("EXPLORE", "0")), int(os.environ.get("MUTANT", "0"))
 SETTINGS = "_hypothesis_internal_use_settings"
 settings.register_profile("repeatable", derandomize=True, deadline=None)

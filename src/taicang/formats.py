@@ -95,3 +95,11 @@ def _grouped(name: str) -> Format | None:
     bits = 8 if base == "w8a16" else 4
     each = 2.0 + (bits / 8 if zeros else 0.0)
     return replace(FORMATS[base], name=name, weight_bytes=bits / 8 + (each / int(group) if int(group) else 0.0))
+
+
+def lenders(kernel: str, known: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
+    """Formats whose measured constants stand for those of ``kernel``, best first: the ``known`` ones, else, where
+    weights are widened in registers and multiplied in 16 bits, other such kernels (bytes and peak stay its own)."""
+    form = FORMATS[kernel]
+    widened = form.peak == "bf16" and form.weight_bytes < form.activation_bytes
+    return known.get(kernel, ("w4a16", "bf16") if widened else ())

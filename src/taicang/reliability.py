@@ -62,6 +62,11 @@ class Component:
     repair_s: float
 
 
+def rack_chips(machine: Machine) -> Count:
+    """Chips of a rack, assumed where the machine does not say."""
+    return machine.chips_per_rack or RACK_NODES * machine.chips_per_node
+
+
 def components(machine: Machine) -> dict[str, Component]:
     """Parts of ``machine`` by class. A single node has no links, switches or racks to lose."""
     node = min(machine.chips_per_node, machine.chips)
@@ -73,7 +78,7 @@ def components(machine: Machine) -> dict[str, Component]:
     }
     if machine.chips <= machine.chips_per_node:
         return parts
-    rack = machine.chips_per_rack or RACK_NODES * machine.chips_per_node
+    rack = rack_chips(machine)
     rack_rate = 0.5 / (16384.0 / 16.0 * 54.0 * DAY)
     month = 1.0 / MONTH
     return parts | {

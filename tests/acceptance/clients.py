@@ -67,11 +67,11 @@ def seen_by_guidellm(folder: Path) -> dict[str, float]:
 
 
 def bench(url: str, folder: Path) -> list[str]:
-    """vLLM's own benchmark, at random times."""
+    """vLLM's own benchmark, four at a time."""
     return [
         "vllm", "bench", "serve", "--backend", "openai", "--base-url", url, "--model", MODEL, "--tokenizer",
         str(folder), "--dataset-name", "random", "--random-input-len", str(PROMPT), "--random-output-len", str(ANSWER),
-        "--num-prompts", str(REQUESTS), "--request-rate", "0.5", "--ignore-eos", "--disable-tqdm", "--save-result",
+        "--num-prompts", str(REQUESTS), "--max-concurrency", "4", "--ignore-eos", "--disable-tqdm", "--save-result",
         "--result-dir", str(folder), "--result-filename", "bench.json",
     ]  # fmt: skip
 

@@ -13,16 +13,18 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
-import time
 from functools import partial
 from pathlib import Path
 
 from clients import CLIENTS, KEY
 from folder import write
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from ports import free_port, reach
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -59,22 +61,6 @@ def run(name: str, *words: str, **variables: str) -> str:
     begin = [str(program), str(HERE / words[0])] if words[0].endswith(".py") else [str(program.parent / words[0])]
     bare = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")} | variables
     return subprocess.run([*begin, *words[1:]], stdout=subprocess.PIPE, text=True, check=True, env=bare).stdout
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def reach(port: int) -> None:
-    for _ in range(600):
-        try:
-            socket.create_connection(("127.0.0.1", port)).close()
-            return
-        except OSError:
-            time.sleep(0.1)
-    raise SystemExit("the endpoint does not come up")
 
 
 def near(name: str, seen_s: float, known_s: float, floor_s: float) -> None:

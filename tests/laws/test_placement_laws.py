@@ -36,8 +36,9 @@ SIZES = st.floats(3, 11).map(lambda power: 10.0**power)
 
 @settings(max_examples=150, deadline=None)
 @given(
-    machine=st.sampled_from(MACHINES), kind=st.sampled_from(["all_reduce", "all_gather", "reduce_scatter",
-    "all_to_all", "dispatch", "combine", "transfer"]), size=SIZES, share=st.floats(0, 1), far=st.floats(0, 1),
+    machine=st.sampled_from(MACHINES), size=SIZES, share=st.floats(0, 1), far=st.floats(0, 1),
+    kind=st.sampled_from(["all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast", "dispatch",
+                          "combine", "transfer"]),
 )  # fmt: skip
 def test_bytes_by_level_are_all_that_is_sent(machine, kind, size, share, far):
     ranks = max(2, round(machine.ranks**share))

@@ -82,7 +82,7 @@ def test_a_constant_of_a_chip_that_was_changed_is_found(tmp_path, monkeypatch, f
     found = {(one.family, one.key): one for one in calibrate_kernels.calibrate(tmp_path).kernels}
     one = found.pop((family, key))
     assert one.constants[constant][1] == pytest.approx(own * factor, rel=0.05)
-    assert one.after < 0.02 < one.before
+    assert one.after_ratio < 0.02 < one.before_ratio
     assert all(not other.constants for other in found.values())
     assert constant in MOVING[family]
 

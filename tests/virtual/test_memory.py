@@ -28,3 +28,12 @@ def test_torchtitan_s_peaks_on_8_and_128_devices():
                    "--batch", batch, "--keep", "selective")  # fmt: skip
         reserved = float(re.findall(r"of (\S+) GiB", made["said"])[-1])
         assert reserved == pytest.approx(json.loads(row["extra"])["mem_gib"], rel=0.08)
+
+
+def test_torchtune_s_peak_and_speed_on_one_device():
+    row = next(row for row in rows("published_training_2.csv", "torchtune") if row["count"] == "1"
+               and "chunked_loss" not in row["extra"])  # fmt: skip
+    made = run("--on", "hgx-a100", "--world", "1", "--fuse", PROGRAMS / "finetune.py")
+    held = float(re.findall(r"(\S+) GiB", made["said"])[-1])
+    assert held == pytest.approx(json.loads(row["extra"])["mem_gib"], rel=0.08)
+    assert 2 * 4096 / made["step_s"] == pytest.approx(float(row["value"]), rel=0.15)

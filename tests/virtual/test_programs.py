@@ -102,13 +102,18 @@ def test_generate():
 
 
 def test_functional_mode_computes_what_one_device_does():
+    words = ["--on", "hgx-h100", "--ranks", "all", "--functional"]
     losses = [
-        re.findall(r"loss (\S+)", run("--on", "hgx-h100", "--world", ranks, "--ranks", "all", "--functional",
-                                      PROGRAMS / "parity.py")["said"])
-        for ranks in (1, 2)
-    ]  # fmt: skip
+        [float(each) for each in re.findall(r"loss (\S+)", run(*words, *more)["said"])]
+        for more in (
+            ("--world", 1, PROGRAMS / "parity.py"),
+            ("--world", 2, PROGRAMS / "parity.py"),
+            ("--world", 2, PROGRAMS / "parity.py", "--sharded"),
+        )
+    ]
     assert len(losses[0]) == 4
-    assert [float(each) for each in losses[0]] == pytest.approx([float(each) for each in losses[1]], rel=1e-9)
+    assert losses[1] == pytest.approx(losses[0], rel=1e-9)
+    assert losses[2] == pytest.approx(losses[0], rel=1e-9)
 
 
 def test_out_of_memory_comes_where_it_would(tmp_path):

@@ -22,7 +22,9 @@ from taicang import __version__
 from taicang.app.options import HELP
 from taicang.errors import InvalidInput, UnknownName
 
-OUTPUT = frozenset({"json", "out", "format", "perfetto", "pareto", "layers", "save", "help", "html"})
+OUTPUT = frozenset(
+    {"json", "out", "format", "perfetto", "pareto", "layers", "save", "help", "html", "chakra", "chakra-phase"}
+)
 """Keys that say how an answer is shown or where it goes, which is no part of the question."""
 
 

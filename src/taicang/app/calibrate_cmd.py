@@ -54,6 +54,10 @@ def calibrate(path: Path, name: str | None, out: Path | None, base: str, as_json
         from taicang.evidence.calibrate import calibrate as fit
     except ModuleNotFoundError as error:
         raise NotModelled(f"needs the {error.name} package: pip install 'taicang[fit]'") from None
+    from taicang.catalog.resolve import is_path
+
+    if name and base == name:
+        raise InvalidInput("a profile cannot start from itself: another name", where="--base")
     chip = calibrate_kernels.is_kernels(path)
     place = _place(name, out, "chip" if chip else "stack")
     check_file(place, "--out" if out else "--name")
@@ -62,7 +66,10 @@ def calibrate(path: Path, name: str | None, out: Path | None, base: str, as_json
         return
     found = calibrate_rows.read(path, base)
     profile = fit(found.base, found.space, found.items, measured=found.measured)
-    write_file(place, _document(path, found, profile), "--out" if out else "--name")
+    named = str(Path(base).resolve()) if is_path(base) else profile.base.name.partition(" ")[0]
+    if place.resolve() == Path(named):
+        raise InvalidInput("a profile cannot start from itself: another name", where="--base")
+    write_file(place, _document(path, found, profile, named), "--out" if out else "--name")
     use = str(place if out else name)
     if as_json:
         echo_json(_fields(found, profile) | {"file": str(place), "stack": use})
@@ -97,7 +104,7 @@ def _chip(profile: ChipProfile, place: Path, use: str, as_json: bool) -> None:
             "by": f"taicang {__version__} calibrate", "on": files, "refused": list(profile.refused), "kernels": told,
         },
     }  # fmt: skip
-    header = "# Written by `taicang calibrate`. `before` and `after` are mean absolute errors.\n"
+    header = "# Written by `taicang calibrate`. `before_ratio` and `after_ratio` are mean absolute errors.\n"
     write_file(place, header + yaml.safe_dump(body, sort_keys=False, width=120, allow_unicode=True), "--name")
     if as_json:
         fields = {"chip": profile.chip.name, "kernels": told, "refused": list(profile.refused)}
@@ -106,7 +113,7 @@ def _chip(profile: ChipProfile, place: Path, use: str, as_json: bool) -> None:
     click.echo(f"{use}: {profile.chip.name}\n")
     click.echo(f"{'kernel':<36}{'rows':>6}{'before':>10}{'left out':>10}")
     for one in profile.kernels:
-        click.echo(f"  {one.family + ' ' + one.key:<34}{one.rows:>6}{one.before:>10.1%}{one.after:>10.1%}")
+        click.echo(f"  {one.family + ' ' + one.key:<34}{one.rows:>6}{one.before_ratio:>10.1%}{one.after_ratio:>10.1%}")
         for key, (was, now) in one.constants.items():
             click.echo(f"    {key:<32}{was:>12.4g}{now:>12.4g}")
         if one.note:
@@ -139,7 +146,7 @@ def _place(name: str | None, out: Path | None, kind: str) -> Path:
     return own.file_of(kind, name)
 
 
-def _document(path: Path, found: Read, profile: Profile) -> str:
+def _document(path: Path, found: Read, profile: Profile, named: str) -> str:
     """The profile as a file of the catalogue."""
     import yaml
 
@@ -150,7 +157,7 @@ def _document(path: Path, found: Read, profile: Profile) -> str:
     keys = {field: key for key, field in PLAIN.items()}
     units = {"step_host": " s", "sequence_host": " s", "layer_gap": " s", "eager_kernel": " s"}
     body: dict[str, Any] = {
-        "base": profile.base.name.partition(" ")[0],
+        "base": named,
         "title": f"{profile.base.name.partition(' ')[0]} as measured in {path.name}",
     }
     for one in profile.constants:
@@ -167,7 +174,7 @@ def _document(path: Path, found: Read, profile: Profile) -> str:
         **{key: said[key] for key in TOLD},
         "bands": profile.bands,
     }  # fmt: skip
-    header = "# Written by `taicang calibrate`. Times under `before` and `after` are mean absolute errors.\n"
+    header = "# Written by `taicang calibrate`. `before` and `after` are mean absolute errors.\n"
     return header + yaml.safe_dump(body, sort_keys=False, width=120, allow_unicode=True)
 
 

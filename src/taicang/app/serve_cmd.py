@@ -114,8 +114,8 @@ def background_trace(text: str | None, seed: int) -> Trace | None:
     if not os.path.exists(path):
         return from_profile_at(text, seed=seed)
     per_s = RATE.convert(rate, None, None) if at else None
-    unread = ("begin", "until", "block_tokens", "chars_per_token", "tokenizer", "missing_output", "missing_input", "columns", "thin",
-              "repair", "hours")  # fmt: skip
+    unread = ("begin", "until", "block_tokens", "chars_per_token", "tokenizer", "missing_output", "missing_input",
+              "columns", "thin", "repair", "hours")  # fmt: skip
     usual = dict.fromkeys(unread)
     changes = {"speed": 1.0, "input_scale": 1.0, "output_scale": 1.0}
     trace = load([path], {**usual, **changes, "seed": seed, "rate": per_s})
@@ -157,7 +157,7 @@ def builder(standing: Standing, trace: Trace | None, options: dict[str, Any]) ->
 
     def build(clock: Clock) -> Endpoint:
         machine = Supernode(standing.cluster, clock, speed=options["speed"], background=background,
-                            strike=standing.strike)  # fmt: skip
+                            strike=standing.strike, layout=standing.layout)  # fmt: skip
         return Endpoint(machine, tokenizer, answers, settings)
 
     return build

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from contextlib import suppress
 from pathlib import Path
 
 from taicang.catalog import schema
@@ -14,7 +15,7 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 
 def folder(kind: str) -> Path:
     """Where entries of ``kind`` lie: below ``$XDG_CONFIG_HOME/taicang``, or ``~/.config/taicang``."""
-    home = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
+    home = os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")
     return Path(home) / "taicang" / schema.FOLDERS[kind]
 
 
@@ -30,7 +31,9 @@ def find(kind: str, name: str) -> Path | None:
     """The file of the entry ``name`` where there is one."""
     name = name.strip().lower()
     path = folder(kind) / f"{name}.yaml"
-    return path if _NAME.fullmatch(name) and path.is_file() else None
+    with suppress(OSError):  # a folder that may not be read
+        return path if _NAME.fullmatch(name) and path.is_file() else None
+    return None
 
 
 def names(kind: str) -> tuple[str, ...]:

@@ -78,7 +78,7 @@ def nearest(name: str) -> str:
     """
     if is_path(name):
         return name
-    if (mine := own.find("stack", name)) is not None and not is_known(name):
+    if not is_known(name) and (mine := own.find("stack", name)) is not None:
         return str(mine)
     engine, at, version = name.strip().lower().partition("@")
     engine = aliases("stack").get(engine, engine)

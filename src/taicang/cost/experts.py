@@ -22,7 +22,7 @@ import numpy as np
 from taicang.cost.cost import Cost, saturate
 from taicang.cost.skew import HotRank, hot_rank
 from taicang.errors import NotModelled
-from taicang.formats import number_format
+from taicang.formats import lenders, number_format
 from taicang.hardware import Chip
 from taicang.ops import GroupedGemm
 from taicang.units import Count
@@ -41,13 +41,6 @@ STAND_INS: Mapping[str, tuple[str, ...]] = {
     "mxfp8": ("fp8_block", "fp8", "int8"),
     "w4a8": ("fp8_block", "fp8", "int8", "bf16"),
     "w4a8_fp8": ("fp8", "int8"),
-    # Weights are widened in registers and multiplied in bf16: bytes and peak come from the format, the rest from bf16.
-    "w4a16": ("bf16",),
-    "w8a16": ("w4a16", "bf16"),
-    "fp8_w8a16": ("w4a16", "bf16"),
-    "nf4": ("w4a16", "bf16"),
-    "nf4_double": ("w4a16", "bf16"),
-    "nvfp4_w4a16": ("w4a16", "bf16"),
     "mxfp4_w4a16": ("bf16",),
     "mxfp4_w4a8": ("fp8", "fp8_block", "int8"),
     "mxfp4": ("nvfp4", "fp8", "int8"),
@@ -87,7 +80,7 @@ def fit_for(fits: Mapping[str, ExpertsFit], dtype: str, *, gathered: bool = True
     when neither the format nor a stand-in was measured.
     """
     kernel = number_format(dtype).kernel
-    for name in (kernel, *STAND_INS.get(kernel, ())):
+    for name in (kernel, *lenders(kernel, STAND_INS)):
         for key in (name,) if gathered else (dispatched_key(name), name):
             if key in fits:
                 return fits[key]

@@ -21,7 +21,7 @@ import numpy as np
 
 from taicang.cost.cost import Cost, saturate
 from taicang.errors import NotModelled
-from taicang.formats import number_format
+from taicang.formats import lenders, number_format
 from taicang.hardware import Chip
 from taicang.ops import Gemm
 from taicang.units import Count, Num
@@ -115,12 +115,6 @@ def _fetched(moved: Num, chip: Chip, fit: GemmFit, *, warm: bool) -> Num:
 NEAREST: Mapping[str, tuple[str, ...]] = {
     "fp32": ("bf16",),
     "fp16": ("bf16",),
-    "w4a16": ("bf16",),
-    "w8a16": ("w4a16", "bf16"),
-    "fp8_w8a16": ("w4a16", "bf16"),
-    "nf4": ("w4a16", "bf16"),
-    "nf4_double": ("w4a16", "bf16"),
-    "nvfp4_w4a16": ("w4a16", "bf16"),
     "mxfp4_w4a16": ("bf16",),
     "fp8": ("int8",),
     "int8": ("fp8", "bf16"),
@@ -138,7 +132,7 @@ NEAREST: Mapping[str, tuple[str, ...]] = {
 def fit_for(fits: Mapping[str, GemmFit], dtype: str) -> GemmFit:
     """Constants for ``dtype``, its own or those of the nearest measured format; ``NotModelled`` if none is."""
     kernel = number_format(dtype).kernel
-    for name in (kernel, *NEAREST.get(kernel, ())):
+    for name in (kernel, *lenders(kernel, NEAREST)):
         if name in fits:
             return fits[name]
     raise NotModelled(f"no calibrated matrix product for {dtype} (this profile has {', '.join(sorted(fits))})")

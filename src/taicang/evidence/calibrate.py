@@ -37,7 +37,7 @@ BETTER = 1e-4
 MOST = 5
 ACTIVE = 1e-3
 """A constant moves a row where its width changes a time by this share."""
-ROUNDS = 3
+ROUNDS = 2
 STEP = 0.2
 """Change that slopes are taken over, in widths."""
 TTFT_WEIGHT = 0.1

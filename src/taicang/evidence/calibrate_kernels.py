@@ -57,9 +57,9 @@ class Kernel:
     rows: int
     constants: Mapping[str, tuple[float, float]]
     """Constant -> was, now; empty where nothing came nearer."""
-    before: float
+    before_ratio: float
     """Mean absolute error with the chip's own."""
-    after: float
+    after_ratio: float
     """The same of shapes that the fit has not seen."""
     note: str
 
@@ -134,7 +134,7 @@ def _fitted(family: str, key: str, kin: Sequence[Measured[Any]]) -> Kernel:
     chip = kin[0].chip
     base = _log_errors(kin, partial(_price, chip=chip))
     same = Kernel(
-        family=family, key=key, rows=base.size, constants={}, before=_mean(base), after=_mean(base), note=""
+        family=family, key=key, rows=base.size, constants={}, before_ratio=_mean(base), after_ratio=_mean(base), note=""
     )  # fmt: skip
     own = {"ratio": 1.0} if family == "collective" else None
     if own is None and (fits := getattr(book_of(chip), BOOKED[family])).get(key) is not None:
@@ -159,7 +159,7 @@ def _fitted(family: str, key: str, kin: Sequence[Measured[Any]]) -> Kernel:
         return replace(same, note="no shape that was left out came nearer: nothing moves")
     best = solve(errors, bounds, prior=PRIOR)
     moved = {name: (own[name], best[name]) for name in best}
-    return replace(same, after=_mean(left), constants=moved)
+    return replace(same, after_ratio=_mean(left), constants=moved)
 
 
 def spread(chip: Chip, kernel: Kernel) -> dict[str, Mapping[str, tuple[float, float]]]:

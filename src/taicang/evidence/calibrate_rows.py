@@ -66,11 +66,17 @@ def read(path: Path, base: str = "") -> Read:
             refused.append(f"{where}: {reason(error)}")
     if stack is None or not items:
         raise InvalidInput("; ".join(refused[:3]) or "no rows", where="" if refused else str(path))
-    space = Space(fields=HOST if served_rows else TRAINED, ratios=ratios_of(stack))
+    space = Space(fields=HOST if served_rows else TRAINED, ratios=_ratios(stack, items if served_rows else ()))
     return Read(
         base=stack, items=tuple(items), space=space, measured="tpot" if served_rows else "step_time",
         refused=tuple(refused), rows=len(lines),
     )  # fmt: skip
+
+
+def _ratios(stack: Stack, items: Sequence[Item]) -> tuple[str, ...]:
+    """Ratios of kernels that may move: of families, and of the formats that served rows are in."""
+    formats = {str(getattr(item.row.decode.plan.quant, name)) for item in items for name in ("dense", "experts")}
+    return tuple(name for name in ratios_of(stack) if not items or name.partition("/")[2] in ("", *formats))
 
 
 def _kind(kinds: Sequence[Kind], lines: Sequence[Mapping[str, str]], path: Path) -> Kind:

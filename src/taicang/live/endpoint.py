@@ -23,6 +23,7 @@ from taicang.live.metrics import text as exposition
 from taicang.live.replies import FORMS
 from taicang.live.supernode import Supernode
 from taicang.live.tokens import Tokenizer, block_ids
+from taicang.page.html import live_page
 
 Receive: TypeAlias = Callable[[], Coroutine[Any, Any, dict[str, Any]]]
 JSON_TYPE = (b"content-type", b"application/json")
@@ -32,7 +33,8 @@ EVENTS = [
     (b"cache-control", b"no-cache"),
     (b"x-accel-buffering", b"no"),
 ]
-OPEN = ("/health", "/ready", "/ping", "/version", "/metrics", "/load")
+HTML_TYPE = (b"content-type", b"text/html; charset=utf-8")
+OPEN = ("/", "/health", "/ready", "/ping", "/version", "/metrics", "/load")
 """Needs no key."""
 
 
@@ -113,6 +115,8 @@ class Endpoint:
             "/is_sleeping": ("GET", lambda call: call.json({"is_sleeping": self.asleep})),
             "/v1/load_lora_adapter": ("POST", self._no_adapters),
             "/v1/unload_lora_adapter": ("POST", self._no_adapters),
+            "/": ("GET", lambda call: call.answer(200, live_page().encode(), HTML_TYPE)),
+            "/admin/layout": ("GET", lambda call: call.json(self.machine.layout)),
             "/admin/state": ("GET", lambda call: call.json(admin.state(self.machine))),
             **{f"/admin/{name}": ("POST", self._admin(act)) for name, act in admin.ACTS.items()},
         }

@@ -8,7 +8,7 @@ steps is one event for the machine, so its steps are marked on the same heap, wh
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from heapq import heappop
 from math import inf, nextafter
 from typing import Any
@@ -57,12 +57,15 @@ class Supernode:
     def __init__(
         self, cluster: Cluster, clock: Clock, *, speed: float = 1.0, background: Background | None = None,
         metrics: Metrics | None = None, strike: Callable[[str, int, float | None], tuple[Any, ...]] | None = None,
+        layout: Mapping[str, Any] | None = None,
     ) -> None:  # fmt: skip
         self.cluster = cluster
         self.pace = Pace(clock, speed)
         self.metrics = metrics or Metrics()
         self.strike = strike
         """What happens when a part of the machine fails (see ``predict.standing``)."""
+        self.layout = dict(layout or {})
+        """Where the instances lie (see ``predict.standing``)."""
         self.served = Record()
         self.streams: dict[Request, Stream] = {}
         self.came_s = array("d")

@@ -28,6 +28,12 @@ def page(title: str, sections: Sequence[Section]) -> str:
     return made.replace("{{data}}", data.replace("<", "\\u003c"))  # no text of a result can end the script
 
 
+@cache
+def live_page() -> str:
+    """The page of a machine at work, which asks the endpoint that it came from."""
+    return static("live.html").replace("{{style}}", static("page.css")).replace("{{script}}", static("live.js"))
+
+
 def _escaped(text: str) -> str:
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 

@@ -15,6 +15,7 @@ from taicang.predict.faults import plan as plan_faults
 from taicang.predict.system import System
 from taicang.predict.system import pools as alone
 from taicang.predict.tenants import Tenant, shared
+from taicang.reliability import rack_chips
 from taicang.search.door import settle
 from taicang.serve.breakage import Breakage
 from taicang.serve.build import Keeping, Pool, cluster, fleet
@@ -44,6 +45,21 @@ class Standing:
     def models(self) -> tuple[str, ...]:
         """Names of those that it serves, by the number that requests ask for them with."""
         return (self.net.name,) if self.cluster.fleet is None else self.cluster.fleet.models
+
+    @property
+    def layout(self) -> dict[str, Any]:
+        """Chips of the machine by node and rack, and those that each instance holds (first, and the one behind)."""
+        machine, dies = self.machine, self.machine.chip.dies
+        return {
+            "machine": machine.name,
+            "chips": machine.chips,
+            "chips_per_node": machine.chips_per_node,
+            "chips_per_rack": rack_chips(machine),
+            "instances": {
+                str(each.name): [span.start // dies, -(-span.stop // dies)]
+                for each, span in self.breakage.spans.items()
+            },
+        }
 
     def strike(self, part: str, number: int, down_s: float | None) -> tuple[Any, ...]:
         """That a part of the machine fails, as ``Cluster.later`` takes it. Raises ``InvalidInput`` for one that it

@@ -134,7 +134,8 @@ def train(
         return Infeasible(
             model=net.name,
             machine=machine.name,
-            reason=f"out of memory: {describe(setup.plan)} is {show(-float(step.memory.spare_bytes), 'B')} short per rank",
+            reason=f"out of memory: {describe(setup.plan)} is "
+            f"{show(-float(step.memory.spare_bytes), 'B')} short per rank",
             needed=_breakdown(step.memory),
             available=show(step.memory.capacity_bytes, "B") + " per rank",
             remedies=_remedies(setup, step),

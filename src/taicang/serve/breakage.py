@@ -8,15 +8,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 from taicang.reliability import Component
 from taicang.serve import trouble
+from taicang.serve.cluster import Cluster
 from taicang.serve.instance import Instance
 from taicang.serve.request import FOREVER, SECOND
-
-if TYPE_CHECKING:
-    from taicang.serve.cluster import Cluster
 
 
 class Breakage:

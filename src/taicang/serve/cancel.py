@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from taicang.serve.group import Group
+from taicang.serve.cluster import Cluster
+from taicang.serve.instance import Instance
 from taicang.serve.request import Request
-
-if TYPE_CHECKING:
-    from taicang.serve.cluster import Cluster
-    from taicang.serve.instance import Instance
 
 
 def cancel(cluster: Cluster, instance: Instance | None, request: Request, now: int) -> None:
@@ -21,7 +16,7 @@ def cancel(cluster: Cluster, instance: Instance | None, request: Request, now: i
         return
     if request in cluster.parked:
         cluster.parked.remove(request)
-        _end(request, now)
+        request.quit(now)
         cluster.gone(request, now)
         return
     source = next((source for held, source in cluster.held if held is request), None)
@@ -33,7 +28,7 @@ def cancel(cluster: Cluster, instance: Instance | None, request: Request, now: i
             cluster.touched.append(source)
     elif instance is None or not _leaves(cluster, instance, request, now):
         return
-    _end(request, now)
+    request.quit(now)
     cluster.gone(request, now)
 
 
@@ -49,48 +44,5 @@ def _leaves(cluster: Cluster, instance: Instance, request: Request, now: int) ->
         return False
     if request not in group.waiting:
         return False
-    _unqueue(instance, group, request)
+    instance.unqueue(group, request)
     return True
-
-
-def quit_now(instance: Instance, now: int) -> list[Request]:
-    """At a step's end: those that quit are out, if they did not leave otherwise."""
-    left = []
-    quitting, instance.quitting = instance.quitting, []
-    for request in quitting:
-        group = instance.groups[request.group]
-        if request in group.running:
-            request.made += instance.made(request, instance.steps)
-            instance.drop(group, request)
-            instance.lanes.leave(request.group)
-            if group.waiting:
-                instance.hungry[request.group] = None
-        elif request in group.prefilling:
-            group.prefilling.remove(request)
-            group.cache.release(request)
-            instance.lanes.leave(request.group)
-            _sated(instance, group, request)
-        elif request in group.waiting:  # evicted since
-            _unqueue(instance, group, request)
-        else:
-            continue
-        _end(request, now)
-        left.append(request)
-    return left
-
-
-def _unqueue(instance: Instance, group: Group, request: Request) -> None:
-    group.waiting.remove(request)
-    group.swapped -= request.swapped
-    instance.lanes.leave(request.group)
-    _sated(instance, group, request)
-
-
-def _sated(instance: Instance, group: Group, request: Request) -> None:
-    if not group.waiting and not group.prefilling:
-        instance.hungry.pop(request.group, None)
-
-
-def _end(request: Request, now: int) -> None:
-    request.end = now
-    request.failed = True

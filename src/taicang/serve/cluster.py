@@ -12,7 +12,6 @@ from typing import Any
 
 from taicang.errors import InvalidInput
 from taicang.events import Events
-from taicang.serve import trouble
 from taicang.serve.fleet import Fleet
 from taicang.serve.instance import Instance
 from taicang.serve.kit import Kit
@@ -116,15 +115,15 @@ class Cluster:
 
         While the pool that takes it has no instance, it waits for a repair, or for an instance that changes its model.
         """
-        pool = self.entry if self.fleet is None else self.fleet.pool(self, request)
+        pool = self.entry if self.fleet is None else self.pools[self.fleet.models[request.model]]
         if not pool:
             self.parked.append(request)
             if self.fleet is not None:
-                self.fleet.want(self, request.model, now)
+                self.want(request.model, now)
             return
         instance = self.router.pick(request, pool)
         if self.fleet is not None:
-            self.fleet.chosen(self, instance, now)
+            self._over(self.pools[instance.pool], self.fleet.crowded(self.pools, instance, now), now)
         self._check(request, instance)
         if self.store is not None and request.blocks:
             request.place = instance.name
@@ -168,7 +167,7 @@ class Cluster:
             if end >= 0:
                 self.events.push(end, STEP, instance, instance.version)
             elif self.leaving:
-                trouble.settle(self, instance, now)
+                self.settle(instance, now)
             if instance.refused:
                 refused, instance.refused = instance.refused, []
                 for request in refused:
@@ -252,7 +251,7 @@ class Cluster:
             if others == other.failures:
                 other.withdraw(request, at)
             request.lose(request.need)
-            trouble.again(self, request, now)
+            self.again(request, now)
             return
         if others != other.failures:  # it never came there: it goes elsewhere
             self.held.append((request, one))
@@ -264,3 +263,68 @@ class Cluster:
             self.touched.append(one)
         request.moved = now
         self.ends(other, other.arrive(request, at, now))
+
+    def again(self, request: Request, now: int) -> None:
+        """The cache of ``request`` was lost: it starts over, or is given up after so many tries."""
+        if request.retries > self.retries:
+            request.end = now
+            request.failed = True
+            self.gone(request, now)
+        else:
+            self.submit(request, now)
+
+    def join(self, instance: Instance, pool: list[Instance], now: int) -> None:
+        """``instance`` takes requests again as one of ``pool``."""
+        pool.append(instance)
+        pool.sort(key=lambda each: each.name)
+        parked, self.parked = self.parked, []
+        for request in parked:
+            self.submit(request, now)
+        self.unhold(now)
+
+    def change(self, instance: Instance, target: list[Instance], now: int) -> None:
+        """``instance`` takes no more requests; when it has served what it has, it is set up as one of ``target``."""
+        self.pools[instance.pool].remove(instance)
+        self.leaving[instance] = target
+        self.settle(instance, now)
+
+    def settle(self, instance: Instance, now: int) -> None:
+        """Set ``instance``, which leaves its pool, up anew once nothing of the old work is left."""
+        if instance not in self.leaving or instance in self.changing:
+            return
+        if instance.idle and not instance.requests and not instance.sending:
+            self.changing.add(instance)
+            pool = self._name(self.leaving[instance])
+            fleet = self.fleet
+            end = now + self.switch_ticks if fleet is None else fleet.weights.load(pool, now)
+            self.later(end, Cluster._switched, instance, instance.failures)
+
+    def _switched(self, instance: Instance, failures: int, now: int) -> None:
+        if instance not in self.changing or failures != instance.failures:
+            return
+        self.changing.remove(instance)
+        pool = self.leaving.pop(instance)
+        name = self._name(pool)
+        instance.refit(name, self.kits[name], role=name if self.split else instance.role)
+        self.switches += 1
+        self.join(instance, pool, now)
+
+    def _name(self, pool: list[Instance]) -> str:
+        return next(name for name, each in self.pools.items() if each is pool)
+
+    def review(self, now: int) -> None:
+        """See to it that the models of all parked requests come to some instance."""
+        for model in dict.fromkeys(request.model for request in self.parked):
+            self.want(model, now)
+
+    def want(self, model: int, now: int) -> None:
+        """See to it that ``model`` comes to some instance, if none holds it or is about to."""
+        assert self.fleet is not None
+        target = self.pools[self.fleet.models[model]]
+        if not target:
+            self._over(target, self.fleet.least(each for pool in self.pools.values() for each in pool), now)
+
+    def _over(self, target: list[Instance], chosen: Instance | None, now: int) -> None:
+        """``chosen`` goes over to ``target``, unless another is on its way there."""
+        if chosen is not None and not any(pool is target for pool in self.leaving.values()):
+            self.change(chosen, target, now)

@@ -12,29 +12,26 @@ from bisect import bisect_left
 from collections.abc import Callable
 
 from taicang.serve.cache import Cache
-from taicang.serve.cancel import quit_now
 from taicang.serve.group import Group
+from taicang.serve.held import Held
 from taicang.serve.kit import Kit
 from taicang.serve.lanes import Lanes
 from taicang.serve.link import NO_TIME, Link
 from taicang.serve.pace import Jitter
-from taicang.serve.preempt import make_room, swap_in
 from taicang.serve.request import FOREVER, Request
 from taicang.serve.scheduler import Limits, enqueue, fill, footprint, prompts_of
-from taicang.serve.steptable import GRAIN, Row, StepTable
+from taicang.serve.steptable import Row, StepTable
 
 NOTHING = (0, 0, 0.0, 0)
 
 
-class Instance:
+class Instance(Held):
     """``groups`` caches, one per attention group. ``role`` "prefill" hands requests on after their first token;
     ``single`` steps one by one (for tests). ``steps_of`` draws the decode steps that some tokens need."""
 
     __slots__ = (
-        "_context", "_growth", "_heap", "_joined", "_k", "_rides", "_row", "_since", "_start", "_sums", "_work",
-        "busy", "coming", "end", "failures", "groups", "hungry", "jitter", "lanes", "limits", "name", "pool",
-        "quitting", "ratio", "refused", "role", "safe", "sending", "single", "stall", "steps", "steps_of",
-        "steps_run", "swap", "table", "version",
+        "_context", "_growth", "_k", "_rides", "_row", "_since", "_start", "_sums", "_work", "busy", "coming", "end",
+        "failures", "jitter", "name", "pool", "ratio", "refused", "role", "sending", "single", "steps_run", "version",
     )  # fmt: skip
 
     def __init__(
@@ -51,28 +48,17 @@ class Instance:
         swap: Link = NO_TIME,
         jitter: Jitter | None = None,
     ) -> None:
+        super().__init__(table, limits, caches, steps_of, swap)
         self.name = name
-        self.table = table
-        self.limits = limits
-        self.groups = [Group(cache, reserve=limits.reserve) for cache in caches]
         self.role = role
         self.pool = pool or role
         """What it is set up as: a role, or a model of a fleet."""
         self.single = single
-        self.steps_of = steps_of
-        self.swap = swap
-        """The way to host memory."""
         self.jitter = jitter
         self.ratio = 1.0
         """By which its steps are longer than those of its kit."""
-        self.stall = 0
-        """Ticks by which the next step is longer: sequences are swapped before it runs."""
         self.refused: list[Request] = []
         """Requests that ``begin`` turned away; its caller takes them out."""
-        self.quitting: list[Request] = []
-        """Requests in the running step that nobody wants any more (see ``cancel``)."""
-        self.steps = 0
-        """Decode steps made."""
         self.steps_run = 0
         self.failures = 0
         self.coming = 0
@@ -80,16 +66,10 @@ class Instance:
         self.sending = 0
         """Requests whose cache is here until another instance has it."""
         self.busy = 0
-        self.safe = FOREVER
-        self.hungry: dict[int, None] = {}
-        """Groups that have prompts."""
-        self.lanes = Lanes(len(caches))
         self.version = 0
-        self._heap: list[tuple[int, int, Request]] = []
         self._work: list[tuple[Request, int]] = []
         self._sums: tuple[int, int, float, int] = NOTHING
         self._rides = False
-        self._joined = 0
         self._since = -1
         self._start = -1
         self.end = -1
@@ -194,7 +174,7 @@ class Instance:
         if not self.lanes.alive and not self.hungry:
             self._work = []
             return -1
-        crowded = make_room(self) if self.steps >= self.safe else ()
+        crowded = self.make_room() if self.steps >= self.safe else ()
         work: list[tuple[Request, int]] = []
         limits = self.limits
         chunks = limits.chunks
@@ -205,7 +185,7 @@ class Instance:
             if not group.reserve:
                 group.sync(self.steps)
             if waiting and waiting[0].done > 0 and not gated:
-                self._admit_ready(group)
+                self.admit_ready(group)
             if waiting or prefilling:
                 before = len(prefilling)
                 if chunks and group.n:  # what decodes takes its pages first
@@ -323,7 +303,7 @@ class Instance:
             while heap and heap[0][0] <= steps:
                 _, ticket, request = heapq.heappop(heap)
                 if ticket == request.ticket:
-                    self._leave(request)
+                    self.leave(request)
                     request.made = request.output
                     request.end = now
                     left.append(request)
@@ -334,7 +314,7 @@ class Instance:
             if request.done >= request.need:
                 self._first(request, now, left)
         if self.quitting:
-            left += quit_now(self, now)
+            left += self.quit_now(now)
         self.end = -1
         return left
 
@@ -363,43 +343,7 @@ class Instance:
                 group.cache.release(request, request.need)
             left.append(request)
         else:
-            self._join(group, request)
-
-    def _join(self, group: Group, request: Request) -> None:
-        left = request.output - request.made
-        steps = left if self.steps_of is None else self.steps_of(left)
-        if not group.reserve:
-            group.sync(self.steps)
-        grains = request.need * GRAIN
-        request.base = grains - self.table.growth * self.steps
-        request.last = self.steps
-        group.join(request, self.steps)
-        self.lanes.joined(request.group, request.base)
-        if not group.reserve:
-            self.safe = min(self.safe, group.watch())
-        self._joined += 1
-        request.ticket = self._joined
-        heapq.heappush(self._heap, (self.steps + steps, self._joined, request))
-
-    def _leave(self, request: Request) -> None:
-        """Out of the decode batch, with all pages given back."""
-        group = self.groups[request.group]
-        self.drop(group, request)
-        self.lanes.leave(request.group)
-        if group.waiting:
-            self.hungry[request.group] = None
-
-    def drop(self, group: Group, request: Request, *, keep: bool = True) -> None:
-        """Out of the decode batch; ``keep``: see ``Group.drop``."""
-        request.ticket = -1
-        if not group.reserve:
-            group.sync(self.steps)
-        group.drop(request, self.steps, keep=keep)
-        self.lanes.left(request.group, request.base)
-        if not group.reserve:
-            self.safe = min(self.safe, group.watch())
-
-    # pages: a sequence takes a new one whenever its length is a whole number of pages
+            self.join(group, request)
 
     def hit_tokens(self, request: Request, now: int) -> int:
         """Prompt tokens that a lone group's cache holds at this time (0 with several groups: it may join any)."""
@@ -448,22 +392,3 @@ class Instance:
         self.safe = FOREVER
         self._since = -1
         return lost
-
-    def made(self, request: Request, upto: int) -> int:
-        """Tokens since ``request`` joined the decode batch, at decode step ``upto``."""
-        return min((upto - request.last) * self.table.growth // GRAIN, request.output - request.made - 1)
-
-    def _admit_ready(self, group: Group) -> None:
-        """Requests whose prompt was computed elsewhere join the decode batch as soon as there is room."""
-        while group.waiting and group.waiting[0].done >= group.waiting[0].need > 0:
-            request = group.waiting[0]
-            tokens = request.room * group.cache.page or footprint(request, self.limits)
-            keep = 0 if self.limits.reserve else group.n + 1
-            if group.n >= self.limits.sequences or not group.cache.admit(request, tokens, keep):
-                return
-            group.waiting.popleft()
-            request.done = request.need
-            request.room = 0
-            if request.swapped:
-                swap_in(self, group, request)
-            self._join(group, request)

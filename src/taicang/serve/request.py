@@ -89,6 +89,11 @@ class Request:
         self.done = self.nodes = self.pages = self.loaded = self.found = self.swapped = self.room = 0
         self.ticket = -1
 
+    def quit(self, now: int) -> None:
+        """Its user has gone."""
+        self.end = now
+        self.failed = True
+
     def lose(self, tokens: int) -> None:
         """The cache of ``tokens`` tokens is lost to a failure."""
         if tokens:

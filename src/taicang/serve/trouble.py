@@ -6,15 +6,12 @@ Each function takes the cluster first and the time last, so that ``Cluster.later
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
+from taicang.serve.cluster import Cluster
 from taicang.serve.instance import Instance
 from taicang.serve.link import Link
 from taicang.serve.request import Request
 from taicang.serve.steptable import StepTable
-
-if TYPE_CHECKING:
-    from taicang.serve.cluster import Cluster
 
 
 def fail(cluster: Cluster, instance: Instance, now: int) -> None:
@@ -30,9 +27,9 @@ def fail_together(cluster: Cluster, instances: Sequence[Instance], now: int) -> 
         cluster.outages.append((each.name, now, -1))
     for each in failing:
         for request in _lost(cluster, each, now):
-            again(cluster, request, now)
+            cluster.again(request, now)
     if cluster.fleet is not None:  # one of them may have been about to take a model that requests wait for
-        cluster.fleet.review(cluster, now)
+        cluster.review(now)
 
 
 def _lost(cluster: Cluster, instance: Instance, now: int) -> list[Request]:
@@ -52,16 +49,6 @@ def _lost(cluster: Cluster, instance: Instance, now: int) -> list[Request]:
     return [*instance.fail(), *held]
 
 
-def again(cluster: Cluster, request: Request, now: int) -> None:
-    """The cache of ``request`` was lost: it starts over, or is given up after so many tries."""
-    if request.retries > cluster.retries:
-        request.end = now
-        request.failed = True
-        cluster.gone(request, now)
-    else:
-        cluster.submit(request, now)
-
-
 def repair(cluster: Cluster, instance: Instance, now: int) -> None:
     """``instance`` serves again: after a failure with empty caches, after a drain with what it has."""
     pool = cluster.down.pop(instance, None)
@@ -71,17 +58,7 @@ def repair(cluster: Cluster, instance: Instance, now: int) -> None:
     else:
         pool = cluster.drained.pop(instance, None)
     if pool is not None:
-        join(cluster, instance, pool, now)
-
-
-def join(cluster: Cluster, instance: Instance, pool: list[Instance], now: int) -> None:
-    """``instance`` takes requests again as one of ``pool``."""
-    pool.append(instance)
-    pool.sort(key=lambda each: each.name)
-    parked, cluster.parked = cluster.parked, []
-    for request in parked:
-        cluster.submit(request, now)
-    cluster.unhold(now)
+        cluster.join(instance, pool, now)
 
 
 def drain(cluster: Cluster, instance: Instance, now: int) -> None:
@@ -117,37 +94,7 @@ def switch(cluster: Cluster, instance: Instance, now: int) -> None:
     stays."""
     pool = cluster.entry if instance in cluster.entry else cluster.decode
     if cluster.split and instance in pool and len(pool) > 1:
-        change(cluster, instance, cluster.decode if pool is cluster.entry else cluster.entry, now)
-
-
-def change(cluster: Cluster, instance: Instance, target: list[Instance], now: int) -> None:
-    """``instance`` takes no more requests; when it has served what it has, it is set up as one of ``target``."""
-    cluster.pools[instance.pool].remove(instance)
-    cluster.leaving[instance] = target
-    settle(cluster, instance, now)
-
-
-def settle(cluster: Cluster, instance: Instance, now: int) -> None:
-    """Set ``instance``, which leaves its pool, up anew once nothing of the old work is left."""
-    if instance not in cluster.leaving or instance in cluster.changing:
-        return
-    if instance.idle and not instance.requests and not instance.sending:
-        cluster.changing.add(instance)
-        pool = _name(cluster, cluster.leaving[instance])
-        fleet = cluster.fleet
-        end = now + cluster.switch_ticks if fleet is None else fleet.weights.load(pool, now)
-        cluster.later(end, _switched, instance, instance.failures)
-
-
-def _switched(cluster: Cluster, instance: Instance, failures: int, now: int) -> None:
-    if instance not in cluster.changing or failures != instance.failures:
-        return
-    cluster.changing.remove(instance)
-    pool = cluster.leaving.pop(instance)
-    name = _name(cluster, pool)
-    instance.refit(name, cluster.kits[name], role=name if cluster.split else instance.role)
-    cluster.switches += 1
-    join(cluster, instance, pool, now)
+        cluster.change(instance, cluster.decode if pool is cluster.entry else cluster.entry, now)
 
 
 def _taken_out(cluster: Cluster, instance: Instance) -> list[Instance]:
@@ -159,7 +106,3 @@ def _taken_out(cluster: Cluster, instance: Instance) -> list[Instance]:
     cluster.leaving.pop(instance, None)
     cluster.changing.discard(instance)
     return home
-
-
-def _name(cluster: Cluster, pool: list[Instance]) -> str:
-    return next(name for name, each in cluster.pools.items() if each is pool)

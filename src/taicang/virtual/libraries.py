@@ -106,7 +106,8 @@ def ascend(more: Mapping[str, Callable[..., Any]]) -> None:
             "scaled_masked_softmax", lambda a, m: torch.softmax((a * scale).masked_fill(m, -1e4), -1), x, mask
         ),
         "get_npu_format": lambda x: 2,
-    } | dict(more)
+        **more,
+    }
     module("torch_npu", npu=npu, __version__=f"{torch.__version__.split('+')[0]}.post1", **operators)
     module("torch_npu.npu", **npu.__dict__)
     module("torch_npu.contrib")
@@ -221,7 +222,9 @@ def bitsandbytes() -> None:
            Linear8bitLt=quantised.Linear8bitLt)  # fmt: skip
     module("bitsandbytes.optim", **dict.fromkeys(("Adam8bit", "AdamW8bit", "PagedAdam8bit", "PagedAdamW8bit"),
                                                  quantised.Adam8bit))  # fmt: skip
-    NOTES["bitsandbytes: layers of 8 and 4 bits as a kernel that unpacks and a product; outliers are not modelled"] = None
+    NOTES["bitsandbytes: layers of 8 and 4 bits as a kernel that unpacks and a product; outliers are not modelled"] = (
+        None
+    )
 
 
 FACES: dict[str, Callable[[], None]] = {

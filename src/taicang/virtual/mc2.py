@@ -62,26 +62,30 @@ def operators(groups: Groups) -> dict[str, Any]:
                 token_bytes=float(out.shape[-1] * x.itemsize), ranks=len(members.ranks), stride=stride(members.ranks),
             ),
         )  # fmt: skip
-        c10d_work = groups.issue(kind, [x, out], made, [out], members.name)
-        dist._Work.unbox(c10d_work).wait() if hasattr(dist._Work, "unbox") else groups.kept[-1].wait()
+        groups.issue(kind, [x, out], made, [out], members.name)
+        groups.kept[-1].wait()
         return out
 
-    def dispatch(x: Tensor, expert_ids: Tensor, group_ep: str, ep_world_size: int, ep_rank_id: int,
-                 moe_expert_num: int, *, quant_mode: int = 0, global_bs: int = 0, **_: Any) -> tuple[Any, ...]:  # fmt: skip
+    def dispatch(
+        x: Tensor, expert_ids: Tensor, group_ep: str, ep_world_size: int, ep_rank_id: int, moe_expert_num: int, *,
+        quant_mode: int = 0, global_bs: int = 0, **_: Any,
+    ) -> tuple[Any, ...]:  # fmt: skip
         local, topk = max(moe_expert_num // ep_world_size, 1), expert_ids.shape[1]
         rows = max(global_bs, x.shape[0] * ep_world_size) * min(local, topk)
         kind = torch.int8 if quant_mode else x.dtype
         out = torch.empty(rows, x.shape[1], dtype=kind, device=x.device)
         exchange("dispatch", x.to(kind), out, group_ep, tokens=x.shape[0], topk=topk, experts=moe_expert_num)
-        counts = {"dtype": torch.int32, "device": x.device}
         arrived = -(-x.shape[0] * ep_world_size * topk // max(moe_expert_num, 1))  # each expert's even share
         filled = torch.full((local,), arrived, dtype=torch.int64, device=x.device)
-        scales = torch.empty(rows if quant_mode else 0, device=x.device)
-        return (out, scales, torch.empty(x.shape[0] * topk, **counts), filled,
-                torch.empty(ep_world_size * local, **counts), torch.empty(1, **counts), torch.empty(0, device=x.device))  # fmt: skip
+        sizes = (x.shape[0] * topk, ep_world_size * local, 1)
+        index, received, across = (torch.empty(n, dtype=torch.int32, device=x.device) for n in sizes)
+        scales, weights = (torch.empty(n, device=x.device) for n in (rows if quant_mode else 0, 0))
+        return out, scales, index, filled, received, across, weights
 
-    def combine(expand_x: Tensor, expert_ids: Tensor, expand_idx: Tensor, ep_send_counts: Tensor, expert_scales: Tensor,
-                group_ep: str, ep_world_size: int, ep_rank_id: int, moe_expert_num: int, **_: Any) -> Tensor:  # fmt: skip
+    def combine(
+        expand_x: Tensor, expert_ids: Tensor, expand_idx: Tensor, ep_send_counts: Tensor, expert_scales: Tensor,
+        group_ep: str, ep_world_size: int, ep_rank_id: int, moe_expert_num: int, **_: Any,
+    ) -> Tensor:  # fmt: skip
         tokens, topk = expert_ids.shape
         out = torch.empty(tokens, expand_x.shape[1], dtype=expand_x.dtype, device=expand_x.device)
         return exchange("combine", expand_x, out, group_ep, tokens=tokens, topk=topk, experts=moe_expert_num)

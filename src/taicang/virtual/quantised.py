@@ -1,4 +1,4 @@
-"""``bitsandbytes``: linear layers of 8 and 4 bits and optimizers of 8, by the kernels they launch and what they hold."""
+"""``bitsandbytes``: linear layers of 8 and 4 bits and optimizers of 8: their kernels, and what they hold."""
 
 from __future__ import annotations
 
@@ -42,6 +42,7 @@ class Linear(torch.nn.Linear):
     """A linear layer whose weight is packed once it moves to the device."""
 
     bits = 4
+    weight: Any
     scales: Tensor | None
 
     def __init__(self, input_features: int, output_features: int, bias: bool = True, *_: Any, device: Any = None,
@@ -80,11 +81,12 @@ class Adam8bit(torch.optim.Optimizer):
     """Adam with two states of a byte an element and a scale a block; one kernel a parameter."""
 
     def __init__(self, params: Any, lr: float = 1e-3, **kwargs: Any) -> None:
-        super().__init__(params, {"lr": lr} | {k: v for k, v in kwargs.items() if k in ("betas", "eps", "weight_decay")})
+        super().__init__(
+            params, {"lr": lr} | {k: v for k, v in kwargs.items() if k in ("betas", "eps", "weight_decay")}
+        )
 
-    @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
-        """One update."""
+        """One update, by a kernel that nothing is derived of."""
         loss = closure() if closure is not None else None
         for p in (p for group in self.param_groups for p in group["params"] if p.grad is not None):
             state = self.state[p]

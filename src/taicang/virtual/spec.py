@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-
 STORAGE = "storage"
 """The plane that a checkpoint is written over."""
 

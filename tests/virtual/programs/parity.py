@@ -1,10 +1,12 @@
 """The same training alone or on several ranks: prints the loss over all data, step by step, in full."""
 
 import os
+import sys
 
 import torch
 import torch.distributed as dist
 import torch.nn as nn
+from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel as DDP
 
 ranks, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
@@ -12,7 +14,7 @@ torch.manual_seed(0)
 model = nn.Sequential(nn.Linear(16, 64), nn.GELU(), nn.LayerNorm(64), nn.Linear(64, 8)).double().cuda()
 if ranks > 1:
     dist.init_process_group("nccl")
-    model = DDP(model)
+    model = fully_shard(model) if "--sharded" in sys.argv else DDP(model)
 optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
 torch.manual_seed(1)
 for step in range(4):
