@@ -118,7 +118,7 @@ def _spread(start: Any, end: Any, values: Any, edges: NDArray[np.float64]) -> ND
         return np.zeros(len(edges) - 1)
     times = np.ravel(np.stack([start, end], axis=1)).astype(float)
     upto = np.cumsum(values)
-    before = np.concatenate([[0.0], upto[:-1]])  # not ``upto - values``: what accrues never falls, not by rounding either
+    before = np.concatenate([[0.0], upto[:-1]])  # what accrues never falls, not by rounding either
     reached = np.ravel(np.stack([before, upto], axis=1))
     made: NDArray[np.float64] = np.diff(np.interp(edges, times, reached))
     return made
