@@ -122,7 +122,7 @@ def test_memory_beside_the_instances_adds_hits_and_saves_time():
         (tier,) = result.summary.tiers
         assert tier.hit_ratio > 0.0
         # some is loaded for nothing: what lay before it left the device meanwhile, or somebody computed it
-        assert 1.0 <= tier.hit_ratio / result.summary.pooled_ratio < 1.2
+        assert 1.0 <= tier.hit_ratio / result.summary.pooled_ratio < 1.25
         assert (result.table["load_s"] > 0).sum() == tier.loads
         assert result.summary.ttft.mean_s < without.summary.ttft.mean_s
     # round-robin sends a session's turns to all instances: what one computed, only a shared pool has for the others

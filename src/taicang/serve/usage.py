@@ -118,7 +118,8 @@ def _spread(start: Any, end: Any, values: Any, edges: NDArray[np.float64]) -> ND
         return np.zeros(len(edges) - 1)
     times = np.ravel(np.stack([start, end], axis=1)).astype(float)
     upto = np.cumsum(values)
-    reached = np.ravel(np.stack([upto - values, upto], axis=1))
+    before = np.concatenate([[0.0], upto[:-1]])  # what accrues never falls, not by rounding either
+    reached = np.ravel(np.stack([before, upto], axis=1))
     made: NDArray[np.float64] = np.diff(np.interp(edges, times, reached))
     return made
 
