@@ -75,9 +75,8 @@ def test_pipeline_stages_call_for_each_other():
 def test_tensor_parallel_halves_the_products():
     alone = run("--on", "hgx-h100", "--world", "4", PROGRAMS / "llama.py")
     halved = run("--on", "hgx-h100", "--world", "4", PROGRAMS / "llama.py", "--tp", "2")
-    head = 6 * 1024 * 32000 * 1024
-    assert halved["ranks"][0]["flop"] - head == pytest.approx((alone["ranks"][0]["flop"] - head) / 2, rel=1e-9)
-    assert "all_reduce mesh_tp" in halved["ranks"][0]["collective_bytes"]
+    assert halved["ranks"][0]["flop"] == pytest.approx(alone["ranks"][0]["flop"] / 2, rel=1e-9)
+    assert {"all_gather mesh_tp", "reduce_scatter mesh_tp"} <= set(halved["ranks"][0]["collective_bytes"])
 
 
 def test_experts_exchange_tokens():
