@@ -9,6 +9,7 @@ from taicang.plans import ServePlan
 from taicang.search.trusted import Prediction
 from taicang.serve.memory import MemoryUse
 from taicang.timeline import Timeline
+from taicang.units import Count
 
 __all__ = ["Infeasible", "PhasePrediction", "Prediction", "Served"]
 
@@ -50,7 +51,7 @@ class PhasePrediction:
 class Loop:
     """Means over the requests of a closed loop on one instance, those at its start too, in closed form."""
 
-    clients: float
+    clients: Count
     ttft_s: float
     tpot_s: float
     output_tokens_per_s: float
