@@ -229,6 +229,8 @@ INSIDE_A_FINALIZER = """
 import signal, time, weakref
 from taicang.app import main, terminal
 
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 def last(_):
     signal.raise_signal(signal.SIGINT)
     time.sleep(0.05)
