@@ -17,6 +17,8 @@ from taicang.predict.prediction import Infeasible, Served
 from taicang.units import show
 
 WIDTH = 80
+NAMES = 20
+"""Width that the names of machines have before they wrap."""
 LEGEND = """
 decode and prefill: tokens/s per chip of one instance in each phase; a chip, a
 kW, a MUSD, a MCNY: output tokens/s of the whole instances that fit the machine,
@@ -50,7 +52,9 @@ def show_comparison(
         shown = [each for each in columns if each != "a MCNY" or _priced(results)]
         table = Table(box=None, pad_edge=False)
         for column in shown:
-            table.add_column(column, justify="left" if column in LEFT else "right", no_wrap=column != "machine")
+            least = min(max(map(len, names), default=0), NAMES) if column == "machine" else None
+            words = column in ("machine", "decode plan")
+            table.add_column(column, justify="left" if column in LEFT else "right", no_wrap=not words, min_width=least)
         for name, result in zip(names, results, strict=True):
             cells = row(result, first or result) if isinstance(result, Served) else ("-",) * (len(columns) - 1)
             kept = [cell for column, cell in zip(columns, (name, *cells), strict=True) if column in shown]
