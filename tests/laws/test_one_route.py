@@ -118,7 +118,9 @@ def the_same_everywhere(run, taicang):
     assert point["feasible"], point["error"]
     about = told(job, choice, run.sets)
     assert found.stack == about["stack"] == point["stack_used"]
-    assert found.assumptions == about["assumptions"] == tuple(point["assumptions"])
+    # prefill instances beside those asked for are infer's own choice, with redundant experts or without
+    beside = tuple(line for line in found.assumptions if not line.startswith("with redundant experts"))
+    assert beside == about["assumptions"] == tuple(point["assumptions"])
     assert found.bands == choice.bands
     assert jsonable(plain(found.bands)) == jsonable(point["bands"])
     assert found.decode.plan.quant == choice.pools[-1].plan.quant
