@@ -14,6 +14,7 @@ FOLDER = Path(__file__).resolve().parents[2].parent / "shared" / "evidence"
 pytestmark = pytest.mark.skipif(not (FOLDER / LATER).is_file(), reason="no later training rows beside the repository")
 
 
+@pytest.mark.slow
 def test_rows_on_ascend_with_their_model_left_out() -> None:
     errors = {
         f"{row.id} {row.model}": float(np.exp(model)) - 1.0

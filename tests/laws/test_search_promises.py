@@ -171,7 +171,7 @@ def prepare_on(job, machine):
     )
 
 
-@settings(LAW, max_examples=25)
+@settings(LAW, max_examples=10)
 @given(jobs(stacks=False, limits=True, most=(8192, 1024)), st.booleans())
 def test_a_replay_delivers_what_an_aggregated_winner_promises(found, stages):
     """Whole pipelines too, which are looked at for themselves."""

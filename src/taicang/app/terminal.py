@@ -35,10 +35,11 @@ def _struck_again(lost: sys.UnraisableHookArgs) -> None:
     if lost.exc_type is not KeyboardInterrupt:
         sys.__unraisablehook__(lost)
         return
-    import _thread
+    import signal
     import threading
 
-    again = threading.Timer(0.005, _thread.interrupt_main)
+    # a signal to the thread itself, which ends a wait in the system too
+    again = threading.Timer(0.005, signal.pthread_kill, [threading.main_thread().ident, signal.SIGINT])
     again.daemon = True
     with suppress(RuntimeError):  # Python is on its way out: there is nothing left to interrupt
         again.start()
