@@ -10,6 +10,7 @@ from taicang.evidence.score import Outcome, score, score_parts
 EVIDENCE = Path(__file__).resolve().parents[2].parent / "shared" / "evidence"
 
 
+@pytest.mark.slow
 def test_carried_suites_score_as_frozen():
     assert not board.drifts(board.board(None), None)
 
