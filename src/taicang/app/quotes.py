@@ -64,8 +64,9 @@ def cost_line(quote: Quote | str) -> str:
 
 def span(band: Band, unit: str) -> str:
     """A band: "3.5 to 9.2 CNY"."""
-    return f"{_money(band.low)} to {_money(band.high)} {unit}".rstrip()
+    return f"{money(band.low)} to {money(band.high)} {unit}".rstrip()
 
 
-def _money(value: float) -> str:
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+def money(value: float) -> str:
+    """Three digits, or whole units."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"

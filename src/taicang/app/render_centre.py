@@ -9,14 +9,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from taicang.app import terminal
+from taicang.app.quotes import money
 
 SHOWN = 8
 """Figures of the list of what matters."""
-
-
-def money(value: float) -> str:
-    """Three digits, or whole units."""
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def band(one: Any) -> str:

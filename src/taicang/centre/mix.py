@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from taicang.centre import cost
-from taicang.centre.report import SAMPLES, Band, Case, band, draws, mtoken, run_chip_hours
+from taicang.centre.report import SAMPLES, Band, Case, band, draws, mtoken, run_chip_hours, work_income
 from taicang.errors import InvalidInput
 from taicang.units import Num
 
@@ -63,7 +63,7 @@ def shares(case: Case, *, currency: str, samples: int = SAMPLES, seed: int = 0) 
         used_h = share * cost.used_ratio(case.plant, values, use) * chips * HOURS_PER_MONTH
         hourly = cost.used_hour(case.plant, values, use)
         work, run = part.serving, part.training
-        earned = work.earned(part.prices) * values["error"] if work and part.prices else None
+        income = work_income(part, values)
         run_h = run_chip_hours(part, samples, seed) if run else 1.0
         made.append(
             Share(
@@ -75,7 +75,7 @@ def shares(case: Case, *, currency: str, samples: int = SAMPLES, seed: int = 0) 
                 run=band(hourly * run_h / unit) if run else None,
                 monthly_runs=band(used_h / run_h) if run else None,
                 monthly_cost=band(hourly * used_h / unit),
-                monthly_income=None if earned is None else band(earned * used_h / unit),
+                monthly_income=None if income is None else band(income * used_h / unit),
             )
         )
     return tuple(made)

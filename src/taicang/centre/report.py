@@ -153,9 +153,14 @@ def income(case: Case, values_of: Callable[[Case], Values]) -> Num | None:
         parts = [(share, income(part, values_of)) for share, part in case.mix]
         known = [share * each for share, each in parts if each is not None]
         return sum(known) if known else None
+    return work_income(case, values_of(case))
+
+
+def work_income(case: Case, values: Values) -> Num | None:
+    """``income`` of one kind of work."""
     if case.serving is None or not case.prices:
         return None
-    return case.serving.earned(case.prices) * values_of(case)["error"]
+    return case.serving.earned(case.prices) * values["error"]
 
 
 def check(case: Case) -> None:
