@@ -101,7 +101,7 @@ def _pools(row: Row, clients: int, seed: int) -> Cluster:
             _instance(row.prefill.instances + i, row, then, answers, far, role="decode", seed=seed)
             for i in range(row.decode.instances)
         ],
-        link=link(first, then, "scale_up"),
+        link=link(first, then),
     )
 
 
