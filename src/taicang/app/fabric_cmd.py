@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from taicang.app.asking import Asking
-from taicang.app.options import CHAKRA, JSON, MOST_SKEW, Named, Whole, echo_json, stacked, write_chakra
+from taicang.app.options import CHAKRA, JSON, MOST_SKEW, Named, Whole, echo_json, listed, stacked, write_chakra
 from taicang.errors import InvalidInput
 from taicang.output import check_file, write_file
 from taicang.units import count, parse
@@ -238,7 +238,7 @@ def _breakage(on: Any, options: dict[str, Any]) -> Any:
     from taicang import catalog
     from taicang.predict.fabric_parts import breakage
 
-    others = [name.strip() for name in options["against"].split(",") if name.strip()]
+    others = listed(options["against"])
     found = tuple(
         breakage(
             each, draws=options["draws"], seed=options["seed"], spares=options["spares"], mtbf=dict(options["mtbf"]),
@@ -252,7 +252,7 @@ def _breakage(on: Any, options: dict[str, Any]) -> Any:
 def _shares(on: Any, options: dict[str, Any]) -> Any:
     from taicang.predict.fabric_parts import share_out
 
-    sizes = [count(part.strip(), 1, 10**7, where="--logical") for part in options["logical"].split(",")]
+    sizes = [count(part, 1, 10**7, where="--logical") for part in listed(options["logical"])]
     return share_out(on, sizes, backlog=options["backlog"], seed=options["seed"])
 
 
