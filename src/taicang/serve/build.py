@@ -43,6 +43,10 @@ class Pool:
     setup: Setup
     instances: int
     limits: Limits
+    pages: int | None = None
+    """Of cache, in each attention group (None: those that fit)."""
+    table: StepTable | None = None
+    """Times of its steps, where they were found before."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,7 +104,9 @@ def kit(pool: Pool, *, context: float, keeping: Keeping, seed: int = 0) -> Kit:
     """What each instance of ``pool`` is made of."""
     setup, limits, block = pool.setup, pool.limits, keeping.block_tokens
     page = PAGE if block % PAGE == 0 else 1
-    pages = int(cache_tokens(setup, tokens=float(limits.tokens), context=context)) // page
+    pages = pool.pages
+    if pages is None:
+        pages = int(cache_tokens(setup, tokens=float(limits.tokens), context=context)) // page
     return Kit(
         table=step_table(pool),
         limits=limits,
@@ -112,7 +118,7 @@ def kit(pool: Pool, *, context: float, keeping: Keeping, seed: int = 0) -> Kit:
 
 def step_table(pool: Pool) -> StepTable:
     """Times of the steps that instances of ``pool`` may make."""
-    return StepTable(pool.setup, sequences=pool.limits.sequences, tokens=pool.limits.tokens)
+    return pool.table or StepTable(pool.setup, sequences=pool.limits.sequences, tokens=pool.limits.tokens)
 
 
 def instances(
@@ -222,8 +228,12 @@ def cluster(
     seed: int = 0,
     single: bool = False,
     jitter_s: float = 0.0,
+    plane: str = "",
 ) -> Cluster:
-    """A serving system: one pool that does both, or prompts in ``entry`` and answers in ``decode``."""
+    """A serving system: one pool that does both, or prompts in ``entry`` and answers in ``decode``.
+
+    Caches move from one to the other on ``plane`` ("": the first of ``CACHE_PLANES``).
+    """
     keeping = keeping or Keeping()
     pools = {"both": entry} if decode is None else {"prefill": entry, "decode": decode}
     kits = {role: kit(pool, context=context, keeping=keeping, seed=seed) for role, pool in pools.items()}
@@ -232,7 +242,7 @@ def cluster(
     for role, pool in pools.items():
         made.append(instances(pool, kits[role], role=role, first=first, seed=seed, single=single, jitter_s=jitter_s))
         first += pool.instances
-    way = link(entry.setup, decode.setup) if decode is not None else None
+    way = link(entry.setup, decode.setup, plane) if decode is not None else None
     return Cluster(
         made[0], decode=made[1] if decode is not None else (), router=Router(router, seed), link=way,
         store=store(entry.setup, keeping), kits=kits,
