@@ -19,9 +19,10 @@ from taicang.evidence.suite_served import rows, setup, told
 from taicang.evidence.systems import machine_for
 from taicang.predict.replay import replay
 from taicang.predict.system import System
-from taicang.serve.build import PAGE, Pool, cache_tokens, step_table
+from taicang.serve.build import PAGE, Pool, step_table
 from taicang.serve.gaps import overall
 from taicang.serve.log import Log
+from taicang.serve.memory import cache_tokens
 from taicang.serve.scheduler import Limits, preset
 from taicang.serve.setup import Setup
 from taicang.serve.steptable import StepTable

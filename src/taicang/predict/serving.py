@@ -21,8 +21,7 @@ from taicang.search.result import Ask, Choice, Pool
 from taicang.search.run import search
 from taicang.search.space import NARROW, Space, default, layouts
 from taicang.search.trusted import told
-from taicang.serve.build import cache_room
-from taicang.serve.memory import MemoryUse, memory_use
+from taicang.serve.memory import MemoryUse, cache_room, memory_use
 from taicang.serve.setup import Setup, step
 from taicang.timeline import Timeline
 from taicang.units import show

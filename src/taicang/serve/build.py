@@ -18,7 +18,7 @@ from taicang.serve.instance import Instance
 from taicang.serve.kit import Kit
 from taicang.serve.link import NO_TIME, Link
 from taicang.serve.loading import SOURCES, loading_s, stored_bytes
-from taicang.serve.memory import memory_use
+from taicang.serve.memory import cache_tokens
 from taicang.serve.pace import Jitter
 from taicang.serve.request import FOREVER, SECOND
 from taicang.serve.router import Router
@@ -28,7 +28,6 @@ from taicang.serve.shelf import Shelf
 from taicang.serve.steptable import StepTable
 from taicang.serve.store import Store
 from taicang.serve.weights import Weights
-from taicang.units import show
 
 PAGE = 16
 """Tokens of a page, as most engines have it."""
@@ -74,30 +73,6 @@ class Keeping:
     eviction: Eviction = "lru"
     ttl_s: float = math.inf
     """Blocks in ``tiers`` go when they have not been used for so long."""
-
-
-def cache_room(setup: Setup, *, tokens: float, context: float) -> tuple[float, float]:
-    """Bytes of cache that fit on a rank beside a step of ``tokens`` (negative: short of them), and those of a sequence
-    of ``context`` tokens."""
-    use = memory_use(
-        setup.model, setup.plan, setup.machine.chip, setup.stack.memory, sequences=1.0, context=context, tokens=tokens
-    )
-    each = float(use.cache_bytes)
-    return float(use.spare_bytes) + each, each
-
-
-def cache_tokens(setup: Setup, *, tokens: float, context: float, whole: float = 1.0) -> float:
-    """Tokens of cache that fit in one attention group, for sequences of about ``context`` tokens.
-
-    ``tokens`` run in a step. Raises ``InvalidInput`` where there is no room for one sequence of ``whole`` tokens.
-    """
-    spare, each = cache_room(setup, tokens=tokens, context=context)
-    if spare * context < each * whole:
-        raise InvalidInput(
-            f"{setup.model.name} does not fit on {setup.plan.ranks} ranks of {setup.machine.name}: "
-            f"{show(each * whole / context - spare, 'B')} short per rank"
-        )
-    return spare / each * context
 
 
 def kit(pool: Pool, *, context: float, keeping: Keeping, seed: int = 0) -> Kit:
