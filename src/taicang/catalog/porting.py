@@ -154,14 +154,14 @@ def effort() -> Effort:
     data = files.read(FOLDER / "effort.yaml")
     laws = data["laws"]
 
-    def law(entry: Mapping[str, Any]) -> Law:
+    def law(entry: Mapping[str, Any], *, powers: bool = False) -> Law:
         low, high = entry["quartiles"]
-        return Law(weights=entry["weights"], low_ratio=low, high_ratio=high)
+        return Law(weights=entry["weights"], low_ratio=low, high_ratio=high, powers=powers)
 
     return Effort(
         files=law(laws["files"]),
         must_change=law(laws["must_change"]),
-        kernels={language: law(each) for language, each in laws["kernels"].items()},
+        kernels={language: law(each, powers=True) for language, each in laws["kernels"].items()},
         kept_ratio={language: each["kept"] for language, each in laws["kernels"].items()},
         speed={kind: tuple(data["speed"][kind]) for kind in CLASSES},
         pairs=laws["pairs"],
