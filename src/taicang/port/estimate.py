@@ -69,6 +69,7 @@ class Effort:
     """Share of the original's lines that stay, by language."""
     speed: Mapping[str, tuple[float, float, float]]
     """By class: quartiles of 8 NPU cards over 8 cards of an unnamed rival after the port."""
+    speed_source: str
     pairs: int
     """Ports of whole repositories that the laws were fitted to."""
     evidence: tuple[str, ...]
@@ -99,6 +100,7 @@ class Estimate:
     taken: int
     """Kernels whose operator a library of the other side has."""
     speed: tuple[float, float, float] | None
+    speed_source: str
     pairs: int
     evidence: tuple[str, ...]
 
@@ -161,6 +163,7 @@ def estimate(found: Scan, effort: Effort) -> Estimate:
         kernels=tuple(kernels),
         taken=taken,
         speed=effort.speed[one.kind] if forward else None,
+        speed_source=effort.speed_source if forward else "",
         pairs=effort.pairs if forward else 0,
         evidence=effort.evidence if forward else (),
     )
