@@ -145,4 +145,5 @@ def _row(cells: Mapping[str, str]) -> Published:
     )
     facts = {"source": row.source, "model": row.model, "phase": row.phase, "mtp": str(row.par.get("mtp", ""))}
     said = settings(RULES, "readings", facts)
-    return replace(row, **{column: {**getattr(row, column), **values} for column, values in said.items()})
+    told: dict[str, Any] = {column: {**getattr(row, column), **values} for column, values in said.items()}
+    return replace(row, **told)
