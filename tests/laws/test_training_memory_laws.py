@@ -8,13 +8,13 @@ from functools import cache
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from taicang.predict.train_stack import changed
 
 from taicang import catalog
 from taicang.catalog.models import model
 from taicang.catalog.training import training_price
 from taicang.errors import InvalidPlan
 from taicang.hardware import Machine
+from taicang.search.train_stack import changed
 from taicang.train.memory import Held, bucket_bytes, state_bytes
 from taicang.train.setup import Setup
 from taicang.train.step import train_step
