@@ -40,7 +40,7 @@ def predict(row: Row, *, seed: int = 0) -> tuple[float, float]:
     trace = fixed(
         max(clients * found.rounds, FEWEST), round(row.input_tokens * row.length_ratio),
         round(row.output_tokens * row.length_ratio),
-        spread=found.spread_ratio or (1.0 - row.length_ratio) / row.length_ratio, seed=seed,
+        spread=row.spread_ratio, seed=seed,
     )  # fmt: skip
     machine = machine_for(row.machine, sum(pool.instances * pool.setup.plan.ranks for pool in pools))
     system = System(stack=pools[-1].setup.stack, pools=pools, handover="scale_up")

@@ -136,7 +136,8 @@ def _remedies(setup: Setup, step: TrainStep) -> tuple[str, ...]:
 def _breakdown(use: memory.MemoryUse) -> str:
     fields = ("weights", "gradients", "optimizer", "activations", "working", "runtime")
     parts = ", ".join(f"{name} {show(float(getattr(use, f'{name}_bytes')), 'B')}" for name in fields)
-    return f"{show(float(use.total_bytes), 'B')} per rank ({parts})"
+    apart = f", never at once -{show(float(use.apart_bytes), 'B')}" if use.apart_bytes else ""
+    return f"{show(float(use.total_bytes), 'B')} per rank ({parts}{apart})"
 
 
 def compose(
