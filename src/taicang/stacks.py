@@ -53,6 +53,8 @@ class Keeping:
     """Format that gradients of a bf16 or 8-bit step are accumulated and reduced in; those of fp16 steps stay fp16."""
     logit_bytes: float = 10.0
     """Bytes per logit alive at once in the loss: of 16 bits, in 32 bits, and a 32-bit gradient or exponential."""
+    sharded_logit_bytes: float = 0.0
+    """The same where tensor parallelism shards the vocabulary (0: no other)."""
     loss_bytes: float = 24.0
     """Bytes that the loss moves per logit, three quarters of them forward: conversion to 32 bits, maximum, exponentials
     with their sum; the gradient. Stacks whose loss is not fused at all run a kernel for each of its steps."""

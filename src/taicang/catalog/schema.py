@@ -126,6 +126,7 @@ _STACK: dict[str, str] = {
     "kernel_ratio.*": "ratio",
     "keeps.gradients": "name",
     "keeps.logit": "bytes",
+    "keeps.sharded_logit": "bytes",
     "keeps.loss": "bytes",
     "keeps.outputs": "flag",
     "keeps.buffered": "flag",

@@ -52,6 +52,7 @@ _KEEPS = {
     "buffered": "buffered",
     "gradients": "gradients",
     "logit": "logit_bytes",
+    "sharded_logit": "sharded_logit_bytes",
     "loss": "loss_bytes",
     "outputs": "outputs",
     "recompute": "recompute",

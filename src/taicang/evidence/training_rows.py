@@ -259,8 +259,8 @@ def plan_of(row: Row, model: Model) -> TrainPlan:
     tp, pp, cp = (int(par.get(name) or 1) for name in ("tp", "pp", "cp"))
     if str(extra.get("cp", "")).startswith("2 from") and row.count >= 64:
         cp = 2
-    # torchtitan's pipelines split a rank's batch into microbatches of one unless told otherwise
-    whole = batch.get("local_batch") if pp == 1 or not stack_of(row).startswith("torchtitan") else 1
+    # torchtitan's pipelines split a rank's batch into as many microbatches as there are stages unless told otherwise
+    whole = int(batch.get("local_batch") or 1) // (pp if stack_of(row).startswith("torchtitan") else 1)
     micro = int(batch.get("mbs") or whole or 1)
     if not {"tp", "pp", "dp", "fsdp", "mp"} & set(par) or (lora and "tp" not in par):
         tp, cp = _open(row, micro, tp, pp, cp)
@@ -348,6 +348,8 @@ def _recompute(row: Row, model: Model, extra: Mapping[str, Any]) -> tuple[Recomp
         return "full", int(part[1]) / each if part else 1.0
     if row.source == "seqsel" or extra.get("recompute") == "selective":
         return "selective", 1.0
+    if stack_of(row).startswith("torchtune") and "LoRA" in row.model:
+        return "full", 1.0  # as its recipes for adapters have it
     if stack_of(row).startswith("torchtitan"):
         # operator-level checkpointing keeps every other product; unsaid, 70B checkpoints whole layers
         noted = re.search(r"(selective|full) AC", row.raw["notes"])
