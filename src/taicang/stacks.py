@@ -114,6 +114,8 @@ class Stack:
     which one piece is alive in 32), "fused_loss" (head and loss in one kernel: one piece is alive at all)."""
     grouped_experts: bool = True
     """Whether training multiplies all experts of a rank in one product, or one after the other."""
+    experts_sharded: bool = False
+    """Whether training shards experts over tensor-parallel ranks like everything else, where a plan does not say."""
     captured: frozenset[str] = frozenset()
     """Parts of a training layer that a captured graph replays, so that no kernel of theirs waits for the host: "mixer",
     "router", "experts"."""

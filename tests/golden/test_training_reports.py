@@ -1,4 +1,4 @@
-"""What people reported of training jobs, asked as they would ask: each answer is right or carries a band that says so."""
+"""What people reported of training jobs, asked as they would: each answer is right or carries a band that says so."""
 
 from __future__ import annotations
 
@@ -228,10 +228,19 @@ def test_eighteen_bytes_a_parameter(ask) -> None:
     assert _held(made, "weights", "gradients", "optimizer") == pytest.approx(16150.6 * 2**20, rel=0.01)
 
 
+def test_experts_before_their_sharding_had_a_size(ask) -> None:
+    """5.5 s a step were logged under real routing, with experts sharded like everything else: between even routing and
+    a skewed one."""
+    job = "mixtral-8x7b --on 'hgx-h100 x 2' --tp 2 --ep 8 --zero 1 --global-batch 128 --seq 2048 --stack megatron@0.8.0"
+    made, said = ask(job)
+    assert made["prediction"]["step"]["plan"]["etp"] == 2
+    assert "real ones are not (--skew)" in said
+    skewed, _ = ask(f"{job} --skew 0.5")
+    assert made["prediction"]["step"]["seconds"] < 5.53 < skewed["prediction"]["step"]["seconds"]
+
+
 def test_a_small_model_fits_an_old_card(ask) -> None:
     made, _ = ask("./tiny_gpt/config.json --on card32.yaml --micro-batch 8 --global-batch 8 --seq 2048 --dtype fp16"
                   " --recompute selective --stack megatron-classic@3.0")  # fmt: skip
     assert _spare(made) > 0.2
     assert made["prediction"]["bands"]["step_time"]["verdict"] == "unvalidated"
-
-

@@ -120,6 +120,7 @@ _STACK: dict[str, str] = {
     "memory.sampling": "bytes",
     "graphs": "flag",
     "grouped_experts": "flag",
+    "experts_sharded": "flag",
     "fused": "words",
     "unrouted": "words",
     "overlap": "words",

@@ -30,6 +30,7 @@ PLAIN = {
     "graphs": "graphs",
     "unrouted": "unrouted",
     "grouped_experts": "grouped_experts",
+    "experts_sharded": "experts_sharded",
     "fused": "fused",
     "overlap": "overlap",
 }

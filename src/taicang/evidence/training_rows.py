@@ -328,7 +328,7 @@ def _open(row: Row, micro: int, tp: int, pp: int, cp: int) -> tuple[int, int]:
 
 def _experts(row: Row, par: Mapping[str, Any], extra: Mapping[str, Any]) -> tuple[int, int]:
     if "ep" in par:
-        return int(par["ep"]), int(par.get("etp", 1))
+        return int(par["ep"]), int(par.get("etp", 0))
     if extra.get("experts_sharded_by_tp"):
         return 1, int(par.get("tp", 1))
     if "ep" not in extra:
@@ -337,7 +337,7 @@ def _experts(row: Row, par: Mapping[str, Any], extra: Mapping[str, Any]) -> tupl
     if isinstance(ep, str):  # "8 (2 and 4 for the first two)"
         ep = {8: 2, 16: 4}.get(row.count, 8)
     # before expert tensor parallelism had a size of its own, experts were sharded like everything else
-    return int(ep), int(extra.get("etp", par.get("tp", 1) if row.source == "dgxc_25_02" else 1))
+    return int(ep), int(extra.get("etp", par.get("tp", 1) if row.source == "dgxc_25_02" else 0))
 
 
 def _recompute(row: Row, model: Model, extra: Mapping[str, Any]) -> tuple[Recompute, float]:

@@ -164,9 +164,9 @@ def gathered_bytes(layer: Held, ahead: Held, plan: TrainPlan, keeps: Keeping) ->
 def gradual(gradients: Num, activations: Num, layer: Num, edge: Num, once: Num) -> Num:
     """Bytes that are never there at once where a step's ``once`` only backward pass makes the gradients.
 
-    Logits and all activations are there before it, gradients and its last layer at its end; in between both change layer
-    by layer, so one of these ends is the peak. Microbatches before it leave their gradients, and buffers are always
-    there (``Keeping.buffered``).
+    Logits and all activations are there before it, gradients and its last layer at its end; in between both change
+    layer by layer, so one of these ends is the peak. Microbatches before it leave their gradients, and buffers are
+    always there (``Keeping.buffered``).
     """
     early = activations + np.maximum(layer, edge)
     return once * np.minimum(gradients, early - layer)
