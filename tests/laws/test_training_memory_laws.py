@@ -14,7 +14,7 @@ from taicang.catalog.models import model
 from taicang.catalog.training import training_price
 from taicang.errors import InvalidPlan
 from taicang.hardware import Machine
-from taicang.predict.train_stack import changed
+from taicang.search.train_stack import changed
 from taicang.train.memory import Held, bucket_bytes, state_bytes
 from taicang.train.setup import Setup
 from taicang.train.step import train_step
