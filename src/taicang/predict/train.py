@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from taicang import catalog
 from taicang.catalog.training import measured_levels
 from taicang.catalog.trust import TRAINED, bands, trained
 from taicang.formats import number_format
