@@ -43,6 +43,8 @@ class Pool:
     setup: Setup
     instances: int
     limits: Limits
+    table: StepTable | None = None
+    """Step times, where they were made before."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,7 +114,7 @@ def kit(pool: Pool, *, context: float, keeping: Keeping, seed: int = 0) -> Kit:
 
 def step_table(pool: Pool) -> StepTable:
     """Times of the steps that instances of ``pool`` may make."""
-    return StepTable(pool.setup, sequences=pool.limits.sequences, tokens=pool.limits.tokens)
+    return pool.table or StepTable(pool.setup, sequences=pool.limits.sequences, tokens=pool.limits.tokens)
 
 
 def instances(
