@@ -150,4 +150,5 @@ def completed(row: Published) -> Published:
     """``row`` with what its source states beside the columns of the file."""
     facts = {"source": row.source, "model": row.model, "phase": row.phase, "mtp": str(row.par.get("mtp", ""))}
     said = settings(RULES, "readings", facts)
-    return replace(row, **{column: {**getattr(row, column), **values} for column, values in said.items()})
+    told: dict[str, Any] = {column: {**getattr(row, column), **values} for column, values in said.items()}
+    return replace(row, **told)

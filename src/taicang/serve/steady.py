@@ -151,7 +151,8 @@ def in_step(stack: Stack, load: Load, steps: Num) -> Num:
     if stack.scheduler == "mixed" or load.at_random:
         return stack.burst_ratio
     ends = 1.0 + steps * np.sqrt(12.0 * (load.spread.output_ratio - 1.0))  # an even spread is so many deviations wide
-    return stack.burst_ratio + (1.0 - stack.burst_ratio) / ends
+    share: Num = stack.burst_ratio + (1.0 - stack.burst_ratio) / ends
+    return share
 
 
 def steps_with_prompts(chunks: Num, steps: Num) -> Num:
