@@ -17,7 +17,20 @@ from taicang import __version__
 from taicang.errors import TaicangError
 from taicang.live import admin
 from taicang.live.answers import Answers, seed_of
-from taicang.live.asked import Asked, Prompt, Refused, asked, checked, conversation, flag, kind_of, parsed, whole, word
+from taicang.live.asked import (
+    TEMPLATED,
+    Asked,
+    Prompt,
+    Refused,
+    asked,
+    checked,
+    conversation,
+    flag,
+    parsed,
+    template_words,
+    whole,
+    word,
+)
 from taicang.live.jobs import PART, Job, Send, until_gone
 from taicang.live.metrics import text as exposition
 from taicang.live.replies import FORMS
@@ -34,6 +47,8 @@ EVENTS = [
     (b"x-accel-buffering", b"no"),
 ]
 HTML_TYPE = (b"content-type", b"text/html; charset=utf-8")
+TAIL = 64
+"""Characters at the end of a prompt by which the first token of its answer is chosen."""
 OPEN = ("/", "/health", "/ready", "/ping", "/version", "/metrics", "/load")
 """Needs no key."""
 
@@ -208,10 +223,10 @@ class Endpoint:
                 await call.send({"type": "http.response.body", "body": opening, "more_body": True})
         try:
             for choice, ids in ready:
-                self.machine.submit(
-                    choice, len(ids), choice.answer.length, model=model, priority=wanted.priority,
-                    blocks=block_ids(ids, self.settings.block_tokens) if self.settings.block_tokens else (),
-                )  # fmt: skip
+                said = choice.answer
+                blocks = block_ids([*ids, *said.tokens()], self.settings.block_tokens)
+                self.machine.submit(choice, len(ids), said.length, model=model, priority=wanted.priority,
+                                    blocks=blocks, named=len(ids) + said.length)  # fmt: skip
             if wanted.stream:
                 await until_gone(call.receive)
             else:
@@ -233,7 +248,9 @@ class Endpoint:
     def _choices(self, job: Job, prompt: Prompt) -> list[tuple[Any, list[int]]]:
         """The answers to one prompt, each with the prompt's tokens. Raises ``Refused`` where they do not fit."""
         wanted, settings = job.asked, self.settings
-        ids = list(prompt.ids) or self.tokenizer.encode(prompt.text) or [0]
+        text = self._written(prompt)
+        ids = list(prompt.ids) or self.tokenizer.encode(text, marks=wanted.marks) or [0]
+        before = text[-TAIL:] if text else self.tokenizer.decode(ids[-TAIL // 4 :])
         room = settings.longest - len(ids)
         need = (wanted.most or 1) if wanted.kind != "chat" or wanted.most else max(wanted.least, 1)
         if room < max(need, wanted.least):
@@ -246,10 +263,15 @@ class Endpoint:
         for choice in range(wanted.n):
             answer = self.answers.give(
                 prompt.said, seed=seed_of(ids, wanted.seed + settings.seed, choice), most=wanted.most,
-                least=wanted.least, room=room, stop=wanted.stop, to_the_end=wanted.ignore_eos,
+                least=wanted.least, room=room, before=before, stop=wanted.stop, to_the_end=wanted.ignore_eos,
             )  # fmt: skip
             made.append((job.add(answer, len(ids)), ids))
         return made
+
+    def _written(self, prompt: Prompt) -> str:
+        """What the model would read."""
+        template = self.tokenizer.template
+        return prompt.text if template is None or not prompt.messages else template(prompt.messages, prompt.words)
 
     def _known(self, name: str) -> int:
         found = self.settings.names.get(name)
@@ -284,17 +306,17 @@ class Endpoint:
 
     async def _tokenize(self, call: Call) -> None:
         body = parsed(call.body)
-        fields = {"prompt": word, "model": word, "messages": kind_of(list, "a list"), "return_token_strs": flag}
+        fields = {**TEMPLATED, "prompt": word, "model": word, "return_token_strs": flag}
         given = checked(body, fields)
         if "model" in given:
             self._known(given["model"])
         if "messages" in given:
-            text = conversation(given["messages"], "messages").text
+            text = self._written(conversation(given["messages"], "messages", template_words(given)))
         elif "prompt" in given:
             text = given["prompt"]
         else:
             raise Refused("prompt is missing", param="prompt")
-        ids = self.tokenizer.encode(text)
+        ids = self.tokenizer.encode(text, marks=given.get("add_special_tokens", "messages" not in given))
         strings = self.tokenizer.pieces(text) if given.get("return_token_strs") else None
         await call.json({"count": len(ids), "max_model_len": self.settings.longest, "tokens": ids,
                          "token_strs": strings})  # fmt: skip

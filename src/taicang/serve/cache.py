@@ -2,7 +2,8 @@
 
 A block's id stands for the block and all before it, so the prefix tree is a flat map. Blocks that nobody uses stay
 until their pages are needed; they go by the rule of ``eviction``, the deepest of a prompt first. Answers stay like
-prompts: their pages have no ids, so only the request itself finds them, if it has to start over.
+prompts: where their blocks are known, the next turn of the conversation finds them; where not, only the request itself
+does, if it has to start over.
 """
 
 from __future__ import annotations
@@ -82,7 +83,7 @@ class Cache:
         idle, page, per = self._idle, self.page, self.per_block
         mine = request.blocks[:hits]
         answer, own = ANSWER + request.id, 0
-        if request.made and hits == request.input // self.block and answer in idle:
+        if request.made and hits == min(request.named, request.need - 1) // self.block and answer in idle:
             own = min(idle[answer], (request.need - 1) // page - hits * per)
         want = -(-tokens // page) - hits * per
         if self.free < want + keep:
@@ -129,10 +130,10 @@ class Cache:
         return True
 
     def publish(self, request: Request, upto: int) -> None:
-        """The first ``upto`` tokens of the prompt are computed: whole blocks become shared; copies of others are
+        """The first ``upto`` tokens are computed: whole blocks that have ids become shared; copies of others are
         freed."""
         blocks = request.blocks
-        whole = min(len(blocks), min(request.input, upto) // self.block)
+        whole = min(len(blocks), min(request.named, upto) // self.block)
         users, per = self._users, self.per_block
         for block in blocks[request.nodes : whole]:
             if block in users:
@@ -147,6 +148,8 @@ class Cache:
     def release(self, request: Request, length: int = 0) -> None:
         """Give back all pages; shared blocks stay as long as there is room, and what is whole of its first ``length``
         tokens."""
+        if length and request.named > request.input:
+            self.publish(request, length)
         whole = length // self.page - request.nodes * self.per_block if self.keeps else 0
         if whole > 0:
             request.pages -= whole

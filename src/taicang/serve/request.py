@@ -17,7 +17,7 @@ class Request:
 
     __slots__ = (
         "arrival", "base", "blocks", "cached", "deadline", "done", "end", "failed", "fetching", "first", "found",
-        "group", "id", "input", "last", "loaded", "lost", "made", "model", "moved", "need", "nodes", "output",
+        "group", "id", "input", "last", "loaded", "lost", "made", "model", "moved", "named", "need", "nodes", "output",
         "pages", "place", "pooled", "preempted", "priority", "retries", "room", "session", "started", "swapped",
         "swaps", "ticket",
     )  # fmt: skip
@@ -30,6 +30,7 @@ class Request:
         output_tokens: int,
         *,
         blocks: Sequence[int] = (),
+        named: int = 0,
         session: int = -1,
         priority: int = 0,
         deadline: int = FOREVER,
@@ -40,6 +41,8 @@ class Request:
         self.output = output_tokens
         self.blocks = blocks
         """Ids of the prompt's whole blocks; an id stands for its block and everything before it."""
+        self.named = named or input_tokens
+        """Leading tokens whose whole blocks ``blocks`` names; with the answer's, who goes on from it finds it."""
         self.session = session
         self.model = 0
         """Which of a fleet's models it asks for."""

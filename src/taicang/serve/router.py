@@ -60,7 +60,7 @@ class Router:
         for held in range(len(blocks), 0, -1):
             home = homes.get(blocks[held - 1])
             if home is not None:
-                saved = request.input * held / len(blocks)
+                saved = min(request.named * held / len(blocks), request.input)
                 if home in pool and (home.requests - least.requests) * self._tokens <= saved * self._seen:
                     chosen = home
                 break
