@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeAlias
 
 from taicang.live.asked import Refused, checked, number, whole, word
 from taicang.live.background import fitting, from_profile_at
 from taicang.live.supernode import Supernode
 from taicang.serve import trouble
+from taicang.serve.group import Group
 from taicang.serve.instance import Instance
 from taicang.serve.request import SECOND
 
@@ -111,9 +112,9 @@ def _shown(machine: Supernode, instance: Instance) -> dict[str, Any]:
         "pool": instance.pool,
         "state": next((name for name, held in states if instance in held), "up"),
         "requests": instance.requests,
-        "running": _running(instance),
-        "waiting": sum(len(group.waiting) for group in instance.groups),
-        "cache_ratio": _used(instance),
+        "running": _running(instance.groups),
+        "waiting": _waiting(instance.groups),
+        "cache_ratio": _used(instance.groups),
         "steps": instance.steps_run,
         "busy_s": instance.busy / SECOND,
         "slower": instance.ratio,
@@ -121,26 +122,38 @@ def _shown(machine: Supernode, instance: Instance) -> dict[str, Any]:
     }
 
 
-def _running(instance: Instance) -> int:
-    return sum(group.n + len(group.prefilling) for group in instance.groups)
+Groups: TypeAlias = Sequence[Group]
 
 
-def _used(instance: Instance) -> float:
-    pages = sum(group.cache.pages for group in instance.groups)
-    return 1.0 - sum(group.cache.spare for group in instance.groups) / max(pages, 1)
+def _running(groups: Groups) -> int:
+    return sum(group.n + len(group.prefilling) for group in groups)
 
 
-def gauges(machine: Supernode, asleep: bool) -> dict[str, tuple[str, Iterator[tuple[str, float]]]]:
-    """What Prometheus is shown of this time, by engine."""
+def _waiting(groups: Groups) -> int:
+    return sum(len(group.waiting) for group in groups)
 
-    def each(figure: Callable[[Instance], float]) -> Iterator[tuple[str, float]]:
-        return ((str(name), figure(instance)) for name, instance in machine.instances.items())
+
+def _used(groups: Groups) -> float:
+    pages = sum(group.cache.pages for group in groups)
+    return 1.0 - sum(group.cache.spare for group in groups) / max(pages, 1)
+
+
+def gauges(
+    machine: Supernode, asleep: bool, rank: tuple[int, tuple[int, int]] | None = None
+) -> dict[str, tuple[str, Iterator[tuple[str, float]]]]:
+    """What Prometheus is shown of this time, by engine: of all instances, or of one ``rank`` (its number, and its
+    instance and group)."""
+    parts: dict[str, Groups] = {str(name): instance.groups for name, instance in machine.instances.items()}
+    if rank is not None:
+        number, (place, group) = rank
+        parts = {str(number): machine.instances[place].groups[group : group + 1]}
+
+    def each(figure: Callable[[Groups], float]) -> Iterator[tuple[str, float]]:
+        return ((name, figure(groups)) for name, groups in parts.items())
 
     return {
         "num_requests_running": ("Requests that a step works on.", each(_running)),
-        "num_requests_waiting": (
-            "Requests that wait for their first step.", each(lambda one: sum(len(g.waiting) for g in one.groups)),
-        ),
+        "num_requests_waiting": ("Requests that wait for their first step.", each(_waiting)),
         "kv_cache_usage_perc": ("Share of the cache that is in use (1: all).", each(_used)),
         "engine_sleep_state": ("Whether it is awake.", each(lambda _: float(not asleep))),
-    }  # fmt: skip
+    }

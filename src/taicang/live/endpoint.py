@@ -9,7 +9,7 @@ import asyncio
 import hmac
 import json
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -31,12 +31,15 @@ from taicang.live.asked import (
     whole,
     word,
 )
-from taicang.live.jobs import PART, Job, Send, until_gone
+from taicang.live.jobs import PART, Choice, Job, Send, until_gone
+from taicang.live.kv_events import KvEvents
+from taicang.live.metrics import Metrics
 from taicang.live.metrics import text as exposition
 from taicang.live.replies import FORMS
 from taicang.live.supernode import Supernode
 from taicang.live.tokens import Tokenizer, block_ids
 from taicang.page.html import live_page
+from taicang.serve.request import Request
 
 Receive: TypeAlias = Callable[[], Coroutine[Any, Any, dict[str, Any]]]
 JSON_TYPE = (b"content-type", b"application/json")
@@ -96,6 +99,7 @@ class Call:
         await self.answer(status, json.dumps(value).encode())
 
 
+Rank: TypeAlias = tuple[int, tuple[int, int]]
 Handler: TypeAlias = Callable[[Call], Awaitable[None]]
 
 
@@ -109,6 +113,8 @@ class Endpoint:
         self.tokenizer = tokenizer
         self.answers = answers
         self.settings = settings
+        self.ranks: dict[int, Rank] = {}
+        """Where each attention group has a port of its own: by port its number, and its instance and group."""
         self.asleep = False
         self.closing = False
         self._calls = 0
@@ -136,6 +142,21 @@ class Endpoint:
             **{f"/admin/{name}": ("POST", self._admin(act)) for name, act in admin.ACTS.items()},
         }
 
+    def split(self, ranks: Mapping[int, tuple[int, int]]) -> None:
+        """From now on each port is an attention group's (by instance and number)."""
+        self.ranks = {port: (number, home) for number, (port, home) in enumerate(ranks.items())}
+        self.machine.ranks = {home: Metrics() for home in ranks.values()}
+
+    def tell(self, send: Callable[[int, list[Any]], None]) -> None:
+        """From now on what the caches hold of clients' requests is sent, as (rank, batch)."""
+        streams = self.machine.streams
+
+        def tokens_of(request: Request) -> Sequence[int]:
+            stream = streams.get(request)
+            return stream.tokens if isinstance(stream, Choice) else ()
+
+        self.machine.told = KvEvents(list(self.machine.cluster.entry), tokens_of, send).flush
+
     async def __call__(self, scope: Mapping[str, Any], receive: Any, send: Any) -> None:
         """See the ASGI specification."""
         if scope["type"] == "lifespan":
@@ -153,14 +174,11 @@ class Endpoint:
             await self._read(call)
             await handler(call)
         except Refused as refused:
-            await self._refuse(call, refused)
+            await call.answer(refused.status, refused.body())
         except TaicangError as error:
-            await self._refuse(call, Refused(str(error)))
+            await call.answer(400, Refused(str(error)).body())
         except OSError:
             return  # the client is gone
-
-    async def _refuse(self, call: Call, refused: Refused) -> None:
-        await call.answer(refused.status, refused.body())
 
     def _handler(self, call: Call) -> Handler:
         path, method = call.scope["path"], call.scope["method"]
@@ -209,7 +227,8 @@ class Endpoint:
     async def _generate(self, call: Call, kind: str) -> None:
         wanted = asked(kind, parsed(call.body))
         model = self._known(wanted.model)
-        self._admit()
+        rank = self._rank(call)
+        self._admit(rank)
         self._calls += 1
         number = f"{self._calls:024x}"
         form = FORMS[kind](number, int(time.time()), wanted.model, len(wanted.prompts) * wanted.n)
@@ -224,9 +243,12 @@ class Endpoint:
         try:
             for choice, ids in ready:
                 said = choice.answer
-                blocks = block_ids([*ids, *said.tokens()], self.settings.block_tokens)
-                self.machine.submit(choice, len(ids), said.length, model=model, priority=wanted.priority,
-                                    blocks=blocks, named=len(ids) + said.length)  # fmt: skip
+                tokens = [*ids, *said.tokens()]
+                blocks = block_ids(tokens, self.settings.block_tokens)
+                if self.machine.told is not None:
+                    choice.tokens = tokens
+                self.machine.submit(choice, len(ids), said.length, model=model, priority=wanted.priority, blocks=blocks,
+                                    named=len(ids) + said.length, home=rank[1] if rank else None)  # fmt: skip
             if wanted.stream:
                 await until_gone(call.receive)
             else:
@@ -280,18 +302,23 @@ class Endpoint:
                           code="model_not_found")  # fmt: skip
         return found
 
-    def _admit(self) -> None:
+    def _rank(self, call: Call) -> Rank | None:
+        """Whose port was called."""
+        return self.ranks.get(call.scope["server"][1]) if self.ranks else None
+
+    def _admit(self, rank: Rank | None) -> None:
         """Raises ``Refused`` where no more are taken."""
-        if not self._takes():
+        if not self._takes(rank):
             raise Refused("no instance takes requests", status=503, kind="server_error", code="unavailable")
-        if self.machine.waiting() >= self.settings.most_waiting:
+        if self.machine.waiting(rank and rank[1]) >= self.settings.most_waiting:
             raise Refused("the queue is full", status=429, kind="rate_limit_error", code="queue_full")
 
-    def _takes(self) -> bool:
+    def _takes(self, rank: Rank | None) -> bool:
         cluster = self.machine.cluster
         pools = cluster.pools.values()
         able = any(pools) if cluster.fleet is not None else all(pools)
-        return able and not self.asleep and not self.closing
+        here = rank is None or any(each.name == rank[1][0] for each in cluster.entry)
+        return able and here and not self.asleep and not self.closing
 
     # the rest
 
@@ -333,10 +360,12 @@ class Endpoint:
         await call.json({"prompt": self.tokenizer.decode(ids)})
 
     async def _health(self, call: Call) -> None:
-        await call.answer(200, b"")
+        rank = self._rank(call)
+        down = rank is not None and any(each.name == rank[1][0] for each in self.machine.cluster.down)
+        await call.answer(503 if down else 200, b"")
 
     async def _ready(self, call: Call) -> None:
-        ready = self._takes()
+        ready = self._takes(self._rank(call))
         await call.json({"ready": ready}, 200 if ready else 503)
 
     async def _sleep(self, call: Call, asleep: bool) -> None:
@@ -349,12 +378,16 @@ class Endpoint:
     async def _metrics(self, call: Call) -> None:
         sglang = b"sglang" in call.scope.get("query_string", b"")
         name = next(iter(self.settings.names))
-        body = exposition(self.machine.metrics, admin.gauges(self.machine, self.asleep), name, sglang=sglang)
+        rank = self._rank(call)
+        seen = self.machine.metrics if rank is None else self.machine.ranks[rank[1]]
+        body = exposition(seen, admin.gauges(self.machine, self.asleep, rank), name, sglang=sglang)
         await call.answer(200, body.encode(), PLAIN_TYPE)
 
     async def _load(self, call: Call) -> None:
-        instances = admin.state(self.machine)["instances"]
-        await call.json({"server_load": sum(each["requests"] for each in instances)})
+        rank, instances = self._rank(call), self.machine.instances
+        lanes = (one.lanes.here + one.coming for one in instances.values())
+        load = sum(lanes) if rank is None else instances[rank[1][0]].lanes.load[rank[1][1]]
+        await call.json({"server_load": load})
 
     def _admin(self, act: Callable[[Supernode, Mapping[str, Any]], Any]) -> Handler:
         async def handler(call: Call) -> None:

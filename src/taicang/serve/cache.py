@@ -9,12 +9,27 @@ does, if it has to start over.
 from __future__ import annotations
 
 from collections import OrderedDict
+from itertools import groupby
+from typing import Protocol
 
 from taicang.serve.evict import Eviction, order
 from taicang.serve.request import FOREVER, Request
 
 ANSWER = 1 << 80
 """Beyond all ids of blocks."""
+
+
+class Watch(Protocol):
+    """Hears of blocks that others find, and of those that they find no more."""
+
+    def stored(self, request: Request, begin: int, end: int) -> None:
+        """Blocks ``begin`` to ``end`` of ``request``."""
+
+    def removed(self, block: int) -> None:
+        """One that made room."""
+
+    def cleared(self) -> None:
+        """All of them."""
 
 
 class Cache:
@@ -33,6 +48,7 @@ class Cache:
         "pages",
         "per_block",
         "tokens",
+        "watch",
     )
 
     def __init__(self, pages: int, page: int, block: int = 0, eviction: Eviction = "lru") -> None:
@@ -50,6 +66,8 @@ class Cache:
         self._resting = 0
         """Pages in it."""
         self.evicted = 0
+        self.watch: Watch | None = None
+        """Who hears of its blocks."""
 
     @property
     def spare(self) -> int:
@@ -63,7 +81,11 @@ class Cache:
 
     def emptied(self) -> Cache:
         """A cache of the same size with nothing in it."""
-        return Cache(self.pages, self.page, self.block if self.keeps else 0, self.eviction)
+        made = Cache(self.pages, self.page, self.block if self.keeps else 0, self.eviction)
+        if self.watch is not None:
+            made.watch = self.watch
+            made.watch.cleared()
+        return made
 
     def hit(self, request: Request) -> int:
         """Leading blocks of the prompt that are here; the last token is always computed."""
@@ -112,6 +134,8 @@ class Cache:
             if block < ANSWER:
                 del self._users[block]
                 self.evicted += 1
+                if self.watch is not None:
+                    self.watch.removed(block)
             elif isinstance(self._idle, OrderedDict) and held > pages - self.free:  # the end of an answer goes first
                 self._idle[block] = held - (pages - self.free)
                 self._idle.move_to_end(block, last=False)
@@ -135,6 +159,11 @@ class Cache:
         blocks = request.blocks
         whole = min(len(blocks), min(request.named, upto) // self.block)
         users, per = self._users, self.per_block
+        if self.watch is not None:
+            new = [i for i in range(request.nodes, whole) if blocks[i] not in users]
+            for _, run in groupby(enumerate(new), lambda each: each[1] - each[0]):
+                at = [i for _, i in run]
+                self.watch.stored(request, at[0], at[-1] + 1)
         for block in blocks[request.nodes : whole]:
             if block in users:
                 users[block] += 1
