@@ -145,7 +145,7 @@ def built(load: dict[str, object], *, single: bool) -> tuple[Cluster, list[Reque
     made = [Request(i, *row[:3], blocks=row[3], priority=row[4], deadline=row[5]) for i, row in enumerate(load["rows"])]  # type: ignore[call-overload]
     for request, asked in zip(made, load["asked"], strict=False):  # type: ignore[call-overload]
         request.model = asked % len(names) if several else 0
-        if request.id in load["known"]:  # type: ignore[operator]
+        if request.id in load.get("known", ()):
             request.blocks, request.named = load["known"][request.id], request.input + request.output  # type: ignore[index]
     plan_trouble(cluster, load["trouble"])  # type: ignore[arg-type]
     return cluster, made
