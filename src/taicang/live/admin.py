@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from taicang.live.asked import Refused, checked, number, whole, word
@@ -113,7 +113,7 @@ def _shown(machine: Supernode, instance: Instance) -> dict[str, Any]:
         "state": next((name for name, held in states if instance in held), "up"),
         "requests": instance.requests,
         "running": at_work(*instance.groups),
-        "waiting": sum(len(group.waiting) for group in instance.groups),
+        "waiting": _waiting(*instance.groups),
         "cache_ratio": used(*instance.groups),
         "steps": instance.steps_run,
         "busy_s": instance.busy / SECOND,
@@ -132,17 +132,26 @@ def used(*groups: Group) -> float:
     return 1.0 - sum(group.cache.spare for group in groups) / max(sum(group.cache.pages for group in groups), 1)
 
 
-def gauges(machine: Supernode, asleep: bool) -> dict[str, tuple[str, Iterator[tuple[str, float]]]]:
-    """What Prometheus is shown of this time, by engine."""
+def _waiting(*groups: Group) -> int:
+    return sum(len(group.waiting) for group in groups)
 
-    def each(figure: Callable[[Instance], float]) -> Iterator[tuple[str, float]]:
-        return ((str(name), figure(instance)) for name, instance in machine.instances.items())
+
+def gauges(
+    machine: Supernode, asleep: bool, rank: tuple[int, tuple[int, int]] | None = None
+) -> dict[str, tuple[str, Iterator[tuple[str, float]]]]:
+    """What Prometheus is shown of this time, by engine: of all instances, or of one ``rank`` (its number, and its
+    instance and group)."""
+    parts: dict[str, Sequence[Group]] = {str(name): instance.groups for name, instance in machine.instances.items()}
+    if rank is not None:
+        number, (place, group) = rank
+        parts = {str(number): machine.instances[place].groups[group : group + 1]}
+
+    def each(figure: Callable[..., float]) -> Iterator[tuple[str, float]]:
+        return ((name, figure(*groups)) for name, groups in parts.items())
 
     return {
-        "num_requests_running": ("Requests that a step works on.", each(lambda one: float(at_work(*one.groups)))),
-        "num_requests_waiting": (
-            "Requests that wait for their first step.", each(lambda one: sum(len(g.waiting) for g in one.groups)),
-        ),
-        "kv_cache_usage_perc": ("Share of the cache that is in use (1: all).", each(lambda one: used(*one.groups))),
-        "engine_sleep_state": ("Whether it is awake.", each(lambda _: float(not asleep))),
-    }  # fmt: skip
+        "num_requests_running": ("Requests that a step works on.", each(at_work)),
+        "num_requests_waiting": ("Requests that wait for their first step.", each(_waiting)),
+        "kv_cache_usage_perc": ("Share of the cache that is in use (1: all).", each(used)),
+        "engine_sleep_state": ("Whether it is awake.", each(lambda *_: float(not asleep))),
+    }
