@@ -70,6 +70,7 @@ def train(
     if options["emit"]:
         check_folder(options["out"], "--out")
     on = catalog.machine(machine, sets)
+    told = options["explain"] or options["trace"] is not None or options["chakra"] is not None
     with _progress() as progress:
         result = predict(
             model,
@@ -77,7 +78,7 @@ def train(
             plan_from(options, scale_up_ranks(on)),
             stack=stack,
             tokens=options["tokens"],
-            explained=options["explain"] or options["trace"] is not None or options["chakra"] is not None,
+            explained=told or page is not None,
             policy=policy_from(options),
             searched=options["search"],
             pinned=pinned(click.get_current_context()),
@@ -104,12 +105,12 @@ def train(
         if options["trace"] is not None and result.explained is not None:
             write_file(options["trace"], json.dumps(result.explained.trace), "--perfetto")
     finally:
-        bare = result.explained and replace(result.explained, trace={})
-        code = _give(replace(result, explained=bare), as_json, page, cost)
+        bare = replace(result.explained, trace={}) if result.explained and told else None
+        code = _give(replace(result, explained=bare), as_json, page, cost, result.explained)
     return code
 
 
-def _give(result: Any, as_json: bool, page: Path | None, cost: Quote | str | None = None) -> int:
+def _give(result: Any, as_json: bool, page: Path | None, cost: Quote | str | None = None, explained: Any = None) -> int:
     from taicang.app.quotes import cost_fields, cost_line
     from taicang.predict import Infeasible
 
@@ -125,7 +126,16 @@ def _give(result: Any, as_json: bool, page: Path | None, cost: Quote | str | Non
 
     fields = {"infeasible": not fits, "prediction": result, **({} if cost is None else cost_fields(cost))}
     title = f"{result.model} on {result.machine}"
-    return give("train", fields, show, as_json=as_json, page=page, title=title, feasible=fits)
+    return give(
+        "train",
+        fields,
+        show,
+        as_json=as_json,
+        page=page,
+        title=title,
+        feasible=fits,
+        shown=fields | {"explained": explained},
+    )
 
 
 def _words(text: str) -> tuple[str, ...]:

@@ -1,5 +1,5 @@
 (function () {
-  const EVERY_MS = 50, KEPT = 1200, SPAN_S = 30, LINKS_MS = 500;
+  const EVERY_MS = 50, KEPT = 1200, SPAN_S = 30, LINKS_MS = 500, DRAW_MS = 8;
   const VIEWS = ["machine", "traffic", "requests", "links", "try"];
   const WORDS = {
     machine: ["Machine", "机器"], traffic: ["Traffic", "流量"], requests: ["Requests", "请求"], links: ["Links", "链路"], try: ["Try it", "试一试"],
@@ -9,10 +9,11 @@
     rank: ["rank", "rank"], requestsHere: ["requests", "请求"], link: ["link", "链路"], busy: ["busy", "忙碌"], hottest: ["hottest links", "最热链路"],
     bus: ["links of the bus, over the last 5 s of the machine", "总线各链路（机器时间最近 5 s）"], idle: ["nothing on the links", "链路空闲"],
     time: ["machine time", "机器时间"], serving: ["instances serve", "个实例在服务"], came: ["requests came", "个请求到达"], ended: ["ended", "个结束"], behind: ["the host is behind by", "主机落后"],
+    legend: ["Half height: the prompt is read; full height: the answer is made.", "半高：处理输入；全高：生成输出。"],
     timeline: ["requests on their instances", "各实例的请求时间线"], rack: ["cabinet", "机柜"], group: ["group", "组"],
   };
   const COLUMNS = ["instance", "state", "running", "waiting", "load", "memory", "chips"];
-  let shown = "machine", layout = null, model = "", chosen = -1, node = null, updates = 0, since = 0, after = 0, states = {}, linked = 0;
+  let shown = "machine", layout = null, model = "", chosen = -1, node = null, updates = 0, due = 0, since = 0, after = 0, states = {}, linked = 0;
   let wanted = [], drawn = [], turn = 0, line = null, fabric = null, past = [];
   const cells = [], lines = {};
   const word = (key) => say(WORDS[key] || [key, key]);
@@ -49,7 +50,7 @@
     if (shown === "traffic") { drawn = wanted.map((part) => draw(part, at("traffic"))); settle(); }
     if (shown === "requests") {
       make("h2", at("requests"), word("timeline"));
-      line = spans(at("requests"), Object.keys(layout.instances));
+      line = spans(at("requests"), Object.keys(layout.instances), WORDS.legend);
       line.add(past);
     }
     if (shown === "links") {
@@ -141,7 +142,8 @@
       each.data.push([now.machine_s, value === undefined ? null : value]);
       if (each.data.length > KEPT) each.data.splice(0, each.data.length - KEPT);
     }));
-    for (let count = 0; count < 2 && drawn.length; count += 1) {  // in turn, so that each update stays short
+    const began = performance.now();
+    for (let count = 0; count < drawn.length && (!count || performance.now() - began < DRAW_MS); count += 1) {  // in turn, so that each update stays short
       turn = (turn + 1) % drawn.length;
       drawn[turn].setOption({ series: wanted[turn].series.map((each) => ({ data: each.data })) }, { lazyUpdate: false, silent: true });
     }
@@ -169,7 +171,6 @@
     else make("p", fabric.table, word("idle"));
   }
   async function go() {
-    const began = performance.now();
     try {
       if (!layout) {
         model = (await told("/v1/models")).data[0].id;
@@ -189,7 +190,8 @@
       at("now").textContent = word("lost") + ": " + error.message;
       await new Promise((next) => setTimeout(next, 1000));
     }
-    setTimeout(go, Math.max(EVERY_MS - (performance.now() - began), 0));
+    due = Math.max(due + EVERY_MS, performance.now());
+    setTimeout(go, due - performance.now());
   }
   async function chat() {
     const began = performance.now(), most = Number(at("tokens").value);
