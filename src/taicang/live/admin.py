@@ -146,3 +146,15 @@ def gauges(machine: Supernode, asleep: bool) -> dict[str, tuple[str, Iterator[tu
         "kv_cache_usage_perc": ("Share of the cache that is in use (1: all).", each(lambda one: used(*one.groups))),
         "engine_sleep_state": ("Whether it is awake.", each(lambda _: float(not asleep))),
     }  # fmt: skip
+
+
+def cache_info(machine: Supernode, model: str) -> str:
+    """The caches' layout in labels, as vLLM exposes it and endpoint pickers read it."""
+    lines = ["# HELP vllm:cache_config_info Layout of the cache.", "# TYPE vllm:cache_config_info gauge"]
+    for name, instance in machine.instances.items():
+        caches = [group.cache for group in instance.groups]
+        block = caches[0].block or caches[0].page
+        blocks = sum(each.tokens for each in caches) // block
+        said = f'block_size="{block}",engine="{name}",model_name="{model}",num_gpu_blocks="{blocks}"'
+        lines.append(f"vllm:cache_config_info{{{said}}} 1.0")
+    return "\n".join(lines) + "\n"

@@ -331,6 +331,7 @@ class Endpoint:
         sglang = b"sglang" in call.scope.get("query_string", b"")
         name = next(iter(self.settings.names))
         body = exposition(self.machine.metrics, admin.gauges(self.machine, self.asleep), name, sglang=sglang)
+        body += "" if sglang else admin.cache_info(self.machine, name)
         await call.answer(200, body.encode(), PLAIN_TYPE)
 
     async def _load(self, call: Call) -> None:

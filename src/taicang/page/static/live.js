@@ -195,9 +195,11 @@
   }
   async function chat() {
     const began = performance.now(), most = Number(at("tokens").value);
-    let first = 0, count = 0, rest = "";
-    at("answer").textContent = "";
-    const answer = await ask("/v1/chat/completions", { model: model, stream: true, max_tokens: most, messages: [{ role: "user", content: at("said").value }] });
+    let first = 0, last = 0, made = 0, rest = "";
+    at("answer").textContent = at("took").textContent = "";
+    const answer = await ask("/v1/chat/completions", {
+      model: model, stream: true, stream_options: { include_usage: true }, max_tokens: most, messages: [{ role: "user", content: at("said").value }],
+    });
     const reader = answer.body.getReader(), text = new TextDecoder();
     for (;;) {
       const { done, value } = await reader.read();
@@ -206,13 +208,14 @@
       const parts = rest.split("\n\n");
       rest = parts.pop();
       parts.filter((part) => part.startsWith("data: {")).forEach((part) => {
-        const piece = ((JSON.parse(part.slice(6)).choices || [])[0] || { delta: {} }).delta.content;
+        const told = JSON.parse(part.slice(6)), piece = ((told.choices || [])[0] || { delta: {} }).delta.content;
+        if (told.usage) made = told.usage.completion_tokens;  // a step with drafts makes several tokens of one part
         if (!piece) return;
-        first = first || performance.now(); count += 1;
+        last = performance.now(); first = first || last;
         at("answer").textContent += piece;
       });
-      if (count > 1) at("took").textContent = "TTFT " + (first - began).toFixed(0) + " ms · TPOT " + ((performance.now() - first) / (count - 1)).toFixed(1) + " ms · " + count + " tokens";
     }
+    if (first) at("took").textContent = "TTFT " + (first - began).toFixed(0) + " ms · TPOT " + ((last - first) / Math.max(made - 1, 1)).toFixed(1) + " ms · " + made + " tokens";
   }
   function on(id, kind, act) {
     at(id).addEventListener(kind, (event) => { event.preventDefault(); Promise.resolve(act()).catch((error) => note(error.message)); });

@@ -103,8 +103,8 @@ function drawPick(part, view) {
   };
   list.addEventListener("change", show);
   show();
-  return (name) => {
-    const index = part.names.findIndex((each) => name.startsWith(each));
+  return (names) => {
+    const index = part.names.findIndex((each) => names.includes(each));
     if (index >= 0) { list.value = String(index); show(); view.scrollIntoView({ block: "nearest" }); }
   };
 }
