@@ -101,9 +101,10 @@ def memory(uses: Mapping[str, Result]) -> Chart:
     parts: dict[str, list[float]] = {}
     for key, name in MEMORY.items():
         if any(key in use for use in uses.values()):
-            parts[name] = [float(use.get(key) or 0.0) for use in uses.values()]
+            less = "apart_bytes" if key == "activations_bytes" else ""  # gone before the gradients beside them come
+            parts[name] = [float(use.get(key) or 0.0) - float(use.get(less) or 0.0) for use in uses.values()]
     free = [
-        max(float(use["capacity_bytes"]) - sum(float(use.get(key) or 0.0) for key in MEMORY), 0.0)
-        for use in uses.values()
+        max(float(use["capacity_bytes"]) - sum(part[i] for part in parts.values()), 0.0)
+        for i, use in enumerate(uses.values())
     ]
     return stacked(("memory of a rank", "单卡（die）显存"), list(uses), parts | {"free": free}, "B")

@@ -21,8 +21,7 @@ from taicang.search.result import Ask, Choice, Pool
 from taicang.search.run import search
 from taicang.search.space import NARROW, Space, default, layouts
 from taicang.search.trusted import told
-from taicang.serve.build import cache_room
-from taicang.serve.memory import MemoryUse, memory_use
+from taicang.serve.memory import MemoryUse, cache_room, memory_use
 from taicang.serve.setup import Setup, step
 from taicang.timeline import Timeline
 from taicang.units import show
@@ -225,6 +224,9 @@ def _prediction(choice: Choice, job: Job, space: Space, *, given: Sequence[str],
         ttft_s=_lone_s(feeding, job, space),
         loaded_ttft_s=choice.ttft_s,
         tpot_s=choice.tpot_s,
+        requests_per_s=choice.requests_per_s,
+        users=choice.users,
+        user_tokens_per_s=choice.user_tokens_per_s,
         decode=_phase(serving, job, space, "decode"),
         prefill=_phase(feeding, job, space, "prefill"),
         prefill_chips_ratio=feeding.instances * feeding.chips / choice.chips if apart else 0.0,
