@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 from taicang.live.asked import Refused, checked, number, whole, word
 from taicang.live.background import fitting, from_profile_at
@@ -15,6 +15,9 @@ from taicang.serve.request import SECOND
 
 FASTEST = 1e4
 LONGEST_S = 365 * 86400.0
+
+Rank: TypeAlias = tuple[int, tuple[int, int]]
+"""Number of a data-parallel rank, and its instance and group."""
 
 
 def _instance(machine: Supernode, body: Mapping[str, Any]) -> tuple[Instance, dict[str, Any]]:
@@ -136,15 +139,18 @@ def _waiting(*groups: Group) -> int:
     return sum(len(group.waiting) for group in groups)
 
 
+def _engines(machine: Supernode, rank: Rank | None) -> dict[str, Sequence[Group]]:
+    if rank is None:
+        return {str(name): instance.groups for name, instance in machine.instances.items()}
+    number, (place, group) = rank
+    return {str(number): machine.instances[place].groups[group : group + 1]}
+
+
 def gauges(
-    machine: Supernode, asleep: bool, rank: tuple[int, tuple[int, int]] | None = None
+    machine: Supernode, asleep: bool, rank: Rank | None = None
 ) -> dict[str, tuple[str, Iterator[tuple[str, float]]]]:
-    """What Prometheus is shown of this time, by engine: of all instances, or of one ``rank`` (its number, and its
-    instance and group)."""
-    parts: dict[str, Sequence[Group]] = {str(name): instance.groups for name, instance in machine.instances.items()}
-    if rank is not None:
-        number, (place, group) = rank
-        parts = {str(number): machine.instances[place].groups[group : group + 1]}
+    """What Prometheus is shown of this time, by engine: of all instances, or of one ``rank``."""
+    parts = _engines(machine, rank)
 
     def each(figure: Callable[..., float]) -> Iterator[tuple[str, float]]:
         return ((name, figure(*groups)) for name, groups in parts.items())
@@ -155,3 +161,15 @@ def gauges(
         "kv_cache_usage_perc": ("Share of the cache that is in use (1: all).", each(used)),
         "engine_sleep_state": ("Whether it is awake.", each(lambda *_: float(not asleep))),
     }
+
+
+def cache_info(machine: Supernode, model: str, rank: Rank | None = None) -> str:
+    """The caches' layout in labels, as vLLM exposes it and endpoint pickers read it."""
+    lines = ["# HELP vllm:cache_config_info Layout of the cache.", "# TYPE vllm:cache_config_info gauge"]
+    for name, groups in _engines(machine, rank).items():
+        caches = [group.cache for group in groups]
+        block = caches[0].block or caches[0].page
+        blocks = sum(each.tokens for each in caches) // block
+        said = f'block_size="{block}",engine="{name}",model_name="{model}",num_gpu_blocks="{blocks}"'
+        lines.append(f"vllm:cache_config_info{{{said}}} 1.0")
+    return "\n".join(lines) + "\n"

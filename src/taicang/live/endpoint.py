@@ -384,6 +384,7 @@ class Endpoint:
         rank = self._rank(call)
         seen = self.machine.metrics if rank is None else self.machine.ranks[rank[1]]
         body = exposition(seen, admin.gauges(self.machine, self.asleep, rank), name, sglang=sglang)
+        body += "" if sglang else admin.cache_info(self.machine, name, rank)
         await call.answer(200, body.encode(), PLAIN_TYPE)
 
     async def _load(self, call: Call) -> None:
