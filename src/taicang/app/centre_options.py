@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -214,8 +213,3 @@ def _day(options: dict[str, Any]) -> tuple[float, ...]:
     fine = np.interp((np.arange(24 * 60) + 0.5) / (24 * 60), (np.arange(len(weights)) + 0.5) / len(weights), weights)
     hours = fine.reshape(24, 60).mean(axis=1)
     return tuple(float(each) for each in hours / hours.mean())
-
-
-def machines(text: str | None) -> Sequence[str]:
-    """Machines of a comma-separated list."""
-    return [name.strip().strip('"') for name in (text or "").split(",") if name.strip()]

@@ -287,9 +287,14 @@ def _utf() -> bool:
     return (sys.stdout.encoding or "").lower().startswith("utf")
 
 
+def listed(text: str | None) -> list[str]:
+    """Words of a comma-separated list."""
+    return [word.strip().strip('"') for word in (text or "").split(",") if word.strip()]
+
+
 def named(machines: str) -> list[str]:
-    """Machines of a comma-separated list."""
-    names = [name.strip().strip('"') for name in machines.split(",") if name.strip()]
+    """Machines of a comma-separated list of at least one."""
+    names = listed(machines)
     if not names:
         raise click.UsageError("--on names no machine")
     return names

@@ -128,6 +128,7 @@ _STACK: dict[str, str] = {
     "keeps.logit": "bytes",
     "keeps.loss": "bytes",
     "keeps.outputs": "flag",
+    "keeps.buffered": "flag",
     "keeps.recompute": "name",
     "keeps.sharding": "name",
 }

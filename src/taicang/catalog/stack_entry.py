@@ -49,6 +49,7 @@ _MEMORY = {
 }
 """Key of the group ``memory`` -> field of ``Headroom``."""
 _KEEPS = {
+    "buffered": "buffered",
     "gradients": "gradients",
     "logit": "logit_bytes",
     "loss": "loss_bytes",

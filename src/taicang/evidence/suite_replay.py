@@ -42,7 +42,7 @@ def predict(row: Row, *, seed: int = 0) -> tuple[float, float]:
     trace = fixed(
         max(clients * found.rounds, FEWEST), round(row.input_tokens * row.length_ratio),
         round(row.output_tokens * row.length_ratio),
-        spread=found.spread_ratio or (1.0 - row.length_ratio) / row.length_ratio, seed=seed,
+        spread=row.spread_ratio, seed=seed,
     )  # fmt: skip
     loop = ClosedLoop(trace, clients, seed=seed)
     if row.median_gap:

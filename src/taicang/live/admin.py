@@ -9,6 +9,7 @@ from taicang.live.asked import Refused, checked, number, whole, word
 from taicang.live.background import fitting, from_profile_at
 from taicang.live.supernode import Supernode
 from taicang.serve import trouble
+from taicang.serve.group import Group
 from taicang.serve.instance import Instance
 from taicang.serve.request import SECOND
 
@@ -111,9 +112,9 @@ def _shown(machine: Supernode, instance: Instance) -> dict[str, Any]:
         "pool": instance.pool,
         "state": next((name for name, held in states if instance in held), "up"),
         "requests": instance.requests,
-        "running": _running(instance),
+        "running": at_work(*instance.groups),
         "waiting": sum(len(group.waiting) for group in instance.groups),
-        "cache_ratio": _used(instance),
+        "cache_ratio": used(*instance.groups),
         "steps": instance.steps_run,
         "busy_s": instance.busy / SECOND,
         "slower": instance.ratio,
@@ -121,13 +122,14 @@ def _shown(machine: Supernode, instance: Instance) -> dict[str, Any]:
     }
 
 
-def _running(instance: Instance) -> int:
-    return sum(group.n + len(group.prefilling) for group in instance.groups)
+def at_work(*groups: Group) -> int:
+    """Requests that a step works on."""
+    return sum(group.n + len(group.prefilling) for group in groups)
 
 
-def _used(instance: Instance) -> float:
-    pages = sum(group.cache.pages for group in instance.groups)
-    return 1.0 - sum(group.cache.spare for group in instance.groups) / max(pages, 1)
+def used(*groups: Group) -> float:
+    """Share of their cache that is in use."""
+    return 1.0 - sum(group.cache.spare for group in groups) / max(sum(group.cache.pages for group in groups), 1)
 
 
 def gauges(machine: Supernode, asleep: bool) -> dict[str, tuple[str, Iterator[tuple[str, float]]]]:
@@ -137,10 +139,10 @@ def gauges(machine: Supernode, asleep: bool) -> dict[str, tuple[str, Iterator[tu
         return ((str(name), figure(instance)) for name, instance in machine.instances.items())
 
     return {
-        "num_requests_running": ("Requests that a step works on.", each(_running)),
+        "num_requests_running": ("Requests that a step works on.", each(lambda one: float(at_work(*one.groups)))),
         "num_requests_waiting": (
             "Requests that wait for their first step.", each(lambda one: sum(len(g.waiting) for g in one.groups)),
         ),
-        "kv_cache_usage_perc": ("Share of the cache that is in use (1: all).", each(_used)),
+        "kv_cache_usage_perc": ("Share of the cache that is in use (1: all).", each(lambda one: used(*one.groups))),
         "engine_sleep_state": ("Whether it is awake.", each(lambda _: float(not asleep))),
     }  # fmt: skip

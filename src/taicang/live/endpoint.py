@@ -12,6 +12,7 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
+from urllib.parse import parse_qsl
 
 from taicang import __version__
 from taicang.errors import TaicangError
@@ -89,6 +90,7 @@ class Endpoint:
 
     def __init__(
         self, machine: Supernode, tokenizer: Tokenizer, answers: Answers, settings: Settings,
+        views: Mapping[str, Callable[[Mapping[str, str]], Any]] | None = None,
     ) -> None:  # fmt: skip
         self.machine = machine
         self.tokenizer = tokenizer
@@ -118,6 +120,7 @@ class Endpoint:
             "/": ("GET", lambda call: call.answer(200, live_page().encode(), HTML_TYPE)),
             "/admin/layout": ("GET", lambda call: call.json(self.machine.layout)),
             "/admin/state": ("GET", lambda call: call.json(admin.state(self.machine))),
+            **{f"/admin/{name}": ("GET", self._view(make)) for name, make in (views or {}).items()},
             **{f"/admin/{name}": ("POST", self._admin(act)) for name, act in admin.ACTS.items()},
         }
 
@@ -333,6 +336,12 @@ class Endpoint:
     async def _load(self, call: Call) -> None:
         instances = admin.state(self.machine)["instances"]
         await call.json({"server_load": sum(each["requests"] for each in instances)})
+
+    def _view(self, make: Callable[[Mapping[str, str]], Any]) -> Handler:
+        async def handler(call: Call) -> None:
+            await call.json(make(dict(parse_qsl(call.scope.get("query_string", b"").decode("latin-1")))))
+
+        return handler
 
     def _admin(self, act: Callable[[Supernode, Mapping[str, Any]], Any]) -> Handler:
         async def handler(call: Call) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
+
+import numpy as np
 
 from taicang.units import show
 
@@ -19,7 +22,7 @@ class Table:
 
     title: Words
     columns: tuple[Words, ...]
-    rows: tuple[tuple[str, ...], ...]
+    rows: tuple[tuple[str | Words, ...], ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,12 +51,49 @@ class Lines:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Spans:
+    """Requests over time in lanes (instances): each waits, has its prompt read, and is answered."""
+
+    title: Words
+    lanes: tuple[str, ...]
+    data: str
+    """``packed`` rows of (first step, first token, end, lane), in order of their ends; times in seconds."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tiers:
+    """Links of a fabric, a row for each tier, and in it a line of cells for each way."""
+
+    title: Words
+    rows: tuple[Mapping[str, Any], ...]
+    """{"label": text, "lines": [{"busy": ratios of cells, "dead": cells that failed, "count": links}]}, from above."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pick:
+    """One of several at a time, which the reader chooses: here, or as a point of the chart ``of`` (by its title)."""
+
+    title: Words
+    names: tuple[str, ...]
+    choices: tuple[tuple[Part, ...], ...]
+    of: str = ""
+
+
+Part: TypeAlias = Table | Chart | Lines | Spans | Tiers | Pick
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Section:
     """One view of the page."""
 
     key: str
     title: Words
-    parts: tuple[Table | Chart | Lines, ...] = field(default=())
+    parts: tuple[Part, ...] = field(default=())
+
+
+def packed(rows: Sequence[Sequence[float]]) -> str:
+    """Rows of numbers, as the page unpacks them."""
+    return b64encode(np.asarray(rows, dtype="<f8").tobytes()).decode()
 
 
 def cell(value: Any, unit: Unit = "") -> str:

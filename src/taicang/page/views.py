@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from math import isnan
 from typing import Any, TypeAlias
 
 from taicang.errors import InvalidInput
 from taicang.page.centre import centre
-from taicang.page.parts import Chart, Lines, Section, Table, Unit, bars, cell, stacked
+from taicang.page.parts import Chart, Lines, Section, Table, Unit, Words, bars, cell, stacked
+from taicang.page.traffic import spans, traffic
 
 Result: TypeAlias = Mapping[str, Any]
-MOST_POINTS = 20_000
-"""Requests that a chart shows; of more, every so manyth."""
 
 HEADLINE: tuple[tuple[str, tuple[str, str], Unit], ...] = (
     ("output_tokens_per_s_per_chip", ("output tokens/s per chip", "每卡输出 tokens/s"), ""),
@@ -61,7 +59,7 @@ def _infeasible(result: Result) -> list[Section]:
     return [Section(key="plan", title=("Plan", "方案"), parts=(_table(("does not fit", "放不下"), rows), remedies))]
 
 
-def _table(title: tuple[str, str], rows: Sequence[tuple[str, ...]]) -> Table:
+def _table(title: Words, rows: Sequence[tuple[str | Words, ...]]) -> Table:
     return Table(title=title, columns=(FIGURE, VALUE), rows=tuple(rows))
 
 
@@ -108,10 +106,11 @@ def _memory(uses: Mapping[str, Result]) -> Chart:
     parts: dict[str, list[float]] = {}
     for key, name in MEMORY.items():
         if any(key in use for use in uses.values()):
-            parts[name] = [float(use.get(key) or 0.0) for use in uses.values()]
+            less = "apart_bytes" if key == "activations_bytes" else ""  # gone before the gradients beside them come
+            parts[name] = [float(use.get(key) or 0.0) - float(use.get(less) or 0.0) for use in uses.values()]
     free = [
-        max(float(use["capacity_bytes"]) - sum(float(use.get(key) or 0.0) for key in MEMORY), 0.0)
-        for use in uses.values()
+        max(float(use["capacity_bytes"]) - sum(part[i] for part in parts.values()), 0.0)
+        for i, use in enumerate(uses.values())
     ]
     return stacked(("memory of a rank", "单卡（die）显存"), list(uses), parts | {"free": free}, "B")
 
@@ -120,7 +119,7 @@ def infer(result: Result) -> list[Section]:
     """A served model on a machine."""
     if "reason" in result:
         return _infeasible(result)
-    rows = [(words[0], cell(result.get(key), unit)) for key, words, unit in HEADLINE]
+    rows: list[tuple[str | Words, ...]] = [(words, cell(result.get(key), unit)) for key, words, unit in HEADLINE]
     phases = {name: result[name] for name in ("decode", "prefill")}
     rows += [
         (f"{name}: room for the cache, tokens per rank", cell(phase.get("cache_room_tokens")))
@@ -135,8 +134,8 @@ def infer(result: Result) -> list[Section]:
 def compare(result: Result) -> list[Section]:
     """Machines side by side; the first that has a plan in full."""
     fit = {name: each for name, each in result.items() if "reason" not in each}
-    rows = tuple(
-        (words[0], *(cell(each.get(key), unit) if "reason" not in each else "–" for each in result.values()))
+    rows: tuple[tuple[str | Words, ...], ...] = tuple(
+        (words, *(cell(each.get(key), unit) if "reason" not in each else "–" for each in result.values()))
         for key, words, unit in HEADLINE
     )
     table = Table(title=("machines", "机器"), columns=(FIGURE, *((name, name) for name in result)), rows=rows)
@@ -250,83 +249,11 @@ def train(result: Result) -> list[Section]:
 
 
 def replay(result: Result) -> list[Section]:
-    """Traffic: what users saw, and the system over time where the tables are there."""
-    summary = result["summary"]
-    stats = ("mean_s", "p50_s", "p90_s", "p95_s", "p99_s", "max_s")
-    rows = tuple(
-        (name.upper(), *(cell(summary[name][stat], "s") for stat in stats))
-        for name in ("ttft", "tpot", "itl", "e2e", "queue")
-    )
-    columns = (FIGURE, *((stat.removesuffix("_s"),) * 2 for stat in stats))
-    names = (
-        "requests", "finished", "requests_per_s", "output_tokens_per_s", "goodput_per_s", "cached_ratio", "busy_ratio",
-        "power_w", "preemptions",
-    )  # fmt: skip
-    totals = [
-        (
-            name.replace("_", " ").replace(" per s", "/s"),
-            cell(summary.get(name), "ratio" if name.endswith("ratio") else ""),
-        )
-        for name in names
-    ]
-    what = f"{result['model']} on {result['machine']}: {', '.join(result['pools'])}"
-    parts: list[Table | Chart | Lines] = [
-        Table(title=(what, what), columns=columns, rows=rows),
-        _table(("totals", "合计"), totals),
-    ]
-    parts += _requests(result.get("table"), result.get("limits") or {}) + _usage(result.get("usage"))
-    if result.get("notes"):
-        parts.append(Lines(title=("notes", "说明"), lines=tuple(result["notes"])))
-    return [Section(key="traffic", title=("Traffic", "流量"), parts=tuple(parts)), _trust(result)]
-
-
-def _requests(table: Any, limits: Result) -> list[Table | Chart | Lines]:
-    if not table:
-        return []
-    every = -(-len(table["arrival_s"]) // MOST_POINTS)
-    made: list[Table | Chart | Lines] = []
-    for key, words in (("ttft_s", ("TTFT", "TTFT")), ("tpot_s", ("TPOT", "TPOT"))):
-        pairs = zip(table["arrival_s"][::every], table[key][::every], strict=True)
-        points = [[float(at), float(value)] for at, value in pairs if value is not None and not isnan(value)]
-        limit = limits.get(key)
-        made.append(
-            Chart(
-                title=(f"{words[0]} by arrival", f"{words[1]}（按到达时间）"),
-                kind="points",
-                unit="s",
-                series=({"name": words[0], "data": points},),
-                x=("arrival, s", "到达时间 / s"),
-                y=words,
-                limits=(("SLO", float(limit)),) if limit else (),
-            )
-        )
-    return made
-
-
-def _usage(usage: Any) -> list[Table | Chart | Lines]:
-    """Every quantity of the usage table over time, a line for each pool."""
-    if not usage or "begin_s" not in usage:
-        return []
-    pools = usage.get("pool") or [""] * len(usage["begin_s"])
-    made: list[Table | Chart | Lines] = []
-    for key in usage:
-        values = usage[key]
-        if key in ("begin_s", "end_s", "pool") or not all(isinstance(each, int | float) for each in values[:1]):
-            continue
-        lines: dict[str, list[list[float]]] = {}
-        for at, pool, value in zip(usage["begin_s"], pools, values, strict=True):
-            lines.setdefault(str(pool), []).append([float(at), float(value)])
-        if any(point[1] for each in lines.values() for point in each):
-            name = key.replace("_per_s", "/s").replace("_ratio", ", share").replace("_", " ")
-            made.append(
-                Chart(
-                    title=(name, name),
-                    kind="lines",
-                    x=("s", "s"),
-                    series=tuple({"name": pool or name, "data": data} for pool, data in lines.items()),
-                )
-            )
-    return made
+    """Traffic, every request, and what it rests on."""
+    made = [Section(key="traffic", title=("Traffic", "流量"), parts=traffic(result))]
+    if told := spans(result):
+        made.append(Section(key="requests", title=("Requests", "请求"), parts=told))
+    return [*made, _trust(result)]
 
 
 def check(result: Result) -> list[Section]:

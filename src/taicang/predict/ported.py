@@ -16,7 +16,7 @@ from taicang.errors import MissingFigure, NotModelled
 from taicang.hardware import Machine
 from taicang.ops import Attend, Gemm, Lookup, Operator, Pointwise
 from taicang.port.found import Use
-from taicang.predict.train import default_stack
+from taicang.search.training import default_stack
 from taicang.units import Num
 
 Floats: TypeAlias = NDArray[np.float64]

@@ -32,9 +32,11 @@ class MemoryUse:
     activations_bytes: Num
     """Kept by all microbatches in flight."""
     working_bytes: Num
-    """Of the layer and the logits at work."""
+    """Of the layer or the logits at work."""
     runtime_bytes: Num
     capacity_bytes: float
+    apart_bytes: Num = 0.0
+    """Of these, never there at once: gradients come to be while activations go (``gradual``)."""
     host_bytes: Num = 0.0
     """In host memory or NVMe, beside these."""
 
@@ -42,7 +44,7 @@ class MemoryUse:
     def total_bytes(self) -> Num:
         """Everything."""
         held = self.weights_bytes + self.gradients_bytes + self.optimizer_bytes
-        return held + self.activations_bytes + self.working_bytes + self.runtime_bytes
+        return held + self.activations_bytes + self.working_bytes + self.runtime_bytes - self.apart_bytes
 
     @property
     def spare_bytes(self) -> Num:
@@ -157,6 +159,17 @@ def gathered_bytes(layer: Held, ahead: Held, plan: TrainPlan, keeps: Keeping) ->
     whole = layer.dense + layer.experts
     weights = 0.0 if keeps.sharding == "deepspeed" else (whole + ahead.dense + ahead.experts) * plan.recipe.gather_bytes
     return weights + whole * plan.gradient_bytes * plan.trained_ratio
+
+
+def gradual(gradients: Num, activations: Num, layer: Num, edge: Num, once: Num) -> Num:
+    """Bytes that are never there at once where a step's ``once`` only backward pass makes the gradients.
+
+    Logits and all activations are there before it, gradients and its last layer at its end; in between both change
+    layer by layer, so one of these ends is the peak. Microbatches before it leave their gradients, and buffers are
+    always there (``Keeping.buffered``).
+    """
+    early = activations + np.maximum(layer, edge)
+    return once * np.minimum(gradients, early - layer)
 
 
 def boundary_bytes(model: Model, plan: TrainPlan) -> float:

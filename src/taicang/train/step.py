@@ -153,17 +153,20 @@ def _memory(setup: Setup, ranks: Sequence[Sequence[Chunk]]) -> MemoryUse:
     uses = []
     for rank, mine in enumerate(ranks):
         weights, gradients, optimizer = memory.state_bytes(held := _held(mine), plan, keeps)
+        layer, edge = (max(float(getattr(chunk, name)) for chunk in mine) for name in ("layer_bytes", "edge_bytes"))
         kept = sum(float(chunk.saved_bytes) for chunk in mine) / len(mine)
         if keeps.outputs and rank < plan.pp - 1:
             kept += memory.boundary_bytes(setup.model, plan)
+        kept *= memory.in_flight(shape, rank)
+        once = plan.microbatches == 1 and not keeps.buffered
         uses.append(
             MemoryUse(
                 weights_bytes=weights,
                 gradients_bytes=gradients,
                 optimizer_bytes=optimizer,
-                activations_bytes=kept * memory.in_flight(shape, rank),
-                working_bytes=max(float(chunk.working_bytes) for chunk in mine)
-                + memory.bucket_bytes(held, plan, keeps),
+                activations_bytes=kept,
+                working_bytes=max(layer, edge) + memory.bucket_bytes(held, plan, keeps),
+                apart_bytes=memory.gradual(gradients, kept, layer, edge, once),
                 runtime_bytes=memory.RUNTIME_RATIO * chip.memory.capacity_bytes,
                 capacity_bytes=chip.memory.capacity_bytes,
                 host_bytes=memory.host_bytes(held, plan),
