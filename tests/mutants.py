@@ -216,10 +216,9 @@ def _mutant(
     env = os.environ | {"PYTHONPATH": str(copy), "MUTANT": FEW, "PYTHONDONTWRITEBYTECODE": "1"}
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "--no-header", *asked]
     patience_s = round(60.0 + 5.0 * most)
-    ran = subprocess.Popen(
-        command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_CPU, (patience_s, patience_s)),
-    )  # fmt: skip
+    ran = subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                           start_new_session=True)  # fmt: skip
+    resource.prlimit(ran.pid, resource.RLIMIT_CPU, (patience_s, patience_s))
     try:  # an endless loop is noticed; others may share the machine, and one that sleeps takes no processor
         ran.communicate(timeout=10.0 * patience_s)
     except subprocess.TimeoutExpired:
