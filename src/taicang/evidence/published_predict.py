@@ -204,9 +204,8 @@ def _ttft_s(row: Published, stack: Stack | None) -> float:
     isl, _ = row.lengths()
     plan = setup.plan
     alone = prefill_batch(sequences=float(plan.pp), length=isl)  # a step shares its batch among the stages
-    seconds = (
-        float(step(setup, alone).seconds) + row.extra.get("door_s", 0.0) + isl * row.extra.get("door_token_s", 0.0)
-    )
+    door_s = float(row.extra.get("door_s", 0.0)) + isl * float(row.extra.get("door_token_s", 0.0))
+    seconds = float(step(setup, alone).seconds) + door_s
     if row.phase == "1P1D":
         cache = kv_cache_bytes(setup.model, isl, plan.quant.kv) / plan.tp
         move = Transfer(payload_bytes=cache, plane="rdma", distance=setup.machine.ranks)
