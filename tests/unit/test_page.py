@@ -55,6 +55,20 @@ def test_a_command_leaves_a_page_of_its_own_figures_and_view_makes_the_same(kind
     assert [each["key"] for each in viewed] == [each["key"] for each in data["sections"] if each["key"] != "requests"]
 
 
+@pytest.mark.parametrize("kind", ["infer", "train"])
+@pytest.mark.parametrize("text", ["1e999", "-Infinity", "NaN"])
+def test_a_figure_that_is_no_number_is_refused_or_not_drawn(kind, text, tmp_path):
+    """Each figure of a stored result in its turn: of a kind once, since a table repeats them."""
+    whole = CliRunner().invoke(cli, [*RUNS[kind], "--json"], standalone_mode=False).stdout
+    stored, made = tmp_path / "stored.json", tmp_path / "page.html"
+    for figure in {found[1]: found for found in re.finditer(r'"(\w+)": (-?\d[\d.e+-]*)', whole)}.values():
+        stored.write_text(whole[: figure.start(2)] + text + whole[figure.end(2) :])
+        found = CliRunner().invoke(cli, ["view", str(stored), "--html", str(made)], standalone_mode=False)
+        assert found.exception is None or isinstance(found.exception, InvalidInput), figure
+        if found.exception is None:
+            json.dumps(data_of(made.read_text(encoding="utf-8")), allow_nan=False)
+
+
 def test_a_folder_of_replay_shows_its_requests(tmp_path):
     for form in ("csv", "json"):
         folder = tmp_path / form
