@@ -225,7 +225,7 @@ def _experts(kind: Experts, setting: Setting, plan: TrainPlan) -> Iterator[Item]
 
 
 def _steps(items: list[Item], setting: Setting, plan: TrainPlan) -> Iterator[Step]:
-    hidden, tp = setting.hidden, plan.tp
+    hidden, tp, eager = setting.hidden, plan.tp, setting.stack.keeps.eager
     for label, given, repeat in items:
         tensor = isinstance(given, Collective) and not label.startswith(("context", "expert"))
         op = replace(given, stride=stride(plan, "tp")) if tensor and isinstance(given, Collective) else given
@@ -243,21 +243,16 @@ def _steps(items: list[Item], setting: Setting, plan: TrainPlan) -> Iterator[Ste
             isinstance(op, Pointwise) and op.kind == "norm" and op.elements == setting.load.tokens * hidden and plan.sp
         ):
             small = replace(op, elements=op.elements / tp, moved_bytes=op.moved_bytes / tp, flop=op.flop / tp)
-            yield Step(label=label, axis="compute", op=small, saved_bytes=_saved(small, hidden, tp), module="norm")
+            kept = _saved(small, hidden, tp, eager)
+            yield Step(label=label, axis="compute", op=small, saved_bytes=kept, module="norm")
         elif isinstance(op, Attend) and "flash_attention" not in setting.stack.fused:
             yield from _materialised(op)
         else:
+            kept = _saved(op, hidden, tp if plan.sp else 1, eager) * (repeat if isinstance(op, GroupedGemm) else 1)
             yield Step(
-                label=label,
-                axis="compute",
-                op=op,
-                repeat=repeat,
-                saved_bytes=0.0
-                if label in (*RERUN[1:], *MOVES)
-                else _saved(op, hidden, tp if plan.sp else 1) * (repeat if isinstance(op, GroupedGemm) else 1),
-                module=_module(label, op),
-                rerun=label in RERUN,
-            )
+                label=label, axis="compute", op=op, repeat=repeat, module=_module(label, op), rerun=label in RERUN,
+                saved_bytes=0.0 if label in (*RERUN[1:], *MOVES) else kept,
+            )  # fmt: skip
             if plan.trained_ratio < 1.0 and label in ADAPTED and isinstance(op, Gemm):
                 yield from _adapter(label, op)
 
@@ -289,10 +284,11 @@ def _materialised(op: Attend) -> Iterator[Step]:
     yield Step(label="weighted sum", axis="compute", op=replace(product, n=op.v_dim, k=keys), module="core")
 
 
-def _saved(op: Operator, hidden: int, shard: int) -> Num:
+def _saved(op: Operator, hidden: int, shard: int, eager: bool) -> Num:
     """Bytes that the backward pass of ``op`` needs: inputs of products, q, k, v of attention, pre-activations.
 
     The sum over a layer is the 34 s b h of arXiv 2205.05198, less the dropout masks that today's models do not have.
+    Without fused kernels (``eager``) norms keep a 32-bit copy, and gated activations both factors of their product.
     """
     if isinstance(op, Gemm):
         kept = number_format(op.dtype).activation_bytes
@@ -304,9 +300,9 @@ def _saved(op: Operator, hidden: int, shard: int) -> Num:
     if isinstance(op, Attend):
         return (op.queries * op.heads * op.qk_dim + op.context * op.kv_heads * (op.qk_dim + op.v_dim)) * 2.0
     if isinstance(op, Pointwise) and op.kind == "norm":
-        return op.elements * 2.0
+        return op.elements * (4.0 if eager else 2.0)
     if isinstance(op, Pointwise) and op.kind == "activation":
-        return op.moved_bytes - 2.0 * op.elements
+        return op.moved_bytes - (0.0 if eager else 2.0) * op.elements
     return 0.0
 
 
