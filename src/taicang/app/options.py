@@ -148,7 +148,7 @@ def _fabric(ctx: click.Context, _param: click.Parameter, value: str | None) -> N
 
 
 def _sets(ctx: click.Context, _param: click.Parameter, value: tuple[str, ...]) -> tuple[str, ...]:
-    return (*ctx.meta.get("taicang.fabric", ()), *value)
+    return (*ctx.meta.get("taicang.fabric", ()), *ctx.meta.get("taicang.places", ()), *value)
 
 
 SETS = stacked(
@@ -171,7 +171,27 @@ SETS = stacked(
 )
 """Changes of the machine."""
 
+
+def _places(ctx: click.Context, param: click.Parameter, value: str) -> None:
+    from taicang.train_plans.placement import seed_of
+
+    seed = None if value == "plan" else seed_of(value)
+    if value != "plan" and seed is None:
+        raise click.BadParameter(f"expected plan, random or random:SEED, got {value!r}", ctx, param)
+    ctx.meta["taicang.places"] = () if seed is None else (f"links.placed={seed}",)
+
+
 CHOICES = stacked(
+    click.option(
+        "--order",
+        default="plan",
+        show_default=True,
+        expose_value=False,
+        is_eager=True,
+        callback=_places,
+        metavar="plan|random[:SEED]",
+        help="Where a plan's ranks lie: as it lays them, or at random places.",
+    ),
     click.option("--stack", help="Software stack, e.g. vllm, sglang@0.5.9 (default: by machine and model)."),
     click.option(
         "--quant",

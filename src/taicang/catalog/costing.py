@@ -108,7 +108,7 @@ def cost_model(machine: Machine, stack: Stack) -> CostModel:
     """The calibrated cost model of ``machine`` under ``stack``."""
     known = book_of(machine.chip)
     wires = None
-    if (links := machine.links) is not None:
+    if (links := machine.links) is not None and links.routing != "closed":
         wires = LinkRates(
             machine=machine,
             routing=links.routing,
