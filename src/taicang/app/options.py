@@ -143,12 +143,16 @@ FABRIC = {
 """How the fabric is priced -> the keys of the machine that say so."""
 
 
+IMPLIED = "taicang.implied"
+"""Where a context keeps the changes of the machine that other options stand for."""
+
+
 def _fabric(ctx: click.Context, _param: click.Parameter, value: str | None) -> None:
-    ctx.meta["taicang.fabric"] = FABRIC[value or "closed"]
+    ctx.meta.setdefault(IMPLIED, {})["fabric"] = FABRIC[value or "closed"]
 
 
 def _sets(ctx: click.Context, _param: click.Parameter, value: tuple[str, ...]) -> tuple[str, ...]:
-    return (*ctx.meta.get("taicang.fabric", ()), *ctx.meta.get("taicang.places", ()), *value)
+    return (*(each for part in ctx.meta.get(IMPLIED, {}).values() for each in part), *value)
 
 
 SETS = stacked(
@@ -178,7 +182,7 @@ def _places(ctx: click.Context, param: click.Parameter, value: str) -> None:
     seed = None if value == "plan" else seed_of(value)
     if value != "plan" and seed is None:
         raise click.BadParameter(f"expected plan, random or random:SEED, got {value!r}", ctx, param)
-    ctx.meta["taicang.places"] = () if seed is None else (f"links.placed={seed}",)
+    ctx.meta.setdefault(IMPLIED, {})["order"] = () if seed is None else (f"links.placed={seed}",)
 
 
 CHOICES = stacked(
