@@ -177,17 +177,18 @@ SETS = stacked(
 
 
 def _places(ctx: click.Context, param: click.Parameter, value: str) -> None:
-    from taicang.train_plans.placement import seed_of
+    ctx.meta.setdefault(IMPLIED, {})["placement"] = ()
+    if value != "plan":
+        from taicang.train_plans.placement import seed_of
 
-    seed = None if value == "plan" else seed_of(value)
-    if value != "plan" and seed is None:
-        raise click.BadParameter(f"expected plan, random or random:SEED, got {value!r}", ctx, param)
-    ctx.meta.setdefault(IMPLIED, {})["order"] = () if seed is None else (f"links.placed={seed}",)
+        if (seed := seed_of(value)) is None:
+            raise click.BadParameter(f"expected plan, random or random:SEED, got {value!r}", ctx, param)
+        ctx.meta[IMPLIED]["placement"] = (f"links.placed={seed}",)
 
 
 CHOICES = stacked(
     click.option(
-        "--order",
+        "--placement",
         default="plan",
         show_default=True,
         expose_value=False,
