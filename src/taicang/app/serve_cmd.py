@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from taicang.live.endpoint import Endpoint
     from taicang.live.kv_events import Publisher
     from taicang.predict.standing import Standing
+    from taicang.serve.summary import Limits
     from taicang.traffic.trace import Trace
 
 BLOCK = 16
@@ -91,13 +92,13 @@ def serve(model: str, machine: str, as_json: bool, **options: Any) -> None:
 
     refuse_unused(click.get_current_context(), None)
     check(options["out"], options["form"], perfetto=options["perfetto"])
-    limits_from(options, model)
+    limits = limits_from(options, model)
     server = _server()
     trace = background_trace(options["background"], options["seed"])
     standing = _stand(model, machine, trace, options)
     ranks = [(one.name, at) for one in standing.cluster.entry for at in range(len(one.groups))]
     apart = options["data_parallel_ports"]
-    build = builder(standing, trace, options)
+    build = builder(standing, trace, options, limits)
     with ExitStack() as held:
         events = _publisher(len(ranks), options)
         if events is not None:
@@ -177,13 +178,16 @@ def _stand(model: str, machine: str, trace: Trace | None, options: dict[str, Any
                  **tenants_from(options))  # fmt: skip
 
 
-def builder(standing: Standing, trace: Trace | None, options: dict[str, Any]) -> Callable[[Clock], Endpoint]:
+def builder(
+    standing: Standing, trace: Trace | None, options: dict[str, Any], limits: Limits
+) -> Callable[[Clock], Endpoint]:
     """What makes the endpoint once there is a clock; what can be wrong with it is said before."""
     from taicang.live.answers import Answers, recorded
     from taicang.live.background import fitting
     from taicang.live.endpoint import Endpoint, Settings
     from taicang.live.supernode import Supernode
     from taicang.live.tokens import Given, Plain
+    from taicang.live.watch import Watch
 
     tokenizer = Given(options["tokenizer"]) if options["tokenizer"] else Plain()
     said = recorded(options["answers"]) if options["answers"] else None
@@ -201,7 +205,7 @@ def builder(standing: Standing, trace: Trace | None, options: dict[str, Any]) ->
     def build(clock: Clock) -> Endpoint:
         machine = Supernode(standing.cluster, clock, speed=options["speed"], background=background,
                             strike=standing.strike, layout=standing.layout)  # fmt: skip
-        return Endpoint(machine, tokenizer, answers, settings)
+        return Endpoint(machine, tokenizer, answers, settings, Watch(machine, standing, limits).views)
 
     return build
 

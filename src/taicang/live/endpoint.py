@@ -12,6 +12,7 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
+from urllib.parse import parse_qsl
 
 from taicang import __version__
 from taicang.errors import TaicangError
@@ -108,6 +109,7 @@ class Endpoint:
 
     def __init__(
         self, machine: Supernode, tokenizer: Tokenizer, answers: Answers, settings: Settings,
+        views: Mapping[str, Callable[[Mapping[str, str]], Any]] | None = None,
     ) -> None:  # fmt: skip
         self.machine = machine
         self.tokenizer = tokenizer
@@ -139,6 +141,7 @@ class Endpoint:
             "/": ("GET", lambda call: call.answer(200, live_page().encode(), HTML_TYPE)),
             "/admin/layout": ("GET", lambda call: call.json(self.machine.layout)),
             "/admin/state": ("GET", lambda call: call.json(admin.state(self.machine))),
+            **{f"/admin/{name}": ("GET", self._view(make)) for name, make in (views or {}).items()},
             **{f"/admin/{name}": ("POST", self._admin(act)) for name, act in admin.ACTS.items()},
         }
 
@@ -381,6 +384,7 @@ class Endpoint:
         rank = self._rank(call)
         seen = self.machine.metrics if rank is None else self.machine.ranks[rank[1]]
         body = exposition(seen, admin.gauges(self.machine, self.asleep, rank), name, sglang=sglang)
+        body += "" if sglang else admin.cache_info(self.machine, name, rank)
         await call.answer(200, body.encode(), PLAIN_TYPE)
 
     async def _load(self, call: Call) -> None:
@@ -388,6 +392,12 @@ class Endpoint:
         lanes = (one.lanes.here + one.coming for one in instances.values())
         load = sum(lanes) if rank is None else instances[rank[1][0]].lanes.load[rank[1][1]]
         await call.json({"server_load": load})
+
+    def _view(self, make: Callable[[Mapping[str, str]], Any]) -> Handler:
+        async def handler(call: Call) -> None:
+            await call.json(make(dict(parse_qsl(call.scope.get("query_string", b"").decode("latin-1")))))
+
+        return handler
 
     def _admin(self, act: Callable[[Supernode, Mapping[str, Any]], Any]) -> Handler:
         async def handler(call: Call) -> None:
