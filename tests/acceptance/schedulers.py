@@ -7,7 +7,7 @@ import random
 import sys
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from taicang.serve.cache import Cache
@@ -147,10 +147,15 @@ def differs(mine: Step, theirs: Step) -> list[str]:
     return found + ["ended"] * (sorted(mine.ended) != sorted(theirs.ended))
 
 
-def compare(theirs: Callable[[Load], list[Step]], limits_of: Callable[[Load], Limits]) -> None:
+def roomier(load: Load, pages: int) -> Load:
+    """With so many pages more."""
+    return replace(load, pages=load.pages + pages)
+
+
+def compare(theirs: Callable[[Load], list[Step]], limits_of: Callable[[Load], Limits], spare: int = 0) -> None:
     """Compare as many workloads as the first argument says; with a second one, show how that one goes."""
     if len(sys.argv) > 2:
-        load = draw(int(sys.argv[2]))
+        load = roomier(draw(int(sys.argv[2])), spare)
         for at, (one, other) in enumerate(zip(ours(load, limits_of(load)), theirs(load), strict=False)):
             print(at, differs(one, other), "\n  ours  ", one, "\n  theirs", other)
         return
@@ -158,7 +163,7 @@ def compare(theirs: Callable[[Load], list[Step]], limits_of: Callable[[Load], Li
     kinds: Counter[str] = Counter()
     seeds: list[int] = []
     for seed in range(int(sys.argv[1])):
-        load = draw(seed)
+        load = roomier(draw(seed), spare)
         mine, other = ours(load, limits_of(load)), theirs(load)
         found = [differs(one, two) for one, two in zip(mine, other, strict=False)]
         steps += max(len(mine), len(other))

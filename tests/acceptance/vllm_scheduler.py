@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from schedulers import LONGEST, PAGE, Ask, Load, Step, compare
 from vllm.config import CacheConfig, DeviceConfig, ModelConfig, SchedulerConfig, VllmConfig
 from vllm.sampling_params import SamplingParams
 from vllm.utils.hashing import sha256
@@ -22,7 +23,6 @@ from vllm.v1.outputs import ModelRunnerOutput
 from vllm.v1.request import Request as Asked
 from vllm.v1.structured_output import StructuredOutputManager
 
-from schedulers import LONGEST, PAGE, Ask, Load, Step, compare
 from taicang.serve.scheduler import Limits
 
 

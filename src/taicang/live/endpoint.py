@@ -9,7 +9,7 @@ import asyncio
 import hmac
 import json
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 from urllib.parse import parse_qsl
@@ -32,15 +32,13 @@ from taicang.live.asked import (
     whole,
     word,
 )
-from taicang.live.jobs import PART, Choice, Job, Send, until_gone
-from taicang.live.kv_events import KvEvents
+from taicang.live.jobs import PART, Job, Send, until_gone
 from taicang.live.metrics import Metrics
 from taicang.live.metrics import text as exposition
 from taicang.live.replies import FORMS
 from taicang.live.supernode import Supernode
 from taicang.live.tokens import Tokenizer, block_ids
 from taicang.page.html import live_page
-from taicang.serve.request import Request
 
 Receive: TypeAlias = Callable[[], Coroutine[Any, Any, dict[str, Any]]]
 JSON_TYPE = (b"content-type", b"application/json")
@@ -149,16 +147,6 @@ class Endpoint:
         """From now on each port is an attention group's (by instance and number)."""
         self.ranks = {port: (number, home) for number, (port, home) in enumerate(ranks.items())}
         self.machine.ranks = {home: Metrics() for home in ranks.values()}
-
-    def tell(self, send: Callable[[int, list[Any]], None]) -> None:
-        """From now on what the caches hold of clients' requests is sent, as (rank, batch)."""
-        streams = self.machine.streams
-
-        def tokens_of(request: Request) -> Sequence[int]:
-            stream = streams.get(request)
-            return stream.tokens if isinstance(stream, Choice) else ()
-
-        self.machine.told = KvEvents(list(self.machine.cluster.entry), tokens_of, send).flush
 
     async def __call__(self, scope: Mapping[str, Any], receive: Any, send: Any) -> None:
         """See the ASGI specification."""
