@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import random
 import sys
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from taicang.serve.cache import Cache
@@ -147,23 +146,22 @@ def differs(mine: Step, theirs: Step) -> list[str]:
     return found + ["ended"] * (sorted(mine.ended) != sorted(theirs.ended))
 
 
-def roomier(load: Load, pages: int) -> Load:
-    """With so many pages more."""
-    return replace(load, pages=load.pages + pages)
-
-
-def compare(theirs: Callable[[Load], list[Step]], limits_of: Callable[[Load], Limits], spare: int = 0) -> None:
+def compare(
+    theirs: Callable[[Load], list[Step]],
+    limits_of: Callable[[Load], Limits],
+    change: Callable[[Load], Load] = lambda x: x,
+) -> dict[str, Any]:
     """Compare as many workloads as the first argument says; with a second one, show how that one goes."""
     if len(sys.argv) > 2:
-        load = roomier(draw(int(sys.argv[2])), spare)
+        load = change(draw(int(sys.argv[2])))
         for at, (one, other) in enumerate(zip(ours(load, limits_of(load)), theirs(load), strict=False)):
             print(at, differs(one, other), "\n  ours  ", one, "\n  theirs", other)
-        return
+        return {}
     steps = agree = 0
     kinds: Counter[str] = Counter()
     seeds: list[int] = []
     for seed in range(int(sys.argv[1])):
-        load = roomier(draw(seed), spare)
+        load = change(draw(seed))
         mine, other = ours(load, limits_of(load)), theirs(load)
         found = [differs(one, two) for one, two in zip(mine, other, strict=False)]
         steps += max(len(mine), len(other))
@@ -171,4 +169,4 @@ def compare(theirs: Callable[[Load], list[Step]], limits_of: Callable[[Load], Li
         kinds.update(name for each in found for name in each)
         if any(found) or len(mine) != len(other):
             seeds.append(seed)
-    print(json.dumps({"workloads": int(sys.argv[1]), "steps": steps, "agree": agree, "differ": kinds, "seeds": seeds}))
+    return {"workloads": int(sys.argv[1]), "steps": steps, "agree": agree, "differ": kinds, "seeds": seeds}

@@ -6,8 +6,10 @@ sockets or accelerator: what picks the next batch, its queue, its cache and its 
 
 from __future__ import annotations
 
+import json
 import sys
 from array import array
+from dataclasses import replace
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType, SimpleNamespace
@@ -110,7 +112,8 @@ def scheduler_of(load: Load) -> Any:
     made.__dict__.update(
         waiting_queue=[], running_batch=ScheduleBatch(reqs=[], batch_is_full=False), chunked_req=None,
         req_to_token_pool=pool, token_to_kv_pool_allocator=pages, tree_cache=tree, page_size=PAGE,
-        chunked_prefill_size=load.tokens, max_prefill_tokens=16384, max_running_requests=load.sequences,
+        chunked_prefill_size=load.tokens, max_prefill_tokens=max(16384, load.tokens),
+        max_running_requests=load.sequences,
         policy=SchedulePolicy("fcfs", tree, False, False, False),
         new_token_ratio_tracker=NewTokenRatioTracker.from_config(),
         spec_algorithm=SpeculativeAlgorithm.NONE, disaggregation_mode=DisaggregationMode.NULL,
@@ -197,5 +200,16 @@ def limits_of(load: Load) -> Limits:
     return Limits(policy="prefill_first", tokens=load.tokens, sequences=load.sequences)
 
 
+def roomier(load: Load) -> Load:
+    """It wants a page beyond prompt and answer."""
+    return replace(load, pages=load.pages + 2)
+
+
+def ample(load: Load) -> Load:
+    """With pages for all requests at once, and a budget for all prompts."""
+    pages = sum(-(-(len(ask.prompt) + ask.output) // PAGE) + 1 for ask in load.asks)
+    return replace(load, pages=pages + 2, tokens=pages * PAGE)
+
+
 if __name__ == "__main__":
-    compare(steps, limits_of, spare=2)  # it wants a page beyond prompt and answer
+    print(json.dumps({"ample": compare(steps, limits_of, ample), "drawn": compare(steps, limits_of, roomier)}))

@@ -121,7 +121,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "config.json").write_text(json.dumps(CONFIG))
         peer = Theirs(folder)
-    compare(peer.steps, limits_of)
+    print(json.dumps(compare(peer.steps, limits_of)))
 
 
 if __name__ == "__main__":
