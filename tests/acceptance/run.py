@@ -109,7 +109,9 @@ def kv_events() -> None:
     server = subprocess.Popen(words, stdout=subprocess.DEVNULL)
     try:
         reach(port)
-        print("vllm-kv-events:", run("vllm", "vllm_kv_events.py", f"http://127.0.0.1:{port}", f"tcp://127.0.0.1:{replay}"))
+        print(
+            "vllm-kv-events:", run("vllm", "vllm_kv_events.py", f"http://127.0.0.1:{port}", f"tcp://127.0.0.1:{replay}")
+        )
     finally:
         server.send_signal(signal.SIGINT)
         server.wait(timeout=30)
