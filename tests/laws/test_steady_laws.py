@@ -91,13 +91,14 @@ def test_who_does_not_fit_waits(case):
 
 
 @settings(max_examples=25, deadline=None)
-@given(cases, st.integers(1, 4), loads)
-def test_pools_conserve_requests(case, instances, load):
+@given(cases, st.integers(1, 4), loads, log_uniform(1e-4, 100))
+def test_pools_conserve_requests(case, instances, load, transfer_s):
     setup = setup_of((case[0], replace(case[1], draft_tokens=0)))
     pools = Pools(
         prefill=setup, prefill_instances=instances, prefill_sequences=1.0, decode=setup, decode_instances=instances
     )
-    found = disaggregated(pools, load, 0.0)
+    found = disaggregated(pools, load, transfer_s)
+    assert found.ttft_s >= found.prefill_s + transfer_s
     busy = found.tpot_s * max(load.output_tokens - 1.0, 1.0)
     rate = found.output_tokens_per_s / load.output_tokens
     assert rate * (found.ttft_s + busy) <= load.concurrency * 1.05 + rate * found.prefill_s

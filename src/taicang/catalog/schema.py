@@ -131,6 +131,7 @@ _STACK: dict[str, str] = {
     "keeps.loss": "bytes",
     "keeps.outputs": "flag",
     "keeps.buffered": "flag",
+    "keeps.eager": "flag",
     "keeps.recompute": "name",
     "keeps.sharding": "name",
 }
