@@ -33,6 +33,7 @@ ENVIRONMENTS = {
     "openai": ("openai==3.57.0",),
     "aiperf": ("aiperf==0.13.0", "torch==2.13.0"),
     "guidellm": ("guidellm==0.8.1", "torch==2.13.0"),
+    "sglang": ("--no-deps", "-r", str(HERE / "sglang.txt"), "-e", str(ROOT)),
     "vllm": ("--no-deps", "-r", str(HERE / "vllm.txt"), "-e", str(ROOT)),
 }
 """What each needs, as pip takes it."""
@@ -100,11 +101,36 @@ def client(name: str) -> None:
         near("time per token of all", SPEED / seen["output_tokens_per_s"], 1.0 / rate, 0.0)
 
 
+def kv_events() -> None:
+    """vLLM's own classes read what the caches tell."""
+    port, events, replay = free_port(), free_port(), free_port()
+    words = [sys.executable, "-m", "taicang", *SERVE, "--port", str(port), "--kv-events", f"tcp://*:{events}",
+             "--kv-replay", f"tcp://127.0.0.1:{replay}"]  # fmt: skip
+    server = subprocess.Popen(words, stdout=subprocess.DEVNULL)
+    try:
+        reach(port)
+        print(
+            "vllm-kv-events:", run("vllm", "vllm_kv_events.py", f"http://127.0.0.1:{port}", f"tcp://127.0.0.1:{replay}")
+        )
+    finally:
+        server.send_signal(signal.SIGINT)
+        server.wait(timeout=30)
+
+
 def scheduler() -> None:
     """vLLM's scheduler and ours make the same steps."""
     said = run("vllm", "vllm_scheduler.py", str(WORKLOADS), VLLM_LOGGING_LEVEL="ERROR")
     print(f"vllm-scheduler: {said.strip()}")
     found = json.loads(said)
+    if found["agree"] < AGREE_RATIO * found["steps"]:
+        raise SystemExit("the schedulers differ")
+
+
+def sglang() -> None:
+    """SGLang's scheduler and ours make the same steps while pages and budget last; how far beyond is said."""
+    said = run("sglang", "sglang_scheduler.py", str(WORKLOADS // 5))
+    print(f"sglang-scheduler: {said.strip()}")
+    found = json.loads(said.strip().splitlines()[-1])["ample"]
     if found["agree"] < AGREE_RATIO * found["steps"]:
         raise SystemExit("the schedulers differ")
 
@@ -120,7 +146,9 @@ def plugin() -> None:
 
 ALL = {name: partial(client, name) for name in ("openai", *CLIENTS)} | {
     "vllm-scheduler": scheduler,
+    "vllm-kv-events": kv_events,
     "vllm-plugin": plugin,
+    "sglang-scheduler": sglang,
 }
 
 

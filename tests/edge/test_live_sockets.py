@@ -136,16 +136,17 @@ def test_a_request_that_never_comes_whole_is_let_go(port):
     assert [read_all(each) for each in slow] == [b""] * 3  # else the connections here time out
 
 
-def test_hundreds_that_drop_and_hundreds_that_never_read_disturb_nobody(port):
+@pytest.mark.parametrize("many", [200, pytest.param(1000, marks=pytest.mark.slow)])
+def test_many_that_drop_and_many_that_never_read_disturb_nobody(port, many):
     body = {**BODY, "max_tokens": 3000}
     silent = []
-    for _ in range(200):
+    for _ in range(many):
         made = socket.socket()
         made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
         made.connect(("127.0.0.1", port))
         made.sendall(request(body))
         silent.append(made)
-    dropping = [connect(port, request(body)) for _ in range(200)]
+    dropping = [connect(port, request(body)) for _ in range(many)]
     for i, made in enumerate(dropping):
         if i % 2:
             made.recv(10)
@@ -156,6 +157,31 @@ def test_hundreds_that_drop_and_hundreds_that_never_read_disturb_nobody(port):
         made.close()
     assert settled(port)
     assert call(port, "/v1/models")["data"][0]["id"] == "llama-3.1-8b"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="memory is read as Linux tells it")
+def test_ten_thousand_open_streams_take_little_memory():
+    resource = pytest.importorskip("resource", reason="limits are those of Unix")
+    count, (_, most) = 10_000, resource.getrlimit(resource.RLIMIT_NOFILE)
+    if most < count + 500:
+        pytest.skip(f"this host allows a process {most} files")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    process, port = start("--speed", "0.01")
+    opened = [connect(port, request({**BODY, "max_tokens": 500})) for _ in range(count)]
+    for _ in range(1200):
+        if call(port, "/admin/state")["streams"] == count:
+            break
+        time.sleep(0.1)
+    assert call(port, "/admin/state")["streams"] == count
+    with open(f"/proc/{process.pid}/status") as file:
+        held = int(re.search(r"VmRSS:\s+(\d+) kB", file.read())[1])
+    for each in opened:
+        each.close()
+    assert settled(port)
+    code, _, err, _ = stop(process)
+    assert code == 0, err
+    assert held < 1_500_000
 
 
 def test_ctrl_c_ends_open_streams():

@@ -11,7 +11,7 @@ from test_live_endpoint import CHAT, PATHS, World
 from mirror import Mirror
 from ports import free_port
 from taicang.errors import InvalidInput
-from taicang.live.kv_events import END, KvEvents, Publisher
+from taicang.live.kv_events import END, KvEvents, Publisher, follow
 from taicang.serve.cache import Cache
 from taicang.serve.request import Request
 
@@ -32,7 +32,7 @@ def test_of_load_that_no_client_sends_nothing_is_told():
 def test_the_blocks_of_prompt_and_answer_are_told_with_their_tokens(still_clock):
     async def main():
         world, mirror = World(still_clock()), Mirror()
-        world.endpoint.tell(mirror.send)
+        follow(world.machine, mirror.send)
         said = await world.answer(PATHS["chat"], {**CHAT, "max_tokens": 100})
         ids = await world.answer("/tokenize", {"messages": CHAT["messages"]})
         return world, mirror, ids.json["tokens"], said.json["choices"][0]["message"]["content"]

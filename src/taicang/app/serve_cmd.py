@@ -108,12 +108,14 @@ def serve(model: str, machine: str, as_json: bool, **options: Any) -> None:
             held.enter_context(each)
         ports = [each.getsockname()[1] for each in listening]
 
+        from taicang.live.kv_events import follow
+
         def begin(clock: Clock) -> Endpoint:
             endpoint = build(clock)
             if apart:
                 endpoint.split(dict(zip(ports, ranks, strict=True)))
             if events is not None:
-                endpoint.tell(events.send)
+                follow(endpoint.machine, events.send)
             return endpoint
 
         def ready() -> None:

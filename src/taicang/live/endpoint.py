@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -31,15 +31,13 @@ from taicang.live.asked import (
     word,
 )
 from taicang.live.call import EVENTS, HTML_TYPE, PLAIN_TYPE, Call
-from taicang.live.jobs import PART, Choice, Job, until_gone
-from taicang.live.kv_events import KvEvents
+from taicang.live.jobs import PART, Job, until_gone
 from taicang.live.metrics import Metrics
 from taicang.live.metrics import text as exposition
 from taicang.live.replies import FORMS
 from taicang.live.supernode import Supernode
 from taicang.live.tokens import Tokenizer, block_ids
 from taicang.page.html import live_page
-from taicang.serve.request import Request
 
 TAIL = 64
 """Characters at the end of a prompt by which the first token of its answer is chosen."""
@@ -114,16 +112,6 @@ class Endpoint:
         """From now on each port is an attention group's (by instance and number)."""
         self.ranks = {port: (number, home) for number, (port, home) in enumerate(ranks.items())}
         self.machine.ranks = {home: Metrics() for home in ranks.values()}
-
-    def tell(self, send: Callable[[int, list[Any]], None]) -> None:
-        """From now on what the caches hold of clients' requests is sent, as (rank, batch)."""
-        streams = self.machine.streams
-
-        def tokens_of(request: Request) -> Sequence[int]:
-            stream = streams.get(request)
-            return stream.tokens if isinstance(stream, Choice) else ()
-
-        self.machine.told = KvEvents(list(self.machine.cluster.entry), tokens_of, send).flush
 
     async def __call__(self, scope: Mapping[str, Any], receive: Any, send: Any) -> None:
         """See the ASGI specification."""

@@ -14,6 +14,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from taicang.errors import InvalidInput, NotModelled
+from taicang.live.jobs import Choice
+from taicang.live.supernode import Supernode
 from taicang.serve.instance import Instance
 from taicang.serve.request import Request
 
@@ -85,6 +87,17 @@ class KvEvents:
             if teller.events:
                 events, teller.events = teller.events, []
                 self._send(rank, [time.time(), events, rank])
+
+
+def follow(machine: Supernode, send: Callable[[int, list[Any]], None]) -> None:
+    """From now on what the caches of ``machine`` hold of clients' requests is sent, as (rank, batch)."""
+    streams = machine.streams
+
+    def tokens_of(request: Request) -> Sequence[int]:
+        stream = streams.get(request)
+        return stream.tokens if isinstance(stream, Choice) else ()
+
+    machine.told = KvEvents(machine.cluster.entry, tokens_of, send).flush
 
 
 class Publisher:
