@@ -283,11 +283,11 @@ def give(
     else:
         show()
     if page is not None:
+        from taicang.app.paged import paged
         from taicang.page.html import page as page_of
-        from taicang.page.views import sections
         from taicang.records import jsonable
 
-        body = sections(kind, jsonable(value if shown is None else shown))
+        body = paged(kind, jsonable(value if shown is None else shown))
         write({page.name: page_of(title, body)}, page.parent, "--html")
         click.echo(f"wrote {page}", err=True)
     return int(not feasible)

@@ -105,7 +105,7 @@ def search(model: str, machines: str, as_json: bool, pareto: str | None, explain
         if folder:
             check_folder(Path(folder), flag)
     done = outcomes(model, names, options)
-    more = {each.found.machine: _more(each, model, options, explain) for each in done if each.chosen}
+    more = {each.found.machine: _more(each, model, options, explain, as_json) for each in done if each.chosen}
     if as_json:
         for each in done:
             if each.chosen and each.chosen.warning:
@@ -151,11 +151,12 @@ def _fields(each: Outcome, more: dict[str, Any]) -> dict[str, Any]:
     return made
 
 
-def _more(each: Outcome, model: str, options: dict[str, Any], explain: bool) -> dict[str, Any]:
+def _more(each: Outcome, model: str, options: dict[str, Any], explain: bool, as_json: bool) -> dict[str, Any]:
     """What was asked about an outcome: the plan to run and what replays saw, why it wins, the user's plan beside it."""
     from taicang import __version__, catalog
     from taicang.app.quotes import quoted
     from taicang.app.search_emit import assumed
+    from taicang.predict.plan_details import plan_details
     from taicang.records import plain
     from taicang.search.explain import explained
     from taicang.search.trusted import told
@@ -180,6 +181,8 @@ def _more(each: Outcome, model: str, options: dict[str, Any], explain: bool) -> 
     said["assumptions"] = (*beside["assumptions"], *notes)
     said |= {"digest": catalog.digest(), "version": __version__}
     if explain:
+        if options["page"] is not None or as_json:
+            said["plans"] = plan_details(each.job, each.found.best, each.found.front, each.space, options["objective"])
         said["explanation"] = explained(
             each.job, chosen.choice, chosen.rank, each.found.best, each.space, options["objective"]
         )

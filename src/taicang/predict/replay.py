@@ -11,6 +11,7 @@ import numpy as np
 from taicang.catalog.trust import REPLAYED, Band, bands, ground, unvalidated
 from taicang.errors import InvalidInput
 from taicang.hardware import Machine
+from taicang.models.types import Model
 from taicang.plans import describe
 from taicang.predict.standing import Standing, context_of, stand
 from taicang.predict.system import System
@@ -62,8 +63,8 @@ class Down:
 
 
 def replay(
-    model: str,
-    on: str,
+    model: str | Model,
+    on: str | Machine,
     trace: Trace,
     system: System,
     *,

@@ -89,8 +89,8 @@ class Standing:
 
 
 def stand(
-    model: str,
-    on: str,
+    model: str | Model,
+    on: str | Machine,
     system: System,
     *,
     also: Sequence[Tenant] = (),
@@ -117,8 +117,9 @@ def stand(
         )  # fmt: skip
     else:
         made = cluster(
-            *pools.values(), context=context, keeping=keeping, router=system.router, seed=seed, jitter_s=jitter_s
-        )
+            *pools.values(), context=context, keeping=keeping, router=system.router, seed=seed, jitter_s=jitter_s,
+            plane=system.handover,
+        )  # fmt: skip
     breakage = plan_faults(made, list(pools.values()), system.faults, seed=seed)
     made.log = Log(made.pools)
     return Standing(
