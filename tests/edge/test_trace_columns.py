@@ -136,3 +136,33 @@ def test_single_turns_share_a_prefix(taicang):
     code, out, err = taicang("replay", *words, "--requests", "16", "--shared", "8000", "--json")
     assert code == 0, err
     assert '"cached_ratio": 0.6' in out
+
+
+STYLES = (str, str.upper, str.title, lambda name: name.replace("_", " "), lambda name: name.replace("_", " ").title(),
+          lambda name: name.replace("_", "-"))  # fmt: skip
+PLAIN = {field: [name for name in names if "." not in name and "@" not in name and name not in IDS and "_s" not in name]
+         for field, names in NAMES.items() if field in ("input", "output", "arrival")}  # fmt: skip
+
+
+@settings(max_examples=80, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
+@given(rows=requests, mark=st.sampled_from(",;\t"), style=st.sampled_from(STYLES), data=st.data())
+def test_names_are_known_however_they_are_written_and_parted(rows, mark, style, data, tmp_path):
+    rows = sorted(rows)
+    names = [style(data.draw(st.sampled_from(PLAIN[field]))) for field in ("arrival", "input", "output")]
+    path = tmp_path / "table.csv"
+    path.write_text("\n".join(mark.join(map(str, row)) for row in [names, *rows]) + "\n")
+    found = read(path)
+    assert found.input_tokens.tolist() == [row[1] for row in rows]
+    assert found.output_tokens.tolist() == [row[2] for row in rows]
+    assert found.arrival_s.size == len(rows)
+
+
+@pytest.mark.parametrize(
+    "header",
+    ["Time,Request tokens,Response tokens", "arrival_time,num_prefill_tokens,num_decode_tokens",
+     "Start Time,prompt_size,token_size", "ts,ContextTokens,GeneratedTokens"],
+)  # fmt: skip
+def test_the_time_of_a_known_table_may_stand_in_another_column(header, tmp_path):
+    path = tmp_path / "table.csv"
+    path.write_text(f"{header}\n5,100,20\n45,110,30\n")
+    assert read(path).span_s == 40.0

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from taicang.catalog.models import model as load_model
 from taicang.plans import decode_batch, prefill_batch
+from taicang.predict import Infeasible, infer
 from taicang.search.door import formats, prepare
 from taicang.search.front import front
 from taicang.search.points import handover_s, prefill_points, serving_points
@@ -184,3 +185,27 @@ def test_front_is_what_nothing_beats(points):
     kept = {points[i] for i in front(low=low, high=high)}
     beaten = {p for p in points for q in points if (q[0] <= p[0] and q[1] > p[1]) or (q[0] < p[0] and q[1] >= p[1])}
     assert kept == set(points) - beaten
+
+
+@settings(max_examples=8, deadline=None, derandomize=True)
+@given(
+    model=st.sampled_from(("llama-3.1-70b", "qwen3-30b-a3b", "deepseek-v3")),
+    on=st.sampled_from(("hgx-h200 x 2", "gb200-nvl72", "cloudmatrix384")),
+    users=st.sampled_from((None, 8, 300)),
+    within=st.sampled_from((0.5, 0.9, 0.99)),
+    ttft=st.sampled_from((0.3, 2.0)),
+)
+def test_a_wider_space_is_never_worse_and_more_users_within_limits_are_never_slower(model, on, users, within, ttft):
+    asked = {"input_tokens": 1000, "output_tokens": 200, "ttft_s": ttft, "tpot_s": 0.05, "within_ratio": within}
+    found = infer(model, on, **asked, users=users)
+    job = prepare(model, on, **asked, users=users)
+    best = search(job, formats(["auto"], job), default(job.model), Ask(top=1)).best
+    if not best:
+        assert isinstance(found, Infeasible)
+        return
+    if not isinstance(found, Infeasible):
+        assert found.output_tokens_per_s_per_chip <= best[0].output_tokens_per_s_per_chip * (1 + 1e-9)
+    free = search(replace(job, users=None), formats(["auto"], job), default(job.model), Ask(top=1)).best
+    assert best[0].requests_per_s <= free[0].requests_per_s * (1 + 1e-9)
+    if users:
+        assert best[0].users == pytest.approx(users)

@@ -33,7 +33,7 @@ FILLS = (
 
 TTFT = {
     True: "of a lone prompt: its prefill and the move of its cache; under this load\n"
-    "  that of the batch which gives the throughput (--ttft limits it); no queueing",
+    "  that of its batch, without waiting (--ttft with --attainment leaves room for it)",
     False: "of a lone prompt; under this load with others' prompts and decode steps in\n"
     "  between, which gives the throughput (--ttft limits it); no queueing",
 }

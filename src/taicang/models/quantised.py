@@ -356,13 +356,10 @@ def _torchao(config: Mapping[str, Any], where: str) -> str:
     kind = _mapping(kind).get("default", kind)
     name = str(_mapping(kind).get("_type", kind) or "")
     fields = {**_mapping(config.get("quant_type_kwargs")), **_mapping(_mapping(kind).get("_data"))}
-    found = _TORCHAO.get(name.removesuffix("Config").replace("_", "").lower())
-    if found is None:
+    form, group = _TORCHAO.get(name.removesuffix("Config").replace("_", "").lower(), ("", None))
+    if not form:
         raise NotModelled(f"{where}: torchao's {name or kind!r} is not modelled")
-    form, group = found
-    if group is None:
-        return form
-    return _packed(form, fields.get("group_size", group), where, zeros=form == "w4a16")
+    return form if group is None else _packed(form, fields.get("group_size", group), where, zeros=form == "w4a16")
 
 
 def _half_quadratic(config: Mapping[str, Any], where: str) -> str:

@@ -114,16 +114,8 @@ def confirm(
     requests = round(filling + min(max(full * STAYS, LEAST), MEASURED))
     if requests > TOO_MANY:
         return _none(f"it takes {requests:,} requests to fill", rate, pools, bands)
-    if named:
-        trace = from_profile(named, profile(named), requests, seed=seed)
-    else:
-        trace = fixed(requests, round(job.input_tokens), round(job.output_tokens))
     warm_s = min(filling / rate, (1.0 - 0.5 / SETTLES) * requests / rate if users else 0.5 * requests / rate)
-    load = (
-        ClosedLoop(trace, users, ramp_s=(SETTLES - 1.0) * stay_s)
-        if users
-        else OpenLoop(arriving(trace, rate, seed=seed))
-    )
+    load = _load(job, named, requests, users or rate, (SETTLES - 1.0) * stay_s, seed)
     finished = _Seen(job, warm_s, requests)
     try:
         _run(job, pools, load, finished, requests / rate + PATIENCE * stay_s, seed, {} if tables is None else tables)
@@ -145,7 +137,7 @@ def confirm(
         full_s = min(full_s, 0.5 * end_s)
     tokens = _rate(table, full_s, end_s)
     promised = choice.output_tokens_per_s * share * load_ratio
-    asked = float(trace.output_tokens.mean()) * measured / max(float(arrived.max()) - warm_s, 1e-9)
+    asked = float(load.trace.output_tokens.mean()) * measured / max(float(arrived.max()) - warm_s, 1e-9)
     delivered = tokens / (promised if users else min(promised, asked))
     return Confirmation(
         requests=measured,
@@ -163,6 +155,17 @@ def confirm(
         load_ratio=load_ratio,
         bands=bands,
     )
+
+
+def _load(job: Job, named: str, requests: int, much: float, ramp_s: float, seed: int) -> OpenLoop | ClosedLoop:
+    """Requests of the profile ``named``, or all equal: from so many users, or so many a second."""
+    if named:
+        trace = from_profile(named, profile(named), requests, seed=seed)
+    else:
+        trace = fixed(requests, round(job.input_tokens), round(job.output_tokens))
+    if job.users:
+        return ClosedLoop(trace, int(much), ramp_s=ramp_s)
+    return OpenLoop(arriving(trace, much, seed=seed))
 
 
 class _Seen(Record):

@@ -75,7 +75,7 @@ class Served(Prediction):
     tpot_s: float
     requests_per_s: float
     """Of the whole machine."""
-    users: float
+    users: Count
     """Requests under way at a time."""
     user_tokens_per_s: float
     """What one of them sees while it is answered."""

@@ -67,7 +67,7 @@ class Run(Serving):
     tpot_s: float | None = None
     within_ratio: float | None = None
     """Share of the requests that must keep the limits (None: nine in ten)."""
-    users: float | None = None
+    users: int | None = None
     """So many at a time, each of whom sends a request after the answer, on the whole machine: the load (None: all that
     it takes)."""
     modes: Sequence[Mode] = MODES

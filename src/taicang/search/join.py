@@ -83,13 +83,9 @@ def best_rows(points: Points, *, ttft_s: float, tpot_s: float) -> NDArray[np.int
 
 
 def matched(
-    prefill: Points, decode: Points, rows: NDArray[np.int64], *, chips: int, ttft_s: float, within_ratio: float,
-    asked_per_s: Callable[[Any, Any], Any],
-) -> Pairs:  # fmt: skip
-    """For each of the decode ``rows``, the best prefill instances beside it on ``chips`` chips, if there is room.
-
-    ``asked_per_s`` says of TTFT and TPOT what users then send, and have to be served; infinite where there are none.
-    """
+    prefill: Points, decode: Points, rows: NDArray[np.int64], *, chips: int, ttft_s: float, within_ratio: float
+) -> Pairs:
+    """For each of the decode ``rows``, the best prefill instances beside it on ``chips`` chips, if there is room."""
     fed = feed(prefill, chips=chips, ttft_s=ttft_s, within_ratio=within_ratio)
     size, of = fed.chips[:, None], np.arange(fed.chips.size)[:, None]
     drawn, other = decode.requests_per_s[rows], decode.chips[rows]
@@ -109,11 +105,28 @@ def matched(
     rate = np.stack(rates, axis=1).reshape(counts.shape)
     keep = np.flatnonzero(rate.max(axis=0, initial=0.0) > 0)
     at = np.argmax(rate[:, keep], axis=0) if keep.size else keep
-    count, second = counts[at, keep], rows[keep]
-    first = fed.row[at // 2, count]
-    asked, most = asked_per_s(prefill.ttft_s[first], decode.tpot_s[second]), rate[at, keep]
-    held = np.flatnonzero(np.isinf(asked) | (asked <= most))
-    return _pairs(prefill, decode, first[held], second[held], count[held].astype(float), np.minimum(most, asked)[held])
+    count = counts[at, keep]
+    return _pairs(prefill, decode, fed.row[at // 2, count], rows[keep], count.astype(float), rate[at, keep])
+
+
+def holding(
+    prefill: Points, decode: Points, rows: NDArray[np.int64], *, chips: int, ttft_s: float, within_ratio: float,
+    asked_per_s: Callable[[Any, Any], Any],
+) -> Pairs:  # fmt: skip
+    """For each of the decode ``rows``, the prefill instances beside it on ``chips`` chips with which users are served
+    soonest, if any hold them all; ``asked_per_s`` says of TTFT and TPOT what they then send."""
+    within = np.flatnonzero(prefill.ttft_s <= ttft_s)
+    sized = [within[prefill.chips[within] == size] for size in np.unique(prefill.chips[within])]
+    fronts = [each[front(low=prefill.ttft_s[each], high=prefill.requests_per_s[each])] for each in sized]
+    first = np.concatenate([np.zeros(0, dtype=np.int64), *fronts])
+    alone = prefill.ttft_s[first][:, None]
+    asked = asked_per_s(alone, decode.tpot_s[rows])
+    count = fewest(asked, prefill.requests_per_s[first][:, None], alone, limit_s=ttft_s, within_ratio=within_ratio)
+    left = np.floor_divide(chips - count * prefill.chips[first][:, None], decode.chips[rows])
+    rate = np.where(left * decode.requests_per_s[rows] >= asked, asked, 0.0)
+    keep = np.flatnonzero(rate.max(axis=0, initial=0.0) > 0)
+    at = np.argmax(rate[:, keep], axis=0) if keep.size else keep
+    return _pairs(prefill, decode, first[at], rows[keep], count[at, keep], rate[at, keep])
 
 
 def _pairs(prefill: Points, decode: Points, first: Any, second: Any, count: Any, rate: Any) -> Pairs:

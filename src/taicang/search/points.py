@@ -49,7 +49,7 @@ class Job:
     tpot_s: float = np.inf
     within_ratio: float = WITHIN
     """Share of the requests that must keep the limits."""
-    users: float | None = None
+    users: int | None = None
     """Who send their next request when an answer has come: the load, where there are so many."""
     skew: Count = 1.01
     acceptance_ratio: float = 0.7

@@ -10,7 +10,7 @@ import numpy as np
 
 from taicang.catalog.trust import Band
 from taicang.search.front import front
-from taicang.search.join import Pairs, best_rows, decode_front, matched, smallest
+from taicang.search.join import Pairs, best_rows, decode_front, holding, matched, smallest
 from taicang.search.points import Floats, Job, Points
 from taicang.search.result import Ask, Choice, Mode, Pool
 from taicang.search.trusted import bands_of
@@ -202,7 +202,14 @@ def _both(first: Points, second: Points, pairs: Pairs, job: Job, quant: str, *, 
 
 
 def _limits(job: Job) -> dict[str, Any]:
-    return {"ttft_s": job.ttft_s, "within_ratio": job.within_ratio, "asked_per_s": job.asked_per_s}
+    return {"ttft_s": job.ttft_s, "within_ratio": job.within_ratio}
+
+
+def _paired(first: Points, second: Points, rows: Any, job: Job) -> Pairs:
+    if job.users is None:
+        return matched(first, second, rows, chips=job.machine.chips, **_limits(job))
+    asked = job.asked_per_s
+    return holding(first, second, rows, chips=job.machine.chips, **_limits(job), asked_per_s=asked)
 
 
 def disaggregated(first: Points, second: Points, job: Job, quant: str, ask: Ask) -> Sheet:
@@ -214,13 +221,14 @@ def disaggregated(first: Points, second: Points, job: Job, quant: str, ask: Ask)
         rows = decode_front(second)
         rows = rows[second.tpot_s[rows] <= job.tpot_s]
     if least:
-        pairs = smallest(first, second, rows, load_per_s=ask.load_per_s, **_limits(job))
+        asked = job.asked_per_s
+        pairs = smallest(first, second, rows, load_per_s=ask.load_per_s, **_limits(job), asked_per_s=asked)
     else:
-        pairs = matched(first, second, rows, chips=job.machine.chips, **_limits(job))
+        pairs = _paired(first, second, rows, job)
     return _both(first, second, pairs, job, quant, least=least)
 
 
 def disaggregated_front(first: Points, second: Points, job: Job, quant: str) -> Sheet:
     """Pairs of pools on the front of TPOT against rate."""
-    pairs = matched(first, second, decode_front(second), chips=job.machine.chips, **_limits(job))
+    pairs = _paired(first, second, decode_front(second), job)
     return _both(first, second, pairs, job, quant, least=False)

@@ -50,7 +50,7 @@ def fewest(load_per_s: Num, each_per_s: Num, alone_s: Num, *, limit_s: float, wi
     low = np.ceil(load_per_s / each_per_s) - 1.0
 
     def keeps(count: Any) -> Any:
-        busy = np.minimum(load_per_s / (count * each_per_s), 1.0)
+        busy = np.minimum(load_per_s / (np.maximum(count, 1.0) * each_per_s), 1.0)
         with np.errstate(divide="ignore", invalid="ignore"):
             return first_token_s(busy, count * each_per_s, alone_s, within_ratio) <= limit_s
 

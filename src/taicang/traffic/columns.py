@@ -6,7 +6,8 @@ of the names below is looked for, and a file in which two of them could be meant
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from taicang.errors import InvalidInput, UnknownName
@@ -20,7 +21,7 @@ NAMES: Mapping[str, tuple[str, ...]] = {
         "metrics.input_sequence_length.value", "prompt_token_count", "input_ids", "prompt_token_ids",
         "tokens_prompt", "tokens_in", "PromptTokens", "promptTokens", "input.inputTokenCount",
         "gen_ai.usage.input_tokens",
-        "attributes.gen_ai.usage.input_tokens", "usage.input", "ai.proxy.usage.prompt_tokens",
+        "attributes.gen_ai.usage.input_tokens", "usage.input", "ai.proxy.usage.prompt_tokens", "isl",
     ),
     "output": (
         "completion_tokens", "output_tokens", "num_output_tokens", "number_output_tokens", "n_completion_tokens",
@@ -29,12 +30,12 @@ NAMES: Mapping[str, tuple[str, ...]] = {
         "body.max_completion_tokens", "body.max_tokens", "tokens_completion", "tokens_out", "CompletionTokens",
         "completionTokens",
         "output.outputTokenCount", "gen_ai.usage.output_tokens", "attributes.gen_ai.usage.output_tokens",
-        "usage.output", "ai.proxy.usage.completion_tokens",
+        "usage.output", "ai.proxy.usage.completion_tokens", "osl",
     ),
     "arrival": (
         "arrival", "arrival_time", "arrival_s", "arrival_ms", "arrival_ns", "start_time", "startTime", "start_time_ns",
         "start_time_ms", "request_start_ns", "metadata.request_start_ns", "timestamp", "timestamp_ms", "time", "ts",
-        "created_at", "request_time", "TimeGenerated", "@timestamp", "started_at",
+        "created_at", "request_time", "TimeGenerated", "@timestamp", "started_at", "created", "Time",
     ),
     "session": ("session_id", "session", "conversation_id", "chat_id"),
     "priority": ("priority",),
@@ -110,7 +111,7 @@ def measured(row: Row) -> dict[str, tuple[str, float]]:
     """Columns of latencies in rows like ``row`` and their units, by what they are."""
     found = {}
     for quantity, names in MEASURED.items():
-        column = next((name for name in names if name in row), "")
+        column = next(iter(_there(row, names)), "")
         if column == "inter_token_latency_s" and "number_total_tokens" in row:
             continue  # LLMPerf counts the time to the first token in
         if column:
@@ -119,12 +120,31 @@ def measured(row: Row) -> dict[str, tuple[str, float]]:
     return found
 
 
+def times_of(names: Iterable[str]) -> dict[str, str]:
+    """The column of arrivals among ``names``, if there is one and no other."""
+    found = _there(dict.fromkeys(names), NAMES["arrival"])
+    return {"arrival": found[0]} if len(found) == 1 else {}
+
+
+def _there(row: Row, names: Iterable[str]) -> list[str]:
+    """Columns of ``row`` with these names, however they are spaced and capitalised ("Prompt Tokens")."""
+    spelt: dict[str, str] = {}
+    for column in row:
+        spelt.setdefault(_plain(column), column)
+    exact = [name for name in names if name in row]
+    return exact or list(dict.fromkeys(spelt[_plain(name)] for name in names if _plain(name) in spelt))
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[\s\-]+", "_", str(name).strip()).lower()
+
+
 def _known(row: Row, where: str, named: Mapping[str, str]) -> dict[str, str] | None:
     found = {field: column for field, column in named.items() if field in NAMES}
     for field, known in NAMES.items():
         if field in found:
             continue
-        there = [name for name in known if name in row]
+        there = _there(row, known)
         if len(there) > 1 and len({str(row[name]) for name in there}) > 1:
             said = f"{' and '.join(there)} could both be the {field}: name it with --columns {field}=..."
             raise InvalidInput(said, where=where)

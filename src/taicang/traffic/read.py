@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from taicang.errors import InvalidInput
 from taicang.traffic import bench, formats, results
 from taicang.traffic.collect import NO_COUNTER, Collector
-from taicang.traffic.columns import flat, form_of
+from taicang.traffic.columns import flat, form_of, times_of
 from taicang.traffic.formats import Format, Row
 from taicang.traffic.lines import Lines
 from taicang.traffic.texts import Counter, conversations, items
@@ -48,7 +48,7 @@ def read(
     elif first.startswith("{"):
         form, rows = _json(path, lines, first, columns, run, missing_input)
     else:
-        form, rows = _csv(path, lines, columns)
+        form, rows = _csv(path, lines, first, columns)
     made = Collector(path, form, block or form.block, repair, count, missing_output)
     for number, row in rows:
         made.take(number, row)
@@ -73,8 +73,12 @@ def _form(known: Format | None, row: Row, columns: Mapping[str, str] | None, whe
     return form
 
 
-def _csv(path: Path, lines: Lines, columns: Mapping[str, str] | None) -> tuple[Format, Iterator[tuple[int, Row]]]:
-    table = csv.reader(text for _, text in lines)
+def _csv(
+    path: Path, lines: Lines, header: str, columns: Mapping[str, str] | None
+) -> tuple[Format, Iterator[tuple[int, Row]]]:
+    """A table; its header tells whether commas, semicolons or tabs part its cells."""
+    mark = max(",;\t", key=lambda each: (header.count(each), each == ","))
+    table = csv.reader((text for _, text in lines), delimiter=mark)
     names = _cells(table, path)
     if names is None:
         raise InvalidInput("empty: expected a header", where=f"{path}:1")
@@ -84,6 +88,8 @@ def _csv(path: Path, lines: Lines, columns: Mapping[str, str] | None) -> tuple[F
     width = len(names)
     first = _cells(table, path)
     known = None if columns else formats.of_header(names)
+    if known is not None and known.time and known.time not in names:  # its time stands in another column
+        columns, known = {"input": known.input, "output": known.output} | times_of(names), None
     form = _form(known, dict(zip(names, first or [""] * width, strict=False)), columns, f"{path}:1")
 
     def rows() -> Iterator[tuple[int, Row]]:
