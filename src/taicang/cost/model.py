@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -63,9 +63,19 @@ FAMILY = {
 """Family of an operator, which is the key of a stack's ``kernel_ratio``."""
 
 
+KNOWN_LENGTH = 4096
+"""Longest arrays that are remembered."""
+_COLLECTIVE = tuple(each.name for each in fields(Collective))
+
+
+def _hashed(value: object) -> object:
+    return (value.dtype.char, value.shape, value.tobytes()) if isinstance(value, np.ndarray) else value
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CostModel:
-    """Prices operators; scalar operators are remembered, since a step repeats the same few shapes."""
+    """Prices operators; they are remembered, since a step repeats the same few shapes and a search of training the same
+    few collectives over arrays of plans."""
 
     machine: Machine
     stack: Stack
@@ -76,11 +86,14 @@ class CostModel:
 
     def price(self, op: Operator, cube_ratio: float = 1.0, vector_ratio: float = 1.0) -> Cost:
         """Cost of ``op`` on one rank whose stream holds these shares of the matrix and vector cores."""
+        key: Any = (op, cube_ratio, vector_ratio)
         try:
-            key = (op, cube_ratio, vector_ratio)
             found = self.known.get(key)
         except TypeError:  # arrays do not hash
-            return self._price(op, cube_ratio, vector_ratio)
+            if not isinstance(op, Collective) or np.size(op.payload_bytes) > KNOWN_LENGTH:
+                return self._price(op, cube_ratio, vector_ratio)
+            key = (*(_hashed(getattr(op, name)) for name in _COLLECTIVE), cube_ratio, vector_ratio)
+            found = self.known.get(key)
         if found is None:
             found = self.known[key] = self._price(op, cube_ratio, vector_ratio)
         return found
