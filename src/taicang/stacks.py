@@ -53,11 +53,15 @@ class Keeping:
     """Format that gradients of a bf16 or 8-bit step are accumulated and reduced in; those of fp16 steps stay fp16."""
     logit_bytes: float = 10.0
     """Bytes per logit alive at once in the loss: of 16 bits, in 32 bits, and a 32-bit gradient or exponential."""
+    sharded_logit_bytes: float = 0.0
+    """The same where tensor parallelism shards the vocabulary (0: no other)."""
     loss_bytes: float = 24.0
     """Bytes that the loss moves per logit, three quarters of them forward: conversion to 32 bits, maximum, exponentials
     with their sum; the gradient. Stacks whose loss is not fused at all run a kernel for each of its steps."""
     recompute: str = "none"
     """What is made again in the backward pass where the job does not say ("none" or "full")."""
+    buffered: bool = True
+    """Whether gradients lie in buffers that are always there, or come to be as the backward pass goes."""
     outputs: bool = False
     """Whether a pipeline stage keeps what it sent of each microbatch in flight."""
     sharding: Literal["own", "deepspeed", "tensors"] = "own"
@@ -106,10 +110,12 @@ class Stack:
     fused: frozenset[str] = frozenset()
     """Fusions present: "qk_norm_rope" (query-key norm with rotation), "mla_prolog" (norms, projections, rope),
     "expert_products" (both products of the experts with their activation, casts and bias), "fp8_attention" (the core of
-    training attention in 8 bits), "chunked_loss" (head and loss by pieces of the sequence: few
-    logits are alive at once)."""
+    training attention in 8 bits), "chunked_loss" (the loss by pieces of the sequence: logits of 16 bits, of
+    which one piece is alive in 32), "fused_loss" (head and loss in one kernel: one piece is alive at all)."""
     grouped_experts: bool = True
     """Whether training multiplies all experts of a rank in one product, or one after the other."""
+    experts_sharded: bool = False
+    """Whether training shards experts over tensor-parallel ranks like everything else, where a plan does not say."""
     captured: frozenset[str] = frozenset()
     """Parts of a training layer that a captured graph replays, so that no kernel of theirs waits for the host: "mixer",
     "router", "experts"."""
@@ -117,7 +123,7 @@ class Stack:
     """Abilities: "expert_all_to_all" (token exchange by default instead of gather and scatter), "offers_all_to_all"
     (on request), "two_batch" (overlapped microbatches), "sp_attention" (sequence-tensor-sequence prefill),
     "matmul_all_reduce" (in prefill, an all-reduce runs beside the product that it sums); in training those of
-    ``predict.train_stack`` ("interleaved_gradients": those of a chunk are reduced beside the chunks that follow)."""
+    ``search.train_stack`` ("interleaved_gradients": those of a chunk are reduced beside the chunks that follow)."""
     expert_dispatch: Literal["best", "plain"] = "best"
     """How training sends tokens to experts: "plain", a copy for each expert by an all-to-all, sorted by expert on
     arrival; "best", that without the sorting, or each at most once to a rank, whichever is faster."""

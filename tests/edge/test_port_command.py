@@ -3,7 +3,12 @@
 import json
 import re
 
+import numpy as np
 import pytest
+
+from taicang.ops import Gemm
+from taicang.virtual import capture
+from taicang.virtual.operators import Kernel
 
 HOT = "import torch\nx = torch.zeros(1).cuda()\nif x.device.type == 'cuda':\n    torch.compile(f)\n"
 KERNEL = "__global__ void mine(float* a) {\n}\n"
@@ -157,3 +162,42 @@ def test_generations_and_versions_differ(taicang, repository):
     assert rules() == set()
     assert "unsupported" in rules("--torch", "2.11")
     assert rules("--chip", "950") == {"not-validated-950"}
+
+
+def test_operators_are_found_as_imports_name_them(taicang, repository):
+    (repository / "net.py").write_text(
+        "import torch\nimport torch.nn as nn\nfrom torch.nn import functional as F, Linear\nimport numpy as np\n"
+        "a = nn.Linear(256, 1024)\nb = Linear(8, n)  # nn.Conv2d(3, 4, 7) is talked of\nc = torch.nn.Conv2d(3, 64, 7)\n"
+        "d = F.scaled_dot_product_attention(q, k, v)\ne = np.matmul(x, y) + x.matmul(y) + x @ y\n"
+        "f = mine.Linear(2, 3)\n"
+    )
+    made = json.loads(taicang("port", repository, "--json", "-")[1])["performance"]
+    found = {each["kind"]: each["calls"] for each in made["operators"]}
+    assert found == {
+        "product": {"torch.nn.Linear": 2, "matmul": 1, "@": 1},
+        "convolution": {"torch.nn.Conv2d": 1},
+        "attention": {"torch.nn.functional.scaled_dot_product_attention": 1},
+    }
+    assert (made["before"], made["after"]) == ("hgx-a100", "atlas-800-a2-376t")
+    back = json.loads(taicang("port", repository, "--json", "-", "--to", "cuda", "--from", "atlas-800-a3")[1])
+    assert (back["performance"]["before"], back["performance"]["after"]) == ("atlas-800-a3-752t", "hgx-a100")
+    refused(taicang("port", repository, "--on", "atlas-800-a4"), "atlas-800-a4", "atlas-800-a3")
+
+
+def test_a_runs_folder_prices_what_ran(taicang, repository, tmp_path):
+    product = Gemm(m=4096, n=4096, k=4096, dtype="bf16")
+    work = np.array([[capture.KERNEL, 0, 0], [capture.MARK, 0, 0]] * 2)
+    rank = capture.Rank(
+        rank=0, kernels=(Kernel(name="std_mean", phase="forward", op=product, flop=2.0 * 4096**3),), work=work,
+        changes=np.zeros((0, 4), int), operands=np.zeros((0, 3), int), kinds={}, invented={}, notes=(),
+    )  # fmt: skip
+    run = capture.Capture(command=("net.py",), machine="hgx-a100", world=1, torch="2.7", ranks=(rank,))
+    capture.save(run, tmp_path / "run")
+    (repository / "stats.py").write_text("import torch\ntorch.std_mean(x)\n")
+    made = json.loads(
+        taicang("port", repository, "--log", tmp_path / "run", "--json", "-", "--on", "cloudmatrix384")[1]
+    )
+    assert [each["machine"] for each in made["performance"]["runs"]] == ["hgx-a100", "cloudmatrix384"]
+    assert all(each["step_s"] > 0 for each in made["performance"]["runs"])
+    assert any(each.get("ran") for each in made["findings"])
+    assert "the run on hgx-a100" in taicang("port", repository, "--log", tmp_path / "run")[1]

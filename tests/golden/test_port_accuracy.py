@@ -1,7 +1,5 @@
 """What the estimate of a port is worth: each measured pair predicted by laws fitted without its repository."""
 
-import math
-
 import pytest
 import yaml
 
@@ -11,7 +9,8 @@ from taicang.port.estimate import kernel_terms, terms
 
 
 def within(factor, said, measured):
-    return abs(math.log(said / max(measured, 1))) <= math.log(factor)
+    measured = max(measured, 1)
+    return measured <= factor * said and said <= factor * measured  # exact: 6 is within 1.5 of 4
 
 
 def left_out(size):
@@ -28,7 +27,7 @@ def test_the_class_is_right_for_most_pairs():
 
 @pytest.mark.parametrize(
     ("size", "factor", "share"),
-    [("files", 1.5, 0.60), ("files", 2, 0.80), ("must_change", 2, 0.48), ("must_change", 3, 0.70)],
+    [("files", 1.5, 0.70), ("files", 2, 0.80), ("must_change", 2, 0.48), ("must_change", 3, 0.70)],
 )
 def test_sizes_of_repositories_left_out(size, factor, share):
     # Two ports of one repository by one vendor differ by factors of 1.2, 1.3, 2.4 and 3.5 in files: no law does better

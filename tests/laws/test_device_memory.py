@@ -12,8 +12,7 @@ from taicang.plans import ServePlan
 from taicang.predict import Prediction, infer
 from taicang.search.choices import quantisation
 from taicang.search.door import prepare
-from taicang.serve.build import cache_room
-from taicang.serve.memory import memory_use
+from taicang.serve.memory import cache_room, memory_use
 
 LOGGED = [
     # vllm-project/vllm issue 21348: both engines on four H100

@@ -6,11 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from taicang import catalog
 from taicang.catalog import porting
+from taicang.errors import TaicangError
 from taicang.port import report
 from taicang.port.estimate import estimate
+from taicang.port.found import Use
 from taicang.port.scan import scan
 from taicang.port.tables import TIERS
+from taicang.predict.ported import ported
 
 HEAD = {
     "ascend": "import torch\nimport torch.nn as nn\nfrom torch import cuda as gpu\nimport os, numpy as np\n",
@@ -290,3 +294,25 @@ def test_every_tier_has_rules_in_both_directions(tier):
     assert any(rule.tier == tier for rule in porting.rules("ascend").all)
     if tier not in {"auto", "blocked"}:  # no shim towards CUDA, and nothing known that CUDA lacks
         assert any(rule.tier == tier for rule in porting.rules("cuda").all)
+
+
+KINDS = sorted(set(porting.uses().values()))
+USES = st.builds(
+    Use, st.just("torch.x"), st.sampled_from(KINDS),
+    st.one_of(st.just(()), st.lists(st.integers(0, 14).map(lambda power: 2**power), max_size=3).map(tuple)),
+)  # fmt: skip
+
+
+@given(st.lists(USES, min_size=1, max_size=6), *[st.sampled_from(catalog.names("machine"))] * 2)
+def test_operators_on_any_two_machines_are_priced_or_refused(uses, first, second):
+    try:
+        one, other = catalog.machine(first), catalog.machine(second)
+        there, same = ported(uses, one, other), ported(uses, one, one)
+    except TaicangError:
+        return
+    assert all((each.low, each.middle, each.high) == (1.0, 1.0, 1.0) for each in same.operators)
+    assert all(0 < each.low <= each.middle <= each.high < 1e4 for each in there.operators)
+    assert sum(sum(each.calls.values()) for each in there.operators) == len(uses) or len(there.assumptions) > 2
+    back = {each.kind: each for each in ported(uses, other, one).operators}
+    for each in there.operators:
+        assert back[each.kind].middle * each.middle == pytest.approx(1.0, rel=0.1)

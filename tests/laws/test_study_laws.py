@@ -85,7 +85,7 @@ def test_a_torn_line_is_dropped_and_another_study_is_refused(tmp_path):
         Journal(tmp_path, {"study": "two"})
 
 
-def suicidal(task):
+def suicidal(task, _):
     """A row, unless this is the first attempt at point 3: then the worker dies."""
     index, point = task
     mark = point["mark"]

@@ -14,7 +14,7 @@ ray = pytest.importorskip("ray", reason="Ray is an extra")
 def test_a_ray_worker_that_is_killed_costs_no_point(tmp_path, monkeypatch):
     mark = str(tmp_path / "mark")
 
-    def row_of(task):  # defined here, so that it travels by value
+    def row_of(task, _):  # defined here, so that it travels by value
         index, point = task
         if index == 5 and not os.path.exists(mark):
             open(mark, "w").close()

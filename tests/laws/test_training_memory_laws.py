@@ -14,13 +14,14 @@ from taicang.catalog.models import model
 from taicang.catalog.training import training_price
 from taicang.errors import InvalidPlan
 from taicang.hardware import Machine
+from taicang.search.train_stack import changed
 from taicang.train.memory import Held, bucket_bytes, state_bytes
 from taicang.train.setup import Setup
 from taicang.train.step import train_step
 from taicang.train_plans import RECIPES, TrainPlan, recipe
 
-ACCUMULATE_FP32 = ("megatron", "megatron-classic", "mindspeed", "hai-llm", "mindformers")
-STACKS = (*ACCUMULATE_FP32, "nemo", "nemo-mlperf", "primus", "torchtitan", "fsdp", "deepspeed", "internevo")
+ACCUMULATE_FP32 = ("megatron", "megatron-classic", "mindspeed", "hai-llm", "mindformers", "torchtitan")
+STACKS = (*ACCUMULATE_FP32, "nemo", "nemo-mlperf", "primus", "torchtune", "fsdp", "deepspeed", "internevo")
 MODELS = ("llama-2-7b", "llama-3-8b", "qwen2.5-7b", "gpt3-175b", "mixtral-8x7b")
 
 
@@ -68,6 +69,26 @@ def test_bytes_a_parameter(stack: str, form: str, zero: int, dp: int, count: flo
         )
 
 
+@given(
+    st.sampled_from(STACKS), st.sampled_from(MODELS[:3]), st.integers(7, 13), st.sampled_from((1, 2, 4)),
+    st.sampled_from((0, 1, 2)), st.sampled_from(("none", "full")),
+)  # fmt: skip
+def test_gradients_come_while_activations_go(
+    stack: str, net: str, seq: int, micro: int, zero: int, recompute: str
+) -> None:
+    """The peak is before or after a lone backward pass; after an earlier microbatch, or in buffers, all is there."""
+    plan = TrainPlan(dp=32, micro_batch=1, global_batch=32 * micro, seq=2**seq, zero=zero, recompute=recompute)  # type: ignore[arg-type]
+    use = train_step(_setup(stack, net, plan)).memory
+    alone = micro == 1 and not catalog.stack(stack).keeps.buffered
+    assert (float(use.apart_bytes) > 0.0) == alone
+    assert float(use.apart_bytes) <= float(use.gradients_bytes)
+    state = float(use.weights_bytes + use.optimizer_bytes + use.runtime_bytes)
+    late = state + float(use.gradients_bytes)
+    assert float(use.total_bytes) >= late
+    more = train_step(_setup(stack, net, replace(plan, global_batch=64))).memory
+    assert float(use.total_bytes) <= float(more.total_bytes) * (1 + 1e-12)
+
+
 @pytest.mark.parametrize("stack", STACKS)
 def test_recompute_left_open_is_the_stacks(stack: str) -> None:
     plan = TrainPlan(dp=32, global_batch=32, recompute="")
@@ -90,14 +111,16 @@ def test_stages_keep_what_they_sent(stack: str, pp: int) -> None:
 
 @given(st.sampled_from([name for name in STACKS if name != "megatron-classic"]), st.sampled_from((1, 2, 4)))
 def test_logits_fill_the_last_stage(stack: str, micro: int) -> None:
-    """A chunked loss keeps an eighth of the logits; without it each stack's own number of copies."""
+    """Without a loss by pieces each stack's own number of copies; with one fewer, with head and loss fused fewest."""
     plan = TrainPlan(dp=32, global_batch=32 * micro, micro_batch=micro, seq=8192, recompute="full", zero=3)
     setup = _setup(stack, "qwen2.5-7b", plan)
     logits = micro * 8192 * setup.model.vocab * setup.stack.keeps.logit_bytes
-    whole = float(train_step(setup).memory.working_bytes)
+    whole, pieces, fused = (
+        float(train_step(replace(setup, stack=changed(setup.stack, fused=words))).memory.working_bytes)
+        for words in (("-chunked_loss",), ("+chunked_loss",), ("+fused_loss",))
+    )
     assert whole >= logits
-    small = replace(setup, stack=replace(setup.stack, fused=setup.stack.fused | {"chunked_loss"}))
-    assert float(train_step(small).memory.working_bytes) < whole
+    assert whole > pieces > fused
 
 
 @given(
@@ -134,3 +157,17 @@ def test_recompute_of_the_core_drops_its_scores(seq: int, micro: int, tp: int) -
     flash = replace(classic, stack=replace(classic.stack, fused=classic.stack.fused | {"flash_attention"}))
     kept, fewer = (float(train_step(one).memory.activations_bytes) for one in (classic, flash))
     assert fewer <= kept <= fewer * 1.25
+
+
+@given(
+    st.sampled_from(STACKS), st.sampled_from(("", "@0.6.0", "@0.8.0")), st.sampled_from((1, 2, 4)),
+    st.sampled_from((1, 2, 8)), st.sampled_from((0, 1, 2)), st.sampled_from(("mixtral-8x7b", "llama-2-7b")),
+)  # fmt: skip
+def test_sharding_of_experts_left_open_is_the_stacks(
+    stack: str, version: str, tp: int, ep: int, etp: int, net: str
+) -> None:
+    """Old Megatron shards them like everything else; whatever the plan says counts before."""
+    name = "megatron" + version if version else stack
+    routed, plan = net == "mixtral-8x7b", TrainPlan(tp=tp, dp=32 // tp, ep=ep, etp=etp, global_batch=32)
+    found = _setup(name, net, plan).plan.etp
+    assert found == (etp or (tp if version and routed else 1))

@@ -10,9 +10,10 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -141,7 +142,9 @@ def answer(question: Question, command: click.Command, path: Path, extra: Sequen
         for key in values:
             if str(key) not in keys:
                 raise UnknownName("key", str(key), keys, where=files.where(path, [*section, str(key)]))
-    words = [word for key, value in question.given.items() for word in _words(keys[key], key, value, path)]
+    words: list[str] = []
+    for key, value in question.given.items():
+        words += words_of(keys[key], key, value, partial(files.where, path, [key]))
     filled = {str(keys[key].name): value for key, value in question.defaults.items()}
     try:
         # a command keeps the help option of its first context: it is the same one here as below the root command
@@ -156,15 +159,13 @@ def answer(question: Question, command: click.Command, path: Path, extra: Sequen
         return command.invoke(context)
 
 
-def _words(param: click.Parameter, key: str, value: Any, path: Path) -> list[str]:
-    """One key of a question as words of a command line."""
-    from taicang.catalog import files
-
+def words_of(param: click.Parameter, key: str, value: Any, where: Callable[[], str]) -> list[str]:
+    """One key of a question as words of a command line; ``where`` says its place."""
     if isinstance(value, dict) or value is None:
-        raise InvalidInput("expected a value or a list of values", where=files.where(path, [key]))
+        raise InvalidInput("expected a value or a list of values", where=where())
     if isinstance(param, click.Option) and param.is_flag:
         if not isinstance(value, bool):
-            raise InvalidInput(f"expected true or false, got {value!r}", where=files.where(path, [key]))
+            raise InvalidInput(f"expected true or false, got {value!r}", where=where())
         return [param.opts[0]] if value else list(param.secondary_opts[:1])
     if isinstance(value, list) and not (param.multiple if isinstance(param, click.Option) else param.nargs == -1):
         value = ",".join(map(str, value))  # several machines or formats

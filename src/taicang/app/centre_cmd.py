@@ -11,7 +11,7 @@ import click
 from taicang.app.asking import Asking
 from taicang.app.centre_options import MONEY, WORK
 from taicang.app.load_options import NAMED_LOAD
-from taicang.app.options import CHOICES, HTML, JSON, give
+from taicang.app.options import CHOICES, HTML, JSON, give, listed
 
 
 @click.command(
@@ -60,7 +60,7 @@ def centre(machine: str, others: str | None, page: Path | None, as_json: bool, *
     if found is not None:
         return found[0]
     from taicang.app.centre_mix import mixed
-    from taicang.app.centre_options import Unfit, case, machines
+    from taicang.app.centre_options import Unfit, case
     from taicang.app.load_options import named_load
     from taicang.centre.compare import compare
     from taicang.centre.mix import shares
@@ -69,7 +69,7 @@ def centre(machine: str, others: str | None, page: Path | None, as_json: bool, *
 
     if options["serve"]:
         named_load(options, options["serve"])
-    names = [machine, *machines(others)]
+    names = [machine, *listed(others)]
     if options["load"] is not None and not options["serve"]:
         raise click.UsageError("--load needs --serve MODEL")
     if len(names) > 1 and not options["serve"]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -49,6 +48,7 @@ MONEY = stacked(
                  "the published list of the model)."),
     click.option("--mtbf", type=Named(), multiple=True, metavar="CLASS=DURATION", help="As for train."),
     click.option("--spares", type=Whole(0), default=0, show_default=True, help="Idle chips that stand in at once."),
+    click.option("--crew", type=Whole(1), help="Repairs that go on at a time (default: as many as there are)."),
     click.option("--currency", type=click.Choice(["CNY", "USD"]), default="CNY", show_default=True, help="Of results."),
     click.option("--samples", type=Whole(100, 10**6), default=20_000, show_default=True, help="Draws of the ranges."),
     click.option("--seed", type=Whole(0), default=0, show_default=True, help="Of the draws."),
@@ -92,6 +92,7 @@ def case(spec: str, options: dict[str, Any]) -> tuple[Any, list[str]]:
         prices=prices,
         mtbf_s=dict(options["mtbf"]),
         spare_chips=options["spares"],
+        crew=options["crew"] or 0,
     )
     return made, said
 
@@ -212,8 +213,3 @@ def _day(options: dict[str, Any]) -> tuple[float, ...]:
     fine = np.interp((np.arange(24 * 60) + 0.5) / (24 * 60), (np.arange(len(weights)) + 0.5) / len(weights), weights)
     hours = fine.reshape(24, 60).mean(axis=1)
     return tuple(float(each) for each in hours / hours.mean())
-
-
-def machines(text: str | None) -> Sequence[str]:
-    """Machines of a comma-separated list."""
-    return [name.strip().strip('"') for name in (text or "").split(",") if name.strip()]

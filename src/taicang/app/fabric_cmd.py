@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from taicang.app.asking import Asking
-from taicang.app.options import CHAKRA, JSON, MOST_SKEW, Named, Whole, echo_json, stacked, write_chakra
+from taicang.app.options import CHAKRA, JSON, MOST_SKEW, Named, Whole, echo_json, listed, stacked, write_chakra
 from taicang.errors import InvalidInput
 from taicang.output import check_file, write_file
 from taicang.units import count, parse
+
+if TYPE_CHECKING:
+    from taicang.search.collective import Ask
 
 ROUTINGS = ("adaptive", "striped", "ecmp")
 
@@ -78,6 +82,7 @@ WORK = stacked(
     click.option("--topk", type=Whole(1), default=8, show_default=True, help="Experts of each token."),
     click.option("--experts", type=Whole(1), default=256, show_default=True, help="Routed experts."),
     click.option("--verb", default="", metavar="MEMORY/VERB", help="Send: npu/read, npu/write, cpu/read or cpu/write."),
+    click.option("--stack", metavar="NAME", help="Whose all-reduce runs, e.g. vllm (default: the vendor's library)."),
     click.option("--beside", type=Beside(), multiple=True, help="Another that begins at the same time. Repeatable."),
     click.option("--shuffled", is_flag=True, help="Ranks at random places of the machine (by seed)."),
 )  # fmt: skip
@@ -195,7 +200,7 @@ def fabric(machine: str, sets: tuple[str, ...], as_json: bool, **options: Any) -
     if options["chakra"] is not None:
         from taicang.predict.chakra import collective_graph
 
-        write_chakra(collective_graph(on, _ask(options)), options["chakra"])
+        write_chakra(collective_graph(on, question(options)), options["chakra"])
 
 
 def _shape(on: Any, options: dict[str, Any]) -> Any:
@@ -204,41 +209,30 @@ def _shape(on: Any, options: dict[str, Any]) -> Any:
     return predict.shape(on, options["plane"], options["failed"], options["seed"])
 
 
-def _ask(options: dict[str, Any]) -> Any:
-    from taicang.predict.fabric import Ask
+def question(options: Mapping[str, Any]) -> Ask:
+    """The collective that the options ask about."""
+    from taicang.search.collective import Ask
 
-    same = (
-        "stride",
-        "skew",
-        "tokens",
-        "topk",
-        "experts",
-        "routing",
-        "seed",
-        "seeds",
-        "failed",
-        "plane",
-        "verb",
-        "shuffled",
-        "beside",
-    )
+    same = ("stride", "skew", "tokens", "topk", "experts", "routing", "seed", "seeds", "failed", "plane", "verb",
+            "shuffled", "beside")  # fmt: skip
     return Ask(
         kind=options["kind"] or "", payload_bytes=options["payload"] or 0.0, ranks=options["ranks"] or 0,
-        algorithm=(options["algorithm"] or "").replace("-", "_"), **{name: options[name] for name in same},
+        algorithm=(options["algorithm"] or "").replace("-", "_"), stack=options["stack"] or "",
+        **{name: options[name] for name in same},
     )  # fmt: skip
 
 
 def _collective(on: Any, options: dict[str, Any]) -> Any:
     from taicang.predict import fabric as predict
 
-    return predict.run(on, _ask(options))
+    return predict.run(on, question(options))
 
 
 def _breakage(on: Any, options: dict[str, Any]) -> Any:
     from taicang import catalog
     from taicang.predict.fabric_parts import breakage
 
-    others = [name.strip() for name in options["against"].split(",") if name.strip()]
+    others = listed(options["against"])
     found = tuple(
         breakage(
             each, draws=options["draws"], seed=options["seed"], spares=options["spares"], mtbf=dict(options["mtbf"]),
@@ -252,7 +246,7 @@ def _breakage(on: Any, options: dict[str, Any]) -> Any:
 def _shares(on: Any, options: dict[str, Any]) -> Any:
     from taicang.predict.fabric_parts import share_out
 
-    sizes = [count(part.strip(), 1, 10**7, where="--logical") for part in options["logical"].split(",")]
+    sizes = [count(part, 1, 10**7, where="--logical") for part in listed(options["logical"])]
     return share_out(on, sizes, backlog=options["backlog"], seed=options["seed"])
 
 
@@ -268,17 +262,15 @@ _ANSWERS = {"": _shape, "kind": _collective, "draws": _breakage, "logical": _sha
 def _written(machine: str, on: Any, options: dict[str, Any], found: Any) -> None:
     if options["svg"] is None and options["html"] is None:
         return
-    from taicang.predict.fabric import picture
+    from taicang.predict.fabric import link_tiers, picture
 
-    drawn = picture(on, _ask(options))
+    ask = question(options)
     if options["svg"] is not None:
-        write_file(options["svg"], drawn, "--svg")
+        write_file(options["svg"], picture(on, ask), "--svg")
     if options["html"] is not None:
-        import json
-        from html import escape
-
+        from taicang.page.html import page
+        from taicang.page.views import sections
         from taicang.records import jsonable
 
-        said = escape(json.dumps(jsonable(found), indent=1))
-        page = f'<!doctype html><meta charset="utf-8"><title>{escape(machine)}</title>{drawn}<pre>{said}</pre>\n'
-        write_file(options["html"], page, "--html")
+        result = {"answer": jsonable(found), "tiers": jsonable(link_tiers(on, ask))}
+        write_file(options["html"], page(machine, sections("fabric", result)), "--html")

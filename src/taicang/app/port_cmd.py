@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,6 +12,13 @@ from taicang import __version__
 from taicang.app.options import HELP, echo_json
 from taicang.errors import InvalidInput
 from taicang.output import check_file, write_file
+from taicang.units import show
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from taicang.predict.ported import Ported
+    from taicang.virtual.report import Report
 
 FILE = click.Path(path_type=Path)
 
@@ -24,12 +31,16 @@ FILE = click.Path(path_type=Path)
 @click.option(
     "--entry", "entries", multiple=True, metavar="FILE", help="What is run, below PATH: only what it reaches counts."
 )
-@click.option("--log", type=FILE, help="A virtual run's record: which of the findings ran.")
+@click.option(
+    "--log", type=FILE, help="A virtual run's record: which of the findings ran. Its folder (run --out): and how fast."
+)
 @click.option("--libraries", type=FILE, help="A YAML with libraries of your own.")
 @click.option("--torch", default="", metavar="VERSION", help="Version of torch whose API table applies, e.g. 2.7.1.")
 @click.option(
     "--chip", type=click.Choice(("a2", "a3", "950")), default="a2", show_default=True, help="Generation of the NPU."
 )
+@click.option("--from", "before", default="", metavar="MACHINE", help="What it runs on now (default: by --to).")
+@click.option("--on", "after", default="", metavar="MACHINE", help="What it is to run on (default: by --to, --chip).")
 @click.option("--json", "json_path", type=FILE, help="Write everything as JSON (- for standard output).")
 @click.option("--sarif", type=FILE, help="Write what has to be done as SARIF 2.1.0, for editors and CI.")
 @click.option("--html", type=FILE, help="Write the report as a page.")
@@ -42,8 +53,8 @@ FILE = click.Path(path_type=Path)
 @click.pass_context
 def port(
     ctx: click.Context, path: Path, to: str, entries: tuple[str, ...], log: Path | None, libraries: Path | None,
-    torch: str, chip: str, json_path: Path | None, sarif: Path | None, html: Path | None, every: bool,
-    fail_on: str | None,
+    torch: str, chip: str, before: str, after: str, json_path: Path | None, sarif: Path | None, html: Path | None,
+    every: bool, fail_on: str | None,
 ) -> None:  # fmt: skip
     """What moving the repository at PATH to another vendor's software takes: by file and line, and in all.
 
@@ -55,14 +66,19 @@ def port(
       taicang port ~/src/detr
       taicang port ~/src/Pointcept --entry tools/train.py --entry configs/ptv3.py
       taicang port ~/src/model --to ascend --chip 950 --torch 2.11
+      taicang port ~/src/model --from hgx-h100 --on cloudmatrix384
       taicang port ~/src/vllm-ascend --to cuda --html port.html
       taicang port . --sarif port.sarif --fail-on kernel
     """
+    from taicang import catalog
     from taicang.catalog import porting
     from taicang.port import confirm, report
     from taicang.port.estimate import estimate
     from taicang.port.scan import scan
     from taicang.port.tables import TIERS
+    from taicang.predict.ported import ported
+    from taicang.virtual.capture import load
+    from taicang.virtual.report import report as ran_on
 
     to_screen = json_path is not None and str(json_path) == "-"
     for place, where in ((None if to_screen else json_path, "--json"), (sarif, "--sarif"), (html, "--html")):
@@ -71,10 +87,16 @@ def port(
     if to != "ascend" and (torch or chip != "a2"):
         raise InvalidInput("the API tables are those of torch_npu: they apply to --to ascend", where="--torch, --chip")
     rules = porting.rules(to, libraries=libraries, torch=torch, chip=chip)
+    machines = tuple(map(catalog.machine, porting.machines(to, chip, before, after)))
+    capture = load(log) if log and log.is_dir() else None
     found = scan(path, rules, porting.operators(to), entries)
     size = estimate(found, porting.effort())
-    ran = confirm.operators_run(log) if log else None
-    made = report.data(found, size, ran)
+    ran = confirm.operators_run(log) if log and not capture else None
+    if capture:
+        ran = frozenset(each.name for rank in capture.ranks for each in rank.kernels)
+    speed = ported((use for read in found.counted() for use in read.uses), *machines)
+    runs = [ran_on(capture, machine) for machine in machines] if capture else []
+    made = report.data(found, size, ran) | {"performance": _performance(speed, runs)}
     if to == "ascend":
         known = torch or porting.torch_versions()[0]
         made["notes"].append(f"APIs as torch_npu documents them for torch {known} on {chip.upper()}")
@@ -92,6 +114,18 @@ def port(
         write_file(html, page(made, TIERS), "--html")
     if fail_on and made["worst"] and TIERS.index(made["worst"]) >= TIERS.index(fail_on):
         ctx.exit(1)
+
+
+def _performance(speed: Ported, runs: Sequence[Report]) -> dict[str, Any]:
+    """Operators found in the code, and a run's whole, on both machines."""
+    from dataclasses import asdict
+
+    ran = [
+        {"machine": each.machine, "step_s": each.step_s, "band": each.band, "assumptions": list(each.assumptions)}
+        | {"host_s": max((rank.host_s for rank in each.ranks), default=0.0)}
+        for each in runs
+    ]
+    return asdict(speed) | {"runs": ran}
 
 
 class _Writer:
@@ -121,6 +155,7 @@ def _print(made: dict[str, Any], every: bool) -> None:
     say(f"  apart: {apart}" if apart else "  nothing apart", 4)
     say("  findings: " + ", ".join(f"{count:,} {tier}" for tier, count in counted.items()))
     _size(made["estimate"], say)
+    _speed(made["performance"], made["estimate"], say)
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for each in made["findings"]:
         if each["scope"] == "counted" and (every or each["tier"] != "auto"):
@@ -156,8 +191,25 @@ def _size(size: dict[str, Any], say: _Writer) -> None:
         say(f"  {each['path']}: {each['kernels']} {each['language']}, {each['lines']:,} lines become {after}", 4)
     if size["kernels_in_libraries"]:
         say(f"  kernels that a library already has: {size['kernels_in_libraries']}")
-    if size["speed_after"]:
-        low, middle, high = size["speed_after"]
-        say(f"  speed after such ports: {middle:g} of an unnamed rival's cards ({low:g} to {high:g})", 4)
     for each in size["evidence"]:
         say(f"  took: {each}", 4)
+
+
+def _speed(found: dict[str, Any], size: dict[str, Any], say: _Writer) -> None:
+    if found["operators"]:
+        say(f"speed on {found['after']} over {found['before']}, chip by chip, of the operators that the code calls")
+    for each in found["operators"]:
+        names = [f"{name.rpartition('.')[2]} {count}" for name, count in each["calls"].items()]
+        say(
+            f"  {each['kind']:<12} {each['middle']:.2f} ({each['low']:.2f} to {each['high']:.2f})  {', '.join(names)}",
+            36,
+        )
+    for each in found["runs"]:
+        step = "no step" if each["step_s"] is None else f"{show(each['step_s'], 's')} a step"
+        say(f"  the run on {each['machine']}: {step}, {show(each['host_s'], 's')} of it waiting for the host", 4)
+    if size["speed_after"]:
+        low, middle, high = size["speed_after"]
+        say(f"  measured after ports of this class: {middle:g} of an unnamed rival's cards ({low:g} to {high:g}; "
+            f"{size['speed_source']})", 4)  # fmt: skip
+    for each in found["assumptions"] if found["operators"] else ():
+        say(f"  - {each}", 4)

@@ -89,6 +89,8 @@ def give_replay(result: Replay, trace: Trace, *, as_json: bool, page: Path | Non
 
     whole = {name: getattr(result, name) for name in result.__dataclass_fields__ if name != "log"}
     fields = {name: value for name, value in whole.items() if name not in BESIDE}
+    if page is not None:
+        whole["prompt_steps"] = result.log.worked("prefill").tolist()
     give("replay", fields, lambda: show(result, trace), as_json=as_json, page=page, shown=whole,
          title=f"{result.model} on {result.machine}")  # fmt: skip
 

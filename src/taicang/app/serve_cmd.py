@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,9 @@ from taicang.errors import InvalidInput, NotModelled
 if TYPE_CHECKING:
     from taicang.live.clock import Clock
     from taicang.live.endpoint import Endpoint
+    from taicang.live.kv_events import Publisher
     from taicang.predict.standing import Standing
+    from taicang.serve.summary import Limits
     from taicang.traffic.trace import Trace
 
 BLOCK = 16
@@ -40,6 +43,8 @@ ENDPOINT = stacked(
     click.option("--max-body", type=Whole(1024), default=8 << 20, help="Bytes of a request; default: 8Mi."),
     click.option("--context", type=TOKENS, help="Mean length of a sequence, by which caches are laid out; default: the "
                  "background's, else 4096."),
+    click.option("--data-parallel-ports", is_flag=True, help="A port for each attention group that takes prompts, from "
+                 "--port on: its requests stay there, its /health and /metrics are its own."),
     click.option("--access-log", is_flag=True, help="A line for each call on standard error."),
 )  # fmt: skip
 """How it is reached."""
@@ -55,6 +60,15 @@ WORDS = stacked(
 """What it says."""
 
 
+EVENTS = stacked(
+    click.option("--kv-events", metavar="tcp://*:PORT", help="Tell over ZeroMQ, as vLLM does, which blocks are cached; "
+                 "with --data-parallel-ports from this port on."),
+    click.option("--kv-replay", metavar="tcp://*:PORT", help="Where subscribers ask for what they missed."),
+    click.option("--kv-topic", default="", help="Topic of these messages."),
+)  # fmt: skip
+"""What it tells routers."""
+
+
 @click.command(
     epilog="""\b
 Examples:
@@ -67,6 +81,7 @@ Examples:
 @click.argument("model")
 @SYSTEM
 @ENDPOINT
+@EVENTS
 @WORDS
 @SEED
 @RESULT
@@ -77,20 +92,49 @@ def serve(model: str, machine: str, as_json: bool, **options: Any) -> None:
 
     refuse_unused(click.get_current_context(), None)
     check(options["out"], options["form"], perfetto=options["perfetto"])
-    limits_from(options, model)
+    limits = limits_from(options, model)
     server = _server()
     trace = background_trace(options["background"], options["seed"])
     standing = _stand(model, machine, trace, options)
-    build = builder(standing, trace, options)
-    with server.listen(options["host"], options["port"]) as listening:
-        host, port = listening.getsockname()[:2]
+    ranks = [(one.name, at) for one in standing.cluster.entry for at in range(len(one.groups))]
+    apart = options["data_parallel_ports"]
+    build = builder(standing, trace, options, limits)
+    with ExitStack() as held:
+        events = _publisher(len(ranks), options)
+        if events is not None:
+            held.callback(events.close)
+        listening = server.listen_all(options["host"], options["port"], len(ranks) if apart else 1)
+        for each in listening:
+            held.enter_context(each)
+        ports = [each.getsockname()[1] for each in listening]
+
+        def begin(clock: Clock) -> Endpoint:
+            endpoint = build(clock)
+            if apart:
+                endpoint.split(dict(zip(ports, ranks, strict=True)))
+            if events is not None:
+                endpoint.tell(events.send)
+            return endpoint
 
         def ready() -> None:
             names = ", ".join(standing.models)
-            click.echo(f"{names} on {standing.machine.name}: http://{host}:{port}/v1 (Ctrl-C ends it)", err=True)
+            more = f", ranks 1 to {len(ranks) - 1} at {ports[1]} to {ports[-1]}" if len(ports) > 1 else ""
+            url = f"http://{listening[0].getsockname()[0]}:{ports[0]}/v1"
+            click.echo(f"{names} on {standing.machine.name}: {url}{more} (Ctrl-C ends it)", err=True)
 
-        endpoint = server.run(listening, build, ready, access_log=options["access_log"])
+        endpoint = server.run(listening, begin, ready, access_log=options["access_log"])
     _report(standing, endpoint, model, options, as_json)
+
+
+def _publisher(ranks: int, options: dict[str, Any]) -> Publisher | None:
+    if not options["kv_events"]:
+        if options["kv_replay"] or options["kv_topic"]:
+            raise InvalidInput("nothing is told without --kv-events", where="--kv-replay, --kv-topic")
+        return None
+    from taicang.live.kv_events import Publisher
+
+    apart = options["data_parallel_ports"]
+    return Publisher(ranks, options["kv_events"], options["kv_replay"], options["kv_topic"], apart=apart)
 
 
 def _server() -> Any:
@@ -134,13 +178,16 @@ def _stand(model: str, machine: str, trace: Trace | None, options: dict[str, Any
                  **tenants_from(options))  # fmt: skip
 
 
-def builder(standing: Standing, trace: Trace | None, options: dict[str, Any]) -> Callable[[Clock], Endpoint]:
+def builder(
+    standing: Standing, trace: Trace | None, options: dict[str, Any], limits: Limits
+) -> Callable[[Clock], Endpoint]:
     """What makes the endpoint once there is a clock; what can be wrong with it is said before."""
     from taicang.live.answers import Answers, recorded
     from taicang.live.background import fitting
     from taicang.live.endpoint import Endpoint, Settings
     from taicang.live.supernode import Supernode
     from taicang.live.tokens import Given, Plain
+    from taicang.live.watch import Watch
 
     tokenizer = Given(options["tokenizer"]) if options["tokenizer"] else Plain()
     said = recorded(options["answers"]) if options["answers"] else None
@@ -158,7 +205,7 @@ def builder(standing: Standing, trace: Trace | None, options: dict[str, Any]) ->
     def build(clock: Clock) -> Endpoint:
         machine = Supernode(standing.cluster, clock, speed=options["speed"], background=background,
                             strike=standing.strike, layout=standing.layout)  # fmt: skip
-        return Endpoint(machine, tokenizer, answers, settings)
+        return Endpoint(machine, tokenizer, answers, settings, Watch(machine, standing, limits).views)
 
     return build
 

@@ -59,12 +59,14 @@ Example of a study:
 def run(study: str, out: str | None, workers: str, address: str | None, fresh: bool) -> None:
     """Evaluate a STUDY: axes over catalogue fields (chip.memory.bandwidth), plan fields and the load.
 
-    Keys of base and axes: model, on, input, output, profile, ttft, tpot, slo, objective, load, stack, quant, kv, mode,
-    memory_fraction, batch, mtp, acceptance, skew, chunk, tp, dp, pp, ep, moe_tp, redundant, shared_ranks,
-    microbatches, exchange, and any catalogue field with a dot. Stopped or killed, it goes on where it was when it is
-    started again; where a file that it names, the catalogue or the version has changed since, it refuses to mix
-    them.
+    Keys of base and axes: model, on, input, output, profile, ttft, tpot, slo, objective, load, stack, quant, kv,
+    mode, memory_fraction, batch, mtp, acceptance, skew, chunk, tp, dp, pp, ep, moe_tp, redundant, shared_ranks,
+    microbatches, exchange, and any catalogue field with a dot. With "ask: train" or "ask: fabric", points are
+    training steps or collectives and keys are the options of that command. Stopped or killed, it goes on where it was
+    when it is started again; where a file that it names, the catalogue or the version has changed since, it refuses
+    to mix them.
     """
+    from taicang.app.study_points import ASKED
     from taicang.errors import InvalidInput
     from taicang.search.bayes import sampling
     from taicang.search.journal import Journal
@@ -74,7 +76,7 @@ def run(study: str, out: str | None, workers: str, address: str | None, fresh: b
 
     if not (workers in ("auto", "ray") or (workers.isdigit() and int(workers) > 0)):
         raise InvalidInput(f"a number of processes, auto or ray, not {workers!r}", where="--workers")
-    plan = read(study)
+    plan = read(study, ASKED)
     total = size(plan)
     if plan.kind == "bayesian":
         sampling()  # an extra that is missing is said before anything is written
@@ -86,8 +88,9 @@ def run(study: str, out: str | None, workers: str, address: str | None, fresh: b
     count = (os.cpu_count() or 1) if workers == "auto" else 1 if workers == "ray" else int(workers)
 
     def rows_of(tasks: list[Any]) -> Any:
-        return on_ray(tasks, address) if workers == "ray" else local(tasks, min(count, len(tasks)))
+        return on_ray(tasks, address, answers) if workers == "ray" else local(tasks, min(count, len(tasks)), answers)
 
+    answers = plan.asks.evaluate
     start = said = time.monotonic()
     for finished, _ in enumerate(evaluate(plan, journal, rows_of), 1):
         now = time.monotonic()

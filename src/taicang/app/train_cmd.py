@@ -14,7 +14,7 @@ import click
 
 from taicang.app.asking import Asking
 from taicang.app.options import CHAKRA, HTML, JSON, SETS, give, write_chakra, write_files
-from taicang.app.train_options import PLAN, RUN, pinned, plan_from, policy_from
+from taicang.app.train_options import PLAN, RUN, training_from
 from taicang.output import check_file, check_folder, write_file
 
 if TYPE_CHECKING:
@@ -55,48 +55,35 @@ Examples:
 @SETS
 @HTML
 @JSON
-def train(
-    model: str, machine: str, stack: str | None, sets: tuple[str, ...], as_json: bool, page: Path | None, **options: Any
-) -> int:
+@click.pass_context
+def train(ctx: click.Context, /, as_json: bool, page: Path | None, **options: Any) -> int:
     """Train MODEL on a machine: one step's time, tokens/s, MFU, memory and where the time goes."""
-    from taicang import catalog
     from taicang.app.quotes import quoted
     from taicang.predict import Infeasible
-    from taicang.predict.train import train as predict
-    from taicang.train.space import scale_up_ranks
+    from taicang.predict.train import answer
 
     if options["trace"] is not None:
         check_file(options["trace"], "--perfetto")
     if options["emit"]:
         check_folder(options["out"], "--out")
-    on = catalog.machine(machine, sets)
+    asked = training_from(ctx)
     with _progress() as progress:
-        result = predict(
-            model,
-            on,
-            plan_from(options, scale_up_ranks(on)),
-            stack=stack,
-            tokens=options["tokens"],
-            explained=options["explain"] or options["trace"] is not None or options["chakra"] is not None,
-            policy=policy_from(options),
-            searched=options["search"],
-            pinned=pinned(click.get_current_context()),
-            overlap=_words(options["overlap"]),
-            fused=_words(options["fused"]),
-            captured=_words(options["captured"]),
-            progress=progress,
-        )
+        result = answer(asked if page is None else replace(asked, explained=True), progress)
     if isinstance(result, Infeasible):
         return _give(result, as_json, page)
     cost = None
     if result.run is not None:
-        cost = quoted(machine, sets, lambda costs: costs.run(result), rent_usd=options["chip_hour"])
+        rent = options["chip_hour"]
+        cost = quoted(options["machine"], options["sets"], lambda costs: costs.run(result), rent_usd=rent)
     try:  # what was found is shown even where it cannot be written
         if options["emit"]:
+            from taicang import catalog
             from taicang.catalog.models import model as load_model
             from taicang.search.handover.megatron import megatron
 
-            write_files(megatron(result.step.plan, load_model(model), on, overlap=result.overlap), options["out"])
+            on = catalog.machine(options["machine"], options["sets"])
+            files = megatron(result.step.plan, load_model(options["model"]), on, overlap=result.overlap)
+            write_files(files, options["out"])
         if options["chakra"] is not None and result.explained is not None:
             from taicang.predict.chakra import training_graph
 
@@ -104,12 +91,12 @@ def train(
         if options["trace"] is not None and result.explained is not None:
             write_file(options["trace"], json.dumps(result.explained.trace), "--perfetto")
     finally:
-        bare = result.explained and replace(result.explained, trace={})
-        code = _give(replace(result, explained=bare), as_json, page, cost)
+        bare = replace(result.explained, trace={}) if result.explained and asked.explained else None
+        code = _give(replace(result, explained=bare), as_json, page, cost, result.explained)
     return code
 
 
-def _give(result: Any, as_json: bool, page: Path | None, cost: Quote | str | None = None) -> int:
+def _give(result: Any, as_json: bool, page: Path | None, cost: Quote | str | None = None, explained: Any = None) -> int:
     from taicang.app.quotes import cost_fields, cost_line
     from taicang.predict import Infeasible
 
@@ -125,11 +112,16 @@ def _give(result: Any, as_json: bool, page: Path | None, cost: Quote | str | Non
 
     fields = {"infeasible": not fits, "prediction": result, **({} if cost is None else cost_fields(cost))}
     title = f"{result.model} on {result.machine}"
-    return give("train", fields, show, as_json=as_json, page=page, title=title, feasible=fits)
-
-
-def _words(text: str) -> tuple[str, ...]:
-    return tuple(word.strip() for word in text.split(",") if word.strip())
+    return give(
+        "train",
+        fields,
+        show,
+        as_json=as_json,
+        page=page,
+        title=title,
+        feasible=fits,
+        shown=fields | {"explained": explained},
+    )
 
 
 @contextmanager

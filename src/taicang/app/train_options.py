@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from taicang.app.options import DURATION, MOST, TOKENS, Finite, Named, Quantity, Whole, stacked
+from taicang.app.options import DURATION, MOST, TOKENS, Finite, Named, Quantity, Whole, listed, stacked
+
+if TYPE_CHECKING:
+    from taicang.search.training import Training
 
 ZERO = {
     "none": 0, "distributed-optimizer": 1, "zero1": 1, "zero2": 2, "zero3": 3, "fsdp": 3, "fsdp2": 3, "hsdp": 3,
@@ -41,7 +44,7 @@ PLAN = stacked(
     _degree("pp", "Pipeline stages."),
     _degree("vpp", "Model chunks per stage."),
     _degree("ep", "Expert-parallel ranks."),
-    _degree("etp", "Tensor-parallel ranks per expert."),
+    click.option("--etp", type=Whole(1), help="Tensor-parallel ranks per expert (default: the stack's, mostly 1)."),
     click.option("--dp", type=Whole(1), help="Data-parallel groups (default: fills the machine)."),
     click.option(
         "--order", default="tp-cp-ep-dp-pp", show_default=True,
@@ -127,11 +130,28 @@ _FIELDS = {
 """Option -> field of the plan, where they differ."""
 
 
-def plan_from(options: dict[str, Any], domain: int) -> Any:
+def training_from(ctx: click.Context) -> Training:
+    """The question of a parsed command line of ``taicang train``."""
+    from taicang import catalog
+    from taicang.search.training import Training
+    from taicang.train.space import scale_up_ranks
+
+    options = ctx.params
+    on = catalog.machine(options["machine"], options["sets"])
+    return Training(
+        model=options["model"], on=on, plan=_plan(options, scale_up_ranks(on)), stack=options["stack"],
+        sets=options["sets"], searched=options["search"], pinned=_pinned(ctx),
+        overlap=listed(options["overlap"]), fused=listed(options["fused"]), captured=listed(options["captured"]),
+        tokens=options["tokens"], policy=_policy(options),
+        explained=options["explain"] or options["trace"] is not None or options["chakra"] is not None,
+    )  # fmt: skip
+
+
+def _plan(options: dict[str, Any], domain: int) -> Any:
     """The plan that the options fix; ``domain`` is how many ranks HSDP's shard groups span."""
     from taicang.train_plans import WAVES, TrainPlan, recipe
 
-    names = ("tp", "cp", "pp", "vpp", "ep", "etp", "order", "micro_batch", "seq", "schedule", "stages",
+    names = ("tp", "cp", "pp", "vpp", "ep", "order", "micro_batch", "seq", "schedule", "stages",
              "context", "moments", "master", "offload", "skew")  # fmt: skip
     zero = options["zero"]
     shard = options["shard"]
@@ -144,6 +164,7 @@ def plan_from(options: dict[str, Any], domain: int) -> Any:
     return TrainPlan(
         **{name: options[name] for name in names},
         dp=options["dp"] or 0,
+        etp=options["etp"] or 0,
         global_batch=options["global_batch"] or 0,
         zero=ZERO[zero] if zero in ZERO else int(zero),
         shard=shard,
@@ -152,14 +173,14 @@ def plan_from(options: dict[str, Any], domain: int) -> Any:
         nvme_bytes_per_s=options["nvme"] or 0.0,
         recompute=options["recompute"] or "",
         recompute_ratio=options["recompute_share"],
-        recompute_modules=modules(options["recompute_modules"]),
+        recompute_modules=_modules(options["recompute_modules"]),
         sp=not options["no_sp"],
         trained_ratio=0.0 if options["lora"] else 1.0,
         recipe=recipe(options["dtype"]),
     )
 
 
-def modules(text: str) -> tuple[str, ...]:
+def _modules(text: str) -> tuple[str, ...]:
     """Names of parts of a layer; ``UnknownName`` suggests the nearest."""
     from typing import get_args
 
@@ -167,21 +188,21 @@ def modules(text: str) -> tuple[str, ...]:
     from taicang.lower.training import Module
 
     known = [name for name in get_args(Module) if name != "rest"]
-    found = tuple(part.strip() for part in text.split(",") if part.strip())
+    found = tuple(listed(text))
     for name in found:
         if name not in known:
             raise UnknownName("part of a layer", name, known)
     return found
 
 
-def pinned(ctx: click.Context) -> frozenset[str]:
+def _pinned(ctx: click.Context) -> frozenset[str]:
     """Fields of the plan that the command line sets."""
     given = click.core.ParameterSource.COMMANDLINE
     found = {name for name in ctx.params if ctx.get_parameter_source(name) == given}
     return frozenset(_FIELDS.get(name, name) for name in found) | ({"shard"} if ctx.params["zero"] == "hsdp" else set())
 
 
-def policy_from(options: dict[str, Any]) -> Any:
+def _policy(options: dict[str, Any]) -> Any:
     """How the run guards against failures, and what things cost."""
     from taicang.train.run import Policy
 

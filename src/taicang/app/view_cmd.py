@@ -53,12 +53,13 @@ def _of(path: Path, index: int | None) -> list[Section]:
     """Sections of one stored result; of several each says whose it is."""
     from dataclasses import replace
 
-    from taicang.page.views import kind_of, sections
+    from taicang.app.paged import paged
+    from taicang.page.views import kind_of
 
     result = _folder(path) if path.is_dir() else _read(path)
     kind = kind_of(result, str(path))
     with reading.expected(f"a result of {kind}", str(path)):
-        made = sections(kind, result)
+        made = paged(kind, result)
     if index is None:
         return made
     return [

@@ -20,7 +20,6 @@ from taicang.cost.gemm import GemmFit
 from taicang.cost.model import Book, CostModel
 from taicang.cost.pointwise import PointwiseFit
 from taicang.errors import UnknownName
-from taicang.fabric.wires import LinkRates
 from taicang.hardware import Chip, Machine
 from taicang.stacks import Stack
 
@@ -109,6 +108,8 @@ def cost_model(machine: Machine, stack: Stack) -> CostModel:
     known = book_of(machine.chip)
     wires = None
     if (links := machine.links) is not None:
+        from taicang.fabric.wires import LinkRates  # noqa: PLC0415 - few machines are priced by links
+
         wires = LinkRates(
             machine=machine,
             routing=links.routing,

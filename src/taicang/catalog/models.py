@@ -16,7 +16,6 @@ from taicang.catalog.families import families
 from taicang.catalog.model_names import canonical
 from taicang.errors import InvalidInput, NotModelled, UnknownName
 from taicang.formats import number_format
-from taicang.models.huggingface import from_config
 from taicang.models.types import (
     Block,
     Compressed,
@@ -100,6 +99,8 @@ def read_model(path: Path, *, approximate: bool = False) -> Model:
 
 def of_config(config: Mapping[str, Any], name: str, *, approximate: bool = False, where: str = "") -> Model:
     """The model that a parsed config.json describes; see ``models.huggingface.from_config``."""
+    from taicang.models.huggingface import from_config  # noqa: PLC0415 - built-in models need none of it
+
     return from_config(config, name, families=families(), approximate=approximate, where=where)
 
 

@@ -17,7 +17,9 @@ from taicang.port.tables import KINDS, TEXTS, TIERS, Rule, Rules, compile_rules,
 
 FOLDER: Final = files.DATA / "porting"
 DIRECTIONS: Final = ("ascend", "cuda")
-CHIPS: Final = ("a2", "a3", "950")
+CHIPS: Final[Mapping[str, str]] = {"a2": "atlas-800-a2", "a3": "atlas-800-a3", "950": "atlas-950-superpod"}
+"""Generation of the NPU -> a machine of it."""
+GPUS: Final = "hgx-a100"
 _LISTS: Final = frozenset({"names", "imports", "methods", "attributes", "packages"})
 _RULE: Final = frozenset(each.name for each in fields(Rule)) - {"name", "kind", "operators"} | {"advice"}
 _LIBRARY: Final = frozenset({"imports", "packages", "counterpart", "kind", "operators", "note", "source", "to"})
@@ -42,7 +44,25 @@ def rules(to: str, *, libraries: Path | None = None, torch: str = "", chip: str 
         for name, entry in _mapping(libraries, ("libraries",), mine.get("libraries")).items():
             if _mapping(libraries, ("libraries", name), entry).get("to", "ascend") == to:
                 made.append(_library(libraries, name, entry))
-    return compile_rules(to, made)
+    return compile_rules(to, made, uses())
+
+
+@cache
+def uses() -> Mapping[str, str]:
+    """Operators that carry a model's time: dotted name, or ``.method`` of a tensor -> how it is priced."""
+    data = files.read(FOLDER / "operators.yaml")
+    return {
+        name: kind
+        for kind, entry in data.items()
+        for name in (*entry["names"], *(f".{method}" for method in entry.get("methods", ())))
+    }
+
+
+def machines(to: str, chip: str, before: str = "", after: str = "") -> tuple[str, str]:
+    """The machine that a repository runs on and the one it is to run on, where they are not stated."""
+    ends = (GPUS, CHIPS[chip])
+    first, second = ends if to == "ascend" else reversed(ends)
+    return before or first, after or second
 
 
 def operators(to: str) -> Mapping[str, str]:
@@ -154,16 +174,17 @@ def effort() -> Effort:
     data = files.read(FOLDER / "effort.yaml")
     laws = data["laws"]
 
-    def law(entry: Mapping[str, Any]) -> Law:
+    def law(entry: Mapping[str, Any], *, powers: bool = False) -> Law:
         low, high = entry["quartiles"]
-        return Law(weights=entry["weights"], low_ratio=low, high_ratio=high)
+        return Law(weights=entry["weights"], low_ratio=low, high_ratio=high, powers=powers)
 
     return Effort(
         files=law(laws["files"]),
         must_change=law(laws["must_change"]),
-        kernels={language: law(each) for language, each in laws["kernels"].items()},
+        kernels={language: law(each, powers=True) for language, each in laws["kernels"].items()},
         kept_ratio={language: each["kept"] for language, each in laws["kernels"].items()},
         speed={kind: tuple(data["speed"][kind]) for kind in CLASSES},
+        speed_source=sources()[data["speed"]["source"]].title,
         pairs=laws["pairs"],
         evidence=tuple(f"{each['text']} ({sources()[each['source']].title})" for each in data["evidence"]),
     )

@@ -54,10 +54,36 @@ def aliases(kind: str) -> Mapping[str, str]:
 def names(kind: str) -> tuple[str, ...]:
     """Every built-in entry of ``kind`` ("chip", "machine", "stack"), sorted, without aliases."""
     found: list[str] = []
-    for path in sorted((files.DATA / schema.FOLDERS[kind]).glob("*.yaml")):
-        variants = files.read(path).get(_VARIANTS[kind])
-        found += [f"{path.stem}{_JOIN[kind]}{v}" for v in variants] if variants else [path.stem]
+    for stem in sorted(stems(kind), key="{}.yaml".format):
+        bins = variants(kind, stem)
+        found += [f"{stem}{_JOIN[kind]}{v}" for v in bins] if bins else [stem]
     return tuple(found)
+
+
+@cache
+def stems(kind: str) -> frozenset[str]:
+    """What the names of built-in entries begin with: those of stacks, their engines."""
+    return frozenset(path.stem for path in (files.DATA / schema.FOLDERS[kind]).glob("*.yaml"))
+
+
+def variants(kind: str, stem: str) -> list[str]:
+    """What may follow the built-in ``stem`` in a name: bins of a chip, versions of a stack."""
+    return [str(v) for v in files.read(_file(kind, stem)).get(_VARIANTS[kind]) or ()]
+
+
+def _file(kind: str, stem: str) -> Path:
+    return files.DATA / schema.FOLDERS[kind] / f"{stem}.yaml"
+
+
+def built_in(kind: str, name: str) -> tuple[Path, str | None] | None:
+    """File and bin of the built-in entry ``name`` (in small letters), where there is one; no other file is read."""
+    parts = name.split(_JOIN[kind])
+    for cut in range(len(parts), 0, -1):
+        stem, rest = _JOIN[kind].join(parts[:cut]), _JOIN[kind].join(parts[cut:])
+        if stem in stems(kind):
+            bins = {each.lower(): each for each in variants(kind, stem)}
+            return (_file(kind, stem), bins.get(rest)) if rest in bins or not (rest or bins) else None
+    return None
 
 
 def locate(kind: str, name: str, beside: Path | None = None) -> tuple[Path, str | None]:
@@ -67,16 +93,8 @@ def locate(kind: str, name: str, beside: Path | None = None) -> tuple[Path, str 
         return (beside.parent / path if beside is not None and not path.is_absolute() else path), None
     low = name.strip().lower()
     low = aliases(kind).get(low, low)
-    folder = files.DATA / schema.FOLDERS[kind]
-    parts = low.split(_JOIN[kind])
-    for cut in range(len(parts), 0, -1):
-        stem, rest = _JOIN[kind].join(parts[:cut]), _JOIN[kind].join(parts[cut:])
-        path = folder / f"{stem}.yaml"
-        if stem and "." not in stem[:1] and os.path.isfile(path):
-            variants = {str(v).lower(): str(v) for v in files.read(path).get(_VARIANTS[kind]) or {}}
-            if rest in variants or (not rest and not variants):
-                return path, variants.get(rest)
-            break
+    if (found := built_in(kind, low)) is not None:
+        return found
     if (mine := own.find(kind, low)) is not None:
         return mine, None
     raise UnknownName(kind, name, [*names(kind), *aliases(kind), *own.names(kind)])

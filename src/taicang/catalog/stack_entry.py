@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Any
 
 from taicang.catalog import calibration, files, own
-from taicang.catalog.resolve import Resolved, aliases, is_path, names, resolve
+from taicang.catalog.resolve import Resolved, aliases, is_path, resolve, stems, variants
 from taicang.errors import InvalidInput, UnknownName
 from taicang.stacks import MEMORY_BASES, Headroom, Keeping, Stack
 
@@ -30,6 +30,7 @@ PLAIN = {
     "graphs": "graphs",
     "unrouted": "unrouted",
     "grouped_experts": "grouped_experts",
+    "experts_sharded": "experts_sharded",
     "fused": "fused",
     "overlap": "overlap",
 }
@@ -49,8 +50,10 @@ _MEMORY = {
 }
 """Key of the group ``memory`` -> field of ``Headroom``."""
 _KEEPS = {
+    "buffered": "buffered",
     "gradients": "gradients",
     "logit": "logit_bytes",
+    "sharded_logit": "sharded_logit_bytes",
     "loss": "loss_bytes",
     "outputs": "outputs",
     "recompute": "recompute",
@@ -98,15 +101,14 @@ def nearest(name: str) -> str:
 
 def _known(engine: str) -> list[str]:
     """Known versions of an engine, the oldest first; ``UnknownName`` suggests an engine."""
-    known = sorted((n.partition("@")[2] for n in names("stack") if n.partition("@")[0] == engine), key=order)
-    if not known:
+    if engine not in engines():
         raise UnknownName("stack", engine, engines() | set(aliases("stack")) | set(own.names("stack")))
-    return known
+    return sorted(variants("stack", engine) or [""], key=order)
 
 
-def engines() -> set[str]:
+def engines() -> frozenset[str]:
     """Engines of the package's stacks."""
-    return {name.partition("@")[0] for name in names("stack")}
+    return stems("stack")
 
 
 def is_known(name: str) -> bool:

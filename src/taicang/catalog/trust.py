@@ -14,11 +14,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from taicang.catalog.build import chip as chip_named
 from taicang.catalog.costing import ARCHITECTURE
-from taicang.catalog.resolve import names
+from taicang.catalog.resolve import built_in
 from taicang.hardware import Chip, Machine
 from taicang.models.types import (
     Attention,
@@ -33,7 +33,9 @@ from taicang.models.types import (
 )
 from taicang.plans import Quantisation
 from taicang.stacks import Stack
-from taicang.train_plans import TrainPlan
+
+if TYPE_CHECKING:
+    from taicang.train_plans import TrainPlan
 
 FILE = Path(__file__).parent / "data" / "scoreboard.yaml"
 BANDS = Path(__file__).parent / "data" / "bands.json"
@@ -178,7 +180,7 @@ def trained(model: Model, machine: Machine, stack: Stack, plan: TrainPlan) -> Gr
 
 def _own(chip: Chip) -> bool:
     """Whether it is as the catalogue has it, no figure changed by the user."""
-    return chip.name in names("chip") and chip == chip_named(chip.name)
+    return built_in("chip", chip.name.lower()) is not None and chip == chip_named(chip.name)
 
 
 def generation(chip: Chip) -> str:

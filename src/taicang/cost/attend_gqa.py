@@ -28,7 +28,7 @@ TILE_QUERIES = 128.0
 """Query rows of a prefill tile."""
 TILE_KEYS = 128.0
 """Keys of one step of a tile; the causal diagonal is padded to it."""
-TILE_ROWS = 64.0
+TILE_ROWS = 16.0
 """Rows (query heads of one key-value head x query tokens) of a decode tile: fewer rows cost as much arithmetic."""
 OVERLAP = 2.0
 """Exponent of the smooth maximum of what runs side by side: matrix products and exponentials in prefill; memory,

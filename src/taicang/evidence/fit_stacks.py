@@ -10,7 +10,7 @@ Constants are pulled weakly towards "no overhead, best kernels".
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -141,12 +141,24 @@ def fit_engine(engine: str, chosen: list[Row]) -> NDArray[np.float64]:
     return values
 
 
-def version_ratios(chosen: list[Row], fitted: Mapping[str, Any]) -> dict[str, dict[str, float]]:
-    """Experts' ratios of versions whose kernels for a format differ: version -> all ratios that it runs with.
+def moved(ratio: float, median: Callable[[str, float], float], models: Iterable[str]) -> float:
+    """A version's ratio of kernels, from ``ratio``; ``median`` tells the median error (log) of a model's rows at one.
 
-    The ratio moves until the median row is right, where ``ENOUGH_ROWS`` rows of a version run a format and their median
-    error exceeds ``APART``.
+    It moves where ``ENOUGH_ROWS`` rows say by more than ``APART`` that these kernels are slower or faster, and only as
+    far as the model that asks least for it: what another asks beyond is that model's own, and what one contradicts is
+    no kernel's.
     """
+    wanted = []
+    for model in models:
+        now = median(model, ratio)
+        slope = (median(model, ratio * 1.1) - now) / np.log(1.1)
+        wanted.append(-now / max(slope, 0.1) if abs(now) >= APART else 0.0)
+    least = min(wanted, key=abs) if min(wanted) * max(wanted) > 0.0 else 0.0
+    return float(np.clip(ratio * np.exp(least), RATIO_LOW, VERSION_HIGH)) if least else ratio
+
+
+def version_ratios(chosen: list[Row], fitted: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """Experts' ratios of versions whose kernels for a format differ: version -> all ratios that it runs with."""
     groups: dict[tuple[str, str], list[Row]] = {}
     for row in chosen:
         if routed(row.net):
@@ -160,17 +172,14 @@ def version_ratios(chosen: list[Row], fitted: Mapping[str, Any]) -> dict[str, di
         start = ratios.get(key) or ratios["experts"]
 
         def median(
-            ratio: float, members: list[Row] = members, ratios: dict[str, float] = ratios, key: str = key
+            model: str, ratio: float, members: list[Row] = members, ratios: dict[str, float] = ratios, key: str = key
         ) -> float:
             trial = {**fitted, "kernel_ratio": ratios | {key: ratio}}
-            return float(np.median(np.log(times(members, trial)[0])))
+            return float(np.median(np.log(times([row for row in members if row.model == model], trial)[0])))
 
-        now = median(start)
-        if abs(now) < APART:
-            continue
-        slope = (median(start * 1.1) - now) / np.log(1.1)
-        moved = start * float(np.exp(-now / max(slope, 0.1)))
-        found[version] = ratios | {key: float(np.clip(moved, RATIO_LOW, VERSION_HIGH))}
+        ratio = moved(start, median, dict.fromkeys(row.model for row in members))
+        if ratio != start:
+            found[version] = ratios | {key: ratio}
     return found
 
 

@@ -26,6 +26,7 @@ from taicang.models.types import routed
 from taicang.stacks import Stack
 
 Floats = NDArray[np.float64]
+Flags = NDArray[np.bool_]
 SIBLING: Mapping[str, str] = MappingProxyType({"h100": "h200", "h200": "h100", "b200": "gb200", "gb200": "b200"})
 """Profile -> one of the same generation."""
 FOREIGN: Mapping[str, str] = MappingProxyType({"h100": "b200", "h200": "b200", "b200": "h100", "gb200": "h100"})
@@ -49,7 +50,7 @@ class Linear:
     slopes: Floats
 
     @property
-    def known(self) -> NDArray[np.bool_]:
+    def known(self) -> Flags:
         """Rows that a fit may see."""
         return np.array([not held_out("served", *row.key) for row in self.rows])
 
@@ -104,7 +105,7 @@ def _apart() -> Mapping[str, object]:
     return profiles
 
 
-def without(found: Linear, out: NDArray[np.bool_]) -> Floats:
+def without(found: Linear, out: Flags) -> Floats:
     """Times of the rows ``out`` over measured, with constants fitted on what else the fit may see."""
     seen = found.known & ~out
     many = len(found.names)
@@ -124,10 +125,10 @@ def without(found: Linear, out: NDArray[np.bool_]) -> Floats:
     return found.times(_versions(found, seen, np.tile(values, (len(found.rows), 1))))[:, out]
 
 
-def _versions(found: Linear, seen: NDArray[np.bool_], values: Floats) -> Floats:
+def _versions(found: Linear, seen: Flags, values: Floats) -> Floats:
     """``values`` [row, constant] with the experts' ratios of versions whose kernels differ, as ``fit_stacks`` has."""
     keys = [(row.stack.version, f"experts/{row.decode.plan.quant.experts}") for row in found.rows]
-    values = values.copy()
+    models, values = np.array([row.model for row in found.rows]), values.copy()
     for version, key in {keys[i] for i, row in enumerate(found.rows) if routed(row.net)}:
         at = len(fit.HOST) + found.names.index(key if key in found.names else "experts")
         every = np.array([each == (version, key) for each in keys])
@@ -135,16 +136,12 @@ def _versions(found: Linear, seen: NDArray[np.bool_], values: Floats) -> Floats:
         if members.sum() < fit.ENOUGH_ROWS:
             continue
 
-        def median(ratio: float, every: NDArray[np.bool_] = every, at: int = at, members: object = members) -> float:
+        def median(model: str, ratio: float, every: Flags = every, at: int = at, members: Flags = members) -> float:
             trial = values.copy()
             trial[every, at] = ratio
-            return float(np.median(np.log(found.times(trial)[1][members])))
+            return float(np.median(np.log(found.times(trial)[1][members & (models == model)])))
 
-        start = float(values[every, at][0])
-        if abs(now := median(start)) >= fit.APART:
-            slope = (median(start * 1.1) - now) / np.log(1.1)
-            moved = start * float(np.exp(-now / max(slope, 0.1)))
-            values[every, at] = np.clip(moved, fit.RATIO_LOW, fit.VERSION_HIGH)
+        values[every, at] = fit.moved(float(values[every, at][0]), median, dict.fromkeys(models[members].tolist()))
     return values
 
 

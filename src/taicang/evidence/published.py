@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +93,8 @@ class Published:
     @property
     def accepted(self) -> float | None:
         """Tokens that a sequence gains per step, where the source says how many drafts were accepted."""
+        if "accepted" in self.extra:
+            return float(self.extra["accepted"])
         found = _ACCEPTED.search(self.notes)
         return None if found is None else (float(found[1]) + float(found[2])) / 2
 
@@ -131,7 +133,7 @@ def _row(cells: Mapping[str, str]) -> Published:
         loaded = json.loads(cells[key]) if cells[key] else {}
         return loaded if isinstance(loaded, dict) else {}
 
-    return record(
+    row = record(
         Published,
         dict(cells),
         source=cells["src"],
@@ -141,3 +143,7 @@ def _row(cells: Mapping[str, str]) -> Published:
         seq=mapping("seq"),
         extra=mapping("extra"),
     )
+    facts = {"source": row.source, "model": row.model, "phase": row.phase, "mtp": str(row.par.get("mtp", ""))}
+    said = settings(RULES, "readings", facts)
+    told: dict[str, Any] = {column: {**getattr(row, column), **values} for column, values in said.items()}
+    return replace(row, **told)

@@ -7,10 +7,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from taicang.cost.collective import Fits
 from taicang.cost.exchange import ExchangeFit
 from taicang.cost.routing import distinct_groups
-from taicang.cost.transfer import transfer
 from taicang.errors import NotModelled
 from taicang.evidence.exchange_rows import (
     Row,
@@ -23,7 +21,7 @@ from taicang.evidence.exchange_rows import (
 from taicang.evidence.fabrics import declared
 from taicang.evidence.systems import machine_stated
 from taicang.evidence.tables import Cells
-from taicang.ops import Transfer
+from taicang.search.collective import Ask, closed_s
 
 LIBRARIES = {
     "one-sided": "trtllm_onesided",
@@ -105,11 +103,11 @@ def call_price(cells: Cells, fits: Mapping[str, Mapping[str, ExchangeFit]]) -> t
     return logical / seconds / 1e9, True, f"{group} {cells['model'].split()[-1]}"
 
 
-def copy_price(cells: Cells, fits: Fits) -> tuple[float, bool, str]:
+def copy_price(cells: Cells) -> tuple[float, bool, str]:
     """GB/s of a copy by the copy engine; its efficiency is of the one published sample, which these rows repeat."""
     plane = COPIES[cells["model"].split()[0]]
     if cells["metric"] != "bandwidth":
         raise NotModelled(f"{cells['metric']} of a copy")
     machine = machine_stated(cells["system"], cells["chip"], 8)
-    op = Transfer(payload_bytes=LARGE_BYTES, plane=plane, distance=1.0)
-    return LARGE_BYTES / float(transfer(op, machine, fits).seconds) / 1e9, False, f"copy {plane}"
+    seconds = closed_s(machine, Ask(kind="send", payload_bytes=LARGE_BYTES, plane=plane), 2)
+    return LARGE_BYTES / seconds / 1e9, False, f"copy {plane}"

@@ -10,9 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from taicang import catalog
 from taicang.catalog import calibration
-from taicang.cost.collective import Fits, Line, collective
+from taicang.cost.collective import Fits, Line
 from taicang.cost.exchange import ExchangeFit
 from taicang.errors import NotModelled
 from taicang.evidence.fabrics import KINDS, declared, fabric_of, level, scale_out
@@ -23,7 +22,8 @@ from taicang.evidence.split import held_out
 from taicang.evidence.systems import machine_stated
 from taicang.evidence.tables import Cells, lines
 from taicang.hardware import Machine
-from taicang.ops import Collective, CollectiveKind
+from taicang.ops import CollectiveKind
+from taicang.search.collective import Ask, closed_s
 
 SUITE = "published_collective"
 FILES = ("published_collective.csv", "published_collective_2.csv")
@@ -49,7 +49,8 @@ class Published:
     """Timed through PyTorch, launch by launch, rather than inside a graph or a benchmark loop."""
     machine: Machine
     held_out: bool
-    flavour: str = "nccl"
+    stack: str = ""
+    """Whose kernels ran, where it was no library alone."""
     doubtful: str = ""
     """Why the figure does not tell about the collective."""
 
@@ -60,10 +61,14 @@ class Published:
         return passes * (self.ranks - 1) / self.ranks
 
 
-def predict_s(row: Published, fits: Fits) -> float:
-    """Seconds that one published row should take, without the eager launch."""
-    op = Collective(kind=row.kind, payload_bytes=row.payload_bytes, ranks=float(row.ranks))
-    return float(collective(op, row.machine, fits, row.flavour).seconds)
+def question(row: Published) -> Ask:
+    """What one row asks."""
+    return Ask(kind=row.kind, payload_bytes=row.payload_bytes, ranks=row.ranks, stack=row.stack)
+
+
+def predict_s(row: Published, fits: Fits | None = None) -> float:
+    """Seconds that one published row should take, without the eager launch; ``fits`` replace what is calibrated."""
+    return closed_s(row.machine, question(row), row.ranks, fits)
 
 
 def measured_s(row: Published) -> float:
@@ -129,7 +134,7 @@ def _collective(row: Cells) -> Published:
         eager=row["src"] == "stas_net" and "bytes" in _stated(row, "batch"),
         machine=_machine(row),
         held_out=held_out(*key),
-        flavour=catalog.stack(row["sw"]).all_reduce if "@" in row["sw"] else "nccl",
+        stack=row["sw"] if "@" in row["sw"] else "",
         doubtful=declared()["doubtful"].get(row["id"], ""),
     )
 
@@ -147,15 +152,15 @@ def collectives(folder: Path) -> list[Published]:
 
 def outcomes(folder: Path) -> Iterator[Outcome]:
     """Every row of the file in the evidence ``folder``: bus bandwidth or microseconds; a refusal names its reason."""
-    fits, calls = calibration.fits("collective", Line), calibration.fits("exchange", ExchangeFit)
-    launch_s = fits["host"]["eager/launch"].base_s
+    calls = calibration.fits("exchange", ExchangeFit)
+    launch_s = calibration.fits("collective", Line)["host"]["eager/launch"].base_s
     for cells, later in _rows(folder):
         first = cells["model"].split()[0] if cells["model"] else ""
-        price: Callable[[], tuple[float | None, bool, str]] = partial(_time, cells, fits, launch_s)
+        price: Callable[[], tuple[float | None, bool, str]] = partial(_time, cells, launch_s)
         if first == "MoE":
             price = partial(call_price, cells, calls)
         elif first in COPIES:
-            price = partial(copy_price, cells, fits)
+            price = partial(copy_price, cells)
         known, why = attempt(price)
         predicted, held, group = known or (None, True, cells["system"])
         yield Outcome(
@@ -170,8 +175,8 @@ def outcomes(folder: Path) -> Iterator[Outcome]:
         )
 
 
-def _time(cells: Cells, fits: Fits, launch_s: float) -> tuple[float | None, bool, str]:
+def _time(cells: Cells, launch_s: float) -> tuple[float | None, bool, str]:
     row = _collective(cells)
-    seconds = predict_s(row, fits) + (launch_s if row.eager else 0.0)
+    seconds = predict_s(row) + (launch_s if row.eager else 0.0)
     figure = seconds * 1e6 if row.metric == "latency" else row.payload_bytes * row.bus_ratio / seconds / 1e9
     return None if row.doubtful else figure, row.held_out, f"{row.system} {row.kind}"

@@ -34,6 +34,8 @@ def predict(row: Published, phase: str = "", stack: Stack | None = None) -> floa
 
     Raises ``NotModelled`` where the source leaves the load open, and whatever the setup raises.
     """
+    if "unstated" in row.extra:
+        raise NotModelled(row.extra["unstated"])
     if row.metric == "prompt_time":
         return _prompt_s(row, stack) if phase != "decode" else _step_s(row, stack)
     if row.metric == "median_itl":

@@ -116,6 +116,11 @@ class Row:
     tpot_s: float
 
     @property
+    def spread_ratio(self) -> float:
+        """Lengths are drawn evenly within this share of their mean."""
+        return self.settings.spread_ratio or (1.0 - self.length_ratio) / self.length_ratio
+
+    @property
     def key(self) -> tuple[object, ...]:
         """What the evidence split hashes: the configuration but its concurrency, so that curves are held out whole."""
         plan = self.decode.plan

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
+
+import numpy as np
 
 from taicang.catalog.trust import Ground, ground
 from taicang.errors import InvalidInput
@@ -21,6 +23,7 @@ from taicang.search.door import Run, job_of
 from taicang.search.points import Job
 from taicang.serve.setup import Setup
 from taicang.serve.steady import Load, Pools, Steady, disaggregated
+from taicang.serve.uneven import EVEN, Spread, spread
 from taicang.stacks import Stack
 
 FILE = "served_e2e.csv"
@@ -40,12 +43,19 @@ def job(row: Row, role: Role, stack: Stack | None = None, lent: str = "") -> Job
     if row.settings.unstated:
         raise InvalidInput(row.settings.unstated)
     engine = replace(stack or row.stack, graphs=row.settings.graphs)
+    prompt, answer = row.input_tokens * row.length_ratio, row.output_tokens * row.length_ratio
     run = Run(
-        model=row.net, on=machine, stack=engine, memory_ratio=row.settings.memory_ratio,
-        quant=role.plan.quant, input_tokens=row.input_tokens * row.length_ratio,
-        output_tokens=row.output_tokens * row.length_ratio,
+        model=row.net, on=machine, stack=engine, memory_ratio=row.settings.memory_ratio, quant=role.plan.quant,
+        input_tokens=prompt, output_tokens=answer, spread=_even(row.spread_ratio, prompt, answer),
     )  # fmt: skip
     return job_of(run)
+
+
+@cache
+def _even(width_ratio: float, prompt: float, answer: float) -> Spread:
+    """Moments of lengths drawn evenly within this share of their means."""
+    lengths = np.linspace(1.0 - width_ratio, 1.0 + width_ratio, 101)
+    return spread(prompt * lengths, answer * lengths) if width_ratio else EVEN
 
 
 def setup(row: Row, role: Role, stack: Stack | None = None, lent: str = "") -> Setup:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from taicang import catalog
-from taicang.catalog.training import sustained, training_price
 from taicang.catalog.trust import Ground, trained
 from taicang.cost.sustained import Sustained
 from taicang.errors import NotModelled
@@ -18,12 +17,13 @@ from taicang.evidence.recipes import ON_REQUEST, recipe_of
 from taicang.evidence.score import Outcome
 from taicang.evidence.systems import machine_stated
 from taicang.evidence.training_rows import FILE, Row, model_of, plan_of, stack_of, training_rows
+from taicang.search.training import Training, settle
 from taicang.stacks import Stack
 from taicang.train.step import Setup, TrainStep, train_step
 
 
-def setup(row: Row, stack: Stack | None = None, found: Sustained | None = None) -> Setup:
-    """The job of one row; ``stack`` and ``found`` replace the row's own constants (for fitting)."""
+def question(row: Row, stack: Stack | None = None, clock: Sustained | None = None) -> Training:
+    """What one row asks; ``stack`` and ``clock`` replace its own constants (for fitting)."""
     if row.refused:
         raise NotModelled(row.refused)
     model = model_of(row)
@@ -40,11 +40,12 @@ def setup(row: Row, stack: Stack | None = None, found: Sustained | None = None) 
             overlap=engine.overlap | more["overlap"], expert_dispatch="plain" if recipe_of("plain", *job) else "best",
         )  # fmt: skip
     engine = _as_stated(engine, row.raw["extra"])
-    load = found or sustained(machine.chip)
-    price = training_price(machine, engine, load)
-    return Setup(
-        model=model, plan=plan_of(row, model), machine=machine, stack=engine, price=price, clock_ratio=load.clock_ratio
-    )
+    return Training(model=model, on=machine, plan=plan_of(row, model), stack=engine, clock=clock)
+
+
+def setup(row: Row) -> Setup:
+    """The job of one row."""
+    return settle(question(row))
 
 
 def _as_stated(engine: Stack, extra: Mapping[str, Any]) -> Stack:
@@ -62,9 +63,9 @@ def _as_stated(engine: Stack, extra: Mapping[str, Any]) -> Stack:
     )
 
 
-def predict(row: Row, stack: Stack | None = None, found: Sustained | None = None) -> TrainStep:
-    """The priced step of one row."""
-    return train_step(setup(row, stack, found))
+def predict(row: Row, stack: Stack | None = None, clock: Sustained | None = None) -> TrainStep:
+    """The priced step of one row, as ``question`` has it."""
+    return train_step(settle(question(row, stack, clock)))
 
 
 def run_of(row: Row) -> Ground:

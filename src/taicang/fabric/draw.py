@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from html import escape
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
@@ -29,8 +31,7 @@ class _Line:
 
 def svg(net: Net, carried_bytes: Floats, seconds: float, title: str) -> str:
     """The picture as SVG text; ``seconds`` is the time on the wires, which a full link is busy for."""
-    busy = carried_bytes / np.maximum(net.found.capacity_bytes_per_s, 1e-30) / (seconds or 1.0)
-    rows = _rows(net, busy, net.found.capacity_bytes_per_s <= 0)[::-1]
+    rows = _rows(net, used(net, carried_bytes, seconds))
     height = TOP + ROW * len(rows) + 50
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" font-family="sans-serif">',
@@ -47,8 +48,29 @@ def svg(net: Net, carried_bytes: Floats, seconds: float, title: str) -> str:
     return "\n".join([*parts, "</svg>\n"])
 
 
-def _rows(net: Net, busy: Floats, dead: Flags) -> list[tuple[str, list[_Line]]]:
-    """Label and cells of each tier, from the ranks up: its links (up, and down), and the switches above the last."""
+def used(net: Net, carried_bytes: Floats, seconds: float) -> Floats:
+    """Share of ``seconds`` that each link is busy for with what it carries."""
+    busy: Floats = carried_bytes / np.maximum(net.found.capacity_bytes_per_s, 1e-30) / (seconds or 1.0)
+    return busy
+
+
+def tiers(net: Net, busy: Floats) -> tuple[dict[str, Any], ...]:
+    """The same rows as plain data, for a page that draws them."""
+
+    def told(line: _Line) -> dict[str, Any]:
+        bins = list(_bins(line))
+        return {
+            "busy": [round(full, 3) for _, full, _ in bins],
+            "dead": [number for number, (_, _, broken) in enumerate(bins) if broken],
+            "count": len(line.busy),
+        }
+
+    return tuple({"label": label, "lines": [told(line) for line in lines]} for label, lines in _rows(net, busy))
+
+
+def _rows(net: Net, busy: Floats) -> list[tuple[str, list[_Line]]]:
+    """Label and cells of each tier, from above: the topmost switches, then the links of each tier (up, and down)."""
+    dead = net.found.capacity_bytes_per_s <= 0
 
     def line(first: int, count: int) -> _Line:
         mine = slice(first, first + count)
@@ -68,7 +90,7 @@ def _rows(net: Net, busy: Floats, dead: Flags) -> list[tuple[str, list[_Line]]]:
             rows.append((f"{below} to {stage.switch}", [line(first, stage.things * each) for first in (up, down)]))
             below = f"{stage.switch}es"
         rows.append((below, [_switches(net, network.stages[-1], busy)]))
-    return rows
+    return rows[::-1]
 
 
 def _switches(net: Net, stage: Stage, busy: Floats) -> _Line:
@@ -83,16 +105,18 @@ def _switches(net: Net, stage: Stage, busy: Floats) -> _Line:
     return _Line(busy=full, dead=left <= 0, name=lambda index: f"{stage.switch} {index}")
 
 
-def _cells(line: _Line, y: float) -> str:
-    bins = min(len(line.busy), MOST_CELLS)
-    edges = np.linspace(0, len(line.busy), bins + 1).astype(int)
-    wide = (WIDTH - LEFT - 20) / bins
-    cells = []
-    for index in range(bins):
-        start, end = int(edges[index]), int(edges[index + 1])
+def _bins(line: _Line) -> Iterator[tuple[int, float, bool]]:
+    """The fullest of each cell, how busy it is (at most always), and whether one of the cell has failed."""
+    edges = np.linspace(0, len(line.busy), min(len(line.busy), MOST_CELLS) + 1).astype(int).tolist()
+    for start, end in pairwise(edges):
         top = start + int(np.argmax(line.busy[start:end]))
-        broken = bool(line.dead[start:end].any())
-        full = min(float(line.busy[top]), 1.0)
+        yield top, min(float(line.busy[top]), 1.0), bool(line.dead[start:end].any())
+
+
+def _cells(line: _Line, y: float) -> str:
+    wide = (WIDTH - LEFT - 20) / min(len(line.busy), MOST_CELLS)
+    cells = []
+    for index, (top, full, broken) in enumerate(_bins(line)):
         colour = "#111111" if broken else f"rgb(255,{int(250 - 190 * full)},{int(250 - 215 * full)})"
         said = f"{line.name(top)}: {'failed' if broken else f'{full:.0%}'}"
         cells.append(

@@ -80,6 +80,11 @@ def _core(
             ),
             where_some(load.prefill_tokens),
         )
+    yield from _decode_core(load, limit, build, ratio)
+
+
+def _decode_core(load: Load, limit: int | None, build: dict[str, object], ratio: int = 1) -> Iterator[Item]:
+    batch = load.batch
     if some(load.decode_tokens):
         reach = decode_reach(batch, load.query_len, limit)
         yield (
@@ -170,7 +175,9 @@ def _latent(kind: Latent, setting: Setting) -> Iterator[Item]:
     if kind.indexer is not None and not kind.indexer.shared:
         yield from _indexer(kind.indexer, kind.q_lora or hidden, setting)
     limit = kind.indexer.topk if kind.indexer else None
-    if some(load.prefill_tokens):
+    # kernels of chosen keys work on the latent in prompts too: each token has a choice of its own
+    latent_tokens = load.tokens if limit else load.decode_tokens
+    if some(load.prefill_tokens) and not limit:
         yield (
             "key-value up-projection",
             Gemm(
@@ -181,21 +188,27 @@ def _latent(kind: Latent, setting: Setting) -> Iterator[Item]:
             ),
             where_some(load.prefill_tokens),
         )
-    if some(load.decode_tokens):
+    if some(latent_tokens):
         yield (
             "absorb keys",
-            Gemm(batch=heads, m=at_least_one(load.decode_tokens), n=kind.kv_lora, k=kind.nope_dim, dtype="bf16"),
-            where_some(load.decode_tokens),
+            Gemm(batch=heads, m=at_least_one(latent_tokens), n=kind.kv_lora, k=kind.nope_dim, dtype="bf16"),
+            where_some(latent_tokens),
         )
     common: dict[str, object] = {"kind": "mla", "heads": heads, "dtype": quant.attend, "kv_dtype": quant.kv}
     absorbed = common | {"kv_heads": 1, "qk_dim": latent, "v_dim": kind.kv_lora}
     plain = common | {"kv_heads": heads, "qk_dim": kind.nope_dim + kind.rope_dim, "v_dim": kind.v_dim}
-    yield from _core(load, limit, absorbed, plain)
-    if some(load.decode_tokens):
+    if limit and some(load.prefill_tokens):
+        # such a kernel works through all places of a choice, filled or not, in bf16
+        queries = at_least_one(load.prefill_tokens)
+        chosen = absorbed | {"dtype": "bf16", "kv_dtype": "bf16", "pairs": queries * limit, "context": queries * limit}
+        core = Attend(phase="decode", sequences=queries, queries=queries, **chosen)  # type: ignore[arg-type]
+        yield "attention core (prefill)", core, where_some(load.prefill_tokens)
+    yield from _decode_core(load, limit, absorbed) if limit else _core(load, None, absorbed, plain)
+    if some(latent_tokens):
         yield (
             "absorb values",
-            Gemm(batch=heads, m=at_least_one(load.decode_tokens), n=kind.v_dim, k=kind.kv_lora, dtype="bf16"),
-            where_some(load.decode_tokens),
+            Gemm(batch=heads, m=at_least_one(latent_tokens), n=kind.v_dim, k=kind.kv_lora, dtype="bf16"),
+            where_some(latent_tokens),
         )
     if plan.sp:
         yield (

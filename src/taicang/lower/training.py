@@ -51,7 +51,7 @@ ADAPTED = ("qkv projection", "output projection")
 """Products with a LoRA adapter (the attention projections, as the MLPerf benchmark has it)."""
 ADAPTER_RANK = 16
 LOSS_CHUNKS = 8
-"""Pieces that a chunked loss takes the sequence in (torchtune's default)."""
+"""Pieces that a chunked loss takes the sequence in (torchtune's default); logits of 16 bits it keeps of all."""
 RERUN = ("short convolution", "chunked scan", "chunk scores", "state passing")
 """What the memory-saving path of the Mamba-2 kernels repeats in the backward pass."""
 MOVES = ("permute", "unpermute")
@@ -377,7 +377,11 @@ def _head(model: Model, plan: TrainPlan, stack: Stack) -> Layer:
     logits = tokens * vocab
     moved = logits * stack.keeps.loss_bytes
     loss = Pointwise(kind="sample", elements=logits, moved_bytes=moved * 0.75, flop=logits * 20.0, launches=5)
-    alive = logits * stack.keeps.logit_bytes / (LOSS_CHUNKS if "chunked_loss" in stack.fused else 1)
+    alive = logits * ((plan.tp > 1 and stack.keeps.sharded_logit_bytes) or stack.keeps.logit_bytes)
+    if "fused_loss" in stack.fused:  # pieces of about hidden / vocabulary of the sequence, as Liger's kernel takes them
+        alive = alive / max(vocab / hidden, 1.0)
+    elif "chunked_loss" in stack.fused:
+        alive = logits * 2.0 + alive / LOSS_CHUNKS
     steps.append(Step(label="cross-entropy", axis="compute", op=loss, saved_bytes=alive))
     if plan.tp > 1:
         for label in ("maximum", "sum"):

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
+from dataclasses import fields, is_dataclass
 from functools import cache
 from importlib import resources
 from typing import Any
 
-from taicang.page.parts import Chart, Section, Table
+from taicang.page.parts import Section
 
 ENGINE = "echarts.common.min.js"
 ENGINE_SHA256 = "55974cf42cc160e6cf9099cd3ed8cdedfaa9779919fcee7e2272c85f6ca30e27"
+
+KINDS = {"Table": "table", "Lines": "list", "Spans": "spans", "Tiers": "tiers", "Pick": "pick"}
 
 
 @cache
@@ -22,26 +26,36 @@ def static(name: str) -> str:
 
 def page(title: str, sections: Sequence[Section]) -> str:
     """The whole page; its data are in it."""
-    data = json.dumps({"title": title, "sections": [_section(each) for each in sections]}, allow_nan=False)
-    made = static("page.html").replace("{{style}}", static("page.css")).replace("{{script}}", static("page.js"))
-    made = made.replace("{{title}}", _escaped(title)).replace("{{engine}}", static(ENGINE))
-    return made.replace("{{data}}", data.replace("<", "\\u003c"))  # no text of a result can end the script
+    data = json.dumps({"title": title, "sections": [_plain(each) for each in sections]}, allow_nan=False)
+    return _whole(title, "page.js", data=data.replace("<", "\\u003c"))  # no text of a result can end the script
 
 
 @cache
 def live_page() -> str:
     """The page of a machine at work, which asks the endpoint that it came from."""
-    return static("live.html").replace("{{style}}", static("page.css")).replace("{{script}}", static("live.js"))
+    return _whole("taicang", "live.js", main=static("live.html"), reach="; connect-src 'self'")
+
+
+def _whole(title: str, script: str, *, main: str = "", reach: str = "", data: str = "null") -> str:
+    """One frame for all pages; what comes from a result is put in last, so that nothing in it is taken for a place."""
+    made = static("page.html")
+    for place, text in (
+        ("style", static("page.css")), ("reach", reach), ("main", main), ("engine", static(ENGINE)),
+        ("script", "".join(map(static, ("shared.js", "canvas.js", script)))),
+    ):  # fmt: skip
+        made = made.replace(f"{{{{{place}}}}}", text)
+    return re.sub(r"\{\{(title|data)\}\}", lambda found: {"title": _escaped(title), "data": data}[found[1]], made)
 
 
 def _escaped(text: str) -> str:
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
-def _section(section: Section) -> dict[str, Any]:
-    return {"key": section.key, "title": section.title, "parts": [_part(each) for each in section.parts]}
-
-
-def _part(part: Any) -> dict[str, Any]:
-    kind = "table" if isinstance(part, Table) else part.kind if isinstance(part, Chart) else "list"
-    return {"kind": kind} | {name: getattr(part, name) for name in part.__slots__ if name != "kind"}
+def _plain(made: Any) -> Any:
+    """A part as the page's script reads it."""
+    if isinstance(made, tuple):
+        return [_plain(each) for each in made]
+    if not is_dataclass(made):
+        return made
+    kind = {} if isinstance(made, Section) else {"kind": getattr(made, "kind", KINDS.get(type(made).__name__))}
+    return kind | {each.name: _plain(getattr(made, each.name)) for each in fields(made) if each.name != "kind"}

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
+
+import numpy as np
 
 from taicang.units import show
 
@@ -19,17 +22,18 @@ class Table:
 
     title: Words
     columns: tuple[Words, ...]
-    rows: tuple[tuple[str, ...], ...]
+    rows: tuple[tuple[str | Words, ...], ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chart:
-    """Bars side by side, bars that stack, points or lines; ``unit`` says how the page writes values."""
+    """Bars side by side, that stack, or that begin where the one above ends; points or lines. ``unit`` says how values
+    are written."""
 
     title: Words
-    kind: Literal["bars", "stack", "points", "lines"]
+    kind: Literal["bars", "stack", "waterfall", "points", "lines"]
     series: tuple[Mapping[str, Any], ...]
-    """{"name": text, "data": values, or [x, y] of points and lines}."""
+    """{"name": text, "data": values, or [x, y] of points and lines, "marked": whether it stands out}."""
     categories: tuple[str, ...] = ()
     """Of bars, from top to bottom."""
     x: Words = ("", "")
@@ -37,6 +41,7 @@ class Chart:
     unit: Unit = ""
     limits: tuple[tuple[str, float], ...] = ()
     """Lines across, by name (limits of an SLO)."""
+    wide: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,12 +53,53 @@ class Lines:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Spans:
+    """Requests over time in lanes (instances): each waits, has its prompt read, and is answered."""
+
+    title: Words
+    lanes: tuple[str, ...]
+    data: str
+    """``packed`` rows of (first step, first token, end, lane), in order of their ends; times in seconds."""
+    legend: Words = (
+        "Half height: the prompt is read; full height: the answer is made.",
+        "半高：处理输入；全高：生成输出。",
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tiers:
+    """Links of a fabric, a row for each tier, and in it a line of cells for each way."""
+
+    title: Words
+    rows: tuple[Mapping[str, Any], ...]
+    """{"label": text, "lines": [{"busy": ratios of cells, "dead": cells that failed, "count": links}]}, from above."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pick:
+    """One of several at a time, which the reader chooses: here, or as a point of the chart ``of`` (by its title)."""
+
+    title: Words
+    names: tuple[str, ...]
+    choices: tuple[tuple[Part, ...], ...]
+    of: str = ""
+
+
+Part: TypeAlias = Table | Chart | Lines | Spans | Tiers | Pick
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Section:
     """One view of the page."""
 
     key: str
     title: Words
-    parts: tuple[Table | Chart | Lines, ...] = field(default=())
+    parts: tuple[Part, ...] = field(default=())
+
+
+def packed(rows: Sequence[Sequence[float]]) -> str:
+    """Rows of numbers, as the page unpacks them."""
+    return b64encode(np.asarray(rows, dtype="<f8").tobytes()).decode()
 
 
 def cell(value: Any, unit: Unit = "") -> str:
@@ -69,11 +115,11 @@ def cell(value: Any, unit: Unit = "") -> str:
     return f"{float(value):,.4g}" if abs(float(value)) < 1000 else f"{float(value):,.0f}"
 
 
-def bars(title: Words, values: Mapping[str, float], unit: Unit) -> Chart:
+def bars(title: Words, values: Mapping[str, float], unit: Unit, kind: Literal["bars", "waterfall"] = "bars") -> Chart:
     """One bar for each of ``values``, those that are nothing left out."""
     kept = {name: float(value) for name, value in values.items() if value}
     return Chart(
-        title=title, kind="bars", categories=tuple(kept), series=({"name": title[0], "data": list(kept.values())},),
+        title=title, kind=kind, categories=tuple(kept), series=({"name": title[0], "data": list(kept.values())},),
         unit=unit,
     )  # fmt: skip
 

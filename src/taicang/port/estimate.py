@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Final
 
 from taicang.port.scan import Scan
@@ -17,7 +17,6 @@ CLASSES: Final[Mapping[str, str]] = {
     "B": "CUDA operators through libraries",
     "C": "CUDA operators of its own",
 }
-HOST_CODE: Final = frozenset({"library", "kernel", "blocked"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,14 +25,8 @@ class Features:
 
     kind: str
     """Key of ``CLASSES``; R towards CUDA."""
-    library_files: int
-    """Files that name a library to be swapped, a kernel, or what has no counterpart."""
     programs: int
     """Python files that begin by themselves: each loads the shim."""
-    edited_files: int
-    """Files with a finding that the shim does not see to."""
-    edited_lines: int
-    """Lines with such a finding, kernels aside."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,15 +40,17 @@ class Band:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Law:
-    """A count as the exponential of weighted terms; quartiles of measured over computed."""
+    """A count as a sum of what each term brings, or as a product of powers; quartiles of measured over computed."""
 
     weights: Mapping[str, float]
     low_ratio: float
     high_ratio: float
+    powers: bool = False
 
     def of(self, known: Mapping[str, float]) -> Band:
         """The count and its band for these terms; nothing is less than one."""
-        middle = math.exp(sum(weight * known[name] for name, weight in self.weights.items()))
+        middle = sum(weight * known[name] for name, weight in self.weights.items())
+        middle = math.exp(middle) if self.powers else middle
         low, middle, high = (
             max(round(each), 1) for each in (middle * self.low_ratio, middle, middle * self.high_ratio)
         )
@@ -74,6 +69,7 @@ class Effort:
     """Share of the original's lines that stay, by language."""
     speed: Mapping[str, tuple[float, float, float]]
     """By class: quartiles of 8 NPU cards over 8 cards of an unnamed rival after the port."""
+    speed_source: str
     pairs: int
     """Ports of whole repositories that the laws were fitted to."""
     evidence: tuple[str, ...]
@@ -104,6 +100,7 @@ class Estimate:
     taken: int
     """Kernels whose operator a library of the other side has."""
     speed: tuple[float, float, float] | None
+    speed_source: str
     pairs: int
     evidence: tuple[str, ...]
 
@@ -111,26 +108,17 @@ class Estimate:
 def features(found: Scan) -> Features:
     """The features of a scan's files that count."""
     counted = list(found.counted())
-    tiers = [{each.rule.tier for each in read.findings} for read in counted]
     own = any(read.kernels and read.language == "cuda" for read in counted)
     library = any(each.rule.operators and read.language != "packages" for read in counted for each in read.findings)
     return Features(
         kind="R" if found.to == "cuda" else "C" if own else "B" if library else "A",
-        library_files=sum(bool(each & HOST_CODE) for each in tiers),
         programs=sum(read.runs for read in counted),
-        edited_files=sum(bool(each - {"auto"}) for each in tiers),
-        edited_lines=sum(
-            len({each.line for each in read.findings if each.rule.tier in {"edit", "library", "blocked"}})
-            for read in counted
-        ),
     )
 
 
 def terms(one: Features) -> Mapping[str, float]:
-    """Terms of the laws: the classes as 0 or 1, counts as logarithms of one more."""
-    made = {kind: float(one.kind == kind) for kind in CLASSES}
-    counts = {each.name: getattr(one, each.name) for each in fields(one) if each.name != "kind"}
-    return made | {name: math.log1p(count) for name, count in counts.items()}
+    """Terms of the laws: the class as 0 or 1; programs share what they need, so that each more brings less."""
+    return {kind: float(one.kind == kind) for kind in CLASSES} | {"programs": math.log1p(one.programs)}
 
 
 def _at_most(band: Band, count: int) -> Band:
@@ -175,6 +163,7 @@ def estimate(found: Scan, effort: Effort) -> Estimate:
         kernels=tuple(kernels),
         taken=taken,
         speed=effort.speed[one.kind] if forward else None,
+        speed_source=effort.speed_source if forward else "",
         pairs=effort.pairs if forward else 0,
         evidence=effort.evidence if forward else (),
     )

@@ -48,6 +48,15 @@ class Extension:
     sources: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Use:
+    """An operator of the framework that the code calls, by how it is priced, and the sizes that stand there."""
+
+    name: str
+    kind: str
+    sizes: tuple[int, ...] = ()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Read:
     """What one file of the repository holds."""
@@ -57,6 +66,7 @@ class Read:
     lines: int
     findings: tuple[Finding, ...] = ()
     kernels: tuple[Kernel, ...] = ()
+    uses: tuple[Use, ...] = ()
     imports: tuple[Import, ...] = ()
     defined: frozenset[str] = frozenset()
     """Names that a Python module defines at its top."""

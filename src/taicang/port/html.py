@@ -35,6 +35,8 @@ def page(report: dict[str, Any], tiers: tuple[str, ...]) -> str:
         ),
         "<h2>Estimate</h2>",
         _estimate(report["estimate"]),
+        "<h2>Speed</h2>",
+        _speed(report["performance"]),
         "<h2>Libraries</h2>",
         _table(
             ["library", "counterpart", "how", "files"],
@@ -52,6 +54,22 @@ def page(report: dict[str, Any], tiers: tuple[str, ...]) -> str:
     head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{title}</title>'
     head = f'<!doctype html><html lang="en"><head>{head}<style>{_STYLE}</style></head>'
     return f"{head}<body>{''.join(parts)}</body></html>\n"
+
+
+def _speed(found: dict[str, Any]) -> str:
+    rows = [
+        [
+            f"{each['kind']}: {', '.join(each['calls'])}",
+            sum(each["calls"].values()),
+            f"{each['middle']:.2f} ({each['low']:.2f} to {each['high']:.2f})",
+        ]
+        for each in found["operators"]
+    ]
+    rows += [[f"the run on {each['machine']}", "", f"{each['step_s']:.4g} s a step"] for each in found["runs"]
+             if each["step_s"] is not None]  # fmt: skip
+    notes = "".join(f"<p><small>{escape(each)}</small></p>" for each in found["assumptions"])
+    title = f"{found['after']} over {found['before']}, chip by chip"
+    return _table(["operator", "places", title], rows) + notes
 
 
 def _estimate(size: dict[str, Any]) -> str:

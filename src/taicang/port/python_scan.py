@@ -15,6 +15,7 @@ from typing import Any
 
 from taicang.port.found import Extension, Finding, Import, Kernel, Read
 from taicang.port.tables import Rule, Rules
+from taicang.port.uses import branches, used
 
 _KERNEL_ROOTS = {"triton": "triton", "numba": "numba", "cupyx": "cupy", "cupy": "cupy", "cuda": "cutile"}
 _STARTS = frozenset({"startswith", "endswith"})
@@ -40,6 +41,7 @@ def scan(path: str, text: str, rules: Rules, own: frozenset[str] = frozenset()) 
         lines=lines,
         findings=tuple(sorted(found.findings.values(), key=lambda each: (each.line, each.column))),
         kernels=tuple(found.kernels),
+        uses=tuple(used(text, found.bound, rules.uses)),
         imports=tuple(found.imports),
         defined=frozenset(_defined(tree)),
         registered=frozenset(_registered(tree)),
@@ -67,16 +69,7 @@ def _registered(tree: ast.Module) -> Iterator[str]:
 
 @lru_cache(maxsize=64)
 def _trigger(words: frozenset[str]) -> re.Pattern[str] | None:
-    return re.compile(_branches(words)) if words else None
-
-
-def _branches(words: Iterable[str]) -> str:
-    """A pattern of any of ``words`` that branches letter by letter: several times faster than a list of them."""
-    tails: dict[str, set[str]] = {}
-    for word in words:
-        tails.setdefault(word[0], set()).add(word[1:])
-    made = (re.escape(first) + ("" if "" in rest else _branches(rest)) for first, rest in sorted(tails.items()))
-    return f"(?:{'|'.join(made)})"
+    return re.compile(branches(words)) if words else None
 
 
 class _File:

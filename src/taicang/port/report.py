@@ -112,6 +112,7 @@ def _estimate(size: Estimate) -> dict[str, Any]:
         ],
         "kernels_in_libraries": size.taken,
         "speed_after": list(size.speed) if size.speed else None,
+        "speed_source": size.speed_source,
         "evidence": list(size.evidence),
         "pairs": size.pairs,
         "band": "half of the measured ports lie within the outer figures",

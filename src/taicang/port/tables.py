@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Final
 
 TIERS: Final = ("auto", "edit", "library", "kernel", "blocked")
@@ -73,6 +74,8 @@ class Rules:
     """Kind of text (``strings``, ``compared``, ...) -> all its patterns in one, a group for each rule."""
     hints: frozenset[str] = frozenset()
     """Words without which no rule holds in a Python file, but for names that imports bind."""
+    uses: Mapping[str, str] = field(default_factory=dict)
+    """Dotted name of an operator that carries a model's time, or ``.method`` -> how it is priced."""
 
     def named(self, dotted: str) -> Rule | None:
         """The rule for a dotted name: its own, or that of the longest name above it."""
@@ -115,7 +118,7 @@ TEXTS: Final = ("strings", "compared", "env", "native", "shell", "build", "requi
 _FLAGS: Final[Mapping[str, re.RegexFlag]] = {"requirement": re.MULTILINE, "shell": re.MULTILINE, "build": re.MULTILINE}
 
 
-def compile_rules(to: str, rules: Iterable[Rule]) -> Rules:
+def compile_rules(to: str, rules: Iterable[Rule], uses: Mapping[str, str] = MappingProxyType({})) -> Rules:
     """Look-ups of ``rules``; a later rule with a name or package of an earlier one takes its place."""
     every = tuple(rules)
     names = [(name, rule) for rule in every for name in rule.names]
@@ -137,6 +140,7 @@ def compile_rules(to: str, rules: Iterable[Rule]) -> Rules:
         package_heads={name[:-1]: rule for name, rule in packages if name.endswith("*")},
         words=words,
         hints=frozenset(_hints(every)),
+        uses=uses,
     )
 
 

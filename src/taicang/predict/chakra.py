@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby
 
-from taicang.catalog.costing import cost_model
 from taicang.catalog.training import training_price
 from taicang.cost.cost import Cost
 from taicang.errors import NotModelled
@@ -16,9 +15,8 @@ from taicang.interop.work import Task, Workload
 from taicang.lower.training import Layer, Step, lower_edges, lower_layer
 from taicang.models.types import Block
 from taicang.ops import Collective, Exchange, Operator, Transfer
-from taicang.predict.fabric import Ask, operator
 from taicang.predict.prediction import PhasePrediction
-from taicang.stacks import BARE
+from taicang.search.collective import Ask, costs, operator
 from taicang.timeline import Slice
 from taicang.train import memory, sync
 from taicang.train.setup import Setup
@@ -81,9 +79,9 @@ def collective_graph(on: Machine | Fabric, ask: Ask) -> Workload:
     kind = ask.kind.replace("-", "_")
     if isinstance(on, Fabric) or kind in ("", "send"):
         raise NotModelled("a Chakra trace of something else than a --collective on a machine of the catalogue")
-    op = operator(ask, kind, ask.ranks or on.ranks // ask.stride)
+    op = operator(ask, ask.ranks or on.ranks // ask.stride)
     graph = Graph(kind)
-    graph.add(kind, op, cost_model(on, BARE).price(op))
+    graph.add(kind, op, costs(on, ask).price(op))
     return graph.workload()
 
 

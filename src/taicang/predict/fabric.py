@@ -5,63 +5,32 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from taicang import catalog
 from taicang.catalog import calibration
-from taicang.catalog.costing import cost_model
 from taicang.catalog.resolve import is_path
 from taicang.cost.exchange import exchange
-from taicang.cost.model import CostModel
 from taicang.errors import InvalidInput, NotModelled, UnknownName
 from taicang.fabric import demand, graph
 from taicang.fabric.collectives import ALGORITHMS, Phase, collective, contend, listed, teams_of
-from taicang.fabric.draw import svg
+from taicang.fabric.draw import svg, tiers, used
 from taicang.fabric.even import Net
 from taicang.fabric.faults import cut_off, fail, parts
 from taicang.fabric.links import VerbFit, message_s
 from taicang.fabric.names import name
-from taicang.fabric.routing import Routing, resources
+from taicang.fabric.routing import resources
 from taicang.fabric.topology import Fabric, Floats, Ints, build
 from taicang.fabric.wires import LinkRates
 from taicang.hardware import Machine
 from taicang.interop import graphs
-from taicang.ops import Collective, Exchange, Operator, Transfer
-from taicang.stacks import BARE
-from taicang.units import Count, show
+from taicang.ops import Exchange
+from taicang.search.collective import EXCHANGES, Ask, closed_s, costs, operator
+from taicang.units import show
 
 HOTTEST = 8
-EXCHANGES = ("dispatch", "combine")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ask:
-    """One collective. ``payload_bytes`` is a rank's whole buffer; of dispatch and combine, one token."""
-
-    kind: str
-    payload_bytes: float
-    ranks: int = 0
-    """0: all."""
-    stride: int = 1
-    algorithm: str = ""
-    skew: Count = 0.0
-    """Exponent of Zipf's law of receivers, or of experts."""
-    tokens: int = 128
-    topk: int = 8
-    experts: int = 256
-    routing: Routing = "adaptive"
-    seed: int = 0
-    seeds: int = 1
-    failed: tuple[str, ...] = ()
-    plane: str = "scale_up"
-    verb: str = ""
-    """Of a send, where it was measured: npu/read, npu/write, cpu/read or cpu/write."""
-    beside: tuple[tuple[str, float], ...] = ()
-    """Collectives (kind, bytes) that begin at the same time on the same ranks."""
-    shuffled: bool = False
-    """Ranks lie at random places of the machine."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -255,10 +224,22 @@ def _phases(net: Net, ask: Ask, teams: Ints, seed: int) -> list[Phase]:
 
 def picture(machine: Place, ask: Ask) -> str:
     """Topology and link load of the first seed as SVG."""
+    net, carried, wire, title = _drawn(machine, ask)
+    return svg(net, carried, wire, title)
+
+
+def link_tiers(machine: Place, ask: Ask) -> tuple[Mapping[str, Any], ...]:
+    """The same as data (see ``fabric.draw.tiers``)."""
+    net, carried, wire, _ = _drawn(machine, ask)
+    return tiers(net, used(net, carried, wire))
+
+
+def _drawn(machine: Place, ask: Ask) -> tuple[Net, Floats, float, str]:
+    """Links, what they carry, for how long, and what to call it."""
     broken = fail(_fabric(machine, ask.plane)[1], ask.failed, ask.seed)
     net = Net(fabric=broken, found=resources(broken, ask.routing), seed=ask.seed)
     if not ask.kind:
-        return svg(net, np.zeros(len(net.found.capacity_bytes_per_s)), 1.0, f"{broken.machine}, {broken.name}")
+        return net, np.zeros(len(net.found.capacity_bytes_per_s)), 1.0, f"{broken.machine}, {broken.name}"
     lost = cut_off(broken)
     count = ask.ranks or (broken.ranks - len(lost)) // ask.stride
     kind = ask.kind.replace("-", "_")
@@ -266,7 +247,7 @@ def picture(machine: Place, ask: Ask) -> str:
     wire = sum(phase.wire_s for phase in phases)
     where = f"{count:,} ranks of {broken.machine}"
     title = f"{ask.kind} of {show(ask.payload_bytes, 'B')} on {where}: {show(wire, 's')} on the links"
-    return svg(net, _total(net, phases), wire, title)
+    return net, _total(net, phases), wire, title
 
 
 def _exchange(net: Net, label: str, ranks: Ints, sizes: Floats) -> Phase:
@@ -289,28 +270,16 @@ def _rivals(net: Net, ask: Ask, kind: str, teams: Ints) -> tuple[Rival, ...]:
     )
 
 
-def operator(ask: Ask, kind: str, count: int) -> Operator:
-    """What ``ask`` is to a cost model."""
-    if kind in EXCHANGES:
-        return Exchange(kind=kind, tokens=ask.tokens, token_bytes=ask.payload_bytes, topk=ask.topk,  # type: ignore[arg-type]
-                        experts=ask.experts, ranks=count, stride=ask.stride)  # fmt: skip
-    if kind == "send":
-        return Transfer(payload_bytes=ask.payload_bytes, plane=ask.plane, distance=(count - 1) * ask.stride)
-    return Collective(kind=kind, payload_bytes=ask.payload_bytes, ranks=count, stride=ask.stride, plane=ask.plane)  # type: ignore[arg-type]
-
-
 def _prices(machine: Machine, ask: Ask, kind: str, count: int, stretch: float) -> tuple[float | None, float | None]:
     """With a library's constants on these links, and in closed form; none where another plane or kind was asked for."""
     if kind == "send" and ask.verb:
         return _verb_s(machine, ask, count, stretch), None
-    op = operator(ask, kind, count)
-    plain = cost_model(machine, BARE)
-    closed = float(plain.price(op).seconds)
-    wires = LinkRates(machine=machine, stretch_ratio=max(stretch, 1.0))
+    op, plain = operator(ask, count), costs(machine, ask)
+    closed = closed_s(machine, ask, count)
     if isinstance(op, Exchange):
         cost = exchange(op, machine, plain.book.exchange, hot_ratio=max(stretch, 1.0))
         return float(cost.seconds), closed
-    linked = CostModel(machine=machine, stack=BARE, book=plain.book, wires=wires)
+    linked = replace(plain, wires=LinkRates(machine=machine, stretch_ratio=max(stretch, 1.0)))
     return float(linked.price(op).seconds), closed
 
 

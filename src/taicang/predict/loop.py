@@ -5,7 +5,7 @@ from __future__ import annotations
 from taicang.plans import ServePlan
 from taicang.predict.prediction import Loop
 from taicang.search.points import Job
-from taicang.serve.build import cache_tokens
+from taicang.serve.memory import cache_tokens
 from taicang.serve.steady import Load, Steady, aggregated
 from taicang.units import Count
 

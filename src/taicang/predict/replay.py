@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from taicang.catalog.energy import energy_fit
 from taicang.catalog.trust import REPLAYED, Band, bands, ground, unvalidated
 from taicang.errors import InvalidInput
 from taicang.hardware import Machine
+from taicang.models.types import Model
 from taicang.plans import describe
 from taicang.predict.standing import Standing, context_of, stand
 from taicang.predict.system import System
@@ -26,7 +26,7 @@ from taicang.serve.record import LONGEST_S, Record
 from taicang.serve.request import SECOND
 from taicang.serve.simulate import serve
 from taicang.serve.summary import Limits, Summary, summarise
-from taicang.serve.usage import Part, usage
+from taicang.serve.usage import usage
 from taicang.traffic.change import for_models
 from taicang.traffic.trace import Trace
 
@@ -63,8 +63,8 @@ class Down:
 
 
 def replay(
-    model: str,
-    on: str,
+    model: str | Model,
+    on: str | Machine,
     trace: Trace,
     system: System,
     *,
@@ -120,7 +120,7 @@ def outcome(
         table["session"] = trace.session[table["id"]]
     if trace.model is not None:
         table["model"] = np.asarray(list(pools))[trace.model[table["id"]]]
-    busy = usage(log, _parts(pools, machine), finished.ticks())
+    busy = usage(log, standing.parts, finished.ticks())
     energy_j = float(busy["energy_j"].sum())
     return Replay(
         trace=trace.name,
@@ -162,23 +162,6 @@ def _assumptions(standing: Standing, trace: Trace) -> tuple[str, ...]:
     apart = len(standing.models) < len(standing.pools)
     longest = int(np.max(trace.input_tokens + trace.output_tokens, initial=0))
     return assumptions(serving, feeding, length=longest, given=standing.given, apart=apart, queued=True)
-
-
-def _parts(pools: Mapping[str, Pool], machine: Machine) -> list[Part]:
-    """Names of the instances as ``cluster`` and ``fleet`` number them."""
-    chip, known = machine.chip, machine.chip.tdp_w is not None
-    fit = energy_fit(chip.profile) if known else None
-    standing = None if known or machine.power_w is None else machine.power_w / machine.chips
-    made: list[Part] = []
-    first = 0
-    for name, pool in pools.items():
-        place = range(first, first + pool.instances)
-        shown = "all" if name == "both" else name
-        made.append(
-            Part(name=shown, pool=name, setup=pool.setup, instances=place, fit=fit, standing_w=standing)
-        )  # fmt: skip
-        first += pool.instances
-    return made
 
 
 def _switched(made: Cluster) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from taicang.catalog.energy import energy_fit
 from taicang.hardware import Machine
 from taicang.models.types import Model
 from taicang.predict.faults import Outage, striking
@@ -21,6 +22,7 @@ from taicang.serve.breakage import Breakage
 from taicang.serve.build import Keeping, Pool, cluster, fleet
 from taicang.serve.cluster import Cluster
 from taicang.serve.log import Log
+from taicang.serve.usage import Part
 from taicang.stacks import Stack
 from taicang.traffic.trace import Trace
 
@@ -61,6 +63,24 @@ class Standing:
             },
         }
 
+    @property
+    def parts(self) -> list[Part]:
+        """The instances by pool, as ``cluster`` and ``fleet`` number them, with what their chips draw."""
+        chip, machine = self.machine.chip, self.machine
+        known = chip.tdp_w is not None
+        fit = energy_fit(chip.profile) if known else None
+        always_w = None if known or machine.power_w is None else machine.power_w / machine.chips
+        made: list[Part] = []
+        first = 0
+        for name, pool in self.pools.items():
+            place = range(first, first + pool.instances)
+            shown = "all" if name == "both" else name
+            made.append(
+                Part(name=shown, pool=name, setup=pool.setup, instances=place, fit=fit, standing_w=always_w)
+            )  # fmt: skip
+            first += pool.instances
+        return made
+
     def strike(self, part: str, number: int, down_s: float | None) -> tuple[Any, ...]:
         """That a part of the machine fails, as ``Cluster.later`` takes it. Raises ``InvalidInput`` for one that it
         does not have."""
@@ -69,8 +89,8 @@ class Standing:
 
 
 def stand(
-    model: str,
-    on: str,
+    model: str | Model,
+    on: str | Machine,
     system: System,
     *,
     also: Sequence[Tenant] = (),
@@ -97,8 +117,9 @@ def stand(
         )  # fmt: skip
     else:
         made = cluster(
-            *pools.values(), context=context, keeping=keeping, router=system.router, seed=seed, jitter_s=jitter_s
-        )
+            *pools.values(), context=context, keeping=keeping, router=system.router, seed=seed, jitter_s=jitter_s,
+            plane=system.handover,
+        )  # fmt: skip
     breakage = plan_faults(made, list(pools.values()), system.faults, seed=seed)
     made.log = Log(made.pools)
     return Standing(

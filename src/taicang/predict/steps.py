@@ -15,7 +15,7 @@ from taicang.errors import InvalidInput
 from taicang.plans import Batch, ServePlan, read_plan
 from taicang.predict.system import System, pools
 from taicang.search.door import settle
-from taicang.serve.build import cache_tokens
+from taicang.serve.memory import cache_tokens
 from taicang.serve.setup import step
 
 LONGEST = 1 << 40

@@ -36,6 +36,10 @@ class System(Serving):
     prefill: str = ""
     decode: str = ""
     """Pools as INSTANCESxCHIPS."""
+    pools: tuple[Pool, ...] = ()
+    """One that does both, or prefill and decode, as they are to be: nothing is left to choose."""
+    handover: str = ""
+    """Plane of the machine on which caches move between pools ("": the usual one)."""
     policy: str | None = None
     tokens: int | None = None
     sequences: int | None = None
@@ -58,6 +62,8 @@ def pools(net: Model, machine: Machine, engine: Stack, system: System, *, ranks:
 
     Raises ``InvalidInput`` for a system that the machine cannot hold.
     """
+    if system.pools:
+        return list(system.pools)
     forms = forms_of(system, net, machine, engine)
     drafts = min(net.mtp_layers, 1) if system.drafts is None else system.drafts
     costs = cost_model(machine, engine)

@@ -4,30 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from taicang import catalog
-from taicang.catalog.models import model as load_model
-from taicang.catalog.training import measured_levels, sustained, training_price
+from taicang.catalog.training import measured_levels
 from taicang.catalog.trust import TRAINED, bands, trained
-from taicang.errors import InvalidInput
 from taicang.formats import number_format
-from taicang.hardware import Machine, in_half
+from taicang.hardware import Machine
 from taicang.models.types import Model, routed
 from taicang.predict.prediction import Infeasible
 from taicang.predict.train_explain import Explained, explain, waterfall
-from taicang.predict.train_stack import FUSIONS, changed
 from taicang.reliability import PUBLISHED
+from taicang.search.train_stack import FUSIONS
+from taicang.search.training import Training, settle
 from taicang.search.trusted import Prediction, sources
 from taicang.train import memory, sync
 from taicang.train.flops import CONVENTION, recomputed_flop
 from taicang.train.placement import Placed, placed
 from taicang.train.remedies import remedies
-from taicang.train.run import OFTEN_S, Policy, Run, train_run
-from taicang.train.search import Found, Progress, fixed_fields, open_plan, search
+from taicang.train.run import OFTEN_S, Run, train_run
+from taicang.train.search import Found, Progress, fixed_fields, search
 from taicang.train.setup import Setup
 from taicang.train.step import TrainStep, train_step
 from taicang.train_plans import TrainPlan, describe
-from taicang.train_plans.placement import seed_of
 from taicang.units import show
 
 
@@ -60,64 +59,24 @@ class TrainPrediction(Prediction):
     """Sensitivity and timeline, where asked for."""
 
 
-BATCH_TOKENS = 4 * 2**20
-"""Tokens of a step where none are asked for (about what published runs of large models use)."""
-
-
 BROADCAST_LEAST, BROADCAST_RANKS = 0.1, 64
 """Share of a step, and data-parallel ranks, from which on it is said what broadcasts of whole tensors would cost."""
 
 
-def default_stack(machine: Machine) -> str:
-    """The training stack that published results on such machines used."""
-    return {"huawei": "mindspeed", "amd": "primus"}.get(machine.chip.vendor.lower(), "nemo")
+def train(model: str | Model, on: str | Machine, plan: TrainPlan, **asked: Any) -> TrainPrediction | Infeasible:
+    """``answer`` to the question of training ``model`` on the machine ``on``: its fields are those of ``Training``."""
+    return answer(Training(model=model, on=on, plan=plan, **asked))
 
 
-def train(
-    model: str | Model,
-    on: str | Machine,
-    plan: TrainPlan,
-    *,
-    stack: str | None = None,
-    sets: Sequence[str] = (),
-    tokens: float | None = None,
-    explained: bool = False,
-    policy: Policy | None = None,
-    searched: bool = False,
-    pinned: Collection[str] = (),
-    overlap: Sequence[str] = (),
-    fused: Sequence[str] = (),
-    captured: Sequence[str] = (),
-    progress: Progress | None = None,
-) -> TrainPrediction | Infeasible:
-    """Predict one step of ``plan``, and a run of ``tokens`` tokens under ``policy``. ``plan.dp`` 0 fills the machine.
-
-    ``explained`` adds the sensitivity to each resource and the pipeline's timeline; ``searched`` replaces the layout of
-    ``plan`` by the fastest one on all ranks of the machine, but for the fields that ``pinned`` names. ``overlap``,
-    ``fused`` and ``captured`` name what the stack overlaps, fuses and replays from graphs in place of its own lists, or
-    change these ("+shared_expert", "-tensor", "none"; see ``train_stack``).
+def answer(asked: Training, progress: Progress | None = None) -> TrainPrediction | Infeasible:
+    """Predict one step of a training job, and its run where there is one.
 
     Returns ``Infeasible`` (a value) with the cheapest remedies where the plan runs out of memory. Raises from
     ``taicang.errors`` for unknown names, illegal plans and unmodelled features.
     """
-    wanted = plan
-    net = load_model(model) if isinstance(model, str) else model
-    machine = catalog.machine(on, sets) if isinstance(on, str) else on
-    machine = in_half(machine, "fp16" if plan.recipe.name == "fp16" else "bf16")
-    if machine.links is not None and (seed := seed_of(plan.order)) is not None:
-        machine = replace(machine, links=replace(machine.links, placed=seed))
-    engine = changed(catalog.stack(stack or default_stack(machine)), overlap, fused, captured)
-    # whatever the search finds divides the batch itself
-    plan = replace(filled(open_plan(plan, pinned), machine), dp=1) if searched else filled(plan, machine)
-    setup = Setup(
-        model=net,
-        plan=plan,
-        machine=machine,
-        stack=engine,
-        price=training_price(machine, engine),
-        clock_ratio=sustained(machine.chip).clock_ratio,
-    )
-    found = search(setup, fixed_fields(wanted, pinned), progress) if searched else None
+    setup = settle(asked)
+    net, machine = setup.model, setup.machine
+    found = search(setup, fixed_fields(asked.plan, asked.pinned), progress) if asked.searched else None
     if found is not None and not found.best:
         return Infeasible(
             model=net.name,
@@ -142,9 +101,9 @@ def train(
         )
     if short := _host_short(setup, step):
         return short
-    run = train_run(step, machine, tokens, policy or Policy()) if tokens else None
-    made = compose(setup, step, run, found)
-    return replace(made, explained=explain(setup)) if explained else made
+    run = train_run(step, machine, asked.tokens, asked.policy) if asked.tokens else None
+    made = compose(setup, step, run, found, asked.sets)
+    return replace(made, explained=explain(setup)) if asked.explained else made
 
 
 def _host_short(setup: Setup, step: TrainStep) -> Infeasible | None:
@@ -163,16 +122,6 @@ def _host_short(setup: Setup, step: TrainStep) -> Infeasible | None:
     )
 
 
-def filled(plan: TrainPlan, machine: Machine) -> TrainPlan:
-    """``plan`` with data parallelism over all of the machine and a batch of ``BATCH_TOKENS`` where left open (0)."""
-    inner = plan.tp * plan.cp * plan.pp
-    if not plan.dp and machine.ranks % inner:
-        raise InvalidInput(f"tp x cp x pp = {inner} does not divide the {machine.ranks} ranks of {machine.name}")
-    plan = replace(plan, dp=plan.dp or machine.ranks // inner)
-    each = plan.dp * plan.micro_batch * (plan.pp if plan.vpp > 1 else 1)
-    return replace(plan, global_batch=plan.global_batch or max(round(BATCH_TOKENS / plan.seq / each), 1) * each)
-
-
 def _remedies(setup: Setup, step: TrainStep) -> tuple[str, ...]:
     """The fastest ways out, each with what it costs."""
     found = remedies(setup)
@@ -188,10 +137,13 @@ def _remedies(setup: Setup, step: TrainStep) -> tuple[str, ...]:
 def _breakdown(use: memory.MemoryUse) -> str:
     fields = ("weights", "gradients", "optimizer", "activations", "working", "runtime")
     parts = ", ".join(f"{name} {show(float(getattr(use, f'{name}_bytes')), 'B')}" for name in fields)
-    return f"{show(float(use.total_bytes), 'B')} per rank ({parts})"
+    apart = f", never at once -{show(float(use.apart_bytes), 'B')}" if use.apart_bytes else ""
+    return f"{show(float(use.total_bytes), 'B')} per rank ({parts}{apart})"
 
 
-def compose(setup: Setup, step: TrainStep, run: Run | None, found: Found | None) -> TrainPrediction:
+def compose(
+    setup: Setup, step: TrainStep, run: Run | None, found: Found | None, given: Sequence[str]
+) -> TrainPrediction:
     """Everything that a priced step says."""
     machine, plan, net = setup.machine, setup.plan, setup.model
     chips = -(-plan.ranks // machine.chip.dies)
@@ -216,15 +168,15 @@ def compose(setup: Setup, step: TrainStep, run: Run | None, found: Found | None)
         power_w_per_chip=None if machine.power_w is None else machine.power_w / machine.chips,
         run=run,
         found=found,
-        assumptions=_assumptions(setup, step) + (() if run is None else _run_assumptions(run, chips)),
+        assumptions=_assumptions(setup, step, given) + (() if run is None else _run_assumptions(run, chips)),
         sources=sources(net, machine),
         bands=bands(trained(net, machine, setup.stack, plan), TRAINED),
     )
 
 
-def _assumptions(setup: Setup, step: TrainStep) -> tuple[str, ...]:
+def _assumptions(setup: Setup, step: TrainStep, given: Sequence[str]) -> tuple[str, ...]:
     chip, plan = setup.machine.chip, setup.plan
-    said = list(setup.model.assumptions)
+    said = [*(f"set by the user: {text}" for text in given), *setup.model.assumptions]
     said.append(CONVENTION)
     if not chip.measured:
         said.append(f"kernels of {chip.name} were not measured: constants of {chip.profile}, scaled to its own peaks")
@@ -267,9 +219,20 @@ def _assumptions(setup: Setup, step: TrainStep) -> tuple[str, ...]:
         said.append(f"computing slows by {setup.tax:.0%} of the time of communication beside it")
     said.append(
         f"memory as {setup.stack.engine} keeps it ({plan.gradients} gradients), {memory.RUNTIME_RATIO:.0%} for runtime "
-        "and fragmentation; other frameworks keep more (--stack deepspeed)"
+        f"and fragmentation; {_elsewhere(setup)}"
     )
     return tuple(said)
+
+
+def _elsewhere(setup: Setup) -> str:
+    """What the job would have to spare as Hugging Face's trainer with DeepSpeed keeps it, where that could run it."""
+    other, plan = "deepspeed", setup.plan
+    if setup.stack.engine == other or not plan.zero or plan.tp * plan.cp * plan.pp * plan.ep > 1:
+        return "other frameworks keep other copies (--stack)"
+    there = replace(setup, stack=catalog.stack(other), plan=replace(plan, gradients=""))
+    spare = float(train_step(there).memory.spare_bytes)
+    left = f"leave {show(spare, 'B')}" if spare >= 0 else f"be {show(-spare, 'B')} short"
+    return f"Hugging Face's trainer with DeepSpeed would {left} (--stack {other})"
 
 
 def _broadcast_ratio(setup: Setup, step: TrainStep) -> float:

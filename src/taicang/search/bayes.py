@@ -16,8 +16,11 @@ from taicang.search.study import Study
 
 ROUND = 16
 """Points that are chosen together."""
-FEWEST = ("ttft_s", "tpot_s", "chips", "machine_chips")
-"""Figures of which less is better."""
+
+
+def fewest(figure: str) -> bool:
+    """Whether less of a figure is better: of times, chips and memory."""
+    return figure.endswith(("chips", "bytes_per_rank")) or (figure.endswith("_s") and "_per_" not in figure)
 
 
 def rounds(study: Study) -> list[range]:
@@ -43,7 +46,7 @@ def chosen(study: Study, numbers: range, done: Mapping[int, Mapping[str, Any]]) 
     sampler = optuna.samplers.TPESampler(
         seed=study.seed + numbers.start, n_startup_trials=ROUND, multivariate=True, constant_liar=True
     )
-    less = study.objective in FEWEST
+    less = fewest(study.objective)
     search = optuna.create_study(direction="minimize" if less else "maximize", sampler=sampler)
     for number in range(numbers.start):
         row = done[number]

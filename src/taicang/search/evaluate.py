@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeAlias
 
 from taicang.catalog.models import model as load_model
 from taicang.catalog.slo import slo
@@ -16,13 +16,14 @@ from taicang.plans import decode_batch
 from taicang.records import plain
 from taicang.search.door import PLAN, Run, forms_of, job_of, narrowed, plan_of
 from taicang.search.lengths import of_profile
-from taicang.search.result import Choice
 from taicang.search.run import Ask, search
 from taicang.search.space import default
 from taicang.search.trusted import told
 from taicang.search.words import MODES
 from taicang.units import parse
 
+Evaluate: TypeAlias = Callable[[Mapping[str, Any]], dict[str, Any]]
+"""From a point to its row."""
 FIELDS: Mapping[str, str] = MappingProxyType(
     {
         "input": "input_tokens", "output": "output_tokens", "memory_fraction": "memory_ratio", "mtp": "drafts",
@@ -33,7 +34,9 @@ FIELDS: Mapping[str, str] = MappingProxyType(
 _LIMITS: Mapping[str, tuple[int, int | None]] = MappingProxyType(
     {"redundant": (0, None), "shared_ranks": (0, None), "mtp": (0, 8), "microbatches": (1, 2)}
 )
-LOAD = ("model", "on", "input", "output", "profile", "ttft", "tpot", "slo", "objective", "load")
+LOAD = (
+    "model", "on", "input", "output", "profile", "users", "ttft", "tpot", "slo", "attainment", "objective", "load",
+)  # fmt: skip
 TRAITS = ("stack", "memory_fraction", "quant", "kv", "mode", "batch", "mtp", "acceptance", "skew", "chunk")
 FIGURES = (
     "ttft_s",
@@ -59,19 +62,18 @@ def limits(key: str) -> tuple[int, int | None]:
 
 
 def evaluate(point: Mapping[str, Any]) -> dict[str, Any]:
-    """Figures of the best choice at ``point``, or ``error``: why there is none. One bad point never ends a study."""
+    """Figures of the best choice at ``point``, or ``error``: why there is none."""
+    return guarded(_row, point)
+
+
+def guarded(row: Evaluate, point: Mapping[str, Any]) -> dict[str, Any]:
+    """``row`` of ``point``, or why there is none. One bad point never ends a study."""
     try:
-        best = _best(point)
+        return row(point)
     except TaicangError as error:
         return failed(f"{type(error).__name__}: {error}")
     except Exception as error:  # a fault of ours at this point, which must not take the others with it
         return failed(f"crashed: {type(error).__name__}: {error}")
-    if isinstance(best, str):
-        return failed(best)
-    choice, said = best
-    row = {name: getattr(choice, name) for name in FIGURES}
-    nested = plain({"pools": choice.pools, "bands": choice.bands, "assumptions": said["assumptions"]})
-    return {"feasible": True, "error": "", "mode": choice.mode, "stack_used": said["stack"], **row, **nested}
 
 
 def failed(why: str) -> dict[str, Any]:
@@ -86,17 +88,22 @@ def run_of(point: Mapping[str, Any], model: Model) -> Run:
     mode = str(point.get("mode", "both"))
     if mode not in MODES:
         raise UnknownName("mode", mode, MODES, where="study")
-    said = {FIELDS.get(key, key): point[key] for key in ("input", "output", *TRAITS) if key in point and key != "mode"}
+    said = {
+        FIELDS.get(key, key): point[key]
+        for key in ("input", "output", "users", *TRAITS)
+        if key in point and key != "mode"
+    }
     if lengths:
         said |= {key: getattr(lengths, key) for key in ("input_tokens", "output_tokens", "spread")}
     for name in ("ttft", "tpot"):
         limit = None if point.get(name) is None else parse(point[name], "s", where=name)
         said[f"{name}_s"] = limit or (preset and getattr(preset, f"{name}_s"))
+    said["within_ratio"] = point.get("attainment") or (preset and preset.within_ratio)
     sets = tuple(f"{key}={value}" for key, value in point.items() if "." in key)
     return Run(model=model, on=str(point["on"]), plan=plan_of(point, model), modes=MODES[mode], sets=sets, **said)
 
 
-def _best(point: Mapping[str, Any]) -> tuple[Choice, dict[str, Any]] | str:
+def _row(point: Mapping[str, Any]) -> dict[str, Any]:
     for key in ("model", "on"):
         if key not in point:
             raise InvalidInput(f"a point needs {key!r}", where="study")
@@ -112,5 +119,8 @@ def _best(point: Mapping[str, Any]) -> tuple[Choice, dict[str, Any]] | str:
     ask = Ask(objective=point.get("objective", "tokens/s/chip"), modes=run.modes, load_per_s=point.get("load"), top=1)
     found = search(job, [(str(run.quant), forms)], narrowed(default(job.model), run), ask, layouts)
     if not found.best:
-        return "; ".join(found.nearest)
-    return found.best[0], told(job, found.best[0], run.sets)
+        return failed("; ".join(found.nearest))
+    choice, said = found.best[0], told(job, found.best[0], run.sets)
+    row = {name: getattr(choice, name) for name in FIGURES}
+    nested = plain({"pools": choice.pools, "bands": choice.bands, "assumptions": said["assumptions"]})
+    return {"feasible": True, "error": "", "mode": choice.mode, "stack_used": said["stack"], **row, **nested}

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -16,13 +17,15 @@ import numpy as np
 from taicang.catalog import files
 from taicang.errors import InvalidInput, UnknownName
 from taicang.search import inputs, study_values
-from taicang.search.evaluate import FIGURES, KEYS
 from taicang.search.study_axis import Axis, axis
+from taicang.search.study_values import SERVED, Asks
 
 Kind: TypeAlias = Literal["grid", "random", "latin", "bayesian"]
 KINDS = ("grid", "random", "latin", "bayesian")
-SECTIONS = ("base", "axes", "sample")
+SECTIONS = ("ask", "base", "axes", "sample")
 SAMPLE = ("kind", "points", "seed", "objective")
+SERVE = "search"
+"""What the points of a study ask unless it says otherwise."""
 MOST = 1_000_000
 """Points of a study, which one process holds in memory: a gigabyte with their rows."""
 LARGEST = 2**31
@@ -33,6 +36,7 @@ LARGEST = 2**31
 class Study:
     """``inputs`` are digests by name of what rows come from: those of other inputs are never taken for its own."""
 
+    asks: Asks
     base: Mapping[str, Any]
     axes: tuple[Axis, ...]
     kind: Kind
@@ -43,8 +47,11 @@ class Study:
     """Figure of the results that Bayesian sampling looks for."""
 
 
-def read(path: str | Path) -> Study:
-    """The study of a YAML file. Raises ``InvalidInput`` (with file, line and key) for what is not understood."""
+def read(path: str | Path, others: Mapping[str, Callable[[], Asks]] = MappingProxyType({})) -> Study:
+    """The study of a YAML file, whose points ask how to serve or, by its key "ask", one of ``others``.
+
+    Raises ``InvalidInput`` (with file, line and key) for what is not understood.
+    """
     data = files.read(Path(path))
 
     def where(*keys: str) -> str:
@@ -53,24 +60,29 @@ def read(path: str | Path) -> Study:
     for key in data:
         if key not in SECTIONS:
             raise UnknownName("key", str(key), SECTIONS, where=str(path))
-    base, axes, sample = (_mapping(data, key, where(key)) for key in SECTIONS)
+    ask = str(data.get("ask", SERVE))
+    if ask != SERVE and ask not in others:
+        raise UnknownName("question", ask, [SERVE, *others], where=where("ask"))
+    asks = SERVED if ask == SERVE else others[ask]()
+    base, axes, sample = (_mapping(data, key, where(key)) for key in SECTIONS[1:])
     for section, keys in (("base", base), ("axes", axes)):
         for key in keys:
-            if key not in KEYS and "." not in key:
-                raise UnknownName("key", key, KEYS, where=where(section))
+            if key not in asks.keys and "." not in key:
+                raise UnknownName("key", key, asks.keys, where=where(section))
     kind = sample.get("kind", "grid")
     if kind not in KINDS:
         raise UnknownName("sampling", str(kind), KINDS, where=where("sample", "kind"))
     for key in sample:
         if key not in SAMPLE:
             raise UnknownName("key", key, SAMPLE, where=where("sample"))
-    objective = str(sample.get("objective", FIGURES[-1]))
-    if objective not in FIGURES:
-        raise UnknownName("figure", objective, FIGURES, where=where("sample", "objective"))
-    text = json.dumps([base, axes, sample], sort_keys=True, default=str)
+    objective = str(sample.get("objective", asks.figures[-1]))
+    if objective not in asks.figures:
+        raise UnknownName("figure", objective, asks.figures, where=where("sample", "objective"))
+    text = json.dumps([base, axes, sample, *([] if ask == SERVE else [ask])], sort_keys=True, default=str)
     study = Study(
-        base={key: study_values.read(key, value, where("base", key)) for key, value in base.items()},
-        axes=tuple(axis(key, value, where("axes", key)) for key, value in axes.items()),
+        asks=asks,
+        base={key: study_values.read(asks.keys, key, value, where("base", key)) for key, value in base.items()},
+        axes=tuple(axis(asks.keys, key, value, where("axes", key)) for key, value in axes.items()),
         kind=kind,
         count=0 if kind == "grid" else _whole(sample, "points", 1, where("sample", "points")),
         seed=_whole({"seed": 0} | sample, "seed", 0, where("sample", "seed")),
@@ -85,7 +97,7 @@ def _check(study: Study, where: Callable[..., str]) -> None:
     """What values break together. Raises ``InvalidInput``."""
     values: dict[str, list[Any]] = {key: [value] for key, value in study.base.items()}
     values |= {axis.key: list(axis.values) or [axis.at(0.0), axis.at(1.0)] for axis in study.axes}
-    for key in ("model", "on"):
+    for key in study.asks.needs:
         if key not in values:
             raise InvalidInput(f"a study needs {key!r} here or among its axes", where=where("base"))
     for key in ("input", "output"):
@@ -100,7 +112,8 @@ def _check(study: Study, where: Callable[..., str]) -> None:
     for each in study.axes if study.kind == "grid" else ():
         if not each.values and each.steps < 2:
             raise InvalidInput("a range needs steps of at least 2 in a grid", where=where("axes", each.key))
-    study_values.fields({key: tried for key, tried in values.items() if "." in key}, values["on"], place)
+    machines = values[study.asks.needs[-1]]
+    study_values.fields({key: tried for key, tried in values.items() if "." in key}, machines, place)
     for key in study.base:
         if key in {axis.key for axis in study.axes}:
             raise InvalidInput("stands in axes as well: this one would change nothing", where=where("base", key))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 
 from taicang.errors import InvalidInput, UnknownName
 from taicang.search import study_values
+from taicang.search.study_values import Key
 from taicang.units import Count, shorten, split
 
 RANGE = ("from", "to", "steps", "scale")
@@ -54,16 +56,16 @@ class Axis:
         return list(self.values) or [self.at(i / (many - 1)) for i in range(many)]
 
 
-def axis(key: str, value: Any, where: str) -> Axis:
+def axis(keys: Mapping[str, Key], key: str, value: Any, where: str) -> Axis:
     """The axis of ``key`` as a study writes it. Raises ``InvalidInput`` at ``where``."""
     if isinstance(value, list) and value:
-        return Axis(key=key, values=tuple(study_values.read(key, each, where) for each in value))
+        return Axis(key=key, values=tuple(study_values.read(keys, key, each, where) for each in value))
     if not isinstance(value, dict) or not {"from", "to"} <= value.keys():
         raise InvalidInput("expected a list of values, or a range {from, to, steps, scale}", where=where)
     for name in value:
         if name not in RANGE:
             raise UnknownName("key", str(name), RANGE, where=where)
-    known = study_values.KEYS.get(key)
+    known = keys.get(key)
     if known and not known.ranges:
         raise InvalidInput("has no range; list its values", where=where)
     (low, unit), (high, other) = (_quantity(value[end], where) for end in ("from", "to"))
@@ -77,7 +79,7 @@ def axis(key: str, value: Any, where: str) -> Axis:
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < 0:
         raise InvalidInput(f"needs a number of steps, got {steps!r}", where=where)
     for end in ("from", "to"):
-        study_values.read(key, value[end], where)
+        study_values.read(keys, key, value[end], where)
     whole = isinstance(value["from"], int) and isinstance(value["to"], int)
     if known and known.whole and not whole:
         raise InvalidInput(f"needs whole ends, got {value['from']!r} and {value['to']!r}", where=where)

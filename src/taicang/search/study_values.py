@@ -13,11 +13,11 @@ from taicang.catalog.slo import slos
 from taicang.errors import InvalidInput, MissingFigure, NotModelled, TaicangError, UnknownName
 from taicang.plans import EXCHANGES
 from taicang.search.choices import CACHES, QUANTS
-from taicang.search.evaluate import limits
+from taicang.search.evaluate import FIGURES, Evaluate, evaluate, limits
 from taicang.search.lengths import of_profile
 from taicang.search.result import Objective
 from taicang.search.words import MODES
-from taicang.units import Count, count, parse, shorten, split
+from taicang.units import Count, count, parse, share, shorten, split
 
 Read: TypeAlias = Callable[[Any], Any]
 TINY, MOST = 1e-9, 10**9
@@ -108,6 +108,8 @@ KEYS: Mapping[str, Key] = {
     "input": Key(read=_tokens),
     "output": Key(read=_tokens),
     "profile": _named(of_profile, empty=True),
+    "users": Key(read=lambda value: count(value, 1, MOST, what="users"), whole=True, empty=True),
+    "attainment": Key(read=share, empty=True),
     "ttft": Key(read=_limit, empty=True),
     "tpot": Key(read=_limit, empty=True),
     "slo": _named(_slo, empty=True),
@@ -136,14 +138,29 @@ KEYS: Mapping[str, Key] = {
 """Every key of a point besides catalogue fields, which have a dot in them ("chip.memory.bandwidth")."""
 
 
-def read(key: str, value: Any, where: str) -> Any:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asks:
+    """What the points of a study ask: their keys, the figures of their rows, and who answers."""
+
+    keys: Mapping[str, Key]
+    figures: Sequence[str]
+    """The last is what a search through the points looks for unless it is told."""
+    evaluate: Evaluate
+    needs: Sequence[str] = ("model", "on")
+    """Keys that no point can do without; the last names the machine."""
+
+
+SERVED = Asks(keys=KEYS, figures=FIGURES, evaluate=evaluate)
+
+
+def read(keys: Mapping[str, Key], key: str, value: Any, where: str) -> Any:
     """``value`` as points hold it. Raises ``InvalidInput`` that begins with ``where``."""
-    if key not in KEYS:
+    if key not in keys:
         return value  # catalogue fields are tried on the study's machines
-    if value is None and KEYS[key].empty:
+    if value is None and keys[key].empty:
         return None
     try:
-        return KEYS[key].read(value)
+        return keys[key].read(value)
     except InvalidInput as error:
         raise _placed(error, where) from None
 

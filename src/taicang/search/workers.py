@@ -16,7 +16,7 @@ from multiprocessing import active_children, get_context, parent_process
 from typing import Any, TypeAlias
 
 from taicang.errors import InvalidInput, NotModelled
-from taicang.search.evaluate import evaluate, failed
+from taicang.search.evaluate import Evaluate, evaluate, failed
 
 Task: TypeAlias = tuple[int, Mapping[str, Any]]
 Row: TypeAlias = dict[str, Any]
@@ -26,22 +26,22 @@ DEATHS = 3
 """Times that a pool may break without finishing a point in between, and a point may kill its worker."""
 
 
-def row_of(task: Task) -> Row:
+def row_of(task: Task, evaluate: Evaluate = evaluate) -> Row:
     """The row of a point: its number, its values and what they give."""
     index, point = task
     return {"point": index, **point, **evaluate(point)}
 
 
-def local(tasks: Iterable[Task], workers: int) -> Iterator[Row]:
+def local(tasks: Iterable[Task], workers: int, evaluate: Evaluate = evaluate) -> Iterator[Row]:
     """Rows as they finish, from ``workers`` processes (one: in this one)."""
     if workers == 1:
-        yield from map(row_of, tasks)
+        yield from (row_of(task, evaluate) for task in tasks)
         return
     left, deaths = dict(tasks), 0
     while left:
         try:
             with ProcessPoolExecutor(workers, get_context("spawn"), _end_with_parent) as pool:
-                for row in _flow(pool, list(left.items()), workers * AHEAD):
+                for row in _flow(pool, list(left.items()), workers * AHEAD, evaluate):
                     del left[row["point"]]
                     deaths = 0
                     yield row
@@ -49,15 +49,15 @@ def local(tasks: Iterable[Task], workers: int) -> Iterator[Row]:
             deaths += 1
             if deaths == DEATHS:  # one of the points in flight kills whoever takes it: each gets a worker of its own
                 for task in list(left.items())[: workers * AHEAD]:
-                    yield _alone(task)
+                    yield _alone(task, evaluate)
                     del left[task[0]]
                 deaths = 0
 
 
-def _alone(task: Task) -> Row:
+def _alone(task: Task, evaluate: Evaluate) -> Row:
     with ProcessPoolExecutor(1, get_context("spawn"), _end_with_parent) as pool:
         try:
-            return pool.submit(row_of, task).result()
+            return pool.submit(row_of, task, evaluate).result()
         except BrokenProcessPool:
             return _killed(task)
         except BaseException:
@@ -88,15 +88,15 @@ def _outlive(parent: Any) -> None:
     os._exit(1)
 
 
-def _flow(pool: ProcessPoolExecutor, tasks: list[Task], ahead: int) -> Iterator[Row]:
+def _flow(pool: ProcessPoolExecutor, tasks: list[Task], ahead: int, evaluate: Evaluate) -> Iterator[Row]:
     waiting = iter(tasks)
-    flying = {pool.submit(row_of, task) for _, task in zip(range(ahead), waiting, strict=False)}
+    flying = {pool.submit(row_of, task, evaluate) for _, task in zip(range(ahead), waiting, strict=False)}
     try:
         while flying:
             finished, flying = wait(flying, return_when=FIRST_COMPLETED)
             for future in finished:
                 yield future.result()
-                flying |= {pool.submit(row_of, task) for _, task in zip(range(1), waiting, strict=False)}
+                flying |= {pool.submit(row_of, task, evaluate) for _, task in zip(range(1), waiting, strict=False)}
     except BaseException:  # stopped early: do not wait for points in the queue
         pool.shutdown(wait=False, cancel_futures=True)
         _stop()
@@ -111,7 +111,7 @@ def cluster() -> Any:
         raise NotModelled("--workers ray needs Ray: pip install 'taicang[ray]'") from None
 
 
-def on_ray(tasks: Iterable[Task], address: str | None = None) -> Iterator[Row]:
+def on_ray(tasks: Iterable[Task], address: str | None = None, evaluate: Evaluate = evaluate) -> Iterator[Row]:
     """Rows as they finish on a Ray cluster (``address``: none starts one here). Raises ``NotModelled`` without Ray."""
     ray = cluster()
     try:
@@ -121,7 +121,7 @@ def on_ray(tasks: Iterable[Task], address: str | None = None) -> Iterator[Row]:
     remote = ray.remote(max_retries=DEATHS)(row_of)
     waiting = iter(tasks)
     room = int(ray.cluster_resources().get("CPU", 1)) * AHEAD
-    flying = {remote.remote(task): task for _, task in zip(range(room), waiting, strict=False)}
+    flying = {remote.remote(task, evaluate): task for _, task in zip(range(room), waiting, strict=False)}
     while flying:
         for reference in ray.wait(list(flying))[0]:
             task = flying.pop(reference)
@@ -129,4 +129,4 @@ def on_ray(tasks: Iterable[Task], address: str | None = None) -> Iterator[Row]:
                 yield ray.get(reference)
             except ray.exceptions.WorkerCrashedError:
                 yield _killed(task)
-            flying |= {remote.remote(task): task for _, task in zip(range(1), waiting, strict=False)}
+            flying |= {remote.remote(task, evaluate): task for _, task in zip(range(1), waiting, strict=False)}

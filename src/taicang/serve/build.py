@@ -18,7 +18,7 @@ from taicang.serve.instance import Instance
 from taicang.serve.kit import Kit
 from taicang.serve.link import NO_TIME, Link
 from taicang.serve.loading import SOURCES, loading_s, stored_bytes
-from taicang.serve.memory import memory_use
+from taicang.serve.memory import cache_tokens
 from taicang.serve.pace import Jitter
 from taicang.serve.request import FOREVER, SECOND
 from taicang.serve.router import Router
@@ -28,7 +28,6 @@ from taicang.serve.shelf import Shelf
 from taicang.serve.steptable import StepTable
 from taicang.serve.store import Store
 from taicang.serve.weights import Weights
-from taicang.units import show
 
 PAGE = 16
 """Tokens of a page, as most engines have it."""
@@ -43,6 +42,10 @@ class Pool:
     setup: Setup
     instances: int
     limits: Limits
+    pages: int | None = None
+    """Of cache, in each attention group (None: those that fit)."""
+    table: StepTable | None = None
+    """Times of its steps, where they were found before."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,35 +75,13 @@ class Keeping:
     """Blocks in ``tiers`` go when they have not been used for so long."""
 
 
-def cache_room(setup: Setup, *, tokens: float, context: float) -> tuple[float, float]:
-    """Bytes of cache that fit on a rank beside a step of ``tokens`` (negative: short of them), and those of a sequence
-    of ``context`` tokens."""
-    use = memory_use(
-        setup.model, setup.plan, setup.machine.chip, setup.stack.memory, sequences=1.0, context=context, tokens=tokens
-    )
-    each = float(use.cache_bytes)
-    return float(use.spare_bytes) + each, each
-
-
-def cache_tokens(setup: Setup, *, tokens: float, context: float, whole: float = 1.0) -> float:
-    """Tokens of cache that fit in one attention group, for sequences of about ``context`` tokens.
-
-    ``tokens`` run in a step. Raises ``InvalidInput`` where there is no room for one sequence of ``whole`` tokens.
-    """
-    spare, each = cache_room(setup, tokens=tokens, context=context)
-    if spare * context < each * whole:
-        raise InvalidInput(
-            f"{setup.model.name} does not fit on {setup.plan.ranks} ranks of {setup.machine.name}: "
-            f"{show(each * whole / context - spare, 'B')} short per rank"
-        )
-    return spare / each * context
-
-
 def kit(pool: Pool, *, context: float, keeping: Keeping, seed: int = 0) -> Kit:
     """What each instance of ``pool`` is made of."""
     setup, limits, block = pool.setup, pool.limits, keeping.block_tokens
     page = PAGE if block % PAGE == 0 else 1
-    pages = int(cache_tokens(setup, tokens=float(limits.tokens), context=context)) // page
+    pages = pool.pages
+    if pages is None:
+        pages = int(cache_tokens(setup, tokens=float(limits.tokens), context=context)) // page
     return Kit(
         table=step_table(pool),
         limits=limits,
@@ -112,7 +93,7 @@ def kit(pool: Pool, *, context: float, keeping: Keeping, seed: int = 0) -> Kit:
 
 def step_table(pool: Pool) -> StepTable:
     """Times of the steps that instances of ``pool`` may make."""
-    return StepTable(pool.setup, sequences=pool.limits.sequences, tokens=pool.limits.tokens)
+    return pool.table or StepTable(pool.setup, sequences=pool.limits.sequences, tokens=pool.limits.tokens)
 
 
 def instances(
@@ -222,8 +203,12 @@ def cluster(
     seed: int = 0,
     single: bool = False,
     jitter_s: float = 0.0,
+    plane: str = "",
 ) -> Cluster:
-    """A serving system: one pool that does both, or prompts in ``entry`` and answers in ``decode``."""
+    """A serving system: one pool that does both, or prompts in ``entry`` and answers in ``decode``.
+
+    Caches move from one to the other on ``plane`` ("": the first of ``CACHE_PLANES``).
+    """
     keeping = keeping or Keeping()
     pools = {"both": entry} if decode is None else {"prefill": entry, "decode": decode}
     kits = {role: kit(pool, context=context, keeping=keeping, seed=seed) for role, pool in pools.items()}
@@ -232,7 +217,7 @@ def cluster(
     for role, pool in pools.items():
         made.append(instances(pool, kits[role], role=role, first=first, seed=seed, single=single, jitter_s=jitter_s))
         first += pool.instances
-    way = link(entry.setup, decode.setup) if decode is not None else None
+    way = link(entry.setup, decode.setup, plane) if decode is not None else None
     return Cluster(
         made[0], decode=made[1] if decode is not None else (), router=Router(router, seed), link=way,
         store=store(entry.setup, keeping), kits=kits,

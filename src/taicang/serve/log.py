@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from taicang.serve.instance import Instance
-from taicang.serve.record import COARSE
+from taicang.serve.record import COARSE, STAMP
 
 FIELDS = ("start", "end", "steps", "sequences", "grains", "tokens", "prompts", "pairs", "keys", "pool")
 """Stamps (see ``record``); decode steps; sequences decoding and their cached tokens in grains; prompt tokens, prompts,
@@ -34,6 +34,18 @@ class Log:
         pool = self._pools[instance.pool]
         rows.extend((start >> COARSE, now >> COARSE, steps, sequences, grains, tokens, prompts, int(pairs), keys, pool))
 
+    def since(self, stamp: int) -> Log:
+        """A copy of the rows that end after ``stamp``."""
+        found, width = Log(self._pools), len(FIELDS)
+        for name, rows in self._rows.items():
+            low, high = 0, len(rows) // width
+            while low < high:  # the first of them, by halves
+                middle = (low + high) // 2
+                low, high = (middle + 1, high) if rows[middle * width + 1] <= stamp else (low, middle)
+            if low * width < len(rows):
+                found._rows[name] = rows[low * width :]
+        return found
+
     @property
     def names(self) -> list[int]:
         """Instances that did anything."""
@@ -46,6 +58,14 @@ class Log:
             mine = rows[:, -1] == self._pools[pool]
             rows = rows if mine.all() else rows[mine]
         return {field: rows[:, i] for i, field in enumerate(FIELDS)}
+
+    def worked(self, pool: str) -> NDArray[np.float64]:
+        """Start and end in seconds, and the instance, of everything that was done in ``pool``."""
+        names = self.names if pool in self._pools else []
+        rows = [self.of(name, pool) for name in names]
+        made = [np.stack([each["start"] / STAMP, each["end"] / STAMP, np.full(len(each["end"]), name)], axis=1)
+                for name, each in zip(names, rows, strict=True)]  # fmt: skip
+        return np.concatenate([np.zeros((0, 3)), *made])
 
     def __len__(self) -> int:
         return sum(map(len, self._rows.values())) // len(FIELDS)

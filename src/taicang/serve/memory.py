@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import numpy as np
 
+from taicang.errors import InvalidInput
 from taicang.formats import number_format
 from taicang.hardware import Chip
 from taicang.lower.program import some
@@ -29,8 +30,9 @@ from taicang.models.types import (
     routed,
 )
 from taicang.plans import ServePlan
+from taicang.serve.setup import Setup
 from taicang.stacks import Headroom
-from taicang.units import Count, Num
+from taicang.units import Count, Num, show
 
 LARGE_BYTES = 70 * 2.0**30
 """From here on engines count a device as large, if it is of a generation with 8-bit floating point."""
@@ -232,3 +234,27 @@ def _exchange(model: Model, plan: ServePlan, tokens: Count) -> Num:
     worst = plan.ep * tokens * slots * model.hidden * send
     exact = 2.0 * tokens * kind.topk * model.hidden * send
     return np.where(np.asarray(tokens) <= LOW_LATENCY_TOKENS, worst, exact) * 1.0
+
+
+def cache_room(setup: Setup, *, tokens: float, context: float) -> tuple[float, float]:
+    """Bytes of cache that fit on a rank beside a step of ``tokens`` (negative: short of them), and those of a sequence
+    of ``context`` tokens."""
+    use = memory_use(
+        setup.model, setup.plan, setup.machine.chip, setup.stack.memory, sequences=1.0, context=context, tokens=tokens
+    )
+    each = float(use.cache_bytes)
+    return float(use.spare_bytes) + each, each
+
+
+def cache_tokens(setup: Setup, *, tokens: float, context: float, whole: float = 1.0) -> float:
+    """Tokens of cache that fit in one attention group, for sequences of about ``context`` tokens.
+
+    ``tokens`` run in a step. Raises ``InvalidInput`` where there is no room for one sequence of ``whole`` tokens.
+    """
+    spare, each = cache_room(setup, tokens=tokens, context=context)
+    if spare * context < each * whole:
+        raise InvalidInput(
+            f"{setup.model.name} does not fit on {setup.plan.ranks} ranks of {setup.machine.name}: "
+            f"{show(each * whole / context - spare, 'B')} short per rank"
+        )
+    return spare / each * context

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from array import array
+from bisect import bisect_left
 from collections.abc import Iterable
 from typing import Any
 
@@ -42,6 +43,16 @@ class Record:
              r.fetching >> COARSE, r.id,
              r.input, r.output, r.cached, r.pooled, r.preempted, r.swaps, r.retries, r.lost, r.failed, r.place)
         )  # fmt: skip
+
+    def since(self, first: int) -> Record:
+        """A copy of the rows from ``first`` on."""
+        found = Record()
+        found._rows = self._rows[max(first, 0) * WIDTH :]
+        return found
+
+    def ended(self, stamp: int) -> int:
+        """Rows of requests that ended before ``stamp``."""
+        return bisect_left(range(len(self)), stamp, key=lambda row: self._rows[row * WIDTH + TIMES.index("end")])
 
     def ticks(self) -> dict[str, NDArray[np.int64]]:
         """The raw figures by name, times in stamps (-1: never)."""

@@ -16,6 +16,7 @@ import numpy as np
 from taicang.plans import Batch, decode_batch, prefill_batch
 from taicang.serve.setup import Setup, scaled, step
 from taicang.serve.uneven import EVEN, Spread
+from taicang.stacks import Stack
 from taicang.timeline import Timeline
 from taicang.units import Count, Num
 
@@ -72,9 +73,9 @@ def aggregated(setup: Setup, load: Load) -> Steady:
     """Prefill and decode share the instance, as vLLM, SGLang and TensorRT-LLM run by default.
 
     A scheduler that mixes puts prompt chunks into decode steps; one that prefills first runs steps of their own in
-    between. Of the other requests' prefills in a turn, ``burst_ratio / 2`` come before a request's first token: in a
-    full burst of equal requests the mean one has half of the others ahead of it. Where prompts need more steps than
-    answers, those beyond are waited for before the first token.
+    between. Of the other requests' prefills in a turn, half of the share that keeps in step (``in_step``) come before a
+    request's first token: in a full burst of equal requests the mean one has half of the others ahead of it. Where
+    prompts need more steps than answers, those beyond are waited for before the first token.
     """
     plan, stack = setup.plan, setup.stack
     mixed = stack.scheduler == "mixed"
@@ -116,7 +117,7 @@ def aggregated(setup: Setup, load: Load) -> Steady:
     during = np.maximum(device, carrying.launches_s) - between
     late = np.maximum(carried - steps, 0.0) if mixed else 0.0
     # prompts ahead in a burst share steps up to the budget: their work is waited for, not the host for each of them
-    ahead = (carried - late) * (0.5 * stack.burst_ratio) * (device - between)
+    ahead = (carried - late) * (0.5 * in_step(stack, load, steps)) * (device - between)
     busy = steps * decode.seconds + (carried - late) * during - ahead
     tpot = busy / np.maximum(load.output_tokens - 1, 1.0)
     company = np.where(np.asarray(mine) > 1, 1.0, 0.0)
@@ -138,6 +139,20 @@ def aggregated(setup: Setup, load: Load) -> Steady:
         output_tokens_per_s=load.concurrency * load.output_tokens / (ttft + busy),
         decode=decode,
     )
+
+
+def in_step(stack: Stack, load: Load, steps: Num) -> Num:
+    """Share of a closed loop whose prompts come as one burst.
+
+    Where prompts come first, answers that began together and are equally long end in one step, and their clients send
+    the next prompts together: the loop stays a burst. Lengths that differ spread the ends over so many of the
+    ``steps``; then, and where prompts share steps with answers, it is what the stack was fitted at.
+    """
+    if stack.scheduler == "mixed" or load.at_random:
+        return stack.burst_ratio
+    ends = 1.0 + steps * np.sqrt(12.0 * (load.spread.output_ratio - 1.0))  # an even spread is so many deviations wide
+    share: Num = stack.burst_ratio + (1.0 - stack.burst_ratio) / ends
+    return share
 
 
 def steps_with_prompts(chunks: Num, steps: Num) -> Num:

@@ -15,6 +15,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass, replace
+from functools import cached_property
 from math import sqrt
 from typing import Any
 
@@ -88,14 +89,13 @@ class Row:
 
 
 class StepTable:
-    """Step times of ``setup`` with up to ``sequences`` decoding and ``tokens`` prompt tokens per attention group."""
+    """Step times of ``setup`` with up to ``sequences`` decoding and ``tokens`` prompt tokens per attention group.
 
-    __slots__ = (
-        "_alone", "_beside", "_experts", "_floor", "_grid", "_known", "_length", "_less", "_more", "_n", "_n_mixed",
-        "_prompts", "_ratio", "_reads", "_riders", "_rows", "_tokens", "growth", "query_len",
-    )  # fmt: skip
+    Each part is priced when it is first asked for: a pool that only prefills never decodes, and the other way round.
+    """
 
     def __init__(self, setup: Setup, *, sequences: int, tokens: int) -> None:
+        self._setup, self._sequences, self._most = setup, sequences, tokens
         self.query_len = int(setup.plan.query_len)
         self.growth = round(GRAIN * setup.plan.tokens_per_step)
         """Grains that one sequence adds per decode step."""
@@ -105,69 +105,109 @@ class StepTable:
         self._ratio = 1.0
         self._n = _knots(sequences, 16, 1.13)
         self._length: Any = np.geomspace(1.0, LONGEST, 61)
+        bounds = [limit * scale for limit in _limits(setup.model) for scale in (0.7, 1.0, 1.4)]
+        self._axes: tuple[Any, Any, Any] = (
+            _knots(tokens, 8, 1.25), np.unique(np.concatenate([2.0 ** np.arange(21), bounds])),
+            _knots(min(sequences, tokens), int(setup.plan.pp), 2.0),
+        )  # fmt: skip
+        self._tokens, self._reads, self._prompts = (each.tolist() for each in self._axes)
+        self._n_mixed = [0.0, *_knots(sequences, 2, 1.35).tolist()]
+        # schedules that overlap, or share a pipeline's stages, make decoding and prompts depend on each other
+        self._apart = setup.plan.pp == 1 and setup.plan.microbatches == 1
+        self._some = 0.0 if self._apart else float(max(round(sequences**0.5), setup.plan.pp))
+
+    @cached_property
+    def _grid(self) -> Any:
         n, length = (each.ravel() for each in np.meshgrid(self._n, self._length, indexing="ij"))
-        seconds = _seconds(setup, Batch(decode_sequences=n, decode_context=n * length))
-        self._grid = np.maximum.accumulate(seconds.reshape(len(self._n), -1), axis=1)
-        self._fill(setup, sequences, tokens)
-        self._experts: Any = []
-        if setup.plan.dp > 1 and setup.plan.microbatches == 1:
-            sizes = np.asarray(self._tokens)
-            alone = Batch(
-                prefill_tokens=sizes, prefill_sequences=1.0 + 0.0 * sizes,
-                prefill_pairs=sizes, prefill_context=sizes,
-            )  # fmt: skip
-            spent = step(setup, alone).by_part().get("experts", 0.0) * SECOND
-            self._experts = np.broadcast_to(spent, sizes.shape).tolist()
+        seconds = _seconds(self._setup, Batch(decode_sequences=n, decode_context=n * length))
+        return np.maximum.accumulate(seconds.reshape(len(self._n), -1), axis=1)
 
-    def _fill(self, setup: Setup, sequences: int, tokens: int) -> None:
-        """Times of prompts alone, of prompts beside a decode batch, and of what other decode batches would add.
+    @cached_property
+    def _experts(self) -> list[float]:
+        """Ticks of the experts by a step's tokens; empty where one group, or what overlaps, has nothing to share."""
+        if self._setup.plan.dp == 1 or self._setup.plan.microbatches > 1:
+            return []
+        sizes = self._axes[0]
+        alone = Batch(
+            prefill_tokens=sizes, prefill_sequences=1.0 + 0.0 * sizes, prefill_pairs=sizes, prefill_context=sizes
+        )
+        spent = step(self._setup, alone).by_part().get("experts", 0.0) * SECOND
+        found: list[float] = np.broadcast_to(spent, sizes.shape).tolist()
+        return found
 
-        The host's floor under a short step (launches outside graphs) is kept apart, so that the rest is the device's.
-        """
+    @cached_property
+    def _free(self) -> Setup:
+        """Without the host's floor under a short step (launches outside graphs), which is kept apart."""
+        return replace(self._setup, stack=replace(self._setup.stack, eager_kernel_s=0.0))
+
+    @cached_property
+    def _floor(self) -> list[float]:
+        """The host's floor under a step of prompts alone, and of one that decodes too."""
         one = Batch(
             prefill_tokens=np.ones(2), prefill_sequences=1.0, prefill_pairs=1.0, prefill_context=1.0,
             decode_sequences=np.array([0.0, 1.0]), decode_context=np.array([0.0, REFERENCE]),
         )  # fmt: skip
-        bound = np.broadcast_to(_seconds(setup, one) * SECOND, 2).tolist()
-        setup = replace(setup, stack=replace(setup.stack, eager_kernel_s=0.0))
-        free = np.broadcast_to(_seconds(setup, one) * SECOND, 2).tolist()
-        self._floor: list[float] = [a if a > b else 0.0 for a, b in zip(bound, free, strict=True)]
+        bound, free = (
+            np.broadcast_to(_seconds(setup, one) * SECOND, 2).tolist() for setup in (self._setup, self._free)
+        )
+        return [a if a > b else 0.0 for a, b in zip(bound, free, strict=True)]
 
-        def priced(of: list[Any], n: Any, further: Any = 0.0) -> Any:
-            t, reads, prompts = of
-            batch = Batch(
-                prefill_tokens=t, prefill_sequences=prompts, prefill_pairs=t * reads,
-                prefill_context=_keys(t, reads, prompts) + further, decode_sequences=n, decode_context=n * REFERENCE,
-            )  # fmt: skip
-            return _seconds(setup, batch) * SECOND
+    def _priced(self, of: Sequence[Any], n: Any, further: Any = 0.0) -> Any:
+        """Ticks of steps with tokens, reads and prompts ``of`` beside ``n`` decoding, that meet ``further`` keys."""
+        t, reads, prompts = of
+        batch = Batch(
+            prefill_tokens=t, prefill_sequences=prompts, prefill_pairs=t * reads,
+            prefill_context=_keys(t, reads, prompts) + further, decode_sequences=n, decode_context=n * REFERENCE,
+        )  # fmt: skip
+        return _seconds(self._free, batch) * SECOND
 
-        sizes = _knots(tokens, 8, 1.25)
-        bounds = [limit * scale for limit in _limits(setup.model) for scale in (0.7, 1.0, 1.4)]
-        reads = np.unique(np.concatenate([2.0 ** np.arange(21), bounds]))
-        prompts = _knots(min(sequences, tokens), int(setup.plan.pp), 2.0)
-        grid = [each.ravel() for each in np.meshgrid(sizes, reads, prompts, indexing="ij")]
-        shape = len(sizes), len(reads), len(prompts)
-        # schedules that overlap, or share a pipeline's stages, make decoding and prompts depend on each other
-        apart = setup.plan.pp == 1 and setup.plan.microbatches == 1
-        some = 0.0 if apart else float(max(round(sequences**0.5), setup.plan.pp))
-        nobody = 0.0 * grid[0]
-        alone = priced(grid, nobody)
-        self._alone = alone.reshape(shape).tolist()
-        self._beside = self._alone if apart else priced(grid, some + 0.0 * grid[0]).reshape(shape).tolist()
-        keys = _keys(*grid)
-        fewer = np.minimum(keys - grid[0], keys / 2)
-        self._more = ((priced(grid, nobody, 2.0 * keys) - alone) / (2.0 * keys)).reshape(shape).tolist()
-        less = (alone - priced(grid, nobody, -fewer)) / np.maximum(fewer, 1.0)
-        self._less = less.reshape(shape).tolist()
-        batches = np.concatenate([[0.0], _knots(sequences, 2, 1.35)])
+    @cached_property
+    def _cells(self) -> list[Any]:
+        return [each.ravel() for each in np.meshgrid(*self._axes, indexing="ij")]
+
+    def _cube(self, values: Any) -> Any:
+        return values.reshape([each.size for each in self._axes]).tolist()
+
+    @cached_property
+    def _lone(self) -> Any:
+        return self._priced(self._cells, 0.0 * self._cells[0])
+
+    @cached_property
+    def _alone(self) -> Any:
+        """Prompts alone."""
+        return self._cube(self._lone)
+
+    @cached_property
+    def _beside(self) -> Any:
+        """Prompts beside some decode batch."""
+        return self._alone if self._apart else self._cube(self._priced(self._cells, self._some + 0.0 * self._cells[0]))
+
+    @cached_property
+    def _more(self) -> Any:
+        """What a key more adds where prompts are of unequal lengths."""
+        keys = _keys(*self._cells)
+        return self._cube((self._priced(self._cells, 0.0 * keys, 2.0 * keys) - self._lone) / (2.0 * keys))
+
+    @cached_property
+    def _less(self) -> Any:
+        """What a key less spares."""
+        keys = _keys(*self._cells)
+        fewer = np.minimum(keys - self._cells[0], keys / 2)
+        return self._cube((self._lone - self._priced(self._cells, 0.0 * keys, -fewer)) / np.maximum(fewer, 1.0))
+
+    @cached_property
+    def _riders(self) -> Any:
+        """What other decode batches than that of ``_beside`` add, beyond their own step."""
+        sizes, batches = self._axes[0], self._n_mixed
         t, n = (each.ravel() for each in np.meshgrid(sizes, batches, indexing="ij"))
         one_prompt = [t, (t + 1) / 2, 1.0 + 0.0 * t]
-        ridden = priced(one_prompt, n) - priced(one_prompt, some + 0.0 * t)
-        own = [self.row(int(b)).at(round(b * REFERENCE * GRAIN)) if b else 0 for b in batches.tolist()]
-        self._riders = (ridden.reshape(len(sizes), -1) - np.asarray(own, dtype=float)).tolist()
-        self._tokens, self._reads, self._prompts, self._n_mixed = (
-            each.tolist() for each in (sizes, reads, prompts, batches)
-        )
+        ridden = self._priced(one_prompt, n) - self._priced(one_prompt, self._some + 0.0 * t)
+        own = [self.row(int(b)).at(round(b * REFERENCE * GRAIN)) if b else 0 for b in batches]
+        return (ridden.reshape(len(sizes), -1) - np.asarray(own, dtype=float)).tolist()
+
+    def probe(self) -> None:
+        """Raise from ``taicang.errors`` where steps cannot be priced at all."""
+        _ = self._floor
 
     def row(self, n: int) -> Row:
         """Decode steps of ``n`` sequences in the largest group."""
@@ -234,6 +274,7 @@ class StepTable:
         """The same with all steps longer by ``ratio``."""
         if ratio == 1.0:
             return self
+        _ = self._riders  # what is made of rows is made at this pace
         made = copy(self)
         made._rows, made._known, made._ratio = {}, {}, self._ratio * ratio
         return made

@@ -40,15 +40,19 @@ class Part:
     """Power of a chip at all times, where its own limit is not public."""
 
 
-def usage(log: Log, parts: Sequence[Part], raw: Mapping[str, NDArray[np.int64]]) -> dict[str, NDArray[Any]]:
-    """One row for each bin of time and each part: busy share, sequences decoding, tokens, power and energy.
+def usage(
+    log: Log, parts: Sequence[Part], raw: Mapping[str, NDArray[np.int64]], edges: NDArray[np.float64] | None = None
+) -> dict[str, NDArray[Any]]:
+    """One row for each bin of time (between ``edges``, in stamps; None: the whole run) and each part: busy share,
+    sequences decoding, tokens, power and energy.
 
     ``waiting`` and ``running`` count requests of the whole system at the bin's end. Power is that of the chips that the
     instances hold, idle ones included; NaN where no public figure gives it.
     """
-    ends = [log.of(name)["end"] for name in log.names]
-    last = max((int(end[-1]) for end in ends if len(end)), default=0)
-    edges = np.linspace(0.0, float(max(last, 1)), BINS + 1)
+    if edges is None:
+        ends = [log.of(name)["end"] for name in log.names]
+        last = max((int(end[-1]) for end in ends if len(end)), default=0)
+        edges = np.linspace(0.0, float(max(last, 1)), BINS + 1)
     width_s = (edges[1] - edges[0]) / STAMP
     columns: dict[str, list[NDArray[Any]]] = {}
     begun = raw["started"] >= 0
@@ -62,7 +66,7 @@ def usage(log: Log, parts: Sequence[Part], raw: Mapping[str, NDArray[np.int64]])
         row = _part(log, part, list(worked.values()), edges)
         found = {
             "time_s": edges[:-1] / STAMP,
-            "pool": np.full(BINS, part.name),
+            "pool": np.full(len(edges) - 1, part.name),
             "busy_ratio": row["busy"] / (width_s * max(len({*part.instances, *worked}), 1)),
             "decoding_sequences": row["sequences"] / width_s,
             "prompt_tokens_per_s": row["prompt"] / width_s,
@@ -84,7 +88,7 @@ def _part(
     log: Log, part: Part, rows: Sequence[Mapping[str, NDArray[np.int64]]], edges: NDArray[np.float64]
 ) -> dict[str, NDArray[np.float64]]:
     """Sums by bin of what instances did as part of ``part`` (``rows``), and of the idle time of its own."""
-    total = {name: np.zeros(BINS) for name in ("busy", "sequences", "prompt", "decoded", "energy")}
+    total = {name: np.zeros(len(edges) - 1) for name in ("busy", "sequences", "prompt", "decoded", "energy")}
     chip, chips = part.setup.machine.chip, part.setup.plan.ranks / part.setup.machine.chip.dies
     groups, per_step = part.setup.plan.dp, part.setup.plan.tokens_per_step
     span_s = (edges[1] - edges[0]) / STAMP

@@ -26,7 +26,10 @@ class Chunk:
     weight: Spent
     held: Held
     saved_bytes: Num
-    working_bytes: Num
+    layer_bytes: Num
+    """Activations of the layer at work."""
+    edge_bytes: Num
+    """The same of embedding, or head and loss."""
     saved_s: Num
     """What its forward pass saves beside the backward pass of a chunk alike."""
 
@@ -88,6 +91,7 @@ def _chunk(share: Share, layers: Layers) -> Chunk:
     parts: list[tuple[Held, Num]] = []
     saved: Num = 0.0
     working: Num = 0.0
+    outside: Num = 0.0
     beside: Num = 0.0
     for block, count in counts.items():
         time, held = layers[block]
@@ -114,12 +118,12 @@ def _chunk(share: Share, layers: Layers) -> Chunk:
         time = layer_time(lowered, plan, stack, layers.price, setup.tax)
         forward, data = added(forward, scaled(time.forward, count)), added(data, scaled(time.data, count))
         weight = added(weight, scaled(time.weight, count))
-        edge, next_ = Held(dense=parameters, matrices=1.0), layers[model.blocks[-1]][1]
+        edge, next_ = Held(dense=parameters, matrices=1.0, largest=parameters), layers[model.blocks[-1]][1]
         parts.append((edge, 1.0))
-        working = np.maximum(working, time.working_bytes + _gathered(edge, next_, setup))
+        outside = np.maximum(outside, time.working_bytes + _gathered(edge, next_, setup))
     return Chunk(
         forward=forward, data=data, weight=weight, held=memory.together(parts), saved_bytes=saved,
-        working_bytes=working, saved_s=beside,
+        layer_bytes=working, edge_bytes=outside, saved_s=beside,
     )  # fmt: skip
 
 

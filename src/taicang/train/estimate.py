@@ -171,6 +171,9 @@ class _Stage:
     after_s: Num
     state_bytes: Num
     """Bytes but for activations in flight."""
+    gradients_bytes: Num
+    work_bytes: tuple[Num, Num]
+    """Of the layer at work, and of the logits."""
     layers: Floats
 
 
@@ -186,7 +189,9 @@ def _stage(
     layers = np.ceil(count / pp)
     both, larger = sum(layer.edges), max(layer.edges)
     alone = (pp == 1) | (given.schedule in WAVES)
-    outer = Held(dense=np.where(alone, both, copies * larger), matrices=np.where(alone, 2.0, copies * 1.0))
+    outer = Held(
+        dense=np.where(alone, both, copies * larger), matrices=np.where(alone, 2.0, copies * 1.0), largest=larger
+    )
     wide = memory.together([(layer.held, copies * layers), (outer, 1.0)])
     forward, back = layer.forward_s, layer.back_s
     after = sync.optimizer_s(wide, plan, price) + stack.step_host_s
@@ -215,7 +220,8 @@ def _stage(
         size + memory.gathered_bytes(held, layer.held, plan, stack.keeps)
         for size, held in ((layer.busiest_bytes, layer.held), (layer.logits_bytes, head))
     )
-    state = sum(memory.state_bytes(wide, plan, stack.keeps)) + memory.bucket_bytes(wide, plan, stack.keeps)
+    weights, gradients, optimizer = memory.state_bytes(wide, plan, stack.keeps)
+    state = weights + gradients + optimizer + memory.bucket_bytes(wide, plan, stack.keeps)
     state = state + np.maximum(busiest, loss)
     return _Stage(
         once_s=once,
@@ -223,6 +229,8 @@ def _stage(
         micro_s=np.where(padded, np.maximum(inner, inner - once + ends), layers * once + ends),
         after_s=after,
         state_bytes=state + memory.RUNTIME_RATIO * setup.machine.chip.memory.capacity_bytes,
+        gradients_bytes=gradients,
+        work_bytes=(busiest, loss),
         layers=layers,
     )
 
@@ -235,7 +243,9 @@ def _whole(
     slowed = 1.0 + straggling_ratio(setup.machine.ranks, setup.clock_ratio)
     sent = layer.boundary_bytes * (pp > 1) if setup.stack.keeps.outputs else 0.0
     kept = (layer.kept_bytes * stage.layers / vpp + sent) * _in_flight(setup, plan, pp, vpp, micro)
-    return np.asarray(slowed * (micro * stage.micro_s + bubble) + stage.after_s), np.asarray(stage.state_bytes + kept)
+    once = (micro == 1) & (not setup.stack.keeps.buffered)
+    size = stage.state_bytes + kept - memory.gradual(stage.gradients_bytes, kept, *stage.work_bytes, once)
+    return np.asarray(slowed * (micro * stage.micro_s + bubble) + stage.after_s), np.asarray(size)
 
 
 def _pairs(setup: Setup, schedule: Schedule, layer: _Layer) -> bool:

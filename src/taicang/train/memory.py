@@ -32,9 +32,11 @@ class MemoryUse:
     activations_bytes: Num
     """Kept by all microbatches in flight."""
     working_bytes: Num
-    """Of the layer and the logits at work."""
+    """Of the layer or the logits at work."""
     runtime_bytes: Num
     capacity_bytes: float
+    apart_bytes: Num = 0.0
+    """Of these, never there at once: gradients come to be while activations go (``gradual``)."""
     host_bytes: Num = 0.0
     """In host memory or NVMe, beside these."""
 
@@ -42,7 +44,7 @@ class MemoryUse:
     def total_bytes(self) -> Num:
         """Everything."""
         held = self.weights_bytes + self.gradients_bytes + self.optimizer_bytes
-        return held + self.activations_bytes + self.working_bytes + self.runtime_bytes
+        return held + self.activations_bytes + self.working_bytes + self.runtime_bytes - self.apart_bytes
 
     @property
     def spare_bytes(self) -> Num:
@@ -54,7 +56,8 @@ class MemoryUse:
 class Held:
     """Parameters of one rank: ``dense`` ones are replicated over dp and cp, ``experts`` over what ep and etp leave.
 
-    ``matrices`` and ``vectors`` count the tensors of the dense ones, ``expert_matrices`` of the others.
+    ``matrices`` and ``vectors`` count the tensors of the dense ones, ``expert_matrices`` of the others; ``largest`` is
+    the size of an embedding or head among them.
     """
 
     dense: Count
@@ -62,15 +65,18 @@ class Held:
     matrices: Count = 0.0
     vectors: Count = 0.0
     expert_matrices: Count = 0.0
+    largest: Count = 0.0
 
 
 def together(parts: Iterable[tuple[Held, Num]]) -> Held:
     """Several times some parameters, summed."""
     sums: dict[str, Num] = {field.name: 0.0 for field in fields(Held)}
+    largest: Num = 0.0
     for held, count in parts:
         for name, before in sums.items():
             sums[name] = before + getattr(held, name) * count
-    return Held(**sums)
+        largest = np.maximum(largest, held.largest)
+    return Held(**(sums | {"largest": largest}))
 
 
 def layer_parameters(model: Model, block: Block, plan: TrainPlan) -> Held:
@@ -142,12 +148,14 @@ def host_bytes(held: Held, plan: TrainPlan) -> Num:
 
 def bucket_bytes(held: Held, plan: TrainPlan, keeps: Keeping) -> Num:
     """DeepSpeed's buffers: gradients are copied together to be reduced (others reduce them where they lie), and ZeRO 3
-    gives back the weights that it gathered only beyond a number of them."""
+    gives back the weights that it gathered only beyond a number of them. Gradients that accumulate in 32 bits are
+    copied whole tensors at a time, the largest too."""
     if not plan.zero or keeps.sharding != "deepspeed":
         return 0.0
     whole = held.dense + held.experts
     live = np.minimum(whole, LIVE) * plan.recipe.gather_bytes if plan.zero == 3 else 0.0
-    return np.minimum(whole, BUCKET) * plan.gradient_bytes * plan.trained_ratio + live
+    bucket = np.maximum(BUCKET, held.largest if plan.gradient_bytes > 2.0 else 0.0)
+    return np.minimum(whole, bucket) * plan.gradient_bytes * plan.trained_ratio + live
 
 
 def gathered_bytes(layer: Held, ahead: Held, plan: TrainPlan, keeps: Keeping) -> Num:
@@ -157,6 +165,17 @@ def gathered_bytes(layer: Held, ahead: Held, plan: TrainPlan, keeps: Keeping) ->
     whole = layer.dense + layer.experts
     weights = 0.0 if keeps.sharding == "deepspeed" else (whole + ahead.dense + ahead.experts) * plan.recipe.gather_bytes
     return weights + whole * plan.gradient_bytes * plan.trained_ratio
+
+
+def gradual(gradients: Num, activations: Num, layer: Num, edge: Num, once: Num) -> Num:
+    """Bytes that are never there at once where a step's ``once`` only backward pass makes the gradients.
+
+    Logits and all activations are there before it, gradients and its last layer at its end; in between both change
+    layer by layer, so one of these ends is the peak. Microbatches before it leave their gradients, and buffers are
+    always there (``Keeping.buffered``).
+    """
+    early = activations + np.maximum(layer, edge)
+    return once * np.minimum(gradients, early - layer)
 
 
 def boundary_bytes(model: Model, plan: TrainPlan) -> float:

@@ -122,7 +122,7 @@ def train_step(setup: Setup) -> TrainStep:
         spent=spent,
         tokens_per_s=plan.tokens / seconds,
         flop=flop,
-        memory=_memory(setup, ranks),
+        memory=memory.peak(_memory(setup, ranks)),
         bubble_ratio=1.0 - mean / phase.seconds,
         parameters=float(held.dense * plan.tp + held.experts * plan.ep * plan.etp),
     )
@@ -148,28 +148,38 @@ def _after(setup: Setup, layers: Layers, mine: Sequence[Chunk]) -> tuple[float, 
     return float(reduce), float(gather), optimizer
 
 
-def _memory(setup: Setup, ranks: Sequence[Sequence[Chunk]]) -> MemoryUse:
+def stage_memory(setup: Setup) -> tuple[MemoryUse, ...]:
+    """Memory of each pipeline rank."""
+    chunks = priced(setup, Layers(setup))
+    pp = setup.plan.pp
+    return tuple(_memory(setup, [held_by(chunks, rank, pp, folded=setup.shape.folded) for rank in range(pp)]))
+
+
+def _memory(setup: Setup, ranks: Sequence[Sequence[Chunk]]) -> list[MemoryUse]:
     plan, chip, shape, keeps = setup.plan, setup.machine.chip, setup.shape, setup.stack.keeps
     uses = []
     for rank, mine in enumerate(ranks):
         weights, gradients, optimizer = memory.state_bytes(held := _held(mine), plan, keeps)
+        layer, edge = (max(float(getattr(chunk, name)) for chunk in mine) for name in ("layer_bytes", "edge_bytes"))
         kept = sum(float(chunk.saved_bytes) for chunk in mine) / len(mine)
         if keeps.outputs and rank < plan.pp - 1:
             kept += memory.boundary_bytes(setup.model, plan)
+        kept *= memory.in_flight(shape, rank)
+        once = plan.microbatches == 1 and not keeps.buffered
         uses.append(
             MemoryUse(
                 weights_bytes=weights,
                 gradients_bytes=gradients,
                 optimizer_bytes=optimizer,
-                activations_bytes=kept * memory.in_flight(shape, rank),
-                working_bytes=max(float(chunk.working_bytes) for chunk in mine)
-                + memory.bucket_bytes(held, plan, keeps),
+                activations_bytes=kept,
+                working_bytes=max(layer, edge) + memory.bucket_bytes(held, plan, keeps),
+                apart_bytes=memory.gradual(gradients, kept, layer, edge, once),
                 runtime_bytes=memory.RUNTIME_RATIO * chip.memory.capacity_bytes,
                 capacity_bytes=chip.memory.capacity_bytes,
                 host_bytes=memory.host_bytes(held, plan),
             )
         )
-    return memory.peak(uses)
+    return uses
 
 
-__all__ = ["LINES", "Setup", "TrainStep", "durations", "pipeline_run", "straggling_ratio", "train_step"]
+__all__ = ["LINES", "Setup", "TrainStep", "durations", "pipeline_run", "stage_memory", "straggling_ratio", "train_step"]

@@ -14,7 +14,7 @@ from taicang.cost.cost import Cost
 from taicang.errors import NotModelled
 from taicang.hardware import Machine
 from taicang.ops import Attend, Gemm, Operator, Pointwise, Transfer
-from taicang.predict.train import default_stack
+from taicang.search.training import default_stack
 from taicang.stacks import Stack
 from taicang.train.run import STORAGE_BYTES_PER_S
 from taicang.virtual.operators import Kernel

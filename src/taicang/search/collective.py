@@ -1,0 +1,72 @@
+"""The one door of collectives: a question as it is asked, what it is to a cost model, and its price in closed form."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from taicang import catalog
+from taicang.catalog.costing import cost_model
+from taicang.cost.collective import Fits
+from taicang.cost.model import CostModel
+from taicang.fabric.routing import Routing
+from taicang.hardware import Machine
+from taicang.ops import Collective, Exchange, Operator, Transfer
+from taicang.stacks import BARE
+from taicang.units import Count
+
+EXCHANGES = ("dispatch", "combine")
+LIBRARY = "nccl"
+"""Flavour of the vendor's collective library."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ask:
+    """One collective. ``payload_bytes`` is a rank's whole buffer; of dispatch and combine, one token."""
+
+    kind: str
+    payload_bytes: float
+    ranks: int = 0
+    """0: all."""
+    stride: int = 1
+    algorithm: str = ""
+    skew: Count = 0.0
+    """Exponent of Zipf's law of receivers, or of experts."""
+    tokens: int = 128
+    topk: int = 8
+    experts: int = 256
+    routing: Routing = "adaptive"
+    seed: int = 0
+    seeds: int = 1
+    failed: tuple[str, ...] = ()
+    plane: str = "scale_up"
+    verb: str = ""
+    """Of a send, where it was measured: npu/read, npu/write, cpu/read or cpu/write."""
+    beside: tuple[tuple[str, float], ...] = ()
+    """Collectives (kind, bytes) that begin at the same time on the same ranks."""
+    shuffled: bool = False
+    """Ranks lie at random places of the machine."""
+    stack: str = ""
+    """Whose all-reduce kernels run, where it is not the vendor's library."""
+
+
+def operator(ask: Ask, count: int) -> Operator:
+    """What ``ask`` is to a cost model when ``count`` ranks take part."""
+    kind = ask.kind.replace("-", "_")
+    if kind in EXCHANGES:
+        return Exchange(kind=kind, tokens=ask.tokens, token_bytes=ask.payload_bytes, topk=ask.topk,  # type: ignore[arg-type]
+                        experts=ask.experts, ranks=count, stride=ask.stride)  # fmt: skip
+    if kind == "send":
+        return Transfer(payload_bytes=ask.payload_bytes, plane=ask.plane, distance=(count - 1) * ask.stride)
+    return Collective(kind=kind, payload_bytes=ask.payload_bytes, ranks=count, stride=ask.stride, plane=ask.plane)  # type: ignore[arg-type]
+
+
+def costs(machine: Machine, ask: Ask, fits: Fits | None = None) -> CostModel:
+    """Who prices ``ask``: a library on ``machine``, with ``fits`` in place of its calibrated constants."""
+    kernels = catalog.stack(ask.stack).all_reduce if ask.stack else LIBRARY
+    made = cost_model(machine, replace(BARE, all_reduce=kernels))
+    return made if fits is None else replace(made, book=replace(made.book, collective=fits))
+
+
+def closed_s(machine: Machine, ask: Ask, count: int, fits: Fits | None = None) -> float:
+    """Seconds of ``ask`` among ``count`` ranks in closed form, which knows neither faults nor collisions nor skew."""
+    return float(costs(machine, ask, fits).price(operator(ask, count)).seconds)
