@@ -22,11 +22,15 @@ DIRECT = (
 )  # fmt: skip
 """Operators that PyTorch would compose of others where a backend has no kernel of its own; this one has."""
 
+NO_GRADIENT = "aten::_has_compatible_shallow_copy_type"
+
 
 def install(kernels: Kernels) -> list[torch.library.Library]:
     """Register the fallback and the operators that need registering by name; the libraries are to be kept."""
     fallback = torch.library.Library("_", "IMPL")
     fallback.fallback(kernels, "PrivateUse1")
+    if not torch._C._dispatch_has_computed_kernel_for_dispatch_key(NO_GRADIENT, "AutogradPrivateUse1"):
+        fallback.fallback(torch.library.fallthrough_kernel, "AutogradPrivateUse1")  # PyTorch 2.9 leaves that open
     own = torch.library.Library("aten", "IMPL")
     names = [name for name in torch._C._dispatch_get_all_op_names() if name.startswith("aten::_foreach_")]
     for name in (*DIRECT, *(each.removeprefix("aten::") for each in names)):
@@ -283,7 +287,7 @@ def _log_convolution(
 ) -> None:
     given = {
         "weight": tuple(weight.shape), "places": over.shape[0] * math.prod(over.shape[2:]), "groups": rest[5],
-        "transposed": bool(rest[3]), "passes": passes,
+        "transposed": bool(rest[3]), "passes": passes, "tf32": torch.backends.cudnn.allow_tf32,
     }  # fmt: skip
     name = "convolution" if passes == 1 and len(outs) == 1 else "convolution_backward"
     kernels.recorder.launch(name, [t for t in ins if t is not None], outs, given)
