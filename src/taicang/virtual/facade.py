@@ -315,6 +315,7 @@ def install(device: Device, chip: Chip) -> None:
         if hasattr(torch.backends.cuda, name):
             setattr(torch.backends.cuda, name, lambda *_: 0)
     torch.backends.cudnn.is_available = lambda: True
+    torch.backends.cudnn.is_acceptable = lambda *_: False  # a build for CUDA would flatten weights for its own kernels
     torch.backends.cudnn.version = lambda: 91002
     torch.compile = noted("torch.compile", _eager) if translated else _eager
     module: Any = types.ModuleType("torch.npu")
