@@ -288,15 +288,15 @@ def install(device: Device, chip: Chip) -> None:
     parts = [module for name, module in sys.modules.items() if name.startswith("torch.cuda.")]
     for name, value in given.items():
         before = cuda.__dict__.get(name)
-        for module in parts:  # those that define it, or took it from there
-            if name in module.__dict__ and module.__dict__[name] is before:
-                setattr(module, name, value)
+        for part in parts:  # those that define it, or took it from there
+            if name in part.__dict__ and part.__dict__[name] is before:
+                setattr(part, name, value)
         setattr(cuda, name, value)
     shared = memory_functions(device)
     for name, value in (shared | {"get_memory_info": shared["mem_get_info"], "empty_host_cache": nothing}).items():
-        for module in (torch.accelerator, torch.accelerator.memory):  # PyTorch's own ask another kind of allocator
-            if hasattr(module, name):
-                setattr(module, name, value)
+        for part in (torch.accelerator, torch.accelerator.memory):  # PyTorch's own ask another kind of allocator
+            if hasattr(part, name):
+                setattr(part, name, value)
     cuda.graphs.CUDAGraph, cuda.graphs.is_current_stream_capturing = given["CUDAGraph"], lambda: bool(CAPTURING)
     cuda.streams.Stream, cuda.streams.Event = Stream, Event
     cuda.default_generators = tuple(_generator() for _ in range(device.devices))

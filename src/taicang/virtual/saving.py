@@ -54,7 +54,7 @@ def install(recorder: Recorder, notes: dict[str, None]) -> None:
     if PLANNER in sys.modules:
         _every_shard(sys.modules[PLANNER])
     else:
-        sys.meta_path.insert(0, Later())  # type: ignore[arg-type]  # it has what is asked of a finder
+        sys.meta_path.insert(0, Later())
 
 
 class Later:
@@ -64,7 +64,7 @@ class Later:
         """Its module as Python finds it, with the change behind it."""
         if name != PLANNER:
             return None
-        sys.meta_path.remove(self)  # type: ignore[arg-type]
+        sys.meta_path.remove(self)
         found: Any = importlib.util.find_spec(name)
         run = found.loader.exec_module
 
