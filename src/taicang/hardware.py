@@ -141,7 +141,8 @@ class Plane:
 class Links:
     """How messages find their way where links are priced one by one, and which parts have failed."""
 
-    routing: Literal["adaptive", "striped", "ecmp"] = "adaptive"
+    routing: Literal["closed", "adaptive", "striped", "ecmp"] = "adaptive"
+    """Closed: by closed forms, not one by one."""
     seed: int = 0
     failed: tuple[str, ...] = ()
     stretch_ratio: float = 1.0

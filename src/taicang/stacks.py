@@ -62,6 +62,8 @@ class Keeping:
     """What is made again in the backward pass where the job does not say ("none" or "full")."""
     buffered: bool = True
     """Whether gradients lie in buffers that are always there, or come to be as the backward pass goes."""
+    eager: bool = False
+    """Whether norms and activations are operators of the framework, one after the other, that keep what each needs."""
     outputs: bool = False
     """Whether a pipeline stage keeps what it sent of each microbatch in flight."""
     sharding: Literal["own", "deepspeed", "tensors"] = "own"

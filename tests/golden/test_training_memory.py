@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from taicang import catalog
+from taicang.catalog.models import model
 from taicang.catalog.training import training_price
 from taicang.evidence.systems import machine_for
 from taicang.evidence.training_rows import Row, model_of, plan_of, training_rows
@@ -17,9 +18,10 @@ from taicang.search.train_stack import changed
 from taicang.train.memory import MemoryUse
 from taicang.train.setup import Setup
 from taicang.train.step import train_step
+from taicang.train_plans import TrainPlan, recipe
 
 ROWS = Path(__file__).resolve().parents[2].parent / "shared" / "evidence" / "published_training_2.csv"
-pytestmark = pytest.mark.skipif(not ROWS.is_file(), reason="no later training rows beside the repository")
+needs_rows = pytest.mark.skipif(not ROWS.is_file(), reason="no later training rows beside the repository")
 MACHINES = {"A100-80G": "hgx-a100", "Ascend-910B": "atlas-800-a2-313t"}
 
 
@@ -60,14 +62,16 @@ def _stated() -> Iterator[tuple[Row, float]]:
             yield row, float(_use(row).total_bytes) / (extra["mem_gb"] * 1e9)
 
 
+@needs_rows
 def test_memory_of_published_jobs() -> None:
     errors = {row.id: ratio - 1.0 for row, ratio in _stated()}
     assert len(errors) == 24
-    assert np.mean(np.abs(list(errors.values()))) <= 0.045, errors
+    assert np.mean(np.abs(list(errors.values()))) <= 0.04, errors
     assert abs(np.mean(list(errors.values()))) <= 0.03, errors
-    assert max(map(abs, errors.values())) <= 0.12, errors
+    assert max(map(abs, errors.values())) <= 0.10, errors
 
 
+@needs_rows
 def test_jobs_that_ran_out_of_memory() -> None:
     """Two of three have less than a twentieth to spare; the third took a quarter more than jobs of its size do."""
     spare = {
@@ -79,3 +83,34 @@ def test_jobs_that_ran_out_of_memory() -> None:
     assert len(spare) == 3
     assert spare["72x14336"] < 0.0
     assert spare["100x12288"] < 0.05
+
+
+FP8 = recipe("fp8")
+LONG = TrainPlan(dp=8, zero=3, seq=32768, global_batch=8, recompute="full", recipe=FP8)
+ADAPTER = TrainPlan(zero=0, seq=1304, trained_ratio=0.0, recompute="none")
+
+
+@pytest.mark.parametrize(
+    ("net", "machine", "stack", "plan", "reserved_gb"),
+    [
+        # torchtitan, benchmarks of December 2024 and (H200) June 2025: what its allocator reserved, in GiB
+        ("llama-3.1-8b", "hgx-h100-96g-500w", "torchtitan@2024-12", LONG, 83.9 * 1.0737),
+        ("llama-3.1-8b", "hgx-h100-96g-500w", "torchtitan@2024-12",
+         replace(LONG, cp=8, dp=1, seq=262144, global_batch=1), 84.5 * 1.0737),
+        ("llama-3.1-70b", "hgx-h100-96g-500w x 32", "torchtitan@2024-12",
+         replace(LONG, tp=8, dp=32, seq=8192, micro_batch=16, global_batch=512), 71.9 * 1.0737),
+        ("llama-3.1-405b", "hgx-h100-96g-500w x 64", "torchtitan@2024-12",
+         replace(LONG, tp=8, pp=8, vpp=2, seq=8192, micro_batch=4, global_batch=256), 72.7 * 1.0737),
+        ("llama-3.1-8b", "hgx-h200 x 4", "torchtitan@2025-06",
+         replace(LONG, dp=32, seq=8192, micro_batch=2, global_batch=64, recompute_ratio=0.5), 47.96 * 1.0737),
+        # LitGPT's table of resources: adapters in eager mode, the longest example of its set
+        ("llama-2-7b", "hgx-a100-40g", "deepspeed", ADAPTER, 21.30),
+        ("llama-2-7b", "hgx-a100-40g", "deepspeed", replace(ADAPTER, micro_batch=2, global_batch=2), 29.07),
+        ("llama-2-13b", "hgx-a100-40g", "deepspeed", ADAPTER, 38.12),
+    ],
+)  # fmt: skip
+def test_memory_of_other_reports(net: str, machine: str, stack: str, plan: TrainPlan, reserved_gb: float) -> None:
+    at, engine = catalog.machine(machine), catalog.stack(stack)
+    setup = Setup(model=model(net), plan=plan, machine=at, stack=engine, price=training_price(at, engine))
+    use = train_step(setup).memory
+    assert float(use.total_bytes - use.runtime_bytes) == pytest.approx(reserved_gb * 1e9, rel=0.15)

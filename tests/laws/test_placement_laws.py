@@ -13,7 +13,8 @@ from taicang import catalog
 from taicang.catalog.costing import cost_model
 from taicang.errors import InvalidPlan, MissingFigure
 from taicang.ops import Collective, Exchange, Transfer
-from taicang.predict import Infeasible
+from taicang.plans import ServePlan
+from taicang.predict import Infeasible, infer
 from taicang.predict.train import train
 from taicang.stacks import BARE
 from taicang.train_plans import TrainPlan, recipe
@@ -99,3 +100,24 @@ def test_a_permutation_by_seed_is_priced_link_by_link():
     assert steps["random:3"][0] > steps["tp-cp-ep-dp-pp"][0]
     with pytest.raises(InvalidPlan, match="random:SEED"):
         train("llama-3-8b", "hgx-h100 x 8", replace(plan, order="random:x"))
+
+
+@settings(max_examples=15)
+@given(st.sampled_from(["cloudmatrix384", "hgx-h100 x 8", "hgx-h100 x 16", "gb200-nvl72 x 2"]), st.integers(0, 99),
+       st.sampled_from([(), ("links.routing=adaptive",)]))  # fmt: skip
+def test_a_serving_plan_at_random_places_sends_the_same_bytes_further(machine, seed, routing):
+    load = {"input_tokens": 2048, "output_tokens": 128, "tpot_s": None, "batch": 16, "modes": ("aggregated",)}
+    load |= {"plan": ServePlan(dp=32, ep=32, exchange="all_to_all")}
+    near, far = (
+        infer("deepseek-v3", catalog.machine(machine, (*routing, *sets)), **load)
+        for sets in ((), (f"links.placed={seed}",))
+    )
+    assert far.decode.step_s >= near.decode.step_s * (1 - 1e-9)
+    assert sum(far.decode.expert_bytes.values()) == pytest.approx(sum(near.decode.expert_bytes.values()))
+    inside = {name: [0.0, 0.0] for name in near.decode.expert_bytes}
+    for at, answer in enumerate((near, far)):
+        total = 0.0
+        for name, part in answer.decode.expert_bytes.items():
+            total += part
+            inside[name][at] = total
+    assert all(before >= after * (1 - 1e-9) for before, after in inside.values())

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 LENGTHS = st.integers(0, 12).map(lambda power: str(2**power))
 SERVING = {
+    "--placement": st.sampled_from(["random", "random:7"]), "--fabric": st.sampled_from(["flows", "ecmp"]),
     "--input": LENGTHS, "--output": LENGTHS, "--tpot": st.sampled_from(["20ms", "0.1 s", "1s"]),
     "--ttft": st.sampled_from(["500ms", "30 s"]), "--quant": st.sampled_from(["auto", "bf16", "fp8"]),
     "--acceptance": st.sampled_from(["0", "0.55", "1"]), "--skew": st.sampled_from(["0", "1.2"]),

@@ -12,7 +12,8 @@ from taicang.catalog.costing import cost_model
 from taicang.catalog.models import model
 from taicang.plans import ServePlan
 from taicang.serve.setup import Setup
-from taicang.serve.steady import Load, Pools, aggregated, disaggregated
+from taicang.serve.steady import Load, Pools, aggregated, disaggregated, in_step
+from taicang.serve.uneven import Spread
 
 CASES = (
     ("llama-3.1-8b", ServePlan()),
@@ -91,15 +92,28 @@ def test_who_does_not_fit_waits(case):
 
 
 @settings(max_examples=25, deadline=None)
-@given(cases, st.integers(1, 4), loads)
-def test_pools_conserve_requests(case, instances, load):
+@given(cases, st.integers(1, 4), loads, log_uniform(1e-4, 100))
+def test_pools_conserve_requests(case, instances, load, transfer_s):
     setup = setup_of((case[0], replace(case[1], draft_tokens=0)))
     pools = Pools(
         prefill=setup, prefill_instances=instances, prefill_sequences=1.0, decode=setup, decode_instances=instances
     )
-    found = disaggregated(pools, load, 0.0)
+    found = disaggregated(pools, load, transfer_s)
+    assert found.ttft_s >= found.prefill_s + transfer_s
     busy = found.tpot_s * max(load.output_tokens - 1.0, 1.0)
     rate = found.output_tokens_per_s / load.output_tokens
     assert rate * (found.ttft_s + busy) <= load.concurrency * 1.05 + rate * found.prefill_s
     assert found.tpot_s >= found.step_s * (1 - 1e-9)
     assert rate <= instances * setup.plan.dp / found.prefill_s * (1 + 1e-9)
+
+
+@settings(max_examples=40, deadline=None)
+@given(loads, st.floats(0.0, 1.0), st.lists(st.floats(0.0, 1.0), min_size=2, max_size=2).map(sorted))
+def test_equal_answers_stay_a_burst_where_prompts_come_first(load, burst, widths):
+    # of answers spread evenly within a share of their mean, the mean square is so much above the squared mean
+    near, far = (replace(load, spread=Spread(output_ratio=1.0 + w * w / 3.0)) for w in widths)
+    first, mixed = (setup_of(CASES[0], scheduler=s, burst_ratio=burst).stack for s in reversed(SCHEDULERS))
+    steps = load.output_tokens
+    assert in_step(first, replace(load, spread=Spread()), steps) == 1.0
+    assert burst - 1e-12 <= in_step(first, far, steps) <= in_step(first, near, steps) <= 1.0
+    assert in_step(mixed, load, steps) == in_step(first, replace(load, at_random=True), steps) == burst

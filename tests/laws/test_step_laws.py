@@ -204,3 +204,22 @@ def test_sequence_shards_score_their_own_tokens_alone():
         for name in ("deepseek-v3", "deepseek-v3.2")
     )
     assert float(sparse) < float(dense)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.sampled_from(("deepseek-v3.2", "glm-5", "glm-5.2")), st.sampled_from(("hgx-h100", "gb200-nvl72")),
+    log_uniform(64, 8192),
+    st.lists(log_uniform(4096, 131072), min_size=2, max_size=2).map(sorted),
+)  # fmt: skip
+def test_prompts_that_choose_keys_pay_for_the_choice_and_not_for_the_context(name, machine, tokens, cached):
+    setup = setup_of(catalog.machine(machine), (name, ServePlan(tp=8, moe_tp=8)))
+
+    def core(held):
+        timeline = step(setup, prefill_batch(sequences=1.0, length=tokens, cached=held))
+        return next(each for each in timeline.slices if each.label == "attention core (prefill)")
+
+    near, far = (core(held) for held in cached)
+    assert near.seconds == far.seconds
+    assert near.op.pairs == tokens * 2048.0  # as many as these models choose
+    assert near.op.kv_heads == 1

@@ -171,3 +171,18 @@ def test_sharding_of_experts_left_open_is_the_stacks(
     routed, plan = net == "mixtral-8x7b", TrainPlan(tp=tp, dp=32 // tp, ep=ep, etp=etp, global_batch=32)
     found = _setup(name, net, plan).plan.etp
     assert found == (etp or (tp if version and routed else 1))
+
+
+@given(st.sampled_from(STACKS), st.sampled_from(MODELS), st.sampled_from((1, 2, 4)), st.sampled_from(("none", "full")))
+def test_operators_one_by_one_take_and_keep_more(stack: str, net: str, tp: int, recompute: str) -> None:
+    """Pointwise time alone grows; layers that are made again keep their 16-bit boundary."""
+    plan = TrainPlan(tp=tp, dp=32 // tp, global_batch=64, recompute=recompute)  # type: ignore[arg-type]
+    setup = _setup(stack, net, plan)
+    fused, eager = (
+        train_step(replace(setup, stack=replace(setup.stack, keeps=replace(setup.stack.keeps, eager=word))))
+        for word in (False, True)
+    )
+    assert eager.spent["pointwise"] > 1.1 * fused.spent["pointwise"]
+    assert eager.spent["products"] == pytest.approx(fused.spent["products"])
+    grown = float(eager.memory.activations_bytes) / float(fused.memory.activations_bytes)
+    assert grown == pytest.approx(1.0) if recompute == "full" else 1.0 < grown < 1.8

@@ -42,9 +42,11 @@ def test_the_nearest_combination_is_taken() -> None:
     assert fit_for(fits, "fp8", "fp8") is eight
     assert fit_for(fits, "fp16", "fp16") is FIT
     assert fit_for({"bf16/bf16": FIT}, "bf16", "fp8") is FIT
+    assert fit_for(fits, "int8", "int8") is FIT
+    assert fit_for(fits, "bf16", "int8") is FIT
 
 
-@pytest.mark.parametrize(("dtype", "kv"), [("int8", "bf16"), ("nvfp4", "bf16"), ("bf16", "nvfp4")])
+@pytest.mark.parametrize(("dtype", "kv"), [("int8", "bf16"), ("int8", "fp8"), ("nvfp4", "bf16"), ("bf16", "nvfp4")])
 def test_other_formats_are_refused(dtype: str, kv: str) -> None:
     with pytest.raises(NotModelled, match="latent attention"):
         fit_for({"bf16/bf16": FIT}, dtype, kv)

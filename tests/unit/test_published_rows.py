@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from taicang.errors import NotModelled
-from taicang.evidence.published import FILE, Published, read
+from taicang.evidence.published import FILE, Published, completed, read
 from taicang.evidence.published_predict import predict, queue
 from taicang.evidence.published_setup import EPLB_EXPERTS, setups
 from taicang.evidence.suite_published import suite_of
@@ -137,6 +137,28 @@ def test_spread_answers_make_steps_slower() -> None:
     even = saturated(setup, 64.0, input_tokens=1000.0, output_tokens=1000.0)
     spread = saturated(setup, 64.0, input_tokens=1000.0, output_tokens=1000.0, spread=1.0)
     assert spread.tpot_s > even.tpot_s
+
+
+def test_what_sources_say_beside_the_columns_completes_their_rows() -> None:
+    simulated = completed(deepseek(par={"phase": "decode", "ep": 72, "mtp": "simulated 60%"}))
+    plan = setups(simulated)[0].plan
+    assert (plan.draft_tokens, plan.tokens_per_step) == (1, pytest.approx(1.6))
+    for phase, ranks in (("prefill", 32), ("decode", 128)):
+        profile = deepseek(source="infersim", par={"phase": phase}, batch={}, seq={}, metric="tokens_per_s_per_gpu")
+        assert setups(completed(profile))[0].plan.ranks == ranks
+        assert predict(completed(profile)) > 0.0
+    mixed = deepseek(source="vllm_gb300", par={"phase": "mixed", "tp": 8}, seq={"isl": 2000, "osl": 128})
+    with pytest.raises(NotModelled, match="how many requests"):
+        predict(completed(mixed))
+
+
+def test_a_source_with_a_door_tells_it_in_its_first_tokens() -> None:
+    first = row(
+        source="mooncake_kv", model="Qwen3-8B", dtype="BF16", chip="H800-SXM", par={"phase": "1P1D", "tp": 8},
+        seq={"isl": 1024}, batch={"concurrency": 1}, metric="ttft", unit="ms",
+    )  # fmt: skip
+    assert predict(completed(first)) == pytest.approx(predict(first) + 0.04 + 1024 * 4e-6)
+    assert setups(first)[0].stack.name == "vllm@0.11.2"
 
 
 @pytest.mark.skipif(not (SHARED / FILE).is_file(), reason="the evidence folder is absent")

@@ -1,13 +1,16 @@
 """Conventions of the sources of served rows."""
 
+import math
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from taicang import catalog
 from taicang.catalog.models import model
 from taicang.errors import InvalidInput, UnknownName
-from taicang.evidence import served
+from taicang.evidence import fit_stacks, served
 from taicang.evidence.served import layout, quantisation, read
 from taicang.evidence.suite_served import predict
 from taicang.search.choices import quantisation as quantisation_asked
@@ -175,3 +178,14 @@ def test_every_row_has_a_layout_that_fills_its_ranks():
                 assert plan.tp * plan.dp == plan.ep * plan.moe_tp, row.id
         assert row.concurrency >= 1, row.id
         assert row.length_ratio in (0.9, 1.0)
+
+
+@given(st.lists(st.floats(-0.5, 0.5), min_size=1, max_size=4), st.floats(1.0, 1.6))
+def test_a_version_is_as_slow_as_all_its_models_say(medians, ratio):
+    # of kernels whose time is all there is, the error falls as the ratio rises
+    found = fit_stacks.moved(ratio, lambda model, r: medians[model] + math.log(r / ratio), range(len(medians)))
+    if any(abs(each) < fit_stacks.APART for each in medians) or min(medians) * max(medians) < 0.0:
+        assert found == ratio
+    else:
+        wanted = ratio * math.exp(-min(medians, key=abs))
+        assert found == pytest.approx(min(max(wanted, fit_stacks.RATIO_LOW), fit_stacks.VERSION_HIGH))

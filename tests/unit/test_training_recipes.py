@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from taicang.evidence.recipes import recipe_of, stages
+from taicang.evidence.training_rows import model_of, plan_of, row_of
 
 
 def test_recomputed_parts() -> None:
@@ -24,3 +25,27 @@ def test_uneven_stages_hold_all_layers(chunks: int, first: str, last: str) -> No
 def test_other_models_are_dealt_evenly() -> None:
     assert stages("Qwen3_235B_a22B", 94, 8) == ""
     assert stages("DeepSeekV3", 61, 1) == ""
+
+
+@pytest.mark.parametrize("chip", ["GB200", "B200", "H100-SXM"])
+def test_dropped_tokens_go_by_the_plain_dispatcher_and_into_graphs(chip: str) -> None:
+    """A capacity makes every shape static: whole iterations are graphs where the scripts ask for it."""
+    job = ("Qwen3_30B_a3B (tokendrop)", chip, "FP8")
+    assert recipe_of("plain", *job)
+    assert recipe_of("tuned", *job, "25.09").get("captured", []) == (
+        [] if chip == "H100-SXM" else ["mixer", "router", "experts"]
+    )
+
+
+@pytest.mark.parametrize(("pp", "each"), [(1, 32), (8, 4), (16, 2)])
+def test_torchtitan_s_pipelines_have_as_many_microbatches_as_stages(pp: int, each: int) -> None:
+    par = {"fsdp": 8, "tp": 1, "pp": pp}
+    raw = {
+        "id": "own", "src": "torchtitan", "model": "llama-3-8b", "chip": "H100-SXM", "count": str(8 * pp),
+        "dtype": "BF16", "par": par, "batch": {"local_batch": 32}, "seq": {"seq_len": 8192}, "extra": {}, "sw": "",
+        "metric": "tokens_per_s_per_gpu", "value": "100", "role": "validation", "notes": "",
+    }  # fmt: skip
+    row = row_of(raw)
+    plan = plan_of(row, model_of(row))
+    assert plan.micro_batch == each
+    assert plan.microbatches == pp

@@ -87,6 +87,7 @@ def question_of(ctx: click.Context, words: Mapping[str, Any]) -> Question:
     """The question of a parsed command line; ``words`` are its values as they were written."""
     given: dict[str, Any] = {}
     filled: dict[str, Any] = {}
+    implied = {each for part in ctx.meta.get("taicang.implied", {}).values() for each in part}
     for param in ctx.command.params:
         name = key_of(param)
         source = ctx.get_parameter_source(str(param.name))
@@ -94,7 +95,11 @@ def question_of(ctx: click.Context, words: Mapping[str, Any]) -> Question:
             continue
         if source is click.core.ParameterSource.COMMANDLINE:
             given[name] = _scalar(words.get(str(param.name)))
-        elif (value := ctx.params.get(str(param.name))) not in (None, "", (), False):
+            continue
+        value = ctx.params.get(str(param.name))
+        if param.name == "sets":
+            value = tuple(each for each in value or () if each not in implied)
+        if value not in (None, "", (), False):
             filled[name] = list(value) if isinstance(value, tuple) else value
     return Question(ask=str(ctx.info_name), given=given, defaults=filled)
 

@@ -272,5 +272,6 @@ def _written(machine: str, on: Any, options: dict[str, Any], found: Any) -> None
         from taicang.page.views import sections
         from taicang.records import jsonable
 
-        result = {"answer": jsonable(found), "tiers": jsonable(link_tiers(on, ask))}
+        whole = not any(options[name] for name in ("draws", "logical", "axes"))  # of which no picture says anything
+        result = {"answer": jsonable(found), "tiers": jsonable(link_tiers(on, ask)) if whole else ()}
         write_file(options["html"], page(machine, sections("fabric", result)), "--html")

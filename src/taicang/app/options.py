@@ -160,12 +160,16 @@ FABRIC = {
 """How the fabric is priced -> the keys of the machine that say so."""
 
 
+IMPLIED = "taicang.implied"
+"""Where a context keeps the changes of the machine that other options stand for."""
+
+
 def _fabric(ctx: click.Context, _param: click.Parameter, value: str | None) -> None:
-    ctx.meta["taicang.fabric"] = FABRIC[value or "closed"]
+    ctx.meta.setdefault(IMPLIED, {})["fabric"] = FABRIC[value or "closed"]
 
 
 def _sets(ctx: click.Context, _param: click.Parameter, value: tuple[str, ...]) -> tuple[str, ...]:
-    return (*ctx.meta.get("taicang.fabric", ()), *value)
+    return (*(each for part in ctx.meta.get(IMPLIED, {}).values() for each in part), *value)
 
 
 SETS = stacked(
@@ -188,7 +192,28 @@ SETS = stacked(
 )
 """Changes of the machine."""
 
+
+def _places(ctx: click.Context, param: click.Parameter, value: str) -> None:
+    ctx.meta.setdefault(IMPLIED, {})["placement"] = ()
+    if value != "plan":
+        from taicang.train_plans.placement import seed_of
+
+        if (seed := seed_of(value)) is None:
+            raise click.BadParameter(f"expected plan, random or random:SEED, got {value!r}", ctx, param)
+        ctx.meta[IMPLIED]["placement"] = (f"links.placed={seed}",)
+
+
 CHOICES = stacked(
+    click.option(
+        "--placement",
+        default="plan",
+        show_default=True,
+        expose_value=False,
+        is_eager=True,
+        callback=_places,
+        metavar="plan|random[:SEED]",
+        help="Where a plan's ranks lie: as it lays them, or at random places.",
+    ),
     click.option("--stack", help="Software stack, e.g. vllm, sglang@0.5.9 (default: by machine and model)."),
     click.option(
         "--quant",

@@ -52,9 +52,9 @@ def show_training(p: TrainPrediction) -> None:
     use = step.memory
     console.print(f"[bold]memory of the fullest rank[/] ({show(use.capacity_bytes, 'B')})")
     for name in ("weights", "gradients", "optimizer", "activations", "working", "runtime", "spare"):
+        if name == "spare" and use.apart_bytes:
+            console.print(f"  {'never at once':22s} {show(-float(use.apart_bytes), 'B'):>8s}")
         console.print(f"  {name:22s} {show(float(getattr(use, f'{name}_bytes')), 'B'):>8s}")
-    if use.apart_bytes:
-        console.print(f"  {'never at once':22s} {show(-float(use.apart_bytes), 'B'):>8s}")
     if use.host_bytes:
         console.print(f"  {'offloaded':22s} {show(float(use.host_bytes), 'B'):>8s}")
     closing(console, p, {"step_time": (step.seconds, "s")})

@@ -41,7 +41,9 @@ def view(paths: tuple[Path, ...], page_path: Path | None, port: int) -> None:
     found: list[Section] = []
     for index, path in enumerate(paths):
         found += _of(path, index if len(paths) > 1 else None)
-    made = page(", ".join(path.name for path in paths), found)
+    named = ", ".join(path.name for path in paths)
+    with reading.expected("results that can be drawn", named):  # figures beyond all numbers
+        made = page(named, found)
     if page_path is not None:
         write({page_path.name: made}, page_path.parent, "--html")
         click.echo(f"wrote {page_path}", err=True)

@@ -191,7 +191,11 @@ def _links(entry: Resolved) -> Links | None:
     if not any(path.startswith("links.") for path in entry.leaves):
         return None
     failed = tuple(part.strip() for part in (entry.get("links.failed") or "").split(",") if part.strip())
-    return Links(routing=entry.get("links.routing") or "adaptive", seed=entry.get("links.seed") or 0, failed=failed)
+    alone = not any(path.startswith("links.") and path != "links.placed" for path in entry.leaves)
+    return Links(
+        routing=entry.get("links.routing") or ("closed" if alone else "adaptive"), seed=entry.get("links.seed") or 0,
+        failed=failed, placed=entry.get("links.placed"),
+    )  # fmt: skip
 
 
 def _plane(entry: Resolved, plane: str, ranks: int, unit: int) -> Plane:

@@ -107,7 +107,7 @@ def cost_model(machine: Machine, stack: Stack) -> CostModel:
     """The calibrated cost model of ``machine`` under ``stack``."""
     known = book_of(machine.chip)
     wires = None
-    if (links := machine.links) is not None:
+    if (links := machine.links) is not None and links.routing != "closed":
         from taicang.fabric.wires import LinkRates  # noqa: PLC0415 - few machines are priced by links
 
         wires = LinkRates(

@@ -92,6 +92,8 @@ def _read(raw: Any, type_: str) -> Any:
         if type_ == "ranks" and raw == "all":
             return raw
         return count(raw, 1, MOST, what="a whole number")
+    if type_ == "seed":
+        return count(raw, 0, MOST, what="a whole number")
     if type_ == "ratio":
         if isinstance(raw, bool) or not isinstance(raw, (int, float)) or not 1 / MOST <= raw <= MOST:
             raise InvalidInput(f"expected a positive number up to {MOST:g}, got {shorten(raw)}")

@@ -74,7 +74,8 @@ _MACHINE: dict[str, str] = {
     "planes.*.*.switch_racks": "count",
     "planes.*.*.dims": "extents",
     "links.routing": "routing",
-    "links.seed": "count",
+    "links.seed": "seed",
+    "links.placed": "seed",
     "links.failed": "text",
     "host.memory": "bytes",
     "power.load": "w",
@@ -131,6 +132,7 @@ _STACK: dict[str, str] = {
     "keeps.loss": "bytes",
     "keeps.outputs": "flag",
     "keeps.buffered": "flag",
+    "keeps.eager": "flag",
     "keeps.recompute": "name",
     "keeps.sharding": "name",
 }

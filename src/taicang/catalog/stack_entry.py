@@ -51,6 +51,7 @@ _MEMORY = {
 """Key of the group ``memory`` -> field of ``Headroom``."""
 _KEEPS = {
     "buffered": "buffered",
+    "eager": "eager",
     "gradients": "gradients",
     "logit": "logit_bytes",
     "sharded_logit": "sharded_logit_bytes",

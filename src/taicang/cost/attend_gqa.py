@@ -29,7 +29,8 @@ TILE_QUERIES = 128.0
 TILE_KEYS = 128.0
 """Keys of one step of a tile; the causal diagonal is padded to it."""
 TILE_ROWS = 16.0
-"""Rows (query heads of one key-value head x query tokens) of a decode tile: fewer rows cost as much arithmetic."""
+"""Rows (query heads of one key-value head x query tokens) of a decode tile: fewer rows cost as much arithmetic. As many
+as one matrix instruction takes (mma.m16n8k16; a fractal of the cube). It binds where arithmetic is scarce (H20)."""
 OVERLAP = 2.0
 """Exponent of the smooth maximum of what runs side by side: matrix products and exponentials in prefill; memory,
 arithmetic and the split in decode."""

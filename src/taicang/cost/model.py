@@ -90,7 +90,7 @@ class CostModel:
         if cube_ratio != 1.0 or vector_ratio != 1.0:
             reach = self.stack.partition_reach_ratio
             chip = chip.partition(cube_ratio=cube_ratio, vector_ratio=vector_ratio, reach_ratio=reach)
-        cost = self._on(op, chip)
+        cost = self._on(_anywhere(op, self.machine), chip)
         run = as_run(op, cost, self.stack)
         return run if run is cost else _bounded(op, run, chip)
 
@@ -127,6 +127,17 @@ class CostModel:
                 return transfer(op, self.machine, book.collective, self.wires)
             case Host():
                 return host(op, self.stack)
+
+
+def _anywhere(op: Operator, machine: Machine) -> Operator:
+    """``op`` among ranks at random places, where the machine says so: a group lies as far apart as there is room."""
+    if machine.links is None or machine.links.placed is None or machine.ranks == 1:
+        return op
+    if isinstance(op, Collective | Exchange):
+        return replace(op, stride=np.maximum(machine.ranks // np.maximum(op.ranks, 1), op.stride)[()])
+    if isinstance(op, Transfer) and op.plane == "scale_up":
+        return replace(op, distance=np.maximum(machine.ranks // 2, op.distance)[()])
+    return op
 
 
 KERNELS_OF = {

@@ -10,7 +10,7 @@ Constants are pulled weakly towards "no overhead, best kernels".
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -47,6 +47,9 @@ HIGH = (1e-2, 1e-4, 5e-5, 1e-4, 100.0, 1.0, 1.5)
 SCALE = (1e-3, 1e-5, 5e-6, 2e-5, 10.0, 0.5, 0.2)
 """A constant this far from its neutral value is nothing unusual: widths of the prior."""
 NEUTRAL = (0.0, 0.0, 0.0, 1e-5, 10.0, 0.3, 1.0)
+WHOLE = ("tensorrt-llm",)
+"""Engines whose experts are one operator of their library, launched once (TensorRT-LLM's ``fused_moe``); in the others
+Python launches each kernel of them."""
 RATIO_LOW, RATIO_HIGH, RATIO_SCALE = 1.0, 1.6, 0.1
 """No engine's kernels are faster than the best known ones."""
 VERSION_HIGH = 2.5
@@ -76,6 +79,13 @@ def ratios_of(chosen: list[Row]) -> tuple[str, ...]:
         for key in {f"experts/{quant.experts}" if kind else "", f"gemm/{quant.dense}"}:
             seen[key] = seen.get(key, 0) + 1
     return FAMILIES + tuple(key for key in FORMATS if seen[key] >= ENOUGH_ROWS)
+
+
+def neutral(engine: str, names: Sequence[str]) -> NDArray[np.float64]:
+    """What the constants of ``engine`` are drawn to; ``names`` are the kernel ratios at its end."""
+    host = [1.0 if name == "expert_launches" and engine in WHOLE else value
+            for name, value in zip(HOST, NEUTRAL, strict=True)]  # fmt: skip
+    return np.array([*host, *(1.0 for _ in names)])
 
 
 def constants(engine: str, names: tuple[str, ...], values: NDArray[np.float64]) -> dict[str, Any]:
@@ -113,7 +123,7 @@ def fit_engine(engine: str, chosen: list[Row]) -> NDArray[np.float64]:
     """
     names = ratios_of(chosen)
     many = len(names)
-    scale, neutral = np.array(SCALE + (RATIO_SCALE,) * many), np.array(NEUTRAL + (1.0,) * many)
+    scale, drawn = np.array(SCALE + (RATIO_SCALE,) * many), neutral(engine, names)
     low, high = np.array(LOW + (RATIO_LOW,) * many), np.array(HIGH + (RATIO_HIGH,) * many)
     values = np.array(START + (1.0,) * many)
     for _ in range(ROUNDS):
@@ -133,7 +143,7 @@ def fit_engine(engine: str, chosen: list[Row]) -> NDArray[np.float64]:
             origin: NDArray[np.float64] = values,
         ) -> NDArray[np.float64]:
             tpot, ttft = np.log(np.maximum(base + slopes @ (trying * scale - origin), 0.02))
-            prior = (trying - neutral / scale) * PRIOR
+            prior = (trying - drawn / scale) * PRIOR
             return np.concatenate([bent(tpot), bent(ttft / 3.0) * np.sqrt(TTFT_WEIGHT), prior])
 
         found = least_squares(residuals, np.clip(values, low, high) / scale, bounds=(low / scale, high / scale))

@@ -110,14 +110,14 @@ def without(found: Linear, out: Flags) -> Floats:
     seen = found.known & ~out
     many = len(found.names)
     scale = np.array(fit.SCALE + (fit.RATIO_SCALE,) * many)
-    neutral = np.array(fit.NEUTRAL + (1.0,) * many) / scale
+    drawn = fit.neutral(found.rows[0].engine, found.names) / scale
     low = np.array(fit.LOW + (fit.RATIO_LOW,) * many) / scale
     high = np.array(fit.HIGH + (fit.RATIO_HIGH,) * many) / scale
     base, slopes, own = found.base[:, seen], found.slopes[:, seen], found.own[seen]
 
     def residuals(x: Floats) -> Floats:
         ttft, tpot = np.log(np.maximum(base + np.einsum("tri,ri->tr", slopes, x * scale - own), LEAST))
-        pulls = [fit.bent(tpot), fit.bent(ttft / 3.0) * np.sqrt(fit.TTFT_WEIGHT), (x - neutral) * fit.PRIOR]
+        pulls = [fit.bent(tpot), fit.bent(ttft / 3.0) * np.sqrt(fit.TTFT_WEIGHT), (x - drawn) * fit.PRIOR]
         return np.concatenate(pulls)
 
     start = np.clip(found.at / scale, low + 1e-9, high - 1e-9)
@@ -155,5 +155,5 @@ def lent(found: Linear, donors: Mapping[str, str]) -> Floats:
 
 def neutral(found: Linear) -> Floats:
     """Predicted over measured by an engine of which nothing is known."""
-    plain = np.array(fit.NEUTRAL + (1.0,) * len(found.names))
+    plain = fit.neutral(found.rows[0].engine, found.names)
     return np.array([ratios(row, with_values(row.stack, found.names, plain)) for row in found.rows]).T

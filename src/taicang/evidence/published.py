@@ -143,6 +143,11 @@ def _row(cells: Mapping[str, str]) -> Published:
         seq=mapping("seq"),
         extra=mapping("extra"),
     )
+    return completed(row)
+
+
+def completed(row: Published) -> Published:
+    """``row`` with what its source states beside the columns of the file."""
     facts = {"source": row.source, "model": row.model, "phase": row.phase, "mtp": str(row.par.get("mtp", ""))}
     said = settings(RULES, "readings", facts)
     told: dict[str, Any] = {column: {**getattr(row, column), **values} for column, values in said.items()}

@@ -196,14 +196,16 @@ def _step_s(row: Published, stack: Stack | None) -> float:
 
 
 def _ttft_s(row: Published, stack: Stack | None) -> float:
-    """One prompt alone; with prefill and decode apart ("1P1D"), the move of its cache and the first decode step."""
+    """One prompt alone, and its door where one is known; with prefill and decode apart ("1P1D"), the move of its cache
+    and the first decode step."""
     if float(row.batch.get("concurrency", 1)) != 1:
         raise NotModelled("time to first token under load without arrival times")
     setup = setups(row, stack)[0]
     isl, _ = row.lengths()
     plan = setup.plan
     alone = prefill_batch(sequences=float(plan.pp), length=isl)  # a step shares its batch among the stages
-    seconds = float(step(setup, alone).seconds)
+    door_s = float(row.extra.get("door_s", 0.0)) + isl * float(row.extra.get("door_token_s", 0.0))
+    seconds = float(step(setup, alone).seconds) + door_s
     if row.phase == "1P1D":
         cache = kv_cache_bytes(setup.model, isl, plan.quant.kv) / plan.tp
         move = Transfer(payload_bytes=cache, plane="rdma", distance=setup.machine.ranks)

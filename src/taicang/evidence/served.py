@@ -70,8 +70,6 @@ class Settings:
     """A warm-up round is not counted."""
     rounds: int = 10
     """Prompts per client."""
-    graphs: bool = True
-    """Whether decode steps are captured graphs."""
     unstated: str = ""
     """What the row does not say and cannot be predicted without."""
 
@@ -283,6 +281,7 @@ def _row(cells: dict[str, str], net: Model) -> Row:
     habits = settings(RULES, "sources", facts)
     facts |= {"harness": habits["harness"], "square": facts["prompt"] == facts["answer"]}
     facts["clients"], facts["stated"] = max(round(float(concurrency)), 1), number(cells, "concurrency")
+    facts["replicas"] = number(cells, "concurrency") / float(concurrency or 1.0)
     facts["decoding"] = facts["clients"] // plan.dp * (int(plan.draft_tokens) + 1)
     scripts = launch(facts["engine"], facts["chip"], net.name) if scripted(facts) else {}
     launch_set: dict[str, Any] = {"memory_ratio": scripts.get("memory_ratio")}

@@ -43,7 +43,7 @@ def predict(row: Row, *, seed: int = 0) -> tuple[float, float]:
         spread=row.spread_ratio, seed=seed,
     )  # fmt: skip
     machine = machine_for(row.machine, sum(pool.instances * pool.setup.plan.ranks for pool in pools))
-    system = System(stack=pools[-1].setup.stack, pools=pools, handover="scale_up")
+    system = System(stack=pools[-1].setup.stack, pools=pools)
     ran = replay(row.net, machine, trace, system, clients=clients, seed=seed)
     done = ran.table
     seen = done["ttft_s"] + found.door_s + found.door_token_s * done["input_tokens"]

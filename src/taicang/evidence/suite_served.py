@@ -16,11 +16,9 @@ from taicang.evidence.score import Outcome
 from taicang.evidence.served import Role, Row, read
 from taicang.evidence.split import held_out
 from taicang.evidence.systems import machine_for
-from taicang.models.count import kv_cache_bytes
-from taicang.ops import Transfer
 from taicang.predict.loop import closed_loop, room
 from taicang.search.door import Run, job_of
-from taicang.search.points import Job
+from taicang.search.points import Job, handover_s
 from taicang.serve.setup import Setup
 from taicang.serve.steady import Load, Pools, Steady, disaggregated
 from taicang.serve.uneven import EVEN, Spread, spread
@@ -42,11 +40,11 @@ def job(row: Row, role: Role, stack: Stack | None = None, lent: str = "") -> Job
         machine = replace(machine, chip=replace(machine.chip, profile=lent, measured=False))
     if row.settings.unstated:
         raise InvalidInput(row.settings.unstated)
-    engine = replace(stack or row.stack, graphs=row.settings.graphs)
     prompt, answer = row.input_tokens * row.length_ratio, row.output_tokens * row.length_ratio
     run = Run(
-        model=row.net, on=machine, stack=engine, memory_ratio=row.settings.memory_ratio, quant=role.plan.quant,
-        input_tokens=prompt, output_tokens=answer, spread=_even(row.spread_ratio, prompt, answer),
+        model=row.net, on=machine, stack=stack or row.stack, memory_ratio=row.settings.memory_ratio,
+        quant=role.plan.quant, input_tokens=prompt, output_tokens=answer,
+        spread=_even(row.spread_ratio, prompt, answer),
     )  # fmt: skip
     return job_of(run)
 
@@ -81,9 +79,7 @@ def predict(row: Row, stack: Stack | None = None, lent: str = "") -> Steady:
         concurrency=row.concurrency, input_tokens=asked.input_tokens, output_tokens=asked.output_tokens,
         room=room(asked, row.decode.plan),
     )  # fmt: skip
-    cache = kv_cache_bytes(decode.model, float(row.input_tokens), decode.plan.quant.kv)
-    move = Transfer(payload_bytes=cache / prefill.plan.tp, plane="scale_up", distance=decode.plan.ranks)
-    return disaggregated(pools, load, decode.price(move, 1.0, 1.0).seconds)
+    return disaggregated(pools, load, handover_s(prefill, asked))
 
 
 def run_of(row: Row) -> Ground:

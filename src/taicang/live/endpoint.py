@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-import json
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
-from urllib.parse import parse_qsl
 
 from taicang import __version__
 from taicang.errors import TaicangError
@@ -32,7 +30,8 @@ from taicang.live.asked import (
     whole,
     word,
 )
-from taicang.live.jobs import PART, Choice, Job, Send, until_gone
+from taicang.live.call import EVENTS, HTML_TYPE, PLAIN_TYPE, Call
+from taicang.live.jobs import PART, Choice, Job, until_gone
 from taicang.live.kv_events import KvEvents
 from taicang.live.metrics import Metrics
 from taicang.live.metrics import text as exposition
@@ -42,15 +41,6 @@ from taicang.live.tokens import Tokenizer, block_ids
 from taicang.page.html import live_page
 from taicang.serve.request import Request
 
-Receive: TypeAlias = Callable[[], Coroutine[Any, Any, dict[str, Any]]]
-JSON_TYPE = (b"content-type", b"application/json")
-PLAIN_TYPE = (b"content-type", b"text/plain; version=0.0.4; charset=utf-8")
-EVENTS = [
-    (b"content-type", b"text/event-stream; charset=utf-8"),
-    (b"cache-control", b"no-cache"),
-    (b"x-accel-buffering", b"no"),
-]
-HTML_TYPE = (b"content-type", b"text/html; charset=utf-8")
 TAIL = 64
 """Characters at the end of a prompt by which the first token of its answer is chosen."""
 OPEN = ("/", "/health", "/ready", "/ping", "/version", "/metrics", "/load")
@@ -73,31 +63,6 @@ class Settings:
     """Tokens of a stream that are told at once, but for the first."""
     seed: int = 0
     created: int = field(default_factory=lambda: int(time.time()))
-
-
-@dataclass(slots=True, kw_only=True)
-class Call:
-    """One HTTP request."""
-
-    scope: Mapping[str, Any]
-    receive: Receive
-    send: Send
-    body: bytes = b""
-
-    @property
-    def headers(self) -> dict[bytes, bytes]:
-        """The last of each name."""
-        return dict(self.scope["headers"])
-
-    async def answer(self, status: int, body: bytes, kind: tuple[bytes, bytes] = JSON_TYPE) -> None:
-        """Answer at once."""
-        await self.send({"type": "http.response.start", "status": status,
-                         "headers": [kind, (b"content-length", b"%d" % len(body))]})  # fmt: skip
-        await self.send({"type": "http.response.body", "body": body})
-
-    async def json(self, value: Any, status: int = 200) -> None:
-        """Answer with a JSON value."""
-        await self.answer(status, json.dumps(value).encode())
 
 
 Rank: TypeAlias = tuple[int, tuple[int, int]]
@@ -395,7 +360,7 @@ class Endpoint:
 
     def _view(self, make: Callable[[Mapping[str, str]], Any]) -> Handler:
         async def handler(call: Call) -> None:
-            await call.json(make(dict(parse_qsl(call.scope.get("query_string", b"").decode("latin-1")))))
+            await call.json(make(call.asked))
 
         return handler
 

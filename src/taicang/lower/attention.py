@@ -198,10 +198,11 @@ def _latent(kind: Latent, setting: Setting) -> Iterator[Item]:
     absorbed = common | {"kv_heads": 1, "qk_dim": latent, "v_dim": kind.kv_lora}
     plain = common | {"kv_heads": heads, "qk_dim": kind.nope_dim + kind.rope_dim, "v_dim": kind.v_dim}
     if limit and some(load.prefill_tokens):
-        # such a kernel works through all places of a choice, filled or not, in bf16
-        queries = at_least_one(load.prefill_tokens)
-        chosen = absorbed | {"dtype": "bf16", "kv_dtype": "bf16", "pairs": queries * limit, "context": queries * limit}
-        core = Attend(phase="decode", sequences=queries, queries=queries, **chosen)  # type: ignore[arg-type]
+        # such a kernel works through all places of a choice, filled or not, in bf16; sequence shards keep all heads
+        queries = at_least_one(load.prefill_tokens / shard)
+        chosen = absorbed | {"heads": heads * shard, "dtype": "bf16", "kv_dtype": "bf16"}
+        keys = queries * limit
+        core = Attend(phase="decode", sequences=queries, queries=queries, pairs=keys, context=keys, **chosen)  # type: ignore[arg-type]
         yield "attention core (prefill)", core, where_some(load.prefill_tokens)
     yield from _decode_core(load, limit, absorbed) if limit else _core(load, None, absorbed, plain)
     if some(latent_tokens):
@@ -210,7 +211,7 @@ def _latent(kind: Latent, setting: Setting) -> Iterator[Item]:
             Gemm(batch=heads, m=at_least_one(latent_tokens), n=kind.v_dim, k=kind.kv_lora, dtype="bf16"),
             where_some(latent_tokens),
         )
-    if plan.sp:
+    if plan.sp and not limit:
         yield (
             "heads all-to-all",
             Collective(kind="all_to_all", payload_bytes=load.tokens * heads * kind.v_dim * 2.0, ranks=plan.tp),

@@ -27,13 +27,14 @@ from taicang.models.types import Block, Dense, Experts, Model
 from taicang.ops import (
     Attend,
     Collective,
+    CollectiveKind,
     Exchange,
     Gemm,
     GroupedGemm,
     Lookup,
     Operator,
     Pointwise,
-)
+)  # fmt: skip
 from taicang.plans import Batch, Quantisation, ServePlan
 from taicang.stacks import Stack
 from taicang.train_plans import TrainPlan, stride
@@ -56,6 +57,9 @@ RERUN = ("short convolution", "chunked scan", "chunk scores", "state passing")
 """What the memory-saving path of the Mamba-2 kernels repeats in the backward pass."""
 MOVES = ("permute", "unpermute")
 """Copies of tokens: their backward pass needs indices only (routing weights are applied with the activation)."""
+EAGER = {"norm": (5.25, 7), "rope": (4.5, 5)}
+"""Traffic and launches where each operator is a kernel: 42 bytes an element for 8 in residual add and RMSNorm (to 32
+bits, square, mean, product, back, weight), 18 for 4 in a rotation by halves; SwiGLU's 10 for 6 see ``_kernels``."""
 POINTWISE_BACKWARD = {"norm": 1.25, "activation": 1.6, "rope": 1.0}
 """Traffic of a backward kernel over the forward one's: gradients are read besides the saved inputs."""
 
@@ -150,8 +154,8 @@ def _ring(block: Block, setting: Setting, plan: TrainPlan) -> Iterator[Item]:
                 yield "context ring", _across("all_gather", plan.cp * op.queries * width * 2.0, plan), 1
 
 
-def _across(kind: Literal["all_gather", "all_to_all"], payload: Num, plan: TrainPlan) -> Collective:
-    return Collective(kind=kind, payload_bytes=payload, ranks=plan.cp, stride=stride(plan, "cp"))
+def _across(kind: CollectiveKind, payload: Num, plan: TrainPlan, axis: Literal["tp", "cp", "etp"] = "cp") -> Collective:
+    return Collective(kind=kind, payload_bytes=payload, ranks=getattr(plan, axis), stride=stride(plan, axis))
 
 
 def _experts(kind: Experts, setting: Setting, plan: TrainPlan) -> Iterator[Item]:
@@ -182,11 +186,7 @@ def _experts(kind: Experts, setting: Setting, plan: TrainPlan) -> Iterator[Item]
     rows = own * plan.etp
     if plan.etp > 1:
         gathered = rows * kind.topk * width * 2.0
-        yield (
-            "expert tensor all-gather",
-            Collective(kind="all_gather", payload_bytes=gathered, ranks=plan.etp, stride=stride(plan, "etp")),
-            1,
-        )
+        yield "expert tensor all-gather", _across("all_gather", gathered, plan, "etp"), 1
     grouped = GroupedGemm(
         tokens=rows * plan.ep,
         topk=kind.topk,
@@ -205,11 +205,7 @@ def _experts(kind: Experts, setting: Setting, plan: TrainPlan) -> Iterator[Item]
         yield "experts", replace(grouped, experts_local=1.0), grouped.experts_local
     if plan.etp > 1:
         scattered = rows * kind.topk * width * 2.0
-        yield (
-            "expert tensor reduce-scatter",
-            Collective(kind="reduce_scatter", payload_bytes=scattered, ranks=plan.etp, stride=stride(plan, "etp")),
-            1,
-        )
+        yield "expert tensor reduce-scatter", _across("reduce_scatter", scattered, plan, "etp"), 1
     if kind.bias and "expert_products" not in setting.stack.fused:
         # biased, clamped activations have no fused kernel: 22 passes of the width (bias 4, clamps 4, scaled sigmoid 7,
         # offset 2, products 5) and the output's bias, each a kernel
@@ -225,7 +221,7 @@ def _experts(kind: Experts, setting: Setting, plan: TrainPlan) -> Iterator[Item]
 
 
 def _steps(items: list[Item], setting: Setting, plan: TrainPlan) -> Iterator[Step]:
-    hidden, tp = setting.hidden, plan.tp
+    hidden, tp, eager = setting.hidden, plan.tp, setting.stack.keeps.eager
     for label, given, repeat in items:
         tensor = isinstance(given, Collective) and not label.startswith(("context", "expert"))
         op = replace(given, stride=stride(plan, "tp")) if tensor and isinstance(given, Collective) else given
@@ -242,34 +238,39 @@ def _steps(items: list[Item], setting: Setting, plan: TrainPlan) -> Iterator[Ste
         elif (
             isinstance(op, Pointwise) and op.kind == "norm" and op.elements == setting.load.tokens * hidden and plan.sp
         ):
-            small = replace(op, elements=op.elements / tp, moved_bytes=op.moved_bytes / tp, flop=op.flop / tp)
-            yield Step(label=label, axis="compute", op=small, saved_bytes=_saved(small, hidden, tp), module="norm")
+            op = replace(op, elements=op.elements / tp, moved_bytes=op.moved_bytes / tp, flop=op.flop / tp)
+            kept = _saved(op, hidden, tp, eager)
+            yield Step(label=label, axis="compute", op=_kernels(op, eager), saved_bytes=kept, module="norm")
         elif isinstance(op, Attend) and "flash_attention" not in setting.stack.fused:
             yield from _materialised(op)
         else:
+            kept = _saved(op, hidden, tp if plan.sp else 1, eager) * (repeat if isinstance(op, GroupedGemm) else 1)
             yield Step(
-                label=label,
-                axis="compute",
-                op=op,
-                repeat=repeat,
-                saved_bytes=0.0
-                if label in (*RERUN[1:], *MOVES)
-                else _saved(op, hidden, tp if plan.sp else 1) * (repeat if isinstance(op, GroupedGemm) else 1),
-                module=_module(label, op),
-                rerun=label in RERUN,
-            )
+                label=label, axis="compute", op=_kernels(op, eager), repeat=repeat, module=_module(label, op),
+                rerun=label in RERUN, saved_bytes=0.0 if label in (*RERUN[1:], *MOVES) else kept,
+            )  # fmt: skip
             if plan.trained_ratio < 1.0 and label in ADAPTED and isinstance(op, Gemm):
                 yield from _adapter(label, op)
+
+
+def _kernels(op: Operator, eager: bool) -> Operator:
+    """``op`` as one kernel, or as those that a framework without fused ones runs for it."""
+    if eager and isinstance(op, Pointwise) and op.kind == "activation":  # one that is not gated stays as it is
+        return replace(op, moved_bytes=3.0 * op.moved_bytes - 8.0 * op.elements)
+    if not (eager and isinstance(op, Pointwise) and op.kind in EAGER):
+        return op
+    traffic, launches = EAGER[op.kind]
+    return replace(op, moved_bytes=op.moved_bytes * traffic, launches=op.launches * launches)
 
 
 def _adapter(label: str, op: Gemm) -> Iterator[Step]:
     """LoRA beside a frozen product: dropout of the input, two products through ``ADAPTER_RANK``, scale and add."""
     drop = Pointwise(kind="rope", elements=op.m * op.k, moved_bytes=op.m * op.k * 4.0)
-    down = Gemm(m=op.m, n=ADAPTER_RANK, k=op.k, dtype="bf16")
+    down, up = (Gemm(m=op.m, n=n, k=k, dtype="bf16") for n, k in ((ADAPTER_RANK, op.k), (op.n, ADAPTER_RANK)))
     add = Pointwise(kind="rope", elements=op.m * op.n, moved_bytes=op.m * op.n * 6.0)
     yield Step(label=f"{label}: adapter dropout", axis="compute", op=drop, saved_bytes=op.m * op.k * 2.0)
     yield Step(label=f"{label}: adapter down", axis="compute", op=down)
-    yield Step(label=f"{label}: adapter up", axis="compute", op=Gemm(m=op.m, n=op.n, k=ADAPTER_RANK, dtype="bf16"))
+    yield Step(label=f"{label}: adapter up", axis="compute", op=up)
     yield Step(label=f"{label}: adapter add", axis="compute", op=add)
 
 
@@ -289,10 +290,11 @@ def _materialised(op: Attend) -> Iterator[Step]:
     yield Step(label="weighted sum", axis="compute", op=replace(product, n=op.v_dim, k=keys), module="core")
 
 
-def _saved(op: Operator, hidden: int, shard: int) -> Num:
+def _saved(op: Operator, hidden: int, shard: int, eager: bool) -> Num:
     """Bytes that the backward pass of ``op`` needs: inputs of products, q, k, v of attention, pre-activations.
 
     The sum over a layer is the 34 s b h of arXiv 2205.05198, less the dropout masks that today's models do not have.
+    Without fused kernels (``eager``) norms keep a 32-bit copy, and gated activations both factors of their product.
     """
     if isinstance(op, Gemm):
         kept = number_format(op.dtype).activation_bytes
@@ -304,9 +306,9 @@ def _saved(op: Operator, hidden: int, shard: int) -> Num:
     if isinstance(op, Attend):
         return (op.queries * op.heads * op.qk_dim + op.context * op.kv_heads * (op.qk_dim + op.v_dim)) * 2.0
     if isinstance(op, Pointwise) and op.kind == "norm":
-        return op.elements * 2.0
+        return op.elements * (4.0 if eager else 2.0)
     if isinstance(op, Pointwise) and op.kind == "activation":
-        return op.moved_bytes - 2.0 * op.elements
+        return 2.0 * op.moved_bytes - 6.0 * op.elements if eager else op.moved_bytes - 2.0 * op.elements
     return 0.0
 
 
@@ -353,10 +355,8 @@ def _embedding(model: Model, plan: TrainPlan) -> Layer:
     tokens = plan.micro_batch * plan.seq / plan.cp
     steps = [Step(label="embedding", axis="compute", op=Lookup(rows=tokens, row_bytes=model.hidden * 2.0))]
     if plan.tp > 1:
-        kind: Literal["reduce_scatter", "all_reduce"] = "reduce_scatter" if plan.sp else "all_reduce"
-        reduce = Collective(
-            kind=kind, payload_bytes=tokens * model.hidden * 2.0, ranks=plan.tp, stride=stride(plan, "tp")
-        )
+        kind: CollectiveKind = "reduce_scatter" if plan.sp else "all_reduce"
+        reduce = _across(kind, tokens * model.hidden * 2.0, plan, "tp")
         steps.append(Step(label="embedding reduce", axis="tp", op=reduce))
     return transpose(tuple(steps))
 
@@ -368,9 +368,7 @@ def _head(model: Model, plan: TrainPlan, stack: Stack) -> Layer:
     final = norm(tokens / (plan.tp if plan.sp else 1), hidden)
     steps = [Step(label="final norm", axis="compute", op=final, saved_bytes=final.elements * 2.0)]
     if plan.tp > 1 and plan.sp:
-        gather = Collective(
-            kind="all_gather", payload_bytes=tokens * hidden * 2.0, ranks=plan.tp, stride=stride(plan, "tp")
-        )
+        gather = _across("all_gather", tokens * hidden * 2.0, plan, "tp")
         steps.append(Step(label="head gather", axis="tp", op=gather))
     product = Gemm(m=tokens, n=vocab, k=hidden, dtype="bf16")
     steps.append(Step(label="output head", axis="compute", op=product, saved_bytes=tokens * hidden * 2.0))
@@ -385,7 +383,7 @@ def _head(model: Model, plan: TrainPlan, stack: Stack) -> Layer:
     steps.append(Step(label="cross-entropy", axis="compute", op=loss, saved_bytes=alive))
     if plan.tp > 1:
         for label in ("maximum", "sum"):
-            reduce = Collective(kind="all_reduce", payload_bytes=tokens * 4.0, ranks=plan.tp, stride=stride(plan, "tp"))
+            reduce = _across("all_reduce", tokens * 4.0, plan, "tp")
             steps.append(Step(label=f"loss {label}", axis="tp", op=reduce))
     made = transpose(tuple(steps))
     # the gradient of the loss reads the probabilities and writes bf16 once

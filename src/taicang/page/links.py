@@ -74,5 +74,7 @@ def _any(result: Result) -> list[Part]:
 def _said(name: str, value: Any) -> str:
     if isinstance(value, bool) or not isinstance(value, int | float | str | None):
         return str(value)
+    if name.endswith("_per_s"):
+        return f"{cell(value)} /s"
     unit: Unit = "ratio" if name.endswith("ratio") else "s" if name.endswith("_s") else "B" if "bytes" in name else ""
     return cell(value, unit)

@@ -53,6 +53,13 @@ def _phase(phase: PhasePrediction, whole: Served) -> list[str]:
     if sent > 0:
         met = ", ".join(f"{part / sent:.1%} in the {name}" for name, part in phase.level_bytes.items() if part > 0)
         said.append(f"{phase.phase}: a rank sends {show(sent, 'B')} a step to partners that it meets: {met}")
+    routed = sum(phase.expert_bytes.values())
+    if routed > 0:
+        inside, within = 0.0, []
+        for name, part in phase.expert_bytes.items():
+            inside += part
+            within.append(f"{inside / routed:.1%} within the {name}")
+        said.append(f"{phase.phase}: of the bytes to and from experts on other ranks, {', '.join(within)}")
     free = float(phase.memory.spare_bytes)
     if phase.phase == "decode":
         held = float(phase.memory.cache_bytes) / max(phase.sequences, 1.0)

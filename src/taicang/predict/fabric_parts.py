@@ -207,4 +207,13 @@ def share_out(machine: Machine, chips: Sequence[int], *, backlog: bool = False, 
 def axes(machine: Machine | Fabric, order: Mapping[str, int], payload_bytes: float, seed: int = 0) -> tuple[Axis, ...]:
     """Where the axes of a plan lie on the links of ``machine``'s scale-up plane, or of a graph."""
     fabric, links = (build(machine), machine.links or Links()) if isinstance(machine, Machine) else (machine, Links())
-    return place(Net(fabric=fabric, found=resources(fabric, links.routing), seed=seed), order, payload_bytes, seed)
+    return place(
+        Net(
+            fabric=fabric,
+            found=resources(fabric, "adaptive" if links.routing == "closed" else links.routing),
+            seed=seed,
+        ),
+        order,
+        payload_bytes,
+        seed,
+    )

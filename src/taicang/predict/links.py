@@ -23,8 +23,10 @@ from taicang.serve.steptable import GRAIN
 HOTTEST = 12
 NOTE = (
     "exchanges spread evenly over the ranks of an instance; collectives as rings; steps of a pool priced at their mean "
-    "batch; caches that move between pools are not on these links"
+    "batch; caches that move between pools are not on these links",
+    "专家交换在实例的各 rank 间均匀分布；集合通信按环计；每个池的步按平均批量计价；池间搬移的 KV 缓存不在这些链路上",
 )
+"""In English and Chinese."""
 
 
 class Links:

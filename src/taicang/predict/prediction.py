@@ -29,6 +29,8 @@ class PhasePrediction:
     step: Timeline
     level_bytes: Mapping[str, float]
     """What a rank sends in a step, by the level of the scale-up plane at which its receiver is met."""
+    expert_bytes: Mapping[str, float]
+    """Of that, what goes to experts and back."""
     step_s: float
     """Of prompts beyond the token budget of a step: the step of one chunk."""
     tokens_per_s: float

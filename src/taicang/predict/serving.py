@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -170,6 +170,7 @@ def _phase(pool: Pool, job: Job, space: Space, phase: str) -> PhasePrediction:
         sequences=sequences,
         step=timeline,
         level_bytes=_level_bytes(setup.machine, timeline),
+        expert_bytes=_level_bytes(setup.machine, timeline, EXCHANGES),
         step_s=float(timeline.seconds),
         tokens_per_s=rate,
         tokens_per_s_per_chip=per_chip,
@@ -184,11 +185,14 @@ def _phase(pool: Pool, job: Job, space: Space, phase: str) -> PhasePrediction:
     )
 
 
-def _level_bytes(machine: Machine, timeline: Timeline) -> dict[str, float]:
+EXCHANGES = frozenset({"dispatch", "combine"})
+
+
+def _level_bytes(machine: Machine, timeline: Timeline, labels: Collection[str] = ()) -> dict[str, float]:
     levels = [level.name for level in machine.plane("scale_up").levels]
     total = dict.fromkeys(levels, 0.0)
     for piece in timeline.slices:
-        if len(piece.cost.level_bytes) == len(levels):
+        if len(piece.cost.level_bytes) == len(levels) and (not labels or piece.label in labels):
             for name, sent in zip(levels, piece.cost.level_bytes, strict=True):
                 total[name] += float(sent) * float(piece.repeat)
     return total

@@ -118,7 +118,6 @@ def stand(
     else:
         made = cluster(
             *pools.values(), context=context, keeping=keeping, router=system.router, seed=seed, jitter_s=jitter_s,
-            plane=system.handover,
         )  # fmt: skip
     breakage = plan_faults(made, list(pools.values()), system.faults, seed=seed)
     made.log = Log(made.pools)

@@ -38,8 +38,6 @@ class System(Serving):
     """Pools as INSTANCESxCHIPS."""
     pools: tuple[Pool, ...] = ()
     """One that does both, or prefill and decode, as they are to be: nothing is left to choose."""
-    handover: str = ""
-    """Plane of the machine on which caches move between pools ("": the usual one)."""
     policy: str | None = None
     tokens: int | None = None
     sequences: int | None = None

@@ -203,12 +203,8 @@ def cluster(
     seed: int = 0,
     single: bool = False,
     jitter_s: float = 0.0,
-    plane: str = "",
 ) -> Cluster:
-    """A serving system: one pool that does both, or prompts in ``entry`` and answers in ``decode``.
-
-    Caches move from one to the other on ``plane`` ("": the first of ``CACHE_PLANES``).
-    """
+    """A serving system: one pool that does both, or prompts in ``entry`` and answers in ``decode``."""
     keeping = keeping or Keeping()
     pools = {"both": entry} if decode is None else {"prefill": entry, "decode": decode}
     kits = {role: kit(pool, context=context, keeping=keeping, seed=seed) for role, pool in pools.items()}
@@ -217,7 +213,7 @@ def cluster(
     for role, pool in pools.items():
         made.append(instances(pool, kits[role], role=role, first=first, seed=seed, single=single, jitter_s=jitter_s))
         first += pool.instances
-    way = link(entry.setup, decode.setup, plane) if decode is not None else None
+    way = link(entry.setup, decode.setup) if decode is not None else None
     return Cluster(
         made[0], decode=made[1] if decode is not None else (), router=Router(router, seed), link=way,
         store=store(entry.setup, keeping), kits=kits,

@@ -89,7 +89,7 @@ def layer_time(layer: Layer, plan: TrainPlan, stack: Stack, price: Price, tax: N
     chosen = tuple(step for step in layer.forward if step.module in plan.recompute_modules)
     if trained < 1.0:  # frozen products need no input for a weight gradient
         everything = _sum(_kept(step) for step in layer.forward if not isinstance(step.op, (Gemm, GroupedGemm)))
-    boundary = layer.forward[0].saved_bytes
+    boundary = 2.0 * getattr(layer.forward[0].op, "elements", 0.0)  # of 16 bits, whatever the norm keeps of it
     if plan.recompute == "full":
         again = ahead.scaled(plan.recompute_ratio)
         saved = boundary * plan.recompute_ratio + everything * (1.0 - plan.recompute_ratio)

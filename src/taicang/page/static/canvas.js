@@ -143,7 +143,7 @@ function spans(box, names, legend) {
   window.addEventListener("resize", soon);
   const made = {
     add(rows) { rows.forEach(put); if (!moved) all(); else soon(); return made; },
-    follow(now, width) { if (!moved) { to = now; from = now - width; soon(); } },
+    follow(now, width) { running.forEach((row) => { row[2] = now; }); if (!moved) { to = now; from = now - width; soon(); } },
     running(rows) { running = rows; },
     paint,
   };

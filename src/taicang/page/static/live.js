@@ -164,7 +164,7 @@
     if (!fabric) return;
     if (found.reason) { fabric.said.textContent = found.reason; return; }
     fabric.rows.show(found.rows);
-    fabric.said.textContent = found.note;
+    fabric.said.textContent = say(found.note);
     fabric.table.replaceChildren();
     make("h2", fabric.table, word("hottest"));
     if (found.hottest.length) drawTable({ columns: [word("link"), word("busy")], rows: found.hottest.map(([name, part, alike]) => [name + (alike ? say([", and " + alike + " alike", "，另有 " + alike + " 条相同"]) : ""), written(part, "ratio")]) }, fabric.table);
