@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -26,14 +27,21 @@ class Live:
         self.pricer: Pricer | None = None
         self.clock: Clock | None = None
         self.done = 0
+        self.lock = threading.RLock()
 
     def advance(self) -> Clock:
         """Up to the last entry of the log."""
+        with self.lock:  # threads of the program ask too
+            return self._advance()
+
+    def _advance(self) -> Clock:
         if self.clock is None or self.pricer is None:
             self.pricer = Pricer(
                 catalog.machine(self.job.machine, self.job.sets), self.job.stack or None, self.job.issue_s
             )
             self.clock = Clock(seconds=[], groups=[], issue_s=self.pricer.issue_s, fallen=set())
+        fresh = self.device.work(self.done)
+        self.done += len(fresh)
         table, seconds = self.recorder.table, self.clock.seconds
         assert isinstance(seconds, list)
         assert isinstance(self.clock.groups, list)
@@ -43,8 +51,6 @@ class Live:
                 self.clock.fallen.add(len(seconds))
             seconds.append(self.pricer.seconds(kernel))
             self.clock.groups.append("")  # the others arrive when this rank does
-        fresh = self.device.work(self.done)
-        self.done += len(fresh)
         alone(self.clock, fresh)
         self.clock.begin.clear()
         self.clock.end.clear()
@@ -69,7 +75,7 @@ def install(live: Live) -> None:
         return lambda: begin + live.host_s() if os.getpid() == process else real()
 
     def sleep(seconds: float) -> None:
-        if os.getpid() == process:
+        if os.getpid() == process and threading.current_thread() is threading.main_thread():
             live.advance().host_s += seconds
             seconds = min(seconds, NAP_S)
         real_sleep(seconds)

@@ -192,7 +192,8 @@ class Operators:
         found = None
         if other in self.groups.job.executed:
             data = self.groups.take(f"{pair}/{tag}/{count}")
-            found = None if data is None else cooked(data, tensors[0])
+            bytes_here = int(size(tensors[0]))  # both ends need not agree on types: bytes are sent
+            found = None if data is None or len(data) < bytes_here else cooked(data[:bytes_here], tensors[0])
         put(self.kernels, tensors[0], found)
         return self._pair("recv", tensors, pair, abs(other - mine))
 

@@ -15,6 +15,8 @@ from taicang.virtual import build
 
 LIBRARIES = ("transformers", "accelerate", "peft", "diffusers", "torchtitan", "numpy")
 """Libraries that programs of this kind use."""
+TRIED = "programs were tried with 2.9.1, 2.13.0 and 2.14.1"
+"""Versions of PyTorch that it is known to work with."""
 TRY = """
 import torch
 from taicang.virtual.device import Device
@@ -41,7 +43,7 @@ class Check:
 def examine() -> list[Check]:
     """All checks in order; a small program runs on a virtual device at the end."""
     found = [
-        _check("PyTorch", lambda: build.torch_place()[0]),
+        _check("PyTorch", lambda: f"{build.torch_place()[0]} ({TRIED})"),
         _check("C++ compiler", build.compiler),
         _check("virtual device", lambda: str(build.native().device.parent)),
     ]

@@ -121,17 +121,28 @@ def nothing(*_: Any, **__: Any) -> None:
     """What needs no doing on a device that is not there."""
 
 
-def memory_functions(device: Device) -> dict[str, Any]:
+UNKEPT: dict[str, Any] = {
+    "memory_usage": lambda device=None: 0, "get_per_process_memory_fraction": lambda device=None: 1.0,
+    "host_memory_stats": dict, "host_memory_stats_as_nested_dict": dict, "get_allocator_backend": lambda: "native",
+    "_snapshot": lambda *_, **__: {"segments": [], "device_traces": []},
+} | dict.fromkeys(
+    ("reset_accumulated_host_memory_stats", "reset_peak_host_memory_stats", "caching_allocator_enable",
+     "_record_memory_history", "_dump_snapshot"), nothing,
+)  # fmt: skip
+"""Of a device's memory, what nobody keeps account of here."""
+
+
+def memory_functions(held: Device) -> dict[str, Any]:
     """What a device module says of its memory."""
 
     def used(field: str) -> Callable[..., int]:
-        def ask(given: Any = None) -> int:
-            return int(getattr(device.usage(_at(given)), field))
+        def ask(device: Any = None) -> int:
+            return int(getattr(held.usage(_at(device)), field))
 
         return ask
 
-    def stats(given: Any = None) -> dict[str, int]:
-        use = device.usage(_at(given))
+    def stats(device: Any = None) -> dict[str, int]:
+        use = held.usage(_at(device))
         found = {"num_alloc_retries": use.retries, "num_ooms": use.ooms, "max_split_size": -1}
         for name, now, peak in (
             ("allocated_bytes", use.allocated, use.peak_allocated),
@@ -142,12 +153,12 @@ def memory_functions(device: Device) -> dict[str, Any]:
             found |= {f"{name}.all.current": now, f"{name}.all.peak": peak}
         return found
 
-    def free(given: Any = None) -> tuple[int, int]:
-        use = device.usage(_at(given))
+    def free(device: Any = None) -> tuple[int, int]:
+        use = held.usage(_at(device))
         return use.capacity - use.reserved, use.capacity
 
-    def reset(given: Any = None) -> None:
-        device.reset_peak(_at(given))
+    def reset(device: Any = None) -> None:
+        held.reset_peak(_at(device))
 
     return {
         "memory_allocated": used("allocated"),
@@ -159,13 +170,15 @@ def memory_functions(device: Device) -> dict[str, Any]:
         "mem_get_info": free,
         "memory_stats": stats,
         "memory_stats_as_nested_dict": stats,
-        "memory_snapshot": list,
+        "memory_snapshot": lambda *_, **__: [],
         "memory_summary": lambda *_, **__: str(stats()),
         "set_per_process_memory_fraction": nothing,
         "reset_peak_memory_stats": reset,
         "reset_max_memory_allocated": reset,
         "reset_accumulated_memory_stats": nothing,
-        "empty_cache": lambda: device.release(_at(None)),
+        "empty_cache": lambda: held.release(_at(None)),
+        "device_memory_used": used("reserved"),
+        **UNKEPT,
     }
 
 
@@ -174,21 +187,24 @@ def stream_functions() -> dict[str, Any]:
     accelerator = torch.accelerator
     return {
         "current_device": accelerator.current_device_index,
-        "set_device": lambda given: accelerator.set_device_index(_at(given)),
+        "set_device": lambda device: accelerator.set_device_index(_at(device)),
         "_exchange_device": _exchange,
         "_maybe_exchange_device": _exchange,
         "device": _Within,
         "device_of": lambda t: _Within(t.device if t.device.type == DEVICE else None),
-        "synchronize": lambda given=None: accelerator.synchronize(_device(given)),
+        "synchronize": lambda device=None: accelerator.synchronize(_device(device)),
         "Stream": Stream,
         "Event": Event,
         "ExternalStream": Stream,
         "stream": _on,
         "StreamContext": _on,
         "set_stream": accelerator.set_stream,
-        "current_stream": lambda given=None: _as_stream(accelerator.current_stream(_device(given))),
-        "default_stream": lambda given=None: Stream(stream_id=0, device_index=_at(given), device_type=PRIVATE),
+        "current_stream": lambda device=None: _as_stream(accelerator.current_stream(_device(device))),
+        "default_stream": lambda device=None: Stream(stream_id=0, device_index=_at(device), device_type=PRIVATE),
         "current_blas_handle": lambda: 0,
+        "current_solver_handle": lambda: 0,
+        "get_sync_debug_mode": lambda: 0,
+        "set_sync_debug_mode": nothing,
         "is_current_stream_capturing": lambda: bool(CAPTURING),
     }
 
@@ -201,10 +217,10 @@ def random_functions() -> dict[str, Any]:
         "seed": lambda: _seed(0),
         "seed_all": lambda: _seed(0),
         "initial_seed": lambda: _generator().initial_seed(),
-        "get_rng_state": lambda given=None: _generator().get_state(),
-        "set_rng_state": lambda state, given=None: _generator().set_state(state),
+        "get_rng_state": lambda device=None: _generator().get_state(),
+        "set_rng_state": lambda new_state, device=None: _generator().set_state(new_state),
         "get_rng_state_all": lambda: [_generator().get_state()],
-        "set_rng_state_all": lambda states: _generator().set_state(states[0]),
+        "set_rng_state_all": lambda new_states: _generator().set_state(new_states[0]),
     }
 
 
@@ -221,21 +237,21 @@ def functions(device: Device, chip: Chip) -> dict[str, Any]:
     runtime = types.SimpleNamespace(
         cudaProfilerStart=nothing,
         cudaProfilerStop=nothing,
-        cudaHostRegister=lambda *_: 0,
-        cudaStreamCreate=lambda *_: 0,
+        cudaHostRegister=lambda *_, **__: 0,
+        cudaStreamCreate=lambda *_, **__: 0,
     )
     graph = graph_of(device)
     captured = {"CUDAGraph": graph, "NPUGraph": graph, "graph_pool_handle": lambda: (0, 1)}
     return captured | memory_functions(device) | stream_functions() | random_functions() | {
         "is_available": lambda: True, "is_initialized": lambda: True, "init": nothing, "_lazy_init": nothing,
         "device_count": lambda: device.devices, "_initialized": True, "_is_in_bad_fork": lambda: False,
-        "get_device_properties": lambda *_: properties, "get_device_name": lambda *_: chip.title,
-        "get_device_capability": lambda *_: chip.capability, "get_arch_list": lambda: [f"sm_{major}{minor}"],
-        "ipc_collect": nothing, "_sleep": nothing, "can_device_access_peer": lambda *_: True,
+        "get_device_properties": lambda *_, **__: properties, "get_device_name": lambda *_, **__: chip.title,
+        "get_device_capability": lambda *_, **__: chip.capability, "get_arch_list": lambda: [f"sm_{major}{minor}"],
+        "ipc_collect": nothing, "_sleep": nothing, "can_device_access_peer": lambda *_, **__: True,
         "is_bf16_supported": lambda *_, **__: True, "is_tf32_supported": lambda: True,
         "get_amp_supported_dtype": lambda: [torch.float16, torch.bfloat16, torch.float32],
-        "utilization": lambda *_: 0, "power_draw": lambda *_: 0, "temperature": lambda *_: 0,
-        "clock_rate": lambda *_: 0, "cudart": lambda: runtime,
+        "utilization": lambda *_, **__: 0, "power_draw": lambda *_, **__: 0, "temperature": lambda *_, **__: 0,
+        "clock_rate": lambda *_, **__: 0, "cudart": lambda: runtime,
     }  # fmt: skip
 
 
@@ -269,11 +285,18 @@ def install(device: Device, chip: Chip) -> None:
     translated = chip.huawei and DEVICE == "cuda"
     given = functions(device, chip)
     given = noting(given, "torch.cuda") if translated else given
+    parts = [module for name, module in sys.modules.items() if name.startswith("torch.cuda.")]
     for name, value in given.items():
+        before = cuda.__dict__.get(name)
+        for part in parts:  # those that define it, or took it from there
+            if name in part.__dict__ and part.__dict__[name] is before:
+                setattr(part, name, value)
         setattr(cuda, name, value)
-    for name, value in given.items():
-        if "memory" in name or name in ("empty_cache", "mem_get_info"):
-            setattr(cuda.memory, name, value)
+    shared = memory_functions(device)
+    for name, value in (shared | {"get_memory_info": shared["mem_get_info"], "empty_host_cache": nothing}).items():
+        for part in (torch.accelerator, torch.accelerator.memory):  # PyTorch's own ask another kind of allocator
+            if hasattr(part, name):
+                setattr(part, name, value)
     cuda.graphs.CUDAGraph, cuda.graphs.is_current_stream_capturing = given["CUDAGraph"], lambda: bool(CAPTURING)
     cuda.streams.Stream, cuda.streams.Event = Stream, Event
     cuda.default_generators = tuple(_generator() for _ in range(device.devices))
@@ -288,7 +311,11 @@ def install(device: Device, chip: Chip) -> None:
         setattr(torch.nn.Module, name, noted("torch.nn.Module.cuda", _module_moved) if translated else _module_moved)
     torch.Tensor.pin_memory = lambda self, *_, **__: self
     torch.backends.cuda.is_built = lambda: True
+    for name in ("cublas_workspace_size", "cublaslt_workspace_size", "blas_workspace_size"):
+        if hasattr(torch.backends.cuda, name):
+            setattr(torch.backends.cuda, name, lambda *_: 0)
     torch.backends.cudnn.is_available = lambda: True
+    torch.backends.cudnn.is_acceptable = lambda *_: False  # a build for CUDA would flatten weights for its own kernels
     torch.backends.cudnn.version = lambda: 91002
     torch.compile = noted("torch.compile", _eager) if translated else _eager
     module: Any = types.ModuleType("torch.npu")

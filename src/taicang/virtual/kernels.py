@@ -22,6 +22,8 @@ from taicang.virtual.operators import Kernel, Spec, kernel
 
 KNOWN_BYTES = 1 << 22
 """Integers and booleans of up to so many bytes keep their values."""
+HOSTED = 1 << 26
+"""Elements with which the host tries an operator that has no shape rule."""
 KNOWN_FLOATS = 1 << 12
 """Floating-point tensors of up to so many elements do."""
 DEVICE = torch._C._get_privateuse1_backend_name()
@@ -117,6 +119,7 @@ class _Plan:
             names = list(each.alias_info.before_set) if each.alias_info is not None and each.alias_info.is_write else []
             self.returns.append(self.sets.get(names[0]) if names else None)
         self.writer = self.base in WRITERS
+        self.tensors = frozenset(i for i, each in enumerate(schema.arguments) if str(each.type) == "Tensor")
 
     @staticmethod
     def pick(place: tuple[int, str], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
@@ -138,6 +141,15 @@ def spec(tensor: Tensor) -> Spec:
     for size, stride in zip(tensor.shape, tensor.stride(), strict=True):
         touched *= size if stride else min(size, 1)
     return Spec(tuple(tensor.shape), str(tensor.dtype)[6:], touched)
+
+
+def form(value: Any) -> Any:
+    """What a shape rule sees of an argument."""
+    if isinstance(value, Tensor):
+        return value.size(), value.stride(), value.dtype
+    if isinstance(value, (list, tuple)):
+        return tuple(map(form, value))
+    return type(value), None if isinstance(value, torch.Generator) else value
 
 
 def meta(tensor: Tensor) -> Tensor:
@@ -162,6 +174,8 @@ class Kernels:
         self.recorder = recorder
         self.device = recorder.device
         self.special: dict[str, Callable[..., Any]] = {}
+        self.formed: dict[Any, list[Any]] = {}
+        """By operator and form of its operands: each output's size, strides and type, or the operand that it is."""
         self.host: Any = torch.ops.taicang.host.default
 
     def __call__(self, op: Any, *args: Any, **kwargs: Any) -> Any:
@@ -169,6 +183,8 @@ class Kernels:
         plan = self.recorder.rules.get(op)
         if plan is None:
             plan = self.recorder.rules[op] = _Plan(op)
+        if any(type(args[i]) in NUMBERS for i in plan.tensors if i < len(args)):  # the dispatcher unwraps them
+            args = tuple(torch.tensor(a) if i in plan.tensors and type(a) in NUMBERS else a for i, a in enumerate(args))
         if (special := self.special.get(plan.base)) is not None:
             return special(self, op, plan, args, kwargs)
         return self.run(op, plan, args, kwargs)
@@ -189,12 +205,33 @@ class Kernels:
         return outputs
 
     def shapes(self, op: Any, plan: _Plan, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
-        """Run the shape rule; new outputs are empty tensors of the device."""
+        """New outputs, empty tensors of the device: by the shape rule, or as it said for operands of the same form."""
+        key = (op, form(args), form(tuple(kwargs.items())))
+        known = self.formed.get(key)
+        if known is not None:
+            made = [
+                torch.empty_strided(place[0], place[1], dtype=place[2], device=DEVICE)
+                if len(place) == 3
+                else plan.pick(place, args, kwargs)
+                for place in known
+            ]
+            return made[0] if len(plan.returns) == 1 else tuple(made)
+        made = self.ruled(op, plan, args, kwargs)
+        results = made if isinstance(made, tuple) else (made,)
+        if len(results) == len(plan.returns) and all(isinstance(each, Tensor) for each in results):
+            found = form((args, tuple(kwargs.items())))
+            if found == (key[1], key[2]):  # nothing was resized
+                self.formed[key] = [
+                    place or (each.size(), each.stride(), each.dtype)
+                    for each, place in zip(results, plan.returns, strict=True)
+                ]
+        return made
+
+    def ruled(self, op: Any, plan: _Plan, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+        """Run the shape rule."""
         there: dict[int, Tensor] = {}
 
         def away(tensor: Tensor) -> Tensor:
-            if tensor.device.type != DEVICE:
-                return tensor if tensor.dim() == 0 else meta(tensor)
             return there.setdefault(id(tensor), meta(tensor))
 
         moved, named = tree_map_only(Tensor, away, (args, kwargs))
@@ -221,18 +258,24 @@ class Kernels:
         return tuple(made) if several else (made[0] if made else None)
 
     def unruled(self, op: Any, plan: _Plan, args: Sequence[Any], kwargs: dict[str, Any], error: Exception) -> Any:
-        """An operator without a shape rule: from the values, where they are known; else it is refused by its name."""
-        if any(plan.returns) or not all(
-            self.device.known(base(t)) for t in tensors_of((args, kwargs)) if t.device.type == DEVICE
-        ):
+        """An operator without a shape rule: from the values, zeros where they are unknown; else refused by its name."""
+        there = [t for t in tensors_of((args, kwargs)) if t.device.type == DEVICE]
+        unknown = {id(t) for t in there if not self.device.known(base(t))}
+        if any(plan.returns) or (unknown and sum(t.numel() for t in there) > HOSTED):
             raise NotImplementedError(
-                f"{op.name()}: PyTorch has no shape rule for it and its operands are not known; register one with "
+                f"{op.name()}: PyTorch has no shape rule for it, its operands are too large to try; register one with "
                 f'torch.library.register_fake("{op.name()}")'
             ) from error
         self.device.note(WAIT_STREAM, 0)
-        moved, named = tree_map_only(
-            Tensor, lambda t: self.host(t) if t.device.type == DEVICE else t, (list(args), kwargs)
-        )
+
+        def here(tensor: Tensor) -> Tensor:
+            if tensor.device.type != DEVICE:
+                return tensor
+            return torch.zeros(tensor.shape, dtype=tensor.dtype) if id(tensor) in unknown else self.host(tensor)
+
+        if unknown:
+            values.tell(f"shapes of what {plan.base} makes (of zeros)")
+        moved, named = tree_map_only(Tensor, here, (list(args), kwargs))
         return self.fresh(op(*moved, **named))
 
     def fresh(self, shaped: Any) -> Any:
@@ -320,6 +363,7 @@ class Kernels:
         self.recorder.launch(name or plan.base, read, outs, options)
 
 
+NUMBERS = (bool, int, float, complex)
 PRODUCTS = {"mm", "addmm", "bmm", "baddbmm"}
 
 

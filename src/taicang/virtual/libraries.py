@@ -227,6 +227,19 @@ def bitsandbytes() -> None:
     )
 
 
+def profiler() -> None:
+    """PyTorch's profiler: it records the host alone."""
+    kind: Any = torch.autograd.profiler.profile
+    first = kind.__init__
+
+    def begin(self: Any, enabled: bool = True, **given: Any) -> None:
+        NOTES["torch.profiler: it recorded the host; --perfetto has the device's kernels"] = None
+        given = {key: value for key, value in given.items() if key not in ("use_cuda", "use_device", "use_cpu")}
+        first(self, enabled, **given)
+
+    kind.__init__ = begin
+
+
 FACES: dict[str, Callable[[], None]] = {
     "flash_attn": flash, "apex": apex, "transformer_engine": transformer_engine, "liger_kernel": liger,
     "bitsandbytes": bitsandbytes,
@@ -240,6 +253,7 @@ def install(text: str, groups: Groups, *, npu: bool) -> None:
     for name, make in FACES.items():
         if name in text and importlib.util.find_spec(name) is None:
             make()
+    profiler()
     if not fused.KERNELS[0].recorder.real:
         torch.nn.functional.rms_norm = torch.rms_norm = _rms_norm
 

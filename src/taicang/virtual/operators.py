@@ -19,6 +19,8 @@ FORMAT: Mapping[str, str] = MappingProxyType(
     }
 )  # fmt: skip
 """Format of a product of operands of this type; tf32 is what PyTorch allows products of fp32 to become."""
+HALVED = 2.0
+"""Time of a tf32 product over that of a bf16 one: twice the bytes, and half the peak on every chip that has it."""
 MULTI_TENSORS, MULTI_BLOCKS, MULTI_CHUNK = 110, 320, 65536
 """Most tensors and chunks of one launch of PyTorch's multi-tensor kernels, and elements of a chunk."""
 NORMS = ("norm", "softmax", "var", "mean", "logsumexp")
@@ -87,7 +89,8 @@ def rule_of(name: str) -> Rule:
 
 def product(m: float, n: float, k: float, batch: float, dtype: str) -> tuple[Operator, float, float]:
     """``batch`` products, and their FLOPs."""
-    return Gemm(m=m, n=n, k=k, batch=batch, dtype=FORMAT.get(dtype, "bf16")), 1.0, 2.0 * batch * m * n * k
+    op = Gemm(m=m, n=n, k=k, batch=batch, dtype=FORMAT.get(dtype, "bf16"))
+    return op, HALVED if dtype == "tf32" else 1.0, 2.0 * batch * m * n * k
 
 
 def _format(spec: Spec, given: Given) -> str:
@@ -122,8 +125,8 @@ def _convolution(name: str, ins: Sequence[Spec], outs: Sequence[Spec], given: Gi
     place = given["places"]  # positions of the output, over the batch
     rows = weight[0] if not given.get("transposed") else weight[1] * given["groups"]
     inner = math.prod(weight[1:])
-    op, _, flop = product(place, rows / given["groups"], inner, given["groups"], _format(ins[0], given))
-    return op, float(given.get("passes", 1)), flop * given.get("passes", 1)
+    op, times, flop = product(place, rows / given["groups"], inner, given["groups"], _format(ins[0], given))
+    return op, times * given.get("passes", 1), flop * given.get("passes", 1)
 
 
 def _attention(name: str, ins: Sequence[Spec], outs: Sequence[Spec], given: Given) -> tuple[Operator, float, float]:

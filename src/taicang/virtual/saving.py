@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import os
+import sys
 from dataclasses import replace
 from typing import Any
 
@@ -49,9 +51,36 @@ def install(recorder: Recorder, notes: dict[str, None]) -> None:
         notes[NOTE] = None
 
     torch.save = torch.serialization.save = save
-    from torch.distributed.checkpoint import default_planner
+    if PLANNER in sys.modules:
+        _every_shard(sys.modules[PLANNER])
+    else:
+        sys.meta_path.insert(0, Later())
 
-    once = default_planner.dedup_save_plans
+
+class Later:
+    """Changes the planner of distributed checkpoints once a program imports it: few do, and it takes long."""
+
+    def find_spec(self, name: str, path: Any, target: Any = None) -> Any:
+        """Its module as Python finds it, with the change behind it."""
+        if name != PLANNER:
+            return None
+        sys.meta_path.remove(self)
+        found: Any = importlib.util.find_spec(name)
+        run = found.loader.exec_module
+
+        def execute(module: Any) -> None:
+            run(module)
+            _every_shard(module)
+
+        found.loader.exec_module = execute
+        return found
+
+
+PLANNER = "torch.distributed.checkpoint.default_planner"
+
+
+def _every_shard(planner: Any) -> None:
+    once = planner.dedup_save_plans
 
     def shards(plans: list[Any], *args: Any, **kwargs: Any) -> list[Any]:
         """What several ranks hold is saved by one of them; shards by each, though those of ranks that do not run look
@@ -61,8 +90,8 @@ def install(recorder: Recorder, notes: dict[str, None]) -> None:
             for before, after in zip(plans, once(plans, *args, **kwargs), strict=True)
         ]
 
-    default_planner.dedup_save_plans = shards
-    default_planner._validate_global_plan = lambda *_: []
+    planner.dedup_save_plans = shards
+    planner._validate_global_plan = lambda *_: []
 
 
 def _sharded(item: Any) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from taicang.virtual import values
+from taicang.virtual import shapes, values
 from taicang.virtual.capture import WAIT_STREAM
 from taicang.virtual.kernels import DEVICE, Kernels, _Plan, base, tensors_of, whole
 
@@ -22,11 +22,15 @@ DIRECT = (
 )  # fmt: skip
 """Operators that PyTorch would compose of others where a backend has no kernel of its own; this one has."""
 
+NO_GRADIENT = "aten::_has_compatible_shallow_copy_type"
+
 
 def install(kernels: Kernels) -> list[torch.library.Library]:
     """Register the fallback and the operators that need registering by name; the libraries are to be kept."""
     fallback = torch.library.Library("_", "IMPL")
     fallback.fallback(kernels, "PrivateUse1")
+    if not torch._C._dispatch_has_computed_kernel_for_dispatch_key(NO_GRADIENT, "AutogradPrivateUse1"):
+        fallback.fallback(torch.library.fallthrough_kernel, "AutogradPrivateUse1")  # PyTorch 2.9 leaves that open
     own = torch.library.Library("aten", "IMPL")
     names = [name for name in torch._C._dispatch_get_all_op_names() if name.startswith("aten::_foreach_")]
     for name in (*DIRECT, *(each.removeprefix("aten::") for each in names)):
@@ -36,6 +40,8 @@ def install(kernels: Kernels) -> list[torch.library.Library]:
             if op is not None:
                 own.impl(name, partial(kernels, op), "PrivateUse1", allow_override=True)
     for name, function in (
+        ("_scaled_dot_product_flash_attention", flash),
+        ("_scaled_dot_product_flash_attention_backward", flash_backward),
         ("_scaled_dot_product_fused_attention_overrideable", attention),
         ("_scaled_dot_product_fused_attention_overrideable_backward", attention_backward),
         ("convolution_overrideable", convolution),
@@ -54,7 +60,9 @@ def install(kernels: Kernels) -> list[torch.library.Library]:
         _copy_from_and_resize=copy_and_resize,
         record_stream=lambda *_: None,
     )
-    return [fallback, own]
+    for key in ("AutogradPrivateUse1", "PrivateUse1"):
+        own.impl("scaled_dot_product_attention", attend, key, allow_override=True)
+    return [fallback, own, shapes.install()]
 
 
 def sync(kernels: Kernels) -> None:
@@ -160,6 +168,36 @@ def settle(kernels: Kernels, made: Sequence[Any], read: Sequence[Any], compute: 
             kernels.device.know(base(mine), 1)
 
 
+def attend(
+    query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, dropout_p: float = 0.0,
+    is_causal: bool = False, *, scale: float | None = None, enable_gqa: bool = False,
+) -> Tensor:  # fmt: skip
+    """PyTorch's attention, by the operator that CUDA takes: what shards or keeps it knows that one by its name."""
+    halves = query.dtype in (torch.float16, torch.bfloat16)
+    if attn_mask is None and halves and query.dim() == 4 and torch.backends.cuda.flash_sdp_enabled():
+        out: Tensor = aten._scaled_dot_product_flash_attention(query, key, value, dropout_p, is_causal, scale=scale)[0]
+        return out
+    composed: Tensor = aten.scaled_dot_product_attention.default.decompose(
+        query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
+    )
+    return composed
+
+
+def flash(kernels: Kernels, query: Tensor, key: Tensor, value: Tensor, dropout: float = 0.0, causal: bool = False,
+          debug: bool = False, *, scale: float | None = None) -> tuple[Any, ...]:  # fmt: skip
+    """CUDA's operator for it."""
+    out, sums, _, _, rows, columns, seed, offset, _ = attention(
+        kernels, query, key, value, None, dropout, causal, scale=scale
+    )
+    return out, sums, None, None, rows, columns, seed, offset, torch.empty_like(seed)
+
+
+def flash_backward(kernels: Kernels, grad: Tensor, query: Tensor, key: Tensor, value: Tensor, *args: Any,
+                   scale: float | None = None) -> tuple[Any, ...]:  # fmt: skip
+    """And its gradients."""
+    return attention_backward(kernels, grad, query, key, value, None, [False] * 4, *args, scale=scale)[:3]
+
+
 def attention(
     kernels: Kernels, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None, dropout: float = 0.0,
     causal: bool = False, debug: bool = False, *, scale: float | None = None,
@@ -249,7 +287,7 @@ def _log_convolution(
 ) -> None:
     given = {
         "weight": tuple(weight.shape), "places": over.shape[0] * math.prod(over.shape[2:]), "groups": rest[5],
-        "transposed": bool(rest[3]), "passes": passes,
+        "transposed": bool(rest[3]), "passes": passes, "tf32": torch.backends.cudnn.allow_tf32,
     }  # fmt: skip
     name = "convolution" if passes == 1 and len(outs) == 1 else "convolution_backward"
     kernels.recorder.launch(name, [t for t in ins if t is not None], outs, given)

@@ -26,6 +26,10 @@ def tell(what: str) -> None:
 
 def choose(kernels: Kernels, name: str, args: Any, tensor: torch.Tensor) -> None:
     """Places along a dimension that follow from unknown numbers: drawn, so that what depends on them is consistent."""
+    if name == "all" and tensor.dtype == torch.bool and kernels.small(tensor):
+        kernels.host(tensor).fill_(True)
+        kernels.device.know(tensor.untyped_storage().data_ptr(), 1)
+        tell("whether something holds for all of a tensor (yes)")
     if name not in CHOICES or tensor.dtype != torch.int64 or not kernels.small(tensor):
         return
     if name in ("max", "min") and not (len(args) > 1 and isinstance(args[1], int)):

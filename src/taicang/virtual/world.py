@@ -32,6 +32,10 @@ def install(kernels: Kernels, job: Job) -> tuple[Any, Groups]:
         self.device_backend_map = {"cpu": dist.Backend.FAKE, DEVICE: dist.Backend.FAKE}
 
     c10d.BackendConfig.__init__ = config
+    if hasattr(c10d, "_get_default_backend_type_for_backend_config"):  # 2.14: a group is asked by its default's kind
+        for name, kind in dist.Backend.backend_type_map.items():
+            if kind != dist.ProcessGroup.BackendType.UNDEFINED:
+                dist.Backend.backend_type_map[name] = dist.ProcessGroup.BackendType.CUSTOM
     for name in ("hccl", "lccl"):
         if name not in dist.Backend.backend_list:
             dist.Backend.register_backend(name, fake_pg_of, extended_api=True, devices=["cpu", DEVICE])

@@ -155,7 +155,8 @@ struct Guard final : c10::impl::DeviceGuardImplInterface {
     if (event) note(kWaitEvent, 0, static_cast<Event*>(event)->version);
   }
   void synchronizeDevice(const DeviceIndex) const override { note(kWaitDevice, 0, 0); }
-  void* getStreamNativeHandle(const Stream stream) const override { return reinterpret_cast<void*>(stream.id()); }
+  // Of the interface from PyTorch 2.10 on, so it says no "override".
+  void* getStreamNativeHandle(const Stream stream) const { return reinterpret_cast<void*>(stream.id()); }
   double elapsedTime(void* from, void* to, const DeviceIndex) const override;
 };
 using Elapsed = double (*)(int64_t, int64_t);
