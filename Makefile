@@ -72,7 +72,7 @@ $(VENV)/.installed-dev: $(VENV)/bin/python pyproject.toml constraints.txt
 	touch $@ $(VENV)/.installed
 
 $(VENV)/.installed-all: $(VENV)/bin/python pyproject.toml constraints.txt
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,study,bayesian,plot,tokenizer,ray,serve,torch]" $(PROGRAMS)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,study,bayesian,plot,tokenizer,ray,serve,events,torch,browser,kubernetes]" $(PROGRAMS)
 	touch $@ $(VENV)/.installed-dev $(VENV)/.installed
 
 clean:

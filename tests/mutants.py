@@ -14,6 +14,7 @@ import ast
 import compileall
 import os
 import random
+import resource
 import shutil
 import signal
 import sqlite3
@@ -214,11 +215,13 @@ def _mutant(
         return f"{name} (no test runs it)"
     env = os.environ | {"PYTHONPATH": str(copy), "MUTANT": FEW, "PYTHONDONTWRITEBYTECODE": "1"}
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "--no-header", *asked]
+    patience_s = round(60.0 + 5.0 * most)
     ran = subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                            start_new_session=True)  # fmt: skip
-    try:
-        ran.communicate(timeout=60.0 + 5.0 * most)
-    except subprocess.TimeoutExpired:  # an endless loop is noticed
+    resource.prlimit(ran.pid, resource.RLIMIT_CPU, (patience_s, patience_s))
+    try:  # an endless loop is noticed; others may share the machine, and one that sleeps takes no processor
+        ran.communicate(timeout=10.0 * patience_s)
+    except subprocess.TimeoutExpired:
         os.killpg(ran.pid, signal.SIGKILL)
         ran.wait()
     finally:

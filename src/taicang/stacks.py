@@ -53,6 +53,8 @@ class Keeping:
     """Format that gradients of a bf16 or 8-bit step are accumulated and reduced in; those of fp16 steps stay fp16."""
     logit_bytes: float = 10.0
     """Bytes per logit alive at once in the loss: of 16 bits, in 32 bits, and a 32-bit gradient or exponential."""
+    sharded_logit_bytes: float = 0.0
+    """The same where tensor parallelism shards the vocabulary (0: no other)."""
     loss_bytes: float = 24.0
     """Bytes that the loss moves per logit, three quarters of them forward: conversion to 32 bits, maximum, exponentials
     with their sum; the gradient. Stacks whose loss is not fused at all run a kernel for each of its steps."""
@@ -112,6 +114,8 @@ class Stack:
     which one piece is alive in 32), "fused_loss" (head and loss in one kernel: one piece is alive at all)."""
     grouped_experts: bool = True
     """Whether training multiplies all experts of a rank in one product, or one after the other."""
+    experts_sharded: bool = False
+    """Whether training shards experts over tensor-parallel ranks like everything else, where a plan does not say."""
     captured: frozenset[str] = frozenset()
     """Parts of a training layer that a captured graph replays, so that no kernel of theirs waits for the host: "mixer",
     "router", "experts"."""

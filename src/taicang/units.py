@@ -132,6 +132,18 @@ def count(text: object, low: int, high: int, *, what: str = "a whole number", wh
     return whole
 
 
+def share(value: object, *, where: str = "") -> float:
+    """Parse a share above nothing and below all: 0.95 or "95%". Raises ``UnitError`` for anything else."""
+    text = str(value).strip()
+    pair = split(text.removesuffix("%"), where=where)
+    found = math.nan if pair is None or pair[1] else float(pair[0]) / (100.0 if text.endswith("%") else 1.0)
+    if isinstance(value, bool) or not 0.0 < found < 1.0:
+        raise UnitError(
+            f"expected a share between nothing and all such as 95% or 0.95, got {shorten(value)}", where=where
+        )
+    return found
+
+
 def shorten(value: object) -> str:
     """``value`` as messages show it: a line at most."""
     try:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from contextlib import suppress
 
@@ -23,9 +25,14 @@ BODY = {"model": "llama-3.1-8b", "messages": [{"role": "user", "content": "Hi"}]
 
 
 def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """One that is free, and so is the one after it."""
+    while True:
+        with socket.socket() as probe, socket.socket() as beside:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+            with suppress(OSError, OverflowError):
+                beside.bind(("127.0.0.1", port + 1))
+                return port
 
 
 def start(*options):
@@ -161,6 +168,52 @@ def test_ctrl_c_ends_open_streams():
     assert took < 30.0  # the stream would go on for a minute
     with pytest.raises(OSError, match="refused"):
         connect(port)
+
+
+def status(port, path, body=None):
+    data = None if body is None else json.dumps(body).encode()
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", data, timeout=60) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+
+
+def test_each_rank_has_a_port_with_its_own_requests_health_and_figures():
+    process, port = start("--data-parallel-ports")
+    ranks = (port, port + 1)
+    body = {**BODY, "stream": False, "max_tokens": 3}
+    for count, each in enumerate(ranks, 1):
+        for _ in range(count):
+            assert call(each, "/v1/chat/completions", body)["usage"]["completion_tokens"] == 3
+    for number, each in enumerate(ranks):
+        _, figures = status(each, "/metrics")
+        assert f'finished_reason="length",model_name="llama-3.1-8b"}} {number + 1}\n' in figures
+        assert set(re.findall(r'engine="(\d+)"', figures)) == {str(number)}
+        assert f'vllm:inter_token_latency_seconds_count{{model_name="llama-3.1-8b"}} {2 * (number + 1)}' in figures
+        assert json.loads(status(each, "/load")[1]) == {"server_load": 0}
+    assert status(port, "/admin/fail", {"instance": 1})[0] == 200
+    for _ in range(600):
+        if call(port, "/admin/state")["instances"][1]["state"] == "down":
+            break
+        time.sleep(0.05)
+    assert [status(each, "/health")[0] for each in ranks] == [200, 503]
+    assert [status(each, "/ready")[0] for each in ranks] == [200, 503]
+    assert [status(each, "/v1/chat/completions", body)[0] for each in ranks] == [200, 503]
+    code, out, err, _ = stop(process)
+    assert (code, json.loads(out)["summary"]["finished"]) == (0, 4), err
+    assert "ranks 1 to 1 at" in err
+    for each in ranks:
+        with pytest.raises(OSError, match="refused"):
+            connect(each)
+
+
+def test_a_rank_without_a_port_is_one_line():
+    command = [sys.executable, "-m", "taicang", *SERVE, "--port", "65535", "--data-parallel-ports"]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert ran.returncode == 2
+    assert ran.stderr.count("\n") == 1
+    assert "--port: cannot listen on 127.0.0.1:65536" in ran.stderr
 
 
 def test_a_port_in_use_is_one_line():

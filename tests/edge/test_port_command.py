@@ -1,6 +1,7 @@
 """``taicang port`` as a user meets it: what it refuses, what it writes, how it ends."""
 
 import json
+import os
 import re
 
 import numpy as np
@@ -73,6 +74,22 @@ def test_what_cannot_be_read_is_told_and_the_rest_analysed(taicang, repository):
     assert "latin.py:3" in out
     assert "train.py:4" in out
     assert "linked.py" not in out
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_what_is_anothers_is_left_out(taicang, repository, tmp_path):
+    assert taicang("port", repository)[0] == 0  # what it imports may be root's alone
+    (repository / "private").mkdir(mode=0o700)
+    (repository / "private" / "kernel.cu").write_text("__global__ void f() {}\n")
+    for each in (tmp_path, *tmp_path.parents[:3]):
+        each.chmod(each.stat().st_mode | 0o055)
+    os.seteuid(65534)
+    try:
+        code, out, err = taicang("port", repository)
+    finally:
+        os.seteuid(0)
+    assert code == 0, err
+    assert "kernel.cu" not in out
 
 
 def test_fail_on_asks_for_the_worst_tier(taicang, repository):

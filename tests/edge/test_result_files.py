@@ -115,6 +115,82 @@ def test_tables_of_percentiles_have_lengths_and_latencies(tmp_path):
         read(second)
 
 
+def statistics(mean, **unit):
+    return {"avg": mean, "p50": mean, "p90": 1.2 * mean, "p99": 1.5 * mean, "min": 0.1, "max": 9e9, **unit}
+
+
+EXPORTED = {
+    "request_throughput": {"unit": "requests/sec", "avg": 4.0},
+    "request_latency": statistics(1500.0, unit="ms"),
+    "time_to_first_token": statistics(100.0, unit="ms"),
+    "inter_token_latency": statistics(10.0, unit="ms"),
+    "output_token_throughput": {"unit": "tokens/sec", "avg": 600.0},
+    "input_sequence_length": statistics(1000.0, unit="tokens"),
+    "output_sequence_length": statistics(150.0, unit="tokens"),
+    "request_count": {"unit": "count", "avg": 40.0},
+}
+EXPORTED_CSV = """\
+Metric,avg,min,max,p99,p95,p90,p75,p50,p25
+Time To First Token (ms),100.0,50,200,150,130,120,110,100,90
+Inter Token Latency (ms),10,5,20,15,13,12,11,10,9
+Request Latency (ms),"1,500.0",700,3000,2250,2000,1800,1600,1500,1400
+Output Sequence Length (tokens),150,100,200,199,190,180,170,150,120
+Input Sequence Length (tokens),"1,000.0",900,1100,1090,1080,1070,1050,1000,950
+
+Metric,Value
+Output Token Throughput (tokens/sec),600
+Request Count (count),40
+"""
+LLMPERF = {
+    "version": "2023-08-31", "model": "m", "mean_input_tokens": 1000, "mean_output_tokens": 150,
+    "num_concurrent_requests": 16, "results_inter_token_latency_s_mean": 0.0107, "results_ttft_s_mean": 0.1,
+    "results_ttft_s_quantiles_p50": 0.1, "results_ttft_s_quantiles_p99": 0.15,
+    "results_end_to_end_latency_s_mean": 1.5, "results_number_input_tokens_mean": "1000.0",
+    "results_number_output_tokens_mean": 150.0, "results_num_completed_requests": 40,
+    "results_mean_output_throughput_token_per_s": 600.0,
+}  # fmt: skip
+TRTLLM = {
+    "engine": {"backend": "pytorch"},
+    "request_info": {"num_requests": 40, "avg_num_concurrent_requests": 16.0, "avg_input_length": 1000.0,
+                     "avg_output_length": 150.0},
+    "performance": {"system_output_throughput_tok_s": 600.0},
+    "streaming_metrics": {"ttft_percentiles": {"average": 100.0, "p50": 100.0, "p99": 150.0},
+                          "tpot_percentiles": {"average": 10.0, "p99": 15.0}},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "clients"),
+    [
+        ("genai.json", json.dumps(EXPORTED | {"input_config": {"concurrency": 16}}), 16.0),
+        ("perf.json", json.dumps(EXPORTED | {"input_config": {"analyzer": {"stimulus": {"concurrency": 16}}}}), 16.0),
+        ("aiperf.json", json.dumps({"input_config": {"loadgen": {"concurrency": 16}}} | EXPORTED, indent=1), 16.0),
+        ("genai.csv", EXPORTED_CSV, None),
+        ("llmperf.json", json.dumps(LLMPERF), 16.0),
+        ("report.json", json.dumps(TRTLLM, indent=2), 16.0),
+    ],
+)  # fmt: skip
+def test_summaries_of_whole_runs_say_the_same_whoever_wrote_them(name, text, clients, tmp_path):
+    path = tmp_path / name
+    path.write_text(text)
+    found = read(path)
+    assert (len(found), found.input_tokens[0], found.output_tokens[0]) == (40, 1000, 150)
+    assert found.stated.get("clients") == clients
+    known = {"ttft_s mean": 0.1, "ttft_s p50": 0.1, "ttft_s p99": 0.15, "tpot_s mean": 0.01, "tpot_s p99": 0.015,
+             "e2e_s mean": 1.5, "output_tokens_per_s": 600.0}  # fmt: skip
+    assert {"ttft_s mean", "ttft_s p99", "output_tokens_per_s"} <= set(found.stated)
+    for stat, value in known.items():
+        assert found.stated.get(stat, value) == pytest.approx(value)
+    assert ("tpot_s mean" in found.stated) == (name != "llmperf.json")  # it counts the first token in
+
+
+def test_guidellm_s_first_version_kept_one_list(tmp_path):
+    row = {"type": "text_generation_result", "prompt_token_count": 100, "output_token_count": 20, "start_time": 1e9}
+    path = tmp_path / "old.json"
+    path.write_text(json.dumps({"benchmarks": [{"mode": "synchronous", "results": [row] * 3}]}))
+    assert (len(read(path)), read(path).output_tokens[0]) == (3, 20)
+
+
 def test_each_of_several_runs_is_compared(tmp_path):
     path = tmp_path / "sweep.jsonl"
     path.write_text("\n".join(map(json.dumps, RUNS)) + "\n")

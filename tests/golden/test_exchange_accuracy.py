@@ -26,8 +26,9 @@ def _rows(kept: list = []) -> list:  # noqa: B006 (read once)
     return kept
 
 
-def test_every_row_of_table_7_within_seven_percent() -> None:
-    rows = [o for o in carried_calls("ascend_operators") if o.id.startswith("cm_v2/t7")]
+@pytest.mark.parametrize("suite", ["ascend_operators", "deepep_h800"])
+def test_every_row_of_table_7_within_seven_percent(suite: str) -> None:
+    rows = [o for o in carried_calls(suite) if o.id.startswith("cm_v2/t7")]
     assert len(rows) == 12
     assert max(abs(o.error_ratio or 0.0) for o in rows) < 0.07
 

@@ -28,7 +28,7 @@ def _use(row: Row) -> MemoryUse:
     extra, model = row.raw["extra"], model_of(row)
     classic = row.raw["sw"].startswith("Megatron-DeepSpeed")
     stack = catalog.stack("megatron-classic@3.0" if classic else "mindspeed" if row.chip[0] == "A" and "910" in row.chip
-                          else "torchtitan")  # fmt: skip
+                          else "torchtune")  # fmt: skip
     plan = plan_of(replace(row, raw={**row.raw, "sw": stack.name}), model)
     if classic:
         plan = replace(plan, sp=False)
@@ -36,9 +36,9 @@ def _use(row: Row) -> MemoryUse:
         each = (model.layers + 2) // plan.pp
         plan = replace(plan, stages=",".join([f"E{each - 1}", *[str(each)] * (plan.pp - 2), f"{each - 1}L"]))
     if extra.get("moments"):
-        plan = replace(plan, moments=extra["moments"], master=extra["master"], recompute="none")
-    if extra.get("chunked_loss"):
-        stack = changed(stack, fused=("+chunked_loss",))
+        plan = replace(plan, moments=extra["moments"], master=extra["master"])
+    if not extra.get("chunked_loss") and "LoRA" not in row.model:  # a table of one optimisation after the other
+        stack = changed(stack, fused=("-chunked_loss",))
     machine = machine_for(MACHINES[row.chip], row.count)
     return train_step(
         Setup(model=model, plan=plan, machine=machine, stack=stack, price=training_price(machine, stack))
@@ -63,7 +63,7 @@ def _stated() -> Iterator[tuple[Row, float]]:
 def test_memory_of_published_jobs() -> None:
     errors = {row.id: ratio - 1.0 for row, ratio in _stated()}
     assert len(errors) == 24
-    assert np.mean(np.abs(list(errors.values()))) <= 0.05, errors
+    assert np.mean(np.abs(list(errors.values()))) <= 0.045, errors
     assert abs(np.mean(list(errors.values()))) <= 0.03, errors
     assert max(map(abs, errors.values())) <= 0.12, errors
 

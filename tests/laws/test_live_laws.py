@@ -54,7 +54,7 @@ def live(load, clock, waits, late_s):
     for request, wait in zip(made, waits, strict=False):
         clock.until(clock.time() + wait)
         reader = Reader()
-        marks = {"blocks": request.blocks, "priority": request.priority, "model": request.model}
+        marks = {"blocks": request.blocks, "named": request.named, "priority": request.priority, "model": request.model}
         machine.submit(reader, request.input, request.output, deadline=request.deadline, **marks)
         readers.append(reader)
     while clock.due is not None:
@@ -69,7 +69,7 @@ def replayed(load, machine, readers):
     again = []
     for old, reader, at_s in zip(made, readers, machine.came_s, strict=False):
         request = Request(reader.request.id, round(at_s * SECOND), old.input, old.output, blocks=old.blocks,
-                          priority=old.priority, deadline=old.deadline)  # fmt: skip
+                          named=old.named, priority=old.priority, deadline=old.deadline)  # fmt: skip
         request.model = old.model
         again.append(request)
     simulate(cluster, iter(again))

@@ -49,7 +49,8 @@ TROUBLE = ["fail", "fail", "drain", "slow", "switch"]
 @st.composite
 def workloads(draw: st.DrawFn) -> dict[str, object]:
     count = draw(st.integers(1, 40))
-    rows = []
+    rows: list[tuple[object, ...]] = []
+    known: dict[int, list[int]] = {}
     now = 0
     for i in range(count):
         now += draw(st.sampled_from([0, 0, 1, SECOND // 1000, SECOND // 20, SECOND // 3]))
@@ -60,8 +61,12 @@ def workloads(draw: st.DrawFn) -> dict[str, object]:
         blocks = [family * 1000 + j if j < shared else (i + 10) * 1000 + j for j in range(-(-prompt // 64))]
         wait = draw(st.sampled_from([0, SECOND // 10, SECOND]))
         rows.append((now, prompt, output, blocks, draw(st.integers(0, 2)), now + wait))
+        if draw(st.booleans()):  # its answer's blocks are known, and prompts of its family may go on from them
+            first = family if shared == prompt // 64 else i + 10
+            known[i] = blocks[: prompt // 64] + [first * 1000 + j for j in range(prompt // 64, (prompt + output) // 64)]
     return {
         "rows": rows,
+        "known": known,
         "policy": draw(st.sampled_from(["mixed", "prefill_first", "decode_first"])),
         "groups": draw(st.sampled_from([1, 1, 2, 3])),
         "instances": draw(st.integers(1, 2)),
@@ -140,6 +145,8 @@ def built(load: dict[str, object], *, single: bool) -> tuple[Cluster, list[Reque
     made = [Request(i, *row[:3], blocks=row[3], priority=row[4], deadline=row[5]) for i, row in enumerate(load["rows"])]  # type: ignore[call-overload]
     for request, asked in zip(made, load["asked"], strict=False):  # type: ignore[call-overload]
         request.model = asked % len(names) if several else 0
+        if request.id in load.get("known", ()):
+            request.blocks, request.named = load["known"][request.id], request.input + request.output  # type: ignore[index]
     plan_trouble(cluster, load["trouble"])  # type: ignore[arg-type]
     return cluster, made
 

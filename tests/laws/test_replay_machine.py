@@ -60,6 +60,10 @@ class Serving(RuleBasedStateMachine):
             shared = prompt // BLOCK // 2
             blocks = [family * 1000 + i + (i >= shared) * 100 * (1 + each) for i in range(-(-prompt // BLOCK))]
             request = Request(len(self.sent), self.now, prompt, output, blocks=blocks, priority=rank)
+            if rank == 1:
+                whole = blocks[: prompt // BLOCK]
+                request.named = prompt + output
+                request.blocks = [*whole, *(family * 1000 + i for i in range(len(whole), request.named // BLOCK))]
             self.sent.append(request)
             self.cluster.submit(request, self.now)
         self.cluster.wake(self.now)

@@ -16,6 +16,7 @@ from taicang.search.points import handover_s, prefill_points, serving_points
 from taicang.search.run import Ask, search
 from taicang.search.space import AXES, Space, default, layouts, wide
 from taicang.serve.memory import memory_use
+from taicang.serve.queueing import busiest
 from taicang.serve.setup import step
 from taicang.serve.steady import Load, aggregated
 
@@ -94,7 +95,8 @@ def test_brute_force_finds_nothing_better(model, on):
     for (ttft, fed, size), (tpot, drawn, other) in product(pre, dec):
         if ttft <= one.ttft_s and tpot <= one.tpot_s:
             for n in range(1, whole // size + 1):
-                best = max(best, min(n * fed, (whole - n * size) // other * drawn))
+                carried = n * fed * float(busiest(n * fed, ttft, limit_s=one.ttft_s, within_ratio=one.within_ratio))
+                best = max(best, min(carried, (whole - n * size) // other * drawn))
     found = search(one, quants, SMALL, Ask()).best
     assert (found[0].requests_per_s if found else 0.0) == pytest.approx(best, rel=1e-12)
 

@@ -20,8 +20,8 @@ from taicang.train.setup import Setup
 from taicang.train.step import train_step
 from taicang.train_plans import RECIPES, TrainPlan, recipe
 
-ACCUMULATE_FP32 = ("megatron", "megatron-classic", "mindspeed", "hai-llm", "mindformers")
-STACKS = (*ACCUMULATE_FP32, "nemo", "nemo-mlperf", "primus", "torchtitan", "fsdp", "deepspeed", "internevo")
+ACCUMULATE_FP32 = ("megatron", "megatron-classic", "mindspeed", "hai-llm", "mindformers", "torchtitan")
+STACKS = (*ACCUMULATE_FP32, "nemo", "nemo-mlperf", "primus", "torchtune", "fsdp", "deepspeed", "internevo")
 MODELS = ("llama-2-7b", "llama-3-8b", "qwen2.5-7b", "gpt3-175b", "mixtral-8x7b")
 
 
@@ -117,9 +117,10 @@ def test_logits_fill_the_last_stage(stack: str, micro: int) -> None:
     logits = micro * 8192 * setup.model.vocab * setup.stack.keeps.logit_bytes
     whole, pieces, fused = (
         float(train_step(replace(setup, stack=changed(setup.stack, fused=words))).memory.working_bytes)
-        for words in ((), ("+chunked_loss",), ("+fused_loss",))
+        for words in (("-chunked_loss",), ("+chunked_loss",), ("+fused_loss",))
     )
-    assert whole >= logits > pieces > fused
+    assert whole >= logits
+    assert whole > pieces > fused
 
 
 @given(
@@ -156,3 +157,17 @@ def test_recompute_of_the_core_drops_its_scores(seq: int, micro: int, tp: int) -
     flash = replace(classic, stack=replace(classic.stack, fused=classic.stack.fused | {"flash_attention"}))
     kept, fewer = (float(train_step(one).memory.activations_bytes) for one in (classic, flash))
     assert fewer <= kept <= fewer * 1.25
+
+
+@given(
+    st.sampled_from(STACKS), st.sampled_from(("", "@0.6.0", "@0.8.0")), st.sampled_from((1, 2, 4)),
+    st.sampled_from((1, 2, 8)), st.sampled_from((0, 1, 2)), st.sampled_from(("mixtral-8x7b", "llama-2-7b")),
+)  # fmt: skip
+def test_sharding_of_experts_left_open_is_the_stacks(
+    stack: str, version: str, tp: int, ep: int, etp: int, net: str
+) -> None:
+    """Old Megatron shards them like everything else; whatever the plan says counts before."""
+    name = "megatron" + version if version else stack
+    routed, plan = net == "mixtral-8x7b", TrainPlan(tp=tp, dp=32 // tp, ep=ep, etp=etp, global_batch=32)
+    found = _setup(name, net, plan).plan.etp
+    assert found == (etp or (tp if version and routed else 1))

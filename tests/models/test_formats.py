@@ -68,6 +68,17 @@ SCHEMES: list[tuple[dict[str, Any], float]] = [
         1.0,
     ),
 ]
+SCHEMES += [
+    *(({"quant_method": "torchao", "quant_type": kind, "quant_type_kwargs": {"group_size": g}}, 0.5 + 2.5 / g)
+      for g in GROUPS for kind in ("int4_weight_only", {"default": {"_type": "Int4WeightOnlyConfig"}})),
+    ({"quant_method": "torchao", "quant_type": "int8_weight_only"}, 1.0),
+    ({"quant_method": "torchao", "quant_type": {"default": {"_type": "Int8DynamicActivationInt8WeightConfig"}}}, 1.0),
+    ({"quant_method": "torchao",
+      "quant_type": {"default": {"_data": {}, "_type": "Float8DynamicActivationFloat8WeightConfig"}}}, 1.0),
+    *(({"quant_method": "hqq", "quant_config": {"weight_quant_params": {"nbits": b, "group_size": g, "axis": 1}}},
+       b / 8 + (2 + b / 8) / g) for b in (4, 8) for g in GROUPS),
+    ({"quant_method": "modelslim", "quantize": "w8a8_dynamic"}, 1.0),
+]  # fmt: skip
 LEFT = {
     "attention": ("re:.*self_attn.*", "model.layers.*.self_attn", "self_attn"),
     "dense": ("re:.*mlp\\.(gate|up|down)_proj$", "model.layers.*.mlp.gate_proj"),

@@ -13,14 +13,17 @@ from hypothesis import strategies as st
 
 from taicang import catalog
 from taicang.app.main import cli
-from taicang.centre import cost
+from taicang.centre import cost, outage
 from taicang.centre.compare import compare
 from taicang.centre.cost import Plant
 from taicang.centre.figures import built_in, of_machine, site
 from taicang.centre.figures import given as stated
+from taicang.centre.outage import broken
 from taicang.centre.report import Case, band, check, draws, middles, report
 from taicang.centre.work import Serving
 from taicang.errors import InvalidInput
+from taicang.predict.fabric_parts import breakage
+from taicang.reliability import Component, components
 
 FLAT = (1.0,) * 24
 FREE = {
@@ -312,3 +315,39 @@ def test_deepseek_r1_on_h800_costs_what_its_makers_say_within_the_band():
 
 def test_a_band_is_of_percentiles():
     assert band(np.arange(101.0)).mid == 50
+
+
+MACHINES = st.sampled_from(["cloudmatrix384", "gb200-nvl72", "hgx-h100", "hgx-h100 x 16", "atlas-800-a2 x 8"])
+
+
+@given(MACHINES, st.integers(1, 50), st.integers(0, 2**20))
+def test_what_is_broken_is_what_the_fabrics_own_draws_break(spec, count, seed):
+    machine = catalog.machine(spec)
+    found = broken(machine, count, mtbf_s={}, seed=seed)
+    own = breakage(machine, draws=1000, seed=seed)
+    away = (1.0 - own.nodes_left_ratio) * machine.chips * count
+    racks = 1.0 if "rack" in components(machine) else 0.0  # which the fabric does not know
+    assert found.chips_away.mean() >= away * 0.75 - count / 3
+    assert found.chips_away.mean() <= away * 1.25 + count * (0.3 + racks)
+    assert found.chips_away.min() >= 0
+    assert found.chips_away.max() <= machine.chips * count
+    spared = broken(machine, count, mtbf_s={}, seed=seed, spare_chips=8)
+    assert (spared.chips_away <= found.chips_away).all()
+
+
+@given(MACHINES, st.integers(1, 20), st.integers(1, 40))
+def test_a_larger_crew_never_makes_parts_wait_longer(spec, count, crew):
+    machine = catalog.machine(spec)
+    try:
+        few = broken(machine, count, mtbf_s={}, crew=crew)
+    except InvalidInput:
+        return
+    more, all_at_once = (broken(machine, count, mtbf_s={}, crew=each) for each in (crew + 1, 0))
+    assert few.repair_wait_s >= more.repair_wait_s >= all_at_once.repair_wait_s == 0.0
+    assert few.failures_per_s == more.failures_per_s
+
+
+def test_one_repairer_is_the_textbooks_queue():
+    # one class of parts alone at a load of a half: a part waits as long as a repair takes, in the mean
+    known = {"chip": Component(chips_each=1, failures_per_s=1.0, blast_chips=1, repair_s=10.0)}
+    assert outage._wait_s(known, {"chip": 0.05}, 1) == pytest.approx(10.0)

@@ -144,9 +144,12 @@ def test_a_turn_comes_so_long_after_the_answer_before_it():
         table = {number: i for i, number in enumerate(result.table["id"].tolist())}
         at, end = result.table["arrival_s"], result.table["arrival_s"] + result.table["e2e_s"]
         assert len(table) == 18
+        cached = result.table["cached_tokens"]
         for session in range(6):
             for turn in (1, 2):
                 i = session * 3 + turn
+                held = trace.input_tokens[i - 1] + trace.output_tokens[i - 1] - 1
+                assert cached[table[i]] == held // 64 * 64, "of the prompt before it and of its answer"
                 assert at[table[i]] - end[table[i - 1]] == pytest.approx(2.0, abs=1e-9)
         assert result.summary.cached_ratio > 0.3
         if clients:

@@ -55,7 +55,7 @@ def test_a_browser_shows_every_npu_and_what_is_broken(served, tmp_path):
         capture_output=True, text=True, timeout=240, check=True,
     )  # fmt: skip
     body = shown.stdout[shown.stdout.index("<main") : shown.stdout.index("</main>")]
-    chips = body[body.index('id="chips"') : body.index('id="chosen"')]
+    chips = body[body.index('id="chips"') : body.index('id="node"')]
     assert chips.count("<button") == 384
     assert chips.count('class="rack"') == 12
     assert chips.count(">×<") == 16, "the instance that holds the chip"

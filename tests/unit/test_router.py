@@ -11,7 +11,7 @@ from taicang.serve.router import ROUTERS, Router
 
 
 def request(session=-1, blocks=()):
-    return SimpleNamespace(session=session, blocks=blocks, input=1024)
+    return SimpleNamespace(session=session, blocks=blocks, input=1024, named=1024, home=None)
 
 
 def pool(*held):

@@ -14,7 +14,7 @@ from taicang.errors import InvalidInput, UnknownName
 
 COMMON = frozenset(
     {"compare", "count", "currency", "machine", "mix", "mtbf", "figure", "price", "rent", "tariff", "pue", "carbon"}
-    | {"samples", "seed", "site", "spares", "utilisation"}
+    | {"samples", "seed", "site", "spares", "crew", "utilisation"}
     | OUTPUT
 )
 """Options of the centre, which all its work shares."""

@@ -48,6 +48,7 @@ MONEY = stacked(
                  "the published list of the model)."),
     click.option("--mtbf", type=Named(), multiple=True, metavar="CLASS=DURATION", help="As for train."),
     click.option("--spares", type=Whole(0), default=0, show_default=True, help="Idle chips that stand in at once."),
+    click.option("--crew", type=Whole(1), help="Repairs that go on at a time (default: as many as there are)."),
     click.option("--currency", type=click.Choice(["CNY", "USD"]), default="CNY", show_default=True, help="Of results."),
     click.option("--samples", type=Whole(100, 10**6), default=20_000, show_default=True, help="Draws of the ranges."),
     click.option("--seed", type=Whole(0), default=0, show_default=True, help="Of the draws."),
@@ -91,6 +92,7 @@ def case(spec: str, options: dict[str, Any]) -> tuple[Any, list[str]]:
         prices=prices,
         mtbf_s=dict(options["mtbf"]),
         spare_chips=options["spares"],
+        crew=options["crew"] or 0,
     )
     return made, said
 

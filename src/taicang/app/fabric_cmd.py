@@ -264,17 +264,15 @@ _ANSWERS = {"": _shape, "kind": _collective, "draws": _breakage, "logical": _sha
 def _written(machine: str, on: Any, options: dict[str, Any], found: Any) -> None:
     if options["svg"] is None and options["html"] is None:
         return
-    from taicang.predict.fabric import picture
+    from taicang.predict.fabric import link_tiers, picture
 
-    drawn = picture(on, question(options))
+    ask = question(options)
     if options["svg"] is not None:
-        write_file(options["svg"], drawn, "--svg")
+        write_file(options["svg"], picture(on, ask), "--svg")
     if options["html"] is not None:
-        import json
-        from html import escape
-
+        from taicang.page.html import page
+        from taicang.page.views import sections
         from taicang.records import jsonable
 
-        said = escape(json.dumps(jsonable(found), indent=1))
-        page = f'<!doctype html><meta charset="utf-8"><title>{escape(machine)}</title>{drawn}<pre>{said}</pre>\n'
-        write_file(options["html"], page, "--html")
+        result = {"answer": jsonable(found), "tiers": jsonable(link_tiers(on, ask))}
+        write_file(options["html"], page(machine, sections("fabric", result)), "--html")

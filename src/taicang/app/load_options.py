@@ -41,9 +41,8 @@ def fields_of(kind: Any, options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def named_limits(options: dict[str, Any], model: str) -> None:
-    """Put the limits of ``--slo`` into ``options``, where no others are given, and ``within_ratio``: the share of
-    requests that must keep them (one half where they are limits of the mean). ``UnknownName`` for an unknown one."""
-    options["within_ratio"] = 0.5
+    """Put the limits of ``--slo`` into ``options``, where no others are given, and the share of the requests that must
+    keep them. ``UnknownName`` for an unknown one."""
     if options["slo"]:
         from taicang.catalog.models import model as load_model
         from taicang.catalog.slo import slo
@@ -51,7 +50,7 @@ def named_limits(options: dict[str, Any], model: str) -> None:
         preset = slo(options["slo"], load_model(model, approximate=options["approximate"]).name)
         options["ttft_s"] = options["ttft_s"] or preset.ttft_s
         options["tpot_s"] = options["tpot_s"] or preset.tpot_s
-        options["within_ratio"] = preset.within_ratio
+        options["within_ratio"] = options.get("within_ratio") or preset.within_ratio
 
 
 def named_load(options: dict[str, Any], model: str) -> None:
@@ -78,4 +77,6 @@ def load_text(options: dict[str, Any]) -> str:
         sizes += f" in the mean of {options['profile']}"
     limits = {"TTFT": options["ttft_s"], "TPOT": options["tpot_s"]}
     said = ", ".join(f"{name} <= {show(limit, 's')}" for name, limit in limits.items() if limit)
+    if said:
+        said += f" for {options.get('within_ratio') or 0.9:.0%} of the requests"
     return sizes + (f", {said}" if said else "") + (f" ({options['slo']})" if options.get("slo") else "")

@@ -14,7 +14,7 @@ import click
 
 from taicang.errors import InvalidInput
 from taicang.output import Content, check_file, write
-from taicang.units import count, parse
+from taicang.units import count, parse, share
 
 F = TypeVar("F", bound=Callable[..., Any])
 MOST = 10**18
@@ -75,6 +75,16 @@ class Finite(click.FloatRange):
         return found
 
 
+class Share(click.ParamType[float]):
+    """A share above nothing and below all, as 95% or 0.95."""
+
+    name = "SHARE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Parse through the one door for shares."""
+        return share(value, where=param.opts[0] if param else "")
+
+
 class Named(click.ParamType[Any]):
     """NAME=DURATION, e.g. chip=50000h."""
 
@@ -131,6 +141,13 @@ LOAD = stacked(
     click.option("--output", "output_tokens", type=TOKENS, default=256, show_default=True, help="Output tokens."),
     click.option("--tpot", "tpot_s", type=DURATION, help="Time per output token that must hold, e.g. 50ms."),
     click.option("--ttft", "ttft_s", type=DURATION, help="Time to first token that must hold, e.g. 2s."),
+    click.option(
+        "--attainment",
+        "within_ratio",
+        type=Share(),
+        help="Share of the requests that must keep the limits (default: that of --slo, else 90%).",
+    ),
+    click.option("--users", type=Whole(1), help="The load: so many at a time, each sends a request after its answer."),
 )
 """Load and SLO."""
 
@@ -266,11 +283,11 @@ def give(
     else:
         show()
     if page is not None:
+        from taicang.app.paged import paged
         from taicang.page.html import page as page_of
-        from taicang.page.views import sections
         from taicang.records import jsonable
 
-        body = sections(kind, jsonable(value if shown is None else shown))
+        body = paged(kind, jsonable(value if shown is None else shown))
         write({page.name: page_of(title, body)}, page.parent, "--html")
         click.echo(f"wrote {page}", err=True)
     return int(not feasible)

@@ -68,6 +68,8 @@ def show_prediction(p: Served, *, whole: bool, quote: Quote | str | None = None)
     console.print(
         f"together: {p.machine_output_tokens_per_s:,.0f} output tokens/s on the whole machine, "
         f"{p.output_tokens_per_s_per_chip:,.0f} per chip\n"
+        f"  {p.requests_per_s:.3g} requests/s, {p.users:,.0f} users at a time, each of whom sees "
+        f"{p.user_tokens_per_s:.3g} tokens/s\n"
         f"  {p.chips} of {p.machine_chips} chips in use by whole instances"
         + (f", {p.prefill_chips_ratio:.0%} of them in prefill" if apart else "")
         + (f"; {p.machine_chips - p.chips} idle" if p.machine_chips > p.chips else "")

@@ -149,9 +149,12 @@ def _site(console: Any, told: Any) -> None:
         )
     out = told.outage
     lost = f", and {band(out['lost_income'])} of income" if "lost_income" in out else ""
+    wait = out["repair_wait_hours"].mid
     console.print(
-        f"a failure every {money(out['hours_between_failures'].mid)} h, {money(out['chips_away'].mid)} chips away in "
-        f"the mean; an hour of outage costs {band(out['hour'])} {told.currency}{lost}"
+        f"a failure every {money(out['hours_between_failures'].mid)} h, {money(out['mean_chips_away'].mid)} chips away "
+        f"in the mean, {money(out['chips_away'].high)} in the worst of 20 looks"
+        + (f" (a part waits {money(wait)} h for the crew)" if wait else "")
+        + f"; an hour of outage costs {band(out['hour'])} {told.currency}{lost}"
     )
     if told.cash:
         table = _table("year", *(str(int(row["year"])) for row in told.cash))

@@ -20,7 +20,8 @@ WIDTH = 80
 NAMES = 20
 """Width that the names of machines have before they wrap."""
 LEGEND = """
-decode and prefill: tokens/s per chip of one instance in each phase; a chip, a
+TTFT: under this load, without queueing; users: requests under way at a time;
+each: tokens/s that one of them sees; decode and prefill: tokens/s per chip of one instance in each phase; a chip, a
 kW, a MUSD, a MCNY: output tokens/s of the whole instances that fit the machine,
 over all its chips, power (IT, under load) and money, and how many times the
 first machine's; may be off: where nine measurements in ten of runs as near as
@@ -48,9 +49,10 @@ def show_comparison(
     first = next((r for r in results if isinstance(r, Served)), None)
     if first:
         console.print(f"[bold]{first.model}[/], {load_text(options)}")
-    for columns, row in ((PHASES, _phases), (RATES, _rates), (TRUST, _trust)):
+    for columns, row in ((LOAD, _load), (PHASES, _phases), (RATES, _rates), (TRUST, _trust)):
         shown = [each for each in columns if each != "a MCNY" or _priced(results)]
-        table = Table(box=None, pad_edge=False)
+        title = "may be off by" if columns is TRUST else None
+        table = Table(box=None, pad_edge=False, title=title, title_justify="left")
         for column in shown:
             least = min(max(map(len, names), default=0), NAMES) if column == "machine" else None
             words = column in ("machine", "decode plan")
@@ -112,13 +114,25 @@ def _over(mine: float | None, first: float | None, scale: float) -> str:
     return f"{mine * scale:,.0f}" + (f" ({mine / first:.2f}x)" if first else "")
 
 
-PHASES = ("machine", "chips", "TPOT", "decode", "binds", "prefill", "binds")
+LOAD = ("machine", "TTFT", "TPOT", "req/s", "users", "each")
+
+
+def _load(p: Served, _: Served) -> tuple[str, ...]:
+    return (
+        show(p.loaded_ttft_s, "s"),
+        show(p.tpot_s, "s"),
+        f"{p.requests_per_s:.3g}",
+        f"{p.users:,.0f}",
+        f"{p.user_tokens_per_s:.3g}",
+    )
+
+
+PHASES = ("machine", "chips", "decode", "binds", "prefill", "binds")
 
 
 def _phases(p: Served, _: Served) -> tuple[str, ...]:
     return (
         str(p.decode.chips),
-        show(p.tpot_s, "s"),
         f"{p.decode.tokens_per_s_per_chip:,.0f}",
         p.decode.binds,
         f"{p.prefill.tokens_per_s_per_chip:,.0f}",
@@ -142,8 +156,8 @@ def _rates(p: Served, base: Served) -> tuple[str, ...]:
     )
 
 
-TRUST = ("machine", "TPOT may be off", "tok/s may be off", "decode plan")
+TRUST = ("machine", "TTFT", "TPOT", "tok/s", "decode plan")
 
 
 def _trust(p: Served, _: Served) -> tuple[str, ...]:
-    return p.bands["tpot"].said, p.bands["throughput"].said, describe(p.decode.plan)
+    return p.bands["ttft"].said, p.bands["tpot"].said, p.bands["throughput"].said, describe(p.decode.plan)

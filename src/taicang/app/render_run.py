@@ -54,7 +54,11 @@ def show_run(r: Report, calls: Sequence[Mapping[str, Any]] = ()) -> None:
         console.print("[bold]CUDA on Ascend[/] (what became of each call: --log)")
         for kind in dict.fromkeys(each["kind"] for each in calls):
             mine = [each for each in calls if each["kind"] == kind]
-            names = ", ".join(dict.fromkeys(each["operator"] for each in mine)) if kind != "mapped" else ""
+            took = {
+                each["operator"]: f" ({show(each['seconds'], 's')} in all)" if "seconds" in each else ""
+                for each in mine
+            }
+            names = ", ".join(name + time for name, time in took.items()) if kind != "mapped" else ""
             console.print(f"  - {kind}: {len(mine)} {'operators' if 'path' not in mine[0] else 'places'}"
                           f"{': ' if names else ''}{names}", markup=False)  # fmt: skip
     if r.invented:

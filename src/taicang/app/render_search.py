@@ -14,6 +14,7 @@ from taicang.app.quotes import cost_line
 from taicang.app.render_bands import TITLE, band_lines
 from taicang.app.render_ranking import show_ranking
 from taicang.app.search_jobs import Outcome, ranking
+from taicang.app.terminal import hang
 from taicang.plans import describe
 from taicang.predict.choose import Chosen, spans
 from taicang.predict.confirm import Confirmation
@@ -24,7 +25,10 @@ from taicang.search.result import Choice, Pool
 from taicang.search.versus import Versus
 from taicang.units import show
 
-WIDTH = 160
+WIDTH = 80
+LEGEND = """a chip: output tokens/s over all chips of the machine; req/s, users, each:
+requests per second, those under way at a time, tokens/s that each of them sees"""
+FIGURES = ("", "a chip", "tok/s", "req/s", "users", "each", "TTFT", "TPOT", "chips", "per W")
 
 
 def show_search(
@@ -37,70 +41,83 @@ def show_search(
     console = terminal.console(highlight=False)
     if not console.is_terminal or console.width < WIDTH:
         console = terminal.console(highlight=False, width=WIDTH, force_terminal=console.is_terminal)
-    console.print(f"[bold]{done[0].job.model.name}[/], {load_text(options)}; best by {options['objective']}")
+    hang(console, f"[bold]{done[0].job.model.name}[/], {load_text(options)}; best by {options['objective']}", 0)
     for each in done:
         _machine(console, each)
         if not each.chosen:
             continue
         console.print(f"  {TITLE}")
         for line in band_lines(each.chosen.choice.bands, {}):
-            console.print(f"    {line}")
+            hang(console, line.strip(), 4 + len(line) - len(line.lstrip()))
         extra = more[each.found.machine]
         _chosen(console, each.chosen)
         for line in cost_line(extra["quote"]).splitlines():
-            console.print(f"  {line}")
+            hang(console, line.strip(), 2 + len(line) - len(line.lstrip()))
         for note in extra.get("notes", ()):
-            console.print(f"  assumed: {note}")
+            hang(console, f"assumed: {note}")
         if "explanation" in extra:
             _explain(console, each.chosen.rank, extra["explanation"])
-        _replayed(console, each.chosen, options["within_ratio"])
+        _replayed(console, each.chosen)
         if "versus" in extra:
             _versus(console, each.job, each.chosen.choice, extra["versus"])
+    if any(each.chosen for each in done):
+        console.print(f"[dim]{LEGEND}[/]")
     show_ranking(console, ranking(done, options["objective"]), options["objective"], flipped)
 
 
 def _machine(console: Console, each: Outcome) -> None:
     job, found = each.job, each.found
     counts = found.counts
-    console.print(
-        f"\n[bold]{found.machine}[/] ({job.machine.chips} chips), {job.stack.name} ({job.stack.epoch}): "
+    console.print()
+    hang(
+        console,
+        f"[bold]{found.machine}[/] ({job.machine.chips} chips), {job.stack.name} ({job.stack.epoch}): "
         f"{counts.priced:,} candidates of {counts.layouts:,} layouts ({counts.fitting:,} fit), "
-        f"{counts.combinations:,} pairings of pools"
+        f"{counts.combinations:,} pairings of pools",
+        0,
     )
     if not found.best:
         console.print("  [bold]infeasible[/]")
         for line in found.nearest:
-            console.print(f"    {line}")
+            hang(console, line, 4)
         return
     table = Table(box=None, pad_edge=False)
-    for column in ("", "tok/s/chip", "tok/s", "TTFT", "TPOT", "chips", "per W", "pools"):
-        table.add_column(column, justify="left" if column in ("", "pools") else "right")
-    for rank, choice in enumerate(found.best, 1):
-        table.add_row(*_row(rank, choice))
+    for column in FIGURES:
+        table.add_column(column, justify="right", no_wrap=True)
+    shown = list(enumerate(found.best, 1))
     if each.chosen.rank > len(found.best):
-        table.add_row(*_row(each.chosen.rank, each.chosen.choice))
+        shown.append((each.chosen.rank, each.chosen.choice))
+    for rank, choice in shown:
+        table.add_row(*_row(rank, choice))
     console.print(table)
+    for rank, choice in shown:
+        hang(console, f"{rank}: " + "; ".join(pool_text(pool) for pool in choice.pools))
 
 
 def _chosen(console: Console, chosen: Chosen) -> None:
     """The plan to run and what was passed over, in a line; nothing where the first stands and nothing was replayed."""
     if chosen.keeps is None:
         return
-    line = f"  [bold]{'warning, ' if chosen.warning else ''}chosen: {chosen.rank}[/], {chosen.why}"
+    line = f"[bold]{'warning, ' if chosen.warning else ''}chosen: {chosen.rank}[/], {chosen.why}"
+    if chosen.goodput_tokens_per_s_per_chip is not None:
+        line += f": {chosen.goodput_tokens_per_s_per_chip:,.0f} tok/s/chip"
     passed = "; ".join(f"{spans(each.ranks)} ({each.why})" for each in chosen.passed)
-    console.print(line + (f"; passed over: {passed}" if passed else ""))
+    hang(console, line + (f"; passed over: {passed}" if passed else ""))
 
 
 def _row(rank: int, choice: Choice) -> tuple[str, ...]:
+    alone = choice.mode == "decode"
     return (
         str(rank),
         f"{choice.output_tokens_per_s_per_chip:,.0f}",
         f"{choice.output_tokens_per_s:,.0f}",
-        "-" if choice.mode == "decode" else show(choice.ttft_s, "s"),
+        f"{choice.requests_per_s:.3g}",
+        f"{choice.users:,.0f}",
+        f"{choice.user_tokens_per_s:.3g}",
+        "-" if alone else show(choice.ttft_s, "s"),
         show(choice.tpot_s, "s"),
         str(choice.chips),
         "unknown" if choice.output_tokens_per_s_per_w is None else f"{choice.output_tokens_per_s_per_w:.3f}",
-        "; ".join(pool_text(pool) for pool in choice.pools),
     )
 
 
@@ -115,43 +132,39 @@ def pool_text(pool: Pool) -> str:
 def _explain(console: Console, rank: int, found: Explanation) -> None:
     for bound in found.bounds:
         taken = f"{bound.resource} takes {bound.share_ratio:.0%} of its time"
-        console.print(f"  {bound.role}: {taken}; next batch: {bound.next_batch}")
+        hang(console, f"{bound.role}: {taken}; next batch: {bound.next_batch}")
     if found.beside:
         where = "ahead of" if found.beside_rank > rank else "against"
-        console.print(f"  {where} {found.beside_rank}: {'; '.join(found.beside)}")
+        hang(console, f"{where} {found.beside_rank}: {'; '.join(found.beside)}")
     shown = ", ".join(f"{gain.resource} {gain.gain_ratio:+.1%}" for gain in found.gains)
-    console.print(f"  {NUDGE_RATIO:.0%} more of each resource buys: {shown}")
+    hang(console, f"{NUDGE_RATIO:.0%} more of each resource buys: {shown}")
 
 
-def _replayed(console: Console, chosen: Chosen, within_ratio: float) -> None:
+def _replayed(console: Console, chosen: Chosen) -> None:
     for each in chosen.replayed:
         ran = each.ran
         if ran.refused:
-            console.print(f"  replay of {each.rank}: {ran.refused}")
+            hang(console, f"replay of {each.rank}: {ran.refused}")
             continue
         verdict = ran.verdict if ran.keeps else f"[bold]{ran.verdict}[/]"
+        load = f" at {ran.load_ratio:.0%} of its rate" if ran.load_ratio < 1.0 else ""
         promised = f"{each.promised_tokens_per_s_per_chip:,.0f}"
-        console.print(f"  replay of {each.rank}: {_ran(ran)} against {promised}: {verdict}")
-    if chosen.keeps is False and not chosen.replayed[0].ran.refused:
-        less = chosen.sustained
-        console.print(
-            f"  {within_ratio:.0%} of the requests of 1 keep them "
-            + (f"at {less.load_ratio:.0%} of its load: {_ran(less)}" if less else "at no load that was tried")
-        )
+        hang(console, f"replay of {each.rank}{load}: {_ran(ran)} against {promised}: {verdict}")
 
 
 def _ran(ran: Confirmation) -> str:
     return (
         f"TTFT {show(ran.ttft_s, 's')} (p99 {show(ran.ttft_p99_s, 's')}), TPOT {show(ran.tpot_s, 's')} "
         f"(p99 {show(ran.tpot_p99_s, 's')}), {ran.within_ratio:.0%} of {ran.requests:,} requests within, "
-        f"{ran.output_tokens_per_s_per_chip:,.0f} tok/s/chip"
+        f"{ran.output_tokens_per_s_per_chip:,.0f} tok/s/chip{' until it was broken off' * ran.stopped}"
     )
 
 
 def _versus(console: Console, job: Job, winner: Choice, found: Versus | None) -> None:
     if found is None:
-        console.print(
-            "  --versus: does not fit: too large for the memory with its batch, or leaves no chips that prefill in time"
+        hang(
+            console,
+            "--versus: does not fit: too large for the memory with its batch, or leaves no chips that prefill in time",
         )
         return
     rows = [("winner", winner, winner.pools[-1]), ("versus", found.given, found.given.pools[-1])]
@@ -166,6 +179,6 @@ def _versus(console: Console, job: Job, winner: Choice, found: Versus | None) ->
             else f", {each.output_tokens_per_s_per_chip:,.0f} per chip of all"
         )
         speed = f"TPOT {show(each.tpot_s, 's')}{over}, {rate:,.0f} tok/s per decoding chip"
-        console.print(f"  {name}: {pool_text(pool)}: {speed}{whole}")
+        hang(console, f"{name}: {pool_text(pool)}: {speed}{whole}")
     for line in found.said:
-        console.print(f"  {line}")
+        hang(console, line)

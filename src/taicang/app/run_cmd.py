@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from taicang.app.options import DURATION, HELP, JSON, Finite, Whole, echo_json
+from taicang.app.options import CHAKRA, DURATION, HELP, JSON, Finite, Whole, echo_json, write_chakra
 from taicang.output import check_file, check_folder, write_file
 
 
@@ -40,6 +40,7 @@ Examples:
 @click.option("--log", type=click.Path(dir_okay=False, path_type=Path),
               help="Write what became of each call of CUDA on Ascend, for port --log.")  # fmt: skip
 @click.option("--perfetto", type=click.Path(dir_okay=False, path_type=Path), help="Write the timeline as trace events.")
+@CHAKRA
 @JSON
 @click.argument("script", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
@@ -69,9 +70,12 @@ def run(
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as work:
         found, status = launch.run(wish, on, machine, Path(work))
-    calls = translation.rows(found.ranks, porting.rules("ascend")) if on.chip.ascend and wish.names == "cuda" else []
     raw, found = found, fusion.fuse(found) if options["fuse"] else found
     done = report.schedule(found, on, options["stack"], options["issue_s"])
+    calls = []
+    if on.chip.ascend and wish.names == "cuda":
+        spent_s = {rank: priced.seconds for rank, priced in done.priced.items()}
+        calls = translation.rows(found.ranks, porting.rules("ascend"), spent_s)
     made = report.report(found, on, scheduled=done)
     if as_json:
         echo_json({"status": status, "run": made, "translated": calls})
@@ -85,4 +89,8 @@ def run(
         from taicang.virtual.trace import events
 
         write_file(options["perfetto"], json.dumps(events(found, done)), "--perfetto")
+    if options["chakra"] is not None:
+        from taicang.virtual.trace import workload
+
+        write_chakra(workload(found, done), options["chakra"])
     raise SystemExit(status)

@@ -62,12 +62,13 @@ SEARCH = stacked(
     click.option(
         "--confirm",
         type=Whole(0),
-        default=3,
+        default=4,
         show_default=True,
-        help="Plans to replay at most until one keeps the limits (0: none).",
+        help="Plans of unlike layouts to replay (0: none); that with the most goodput within the limits is chosen.",
     ),
     click.option("--explain/--no-explain", default=True, help="Why the winner wins, what binds, what more would buy."),
 )
+CHOSEN = ("rank", "choice", "keeps", "why", "load_ratio", "goodput_tokens_per_s_per_chip", "passed")
 
 
 @click.command(
@@ -94,8 +95,8 @@ def search(model: str, machines: str, as_json: bool, pareto: str | None, explain
     """The best way to run MODEL under a load and an SLO, on every machine.
 
     Prices every legal layout, batch, draft length and chunk size, aggregated and disaggregated; with --emit those that
-    the engine can express. Of the ranking, the first plan whose replay keeps the limits is chosen. --quant takes
-    several formats, comma-separated; --mtp fixes the draft length.
+    the engine can express. The best of unlike layouts are replayed, and the one with the most tokens/s at the largest
+    load that keeps the limits is chosen. --quant takes several formats, comma-separated; --mtp fixes the draft length.
     """
     from taicang.output import check_folder
 
@@ -104,7 +105,7 @@ def search(model: str, machines: str, as_json: bool, pareto: str | None, explain
         if folder:
             check_folder(Path(folder), flag)
     done = outcomes(model, names, options)
-    more = {each.found.machine: _more(each, model, options, explain) for each in done if each.chosen}
+    more = {each.found.machine: _more(each, model, options, explain, as_json) for each in done if each.chosen}
     if as_json:
         for each in done:
             if each.chosen and each.chosen.warning:
@@ -150,11 +151,12 @@ def _fields(each: Outcome, more: dict[str, Any]) -> dict[str, Any]:
     return made
 
 
-def _more(each: Outcome, model: str, options: dict[str, Any], explain: bool) -> dict[str, Any]:
+def _more(each: Outcome, model: str, options: dict[str, Any], explain: bool, as_json: bool) -> dict[str, Any]:
     """What was asked about an outcome: the plan to run and what replays saw, why it wins, the user's plan beside it."""
     from taicang import __version__, catalog
     from taicang.app.quotes import quoted
     from taicang.app.search_emit import assumed
+    from taicang.predict.plan_details import plan_details
     from taicang.records import plain
     from taicang.search.explain import explained
     from taicang.search.trusted import told
@@ -165,12 +167,12 @@ def _more(each: Outcome, model: str, options: dict[str, Any], explain: bool) -> 
         return {"rank": replayed.rank, "promised_tokens_per_s_per_chip": replayed.promised_tokens_per_s_per_chip} | ran
 
     chosen = each.chosen
-    cost = quoted(each.job.machine.name, options["sets"], lambda costs: costs.output(
-        chosen.choice.output_tokens_per_s_per_chip, (chosen.choice.bands["throughput"].high_ratio or 1.0) - 1.0
-    ))  # fmt: skip
+    rate = chosen.choice.output_tokens_per_s_per_chip * chosen.load_ratio
+    off = (chosen.choice.bands["throughput"].high_ratio or 1.0) - 1.0
+    cost = quoted(each.job.machine.name, options["sets"], lambda costs: costs.output(rate, off))
     said: dict[str, Any] = {
         "quote": cost,
-        "chosen": {name: getattr(chosen, name) for name in ("rank", "choice", "keeps", "why", "passed")},
+        "chosen": {name: getattr(chosen, name) for name in CHOSEN},
     }
     beside = told(each.job, chosen.choice, options["sets"])
     said |= {name: beside[name] for name in ("model", "stack", "sources")}
@@ -179,13 +181,13 @@ def _more(each: Outcome, model: str, options: dict[str, Any], explain: bool) -> 
     said["assumptions"] = (*beside["assumptions"], *notes)
     said |= {"digest": catalog.digest(), "version": __version__}
     if explain:
+        if options["page"] is not None or as_json:
+            said["plans"] = plan_details(each.job, each.found.best, each.found.front, each.space, options["objective"])
         said["explanation"] = explained(
             each.job, chosen.choice, chosen.rank, each.found.best, each.space, options["objective"]
         )
     if chosen.replayed:
         said["replayed"] = [flat(each) for each in chosen.replayed]
-    if chosen.keeps is False:
-        said["sustained"] = chosen.sustained
     if options["versus"]:
         quant = chosen.choice.pools[0].plan.quant
         given, ask = fields(options["versus"]), ask_of(options)

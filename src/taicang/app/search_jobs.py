@@ -122,7 +122,6 @@ def _chosen(each: Outcome, options: dict[str, Any]) -> Outcome:
         each.found.best,
         most=options["confirm"],
         named=options["profile"] or "",
-        within_ratio=options["within_ratio"],
         load_per_s=options["load_per_s"],
     )
     return replace(each, chosen=chosen, found=replace(each.found, best=each.found.best[: options["top"]]))
@@ -130,5 +129,11 @@ def _chosen(each: Outcome, options: dict[str, Any]) -> Outcome:
 
 def ranking(done: Sequence[Outcome], objective: Any) -> list[Outcome]:
     """Machines that can run it by the objective, best first; without those whose power or price is not public."""
-    scored = [each for each in done if each.chosen and each.chosen.choice.score(objective) is not None]
-    return sorted(scored, key=lambda each: -each.chosen.choice.score(objective))
+    scored = [(_score(each, objective), each) for each in done if each.chosen]
+    return [each for score, each in sorted(scored, key=lambda pair: -(pair[0] or 0.0)) if score is not None]
+
+
+def _score(each: Outcome, objective: Any) -> float | None:
+    """Of the load at which the plan to run keeps its limits."""
+    score: float | None = each.chosen.choice.score(objective)
+    return score if score is None or objective == "smallest" else score * each.chosen.load_ratio

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from taicang.errors import InvalidInput, NotModelled
 if TYPE_CHECKING:
     from taicang.live.clock import Clock
     from taicang.live.endpoint import Endpoint
+    from taicang.live.kv_events import Publisher
     from taicang.predict.standing import Standing
     from taicang.serve.summary import Limits
     from taicang.traffic.trace import Trace
@@ -41,6 +43,8 @@ ENDPOINT = stacked(
     click.option("--max-body", type=Whole(1024), default=8 << 20, help="Bytes of a request; default: 8Mi."),
     click.option("--context", type=TOKENS, help="Mean length of a sequence, by which caches are laid out; default: the "
                  "background's, else 4096."),
+    click.option("--data-parallel-ports", is_flag=True, help="A port for each attention group that takes prompts, from "
+                 "--port on: its requests stay there, its /health and /metrics are its own."),
     click.option("--access-log", is_flag=True, help="A line for each call on standard error."),
 )  # fmt: skip
 """How it is reached."""
@@ -56,6 +60,15 @@ WORDS = stacked(
 """What it says."""
 
 
+EVENTS = stacked(
+    click.option("--kv-events", metavar="tcp://*:PORT", help="Tell over ZeroMQ, as vLLM does, which blocks are cached; "
+                 "with --data-parallel-ports from this port on."),
+    click.option("--kv-replay", metavar="tcp://*:PORT", help="Where subscribers ask for what they missed."),
+    click.option("--kv-topic", default="", help="Topic of these messages."),
+)  # fmt: skip
+"""What it tells routers."""
+
+
 @click.command(
     epilog="""\b
 Examples:
@@ -68,6 +81,7 @@ Examples:
 @click.argument("model")
 @SYSTEM
 @ENDPOINT
+@EVENTS
 @WORDS
 @SEED
 @RESULT
@@ -82,16 +96,45 @@ def serve(model: str, machine: str, as_json: bool, **options: Any) -> None:
     server = _server()
     trace = background_trace(options["background"], options["seed"])
     standing = _stand(model, machine, trace, options)
+    ranks = [(one.name, at) for one in standing.cluster.entry for at in range(len(one.groups))]
+    apart = options["data_parallel_ports"]
     build = builder(standing, trace, options, limits)
-    with server.listen(options["host"], options["port"]) as listening:
-        host, port = listening.getsockname()[:2]
+    with ExitStack() as held:
+        events = _publisher(len(ranks), options)
+        if events is not None:
+            held.callback(events.close)
+        listening = server.listen_all(options["host"], options["port"], len(ranks) if apart else 1)
+        for each in listening:
+            held.enter_context(each)
+        ports = [each.getsockname()[1] for each in listening]
+
+        def begin(clock: Clock) -> Endpoint:
+            endpoint = build(clock)
+            if apart:
+                endpoint.split(dict(zip(ports, ranks, strict=True)))
+            if events is not None:
+                endpoint.tell(events.send)
+            return endpoint
 
         def ready() -> None:
             names = ", ".join(standing.models)
-            click.echo(f"{names} on {standing.machine.name}: http://{host}:{port}/v1 (Ctrl-C ends it)", err=True)
+            more = f", ranks 1 to {len(ranks) - 1} at {ports[1]} to {ports[-1]}" if len(ports) > 1 else ""
+            url = f"http://{listening[0].getsockname()[0]}:{ports[0]}/v1"
+            click.echo(f"{names} on {standing.machine.name}: {url}{more} (Ctrl-C ends it)", err=True)
 
-        endpoint = server.run(listening, build, ready, access_log=options["access_log"])
+        endpoint = server.run(listening, begin, ready, access_log=options["access_log"])
     _report(standing, endpoint, model, options, as_json)
+
+
+def _publisher(ranks: int, options: dict[str, Any]) -> Publisher | None:
+    if not options["kv_events"]:
+        if options["kv_replay"] or options["kv_topic"]:
+            raise InvalidInput("nothing is told without --kv-events", where="--kv-replay, --kv-topic")
+        return None
+    from taicang.live.kv_events import Publisher
+
+    apart = options["data_parallel_ports"]
+    return Publisher(ranks, options["kv_events"], options["kv_replay"], options["kv_topic"], apart=apart)
 
 
 def _server() -> Any:

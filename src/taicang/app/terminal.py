@@ -85,3 +85,11 @@ def counting(told: Callable[[int, int], str]) -> Iterator[Callable[[int, int], N
         yield tell
     finally:
         sys.stderr.write("\r" + " " * 78 + "\r")
+
+
+def hang(console: Any, markup: str, indent: int = 2) -> None:
+    """Print a line of markup whose continuations stand further in."""
+    from rich.text import Text
+
+    for number, line in enumerate(Text.from_markup(markup).wrap(console, max(console.width - indent - 2, 20))):
+        console.print(Text(" " * (indent + 2 * (number > 0))) + line)

@@ -66,7 +66,7 @@ def train(ctx: click.Context, /, as_json: bool, page: Path | None, **options: An
         check_folder(options["out"], "--out")
     asked = training_from(ctx)
     with terminal.counting(lambda done, total: f"{done:,} of {total:,} layouts") as progress:
-        result = answer(asked, progress)
+        result = answer(asked if page is None else replace(asked, explained=True), progress)
     if isinstance(result, Infeasible):
         return _give(result, as_json, page)
     cost = None
@@ -89,12 +89,12 @@ def train(ctx: click.Context, /, as_json: bool, page: Path | None, **options: An
         if options["trace"] is not None and result.explained is not None:
             write_file(options["trace"], json.dumps(result.explained.trace), "--perfetto")
     finally:
-        bare = result.explained and replace(result.explained, trace={})
-        code = _give(replace(result, explained=bare), as_json, page, cost)
+        bare = replace(result.explained, trace={}) if result.explained and asked.explained else None
+        code = _give(replace(result, explained=bare), as_json, page, cost, result.explained)
     return code
 
 
-def _give(result: Any, as_json: bool, page: Path | None, cost: Quote | str | None = None) -> int:
+def _give(result: Any, as_json: bool, page: Path | None, cost: Quote | str | None = None, explained: Any = None) -> int:
     from taicang.app.quotes import cost_fields, cost_line
     from taicang.predict import Infeasible
 
@@ -110,4 +110,13 @@ def _give(result: Any, as_json: bool, page: Path | None, cost: Quote | str | Non
 
     fields = {"infeasible": not fits, "prediction": result, **({} if cost is None else cost_fields(cost))}
     title = f"{result.model} on {result.machine}"
-    return give("train", fields, show, as_json=as_json, page=page, title=title, feasible=fits)
+    return give(
+        "train",
+        fields,
+        show,
+        as_json=as_json,
+        page=page,
+        title=title,
+        feasible=fits,
+        shown=fields | {"explained": explained},
+    )

@@ -44,7 +44,7 @@ PLAN = stacked(
     _degree("pp", "Pipeline stages."),
     _degree("vpp", "Model chunks per stage."),
     _degree("ep", "Expert-parallel ranks."),
-    _degree("etp", "Tensor-parallel ranks per expert."),
+    click.option("--etp", type=Whole(1), help="Tensor-parallel ranks per expert (default: the stack's, mostly 1)."),
     click.option("--dp", type=Whole(1), help="Data-parallel groups (default: fills the machine)."),
     click.option(
         "--order", default="tp-cp-ep-dp-pp", show_default=True,
@@ -151,7 +151,7 @@ def _plan(options: dict[str, Any], domain: int) -> Any:
     """The plan that the options fix; ``domain`` is how many ranks HSDP's shard groups span."""
     from taicang.train_plans import WAVES, TrainPlan, recipe
 
-    names = ("tp", "cp", "pp", "vpp", "ep", "etp", "order", "micro_batch", "seq", "schedule", "stages",
+    names = ("tp", "cp", "pp", "vpp", "ep", "order", "micro_batch", "seq", "schedule", "stages",
              "context", "moments", "master", "offload", "skew")  # fmt: skip
     zero = options["zero"]
     shard = options["shard"]
@@ -164,6 +164,7 @@ def _plan(options: dict[str, Any], domain: int) -> Any:
     return TrainPlan(
         **{name: options[name] for name in names},
         dp=options["dp"] or 0,
+        etp=options["etp"] or 0,
         global_batch=options["global_batch"] or 0,
         zero=ZERO[zero] if zero in ZERO else int(zero),
         shard=shard,

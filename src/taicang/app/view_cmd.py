@@ -41,7 +41,9 @@ def view(paths: tuple[Path, ...], page_path: Path | None, port: int) -> None:
     found: list[Section] = []
     for index, path in enumerate(paths):
         found += _of(path, index if len(paths) > 1 else None)
-    made = page(", ".join(path.name for path in paths), found)
+    named = ", ".join(path.name for path in paths)
+    with reading.expected("results that can be drawn", named):  # figures beyond all numbers
+        made = page(named, found)
     if page_path is not None:
         write({page_path.name: made}, page_path.parent, "--html")
         click.echo(f"wrote {page_path}", err=True)
@@ -53,12 +55,13 @@ def _of(path: Path, index: int | None) -> list[Section]:
     """Sections of one stored result; of several each says whose it is."""
     from dataclasses import replace
 
-    from taicang.page.views import kind_of, sections
+    from taicang.app.paged import paged
+    from taicang.page.views import kind_of
 
     result = _folder(path) if path.is_dir() else _read(path)
     kind = kind_of(result, str(path))
     with reading.expected(f"a result of {kind}", str(path)):
-        made = sections(kind, result)
+        made = paged(kind, result)
     if index is None:
         return made
     return [

@@ -26,7 +26,7 @@ def families() -> Families:
     def family(name: str) -> Family:
         found = fields(name)
         found["when"] = MappingProxyType({**shared, **found["when"]})
-        found["defaults"] = MappingProxyType(dict(found.get("defaults", {})))
+        found |= {key: MappingProxyType(dict(found.get(key, {}))) for key in ("defaults", "wrapped")}
         return Family(**found)
 
     refused = {name: (str(row[0]), str(row[1])) for name, row in table["refused"].items()}

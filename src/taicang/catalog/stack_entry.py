@@ -30,6 +30,7 @@ PLAIN = {
     "graphs": "graphs",
     "unrouted": "unrouted",
     "grouped_experts": "grouped_experts",
+    "experts_sharded": "experts_sharded",
     "fused": "fused",
     "overlap": "overlap",
 }
@@ -52,6 +53,7 @@ _KEEPS = {
     "buffered": "buffered",
     "gradients": "gradients",
     "logit": "logit_bytes",
+    "sharded_logit": "sharded_logit_bytes",
     "loss": "loss_bytes",
     "outputs": "outputs",
     "recompute": "recompute",

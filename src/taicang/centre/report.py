@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from taicang.centre import cost
 from taicang.centre.cost import Plant, Values
 from taicang.centre.figures import MONEY, Figure
+from taicang.centre.outage import broken
 from taicang.centre.work import Serving, Training, deviation
 from taicang.errors import InvalidInput, MissingFigure
-from taicang.reliability import broken_chips, components, rates_per_s, with_mtbf
 from taicang.units import Num
 
 SAMPLES = 20_000
@@ -50,6 +50,8 @@ class Case:
     """Several kinds of work instead: each with its share of the used hours."""
     mtbf_s: Mapping[str, float] = field(default_factory=dict)
     spare_chips: int = 0
+    crew: int = 0
+    """Repairs at a time; 0: as many as there are."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -216,7 +218,7 @@ def report(case: Case, *, currency: str = "CNY", samples: int = SAMPLES, seed: i
         by_hour=_by_hour(case, mid, shown),
         by_month=_by_month(case, mid, shown),
         cash=_cash(case, mid, shown),
-        outage=_outage(case, values, whole / unit, earned, unit),
+        outage=_outage(case, values, whole / unit, earned, unit, seed),
         tornado=_tornado(case, currency),
         samples=samples,
         seed=seed,
@@ -300,19 +302,20 @@ def _cash(case: Case, mid: Values, unit: Num) -> tuple[Mapping[str, float], ...]
     return tuple(rows)
 
 
-def _outage(case: Case, values: Values, whole: Num, earned: Num | None, unit: Num) -> dict[str, Band]:
+def _outage(case: Case, values: Values, whole: Num, earned: Num | None, unit: Num, seed: int) -> dict[str, Band]:
     """How often something fails, how many chips are away, and what an hour costs in which nothing runs."""
     machine, chips = case.plant.machine, case.plant.machine.chips * case.count
-    parts = with_mtbf(components(machine), case.mtbf_s)
-    rate = sum(rates_per_s(parts, chips).values())
-    away = max(broken_chips(parts, chips) - case.spare_chips, 0.0)
+    found = broken(machine, case.count, mtbf_s=case.mtbf_s, spare_chips=case.spare_chips, crew=case.crew, seed=seed)
     still = {"hour": band(whole * chips)}
     if earned is not None:
         still["lost_income"] = band(earned * values["utilisation"] * values["availability"] * chips / unit)
     return still | {
-        "hours_between_failures": band(1.0 / max(rate, 1e-30) / 3600.0),
-        "chips_away": band(away),
-        "parts_availability": band(1.0 - min(away / chips, 1.0)),
+        "hours_between_failures": band(1.0 / max(found.failures_per_s, 1e-30) / 3600.0),
+        "chips_away": band(found.chips_away),
+        "mean_chips_away": band(found.chips_away.mean()),
+        "bandwidth_left": band(found.bandwidth_ratio),
+        "repair_wait_hours": band(found.repair_wait_s / 3600.0),
+        "parts_availability": band(1.0 - found.chips_away / chips),
     }
 
 

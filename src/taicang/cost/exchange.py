@@ -1,6 +1,6 @@
 """The price of MoE dispatch and combine: cores that issue copies, ports that carry them, flags that end the call.
 
-seconds = floor + sync * doublings of ranks + flags of all experts + |issue, near wire, far wire|_p
+seconds = floor + sync * doublings of ranks (beyond: of peers) + flags of all experts + |issue, near wire, far wire|_p
 
 The three times in the p-norm overlap. *issue* is the work of the sending cores: per token, per copy and per byte, over
 the cores at work. A wire is the fullest tier of a network at the share of its bandwidth that the library's kernel
@@ -174,7 +174,7 @@ def exchange(
         beyond = np.minimum(np.maximum(flow.domains - 1.0, 0.0), 1.0)
         work = work * (1.0 + beyond * (1.0 / out.near_share_ratio - 1.0))
         work = work + flow.far * (out.copy_s + op.token_bytes / out.core_bytes_per_s)
-        latency = latency + beyond * out.floor_s + out.sync_s * np.log2(flow.domains)
+        latency = latency + beyond * out.floor_s + out.sync_s * np.log2(1.0 + flow.peers)
         spread = 1.0 + out.spread_ratio * np.log2(flow.domains)
         far_s = payload * flow.far_s_per_byte * spread / out.efficiency_ratio
 

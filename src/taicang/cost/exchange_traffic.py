@@ -49,6 +49,8 @@ class Traffic:
     domain_ranks: Count
     """Ranks of the exchange inside one scale-up domain."""
     domains: Count
+    peers: Count
+    """Outside the domain, each with flags of its own: all ranks, or one a node where that one fans out."""
     met: tuple[Num, ...]
     """Copies whose receiver is met at each level."""
 
@@ -122,6 +124,7 @@ def traffic(op: Exchange, machine: Machine, merge: Merge, setting: Setting, wire
         hop_s=hop_s,
         domain_ranks=near_ranks,
         domains=domains,
+        peers=domains - 1.0 if merge == "node" else ranks - near_ranks,
         met=tuple(met),
     )
 

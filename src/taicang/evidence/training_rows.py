@@ -259,8 +259,8 @@ def plan_of(row: Row, model: Model) -> TrainPlan:
     tp, pp, cp = (int(par.get(name) or 1) for name in ("tp", "pp", "cp"))
     if str(extra.get("cp", "")).startswith("2 from") and row.count >= 64:
         cp = 2
-    # torchtitan's pipelines split a rank's batch into microbatches of one unless told otherwise
-    whole = batch.get("local_batch") if pp == 1 or not stack_of(row).startswith("torchtitan") else 1
+    # torchtitan's pipelines split a rank's batch into as many microbatches as there are stages unless told otherwise
+    whole = int(batch.get("local_batch") or 1) // (pp if stack_of(row).startswith("torchtitan") else 1)
     micro = int(batch.get("mbs") or whole or 1)
     if not {"tp", "pp", "dp", "fsdp", "mp"} & set(par) or (lora and "tp" not in par):
         tp, cp = _open(row, micro, tp, pp, cp)
@@ -328,7 +328,7 @@ def _open(row: Row, micro: int, tp: int, pp: int, cp: int) -> tuple[int, int]:
 
 def _experts(row: Row, par: Mapping[str, Any], extra: Mapping[str, Any]) -> tuple[int, int]:
     if "ep" in par:
-        return int(par["ep"]), int(par.get("etp", 1))
+        return int(par["ep"]), int(par.get("etp", 0))
     if extra.get("experts_sharded_by_tp"):
         return 1, int(par.get("tp", 1))
     if "ep" not in extra:
@@ -337,7 +337,7 @@ def _experts(row: Row, par: Mapping[str, Any], extra: Mapping[str, Any]) -> tupl
     if isinstance(ep, str):  # "8 (2 and 4 for the first two)"
         ep = {8: 2, 16: 4}.get(row.count, 8)
     # before expert tensor parallelism had a size of its own, experts were sharded like everything else
-    return int(ep), int(extra.get("etp", par.get("tp", 1) if row.source == "dgxc_25_02" else 1))
+    return int(ep), int(extra.get("etp", par.get("tp", 1) if row.source == "dgxc_25_02" else 0))
 
 
 def _recompute(row: Row, model: Model, extra: Mapping[str, Any]) -> tuple[Recompute, float]:
@@ -348,6 +348,8 @@ def _recompute(row: Row, model: Model, extra: Mapping[str, Any]) -> tuple[Recomp
         return "full", int(part[1]) / each if part else 1.0
     if row.source == "seqsel" or extra.get("recompute") == "selective":
         return "selective", 1.0
+    if stack_of(row).startswith("torchtune") and "LoRA" in row.model:
+        return "full", 1.0  # as its recipes for adapters have it
     if stack_of(row).startswith("torchtitan"):
         # operator-level checkpointing keeps every other product; unsaid, 70B checkpoints whole layers
         noted = re.search(r"(selective|full) AC", row.raw["notes"])

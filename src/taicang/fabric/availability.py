@@ -56,7 +56,7 @@ def draw(fabric: Fabric, known: Mapping[str, Component], draws: int, seed: int, 
     whole = float((carried / np.maximum(net.found.capacity_bytes_per_s, 1e-30)).max())
     nodes = counts["node"]
     left, ratio = np.full(draws, nodes), np.ones(draws)
-    for index in range(draws):
+    for index in np.flatnonzero(sum(broken.values())).tolist():
         gone = set(rng.choice(nodes, broken["node"][index], replace=False).tolist())
         gone |= set((rng.choice(counts["rank"], broken["rank"][index], replace=False) // fabric.node_ranks).tolist())
         alive = np.ones(len(fabric.capacity_bytes_per_s))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeAlias
 
 from taicang.live.asked import Refused, checked, number, whole, word
 from taicang.live.background import fitting, from_profile_at
@@ -15,6 +15,9 @@ from taicang.serve.request import SECOND
 
 FASTEST = 1e4
 LONGEST_S = 365 * 86400.0
+
+Rank: TypeAlias = tuple[int, tuple[int, int]]
+"""Number of a data-parallel rank, and its instance and group."""
 
 
 def _instance(machine: Supernode, body: Mapping[str, Any]) -> tuple[Instance, dict[str, Any]]:
@@ -113,7 +116,7 @@ def _shown(machine: Supernode, instance: Instance) -> dict[str, Any]:
         "state": next((name for name, held in states if instance in held), "up"),
         "requests": instance.requests,
         "running": at_work(*instance.groups),
-        "waiting": sum(len(group.waiting) for group in instance.groups),
+        "waiting": _waiting(*instance.groups),
         "cache_ratio": used(*instance.groups),
         "steps": instance.steps_run,
         "busy_s": instance.busy / SECOND,
@@ -132,17 +135,41 @@ def used(*groups: Group) -> float:
     return 1.0 - sum(group.cache.spare for group in groups) / max(sum(group.cache.pages for group in groups), 1)
 
 
-def gauges(machine: Supernode, asleep: bool) -> dict[str, tuple[str, Iterator[tuple[str, float]]]]:
-    """What Prometheus is shown of this time, by engine."""
+def _waiting(*groups: Group) -> int:
+    return sum(len(group.waiting) for group in groups)
 
-    def each(figure: Callable[[Instance], float]) -> Iterator[tuple[str, float]]:
-        return ((str(name), figure(instance)) for name, instance in machine.instances.items())
+
+def _engines(machine: Supernode, rank: Rank | None) -> dict[str, Sequence[Group]]:
+    if rank is None:
+        return {str(name): instance.groups for name, instance in machine.instances.items()}
+    number, (place, group) = rank
+    return {str(number): machine.instances[place].groups[group : group + 1]}
+
+
+def gauges(
+    machine: Supernode, asleep: bool, rank: Rank | None = None
+) -> dict[str, tuple[str, Iterator[tuple[str, float]]]]:
+    """What Prometheus is shown of this time, by engine: of all instances, or of one ``rank``."""
+    parts = _engines(machine, rank)
+
+    def each(figure: Callable[..., float]) -> Iterator[tuple[str, float]]:
+        return ((name, figure(*groups)) for name, groups in parts.items())
 
     return {
-        "num_requests_running": ("Requests that a step works on.", each(lambda one: float(at_work(*one.groups)))),
-        "num_requests_waiting": (
-            "Requests that wait for their first step.", each(lambda one: sum(len(g.waiting) for g in one.groups)),
-        ),
-        "kv_cache_usage_perc": ("Share of the cache that is in use (1: all).", each(lambda one: used(*one.groups))),
-        "engine_sleep_state": ("Whether it is awake.", each(lambda _: float(not asleep))),
-    }  # fmt: skip
+        "num_requests_running": ("Requests that a step works on.", each(at_work)),
+        "num_requests_waiting": ("Requests that wait for their first step.", each(_waiting)),
+        "kv_cache_usage_perc": ("Share of the cache that is in use (1: all).", each(used)),
+        "engine_sleep_state": ("Whether it is awake.", each(lambda *_: float(not asleep))),
+    }
+
+
+def cache_info(machine: Supernode, model: str, rank: Rank | None = None) -> str:
+    """The caches' layout in labels, as vLLM exposes it and endpoint pickers read it."""
+    lines = ["# HELP vllm:cache_config_info Layout of the cache.", "# TYPE vllm:cache_config_info gauge"]
+    for name, groups in _engines(machine, rank).items():
+        caches = [group.cache for group in groups]
+        block = caches[0].block or caches[0].page
+        blocks = sum(each.tokens for each in caches) // block
+        said = f'block_size="{block}",engine="{name}",model_name="{model}",num_gpu_blocks="{blocks}"'
+        lines.append(f"vllm:cache_config_info{{{said}}} 1.0")
+    return "\n".join(lines) + "\n"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from taicang.errors import InvalidInput
-from taicang.live.tokens import Tokenizer, escaped
+from taicang.live.tokens import Tokenizer, escaped, opening
 from taicang.reading import text as read_text
 
 HASH = (1 << 61) - 1
@@ -16,10 +16,13 @@ HASH = (1 << 61) - 1
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """``length`` tokens: those of ``ring`` (escaped for JSON) from ``start`` on, around and around."""
+    """``length`` tokens: ``head``, then those of ``ring`` (escaped for JSON) after ``start``, around and around, whose
+    ids are ``ids``."""
 
     ring: Sequence[bytes]
+    ids: Sequence[int]
     start: int
+    head: tuple[bytes, int]
     length: int
     why: str
     """It ends: "stop" or "length"."""
@@ -27,9 +30,15 @@ class Answer:
     def text(self, begin: int, end: int) -> bytes:
         """Tokens ``begin`` to ``end``, escaped."""
         ring, size = self.ring, len(self.ring)
-        if end - begin == 1:
-            return ring[(self.start + begin) % size]
-        return b"".join([ring[(self.start + i) % size] for i in range(begin, end)])
+        parts = [ring[(self.start + i) % size] for i in range(begin, end)]
+        if begin == 0 and parts:
+            parts[0] = self.head[0]
+        return b"".join(parts)
+
+    def tokens(self) -> list[int]:
+        """All of them."""
+        ids, size = self.ids, len(self.ids)
+        return [self.head[1], *(ids[(self.start + i) % size] for i in range(1, self.length))]
 
 
 class Answers:
@@ -46,23 +55,30 @@ class Answers:
         self._ring = [escaped(word) for word in tokenizer.words]
 
     def give(
-        self, prompt: str, *, seed: int, most: int | None, least: int, room: int, stop: Sequence[str] = (),
-        to_the_end: bool = False,
+        self, prompt: str, *, seed: int, most: int | None, least: int, room: int, before: str = "",
+        stop: Sequence[str] = (), to_the_end: bool = False,
     ) -> Answer:  # fmt: skip
-        """The answer to ``prompt``, of ``most`` tokens (None: as it comes), at least ``least`` and within ``room``."""
+        """The answer to ``prompt``, of ``most`` tokens (None: as it comes), at least ``least`` and within ``room``;
+        ``before`` is the end of what the model reads."""
         known = self.said.get(prompt, prompt if self.echo else None)
         limit = room if most is None else min(most, room)
         if known is None:
             length = min(self.usual if most is None and not to_the_end else limit, limit)
             length = max(length, least)
-            made = Answer(self._ring, seed % len(self._ring), length, "stop" if length < limit else "length")
+            start = seed % len(self._ring)
+            text, token = opening(self.tokenizer, before, start)
+            why = "stop" if length < limit else "length"
+            made = Answer(self._ring, self.tokenizer.word_ids, start, (escaped(text), token), length, why)
         else:
             pieces = self.tokenizer.pieces(known) or [""]
+            ids = self.tokenizer.encode(known) or [0]
             short = max(least, limit if to_the_end else 0) - len(pieces)
-            words = self.tokenizer.words
-            pieces += [words[(seed + i) % len(words)] for i in range(max(short, 0))]
+            words, known_ids = self.tokenizer.words, self.tokenizer.word_ids
+            more = [(seed + i) % len(words) for i in range(max(short, 0))]
+            pieces += [words[i] for i in more]
+            ids += [known_ids[i] for i in more]
             why = "stop" if len(pieces) <= limit and not to_the_end else "length"
-            made = Answer([escaped(piece) for piece in pieces], 0, min(len(pieces), limit), why)
+            made = _of(pieces, ids, min(len(pieces), limit), why)
         return self._until(made, stop, least) if stop else made
 
     def _until(self, answer: Answer, stop: Sequence[str], least: int) -> Answer:
@@ -76,17 +92,23 @@ class Answers:
                 continue
             found = [at for each in stop if (at := text.find(each, max(before - longest + 1, 0))) >= 0]
             if found:
-                return _cut(pieces[: i + 1], min(found))
+                return _cut(pieces[: i + 1], answer.tokens(), min(found))
         return answer
 
 
-def _cut(pieces: list[str], size: int) -> Answer:
+def _of(pieces: list[str], ids: list[int], length: int, why: str) -> Answer:
+    """An answer of its own tokens."""
+    ring = [escaped(piece) for piece in pieces]
+    return Answer(ring, ids, 0, (ring[0], ids[0]), length, why)
+
+
+def _cut(pieces: list[str], ids: list[int], size: int) -> Answer:
     """The tokens of ``pieces``, of whose text only the first ``size`` characters are said."""
     made = []
     for piece in pieces:
-        made.append(escaped(piece[: max(size, 0)]))
+        made.append(piece[: max(size, 0)])
         size -= len(piece)
-    return Answer(made, 0, len(made), "stop")
+    return _of(made, ids, len(made), "stop")
 
 
 def seed_of(prompt: Sequence[int], seed: int, choice: int) -> int:

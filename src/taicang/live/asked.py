@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import isfinite
 from typing import Any, TypeAlias
 
@@ -110,9 +110,13 @@ SHARED: Mapping[str, Check] = {
     "repetition_penalty": number(0.0, 1e3), "user": word, "priority": whole(-(1 << 31), 1 << 31),
     "logit_bias": mapping, "response_format": only_text,
 }  # fmt: skip
+TEMPLATED: Mapping[str, Check] = {
+    "messages": kind_of(list, "a list of messages"), "chat_template_kwargs": mapping, "add_generation_prompt": flag,
+    "add_special_tokens": flag,
+}  # fmt: skip
 FIELDS: Mapping[str, Mapping[str, Check]] = {
-    "chat": {**SHARED, "max_completion_tokens": whole(1), "messages": kind_of(list, "a list of messages")},
-    "text": {**SHARED, "prompt": kind_of((str, list), "a string or a list")},
+    "chat": {**SHARED, **TEMPLATED, "max_completion_tokens": whole(1)},
+    "text": {**SHARED, "prompt": kind_of((str, list), "a string or a list"), "add_special_tokens": flag},
     "response": {
         **{name: SHARED[name] for name in ("model", "stream", "temperature", "top_p", "user", "seed")},
         "input": kind_of((str, list), "a string or a list"),
@@ -129,6 +133,8 @@ REFUSED: Mapping[str, tuple[str, tuple[Any, ...]]] = {
     "tool_choice": ("no tools are called here", ("none", "auto")),
     "functions": ("no tools are called here", ([],)),
     "suffix": ("nothing is filled in between", ("",)),
+    "chat_template": ("templates of clients are not run", ("",)),
+    "continue_final_message": ("an answer begins anew", (False,)),
     "best_of": ("answers are not ranked", (1,)),
     "use_beam_search": ("answers are not ranked", (False,)),
     "echo": ("the prompt is not given back; start with --echo to have it as the answer", (False,)),
@@ -169,11 +175,14 @@ def checked(body: Mapping[str, Any], fields: Mapping[str, Check]) -> dict[str, A
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prompt:
-    """``text`` is what it says, ``said`` the part that an answer on record or an echo goes by; or token ids."""
+    """``text`` is what it says, ``said`` the part that an answer on record or an echo goes by; or token ids.
+    ``messages`` and the further ``words`` go through the chat template, where there is one."""
 
     text: str = ""
     said: str = ""
     ids: tuple[int, ...] = ()
+    messages: tuple[Mapping[str, Any], ...] = ()
+    words: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -194,6 +203,8 @@ class Asked:
     always: bool
     """and in each part of it."""
     ignore_eos: bool
+    marks: bool
+    """What the tokenizer puts before and after a text counts."""
     priority: int
 
 
@@ -226,15 +237,16 @@ def asked(kind: str, body: Mapping[str, Any]) -> Asked:
         kind=kind, model=given["model"], prompts=prompts, n=given.get("n", 1), most=most, least=least,
         stop=tuple(given.get("stop", ())), seed=given.get("seed", 0), stream=stream,
         usage=bool(options.get("include_usage")), always=bool(options.get("continuous_usage_stats")),
-        ignore_eos=given.get("ignore_eos", False), priority=given.get("priority", 0),
+        ignore_eos=given.get("ignore_eos", False), marks=given.get("add_special_tokens", kind == "text"),
+        priority=given.get("priority", 0),
     )  # fmt: skip
 
 
-def conversation(messages: Any, where: str) -> Prompt:
-    """Messages as one text, each under its role, as chat templates write them."""
+def conversation(messages: Any, where: str, words: Mapping[str, Any]) -> Prompt:
+    """Messages, and as one text, each under its role, for models whose chat template is not known."""
     if not messages:
         raise Refused(f"{where}: expected at least one message", param=where)
-    parts, last = [], ""
+    parts, last, plain = [], "", []
     for i, message in enumerate(messages):
         if not isinstance(message, dict):
             raise Refused(f"{where}[{i}]: expected an object", param=where)
@@ -243,9 +255,10 @@ def conversation(messages: Any, where: str) -> Prompt:
             raise Refused(f"{where}[{i}].role: expected a string", param=where)
         content = _content(message.get("content"), f"{where}[{i}].content", where)
         parts.append(f"<|{role}|>\n{content}\n")
+        plain.append({**message, "content": content})
         if role == "user":
             last = content
-    return Prompt(text="".join(parts) + "<|assistant|>\n", said=last)
+    return Prompt(text="".join(parts) + "<|assistant|>\n", said=last, messages=tuple(plain), words=words)
 
 
 def _content(content: Any, place: str, param: str) -> str:
@@ -264,7 +277,13 @@ def _content(content: Any, place: str, param: str) -> str:
 
 
 def _chat(given: Mapping[str, Any]) -> list[Prompt]:
-    return [conversation(given["messages"], "messages")]
+    return [conversation(given["messages"], "messages", template_words(given))]
+
+
+def template_words(given: Mapping[str, Any]) -> dict[str, Any]:
+    """What a call says to the chat template."""
+    opens = {"add_generation_prompt": given["add_generation_prompt"]} if "add_generation_prompt" in given else {}
+    return {**given.get("chat_template_kwargs", {}), **opens}
 
 
 def _text(given: Mapping[str, Any]) -> list[Prompt]:
@@ -293,4 +312,4 @@ def _response(given: Mapping[str, Any]) -> list[Prompt]:
     messages = [{"role": "user", "content": listed}] if isinstance(listed, str) else list(listed)
     if given.get("instructions"):
         messages.insert(0, {"role": "system", "content": given["instructions"]})
-    return [conversation(messages, "input")]
+    return [conversation(messages, "input", {})]

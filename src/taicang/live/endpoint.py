@@ -9,7 +9,7 @@ import asyncio
 import hmac
 import json
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 from urllib.parse import parse_qsl
@@ -18,13 +18,29 @@ from taicang import __version__
 from taicang.errors import TaicangError
 from taicang.live import admin
 from taicang.live.answers import Answers, seed_of
-from taicang.live.asked import Asked, Prompt, Refused, asked, checked, conversation, flag, kind_of, parsed, whole, word
-from taicang.live.jobs import PART, Job, Send, until_gone
+from taicang.live.asked import (
+    TEMPLATED,
+    Asked,
+    Prompt,
+    Refused,
+    asked,
+    checked,
+    conversation,
+    flag,
+    parsed,
+    template_words,
+    whole,
+    word,
+)
+from taicang.live.jobs import PART, Choice, Job, Send, until_gone
+from taicang.live.kv_events import KvEvents
+from taicang.live.metrics import Metrics
 from taicang.live.metrics import text as exposition
 from taicang.live.replies import FORMS
 from taicang.live.supernode import Supernode
 from taicang.live.tokens import Tokenizer, block_ids
 from taicang.page.html import live_page
+from taicang.serve.request import Request
 
 Receive: TypeAlias = Callable[[], Coroutine[Any, Any, dict[str, Any]]]
 JSON_TYPE = (b"content-type", b"application/json")
@@ -35,6 +51,8 @@ EVENTS = [
     (b"x-accel-buffering", b"no"),
 ]
 HTML_TYPE = (b"content-type", b"text/html; charset=utf-8")
+TAIL = 64
+"""Characters at the end of a prompt by which the first token of its answer is chosen."""
 OPEN = ("/", "/health", "/ready", "/ping", "/version", "/metrics", "/load")
 """Needs no key."""
 
@@ -82,6 +100,7 @@ class Call:
         await self.answer(status, json.dumps(value).encode())
 
 
+Rank: TypeAlias = tuple[int, tuple[int, int]]
 Handler: TypeAlias = Callable[[Call], Awaitable[None]]
 
 
@@ -96,6 +115,8 @@ class Endpoint:
         self.tokenizer = tokenizer
         self.answers = answers
         self.settings = settings
+        self.ranks: dict[int, Rank] = {}
+        """Where each attention group has a port of its own: by port its number, and its instance and group."""
         self.asleep = False
         self.closing = False
         self._calls = 0
@@ -124,6 +145,21 @@ class Endpoint:
             **{f"/admin/{name}": ("POST", self._admin(act)) for name, act in admin.ACTS.items()},
         }
 
+    def split(self, ranks: Mapping[int, tuple[int, int]]) -> None:
+        """From now on each port is an attention group's (by instance and number)."""
+        self.ranks = {port: (number, home) for number, (port, home) in enumerate(ranks.items())}
+        self.machine.ranks = {home: Metrics() for home in ranks.values()}
+
+    def tell(self, send: Callable[[int, list[Any]], None]) -> None:
+        """From now on what the caches hold of clients' requests is sent, as (rank, batch)."""
+        streams = self.machine.streams
+
+        def tokens_of(request: Request) -> Sequence[int]:
+            stream = streams.get(request)
+            return stream.tokens if isinstance(stream, Choice) else ()
+
+        self.machine.told = KvEvents(list(self.machine.cluster.entry), tokens_of, send).flush
+
     async def __call__(self, scope: Mapping[str, Any], receive: Any, send: Any) -> None:
         """See the ASGI specification."""
         if scope["type"] == "lifespan":
@@ -141,14 +177,11 @@ class Endpoint:
             await self._read(call)
             await handler(call)
         except Refused as refused:
-            await self._refuse(call, refused)
+            await call.answer(refused.status, refused.body())
         except TaicangError as error:
-            await self._refuse(call, Refused(str(error)))
+            await call.answer(400, Refused(str(error)).body())
         except OSError:
             return  # the client is gone
-
-    async def _refuse(self, call: Call, refused: Refused) -> None:
-        await call.answer(refused.status, refused.body())
 
     def _handler(self, call: Call) -> Handler:
         path, method = call.scope["path"], call.scope["method"]
@@ -197,7 +230,8 @@ class Endpoint:
     async def _generate(self, call: Call, kind: str) -> None:
         wanted = asked(kind, parsed(call.body))
         model = self._known(wanted.model)
-        self._admit()
+        rank = self._rank(call)
+        self._admit(rank)
         self._calls += 1
         number = f"{self._calls:024x}"
         form = FORMS[kind](number, int(time.time()), wanted.model, len(wanted.prompts) * wanted.n)
@@ -211,10 +245,13 @@ class Endpoint:
                 await call.send({"type": "http.response.body", "body": opening, "more_body": True})
         try:
             for choice, ids in ready:
-                self.machine.submit(
-                    choice, len(ids), choice.answer.length, model=model, priority=wanted.priority,
-                    blocks=block_ids(ids, self.settings.block_tokens) if self.settings.block_tokens else (),
-                )  # fmt: skip
+                said = choice.answer
+                tokens = [*ids, *said.tokens()]
+                blocks = block_ids(tokens, self.settings.block_tokens)
+                if self.machine.told is not None:
+                    choice.tokens = tokens
+                self.machine.submit(choice, len(ids), said.length, model=model, priority=wanted.priority, blocks=blocks,
+                                    named=len(ids) + said.length, home=rank[1] if rank else None)  # fmt: skip
             if wanted.stream:
                 await until_gone(call.receive)
             else:
@@ -236,7 +273,9 @@ class Endpoint:
     def _choices(self, job: Job, prompt: Prompt) -> list[tuple[Any, list[int]]]:
         """The answers to one prompt, each with the prompt's tokens. Raises ``Refused`` where they do not fit."""
         wanted, settings = job.asked, self.settings
-        ids = list(prompt.ids) or self.tokenizer.encode(prompt.text) or [0]
+        text = self._written(prompt)
+        ids = list(prompt.ids) or self.tokenizer.encode(text, marks=wanted.marks) or [0]
+        before = text[-TAIL:] if text else self.tokenizer.decode(ids[-TAIL // 4 :])
         room = settings.longest - len(ids)
         need = (wanted.most or 1) if wanted.kind != "chat" or wanted.most else max(wanted.least, 1)
         if room < max(need, wanted.least):
@@ -249,10 +288,15 @@ class Endpoint:
         for choice in range(wanted.n):
             answer = self.answers.give(
                 prompt.said, seed=seed_of(ids, wanted.seed + settings.seed, choice), most=wanted.most,
-                least=wanted.least, room=room, stop=wanted.stop, to_the_end=wanted.ignore_eos,
+                least=wanted.least, room=room, before=before, stop=wanted.stop, to_the_end=wanted.ignore_eos,
             )  # fmt: skip
             made.append((job.add(answer, len(ids)), ids))
         return made
+
+    def _written(self, prompt: Prompt) -> str:
+        """What the model would read."""
+        template = self.tokenizer.template
+        return prompt.text if template is None or not prompt.messages else template(prompt.messages, prompt.words)
 
     def _known(self, name: str) -> int:
         found = self.settings.names.get(name)
@@ -261,18 +305,23 @@ class Endpoint:
                           code="model_not_found")  # fmt: skip
         return found
 
-    def _admit(self) -> None:
+    def _rank(self, call: Call) -> Rank | None:
+        """Whose port was called."""
+        return self.ranks.get(call.scope["server"][1]) if self.ranks else None
+
+    def _admit(self, rank: Rank | None) -> None:
         """Raises ``Refused`` where no more are taken."""
-        if not self._takes():
+        if not self._takes(rank):
             raise Refused("no instance takes requests", status=503, kind="server_error", code="unavailable")
-        if self.machine.waiting() >= self.settings.most_waiting:
+        if self.machine.waiting(rank and rank[1]) >= self.settings.most_waiting:
             raise Refused("the queue is full", status=429, kind="rate_limit_error", code="queue_full")
 
-    def _takes(self) -> bool:
+    def _takes(self, rank: Rank | None) -> bool:
         cluster = self.machine.cluster
         pools = cluster.pools.values()
         able = any(pools) if cluster.fleet is not None else all(pools)
-        return able and not self.asleep and not self.closing
+        here = rank is None or any(each.name == rank[1][0] for each in cluster.entry)
+        return able and here and not self.asleep and not self.closing
 
     # the rest
 
@@ -287,17 +336,17 @@ class Endpoint:
 
     async def _tokenize(self, call: Call) -> None:
         body = parsed(call.body)
-        fields = {"prompt": word, "model": word, "messages": kind_of(list, "a list"), "return_token_strs": flag}
+        fields = {**TEMPLATED, "prompt": word, "model": word, "return_token_strs": flag}
         given = checked(body, fields)
         if "model" in given:
             self._known(given["model"])
         if "messages" in given:
-            text = conversation(given["messages"], "messages").text
+            text = self._written(conversation(given["messages"], "messages", template_words(given)))
         elif "prompt" in given:
             text = given["prompt"]
         else:
             raise Refused("prompt is missing", param="prompt")
-        ids = self.tokenizer.encode(text)
+        ids = self.tokenizer.encode(text, marks=given.get("add_special_tokens", "messages" not in given))
         strings = self.tokenizer.pieces(text) if given.get("return_token_strs") else None
         await call.json({"count": len(ids), "max_model_len": self.settings.longest, "tokens": ids,
                          "token_strs": strings})  # fmt: skip
@@ -314,10 +363,12 @@ class Endpoint:
         await call.json({"prompt": self.tokenizer.decode(ids)})
 
     async def _health(self, call: Call) -> None:
-        await call.answer(200, b"")
+        rank = self._rank(call)
+        down = rank is not None and any(each.name == rank[1][0] for each in self.machine.cluster.down)
+        await call.answer(503 if down else 200, b"")
 
     async def _ready(self, call: Call) -> None:
-        ready = self._takes()
+        ready = self._takes(self._rank(call))
         await call.json({"ready": ready}, 200 if ready else 503)
 
     async def _sleep(self, call: Call, asleep: bool) -> None:
@@ -330,12 +381,17 @@ class Endpoint:
     async def _metrics(self, call: Call) -> None:
         sglang = b"sglang" in call.scope.get("query_string", b"")
         name = next(iter(self.settings.names))
-        body = exposition(self.machine.metrics, admin.gauges(self.machine, self.asleep), name, sglang=sglang)
+        rank = self._rank(call)
+        seen = self.machine.metrics if rank is None else self.machine.ranks[rank[1]]
+        body = exposition(seen, admin.gauges(self.machine, self.asleep, rank), name, sglang=sglang)
+        body += "" if sglang else admin.cache_info(self.machine, name, rank)
         await call.answer(200, body.encode(), PLAIN_TYPE)
 
     async def _load(self, call: Call) -> None:
-        instances = admin.state(self.machine)["instances"]
-        await call.json({"server_load": sum(each["requests"] for each in instances)})
+        rank, instances = self._rank(call), self.machine.instances
+        lanes = (one.lanes.here + one.coming for one in instances.values())
+        load = sum(lanes) if rank is None else instances[rank[1][0]].lanes.load[rank[1][1]]
+        await call.json({"server_load": load})
 
     def _view(self, make: Callable[[Mapping[str, str]], Any]) -> Handler:
         async def handler(call: Call) -> None:

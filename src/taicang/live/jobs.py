@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -26,7 +26,7 @@ PART = "taicang.part"
 class Choice(Stream):
     """One answer of a call."""
 
-    __slots__ = ("answer", "closed", "head", "index", "job", "prompt_tokens", "sent", "tail")
+    __slots__ = ("answer", "closed", "head", "index", "job", "prompt_tokens", "sent", "tail", "tokens")
 
     def __init__(self, job: Job, index: int, answer: Answer, prompt_tokens: int) -> None:
         super().__init__()
@@ -34,6 +34,8 @@ class Choice(Stream):
         self.index = index
         self.answer = answer
         self.prompt_tokens = prompt_tokens
+        self.tokens: Sequence[int] = ()
+        """Of prompt and answer, where somebody wants to know."""
         self.sent = 0
         self.closed = False
         self.head, self.tail = (b"", b"") if job.form is None else job.form.around(index)

@@ -8,7 +8,7 @@ import gc
 import logging
 import signal
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import uvicorn
@@ -32,6 +32,8 @@ BACKLOG = 4096
 def listen(host: str, port: int) -> socket.socket:
     """A socket that listens. Raises ``InvalidInput`` where that is not to be had."""
     try:
+        if port >= 1 << 16:
+            raise OSError("ports end at 65535")
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         made = socket.socket(family, socket.SOCK_STREAM)
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -138,8 +140,21 @@ class Server(uvicorn.Server):  # type: ignore[misc]
         yield
 
 
+def listen_all(host: str, port: int, count: int) -> list[socket.socket]:
+    """As ``listen``, on ``count`` ports from ``port`` on (0: any that are free)."""
+    made: list[socket.socket] = []
+    try:
+        for at in range(count):
+            made.append(listen(host, port + at if port else 0))
+    except InvalidInput:
+        for each in made:
+            each.close()
+        raise
+    return made
+
+
 def run(
-    listening: socket.socket, build: Callable[[LoopClock], Endpoint], ready: Callable[[], None], *,
+    listening: Sequence[socket.socket], build: Callable[[LoopClock], Endpoint], ready: Callable[[], None], *,
     access_log: bool = False,
 ) -> Endpoint:  # fmt: skip
     """Serve until the user stops it; what is under way then has ``DRAIN_S`` seconds."""
@@ -168,7 +183,7 @@ def run(
         gc.freeze()  # what is built by now stays
         ready()
         try:
-            await server.serve(sockets=[listening])
+            await server.serve(sockets=list(listening))
         finally:
             clock.close()
         return endpoint

@@ -31,10 +31,11 @@ TURN_S = 0.005
 class Stream:
     """A request that somebody waits for. ``out`` tokens are made; at ``last`` (ticks) the latest of them."""
 
-    __slots__ = ("gone", "last", "out", "place", "request")
+    __slots__ = ("gone", "last", "out", "place", "request", "seen")
 
     def __init__(self) -> None:
         self.request: Request
+        self.seen: Metrics
         self.out = 0
         self.last = -1
         self.place = -1
@@ -62,6 +63,8 @@ class Supernode:
         self.cluster = cluster
         self.pace = Pace(clock, speed)
         self.metrics = metrics or Metrics()
+        self.ranks: dict[tuple[int, int], Metrics] = {}
+        """What each attention group (by instance and number) has seen, where they are asked one by one."""
         self.strike = strike
         """What happens when a part of the machine fails (see ``predict.standing``)."""
         self.layout = dict(layout or {})
@@ -71,6 +74,8 @@ class Supernode:
         self.came_s = array("d")
         self.arrivals = {name: array("q") for name in ("input", "output", "model")}
         self.instances = {each.name: each for each in cluster.instances}
+        self.told: Callable[[], None] | None = None
+        """Called after whatever has happened at one time."""
         self.late_s = 0.0
         """By how much the clock was ahead when events were last let happen."""
         self._here: dict[int, dict[Request, Stream]] = {name: {} for name in (-1, *self.instances)}
@@ -113,20 +118,27 @@ class Supernode:
         columns["output"].append(request.output)
         columns["model"].append(request.model)
 
-    def submit(self, stream: Stream, input_tokens: int, output_tokens: int, **marks: Any) -> None:
+    def submit(
+        self, stream: Stream, input_tokens: int, output_tokens: int, *, home: tuple[int, int] | None = None,
+        **marks: Any,
+    ) -> None:  # fmt: skip
         """A client's request arrives: of so many tokens, with the further ``marks`` of a ``Request``."""
         at = self.now / SECOND
         while round(at * SECOND) <= self._done:  # a trace of it, in seconds, gives the same tick
             at = nextafter(at, inf)
         model = marks.pop("model", 0)
         request = Request(self._number, round(at * SECOND), input_tokens, output_tokens, **marks)
-        request.model = model
+        request.model, request.home = model, home
         self._note(request)
-        stream.request = request
+        stream.request, stream.seen = request, self._seen(request)
         self.streams[request] = stream
         self._here[-1][request] = stream
         self.cluster.events.push(request.arrival, ARRIVAL, request)
         self._arm()
+
+    def _seen(self, request: Request) -> Metrics:
+        """Where ``request`` counts."""
+        return self.ranks.get(request.home or (request.place, request.group), self.metrics)
 
     def leave(self, stream: Stream) -> None:
         """Nobody waits for ``stream`` any more."""
@@ -155,6 +167,8 @@ class Supernode:
         self.late_s = (upto - heap[0][0]) / SECOND / self.pace.speed if heap else 0.0
         while heap and heap[0][0] <= upto:
             self._happen(heap[0][0])
+            if self.told is not None:
+                self.told()
             if clock.time() - began > TURN_S:
                 break
         self._arm()
@@ -229,14 +243,14 @@ class Supernode:
     def _tell(self, instance: Instance, reached: int, now: int) -> None:
         """Who waits at ``instance`` learns what was made up to decode step ``reached``."""
         last = made_in = 0
-        made = instance.made
+        made, seen = instance.made, self.metrics
         for stream in list(self._here[instance.name].values()):
             request = stream.request
             out = request.made + made(request, reached) if request.ticket >= 0 else request.made
             if out > stream.out:
-                if stream.last != last:
-                    self.metrics.gap(now - last, made_in)
-                    last, made_in = stream.last, 0
+                if stream.last != last or stream.seen is not seen:
+                    seen.gap(now - last, made_in)
+                    last, made_in, seen = stream.last, 0, stream.seen
                 if last >= 0:
                     made_in += out - stream.out
                 stream.out = out
@@ -244,18 +258,18 @@ class Supernode:
                 stream.told(now)
             elif stream.gone:
                 self._cancel(self.cluster, stream, now)
-        self.metrics.gap(now - last, made_in)
+        seen.gap(now - last, made_in)
 
     def _left(self, request: Request, now: int) -> None:
         """``request`` has ended."""
         self.served.append(request)
         stream = self.streams.pop(request, None)
-        self.metrics.ended(request, "stop" if stream is None else stream.why)
+        self._seen(request).ended(request, "stop" if stream is None else stream.why)
         if stream is not None:
             del self._here[stream.place][request]
             if not request.failed and request.made > stream.out:
                 if stream.last >= 0:
-                    self.metrics.gap(now - stream.last, request.made - stream.out)
+                    stream.seen.gap(now - stream.last, request.made - stream.out)
                 stream.out, stream.last = request.made, now
             stream.told(now)
         elif self._background is not None:
@@ -269,6 +283,8 @@ class Supernode:
         """Tokens of cache of the smallest attention group."""
         return min(group.cache.tokens for each in self.instances.values() for group in each.groups)
 
-    def waiting(self) -> int:
-        """Requests that no step works on yet."""
+    def waiting(self, home: tuple[int, int] | None = None) -> int:
+        """Requests that no step works on yet, of all or at ``home``."""
+        if home is not None:
+            return len(self.instances[home[0]].groups[home[1]].waiting)
         return sum(len(group.waiting) for each in self.instances.values() for group in each.groups)

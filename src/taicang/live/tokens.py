@@ -18,12 +18,13 @@ from pathlib import Path
 from typing import Protocol
 
 from taicang.errors import InvalidInput
+from taicang.live.template import Template, template_of
 from taicang.traffic.texts import loaded
 
 BYTES = 6
 """Of a token, at most."""
 PARTS = re.compile(r" ?[^\W\d_]+| ?\d{1,3}| ?(?:[^\w\s]|_)+|\s+")
-WORDS = 4096
+WORDS, FEW = 4096, 64
 CONSONANTS, VOWELS = "bdfghklmnprstvwz", "aeiou"
 
 
@@ -31,25 +32,32 @@ class Tokenizer(Protocol):
     """Text to tokens and back."""
 
     name: str
+    template: Template | None
+    """How messages are written, where the tokenizer's folder says it."""
 
     @property
     def words(self) -> Sequence[str]:
-        """Text of tokens that stay themselves in any order."""
+        """Texts of one token each that stay themselves one after the other, around and around."""
 
-    def encode(self, text: str) -> list[int]:
-        """The tokens of ``text``."""
+    @property
+    def word_ids(self) -> Sequence[int]:
+        """Their tokens."""
+
+    def encode(self, text: str, *, marks: bool = False) -> list[int]:
+        """The tokens of ``text``, with those that the tokenizer puts before and after a text if ``marks``."""
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ``ids``."""
 
     def pieces(self, text: str) -> list[str]:
-        """``text`` cut at its tokens."""
+        """``text`` cut at its tokens: each with what is whole since the one before, as engines stream it."""
 
 
 class Plain:
     """The tokenizer that ships."""
 
     name = "taicang"
+    template: Template | None = None
 
     @cached_property
     def words(self) -> Sequence[str]:
@@ -58,7 +66,12 @@ class Plain:
         drawn = random.Random(0).sample([f" {a}{b}" for a in heads for b in heads], WORDS)
         return drawn
 
-    def encode(self, text: str) -> list[int]:
+    @cached_property
+    def word_ids(self) -> Sequence[int]:
+        """See ``Tokenizer``."""
+        return [self.encode(word)[0] for word in self.words]
+
+    def encode(self, text: str, *, marks: bool = False) -> list[int]:
         """The bytes of each token as a number, with a one before them (they may begin with zeros)."""
         return [int.from_bytes(b"\1" + part.encode(), "big") for part in self.pieces(text)]
 
@@ -106,24 +119,60 @@ class Given:
         path = folder / "tokenizer.json" if os.path.isdir(folder) else folder
         self._read = loaded(path)
         self.name = folder.resolve().name if os.path.isdir(folder) else path.stem
+        self.template = template_of(folder) if os.path.isdir(folder) else None
+
+    @cached_property
+    def _ring(self) -> Sequence[tuple[int, str]]:
+        """Words where the vocabulary has some that are one token each, else whatever prints.
+
+        Raises ``InvalidInput`` where nothing stays itself.
+        """
+        special = self._read.get_added_tokens_decoder()
+        ids = sorted(set(self._read.get_vocab().values()) - set(special))
+        texts = [(token, self._inside(token)) for token in random.Random(0).sample(ids, min(len(ids), 20_000))]
+        words = [each for each in texts if re.fullmatch(r" [a-z]{3,12}", each[1])]
+        made = self._chain(words)
+        if len(made) < FEW:
+            shown = [each for each in texts if each[1].strip() and each[1].isprintable() and "\ufffd" not in each[1]]
+            made = self._chain(words + shown)
+        if not made or self.encode("".join(text for _, text in made))[1 - len(made) :] != [at for at, _ in made[1:]]:
+            raise InvalidInput(f"{self.name} has no texts that are one token each in a row", where="--tokenizer")
+        return made
+
+    def _inside(self, token: int) -> str:
+        """The text of a token that others stand before: some tokenizers drop the first blank of all."""
+        one, two = (self._read.decode([token] * count, skip_special_tokens=False) for count in (1, 2))
+        return str(two[len(one) :])
+
+    def _chain(self, found: Sequence[tuple[int, str]]) -> list[tuple[int, str]]:
+        """Of those ``found`` some that follow each other, and the first of them the last."""
+        made: list[tuple[int, str]] = []
+        for each in found:
+            if self._follows(each, each) and (not made or self._follows(made[-1], each)):
+                made.append(each)
+                if len(made) == WORDS:
+                    break
+        while made and not self._follows(made[-1], made[0]):
+            made.pop()
+        return made
+
+    def _follows(self, first: tuple[int, str], then: tuple[int, str]) -> bool:
+        """Whether ``then`` stays itself behind ``first``: for byte pairs neighbours are all that counts."""
+        return [first[0], then[0]] in (self.encode(first[1] + then[1]), self.encode(first[1].lstrip() + then[1]))
 
     @cached_property
     def words(self) -> Sequence[str]:
-        """Of the vocabulary's words, those that stay one token each beside each other.
+        """See ``Tokenizer``."""
+        return [text for _, text in self._ring]
 
-        Raises ``InvalidInput`` where there are too few.
-        """
-        ids = sorted(self._read.get_vocab().values())
-        texts = [(token, self._read.decode([token])) for token in random.Random(0).sample(ids, min(len(ids), 20_000))]
-        good = [" " + text.strip() for _, text in texts if re.fullmatch(r" ?[a-z]{3,12}", text)]
-        good = [word for word in dict.fromkeys(good) if len(self.encode(word)) == 1][:WORDS]
-        if len(good) < 64 or len(self.encode("".join(good))) != len(good):
-            raise InvalidInput(f"{self.name} has no words that are one token each in any order", where="--tokenizer")
-        return good
+    @cached_property
+    def word_ids(self) -> Sequence[int]:
+        """See ``Tokenizer``."""
+        return [token for token, _ in self._ring]
 
-    def encode(self, text: str) -> list[int]:
-        """See ``Tokenizer``; nothing is put before or after the text."""
-        ids: list[int] = self._read.encode(text, add_special_tokens=False).ids
+    def encode(self, text: str, *, marks: bool = False) -> list[int]:
+        """See ``Tokenizer``."""
+        ids: list[int] = self._read.encode(text, add_special_tokens=marks).ids
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -135,14 +184,26 @@ class Given:
         return text
 
     def pieces(self, text: str) -> list[str]:
-        """By the places that the tokenizer gives; a token of part of a character goes to the one after it."""
-        ends = [end for _, end in self._read.encode(text, add_special_tokens=False).offsets]
+        """By the places that the tokenizer gives; a character of several tokens comes with the last of them."""
+        places = self._read.encode(text, add_special_tokens=False).offsets
         made, at = [], 0
-        for i, end in enumerate(ends):
-            upto = len(text) if i == len(ends) - 1 else max(end, at)
+        for (_, end), (begin, _) in zip(places, [*places[1:], (len(text), 0)], strict=False):
+            upto = max(min(end, begin), at) if begin < len(text) else len(text)
             made.append(text[at:upto])
             at = upto
         return made
+
+
+def opening(tokenizer: Tokenizer, before: str, at: int) -> tuple[str, int]:
+    """Word ``at`` as it begins an answer to a prompt that ends with ``before``, so that prompt and answer are the same
+    tokens when they come back as one text. Without its blank if that will do, since chat templates strip answers."""
+    words, ids = tokenizer.words, tokenizer.word_ids
+    known, then = tokenizer.encode(before), (at + 1) % len(words)
+    for text in (words[at].lstrip(), words[at]):
+        found = tokenizer.encode(before + text + words[then])
+        if text and len(found) == len(known) + 2 and found[-1] == ids[then] and found[: len(known)] == known:
+            return text, found[-2]
+    return words[at], ids[at]
 
 
 def escaped(text: str) -> bytes:

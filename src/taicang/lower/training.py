@@ -377,7 +377,7 @@ def _head(model: Model, plan: TrainPlan, stack: Stack) -> Layer:
     logits = tokens * vocab
     moved = logits * stack.keeps.loss_bytes
     loss = Pointwise(kind="sample", elements=logits, moved_bytes=moved * 0.75, flop=logits * 20.0, launches=5)
-    alive = logits * stack.keeps.logit_bytes
+    alive = logits * ((plan.tp > 1 and stack.keeps.sharded_logit_bytes) or stack.keeps.logit_bytes)
     if "fused_loss" in stack.fused:  # pieces of about hidden / vocabulary of the sequence, as Liger's kernel takes them
         alive = alive / max(vocab / hidden, 1.0)
     elif "chunked_loss" in stack.fused:

@@ -158,8 +158,11 @@ def _layout(keys: Keys, family: Family, layers: int) -> list[str]:
     hybrid = keys.per_layer("hybrid_layer_pattern", layers)
     ropes = keys.per_layer("no_rope_layers", layers) if keys.get("no_rope_layers") else None
     step = keys.number("no_rope_layer_interval", default=4)
-    if (lone := keys.per_layer("attn_type_list", layers)) and any(kind != 1 for kind in lone):
-        raise NotModelled(f"{keys.at('attn_type_list')}: lightning attention is not modelled")
+    lone = keys.per_layer("attn_type_list", layers)
+    if lone and any(kind != 1 for kind in lone):
+        if family.state != "lightning":
+            raise NotModelled(f"{keys.at('attn_type_list')}: lightning attention is not modelled")
+        return ["full" if kind else "linear" for kind in lone]
     switched = keys.flag("use_sliding_window", default=family.layout != "switch")
     first = keys.number("max_window_layers", default=0, low=0) if family.layout == "switch" else 0
     if window and window >= keys.number("max_position_embeddings", "n_positions", default=2048):

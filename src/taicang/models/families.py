@@ -65,6 +65,10 @@ class Family:
     model_extra: str = ""
     defaults: Mapping[str, Any] = field(default_factory=dict, hash=False)
     """Values of keys that a file may lack."""
+    wrapped: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    """Values of keys that the file of a wrapper may lack: it states what differs from the class of the decoder."""
+    half_inter: bool = False
+    """``intermediate_size`` counts gate and up projection together."""
     when: Mapping[str, Mapping[Any, Mapping[str, Any]]] = field(default_factory=dict, hash=False)
     """Fields that the value of a key changes; "any" stands for every value but zero."""
     window_kv: int = 1

@@ -20,7 +20,10 @@ _INTER = ("moe_intermediate_size", "expert_ffn_hidden_size", "moe_ffn_hidden_siz
 _WIDTH = (
     "intermediate_size", "ffn_hidden_size", "n_inner", "ffn_dim", "decoder_ffn_dim", "dff", "d_ff", "feed_forward_size",
 )  # fmt: skip
-_QUADRUPLE = ("gpt2", "gptj", "codegen", "gpt_neo", "gpt_bigcode", "bloom", "falcon", "gpt2-megatron", "openai-gpt")
+_QUADRUPLE = (
+    "gpt2", "gptj", "codegen", "gpt_neo", "gpt_bigcode", "bloom", "falcon", "gpt2-megatron", "openai-gpt",
+    "RefinedWebModel", "RefinedWeb",
+)  # fmt: skip
 
 
 def feed_forwards(keys: Keys, family: Family, layers: int, hidden: int) -> list[FeedForward]:
@@ -36,7 +39,7 @@ def feed_forwards(keys: Keys, family: Family, layers: int, hidden: int) -> list[
         if family.needs_experts:
             keys.number(*_EXPERTS)
         keys.ignore(*_TOPK, *_INTER, "enable_moe_block", "is_moe", "num_dense_layers", "first_k_dense_replace")
-        width = keys.maybe("shared_intermediate_size", low=0) or _width(keys, hidden)
+        width = keys.maybe("shared_intermediate_size", low=0) or _width(keys, hidden) // (1 + family.half_inter)
         return [Dense(inter=width, gated=gated, bias=bias)] * layers
     sparse = _sparse(keys, layers)
     topk = _one(keys, *_TOPK)
@@ -44,7 +47,11 @@ def feed_forwards(keys: Keys, family: Family, layers: int, hidden: int) -> list[
         raise InvalidInput(f"{topk} of only {experts} experts", where=keys.at("num_experts_per_tok"))
     inter = keys.maybe(*_INTER)
     if inter is None:
-        inter = keys.number("intermediate_size") if family.inter_is_experts else keys.number("moe_intermediate_size")
+        inter = (
+            keys.number("intermediate_size", "ffn_hidden_size")
+            if family.inter_is_experts
+            else keys.number("moe_intermediate_size")
+        )
     groups = keys.number("n_group", "num_expert_groups", "num_expert_group", default=1)
     beside = keys.flag("enable_moe_block", default=False)  # a dense feed-forward that every token goes through as well
     shared = _width(keys, hidden) if beside else _shared(keys, inter)

@@ -31,7 +31,7 @@ _INNER = ("text_config", "llm_config", "language_config", "thinker_config", "tex
 """Where wrappers of images, video and sound hold the configuration of their text decoder."""
 _WHOLE = ("blip-2", "instructblip", "instructblipvideo")
 """Wrappers around a whole model with its head, whose own word on tied embeddings counts."""
-_FROM_WRAPPER = ("quantization_config", "tie_word_embeddings", "torch_dtype", "dtype")
+_FROM_WRAPPER = ("quantization_config", "compression_config", "quantize", "tie_word_embeddings", "torch_dtype", "dtype")
 
 
 def from_config(
@@ -44,7 +44,7 @@ def from_config(
     data, assumptions = _decoder(Keys(config, where=where).data, where)
     keys = Keys(data, where=where, approximate=approximate)
     family = _family(keys, families)
-    keys = _with_defaults(keys, family)
+    keys = _with_defaults(keys, {**(family.wrapped if assumptions else {}), **family.defaults})
     family = settled(family, keys.data)
     keys.ignore(
         *(
@@ -53,9 +53,13 @@ def from_config(
             if not isinstance(keys.data.get(key), str) or keys.data[key] in cases
         )
     )
-    hidden = keys.number("hidden_size", "n_embd", "d_model")
-    context = keys.number(*CONTEXT, default=2048)
-    quantised, apart = keys.get("quantization_config"), keys.get("expert_dtype")
+    hidden = keys.number("hidden_size", "n_embd", "n_embed", "d_model")
+    stated = next((each for each in CONTEXT if keys.data.get(each) is not None), CONTEXT[0])
+    context = keys.number(stated, default=2048)  # old files have the length that was trained beside the longest
+    quantised, apart = keys.get("quantization_config", "compression_config"), keys.get("expert_dtype")
+    if keys.get("quantize"):  # MindStudio ModelSlim's word for what its weights are in
+        words = {"quantize": keys.get("quantize"), "mla_quantize": keys.get("mla_quantize")}
+        quantised = {**(quantised or {}), **words, "quant_method": "modelslim"}
     if apart and isinstance(quantised, Mapping):
         quantised = {**quantised, "expert_dtype": apart}
     weights = held(quantised, str(keys.get("dtype", "torch_dtype") or ""), keys.at("quantization_config"))
@@ -70,7 +74,8 @@ def from_config(
     keys.ignore("vocab_size_per_layer_input")
     _same_width(keys, hidden)
     spared = _spared(stacked)
-    vocab = max(keys.number("vocab_size"), keys.number("padded_vocab_size", default=1))
+    padded = keys.maybe("padded_vocab_size")
+    vocab = max(keys.number("vocab_size", default=padded), padded or 1)
     model = Model(
         name=name,
         hidden=hidden,
@@ -150,11 +155,11 @@ def _family(keys: Keys, families: Families) -> Family:
     return families.known[kind]
 
 
-def _with_defaults(keys: Keys, family: Family) -> Keys:
+def _with_defaults(keys: Keys, defaults: Mapping[str, Any]) -> Keys:
     given = {key: value for key, value in keys.data.items() if value is not None}
-    made = Keys({**keys.data, **dict(family.defaults), **given}, where=keys.where, approximate=keys.may_approximate)
+    made = Keys({**keys.data, **defaults, **given}, where=keys.where, approximate=keys.may_approximate)
     made.assumptions = keys.assumptions
-    made.ignore("model_type", *(family.defaults.keys() - given.keys()))
+    made.ignore("model_type", *(defaults.keys() - given.keys()))
     return made
 
 

@@ -39,7 +39,9 @@ _HARMLESS = re.compile(
     |prefix_lm|pretraining_\w+|moe_use_\w+|use_expert_bias|router_bias_\w+|layer_rope_theta|classifier_\w+|ffn_act_fn
     |attention_type|fused_qk|use_flash_attn|use_fused_\w+|bos_\w+|eos_\w+|conv_use_\w+|global_rope\w*|local_rope\w*|adapter_\w+|emb_pdrop|init_device|attn_impl|attn_uses_\w+
     |alibi_bias_max|embedding_fraction|learned_pos_emb|softmax_scale|no_bias|type_sequence_label_size|attention_types|verbose|moe_loss_weight
-    |moe_normalize\w*|moe_jitter_eps|uniform_expert_assignment|resid_dropout|ffn_act)\Z""",
+    |rotary|tokenizer_\w+|prefix|suffix|pad_key_length|pre_allocate_kv_cache|inference_runner|validate_runner_input
+    |max_batch_size|max_sequence_length|bf16|fp16|fp32|onnx_safe|use_dynamic_ntk|use_logn_attn|use_cache_\w+|postnorm
+    |custom_pipelines|attn_implementation|_from_model_config|moe_normalize\w*|moe_jitter_eps|uniform_expert_assignment|resid_dropout|ffn_act)\Z""",
     re.VERBOSE,
 )
 _ABSENT: tuple[object, ...] = (None, False, 0, 0.0, "", [], {})

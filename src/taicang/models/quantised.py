@@ -59,8 +59,21 @@ _QUARK = {
     "fp4": (4, "float"), "fp8_e4m3": (8, "float"), "fp8_e5m2": (8, "float"), "int8": (8, "int"), "int4": (4, "int"),
     "uint4": (4, "int"), "uint8": (8, "int"), "fp8": (8, "float"),
 }  # fmt: skip
+_TORCHAO = {
+    "int4weightonly": ("w4a16", 128), "int8weightonly": ("w8a16", -1),
+    "int8dynamicactivationint8weight": ("int8", None),
+    "int8dynamicactivationint4weight": ("w4a8", 32), "float8weightonly": ("fp8_w8a16", None),
+    "float8dynamicactivationfloat8weight": ("fp8", None), "float8dynamicactivationint4weight": ("w4a8_fp8", 128),
+    "nvfp4inference": ("nvfp4", None), "nvfp4dynamicactivationnvfp4weight": ("nvfp4", None),
+}  # fmt: skip
+"""Formats of the torchao library and the group that it takes by default (-1: one scale per channel)."""
+_MODELSLIM = {
+    "w8a8": "int8", "w8a8_dynamic": "int8", "w8a16": "w8a16_g0", "w4a8": "w4a8", "w4a8_dynamic": "w4a8",
+    "w4a16": "w4a16", "float": "bf16",
+}  # fmt: skip
 _IGNORED = (
     "modules_to_not_convert", "ignore", "exclude_modules", "exclude", "ignored_layers", "llm_int8_skip_modules",
+    "skip_modules",
 )  # fmt: skip
 
 
@@ -163,6 +176,7 @@ def _kv(config: Mapping[str, Any], where: str) -> str:
     """The cache's format, "" where the checkpoint says nothing of it."""
     scheme = _mapping(config.get("kv_cache_scheme"))
     algorithm = str(config.get("kv_cache_quant_algo") or "").upper()
+    algorithm = {"C8": "INT8", "C16": ""}.get(str(config.get("kv_quant_type") or "").upper(), algorithm)
     quark = config.get("kv_cache_quant_config") or {}
     if scheme:
         key: tuple[Any, Any] = (scheme.get("num_bits"), scheme.get("type"))
@@ -336,7 +350,40 @@ def _quark_layer(config: Mapping[str, Any], where: str) -> str:
     return _scheme((bits, sort, taken, taken_sort), group, None, None, where)
 
 
+def _torchao(config: Mapping[str, Any], where: str) -> str:
+    """A name, or the tree of a configuration's class and fields under "default"."""
+    kind: Any = config.get("quant_type")
+    kind = _mapping(kind).get("default", kind)
+    name = str(_mapping(kind).get("_type", kind) or "")
+    fields = {**_mapping(config.get("quant_type_kwargs")), **_mapping(_mapping(kind).get("_data"))}
+    found = _TORCHAO.get(name.removesuffix("Config").replace("_", "").lower())
+    if found is None:
+        raise NotModelled(f"{where}: torchao's {name or kind!r} is not modelled")
+    form, group = found
+    if group is None:
+        return form
+    return _packed(form, fields.get("group_size", group), where, zeros=form == "w4a16")
+
+
+def _half_quadratic(config: Mapping[str, Any], where: str) -> str:
+    each = _mapping(_mapping(config.get("quant_config")).get("weight_quant_params"))
+    return _integers({"bits": each.get("nbits"), "group_size": each.get("group_size"), "zero_point": True}, where)
+
+
+def _modelslim(config: Mapping[str, Any], where: str) -> dict[str, str]:
+    """MindStudio's words: one for all weights, one for latent attention where it differs, one for the cache."""
+    words = {"attention": config.get("mla_quantize") or config.get("quantize"), "dense": config.get("quantize")}
+    forms = {kind: _MODELSLIM.get(str(word).lower()) for kind, word in words.items()}
+    for kind, form in forms.items():
+        if form is None:
+            raise NotModelled(f"{where}: quantisation {words[kind]!r} is not modelled")
+    return {kind: str(forms["attention" if kind == "attention" else "dense"]) for kind in CLASSES}
+
+
 _METHODS: Mapping[str, Any] = {
+    "torchao": _torchao,
+    "hqq": _half_quadratic,
+    "modelslim": _modelslim,
     "fp8": _fp8,
     "fbgemm_fp8": "fp8",
     "mxfp4": "mxfp4_w4a16",

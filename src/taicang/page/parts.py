@@ -27,12 +27,13 @@ class Table:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chart:
-    """Bars side by side, bars that stack, points or lines; ``unit`` says how the page writes values."""
+    """Bars side by side, that stack, or that begin where the one above ends; points or lines. ``unit`` says how values
+    are written."""
 
     title: Words
-    kind: Literal["bars", "stack", "points", "lines"]
+    kind: Literal["bars", "stack", "waterfall", "points", "lines"]
     series: tuple[Mapping[str, Any], ...]
-    """{"name": text, "data": values, or [x, y] of points and lines}."""
+    """{"name": text, "data": values, or [x, y] of points and lines, "marked": whether it stands out}."""
     categories: tuple[str, ...] = ()
     """Of bars, from top to bottom."""
     x: Words = ("", "")
@@ -40,6 +41,7 @@ class Chart:
     unit: Unit = ""
     limits: tuple[tuple[str, float], ...] = ()
     """Lines across, by name (limits of an SLO)."""
+    wide: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +60,10 @@ class Spans:
     lanes: tuple[str, ...]
     data: str
     """``packed`` rows of (first step, first token, end, lane), in order of their ends; times in seconds."""
+    legend: Words = (
+        "Half height: the prompt is read; full height: the answer is made.",
+        "半高：处理输入；全高：生成输出。",
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,11 +115,11 @@ def cell(value: Any, unit: Unit = "") -> str:
     return f"{float(value):,.4g}" if abs(float(value)) < 1000 else f"{float(value):,.0f}"
 
 
-def bars(title: Words, values: Mapping[str, float], unit: Unit) -> Chart:
+def bars(title: Words, values: Mapping[str, float], unit: Unit, kind: Literal["bars", "waterfall"] = "bars") -> Chart:
     """One bar for each of ``values``, those that are nothing left out."""
     kept = {name: float(value) for name, value in values.items() if value}
     return Chart(
-        title=title, kind="bars", categories=tuple(kept), series=({"name": title[0], "data": list(kept.values())},),
+        title=title, kind=kind, categories=tuple(kept), series=({"name": title[0], "data": list(kept.values())},),
         unit=unit,
     )  # fmt: skip
 

@@ -78,13 +78,15 @@ def files(root: Path) -> Iterator[tuple[str, Path]]:
         for name in sorted(names):
             place = Path(folder, name)
             path = PurePosixPath(place.relative_to(root).as_posix())
-            if language(path) and place.is_file() and not place.is_symlink():
+            if language(path) and os.path.isfile(place) and not os.path.islink(place):
                 yield str(path), place
 
 
 def _skipped(folder: Path) -> bool:
     name = folder.name.lower()
-    return name in _SKIPPED or name.startswith(".") or name.endswith(".egg-info") or (folder / "pyvenv.cfg").exists()
+    if name in _SKIPPED or name.startswith(".") or name.endswith(".egg-info"):
+        return True
+    return os.path.exists(folder / "pyvenv.cfg")  # Path.exists raises where one may not look
 
 
 def text(place: Path) -> str:

@@ -39,7 +39,7 @@ class Graph:
         number = len(self.tasks)
         if number >= MOST_TASKS:
             raise NotModelled(f"a trace of more than {MOST_TASKS:,} tasks: fewer layers or microbatches")
-        kind, size, ranks, stride = _exchange(op, cost)
+        kind, size, ranks, stride = exchanged(op, cost)
         waits = tuple(self.last if after is None else after)
         if kind is None or ranks < 2:
             if isinstance(op, Transfer):  # its other end is in no graph
@@ -61,7 +61,7 @@ class Graph:
         return Workload(name=self.name, ranks={0: tuple(self.tasks)}, groups=self.groups)
 
 
-def _exchange(op: Operator, cost: Cost) -> tuple[Kind | None, float, int, int]:
+def exchanged(op: Operator, cost: Cost) -> tuple[Kind | None, float, int, int]:
     """Kind, payload (as ``Task`` counts it), ranks and stride of what crosses the network."""
     if isinstance(op, Exchange):
         ranks = round(float(op.ranks))

@@ -1,25 +1,26 @@
-"""Which plan of a ranking to run: the best-ranked one that keeps its limits and most of its rate under replay.
+"""Which plan of a ranking to run: of those that differ in structure, the one with the most goodput under replay.
 
-A search ranks by the closed form, which knows no queues. Here the ranking is walked down: a plan is replayed, and one
-that breaks its limits, delivers too little, or that the replay refuses, is passed over. Plans whose layout is that of
-one that failed, but for spare experts, drafts or microbatches, would fail alike, as would those that prefill as the one
-did whose prompts queued; they are skipped. The last replay goes to the best plan of a mode not tried yet, so that a few
-replays see both aggregated and disaggregated plans.
+A search ranks by the closed form, which knows no single requests. Here its best plans of each layout are replayed: at
+all of their rate, and where that breaks the limits at less and less of it. The goodput of a plan is what it delivers at
+the largest load that keeps the limits. The last of the replayed plans is the best one of a mode not tried yet, so that
+a few replays see both aggregated and disaggregated plans.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from taicang.predict.confirm import DELIVERS, Confirmation, confirm, sustained
+from taicang.predict.confirm import DELIVERS, Confirmation, Tables, confirm
 from taicang.search.points import Job
 from taicang.search.result import Choice
 
 DEPTH = 1000
 """Ranks that are worth walking down."""
-AS_BUSY = 0.97
-"""Share of another's rate from which a pool counts as busy as that."""
+LOADS = (1.0, 0.9, 0.8, 0.65, 0.5, 0.3)
+"""Shares of a plan's rate that are tried until one keeps the limits."""
+LEVEL_RATIO = 0.03
+"""Goodputs that are so near to each other are level, for chance moves them as much: the ranking decides."""
 ALIKE = ("tp", "pp", "dp", "ep", "moe_tp", "sp")
 """Plan fields of which layouts that are alike differ in none."""
 
@@ -52,10 +53,13 @@ class Chosen:
     keeps: bool | None
     """Whether it keeps its limits under replay; ``None`` where nothing was replayed."""
     why: str
+    load_ratio: float = 1.0
+    """Share of its rate at which it does."""
+    goodput_tokens_per_s_per_chip: float | None = None
+    """Output tokens per second at that load, of which enough requests keep the limits."""
     passed: tuple[Passed, ...] = ()
     replayed: tuple[Replayed, ...] = ()
-    sustained: Confirmation | None = None
-    """Where no plan keeps its limits: the load at which the chosen one does, if one was found."""
+    """The last replay of each plan: the one that keeps the limits, if one does."""
 
     @property
     def warning(self) -> str:
@@ -64,80 +68,71 @@ class Chosen:
 
 
 def choose(
-    job: Job,
-    ranked: Sequence[Choice],
-    *,
-    most: int,
-    named: str = "",
-    within_ratio: float = 0.5,
-    load_per_s: float | None = None,
+    job: Job, ranked: Sequence[Choice], *, most: int, named: str = "", load_per_s: float | None = None
 ) -> Chosen:
-    """Replay plans of ``ranked`` (best first) until one keeps its limits or ``most`` have been replayed.
+    """Replay at most ``most`` plans of ``ranked`` (best first) and choose the one with the most goodput.
 
-    ``load_per_s`` is the load that all plans carry, where that is what was asked; else each runs at its own best rate.
+    ``load_per_s`` is the load that all plans carry, where that is what was asked: the first that does is chosen.
     """
     if not most or ranked[0].mode == "decode":
         why = "the best by the closed form" + (": decode alone is not replayed" if most else ", none was replayed")
         return Chosen(rank=1, choice=ranked[0], keeps=None, why=why)
     tried: dict[int, Confirmation] = {}
-
-    def alike(choice: Choice, failed: Choice) -> bool:
-        return any(_would_fail(job, choice, failed, ran) for rank, ran in tried.items() if ranked[rank - 1] is failed)
-
-    for rank in walk(ranked, most, alike):
+    good: dict[int, float] = {}
+    tables: Tables = {}
+    for rank in walk(ranked, most):
         choice = ranked[rank - 1]
+        promised = choice.output_tokens_per_s_per_chip
         share = min((load_per_s or choice.requests_per_s) / choice.requests_per_s, 1.0)
-        tried[rank] = confirm(job, choice, named=named, within_ratio=within_ratio, load_ratio=share)
-        if tried[rank].keeps:
+        for ratio in (1.0,) if load_per_s or job.users else LOADS:
+            if promised * ratio <= max(good.values(), default=0.0):
+                break  # what it promises is less than what another delivers
+            tried[rank] = confirm(job, choice, named=named, load_ratio=share * ratio, tables=tables)
+            if tried[rank].keeps:
+                good[rank] = promised * share * ratio * min(tried[rank].delivered_ratio, 1.0)
+            if tried[rank].keeps or tried[rank].refused:
+                break
+        if load_per_s and good:
             break
     replayed = tuple(_replayed(rank, ranked[rank - 1], tried[rank]) for rank in sorted(tried))
-    kept = next((rank for rank, ran in tried.items() if ran.keeps), None)
-    if kept is not None:
-        rate = f"delivers {tried[kept].delivered_ratio:.0%} of its rate"
-        why = f"the best by the closed form: under replay it keeps its limits and {rate}"
-        if kept > 1:
-            why = f"the best-ranked replayed plan that keeps its limits and {rate}"
-        passed = _passed(job, ranked, tried, kept)
-        return Chosen(rank=kept, choice=ranked[kept - 1], keeps=True, why=why, passed=passed, replayed=replayed)
-    best = None if tried[1].refused else sustained(job, ranked[0], named=named, within_ratio=within_ratio)
-    count = f"none of the {len(tried)} replayed plans keeps" if len(tried) > 1 else "the replayed plan does not keep"
-    why = f"{count} its limits and {DELIVERS:.0%} of its rate under replay; chosen by the closed form alone"
-    return Chosen(rank=1, choice=ranked[0], keeps=False, why=why, replayed=replayed, sustained=best)
+    if not good:
+        none = f"none of the {len(tried)} replayed plans keeps" if len(tried) > 1 else "the replayed plan does not keep"
+        why = f"{none} its limits and {DELIVERS:.0%} of its rate under replay; chosen by the closed form alone"
+        return Chosen(rank=1, choice=ranked[0], keeps=False, why=why, replayed=replayed)
+    rank = min(each for each, much in good.items() if much >= max(good.values()) * (1.0 - LEVEL_RATIO))
+    return Chosen(
+        rank=rank, choice=ranked[rank - 1], keeps=True, why=_why(rank, tried, job.within_ratio),
+        load_ratio=tried[rank].load_ratio, goodput_tokens_per_s_per_chip=good[rank],
+        passed=_passed(ranked, tried, good, rank), replayed=replayed,
+    )  # fmt: skip
 
 
-def walk(ranked: Sequence[Choice], most: int, alike: Callable[[Choice, Choice], bool] | None = None) -> Iterator[int]:
-    """At most ``most`` ranks to replay in turn, none like one before; the last of a mode of its own if there is one.
+def _why(rank: int, tried: Mapping[int, Confirmation], within_ratio: float) -> str:
+    ran = tried[rank]
+    best = "the best by the closed form" if rank == 1 else "the closed form has it behind"
+    most = f"the most goodput of {len(tried)} replayed plans; {best}" if len(tried) > 1 else best
+    load = f" at {ran.load_ratio:.0%} of its rate" if ran.load_ratio < 1.0 else ""
+    return f"{most}; under replay {within_ratio:.0%} of the requests keep its limits{load}"
 
-    Whoever asks for the next rank says by it that those before failed; ``alike`` tells whether a plan would fail like
-    another (by default, whether they are of one layout).
-    """
-    similar, tried = alike or one_layout, [ranked[0]]
-    yield 1
+
+def walk(ranked: Sequence[Choice], most: int) -> Iterator[int]:
+    """At most ``most`` ranks to replay in turn, each of a layout of its own, the last of a mode of its own if there is
+    one."""
+    tried: list[Choice] = []
     for rank, choice in enumerate(ranked, 1):
         if len(tried) == most:
             return
         modes = {each.mode for each in tried}
-        last = len(tried) == most - 1 and any(each.mode not in modes for each in ranked)
-        if (last and choice.mode in modes) or any(similar(choice, each) for each in tried):
+        last = len(tried) == most - 1 and any(each.mode not in modes for each in ranked) and bool(tried)
+        if (last and choice.mode in modes) or any(one_layout(choice, each) for each in tried):
             continue
         tried.append(choice)
         yield rank
 
 
 def one_layout(choice: Choice, other: Choice) -> bool:
-    """Whether two plans are of one layout, whatever their instances, batches and drafts."""
+    """Whether two plans are of one layout, whatever their instances, batches, spare experts and drafts."""
     return _kind(choice) == _kind(other)
-
-
-def _would_fail(job: Job, choice: Choice, failed: Choice, ran: Confirmation) -> bool:
-    """Whether ``choice`` would fail like ``failed``: one layout, or the prefill pool that queued, as busy as there."""
-    if one_layout(choice, failed):
-        return True
-    if len(choice.pools) == 1 or len(failed.pools) == 1 or ran.refused or ran.ttft_s <= job.ttft_s:
-        return False
-    mine, theirs = choice.pools[0], failed.pools[0]
-    busy = [each.requests_per_s / each.pools[0].instances for each in (choice, failed)]
-    return (mine.plan, mine.sequences) == (theirs.plan, theirs.sequences) and busy[0] > AS_BUSY * busy[1]
 
 
 def _replayed(rank: int, choice: Choice, ran: Confirmation) -> Replayed:
@@ -150,15 +145,18 @@ def _kind(choice: Choice) -> tuple[object, ...]:
     return (choice.mode, choice.quant, *pools)
 
 
-def _passed(job: Job, ranked: Sequence[Choice], tried: Mapping[int, Confirmation], kept: int) -> tuple[Passed, ...]:
+def _passed(
+    ranked: Sequence[Choice], tried: Mapping[int, Confirmation], good: Mapping[int, float], kept: int
+) -> tuple[Passed, ...]:
     """Ranks above ``kept`` by why they were passed over."""
-    failed = [(ranked[rank - 1], ran) for rank, ran in tried.items() if not ran.keeps]
     reasons: dict[str, list[int]] = {}
     for rank, choice in enumerate(ranked[: kept - 1], 1):
-        if rank in tried:
+        if rank in good:
+            why = f"{good[rank]:,.0f} tok/s/chip within the limits"
+        elif rank in tried:
             why = f"the replay refuses it: {tried[rank].refused}" if tried[rank].refused else tried[rank].verdict
         else:
-            why = "like one that failed" if any(_would_fail(job, choice, *each) for each in failed) else "not replayed"
+            why = "like another" if any(one_layout(choice, ranked[each - 1]) for each in tried) else "not replayed"
         reasons.setdefault(why, []).append(rank)
     return tuple(Passed(ranks=tuple(ranks), why=why) for why, ranks in reasons.items())
 

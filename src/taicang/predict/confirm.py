@@ -1,8 +1,9 @@
 """A choice of a search confirmed by replay: a short run of the same load through schedulers, queues and caches.
 
 The closed form that a search prices knows the mean of a steady state. Here requests arrive at random (Poisson) at the
-rate that the choice promises, for a few times as long as one stays; those of the first stay are warm-up. A run ends
-with its requests, its events or its time, whichever comes first: who is not served by then has broken the limits.
+rate that the choice promises, or from users who send their next one when an answer has come, for a few times as long as
+one stays; those of the first stay are warm-up. A run ends with its requests, its events or its time, or when too many
+have broken the limits, whichever comes first: who is not served by then has broken them too.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import count
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -21,16 +22,18 @@ from taicang.search.points import Job
 from taicang.search.result import Choice, Pool
 from taicang.search.trusted import bands_of
 from taicang.serve import build
-from taicang.serve.clients import OpenLoop
+from taicang.serve.clients import ClosedLoop, OpenLoop
 from taicang.serve.record import Record
-from taicang.serve.request import SECOND
+from taicang.serve.request import SECOND, Request
 from taicang.serve.scheduler import Limits, preset
 from taicang.serve.simulate import EVERY, serve
+from taicang.serve.steptable import StepTable
 from taicang.traffic.generate import arriving, fixed, from_profile
-from taicang.traffic.trace import Trace
 
 STAYS = 1.5
 """How long is measured, over the time that a request stays; one more such time fills the machine."""
+SETTLES = 3.0
+"""Such times that a closed loop needs: users who come faster than they are to stay would queue for long."""
 MEASURED = 4000
 """Requests of which no more are measured."""
 LEAST = 400
@@ -47,8 +50,8 @@ DELIVERS = 0.85
 """Share of the promised rate that a choice must deliver."""
 
 
-LOADS = (0.9, 0.8, 0.65, 0.5, 0.3)
-"""Shares of the load that are tried where all of it breaks the limits."""
+Tables: TypeAlias = dict[tuple[object, ...], StepTable]
+"""Step times by what they are made of: replays of one job share them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +81,8 @@ class Confirmation:
     """How far each figure may be off."""
     load_ratio: float = 1.0
     """Share of the load that ran."""
+    stopped: bool = False
+    """Whether the run was broken off when too many requests had broken the limits: figures are of those before."""
     refused: str = ""
     """Why there was no run."""
 
@@ -86,50 +91,64 @@ class Confirmation:
         """In words."""
         if self.keeps:
             return "keeps the limits"
-        if self.delivered_ratio < DELIVERS:
+        if not self.stopped and self.delivered_ratio < DELIVERS:
             return f"delivers {self.delivered_ratio:.0%} of its rate"
         return "misses the limits"
 
 
 def confirm(
-    job: Job, choice: Choice, *, named: str = "", within_ratio: float = 0.5, load_ratio: float = 1.0, seed: int = 0
+    job: Job, choice: Choice, *, named: str = "", load_ratio: float = 1.0, seed: int = 0, tables: Tables | None = None
 ) -> Confirmation:
-    """Replay ``choice`` under ``load_ratio`` of the load of ``job``: lengths of the profile ``named``, or all equal.
+    """Replay ``choice`` under ``load_ratio`` of its load, or for its users: lengths of the profile ``named``, or equal.
 
-    It keeps the limits if ``within_ratio`` of the requests or more do and ``DELIVERS`` of the rate is delivered.
+    It keeps the limits if the share of the requests that ``job`` asks for does and ``DELIVERS`` of the rate is
+    delivered.
     """
-    stay_s = choice.ttft_s + max(job.output_tokens - 1, 0.0) * choice.tpot_s
+    stay_s = choice.stay_s
     share, pools = _portion(choice, stay_s)
     bands = bands_of(job, choice.mode, choice.pools[-1].plan, replay=True)
     rate = choice.requests_per_s * share * load_ratio
-    filling = rate * stay_s
-    requests = round(filling + min(max(filling * STAYS, LEAST), MEASURED))
+    users = max(round(job.users * share), 1) if job.users else 0
+    full = rate * stay_s
+    filling = full * (SETTLES if users else 1.0)
+    requests = round(filling + min(max(full * STAYS, LEAST), MEASURED))
     if requests > TOO_MANY:
         return _none(f"it takes {requests:,} requests to fill", rate, pools, bands)
     if named:
         trace = from_profile(named, profile(named), requests, seed=seed)
     else:
         trace = fixed(requests, round(job.input_tokens), round(job.output_tokens))
-    trace = arriving(trace, rate, seed=seed)
+    warm_s = min(filling / rate, (1.0 - 0.5 / SETTLES) * requests / rate if users else 0.5 * requests / rate)
+    load = (
+        ClosedLoop(trace, users, ramp_s=(SETTLES - 1.0) * stay_s)
+        if users
+        else OpenLoop(arriving(trace, rate, seed=seed))
+    )
+    finished = _Seen(job, warm_s, requests)
     try:
-        table = _run(job, pools, trace, PATIENCE * stay_s, seed)
+        _run(job, pools, load, finished, requests / rate + PATIENCE * stay_s, seed, {} if tables is None else tables)
     except TaicangError as error:
         return _none(str(error), rate, pools, bands)
-    warm_s, end_s = min(stay_s, 0.5 * requests / rate), float(trace.arrival_s[-1])
+    table = finished.columns()
+    arrived = table["arrival_s"] if users else load.trace.arrival_s
     late = table["arrival_s"] >= warm_s
     if not late.any():
         return _none("no request finished", rate, pools, bands)
+    end_s = float(arrived.max())
     ttft, tpot = table["ttft_s"][late], table["tpot_s"][late]
-    measured = trace.arrival_s >= warm_s
-    kept = float(((ttft <= job.ttft_s) & (tpot <= job.tpot_s)).sum()) / float(measured.sum())
+    measured = int((arrived >= warm_s).sum())
+    kept = float(((ttft <= job.ttft_s) & (tpot <= job.tpot_s)).sum()) / measured
     # tokens come out at a steady rate only when the first have stayed as long as they do here
     full_s = float(np.clip(table["e2e_s"][late].mean(), warm_s, 0.5 * (warm_s + end_s)))
+    if finished.stopped:
+        end_s = float((table["arrival_s"] + table["e2e_s"]).max())
+        full_s = min(full_s, 0.5 * end_s)
     tokens = _rate(table, full_s, end_s)
     promised = choice.output_tokens_per_s * share * load_ratio
-    asked = float(trace.output_tokens[measured].sum()) / max(end_s - warm_s, 1e-9)
-    delivered = tokens / min(promised, asked)
+    asked = float(trace.output_tokens.mean()) * measured / max(float(arrived.max()) - warm_s, 1e-9)
+    delivered = tokens / (promised if users else min(promised, asked))
     return Confirmation(
-        requests=int(measured.sum()),
+        requests=measured,
         rate_per_s=rate,
         instances=tuple(pool.instances for pool in pools),
         ttft_s=float(ttft.mean()),
@@ -139,19 +158,36 @@ def confirm(
         output_tokens_per_s_per_chip=tokens / share * choice.output_tokens_per_s_per_chip / choice.output_tokens_per_s,
         within_ratio=kept,
         delivered_ratio=delivered,
-        keeps=kept >= within_ratio and delivered >= DELIVERS,
+        keeps=kept >= job.within_ratio and (delivered >= DELIVERS or bool(users)) and not finished.stopped,
+        stopped=finished.stopped,
         load_ratio=load_ratio,
         bands=bands,
     )
 
 
-def sustained(job: Job, choice: Choice, *, named: str = "", within_ratio: float = 0.5) -> Confirmation | None:
-    """The replay at the largest of ``LOADS`` that keeps the limits; ``None`` if none does."""
-    for ratio in LOADS:
-        found = confirm(job, choice, named=named, within_ratio=within_ratio, load_ratio=ratio)
-        if found.keeps:
-            return found
-    return None
+class _Seen(Record):
+    """Finished requests, until more have broken the limits than may."""
+
+    __slots__ = ("_left", "_limits", "_warm", "stopped")
+
+    def __init__(self, job: Job, warm_s: float, requests: int) -> None:
+        super().__init__()
+        self._limits = job.ttft_s * SECOND, job.tpot_s * SECOND
+        self._warm = warm_s * SECOND
+        self._left = (1.0 - job.within_ratio) * requests
+        self.stopped = False
+        """Whether the run was broken off for that."""
+
+    def append(self, r: Request) -> None:
+        """Note a request that ended."""
+        super().append(r)
+        if r.arrival >= self._warm:
+            ttft, tpot = self._limits
+            if r.first - r.arrival > ttft or r.end - r.first > tpot * max(r.output - 1, 1):
+                self._left -= 1.0
+                if self._left < 0.0:
+                    self.stopped = True
+                    raise KeyboardInterrupt
 
 
 def _none(reason: str, rate_per_s: float, pools: tuple[Pool, ...], bands: Mapping[str, Band]) -> Confirmation:
@@ -185,18 +221,26 @@ def _portion(choice: Choice, stay_s: float) -> tuple[float, tuple[Pool, ...]]:
     return float((run / counts).min()), tuple(replace(pool, instances=count) for pool, count in pools)
 
 
-def _run(job: Job, pools: tuple[Pool, ...], trace: Trace, patience_s: float, seed: int) -> dict[str, Any]:
-    made = [build.Pool(setup=job.setup(p.plan), instances=p.instances, limits=_limits(job, p)) for p in pools]
+def _run(
+    job: Job, pools: tuple[Pool, ...], load: OpenLoop | ClosedLoop, finished: Record, end_s: float, seed: int,
+    tables: Tables,
+) -> None:  # fmt: skip
+    made = []
+    for each in pools:
+        pool = build.Pool(setup=job.setup(each.plan), instances=each.instances, limits=_limits(job, each))
+        key = each.plan, pool.limits.sequences, pool.limits.tokens
+        if key not in tables:
+            tables[key] = build.step_table(pool)
+        made.append(replace(pool, table=tables[key]))
     system = build.cluster(made[0], made[1] if len(made) > 1 else None, context=job.context_tokens, seed=seed)
-    finished = Record()
-    end, calls = (float(trace.arrival_s[-1]) + patience_s) * SECOND, count()
+    end, calls = end_s * SECOND, count()
 
     def bounded(_: int, now: int) -> None:
         if now > end or next(calls) > EVENTS // EVERY:
             raise KeyboardInterrupt
 
-    serve(system, OpenLoop(trace).arrivals(), finished, progress=bounded)
-    return finished.columns()
+    after = load.after if isinstance(load, ClosedLoop) else None
+    serve(system, load.arrivals(), finished, after=after, progress=bounded)
 
 
 def _limits(job: Job, pool: Pool) -> Limits:

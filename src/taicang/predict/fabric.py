@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from taicang.cost.exchange import exchange
 from taicang.errors import InvalidInput, NotModelled, UnknownName
 from taicang.fabric import demand, graph
 from taicang.fabric.collectives import ALGORITHMS, Phase, collective, contend, listed, teams_of
-from taicang.fabric.draw import svg
+from taicang.fabric.draw import svg, tiers, used
 from taicang.fabric.even import Net
 from taicang.fabric.faults import cut_off, fail, parts
 from taicang.fabric.links import VerbFit, message_s
@@ -224,10 +224,22 @@ def _phases(net: Net, ask: Ask, teams: Ints, seed: int) -> list[Phase]:
 
 def picture(machine: Place, ask: Ask) -> str:
     """Topology and link load of the first seed as SVG."""
+    net, carried, wire, title = _drawn(machine, ask)
+    return svg(net, carried, wire, title)
+
+
+def link_tiers(machine: Place, ask: Ask) -> tuple[Mapping[str, Any], ...]:
+    """The same as data (see ``fabric.draw.tiers``)."""
+    net, carried, wire, _ = _drawn(machine, ask)
+    return tiers(net, used(net, carried, wire))
+
+
+def _drawn(machine: Place, ask: Ask) -> tuple[Net, Floats, float, str]:
+    """Links, what they carry, for how long, and what to call it."""
     broken = fail(_fabric(machine, ask.plane)[1], ask.failed, ask.seed)
     net = Net(fabric=broken, found=resources(broken, ask.routing), seed=ask.seed)
     if not ask.kind:
-        return svg(net, np.zeros(len(net.found.capacity_bytes_per_s)), 1.0, f"{broken.machine}, {broken.name}")
+        return net, np.zeros(len(net.found.capacity_bytes_per_s)), 1.0, f"{broken.machine}, {broken.name}"
     lost = cut_off(broken)
     count = ask.ranks or (broken.ranks - len(lost)) // ask.stride
     kind = ask.kind.replace("-", "_")
@@ -235,7 +247,7 @@ def picture(machine: Place, ask: Ask) -> str:
     wire = sum(phase.wire_s for phase in phases)
     where = f"{count:,} ranks of {broken.machine}"
     title = f"{ask.kind} of {show(ask.payload_bytes, 'B')} on {where}: {show(wire, 's')} on the links"
-    return svg(net, _total(net, phases), wire, title)
+    return net, _total(net, phases), wire, title
 
 
 def _exchange(net: Net, label: str, ranks: Ints, sizes: Floats) -> Phase:

@@ -206,7 +206,9 @@ def _degrade(cluster: Cluster, pools: Sequence[Pool], change: Change, breakage: 
     tables, stopped = {}, []
     for role, pool, setup in zip(cluster.kits, pools, setups, strict=True):
         try:
-            tables[role] = step_table(replace(pool, setup=setup))
+            made = step_table(replace(pool, setup=setup, table=None))
+            made.probe()
+            tables[role] = made
         except TaicangError:
             stopped.append(pool)
     way = link(setups[0], setups[1]) if cluster.split else cluster.link

@@ -71,6 +71,12 @@ class Served(Prediction):
     """With the batch of prompts that gives the throughput (aggregated: with the others' prompts and steps in between),
     without queueing; what ``ttft_s`` limits."""
     tpot_s: float
+    requests_per_s: float
+    """Of the whole machine."""
+    users: float
+    """Requests under way at a time."""
+    user_tokens_per_s: float
+    """What one of them sees while it is answered."""
     decode: PhasePrediction
     prefill: PhasePrediction
     prefill_chips_ratio: float

@@ -92,7 +92,8 @@ def _check(job: Job, plan: ServePlan, one: Any, *, drafts: int = 0, batch: int |
         raise InvalidInput(f"{batch} sequences do not fill {plan.pp} stages x {plan.microbatches} microbatches")
 
 
-def _memory(setup: Setup, job: Job, space: Space, phase: str, sequences: float) -> MemoryUse:
+def phase_memory(setup: Setup, job: Job, space: Space, phase: str, sequences: float) -> MemoryUse:
+    """Memory of a rank in "decode" or "prefill" of so many sequences."""
     length = job.held_tokens if phase == "decode" else job.input_tokens
     tokens = sequences * (setup.plan.query_len if phase == "decode" else job.input_tokens)
     tokens = tokens if phase == "decode" else np.minimum(tokens, chunk_budget(setup.plan, job, space))
@@ -125,7 +126,7 @@ def _why(nearest: Sequence[str], plans: Mapping[str, Sequence[ServePlan]], job: 
         )
     short, plan = min(
         (
-            (-float(_memory(job.setup(each), job, space, phase, _least(each, space, phase)).spare_bytes), each)
+            (-float(phase_memory(job.setup(each), job, space, phase, _least(each, space, phase)).spare_bytes), each)
             for each in plans[phase]
         ),
         key=lambda pair: pair[0],
@@ -158,7 +159,7 @@ def _phase(pool: Pool, job: Job, space: Space, phase: str) -> PhasePrediction:
     name, share = binding(timeline)
     per_chip = rate / pool.chips
     power = power_w_per_chip(setup.machine)
-    use = _memory(setup, job, space, phase, sequences)
+    use = phase_memory(setup, job, space, phase, sequences)
     spare, each = cache_room(setup, tokens=float(job.stack.chunk_tokens), context=job.held_tokens)
     room = np.floor(max(spare, 0.0) / each * job.held_tokens) if each else np.inf
     return PhasePrediction(
@@ -223,6 +224,9 @@ def _prediction(choice: Choice, job: Job, space: Space, *, given: Sequence[str],
         ttft_s=_lone_s(feeding, job, space),
         loaded_ttft_s=choice.ttft_s,
         tpot_s=choice.tpot_s,
+        requests_per_s=choice.requests_per_s,
+        users=choice.users,
+        user_tokens_per_s=choice.user_tokens_per_s,
         decode=_phase(serving, job, space, "decode"),
         prefill=_phase(feeding, job, space, "prefill"),
         prefill_chips_ratio=feeding.instances * feeding.chips / choice.chips if apart else 0.0,

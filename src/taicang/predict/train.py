@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from taicang import catalog
 from taicang.catalog.training import measured_levels
 from taicang.catalog.trust import TRAINED, bands, trained
 from taicang.formats import number_format
@@ -218,9 +219,20 @@ def _assumptions(setup: Setup, step: TrainStep, given: Sequence[str]) -> tuple[s
         said.append(f"computing slows by {setup.tax:.0%} of the time of communication beside it")
     said.append(
         f"memory as {setup.stack.engine} keeps it ({plan.gradients} gradients), {memory.RUNTIME_RATIO:.0%} for runtime "
-        "and fragmentation; other frameworks keep more (--stack deepspeed)"
+        f"and fragmentation; {_elsewhere(setup)}"
     )
     return tuple(said)
+
+
+def _elsewhere(setup: Setup) -> str:
+    """What the job would have to spare as Hugging Face's trainer with DeepSpeed keeps it, where that could run it."""
+    other, plan = "deepspeed", setup.plan
+    if setup.stack.engine == other or not plan.zero or plan.tp * plan.cp * plan.pp * plan.ep > 1:
+        return "other frameworks keep other copies (--stack)"
+    there = replace(setup, stack=catalog.stack(other), plan=replace(plan, gradients=""))
+    spare = float(train_step(there).memory.spare_bytes)
+    left = f"leave {show(spare, 'B')}" if spare >= 0 else f"be {show(-spare, 'B')} short"
+    return f"Hugging Face's trainer with DeepSpeed would {left} (--stack {other})"
 
 
 def _broadcast_ratio(setup: Setup, step: TrainStep) -> float:

@@ -8,10 +8,11 @@ from typing import Any, Final
 
 from taicang.catalog.training import training_price
 from taicang.hardware import Machine
+from taicang.train.memory import MemoryUse
 from taicang.train.placement import Traffic, traffic
 from taicang.train.run import Run
 from taicang.train.setup import Setup
-from taicang.train.step import TrainStep, pipeline_run, train_step
+from taicang.train.step import TrainStep, pipeline_run, stage_memory, train_step
 from taicang.train.trace import trace
 from taicang.train_plans.placement import RANDOM
 
@@ -40,6 +41,8 @@ class Explained:
     """Bytes by axis and level."""
     random_s: float
     """The same step with ranks at random places."""
+    stage_memory: tuple[MemoryUse, ...]
+    """Of each pipeline rank."""
     setup: Setup = field(repr=False, compare=False, metadata={"plain": False})
     """What was explained, for traces."""
 
@@ -77,6 +80,7 @@ def explain(setup: Setup) -> Explained:
         trace=trace(pipeline_run(setup), step),
         traffic=traffic(setup, step),
         random_s=scattered,
+        stage_memory=stage_memory(setup),
         setup=setup,
     )
 

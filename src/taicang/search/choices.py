@@ -61,6 +61,8 @@ def formats(name: str, model: Model, chip: Chip, stack: Stack | None = None, kv:
         found = replace(found, kv=model.kv_dtype)
     elif stack is not None and stack.quantised_cache and form.startswith(("fp8", "mxfp", "nvfp")) and "fp8" in peaks:
         found = replace(found, kv=stack.quantised_cache)
+    elif name == "auto":  # what a checkpoint does not say of its cache, engines do not assume
+        found = replace(found, kv="bf16")
     return found if "fp8" in peaks else replace(found, index="bf16")
 
 

@@ -22,6 +22,7 @@ from taicang.search.choices import default_stack, quantisation
 from taicang.search.points import Job
 from taicang.search.result import MODES, Mode
 from taicang.search.space import Space
+from taicang.serve.queueing import WITHIN
 from taicang.serve.uneven import EVEN, Spread
 from taicang.stacks import Stack
 from taicang.units import Count
@@ -64,6 +65,11 @@ class Run(Serving):
     """Of unequal requests the lengths are means, and this says how unequal they are."""
     ttft_s: float | None = None
     tpot_s: float | None = None
+    within_ratio: float | None = None
+    """Share of the requests that must keep the limits (None: nine in ten)."""
+    users: float | None = None
+    """So many at a time, each of whom sends a request after the answer, on the whole machine: the load (None: all that
+    it takes)."""
     modes: Sequence[Mode] = MODES
     prefill_plan: ServePlan | None = None
     """Layout of prefill instances of their own."""
@@ -109,6 +115,8 @@ def job_of(run: Run) -> Job:
         output_tokens=float(run.output_tokens),
         ttft_s=run.ttft_s or np.inf,
         tpot_s=run.tpot_s or np.inf,
+        within_ratio=run.within_ratio or WITHIN,
+        users=run.users,
         skew=run.skew,
         acceptance_ratio=run.acceptance_ratio,
         spread=run.spread,

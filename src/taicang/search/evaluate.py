@@ -34,7 +34,9 @@ FIELDS: Mapping[str, str] = MappingProxyType(
 _LIMITS: Mapping[str, tuple[int, int | None]] = MappingProxyType(
     {"redundant": (0, None), "shared_ranks": (0, None), "mtp": (0, 8), "microbatches": (1, 2)}
 )
-LOAD = ("model", "on", "input", "output", "profile", "ttft", "tpot", "slo", "objective", "load")
+LOAD = (
+    "model", "on", "input", "output", "profile", "users", "ttft", "tpot", "slo", "attainment", "objective", "load",
+)  # fmt: skip
 TRAITS = ("stack", "memory_fraction", "quant", "kv", "mode", "batch", "mtp", "acceptance", "skew", "chunk")
 FIGURES = (
     "ttft_s",
@@ -86,12 +88,17 @@ def run_of(point: Mapping[str, Any], model: Model) -> Run:
     mode = str(point.get("mode", "both"))
     if mode not in MODES:
         raise UnknownName("mode", mode, MODES, where="study")
-    said = {FIELDS.get(key, key): point[key] for key in ("input", "output", *TRAITS) if key in point and key != "mode"}
+    said = {
+        FIELDS.get(key, key): point[key]
+        for key in ("input", "output", "users", *TRAITS)
+        if key in point and key != "mode"
+    }
     if lengths:
         said |= {key: getattr(lengths, key) for key in ("input_tokens", "output_tokens", "spread")}
     for name in ("ttft", "tpot"):
         limit = None if point.get(name) is None else parse(point[name], "s", where=name)
         said[f"{name}_s"] = limit or (preset and getattr(preset, f"{name}_s"))
+    said["within_ratio"] = point.get("attainment") or (preset and preset.within_ratio)
     sets = tuple(f"{key}={value}" for key, value in point.items() if "." in key)
     return Run(model=model, on=str(point["on"]), plan=plan_of(point, model), modes=MODES[mode], sets=sets, **said)
 

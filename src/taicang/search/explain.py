@@ -94,18 +94,20 @@ def explained(
     job: Job, choice: Choice, rank: int, best: Sequence[Choice], space: Space, objective: Objective = "tokens/s/chip"
 ) -> Explanation:
     """Explain ``choice``, which has this ``rank`` (from 1) in the ranking that ``best`` begins."""
-    bounds = []
-    for pool in choice.pools:
-        name, share = binding(job, pool)
-        bounds.append(Bound(role=pool.role, resource=name, share_ratio=share, next_batch=stops(job, pool, space)))
     other = 1 if rank > 1 else 2
     beside = against(job, choice, best[other - 1], objective) if len(best) >= other else []
     return Explanation(
-        bounds=tuple(bounds),
+        bounds=tuple(bound(job, pool, space) for pool in choice.pools),
         beside_rank=other if beside else 0,
         beside=tuple(beside),
         gains=sensitivity(job, choice, space),
     )
+
+
+def bound(job: Job, pool: Pool, space: Space) -> Bound:
+    """What holds ``pool`` back."""
+    name, share = binding(job, pool)
+    return Bound(role=pool.role, resource=name, share_ratio=share, next_batch=stops(job, pool, space))
 
 
 def sensitivity(job: Job, choice: Choice, space: Space) -> tuple[Gain, ...]:

@@ -1,13 +1,14 @@
 """Prefill and decode pools: instance counts whose rates match, exhaustively and without pricing anything again.
 
-Of the prefill rows whose TTFT holds only the fastest of each instance size can be part of a best plan, and of the
-decode rows only those on the front of TPOT against rate of each size: a swap for a row that they beat never lowers the
-rate, needs no more chips and breaks no limit. Likewise every chip that prefill leaves goes to decode instances.
-``covered`` counts the combinations that this answers for.
+Of the prefill rows whose TTFT holds only those on the front of TTFT against rate of each instance size can be part of a
+best plan, and of the decode rows only those on the front of TPOT against rate: a swap for a row that they beat never
+lowers the rate, needs no more chips and breaks no limit. Likewise every chip that prefill leaves goes to decode
+instances. ``covered`` counts the combinations that this answers for.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from taicang.search.front import front
 from taicang.search.points import Floats, Points
+from taicang.serve.queueing import busiest, fewest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,11 +35,35 @@ class Pairs:
     """In use."""
 
 
-def fastest(prefill: Points, ttft_s: float) -> NDArray[np.int64]:
-    """Row of the highest rate for each instance size, TTFT within ``ttft_s``."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Feed:
+    """What prefill instances carry by their size (rows) and number (columns), and the row of each that carries most."""
+
+    chips: Floats
+    row: NDArray[np.int64]
+    rate: Floats
+
+
+def feed(prefill: Points, *, chips: int, ttft_s: float, within_ratio: float) -> Feed:
+    """Prefill instances that ``chips`` chips hold, as busy as leaves TTFT of ``within_ratio`` of the requests within
+    ``ttft_s``: a faster batch may be kept less busy than a smaller one."""
     ok = np.flatnonzero(prefill.ttft_s <= ttft_s)
-    order = ok[np.lexsort((prefill.ttft_s[ok], -prefill.requests_per_s[ok], prefill.chips[ok]))]
-    return order[np.unique(prefill.chips[order], return_index=True)[1]]
+    sizes = np.unique(prefill.chips[ok])
+    counts = np.arange(chips // max(sizes.min(initial=chips), 1.0) + 2.0)
+    row, rate = np.zeros((sizes.size, counts.size), dtype=np.int64), np.zeros((sizes.size, counts.size))
+    for i, size in enumerate(sizes):
+        mine = _front(prefill, ok[prefill.chips[ok] == size], ttft_s)
+        whole, alone = counts * prefill.requests_per_s[mine][:, None], prefill.ttft_s[mine][:, None]
+        carried = whole * busiest(whole, alone, limit_s=ttft_s, within_ratio=within_ratio)
+        best = np.argmax(carried, axis=0)
+        row[i], rate[i] = mine[best], carried[best, np.arange(counts.size)]
+    return Feed(chips=sizes, row=row, rate=rate)
+
+
+def _front(prefill: Points, rows: Any, ttft_s: float) -> Any:
+    """Of ``rows`` those that no other beats in both TTFT and rate: the fastest alone where there is no limit."""
+    found = rows[front(low=prefill.ttft_s[rows], high=prefill.requests_per_s[rows])]
+    return found[-1:] if np.isinf(ttft_s) else found
 
 
 def decode_front(decode: Points) -> NDArray[np.int64]:
@@ -56,28 +82,38 @@ def best_rows(points: Points, *, ttft_s: float, tpot_s: float) -> NDArray[np.int
     return order[np.unique(points.layout[order], return_index=True)[1]]
 
 
-def matched(prefill: Points, decode: Points, rows: NDArray[np.int64], *, chips: int, ttft_s: float) -> Pairs:
-    """For each of the decode ``rows``, the best prefill instances beside it on ``chips`` chips, if there is room."""
-    first = fastest(prefill, ttft_s)
-    fed, size = prefill.requests_per_s[first][:, None], prefill.chips[first][:, None]
+def matched(
+    prefill: Points, decode: Points, rows: NDArray[np.int64], *, chips: int, ttft_s: float, within_ratio: float,
+    asked_per_s: Callable[[Any, Any], Any],
+) -> Pairs:  # fmt: skip
+    """For each of the decode ``rows``, the best prefill instances beside it on ``chips`` chips, if there is room.
+
+    ``asked_per_s`` says of TTFT and TPOT what users then send, and have to be served; infinite where there are none.
+    """
+    fed = feed(prefill, chips=chips, ttft_s=ttft_s, within_ratio=within_ratio)
+    size, of = fed.chips[:, None], np.arange(fed.chips.size)[:, None]
     drawn, other = decode.requests_per_s[rows], decode.chips[rows]
 
     def left(count: Any) -> Any:
         return np.floor_divide(chips - count * size, other) * drawn
 
     # more prefill instances feed more and leave less: the best count is the last that the rest can take, or the next
-    few = np.zeros((first.size, rows.size))
-    many = few + np.floor_divide(chips, size) + 1.0
-    while (apart := many - few > 1.0).any():
-        middle = np.where(apart, np.floor((few + many) / 2.0), few)
-        takes = middle * fed <= left(middle)
+    few = np.zeros((size.size, rows.size), dtype=np.int64)
+    many = few + (chips // size).astype(np.int64) + 1
+    while (apart := many - few > 1).any():
+        middle = np.where(apart, (few + many) // 2, few)
+        takes = fed.rate[of, middle] <= left(middle)
         few, many = np.where(takes, middle, few), np.where(takes | ~apart, many, middle)
-    counts = np.stack([few, few + 1.0], axis=1)
-    rate = np.minimum(counts * fed[:, None], left(counts.swapaxes(0, 1)).swapaxes(0, 1))
-    rate, counts = (each.reshape(2 * first.size, rows.size) for each in (rate, counts))
+    counts = np.stack([few, few + 1], axis=1).reshape(2 * size.size, rows.size)
+    rates = [np.minimum(fed.rate[of, each], left(each)) for each in (few, few + 1)]
+    rate = np.stack(rates, axis=1).reshape(counts.shape)
     keep = np.flatnonzero(rate.max(axis=0, initial=0.0) > 0)
     at = np.argmax(rate[:, keep], axis=0) if keep.size else keep
-    return _pairs(prefill, decode, first[at // 2], rows[keep], counts[at, keep], rate[at, keep])
+    count, second = counts[at, keep], rows[keep]
+    first = fed.row[at // 2, count]
+    asked, most = asked_per_s(prefill.ttft_s[first], decode.tpot_s[second]), rate[at, keep]
+    held = np.flatnonzero(np.isinf(asked) | (asked <= most))
+    return _pairs(prefill, decode, first[held], second[held], count[held].astype(float), np.minimum(most, asked)[held])
 
 
 def _pairs(prefill: Points, decode: Points, first: Any, second: Any, count: Any, rate: Any) -> Pairs:
@@ -95,15 +131,22 @@ def _pairs(prefill: Points, decode: Points, first: Any, second: Any, count: Any,
     )
 
 
-def smallest(prefill: Points, decode: Points, rows: NDArray[np.int64], *, load_per_s: float, ttft_s: float) -> Pairs:
-    """The fewest chips that carry ``load_per_s`` requests per second, for each of the decode ``rows``."""
-    ok = np.flatnonzero(prefill.ttft_s <= ttft_s)
-    if not ok.size:
-        return _pairs(prefill, decode, ok, ok, np.zeros(0), np.zeros(0))
-    need = np.ceil(load_per_s / prefill.requests_per_s[ok])
-    at = int(np.argmin(need * prefill.chips[ok]))
-    first, count = np.full(rows.size, ok[at]), np.full(rows.size, need[at])
-    return _pairs(prefill, decode, first, rows, count, np.full(rows.size, load_per_s))
+def smallest(
+    prefill: Points, decode: Points, rows: NDArray[np.int64], *, load_per_s: float | None, ttft_s: float,
+    within_ratio: float, asked_per_s: Callable[[Any, Any], Any],
+) -> Pairs:  # fmt: skip
+    """The fewest chips that carry ``load_per_s`` requests per second (or what users send), for each of the decode
+    ``rows``."""
+    first = _front(prefill, np.flatnonzero(prefill.ttft_s <= ttft_s), ttft_s)
+    if np.isinf(ttft_s):  # what keeps up is enough: any size may do it with the fewest chips
+        first = np.arange(prefill.size)
+    rate, alone = prefill.requests_per_s[first], prefill.ttft_s[first]
+    load = np.broadcast_to(load_per_s or asked_per_s(alone.min(initial=np.inf), decode.tpot_s[rows]), rows.shape)
+    need = fewest(load, rate[:, None], alone[:, None], limit_s=ttft_s, within_ratio=within_ratio)
+    if not np.isfinite(need).any():
+        return _pairs(prefill, decode, first[:0], first[:0], np.zeros(0), np.zeros(0))
+    at = np.argmin(need * prefill.chips[first][:, None], axis=0)
+    return _pairs(prefill, decode, first[at], rows, need[at, np.arange(rows.size)], load)
 
 
 def covered(prefill: Points, decode: Points, *, chips: int, ttft_s: float, tpot_s: float) -> int:

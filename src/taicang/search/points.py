@@ -20,6 +20,7 @@ from taicang.search.groups import tables
 from taicang.search.once import Once
 from taicang.search.space import Space
 from taicang.serve.memory import memory_use
+from taicang.serve.queueing import WITHIN
 from taicang.serve.setup import Setup, step
 from taicang.serve.steady import Load, aggregated
 from taicang.serve.uneven import EVEN, Spread
@@ -46,6 +47,10 @@ class Job:
     output_tokens: float
     ttft_s: float = np.inf
     tpot_s: float = np.inf
+    within_ratio: float = WITHIN
+    """Share of the requests that must keep the limits."""
+    users: float | None = None
+    """Who send their next request when an answer has come: the load, where there are so many."""
     skew: Count = 1.01
     acceptance_ratio: float = 0.7
     spread: Spread = EVEN
@@ -60,6 +65,14 @@ class Job:
     def held_tokens(self) -> float:
         """What memory keeps room for: the whole length of a sequence in flight."""
         return self.input_tokens + self.output_tokens * self.spread.output_ratio
+
+    def stay_s(self, ttft_s: Num, tpot_s: Num) -> Any:
+        """What a request takes from end to end."""
+        return ttft_s + max(self.output_tokens - 1.0, 0.0) * tpot_s
+
+    def asked_per_s(self, ttft_s: Num, tpot_s: Num) -> Any:
+        """Requests per second that the users send; without any, as many as are taken."""
+        return np.inf if self.users is None else self.users / self.stay_s(ttft_s, tpot_s)
 
     def chunks(self, sequences: Count, budget: Count) -> Any:
         """Steps of at most ``budget`` tokens that ``sequences`` prompts take (a mean, so not whole)."""

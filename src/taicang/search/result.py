@@ -71,6 +71,16 @@ class Choice:
         """Speed that one user sees."""
         return 1.0 / self.tpot_s
 
+    @property
+    def stay_s(self) -> float:
+        """What a request takes from end to end, by the closed form."""
+        return self.ttft_s + max(self.output_tokens_per_s / self.requests_per_s - 1.0, 0.0) * self.tpot_s
+
+    @property
+    def users(self) -> float:
+        """Requests under way at a time."""
+        return self.requests_per_s * self.stay_s
+
     def score(self, objective: Objective) -> float | None:
         """Higher is better; ``None`` where the machine's power or price is not public."""
         match objective:

@@ -20,6 +20,8 @@ from taicang.search.space import Space, layouts
 from taicang.units import show
 
 __all__ = ["MODES", "Ask", "every", "search"]
+MANY = 1000
+"""Plans of which the one for the most users is told where there are too many of them."""
 ROLES: Mapping[Mode, Role] = MappingProxyType({"aggregated": "both", "disaggregated": "decode", "decode": "decode"})
 
 
@@ -89,6 +91,12 @@ def search(
         beyond = sheet.best(sheets, replace(ask, top=1))
     if beyond:
         nearest = [_larger(job, ask, beyond[0].chips)]
+    elif not best and job.users:
+        free = search(replace(job, users=None), quants, space, replace(ask, top=MANY), only, beside, keep).best
+        held = max((choice.users for choice in free), default=0.0)
+        nearest = (
+            [f"at most {held:,.0f} users at a time within the limits, {job.users:,.0f} asked"] if held else nearest
+        )
     total = [int(n) for n in counts]
     return Found(
         machine=job.machine.name,
@@ -104,8 +112,9 @@ def _larger(job: Job, ask: Ask, chips: int) -> str:
     """What a load takes that the machine does not carry."""
     name, count = split(job.machine.name)
     units = -(-chips * count // job.machine.chips)
+    load = f"{ask.load_per_s:g} requests/s" if ask.load_per_s else f"{job.users:g} users"
     return (
-        f"{ask.load_per_s:g} requests/s take {chips:,} chips in layouts of this machine, which has "
+        f"{load} take {chips:,} chips in layouts of this machine, which has "
         f"{job.machine.chips:,}: --on '{name} x {units}'"
     )
 
@@ -131,8 +140,10 @@ def every(
 def _check(job: Job, ask: Ask) -> None:
     if ask.load_per_s and ask.objective != "smallest":
         raise InvalidInput(f"only --objective smallest takes a load, not {ask.objective}", where="--load")
-    if ask.objective == "smallest" and not ask.load_per_s:
-        raise InvalidInput("the smallest machine needs the load that it must carry", where="--load")
+    if ask.load_per_s and job.users:
+        raise InvalidInput("requests per second and users are two loads: give one", where="--load, --users")
+    if ask.objective == "smallest" and not (ask.load_per_s or job.users):
+        raise InvalidInput("the smallest machine needs the load that it must carry (--load or --users)", where="--load")
     if ask.objective == "per-watt" and job.machine.power_w is None:
         raise MissingFigure(job.machine.name, "power.load")
     if ask.objective == "per-usd" and job.machine.price_usd is None:

@@ -137,7 +137,9 @@ def _alone(
         least=least,
         ttft_s=points.ttft_s[rows],
         tpot_s=points.tpot_s[rows],
-        requests_per_s=counts * points.requests_per_s[rows],
+        requests_per_s=np.minimum(
+            counts * points.requests_per_s[rows], job.asked_per_s(points.ttft_s[rows], points.tpot_s[rows])
+        ),
         chips=counts * points.chips[rows],
         pools=lambda i: (_pool(points, int(rows[i]), "both" if mode == "aggregated" else mode, float(counts[i]), job),),
     )
@@ -145,15 +147,25 @@ def _alone(
 
 def aggregated(points: Points, job: Job, quant: str, ask: Ask) -> Sheet:
     """The best row of each layout within the limits, on as many instances as fit, or as the load needs."""
+    points = _asked(points, job, ask)
     rows = best_rows(points, ttft_s=job.ttft_s, tpot_s=job.tpot_s)
     counts = _instances(points, rows, job, ask)
     return _alone(points, rows, counts, job, quant, least=ask.objective == "smallest")
 
 
+def _asked(points: Points, job: Job, ask: Ask) -> Points:
+    """Those ``points`` of which all instances on the machine hold the users, as fast as these let them be."""
+    if job.users is None or ask.objective == "smallest":
+        return points
+    each = job.asked_per_s(points.ttft_s, points.tpot_s) / np.maximum(job.machine.chips // points.chips, 1.0)
+    return replace(points, requests_per_s=each).take(np.flatnonzero(each <= points.requests_per_s))
+
+
 def _instances(points: Points, rows: Any, job: Job, ask: Ask) -> Any:
     """Instances of each row: those that the load needs, or as many as fit."""
     if ask.objective == "smallest":
-        return np.ceil((ask.load_per_s or 0.0) / points.requests_per_s[rows])
+        asked = ask.load_per_s or job.asked_per_s(points.ttft_s[rows], points.tpot_s[rows])
+        return np.ceil(asked / points.requests_per_s[rows] * (1.0 - 1e-12))
     return np.floor_divide(job.machine.chips, points.chips[rows])
 
 
@@ -189,18 +201,26 @@ def _both(first: Points, second: Points, pairs: Pairs, job: Job, quant: str, *, 
     )
 
 
+def _limits(job: Job) -> dict[str, Any]:
+    return {"ttft_s": job.ttft_s, "within_ratio": job.within_ratio, "asked_per_s": job.asked_per_s}
+
+
 def disaggregated(first: Points, second: Points, job: Job, quant: str, ask: Ask) -> Sheet:
     """The best row of each decode layout within the limits with the prefill instances that suit it."""
-    rows = best_rows(second, ttft_s=np.inf, tpot_s=job.tpot_s)
     least = ask.objective == "smallest"
+    if job.users is None or least:
+        rows = best_rows(second, ttft_s=np.inf, tpot_s=job.tpot_s)
+    else:  # the fewer users, the smaller the batch that serves them fastest
+        rows = decode_front(second)
+        rows = rows[second.tpot_s[rows] <= job.tpot_s]
     if least:
-        pairs = smallest(first, second, rows, load_per_s=ask.load_per_s or 0.0, ttft_s=job.ttft_s)
+        pairs = smallest(first, second, rows, load_per_s=ask.load_per_s, **_limits(job))
     else:
-        pairs = matched(first, second, rows, chips=job.machine.chips, ttft_s=job.ttft_s)
+        pairs = matched(first, second, rows, chips=job.machine.chips, **_limits(job))
     return _both(first, second, pairs, job, quant, least=least)
 
 
 def disaggregated_front(first: Points, second: Points, job: Job, quant: str) -> Sheet:
     """Pairs of pools on the front of TPOT against rate."""
-    pairs = matched(first, second, decode_front(second), chips=job.machine.chips, ttft_s=job.ttft_s)
+    pairs = matched(first, second, decode_front(second), chips=job.machine.chips, **_limits(job))
     return _both(first, second, pairs, job, quant, least=False)

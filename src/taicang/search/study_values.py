@@ -17,7 +17,7 @@ from taicang.search.evaluate import FIGURES, Evaluate, evaluate, limits
 from taicang.search.lengths import of_profile
 from taicang.search.result import Objective
 from taicang.search.words import MODES
-from taicang.units import Count, count, parse, shorten, split
+from taicang.units import Count, count, parse, share, shorten, split
 
 Read: TypeAlias = Callable[[Any], Any]
 TINY, MOST = 1e-9, 10**9
@@ -108,6 +108,8 @@ KEYS: Mapping[str, Key] = {
     "input": Key(read=_tokens),
     "output": Key(read=_tokens),
     "profile": named(of_profile, empty=True),
+    "users": Key(read=lambda value: count(value, 1, MOST, what="users"), whole=True, empty=True),
+    "attainment": Key(read=share, empty=True),
     "ttft": Key(read=_limit, empty=True),
     "tpot": Key(read=_limit, empty=True),
     "slo": named(_slo, empty=True),

@@ -2,18 +2,34 @@
 
 A block's id stands for the block and all before it, so the prefix tree is a flat map. Blocks that nobody uses stay
 until their pages are needed; they go by the rule of ``eviction``, the deepest of a prompt first. Answers stay like
-prompts: their pages have no ids, so only the request itself finds them, if it has to start over.
+prompts: where their blocks are known, the next turn of the conversation finds them; where not, only the request itself
+does, if it has to start over.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
+from itertools import groupby
+from typing import Protocol
 
 from taicang.serve.evict import Eviction, order
 from taicang.serve.request import FOREVER, Request
 
 ANSWER = 1 << 80
 """Beyond all ids of blocks."""
+
+
+class Watch(Protocol):
+    """Hears of blocks that others find, and of those that they find no more."""
+
+    def stored(self, request: Request, begin: int, end: int) -> None:
+        """Blocks ``begin`` to ``end`` of ``request``."""
+
+    def removed(self, block: int) -> None:
+        """One that made room."""
+
+    def cleared(self) -> None:
+        """All of them."""
 
 
 class Cache:
@@ -32,6 +48,7 @@ class Cache:
         "pages",
         "per_block",
         "tokens",
+        "watch",
     )
 
     def __init__(self, pages: int, page: int, block: int = 0, eviction: Eviction = "lru") -> None:
@@ -49,6 +66,8 @@ class Cache:
         self._resting = 0
         """Pages in it."""
         self.evicted = 0
+        self.watch: Watch | None = None
+        """Who hears of its blocks."""
 
     @property
     def spare(self) -> int:
@@ -62,7 +81,11 @@ class Cache:
 
     def emptied(self) -> Cache:
         """A cache of the same size with nothing in it."""
-        return Cache(self.pages, self.page, self.block if self.keeps else 0, self.eviction)
+        made = Cache(self.pages, self.page, self.block if self.keeps else 0, self.eviction)
+        if self.watch is not None:
+            made.watch = self.watch
+            made.watch.cleared()
+        return made
 
     def hit(self, request: Request) -> int:
         """Leading blocks of the prompt that are here; the last token is always computed."""
@@ -82,7 +105,7 @@ class Cache:
         idle, page, per = self._idle, self.page, self.per_block
         mine = request.blocks[:hits]
         answer, own = ANSWER + request.id, 0
-        if request.made and hits == request.input // self.block and answer in idle:
+        if request.made and hits == min(request.named, request.need - 1) // self.block and answer in idle:
             own = min(idle[answer], (request.need - 1) // page - hits * per)
         want = -(-tokens // page) - hits * per
         if self.free < want + keep:
@@ -111,6 +134,8 @@ class Cache:
             if block < ANSWER:
                 del self._users[block]
                 self.evicted += 1
+                if self.watch is not None:
+                    self.watch.removed(block)
             elif isinstance(self._idle, OrderedDict) and held > pages - self.free:  # the end of an answer goes first
                 self._idle[block] = held - (pages - self.free)
                 self._idle.move_to_end(block, last=False)
@@ -129,11 +154,16 @@ class Cache:
         return True
 
     def publish(self, request: Request, upto: int) -> None:
-        """The first ``upto`` tokens of the prompt are computed: whole blocks become shared; copies of others are
+        """The first ``upto`` tokens are computed: whole blocks that have ids become shared; copies of others are
         freed."""
         blocks = request.blocks
-        whole = min(len(blocks), min(request.input, upto) // self.block)
+        whole = min(len(blocks), min(request.named, upto) // self.block)
         users, per = self._users, self.per_block
+        if self.watch is not None:
+            new = [i for i in range(request.nodes, whole) if blocks[i] not in users]
+            for _, run in groupby(enumerate(new), lambda each: each[1] - each[0]):
+                at = [i for _, i in run]
+                self.watch.stored(request, at[0], at[-1] + 1)
         for block in blocks[request.nodes : whole]:
             if block in users:
                 users[block] += 1
@@ -147,6 +177,8 @@ class Cache:
     def release(self, request: Request, length: int = 0) -> None:
         """Give back all pages; shared blocks stay as long as there is room, and what is whole of its first ``length``
         tokens."""
+        if length and request.named > request.input:
+            self.publish(request, length)
         whole = length // self.page - request.nodes * self.per_block if self.keeps else 0
         if whole > 0:
             request.pages -= whole

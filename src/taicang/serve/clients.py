@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from taicang.serve.request import SECOND, Request
-from taicang.traffic.trace import Trace, following
+from taicang.traffic.trace import Trace, continued, following
 
 SOME = 65_536
 """Requests of a trace that are unpacked at a time."""
@@ -20,11 +20,12 @@ SOME = 65_536
 class Turns:
     """Makes the requests of ``trace``; ``after`` makes those that wait for an answer."""
 
-    __slots__ = ("_delay", "_due", "_model", "_next", "_rank", "first", "trace")
+    __slots__ = ("_continued", "_delay", "_due", "_model", "_next", "_rank", "first", "trace")
 
     def __init__(self, trace: Trace) -> None:
         self.trace = trace
         self._next = following(trace)
+        self._continued = continued(trace)
         self._delay = trace.delay_s
         self._rank = trace.priority.tolist() if trace.priority is not None else None
         self._due = trace.deadline_s.tolist() if trace.deadline_s is not None else None
@@ -47,8 +48,12 @@ class Turns:
         return self.marked(made)
 
     def marked(self, request: Request) -> Request:
-        """``request`` with the trace's model, priority and deadline."""
+        """``request`` with the trace's model, priority and deadline, and the blocks of its answer where the next turn
+        tells them."""
         i = request.id
+        if i in self._continued:
+            request.named = request.input + request.output
+            request.blocks = self.trace.blocks[self._continued[i]][: request.named // self.trace.block]
         if self._model is not None:
             request.model = self._model[i]
         if self._rank is not None:
@@ -73,7 +78,7 @@ class OpenLoop(Turns):
     def arrivals(self) -> Iterator[Request]:
         """All that wait for no answer, in order of time."""
         trace, nothing = self.trace, ()
-        plain = self._rank is None and self._due is None and self._model is None
+        plain = self._rank is None and self._due is None and self._model is None and not self._continued
         for low in range(0, len(trace), SOME):
             part = slice(low, low + SOME)
             times, first = trace.arrival_s[part].tolist(), self.first[part].tolist()

@@ -92,4 +92,5 @@ class Group:
         if not self.reserve:
             request.pages = -(-length // cache.page) - request.nodes * cache.per_block
             self.residues[(step - length) % cache.page] -= 1
-        cache.release(request, length if keep and not self.reserve else 0)
+        kept = keep and (not self.reserve or request.named > request.input)
+        cache.release(request, length if kept else 0)

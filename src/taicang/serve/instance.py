@@ -89,7 +89,8 @@ class Instance(Held):
 
     def submit(self, request: Request, now: int) -> int | None:
         """Queue ``request``. Returns the new end where that cuts a stretch short, else None."""
-        at = self.lanes.lightest()
+        home = request.home
+        at = home[1] if home is not None and home[0] == self.name else self.lanes.lightest()
         self.lanes.enter(at)
         return self._queue(request, at, now)
 
@@ -127,7 +128,12 @@ class Instance(Held):
         assert not self.requests
         self.pool, self.role, self.limits, self.steps_of = pool, role, kit.limits, kit.draw(self.name)
         self.table = kit.table.slower(self.ratio)
-        self.groups = [Group(cache, reserve=kit.limits.reserve, step=self.steps) for cache in kit.caches()]
+        caches = kit.caches()
+        for group, cache in zip(self.groups, caches, strict=False):
+            if group.cache.watch is not None:
+                cache.watch = group.cache.watch
+                cache.watch.cleared()
+        self.groups = [Group(cache, reserve=kit.limits.reserve, step=self.steps) for cache in caches]
         self.lanes = Lanes(kit.groups)
         self.hungry, self._heap, self._work = {}, [], []
         self.safe, self._since = FOREVER, -1

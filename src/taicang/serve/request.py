@@ -17,9 +17,9 @@ class Request:
 
     __slots__ = (
         "arrival", "base", "blocks", "cached", "deadline", "done", "end", "failed", "fetching", "first", "found",
-        "group", "id", "input", "last", "loaded", "lost", "made", "model", "moved", "need", "nodes", "output",
-        "pages", "place", "pooled", "preempted", "priority", "retries", "room", "session", "started", "swapped",
-        "swaps", "ticket",
+        "group", "home", "id", "input", "last", "loaded", "lost", "made", "model", "moved", "named", "need", "nodes",
+        "output", "pages", "place", "pooled", "preempted", "priority", "retries", "room", "session", "started",
+        "swapped", "swaps", "ticket",
     )  # fmt: skip
 
     def __init__(
@@ -30,6 +30,7 @@ class Request:
         output_tokens: int,
         *,
         blocks: Sequence[int] = (),
+        named: int = 0,
         session: int = -1,
         priority: int = 0,
         deadline: int = FOREVER,
@@ -40,7 +41,11 @@ class Request:
         self.output = output_tokens
         self.blocks = blocks
         """Ids of the prompt's whole blocks; an id stands for its block and everything before it."""
+        self.named = named or input_tokens
+        """Leading tokens whose whole blocks ``blocks`` names; with the answer's, who goes on from it finds it."""
         self.session = session
+        self.home: tuple[int, int] | None = None
+        """Instance and attention group that it was sent to, where the sender chooses."""
         self.model = 0
         """Which of a fleet's models it asks for."""
         self.priority = priority
@@ -57,10 +62,8 @@ class Request:
         """Of the tokens that it need not compute, those that only the memory beside the instances had."""
         self.fetching = 0
         """Ticks that it waited for them."""
-        self.nodes = 0
-        """Leading blocks that it shares with others."""
-        self.pages = 0
-        """Pages of its own."""
+        self.nodes = self.pages = 0
+        """Leading blocks that it shares with others, and pages of its own."""
         self.started = self.first = self.end = self.moved = -1
         self.ticket = -1
         """Number by which its instance knows it while it decodes."""
@@ -72,10 +75,8 @@ class Request:
         self.group = 0
         self.place = -1
         """Instance that decoded it."""
-        self.retries = 0
-        """Times that it started over because its cache was lost."""
-        self.lost = 0
-        """Tokens of cache that were lost."""
+        self.retries = self.lost = 0
+        """Times that it started over because its cache was lost, and tokens of cache that were lost."""
         self.failed = False
         """Given up after too many of them."""
         self.preempted = 0

@@ -34,6 +34,10 @@ class Router:
         if len(pool) == 1:
             return pool[0]
         kind = self.kind
+        if request.home is not None:
+            found = next((one for one in pool if one.name == request.home[0]), None)
+            if found is not None:
+                return found
         if kind == "round-robin":
             self._next += 1
             return pool[(self._next - 1) % len(pool)]
@@ -43,10 +47,10 @@ class Router:
             first, second = self._random.sample(pool, 2)
             return first if first.requests <= second.requests else second
         if kind == "session-sticky" and request.session >= 0:
-            found = self._sessions.get(request.session)
-            if found is None or found not in pool:
-                found = self._sessions[request.session] = _least(pool)
-            return found
+            held = self._sessions.get(request.session)
+            if held is None or held not in pool:
+                held = self._sessions[request.session] = _least(pool)
+            return held
         if kind == "prefix-aware" and request.blocks:
             return self._nearest(request, pool)
         return _least(pool)
@@ -60,7 +64,7 @@ class Router:
         for held in range(len(blocks), 0, -1):
             home = homes.get(blocks[held - 1])
             if home is not None:
-                saved = request.input * held / len(blocks)
+                saved = min(request.named * held / len(blocks), request.input)
                 if home in pool and (home.requests - least.requests) * self._tokens <= saved * self._seen:
                     chosen = home
                 break

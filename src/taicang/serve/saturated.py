@@ -15,6 +15,7 @@ import numpy as np
 
 from taicang.plans import decode_batch, prefill_batch
 from taicang.serve.memory import memory_use
+from taicang.serve.queueing import wait_s
 from taicang.serve.setup import Setup, step
 from taicang.serve.steady import together
 from taicang.units import Count, Num
@@ -112,8 +113,7 @@ def limited(
 ) -> Saturated | None:
     """The batch and the step's token budget with the most tokens whose TPOT and TTFT hold; ``None`` where none does.
 
-    Prompts arrive as a Poisson stream and are prefilled in order: an M/D/1 queue, whose 99th percentile of the wait is
-    about S ln(100 u) / (2 (1 - u)) at utilisation u (exponential tail, Kingman's decay rate).
+    Prompts arrive as a Poisson stream and are prefilled in order; 99 in 100 are to keep the limits.
     """
     context = input_tokens + output_tokens
     best: Saturated | None = None
@@ -127,7 +127,7 @@ def limited(
         found = saturated(small, sizes, input_tokens=input_tokens, output_tokens=output_tokens, spread=spread)
         tpot, ttft, rate = (np.asarray(each) for each in (found.tpot_s, found.ttft_s, found.output_tokens_per_s))
         busy = np.minimum(np.asarray(found.carrying_ratio), 0.999)
-        wait = ttft * np.log(np.maximum(100.0 * busy, 1.0)) / (2.0 * (1.0 - busy))
+        wait = wait_s(busy, ttft, 0.99)
         meets = (tpot <= tpot_s) & (ttft + wait <= ttft_s)
         at = int(np.argmax(np.where(meets, rate, 0.0)))
         if meets.any() and (best is None or float(rate[at]) > float(np.max(best.output_tokens_per_s))):

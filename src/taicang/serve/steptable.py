@@ -205,6 +205,10 @@ class StepTable:
         own = [self.row(int(b)).at(round(b * REFERENCE * GRAIN)) if b else 0 for b in batches]
         return (ridden.reshape(len(sizes), -1) - np.asarray(own, dtype=float)).tolist()
 
+    def probe(self) -> None:
+        """Raise from ``taicang.errors`` where steps cannot be priced at all."""
+        _ = self._floor
+
     def row(self, n: int) -> Row:
         """Decode steps of ``n`` sequences in the largest group."""
         found = self._rows.get(n)

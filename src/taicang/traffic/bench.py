@@ -132,7 +132,7 @@ def listed(
     """Requests that succeeded in one (number, run) of guidellm's document."""
     number, run = found[0], found[1] if isinstance(found[1], dict) else {}
     kept = run.get("requests")
-    good = kept.get("successful") if isinstance(kept, dict) else None
+    good = kept.get("successful") if isinstance(kept, dict) else run.get("results")  # its first version kept one list
     rows = [flat(row) for row in good or () if isinstance(row, dict)]
     form = form_of(rows[0], columns, f"{path}:1") if rows else None
     if form is None:

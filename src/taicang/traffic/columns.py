@@ -17,15 +17,17 @@ NAMES: Mapping[str, tuple[str, ...]] = {
     "input": (
         "prompt_tokens", "input_tokens", "num_input_tokens", "number_input_tokens", "n_prompt_tokens", "prompt_len",
         "input_len", "input_length", "usage.prompt_tokens", "usage.input_tokens", "response.body.usage.prompt_tokens",
-        "metrics.input_sequence_length.value", "input_ids", "prompt_token_ids", "tokens_prompt", "tokens_in",
-        "PromptTokens", "promptTokens", "input.inputTokenCount", "gen_ai.usage.input_tokens",
+        "metrics.input_sequence_length.value", "prompt_token_count", "input_ids", "prompt_token_ids",
+        "tokens_prompt", "tokens_in", "PromptTokens", "promptTokens", "input.inputTokenCount",
+        "gen_ai.usage.input_tokens",
         "attributes.gen_ai.usage.input_tokens", "usage.input", "ai.proxy.usage.prompt_tokens",
     ),
     "output": (
         "completion_tokens", "output_tokens", "num_output_tokens", "number_output_tokens", "n_completion_tokens",
         "output_len", "output_length", "usage.completion_tokens", "usage.output_tokens",
-        "response.body.usage.completion_tokens", "metrics.output_sequence_length.value", "body.max_completion_tokens",
-        "body.max_tokens", "tokens_completion", "tokens_out", "CompletionTokens", "completionTokens",
+        "response.body.usage.completion_tokens", "metrics.output_sequence_length.value", "output_token_count",
+        "body.max_completion_tokens", "body.max_tokens", "tokens_completion", "tokens_out", "CompletionTokens",
+        "completionTokens",
         "output.outputTokenCount", "gen_ai.usage.output_tokens", "attributes.gen_ai.usage.output_tokens",
         "usage.output", "ai.proxy.usage.completion_tokens",
     ),
@@ -109,6 +111,8 @@ def measured(row: Row) -> dict[str, tuple[str, float]]:
     found = {}
     for quantity, names in MEASURED.items():
         column = next((name for name in names if name in row), "")
+        if column == "inter_token_latency_s" and "number_total_tokens" in row:
+            continue  # LLMPerf counts the time to the first token in
         if column:
             unit = row.get(f"{column.removesuffix('.value')}.unit", column.rpartition("_")[2])
             found[quantity] = (column, UNITS.get(str(unit), 1.0) or 1.0)

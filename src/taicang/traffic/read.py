@@ -46,7 +46,7 @@ def read(
     elif first.startswith("["):
         form, rows = _array(path, lines, count, columns)
     elif first.startswith("{"):
-        form, rows = _json(path, lines, first, columns, run)
+        form, rows = _json(path, lines, first, columns, run, missing_input)
     else:
         form, rows = _csv(path, lines, columns)
     made = Collector(path, form, block or form.block, repair, count, missing_output)
@@ -109,7 +109,7 @@ def _cells(table: Any, path: Path) -> list[str] | None:
 
 
 def _json(
-    path: Path, lines: Lines, first: str, columns: Mapping[str, str] | None, run: int | None
+    path: Path, lines: Lines, first: str, columns: Mapping[str, str] | None, run: int | None, missing_input: int | None
 ) -> tuple[Format, Iterator[tuple[int, Row]]]:
     try:
         head = json.loads(first)
@@ -127,6 +127,8 @@ def _json(
         if run is None and len(head["benchmarks"]) > 1:
             form = replace(form, ignored=(*form.ignored, f"all but the first of {len(head['benchmarks'])} runs"))
         return form, requests
+    if not columns and (summed := results.of_object(path, head, missing_input)) is not None:
+        return summed
     known = None if columns else formats.of_object(head.keys())
     form = _form(known, flat(head), columns, f"{path}:1")
 

@@ -1,4 +1,5 @@
-"""Benchmarks that leave figures of the whole run: MLPerf's logs, AISBench's and MindIE's tables of percentiles.
+"""Benchmarks that leave figures of the whole run: MLPerf's logs, AISBench's and MindIE's tables of percentiles, the
+summaries of genai-perf, AIPerf, LLMPerf and trtllm-bench.
 
 They become as many equal requests as they state, of the mean lengths that they state, and what was measured of all.
 """
@@ -29,7 +30,8 @@ _TABLE: Mapping[str, str] = {
     "DecodeTime": "tpot_s",
 }  # fmt: skip
 _STATS: Mapping[str, str] = {
-    "average": "mean", "median": "p50", "p50": "p50", "p90": "p90", "p95": "p95", "p99": "p99",
+    "average": "mean", "avg": "mean", "mean": "mean", "median": "p50",
+    "p50": "p50", "p90": "p90", "p95": "p95", "p99": "p99",
 }  # fmt: skip
 _SCALE: Mapping[str, float] = {"ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1.0}
 
@@ -43,7 +45,126 @@ def of(
     names = [name.strip() for name in first.split(",")]
     if names[:1] in (["Performance Parameters"], ["Metric"]) and {"Average", "average"} & set(names):
         return _requests(path, *_table(path, lines), missing_input)
+    if names[:1] == ["Metric"] and "avg" in names:
+        return _requests(path, *_exported(_rows(lines)), missing_input)
     return None
+
+
+def of_object(
+    path: Path, head: Mapping[str, Any], missing_input: int | None
+) -> tuple[Format, Iterator[tuple[int, Row]]] | None:
+    """The requests of a summary that is one object; None where it is none."""
+    for key, reader in _SUMMARIES.items():
+        if key in head:
+            return _requests(path, *reader(head), missing_input)
+    return None
+
+
+_EXPORTED: Mapping[str, str] = {
+    "time_to_first_token": "ttft_s", "inter_token_latency": "tpot_s", "request_latency": "e2e_s",
+}  # fmt: skip
+_COUNTED: Mapping[str, str] = {
+    "input_sequence_length": "input", "output_sequence_length": "output", "request_count": "many",
+}  # fmt: skip
+
+
+def _exported(head: Mapping[str, Any]) -> tuple[dict[str, float], dict[str, float]]:
+    """What genai-perf and AIPerf export: an object of statistics, with its unit, for each metric."""
+    figures: dict[str, float] = {}
+    stated: dict[str, float] = {}
+    for name, each in head.items():
+        if not isinstance(each, Mapping):
+            continue
+        if name in _EXPORTED:
+            stated |= _statistics(each, _EXPORTED[name], _SCALE.get(str(each.get("unit", "ms")), 1e-3))
+        elif (mean := _number(each.get("avg"))) is not None and name in _COUNTED:
+            figures[_COUNTED[name]] = mean
+        elif mean is not None and name == "output_token_throughput":
+            stated["output_tokens_per_s"] = mean
+    config = head.get("input_config")
+    for name, quantity in (("concurrency", "clients"), ("request_rate", "rate_per_s")):
+        if value := _number(_inside(config, name)):
+            stated[quantity] = value
+    return figures, stated
+
+
+def _rows(lines: Lines) -> dict[str, Any]:
+    """The CSV of the same: "Time To First Token (ms)" and its statistics, then metrics of one value."""
+    found: dict[str, Any] = {}
+    names: list[str] = []
+    for cells in csv.reader(text for _, text in lines):
+        if cells and cells[0] == "Metric":
+            names = cells[1:]
+        elif len(cells) > 1:
+            metric, _, unit = cells[0].partition(" (")
+            values = [cell.replace(",", "") for cell in cells[1:]]
+            named = {"avg" if name == "Value" else name: value for name, value in zip(names, values, strict=False)}
+            found[metric.strip().lower().replace(" ", "_")] = named | {"unit": unit.rstrip(")")}
+    return found
+
+
+def _inside(config: Any, name: str) -> Any:
+    """The value of a key, however deep it lies."""
+    if not isinstance(config, Mapping):
+        return None
+    if config.get(name) is not None and not isinstance(config[name], Mapping):
+        return config[name]
+    return next((each for value in config.values() if (each := _inside(value, name)) is not None), None)
+
+
+def _statistics(each: Mapping[str, Any], quantity: str, scale: float) -> dict[str, float]:
+    return {
+        f"{quantity} {stat}": value * scale
+        for name, stat in _STATS.items()
+        if (value := _number(each.get(name))) is not None
+    }
+
+
+def _llmperf(head: Mapping[str, Any]) -> tuple[dict[str, float], dict[str, float]]:
+    """Its latency between tokens counts the first one in: TTFT and the whole say what there is to say."""
+    figures = {
+        "input": _number(head.get("results_number_input_tokens_mean", head.get("mean_input_tokens"))),
+        "output": _number(head.get("results_number_output_tokens_mean", head.get("mean_output_tokens"))),
+        "many": _number(head.get("results_num_completed_requests")),
+    }
+    stated: dict[str, float] = {}
+    for metric, quantity in (("ttft_s", "ttft_s"), ("end_to_end_latency_s", "e2e_s")):
+        start = f"results_{metric}_"
+        named = {
+            key.removeprefix(start).removeprefix("quantiles_"): v for key, v in head.items() if key.startswith(start)
+        }
+        stated |= _statistics(named, quantity, 1.0)
+    for key, quantity in (
+        ("num_concurrent_requests", "clients"), ("results_mean_output_throughput_token_per_s", "output_tokens_per_s"),
+    ):  # fmt: skip
+        if value := _number(head.get(key)):
+            stated[quantity] = value
+    return {name: value for name, value in figures.items() if value is not None}, stated
+
+
+def _trtllm(head: Mapping[str, Any]) -> tuple[dict[str, float], dict[str, float]]:
+    figures = {
+        "input": _number(_inside(head, "avg_input_length")), "output": _number(_inside(head, "avg_output_length")),
+        "many": _number(_inside(head, "num_requests")),
+    }  # fmt: skip
+    stated: dict[str, float] = {}
+    streaming = head.get("streaming_metrics")
+    for name, quantity in (("ttft_percentiles", "ttft_s"), ("tpot_percentiles", "tpot_s")):
+        if isinstance(streaming, Mapping) and isinstance(streaming.get(name), Mapping):
+            stated |= _statistics(streaming[name], quantity, 1e-3)
+    for key, quantity in (
+        ("avg_num_concurrent_requests", "clients"), ("system_output_throughput_tok_s", "output_tokens_per_s"),
+    ):  # fmt: skip
+        if value := _number(_inside(head, key)):
+            stated[quantity] = value
+    return {name: value for name, value in figures.items() if value is not None}, stated
+
+
+_SUMMARIES = {
+    "time_to_first_token": _exported, "request_latency": _exported, "results_num_completed_requests": _llmperf,
+    "request_info": _trtllm,
+}  # fmt: skip
+"""Key of a summary -> what reads it."""
 
 
 def _requests(

@@ -64,6 +64,23 @@ def following(trace: Trace) -> NDArray[np.int64] | None:
     return found
 
 
+def continued(trace: Trace) -> dict[int, int]:
+    """For each request whose answer the next prompt of its session goes on from, that one: its blocks are those of the
+    answer too."""
+    if trace.session is None or not trace.blocks:
+        return {}
+    order = np.argsort(trace.session, kind="stable")
+    first, then = order[:-1], order[1:]
+    longer = trace.input_tokens[then] >= trace.input_tokens[first] + trace.output_tokens[first]
+    follows = (trace.session[then] == trace.session[first]) & longer
+    whole = trace.input_tokens // trace.block
+    return {
+        one: next_
+        for one, next_ in zip(first[follows].tolist(), then[follows].tolist(), strict=True)
+        if list(trace.blocks[one][: whole[one]]) == list(trace.blocks[next_][: whole[one]])
+    }
+
+
 def _of(column: NDArray[Any] | None, index: NDArray[np.int64]) -> NDArray[Any] | None:
     return None if column is None else column[index]
 

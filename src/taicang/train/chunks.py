@@ -118,7 +118,7 @@ def _chunk(share: Share, layers: Layers) -> Chunk:
         time = layer_time(lowered, plan, stack, layers.price, setup.tax)
         forward, data = added(forward, scaled(time.forward, count)), added(data, scaled(time.data, count))
         weight = added(weight, scaled(time.weight, count))
-        edge, next_ = Held(dense=parameters, matrices=1.0), layers[model.blocks[-1]][1]
+        edge, next_ = Held(dense=parameters, matrices=1.0, largest=parameters), layers[model.blocks[-1]][1]
         parts.append((edge, 1.0))
         outside = np.maximum(outside, time.working_bytes + _gathered(edge, next_, setup))
     return Chunk(

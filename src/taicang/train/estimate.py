@@ -189,7 +189,9 @@ def _stage(
     layers = np.ceil(count / pp)
     both, larger = sum(layer.edges), max(layer.edges)
     alone = (pp == 1) | (given.schedule in WAVES)
-    outer = Held(dense=np.where(alone, both, copies * larger), matrices=np.where(alone, 2.0, copies * 1.0))
+    outer = Held(
+        dense=np.where(alone, both, copies * larger), matrices=np.where(alone, 2.0, copies * 1.0), largest=larger
+    )
     wide = memory.together([(layer.held, copies * layers), (outer, 1.0)])
     forward, back = layer.forward_s, layer.back_s
     after = sync.optimizer_s(wide, plan, price) + stack.step_host_s

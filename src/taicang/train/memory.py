@@ -56,7 +56,8 @@ class MemoryUse:
 class Held:
     """Parameters of one rank: ``dense`` ones are replicated over dp and cp, ``experts`` over what ep and etp leave.
 
-    ``matrices`` and ``vectors`` count the tensors of the dense ones, ``expert_matrices`` of the others.
+    ``matrices`` and ``vectors`` count the tensors of the dense ones, ``expert_matrices`` of the others; ``largest`` is
+    the size of an embedding or head among them.
     """
 
     dense: Count
@@ -64,15 +65,18 @@ class Held:
     matrices: Count = 0.0
     vectors: Count = 0.0
     expert_matrices: Count = 0.0
+    largest: Count = 0.0
 
 
 def together(parts: Iterable[tuple[Held, Num]]) -> Held:
     """Several times some parameters, summed."""
     sums: dict[str, Num] = {field.name: 0.0 for field in fields(Held)}
+    largest: Num = 0.0
     for held, count in parts:
         for name, before in sums.items():
             sums[name] = before + getattr(held, name) * count
-    return Held(**sums)
+        largest = np.maximum(largest, held.largest)
+    return Held(**(sums | {"largest": largest}))
 
 
 def layer_parameters(model: Model, block: Block, plan: TrainPlan) -> Held:
@@ -144,12 +148,14 @@ def host_bytes(held: Held, plan: TrainPlan) -> Num:
 
 def bucket_bytes(held: Held, plan: TrainPlan, keeps: Keeping) -> Num:
     """DeepSpeed's buffers: gradients are copied together to be reduced (others reduce them where they lie), and ZeRO 3
-    gives back the weights that it gathered only beyond a number of them."""
+    gives back the weights that it gathered only beyond a number of them. Gradients that accumulate in 32 bits are
+    copied whole tensors at a time, the largest too."""
     if not plan.zero or keeps.sharding != "deepspeed":
         return 0.0
     whole = held.dense + held.experts
     live = np.minimum(whole, LIVE) * plan.recipe.gather_bytes if plan.zero == 3 else 0.0
-    return np.minimum(whole, BUCKET) * plan.gradient_bytes * plan.trained_ratio + live
+    bucket = np.maximum(BUCKET, held.largest if plan.gradient_bytes > 2.0 else 0.0)
+    return np.minimum(whole, bucket) * plan.gradient_bytes * plan.trained_ratio + live
 
 
 def gathered_bytes(layer: Held, ahead: Held, plan: TrainPlan, keeps: Keeping) -> Num:

@@ -19,8 +19,8 @@ from taicang.train_plans import TrainPlan, check
 class Setup:
     """One training job; ``price`` is the cost model, whose choice decides the fidelity.
 
-    Gradients and recompute that ``plan`` leaves open are as the stack has them. Raises ``InvalidPlan`` for a plan that
-    cannot run.
+    Gradients, recompute and experts' sharding (0) that ``plan`` leaves open are as the stack has them. Raises
+    ``InvalidPlan`` for a plan that cannot run.
     """
 
     model: Model
@@ -35,6 +35,9 @@ class Setup:
         if not self.plan.gradients:
             kept = "fp16" if self.plan.recipe.name == "fp16" else self.stack.keeps.gradients
             object.__setattr__(self, "plan", replace(self.plan, gradients=kept))
+        if not self.plan.etp:
+            wide = self.stack.experts_sharded and routed(self.model) is not None
+            object.__setattr__(self, "plan", replace(self.plan, etp=self.plan.tp if wide else 1))
         if not self.plan.recompute:
             object.__setattr__(self, "plan", replace(self.plan, recompute=self.stack.keeps.recompute))  # type: ignore[arg-type]
         check(self.plan, self.model.layers)

@@ -106,7 +106,7 @@ def layouts(setup: Setup, fixed: Mapping[str, Any]) -> list[TrainPlan]:
         for sp, context, etp, order in product(
             choices("sp", [True, False] if tp > 1 else [True]),
             choices("context", contexts),
-            choices("etp", [1, tp] if ep > 1 and tp > 1 else [1]),
+            choices("etp", [tp] if setup.stack.experts_sharded else [1, tp] if ep > 1 and tp > 1 else [1]),
             [order for order in orders if fixed.get("order", order) in (order, INNER_PIPELINE)]
             or [str(fixed["order"])],
         ):

@@ -122,7 +122,7 @@ def train_step(setup: Setup) -> TrainStep:
         spent=spent,
         tokens_per_s=plan.tokens / seconds,
         flop=flop,
-        memory=_memory(setup, ranks),
+        memory=memory.peak(_memory(setup, ranks)),
         bubble_ratio=1.0 - mean / phase.seconds,
         parameters=float(held.dense * plan.tp + held.experts * plan.ep * plan.etp),
     )
@@ -148,7 +148,14 @@ def _after(setup: Setup, layers: Layers, mine: Sequence[Chunk]) -> tuple[float, 
     return float(reduce), float(gather), optimizer
 
 
-def _memory(setup: Setup, ranks: Sequence[Sequence[Chunk]]) -> MemoryUse:
+def stage_memory(setup: Setup) -> tuple[MemoryUse, ...]:
+    """Memory of each pipeline rank."""
+    chunks = priced(setup, Layers(setup))
+    pp = setup.plan.pp
+    return tuple(_memory(setup, [held_by(chunks, rank, pp, folded=setup.shape.folded) for rank in range(pp)]))
+
+
+def _memory(setup: Setup, ranks: Sequence[Sequence[Chunk]]) -> list[MemoryUse]:
     plan, chip, shape, keeps = setup.plan, setup.machine.chip, setup.shape, setup.stack.keeps
     uses = []
     for rank, mine in enumerate(ranks):
@@ -172,7 +179,7 @@ def _memory(setup: Setup, ranks: Sequence[Sequence[Chunk]]) -> MemoryUse:
                 host_bytes=memory.host_bytes(held, plan),
             )
         )
-    return memory.peak(uses)
+    return uses
 
 
-__all__ = ["LINES", "Setup", "TrainStep", "durations", "pipeline_run", "straggling_ratio", "train_step"]
+__all__ = ["LINES", "Setup", "TrainStep", "durations", "pipeline_run", "stage_memory", "straggling_ratio", "train_step"]

@@ -33,6 +33,7 @@ class TrainPlan:
     dp: int = 1
     ep: int = 1
     etp: int = 1
+    """0: as the stack does by itself."""
     vpp: int = 1
     """Model chunks per pipeline rank (interleaving)."""
     order: str = ORDER

@@ -33,11 +33,14 @@ class Live:
             self.pricer = Pricer(
                 catalog.machine(self.job.machine, self.job.sets), self.job.stack or None, self.job.issue_s
             )
-            self.clock = Clock(seconds=[], groups=[], issue_s=self.pricer.issue_s)
+            self.clock = Clock(seconds=[], groups=[], issue_s=self.pricer.issue_s, fallen=set())
         table, seconds = self.recorder.table, self.clock.seconds
         assert isinstance(seconds, list)
         assert isinstance(self.clock.groups, list)
+        assert isinstance(self.clock.fallen, set)
         for kernel in table[len(seconds) :]:
+            if self.pricer.falls(kernel):
+                self.clock.fallen.add(len(seconds))
             seconds.append(self.pricer.seconds(kernel))
             self.clock.groups.append("")  # the others arrive when this rank does
         fresh = self.device.work(self.done)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from taicang import catalog
+from taicang.catalog import porting
 from taicang.catalog.training import training_price
 from taicang.cost.cost import Cost
 from taicang.errors import NotModelled
@@ -18,6 +19,7 @@ from taicang.stacks import Stack
 from taicang.train.run import STORAGE_BYTES_PER_S
 from taicang.virtual.operators import Kernel
 from taicang.virtual.spec import STORAGE
+from taicang.virtual.translation import unsupported
 
 ISSUE = ("vllm-ascend", "nemo")
 """Stacks whose fitted launch cost stands for the host of Ascend and of other chips where the own stack has none."""
@@ -31,6 +33,8 @@ class Priced:
     stack: Stack
     seconds: tuple[float, ...]
     issue_s: float
+    fallen: frozenset[int]
+    """Kernels that fall back to the host."""
     assumptions: tuple[str, ...]
 
 
@@ -51,11 +55,14 @@ class Pricer:
                 "(--host-issue changes it)"
             ] = None
         self.issue_s = issue_s
+        self._rules = porting.rules("ascend") if machine.chip.ascend else None
         if not machine.chip.measured:
             self.told[f"kernels of {machine.chip.name} were not measured: constants of {machine.chip.profile}"] = None
 
     def seconds(self, kernel: Kernel) -> float:
         """What one launch takes."""
+        if self.falls(kernel):
+            return self._fallen_s(kernel)
         return float(np.asarray(self.cost(kernel.op).seconds)) * kernel.repeats
 
     def cost(self, op: Operator) -> Cost:
@@ -73,6 +80,20 @@ class Pricer:
                 raise
             self.told[f"{_words(op)} as {_words(near)}: {error}"] = None
             return self.cost(near)
+
+    def falls(self, kernel: Kernel) -> bool:
+        """Whether the vendor's library has no kernel for it, so that the host runs it."""
+        return self._rules is not None and unsupported(kernel.name, self._rules) is not None
+
+    def _fallen_s(self, kernel: Kernel) -> float:
+        """Operands to the host, its pass over them (as fast as the link brings them), results back."""
+        moved = float(np.asarray(self.cost(kernel.op).moved_bytes))
+        copied = self._copied(Transfer(payload_bytes=moved, plane="host"))
+        self.told[
+            "what falls back to the host waits for two copies, and for the host's pass over the same bytes at the rate "
+            "of its link: the catalogue has no figure of its processors"
+        ] = None
+        return float(np.asarray(2.0 * copied.seconds)) * kernel.repeats
 
     def _copied(self, op: Transfer) -> Cost:
         """A copy to or from the host: a launch, and the bytes at the rate of the link."""
@@ -92,7 +113,12 @@ def price(kernels: Sequence[Kernel], machine: Machine, stack: str | None, issue_
     pricer = Pricer(machine, stack, issue_s)
     seconds = tuple(pricer.seconds(each) for each in kernels)
     return Priced(
-        machine=machine, stack=pricer.stack, seconds=seconds, issue_s=pricer.issue_s, assumptions=tuple(pricer.told)
+        machine=machine,
+        stack=pricer.stack,
+        seconds=seconds,
+        issue_s=pricer.issue_s,
+        fallen=frozenset(at for at, each in enumerate(kernels) if pricer.falls(each)),
+        assumptions=tuple(pricer.told),
     )
 
 

@@ -105,6 +105,7 @@ def schedule(capture: Capture, machine: Machine, stack: str | None = None, issue
             seconds=priced[each.rank].seconds,
             groups=[kernel.group for kernel in each.kernels],
             issue_s=priced[each.rank].issue_s,
+            fallen=priced[each.rank].fallen,
         )
         for each in capture.ranks
     }
@@ -152,18 +153,20 @@ def report(
     )
 
 
+def last_step(rank: Rank) -> slice:
+    """Entries of the log between the last two ends of a step; all, where there are none."""
+    marks = np.flatnonzero(rank.work[:, 0] == MARK).tolist()
+    return slice(marks[-2] + 1 if len(marks) > 1 else 0, marks[-1] if marks else len(rank.work))
+
+
 def _rank(rank: Rank, priced: Priced, clock: Clock) -> RankReport:
     begin, end = np.asarray(clock.begin), np.asarray(clock.end)
     what, value = rank.work[:, 0], rank.work[:, 2]
     marks = np.flatnonzero(what == MARK)
     times = end[marks]
     steps = np.diff(np.concatenate([[0.0], times])) if len(times) else np.empty(0)
-    if len(marks) > 1:
-        first, last = int(marks[-2]) + 1, int(marks[-1])
-    else:
-        first, last = 0, int(marks[-1]) if len(marks) else len(rank.work)
     inside = np.zeros(len(rank.work), bool)
-    inside[first:last] = True
+    inside[last_step(rank)] = True
     whole = clock.latest()
     scheduled = float(steps[-1]) if len(steps) else whole
     kernels, collectives = inside & np.isin(what, (KERNEL, GRAPHED)), inside & (what == COLLECTIVE)

@@ -7,7 +7,7 @@ starts when all executed ranks of its group are there. The result is when each e
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Container, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -42,6 +42,8 @@ class Clock:
     """Group of each kernel that is a collective, else empty."""
     issue_s: float
     """Host time to issue one kernel."""
+    fallen: Container[int] = frozenset()
+    """Kernels of the table that the host runs itself."""
     host_s: float = 0.0
     streams_s: dict[int, float] = field(default_factory=dict)
     events_s: dict[int, float] = field(default_factory=dict)
@@ -65,6 +67,8 @@ class Clock:
                 if what == COLLECTIVE and self.groups[value]:
                     begin = yield self.groups[value], begin
                 end = streams[stream] = begin + seconds[value]
+                if value in self.fallen:
+                    self._wait(end)
             elif what == RECORD:
                 events[value] = max(streams.get(stream, 0.0), self.host_s)
             elif what == BLOCK:

@@ -52,27 +52,36 @@ def noting(given: Mapping[str, Callable[..., Any]], module: str) -> dict[str, An
     return {name: noted(f"{module}.{name}", each) for name, each in given.items()}
 
 
-def rows(ranks: Sequence[Rank], rules: Rules) -> list[dict[str, Any]]:
-    """The log: calls by place, then operators that have none; ``rules`` are those of the port to Ascend."""
+def unsupported(name: str, rules: Rules) -> Rule | None:
+    """The rule that says that an operator has no kernel of the vendor's."""
+    bare = name.strip("_")
+    rule = next((r for place in PLACES if (r := rules.exact.get(f"{place}.{bare}"))), None)
+    return rule if rule is not None and rule.name == "unsupported" else None
+
+
+def rows(ranks: Sequence[Rank], rules: Rules, seconds: Mapping[int, Sequence[float]]) -> list[dict[str, Any]]:
+    """The log: calls by place, then operators that have none, with their time; ``rules`` are those of the port to
+    Ascend, ``seconds`` the prices of each rank's kernels."""
     calls: Counter[tuple[str, str, int]] = Counter()
     operators: Counter[str] = Counter()
+    spent_s: dict[str, float] = {}
     for rank in ranks:
         for name, path, line, count in rank.calls:
             calls[name, path, line] += count
         launched = Counter(rank.work[np.isin(rank.work[:, 0], (KERNEL, GRAPHED)), 2].tolist())
         for at, count in launched.items():
-            operators[rank.kernels[at].name] += count
+            name = rank.kernels[at].name
+            operators[name] += count
+            spent_s[name] = spent_s.get(name, 0.0) + count * seconds[rank.rank][at]
     found = [
         {"operator": name.rpartition(".")[2], "api": name, "path": path, "line": line, "count": count}
         | _became(name, rules.named(name))
         for (name, path, line), count in sorted(calls.items(), key=lambda item: (item[0][1], item[0][2], item[0][0]))
     ]
     for name, count in sorted(operators.items()):
-        rule = next((r for place in PLACES if (r := rules.exact.get(f"{place}.{name.strip('_')}"))), None)
-        if rule is not None and rule.name == "unsupported":
-            found.append(
-                {"operator": name.strip("_"), "api": f"aten.{name}", "count": count, "kind": HOST, "why": rule.why}
-            )
+        if (rule := unsupported(name, rules)) is not None:
+            found.append({"operator": name.strip("_"), "api": f"aten.{name}", "count": count, "kind": HOST,
+                          "why": rule.why, "seconds": spent_s[name]})  # fmt: skip
     return found
 
 

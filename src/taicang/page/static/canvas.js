@@ -28,14 +28,13 @@ function surface(box, height, words) {
 }
 
 // Rows of [first step, first token, end, lane] in order of their ends; each lane is as high as it has requests at once.
-function spans(box, names) {
+function spans(box, names, legend) {
   const LEFT = 64, BOTTOM = 22, HIGH = 420;
-  const words = () => say(["Lower half: the prompt is read; full height: the answer is made. Wheel or + and −: zoom; drag or arrows: move; 0: all.",
-    "半高：处理输入；全高：生成输出。滚轮或 +、−：缩放；拖动或方向键：移动；0：全部。"]);
+  const words = () => say(legend) + say([" Wheel or + and −: zoom; drag or arrows: move; 0: all.", "滚轮或 +、−：缩放；拖动或方向键：移动；0：全部。"]);
   const bar = make("div", box, undefined, "bar"), { canvas, said, pen, fit } = surface(box, HIGH, words());
   const lanes = names.map(() => []);
   let running = [], from = 0, to = 1, last = 0, first = Infinity, count = 0, moved = false, held = null, waits = false, only = -1, took = 0;
-  const pick = make("select", make("label", bar, say(["instance", "实例"])));
+  const pick = make("select", make("label", bar, say(["show", "显示"])));
   ["–", ...names].forEach((name, index) => { make("option", pick, index ? name : say(["all", "全部"])).value = String(index - 1); });
   pick.addEventListener("change", () => { only = Number(pick.value); soon(); });
   function button(text, about, act) {
@@ -45,7 +44,7 @@ function spans(box, names) {
   function put(row) {
     const lane = lanes[row[3]];
     if (!lane) return;
-    let line = lane.find((each) => each[each.length - 1][2] <= row[0]);
+    let line = lane.find((each) => each[each.length - 1][2] <= row[0] + 1e-9);
     if (!line) lane.push(line = []);
     line.push(row);
     first = Math.min(first, row[0]); last = Math.max(last, row[2]); count += 1;
@@ -91,7 +90,7 @@ function spans(box, names) {
         const top = y + number * tall, pixel = Math.floor(top);
         if (pixel === drawn) continue;  // lines that share a pixel: the first stands for them
         drawn = pixel;
-        const line = lane[number], box_high = Math.min(Math.max(tall - (tall > 4 ? 1 : 0), 1), 24);
+        const line = lane[number], box_high = Math.min(Math.max(tall - (tall > 4 ? 1 : 0), 1), 48);
         let reached = -1;
         for (let i = begin(line, from); i < line.length && line[i][0] < to; i += 1) {
           const [a, b, c] = line[i], left = Math.max(LEFT + (a - from) * scale, LEFT), right = LEFT + (c - from) * scale;
@@ -134,8 +133,8 @@ function spans(box, names) {
   canvas.addEventListener("pointermove", (event) => {
     if (held !== null) { move((held - event.offsetX) / (canvas.clientWidth - LEFT)); held = event.offsetX; return; }
     const found = find(event);
-    said.textContent = found ? say(["instance", "实例"]) + " " + found[1] + ": " + written(found[0][0], "s") + " – " + written(found[0][2], "s") + "; "
-      + say(["prompt", "输入"]) + " " + written(found[0][1] - found[0][0], "s") + ", " + say(["answer", "输出"]) + " " + written(found[0][2] - found[0][1], "s") : words();
+    said.textContent = found ? found[1] + ": " + written(found[0][0], "s") + " – " + written(found[0][2], "s") + " ("
+      + written(found[0][1] - found[0][0], "s") + " + " + written(found[0][2] - found[0][1], "s") + ")" : words();
   });
   canvas.addEventListener("keydown", (event) => {
     const act = { "+": () => zoom(0.5), "=": () => zoom(0.5), "-": () => zoom(2), ArrowLeft: () => move(-0.2), ArrowRight: () => move(0.2), 0: all }[event.key];

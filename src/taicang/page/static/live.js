@@ -1,5 +1,5 @@
 (function () {
-  const EVERY_MS = 50, KEPT = 1200, SPAN_S = 30, LINKS_MS = 500;
+  const EVERY_MS = 50, KEPT = 1200, SPAN_S = 30, LINKS_MS = 500, DRAW_MS = 8;
   const VIEWS = ["machine", "traffic", "requests", "links", "try"];
   const WORDS = {
     machine: ["Machine", "机器"], traffic: ["Traffic", "流量"], requests: ["Requests", "请求"], links: ["Links", "链路"], try: ["Try it", "试一试"],
@@ -9,10 +9,11 @@
     rank: ["rank", "rank"], requestsHere: ["requests", "请求"], link: ["link", "链路"], busy: ["busy", "忙碌"], hottest: ["hottest links", "最热链路"],
     bus: ["links of the bus, over the last 5 s of the machine", "总线各链路（机器时间最近 5 s）"], idle: ["nothing on the links", "链路空闲"],
     time: ["machine time", "机器时间"], serving: ["instances serve", "个实例在服务"], came: ["requests came", "个请求到达"], ended: ["ended", "个结束"], behind: ["the host is behind by", "主机落后"],
+    legend: ["Half height: the prompt is read; full height: the answer is made.", "半高：处理输入；全高：生成输出。"],
     timeline: ["requests on their instances", "各实例的请求时间线"], rack: ["cabinet", "机柜"], group: ["group", "组"],
   };
   const COLUMNS = ["instance", "state", "running", "waiting", "load", "memory", "chips"];
-  let shown = "machine", layout = null, model = "", chosen = -1, node = null, updates = 0, since = 0, after = 0, states = {}, linked = 0;
+  let shown = "machine", layout = null, model = "", chosen = -1, node = null, updates = 0, due = 0, since = 0, after = 0, states = {}, linked = 0;
   let wanted = [], drawn = [], turn = 0, line = null, fabric = null, past = [];
   const cells = [], lines = {};
   const word = (key) => say(WORDS[key] || [key, key]);
@@ -49,7 +50,7 @@
     if (shown === "traffic") { drawn = wanted.map((part) => draw(part, at("traffic"))); settle(); }
     if (shown === "requests") {
       make("h2", at("requests"), word("timeline"));
-      line = spans(at("requests"), Object.keys(layout.instances));
+      line = spans(at("requests"), Object.keys(layout.instances), WORDS.legend);
       line.add(past);
     }
     if (shown === "links") {
@@ -141,7 +142,8 @@
       each.data.push([now.machine_s, value === undefined ? null : value]);
       if (each.data.length > KEPT) each.data.splice(0, each.data.length - KEPT);
     }));
-    for (let count = 0; count < 2 && drawn.length; count += 1) {  // in turn, so that each update stays short
+    const began = performance.now();
+    for (let count = 0; count < drawn.length && (!count || performance.now() - began < DRAW_MS); count += 1) {  // in turn, so that each update stays short
       turn = (turn + 1) % drawn.length;
       drawn[turn].setOption({ series: wanted[turn].series.map((each) => ({ data: each.data })) }, { lazyUpdate: false, silent: true });
     }
@@ -169,7 +171,6 @@
     else make("p", fabric.table, word("idle"));
   }
   async function go() {
-    const began = performance.now();
     try {
       if (!layout) {
         model = (await told("/v1/models")).data[0].id;
@@ -189,13 +190,16 @@
       at("now").textContent = word("lost") + ": " + error.message;
       await new Promise((next) => setTimeout(next, 1000));
     }
-    setTimeout(go, Math.max(EVERY_MS - (performance.now() - began), 0));
+    due = Math.max(due + EVERY_MS, performance.now());
+    setTimeout(go, due - performance.now());
   }
   async function chat() {
     const began = performance.now(), most = Number(at("tokens").value);
-    let first = 0, count = 0, rest = "";
-    at("answer").textContent = "";
-    const answer = await ask("/v1/chat/completions", { model: model, stream: true, max_tokens: most, messages: [{ role: "user", content: at("said").value }] });
+    let first = 0, last = 0, made = 0, rest = "";
+    at("answer").textContent = at("took").textContent = "";
+    const answer = await ask("/v1/chat/completions", {
+      model: model, stream: true, stream_options: { include_usage: true }, max_tokens: most, messages: [{ role: "user", content: at("said").value }],
+    });
     const reader = answer.body.getReader(), text = new TextDecoder();
     for (;;) {
       const { done, value } = await reader.read();
@@ -204,13 +208,14 @@
       const parts = rest.split("\n\n");
       rest = parts.pop();
       parts.filter((part) => part.startsWith("data: {")).forEach((part) => {
-        const piece = ((JSON.parse(part.slice(6)).choices || [])[0] || { delta: {} }).delta.content;
+        const told = JSON.parse(part.slice(6)), piece = ((told.choices || [])[0] || { delta: {} }).delta.content;
+        if (told.usage) made = told.usage.completion_tokens;  // a step with drafts makes several tokens of one part
         if (!piece) return;
-        first = first || performance.now(); count += 1;
+        last = performance.now(); first = first || last;
         at("answer").textContent += piece;
       });
-      if (count > 1) at("took").textContent = "TTFT " + (first - began).toFixed(0) + " ms · TPOT " + ((performance.now() - first) / (count - 1)).toFixed(1) + " ms · " + count + " tokens";
     }
+    if (first) at("took").textContent = "TTFT " + (first - began).toFixed(0) + " ms · TPOT " + ((last - first) / Math.max(made - 1, 1)).toFixed(1) + " ms · " + made + " tokens";
   }
   function on(id, kind, act) {
     at(id).addEventListener(kind, (event) => { event.preventDefault(); Promise.resolve(act()).catch((error) => note(error.message)); });

@@ -11,7 +11,7 @@
     data.sections[shown].parts.forEach((part) => {
       const made = draw(part, at("view"));
       if (part.kind === "points") fronts[part.title[0]] = made;
-      if (part.kind === "pick" && fronts[part.of]) fronts[part.of].on("click", (point) => made(point.seriesName + ": " + point.value[2]));
+      if (part.kind === "pick" && fronts[part.of]) fronts[part.of].on("click", (point) => made([point.value[2], point.seriesName + ": " + point.value[2]]));
     });
     settle();
   }

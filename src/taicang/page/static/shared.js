@@ -30,36 +30,43 @@ function written(value, unit) {
 }
 
 function option(part) {
-  const flat = part.kind === "bars" || part.kind === "stack", many = part.series.length > 1;
+  const flat = ["bars", "stack", "waterfall"].includes(part.kind), many = part.series.length > 1;
   const axis = { type: "value", axisLabel: { formatter: (v) => written(v, part.unit), hideOverlap: true } };
+  const named = !flat && say(part.y) !== "";
   const made = {
     backgroundColor: "transparent", animation: false,
-    aria: { enabled: true, decal: { show: many && flat } },
-    grid: { left: 12, right: 30, top: many ? 44 : 26, bottom: flat ? 8 : 34, containLabel: true },
+    series: [], aria: { enabled: true, decal: { show: many && flat } },
+    grid: { left: 12, right: 30, top: (many ? 44 : 26) + (named && many ? 18 : 0), bottom: flat ? 8 : 34, containLabel: true },
     legend: many ? { type: "scroll", top: 0 } : undefined,
     tooltip: {
       trigger: part.kind === "stack" || part.kind === "lines" ? "axis" : "item", confine: true, renderMode: "richText",
       valueFormatter: (v) => written(Array.isArray(v) ? v[1] : v, part.unit),
     },
   };
-  if (part.kind === "bars" || part.kind === "points") made.tooltip.formatter = (one) => {
+  if (part.kind !== "stack" && part.kind !== "lines") made.tooltip.formatter = (one) => {
     if (!Array.isArray(one.value)) return one.name + "\n" + written(one.value, part.unit);
     return [one.seriesName, written(one.value[0], ""), written(one.value[1], part.unit), one.value[2] || ""].join("\n");
   };
   if (flat) {
     made.xAxis = axis;
     made.yAxis = { type: "category", data: part.categories, inverse: true, axisLabel: { width: window.innerWidth < 640 ? 110 : 220, overflow: "truncate" } };
-    made.series = part.series.map((each) => ({
-      type: "bar", name: each.name, data: each.data, stack: part.kind === "stack" ? "all" : undefined,
-      label: part.kind === "bars" && !many ? { show: true, position: "right", formatter: (one) => written(one.value, part.unit), color: colour("faint") } : undefined,
-    }));
-    if (part.kind === "bars" && !many) made.grid.right = 72;
+    if (part.kind === "waterfall") {  // each bar begins where the one before it ends
+      let sum = 0;
+      const before = part.series[0].data.map((value) => { sum += value; return sum - value; });
+      made.series.push({ type: "bar", data: before, stack: "all", silent: true, itemStyle: { color: "transparent" }, tooltip: { show: false } });
+    }
+    made.series = made.series.concat(part.series.map((each) => ({
+      type: "bar", name: each.name, data: each.data, stack: part.kind === "bars" ? undefined : "all",
+      label: part.kind !== "stack" && !many ? { show: true, position: "right", formatter: (one) => written(one.value, part.unit), color: colour("faint") } : undefined,
+    })));
+    if (part.kind !== "stack" && !many) made.grid.right = 72;
     return made;
   }
   made.xAxis = { type: "value", name: say(part.x), nameLocation: "middle", nameGap: 24, scale: true, axisLabel: { hideOverlap: true } };
   made.yAxis = Object.assign({ name: say(part.y), nameTextStyle: { align: "left" }, scale: part.kind === "points" }, axis);
   made.series = part.series.map((each, index) => ({
-    type: part.kind === "lines" ? "line" : "scatter", name: each.name, data: each.data, showSymbol: false, symbolSize: 7,
+    type: part.kind === "lines" ? "line" : "scatter", name: each.name, data: each.data, showSymbol: false, symbolSize: each.marked ? 13 : 7, z: each.marked ? 3 : 2,
+    itemStyle: each.marked ? { borderColor: colour("text"), borderWidth: 1 } : undefined,
     lineStyle: part.kind === "lines" ? { width: 1.8, type: ["solid", "dashed", "dotted"][index % 3] } : undefined,
     symbol: ["circle", "rect", "triangle", "diamond", "pin"][index % 5], large: each.data.length > 5000,
     markLine: part.limits.length && index === 0
@@ -96,8 +103,8 @@ function drawPick(part, view) {
   };
   list.addEventListener("change", show);
   show();
-  return (name) => {
-    const index = part.names.findIndex((each) => name.startsWith(each));
+  return (names) => {
+    const index = part.names.findIndex((each) => names.includes(each));
     if (index >= 0) { list.value = String(index); show(); view.scrollIntoView({ block: "nearest" }); }
   };
 }
@@ -105,10 +112,10 @@ function draw(part, view) {
   if (part.kind === "list" && !part.lines.length) return undefined;
   const box = make("div", view);
   box.dataset.kind = part.kind;
-  if (["list", "spans", "tiers", "pick"].includes(part.kind) || (part.kind === "table" && part.columns.length > 4)) box.className = "wide";
+  if (["list", "spans", "tiers", "pick"].includes(part.kind) || (part.kind === "table" && part.columns.length > 4) || part.wide) box.className = "wide";
   make("h2", box, say(part.title));
   if (part.kind === "table") return drawTable(part, box);
-  if (part.kind === "spans") return spans(box, part.lanes).add(unpacked(part.data));
+  if (part.kind === "spans") return spans(box, part.lanes, part.legend).add(unpacked(part.data));
   if (part.kind === "tiers") return tiers(box).show(part.rows);
   if (part.kind === "pick") return drawPick(part, box);
   if (part.kind === "list") {

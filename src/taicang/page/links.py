@@ -1,0 +1,78 @@
+"""The links of a machine: a collective on them, and what each carries."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeAlias
+
+from taicang.page.parts import Lines, Part, Section, Table, Tiers, Unit, Words, bars, cell
+from taicang.page.trust import table
+
+Result: TypeAlias = Mapping[str, Any]
+TIMES: tuple[tuple[str, Words], ...] = (
+    ("wire_s", ("time on the links", "链路上的时间")),
+    ("latency_s", ("messages that follow one another", "消息往返延迟")),
+    ("even_s", ("the same bytes dealt evenly", "均匀分配时")),
+    ("library_s", ("with a library's start-up and efficiency", "含通信库开销")),
+    ("closed_s", ("the closed form", "闭式公式")),
+)
+
+
+def links(result: Result) -> list[Section]:
+    """What ``taicang fabric`` answers ("answer", or the result itself), and the load of every link ("tiers")."""
+    answer = result.get("answer", result)
+    parts: list[Part] = []
+    for each in answer if isinstance(answer, list) else [answer]:
+        parts += _collective(each) if "hottest" in each else _any(each)
+    if result.get("tiers"):
+        parts.insert(1, Tiers(title=("load of the links", "链路负载"), rows=tuple(result["tiers"])))
+    return [Section(key="links", title=("Links", "链路"), parts=tuple(parts))]
+
+
+def _collective(result: Result) -> list[Part]:
+    """Times, the load of each level, and the hottest links by name."""
+    ask = result["ask"]
+    what = f"{ask['kind']} of {cell(ask['payload_bytes'], 'B')} on {result['ranks']} ranks of {result['machine']}"
+    rows = [(words, cell(result.get(key), "s")) for key, words in TIMES if result.get(key) is not None]
+    hottest = tuple(
+        (
+            each["link"] + (f", and {each['alike']} alike" if each["alike"] else ""), cell(each["carried_bytes"], "B"),
+            cell(each["busy_s"], "s"), cell(each["used_ratio"], "ratio"),
+        )
+        for each in result["hottest"]
+    )  # fmt: skip
+    columns = (("link", "链路"), ("carried", "字节"), ("busy", "忙碌"), ("of the time", "占比"))
+    return [
+        table((what, what), rows),
+        bars(("busy by level", "各级忙碌时间"), {each["level"]: each["busy_s"] for each in result["levels"]}, "s"),
+        Table(title=("hottest links", "最热链路"), columns=columns, rows=hottest),
+        Lines(title=("assumptions", "假设"), lines=tuple(result["assumptions"])),
+    ]
+
+
+def _any(result: Result) -> list[Part]:
+    """Figures of any answer as a table, and each list of it as one of its own."""
+    flat: dict[str, str] = {}
+    lists: list[Part] = []
+    for key, value in result.items():
+        name = key.replace("_", " ")
+        if isinstance(value, list) and value and all(isinstance(each, dict) for each in value):
+            columns = list(dict.fromkeys(column for each in value for column in each))
+            rows = tuple(tuple(_said(column, each.get(column)) for column in columns) for each in value)
+            words = tuple((column.replace("_", " "),) * 2 for column in columns)
+            lists.append(Table(title=(name, name), columns=words, rows=rows))
+        elif isinstance(value, list) and all(isinstance(each, str) for each in value):
+            lists.append(Lines(title=(name, name), lines=tuple(value)))
+        elif isinstance(value, dict):
+            flat |= {f"{name}: {inner}": _said(inner, each) for inner, each in value.items()}
+        else:
+            flat[name] = _said(key, value)
+    title = str(result.get("machine", "figures"))
+    return [table((title, title), list(flat.items())), *lists]
+
+
+def _said(name: str, value: Any) -> str:
+    if isinstance(value, bool) or not isinstance(value, int | float | str | None):
+        return str(value)
+    unit: Unit = "ratio" if name.endswith("ratio") else "s" if name.endswith("_s") else "B" if "bytes" in name else ""
+    return cell(value, unit)
