@@ -425,11 +425,11 @@ def test_a_file_that_changes_while_the_study_runs_ends_it(tmp_path):
 
 
 def test_a_point_that_crashes_is_a_row(monkeypatch):
-    monkeypatch.setattr(evaluate, "_best", lambda point: 1 / 0)
+    monkeypatch.setattr(evaluate, "_row", lambda point: 1 / 0)
     assert evaluate.evaluate({})["error"] == "crashed: ZeroDivisionError: division by zero"
 
 
-def deadly(task):
+def deadly(task, _):
     """A row, but point 3 ends its process whoever takes it."""
     if task[0] == 3:
         os.kill(os.getpid(), signal.SIGKILL)

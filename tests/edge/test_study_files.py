@@ -158,3 +158,36 @@ def test_a_missing_extra_is_said_before_anything_is_written(taicang, monkeypatch
     assert code == 2
     assert "pip install" in said
     assert not left
+
+
+TRAIN = "ask: train\nbase: {model: llama-3-8b, on: hgx-h100}\n"
+LINKS = "ask: fabric\nbase: {machine: hgx-h100, collective: all-reduce}\n"
+
+
+@pytest.mark.parametrize(
+    ("head", "axis", "says"),
+    [
+        (TRAIN, "tp: [0]", "axes.tp: 0 is not in the range x>=1"),
+        (TRAIN, "tp: [1, {a: 2}]", "axes.tp: expected a value, got {'a': 2}"),
+        (TRAIN, "tp: {from: 1, to: 2.5, steps: 2}", "axes.tp"),
+        (TRAIN, "schedule: [1f1c]", "axes.schedule: '1f1c' is not one of"),
+        (TRAIN, "schedule: {from: 1, to: 2, steps: 2}", "axes.schedule: has no range"),
+        (TRAIN, "zero: [zero4]", "axes.zero: 'zero4' is none of"),
+        (TRAIN, "tokens: [some]", "axes.tokens"),
+        (TRAIN, "on: [nosuch], tp: [1]", "axes.on: unknown machine 'nosuch'"),
+        (TRAIN, "stack: [nemmo]", "axes.stack: unknown stack 'nemmo'; did you mean nemo"),
+        (TRAIN, "input: [1]", "axes: unknown key 'input'"),
+        (TRAIN, "set: [a=1]", "axes: unknown key 'set'"),
+        (TRAIN, "chip.memory.bandwith: [3 TB/s]", "did you mean chip.memory.bandwidth"),
+        (TRAIN.replace("train", "trian"), "tp: [1]", "ask: unknown question 'trian'; did you mean train"),
+        (LINKS, "bytes: [7]", "axes.bytes: '7' has no unit"),
+        (LINKS, "ranks: [1]", "a study needs 'bytes'"),
+        (LINKS, "bytes: [1MB], routing: [ecpm]", "axes.routing: 'ecpm' is not one of"),
+        (LINKS, "bytes: [1MB], draws: [10]", "axes: unknown key 'draws'"),
+    ],
+)
+def test_points_of_other_questions_are_refused_by_the_options_that_read_them(taicang, tmp_path, head, axis, says):
+    code, said, left = sweep(taicang, tmp_path, f"{head}axes: {{{axis}}}\n{GRID}")
+    assert code == 2
+    assert says in said
+    assert not left

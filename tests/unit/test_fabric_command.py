@@ -119,3 +119,13 @@ def test_other_commands_take_the_fabric_link_by_link():
     broken = json.loads(said(*words, "--fabric", "flows", "--set", "links.failed=plane:6"))
     assert broken["tpot_s"] > 1.05 * closed["tpot_s"]
     assert "ecmp" in refused(*words, "--fabric", "emcp")
+
+
+def test_an_engine_s_own_all_reduce(taicang):
+    ask = ["fabric", "hgx-h100", "--collective", "all-reduce", "--bytes", "1MB", "--json"]
+    plain, own = (json.loads(taicang(*ask, *more)[1]) for more in ((), ("--stack", "vllm")))
+    assert own["closed_s"] < 0.8 * plain["closed_s"]
+    assert own["wire_s"] == plain["wire_s"]
+    code, _, said = taicang(*ask[:3], "all-gather", *ask[4:], "--stack", "vllm")
+    assert code == 2
+    assert "--stack: changes nothing but --collective all-reduce" in said

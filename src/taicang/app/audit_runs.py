@@ -68,13 +68,13 @@ class Asker:
         return _reduced(kind, _printed(Question(ask=kind, given=given | QUIET.get(kind, {}), defaults={}), path))
 
 
-def _printed(run: Question, path: Path) -> Any:
+def _printed(question: Question, path: Path) -> Any:
     """What the command prints with --json."""
-    command = LazyGroup(commands={}).get_command(click.Context(click.Command("audit")), run.ask)
-    assert command is not None, run.ask
+    command = LazyGroup(commands={}).get_command(click.Context(click.Command("audit")), question.ask)
+    assert command is not None, question.ask
     out = io.StringIO()
     with redirect_stdout(out), redirect_stderr(io.StringIO()), suppress(SystemExit):  # no plan: what it prints says so
-        answer(run, command, path, ["--json"])
+        answer(question, command, path, ["--json"])
     return json.loads(out.getvalue())
 
 

@@ -213,6 +213,8 @@ def question(options: Mapping[str, Any]) -> Ask:
     """The collective that the options ask about."""
     from taicang.search.collective import Ask
 
+    if options["stack"] and (options["kind"] or "").replace("_", "-") != "all-reduce":
+        raise InvalidInput("changes nothing but --collective all-reduce", where="--stack")
     same = ("stride", "skew", "tokens", "topk", "experts", "routing", "seed", "seeds", "failed", "plane", "verb",
             "shuffled", "beside")  # fmt: skip
     return Ask(

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -13,6 +12,7 @@ import numpy as np
 
 from taicang.app.charts import sparkline
 from taicang.app.render_bands import TITLE, band_lines
+from taicang.app.terminal import counting
 from taicang.units import show as unit
 
 if TYPE_CHECKING:
@@ -23,22 +23,16 @@ if TYPE_CHECKING:
 WIDTH = 48
 
 
-@contextmanager
-def progress_bar(total: int) -> Iterator[Callable[[int, int], None] | None]:
-    """A line on the terminal that counts finished requests; nothing where stderr is no terminal."""
-    if not sys.stderr.isatty():
-        yield None
-        return
+def progress_bar(total: int) -> AbstractContextManager[Callable[[int, int], None] | None]:
+    """A line on the terminal that counts finished requests."""
     began = time.monotonic()
 
-    def tell(finished: int, now: int) -> None:
+    def told(finished: int, now: int) -> str:
         spent = time.monotonic() - began
         left = f", {spent * (total / finished - 1):,.0f} s to go" if finished and spent > 5 else ""
-        text = f"{finished:,} of {total:,} requests, {now / 1e15:,.0f} s of traffic{left}"
-        click.echo(f"\r{text:<78}", nl=False, err=True)
+        return f"{finished:,} of {total:,} requests, {now / 1e15:,.0f} s of traffic{left}"
 
-    yield tell
-    click.echo("\r" + " " * 78 + "\r", nl=False, err=True)
+    return counting(told)
 
 
 def show(result: Replay, trace: Trace) -> None:

@@ -18,7 +18,8 @@ from taicang.predict.fabric import opened, run
 from taicang.predict.train import answer
 from taicang.records import plain
 from taicang.search.evaluate import failed, guarded
-from taicang.search.study_values import Asks, Key
+from taicang.search.study_values import KEYS, Asks, Key, named
+from taicang.units import shorten
 
 STEP = ("step_s", "chips", "memory_bytes_per_rank", "mfu_ratio", "hfu_ratio", "run_s", "tokens_per_s_per_chip")
 """Figures of a training point."""
@@ -27,6 +28,10 @@ LINKS = ("least_s", "most_s", "latency_s", "even_s", "library_s", "closed_s", "w
 ELSEWHERE = OUTPUT | {"explain", "emit", "svg", "set", "draws", "against", "serve", "train", "spares", "logical",
                       "backlog", "axes"}  # fmt: skip
 """Options that ask something else, or that a study says by the name of the figure ("chip.memory.bandwidth")."""
+
+
+NAMES = {key: KEYS[key] for key in ("model", "on", "stack")} | {"machine": named(opened)}
+"""Keys whose names are looked up before any point runs."""
 
 
 def trained(point: Mapping[str, Any]) -> dict[str, Any]:
@@ -73,11 +78,12 @@ def _context(command: click.Command, point: Mapping[str, Any]) -> click.Context:
 
 def _key(param: click.Parameter) -> Key:
     def read(value: Any) -> Any:
-        text = value if isinstance(value, bool) else str(value)
+        if value is None or isinstance(value, list | dict):
+            raise InvalidInput(f"expected a value, got {shorten(value)}")
         try:
-            param.type.convert(text, param, None)
+            param.type.convert(value if isinstance(value, bool) else str(value), param, None)
         except click.UsageError as error:
-            raise InvalidInput(error.format_message()) from None
+            raise InvalidInput(error.message) from None
         return value
 
     words = isinstance(param.type, click.Choice) or isinstance(param, click.Argument)
@@ -87,14 +93,14 @@ def _key(param: click.Parameter) -> Key:
 def _asks(command: click.Command, figures: tuple[str, ...], evaluate: Any, *needs: str) -> Callable[[], Asks]:
     def made() -> Asks:
         params = {key_of(param): param for param in command.params}
-        keys = {key: _key(param) for key, param in params.items() if key not in ELSEWHERE and not _many(param)}
+        keys = {
+            key: NAMES.get(key) or _key(param)
+            for key, param in params.items()
+            if key not in ELSEWHERE and not getattr(param, "multiple", False)
+        }
         return Asks(keys=keys, figures=figures, evaluate=evaluate, needs=needs)
 
     return made
-
-
-def _many(param: click.Parameter) -> bool:
-    return isinstance(param, click.Option) and param.multiple
 
 
 ASKED: Mapping[str, Callable[[], Asks]] = {

@@ -6,8 +6,8 @@ import codecs
 import os
 import re
 import sys
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 PLAIN = {"µ": "u", "×": "x", "≤": "<=", "≥": ">=", "–": "-", "—": "-", "…": "...", "→": "->", "·": "."} | dict.fromkeys(
@@ -68,6 +68,23 @@ def console(**options: Any) -> Any:
                 yield segment if segment.control else segment._replace(text=clean(segment.text))
 
     return Clean(**options)
+
+
+@contextmanager
+def counting(told: Callable[[int, int], str]) -> Iterator[Callable[[int, int], None] | None]:
+    """A line on the terminal that says how far a long answer is; nothing where stderr is no terminal."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+
+    def tell(done: int, of: int) -> None:
+        sys.stderr.write(f"\r{told(done, of):<78}")
+        sys.stderr.flush()
+
+    try:
+        yield tell
+    finally:
+        sys.stderr.write("\r" + " " * 78 + "\r")
 
 
 def hang(console: Any, markup: str, indent: int = 2) -> None:

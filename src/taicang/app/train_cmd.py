@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from taicang.app import terminal
 from taicang.app.asking import Asking
 from taicang.app.options import CHAKRA, HTML, JSON, SETS, give, write_chakra, write_files
 from taicang.app.train_options import PLAN, RUN, training_from
@@ -67,7 +65,7 @@ def train(ctx: click.Context, /, as_json: bool, page: Path | None, **options: An
     if options["emit"]:
         check_folder(options["out"], "--out")
     asked = training_from(ctx)
-    with _progress() as progress:
+    with terminal.counting(lambda done, total: f"{done:,} of {total:,} layouts") as progress:
         result = answer(asked if page is None else replace(asked, explained=True), progress)
     if isinstance(result, Infeasible):
         return _give(result, as_json, page)
@@ -122,19 +120,3 @@ def _give(result: Any, as_json: bool, page: Path | None, cost: Quote | str | Non
         feasible=fits,
         shown=fields | {"explained": explained},
     )
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[int, int], None] | None]:
-    """A line on the terminal that counts priced layouts; nothing where stderr is no terminal."""
-    if not sys.stderr.isatty():
-        yield None
-        return
-
-    def tell(done: int, total: int) -> None:
-        click.echo(f"\r{done:,} of {total:,} layouts", nl=False, err=True)
-
-    try:
-        yield tell
-    finally:
-        click.echo("\r" + " " * 40 + "\r", nl=False, err=True)

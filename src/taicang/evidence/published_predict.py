@@ -21,7 +21,7 @@ from taicang.plans import Batch, decode_batch, prefill_batch
 from taicang.search.space import usual
 from taicang.serve.power import activity, step_power_w
 from taicang.serve.saturated import Saturated, drained, limited, most_sequences, offline
-from taicang.serve.setup import Setup, step
+from taicang.serve.setup import Setup, scaled, step
 from taicang.serve.steady import Load, aggregated, together
 from taicang.stacks import Stack
 
@@ -236,25 +236,16 @@ def _median_itl_s(row: Published, stack: Stack | None) -> float:
     seconds = float(step(setup, decode).seconds)
     median = max(mean - float(np.log(2.0)), 0.0)
     if median > 0.0:
-        with_prompt = together(decode, _times(prompt, median))
+        with_prompt = together(decode, scaled(prompt, median))
         seconds = float(step(setup, with_prompt).seconds)
     return seconds
-
-
-def _times(batch: Batch, ratio: float) -> Batch:
-    return Batch(
-        prefill_tokens=batch.prefill_tokens * ratio,
-        prefill_sequences=batch.prefill_sequences * ratio,
-        prefill_pairs=batch.prefill_pairs * ratio,
-        prefill_context=batch.prefill_context * ratio,
-    )
 
 
 def mean_step(row: Published, stack: Stack | None = None) -> tuple[Any, Machine, int]:
     """The priced step that stands for a row's run: decode with the prompts that a mean step carries."""
     setup = setups(row, stack)[0]
     decode, prompt, mean = mixture(row, setup)
-    return step(setup, together(decode, _times(prompt, mean))), setup.machine, setup.plan.ranks
+    return step(setup, together(decode, scaled(prompt, mean))), setup.machine, setup.plan.ranks
 
 
 def mean_activity(row: Published) -> tuple[Activity, Machine]:

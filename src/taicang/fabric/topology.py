@@ -138,10 +138,6 @@ class Fabric:
     notes: tuple[str, ...]
     """What had to be assumed."""
 
-    def network_of(self, level: int) -> Network:
-        """The network that carries what meets at ``level``."""
-        return next(each for each in self.networks if level in each.levels)
-
     def left_bytes_per_s(self) -> Floats:
         """Capacity of each link after faults."""
         return self.capacity_bytes_per_s * self.alive_ratio

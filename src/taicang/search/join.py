@@ -69,7 +69,7 @@ def _front(prefill: Points, rows: Any, ttft_s: float) -> Any:
 def decode_front(decode: Points) -> NDArray[np.int64]:
     """Rows on the front of TPOT against rate of each instance size."""
     rows = [np.zeros(0, dtype=np.int64)]
-    for chips in np.unique(decode.chips):
+    for chips in sorted(set(decode.chips.tolist())):  # np.unique of floats loads masked arrays
         mine = np.flatnonzero(decode.chips == chips)
         rows.append(mine[front(low=decode.tpot_s[mine], high=decode.requests_per_s[mine])])
     return np.concatenate(rows)

@@ -16,7 +16,7 @@ from taicang.stacks import Stack
 
 AXES = ("tp", "pp", "expert_tp", "spare", "microbatches", "drafts", "chunks", "batches", "prompts")
 """Fields of a space that list values."""
-BATCHES = tuple(float(n) for n in np.unique(np.round(np.geomspace(1, 4096, 73))))
+BATCHES = tuple(sorted(set(np.round(np.geomspace(1, 4096, 73)).tolist())))
 """Sequences of one attention group: every whole number where steps are small, then 12 % apart."""
 
 
@@ -64,7 +64,7 @@ NARROW = Space(tp=(*WIDE.tp, 128), pp=(1,), expert_tp=(*WIDE.expert_tp, 128), na
 
 DENSE = replace(
     WIDE,
-    batches=tuple(float(n) for n in np.unique(np.round(np.geomspace(1, 4096, 289)))),
+    batches=tuple(sorted(set(np.round(np.geomspace(1, 4096, 289)).tolist()))),
     chunks=(1024, 2048, 4096, 8192, 16384),
     prompts=(*range(1, 17), 24, 32, 48, 64, 96, 128),
 )

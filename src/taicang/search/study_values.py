@@ -84,7 +84,7 @@ def _tokens(value: Any) -> int | float:
     )
 
 
-def _named(find: Callable[[str], Any], *, empty: bool = False) -> Key:
+def named(find: Callable[[str], Any], *, empty: bool = False) -> Key:
     """A name that ``find`` knows. What is known but lacks a figure or a kernel is a result, not a mistake."""
 
     def read(value: Any) -> str:
@@ -103,19 +103,19 @@ def _slo(name: str) -> None:
 
 
 KEYS: Mapping[str, Key] = {
-    "model": _named(model),
-    "on": _named(catalog.machine),
+    "model": named(model),
+    "on": named(catalog.machine),
     "input": Key(read=_tokens),
     "output": Key(read=_tokens),
-    "profile": _named(of_profile, empty=True),
+    "profile": named(of_profile, empty=True),
     "users": Key(read=lambda value: count(value, 1, MOST, what="users"), whole=True, empty=True),
     "attainment": Key(read=share, empty=True),
     "ttft": Key(read=_limit, empty=True),
     "tpot": Key(read=_limit, empty=True),
-    "slo": _named(_slo, empty=True),
+    "slo": named(_slo, empty=True),
     "objective": _word("objective", get_args(Objective)),
     "load": Key(read=lambda value: _number(value, "requests per second, more than 0", TINY, MOST), empty=True),
-    "stack": _named(catalog.stack, empty=True),
+    "stack": named(catalog.stack, empty=True),
     "memory_fraction": _between(TINY, 1.0),
     "quant": _word("quantisation", QUANTS),
     "kv": _word("cache format", CACHES),

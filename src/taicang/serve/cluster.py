@@ -34,7 +34,7 @@ class Cluster:
 
     __slots__ = (
         "_free_at", "changing", "decode", "down", "drained", "entry", "events", "fleet", "held", "kits", "leaving",
-        "link", "log", "moved_tokens", "on_left", "outages", "parked", "pools", "retries", "router", "split", "store",
+        "link", "log", "on_left", "outages", "parked", "pools", "retries", "router", "split", "store",
         "switch_ticks", "switches", "touched",
     )  # fmt: skip
 
@@ -70,7 +70,6 @@ class Cluster:
         """Of several models, who holds which."""
         self.switch_ticks = switch_ticks
         """How long it takes to set an instance up for the other role."""
-        self.moved_tokens = 0
         self.switches = 0
         """Times that an instance changed its pool."""
         self.outages: list[tuple[int, int, int]] = []
@@ -230,7 +229,6 @@ class Cluster:
             start = max(now, self._free_at.get(source.name, 0))
             end = start + self.link.ticks(request.need)
             self._free_at[source.name] = end
-            self.moved_tokens += request.need
             self.events.push(end, MOVED, (request, (source, source.failures, home), (target, target.failures, at)))
 
     def _room(self, request: Request, now: int) -> tuple[Instance | None, int]:

@@ -9,7 +9,6 @@ from collections import OrderedDict
 from typing import Literal, TypeAlias
 
 Eviction: TypeAlias = Literal["lru", "lfu"]
-EVICTIONS: tuple[Eviction, ...] = ("lru", "lfu")
 
 
 class Lfu:

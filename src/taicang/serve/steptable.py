@@ -95,7 +95,7 @@ class StepTable:
     """
 
     def __init__(self, setup: Setup, *, sequences: int, tokens: int) -> None:
-        self._setup, self._sequences, self._most = setup, sequences, tokens
+        self._setup = setup
         self.query_len = int(setup.plan.query_len)
         self.growth = round(GRAIN * setup.plan.tokens_per_step)
         """Grains that one sequence adds per decode step."""
