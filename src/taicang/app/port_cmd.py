@@ -201,7 +201,8 @@ def _speed(found: dict[str, Any], size: dict[str, Any], say: _Writer) -> None:
     for each in found["operators"]:
         names = [f"{name.rpartition('.')[2]} {count}" for name, count in each["calls"].items()]
         say(
-            f"  {each['kind']:<12} {each['middle']:.2f} ({each['low']:.2f} to {each['high']:.2f})  {', '.join(names)}",
+            f"  {each['kind']:<12} {each['middle_ratio']:.2f} ({each['low_ratio']:.2f} to {each['high_ratio']:.2f})  "
+            + ", ".join(names),
             36,
         )
     for each in found["runs"]:

@@ -61,7 +61,7 @@ def _speed(found: dict[str, Any]) -> str:
         [
             f"{each['kind']}: {', '.join(each['calls'])}",
             sum(each["calls"].values()),
-            f"{each['middle']:.2f} ({each['low']:.2f} to {each['high']:.2f})",
+            f"{each['middle_ratio']:.2f} ({each['low_ratio']:.2f} to {each['high_ratio']:.2f})",
         ]
         for each in found["operators"]
     ]

@@ -37,9 +37,9 @@ class Ratio:
     """Places in the code by the operator's name."""
     sized: int
     """Of them with their sizes in the code."""
-    low: float
-    middle: float
-    high: float
+    low_ratio: float
+    middle_ratio: float
+    high_ratio: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +66,12 @@ def ported(uses: Iterable[Use], before: Machine, after: Machine) -> Ported:
             told.append(f"{kind} is not priced: {error}")
             continue
         calls = dict(Counter(each.name for each in found).most_common())
-        made.append(Ratio(kind=kind, calls=calls, sized=sum(map(bool, sizes)), low=low, middle=middle, high=high))
+        made.append(
+            Ratio(
+                kind=kind, calls=calls, sized=sum(map(bool, sizes)),
+                low_ratio=low, middle_ratio=middle, high_ratio=high,
+            )
+        )  # fmt: skip
     notes = [
         "kernels in bf16 as training stacks run them, a chip against a chip; not the host that issues them, data, "
         "or communication: --log with a virtual run's folder has these",
