@@ -66,6 +66,8 @@ class Keeping:
     """Whether norms and activations are operators of the framework, one after the other, that keep what each needs."""
     outputs: bool = False
     """Whether a pipeline stage keeps what it sent of each microbatch in flight."""
+    merged: bool = False
+    """Whether a pipeline's last stage keeps the 16-bit logits of all microbatches, to hand them out as one."""
     sharding: Literal["own", "deepspeed", "tensors"] = "own"
     """Whose ZeRO: DeepSpeed's holds copies of gradients and a bucket that others do not (``train.memory``); "tensors"
     deals whole tensors to their owners, who broadcast them one after the other (``train.sync``)."""

@@ -17,7 +17,7 @@ from taicang.hardware import Machine
 from taicang.search.train_stack import changed
 from taicang.train.memory import Held, bucket_bytes, state_bytes
 from taicang.train.setup import Setup
-from taicang.train.step import train_step
+from taicang.train.step import stage_memory, train_step
 from taicang.train_plans import RECIPES, TrainPlan, recipe
 
 ACCUMULATE_FP32 = ("megatron", "megatron-classic", "mindspeed", "hai-llm", "mindformers", "torchtitan")
@@ -103,10 +103,32 @@ def test_stages_keep_what_they_sent(stack: str, pp: int) -> None:
     """Full recompute keeps a boundary a layer and microbatch in flight; some stacks what the stage sent as well."""
     plan = TrainPlan(pp=pp, dp=32 // pp, global_batch=64 * 32 // pp, seq=2048, recompute="full", zero=1)
     setup = _setup(stack, "gpt3-175b", plan)
-    use = train_step(setup).memory
+    use = stage_memory(setup)[0]
     boundary = 2048 * setup.model.hidden * 2.0
     layers = -(-setup.model.layers // pp) + (setup.stack.keeps.outputs and pp > 1)
     assert float(use.activations_bytes) == pytest.approx(layers * boundary * pp, rel=0.02)
+
+
+@given(
+    st.sampled_from(STACKS), st.sampled_from(MODELS[:3]), st.sampled_from((1, 2, 4, 8)), st.sampled_from((1, 2)),
+    st.sampled_from((1, 4, 8)), st.sampled_from(("1f1b", "gpipe", "zb_v")),
+)  # fmt: skip
+def test_a_last_stage_keeps_logits_to_merge(stack: str, net: str, pp: int, tp: int, micro: int, schedule: str) -> None:
+    """Two bytes for each of all microbatches but the one at work, where a stack hands them out as one."""
+    schedule = schedule if pp > 1 else "1f1b"
+    dp = 32 // pp // tp
+    plan = TrainPlan(pp=pp, tp=tp, dp=dp, global_batch=micro * dp, seq=2048, zero=1, recompute="full",
+                     schedule=schedule, vpp=2 if schedule == "zb_v" else 1)  # type: ignore[arg-type] # fmt: skip
+    setup = _setup(stack, net, plan)
+    merged, plain = (
+        [float(use.activations_bytes) for use in stage_memory(replace(setup, stack=replace(setup.stack, keeps=keeps)))]
+        for keeps in (replace(setup.stack.keeps, merged=flag) for flag in (True, False))
+    )
+    more = [one - other for one, other in zip(merged, plain, strict=True)]
+    logits = 2048 * setup.model.vocab / tp * 2.0
+    assert more.pop(0 if schedule == "zb_v" else -1) == pytest.approx((micro - 1) * logits * (pp > 1))
+    assert not any(more)
+    assert setup.stack.keeps.merged == (stack == "torchtitan")
 
 
 @given(st.sampled_from([name for name in STACKS if name != "megatron-classic"]), st.sampled_from((1, 2, 4)))

@@ -7,7 +7,7 @@ import pytest
 from running import PROGRAMS, TORCH, call, run
 
 pytestmark = TORCH
-STACK = ("--stack", "torchtitan")
+STACK = ("--stack", "torchtitan@2024-12")  # its loss is eager, as the program's
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,13 +90,13 @@ class Case:
         """Bytes that this program holds at its peak, from the plan's: what differs, by name."""
         logits = self.batch * self.seq * self.vocab / self.tp
         rows = self.batch * self.seq * self.inter / self.tp
+        names = ("weights", "gradients", "optimizer", "activations", "working")
         terms = {
-            "the plan": sum(size for name, size in memory.items() if name not in ("runtime_bytes", "capacity_bytes")),
+            "the plan": sum(memory[f"{name}_bytes"] for name in names) - memory["apart_bytes"],
             "FSDP2 keeps no bf16 copy of its fp32 shard": -memory["weights_bytes"] if self.pp == 1 else 0.0,
-            "no gradient is there yet when the only loss is": -memory["gradients_bytes"] if self.pp == 1 else 0.0,
+            # of the allocator's, but for pipelines, whose logits stay
+            "the block of 16-bit logits is reserved, not allocated": -logits * 2.0 if self.pp == 1 else 0.0,
             "an eager gate keeps its silu": 0.0 if self.recompute else rows * 2.0 * self.layers,
-            "a parallel loss shifts its logits into a copy": logits * 4.0 if self.tp > 1 else 0.0,
-            "a pipeline keeps the logits of all microbatches": logits * 2.0 * self.micro if self.pp > 1 else 0.0,
         }
         return sum(terms.values())
 
@@ -107,7 +107,7 @@ CASES = {
                                   seq=4096, batch=2),
     "13B shape, GB200": Case(on="gb200-nvl72", ranks=72, layers=10, hidden=5120, inter=13824, heads=40, kv_heads=40,
                              vocab=32000, seq=4096, batch=2),
-    "long, recompute, CloudMatrix384": Case(on="cloudmatrix384", ranks=768, layers=8, seq=32768, recompute=True),
+    "long, recompute, CloudMatrix384": Case(on="cloudmatrix384", ranks=768, layers=8, seq=24576, recompute=True),
     "tensor parallel, H100": Case(on="hgx-h100", ranks=8, tp=2, recompute=True),
     "tensor parallel, A2": Case(on="atlas-800-a2", ranks=8, tp=4, kv_heads=32, inter=11008, vocab=32000, batch=2,
                                 recompute=True),

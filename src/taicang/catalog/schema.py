@@ -131,6 +131,7 @@ _STACK: dict[str, str] = {
     "keeps.sharded_logit": "bytes",
     "keeps.loss": "bytes",
     "keeps.outputs": "flag",
+    "keeps.merged": "flag",
     "keeps.buffered": "flag",
     "keeps.eager": "flag",
     "keeps.recompute": "name",

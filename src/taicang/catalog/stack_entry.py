@@ -56,6 +56,7 @@ _KEEPS = {
     "logit": "logit_bytes",
     "sharded_logit": "sharded_logit_bytes",
     "loss": "loss_bytes",
+    "merged": "merged",
     "outputs": "outputs",
     "recompute": "recompute",
     "sharding": "sharding",

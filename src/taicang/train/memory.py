@@ -183,6 +183,11 @@ def boundary_bytes(model: Model, plan: TrainPlan) -> float:
     return plan.micro_batch * plan.seq / plan.cp * model.hidden * 2.0 / (plan.tp if plan.sp else 1)
 
 
+def merged_bytes(model: Model, plan: TrainPlan) -> float:
+    """Logits of 16 bits of all microbatches but the one at work, on one rank (``Keeping.merged``)."""
+    return (plan.microbatches - 1) * plan.micro_batch * plan.seq / plan.cp * model.vocab / plan.tp * 2.0
+
+
 def in_flight(shape: Shape, rank: int) -> float:
     """Chunks' worth of activations (of pp * vpp in the model) that a rank holds at most.
 

@@ -165,6 +165,8 @@ def _memory(setup: Setup, ranks: Sequence[Sequence[Chunk]]) -> list[MemoryUse]:
         if keeps.outputs and rank < plan.pp - 1:
             kept += memory.boundary_bytes(setup.model, plan)
         kept *= memory.in_flight(shape, rank)
+        if keeps.merged and plan.pp > 1 and rank == (0 if shape.folded else plan.pp - 1):
+            kept += memory.merged_bytes(setup.model, plan)
         once = plan.microbatches == 1 and not keeps.buffered
         uses.append(
             MemoryUse(
