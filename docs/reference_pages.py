@@ -111,6 +111,7 @@ _SAID = {
     "text": "text",
     "name": "a name",
     "count": "a whole number",
+    "seed": "a whole number from 0 on",
     "ranks": "a whole number, or `all`",
     "ratio": "a positive number",
     "flag": "true or false",
