@@ -69,6 +69,7 @@ WRITERS = {
                 {"capture.json", "rank-0.json", "rank-0.npz"}),
     "log": (("run", "--on", "atlas-800-a2", "--world", "1", "--log", "OUT/l.json", "SCRIPT"), {"l.json"}),
     "timeline": (("run", "--on", "hgx-h100", "--world", "1", "--perfetto", "OUT/t.json", "SCRIPT"), {"t.json"}),
+    "rank": (("run", "--on", "hgx-h100", "--world", "1", "--chakra", "OUT/c", "SCRIPT"), {"c.0.et"}),
     "profile": (("calibrate", "ROWS", "--out", "OUT/my.yaml"), {"my.yaml"}),
 }  # fmt: skip
 TORCH = {name for name, (words, _) in WRITERS.items() if words[0] == "run"}

@@ -16,7 +16,7 @@ VALUES = {
     "count": ("3", "64"), "ranks": ("2", "16"), "bytes": ("51 GB", "53 GB"), "bytes_per_s": ("1.234 TB/s", "1.3 TB/s"),
     "flop_per_s": ("123 TFLOPS", "124 TFLOPS"), "s": ("7.7 us", "7.8 us"), "w": ("321 W", "320 W"), "hz": ("1 GHz",),
     "usd": ("12345 USD", "12346 USD"), "cny": ("1.23 MCNY", "1.24 MCNY"), "usd_per_h": ("2 USD/h",),
-    "ratio": ("0.123", "1.3"),
+    "ratio": ("0.123", "1.3"), "seed": ("3", "64"),
 }  # fmt: skip
 
 

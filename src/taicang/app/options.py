@@ -169,7 +169,8 @@ def _fabric(ctx: click.Context, _param: click.Parameter, value: str | None) -> N
 
 
 def _sets(ctx: click.Context, _param: click.Parameter, value: tuple[str, ...]) -> tuple[str, ...]:
-    return (*(each for part in ctx.meta.get(IMPLIED, {}).values() for each in part), *value)
+    implied = sorted(ctx.meta.get(IMPLIED, {}).items())  # click asks options in the order in which they are given
+    return (*(each for _, part in implied for each in part), *value)
 
 
 SETS = stacked(
