@@ -2,8 +2,8 @@
 roofline, nothing faster for more work, and what a replay delivers."""
 
 from dataclasses import replace
-from math import inf
 from functools import cache
+from math import inf
 
 import numpy as np
 from hypothesis import HealthCheck, assume, given, settings
