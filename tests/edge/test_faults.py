@@ -140,23 +140,23 @@ def whole(folder):
     return {path.name: path.read_bytes() for path in folder.glob("[!.]*") if path.is_file()} if folder.exists() else {}
 
 
-def commands(group, path=()):
-    context = click.Context(group)
+def commands(group, path=(), parent=None):
+    context = click.Context(group, parent=parent, **group.context_settings)  # a command keeps the first that it sees
     for name in group.list_commands(context):
         command = group.get_command(context, name)
         if isinstance(command, click.Group):
-            yield from commands(command, (*path, name))
+            yield from commands(command, (*path, name), context)
         else:
-            yield (*path, name), command
+            yield (*path, name), command, context
 
 
 def test_every_option_that_writes_is_struck():
     struck, named = set(), set()
-    for path, command in commands(cli):
+    for path, command, context in commands(cli):
         name, many = " ".join(path), len(path)
         for words, _ in WRITERS.values():
             if words[:many] == path:
-                given = command.make_context(name, list(words[many:]), resilient_parsing=True).params
+                given = command.make_context(name, list(words[many:]), context, resilient_parsing=True).params
                 struck |= {(name, key) for key, value in given.items() if "OUT" in str(value)}
         named |= {
             (name, each.opts[0], each.name)
