@@ -158,6 +158,7 @@ def row_of(asked):
     }  # fmt: skip
 
 
+@pytest.mark.slow
 @rows_of_few
 @given(listed=st.lists(jobs().filter(lambda asked: asked.stack != "torchtitan"), min_size=30, max_size=30))
 def test_the_scoreboard_trains_as_users_do(listed, tmp_path):

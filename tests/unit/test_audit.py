@@ -43,6 +43,7 @@ def found():
     return {each.claim.key: each for each in claims_page.findings()}
 
 
+@pytest.mark.slow
 def test_every_claim_of_the_article_has_its_verdict():
     made = [each for each in found().values() if each.claim.said["source"] == "article"]
     assert len(made) == 44

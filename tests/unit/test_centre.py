@@ -320,6 +320,7 @@ def test_a_band_is_of_percentiles():
 MACHINES = st.sampled_from(["cloudmatrix384", "gb200-nvl72", "hgx-h100", "hgx-h100 x 16", "atlas-800-a2 x 8"])
 
 
+@pytest.mark.slow
 @given(MACHINES, st.integers(1, 50), st.integers(0, 2**20))
 def test_what_is_broken_is_what_the_fabrics_own_draws_break(spec, count, seed):
     machine = catalog.machine(spec)
@@ -335,6 +336,7 @@ def test_what_is_broken_is_what_the_fabrics_own_draws_break(spec, count, seed):
     assert (spared.chips_away <= found.chips_away).all()
 
 
+@pytest.mark.slow
 @given(MACHINES, st.integers(1, 20), st.integers(1, 40))
 def test_a_larger_crew_never_makes_parts_wait_longer(spec, count, crew):
     machine = catalog.machine(spec)
