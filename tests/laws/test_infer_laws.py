@@ -149,3 +149,16 @@ def test_reading_a_plan_is_the_inverse_of_describing_it(data):
 def test_what_is_no_plan_is_refused(text):
     with pytest.raises(TaicangError):
         read_plan(text)
+
+
+@pytest.mark.parametrize("name", ["deepseek-r1", "llama-3.1-405b", "qwen3-235b-a22b"])
+def test_what_does_not_fit_is_short_of_memory(name):
+    """On every machine of few chips: what is said to be missing is more than nothing."""
+    said = 0
+    for each in MACHINES[::2]:
+        with suppress(TaicangError):
+            found = infer(name, each)
+            if isinstance(found, Infeasible) and "short per rank" in found.reason:
+                assert ", -" not in found.reason, (each, found.reason)
+                said += 1
+    assert said > 3

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -92,11 +93,16 @@ def _check(job: Job, plan: ServePlan, one: Any, *, drafts: int = 0, batch: int |
         raise InvalidInput(f"{batch} sequences do not fill {plan.pp} stages x {plan.microbatches} microbatches")
 
 
-def phase_memory(setup: Setup, job: Job, space: Space, phase: str, sequences: float) -> MemoryUse:
-    """Memory of a rank in "decode" or "prefill" of so many sequences."""
+def phase_memory(
+    setup: Setup, job: Job, space: Space, phase: str, sequences: float, *, mixed: bool = False
+) -> MemoryUse:
+    """Memory of a rank in "decode" or "prefill" of so many sequences; ``mixed``: a decode step may hold prompts too."""
     length = job.held_tokens if phase == "decode" else job.input_tokens
     tokens = sequences * (setup.plan.query_len if phase == "decode" else job.input_tokens)
-    tokens = tokens if phase == "decode" else np.minimum(tokens, chunk_budget(setup.plan, job, space))
+    if phase == "prefill":
+        tokens = np.minimum(tokens, chunk_budget(setup.plan, job, space))
+    elif mixed:
+        tokens = np.maximum(tokens, min(space.chunks))
     head = setup.stack.memory
     return memory_use(
         setup.model, setup.plan, setup.machine.chip, head, sequences=sequences, context=length, tokens=tokens
@@ -124,13 +130,17 @@ def _why(nearest: Sequence[str], plans: Mapping[str, Sequence[ServePlan]], job: 
             available="; ".join(nearest),
             remedies=("raise --tpot or --ttft", "a lower-precision format (--quant)", "more MTP drafts (--mtp)"),
         )
-    short, plan = min(
-        (
-            (-float(phase_memory(job.setup(each), job, space, phase, _least(each, space, phase)).spare_bytes), each)
-            for each in plans[phase]
-        ),
-        key=lambda pair: pair[0],
-    )
+
+    mixed = full == ["aggregated"]
+
+    def lack(plan: ServePlan) -> float:
+        sequences = _least(plan, space, phase)
+        use = phase_memory(job.setup(plan), job, space, phase, sequences, mixed=mixed)
+        return -float(use.spare_bytes)
+
+    drafts = min(space.drafts_of(job.model))
+    short, plan = min(((lack(replace(each, draft_tokens=drafts)), each) for each in plans[phase]), key=itemgetter(0))
+    fewer = ("no drafts, whose layers take memory (--mtp 0)",) if drafts and lack(plan) <= 0.0 else ()
     capacity = job.machine.chip.memory.capacity_bytes
     return Infeasible(
         model=model,
@@ -138,7 +148,11 @@ def _why(nearest: Sequence[str], plans: Mapping[str, Sequence[ServePlan]], job: 
         reason=f"out of memory in {phase}: {describe(plan)} comes closest, {show(short, 'B')} short per rank",
         needed=show(capacity + short, "B") + " per rank",
         available=show(capacity, "B") + " per rank",
-        remedies=("more ranks (a larger machine, or more nodes: 'NAME x N')", "a lower-precision format (--quant)"),
+        remedies=(
+            *fewer,
+            "more ranks (a larger machine, or more nodes: 'NAME x N')",
+            "a lower-precision format (--quant)",
+        ),
     )
 
 
