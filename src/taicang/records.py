@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass
 from math import isfinite
+from pathlib import PurePath
 from typing import Any
 
 
@@ -21,7 +22,7 @@ def plain(value: Any) -> Any:
         return [plain(v) for v in value]
     if hasattr(value, "tolist"):  # NumPy arrays and scalars
         return value.tolist()
-    return value
+    return str(value) if isinstance(value, PurePath) else value
 
 
 def jsonable(value: Any) -> Any:

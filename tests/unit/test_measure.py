@@ -136,3 +136,7 @@ def test_a_cpu_is_said_to_be_one(tmp_path):
     assert found.exception is None, found.exception
     assert "this is a CPU" in found.output
     assert (tmp_path / "gemm.csv").is_file()
+    again = CliRunner().invoke(
+        cli, ["measure", "--out", str(tmp_path), "--device", "cpu", "--json"], standalone_mode=False
+    )
+    assert str(tmp_path / "gemm.csv") in json.loads(again.stdout)["files"]
