@@ -187,6 +187,7 @@ def test_front_is_what_nothing_beats(points):
     assert kept == set(points) - beaten
 
 
+@pytest.mark.slow
 @settings(max_examples=8, deadline=None, derandomize=True)
 @given(
     model=st.sampled_from(("llama-3.1-70b", "qwen3-30b-a3b", "deepseek-v3")),

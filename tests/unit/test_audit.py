@@ -51,6 +51,7 @@ def test_every_claim_of_the_article_has_its_verdict():
         assert len(files.read(FACTS)["claims"]) == len(made)
 
 
+@pytest.mark.slow
 def test_a_verdict_is_never_written_down():
     assert not {"verdict", "settled"} & set(data._KEYS)
     counts = Counter(each.verdict for each in found().values())

@@ -141,6 +141,7 @@ def test_the_command_chooses_what_replay_confirms_and_hands_that_over(tmp_path):
     assert scripts >= ({"serve.sh"} if chosen["choice"]["mode"] == "aggregated" else {"prefill.sh", "decode.sh"})
 
 
+@pytest.mark.slow
 def test_stricter_attainment_costs_goodput_and_users_are_a_load():
     def goodput(*more):
         (found,) = json.loads(CliRunner().invoke(cli, [*STANDARD, *more, "--json"], catch_exceptions=False).stdout)
