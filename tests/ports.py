@@ -1,9 +1,14 @@
-"""A server of a test's own: a port that is free, and when somebody listens there."""
+"""A server of a test's own: a port that is free, when somebody listens there, and its end."""
 
 from __future__ import annotations
 
+import signal
 import socket
+import subprocess
+import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 def free_port() -> int:
@@ -23,3 +28,17 @@ def reach(port: int, most_s: float = 120.0) -> None:
         except OSError:
             time.sleep(0.1)
     raise SystemExit("the endpoint does not come up")
+
+
+@contextmanager
+def serving(*words: str) -> Iterator[int]:
+    """``taicang serve`` with these words, on a port of its own, until Ctrl-C."""
+    port = free_port()
+    command = [sys.executable, "-m", "taicang", "serve", *words, "--port", str(port)]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    try:
+        reach(port)
+        yield port
+    finally:
+        server.send_signal(signal.SIGINT)
+        server.wait(timeout=60)

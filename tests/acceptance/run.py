@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import tempfile
@@ -24,7 +23,7 @@ from folder import write
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from ports import free_port, reach
+from ports import free_port, serving
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -37,7 +36,7 @@ ENVIRONMENTS = {
     "vllm": ("--no-deps", "-r", str(HERE / "vllm.txt"), "-e", str(ROOT)),
 }
 """What each needs, as pip takes it."""
-SERVE = ["serve", "qwen3-32b", "--on", "hgx-h20", "--tp", "4", "--instances", "2", "--api-key", "sesame"]
+SERVE = ["qwen3-32b", "--on", "hgx-h20", "--tp", "4", "--instances", "2", "--api-key", "sesame"]
 SPEED = 0.05
 LONG = 50
 """Tokens of the answers that are compared."""
@@ -75,21 +74,15 @@ def client(name: str) -> None:
     """A client and the machine saw the same."""
     place, command, seen_by = CLIENTS.get(name, (name, None, None))
     environment(place)
-    port, out, folder = free_port(), Path(tempfile.mkdtemp()), write(Path(tempfile.mkdtemp()))
-    words = [sys.executable, "-m", "taicang", *SERVE, "--port", str(port), "--speed", str(SPEED), "--out", str(out),
-             "--format", "json", "--tokenizer", str(folder)]  # fmt: skip
-    server = subprocess.Popen(words, stdout=subprocess.DEVNULL)
-    try:
-        reach(port)
+    out, folder = Path(tempfile.mkdtemp()), write(Path(tempfile.mkdtemp()))
+    words = [*SERVE, "--speed", str(SPEED), "--out", str(out), "--format", "json", "--tokenizer", str(folder)]
+    with serving(*words) as port:
         url = f"http://127.0.0.1:{port}"
         if command is None:
             seen = json.loads(run(place, f"{name}_client.py", url))
         else:
             run(place, *command(url, folder), OPENAI_API_KEY=KEY)
             seen = seen_by(folder)
-    finally:
-        server.send_signal(signal.SIGINT)
-        server.wait(timeout=30)
     known = [row for row in json.loads((out / "requests.json").read_text()) if row["output_tokens"] >= LONG]
     print(f"{name}: {len(known)} requests")
     assert len(known) == seen["requests"]
@@ -103,18 +96,9 @@ def client(name: str) -> None:
 
 def kv_events() -> None:
     """vLLM's own classes read what the caches tell."""
-    port, events, replay = free_port(), free_port(), free_port()
-    words = [sys.executable, "-m", "taicang", *SERVE, "--port", str(port), "--kv-events", f"tcp://*:{events}",
-             "--kv-replay", f"tcp://127.0.0.1:{replay}"]  # fmt: skip
-    server = subprocess.Popen(words, stdout=subprocess.DEVNULL)
-    try:
-        reach(port)
-        print(
-            "vllm-kv-events:", run("vllm", "vllm_kv_events.py", f"http://127.0.0.1:{port}", f"tcp://127.0.0.1:{replay}")
-        )
-    finally:
-        server.send_signal(signal.SIGINT)
-        server.wait(timeout=30)
+    told = f"tcp://127.0.0.1:{free_port()}"
+    with serving(*SERVE, "--kv-events", f"tcp://*:{free_port()}", "--kv-replay", told) as port:
+        print("vllm-kv-events:", run("vllm", "vllm_kv_events.py", f"http://127.0.0.1:{port}", told))
 
 
 def scheduler() -> None:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import re
 import shutil
-import signal
 import subprocess
-import sys
 from urllib.request import urlopen
 
 import pytest
 
-from ports import free_port, reach
+from ports import serving
 from taicang.page import html
 from taicang.page.html import live_page
 
@@ -33,16 +31,10 @@ def test_it_asks_only_the_endpoint_that_it_came_from():
 @pytest.fixture
 def served(tmp_path):
     pytest.importorskip("uvicorn", reason="uvicorn is an extra")
-    port = free_port()
-    command = [sys.executable, "-m", "taicang", "serve", "deepseek-r1", "--on", "cloudmatrix384", "--prefill", "6x16",
-               "--decode", "1x160", "--port", str(port), "--fail", "chip:3@0.01s+1h"]  # fmt: skip
-    server = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    try:
-        reach(port)
+    with serving(
+        "deepseek-r1", "--on", "cloudmatrix384", "--prefill", "6x16", "--decode", "1x160", "--fail", "chip:3@0.01s+1h",
+    ) as port:  # fmt: skip
         yield f"http://127.0.0.1:{port}"
-    finally:
-        server.send_signal(signal.SIGINT)
-        server.wait(timeout=60)
 
 
 @pytest.mark.slow

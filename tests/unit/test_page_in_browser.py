@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import re
 import shutil
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -14,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 from test_page import RUNS, data_of
 
-from ports import free_port, reach
+from ports import serving
 from taicang.app.main import cli
 from taicang.page.html import page
 from taicang.page.parts import Section, Spans, packed
@@ -168,17 +165,11 @@ def test_a_hundred_thousand_spans_stay_fluid(tab, tmp_path):
 @pytest.fixture(scope="module")
 def served():
     pytest.importorskip("uvicorn", reason="uvicorn is an extra")
-    port = free_port()
-    command = [sys.executable, "-m", "taicang", "serve", "deepseek-r1", "--on", "cloudmatrix384", "--prefill", "6x16",
-               "--decode", "1x160", "--port", str(port), "--background", "azure-2023-conv@40/s", "--ttft", "1s",
-               "--fail", "chip:3@0.01s+1h"]  # fmt: skip
-    server = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    try:
-        reach(port)
+    with serving(
+        "deepseek-r1", "--on", "cloudmatrix384", "--prefill", "6x16", "--decode", "1x160",
+        "--background", "azure-2023-conv@40/s", "--ttft", "1s", "--fail", "chip:3@0.01s+1h",
+    ) as port:  # fmt: skip
         yield f"http://127.0.0.1:{port}/"
-    finally:
-        server.send_signal(signal.SIGINT)
-        server.wait(timeout=60)
 
 
 def test_the_first_view_of_the_live_page_is_there_soon(served, tab, tmp_path):
