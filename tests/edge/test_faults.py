@@ -19,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import hostile_files
 
 from taicang.app.main import cli
+from taicang.app.options import context_of
 from taicang.errors import InvalidInput
 from taicang.search import evaluate, workers
 from taicang.search import inputs as study_inputs
@@ -140,23 +141,23 @@ def whole(folder):
     return {path.name: path.read_bytes() for path in folder.glob("[!.]*") if path.is_file()} if folder.exists() else {}
 
 
-def commands(group, path=(), parent=None):
-    context = click.Context(group, parent=parent, **group.context_settings)  # a command keeps the first that it sees
+def commands(group, path=()):
+    context = click.Context(group)
     for name in group.list_commands(context):
         command = group.get_command(context, name)
         if isinstance(command, click.Group):
-            yield from commands(command, (*path, name), context)
+            yield from commands(command, (*path, name))
         else:
-            yield (*path, name), command, context
+            yield (*path, name), command
 
 
 def test_every_option_that_writes_is_struck():
     struck, named = set(), set()
-    for path, command, context in commands(cli):
+    for path, command in commands(cli):
         name, many = " ".join(path), len(path)
         for words, _ in WRITERS.values():
             if words[:many] == path:
-                given = command.make_context(name, list(words[many:]), context, resilient_parsing=True).params
+                given = context_of(command, words[many:], resilient_parsing=True).params
                 struck |= {(name, key) for key, value in given.items() if "OUT" in str(value)}
         named |= {
             (name, each.opts[0], each.name)

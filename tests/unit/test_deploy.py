@@ -6,11 +6,11 @@ import json
 import re
 from pathlib import Path
 
-import click
 import pytest
 import yaml
 
 from taicang.app.main import cli
+from taicang.app.options import context_of
 from taicang.live.endpoint import OPEN
 
 ROOT = Path(__file__).parents[2]
@@ -81,8 +81,7 @@ def test_the_command_line_is_one_that_serve_takes():
     built = re.search(r"^CMD (.*)$", (DEPLOY / "Containerfile").read_text(encoding="utf-8"), re.MULTILINE)[1]
     for words in (container["args"], json.loads(built)):
         serve = cli.get_command(None, words[0])
-        below = click.Context(cli, **cli.context_settings)  # a command keeps the help option of its first context
-        given = serve.make_context("serve", list(words[1:]), below).params
+        given = context_of(serve, words[1:]).params
         assert given["host"] == "0.0.0.0", "a pod is reached from outside"
         assert given["port"] == container["ports"][0]["containerPort"]
     label = named("Deployment")["spec"]["template"]["metadata"]["labels"]["llm-d.ai/model"]

@@ -20,7 +20,7 @@ from typing import Any
 import click
 
 from taicang import __version__
-from taicang.app.options import HELP
+from taicang.app.options import context_of
 from taicang.errors import InvalidInput, UnknownName
 
 OUTPUT = frozenset(
@@ -152,10 +152,7 @@ def answer(question: Question, command: click.Command, path: Path, extra: Sequen
         words += words_of(keys[key], key, value, partial(files.where, path, [key]))
     filled = {str(keys[key].name): value for key, value in question.defaults.items()}
     try:
-        # a command keeps the help option of its first context: it is the same one here as below the root command
-        context = command.make_context(
-            question.ask, [*words, *extra], default_map=filled, help_option_names=HELP["help_option_names"]
-        )
+        context = context_of(command, [*words, *extra], default_map=filled)
     except click.BadParameter as error:
         raise _placed(error.format_message(), key_of(error.param) if error.param else "", question, path) from None
     except InvalidInput as error:

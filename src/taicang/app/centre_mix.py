@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from taicang.app.asking import OUTPUT, key_of
-from taicang.app.options import HELP
+from taicang.app.options import context_of
 from taicang.errors import InvalidInput, UnknownName
 
 COMMON = frozenset(
@@ -77,7 +77,7 @@ def _entry(spec: str, text: str, options: dict[str, Any], command: click.Command
         else:
             raise UnknownName("key", key, ["share", *keys], where="--mix")
     try:
-        context = command.make_context("centre", words, help_option_names=HELP["help_option_names"])
+        context = context_of(command, words)
     except click.ClickException as error:
         raise InvalidInput(f"{error.format_message()} in {text!r}", where="--mix") from None
     made = {**options, **{str(param.name): context.params.get(str(param.name)) for param in keys.values()}}

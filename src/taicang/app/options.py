@@ -6,7 +6,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -158,6 +158,11 @@ FABRIC = {
     "ecmp": ("links.routing=ecmp",),
 }
 """How the fabric is priced -> the keys of the machine that say so."""
+
+
+def context_of(command: click.Command, words: Sequence[str], **more: Any) -> click.Context:
+    """The context of a command line, as below the root command: a command keeps the help option of its first one."""
+    return command.make_context(command.name, list(words), help_option_names=HELP["help_option_names"], **more)
 
 
 IMPLIED = "taicang.implied"

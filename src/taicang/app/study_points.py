@@ -9,7 +9,7 @@ import click
 
 from taicang.app.asking import OUTPUT, key_of, words_of
 from taicang.app.fabric_cmd import fabric, question
-from taicang.app.options import Whole
+from taicang.app.options import Whole, context_of
 from taicang.app.train_cmd import train
 from taicang.app.train_options import training_from
 from taicang.errors import InvalidInput
@@ -71,7 +71,7 @@ def _context(command: click.Command, point: Mapping[str, Any]) -> click.Context:
     for key in point.keys() & keys.keys():
         words += words_of(keys[key], key, point[key], lambda: "study")
     try:
-        return command.make_context(command.name, words)
+        return context_of(command, words)
     except click.UsageError as error:
         raise InvalidInput(error.format_message(), where="study") from None
 

@@ -63,7 +63,6 @@ class Settings:
     created: int = field(default_factory=lambda: int(time.time()))
 
 
-Rank: TypeAlias = tuple[int, tuple[int, int]]
 Handler: TypeAlias = Callable[[Call], Awaitable[None]]
 
 
@@ -78,7 +77,7 @@ class Endpoint:
         self.tokenizer = tokenizer
         self.answers = answers
         self.settings = settings
-        self.ranks: dict[int, Rank] = {}
+        self.ranks: dict[int, admin.Rank] = {}
         """Where each attention group has a port of its own: by port its number, and its instance and group."""
         self.asleep = False
         self.closing = False
@@ -258,18 +257,18 @@ class Endpoint:
                           code="model_not_found")  # fmt: skip
         return found
 
-    def _rank(self, call: Call) -> Rank | None:
+    def _rank(self, call: Call) -> admin.Rank | None:
         """Whose port was called."""
         return self.ranks.get(call.scope["server"][1]) if self.ranks else None
 
-    def _admit(self, rank: Rank | None) -> None:
+    def _admit(self, rank: admin.Rank | None) -> None:
         """Raises ``Refused`` where no more are taken."""
         if not self._takes(rank):
             raise Refused("no instance takes requests", status=503, kind="server_error", code="unavailable")
         if self.machine.waiting(rank and rank[1]) >= self.settings.most_waiting:
             raise Refused("the queue is full", status=429, kind="rate_limit_error", code="queue_full")
 
-    def _takes(self, rank: Rank | None) -> bool:
+    def _takes(self, rank: admin.Rank | None) -> bool:
         cluster = self.machine.cluster
         pools = cluster.pools.values()
         able = any(pools) if cluster.fleet is not None else all(pools)
