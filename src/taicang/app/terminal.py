@@ -58,7 +58,7 @@ def clean(text: str) -> str:
 
 
 def console(**options: Any) -> Any:
-    """A console of rich that prints no control character of what it is given."""
+    """A console of rich that prints no control character of what it is given, as wide as the terminal is then."""
     from rich.console import Console
     from rich.segment import Segment
 
@@ -67,7 +67,9 @@ def console(**options: Any) -> Any:
             for segment in super().render(*args, **named):
                 yield segment if segment.control else segment._replace(text=clean(segment.text))
 
-    return Clean(**options)
+    made: Any = Clean(**options)
+    made.width = options.get("width")  # rich would keep COLUMNS as it was when the module was read
+    return made
 
 
 @contextmanager
