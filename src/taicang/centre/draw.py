@@ -77,8 +77,12 @@ def _in_yuan(figures: Mapping[str, Figure], values: dict[str, Num]) -> dict[str,
 
 def band(values: Num) -> Band:
     """Percentiles of draws."""
-    low, mid, high = np.quantile(np.asarray(values, dtype=float), [0.05, 0.5, 0.95])
-    return Band(low=float(low), mid=float(mid), high=float(high))
+    ordered = np.sort(np.ravel(np.asarray(values, dtype=float)))
+    at = np.array([0.05, 0.5, 0.95]) * (ordered.size - 1)  # as np.quantile, which loads masked arrays
+    first = at.astype(int)
+    below, above, part = ordered[first], ordered[np.minimum(first + 1, ordered.size - 1)], at - first
+    found = np.where(part < 0.5, below + (above - below) * part, above - (above - below) * (1.0 - part))
+    return Band(**dict(zip(("low", "mid", "high"), found.tolist(), strict=True)))
 
 
 def mtoken(case: Case, values: Values, utilisation: Num) -> Num:
