@@ -27,6 +27,11 @@ CONTEXT = ("max_position_embeddings", "n_positions", "seq_length", "max_seq_len"
 DECODER_ONLY = "text decoder only: encoders of images, video and sound are left out"
 BESIDE = "a layer whose attention has a state-space mixer beside it counts as two layers"
 _MOST_LAYERS = 10_000  # far above any model: a slip of the pen must not fill the memory
+_TOWER = (
+    ("num_hidden_layers", "depth", "vt_num_hidden_layers", "layers", "n_layers"),
+    ("hidden_size", "embed_dim", "vt_hidden_size", "width", "n_embed"),
+)
+"""Names of layers and width in the configuration of an encoder of images."""
 _INNER = ("text_config", "llm_config", "language_config", "thinker_config", "text_model_config")
 """Where wrappers of images, video and sound hold the configuration of their text decoder."""
 _WHOLE = ("blip-2", "instructblip", "instructblipvideo")
@@ -41,7 +46,7 @@ def from_config(
 
     Raises ``NotModelled`` naming feature and key, ``InvalidInput`` naming file and key.
     """
-    data, assumptions = _decoder(Keys(config, where=where).data, where)
+    data, assumptions, tower = _decoder(Keys(config, where=where).data, where)
     keys = Keys(data, where=where, approximate=approximate)
     family = _family(keys, families)
     keys = _with_defaults(keys, {**(family.wrapped if assumptions else {}), **family.defaults})
@@ -89,6 +94,7 @@ def from_config(
         outer_norms=family.outer_norms,
         extra=sum_of(family.model_extra, {"vocab": vocab, "hidden": hidden}, keys),
         source=where,
+        tower=tower,
     )
     keys.finish()
     return replace(model, assumptions=(*assumptions, *keys.assumptions, *weights.assumptions))
@@ -105,9 +111,9 @@ def _settles(value: Any, cases: Mapping[Any, Any]) -> bool:
     return not isinstance(value, (str, list, dict)) or (isinstance(value, str) and value in cases)
 
 
-def _decoder(config: Mapping[str, Any], where: str) -> tuple[dict[str, Any], list[str]]:
-    """The keys of the text decoder, with those that wrappers around it hold for it."""
-    data, assumptions = _flat(config), []
+def _decoder(config: Mapping[str, Any], where: str) -> tuple[dict[str, Any], list[str], float]:
+    """The keys of the text decoder, with those that wrappers around it hold for it, and ``Model.tower``."""
+    data, assumptions, tower = _flat(config), [], 0.0
     for _ in range(3):
         key = next((each for each in _INNER if data.get(each) is not None), None)
         if key is None:
@@ -117,13 +123,23 @@ def _decoder(config: Mapping[str, Any], where: str) -> tuple[dict[str, Any], lis
             raise InvalidInput(f"expected an object, got {inner!r}", where=f"{where}: {key}" if where else key)
         kind = str(data.get("model_type", "")).removesuffix("_text") + "_text"
         passed = {k: data[k] for k in _FROM_WRAPPER if data.get(k) is not None}
+        tower = max(tower, _tower(data.get("vision_config")))
         tied = passed.get("tie_word_embeddings", None if data.get("model_type") in _WHOLE else False)
         made = {"model_type": kind} | passed | dict(inner)
         if tied is not None and str(data.get("transformers_version", "")).partition(".")[0] >= "5":
             made["tie_word_embeddings"] = tied  # since version 5 the wrapper's word counts
         data = made
         assumptions = [DECODER_ONLY]
-    return data, assumptions
+    return data, assumptions, tower
+
+
+def _tower(vision: Any) -> float:
+    """Layers times width squared of an encoder of images, over those of ViT-L/14; 0 where a config does not say."""
+    if not isinstance(vision, Mapping):
+        return 0.0
+    layers, width = (next((vision[key] for key in names if vision.get(key)), 0) for names in _TOWER)
+    numbers = all(isinstance(each, int) and 0 <= each < 10**6 for each in (layers, width))
+    return layers * width**2 / (24 * 1024**2) if numbers else 0.0
 
 
 def _flat(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -87,9 +87,8 @@ def settle(asked: Serving, model: str | Model, on: str | Machine) -> tuple[Model
     machine = catalog.machine(on, asked.sets) if isinstance(on, str) else on
     engine = asked.stack
     if not isinstance(engine, Stack):
-        engine = launched(
-            catalog.stack(engine or default_stack(machine, net), ascend=machine.chip.ascend), machine.chip, net
-        )
+        named = catalog.stack(engine or default_stack(machine, net), ascend=machine.chip.ascend)
+        engine = launched(named, machine, net)
     return net, machine, with_memory(engine, asked.memory_ratio)
 
 
