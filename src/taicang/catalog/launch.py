@@ -8,7 +8,7 @@ from typing import Any
 from taicang.catalog import files
 from taicang.catalog.rules import section, settings
 from taicang.catalog.stack_entry import order
-from taicang.hardware import Machine
+from taicang.hardware import Chip, Machine
 from taicang.models.types import Model
 from taicang.stacks import Stack
 
@@ -27,10 +27,9 @@ def launch(engine: str, chip: str, model: str) -> dict[str, Any]:
     return settings(FILE, "settings", facts)
 
 
-def launched(stack: Stack, machine: Machine, model: Model) -> Stack:
-    """``divided`` as scripts launch it for ``model``: memory, and the cache of checkpoints in 4 or 8 bits."""
-    said = launch(stack.engine, machine.chip.name, model.name)
-    stack = divided(stack, machine, model)
+def launched(stack: Stack, chip: Chip, model: Model) -> Stack:
+    """``stack`` as scripts launch it for ``model``: memory, and the cache of checkpoints in 4 or 8 bits."""
+    said = launch(stack.engine, chip.name, model.name)
     ratio = said.get("memory_ratio", stack.memory.usable_ratio)
     kept = {"bf16": ""}.get(said.get("kv", ""), said.get("kv", stack.quantised_cache))
     return replace(stack, quantised_cache=kept, memory=replace(stack.memory, usable_ratio=ratio))

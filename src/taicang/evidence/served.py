@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from taicang.catalog import stack
-from taicang.catalog.launch import divided, generation, launch, launched
+from taicang.catalog.launch import generation, launch, launched
 from taicang.catalog.models import model
 from taicang.catalog.rules import section, settings
 from taicang.catalog.stack_entry import released
@@ -233,8 +233,9 @@ def _role(row: dict[str, str], prefix: str, net: Model, instances: int) -> Role:
     if meant.get("experts") == "spread":
         moe_tp, ep = 1, tp * dp
     wide = experts and dp > WIDE
-    one = units_of(machine_named(row["system"]), 1)
-    engine = (launched if scripted(facts) else divided)(stack(release(row)[0]), one, net)
+    engine = stack(release(row)[0])
+    if scripted(facts):
+        engine = launched(engine, units_of(machine_named(row["system"]), 1).chip, net)
     mode, of_experts = row.get("gemm_quant_mode") or row.get("precision", ""), row.get("moe_quant_mode", "")
     plan = ServePlan(
         tp=tp,
