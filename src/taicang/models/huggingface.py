@@ -20,7 +20,7 @@ from taicang.models.keys import Keys
 from taicang.models.quantised import CLASSES, Held, held
 from taicang.models.recurrent import state_space
 from taicang.models.sizes import sum_of
-from taicang.models.types import Block, Dense, FeedForward, Model
+from taicang.models.types import Block, Dense, Experts, FeedForward, Model
 
 LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "decoder_layers")
 CONTEXT = ("max_position_embeddings", "n_positions", "seq_length", "max_seq_len", "model_max_length", "n_ctx")
@@ -144,7 +144,7 @@ def _tower(vision: Any) -> float:
 
 def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
     """The keys of DBRX and MPT, which nest those of attention and feed-forward, on one level."""
-    data = dict(config)
+    data = {key: value for key, value in config.items() if value != -1 or "window" not in key}  # -1: none
     for name in ("attn_config", "ffn_config"):
         if isinstance(data.get(name), Mapping):
             nested = {k: v for k, v in data.pop(name).items() if k != "model_type"}
@@ -158,6 +158,8 @@ def _family(keys: Keys, families: Families) -> Family:
     kind = keys.text("model_type")
     if not kind:
         raise InvalidInput("this key is missing", where=keys.at("model_type"))
+    if kind == "git" and "moe_intermediate_size" in keys.data:
+        kind = "grok-2"  # whose files bear the name of an encoder of images
     if kind in families.refused:
         feature, key = families.refused[kind]
         raise NotModelled(f"{keys.at(key)}: {feature} is not modelled (model_type {kind!r})")
@@ -188,7 +190,8 @@ def _formats(weights: Held, spared: frozenset[str]) -> dict[str, Any]:
 
 
 def _stacked(keys: Keys, family: Family, hidden: int, weights: Held) -> tuple[Block, ...]:
-    layers = keys.number(*LAYERS)
+    layers = keys.number(*(("num_layers", *LAYERS) if family.twice else LAYERS))
+    keys.ignore("num_hidden_layers")
     if layers > _MOST_LAYERS:
         raise InvalidInput(f"{layers} layers are more than {_MOST_LAYERS}", where=keys.at("num_hidden_layers"))
     attention = attentions(keys, family, layers, hidden)
@@ -212,6 +215,9 @@ def _stacked(keys: Keys, family: Family, hidden: int, weights: Held) -> tuple[Bl
             beside = state_space(keys, hidden)
             made.append(Block(attention=beside, ffn=NONE, count=1, norms=0, plain=plain))
         made.append(block)
+        if family.twice:
+            dense = Dense(inter=behind.shared_inter) if isinstance(behind, Experts) else behind
+            made.append(replace(block, ffn=dense, extra=0))
     counts, last = Counter(made), {block: i for i, block in enumerate(made)}
     return tuple(replace(block, count=counts[block]) for block in sorted(last, key=last.__getitem__))
 

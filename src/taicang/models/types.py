@@ -34,6 +34,8 @@ class GroupedQuery:
     """The norm of queries and keys has no weights."""
     values_are_keys: bool = False
     """The key projection makes the values too (Gemma 4): both are cached, one is computed."""
+    q_lora: int | None = None
+    """Width of a latent that queries are made from (Step-3)."""
     extra: int = 0
     """Further parameters that no product reads: weights of wider norms, learned scalars."""
 
