@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from taicang.app.asking import Asking
-from taicang.app.options import CHAKRA, JSON, MOST_SKEW, Named, Whole, echo_json, listed, stacked, write_chakra
+from taicang.app.options import CHAKRA, JSON, MOST_SKEW, Named, Whole, echo_json, named, stacked, write_chakra
 from taicang.errors import InvalidInput
 from taicang.output import check_file, write_file
 from taicang.units import count, parse
@@ -234,7 +234,7 @@ def _breakage(on: Any, options: dict[str, Any]) -> Any:
     from taicang import catalog
     from taicang.predict.fabric_parts import breakage
 
-    others = listed(options["against"])
+    others = [] if options["against"] is None else named(options["against"], "--against")
     found = tuple(
         breakage(
             each, draws=options["draws"], seed=options["seed"], spares=options["spares"], mtbf=dict(options["mtbf"]),
@@ -248,7 +248,7 @@ def _breakage(on: Any, options: dict[str, Any]) -> Any:
 def _shares(on: Any, options: dict[str, Any]) -> Any:
     from taicang.predict.fabric_parts import share_out
 
-    sizes = [count(part, 1, 10**7, where="--logical") for part in listed(options["logical"])]
+    sizes = [count(part, 1, 10**7, where="--logical") for part in named(options["logical"], "--logical")]
     return share_out(on, sizes, backlog=options["backlog"], seed=options["seed"])
 
 
