@@ -99,7 +99,8 @@ def argv(rng: random.Random, folder: Path) -> list[str]:
     if kind == "file":
         return hostile_files.argv(rng, folder, garbled)
     if kind == "example":
-        return hostile_lines.argv(rng, lambda each, hostile: value(rng, each, folder, hostile), LEFT_OUT, NEVER)
+        lines = [words for words in hostile_lines.examples() if not {*words[:2]} & (LEFT_OUT | NEVER)]
+        return hostile_lines.argv(rng, lambda each, hostile: value(rng, each, folder, hostile), lines, NEVER)
     if kind in ("chip", "machine"):
         path = path.with_suffix(".yaml")
         keys, head = (CHIP, "base: h100") if kind == "chip" else (MACHINE, "base: hgx-h100")

@@ -8,7 +8,7 @@ import random
 import re
 import shlex
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -21,7 +21,7 @@ HERE = Path(__file__).resolve().parents[2]
 LINE = re.compile(r"(?:^|\$ |`)\s*taicang ((?:[^\n`\\]|\\\n|\\.)+)", re.MULTILINE)
 UNIT = re.compile(r"([\d.]+)\s?([A-Za-zµ/]*)")
 FLIPPED = {"k": "K", "GB": "GiB", "MB": "MiB", "GB/s": "Gb/s", "ms": "us", "s": "min", "h": "d", "USD": "CNY"}
-LONG = {"--pareto": None, "--evidence": None, "--requests": "12", "--hours": "0.002", "--samples": "100",
+LONG = {"--pareto": "out", "--evidence": "out", "--requests": "12", "--hours": "0.002", "--samples": "100",
         "--draws": "5", "--seeds": "2", "--workers": "1", "--seed": "1", "--clients": "3", "--confirm": "1",
         "--suite": "gemm", "--turns": "2", "--limit": "1s"}  # fmt: skip
 """Options whose documented values would make a case long, or need what is not here."""
@@ -57,7 +57,7 @@ def examples() -> tuple[tuple[str, ...], ...]:
     found: dict[tuple[str, ...], None] = {}
     for text in pages + helps:
         for match in LINE.finditer(text.replace("&lt;", "<")):
-            line = re.split(r" (?:[|>&#]|2>)|[;…]|\.\.\.|\$\(", match[1].replace("\\\n", " "))[0]
+            line = re.split(r" (?:[(|>&#]|2>)|[;…]|\.\.\.|\$\(", match[1].replace("\\\n", " "))[0]
             try:
                 words = shlex.split(line)
             except ValueError:
@@ -104,15 +104,24 @@ def respelled(rng: random.Random, text: str) -> str:
 
 def furnish(folder: Path) -> None:
     """The files that pages name, to be read and spoiled."""
-    shutil.copytree(HERE / "examples", folder / "examples", dirs_exist_ok=True)
+    if not (folder / "examples").exists():
+        shutil.copytree(HERE / "examples", folder / "examples")
+
+
+def brief(words: Sequence[str]) -> list[str]:
+    """``words`` with values that take less long."""
+    before = ("", *words)
+    return [LONG.get(last, word) if word[:2] != "--" else word for last, word in zip(before, words, strict=False)]
 
 
 def argv(
-    rng: random.Random, value: Callable[[click.Parameter, float], str], leave: set[str], never: set[str]
+    rng: random.Random,
+    value: Callable[[click.Parameter, float], str],
+    lines: Sequence[Sequence[str]],
+    never: Collection[str] = (),
 ) -> list[str]:
-    """One of ``examples`` with a few options left out, doubled, added from its command, or with another value."""
-    while (words := list(rng.choice(examples())))[0] in leave | (set(words) & never and {words[0]}):
-        pass
+    """One of ``lines`` with a few options left out, doubled, added from its command, or with another value."""
+    words = list(rng.choice(lines))
     path = path_of(words)
     options = [each for each in tree()[path].params if isinstance(each, click.Option) and not each.hidden]
     flags = {name for each in options if each.is_flag for name in (*each.opts, *each.secondary_opts)} | {"-h", "--help"}
@@ -146,8 +155,5 @@ def argv(
             pair[1] = respelled(rng, pair[1]) if how == 4 else rng.choice(values().get(pair[0], (pair[1],)))
         elif not pair[0].startswith("-"):
             pair[0] = respelled(rng, pair[0]) if rng.random() < 0.3 else pair[0]
-    for pair in pairs:
-        if len(pair) == 2 and pair[0] in LONG:
-            pair[1] = LONG[pair[0]] or "out"
-    pairs = [pair for pair in pairs if pair[0] not in never | {f"--{name}" for name in never}]
-    return head + [word for pair in pairs for word in pair]
+    pairs = [pair for pair in pairs if pair[0].removeprefix("--") not in never]
+    return brief([*head, *(word for pair in pairs for word in pair)])

@@ -24,7 +24,7 @@ from taicang.app.options import context_of
 from taicang.errors import InvalidInput, UnknownName
 
 OUTPUT = frozenset(
-    {"json", "out", "format", "perfetto", "pareto", "layers", "save", "help", "html", "chakra", "chakra-phase"}
+    {"json", "out", "format", "perfetto", "pareto", "layers", "save", "help", "html", "svg", "chakra", "chakra-phase"}
 )
 """Keys that say how an answer is shown or where it goes, which is no part of the question."""
 
@@ -99,7 +99,7 @@ def question_of(ctx: click.Context, words: Mapping[str, Any]) -> Question:
         value = ctx.params.get(str(param.name))
         if param.name == "sets":
             value = tuple(each for each in value or () if each not in implied)
-        if value not in (None, "", (), False):
+        if not (value is None or value is False or value in ("", ())):  # none of them; zero is a value
             filled[name] = list(value) if isinstance(value, tuple) else value
     return Question(ask=str(ctx.info_name), given=given, defaults=filled)
 
