@@ -122,7 +122,7 @@ def where(path: Path | None, keys: Sequence[str]) -> str:
     key = ".".join(keys)
     if path is None:
         return key
-    node = yaml.compose(path.read_text(encoding="utf-8"), Loader=_Loader)
+    node = yaml.compose(reading.text(path), Loader=_Loader)
     line = 1
     for wanted in keys:
         pairs = node.value if isinstance(node, yaml.MappingNode) else []
