@@ -30,6 +30,8 @@ FLAVOURS = ("nccl", "trtllm", "sglang", "sglang_v1", "vllm", "best")
 "sglang_v1" is SGLang's kernel up to 0.5.10, which the next one halved at small sizes."""
 PROTOCOLS = ("ll", "ll128", "simple")
 SHOTS = ("one_shot", "two_shot")
+ADAPTERS = "adapters"
+"""Profile that serves networks of adapters that nobody has measured."""
 VLLM_RANKS = 8
 RING_STEPS_PER_TREE_LEVEL = 4.0
 """Assumed: rings up to about 20 members, trees beyond; a tree's level costs as much as four steps of a ring."""
@@ -88,7 +90,7 @@ def _line(fits: Fits, level: Level, key: str) -> tuple[Line, float]:
     found = fits.get(level.profile, {}).get(key)
     if found is not None:
         return found, found.hop_s
-    default = fits["default"]
+    default = fits[ADAPTERS if level.behind_adapters and ADAPTERS in fits else "default"]
     assumed = default[key] if key in default else default["all_reduce/simple"]  # an engine's kernel never gets here
     return assumed, max(assumed.hop_s, level.latency_s)
 
