@@ -8,6 +8,7 @@ from taicang.errors import InvalidInput
 from taicang.models.families import Family
 from taicang.models.keys import Keys
 from taicang.models.types import Dense, Experts, FeedForward
+from taicang.units import digits
 
 NONE = Dense(inter=0, gated=False)
 """A layer that is its mixer alone."""
@@ -132,7 +133,7 @@ def _sparse(keys: Keys, layers: int) -> list[bool]:
     period, offset = keys.number("expert_layer_period", default=1), keys.number("expert_layer_offset", default=0, low=0)
     listed = keys.get("moe_layers", "moe_layers_enum")
     if isinstance(listed, str):
-        listed = [int(each) for each in listed.split(",") if each.strip().isdigit()]
+        listed = [int(each) for each in listed.split(",") if digits(each.strip())]
     if isinstance(keys.data.get("moe_layer_freq"), list):
         flags = keys.per_layer("moe_layer_freq", layers) or []
         return [bool(flag) for flag in flags]
