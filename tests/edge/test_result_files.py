@@ -288,7 +288,8 @@ NEWER = {
     ),
     "benchmark_summary.json": (
         '{"Number of concurrency": 16, "Request rate (req/s)": -1, "Total requests": 9, "Succeed requests": 8, '
-        '"Average latency (s)": 5.0, "Average time to first token (s)": 0.15, "Average input tokens per request": 1024, '
+        '"Average latency (s)": 5.0, "Average time to first token (s)": 0.15, '
+        '"Average input tokens per request": 1024, '
         '"Average output tokens per request": 256.0}',
         8, {"clients": 16.0, "ttft_s mean": 0.15, "e2e_s mean": 5.0},
     ),

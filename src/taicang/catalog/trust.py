@@ -249,8 +249,9 @@ def band(metric: str, run: Ground, known: Mapping[str, Any] | None = None) -> Ba
     half, nine = (
         math.sqrt(seen[i] ** 2 + sum(max(each[i] ** 2 - seen[i] ** 2, 0.0) for each in others)) for i in (0, 1)
     )
-    scale = max(pool.get("scale", {}).get(axis, 1.0) for axis in new or ("seen",))
-    half, nine = half * scale, nine * scale
+    scales = pool.get("scale", {})
+    scale, own = max(scales.get(axis, 1.0) for axis in new or ("seen",)), scales.get("seen", 1.0)
+    half, nine = max(half * scale, seen[0] * own), max(nine * scale, seen[1] * own)  # what is new never narrows
     told = f"{run.engine} on {run.chip}" if not new else "new " + ", ".join(WORDS[axis] for axis in new)
     return Band(
         verdict=NINE_IN_TEN,
