@@ -13,7 +13,7 @@ from taicang.catalog.trust import Ground, trained
 from taicang.cost.sustained import Sustained
 from taicang.errors import NotModelled
 from taicang.evidence.measured import attempt
-from taicang.evidence.recipes import ON_REQUEST, recipe_of
+from taicang.evidence.recipes import ON_REQUEST, declared, recipe_of
 from taicang.evidence.score import Outcome
 from taicang.evidence.systems import machine_stated
 from taicang.evidence.training_rows import FILE, Row, model_of, plan_of, stack_of, training_rows
@@ -40,6 +40,9 @@ def question(row: Row, stack: Stack | None = None, clock: Sustained | None = Non
             overlap=engine.overlap | more["overlap"], expert_dispatch="plain" if recipe_of("plain", *job) else "best",
         )  # fmt: skip
     engine = _as_stated(engine, row.raw["extra"])
+    alive = declared()["logit_bytes"].get(row.source, engine.keeps.logit_bytes)
+    eager = engine.keeps.eager or row.raw["notes"].startswith("eager")
+    engine = replace(engine, keeps=replace(engine.keeps, eager=eager, logit_bytes=alive))
     return Training(model=model, on=machine, plan=plan_of(row, model), stack=engine, clock=clock)
 
 

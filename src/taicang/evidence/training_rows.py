@@ -107,6 +107,7 @@ def row_of(raw: dict[str, Any]) -> Row:
     sequences = int(batch.get("gbs") or batch.get("local_batch", 0) * count // inner)
     seconds, refused = _seconds(raw, count, seq, sequences)
     lora = "LoRA" in raw["model"] or raw["extra"].get("task") == "lora"
+    defect = {"source": raw["src"], "dtype": raw["dtype"]} in declared()["defects"]
     key = (raw["model"], count, raw["dtype"], json.dumps(par, sort_keys=True), sequences, seq)
     return Row(
         id=raw["id"],
@@ -120,7 +121,7 @@ def row_of(raw: dict[str, Any]) -> Row:
         metric=raw["metric"],
         role=raw["role"],
         step_s=seconds,
-        held_out=count > SMALL_RANKS or raw["role"] == "validation" or held_out("training", *key),
+        held_out=count > SMALL_RANKS or raw["role"] == "validation" or defect or held_out("training", *key),
         refused=refused,
         raw=raw,
     )

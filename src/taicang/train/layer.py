@@ -14,7 +14,7 @@ slows it; the rest, and one chunk at the start or end, is exposed (``overlap.bes
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import numpy as np
@@ -22,7 +22,7 @@ import numpy as np
 from taicang.cost.cost import Cost
 from taicang.cost.experts import load
 from taicang.formats import number_format
-from taicang.lower.training import Layer, Step
+from taicang.lower.training import UNFUSED, Layer, Step, activated_bytes
 from taicang.ops import Attend, Collective, Exchange, Gemm, GroupedGemm, Operator, Pointwise
 from taicang.stacks import Stack
 from taicang.train.overlap import Halves, beside, paired_s
@@ -122,6 +122,10 @@ def _dropped(forward: tuple[Step, ...], modules: tuple[str, ...]) -> Num:
             continue  # changes nothing that is kept
         if before in modules or (step.module == "core" and "core" in modules):
             dropped = dropped + _kept(step)
+        elif "act" in modules and step.label == UNFUSED:
+            dropped = dropped + step.saved_bytes
+        elif "act" in modules and isinstance(step.op, GroupedGemm):
+            dropped = dropped + _kept(replace(step, saved_bytes=activated_bytes(step.op) * step.repeat))
         before = step.module
     return dropped
 

@@ -51,8 +51,15 @@ class Setup:
 
     @property
     def tax(self) -> float:
-        """How much computing slows per second of communication beside it: the engine's own figure, else the
-        machine's."""
+        """How much computing slows per second of tensor, context and expert communication beside it."""
+        return self.machine.overlap_tax_ratio
+
+    @property
+    def data_tax(self) -> float:
+        """The same of data parallelism, whose collectives are kernels among the others: the engine's own figure, but
+        for weights that are gathered through registered buffers."""
+        if self.plan.by_layer and "registered" in self.stack.overlap:
+            return self.machine.overlap_tax_ratio
         return self.stack.overlap_tax_ratio or self.machine.overlap_tax_ratio
 
     @property
