@@ -31,6 +31,8 @@ def question(row: Row, stack: Stack | None = None, clock: Sustained | None = Non
     engine = stack or catalog.stack(stack_of(row))
     if "A2A overlap" in row.raw["notes"]:
         engine = replace(engine, overlap=engine.overlap | {"expert_exchange"})
+    if row.raw["par"].get("fsdp") and row.source == "moezoo":  # Megatron-FSDP with nccl_ub, as its paper has it
+        engine = replace(engine, overlap=engine.overlap | {"registered"})
     if row.source == "mbridge":
         job = (row.model, row.chip, row.raw["dtype"])
         found_on = recipe_of("tuned", *job, row.raw["sw"].removeprefix("NeMo "))
@@ -41,8 +43,7 @@ def question(row: Row, stack: Stack | None = None, clock: Sustained | None = Non
         )  # fmt: skip
     engine = _as_stated(engine, row.raw["extra"])
     alive = declared()["logit_bytes"].get(row.source, engine.keeps.logit_bytes)
-    eager = engine.keeps.eager or row.raw["notes"].startswith("eager")
-    engine = replace(engine, keeps=replace(engine.keeps, eager=eager, logit_bytes=alive))
+    engine = replace(engine, keeps=replace(engine.keeps, logit_bytes=alive))
     return Training(model=model, on=machine, plan=plan_of(row, model), stack=engine, clock=clock)
 
 

@@ -278,6 +278,8 @@ def plan_of(row: Row, model: Model) -> TrainPlan:
     modules: tuple[str, ...] = ("core",)
     if row.source == "mbridge" and (found := recipe_of("recomputed", row.model, row.chip, dtype)):
         mode, modules = "selective", tuple(found["parts"])
+    if row.source == "dsv3":  # section 3.2.3 of its report
+        mode, modules = "selective", ("norm", "up", "act")
     fsdp = par.get("fsdp") not in (None, 0) or "sharding" in par
     vpp = int(par.get("vp") or 1)
     if "VP not in the table" in row.raw["notes"] and model.layers % (2 * pp) == 0:
@@ -301,7 +303,7 @@ def plan_of(row: Row, model: Model) -> TrainPlan:
         recompute_modules=modules,
         recompute_ratio=ratio,
         stages=stages(row.model, model.layers, pp * (vpp if pp > 1 else 1))
-        if row.source == "mbridge"
+        if row.source in ("mbridge", "dsv3")
         else extra.get("stages", ""),
         zero=int(par.get("zero", extra.get("zero", plain))),
         shard=int(par.get("zero_group", 0)),

@@ -10,11 +10,11 @@ from typing import Final
 from taicang.errors import UnknownName
 from taicang.stacks import Stack
 
-OVERLAPS: Final = ("tensor", "gradients", "registered", "interleaved_gradients", "parameters", "pipeline",
-                   "expert_exchange", "shared_expert", "zero_bubble", "zb_2p", "zb_v", "dualpipe",
+OVERLAPS: Final = ("tensor", "tensor_gradients", "gradients", "registered", "interleaved_gradients", "parameters",
+                   "pipeline", "expert_exchange", "shared_expert", "zero_bubble", "zb_2p", "zb_v", "dualpipe",
                    "dualpipev")  # fmt: skip
-"""What a training stack can overlap ("registered": FSDP's collectives take no cores), and the schedules beyond 1F1B
-that it offers to the search."""
+"""What a training stack can overlap ("tensor_gradients": tensor-parallel collectives of the backward pass behind other
+products; "registered": data-parallel ones take no cores), and the schedules beyond 1F1B that the search may take."""
 ALIASES: Final[Mapping[str, str]] = MappingProxyType({"mc2": "tensor"})
 """Other names of these words."""
 GROUPED: Final = "grouped"

@@ -5,7 +5,8 @@ slows it; the rest, and one chunk at the start or end, is exposed (``overlap.bes
 
 * *tensor*: with chunked products (user buffers, MC2) a collective of n ranks runs in n chunks beside the product that
   feeds it or waits for it, so one chunk in n is exposed. Without, the forward pass exposes all; in the backward pass
-  the library hides the data gradient's reduction and the second gather of the input behind weight and data gradients.
+  libraries of "tensor_gradients" (Megatron's layers, not DTensor's) hide the data gradient's reduction and the second
+  gather of the input behind weight and data gradients.
 * *context*: the ring passes keys and values on while attention works on those before: one hop of n is exposed.
 * *expert*: exposed, but for what a shared expert computes meanwhile ("shared_expert") and for what another microbatch
   computes where the schedule pairs two ("expert_exchange", ``saved_s``).
@@ -224,7 +225,7 @@ def _pass(steps: tuple[Step, ...], at: _Context, *, backward: str = "") -> _Pass
     spent["launch gaps"] = np.maximum(launches * stack.eager_kernel_s - busy, 0.0)
     if "tensor" in stack.overlap:
         spent["tensor"] = beside(moved["tp"], spent["products"], pieces=plan.tp, tax=tax)
-    elif backward:
+    elif backward and "tensor_gradients" in stack.overlap:
         # with sequence parallelism the data pass waits for its gathers alone, the weight pass for none
         hidden = scattered if plan.sp and backward == "data" else moved["tp"]
         spent["tensor"] = moved["tp"] - hidden + tax * hidden

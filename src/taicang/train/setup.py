@@ -57,10 +57,9 @@ class Setup:
     @property
     def data_tax(self) -> float:
         """The same of data parallelism, whose collectives are kernels among the others: the engine's own figure, but
-        for weights that are gathered through registered buffers."""
-        if self.plan.by_layer and "registered" in self.stack.overlap:
-            return self.machine.overlap_tax_ratio
-        return self.stack.overlap_tax_ratio or self.machine.overlap_tax_ratio
+        where they move registered buffers."""
+        own = 0.0 if "registered" in self.stack.overlap else self.stack.overlap_tax_ratio
+        return own or self.machine.overlap_tax_ratio
 
     @property
     def pairs(self) -> bool:
