@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -97,6 +98,8 @@ FABRIC = stacked(
     click.option("--set", "sets", multiple=True, metavar="PATH=VALUE", help="Change a figure of the machine."),
     click.option("--svg", type=click.Path(dir_okay=False, path_type=Path), help="Draw topology and link load."),
     click.option("--html", type=click.Path(dir_okay=False, path_type=Path), help="The same as a page, with figures."),
+    click.option("--perfetto", type=click.Path(dir_okay=False, path_type=Path),
+                 help="A collective's links over time, for ui.perfetto.dev."),
     CHAKRA,
     JSON,
 )  # fmt: skip
@@ -178,7 +181,9 @@ def fabric(machine: str, sets: tuple[str, ...], as_json: bool, **options: Any) -
     from taicang.hardware import Machine
     from taicang.predict.fabric import opened
 
-    for flag in ("svg", "html"):
+    if options["perfetto"] is not None and not options["kind"]:
+        raise click.UsageError("--perfetto needs --collective")
+    for flag in ("svg", "html", "perfetto"):
         if options[flag] is not None:
             check_file(options[flag], f"--{flag}")
     chosen = [name for name in ("kind", "draws", "logical", "axes") if options[name]]
@@ -262,6 +267,10 @@ _ANSWERS = {"": _shape, "kind": _collective, "draws": _breakage, "logical": _sha
 
 
 def _written(machine: str, on: Any, options: dict[str, Any], found: Any) -> None:
+    if options["perfetto"] is not None:
+        from taicang.predict.fabric_trace import trace
+
+        write_file(options["perfetto"], json.dumps(trace(found)), "--perfetto")
     if options["svg"] is None and options["html"] is None:
         return
     from taicang.predict.fabric import link_tiers, picture

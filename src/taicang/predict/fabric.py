@@ -70,6 +70,16 @@ class Rival:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Moment:
+    """A stretch of time, and how busy each level's links in use are in the mean."""
+
+    phase: str
+    begin_s: float
+    end_s: float
+    used_ratio: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
     """Times of a collective and where its bytes went, of the first seed; times over all seeds."""
 
@@ -93,6 +103,8 @@ class Answer:
     levels: tuple[LevelLoad, ...]
     hottest: tuple[LinkLoad, ...]
     beside: tuple[Rival, ...]
+    course: tuple[Moment, ...]
+    """The links over time, all of ``beside`` at once where there are any."""
     lost_ranks: int
     assumptions: tuple[str, ...]
 
@@ -188,12 +200,13 @@ def run(machine: Place, ask: Ask) -> Answer:
     wire = float(np.mean(times))
     stretch = wire / even if even > 0 else 1.0
     library, closed = _prices(on, ask, kind, count, stretch) if on else (None, None)
+    beside, course = _rivals(net, ask, kind, _teams(broken, lost, count, ask, ask.seed))
     return Answer(
         machine=fabric.machine, ask=ask, ranks=count, algorithm=ask.algorithm or ALGORITHMS.get(kind, ("direct",))[0],
         wire_s=wire, least_s=min(times), most_s=max(times), latency_s=sum(p.hops * p.hop_s for p in phases),
         even_s=even, library_s=library, closed_s=closed, phases=tuple(_row(each) for each in phases),
         levels=_levels(net, phases), hottest=_hottest(net, phases),
-        beside=_rivals(net, ask, kind, _teams(broken, lost, count, ask, ask.seed)), lost_ranks=len(lost),
+        beside=beside, course=course or _course(net, phases), lost_ranks=len(lost),
         assumptions=_notes(broken, ask),
     )  # fmt: skip
 
@@ -257,17 +270,32 @@ def _exchange(net: Net, label: str, ranks: Ints, sizes: Floats) -> Phase:
     return listed(net, label, ranks[source], ranks[target], sizes[source, target], hops=1, teams=ranks[None, :])
 
 
-def _rivals(net: Net, ask: Ask, kind: str, teams: Ints) -> tuple[Rival, ...]:
+def _course(net: Net, phases: Sequence[Phase]) -> tuple[Moment, ...]:
+    """One phase after the other, latencies between them."""
+    names = [level.name for level in net.fabric.levels]
+    found, begin = list[Moment](), 0.0
+    for phase in phases:
+        start = begin
+        for end, busy in phase.course:
+            used = {name: float(each) for name, each in zip(names, busy, strict=False)}
+            found.append(Moment(phase=phase.name, begin_s=start, end_s=begin + end, used_ratio=used))
+            start = begin + end
+        begin += phase.seconds
+    return tuple(found)
+
+
+def _rivals(net: Net, ask: Ask, kind: str, teams: Ints) -> tuple[tuple[Rival, ...], tuple[Moment, ...]]:
     if not ask.beside:
-        return ()
+        return (), ()
     if ask.skew or kind in EXCHANGES:
         raise NotModelled("others beside a skewed exchange, a dispatch or a combine")
     jobs = [(each.replace("-", "_"), teams, size) for each, size in ((kind, ask.payload_bytes), *ask.beside)]
-    together = contend(net, jobs)
+    together, course = contend(net, jobs)
+    at_once = Phase(name="at once", carried_bytes=np.zeros(0), wire_s=max(together), hops=0, hop_s=0.0, course=course)
     return tuple(
-        Rival(kind=job[0], payload_bytes=job[2], alone_s=contend(net, [job])[0], together_s=seconds)
+        Rival(kind=job[0], payload_bytes=job[2], alone_s=contend(net, [job])[0][0], together_s=seconds)
         for job, seconds in zip(jobs, together, strict=True)
-    )
+    ), _course(net, [at_once])
 
 
 def _prices(machine: Machine, ask: Ask, kind: str, count: int, stretch: float) -> tuple[float | None, float | None]:
@@ -345,6 +373,8 @@ def _hottest(net: Net, phases: Sequence[Phase]) -> tuple[LinkLoad, ...]:
 
 def _notes(fabric: Fabric, ask: Ask) -> tuple[str, ...]:
     notes = list(fabric.notes)
+    if ask.beside:
+        notes.append("at once, each pair of ranks that talk has a fair share: who talks to many gets the most")
     if ask.kind in EXCHANGES:
         notes.append("a token goes once to a rank that holds several of its experts")
     return tuple(notes)
