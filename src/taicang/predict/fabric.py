@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -31,6 +32,8 @@ from taicang.search.collective import EXCHANGES, Ask, closed_s, costs, operator
 from taicang.units import show
 
 HOTTEST = 8
+LIBRARY = ("ring", "tree", "in_switch")
+"""Algorithms of an all-reduce that libraries choose from."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,6 +182,8 @@ def run(machine: Place, ask: Ask) -> Answer:
             f"{count:,} ranks {ask.stride} apart do not fit the {fabric.ranks - len(lost):,} of {fabric.machine} left",
             where="--ranks",
         )
+    ask = _chosen(Net(fabric=broken, found=resources(broken, ask.routing), seed=ask.seed), ask,
+                  _teams(broken, lost, count, ask, ask.seed))  # fmt: skip
     times, first = [], None
     for seed in range(ask.seed, ask.seed + ask.seeds):
         net = Net(fabric=broken, found=resources(broken, ask.routing), seed=seed)
@@ -219,6 +224,18 @@ def _teams(fabric: Fabric, lost: Ints, count: int, ask: Ask, seed: int) -> Ints:
     return left[teams_of(count, ask.stride)]
 
 
+def _chosen(net: Net, ask: Ask, teams: Ints) -> Ask:
+    """``ask`` with the algorithm that a library takes where none is asked for: the fastest on these links."""
+    if ask.algorithm or ask.kind.replace("-", "_") != "all_reduce":
+        return ask
+    times = {}
+    for way in LIBRARY:
+        with suppress(InvalidInput, NotModelled):  # trees that a cut graph does not hold, switches that do not add
+            phases = collective(net, "all_reduce", teams, ask.payload_bytes, way)
+            times[way] = sum(phase.seconds for phase in phases)
+    return replace(ask, algorithm=min(times, key=lambda way: times[way])) if times else ask
+
+
 def _phases(net: Net, ask: Ask, teams: Ints, seed: int) -> list[Phase]:
     rng = np.random.default_rng(seed)
     ranks = teams.shape[1]
@@ -255,8 +272,8 @@ def _drawn(machine: Place, ask: Ask) -> tuple[Net, Floats, float, str]:
         return net, np.zeros(len(net.found.capacity_bytes_per_s)), 1.0, f"{broken.machine}, {broken.name}"
     lost = cut_off(broken)
     count = ask.ranks or (broken.ranks - len(lost)) // ask.stride
-    kind = ask.kind.replace("-", "_")
-    phases = _phases(net, replace(ask, kind=kind), _teams(broken, lost, count, ask, ask.seed), ask.seed)
+    kind, teams = ask.kind.replace("-", "_"), _teams(broken, lost, count, ask, ask.seed)
+    phases = _phases(net, replace(_chosen(net, ask, teams), kind=kind), teams, ask.seed)
     wire = sum(phase.wire_s for phase in phases)
     where = f"{count:,} ranks of {broken.machine}"
     title = f"{ask.kind} of {show(ask.payload_bytes, 'B')} on {where}: {show(wire, 's')} on the links"
