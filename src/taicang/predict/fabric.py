@@ -32,7 +32,7 @@ from taicang.search.collective import EXCHANGES, Ask, closed_s, costs, operator
 from taicang.units import show
 
 HOTTEST = 8
-LIBRARY = ("ring", "tree", "in_switch")
+LIBRARY = ("ring", "tree", "in_switch", "hierarchical")
 """Algorithms of an all-reduce that libraries choose from."""
 
 
@@ -176,6 +176,8 @@ def run(machine: Place, ask: Ask) -> Answer:
     on, fabric = _fabric(machine, ask.plane)
     broken = fail(fabric, ask.failed, ask.seed)
     lost = cut_off(broken)
+    if len(lost) == fabric.ranks:
+        raise InvalidInput("no two ranks are left that reach each other", where="--fail")
     count = ask.ranks or (fabric.ranks - len(lost)) // ask.stride
     if not 1 <= count * ask.stride <= fabric.ranks - len(lost) * (ask.stride == 1) + ask.stride - 1:
         raise InvalidInput(
