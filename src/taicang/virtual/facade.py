@@ -249,7 +249,8 @@ def functions(device: Device, chip: Chip) -> dict[str, Any]:
         "device_count": lambda: device.devices, "_initialized": True, "_is_in_bad_fork": lambda: False,
         "get_device_properties": lambda *_, **__: properties, "get_device_name": lambda *_, **__: chip.title,
         "get_device_capability": lambda *_, **__: chip.capability, "get_arch_list": lambda: [f"sm_{major}{minor}"],
-        "ipc_collect": nothing, "_sleep": nothing, "can_device_access_peer": lambda *_, **__: True,
+        "MemPool": lambda *_, **__: types.SimpleNamespace(id=(0, 1), use_count=nothing, snapshot=list),
+        "use_mem_pool": lambda *_, **__: contextlib.nullcontext(), "ipc_collect": nothing, "_sleep": nothing, "can_device_access_peer": lambda *_, **__: True,
         "is_bf16_supported": lambda *_, **__: True, "is_tf32_supported": lambda: True,
         "get_amp_supported_dtype": lambda: [torch.float16, torch.bfloat16, torch.float32],
         "utilization": lambda *_, **__: 0, "power_draw": lambda *_, **__: 0, "temperature": lambda *_, **__: 0,
@@ -320,6 +321,7 @@ def install(device: Device, chip: Chip) -> None:
     torch.backends.cudnn.is_acceptable = lambda *_: False  # a build for CUDA would flatten weights for its own kernels
     torch.backends.cudnn.version = lambda: 91002
     torch.compile = noted("torch.compile", _eager) if translated else _eager
+    torch.compiler.cudagraph_mark_step_begin = nothing
     torch.compiler.disable, torch._dynamo = undisabled, _Compiler("torch._dynamo")
     module: Any = types.ModuleType("torch.npu")
     module.__dict__.update(given)

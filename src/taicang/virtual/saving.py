@@ -59,12 +59,12 @@ PLANNER = "torch.distributed.checkpoint.default_planner"
 def _every_shard(planner: Any) -> None:
     once = planner.dedup_save_plans
 
-    def shards(plans: list[Any], *args: Any, **kwargs: Any) -> list[Any]:
-        """What several ranks hold is saved by one of them; shards by each, though those of ranks that do not run look
-        like this one's."""
+    def shards(plans: list[Any], *_: Any, **__: Any) -> list[Any]:
+        """What several ranks hold is saved by the first of them, which runs; shards by each, though those of ranks that
+        do not run look like this one's."""
         return [
             replace(after, items=[*after.items, *(i for i in before.items if _sharded(i) and i not in after.items)])
-            for before, after in zip(plans, once(plans, *args, **kwargs), strict=True)
+            for before, after in zip(plans, once(plans, save_to_lowest_rank=True), strict=True)
         ]
 
     planner.dedup_save_plans = shards
