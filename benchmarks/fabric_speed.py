@@ -27,8 +27,8 @@ from taicang.hardware import Links
 from taicang.interop import execute
 from taicang.interop.work import Task, Workload
 from taicang.ops import Collective
-from taicang.predict.fabric import BARE
 from taicang.predict.fabric_parts import breakage
+from taicang.stacks import BARE
 
 CM384 = catalog.machine("cloudmatrix384")
 

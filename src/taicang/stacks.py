@@ -12,6 +12,8 @@ from taicang.units import Count
 Scheduler: TypeAlias = Literal["mixed", "prefill_first", "disaggregated"]
 MemoryBase: TypeAlias = Literal["device", "static", "free"]
 MEMORY_BASES: tuple[MemoryBase, ...] = get_args(MemoryBase)
+WIDE = 4
+"""Ranks from which on SGLang captures graphs of larger batches."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,20 +29,23 @@ class Headroom:
     cache once the rest is there."""
     usable_ratio: float | None = 0.94
     """None: all but the reserve below."""
+    shrunk_ratio: float = 1.0
+    """Factor on the share of weights and cache (engines leave room for encoders of images)."""
     reserve_bytes: float = 0.0
-    """Kept from weights and cache, besides so much for each token of a step and each rank of the instance; at least
-    ``reserve_least_bytes`` on a large device."""
+    """Kept from weights and cache, besides so much for each token of a step (of ``reserve_tokens`` at least), for each
+    rank of the instance, and with ``WIDE`` ranks or more."""
     reserve_token_bytes: float = 0.0
+    reserve_tokens: float = 0.0
     reserve_rank_bytes: float = 0.0
-    reserve_least_bytes: float = 0.0
+    reserve_wide_bytes: float = 0.0
     context_bytes: float = 0.0
     """Driver context and kernels of one process."""
     group_bytes: float = 0.0
     """Communication buffers of an instance of several ranks, on each."""
+    graph_bytes: float = 0.0
+    """Captured graphs, where the engine takes them off the cache."""
     sampled: int = 0
     """Sequences of which the engine samples next tokens when it measures its peak; 0: it does not."""
-    sampled_large: int = 0
-    """The same on a large device."""
     sampling_bytes: float = 0.0
     """Of each of them and each word, at the peak of sampling: copies of the logits, and what sorting them takes."""
 

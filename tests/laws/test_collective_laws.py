@@ -9,11 +9,12 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from taicang import catalog
 from taicang.catalog import calibration
 from taicang.cost.collective import FLAVOURS, Line, collective
 from taicang.cost.collective_bound import lower_bound_s
 from taicang.cost.transfer import transfer
-from taicang.errors import UnknownName
+from taicang.errors import TaicangError, UnknownName
 from taicang.evidence.fabrics import fabric_of
 from taicang.hardware import Level
 from taicang.ops import Collective, Transfer
@@ -124,6 +125,17 @@ def test_more_ranks_with_the_same_shard_each_are_never_faster(group, kind, shard
     few, many = (shard, shard) if kind == "all_reduce" else (shard * ranks, shard * wider)
     before = seconds(kind, few, ranks, plain, stride=stride)
     assert seconds(kind, many, wider, plain, stride=stride) >= before * (1 - 1e-12)
+
+
+@given(st.sampled_from(catalog.names("machine")), st.sampled_from(KINDS[:3]), sizes, st.integers(2, 20))
+@settings(max_examples=150, deadline=None)
+def test_several_units_are_no_faster_than_one(name, kind, payload, units):
+    try:
+        one, many = catalog.machine(name), catalog.machine(f"{name} x {units}")
+    except TaicangError:  # nothing is known of its chip, or of what joins several
+        assume(False)
+    before = seconds(kind, payload, one.domain, one)
+    assert seconds(kind, payload, many.domain * units, many) >= before * (1 - 1e-12)
 
 
 @given(groups(), kinds, sizes, st.floats(1.0, 10.0), flavours)

@@ -173,3 +173,27 @@ def test_the_command_takes_graphs(tmp_path):
     assert refused.exception is not None
     with pytest.raises(InvalidInput, match="such file"):
         graphs.read(tmp_path / "none.json")
+
+
+@settings(max_examples=30, deadline=None)
+@given(dims=st.lists(st.integers(2, 6), min_size=1, max_size=3), kind=st.sampled_from(["Ring", "FullyConnected"]))
+def test_dimensions_of_astra_sim_are_tori_and_meshes(dims, kind, tmp_path_factory):
+    path = tmp_path_factory.mktemp("astra") / "net.yml"
+    rows = {
+        "topology": [kind] * len(dims),
+        "npus_count": dims,
+        "bandwidth": [50] * len(dims),
+        "latency": [500.0] * len(dims),
+    }
+    path.write_text(json.dumps(rows))
+    links = sum(min(size - 1, 2) if kind == "Ring" else size - 1 for size in dims)
+    count, torus = int(np.prod(dims)), kind == "Ring"
+    found = graph.build(graphs.read(path))
+    assert len(found.capacity_bytes_per_s) == count * links
+    assert found.levels[0].latency_s == pytest.approx(sum(size // 2 if torus else 1 for size in dims) * 5e-7)
+    if torus and min(dims) > 2:  # a torus deals its bandwidth over dimensions
+        level = Level(name="torus", ranks=count, bandwidth_bytes_per_s=links * 50 * 2.0**30, latency_s=1e-6,
+                      topology="torus", dims=tuple(dims))  # fmt: skip
+        base, plane = machine(level)
+        built = build(replace(base, chips=count, chips_per_node=count, planes={"scale_up": plane}))
+        assert seconds(found, "all_to_all", count) == pytest.approx(seconds(built, "all_to_all", count), rel=0.02)

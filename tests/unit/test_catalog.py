@@ -174,10 +174,10 @@ def test_derived_chip_file_beside_the_machine(tmp_path: Path) -> None:
 
 def test_stacks() -> None:
     assert catalog.stack("vllm@0.19.0").epoch == "2026-04"
-    assert catalog.stack("vllm").version == "0.19.0"
+    assert catalog.stack("vllm").version == "0.21.0"
     assert catalog.stack("vllm@0.18.4").name == "vllm@0.18.0 (nearest to 0.18.4)"
     assert catalog.stack("vllm@0.1").version == "0.6.5"
-    assert catalog.stack("vllm@nightly-5b8c30d").version == "0.19.0"
+    assert catalog.stack("vllm@nightly-5b8c30d").version == "0.21.0"
     assert catalog.stack("trtllm@1.0.0rc3").version == "1.0.0"
     assert catalog.stack("trtllm@0.8.1.post1").version == "1.2.0"
     assert catalog.stack("cloudmatrix-infer").scheduler == "disaggregated"

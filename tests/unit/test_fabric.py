@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import xml.etree.ElementTree as ET
 from dataclasses import replace
 
@@ -27,7 +28,7 @@ from taicang.fabric.topology import build
 from taicang.fabric.wires import LinkRates
 from taicang.hardware import Links
 from taicang.ops import Collective, Exchange, Transfer
-from taicang.predict.fabric import run
+from taicang.predict.fabric import picture, run
 from taicang.predict.fabric_parts import breakage
 from taicang.reliability import components
 from taicang.search.collective import Ask
@@ -288,3 +289,14 @@ def test_a_picture_is_well_formed_and_shows_what_failed():
     phase = collective(net, "all_to_all", teams_of(768), 1e9)[0]
     text = svg(net, phase.carried_bytes, phase.wire_s, "all-to-all & more")
     assert ET.fromstring(text).tag.endswith("svg")
+
+
+@pytest.mark.parametrize("count", [2, 12, 300])
+def test_a_graph_is_drawn_link_by_link(tmp_path, count):
+    path = tmp_path / "net.yaml"
+    ranks = {"topology": ["Switch", "Ring"], "npus_count": [count, 3], "bandwidth": [50, 10], "latency": [500, 500]}
+    path.write_text(json.dumps(ranks))
+    drawn = ET.fromstring(picture(str(path), Ask(kind="all-gather", payload_bytes=1e6, failed=("switch:1",))))
+    lines = [each for each in drawn.iter() if each.tag.endswith("path")]
+    assert len(lines) == 3 * count + 3 * count
+    assert sum(each.get("stroke") == "#111111" for each in lines) == count  # those of the switch that failed

@@ -142,11 +142,13 @@ def _site(console: Any, told: Any) -> None:
             f"power {band(told.power_kw)} kW; a year {total['energy_kwh'] / 1e6:.3g} GWh, {money(total['bill'])} "
             f"{told.currency}" + (f", {total['carbon_kg'] / 1e3:,.0f} t of CO2" if "carbon_kg" in total else "")
         )
-        console.print(
-            f"dearest hour {peak['hour']}:00 {money(peak['bill'])} {told.currency} at {peak['tariff']:.3g} a kWh; "
-            f"cheapest {quiet['hour']}:00 {money(quiet['bill'])} at {quiet['tariff']:.3g}; a chip's month "
-            f"{band(told.bill_per_chip_month)}"
-        )
+        hours = f"{peak['tariff']:.3g} a kWh at all hours"
+        if peak["bill"] != quiet["bill"]:
+            hours = (
+                f"dearest hour {peak['hour']}:00 {money(peak['bill'])} {told.currency} at {peak['tariff']:.3g} a kWh; "
+                f"cheapest {quiet['hour']}:00 {money(quiet['bill'])} at {quiet['tariff']:.3g}"
+            )
+        console.print(f"{hours}; a chip's month {band(told.bill_per_chip_month)}")
     out = told.outage
     lost = f", and {band(out['lost_income'])} of income" if "lost_income" in out else ""
     wait = out["repair_wait_hours"].mid

@@ -119,7 +119,7 @@ def show_shape(found: Shape) -> None:
             show(float(row["latency_s"]), "s"),
         )  # fmt: skip
     console.print(table)
-    listed = ", ".join(f"{number:,} {kind}" for kind, number in found.parts.items())
+    listed = ", ".join(f"{number:,} {kind}" for kind, number in found.parts.items() if number)
     console.print(fill(listed, 78, break_on_hyphens=False))
     console.print(f"bisection under an even exchange: {show(found.bisection_bytes_per_s, 'B/s')} one way")
     _notes(found.assumptions)

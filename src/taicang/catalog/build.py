@@ -12,7 +12,7 @@ from typing import Any
 from taicang import units
 from taicang.catalog import schema
 from taicang.catalog.leaf import Leaf
-from taicang.catalog.resolve import Resolved, aliases, derive, is_path, locate, names, resolve
+from taicang.catalog.resolve import Resolved, aliases, derive, find, is_path, locate, names, resolve
 from taicang.errors import InvalidInput, MissingFigure, UnknownName
 from taicang.hardware import Chip, Level, Links, Machine, Memory, Plane, is_network
 
@@ -57,11 +57,9 @@ def machines_with(name: str) -> tuple[str, ...]:
 
 def _no_chip(name: str) -> None:
     """Refuse a chip where a machine is asked for, with the machines that have it."""
-    if is_path(name) or _known(name):
+    if is_path(name) or find("machine", name):
         return
-    try:
-        locate("chip", name)
-    except UnknownName:
+    if find("chip", name) is None:
         return
     has = machines_with(name)
     says = f"machines that have it: {', '.join(has)}" if has else "no machine of the catalogue has it"
@@ -72,32 +70,22 @@ def split(spec: str) -> tuple[str, int]:
     """A machine spec as name and count; "cloudmatrx384" is a misspelt name, not 384 times "cloudmatr"."""
     text = spec.strip()
     match = _SPEC.match(text)
-    if match is None or is_path(text) or _known(text):
+    if match is None or is_path(text) or find("machine", text):
         return text, 1
     name = match["name"].strip()
-    if not match["space"] and not _known(name):
+    if not match["space"] and not find("machine", name):
         return text, 1
     return name, units.count(
         match["count"], 1, MOST_RANKS, what="a number of units", where=f"machine {spec.strip()[:80]!r}"
     )
 
 
-def _known(name: str) -> bool:
-    try:
-        locate("machine", name)
-    except UnknownName:
-        return False
-    return True
-
-
 def chip_part(entry: Resolved) -> Resolved:
     """The chip of a machine entry, with the changes that the machine makes to it."""
     reference = _need(entry, "chip")
     leaf = entry.leaves["chip"]
-    try:
-        locate("chip", reference)
-    except UnknownName:
-        raise UnknownName("chip", reference, [*names("chip"), *aliases("chip")], where=leaf.where) from None
+    if find("chip", reference) is None:
+        raise UnknownName("chip", reference, [*names("chip"), *aliases("chip")], where=leaf.where)
     found = resolve("chip", reference, beside=leaf.file)
     changes = [_renamed(leaf, path) for path, leaf in entry.leaves.items() if path.startswith("chip.")]
     return replace(found, leaves=derive("chip", found.leaves, changes))

@@ -1,4 +1,4 @@
-"""How engines are launched by published scripts, where that is not what they do by themselves: ``data/launch.yaml``."""
+"""Launch settings of engines that differ from their own, and how they divide a device: ``data/launch.yaml``."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ from typing import Any
 
 from taicang.catalog import files
 from taicang.catalog.rules import section, settings
-from taicang.hardware import Chip
+from taicang.catalog.stack_entry import order
+from taicang.hardware import Chip, Machine
 from taicang.models.types import Model
 from taicang.stacks import Stack
 
 FILE = files.DATA / "launch.yaml"
+_GIB = 2.0**30
 
 
 def generation(chip: str) -> str:
@@ -31,3 +33,20 @@ def launched(stack: Stack, chip: Chip, model: Model) -> Stack:
     ratio = said.get("memory_ratio", stack.memory.usable_ratio)
     kept = {"bf16": ""}.get(said.get("kv", ""), said.get("kv", stack.quantised_cache))
     return replace(stack, quantised_cache=kept, memory=replace(stack.memory, usable_ratio=ratio))
+
+
+def divided(stack: Stack, machine: Machine, model: Model) -> Stack:
+    """``stack`` with the shares of device memory that it takes on such devices for such a model."""
+    inner = next((level for level in machine.plane("scale_up").levels if level.ranks > machine.chip.dies), None)
+    facts = {
+        "engine": stack.engine,
+        "release": sum(step * part for step, part in zip((10_000, 100, 1), order(stack.version), strict=False)),
+        "chip": machine.chip.name,
+        "capacity_gib": machine.chip.memory.capacity_bytes / _GIB,
+        "links": "pcie" if inner is None or inner.name == "pcie" else "own",
+        "tower": model.tower,
+    }
+    said = settings(FILE, "memory", facts)
+    shares = {key.removesuffix("_gib") + "_bytes": value * _GIB for key, value in said.items() if key.endswith("_gib")}
+    plain = {key: value for key, value in said.items() if not key.endswith("_gib")}
+    return replace(stack, memory=replace(stack.memory, **shares, **plain))

@@ -88,6 +88,13 @@ def built_in(kind: str, name: str) -> tuple[Path, str | None] | None:
 
 def locate(kind: str, name: str, beside: Path | None = None) -> tuple[Path, str | None]:
     """File and bin of ``name``; ``UnknownName`` suggests the nearest. Relative paths are taken ``beside`` a file."""
+    if (found := find(kind, name, beside)) is None:
+        raise UnknownName(kind, name, [*names(kind), *aliases(kind), *own.names(kind)])
+    return found
+
+
+def find(kind: str, name: str, beside: Path | None = None) -> tuple[Path, str | None] | None:
+    """As ``locate``, None for an unknown name: no file is read for its suggestions."""
     if is_path(name):
         path = Path(name)
         return (beside.parent / path if beside is not None and not path.is_absolute() else path), None
@@ -95,9 +102,7 @@ def locate(kind: str, name: str, beside: Path | None = None) -> tuple[Path, str 
     low = aliases(kind).get(low, low)
     if (found := built_in(kind, low)) is not None:
         return found
-    if (mine := own.find(kind, low)) is not None:
-        return mine, None
-    raise UnknownName(kind, name, [*names(kind), *aliases(kind), *own.names(kind)])
+    return None if (mine := own.find(kind, low)) is None else (mine, None)
 
 
 def resolve(kind: str, name: str, sets: Iterable[str] = (), *, beside: Path | None = None) -> Resolved:
@@ -134,12 +139,10 @@ def _base(kind: str, base: Any, path: Path, depth: int) -> Resolved:
     if not isinstance(base, str) or not depth:
         why = "expected the name of an entry" if depth else "entries derive from each other in a circle"
         raise InvalidInput(why, where=files.where(path, ("base",)))
-    try:
-        file, _ = locate(kind, base, path)
-    except UnknownName:
+    if (found := find(kind, base, path)) is None:
         known = [*names(kind), *aliases(kind)]
-        raise UnknownName(kind, base, known, where=files.where(path, ("base",))) from None
-    if not os.path.isfile(file):
+        raise UnknownName(kind, base, known, where=files.where(path, ("base",)))
+    if not os.path.isfile(found[0]):
         raise InvalidInput(f"no such file: {base}", where=files.where(path, ("base",)))
     return _resolve(kind, base, path, depth - 1)
 

@@ -39,13 +39,10 @@ _MEMORY = {
     "base": "base",
     "ratio": "usable_ratio",
     "reserve": "reserve_bytes",
-    "reserve_per_token": "reserve_token_bytes",
-    "reserve_per_rank": "reserve_rank_bytes",
-    "reserve_least": "reserve_least_bytes",
     "context": "context_bytes",
     "group": "group_bytes",
+    "graphs": "graph_bytes",
     "sampled": "sampled",
-    "sampled_large": "sampled_large",
     "sampling": "sampling_bytes",
 }
 """Key of the group ``memory`` -> field of ``Headroom``."""

@@ -30,6 +30,8 @@ FLAVOURS = ("nccl", "trtllm", "sglang", "sglang_v1", "vllm", "best")
 "sglang_v1" is SGLang's kernel up to 0.5.10, which the next one halved at small sizes."""
 PROTOCOLS = ("ll", "ll128", "simple")
 SHOTS = ("one_shot", "two_shot")
+ADAPTERS = "adapters"
+"""Profile that serves networks of adapters that nobody has measured."""
 VLLM_RANKS = 8
 RING_STEPS_PER_TREE_LEVEL = 4.0
 """Assumed: rings up to about 20 members, trees beyond; a tree's level costs as much as four steps of a ring."""
@@ -88,7 +90,7 @@ def _line(fits: Fits, level: Level, key: str) -> tuple[Line, float]:
     found = fits.get(level.profile, {}).get(key)
     if found is not None:
         return found, found.hop_s
-    default = fits["default"]
+    default = fits[ADAPTERS if level.behind_adapters and ADAPTERS in fits else "default"]
     assumed = default[key] if key in default else default["all_reduce/simple"]  # an engine's kernel never gets here
     return assumed, max(assumed.hop_s, level.latency_s)
 
@@ -102,9 +104,6 @@ class _Tier:
     outer: Count
     reach: Count
     """Members that this tier's ports lead to, through it and the tiers built on it."""
-    whole_ratio: float
-    """1 where a ring counts in full on the tier though it leaves the last unit by other ports: between the dies of a
-    package (an ideal set of rings needs half; nobody has published a collective on such a chip)."""
     crossed: Count
     steps: Count
     piece_bytes: float
@@ -134,7 +133,6 @@ def _tiers(op: Collective, levels: tuple[Level, ...], dies: int, wires: Wires | 
                 inner=inner,
                 outer=outer,
                 reach=reach,
-                whole_ratio=1.0 if level.ranks <= dies else 0.0,
                 crossed=(outer > inner) * 1.0,
                 steps=steps,
                 piece_bytes=PIECE_BYTES if at and op.kind == "broadcast" else 0.0,
@@ -169,7 +167,7 @@ def _volume(op: Collective, key: str, tier: _Tier, ranks: Num, own_ratio: Num) -
         return 2.0 * (units - 1.0) / units / tier.inner
     passes = 2.0 if op.kind == "all_reduce" else 1.0
     # of the inner units on these ports, all but one have their neighbour here: the ring leaves the last by outer ports
-    leaving = (tier.reach < ranks) * (1.0 - tier.whole_ratio) * (tier.inner / tier.reach)
+    leaving = (tier.reach < ranks) * (tier.inner / tier.reach)
     return (passes * (ranks - 1.0) * (1.0 - leaving) + own_ratio) / ranks / tier.inner
 
 
@@ -187,6 +185,8 @@ def _seconds(op: Collective, rows: list[_Tier], fits: Fits, key: str) -> Num:
         # the copy of the own shard crosses no link: in a mesh it is not slowed to the few links that a small group has
         own = line.own_ratio * (tier.rate_bytes_per_s / tier.level.bandwidth_bytes_per_s)
         moved = op.payload_bytes * _volume(op, key, tier, ranks, own)
+        if op.kind != "all_to_all":  # kernels copy what leaves by outer ports too: several units are no faster than one
+            moved = np.maximum(moved, op.payload_bytes * _volume(op, key, tier, tier.reach, own))
         slowed = (1.0 + line.shared_ratio * tier.crowd**line.shared_power) * (1.0 + line.spread_ratio * tier.doublings)
         wire = tier.crossed * (moved * slowed / (tier.rate_bytes_per_s * line.efficiency_ratio))
         fourth = wire * wire * (wire * wire)

@@ -73,15 +73,16 @@ def dispatched_key(dtype: str) -> str:
     return f"{dtype}:dispatched"
 
 
-def fit_for(fits: Mapping[str, ExpertsFit], dtype: str, *, gathered: bool = True) -> ExpertsFit:
+def fit_for(fits: Mapping[str, ExpertsFit], dtype: str, *, gathered: bool = True, engine: str = "") -> ExpertsFit:
     """Constants for ``dtype`` from one profile's ``fits``, or of the nearest measured format.
 
-    Kernels fed by a dispatch (``gathered`` false) have constants of their own where measured. Raises ``NotModelled``
-    when neither the format nor a stand-in was measured.
+    Kernels belong to engines, as those of attention do ("fp8_block@sglang"); a key without one is the fastest measured.
+    Those fed by a dispatch (``gathered`` false) come with its library, with constants of their own where measured.
+    Raises ``NotModelled`` when neither the format nor a stand-in was measured.
     """
     kernel = number_format(dtype).kernel
     for name in (kernel, *lenders(kernel, STAND_INS)):
-        for key in (name,) if gathered else (dispatched_key(name), name):
+        for key in (f"{name}@{engine}", name) if gathered else (dispatched_key(name), name):
             if key in fits:
                 return fits[key]
     have = ", ".join(sorted(fits)) or "none"

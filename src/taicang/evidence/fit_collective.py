@@ -211,7 +211,9 @@ def fit_collective(folder: Path) -> Path:
     custom = [part.fitted() for part in kernel_rows(folder, "allreduce")]
     profiles: dict[str, Lines] = {}
     for system in sorted(declared()["levels"], key=lambda name: (name in TWINS, level(name).profile in SWITCHES)):
-        profiles[level(system).profile] = level_lines(system, nccl + large_rows(folder, system), custom, profiles)
+        profile = level(system).profile  # which a system without rows shares with one that has them
+        lines = level_lines(system, nccl + large_rows(folder, system), custom, profiles)
+        profiles[profile] = profiles.get(profile, {}) | lines
     profiles = spread(folder, profiles)
     profiles["default"] = typical(profiles)
     for profile, lines in [*scale_out_lines(folder, profiles).items(), *moves(folder, profiles).items()]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from taicang.cost.collective import PROTOCOLS, Fits, Line
+from taicang.cost.collective import ADAPTERS, Fits, Line
 from taicang.evidence.fabrics import declared
 from taicang.evidence.fitting import Bounds, Constants, solve
 from taicang.evidence.kv_transfer import PORT_BYTES_PER_S, moves_measured
@@ -20,6 +20,10 @@ from taicang.evidence.tables import Array
 UB_READ_RATIO, UB_WRITE_RATIO = 165.5 / 196, 136.0 / 196
 COPY_ENGINE_RATIO = 0.92
 """Peer copy by the copy engine: 276 of 300 GB/s (A100 sample of nvbandwidth); for lack of others, of any fabric."""
+NETWORK = {"ll": (5e-6, 0.25), "ll128": (8.5e-6, 0.92), "simple": (14e-6, 1.0), "in_switch": (2.5e-6, 1.0)}
+"""From GPU to GPU through two adapters and a switch, by protocol: a hop, and the share of the bytes that are data, as
+the library's own tuner has them (NCCL, src/graph/tuning.cc: flags beside each word, or line; whole pieces wait for a
+proxy). The last is of a tree, of whose levels one counts as four steps (assumed)."""
 HOST_RATIO = 26.0 / 32.0
 """Pinned host to device over PCIe 4 x16 (same sample)."""
 
@@ -36,7 +40,10 @@ def eager(folder: Path, fits: Fits) -> Line:
 
 
 def scale_out_lines(folder: Path, fits: Fits) -> dict[str, dict[str, Line]]:
-    """Lines of each measured scale-out; its protocols share a base and an efficiency: more the rows do not tell."""
+    """Lines of each measured scale-out, and of adapters that nobody has measured (as InfiniBand in the mean: assumed).
+
+    Protocols of one share a base and an efficiency: more the rows do not tell.
+    """
     found: dict[str, dict[str, Line]] = {}
     ub = {
         key: replace(line, efficiency_ratio=(UB_READ_RATIO * UB_WRITE_RATIO) ** 0.5)
@@ -54,16 +61,22 @@ def scale_out_lines(folder: Path, fits: Fits) -> dict[str, dict[str, Line]]:
             bounds = {**bounds, "base_s": (5e-5, 1e-6, 1e-3)}
         best = solve(partial(_errors, rows, profile, fits), bounds)
         found[profile] = _lines(best, fits)
-    return found
+    known = [lines["all_gather/simple"].efficiency_ratio for name, lines in found.items() if name.startswith("ib-")]
+    return found | {ADAPTERS: _lines({"efficiency_ratio": float(np.exp(np.mean(np.log(known))))}, fits)}
 
 
 def _lines(constants: Constants, fits: Fits) -> dict[str, Line]:
-    """The default lines of the library's own protocols with these constants, a hop at least that of a network."""
-    return {
-        key: replace(line, hop_s=max(line.hop_s, 5e-6), **constants)
-        for key, line in fits["default"].items()
-        if key.split("/")[-1] in (*PROTOCOLS, "in_switch")
-    }
+    """The default lines of the library's own protocols with these constants, across a network (twice in an all-reduce);
+    the own shard is copied in memory."""
+    found = {}
+    for key, line in fits["default"].items():
+        kind, _, protocol = key.partition("/")
+        if protocol not in NETWORK:
+            continue
+        hop_s, data_ratio = NETWORK[protocol]
+        told = constants | {"efficiency_ratio": constants["efficiency_ratio"] * data_ratio, "own_ratio": 0.0}
+        found[key] = replace(line, hop_s=hop_s * (2.0 if kind == "all_reduce" else 1.0), **told)
+    return found
 
 
 def _errors(rows: list[Published], profile: str, fits: Fits, constants: Constants) -> Array:

@@ -1,4 +1,4 @@
-"""A fabric and its load as a picture: a row of cells per tier, one cell per port or unit, red where it is full."""
+"""A fabric and its load as a picture: a row of cells per tier, one cell per port or unit; a user's graph as it is."""
 
 from __future__ import annotations
 
@@ -14,10 +14,16 @@ from taicang.fabric.even import Net
 from taicang.fabric.names import name
 from taicang.fabric.topology import Direct, Flags, Floats, Stage, Wired
 
-WIDTH, ROW, LEFT, TOP = 960, 74, 150, 60
+WIDTH, ROW, LEFT, TOP = 960, 74, 200, 60
 MOST_CELLS = 512
 """In a row; beyond, neighbours share a cell, which shows the fuller."""
-INK, GRID = "#2c3e50", "#d5d8dc"
+INK, GRID, DEAD = "#2c3e50", "#c5cad0", "#111111"
+SCALE = ((244, 246, 248), (255, 224, 138), (252, 166, 54), (228, 87, 46), (142, 27, 27))
+"""Colours from idle to busy all the time."""
+WIDE = 3
+"""Pixels of a graph's link."""
+MOST_NAMED = 160
+"""Nodes of a graph; beyond, only its links are drawn."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,8 +37,11 @@ class _Line:
 
 def svg(net: Net, carried_bytes: Floats, seconds: float, title: str) -> str:
     """The picture as SVG text; ``seconds`` is the time on the wires, which a full link is busy for."""
-    rows = _rows(net, used(net, carried_bytes, seconds))
-    height = TOP + ROW * len(rows) + 50
+    busy = used(net, carried_bytes, seconds)
+    graph = next((each for each in net.fabric.networks if isinstance(each, Wired)), None)
+    rows = [] if graph else _rows(net, busy)
+    drawn, tall = _graph(graph, busy, net.found.capacity_bytes_per_s <= 0) if graph else ("", ROW * len(rows))
+    height = TOP + tall + 50
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" font-family="sans-serif">',
         f'<rect width="{WIDTH}" height="{height}" fill="white"/>',
@@ -40,11 +49,14 @@ def svg(net: Net, carried_bytes: Floats, seconds: float, title: str) -> str:
     ]
     for number, (label, lines) in enumerate(rows):
         y = TOP + ROW * number
+        top, mean = max(float(line.busy.max()) for line in lines), np.mean([line.busy.mean() for line in lines])
         parts.append(f'<text x="16" y="{y + 22}" font-size="12" fill="{INK}">{escape(label)}</text>')
+        parts.append(f'<text x="16" y="{y + 37}" font-size="10" fill="{INK}">{len(lines[0].busy):,}: '
+                     f'busy {mean:.0%} on average, {top:.0%} at most</text>')  # fmt: skip
         if number + 1 < len(rows):
             parts.append(_fan(len(lines[0].busy), len(rows[number + 1][1][0].busy), y))
         parts += [_cells(line, y + 18 * place) for place, line in enumerate(lines)]
-    parts.append(_legend(height - 34))
+    parts += [drawn, _legend(height - 40, "" if graph else "; upper line up, lower line down")]
     return "\n".join([*parts, "</svg>\n"])
 
 
@@ -115,13 +127,13 @@ def _bins(line: _Line) -> Iterator[tuple[int, float, bool]]:
 
 def _cells(line: _Line, y: float) -> str:
     wide = (WIDTH - LEFT - 20) / min(len(line.busy), MOST_CELLS)
+    edge = f'stroke="{GRID}" stroke-width="0.4"' if wide > 3.0 else ""
     cells = []
     for index, (top, full, broken) in enumerate(_bins(line)):
-        colour = "#111111" if broken else f"rgb(255,{int(250 - 190 * full)},{int(250 - 215 * full)})"
         said = f"{line.name(top)}: {'failed' if broken else f'{full:.0%}'}"
         cells.append(
-            f'<rect x="{LEFT + index * wide:.2f}" y="{y + 10:.1f}" width="{max(wide - 0.4, 0.6):.2f}" height="14" '
-            f'fill="{colour}" stroke="{GRID}" stroke-width="0.3"><title>{escape(said)}</title></rect>'
+            f'<rect x="{LEFT + index * wide:.2f}" y="{y + 10:.1f}" width="{wide - 0.6 * (wide > 3):.2f}" height="14" '
+            f'fill="{DEAD if broken else _colour(full)}" {edge}><title>{escape(said)}</title></rect>'
         )
     return "".join(cells)
 
@@ -139,10 +151,71 @@ def _fan(above: int, below: int, y: float) -> str:
     )
 
 
-def _legend(y: float) -> str:
+def _colour(full: float) -> str:
+    at = min(max(full, 0.0), 1.0) * (len(SCALE) - 1)
+    low = min(int(at), len(SCALE) - 2)
+    mixed = (round(a + (b - a) * (at - low)) for a, b in zip(SCALE[low], SCALE[low + 1], strict=True))
+    return f"rgb({','.join(map(str, mixed))})"
+
+
+def _graph(graph: Wired, busy: Floats, dead: Flags) -> tuple[str, int]:
+    """Ranks below, other nodes above them by how far they are from a rank, and every link by its busier direction."""
+    far = np.full(len(graph.names), -1)
+    far[graph.node] = 0
+    for step in range(1, len(far)):  # breadth first
+        reached = np.unique(graph.head[far[graph.tail] == step - 1])
+        reached = reached[far[reached] < 0]
+        if not len(reached):
+            break
+        far[reached] = step
+    depth = int(far.max())
+    beside = bool((far[graph.tail] == far[graph.head]).any())
+    tall = TOP + 110 * (depth + 1 + beside)
+    where = np.zeros((len(far), 2))
+    for step in range(depth + 1):
+        row = np.flatnonzero(far == step)
+        where[row, 0] = 40 + (np.arange(len(row)) + 0.5) / len(row) * (WIDTH - 80)
+        where[row, 1] = tall - 40 - 110 * step
+    if not depth:  # ranks alone: around a circle
+        tall, turn = TOP + 440, np.arange(len(far)) / len(far) * 2 * np.pi
+        where = np.stack([WIDTH / 2 + 200 * np.sin(turn), TOP + 215 - 200 * np.cos(turn)], axis=1)
+    ends = np.sort(np.stack([graph.tail, graph.head], axis=1), axis=1)
+    parts = []
+    for a, b in np.unique(ends, axis=0).tolist():
+        mine = np.flatnonzero((ends == (a, b)).all(axis=1))
+        full, broken = float(busy[mine].max()), bool(dead[mine].all())
+        (x, y), (u, v) = where[a], where[b]
+        said = f"{graph.names[a]} - {graph.names[b]}: {'failed' if broken else f'{full:.0%}'}"
+        bent = (
+            0.22 * abs(u - x) if depth and far[a] == far[b] else 0.0
+        )  # side by side: an arc, above the nodes between them
+        parts.append(
+            f'<path d="M{x:.1f} {y:.1f}Q{(x + u) / 2:.1f} {(y + v) / 2 - bent:.1f} {u:.1f} {v:.1f}" fill="none" '
+            f'stroke-width="{WIDE}" stroke-linecap="round" stroke="{DEAD if broken else _colour(0.08 + 0.92 * full)}">'
+            f"<title>{escape(said)}</title></path>"
+        )
+    for node in range(len(far)) if len(far) <= MOST_NAMED else ():
+        x, y = where[node]
+        rank = far[node] == 0
+        left, up, anchor = (0.0, -18.0 - 12 * (node % 2), "middle") if rank else (9.0, 7.0, "start")
+        if not depth:
+            left, up = 0.11 * (x - WIDTH / 2), -4 - 0.08 * (y - TOP - 215)
+        parts.append(
+            f'<circle cx="{x:.1f}" cy="{y:.1f}" r="5" fill="{INK if rank else "white"}" stroke="{INK}"/>'
+            f'<text x="{x + left:.1f}" y="{y - up:.1f}" font-size="10" fill="{INK}" text-anchor="{anchor}">'
+            f"{escape(graph.names[node])}</text>"
+        )
+    return "".join(parts), tall - TOP
+
+
+def _legend(y: float, more: str) -> str:
     cells = "".join(
-        f'<rect x="{LEFT + 14 * i}" y="{y}" width="14" height="12" fill="rgb(255,{250 - 19 * i},{250 - 21 * i})"/>'
-        for i in range(11)
+        f'<rect x="{LEFT + 14 * i}" y="{y}" width="14" height="12" fill="{_colour(i / 10)}" stroke="{GRID}" '
+        'stroke-width="0.4"/>' for i in range(11)
+    )  # fmt: skip
+    marks = "".join(
+        f'<text x="{LEFT + 7 + 14 * i}" y="{y + 25}" font-size="10" text-anchor="middle" fill="{INK}">{10 * i}%</text>'
+        for i in (0, 5, 10)
     )
-    words = "idle to busy all the time; black: failed; upper line up, lower line down"
-    return f'{cells}<text x="{LEFT + 170}" y="{y + 11}" font-size="12" fill="{INK}">{words}</text>'
+    words = f"of the time busy; black: failed{more}"
+    return f'{cells}{marks}<text x="{LEFT + 170}" y="{y + 11}" font-size="12" fill="{INK}">{words}</text>'

@@ -1,4 +1,4 @@
-"""Networks of users as graphs: node-link data, which NetworkX writes as JSON, or the same in YAML.
+"""Networks of users as graphs: node-link data, which NetworkX writes as JSON, the same in YAML, or ASTRA-sim's files.
 
 Nodes are ranks or switches, links join them with a bandwidth (one way) and a latency. In YAML the names may be ranges:
 ``gpu[0-7]`` are eight. ``through`` names a node that all messages out of a rank pass: host memory, where cards have no
@@ -7,10 +7,11 @@ access to each other.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
+from itertools import combinations, product
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import yaml
 
 from taicang import reading
 from taicang.errors import InvalidInput, UnknownName
+from taicang.interop import astra
 from taicang.units import parse
 
 MOST_NODES = 4096
@@ -50,12 +52,14 @@ def is_one(path: Path) -> bool:
     """Whether ``path`` is a file that holds a graph rather than a machine of the catalogue."""
     if path.suffix.lower() not in (".json", ".yaml", ".yml") or not path.is_file():
         return False
-    return path.suffix.lower() == ".json" or "nodes" in _loaded(path)
+    return path.suffix.lower() == ".json" or not _loaded(path).keys().isdisjoint(("nodes", "npus_count"))
 
 
 def read(path: Path) -> Graph:
     """The graph of a file. Raises ``InvalidInput`` (``UnitError``, ``UnknownName``) with file and key."""
     found, where = _loaded(path), str(path)
+    if "npus_count" in found:
+        return _dimensions(path)
     for key in found:
         if key not in KEYS:
             raise UnknownName("key", str(key), KEYS, where=where)
@@ -77,6 +81,34 @@ def read(path: Path) -> Graph:
     via = tuple(-1 if (at := through[rank]) is None else _at(number, at, f"{where}: nodes.through") for rank in ranks)
     return Graph(name=str(found.get("name") or path.stem), nodes=tuple(names), ranks=ranks, through=via,
                  links=tuple(links), bandwidth_bytes_per_s=tuple(rates), latency_s=tuple(waits))  # fmt: skip
+
+
+def _dimensions(path: Path) -> Graph:
+    """ASTRA-sim's network of dimensions, the innermost first: rings, full meshes, or a switch for each group."""
+    made = astra.network(path)
+    count = math.prod(each.ranks for each in made)
+    if count > MOST_NODES:
+        raise InvalidInput(f"{count:,} ranks; up to {MOST_NODES:,} are followed", where=f"{path}: npus_count")
+    names = [f"rank{number}" for number in range(count)]
+    joined: list[tuple[int, int, astra.Dimension]] = []
+    below = 1
+    for place, each in enumerate(made):
+        for first in (rank for rank in range(count) if rank // below % each.ranks == 0):
+            group = [first + below * step for step in range(each.ranks)]
+            if each.topology == "Switch":
+                joined += [(rank, len(names), each) for rank in group]
+                names.append(f"switch{place}.{first}")
+            else:
+                apart = (1, each.ranks - 1) if each.topology == "Ring" else range(1, each.ranks)
+                joined += [(a, b, each) for a, b in combinations(group, 2) if (b - a) // below in apart]
+        below *= each.ranks
+    both = [(*ends, each) for a, b, each in joined for ends in ((a, b), (b, a))]
+    return Graph(
+        name=path.stem, nodes=tuple(names), ranks=tuple(range(count)), through=(-1,) * count,
+        links=tuple((a, b) for a, b, _ in both),
+        bandwidth_bytes_per_s=tuple(each.bandwidth_bytes_per_s for *_, each in both),
+        latency_s=tuple(each.latency_s for *_, each in both),
+    )  # fmt: skip
 
 
 def _loaded(path: Path) -> dict[str, Any]:

@@ -37,8 +37,11 @@ class Answer:
 
     def tokens(self) -> list[int]:
         """All of them."""
-        ids, size = self.ids, len(self.ids)
-        return [self.head[1], *(ids[(self.start + i) % size] for i in range(1, self.length))]
+        ids, at = self.ids, (self.start + 1) % len(self.ids)
+        made = [self.head[1], *ids[at : at + self.length - 1]]
+        while len(made) < self.length:
+            made += ids[: self.length - len(made)]
+        return made
 
 
 class Answers:

@@ -172,7 +172,8 @@ def _decode_s(model: str, machine: Machine, options: Mapping[str, Any]) -> Calla
 
 
 def _training_s(model: str, machine: Machine, options: Mapping[str, Any]) -> Callable[[float], float]:
-    first = train(model, _weaker(machine, 1.0), TrainPlan(dp=0, global_batch=0), searched=True, **options)
+    plan = TrainPlan(dp=0, global_batch=0)
+    first = train(model, _weaker(machine, 1.0), plan, searched=True, pinned=("cp",), **options)
     if isinstance(first, Infeasible):
         raise InvalidInput(f"{model} cannot be trained so on {machine.name}", where="--train")
     plan = first.step.plan
