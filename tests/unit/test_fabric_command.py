@@ -57,6 +57,34 @@ def test_collectives_say_their_times_and_hottest_links(words):
     assert found["hottest"][0]["busy_s"] <= found["most_s"] * (1 + 1e-9)
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("cloudmatrix384", "all-to-all", "--ranks", "40", "--skew", "1.1"),
+        ("hgx-h100 x 4", "all-reduce", "--algorithm", "hierarchical"),
+        ("hgx-h100 x 4", "all-gather", "--beside", "all-to-all:200MB", "--beside", "send:1GB"),
+        ("cloudmatrix384", "combine", "--ranks", "24", "--skew", "0.7"),
+    ],
+)
+def test_the_links_over_time_carry_what_they_carry(words, tmp_path):
+    """The time integral of each level's use is what its links in use carry in the mean."""
+    file = tmp_path / "trace.json"
+    found = json.loads(said("fabric", words[0], "--collective", words[1], "--bytes", "1MB", *words[2:],
+                            "--perfetto", str(file), "--json"))  # fmt: skip
+    busy = {
+        level: sum((each["end_s"] - each["begin_s"]) * each["used_ratio"][level] for each in found["course"])
+        for level in found["course"][0]["used_ratio"]
+    }
+    if "--beside" not in words:
+        for level in found["levels"]:
+            assert busy[level["level"]] == pytest.approx(level["busy_s"] * level["mean_ratio"], rel=1e-6)
+    assert all(0.0 <= share <= 1.0 + 1e-9 for each in found["course"] for share in each["used_ratio"].values())
+    events = json.loads(file.read_text())["traceEvents"]
+    assert {each["ph"] for each in events} == {"M", "X", "C"}
+    ends = [each["ts"] + each["dur"] for each in events if each["ph"] == "X"]
+    assert max(ends) == pytest.approx(found["course"][-1]["end_s"] * 1e6, rel=1e-6)
+
+
 def test_draws_logical_machines_and_axes():
     draws = json.loads(said("fabric", "cloudmatrix384", "--draws", "50", "--json"))
     assert {part["kind"] for part in draws["parts"]} == {

@@ -3,7 +3,8 @@
 ``data/bands.json`` (written by ``taicang fit bands``) holds, for each metric and way of use on one vendor's chips, what
 was measured there by engine, and how far predictions were off: where the like of a run was among the rows of the fits
 ("seen"), and where its model, kind of model, number format, chip, engine, version or size was left out of them. A run
-gets the errors of what is new about it. Where nobody measured anything near, it is unvalidated: no number is borrowed.
+gets the errors of what is new about it, times what makes such bands hold nine in ten of the rows left out ("scale").
+Where nobody measured anything near, it is unvalidated: no number is borrowed.
 """
 
 from __future__ import annotations
@@ -255,6 +256,9 @@ def band(metric: str, run: Ground, known: Mapping[str, Any] | None = None) -> Ba
     half, nine = (
         math.sqrt(seen[i] ** 2 + sum(max(each[i] ** 2 - seen[i] ** 2, 0.0) for each in others)) for i in (0, 1)
     )
+    scales = pool.get("scale", {})
+    scale, own = max(scales.get(axis, 1.0) for axis in new or ("seen",)), scales.get("seen", 1.0)
+    half, nine = max(half * scale, seen[0] * own), max(nine * scale, seen[1] * own)  # what is new never narrows
     told = f"{run.engine} on {run.chip}" if not new else "new " + ", ".join(WORDS[axis] for axis in new)
     return Band(
         verdict=NINE_IN_TEN,
