@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from taicang.catalog.trust import AXES, BANDS, Ground, band, recorded, size
 from taicang.evidence.collective_errors import collectives
-from taicang.evidence.fitting import FEW, fingerprint, quantiles
+from taicang.evidence.fitting import FEW, NINE, fingerprint, quantiles
 from taicang.evidence.trials import LABELS, Trial, trials
 from taicang.output import write_file
 

@@ -13,7 +13,7 @@ import numpy as np
 from taicang import __version__, catalog
 from taicang.catalog import calibration
 from taicang.catalog.resolve import is_path
-from taicang.catalog.trust import Band, links_band, links_key, met, unvalidated
+from taicang.catalog.trust import Band
 from taicang.cost.exchange import exchange
 from taicang.errors import InvalidInput, NotModelled, UnknownName
 from taicang.fabric import demand, graph
@@ -29,7 +29,8 @@ from taicang.fabric.wires import LinkRates
 from taicang.hardware import Machine
 from taicang.interop import graphs
 from taicang.ops import Exchange
-from taicang.search.collective import EXCHANGES, Ask, closed_s, costs, flavour, operator
+from taicang.predict.fabric_trust import bands_of, sources_of
+from taicang.search.collective import EXCHANGES, Ask, closed_s, costs, operator
 from taicang.units import show
 
 HOTTEST = 8
@@ -191,6 +192,7 @@ def run(machine: Place, ask: Ask) -> Answer:
             f"{count:,} ranks {ask.stride} apart do not fit the {fabric.ranks - len(lost):,} of {fabric.machine} left",
             where="--ranks",
         )
+    bands = bands_of(on, ask, count)  # the algorithm that a library takes by itself is the one that was measured
     ask = _chosen(Net(fabric=broken, found=resources(broken, ask.routing), seed=ask.seed), ask,
                   _teams(broken, lost, count, ask, ask.seed))  # fmt: skip
     times, first = [], None
@@ -221,40 +223,8 @@ def run(machine: Place, ask: Ask) -> Answer:
         even_s=even, library_s=library, closed_s=closed, phases=tuple(_row(each) for each in phases),
         levels=_levels(net, phases), hottest=_hottest(net, phases),
         beside=beside, course=course or _course(net, phases), lost_ranks=len(lost),
-        assumptions=_notes(broken, ask), sources=_sources(on, fabric.machine), bands=_bands(on, ask, count),
+        assumptions=_notes(broken, ask), sources=sources_of(on, fabric.machine), bands=bands,
     )  # fmt: skip
-
-
-def _bands(machine: Machine | None, ask: Ask, count: int) -> Mapping[str, Band]:
-    """Closed forms were measured: on whole links that are shared evenly the library's time is theirs."""
-    if machine is None:
-        return dict.fromkeys(("library", "closed form"), unvalidated("nobody measured the links of this graph"))
-    level = met(machine, (count - 1) * ask.stride + 1, ask.plane)
-    exchanged = ask.kind in EXCHANGES
-    closed = links_band(
-        links_key(ask.kind, level, "" if exchanged else flavour(ask)), ranks=count,
-        sent_bytes=ask.payload_bytes * (ask.tokens if exchanged else 1), bytes_per_s=level.bandwidth_bytes_per_s,
-    )  # fmt: skip
-    if ask.stride > 1:
-        closed = unvalidated(f"nobody measured it among ranks {ask.stride} apart")
-    changed = [
-        what
-        for what, is_so in (
-            ("failed parts", ask.failed), ("skew", ask.skew), ("ranks at random places", ask.shuffled),
-            ("others at the same time", ask.beside), (f"{ask.routing} routes", ask.routing != "adaptive"),
-            (ask.algorithm, ask.algorithm),
-        )
-        if is_so
-    ]  # fmt: skip
-    library = unvalidated(f"nobody measured it with {', '.join(changed)}") if changed else closed
-    return {"library": library, "closed form": closed}
-
-
-def _sources(machine: Machine | None, name: str) -> tuple[str, ...]:
-    if machine is None:
-        return (f"{name}: a graph of yours",)
-    fits = "constants of libraries and exchanges: calibrated (`taicang score` gives their held-out errors)"
-    return (f"machine {name}: `taicang catalog show` lists each figure with its source", fits)
 
 
 def _teams(fabric: Fabric, lost: Ints, count: int, ask: Ask, seed: int) -> Ints:
