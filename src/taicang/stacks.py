@@ -123,8 +123,9 @@ class Stack:
     fused: frozenset[str] = frozenset()
     """Fusions present: "qk_norm_rope" (query-key norm with rotation), "mla_prolog" (norms, projections, rope),
     "expert_products" (both products of the experts with their activation, casts and bias), "fp8_attention" (the core of
-    training attention in 8 bits), "chunked_loss" (the loss by pieces of the sequence: logits of 16 bits, of
-    which one piece is alive in 32), "fused_loss" (head and loss in one kernel: one piece is alive at all)."""
+    training attention in 8 bits), "loss_kernel" (one kernel: logits of 16 bits and their gradient are alive),
+    "chunked_loss" (the loss by pieces of the sequence: logits of 16 bits, of which one piece is alive in 32),
+    "fused_loss" (head and loss in one kernel: one piece is alive at all)."""
     grouped_experts: bool = True
     """Whether training multiplies all experts of a rank in one product, or one after the other."""
     experts_sharded: bool = False

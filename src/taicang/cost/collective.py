@@ -126,6 +126,8 @@ def _tiers(op: Collective, levels: tuple[Level, ...], dies: int, wires: Wires | 
     for at, ((level, inner, outer, _), reach) in enumerate(zip(rows, reaches(rows, dies), strict=True)):
         joined = outer / inner
         steps: Count = np.minimum(joined - 1.0, RING_STEPS_PER_TREE_LEVEL * np.log2(joined))
+        if op.kind == "all_reduce" and level.behind_adapters:  # a tree between nodes, of which a level is one hop
+            steps = np.log2(joined)
         if op.kind == "broadcast":  # libraries have no tree for it: a chain through every rank
             steps = rows[-1][2] / inner - rows[-1][2] / outer
         found.append(
