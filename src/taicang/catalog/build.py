@@ -86,7 +86,7 @@ def _no_chip(name: str) -> None:
 
 
 def split(spec: str) -> tuple[str, int]:
-    """A machine spec as name and count, "16x H100" too; "cloudmatrx384" is a misspelt name, not 384 times "cloudmatr"."""
+    """A machine spec as name and count ("16x H100" too); "cloudmatrx384" is misspelt, not 384 times "cloudmatr"."""
     text = spec.strip()
     if (chips := _chips(text)) is not None:
         return chips[:2]
