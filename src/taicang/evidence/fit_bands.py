@@ -17,21 +17,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from taicang.catalog.trust import AXES, BANDS, Ground, band, recorded, size
-from taicang.evidence.fitting import fingerprint
+from taicang.evidence.collective_errors import collectives
+from taicang.evidence.fitting import FEW, NINE, fingerprint, quantiles
 from taicang.evidence.trials import LABELS, Trial, trials
 from taicang.output import write_file
 
-NINE = 0.9
 DRAW = 2.0
 """Groups that a parent's errors count for."""
 GROUPS = 2
 """Groups that must be left out in turn before an axis says anything."""
-FEW = 30
-"""Rows below which the decile is that of so many groups; of more rows it is a little further out by their number."""
 FOLDS = 5
 """Parts of the rows that are known, for what bands cover of rows like their own."""
-SPREAD = 2.0
-"""Of few rows the largest error is told larger, by this many over their number (about as Student's t)."""
 DEPTH = 4
 """Cells of a chain (``Ground.cells``)."""
 SHOWN = ("model", "sibling", "foreign", "version", "form", "size", "kind", "engine")
@@ -48,6 +44,7 @@ def fit(folder: Path) -> Path:
         "fitted_on": {path.name: fingerprint(path) for path in files},
         "left_out": left_out(found),
         "metrics": rounded(_scaled(found)),
+        "collectives": rounded(collectives(folder)),
     }
     write_file(BANDS, json.dumps(document, indent=1) + "\n", "fit")
     recorded.cache_clear()
@@ -182,12 +179,10 @@ def _errors(pool: Pool, inside: NDArray[np.bool_], axis: str, above: Sequence[fl
     if not groups or (above is None and axis != "seen" and groups < GROUPS):
         return None
     errors = pool.errors[axis][some]
-    few = errors.size < FEW
-    level = min(NINE * (1.0 + 1.0 / groups), 1.0) if few else NINE + (1.0 - NINE) / groups
-    own = [float(np.quantile(errors, 0.5)), float(np.quantile(errors, level)) * (1.0 + few * SPREAD / errors.size)]
+    own = quantiles(errors, groups)
     if above is None:
         return own
-    if few:  # too few rows to narrow what more of them say
+    if errors.size < FEW:  # too few rows to narrow what more of them say
         own = [max(mine, theirs) for mine, theirs in zip(own, above, strict=True)]
     share = groups / (groups + DRAW)
     return [share * mine + (1.0 - share) * theirs for mine, theirs in zip(own, above, strict=True)]
