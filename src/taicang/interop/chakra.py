@@ -9,6 +9,7 @@ import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,7 +18,8 @@ from taicang.interop import protobuf, stored
 from taicang.interop.work import Collective, Kind, Task, Workload
 
 VERSION: Final = "0.0.4"
-MOST_BYTES = 2**31
+MOST_BYTES, MOST_NODES = 2**31, 2**21
+"""Of one rank; a byte may be a node."""
 NODE_KINDS: Final[Mapping[int, Kind]] = {4: "compute", 5: "send", 6: "receive", 7: "collective"}
 COLLECTIVES: Final[Mapping[int, Collective]] = {
     0: "all_reduce", 2: "all_gather", 5: "broadcast", 6: "all_to_all", 7: "reduce_scatter", 8: "reduce_scatter",
@@ -159,7 +161,9 @@ GROUP_INIT: Final = "## process_group:init ##"
 
 def _tasks(nodes: Iterable[dict[str, Any]], groups: dict[str, tuple[int, ...]], path: Path) -> Iterator[Task]:
     """Nodes as tasks; a host trace's parents (control) are containers, not what must be done before."""
-    found = list(nodes)
+    found = list(islice(nodes, MOST_NODES + 1))
+    if len(found) > MOST_NODES:
+        raise InvalidInput(f"more than {MOST_NODES:,} nodes", where=str(path))
     known = {node["id"] for node in found}
     for node in found:
         attrs, kind = node["attrs"], NODE_KINDS.get(node["type"], "none")
