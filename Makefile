@@ -15,7 +15,7 @@ demo: $(VENV)/.installed
 	$(BIN)/taicang demo
 
 test: $(VENV)/.installed-dev
-	$(BIN)/pytest -m "not slow" -rs
+	$(BIN)/pytest -m "not slow" -rs -n auto --maxprocesses 4
 
 # The slow part has every extra, so that no test is skipped for want of one; what is skipped says why.
 test-slow: $(VENV)/.installed-all browser

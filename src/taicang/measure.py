@@ -23,6 +23,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from taicang import reading
 from taicang.errors import InvalidInput, NotModelled
 from taicang.output import write, write_file
 
@@ -186,11 +187,15 @@ def journal(folder: Path, system: str, on: Device) -> tuple[dict[str, Shape], di
     known: dict[str, Shape] = {}
     failed: dict[str, str] = {}
     path = folder / JOURNAL
-    for number, text in enumerate(path.read_text(encoding="utf-8").splitlines() if path.is_file() else (), start=1):
+    for number, text in enumerate(
+        reading.text(path, most=reading.DOCUMENT).splitlines() if path.is_file() else (), start=1
+    ):
         try:
             line = json.loads(text)
         except ValueError:
             continue  # the line that was written when the power went
+        if not isinstance(line, dict):
+            raise InvalidInput("no line of a journal of measure", where=f"{path}:{number}")
         if (line.get("system"), line.get("device")) != (system, on.name):
             other = f"{line.get('system')} on {line.get('device')}"
             raise InvalidInput(f"is of {other}, not of {system} on {on.name}: another --out", where=f"{path}:{number}")

@@ -5,6 +5,7 @@ Every reader of the package comes through here or stays within the limits that s
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
 import zlib
@@ -37,8 +38,7 @@ def data(path: Path, where: str = "", *, most: int = DOCUMENT) -> bytes:
     """The bytes of a plain file of at most ``most``; ``InvalidInput`` at ``where`` (default: the path)."""
     where = where or str(path)
     try:
-        if not os.path.isfile(path):
-            raise OSError("no such file" if not os.path.exists(path) else "not a plain file")
+        check(path)
         with path.open("rb") as file:
             found = file.read(most + 1)
     except (OSError, ValueError) as error:  # a ValueError: a path with a zero in it
@@ -48,10 +48,17 @@ def data(path: Path, where: str = "", *, most: int = DOCUMENT) -> bytes:
     return found
 
 
+def check(path: Path) -> None:
+    """Raise ``OSError`` unless ``path`` is a plain file: what is none may have no end."""
+    if not os.path.isfile(path):
+        raise OSError("not a plain file" if os.path.exists(path) else "no such file")
+
+
 def text(path: Path, where: str = "", *, most: int = SETTINGS) -> str:
-    """The text of a plain file, as ``data``."""
+    """The text of a plain file, as ``data``: UTF-8, or UTF-16 that says so, as some shells redirect output."""
+    found = data(path, where, most=most)
     try:
-        return data(path, where, most=most).decode("utf-8-sig")
+        return found.decode("utf-16" if found[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig")
     except UnicodeDecodeError as error:
         raise InvalidInput(f"cannot read the file ({error})", where=where or str(path)) from None
 

@@ -12,6 +12,8 @@ from taicang.units import Count
 Scheduler: TypeAlias = Literal["mixed", "prefill_first", "disaggregated"]
 MemoryBase: TypeAlias = Literal["device", "static", "free"]
 MEMORY_BASES: tuple[MemoryBase, ...] = get_args(MemoryBase)
+WIDE = 4
+"""Ranks from which on SGLang captures graphs of larger batches."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,20 +29,23 @@ class Headroom:
     cache once the rest is there."""
     usable_ratio: float | None = 0.94
     """None: all but the reserve below."""
+    shrunk_ratio: float = 1.0
+    """Factor on the share of weights and cache (engines leave room for encoders of images)."""
     reserve_bytes: float = 0.0
-    """Kept from weights and cache, besides so much for each token of a step and each rank of the instance; at least
-    ``reserve_least_bytes`` on a large device."""
+    """Kept from weights and cache, besides so much for each token of a step (of ``reserve_tokens`` at least), for each
+    rank of the instance, and with ``WIDE`` ranks or more."""
     reserve_token_bytes: float = 0.0
+    reserve_tokens: float = 0.0
     reserve_rank_bytes: float = 0.0
-    reserve_least_bytes: float = 0.0
+    reserve_wide_bytes: float = 0.0
     context_bytes: float = 0.0
     """Driver context and kernels of one process."""
     group_bytes: float = 0.0
     """Communication buffers of an instance of several ranks, on each."""
+    graph_bytes: float = 0.0
+    """Captured graphs, where the engine takes them off the cache."""
     sampled: int = 0
     """Sequences of which the engine samples next tokens when it measures its peak; 0: it does not."""
-    sampled_large: int = 0
-    """The same on a large device."""
     sampling_bytes: float = 0.0
     """Of each of them and each word, at the peak of sampling: copies of the logits, and what sorting them takes."""
 
@@ -93,6 +98,10 @@ class Stack:
     """Host time per step that the device waits for (scheduling, input preparation, detokenising)."""
     sequence_host_s: float = 0.0
     """The same per sequence in the batch."""
+    draft_host_s: float = 0.0
+    """Host time of a step that drafts, where the scheduler runs before and after it and not beside it."""
+    draft_sequence_host_s: float = 0.0
+    """The same per sequence that drafts: acceptance, freed cache, ends and output, one after the other."""
     graph_launch_s: float = 0.0
     """Host time per captured graph that the device waits for."""
     layer_gap_s: float = 0.0
@@ -114,8 +123,9 @@ class Stack:
     fused: frozenset[str] = frozenset()
     """Fusions present: "qk_norm_rope" (query-key norm with rotation), "mla_prolog" (norms, projections, rope),
     "expert_products" (both products of the experts with their activation, casts and bias), "fp8_attention" (the core of
-    training attention in 8 bits), "chunked_loss" (the loss by pieces of the sequence: logits of 16 bits, of
-    which one piece is alive in 32), "fused_loss" (head and loss in one kernel: one piece is alive at all)."""
+    training attention in 8 bits), "loss_kernel" (one kernel: logits of 16 bits and their gradient are alive),
+    "chunked_loss" (the loss by pieces of the sequence: logits of 16 bits, of which one piece is alive in 32),
+    "fused_loss" (head and loss in one kernel: one piece is alive at all)."""
     grouped_experts: bool = True
     """Whether training multiplies all experts of a rank in one product, or one after the other."""
     experts_sharded: bool = False
@@ -132,7 +142,7 @@ class Stack:
     """How training sends tokens to experts: "plain", a copy for each expert by an all-to-all, sorted by expert on
     arrival; "best", that without the sorting, or each at most once to a rank, whichever is faster."""
     all_reduce: str = "best"
-    """Whose all-reduce kernels run: "nccl", "trtllm", "sglang", "vllm" or the best of them."""
+    """Whose all-reduce kernels run: "nccl", "trtllm", "sglang", "vllm", several ("trtllm+vllm") or the best of all."""
     partition: tuple[float, float] | None = None
     """Share of matrix and vector cores of the attention stream; the expert stream has the rest."""
     partition_reach_ratio: float = 1.0

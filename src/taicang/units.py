@@ -113,6 +113,11 @@ def split(text: str, *, where: str = "") -> tuple[str, str] | None:
     return (number.replace("_", ""), unit) if _PLAIN.fullmatch(number) else None
 
 
+def digits(text: str) -> bool:
+    """Whether ``text`` is a whole number in plain digits: "²" is a digit too, but no number, and 5,000 are no end."""
+    return text.isascii() and text.isdigit() and len(text) <= _DIGITS
+
+
 def count(text: object, low: int, high: int, *, what: str = "a whole number", where: str = "") -> int:
     """Parse ``text`` (4096, "32k", "2T", "32Ki") as a whole number from ``low`` to ``high``.
 

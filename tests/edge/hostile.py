@@ -17,6 +17,7 @@ from pathlib import Path
 
 import click
 import hostile_files
+import hostile_lines
 from click.testing import CliRunner
 
 from taicang.app.main import COMMANDS, cli
@@ -92,10 +93,14 @@ def skew(rng: random.Random) -> str:
 def argv(rng: random.Random, folder: Path) -> list[str]:
     """A command over a hostile file, or a random command line."""
     path = folder / f"f{rng.randrange(10**9)}"
-    kinds = ("chip", "machine", "model", "study", "trace", "skew", "config", "bench", *["file"] * 4, *["line"] * 6)
+    kinds = ("chip", "machine", "model", "study", "trace", "skew", "config", "bench", *["file"] * 4, *["line"] * 6,
+             *["example"] * 8)  # fmt: skip
     kind = rng.choice(kinds)
     if kind == "file":
         return hostile_files.argv(rng, folder, garbled)
+    if kind == "example":
+        lines = [words for words in hostile_lines.examples() if not {*words[:2]} & (LEFT_OUT | NEVER)]
+        return hostile_lines.argv(rng, lambda each, hostile: value(rng, each, folder, hostile), lines, NEVER)
     if kind in ("chip", "machine"):
         path = path.with_suffix(".yaml")
         keys, head = (CHIP, "base: h100") if kind == "chip" else (MACHINE, "base: hgx-h100")
@@ -320,6 +325,7 @@ def run(seed: int, cases: int) -> list[tuple[list[str], str]]:
     """Faults of ``cases`` cases."""
     rng, found = random.Random(seed), []
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):  # some cases write where they are
+        hostile_lines.furnish(Path(folder))
         for number in range(cases):
             args = argv(rng, Path(folder))
             wrong = fault(args)

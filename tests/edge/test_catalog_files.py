@@ -101,3 +101,10 @@ def test_damaged_files_never_escape_the_exception_tree(tmp_path: Path) -> None:
             files._read.cache_clear()
             with contextlib.suppress(TaicangError):
                 kind(str(path))
+
+
+def test_files_of_the_package_read_as_files_of_users_do() -> None:
+    for path in files.DATA.parents[1].rglob("*.yaml"):
+        text = path.read_text(encoding="utf-8")
+        if ".inf" not in text:
+            assert repr(files.load(text, "own", trusted=True)) == repr(files.load(text, "a user's")), path

@@ -25,7 +25,7 @@ INFER = ("infer", "deepseek-r1", "--on", "cloudmatrix384")
         ((*INFER, "--set", "chip.memory.bandwidth=4 GB"), "expected one of bytes_per_s"),
         ((*INFER, "--ep", "7"), "ep=7 does not divide 256 expert slots"),
         ((*INFER, "--tp", "256"), "tp=256 does not divide 128 query heads"),
-        ((*INFER, "--input", "0"), "0 is not in the range"),
+        ((*INFER, "--input", "0"), "expected a whole number of at least 1, got '0'"),
         (("infer", "llama-3.1-8b", "--on", "hgx-h100", "--tp", "16"), "8 too many"),
         (("infer", "deepseek-r1", "--on", "zte-nebula"), "no public figure for chip"),
         (("infer", "deepseek-v4.1-flash", "--on", "hgx-h100"), "compressed context"),

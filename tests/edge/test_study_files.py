@@ -167,7 +167,7 @@ LINKS = "ask: fabric\nbase: {machine: hgx-h100, collective: all-reduce}\n"
 @pytest.mark.parametrize(
     ("head", "axis", "says"),
     [
-        (TRAIN, "tp: [0]", "axes.tp: 0 is not in the range x>=1"),
+        (TRAIN, "tp: [0]", "axes.tp: expected a whole number of at least 1"),
         (TRAIN, "tp: [1, {a: 2}]", "axes.tp: expected a value, got {'a': 2}"),
         (TRAIN, "tp: {from: 1, to: 2.5, steps: 2}", "axes.tp"),
         (TRAIN, "schedule: [1f1c]", "axes.schedule: '1f1c' is not one of"),

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from taicang import catalog
+from taicang.catalog.launch import divided
 from taicang.plans import ServePlan
 from taicang.predict import Prediction, infer
 from taicang.search.choices import quantisation
@@ -80,3 +83,39 @@ def test_arrays_hold_what_each_of_them_holds(stack):
         ).spare_bytes
 
     assert [spare(size) for size in sizes] == list(np.broadcast_to(spare(sizes), sizes.shape))
+
+
+SIZED = ("rtx-4090-pcie", "l40s-pcie", "hgx-a100-40g", "hgx-h100", "hgx-h200", "hgx-b200", "mi300x-8")
+RELEASES = ("sglang@0.4.6", "sglang@0.5.1", "sglang@0.5.9", "vllm@0.9.0", "vllm@0.21.0")
+
+
+def test_cards_on_pcie_need_smaller_buffers_than_those_with_links_of_their_own():
+    def group(machine, stack):
+        return prepare("qwen3-8b", machine, input_tokens=100, output_tokens=10, stack=stack).stack.memory.group_bytes
+
+    for stack in RELEASES:
+        assert {group(name, stack) for name in SIZED[:2]} == {0.15 * 2**30}
+        assert all(group(name, stack) > 2**30 for name in SIZED[2:])
+
+
+@given(st.sampled_from(SIZED), st.sampled_from(RELEASES), st.sampled_from((1, 2, 4, 8)))
+def test_what_an_engine_keeps_is_a_modest_part_of_any_device(machine, stack, tp):
+    made = setup("qwen3-8b", machine, stack, tp=tp)
+    head, chip = made.stack.memory, made.machine.chip
+    use = memory_use(made.model, made.plan, chip, head, sequences=1.0, context=1e3, tokens=1.0)
+    kept = float(use.withheld_bytes + use.rest_bytes) / use.capacity_bytes
+    assert 0.05 < kept < 0.31
+
+
+@given(st.floats(0.0, 4.0), st.floats(0.0, 4.0))
+def test_a_larger_encoder_of_images_never_leaves_more_room(one, other):
+    made = setup("qwen3-8b", "hgx-h200", "sglang")
+
+    def spare(tower):
+        net = replace(made.model, tower=tower)
+        stack = divided(catalog.stack("sglang"), made.machine, net)
+        use = memory_use(net, made.plan, made.machine.chip, stack.memory, sequences=1.0, context=1e3, tokens=1.0)
+        return float(use.spare_bytes)
+
+    small, large = sorted((one, other))
+    assert spare(large) <= spare(small) + 1.0

@@ -1,13 +1,26 @@
 """A question written down and asked again is the same question: the same answer, the same digest, the same bytes."""
 
 import json
+import random
 import re
 import shlex
+import sys
 from pathlib import Path
 
+import click
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
+from taicang.app.ask_cmd import ANSWERING
+from taicang.app.asking import OUTPUT, Asking, key_of
+from taicang.app.main import COMMANDS as COMMANDS_OF
+from taicang.app.main import LazyGroup, cli
+from taicang.errors import TaicangError
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "edge"))
+import hostile_lines
+from hostile import value as hostile_value
 
 LENGTHS = st.integers(0, 12).map(lambda power: str(2**power))
 SERVING = {
@@ -44,7 +57,7 @@ COMMANDS = {
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@settings(max_examples=4, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(data=st.data())
 def test_a_question_written_down_gives_the_same_answer(command, data, taicang, tmp_path):
     words, options = COMMANDS[command]
@@ -111,3 +124,47 @@ def test_the_page_on_questions_shows_what_is_written(taicang, tmp_path):
     shown = re.search(r"```yaml\n(.*?)```", page, re.DOTALL)[1]
     taicang(*shlex.split(command), "--save", tmp_path / "run.yaml")
     assert (tmp_path / "run.yaml").read_text().partition("\n")[2] == shown
+
+
+def documented():
+    """Command lines of the documentation that ask a question, by command."""
+    found = {}
+    for words in hostile_lines.examples():
+        if words[0] in ANSWERING and "run" not in words[1:2] and len(words) > 3:
+            found.setdefault(words[0], []).append(words)
+    return found
+
+
+def test_a_command_has_save_where_ask_answers_it():
+    group = LazyGroup(commands={})
+    saves = {name for name in COMMANDS_OF if isinstance(group.get_command(click.Context(group), name), Asking)}
+    assert saves == set(ANSWERING) == set(documented())
+
+
+@pytest.mark.parametrize("command", ANSWERING)
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@given(seed=st.integers(0, 10**6))
+def test_a_file_asks_what_any_command_line_did(command, seed, tmp_path, monkeypatch):
+    """All that the command is given is the same, so the answer is; lines of the documentation, changed a little."""
+    asked, invoke = [], click.Command.invoke
+
+    def noted(self, context):
+        if not isinstance(self, Asking):
+            return invoke(self, context)
+        shown = {each.name for each in self.params if key_of(each) in OUTPUT}
+        return asked.append({name: each for name, each in context.params.items() if name not in shown})
+
+    monkeypatch.setattr(click.Command, "invoke", noted)
+    hostile_lines.furnish(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    rng = random.Random(seed)
+    words = hostile_lines.argv(
+        rng, lambda each, hostile: hostile_value(rng, each, tmp_path, hostile), documented()[command]
+    )
+    try:
+        for line in ([*words, "--save", "first.yaml"], ["ask", "first.yaml"]):
+            cli.main(line, standalone_mode=False)
+    except (TaicangError, click.ClickException):  # refused as it stands
+        assert not asked, words
+        return
+    assert asked[:1] == asked[1:], words

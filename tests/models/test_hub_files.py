@@ -96,3 +96,48 @@ def test_files_of_the_hub_have_the_count_that_it_shows(name: str) -> None:
 def test_only_the_file_of_a_wrapper_may_leave_sizes_to_the_decoder_s_class() -> None:
     with pytest.raises(Exception, match="hidden_size: this key is missing"):
         of_config({"model_type": "llama", "vocab_size": 32064}, "bare")
+
+
+PARTS = {
+    # experts beside a dense feed-forward, two attentions a layer, a third of the choices idle
+    "longcat-flash": (
+        {"model_type": "longcat_flash", "attention_method": "MLA", "expert_ffn_hidden_size": 2048, "hidden_size": 6144,
+         "ffn_hidden_size": 12288, "kv_lora_rank": 512, "max_position_embeddings": 131072, "mla_scale_kv_lora": True,
+         "mla_scale_q_lora": True, "moe_topk": 12, "n_routed_experts": 512, "num_attention_heads": 64,
+         "num_layers": 28, "q_lora_rank": 1536, "qk_nope_head_dim": 128, "qk_rope_head_dim": 64, "v_head_dim": 128,
+         "vocab_size": 131072, "zero_expert_num": 256, "zero_expert_type": "identity"},
+        560e9, 27.5e9, 56,
+    ),
+    "grok-2": (
+        {"architectures": ["Grok1ForCausalLM"], "model_type": "git", "hidden_size": 8192, "intermediate_size": 32768,
+         "moe_intermediate_size": 16384, "num_experts_per_tok": 2, "num_local_experts": 8, "residual_moe": True,
+         "num_attention_heads": 64, "num_key_value_heads": 8, "num_hidden_layers": 64, "head_dim": 128,
+         "sliding_window_size": -1, "global_attn_every_n": 1, "vocab_size": 131072, "attn_temperature_len": 1024},
+        270e9, 115e9, 64,
+    ),
+    "arctic": (
+        {"model_type": "arctic", "hidden_size": 7168, "intermediate_size": 4864, "num_attention_heads": 56,
+         "moe_layer_frequency": 1, "num_experts_per_tok": 2, "num_hidden_layers": 35, "num_key_value_heads": 8,
+         "num_local_experts": 128, "parallel_attn_mlp_res": True, "use_residual": True, "vocab_size": 32000},
+        480e9, 17e9, 35,
+    ),
+    # queries from a latent, one head of keys and values
+    "step3": (
+        {"model_type": "step3_vl", "vision_config": {"num_hidden_layers": 63, "hidden_size": 1792}, "text_config": {
+            "hidden_size": 7168, "intermediate_size": 18432, "num_attention_heads": 64, "num_attention_groups": 1,
+            "num_hidden_layers": 61, "vocab_size": 128815, "moe_layers_enum": ",".join(map(str, range(4, 60))),
+            "use_mfa": True, "use_moe": True, "moe_num_experts": 48, "moe_top_k": 3, "moe_intermediate_size": 5120,
+            "head_dim": 256, "share_q_dim": 2048, "share_expert_dim": 5120}},
+        316e9, 38e9, 61,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_models_of_unusual_layers_have_the_sizes_that_their_makers_state(name: str) -> None:
+    config, total, active, layers = PARTS[name]
+    made = of_config(copy.deepcopy(config), name)
+    counted = parameters(made)
+    assert counted.total == pytest.approx(total, rel=0.005)
+    assert counted.active == pytest.approx(active, rel=0.03)
+    assert made.layers == layers

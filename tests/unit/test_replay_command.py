@@ -67,7 +67,9 @@ def test_an_interrupt_gives_what_is_finished():
         raise KeyboardInterrupt
 
     trace = arriving(fixed(20_000, 500, 20), 20.0)
-    result = replay("llama-3.1-8b", "hgx-h100", trace, System(), progress=interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        replay("llama-3.1-8b", "hgx-h100", trace, System(), progress=interrupt)
+    result = replay("llama-3.1-8b", "hgx-h100", trace, System(), progress=interrupt, keep=True)
     assert result.summary.partial
     assert 0 < result.summary.finished < 20_000
 

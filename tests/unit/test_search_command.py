@@ -4,6 +4,7 @@ import re
 from importlib.util import find_spec
 
 import pytest
+from click import Abort
 from click.testing import CliRunner
 
 from taicang.app.main import cli
@@ -251,3 +252,15 @@ def test_a_plan_for_an_engine_is_priced_as_that_engine_or_says_that_it_is_not(tm
     assert "notes" not in found
     found, _ = emitted(tmp_path, *ascend, "mindie")
     assert "mindie is not calibrated on Ascend" in found["notes"][0]
+
+
+def test_a_users_interrupt_in_a_confirming_replay_ends_the_search(monkeypatch):
+    asked = []
+
+    def interrupted(self, request):
+        asked.append(request)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("taicang.serve.record.Record.append", interrupted)
+    assert isinstance(run("--tpot", "30ms", "--ttft", "1s", "--top", "2").exception, Abort)
+    assert len(asked) == 1

@@ -10,7 +10,7 @@ import click
 from taicang.app.asking import Asking, answer, read
 from taicang.app.main import COMMANDS, LazyGroup
 
-ANSWERING = ("infer", "search", "compare", "replay", "train", "centre")
+ANSWERING = ("infer", "search", "compare", "replay", "train", "centre", "fabric")
 """Commands that answer a question."""
 
 

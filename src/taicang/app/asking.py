@@ -24,7 +24,7 @@ from taicang.app.options import context_of
 from taicang.errors import InvalidInput, UnknownName
 
 OUTPUT = frozenset(
-    {"json", "out", "format", "perfetto", "pareto", "layers", "save", "help", "html", "chakra", "chakra-phase"}
+    {"json", "out", "format", "perfetto", "pareto", "layers", "save", "help", "html", "svg", "chakra", "chakra-phase"}
 )
 """Keys that say how an answer is shown or where it goes, which is no part of the question."""
 
@@ -99,7 +99,7 @@ def question_of(ctx: click.Context, words: Mapping[str, Any]) -> Question:
         value = ctx.params.get(str(param.name))
         if param.name == "sets":
             value = tuple(each for each in value or () if each not in implied)
-        if value not in (None, "", (), False):
+        if not (value is None or value is False or value in ("", ())):  # none of them; zero is a value
             filled[name] = list(value) if isinstance(value, tuple) else value
     return Question(ask=str(ctx.info_name), given=given, defaults=filled)
 
@@ -150,15 +150,16 @@ def answer(question: Question, command: click.Command, path: Path, extra: Sequen
     words: list[str] = []
     for key, value in question.given.items():
         words += words_of(keys[key], key, value, partial(files.where, path, [key]))
+    for key, value in question.defaults.items():
+        words_of(keys[key], key, value, partial(files.where, path, ["defaults", key]))
     filled = {str(keys[key].name): value for key, value in question.defaults.items()}
     try:
-        context = context_of(command, [*words, *extra], default_map=filled)
+        with context_of(command, [*words, *extra], default_map=filled) as context:
+            return command.invoke(context)
     except click.BadParameter as error:
         raise _placed(error.format_message(), key_of(error.param) if error.param else "", question, path) from None
     except InvalidInput as error:
         raise _placed(str(error), error.where.lstrip("-"), question, path) from None
-    with context:
-        return command.invoke(context)
 
 
 def words_of(param: click.Parameter, key: str, value: Any, where: Callable[[], str]) -> list[str]:
@@ -170,7 +171,10 @@ def words_of(param: click.Parameter, key: str, value: Any, where: Callable[[], s
             raise InvalidInput(f"expected true or false, got {value!r}", where=where())
         return [param.opts[0]] if value else list(param.secondary_opts[:1])
     if isinstance(value, list) and not (param.multiple if isinstance(param, click.Option) else param.nargs == -1):
-        value = ",".join(map(str, value))  # several machines or formats
+        if param.type is not click.STRING:
+            raise InvalidInput(f"expected one value, got a list of {len(value)}", where=where())
+        # the ends of a range, or several machines or formats
+        value = (".." if param.metavar == "RANGE" else ",").join(map(str, value))
     values = [str(each) for each in (value if isinstance(value, list) else [value])]
     return values if isinstance(param, click.Argument) else [f"--{key}={each}" for each in values]
 

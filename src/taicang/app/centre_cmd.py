@@ -11,7 +11,7 @@ import click
 from taicang.app.asking import Asking
 from taicang.app.centre_options import MONEY, WORK
 from taicang.app.load_options import NAMED_LOAD
-from taicang.app.options import CHOICES, HTML, JSON, give, listed
+from taicang.app.options import CHOICES, HTML, JSON, give, named
 
 
 @click.command(
@@ -69,7 +69,7 @@ def centre(machine: str, others: str | None, page: Path | None, as_json: bool, *
 
     if options["serve"]:
         named_load(options, options["serve"])
-    names = [machine, *listed(others)]
+    names = [machine, *(named(others, "--compare") if others is not None else ())]
     if options["load"] is not None and not options["serve"]:
         raise click.UsageError("--load needs --serve MODEL")
     if len(names) > 1 and not options["serve"]:

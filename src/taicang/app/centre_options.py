@@ -63,8 +63,8 @@ def case(spec: str, options: dict[str, Any]) -> tuple[Any, list[str]]:
     """
     from taicang import catalog
     from taicang.centre.cost import Plant
+    from taicang.centre.draw import Case
     from taicang.centre.figures import kept, of_case
-    from taicang.centre.report import Case
 
     machine = catalog.machine(spec, options["sets"])
     figures, place, rented, said = of_case(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from taicang.app.asking import Asking
-from taicang.app.options import CHAKRA, JSON, MOST_SKEW, Named, Whole, echo_json, listed, stacked, write_chakra
+from taicang.app.options import CHAKRA, JSON, MOST_SKEW, Named, Whole, echo_json, named, stacked, write_chakra
 from taicang.errors import InvalidInput
 from taicang.output import check_file, write_file
 from taicang.units import count, parse
@@ -126,12 +126,12 @@ class Axes(click.ParamType[Any]):
 
 PARTS = stacked(
     click.option("--draws", type=Whole(1, 100_000), help="Break parts at published rates, so many times."),
-    click.option("--against", default="", metavar="NAME,...", help="With --draws: other machines, side by side."),
-    click.option("--serve", default="", metavar="MODEL", help="With --draws: time the decode step of its best plan."),
-    click.option("--train", "trained", default="", metavar="MODEL", help="With --draws: time its training step."),
+    click.option("--against", metavar="NAME,...", help="With --draws: other machines, side by side."),
+    click.option("--serve", metavar="MODEL", help="With --draws: time the decode step of its best plan."),
+    click.option("--train", "trained", metavar="MODEL", help="With --draws: time its training step."),
     click.option("--spares", type=Whole(0), default=0, show_default=True, help="With --draws: nodes that stand by."),
     click.option("--mtbf", multiple=True, type=Named(), help="With --draws: as in taicang train."),
-    click.option("--logical", default="", metavar="CHIPS,...", help="Logical machines of these sizes: their switches."),
+    click.option("--logical", metavar="CHIPS,...", help="Logical machines of these sizes: their switches."),
     click.option("--backlog", is_flag=True, help="With --logical: a stream of jobs of these sizes, in turn."),
     click.option("--axes", type=Axes(), help="Where a plan's axes lie, the innermost first; with --bytes per rank."),
 )  # fmt: skip
@@ -187,7 +187,7 @@ def fabric(machine: str, sets: tuple[str, ...], as_json: bool, **options: Any) -
     for flag in ("svg", "html", "perfetto"):
         if options[flag] is not None:
             check_file(options[flag], f"--{flag}")
-    chosen = [name for name in ("kind", "draws", "logical", "axes") if options[name]]
+    chosen = [name for name in ("kind", "draws", "logical", "axes") if options[name] is not None]
     if len(chosen) > 1:
         raise click.UsageError("one of --collective, --draws, --logical and --axes at a time")
     if chosen and chosen[0] in ("kind", "axes") and options["payload"] is None:
@@ -240,7 +240,7 @@ def _breakage(on: Any, options: dict[str, Any]) -> Any:
     from taicang import catalog
     from taicang.predict.fabric_parts import breakage
 
-    others = listed(options["against"])
+    others = [] if options["against"] is None else named(options["against"], "--against")
     found = tuple(
         breakage(
             each, draws=options["draws"], seed=options["seed"], spares=options["spares"], mtbf=dict(options["mtbf"]),
@@ -254,7 +254,7 @@ def _breakage(on: Any, options: dict[str, Any]) -> Any:
 def _shares(on: Any, options: dict[str, Any]) -> Any:
     from taicang.predict.fabric_parts import share_out
 
-    sizes = [count(part, 1, 10**7, where="--logical") for part in listed(options["logical"])]
+    sizes = [count(part, 1, 10**7, where="--logical") for part in named(options["logical"], "--logical")]
     return share_out(on, sizes, backlog=options["backlog"], seed=options["seed"])
 
 

@@ -55,7 +55,7 @@ class Whole(click.IntRange):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         """Parse through the one door for counts."""
-        found = count(value, -self.most, MOST, where=param.opts[0] if param else "")
+        found = count(value, int(self.min or 0), MOST, where=param.opts[0] if param else "")
         if found > self.most:
             self.fail(f"{found:,} is more than {self.most:,}", param, ctx)
         return int(super().convert(found, param, ctx))
@@ -340,11 +340,11 @@ def listed(text: str | None) -> list[str]:
     return [word.strip().strip('"') for word in (text or "").split(",") if word.strip()]
 
 
-def named(machines: str) -> list[str]:
-    """Machines of a comma-separated list of at least one."""
-    names = listed(machines)
+def named(text: str, option: str = "--on") -> list[str]:
+    """Words of a comma-separated list of at least one."""
+    names = listed(text)
     if not names:
-        raise click.UsageError("--on names no machine")
+        raise click.UsageError(f"{option} names nothing")
     return names
 
 

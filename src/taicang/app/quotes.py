@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from taicang.errors import MissingFigure, NotModelled
 
 if TYPE_CHECKING:
+    from taicang.centre.draw import Band
     from taicang.centre.quote import Costs, Quote
-    from taicang.centre.report import Band
     from taicang.predict.prediction import Served
 
 

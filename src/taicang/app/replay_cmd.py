@@ -73,7 +73,7 @@ def replay(what: tuple[str, ...], machine: str, as_json: bool, **options: Any) -
         result: Replay = run(
             what[-1], machine, trace, system_from(options, what[-1]), clients=options["clients"] or 0,
             think_s=options["think"], random_think=options["random_think"], limits=limits, seed=options["seed"],
-            progress=progress, **tenants,
+            progress=progress, keep=True, **tenants,
         )  # fmt: skip
     try:  # what users saw is shown even where it cannot be written
         if options["out"]:

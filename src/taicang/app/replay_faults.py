@@ -9,6 +9,7 @@ import click
 
 from taicang.app.options import DURATION, Named, Quantity, Whole, stacked
 from taicang.app.trace_options import TIME
+from taicang.units import digits
 
 if TYPE_CHECKING:
     from taicang.predict.faults import Faults
@@ -79,13 +80,13 @@ def faults_from(options: Mapping[str, Any]) -> Faults:
     for what, at_s, down_s in options["outages"]:
         part, colon, number = what.partition(":")
         part, number = (part, number) if colon else ("instance", part)
-        if not _number(number):
+        if not digits(number):
             raise click.BadParameter(f"{what!r} is not an instance's number or PART:NUMBER such as node:3",
                                      param_hint="--fail")  # fmt: skip
         outages.append(Outage(part=part, number=int(number), at_s=at_s, down_s=down_s))
     switched = []
     for number, at_s, lasts_s in options["switch"]:
-        if lasts_s is not None or not _number(number):
+        if lasts_s is not None or not digits(number):
             raise click.BadParameter("expected INSTANCE@TIME such as 3@60s", param_hint="--switch")
         switched.append((int(number), at_s))
     return Faults(
@@ -94,11 +95,6 @@ def faults_from(options: Mapping[str, Any]) -> Faults:
         mtbf_s=dict(options["mtbf"]), spare_chips=options["spares"], restart_s=options["restart"],
         retries=options["retries"], jitter_s=options["jitter"],
     )  # fmt: skip
-
-
-def _number(text: str) -> bool:
-    """Whether ``text`` is a whole number in plain digits ("²" is a digit to Python)."""
-    return text.isascii() and text.isdigit()
 
 
 def _changes(options: Mapping[str, Any], name: str) -> list[Any]:

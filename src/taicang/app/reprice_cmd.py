@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from taicang.app import terminal
-from taicang.app.options import DURATION, HELP, JSON, echo_json, listed
+from taicang.app.options import DURATION, HELP, JSON, echo_json, named
 from taicang.units import show
 
 
@@ -37,7 +37,7 @@ def reprice(
     from taicang.virtual.report import report
 
     capture = fusion.fuse(load(folder)) if fuse else load(folder)
-    on = [catalog.machine(name, sets) for name in listed(machines)]
+    on = [catalog.machine(name, sets) for name in named(machines)]
     with reading.expected("a capture of a run", str(folder)):
         made = [report(capture, machine, stack, issue_s) for machine in on]
     if as_json:

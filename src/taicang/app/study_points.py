@@ -25,7 +25,7 @@ STEP = ("step_s", "chips", "memory_bytes_per_rank", "mfu_ratio", "hfu_ratio", "r
 """Figures of a training point."""
 LINKS = ("least_s", "most_s", "latency_s", "even_s", "library_s", "closed_s", "wire_s")
 """Figures of a collective."""
-ELSEWHERE = OUTPUT | {"explain", "emit", "svg", "set", "draws", "against", "serve", "train", "spares", "logical",
+ELSEWHERE = OUTPUT | {"explain", "emit", "set", "draws", "against", "serve", "train", "spares", "logical",
                       "backlog", "axes"}  # fmt: skip
 """Options that ask something else, or that a study says by the name of the figure ("chip.memory.bandwidth")."""
 

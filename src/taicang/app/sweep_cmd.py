@@ -12,6 +12,7 @@ import click
 
 from taicang.app import terminal
 from taicang.app.options import HELP, JSON, echo_json
+from taicang.units import digits
 
 EVERY_S = 2.0
 """Between two lines of progress."""
@@ -74,7 +75,7 @@ def run(study: str, out: str | None, workers: str, address: str | None, fresh: b
     from taicang.search.sweep import run as evaluate
     from taicang.search.workers import cluster, local, on_ray
 
-    if not (workers in ("auto", "ray") or (workers.isdigit() and int(workers) > 0)):
+    if not (workers in ("auto", "ray") or (digits(workers) and int(workers) > 0)):
         raise InvalidInput(f"a number of processes, auto or ray, not {workers!r}", where="--workers")
     plan = read(study, ASKED)
     total = size(plan)

@@ -58,7 +58,7 @@ def clean(text: str) -> str:
 
 
 def console(**options: Any) -> Any:
-    """A console of rich that prints no control character of what it is given."""
+    """A console of rich that prints no control character of what it is given, as wide as the terminal is then."""
     from rich.console import Console
     from rich.segment import Segment
 
@@ -67,7 +67,9 @@ def console(**options: Any) -> Any:
             for segment in super().render(*args, **named):
                 yield segment if segment.control else segment._replace(text=clean(segment.text))
 
-    return Clean(**options)
+    made: Any = Clean(emoji=False, **options)
+    made.width = options.get("width")  # rich would keep COLUMNS as it was when the module was read
+    return made
 
 
 @contextmanager
@@ -91,5 +93,7 @@ def hang(console: Any, markup: str, indent: int = 2) -> None:
     """Print a line of markup whose continuations stand further in."""
     from rich.text import Text
 
-    for number, line in enumerate(Text.from_markup(markup).wrap(console, max(console.width - indent - 2, 20))):
+    for number, line in enumerate(
+        Text.from_markup(markup, emoji=False).wrap(console, max(console.width - indent - 2, 20))
+    ):
         console.print(Text(" " * (indent + 2 * (number > 0))) + line)

@@ -12,12 +12,13 @@ from typing import Any
 from taicang import units
 from taicang.catalog import schema
 from taicang.catalog.leaf import Leaf
-from taicang.catalog.resolve import Resolved, aliases, derive, is_path, locate, names, resolve
+from taicang.catalog.resolve import Resolved, aliases, derive, find, is_path, locate, names, resolve
 from taicang.errors import InvalidInput, MissingFigure, UnknownName
 from taicang.hardware import Chip, Level, Links, Machine, Memory, Plane, is_network
 
 MOST_RANKS = 4_000_000
 """Of one machine: several times the largest that is built."""
+_CHIPS = re.compile(r"^(?P<count>\d[\d_,]*)\s*[x×*]\s*(?P<name>\D.*)$", re.ASCII)
 _SPEC = re.compile(r"^(?P<name>.+?)(?P<space>\s*)[x×]\s*(?P<count>\d[\d_,.]*)\s*$", re.ASCII)
 
 
@@ -30,13 +31,14 @@ def chip(name: str, sets: Iterable[str] = ()) -> Chip:
 
 
 def machine(spec: str, sets: Iterable[str] = ()) -> Machine:
-    """The machine of ``spec``: a name or YAML file, or one with a count ("hgx-h100 x 4" is four nodes on one network).
+    """The machine of ``spec``: a name or YAML file, or one with a count ("hgx-h100 x 4" is four nodes on one network,
+    "4x H100" four chips of the smallest machine that has them).
 
     Raises as ``chip``; keys of its chip are written "chip.memory.bandwidth".
     """
-    name, count = split(spec)
+    name, count, part = _chips(spec) or (*split(spec), [])
     _no_chip(name)
-    sets = list(sets)
+    sets = [*part, *sets]
     for text in sets:
         path = text.partition("=")[0].strip()
         if schema.recorded(path.removeprefix("chip.")):
@@ -55,13 +57,28 @@ def machines_with(name: str) -> tuple[str, ...]:
     return tuple(each for _, each in sorted(found))
 
 
+def _chips(spec: str) -> tuple[str, int, list[str]] | None:
+    """What so many chips ("8x H100") are: a machine, how many of it, and settings that leave a part of one."""
+    match = _CHIPS.match(spec.strip())
+    if match is None or is_path(spec) or find("machine", spec):
+        return None
+    name = match["name"]
+    count = units.count(match["count"], 1, MOST_RANKS, what="a number of chips", where=f"machine {spec.strip()[:80]!r}")
+    if find("chip", name) is None:
+        return name, count, []
+    if not (has := machines_with(name)):
+        return None
+    chips = resolve("machine", has[0]).get("chips")
+    if count % chips and count > chips:
+        raise InvalidInput(f"{count} chips are no whole number of {has[0]}, which has {chips}", where="machine")
+    return has[0], max(count // chips, 1), [] if count >= chips else [f"chips={count}"]
+
+
 def _no_chip(name: str) -> None:
     """Refuse a chip where a machine is asked for, with the machines that have it."""
-    if is_path(name) or _known(name):
+    if is_path(name) or find("machine", name):
         return
-    try:
-        locate("chip", name)
-    except UnknownName:
+    if find("chip", name) is None:
         return
     has = machines_with(name)
     says = f"machines that have it: {', '.join(has)}" if has else "no machine of the catalogue has it"
@@ -72,32 +89,22 @@ def split(spec: str) -> tuple[str, int]:
     """A machine spec as name and count; "cloudmatrx384" is a misspelt name, not 384 times "cloudmatr"."""
     text = spec.strip()
     match = _SPEC.match(text)
-    if match is None or is_path(text) or _known(text):
+    if match is None or is_path(text) or find("machine", text):
         return text, 1
     name = match["name"].strip()
-    if not match["space"] and not _known(name):
+    if not match["space"] and not find("machine", name):
         return text, 1
     return name, units.count(
         match["count"], 1, MOST_RANKS, what="a number of units", where=f"machine {spec.strip()[:80]!r}"
     )
 
 
-def _known(name: str) -> bool:
-    try:
-        locate("machine", name)
-    except UnknownName:
-        return False
-    return True
-
-
 def chip_part(entry: Resolved) -> Resolved:
     """The chip of a machine entry, with the changes that the machine makes to it."""
     reference = _need(entry, "chip")
     leaf = entry.leaves["chip"]
-    try:
-        locate("chip", reference)
-    except UnknownName:
-        raise UnknownName("chip", reference, [*names("chip"), *aliases("chip")], where=leaf.where) from None
+    if find("chip", reference) is None:
+        raise UnknownName("chip", reference, [*names("chip"), *aliases("chip")], where=leaf.where)
     found = resolve("chip", reference, beside=leaf.file)
     changes = [_renamed(leaf, path) for path, leaf in entry.leaves.items() if path.startswith("chip.")]
     return replace(found, leaves=derive("chip", found.leaves, changes))

@@ -8,6 +8,7 @@ from functools import cache
 from hashlib import sha256
 from pathlib import Path
 
+from taicang import reading
 from taicang.catalog import files, laws, schema
 from taicang.catalog.build import chip_of, machine_of
 from taicang.catalog.entry import entry, find, sources
@@ -43,7 +44,7 @@ def check(name: str | None = None) -> list[Finding]:
 
 
 def _doubled(path: Path) -> Iterator[Finding]:
-    for line, key, problem in files.faults(path.read_text(encoding="utf-8")):
+    for line, key, problem in files.faults(reading.text(path)):
         yield Finding(entry=f"{files.shown(path)}:{line}", key=key, problem=problem)
 
 

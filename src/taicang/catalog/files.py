@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Sequence
 from functools import cache
@@ -23,21 +24,57 @@ class _Loader(_BASE):  # type: ignore[misc]
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012  (the library's name; own, not the base's)
 
 
+_INT = r"[-+]?(?:0|[1-9]\d*(?:_\d+)*)"
+_FLOAT = r"[-+]?(?:(?:0|[1-9]\d*(?:_\d+)*)?\.\d+|(?:0|[1-9]\d*(?:_\d+)*)\.?)(?:[eE][-+]?\d+)?"
 for _tag, _pattern, _first in (
     ("bool", "true|True|TRUE|false|False|FALSE", "tTfF"),
     ("null", "~|null|Null|NULL|", ["~", "n", "N", ""]),
-    ("int", r"[-+]?(?:0|[1-9]\d*(?:_\d+)*)", "-+0123456789"),
-    ("float", r"[-+]?(?:(?:0|[1-9]\d*(?:_\d+)*)?\.\d+|(?:0|[1-9]\d*(?:_\d+)*)\.?)(?:[eE][-+]?\d+)?", "-+.0123456789"),
+    ("int", _INT, "-+0123456789"),
+    ("float", _FLOAT, "-+.0123456789"),
     ("merge", "<<", "<"),
 ):
     _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"(?:{_pattern})$", re.ASCII), list(_first))
 
 
-class _Own(_Loader):
-    """Files of the package, whose constants may be infinite."""
+_WORDS = {"": None, "~": None, "null": None, "true": True, "false": False, ".inf": math.inf}
+_NUMBERS = ((int, re.compile(_INT, re.ASCII)), (float, re.compile(_FLOAT, re.ASCII)))
 
 
-_Own.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"\.inf$"), ["."])
+def _own(text: str) -> Any:
+    """A file of the package, straight from the parser's events; its constants may be infinite."""
+    parser: Any = _BASE(text)
+    for _ in "stream", "document":
+        parser.get_event()
+    return _value(parser.get_event(), parser, {})
+
+
+def _value(event: Any, parser: Any, anchored: dict[str | None, Any]) -> Any:
+    if isinstance(event, yaml.AliasEvent):
+        return anchored[event.anchor]
+    found: Any = {}
+    if isinstance(event, yaml.ScalarEvent):
+        found = _plain(event.value) if event.implicit[0] else event.value
+    elif isinstance(event, yaml.SequenceStartEvent):
+        found = []
+        while not isinstance(each := parser.get_event(), yaml.CollectionEndEvent):
+            found.append(_value(each, parser, anchored))
+    else:
+        while not isinstance(each := parser.get_event(), yaml.CollectionEndEvent):
+            key, value = _value(each, parser, anchored), _value(parser.get_event(), parser, anchored)
+            found |= value if key == "<<" else {key: value}
+    if event.anchor:
+        anchored[event.anchor] = found
+    return found
+
+
+def _plain(text: str) -> Any:
+    if text in _WORDS:
+        return _WORDS[text]
+    if text[0] in "-+.0123456789":
+        for number, pattern in _NUMBERS:
+            if pattern.fullmatch(text):
+                return number(text.replace("_", ""))
+    return text
 
 
 def shown(path: Path) -> str:
@@ -53,7 +90,7 @@ def load(text: str, where: str, *, trusted: bool = False) -> Any:
     try:
         for number, key, problem in () if trusted else faults(text):
             raise InvalidInput(problem, where=f"{where}:{number}" + (f": {key}" if key else ""))
-        return yaml.load(text, Loader=_Own if trusted else _Loader)
+        return _own(text) if trusted else yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark is not None else ""
@@ -85,7 +122,7 @@ def where(path: Path | None, keys: Sequence[str]) -> str:
     key = ".".join(keys)
     if path is None:
         return key
-    node = yaml.compose(path.read_text(encoding="utf-8"), Loader=_Loader)
+    node = yaml.compose(reading.text(path), Loader=_Loader)
     line = 1
     for wanted in keys:
         pairs = node.value if isinstance(node, yaml.MappingNode) else []

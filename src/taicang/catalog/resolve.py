@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
@@ -42,6 +43,9 @@ class Resolved:
 def is_path(name: str) -> bool:
     """Whether ``name`` means a file of the user rather than a built-in entry."""
     return "/" in name or name.lower().endswith((".yaml", ".yml"))
+
+
+_MAKERS = re.compile(r"^(nvidia|amd|huawei|instinct|geforce|tesla|standard)-|-?(gpus?|npus?)$")
 
 
 @cache
@@ -86,18 +90,30 @@ def built_in(kind: str, name: str) -> tuple[Path, str | None] | None:
     return None
 
 
+def _plain(name: str) -> str:
+    """``name`` as the catalogue writes names: one word, without its maker."""
+    return _MAKERS.sub("", "-".join(re.split(r"[\s_-]+", name.strip().lower())))
+
+
 def locate(kind: str, name: str, beside: Path | None = None) -> tuple[Path, str | None]:
     """File and bin of ``name``; ``UnknownName`` suggests the nearest. Relative paths are taken ``beside`` a file."""
+    if (found := find(kind, name, beside)) is None:
+        raise UnknownName(kind, name, [*names(kind), *aliases(kind), *own.names(kind)])
+    return found
+
+
+def find(kind: str, name: str, beside: Path | None = None) -> tuple[Path, str | None] | None:
+    """As ``locate``, None for an unknown name: no file is read for its suggestions."""
     if is_path(name):
         path = Path(name)
         return (beside.parent / path if beside is not None and not path.is_absolute() else path), None
-    low = name.strip().lower()
-    low = aliases(kind).get(low, low)
-    if (found := built_in(kind, low)) is not None:
-        return found
-    if (mine := own.find(kind, low)) is not None:
-        return mine, None
-    raise UnknownName(kind, name, [*names(kind), *aliases(kind), *own.names(kind)])
+    for spelt in dict.fromkeys((name.strip().lower(), _plain(name))):
+        low = aliases(kind).get(spelt, spelt)
+        if (found := built_in(kind, low)) is not None:
+            return found
+        if (mine := own.find(kind, low)) is not None:
+            return mine, None
+    return None
 
 
 def resolve(kind: str, name: str, sets: Iterable[str] = (), *, beside: Path | None = None) -> Resolved:
@@ -134,12 +150,10 @@ def _base(kind: str, base: Any, path: Path, depth: int) -> Resolved:
     if not isinstance(base, str) or not depth:
         why = "expected the name of an entry" if depth else "entries derive from each other in a circle"
         raise InvalidInput(why, where=files.where(path, ("base",)))
-    try:
-        file, _ = locate(kind, base, path)
-    except UnknownName:
+    if (found := find(kind, base, path)) is None:
         known = [*names(kind), *aliases(kind)]
-        raise UnknownName(kind, base, known, where=files.where(path, ("base",))) from None
-    if not os.path.isfile(file):
+        raise UnknownName(kind, base, known, where=files.where(path, ("base",)))
+    if not os.path.isfile(found[0]):
         raise InvalidInput(f"no such file: {base}", where=files.where(path, ("base",)))
     return _resolve(kind, base, path, depth - 1)
 

@@ -4,7 +4,8 @@ A file holds sections; a section is a list of rules, each with ``when`` (facts o
 ``from`` (who says so) and ``set`` (the values). All rules that hold apply, and the first to set a key wins, so special
 rules come before general ones. A fact is compared with a value, a list of values, or the bounds ``least``, ``below``,
 ``starts``, ``has``, ``lacks`` and ``multiple_of``. A value may be linear in facts: ``{linear: {prompt: 2}, plus: 127,
-whole: 64}`` is twice the prompt and 127, rounded down to whole 64s. Other sections are plain mappings.
+whole: 64}`` is twice the prompt and 127, rounded down to whole 64s (``whole: 0``: not rounded). Other
+sections are plain mappings.
 """
 
 from __future__ import annotations
@@ -56,6 +57,5 @@ def _value(value: Any, facts: Mapping[str, Any]) -> Any:
     if not isinstance(value, Mapping) or "linear" not in value:
         return value
     whole = value.get("whole", 1)
-    return (
-        (sum(factor * facts[fact] for fact, factor in value["linear"].items()) + value.get("plus", 0)) // whole * whole
-    )
+    total = sum(factor * facts[fact] for fact, factor in value["linear"].items()) + value.get("plus", 0)
+    return total // whole * whole if whole else total

@@ -18,6 +18,8 @@ PLAIN = {
     "chunk": "chunk_tokens",
     "step_host": "step_host_s",
     "sequence_host": "sequence_host_s",
+    "draft_host": "draft_host_s",
+    "draft_sequence_host": "draft_sequence_host_s",
     "layer_gap": "layer_gap_s",
     "burst": "burst_ratio",
     "launch": "launch_ratio",
@@ -39,13 +41,10 @@ _MEMORY = {
     "base": "base",
     "ratio": "usable_ratio",
     "reserve": "reserve_bytes",
-    "reserve_per_token": "reserve_token_bytes",
-    "reserve_per_rank": "reserve_rank_bytes",
-    "reserve_least": "reserve_least_bytes",
     "context": "context_bytes",
     "group": "group_bytes",
+    "graphs": "graph_bytes",
     "sampled": "sampled",
-    "sampled_large": "sampled_large",
     "sampling": "sampling_bytes",
 }
 """Key of the group ``memory`` -> field of ``Headroom``."""

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from taicang.centre import cost
-from taicang.centre.report import SAMPLES, Band, Case, band, check, draws, middles, mtoken
+from taicang.centre.draw import SAMPLES, Band, Case, band, draws, middles, mtoken
+from taicang.centre.report import check
 from taicang.units import Num
 
 

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from taicang.centre import cost
-from taicang.centre.report import SAMPLES, Band, Case, band, draws, mtoken, run_chip_hours, work_income
+from taicang.centre.draw import SAMPLES, Band, Case, band, draws, mtoken, run_chip_hours
+from taicang.centre.report import work_income
 from taicang.errors import InvalidInput
 from taicang.units import Num
 
@@ -64,7 +65,7 @@ def shares(case: Case, *, currency: str, samples: int = SAMPLES, seed: int = 0) 
         hourly = cost.used_hour(case.plant, values, use)
         work, run = part.serving, part.training
         income = work_income(part, values)
-        run_h = run_chip_hours(part, samples, seed) if run else 1.0
+        run_h = run_chip_hours(run, part.name, samples, seed) if run else 1.0
         made.append(
             Share(
                 model=work.model if work else run.model if run else "",

@@ -9,9 +9,9 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from taicang.centre import cost
+from taicang.centre.draw import SAMPLES, Band, band, draws, run_chip_hours, token_costs
 from taicang.centre.figures import Figure, kept, of_case
-from taicang.centre.report import SAMPLES, Band, Case, band, draws, run_chip_hours, token_costs
-from taicang.centre.work import Serving, Training, serving, training
+from taicang.centre.work import serving, training
 from taicang.hardware import Machine
 from taicang.predict.prediction import Served
 from taicang.units import Num
@@ -59,16 +59,16 @@ class Costs:
         self._spec, self._plant = spec, cost.Plant(machine=machine, rented=rented, steps=place.steps, day=(1.0,) * 24)
 
     @cached_property
-    def _bare(self) -> tuple[Mapping[str, Num], Num]:
-        """The draws, and what an hour costs in which a chip works, in ``currency``."""
+    def _bare(self) -> Num:
+        """What an hour costs in which a chip works, in ``currency``, drawn."""
         values = draws(self.figures, self._spec, SAMPLES, 0)
         unit: Num = values["rate"] if self.currency == "USD" else 1.0
-        return values, cost.used_hour(self._plant, values, values["utilisation"]) / unit
+        return cost.used_hour(self._plant, values, values["utilisation"]) / unit
 
-    def _case(self, error_ratio: float, **work: Serving | Training | None) -> Case:
+    def _off(self, error_ratio: float) -> Num:
+        """What a prediction's error makes of its figure, drawn."""
         error = Figure(key="error", low=0.0, high=error_ratio)
-        made = Case(name=self._spec, plant=self._plant, count=1, figures={**self.figures, "error": error})
-        return replace(made, **work)  # type: ignore[arg-type]
+        return draws({"error": error}, self._spec, SAMPLES, 0)["error"]
 
     def hour(self) -> Quote | None:
         """What a chip's hour costs; None where nothing is known."""
@@ -76,7 +76,7 @@ class Costs:
             return None
         use = self.figures["utilisation"]
         return Quote(
-            currency=self.currency, rented=self._plant.rented, used_chip_hour=band(self._bare[1]),
+            currency=self.currency, rented=self._plant.rented, used_chip_hour=band(self._bare),
             utilisation=(use.low, use.high),
         )  # fmt: skip
 
@@ -85,8 +85,8 @@ class Costs:
         found = self.hour()
         if found is None:
             return None
-        error = draws(self._case(error_ratio).figures, self._spec, SAMPLES, 0)["error"]
-        return replace(found, output_mtoken=band(self._bare[1] / error / tokens_per_s_per_chip / 3600.0 * 1e6))
+        cost_of = self._bare / self._off(error_ratio) / tokens_per_s_per_chip / 3600.0 * 1e6
+        return replace(found, output_mtoken=band(cost_of))
 
     def tokens(self, found: Served) -> Quote | None:
         """Tokens of each kind, served so."""
@@ -94,13 +94,11 @@ class Costs:
         whole = self.output(work.output_tokens_per_chip_hour / 3600.0, work.error_ratio)
         if whole is None:
             return None
-        error = draws(self._case(work.error_ratio).figures, self._spec, SAMPLES, 0)["error"]
-        return replace(whole, tokens=token_costs(work, self._bare[1] / error))
+        return replace(whole, tokens=token_costs(work, self._bare / self._off(work.error_ratio)))
 
     def run(self, found: TrainPrediction) -> Quote | None:
         """A training run; None where the prediction was given no tokens."""
         hour, work = self.hour(), training(found)
         if hour is None or work is None:
             return None
-        hours = run_chip_hours(self._case(work.error_ratio, training=work), SAMPLES, 0)
-        return replace(hour, run=band(self._bare[1] * hours))
+        return replace(hour, run=band(self._bare * run_chip_hours(work, self._spec, SAMPLES, 0)))

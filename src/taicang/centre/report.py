@@ -3,55 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from zlib import crc32
+from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from taicang.centre import cost
 from taicang.centre.cost import Plant, Values
-from taicang.centre.figures import MONEY, Figure
+from taicang.centre.draw import SAMPLES, Band, Case, band, draws, middles, mtoken, run_chip_hours, token_costs
+from taicang.centre.figures import Figure
 from taicang.centre.outage import broken
-from taicang.centre.work import Serving, Training, deviation
+from taicang.centre.work import Serving
 from taicang.errors import InvalidInput, MissingFigure
 from taicang.units import Num
 
-SAMPLES = 20_000
 USES = (0.2, 0.3, 0.6, 0.8)
 """Utilisations that are set side by side."""
 DAYS = (31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)
-OWN = ("price", "rent", "error")
-"""Figures that differ between machines: each draws its own."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Band:
-    """The 5th, 50th and 95th percentile."""
-
-    low: float
-    mid: float
-    high: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Case:
-    """A plant with its figures and its work."""
-
-    name: str
-    plant: Plant
-    count: int
-    figures: Mapping[str, Figure]
-    serving: Serving | None = None
-    training: Training | None = None
-    prices: Mapping[str, float] = field(default_factory=dict)
-    """What an API charges per million tokens, in yuan."""
-    mix: tuple[tuple[float, Case], ...] = ()
-    """Several kinds of work instead: each with its share of the used hours."""
-    mtbf_s: Mapping[str, float] = field(default_factory=dict)
-    spare_chips: int = 0
-    crew: int = 0
-    """Repairs at a time; 0: as many as there are."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,53 +67,6 @@ class Report:
     tornado: tuple[Swing, ...]
     samples: int
     seed: int
-
-
-def draws(figures: Mapping[str, Figure], name: str, samples: int, seed: int) -> dict[str, Num]:
-    """Each figure drawn evenly from its range, alike for every machine but for those in ``OWN``; money in yuan."""
-    made: dict[str, Num] = {}
-    for key, figure in figures.items():
-        text = f"{key} of {name}" if key in OWN else key
-        dice = np.random.default_rng([seed, crc32(text.encode())])
-        if key == "error":
-            made[key] = np.exp(deviation(figure.high) * dice.standard_normal(samples))
-        else:
-            made[key] = figure.low + (figure.high - figure.low) * dice.random(samples)
-    return _in_yuan(figures, made)
-
-
-def middles(figures: Mapping[str, Figure]) -> dict[str, Num]:
-    """Every figure in its middle."""
-    values: dict[str, Num] = {key: 1.0 if key == "error" else figure.middle for key, figure in figures.items()}
-    return _in_yuan(figures, values)
-
-
-def _in_yuan(figures: Mapping[str, Figure], values: dict[str, Num]) -> dict[str, Num]:
-    for key in MONEY:
-        if key in figures and figures[key].dimension.startswith("usd"):
-            values[key] = values[key] * values["rate"]
-    return values
-
-
-def band(values: Num) -> Band:
-    """Percentiles of draws."""
-    low, mid, high = np.quantile(np.asarray(values, dtype=float), [0.05, 0.5, 0.95])
-    return Band(low=float(low), mid=float(mid), high=float(high))
-
-
-def mtoken(case: Case, values: Values, utilisation: Num) -> Num:
-    """Yuan per million output tokens, everything over them alone."""
-    assert case.serving is not None
-    rate = case.serving.output_tokens_per_chip_hour * values["error"]
-    return cost.used_hour(case.plant, values, utilisation) / rate * 1e6
-
-
-def run_chip_hours(case: Case, samples: int, seed: int) -> NDArray[np.float64]:
-    """Chip-hours of the training run, as far as its prediction may be off."""
-    assert case.training is not None
-    dice = np.random.default_rng([seed, crc32(f"training of {case.name}".encode())])
-    off = np.exp(deviation(case.training.error_ratio) * dice.standard_normal(samples))
-    return np.asarray(case.training.chip_s / 3600.0 / off)
 
 
 def income(case: Case, values_of: Callable[[Case], Values]) -> Num | None:
@@ -206,7 +126,9 @@ def report(case: Case, *, currency: str = "CNY", samples: int = SAMPLES, seed: i
         tokens=token_costs(work, used / values["error"] / unit) if work else {},
         monthly_tokens=float(work.output_tokens_per_chip_hour * month * chips) if work else None,
         at_use=_at_use(case, values, unit),
-        run=None if case.training is None else band(used * run_chip_hours(case, samples, seed) / unit),
+        run=None
+        if case.training is None
+        else band(used * run_chip_hours(case.training, case.name, samples, seed) / unit),
         run_s=None if case.training is None else case.training.seconds,
         even_utilisation=None if earned is None or plant.rented else band(cost.even_utilisation(plant, values, earned)),
         rented_mtoken=_rented(case, values, use, unit),
@@ -228,12 +150,6 @@ def report(case: Case, *, currency: str = "CNY", samples: int = SAMPLES, seed: i
 def _power(plant: Plant, values: Values, use: Num) -> Num:
     total: Num = sum(cost.power_kw(plant, values, each) for each in cost.busy(plant, use))
     return total / 24.0
-
-
-def token_costs(work: Serving, used: Num) -> dict[str, Band]:
-    """Per million tokens of each kind."""
-    seconds = {"input": work.input_s, "cached": work.cached_s, "output": work.output_s}
-    return {name: band(used * each / 3600.0 * 1e6) for name, each in seconds.items() if each is not None}
 
 
 def _at_use(case: Case, values: Values, unit: Num) -> dict[str, Band]:

@@ -65,6 +65,9 @@ class ExpertsFit:
     """Kernels of an empty layer."""
     expert_s: float
     """Bookkeeping (offsets, tile maps) per expert held."""
+    slot_ratio: float = 0.0
+    """Share of a copy's activation traffic that ranks pay which do not hold its expert: Triton kernels keep a slot for
+    every copy of a gathered token, zero those of others and sum them all, however few experts a rank has."""
     origin: str = "calibrated"
 
 
@@ -73,15 +76,16 @@ def dispatched_key(dtype: str) -> str:
     return f"{dtype}:dispatched"
 
 
-def fit_for(fits: Mapping[str, ExpertsFit], dtype: str, *, gathered: bool = True) -> ExpertsFit:
+def fit_for(fits: Mapping[str, ExpertsFit], dtype: str, *, gathered: bool = True, engine: str = "") -> ExpertsFit:
     """Constants for ``dtype`` from one profile's ``fits``, or of the nearest measured format.
 
-    Kernels fed by a dispatch (``gathered`` false) have constants of their own where measured. Raises ``NotModelled``
-    when neither the format nor a stand-in was measured.
+    Kernels belong to engines, as those of attention do ("fp8_block@sglang"); a key without one is the fastest measured.
+    Those fed by a dispatch (``gathered`` false) come with its library, with constants of their own where measured.
+    Raises ``NotModelled`` when neither the format nor a stand-in was measured.
     """
     kernel = number_format(dtype).kernel
     for name in (kernel, *lenders(kernel, STAND_INS)):
-        for key in (name,) if gathered else (dispatched_key(name), name):
+        for key in (f"{name}@{engine}", name) if gathered else (dispatched_key(name), name):
             if key in fits:
                 return fits[key]
     have = ", ".join(sorted(fits)) or "none"
@@ -116,12 +120,14 @@ def experts(op: GroupedGemm, chip: Chip, fit: ExpertsFit, *, unrouted: bool = Fa
     here = op.tokens * (1.0 - np.power(1.0 - share, op.topk))
     entering = op.tokens if op.gathered else np.maximum(here, np.minimum(op.tokens, 1.0))
 
+    slots = fit.slot_ratio * np.maximum(op.tokens * op.topk - hot.rows, 0.0) if op.gathered else 0.0 * hot.rows
+
     read = op.experts_local + 0.0 * hot.touched if unrouted else hot.touched
     weights = read * matrices * op.hidden * width * form.weight_bytes
     crossing = op.hidden * (2.0 * form.activation_bytes + 2.0 * STREAM_BYTES) + width * (
         matrices * STREAM_BYTES + 2.0 * form.activation_bytes
     )
-    activations = entering * op.hidden * (2.0 * STREAM_BYTES + form.activation_bytes) + hot.rows * crossing
+    activations = entering * op.hidden * (2.0 * STREAM_BYTES + form.activation_bytes) + (hot.rows + slots) * crossing
     moved = weights + fit.activation_ratio * activations
     flop = 2.0 * matrices * op.hidden * op.inter * hot.rows
     padded = 2.0 * matrices * op.hidden * width * hot.rows

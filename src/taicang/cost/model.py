@@ -114,7 +114,8 @@ class CostModel:
             case Gemm():
                 return gemm.gemm(op, chip, gemm.fit_for(book.gemm, op.dtype))
             case GroupedGemm():
-                kernels = experts.fit_for(book.experts, op.dtype, gathered=op.gathered)
+                engine = KERNELS_OF.get(self.stack.engine, "")
+                kernels = experts.fit_for(book.experts, op.dtype, gathered=op.gathered, engine=engine)
                 return experts.experts(op, chip, kernels, unrouted=op.dtype in self.stack.unrouted)
             case Attend(kind="mla", phase="decode"):
                 absorbed = attend_mla.fit_for(book.mla_decode, op.dtype, op.kv_dtype)
@@ -172,7 +173,7 @@ KERNELS_OF = {
     "vllm": "vllm",
     "vllm-stream": "vllm",
 }
-"""Engine of a stack -> whose attention kernels it runs; others run the fastest."""
+"""Engine of a stack -> whose kernels of attention and experts it runs; others run the fastest."""
 CHAINED = (Gemm, GroupedGemm, Attend, Pointwise, Lookup)
 """Kernels whose launch can overlap the end of the kernel before."""
 

@@ -56,7 +56,8 @@ def _fit_family(folder: Path, family: str) -> Path:
         groups.setdefault((_shared(rows, said["share"]), _key(rows)), []).append(rows.fitted())
         for engine in rows.by_engine:
             own = rows.of_engine(engine).fitted()
-            groups.setdefault((_shared(rows, said["engines"]["share"]), f"{_key(rows)}@{engine}"), []).append(own)
+            if own.ids:
+                groups.setdefault((_shared(rows, said["engines"]["share"]), f"{_key(rows)}@{engine}"), []).append(own)
     whole = said.get("whole", False)
     profiles: dict[str, dict[str, Any]] = {}
     for (share, key), kin in sorted(groups.items(), key=lambda item: item[0]) if whole else groups.items():

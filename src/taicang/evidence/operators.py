@@ -223,12 +223,16 @@ def _gemm_price(rows: Measured[Gemm]) -> Num:
 
 
 def _gqa_price(rows: Measured[Attend]) -> Array:
-    """The fastest of the engines that a row was measured in; one that names none takes the fastest's constants."""
+    known = constants_of(f"attend_{rows.op.phase}", rows.chip)
 
     def priced(engine: str) -> Array:
-        known = constants_of(f"attend_{rows.op.phase}", rows.chip)
         return attend_seconds(rows, attend_fit_for(known, rows.op.dtype, rows.op.kv_dtype, engine))
 
+    return _fastest(rows, priced)
+
+
+def _fastest(rows: Measured[Any], priced: Callable[[str], Array]) -> Array:
+    """The fastest of the engines that a row was measured in; one that names none takes the fastest's constants."""
     unnamed = priced("")
     best = np.full(unnamed.shape, np.inf)
     for engine, its_s in rows.by_engine.items():
@@ -242,7 +246,11 @@ def _mla_price(rows: Measured[Attend]) -> Array:
 
 def _experts_price(rows: Measured[GroupedGemm]) -> Array:
     known = constants_of("experts", rows.chip)
-    return experts_seconds(rows, experts_fit_for(known, rows.op.dtype, gathered=rows.op.gathered))
+
+    def priced(engine: str) -> Array:
+        return experts_seconds(rows, experts_fit_for(known, rows.op.dtype, gathered=rows.op.gathered, engine=engine))
+
+    return _fastest(rows, priced)
 
 
 def flavour_of(rows: Measured[Collective]) -> str:

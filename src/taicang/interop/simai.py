@@ -6,6 +6,7 @@ and collective, those of the gradient of its input, and those of the gradient of
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -14,6 +15,7 @@ from pathlib import Path
 from taicang.errors import InvalidInput, UnknownName
 from taicang.interop import stored
 from taicang.interop.work import Collective, Task, Workload
+from taicang.units import digits
 
 COLUMNS = 12
 MOST_BYTES = 256 * 2**20
@@ -39,7 +41,7 @@ def is_one(path: Path) -> bool:
     try:
         with stored.opened(path) as file:
             first = file.readline(4096).decode("utf-8", errors="replace")
-    except (OSError, EOFError):
+    except (OSError, EOFError, zlib.error):
         return False
     return first.startswith(("HYBRID", "DATA", "MODEL", "MICRO", "TRANSFORMER"))
 
@@ -50,7 +52,7 @@ def read(path: Path) -> Workload:
     degrees = _degrees(lines[0] if lines else "", path)
     layers = [_layer(line, f"{path}:{number}") for number, line in enumerate(lines[2:], 3) if line.strip()]
     said = lines[1].strip() if len(lines) > 1 else ""
-    if not said.isdigit() or int(said) != len(layers):
+    if not digits(said) or int(said) != len(layers):
         raise InvalidInput(f"{said!r} layers announced, {len(layers)} there", where=f"{path}:2")
     tp, ep, whole = degrees.get("tp", 1), degrees.get("ep", 1), degrees.get("all", 0)
     notes = ["the pipeline is not split: all layers run on each rank"] if degrees.get("pp", 1) > 1 else []
@@ -74,7 +76,7 @@ def _degrees(line: str, path: Path) -> dict[str, int]:
     for name, value in pairwise(words):
         key = DEGREES.get(name.rstrip(":"))
         if key:
-            if not value.isdigit() or not 1 <= int(value) <= 10**7:
+            if not digits(value) or not 1 <= int(value) <= 10**7:
                 raise InvalidInput(f"{name} {value}: not a degree", where=f"{path}:1")
             found[key] = int(value)
     return found

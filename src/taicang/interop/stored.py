@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import zlib
 from pathlib import Path
 from typing import IO, cast
 
@@ -19,7 +20,7 @@ def whole(path: Path, most: int) -> bytes:
     try:
         with opened(path) as file:
             data = file.read(most + 1)
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise InvalidInput(f"cannot be read ({error})", where=str(path)) from None
     if len(data) > most:
         raise InvalidInput(f"more than {most >> 20} MiB", where=str(path))

@@ -20,13 +20,28 @@ from taicang.live.supernode import Stream
 
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 PART = "taicang.part"
-"""Extension of our server: a function that writes a part of a begun answer at once, or says that it cannot."""
+"""Extension of our server: the ``Line`` to the client."""
+
+
+class Line:
+    """How bytes of a begun, chunked answer get on the wire at once: by ``write``, unless ``full``, which is so from
+    when the server has ``paused`` until what was made since is on its way. A small object: a step touches it for each
+    stream, and what it takes is time to fetch it."""
+
+    __slots__ = ("full", "paused", "write")
+
+    def __init__(self, write: Callable[[bytes], None]) -> None:
+        self.write = write
+        self.full = self.paused = False
 
 
 class Choice(Stream):
     """One answer of a call."""
 
-    __slots__ = ("answer", "closed", "head", "index", "job", "prompt_tokens", "sent", "tail", "tokens")
+    __slots__ = (
+        "answer", "around", "closed", "head", "index", "job", "line", "prompt_tokens", "ring", "sent", "start", "tail",
+        "tokens",
+    )  # fmt: skip
 
     def __init__(self, job: Job, index: int, answer: Answer, prompt_tokens: int) -> None:
         super().__init__()
@@ -39,22 +54,27 @@ class Choice(Stream):
         self.sent = 0
         self.closed = False
         self.head, self.tail = (b"", b"") if job.form is None else job.form.around(index)
+        self.around = len(self.head) + len(self.tail)
+        self.ring, self.start, self.line = answer.ring, answer.start, job.line
 
     @property
     def why(self) -> str:
         """See ``Stream``."""
         return self.answer.why
 
-    def told(self, now: int) -> None:
+    def told(self, now: int, *, ended: bool = False) -> None:
         """See ``Stream``."""
-        job, sent = self.job, self.sent
-        ended = self.request.end >= 0
-        if job.part is not None and self.out == sent + 1 and sent and not (ended or job.blocked):  # nearly every time
-            answer = self.answer
-            ring = answer.ring
-            if job.part(self.head + ring[(answer.start + sent) % len(ring)] + self.tail):
-                self.sent = sent + 1
-                return
+        line, sent = self.line, self.sent
+        if line is not None and not line.full and self.out == sent + 1 and sent and not ended:  # nearly every time
+            ring = self.ring
+            text = ring[(self.start + sent) % len(ring)]
+            self.sent = sent + 1
+            try:
+                line.write(b"%x\r\n%b%b%b\r\n" % (self.around + len(text), self.head, text, self.tail))
+            except RuntimeError:  # the connection is closed: the call ends when that is known
+                line.full = True
+            return
+        job = self.job
         if job.form is None:
             if ended and not self.closed:
                 self.closed = True
@@ -97,10 +117,13 @@ def lost() -> Refused:
 class Job:
     """``form`` is that of a stream, None where the whole answer is waited for (``done``)."""
 
-    __slots__ = ("_kept", "_send", "_task", "asked", "blocked", "choices", "done", "form", "interval", "left", "part")
+    __slots__ = (
+        "_kept", "_send", "_task", "asked", "blocked", "choices", "done", "form", "interval", "left", "line",
+    )  # fmt: skip
 
     def __init__(
-        self, asked: Asked, send: Send, form: Chat | None, interval: int, part: Callable[[bytes], bool] | None = None
+        self, asked: Asked, send: Send, form: Chat | None, interval: int,
+        line: Line | None = None,
     ) -> None:  # fmt: skip
         self.asked = asked
         self.form = form
@@ -111,8 +134,9 @@ class Job:
         """The client's buffer is full."""
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._send = send
-        self.part = part if form is not None and form.plain and interval == 1 and not asked.always else None
-        """Writes a part of one token at once, where such parts are alike."""
+        alike = form is not None and form.plain and interval == 1 and not asked.always
+        self.line = line if alike else None
+        """Takes a part of one token at once, where such parts are alike."""
         self._kept = b""
         self._task: asyncio.Task[None] | None = None
 
@@ -149,7 +173,7 @@ class Job:
         try:
             going.send(None)
         except StopIteration:
-            return
+            return self._flows()
         except (RuntimeError, OSError):  # the connection is closing: the call ends when that is known
             self.blocked = True
             return
@@ -166,6 +190,11 @@ class Job:
                 await self._send({"type": "http.response.body", "body": body, "more_body": self.left > 0})
                 body = b"".join(choice.take() for choice in self.choices)
             self.blocked = False
+            self._flows()
+
+    def _flows(self) -> None:
+        if self.line is not None:
+            self.line.full = self.line.paused
 
     def drop(self) -> None:
         """Nobody reads any more."""

@@ -18,6 +18,7 @@ from taicang.live.jobs import Choice
 from taicang.live.supernode import Supernode
 from taicang.serve.instance import Instance
 from taicang.serve.request import Request
+from taicang.units import digits
 
 KEPT = 10_000
 """Batches for those that missed some."""
@@ -130,7 +131,7 @@ class Publisher:
 
     def _open(self, kind: int, endpoint: str, where: str, at: int) -> Any:
         address, _, port = endpoint.rpartition(":")
-        if not address.startswith("tcp://") or not port.isdigit() or not 0 < int(port) + at < 1 << 16:
+        if not address.startswith("tcp://") or not digits(port) or not 0 < int(port) + at < 1 << 16:
             raise InvalidInput(f"expected tcp://*:PORT or tcp://HOST:PORT, got {endpoint!r}", where=where)
         made = self._context.socket(kind)
         made.set_hwm(100_000)

@@ -17,7 +17,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from taicang.errors import InvalidInput
 from taicang.live.clock import LoopClock
 from taicang.live.endpoint import Endpoint
-from taicang.live.jobs import PART
+from taicang.live.jobs import PART, Line
 
 MOST_HEAD = 64 << 10
 """Bytes of a request's first line and headers."""
@@ -37,6 +37,8 @@ def listen(host: str, port: int) -> socket.socket:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         made = socket.socket(family, socket.SOCK_STREAM)
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        with contextlib.suppress(OSError, AttributeError):  # a token's time is the machine's: no pacing beside it (BBR)
+            made.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, b"reno")
         try:
             made.bind((host, port))
             made.listen(BACKLOG)
@@ -62,6 +64,7 @@ class Guarded(HttpToolsProtocol):  # type: ignore[misc]
     def connection_made(self, transport: asyncio.Transport) -> None:
         """A client comes."""
         super().connection_made(transport)
+        self._line = Line(transport.write)
         self._expect()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -94,9 +97,11 @@ class Guarded(HttpToolsProtocol):  # type: ignore[misc]
     def on_headers_complete(self) -> None:
         """Its head is there."""
         self._unread = False
-        self.scope["extensions"] = {PART: self._part}
+        self.scope["extensions"] = {PART: self._line}
         if sum(len(name) + len(value) for name, value in self.headers) > MOST_HEAD:  # it came at once
             self.app = _too_long
+        elif self.parser.get_http_version() == "1.0":
+            self.app = self._unframed
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
@@ -105,22 +110,31 @@ class Guarded(HttpToolsProtocol):  # type: ignore[misc]
             self._due.cancel()
         super().on_message_complete()
 
-    def _part(self, body: bytes) -> bool:
-        """Write a part of a chunked answer that has begun, without the checks of ``send``; False where the client's
-        buffers are full (and nothing is written)."""
-        if self.flow.write_paused or self.transport.is_closing():
-            return False
-        self.transport.write(b"%x\r\n%b\r\n" % (len(body), body))
-        return True
+    async def _unframed(self, scope: Any, receive: Any, send: Any) -> None:
+        """HTTP/1.0 knows no chunks: an answer without a length ends with its connection."""
+        cycle, known = self.cycle, False
+
+        async def plain(message: Any) -> None:
+            nonlocal known
+            if message["type"] == "http.response.start":
+                known = any(name == b"content-length" for name, _ in message["headers"])
+                cycle.chunked_encoding = None if known else False
+            elif not known:
+                cycle.expected_content_length = len(message["body"]) + message.get("more_body", False)
+            await send(message)
+
+        await self.config.loaded_app({**scope, "extensions": {}}, receive, plain)
 
     def pause_writing(self) -> None:
         """The client's buffers are full."""
         super().pause_writing()
+        self._line.paused = self._line.full = True
         self._stuck = self.loop.call_later(STUCK_S, self.transport.abort)
 
     def resume_writing(self) -> None:
         """They are not any more."""
         super().resume_writing()
+        self._line.paused = False
         if self._stuck is not None:
             self._stuck.cancel()
 

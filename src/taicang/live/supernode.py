@@ -21,6 +21,7 @@ from taicang.serve.cluster import ARRIVAL, CHANGE, LOADED, MOVED, STEP, Cluster
 from taicang.serve.instance import Instance
 from taicang.serve.record import Record
 from taicang.serve.request import SECOND, Request
+from taicang.serve.steptable import GRAIN
 
 PASSED = CHANGE + 1
 """Kind of the events that mark a step within a stretch; the last at one time."""
@@ -31,7 +32,7 @@ TURN_S = 0.005
 class Stream:
     """A request that somebody waits for. ``out`` tokens are made; at ``last`` (ticks) the latest of them."""
 
-    __slots__ = ("gone", "last", "out", "place", "request", "seen")
+    __slots__ = ("ahead", "gone", "last", "out", "place", "request", "seen", "ticket")
 
     def __init__(self) -> None:
         self.request: Request
@@ -39,6 +40,8 @@ class Stream:
         self.out = 0
         self.last = -1
         self.place = -1
+        self.ticket = self.ahead = 0
+        """While its request decodes under this ticket, so many more tokens are made than steps of its instance."""
         self.gone = False
         """Nobody waits any more."""
 
@@ -47,7 +50,7 @@ class Stream:
         """It ends: "stop" or "length"."""
         return "length"
 
-    def told(self, now: int) -> None:
+    def told(self, now: int, *, ended: bool = False) -> None:
         """There are more tokens, or it has ended."""
 
 
@@ -223,7 +226,7 @@ class Supernode:
         place = stream.request.place
         if place != stream.place:
             del self._here[stream.place][stream.request]
-            stream.place = place
+            stream.place, stream.ticket = place, 0
             self._here[place][stream.request] = stream
         if stream.gone:
             self._cancel(self.cluster, stream, now)
@@ -243,10 +246,15 @@ class Supernode:
     def _tell(self, instance: Instance, reached: int, now: int) -> None:
         """Who waits at ``instance`` learns what was made up to decode step ``reached``."""
         last = made_in = 0
-        made, seen = instance.made, self.metrics
+        made, seen, even = instance.made, self.metrics, instance.table.growth == GRAIN
         for stream in list(self._here[instance.name].values()):
             request = stream.request
-            out = request.made + made(request, reached) if request.ticket >= 0 else request.made
+            if request.ticket == stream.ticket:
+                out = reached + stream.ahead
+            else:
+                out = request.made + made(request, reached) if request.ticket >= 0 else request.made
+                if even and request.ticket >= 0:
+                    stream.ticket, stream.ahead = request.ticket, out - reached
             if out > stream.out:
                 if stream.last != last or stream.seen is not seen:
                     seen.gap(now - last, made_in)
@@ -271,7 +279,7 @@ class Supernode:
                 if stream.last >= 0:
                     stream.seen.gap(now - stream.last, request.made - stream.out)
                 stream.out, stream.last = request.made, now
-            stream.told(now)
+            stream.told(now, ended=True)
         elif self._background is not None:
             following = self._background.after(request, now, self._number)
             if following is not None:

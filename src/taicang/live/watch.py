@@ -21,6 +21,7 @@ from taicang.serve.record import COARSE, STAMP
 from taicang.serve.request import SECOND
 from taicang.serve.summary import Limits
 from taicang.serve.usage import usage
+from taicang.units import digits
 
 WINDOW_S = 5.0
 """Of the machine: figures are of the time since then."""
@@ -208,6 +209,6 @@ def _quantiles(name: str, values: Any) -> dict[str, float | None]:
 
 def _whole(asked: Mapping[str, str], name: str) -> int:
     text = asked.get(name, "0")
-    if not text.isascii() or not text.isdigit() or len(text) > 18:
+    if not digits(text) or len(text) > 18:
         raise Refused(f"{name}: expected a whole number", param=name)
     return int(text)

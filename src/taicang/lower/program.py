@@ -41,7 +41,7 @@ class Program:
 
 def some(count: Count) -> bool:
     """Whether any candidate has a positive count."""
-    return bool(np.any(np.asarray(count) > 0))
+    return bool((count > 0).any() if isinstance(count, np.ndarray) else count > 0)
 
 
 def where_some(count: Count) -> Count:

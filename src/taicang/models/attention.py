@@ -30,7 +30,14 @@ _KINDS = {
     "conv": "conv",
     "convolution": "conv",
 }
-_KV_HEADS = ("num_key_value_heads", "num_kv_heads", "n_head_kv", "kv_n_heads", "multi_query_group_num")
+_KV_HEADS = (
+    "num_key_value_heads",
+    "num_kv_heads",
+    "n_head_kv",
+    "kv_n_heads",
+    "multi_query_group_num",
+    "num_attention_groups",
+)
 _WINDOW = ("sliding_window", "sliding_window_size", "attention_window_size", "local_attention", "window_size")
 
 
@@ -132,6 +139,7 @@ def _grouped(
         sinks=keys.flag("add_full_attention_sink_bias", default=family.sinks)
         or (window is not None and family.window_sinks),
         values_are_keys=same and window is None,
+        q_lora=keys.maybe("share_q_dim"),
         extra=wide
         - (heads * head_dim if family.bias and family.gate == "apart" else 0)
         + sum_of(family.attention_extra, sizes, keys),

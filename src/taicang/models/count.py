@@ -93,7 +93,8 @@ def attention_parameters(kind: Attention, hidden: int) -> int:
             kind.kv_heads * v_dim,
         )
         v = 0 if kind.values_are_keys else v
-        matrices = hidden * (q + k + v + kind.head_gate * kind.heads) + kind.heads * v_dim * hidden
+        query = hidden * q if kind.q_lora is None else kind.q_lora * (hidden + 1 + q)
+        matrices = query + hidden * (k + v + kind.head_gate * kind.heads) + kind.heads * v_dim * hidden
         extras = kind.bias * (q + k + v) + kind.out_bias * hidden + (kind.qk_norm - kind.bare_norm) * 2 * kind.head_dim
         return matrices + extras + kind.sinks * kind.heads + kind.extra
     if isinstance(kind, Latent):

@@ -67,6 +67,10 @@ class Family:
     """Values of keys that a file may lack."""
     wrapped: Mapping[str, Any] = field(default_factory=dict, hash=False)
     """Values of keys that the file of a wrapper may lack: it states what differs from the class of the decoder."""
+    residual: str = ""
+    """Key of the width of a dense feed-forward that every token goes through beside the experts."""
+    twice: bool = False
+    """A layer is two, with an attention and a dense feed-forward each, and experts beside the first (LongCat)."""
     half_inter: bool = False
     """``intermediate_size`` counts gate and up projection together."""
     when: Mapping[str, Mapping[Any, Mapping[str, Any]]] = field(default_factory=dict, hash=False)

@@ -8,6 +8,7 @@ from taicang.errors import InvalidInput
 from taicang.models.families import Family
 from taicang.models.keys import Keys
 from taicang.models.types import Dense, Experts, FeedForward
+from taicang.units import digits
 
 NONE = Dense(inter=0, gated=False)
 """A layer that is its mixer alone."""
@@ -43,7 +44,8 @@ def feed_forwards(keys: Keys, family: Family, layers: int, hidden: int) -> list[
         return [Dense(inter=width, gated=gated, bias=bias)] * layers
     sparse = _sparse(keys, layers)
     topk = _one(keys, *_TOPK)
-    if topk > experts:
+    idle = keys.number("zero_expert_num", default=0, low=0)
+    if topk > experts + idle:
         raise InvalidInput(f"{topk} of only {experts} experts", where=keys.at("num_experts_per_tok"))
     inter = keys.maybe(*_INTER)
     if inter is None:
@@ -55,6 +57,11 @@ def feed_forwards(keys: Keys, family: Family, layers: int, hidden: int) -> list[
     groups = keys.number("n_group", "num_expert_groups", "num_expert_group", default=1)
     beside = keys.flag("enable_moe_block", default=False)  # a dense feed-forward that every token goes through as well
     shared = _width(keys, hidden) if beside else _shared(keys, inter)
+    if family.residual and keys.flag("residual_moe", "parallel_attn_mlp_res", default=True):
+        shared = keys.number(family.residual)
+    if idle:
+        topk = max(1, round(topk * experts / (experts + idle)))
+        keys.assumptions.append(f"tokens choose zero experts as often as others: {topk} real experts each on average")
     if family.compressed and shared:
         shared = inter  # DeepSeek-V4 has one, whatever the file counts
     moe = Experts(
@@ -126,7 +133,7 @@ def _sparse(keys: Keys, layers: int) -> list[bool]:
     period, offset = keys.number("expert_layer_period", default=1), keys.number("expert_layer_offset", default=0, low=0)
     listed = keys.get("moe_layers", "moe_layers_enum")
     if isinstance(listed, str):
-        listed = [int(each) for each in listed.split(",") if each.strip().isdigit()]
+        listed = [int(each) for each in listed.split(",") if digits(each.strip())]
     if isinstance(keys.data.get("moe_layer_freq"), list):
         flags = keys.per_layer("moe_layer_freq", layers) or []
         return [bool(flag) for flag in flags]

@@ -20,13 +20,18 @@ from taicang.models.keys import Keys
 from taicang.models.quantised import CLASSES, Held, held
 from taicang.models.recurrent import state_space
 from taicang.models.sizes import sum_of
-from taicang.models.types import Block, Dense, FeedForward, Model
+from taicang.models.types import Block, Dense, Experts, FeedForward, Model
 
 LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "decoder_layers")
 CONTEXT = ("max_position_embeddings", "n_positions", "seq_length", "max_seq_len", "model_max_length", "n_ctx")
 DECODER_ONLY = "text decoder only: encoders of images, video and sound are left out"
 BESIDE = "a layer whose attention has a state-space mixer beside it counts as two layers"
 _MOST_LAYERS = 10_000  # far above any model: a slip of the pen must not fill the memory
+_TOWER = (
+    ("num_hidden_layers", "depth", "vt_num_hidden_layers", "layers", "n_layers"),
+    ("hidden_size", "embed_dim", "vt_hidden_size", "width", "n_embed"),
+)
+"""Names of layers and width in the configuration of an encoder of images."""
 _INNER = ("text_config", "llm_config", "language_config", "thinker_config", "text_model_config")
 """Where wrappers of images, video and sound hold the configuration of their text decoder."""
 _WHOLE = ("blip-2", "instructblip", "instructblipvideo")
@@ -41,7 +46,7 @@ def from_config(
 
     Raises ``NotModelled`` naming feature and key, ``InvalidInput`` naming file and key.
     """
-    data, assumptions = _decoder(Keys(config, where=where).data, where)
+    data, assumptions, tower = _decoder(Keys(config, where=where).data, where)
     keys = Keys(data, where=where, approximate=approximate)
     family = _family(keys, families)
     keys = _with_defaults(keys, {**(family.wrapped if assumptions else {}), **family.defaults})
@@ -89,6 +94,7 @@ def from_config(
         outer_norms=family.outer_norms,
         extra=sum_of(family.model_extra, {"vocab": vocab, "hidden": hidden}, keys),
         source=where,
+        tower=tower,
     )
     keys.finish()
     return replace(model, assumptions=(*assumptions, *keys.assumptions, *weights.assumptions))
@@ -105,9 +111,9 @@ def _settles(value: Any, cases: Mapping[Any, Any]) -> bool:
     return not isinstance(value, (str, list, dict)) or (isinstance(value, str) and value in cases)
 
 
-def _decoder(config: Mapping[str, Any], where: str) -> tuple[dict[str, Any], list[str]]:
-    """The keys of the text decoder, with those that wrappers around it hold for it."""
-    data, assumptions = _flat(config), []
+def _decoder(config: Mapping[str, Any], where: str) -> tuple[dict[str, Any], list[str], float]:
+    """The keys of the text decoder, with those that wrappers around it hold for it, and ``Model.tower``."""
+    data, assumptions, tower = _flat(config), [], 0.0
     for _ in range(3):
         key = next((each for each in _INNER if data.get(each) is not None), None)
         if key is None:
@@ -117,18 +123,28 @@ def _decoder(config: Mapping[str, Any], where: str) -> tuple[dict[str, Any], lis
             raise InvalidInput(f"expected an object, got {inner!r}", where=f"{where}: {key}" if where else key)
         kind = str(data.get("model_type", "")).removesuffix("_text") + "_text"
         passed = {k: data[k] for k in _FROM_WRAPPER if data.get(k) is not None}
+        tower = max(tower, _tower(data.get("vision_config")))
         tied = passed.get("tie_word_embeddings", None if data.get("model_type") in _WHOLE else False)
         made = {"model_type": kind} | passed | dict(inner)
         if tied is not None and str(data.get("transformers_version", "")).partition(".")[0] >= "5":
             made["tie_word_embeddings"] = tied  # since version 5 the wrapper's word counts
         data = made
         assumptions = [DECODER_ONLY]
-    return data, assumptions
+    return data, assumptions, tower
+
+
+def _tower(vision: Any) -> float:
+    """Layers times width squared of an encoder of images, over those of ViT-L/14; 0 where a config does not say."""
+    if not isinstance(vision, Mapping):
+        return 0.0
+    layers, width = (next((vision[key] for key in names if vision.get(key)), 0) for names in _TOWER)
+    numbers = all(isinstance(each, int) and 0 <= each < 10**6 for each in (layers, width))
+    return layers * width**2 / (24 * 1024**2) if numbers else 0.0
 
 
 def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
     """The keys of DBRX and MPT, which nest those of attention and feed-forward, on one level."""
-    data = dict(config)
+    data = {key: value for key, value in config.items() if value != -1 or "window" not in key}  # -1: none
     for name in ("attn_config", "ffn_config"):
         if isinstance(data.get(name), Mapping):
             nested = {k: v for k, v in data.pop(name).items() if k != "model_type"}
@@ -142,6 +158,8 @@ def _family(keys: Keys, families: Families) -> Family:
     kind = keys.text("model_type")
     if not kind:
         raise InvalidInput("this key is missing", where=keys.at("model_type"))
+    if kind == "git" and "moe_intermediate_size" in keys.data:
+        kind = "grok-2"  # whose files bear the name of an encoder of images
     if kind in families.refused:
         feature, key = families.refused[kind]
         raise NotModelled(f"{keys.at(key)}: {feature} is not modelled (model_type {kind!r})")
@@ -172,7 +190,8 @@ def _formats(weights: Held, spared: frozenset[str]) -> dict[str, Any]:
 
 
 def _stacked(keys: Keys, family: Family, hidden: int, weights: Held) -> tuple[Block, ...]:
-    layers = keys.number(*LAYERS)
+    layers = keys.number(*(("num_layers", *LAYERS) if family.twice else LAYERS))
+    keys.ignore("num_hidden_layers")
     if layers > _MOST_LAYERS:
         raise InvalidInput(f"{layers} layers are more than {_MOST_LAYERS}", where=keys.at("num_hidden_layers"))
     attention = attentions(keys, family, layers, hidden)
@@ -196,6 +215,9 @@ def _stacked(keys: Keys, family: Family, hidden: int, weights: Held) -> tuple[Bl
             beside = state_space(keys, hidden)
             made.append(Block(attention=beside, ffn=NONE, count=1, norms=0, plain=plain))
         made.append(block)
+        if family.twice:
+            dense = Dense(inter=behind.shared_inter) if isinstance(behind, Experts) else behind
+            made.append(replace(block, ffn=dense, extra=0))
     counts, last = Counter(made), {block: i for i, block in enumerate(made)}
     return tuple(replace(block, count=counts[block]) for block in sorted(last, key=last.__getitem__))
 

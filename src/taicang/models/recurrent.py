@@ -13,7 +13,8 @@ HEADS = ("num_attention_heads", "n_head", "n_heads", "attention_heads", "decoder
 
 def linear(keys: Keys, family: Family, hidden: int) -> GatedLinear:
     """Linear attention of the family's kind."""
-    if family.state == "lightning":
+    fixed = family.state == "channel" and keys.maybe("group_norm_size")  # as Ring's files name its first kind
+    if family.state == "lightning" or fixed:
         heads = keys.number(*HEADS)
         width = keys.maybe("head_dim") or hidden // heads
         return GatedLinear(k_heads=heads, v_heads=heads, k_dim=width, v_dim=width, conv_width=0, decay="fixed")

@@ -34,6 +34,8 @@ class GroupedQuery:
     """The norm of queries and keys has no weights."""
     values_are_keys: bool = False
     """The key projection makes the values too (Gemma 4): both are cached, one is computed."""
+    q_lora: int | None = None
+    """Width of a latent that queries are made from (Step-3)."""
     extra: int = 0
     """Further parameters that no product reads: weights of wider norms, learned scalars."""
 
@@ -210,6 +212,8 @@ class Model:
     dense_dtype: str = ""
     """Of dense feed-forwards and shared experts."""
     experts_dtype: str = ""
+    tower: float = 0.0
+    """Size of the encoder of images in its own layers x width squared, over that of ViT-L/14; 0: none."""
     kv_dtype: str = ""
     """Format of the cache that the checkpoint asks for ("": the engine's choice)."""
     assumptions: tuple[str, ...] = ()

@@ -26,7 +26,7 @@ from taicang.serve.clients import ClosedLoop, OpenLoop
 from taicang.serve.record import Record
 from taicang.serve.request import SECOND, Request
 from taicang.serve.scheduler import Limits, preset
-from taicang.serve.simulate import EVERY, serve
+from taicang.serve.simulate import EVERY, Stop, serve
 from taicang.serve.steptable import StepTable
 from taicang.traffic.generate import arriving, fixed, from_profile
 
@@ -190,7 +190,7 @@ class _Seen(Record):
                 self._left -= 1.0
                 if self._left < 0.0:
                     self.stopped = True
-                    raise KeyboardInterrupt
+                    raise Stop
 
 
 def _none(reason: str, rate_per_s: float, pools: tuple[Pool, ...], bands: Mapping[str, Band]) -> Confirmation:
@@ -240,7 +240,7 @@ def _run(
 
     def bounded(_: int, now: int) -> None:
         if now > end or next(calls) > EVENTS // EVERY:
-            raise KeyboardInterrupt
+            raise Stop
 
     after = load.after if isinstance(load, ClosedLoop) else None
     serve(system, load.arrivals(), finished, after=after, progress=bounded)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 
-from taicang import catalog
+from taicang import __version__, catalog
 from taicang.catalog import calibration
 from taicang.catalog.resolve import is_path
+from taicang.catalog.trust import Band
 from taicang.cost.exchange import exchange
 from taicang.errors import InvalidInput, NotModelled, UnknownName
 from taicang.fabric import demand, graph
@@ -28,6 +29,7 @@ from taicang.fabric.wires import LinkRates
 from taicang.hardware import Machine
 from taicang.interop import graphs
 from taicang.ops import Exchange
+from taicang.predict.fabric_trust import bands_of, sources_of
 from taicang.search.collective import EXCHANGES, Ask, closed_s, costs, operator
 from taicang.units import show
 
@@ -110,6 +112,12 @@ class Answer:
     """The links over time, all of ``beside`` at once where there are any."""
     lost_ranks: int
     assumptions: tuple[str, ...]
+    sources: tuple[str, ...]
+    bands: Mapping[str, Band]
+    """How far ``library_s`` ("library") and ``closed_s`` ("closed form") may be off."""
+    digest: str = field(default_factory=catalog.digest)
+    """Of the catalogue that it was made from."""
+    version: str = __version__
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -184,6 +192,7 @@ def run(machine: Place, ask: Ask) -> Answer:
             f"{count:,} ranks {ask.stride} apart do not fit the {fabric.ranks - len(lost):,} of {fabric.machine} left",
             where="--ranks",
         )
+    bands = bands_of(on, ask, count)  # the algorithm that a library takes by itself is the one that was measured
     ask = _chosen(Net(fabric=broken, found=resources(broken, ask.routing), seed=ask.seed), ask,
                   _teams(broken, lost, count, ask, ask.seed))  # fmt: skip
     times, first = [], None
@@ -214,7 +223,7 @@ def run(machine: Place, ask: Ask) -> Answer:
         even_s=even, library_s=library, closed_s=closed, phases=tuple(_row(each) for each in phases),
         levels=_levels(net, phases), hottest=_hottest(net, phases),
         beside=beside, course=course or _course(net, phases), lost_ranks=len(lost),
-        assumptions=_notes(broken, ask),
+        assumptions=_notes(broken, ask), sources=sources_of(on, fabric.machine), bands=bands,
     )  # fmt: skip
 
 

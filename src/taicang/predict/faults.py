@@ -18,6 +18,7 @@ from taicang.serve.cluster import Cluster
 from taicang.serve.instance import Instance
 from taicang.serve.loading import Source, loading_s
 from taicang.serve.request import FOREVER, SECOND
+from taicang.units import digits
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,7 +163,7 @@ def _spans(members: Sequence[tuple[Instance, Pool]]) -> dict[Instance, range]:
 
 def _instance(cluster: Cluster, number: str, where: str) -> Instance:
     every = cluster.instances
-    if not number.isdigit() or int(number) >= len(every):
+    if not digits(number) or int(number) >= len(every):
         raise InvalidInput(f"there is no instance {number} of {len(every)}", where=where)
     return every[int(number)]
 

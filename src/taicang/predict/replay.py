@@ -77,11 +77,13 @@ def replay(
     limits: Limits | None = None,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
+    keep: bool = False,
 ) -> Replay:
     """Serve ``trace`` (in its own time, or by ``clients`` in a closed loop) and say what users saw.
 
     Sessions that ask for the models ``also`` are drawn at random; all share the instances, and ``model_cache_bytes`` of
     host memory keep the weights that none holds. ``crowd`` requests on each of a model's instances bring it another.
+    ``keep``: an interrupt by the user ends the run with what has finished until then.
 
     Raises ``InvalidInput`` for a system that does not fit the machine or a request that fits no instance.
     """
@@ -104,6 +106,10 @@ def replay(
     after = loop.after if clients or loop.waits else None
     try:
         whole = serve(standing.cluster, loop.arrivals(), finished, after=after, progress=progress)
+    except KeyboardInterrupt:
+        if not keep:
+            raise
+        whole = False
     except OverflowError:
         raise InvalidInput(f"the run goes on for more than {LONGEST_S / 86400:.0f} days") from None
     return outcome(standing, trace, finished, limits=limits or Limits(), partial=not whole)

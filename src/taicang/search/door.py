@@ -10,7 +10,7 @@ import numpy as np
 
 from taicang import catalog
 from taicang.catalog.costing import cost_model
-from taicang.catalog.launch import launched
+from taicang.catalog.launch import divided, launched
 from taicang.catalog.models import model as load_model
 from taicang.catalog.stack_entry import with_memory
 from taicang.cost.skew import SKEW
@@ -87,10 +87,9 @@ def settle(asked: Serving, model: str | Model, on: str | Machine) -> tuple[Model
     machine = catalog.machine(on, asked.sets) if isinstance(on, str) else on
     engine = asked.stack
     if not isinstance(engine, Stack):
-        engine = launched(
-            catalog.stack(engine or default_stack(machine, net), ascend=machine.chip.ascend), machine.chip, net
-        )
-    return net, machine, with_memory(engine, asked.memory_ratio)
+        named = catalog.stack(engine or default_stack(machine, net), ascend=machine.chip.ascend)
+        engine = launched(named, machine.chip, net)
+    return net, machine, with_memory(divided(engine, machine, net), asked.memory_ratio)
 
 
 def forms_of(asked: Serving, net: Model, machine: Machine, engine: Stack) -> Quantisation:

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from taicang.search.front import front
 from taicang.search.points import Floats, Points
 from taicang.serve.queueing import busiest, fewest
 
@@ -48,7 +47,7 @@ def feed(prefill: Points, *, chips: int, ttft_s: float, within_ratio: float) -> 
     """Prefill instances that ``chips`` chips hold, as busy as leaves TTFT of ``within_ratio`` of the requests within
     ``ttft_s``: a faster batch may be kept less busy than a smaller one."""
     ok = np.flatnonzero(prefill.ttft_s <= ttft_s)
-    sizes = np.unique(prefill.chips[ok])
+    sizes = _sizes(prefill.chips[ok])
     counts = np.arange(chips // max(sizes.min(initial=chips), 1.0) + 2.0)
     row, rate = np.zeros((sizes.size, counts.size), dtype=np.int64), np.zeros((sizes.size, counts.size))
     for i, size in enumerate(sizes):
@@ -60,6 +59,10 @@ def feed(prefill: Points, *, chips: int, ttft_s: float, within_ratio: float) -> 
     return Feed(chips=sizes, row=row, rate=rate)
 
 
+def _sizes(chips: Floats) -> Floats:
+    return np.asarray(sorted(set(chips.tolist())))  # np.unique loads masked arrays
+
+
 def _front(prefill: Points, rows: Any, ttft_s: float) -> Any:
     """Of ``rows`` those that no other beats in both TTFT and rate: the fastest alone where there is no limit."""
     found = rows[front(low=prefill.ttft_s[rows], high=prefill.requests_per_s[rows])]
@@ -69,7 +72,7 @@ def _front(prefill: Points, rows: Any, ttft_s: float) -> Any:
 def decode_front(decode: Points) -> NDArray[np.int64]:
     """Rows on the front of TPOT against rate of each instance size."""
     rows = [np.zeros(0, dtype=np.int64)]
-    for chips in sorted(set(decode.chips.tolist())):  # np.unique of floats loads masked arrays
+    for chips in _sizes(decode.chips):
         mine = np.flatnonzero(decode.chips == chips)
         rows.append(mine[front(low=decode.tpot_s[mine], high=decode.requests_per_s[mine])])
     return np.concatenate(rows)
@@ -116,7 +119,7 @@ def holding(
     """For each of the decode ``rows``, the prefill instances beside it on ``chips`` chips with which users are served
     soonest, if any hold them all; ``asked_per_s`` says of TTFT and TPOT what they then send."""
     within = np.flatnonzero(prefill.ttft_s <= ttft_s)
-    sized = [within[prefill.chips[within] == size] for size in np.unique(prefill.chips[within])]
+    sized = [within[prefill.chips[within] == size] for size in _sizes(prefill.chips[within])]
     fronts = [each[front(low=prefill.ttft_s[each], high=prefill.requests_per_s[each])] for each in sized]
     first = np.concatenate([np.zeros(0, dtype=np.int64), *fronts])
     alone = prefill.ttft_s[first][:, None]
@@ -184,3 +187,13 @@ def _floor_sum(terms: int, slope: int, start: int, divisor: int) -> int:
             break
         terms, start, slope, divisor = last // divisor, last % divisor, divisor, slope
     return total
+
+
+def front(*, low: Any, high: Any) -> NDArray[np.int64]:
+    """Rows that no other beats with a ``low`` as low and a ``high`` as high, by rising ``low``."""
+    low, high = np.asarray(low, dtype=float), np.asarray(high, dtype=float)
+    order = np.lexsort((-high, low))
+    reached = np.maximum.accumulate(high[order]) if order.size else high
+    first = np.ones(order.size, dtype=bool)
+    first[1:] = high[order][1:] > reached[:-1]
+    return order[first]

@@ -174,10 +174,12 @@ def _routed(base: ServePlan, kind: Experts, space: Space, near: int, stack: Stac
         if ep > kind.experts and moe_tp > 1:
             continue
         for redundant in _replicas(kind.experts, ep, shared, space, stack):
-            plan = replace(base, ep=ep, moe_tp=moe_tp, redundant=redundant, shared_ranks=shared)
             for exchange in exchanges:
                 for count in _microbatches(space, stack) if exchanged else (1,):
-                    yield replace(plan, exchange=exchange, microbatches=count)
+                    yield replace(
+                        base, ep=ep, moe_tp=moe_tp, redundant=redundant, shared_ranks=shared, exchange=exchange,
+                        microbatches=count,
+                    )  # fmt: skip
 
 
 def _replicas(experts: int, ep: int, shared: int, space: Space, stack: Stack) -> list[int]:

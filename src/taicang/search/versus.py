@@ -18,6 +18,7 @@ from taicang.search.points import Job
 from taicang.search.result import Choice
 from taicang.search.run import Ask, every, search
 from taicang.search.space import Space
+from taicang.units import digits
 
 MOST_RATIO = 64.0
 """How much more of a resource is tried before a rival is said never to draw level."""
@@ -41,7 +42,7 @@ def fields(text: str) -> dict[str, Any]:
 
 def _number(key: str, value: str, part: str) -> int:
     least, most = limits(key)
-    if not value.isdecimal():
+    if not digits(value):
         raise InvalidInput(f"expected {key}=NUMBER, got {part!r}", where="--versus")
     if int(value) < least or (most is not None and int(value) > most):
         allowed = f"at least {least}" if most is None else f"{least} to {most}"

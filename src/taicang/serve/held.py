@@ -86,7 +86,8 @@ class Held:
 
     def made(self, request: Request, upto: int) -> int:
         """Tokens since ``request`` joined the decode batch, at decode step ``upto``."""
-        return min((upto - request.last) * self.table.growth // GRAIN, request.output - request.made - 1)
+        made, most = (upto - request.last) * self.table.growth // GRAIN, request.output - request.made - 1
+        return made if made < most else most
 
     def admit_ready(self, group: Group) -> None:
         """Requests whose prompt was computed elsewhere join the decode batch as soon as there is room."""

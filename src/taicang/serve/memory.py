@@ -31,11 +31,14 @@ from taicang.models.types import (
 )
 from taicang.plans import ServePlan
 from taicang.serve.setup import Setup
-from taicang.stacks import Headroom
+from taicang.stacks import WIDE, Headroom
 from taicang.units import Count, Num, show
 
-LARGE_BYTES = 70 * 2.0**30
-"""From here on engines count a device as large, if it is of a generation with 8-bit floating point."""
+TILES = (256, 128)
+"""Multiples that expert kernels of 4-bit floats take of the hidden and the inner width (vLLM's, for Marlin's)."""
+TOWER_BYTES = 12 * 24 * 1024**2 * 2.0
+"""Of ViT-L/14 in 16 bits: four products of the width in attention and, the inner width being four times as large, eight
+in the feed-forward, of 24 layers."""
 LOW_LATENCY_TOKENS = 512
 """Tokens per rank up to which exchanges keep worst-case buffers."""
 LIVE_WIDTHS = 8
@@ -155,36 +158,34 @@ def memory_use(
     shard = 1 if plan.sp else plan.tp
     several: Any = np.where(np.asarray(plan.ranks) > 1, head.group_bytes, 0.0)
     use = MemoryUse(
-        attention_bytes=counted.attention * attention + counted.norm * 2.0 + spared["attention"],
+        attention_bytes=counted.attention * attention + counted.norm * 2.0 + spared["attention"] + _kept(mine),
         dense_bytes=counted.dense * dense + spared["dense"],
-        experts_bytes=counted.experts * experts + counted.router * 4.0 + spared["experts"],
+        experts_bytes=counted.experts * experts * _padding(mine, quant.experts)
+        + counted.router * 4.0
+        + spared["experts"],
         shared_bytes=counted.shared * dense,
-        embedding_bytes=(counted.embedding + counted.head) * 2.0,
+        embedding_bytes=(counted.embedding + counted.head) * 2.0 + model.tower * TOWER_BYTES / shard,
         draft_bytes=(one.attention * attention + one.dense * dense + one.experts * experts + one.shared * dense)
         * np.minimum(plan.draft_tokens, max(model.mtp_layers, 1)),
         cache_bytes=sequences * kv_cache_bytes(mine, context, quant.kv) / (plan.tp if plan.sp else 1),
         activation_bytes=np.maximum(
             tokens / (plan.tp if plan.sp else 1) * (model.hidden * 2.0 * LIVE_WIDTHS + _widest(mine) * 2.0),
-            (head.sampled_large if _large(chip) else head.sampled) * model.vocab * head.sampling_bytes,
+            head.sampled * model.vocab * head.sampling_bytes,
         ),
         exchange_bytes=_exchange(model, plan, tokens / shard),
-        runtime_bytes=head.context_bytes + several,
+        runtime_bytes=head.context_bytes + head.graph_bytes + several,
         withheld_bytes=0.0,
         capacity_bytes=chip.memory.capacity_bytes,
     )
-    return replace(use, withheld_bytes=_withheld(use, plan, head, tokens, large=_large(chip)))
+    return replace(use, withheld_bytes=_withheld(use, plan, head, tokens))
 
 
-def _large(chip: Chip) -> bool:
-    return chip.memory.capacity_bytes >= LARGE_BYTES and "fp8" in chip.peak_flop_per_s
-
-
-def _withheld(use: MemoryUse, plan: ServePlan, head: Headroom, tokens: Count, *, large: bool) -> Num:
+def _withheld(use: MemoryUse, plan: ServePlan, head: Headroom, tokens: Count) -> Num:
     """What the engine keeps from weights and cache, beyond what activations and the runtime take of it."""
-    whole: Any = use.capacity_bytes
-    reserve: Any = head.reserve_bytes + head.reserve_token_bytes * tokens + head.reserve_rank_bytes * plan.ranks
-    reserve = np.maximum(reserve, head.reserve_least_bytes if large else 0.0)
-    ratio: Any = 1.0 - reserve / whole if head.usable_ratio is None else head.usable_ratio
+    whole, ranks = use.capacity_bytes, np.asarray(plan.ranks)
+    reserve: Any = head.reserve_bytes + head.reserve_token_bytes * np.maximum(tokens, head.reserve_tokens)
+    reserve = reserve + head.reserve_rank_bytes * ranks + np.where(ranks >= WIDE, head.reserve_wide_bytes, 0.0)
+    ratio: Any = (1.0 - reserve / whole if head.usable_ratio is None else head.usable_ratio) * head.shrunk_ratio
     if head.base == "device":
         kept: Any = (1.0 - ratio) * whole
     elif head.base == "static":
@@ -204,6 +205,29 @@ def _spared(mine: Model, plan: ServePlan) -> dict[str, Any]:
             width = 2.0 - number_format(getattr(plan.quant, kind)).weight_bytes
             extra[kind] = extra[kind] + getattr(counted, kind) * width
     return extra
+
+
+def _kept(mine: Model) -> Any:
+    """Bytes that engines make of weights when they load them, and keep: latent attention's products with the latent
+    dimension, in 16 bits, and the angles of every position."""
+    made: Any = 0.0
+    turned = 0
+    for block in mine.blocks:
+        kind = block.attention
+        if isinstance(kind, Latent):
+            made = made + kind.heads * (kind.nope_dim + kind.v_dim) * kind.kv_lora * 2.0 * block.count
+        if isinstance(kind, GroupedQuery | Latent):
+            turned = max(turned, kind.head_dim if isinstance(kind, GroupedQuery) else kind.rope_dim)
+    return made + (0.0 if mine.position_embeddings else mine.max_context * turned * 2.0)
+
+
+def _padding(mine: Model, form: str) -> Any:
+    """Expert kernels of 4-bit floats take whole tiles: what their weights grow to."""
+    kind = routed(mine)
+    if kind is None or not form.startswith("mxfp4"):
+        return 1.0
+    wide, inner = TILES
+    return np.ceil(mine.hidden / wide) * wide / mine.hidden * (np.ceil(kind.inter / inner) * inner / kind.inter)
 
 
 def _one_layer(mine: Model) -> Parameters:

@@ -19,6 +19,10 @@ EVERY = 4096
 """Events between two reports of progress."""
 
 
+class Stop(Exception):
+    """What ``finished`` or ``progress`` raise to end a run early; an interrupt by the user ends whatever runs it."""
+
+
 class Kept(Protocol):
     """What takes finished requests: a list, or a ``Record`` of their figures."""
 
@@ -53,7 +57,7 @@ def serve(
 
     ``after(request, now)`` makes the request that its client sends next (closed loop); its arrival may not lie before
     ``now``. ``progress(finished, now)`` is called every ``EVERY`` events. Returns whether the run came to its end:
-    every request has ended, or waits for an instance that nothing brings back. A ``KeyboardInterrupt`` ends it early.
+    every request has ended, or waits for an instance that nothing brings back. ``Stop`` ends it early.
     """
     events = cluster.events
     heap, touched = events.heap, cluster.touched
@@ -102,5 +106,5 @@ def serve(
                 )
             if progress is not None and count % EVERY == 0:
                 progress(len(finished), now)
-    except KeyboardInterrupt:
+    except Stop:
         return False

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import gzip
-import os
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, cast
 
@@ -23,9 +23,9 @@ class Lines:
     """Iterates over (number, text). ``lost`` counts lines torn by a damaged gzip, where ``repair`` allows it."""
 
     def __init__(self, path: Path, *, repair: bool = False) -> None:
-        if not os.path.isfile(path):
-            raise InvalidInput("no such file", where=str(path))
         self.path = path
+        with self._readable():
+            reading.check(path)
         self.repair = repair
         self.lost = 0
 
@@ -74,7 +74,14 @@ class Lines:
         except _TooLong as error:
             return error.begins
 
+    @contextmanager
+    def _readable(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise InvalidInput(f"cannot read the file ({error})", where=str(self.path)) from None
+
     def _open(self) -> IO[bytes]:
-        with self.path.open("rb") as file:
+        with self._readable(), self.path.open("rb") as file:
             packed = file.read(2) == b"\x1f\x8b"
         return cast("IO[bytes]", gzip.open(self.path)) if packed else self.path.open("rb")

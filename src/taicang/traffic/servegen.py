@@ -16,11 +16,12 @@ import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from taicang import reading
 from taicang.errors import InvalidInput
 from taicang.traffic.cells import LONGEST
 from taicang.traffic.generate import Process
@@ -116,21 +117,28 @@ def read_clients(path: Path) -> ClientSet:
 def _files(path: Path) -> Iterator[tuple[str, bytes]]:
     if os.path.isdir(path):
         for file in sorted(path.rglob("chunk-*")):
-            yield file.relative_to(path).as_posix(), file.read_bytes()
+            yield file.relative_to(path).as_posix(), reading.data(file, most=reading.LINE)
         return
-    if not os.path.isfile(path):
-        raise InvalidInput("no such file", where=str(path))
     name = ""
     try:
+        reading.check(path)
         with tarfile.open(path, "r:*") as archive:
             for member in archive:
                 name = member.name
                 packed = archive.extractfile(member) if member.isfile() else None
                 if packed is not None:
-                    yield name, packed.read()
+                    yield name, _bounded(packed, f"{path}:{name}")
     except (tarfile.TarError, lzma.LZMAError, zlib.error, EOFError, OSError) as error:
         why = str(error).partition("\n")[0]
         raise InvalidInput(f"damaged archive ({why})", where=f"{path}:{name}" if name else str(path)) from None
+
+
+def _bounded(packed: IO[bytes], where: str) -> bytes:
+    """What a packed file holds: a few bytes may stand for any number of them."""
+    found = packed.read(reading.LINE + 1)
+    if len(found) > reading.LINE:
+        raise InvalidInput(f"the file is longer than {reading.LINE:,} bytes", where=where)
+    return found
 
 
 def _windows(where: str, data: bytes) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], tuple[Process, ...]]:

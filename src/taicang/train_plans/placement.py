@@ -13,7 +13,7 @@ import numpy as np
 
 from taicang.errors import InvalidPlan
 from taicang.train_plans.plan import TrainPlan
-from taicang.units import Count
+from taicang.units import Count, digits
 
 AXES: Final = ("tp", "cp", "ep", "dp", "pp")
 RANDOM: Final = "random"
@@ -69,7 +69,7 @@ def seed_of(order: str) -> int | None:
     name, colon, seed = order.partition(":")
     if name != RANDOM:
         return None
-    if colon and not (seed.isdecimal() and len(seed) < 10):
+    if colon and not (digits(seed) and len(seed) < 10):
         raise InvalidPlan(f"order {order!r}: expected random or random:SEED such as random:7")
     return int(seed or 0)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import operator
+import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -119,7 +120,11 @@ def load_rank(folder: Path, rank: int) -> Rank:
     path = folder / f"rank-{rank}.json"
     about = reading.document(reading.text(path, most=reading.DOCUMENT), str(path))
     with reading.expected("a capture's table", str(path)):
-        with np.load(io.BytesIO(reading.data(folder / f"rank-{rank}.npz"))) as tables:
+        packed = io.BytesIO(reading.data(folder / f"rank-{rank}.npz"))
+        if sum(each.file_size for each in zipfile.ZipFile(packed).infolist()) > reading.DOCUMENT:
+            raise ValueError(f"more than {reading.DOCUMENT:,} bytes unpacked")
+        packed.seek(0)
+        with np.load(packed) as tables:
             work, changes, operands = (np.asarray(tables[name], np.int64) for name in ("work", "changes", "operands"))
         return Rank(
             rank=about["rank"],
