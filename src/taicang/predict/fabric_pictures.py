@@ -38,9 +38,9 @@ def trace(found: Answer) -> dict[str, Any]:
     ]
     end = found.course[-1].end_s if found.course else 0.0
     at = [(moment.begin_s, moment.used_ratio) for moment in found.course]
-    for begin, used in [*at, (end, dict.fromkeys(found.course[-1].used_ratio, 0.0))] if at else []:
+    for begin, busy in [*at, (end, dict.fromkeys(found.course[-1].used_ratio, 0.0))] if at else []:
         events += [
             {"name": f"{level} links busy", "ph": "C", "pid": 0, "ts": begin * 1e6, "args": {"ratio": share}}
-            for level, share in used.items()
+            for level, share in busy.items()
         ]
     return {"traceEvents": events, "displayTimeUnit": "ns"}
