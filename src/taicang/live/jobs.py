@@ -39,7 +39,7 @@ class Choice(Stream):
     """One answer of a call."""
 
     __slots__ = (
-        "answer", "around", "closed", "head", "index", "job", "line", "prompt_tokens", "ring", "sent", "start", "tail",
+        "adapter", "answer", "around", "closed", "head", "index", "job", "line", "prompt_tokens", "ring", "sent", "start", "tail",
         "tokens",
     )  # fmt: skip
 
@@ -49,6 +49,7 @@ class Choice(Stream):
         self.index = index
         self.answer = answer
         self.prompt_tokens = prompt_tokens
+        self.adapter: str | None = None
         self.tokens: Sequence[int] = ()
         """Of prompt and answer, where somebody wants to know."""
         self.sent = 0
