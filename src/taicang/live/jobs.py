@@ -39,8 +39,8 @@ class Choice(Stream):
     """One answer of a call."""
 
     __slots__ = (
-        "adapter", "answer", "around", "closed", "head", "index", "job", "line", "prompt_tokens", "ring", "sent", "start", "tail",
-        "tokens",
+        "adapter", "answer", "around", "closed", "head", "index", "job", "line", "prompt_tokens", "ring", "sent",
+        "start", "tail", "tokens",
     )  # fmt: skip
 
     def __init__(self, job: Job, index: int, answer: Answer, prompt_tokens: int) -> None:

@@ -29,7 +29,7 @@ Event = dict[str, Any]
 
 class Teller:
     """Hears of one cache (see ``Cache.watch``). ``tokens_of`` gives the tokens of a request, none where nobody knows
-    them: of load that no client sends nothing is told. ``adapter_of`` gives the name of the LoRA adapter it asks for."""
+    them: of load that no client sends nothing is told. ``adapter_of`` gives the adapter that it asks for."""
 
     __slots__ = ("_told", "adapter_of", "block", "events", "tokens_of")
 
