@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -94,18 +95,18 @@ class Operators:
     def alltoall_base(self, output: Tensor, given: Tensor, group: Any, outs: Any, ins: Any, *_: Any) -> Any:
         """To each rank its part of the input; lengths are in rows, or equal."""
         members, at = self.groups.of(group)
-        filled = self._sent(members, at, given, list(ins))
-        filled = filled if filled is not None and filled.numel() == output.numel() else None
-        put(self.kernels, output, filled)
+        width = int(size(given)) // max(given.shape[0], 1) if given.dim() else given.itemsize
+        cuts = [each * width for each in ins] or [int(size(given)) // len(members.ranks)] * len(members.ranks)
+        filled = self._sent(members, at, raw(self.kernels, given), cuts, given)
+        put(self.kernels, output, filled if filled is not None and filled.numel() == output.numel() else None)
         made = self.groups.kernel("all_to_all", members, max(size(given), size(output)))
-        return self.groups.issue("all_to_all", [given, output], made, [output], members.name)
+        peers = [rank for rank, cut in zip(members.ranks, cuts, strict=True) if cut]
+        if len(peers) == 1 and len(members.ranks) > 2:  # one step of a ring: a message to a neighbour
+            made = replace(made, op=Members.hop(size(given), abs(peers[0] - self.groups.job.rank)))
+        return output, self.groups.issue("all_to_all", [given, output], made, [output], members.name)
 
-    def _sent(self, members: Members, at: int, given: Tensor, ins: list[int]) -> Tensor | None:
-        """This rank's parts of what all sent; each tells how it cut its own."""
-        ranks = len(members.ranks)
-        width = given.numel() // max(given.shape[0], 1) if given.dim() else 1
-        cuts = [each * width for each in ins] if ins else [given.numel() // ranks] * ranks
-        data = raw(self.kernels, given)
+    def _sent(self, members: Members, at: int, data: bytes | None, cuts: list[int], like: Tensor) -> Tensor | None:
+        """This rank's parts of what all sent; each tells how many bytes it cut for whom."""
         head = torch.tensor(cuts, dtype=torch.int64).numpy().tobytes()
         sent = self.groups.swap(members, None if data is None else head + data)
         parts = []
@@ -114,18 +115,25 @@ class Operators:
             if got is None:
                 return None
             lengths = torch.frombuffer(bytearray(got[: len(head)]), dtype=torch.int64).tolist()
-            begin = sum(lengths[:at])
-            parts.append(cooked(got[len(head) :], given)[begin : begin + lengths[at]])
-        return torch.cat(parts)
+            begin = len(head) + sum(lengths[:at])
+            parts.append(got[begin : begin + lengths[at]])
+        return cooked(b"".join(parts), like)
 
     def alltoall(self, outputs: list[Tensor], inputs: list[Tensor], group: Any, *_: Any) -> Any:
         """From lists."""
-        members, _at = self.groups.of(group)
-        for target, given in zip(outputs, inputs, strict=True):
-            known = raw(self.kernels, given) if target.numel() == given.numel() else None
-            put(self.kernels, target, None if known is None else cooked(known, given))
+        members, at = self.groups.of(group)
+        found = self._sent(members, at, self._joined(inputs), [int(size(each)) for each in inputs], inputs[0])
+        many = [each.numel() for each in outputs]
+        parts = [None] * len(many) if found is None or found.numel() != sum(many) else found.split(many)
+        for target, part in zip(outputs, parts, strict=True):
+            put(self.kernels, target, part)
         made = self.groups.kernel("all_to_all", members, sum(size(t) for t in inputs))
         return outputs, self.groups.issue("all_to_all", [*inputs, *outputs], made, outputs, members.name)
+
+    def _joined(self, tensors: list[Tensor]) -> bytes | None:
+        """Their values behind each other, where all are known."""
+        found = [raw(self.kernels, each) for each in tensors]
+        return None if None in found else b"".join(each for each in found if each is not None)
 
     def broadcast(self, tensors: list[Tensor], group: Any, root: int, *_: Any) -> Any:
         """From one rank to all."""
@@ -155,12 +163,13 @@ class Operators:
         made = self.groups.kernel("gather", members, sum(size(t) for t in inputs) * len(members.ranks))
         return self.groups.issue("gather", inputs, made, [t for row in outputs for t in row], members.name)
 
-    def scatter(self, outputs: list[Tensor], inputs: list[list[Tensor]], group: Any, *_: Any) -> Any:
+    def scatter(self, outputs: list[Tensor], inputs: list[list[Tensor]], group: Any, root: int, *_: Any) -> Any:
         """A part to each rank, from one."""
         members, at = self.groups.of(group)
-        for target, row in zip(outputs, inputs, strict=False):
-            known = raw(self.kernels, row[at])
-            put(self.kernels, target, None if known is None else cooked(known, row[at]))
+        for i, target in enumerate(outputs):
+            many = int(size(target))
+            got = self.groups.swap(members, self._joined(inputs[i] if inputs else [])).get(members.ranks[root])
+            put(self.kernels, target, cooked(got[at * many : (at + 1) * many], target) if got else None)
         made = self.groups.kernel("scatter", members, sum(size(t) for t in outputs) * len(members.ranks))
         return outputs, self.groups.issue("scatter", outputs, made, outputs, members.name)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import importlib
 import os
 import sys
 import types
@@ -15,6 +16,7 @@ import torch
 from taicang.virtual.device import Device
 from taicang.virtual.graphs import CAPTURING, graph_of
 from taicang.virtual.kernels import DEVICE
+from taicang.virtual.later import undisabled
 from taicang.virtual.spec import Chip
 from taicang.virtual.translation import noted, noting
 
@@ -247,7 +249,9 @@ def functions(device: Device, chip: Chip) -> dict[str, Any]:
         "device_count": lambda: device.devices, "_initialized": True, "_is_in_bad_fork": lambda: False,
         "get_device_properties": lambda *_, **__: properties, "get_device_name": lambda *_, **__: chip.title,
         "get_device_capability": lambda *_, **__: chip.capability, "get_arch_list": lambda: [f"sm_{major}{minor}"],
-        "ipc_collect": nothing, "_sleep": nothing, "can_device_access_peer": lambda *_, **__: True,
+        "MemPool": lambda *_, **__: types.SimpleNamespace(id=(0, 1), use_count=nothing, snapshot=list),
+        "use_mem_pool": lambda *_, **__: contextlib.nullcontext(), "ipc_collect": nothing, "_sleep": nothing,
+        "can_device_access_peer": lambda *_, **__: True,
         "is_bf16_supported": lambda *_, **__: True, "is_tf32_supported": lambda: True,
         "get_amp_supported_dtype": lambda: [torch.float16, torch.bfloat16, torch.float32],
         "utilization": lambda *_, **__: 0, "power_draw": lambda *_, **__: 0, "temperature": lambda *_, **__: 0,
@@ -318,6 +322,8 @@ def install(device: Device, chip: Chip) -> None:
     torch.backends.cudnn.is_acceptable = lambda *_: False  # a build for CUDA would flatten weights for its own kernels
     torch.backends.cudnn.version = lambda: 91002
     torch.compile = noted("torch.compile", _eager) if translated else _eager
+    torch.compiler.cudagraph_mark_step_begin = nothing
+    torch.compiler.disable, torch._dynamo = undisabled, _Compiler("torch._dynamo")
     module: Any = types.ModuleType("torch.npu")
     module.__dict__.update(given)
     module.amp, module.graph, module.make_graphed_callables = cuda.amp, cuda.graph, cuda.make_graphed_callables
@@ -343,6 +349,15 @@ def _eager(model: Any = None, **_: Any) -> Any:
     """``torch.compile`` under capture: the program runs eagerly, and the page says so."""
     COMPILED[0] = True
     return model if model is not None else lambda found: found
+
+
+class _Compiler(types.ModuleType):
+    """PyTorch's compiler, imported as soon as somebody asks for more than to be left alone by it."""
+
+    disable = staticmethod(undisabled)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(importlib.import_module("torch._dynamo"), name)
 
 
 class _Quiet(types.ModuleType):

@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_flatten, tree_map_only
 
 from taicang.virtual import values
 from taicang.virtual.capture import KERNEL, WAIT_STREAM
@@ -130,9 +129,20 @@ class _Plan:
 
 def tensors_of(values: Any) -> Iterator[Tensor]:
     """All tensors in arguments."""
-    for each in tree_flatten(values)[0]:
-        if isinstance(each, Tensor):
-            yield each
+    if isinstance(values, Tensor):
+        yield values
+    elif isinstance(values, (list, tuple, dict)):
+        for each in values.values() if isinstance(values, dict) else values:
+            yield from tensors_of(each)
+
+
+def mapped(values: Any, change: Callable[[Tensor], Any]) -> Any:
+    """Arguments with their tensors changed."""
+    if isinstance(values, Tensor):
+        return change(values)
+    if isinstance(values, (list, tuple)):
+        return type(values)([mapped(each, change) for each in values])
+    return {name: mapped(each, change) for name, each in values.items()} if isinstance(values, dict) else values
 
 
 def spec(tensor: Tensor) -> Spec:
@@ -234,7 +244,7 @@ class Kernels:
         def away(tensor: Tensor) -> Tensor:
             return there.setdefault(id(tensor), meta(tensor))
 
-        moved, named = tree_map_only(Tensor, away, (args, kwargs))
+        moved, named = mapped((args, kwargs), away)
         if "device" in named and named["device"] is not None:
             named = {**named, "device": torch.device("meta")}
         if named.get("generator") is not None:
@@ -275,14 +285,12 @@ class Kernels:
 
         if unknown:
             values.tell(f"shapes of what {plan.base} makes (of zeros)")
-        moved, named = tree_map_only(Tensor, here, (list(args), kwargs))
+        moved, named = mapped((args, kwargs), here)
         return self.fresh(op(*moved, **named))
 
     def fresh(self, shaped: Any) -> Any:
         """Empty tensors of the device like these shapes."""
-        return tree_map_only(
-            Tensor, lambda t: torch.empty_strided(t.size(), t.stride(), dtype=t.dtype, device=DEVICE), shaped
-        )
+        return mapped(shaped, lambda t: torch.empty_strided(t.size(), t.stride(), dtype=t.dtype, device=DEVICE))
 
     def settle(self, op: Any, plan: _Plan, args: Any, kwargs: Any, outputs: Any, written: Any, fresh: Any) -> None:
         """Compute on the host what is known and small; what is not is unknown from here on."""
@@ -325,7 +333,7 @@ class Kernels:
                 return tensor
             return seen.setdefault(id(tensor), self.host(tensor))
 
-        moved, named = tree_map_only(Tensor, here, (args, kwargs))
+        moved, named = mapped((args, kwargs), here)
         if "device" in named and named["device"] is not None:
             named = {**named, "device": torch.device("cpu")}
         if named.get("generator") is not None:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import os
-import sys
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +12,7 @@ import torch
 from taicang.ops import Transfer
 from taicang.virtual.capture import KERNEL, WAIT_STREAM
 from taicang.virtual.kernels import DEVICE, Recorder, tensors_of
+from taicang.virtual.later import changed
 from taicang.virtual.operators import Kernel
 from taicang.virtual.spec import STORAGE
 
@@ -51,29 +50,7 @@ def install(recorder: Recorder, notes: dict[str, None]) -> None:
         notes[NOTE] = None
 
     torch.save = torch.serialization.save = save
-    if PLANNER in sys.modules:
-        _every_shard(sys.modules[PLANNER])
-    else:
-        sys.meta_path.insert(0, Later())
-
-
-class Later:
-    """Changes the planner of distributed checkpoints once a program imports it: few do, and it takes long."""
-
-    def find_spec(self, name: str, path: Any, target: Any = None) -> Any:
-        """Its module as Python finds it, with the change behind it."""
-        if name != PLANNER:
-            return None
-        sys.meta_path.remove(self)
-        found: Any = importlib.util.find_spec(name)
-        run = found.loader.exec_module
-
-        def execute(module: Any) -> None:
-            run(module)
-            _every_shard(module)
-
-        found.loader.exec_module = execute
-        return found
+    changed(PLANNER, _every_shard)
 
 
 PLANNER = "torch.distributed.checkpoint.default_planner"
@@ -82,12 +59,12 @@ PLANNER = "torch.distributed.checkpoint.default_planner"
 def _every_shard(planner: Any) -> None:
     once = planner.dedup_save_plans
 
-    def shards(plans: list[Any], *args: Any, **kwargs: Any) -> list[Any]:
-        """What several ranks hold is saved by one of them; shards by each, though those of ranks that do not run look
-        like this one's."""
+    def shards(plans: list[Any], *_: Any, **__: Any) -> list[Any]:
+        """What several ranks hold is saved by the first of them, which runs; shards by each, though those of ranks that
+        do not run look like this one's."""
         return [
             replace(after, items=[*after.items, *(i for i in before.items if _sharded(i) and i not in after.items)])
-            for before, after in zip(plans, once(plans, *args, **kwargs), strict=True)
+            for before, after in zip(plans, once(plans, save_to_lowest_rank=True), strict=True)
         ]
 
     planner.dedup_save_plans = shards

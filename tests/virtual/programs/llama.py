@@ -11,7 +11,6 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
-from torch.distributed.pipelining import PipelineStage, Schedule1F1B
 from torch.distributed.tensor import Replicate, Shard
 from torch.distributed.tensor.parallel import (
     ColwiseParallel,
@@ -162,6 +161,8 @@ def main():
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4, fused=True)
     schedule = None
     if a.pp > 1:
+        from torch.distributed.pipelining import PipelineStage, Schedule1F1B
+
         schedule = Schedule1F1B(
             PipelineStage(model, stage, a.pp, torch.device("cuda"), group=mesh.get_group("pp")), a.micro, loss_of
         )
