@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from taicang import reading
+from taicang import __version__, reading
 from taicang.app.options import check_page
 from taicang.errors import InvalidInput
 
@@ -60,6 +60,10 @@ def _of(path: Path, index: int | None) -> list[Section]:
 
     result = _folder(path) if path.is_dir() else _read(path)
     kind = kind_of(result, str(path))
+    for each in result if isinstance(result, list) else (result, *result.values()):
+        made_by = str(each.get("version", __version__)) if isinstance(each, dict) else __version__
+        if made_by.split(".")[:2] != __version__.split(".")[:2]:  # figures and names may mean something else
+            raise InvalidInput(f"made by taicang {made_by[:20]}, this is {__version__}: make it anew", where=str(path))
     with reading.expected(f"a result of {kind}", str(path)):
         made = paged(kind, result)
     if index is None:
