@@ -134,6 +134,10 @@ UNKEPT: dict[str, Any] = {
 """Of a device's memory, what nobody keeps account of here."""
 
 
+UNBUILT: dict[str, Any] = {"_cuda_CUDAAllocator_AllocatorState": object, "_set_cached_tensors_enabled": nothing}
+"""What PyTorch's own modules import where CUDA is built, and a build for the CPU lacks."""
+
+
 def memory_functions(held: Device) -> dict[str, Any]:
     """What a device module says of its memory."""
 
@@ -292,7 +296,7 @@ def install(device: Device, chip: Chip) -> None:
     for name, value in given.items():
         before = cuda.__dict__.get(name)
         for part in parts:  # those that define it, or took it from there
-            if name in part.__dict__ and part.__dict__[name] is before:
+            if name in part.__dict__ and (before is None or part.__dict__[name] is before):
                 setattr(part, name, value)
         setattr(cuda, name, value)
     shared = memory_functions(device)
@@ -305,6 +309,9 @@ def install(device: Device, chip: Chip) -> None:
     cuda.default_generators = tuple(_generator() for _ in range(device.devices))
     cuda.nvtx = _quiet("torch.cuda.nvtx")
     torch._C._host_emptyCache = nothing
+    for name, value in UNBUILT.items():
+        if not hasattr(torch._C, name):
+            setattr(torch._C, name, value)
     torch.version.cuda = "12.8"
     torch.cuda.nccl.version = lambda: (2, 27, 5)
     torch.Tensor.is_cuda = property(lambda self: self.device.type == DEVICE)
