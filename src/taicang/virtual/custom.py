@@ -22,7 +22,7 @@ def install(kernels: Kernels) -> None:
         register(self, *args)
         self._lib.impl(self._name, partial(_launch, kernels, self), "PrivateUse1")
 
-    CustomOpDef._register_to_dispatcher = registered  # type: ignore[method-assign]
+    CustomOpDef._register_to_dispatcher = registered
     changed("triton.runtime.jit", lambda module: setattr(module.JITFunction, "run", _refuse))
 
 

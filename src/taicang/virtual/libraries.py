@@ -252,7 +252,8 @@ def flex(module: Any) -> None:
     composed, masked = module.flex_attention, module.create_block_mask
 
     def attention(query: Tensor, key: Tensor, value: Tensor, score_mod: Any = None, block_mask: Any = None,
-                  scale: float | None = None, enable_gqa: bool = False, return_lse: bool = False, **more: Any) -> Any:  # fmt: skip
+                  scale: float | None = None, enable_gqa: bool = False, return_lse: bool = False,
+                  **more: Any) -> Any:  # fmt: skip
         kernels = fused.KERNELS[0]
         if kernels.recorder.real or query.device.type != DEVICE or return_lse or more.get("return_aux"):
             return composed(query, key, value, score_mod, block_mask, scale, enable_gqa, return_lse, **more)
@@ -274,7 +275,9 @@ def _block_pairs(mask: Any, batch: int) -> float | None:
     """Pairs in the blocks of a mask, over the batch, on average over its heads; none where nobody knows them."""
     counts = [each for each in (mask.kv_num_blocks, mask.full_kv_num_blocks) if each is not None]
     kernels = fused.KERNELS[0]
-    if not all(each.device.type != DEVICE or kernels.device.known(each.untyped_storage().data_ptr()) for each in counts):
+    if not all(
+        each.device.type != DEVICE or kernels.device.known(each.untyped_storage().data_ptr()) for each in counts
+    ):
         return None
     blocks = sum(float(kernels.host(each).sum() if each.device.type == DEVICE else each.sum()) for each in counts)
     return blocks * math.prod(mask.BLOCK_SIZE) * batch / math.prod(counts[0].shape[:2])
