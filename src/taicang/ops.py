@@ -148,6 +148,8 @@ class Host:
     graphs: Count
     layers: Count
     sequences: Count
+    drafting: Count = 0.0
+    """Sequences that draft."""
 
 
 Operator: TypeAlias = Gemm | GroupedGemm | Attend | Pointwise | Lookup | Collective | Exchange | Transfer | Host

@@ -98,6 +98,10 @@ class Stack:
     """Host time per step that the device waits for (scheduling, input preparation, detokenising)."""
     sequence_host_s: float = 0.0
     """The same per sequence in the batch."""
+    draft_host_s: float = 0.0
+    """Host time of a step that drafts, where the scheduler runs before and after it and not beside it."""
+    draft_sequence_host_s: float = 0.0
+    """The same per sequence that drafts: acceptance, freed cache, ends and output, one after the other."""
     graph_launch_s: float = 0.0
     """Host time per captured graph that the device waits for."""
     layer_gap_s: float = 0.0
@@ -119,8 +123,9 @@ class Stack:
     fused: frozenset[str] = frozenset()
     """Fusions present: "qk_norm_rope" (query-key norm with rotation), "mla_prolog" (norms, projections, rope),
     "expert_products" (both products of the experts with their activation, casts and bias), "fp8_attention" (the core of
-    training attention in 8 bits), "chunked_loss" (the loss by pieces of the sequence: logits of 16 bits, of
-    which one piece is alive in 32), "fused_loss" (head and loss in one kernel: one piece is alive at all)."""
+    training attention in 8 bits), "loss_kernel" (one kernel: logits of 16 bits and their gradient are alive),
+    "chunked_loss" (the loss by pieces of the sequence: logits of 16 bits, of which one piece is alive in 32),
+    "fused_loss" (head and loss in one kernel: one piece is alive at all)."""
     grouped_experts: bool = True
     """Whether training multiplies all experts of a rank in one product, or one after the other."""
     experts_sharded: bool = False
@@ -137,7 +142,7 @@ class Stack:
     """How training sends tokens to experts: "plain", a copy for each expert by an all-to-all, sorted by expert on
     arrival; "best", that without the sorting, or each at most once to a rank, whichever is faster."""
     all_reduce: str = "best"
-    """Whose all-reduce kernels run: "nccl", "trtllm", "sglang", "vllm" or the best of them."""
+    """Whose all-reduce kernels run: "nccl", "trtllm", "sglang", "vllm", several ("trtllm+vllm") or the best of all."""
     partition: tuple[float, float] | None = None
     """Share of matrix and vector cores of the attention stream; the expert stream has the rest."""
     partition_reach_ratio: float = 1.0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import select
 import signal
 import socket
 import subprocess
@@ -119,14 +120,72 @@ def test_streams_are_paced_and_connections_are_kept(port):
         (b"GET /../../etc/passwd HTTP/1.1\r\nconnection: close\r\n\r\n", b" 404 "),
         (b"POST /v1/completions HTTP/1.1\r\ncontent-length: 2\r\nconnection: close\r\n\r\n{]", b" 400 "),
         (b"BREW /v1/completions HTTP/1.1\r\n\r\n", b" 400 "),
+        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b" 400 "),
+        *((b"POST /v1/completions HTTP/1.1\r\n" + head + b"\r\n\r\n2\r\n{}\r\n0\r\n\r\n", b" 400 ") for head in (
+            b"content-length: 12\r\ntransfer-encoding: chunked", b"transfer-encoding: chunked\r\ncontent-length: 3",
+            b"content-length: 12\r\ncontent-length: 12", b"content-length: 12\r\ncontent-length: 3",
+            b"content-length: 12, 12", b"content-length: -5", b"content-length: +5", b"content-length: 0x1",
+            b"content-length: 99999999999999999999999", "content-length: ٣".encode(), b"transfer-encoding: xchunked",
+            b"transfer-encoding: chunked, identity", b"transfer-encoding : chunked", b"transfer-encoding:\r\n chunked",
+        )),
+        *((b"POST /v1/completions HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n" + body, b" 400 ") for body in (
+            b"1\r\n{}\r\n0\r\n\r\n", b"-2\r\n{}\r\n0\r\n\r\n", b"fffffffffffffffff\r\n{}", b"zz\r\n{}",
+            b"2;a=b\r\n{}\r\n0\r\nx: y\r\n\r\n",  # well formed: what it says is refused
+        )),
+        *((b"POST /v1/completions HTTP/1.1\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body), b" 400 ") for body in (
+            b"[" * 100_000, b'{"a":' * 100_000, b'{"model":"llama-3.1-8b","prompt":"a","max_tokens":%b}' % (b"9" * 999),
+            b'{"model":"llama-3.1-8b","prompt":"a","temperature":NaN}', b'{"model":"llama-3.1-8b","prompt":"\\ud800"}',
+            b'{"model":"llama-3.1-8b","prompt":"\xed\xa0\x80"}', b'{"model":"llama-3.1-8b","prompt":"\xe9"}', b"",
+        )),
+        (b"POST /v1/chat/completions HTTP/1.1\r\nexpect: 100-continue\r\ncontent-length: 2\r\n\r\n", b" 100 "),
+        (b"POST /v1/chat/completions HTTP/1.1\r\nexpect: 100-continue\r\ncontent-length: 99999999\r\n\r\n", b" 413 "),
     ],
-)
+)  # fmt: skip
 def test_what_is_wrong_has_its_status(port, data, status):
     made = connect(port)
     with suppress(BrokenPipeError, ConnectionResetError):
         made.sendall(data)
     made.settimeout(60)
     assert status in made.recv(300)
+
+
+def test_old_clients_get_their_answers_without_chunks(port):
+    made = connect(port, request({**BODY, "max_tokens": 3}).replace(b"HTTP/1.1", b"HTTP/1.0"))
+    head, _, body = read_all(made).partition(b"\r\n\r\n")
+    assert b"chunked" not in head
+    assert body.startswith(b"data: {")
+    assert body.endswith(b"}\n\ndata: [DONE]\n\n")
+    made = connect(port, request({**BODY, "max_tokens": 3, "stream": False}).replace(b"HTTP/1.1", b"HTTP/1.0"))
+    head, _, body = read_all(made).partition(b"\r\n\r\n")
+    assert int(re.search(rb"content-length: (\d+)", head)[1]) == len(body)
+
+
+def test_calls_that_come_at_once_are_answered_one_by_one(port):
+    close = request({**BODY, "max_tokens": 2}, extra="connection: close\r\n")
+    said = read_all(connect(port, request({**BODY, "max_tokens": 2}) * 20 + close))
+    assert said.count(b"HTTP/1.1 200 OK") == said.count(b"[DONE]") == 21
+
+
+def test_who_only_reads_any_more_gets_the_rest_or_leaves_nothing(port):
+    for _ in range(20):
+        made = connect(port, request({**BODY, "max_tokens": 400}))
+        made.shutdown(socket.SHUT_WR)
+        made.recv(100)
+        made.close()
+    assert settled(port)
+
+
+def test_a_long_prompt_does_not_hold_up_the_tokens_of_others(port):
+    made = connect(port, request({**BODY, "max_tokens": 1000}))
+    long = {"model": "llama-3.1-8b", "prompt": "word " * 1_000_000, "max_tokens": 2}
+    reader = connect(port, request(long, path="/v1/completions", extra="connection: close\r\n"))
+    parts = 0
+    while reader not in select.select([reader, made], [], [], 60)[0]:
+        parts += 1
+        assert made.recv(65536)
+    assert b"context_length_exceeded" in read_all(reader)
+    assert parts > 10
+    made.close()
 
 
 def test_a_request_that_never_comes_whole_is_let_go(port):

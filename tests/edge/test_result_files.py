@@ -8,6 +8,7 @@ from click.testing import CliRunner
 
 from taicang.app.main import cli
 from taicang.errors import InvalidInput
+from taicang.predict.check import _in_flight
 from taicang.traffic.columns import parse
 from taicang.traffic.read import read, runs_in
 
@@ -271,3 +272,43 @@ def test_what_is_named_stands_over_what_is_known(tmp_path):
     assert np.allclose(trace.measured["ttft_s"], [0.02, 0.03])
     with pytest.raises(InvalidInput, match="frist"):
         read(path, columns=parse("arrival=ts,ttft=frist"))
+
+
+NEWER = {
+    "one_batch.jsonl": (
+        '{"run_name": "x", "batch_size": 16, "input_len": 1024, "output_len": 256, "prefill_latency": 0.8, '
+        '"median_decode_latency": 0.018, "total_latency": 4.6}\n',
+        16, {"clients": 16.0, "ttft_s mean": 0.8, "tpot_s p50": 0.018, "e2e_s mean": 4.6},
+    ),
+    "summary_lifecycle_metrics.json": (
+        '{"load_summary": {"count": 9}, "successes": {"count": 8, "latency": {"request_latency": {"mean": 5.0}, '
+        '"time_to_first_token": {"mean": 0.15, "p90": 0.2}}, "throughput": {"output_tokens_per_sec": 270.0}, '
+        '"prompt_len": {"mean": 1024.0}, "output_len": {"mean": 256.0}}, "failures": {"count": 1}}',
+        8, {"ttft_s mean": 0.15, "ttft_s p90": 0.2, "e2e_s mean": 5.0, "output_tokens_per_s": 270.0},
+    ),
+    "benchmark_summary.json": (
+        '{"Number of concurrency": 16, "Request rate (req/s)": -1, "Total requests": 9, "Succeed requests": 8, '
+        '"Average latency (s)": 5.0, "Average time to first token (s)": 0.15, '
+        '"Average input tokens per request": 1024, '
+        '"Average output tokens per request": 256.0}',
+        8, {"clients": 16.0, "ttft_s mean": 0.15, "e2e_s mean": 5.0},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NEWER)
+def test_summaries_of_further_tools_become_equal_requests(name, tmp_path):
+    text, many, stated = NEWER[name]
+    file = tmp_path / name
+    file.write_text(text, encoding="utf-8")
+    found = read(file)
+    assert len(found) == many
+    assert set(found.input_tokens) == {1024}
+    assert set(found.output_tokens) == {256}
+    assert found.stated == pytest.approx(stated)
+
+
+def test_a_file_without_times_or_load_is_replayed_with_as_many_clients_as_little_s_law_gives(tmp_path):
+    file = tmp_path / "summary_lifecycle_metrics.json"
+    file.write_text(NEWER[file.name][0], encoding="utf-8")
+    assert _in_flight(read(file)) == 5

@@ -88,3 +88,16 @@ def test_a_format_without_arithmetic_is_refused(taicang):
     code, _, err = taicang("train", "llama-3-8b", "--on", "hgx-a100", "--tp", 8, "--global-batch", 8, "--dtype", "fp8")
     assert code == 2
     assert "fp8" in err
+
+
+@pytest.mark.parametrize(
+    ("said", "same"),
+    [
+        ("interleaved", "1f1b --vpp 2"), ("interleaved --vpp 4", "1f1b --vpp 4"), ("zb-h1", "zero_bubble"),
+        ("ZB-2P", "zb_2p"), ("zbv", "zb_v"), ("DualPipe", "dualpipe"), ("dualpipev --vpp 2", "dualpipev"),
+    ],
+)  # fmt: skip
+def test_schedules_go_by_the_names_of_their_papers(taicang, said, same):
+    command = "train llama-3-8b --on hgx-h100 --pp 4 --global-batch 64 --json --schedule"
+    answers = [json.loads(taicang(*f"{command} {words}".split())[1])["prediction"]["step"] for words in (said, same)]
+    assert answers[0] == answers[1]

@@ -3,15 +3,19 @@
 import json
 import math
 from contextlib import suppress
+from dataclasses import replace
 from functools import cache
+from random import Random
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from taicang import catalog
-from taicang.catalog.trust import AXES, NINE_IN_TEN, UNVALIDATED, left_out, table
+from taicang.catalog.trust import AXES, NINE_IN_TEN, UNVALIDATED, Ground, band, left_out, table
 from taicang.errors import MissingFigure
+from taicang.evidence.fit_bands import covered, fitted, pools_of, scales
+from taicang.evidence.trials import Trial
 
 MODELS = ("qwen3-32b", "llama-3.1-8b", "deepseek-r1", "gpt-oss-120b", "qwen3-30b-a3b", "glm-4.5-air-106b-a12b")
 LENGTHS = st.integers(4, 12).map(lambda power: str(2**power))
@@ -141,6 +145,39 @@ def test_a_band_widens_with_every_thing_that_is_new():
                         some += 1
                         assert 0.0 <= cell[axis][0] <= cell[axis][1] + 1e-9, (metric, axis)
     assert some > 100
+
+
+SHAPES = {
+    "normal": lambda random, spread: random.gauss(0.0, spread),
+    "long tail": lambda random, spread: random.choice((-1.0, 1.0)) * random.expovariate(1.0 / spread),
+    "now and then": lambda random, spread: random.gauss(0.0, spread * (6.0 if random.random() < 0.08 else 1.0)),
+    "even": lambda random, spread: random.uniform(-spread, spread),
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("spread", [0.02, 0.3])
+def test_bands_hold_nine_in_ten_of_what_is_left_out_whatever_the_errors_are_like(shape, spread):
+    random, made = Random(f"{shape} {spread}"), []
+    for model in range(12):
+        mine = spread * (0.6 + 0.1 * model)
+        for row in range(30):
+            run = Ground(
+                use="aggregated", vendor="v", generation="g", chip="c", engine="e", version="1", model=f"m{model}",
+                kind="grouped/dense", form="bf16", span="domain", ranks=1 << row % 4,
+            )  # fmt: skip
+            seen, unseen = SHAPES[shape](random, mine), SHAPES[shape](random, 2.0 * mine)
+            logs = dict.fromkeys(AXES, unseen) | {"seen": seen}
+            made.append(Trial(id=f"{model} {row}", suite="s", metric="tpot", run=run, logs=logs, held_out=row % 3 == 0))
+    (pool,) = pools_of(made)
+    for axis in ("nothing", "model", "size"):
+        hits = [hit for _, _, hit in covered(pool, axis) if hit is not None]
+        assert len(hits) >= 100
+        assert 0.84 <= sum(hits) / len(hits) <= 0.96, axis
+    table = fitted([pool])
+    table["tpot"][pool.name]["scale"] = scales(pool)
+    new = replace(made[0].run, model="another")
+    assert band("tpot", new, table).high_ratio >= band("tpot", made[0].run, table).high_ratio
 
 
 TOO_WIDE = {("served_tpot_disagg", "sibling"), ("replay_tpot_disagg", "sibling")}

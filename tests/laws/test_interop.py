@@ -6,10 +6,11 @@ import contextlib
 import json
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from click.testing import CliRunner
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from taicang.app.main import cli
@@ -66,6 +67,35 @@ def test_micro_benchmarks_of_others_run(name):
         assert found.seconds == pytest.approx(117_780e-9, rel=0.005)
     if name == "custom_allreduce":  # the same ring, message by message
         assert found.seconds == pytest.approx(117_780e-9, rel=0.1)
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="files of others are not carried")
+def test_a_profiled_step_of_others_runs():
+    found = on_machine(SHARED / "chakra" / "pytorch_ddp_rank0.chakra_v1.0.1.et.gz", "hgx-a100")
+    assert found.tasks == 3664
+    assert 0.3 < found.seconds < 0.4  # its kernels take 0.33 s one after the other
+
+
+@given(st.integers(2, 40), st.randoms(use_true_random=False))
+@settings(max_examples=40, deadline=None)
+def test_operators_that_hold_their_kernels_run_in_the_order_of_data(count, random):
+    """Control leads from an operator to its kernel, data from the kernel to the operator behind it, and round."""
+    rows, number = [], 0
+    for step in range(count):
+        data = [random.randrange(number)] if number else []
+        rows.append({"id": number, "name": f"op{step}", "type": 4, "runtime": 1.0, "ctrl_deps": [number + 1],
+                     "data_deps": data})  # fmt: skip
+        rows.append({"id": number + 1, "name": f"kernel{step}", "type": 4, "runtime": 2.0, "ctrl_deps": [number],
+                     "data_deps": [number]})  # fmt: skip
+        number += 2
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "trace.json"
+        path.write_text(json.dumps({"schema": "1.0.2-chakra.0.0.4", "nodes": rows}))
+        assert on_machine(path, "hgx-a100").seconds == pytest.approx(count * 3e-6)
+        path.write_text(json.dumps({"nodes": [*rows, rows[0] | {"id": number, "data_deps": [number + 1]},
+                                              rows[0] | {"id": number + 1, "data_deps": [number]}]}))  # fmt: skip
+        with pytest.raises(InvalidInput, match="stands still"):
+            on_machine(path, "hgx-a100")
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="files of others are not carried")

@@ -121,3 +121,7 @@ def test_a_serving_plan_at_random_places_sends_the_same_bytes_further(machine, s
             total += part
             inside[name][at] = total
     assert all(before >= after * (1 - 1e-9) for before, after in inside.values())
+    on = catalog.machine(machine)
+    for level in on.plane("scale_up").levels:  # any two places are as likely as all others
+        met = (min(level.ranks, on.ranks) - 1) / (on.ranks - 1)
+        assert inside[level.name][1] == pytest.approx(met * total, rel=1e-6)

@@ -12,7 +12,7 @@ from taicang.catalog.models import model as load_model
 from taicang.plans import decode_batch, prefill_batch
 from taicang.predict import Infeasible, infer
 from taicang.search.door import formats, prepare
-from taicang.search.front import front
+from taicang.search.join import front
 from taicang.search.points import handover_s, prefill_points, serving_points
 from taicang.search.run import Ask, search
 from taicang.search.space import AXES, Space, default, layouts, wide

@@ -223,3 +223,17 @@ def test_prompts_that_choose_keys_pay_for_the_choice_and_not_for_the_context(nam
     assert near.seconds == far.seconds
     assert near.op.pairs == tokens * 2048.0  # as many as these models choose
     assert near.op.kv_heads == 1
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.sampled_from(CASES), st.integers(0, 4), log_uniform(1, 2048), st.floats(0, 1e-2), st.floats(0, 1e-3))
+def test_a_scheduler_that_waits_for_drafts_costs_its_host_once_and_by_sequence(case, drafts, sequences, once, each):
+    name, plan = case
+    setup = setup_of(catalog.machine("gb200-nvl72"), (name, replace(plan, draft_tokens=drafts)))
+    serial = replace(setup.stack, draft_host_s=once, draft_sequence_host_s=each)
+    waiting = replace(setup, stack=serial, price=cost_model(setup.machine, serial).price)
+    batch = decode_batch(sequences=sequences, context=4096.0)
+    more = float(step(waiting, batch).seconds) - float(step(setup, batch).seconds)
+    assert more == pytest.approx((once + each * sequences) if drafts else 0.0, abs=1e-9)
+    prompts = prefill_batch(sequences=1.0, length=1024.0)
+    assert step(waiting, prompts).seconds == step(setup, prompts).seconds

@@ -53,10 +53,11 @@ def test_a_flat_fabric_is_indifferent_to_the_order_of_axes(net: str) -> None:
     """Equal axes may change places, whichever they are; only latencies of nested groups may differ a little."""
     plan = replace(DENSE, ep=4, etp=1) if "a3b" in net else DENSE
     flat = _flat(_machine())
+    free = replace(catalog.stack("nemo"), overlap_tax_ratio=0.0)  # else what is hidden shows those latencies too
     times = []
     for order in permutations(AXES):
         try:
-            times.append(_step(replace(plan, order="-".join(order)), net, flat).seconds)
+            times.append(_step(replace(plan, order="-".join(order)), net, flat, free).seconds)
         except InvalidPlan:  # experts and dense layers would have different stages
             continue
     assert len(times) >= 24

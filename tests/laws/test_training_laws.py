@@ -15,6 +15,7 @@ from taicang.errors import InvalidPlan
 from taicang.hardware import Machine, Plane
 from taicang.models.types import Dense
 from taicang.ops import Collective, Exchange, Gemm, Operator
+from taicang.search.train_stack import changed
 from taicang.train.flops import model_flop
 from taicang.train.step import Setup, TrainStep, train_step
 from taicang.train_plans import TrainPlan, recipe
@@ -84,6 +85,54 @@ def test_zero_stages_never_raise_memory(plan: TrainPlan) -> None:
 def test_more_microbatches_never_raise_the_bubble(plan: TrainPlan, more: int) -> None:
     grown = replace(plan, global_batch=plan.global_batch * (1 + more))
     assert _step(grown).bubble_ratio <= _step(plan).bubble_ratio + 1e-9
+
+
+ENGINES = ("nemo", "nemo-mlperf", "megatron", "primus", "torchtune", "deepspeed", "fsdp", "torchtitan")
+
+
+@settings(max_examples=25, deadline=None)
+@given(plan=PLANS, name=st.sampled_from(ENGINES))
+def test_hidden_collectives_slow_what_hides_them(plan: TrainPlan, name: str) -> None:
+    """By the same share in every engine that runs them as kernels, and by no more than they last."""
+    plan = replace(plan, zero=min(plan.zero, 1), vpp=1)
+    stack = catalog.stack(name)
+    assert stack.overlap_tax_ratio == catalog.stack("fsdp").overlap_tax_ratio > 0
+    at = _machine()
+    free, taxed = (
+        train_step(Setup(model=NET, plan=plan, machine=at, stack=one, price=training_price(at, one)))
+        for one in (replace(stack, overlap_tax_ratio=0.0), stack)
+    )
+    bare = replace(stack, overlap=stack.overlap - {"gradients", "parameters"})
+    alone = train_step(Setup(model=NET, plan=plan, machine=at, stack=bare, price=training_price(at, bare)))
+    whole = alone.spent["gradient reduction"] + alone.spent["parameter gather"]
+    assert free.seconds <= taxed.seconds <= free.seconds + stack.overlap_tax_ratio * whole * (1 + 1e-9)
+
+
+@settings(max_examples=15, deadline=None)
+@given(tp=st.sampled_from([2, 4, 8]), micro=st.sampled_from([1, 2]), sp=st.booleans())
+def test_tensor_collectives_hide_behind_other_products_or_not(tp: int, micro: int, sp: bool) -> None:
+    """DTensor's wait where they stand; Megatron's layers hide theirs in the backward pass; pieces hide most."""
+    plan = TrainPlan(tp=tp, dp=32 // tp, micro_batch=micro, global_batch=64, sp=sp)
+    at, stack = _machine(), catalog.stack("nemo")
+    bare = stack.overlap - {"tensor", "tensor_gradients"}
+    pieces, hidden, alone = (
+        train_step(Setup(model=NET, plan=plan, machine=at, stack=one, price=training_price(at, one))).spent["tensor"]
+        for one in (replace(stack, overlap=bare | more) for more in ({"tensor"}, {"tensor_gradients"}, set[str]()))
+    )
+    assert max(pieces, hidden) < alone
+    assert "tensor_gradients" not in catalog.stack("torchtitan").overlap
+
+
+@pytest.mark.parametrize("name", ENGINES)
+@pytest.mark.parametrize("zero", [1, 3])
+def test_registered_buffers_take_no_cores(name: str, zero: int) -> None:
+    plan = TrainPlan(dp=32, global_batch=64, zero=zero)
+    at, stack = _machine(), catalog.stack(name)
+    own, registered, free = (
+        train_step(Setup(model=NET, plan=plan, machine=at, stack=one, price=training_price(at, one))).seconds
+        for one in (stack, changed(stack, overlap=("+registered",)), replace(stack, overlap_tax_ratio=0.0))
+    )
+    assert own > registered == free
 
 
 def test_one_rank_has_no_communication() -> None:

@@ -14,6 +14,7 @@ from taicang.catalog.models import model
 from taicang.catalog.training import training_price
 from taicang.errors import InvalidPlan
 from taicang.hardware import Machine
+from taicang.models.count import parameters
 from taicang.search.train_stack import changed
 from taicang.train.memory import Held, bucket_bytes, state_bytes
 from taicang.train.setup import Setup
@@ -39,7 +40,9 @@ def _setup(stack: str, net: str, plan: TrainPlan, on: str = "hgx-h100 x 4") -> S
     st.sampled_from(STACKS), st.sampled_from(sorted(RECIPES)), st.sampled_from((0, 1, 2, 3)), st.sampled_from(MODELS)
 )
 def test_gradients_are_those_of_stack_and_recipe(stack: str, form: str, zero: int, net: str) -> None:
-    plan = _setup(stack, net, TrainPlan(dp=32, global_batch=32, zero=zero, recipe=recipe(form))).plan
+    frozen = recipe(form).frozen
+    plan = TrainPlan(dp=32, global_batch=32, zero=zero, recipe=recipe(form), trained_ratio=1.0 - frozen)
+    plan = _setup(stack, net, plan).plan
     wide = form != "fp16" and stack in ACCUMULATE_FP32
     assert plan.gradient_bytes == (4.0 if wide else 2.0)
     said = replace(plan, gradients="bf16" if wide else "fp32")
@@ -137,12 +140,50 @@ def test_logits_fill_the_last_stage(stack: str, micro: int) -> None:
     plan = TrainPlan(dp=32, global_batch=32 * micro, micro_batch=micro, seq=8192, recompute="full", zero=3)
     setup = _setup(stack, "qwen2.5-7b", plan)
     logits = micro * 8192 * setup.model.vocab * setup.stack.keeps.logit_bytes
-    whole, pieces, fused = (
+    plain = ("-chunked_loss", "-loss_kernel")
+    whole, kernel, pieces, fused = (
         float(train_step(replace(setup, stack=changed(setup.stack, fused=words))).memory.working_bytes)
-        for words in (("-chunked_loss",), ("+chunked_loss",), ("+fused_loss",))
+        for words in (plain, (plain[0], "+loss_kernel"), ("+chunked_loss",), ("+fused_loss",))
     )
     assert whole >= logits
+    assert whole >= kernel > fused
     assert whole > pieces > fused
+
+
+@given(
+    st.sampled_from(STACKS), st.sampled_from(("bf16", "fp8", "fp8_block", "nf4")), st.sampled_from(MODELS),
+    st.sampled_from((0, 1, 3)), st.sampled_from((1, 2)),
+)  # fmt: skip
+def test_frozen_weights_lie_as_they_are_gathered(stack: str, form: str, net: str, zero: int, pp: int) -> None:
+    """No copy for gradients or an optimizer; in 4 bits embedding and head stay in 16."""
+    if stack in ("deepspeed", "megatron-classic") and pp > 1:
+        return
+    plan = TrainPlan(dp=32 // pp, pp=pp, global_batch=64, zero=zero if pp == 1 else 1, recipe=recipe(form),
+                     trained_ratio=0.0, recompute="full")  # fmt: skip
+    setup = _setup(stack, net, plan)
+    count = parameters(setup.model)
+    ends = count.embedding + count.head
+    each = plan.recipe.gather_bytes
+    held = sum(float(use.weights_bytes) for use in stage_memory(setup)) * (plan.dp if plan.zero == 3 else 1)
+    tied = count.embedding * (setup.model.tied_embeddings and pp > 1)
+    whole = (count.total + tied) * each + (ends + tied) * (2.0 - each) * plan.recipe.frozen
+    assert held == pytest.approx(whole, rel=1e-3)
+    assert {float(use.gradients_bytes) + float(use.optimizer_bytes) for use in stage_memory(setup)} == {0.0}
+
+
+@given(st.sampled_from(MODELS[:4]), st.sampled_from((1, 2, 4)), st.sampled_from(("none", "full")))
+def test_few_bits_cost_what_makes_them_many(net: str, micro: int, mode: str) -> None:
+    """Adapters beside 4-bit weights: less memory than beside 16-bit ones, and time for every pass over the weights."""
+    plan = TrainPlan(dp=1, global_batch=micro, micro_batch=1, recompute=mode, trained_ratio=0.0)  # type: ignore[arg-type]
+    setups = [_setup("deepspeed", net, replace(plan, recipe=recipe(form))) for form in ("bf16", "nf4")]
+    wide, few = (train_step(setup) for setup in setups)
+    assert float(few.memory.total_bytes) < float(wide.memory.total_bytes)
+    passes = micro * (3 if mode == "full" else 2)
+    weights = parameters(setups[0].model).total - setups[0].model.vocab * setups[0].model.hidden * 2
+    least = passes * weights * 2.5 / setups[0].machine.chip.memory.bandwidth_bytes_per_s
+    assert few.seconds > wide.seconds + least
+    with pytest.raises(InvalidPlan, match="--lora"):
+        _setup("deepspeed", net, replace(setups[1].plan, trained_ratio=1.0))
 
 
 @given(

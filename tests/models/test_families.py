@@ -13,8 +13,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from library import SAMPLES, TOLERANCE, Sample, draws, error, main
 
-from taicang.catalog.families import families
-from taicang.catalog.models import of_config
+from taicang.catalog.models import families, of_config
 from taicang.errors import NotModelled, TaicangError
 from taicang.models.count import decode_flop, kv_cache_bytes, parameters, prefill_flop
 

@@ -218,3 +218,23 @@ def test_several_units_of_a_supernode_are_joined_by_a_network_of_their_own_or_re
     wire = {"ranks": "all", "bandwidth": "25 GB/s", "latency": "5 us", "topology": "clos"}
     sets = [f"planes.scale_up.scale_out.{key}={value}" for key, value in wire.items()]
     assert machine_of(resolve("machine", str(alone), sets), 2).domain == 768
+
+
+@pytest.mark.parametrize(
+    ("spec", "name", "chips"),
+    [
+        ("8x H100", "hgx-h100", 8), ("16xh200", "hgx-h200 x 2", 16), ("4x L40S", "l40s-pcie", 4),
+        ("2 x NVIDIA RTX 4090", "rtx-4090-pcie", 2), ("2x hgx-a100", "hgx-a100 x 2", 16),
+        ("Atlas 800I A2", "atlas-800-a2-280t", 8), ("p5.48xlarge", "hgx-h100", 8),
+        ("Standard_ND96isr_H200_v5", "hgx-h200", 8), ("a3-megagpu-8g x 2", "hgx-h100 x 2", 16),
+    ],
+)  # fmt: skip
+def test_machines_as_people_name_them(spec, name, chips):
+    made = catalog.machine(spec)
+    assert (made.name, made.chips) == (name, chips)
+    assert made.plane("scale_up").levels[0].ranks <= chips
+
+
+def test_chips_that_fill_no_whole_number_of_machines_are_refused():
+    with pytest.raises(InvalidInput, match="12 chips are no whole number of hgx-h100"):
+        catalog.machine("12x h100")

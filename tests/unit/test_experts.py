@@ -35,3 +35,11 @@ def test_calibration_file_holds_sane_constants():
             assert 0.1 <= fit.compute_ratio <= 1.0, (profile, key)
             assert 0.2 <= fit.stream_ratio <= 1.0, (profile, key)
             assert 3e-6 <= fit.floor_s <= 1e-4, (profile, key)
+
+
+def test_an_engine_runs_its_own_kernels_unless_a_dispatch_feeds_them():
+    fits = {"fp8_block": ONE, "fp8_block@sglang": TWO, "bf16@vllm": TWO}
+    assert fit_for(fits, "fp8_block", engine="sglang") is TWO
+    assert fit_for(fits, "fp8_block", engine="vllm") is ONE
+    assert fit_for(fits, "fp8_block", engine="sglang", gathered=False) is ONE
+    assert fit_for({"bf16": ONE} | fits, "mxfp4_w4a16", engine="vllm") is TWO

@@ -7,8 +7,12 @@ import xml.etree.ElementTree as ET
 
 import pytest
 from click.testing import CliRunner
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from taicang import catalog
 from taicang.app.main import cli
+from taicang.catalog import trust
 from taicang.errors import TaicangError
 
 
@@ -51,6 +55,34 @@ def test_collectives_say_their_times_and_hottest_links(words):
     assert found["wire_s"] > 0
     assert found["hottest"][0]["used_ratio"] <= 1.0 + 1e-9
     assert found["hottest"][0]["busy_s"] <= found["most_s"] * (1 + 1e-9)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("cloudmatrix384", "all-to-all", "--ranks", "40", "--skew", "1.1"),
+        ("hgx-h100 x 4", "all-reduce", "--algorithm", "hierarchical"),
+        ("hgx-h100 x 4", "all-gather", "--beside", "all-to-all:200MB", "--beside", "send:1GB"),
+        ("cloudmatrix384", "combine", "--ranks", "24", "--skew", "0.7"),
+    ],
+)
+def test_the_links_over_time_carry_what_they_carry(words, tmp_path):
+    """The time integral of each level's use is what its links in use carry in the mean."""
+    file = tmp_path / "trace.json"
+    found = json.loads(said("fabric", words[0], "--collective", words[1], "--bytes", "1MB", *words[2:],
+                            "--perfetto", str(file), "--json"))  # fmt: skip
+    busy = {
+        level: sum((each["end_s"] - each["begin_s"]) * each["used_ratio"][level] for each in found["course"])
+        for level in found["course"][0]["used_ratio"]
+    }
+    if "--beside" not in words:
+        for level in found["levels"]:
+            assert busy[level["level"]] == pytest.approx(level["busy_s"] * level["mean_ratio"], rel=1e-6)
+    assert all(0.0 <= share <= 1.0 + 1e-9 for each in found["course"] for share in each["used_ratio"].values())
+    events = json.loads(file.read_text())["traceEvents"]
+    assert {each["ph"] for each in events} == {"M", "X", "C"}
+    ends = [each["ts"] + each["dur"] for each in events if each["ph"] == "X"]
+    assert max(ends) == pytest.approx(found["course"][-1]["end_s"] * 1e6, rel=1e-6)
 
 
 def test_draws_logical_machines_and_axes():
@@ -129,3 +161,55 @@ def test_an_engine_s_own_all_reduce(taicang):
     code, _, said = taicang(*ask[:3], "all-gather", *ask[4:], "--stack", "vllm")
     assert code == 2
     assert "--stack: changes nothing but --collective all-reduce" in said
+
+
+def banded(*words):
+    found = json.loads(said("fabric", *words, "--json"))
+    assert found["sources"]
+    return found, found["bands"]["library"], found["bands"]["closed form"]
+
+
+def test_a_collective_says_how_far_it_may_be_off():
+    found, library, closed = banded("hgx-h100", "--collective", "all-reduce", "--bytes", "1GB")
+    assert library == closed
+    assert closed["verdict"] == "nine in ten"
+    assert 0.8 < closed["low_ratio"] < 1.0 < closed["high_ratio"] < 1.25
+    assert found["digest"]
+    assert "half within" in said("fabric", "hgx-h100", "--collective", "all-reduce", "--bytes", "1GB")
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (("cloudmatrix384", "--collective", "all-reduce", "--bytes", "1GB"), "no measured all-reduce over ub-a3"),
+        (("hgx-h100", "--collective", "all-reduce", "--bytes", "1TB"), "bytes"),
+        (("hgx-h100", "--collective", "send", "--ranks", "2", "--bytes", "1MB"), "no measured send"),
+        (("hgx-h100", "--set", "planes.scale_up.nvlink.bandwidth=2 TB/s", "--collective", "all-reduce",
+          "--bytes", "1MB"), "links of"),
+        (("examples/networks/pcie-box.yaml", "--collective", "all-reduce", "--bytes", "1GB"), "graph"),
+    ],
+)  # fmt: skip
+def test_what_nobody_measured_near_is_unvalidated(words, why):
+    _, library, closed = banded(*words)
+    for band in (library, closed):
+        assert band["verdict"] == "unvalidated"
+        assert why in band["basis"]
+        assert band["low_ratio"] is None
+
+
+@given(
+    on=st.sampled_from(sorted(catalog.names("machine"))), ranks=st.integers(1, 2000), size=st.floats(0.0, 40.0),
+    kind=st.sampled_from(["all_reduce", "all_gather", "reduce_scatter", "all_to_all", "dispatch", "combine", "send"]),
+)  # fmt: skip
+@settings(derandomize=True, max_examples=300, deadline=None)
+def test_a_band_is_earned_by_rows_of_such_links_of_about_that_size(on, ranks, size, kind):
+    try:
+        level = trust.met(catalog.machine(on), ranks)
+    except TaicangError:  # a machine of which not enough is published
+        return
+    key = trust.links_key(kind, level)
+    asked = {"ranks": ranks, "sent_bytes": 2.0**size, "bytes_per_s": level.bandwidth_bytes_per_s}
+    band, pool = trust.links_band(key, **asked), trust.recorded()["collectives"].get(key)
+    near = pool and all(pool[name][0] / 2.0 <= value <= pool[name][1] * 2.0 for name, value in asked.items())
+    assert (band.verdict == trust.NINE_IN_TEN) == bool(near)
+    assert band.rows == (pool["rows"] if near else 0)

@@ -438,7 +438,21 @@ def test_whatever_is_in_a_field_the_answer_has_a_form(still_clock, data):
             assert error["param"] is None or error["param"] in {*body, *NEEDED.values()}
 
 
-@pytest.mark.parametrize("body", [b"", b"{", b"[]", b"\xff\xfe", b"[" * 100_000, b'{"model": NaN}', b"null", b"1e999"])
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"\xff\xfe",
+        b"[" * 100_000,
+        b'{"model": NaN}',
+        b"null",
+        b"1e999",
+        b'{"x": "\\ud800"}',
+        b'{"x": "\xed\xa0\x80"}',
+    ],
+)
 @pytest.mark.parametrize("path", [*PATHS.values(), "/tokenize", "/detokenize", "/admin/fail", "/admin/speed"])
 def test_what_is_no_request_is_refused(live, path, body):
     async def act(world):
@@ -463,6 +477,26 @@ def test_a_text_is_its_tokens(text):
     clean = text.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
     assert "".join(plain.pieces(clean)) == clean
     assert plain.decode(plain.encode(clean)) == clean
+
+
+@settings(max_examples=150, deadline=None)
+@given(stop=st.lists(st.text("aeiobd ", min_size=1, max_size=3), min_size=1, max_size=4), least=st.integers(0, 12),
+       seed=st.integers(0, 5000), echo=st.booleans())  # fmt: skip
+def test_an_answer_stops_with_the_first_text_that_ends_after_its_least_tokens(stop, least, seed, echo):
+    answers = Answers(Plain(), usual=20, echo=echo)
+    how = {"seed": seed, "most": 40, "least": least, "room": 99, "before": "x", "to_the_end": True}
+    whole, cut = answers.give("a bad idea", **how), answers.give("a bad idea", stop=stop, **how)
+    texts = [json.loads(b'"%b"' % whole.text(i, i + 1)) for i in range(whole.length)]
+    free, said = len("".join(texts[:least])), ""
+    for count, text in enumerate(texts, 1):  # noqa: B007
+        said += text
+        places = [at for each in stop for at in range(len(said)) if said.startswith(each, at) and at + len(each) > free]
+        if places:
+            break
+    want = said[: min(places)] if places else said
+    assert json.loads(b'"%b"' % cut.text(0, cut.length)) == want
+    assert (cut.length, cut.tokens()) == (count, whole.tokens()[:count])
+    assert cut.why == ("stop" if places else whole.why)
 
 
 def test_filler_stays_itself_when_it_is_read_back():

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from taicang.catalog.models import model, model_names, names, not_modelled
-from taicang.catalog.weights import weights_of
+from taicang.catalog.models import model, model_names, names, not_modelled, weights_of
 from taicang.errors import NotModelled, UnknownName
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -127,6 +128,22 @@ def test_memory_beside_the_instances_adds_hits_and_saves_time():
         assert result.summary.ttft.mean_s < without.summary.ttft.mean_s
     # round-robin sends a session's turns to all instances: what one computed, only a shared pool has for the others
     assert shared.summary.tiers[0].hit_ratio > own.summary.tiers[0].hit_ratio
+
+
+def test_the_next_turn_finds_the_answer_where_whoever_made_it_wrote_it():
+    talks = arriving(sessions(40, 4, shared_tokens=500, new_tokens=200, output_tokens=600, delay_s=5.0, seed=1), 2.0)
+    pools = {"prefill": "2x2", "decode": "1x4"}
+    ratios = [
+        replay("llama-3.1-8b", "hgx-h100", talks, System(tiers=(POOL,), **given)).summary.tiers[0].hit_ratio
+        for given in (pools, pools | {"keep_answers": True})
+    ]
+    assert ratios[1] > 1.3 * ratios[0] > 0.0
+    apart = System(tiers=(POOL,), router="round-robin", instances=2, plan=ServePlan(tp=1))
+    found = [
+        replay("llama-3.1-8b", "hgx-h100", talks, replace(apart, keep_answers=keeps)).summary.tiers[0].hit_ratio
+        for keeps in (False, True)
+    ]
+    assert found[0] == found[1] > ratios[0]  # what an instance that does both computed is written anyway
 
 
 def test_tiers_need_prefix_hashes():

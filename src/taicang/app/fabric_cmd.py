@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -76,7 +77,8 @@ WORK = stacked(
                  help="One rank's whole buffer, e.g. 1GB or 7.5KB*128*8; of dispatch and combine, one token."),
     click.option("--ranks", type=Whole(1), help="Ranks that take part (default: all); send: the distance plus one."),
     click.option("--stride", type=Whole(1), default=1, show_default=True, help="How far apart they lie."),
-    click.option("--algorithm", help="ring, tree, halving_doubling, direct, hierarchical or in_switch."),
+    click.option("--algorithm",
+                 help="ring, tree, halving_doubling, direct, hierarchical or in_switch (default: a library's)."),
     click.option("--skew", type=Zipf(), default=0.0, help="Popularity of receivers or experts by Zipf's law."),
     click.option("--tokens", type=Whole(1), default=128, show_default=True, help="Dispatch, combine: of each rank."),
     click.option("--topk", type=Whole(1), default=8, show_default=True, help="Experts of each token."),
@@ -97,6 +99,8 @@ FABRIC = stacked(
     click.option("--set", "sets", multiple=True, metavar="PATH=VALUE", help="Change a figure of the machine."),
     click.option("--svg", type=click.Path(dir_okay=False, path_type=Path), help="Draw topology and link load."),
     click.option("--html", type=click.Path(dir_okay=False, path_type=Path), help="The same as a page, with figures."),
+    click.option("--perfetto", type=click.Path(dir_okay=False, path_type=Path),
+                 help="A collective's links over time, for ui.perfetto.dev."),
     CHAKRA,
     JSON,
 )  # fmt: skip
@@ -178,7 +182,9 @@ def fabric(machine: str, sets: tuple[str, ...], as_json: bool, **options: Any) -
     from taicang.hardware import Machine
     from taicang.predict.fabric import opened
 
-    for flag in ("svg", "html"):
+    if options["perfetto"] is not None and not options["kind"]:
+        raise click.UsageError("--perfetto needs --collective")
+    for flag in ("svg", "html", "perfetto"):
         if options[flag] is not None:
             check_file(options[flag], f"--{flag}")
     chosen = [name for name in ("kind", "draws", "logical", "axes") if options[name] is not None]
@@ -262,6 +268,10 @@ _ANSWERS = {"": _shape, "kind": _collective, "draws": _breakage, "logical": _sha
 
 
 def _written(machine: str, on: Any, options: dict[str, Any], found: Any) -> None:
+    if options["perfetto"] is not None:
+        from taicang.predict.fabric_trace import trace
+
+        write_file(options["perfetto"], json.dumps(trace(found)), "--perfetto")
     if options["svg"] is None and options["html"] is None:
         return
     from taicang.predict.fabric import link_tiers, picture

@@ -18,33 +18,6 @@ from taicang.app.options import HELP
 from taicang.errors import InvalidInput, MissingFigure, NotModelled, TaicangError
 
 COMMANDS = {
-    "infer": "taicang.app.infer_cmd:infer",
-    "train": "taicang.app.train_cmd:train",
-    "run": "taicang.app.run_cmd:run",
-    "reprice": "taicang.app.reprice_cmd:reprice",
-    "doctor": "taicang.app.doctor_cmd:doctor",
-    "search": "taicang.app.search_cmd:search",
-    "sweep": "taicang.app.sweep_cmd:sweep",
-    "replay": "taicang.app.replay_cmd:replay",
-    "serve": "taicang.app.serve_cmd:serve",
-    "check": "taicang.app.check_cmd:check",
-    "trace": "taicang.app.trace_cmd:trace",
-    "fabric": "taicang.app.fabric_cmd:fabric",
-    "compare": "taicang.app.compare_cmd:compare",
-    "centre": "taicang.app.centre_cmd:centre",
-    "audit": "taicang.app.audit_cmd:audit",
-    "view": "taicang.app.view_cmd:view",
-    "ask": "taicang.app.ask_cmd:ask",
-    "demo": "taicang.app.compare_cmd:demo",
-    "catalog": "taicang.app.catalog_cmd:catalog",
-    "models": "taicang.app.models_cmd:models",
-    "port": "taicang.app.port_cmd:port",
-    "score": "taicang.app.score_cmd:score",
-    "fit": "taicang.app.score_cmd:fit",
-    "calibrate": "taicang.app.calibrate_cmd:calibrate",
-    "measure": "taicang.app.measure_cmd:measure",
-}
-SUMMARY = {
     "infer": "Serve a model on a machine: TTFT, TPOT, throughput, memory, power, and why.",
     "train": "Train a model on a machine: step time, tokens/s, MFU, memory, and where the time goes.",
     "run": "Run a PyTorch program, unchanged, on devices of a machine that are not there.",
@@ -68,11 +41,12 @@ SUMMARY = {
     "port": "What moving a repository from CUDA to Ascend takes, or back: by file and line.",
     "score": "Score the predictions against published measurements.",
     "fit": "Fit the calibrated constants on their declared part of the evidence.",
-    "measure": "Time the kernels of the machine at hand, for calibrate and score.",
     "calibrate": "A profile of your own, of rows that you measured, for --stack.",
+    "measure": "Time the kernels of the machine at hand, for calibrate and score.",
 }
-
-
+"""Name, which is that of its module too, and what it does."""
+ELSEWHERE = {"demo": "compare", "fit": "score"}
+"""Commands in the module of another."""
 LASTING = ["run"], ["serve"]
 """Commands whose memory is that of somebody's program, or lasts for days."""
 RARELY = (100_000, 50, 100)
@@ -90,14 +64,14 @@ class LazyGroup(click.Group):
         """Import the command's module and return the command."""
         if cmd_name not in COMMANDS:
             return None
-        module, name = COMMANDS[cmd_name].split(":")
-        command: click.Command = getattr(importlib.import_module(module), name)
+        module = importlib.import_module(f"taicang.app.{ELSEWHERE.get(cmd_name, cmd_name)}_cmd")
+        command: click.Command = getattr(module, cmd_name)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the commands without importing them."""
         with formatter.section("Commands"):
-            formatter.write_dl([(name, SUMMARY[name]) for name in COMMANDS])
+            formatter.write_dl(list(COMMANDS.items()))
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

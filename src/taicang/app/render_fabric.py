@@ -8,6 +8,7 @@ from typing import Any
 from rich.table import Table
 
 from taicang.app import terminal
+from taicang.app.render_bands import TITLE, band_lines
 from taicang.fabric.placement import Axis
 from taicang.predict.fabric import Answer, Shape
 from taicang.predict.fabric_parts import Breakage, Shares
@@ -164,6 +165,16 @@ def show_answer(found: Answer) -> None:
     if found.lost_ranks:
         console.print(f"{found.lost_ranks:,} ranks are cut off and left out")
     _notes(found.assumptions)
+    times = {"library": found.library_s, "closed form": found.closed_s}
+    bands = {name: band for name, band in found.bands.items() if times[name] is not None}
+    figures = {name: (seconds, "s") for name, seconds in times.items() if seconds is not None}
+    for line in found.sources:
+        console.print(fill(f"source: {line}", 78, break_on_hyphens=False))
+    if bands:
+        console.print(f"[bold]{TITLE}[/]")
+    for line in band_lines(bands, figures):
+        console.print(fill(line, 78, initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False))
+    console.print(f"[dim]catalogue {found.digest[:12]}; taicang {found.version}[/]")
 
 
 def _notes(notes: tuple[str, ...]) -> None:

@@ -25,6 +25,8 @@ MEMORY = stacked(
     click.option("--eviction", type=click.Choice(["lru", "lfu"]), default="lru", show_default=True,
                  help="Blocks that go first: used least recently, or least often."),
     click.option("--ttl", type=DURATION, help="Blocks beside the instances go when unused for so long."),
+    click.option("--keep-answers", is_flag=True,
+                 help="A decode pool writes its answers to them too; engines do so only where told."),
     click.option("--swap", type=SIZE,
                  help="Host memory of each instance for sequences that its cache has no room for; default: they start "
                  "over."),

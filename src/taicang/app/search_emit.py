@@ -46,7 +46,7 @@ def folder_of(each: Outcome, machines: int, options: dict[str, Any]) -> Path:
 
 def weights(each: Outcome, model: str, options: dict[str, Any]) -> str | None:
     """Where the engine finds the weights: as told, or where they are published."""
-    from taicang.catalog.weights import weights_of
+    from taicang.catalog.models import weights_of
 
     given: str | None = options["weights"]
     return given or weights_of(model, each.job.model)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -30,6 +30,20 @@ class Stage(click.ParamType[Any]):
         return text
 
 
+SCHEDULES: Final = ("gpipe", "1f1b", "interleaved", "zero_bubble", "zb_2p", "zb_v", "dualpipe", "dualpipev")
+SPELT: Final = {"zb": "zero_bubble", "zb_h1": "zero_bubble", "zb_1p": "zero_bubble", "zb_h2": "zb_2p", "zbv": "zb_v"}
+"""Names of schedules in their papers."""
+
+
+class Spelt(click.Choice[str]):
+    """A choice whose values may be written with hyphens, or as papers call them."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The value as the plan has it."""
+        text = str(value).lower().replace("-", "_")
+        return super().convert(SPELT.get(text, text), param, ctx)
+
+
 def _degree(name: str, text: str) -> Any:
     return click.option(f"--{name}", type=Whole(1), default=1, show_default=True, help=text)
 
@@ -55,7 +69,8 @@ PLAN = stacked(
         "--global-batch", type=Whole(1), help="Sequences per step (default: about 4 million tokens)."
     ),
     click.option("--seq", type=TOKENS, default=4096, show_default=True, help="Tokens per sequence, e.g. 4096 or 8k."),
-    click.option("--dtype", default="bf16", show_default=True, help="bf16, fp16, fp8, fp8_block, mxfp8, nvfp4, int8."),
+    click.option("--dtype", default="bf16", show_default=True,
+                 help="bf16, fp16, fp8, fp8_block, mxfp8, nvfp4, int8; nf4 with --lora."),
     click.option(
         "--zero", type=Stage(), default="1", show_default=True,
         help="0 to 3, or none, distributed-optimizer, fsdp, fsdp2, hsdp.",
@@ -81,10 +96,11 @@ PLAN = stacked(
     ),
     click.option(
         "--recompute-modules", default="core", show_default=True,
-        help="Parts that selective recompute repeats: core, norm, up, mlp, experts, shared.",
+        help="Parts that selective recompute repeats: core, norm, up, mlp, experts, shared, act.",
     ),
-    _choice("schedule", "1f1b", ["gpipe", "1f1b", "zero_bubble", "zb_2p", "zb_v", "dualpipe", "dualpipev"],
-            "Pipeline schedule; zb_v and dualpipev run two chunks a stage."),
+    click.option("--schedule", type=Spelt(SCHEDULES), default="1f1b", show_default=True,
+                 help="Pipeline schedule; interleaved (1f1b with --vpp), zb_v and dualpipev run two chunks a stage or "
+                 "more; zb-h1 is zero_bubble."),
     click.option(
         "--stages", default="", help='Layers of each chunk, with E, M, L for embedding, MTP, head: "E15,16,16,15L".'
     ),
@@ -159,8 +175,10 @@ def _plan(options: dict[str, Any], domain: int) -> Any:
         shard = domain // options["tp"]
         if shard < 2:
             raise click.UsageError(f"hsdp: tp={options['tp']} fills a scale-up domain of {domain} ranks; name --shard")
-    if options["schedule"] in WAVES and options["vpp"] == 1:
-        options = {**options, "vpp": 2}
+    if options["schedule"] in (*WAVES, "interleaved"):
+        options = {**options, "vpp": options["vpp"] if options["vpp"] > 1 else 2}
+    if options["schedule"] == "interleaved":
+        options = {**options, "schedule": "1f1b"}
     return TrainPlan(
         **{name: options[name] for name in names},
         dp=options["dp"] or 0,

@@ -18,6 +18,7 @@ from taicang.hardware import Chip, Level, Links, Machine, Memory, Plane, is_netw
 
 MOST_RANKS = 4_000_000
 """Of one machine: several times the largest that is built."""
+_CHIPS = re.compile(r"^(?P<count>\d[\d_,]*)\s*[x×*]\s*(?P<name>\D.*)$", re.ASCII)
 _SPEC = re.compile(r"^(?P<name>.+?)(?P<space>\s*)[x×]\s*(?P<count>\d[\d_,.]*)\s*$", re.ASCII)
 
 
@@ -30,13 +31,14 @@ def chip(name: str, sets: Iterable[str] = ()) -> Chip:
 
 
 def machine(spec: str, sets: Iterable[str] = ()) -> Machine:
-    """The machine of ``spec``: a name or YAML file, or one with a count ("hgx-h100 x 4" is four nodes on one network).
+    """The machine of ``spec``: a name or YAML file, or one with a count ("hgx-h100 x 4" is four nodes on one network,
+    "4x H100" four chips of the smallest machine that has them).
 
     Raises as ``chip``; keys of its chip are written "chip.memory.bandwidth".
     """
-    name, count = split(spec)
+    name, count, part = _chips(spec) or (*split(spec), [])
     _no_chip(name)
-    sets = list(sets)
+    sets = [*part, *sets]
     for text in sets:
         path = text.partition("=")[0].strip()
         if schema.recorded(path.removeprefix("chip.")):
@@ -53,6 +55,23 @@ def machines_with(name: str) -> tuple[str, ...]:
         if (has := entry.get("chip")) is not None and locate("chip", has) in wanted:
             found.append((entry.get("chips") or 0, machine_name))
     return tuple(each for _, each in sorted(found))
+
+
+def _chips(spec: str) -> tuple[str, int, list[str]] | None:
+    """What so many chips ("8x H100") are: a machine, how many of it, and settings that leave a part of one."""
+    match = _CHIPS.match(spec.strip())
+    if match is None or is_path(spec) or find("machine", spec):
+        return None
+    name = match["name"]
+    count = units.count(match["count"], 1, MOST_RANKS, what="a number of chips", where=f"machine {spec.strip()[:80]!r}")
+    if find("chip", name) is None:
+        return name, count, []
+    if not (has := machines_with(name)):
+        return None
+    chips = resolve("machine", has[0]).get("chips")
+    if count % chips and count > chips:
+        raise InvalidInput(f"{count} chips are no whole number of {has[0]}, which has {chips}", where="machine")
+    return has[0], max(count // chips, 1), [] if count >= chips else [f"chips={count}"]
 
 
 def _no_chip(name: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -22,17 +23,24 @@ def generation(chip: str) -> str:
 
 
 def launch(engine: str, chip: str, model: str) -> dict[str, Any]:
-    """What scripts set: "memory_ratio", "kv" (the cache's format)."""
+    """What scripts set: "memory_ratio", "kv" (the cache's format), "all_reduce" (whose kernels, besides its own)."""
     facts = {"engine": engine, "chip": chip, "generation": generation(chip), "model": model}
     return settings(FILE, "settings", facts)
 
 
+def reducing(stack: Stack, said: Mapping[str, Any]) -> str:
+    """Whose all-reduce kernels run: those of the engine, and what scripts add."""
+    known, added = stack.all_reduce.split("+"), said.get("all_reduce")
+    return stack.all_reduce if added is None or added in known or "best" in known else f"{added}+{stack.all_reduce}"
+
+
 def launched(stack: Stack, chip: Chip, model: Model) -> Stack:
-    """``stack`` as scripts launch it for ``model``: memory, and the cache of checkpoints in 4 or 8 bits."""
+    """``stack`` as scripts launch it for ``model``: memory, all-reduce, and the cache of checkpoints in 4 or 8 bits."""
     said = launch(stack.engine, chip.name, model.name)
     ratio = said.get("memory_ratio", stack.memory.usable_ratio)
     kept = {"bf16": ""}.get(said.get("kv", ""), said.get("kv", stack.quantised_cache))
-    return replace(stack, quantised_cache=kept, memory=replace(stack.memory, usable_ratio=ratio))
+    memory = replace(stack.memory, usable_ratio=ratio)
+    return replace(stack, quantised_cache=kept, memory=memory, all_reduce=reducing(stack, said))
 
 
 def divided(stack: Stack, machine: Machine, model: Model) -> Stack:

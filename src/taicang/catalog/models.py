@@ -8,14 +8,14 @@ from collections.abc import Mapping
 from dataclasses import MISSING, fields, replace
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from taicang import reading
 from taicang.catalog import files
-from taicang.catalog.families import families
-from taicang.catalog.model_names import canonical
 from taicang.errors import InvalidInput, NotModelled, UnknownName
 from taicang.formats import number_format
+from taicang.models.families import Families, Family
 from taicang.models.types import (
     Block,
     Compressed,
@@ -53,7 +53,7 @@ def model(name_or_path: str, *, approximate: bool = False) -> Model:
     path = Path(name_or_path).expanduser()
     if path.suffix in (".json", ".yaml", ".yml") or name_or_path.startswith((".", "/", "~")):
         return read_model(path, approximate=approximate)
-    found = canonical(name_or_path, known=_builtin_names(), aliases=names()["aliases"])
+    found = _canonical(name_or_path)
     if found is None:
         if name_or_path and os.path.isdir(path):
             return read_model(path, approximate=approximate)
@@ -179,3 +179,77 @@ def _build(kind: type[T], data: Mapping[str, Any], where: str) -> T:
         if name not in data and field.default is MISSING:
             raise InvalidInput("this key is missing", where=f"{where}: {name}")
     return kind(**data)
+
+
+def _canonical(text: str) -> tuple[str, str | None] | None:
+    """Name in the catalogue and the number format that ``text`` asks for (None: as published), or None.
+
+    Case does not matter; an owner before a slash, a remark in parentheses and what may end a name are taken off, one
+    at a time, until a name or an alias is reached. An alias may end in "@format".
+    """
+    rules, known, aliases = names(), _builtin_names(), names()["aliases"]
+    formats, variant = rules["formats"], re.compile(f"-({'|'.join(rules['variants'])})$")
+    name = re.sub(r"\s*\([^)]*\)$", "", text.strip().lower())
+    owner, slash, rest = name.partition("/")
+    if slash and name in aliases:
+        return aliases[name], None
+    if slash:
+        if owner not in rules["owners"]:
+            return None
+        name = rest
+    else:
+        owner = ""
+    name = re.sub(r"[\s_]+", "-", name)
+    dtype: str | None = None
+    while name not in aliases and name not in known:
+        suffix = next((s for s in formats if name.endswith(f"-{s}")), None)
+        if suffix is not None and dtype is None:
+            name, dtype = name.removesuffix(f"-{suffix}"), formats[suffix]
+        elif name.endswith("-fp8") and dtype is None:
+            name = name.removesuffix("-fp8")
+            dtype = "fp8_block" if owner != "nvidia" and name.startswith(tuple(rules["block_fp8"])) else "fp8"
+        elif variant.search(name):
+            name = variant.sub("", name)
+        else:
+            return None
+    target, _, asked = aliases.get(name, name).partition("@")
+    return target, dtype or asked or None
+
+
+@cache
+def families() -> Families:
+    """All families, "is" resolved and the switches that all share added."""
+    table = files.read(files.DATA / "families.yaml")
+    rows: Mapping[str, Mapping[str, Any]] = table["known"]
+    shared: Mapping[str, Any] = table["always"]
+
+    def fields(name: str) -> dict[str, Any]:
+        row = dict(rows[name])
+        base = fields(row.pop("is")) if "is" in row else {}
+        return {**base, **row, "when": {**base.get("when", {}), **row.get("when", {})}}
+
+    def family(name: str) -> Family:
+        found = fields(name)
+        found["when"] = MappingProxyType({**shared, **found["when"]})
+        found |= {key: MappingProxyType(dict(found.get(key, {}))) for key in ("defaults", "wrapped")}
+        return Family(**found)
+
+    refused = {name: (str(row[0]), str(row[1])) for name, row in table["refused"].items()}
+    return Families(known=MappingProxyType({name: family(name) for name in rows}), refused=MappingProxyType(refused))
+
+
+def weights_of(spec: str, model: Model) -> str | None:
+    """Where an engine finds the weights of the model that ``spec`` names: a Hugging Face id or a folder.
+
+    An id that the user wrote stays as it is, for it may name a release of its own; of a folder the path is given; a
+    built-in model has the id of its publisher. ``None`` where there is none.
+    """
+    text = spec.strip().partition(" (")[0]
+    path = Path(text).expanduser()
+    if os.path.isdir(path) and os.path.isfile(path / "config.json"):
+        return str(path.resolve())
+    local = text.startswith((".", "/", "~")) or path.suffix in (".json", ".yaml", ".yml")
+    if not local and text.count("/") == 1:
+        return text
+    published: str | None = None if local else names()["weights"].get(model.name)
+    return published

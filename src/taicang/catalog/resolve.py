@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
@@ -42,6 +43,9 @@ class Resolved:
 def is_path(name: str) -> bool:
     """Whether ``name`` means a file of the user rather than a built-in entry."""
     return "/" in name or name.lower().endswith((".yaml", ".yml"))
+
+
+_MAKERS = re.compile(r"^(nvidia|amd|huawei|instinct|geforce|tesla|standard)-|-?(gpus?|npus?)$")
 
 
 @cache
@@ -86,6 +90,11 @@ def built_in(kind: str, name: str) -> tuple[Path, str | None] | None:
     return None
 
 
+def _plain(name: str) -> str:
+    """``name`` as the catalogue writes names: one word, without its maker."""
+    return _MAKERS.sub("", "-".join(re.split(r"[\s_-]+", name.strip().lower())))
+
+
 def locate(kind: str, name: str, beside: Path | None = None) -> tuple[Path, str | None]:
     """File and bin of ``name``; ``UnknownName`` suggests the nearest. Relative paths are taken ``beside`` a file."""
     if (found := find(kind, name, beside)) is None:
@@ -98,11 +107,13 @@ def find(kind: str, name: str, beside: Path | None = None) -> tuple[Path, str | 
     if is_path(name):
         path = Path(name)
         return (beside.parent / path if beside is not None and not path.is_absolute() else path), None
-    low = name.strip().lower()
-    low = aliases(kind).get(low, low)
-    if (found := built_in(kind, low)) is not None:
-        return found
-    return None if (mine := own.find(kind, low)) is None else (mine, None)
+    for spelt in dict.fromkeys((name.strip().lower(), _plain(name))):
+        low = aliases(kind).get(spelt, spelt)
+        if (found := built_in(kind, low)) is not None:
+            return found
+        if (mine := own.find(kind, low)) is not None:
+            return mine, None
+    return None
 
 
 def resolve(kind: str, name: str, sets: Iterable[str] = (), *, beside: Path | None = None) -> Resolved:

@@ -97,6 +97,8 @@ _STACK: dict[str, str] = {
     "chunk": "count",
     "step_host": "s",
     "sequence_host": "s",
+    "draft_host": "s",
+    "draft_sequence_host": "s",
     "layer_gap": "s",
     "burst": "ratio",
     "launch": "ratio",

@@ -18,6 +18,8 @@ PLAIN = {
     "chunk": "chunk_tokens",
     "step_host": "step_host_s",
     "sequence_host": "sequence_host_s",
+    "draft_host": "draft_host_s",
+    "draft_sequence_host": "draft_sequence_host_s",
     "layer_gap": "layer_gap_s",
     "burst": "burst_ratio",
     "launch": "launch_ratio",

@@ -3,7 +3,8 @@
 ``data/bands.json`` (written by ``taicang fit bands``) holds, for each metric and way of use on one vendor's chips, what
 was measured there by engine, and how far predictions were off: where the like of a run was among the rows of the fits
 ("seen"), and where its model, kind of model, number format, chip, engine, version or size was left out of them. A run
-gets the errors of what is new about it. Where nobody measured anything near, it is unvalidated: no number is borrowed.
+gets the errors of what is new about it, times what makes such bands hold nine in ten of the rows left out ("scale").
+Where nobody measured anything near, it is unvalidated: no number is borrowed.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from taicang.catalog.build import chip as chip_named
 from taicang.catalog.costing import ARCHITECTURE
 from taicang.catalog.resolve import built_in
-from taicang.hardware import Chip, Machine
+from taicang.hardware import Chip, Level, Machine
 from taicang.models.types import (
     Attention,
     Compressed,
@@ -53,6 +54,13 @@ WIDE = 8
 """Ranks of a node, beyond which an instance has a cell of its own."""
 FURTHER = 2.0
 """Times the largest measured instance that a run may have ranks before nothing is near it (and the smallest)."""
+
+
+LINKS = {
+    "ranks": "{:,.0f} ranks; {:,.0f} to {:,.0f}", "sent_bytes": "{:,.0f} bytes; {:,.0f} to {:,.0f}",
+    "bytes_per_s": "links of {:.3g} bytes/s; {:.3g} to {:.3g}",
+}  # fmt: skip
+"""What a collective is asked for and what was measured, as it is told."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -248,6 +256,9 @@ def band(metric: str, run: Ground, known: Mapping[str, Any] | None = None) -> Ba
     half, nine = (
         math.sqrt(seen[i] ** 2 + sum(max(each[i] ** 2 - seen[i] ** 2, 0.0) for each in others)) for i in (0, 1)
     )
+    scales = pool.get("scale", {})
+    scale, own = max(scales.get(axis, 1.0) for axis in new or ("seen",)), scales.get("seen", 1.0)
+    half, nine = max(half * scale, seen[0] * own), max(nine * scale, seen[1] * own)  # what is new never narrows
     told = f"{run.engine} on {run.chip}" if not new else "new " + ", ".join(WORDS[axis] for axis in new)
     return Band(
         verdict=NINE_IN_TEN,
@@ -257,6 +268,33 @@ def band(metric: str, run: Ground, known: Mapping[str, Any] | None = None) -> Ba
         rows=pool["rows"],
         basis=f"{run.pool}: {told}",
     )
+
+
+def met(machine: Machine, ranks: float, plane: str = "scale_up") -> Level:
+    """The innermost level that holds so many ranks."""
+    levels = machine.plane(plane).levels
+    return next((level for level in levels if ranks <= level.ranks), levels[-1])
+
+
+def links_key(kind: str, level: Level, flavour: str = "nccl") -> str:
+    """What measurements of a collective among ranks that meet over ``level`` are filed under."""
+    return (
+        f"{kind.replace('_', '-')}{'' if flavour in ('', 'nccl') else ' ' + flavour} over {level.profile or level.name}"
+    )
+
+
+def links_band(key: str, **asked: float) -> Band:
+    """The band of a collective's closed form; ``asked``: its "ranks", "sent_bytes" and its links' "bytes_per_s"."""
+    pool = recorded().get("collectives", {}).get(key)
+    if pool is None:
+        return unvalidated(f"no measured {key}")
+    for name, value in asked.items():
+        low, high = pool[name]
+        if not low / FURTHER <= value <= high * FURTHER:
+            return unvalidated(f"{key}: {LINKS[name].format(value, low, high)} were measured")
+    half, nine = pool["errors"]
+    return Band(verdict=NINE_IN_TEN, low_ratio=math.exp(-nine), high_ratio=math.exp(nine),
+                typical_ratio=math.expm1(half), rows=pool["rows"], basis=key)  # fmt: skip
 
 
 def unvalidated(why: str) -> Band:

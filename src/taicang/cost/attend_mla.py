@@ -31,18 +31,25 @@ PARTIAL_BYTES = 4.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MlaDecodeFit:
-    """Constants of the absorbed kernel of one profile and dtype combination."""
+class _MlaFit:
+    """Constants of a kernel of one profile and dtype combination."""
 
     arithmetic: str
     """Peak that the two products run at."""
     matrix_efficiency_ratio: float
     bandwidth_efficiency_ratio: float
-    """Share of the memory bandwidth that streaming the latent cache reaches."""
+    """Share of the bandwidth that streaming the latent cache reaches, or one pass over Q, K, V and O (passes that
+    quantise them lower it)."""
     floor_s: float
     """Launch, first load and last store of an empty kernel."""
     tile_rows: Count
-    """Rows (heads x query tokens) that a core handles together; fewer rows cost as much."""
+    """Rows (heads x query tokens; of a prompt its queries) that a core handles together; fewer cost as much."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MlaDecodeFit(_MlaFit):
+    """Of the absorbed kernel."""
+
     tile_s: float
     """What a core spends to begin and end one tile of rows of one sequence, whatever its context."""
     piece_s: float
@@ -52,18 +59,9 @@ class MlaDecodeFit:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MlaPrefillFit:
-    """Constants of the unabsorbed (flash attention) kernel of one profile and dtype combination."""
+class MlaPrefillFit(_MlaFit):
+    """Of the unabsorbed (flash attention) kernel."""
 
-    arithmetic: str
-    """Peak that the two products run at."""
-    matrix_efficiency_ratio: float
-    bandwidth_efficiency_ratio: float
-    """Share of the bandwidth that one pass over Q, K, V and O reaches; passes that quantise them lower it."""
-    floor_s: float
-    """Launch, first load and last store of an empty kernel."""
-    tile_rows: Count
-    """Queries that a core handles together; the causal diagonal and short sequences are padded to it."""
     append_bytes: float
     """Moved per query token besides Q, K, V and O: rotary part, appending the latent to the cache."""
     softmax_flop: float

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 FLAVOURS = ("nccl", "trtllm", "sglang", "sglang_v1", "vllm", "best")
 """Kernels for all-reduce: the vendor's library (NCCL, HCCL), or an engine's own with the library behind them.
 
-"sglang_v1" is SGLang's kernel up to 0.5.10, which the next one halved at small sizes."""
+"sglang_v1" is SGLang's kernel up to 0.5.10, which the next one halved at small sizes. An engine may have several
+("trtllm+vllm"), of which it takes the faster."""
 PROTOCOLS = ("ll", "ll128", "simple")
 SHOTS = ("one_shot", "two_shot")
 ADAPTERS = "adapters"
@@ -79,7 +80,7 @@ def _lines(op: Collective, levels: tuple[Level, ...], fits: Fits, flavour: str) 
         if levels[0].reduces:
             keys.append("all_reduce/in_switch")
         near = fits.get(levels[0].profile, {})
-        makers = FLAVOURS[1:-1] if flavour == "best" else (flavour,)
+        makers = FLAVOURS[1:-1] if flavour == "best" else flavour.split("+")
         own = (f"all_reduce/{maker}_{shot}" for maker in makers for shot in SHOTS)
         keys.extend(key for key in own if key in near)
     return keys
@@ -125,6 +126,8 @@ def _tiers(op: Collective, levels: tuple[Level, ...], dies: int, wires: Wires | 
     for at, ((level, inner, outer, _), reach) in enumerate(zip(rows, reaches(rows, dies), strict=True)):
         joined = outer / inner
         steps: Count = np.minimum(joined - 1.0, RING_STEPS_PER_TREE_LEVEL * np.log2(joined))
+        if op.kind == "all_reduce" and level.behind_adapters:  # a tree between nodes, of which a level is one hop
+            steps = np.log2(joined)
         if op.kind == "broadcast":  # libraries have no tree for it: a chain through every rank
             steps = rows[-1][2] / inner - rows[-1][2] / outer
         found.append(
@@ -217,8 +220,9 @@ def collective(op: Collective, machine: Machine, fits: Fits, flavour: str = "ncc
     own kernels exist only where they were measured and as far as they reach. Never below ``lower_bound_s``.
     Raises ``NotModelled`` if the machine lacks the plane, ``UnknownName`` for a flavour.
     """
-    if flavour not in FLAVOURS:
-        raise UnknownName("collective flavour", flavour, FLAVOURS)
+    for each in flavour.split("+"):
+        if each not in FLAVOURS:
+            raise UnknownName("collective flavour", each, FLAVOURS)
     levels = machine.plane(op.plane).levels
     rows = _tiers(op, levels, machine.chip.dies, wires)
     ranks = rows[-1].outer

@@ -65,6 +65,9 @@ class ExpertsFit:
     """Kernels of an empty layer."""
     expert_s: float
     """Bookkeeping (offsets, tile maps) per expert held."""
+    slot_ratio: float = 0.0
+    """Share of a copy's activation traffic that ranks pay which do not hold its expert: Triton kernels keep a slot for
+    every copy of a gathered token, zero those of others and sum them all, however few experts a rank has."""
     origin: str = "calibrated"
 
 
@@ -117,12 +120,14 @@ def experts(op: GroupedGemm, chip: Chip, fit: ExpertsFit, *, unrouted: bool = Fa
     here = op.tokens * (1.0 - np.power(1.0 - share, op.topk))
     entering = op.tokens if op.gathered else np.maximum(here, np.minimum(op.tokens, 1.0))
 
+    slots = fit.slot_ratio * np.maximum(op.tokens * op.topk - hot.rows, 0.0) if op.gathered else 0.0 * hot.rows
+
     read = op.experts_local + 0.0 * hot.touched if unrouted else hot.touched
     weights = read * matrices * op.hidden * width * form.weight_bytes
     crossing = op.hidden * (2.0 * form.activation_bytes + 2.0 * STREAM_BYTES) + width * (
         matrices * STREAM_BYTES + 2.0 * form.activation_bytes
     )
-    activations = entering * op.hidden * (2.0 * STREAM_BYTES + form.activation_bytes) + hot.rows * crossing
+    activations = entering * op.hidden * (2.0 * STREAM_BYTES + form.activation_bytes) + (hot.rows + slots) * crossing
     moved = weights + fit.activation_ratio * activations
     flop = 2.0 * matrices * op.hidden * op.inter * hot.rows
     padded = 2.0 * matrices * op.hidden * width * hot.rows

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from taicang.cost.cost import Cost
 from taicang.ops import Host
 from taicang.stacks import Stack
@@ -14,5 +16,7 @@ def host(op: Host, stack: Stack) -> Cost:
         + op.graphs * stack.graph_launch_s
         + op.sequences * stack.sequence_host_s
         + op.layers * stack.layer_gap_s
+        + np.minimum(op.drafting, 1.0) * stack.draft_host_s
+        + op.drafting * stack.draft_sequence_host_s
     )
     return Cost(seconds=seconds, latency_s=seconds, origin=f"stack {stack.name}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -103,7 +104,7 @@ class CostModel:
         if cube_ratio != 1.0 or vector_ratio != 1.0:
             reach = self.stack.partition_reach_ratio
             chip = chip.partition(cube_ratio=cube_ratio, vector_ratio=vector_ratio, reach_ratio=reach)
-        cost = self._on(_anywhere(op, self.machine), chip)
+        cost = _met(op, self._on(_anywhere(op, self.machine), chip), self.machine)
         run = as_run(op, cost, self.stack)
         return run if run is cost else _bounded(op, run, chip)
 
@@ -152,6 +153,18 @@ def _anywhere(op: Operator, machine: Machine) -> Operator:
     if isinstance(op, Transfer) and op.plane == "scale_up":
         return replace(op, distance=np.maximum(machine.ranks // 2, op.distance)[()])
     return op
+
+
+def _met(op: Operator, cost: Cost, machine: Machine) -> Cost:
+    """``cost`` with its bytes at the levels where ranks at random places meet: any two as likely as all others."""
+    if machine.links is None or machine.links.placed is None or machine.ranks == 1 or not cost.level_bytes:
+        return cost
+    if not isinstance(op, Collective | Exchange | Transfer) or getattr(op, "plane", "scale_up") != "scale_up":
+        return cost
+    held = [1, *(min(level.ranks, machine.ranks) for level in machine.plane("scale_up").levels)]
+    whole: Num = sum(cost.level_bytes)
+    shares = [(outer - inner) / (machine.ranks - 1) for inner, outer in pairwise(held)]
+    return replace(cost, level_bytes=tuple(whole * share for share in shares))
 
 
 KERNELS_OF = {

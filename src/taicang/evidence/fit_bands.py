@@ -11,27 +11,23 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from taicang.catalog.trust import AXES, BANDS, Ground, band, recorded, size
-from taicang.evidence.fitting import fingerprint
+from taicang.evidence.collective_errors import collectives
+from taicang.evidence.fitting import FEW, NINE, fingerprint, quantiles
 from taicang.evidence.trials import LABELS, Trial, trials
 from taicang.output import write_file
 
-NINE = 0.9
 DRAW = 2.0
 """Groups that a parent's errors count for."""
 GROUPS = 2
 """Groups that must be left out in turn before an axis says anything."""
-FEW = 30
-"""Rows below which the decile is that of so many groups; of more rows it is a little further out by their number."""
 FOLDS = 5
 """Parts of the rows that are known, for what bands cover of rows like their own."""
-SPREAD = 2.0
-"""Of few rows the largest error is told larger, by this many over their number (about as Student's t)."""
 DEPTH = 4
 """Cells of a chain (``Ground.cells``)."""
 SHOWN = ("model", "sibling", "foreign", "version", "form", "size", "kind", "engine")
@@ -47,7 +43,8 @@ def fit(folder: Path) -> Path:
         "written_by": "taicang fit bands; errors in metrics are logarithms: half and nine in ten of them are less",
         "fitted_on": {path.name: fingerprint(path) for path in files},
         "left_out": left_out(found),
-        "metrics": rounded(fitted(found)),
+        "metrics": rounded(_scaled(found)),
+        "collectives": rounded(collectives(folder)),
     }
     write_file(BANDS, json.dumps(document, indent=1) + "\n", "fit")
     recorded.cache_clear()
@@ -62,8 +59,9 @@ def left_out(pools: Sequence[Pool]) -> dict[str, dict[str, dict[str, Any]]]:
     made: dict[str, dict[str, dict[str, Any]]] = {one.suite: {} for pool in pools for one in pool.trials}
     for axis in ("nothing", *SHOWN):
         rows: dict[str, list[tuple[float, bool | None]]] = {}
-        for one, hit in _known(pools) if axis == "nothing" else covered(pools, axis):
-            rows.setdefault(one.suite, []).append((one.logs["seen" if axis == "nothing" else axis], hit))
+        for pool in pools:
+            for one, log, hit in covered(pool, axis):
+                rows.setdefault(one.suite, []).append((log, hit))
         for suite, each in rows.items():
             said = [hit for _, hit in each if hit is not None]
             made[suite][axis] = {
@@ -75,15 +73,11 @@ def left_out(pools: Sequence[Pool]) -> dict[str, dict[str, dict[str, Any]]]:
     return made
 
 
-def _known(pools: Sequence[Pool]) -> Iterator[tuple[Trial, bool | None]]:
-    """Rows kept from the fits, a fifth at a time in the bands that all other rows give."""
-    for fold in range(FOLDS):
-        for pool in pools:
-            out = np.array([zlib.crc32(one.id.encode()) % FOLDS == fold for one in pool.trials])
-            table = fitted([pool], lambda _, out=out: ~out)  # type: ignore[misc]
-            for i in np.flatnonzero(out):
-                if (one := pool.trials[int(i)]).held_out:
-                    yield one, _inside(pool.errors["seen"][i], band(pool.metric, one.run, table).high_ratio)
+def _scaled(pools: Sequence[Pool]) -> dict[str, Any]:
+    table = fitted(pools)
+    for pool in pools:
+        table[pool.metric][pool.name]["scale"] = scales(pool)
+    return table
 
 
 def rounded(value: Any) -> Any:
@@ -93,6 +87,9 @@ def rounded(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: rounded(each) for key, each in value.items()}
     return [rounded(each) for each in value] if isinstance(value, list) else value
+
+
+Tried: TypeAlias = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,27 +179,62 @@ def _errors(pool: Pool, inside: NDArray[np.bool_], axis: str, above: Sequence[fl
     if not groups or (above is None and axis != "seen" and groups < GROUPS):
         return None
     errors = pool.errors[axis][some]
-    few = errors.size < FEW
-    level = min(NINE * (1.0 + 1.0 / groups), 1.0) if few else NINE + (1.0 - NINE) / groups
-    own = [float(np.quantile(errors, 0.5)), float(np.quantile(errors, level)) * (1.0 + few * SPREAD / errors.size)]
+    own = quantiles(errors, groups)
     if above is None:
         return own
-    if few:  # too few rows to narrow what more of them say
+    if errors.size < FEW:  # too few rows to narrow what more of them say
         own = [max(mine, theirs) for mine, theirs in zip(own, above, strict=True)]
     share = groups / (groups + DRAW)
     return [share * mine + (1.0 - share) * theirs for mine, theirs in zip(own, above, strict=True)]
 
 
-def covered(pools: Iterable[Pool], axis: str) -> Iterator[tuple[Trial, bool | None]]:
-    """Whether each row lies in the band that rows without its group give it; None where they leave it unvalidated."""
-    for pool in pools:
-        for group in np.unique(pool.groups[axis]):
-            out = pool.groups[axis] == group
-            table = fitted([pool], lambda _, out=out: ~out)  # type: ignore[misc]
-            said = {i: band(pool.metric, pool.runs[i], table).high_ratio for i in np.unique(pool.run[out])}
-            for i in np.flatnonzero(out & np.isfinite(pool.errors[axis])):
-                yield pool.trials[int(i)], _inside(pool.errors[axis][i], said[pool.run[i]])
+def covered(pool: Pool, axis: str) -> Iterator[tuple[Trial, float, bool | None]]:
+    """Of each row its error (a logarithm) and whether it lies in the band that rows without its group give it, scaled
+    as their own bands ask for; None where they leave it unvalidated."""
+    named = "seen" if axis == "nothing" else axis
+    members, groups, shares = tried(pool, axis)
+    for group in np.unique(groups):
+        scale = _scale(pool, members, shares, groups != group)
+        for i, share in zip(members[groups == group], shares[groups == group], strict=True):
+            one = pool.trials[int(i)]
+            yield one, one.logs[named], None if np.isnan(share) else bool(share <= scale)
 
 
-def _inside(error: float, high_ratio: float | None) -> bool | None:
-    return None if high_ratio is None else bool(error <= np.log(high_ratio))
+def scales(pool: Pool) -> dict[str, float]:
+    """Axis -> what its bands are to be multiplied by, so that they hold nine in ten of what was left out."""
+    return {axis: _scale(pool, *_all(tried(pool, "nothing" if axis == "seen" else axis))) for axis in ("seen", *AXES)}
+
+
+def _all(found: Tried) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.bool_]]:
+    members, groups, shares = found
+    return members, shares, np.ones(groups.size, bool)
+
+
+def tried(pool: Pool, axis: str) -> Tried:
+    """Rows, the group that each is left out with, and its error as a share of the band that the others give (NaN where
+    they leave it unvalidated). "nothing": rows kept from the fits, a fifth at a time."""
+    if axis == "nothing":
+        labels = np.array([zlib.crc32(one.id.encode()) % FOLDS for one in pool.trials])
+        some, errors = np.array([one.held_out for one in pool.trials]), pool.errors["seen"]
+    else:
+        labels, errors = pool.groups[axis], pool.errors[axis]
+        some = np.isfinite(errors)
+    shares = np.full(errors.size, np.nan)
+    for group in np.unique(labels[some]):
+        out = labels == group
+        table = fitted([pool], lambda _, out=out: ~out)  # type: ignore[misc]
+        for run in np.unique(pool.run[out & some]):
+            high = band(pool.metric, pool.runs[run], table).high_ratio
+            mine = out & some & (pool.run == run)
+            shares[mine] = np.nan if high is None else errors[mine] / np.log(high)
+    return np.flatnonzero(some), labels[some], shares[some]
+
+
+def _scale(pool: Pool, members: NDArray[np.int64], shares: NDArray[np.float64], some: NDArray[np.bool_]) -> float:
+    """The ninth decile of the ``shares``, drawn to one: the fewer models they are of, the nearer."""
+    told = some & np.isfinite(shares)
+    models = np.unique(pool.groups["model"][members[told]]).size
+    if models < GROUPS:
+        return 1.0
+    share = models / (models + DRAW)
+    return share * float(np.quantile(shares[told], NINE)) + 1.0 - share

@@ -20,10 +20,10 @@ from taicang.evidence.tables import Array
 UB_READ_RATIO, UB_WRITE_RATIO = 165.5 / 196, 136.0 / 196
 COPY_ENGINE_RATIO = 0.92
 """Peer copy by the copy engine: 276 of 300 GB/s (A100 sample of nvbandwidth); for lack of others, of any fabric."""
-NETWORK = {"ll": (5e-6, 0.25), "ll128": (8.5e-6, 0.92), "simple": (14e-6, 1.0), "in_switch": (2.5e-6, 1.0)}
+NETWORK = {"ll": (5e-6, 0.25), "ll128": (8.5e-6, 0.92), "simple": (14e-6, 1.0), "in_switch": (10.45e-6, 1.0)}
 """From GPU to GPU through two adapters and a switch, by protocol: a hop, and the share of the bytes that are data, as
 the library's own tuner has them (NCCL, src/graph/tuning.cc: flags beside each word, or line; whole pieces wait for a
-proxy). The last is of a tree, of whose levels one counts as four steps (assumed)."""
+proxy, and twice as long in a tree)."""
 HOST_RATIO = 26.0 / 32.0
 """Pinned host to device over PCIe 4 x16 (same sample)."""
 
@@ -75,7 +75,8 @@ def _lines(constants: Constants, fits: Fits) -> dict[str, Line]:
             continue
         hop_s, data_ratio = NETWORK[protocol]
         told = constants | {"efficiency_ratio": constants["efficiency_ratio"] * data_ratio, "own_ratio": 0.0}
-        found[key] = replace(line, hop_s=hop_s * (2.0 if kind == "all_reduce" else 1.0), **told)
+        passes = {"all_reduce": 2.0, "all_reduce/simple": 4.0}  # up and down a tree
+        found[key] = replace(line, hop_s=hop_s * passes.get(key, passes.get(kind, 1.0)), **told)
     return found
 
 

@@ -40,13 +40,17 @@ FORMATS = (
 ENOUGH_ROWS = 20
 HOST = (
     "step_host_s", "sequence_host_s", "layer_gap_s", "eager_kernel_s", "expert_launches", "burst_ratio", "launch_ratio",
+    "draft_host_s", "draft_sequence_host_s",
 )  # fmt: skip
-START = (5e-4, 2e-6, 1e-6, 2e-5, 10.0, 0.4, 0.9)
-LOW = (0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.3)
-HIGH = (1e-2, 1e-4, 5e-5, 1e-4, 100.0, 1.0, 1.5)
-SCALE = (1e-3, 1e-5, 5e-6, 2e-5, 10.0, 0.5, 0.2)
+START = (5e-4, 2e-6, 1e-6, 2e-5, 10.0, 0.4, 0.9, 1e-3, 2e-5)
+LOW = (0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.3, 0.0, 0.0)
+HIGH = (1e-2, 1e-4, 5e-5, 1e-4, 100.0, 1.0, 1.5, 2e-2, 5e-4)
+SCALE = (1e-3, 1e-5, 5e-6, 2e-5, 10.0, 0.5, 0.2, 3e-3, 5e-5)
 """A constant this far from its neutral value is nothing unusual: widths of the prior."""
-NEUTRAL = (0.0, 0.0, 0.0, 1e-5, 10.0, 0.3, 1.0)
+NEUTRAL = (0.0, 0.0, 0.0, 1e-5, 10.0, 0.3, 1.0, 0.0, 0.0)
+SERIAL = ("sglang",)
+"""Engines whose scheduler does not run beside a step that drafts (SGLang before 0.5.11, where ``SGLANG_ENABLE_SPEC_V2``
+is not in the environment: scripts set it, but do not export it); in the others these constants stay zero."""
 WHOLE = ("tensorrt-llm",)
 """Engines whose experts are one operator of their library, launched once (TensorRT-LLM's ``fused_moe``); in the others
 Python launches each kernel of them."""
@@ -88,6 +92,14 @@ def neutral(engine: str, names: Sequence[str]) -> NDArray[np.float64]:
     return np.array([*host, *(1.0 for _ in names)])
 
 
+def bounds(engine: str, names: tuple[str, ...]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Least and most of the constants of ``engine``."""
+    high = [0.0 if name.startswith("draft_") and engine not in SERIAL else most
+            for name, most in zip(HOST, HIGH, strict=True)]  # fmt: skip
+    many = len(names)
+    return np.array(LOW + (RATIO_LOW,) * many), np.array([*high, *(RATIO_HIGH for _ in names)]) + 1e-12
+
+
 def constants(engine: str, names: tuple[str, ...], values: NDArray[np.float64]) -> dict[str, Any]:
     """The vector of the fit as fields of ``Stack``; ``names`` are the kernel ratios at its end."""
     named = {
@@ -124,8 +136,8 @@ def fit_engine(engine: str, chosen: list[Row]) -> NDArray[np.float64]:
     names = ratios_of(chosen)
     many = len(names)
     scale, drawn = np.array(SCALE + (RATIO_SCALE,) * many), neutral(engine, names)
-    low, high = np.array(LOW + (RATIO_LOW,) * many), np.array(HIGH + (RATIO_HIGH,) * many)
-    values = np.array(START + (1.0,) * many)
+    low, high = bounds(engine, names)
+    values = np.clip(START + (1.0,) * many, low, high)
     for _ in range(ROUNDS):
         base = times(chosen, constants(engine, names, values))
         slopes = np.empty((*base.shape, len(values)))

@@ -39,6 +39,8 @@ LAUNCH_S = 20e-6
 """Start of the search for the host's time per kernel."""
 SHARDED = ("fsdp", "torchtitan")
 """Engines that gather and scatter in every microbatch."""
+LIKEWISE = ("nemo", "nemo-mlperf", "megatron", "primus", "torchtune", "deepspeed")
+"""Engines whose data-parallel collectives are kernels of the same library: they slow computing as much."""
 TAX_RATIO = 0.15
 """Start of the search for the slowdown beside collectives."""
 
@@ -60,8 +62,9 @@ def fit_training(folder: Path) -> list[Path]:
     }
     for engine in HOST_BOUND:
         ratios[engine] = {"constants": {"eager_kernel_s": float(np.exp(solved[-2])) * LAUNCH_S}}
-    for engine in SHARDED:
-        ratios[engine] = {"constants": {"overlap_tax_ratio": float(np.exp(solved[-1])) * TAX_RATIO}}
+    for engine in (*SHARDED, *LIKEWISE):
+        made = ratios.setdefault(engine, {"constants": {}})["constants"]
+        made["overlap_tax_ratio"] = float(np.exp(solved[-1])) * TAX_RATIO
     note = f"rows on at most 64 ranks; {len(rows)} rows; stacks drawn to one within {PRIOR_RATIO:.0%}"
     return [
         write("sustained", clock, evidence=path, rows=len(rows), note=note),
@@ -108,8 +111,7 @@ def _solve(rows: Sequence[Row], chips: list[str], stacks: list[str]) -> Floats:
     ]
     count = len(chips) + len(stacks) + 2
     weights = np.sqrt(1.0 / np.array([_alike(row, rows) for row in rows]))
-    # the attention constant of old kernels is free; others are drawn to zero
-    pull = np.array([0.0] * len(chips) + [0.0 if family(name) == "attend" else 1.0 for name in stacks] + [0.0, 0.0])
+    pull = np.array([0.0] * len(chips) + [1.0] * len(stacks) + [0.0, 0.0])
 
     def residuals(x: Floats) -> Floats:
         errors = np.array([_error(row, x[c], x[s], x[e]) for row, (c, s, e) in zip(rows, at, strict=True)])

@@ -18,6 +18,11 @@ from taicang.output import write_file
 Constants: TypeAlias = dict[str, float]
 Bounds: TypeAlias = Mapping[str, tuple[float, float, float]]
 """Constant -> first guess, least and most."""
+NINE = 0.9
+FEW = 30
+"""Rows below which the decile is that of so many groups; of more rows it is a little further out by their number."""
+SPREAD = 2.0
+"""Of few rows the largest error is told larger, by this many over their number (about as Student's t)."""
 
 
 def fingerprint(path: Path) -> str:
@@ -103,3 +108,10 @@ def solve(
         if best is None or found.cost < best.cost:
             best = found
     return constants(best.x)
+
+
+def quantiles(errors: Array, groups: int) -> list[float]:
+    """(Median, ninth decile) of the absolute errors of rows of so many groups; further out, the fewer there are."""
+    few = errors.size < FEW
+    level = min(NINE * (1.0 + 1.0 / groups), 1.0) if few else NINE + (1.0 - NINE) / groups
+    return [float(np.quantile(errors, 0.5)), float(np.quantile(errors, level)) * (1.0 + few * SPREAD / errors.size)]

@@ -111,8 +111,7 @@ def without(found: Linear, out: Flags) -> Floats:
     many = len(found.names)
     scale = np.array(fit.SCALE + (fit.RATIO_SCALE,) * many)
     drawn = fit.neutral(found.rows[0].engine, found.names) / scale
-    low = np.array(fit.LOW + (fit.RATIO_LOW,) * many) / scale
-    high = np.array(fit.HIGH + (fit.RATIO_HIGH,) * many) / scale
+    low, high = (each / scale for each in fit.bounds(found.rows[0].engine, found.names))
     base, slopes, own = found.base[:, seen], found.slopes[:, seen], found.own[seen]
 
     def residuals(x: Floats) -> Floats:
@@ -120,7 +119,7 @@ def without(found: Linear, out: Flags) -> Floats:
         pulls = [fit.bent(tpot), fit.bent(ttft / 3.0) * np.sqrt(fit.TTFT_WEIGHT), (x - drawn) * fit.PRIOR]
         return np.concatenate(pulls)
 
-    start = np.clip(found.at / scale, low + 1e-9, high - 1e-9)
+    start = np.clip(found.at / scale, low, high)
     values = np.asarray(least_squares(residuals, start, bounds=(low, high)).x) * scale
     return found.times(_versions(found, seen, np.tile(values, (len(found.rows), 1))))[:, out]
 

@@ -144,8 +144,16 @@ def _rows(folder: Path) -> Iterator[tuple[Cells, bool]]:
     return ((row, name != FILES[0]) for name in FILES if (folder / name).exists() for row in lines(folder / name))
 
 
+def published(folder: Path) -> Iterator[tuple[Published, bool]]:
+    """The collectives of the evidence ``folder`` whose machine is known, and whether no fit has seen the row."""
+    for cells, later in _rows(folder):
+        row = attempt(partial(_collective, cells))[0]
+        if row is not None:
+            yield row, later or row.held_out
+
+
 def collectives(folder: Path) -> list[Published]:
-    """The collectives of the evidence ``folder`` whose machine is known, for fits."""
+    """Those of the first file, for fits."""
     found = [attempt(partial(_collective, row))[0] for row in lines(folder / FILES[0])]
     return [row for row in found if row is not None]
 

@@ -34,7 +34,7 @@ def stages(model: str, layers: int, chunks: int) -> str:
     Embedding, MTP and head of DeepSeek-V3 and Kimi-K2 weigh as three layers: all chunks but the last are full
     ("Et*4|(t*4|)*14tmL" for 16 chunks, "Et|(tt|)*30mL" for 32).
     """
-    if chunks == 1 or layers != 61 or not model.startswith(("DeepSeekV3", "Kimi")):
+    if chunks == 1 or layers != 61 or not model.startswith(("DeepSeekV3", "DeepSeek-V3", "Kimi")):
         return ""
     each = -(-(layers + 3) // chunks)
     last = layers - each * (chunks - 1)

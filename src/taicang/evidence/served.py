@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from taicang.catalog import stack
-from taicang.catalog.launch import generation, launch, launched
+from taicang.catalog.launch import generation, launch, launched, reducing
 from taicang.catalog.models import model
 from taicang.catalog.rules import section, settings
 from taicang.catalog.stack_entry import released
@@ -283,10 +283,11 @@ def _row(cells: dict[str, str], net: Model) -> Row:
     facts["clients"], facts["stated"] = max(round(float(concurrency)), 1), number(cells, "concurrency")
     facts["replicas"] = number(cells, "concurrency") / float(concurrency or 1.0)
     facts["decoding"] = facts["clients"] // plan.dp * (int(plan.draft_tokens) + 1)
-    scripts = launch(facts["engine"], facts["chip"], net.name) if scripted(facts) else {}
-    launch_set: dict[str, Any] = {"memory_ratio": scripts.get("memory_ratio")}
+    scripts = launch(facts["engine"], facts["chip"], net.name)
+    launch_set: dict[str, Any] = {"memory_ratio": scripts.get("memory_ratio") if scripted(facts) else None}
     found = Settings(**{**launch_set, **settings(RULES, "settings", facts)})
     name, note = release(cells)
+    engine = stack(name)
     return Row(
         id=cells["id"],
         model=net.name,
@@ -294,7 +295,7 @@ def _row(cells: dict[str, str], net: Model) -> Row:
         machine=machine_named(cells["system"]),
         engine=facts["engine"],
         version=cells.get("backend_version", ""),
-        stack=stack(name),
+        stack=replace(engine, all_reduce=reducing(engine, scripts)),
         note=note,
         disaggregated=split,
         input_tokens=facts["prompt"],

@@ -18,6 +18,7 @@ from taicang.evidence.served import Role, Row
 from taicang.evidence.suite_served import rows, setup, told
 from taicang.evidence.systems import machine_for
 from taicang.predict.replay import replay
+from taicang.predict.standing import context_of
 from taicang.predict.system import System
 from taicang.serve.build import PAGE, Pool, step_table
 from taicang.serve.gaps import overall
@@ -27,6 +28,7 @@ from taicang.serve.scheduler import Limits, preset
 from taicang.serve.setup import Setup
 from taicang.serve.steptable import StepTable
 from taicang.traffic.generate import fixed
+from taicang.traffic.trace import Trace
 
 FEWEST = 32
 """Requests of a run, at least."""
@@ -36,12 +38,12 @@ def predict(row: Row, *, seed: int = 0) -> tuple[float, float]:
     """(TTFT, TPOT) in seconds: means over the requests, or the median time between tokens where the row states that."""
     found = row.settings
     clients = max(round(float(row.concurrency)), 1)
-    pools = _pools(row, clients) if row.disaggregated else (_both(row, clients),)
     trace = fixed(
         max(clients * found.rounds, FEWEST), round(row.input_tokens * row.length_ratio),
         round(row.output_tokens * row.length_ratio),
         spread=row.spread_ratio, seed=seed,
     )  # fmt: skip
+    pools = _pools(row, clients, trace) if row.disaggregated else (_both(row, clients, trace),)
     machine = machine_for(row.machine, sum(pool.instances * pool.setup.plan.ranks for pool in pools))
     system = System(stack=pools[-1].setup.stack, pools=pools)
     ran = replay(row.net, machine, trace, system, clients=clients, seed=seed)
@@ -61,7 +63,7 @@ def _median_gap(log: Log) -> float:
     return float(values[int(np.searchsorted(upto, upto[-1] / 2))])
 
 
-def _both(row: Row, clients: int) -> Pool:
+def _both(row: Row, clients: int, trace: Trace) -> Pool:
     """One instance that does both."""
     made, said = setup(row, row.decode), row.settings
     plan = made.plan
@@ -73,10 +75,10 @@ def _both(row: Row, clients: int) -> Pool:
     limits = replace(limits, hold=said.hold, company_ratio=said.company_ratio)
     if plan.draft_tokens and not limits.reserve:
         limits = replace(limits, reserve=True, reserve_ratio=0.5)
-    return _pool(row, row.decode, made, limits, tokens=limits.tokens)
+    return _pool(row, row.decode, made, limits, trace, tokens=limits.tokens)
 
 
-def _pools(row: Row, clients: int) -> tuple[Pool, ...]:
+def _pools(row: Row, clients: int, trace: Trace) -> tuple[Pool, ...]:
     """Instances that prefill and others that decode; whole answers find room in the latter."""
     assert row.prefill is not None
     first, then = setup(row, row.prefill), setup(row, row.decode)
@@ -85,16 +87,18 @@ def _pools(row: Row, clients: int) -> tuple[Pool, ...]:
     batch = max(row.decode.batch, -(-clients // (row.decode.instances * then.plan.dp)), 1)
     answers = preset(then.stack, policy="mixed", sequences=batch, reserve=True)
     # a step's activations are those of one prompt, so that the tightest layouts that ran fit
-    near = _pool(row, row.prefill, first, prompts, tokens=row.input_tokens, prompt=True)
-    return near, _pool(row, row.decode, then, answers, tokens=answers.tokens)
+    near = _pool(row, row.prefill, first, prompts, trace, tokens=row.input_tokens, prompt=True)
+    return near, _pool(row, row.decode, then, answers, trace, tokens=answers.tokens)
 
 
-def _pool(row: Row, role: Role, made: Setup, limits: Limits, *, tokens: int, prompt: bool = False) -> Pool:
+def _pool(
+    row: Row, role: Role, made: Setup, limits: Limits, trace: Trace, *, tokens: int, prompt: bool = False
+) -> Pool:
     """The instances of one role, whose cache lies beside a step of so many ``tokens``."""
-    context: float = (row.input_tokens + row.output_tokens / 2) * row.length_ratio
-    whole = row.input_tokens + row.output_tokens + PAGE
     if prompt:
-        context, whole = row.input_tokens, row.input_tokens + PAGE
+        trace = replace(trace, output_tokens=np.zeros_like(trace.output_tokens))
+    whole = int(np.max(trace.input_tokens + trace.output_tokens)) + PAGE
+    context = context_of(trace)
     pages = int(cache_tokens(made, tokens=tokens, context=context, whole=whole)) // PAGE
     pool = Pool(setup=made, instances=role.instances, limits=limits, pages=pages)
     # rows that differ in concurrency alone share their step times

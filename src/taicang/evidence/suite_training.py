@@ -13,7 +13,7 @@ from taicang.catalog.trust import Ground, trained
 from taicang.cost.sustained import Sustained
 from taicang.errors import NotModelled
 from taicang.evidence.measured import attempt
-from taicang.evidence.recipes import ON_REQUEST, recipe_of
+from taicang.evidence.recipes import ON_REQUEST, declared, recipe_of
 from taicang.evidence.score import Outcome
 from taicang.evidence.systems import machine_stated
 from taicang.evidence.training_rows import FILE, Row, model_of, plan_of, stack_of, training_rows
@@ -31,6 +31,8 @@ def question(row: Row, stack: Stack | None = None, clock: Sustained | None = Non
     engine = stack or catalog.stack(stack_of(row))
     if "A2A overlap" in row.raw["notes"]:
         engine = replace(engine, overlap=engine.overlap | {"expert_exchange"})
+    if row.raw["par"].get("fsdp") and row.source == "moezoo":  # Megatron-FSDP with nccl_ub, as its paper has it
+        engine = replace(engine, overlap=engine.overlap | {"registered"})
     if row.source == "mbridge":
         job = (row.model, row.chip, row.raw["dtype"])
         found_on = recipe_of("tuned", *job, row.raw["sw"].removeprefix("NeMo "))
@@ -40,6 +42,8 @@ def question(row: Row, stack: Stack | None = None, clock: Sustained | None = Non
             overlap=engine.overlap | more["overlap"], expert_dispatch="plain" if recipe_of("plain", *job) else "best",
         )  # fmt: skip
     engine = _as_stated(engine, row.raw["extra"])
+    alive = declared()["logit_bytes"].get(row.source, engine.keeps.logit_bytes)
+    engine = replace(engine, keeps=replace(engine.keeps, logit_bytes=alive))
     return Training(model=model, on=machine, plan=plan_of(row, model), stack=engine, clock=clock)
 
 

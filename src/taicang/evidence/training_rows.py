@@ -107,6 +107,7 @@ def row_of(raw: dict[str, Any]) -> Row:
     sequences = int(batch.get("gbs") or batch.get("local_batch", 0) * count // inner)
     seconds, refused = _seconds(raw, count, seq, sequences)
     lora = "LoRA" in raw["model"] or raw["extra"].get("task") == "lora"
+    defect = {"source": raw["src"], "dtype": raw["dtype"]} in declared()["defects"]
     key = (raw["model"], count, raw["dtype"], json.dumps(par, sort_keys=True), sequences, seq)
     return Row(
         id=raw["id"],
@@ -120,7 +121,7 @@ def row_of(raw: dict[str, Any]) -> Row:
         metric=raw["metric"],
         role=raw["role"],
         step_s=seconds,
-        held_out=count > SMALL_RANKS or raw["role"] == "validation" or held_out("training", *key),
+        held_out=count > SMALL_RANKS or raw["role"] == "validation" or defect or held_out("training", *key),
         refused=refused,
         raw=raw,
     )
@@ -277,6 +278,8 @@ def plan_of(row: Row, model: Model) -> TrainPlan:
     modules: tuple[str, ...] = ("core",)
     if row.source == "mbridge" and (found := recipe_of("recomputed", row.model, row.chip, dtype)):
         mode, modules = "selective", tuple(found["parts"])
+    if row.source == "dsv3":  # section 3.2.3 of its report
+        mode, modules = "selective", ("norm", "up", "act")
     fsdp = par.get("fsdp") not in (None, 0) or "sharding" in par
     vpp = int(par.get("vp") or 1)
     if "VP not in the table" in row.raw["notes"] and model.layers % (2 * pp) == 0:
@@ -300,7 +303,7 @@ def plan_of(row: Row, model: Model) -> TrainPlan:
         recompute_modules=modules,
         recompute_ratio=ratio,
         stages=stages(row.model, model.layers, pp * (vpp if pp > 1 else 1))
-        if row.source == "mbridge"
+        if row.source in ("mbridge", "dsv3")
         else extra.get("stages", ""),
         zero=int(par.get("zero", extra.get("zero", plain))),
         shard=int(par.get("zero_group", 0)),

@@ -13,7 +13,7 @@ import numpy as np
 
 from taicang.errors import InvalidInput, NotModelled, UnknownName
 from taicang.fabric.even import MOST_FLOWS, Net, even_loads, size_of
-from taicang.fabric.flows import Drained, drain, loads
+from taicang.fabric.flows import Course, Drained, drain, loads, shares
 from taicang.fabric.routing import route
 from taicang.fabric.topology import Direct, Floats, Ints, Network, Switched
 
@@ -36,6 +36,7 @@ class Phase:
     wire_s: float
     hops: int
     hop_s: float
+    course: Course
 
     @property
     def seconds(self) -> float:
@@ -69,8 +70,9 @@ def collective(net: Net, kind: str, teams: Ints, payload_bytes: float, algorithm
     return _MAKERS[algorithm](net, teams, payload_bytes, passes)
 
 
-def contend(net: Net, jobs: Sequence[tuple[str, Ints, float]]) -> list[float]:
-    """Seconds until each of several collectives (kind, teams, payload) is through, all begun at once on fair shares.
+def contend(net: Net, jobs: Sequence[tuple[str, Ints, float]]) -> tuple[list[float], Course]:
+    """Seconds until each of several collectives (kind, teams, payload) is through, all begun at once on fair shares,
+    and how busy the levels are on the way.
 
     A rank's messages of one collective flow at once: rings are pipelined. Raises as ``collective`` does.
     """
@@ -78,7 +80,7 @@ def contend(net: Net, jobs: Sequence[tuple[str, Ints, float]]) -> list[float]:
     source, target, size = (np.concatenate([part[k] for part in parts]) for k in range(3))
     done = _drained(net, source, target, size)
     ends = np.cumsum([len(part[0]) for part in parts])
-    return [float(each.max(initial=0.0)) for each in np.split(done.finish_s, ends[:-1])]
+    return [float(each.max(initial=0.0)) for each in np.split(done.finish_s, ends[:-1])], done.course
 
 
 def _flows(net: Net, kind: str, teams: Ints, payload_bytes: float) -> tuple[Ints, Ints, Floats]:
@@ -106,6 +108,7 @@ def listed(
         wire_s=done.seconds,
         hops=hops,
         hop_s=net.latency_s(ends) if len(ends) else 0.0,
+        course=done.course,
     )
 
 
@@ -113,7 +116,7 @@ def _drained(net: Net, source: Ints, target: Ints, size_bytes: Floats) -> Draine
     if len(source) > MOST_FLOWS:
         raise NotModelled(f"{len(source):,} flows at once; up to {MOST_FLOWS:,} are followed one by one")
     paths = route(net.fabric, net.found, source, target, net.seed)
-    return drain(paths, size_bytes, net.found.capacity_bytes_per_s)
+    return drain(paths, size_bytes, net.found.capacity_bytes_per_s, net.found.level)
 
 
 def _through(net: Net, carried: Floats) -> float:
@@ -128,7 +131,10 @@ def _through(net: Net, carried: Floats) -> float:
 
 
 def _phase(net: Net, name: str, carried: Floats, hops: int, teams: Ints) -> Phase:
-    return Phase(name=name, carried_bytes=carried, wire_s=_through(net, carried), hops=hops, hop_s=net.latency_s(teams))
+    wire = _through(net, carried)
+    busy = shares(carried / (wire or 1.0), carried, net.found.capacity_bytes_per_s, net.found.level)
+    return Phase(name=name, carried_bytes=carried, wire_s=wire, hops=hops, hop_s=net.latency_s(teams),
+                 course=((wire, busy),))  # fmt: skip
 
 
 def _even(net: Net, name: str, teams: Ints, each_bytes: float) -> Phase:

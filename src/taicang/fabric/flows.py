@@ -9,6 +9,7 @@ share; the number of rounds is the depth of that order, not the number of links.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 
@@ -66,6 +67,10 @@ def max_min(paths: Paths, capacity_bytes_per_s: Floats, slack_ratio: float = EXA
     return rates
 
 
+Course: TypeAlias = tuple[tuple[float, Floats], ...]
+"""Until when, and how busy each level's links are in the mean, of those that carry anything at all."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drained:
     """When the flows were through."""
@@ -75,14 +80,27 @@ class Drained:
     """Bytes that each resource carried."""
     finish_s: Floats
     """Of each flow."""
+    course: Course = ()
 
 
-def drain(paths: Paths, size_bytes: Floats, capacity_bytes_per_s: Floats, idle_ratio: float = IDLE) -> Drained:
+def shares(carried: Floats, used: Floats, capacity: Floats, level: Ints) -> Floats:
+    """Mean of ``carried`` (bytes, or bytes/s) over ``capacity`` by level, over the links that are in use."""
+    mine = used > 0
+    count = int(level.max(initial=-1)) + 1
+    total = np.bincount(level[mine], weights=carried[mine] / capacity[mine], minlength=count)
+    found: Floats = total / np.maximum(np.bincount(level[mine], minlength=count), 1)
+    return found
+
+
+def drain(
+    paths: Paths, size_bytes: Floats, capacity_bytes_per_s: Floats, level: Ints | None = None, idle_ratio: float = IDLE
+) -> Drained:
     """Send all flows at once at max-min fair rates until the last is through.
 
     Equal flows need no rounds: the last ones share the fullest link from beginning to end. Otherwise rates are found
     anew as flows finish, those that finish close to each other together, as long as what they leave idle until then is
-    less than ``idle_ratio`` of what all carry, or within a part in ``EPOCHS`` of the whole time.
+    less than ``idle_ratio`` of what all carry, or within a part in ``EPOCHS`` of the whole time. With the ``level`` of
+    each resource, how busy it was on the way is told too.
     """
     carried = loads(paths, size_bytes, len(capacity_bytes_per_s))
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -95,10 +113,12 @@ def drain(paths: Paths, size_bytes: Floats, capacity_bytes_per_s: Floats, idle_r
     if np.ptp(remaining[rows]) <= 1e-9 * remaining[rows].max():
         rates = max_min(paths, capacity_bytes_per_s)
         finish[rows] = np.minimum(remaining[rows] / rates[rows], least)
-        return Drained(seconds=least, busy_bytes=carried, finish_s=finish)
-    now = 0.0
+        even = () if level is None else ((least, shares(carried / least, carried, capacity_bytes_per_s, level)),)
+        return Drained(seconds=least, busy_bytes=carried, finish_s=finish, course=even)
+    now, course = 0.0, list[tuple[float, Floats]]()
     while len(rows):
-        rates = max_min(subset(paths, rows), capacity_bytes_per_s, NEAR)
+        few = subset(paths, rows)
+        rates = max_min(few, capacity_bytes_per_s, NEAR)
         needed = remaining[rows] / rates
         order = np.argsort(needed)
         sorted_, rate = needed[order], rates[order]
@@ -112,8 +132,11 @@ def drain(paths: Paths, size_bytes: Floats, capacity_bytes_per_s: Floats, idle_r
         finish[rows[through]] = now + needed[through]
         remaining[rows] -= rates * step
         now += step
+        if level is not None:
+            moved = loads(few, np.minimum(rates, remaining[rows] / step + rates), len(carried))
+            course.append((now, shares(moved, carried, capacity_bytes_per_s, level)))
         rows = rows[~through]
-    return Drained(seconds=float(finish.max()), busy_bytes=carried, finish_s=finish)
+    return Drained(seconds=float(finish.max()), busy_bytes=carried, finish_s=finish, course=tuple(course))
 
 
 def subset(paths: Paths, rows: Ints) -> Paths:

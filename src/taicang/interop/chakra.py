@@ -9,6 +9,7 @@ import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any, Final
 
@@ -80,10 +81,10 @@ def _protobuf(data: bytes, path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _node(message: bytes, place: int) -> dict[str, Any]:
-    node: dict[str, Any] = {"id": 0, "name": "", "type": 0, "after": [], "duration": 0, "attrs": {}}
+    node: dict[str, Any] = {"id": 0, "name": "", "type": 0, "ctrl": [], "data": [], "duration": 0, "attrs": {}}
     for number, _, value in protobuf.fields(message, place):
         if number in (NODE["ctrl"], NODE["data"]):
-            node["after"] += protobuf.packed(value)
+            node["ctrl" if number == NODE["ctrl"] else "data"] += protobuf.packed(value)
         elif number == NODE["attr"] and isinstance(value, bytes):
             name, found = _attribute(value, place)
             node["attrs"][name] = found
@@ -138,14 +139,14 @@ def _row(row: Any) -> dict[str, Any]:
     """The feeder's rows have capitals; the host traces have lists of attributes and no times."""
     attrs = {each["name"]: each["value"] for each in row.get("attrs", ())}
     attrs |= {key: row[key] for key in ("comm_type", "comm_size", "num_ops", "tensor_size", "pg_name") if key in row}
-    before = [*_listed(row.get("ctrlDeps", row.get("ctrl_deps"))), *_listed(row.get("data_deps", row.get("dataDeps")))]
+    ctrl, data = (_listed(row.get(first, row.get(second))) for first, second in DEPENDENCIES)
     name = str(row.get("Name", row.get("name", "")))
     kind = int(row.get("NodeType", row.get("type", 4)))
     if "record_param_comms" in name or name.startswith("nccl:"):
         kind = 7
     return {
-        "id": int(row.get("Id", row.get("id"))), "name": name, "type": kind, "after": [int(each) for each in before],
-        "duration": float(row.get("runtime", 0.0)), "attrs": attrs,
+        "id": int(row.get("Id", row.get("id"))), "name": name, "type": kind, "ctrl": [int(each) for each in ctrl],
+        "data": [int(each) for each in data], "duration": float(row.get("runtime", 0.0)), "attrs": attrs,
     }  # fmt: skip
 
 
@@ -153,14 +154,21 @@ def _listed(value: Any) -> list[Any]:
     return [] if value is None else value if isinstance(value, list) else [value]
 
 
+DEPENDENCIES: Final = (("ctrlDeps", "ctrl_deps"), ("data_deps", "dataDeps"))
 PEERS: Final[Mapping[Kind, str]] = {"send": "comm_dst", "receive": "comm_src"}
 GROUP_INIT: Final = "## process_group:init ##"
 
 
 def _tasks(nodes: Iterable[dict[str, Any]], groups: dict[str, tuple[int, ...]], path: Path) -> Iterator[Task]:
-    """Nodes as tasks; a host trace's parents (control) are containers, not what must be done before."""
+    """Nodes as tasks. Where control and data together run in a circle, as when a profiler's kernels were joined to the
+    host's operators, control is what holds what, and only data must be there before."""
     found = list(nodes)
     known = {node["id"] for node in found}
+    before = {node["id"]: {*node["ctrl"], *node["data"]} & known - {node["id"]} for node in found}
+    try:
+        TopologicalSorter(before).prepare()
+    except CycleError:
+        before = {node["id"]: set(node["data"]) & known - {node["id"]} for node in found}
     for node in found:
         attrs, kind = node["attrs"], NODE_KINDS.get(node["type"], "none")
         if node["name"] == GROUP_INIT:
@@ -175,7 +183,7 @@ def _tasks(nodes: Iterable[dict[str, Any]], groups: dict[str, tuple[int, ...]], 
             id=node["id"],
             name=node["name"],
             kind=kind,
-            after=tuple(each for each in node["after"] if each in known and each != node["id"]),
+            after=tuple(each for each in dict.fromkeys((*node["ctrl"], *node["data"])) if each in before[node["id"]]),
             seconds=float(node["duration"]) * MICROSECOND,
             flop=float(attrs.get("num_ops") or 0),
             moved_bytes=float(attrs.get("tensor_size") or 0),

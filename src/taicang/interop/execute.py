@@ -135,7 +135,9 @@ class _Run:
         elif task.kind == "receive":
             key = (task.peer, rank, task.tag)
             if self.sent[key]:
-                self._done(at, max(at, self.sent[key].pop(0)), rank, task)
+                end = max(at, self.sent[key].pop(0))
+                self.communicating[rank] += end - at
+                self._done(at, end, rank, task)
             else:
                 self.waiting[key].append((at, rank, task))
         else:

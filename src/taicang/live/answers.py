@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
+from typing import Any
 
 from taicang.errors import InvalidInput
 from taicang.live.tokens import Tokenizer, escaped, opening
@@ -29,19 +32,14 @@ class Answer:
 
     def text(self, begin: int, end: int) -> bytes:
         """Tokens ``begin`` to ``end``, escaped."""
-        ring, size = self.ring, len(self.ring)
-        parts = [ring[(self.start + i) % size] for i in range(begin, end)]
+        parts = _around(self.ring, self.start + begin, end - begin)
         if begin == 0 and parts:
             parts[0] = self.head[0]
         return b"".join(parts)
 
     def tokens(self) -> list[int]:
         """All of them."""
-        ids, at = self.ids, (self.start + 1) % len(self.ids)
-        made = [self.head[1], *ids[at : at + self.length - 1]]
-        while len(made) < self.length:
-            made += ids[: self.length - len(made)]
-        return made
+        return [self.head[1], *_around(self.ids, self.start + 1, self.length - 1)]
 
 
 class Answers:
@@ -86,17 +84,26 @@ class Answers:
 
     def _until(self, answer: Answer, stop: Sequence[str], least: int) -> Answer:
         """``answer`` up to the first of the ``stop`` texts that ends after ``least`` tokens."""
-        pieces = [json.loads(b'"%b"' % answer.text(i, i + 1)) for i in range(answer.length)]
-        text, longest = "", max(map(len, stop))
-        for i, piece in enumerate(pieces):
-            before = len(text)
-            text += piece
-            if i + 1 <= least:
-                continue
-            found = [at for each in stop if (at := text.find(each, max(before - longest + 1, 0))) >= 0]
-            if found:
-                return _cut(pieces[: i + 1], answer.tokens(), min(found))
-        return answer
+        plain = [json.loads(b'"%b"' % each) for each in answer.ring]
+        pieces = _around(plain, answer.start, answer.length)
+        pieces[:1] = [json.loads(b'"%b"' % answer.head[0])]
+        ends = list(accumulate(map(len, pieces)))
+        text, free = "".join(pieces), ends[least - 1] if least else 0
+        found = [(bisect_left(ends, at + len(each)), at) for each in stop
+                 if (at := text.find(each, max(free - len(each) + 1, 0))) >= 0]  # fmt: skip
+        if not found:
+            return answer
+        last = min(found)[0]
+        return _cut(pieces[: last + 1], answer.tokens(), min(at for ends_in, at in found if ends_in == last))
+
+
+def _around(ring: Sequence[Any], start: int, length: int) -> list[Any]:
+    """``length`` of a ring, from ``start`` on."""
+    at = start % len(ring)
+    made = list(ring[at : at + length])
+    while len(made) < length:
+        made += ring[: length - len(made)]
+    return made
 
 
 def _of(pieces: list[str], ids: list[int], length: int, why: str) -> Answer:

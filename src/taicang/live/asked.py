@@ -153,6 +153,7 @@ def parsed(body: bytes) -> dict[str, Any]:
     """A JSON object. Raises ``Refused``."""
     try:
         found = json.loads(body)
+        json.dumps(found, ensure_ascii=False).encode()  # half a character (a lone surrogate) is no text
     except (ValueError, RecursionError) as error:
         raise Refused(f"the body is not JSON: {str(error)[:200]}") from None
     if not isinstance(found, dict):

@@ -31,7 +31,7 @@ from taicang.live.asked import (
     word,
 )
 from taicang.live.call import EVENTS, HTML_TYPE, PLAIN_TYPE, Call
-from taicang.live.jobs import PART, Job, until_gone
+from taicang.live.jobs import PART, Choice, Job, until_gone
 from taicang.live.metrics import Metrics
 from taicang.live.metrics import text as exposition
 from taicang.live.replies import FORMS
@@ -41,6 +41,8 @@ from taicang.page.html import live_page
 
 TAIL = 64
 """Characters at the end of a prompt by which the first token of its answer is chosen."""
+LONG = 1 << 16
+"""Characters of a text that is read beside what else happens."""
 OPEN = ("/", "/health", "/ready", "/ping", "/version", "/metrics", "/load")
 """Needs no key."""
 
@@ -189,21 +191,19 @@ class Endpoint:
         form = FORMS[kind](number, int(time.time()), wanted.model, len(wanted.prompts) * wanted.n)
         part = call.scope.get("extensions", {}).get(PART)
         job = Job(wanted, call.send, form if wanted.stream else None, self.settings.interval, part)
-        ready = [(choice, ids) for prompt in wanted.prompts for choice, ids in self._choices(job, prompt)]
+        ready = []
+        for prompt in wanted.prompts:
+            ready += await self._choices(job, prompt)
         if wanted.stream:
             await call.send({"type": "http.response.start", "status": 200, "headers": EVENTS})
             opening = form.start()
             if opening:
                 await call.send({"type": "http.response.body", "body": opening, "more_body": True})
         try:
-            for choice, ids in ready:
-                said = choice.answer
-                tokens = [*ids, *said.tokens()]
-                blocks = block_ids(tokens, self.settings.block_tokens)
-                if self.machine.told is not None:
-                    choice.tokens = tokens
-                self.machine.submit(choice, len(ids), said.length, model=model, priority=wanted.priority, blocks=blocks,
-                                    named=len(ids) + said.length, home=rank[1] if rank else None)  # fmt: skip
+            for choice, blocks in ready:
+                count, length = choice.prompt_tokens, choice.answer.length
+                self.machine.submit(choice, count, length, model=model, priority=wanted.priority, blocks=blocks,
+                                    named=count + length, home=rank[1] if rank else None)  # fmt: skip
             if wanted.stream:
                 await until_gone(call.receive)
             else:
@@ -222,11 +222,11 @@ class Endpoint:
         finally:
             gone.cancel()
 
-    def _choices(self, job: Job, prompt: Prompt) -> list[tuple[Any, list[int]]]:
-        """The answers to one prompt, each with the prompt's tokens. Raises ``Refused`` where they do not fit."""
+    async def _choices(self, job: Job, prompt: Prompt) -> list[tuple[Choice, list[int]]]:
+        """The answers to one prompt, each with the blocks of both. Raises ``Refused`` where they do not fit."""
         wanted, settings = job.asked, self.settings
         text = self._written(prompt)
-        ids = list(prompt.ids) or self.tokenizer.encode(text, marks=wanted.marks) or [0]
+        ids = list(prompt.ids) or await self._encoded(text, wanted.marks) or [0]
         before = text[-TAIL:] if text else self.tokenizer.decode(ids[-TAIL // 4 :])
         room = settings.longest - len(ids)
         need = (wanted.most or 1) if wanted.kind != "chat" or wanted.most else max(wanted.least, 1)
@@ -238,12 +238,23 @@ class Endpoint:
             )  # fmt: skip
         made = []
         for choice in range(wanted.n):
+            if choice:
+                await asyncio.sleep(0)  # the tokens of others keep their times
             answer = self.answers.give(
                 prompt.said, seed=seed_of(ids, wanted.seed + settings.seed, choice), most=wanted.most,
                 least=wanted.least, room=room, before=before, stop=wanted.stop, to_the_end=wanted.ignore_eos,
             )  # fmt: skip
-            made.append((job.add(answer, len(ids)), ids))
+            tokens = [*ids, *answer.tokens()]
+            made.append((job.add(answer, len(ids)), block_ids(tokens, settings.block_tokens)))
+            if self.machine.told is not None:
+                made[-1][0].tokens = tokens
         return made
+
+    async def _encoded(self, text: str, marks: bool) -> list[int]:
+        """The tokens of ``text``; while a long one is read, those of others keep their times."""
+        if len(text) < LONG:
+            return self.tokenizer.encode(text, marks=marks)
+        return await asyncio.to_thread(self.tokenizer.encode, text, marks=marks)
 
     def _written(self, prompt: Prompt) -> str:
         """What the model would read."""
@@ -298,7 +309,7 @@ class Endpoint:
             text = given["prompt"]
         else:
             raise Refused("prompt is missing", param="prompt")
-        ids = self.tokenizer.encode(text, marks=given.get("add_special_tokens", "messages" not in given))
+        ids = await self._encoded(text, given.get("add_special_tokens", "messages" not in given))
         strings = self.tokenizer.pieces(text) if given.get("return_token_strs") else None
         await call.json({"count": len(ids), "max_model_len": self.settings.longest, "tokens": ids,
                          "token_strs": strings})  # fmt: skip

@@ -100,6 +100,8 @@ class Guarded(HttpToolsProtocol):  # type: ignore[misc]
         self.scope["extensions"] = {PART: self._line}
         if sum(len(name) + len(value) for name, value in self.headers) > MOST_HEAD:  # it came at once
             self.app = _too_long
+        elif self.parser.get_http_version() == "1.0":
+            self.app = self._unframed
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
@@ -107,6 +109,21 @@ class Guarded(HttpToolsProtocol):  # type: ignore[misc]
         if self._due is not None:
             self._due.cancel()
         super().on_message_complete()
+
+    async def _unframed(self, scope: Any, receive: Any, send: Any) -> None:
+        """HTTP/1.0 knows no chunks: an answer without a length ends with its connection."""
+        cycle, known = self.cycle, False
+
+        async def plain(message: Any) -> None:
+            nonlocal known
+            if message["type"] == "http.response.start":
+                known = any(name == b"content-length" for name, _ in message["headers"])
+                cycle.chunked_encoding = None if known else False
+            elif not known:
+                cycle.expected_content_length = len(message["body"]) + message.get("more_body", False)
+            await send(message)
+
+        await self.config.loaded_app({**scope, "extensions": {}}, receive, plain)
 
     def pause_writing(self) -> None:
         """The client's buffers are full."""

@@ -52,6 +52,7 @@ def _tasks(model: Model, setting: Setting) -> Iterator[Task]:
         graphs=1 + plan.draft_tokens,
         layers=model.layers + plan.draft_tokens,
         sequences=load.batch.decode_sequences + load.batch.prefill_sequences,
+        drafting=load.batch.decode_sequences * where_some(plan.draft_tokens),
     )
     yield Task(label="host", part="host", op=work)
 

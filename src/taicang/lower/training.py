@@ -42,21 +42,23 @@ from taicang.units import Count, Num
 
 Axis: TypeAlias = Literal["compute", "tp", "cp", "ep"]
 Pass: TypeAlias = Literal["forward", "data", "weight"]
-Module: TypeAlias = Literal["core", "norm", "up", "mlp", "experts", "shared", "rest"]
+Module: TypeAlias = Literal["core", "norm", "up", "mlp", "experts", "shared", "act", "rest"]
 """Parts of a layer that selective recompute can repeat: attention core, norms, up-projections of latent attention,
-dense feed-forward, routed experts with their exchanges, the shared expert; the rest is kept."""
+dense feed-forward, routed experts with their exchanges, the shared expert, or the experts' activation alone; the rest
+is kept."""
 
 CORE_BACKWARD = 2.5 * 1.15
 """Five products for two, at 0.87 of the forward kernels' rate (FlashAttention-3, arXiv 2407.08608, figures 5 and 6)."""
 ADAPTED = ("qkv projection", "output projection")
 """Products with a LoRA adapter (the attention projections, as the MLPerf benchmark has it)."""
 ADAPTER_RANK = 16
-LOSS_CHUNKS = 8
-"""Pieces that a chunked loss takes the sequence in (torchtune's default); logits of 16 bits it keeps of all."""
 RERUN = ("short convolution", "chunked scan", "chunk scores", "state passing")
 """What the memory-saving path of the Mamba-2 kernels repeats in the backward pass."""
-MOVES = ("permute", "unpermute")
-"""Copies of tokens: their backward pass needs indices only (routing weights are applied with the activation)."""
+MOVES = ("permute", "unpermute", "expert bias")
+"""Copies and sums: their backward pass needs indices at most (routing weights are applied with the activation)."""
+UNFUSED = "unfused activation"
+UNFUSED_KEPT = 8.0 / 44.0
+"""Of its traffic, what it keeps beside its inputs: the sigmoid and three factors of its products."""
 EAGER = {"norm": (5.25, 7), "rope": (4.5, 5)}
 """Traffic and launches where each operator is a kernel: 42 bytes an element for 8 in residual add and RMSNorm (to 32
 bits, square, mean, product, back, weight), 18 for 4 in a rotation by halves; SwiGLU's 10 for 6 see ``_kernels``."""
@@ -149,12 +151,13 @@ def _ring(block: Block, setting: Setting, plan: TrainPlan) -> Iterator[Item]:
             width = op.kv_heads * (op.qk_dim + op.v_dim)
             if plan.context == "ulysses":  # queries, keys, values in, outputs back: four all-to-alls of a shard each
                 moved = op.queries * 2.0 * (op.heads * (op.qk_dim + op.v_dim) + width)
-                yield "context all-to-all", _across("all_to_all", moved, plan), 1
+                yield "context all-to-all", across("all_to_all", moved, plan), 1
             else:
-                yield "context ring", _across("all_gather", plan.cp * op.queries * width * 2.0, plan), 1
+                yield "context ring", across("all_gather", plan.cp * op.queries * width * 2.0, plan), 1
 
 
-def _across(kind: CollectiveKind, payload: Num, plan: TrainPlan, axis: Literal["tp", "cp", "etp"] = "cp") -> Collective:
+def across(kind: CollectiveKind, payload: Num, plan: TrainPlan, axis: Literal["tp", "cp", "etp"] = "cp") -> Collective:
+    """A collective of ``payload`` bytes along one axis of the plan."""
     return Collective(kind=kind, payload_bytes=payload, ranks=getattr(plan, axis), stride=stride(plan, axis))
 
 
@@ -186,7 +189,7 @@ def _experts(kind: Experts, setting: Setting, plan: TrainPlan) -> Iterator[Item]
     rows = own * plan.etp
     if plan.etp > 1:
         gathered = rows * kind.topk * width * 2.0
-        yield "expert tensor all-gather", _across("all_gather", gathered, plan, "etp"), 1
+        yield "expert tensor all-gather", across("all_gather", gathered, plan, "etp"), 1
     grouped = GroupedGemm(
         tokens=rows * plan.ep,
         topk=kind.topk,
@@ -205,12 +208,13 @@ def _experts(kind: Experts, setting: Setting, plan: TrainPlan) -> Iterator[Item]
         yield "experts", replace(grouped, experts_local=1.0), grouped.experts_local
     if plan.etp > 1:
         scattered = rows * kind.topk * width * 2.0
-        yield "expert tensor reduce-scatter", _across("reduce_scatter", scattered, plan, "etp"), 1
+        yield "expert tensor reduce-scatter", across("reduce_scatter", scattered, plan, "etp"), 1
     if kind.bias and "expert_products" not in setting.stack.fused:
         # biased, clamped activations have no fused kernel: 22 passes of the width (bias 4, clamps 4, scaled sigmoid 7,
         # offset 2, products 5) and the output's bias, each a kernel
-        wide = own * kind.topk * (kind.inter * 44.0 / plan.etp + width * 8.0)
-        yield "unfused activation", Pointwise(kind="activation", elements=wide / 4.0, moved_bytes=wide, launches=12), 1
+        for label, bytes_, each in ((UNFUSED, kind.inter * 44.0 / plan.etp, 11), ("expert bias", width * 8.0, 1)):
+            wide = own * kind.topk * bytes_
+            yield label, Pointwise(kind="activation", elements=wide / 4.0, moved_bytes=wide, launches=each), 1
     yield "unpermute", Pointwise(kind="activation", elements=copied / 4.0, moved_bytes=copied, launches=2), 1
     if plan.ep > 1:
         yield "combine", replace(exchange, kind="combine"), 1
@@ -245,10 +249,14 @@ def _steps(items: list[Item], setting: Setting, plan: TrainPlan) -> Iterator[Ste
             yield from _materialised(op)
         else:
             kept = _saved(op, hidden, tp if plan.sp else 1, eager) * (repeat if isinstance(op, GroupedGemm) else 1)
+            if label == UNFUSED and isinstance(op, Pointwise):
+                kept = op.moved_bytes * UNFUSED_KEPT
             yield Step(
                 label=label, axis="compute", op=_kernels(op, eager), repeat=repeat, module=_module(label, op),
                 rerun=label in RERUN, saved_bytes=0.0 if label in (*RERUN[1:], *MOVES) else kept,
             )  # fmt: skip
+            if plan.recipe.frozen and isinstance(op, (Gemm, GroupedGemm)):
+                yield Step(label=f"{label}: dequantise", axis="compute", op=_dequantise(op, plan))
             if plan.trained_ratio < 1.0 and label in ADAPTED and isinstance(op, Gemm):
                 yield from _adapter(label, op)
 
@@ -261,6 +269,15 @@ def _kernels(op: Operator, eager: bool) -> Operator:
         return op
     traffic, launches = EAGER[op.kind]
     return replace(op, moved_bytes=op.moved_bytes * traffic, launches=op.launches * launches)
+
+
+def _dequantise(op: Gemm | GroupedGemm, plan: TrainPlan) -> Pointwise:
+    """Weights read in few bits and written in 16, before a product takes them."""
+    if isinstance(op, Gemm):
+        weights: Num = op.n * op.k
+    else:
+        weights = op.experts_local * op.hidden * op.inter * (3.0 if op.gated else 2.0)
+    return Pointwise(kind="rope", elements=weights, moved_bytes=weights * (plan.recipe.gather_bytes + 2.0))
 
 
 def _adapter(label: str, op: Gemm) -> Iterator[Step]:
@@ -302,7 +319,7 @@ def _saved(op: Operator, hidden: int, shard: int, eager: bool) -> Num:
     if isinstance(op, GroupedGemm):
         rows = op.tokens * op.topk * op.experts_local / op.experts
         kept = number_format(op.dtype).activation_bytes
-        return rows * ((op.hidden + op.inter) * kept + op.inter * (2.0 if op.gated else 1.0) * 2.0)
+        return rows * (op.hidden * kept + op.inter * (2.0 if op.gated else 1.0) * 2.0) + activated_bytes(op)
     if isinstance(op, Attend):
         return (op.queries * op.heads * op.qk_dim + op.context * op.kv_heads * (op.qk_dim + op.v_dim)) * 2.0
     if isinstance(op, Pointwise) and op.kind == "norm":
@@ -310,6 +327,12 @@ def _saved(op: Operator, hidden: int, shard: int, eager: bool) -> Num:
     if isinstance(op, Pointwise) and op.kind == "activation":
         return 2.0 * op.moved_bytes - 6.0 * op.elements if eager else op.moved_bytes - 2.0 * op.elements
     return 0.0
+
+
+def activated_bytes(op: GroupedGemm) -> Num:
+    """What the experts' activation hands to their second product, which keeps it."""
+    rows = op.tokens * op.topk * op.experts_local / op.experts
+    return rows * op.inter * number_format(op.dtype).activation_bytes
 
 
 def transpose(forward: tuple[Step, ...]) -> Layer:
@@ -343,50 +366,3 @@ def transpose(forward: tuple[Step, ...]) -> Layer:
         elif isinstance(op, Lookup):
             weight.append(replace(step, op=replace(op, row_bytes=op.row_bytes * 2.0)))  # scatter-add in fp32
     return Layer(forward=forward, data=tuple(data), weight=tuple(weight))
-
-
-def lower_edges(model: Model, plan: TrainPlan, stack: Stack) -> tuple[Layer, Layer]:
-    """What stands before the layers and after them: the embedding, and head and loss."""
-    return _embedding(model, plan), _head(model, plan, stack)
-
-
-def _embedding(model: Model, plan: TrainPlan) -> Layer:
-    """Vocabulary-parallel embedding: look up, then reduce (scatter) over tp."""
-    tokens = plan.micro_batch * plan.seq / plan.cp
-    steps = [Step(label="embedding", axis="compute", op=Lookup(rows=tokens, row_bytes=model.hidden * 2.0))]
-    if plan.tp > 1:
-        kind: CollectiveKind = "reduce_scatter" if plan.sp else "all_reduce"
-        reduce = _across(kind, tokens * model.hidden * 2.0, plan, "tp")
-        steps.append(Step(label="embedding reduce", axis="tp", op=reduce))
-    return transpose(tuple(steps))
-
-
-def _head(model: Model, plan: TrainPlan, stack: Stack) -> Layer:
-    """Final norm, vocabulary-parallel logits and cross-entropy in fp32 (maximum and sum reduced over tp)."""
-    tokens = plan.micro_batch * plan.seq / plan.cp
-    hidden, vocab = model.hidden, model.vocab / plan.tp
-    final = norm(tokens / (plan.tp if plan.sp else 1), hidden)
-    steps = [Step(label="final norm", axis="compute", op=final, saved_bytes=final.elements * 2.0)]
-    if plan.tp > 1 and plan.sp:
-        gather = _across("all_gather", tokens * hidden * 2.0, plan, "tp")
-        steps.append(Step(label="head gather", axis="tp", op=gather))
-    product = Gemm(m=tokens, n=vocab, k=hidden, dtype="bf16")
-    steps.append(Step(label="output head", axis="compute", op=product, saved_bytes=tokens * hidden * 2.0))
-    logits = tokens * vocab
-    moved = logits * stack.keeps.loss_bytes
-    loss = Pointwise(kind="sample", elements=logits, moved_bytes=moved * 0.75, flop=logits * 20.0, launches=5)
-    alive = logits * ((plan.tp > 1 and stack.keeps.sharded_logit_bytes) or stack.keeps.logit_bytes)
-    if "fused_loss" in stack.fused:  # pieces of about hidden / vocabulary of the sequence, as Liger's kernel takes them
-        alive = alive / max(vocab / hidden, 1.0)
-    elif "chunked_loss" in stack.fused:
-        alive = logits * 2.0 + alive / LOSS_CHUNKS
-    steps.append(Step(label="cross-entropy", axis="compute", op=loss, saved_bytes=alive))
-    if plan.tp > 1:
-        for label in ("maximum", "sum"):
-            reduce = _across("all_reduce", tokens * 4.0, plan, "tp")
-            steps.append(Step(label=f"loss {label}", axis="tp", op=reduce))
-    made = transpose(tuple(steps))
-    # the gradient of the loss reads the probabilities and writes bf16 once
-    back = replace(loss, moved_bytes=moved * 0.25, flop=logits * 2.0, launches=1)
-    data = tuple(replace(step, op=back) if step.label == "cross-entropy" else step for step in made.data)
-    return replace(made, data=tuple(step for step in data if not step.label.startswith("loss ")))

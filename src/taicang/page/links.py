@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
-from taicang.page.parts import Lines, Part, Section, Table, Tiers, Unit, Words, bars, cell
+from taicang.page.parts import Chart, Lines, Part, Section, Table, Tiers, Unit, Words, bars, cell
 from taicang.page.trust import table
 
 Result: TypeAlias = Mapping[str, Any]
@@ -45,8 +45,29 @@ def _collective(result: Result) -> list[Part]:
     return [
         table((what, what), rows),
         bars(("busy by level", "各级忙碌时间"), {each["level"]: each["busy_s"] for each in result["levels"]}, "s"),
+        *_over_time(result.get("course", ())),
         Table(title=("hottest links", "最热链路"), columns=columns, rows=hottest),
         Lines(title=("assumptions", "假设"), lines=tuple(result["assumptions"])),
+    ]
+
+
+def _over_time(course: Sequence[Mapping[str, Any]]) -> list[Part]:
+    """How busy each level's links are, where that changes."""
+    if len(course) < 2:
+        return []
+    points: dict[str, list[list[float]]] = {}
+    for each in course:
+        for level, share in each["used_ratio"].items():
+            points.setdefault(level, []).extend([[each["begin_s"], share], [each["end_s"], share]])
+    series = tuple({"name": level, "data": data} for level, data in points.items() if any(y for _, y in data))
+    return [
+        Chart(
+            title=("links in use over time", "链路利用率"),
+            kind="lines",
+            unit="ratio",
+            x=("seconds", "秒"),
+            series=series,
+        )
     ]
 
 

@@ -12,7 +12,8 @@ from taicang.fabric.topology import Fabric
 from taicang.hardware import Machine
 from taicang.interop.work import Collective as Kind
 from taicang.interop.work import Task, Workload
-from taicang.lower.training import Layer, Step, lower_edges, lower_layer
+from taicang.lower.training import Layer, Step, lower_layer
+from taicang.lower.training_edges import lower_edges
 from taicang.models.types import Block
 from taicang.ops import Collective, Exchange, Operator, Transfer
 from taicang.predict.prediction import PhasePrediction

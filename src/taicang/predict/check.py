@@ -98,8 +98,9 @@ def check(
         raise InvalidInput(
             "has lengths, but nothing that was measured (TTFT, TPOT or whole latencies)", where=trace.name
         )
-    clients = clients or int(trace.stated.get("clients", 0))
-    whole, notes = _load(trace, clients, seed)
+    stated = clients or int(trace.stated.get("clients", 0))
+    clients = stated or _in_flight(trace)
+    whole, notes = _load(trace, clients, seed, stated=bool(stated))
 
     def run(of: Trace, with_system: System, many: int) -> Replay:
         return replay(model, on, of, with_system, clients=many, seed=seed, progress=progress)
@@ -111,7 +112,7 @@ def check(
     found: list[Cause] = []
     tried = 0
     if causes:
-        part, _ = _load(take(trace, FEW), clients, seed) if len(trace) > FEW else (whole, ())
+        part, _ = _load(take(trace, FEW), clients, seed, stated=True) if len(trace) > FEW else (whole, ())
         base = _figures(trace, run(part, system, clients)) if part is not whole else figures
         for change, other, many in _changes(model, on, system, clients):
             try:
@@ -133,8 +134,18 @@ def check(
     )
 
 
-def _load(trace: Trace, clients: int, seed: int) -> tuple[Trace, tuple[str, ...]]:
+def _in_flight(trace: Trace) -> int:
+    """Requests under way at a time where a file has no times and names no load: its rate times their stay (Little)."""
+    stay, rate = trace.stated.get("e2e_s mean"), trace.stated.get("output_tokens_per_s")
+    if len(trace.arrival_s) or trace.stated.get("rate_per_s") or not stay or not rate:
+        return 0
+    return max(1, round(rate / float(np.mean(trace.output_tokens)) * stay))
+
+
+def _load(trace: Trace, clients: int, seed: int, *, stated: bool) -> tuple[Trace, tuple[str, ...]]:
     """``trace`` with times, where neither its own nor a closed loop give them."""
+    if clients and not stated:
+        return trace, (f"a closed loop of {clients} clients: so many its throughput and latency come to",)
     if clients:
         return trace, (f"a closed loop of {clients} clients, as the file or --clients says",)
     if len(trace.arrival_s):

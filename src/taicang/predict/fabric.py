@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 
-from taicang import catalog
+from taicang import __version__, catalog
 from taicang.catalog import calibration
 from taicang.catalog.resolve import is_path
+from taicang.catalog.trust import Band
 from taicang.cost.exchange import exchange
 from taicang.errors import InvalidInput, NotModelled, UnknownName
 from taicang.fabric import demand, graph
@@ -27,10 +29,13 @@ from taicang.fabric.wires import LinkRates
 from taicang.hardware import Machine
 from taicang.interop import graphs
 from taicang.ops import Exchange
+from taicang.predict.fabric_trust import bands_of, sources_of
 from taicang.search.collective import EXCHANGES, Ask, closed_s, costs, operator
 from taicang.units import show
 
 HOTTEST = 8
+LIBRARY = ("ring", "tree", "in_switch", "hierarchical")
+"""Algorithms of an all-reduce that libraries choose from."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +75,16 @@ class Rival:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Moment:
+    """A stretch of time, and how busy each level's links in use are in the mean."""
+
+    phase: str
+    begin_s: float
+    end_s: float
+    used_ratio: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
     """Times of a collective and where its bytes went, of the first seed; times over all seeds."""
 
@@ -93,8 +108,16 @@ class Answer:
     levels: tuple[LevelLoad, ...]
     hottest: tuple[LinkLoad, ...]
     beside: tuple[Rival, ...]
+    course: tuple[Moment, ...]
+    """The links over time, all of ``beside`` at once where there are any."""
     lost_ranks: int
     assumptions: tuple[str, ...]
+    sources: tuple[str, ...]
+    bands: Mapping[str, Band]
+    """How far ``library_s`` ("library") and ``closed_s`` ("closed form") may be off."""
+    digest: str = field(default_factory=catalog.digest)
+    """Of the catalogue that it was made from."""
+    version: str = __version__
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,12 +184,17 @@ def run(machine: Place, ask: Ask) -> Answer:
     on, fabric = _fabric(machine, ask.plane)
     broken = fail(fabric, ask.failed, ask.seed)
     lost = cut_off(broken)
+    if len(lost) == fabric.ranks:
+        raise InvalidInput("no two ranks are left that reach each other", where="--fail")
     count = ask.ranks or (fabric.ranks - len(lost)) // ask.stride
     if not 1 <= count * ask.stride <= fabric.ranks - len(lost) * (ask.stride == 1) + ask.stride - 1:
         raise InvalidInput(
             f"{count:,} ranks {ask.stride} apart do not fit the {fabric.ranks - len(lost):,} of {fabric.machine} left",
             where="--ranks",
         )
+    bands = bands_of(on, ask, count)  # the algorithm that a library takes by itself is the one that was measured
+    ask = _chosen(Net(fabric=broken, found=resources(broken, ask.routing), seed=ask.seed), ask,
+                  _teams(broken, lost, count, ask, ask.seed))  # fmt: skip
     times, first = [], None
     for seed in range(ask.seed, ask.seed + ask.seeds):
         net = Net(fabric=broken, found=resources(broken, ask.routing), seed=seed)
@@ -188,13 +216,14 @@ def run(machine: Place, ask: Ask) -> Answer:
     wire = float(np.mean(times))
     stretch = wire / even if even > 0 else 1.0
     library, closed = _prices(on, ask, kind, count, stretch) if on else (None, None)
+    beside, course = _rivals(net, ask, kind, _teams(broken, lost, count, ask, ask.seed))
     return Answer(
         machine=fabric.machine, ask=ask, ranks=count, algorithm=ask.algorithm or ALGORITHMS.get(kind, ("direct",))[0],
         wire_s=wire, least_s=min(times), most_s=max(times), latency_s=sum(p.hops * p.hop_s for p in phases),
         even_s=even, library_s=library, closed_s=closed, phases=tuple(_row(each) for each in phases),
         levels=_levels(net, phases), hottest=_hottest(net, phases),
-        beside=_rivals(net, ask, kind, _teams(broken, lost, count, ask, ask.seed)), lost_ranks=len(lost),
-        assumptions=_notes(broken, ask),
+        beside=beside, course=course or _course(net, phases), lost_ranks=len(lost),
+        assumptions=_notes(broken, ask), sources=sources_of(on, fabric.machine), bands=bands,
     )  # fmt: skip
 
 
@@ -204,6 +233,18 @@ def _teams(fabric: Fabric, lost: Ints, count: int, ask: Ask, seed: int) -> Ints:
     if ask.shuffled:
         left = np.random.default_rng(seed).permutation(left)[: count * ask.stride]
     return left[teams_of(count, ask.stride)]
+
+
+def _chosen(net: Net, ask: Ask, teams: Ints) -> Ask:
+    """``ask`` with the algorithm that a library takes where none is asked for: the fastest on these links."""
+    if ask.algorithm or ask.kind.replace("-", "_") != "all_reduce":
+        return ask
+    times = {}
+    for way in LIBRARY:
+        with suppress(InvalidInput, NotModelled):  # trees that a cut graph does not hold, switches that do not add
+            phases = collective(net, "all_reduce", teams, ask.payload_bytes, way)
+            times[way] = sum(phase.seconds for phase in phases)
+    return replace(ask, algorithm=min(times, key=lambda way: times[way])) if times else ask
 
 
 def _phases(net: Net, ask: Ask, teams: Ints, seed: int) -> list[Phase]:
@@ -242,8 +283,8 @@ def _drawn(machine: Place, ask: Ask) -> tuple[Net, Floats, float, str]:
         return net, np.zeros(len(net.found.capacity_bytes_per_s)), 1.0, f"{broken.machine}, {broken.name}"
     lost = cut_off(broken)
     count = ask.ranks or (broken.ranks - len(lost)) // ask.stride
-    kind = ask.kind.replace("-", "_")
-    phases = _phases(net, replace(ask, kind=kind), _teams(broken, lost, count, ask, ask.seed), ask.seed)
+    kind, teams = ask.kind.replace("-", "_"), _teams(broken, lost, count, ask, ask.seed)
+    phases = _phases(net, replace(_chosen(net, ask, teams), kind=kind), teams, ask.seed)
     wire = sum(phase.wire_s for phase in phases)
     where = f"{count:,} ranks of {broken.machine}"
     title = f"{ask.kind} of {show(ask.payload_bytes, 'B')} on {where}: {show(wire, 's')} on the links"
@@ -257,17 +298,32 @@ def _exchange(net: Net, label: str, ranks: Ints, sizes: Floats) -> Phase:
     return listed(net, label, ranks[source], ranks[target], sizes[source, target], hops=1, teams=ranks[None, :])
 
 
-def _rivals(net: Net, ask: Ask, kind: str, teams: Ints) -> tuple[Rival, ...]:
+def _course(net: Net, phases: Sequence[Phase]) -> tuple[Moment, ...]:
+    """One phase after the other, latencies between them."""
+    names = [level.name for level in net.fabric.levels]
+    found, begin = list[Moment](), 0.0
+    for phase in phases:
+        start = begin
+        for end, busy in phase.course:
+            used = {name: float(each) for name, each in zip(names, busy, strict=False)}
+            found.append(Moment(phase=phase.name, begin_s=start, end_s=begin + end, used_ratio=used))
+            start = begin + end
+        begin += phase.seconds
+    return tuple(found)
+
+
+def _rivals(net: Net, ask: Ask, kind: str, teams: Ints) -> tuple[tuple[Rival, ...], tuple[Moment, ...]]:
     if not ask.beside:
-        return ()
+        return (), ()
     if ask.skew or kind in EXCHANGES:
         raise NotModelled("others beside a skewed exchange, a dispatch or a combine")
     jobs = [(each.replace("-", "_"), teams, size) for each, size in ((kind, ask.payload_bytes), *ask.beside)]
-    together = contend(net, jobs)
+    together, course = contend(net, jobs)
+    at_once = Phase(name="at once", carried_bytes=np.zeros(0), wire_s=max(together), hops=0, hop_s=0.0, course=course)
     return tuple(
-        Rival(kind=job[0], payload_bytes=job[2], alone_s=contend(net, [job])[0], together_s=seconds)
+        Rival(kind=job[0], payload_bytes=job[2], alone_s=contend(net, [job])[0][0], together_s=seconds)
         for job, seconds in zip(jobs, together, strict=True)
-    )
+    ), _course(net, [at_once])
 
 
 def _prices(machine: Machine, ask: Ask, kind: str, count: int, stretch: float) -> tuple[float | None, float | None]:
@@ -345,6 +401,8 @@ def _hottest(net: Net, phases: Sequence[Phase]) -> tuple[LinkLoad, ...]:
 
 def _notes(fabric: Fabric, ask: Ask) -> tuple[str, ...]:
     notes = list(fabric.notes)
+    if ask.beside:
+        notes.append("at once, each pair of ranks that talk has a fair share: who talks to many gets the most")
     if ask.kind in EXCHANGES:
         notes.append("a token goes once to a rank that holds several of its experts")
     return tuple(notes)

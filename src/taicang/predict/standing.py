@@ -108,7 +108,8 @@ def stand(
     net, machine, engine = settle(system, model, on)
     pools = shared(net, machine, engine, system, also) if also else _named(alone(net, machine, engine, system))
     ttl_s = float("inf") if system.ttl_s is None else system.ttl_s
-    keeping = Keeping(block_tokens=block_tokens, tiers=system.tiers, eviction=system.eviction, ttl_s=ttl_s)
+    keeping = Keeping(block_tokens=block_tokens, tiers=system.tiers, eviction=system.eviction, ttl_s=ttl_s,
+                      answers=system.keep_answers)  # fmt: skip
     jitter_s = system.faults.jitter_s
     if also:
         made = fleet(

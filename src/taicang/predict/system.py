@@ -52,6 +52,8 @@ class System(Serving):
     eviction: Eviction = "lru"
     ttl_s: float | None = None
     """Blocks in ``tiers`` go when unused for so long (None: never)."""
+    keep_answers: bool = False
+    """Instances of a decode pool write to ``tiers`` too."""
     faults: Faults = field(default_factory=Faults)
 
 

@@ -215,8 +215,10 @@ def _assumptions(setup: Setup, step: TrainStep, given: Sequence[str]) -> tuple[s
         said.append(f"replayed from graphs: {_words(setup.stack.captured)}")
     if chosen := setup.stack.fused & set(FUSIONS[1:]):
         said.append(f"fused kernels: {_words(chosen)}")
-    if setup.tax:
-        said.append(f"computing slows by {setup.tax:.0%} of the time of communication beside it")
+    slowed = {"tensor, context and expert": setup.tax, "data-parallel": setup.data_tax}
+    said += [
+        f"computing slows by {tax:.0%} of the time of {of} communication beside it" for of, tax in slowed.items() if tax
+    ]
     said.append(
         f"memory as {setup.stack.engine} keeps it ({plan.gradients} gradients), {memory.RUNTIME_RATIO:.0%} for runtime "
         f"and fragmentation; {_elsewhere(setup)}"

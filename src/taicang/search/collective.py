@@ -60,10 +60,14 @@ def operator(ask: Ask, count: int) -> Operator:
     return Collective(kind=kind, payload_bytes=ask.payload_bytes, ranks=count, stride=ask.stride, plane=ask.plane)  # type: ignore[arg-type]
 
 
+def flavour(ask: Ask) -> str:
+    """Whose kernels run."""
+    return catalog.stack(ask.stack).all_reduce if ask.stack else LIBRARY
+
+
 def costs(machine: Machine, ask: Ask, fits: Fits | None = None) -> CostModel:
     """Who prices ``ask``: a library on ``machine``, with ``fits`` in place of its calibrated constants."""
-    kernels = catalog.stack(ask.stack).all_reduce if ask.stack else LIBRARY
-    made = cost_model(machine, replace(BARE, all_reduce=kernels))
+    made = cost_model(machine, replace(BARE, all_reduce=flavour(ask)))
     return made if fits is None else replace(made, book=replace(made.book, collective=fits))
 
 

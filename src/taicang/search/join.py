@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from taicang.search.front import front
 from taicang.search.points import Floats, Points
 from taicang.serve.queueing import busiest, fewest
 
@@ -188,3 +187,13 @@ def _floor_sum(terms: int, slope: int, start: int, divisor: int) -> int:
             break
         terms, start, slope, divisor = last // divisor, last % divisor, divisor, slope
     return total
+
+
+def front(*, low: Any, high: Any) -> NDArray[np.int64]:
+    """Rows that no other beats with a ``low`` as low and a ``high`` as high, by rising ``low``."""
+    low, high = np.asarray(low, dtype=float), np.asarray(high, dtype=float)
+    order = np.lexsort((-high, low))
+    reached = np.maximum.accumulate(high[order]) if order.size else high
+    first = np.ones(order.size, dtype=bool)
+    first[1:] = high[order][1:] > reached[:-1]
+    return order[first]

@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 
 from taicang.catalog.trust import Band
-from taicang.search.front import front
-from taicang.search.join import Pairs, best_rows, decode_front, holding, matched, smallest
+from taicang.search.join import Pairs, best_rows, decode_front, front, holding, matched, smallest
 from taicang.search.points import Floats, Job, Points
 from taicang.search.result import Ask, Choice, Mode, Pool
 from taicang.search.trusted import bands_of

@@ -10,14 +10,16 @@ from typing import Final
 from taicang.errors import UnknownName
 from taicang.stacks import Stack
 
-OVERLAPS: Final = ("tensor", "gradients", "interleaved_gradients", "parameters", "pipeline", "expert_exchange",
-                   "shared_expert", "zero_bubble", "zb_2p", "zb_v", "dualpipe", "dualpipev")  # fmt: skip
-"""What a training stack can overlap, and the schedules beyond 1F1B that it offers to the search."""
+OVERLAPS: Final = ("tensor", "tensor_gradients", "gradients", "registered", "interleaved_gradients", "parameters",
+                   "pipeline", "expert_exchange", "shared_expert", "zero_bubble", "zb_2p", "zb_v", "dualpipe",
+                   "dualpipev")  # fmt: skip
+"""What a training stack can overlap ("tensor_gradients": tensor-parallel collectives of the backward pass behind other
+products; "registered": data-parallel ones take no cores), and the schedules beyond 1F1B that the search may take."""
 ALIASES: Final[Mapping[str, str]] = MappingProxyType({"mc2": "tensor"})
 """Other names of these words."""
 GROUPED: Final = "grouped"
 """Word of ``fused`` for experts in one product (``Stack.grouped_experts``): it is there unless it is taken away."""
-FUSIONS: Final = ("flash_attention", "expert_products", "fp8_attention", "chunked_loss", "fused_loss")
+FUSIONS: Final = ("flash_attention", "expert_products", "fp8_attention", "loss_kernel", "chunked_loss", "fused_loss")
 """Kernels of a training stack that take the place of several, or of slower ones."""
 PARTS: Final = ("mixer", "router", "experts")
 """Parts of a layer that a captured graph can replay."""

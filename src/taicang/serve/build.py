@@ -73,6 +73,8 @@ class Keeping:
     eviction: Eviction = "lru"
     ttl_s: float = math.inf
     """Blocks in ``tiers`` go when they have not been used for so long."""
+    answers: bool = False
+    """Instances that only decode write to ``tiers`` too."""
 
 
 def kit(pool: Pool, *, context: float, keeping: Keeping, seed: int = 0) -> Kit:
@@ -190,7 +192,7 @@ def store(setup: Setup, keeping: Keeping) -> Store | None:
         )
         for tier in keeping.tiers
     ]  # fmt: skip
-    return Store(shelves, keeping.block_tokens)
+    return Store(shelves, keeping.block_tokens, answers=keeping.answers)
 
 
 def cluster(

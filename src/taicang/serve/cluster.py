@@ -203,9 +203,12 @@ class Cluster:
         if self.log is not None:
             self.log.step(instance, now)
         left = instance.finish(now)
+        store = self.store
+        if store is not None and instance.role == "decode" and not store.answers:
+            store = None
         for request in left:
-            if self.store is not None and request.blocks and instance.role != "decode" and not request.failed:
-                self.store.put(request, now)
+            if store is not None and request.blocks and not request.failed:
+                store.put(request, now)
             if request.end >= 0:
                 self.gone(request, now)
             else:

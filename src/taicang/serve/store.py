@@ -1,7 +1,8 @@
 """Memory beside the instances that keeps prompt blocks: shelves, the nearest first.
 
-A computed prompt is written to every shelf beside the computing; each shelf makes room by its own rule. A new prompt
-fetches each leading block from the nearest shelf that has it, the shelves side by side, and takes it up to all of them.
+What an instance computed is written to every shelf beside the computing; each shelf makes room by its own rule. A new
+prompt fetches each leading block from the nearest shelf that has it, the shelves side by side, and takes it up to all
+of them.
 """
 
 from __future__ import annotations
@@ -13,13 +14,14 @@ from taicang.serve.shelf import Shelf
 
 
 class Store:
-    """``shelves`` of blocks of ``block`` tokens."""
+    """``shelves`` of blocks of ``block`` tokens. ``answers``: instances that only decode write too."""
 
-    __slots__ = ("block", "shelves")
+    __slots__ = ("answers", "block", "shelves")
 
-    def __init__(self, shelves: Sequence[Shelf], block: int) -> None:
+    def __init__(self, shelves: Sequence[Shelf], block: int, *, answers: bool = False) -> None:
         self.shelves = tuple(shelves)
         self.block = block
+        self.answers = answers
 
     def match(self, request: Request, place: int, now: int) -> list[Shelf]:
         """The shelf of each leading block of the prompt that is here; the last token is always computed."""
@@ -43,8 +45,8 @@ class Store:
         return end
 
     def put(self, request: Request, now: int) -> None:
-        """Keep the whole blocks of a computed prompt, the first of them the longest."""
-        self._keep(request, request.input // self.block, now)
+        """Keep the whole named blocks of what is computed, the first of them the longest."""
+        self._keep(request, min(request.named, request.input + max(request.made, 1) - 1) // self.block, now)
 
     def _keep(self, request: Request, count: int, now: int) -> None:
         blocks = request.blocks[:count][::-1]

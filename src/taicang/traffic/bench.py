@@ -1,7 +1,8 @@
 """What benchmarks of serving engines save: the requests that they sent, and what they saw of each.
 
 vLLM and SGLang write one object for a run, with lists of a value for each request (where they were asked to keep them)
-beside figures of the whole; guidellm writes one document with a list of runs.
+beside figures of the whole, and SGLang's benchmark of one batch a line for each; guidellm writes one document with a
+list of runs.
 """
 
 from __future__ import annotations
@@ -21,6 +22,12 @@ LISTS = ("input_lens", "output_lens", "start_times", "ttfts", "itls", "errors")
 STATS = {"mean": "mean", "median": "p50", "p50": "p50", "p90": "p90", "p95": "p95", "p99": "p99"}
 STATED = {"ttft": "ttft_s", "tpot": "tpot_s", "e2el": "e2e_s", "e2e_latency": "e2e_s"}
 MEASURED = {name: (name, 1.0) for name in ("ttft_s", "tpot_s", "e2e_s")}
+BATCH = ("batch_size", "input_len", "output_len")
+"""Of a batch of equal requests that are sent at once."""
+WHOLE = {
+    "ttft": "ttft_s mean", "prefill_latency": "ttft_s mean", "latency": "e2e_s mean", "total_latency": "e2e_s mean",
+    "median_decode_latency": "tpot_s p50",
+}  # fmt: skip
 TOTALS = ("completed", "total_input_tokens", "total_output_tokens")
 SECONDS_PER_MS = 1e-3
 MOST = 2_000_000
@@ -29,7 +36,7 @@ MOST = 2_000_000
 
 def is_run(head: Row) -> bool:
     """Whether an object is a run of a benchmark, with its requests or with totals alone."""
-    return {"input_lens", "output_lens"} <= set(head) or set(TOTALS) <= set(head)
+    return any(set(names) <= set(head) for names in (("input_lens", "output_lens"), TOTALS, BATCH))
 
 
 def runs(path: Path, found: Iterable[tuple[int, Row]]) -> tuple[Format, Iterator[tuple[int, Row]]]:
@@ -44,7 +51,7 @@ def runs(path: Path, found: Iterable[tuple[int, Row]]) -> tuple[Format, Iterator
         made = _requests(run, where)
         timed = count == 1 and all("start_times" in row for row in made)
         stated = _stated(run) if count == 1 else {}
-        if not run.get("input_lens"):
+        if not run.get("input_lens") and not set(BATCH) <= set(run):
             notes = ["lengths of single requests (the file has totals: all are taken as equal)"]
         rows += [(number, row) for row in made]
     if count > 1:
@@ -58,11 +65,12 @@ def runs(path: Path, found: Iterable[tuple[int, Row]]) -> tuple[Format, Iterator
 
 
 def _requests(run: Row, where: str) -> list[Row]:
+    if set(BATCH) <= set(run):
+        many, prompt, answer = (_count(run[name], name, where) for name in BATCH)
+        return [{"input_lens": prompt, "output_lens": answer}] * _few(many, where)
     if not run.get("input_lens") and set(TOTALS) <= set(run):
         many, prompts, answers = (_count(run[name], name, where) for name in TOTALS)
-        if many > MOST:
-            raise InvalidInput(f"{many:,} requests are more than {MOST:,}", where=where)
-        return [{"input_lens": round(prompts / many), "output_lens": max(round(answers / many), 1)}] * many
+        return [{"input_lens": round(prompts / many), "output_lens": max(round(answers / many), 1)}] * _few(many, where)
     columns = {key: run.get(key) for key in LISTS if run.get(key)}
     for name in ("input_lens", "output_lens"):
         if not isinstance(columns.setdefault(name, run.get(name)), list):
@@ -72,6 +80,12 @@ def _requests(run: Row, where: str) -> list[Row]:
         raise InvalidInput(" but ".join(f"{size} {name}" for name, size in lengths.items()), where=where)
     rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
     return [row | _latencies(row, where) for row in rows] if "ttfts" in columns else list(rows)
+
+
+def _few(many: int, where: str) -> int:
+    if many > MOST:
+        raise InvalidInput(f"{many:,} requests are more than {MOST:,}", where=where)
+    return many
 
 
 def _latencies(row: Row, where: str) -> dict[str, float]:
@@ -103,6 +117,9 @@ def _count(value: Any, name: str, where: str) -> int:
 def _stated(run: Row) -> dict[str, float]:
     """What a run says of itself as a whole."""
     found: dict[str, float] = {}
+    if set(BATCH) <= set(run):
+        found = {name: value for key, name in WHOLE.items() if (value := _number(run.get(key))) is not None}
+        return found | {"clients": float(run["batch_size"])}
     for key, unit, name in (
         ("max_concurrency", 1.0, "clients"),
         ("request_rate", 1.0, "rate_per_s"),

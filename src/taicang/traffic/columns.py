@@ -18,7 +18,8 @@ NAMES: Mapping[str, tuple[str, ...]] = {
     "input": (
         "prompt_tokens", "input_tokens", "num_input_tokens", "number_input_tokens", "n_prompt_tokens", "prompt_len",
         "input_len", "input_length", "usage.prompt_tokens", "usage.input_tokens", "response.body.usage.prompt_tokens",
-        "metrics.input_sequence_length.value", "prompt_token_count", "input_ids", "prompt_token_ids",
+        "metrics.input_sequence_length.value", "input_metrics.text_tokens",
+        "prompt_token_count", "input_ids", "prompt_token_ids",
         "tokens_prompt", "tokens_in", "PromptTokens", "promptTokens", "input.inputTokenCount",
         "gen_ai.usage.input_tokens",
         "attributes.gen_ai.usage.input_tokens", "usage.input", "ai.proxy.usage.prompt_tokens", "isl",
@@ -26,7 +27,8 @@ NAMES: Mapping[str, tuple[str, ...]] = {
     "output": (
         "completion_tokens", "output_tokens", "num_output_tokens", "number_output_tokens", "n_completion_tokens",
         "output_len", "output_length", "usage.completion_tokens", "usage.output_tokens",
-        "response.body.usage.completion_tokens", "metrics.output_sequence_length.value", "output_token_count",
+        "response.body.usage.completion_tokens", "metrics.output_sequence_length.value", "output_metrics.text_tokens",
+        "output_token_count",
         "body.max_completion_tokens", "body.max_tokens", "tokens_completion", "tokens_out", "CompletionTokens",
         "completionTokens",
         "output.outputTokenCount", "gen_ai.usage.output_tokens", "attributes.gen_ai.usage.output_tokens",
@@ -34,7 +36,8 @@ NAMES: Mapping[str, tuple[str, ...]] = {
     ),
     "arrival": (
         "arrival", "arrival_time", "arrival_s", "arrival_ms", "arrival_ns", "start_time", "startTime", "start_time_ns",
-        "start_time_ms", "request_start_ns", "metadata.request_start_ns", "timestamp", "timestamp_ms", "time", "ts",
+        "start_time_ms", "request_start_ns", "metadata.request_start_ns",
+        "info.timings.request_start", "timestamp", "timestamp_ms", "time", "ts",
         "created_at", "request_time", "TimeGenerated", "@timestamp", "started_at", "created", "Time",
     ),
     "session": ("session_id", "session", "conversation_id", "chat_id"),

@@ -1,5 +1,5 @@
 """Benchmarks that leave figures of the whole run: MLPerf's logs, AISBench's and MindIE's tables of percentiles, the
-summaries of genai-perf, AIPerf, LLMPerf and trtllm-bench.
+summaries of genai-perf, AIPerf, LLMPerf, trtllm-bench, inference-perf and EvalScope.
 
 They become as many equal requests as they state, of the mean lengths that they state, and what was measured of all.
 """
@@ -160,9 +160,56 @@ def _trtllm(head: Mapping[str, Any]) -> tuple[dict[str, float], dict[str, float]
     return {name: value for name, value in figures.items() if value is not None}, stated
 
 
+def _successes(head: Mapping[str, Any]) -> tuple[dict[str, float], dict[str, float]]:
+    """inference-perf's summary: seconds."""
+    good = head.get("successes")
+    figures = {
+        name: number
+        for name, key in (("input", "prompt_len"), ("output", "output_len"))
+        if (number := _number(_inner(good, key).get("mean"))) is not None
+    }
+    if many := _number(_inside(good, "count")):
+        figures["many"] = many
+    stated: dict[str, float] = {}
+    for key, quantity in (
+        ("time_to_first_token", "ttft_s"), ("time_per_output_token", "tpot_s"), ("request_latency", "e2e_s"),
+    ):  # fmt: skip
+        each = _inner(good, key)
+        stated |= _statistics(each, quantity, 1.0)
+    if rate := _number(_inside(good, "output_tokens_per_sec")):
+        stated["output_tokens_per_s"] = rate
+    return figures, stated
+
+
+def _inner(config: Any, name: str) -> Mapping[str, Any]:
+    """The object under a key, however deep it lies; empty where there is none."""
+    if not isinstance(config, Mapping):
+        return {}
+    here = config.get(name)
+    return here if isinstance(here, Mapping) else next((i for v in config.values() if (i := _inner(v, name))), {})
+
+
+def _evalscope(head: Mapping[str, Any]) -> tuple[dict[str, float], dict[str, float]]:
+    said = {" ".join(str(key).lower().split()): _number(value) for key, value in head.items()}
+
+    def named(names: Mapping[str, str]) -> dict[str, float]:
+        return {quantity: value for name, quantity in names.items() if (value := said.get(name)) and value > 0}
+
+    return named(_EVALSCOPE_SIZES), named(_EVALSCOPE)
+
+
+_EVALSCOPE_SIZES: Mapping[str, str] = {
+    "average input tokens per request": "input", "average output tokens per request": "output",
+    "total requests": "many", "succeed requests": "many", "success requests": "many",
+}  # fmt: skip
+_EVALSCOPE: Mapping[str, str] = {
+    "average latency (s)": "e2e_s mean", "average time to first token (s)": "ttft_s mean",
+    "average time per output token (s)": "tpot_s mean", "number of concurrency": "clients", "concurrency": "clients",
+    "request rate (req/s)": "rate_per_s", "output token throughput (tok/s)": "output_tokens_per_s",
+}  # fmt: skip
 _SUMMARIES = {
     "time_to_first_token": _exported, "request_latency": _exported, "results_num_completed_requests": _llmperf,
-    "request_info": _trtllm,
+    "request_info": _trtllm, "load_summary": _successes, "Average input tokens per request": _evalscope,
 }  # fmt: skip
 """Key of a summary -> what reads it."""
 

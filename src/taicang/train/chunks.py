@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from taicang.lower.training import lower_edges, lower_layer
+from taicang.lower.training import lower_layer
+from taicang.lower.training_edges import lower_edges
 from taicang.models.types import Block
 from taicang.train import memory, sync
 from taicang.train.layer import LayerTime, Price, Spent, added, layer_time, scaled, total
@@ -99,7 +100,7 @@ def _chunk(share: Share, layers: Layers) -> Chunk:
         front: Spent = time.forward
         if plan.by_layer:
             ahead, behind = sync.layer_exposed(
-                sync.layer_network(held, plan, layers.price), stack, setup.tax,
+                sync.layer_network(held, plan, layers.price), stack, setup.data_tax,
                 forward_s=total(time.forward), backward_s=total(time.again) + total(time.data) + total(time.weight),
             )  # fmt: skip
             front, back = added(front, {"data": ahead}), added(back, {"data": behind})
@@ -118,7 +119,10 @@ def _chunk(share: Share, layers: Layers) -> Chunk:
         time = layer_time(lowered, plan, stack, layers.price, setup.tax)
         forward, data = added(forward, scaled(time.forward, count)), added(data, scaled(time.data, count))
         weight = added(weight, scaled(time.weight, count))
-        edge, next_ = Held(dense=parameters, matrices=1.0, largest=parameters), layers[model.blocks[-1]][1]
+        edge, next_ = (
+            Held(dense=parameters, matrices=1.0, largest=parameters, plain=parameters),
+            layers[model.blocks[-1]][1],
+        )
         parts.append((edge, 1.0))
         outside = np.maximum(outside, time.working_bytes + _gathered(edge, next_, setup))
     return Chunk(

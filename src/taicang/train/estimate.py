@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from taicang.lower.training import lower_edges, lower_layer
+from taicang.lower.training import lower_layer
+from taicang.lower.training_edges import lower_edges
 from taicang.train import memory, sync
 from taicang.train.layer import LayerTime, Price, layer_time, total
 from taicang.train.memory import Held
@@ -182,16 +183,15 @@ def _stage(
     networks: dict[tuple[object, ...], tuple[Num, Num]],
 ) -> _Stage:  # fmt: skip
     """``networks`` remembers collectives, which ZeRO 1 and 2 share."""
-    stack, tax = setup.stack, setup.tax
+    stack, tax = setup.stack, setup.data_tax
     price: Price = lambda op: setup.price(op, 1.0, 1.0)  # noqa: E731
     plan: Any = replace(given, dp=dp, pp=pp)  # type: ignore[arg-type] # arrays in place of numbers: see placement
     count, copies = setup.model.layers, given.copies
     layers = np.ceil(count / pp)
     both, larger = sum(layer.edges), max(layer.edges)
     alone = (pp == 1) | (given.schedule in WAVES)
-    outer = Held(
-        dense=np.where(alone, both, copies * larger), matrices=np.where(alone, 2.0, copies * 1.0), largest=larger
-    )
+    edge = np.where(alone, both, copies * larger)
+    outer = Held(dense=edge, matrices=np.where(alone, 2.0, copies * 1.0), largest=larger, plain=edge)
     wide = memory.together([(layer.held, copies * layers), (outer, 1.0)])
     forward, back = layer.forward_s, layer.back_s
     after = sync.optimizer_s(wide, plan, price) + stack.step_host_s
@@ -243,6 +243,9 @@ def _whole(
     slowed = 1.0 + straggling_ratio(setup.machine.ranks, setup.clock_ratio)
     sent = layer.boundary_bytes * (pp > 1) if setup.stack.keeps.outputs else 0.0
     kept = (layer.kept_bytes * stage.layers / vpp + sent) * _in_flight(setup, plan, pp, vpp, micro)
+    if setup.stack.keeps.merged:  # on a rank that holds few microbatches
+        merged = memory.merged_bytes(setup.model, plan, micro * 1.0) * (pp > 1)
+        kept = np.maximum(kept, merged + layer.kept_bytes * stage.layers / vpp)
     once = (micro == 1) & (not setup.stack.keeps.buffered)
     size = stage.state_bytes + kept - memory.gradual(stage.gradients_bytes, kept, *stage.work_bytes, once)
     return np.asarray(slowed * (micro * stage.micro_s + bubble) + stage.after_s), np.asarray(size)

@@ -5,7 +5,8 @@ slows it; the rest, and one chunk at the start or end, is exposed (``overlap.bes
 
 * *tensor*: with chunked products (user buffers, MC2) a collective of n ranks runs in n chunks beside the product that
   feeds it or waits for it, so one chunk in n is exposed. Without, the forward pass exposes all; in the backward pass
-  the library hides the data gradient's reduction and the second gather of the input behind weight and data gradients.
+  libraries of "tensor_gradients" (Megatron's layers, not DTensor's) hide the data gradient's reduction and the second
+  gather of the input behind weight and data gradients.
 * *context*: the ring passes keys and values on while attention works on those before: one hop of n is exposed.
 * *expert*: exposed, but for what a shared expert computes meanwhile ("shared_expert") and for what another microbatch
   computes where the schedule pairs two ("expert_exchange", ``saved_s``).
@@ -14,7 +15,7 @@ slows it; the rest, and one chunk at the start or end, is exposed (``overlap.bes
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import numpy as np
@@ -22,7 +23,7 @@ import numpy as np
 from taicang.cost.cost import Cost
 from taicang.cost.experts import load
 from taicang.formats import number_format
-from taicang.lower.training import Layer, Step
+from taicang.lower.training import UNFUSED, Layer, Step, activated_bytes
 from taicang.ops import Attend, Collective, Exchange, Gemm, GroupedGemm, Operator, Pointwise
 from taicang.stacks import Stack
 from taicang.train.overlap import Halves, beside, paired_s
@@ -122,6 +123,10 @@ def _dropped(forward: tuple[Step, ...], modules: tuple[str, ...]) -> Num:
             continue  # changes nothing that is kept
         if before in modules or (step.module == "core" and "core" in modules):
             dropped = dropped + _kept(step)
+        elif "act" in modules and step.label == UNFUSED:
+            dropped = dropped + step.saved_bytes
+        elif "act" in modules and isinstance(step.op, GroupedGemm):
+            dropped = dropped + _kept(replace(step, saved_bytes=activated_bytes(step.op) * step.repeat))
         before = step.module
     return dropped
 
@@ -220,7 +225,7 @@ def _pass(steps: tuple[Step, ...], at: _Context, *, backward: str = "") -> _Pass
     spent["launch gaps"] = np.maximum(launches * stack.eager_kernel_s - busy, 0.0)
     if "tensor" in stack.overlap:
         spent["tensor"] = beside(moved["tp"], spent["products"], pieces=plan.tp, tax=tax)
-    elif backward:
+    elif backward and "tensor_gradients" in stack.overlap:
         # with sequence parallelism the data pass waits for its gathers alone, the weight pass for none
         hidden = scattered if plan.sp and backward == "data" else moved["tp"]
         spent["tensor"] = moved["tp"] - hidden + tax * hidden

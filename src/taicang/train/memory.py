@@ -57,7 +57,7 @@ class Held:
     """Parameters of one rank: ``dense`` ones are replicated over dp and cp, ``experts`` over what ep and etp leave.
 
     ``matrices`` and ``vectors`` count the tensors of the dense ones, ``expert_matrices`` of the others; ``largest`` is
-    the size of an embedding or head among them.
+    the size of an embedding or head among them, ``plain`` of all of these.
     """
 
     dense: Count
@@ -66,6 +66,7 @@ class Held:
     vectors: Count = 0.0
     expert_matrices: Count = 0.0
     largest: Count = 0.0
+    plain: Count = 0.0
 
 
 def together(parts: Iterable[tuple[Held, Num]]) -> Held:
@@ -118,12 +119,14 @@ def state_bytes(held: Held, plan: TrainPlan, keeps: Keeping) -> tuple[Num, Num, 
         return shard
 
     trained = plan.trained_ratio
+    copies = kept_bytes(plan)
     whole = held.dense + held.experts
+    plain = held.plain * (2.0 - copies) * plan.recipe.frozen / (dense if plan.zero == 3 else 1)
     piped = (plan.zero == 3) * (np.asarray(plan.pp) > 1)  # all microbatches share what is gathered once a step
     gathered = plan.recipe.gather_bytes * np.where(piped, True, plan.zero == 3 and not plan.reshard)
     if plan.offload != "none":  # gradients leave as they are reduced; the host keeps the copies
         device = (spread(2) if plan.zero < 2 else 0.0) * plan.gradient_bytes * trained
-        stays = 0.0 if plan.offload == "weights" else spread(3) * plan.recipe.weight_copies_bytes
+        stays = 0.0 if plan.offload == "weights" else spread(3) * copies + plain
         return stays + whole * gathered, device, 0.0 * whole
     gradients: Num = (spread(2) + whole * piped) * plan.gradient_bytes
     if plan.zero and keeps.sharding == "deepspeed":
@@ -131,10 +134,17 @@ def state_bytes(held: Held, plan: TrainPlan, keeps: Keeping) -> tuple[Num, Num, 
             spread(1) * (6.0 if plan.zero == 1 else 4.0) if plan.gradient_bytes == 2.0 else spread(2) * 2.0
         )
     return (
-        spread(3) * plan.recipe.weight_copies_bytes + whole * gathered,
+        spread(3) * copies + plain + whole * gathered,
         gradients * trained,
         spread(1) * plan.optimizer_bytes * trained,
     )
+
+
+def kept_bytes(plan: TrainPlan) -> float:
+    """Bytes per weight between steps: frozen ones lie in the form that is gathered, which a pass transposes as it goes
+    (TransformerEngine's 8-bit parameters)."""
+    copies, frozen = plan.recipe.weight_copies_bytes, plan.recipe.gather_bytes
+    return frozen + (copies - frozen) * plan.trained_ratio
 
 
 def host_bytes(held: Held, plan: TrainPlan) -> Num:
@@ -142,7 +152,7 @@ def host_bytes(held: Held, plan: TrainPlan) -> Num:
     shard = held.dense / data_groups(plan).sharding + held.experts / expert_groups(plan).sharding
     if plan.offload == "none":
         return 0.0 * shard
-    weights = plan.recipe.weight_copies_bytes if plan.offload == "weights" else 0.0
+    weights = kept_bytes(plan) if plan.offload == "weights" else 0.0
     return shard * (weights + (plan.optimizer_bytes + 4.0) * plan.trained_ratio)
 
 
@@ -183,9 +193,9 @@ def boundary_bytes(model: Model, plan: TrainPlan) -> float:
     return plan.micro_batch * plan.seq / plan.cp * model.hidden * 2.0 / (plan.tp if plan.sp else 1)
 
 
-def merged_bytes(model: Model, plan: TrainPlan) -> float:
+def merged_bytes(model: Model, plan: TrainPlan, microbatches: Count) -> Num:
     """Logits of 16 bits of all microbatches but the one at work, on one rank (``Keeping.merged``)."""
-    return (plan.microbatches - 1) * plan.micro_batch * plan.seq / plan.cp * model.vocab / plan.tp * 2.0
+    return (microbatches - 1) * plan.micro_batch * plan.seq / plan.cp * model.vocab / plan.tp * 2.0
 
 
 def in_flight(shape: Shape, rank: int) -> float:

@@ -51,9 +51,15 @@ class Setup:
 
     @property
     def tax(self) -> float:
-        """How much computing slows per second of communication beside it: the engine's own figure, else the
-        machine's."""
-        return self.stack.overlap_tax_ratio or self.machine.overlap_tax_ratio
+        """How much computing slows per second of tensor, context and expert communication beside it."""
+        return self.machine.overlap_tax_ratio
+
+    @property
+    def data_tax(self) -> float:
+        """The same of data parallelism, whose collectives are kernels among the others: the engine's own figure, but
+        where they move registered buffers."""
+        own = 0.0 if "registered" in self.stack.overlap else self.stack.overlap_tax_ratio
+        return own or self.machine.overlap_tax_ratio
 
     @property
     def pairs(self) -> bool:

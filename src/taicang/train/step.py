@@ -140,7 +140,7 @@ def _after(setup: Setup, layers: Layers, mine: Sequence[Chunk]) -> tuple[float, 
     if plan.by_layer:
         return 0.0, 0.0, optimizer
     reduce, gather = sync.step_exposed(
-        sync.step_network(held, plan, layers.price, setup.stack.keeps), plan, setup.stack, setup.tax,
+        sync.step_network(held, plan, layers.price, setup.stack.keeps), plan, setup.stack, setup.data_tax,
         forward_s=sum(summed(chunk.forward) for chunk in mine),
         backward_s=sum(summed(chunk.data) + summed(chunk.weight) for chunk in mine), micro=plan.microbatches,
         vpp=plan.vpp,
@@ -166,7 +166,7 @@ def _memory(setup: Setup, ranks: Sequence[Sequence[Chunk]]) -> list[MemoryUse]:
             kept += memory.boundary_bytes(setup.model, plan)
         kept *= memory.in_flight(shape, rank)
         if keeps.merged and plan.pp > 1 and rank == (0 if shape.folded else plan.pp - 1):
-            kept += memory.merged_bytes(setup.model, plan)
+            kept += float(memory.merged_bytes(setup.model, plan, plan.microbatches))
         once = plan.microbatches == 1 and not keeps.buffered
         uses.append(
             MemoryUse(

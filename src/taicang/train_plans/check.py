@@ -28,6 +28,8 @@ def check(plan: TrainPlan, layers: int) -> None:
 
 
 def _formats(plan: TrainPlan) -> None:
+    if plan.recipe.frozen and plan.trained_ratio > 0:
+        raise InvalidPlan(f"weights of {plan.recipe.name} are frozen: only adapters train beside them (--lora)")
     if plan.moments not in MOMENTS:
         raise UnknownName("format of moments", plan.moments, MOMENTS)
     if plan.master not in MASTERS:

@@ -1,0 +1,31 @@
+"""A collective on the links over time as trace events, as Perfetto and chrome://tracing read them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from taicang.predict.fabric import Answer
+
+
+def trace(found: Answer) -> dict[str, Any]:
+    """A thread for the phases and one for each collective at the same time; a counter for each level's links."""
+    rows = [(0, moment.phase, moment.begin_s, moment.end_s) for moment in found.course if not found.beside]
+    rows += [(place, each.kind, 0.0, each.together_s) for place, each in enumerate(found.beside)]
+    threads = {place: name if found.beside else "phases" for place, name, *_ in rows}
+    events: list[dict[str, Any]] = [
+        {"name": "process_name", "ph": "M", "pid": 0, "tid": 0, "args": {"name": found.machine}},
+        *({"name": "thread_name", "ph": "M", "pid": 0, "tid": place, "args": {"name": name}}
+          for place, name in threads.items()),
+    ]  # fmt: skip
+    events += [
+        {"name": name, "ph": "X", "pid": 0, "tid": place, "ts": begin * 1e6, "dur": (end - begin) * 1e6}
+        for place, name, begin, end in rows
+    ]
+    end = found.course[-1].end_s if found.course else 0.0
+    at = [(moment.begin_s, moment.used_ratio) for moment in found.course]
+    for begin, used in [*at, (end, dict.fromkeys(found.course[-1].used_ratio, 0.0))] if at else []:
+        events += [
+            {"name": f"{level} links busy", "ph": "C", "pid": 0, "ts": begin * 1e6, "args": {"ratio": share}}
+            for level, share in used.items()
+        ]
+    return {"traceEvents": events, "displayTimeUnit": "ns"}

@@ -1,0 +1,27 @@
+"""Bands of collectives are what the held-out rows give now."""
+
+from pathlib import Path
+
+import pytest
+
+from taicang.catalog import trust
+from taicang.evidence import collective_errors, fit_bands
+
+EVIDENCE = Path(__file__).resolve().parents[2].parent / "shared" / "evidence"
+
+
+@pytest.mark.skipif(not EVIDENCE.is_dir(), reason="needs shared/evidence beside the repository")
+def test_the_recorded_bands_are_those_of_the_rows() -> None:
+    made = fit_bands.rounded(collective_errors.collectives(EVIDENCE))
+    kept = trust.recorded()["collectives"]
+    assert made.keys() == kept.keys()
+    for key, pool in made.items():
+        assert pool["rows"] == kept[key]["rows"], key
+        assert pool["errors"] == pytest.approx(kept[key]["errors"], abs=0.02), key
+
+
+@pytest.mark.skipif(not EVIDENCE.is_dir(), reason="needs shared/evidence beside the repository")
+def test_nine_rows_in_ten_lie_in_their_band() -> None:
+    rows = [(one, trust.recorded()["collectives"].get(one.key)) for one in collective_errors.errors(EVIDENCE)]
+    inside = [abs(one.log) <= pool["errors"][1] for one, pool in rows if pool]
+    assert 0.88 < sum(inside) / len(inside) < 0.98
