@@ -196,7 +196,7 @@ def covered(pool: Pool, axis: str) -> Iterator[tuple[Trial, float, bool | None]]
     named = "seen" if axis == "nothing" else axis
     members, groups, shares = tried(pool, axis)
     for group in np.unique(groups):
-        scale = _scale(pool, (members, groups, shares), groups != group)
+        scale = _scale(pool, axis, (members, groups, shares), groups != group)
         for i, share in zip(members[groups == group], shares[groups == group], strict=True):
             one = pool.trials[int(i)]
             yield one, one.logs[named], None if np.isnan(share) else bool(share <= scale)
@@ -205,7 +205,7 @@ def covered(pool: Pool, axis: str) -> Iterator[tuple[Trial, float, bool | None]]
 def scales(pool: Pool) -> dict[str, float]:
     """Axis -> what its bands are to be multiplied by, so that they hold nine in ten of what was left out."""
     found = {axis: tried(pool, "nothing" if axis == "seen" else axis) for axis in ("seen", *AXES)}
-    return {axis: _scale(pool, each, np.ones(each[0].size, bool)) for axis, each in found.items()}
+    return {axis: _scale(pool, axis, each, np.ones(each[0].size, bool)) for axis, each in found.items()}
 
 
 def tried(pool: Pool, axis: str) -> Tried:
@@ -228,14 +228,16 @@ def tried(pool: Pool, axis: str) -> Tried:
     return np.flatnonzero(some), labels[some], shares[some]
 
 
-def _scale(pool: Pool, found: Tried, some: NDArray[np.bool_]) -> float:
+def _scale(pool: Pool, axis: str, found: Tried, some: NDArray[np.bool_]) -> float:
     """The ninth decile of the shares of ``some`` rows, drawn to one: the fewer models and groups they are of, the
-    nearer; of few groups it narrows nothing."""
+    nearer. Of few groups it narrows nothing, nor for another engine or generation, which differ most among themselves."""
     members, groups, shares = found
     told = some & np.isfinite(shares)
-    many = min(np.unique(pool.groups["model"][members[told]]).size, np.unique(groups[told]).size)
+    many = np.unique(groups[told]).size
+    if axis not in ("nothing", "seen"):
+        many = min(many, np.unique(pool.groups["model"][members[told]]).size)
     if many < GROUPS:
         return 1.0
     share = many / (many + DRAW)
     scale = share * float(np.quantile(shares[told], NINE)) + 1.0 - share
-    return scale if many >= SEVERAL else max(scale, 1.0)
+    return scale if many >= SEVERAL and axis not in ("engine", "foreign") else max(scale, 1.0)
