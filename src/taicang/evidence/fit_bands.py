@@ -230,7 +230,7 @@ def tried(pool: Pool, axis: str) -> Tried:
 
 def _scale(pool: Pool, axis: str, found: Tried, some: NDArray[np.bool_]) -> float:
     """The ninth decile of the shares of ``some`` rows, drawn to one: the fewer models and groups they are of, the
-    nearer. Of few groups it narrows nothing, nor for another engine or generation, which differ most among themselves."""
+    nearer. Of few groups it narrows nothing, nor for another engine or generation."""
     members, groups, shares = found
     told = some & np.isfinite(shares)
     many = np.unique(groups[told]).size
