@@ -26,6 +26,8 @@ DRAW = 2.0
 """Groups that a parent's errors count for."""
 GROUPS = 2
 """Groups that must be left out in turn before an axis says anything."""
+SEVERAL = 4
+"""Groups below which bands are not narrowed."""
 FOLDS = 5
 """Parts of the rows that are known, for what bands cover of rows like their own."""
 DEPTH = 4
@@ -194,7 +196,7 @@ def covered(pool: Pool, axis: str) -> Iterator[tuple[Trial, float, bool | None]]
     named = "seen" if axis == "nothing" else axis
     members, groups, shares = tried(pool, axis)
     for group in np.unique(groups):
-        scale = _scale(pool, members, shares, groups != group)
+        scale = _scale(pool, axis, (members, groups, shares), groups != group)
         for i, share in zip(members[groups == group], shares[groups == group], strict=True):
             one = pool.trials[int(i)]
             yield one, one.logs[named], None if np.isnan(share) else bool(share <= scale)
@@ -202,12 +204,8 @@ def covered(pool: Pool, axis: str) -> Iterator[tuple[Trial, float, bool | None]]
 
 def scales(pool: Pool) -> dict[str, float]:
     """Axis -> what its bands are to be multiplied by, so that they hold nine in ten of what was left out."""
-    return {axis: _scale(pool, *_all(tried(pool, "nothing" if axis == "seen" else axis))) for axis in ("seen", *AXES)}
-
-
-def _all(found: Tried) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.bool_]]:
-    members, groups, shares = found
-    return members, shares, np.ones(groups.size, bool)
+    found = {axis: tried(pool, "nothing" if axis == "seen" else axis) for axis in ("seen", *AXES)}
+    return {axis: _scale(pool, axis, each, np.ones(each[0].size, bool)) for axis, each in found.items()}
 
 
 def tried(pool: Pool, axis: str) -> Tried:
@@ -230,11 +228,16 @@ def tried(pool: Pool, axis: str) -> Tried:
     return np.flatnonzero(some), labels[some], shares[some]
 
 
-def _scale(pool: Pool, members: NDArray[np.int64], shares: NDArray[np.float64], some: NDArray[np.bool_]) -> float:
-    """The ninth decile of the ``shares``, drawn to one: the fewer models they are of, the nearer."""
+def _scale(pool: Pool, axis: str, found: Tried, some: NDArray[np.bool_]) -> float:
+    """The ninth decile of the shares of ``some`` rows, drawn to one: the fewer models and groups they are of, the
+    nearer. Of few groups it narrows nothing, nor for another engine or generation."""
+    members, groups, shares = found
     told = some & np.isfinite(shares)
-    models = np.unique(pool.groups["model"][members[told]]).size
-    if models < GROUPS:
+    many = np.unique(groups[told]).size
+    if axis not in ("nothing", "seen"):
+        many = min(many, np.unique(pool.groups["model"][members[told]]).size)
+    if many < GROUPS:
         return 1.0
-    share = models / (models + DRAW)
-    return share * float(np.quantile(shares[told], NINE)) + 1.0 - share
+    share = many / (many + DRAW)
+    scale = share * float(np.quantile(shares[told], NINE)) + 1.0 - share
+    return scale if many >= SEVERAL and axis not in ("engine", "foreign") else max(scale, 1.0)
