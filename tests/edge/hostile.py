@@ -99,7 +99,7 @@ def argv(rng: random.Random, folder: Path) -> list[str]:
     if kind == "file":
         return hostile_files.argv(rng, folder, garbled)
     if kind == "example":
-        lines = [words for words in hostile_lines.examples() if not {*words[:2]} & (LEFT_OUT | NEVER)]
+        lines = [words for words in hostile_lines.examples() if not {*words[:2]} & (LEFT_OUT | NEVER | MINUTES)]
         return hostile_lines.argv(rng, lambda each, hostile: value(rng, each, folder, hostile), lines, NEVER)
     if kind in ("chip", "machine"):
         path = path.with_suffix(".yaml")
@@ -170,6 +170,8 @@ HOSTILE = ("", "-1", "0", "1e999", "nan", "x", "1,5k", "010", "9" * 40, "1:30", 
            "chip.l2=x", "a.b=c")  # fmt: skip
 LEFT_OUT = {"serve", "run", "doctor", "fit", "demo"}
 """Commands that listen, start programs, take minutes, or write into the package."""
+MINUTES = {"score", "audit"}
+"""Commands whose documented lines take half a minute: their own options are drawn in ``line``."""
 NEVER = {"help", "freeze", "fetch", "address"}
 """Options and commands that do so."""
 LARGE = {"requests": ("8", "32"), "hours": ("0.001",), "seeds": ("2",), "draws": ("5",), "clients": ("2", "8"),

@@ -14,7 +14,7 @@ from taicang.units import DIMENSIONS
 
 @pytest.mark.parametrize("seed", range(6))
 def test_hostile_input_is_answered_or_refused(seed):
-    assert hostile.run(seed, 35) == []
+    assert hostile.run(seed, 25) == []
 
 
 def options(command):
