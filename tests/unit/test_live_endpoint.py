@@ -250,7 +250,14 @@ def test_echo_and_answers_on_record(live):
         ("/v1/completions", {**TEXT, "prompt": "word " * 9000}, 400, "context_length_exceeded"),
         ("/v1/chat/completions", {**CHAT, "logprobs": True}, 400, "unsupported_parameter"),
         ("/v1/chat/completions", {**CHAT, "tools": [{"type": "function"}]}, 400, "unsupported_parameter"),
-        ("/v1/load_lora_adapter", {"lora_name": "x"}, 400, "unsupported"),
+        ("/v1/load_lora_adapter", {"lora_path": "x"}, 400, None),
+        ("/v1/load_lora_adapter", {"lora_name": MODEL}, 400, None),
+        ("/v1/load_lora_adapter", {"lora_name": "x", "base_model_name": "gpt-9"}, 404, "model_not_found"),
+        ("/v1/unload_lora_adapter", {"lora_name": "x"}, 404, "not_found"),
+        ("/admin/fial", {"instance": 0}, 404, "not_found"),
+        ("/admin/fail", {"instance": 0, "for": 5}, 400, None),
+        ("/admin/fail", {"number": 0}, 400, None),
+        ("/admin/fail", {"part": "noode", "number": 0}, 400, None),
         ("/v2/chat", {}, 404, "not_found"),
         ("/v1/models/gpt-9", None, 404, "model_not_found"),
         ("/v1/chat/completions", None, 405, "method_not_allowed"),
@@ -262,6 +269,30 @@ def test_refusals_have_their_status_and_code(live, path, body, status, code):
 
     client = live(act)
     assert (client.status, client.json["error"]["code"]) == (status, code)
+
+
+def test_an_adapter_is_a_name_with_a_cache_of_its_own(live):
+    async def act(world):
+        loaded = [await world.answer("/v1/load_lora_adapter", {"lora_name": "poet", "lora_path": "/x"}) for _ in (1, 2)]
+        body = {**TEXT, "prompt": "word " * 200}
+        usage = []
+        for name in (MODEL, "poet", "poet"):
+            client = await world.answer(PATHS["text"], {**body, "model": name})
+            usage.append(client.json["usage"]["prompt_tokens_details"]["cached_tokens"])
+        under_way = world.call("POST", PATHS["text"], {**body, "model": "poet"})
+        await world.turn()
+        seen = (await world.answer("/v1/models")).json["data"]
+        told = b"".join((await world.answer("/metrics")).parts).decode()
+        await under_way.task
+        gone = await world.answer("/v1/unload_lora_adapter", {"lora_name": "poet"})
+        after = await world.answer(PATHS["text"], {**body, "model": "poet"})
+        return [each.status for each in (*loaded, gone, after)], usage, seen, told
+
+    statuses, usage, seen, told = live(act)
+    assert statuses == [200, 400, 200, 404]
+    assert usage[0] == usage[1] == 0 < usage[2]
+    assert [(each["id"], each["parent"]) for each in seen] == [(MODEL, None), ("poet", MODEL)]
+    assert "vllm:lora_requests_info{" in told
 
 
 def test_a_key_a_full_queue_and_no_instance(live):
@@ -453,7 +484,9 @@ def test_whatever_is_in_a_field_the_answer_has_a_form(still_clock, data):
         b'{"x": "\xed\xa0\x80"}',
     ],
 )
-@pytest.mark.parametrize("path", [*PATHS.values(), "/tokenize", "/detokenize", "/admin/fail", "/admin/speed"])
+@pytest.mark.parametrize(
+    "path", [*PATHS.values(), "/tokenize", "/detokenize", "/admin/fail", "/admin/speed", "/v1/load_lora_adapter"]
+)
 def test_what_is_no_request_is_refused(live, path, body):
     async def act(world):
         return await world.answer(path, body, method="POST")

@@ -116,6 +116,15 @@ def test_what_is_no_result_is_refused(text):
         kind_of(json.loads(text), "x.json")
 
 
+def test_a_result_of_another_version_is_one_line(tmp_path):
+    made = tmp_path / "old.json"
+    run = CliRunner().invoke(cli, [*RUNS["infer"], "--json"], standalone_mode=False)
+    made.write_text(json.dumps({**json.loads(run.stdout), "version": "99.1.0"}))
+    with pytest.raises(InvalidInput, match=r"made by taicang 99\.1\.0, this is .*: make it anew"):
+        CliRunner().invoke(cli, ["view", str(made), "--html", str(tmp_path / "x.html")], standalone_mode=False,
+                           catch_exceptions=False)  # fmt: skip
+
+
 def test_parts_leave_out_what_is_nothing():
     assert bars(("a", "b"), {"x": 0.0, "y": 2.0}, "s").categories == ("y",)
     assert [each["name"] for each in stacked(("a", "b"), ["r"], {"x": [0.0], "y": [1.0]}, "B").series] == ["y"]

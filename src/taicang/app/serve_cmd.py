@@ -49,12 +49,12 @@ ENDPOINT = stacked(
 )  # fmt: skip
 """How it is reached."""
 WORDS = stacked(
-    click.option("--tokenizer", type=click.Path(path_type=Path, exists=True),
+    click.option("--tokenizer", type=click.Path(path_type=Path),
                  help="Folder with tokenizer.json: its tokens are counted and spoken (default: one that ships)."),
     click.option("--answer-tokens", type=Whole(1), default=256, show_default=True,
                  help="Tokens of an answer where the client names no limit."),
     click.option("--echo", is_flag=True, help="Answer with the prompt."),
-    click.option("--answers", type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    click.option("--answers", type=click.Path(path_type=Path),
                  help='Answers on record: JSON lines with "prompt" and "answer".'),
 )  # fmt: skip
 """What it says."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from taicang import reading
+from taicang import __version__, reading
 from taicang.app.options import check_page
 from taicang.errors import InvalidInput
 
@@ -60,6 +60,10 @@ def _of(path: Path, index: int | None) -> list[Section]:
 
     result = _folder(path) if path.is_dir() else _read(path)
     kind = kind_of(result, str(path))
+    for each in result if isinstance(result, list) else (result, *result.values()):
+        made_by = str(each.get("version", __version__)) if isinstance(each, dict) else __version__
+        if made_by.split(".")[:2] != __version__.split(".")[:2]:  # figures and names may mean something else
+            raise InvalidInput(f"made by taicang {made_by[:20]}, this is {__version__}: make it anew", where=str(path))
     with reading.expected(f"a result of {kind}", str(path)):
         made = paged(kind, result)
     if index is None:
@@ -94,16 +98,17 @@ def _table(path: Path) -> dict[str, list[Any]] | None:
     """Columns of a table in JSON or CSV; None where it is in neither."""
     import csv
 
+    table = path.with_suffix(".csv")
     if path.with_suffix(".json").is_file():
         found = _read(path.with_suffix(".json"))
         if isinstance(found, dict):
             return found
         return {key: [row.get(key) for row in found] for key in found[0]} if found else None
-    if not path.with_suffix(".csv").is_file():
+    if not table.is_file():
         return None
-    with path.with_suffix(".csv").open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    return {key: [_number(row[key]) for row in rows] for key in rows[0]} if rows else None
+    with reading.expected("a table of replay", str(table)):
+        rows = list(csv.DictReader(reading.text(table, most=MOST_BYTES).splitlines(), strict=True))
+        return {key: [_number(row[key]) for row in rows] for key in rows[0]} if rows else None
 
 
 def _number(text: str) -> float | str:

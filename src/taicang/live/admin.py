@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
-from taicang.live.asked import Refused, checked, number, whole, word
+from taicang.errors import InvalidInput, UnknownName
+from taicang.live.asked import Check, Refused, checked, number, whole, word
 from taicang.live.background import fitting, from_profile_at
 from taicang.live.supernode import Supernode
 from taicang.serve import trouble
@@ -20,8 +21,16 @@ Rank: TypeAlias = tuple[int, tuple[int, int]]
 """Number of a data-parallel rank, and its instance and group."""
 
 
+def _given(body: Mapping[str, Any], fields: Mapping[str, Check]) -> dict[str, Any]:
+    """As ``checked``; a field that is not known is refused: a failure that was to end would never."""
+    for name in body:
+        if name not in fields:
+            raise Refused(str(UnknownName("field", name, fields)), param=name)
+    return checked(body, fields)
+
+
 def _instance(machine: Supernode, body: Mapping[str, Any]) -> tuple[Instance, dict[str, Any]]:
-    given = checked(body, {"instance": whole(0), "for_s": number(0.0, LONGEST_S), "ratio": number(1e-3, 1e6)})
+    given = _given(body, {"instance": whole(0), "for_s": number(0.0, LONGEST_S), "ratio": number(1e-3, 1e6)})
     if "instance" not in given:
         raise Refused("instance is missing", param="instance")
     found = machine.instances.get(given["instance"])
@@ -33,13 +42,18 @@ def _instance(machine: Supernode, body: Mapping[str, Any]) -> tuple[Instance, di
 def fail(machine: Supernode, body: Mapping[str, Any]) -> None:
     """An instance is lost with all its caches, or each that holds a rank of a part such as "node" (and is back after
     ``for_s``)."""
-    given = checked(body, {"part": word, "number": whole(0, 1 << 30), "for_s": number(0.0, LONGEST_S)})
-    if "part" in given:
-        if "number" not in given:
-            raise Refused("number is missing", param="number")
+    if "part" in body or "number" in body:
+        given = _given(body, {"part": word, "number": whole(0, 1 << 30), "for_s": number(0.0, LONGEST_S)})
+        for name in ("part", "number"):
+            if name not in given:
+                raise Refused(f"{name} is missing", param=name)
         if machine.strike is None:
             raise Refused("parts of this machine are not known", param="part")
-        machine.later(*machine.strike(given["part"], given["number"], given.get("for_s")))
+        try:
+            struck = machine.strike(given["part"], given["number"], given.get("for_s"))
+        except InvalidInput as error:
+            raise Refused(str(error).removeprefix(f"{error.where}: "), param="part") from None
+        machine.later(*struck)
         return
     _for_a_while(machine, body, trouble.fail)
 
@@ -73,7 +87,7 @@ def slow(machine: Supernode, body: Mapping[str, Any]) -> None:
 
 def speed(machine: Supernode, body: Mapping[str, Any]) -> None:
     """The machine's time runs ``speed`` times as fast as the clock."""
-    given = checked(body, {"speed": number(1e-4, FASTEST)})
+    given = _given(body, {"speed": number(1e-4, FASTEST)})
     if "speed" not in given:
         raise Refused("speed is missing", param="speed")
     machine.change_speed(given["speed"])
@@ -81,7 +95,7 @@ def speed(machine: Supernode, body: Mapping[str, Any]) -> None:
 
 def background(machine: Supernode, body: Mapping[str, Any]) -> None:
     """Load that no client sends: a profile at a rate ("servegen-m-large@20/s"), or none."""
-    given = checked(body, {"load": word, "seed": whole(0, (1 << 63) - 1)})
+    given = _given(body, {"load": word, "seed": whole(0, (1 << 63) - 1)})
     load = given.get("load")
     machine.load(fitting(from_profile_at(load, seed=given.get("seed", 0)), machine.holds) if load else None)
 
@@ -103,6 +117,7 @@ def state(machine: Supernode) -> dict[str, Any]:
         "streams": len(machine.streams),
         "parked": len(cluster.parked),
         "moving": len(cluster.held),
+        "background": machine.background and {"load": machine.background.trace.name, "per_s": machine.background.per_s},
         "instances": [_shown(machine, each) for each in machine.instances.values()],
     }
 

@@ -32,6 +32,11 @@ class Background:
         self._index: dict[Request, int] = {}
         """Of those that another follows, where in the trace they stand."""
 
+    @property
+    def per_s(self) -> float:
+        """Requests of a second of the machine, in the mean."""
+        return len(self.trace) / self._period * SECOND
+
     def begin(self, now: int) -> None:
         """The first request comes at ``now``."""
         self._start, self._round = now, 0

@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from taicang import __version__
-from taicang.errors import TaicangError
+from taicang.errors import TaicangError, UnknownName
 from taicang.live import admin
+from taicang.live.adapters import Adapters
 from taicang.live.answers import Answers, seed_of
 from taicang.live.asked import (
     TEMPLATED,
@@ -81,6 +82,7 @@ class Endpoint:
         self.settings = settings
         self.ranks: dict[int, admin.Rank] = {}
         """Where each attention group has a port of its own: by port its number, and its instance and group."""
+        self.adapters = Adapters(settings.names)
         self.asleep = False
         self.closing = False
         self._calls = 0
@@ -100,8 +102,8 @@ class Endpoint:
             "/sleep": ("POST", lambda call: self._sleep(call, True)),
             "/wake_up": ("POST", lambda call: self._sleep(call, False)),
             "/is_sleeping": ("GET", lambda call: call.json({"is_sleeping": self.asleep})),
-            "/v1/load_lora_adapter": ("POST", self._no_adapters),
-            "/v1/unload_lora_adapter": ("POST", self._no_adapters),
+            "/v1/load_lora_adapter": ("POST", self._adapters(self.adapters.load)),
+            "/v1/unload_lora_adapter": ("POST", self._adapters(self.adapters.unload)),
             "/": ("GET", lambda call: call.answer(200, live_page().encode(), HTML_TYPE)),
             "/admin/layout": ("GET", lambda call: call.json(self.machine.layout)),
             "/admin/state": ("GET", lambda call: call.json(admin.state(self.machine))),
@@ -141,7 +143,7 @@ class Endpoint:
         path, method = call.scope["path"], call.scope["method"]
         found = self._routes.get(path) or self._one_model(path)
         if found is None:
-            raise Refused(f"there is no {method} {path[:200]}", status=404, code="not_found")
+            raise Refused(str(UnknownName("path", path[:200], self._routes)), status=404, code="not_found")
         if found[0] != method:
             raise Refused(f"{path} takes {found[0]}, not {method[:20]}", status=405, code="method_not_allowed")
         key = self.settings.api_key
@@ -245,9 +247,11 @@ class Endpoint:
                 least=wanted.least, room=room, before=before, stop=wanted.stop, to_the_end=wanted.ignore_eos,
             )  # fmt: skip
             tokens = [*ids, *answer.tokens()]
-            made.append((job.add(answer, len(ids)), block_ids(tokens, settings.block_tokens)))
+            blocks = block_ids(tokens, settings.block_tokens, self.adapters.apart(wanted.model))
+            made.append((job.add(answer, len(ids)), blocks))
             if self.machine.told is not None:
                 made[-1][0].tokens = tokens
+                made[-1][0].adapter = wanted.model if wanted.model in self.adapters.roots else None
         return made
 
     async def _encoded(self, text: str, marks: bool) -> list[int]:
@@ -262,7 +266,7 @@ class Endpoint:
         return prompt.text if template is None or not prompt.messages else template(prompt.messages, prompt.words)
 
     def _known(self, name: str) -> int:
-        found = self.settings.names.get(name)
+        found = self.settings.names.get(self.adapters.base(name))
         if found is None:
             raise Refused(f"The model `{name[:200]}` does not exist.", status=404, param="model",
                           code="model_not_found")  # fmt: skip
@@ -289,12 +293,15 @@ class Endpoint:
     # the rest
 
     async def _models(self, call: Call) -> None:
-        await call.json({"object": "list", "data": [self._card(name) for name in self.settings.names]})
+        await call.json(
+            {"object": "list", "data": [self._card(name) for name in (*self.settings.names, *self.adapters.roots)]}
+        )
 
     def _card(self, name: str) -> dict[str, Any]:
+        base, root = self.adapters.roots.get(name, (None, name))
         return {
-            "id": name, "object": "model", "created": self.settings.created, "owned_by": "taicang", "root": name,
-            "parent": None, "max_model_len": self.settings.longest,
+            "id": name, "object": "model", "created": self.settings.created, "owned_by": "taicang", "root": root,
+            "parent": base, "max_model_len": self.settings.longest,
         }  # fmt: skip
 
     async def _tokenize(self, call: Call) -> None:
@@ -338,9 +345,6 @@ class Endpoint:
         self.asleep = asleep
         await call.answer(200, b"")
 
-    async def _no_adapters(self, call: Call) -> None:
-        raise Refused("adapters are not modelled: no public figures say what they cost", code="unsupported")
-
     async def _metrics(self, call: Call) -> None:
         sglang = b"sglang" in call.scope.get("query_string", b"")
         name = next(iter(self.settings.names))
@@ -348,6 +352,7 @@ class Endpoint:
         seen = self.machine.metrics if rank is None else self.machine.ranks[rank[1]]
         body = exposition(seen, admin.gauges(self.machine, self.asleep, rank), name, sglang=sglang)
         body += "" if sglang else admin.cache_info(self.machine, name, rank)
+        body += "" if sglang else self.adapters.info(self.machine)
         await call.answer(200, body.encode(), PLAIN_TYPE)
 
     async def _load(self, call: Call) -> None:
@@ -355,6 +360,12 @@ class Endpoint:
         lanes = (one.lanes.here + one.coming for one in instances.values())
         load = sum(lanes) if rank is None else instances[rank[1][0]].lanes.load[rank[1][1]]
         await call.json({"server_load": load})
+
+    def _adapters(self, act: Callable[[Mapping[str, Any]], str]) -> Handler:
+        async def handler(call: Call) -> None:
+            await call.answer(200, act(parsed(call.body)).encode(), PLAIN_TYPE)
+
+        return handler
 
     def _view(self, make: Callable[[Mapping[str, str]], Any]) -> Handler:
         async def handler(call: Call) -> None:

@@ -39,8 +39,8 @@ class Choice(Stream):
     """One answer of a call."""
 
     __slots__ = (
-        "answer", "around", "closed", "head", "index", "job", "line", "prompt_tokens", "ring", "sent", "start", "tail",
-        "tokens",
+        "adapter", "answer", "around", "closed", "head", "index", "job", "line", "prompt_tokens", "ring", "sent",
+        "start", "tail", "tokens",
     )  # fmt: skip
 
     def __init__(self, job: Job, index: int, answer: Answer, prompt_tokens: int) -> None:
@@ -49,6 +49,7 @@ class Choice(Stream):
         self.index = index
         self.answer = answer
         self.prompt_tokens = prompt_tokens
+        self.adapter: str | None = None
         self.tokens: Sequence[int] = ()
         """Of prompt and answer, where somebody wants to know."""
         self.sent = 0

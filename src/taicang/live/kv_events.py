@@ -29,11 +29,14 @@ Event = dict[str, Any]
 
 class Teller:
     """Hears of one cache (see ``Cache.watch``). ``tokens_of`` gives the tokens of a request, none where nobody knows
-    them: of load that no client sends nothing is told."""
+    them: of load that no client sends nothing is told. ``adapter_of`` gives the adapter that it asks for."""
 
-    __slots__ = ("_told", "block", "events", "tokens_of")
+    __slots__ = ("_told", "adapter_of", "block", "events", "tokens_of")
 
-    def __init__(self, block: int, tokens_of: Callable[[Request], Sequence[int]]) -> None:
+    def __init__(
+        self, block: int, tokens_of: Callable[[Request], Sequence[int]], adapter_of: Callable[[Request], str | None]
+    ) -> None:
+        self.adapter_of = adapter_of
         self.block = block
         self.tokens_of = tokens_of
         self.events: list[Event] = []
@@ -50,7 +53,7 @@ class Teller:
             "type": "BlockStored", "block_hashes": [block & WORD for block in blocks[begin:end]],
             "parent_block_hash": blocks[begin - 1] & WORD if begin else None,
             "token_ids": list(tokens[begin * size : end * size]), "block_size": size, "lora_id": None, "medium": "GPU",
-            "lora_name": None,
+            "lora_name": self.adapter_of(request),
         })  # fmt: skip
 
     def removed(self, block: int) -> None:
@@ -74,12 +77,12 @@ class KvEvents:
 
     def __init__(
         self, instances: Sequence[Instance], tokens_of: Callable[[Request], Sequence[int]],
-        send: Callable[[int, list[Any]], None],
+        send: Callable[[int, list[Any]], None], adapter_of: Callable[[Request], str | None] = lambda _: None,
     ) -> None:  # fmt: skip
         self._send = send
         self._tellers: list[Teller] = []
         for group in (group for instance in instances for group in instance.groups):
-            group.cache.watch = Teller(group.cache.block, tokens_of)
+            group.cache.watch = Teller(group.cache.block, tokens_of, adapter_of)
             self._tellers.append(group.cache.watch)
 
     def flush(self) -> None:
@@ -98,7 +101,11 @@ def follow(machine: Supernode, send: Callable[[int, list[Any]], None]) -> None:
         stream = streams.get(request)
         return stream.tokens if isinstance(stream, Choice) else ()
 
-    machine.told = KvEvents(machine.cluster.entry, tokens_of, send).flush
+    def adapter_of(request: Request) -> str | None:
+        stream = streams.get(request)
+        return stream.adapter if isinstance(stream, Choice) else None
+
+    machine.told = KvEvents(machine.cluster.entry, tokens_of, send, adapter_of).flush
 
 
 class Publisher:

@@ -84,7 +84,7 @@ class Supernode:
         self._here: dict[int, dict[Request, Stream]] = {name: {} for name in (-1, *self.instances)}
         self._done = -1
         self._armed: int | None = None
-        self._background: Background | None = None
+        self.background: Background | None = None
         self._coming: Request | None = None
         cluster.on_left = self._left
         self.load(background)
@@ -96,7 +96,7 @@ class Supernode:
 
     def load(self, background: Background | None) -> None:
         """From now on ``background`` comes in place of what did."""
-        self._background, self._coming = background, None
+        self.background, self._coming = background, None
         if background is not None:
             background.begin(self.now)
             self._next()
@@ -104,8 +104,8 @@ class Supernode:
 
     def _next(self) -> None:
         """Put the next request of the background on the heap."""
-        assert self._background is not None
-        self._coming = request = self._background.draw(self._number)
+        assert self.background is not None
+        self._coming = request = self.background.draw(self._number)
         self._note(request)
         self.cluster.events.push(request.arrival, ARRIVAL, request)
 
@@ -280,8 +280,8 @@ class Supernode:
                     stream.seen.gap(now - stream.last, request.made - stream.out)
                 stream.out, stream.last = request.made, now
             stream.told(now, ended=True)
-        elif self._background is not None:
-            following = self._background.after(request, now, self._number)
+        elif self.background is not None:
+            following = self.background.after(request, now, self._number)
             if following is not None:
                 self._note(following)
                 self.cluster.events.push(following.arrival, ARRIVAL, following)

@@ -211,10 +211,9 @@ def escaped(text: str) -> bytes:
     return json.dumps(text, ensure_ascii=False)[1:-1].encode("utf-8", "replace")
 
 
-def block_ids(tokens: Sequence[int], size: int) -> list[int]:
-    """Ids of the whole blocks of a prompt: each stands for its tokens and all before them."""
+def block_ids(tokens: Sequence[int], size: int, before: int = 0) -> list[int]:
+    """Ids of the whole blocks of a prompt: each stands for its tokens and all ``before`` them."""
     made: list[int] = []
-    before = 0
     for at in range(0, len(tokens) - size + 1, size):
         before = hash((before, *tokens[at : at + size]))
         made.append(before)

@@ -132,6 +132,10 @@
       }
       cell.node.classList.toggle("chosen", chip === chosen);
     });
+    if (!updates && now.background) {
+      at("profile").value = now.background.load;
+      at("rate").value = at("rated").textContent = String(Math.round(now.background.per_s));
+    }
     const up = now.instances.filter((each) => each.state === "up").length;
     at("now").textContent = word("time") + " " + now.machine_s.toFixed(2) + " s (× " + Number(now.speed.toPrecision(3)) + ") · " + up + " / " + now.instances.length + " " + word("serving")
       + " · " + now.requests.toLocaleString("en") + " " + word("came") + ", " + now.ended.toLocaleString("en") + " " + word("ended") + (now.behind_s > 0.1 ? " · " + word("behind") + " " + written(now.behind_s, "s") : "");

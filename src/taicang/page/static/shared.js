@@ -22,7 +22,7 @@ function scaled(value, unit, steps) {
 function written(value, unit) {
   if (value === null || value === undefined) return "–";
   if (value === 0) return "0";
-  if (unit === "ratio") return Number((100 * value).toFixed(1)) + " %";
+  if (unit === "ratio") return Number((100 * value).toFixed(Math.abs(value) < 0.01 ? 3 : 1)) + " %";
   if (unit === "s") return scaled(value, "s", [[1, ""], [1e-3, "m"], [1e-6, "µ"], [1e-9, "n"]]);
   if (unit === "B") return scaled(value, "B", [[1e12, "T"], [1e9, "G"], [1e6, "M"], [1e3, "k"]]);
   if (unit === "W") return scaled(value, "W", [[1e6, "M"], [1e3, "k"]]);
@@ -32,7 +32,8 @@ function written(value, unit) {
 function option(part) {
   const flat = ["bars", "stack", "waterfall"].includes(part.kind), many = part.series.length > 1;
   const axis = { type: "value", axisLabel: { formatter: (v) => written(v, part.unit), hideOverlap: true } };
-  const named = !flat && say(part.y) !== "";
+  const limits = part.limits.map(([name, value]) => name + " " + written(value, part.unit)).join(", ");
+  const named = !flat && (say(part.y) || limits) !== "";
   const made = {
     backgroundColor: "transparent", animation: false,
     series: [], aria: { enabled: true, decal: { show: many && flat } },
@@ -63,7 +64,12 @@ function option(part) {
     return made;
   }
   made.xAxis = { type: "value", name: say(part.x), nameLocation: "middle", nameGap: 24, scale: true, axisLabel: { hideOverlap: true } };
-  made.yAxis = Object.assign({ name: say(part.y), nameTextStyle: { align: "left" }, scale: part.kind === "points" }, axis);
+  const top = Math.max(...part.limits.map(([, value]) => value)), full = (range) => (range.max > 0.6 ? Math.max(1, range.max) : undefined);
+  const near = (range) => (top > range.max && top < 4 * range.max ? 1.05 * top : undefined);  // a limit far above would flatten the rest: its name alone says it
+  made.yAxis = Object.assign({
+    name: say(part.y) || limits, nameTextStyle: { align: "left", color: limits ? colour("bad") : undefined }, scale: part.kind === "points",
+    max: part.unit === "ratio" ? full : part.limits.length ? near : undefined,
+  }, axis);
   made.series = part.series.map((each, index) => ({
     type: part.kind === "lines" ? "line" : "scatter", name: each.name, data: each.data, showSymbol: false, symbolSize: each.marked ? 13 : 7, z: each.marked ? 3 : 2,
     itemStyle: each.marked ? { borderColor: colour("text"), borderWidth: 1 } : undefined,
@@ -71,7 +77,7 @@ function option(part) {
     symbol: ["circle", "rect", "triangle", "diamond", "pin"][index % 5], large: each.data.length > 5000,
     markLine: part.limits.length && index === 0
       ? { symbol: "none", silent: true, lineStyle: { color: colour("bad"), type: "dashed" },
-          data: part.limits.map(([name, value]) => ({ yAxis: value, label: { formatter: name + " " + written(value, part.unit), position: "insideEndTop", color: colour("bad") } })) } : undefined,
+          data: part.limits.map(([, value]) => ({ yAxis: value, label: { show: false } })) } : undefined,
   }));
   return made;
 }
