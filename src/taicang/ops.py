@@ -50,6 +50,8 @@ class GroupedGemm:
     balanced_ranks: bool = False
     gathered: bool = True
     """Each rank's kernels see the tokens of all ranks (all-gather), not just those that a dispatch sends to it."""
+    exchanged: bool = False
+    """Ranks have tokens of their own (data-parallel attention), which deployments serve with libraries of experts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,6 +6,7 @@ Every reader of the package comes through here or stays within the limits that s
 from __future__ import annotations
 
 import codecs
+import csv
 import json
 import os
 import zlib
@@ -30,7 +31,7 @@ NODES = 50_000
 DIGITS = 40
 """Characters of the longest number."""
 STUMBLES = (ArithmeticError, AttributeError, BadZipFile, EOFError, LookupError, MemoryError, NotImplementedError,
-            TypeError, ValueError, zlib.error)  # fmt: skip
+            TypeError, ValueError, csv.Error, zlib.error)  # fmt: skip
 """What comes of reading a file as what it is not."""
 
 

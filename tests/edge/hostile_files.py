@@ -1,6 +1,7 @@
 """Files that commands read, made as they should be and then broken in a place or two."""
 
 import contextlib
+import gzip
 import json
 import random
 import shutil
@@ -31,6 +32,7 @@ RESULTS = {
     "fabric.json": "fabric hgx-h100 --collective all-reduce --bytes 1MB",
     "centre.json": "centre hgx-h100 --count 2 --serve llama-3.1-8b --samples 100",
 }
+TABLES = b"arrival_s,input_tokens,output_tokens,ttft_s,e2e_s,time_s\n0.0,9,9,0.1,0.5,0\n1.0,9,9,0.1,0.5,1\n"
 NETWORK = "topology: [ Ring ]\nnpus_count: [ 8 ]\nbandwidth: [ 50.0 ]\nlatency: [ 500.0 ]\n"
 SYSTEM = {"endpoint-delay": 10, "active-chunks-per-dimension": 1, "preferred-dataset-splits": 4, "local-mem-bw": 50}
 SIMAI = (
@@ -77,6 +79,10 @@ def broken(rng: random.Random, data: bytes, garbled: Callable[[random.Random, st
         for _ in range(rng.choice((0, 1, 1, 2))):
             value = node(rng, value)
         return (json.dumps(value) if form == "json" else yaml.safe_dump(value)).encode()
+    if rng.random() < 0.2:
+        text = data.decode("utf-8", "replace")
+        return rng.choice((text.encode("utf-16"), b"\xef\xbb\xbf" + data, text.replace("\n", "\r\n").encode(),
+                           text.replace("\n", "\r").encode(), gzip.compress(data), data * 3))  # fmt: skip
     if rng.random() < 0.5:
         return data[: rng.randrange(len(data) + 1)]
     return garbled(rng, data.decode("utf-8", "surrogateescape")) if data else data
@@ -97,6 +103,11 @@ def argv(rng: random.Random, folder: Path, garbled: Callable[[random.Random, str
     if kind == "view":
         names = rng.sample(sorted(RESULTS), rng.choice((1, 1, 2)))
         paths = [put(at / name, bad(right("result", name), "json")) for name in names]
+        if rng.random() < 0.3:  # a run of replay, as --out leaves it
+            put(at / "summary.json", right("result", "replay.json"))
+            for table in ("requests.csv", "usage.csv"):
+                put(at / table, bad(TABLES))
+            paths = [str(at)]
         return ["view", *paths, "--html", str(at / "page.html")]
     if kind == "ask":
         words = {"ask": "infer", "model": "llama-3.1-8b", "on": "hgx-h100", "input": 1000, "tpot": "50ms", "mtp": 0}
@@ -112,7 +123,8 @@ def argv(rng: random.Random, folder: Path, garbled: Callable[[random.Random, str
         system = put(at / "sys.json", bad(json.dumps(SYSTEM).encode(), "json"))
         return ["fabric", "run", str(at / "w"), "--network", network, "--system", system, "--json"]
     if kind == "simai":
-        return ["fabric", "run", put(at / "w.txt", bad(SIMAI.encode())), "--on", "hgx-h100", "--json"]
+        name, data = rng.choice((("w.txt", SIMAI.encode()), ("w.txt.gz", gzip.compress(SIMAI.encode()))))
+        return ["fabric", "run", put(at / name, bad(data)), "--on", "hgx-h100", "--json"]
     if kind == "capture":
         save(capture(), at)
         path = at / rng.choice(("capture.json", "rank-0.json", "rank-0.npz"))

@@ -4,6 +4,7 @@ import json
 import os
 import random
 import resource
+import shlex
 import signal
 import subprocess
 import sys
@@ -248,6 +249,14 @@ def test_a_closed_standard_output_is_told():
     done = run(["sh", "-c", f"{sys.executable} -m taicang catalog list >&-"])
     told(done, 2)
     assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("place", [">/dev/full", ">&-"])
+def test_a_standard_error_that_cannot_be_written_costs_no_answer(place, inputs, tmp_path):
+    words = shlex.join(line("save", inputs, tmp_path))
+    done = run(["sh", "-c", f"{words} 2{place}"])
+    assert (done.returncode, done.stdout) == (0, run(line("save", inputs, tmp_path)).stdout)
+    assert run(["sh", "-c", f"{sys.executable} -m taicang infer nothing --on hgx-h100 2{place}"]).returncode == 2
 
 
 def test_a_full_standard_output_costs_no_file(inputs, tmp_path):

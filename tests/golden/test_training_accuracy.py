@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from taicang.evidence.score import Score, score_parts
+from taicang.evidence.score import Outcome, Score, score_parts
 from taicang.evidence.suite_scaling import outcomes as scaling
 from taicang.evidence.suite_training import outcomes, predict
 from taicang.evidence.training_rows import FILE, model_of, training_rows
@@ -20,8 +20,13 @@ pytestmark = pytest.mark.skipif(
 
 
 @pytest.fixture(scope="module")
-def scores() -> dict[tuple[str, str], Score]:
-    return {(one.suite, one.part): one for one in score_parts(outcomes(EVIDENCE))}
+def found() -> list[Outcome]:
+    return list(outcomes(EVIDENCE))
+
+
+@pytest.fixture(scope="module")
+def scores(found: list[Outcome]) -> dict[tuple[str, str], Score]:
+    return {(one.suite, one.part): one for one in score_parts(found)}
 
 
 @pytest.mark.parametrize(
@@ -34,9 +39,9 @@ def test_held_out_rows(scores: dict[tuple[str, str], Score], suite: str, error: 
     assert held.coverage_ratio >= coverage
 
 
-def test_megatron_s_table(scores: dict[tuple[str, str], Score]) -> None:
+def test_megatron_s_table(found: list[Outcome]) -> None:
     """Eight steps of arXiv 2205.05198, table 5; four of them calibrate the A100's clock."""
-    errors = [abs(o.error_ratio or 0.0) for o in outcomes(EVIDENCE) if o.suite == "training_megatron"]
+    errors = [abs(o.error_ratio or 0.0) for o in found if o.suite == "training_megatron"]
     assert len(errors) == 8
     assert np.mean(errors) <= 0.045
     assert max(errors) <= 0.105

@@ -101,7 +101,7 @@ def test_gradients_by_format(ask) -> None:
     wide, _ = ask(job)
     assert wide["infeasible"]
     assert "gradients 27 GB" in json.dumps(wide)
-    assert "10.5 GB short" in json.dumps(wide)
+    assert "53.4 GB per rank" in json.dumps(wide)
     half, _ = ask(f"{job} --dtype fp16")
     assert _held(half, "gradients") == pytest.approx(2 * 6.74e9, rel=0.01)
 

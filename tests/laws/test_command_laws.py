@@ -1,4 +1,4 @@
-"""Laws of commands that hold no law of a floor below them: centres, ports, claims, workloads, captures, queries."""
+"""Laws of commands that hold no law of a floor below them: centres, ports, workloads, captures, queries."""
 
 import json
 import shutil
@@ -25,10 +25,13 @@ MACHINES = st.sampled_from(catalog.names("machine"))
 LAW = settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 
 
+LACKING = ("is published; give --", "the network has")
+
+
 def asked(*words):
     """What a command prints with ``--json``; None where the machine lacks a figure or does not fit the question."""
     done = CliRunner().invoke(cli, [*map(str, words)], standalone_mode=False)
-    if isinstance(done.exception, MissingFigure | NotModelled) or "is published; give --" in str(done.exception):
+    if isinstance(done.exception, MissingFigure | NotModelled) or any(each in str(done.exception) for each in LACKING):
         return None
     assert done.exception is None, done.exception
     told = json.loads(done.stdout)
@@ -105,13 +108,6 @@ def test_code_that_is_added_takes_nothing_away(data, tmp_path):
     assert counts[0] <= counts[1]
 
 
-def test_a_figure_stated_as_it_is_moves_no_claim():
-    machine = catalog.machine("cloudmatrix384")
-    same = f"cloudmatrix384:power.load={machine.power_w / 1e3} kW"
-    plain, stated = (asked("audit", "power-and-cost", "--json", *more) for more in ((), ("--set", same)))
-    assert [each["verdict"] for each in plain] == [each["verdict"] for each in stated]
-
-
 HEAD = (
     "HYBRID_TRANSFORMER_FWD_IN_BCKWD model_parallel_NPU_group: {tp} ep: 1 pp: 1 vpp: 1 ga: 1 all_gpus: 8 "
     "checkpoints: 0 checkpoint_initiates: 0"
@@ -130,8 +126,6 @@ def workload(path, layers, tp):
 @LAW
 @given(layers=LAYERS, tp=st.sampled_from([1, 2, 4, 8]), on=MACHINES, at=st.integers(0, 8), ratio=st.integers(2, 9))
 def test_a_workload_with_more_in_it_never_ends_sooner(layers, tp, on, at, ratio, tmp_path):
-    if catalog.machine(on).ranks < 8:
-        return
     first = asked("fabric", "run", workload(tmp_path / "a.txt", layers, tp), "--on", on, "--json")
     if first is None:
         return
@@ -145,8 +139,6 @@ def test_a_workload_with_more_in_it_never_ends_sooner(layers, tp, on, at, ratio,
     for each in first["by_rank"].values():
         assert max(each["compute_s"], each["communication_s"]) <= each["seconds"] * (1 + 1e-9)
         assert each["seconds"] <= (each["compute_s"] + each["communication_s"]) * (1 + 1e-9)
-    faster = asked("fabric", "run", tmp_path / "a.txt", "--on", f"{on}", "--json", "--set", "overlap_tax=0")
-    assert faster is None or faster["seconds"] <= first["seconds"] * (1 + 1e-9)
 
 
 SIZE = st.floats(0, 4.5).map(lambda digits: round(10**digits))

@@ -257,7 +257,7 @@ def test_experts_run_one_by_one_where_nothing_groups_them() -> None:
     assert changed(apart, fused=("+grouped",)) == stack
     plan = TrainPlan(tp=2, dp=16, ep=8, global_batch=64, seq=4096)
     one, many = (_step(plan, "qwen3-30b-a3b", stack=each) for each in (stack, apart))
-    assert many.seconds >= one.seconds
+    assert many.seconds >= one.seconds * (1.0 - 1e-12)  # sums round
     assert float(many.memory.activations_bytes) == pytest.approx(float(one.memory.activations_bytes), rel=0.02)
     with pytest.raises(UnknownName, match="grouped"):
         changed(stack, fused=("-groupd",))

@@ -116,7 +116,8 @@ def test_weights_are_the_sum_over_the_tensors_of_the_file(
     attention = counted.attention * (2.0 * share + width * (1.0 - share))
     other = (counted.dense + counted.shared) * (2.0 if "dense" in spared else width)
     rest = 2.0 * (counted.norm + counted.embedding + counted.head) + 4.0 * counted.router
-    expected = attention + other + counted.experts * width + rest
+    angles = 2.0 * loaded.max_context * getattr(loaded.blocks[0].attention, "head_dim", 0)  # made when it is loaded
+    expected = attention + other + counted.experts * width + rest + angles
     assert weights(loaded, ServePlan(quant=quant)) == pytest.approx(expected, rel=1e-9)
 
 

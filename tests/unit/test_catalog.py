@@ -233,6 +233,7 @@ def test_machines_as_people_name_them(spec, name, chips):
     made = catalog.machine(spec)
     assert (made.name, made.chips) == (name, chips)
     assert made.plane("scale_up").levels[0].ranks <= chips
+    assert catalog.entry("machine", spec).figure("chip.vendor").value
 
 
 def test_chips_that_fill_no_whole_number_of_machines_are_refused():

@@ -28,8 +28,9 @@ from taicang.fabric.topology import build
 from taicang.fabric.wires import LinkRates
 from taicang.hardware import Links
 from taicang.ops import Collective, Exchange, Transfer
-from taicang.predict.fabric import picture, run
+from taicang.predict.fabric import run
 from taicang.predict.fabric_parts import breakage
+from taicang.predict.fabric_pictures import picture
 from taicang.reliability import components
 from taicang.search.collective import Ask
 from taicang.stacks import BARE

@@ -269,12 +269,12 @@ _ANSWERS = {"": _shape, "kind": _collective, "draws": _breakage, "logical": _sha
 
 def _written(machine: str, on: Any, options: dict[str, Any], found: Any) -> None:
     if options["perfetto"] is not None:
-        from taicang.predict.fabric_trace import trace
+        from taicang.predict.fabric_pictures import trace
 
         write_file(options["perfetto"], json.dumps(trace(found)), "--perfetto")
     if options["svg"] is None and options["html"] is None:
         return
-    from taicang.predict.fabric import link_tiers, picture
+    from taicang.predict.fabric_pictures import link_tiers, picture
 
     ask = question(options)
     if options["svg"] is not None:

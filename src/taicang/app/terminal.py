@@ -8,7 +8,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import Any, TextIO, cast
 
 PLAIN = {"µ": "u", "×": "x", "≤": "<=", "≥": ">=", "–": "-", "—": "-", "…": "...", "→": "->", "·": "."} | dict.fromkeys(
     "▏▎▍▌▋▊▉█", "#"
@@ -20,6 +20,8 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 def prepare() -> None:
     """Let output be written whatever the environment says of it."""
     codecs.register_error("taicang", _written)
+    if not isinstance(sys.stderr, _Heard):
+        sys.stderr = cast(TextIO, _Heard(sys.stderr or open(os.devnull, "w")))  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="taicang")
@@ -28,6 +30,25 @@ def prepare() -> None:
         if not (value.isascii() and value.isdigit() and 0 < len(value.lstrip("0")) < 5):
             del os.environ[name]
     sys.unraisablehook = _struck_again
+
+
+class _Heard:
+    """Standard error, closed or full as it may be: what cannot be told there costs no answer."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        with suppress(OSError):
+            return self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            self._stream.flush()
 
 
 def _struck_again(lost: sys.UnraisableHookArgs) -> None:

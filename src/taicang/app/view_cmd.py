@@ -98,16 +98,17 @@ def _table(path: Path) -> dict[str, list[Any]] | None:
     """Columns of a table in JSON or CSV; None where it is in neither."""
     import csv
 
+    table = path.with_suffix(".csv")
     if path.with_suffix(".json").is_file():
         found = _read(path.with_suffix(".json"))
         if isinstance(found, dict):
             return found
         return {key: [row.get(key) for row in found] for key in found[0]} if found else None
-    if not path.with_suffix(".csv").is_file():
+    if not table.is_file():
         return None
-    with path.with_suffix(".csv").open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    return {key: [_number(row[key]) for row in rows] for key in rows[0]} if rows else None
+    with reading.expected("a table of replay", str(table)):
+        rows = list(csv.DictReader(reading.text(table, most=MOST_BYTES).splitlines(), strict=True))
+        return {key: [_number(row[key]) for row in rows] for key in rows[0]} if rows else None
 
 
 def _number(text: str) -> float | str:

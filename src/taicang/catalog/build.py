@@ -36,9 +36,9 @@ def machine(spec: str, sets: Iterable[str] = ()) -> Machine:
 
     Raises as ``chip``; keys of its chip are written "chip.memory.bandwidth".
     """
-    name, count, part = _chips(spec) or (*split(spec), [])
+    name, count = split(spec)
     _no_chip(name)
-    sets = [*part, *sets]
+    sets = [*(found[2] if (found := _chips(spec)) else []), *sets]
     for text in sets:
         path = text.partition("=")[0].strip()
         if schema.recorded(path.removeprefix("chip.")):
@@ -86,8 +86,10 @@ def _no_chip(name: str) -> None:
 
 
 def split(spec: str) -> tuple[str, int]:
-    """A machine spec as name and count; "cloudmatrx384" is a misspelt name, not 384 times "cloudmatr"."""
+    """A machine spec as name and count ("16x H100" too); "cloudmatrx384" is misspelt, not 384 times "cloudmatr"."""
     text = spec.strip()
+    if (chips := _chips(text)) is not None:
+        return chips[:2]
     match = _SPEC.match(text)
     if match is None or is_path(text) or find("machine", text):
         return text, 1

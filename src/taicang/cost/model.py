@@ -114,7 +114,7 @@ class CostModel:
             case Gemm():
                 return gemm.gemm(op, chip, gemm.fit_for(book.gemm, op.dtype))
             case GroupedGemm():
-                engine = KERNELS_OF.get(self.stack.engine, "")
+                engine = "" if op.exchanged else KERNELS_OF.get(self.stack.engine, "")
                 kernels = experts.fit_for(book.experts, op.dtype, gathered=op.gathered, engine=engine)
                 return experts.experts(op, chip, kernels, unrouted=op.dtype in self.stack.unrouted)
             case Attend(kind="mla", phase="decode"):

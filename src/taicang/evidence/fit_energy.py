@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -9,18 +10,13 @@ import numpy as np
 
 from taicang.catalog.costing import ARCHITECTURE
 from taicang.cost.energy import EnergyFit, chip_power_w
-from taicang.evidence.fitting import Bounds, Constants, solve, write
+from taicang.evidence.fit_kernels import declared_fits
+from taicang.evidence.fitting import Constants, solve, write
 from taicang.evidence.published import FILE, Published, read
 from taicang.evidence.published_predict import mean_activity
 from taicang.evidence.suite_published import measured_power_w, states_power
 from taicang.evidence.tables import Array
 
-BOUNDS: Bounds = {
-    "base_ratio": (0.3, 1e-3, 2.0),
-    "compute_ratio": (0.5, 1e-3, 2.0),
-    "memory_ratio": (0.3, 1e-3, 2.0),
-    "network_ratio": (0.1, 1e-3, 2.0),
-}
 PRIOR = 0.1
 """A constant that is off by a factor of e counts as a row with 10 % error: holds what few rows do not tell."""
 
@@ -40,7 +36,7 @@ def fit_rows(rows: list[Published]) -> EnergyFit:
         said = np.array([float(chip_power_w(activity, machine.chip, trial)) for activity, machine in seen])
         return np.asarray(np.log(said / goal))
 
-    return EnergyFit(**solve(errors, BOUNDS, prior=PRIOR))
+    return EnergyFit(**solve(errors, declared_fits()["energy"]["bounds"], prior=PRIOR))
 
 
 def fit_energy(folder: Path) -> Path:
@@ -50,12 +46,10 @@ def fit_energy(folder: Path) -> Path:
     for row in rows:
         groups.setdefault(ARCHITECTURE[mean_activity(row)[1].chip.profile], []).append(row)
     found = {name: fit_rows(mine) for name, mine in sorted(groups.items())}
-    profiles: dict[str, Any] = {
-        name: {"step": {key: getattr(each, key) for key in BOUNDS}} for name, each in found.items()
-    }
-    profiles["default"] = {
-        "step": {key: float(np.mean([getattr(each, key) for each in found.values()])) for key in BOUNDS}
-    }
+    steps = {name: asdict(each) for name, each in found.items()}
+    keys = declared_fits()["energy"]["bounds"]
+    steps["default"] = {key: float(np.mean([step[key] for step in steps.values()])) for key in keys}
+    profiles: dict[str, Any] = {name: {"step": {key: step[key] for key in keys}} for name, step in steps.items()}
     return write(
         "energy", profiles, evidence=folder / FILE, rows=len(rows), note="rows of role calibration; shares of the limit"
     )

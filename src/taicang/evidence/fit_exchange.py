@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from taicang.evidence.exchange_rows import (
     exchange_rows,
     exchange_seconds,
 )
+from taicang.evidence.fit_kernels import declared_fits
 from taicang.evidence.fitting import Bounds, Constants, fingerprint, solve, stated, write
 from taicang.evidence.measured import count
 from taicang.evidence.tables import Array
@@ -35,50 +37,12 @@ class Form:
 
 
 SPREADS = (0.7, 0.7, 0.7, 0.0)
-# The forms were chosen by cross-validation in three folds inside the calibrated rows.
-FORMS: Mapping[str, Form] = {
-    "deepep_ll": Form(
-        start={
-            "floor_s": 8e-6,
-            "expert_s": 2e-8,
-            "token_s": 3e-7,
-            "core_bytes_per_s": 2e10,
-            "efficiency_ratio": 0.5,
-        },
-    ),
-    "deepep_normal": Form(
-        start={
-            "floor_s": 25e-6,
-            "token_s": 1e-7,
-            "copy_s": 1e-7,
-            "core_bytes_per_s": 2e10,
-            "fill_bytes_per_s": 1e9,
-            "efficiency_ratio": 0.7,
-        },
-        fixed={"sharpness": 2.0},
-    ),
-    "trtllm": Form(
-        start={
-            "floor_s": 8e-6,
-            "sync_s": 1e-6,
-            "token_s": 2e-8,
-            "copy_s": 1e-9,
-            "efficiency_ratio": 0.7,
-            "spread_ratio": 0.03,
-        },
-    ),
-    "prepare": Form(start={"floor_s": 10e-6, "sync_s": 1e-6, "token_s": 7e-9}),
-    "deepep_ll far": Form(start={"floor_s": 1e-5, "sync_s": 3e-6, "efficiency_ratio": 0.9}, fixed={"sharpness": 2.0}),
-    "deepep_normal far": Form(
-        start={
-            "floor_s": 2e-5,
-            "sync_s": 3e-6,
-            "core_bytes_per_s": 2e10,
-            "near_share_ratio": 0.5,
-            "efficiency_ratio": 0.9,
-        },
-    ),
-}
+
+
+@cache
+def forms() -> Mapping[str, Form]:
+    """The forms of ``data/fits.yaml``, by library (and " far")."""
+    return {name: Form(**said) for name, said in declared_fits()["exchange"]["forms"].items()}
 
 
 def fit_kernel(kin: Sequence[Part], form: Form, *, profile: str, key: str, known: Fits) -> ExchangeFit:
@@ -98,7 +62,7 @@ def fit_kernel(kin: Sequence[Part], form: Form, *, profile: str, key: str, known
 
 
 def _form(library: str, kind: str) -> Form:
-    return FORMS["prepare" if kind == "prepare" else "trtllm" if library.startswith("trtllm") else library]
+    return forms()["prepare" if kind == "prepare" else "trtllm" if library.startswith("trtllm") else library]
 
 
 def fit_rows(kin: Sequence[Part]) -> Fits:
@@ -113,7 +77,7 @@ def fit_rows(kin: Sequence[Part]) -> Fits:
         form = _form(same[0].library, same[0].kind)
         fits[profile][key] = fit_kernel(same, form, profile=profile, key=key, known=dict(fits))
     for (profile, key), same in sorted(far.items(), key=lambda item: item[0]):
-        form = FORMS[f"{same[0].library} far"]
+        form = forms()[f"{same[0].library} far"]
         fits[profile][key] = fit_kernel(same, form, profile=profile, key=key, known=dict(fits))
     return dict(fits)
 

@@ -12,55 +12,31 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from taicang.catalog.costing import ARCHITECTURE
 from taicang.cost.gemm import GemmFit, gemm
-from taicang.evidence.fitting import Constants, solve, stated, write
+from taicang.evidence.fit_kernels import declared_fits
+from taicang.evidence.fitting import Bounds, Constants, solve, stated, write
 from taicang.evidence.kernels import kernel_rows, tables
 from taicang.evidence.measured import Measured, count
 from taicang.evidence.operators import ASCEND, ascend_gemm_rows, gemm_seconds
 from taicang.evidence.tables import Array
 from taicang.ops import Gemm
 
-# constant: start, lowest and highest value
-BOUNDS: Mapping[str, tuple[float, float, float]] = {
-    "launch_s": (3e-6, 1e-6, 2e-5),
-    "compute_efficiency_ratio": (0.85, 0.2, 1.0),
-    "memory_efficiency_ratio": (0.88, 0.4, 1.0),
-    "k_step_s": (1e-9, 1e-11, 1e-8),
-    "split_k": (8192.0, 64.0, 1e7),
-    "fill_elements": (3000.0, 10.0, 65536.0),
-    "fill_exponent": (0.7, 0.3, 1.0),
-    "fill_k": (100.0, 1.0, 2000.0),
-    "sharpness": (3.0, 1.05, 12.0),
-    "loop_sharpness": (1.5, 1.0, 12.0),
-    "quantise_ratio": (2.0, 1.0, 10.0),
-}
 SHARED = ("fill_exponent", "fill_k", "sharpness", "loop_sharpness", "quantise_ratio")
 """Constants of the kernels of a format, the same on every chip."""
-FREE = tuple(name for name in BOUNDS if name not in SHARED)
-"""Constants of an architecture."""
 OWN = ("compute_efficiency_ratio",)
 """Constants of a chip where others share its architecture."""
 PRIOR = 0.03
 """Weight of the prior: a constant that is off by a factor of e counts as a row with 3 % error."""
 STARTS = (0.5, 0.5, 0.0)
 
-# Share of the peak at 8192^3, for formats whose table ends at a few hundred rows: a prefill needs the other end.
-# Our reading of public kernel tables (facts on systems: gemm_8192cubed_eff), not rows of the evidence file.
-LARGE = {
-    "fp8_block": {"h100-sxm": 0.56, "b200-sxm": 0.59, "gb300": 0.65},
-    "nvfp4": {"b200-sxm": 0.43, "gb300": 0.32},
-}
 LARGE_WEIGHT = 3.0
-# GB200 has no table here, and its clock falls further under load than its kin's: its share of the peak at 8192^3 over
-# the mean of B200's and GB300's (same facts; fp8 as fp8_block).
-GB200_RATIO = {"bf16": 0.56 / 0.705, "fp8": 0.59 / 0.62, "fp8_block": 0.59 / 0.62, "nvfp4": 1.0}
-# The L40S's benchmark leaves operands in its L2 between calls (their traffic exceeds the memory's peak); no other does.
-WARM = {"l40s": {"cache_ratio": 0.58, "cache_speedup_ratio": 2.2}}
 ASCEND_STREAM_RATIO = 0.841
 """Memory bandwidth that an Ascend 910C die sustains in its attention kernel (CloudMatrix384 paper, Table 9)."""
 
@@ -78,32 +54,30 @@ def fit_gemm(folder: Path) -> Path:
             members = [rows for rows in kin if ARCHITECTURE[rows.chip.profile] == architecture]
             if not members:
                 continue
-            common = _drawn(members, pooled[dtype], FREE)
+            common = _drawn(members, pooled[dtype], [name for name in _declared()["bounds"] if name not in SHARED])
             for rows in members:
                 own = _drawn([rows], common, OWN) if len(members) > 1 else common
                 profiles.setdefault(rows.chip.profile, {})[dtype] = own
             if architecture == "blackwell":
-                clock = common.compute_efficiency_ratio * GB200_RATIO[dtype]
+                own_share, share_of_kin = _declared()["gb200"][dtype]
+                clock = common.compute_efficiency_ratio * (own_share / share_of_kin)
                 profiles.setdefault("gb200", {})[dtype] = replace(common, compute_efficiency_ratio=clock)
     cube = _ascend(ascend, pooled["bf16"])
     profiles[ASCEND] = {"bf16": cube, "int8": cube}
     path, rows_used = folder / tables()["gemm"].file, count([*table, ascend])
     streams = {profile: {"stream": _stream(keyed["bf16"])} for profile, keyed in profiles.items()}
     plain = {profile: {dtype: stated(own) for dtype, own in keyed.items()} for profile, keyed in profiles.items()}
-    write("pointwise", streams, evidence=path, rows=rows_used, note=_POINTWISE_NOTE)
-    return write("gemm", plain, evidence=path, rows=rows_used, note=_NOTE)
+    write("pointwise", streams, evidence=path, rows=rows_used, note=_declared()["pointwise_note"])
+    return write("gemm", plain, evidence=path, rows=rows_used, note=_declared()["note"])
 
 
-_NOTE = (
-    "gb200: common to b200, b300 and gb300, compute share scaled by large products. ascend-910c: compute share and "
-    "fill_k from three of six published grouped int8 products, bf16 likewise (assumed), stream share from its "
-    "published attention kernel, all else pooled over the GPUs (assumed). fp8_block and nvfp4: an 8192^3 figure beside."
-)
-_POINTWISE_NOTE = "launch floor and stream share of the bf16 matrix product of the same profile (cost.pointwise)"
+@cache
+def _declared() -> Mapping[str, Any]:
+    return declared_fits()["gemm"]  # type: ignore[no-any-return]
 
 
 def _large_errors(rows: Measured[Gemm], fit: GemmFit) -> Array:
-    share = LARGE.get(rows.op.dtype, {}).get(rows.system)
+    share = _declared()["large"].get(rows.op.dtype, {}).get(rows.system)
     if share is None:
         return np.array([])
     side = np.array([8192.0])
@@ -113,7 +87,7 @@ def _large_errors(rows: Measured[Gemm], fit: GemmFit) -> Array:
 
 
 def _warm(rows: Measured[Gemm], fit: GemmFit) -> GemmFit:
-    return replace(fit, **WARM.get(rows.chip.profile, {}))
+    return replace(fit, **_declared()["warm"].get(rows.chip.profile, {}))
 
 
 def _errors(kin: Sequence[Measured[Gemm]], fit: GemmFit) -> Array:
@@ -123,22 +97,24 @@ def _errors(kin: Sequence[Measured[Gemm]], fit: GemmFit) -> Array:
 
 
 def _pooled(kin: Sequence[Measured[Gemm]]) -> GemmFit:
-    names = [name for name in BOUNDS if name != "quantise_ratio" or kin[0].op.dtype != "bf16"]
-    bounds = {name: BOUNDS[name] for name in names}
+    quantised = kin[0].op.dtype != "bf16"
+    bounds: Bounds = {n: tuple(v) for n, v in _declared()["bounds"].items() if n != "quantise_ratio" or quantised}
     return GemmFit(**solve(lambda c: _errors(kin, GemmFit(**c)), bounds, spreads=STARTS))
 
 
 def _drawn(kin: Sequence[Measured[Gemm]], towards: GemmFit, names: Sequence[str]) -> GemmFit:
     """``towards`` with the constants ``names`` fitted to ``kin``, drawn towards what they were."""
-    bounds = {name: (getattr(towards, name), *BOUNDS[name][1:]) for name in names}
-    usual = {name: BOUNDS[name][0] for name in names}
+    declared = _declared()["bounds"]
+    bounds: Bounds = {name: (getattr(towards, name), *declared[name][1:]) for name in names}
+    usual = {name: declared[name][0] for name in names}
     best = solve(lambda c: _errors(kin, replace(towards, **c)), bounds, also=usual, prior=PRIOR)
     return _warm(kin[0], replace(towards, **best))
 
 
 def _ascend(rows: Measured[Gemm], pooled: GemmFit) -> GemmFit:
     fixed = replace(pooled, memory_efficiency_ratio=ASCEND_STREAM_RATIO)
-    bounds = {n: (getattr(pooled, n), *BOUNDS[n][1:]) for n in ("compute_efficiency_ratio", "fill_k")}
+    declared = _declared()["bounds"]
+    bounds: Bounds = {n: (getattr(pooled, n), *declared[n][1:]) for n in ("compute_efficiency_ratio", "fill_k")}
     return replace(fixed, **solve(lambda c: _errors([rows], replace(fixed, **c)), bounds))
 
 

@@ -7,7 +7,8 @@ groups that run the same collective at the same time, one row of ranks each.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 
@@ -278,25 +279,29 @@ def _tree_phases(net: Net, teams: Ints, payload_bytes: float, passes: int) -> li
 
 
 def _hierarchical_phases(net: Net, teams: Ints, payload_bytes: float, passes: int) -> list[Phase]:
-    """Scatter inside the units of the innermost network, a ring per shard across them, gather inside."""
-    inner = net.fabric.levels[net.fabric.networks[0].levels[-1]].ranks
-    unit = np.sort(teams, axis=1) // inner
-    sizes = np.unique(
-        np.unique(
-            np.repeat(np.arange(len(teams)), teams.shape[1]) * (unit.max() + 1) + unit.ravel(), return_counts=True
-        )[1]
-    )
-    if len(sizes) > 1:
-        raise InvalidInput(
-            f"a hierarchical all-reduce needs units of one size, got {sizes.tolist()}", where="--algorithm"
-        )
-    width = int(sizes[0])
-    if width in (1, teams.shape[1]):
-        return _ring_phases(net, teams, payload_bytes, passes)
-    near = np.sort(teams, axis=1).reshape(-1, width)
-    across = np.sort(teams, axis=1).reshape(len(teams), -1, width).swapaxes(1, 2).reshape(-1, teams.shape[1] // width)
-    scatter, gather = _direct_phases(net, near, payload_bytes, 2)
-    return [scatter, *_ring_phases(net, across, payload_bytes / width, passes), gather]
+    """Scatter inside the units of each network from the innermost out, a ring per shard across the last, gather."""
+    teams = np.sort(teams, axis=1)
+    count = teams.shape[1]
+    team = np.repeat(np.arange(len(teams)), count)
+    widths = [1]
+    for network in net.fabric.networks:
+        sizes = np.unique(size_of(team, teams.ravel() // net.fabric.levels[network.levels[-1]].ranks))
+        if len(sizes) > 1:
+            raise InvalidInput(
+                f"a hierarchical all-reduce needs units of one size, got {sizes.tolist()}", where="--algorithm"
+            )
+        if sizes[0] > widths[-1]:
+            widths.append(int(sizes[0]))
+    stages = [
+        teams.reshape(-1, outer // inner, inner).swapaxes(1, 2).reshape(-1, outer // inner)
+        for inner, outer in pairwise(widths)
+    ]
+    scatters = [
+        _direct_phases(net, stage, payload_bytes / inner, 1)[0]
+        for stage, inner in zip(stages[:-1], widths, strict=False)
+    ]
+    gathers = [replace(each, name="gather") for each in reversed(scatters)]
+    return [*scatters, *_ring_phases(net, stages[-1], payload_bytes / widths[-2], passes), *gathers]
 
 
 def _in_switch_phases(net: Net, teams: Ints, payload_bytes: float, passes: int) -> list[Phase]:

@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from graphlib import CycleError, TopologicalSorter
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,7 +19,8 @@ from taicang.interop import protobuf, stored
 from taicang.interop.work import Collective, Kind, Task, Workload
 
 VERSION: Final = "0.0.4"
-MOST_BYTES = 2**31
+MOST_BYTES, MOST_NODES = 2**31, 2**21
+"""Of one rank; a byte may be a node."""
 NODE_KINDS: Final[Mapping[int, Kind]] = {4: "compute", 5: "send", 6: "receive", 7: "collective"}
 COLLECTIVES: Final[Mapping[int, Collective]] = {
     0: "all_reduce", 2: "all_gather", 5: "broadcast", 6: "all_to_all", 7: "reduce_scatter", 8: "reduce_scatter",
@@ -162,7 +164,9 @@ GROUP_INIT: Final = "## process_group:init ##"
 def _tasks(nodes: Iterable[dict[str, Any]], groups: dict[str, tuple[int, ...]], path: Path) -> Iterator[Task]:
     """Nodes as tasks. Where control and data together run in a circle, as when a profiler's kernels were joined to the
     host's operators, control is what holds what, and only data must be there before."""
-    found = list(nodes)
+    found = list(islice(nodes, MOST_NODES + 1))
+    if len(found) > MOST_NODES:
+        raise InvalidInput(f"more than {MOST_NODES:,} nodes", where=str(path))
     known = {node["id"] for node in found}
     before = {node["id"]: {*node["ctrl"], *node["data"]} & known - {node["id"]} for node in found}
     try:

@@ -93,6 +93,7 @@ def experts(kind: Experts, setting: Setting) -> Iterator[Item]:
             skew=setting.skew,
             balanced_ranks=some(plan.redundant),
             gathered=not dispatched,
+            exchanged=bool(exchanged),
         ),
         1,
     )

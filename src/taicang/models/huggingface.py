@@ -139,7 +139,7 @@ def _tower(vision: Any) -> float:
         return 0.0
     layers, width = (next((vision[key] for key in names if vision.get(key)), 0) for names in _TOWER)
     numbers = all(isinstance(each, int) and 0 <= each < 10**6 for each in (layers, width))
-    return layers * width**2 / (24 * 1024**2) if numbers else 0.0
+    return round(layers * width**2 / (24 * 1024**2), 4) if numbers else 0.0
 
 
 def _flat(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 
@@ -18,7 +18,6 @@ from taicang.cost.exchange import exchange
 from taicang.errors import InvalidInput, NotModelled, UnknownName
 from taicang.fabric import demand, graph
 from taicang.fabric.collectives import ALGORITHMS, Phase, collective, contend, listed, teams_of
-from taicang.fabric.draw import svg, tiers, used
 from taicang.fabric.even import Net
 from taicang.fabric.faults import cut_off, fail, parts
 from taicang.fabric.links import VerbFit, message_s
@@ -263,19 +262,7 @@ def _phases(net: Net, ask: Ask, teams: Ints, seed: int) -> list[Phase]:
     return collective(net, ask.kind, teams, ask.payload_bytes, ask.algorithm)
 
 
-def picture(machine: Place, ask: Ask) -> str:
-    """Topology and link load of the first seed as SVG."""
-    net, carried, wire, title = _drawn(machine, ask)
-    return svg(net, carried, wire, title)
-
-
-def link_tiers(machine: Place, ask: Ask) -> tuple[Mapping[str, Any], ...]:
-    """The same as data (see ``fabric.draw.tiers``)."""
-    net, carried, wire, _ = _drawn(machine, ask)
-    return tiers(net, used(net, carried, wire))
-
-
-def _drawn(machine: Place, ask: Ask) -> tuple[Net, Floats, float, str]:
+def drawn(machine: Place, ask: Ask) -> tuple[Net, Floats, float, str]:
     """Links, what they carry, for how long, and what to call it."""
     broken = fail(_fabric(machine, ask.plane)[1], ask.failed, ask.seed)
     net = Net(fabric=broken, found=resources(broken, ask.routing), seed=ask.seed)

@@ -30,6 +30,8 @@ RECOMPUTES: Final[tuple[tuple[Recompute, float], ...]] = (
     ("full", 1.0),
 )
 """Kinds of recompute with the share of layers that full recompute repeats (per block)."""
+WHOLE: Final = ("mindspeed",)
+"""Engines whose gradients and weights a search leaves whole: Megatron-LM's FSDP does not run in them."""
 SEARCHED: Final = (
     "tp", "cp", "pp", "vpp", "dp", "ep", "etp", "order", "micro_batch", "sp", "context", "zero", "shard", "reshard",
     "recompute", "recompute_ratio", "schedule",
@@ -174,6 +176,8 @@ def variants(setup: Setup, layout: TrainPlan, fixed: Mapping[str, Any]) -> Itera
     for one in made:
         if one.shard and not side_by_side(one.order):
             continue  # no one group that shards could divide
+        if one.zero > 1 and setup.stack.engine in WHOLE and "zero" not in fixed:
+            continue
         if all(getattr(one, name) == fixed.get(name, getattr(one, name)) for name in ("zero", "reshard", "order")):
             yield one
 

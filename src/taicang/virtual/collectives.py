@@ -103,7 +103,7 @@ class Operators:
         peers = [rank for rank, cut in zip(members.ranks, cuts, strict=True) if cut]
         if len(peers) == 1 and len(members.ranks) > 2:  # one step of a ring: a message to a neighbour
             made = replace(made, op=Members.hop(size(given), abs(peers[0] - self.groups.job.rank)))
-        return output, self.groups.issue("all_to_all", [given, output], made, [output], members.name)
+        return self.groups.issue("all_to_all", [given, output], made, [output], members.name)
 
     def _sent(self, members: Members, at: int, data: bytes | None, cuts: list[int], like: Tensor) -> Tensor | None:
         """This rank's parts of what all sent; each tells how many bytes it cut for whom."""

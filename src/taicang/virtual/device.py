@@ -84,6 +84,10 @@ class Device:
         self._elapsed = ELAPSED(function)  # kept: C holds no reference
         self.lib.tc_elapsed(self._elapsed)
 
+    def size(self) -> int:
+        """Entries of the log of work so far."""
+        return int(self.lib.tc_work(ctypes.byref(ctypes.c_void_p())))
+
     def work(self, first: int = 0) -> Ints:
         """The log of work so far, a copy, from entry ``first`` on: what, stream, value."""
         return self._table(self.lib.tc_work, 3, first)

@@ -21,7 +21,7 @@ def graph_of(device: Device) -> type:
 
         def capture_begin(self, pool: Any = None, **_: Any) -> None:
             """From here on kernels do not run."""
-            self.first, self.stream = len(device.work()), torch.accelerator.current_stream().stream_id
+            self.first, self.stream = device.size(), torch.accelerator.current_stream().stream_id
             CAPTURING.append(self)
 
         def capture_end(self) -> None:

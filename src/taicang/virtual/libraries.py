@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import importlib.machinery
 import importlib.util
+import math
 import sys
 import types
 from collections.abc import Callable, Mapping
@@ -18,8 +19,10 @@ import torch
 from torch import Tensor
 
 from taicang.virtual import fused, mc2, quantised
+from taicang.virtual import kernels as known
 from taicang.virtual.groups import Groups
 from taicang.virtual.kernels import DEVICE
+from taicang.virtual.later import changed
 
 NOTES: dict[str, None] = {}
 """What stood in for what, told at the end of the run."""
@@ -240,6 +243,46 @@ def profiler() -> None:
     kind.__init__ = begin
 
 
+MASK_BYTES = 1 << 30
+"""Masks of up to so many bytes are drawn, for the blocks that they have."""
+
+
+def flex(module: Any) -> None:
+    """PyTorch's flexible attention: programs compile it, and it is one kernel over the blocks that its mask has."""
+    composed, masked = module.flex_attention, module.create_block_mask
+
+    def attention(query: Tensor, key: Tensor, value: Tensor, score_mod: Any = None, block_mask: Any = None,
+                  scale: float | None = None, enable_gqa: bool = False, return_lse: bool = False,
+                  **more: Any) -> Any:  # fmt: skip
+        kernels = fused.KERNELS[0]
+        if kernels.recorder.real or query.device.type != DEVICE or return_lse or more.get("return_aux"):
+            return composed(query, key, value, score_mod, block_mask, scale, enable_gqa, return_lse, **more)
+        NOTES["flex_attention: one kernel over the blocks of its mask"] = None
+        pairs = None if block_mask is None else _block_pairs(block_mask, query.shape[0])
+        return fused.attend(query, key, value, causal=False, scale=scale, layout="BNSD", pairs=pairs)
+
+    def mask(*args: Any, **more: Any) -> Any:
+        usual, known.KNOWN_BYTES = known.KNOWN_BYTES, MASK_BYTES
+        try:
+            return masked(*args, **more)
+        finally:
+            known.KNOWN_BYTES = usual
+
+    module.flex_attention, module.create_block_mask = attention, mask
+
+
+def _block_pairs(mask: Any, batch: int) -> float | None:
+    """Pairs in the blocks of a mask, over the batch, on average over its heads; none where nobody knows them."""
+    counts = [each for each in (mask.kv_num_blocks, mask.full_kv_num_blocks) if each is not None]
+    kernels = fused.KERNELS[0]
+    if not all(
+        each.device.type != DEVICE or kernels.device.known(each.untyped_storage().data_ptr()) for each in counts
+    ):
+        return None
+    blocks = sum(float(kernels.host(each).sum() if each.device.type == DEVICE else each.sum()) for each in counts)
+    return blocks * math.prod(mask.BLOCK_SIZE) * batch / math.prod(counts[0].shape[:2])
+
+
 FACES: dict[str, Callable[[], None]] = {
     "flash_attn": flash, "apex": apex, "transformer_engine": transformer_engine, "liger_kernel": liger,
     "bitsandbytes": bitsandbytes,
@@ -254,6 +297,7 @@ def install(text: str, groups: Groups, *, npu: bool) -> None:
         if name in text and importlib.util.find_spec(name) is None:
             make()
     profiler()
+    changed("torch.nn.attention.flex_attention", flex)
     if not fused.KERNELS[0].recorder.real:
         torch.nn.functional.rms_norm = torch.rms_norm = _rms_norm
 

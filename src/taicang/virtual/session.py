@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from taicang.output import write
-from taicang.virtual import clock, facade, fused, libraries, saving, special, translation, values, world
+from taicang.virtual import clock, custom, facade, fused, libraries, saving, special, translation, values, world
 from taicang.virtual.capture import MARK, Rank, rank_files
 from taicang.virtual.device import Device
 from taicang.virtual.kernels import DEVICE, Kernels, Recorder
@@ -45,6 +45,7 @@ class Session:
         self.recorder = Recorder(self.device, real=job.real)
         kernels = Kernels(self.recorder)
         self.libraries: list[Any] = special.install(kernels)
+        custom.install(kernels)
         values.SKEW[0] = job.skew
         facade.install(self.device, job.chip)
         self.live = clock.Live(self.device, self.recorder, job)
@@ -132,7 +133,7 @@ class Session:
             operands=np.array(self.recorder.operands, np.int64).reshape(-1, 3),
             kinds=kinds,
             invented=dict(values.TOLD),
-            notes=(*self.notes, *libraries.NOTES),
+            notes=(*self.notes, *libraries.NOTES, *custom.NOTES),
             failure=failure,
             calls=tuple((*place, count) for place, count in translation.CALLS.items()),
         )

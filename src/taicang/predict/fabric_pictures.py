@@ -1,10 +1,25 @@
-"""A collective on the links over time as trace events, as Perfetto and chrome://tracing read them."""
+"""A collective on the links as a picture, and over time as trace events that Perfetto and chrome://tracing read."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-from taicang.predict.fabric import Answer
+from taicang.fabric.draw import svg, tiers, used
+from taicang.predict.fabric import Answer, Place, drawn
+from taicang.search.collective import Ask
+
+
+def picture(machine: Place, ask: Ask) -> str:
+    """Topology and link load of the first seed as SVG."""
+    net, carried, wire, title = drawn(machine, ask)
+    return svg(net, carried, wire, title)
+
+
+def link_tiers(machine: Place, ask: Ask) -> tuple[Mapping[str, Any], ...]:
+    """The same as data (see ``fabric.draw.tiers``)."""
+    net, carried, wire, _ = drawn(machine, ask)
+    return tiers(net, used(net, carried, wire))
 
 
 def trace(found: Answer) -> dict[str, Any]:
@@ -23,9 +38,9 @@ def trace(found: Answer) -> dict[str, Any]:
     ]
     end = found.course[-1].end_s if found.course else 0.0
     at = [(moment.begin_s, moment.used_ratio) for moment in found.course]
-    for begin, used in [*at, (end, dict.fromkeys(found.course[-1].used_ratio, 0.0))] if at else []:
+    for begin, busy in [*at, (end, dict.fromkeys(found.course[-1].used_ratio, 0.0))] if at else []:
         events += [
             {"name": f"{level} links busy", "ph": "C", "pid": 0, "ts": begin * 1e6, "args": {"ratio": share}}
-            for level, share in used.items()
+            for level, share in busy.items()
         ]
     return {"traceEvents": events, "displayTimeUnit": "ns"}

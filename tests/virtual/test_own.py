@@ -1,0 +1,121 @@
+"""What programs bring themselves: operators, kernels of Triton, masks as functions, exchanges of their own making."""
+
+import json
+import re
+
+import pytest
+from running import PROGRAMS, TORCH, call, run
+
+pytestmark = TORCH
+
+
+def test_every_collective_delivers_what_was_sent():
+    many = 3
+    said = run("--on", "hgx-h100", "--world", many, "--ranks", "all", "--functional", PROGRAMS / "exchanges.py")["said"]
+    found = {int(r): json.loads(each) for r, each in re.findall(r"got (\d): (\[.*\])", said)}
+    for rank in range(many):
+        wanted = [rank + 1] * 3 + [n for i in range(many) for n in (i, rank)]
+        wanted += [2 * rank + half + 10 * i for i in range(many) for half in range(2)]
+        wanted += [i for i in range(many) for _ in range(2)] if rank == 0 else []
+        assert found[rank] == wanted + [2] * 2 + [(rank - 1) % many] * 2 + [many * (2 * rank + half) for half in (0, 1)]
+
+
+def test_a_step_of_a_ring_is_a_message_to_a_neighbour(tmp_path):
+    run("--on", "hgx-h100", "--world", 4, "--out", tmp_path / "run", PROGRAMS / "context.py", "alltoall")
+    table = json.loads((tmp_path / "run" / "rank-0.json").read_text())["kernels"]
+    moved = [each["op"] for each in table if each["name"] == "all_to_all"]
+    assert moved
+    assert all(op["kind_of_operator"] == "Transfer" and op["distance"] in (1, 3) for op in moved)
+
+
+OWN = """import torch
+@torch.library.custom_op("mine::attend", mutates_args=())
+def attend(q: torch.Tensor, cache: torch.Tensor) -> torch.Tensor:
+    q @ q.T
+    raise RuntimeError("needs its kernel")
+@attend.register_fake
+def _(q, cache):
+    return torch.empty_like(q)
+@torch.library.custom_op("mine::linear", mutates_args=())
+def linear(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+    return x @ w
+q, cache = torch.randn(8, 2048, device="cuda"), torch.zeros(1 << 20, device="cuda")
+print("shape", tuple(attend(q, cache).shape), tuple(linear(q, torch.randn(2048, 64, device="cuda")).shape))
+"""
+
+
+def test_operators_of_the_program_run_as_composed_or_are_one_kernel(tmp_path):
+    path = tmp_path / "own.py"
+    path.write_text(OWN)
+    made = run("--on", "hgx-h100", "--world", "1", path)
+    assert "shape (8, 2048) (8, 64)" in made["said"]
+    lines = {line["name"]: line for line in made["ranks"][0]["lines"]}
+    assert lines["attend"]["launches"] == lines["mm"]["launches"] == 1  # what it had begun does not count
+    assert lines["mm"]["flop"] == 2 * 8 * 2048 * 64
+    assert lines["attend"]["seconds"] > 4 * (1 << 20) / 3.35e12
+    assert any("mine::attend: one kernel" in note for note in made["notes"])
+
+
+def test_kernels_of_triton_are_refused_by_name(tmp_path):
+    place = tmp_path / "triton" / "runtime"
+    place.mkdir(parents=True)
+    for folder in (place, place.parent):
+        (folder / "__init__.py").write_text("")
+    (place / "jit.py").write_text("class JITFunction:\n    def __init__(self, fn):\n        self.fn = fn\n")
+    path = tmp_path / "program.py"
+    path.write_text("from triton.runtime.jit import JITFunction\ndef add(): ...\nJITFunction(add).run(grid=(1,))\n")
+    done = call("run", "--on", "hgx-h100", "--world", "1", path)
+    assert done.returncode == 1
+    assert "kernel add is launched past PyTorch's dispatcher" in done.stderr
+    assert "register_fake" in done.stderr
+
+
+def test_attention_with_a_mask_costs_the_blocks_that_it_has():
+    flop = {
+        name: run("--on", "hgx-h100", "--world", "1", PROGRAMS / "flexible.py", name)["ranks"][0]["flop"]
+        for name in ("none", "causal", "documents")
+    }
+    assert flop["none"] == pytest.approx(3 * 4 * 2 * 16 * 4096**2 * 128)
+    blocks = 4096 // 128
+    assert flop["causal"] / flop["none"] == pytest.approx((blocks + 1) / 2 / blocks)
+    assert flop["documents"] / flop["none"] == pytest.approx((blocks // 4 + 1) / 2 / blocks)
+
+
+def test_what_was_saved_is_loaded_by_the_rank_that_runs(tmp_path):
+    path = tmp_path / "resume.py"
+    path.write_text("""import sys, torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+from torch.distributed.fsdp import fully_shard
+dist.init_process_group("nccl")
+model = torch.nn.Sequential(torch.nn.Linear(64, 256), torch.nn.GELU(), torch.nn.Linear(256, 64)).cuda()
+fully_shard(model)
+optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+model(torch.randn(8, 64, device="cuda")).sum().backward()
+optimizer.step()
+for move in (dcp.save, dcp.load):
+    state, moments = get_state_dict(model, optimizer)
+    move({"model": state, "optimizer": moments}, checkpoint_id=sys.argv[1])
+set_state_dict(model, optimizer, model_state_dict=state, optim_state_dict=moments)
+print("loaded", len(state))
+print("compiler", "torch._dynamo" in sys.modules)
+torch._dynamo.reset()
+print("compiler", torch._dynamo.config.cache_size_limit > 0)
+""")
+    said = run("--on", "hgx-h100", "--world", 8, path, tmp_path / "kept")["said"]
+    assert "loaded 4" in said
+    assert re.findall("compiler (\\w+)", said)[-1] == "True"
+
+
+@pytest.mark.parametrize("way", ["tensor", "pipeline", "expert", "context"])
+def test_a_parallel_program_computes_the_loss_of_one_device(way):
+    losses = [
+        [float(each) for each in re.findall(r"loss (\S+)", run(
+            "--on", "hgx-h100", "--world", many, "--ranks", "all", "--functional", PROGRAMS / "ways.py", way
+        )["said"])]
+        for many in (1, 2)
+    ]  # fmt: skip
+    assert len(losses[0]) == 3
+    assert losses[0][2] < losses[0][0]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-6)
