@@ -31,8 +31,9 @@ function surface(box, height, words) {
 function spans(box, names, legend) {
   const LEFT = 64, BOTTOM = 22, HIGH = 420;
   const words = () => say(legend) + say([" Wheel or + and −: zoom; drag or arrows: move; 0: all.", "滚轮或 +、−：缩放；拖动或方向键：移动；0：全部。"]);
-  const bar = make("div", box, undefined, "bar"), { canvas, said, pen, fit } = surface(box, HIGH, words());
+  const bar = make("div", box, undefined, "bar"), { canvas, said, pen, fit } = surface(box, room, words());
   const lanes = names.map(() => []);
+  let most = 0;
   let running = [], from = 0, to = 1, last = 0, first = Infinity, count = 0, moved = false, held = null, waits = false, only = -1, took = 0;
   const pick = make("select", make("label", bar, say(["show", "显示"])));
   ["–", ...names].forEach((name, index) => { make("option", pick, index ? name : say(["all", "全部"])).value = String(index - 1); });
@@ -61,6 +62,10 @@ function spans(box, names, legend) {
     }
     return lanes.map((lane, index) => [free[index].map((_, number) => (now[index][number] ? (lane[number] || []).concat([now[index][number]]) : lane[number])), index])
       .filter(([, index]) => only < 0 || index === only);
+  }
+  function room() {  // few lines need little; it never shrinks, so that nothing jumps
+    most = Math.max(most, lanes.reduce((sum, lane) => sum + lane.length, 0), lanes.length);
+    return Math.min(HIGH, BOTTOM + 56 * Math.max(most, 2));
   }
   // Each lane has room for its name where there are few, and more by how many requests it has at once.
   function placed(high) {
