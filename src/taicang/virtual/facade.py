@@ -134,6 +134,10 @@ UNKEPT: dict[str, Any] = {
 """Of a device's memory, what nobody keeps account of here."""
 
 
+UNBUILT: dict[str, Any] = {"_cuda_CUDAAllocator_AllocatorState": object, "_set_cached_tensors_enabled": nothing}
+"""What PyTorch's own modules import where CUDA is built, and a build for the CPU lacks."""
+
+
 def memory_functions(held: Device) -> dict[str, Any]:
     """What a device module says of its memory."""
 
@@ -250,8 +254,8 @@ def functions(device: Device, chip: Chip) -> dict[str, Any]:
         "get_device_properties": lambda *_, **__: properties, "get_device_name": lambda *_, **__: chip.title,
         "get_device_capability": lambda *_, **__: chip.capability, "get_arch_list": lambda: [f"sm_{major}{minor}"],
         "MemPool": lambda *_, **__: types.SimpleNamespace(id=(0, 1), use_count=nothing, snapshot=list),
-        "use_mem_pool": lambda *_, **__: contextlib.nullcontext(), "ipc_collect": nothing, "_sleep": nothing,
-        "can_device_access_peer": lambda *_, **__: True,
+        "use_mem_pool": lambda *_, **__: contextlib.nullcontext(), "ipc_collect": nothing,
+        "_sleep": nothing, "can_device_access_peer": lambda *_, **__: True,
         "is_bf16_supported": lambda *_, **__: True, "is_tf32_supported": lambda: True,
         "get_amp_supported_dtype": lambda: [torch.float16, torch.bfloat16, torch.float32],
         "utilization": lambda *_, **__: 0, "power_draw": lambda *_, **__: 0, "temperature": lambda *_, **__: 0,
@@ -293,7 +297,7 @@ def install(device: Device, chip: Chip) -> None:
     for name, value in given.items():
         before = cuda.__dict__.get(name)
         for part in parts:  # those that define it, or took it from there
-            if name in part.__dict__ and part.__dict__[name] is before:
+            if name in part.__dict__ and (before is None or part.__dict__[name] is before):
                 setattr(part, name, value)
         setattr(cuda, name, value)
     shared = memory_functions(device)
@@ -306,6 +310,9 @@ def install(device: Device, chip: Chip) -> None:
     cuda.default_generators = tuple(_generator() for _ in range(device.devices))
     cuda.nvtx = _quiet("torch.cuda.nvtx")
     torch._C._host_emptyCache = nothing
+    for name, value in UNBUILT.items():
+        if not hasattr(torch._C, name):
+            setattr(torch._C, name, value)
     torch.version.cuda = "12.8"
     torch.cuda.nccl.version = lambda: (2, 27, 5)
     torch.Tensor.is_cuda = property(lambda self: self.device.type == DEVICE)
