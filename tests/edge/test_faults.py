@@ -80,7 +80,13 @@ TEXTS = ["infer", "check", "centre", "fabric", "workload", "port"]
 ALIKE = {"--html", "--save"}
 """One piece of code for all commands that have it."""
 READS = {"--tokenizer", "--claims", "--libraries", "file", "study"}
-READS_HERE = {("port", "--log"), ("port", "path"), ("trace info", "path"), ("fabric run", "workload")}
+READS_HERE = {
+    ("serve", "--answers"),
+    ("port", "--log"),
+    ("port", "path"),
+    ("trace info", "path"),
+    ("fabric run", "workload"),
+}
 ELSEWHERE = {
     ("serve", "--out"): "written when it is stopped: test_live_sockets.py",
     ("measure", "--out"): "never the same figures: tests/unit/test_measure.py",

@@ -55,10 +55,10 @@ def test_all_shared_configs_import_as_the_catalogue_has_them_or_refuse() -> None
             refused[file.stem] = str(error)
             continue
         built_in = model(file.stem)
-        tower = imported.tower or built_in.tower  # some hold the text decoder alone
-        mine, theirs = (replace(each, source="", name="", tower=tower) for each in (built_in, imported))
+        tower = imported.tower_ratio or built_in.tower_ratio  # some hold the text decoder alone
+        mine, theirs = (replace(each, source="", name="", tower_ratio=tower) for each in (built_in, imported))
         assert mine == theirs, file.name
-        assert imported.tower in (0.0, built_in.tower)
+        assert imported.tower_ratio in (0.0, built_in.tower_ratio)
     assert set(refused) == set(REFUSED)
     assert set(refused) <= set(not_modelled())
     for name, key in REFUSED.items():

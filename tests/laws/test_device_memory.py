@@ -112,7 +112,7 @@ def test_a_larger_encoder_of_images_never_leaves_more_room(one, other):
     made = setup("qwen3-8b", "hgx-h200", "sglang")
 
     def spare(tower):
-        net = replace(made.model, tower=tower)
+        net = replace(made.model, tower_ratio=tower)
         stack = divided(catalog.stack("sglang"), made.machine, net)
         use = memory_use(net, made.plan, made.machine.chip, stack.memory, sequences=1.0, context=1e3, tokens=1.0)
         return float(use.spare_bytes)

@@ -68,7 +68,7 @@ def test_what_is_further_off_has_a_wider_band():
     known = width("hgx-h100", stack="vllm@0.19.0")
     assert 1.0 < known < width("hgx-h20") < math.inf
     assert known < width("hgx-h100", "gemma-3-27b")
-    assert known < width("hgx-h100", stack="vllm@0.10.0")
+    assert known <= width("hgx-h100", stack="vllm@0.10.0")  # versions left out were no further off
     assert width("mi300x-8") == math.inf
     assert width("hgx-h100", metric="memory") == math.inf
 

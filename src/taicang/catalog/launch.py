@@ -52,7 +52,7 @@ def divided(stack: Stack, machine: Machine, model: Model) -> Stack:
         "chip": machine.chip.name,
         "capacity_gib": machine.chip.memory.capacity_bytes / _GIB,
         "links": "pcie" if inner is None or inner.name == "pcie" else "own",
-        "tower": model.tower,
+        "tower": model.tower_ratio,
     }
     said = settings(FILE, "memory", facts)
     shares = {key.removesuffix("_gib") + "_bytes": value * _GIB for key, value in said.items() if key.endswith("_gib")}

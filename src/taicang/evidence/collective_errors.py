@@ -33,12 +33,12 @@ class Error:
     """As ``catalog.trust.links_key``."""
     group: str
     """Rows of one source and system are one group."""
-    ranks: float
+    ranks: int
     sent_bytes: float
     bytes_per_s: float
     """Of the links."""
-    log: float
-    """Of predicted over measured seconds."""
+    log_ratio: float
+    """Logarithm of predicted over measured seconds."""
 
 
 def errors(folder: Path) -> Iterator[Error]:
@@ -56,7 +56,7 @@ def errors(folder: Path) -> Iterator[Error]:
             at = met(row.machine, row.ranks)
             yield Error(
                 key=links_key(row.kind, at, flavour(question(row))), group=f"{row.source} {row.system}",
-                ranks=row.ranks, sent_bytes=row.payload_bytes, bytes_per_s=at.bandwidth_bytes_per_s, log=log,
+                ranks=row.ranks, sent_bytes=row.payload_bytes, bytes_per_s=at.bandwidth_bytes_per_s, log_ratio=log,
             )  # fmt: skip
     fits = calibration.fits("exchange", ExchangeFit)
     measured = exchange_rows(folder) if (folder / "kernels").is_dir() else []
@@ -78,8 +78,8 @@ def _of(rows: Measured[Any], seconds: Num, machine: Machine, kind: str, name: st
     for i in np.flatnonzero(rows.held & np.isfinite(logs)):
         at = met(machine, float(ranks[i]))
         yield Error(
-            key=links_key(kind, at, name), group=f"{rows.suite} {rows.system}", ranks=float(ranks[i]),
-            sent_bytes=float(sent[i]), bytes_per_s=at.bandwidth_bytes_per_s, log=float(logs[i]),
+            key=links_key(kind, at, name), group=f"{rows.suite} {rows.system}", ranks=int(ranks[i]),
+            sent_bytes=float(sent[i]), bytes_per_s=at.bandwidth_bytes_per_s, log_ratio=float(logs[i]),
         )  # fmt: skip
 
 
@@ -91,7 +91,7 @@ def collectives(folder: Path) -> dict[str, dict[str, Any]]:
     return {
         key: {
             "rows": len(rows),
-            "errors": quantiles(np.abs([one.log for one in rows]), len({one.group for one in rows})),
+            "errors": quantiles(np.abs([one.log_ratio for one in rows]), len({one.group for one in rows})),
             **{name: [f(getattr(one, name) for one in rows) for f in (min, max)]
                for name in ("ranks", "sent_bytes", "bytes_per_s")},
         }

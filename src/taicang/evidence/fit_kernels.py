@@ -54,7 +54,7 @@ def _fit_family(folder: Path, family: str) -> Path:
     groups: dict[tuple[str, str], list[Measured[Any]]] = {}
     for rows in kept:
         groups.setdefault((_shared(rows, said["share"]), _key(rows)), []).append(rows.fitted())
-        for engine in rows.by_engine:
+        for engine in sorted(rows.by_engine.keys() - said.get("engines", {}).get("but", ())):
             own = rows.of_engine(engine).fitted()
             if own.ids:
                 groups.setdefault((_shared(rows, said["engines"]["share"]), f"{_key(rows)}@{engine}"), []).append(own)

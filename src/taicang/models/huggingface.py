@@ -94,7 +94,7 @@ def from_config(
         outer_norms=family.outer_norms,
         extra=sum_of(family.model_extra, {"vocab": vocab, "hidden": hidden}, keys),
         source=where,
-        tower=tower,
+        tower_ratio=tower,
     )
     keys.finish()
     return replace(model, assumptions=(*assumptions, *keys.assumptions, *weights.assumptions))
@@ -112,7 +112,7 @@ def _settles(value: Any, cases: Mapping[Any, Any]) -> bool:
 
 
 def _decoder(config: Mapping[str, Any], where: str) -> tuple[dict[str, Any], list[str], float]:
-    """The keys of the text decoder, with those that wrappers around it hold for it, and ``Model.tower``."""
+    """The keys of the text decoder, with those that wrappers around it hold for it, and ``Model.tower_ratio``."""
     data, assumptions, tower = _flat(config), [], 0.0
     for _ in range(3):
         key = next((each for each in _INNER if data.get(each) is not None), None)

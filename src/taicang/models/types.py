@@ -212,7 +212,7 @@ class Model:
     dense_dtype: str = ""
     """Of dense feed-forwards and shared experts."""
     experts_dtype: str = ""
-    tower: float = 0.0
+    tower_ratio: float = 0.0
     """Size of the encoder of images in its own layers x width squared, over that of ViT-L/14; 0: none."""
     kv_dtype: str = ""
     """Format of the cache that the checkpoint asks for ("": the engine's choice)."""

@@ -164,7 +164,7 @@ def memory_use(
         + counted.router * 4.0
         + spared["experts"],
         shared_bytes=counted.shared * dense,
-        embedding_bytes=(counted.embedding + counted.head) * 2.0 + model.tower * TOWER_BYTES / shard,
+        embedding_bytes=(counted.embedding + counted.head) * 2.0 + model.tower_ratio * TOWER_BYTES / shard,
         draft_bytes=(one.attention * attention + one.dense * dense + one.experts * experts + one.shared * dense)
         * np.minimum(plan.draft_tokens, max(model.mtp_layers, 1)),
         cache_bytes=sequences * kv_cache_bytes(mine, context, quant.kv) / (plan.tp if plan.sp else 1),
