@@ -309,8 +309,9 @@ STOPPED = (130, -signal.SIGINT)
 """What a shell sees as 130; Python ends by the signal itself where it came while a module was imported."""
 
 
+BUSY = "start = threading.Thread.start; threading.Thread.start = lambda self: (start(self), time.sleep(0.03))"
 INSIDE_A_FINALIZER = """
-import signal, time, weakref
+import signal, threading, time, weakref
 from taicang.app import main, terminal
 
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -334,8 +335,9 @@ main.main()
 
 
 @pytest.mark.parametrize(
-    ("how", "finalizer"), [("", True), ("ref = weakref.ref(held, last)", False)], ids=["finalizer", "weak reference"]
-)
+    ("how", "finalizer"), [("", True), ("ref = weakref.ref(held, last)", False), (BUSY, True)],
+    ids=["finalizer", "weak reference", "a busy machine"],
+)  # fmt: skip
 def test_ctrl_c_is_not_lost_where_python_drops_exceptions(how, finalizer):
     done = run([sys.executable, "-c", INSIDE_A_FINALIZER.format(how=how, finalizer=finalizer)])
     assert (done.returncode, done.stderr) == (130, "taicang: interrupted\n")

@@ -23,5 +23,5 @@ def test_the_recorded_bands_are_those_of_the_rows() -> None:
 @pytest.mark.skipif(not EVIDENCE.is_dir(), reason="needs shared/evidence beside the repository")
 def test_nine_rows_in_ten_lie_in_their_band() -> None:
     rows = [(one, trust.recorded()["collectives"].get(one.key)) for one in collective_errors.errors(EVIDENCE)]
-    inside = [abs(one.log) <= pool["errors"][1] for one, pool in rows if pool]
+    inside = [abs(one.log_ratio) <= pool["errors"][1] for one, pool in rows if pool]
     assert 0.88 < sum(inside) / len(inside) < 0.98

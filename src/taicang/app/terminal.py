@@ -59,11 +59,17 @@ def _struck_again(lost: sys.UnraisableHookArgs) -> None:
     import signal
     import threading
 
-    # a signal to the thread itself, which ends a wait in the system too
-    again = threading.Timer(0.005, signal.pthread_kill, [threading.main_thread().ident, signal.SIGINT])
-    again.daemon = True
-    with suppress(RuntimeError):  # Python is on its way out: there is nothing left to interrupt
-        again.start()
+    main = threading.main_thread().ident
+    for wait_s in (0.005 * 2.0**each for each in range(12)):
+        # a signal to the thread itself, which ends a wait in the system too
+        again = threading.Timer(wait_s, signal.pthread_kill, [main, signal.SIGINT])
+        again.daemon = True
+        try:
+            with suppress(RuntimeError):  # Python is on its way out: there is nothing left to interrupt
+                again.start()
+        except KeyboardInterrupt:  # on a busy machine it may strike before this is over, to be dropped again
+            continue
+        return
 
 
 def _written(error: UnicodeError) -> tuple[str, int]:
