@@ -145,6 +145,24 @@ def test_flows_and_closed_forms_agree_on_an_idle_symmetric_fabric(machine, kind,
     assert direct == pytest.approx(max(map(float, tiers)), rel=0.02)
 
 
+@given(st.lists(st.integers(2, 5), min_size=1, max_size=3), st.sampled_from([1, 2, 4]), st.sampled_from(KINDS))
+@settings(max_examples=60, deadline=None)
+def test_meshes_of_several_dimensions_alone_and_under_a_switch(dims, units, kind):
+    inner = Level(name="mesh", ranks=int(np.prod(dims)), bandwidth_bytes_per_s=1e10, latency_s=0.0, topology="mesh",
+                  dims=tuple(dims))  # fmt: skip
+    ranks = inner.ranks * units
+    levels = (inner, replace(inner, name="clos", ranks=ranks, topology="clos", dims=()))[: 1 + (units > 1)]
+    planes = {"scale_up": Plane(name="scale_up", levels=levels)}
+    machine = replace(catalog.machine("hgx-h100"), chips=ranks, chips_per_node=inner.ranks, planes=planes)
+    op = Collective(kind=kind, payload_bytes=1e9, ranks=ranks)
+    tiers = [
+        op.payload_bytes * _volume(op, f"{kind}/simple", t, ranks, 0.0) / t.rate_bytes_per_s
+        for t in _tiers(op, levels, 1)
+    ]
+    direct = seconds(net_of(machine), kind, teams_of(ranks), op.payload_bytes)
+    assert direct == pytest.approx(max(map(float, tiers)), rel=0.02)
+
+
 @pytest.mark.parametrize("name", BUILT_IN)
 def test_built_in_machines_cost_the_same_by_links(name):
     machine = catalog.machine(name)

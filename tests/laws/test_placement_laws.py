@@ -75,11 +75,14 @@ def test_random_places_send_farther_and_take_no_less_time(machine, tp, pp, ep, z
     assume(not isinstance(placed, Infeasible))
     thrown = train("qwen3-30b-a3b", on, replace(plan, order="random"), explained=True)
     assert thrown.step.seconds == pytest.approx(placed.explained.random_s)
-    assert thrown.step.seconds >= placed.step.seconds * (1 - 1e-9)
+    # stages are the outermost axis: by chance the next one is nearer
+    assert thrown.step.seconds >= (placed.step.seconds - placed.step.spent["pipeline sends"]) * (1 - 1e-9)
     levels = [level.name for level in on.plane("scale_up").levels]
     for near, far in zip(placed.explained.traffic, thrown.explained.traffic, strict=True):
         assert near.axis == far.axis
-        assert sum(near.level_bytes.values()) == pytest.approx(sum(far.level_bytes.values()), rel=0.02)
+        sent = [sum(one.level_bytes.values()) for one in (near, far)]
+        # an exchange sends a token once to a node and copies it there: those at random places share no node
+        assert sent[0] <= 1.02 * sent[1] if near.axis == "ep" else sent[0] == pytest.approx(sent[1], rel=0.02)
         shares = [[one.inside_ratio[name] for name in levels] for one in (near, far)]
         assert shares[0][-1] == pytest.approx(1.0)
         assert all(np.diff(each).min(initial=0.0) >= -1e-12 for each in shares)

@@ -37,6 +37,33 @@ def usable_bytes_per_s(level: Level, units: int, joined: Num) -> Num:
     return level.bandwidth_bytes_per_s * (links / (units - 1.0))
 
 
+def _extents(level: Level, op: Collective, unit: int) -> list[Num]:
+    """How far the group of ``op`` extends in each dimension of a level of units of ``unit`` ranks."""
+    found: list[Num] = []
+    below = 1.0
+    for size in level.dims:
+        span = np.minimum(op.ranks * op.stride / unit, below * size)
+        found.append(np.clip(span / np.maximum(op.stride / unit, below), 1.0, size))
+        below *= size
+    return found
+
+
+def mesh_ratio(level: Level, op: Collective, unit: int) -> Num:
+    """Share of the links to all partners (``usable_bytes_per_s``) that an all-to-all can use on a mesh of several
+    dimensions, each a full mesh.
+
+    One place of dimension d against the others: each of its ranks sends payload x (1 - 1/d) by d - 1 of its links, of
+    which it has sum(d - 1) in all. The shortest dimension binds.
+    """
+    extents = _extents(level, op, unit)
+    joined: Num = 1.0
+    shortest: Num = np.inf
+    for extent in extents:
+        joined, shortest = joined * extent, np.minimum(shortest, np.where(extent > 1.0, extent, np.inf))
+    links = sum(size - 1.0 for size in level.dims)
+    return np.minimum(1.0, np.minimum(shortest, joined) * (np.prod(level.dims) - 1.0) / (joined * links))
+
+
 def torus_ratio(level: Level, op: Collective, unit: int) -> Num:
     """Share of a rank's bandwidth that ``op`` can use on a torus of units of ``unit`` ranks.
 
@@ -44,14 +71,10 @@ def torus_ratio(level: Level, op: Collective, unit: int) -> Num:
     longest dimension e send crosses the two cuts between them: payload x e / 4 through one rank's links of it.
     """
     count = len(level.dims)
-    below = 1.0
     used: Num = 0.0
     longest: Num = 1.0
-    for size in level.dims:
-        span = np.minimum(op.ranks * op.stride / unit, below * size)
-        extent = np.clip(span / np.maximum(op.stride / unit, below), 1.0, size)
+    for extent in _extents(level, op, unit):
         used, longest = used + (extent > 1.0), np.maximum(longest, extent)
-        below *= size
     share = np.maximum(used, 1.0) / count
     if op.kind != "all_to_all":
         return share
@@ -65,7 +88,11 @@ def rows_of(op: Collective, levels: tuple[Level, ...]) -> list[tuple[Level, Num,
     found = []
     unit = 1
     for level, inner, outer, bandwidth in tiers(levels, members(levels, op.ranks, op.stride)):
-        part = torus_ratio(level, op, unit) if level.topology == "torus" and level.dims else 1.0
+        part: Num = 1.0
+        if level.topology == "torus" and level.dims:
+            part = torus_ratio(level, op, unit)
+        elif level.topology == "mesh" and len(level.dims) > 1 and op.kind == "all_to_all":
+            part = mesh_ratio(level, op, unit)
         found.append((level, inner, outer, bandwidth * part))
         unit = level.ranks
     return found
