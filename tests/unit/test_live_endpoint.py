@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -269,6 +272,21 @@ def test_refusals_have_their_status_and_code(live, path, body, status, code):
 
     client = live(act)
     assert (client.status, client.json["error"]["code"]) == (status, code)
+
+
+def test_blocks_of_an_adapter_are_the_same_in_every_process():
+    code = (
+        "from taicang.live.adapters import Adapters; all_of = Adapters({'base': 0}); "
+        "all_of.load({'lora_name': 'poet'}); print(all_of.apart('poet'), all_of.apart('base'))"
+    )
+    said = [
+        subprocess.run([sys.executable, "-c", code], env=os.environ | {"PYTHONHASHSEED": seed}, capture_output=True,
+                       text=True, check=True).stdout
+        for seed in ("1", "2")
+    ]  # fmt: skip
+    assert said[0] == said[1]
+    assert said[0].split()[0] != "0"
+    assert said[0].split()[1] == "0"
 
 
 def test_an_adapter_is_a_name_with_a_cache_of_its_own(live):
