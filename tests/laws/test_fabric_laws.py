@@ -131,6 +131,15 @@ def test_flows_drain_as_event_after_event_does(case):
     assert done.seconds >= (done.busy_bytes / capacity).max() * (1 - 1e-9)
 
 
+def assert_links_take_what_tiers_say(machine, op):
+    rows = _tiers(op, machine.plane("scale_up").levels, machine.chip.dies)
+    tiers = [
+        op.payload_bytes * _volume(op, f"{op.kind}/simple", t, machine.ranks, 0.0) / t.rate_bytes_per_s for t in rows
+    ]
+    direct = seconds(net_of(machine), op.kind, teams_of(machine.ranks), op.payload_bytes)
+    assert direct == pytest.approx(max(map(float, tiers)), rel=0.02)
+
+
 @given(tapered(), st.sampled_from(KINDS), st.floats(3.0, 10.0))
 @settings(max_examples=120, deadline=None)
 def test_flows_and_closed_forms_agree_on_an_idle_symmetric_fabric(machine, kind, digits):
@@ -139,10 +148,7 @@ def test_flows_and_closed_forms_agree_on_an_idle_symmetric_fabric(machine, kind,
     assert float(priced(op, machine, FITS, wires=wires).seconds) == pytest.approx(
         float(priced(op, machine, FITS).seconds), rel=0.02
     )
-    rows = _tiers(op, machine.plane("scale_up").levels, machine.chip.dies)
-    tiers = [op.payload_bytes * _volume(op, f"{kind}/simple", t, machine.ranks, 0.0) / t.rate_bytes_per_s for t in rows]
-    direct = seconds(net_of(machine), kind, teams_of(machine.ranks), op.payload_bytes)
-    assert direct == pytest.approx(max(map(float, tiers)), rel=0.02)
+    assert_links_take_what_tiers_say(machine, op)
 
 
 @given(st.lists(st.integers(2, 5), min_size=1, max_size=3), st.sampled_from([1, 2, 4]), st.sampled_from(KINDS))
@@ -155,12 +161,7 @@ def test_meshes_of_several_dimensions_alone_and_under_a_switch(dims, units, kind
     planes = {"scale_up": Plane(name="scale_up", levels=levels)}
     machine = replace(catalog.machine("hgx-h100"), chips=ranks, chips_per_node=inner.ranks, planes=planes)
     op = Collective(kind=kind, payload_bytes=1e9, ranks=ranks)
-    tiers = [
-        op.payload_bytes * _volume(op, f"{kind}/simple", t, ranks, 0.0) / t.rate_bytes_per_s
-        for t in _tiers(op, levels, 1)
-    ]
-    direct = seconds(net_of(machine), kind, teams_of(ranks), op.payload_bytes)
-    assert direct == pytest.approx(max(map(float, tiers)), rel=0.02)
+    assert_links_take_what_tiers_say(machine, op)
 
 
 @pytest.mark.parametrize("name", BUILT_IN)

@@ -69,7 +69,7 @@ def centre(machine: str, others: str | None, page: Path | None, as_json: bool, *
 
     if options["serve"]:
         named_load(options, options["serve"])
-    names = [machine, *(named(others, "--compare") if others is not None else ())]
+    names = [machine, *named(others, "--compare")]
     if options["load"] is not None and not options["serve"]:
         raise click.UsageError("--load needs --serve MODEL")
     if len(names) > 1 and not options["serve"]:

@@ -240,7 +240,7 @@ def _breakage(on: Any, options: dict[str, Any]) -> Any:
     from taicang import catalog
     from taicang.predict.fabric_parts import breakage
 
-    others = [] if options["against"] is None else named(options["against"], "--against")
+    others = named(options["against"], "--against")
     found = tuple(
         breakage(
             each, draws=options["draws"], seed=options["seed"], spares=options["spares"], mtbf=dict(options["mtbf"]),

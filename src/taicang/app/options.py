@@ -340,10 +340,10 @@ def listed(text: str | None) -> list[str]:
     return [word.strip().strip('"') for word in (text or "").split(",") if word.strip()]
 
 
-def named(text: str, option: str = "--on") -> list[str]:
-    """Words of a comma-separated list of at least one."""
+def named(text: str | None, option: str = "--on") -> list[str]:
+    """Words of a comma-separated list of at least one; none where the option is not given."""
     names = listed(text)
-    if not names:
+    if text is not None and not names:
         raise click.UsageError(f"{option} names nothing")
     return names
 

@@ -192,11 +192,11 @@ def run(machine: Place, ask: Ask) -> Answer:
             where="--ranks",
         )
     bands = bands_of(on, ask, count)  # the algorithm that a library takes by itself is the one that was measured
-    ask = _chosen(Net(fabric=broken, found=resources(broken, ask.routing), seed=ask.seed), ask,
-                  _teams(broken, lost, count, ask, ask.seed))  # fmt: skip
+    found = resources(broken, ask.routing)
+    ask = _chosen(Net(fabric=broken, found=found, seed=ask.seed), ask, _teams(broken, lost, count, ask, ask.seed))
     times, first = [], None
     for seed in range(ask.seed, ask.seed + ask.seeds):
-        net = Net(fabric=broken, found=resources(broken, ask.routing), seed=seed)
+        net = Net(fabric=broken, found=found, seed=seed)
         phases = _phases(net, replace(ask, kind=kind), _teams(broken, lost, count, ask, seed), seed)
         first = first or (net, phases)
         times.append(sum(phase.wire_s for phase in phases))
