@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import stat
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
+from types import FrameType
 from typing import BinaryIO, TypeAlias
 
 from taicang.errors import InvalidInput
@@ -72,9 +75,13 @@ def write(files: Mapping[str, Content], folder: Path, where: str) -> list[Path]:
         check_place(path, where)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".", suffix=".part", dir=folder, ignore_cleanup_errors=True) as stage:
-            for name, content in files.items():
-                _fill(Path(stage, name), content)
+        with (
+            _interrupts_held() as let_through,
+            tempfile.TemporaryDirectory(prefix=".", suffix=".part", dir=folder, ignore_cleanup_errors=True) as stage,
+        ):
+            with let_through():
+                for name, content in files.items():
+                    _fill(Path(stage, name), content)
             _move(Path(stage), paths)
         _settle(folder)
     except OSError as error:
@@ -85,6 +92,45 @@ def write(files: Mapping[str, Content], folder: Path, where: str) -> list[Path]:
 def write_file(path: Path, content: Content, where: str) -> Path:
     """Write one file, whole or not at all. Raises ``InvalidInput``."""
     return write({path.name: content}, path.parent, where)[0]
+
+
+@contextmanager
+def _interrupts_held() -> Iterator[Callable[[], AbstractContextManager[None]]]:
+    """Hold back Ctrl-C, save within what is yielded: a folder half made or half removed would stay behind.
+
+    What was held strikes at the end. Only the main thread is ever interrupted, so elsewhere nothing is done; nor
+    where a program that this is part of does as it likes with Ctrl-C.
+    """
+    usual = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(usual):
+        yield nullcontext
+        return
+    held = passes = False
+
+    def struck(number: int, frame: FrameType | None) -> None:
+        nonlocal held, passes
+        if passes:
+            passes = False  # what it raises leads to the cleaning, which another must not cut short
+            usual(number, frame)
+        else:
+            held = True
+
+    @contextmanager
+    def let_through() -> Iterator[None]:
+        nonlocal passes
+        passes = True
+        try:
+            yield
+        finally:
+            passes = False
+
+    signal.signal(signal.SIGINT, struck)
+    try:
+        yield let_through
+    finally:
+        signal.signal(signal.SIGINT, usual)
+        if held:
+            usual(signal.SIGINT, None)
 
 
 def _fill(path: Path, content: Content) -> None:

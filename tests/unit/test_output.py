@@ -1,5 +1,8 @@
 """Folders are checked before the work, and get all files or none."""
 
+import itertools
+import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -46,3 +49,47 @@ def test_the_search_refuses_before_it_starts(args, monkeypatch):
     result = CliRunner().invoke(cli, ["search", "llama-3.1-8b", "--on", "hgx-h100", *args])
     assert isinstance(result.exception, InvalidInput)
     assert args[-2] in str(result.exception)
+
+
+def interrupted(moment, folder):
+    """Write three files over old ones, struck by Ctrl-C at line ``moment``: was it heard, and did that moment come."""
+    lines = itertools.count()
+    came = False
+
+    def struck(frame, event, _):
+        nonlocal came
+        if Path(frame.f_code.co_filename).name not in ("output.py", "tempfile.py", "shutil.py", "contextlib.py"):
+            return None
+        if event == "line" and next(lines) == moment:
+            came = True
+            signal.raise_signal(signal.SIGINT)
+        return struck
+
+    heard = False
+    usual = signal.signal(signal.SIGINT, signal.default_int_handler)
+    tracer = sys.gettrace()
+    try:
+        sys.settrace(struck)
+        try:
+            write({name: iter([f"new {name}"]) for name in ("a", "b", "c")}, folder, "here")
+        finally:
+            sys.settrace(tracer)
+    except KeyboardInterrupt:
+        heard = True
+    finally:
+        signal.signal(signal.SIGINT, usual)
+    return heard, came
+
+
+def test_ctrl_c_at_any_line_leaves_all_files_or_none_and_no_half_made_folder(tmp_path):
+    for moment in itertools.count():
+        folder = tmp_path / str(moment)
+        folder.mkdir()
+        (folder / "b").write_text("old b")
+        heard, came = interrupted(moment, folder)
+        seen = {each.name: each.read_text() for each in folder.iterdir()}
+        assert seen in ({"b": "old b"}, {name: f"new {name}" for name in ("a", "b", "c")}), moment
+        assert heard == came, moment
+        if not came:
+            break
+    assert moment > 100
