@@ -74,7 +74,11 @@ def tapered(draw, least=1):
         joined = draw(st.sampled_from([2, 3, 4, 8]))
         outward = index > 0 and (not near or draw(st.booleans()))
         near = near and not outward
-        topology = "clos" if outward or index else draw(st.sampled_from(["switch", "mesh", "cube", "torus"]))
+        topology = (
+            "clos"
+            if outward or (index and draw(st.booleans()))
+            else draw(st.sampled_from(["switch", "mesh", "cube", "torus"]))
+        )
         dims = ()
         if topology in ("cube", "torus"):
             dims = draw(st.sampled_from([(4,), (2, 3), (3, 3), (4, 2), (2, 2, 2), (3, 4), (5,)]))
