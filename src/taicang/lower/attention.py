@@ -119,6 +119,11 @@ def _grouped(kind: GroupedQuery, setting: Setting) -> Iterator[Item]:
         yield from product("query up-projection", raised, setting)
     moved = load.tokens * width * 4.0
     passes = 1 if not kind.qk_norm or "qk_norm_rope" in stack.fused else 2
+    if kind.joint_norm and some(plan.tp - 1):
+        # a sum of squares of each token's queries, and of its keys, in 32 bits
+        squares = Collective(kind="all_reduce", payload_bytes=load.tokens * 2.0 * 4.0, ranks=plan.tp)
+        yield "norm all-reduce", squares, where_some(plan.tp - 1)
+        passes = passes + where_some(plan.tp - 1)
     yield (
         "rope and cache write",
         Pointwise(kind="rope", elements=load.tokens * width, moved_bytes=moved * passes, launches=passes),
