@@ -38,6 +38,9 @@ class Headroom:
     reserve_tokens: float = 0.0
     reserve_rank_bytes: float = 0.0
     reserve_wide_bytes: float = 0.0
+    reserve_shared_bytes: float = 0.0
+    """Kept besides where attention is data-parallel; where the instance drafts."""
+    reserve_draft_bytes: float = 0.0
     context_bytes: float = 0.0
     """Driver context and kernels of one process."""
     group_bytes: float = 0.0
