@@ -41,6 +41,8 @@ def question(row: Row, stack: Stack | None = None, clock: Sustained | None = Non
             engine, captured=more["captured"], fused=engine.fused | more["fused"],
             overlap=engine.overlap | more["overlap"], expert_dispatch="plain" if recipe_of("plain", *job) else "best",
         )  # fmt: skip
+    if row.source.startswith("mlperf") and "LoRA" in row.model:  # activation_func_fp8_input_store of its configuration
+        engine = replace(engine, fused=engine.fused | {"fp8_stored"})
     engine = _as_stated(engine, row.raw["extra"])
     alive = declared()["logit_bytes"].get(row.source, engine.keeps.logit_bytes)
     engine = replace(engine, keeps=replace(engine.keeps, logit_bytes=alive))

@@ -257,6 +257,10 @@ def plan_of(row: Row, model: Model) -> TrainPlan:
     if form is None:
         raise NotModelled(f"recipe {dtype}")
     lora = "LoRA" in row.model or extra.get("task") == "lora"
+    if row.source == "mbridge" and "task" not in extra:
+        laid = recipe_of("laid", row.model, row.chip, dtype)
+        par, batch = par | laid.get("par", {}), batch | laid.get("batch", {})
+        par = par | recipe_of("sharded", row.model, row.chip, dtype)
     tp, pp, cp = (int(par.get(name) or 1) for name in ("tp", "pp", "cp"))
     if str(extra.get("cp", "")).startswith("2 from") and row.count >= 64:
         cp = 2
@@ -275,12 +279,14 @@ def plan_of(row: Row, model: Model) -> TrainPlan:
         micro -= 1
     ep, etp = _experts(row, par, extra) if routed(model) else (1, 1)
     mode, ratio = _recompute(row, model, extra)
+    release = row.raw["sw"].removeprefix("NeMo ")
+    fsdp = par.get("fsdp") not in (None, 0) or "sharding" in par
     modules: tuple[str, ...] = ("core",)
-    if row.source == "mbridge" and (found := recipe_of("recomputed", row.model, row.chip, dtype)):
+    if row.source == "mbridge" and (found := recipe_of("recomputed", row.model, row.chip, dtype, release)):
         mode, modules = "selective", tuple(found["parts"])
+    away = recipe_of("offloaded", row.model, row.chip, dtype) if fsdp and row.source == "mbridge" else {}
     if row.source == "dsv3":  # section 3.2.3 of its report
         mode, modules = "selective", ("norm", "up", "act")
-    fsdp = par.get("fsdp") not in (None, 0) or "sharding" in par
     vpp = int(par.get("vp") or 1)
     if "VP not in the table" in row.raw["notes"] and model.layers % (2 * pp) == 0:
         vpp = model.layers // pp // 2  # two layers a chunk, as the same group's published recipes have it
@@ -311,6 +317,7 @@ def plan_of(row: Row, model: Model) -> TrainPlan:
         schedule=schedule,
         recipe=recipe("fp8_block" if row.source == "dsv3" else form),
         trained_ratio=0.0 if lora else 1.0,
+        activations_away_ratio=away.get("layers", 0) / model.layers,
         moments=extra.get("moments", "fp32"),
         master=extra.get("master", "fp32"),
     )
