@@ -28,6 +28,11 @@ def sustained(chip: Chip) -> Sustained:
     return Sustained(clock_ratio=1.0)
 
 
+def default_stack(machine: Machine) -> str:
+    """The training stack that published results on such machines used."""
+    return {"huawei": "mindspeed", "amd": "primus"}.get(machine.chip.vendor.lower(), "nemo")
+
+
 def training_price(
     machine: Machine, stack: Stack, found: Sustained | None = None
 ) -> Callable[[Operator, float, float], Cost]:

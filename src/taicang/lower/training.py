@@ -25,6 +25,7 @@ from taicang.lower.load import Load, Setting
 from taicang.lower.product import Item
 from taicang.models.types import Block, Dense, Experts, Model
 from taicang.ops import (
+    CORE_BACKWARD,
     Attend,
     Collective,
     CollectiveKind,
@@ -47,8 +48,6 @@ Module: TypeAlias = Literal["core", "norm", "up", "mlp", "experts", "shared", "a
 dense feed-forward, routed experts with their exchanges, the shared expert, or the experts' activation alone; the rest
 is kept."""
 
-CORE_BACKWARD = 2.5 * 1.15
-"""Five products for two, at 0.87 of the forward kernels' rate (FlashAttention-3, arXiv 2407.08608, figures 5 and 6)."""
 ADAPTED = ("qkv projection", "output projection")
 """Products with a LoRA adapter (the attention projections, as the MLPerf benchmark has it)."""
 ADAPTER_RANK = 16
