@@ -147,10 +147,12 @@ def _host_bound(timeline: Timeline, program: Program, setup: Setup, batch: Batch
     launches: Count = 0.0
     pieces: Count = 0.0
     for task in program:
-        launches = launches + task.repeat * (setup.stack.expert_launches if isinstance(task.op, GroupedGemm) else 1)
+        own = setup.stack.expert_launches if isinstance(task.op, GroupedGemm) else getattr(task.op, "launches", 1)
+        launches = launches + task.repeat * own
         pieces = pieces + (2.0 * task.repeat if isinstance(task.op, Attend) else 0.0)
-    tokens = batch.prefill_tokens + batch.decode_sequences * setup.plan.query_len
-    launches = np.where(np.asarray(tokens) > setup.stack.graph_tokens, launches, np.minimum(pieces, launches))
+    if graphs and setup.stack.graph_tokens:
+        tokens = np.asarray(batch.prefill_tokens + batch.decode_sequences * setup.plan.query_len)
+        launches = np.where(tokens > setup.stack.graph_tokens, launches, np.minimum(pieces, launches))
     floor: Num = launches * setup.plan.microbatches * eager
     if graphs:
         floor = floor * np.where(np.asarray(batch.prefill_tokens) > 0, 1.0, 0.0)
