@@ -120,6 +120,8 @@ class Stack:
     quantised_cache: str = ""
     """Format of cached keys and values of a model in fp8 or fp4 ("": as its checkpoint says)."""
     memory: Headroom = Headroom()
+    graph_tokens: Count = 0
+    """Steps with prompts of at most so many tokens are captured too, but for their attention (pieces between them)."""
     graphs: bool = True
     """Whether steps that only decode are captured graphs, so that no kernel of theirs waits for the host."""
     unrouted: frozenset[str] = frozenset()

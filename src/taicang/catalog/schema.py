@@ -119,6 +119,7 @@ _STACK: dict[str, str] = {
     "memory.graphs": "bytes",
     "memory.sampling": "bytes",
     "graphs": "flag",
+    "graph_tokens": "count",
     "grouped_experts": "flag",
     "experts_sharded": "flag",
     "fused": "words",

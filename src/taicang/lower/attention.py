@@ -27,6 +27,8 @@ from taicang.units import Count, Num
 
 CHUNK = 64
 """Tokens of one chunk of the chunked delta rule (the published kernels' choice)."""
+CHUNK_PASSES = 7
+"""Kernels of that rule besides the one with its products (fla-org/flash-linear-attention, gated_delta_rule/chunk.py)."""
 
 
 def attention(kind: Attention, setting: Setting) -> Iterator[Item]:
@@ -321,6 +323,10 @@ def _linear(kind: GatedLinear, setting: Setting) -> Iterator[Item]:
             ),
             where_some(load.prefill_tokens),
         )
+        # in between: norms of queries and keys, sums of decays, scores, their inverse, keys and values that it corrects
+        moved = load.prefill_tokens * (4.0 * k_heads * kind.k_dim + 4.0 * v_heads * kind.v_dim) * 2.0
+        passes = Pointwise(kind="rope", elements=moved / 4.0, moved_bytes=moved, launches=CHUNK_PASSES)
+        yield "chunk passes", passes, where_some(load.prefill_tokens)
     yield (
         "gated norm",
         Pointwise(
