@@ -260,7 +260,6 @@ def plan_of(row: Row, model: Model) -> TrainPlan:
     if row.source == "mbridge" and "task" not in extra:
         laid = recipe_of("laid", row.model, row.chip, dtype)
         par, batch = par | laid.get("par", {}), batch | laid.get("batch", {})
-        par = par | recipe_of("sharded", row.model, row.chip, dtype)
     tp, pp, cp = (int(par.get(name) or 1) for name in ("tp", "pp", "cp"))
     if str(extra.get("cp", "")).startswith("2 from") and row.count >= 64:
         cp = 2
