@@ -41,7 +41,7 @@ def question(row: Row, stack: Stack | None = None, clock: Sustained | None = Non
             engine, captured=more["captured"], fused=engine.fused | more["fused"],
             overlap=engine.overlap | more["overlap"], expert_dispatch="plain" if recipe_of("plain", *job) else "best",
         )  # fmt: skip
-    known = submitted(row.source, row.raw["system"], row.model, row.chip, row.count)
+    known = submitted(row.source, row.raw.get("system", ""), row.model, row.chip, row.count)
     engine = replace(engine, fused=engine.fused | set(known.get("fused", ())))
     engine = _as_stated(engine, row.raw["extra"])
     alive = declared()["logit_bytes"].get(row.source, engine.keeps.logit_bytes)

@@ -253,7 +253,7 @@ def plan_of(row: Row, model: Model) -> TrainPlan:
     """The layout, completed by the rules of the module's docstring."""
     par, batch, extra = row.raw["par"], row.raw["batch"], row.raw["extra"]
     dtype = row.raw["dtype"]
-    known = submitted(row.source, row.raw["system"], row.model, row.chip, row.count)
+    known = submitted(row.source, row.raw.get("system", ""), row.model, row.chip, row.count)
     par, dtype = par | known.get("par", {}), known.get("dtype", dtype)
     form = declared()["formats"].get(dtype) or declared()["formats"].get(dtype.upper())
     if form is None:
