@@ -17,7 +17,7 @@ from typing import Any
 
 from taicang.catalog.models import model as load_model
 from taicang.errors import NotModelled, UnknownName
-from taicang.evidence.recipes import declared, recipe_of, stages
+from taicang.evidence.recipes import declared, recipe_of, stages, submitted
 from taicang.evidence.split import held_out
 from taicang.evidence.systems import stack_named
 from taicang.evidence.tables import lines
@@ -253,6 +253,8 @@ def plan_of(row: Row, model: Model) -> TrainPlan:
     """The layout, completed by the rules of the module's docstring."""
     par, batch, extra = row.raw["par"], row.raw["batch"], row.raw["extra"]
     dtype = row.raw["dtype"]
+    known = submitted(row.source, row.raw.get("system", ""), row.model, row.chip, row.count)
+    par, dtype = par | known.get("par", {}), known.get("dtype", dtype)
     form = declared()["formats"].get(dtype) or declared()["formats"].get(dtype.upper())
     if form is None:
         raise NotModelled(f"recipe {dtype}")
@@ -260,7 +262,6 @@ def plan_of(row: Row, model: Model) -> TrainPlan:
     if row.source == "mbridge" and "task" not in extra:
         laid = recipe_of("laid", row.model, row.chip, dtype)
         par, batch = par | laid.get("par", {}), batch | laid.get("batch", {})
-        par = par | recipe_of("sharded", row.model, row.chip, dtype)
     tp, pp, cp = (int(par.get(name) or 1) for name in ("tp", "pp", "cp"))
     if str(extra.get("cp", "")).startswith("2 from") and row.count >= 64:
         cp = 2
@@ -279,6 +280,8 @@ def plan_of(row: Row, model: Model) -> TrainPlan:
         micro -= 1
     ep, etp = _experts(row, par, extra) if routed(model) else (1, 1)
     mode, ratio = _recompute(row, model, extra)
+    if "again" in known:
+        mode, ratio = "full", known["again"] / model.layers
     release = row.raw["sw"].removeprefix("NeMo ")
     fsdp = par.get("fsdp") not in (None, 0) or "sharding" in par
     modules: tuple[str, ...] = ("core",)
