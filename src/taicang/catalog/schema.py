@@ -56,7 +56,7 @@ def _keys(owner: Any, *but: str, **named: str) -> dict[str, Key]:
 
 
 LEVEL: Final = _keys(Level, "name")
-STACK: Final = _keys(Stack, "name", "version", "epoch", "kernel_ratio")
+STACK: Final = _keys(Stack, "name", "version", "epoch", "kernel_ratio", graph_tokens="graph_tokens")
 MEMORY: Final = _keys(
     Headroom, "shrunk_ratio", "reserve_tokens", "reserve_token_bytes", "reserve_rank_bytes", "reserve_wide_bytes",
     usable_ratio="ratio", graph_bytes="graphs",
@@ -90,6 +90,7 @@ _CHIP: dict[str, str] = {
     "memory.bandwidth": "bytes_per_s",
     "l2": "bytes",
     "clock": "hz",
+    "sustained": "ratio",
     "power.tdp": "w",
     "power.idle": "w",
     "price": "usd",
