@@ -39,6 +39,7 @@ _CHIP: dict[str, str] = {
     "memory.bandwidth": "bytes_per_s",
     "l2": "bytes",
     "clock": "hz",
+    "sustained": "ratio",
     "power.tdp": "w",
     "power.idle": "w",
     "price": "usd",
