@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from math import ceil
 from typing import Any, cast
 
 import numpy as np
@@ -44,6 +45,8 @@ SEGMENT_BYTES = (2.0 * 1024**2, 10.0 * 1024**2)
 """Device memory comes in multiples of the first for tensors from the second on (PyTorch's caching allocator)."""
 LOW_LATENCY_TOKENS = 512
 """Tokens per rank up to which exchanges keep worst-case buffers."""
+PAGE = 16
+"""Tokens of a page of cache, as most engines have it."""
 LIVE_WIDTHS = 8
 """Assumed number of hidden-width bf16 activations that are alive at once in a step."""
 
@@ -315,6 +318,11 @@ def _exchange(model: Model, plan: ServePlan, tokens: Count) -> Num:
     worst = plan.ep * tokens * slots * model.hidden * send
     exact = 2.0 * tokens * kind.topk * model.hidden * send
     return np.where(np.asarray(tokens) <= LOW_LATENCY_TOKENS, worst, exact) * 1.0
+
+
+def in_pages(tokens: float, page: int = PAGE) -> float:
+    """Tokens for which a sequence of ``tokens`` takes pages."""
+    return float(max(ceil(tokens / page), 1) * page)
 
 
 def cache_room(setup: Setup, *, tokens: float, context: float) -> tuple[float, float]:
