@@ -31,7 +31,7 @@ Floats = NDArray[np.float64]
 Role: TypeAlias = Literal["prefill", "decode", "both"]
 BLOCKS = 8
 """Blocks that batches are cut to."""
-CELLS = 32768
+CELLS = 65536
 """Candidates that are priced together: enough to drown the interpreter, few enough for the processor's caches."""
 
 
@@ -240,7 +240,7 @@ def serving_points(
                 spread=job.spread,
                 at_random=True,
             )
-            steady = aggregated(replace(setup, stack=mixing), load)
+            steady = aggregated(replace(setup, stack=mixing), load, any_role)
             seconds = steady.step_s
             found["both"] |= {
                 "sequences": sequences,
