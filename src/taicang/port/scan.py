@@ -18,6 +18,12 @@ from taicang.port.tables import TIERS, Rule, Rules
 SCOPES: Final = ("counted", "unreached", "test", "vendored", "docs", "ported")
 """Where a file stands: part of what is ported, or apart from it and why; ``ported`` is for the other side already."""
 
+OWN: Final = Rule(
+    name="own-operator", tier="edit", source="driving_sdk",
+    why="calls a CUDA operator that the repository builds for itself: calls take the other side's names and layouts",
+)  # fmt: skip
+"""Of a Python file that imports operators of the repository's own."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scan:
@@ -77,6 +83,7 @@ def scan(root: Path, rules: Rules, operators: Mapping[str, str], entries: Sequen
         if collecting:
             gc.enable()
     reads = {path: _with_counterparts(each, operators) for path, each in sorted(reads.items())}
+    reads |= _with_own_operators(reads)
     chosen = tuple(_entry(each, reads) for each in entries)
     return Scan(
         root=str(root), to=rules.to, entries=chosen, files=reads, scope=_scopes(reads, texts, chosen, rules.to),
@@ -107,9 +114,9 @@ def _own(texts: Mapping[str, str]) -> frozenset[str]:
 
 def _entry(given: str, reads: Mapping[str, Read]) -> str:
     path = PurePosixPath(given).as_posix().removeprefix("./")
-    if path not in reads or reads[path].language != "python":
-        python = [each for each, one in reads.items() if one.language == "python"]
-        raise UnknownName("Python file of the repository", given, python, where="--entry")
+    known = [each for each, one in reads.items() if one.language in {"python", "yaml"}]
+    if path not in known:
+        raise UnknownName("Python or YAML file of the repository", given, known, where="--entry")
     return path
 
 
@@ -173,6 +180,25 @@ def _with_counterparts(found: Read, operators: Mapping[str, str]) -> Read:
         return replace(each, rule=rule)
 
     return replace(found, findings=tuple(map(swapped, found.findings)))
+
+
+def _with_own_operators(reads: Mapping[str, Read]) -> dict[str, Read]:
+    """Python files that import CUDA operators which the repository builds for itself: their calls are edited, and with
+    the operators that a library of the other side has, its names stand there."""
+    built = reach.operators(reads)
+    changed = {}
+    for path, each in reads.items():
+        found = []
+        for one in each.imports:
+            name = next((name for name in (*one.names, one.module.rpartition(".")[2]) if name in built), None)
+            if name is not None:
+                there = {hit.rule.counterpart for source in built[name] for hit in reads[source].findings} - {""}
+                rule = replace(OWN, counterpart=", ".join(sorted(there)))
+                found.append(Finding(line=one.line, column=1, rule=rule, text=name))
+        if found and each.language == "python":
+            merged = sorted((*each.findings, *found), key=lambda one: (one.line, one.column))
+            changed[path] = replace(each, findings=tuple(merged))
+    return changed
 
 
 def _notes(reads: Mapping[str, Read], entries: Sequence[str]) -> Iterable[str]:
