@@ -248,6 +248,8 @@ def _steps(items: list[Item], setting: Setting, plan: TrainPlan) -> Iterator[Ste
             yield from _materialised(op)
         else:
             kept = _saved(op, hidden, tp if plan.sp else 1, eager) * (repeat if isinstance(op, GroupedGemm) else 1)
+            if "fp8_stored" in setting.stack.fused and label == "feed-forward activation":
+                kept = kept / 2.0
             if label == UNFUSED and isinstance(op, Pointwise):
                 kept = op.moved_bytes * UNFUSED_KEPT
             yield Step(
