@@ -121,6 +121,7 @@ _STACK: dict[str, str] = {
     "memory.sampling": "bytes",
     "graphs": "flag",
     "graph_tokens": "count",
+    "drafting_sequences": "count",
     "grouped_experts": "flag",
     "experts_sharded": "flag",
     "fused": "words",

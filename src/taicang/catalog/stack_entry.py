@@ -31,6 +31,7 @@ PLAIN = {
     "quantised_cache": "quantised_cache",
     "graphs": "graphs",
     "graph_tokens": "graph_tokens",
+    "drafting_sequences": "drafting_sequences",
     "unrouted": "unrouted",
     "grouped_experts": "grouped_experts",
     "experts_sharded": "experts_sharded",
