@@ -209,6 +209,20 @@ def test_rows_of_a_user_are_theirs_whatever_they_measure(tmp_path):
     assert "not a step" in found["p-4"].refused
 
 
+def test_files_of_ones_own_in_a_folder_are_ones_own(taicang, tmp_path):
+    """Under the names of the evidence, too; and where nothing is predicted there is no figure, and no NaN."""
+    table(tmp_path / "served_e2e.csv", list(SERVED), [tuple((SERVED | {"system": "l40s", "tp_size": "1"}).values())])
+    wanted = ["served_tpot_agg"]
+    (row,) = board.suite_outcomes(tmp_path, wanted)
+    assert row.part == "yours"
+    huge = SERVED | {"model_path": "meta-llama/Llama-3.1-405B", "precision": "", "gemm_quant_mode": ""}
+    table(tmp_path / "served_e2e.csv", list(huge), [tuple(huge.values())])
+    code, out, err = taicang("score", "--evidence", tmp_path, "--suite", *wanted)
+    assert code == 0, err
+    assert "yours" in out
+    assert "nan" not in out + err
+
+
 def test_a_suite_that_does_not_exist_or_is_not_in_the_file_is_refused(taicang, tmp_path):
     path = table(tmp_path / "a.csv", GEMM, ROWS)
     code, _, err = taicang("score", path, "--suite", "gem")

@@ -33,12 +33,13 @@ def your_outcomes(path: Path, wanted: Collection[str] = (), stack: str = "") -> 
     training name. Raises as ``file_outcomes``.
     """
     found = file_outcomes(path, wanted, stack)
-    seen = path.is_file() and any(fingerprint(path) in str(calibration.read(name)["fitted_on"]) for name in _families())
-    return found if seen else [replace(outcome, yours=True) for outcome in found]
+    return found if fitted_on(path) else [replace(outcome, yours=True) for outcome in found]
 
 
-def _families() -> list[str]:
-    return [path.stem for path in calibration.FOLDER.glob("*.yaml")]
+def fitted_on(path: Path) -> bool:
+    """Whether constants of the package were fitted on this very file."""
+    families = [family.stem for family in calibration.FOLDER.glob("*.yaml")]
+    return path.is_file() and any(fingerprint(path) in str(calibration.read(name)["fitted_on"]) for name in families)
 
 
 def file_outcomes(path: Path, wanted: Collection[str] = (), stack: str = "") -> list[Outcome]:
