@@ -29,8 +29,8 @@ HOST_BYTES_PER_S = 25e9
 """Host memory that the optimizer reaches for one rank (assumed: half of what two sockets of eight channels DDR4-3200
 have, over the eight ranks of a node)."""
 BUSY_BYTES_PER_S = 400e9
-"""A collective's rate at which its copies keep their cores and the memory busy all the time (a node with eight of 400
-Gb/s, as the engines' slowdown was found beside); a slower network leaves them waiting, and computing goes on."""
+"""A collective's rate at which its copies keep their cores and the memory busy all the time (a node with eight adapters
+of 400 Gb/s, as the engines' slowdown was found beside); a slower network leaves them waiting, and computing goes on."""
 VECTOR_BYTES = 8192.0
 """A norm's weights or a bias, of a hidden size of 4,096."""
 
