@@ -182,7 +182,7 @@ MINUTES = {"score", "audit"}
 NEVER = {"help", "freeze", "fetch", "address"}
 """Options and commands that do so."""
 LARGE = {"requests": ("8", "32"), "hours": ("0.001",), "seeds": ("2",), "draws": ("5",), "clients": ("2", "8"),
-         "turns": ("2",), "jobs": ("1",), "top": ("2",),
+         "turns": ("2",), "confirm": ("0", "1", "3"), "jobs": ("1",), "top": ("2",),
          "samples": ("100",), "workers": ("1",), "suite": ("gemm",)}  # fmt: skip
 """Options whose honest values would make a case long."""
 
