@@ -121,6 +121,8 @@ class Stack:
     quantised_cache: str = ""
     """Format of cached keys and values of a model in fp8 or fp4 ("": as its checkpoint says)."""
     memory: Headroom = Headroom()
+    drafting_sequences: int = 0
+    """Sequences that an instance runs at most while it drafts, where nobody says (0: as without drafts)."""
     graph_tokens: Count = 0
     """Steps with prompts of at most so many tokens are captured too, but for their attention (pieces between them)."""
     graphs: bool = True

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from rich.console import Console
 
 from taicang.app import terminal
@@ -23,7 +25,7 @@ def show_scores(scores: list[Score], *, drifts: list[str], alone: bool) -> None:
     table = terminal.table(*named, "rows", "coverage", "MAPE", "median", "bias", "p90", words=named)
     for one in scores:
         cells = (one.coverage_ratio, one.mape_ratio, one.median_ratio, one.bias_ratio, one.p90_ratio)
-        table.add_row(one.suite, one.group, one.part, str(one.rows), *(f"{cell:.1%}" for cell in cells))
+        table.add_row(one.suite, one.group, one.part, str(one.rows), *map(_share, cells))
     console.print(table)
     if alone:
         console.print("[dim]the tables that the package carries; --evidence DIR scores a folder of measured rows[/]")
@@ -49,4 +51,4 @@ def _show_left_out(console: Console, suites: set[str]) -> None:
 
 
 def _share(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1%}"
+    return "-" if value is None or math.isnan(value) else f"{value:.1%}"
