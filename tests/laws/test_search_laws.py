@@ -13,6 +13,7 @@ from taicang.plans import decode_batch, prefill_batch
 from taicang.predict import Infeasible, infer
 from taicang.search.door import formats, prepare
 from taicang.search.join import front
+from taicang.search.once import distinct
 from taicang.search.points import handover_s, prefill_points, serving_points
 from taicang.search.run import Ask, search
 from taicang.search.space import AXES, Space, default, layouts, wide
@@ -210,3 +211,22 @@ def test_a_wider_space_is_never_worse_and_more_users_within_limits_are_never_slo
     assert best[0].requests_per_s <= free[0].requests_per_s * (1 + 1e-9)
     if users:
         assert best[0].users == pytest.approx(users)
+
+
+@given(
+    shapes=st.lists(st.tuples(*(st.booleans(),) * 3), min_size=1, max_size=4), few=st.integers(1, 5000),
+    there=st.floats(0.0, 1.0), seed=st.integers(0, 2**32 - 1),
+)  # fmt: skip
+def test_candidates_that_are_alike_are_told_apart_from_all_others(shapes, few, there, seed):
+    dice, whole = np.random.default_rng(seed), (3, 20, 40)
+    drawn = np.concatenate([[0.0, np.inf], 10.0 ** dice.uniform(-9.0, 12.0, few)])
+    arrays = {
+        str(number): dice.choice(drawn, [size if wide else 1 for size, wide in zip(whole, shape, strict=True)])
+        for number, shape in enumerate(shapes)
+    }
+    shape = np.broadcast_shapes(*(array.shape for array in arrays.values()))
+    mask = dice.random(shape) < there
+    rows, place = distinct(arrays, mask)
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(rows[name][place], np.broadcast_to(array, shape)[mask])
+    assert len(set(zip(*(values.tolist() for values in rows.values()), strict=True))) == len(np.unique(place))

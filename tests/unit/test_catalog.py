@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from taicang import catalog
+from taicang.catalog import schema
 from taicang.catalog.build import machine_of
 from taicang.catalog.resolve import resolve
 from taicang.errors import InvalidInput, MissingFigure, NotModelled, UnitError, UnknownName
@@ -239,3 +240,31 @@ def test_machines_as_people_name_them(spec, name, chips):
 def test_chips_that_fill_no_whole_number_of_machines_are_refused():
     with pytest.raises(InvalidInput, match="12 chips are no whole number of hgx-h100"):
         catalog.machine("12x h100")
+
+
+SAID = {
+    "count": (7, 7), "s": ("7 us", 7e-6), "bytes": ("7 MB", 7e6), "ratio": (0.7, 0.7), "name": ("nccl", "nccl"),
+    "words": (["one"], frozenset({"one"})),
+}  # fmt: skip
+"""Type of a key -> what a file says and what its field is then."""
+
+
+@pytest.mark.parametrize(("stem", "keys"), [("", schema.STACK), ("memory", schema.MEMORY), ("keeps", schema.KEEPS)])
+def test_every_field_of_a_stack_is_a_key_of_its_file(stem: str, keys: dict[str, schema.Key], tmp_path: Path) -> None:
+    plain, more = catalog.stack("vllm@0.9.0"), "" if stem != "memory" else "base: device, "
+    for key, (field, type_) in keys.items():
+        now = getattr(getattr(plain, stem) if stem else plain, field)
+        choices = [each for each in schema.CHOICES.get(type_, ()) if each != now]
+        raw, wanted = (choices[0],) * 2 if choices else SAID.get(type_, (not now, not now))
+        if key in ("engine", "base"):
+            raw = wanted = now
+        told = f"{{value: {raw if not isinstance(raw, bool) else str(raw).lower()}, kind: assumed, source: user}}"
+        path = tmp_path / f"{key}.yaml"
+        path.write_text(f"base: vllm@0.9.0\n{stem}: {{{more if key != 'base' else ''}{key}: {told}}}\n" if stem else
+                        f"base: vllm@0.9.0\n{key}: {told}\n")  # fmt: skip
+        made = catalog.stack(str(path))
+        assert getattr(getattr(made, stem) if stem else made, field) == wanted, key
+    path = tmp_path / "wrong.yaml"
+    path.write_text("base: vllm@0.9.0\nkeeps: {sharding: nobody}\n")
+    with pytest.raises(UnknownName, match="own, deepspeed"):
+        catalog.stack(str(path))

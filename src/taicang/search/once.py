@@ -74,8 +74,8 @@ class Once:
         if exists is not None and len(shape) == exists.ndim:
             same = tuple(axis for axis, size in enumerate(shape) if size == 1)
             mask = np.broadcast_to(exists.any(axis=same, keepdims=True), shape)
-        distinct, place = _distinct(arrays, mask)
-        cost = self.costs(replace(op, **distinct), cube_ratio, vector_ratio)
+        kept, place = distinct(arrays, mask)
+        cost = self.costs(replace(op, **kept), cube_ratio, vector_ratio)
         seconds = np.ones(shape)
         seconds[mask] = np.asarray(cost.seconds)[place]
         return Cost(seconds=seconds, network_s=float(np.any(np.asarray(cost.network_s) > 0)), origin=cost.origin)
@@ -85,7 +85,7 @@ class Once:
         self.known.clear()
 
 
-def _distinct(
+def distinct(
     arrays: dict[str, NDArray[Any]], mask: NDArray[np.bool_]
 ) -> tuple[dict[str, NDArray[Any]], NDArray[np.int64]]:
     """The cells of ``mask`` that differ in any of ``arrays``, and which of them each cell is."""
