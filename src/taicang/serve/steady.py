@@ -106,8 +106,8 @@ def aggregated(setup: Setup, load: Load, exists: NDArray[np.bool_] | None = None
     carried = np.minimum(others, steps)
     if load.at_random:
         carried = steps_with_prompts((mine * plan.dp - 1.0) * chunks, steps)
-        # all wait for the group that has the most, up to what a step takes; the rest rides with the next ones or, where
-        # prompts come first, takes steps of its own
+        # all wait for the group that has the most, up to what a step takes: the rest rides with the next ones, or takes
+        # steps of its own where prompts come first
         fullest = fullest_of(plan.dp, others / np.maximum(carried, 1e-9))
         carried = carried if mixed else carried * np.maximum(fullest * length / budget, 1.0)
     carried = np.maximum(carried, others * length / budget)
