@@ -41,7 +41,7 @@ mutants: $(VENV)/.installed-dev
 	$(BIN)/python tests/mutants.py --count 200
 
 fuzz: $(VENV)/.installed-dev
-	$(BIN)/python tests/edge/hostile.py 20000
+	$(BIN)/python tests/edge/hostile.py 20000 10000
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -42,6 +42,8 @@ class Chip:
     tdp_w: float | None
     """Of the package."""
     idle_w: float | None
+    sustained_ratio: float | None = None
+    """Clock of dense products at the power limit over the nominal one, where its maker publishes that."""
     cube_share_ratio: float = 1.0
     """Share of the matrix cores that this stream may use (1 unless the stack partitions them)."""
     vector_share_ratio: float = 1.0

@@ -78,6 +78,11 @@ class Attend:
     kv_dtype: str
 
 
+CORE_BACKWARD = 2.5 * 1.15
+"""Of an attention core over its forward pass: five products for two, at 0.87 of the forward kernels' rate
+(FlashAttention-3, arXiv 2407.08608, figures 5 and 6)."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pointwise:
     """A memory-bound kernel (or a fused run of them) over ``elements``, moving ``moved_bytes`` in all."""

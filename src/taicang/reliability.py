@@ -47,6 +47,8 @@ LEAF_CHIPS: Final = 64.0
 """Chips behind a leaf switch (assumed: half the ports of a 128-port switch)."""
 RACK_NODES: Final = 4.0
 """Nodes of a rack where the machine does not say (assumed)."""
+STORAGE_BYTES_PER_S: Final = 0.25e9
+"""One chip's share of the checkpoint storage (assumed: 2 GB/s per node of 8)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -38,6 +38,9 @@ class Headroom:
     reserve_tokens: float = 0.0
     reserve_rank_bytes: float = 0.0
     reserve_wide_bytes: float = 0.0
+    reserve_shared_bytes: float = 0.0
+    """Kept besides where attention is data-parallel; where the instance drafts."""
+    reserve_draft_bytes: float = 0.0
     context_bytes: float = 0.0
     """Driver context and kernels of one process."""
     group_bytes: float = 0.0
@@ -73,9 +76,10 @@ class Keeping:
     """Whether a pipeline stage keeps what it sent of each microbatch in flight."""
     merged: bool = False
     """Whether a pipeline's last stage keeps the 16-bit logits of all microbatches, to hand them out as one."""
-    sharding: Literal["own", "deepspeed", "tensors"] = "own"
+    sharding: Literal["own", "deepspeed", "tensors", "graph"] = "own"
     """Whose ZeRO: DeepSpeed's holds copies of gradients and a bucket that others do not (``train.memory``); "tensors"
-    deals whole tensors to their owners, who broadcast them one after the other (``train.sync``)."""
+    deals whole tensors to their owners, who broadcast them one after the other (``train.sync``); "graph" is one of the
+    whole step, in which a whole gradient is gone as soon as its shard is there."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,6 +120,8 @@ class Stack:
     quantised_cache: str = ""
     """Format of cached keys and values of a model in fp8 or fp4 ("": as its checkpoint says)."""
     memory: Headroom = Headroom()
+    graph_tokens: Count = 0
+    """Steps with prompts of at most so many tokens are captured too, but for their attention (pieces between them)."""
     graphs: bool = True
     """Whether steps that only decode are captured graphs, so that no kernel of theirs waits for the host."""
     unrouted: frozenset[str] = frozenset()
@@ -123,9 +129,10 @@ class Stack:
     fused: frozenset[str] = frozenset()
     """Fusions present: "qk_norm_rope" (query-key norm with rotation), "mla_prolog" (norms, projections, rope),
     "expert_products" (both products of the experts with their activation, casts and bias), "fp8_attention" (the core of
-    training attention in 8 bits), "loss_kernel" (one kernel: logits of 16 bits and their gradient are alive),
-    "chunked_loss" (the loss by pieces of the sequence: logits of 16 bits, of which one piece is alive in 32),
-    "fused_loss" (head and loss in one kernel: one piece is alive at all)."""
+    training attention in 8 bits), "fp8_stored" (inputs of activations wait in 8 bits), "loss_kernel" (one
+    kernel: logits of 16 bits, then their gradient in their place), "chunked_loss" (the loss by pieces of the sequence:
+    logits of 16 bits, of which one piece is alive in 32), "fused_loss" (head and loss in one kernel: one piece is alive
+    at all)."""
     grouped_experts: bool = True
     """Whether training multiplies all experts of a rank in one product, or one after the other."""
     experts_sharded: bool = False

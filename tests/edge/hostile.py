@@ -1,4 +1,7 @@
-"""Hostile files and command lines, drawn from a grammar; ``python tests/edge/hostile.py 20000 [SEED]`` runs many."""
+"""Command lines and hostile files, drawn from a grammar.
+
+``python tests/edge/hostile.py 20000 10000 [SEED]`` runs so many lines and so many files.
+"""
 
 import contextlib
 import io
@@ -90,12 +93,15 @@ def skew(rng: random.Random) -> str:
     )
 
 
-def argv(rng: random.Random, folder: Path) -> list[str]:
+FILES = ("chip", "machine", "model", "study", "trace", "skew", "config", "bench", *["file"] * 4)
+LINES = (*["line"] * 3, *["example"] * 4)
+KINDS = {"lines": LINES, "files": FILES, "both": FILES + 2 * LINES}
+
+
+def argv(rng: random.Random, folder: Path, which: str = "both") -> list[str]:
     """A command over a hostile file, or a random command line."""
     path = folder / f"f{rng.randrange(10**9)}"
-    kinds = ("chip", "machine", "model", "study", "trace", "skew", "config", "bench", *["file"] * 4, *["line"] * 6,
-             *["example"] * 8)  # fmt: skip
-    kind = rng.choice(kinds)
+    kind = rng.choice(KINDS[which])
     if kind == "file":
         return hostile_files.argv(rng, folder, garbled)
     if kind == "example":
@@ -323,22 +329,22 @@ def fault(args: list[str]) -> str:
     return f"took {spent:.0f} s of a processor" if spent > LONGEST_S else ""
 
 
-def run(seed: int, cases: int) -> list[tuple[list[str], str]]:
+def run(seed: int, cases: int, which: str = "both") -> list[tuple[list[str], str]]:
     """Faults of ``cases`` cases."""
     rng, found = random.Random(seed), []
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):  # some cases write where they are
         hostile_lines.furnish(Path(folder))
         for number in range(cases):
-            args = argv(rng, Path(folder))
+            args = argv(rng, Path(folder), which)
             wrong = fault(args)
             if wrong:
                 body = Path(args[-1] if args[0] == "read-study" else args[2] if len(args) > 2 else "x")
                 text = body.read_bytes()[:300] if body.is_file() else b""
-                found.append(([f"{seed}:{number}", *args], f"{text!r}\n{wrong}"))
+                found.append(([f"{which} {seed}:{number}", *args], f"{text!r}\n{wrong}"))
     return found
 
 
-def alone(task: tuple[int, int]) -> tuple[list[tuple[list[str], str]], int]:
+def alone(task: tuple[int, int, str]) -> tuple[list[tuple[list[str], str]], int]:
     """A run in a process of its own, which may not have more than so much memory; its faults, and what it took."""
     resource.setrlimit(resource.RLIMIT_AS, (MOST_BYTES, MOST_BYTES))
     with contextlib.redirect_stderr(io.StringIO()):
@@ -347,10 +353,13 @@ def alone(task: tuple[int, int]) -> tuple[list[tuple[list[str], str]], int]:
 
 
 if __name__ == "__main__":
-    total, seed = int(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else int.from_bytes(os.urandom(4), "big")
+    many = dict(zip(("lines", "files"), map(int, sys.argv[1:3]), strict=False))
+    seed = int(sys.argv[3]) if len(sys.argv) > 3 else int.from_bytes(os.urandom(4), "big")
     say = sys.stdout.write
-    say(f"seed {seed}, {total} cases\n")
-    tasks = [(seed + at, min(PORTION, total - at)) for at in range(0, total, PORTION)]
+    named = ", ".join(f"{count} {which}" for which, count in many.items())
+    say(f"seed {seed}: {named}\n")
+    tasks = [(seed + at, min(PORTION, count - at), which) for which, count in many.items()
+             for at in range(0, count, PORTION)]  # fmt: skip
     kinds: Counter[str] = Counter()
     largest = 0
     with multiprocessing.get_context("spawn").Pool(2, maxtasksperchild=1) as pool:
@@ -362,5 +371,5 @@ if __name__ == "__main__":
                 if kinds[kind] < 4:
                     say(f"{args}\n{text}\n")
                     sys.stdout.flush()
-    say(f"{total} cases: {kinds.total()} faults of {len(kinds)} kinds {dict(kinds)}; {largest >> 10} MiB at most\n")
+    say(f"{named}: {kinds.total()} faults of {len(kinds)} kinds {dict(kinds)}; {largest >> 10} MiB at most\n")
     sys.exit(bool(kinds))

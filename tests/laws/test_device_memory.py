@@ -15,7 +15,7 @@ from taicang.plans import ServePlan
 from taicang.predict import Prediction, infer
 from taicang.search.choices import quantisation
 from taicang.search.door import prepare
-from taicang.serve.memory import cache_room, memory_use
+from taicang.serve.memory import SEGMENT_BYTES, _rounded, cache_room, engine_share, memory_use, rank_model
 
 LOGGED = [
     # vllm-project/vllm issue 21348: both engines on four H100
@@ -50,6 +50,8 @@ def test_room_is_what_engines_log(model, quant, machine, stack, tp, ratio, token
 ENGINES = ("vllm", "vllm@0.9.0", "vllm@0.6.5", "sglang", "tensorrt-llm", "vllm-ascend", "mindie")
 MACHINES = ("hgx-h100", "hgx-a100", "hgx-h200", "gb200-nvl72", "atlas-800i-a2", "cloudmatrix384")
 MODELS = ("llama-3.1-8b", "qwen3-32b", "qwen3-30b-a3b", "deepseek-v2-lite")
+SIZED = ("rtx-4090-pcie", "l40s-pcie", "hgx-a100-40g", "hgx-h100", "hgx-h200", "hgx-b200", "mi300x-8")
+RELEASES = ("sglang@0.4.6", "sglang@0.5.1", "sglang@0.5.9", "vllm@0.9.0", "vllm@0.21.0")
 WHICH = st.tuples(st.sampled_from(MODELS), st.sampled_from(MACHINES), st.sampled_from(ENGINES))
 
 
@@ -73,6 +75,44 @@ def test_a_larger_step_never_leaves_more_room(which, one, other):
     assert many <= few + 1.0
 
 
+@given(WHICH, st.sampled_from((1, 2, 4, 8)))
+def test_whole_segments_cost_less_than_one_for_each_matrix(which, tp):
+    """An engine that asks the device what is free sees all that segments lose, one that counts tensors a part of it."""
+    made = setup(*which, tp=tp)
+    mine, layers = rank_model(made.model, made.plan), sum(block.count for block in made.model.blocks)
+    seen, counted = (sum(_rounded(mine, made.plan, apart=apart).values()) for apart in (False, True))
+    assert 0.0 <= counted <= seen < layers * 6 * SEGMENT_BYTES[0]
+
+
+def test_matrices_of_whole_segments_lose_nothing():
+    """Qwen3-8B on one rank: 48, 32, 192 and 96 MiB a layer; Qwen3-14B on four: 17.5, 12.5, 85 and 42.5."""
+    lost = {}
+    for model, tp in (("qwen3-8b", 1), ("qwen3-14b", 4)):
+        made = setup(model, "hgx-h100", "sglang", tp=tp)
+        for apart in (False, True):
+            found = _rounded(rank_model(made.model, made.plan), made.plan, apart=apart)
+            lost[model, apart] = float(sum(found.values())) / 2**20
+    assert lost == {
+        ("qwen3-8b", False): 0.0,
+        ("qwen3-8b", True): 0.0,
+        ("qwen3-14b", False): 40 * 4.5,
+        ("qwen3-14b", True): 40 * 1.5,
+    }
+
+
+@given(st.sampled_from(SIZED), st.sampled_from(RELEASES), st.sampled_from((2, 4, 8)), st.floats(1.0, 1e5))
+def test_data_parallel_attention_and_drafts_never_give_an_engine_more(machine, stack, dp, tokens):
+    made = setup("deepseek-v2-lite", machine, stack)
+    head, whole = made.stack.memory, made.machine.chip.memory.capacity_bytes
+
+    def share(**plan):
+        return float(engine_share(head, replace(made.plan, ep=8, moe_tp=1, **plan), whole, tokens))
+
+    assert share(tp=8 // dp, dp=dp) <= share(tp=8)
+    assert share(tp=8, draft_tokens=1) <= share(tp=8) <= 1.0
+    assert stack not in ("sglang@0.5.1", "sglang@0.5.9") or share(tp=8, draft_tokens=1) < share(tp=8)
+
+
 @pytest.mark.parametrize("stack", ENGINES)
 def test_arrays_hold_what_each_of_them_holds(stack):
     made, sizes = setup("qwen3-32b", "hgx-h100", stack, 0.8, tp=2), np.array([1.0, 8.0, 64.0, 4096.0])
@@ -83,10 +123,6 @@ def test_arrays_hold_what_each_of_them_holds(stack):
         ).spare_bytes
 
     assert [spare(size) for size in sizes] == list(np.broadcast_to(spare(sizes), sizes.shape))
-
-
-SIZED = ("rtx-4090-pcie", "l40s-pcie", "hgx-a100-40g", "hgx-h100", "hgx-h200", "hgx-b200", "mi300x-8")
-RELEASES = ("sglang@0.4.6", "sglang@0.5.1", "sglang@0.5.9", "vllm@0.9.0", "vllm@0.21.0")
 
 
 def test_cards_on_pcie_need_smaller_buffers_than_those_with_links_of_their_own():

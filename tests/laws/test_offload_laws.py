@@ -56,6 +56,22 @@ def test_what_leaves_the_device_lies_in_the_host(name: str, nodes: int, net: str
 
 
 @settings(deadline=None)
+@given(machines, nets, st.floats(0.01, 1.0), st.sampled_from((0, 1, 3)), st.sampled_from(("none", "full")))
+def test_activations_that_leave_the_device_lie_in_the_host(
+    name: str, net: str, away: float, zero: int, recompute: str
+) -> None:
+    """What a rank kept is there or here; the step waits at most for all of it to go and come back."""
+    plan = TrainPlan(zero=zero, global_batch=2, recompute=recompute)  # type: ignore[arg-type]
+    here, split = (_step(name, 1, net, replace(plan, activations_away_ratio=share)) for share in (0.0, away))
+    whole = float(here.memory.activations_bytes)
+    assert float(split.memory.host_bytes) == pytest.approx(away * whole, rel=1e-9)
+    assert float(split.memory.activations_bytes) == pytest.approx((1.0 - away) * whole, rel=1e-9, abs=1.0)
+    link = _machine(name, 1).plane("host").levels[0].bandwidth_bytes_per_s
+    waited = split.seconds - here.seconds
+    assert -1e-9 * here.seconds <= waited <= 2 * 2 * 1.1 * (away * whole / link + 1e-3)
+
+
+@settings(deadline=None)
 @given(machines, nets, st.floats(8.0, 11.0).map(lambda x: 10.0**x))
 def test_drives_are_never_faster_than_memory(name: str, net: str, drive: float) -> None:
     """Nor a slower drive than a faster one."""

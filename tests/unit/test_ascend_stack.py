@@ -103,7 +103,7 @@ def test_expert_layers_launch_more_outside_graphs() -> None:
 @pytest.mark.parametrize("engine", ["vllm-ascend", "sglang", "xdeepserve"])
 @pytest.mark.parametrize(("net", "plan"), [("qwen3-30b-a3b", ServePlan(tp=4, moe_tp=4)), ("deepseek-r1", WIDE)])
 def test_an_engine_without_graphs_waits_for_launches_in_every_step(engine: str, net: str, plan: ServePlan) -> None:
-    graphs = replace(catalog.stack(engine), eager_kernel_s=5e-5, expert_launches=20, partition=None)
+    graphs = replace(catalog.stack(engine), eager_kernel_s=5e-5, expert_launches=20, partition=None, graph_tokens=0)
     eager = replace(graphs, graphs=False)
     sizes = np.array([1.0, 16.0, 4096.0])
     for made in (decode_batch(sequences=sizes, context=512.0), prefill_batch(sequences=1.0, length=sizes * 64)):
@@ -114,6 +114,21 @@ def test_an_engine_without_graphs_waits_for_launches_in_every_step(engine: str, 
         else:
             assert launched[0] == pytest.approx(launched[1]), "a short step is as long as its launches"
             assert launched[1] > captured[1]
+
+
+@pytest.mark.parametrize("net", ["qwen3-8b", "qwen3-next-80b-a3b", "deepseek-r1"])
+def test_short_prompts_in_pieces_of_graphs_wait_for_their_attention_alone(net: str) -> None:
+    eager = replace(catalog.stack("vllm"), eager_kernel_s=1e-3, graph_tokens=0)
+    pieces = replace(eager, graph_tokens=512)
+    lengths = np.array([1.0, 64.0, 512.0, 513.0, 4096.0])
+    batch = prefill_batch(sequences=1.0, length=lengths)
+    plan = ServePlan(tp=8, moe_tp=8)
+    before, after = (np.asarray(run(stack, plan, batch, net).seconds) for stack in (eager, pieces))
+    assert np.all(after[:3] < before[:3]), "they launch less"
+    assert np.array_equal(after[3:], before[3:])
+    assert np.all(np.diff(after) >= -1e-12)
+    for i, length in enumerate(lengths):
+        assert after[i] == run(pieces, plan, prefill_batch(sequences=1.0, length=length), net).seconds
 
 
 def test_arrays_that_mix_steps_with_and_without_prefill_equal_their_elements() -> None:

@@ -10,7 +10,9 @@ from taicang.evidence.training_rows import model_of, plan_of, row_of
 
 def test_recomputed_parts() -> None:
     assert recipe_of("recomputed", "DeepSeekV3 (w/o MTP)", "H100-SXM", "FP8")["parts"] == ["up", "mlp"]
-    assert recipe_of("recomputed", "DeepSeekV3", "GB300", "MXFP8") == {}
+    assert recipe_of("recomputed", "DeepSeekV3", "GB300", "MXFP8", "26.06")["parts"] == []
+    assert recipe_of("recomputed", "DeepSeekV3", "GB300", "MXFP8", "26.04")["parts"] == ["up"]
+    assert recipe_of("offloaded", "LLAMA3_70B", "GB200", "FP8")["layers"] == 40
     assert "experts" in recipe_of("recomputed", "Nemotron_3_Nano", "H100-SXM", "FP8")["parts"]
     assert recipe_of("recomputed", "Llama-3.1-8B", "H100-SXM", "FP8") == {}
 

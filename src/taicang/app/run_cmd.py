@@ -51,10 +51,7 @@ def run(
     import tempfile
 
     from taicang import catalog
-    from taicang.app.render_run import show_run
-    from taicang.catalog import porting
-    from taicang.virtual import capture as captures
-    from taicang.virtual import fusion, launch, report, translation
+    from taicang.virtual import launch
 
     for path, where in ((options["perfetto"], "--perfetto"), (options["log"], "--log")):
         if path is not None:
@@ -70,6 +67,11 @@ def run(
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as work:
         found, status = launch.run(wish, on, machine, Path(work))
+    from taicang.app.render_run import show_run
+    from taicang.catalog import porting
+    from taicang.virtual import capture as captures
+    from taicang.virtual import fusion, report, translation
+
     raw, found = found, fusion.fuse(found) if options["fuse"] else found
     done = report.schedule(found, on, options["stack"], options["issue_s"])
     calls = []

@@ -15,6 +15,7 @@ from taicang.app.search_jobs import Outcome
 def emit_all(done: Sequence[Outcome], model: str, options: dict[str, Any]) -> None:
     """Write the chosen plan of each machine for the engine, and say what it does not know."""
     from taicang.search.handover import emit
+    from taicang.search.handover.stack import priced_as_another
 
     made = []
     for each in done:
@@ -30,6 +31,7 @@ def emit_all(done: Sequence[Outcome], model: str, options: dict[str, Any]) -> No
             input_tokens=options["input_tokens"],
             output_tokens=options["output_tokens"],
             notes=notes,
+            memory=None if priced_as_another(options["emit"], job.machine, job.stack) else job.stack.memory,
         )
         made.append((each, files, notes))
     for each, files, notes in made:

@@ -82,6 +82,8 @@ PLAN = stacked(
                  help="Power-law exponent of the experts' popularity under real routing."),
     _choice("offload", "none", ["none", "optimizer", "weights"], "To host memory, as DeepSpeed does: the optimizer, or "
             "with ZeRO 3 the weights too."),
+    click.option("--offload-activations", type=Finite(0, 1), default=0.0, metavar="SHARE",
+                 help="Share of the layers whose activations wait in host memory for the backward pass."),
     click.option("--nvme", type=Quantity("bytes_per_s", "BANDWIDTH"),
                  help="Offload to NVMe instead: its bandwidth for one rank, e.g. 3GB/s."),
     click.option("--no-reshard", is_flag=True, help="FSDP: keep gathered weights for the backward pass."),
@@ -141,7 +143,8 @@ RUN = stacked(
 """The run around the step."""
 
 _FIELDS = {
-    "nvme": "nvme_bytes_per_s", "no_reshard": "reshard", "no_sp": "sp", "recompute_share": "recompute_ratio",
+    "nvme": "nvme_bytes_per_s", "offload_activations": "activations_away_ratio",
+    "no_reshard": "reshard", "no_sp": "sp", "recompute_share": "recompute_ratio",
 }  # fmt: skip
 """Option -> field of the plan, where they differ."""
 
@@ -187,6 +190,7 @@ def _plan(options: dict[str, Any], domain: int) -> Any:
         zero=ZERO[zero] if zero in ZERO else int(zero),
         shard=shard,
         reshard=not options["no_reshard"],
+        activations_away_ratio=options["offload_activations"],
         gradients=options["gradients"] or "",
         nvme_bytes_per_s=options["nvme"] or 0.0,
         recompute=options["recompute"] or "",

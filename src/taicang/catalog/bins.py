@@ -1,13 +1,15 @@
 """Kernel constants for bins of a measured chip whose matrix peak alone was cut.
 
 What a kernel loses against the matrix peak it loses to the rest of the core: issue slots, scaling of blocks, softmax,
-copies into shared memory. A bin with slower matrix units and the same rest loses no more seconds than the whole chip,
-so the time per FLOP is 1 / peak + (1 / efficiency - 1) / reference peak x (reference vector rate / vector rate); the
+copies into shared memory, beside the matrix units (the root of the sum of squares of both times, as elsewhere).
+A bin with slower matrix units and the same rest spends no more seconds on the rest than the whole chip: per FLOP, and
+relative to its own peak, sqrt(1 / efficiency^2 - 1) x (its matrix over vector rate, relative to the whole chip's). The
 efficiency that follows is nearer to one.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import Any, TypeVar
@@ -51,5 +53,5 @@ def _nearer(fit: T, cut: float) -> T:
     for field in fields(fit):  # type: ignore[arg-type]
         if field.name in EFFICIENCIES:
             share = getattr(fit, field.name)
-            return replace(fit, **{field.name: 1.0 / (1.0 + (1.0 / share - 1.0) * cut)})  # type: ignore[type-var]
+            return replace(fit, **{field.name: 1.0 / math.sqrt(1.0 + (1.0 / share**2 - 1.0) * cut * cut)})  # type: ignore[type-var]
     return fit

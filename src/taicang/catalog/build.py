@@ -138,6 +138,7 @@ def chip_of(entry: Resolved, prefix: str = "", owner: str = "") -> Chip:
         measured=bool(entry.get("measured")),
         tdp_w=entry.get("power.tdp"),
         idle_w=entry.get("power.idle"),
+        sustained_ratio=entry.get("sustained"),
         kernels=_kernels(entry),
     )
 

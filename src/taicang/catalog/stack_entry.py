@@ -30,6 +30,7 @@ PLAIN = {
     "all_reduce": "all_reduce",
     "quantised_cache": "quantised_cache",
     "graphs": "graphs",
+    "graph_tokens": "graph_tokens",
     "unrouted": "unrouted",
     "grouped_experts": "grouped_experts",
     "experts_sharded": "experts_sharded",

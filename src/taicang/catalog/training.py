@@ -18,14 +18,21 @@ FAMILY = "sustained"
 
 
 def sustained(chip: Chip) -> Sustained:
-    """The chip's own constant, else that of its kernel profile, else the median of all measured chips."""
+    """The chip's own constant, else its maker's, else that of its kernel profile, else the median of all measured."""
     if not (calibration.FOLDER / f"{FAMILY}.yaml").is_file():
         return Sustained(clock_ratio=1.0)
     known: Mapping[str, Mapping[str, Sustained]] = calibration.fits(FAMILY, Sustained)
+    if chip.name not in known and chip.sustained_ratio is not None:
+        return Sustained(clock_ratio=chip.sustained_ratio)
     for name in (chip.name, chip.profile, "default"):
         if name in known:
             return known[name]["clock"]
     return Sustained(clock_ratio=1.0)
+
+
+def default_stack(machine: Machine) -> str:
+    """The training stack that published results on such machines used."""
+    return {"huawei": "mindspeed", "amd": "primus"}.get(machine.chip.vendor.lower(), "nemo")
 
 
 def training_price(

@@ -94,6 +94,9 @@ class GqaDecodeFit:
     one, since the heads of a group meet in the level-2 cache."""
     walk_s: float = 0.0
     """One key of 128 dimensions in a kernel that does not split the context: one core walks all keys of a sequence."""
+    lone_flop: float = 0.0
+    """Vector arithmetic per cached element where no heads share keys, in FLOP at the vector peak: kernels for these
+    convert and multiply outside the matrix units, so that a faster memory does not help them (H100, H200)."""
 
 
 AttendFit: TypeAlias = GqaPrefillFit | GqaDecodeFit
@@ -172,6 +175,8 @@ def _decode(op: Attend, chip: Chip, fit: GqaDecodeFit, *, resident: bool) -> Cos
         1.0 / (chip.vector_flop_per_s * chip.vector_share_ratio * DECODE_SOFTMAX_RATIO),
         sharpness=OVERLAP,
     )
+    lone_s = (op.heads <= op.kv_heads) * op.context * op.heads * ((op.qk_dim + op.v_dim) * fit.lone_flop)
+    compute_s = np.maximum(compute_s, lone_s / (chip.vector_flop_per_s * chip.vector_share_ratio))
     moved = _moved(op, op.context)
     memory_s = moved / (chip.memory.bandwidth_bytes_per_s * fit.bandwidth_efficiency_ratio)
     if resident:

@@ -73,13 +73,14 @@ def torus_ratio(level: Level, op: Collective, unit: int) -> Num:
     count = len(level.dims)
     used: Num = 0.0
     longest: Num = 1.0
+    joined: Num = 1.0
     for extent in _extents(level, op, unit):
-        used, longest = used + (extent > 1.0), np.maximum(longest, extent)
+        used, longest, joined = used + (extent > 1.0), np.maximum(longest, extent), joined * extent
     share = np.maximum(used, 1.0) / count
     if op.kind != "all_to_all":
         return share
     halves = np.floor(longest / 2.0) * np.ceil(longest / 2.0) / longest**2
-    sent = (op.ranks - 1.0) / op.ranks
+    sent = (joined - 1.0) / joined
     return np.minimum(share, sent / np.maximum(halves * longest * count, 1e-9))
 
 

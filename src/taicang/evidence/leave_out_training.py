@@ -31,6 +31,7 @@ def errors(rows: Sequence[Row]) -> Iterator[tuple[Row, Ground, dict[str, float]]
     chips, stacks = sorted({run.chip for run in runs}), sorted({stack_of(row) for row in mine})
     at = np.array([_constants(row, run, chips, stacks) for row, run in zip(mine, runs, strict=True)])
     values = _present(chips, stacks)
+    clocks = np.log([catalog.chip(name).sustained_ratio or np.nan for name in chips])
     base = np.array([fit._error(row, *values[where]) for row, where in zip(mine, at, strict=True)])
     slopes = np.zeros((len(mine), 3))
     for i in range(3):
@@ -50,7 +51,7 @@ def errors(rows: Sequence[Row]) -> Iterator[tuple[Row, Ground, dict[str, float]]
         found[axis] = np.empty(len(mine))
         for name in set(names):
             out = np.array([each == name for each in names])
-            solved = _solved(base, slopes, at, values, usable & ~out, len(chips))
+            solved = _solved(base, slopes, at, values, usable & ~out, clocks)
             found[axis][out] = (base + (slopes * (solved[at] - values[at])).sum(axis=1))[out]
     for i, (row, run) in enumerate(zip(mine, runs, strict=True)):
         yield row, run, {axis: float(each[i]) for axis, each in found.items()}
@@ -73,14 +74,16 @@ def _present(chips: list[str], stacks: list[str]) -> Floats:
 
 
 def _solved(
-    base: Floats, slopes: Floats, at: NDArray[np.int64], values: Floats, seen: NDArray[np.bool_], chips: int
+    base: Floats, slopes: Floats, at: NDArray[np.int64], values: Floats, seen: NDArray[np.bool_], clocks: Floats
 ) -> Floats:
-    """Constants fitted on the rows ``seen``: of what none of them has, the median clock, or nothing beside the best."""
+    """Constants fitted on the rows ``seen``: of what none of them has, the maker's clock or the median one (``clocks``:
+    nan), or nothing beside the best."""
     has = np.isin(np.arange(values.size), at[seen])
-    fallback = np.where(np.arange(values.size) < chips, np.median(values[:chips][has[:chips]]), 0.0)
+    fallback = np.zeros(values.size)
+    fallback[: clocks.size] = np.where(np.isnan(clocks), np.median(values[: clocks.size][has[: clocks.size]]), clocks)
     start = np.where(has, values, fallback)
     free = np.flatnonzero(has)
-    pull = np.where((free >= chips) & (free < values.size - 2), fit.NOISE_RATIO / fit.PRIOR_RATIO, 0.0)
+    pull = np.where((free >= clocks.size) & (free < values.size - 2), fit.NOISE_RATIO / fit.PRIOR_RATIO, 0.0)
 
     def residuals(x: Floats) -> Floats:
         trial = start.copy()

@@ -28,6 +28,15 @@ def recipe_of(table: str, model: str, chip: str, dtype: str, release: str = "") 
     return {}
 
 
+def submitted(source: str, system: str, model: str, chip: str, count: int) -> Mapping[str, Any]:
+    """What the scripts of a submission to MLPerf do beyond its row; empty where nothing is known."""
+    for row in declared()["submitted"]:
+        named = source in row["sources"] and model == row["model"] and chip in row["chips"]
+        if named and row.get("system", system) == system and count in row.get("counts", [count]):
+            return dict(row)
+    return {}
+
+
 def stages(model: str, layers: int, chunks: int) -> str:
     """Layers of each chunk where the recipe deals them unevenly (``TrainPlan.stages``); empty where it deals evenly.
 

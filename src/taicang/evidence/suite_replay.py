@@ -20,10 +20,10 @@ from taicang.evidence.systems import machine_for
 from taicang.predict.replay import replay
 from taicang.predict.standing import context_of
 from taicang.predict.system import System
-from taicang.serve.build import PAGE, Pool, step_table
+from taicang.serve.build import Pool, step_table
 from taicang.serve.gaps import overall
 from taicang.serve.log import Log
-from taicang.serve.memory import cache_tokens
+from taicang.serve.memory import PAGE, cache_tokens
 from taicang.serve.scheduler import Limits, preset
 from taicang.serve.setup import Setup
 from taicang.serve.steptable import StepTable

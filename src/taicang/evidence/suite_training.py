@@ -13,7 +13,7 @@ from taicang.catalog.trust import Ground, trained
 from taicang.cost.sustained import Sustained
 from taicang.errors import NotModelled
 from taicang.evidence.measured import attempt
-from taicang.evidence.recipes import ON_REQUEST, declared, recipe_of
+from taicang.evidence.recipes import ON_REQUEST, declared, recipe_of, submitted
 from taicang.evidence.score import Outcome
 from taicang.evidence.systems import machine_stated
 from taicang.evidence.training_rows import FILE, Row, model_of, plan_of, stack_of, training_rows
@@ -41,6 +41,8 @@ def question(row: Row, stack: Stack | None = None, clock: Sustained | None = Non
             engine, captured=more["captured"], fused=engine.fused | more["fused"],
             overlap=engine.overlap | more["overlap"], expert_dispatch="plain" if recipe_of("plain", *job) else "best",
         )  # fmt: skip
+    known = submitted(row.source, row.raw.get("system", ""), row.model, row.chip, row.count)
+    engine = replace(engine, fused=engine.fused | set(known.get("fused", ())))
     engine = _as_stated(engine, row.raw["extra"])
     alive = declared()["logit_bytes"].get(row.source, engine.keeps.logit_bytes)
     engine = replace(engine, keeps=replace(engine.keeps, logit_bytes=alive))

@@ -17,7 +17,7 @@ from typing import Any
 
 from taicang.catalog.models import model as load_model
 from taicang.errors import NotModelled, UnknownName
-from taicang.evidence.recipes import declared, recipe_of, stages
+from taicang.evidence.recipes import declared, recipe_of, stages, submitted
 from taicang.evidence.split import held_out
 from taicang.evidence.systems import stack_named
 from taicang.evidence.tables import lines
@@ -253,10 +253,15 @@ def plan_of(row: Row, model: Model) -> TrainPlan:
     """The layout, completed by the rules of the module's docstring."""
     par, batch, extra = row.raw["par"], row.raw["batch"], row.raw["extra"]
     dtype = row.raw["dtype"]
+    known = submitted(row.source, row.raw.get("system", ""), row.model, row.chip, row.count)
+    par, dtype = par | known.get("par", {}), known.get("dtype", dtype)
     form = declared()["formats"].get(dtype) or declared()["formats"].get(dtype.upper())
     if form is None:
         raise NotModelled(f"recipe {dtype}")
     lora = "LoRA" in row.model or extra.get("task") == "lora"
+    if row.source == "mbridge" and "task" not in extra:
+        laid = recipe_of("laid", row.model, row.chip, dtype)
+        par, batch = par | laid.get("par", {}), batch | laid.get("batch", {})
     tp, pp, cp = (int(par.get(name) or 1) for name in ("tp", "pp", "cp"))
     if str(extra.get("cp", "")).startswith("2 from") and row.count >= 64:
         cp = 2
@@ -275,12 +280,16 @@ def plan_of(row: Row, model: Model) -> TrainPlan:
         micro -= 1
     ep, etp = _experts(row, par, extra) if routed(model) else (1, 1)
     mode, ratio = _recompute(row, model, extra)
+    if "again" in known:
+        mode, ratio = "full", known["again"] / model.layers
+    release = row.raw["sw"].removeprefix("NeMo ")
+    fsdp = par.get("fsdp") not in (None, 0) or "sharding" in par
     modules: tuple[str, ...] = ("core",)
-    if row.source == "mbridge" and (found := recipe_of("recomputed", row.model, row.chip, dtype)):
+    if row.source == "mbridge" and (found := recipe_of("recomputed", row.model, row.chip, dtype, release)):
         mode, modules = "selective", tuple(found["parts"])
+    away = recipe_of("offloaded", row.model, row.chip, dtype) if fsdp and row.source == "mbridge" else {}
     if row.source == "dsv3":  # section 3.2.3 of its report
         mode, modules = "selective", ("norm", "up", "act")
-    fsdp = par.get("fsdp") not in (None, 0) or "sharding" in par
     vpp = int(par.get("vp") or 1)
     if "VP not in the table" in row.raw["notes"] and model.layers % (2 * pp) == 0:
         vpp = model.layers // pp // 2  # two layers a chunk, as the same group's published recipes have it
@@ -311,6 +320,7 @@ def plan_of(row: Row, model: Model) -> TrainPlan:
         schedule=schedule,
         recipe=recipe("fp8_block" if row.source == "dsv3" else form),
         trained_ratio=0.0 if lora else 1.0,
+        activations_away_ratio=away.get("layers", 0) / model.layers,
         moments=extra.get("moments", "fp32"),
         master=extra.get("master", "fp32"),
     )

@@ -145,7 +145,7 @@ def _even(net: Net, name: str, teams: Ints, each_bytes: float) -> Phase:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Ring:
-    """Members of all teams as one network sees them: units inside it, in runs of one team and one larger unit."""
+    """Members of all teams as one level sees them: units inside it, in runs of one team and one larger unit."""
 
     ranks: Ints
     unit: Ints
@@ -163,10 +163,9 @@ class _Ring:
     """Whether the run is the whole team, so that the ring closes in it."""
 
 
-def _ring(net: Net, network: Network, teams: Ints) -> _Ring:
+def _ring(net: Net, level: int, teams: Ints) -> _Ring:
     levels = net.fabric.levels
-    low = levels[network.levels[0] - 1].ranks if network.levels[0] else 1
-    high = levels[network.levels[-1]].ranks
+    low, high = levels[level - 1].ranks if level else 1, levels[level].ranks
     ranks = np.sort(teams, axis=1).ravel()
     team = np.repeat(np.arange(len(teams)), teams.shape[1])
     unit, run = _ordinal(team, ranks // low), _ordinal(team, ranks // high)
@@ -190,12 +189,12 @@ def _ordinal(team: Ints, unit: Ints) -> Ints:
 def _neighbours(net: Net, teams: Ints, volume_bytes: float) -> tuple[Ints, Ints, Floats]:
     """Flows of rings that visit one unit after the other, each rank of a unit being the one that leaves it in its turn.
 
-    ``volume_bytes`` pass between two neighbours over all rings together. On a network inside a larger one the ring is
+    ``volume_bytes`` pass between two neighbours over all rings together. On a level inside a larger one the ring is
     open: of n units, n - 1 have a neighbour. On a mesh the rings differ, so that all its links carry the same.
     """
     parts: list[tuple[Ints, Ints, Floats]] = []
-    for network in net.fabric.networks:
-        ring = _ring(net, network, teams)
+    for network, level in ((each, level) for each in net.fabric.networks for level in each.levels):
+        ring = _ring(net, level, teams)
         count = ring.count[ring.unit]
         share = np.where(ring.closed[ring.unit] > 0, 1.0, (count - 1.0) / count) / ring.size[ring.unit]
         for steps, each in _steps(network, ring):

@@ -23,10 +23,12 @@ from taicang.models.types import (
     StateSpace,
 )
 from taicang.ops import Attend, Collective, Gemm, Pointwise
-from taicang.units import Count
+from taicang.units import Count, Num
 
 CHUNK = 64
 """Tokens of one chunk of the chunked delta rule (the published kernels' choice)."""
+CHUNK_PASSES = 7
+"""Kernels of that rule besides the one with its products (fla-org/flash-linear-attention, gated_delta_rule)."""
 
 
 def attention(kind: Attention, setting: Setting) -> Iterator[Item]:
@@ -118,7 +120,12 @@ def _grouped(kind: GroupedQuery, setting: Setting) -> Iterator[Item]:
         yield "latent norm", norm(load.tokens, kind.q_lora), 1
         yield from product("query up-projection", raised, setting)
     moved = load.tokens * width * 4.0
-    passes = 1 if not kind.qk_norm or "qk_norm_rope" in stack.fused else 2
+    passes: Num = 1 if not kind.qk_norm or "qk_norm_rope" in stack.fused else 2
+    if kind.joint_norm and some(plan.tp - 1):
+        # a sum of squares of each token's queries, and of its keys, in 32 bits
+        squares = Collective(kind="all_reduce", payload_bytes=load.tokens * 2.0 * 4.0, ranks=plan.tp)
+        yield "norm all-reduce", squares, where_some(plan.tp - 1)
+        passes = passes + where_some(plan.tp - 1)
     yield (
         "rope and cache write",
         Pointwise(kind="rope", elements=load.tokens * width, moved_bytes=moved * passes, launches=passes),
@@ -316,6 +323,10 @@ def _linear(kind: GatedLinear, setting: Setting) -> Iterator[Item]:
             ),
             where_some(load.prefill_tokens),
         )
+        # in between: norms of queries and keys, sums of decays, scores, their inverse, keys and values that it corrects
+        moved = load.prefill_tokens * (4.0 * k_heads * kind.k_dim + 4.0 * v_heads * kind.v_dim) * 2.0
+        passes = Pointwise(kind="rope", elements=moved / 4.0, moved_bytes=moved, launches=CHUNK_PASSES)
+        yield "chunk passes", passes, where_some(load.prefill_tokens)
     yield (
         "gated norm",
         Pointwise(

@@ -25,6 +25,7 @@ from taicang.lower.load import Load, Setting
 from taicang.lower.product import Item
 from taicang.models.types import Block, Dense, Experts, Model
 from taicang.ops import (
+    CORE_BACKWARD,
     Attend,
     Collective,
     CollectiveKind,
@@ -47,8 +48,6 @@ Module: TypeAlias = Literal["core", "norm", "up", "mlp", "experts", "shared", "a
 dense feed-forward, routed experts with their exchanges, the shared expert, or the experts' activation alone; the rest
 is kept."""
 
-CORE_BACKWARD = 2.5 * 1.15
-"""Five products for two, at 0.87 of the forward kernels' rate (FlashAttention-3, arXiv 2407.08608, figures 5 and 6)."""
 ADAPTED = ("qkv projection", "output projection")
 """Products with a LoRA adapter (the attention projections, as the MLPerf benchmark has it)."""
 ADAPTER_RANK = 16
@@ -249,6 +248,8 @@ def _steps(items: list[Item], setting: Setting, plan: TrainPlan) -> Iterator[Ste
             yield from _materialised(op)
         else:
             kept = _saved(op, hidden, tp if plan.sp else 1, eager) * (repeat if isinstance(op, GroupedGemm) else 1)
+            if "fp8_stored" in setting.stack.fused and label == "feed-forward activation":
+                kept = kept / 2.0
             if label == UNFUSED and isinstance(op, Pointwise):
                 kept = op.moved_bytes * UNFUSED_KEPT
             yield Step(

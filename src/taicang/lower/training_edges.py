@@ -49,7 +49,7 @@ def _head(model: Model, plan: TrainPlan, stack: Stack) -> Layer:
     moved = logits * (LOSS_KERNEL_BYTES if one else stack.keeps.loss_bytes)
     loss = Pointwise(kind="sample", elements=logits, moved_bytes=moved * 0.75, flop=logits * 20.0, launches=5)
     each = (plan.tp > 1 and stack.keeps.sharded_logit_bytes) or stack.keeps.logit_bytes
-    alive = logits * (min(each, 4.0) if one else each)
+    alive = logits * (min(each, 2.0) if one else each)
     if "fused_loss" in stack.fused:  # pieces of about hidden / vocabulary of the sequence, as Liger's kernel takes them
         alive = alive / max(vocab / hidden, 1.0)
     elif "chunked_loss" in stack.fused:

@@ -121,7 +121,7 @@ def _grouped(
         raise InvalidInput(f"{kv_heads} do not divide {heads} heads", where=keys.at("num_key_value_heads"))
     v_dim = keys.maybe("v_head_dim")
     sizes = {"heads": heads, "kv_heads": kv_heads, "head_dim": head_dim, "hidden": hidden}
-    wide = (heads + kv_heads - 2) * head_dim if family.qk_norm == "full" else 0
+    wide = (heads + kv_heads - 2) * head_dim if family.qk_norm in ("full", "joint") else 0
     same = keys.flag("attention_k_eq_v", default=False)
     return GroupedQuery(
         heads=heads,
@@ -133,6 +133,7 @@ def _grouped(
         out_bias=family.bias if family.out_bias is None else family.out_bias,
         qk_norm=bool(family.qk_norm),
         bare_norm=family.qk_norm == "bare",
+        joint_norm=family.qk_norm == "joint",
         output_gate=family.gate in ("full", "apart"),
         head_gate=family.gate == "head",
         v_head_dim=None if v_dim == head_dim else v_dim,

@@ -30,8 +30,9 @@ class Family:
     ffn_bias: bool = False
     experts_bias: bool = False
     gated: bool = True
-    qk_norm: Literal["", "head", "full", "bare"] = ""
-    """Norms of queries and keys: weights of one head that all share, of all heads, or none."""
+    qk_norm: Literal["", "head", "full", "joint", "bare"] = ""
+    """Norms of queries and keys: weights of one head that all share, of all heads (each normed for itself, or "joint"),
+    or none."""
     gate: Literal["", "full", "apart", "head"] = ""
     """Gate of the attention's output: of its width (made with the queries, or apart), or one number per head."""
     norms: int = 2

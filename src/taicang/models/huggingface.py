@@ -29,9 +29,10 @@ BESIDE = "a layer whose attention has a state-space mixer beside it counts as tw
 _MOST_LAYERS = 10_000  # far above any model: a slip of the pen must not fill the memory
 _TOWER = (
     ("num_hidden_layers", "depth", "vt_num_hidden_layers", "layers", "n_layers"),
-    ("hidden_size", "embed_dim", "vt_hidden_size", "width", "n_embed"),
+    ("embed_dim", "hidden_size", "vt_hidden_size", "width", "n_embed"),
 )
-"""Names of layers and width in the configuration of an encoder of images."""
+"""Names of layers and width in the configuration of an encoder of images; its hidden_size beside an embed_dim is what
+it hands over (Qwen2-VL)."""
 _INNER = ("text_config", "llm_config", "language_config", "thinker_config", "text_model_config")
 """Where wrappers of images, video and sound hold the configuration of their text decoder."""
 _WHOLE = ("blip-2", "instructblip", "instructblipvideo")
@@ -113,7 +114,7 @@ def _settles(value: Any, cases: Mapping[Any, Any]) -> bool:
 
 def _decoder(config: Mapping[str, Any], where: str) -> tuple[dict[str, Any], list[str], float]:
     """The keys of the text decoder, with those that wrappers around it hold for it, and ``Model.tower_ratio``."""
-    data, assumptions, tower = _flat(config), [], 0.0
+    data, assumptions, tower = _flat(config), [], _tower(config.get("vision_config"))
     for _ in range(3):
         key = next((each for each in _INNER if data.get(each) is not None), None)
         if key is None:

@@ -32,6 +32,8 @@ class GroupedQuery:
     """Each head's output is scaled by one number computed from the layer's input."""
     bare_norm: bool = False
     """The norm of queries and keys has no weights."""
+    joint_norm: bool = False
+    """Queries, and keys, are normed over all heads together: ranks that split the heads add up their squares."""
     values_are_keys: bool = False
     """The key projection makes the values too (Gemma 4): both are cached, one is computed."""
     q_lora: int | None = None

@@ -8,9 +8,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from taicang.port.scan import OWN, Scan
+from taicang.port.tables import OWN
+
+if TYPE_CHECKING:
+    from taicang.port.scan import Scan
 
 CLASSES: Final[Mapping[str, str]] = {
     "A": "pure PyTorch",

@@ -13,16 +13,10 @@ from typing import Final
 from taicang.errors import InvalidInput, UnknownName
 from taicang.port import python_scan, reach, text_scan, tree
 from taicang.port.found import Finding, Read
-from taicang.port.tables import TIERS, Rule, Rules
+from taicang.port.tables import OWN, TIERS, Rule, Rules
 
 SCOPES: Final = ("counted", "unreached", "test", "vendored", "docs", "ported")
 """Where a file stands: part of what is ported, or apart from it and why; ``ported`` is for the other side already."""
-
-OWN: Final = Rule(
-    name="own-operator", tier="edit", source="driving_sdk",
-    why="calls a CUDA operator that the repository builds for itself: calls take the other side's names and layouts",
-)  # fmt: skip
-"""Of a Python file that imports operators of the repository's own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

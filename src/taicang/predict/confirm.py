@@ -38,6 +38,8 @@ MEASURED = 4000
 """Requests of which no more are measured."""
 LEAST = 400
 """Requests that are measured, whatever the load: chance alone then moves their rate by 5 %."""
+STEPS = 20.0
+"""Steps that are measured at least: tokens come out a step's worth at a time."""
 MOST = 20_000
 """Requests of a run; a larger machine is confirmed on fewer of its instances."""
 TOO_MANY = 200_000
@@ -111,7 +113,8 @@ def confirm(
     users = max(round(job.users * share), 1) if job.users else 0
     full = rate * stay_s
     filling = full * (SETTLES if users else 1.0)
-    requests = round(filling + min(max(full * STAYS, LEAST), MEASURED))
+    step_s = choice.tpot_s * choice.pools[-1].plan.tokens_per_step
+    requests = round(filling + max(min(max(full * STAYS, LEAST), MEASURED), STEPS * step_s * rate))
     if requests > TOO_MANY:
         return _none(f"it takes {requests:,} requests to fill", rate, pools, bands)
     warm_s = min(filling / rate, (1.0 - 0.5 / SETTLES) * requests / rate if users else 0.5 * requests / rate)
@@ -131,7 +134,8 @@ def confirm(
     measured = int((arrived >= warm_s).sum())
     kept = float(((ttft <= job.ttft_s) & (tpot <= job.tpot_s)).sum()) / measured
     # tokens come out at a steady rate only when the first have stayed as long as they do here
-    full_s = float(np.clip(table["e2e_s"][late].mean(), warm_s, 0.5 * (warm_s + end_s)))
+    filled_s = 0.5 * (warm_s + end_s) if users else max(filling / rate, 0.5 * (warm_s + end_s))
+    full_s = float(np.clip(table["e2e_s"][late].mean(), warm_s, filled_s))
     if finished.stopped:
         end_s = float((table["arrival_s"] + table["e2e_s"]).max())
         full_s = min(full_s, 0.5 * end_s)

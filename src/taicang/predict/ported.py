@@ -11,12 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from taicang import catalog
-from taicang.catalog.training import training_price
+from taicang.catalog.training import default_stack, training_price
 from taicang.errors import MissingFigure, NotModelled
 from taicang.hardware import Machine
 from taicang.ops import Attend, Gemm, Lookup, Operator, Pointwise
 from taicang.port.found import Use
-from taicang.search.training import default_stack
 from taicang.units import Num
 
 Floats: TypeAlias = NDArray[np.float64]

@@ -197,6 +197,8 @@ def _assumptions(setup: Setup, step: TrainStep, given: Sequence[str]) -> tuple[s
             f"{'are ' + show(there, 'B') if there else 'is nothing known'}); Adam runs on the host at "
             f"{show(sync.HOST_BYTES_PER_S, 'B/s')} of its memory a rank (assumed), as in DeepSpeed"
         )
+    if plan.activations_away_ratio:
+        said.append("activations leave and come back over the host's link beside the layers' own passes")
     if lost := _broadcast_ratio(setup, step):
         said.append(
             f"parameters come back by all-gathers; an engine whose {plan.dp * plan.cp:,} ranks own whole tensors and "

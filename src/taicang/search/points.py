@@ -19,7 +19,7 @@ from taicang.plans import Batch, ServePlan, decode_batch, prefill_batch
 from taicang.search.groups import tables
 from taicang.search.once import Once
 from taicang.search.space import Space
-from taicang.serve.memory import memory_use
+from taicang.serve.memory import in_pages, memory_use
 from taicang.serve.queueing import WITHIN
 from taicang.serve.setup import Setup, step
 from taicang.serve.steady import Load, aggregated
@@ -31,7 +31,7 @@ Floats = NDArray[np.float64]
 Role: TypeAlias = Literal["prefill", "decode", "both"]
 BLOCKS = 8
 """Blocks that batches are cut to."""
-CELLS = 32768
+CELLS = 65536
 """Candidates that are priced together: enough to drown the interpreter, few enough for the processor's caches."""
 
 
@@ -63,8 +63,8 @@ class Job:
 
     @property
     def held_tokens(self) -> float:
-        """What memory keeps room for: the whole length of a sequence in flight."""
-        return self.input_tokens + self.output_tokens * self.spread.output_ratio
+        """What memory keeps room for: the whole length of a sequence in flight, in pages."""
+        return in_pages(self.input_tokens + self.output_tokens * self.spread.output_ratio)
 
     def stay_s(self, ttft_s: Num, tpot_s: Num) -> Any:
         """What a request takes from end to end."""
@@ -240,7 +240,7 @@ def serving_points(
                 spread=job.spread,
                 at_random=True,
             )
-            steady = aggregated(replace(setup, stack=mixing), load)
+            steady = aggregated(replace(setup, stack=mixing), load, any_role)
             seconds = steady.step_s
             found["both"] |= {
                 "sequences": sequences,

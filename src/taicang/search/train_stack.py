@@ -19,8 +19,10 @@ ALIASES: Final[Mapping[str, str]] = MappingProxyType({"mc2": "tensor"})
 """Other names of these words."""
 GROUPED: Final = "grouped"
 """Word of ``fused`` for experts in one product (``Stack.grouped_experts``): it is there unless it is taken away."""
-FUSIONS: Final = ("flash_attention", "expert_products", "fp8_attention", "loss_kernel", "chunked_loss", "fused_loss")
-"""Kernels of a training stack that take the place of several, or of slower ones."""
+FUSIONS: Final = ("flash_attention", "expert_products", "fp8_attention", "fp8_stored", "loss_kernel", "chunked_loss",
+                  "fused_loss")  # fmt: skip
+"""Kernels of a training stack that take the place of several, or of slower ones ("fp8_stored": activations keep their
+inputs in 8 bits)."""
 PARTS: Final = ("mixer", "router", "experts")
 """Parts of a layer that a captured graph can replay."""
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from taicang import catalog
 from taicang.catalog.models import model as load_model
-from taicang.catalog.training import sustained, training_price
+from taicang.catalog.training import default_stack, sustained, training_price
 from taicang.cost.sustained import Sustained
 from taicang.errors import InvalidInput
 from taicang.hardware import Machine, in_half
@@ -54,11 +54,6 @@ class Training:
     """How the run guards against failures, and what things cost."""
     explained: bool = False
     """Whether the answer adds the sensitivity to each resource and the pipeline's timeline."""
-
-
-def default_stack(machine: Machine) -> str:
-    """The training stack that published results on such machines used."""
-    return {"huawei": "mindspeed", "amd": "primus"}.get(machine.chip.vendor.lower(), "nemo")
 
 
 def settle(asked: Training) -> Setup:

@@ -41,11 +41,12 @@ def told(job: Job, choice: Choice, given: Sequence[str]) -> dict[str, Any]:
     """The fields of ``Prediction`` of one way to run ``job``; ``given`` are the figures that the user set."""
     feeding, serving = (job.setup(choice.pools[at].plan) for at in (0, -1))
     apart = choice.mode != "aggregated"
+    length = round(job.input_tokens + job.output_tokens * job.spread.output_ratio)
     return {
         "model": job.model.name,
         "machine": job.machine.name,
         "stack": f"{job.stack.name} ({job.stack.epoch})",
-        "assumptions": assumptions(serving, feeding, length=round(job.held_tokens), given=given, apart=apart),
+        "assumptions": assumptions(serving, feeding, length=length, given=given, apart=apart),
         "sources": sources(serving.model, serving.machine),
         "bands": choice.bands,
     }

@@ -18,7 +18,7 @@ from taicang.serve.instance import Instance
 from taicang.serve.kit import Kit
 from taicang.serve.link import NO_TIME, Link
 from taicang.serve.loading import SOURCES, loading_s, stored_bytes
-from taicang.serve.memory import cache_tokens
+from taicang.serve.memory import PAGE, cache_tokens, in_pages
 from taicang.serve.pace import Jitter
 from taicang.serve.request import FOREVER, SECOND
 from taicang.serve.router import Router
@@ -29,8 +29,6 @@ from taicang.serve.steptable import StepTable
 from taicang.serve.store import Store
 from taicang.serve.weights import Weights
 
-PAGE = 16
-"""Tokens of a page, as most engines have it."""
 CACHE_PLANES = ("rdma", "scale_up", "vpc")
 """Planes that caches move on between pools: the first that the machine has."""
 
@@ -83,7 +81,8 @@ def kit(pool: Pool, *, context: float, keeping: Keeping, seed: int = 0) -> Kit:
     page = PAGE if block % PAGE == 0 else 1
     pages = pool.pages
     if pages is None:
-        pages = int(cache_tokens(setup, tokens=float(limits.tokens), context=context)) // page
+        held = in_pages(context, page)  # a short sequence's page is not full, its state is whole
+        pages = int(cache_tokens(setup, tokens=float(limits.tokens), context=held)) // page
     return Kit(
         table=step_table(pool),
         limits=limits,

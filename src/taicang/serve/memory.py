@@ -6,7 +6,9 @@ parameters and cache gives the rank's bytes without a second set of formulas.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from math import ceil
 from typing import Any, cast
 
 import numpy as np
@@ -39,8 +41,12 @@ TILES = (256, 128)
 TOWER_BYTES = 12 * 24 * 1024**2 * 2.0
 """Of ViT-L/14 in 16 bits: four products of the width in attention and, the inner width being four times as large, eight
 in the feed-forward, of 24 layers."""
+SEGMENT_BYTES = (2.0 * 1024**2, 10.0 * 1024**2)
+"""Device memory comes in multiples of the first for tensors from the second on (PyTorch's caching allocator)."""
 LOW_LATENCY_TOKENS = 512
 """Tokens per rank up to which exchanges keep worst-case buffers."""
+PAGE = 16
+"""Tokens of a page of cache, as most engines have it."""
 LIVE_WIDTHS = 8
 """Assumed number of hidden-width bf16 activations that are alive at once in a step."""
 
@@ -157,12 +163,18 @@ def memory_use(
     spared = _spared(mine, plan)
     shard = 1 if plan.sp else plan.tp
     several: Any = np.where(np.asarray(plan.ranks) > 1, head.group_bytes, 0.0)
+    rounded = _rounded(mine, plan, apart=head.base == "device")
     use = MemoryUse(
-        attention_bytes=counted.attention * attention + counted.norm * 2.0 + spared["attention"] + _kept(mine),
-        dense_bytes=counted.dense * dense + spared["dense"],
+        attention_bytes=counted.attention * attention
+        + counted.norm * 2.0
+        + spared["attention"]
+        + _kept(mine)
+        + rounded["attention"],
+        dense_bytes=counted.dense * dense + spared["dense"] + rounded["dense"],
         experts_bytes=counted.experts * experts * _padding(mine, quant.experts)
         + counted.router * 4.0
-        + spared["experts"],
+        + spared["experts"]
+        + rounded["experts"],
         shared_bytes=counted.shared * dense,
         embedding_bytes=(counted.embedding + counted.head) * 2.0 + model.tower_ratio * TOWER_BYTES / shard,
         draft_bytes=(one.attention * attention + one.dense * dense + one.experts * experts + one.shared * dense)
@@ -180,12 +192,20 @@ def memory_use(
     return replace(use, withheld_bytes=_withheld(use, plan, head, tokens))
 
 
-def _withheld(use: MemoryUse, plan: ServePlan, head: Headroom, tokens: Count) -> Num:
-    """What the engine keeps from weights and cache, beyond what activations and the runtime take of it."""
-    whole, ranks = use.capacity_bytes, np.asarray(plan.ranks)
+def engine_share(head: Headroom, plan: ServePlan, capacity_bytes: float, tokens: Count) -> Num:
+    """Share of device memory that the engine is given, or takes by itself for steps of ``tokens``, as it counts it."""
+    ranks, groups = np.asarray(plan.ranks), np.asarray(plan.dp)
     reserve: Any = head.reserve_bytes + head.reserve_token_bytes * np.maximum(tokens, head.reserve_tokens)
     reserve = reserve + head.reserve_rank_bytes * ranks + np.where(ranks >= WIDE, head.reserve_wide_bytes, 0.0)
-    ratio: Any = (1.0 - reserve / whole if head.usable_ratio is None else head.usable_ratio) * head.shrunk_ratio
+    reserve = reserve + np.where(groups > 1, head.reserve_shared_bytes, 0.0)
+    reserve = reserve + np.where(np.asarray(plan.draft_tokens) > 0, head.reserve_draft_bytes, 0.0)
+    own: Any = 1.0 - reserve / capacity_bytes if head.usable_ratio is None else head.usable_ratio
+    return cast(Num, own * head.shrunk_ratio)
+
+
+def _withheld(use: MemoryUse, plan: ServePlan, head: Headroom, tokens: Count) -> Num:
+    """What the engine keeps from weights and cache, beyond what activations and the runtime take of it."""
+    whole, ratio = use.capacity_bytes, engine_share(head, plan, use.capacity_bytes, tokens)
     if head.base == "device":
         kept: Any = (1.0 - ratio) * whole
     elif head.base == "static":
@@ -205,6 +225,46 @@ def _spared(mine: Model, plan: ServePlan) -> dict[str, Any]:
             width = 2.0 - number_format(getattr(plan.quant, kind)).weight_bytes
             extra[kind] = extra[kind] + getattr(counted, kind) * width
     return extra
+
+
+def _rounded(mine: Model, plan: ServePlan, *, apart: bool) -> dict[str, Any]:
+    """Bytes by which device memory in whole segments exceeds the matrices in it, as engines join them.
+
+    ``apart``: the engine counts tensors, whose segments lend what is left of them from half a step on to others.
+    """
+    step, least = SEGMENT_BYTES
+    lost: dict[str, Any] = dict.fromkeys(("attention", "dense", "experts"), 0.0)
+    for block in mine.blocks:
+        for kind, elements in _matrices(block.attention, block.ffn, mine.hidden):
+            width = 2.0 if kind in block.plain else _element_bytes(getattr(plan.quant, kind))
+            size: Any = np.asarray(elements * width)
+            over = -size % step
+            counts = (size >= least) & (over <= step / 2) if apart else size >= least
+            lost[kind] = lost[kind] + np.where(counts, over, 0.0) * block.count
+    return lost
+
+
+def _element_bytes(form: str) -> float:
+    """Of one weight without its scales, which are tensors of their own."""
+    return float(2.0 ** np.floor(np.log2(number_format(form).weight_bytes)))
+
+
+def _matrices(kind: Attention, ffn: FeedForward, hidden: Count) -> Iterator[tuple[str, Any]]:
+    """Class and elements of a layer's large matrices: queries, keys and values are one, so are gates and inputs."""
+    if isinstance(kind, GroupedQuery):
+        values = kind.v_head_dim or kind.head_dim
+        queries = kind.heads * kind.head_dim * (1 + kind.output_gate)
+        yield "attention", hidden * (queries + kind.kv_heads * (kind.head_dim + values * (not kind.values_are_keys)))
+        yield "attention", hidden * kind.heads * values
+    elif isinstance(kind, Latent):
+        wide = kind.heads * (kind.nope_dim + kind.rope_dim)
+        yield "attention", hidden * ((kind.q_lora or wide) + kind.kv_lora + kind.rope_dim)
+        yield "attention", (kind.q_lora or 0) * wide
+        yield "attention", kind.kv_lora * kind.heads * (kind.nope_dim + kind.v_dim)
+        yield "attention", hidden * kind.heads * kind.v_dim
+    number, where = (1, "dense") if isinstance(ffn, Dense) else (ffn.experts, "experts")
+    yield where, number * ffn.inter * hidden * (1 + ffn.gated)
+    yield where, number * ffn.inter * hidden
 
 
 def _kept(mine: Model) -> Any:
@@ -258,6 +318,11 @@ def _exchange(model: Model, plan: ServePlan, tokens: Count) -> Num:
     worst = plan.ep * tokens * slots * model.hidden * send
     exact = 2.0 * tokens * kind.topk * model.hidden * send
     return np.where(np.asarray(tokens) <= LOW_LATENCY_TOKENS, worst, exact) * 1.0
+
+
+def in_pages(tokens: float, page: int = PAGE) -> float:
+    """Tokens for which a sequence of ``tokens`` takes pages."""
+    return float(max(ceil(tokens / page), 1) * page)
 
 
 def cache_room(setup: Setup, *, tokens: float, context: float) -> tuple[float, float]:

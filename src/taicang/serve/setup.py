@@ -14,7 +14,7 @@ from taicang.hardware import Machine
 from taicang.lower import lower
 from taicang.lower.program import Program, Stream, some, where_some
 from taicang.models.types import Model
-from taicang.ops import Exchange, GroupedGemm, Operator
+from taicang.ops import Attend, Exchange, GroupedGemm, Operator
 from taicang.plans import Batch, ServePlan
 from taicang.stacks import Stack
 from taicang.timeline import Slice, Timeline, behind_products, hidden_network, price, sequential, two_streams
@@ -145,8 +145,14 @@ def _host_bound(timeline: Timeline, program: Program, setup: Setup, batch: Batch
     if eager == 0.0 or (graphs and not some(batch.prefill_tokens)):
         return timeline
     launches: Count = 0.0
+    pieces: Count = 0.0
     for task in program:
-        launches = launches + task.repeat * (setup.stack.expert_launches if isinstance(task.op, GroupedGemm) else 1)
+        own = setup.stack.expert_launches if isinstance(task.op, GroupedGemm) else getattr(task.op, "launches", 1)
+        launches = launches + task.repeat * own
+        pieces = pieces + (2.0 * task.repeat if isinstance(task.op, Attend) else 0.0)
+    if graphs and setup.stack.graph_tokens:
+        tokens = np.asarray(batch.prefill_tokens + batch.decode_sequences * setup.plan.query_len)
+        launches = np.where(tokens > setup.stack.graph_tokens, launches, np.minimum(pieces, launches))
     floor: Num = launches * setup.plan.microbatches * eager
     if graphs:
         floor = floor * np.where(np.asarray(batch.prefill_tokens) > 0, 1.0, 0.0)

@@ -9,9 +9,11 @@ throughput does not depend on it. Queueing noise is not priced (the simulator's 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from taicang.plans import Batch, decode_batch, prefill_batch
 from taicang.serve.setup import Setup, scaled, step
@@ -69,13 +71,14 @@ def together(first: Batch, second: Batch) -> Batch:
     )
 
 
-def aggregated(setup: Setup, load: Load) -> Steady:
+def aggregated(setup: Setup, load: Load, exists: NDArray[np.bool_] | None = None) -> Steady:
     """Prefill and decode share the instance, as vLLM, SGLang and TensorRT-LLM run by default.
 
     A scheduler that mixes puts prompt chunks into decode steps; one that prefills first runs steps of their own in
     between. Of the other requests' prefills in a turn, half of the share that keeps in step (``in_step``) come before a
     request's first token: in a full burst of equal requests the mean one has half of the others ahead of it. Where
-    prompts need more steps than answers, those beyond are waited for before the first token.
+    prompts need more steps than answers, those beyond are waited for before the first token. ``exists``: which cells of
+    all arrays together are candidates, where not all are; times of the others mean nothing.
     """
     plan, stack = setup.plan, setup.stack
     mixed = stack.scheduler == "mixed"
@@ -107,10 +110,10 @@ def aggregated(setup: Setup, load: Load) -> Steady:
     packed = np.maximum(others / np.maximum(carried, 1e-9), 1.0)
     several = scaled(chunk, packed)
     alone = step(setup, chunk)
-    carrying = step(setup, together(decoding, several) if mixed else several)
+    carrying = _spent(setup, together(decoding, several) if mixed else several, exists)
     device = carrying.seconds - carrying.launch_wait_s
     if load.at_random and setup.plan.microbatches == 1:  # else they overlap with something
-        more = carrying.by_part().get("experts", 0.0) - decode.by_part().get("experts", 0.0)
+        more = carrying.experts_s - decode.by_part().get("experts", 0.0)
         idle_ratio = 1.0 - np.minimum(others / np.maximum(carried * packed, 1e-9), 1.0)
         device = device - np.maximum(more, 0.0) * idle_ratio
     between = decode.seconds if mixed else 0.0
@@ -139,6 +142,38 @@ def aggregated(setup: Setup, load: Load) -> Steady:
         output_tokens_per_s=load.concurrency * load.output_tokens / (ttft + busy),
         decode=decode,
     )
+
+
+class _Spent(NamedTuple):
+    """Seconds of a step."""
+
+    seconds: Num
+    launches_s: Num
+    launch_wait_s: Num
+    experts_s: Num
+
+
+def _spent(setup: Setup, batch: Batch, exists: NDArray[np.bool_] | None) -> _Spent:
+    """A step in which the counts of every candidate differ: only those that exist are priced, one after another."""
+    if exists is not None:
+        setup = replace(setup, plan=_at(setup.plan, exists))
+        batch = _at(batch, exists)
+    run = step(setup, batch)
+    spent = _Spent(run.seconds, run.launches_s, run.launch_wait_s, run.by_part().get("experts", 0.0))
+    return spent if exists is None else _Spent(*(_spread(seconds, exists) for seconds in spent))
+
+
+def _at(counts: Any, exists: NDArray[np.bool_]) -> Any:
+    """A plan or batch of the candidates alone."""
+    values = {each.name: getattr(counts, each.name) for each in fields(counts)}
+    arrays = {name: v for name, v in values.items() if isinstance(v, np.ndarray)}
+    return replace(counts, **{name: np.broadcast_to(v, exists.shape)[exists] for name, v in arrays.items()})
+
+
+def _spread(seconds: Num, exists: NDArray[np.bool_]) -> Num:
+    whole = np.ones(exists.shape)
+    whole[exists] = seconds
+    return whole
 
 
 def in_step(stack: Stack, load: Load, steps: Num) -> Num:

@@ -27,6 +27,8 @@ class Chunk:
     weight: Spent
     held: Held
     saved_bytes: Num
+    away_bytes: Num
+    """Kept in the host's memory beside these."""
     layer_bytes: Num
     """Activations of the layer at work."""
     edge_bytes: Num
@@ -91,6 +93,8 @@ def _chunk(share: Share, layers: Layers) -> Chunk:
     weight: dict[str, Num] = {}
     parts: list[tuple[Held, Num]] = []
     saved: Num = 0.0
+    gone: Num = 0.0
+    away = plan.activations_away_ratio
     working: Num = 0.0
     outside: Num = 0.0
     beside: Num = 0.0
@@ -104,10 +108,17 @@ def _chunk(share: Share, layers: Layers) -> Chunk:
                 forward_s=total(time.forward), backward_s=total(time.again) + total(time.data) + total(time.weight),
             )  # fmt: skip
             front, back = added(front, {"data": ahead}), added(back, {"data": behind})
+        if away:
+            over, under = sync.away_s(
+                time.saved_bytes * away, layers.price, forward_s=total(time.forward),
+                backward_s=total(time.again) + total(time.data) + total(time.weight),
+            )  # fmt: skip
+            front, back = added(front, {"host link": over}), added(back, {"host link": under})
         forward, data = added(forward, scaled(front, count)), added(data, scaled(back, count))
         weight = added(weight, scaled(time.weight, count))
         parts.append((held, count))
-        saved = saved + time.saved_bytes * count
+        saved = saved + time.saved_bytes * ((1.0 - away) * count)
+        gone = gone + time.saved_bytes * (away * count)
         beside = beside + time.saved_s * count
         working = np.maximum(working, time.working_bytes + _gathered(held, held, setup))
     embedding, head = memory.edge_parameters(model, plan)
@@ -126,7 +137,7 @@ def _chunk(share: Share, layers: Layers) -> Chunk:
         parts.append((edge, 1.0))
         outside = np.maximum(outside, time.working_bytes + _gathered(edge, next_, setup))
     return Chunk(
-        forward=forward, data=data, weight=weight, held=memory.together(parts), saved_bytes=saved,
+        forward=forward, data=data, weight=weight, held=memory.together(parts), saved_bytes=saved, away_bytes=gone,
         layer_bytes=working, edge_bytes=outside, saved_s=beside,
     )  # fmt: skip
 

@@ -144,6 +144,7 @@ def _mean(setup: Setup, layout: TrainPlan, modes: tuple[tuple[Any, float], ...])
         {"none": everything, "selective": trimmed, "full": ratio * boundary + (1 - ratio) * everything}[mode]
         for mode, ratio in modes
     ]
+    kept = [each * (1.0 - layout.activations_away_ratio) for each in kept]
     edges = [layer_time(edge, layout, stack, price) for edge in lower_edges(model, layout, stack)]
     first, last = (float(total(t.forward) + total(t.data) + total(t.weight)) for t in edges)
     return _Layer(
@@ -282,7 +283,7 @@ def _bubble(
 
 
 def _in_flight(setup: Setup, plan: TrainPlan, pp: Ints, vpp: Ints, micro: Ints) -> Num:
-    """``memory.in_flight`` of the first rank, for arrays; pairs run one ahead."""
+    """``memory.in_flight`` of the first rank, for arrays."""
     most = micro * vpp * 1.0
     if plan.schedule == "gpipe":
         return most
@@ -291,5 +292,5 @@ def _in_flight(setup: Setup, plan: TrainPlan, pp: Ints, vpp: Ints, micro: Ints) 
         each, more = held[plan.schedule]
         return np.asarray(np.minimum(most, each * pp + float(more)))
     ahead = "expert_exchange" in setup.stack.overlap and plan.ep > 1
-    deep = (pp - 1.0) * 2 + (vpp - 1.0) * pp + 1.0 + ahead
+    deep = (pp - 1.0) * 2 + (vpp - 1.0) * pp + 1.0
     return np.asarray(np.minimum(most, np.where((vpp == 1) & (not ahead), pp, deep)))

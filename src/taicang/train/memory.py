@@ -112,15 +112,13 @@ def state_bytes(held: Held, plan: TrainPlan, keeps: Keeping) -> tuple[Num, Num, 
     """
     dense, experts = data_groups(plan).sharding, expert_groups(plan).sharding
 
+    whole, shard = held.dense + held.experts, held.dense / dense + held.experts / experts
+
     def spread(stage: int) -> Num:
-        if plan.zero < stage:
-            return held.dense + held.experts
-        shard: Num = held.dense / dense + held.experts / experts
-        return shard
+        return whole if plan.zero < stage else shard
 
     trained = plan.trained_ratio
     copies = kept_bytes(plan)
-    whole = held.dense + held.experts
     plain = held.plain * (2.0 - copies) * plan.recipe.frozen / (dense if plan.zero == 3 else 1)
     piped = (plan.zero == 3) * (np.asarray(plan.pp) > 1)  # all microbatches share what is gathered once a step
     gathered = plan.recipe.gather_bytes * np.where(piped, True, plan.zero == 3 and not plan.reshard)
@@ -128,7 +126,9 @@ def state_bytes(held: Held, plan: TrainPlan, keeps: Keeping) -> tuple[Num, Num, 
         device = (spread(2) if plan.zero < 2 else 0.0) * plan.gradient_bytes * trained
         stays = 0.0 if plan.offload == "weights" else spread(3) * copies + plain
         return stays + whole * gathered, device, 0.0 * whole
-    gradients: Num = (spread(2) + whole * piped) * plan.gradient_bytes
+    reduced = keeps.sharding == "graph" and plan.zero > 0  # of one microbatch, gradients are scattered as they are made
+    kept = np.where(np.asarray(plan.microbatches) == 1, shard, spread(2)) if reduced else spread(2)
+    gradients: Num = (kept + whole * piped) * plan.gradient_bytes
     if plan.zero and keeps.sharding == "deepspeed":
         gradients = gradients + (
             spread(1) * (6.0 if plan.zero == 1 else 4.0) if plan.gradient_bytes == 2.0 else spread(2) * 2.0
@@ -210,7 +210,7 @@ def in_flight(shape: Shape, rank: int) -> float:
         return float(most)
     if shape.schedule in deep:
         return float(min(most, deep[shape.schedule]))
-    return float(min(most, shape.pp + 1 if shape.dual else warm_up(shape, rank) + 1))
+    return float(min(most, shape.pp + 1 if shape.dual else warm_up(shape, rank) + (not shape.paired)))
 
 
 def peak(uses: list[MemoryUse]) -> MemoryUse:

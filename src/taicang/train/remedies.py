@@ -72,6 +72,8 @@ def _changes(setup: Setup) -> Iterator[tuple[str, dict[str, Any]]]:
         yield "--zero 3", {"zero": 3}
     if plan.offload == "none" and plan.zero and plan.pp == 1 and "host" in setup.machine.planes:
         yield "--offload optimizer", {"offload": "optimizer"}
+    if not plan.activations_away_ratio and "host" in setup.machine.planes:
+        yield "--offload-activations 0.5", {"activations_away_ratio": 0.5}
     if plan.micro_batch > 1:
         yield f"--micro-batch {plan.micro_batch // 2}", {"micro_batch": plan.micro_batch // 2}
     if plan.moments == "fp32":

@@ -28,6 +28,7 @@ from taicang.reliability import (
     DAY,
     HOUR,
     SPREAD,
+    STORAGE_BYTES_PER_S,
     Component,
     broken_chips,
     components,
@@ -41,8 +42,6 @@ from taicang.units import Count
 
 Saving: TypeAlias = Literal["synchronous", "asynchronous", "in_memory"]
 YEAR = 365.0 * DAY
-STORAGE_BYTES_PER_S = 0.25e9
-"""One chip's share of the checkpoint storage (assumed: 2 GB/s per node of 8)."""
 MOST_MISSING = 0.99
 OFTEN_S = 900.0
 """Between checkpoints, below which a run is told (shared storage is seldom planned for more)."""

@@ -164,7 +164,9 @@ def _memory(setup: Setup, ranks: Sequence[Sequence[Chunk]]) -> list[MemoryUse]:
         kept = sum(float(chunk.saved_bytes) for chunk in mine) / len(mine)
         if keeps.outputs and rank < plan.pp - 1:
             kept += memory.boundary_bytes(setup.model, plan)
-        kept *= memory.in_flight(shape, rank)
+        flying = memory.in_flight(shape, rank)
+        kept *= flying
+        away = sum(float(chunk.away_bytes) for chunk in mine) / len(mine) * flying
         if keeps.merged and plan.pp > 1 and rank == (0 if shape.folded else plan.pp - 1):
             kept += float(memory.merged_bytes(setup.model, plan, plan.microbatches))
         once = plan.microbatches == 1 and not keeps.buffered
@@ -178,7 +180,7 @@ def _memory(setup: Setup, ranks: Sequence[Sequence[Chunk]]) -> list[MemoryUse]:
                 apart_bytes=memory.gradual(gradients, kept, layer, edge, once),
                 runtime_bytes=memory.RUNTIME_RATIO * chip.memory.capacity_bytes,
                 capacity_bytes=chip.memory.capacity_bytes,
-                host_bytes=memory.host_bytes(held, plan),
+                host_bytes=memory.host_bytes(held, plan) + away,
             )
         )
     return uses

@@ -126,6 +126,16 @@ def host_s(held: Held, element_bytes: float, plan: TrainPlan, price: Price, *, s
     return np.maximum(seconds, size / plan.nvme_bytes_per_s) if stored and plan.nvme_bytes_per_s else seconds
 
 
+def away_s(moved: Num, price: Price, *, forward_s: Num, backward_s: Num) -> tuple[Num, Num]:
+    """What a layer's passes wait for where ``moved`` bytes of its activations leave over the host's link behind the
+    forward pass and come back ahead of the backward one (a copy engine moves them: no core slows)."""
+    link = price(Transfer(payload_bytes=moved, plane="host")).seconds
+    return (
+        beside(link, forward_s, pieces=np.inf, tax=0.0),
+        beside(link, backward_s, pieces=np.inf, tax=0.0),
+    )
+
+
 def _shard(held: Held, plan: TrainPlan) -> Num:
     """Parameters whose state one rank keeps."""
     dense, experts = (data_groups(plan).sharding, expert_groups(plan).sharding) if plan.zero else (1, 1)

@@ -72,6 +72,9 @@ class TrainPlan:
     weights (of ZeRO 3) as well."""
     nvme_bytes_per_s: float = 0.0
     """One rank's share of the NVMe drives that hold what is offloaded (0: it stays in host memory)."""
+    activations_away_ratio: float = 0.0
+    """Share of the layers whose kept activations wait in the host's memory from their forward to their backward pass
+    (Megatron's ``cpu_offloading_num_layers``)."""
     trained_ratio: float = 1.0
     """Share of the weights that train (LoRA: about zero; then no weight gradients, no optimizer)."""
 
@@ -129,6 +132,8 @@ def describe(plan: TrainPlan) -> str:
     parts += (
         [f"{plan.offload} offloaded" + (" to NVMe" if plan.nvme_bytes_per_s else "")] if plan.offload != "none" else []
     )
+    away = plan.activations_away_ratio
+    parts += [f"{away:.0%} of activations offloaded"] if away else []
     parts += ["no SP"] if plan.tp > 1 and not plan.sp else []
     parts += [plan.context] if plan.cp > 1 and plan.context != "ring" else []
     if plan.recompute != "none":

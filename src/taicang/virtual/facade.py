@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import importlib
 import os
 import sys
 import types
@@ -16,13 +15,9 @@ import torch
 from taicang.virtual.device import Device
 from taicang.virtual.graphs import CAPTURING, graph_of
 from taicang.virtual.kernels import DEVICE
-from taicang.virtual.later import undisabled
+from taicang.virtual.later import Compiler, undisabled
 from taicang.virtual.spec import Chip
 from taicang.virtual.translation import noted, noting
-
-CAPABILITY = {"ampere": (8, 0), "ada": (8, 9), "hopper": (9, 0), "blackwell": (10, 0)}
-"""Compute capability of an architecture; of a chip that has none, the newest that programs know (so they take bf16)."""
-
 
 EVENTS: list[Callable[[int, int], float]] = []
 """Milliseconds between two versions of events."""
@@ -330,7 +325,7 @@ def install(device: Device, chip: Chip) -> None:
     torch.backends.cudnn.version = lambda: 91002
     torch.compile = noted("torch.compile", _eager) if translated else _eager
     torch.compiler.cudagraph_mark_step_begin = nothing
-    torch.compiler.disable, torch._dynamo = undisabled, _Compiler("torch._dynamo")
+    torch.compiler.disable, torch._dynamo = undisabled, Compiler()
     module: Any = types.ModuleType("torch.npu")
     module.__dict__.update(given)
     module.amp, module.graph, module.make_graphed_callables = cuda.amp, cuda.graph, cuda.make_graphed_callables
@@ -356,15 +351,6 @@ def _eager(model: Any = None, **_: Any) -> Any:
     """``torch.compile`` under capture: the program runs eagerly, and the page says so."""
     COMPILED[0] = True
     return model if model is not None else lambda found: found
-
-
-class _Compiler(types.ModuleType):
-    """PyTorch's compiler, imported as soon as somebody asks for more than to be left alone by it."""
-
-    disable = staticmethod(undisabled)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(importlib.import_module("torch._dynamo"), name)
 
 
 class _Quiet(types.ModuleType):

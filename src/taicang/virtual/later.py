@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import sys
+import types
 from collections.abc import Callable
+from importlib.machinery import ModuleSpec
 from typing import Any
 
+COMPILER = "torch._dynamo"
 PROPAGATION = "torch.distributed.tensor._sharding_prop"
 LISTS = ("_foreach_", "_fused_", "_amp_foreach_")
 """Operators of DTensor that treat each element of their lists by itself."""
@@ -45,6 +49,51 @@ def changed(name: str, change: Callable[[Any], None]) -> None:
 def undisabled(fn: Any = None, recursive: bool = True, **_: Any) -> Any:
     """What keeps a compiler away: there is none, so functions stay as they are, and it is not imported."""
     return fn if fn is not None else lambda given: given
+
+
+class Compiler(types.ModuleType):
+    """PyTorch's compiler, imported as soon as somebody asks for more than to be left alone by it.
+
+    Process groups, steps of optimizers and questions for shapes import it, to tell it to keep out or for its settings,
+    which are a module by themselves.
+    """
+
+    disable = staticmethod(undisabled)
+    graph_break = staticmethod(lambda *_, **__: None)
+    trace_rules = types.SimpleNamespace(clear_lru_cache=graph_break)
+
+    def __init__(self) -> None:
+        super().__init__(COMPILER)
+        self.__spec__ = importlib.util.find_spec(COMPILER)
+        self.__path__ = list(getattr(self.__spec__, "submodule_search_locations", None) or ())
+        self.__file__ = getattr(self.__spec__, "origin", None)
+        name = f"{COMPILER}.config"
+        found: Any = importlib.util.spec_from_file_location(name, f"{self.__path__[0]}/config.py")
+        self.config = sys.modules[name] = importlib.util.module_from_spec(found)
+        found.loader.exec_module(self.config)
+        sys.modules[COMPILER] = self
+        sys.meta_path.insert(0, self)
+
+    def find_spec(self, name: str, path: Any, target: Any = None) -> Any:
+        """A module of the compiler, which the compiler itself may have imported meanwhile."""
+        if not name.startswith(f"{COMPILER}."):
+            return None
+        self._import()
+        if name not in sys.modules:
+            return importlib.util.find_spec(name)
+        loader: Any = types.SimpleNamespace(create_module=lambda _: sys.modules[name], exec_module=lambda _: None)
+        return ModuleSpec(name, loader)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return getattr(self._import(), name)
+
+    def _import(self) -> Any:
+        if sys.modules.get(COMPILER) is self:
+            del sys.modules[COMPILER]
+            sys.meta_path.remove(self)
+        return importlib.import_module(COMPILER)
 
 
 def hasten() -> None:

@@ -104,6 +104,8 @@ def _once(wish: Wish, machine: Machine, name: str, folder: Path, native: build.N
     PORT.clear()
     with tempfile.TemporaryDirectory() as work:
         processes = [_start(wish, machine, name, folder, Path(work), native, rank) for rank in wish.ranks]
+        import taicang.virtual.report  # while they run: it is what comes next  # noqa: F401
+
         try:
             while any(process.poll() is None for process in processes):
                 if any(process.poll() for process in processes):

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from taicang.lower.training import CORE_BACKWARD
-from taicang.ops import Attend, Gemm, Lookup, Operator, Pointwise, PointwiseKind, Transfer
+from taicang.ops import CORE_BACKWARD, Attend, Gemm, Lookup, Operator, Pointwise, PointwiseKind, Transfer
 
 FORMAT: Mapping[str, str] = MappingProxyType(
     {

@@ -9,14 +9,13 @@ import numpy as np
 
 from taicang import catalog
 from taicang.catalog import porting
-from taicang.catalog.training import training_price
+from taicang.catalog.training import default_stack, training_price
 from taicang.cost.cost import Cost
 from taicang.errors import NotModelled
 from taicang.hardware import Machine
 from taicang.ops import Attend, Gemm, Operator, Pointwise, Transfer
-from taicang.search.training import default_stack
+from taicang.reliability import STORAGE_BYTES_PER_S
 from taicang.stacks import Stack
-from taicang.train.run import STORAGE_BYTES_PER_S
 from taicang.virtual.operators import Kernel
 from taicang.virtual.spec import STORAGE
 from taicang.virtual.translation import unsupported

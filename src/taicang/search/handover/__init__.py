@@ -23,6 +23,7 @@ from taicang.search.handover.sglang import sglang
 from taicang.search.handover.trtllm import trtllm
 from taicang.search.handover.vllm import ascend, vllm
 from taicang.search.result import Choice, Pool
+from taicang.stacks import Headroom
 
 ENGINES: Mapping[str, Writer] = MappingProxyType(
     {"vllm": vllm, "vllm-ascend": ascend, "sglang": sglang, "trtllm": trtllm, "mindie": mindie}
@@ -66,11 +67,12 @@ def emit(
     input_tokens: float,
     output_tokens: float,
     notes: Sequence[str] = (),
+    memory: Headroom | None = None,
 ) -> dict[str, str]:
     """Files by name for the target ``to``: a launch script and a manifest per pool, or the platform's one file.
 
     ``path`` is where the engine finds the weights, the tokens are those of the longest request, ``notes`` what a reader
-    of the files has to know. Raises
+    of the files has to know, ``memory`` how the engine divides a device, where it is the one that was priced. Raises
     ``UnknownName`` for a target and ``NotModelled`` for a plan or a machine that it cannot take.
     """
     check(to, machine)
@@ -84,6 +86,7 @@ def emit(
             path=path,
             input_tokens=int(input_tokens),
             output_tokens=int(output_tokens),
+            memory=memory,
         )
         for pool in choice.pools
     ]

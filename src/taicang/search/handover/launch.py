@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +15,8 @@ from taicang.models.types import Model
 from taicang.plans import ServePlan
 from taicang.search.handover.placement import Placement
 from taicang.search.result import Pool
+from taicang.serve.memory import engine_share
+from taicang.stacks import Headroom
 
 PORT = 8000
 RENDEZVOUS = 20000
@@ -37,6 +40,16 @@ class Placed:
     input_tokens: int
     output_tokens: int
     port: int = PORT
+    memory: Headroom | None = None
+    """How the engine that was priced divides the device; None: the plan was priced for another."""
+
+    @property
+    def memory_ratio(self) -> float | None:
+        """Share of device memory that the plan was priced with, as the engine counts it."""
+        if self.memory is None:
+            return None
+        share = engine_share(self.memory, self.plan, self.machine.chip.memory.capacity_bytes, self.budget_tokens)
+        return math.floor(float(share) * 1000.0) / 1000.0
 
     @property
     def plan(self) -> ServePlan:

@@ -49,6 +49,8 @@ def arguments(placed: Placed) -> list[str]:
     words += ["--context-length", str(placed.longest_tokens)]
     if placed.pool.role != "decode":
         words += ["--chunked-prefill-size", str(placed.budget_tokens * plan.dp)]
+    if placed.memory_ratio:
+        words += ["--mem-fraction-static", str(placed.memory_ratio)]
     if placed.drafts:
         words += ["--speculative-algorithm", "NEXTN", "--speculative-num-steps", str(placed.drafts)]
         words += ["--speculative-eagle-topk", "1", "--speculative-num-draft-tokens", str(placed.drafts + 1)]

@@ -52,8 +52,9 @@ def options(placed: Placed) -> dict[str, Any]:
     if plan.redundant and (experts := routed(placed.net)):
         slots = experts.experts + int(plan.redundant)
         found["moe_config"] = {"load_balancer": {"layer_updates_per_iter": 1, "num_slots": slots}}
-    if plan.quant.kv.startswith("fp8"):
-        found["kv_cache_config"] = {"dtype": "fp8"}
+    cache = {"dtype": "fp8"} if plan.quant.kv.startswith("fp8") else {}
+    if kept := cache | ({"free_gpu_memory_fraction": placed.memory_ratio} if placed.memory_ratio else {}):
+        found["kv_cache_config"] = kept
     if placed.pool.role != "both":
         found["cache_transceiver_config"] = {"backend": "DEFAULT"}
     return found

@@ -84,6 +84,8 @@ def _layout(placed: Placed, engine: str) -> list[str]:
     words += ["--max-num-batched-tokens", str(max(placed.budget_tokens, least))]
     if placed.pool.chunk_tokens:
         words += ["--enable-chunked-prefill"]
+    if placed.memory_ratio:
+        words += ["--gpu-memory-utilization", str(placed.memory_ratio)]
     return words + (["--enable-expert-parallel"] if plan.ep > 1 else [])
 
 
