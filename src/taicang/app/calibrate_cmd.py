@@ -151,10 +151,10 @@ def _document(path: Path, found: Read, profile: Profile, named: str) -> str:
     import yaml
 
     from taicang import __version__
-    from taicang.catalog.stack_entry import PLAIN
+    from taicang.catalog import schema
     from taicang.evidence.fitting import fingerprint
 
-    keys = {field: key for key, field in PLAIN.items()}
+    keys = {field: key for key, (field, _) in schema.STACK.items()}
     units = {"step_host": " s", "sequence_host": " s", "layer_gap": " s", "eager_kernel": " s"}
     body: dict[str, Any] = {
         "base": named,

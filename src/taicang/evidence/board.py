@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,10 @@ def _run(suite: Suite, folder: Path | None, notes: list[str]) -> Iterator[Outcom
         except Exception as error:  # one file must not take the others with it
             notes.append(f"{suite.module}: {intake.reason(error)}; its files are read row by row")
             found = [outcome for file in files if file.is_file() for outcome in _by_row(file, notes)]
-        yield from map(intake.sound, found)
+        there = [file for file in files if not alone and file.is_file()]
+        theirs = bool(there) and not any(map(intake.fitted_on, there))  # no fit has seen these files
+        for each in map(intake.sound, found):
+            yield replace(each, yours=True) if theirs and not each.held_out else each
 
 
 def _by_row(file: Path, notes: list[str]) -> list[Outcome]:
@@ -130,12 +134,13 @@ def drifts(scores: Iterable[Score], folder: Path | None) -> list[str]:
     """Suites whose mean error left the frozen one by more than ``DRIFT_RATIO``, in words."""
     expected = frozen().get(_section(folder), {})
     found = []
-    for one in scores:
+    for one in (each for each in scores if each.part != "yours"):
         was = expected.get(one.suite, {}).get(one.part)
         if was is None:
             found.append(f"{one.suite} {one.part}: not frozen yet")
         elif not abs(was["mape_ratio"] - one.mape_ratio) <= DRIFT_RATIO:
-            found.append(f"{one.suite} {one.part}: {was['mape_ratio']:.2%} frozen, {one.mape_ratio:.2%} now")
+            now = f"{one.mape_ratio:.2%}" if one.coverage_ratio else "nothing predicted"
+            found.append(f"{one.suite} {one.part}: {was['mape_ratio']:.2%} frozen, {now} now")
     return found
 
 
