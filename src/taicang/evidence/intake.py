@@ -13,7 +13,6 @@ import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TypeAlias
 
 from taicang.catalog import calibration
@@ -22,6 +21,7 @@ from taicang.evidence import intake_ascend, served
 from taicang.evidence.declared import Kind, Suite, kinds, suites
 from taicang.evidence.fitting import fingerprint
 from taicang.evidence.score import Outcome
+from taicang.output import scratch
 
 Cells: TypeAlias = Mapping[str, str]
 
@@ -121,8 +121,7 @@ def of_kind(kind: Kind, rows: Sequence[Cells], wanted: Collection[str] = ()) -> 
 
 def _of_suite(kind: Kind, suite: Suite, rows: Sequence[Cells]) -> list[Outcome]:
     module = importlib.import_module(f"taicang.evidence.{suite.module}")
-    with TemporaryDirectory() as name:
-        folder = Path(name)
+    with scratch() as folder:
         (folder / "kernels").mkdir()
         run = _Runner(kind=kind, suite=suite, file=folder / kind.file, call=lambda: list(module.outcomes(folder)))
         known = frozenset(outcome.id for outcome in run.call())  # what the package carries is not in the file
