@@ -71,7 +71,7 @@ def estimates(
     layer = _mean(setup, layout, modes)
     dp = setup.machine.ranks // (layout.tp * layout.cp * pp)
     micro = layout.global_batch // (dp * layout.micro_batch)
-    networks: dict[tuple[object, ...], tuple[Num, Num]] = {}
+    networks: dict[tuple[object, ...], Any] = {}
     for variant in variants(setup, layout, fixed):
         schedules = [one for one in variant.schedules if fixed.get("schedule", one) == one]
         masks = [_legal(setup, layout, variant, one, pp, vpp, micro) for one in schedules]
@@ -181,7 +181,7 @@ class _Stage:
 
 def _stage(
     setup: Setup, given: TrainPlan, layer: _Layer, pp: Ints, vpp: Ints, dp: Ints, micro: Ints,
-    networks: dict[tuple[object, ...], tuple[Num, Num]],
+    networks: dict[tuple[object, ...], Any],
 ) -> _Stage:  # fmt: skip
     """``networks`` remembers collectives, which ZeRO 1 and 2 share."""
     stack, tax = setup.stack, setup.data_tax

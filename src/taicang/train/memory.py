@@ -142,8 +142,8 @@ def state_bytes(held: Held, plan: TrainPlan, keeps: Keeping) -> tuple[Num, Num, 
 
 def kept_bytes(plan: TrainPlan) -> float:
     """Bytes per weight between steps: frozen ones lie in the form that is gathered, which a pass transposes as it goes
-    (TransformerEngine's 8-bit parameters)."""
-    copies, frozen = plan.recipe.weight_copies_bytes, plan.recipe.gather_bytes
+    (TransformerEngine's 8-bit parameters; those of 4 bits lie in both orders, 9/16 of a byte each)."""
+    copies, frozen = plan.recipe.weight_copies_bytes, plan.recipe.still_bytes or plan.recipe.gather_bytes
     return frozen + (copies - frozen) * plan.trained_ratio
 
 

@@ -28,6 +28,9 @@ BUCKETS = 16.0
 HOST_BYTES_PER_S = 25e9
 """Host memory that the optimizer reaches for one rank (assumed: half of what two sockets of eight channels DDR4-3200
 have, over the eight ranks of a node)."""
+BUSY_BYTES_PER_S = 400e9
+"""A collective's rate at which its copies keep their cores and the memory busy all the time (a node with eight adapters
+of 400 Gb/s, as the engines' slowdown was found beside); a slower network leaves them waiting, and computing goes on."""
 VECTOR_BYTES = 8192.0
 """A norm's weights or a bias, of a hidden size of 4,096."""
 
@@ -159,8 +162,9 @@ def step_exposed(
     )  # fmt: skip
 
 
-def layer_network(layer: Held, plan: TrainPlan, price: Price) -> tuple[Num, Num]:
-    """Seconds of ZeRO 3's collectives of one layer and microbatch, forward and backward."""
+def layer_network(layer: Held, plan: TrainPlan, price: Price) -> tuple[Num, Num, Num]:
+    """Seconds of ZeRO 3's collectives of one layer and microbatch, forward and backward, and how busy they keep the
+    cores that copy for them (``BUSY_BYTES_PER_S``)."""
     trained = plan.trained_ratio
     gather = collective_s("all_gather", layer, plan.recipe.gather_bytes, plan, price)
     small = Held(dense=layer.dense * trained, experts=layer.experts * trained)
@@ -168,19 +172,23 @@ def layer_network(layer: Held, plan: TrainPlan, price: Price) -> tuple[Num, Num]
     scatter = np.maximum(scatter, host_s(small, plan.gradient_bytes, plan, price))
     if plan.offload == "weights":  # fetched piece by piece ahead of the gather
         gather = np.maximum(gather, host_s(layer, plan.recipe.gather_bytes, plan, price, stored=True))
-    return gather, scatter + (gather if plan.reshard else 0.0)
+    again = gather if plan.reshard else 0.0
+    whole = layer.dense + layer.experts
+    moved = whole * (plan.recipe.gather_bytes * (1 + plan.reshard) + plan.gradient_bytes * trained)
+    busy = np.minimum(moved / np.maximum(gather + scatter + again, 1e-12) / BUSY_BYTES_PER_S, 1.0)
+    return gather, scatter + again, busy
 
 
 def layer_exposed(
-    network: tuple[Num, Num], stack: Stack, tax: Num, *, forward_s: Num, backward_s: Num
+    network: tuple[Num, Num, Num], stack: Stack, tax: Num, *, forward_s: Num, backward_s: Num
 ) -> tuple[Num, Num]:
     """What of ``layer_network`` a layer waits for, forward and backward; the layer before hides the first piece."""
+    ahead, behind, busy = network
     if "parameters" not in stack.overlap:
-        return network
-    ahead, behind = network
+        return ahead, behind
     return (
-        beside(ahead, forward_s, pieces=np.inf, tax=tax),
-        beside(behind, backward_s, pieces=np.inf, tax=tax),
+        beside(ahead, forward_s, pieces=np.inf, tax=tax * busy),
+        beside(behind, backward_s, pieces=np.inf, tax=tax * busy),
     )
 
 

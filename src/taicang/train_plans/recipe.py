@@ -23,6 +23,8 @@ class Recipe:
     """Bytes per parameter of the weights that products read (an 8-bit recipe keeps a transposed copy too)."""
     gather_bytes: float = 2.0
     """Bytes per parameter that a parameter gather moves."""
+    still_bytes: float = 0.0
+    """Bytes per parameter of weights that do not train beside adapters (0: as they are gathered)."""
     frozen: bool = False
     """Whether weights do not train in this format; products take them back to 16 bits, and embedding and head stay."""
 
@@ -36,7 +38,7 @@ RECIPES = {
         Recipe(name="fp8_block", products="fp8_block", weight_copies_bytes=2.0, gather_bytes=2.0),
         # matrix units scale MX blocks themselves: grouped products run like plain fp8, not like emulated blocks
         Recipe(name="mxfp8", products="mxfp8", experts="fp8", weight_copies_bytes=2.1, gather_bytes=2.0),
-        Recipe(name="nvfp4", products="nvfp4", weight_copies_bytes=3.2, gather_bytes=2.0),
+        Recipe(name="nvfp4", products="nvfp4", weight_copies_bytes=3.2, gather_bytes=2.0, still_bytes=1.125),
         Recipe(name="int8", products="int8", weight_copies_bytes=2.0, gather_bytes=2.0),
         # QLoRA (arXiv 2305.14314): 4 bits, and 0.127 for scales that are quantised themselves
         Recipe(name="nf4", products="bf16", weight_copies_bytes=4.127 / 8, gather_bytes=4.127 / 8, frozen=True),
