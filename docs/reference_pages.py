@@ -117,10 +117,7 @@ _SAID = {
     "flag": "true or false",
     "words": "a list of words",
     "any": "a number, text or quantity",
-    "status": " / ".join(schema.STATUS),
-    "topology": " / ".join(schema.TOPOLOGIES),
-    "scheduler": " / ".join(schema.SCHEDULERS),
-    "routing": " / ".join(schema.ROUTINGS),
+    **{type_: " / ".join(said) for type_, said in schema.CHOICES.items()},
     "extents": "sizes such as 4x4x4",
 }
 _EXAMPLES = {

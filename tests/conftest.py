@@ -19,7 +19,7 @@ CHECKS, FEW = int(os.environ.get("EXPLORE", "0")), int(os.environ.get("MUTANT", 
 SETTINGS = "_hypothesis_internal_use_settings"
 settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")
-checked = [0]
+COUNTED = "checks that passed"
 
 
 @pytest.hookimpl(trylast=True)
@@ -40,15 +40,21 @@ def pytest_collection_modifyitems(items):
         setattr(holder, name, new)
 
 
-def pytest_runtest_teardown(item):
-    """Count the examples that passed."""
-    checked[0] += sum(map(int, re.findall(r"(\d+) passing", getattr(item, "hypothesis_statistics", ""))))
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item):
+    """Count the examples that passed, in the report, which a worker sends to who sums up."""
+    made = (yield).get_result()
+    many = sum(map(int, re.findall(r"(\d+) passing", getattr(item, "hypothesis_statistics", ""))))
+    if CHECKS and made.when == "teardown":
+        made.user_properties.append((COUNTED, many))
 
 
 def pytest_terminal_summary(terminalreporter):
     """Say how much was checked."""
     if CHECKS:
-        terminalreporter.line(f"{checked[0]} checks of properties passed")
+        ended = [each for reports in terminalreporter.stats.values() for each in reports if hasattr(each, "when")]
+        many = sum(dict(each.user_properties).get(COUNTED, 0) for each in ended if each.when == "teardown")
+        terminalreporter.line(f"{many} checks of properties passed")
 
 
 @pytest.fixture(scope="session")

@@ -18,7 +18,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def reach(port: int, most_s: float = 120.0) -> None:
+def reach(port: int, most_s: float = 500.0) -> None:
     """Wait until somebody listens."""
     until = time.monotonic() + most_s
     while time.monotonic() < until:
@@ -41,4 +41,4 @@ def serving(*words: str) -> Iterator[int]:
         yield port
     finally:
         server.send_signal(signal.SIGINT)
-        server.wait(timeout=60)
+        server.wait(timeout=500)

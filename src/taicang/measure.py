@@ -147,6 +147,8 @@ def measure(
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / JOURNAL).open("a", encoding="utf-8") as out:
         try:
+            if (folder / JOURNAL).read_bytes()[-1:] not in (b"", b"\n"):
+                out.write("\n")  # the line that was written when the power went ends here
             for count, shape in enumerate(shapes):
                 if progress is not None:
                     progress(count, len(shapes))

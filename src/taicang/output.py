@@ -34,17 +34,18 @@ def check_folder(folder: Path, where: str) -> None:
     It is tried, for permissions alone do not tell (/proc belongs to root, who cannot make a file there either).
     """
     made: list[Path] = []
-    try:
-        made = [each for each in (folder, *folder.parents) if not each.exists()]
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise refused(folder, error, where) from None
-    finally:
-        for each in made:
-            with suppress(OSError):
-                each.rmdir()
+    with _interrupts_held():
+        try:
+            made = [each for each in (folder, *folder.parents) if not each.exists()]
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+        except OSError as error:
+            raise refused(folder, error, where) from None
+        finally:
+            for each in made:
+                with suppress(OSError):
+                    each.rmdir()
 
 
 def check_file(path: Path, where: str) -> None:
@@ -75,14 +76,11 @@ def write(files: Mapping[str, Content], folder: Path, where: str) -> list[Path]:
         check_place(path, where)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with (
-            _interrupts_held() as let_through,
-            tempfile.TemporaryDirectory(prefix=".", suffix=".part", dir=folder, ignore_cleanup_errors=True) as stage,
-        ):
-            with let_through():
-                for name, content in files.items():
-                    _fill(Path(stage, name), content)
-            _move(Path(stage), paths)
+        with scratch(folder, prefix=".", suffix=".part") as stage:
+            for name, content in files.items():
+                _fill(stage / name, content)
+            with _interrupts_held():
+                _move(stage, paths)
         _settle(folder)
     except OSError as error:
         raise refused(folder, error, where) from None
@@ -92,6 +90,17 @@ def write(files: Mapping[str, Content], folder: Path, where: str) -> list[Path]:
 def write_file(path: Path, content: Content, where: str) -> Path:
     """Write one file, whole or not at all. Raises ``InvalidInput``."""
     return write({path.name: content}, path.parent, where)[0]
+
+
+@contextmanager
+def scratch(folder: Path | None = None, prefix: str = "taicang-", suffix: str = "") -> Iterator[Path]:
+    """A folder for a while, in ``folder`` or where the system has its own; Ctrl-C does not leave it behind."""
+    with (
+        _interrupts_held() as let_through,
+        tempfile.TemporaryDirectory(suffix, prefix, folder, ignore_cleanup_errors=True) as made,
+        let_through(),
+    ):
+        yield Path(made)
 
 
 @contextmanager

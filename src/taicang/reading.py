@@ -78,7 +78,7 @@ def expected(what: str, where: str) -> Iterator[None]:
 def document(written: str, where: str) -> Any:
     """JSON as plain data. ``InvalidInput`` (with line) for what is malformed, too deep or in two voices."""
     try:
-        found = json.loads(written, object_pairs_hook=_object)
+        found = json.loads(written, object_pairs_hook=one_voice)
     except json.JSONDecodeError as error:
         raise InvalidInput(f"not JSON: {error.msg}", where=f"{where}:{error.lineno}") from None
     except RecursionError:
@@ -88,7 +88,8 @@ def document(written: str, where: str) -> Any:
     return found
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def one_voice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object's keys and values, as JSON readers hand them over; ``ValueError`` where a key has two values."""
     made = dict(pairs)
     if len(made) < len(pairs):
         for key, value in pairs:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias
 
 from taicang.units import Count
 
 Scheduler: TypeAlias = Literal["mixed", "prefill_first", "disaggregated"]
 MemoryBase: TypeAlias = Literal["device", "static", "free"]
-MEMORY_BASES: tuple[MemoryBase, ...] = get_args(MemoryBase)
+Sharding: TypeAlias = Literal["own", "deepspeed", "tensors", "graph"]
+ExpertDispatch: TypeAlias = Literal["best", "plain"]
 WIDE = 4
 """Ranks from which on SGLang captures graphs of larger batches."""
 
@@ -76,7 +77,7 @@ class Keeping:
     """Whether a pipeline stage keeps what it sent of each microbatch in flight."""
     merged: bool = False
     """Whether a pipeline's last stage keeps the 16-bit logits of all microbatches, to hand them out as one."""
-    sharding: Literal["own", "deepspeed", "tensors", "graph"] = "own"
+    sharding: Sharding = "own"
     """Whose ZeRO: DeepSpeed's holds copies of gradients and a bucket that others do not (``train.memory``); "tensors"
     deals whole tensors to their owners, who broadcast them one after the other (``train.sync``); "graph" is one of the
     whole step, in which a whole gradient is gone as soon as its shard is there."""
@@ -120,6 +121,8 @@ class Stack:
     quantised_cache: str = ""
     """Format of cached keys and values of a model in fp8 or fp4 ("": as its checkpoint says)."""
     memory: Headroom = Headroom()
+    drafting_sequences: int = 0
+    """Sequences that an instance runs at most while it drafts, where nobody says (0: as without drafts)."""
     graph_tokens: Count = 0
     """Steps with prompts of at most so many tokens are captured too, but for their attention (pieces between them)."""
     graphs: bool = True
@@ -145,7 +148,7 @@ class Stack:
     (on request), "two_batch" (overlapped microbatches), "sp_attention" (sequence-tensor-sequence prefill),
     "matmul_all_reduce" (in prefill, an all-reduce runs beside the product that it sums); in training those of
     ``search.train_stack`` ("interleaved_gradients": those of a chunk are reduced beside the chunks that follow)."""
-    expert_dispatch: Literal["best", "plain"] = "best"
+    expert_dispatch: ExpertDispatch = "best"
     """How training sends tokens to experts: "plain", a copy for each expert by an all-to-all, sorted by expert on
     arrival; "best", that without the sorting, or each at most once to a rank, whichever is faster."""
     all_reduce: str = "best"

@@ -27,7 +27,8 @@ from taicang.app.main import COMMANDS, cli
 from taicang.errors import TaicangError
 from taicang.search.study import read
 
-LONGEST_S, PATIENCE_S = 60.0, 600
+LONGEST_S, PATIENCE_S = 60.0, 3600
+"""Of a processor, and of waiting: others may share the machine."""
 MOST_BYTES = 6 << 30
 PORTION = 250
 """Cases of one process."""
@@ -181,7 +182,7 @@ MINUTES = {"score", "audit"}
 NEVER = {"help", "freeze", "fetch", "address"}
 """Options and commands that do so."""
 LARGE = {"requests": ("8", "32"), "hours": ("0.001",), "seeds": ("2",), "draws": ("5",), "clients": ("2", "8"),
-         "turns": ("2",), "jobs": ("1",), "top": ("2",),
+         "turns": ("2",), "confirm": ("0", "1", "3"), "jobs": ("1",), "top": ("2",),
          "samples": ("100",), "workers": ("1",), "suite": ("gemm",)}  # fmt: skip
 """Options whose honest values would make a case long."""
 
@@ -297,14 +298,16 @@ def table(rng: random.Random) -> str:
 
 def late(*_: object) -> None:
     """What a clock does to a command that goes on and on."""
-    raise RuntimeError(f"no end after {PATIENCE_S} s")
+    raise RuntimeError(f"no end after {2.0 * LONGEST_S} s of a processor or {PATIENCE_S} s")
 
 
 def fault(args: list[str]) -> str:
     """What is wrong with how the command ends; nothing where it ends as it should."""
     began = time.process_time()
-    signal.signal(signal.SIGALRM, late)
+    for number in (signal.SIGALRM, signal.SIGPROF):
+        signal.signal(number, late)
     signal.alarm(PATIENCE_S)
+    signal.setitimer(signal.ITIMER_PROF, 2.0 * LONGEST_S)
     try:
         if args[0] == "read-study":
             with contextlib.suppress(TaicangError):
@@ -315,6 +318,7 @@ def fault(args: list[str]) -> str:
         return traceback.format_exc()
     finally:
         signal.alarm(0)
+        signal.setitimer(signal.ITIMER_PROF, 0.0)
     error = found.exception
     if error is not None and not isinstance(error, (TaicangError, click.ClickException, click.Abort, SystemExit)):
         return "".join(traceback.format_exception(error))

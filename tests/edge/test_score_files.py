@@ -2,11 +2,16 @@
 
 import csv
 import json
+from dataclasses import replace
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from taicang.catalog.rules import section
 from taicang.errors import InvalidInput
-from taicang.evidence import board, intake, kernels, operators
+from taicang.evidence import board, intake, kernels, operators, served
+from taicang.models.types import routed
 
 GEMM = ["system", "gemm_dtype", "m", "n", "k", "latency_ms_best"]
 ROWS = (
@@ -76,6 +81,58 @@ def test_served_rows_lack_optional_columns_or_name_unknown_things(tmp_path):
     assert by["x-1", "served_tpot_agg"].predicted > 1.0
     assert "acme/none-9b" in by["x-2", "served_tpot_agg"].refused
     assert "moon" in by["x-3", "served_ttft_agg"].refused
+
+
+@given(st.data())
+@settings(max_examples=6, deadline=None)
+def test_a_table_of_ones_own_means_what_served_columns_mean(tmp_path_factory, data):
+    """Names that people give columns, however they are written, in any order, and times in seconds."""
+    folder = tmp_path_factory.mktemp("own")
+    said = {
+        "model_path": "meta-llama/Llama-3.1-8B-Instruct", "system": "hgx-h100", "backend": "vllm",
+        "backend_version": "0.19.0", "isl": "1000", "osl": "300", "concurrency": "8", "tp_size": "2",
+        "silicon_ttft_ms": "80", "silicon_tpot_ms": "6.5",
+    }  # fmt: skip
+    named = {}
+    for column in data.draw(st.permutations(list(said))):
+        value = said[column]
+        name = data.draw(st.sampled_from([column, *section(served.RULES, "columns")[column]]))
+        if name.endswith("_ms") and name != column and data.draw(st.booleans()):
+            name, value = f"{name[:-3]}_s", str(float(value) / 1e3)
+        write = data.draw(st.sampled_from((str, str.upper, lambda text: f" {text.replace('_', ' ').title()} ")))
+        named[name if name == column else write(name)] = value
+    if "hgx" in said["system"] and data.draw(st.booleans()):  # a chip stands for its smallest machine
+        named = {name: "H100" if value == "hgx-h100" else value for name, value in named.items()}
+    plain = intake.your_outcomes(table(folder / "a.csv", list(said), [tuple(said.values())]))
+    other = intake.your_outcomes(table(folder / "b.csv", list(named), [tuple(named.values())]))
+    assert all(outcome.predicted for outcome in plain)
+    assert [(o.suite, o.predicted, o.measured) for o in plain] == [
+        (o.suite, o.predicted, pytest.approx(o.measured)) for o in other
+    ]
+
+
+@pytest.mark.parametrize("model", ["Qwen/Qwen3.5-27B", "deepseek-ai/DeepSeek-R1", "openai/gpt-oss-120b"])
+@pytest.mark.parametrize(("dp", "ep", "moe_tp"), [("1", "1", 8), ("2", "8", 1), ("4", "4", 2)])
+def test_nobody_elses_conventions_are_put_on_rows_of_ones_own(model, dp, ep, moe_tp):
+    """Neither the harness nor the launchers of the sources that the rules know: degrees are what they say."""
+    cells = SERVED | {"model_path": model, "backend": "sglang", "gemm_quant_mode": "", "precision": "", "isl": "3000"}
+    row = served.row_of(cells | {"tp_size": str(8 // int(dp)), "attention_dp_size": dp, "moe_ep_size": ep})
+    assert replace(row.settings, memory_ratio=None) == served.Settings()
+    assert (row.length_ratio, row.median_gap, row.decode.plan.draft_tokens) == (1.0, False, 0)
+    plan = row.decode.plan
+    assert (plan.tp, plan.dp) == (8 // int(dp), int(dp))
+    assert (plan.ep, plan.moe_tp) == ((int(ep), moe_tp) if routed(row.net) else (1, 8))
+
+
+def test_what_a_file_lacks_is_said(tmp_path):
+    with pytest.raises(InvalidInput, match=r"served rows lack .*silicon_tpot_ms"):
+        intake.your_outcomes(table(tmp_path / "a.csv", ["model", "gpu", "clients"], [("qwen3-8b", "H100", "4")]))
+    (tmp_path / "bench.json").write_text('{"backend": "vllm", "completed": 3}')
+    with pytest.raises(InvalidInput, match="taicang check"):
+        intake.your_outcomes(tmp_path / "bench.json")
+    names = ["model", "gpu", "clients", "isl", "osl", "tpot_ms"]
+    (one, *_) = intake.your_outcomes(table(tmp_path / "b.csv", names, [("qwen3-8b", "H100", 4, 100, 100, 5)]))
+    assert "states no engine" in one.refused
 
 
 def test_reference_steps_of_ascend_are_read_from_yaml(tmp_path):
@@ -150,6 +207,20 @@ def test_rows_of_a_user_are_theirs_whatever_they_measure(tmp_path):
     assert found["p-2"].predicted > 0
     assert found["p-3"].predicted > 0
     assert "not a step" in found["p-4"].refused
+
+
+def test_files_of_ones_own_in_a_folder_are_ones_own(taicang, tmp_path):
+    """Under the names of the evidence, too; and where nothing is predicted there is no figure, and no NaN."""
+    table(tmp_path / "served_e2e.csv", list(SERVED), [tuple((SERVED | {"system": "l40s", "tp_size": "1"}).values())])
+    wanted = ["served_tpot_agg"]
+    (row,) = board.suite_outcomes(tmp_path, wanted)
+    assert row.part == "yours"
+    huge = SERVED | {"model_path": "meta-llama/Llama-3.1-405B", "precision": "", "gemm_quant_mode": ""}
+    table(tmp_path / "served_e2e.csv", list(huge), [tuple(huge.values())])
+    code, out, err = taicang("score", "--evidence", tmp_path, "--suite", *wanted)
+    assert code == 0, err
+    assert "yours" in out
+    assert "nan" not in out + err
 
 
 def test_a_suite_that_does_not_exist_or_is_not_in_the_file_is_refused(taicang, tmp_path):

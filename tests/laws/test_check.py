@@ -127,6 +127,41 @@ def test_what_a_benchmark_did_without_saying_so_is_among_the_nearest(tmp_path_fa
     assert [cause.gap_ratio for cause in found.causes] == sorted(cause.gap_ratio for cause in found.causes)
 
 
+@given(st.integers(1, 256), st.integers(1, 3000), st.integers(2, 900), st.floats(1e-3, 5.0), st.floats(1e-3, 0.2))
+@settings(max_examples=20)
+def test_a_document_of_guidellm_without_requests_has_its_metrics(
+    tmp_path_factory, clients, inputs, outputs, ttft, tpot
+):
+    def of(mean):
+        return {"successful": {"mean": mean, "median": mean, "percentiles": {"p90": mean, "p99": mean}, "count": 7}}
+
+    metrics = {
+        "prompt_token_count": of(inputs), "output_token_count": of(outputs), "time_to_first_token_ms": of(ttft * 1e3),
+        "inter_token_latency_ms": of(tpot * 1e3), "request_latency": of(ttft + tpot * (outputs - 1)),
+    }  # fmt: skip
+    run = {
+        "config": {"strategy": {"type_": "concurrent", "streams": clients}}, "metrics": metrics,
+        "requests": {"successful": []},
+    }  # fmt: skip
+    path = tmp_path_factory.mktemp("guidellm") / "benchmarks.json"
+    path.write_text(json.dumps({"benchmarks": [run]}))
+    found = read(path)
+    assert found.input_tokens.tolist() == [inputs] * 7
+    assert found.output_tokens.tolist() == [outputs] * 7
+    assert found.stated["clients"] == clients
+    for name, value in {"ttft_s": ttft, "tpot_s": tpot}.items():
+        assert [found.stated[f"{name} {stat}"] for stat in ("mean", "p50", "p99")] == pytest.approx([value] * 3)
+
+
+@pytest.mark.parametrize("column", ["concurrency", "Max Concurrency", "clients"])
+def test_rows_that_sum_up_runs_are_no_requests(tmp_path, column):
+    path = tmp_path / "runs.csv"
+    path.write_text(f"model,{column},input_len,output_len,ttft_ms,tpot_ms\nm,4,100,50,80,9\n")
+    with pytest.raises(InvalidInput, match="taicang score"):
+        read(path)
+    assert read(path, columns={"input": "input_len", "output": "output_len"}).input_tokens.size == 1
+
+
 def test_lengths_alone_are_no_benchmark(tmp_path):
     path = tmp_path / "lengths.json"
     path.write_text(json.dumps({"input_lens": [10, 20], "output_lens": [3, 4]}))
@@ -143,6 +178,7 @@ def test_lengths_alone_are_no_benchmark(tmp_path):
         ('{"completed": 1e11, "total_input_tokens": 1e11, "total_output_tokens": 1e11}', "more than"),
         ('{"completed": 0, "total_input_tokens": 5, "total_output_tokens": 5}', "at least 1"),
         ('{"benchmarks": [3]}', "no requests"),
+        ('{"input_lens": [10], "output_lens": [3], "input_lens": [11]}', "twice"),
         ('{"benchmarks": [{"requests": {"successful": [{"a": 1}]}}]}', "no requests|known format"),
     ],
 )

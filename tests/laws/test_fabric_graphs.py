@@ -87,6 +87,38 @@ def test_a_mesh_as_a_graph_is_the_mesh(dims, kind, tmp_path):
     assert mine >= 1e9 * (count - 1) / count / 1e11 * 0.999 * (2 if kind == "all_reduce" else 1)
 
 
+def graph_of(ends, rates, ranks, nodes, both=True):
+    ways = [*ends, *[(b, a) for a, b in ends]] if both else ends
+    return graph.build(graphs.Graph(
+        name="any", nodes=tuple(map(str, range(nodes))), ranks=ranks, through=(-1,) * len(ranks), links=tuple(ways),
+        bandwidth_bytes_per_s=tuple(np.tile(rates, 1 + both)), latency_s=(1e-6,) * len(ways),
+    ))  # fmt: skip
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    nodes=st.integers(3, 12), seed=st.integers(0, 9999), links=st.integers(0, 14), both=st.booleans(),
+    kind=st.sampled_from(["all_to_all", "all_gather", "all_reduce", "send"]),
+)  # fmt: skip
+def test_a_link_more_never_slows_and_one_less_never_speeds(nodes, seed, links, both, kind):
+    rng = np.random.default_rng(seed)
+    ends = [(k, (k + 1) % nodes) for k in range(nodes)]  # a ring, which leads everywhere even one way, and some more
+    ends += [tuple(map(int, rng.choice(nodes, 2, replace=False))) for _ in range(links + 1)]
+    rates = 10.0 ** rng.uniform(9, 11, len(ends))
+    ranks = tuple(sorted(map(int, rng.choice(nodes, int(rng.integers(2, nodes + 1)), replace=False))))
+    place = rng.permutation(len(ends))
+    few = [at for at in place if at != len(ends) - 1]
+    more, less = (graph_of([ends[at] for at in kept], rates[kept], ranks, nodes, both) for kept in (place, few))
+    one, two = (seconds(each, kind, len(ranks)) for each in (less, more))
+    assert two <= one * (1 + 1e-6)
+    tails = [ends[at][0] for at in place] + [ends[at][1] for at in place] * both
+    dead = np.flatnonzero(np.argsort(tails, kind="stable") % len(ends) == np.flatnonzero(place == len(ends) - 1))
+    alive = np.ones(len(tails))
+    alive[dead] = 0.0
+    cut = replace(more, alive_ratio=alive)
+    assert seconds(cut, kind, len(ranks)) >= two * (1 - 1e-6)
+
+
 @settings(max_examples=25, deadline=None)
 @given(data=st.data(), nodes=st.integers(3, 12), seed=st.integers(0, 99))
 def test_routes_of_any_graph_lead_from_end_to_end(data, nodes, seed):
@@ -94,13 +126,8 @@ def test_routes_of_any_graph_lead_from_end_to_end(data, nodes, seed):
     pairs = {(int(rng.integers(k)), k) for k in range(1, nodes)}  # a tree, and some more
     pairs |= {tuple(sorted(map(int, rng.choice(nodes, 2, replace=False)))) for _ in range(nodes)}
     ends = [(a, b) for a, b in sorted(pairs)]
-    both = [*ends, *[(b, a) for a, b in ends]]
-    rates = np.tile(rng.uniform(1e9, 1e11, len(ends)), 2)
     ranks = tuple(range(data.draw(st.integers(2, nodes))))
-    made = graphs.Graph(name="any", nodes=tuple(map(str, range(nodes))), ranks=ranks, through=(-1,) * len(ranks),
-                        links=tuple(both), bandwidth_bytes_per_s=tuple(rates),
-                        latency_s=(1e-6,) * len(both))  # fmt: skip
-    fabric = graph.build(made)
+    fabric = graph_of(ends, rng.uniform(1e9, 1e11, len(ends)), ranks, nodes)
     network = fabric.networks[0]
     source, target = (np.array(x) for x in zip(*[(a, b) for a in ranks for b in ranks if a != b], strict=True))
     for routing in ("adaptive", "ecmp"):

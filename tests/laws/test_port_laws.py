@@ -238,6 +238,51 @@ def test_sources_that_a_build_does_not_list_go_with_its_extension(tmp_path):
     assert whole.scope["kernels/npu/k_npu.cpp"] == whole.scope["lib/rows_npu.py"] == "ported"
 
 
+MODEL = "import torch\nclass Model: pass\n"
+REACHED = {
+    "a module below a folder of the program": {
+        "train/__init__.py": "", "train/run/go.py": "from parts.net import Model",
+    },
+    "a class that settings of Hydra name": {
+        "train/run/go.py": "import hydra\n@hydra.main(config_path='../settings')\ndef main(config): ...",
+        "train/settings/model/one.yaml": "_target_: train.parts.net.Model",
+        "train/other.py": "from parts import net",
+    },
+    "what an entry's settings name in a registry": {
+        "train/run/go.py": "import parts", "train/run/one.yaml": "model: {name: mine}",
+        "train/parts/__init__.py": "from .net import *",
+        "train/parts/net.py": "@models.register('mine')\nclass Model: pass",
+    },
+    "what a package's own function calls": {
+        "train/run/go.py": "from parts import build", "train/other.py": "from parts.net import Model",
+        "train/parts/__init__.py": "from .net import Model\ndef build():\n    return Model()\n",
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("how", REACHED)
+def test_what_a_program_reaches_counts(how, tmp_path):
+    lay(tmp_path, {"train/parts/net.py": MODEL, "train/parts/idle.py": MODEL} | REACHED[how])
+    entries = ["train/run/go.py", *(path for path in REACHED[how] if path == "train/run/one.yaml")]
+    scope = scanned(tmp_path, "ascend", entries).scope
+    assert scope["train/parts/net.py"] == "counted"
+    assert scope["train/parts/idle.py"] == "unreached"
+
+
+def test_files_that_call_operators_of_ones_own_are_edited(tmp_path):
+    build = "make_cuda_ext(name='pool_ext', module='a.ops', sources=[f'src/pool.cpp'], sources_cuda=['src/pool.cu'])"
+    lay(tmp_path, {
+        "setup.py": f"from torch.utils.cpp_extension import CUDAExtension\n{build}\n",
+        "a/ops/__init__.py": "", "a/ops/src/pool.cu": "__global__ void bev_pool_kernel() {}\n",
+        "a/ops/src/pool.cpp": "",
+        "a/ops/pool.py": "from . import pool_ext\n", "a/ops/flat.py": "from . import pool\n",
+    })  # fmt: skip
+    files = scanned(tmp_path, "ascend").files
+    assert [each.rule.name for each in files["a/ops/pool.py"].findings] == ["own-operator"]
+    assert "bev_pool" in files["a/ops/pool.py"].findings[0].rule.counterpart
+    assert not files["a/ops/flat.py"].findings
+
+
 def test_kernels_are_those_of_the_side_that_is_left(tmp_path):
     texts = {
         "a.cu": "__global__ void one(float* a) {\n  if (a) { a[0] = 1; }\n}\n__global__ void declared(float* a);\n",

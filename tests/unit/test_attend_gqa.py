@@ -103,6 +103,18 @@ def test_groups_wider_than_a_tile_read_the_cache_once_per_head():
     assert 5 * narrow < wide < 1.2 * passes
 
 
+def test_heads_that_share_no_keys_are_converted_outside_the_matrix_units():
+    """TensorRT-LLM on Hopper over an 8-bit cache: its time is that of the vector units, whatever the memory."""
+    fit = DECODE["h100"]["bf16/fp8@trtllm"]
+    alone, shared = (decode(kv_dtype="fp8", heads=heads) for heads in (8, 16))
+    plain = replace(fit, lone_flop=0.0)
+    assert fit.lone_flop > 0.0
+    assert attend_gqa(shared, H100, fit).seconds == attend_gqa(shared, H100, plain).seconds
+    slow, faster = (attend_gqa(alone, catalog.chip(name), fit).seconds for name in ("h100", "h200"))
+    assert slow < 1.1 * faster
+    assert attend_gqa(alone, H100, plain).seconds < slow
+
+
 @pytest.mark.parametrize(
     ("dtype", "kv_dtype"), [("fp8", "bf16"), ("bf16", "nvfp4"), ("fp32", "bf16"), ("mxfp4", "fp8")]
 )

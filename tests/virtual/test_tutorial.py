@@ -13,7 +13,7 @@ BLOCK = re.compile(r"```(python|console)\n(.*?)```", re.DOTALL)
 
 def plain(text):
     """Words; a figure is one whatever it is, with its unit's prefix."""
-    return " ".join(re.sub(r"\d[\d.,]*( ?[kMGTµmn]?)(?=[a-zA-Z%]|\b)", "#", text).split())
+    return re.sub(r"\d[\d.,]*( ?[kMGTµmn]?)(?=[a-zA-Z%]|\b)", "#", " ".join(text.split()))
 
 
 def test_the_tutorial_s_commands_print_what_it_shows(tmp_path):

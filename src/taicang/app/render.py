@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from rich.table import Table
-
 from taicang.app import terminal
 from taicang.app.quotes import cost_line
 from taicang.app.render_bands import closing, listed
@@ -45,9 +43,7 @@ def show_prediction(p: Served, *, whole: bool, quote: Quote | str | None = None)
     console.print(
         f"[bold]{p.model}[/] on [bold]{p.machine}[/], {p.stack}, {p.input_tokens} + {p.output_tokens} tokens, {p.mode}"
     )
-    table = Table(show_header=True, box=None, pad_edge=False)
-    for column in ("", "decode", "prefill"):
-        table.add_column(column, justify="left" if not column else "right")
+    table = terminal.table("", "decode", "prefill")
     apart = p.mode == "disaggregated"
     rows = (
         ("plan", describe(p.decode.plan), describe(p.prefill.plan)),
@@ -137,9 +133,7 @@ def _waterfall(phase: PhasePrediction, *, whole: bool) -> None:
         console.print(f"  {part:22s} {show(float(seconds), 's'):>8s} {_bar(float(seconds) / float(step.busy_s))}")
     shown = [p for p in step.slices if whole or (p.block == last and p.part != "draft")]
     console.print("[bold]all operators[/]" if whole else "[bold]one layer[/] (of the last kind, per microbatch)")
-    table = Table(box=None, pad_edge=False)
-    for column in ("operator", "stream", "runs", "each", "binds"):
-        table.add_column(column, justify="left" if column in ("operator", "stream", "binds") else "right")
+    table = terminal.table("operator", "stream", "runs", "each", "binds", words=("operator", "stream", "binds"))
     for piece in shown:
         table.add_row(*_line(piece))
     console.print(table)

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from rich.markup import escape
-from rich.table import Table
 
 from taicang.app import terminal
 from taicang.app.quotes import money
@@ -78,11 +77,8 @@ def _figure(figure: Any) -> str:
     return f"{ends} {unit}".strip()
 
 
-def _table(*columns: str) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for at, column in enumerate(columns):
-        table.add_column(column, justify="right" if at else "left", overflow="fold")
-    return table
+def _table(*columns: str) -> Any:
+    return terminal.table(*columns, options={"overflow": "fold"}, header_style="bold")
 
 
 def _uses(console: Any, told: Any) -> None:
@@ -195,6 +191,8 @@ def _compared(console: Any, rows: Sequence[Any], unit: str) -> None:
             f"{row.yearly.mid / 1e6:.3g} M {unit}",
         )
     console.print(table)
+    later = [row.name for row in rows]
     for row in rows:
-        if row.alike:
-            console.print(f"the ranges cannot tell {escape(row.name)} from {escape(', '.join(row.alike))}")
+        later.remove(row.name)
+        if alike := [name for name in row.alike if name in later]:  # each pair once
+            console.print(f"the ranges cannot tell {escape(row.name)} from {escape(', '.join(alike))}")

@@ -85,9 +85,7 @@ def _costs(console: Console, costs: Mapping[str, Quote | str]) -> None:
     known = {name: each for name, each in costs.items() if not isinstance(each, str)}
     if not known:
         return
-    table = Table(box=None, pad_edge=False, title="a million tokens", title_justify="left")
-    for column in COST:
-        table.add_column(column, justify="left" if column in ("machine", "", "chips") else "right")
+    table = terminal.table(*COST, words=("machine", "", "chips"), title="a million tokens", title_justify="left")
     for name, each in costs.items():
         table.add_row(*((name, "unknown", "", "", "", "") if isinstance(each, str) else _cost(name, each)))
     console.print()

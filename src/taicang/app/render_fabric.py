@@ -5,8 +5,6 @@ from __future__ import annotations
 from textwrap import fill
 from typing import Any
 
-from rich.table import Table
-
 from taicang.app import terminal
 from taicang.app.render_bands import TITLE, band_lines
 from taicang.fabric.placement import Axis
@@ -16,13 +14,6 @@ from taicang.reliability import DAY
 from taicang.units import show
 
 console = terminal.console(highlight=False, soft_wrap=True)
-
-
-def _table(*columns: str) -> Table:
-    table = Table(show_header=True, box=None, pad_edge=False)
-    for index, column in enumerate(columns):
-        table.add_column(column, justify="right" if index else "left")
-    return table
 
 
 def show_any(found: Any) -> None:
@@ -45,7 +36,7 @@ def show_any(found: Any) -> None:
 def show_breakage(found: Breakage) -> None:
     """What fails, and what is left."""
     console.print(f"[bold]{found.machine}[/], {found.draws:,} looks at its steady state")
-    table = _table("part", "number", "failures a day", "down on average")
+    table = terminal.table("part", "number", "failures a day", "down on average")
     for part in found.parts:
         table.add_row(
             part.kind, f"{part.count:,}", f"{part.failures_per_s * DAY:.3g}", f"{part.count * part.down_ratio:.3g}"
@@ -59,7 +50,7 @@ def show_breakage(found: Breakage) -> None:
     )
     console.print("an even exchange among the nodes that are left")
     steps = [found.step] if found.step else []
-    table = _table("for this share of the time", "bandwidth at least", *(f"{step} at most" for step in steps))
+    table = terminal.table("for this share of the time", "bandwidth at least", *(f"{step} at most" for step in steps))
     for share, value in found.bandwidth.items():
         table.add_row(share, f"{value:.1%}", *(show(found.step_s[share], "s") for _ in steps))
     console.print(table)
@@ -75,7 +66,7 @@ def show_breakages(found: tuple[Breakage, ...]) -> None:
     console.print(f"{found[0].draws:,} looks at each in its steady state: optical modules, faults a day,")
     console.print("share of the time with nothing broken and with a whole bus, nodes left, and the")
     console.print("bandwidth that there is 99.9% of the time")
-    table = _table("machine", "modules", "faults", "optical", "whole", "bus", "nodes", "least")
+    table = terminal.table("machine", "modules", "faults", "optical", "whole", "bus", "nodes", "least")
     table.columns[0].no_wrap = True
     for each in found:
         modules = [part for part in each.parts if part.kind.endswith("module")]
@@ -91,7 +82,7 @@ def show_breakages(found: tuple[Breakage, ...]) -> None:
 
 def show_shares(found: Shares) -> None:
     """Logical machines."""
-    table = _table("chips", "nodes", "switch boxes", "ports in use")
+    table = terminal.table("chips", "nodes", "switch boxes", "ports in use")
     for each in found.logical:
         table.add_row(f"{each.chips:,}", f"{each.nodes:,}", f"{each.switch_boxes:,}", f"{each.used_ratio:.0%}")
     console.print(table)
@@ -101,7 +92,7 @@ def show_shares(found: Shares) -> None:
 
 def show_axes(found: tuple[Axis, ...]) -> None:
     """Where each axis lies."""
-    table = _table("axis", "ranks", "stride", "partners met at", "on the links", "ranks at random")
+    table = terminal.table("axis", "ranks", "stride", "partners met at", "on the links", "ranks at random")
     for each in found:
         met = ", ".join(f"{level} {share:.0%}" for level, share in each.reached_ratio.items() if share)
         table.add_row(
@@ -113,7 +104,7 @@ def show_axes(found: tuple[Axis, ...]) -> None:
 def show_shape(found: Shape) -> None:
     """Levels and parts."""
     console.print(f"[bold]{found.machine}[/], {found.plane}: {found.ranks:,} ranks")
-    table = _table("level", "ranks", "topology", "one way", "latency")
+    table = terminal.table("level", "ranks", "topology", "one way", "latency")
     for row in found.levels:
         table.add_row(
             str(row["level"]), f"{row['ranks']:,}", str(row["topology"]), show(float(row["bytes_per_s"]), "B/s"),
@@ -133,7 +124,7 @@ def show_answer(found: Answer) -> None:
         f"[bold]{ask.kind}[/] of {show(ask.payload_bytes, 'B')} on {found.ranks:,} ranks of [bold]{found.machine}[/], "
         f"{found.algorithm}, {ask.routing}{', ' + ', '.join(ask.failed) + ' failed' if ask.failed else ''}"
     )
-    table = _table("", "time")
+    table = terminal.table("", "time")
     table.add_row("on the links", show(found.wire_s, "s"))
     if ask.seeds > 1:
         table.add_row(f"  from and to, over {ask.seeds} seeds", f"{show(found.least_s, 's')} {show(found.most_s, 's')}")
@@ -145,17 +136,17 @@ def show_answer(found: Answer) -> None:
         table.add_row("  closed form, even and whole", show(found.closed_s, "s"))
     console.print(table)
     if found.beside:
-        rivals = _table("at the same time", "bytes", "alone", "together")
+        rivals = terminal.table("at the same time", "bytes", "alone", "together")
         for rival in found.beside:
             sizes = show(rival.payload_bytes, "B"), show(rival.alone_s, "s"), show(rival.together_s, "s")
             rivals.add_row(rival.kind.replace("_", "-"), *sizes)
         console.print(rivals)
-    levels = _table("level", "fullest link", "busy", "mean of links in use")
+    levels = terminal.table("level", "fullest link", "busy", "mean of links in use")
     for level in found.levels:
         if level.busy_s:
             levels.add_row(level.level, show(level.sent_bytes, "B"), show(level.busy_s, "s"), f"{level.mean_ratio:.0%}")
     console.print(levels)
-    links = _table("hottest", "bytes", "busy", "of the time")
+    links = terminal.table("hottest", "bytes", "busy", "of the time")
     for link in found.hottest:
         alike = f" and {link.alike:,} more" if link.alike else ""
         links.add_row(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
+
 from rich.console import Console
-from rich.table import Table
 
 from taicang.app import terminal
 from taicang.catalog.trust import left_out
@@ -20,12 +21,11 @@ def show_scores(scores: list[Score], *, drifts: list[str], alone: bool) -> None:
     if console.width < WIDTH:
         console = terminal.console(highlight=False, width=WIDTH, force_terminal=console.is_terminal)
     _show_left_out(console, {one.suite for one in scores})
-    table = Table(box=None, pad_edge=False)
-    for column in ("suite", "group", "part", "rows", "coverage", "MAPE", "median", "bias", "p90"):
-        table.add_column(column, justify="left" if column in ("suite", "group", "part") else "right")
+    named = ("suite", "group", "part")
+    table = terminal.table(*named, "rows", "coverage", "MAPE", "median", "bias", "p90", words=named)
     for one in scores:
         cells = (one.coverage_ratio, one.mape_ratio, one.median_ratio, one.bias_ratio, one.p90_ratio)
-        table.add_row(one.suite, one.group, one.part, str(one.rows), *(f"{cell:.1%}" for cell in cells))
+        table.add_row(one.suite, one.group, one.part, str(one.rows), *map(_share, cells))
     console.print(table)
     if alone:
         console.print("[dim]the tables that the package carries; --evidence DIR scores a folder of measured rows[/]")
@@ -35,10 +35,8 @@ def show_scores(scores: list[Score], *, drifts: list[str], alone: bool) -> None:
 
 def _show_left_out(console: Console, suites: set[str]) -> None:
     """Mean errors and coverage of bands where models and chips were left out whole, as frozen."""
-    table = Table(box=None, pad_edge=False)
-    table.add_column("left out of the fits")
-    for column in ("rows", "unseen model", "in band", "unseen chip", "in band", "interpolation", "in band"):
-        table.add_column(column, justify="right")
+    parts = ("unseen model", "in band", "unseen chip", "in band", "interpolation", "in band")
+    table = terminal.table("left out of the fits", "rows", *parts)
     for suite, axes in left_out().items():
         if suite not in suites:
             continue
@@ -53,4 +51,4 @@ def _show_left_out(console: Console, suites: set[str]) -> None:
 
 
 def _share(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1%}"
+    return "-" if value is None or math.isnan(value) else f"{value:.1%}"

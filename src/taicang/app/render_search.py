@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
 from taicang.app import terminal
 from taicang.app.load_options import load_text
@@ -80,9 +79,7 @@ def _machine(console: Console, each: Outcome) -> None:
         for line in found.nearest:
             hang(console, line, 4)
         return
-    table = Table(box=None, pad_edge=False)
-    for column in FIGURES:
-        table.add_column(column, justify="right", no_wrap=True)
+    table = terminal.table(*FIGURES, words=(), options={"no_wrap": True})
     shown = list(enumerate(found.best, 1))
     if each.chosen.rank > len(found.best):
         shown.append((each.chosen.rank, each.chosen.choice))
@@ -197,9 +194,8 @@ def show_ranking(console: Console, ranked: Sequence[Outcome], objective: Any, fl
     yuan = any(each.chosen.choice.output_tokens_per_s_per_cny is not None for each in ranked)
     figures = (*MONEY, YUAN) if yuan else MONEY
     level = {flip.machine: flip for flip in flipped}
-    table = Table(box=None, pad_edge=False)
-    for column in ("machine", "a chip", *(name for name, _, _ in figures), "draws level with the first at"):
-        table.add_column(column, justify="left" if column.startswith(("machine", "draws")) else "right")
+    last = "draws level with the first at"
+    table = terminal.table("machine", "a chip", *(name for name, _, _ in figures), last, words=("machine", last))
     for each in ranked:
         choice = each.chosen.choice
         values = [(getattr(choice, field), scale) for _, field, scale in figures]

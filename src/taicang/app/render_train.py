@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from rich.table import Table
-
 from taicang.app import terminal
 from taicang.app.render_bands import closing
 from taicang.predict.train import TrainPrediction
@@ -65,11 +63,8 @@ def _traffic(found: Explained, seconds: float) -> None:
     if not found.traffic:
         return
     levels = list(found.traffic[0].level_bytes)
-    table = Table(show_header=True, box=None, pad_edge=False)
+    table = terminal.table("axis", *levels, *(f"within {name}" for name in levels[:-1]), "exposed")
     console.print("[bold]what a rank sends in a step, by the level at which it meets the receiver[/]")
-    table.add_column("axis")
-    for name in (*levels, *(f"within {name}" for name in levels[:-1]), "exposed"):
-        table.add_column(name, justify="right")
     for one in found.traffic:
         shares = [f"{one.inside_ratio[name]:.1%}" for name in levels[:-1]]
         sizes = [show(size, "B") if size >= 1.0 else "-" for size in one.level_bytes.values()]

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from taicang.app.options import CHAKRA, DURATION, HELP, JSON, Finite, Whole, echo_json, write_chakra
-from taicang.output import check_file, check_folder, write_file
+from taicang.output import check_file, check_folder, scratch, write_file
 
 
 @click.command(
@@ -48,7 +48,6 @@ def run(
     script: Path, arguments: tuple[str, ...], machine: str, out: Path | None, as_json: bool, **options: Any
 ) -> None:
     """Run a PyTorch SCRIPT, unchanged, on devices of a machine that are not there: its time, memory and kernels."""
-    import tempfile
 
     from taicang import catalog
     from taicang.virtual import launch
@@ -65,8 +64,8 @@ def run(
         steps=options["steps"], real=options["functional"], skew=options["skew"], clock=not options["host_clock"],
         stack=options["stack"] or "", issue_s=options["issue_s"], sets=options["sets"],
     )  # fmt: skip
-    with tempfile.TemporaryDirectory() as work:
-        found, status = launch.run(wish, on, machine, Path(work))
+    with scratch() as work:
+        found, status = launch.run(wish, on, machine, work)
     from taicang.app.render_run import show_run
     from taicang.catalog import porting
     from taicang.virtual import capture as captures

@@ -6,7 +6,7 @@ import codecs
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any, TextIO, cast
 
@@ -96,6 +96,22 @@ def console(**options: Any) -> Any:
 
     made: Any = Clean(emoji=False, **options)
     made.width = options.get("width")  # rich would keep COLUMNS as it was when the module was read
+    return made
+
+
+def table(
+    *columns: str, words: Collection[str] | None = None, options: Mapping[str, Any] | None = None, **more: Any
+) -> Any:
+    """A table without lines: the columns named in ``words`` (the first) begin on their left, others end on their right.
+
+    ``options`` are of each column, ``more`` of the table.
+    """
+    from rich.table import Table
+
+    made = Table(box=None, pad_edge=False, **more)
+    for column in columns:
+        left = column in (columns[:1] if words is None else words)
+        made.add_column(column, justify="left" if left else "right", **(options or {}))
     return made
 
 

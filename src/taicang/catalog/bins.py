@@ -1,7 +1,7 @@
 """Kernel constants for bins of a measured chip whose matrix peak alone was cut.
 
 What a kernel loses against the matrix peak it loses to the rest of the core: issue slots, scaling of blocks, softmax,
-copies into shared memory, which run beside the matrix units (the root of the sum of squares of both times, as elsewhere).
+copies into shared memory, beside the matrix units (the root of the sum of squares of both times, as elsewhere).
 A bin with slower matrix units and the same rest spends no more seconds on the rest than the whole chip: per FLOP, and
 relative to its own peak, sqrt(1 / efficiency^2 - 1) x (its matrix over vector rate, relative to the whole chip's). The
 efficiency that follows is nearer to one.

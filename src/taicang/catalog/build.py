@@ -228,26 +228,11 @@ def _plane(entry: Resolved, plane: str, ranks: int, unit: int) -> Plane:
             continue
         key = f"{stem}{level}."
         _torus(entry, key, size // (levels[-1].ranks if levels else 1))
-        levels.append(
-            Level(
-                name=level,
-                ranks=size,
-                bandwidth_bytes_per_s=_need(entry, f"{key}bandwidth"),
-                latency_s=_need(entry, f"{key}latency"),
-                topology=_need(entry, f"{key}topology"),
-                reduces=bool(entry.get(f"{key}reduces")),
-                profile=entry.get(f"{key}profile") or "",
-                switches=entry.get(f"{key}switches") or 0,
-                planes=entry.get(f"{key}planes") or 1,
-                links_per_module=entry.get(f"{key}links_per_module") or 0,
-                adapters=entry.get(f"{key}adapters") or 0,
-                leaf=entry.get(f"{key}leaf") or 0,
-                rails=bool(entry.get(f"{key}rails")),
-                switch_boxes=entry.get(f"{key}switch_boxes") or 0,
-                switch_racks=entry.get(f"{key}switch_racks") or 0,
-                dims=entry.get(f"{key}dims") or (),
-            )
-        )
+        said = {field: entry.get(f"{key}{each}") for each, (field, _) in schema.LEVEL.items()}
+        for each in ("bandwidth", "latency", "topology"):
+            _need(entry, f"{key}{each}")
+        given = {field: value for field, value in said.items() if value is not None}
+        levels.append(Level(**given | {"name": level, "ranks": size}))
     return Plane(name=plane, levels=tuple(levels))
 
 

@@ -19,6 +19,7 @@ from taicang.cost.experts import ExpertsFit
 from taicang.cost.gemm import GemmFit
 from taicang.cost.model import Book, CostModel
 from taicang.cost.pointwise import PointwiseFit
+from taicang.cost.sustained import Sustained, under_load
 from taicang.errors import UnknownName
 from taicang.hardware import Chip, Machine
 from taicang.stacks import Stack
@@ -104,7 +105,13 @@ def _own(known: Book, family: str, given: Mapping[str, Mapping[str, float]]) -> 
 
 
 def cost_model(machine: Machine, stack: Stack) -> CostModel:
-    """The calibrated cost model of ``machine`` under ``stack``."""
+    """The calibrated cost model of ``machine`` under ``stack``.
+
+    Where no kernel was measured on a chip, and what its arithmetic sustains is published, borrowed shares are of that.
+    """
+    clock = machine.chip.sustained_ratio
+    if clock is not None and not machine.chip.measured:
+        machine = under_load(machine, Sustained(clock_ratio=clock))
     known = book_of(machine.chip)
     wires = None
     if (links := machine.links) is not None and links.routing != "closed":

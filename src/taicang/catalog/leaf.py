@@ -54,9 +54,9 @@ class Leaf:
 def value(leaf: Leaf, type_: str, raw: Any = UNKNOWN) -> Any:
     """``leaf`` (or another reading ``raw`` of it) in SI or as text. Errors name file, line and key."""
     raw = leaf.raw if raw is UNKNOWN else raw
-    if type_ in _CHOICES and raw not in _CHOICES[type_]:
+    if type_ in schema.CHOICES and raw not in schema.CHOICES[type_]:
         raise UnknownName(
-            type_, shorten(raw) if isinstance(raw, (list, dict)) else str(raw), _CHOICES[type_], where=leaf.where
+            type_, shorten(raw) if isinstance(raw, (list, dict)) else str(raw), schema.CHOICES[type_], where=leaf.where
         )
     try:
         found = _read(raw, type_)
@@ -74,12 +74,6 @@ DIVISORS: Final = frozenset({"bytes_per_s", "flop_per_s", "hz", "w", "usd", "cny
 
 Idle power may be none.
 """
-_CHOICES: Final = {
-    "status": schema.STATUS,
-    "topology": schema.TOPOLOGIES,
-    "routing": schema.ROUTINGS,
-    "scheduler": schema.SCHEDULERS,
-}
 
 
 def _read(raw: Any, type_: str) -> Any:

@@ -1,10 +1,19 @@
-"""Which keys an entry may hold, and of which type or dimension each is."""
+"""Which keys an entry may hold, and of which type or dimension each is.
+
+Keys of levels and of stacks are the fields of ``Level``, ``Stack`` and what it holds: a field's name is its key's with
+the unit at its end.
+"""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
+from dataclasses import fields
 from functools import cache
-from typing import Final, Literal, TypeAlias
+from typing import Any, Final, Literal, NamedTuple, TypeAlias, get_args
+
+from taicang.hardware import Level
+from taicang.stacks import Headroom, Keeping, Stack
 
 Kind: TypeAlias = Literal["chip", "machine", "stack"]
 KINDS: Final = ("chip", "machine", "stack")
@@ -15,11 +24,53 @@ PROFILES: Final = ("a100", "h100", "h200", "b200", "b300", "gb200", "gb300", "l4
 """Chips whose kernels were measured; every other chip borrows the constants of one of them."""
 STATUS: Final = ("shipping", "announced", "cancelled")
 ROUTINGS: Final = ("adaptive", "striped", "ecmp")
-TOPOLOGIES: Final = ("switch", "mesh", "clos", "torus")
-SCHEDULERS: Final = ("mixed", "prefill_first", "disaggregated")
+CHOICES: dict[str, tuple[str, ...]] = {"status": STATUS, "routing": ROUTINGS}
+"""Type -> what a key of it may say."""
 
-TEXTS: Final = frozenset({"text", "status", "topology", "routing", "scheduler", "name", "flag", "words", "extents"})
+
+class Key(NamedTuple):
+    """The field that a key of an entry gives, and the key's type."""
+
+    field: str
+    type: str
+
+
+_UNITS = {"_bytes_per_s": "bytes_per_s", "_bytes": "bytes", "_s": "s", "_ratio": "ratio", "_tokens": "count"}
+_KINDS = {"int": "count", "bool": "flag", "str": "name", "frozenset[str]": "words", "tuple[int, ...]": "extents"}
+"""Annotation -> type."""
+
+
+def _keys(owner: Any, *but: str, **named: str) -> dict[str, Key]:
+    """The keys that give fields of ``owner``, ``but`` some; ``named`` are fields whose keys are called otherwise."""
+    found: dict[str, Key] = {}
+    for field in fields(owner):
+        unit = next((each for each in _UNITS if field.name.endswith(each)), "")
+        key, said = named.get(field.name, field.name.removesuffix(unit)), str(field.type)
+        choices = get_args(getattr(sys.modules[owner.__module__], said, None))
+        if choices:
+            CHOICES[key] = choices
+        type_ = _UNITS.get(unit) or (key if choices else _KINDS.get(said))
+        if type_ and field.name not in but:
+            found[key] = Key(field.name, type_)
+    return found
+
+
+LEVEL: Final = _keys(Level, "name")
+STACK: Final = _keys(Stack, "name", "version", "epoch", "kernel_ratio", graph_tokens="graph_tokens")
+MEMORY: Final = _keys(
+    Headroom, "shrunk_ratio", "reserve_tokens", "reserve_token_bytes", "reserve_rank_bytes", "reserve_wide_bytes",
+    usable_ratio="ratio", graph_bytes="graphs",
+)  # fmt: skip
+"""Below ``memory`` of a stack."""
+KEEPS: Final = _keys(Keeping)
+"""Below ``keeps`` of a stack."""
+TEXTS: Final = frozenset({"text", "name", "flag", "words", "extents", *CHOICES})
 """Types that describe rather than measure: they need no source."""
+
+
+def _types(keys: Mapping[str, Key], stem: str = "") -> dict[str, str]:
+    return {f"{stem}{key}": each.type for key, each in keys.items()}
+
 
 _CHIP: dict[str, str] = {
     "title": "text",
@@ -59,21 +110,8 @@ _MACHINE: dict[str, str] = {
     "chips_per_node": "count",
     "chips_per_rack": "count",
     "overlap_tax": "ratio",
+    **_types(LEVEL, "planes.*.*."),
     "planes.*.*.ranks": "ranks",
-    "planes.*.*.bandwidth": "bytes_per_s",
-    "planes.*.*.latency": "s",
-    "planes.*.*.topology": "topology",
-    "planes.*.*.reduces": "flag",
-    "planes.*.*.profile": "name",
-    "planes.*.*.switches": "count",
-    "planes.*.*.planes": "count",
-    "planes.*.*.links_per_module": "count",
-    "planes.*.*.adapters": "count",
-    "planes.*.*.leaf": "count",
-    "planes.*.*.rails": "flag",
-    "planes.*.*.switch_boxes": "count",
-    "planes.*.*.switch_racks": "count",
-    "planes.*.*.dims": "extents",
     "links.routing": "routing",
     "links.seed": "seed",
     "links.placed": "seed",
@@ -92,51 +130,13 @@ _MACHINE: dict[str, str] = {
 _STACK: dict[str, str] = {
     "title": "text",
     "note": "text",
-    "engine": "name",
     "epoch": "text",
-    "scheduler": "scheduler",
-    "chunk": "count",
-    "step_host": "s",
-    "sequence_host": "s",
-    "draft_host": "s",
-    "draft_sequence_host": "s",
-    "layer_gap": "s",
-    "burst": "ratio",
-    "launch": "ratio",
-    "graph_launch": "s",
-    "eager_kernel": "s",
-    "quantise_kernels": "flag",
+    **_types(STACK),
     "partition.matrix": "ratio",
     "partition.vector": "ratio",
-    "overlap_tax": "ratio",
-    "all_reduce": "name",
-    "quantised_cache": "name",
-    "memory.base": "name",
-    "memory.ratio": "ratio",
-    "memory.reserve": "bytes",
-    "memory.context": "bytes",
-    "memory.group": "bytes",
-    "memory.sampled": "count",
-    "memory.graphs": "bytes",
-    "memory.sampling": "bytes",
-    "graphs": "flag",
-    "graph_tokens": "count",
-    "grouped_experts": "flag",
-    "experts_sharded": "flag",
-    "fused": "words",
-    "unrouted": "words",
-    "overlap": "words",
     "kernel_ratio.*": "ratio",
-    "keeps.gradients": "name",
-    "keeps.logit": "bytes",
-    "keeps.sharded_logit": "bytes",
-    "keeps.loss": "bytes",
-    "keeps.outputs": "flag",
-    "keeps.merged": "flag",
-    "keeps.buffered": "flag",
-    "keeps.eager": "flag",
-    "keeps.recompute": "name",
-    "keeps.sharding": "name",
+    **_types(MEMORY, "memory."),
+    **_types(KEEPS, "keeps."),
 }
 FIELDS: Final[Mapping[str, Mapping[str, str]]] = {
     "chip": _CHIP,

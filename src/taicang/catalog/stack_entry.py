@@ -8,61 +8,10 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
-from taicang.catalog import calibration, files, own
+from taicang.catalog import calibration, files, own, schema
 from taicang.catalog.resolve import Resolved, aliases, is_path, resolve, stems, variants
 from taicang.errors import InvalidInput, UnknownName
-from taicang.stacks import MEMORY_BASES, Headroom, Keeping, Stack
-
-PLAIN = {
-    "scheduler": "scheduler",
-    "chunk": "chunk_tokens",
-    "step_host": "step_host_s",
-    "sequence_host": "sequence_host_s",
-    "draft_host": "draft_host_s",
-    "draft_sequence_host": "draft_sequence_host_s",
-    "layer_gap": "layer_gap_s",
-    "burst": "burst_ratio",
-    "launch": "launch_ratio",
-    "graph_launch": "graph_launch_s",
-    "eager_kernel": "eager_kernel_s",
-    "quantise_kernels": "quantise_kernels",
-    "overlap_tax": "overlap_tax_ratio",
-    "all_reduce": "all_reduce",
-    "quantised_cache": "quantised_cache",
-    "graphs": "graphs",
-    "graph_tokens": "graph_tokens",
-    "unrouted": "unrouted",
-    "grouped_experts": "grouped_experts",
-    "experts_sharded": "experts_sharded",
-    "fused": "fused",
-    "overlap": "overlap",
-}
-"""Key in the file -> field of ``Stack``."""
-_MEMORY = {
-    "base": "base",
-    "ratio": "usable_ratio",
-    "reserve": "reserve_bytes",
-    "context": "context_bytes",
-    "group": "group_bytes",
-    "graphs": "graph_bytes",
-    "sampled": "sampled",
-    "sampling": "sampling_bytes",
-}
-"""Key of the group ``memory`` -> field of ``Headroom``."""
-_KEEPS = {
-    "buffered": "buffered",
-    "eager": "eager",
-    "gradients": "gradients",
-    "logit": "logit_bytes",
-    "sharded_logit": "sharded_logit_bytes",
-    "loss": "loss_bytes",
-    "merged": "merged",
-    "outputs": "outputs",
-    "recompute": "recompute",
-    "sharding": "sharding",
-}
-"""Key below ``keeps`` -> field of ``Keeping``."""
-
+from taicang.stacks import Headroom, Keeping, Stack
 
 _HABITS = ("scheduler", "burst_ratio")
 """Constants of an engine that hold on any chip."""
@@ -158,7 +107,7 @@ def stack(
     ratios = MappingProxyType({**values.get("kernel_ratio", {}), **given.pop("kernel_ratio", {})})
     fitted = files.read(found.file).get("fitted") or {}
     made = Stack(
-        name=title, engine=engine, version=version, epoch=found.get("epoch") or "",
+        name=title, version=version, epoch=found.get("epoch") or "",
         bands=fitted.get("bands", {}), **values | given | {"kernel_ratio": ratios},
     )  # fmt: skip
     return with_memory(made, memory_ratio)
@@ -175,22 +124,22 @@ def calibrated(engine: str, *, ascend: bool) -> bool:
 
 
 def _given(found: Resolved) -> dict[str, Any]:
-    values = {field: found.get(key) for key, field in PLAIN.items() if found.get(key) is not None}
+    values = _fields(found, schema.STACK)
     ratios = {path.partition(".")[2]: found.get(path) for path in found.leaves if path.startswith("kernel_ratio.")}
     if found.get("partition.matrix") is not None:
         values["partition"] = (found.get("partition.matrix"), found.get("partition.vector"))
-    if held := _group(found, "memory", _MEMORY):
-        if held.get("base") not in MEMORY_BASES:
-            raise InvalidInput(f"memory.base is one of {', '.join(MEMORY_BASES)}", where=str(found.file))
+    if held := _fields(found, schema.MEMORY, "memory."):
+        if "base" not in held:
+            raise InvalidInput(f"memory.base is one of {', '.join(schema.CHOICES['base'])}", where=str(found.file))
         values["memory"] = Headroom(**({"usable_ratio": None} | held))
-    if kept := _group(found, "keeps", _KEEPS):
+    if kept := _fields(found, schema.KEEPS, "keeps."):
         values["keeps"] = Keeping(**kept)
     return values | ({"kernel_ratio": MappingProxyType(ratios)} if ratios else {})
 
 
-def _group(found: Resolved, group: str, fields: Mapping[str, str]) -> dict[str, Any]:
-    """What the keys of ``group`` say, by field."""
-    said = {field: found.get(f"{group}.{key}") for key, field in fields.items()}
+def _fields(found: Resolved, keys: Mapping[str, schema.Key], stem: str = "") -> dict[str, Any]:
+    """What ``keys`` say, by field."""
+    said = {field: found.get(f"{stem}{key}") for key, (field, _) in keys.items()}
     return {field: value for field, value in said.items() if value is not None}
 
 
@@ -203,9 +152,9 @@ def _calibrated(engine: str, version: str) -> dict[str, Any]:
         profiles = calibration.read(family)["profiles"]
         for profile in (engine, f"{engine}@{version}"):
             values |= profiles.get(profile, {}).get("constants", {})
-    for words in ("fused", "overlap", "unrouted"):
-        if words in values:
-            values[words] = frozenset(values[words])
+    for field, type_ in schema.STACK.values():
+        if type_ == "words" and field in values:
+            values[field] = frozenset(values[field])
     if "kernel_ratio" in values:
         values["kernel_ratio"] = MappingProxyType(values["kernel_ratio"])
     return values

@@ -26,8 +26,9 @@ class Sustained:
 
 
 def under_load(machine: Machine, found: Sustained) -> Machine:
-    """``machine`` with the arithmetic rates that its chips sustain."""
+    """``machine`` with the arithmetic rates that its chips sustain; not twice, where a maker states its own."""
     chip = machine.chip
     peaks = MappingProxyType({key: rate * found.clock_ratio for key, rate in chip.peak_flop_per_s.items()})
     vector = chip.vector_flop_per_s * found.clock_ratio
-    return replace(machine, chip=replace(chip, peak_flop_per_s=peaks, vector_flop_per_s=vector))
+    loaded = replace(chip, peak_flop_per_s=peaks, vector_flop_per_s=vector, sustained_ratio=None)
+    return replace(machine, chip=loaded)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,23 +21,41 @@ from taicang.output import write_file
 
 
 def suite_outcomes(
-    folder: Path | None, wanted: Iterable[str] = (), notes: list[str] | None = None
+    folder: Path | None, wanted: Iterable[str] = (), notes: list[str] | None = None, row: str = ""
 ) -> Iterator[Outcome]:
     """Outcomes of all suites that can run: on an evidence ``folder``, else on the carried tables.
 
-    ``wanted`` restricts them by suite name. Absent and partly unreadable files are told in ``notes``. Raises
+    ``wanted`` restricts them by suite name. With a ``row``, modules whose files name it come first, and none runs after
+    one that has it, but those. Absent and partly unreadable files are told in ``notes``. Raises
     ``UnknownName`` for a suite that does not exist and ``InvalidInput`` for a folder without evidence.
     """
     names = list(wanted)
     check_names(names)
     if folder is not None and not any((folder / kind.file).is_file() for kind in kinds()):
         raise InvalidInput("no evidence here (expected CSV files and a folder 'kernels')", where=str(folder))
-    for suite in suites():
+    naming = _naming(row, folder or carry.FOLDER) if row else ()
+    found = False
+    for suite in sorted(suites(), key=lambda each: each.module not in naming):
         if (names and not set(names) & set(suite.suites)) or (suite.long and folder is None and not names):
             continue
+        if found and suite.module not in naming:
+            return
         for outcome in _run(suite, folder, [] if notes is None else notes):
             if not names or outcome.suite in names:
+                found |= outcome.id == row
                 yield outcome
+
+
+def _naming(row: str, folder: Path) -> set[str]:
+    """Modules of the files in which a line begins with the name of a row, or with what stands before its last dash."""
+    line = re.compile(rf'^"?(?:{re.escape(row)}|{re.escape(row.rpartition("-")[0] or row)})"?,', re.MULTILINE)
+    places = [(kind, folder / kind.file) for kind in kinds()]
+    return {
+        module
+        for kind, place in places
+        if place.is_file() and line.search(place.read_text(encoding="utf-8", errors="replace"))
+        for module in kind.modules
+    }
 
 
 def check_names(names: Iterable[str]) -> None:
@@ -59,7 +79,10 @@ def _run(suite: Suite, folder: Path | None, notes: list[str]) -> Iterator[Outcom
         except Exception as error:  # one file must not take the others with it
             notes.append(f"{suite.module}: {intake.reason(error)}; its files are read row by row")
             found = [outcome for file in files if file.is_file() for outcome in _by_row(file, notes)]
-        yield from map(intake.sound, found)
+        there = [file for file in files if not alone and file.is_file()]
+        theirs = bool(there) and not any(map(intake.fitted_on, there))  # no fit has seen these files
+        for each in map(intake.sound, found):
+            yield replace(each, yours=True) if theirs and not each.held_out else each
 
 
 def _by_row(file: Path, notes: list[str]) -> list[Outcome]:
@@ -111,12 +134,13 @@ def drifts(scores: Iterable[Score], folder: Path | None) -> list[str]:
     """Suites whose mean error left the frozen one by more than ``DRIFT_RATIO``, in words."""
     expected = frozen().get(_section(folder), {})
     found = []
-    for one in scores:
+    for one in (each for each in scores if each.part != "yours"):
         was = expected.get(one.suite, {}).get(one.part)
         if was is None:
             found.append(f"{one.suite} {one.part}: not frozen yet")
         elif not abs(was["mape_ratio"] - one.mape_ratio) <= DRIFT_RATIO:
-            found.append(f"{one.suite} {one.part}: {was['mape_ratio']:.2%} frozen, {one.mape_ratio:.2%} now")
+            now = f"{one.mape_ratio:.2%}" if one.coverage_ratio else "nothing predicted"
+            found.append(f"{one.suite} {one.part}: {was['mape_ratio']:.2%} frozen, {now} now")
     return found
 
 

@@ -54,7 +54,8 @@ def read(path: Path, base: str = "") -> Read:
         try:
             if kind.says and cells["kind"] != kind.says:
                 raise InvalidInput(f"rows of {cells['kind']!r} say nothing of a stack")
-            item, own = (_served if served_rows else _trained)(cells | {"line": str(number)})
+            silent = {"stack": base} if base and served_rows and not cells.get("backend") else {}
+            item, own = (_served if served_rows else _trained)(cells | silent | {"line": str(number)})
             stack = stack or own
             if own.engine != stack.engine:
                 raise InvalidInput(f"ran on {own.engine}, not {stack.engine}: --base names the stack")

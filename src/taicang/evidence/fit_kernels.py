@@ -54,10 +54,11 @@ def _fit_family(folder: Path, family: str) -> Path:
     groups: dict[tuple[str, str], list[Measured[Any]]] = {}
     for rows in kept:
         groups.setdefault((_shared(rows, said["share"]), _key(rows)), []).append(rows.fitted())
-        for engine in sorted(rows.by_engine.keys() - said.get("engines", {}).get("but", ())):
-            own = rows.of_engine(engine).fitted()
-            if own.ids:
-                groups.setdefault((_shared(rows, said["engines"]["share"]), f"{_key(rows)}@{engine}"), []).append(own)
+        left = said.get("engines", {}).get("but", ())
+        for engine in sorted(rows.by_engine.keys() - left):
+            own, share, key = rows.of_engine(engine).fitted(), _shared(rows, said["engines"]["share"]), _key(rows)
+            if own.ids and f"{share}/{key}@{engine}" not in left:
+                groups.setdefault((share, f"{key}@{engine}"), []).append(own)
     whole = said.get("whole", False)
     profiles: dict[str, dict[str, Any]] = {}
     for (share, key), kin in sorted(groups.items(), key=lambda item: item[0]) if whole else groups.items():

@@ -13,15 +13,15 @@ import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TypeAlias
 
 from taicang.catalog import calibration
 from taicang.errors import InvalidInput, TaicangError
-from taicang.evidence import intake_ascend
+from taicang.evidence import intake_ascend, served
 from taicang.evidence.declared import Kind, Suite, kinds, suites
 from taicang.evidence.fitting import fingerprint
 from taicang.evidence.score import Outcome
+from taicang.output import scratch
 
 Cells: TypeAlias = Mapping[str, str]
 
@@ -33,12 +33,13 @@ def your_outcomes(path: Path, wanted: Collection[str] = (), stack: str = "") -> 
     training name. Raises as ``file_outcomes``.
     """
     found = file_outcomes(path, wanted, stack)
-    seen = path.is_file() and any(fingerprint(path) in str(calibration.read(name)["fitted_on"]) for name in _families())
-    return found if seen else [replace(outcome, yours=True) for outcome in found]
+    return found if fitted_on(path) else [replace(outcome, yours=True) for outcome in found]
 
 
-def _families() -> list[str]:
-    return [path.stem for path in calibration.FOLDER.glob("*.yaml")]
+def fitted_on(path: Path) -> bool:
+    """Whether constants of the package were fitted on this very file."""
+    families = [family.stem for family in calibration.FOLDER.glob("*.yaml")]
+    return path.is_file() and any(fingerprint(path) in str(calibration.read(name)["fitted_on"]) for name in families)
 
 
 def file_outcomes(path: Path, wanted: Collection[str] = (), stack: str = "") -> list[Outcome]:
@@ -75,11 +76,22 @@ def table(path: Path) -> tuple[list[Kind], list[dict[str, str]]]:
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InvalidInput(f"cannot read this file ({error})", where=str(path)) from None
     fitting = [kind for kind in kinds() if kind.columns <= header]
-    if not fitting:
-        raise InvalidInput(
-            f"no kind of evidence has the columns {', '.join(sorted(header)) or '(none)'}", where=str(path)
-        )
-    return fitting, rows
+    serving = next(kind for kind in kinds() if kind.modules[0] == "suite_served")
+    if serving not in (fitting or [serving]):
+        return fitting, rows
+    own = [served.completed(row, number) for number, row in enumerate(rows, start=1)]
+    names = dict.fromkeys(column for row in own for column in row)
+    if lacks := serving.columns - {*header, *names}:
+        raise InvalidInput(_unlike(header, lacks), where=str(path))
+    return [serving], [dict.fromkeys(names, "") | row for row in own]
+
+
+def _unlike(header: Collection[str], lacks: Collection[str]) -> str:
+    """Why columns are of no kind, with what served rows, the commonest, would need."""
+    if any(name.lstrip().startswith(("{", "[")) for name in header):
+        return "a document in JSON, no table: `taicang check` compares what benchmarks saved"
+    shown = ", ".join(sorted(header)) or "(none)"
+    return f"no kind of evidence has the columns {shown}; served rows lack {', '.join(sorted(lacks))}"
 
 
 def _clean(row: Mapping[str | None, str | list[str] | None]) -> dict[str, str]:
@@ -109,8 +121,7 @@ def of_kind(kind: Kind, rows: Sequence[Cells], wanted: Collection[str] = ()) -> 
 
 def _of_suite(kind: Kind, suite: Suite, rows: Sequence[Cells]) -> list[Outcome]:
     module = importlib.import_module(f"taicang.evidence.{suite.module}")
-    with TemporaryDirectory() as name:
-        folder = Path(name)
+    with scratch() as folder:
         (folder / "kernels").mkdir()
         run = _Runner(kind=kind, suite=suite, file=folder / kind.file, call=lambda: list(module.outcomes(folder)))
         known = frozenset(outcome.id for outcome in run.call())  # what the package carries is not in the file

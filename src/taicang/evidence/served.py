@@ -16,6 +16,7 @@ were measured is taken.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,7 +27,7 @@ from taicang.catalog.launch import generation, launch, launched, reducing
 from taicang.catalog.models import model
 from taicang.catalog.rules import section, settings
 from taicang.catalog.stack_entry import released
-from taicang.errors import UnknownName
+from taicang.errors import InvalidInput, UnknownName
 from taicang.evidence.systems import machine_named, units_of
 from taicang.evidence.tables import CARRIED, lines
 from taicang.formats import number_format
@@ -126,9 +127,26 @@ class Row:
                 self.input_tokens, self.output_tokens)  # fmt: skip
 
 
+SOURCES = ("inferencex", "nvidia-internal")
+"""Whose conventions the rules know; rows of others mean what they say."""
+
+
 def public(cells: Mapping[str, str]) -> bool:
     """Whether the source with public launch scripts measured a row."""
-    return cells["source"] == "inferencex" or "Qwen3.5" in cells["model_path"]
+    return cells["source"] == SOURCES[0] or (cells["source"] == SOURCES[1] and "Qwen3.5" in cells["model_path"])
+
+
+def completed(cells: Mapping[str, str], number: int) -> dict[str, str]:
+    """A line of anybody's table with the columns under their own names, and with what it may leave out."""
+    plain = {re.sub(r"[^a-z0-9]+", "_", key.lower()).strip("_"): value for key, value in cells.items()}
+    found = dict(cells)
+    for column, names in section(RULES, "columns").items():
+        for name in names if not found.get(column) else ():
+            late = plain.get(re.sub(r"_ms$", "_s", name)) if name.endswith("_ms") else None
+            if value := plain.get(name) or (late and str(float(late) * 1e3)):
+                found[column] = value
+                break
+    return {"source": "", "mode": "agg", "id": f"row {number}"} | {key: v for key, v in found.items() if v}
 
 
 def number(row: Mapping[str, str], key: str, default: float = 0.0) -> float:
@@ -189,6 +207,7 @@ def facts_of(cells: Mapping[str, str], net: Model, **more: Any) -> dict[str, Any
     chip = units_of(machine, 1).chip.name
     return {
         "source": cells["source"],
+        "known": cells["source"] in SOURCES,
         "public": public(cells),
         "path": cells["model_path"],
         "model": net.name,
@@ -216,14 +235,12 @@ def scripted(facts: Mapping[str, Any]) -> bool:
 
 def _role(row: dict[str, str], prefix: str, net: Model, instances: int) -> Role:
     experts = routed(net) is not None
-    tp, dp, moe_tp, ep = layout(
-        number(row, f"{prefix}tp_size", 1.0),
-        number(row, f"{prefix}attention_dp_size"),
-        number(row, f"{prefix}moe_tp_size"),
-        number(row, f"{prefix}moe_ep_size"),
-        experts,
-        twice=public(row),
-    )
+    names = (f"{prefix}{name}_size" for name in ("tp", "attention_dp", "moe_tp", "moe_ep"))
+    tp, dp, moe_tp, ep = (max(int(number(row, name, 1.0)), 1) for name in names)
+    if row["source"] in SOURCES:
+        tp, dp, moe_tp, ep = layout(tp, dp, moe_tp, ep, experts, twice=public(row))
+    else:  # as it says: experts are shared out over the ranks of attention
+        moe_tp = tp * dp // ep
     if not experts:
         moe_tp, ep = tp * dp, 1
     facts = facts_of(row, net, role=prefix.rstrip("_"), dp=dp, ep=ep, clients=number(row, "concurrency"))
@@ -313,7 +330,10 @@ def _row(cells: dict[str, str], net: Model) -> Row:
 
 def engine_of(cells: Mapping[str, str]) -> str:
     """The engine of a row: as its source abbreviates it, or as the catalogue names it."""
-    return str(section(RULES, "engines").get(cells["backend"], cells["backend"]))
+    named = cells.get("backend") or (stack(cells["stack"]).engine if cells.get("stack") else "")
+    if not named:
+        raise InvalidInput("states no engine: a column backend (vllm, sglang, ...) or --stack names it")
+    return str(section(RULES, "engines").get(named.lower(), named.lower()))
 
 
 def release(cells: Mapping[str, str]) -> tuple[str, str]:

@@ -10,6 +10,8 @@ from functools import cache
 from types import MappingProxyType
 
 from taicang import catalog
+from taicang.catalog.build import machines_with
+from taicang.catalog.resolve import find, is_path
 from taicang.errors import NotModelled, UnknownName
 from taicang.evidence import recipes
 from taicang.hardware import Chip, Machine, Plane
@@ -31,8 +33,11 @@ MACHINES: Mapping[str, str] = MappingProxyType(
 
 
 def machine_named(system: str) -> str:
-    """The catalogue's machine of rows of ``system``; what is no such abbreviation is the catalogue's name itself."""
-    return MACHINES.get(system, system)
+    """The machine of rows of ``system``: what is no such abbreviation is the catalogue's name itself, or that
+    of a chip, whose smallest machine it is (as "8x H100" is)."""
+    if system in MACHINES or is_path(system) or find("machine", system) or find("chip", system) is None:
+        return MACHINES.get(system, system)
+    return next(iter(machines_with(system)), system)
 
 
 def chip_of(system: str) -> Chip:

@@ -13,8 +13,8 @@ from itertools import pairwise
 import numpy as np
 
 from taicang.errors import InvalidInput, NotModelled, UnknownName
-from taicang.fabric.even import MOST_FLOWS, Net, even_loads, size_of
-from taicang.fabric.flows import Course, Drained, drain, loads, shares
+from taicang.fabric.even import MOST_FLOWS, Net, even_loads, sent, size_of, suited
+from taicang.fabric.flows import Course, Drained, drain, shares
 from taicang.fabric.routing import route
 from taicang.fabric.topology import Direct, Floats, Ints, Network, Switched
 
@@ -101,8 +101,10 @@ def listed(
     net: Net, name: str, source: Ints, target: Ints, size_bytes: Floats, *, hops: int, teams: Ints | None = None
 ) -> Phase:
     """A phase of flows that are listed one by one."""
-    done = _drained(net, source, target, size_bytes)
     ends = np.stack([source, target], axis=1) if teams is None else teams
+    if len(ends) and (carried := suited(net, source, target, size_bytes)) is not None:
+        return _phase(net, name, carried, hops, ends)
+    done = _drained(net, source, target, size_bytes)
     return Phase(
         name=name,
         carried_bytes=done.busy_bytes,
@@ -233,8 +235,7 @@ def _steps(network: Network, ring: _Ring) -> Iterator[tuple[Ints, Floats]]:
 def _ring_phases(net: Net, teams: Ints, payload_bytes: float, passes: int) -> list[Phase]:
     ranks = teams.shape[1]
     source, target, size = _neighbours(net, teams, passes * payload_bytes * (ranks - 1) / ranks)
-    carried = loads(route(net.fabric, net.found, source, target, net.seed), size, len(net.found.capacity_bytes_per_s))
-    return [_phase(net, "ring", carried, passes * (ranks - 1), teams)]
+    return [_phase(net, "ring", sent(net, source, target, size), passes * (ranks - 1), teams)]
 
 
 def _direct_phases(net: Net, teams: Ints, payload_bytes: float, passes: int) -> list[Phase]:
@@ -306,7 +307,8 @@ def _hierarchical_phases(net: Net, teams: Ints, payload_bytes: float, passes: in
 def _in_switch_phases(net: Net, teams: Ints, payload_bytes: float, passes: int) -> list[Phase]:
     """Switches add: a rank sends its buffer once and its shard, reduced, once more; beyond them a ring per shard.
 
-    Between u units that no switch joins with adders, each rank carries 2 (u - 1) / u of its share.
+    Between u units that no switch joins with adders, each rank carries 2 (u - 1) / u of its share, piece by piece while
+    others are added; only the messages that follow one another come on top.
     """
     del passes
     network = net.fabric.networks[0]
@@ -331,11 +333,13 @@ def _in_switch_phases(net: Net, teams: Ints, payload_bytes: float, passes: int) 
         amount = np.bincount(thing, weights=moved, minlength=network.stages[depth].things)
         carried[up : up + len(amount)] += amount
         carried[down : down + len(amount)] += amount
-    phases = [_phase(net, "in switch", carried, 2, np.sort(teams, axis=1).reshape(-1, held))]
-    if held < teams.shape[1]:
-        across = np.sort(teams, axis=1).reshape(len(teams), -1, held).swapaxes(1, 2).reshape(-1, teams.shape[1] // held)
-        phases += _ring_phases(net, across, payload_bytes / held, 2)
-    return phases
+    inside = np.sort(teams, axis=1).reshape(-1, held)
+    if held == teams.shape[1]:
+        return [_phase(net, "in switch", carried, 2, inside)]
+    across = inside.reshape(len(teams), -1, held).swapaxes(1, 2).reshape(-1, teams.shape[1] // held)
+    (between,) = _ring_phases(net, across, payload_bytes / held, 2)
+    added = replace(between, wire_s=0.0, carried_bytes=between.carried_bytes * 0.0, course=())
+    return [_phase(net, "in switch", carried + between.carried_bytes, 2, inside), added]
 
 
 _MAKERS: Mapping[str, Callable[[Net, Ints, float, int], list[Phase]]] = {

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from taicang.errors import NotModelled
+from taicang.fabric import graph
 from taicang.fabric.flows import loads
 from taicang.fabric.routing import Resources, meeting, route
 from taicang.fabric.topology import Direct, Fabric, Floats, Ints, Network, Switched, Wired
@@ -44,6 +45,23 @@ def even_loads(net: Net, teams: Ints, each_bytes: float) -> Floats:
         else:
             carried += _pairs_within(net, network, teams, each_bytes)
     return carried
+
+
+def sent(net: Net, source: Ints, target: Ints, size_bytes: Floats) -> Floats:
+    """Bytes on every resource once all flows are through."""
+    suits = suited(net, source, target, size_bytes)
+    if suits is None:
+        paths = route(net.fabric, net.found, source, target, net.seed)
+        return loads(paths, size_bytes, len(net.found.capacity_bytes_per_s))
+    return suits
+
+
+def suited(net: Net, source: Ints, target: Ints, size_bytes: Floats) -> Floats | None:
+    """The same on a graph of routes that suit all flows; None where there is none, or its routes are the shortest."""
+    network = net.fabric.networks[0]
+    if not isinstance(network, Wired) or net.found.routing != "adaptive" or net.found.away is None:
+        return None
+    return graph.suited(network, net.found.away, net.found.capacity_bytes_per_s, source, target, size_bytes)
 
 
 def size_of(*keys: Ints) -> Ints:
@@ -98,8 +116,7 @@ def _all_pairs(net: Net, teams: Ints, each_bytes: float) -> Floats:
         source = np.repeat(teams.ravel()[first : first + step], ranks)
         target = some.ravel()
         apart = source != target
-        paths = route(net.fabric, net.found, source[apart], target[apart], net.seed)
-        total += loads(paths, np.full(int(apart.sum()), each_bytes), len(total))
+        total += sent(net, source[apart], target[apart], np.full(int(apart.sum()), each_bytes))
     return total
 
 

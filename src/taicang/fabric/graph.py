@@ -1,16 +1,19 @@
-"""Any graph of ranks and switches as a fabric: shortest routes, spread over all of them or hashed."""
+"""Any graph of ranks and switches as a fabric: routes that suit all its messages, or the shortest, spread or hashed."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from taicang.errors import InvalidInput
+from taicang.fabric.balance import MOST_ROWS, balanced
 from taicang.fabric.topology import Fabric, Floats, Ints, Wired
 from taicang.hardware import Level
 from taicang.interop.graphs import Graph
 
 NEVER = np.iinfo(np.int32).max // 4
 """Links on the way to a node that cannot be reached."""
+SUITED = "adaptive routes keep the fullest link least busy; striped and ecmp take the shortest by number of links"
+SHORTEST = f"messages take the shortest routes by number of links: links and ranks are more than {MOST_ROWS}"
 
 
 def build(found: Graph) -> Fabric:
@@ -22,12 +25,13 @@ def build(found: Graph) -> Fabric:
                     tail=tail[order], head=head[order], first=0)  # fmt: skip
     ports = np.bincount(network.tail, weights=rate, minlength=len(found.nodes))[network.node]
     wait = _latest(network, np.array(found.latency_s)[order], found)
+    large = len(tail) + len(network.node) > MOST_ROWS
     level = Level(name="graph", ranks=len(network.node), bandwidth_bytes_per_s=float(ports.min()), latency_s=wait,
                   topology="clos")  # fmt: skip
     return Fabric(
         name="graph", machine=found.name, ranks=len(network.node), node_ranks=1, levels=(level,), networks=(network,),
         capacity_bytes_per_s=rate, alive_ratio=np.ones(len(rate)),
-        notes=("messages take the shortest routes by number of links and wait as long as between the farthest ranks",),
+        notes=("messages wait as long as between the farthest ranks", SHORTEST if large else SUITED),
     )  # fmt: skip
 
 
@@ -75,17 +79,46 @@ def away(network: Wired, fabric: Fabric) -> Ints:
     return _hops(network, fabric.alive_ratio[network.first : network.first + len(network.tail)] > 0)
 
 
+def suited(
+    network: Wired, hops: Ints, capacity_bytes_per_s: Floats, source: Ints, target: Ints, size_bytes: Floats
+) -> Floats | None:
+    """Bytes on each link of all flows over routes that leave the fullest least busy; None where the graph is large."""
+    start, end = _legs(network, source, target)
+    size = np.tile(size_bytes, len(start) // max(len(size_bytes), 1))
+    moved = (start != end) & (size > 0)
+    nodes, alive = len(network.names), np.flatnonzero(capacity_bytes_per_s[: len(network.tail)] > 0)
+    pair, inverse = np.unique(start[moved] * nodes + end[moved], return_inverse=True)
+    if len(alive) + len(np.unique(pair % nodes)) > MOST_ROWS:
+        return None
+    demand = np.zeros((nodes, nodes))
+    demand.flat[pair] = np.bincount(inverse, weights=size[moved], minlength=len(pair))
+    ways = np.zeros((nodes, len(network.tail)))
+    for flow, link, part in _walk(network, hops, capacity_bytes_per_s, pair, pair // nodes, pair % nodes, None):
+        np.add.at(ways, (flow % nodes, link[:, 0]), demand.flat[flow] * part[:, 0])
+    found = np.zeros(len(capacity_bytes_per_s))
+    if len(pair):
+        rate = capacity_bytes_per_s[alive]
+        found[alive] = balanced(network.tail[alive], network.head[alive], rate, demand, ways[:, alive])
+    return found
+
+
+def _legs(network: Wired, source: Ints, target: Ints) -> tuple[Ints, Ints]:
+    """Nodes where all flows start and end, and again for those that pass another on their way."""
+    start, end, via = network.node[source], network.node[target], network.through[source]
+    via = np.where(via >= 0, via, end)
+    return np.concatenate([start, via]), np.concatenate([via, end])
+
+
 def routes(
     network: Wired, hops: Ints, capacity_bytes_per_s: Floats, flow: Ints, source: Ints, target: Ints, seed: int | None
 ) -> list[tuple[Ints, Ints, Floats]]:
     """Links of all flows hop by hop: shares by what the next links have, or one of them by a hash with ``seed``."""
-    start, end, via = network.node[source], network.node[target], network.through[source]
-    staged = via >= 0
-    parts = _walk(network, hops, capacity_bytes_per_s, flow[~staged], start[~staged], end[~staged], seed)
-    if staged.any():
-        for a, b in ((start, via), (via, end)):
-            parts += _walk(network, hops, capacity_bytes_per_s, flow[staged], a[staged], b[staged], seed)
-    return parts
+    start, end = _legs(network, source, target)
+    return [
+        part
+        for leg in np.split(np.arange(len(start)), 2)
+        for part in _walk(network, hops, capacity_bytes_per_s, flow, start[leg], end[leg], seed)
+    ]
 
 
 def _walk(

@@ -28,7 +28,7 @@ from taicang.units import Count, Num
 CHUNK = 64
 """Tokens of one chunk of the chunked delta rule (the published kernels' choice)."""
 CHUNK_PASSES = 7
-"""Kernels of that rule besides the one with its products (fla-org/flash-linear-attention, gated_delta_rule/chunk.py)."""
+"""Kernels of that rule besides the one with its products (fla-org/flash-linear-attention, gated_delta_rule)."""
 
 
 def attention(kind: Attention, setting: Setting) -> Iterator[Item]:

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from taicang.port.tables import OWN
+
 if TYPE_CHECKING:
     from taicang.port.scan import Scan
 
@@ -28,6 +30,10 @@ class Features:
     """Key of ``CLASSES``; R towards CUDA."""
     programs: int
     """Python files that begin by themselves: each loads the shim."""
+    found: int
+    """Python files in which something was found."""
+    operators: int
+    """Python files that import CUDA operators which the repository builds for itself."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,12 +120,16 @@ def features(found: Scan) -> Features:
     return Features(
         kind="R" if found.to == "cuda" else "C" if own else "B" if library else "A",
         programs=sum(read.runs for read in counted),
+        found=sum(bool(read.findings) for read in counted if read.language == "python"),
+        operators=sum(any(each.rule.name == OWN.name for each in read.findings) for read in counted),
     )
 
 
 def terms(one: Features) -> Mapping[str, float]:
     """Terms of the laws: the class as 0 or 1; programs share what they need, so that each more brings less."""
-    return {kind: float(one.kind == kind) for kind in CLASSES} | {"programs": math.log1p(one.programs)}
+    return {kind: float(one.kind == kind) for kind in CLASSES} | {
+        "programs": math.sqrt(one.programs), "found": float(one.found), "operators": float(one.operators)
+    }  # fmt: skip
 
 
 def _at_most(band: Band, count: int) -> Band:

@@ -19,6 +19,7 @@ from taicang.port.uses import branches, used
 
 _KERNEL_ROOTS = {"triton": "triton", "numba": "numba", "cupyx": "cupy", "cupy": "cupy", "cuda": "cutile"}
 _STARTS = frozenset({"startswith", "endswith"})
+_BUILDS = ("Extension", "_ext", "extension")  # the last two as builds wrap the first
 _PACKAGE = re.compile(r"\s*([A-Za-z0-9][\w.-]*)\s*(?:\[[^\]]*\])?\s*(?:[<>=!~;@].*)?$", re.DOTALL)
 
 
@@ -65,6 +66,7 @@ def _registered(tree: ast.Module) -> Iterator[str]:
             called = decorator.func if isinstance(decorator, ast.Call) else decorator
             if isinstance(called, ast.Attribute | ast.Name) and "register" in ast.unparse(called).lower():
                 yield each.name  # type: ignore[attr-defined]
+                yield from (str(text.value) for text in _texts(decorator))
 
 
 @lru_cache(maxsize=64)
@@ -201,7 +203,7 @@ class _File:
                 stack.extend((func, *node.args[1:]))
                 return False
         name = func.attr if isinstance(func, ast.Attribute) else getattr(func, "id", "")
-        if name.endswith("Extension") or name in {"load", "load_inline", "setup"}:
+        if name.endswith(_BUILDS) or name in {"load", "load_inline", "setup"}:
             self._build(node, name)
         return True
 
@@ -223,8 +225,11 @@ class _File:
             return
         label = given.get("name", node.args[0] if node.args else None)
         sources = given.get("sources", node.args[1] if len(node.args) > 1 else None)
-        if isinstance(label, ast.Constant) and isinstance(label.value, str):
-            found = tuple(str(each.value) for each in _texts(sources))
+        if isinstance(label, ast.Constant) and isinstance(label.value, str) and not name.startswith("load_ext"):
+            found = tuple(str(each.value) for some in (sources, given.get("sources_cuda")) for each in _texts(some))
+            module = given.get("module")
+            if isinstance(module, ast.Constant) and isinstance(module.value, str):  # sources are below it
+                found = tuple("/".join((*filter(None, module.value.split(".")), each)) for each in found)
             self.extensions.append(Extension(name=label.value, sources=found))
 
     def _constant(self, node: ast.Constant, _stack: list[Any]) -> bool:
@@ -295,6 +300,8 @@ def _texts(node: ast.expr | None) -> list[ast.Constant]:
         inside = node.elts
     elif isinstance(node, ast.BinOp):
         inside = (node.left, node.right)
+    elif isinstance(node, ast.JoinedStr) and len(node.values) == 1:
+        inside = (node.values[0],)
     elif isinstance(node, ast.ListComp):
         inside = (node.generators[0].iter,)
     elif isinstance(node, ast.Call):

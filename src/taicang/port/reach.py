@@ -12,6 +12,9 @@ from taicang.port import tree
 from taicang.port.found import Import, Read
 
 _WORD = re.compile(r"\w+")
+_LISTS = re.compile(r"^(?:from[^\n(]+import\b(?:\s*\([^)]*\)|[^\n]*)|__all__\s*\+?=\s*[\[(][^\])]*[\])])", re.MULTILINE)
+_TEXT = re.compile(r"[\"']([\w./-]{3,120})[\"']")
+_VALUE = re.compile(r"(?:[:\s,\[-]|^)[\"']?([\w./-]{3,120})[\"']?\s*(?=[,\]}#\n]|$)")
 _SCRIPT = re.compile(r"[\w./-]*?([\w-]+)\.py\b|-m[ \t]+([\w.]+)")
 
 
@@ -22,11 +25,13 @@ class Modules:
         python = [path for path, read in reads.items() if read.language == "python"]
         self.folders = {str(parent) for path in python for parent in PurePosixPath(path).parents}
         self.paths = set(python)
-        roots = {"", "src", *map(posixpath.dirname, entries)}
-        roots |= {
+        self.settings = {path for path, read in reads.items() if read.language == "yaml"}
+        starts = {"", "src", *map(posixpath.dirname, entries)}
+        built = {
             posixpath.dirname(path) for path in reads if PurePosixPath(path).name in {"setup.py", "pyproject.toml"}
         }
-        self.roots = sorted(root for root in roots if root in self.folders or not root)
+        self.starts = sorted(root for root in starts if root in self.folders or not root)
+        self.roots = sorted({root for root in built if root in self.folders} | {*self.starts})
         self.moved = {
             package: posixpath.join(posixpath.dirname(path), folder)
             for path, read in reads.items()
@@ -75,14 +80,16 @@ class Modules:
                 return
         if not one.level and parts and parts[0] in self.moved:
             yield from self._at(self.moved[parts[0]], parts[1:], one.names)
-        elif not one.level and parts and len(bases := self._put_on_path(parts)) == 1:
+        elif not one.level and parts and len(bases := self._put_on_path(importer, parts)) == 1:
             yield from self._at(bases[0], parts, one.names)
 
-    def _put_on_path(self, parts: list[str]) -> list[str]:
-        """Folders below which the module lies and which are no packages: a program may put them on its path."""
+    def _put_on_path(self, importer: str, parts: list[str]) -> list[str]:
+        """Folders below which the module lies: one above the importer, which its program was started in, or those that
+        are no packages, which a program may put on its path."""
         tail = "/" + "/".join(parts)
         bases = [each[: -len(tail)] for each in self.tails.get(parts[-1], ()) if each.endswith(tail)]
-        return [each for each in bases if f"{each}/__init__.py" not in self.paths]
+        above = [each for each in bases if importer.startswith(f"{each}/")]
+        return above or [each for each in bases if f"{each}/__init__.py" not in self.paths]
 
     def _at(self, base: str, parts: list[str], names: tuple[str, ...]) -> Iterator[str]:
         path = base
@@ -106,8 +113,9 @@ class Modules:
 def python(
     reads: Mapping[str, Read], modules: Modules, starts: Collection[str], texts: Mapping[str, str] | None
 ) -> set[str]:
-    """Python files that ``starts`` reach. With ``texts``, a module that only an ``__init__`` imports counts when a file
-    that counts says one of its names: packages that register all they hold import far more than a run uses."""
+    """Python files that ``starts``, settings in YAML among them, reach. With ``texts``, a module that only an
+    ``__init__`` imports counts when a file that counts says one of its names: packages that register all they hold
+    import far more than a run uses."""
     reached: set[str] = set()
     waiting: dict[str, set[str]] = {
         path: set() for path, read in reads.items() if texts is not None and read.registered
@@ -121,7 +129,9 @@ def python(
         reached.add(path)
         quiet = texts is not None and path.endswith("__init__.py")
         words: set[str] = set()
-        if texts is not None and not quiet:
+        if quiet and texts is not None:  # what it defines itself may use what it imports
+            told.setdefault(path, set()).update(_WORD.findall(_LISTS.sub("", texts[path])))
+        elif texts is not None:
             words = set(_WORD.findall(texts[path]))
             said |= words
             todo.update(_named_files(path, texts[path], modules))
@@ -149,7 +159,7 @@ def python(
                 )
             }
             todo = named | {each for path in named for each in modules.packages(path)} - reached
-    return reached
+    return reached & modules.paths
 
 
 def _pass_on(told: dict[str, set[str]], passed: Mapping[str, set[str]]) -> None:
@@ -165,12 +175,18 @@ def _pass_on(told: dict[str, set[str]], passed: Mapping[str, set[str]]) -> None:
 
 
 def _named_files(path: str, text: str, modules: Modules) -> Iterator[str]:
-    """Python files that a text names as a constant: bases of a configuration, folders of plugins."""
-    for name in re.findall(r"[\"']([\w./-]{3,120})[\"']", text):
-        for base in (posixpath.dirname(path), ""):
-            at = posixpath.normpath(posixpath.join(base, name)).rstrip("/")
-            for each in (at, f"{at}/__init__.py", f"{at.replace('.', '/')}.py", f"{at.replace('.', '/')}/__init__.py"):
-                if each in modules.paths:
+    """Files that a text names as a constant: bases of a configuration, folders of plugins, modules or what they define;
+    where it is Hydra that reads a folder of settings, all in it."""
+    code = path in modules.paths
+    for name in (_TEXT if code else _VALUE).findall(text):
+        for base in {posixpath.dirname(path), *(modules.starts if {"/", "."} & {*name} else ("",))}:
+            at = posixpath.normpath(posixpath.join(base, name))
+            if code and "hydra" in text:
+                yield from (each for each in modules.settings if each.startswith(f"{at}/"))
+            below = posixpath.normpath(posixpath.join(base, name.replace(".", "/")))
+            named = [below] if "/" in name or "." not in name else [below, posixpath.dirname(below)]
+            for each in (at, *(f"{each}{end}" for each in named for end in (".py", "/__init__.py"))):
+                if each in modules.paths or each in modules.settings:
                     yield each
 
 
@@ -212,6 +228,22 @@ def native(reads: Mapping[str, Read], reached: Collection[str], *, whole: bool) 
             counts = whole and role == "source"
         if counts:
             found.add(path)
+    return found
+
+
+def operators(reads: Mapping[str, Read]) -> dict[str, list[str]]:
+    """Last part of the name of an extension -> its files with CUDA kernels; below its folder, where none is listed."""
+    kernels = [path for path, read in reads.items() if read.language == "cuda" and read.kernels]
+    found = {}
+    for path, read in reads.items():
+        base = posixpath.dirname(path)
+        for each in read.extensions:
+            listed = {posixpath.normpath(posixpath.join(base, source)) for source in each.sources}
+            some = [one for one in kernels if one in listed]
+            if not some and not listed & reads.keys():
+                some = [one for one in kernels if not base or one.startswith(f"{base}/")]
+            if some:
+                found[each.name.rpartition(".")[2]] = some
     return found
 
 

@@ -13,7 +13,7 @@ from typing import Final
 from taicang.errors import InvalidInput, UnknownName
 from taicang.port import python_scan, reach, text_scan, tree
 from taicang.port.found import Finding, Read
-from taicang.port.tables import TIERS, Rule, Rules
+from taicang.port.tables import OWN, TIERS, Rule, Rules
 
 SCOPES: Final = ("counted", "unreached", "test", "vendored", "docs", "ported")
 """Where a file stands: part of what is ported, or apart from it and why; ``ported`` is for the other side already."""
@@ -77,6 +77,7 @@ def scan(root: Path, rules: Rules, operators: Mapping[str, str], entries: Sequen
         if collecting:
             gc.enable()
     reads = {path: _with_counterparts(each, operators) for path, each in sorted(reads.items())}
+    reads |= _with_own_operators(reads)
     chosen = tuple(_entry(each, reads) for each in entries)
     return Scan(
         root=str(root), to=rules.to, entries=chosen, files=reads, scope=_scopes(reads, texts, chosen, rules.to),
@@ -107,9 +108,9 @@ def _own(texts: Mapping[str, str]) -> frozenset[str]:
 
 def _entry(given: str, reads: Mapping[str, Read]) -> str:
     path = PurePosixPath(given).as_posix().removeprefix("./")
-    if path not in reads or reads[path].language != "python":
-        python = [each for each, one in reads.items() if one.language == "python"]
-        raise UnknownName("Python file of the repository", given, python, where="--entry")
+    known = [each for each, one in reads.items() if one.language in {"python", "yaml"}]
+    if path not in known:
+        raise UnknownName("Python or YAML file of the repository", given, known, where="--entry")
     return path
 
 
@@ -173,6 +174,25 @@ def _with_counterparts(found: Read, operators: Mapping[str, str]) -> Read:
         return replace(each, rule=rule)
 
     return replace(found, findings=tuple(map(swapped, found.findings)))
+
+
+def _with_own_operators(reads: Mapping[str, Read]) -> dict[str, Read]:
+    """Python files that import CUDA operators which the repository builds for itself: their calls are edited, and with
+    the operators that a library of the other side has, its names stand there."""
+    built = reach.operators(reads)
+    changed = {}
+    for path, each in reads.items():
+        found = []
+        for one in each.imports:
+            name = next((name for name in (*one.names, one.module.rpartition(".")[2]) if name in built), None)
+            if name is not None:
+                there = {hit.rule.counterpart for source in built[name] for hit in reads[source].findings} - {""}
+                rule = replace(OWN, counterpart=", ".join(sorted(there)))
+                found.append(Finding(line=one.line, column=1, rule=rule, text=name))
+        if found and each.language == "python":
+            merged = sorted((*each.findings, *found), key=lambda one: (one.line, one.column))
+            changed[path] = replace(each, findings=tuple(merged))
+    return changed
 
 
 def _notes(reads: Mapping[str, Read], entries: Sequence[str]) -> Iterable[str]:

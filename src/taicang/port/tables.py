@@ -57,6 +57,13 @@ class Rule:
     """A line of a requirements file."""
 
 
+OWN: Final = Rule(
+    name="own-operator", tier="edit", source="driving_sdk",
+    why="calls a CUDA operator that the repository builds for itself: calls take the other side's names and layouts",
+)  # fmt: skip
+"""Of a Python file that imports operators of the repository's own."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rules:
     """All rules of one direction as look-ups."""

@@ -167,7 +167,11 @@ def _assumptions(standing: Standing, trace: Trace) -> tuple[str, ...]:
     feeding, serving = ([*standing.pools.values()][at].setup for at in (0, -1))
     apart = len(standing.models) < len(standing.pools)
     longest = int(np.max(trace.input_tokens + trace.output_tokens, initial=0))
-    return assumptions(serving, feeding, length=longest, given=standing.given, apart=apart, queued=True)
+    limited = [*standing.pools.values()][-1].limits.sequences
+    said = assumptions(serving, feeding, length=longest, given=standing.given, apart=apart, queued=True)
+    if serving.plan.draft_tokens and limited * serving.plan.dp <= serving.stack.drafting_sequences:
+        said += (f"{limited} sequences at a time in each attention group, as {serving.stack.engine} drafts by default",)
+    return said
 
 
 def _switched(made: Cluster) -> tuple[str, ...]:

@@ -87,8 +87,8 @@ def pools(net: Model, machine: Machine, engine: Stack, system: System, *, ranks:
     if prefill:
         for phase, text in (("prefill", prefill), ("decode", decode)):
             count, chips = _pool(text, phase)
-            limits = preset(engine, policy="mixed", tokens=system.tokens, sequences=system.sequences)
             setting = best(phase, chips * machine.chip.dies)
+            limits = preset(engine, policy="mixed", tokens=system.tokens, sequences=running(system, setting))
             if phase == "prefill" or setting.plan.draft_tokens:
                 ratio = 1.0 if limits.reserve else 0.5
                 limits = replace(limits, reserve=phase == "decode", reserve_ratio=ratio)
@@ -98,7 +98,7 @@ def pools(net: Model, machine: Machine, engine: Stack, system: System, *, ranks:
     else:
         setting = setup(replace(system.plan, draft_tokens=drafts)) if system.plan else best("decode", ranks)
         count = system.instances or max(machine.ranks // setting.plan.ranks, 1)
-        limits = preset(engine, policy=system.policy, tokens=system.tokens, sequences=system.sequences)
+        limits = preset(engine, policy=system.policy, tokens=system.tokens, sequences=running(system, setting))
         if setting.plan.draft_tokens:
             limits = replace(limits, reserve=True, reserve_ratio=1.0 if limits.reserve else 0.5)
         made.append(Pool(setup=setting, instances=count, limits=limits))
@@ -107,6 +107,14 @@ def pools(net: Model, machine: Machine, engine: Stack, system: System, *, ranks:
     if need > machine.ranks:
         raise InvalidInput(f"the pools need {need} ranks, {machine.name} has {machine.ranks}")
     return made
+
+
+def running(system: System, setting: Setup) -> int | None:
+    """Sequences that each attention group runs at most: as told, else as the engine has it (None: its own many)."""
+    most, plan = setting.stack.drafting_sequences, setting.plan
+    if system.sequences is not None or not (most and plan.draft_tokens):
+        return system.sequences
+    return max(most // int(plan.dp), 1)
 
 
 def _ordered(pool: Pool, system: System) -> Pool:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from taicang.plans import Batch, decode_batch, prefill_batch
 from taicang.serve.setup import Setup, scaled, step
-from taicang.serve.uneven import EVEN, Spread
+from taicang.serve.uneven import EVEN, Spread, slowest_ratio
 from taicang.stacks import Stack
 from taicang.timeline import Timeline
 from taicang.units import Count, Num
@@ -106,8 +106,14 @@ def aggregated(setup: Setup, load: Load, exists: NDArray[np.bool_] | None = None
     carried = np.minimum(others, steps)
     if load.at_random:
         carried = steps_with_prompts((mine * plan.dp - 1.0) * chunks, steps)
+        # all wait for the group that has the most, up to what a step takes: the rest rides with the next ones, or takes
+        # steps of its own where prompts come first
+        fullest = fullest_of(plan.dp, others / np.maximum(carried, 1e-9))
+        carried = carried if mixed else carried * np.maximum(fullest * length / budget, 1.0)
     carried = np.maximum(carried, others * length / budget)
     packed = np.maximum(others / np.maximum(carried, 1e-9), 1.0)
+    if load.at_random:
+        packed = np.clip(fullest, packed, np.maximum(budget / length, packed))
     several = scaled(chunk, packed)
     alone = step(setup, chunk)
     carrying = _spent(setup, together(decoding, several) if mixed else several, exists)
@@ -188,6 +194,13 @@ def in_step(stack: Stack, load: Load, steps: Num) -> Num:
     ends = 1.0 + steps * np.sqrt(12.0 * (load.spread.output_ratio - 1.0))  # an even spread is so many deviations wide
     share: Num = stack.burst_ratio + (1.0 - stack.burst_ratio) / ends
     return share
+
+
+def fullest_of(groups: Count, each: Num) -> Num:
+    """Prompts in the fullest of ``groups`` where ``each`` has so many in the mean, which come one by one."""
+    ratio = slowest_ratio(groups, 1.0 / np.maximum(each, 1e-9))
+    found: Num = each * np.where(np.asarray(groups) > 1, ratio, 1.0)
+    return found
 
 
 def steps_with_prompts(chunks: Num, steps: Num) -> Num:

@@ -7,15 +7,13 @@ list of runs.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Iterable, Iterator
 from math import isfinite, nan
 from pathlib import Path
 from typing import Any
 
 from taicang.errors import InvalidInput
 from taicang.traffic import cells
-from taicang.traffic.columns import flat, form_of
 from taicang.traffic.formats import Format, Row
 
 LISTS = ("input_lens", "output_lens", "start_times", "ttfts", "itls", "errors")
@@ -118,53 +116,26 @@ def _stated(run: Row) -> dict[str, float]:
     """What a run says of itself as a whole."""
     found: dict[str, float] = {}
     if set(BATCH) <= set(run):
-        found = {name: value for key, name in WHOLE.items() if (value := _number(run.get(key))) is not None}
+        found = {name: value for key, name in WHOLE.items() if (value := positive(run.get(key))) is not None}
         return found | {"clients": float(run["batch_size"])}
     for key, unit, name in (
         ("max_concurrency", 1.0, "clients"),
         ("request_rate", 1.0, "rate_per_s"),
         ("output_throughput", 1.0, "output_tokens_per_s"),
     ):
-        if (value := _number(run.get(key))) is not None:
+        if (value := positive(run.get(key))) is not None:
             found[name] = value * unit
     for metric, quantity in STATED.items():
         for word, stat in STATS.items():
-            if (value := _number(run.get(f"{word}_{metric}_ms"))) is not None:
+            if (value := positive(run.get(f"{word}_{metric}_ms"))) is not None:
                 found[f"{quantity} {stat}"] = value * SECONDS_PER_MS
     return found
 
 
-def _number(value: Any) -> float | None:
+def positive(value: Any) -> float | None:
     """A finite number, or none ("inf" is how benchmarks write that all requests are sent at once)."""
     try:
         found = float(value)
     except (TypeError, ValueError):
         return None
     return found if isfinite(found) and found > 0 else None
-
-
-def listed(
-    path: Path, found: tuple[int, Any], columns: Mapping[str, str] | None
-) -> tuple[Format, Iterator[tuple[int, Row]]]:
-    """Requests that succeeded in one (number, run) of guidellm's document."""
-    number, run = found[0], found[1] if isinstance(found[1], dict) else {}
-    kept = run.get("requests")
-    good = kept.get("successful") if isinstance(kept, dict) else run.get("results")  # its first version kept one list
-    rows = [flat(row) for row in good or () if isinstance(row, dict)]
-    form = form_of(rows[0], columns, f"{path}:1") if rows else None
-    if form is None:
-        what = f"benchmarks[{number - 1}].requests.successful has no requests with lengths"
-        raise InvalidInput(what, where=f"{path}:1")
-    return replace(form, stated=_strategy(run)), ((1, row) for row in rows)
-
-
-def _strategy(run: Mapping[str, Any]) -> dict[str, float]:
-    """How guidellm sent the requests of a run: streams of a closed loop, or a rate."""
-    for group in ("config", "args"):
-        held = run.get(group)
-        said = held.get("strategy") if isinstance(held, dict) else None
-        if isinstance(said, dict):
-            clients = 1 if said.get("type_") == "synchronous" else said.get("streams")
-            found = {"clients": _number(clients), "rate_per_s": _number(said.get("rate"))}
-            return {name: value for name, value in found.items() if value is not None}
-    return {}

@@ -62,6 +62,8 @@ MEASURED: Mapping[str, tuple[str, ...]] = {
 """What benchmarks note of a request; in ms where the name or a column beside it ("unit") says so."""
 LATENCIES: Mapping[str, str] = {"ttft": "ttft_s", "tpot": "tpot_s", "e2e": "e2e_s"}
 """Fields that a user may name beside ``NAMES``, and what they are of."""
+RUNS = ("concurrency", "max_concurrency", "clients", "num_concurrent_requests")
+"""Columns of tables whose rows sum up many requests."""
 FAILED = ("error", "error_code", "error_message", "response.body.error", "response.body.error.message")
 """Columns that say why a request failed, or nothing."""
 
@@ -84,6 +86,11 @@ def parse(text: str) -> dict[str, str]:
 def form_of(row: Row, named: Mapping[str, str] | None, where: str) -> Format | None:
     """The format of rows like ``row`` (flat); None where no names of lengths are known and none are given."""
     named = named or {}
+    if not named and _there(row, RUNS) and not _there(row, NAMES["arrival"]):
+        raise InvalidInput(
+            f"rows that state a {_there(row, RUNS)[0]} are runs of a benchmark, not requests: `taicang score` compares "
+            "them", where=where,
+        )  # fmt: skip
     whole = {"input", "output"} <= set(named)  # then no other name is guessed
     found = dict(named) if whole else _known(row, where, named)
     if found is None:

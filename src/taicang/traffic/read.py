@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from taicang import reading
 from taicang.errors import InvalidInput
 from taicang.traffic import bench, formats, results
 from taicang.traffic.collect import NO_COUNTER, Collector
@@ -19,8 +20,9 @@ from taicang.traffic.texts import Counter, conversations, items
 from taicang.traffic.trace import Trace
 
 T = TypeVar("T")
+LOADS = json.JSONDecoder(object_pairs_hook=reading.one_voice).decode
 FAULTS = (ValueError, RecursionError)
-"""What is no JSON: malformed (a ``ValueError``), with a number of thousands of digits, or too deep."""
+"""What is no JSON: malformed or in two voices (a ``ValueError``), with a number of thousands of digits, or too deep."""
 
 
 def read(
@@ -118,7 +120,7 @@ def _json(
     path: Path, lines: Lines, first: str, columns: Mapping[str, str] | None, run: int | None, missing_input: int | None
 ) -> tuple[Format, Iterator[tuple[int, Row]]]:
     try:
-        head = json.loads(first)
+        head = LOADS(first)
     except FAULTS as error:
         head = _document(lines)
         if head is None:
@@ -129,7 +131,7 @@ def _json(
         return bench.runs(path, _picked(path, [(1, head)] if not first else _objects(lines), run))
     if isinstance(head.get("benchmarks"), list):
         found = _picked(path, list(enumerate(head["benchmarks"], 1)), run or 1)
-        form, requests = bench.listed(path, found[0], columns)
+        form, requests = results.listed(path, found[0], columns)
         if run is None and len(head["benchmarks"]) > 1:
             form = replace(form, ignored=(*form.ignored, f"all but the first of {len(head['benchmarks'])} runs"))
         return form, requests
@@ -166,7 +168,7 @@ def runs_in(path: Path) -> int:
     if not first.startswith("{"):
         return 1
     try:
-        head, several = json.loads(first), True
+        head, several = LOADS(first), True
     except FAULTS:
         head, several = _document(lines) or {}, False
     if bench.is_run(head):
@@ -180,7 +182,7 @@ def _objects(lines: Lines) -> Iterator[tuple[int, Row]]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = LOADS(line)
         except FAULTS as error:
             row = {"": f"not JSON ({error})"}
         yield number, row if isinstance(row, dict) else {"": "not a JSON object"}
@@ -188,7 +190,7 @@ def _objects(lines: Lines) -> Iterator[tuple[int, Row]]:
 
 def _document(lines: Lines) -> Row | None:
     try:
-        found = json.loads(lines.whole())
+        found = LOADS(lines.whole())
     except FAULTS:
         return None
     return found if isinstance(found, dict) else None

@@ -10,12 +10,14 @@ import csv
 import json
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from taicang import reading
 from taicang.errors import InvalidInput
-from taicang.traffic.bench import MOST
+from taicang.traffic.bench import MOST, positive
+from taicang.traffic.columns import flat, form_of
 from taicang.traffic.formats import Format, Row
 from taicang.traffic.lines import Lines
 
@@ -101,6 +103,33 @@ def _rows(lines: Lines) -> dict[str, Any]:
             named = {"avg" if name == "Value" else name: value for name, value in zip(names, values, strict=False)}
             found[metric.strip().lower().replace(" ", "_")] = named | {"unit": unit.rstrip(")")}
     return found
+
+
+_GUIDELLM: Mapping[str, tuple[str, float]] = {
+    "time_to_first_token_ms": ("ttft_s", 1e-3), "inter_token_latency_ms": ("tpot_s", 1e-3),
+    "request_latency": ("e2e_s", 1.0),
+}  # fmt: skip
+
+
+def of_metrics(path: Path, run: Mapping[str, Any]) -> tuple[Format, Iterator[tuple[int, Row]]] | None:
+    """The requests of a run of guidellm's whose document kept its metrics alone; None where it has none."""
+    metrics = run.get("metrics")
+    good = {
+        name: each["successful"]
+        for name, each in (metrics.items() if isinstance(metrics, Mapping) else ())
+        if isinstance(each, Mapping) and isinstance(each.get("successful"), Mapping)
+    }
+    figures, stated = {}, dict[str, float]()
+    for name, each in good.items():
+        mean, parts = _number(each.get("mean")), each.get("percentiles")
+        if name in _GUIDELLM:
+            stated |= _statistics({**(parts if isinstance(parts, Mapping) else {}), **each}, *_GUIDELLM[name])
+        elif mean is not None and name in ("prompt_token_count", "output_token_count"):
+            figures["input" if name[0] == "p" else "output"] = mean
+            figures["many"] = _number(each.get("count")) or figures.get("many") or DEFAULT_REQUESTS
+        elif mean is not None and name == "output_tokens_per_second":
+            stated["output_tokens_per_s"] = mean
+    return _requests(path, figures, stated, None) if figures and stated else None
 
 
 def _inside(config: Any, name: str) -> Any:
@@ -334,3 +363,32 @@ def _beside(path: Path) -> dict[str, float]:
         if value:
             found[name] = value
     return found
+
+
+def listed(
+    path: Path, found: tuple[int, Any], columns: Mapping[str, str] | None
+) -> tuple[Format, Iterator[tuple[int, Row]]]:
+    """Requests that succeeded in one (number, run) of guidellm's document."""
+    number, run = found[0], found[1] if isinstance(found[1], dict) else {}
+    kept = run.get("requests")
+    good = kept.get("successful") if isinstance(kept, dict) else run.get("results")  # its first version kept one list
+    rows = [flat(row) for row in good or () if isinstance(row, dict)]
+    form = form_of(rows[0], columns, f"{path}:1") if rows else None
+    if not rows and (summary := of_metrics(path, run)):
+        return replace(summary[0], stated={**summary[0].stated, **_strategy(run)}), summary[1]
+    if form is None:
+        what = f"benchmarks[{number - 1}].requests.successful has no requests with lengths"
+        raise InvalidInput(what, where=f"{path}:1")
+    return replace(form, stated=_strategy(run)), ((1, row) for row in rows)
+
+
+def _strategy(run: Mapping[str, Any]) -> dict[str, float]:
+    """How guidellm sent the requests of a run: streams of a closed loop, or a rate."""
+    for group in ("config", "args"):
+        held = run.get(group)
+        said = held.get("strategy") if isinstance(held, dict) else None
+        if isinstance(said, dict):
+            clients = 1 if said.get("type_") == "synchronous" else said.get("streams")
+            found = {"clients": positive(clients), "rate_per_s": positive(said.get("rate"))}
+            return {name: value for name, value in found.items() if value is not None}
+    return {}

@@ -9,6 +9,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from taicang import reading
 from taicang.errors import InvalidInput, NotModelled
 
 Counter: TypeAlias = Callable[[str], int]
@@ -73,7 +74,7 @@ def conversations(text: str, path: str, count: Counter) -> Iterator[tuple[int, d
 
 def items(text: str, path: str) -> Iterator[tuple[int, Any]]:
     """(line, value) of each element of a JSON array, so that a fault can be found in a file of one line or millions."""
-    decoder = json.JSONDecoder()
+    decoder = json.JSONDecoder(object_pairs_hook=reading.one_voice)
     at, line = text.index("[") + 1, 1
     seen = 0
     while True:

@@ -8,12 +8,12 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
 from taicang.errors import InvalidInput
+from taicang.output import scratch
 
 NATIVE = Path(__file__).parent / "native"
 OLDEST = (2, 9)
@@ -70,13 +70,13 @@ def _compile(folder: Path, place: Path) -> None:
     tool, include, libraries = compiler(), place / "include", place / "lib"
     folder.mkdir(parents=True, exist_ok=True)
     common = [tool, "-std=c++20", "-O1", "-shared", "-fPIC"]
-    with tempfile.TemporaryDirectory(dir=folder) as work:
+    with scratch(folder) as work:
         for name, more in (
             ("names", ["-ldl"]),
             ("device", [f"-I{include}", f"-I{include}/torch/csrc/api/include", f"-L{libraries}", "-lc10", "-ltorch_cpu",
                         f"-Wl,-rpath,{libraries}"]),
         ):  # fmt: skip
-            out = Path(work, f"{name}.so")
+            out = work / f"{name}.so"
             done = subprocess.run(
                 [*common, str(NATIVE / f"{name}.cpp"), "-o", str(out), *more],
                 capture_output=True,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import gc
 import os
 import runpy
@@ -16,6 +17,7 @@ from taicang.virtual.spec import Enough, Missing, read
 def main(path: str) -> int:
     """Run the job in the file ``path``; the status is the program's."""
     job = read(Path(path))
+    faulthandler.enable()
     gc.disable()  # nothing of what is imported goes away
     hasten()
     from taicang.virtual.session import Session

@@ -270,23 +270,35 @@ class Kernels:
     def unruled(self, op: Any, plan: _Plan, args: Sequence[Any], kwargs: dict[str, Any], error: Exception) -> Any:
         """An operator without a shape rule: from the values, zeros where they are unknown; else refused by its name."""
         there = [t for t in tensors_of((args, kwargs)) if t.device.type == DEVICE]
-        unknown = {id(t) for t in there if not self.device.known(base(t))}
-        if any(plan.returns) or (unknown and sum(t.numel() for t in there) > HOSTED):
+        outs = [t for place in plan.written for t in tensors_of(plan.pick(place, args, kwargs))] if plan.out else []
+        mine = {id(t) for t in outs}
+        unknown = {id(t) for t in there if id(t) not in mine and not self.device.known(base(t))}
+        if (any(plan.returns) and not outs) or (unknown and sum(t.numel() for t in there) > HOSTED):
             raise NotImplementedError(
                 f"{op.name()}: PyTorch has no shape rule for it, its operands are too large to try; register one with "
                 f'torch.library.register_fake("{op.name()}")'
             ) from error
         self.device.note(WAIT_STREAM, 0)
+        hosted: dict[int, Tensor] = {}
 
         def here(tensor: Tensor) -> Tensor:
             if tensor.device.type != DEVICE:
                 return tensor
-            return torch.zeros(tensor.shape, dtype=tensor.dtype) if id(tensor) in unknown else self.host(tensor)
+            blank = id(tensor) in unknown or id(tensor) in mine
+            made = torch.zeros(tensor.shape, dtype=tensor.dtype) if blank else self.host(tensor)
+            return hosted.setdefault(id(tensor), made)
 
         if unknown:
             values.tell(f"shapes of what {plan.base} makes (of zeros)")
         moved, named = mapped((args, kwargs), here)
-        return self.fresh(op(*moved, **named))
+        result = op(*moved, **named)
+        if not outs:
+            return self.fresh(result)
+        for tensor in outs:
+            if tensor.shape != hosted[id(tensor)].shape:
+                tensor.resize_(hosted[id(tensor)].shape)
+        picked = tuple(plan.pick(place, args, kwargs) for place in plan.returns if place is not None)
+        return picked if len(picked) > 1 else picked[0]
 
     def fresh(self, shaped: Any) -> Any:
         """Empty tensors of the device like these shapes."""

@@ -6,7 +6,6 @@ import os
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from pathlib import Path
 from taicang.catalog.costing import ARCHITECTURE
 from taicang.errors import InvalidInput
 from taicang.hardware import Machine
+from taicang.output import scratch
 from taicang.virtual import build, spec
 from taicang.virtual.capture import Capture, load_rank
 
@@ -102,11 +102,13 @@ def run(wish: Wish, machine: Machine, name: str, folder: Path) -> tuple[Capture,
 def _once(wish: Wish, machine: Machine, name: str, folder: Path, native: build.Native) -> list[int]:
     """All ranks once, side by side; where one ends badly, those that wait for it are ended too."""
     PORT.clear()
-    with tempfile.TemporaryDirectory() as work:
-        processes = [_start(wish, machine, name, folder, Path(work), native, rank) for rank in wish.ranks]
-        import taicang.virtual.report  # while they run: it is what comes next  # noqa: F401
-
+    processes: list[subprocess.Popen[bytes]] = []
+    with scratch() as work:
         try:
+            for rank in wish.ranks:
+                processes.append(_start(wish, machine, name, folder, work, native, rank))
+            import taicang.virtual.report  # while they run: it is what comes next  # noqa: F401
+
             while any(process.poll() is None for process in processes):
                 if any(process.poll() for process in processes):
                     time.sleep(GRACE_S)

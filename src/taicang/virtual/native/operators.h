@@ -59,7 +59,10 @@ at::Tensor& set_whole(at::Tensor& self, at::Storage source) {
 
 // The same bytes as a tensor of the host: where they are known, kernels of the host compute on them.
 at::Tensor host(const at::Tensor& self) {
-  return at::from_blob(self.data_ptr(), self.sizes(), self.strides(), self.options().device(at::kCPU).requires_grad(false));
+  auto found = at::from_blob(self.data_ptr(), self.sizes(), self.strides(), self.options().device(at::kCPU).requires_grad(false));
+  found._set_conj(self.is_conj());
+  found._set_neg(self.is_neg());
+  return found;
 }
 
 // A module that moves keeps its parameters: they take the moved data, as between the host and CUDA.
@@ -80,6 +83,13 @@ TORCH_LIBRARY(taicang, m) {
   m.def("reduction(__torch__.torch.classes.c10d.ReduceOp op) -> int", &reduction);
 }
 TORCH_LIBRARY_IMPL(taicang, PrivateUse1, m) { m.impl("host", &host); }
+
+// What resolves a lazy conjugate or sign is a copy: it takes them as they are.
+#define TAICANG_LAZY(key)                                                                                      \
+  TORCH_LIBRARY_IMPL(taicang, key, m) { m.impl("host", torch::CppFunction::makeFallthrough()); }               \
+  TORCH_LIBRARY_IMPL(aten, key, m) { m.impl("_copy_from", torch::CppFunction::makeFallthrough()); }
+TAICANG_LAZY(Conjugate)
+TAICANG_LAZY(Negative)
 
 TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
   m.impl("empty.memory_format", &empty);

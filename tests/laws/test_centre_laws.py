@@ -1,0 +1,79 @@
+"""Laws of what a centre costs, over every machine, tariff, load and figure."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from taicang import catalog
+from taicang.centre import cost
+from taicang.centre.cost import Plant
+from taicang.errors import MissingFigure
+
+RATES = st.floats(0.0, 0.3)
+VALUES = st.fixed_dictionaries({
+    "price": st.floats(4.0, 10.0).map(lambda x: 10.0**x), "years": st.floats(1.0, 10.0), "interest": RATES,
+    "residual": RATES, "network": RATES, "spares": RATES, "support": RATES, "tariff": st.floats(0.0, 3.0),
+    "staff": st.floats(0.0, 1e6), "maintenance": st.floats(0.0, 1e6), "pue": st.floats(1.0, 2.0),
+    "idle": st.floats(0.0, 1.0), "availability": st.floats(0.5, 1.0), "rent": st.floats(0.01, 1e3),
+})  # fmt: skip
+"""As the formulas take them."""
+USES = st.floats(0.01, 1.0)
+
+
+@st.composite
+def plants(draw):
+    """Any machine whose figures are public, bought or rented, under any day's tariff and load."""
+
+    def shape():
+        hours = np.array(draw(st.lists(st.floats(0.1, 3.0), min_size=24, max_size=24)))
+        return tuple((hours / hours.mean()).tolist())
+
+    for name in draw(st.permutations(catalog.names("machine"))):
+        try:
+            machine = catalog.machine(name)
+        except MissingFigure:
+            continue
+        return Plant(machine=machine, rented=draw(st.booleans()), steps=shape(), day=shape())
+
+
+@settings(max_examples=200, deadline=None)
+@given(plants(), VALUES, USES, st.floats(1.0, 3.0))
+def test_dearer_machines_power_and_idle_hours_are_never_cheaper(plant, values, use, more):
+    base = cost.used_hour(plant, values, use)
+    for key in ("price", "network", "spares", "support", "tariff", "staff", "maintenance", "pue", "rent", "interest"):
+        dearer = values | {key: values[key] * more}
+        assert cost.used_hour(plant, dearer, use) >= base * (1 - 1e-9), key
+    assert cost.used_hour(plant, values | {"residual": values["residual"] / more}, use) >= base * (1 - 1e-9)
+    assert cost.used_hour(plant, values, use / more) >= base * (1 - 1e-9)
+    arrays = {key: np.full(3, value) for key, value in values.items()}
+    assert cost.used_hour(plant, arrays, use) == pytest.approx([float(base)] * 3)
+
+
+@settings(max_examples=200, deadline=None)
+@given(plants(), VALUES, USES)
+def test_parts_add_up_and_electricity_is_energy_times_its_price(plant, values, use):
+    parts = cost.hour(plant, values, use)
+    assert all(each >= 0.0 for each in parts.values())
+    whole = sum(parts.values())
+    assert cost.used_hour(plant, values, use) * cost.used_ratio(plant, values, use) == pytest.approx(float(whole))
+    if not plant.rented:
+        busy = cost.busy(plant, use)
+        energy = [float(cost.power_kw(plant, values, used)) for used in busy]
+        paid = np.dot(energy, plant.steps) / 24.0 * values["tariff"]
+        assert parts["electricity"] == pytest.approx(paid)
+        least, most = (cost.power_kw(plant, values, used) for used in (0.0, 1.0))
+        assert all(least * (1 - 1e-9) <= each <= most * (1 + 1e-9) for each in energy)
+
+
+@settings(max_examples=200, deadline=None)
+@given(plants(), VALUES, st.floats(-2.0, 4.0).map(lambda x: 10.0**x))
+def test_at_break_even_use_income_is_cost(plant, values, earned):
+    plant = Plant(machine=plant.machine, rented=plant.rented, steps=plant.steps, day=(1.0,) * 24)
+    use = float(cost.even_utilisation(plant, values, earned))
+    if use <= 1:
+        assert cost.used_hour(plant, values, use) == pytest.approx(earned, rel=1e-6)
+    else:
+        assert cost.used_hour(plant, values, 1.0) >= earned * (1 - 1e-9)
