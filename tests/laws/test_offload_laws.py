@@ -11,11 +11,13 @@ from hypothesis import strategies as st
 
 from taicang import catalog
 from taicang.catalog.models import model
-from taicang.catalog.training import training_price
+from taicang.catalog.training import sustained, training_price
 from taicang.errors import InvalidPlan
 from taicang.hardware import Machine
+from taicang.train.memory import layer_parameters
 from taicang.train.setup import Setup
 from taicang.train.step import TrainStep, train_step
+from taicang.train.sync import layer_network
 from taicang.train_plans import TrainPlan, check
 
 MACHINES = ("hgx-a100", "hgx-h100", "atlas-800-a2", "l40s-pcie", "mi300x-8")
@@ -97,3 +99,29 @@ def test_what_cannot_be_offloaded(fields: dict[str, object], says: str) -> None:
     plan = replace(TrainPlan(dp=8, global_batch=8), **fields)
     with pytest.raises(InvalidPlan, match=says):
         check(plan, 32)
+
+
+@settings(deadline=None)
+@given(machines, st.sampled_from((2, 4, 8)), nets, st.floats(0.02, 1.0))
+def test_a_slower_network_keeps_copies_less_busy(name: str, nodes: int, net: str, slower: float) -> None:
+    """What collectives of sharded weights take of the cores goes by what they move, not by how long they wait."""
+    found = []
+    for ratio in (1.0, slower):
+        key = "planes.scale_up.scale_out.bandwidth"
+        rate = _machine(name, 2).plane("scale_up").levels[-1].bandwidth_bytes_per_s * ratio
+        at = catalog.machine(f"{name} x {nodes}", (f"{key}={rate} B/s",))
+        price = training_price(at, catalog.stack("deepspeed"))
+        held = layer_parameters(model(net), model(net).blocks[0], TrainPlan(dp=at.ranks, zero=3))
+        found.append(layer_network(held, TrainPlan(dp=at.ranks, zero=3), lambda op, price=price: price(op, 1.0, 1.0)))
+    (ahead, behind, busy), (later, after, less) = found
+    assert 0.0 < float(less) <= float(busy) * (1 + 1e-9) <= 1.0 + 1e-9
+    assert float(later + after) >= float(ahead + behind) * (1 - 1e-9)
+
+
+@pytest.mark.parametrize(("name", "low", "high"), [("mi300x", 0.5, 0.65), ("mi325x", 0.65, 0.75)])
+def test_a_maker_s_clock_stands_in_where_nobody_trained(name: str, low: float, high: float) -> None:
+    chip = replace(catalog.chip(name), name="another")
+    assert low < sustained(chip).clock_ratio < high
+    assert (
+        sustained(replace(chip, sustained_ratio=None)).clock_ratio == sustained(catalog.chip(chip.profile)).clock_ratio
+    )

@@ -28,9 +28,6 @@ BUCKETS = 16.0
 HOST_BYTES_PER_S = 25e9
 """Host memory that the optimizer reaches for one rank (assumed: half of what two sockets of eight channels DDR4-3200
 have, over the eight ranks of a node)."""
-BUSY_BYTES_PER_S = 400e9
-"""A collective's rate at which its copies keep their cores and the memory busy all the time (a node with eight adapters
-of 400 Gb/s, as the engines' slowdown was found beside); a slower network leaves them waiting, and computing goes on."""
 VECTOR_BYTES = 8192.0
 """A norm's weights or a bias, of a hidden size of 4,096."""
 
@@ -164,7 +161,8 @@ def step_exposed(
 
 def layer_network(layer: Held, plan: TrainPlan, price: Price) -> tuple[Num, Num, Num]:
     """Seconds of ZeRO 3's collectives of one layer and microbatch, forward and backward, and how busy they keep the
-    cores that copy for them (``BUSY_BYTES_PER_S``)."""
+    cores that copy for them: all the time at the rate of two neighbours' link, less where a slower network makes them
+    wait."""
     trained = plan.trained_ratio
     gather = collective_s("all_gather", layer, plan.recipe.gather_bytes, plan, price)
     small = Held(dense=layer.dense * trained, experts=layer.experts * trained)
@@ -175,8 +173,8 @@ def layer_network(layer: Held, plan: TrainPlan, price: Price) -> tuple[Num, Num,
     again = gather if plan.reshard else 0.0
     whole = layer.dense + layer.experts
     moved = whole * (plan.recipe.gather_bytes * (1 + plan.reshard) + plan.gradient_bytes * trained)
-    busy = np.minimum(moved / np.maximum(gather + scatter + again, 1e-12) / BUSY_BYTES_PER_S, 1.0)
-    return gather, scatter + again, busy
+    near = price(Collective(kind="all_gather", payload_bytes=2.0 * moved, ranks=2, stride=1)).seconds
+    return gather, scatter + again, np.minimum(near / np.maximum(gather + scatter + again, near), 1.0)
 
 
 def layer_exposed(
