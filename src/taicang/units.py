@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import re
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from taicang.errors import UnitError
@@ -94,10 +95,17 @@ def split(text: str, *, where: str = "") -> tuple[str, str] | None:
 
     Raises ``UnitError`` for a comma, which some read as a point and others as nothing, and for endless digits.
     """
-    match = _NUMBER.fullmatch(text[: 4 * _DIGITS])
-    if match is None or len(text) > 4 * _DIGITS:
-        if re.match(r"\s*[-+]?[\d.]", text) and len(text) > 4 * _DIGITS:
-            raise UnitError(f"a number of {len(text):,} characters, at most {_DIGITS} are read", where=where)
+    if len(text) <= 4 * _DIGITS:
+        return _parted(text, where)
+    if re.match(r"\s*[-+]?[\d.]", text):
+        raise UnitError(f"a number of {len(text):,} characters, at most {_DIGITS} are read", where=where)
+    return None
+
+
+@lru_cache(maxsize=4096)  # a machine is made anew for each that asks
+def _parted(text: str, where: str) -> tuple[str, str] | None:
+    match = _NUMBER.fullmatch(text)
+    if match is None:
         return None
     number, unit = match[1], match[2]
     if len(number) > _DIGITS:

@@ -146,6 +146,17 @@ def differs(mine: Step, theirs: Step) -> list[str]:
     return found + ["ended"] * (sorted(mine.ended) != sorted(theirs.ended))
 
 
+def cause(mine: Step, theirs: Step) -> str:
+    """What tells two schedulers apart in the first step that differs."""
+    if mine.preempted != theirs.preempted:
+        return "who is pushed out"
+    if mine.tokens.keys() != theirs.tokens.keys():
+        return "theirs starts later" if mine.tokens.keys() > theirs.tokens.keys() else "what starts"
+    found = differs(mine, theirs)
+    says = {"tokens": "where a chunk ends", "hits": "what the cache holds", "used": "pages in use"}
+    return says.get(found[0], "who ends")
+
+
 def compare(
     theirs: Callable[[Load], list[Step]],
     limits_of: Callable[[Load], Limits],
@@ -159,6 +170,8 @@ def compare(
         return {}
     steps = agree = 0
     kinds: Counter[str] = Counter()
+    causes: Counter[str] = Counter()
+    lost: Counter[str] = Counter()
     seeds: list[int] = []
     for seed in range(int(sys.argv[1])):
         load = change(draw(seed))
@@ -169,4 +182,9 @@ def compare(
         kinds.update(name for each in found for name in each)
         if any(found) or len(mine) != len(other):
             seeds.append(seed)
-    return {"workloads": int(sys.argv[1]), "steps": steps, "agree": agree, "differ": kinds, "seeds": seeds}
+            at = next((at for at, each in enumerate(found) if each), -1)
+            why = "how many steps" if at < 0 else cause(mine[at], other[at])
+            causes[why] += 1
+            lost[why] += max(len(mine), len(other)) - sum(not each for each in found)
+    return {"workloads": int(sys.argv[1]), "steps": steps, "agree": agree, "differ": kinds, "first_difference": causes,
+            "steps_that_differ_after_it": lost, "seeds": seeds}  # fmt: skip

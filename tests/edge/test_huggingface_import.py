@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from taicang.catalog.models import model, not_modelled, of_config, read_model
 from taicang.errors import InvalidInput, NotModelled, TaicangError
+from taicang.models.count import kv_cache_bytes, parameters
 from taicang.models.types import Dense, Experts, GatedLinear, GroupedQuery, Latent, Model
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "models"
@@ -40,6 +41,40 @@ LATENT = LLAMA | {
 
 def load(config: dict[str, Any], **more: Any) -> Model:
     return of_config(config | more, "test", where="config.json")
+
+
+SEARCHED = st.tuples(st.sampled_from((0, 1, 4, 16)), st.sampled_from((0.0, 0.5, 1.3125, 5.25)))
+
+
+@given(st.lists(SEARCHED, min_size=1, max_size=12), st.sampled_from((256, 1024, 8192)))
+def test_layers_that_a_search_chose_count_as_they_are(layers, hidden) -> None:
+    """Nemotron-NAS: each layer has groups of heads and a width of its own, or lacks attention, feed-forward or both."""
+    heads, vocab = 16, 3200
+    layers = [(1, 1.0), *layers]
+    config = {
+        "model_type": "nemotron-nas", "hidden_size": hidden, "num_attention_heads": heads, "vocab_size": vocab,
+        "num_hidden_layers": len(layers), "num_key_value_heads": None, "intermediate_size": None,
+        "max_position_embeddings": 4096, "tie_word_embeddings": False,
+        "block_configs": [
+            {
+                "attention": {"no_op": not group, "n_heads_in_group": group or None},
+                "ffn": {"no_op": not times, "ffn_mult": times or None},
+            }
+            for group, times in layers
+        ],
+    }  # fmt: skip
+    net = of_config(config, "test", where="config.json")
+    kv = [heads // group for group, _ in layers if group]
+    width = hidden // heads
+    wide = [-(-int(2 * times * hidden / 3) // 256) * 256 for _, times in layers if times]
+    by_hand = sum(2 * hidden * hidden + 2 * hidden * each * width for each in kv) + sum(
+        3 * hidden * each for each in wide
+    )
+    assert parameters(net).total == by_hand + (len(kv) + len(wide) + 1) * hidden + 2 * vocab * hidden
+    assert kv_cache_bytes(net, 1, "bf16") == sum(4 * each * width for each in kv)
+    config["block_configs"][0]["ffn"] = {"replace_with_linear": True}
+    with pytest.raises(NotModelled, match="replace_with_linear"):
+        of_config(config, "test", where="config.json")
 
 
 def test_all_shared_configs_import_as_the_catalogue_has_them_or_refuse() -> None:

@@ -58,3 +58,16 @@ def test_parts_are_kept_apart():
     parts = {s.part: s for s in score_parts([outcome(1.0, 2.0), outcome(1.0, 1.0, held_out=False)])}
     assert parts["held-out"].mape_ratio == 1.0
     assert parts["calibrated-on"].mape_ratio == 0.0
+
+
+def test_a_row_runs_only_the_suites_that_may_hold_it(monkeypatch):
+    ran = []
+
+    def run(suite, folder, notes, real=board._run):
+        ran.append(suite.module)
+        return real(suite, folder, notes)
+
+    monkeypatch.setattr(board, "_run", run)
+    assert any(one.id == "experts:2" for one in board.suite_outcomes(None, row="experts:2"))
+    assert ran == ["kernels"]
+    assert board._naming("ser-0003", board.carry.FOLDER) == {"suite_published"}

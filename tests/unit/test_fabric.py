@@ -181,8 +181,9 @@ def test_switches_that_add_send_the_buffer_once():
     in_switch = seconds(node, "all_reduce", teams_of(8), 450e6, "in_switch")
     assert in_switch == pytest.approx(1e-3 * 9 / 8)
     nodes = net_of(catalog.machine("hgx-h100 x 4"))
-    _, across = collective(nodes, "all_reduce", teams_of(32), 8e9, "in_switch")
-    assert across.wire_s == pytest.approx(2 * 3 / 4 * 1e9 / 50e9)  # 2 (u - 1) / u of a rank's share
+    added, across = collective(nodes, "all_reduce", teams_of(32), 8e9, "in_switch")
+    assert added.wire_s == pytest.approx(2 * 3 / 4 * 1e9 / 50e9)  # 2 (u - 1) / u of a rank's share, as others are added
+    assert (across.wire_s, across.hops) == (0.0, 6)
 
 
 @pytest.mark.parametrize(

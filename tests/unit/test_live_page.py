@@ -49,6 +49,7 @@ def test_a_browser_shows_every_npu_and_what_is_broken(served, tmp_path):
     body = shown.stdout[shown.stdout.index("<main") : shown.stdout.index("</main>")]
     chips = body[body.index('id="chips"') : body.index('id="node"')]
     assert chips.count("<button") == 384
+    assert chips.count('tabindex="0"') == 1, "one stop of the keyboard, not 384"
     assert chips.count('class="rack"') == 12
     assert chips.count(">×<") == 16, "the instance that holds the chip"
     assert len(re.findall(r"<tr>", body[body.index('id="rows"') :])) == 7

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from taicang.app.main import cli
 from taicang.errors import InvalidInput
 from taicang.evidence.near import NEAR, near
-from taicang.page import html
+from taicang.page import html, links
 from taicang.page.html import page
 from taicang.page.parts import Lines, Section, bars, stacked
 from taicang.page.views import kind_of, sections
@@ -186,3 +186,18 @@ def test_each_pass_of_a_pipeline_and_each_request_is_a_span(tmp_path):
         assert len(sections["requests"][0]["lanes"]) == len(set(rows[:, 3]))
         titles = {part["title"][0] for part in sections["traffic"]}
         assert {"requests in the system", "instances busy", "output tokens/s", "power of the chips"} <= titles
+
+
+@pytest.mark.parametrize(
+    ("link", "chinese"),
+    [
+        (
+            "rank 1 up to l1-switch, plane 3 (7 links), and 14 alike",
+            "rank 1 上行至 l1-交换机, 平面 3 (7 条链路), 另有 14 条相同",
+        ),
+        ("l1-switches of unit 3 to l2-switch 5", "l1-交换机，单元 3 至 l2-交换机 5"),
+        ("down-town to rank-and-file", "down-town to rank-and-file"),  # names of a user's
+    ],
+)
+def test_links_are_named_in_both_languages(link, chinese):
+    assert links._named(link) == (link, chinese)

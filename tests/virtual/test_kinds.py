@@ -52,6 +52,48 @@ def test_what_else_users_call(tmp_path):
     assert any("profiler" in note for note in made["notes"])
 
 
+COMPUTED = """import torch
+def values(device):
+    at = torch.tensor([[0, 1, 1, 0], [2, 0, 2, 2]], device=device)
+    a = torch.sparse_coo_tensor(at, torch.tensor([1.0, 2.0, 3.0, 4.0], device=device), (2, 3))
+    ones = torch.ones(2, 3, device=device)
+    sparse = [a.coalesce().values(), a.to_dense(), a @ ones.T, a * 2, ones + a, a + a, a.t(), a.cpu(),
+              ones.to_sparse(), ones.sparse_mask(a.coalesce())]
+    z = torch.tensor([1 + 2j, 3 - 1j], device=device)
+    lazy = [(z.conj() * z).real, z.conj().imag, z.conj().cpu().imag, z.conj().resolve_conj().imag]
+    square = torch.tensor([[2.0, 1.0], [1.0, 3.0]], device=device)
+    found = [torch.linalg.lstsq(square, square).solution]
+    for each in (*sparse, *lazy, *found):
+        each = each.to_dense() if each.is_sparse else each
+        yield torch.view_as_real(each.resolve_conj()) if each.is_complex() else each
+for mine, theirs in zip(values("cuda"), values("cpu"), strict=True):
+    assert torch.allclose(mine.cpu(), theirs), (mine, theirs)
+nodes, links = 2000, 10000
+graph = torch.sparse_coo_tensor(torch.randint(nodes, (2, links)), torch.ones(links), (nodes, nodes)).cuda()
+layer, words = torch.nn.Linear(32, 32).cuda(), torch.nn.Embedding(1000, 16, sparse=True).cuda()
+optimizer = torch.optim.SparseAdam(words.parameters())
+torch.spmm(graph, layer(torch.randn(nodes, 32, device="cuda"))).sum().backward()
+words(torch.randint(1000, (4, 5), device="cuda")).sum().backward()
+optimizer.step()
+signal = torch.randn(2, 4000, device="cuda", requires_grad=True)
+torch.stft(signal, 400, window=torch.hann_window(400, device="cuda"), return_complex=True).abs().sum().backward()
+print("done", tuple(layer.weight.grad.shape), words.weight.grad.is_sparse)
+"""
+
+
+@pytest.mark.parametrize("on", ["hgx-h100", "cloudmatrix384"])
+def test_sparse_and_complex_tensors_have_the_host_s_values(on, tmp_path):
+    path = tmp_path / "computed.py"
+    path.write_text(COMPUTED)
+    if on == "cloudmatrix384":
+        (tmp_path / "npu").mkdir()
+        path = named_npu(path, tmp_path / "npu")
+    made = run("--on", on, "--world", "1", path)
+    assert "done (32, 32) True" in made["said"]
+    # each link brings a row of 32 numbers, whichever library multiplies them
+    assert any(line["name"] == "index_add" and line["phase"] == "forward" for line in made["ranks"][0]["lines"])
+
+
 def test_every_function_of_the_device_s_module_answers(tmp_path):
     path = tmp_path / "faces.py"
     path.write_text("""import importlib, inspect, torch

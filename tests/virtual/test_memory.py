@@ -37,7 +37,7 @@ COMPUTED_AGAIN = {
         NORMS * (4 + 2 - 2),
     "of each gate its silu": LAYERS * ROWS * INNER * 2,
 }  # fmt: skip
-"""Bytes that the program keeps for its backward pass, as torchtune's without a compiler, and with one computes again."""
+"""Bytes that the program keeps for its backward pass, and torchtune, which compiles it, computes again."""
 LOSS = ROWS * VOCAB * (4 - 2)
 """The 32-bit log-softmax of a chunk is computed again from its 16-bit logits; those of the whole are in 32 bits."""
 

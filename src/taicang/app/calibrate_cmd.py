@@ -154,15 +154,14 @@ def _document(path: Path, found: Read, profile: Profile, named: str) -> str:
     from taicang.catalog import schema
     from taicang.evidence.fitting import fingerprint
 
-    keys = {field: key for key, (field, _) in schema.STACK.items()}
-    units = {"step_host": " s", "sequence_host": " s", "layer_gap": " s", "eager_kernel": " s"}
+    keys = {field: (key, " s" if type_ == "s" else "") for key, (field, type_) in schema.STACK.items()}
     body: dict[str, Any] = {
         "base": named,
         "title": f"{profile.base.name.partition(' ')[0]} as measured in {path.name}",
     }
     for one in profile.constants:
-        now, key = float(f"{one.now:.5g}"), keys.get(one.name, "")
-        value = f"{now!r}{units[key]}" if key in units else max(now, 1e-9)
+        now, (key, unit) = float(f"{one.now:.5g}"), keys.get(one.name, ("", ""))
+        value = f"{now!r}{unit}" if unit else max(now, 1e-9)
         leaf = {"value": value, "kind": "calibrated", "note": f"was {one.was:.5g}"}
         if key:
             body[key] = leaf

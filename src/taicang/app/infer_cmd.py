@@ -73,7 +73,9 @@ def infer(model: str, machine: str, as_json: bool, layers: bool, page: Path | No
         else:
             show_prediction(result, whole=layers, quote=quote)
 
-    fields = {"infeasible": not fits, **plain(result), **({} if quote is None else cost_fields(quote))}
+    fields = {}
+    if as_json or page:
+        fields = {"infeasible": not fits, **plain(result), **({} if quote is None else cost_fields(quote))}
     code = give("infer", fields, show, as_json=as_json, page=page, title=f"{model} on {machine}", feasible=fits)
     if options["chakra"] is not None and not isinstance(result, Infeasible):
         from taicang.predict.chakra import serving_graph

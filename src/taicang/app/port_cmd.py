@@ -29,7 +29,11 @@ FILE = click.Path(path_type=Path)
     "--to", type=click.Choice(("ascend", "cuda")), default="ascend", show_default=True, help="Where the code is to run."
 )
 @click.option(
-    "--entry", "entries", multiple=True, metavar="FILE", help="What is run, below PATH: only what it reaches counts."
+    "--entry",
+    "entries",
+    multiple=True,
+    metavar="FILE",
+    help="What is run, below PATH, or its settings in YAML: only what they reach counts.",
 )
 @click.option(
     "--log", type=FILE, help="A virtual run's record: which of the findings ran. Its folder (run --out): and how fast."

@@ -191,6 +191,8 @@ def _compared(console: Any, rows: Sequence[Any], unit: str) -> None:
             f"{row.yearly.mid / 1e6:.3g} M {unit}",
         )
     console.print(table)
+    later = [row.name for row in rows]
     for row in rows:
-        if row.alike:
-            console.print(f"the ranges cannot tell {escape(row.name)} from {escape(', '.join(row.alike))}")
+        later.remove(row.name)
+        if alike := [name for name in row.alike if name in later]:  # each pair once
+            console.print(f"the ranges cannot tell {escape(row.name)} from {escape(', '.join(alike))}")

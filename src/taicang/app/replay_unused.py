@@ -20,6 +20,8 @@ NEEDS = (
     ("pool_plane", ("pool",)),
     ("ssd_plane", ("ssd",)),
     ("ssd_bandwidth", ("ssd",)),
+    ("ttl", ("offload", "pool", "ssd")),
+    ("keep_answers", ("offload", "pool", "ssd")),
     ("form", ("out",)),
 )
 """Option, and those of which it needs one."""
@@ -29,6 +31,7 @@ EXCLUDES = (
     ("profile", "output_tokens", "a profile has lengths of its own"),
     ("profile", "spread", "a profile has lengths of its own"),
     ("profile", "shared", "a profile has lengths of its own"),
+    ("instances", "keep_answers", "what an instance that does both computes is written anyway"),
     ("instances", "prefill", "the pools name their instances"),
     ("trace", "input_tokens", "a trace has lengths of its own"),
     ("trace", "output_tokens", "a trace has lengths of its own"),

@@ -64,7 +64,7 @@ Examples:
 @click.option("--rows", type=click.Path(dir_okay=False, path_type=Path), help="Write every row with its prediction.")
 @click.option("--csv", "as_csv", is_flag=True, help="Print every row with its prediction as CSV.")
 @click.option("--stack", default="", help="Stack of the rows in FILES, whatever they say: a profile of yours.")
-@click.option("--row", "row_id", help="Explain the row with this ID.")
+@click.option("--row", "row_id", help="Explain the row with this ID; only suites that may hold it run.")
 @click.option("--freeze", is_flag=True, help="Accept these scores as the expected ones.")
 @JSON
 def score(
@@ -86,7 +86,7 @@ def score(
         check_file(rows, "--rows")
     if freeze:
         check_file(trust.FILE, "--freeze")
-    found = _outcomes(files, evidence, suites, stack)
+    found = _outcomes(files, evidence, suites, stack, row_id or "")
     everything = [one for outcomes in found.values() for one in outcomes]
     scores = score_parts(everything, by_group=by_group)
     whole = [] if files else [one for one in scores if one.group == "all"]
@@ -110,7 +110,7 @@ def score(
 
 
 def _outcomes(
-    files: tuple[Path, ...], evidence: Path | None, suites: tuple[str, ...], stack: str
+    files: tuple[Path, ...], evidence: Path | None, suites: tuple[str, ...], stack: str, row: str
 ) -> dict[str, list[Outcome]]:
     """Outcomes by file; what could not be read is told on stderr."""
     from taicang import catalog
@@ -125,7 +125,7 @@ def _outcomes(
         for file in files:
             found[str(file)] = intake.your_outcomes(file, suites, stack)
     else:
-        for one in board.suite_outcomes(evidence, suites, notes):
+        for one in board.suite_outcomes(evidence, suites, notes, row):
             found.setdefault(report.file_of(one), []).append(one)
     for note in notes:
         click.echo(note, err=True)

@@ -164,7 +164,10 @@ def background_trace(text: str | None, seed: int) -> Trace | None:
               "columns", "thin", "repair", "hours")  # fmt: skip
     usual = dict.fromkeys(unread)
     changes = {"speed": 1.0, "input_scale": 1.0, "output_scale": 1.0}
-    trace = load([path], {**usual, **changes, "seed": seed, "rate": per_s})
+    try:
+        trace = load([path], {**usual, **changes, "seed": seed, "rate": per_s})
+    except InvalidInput as error:  # this command mends no traces
+        raise InvalidInput(str(error).replace("--repair", "taicang trace convert --repair")) from None
     return arriving(trace, per_s, seed=seed) if per_s and trace.kind != "servegen" else trace
 
 

@@ -152,9 +152,9 @@ def _calibrated(engine: str, version: str) -> dict[str, Any]:
         profiles = calibration.read(family)["profiles"]
         for profile in (engine, f"{engine}@{version}"):
             values |= profiles.get(profile, {}).get("constants", {})
-    for words in ("fused", "overlap", "unrouted"):
-        if words in values:
-            values[words] = frozenset(values[words])
+    for field, type_ in schema.STACK.values():
+        if type_ == "words" and field in values:
+            values[field] = frozenset(values[field])
     if "kernel_ratio" in values:
         values["kernel_ratio"] = MappingProxyType(values["kernel_ratio"])
     return values

@@ -66,7 +66,8 @@ def hour(plant: Plant, values: Values, utilisation: Num) -> dict[str, Num]:
 
 def busy(plant: Plant, utilisation: Num) -> list[Num]:
     """Utilisation in each hour of the day: the load's shape, of which what is beyond all chips is lost to them."""
-    return [np.minimum(utilisation * each, 1.0) for each in plant.day]
+    hours = {each: np.minimum(utilisation * each, 1.0) for each in set(plant.day)}
+    return [hours[each] for each in plant.day]
 
 
 def power_kw(plant: Plant, values: Values, utilisation: Num) -> Num:
@@ -79,8 +80,10 @@ def power_kw(plant: Plant, values: Values, utilisation: Num) -> Num:
 def electricity(plant: Plant, values: Values, utilisation: Num) -> Num:
     """Yuan per hour of a chip, in the mean of a day whose tariff and load both change by the hour."""
     total: Num = 0.0
-    for step, used in zip(plant.steps, busy(plant, utilisation), strict=True):
-        total = total + power_kw(plant, values, used) * values["tariff"] * step
+    alike = zip(plant.day, busy(plant, utilisation), strict=True)
+    dear = {each: power_kw(plant, values, used) * values["tariff"] for each, used in dict(alike).items()}
+    for step, each in zip(plant.steps, plant.day, strict=True):
+        total = total + dear[each] * step
     return total / 24.0
 
 

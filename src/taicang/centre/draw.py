@@ -77,10 +77,12 @@ def _in_yuan(figures: Mapping[str, Figure], values: dict[str, Num]) -> dict[str,
 
 def band(values: Num) -> Band:
     """Percentiles of draws."""
-    ordered = np.sort(np.ravel(np.asarray(values, dtype=float)))
-    at = np.array([0.05, 0.5, 0.95]) * (ordered.size - 1)  # as np.quantile, which loads masked arrays
+    drawn = np.ravel(np.asarray(values, dtype=float))
+    at = np.array([0.05, 0.5, 0.95]) * (drawn.size - 1)  # as np.quantile, which loads masked arrays
     first = at.astype(int)
-    below, above, part = ordered[first], ordered[np.minimum(first + 1, ordered.size - 1)], at - first
+    after = np.minimum(first + 1, drawn.size - 1)
+    ordered = np.partition(drawn, [*first, *after])
+    below, above, part = ordered[first], ordered[after], at - first
     found = np.where(part < 0.5, below + (above - below) * part, above - (above - below) * (1.0 - part))
     return Band(**dict(zip(("low", "mid", "high"), found.tolist(), strict=True)))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -20,23 +21,41 @@ from taicang.output import write_file
 
 
 def suite_outcomes(
-    folder: Path | None, wanted: Iterable[str] = (), notes: list[str] | None = None
+    folder: Path | None, wanted: Iterable[str] = (), notes: list[str] | None = None, row: str = ""
 ) -> Iterator[Outcome]:
     """Outcomes of all suites that can run: on an evidence ``folder``, else on the carried tables.
 
-    ``wanted`` restricts them by suite name. Absent and partly unreadable files are told in ``notes``. Raises
+    ``wanted`` restricts them by suite name. With a ``row``, modules whose files name it come first, and none runs after
+    one that has it, but those. Absent and partly unreadable files are told in ``notes``. Raises
     ``UnknownName`` for a suite that does not exist and ``InvalidInput`` for a folder without evidence.
     """
     names = list(wanted)
     check_names(names)
     if folder is not None and not any((folder / kind.file).is_file() for kind in kinds()):
         raise InvalidInput("no evidence here (expected CSV files and a folder 'kernels')", where=str(folder))
-    for suite in suites():
+    naming = _naming(row, folder or carry.FOLDER) if row else ()
+    found = False
+    for suite in sorted(suites(), key=lambda each: each.module not in naming):
         if (names and not set(names) & set(suite.suites)) or (suite.long and folder is None and not names):
             continue
+        if found and suite.module not in naming:
+            return
         for outcome in _run(suite, folder, [] if notes is None else notes):
             if not names or outcome.suite in names:
+                found |= outcome.id == row
                 yield outcome
+
+
+def _naming(row: str, folder: Path) -> set[str]:
+    """Modules of the files in which a line begins with the name of a row, or with what stands before its last dash."""
+    line = re.compile(rf'^"?(?:{re.escape(row)}|{re.escape(row.rpartition("-")[0] or row)})"?,', re.MULTILINE)
+    places = [(kind, folder / kind.file) for kind in kinds()]
+    return {
+        module
+        for kind, place in places
+        if place.is_file() and line.search(place.read_text(encoding="utf-8", errors="replace"))
+        for module in kind.modules
+    }
 
 
 def check_names(names: Iterable[str]) -> None:

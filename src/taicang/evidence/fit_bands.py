@@ -27,7 +27,7 @@ DRAW = 2.0
 GROUPS = 2
 """Groups that must be left out in turn before an axis says anything."""
 SEVERAL = 4
-"""Groups below which bands are not narrowed."""
+"""Groups below which the one that needs most says how far bands are narrowed."""
 FOLDS = 5
 """Parts of the rows that are known, for what bands cover of rows like their own."""
 DEPTH = 4
@@ -230,14 +230,18 @@ def tried(pool: Pool, axis: str) -> Tried:
 
 def _scale(pool: Pool, axis: str, found: Tried, some: NDArray[np.bool_]) -> float:
     """The ninth decile of the shares of ``some`` rows, drawn to one: the fewer models and groups they are of, the
-    nearer. Of few groups it narrows nothing, nor for another engine or generation."""
+    nearer. Of few groups it narrows as far as the group that needs most allows, and nothing for another engine or
+    generation."""
     members, groups, shares = found
     told = some & np.isfinite(shares)
-    many = np.unique(groups[told]).size
+    parts = [shares[told & (groups == group)] for group in np.unique(groups[told])]
+    many = len(parts)
     if axis not in ("nothing", "seen"):
         many = min(many, np.unique(pool.groups["model"][members[told]]).size)
     if many < GROUPS:
         return 1.0
-    share = many / (many + DRAW)
-    scale = share * float(np.quantile(shares[told], NINE)) + 1.0 - share
-    return scale if many >= SEVERAL and axis not in ("engine", "foreign") else max(scale, 1.0)
+    share, needed = many / (many + DRAW), float(np.quantile(shares[told], NINE))
+    if many < SEVERAL and needed < 1.0:
+        needed = min(max(float(np.quantile(part, NINE)) for part in parts), 1.0)
+    scale = share * needed + 1.0 - share
+    return max(scale, 1.0) if axis in ("engine", "foreign") else scale

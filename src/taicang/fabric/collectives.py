@@ -307,7 +307,8 @@ def _hierarchical_phases(net: Net, teams: Ints, payload_bytes: float, passes: in
 def _in_switch_phases(net: Net, teams: Ints, payload_bytes: float, passes: int) -> list[Phase]:
     """Switches add: a rank sends its buffer once and its shard, reduced, once more; beyond them a ring per shard.
 
-    Between u units that no switch joins with adders, each rank carries 2 (u - 1) / u of its share.
+    Between u units that no switch joins with adders, each rank carries 2 (u - 1) / u of its share, piece by piece while
+    others are added; only the messages that follow one another come on top.
     """
     del passes
     network = net.fabric.networks[0]
@@ -332,11 +333,13 @@ def _in_switch_phases(net: Net, teams: Ints, payload_bytes: float, passes: int) 
         amount = np.bincount(thing, weights=moved, minlength=network.stages[depth].things)
         carried[up : up + len(amount)] += amount
         carried[down : down + len(amount)] += amount
-    phases = [_phase(net, "in switch", carried, 2, np.sort(teams, axis=1).reshape(-1, held))]
-    if held < teams.shape[1]:
-        across = np.sort(teams, axis=1).reshape(len(teams), -1, held).swapaxes(1, 2).reshape(-1, teams.shape[1] // held)
-        phases += _ring_phases(net, across, payload_bytes / held, 2)
-    return phases
+    inside = np.sort(teams, axis=1).reshape(-1, held)
+    if held == teams.shape[1]:
+        return [_phase(net, "in switch", carried, 2, inside)]
+    across = inside.reshape(len(teams), -1, held).swapaxes(1, 2).reshape(-1, teams.shape[1] // held)
+    (between,) = _ring_phases(net, across, payload_bytes / held, 2)
+    added = replace(between, wire_s=0.0, carried_bytes=between.carried_bytes * 0.0, course=())
+    return [_phase(net, "in switch", carried + between.carried_bytes, 2, inside), added]
 
 
 _MAKERS: Mapping[str, Callable[[Net, Ints, float, int], list[Phase]]] = {

@@ -9,10 +9,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias
 
-Layout: TypeAlias = Literal["full", "window", "alternate", "sixth", "fourth_chunked", "switch", "hybrid", "pattern"]
+Layout: TypeAlias = Literal[
+    "full", "window", "alternate", "sixth", "fourth_chunked", "switch", "hybrid", "pattern", "searched"
+]
 """How layers share the window where the file has no list: every layer sees all; every layer has the window; even
 layers have it; all but every sixth; all but every fourth in chunks; only behind ``use_sliding_window``; linear layers
-but every fourth; mixers and feed-forwards as the file's pattern orders them."""
+but every fourth; mixers and feed-forwards as the file's pattern orders them; each as the file's list has it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,6 +111,7 @@ def nearest(data: Mapping[str, Any], kind: str, families: Families) -> str:
     traits = {
         "latent": (16, "kv_lora_rank" in present),
         "pattern": (16, "hybrid_override_pattern" in present),
+        "searched": (16, "block_configs" in present),
         "experts": (8, experts),
         "hybrid": (8, "linear_num_value_heads" in present),
         "inter": (4, experts and "moe_intermediate_size" not in present),
@@ -122,6 +125,7 @@ def nearest(data: Mapping[str, Any], kind: str, families: Families) -> str:
         own = {
             "latent": family.latent,
             "pattern": family.layout == "pattern",
+            "searched": family.layout == "searched",
             "experts": family.needs_experts or (family.latent and experts),
             "hybrid": family.layout == "hybrid",
             "inter": family.inter_is_experts,

@@ -15,7 +15,7 @@ from taicang.errors import InvalidInput, NotModelled
 from taicang.models.attention import attentions
 from taicang.models.families import Families, Family, nearest, settled
 from taicang.models.feedforward import NONE, feed_forwards
-from taicang.models.hybrid import hybrid_blocks
+from taicang.models.hybrid import hybrid_blocks, searched_blocks
 from taicang.models.keys import Keys
 from taicang.models.quantised import CLASSES, Held, held
 from taicang.models.recurrent import state_space
@@ -69,8 +69,8 @@ def from_config(
     if apart and isinstance(quantised, Mapping):
         quantised = {**quantised, "expert_dtype": apart}
     weights = held(quantised, str(keys.get("dtype", "torch_dtype") or ""), keys.at("quantization_config"))
-    if family.layout == "pattern":
-        stacked, said = hybrid_blocks(keys)
+    if family.layout in ("pattern", "searched"):
+        stacked, said = (hybrid_blocks if family.layout == "pattern" else searched_blocks)(keys)
         assumptions += said
     else:
         stacked = _stacked(keys, family, hidden, weights)

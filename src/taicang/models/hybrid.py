@@ -1,10 +1,15 @@
-"""Layers of Nemotron-H: single mixers and feed-forwards in the order of a pattern, gathered into whole layers.
+"""Layers that are told one by one: of Nemotron-H, single mixers and feed-forwards in the order of a pattern, gathered
+into whole layers; of Nemotron-NAS, those that an architecture search chose.
 
 The pattern has a letter per half layer: M (Mamba-2), * (attention), - (dense feed-forward), E (experts). A mixer and
 the feed-forward behind it make a layer; a mixer before another mixer is a layer of its own.
 """
 
 from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import replace
 
 from taicang.errors import InvalidInput, NotModelled
 from taicang.models.feedforward import NONE
@@ -61,6 +66,54 @@ def hybrid_blocks(keys: Keys) -> tuple[tuple[Block, ...], tuple[str, ...]]:
     ordered = sorted(counts, key=lambda block: isinstance(block.attention, GroupedQuery))
     said = "a mixer and the feed-forward behind it count as one layer"
     return tuple(Block(attention=b.attention, ffn=b.ffn, count=counts[b], norms=b.norms) for b in ordered), (said,)
+
+
+SEARCHED = "feed-forwards without attention before them count with the layer before, their widths joined"
+_UNSEARCHED = ("replace_with_linear", "sparsify", "num_sink_tokens", "unshifted_sink", "moe", "mamba", "llama4",
+               "use_prefill_window_in_sink_attention")  # fmt: skip
+
+
+def searched_blocks(keys: Keys) -> tuple[tuple[Block, ...], tuple[str, ...]]:
+    """Blocks of ``block_configs``: each layer has its own groups of heads and width, or lacks either part.
+
+    Raises ``NotModelled`` for a part that is neither attention nor a feed-forward, ``InvalidInput`` naming the key.
+    """
+    listed, hidden, heads = keys.get("block_configs"), keys.number("hidden_size"), keys.number("num_attention_heads")
+    keys.ignore("num_key_value_heads", "intermediate_size")
+    where = keys.at("block_configs")
+    if not isinstance(listed, list) or len(listed) != keys.number("num_hidden_layers"):
+        raise InvalidInput("expected one entry for each of num_hidden_layers", where=where)
+    made: list[Block] = []
+    for number, each in enumerate(listed):
+        parts = [each.get(name) if isinstance(each, Mapping) else None for name in ("attention", "ffn")]
+        mixer, ffn = (Keys(part if isinstance(part, Mapping) else {}, where=f"{where}[{number}]") for part in parts)
+        for part in (mixer, ffn):
+            if odd := next((name for name in _UNSEARCHED if part.data.get(name)), ""):
+                raise NotModelled(f"{part.at(odd)}: such layers are not modelled")
+        inter = 0 if ffn.data.get("no_op") else ffn.maybe("intermediate_size") or _searched_width(ffn, hidden)
+        behind = Dense(inter=inter) if inter else NONE
+        if mixer.data.get("no_op"):
+            if not made:
+                raise NotModelled(f"{mixer.at('no_op')}: a first layer without attention is not modelled")
+            joined = Dense(inter=made[-1].ffn.inter + inter) if inter else made[-1].ffn
+            made[-1] = replace(made[-1], ffn=joined, norms=made[-1].norms + bool(inter))
+            continue
+        group = mixer.number("n_heads_in_group")
+        if heads % group:
+            raise InvalidInput(f"groups of {group} do not divide {heads} heads", where=mixer.at("n_heads_in_group"))
+        window = mixer.maybe("window_length")
+        attention = GroupedQuery(heads=heads, kv_heads=heads // group, head_dim=hidden // heads, window=window)
+        made.append(Block(attention=attention, ffn=behind, count=1, norms=1 + bool(inter)))
+    counts = Counter(made)
+    return tuple(replace(block, count=count) for block, count in counts.items()), (SEARCHED,)
+
+
+def _searched_width(ffn: Keys, hidden: int) -> int:
+    """Two thirds of so many hidden widths, rounded up to 256."""
+    times = ffn.data.get("ffn_mult")
+    if isinstance(times, bool) or not isinstance(times, (int, float)) or not 0.0 < times <= 64.0:
+        raise InvalidInput(f"expected a multiple of the hidden width, got {times!r}", where=ffn.at("ffn_mult"))
+    return -(-int(2 * times * hidden / 3) // 256) * 256
 
 
 def _extra(keys: Keys, ffn: FeedForward) -> int:

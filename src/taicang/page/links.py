@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
+from functools import reduce
 from typing import Any, TypeAlias
 
 from taicang.page.parts import Chart, Lines, Part, Section, Table, Tiers, Unit, Words, bars, cell
@@ -16,6 +18,15 @@ TIMES: tuple[tuple[str, Words], ...] = (
     ("library_s", ("with a library's start-up and efficiency", "含通信库开销")),
     ("closed_s", ("the closed form", "闭式公式")),
 )
+
+
+PLACE = re.compile(r"(?:[\w-]+: )?(?:rank|adapter|unit|\S+es of unit) \d+ ")
+CHINESE = (
+    (r"and (\d+) alike", r"另有 \1 条相同"), (r"(\d+) links?", r"\1 条链路"), ("switches of unit", "交换机，单元"),
+    ("adapter", "适配器"), ("unit", "单元"), ("switch", "交换机"), ("plane", "平面"),
+    ("up to", "上行至"), ("down from", "下行自"), ("up", "上行"), ("down", "下行"), ("to", "至"), ("from", "自"),
+)  # fmt: skip
+"""Words of links' names where these say a place of a machine, the longer ones first."""
 
 
 def links(result: Result) -> list[Section]:
@@ -36,8 +47,8 @@ def _collective(result: Result) -> list[Part]:
     rows = [(words, cell(result.get(key), "s")) for key, words in TIMES if result.get(key) is not None]
     hottest = tuple(
         (
-            each["link"] + (f", and {each['alike']} alike" if each["alike"] else ""), cell(each["carried_bytes"], "B"),
-            cell(each["busy_s"], "s"), cell(each["used_ratio"], "ratio"),
+            _named(each["link"] + (f", and {each['alike']} alike" if each["alike"] else "")),
+            cell(each["carried_bytes"], "B"), cell(each["busy_s"], "s"), cell(each["used_ratio"], "ratio"),
         )
         for each in result["hottest"]
     )  # fmt: skip
@@ -49,6 +60,12 @@ def _collective(result: Result) -> list[Part]:
         Table(title=("hottest links", "最热链路"), columns=columns, rows=hottest),
         Lines(title=("assumptions", "假设"), lines=tuple(result["assumptions"])),
     ]
+
+
+def _named(link: str) -> Words:
+    """A link's name in both languages, its parts in the same order."""
+    words = CHINESE if PLACE.match(link) else ()
+    return link, reduce(lambda text, each: re.sub(rf"\b{each[0]}\b", each[1], text), words, link)
 
 
 def _over_time(course: Sequence[Mapping[str, Any]]) -> list[Part]:

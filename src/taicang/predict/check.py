@@ -153,7 +153,8 @@ def _load(trace: Trace, clients: int, seed: int, *, stated: bool) -> tuple[Trace
     rate = trace.stated.get("rate_per_s")
     if rate:
         return arriving(trace, rate, seed=seed), (f"requests come at random, {rate:g} a second, as the file says",)
-    return replace(trace, arrival_s=np.zeros(len(trace))), ("all requests come at once: the file has no times",)
+    said = "all requests come at once: the file has no times (--clients gives a concurrency)"
+    return replace(trace, arrival_s=np.zeros(len(trace))), (said,)
 
 
 def _figures(trace: Trace, result: Replay) -> tuple[Compared, ...]:

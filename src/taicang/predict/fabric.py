@@ -179,7 +179,7 @@ def shape(machine: Place, plane: str = "scale_up", failed: Sequence[str] = (), s
 
 def run(machine: Place, ask: Ask) -> Answer:
     """Answer ``ask``. Raises from ``taicang.errors`` for names, sizes and routes that do not exist."""
-    kind = ask.kind.replace("-", "_")
+    said, kind = ask.kind, ask.kind.replace("-", "_")
     on, fabric = _fabric(machine, ask.plane)
     broken = fail(fabric, ask.failed, ask.seed)
     lost = cut_off(broken)
@@ -193,31 +193,28 @@ def run(machine: Place, ask: Ask) -> Answer:
         )
     bands = bands_of(on, ask, count)  # the algorithm that a library takes by itself is the one that was measured
     found = resources(broken, ask.routing)
-    ask = _chosen(Net(fabric=broken, found=found, seed=ask.seed), ask, _teams(broken, lost, count, ask, ask.seed))
-    times, first = [], None
-    for seed in range(ask.seed, ask.seed + ask.seeds):
-        net = Net(fabric=broken, found=found, seed=seed)
-        phases = _phases(net, replace(ask, kind=kind), _teams(broken, lost, count, ask, seed), seed)
-        first = first or (net, phases)
-        times.append(sum(phase.wire_s for phase in phases))
-    assert first is not None
-    net, phases = first
+    net, teams = Net(fabric=broken, found=found, seed=ask.seed), _teams(broken, lost, count, ask, ask.seed)
+    ask, phases = _chosen(net, replace(ask, kind=kind), teams)
+    times = [sum(phase.wire_s for phase in phases)]
+    for seed in range(ask.seed + 1, ask.seed + ask.seeds):
+        other = _phases(replace(net, seed=seed), ask, _teams(broken, lost, count, ask, seed), seed)
+        times.append(sum(phase.wire_s for phase in other))
     whole = Net(fabric=fabric, found=resources(fabric))
     plain = not (ask.skew or ask.failed or ask.shuffled) and ask.routing == "adaptive" and ask.seeds == 1
     even = (
         times[0]
         if plain
         else sum(
-            p.wire_s
-            for p in _phases(whole, replace(ask, kind=kind, skew=0.0, failed=()), teams_of(count, ask.stride), ask.seed)
+            p.wire_s for p in _phases(whole, replace(ask, skew=0.0, failed=()), teams_of(count, ask.stride), ask.seed)
         )
     )
     wire = float(np.mean(times))
     stretch = wire / even if even > 0 else 1.0
     library, closed = _prices(on, ask, kind, count, stretch) if on else (None, None)
-    beside, course = _rivals(net, ask, kind, _teams(broken, lost, count, ask, ask.seed))
+    beside, course = _rivals(net, ask, kind, teams)
     return Answer(
-        machine=fabric.machine, ask=ask, ranks=count, algorithm=ask.algorithm or ALGORITHMS.get(kind, ("direct",))[0],
+        machine=fabric.machine, ask=replace(ask, kind=said), ranks=count,
+        algorithm=ask.algorithm or ALGORITHMS.get(kind, ("direct",))[0],
         wire_s=wire, least_s=min(times), most_s=max(times), latency_s=sum(p.hops * p.hop_s for p in phases),
         even_s=even, library_s=library, closed_s=closed, phases=tuple(_row(each) for each in phases),
         levels=_levels(net, phases), hottest=_hottest(net, phases),
@@ -234,16 +231,16 @@ def _teams(fabric: Fabric, lost: Ints, count: int, ask: Ask, seed: int) -> Ints:
     return left[teams_of(count, ask.stride)]
 
 
-def _chosen(net: Net, ask: Ask, teams: Ints) -> Ask:
-    """``ask`` with the algorithm that a library takes where none is asked for: the fastest on these links."""
-    if ask.algorithm or ask.kind.replace("-", "_") != "all_reduce":
-        return ask
-    times = {}
-    for way in LIBRARY:
+def _chosen(net: Net, ask: Ask, teams: Ints) -> tuple[Ask, list[Phase]]:
+    """``ask`` with what a library takes where no algorithm is asked for, the fastest on these links; its phases."""
+    tried: dict[str, list[Phase]] = {}
+    for way in LIBRARY if ask.kind == "all_reduce" and not (ask.algorithm or ask.skew) else ():
         with suppress(InvalidInput, NotModelled):  # trees that a cut graph does not hold, switches that do not add
-            phases = collective(net, "all_reduce", teams, ask.payload_bytes, way)
-            times[way] = sum(phase.seconds for phase in phases)
-    return replace(ask, algorithm=min(times, key=lambda way: times[way])) if times else ask
+            tried[way] = collective(net, "all_reduce", teams, ask.payload_bytes, way)
+    if not tried:
+        return ask, _phases(net, ask, teams, ask.seed)
+    best = min(tried, key=lambda way: sum(phase.seconds for phase in tried[way]))
+    return replace(ask, algorithm=best), tried[best]
 
 
 def _phases(net: Net, ask: Ask, teams: Ints, seed: int) -> list[Phase]:
@@ -271,7 +268,7 @@ def drawn(machine: Place, ask: Ask) -> tuple[Net, Floats, float, str]:
     lost = cut_off(broken)
     count = ask.ranks or (broken.ranks - len(lost)) // ask.stride
     kind, teams = ask.kind.replace("-", "_"), _teams(broken, lost, count, ask, ask.seed)
-    phases = _phases(net, replace(_chosen(net, ask, teams), kind=kind), teams, ask.seed)
+    phases = _chosen(net, replace(ask, kind=kind), teams)[1]
     wire = sum(phase.wire_s for phase in phases)
     where = f"{count:,} ranks of {broken.machine}"
     title = f"{ask.kind} of {show(ask.payload_bytes, 'B')} on {where}: {show(wire, 's')} on the links"

@@ -328,7 +328,10 @@ def install(device: Device, chip: Chip) -> None:
     torch.compiler.disable, torch._dynamo = undisabled, Compiler()
     module: Any = types.ModuleType("torch.npu")
     module.__dict__.update(given)
-    module.amp, module.graph, module.make_graphed_callables = cuda.amp, cuda.graph, cuda.make_graphed_callables
+    module.graph, module.make_graphed_callables = cuda.graph, cuda.make_graphed_callables
+    for name in ("amp", "memory", "random", "streams", "graphs"):
+        part = sys.modules[f"torch.npu.{name}"] = getattr(cuda, name)
+        setattr(module, name, part)
     module.config = types.SimpleNamespace(allow_internal_format=False)
     module.set_compile_mode = lambda **_: None
     torch.npu = module

@@ -139,11 +139,12 @@ def fused_nothing() -> Any:
 
 
 def _adam(kind: Any) -> Any:
-    def make(params: Any, lr: float = 1e-3, *args: Any, **kwargs: Any) -> Any:
-        taken = {k: v for k, v in kwargs.items() if k in ("betas", "eps", "weight_decay", "amsgrad")}
-        return kind(params, lr=lr, fused=True, **taken)
+    class Fused(kind):  # programs ask whether an optimizer is one
+        def __init__(self, params: Any, lr: float = 1e-3, *args: Any, **kwargs: Any) -> None:
+            taken = {k: v for k, v in kwargs.items() if k in ("betas", "eps", "weight_decay", "amsgrad")}
+            super().__init__(params, lr=lr, fused=True, **taken)
 
-    return make
+    return Fused
 
 
 def flash() -> None:
@@ -192,10 +193,26 @@ class LayerNorm(Norm):
     centre = True
 
 
+def _applied(function: Callable[..., Any]) -> Any:
+    """A function as the class of autograd that a library has for it."""
+    return types.SimpleNamespace(forward=function, apply=lambda *args: function(None, *args))
+
+
 def apex() -> None:
-    """``apex``: fused norms and optimizers."""
-    module("apex.normalization", FusedLayerNorm=LayerNorm, FusedRMSNorm=Norm, MixedFusedRMSNorm=Norm,
-           MixedFusedLayerNorm=LayerNorm)  # fmt: skip
+    """``apex``: fused norms, as modules and as what they apply, and optimizers."""
+
+    def affine(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, shape: Any, eps: float,
+               memory_efficient: bool = False) -> Any:  # fmt: skip  # Megatron-LM looks for its last name
+        return fused.norm(x, weight, eps, bias, centre=True)
+
+    def fast(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float, memory_efficient: bool = False) -> Any:
+        return fused.norm(x, weight, eps, bias, centre=True)
+
+    names = {"FusedLayerNorm": LayerNorm, "FusedRMSNorm": Norm, "MixedFusedRMSNorm": Norm,
+             "MixedFusedLayerNorm": LayerNorm}  # fmt: skip
+    module("apex.normalization", **names)
+    module("apex.normalization.fused_layer_norm", FusedLayerNormAffineFunction=_applied(affine), **names)
+    module("apex.contrib.layer_norm.layer_norm", FastLayerNormFN=_applied(fast))
     module("apex.optimizers", FusedAdam=_adam(torch.optim.AdamW), FusedSGD=torch.optim.SGD)
     NOTES["apex: its norms and optimizers as one kernel each"] = None
 

@@ -96,8 +96,9 @@ class Session:
             return
         for each in module.modules():
             self._seen.add(each)
-        self._keep("weights", module.parameters())
-        self._keep("buffers", module.buffers())
+        plain = torch.nn.Module  # a module of the program may call something else ``buffers``
+        self._keep("weights", plain.parameters(module))
+        self._keep("buffers", plain.buffers(module))
 
     def classify(self, optimizer: Any) -> None:
         """Parameters, gradients and states of an optimizer."""

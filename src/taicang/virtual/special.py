@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from taicang.virtual import shapes, values
+from taicang.virtual import shapes, sparse, values
 from taicang.virtual.capture import WAIT_STREAM
 from taicang.virtual.kernels import DEVICE, Kernels, _Plan, base, tensors_of, whole
 
@@ -62,7 +62,7 @@ def install(kernels: Kernels) -> list[torch.library.Library]:
     )
     for key in ("AutogradPrivateUse1", "PrivateUse1"):
         own.impl("scaled_dot_product_attention", attend, key, allow_override=True)
-    return [fallback, own, shapes.install()]
+    return [fallback, own, shapes.install(), sparse.install()]
 
 
 def sync(kernels: Kernels) -> None:

@@ -70,6 +70,13 @@
         for (let chip = begin; chip < Math.min(begin + row, layout.chips); chip += 1) {
           const cell = make("button", strip);
           cell.type = "button";
+          cell.tabIndex = chip ? -1 : 0;  // one stop for all; arrows move among them
+          cell.addEventListener("keydown", (event) => {
+            const step = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: row, ArrowUp: -row, Home: -chip, End: layout.chips - 1 - chip }[event.key];
+            if (step === undefined || !cells[chip + step]) return;
+            event.preventDefault();
+            cell.tabIndex = -1; cells[chip + step].node.tabIndex = 0; cells[chip + step].node.focus();
+          });
           cell.addEventListener("click", () => { chosen = chip; node = null; lookAt().catch((error) => note(error.message)); });
           cells.push({ node: cell, holders: [] });
         }

@@ -235,6 +235,7 @@ const bool hooked = (at::RegisterPrivateUse1HooksInterface(&hooks), true);
 }  // namespace taicang
 
 #include "operators.h"
+#include "sparse.h"
 
 using namespace taicang;
 #define HELD std::lock_guard<std::recursive_mutex> held(lock)
