@@ -17,6 +17,7 @@ from taicang.formats import number_format
 from taicang.models.count import kv_bytes_per_token, parameters
 from taicang.models.types import GroupedQuery, routed
 from taicang.plans import decode_batch, prefill_batch
+from taicang.predict.choose import LEVEL_RATIO, choose
 from taicang.predict.confirm import DELIVERS, confirm
 from taicang.search.door import formats, prepare
 from taicang.search.explain import RESOURCES
@@ -184,3 +185,26 @@ def test_a_replay_delivers_what_an_aggregated_winner_promises(found, stages):
     assume(not ran.refused)
     assert ran.delivered_ratio >= DELIVERS
     assert ran.keeps <= (ran.delivered_ratio >= DELIVERS)
+
+
+@settings(LAW, max_examples=6)
+@given(jobs(stacks=False, limits=True, most=(4096, 256)))
+def test_the_chosen_plan_delivers_or_says_that_none_does(found):
+    """In both modes, under the limits."""
+    job, quants = found
+    ranked = search(job, quants, default(job.model), Ask(top=30)).best
+    assume(ranked)
+    chosen = choose(job, ranked, most=3)
+    ran = {each.rank: each.ran for each in chosen.replayed}
+    if not chosen.keeps:
+        assert chosen.warning
+        assert not any(each.keeps for each in ran.values())
+        return
+    mine = ran[chosen.rank]
+    assert mine.keeps
+    assert mine.delivered_ratio >= DELIVERS
+    assert chosen.load_ratio == mine.load_ratio
+    for rank, each in ran.items():
+        promised = ranked[rank - 1].output_tokens_per_s_per_chip * each.load_ratio
+        good = promised * min(each.delivered_ratio, 1.0) * each.keeps
+        assert good <= chosen.goodput_tokens_per_s_per_chip / (1.0 - LEVEL_RATIO) * (1 + 1e-9)

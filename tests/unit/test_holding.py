@@ -17,7 +17,7 @@ from taicang.serve.cache import Cache
 from taicang.serve.cluster import Cluster
 from taicang.serve.instance import Instance
 from taicang.serve.request import SECOND, Request
-from taicang.serve.scheduler import Limits
+from taicang.serve.scheduler import Limits, footprint
 from taicang.serve.simulate import simulate
 from taicang.serve.steptable import GRAIN
 
@@ -85,3 +85,9 @@ def test_launches_as_the_scripts_state_them():
 def test_a_model_that_no_script_names_runs_at_the_stack_s_own_settings(engine, generation):
     said = launch(engine, "some-new-model", generation)
     assert (said.tokens, said.hold, said.memory_ratio, said.held_back_steps) == (None, 0, None, 0)
+
+
+@pytest.mark.parametrize("ratio", [0.5, 1.0])
+def test_an_answer_that_is_counted_on_in_part_takes_that_part_of_its_pages(ratio):
+    limits = Limits(reserve=True, reserve_ratio=ratio)
+    assert footprint(Request(0, 0, 100, 60), limits) == 100 + 60 * ratio

@@ -108,7 +108,7 @@ def test_mixed_batch_has_both_attention_cores():
 @pytest.mark.parametrize(
     ("plan", "says"),
     [
-        (ServePlan(tp=7, moe_tp=7), "tp=7"),
+        (ServePlan(tp=7, moe_tp=7), "tp=7 does not divide 128 .* 4 and 8"),
         (ServePlan(tp=256, moe_tp=256), "tp=256"),
         (ServePlan(dp=8, ep=4), "ep x moe_tp = 4 x 1 = 4"),
         (ServePlan(dp=3, ep=3), "2 more redundant experts"),

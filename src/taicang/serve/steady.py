@@ -244,7 +244,7 @@ def disaggregated(pools: Pools, load: Load, transfer_s: Num) -> Steady:
         decode = step(pools.decode, decode_batch(sequences=per_group, context=mean_context))
         stay = steps * decode.seconds
         rate = np.minimum(entering / prompt.seconds, load.concurrency / (stay + first))
-        decoding = 0.5 * decoding + 0.5 * np.minimum(rate * stay, load.concurrency * 1.0)
+        decoding = 0.5 * decoding + 0.5 * rate * stay
     in_prefill = np.maximum(load.concurrency - decoding - rate * transfer_s, 0.0)
     ttft = np.maximum(in_prefill / np.maximum(rate, 1e-12) + transfer_s, first)
     return Steady(
