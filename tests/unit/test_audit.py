@@ -177,7 +177,7 @@ def test_claims_are_a_page_that_view_knows_again(taicang, tmp_path):
     code, out, err = taicang("audit", "mfu-50", "--json", "--html", page)
     assert code == 0, err
     text = page.read_text(encoding="utf-8")
-    assert "训练 MFU 达到 50 %" in text
+    assert json.dumps("训练 MFU 达到 50 %").strip(chr(34)) in text
     assert "taicang train pangu-ultra-135b" in text
     stored.write_text(out, encoding="utf-8")
     assert kind_of(json.loads(out), "") == "audit"
