@@ -21,6 +21,7 @@ from taicang.audit import expression
 from taicang.audit.verdict import Answer, judge
 from taicang.catalog import files
 from taicang.errors import InvalidInput
+from taicang.page.views import kind_of
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "docs"))
 
@@ -167,3 +168,14 @@ def test_claims_that_are_answered_in_full_have_a_picture_in_both_languages():
     for name, text in pictures.items():
         ElementTree.fromstring(text)
         assert (Path(claims_page.__file__).parent / "images" / name).is_file()
+
+
+def test_claims_are_a_page_that_view_knows_again(taicang, tmp_path):
+    page, stored = tmp_path / "audit.html", tmp_path / "audit.json"
+    code, out, err = taicang("audit", "mfu-50", "--json", "--html", page)
+    assert code == 0, err
+    text = page.read_text(encoding="utf-8")
+    assert json.dumps("训练 MFU 达到 50 %").strip(chr(34)) in text
+    assert "taicang train pangu-ultra-135b" in text
+    stored.write_text(out, encoding="utf-8")
+    assert kind_of(json.loads(out), "") == "audit"

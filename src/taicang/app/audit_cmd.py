@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from taicang.app.options import JSON, echo_json
+from taicang.app.options import HTML, JSON, give
 
 
 @click.command(
@@ -18,6 +18,7 @@ Examples:
   taicang audit one-bus --lang zh
   taicang audit electricity --set atlas-800-a2-313t:power.load="400 kW"
   taicang audit --claims my-claims.yaml --json
+  taicang audit --html audit.html
 """
 )
 @click.argument("claim", required=False)
@@ -31,10 +32,11 @@ Examples:
 @click.option(
     "--claims", "file", type=click.Path(dir_okay=False, path_type=Path), help="Claims of your own instead (YAML)."
 )
+@HTML
 @JSON
 def audit(
     claim: str | None, explain: bool, lang: str, only: str | None, sets: tuple[str, ...], file: Path | None,
-    as_json: bool,
+    page: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
     """What was said of supernodes, and what holds: every claim with its verdict and the number that decides it.
 
@@ -53,16 +55,17 @@ def audit(
     asker = Asker(read_sets(sets))
     found = [judge(each, asker.of(each.file)) for each in chosen]
     found = [each for each in found if only in (None, each.verdict)]
-    if as_json:
-        echo_json([_plain(each) for each in found])
-        return
-    from taicang.app.render_audit import show_claim, show_claims
 
-    if claim is None and not explain:
-        show_claims(found, lang)
-    else:
-        for each in found:
-            show_claim(each, lang, full=explain)
+    def show() -> None:
+        from taicang.app.render_audit import show_claim, show_claims
+
+        if claim is None and not explain:
+            show_claims(found, lang)
+        else:
+            for each in found:
+                show_claim(each, lang, full=explain)
+
+    give("audit", [_plain(each) for each in found], show, as_json=as_json, page=page, title="taicang audit")
 
 
 def _plain(finding: Any) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 from taicang.errors import InvalidInput
+from taicang.page.audit import audit
 from taicang.page.centre import centre
 from taicang.page.links import links
 from taicang.page.parts import Chart, Lines, Part, Section, Spans, Table, Unit, Words, bars, cell, packed
@@ -194,7 +195,7 @@ def check(result: Result) -> list[Section]:
 
 VIEWS: Mapping[str, Callable[[Any], list[Section]]] = {
     "infer": infer, "search": search, "compare": compare, "train": train, "replay": replay, "check": check,
-    "centre": centre, "fabric": links,
+    "centre": centre, "fabric": links, "audit": audit,
 }  # fmt: skip
 KEYS: Mapping[str, set[str]] = {
     "check": {"figures", "causes", "model"},
@@ -202,6 +203,7 @@ KEYS: Mapping[str, set[str]] = {
     "train": {"infeasible", "prediction"},
     "search": {"machine", "best", "front"},
     "centre": {"chip_hour", "tornado"},
+    "audit": {"claim", "verdict", "commands"},
     "fabric": {"machine", "hottest", "levels"},
     "infer": {"infeasible", "model", "machine"},
 }

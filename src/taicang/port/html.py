@@ -9,7 +9,8 @@ _STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;max-width:72rem;margin:2rem auto;padding:0 1rem;color:#1b1f24}
 table{border-collapse:collapse;width:100%;margin:.6rem 0 1.4rem}td,th{text-align:left;padding:.25rem .6rem;
 border-bottom:1px solid #e3e6ea;vertical-align:top}th{font-weight:600}td.n{text-align:right}
-code{font:13px ui-monospace,monospace}summary{cursor:pointer;font-weight:600;margin:.3rem 0}
+code{font:13px ui-monospace,monospace}code,td,th{overflow-wrap:anywhere}
+summary{cursor:pointer;font-weight:600;margin:.3rem 0}
 .bar{display:flex;height:1.4rem;margin:.6rem 0}.bar i{display:block}
 .auto{background:#7fb98a}.edit{background:#e0c25c}.library{background:#7aa6d8}.kernel{background:#d98a5b}
 .blocked{background:#c25656}small{color:#5c6570}
