@@ -1,6 +1,7 @@
 """A program that does what a plan says, against ``taicang train`` of that plan: FLOPs, bytes, memory, time."""
 
 import json
+import random
 from dataclasses import dataclass
 
 import pytest
@@ -118,18 +119,60 @@ CASES = {
 @pytest.mark.parametrize("name", CASES)
 def test_a_program_agrees_with_the_plan(name, tmp_path):
     case = CASES[name]
-    path = tmp_path / "config.json"
+    step, made = both(case, tmp_path)
+    assert made["step_s"] == pytest.approx(step["seconds"], rel=0.08)
+    full = max(each["memory"]["allocated_bytes"] for each in made["ranks"])
+    assert full == pytest.approx(case.held(step["memory"]), rel=0.05)
+
+
+MACHINES = {
+    "hgx-h100": 8,
+    "atlas-800-a2": 8,
+    "gb200-nvl72": 72,
+    "cloudmatrix384": 768,
+    "hgx-h20 x 2": 16,
+    "hgx-a100": 8,
+}
+
+
+def drawn(rng):
+    """A model and a plan of any size that its layout allows."""
+    while True:
+        on = rng.choice(list(MACHINES))
+        heads, width = rng.choice((16, 24, 32, 40, 48, 64)), rng.choice((64, 128))
+        tp, pp = rng.choice(((1, 1), (1, 1), (2, 1), (4, 1), (1, 2), (1, 4)))
+        case = Case(
+            on=on, ranks=MACHINES[on], heads=heads, hidden=heads * width, kv_heads=rng.choice((4, 8, heads)),
+            inter=256 * round(heads * width * rng.uniform(2.0, 4.0) / 256), layers=rng.choice((4, 8, 12, 16, 24)),
+            vocab=rng.choice((32000, 50304, 65024, 128256, 151936)), seq=rng.choice((2048, 4096, 8192)),
+            batch=rng.choice((1, 2, 4)), tp=tp, pp=pp, micro=pp * rng.choice((1, 2)) if pp > 1 else 1,
+            recompute=rng.random() < 0.5,
+        )  # fmt: skip
+        if case.heads % case.kv_heads == 0 and case.dp > 1 and case.hidden * case.inter < 1e8:
+            return case
+
+
+DRAWN = random.Random(17)
+
+
+@pytest.mark.parametrize("case", [drawn(DRAWN) for _ in range(6)], ids=str)
+def test_work_and_messages_are_the_plan_s_whatever_the_sizes(case, tmp_path):
+    both(case, tmp_path)
+
+
+def both(case, folder):
+    """The plan's step and the program's run; what each computes and sends is the same."""
+    path = folder / "config.json"
     path.write_text(json.dumps(case.config()))
     done = call("train", path, "--on", case.on, *case.plan(), "--json")
-    assert done.returncode == 0, done.stderr
+    assert done.returncode in (0, 1), done.stderr  # 1: it does not fit
+    if done.returncode == 1:
+        pytest.skip("the machine's memory does not hold it, says the plan")
     step = json.loads(done.stdout)["prediction"]["step"]
     # as a compiler runs it, and a host that is no bottleneck: what the plan takes for granted
     made = run("--on", case.on, "--fuse", "--host-issue", "1us", *STACK, PROGRAMS / "llama.py", *case.program())
     ranks = made["ranks"]
     assert sum(each["flop"] for each in ranks) / len(ranks) == pytest.approx(step["flop"] / case.ranks, rel=0.01)
-    assert made["step_s"] == pytest.approx(step["seconds"], rel=0.08)
-    full = max(each["memory"]["allocated_bytes"] for each in ranks)
-    assert full == pytest.approx(case.held(step["memory"]), rel=0.05)
     for at, each in enumerate(ranks):
         layers, edge = case.tensors(first=at == 0, last=at == len(ranks) - 1)
         group = "world" if case.tp == case.pp == 1 else "mesh_dp"
@@ -141,10 +184,13 @@ def test_a_program_agrees_with_the_plan(name, tmp_path):
         twice = 0 if case.pp > 1 else 2 * (case.padded(layers) - case.padded(once))
         assert moved[f"all_gather {group}"] == 2 * (twice + case.padded(once) + case.padded(edge))
         if case.pp > 1:
-            assert moved["send pair"] == moved["recv pair"] == case.micro * case.batch * case.seq * case.hidden * 2
+            ways = 1 if at in (0, len(ranks) - 1) else 2  # a stage in the middle has two neighbours
+            one = case.micro * case.batch * case.seq * case.hidden * 2
+            assert moved["send pair"] == moved["recv pair"] == ways * one
         if case.tp > 1:
             # before attention, feed-forward and head rows are gathered, behind them and the embedding scattered;
             # backward the other way round, and each layer once more where it is computed again
             one = case.batch * case.seq * case.hidden * 2
-            assert moved["reduce_scatter mesh_tp"] == one * (5 * case.layers - case.layers + 2 + case.layers)
-            assert moved["all_gather mesh_tp"] == one * (6 * case.layers + 2)
+            assert moved["reduce_scatter mesh_tp"] == one * ((5 if case.recompute else 4) * case.layers + 2)
+            assert moved["all_gather mesh_tp"] == one * ((6 if case.recompute else 4) * case.layers + 2)
+    return step, made

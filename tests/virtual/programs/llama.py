@@ -154,6 +154,9 @@ def main():
     for layer in model.layers:
         again = a.pp == 1 and layer is not model.layers[-1]  # the last one is used again at once
         fully_shard(layer, mesh=mesh["dp"], mp_policy=policy, reshard_after_forward=again)
+    for part in ([model.tokens], [model.norm, model.head]):  # what is first forward, and what is first backward
+        if part[0] is not None:
+            fully_shard(part if len(part) > 1 else part[0], mesh=mesh["dp"], mp_policy=policy, reshard_after_forward=False)
     fully_shard(model, mesh=mesh["dp"], mp_policy=policy, reshard_after_forward=None if a.pp == 1 else False)
     model.to_empty(device="cuda")
     for weight in model.parameters():
