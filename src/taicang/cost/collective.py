@@ -161,9 +161,8 @@ def _volume(op: Collective, key: str, tier: _Tier, ranks: Num, own_ratio: Num) -
         # a rank reads its shard reduced (and sends its copy of everyone's), then multicasts it and takes in all others'
         inside = tier.outer / tier.inner
         once = (inside + 1.0) / inside
-        # between two units a sum crosses once and is the last: it is multicast as in one; among more it is passed on
-        # and comes back when what was read has left, one pass each
-        passed = once if tier.beyond else np.where(ranks > 2.0 * tier.outer, 2.0 * (inside - 1.0) / inside, once)
+        # sums that adapters pass on to other units come back when what was read has left: one pass each
+        passed = once if tier.beyond else np.where(tier.outer < ranks, 2.0 * (inside - 1.0) / inside, once)
         return passed / tier.inner
     if key.endswith("in_switch") and tier.within:
         # units hold their own sums, a shard on each rank: only these go round
