@@ -106,6 +106,8 @@ def main() -> None:
     argv = sys.argv[1:]
     debug = "--debug" in argv
     argv = [arg for arg in argv if arg != "--debug"]
+    # products of matrices are small here: waking a thread for each core costs more time than it spares
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     if argv[:1] not in LASTING:
         gc.set_threshold(*RARELY)
     try:

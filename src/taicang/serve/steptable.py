@@ -141,16 +141,21 @@ class StepTable:
         return replace(self._setup, stack=replace(self._setup.stack, eager_kernel_s=0.0))
 
     @cached_property
-    def _floor(self) -> list[float]:
-        """The host's floor under a step of prompts alone, and of one that decodes too."""
+    def _floor(self) -> list[list[float]]:
+        """The host's floor under a step of prompts alone, and of one that decodes too: in captured pieces, and not."""
+        t, n = (each.ravel() for each in np.meshgrid([1.0, self._setup.stack.graph_tokens + 1.0], [0.0, 1.0]))
         one = Batch(
-            prefill_tokens=np.ones(2), prefill_sequences=1.0, prefill_pairs=1.0, prefill_context=1.0,
-            decode_sequences=np.array([0.0, 1.0]), decode_context=np.array([0.0, REFERENCE]),
+            prefill_tokens=t, prefill_sequences=1.0, prefill_pairs=t, prefill_context=t,
+            decode_sequences=n, decode_context=n * REFERENCE,
         )  # fmt: skip
-        bound, free = (
-            np.broadcast_to(_seconds(setup, one) * SECOND, 2).tolist() for setup in (self._setup, self._free)
-        )
-        return [a if a > b else 0.0 for a, b in zip(bound, free, strict=True)]
+        floor = np.broadcast_to(step(self._setup, one).launches_s, t.shape).reshape(2, 2) * SECOND
+        found: list[list[float]] = floor.tolist()
+        return found
+
+    def _launched(self, tokens: float, n: int) -> int:
+        """Ticks until the host has launched a step with ``tokens`` of prompts beside ``n`` decoding."""
+        beyond = tokens + n * self.query_len > self._setup.stack.graph_tokens
+        return int(self._floor[n > 0][beyond] * self._ratio)
 
     def _priced(self, of: Sequence[Any], n: Any, further: Any = 0.0) -> Any:
         """Ticks of steps with tokens, reads and prompts ``of`` beside ``n`` decoding, that meet ``further`` keys."""
@@ -230,7 +235,7 @@ class StepTable:
         if not self._experts:
             return ticks
         spared = int((self._expert_ticks(most) - self._expert_ticks(mean)) * self._ratio)
-        return min(ticks, max(ticks - spared, int(self._floor[n > 0] * self._ratio), 1))
+        return min(ticks, max(ticks - spared, self._launched(most, n), 1))
 
     def _expert_ticks(self, tokens: float) -> float:
         sizes = self._tokens
@@ -268,7 +273,7 @@ class StepTable:
             a = low[j] + (low[j + 1] - low[j]) * y
             ticks += a + (high[j] + (high[j + 1] - high[j]) * y - a) * x
         own = self.row(n).at(context) if n else 0
-        return max(int(ticks * self._ratio) + own, int(self._floor[n > 0] * self._ratio), 1)
+        return max(int(ticks * self._ratio) + own, self._launched(tokens, n), 1)
 
     def slower(self, ratio: float) -> StepTable:
         """The same with all steps longer by ``ratio``."""
