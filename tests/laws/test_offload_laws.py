@@ -17,7 +17,7 @@ from taicang.hardware import Machine
 from taicang.train.memory import layer_parameters
 from taicang.train.setup import Setup
 from taicang.train.step import TrainStep, train_step
-from taicang.train.sync import layer_network
+from taicang.train.sync import layer_load
 from taicang.train_plans import TrainPlan, check
 
 MACHINES = ("hgx-a100", "hgx-h100", "atlas-800-a2", "l40s-pcie", "mi300x-8")
@@ -112,7 +112,7 @@ def test_a_slower_network_keeps_copies_less_busy(name: str, nodes: int, net: str
         at = catalog.machine(f"{name} x {nodes}", (f"{key}={rate} B/s",))
         price = training_price(at, catalog.stack("deepspeed"))
         held = layer_parameters(model(net), model(net).blocks[0], TrainPlan(dp=at.ranks, zero=3))
-        found.append(layer_network(held, TrainPlan(dp=at.ranks, zero=3), lambda op, price=price: price(op, 1.0, 1.0)))
+        found.append(layer_load(held, TrainPlan(dp=at.ranks, zero=3), lambda op, price=price: price(op, 1.0, 1.0)))
     (ahead, behind, busy), (later, after, less) = found
     assert 0.0 < float(less) <= float(busy) * (1 + 1e-9) <= 1.0 + 1e-9
     assert float(later + after) >= float(ahead + behind) * (1 - 1e-9)

@@ -104,7 +104,7 @@ def _chunk(share: Share, layers: Layers) -> Chunk:
         front: Spent = time.forward
         if plan.by_layer:
             ahead, behind = sync.layer_exposed(
-                sync.layer_network(held, plan, layers.price), stack, setup.data_tax,
+                sync.layer_load(held, plan, layers.price), stack, setup.data_tax,
                 forward_s=total(time.forward), backward_s=total(time.again) + total(time.data) + total(time.weight),
             )  # fmt: skip
             front, back = added(front, {"data": ahead}), added(back, {"data": behind})

@@ -200,7 +200,7 @@ def _stage(
     if key not in networks:
         per_layer = given.zero == 3
         networks[key] = (
-            sync.layer_network(layer.held, plan, price) if per_layer
+            sync.layer_load(layer.held, plan, price) if per_layer
             else sync.step_network(wide, plan, price, stack.keeps)
         )  # fmt: skip
     if given.zero == 3:

@@ -7,12 +7,14 @@ bandwidth that a running collective takes (``Machine.overlap_tax_ratio``, or wha
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 import numpy as np
 
+from taicang.cost.cost import Cost
+from taicang.ops import Collective
 from taicang.units import Num
 
 Engine: TypeAlias = Literal["compute", "network"]
@@ -26,6 +28,13 @@ def beside(network: Num, compute: Num, *, pieces: Num | int, tax: Num) -> Num:
     """
     inside = network * (1.0 - 1.0 / pieces)
     return network / pieces + np.maximum(inside - compute, 0.0) + tax * np.minimum(inside, compute)
+
+
+def busy_ratio(moved: Num, seconds: Num, price: Callable[[Collective], Cost]) -> Num:
+    """How busy collectives that bring ``moved`` bytes to every rank in ``seconds`` keep the cores that copy: all the
+    time at the rate of two neighbours' link, less where a slower network makes them wait."""
+    near = price(Collective(kind="all_gather", payload_bytes=2.0 * moved, ranks=2, stride=1)).seconds
+    return np.minimum(near / np.maximum(seconds, near), 1.0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from taicang.ops import Collective, CollectiveKind, Pointwise, Transfer
 from taicang.stacks import Keeping, Stack
 from taicang.train.layer import Price
 from taicang.train.memory import Held
-from taicang.train.overlap import beside
+from taicang.train.overlap import beside, busy_ratio
 from taicang.train_plans import Group, Replicas, TrainPlan, data_groups, expert_groups
 from taicang.units import Count, Num
 
@@ -159,10 +159,8 @@ def step_exposed(
     )  # fmt: skip
 
 
-def layer_network(layer: Held, plan: TrainPlan, price: Price) -> tuple[Num, Num, Num]:
-    """Seconds of ZeRO 3's collectives of one layer and microbatch, forward and backward, and how busy they keep the
-    cores that copy for them: all the time at the rate of two neighbours' link, less where a slower network makes them
-    wait."""
+def layer_network(layer: Held, plan: TrainPlan, price: Price) -> tuple[Num, Num]:
+    """Seconds of ZeRO 3's collectives of one layer and microbatch, forward and backward."""
     trained = plan.trained_ratio
     gather = collective_s("all_gather", layer, plan.recipe.gather_bytes, plan, price)
     small = Held(dense=layer.dense * trained, experts=layer.experts * trained)
@@ -170,17 +168,21 @@ def layer_network(layer: Held, plan: TrainPlan, price: Price) -> tuple[Num, Num,
     scatter = np.maximum(scatter, host_s(small, plan.gradient_bytes, plan, price))
     if plan.offload == "weights":  # fetched piece by piece ahead of the gather
         gather = np.maximum(gather, host_s(layer, plan.recipe.gather_bytes, plan, price, stored=True))
-    again = gather if plan.reshard else 0.0
-    whole = layer.dense + layer.experts
-    moved = whole * (plan.recipe.gather_bytes * (1 + plan.reshard) + plan.gradient_bytes * trained)
-    near = price(Collective(kind="all_gather", payload_bytes=2.0 * moved, ranks=2, stride=1)).seconds
-    return gather, scatter + again, np.minimum(near / np.maximum(gather + scatter + again, near), 1.0)
+    return gather, scatter + (gather if plan.reshard else 0.0)
+
+
+def layer_load(layer: Held, plan: TrainPlan, price: Price) -> tuple[Num, Num, Num]:
+    """``layer_network``, and how busy it keeps the cores that copy for it."""
+    ahead, behind = layer_network(layer, plan, price)
+    gradients = plan.gradient_bytes * plan.trained_ratio
+    moved = (layer.dense + layer.experts) * (plan.recipe.gather_bytes * (1 + plan.reshard) + gradients)
+    return ahead, behind, busy_ratio(moved, ahead + behind, price)
 
 
 def layer_exposed(
     network: tuple[Num, Num, Num], stack: Stack, tax: Num, *, forward_s: Num, backward_s: Num
 ) -> tuple[Num, Num]:
-    """What of ``layer_network`` a layer waits for, forward and backward; the layer before hides the first piece."""
+    """What of ``layer_load`` a layer waits for, forward and backward; the layer before hides the first piece."""
     ahead, behind, busy = network
     if "parameters" not in stack.overlap:
         return ahead, behind

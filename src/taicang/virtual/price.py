@@ -13,9 +13,10 @@ from taicang.catalog.training import default_stack, training_price
 from taicang.cost.cost import Cost
 from taicang.errors import NotModelled
 from taicang.hardware import Machine
-from taicang.ops import Attend, Gemm, Operator, Pointwise, Transfer
+from taicang.ops import Attend, Collective, Gemm, Operator, Pointwise, Transfer
 from taicang.reliability import STORAGE_BYTES_PER_S
 from taicang.stacks import Stack
+from taicang.train.overlap import busy_ratio
 from taicang.virtual.operators import Kernel
 from taicang.virtual.spec import STORAGE
 from taicang.virtual.translation import unsupported
@@ -34,6 +35,8 @@ class Priced:
     issue_s: float
     fallen: frozenset[int]
     """Kernels that fall back to the host."""
+    busy_s: tuple[float, ...]
+    """For how long of it a collective keeps the cores that copy for it busy; 0 of what is none."""
     assumptions: tuple[str, ...]
 
 
@@ -94,6 +97,13 @@ class Pricer:
         ] = None
         return float(np.asarray(2.0 * copied.seconds)) * kernel.repeats
 
+    def busy_s(self, kernel: Kernel, seconds: float) -> float:
+        """How much of a collective's ``seconds`` its copies keep their cores busy, as ``taicang train`` has it."""
+        if not isinstance(kernel.op, Collective):
+            return 0.0
+        moved = kernel.op.payload_bytes * kernel.repeats * (2.0 if kernel.op.kind == "all_reduce" else 1.0)
+        return seconds * float(busy_ratio(moved, seconds, lambda op: self._on(op, 1.0, 1.0)))
+
     def _copied(self, op: Transfer) -> Cost:
         """A copy to or from the host: a launch, and the bytes at the rate of the link."""
         launch = self._on(Pointwise(kind="copy", elements=0.0, moved_bytes=0.0), 1.0, 1.0)
@@ -117,6 +127,7 @@ def price(kernels: Sequence[Kernel], machine: Machine, stack: str | None, issue_
         seconds=seconds,
         issue_s=pricer.issue_s,
         fallen=frozenset(at for at, each in enumerate(kernels) if pricer.falls(each)),
+        busy_s=tuple(pricer.busy_s(each, spent) for each, spent in zip(kernels, seconds, strict=True)),
         assumptions=tuple(pricer.told),
     )
 

@@ -173,7 +173,9 @@ def _rank(rank: Rank, priced: Priced, clock: Clock) -> RankReport:
     compute = covered(begin[kernels], end[kernels])
     busy = covered(begin[kernels | collectives], end[kernels | collectives])
     hidden = compute + covered(begin[collectives], end[collectives]) - busy
-    slowed = hidden * (priced.stack.overlap_tax_ratio or priced.machine.overlap_tax_ratio)
+    moving = value[collectives].tolist()
+    busy_ratio = sum(priced.busy_s[v] for v in moving) / max(sum(priced.seconds[v] for v in moving), 1e-12)
+    slowed = hidden * busy_ratio * (priced.stack.overlap_tax_ratio or priced.machine.overlap_tax_ratio)
     step = scheduled + slowed
     flop = sum(rank.kernels[v].flop for v in value[kernels].tolist() if rank.kernels[v].phase != "recompute")
     top = peak(rank)
