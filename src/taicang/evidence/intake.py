@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from taicang.catalog import calibration
+from taicang.catalog.trust import BANDS
 from taicang.errors import InvalidInput, TaicangError
 from taicang.evidence import intake_ascend, served
 from taicang.evidence.declared import Kind, Suite, kinds, suites
@@ -37,9 +38,9 @@ def your_outcomes(path: Path, wanted: Collection[str] = (), stack: str = "") -> 
 
 
 def fitted_on(path: Path) -> bool:
-    """Whether constants of the package were fitted on this very file."""
-    families = [family.stem for family in calibration.FOLDER.glob("*.yaml")]
-    return path.is_file() and any(fingerprint(path) in str(calibration.read(name)["fitted_on"]) for name in families)
+    """Whether constants or bands of the package were fitted on this very file."""
+    fits = [str(calibration.read(family.stem)["fitted_on"]) for family in calibration.FOLDER.glob("*.yaml")]
+    return path.is_file() and any(fingerprint(path) in each for each in (*fits, BANDS.read_text(encoding="utf-8")))
 
 
 def file_outcomes(path: Path, wanted: Collection[str] = (), stack: str = "") -> list[Outcome]:
