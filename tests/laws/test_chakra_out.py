@@ -55,7 +55,16 @@ def test_a_training_step_reads_back_and_takes_as_long(tmp_path, layout):
     assert 0.85 < run.seconds / (found.step.seconds - exposed) < 1.35
 
 
-@pytest.mark.parametrize("layout", [{"tp": 8, "zero": 1}, {"zero": 3}])
+@pytest.mark.parametrize(
+    "layout",
+    [
+        {"tp": 8, "zero": 1},
+        {"zero": 3},
+        {"tp": 8, "zero": 1, "recompute": "full"},
+        {"tp": 2, "cp": 2, "zero": 3, "recompute": "full"},
+        {"tp": 4, "cp": 2, "zero": 1, "recompute": "selective"},
+    ],
+)
 def test_bytes_of_a_trace_are_those_of_the_placement(layout):
     found = predicted("hgx-h100 x 4", **layout)
     on = catalog.machine("hgx-h100 x 4")

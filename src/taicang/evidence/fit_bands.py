@@ -230,8 +230,8 @@ def tried(pool: Pool, axis: str) -> Tried:
 
 def _scale(pool: Pool, axis: str, found: Tried, some: NDArray[np.bool_]) -> float:
     """The ninth decile of the shares of ``some`` rows, drawn to one: the fewer models and groups they are of, the
-    nearer. Of few groups it narrows as far as the group that needs most allows, and nothing for another engine or
-    generation."""
+    nearer. Of few groups it narrows as far as the group that needs most allows, and nothing where they are of few rows,
+    nor for another engine or generation."""
     members, groups, shares = found
     told = some & np.isfinite(shares)
     parts = [shares[told & (groups == group)] for group in np.unique(groups[told])]
@@ -244,4 +244,5 @@ def _scale(pool: Pool, axis: str, found: Tried, some: NDArray[np.bool_]) -> floa
     if many < SEVERAL and needed < 1.0:
         needed = min(max(float(np.quantile(part, NINE)) for part in parts), 1.0)
     scale = share * needed + 1.0 - share
-    return max(scale, 1.0) if axis in ("engine", "foreign") else scale
+    wide = axis in ("engine", "foreign") or (many < SEVERAL and np.count_nonzero(told) < FEW)
+    return max(scale, 1.0) if wide else scale

@@ -66,4 +66,8 @@ def _phase(phase: PhasePrediction, whole: Served) -> list[str]:
         more = int(free / held) if held > 0 else 0
         limit = "the TPOT limit or throughput, not memory" if more > phase.sequences / 4 else "memory"
         said.append(f"decode: room for {more} more sequences per group of {whole.model}; the batch is set by {limit}")
+        withheld, cached = float(phase.memory.withheld_bytes), float(phase.memory.cache_bytes)
+        if limit == "memory" and withheld > cached:
+            kept = f"withholds {show(withheld, 'B')}, more than the cache has ({show(cached, 'B')})"
+            said.append(f"decode: the engine {kept}; --memory-fraction gives it another share of the device")
     return said

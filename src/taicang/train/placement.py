@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from taicang.cost.collective_bound import members
 from taicang.cost.cost import Cost
 from taicang.hardware import Machine
+from taicang.lower.training import lower_layer
 from taicang.ops import Operator, Transfer
 from taicang.train.setup import Setup
 from taicang.train.step import TrainStep, train_step
@@ -81,9 +82,11 @@ def traffic(setup: Setup, step: TrainStep) -> tuple[Traffic, ...]:
     bare = replace(setup.stack, overlap=frozenset({"tensor"}))  # without it backward passes hide some by themselves
     # the step's own sums, in bytes: what a collective sends at a level stands for its seconds, all of it exposed
     counted = [train_step(replace(setup, stack=bare, price=_bytes_at(setup, at))).spent for at in range(len(levels))]
+    again = _again(setup, len(levels))
     found = []
     for axis, lines in AXIS_LINES.items():
         sent = [sum(spent.get(line, 0.0) for line in lines) for spent in counted]
+        sent = [once + more for once, more in zip(sent, again[axis], strict=True)]
         if axis == "pp":
             sent = _sends(setup, len(levels))
         whole = sum(sent)
@@ -105,6 +108,24 @@ def _bytes_at(setup: Setup, at: int) -> Callable[[Operator, float, float], Cost]
         return Cost(seconds=cost.level_bytes[at] if cost.level_bytes and not isinstance(op, Transfer) else TINY)
 
     return price
+
+
+def _again(setup: Setup, levels: int) -> dict[str, list[float]]:
+    """What recompute repeats of the forward passes' messages, by axis: the step has it in a line of its own."""
+    plan, found = setup.plan, {axis: [0.0] * levels for axis in AXIS_LINES}
+    if plan.recompute == "none":
+        return found
+    for block in setup.model.blocks:
+        layers = block.count + (setup.model.mtp_layers if block is setup.model.blocks[-1] else 0)
+        runs = float(layers * plan.microbatches) / plan.pp * (plan.recompute_ratio if plan.recompute == "full" else 1.0)
+        for each in lower_layer(setup.model, block, plan, setup.stack).forward:
+            if each.axis in found and (plan.recompute == "full" or each.module in plan.recompute_modules):
+                sent = setup.price(each.op, 1.0, 1.0).level_bytes
+                found[each.axis] = [
+                    before + float(more) * float(each.repeat) * runs
+                    for before, more in zip(found[each.axis], sent, strict=True)
+                ]
+    return found
 
 
 TINY = 1e-12
