@@ -13,13 +13,14 @@ from taicang.app.audit_runs import words
 from taicang.audit.claims import NAMED, OTHERWISE
 from taicang.audit.verdict import Finding, Result
 from taicang.catalog import sources
+from taicang.page.audit import SAYS, STAR, VERDICTS
 
 SAID: Mapping[str, Mapping[str, str]] = {
     "en": {
         "claim": "claim", "verdict": "verdict", "number": "number", "said": "said by", "true_if": "true if",
         "misquoted": "misquoted", "outcome": "since then", "evidence": "evidence", "runs": "runs", "rule": "rule",
         "figures": "figures", "facts": "published", "quantity": "decided by", "within": "within the band it could be",
-        "star": "* another verdict somewhere inside the error band", "none": "no plan",
+        "star": STAR[0], "none": "no plan",
         "for": "for", "against": "against", "partly": "in part", "aside": "beside it", "nothing": "nothing found",
         "high": "strong", "medium": "fair", "low": "weak", "first": "the first line that holds",
         "else": "otherwise",
@@ -28,21 +29,17 @@ SAID: Mapping[str, Mapping[str, str]] = {
         "claim": "说法", "verdict": "结论", "number": "数值", "said": "出处", "true_if": "成立条件",
         "misquoted": "误引", "outcome": "后来", "evidence": "证据", "runs": "运行", "rule": "规则",
         "figures": "算得", "facts": "已发表", "quantity": "判据", "within": "误差带内也可能是",
-        "star": "* 误差带内结论可能不同", "none": "无可行方案",
-        "for": "支持", "against": "反对", "partly": "部分支持", "aside": "旁证", "nothing": "未查到",
-        "high": "强", "medium": "中", "low": "弱", "first": "取第一条成立的", "else": "其余情况",
-        "supported": "成立", "contradicted": "不成立", "unsupported": "无证据", "not found": "查无出处",
-        "opinion": "观点",
+        "star": STAR[1], "none": "无可行方案",
+        "high": "强", "medium": "中", "low": "弱", "first": "取第一条成立的", "else": "其余情况", **SAYS,
     },
 }  # fmt: skip
-VERDICT_ZH: Mapping[str, str] = {"partly": "部分成立"}
 UNVALIDATED: Mapping[str, str] = {"en": "unvalidated", "zh": "未验证"}
 STYLES: Mapping[str, str] = {"supported": "green", "contradicted": "red", "partly": "yellow"}
 
 
 def verdict_word(verdict: str, lang: str) -> str:
     """A verdict in the language."""
-    return verdict if lang == "en" else VERDICT_ZH.get(verdict, SAID["zh"].get(verdict, verdict))
+    return verdict if lang == "en" else VERDICTS.get(verdict, verdict)
 
 
 def number(result: Result, lang: str = "en", *, band: bool = True) -> str:

@@ -39,8 +39,11 @@ def your_outcomes(path: Path, wanted: Collection[str] = (), stack: str = "") -> 
 
 def fitted_on(path: Path) -> bool:
     """Whether constants or bands of the package were fitted on this very file."""
-    fits = [str(calibration.read(family.stem)["fitted_on"]) for family in calibration.FOLDER.glob("*.yaml")]
-    return path.is_file() and any(fingerprint(path) in each for each in (*fits, BANDS.read_text(encoding="utf-8")))
+    if not path.is_file():
+        return False
+    mine = fingerprint(path)
+    fits = (str(calibration.read(family.stem)["fitted_on"]) for family in calibration.FOLDER.glob("*.yaml"))
+    return any(mine in each for each in fits) or mine in BANDS.read_text(encoding="utf-8")
 
 
 def file_outcomes(path: Path, wanted: Collection[str] = (), stack: str = "") -> list[Outcome]:

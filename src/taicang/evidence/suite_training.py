@@ -13,10 +13,10 @@ from taicang.catalog.trust import Ground, trained
 from taicang.cost.sustained import Sustained
 from taicang.errors import NotModelled
 from taicang.evidence.measured import attempt
-from taicang.evidence.recipes import ON_REQUEST, declared, recipe_of, submitted
+from taicang.evidence.recipes import ON_REQUEST, declared, recipe_of
 from taicang.evidence.score import Outcome
 from taicang.evidence.systems import machine_stated
-from taicang.evidence.training_rows import FILE, Row, model_of, plan_of, stack_of, training_rows
+from taicang.evidence.training_rows import FILE, Row, model_of, plan_of, stack_of, submission, training_rows
 from taicang.search.training import Training, settle
 from taicang.stacks import Stack
 from taicang.train.step import Setup, TrainStep, train_step
@@ -41,8 +41,7 @@ def question(row: Row, stack: Stack | None = None, clock: Sustained | None = Non
             engine, captured=more["captured"], fused=engine.fused | more["fused"],
             overlap=engine.overlap | more["overlap"], expert_dispatch="plain" if recipe_of("plain", *job) else "best",
         )  # fmt: skip
-    known = submitted(row.source, row.raw.get("system", ""), row.model, row.chip, row.count)
-    engine = replace(engine, fused=engine.fused | set(known.get("fused", ())))
+    engine = replace(engine, fused=engine.fused | set(submission(row).get("fused", ())))
     engine = _as_stated(engine, row.raw["extra"])
     alive = declared()["logit_bytes"].get(row.source, engine.keeps.logit_bytes)
     engine = replace(engine, keeps=replace(engine.keeps, logit_bytes=alive))

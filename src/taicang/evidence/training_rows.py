@@ -249,11 +249,16 @@ def stack_of(row: Row) -> str:
     return stack_named(software)
 
 
+def submission(row: Row) -> Mapping[str, Any]:
+    """What the scripts behind a row of MLPerf do beyond it; empty for others."""
+    return submitted(row.source, row.raw.get("system", ""), row.model, row.chip, row.count)
+
+
 def plan_of(row: Row, model: Model) -> TrainPlan:
     """The layout, completed by the rules of the module's docstring."""
     par, batch, extra = row.raw["par"], row.raw["batch"], row.raw["extra"]
     dtype = row.raw["dtype"]
-    known = submitted(row.source, row.raw.get("system", ""), row.model, row.chip, row.count)
+    known = submission(row)
     par, dtype = par | known.get("par", {}), known.get("dtype", dtype)
     form = declared()["formats"].get(dtype) or declared()["formats"].get(dtype.upper())
     if form is None:

@@ -12,7 +12,9 @@ VERDICTS: Mapping[str, str] = {
     "supported": "成立", "partly": "部分成立", "contradicted": "不成立", "unsupported": "无证据",
     "not found": "查无出处", "opinion": "观点",
 }  # fmt: skip
+"""In Chinese."""
 SAYS: Mapping[str, str] = {"for": "支持", "against": "反对", "partly": "部分支持", "aside": "旁证", "nothing": "未查到"}
+STAR: Words = "* another verdict somewhere inside the error band", "* 误差带内结论可能不同"
 
 
 def audit(found: Sequence[Result]) -> list[Section]:
@@ -31,12 +33,11 @@ def audit(found: Sequence[Result]) -> list[Section]:
     )  # fmt: skip
     claim = ("claim", "说法")
     columns = (claim, ("verdict", "结论"), ("number", "数值"), ("true if", "成立条件"))
-    star = ("* another verdict somewhere inside the error band", "* 误差带内结论可能不同")
     runs = Lines(title=("the runs", "运行"), lines=tuple(line for each in found for line in each["commands"].values()))
     sources = Table(title=("evidence", "证据"), rows=evidence,
                     columns=(claim, ("says", "立场"), ("source", "来源"), ("what it says", "内容")))  # fmt: skip
     return [
-        Section(key="claims", title=("Claims", "说法"), parts=(Table(title=star, columns=columns, rows=claims),)),
+        Section(key="claims", title=("Claims", "说法"), parts=(Table(title=STAR, columns=columns, rows=claims),)),
         Section(key="evidence", title=("Evidence", "证据"), parts=(sources, runs)),
     ]
 

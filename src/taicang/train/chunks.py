@@ -102,17 +102,14 @@ def _chunk(share: Share, layers: Layers) -> Chunk:
         time, held = layers[block]
         back: Spent = added({"recompute": total(time.again)}, time.data)
         front: Spent = time.forward
+        backward_s = total(time.again) + total(time.data) + total(time.weight)
+        beside_s = {"forward_s": total(front), "backward_s": backward_s}
         if plan.by_layer:
-            ahead, behind = sync.layer_exposed(
-                sync.layer_load(held, plan, layers.price), stack, setup.data_tax,
-                forward_s=total(time.forward), backward_s=total(time.again) + total(time.data) + total(time.weight),
-            )  # fmt: skip
+            load = sync.layer_load(held, plan, layers.price)
+            ahead, behind = sync.layer_exposed(load, stack, setup.data_tax, **beside_s)
             front, back = added(front, {"data": ahead}), added(back, {"data": behind})
         if away:
-            over, under = sync.away_s(
-                time.saved_bytes * away, layers.price, forward_s=total(time.forward),
-                backward_s=total(time.again) + total(time.data) + total(time.weight),
-            )  # fmt: skip
+            over, under = sync.away_s(time.saved_bytes * away, layers.price, **beside_s)
             front, back = added(front, {"host link": over}), added(back, {"host link": under})
         forward, data = added(forward, scaled(front, count)), added(data, scaled(back, count))
         weight = added(weight, scaled(time.weight, count))

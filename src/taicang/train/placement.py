@@ -86,9 +86,7 @@ def traffic(setup: Setup, step: TrainStep) -> tuple[Traffic, ...]:
     found = []
     for axis, lines in AXIS_LINES.items():
         sent = [sum(spent.get(line, 0.0) for line in lines) for spent in counted]
-        sent = [once + more for once, more in zip(sent, again[axis], strict=True)]
-        if axis == "pp":
-            sent = _sends(setup, len(levels))
+        sent = _sends(setup, len(levels)) if axis == "pp" else [a + b for a, b in zip(sent, again[axis], strict=True)]
         whole = sum(sent)
         if whole < 1.0:
             continue
