@@ -125,6 +125,11 @@ class Stack:
     """Sequences that an instance runs at most while it drafts, where nobody says (0: as without drafts)."""
     graph_tokens: Count = 0
     """Steps with prompts of at most so many tokens are captured too, but for their attention (pieces between them)."""
+    graph_sequences: int = 0
+    """Sequences of the largest decode step that is captured (0: all are), and from ``WIDE`` tensor-parallel ranks on."""
+    graph_wide_sequences: int = 0
+    running_sequences: int = 0
+    """Sequences that an attention group runs at a time where nobody says (0: so many as there is room for)."""
     graphs: bool = True
     """Whether steps that only decode are captured graphs, so that no kernel of theirs waits for the host."""
     unrouted: frozenset[str] = frozenset()

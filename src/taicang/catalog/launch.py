@@ -11,7 +11,7 @@ from taicang.catalog.rules import section, settings
 from taicang.catalog.stack_entry import order
 from taicang.hardware import Chip, Machine
 from taicang.models.types import Model
-from taicang.stacks import Stack
+from taicang.stacks import BARE, Stack
 
 FILE = files.DATA / "launch.yaml"
 _GIB = 2.0**30
@@ -44,7 +44,8 @@ def launched(stack: Stack, chip: Chip, model: Model) -> Stack:
 
 
 def divided(stack: Stack, machine: Machine, model: Model) -> Stack:
-    """``stack`` with the shares of device memory that it takes on such devices for such a model."""
+    """``stack`` with the shares of device memory that it takes on such devices for such a model, and with the sizes of
+    steps that it chooses there where its file says none."""
     inner = next((level for level in machine.plane("scale_up").levels if level.ranks > machine.chip.dies), None)
     facts = {
         "engine": stack.engine,
@@ -57,4 +58,6 @@ def divided(stack: Stack, machine: Machine, model: Model) -> Stack:
     said = settings(FILE, "memory", facts)
     shares = {key.removesuffix("_gib") + "_bytes": value * _GIB for key, value in said.items() if key.endswith("_gib")}
     plain = {key: value for key, value in said.items() if not key.endswith("_gib")}
-    return replace(stack, memory=replace(stack.memory, **shares, **plain))
+    chosen = settings(FILE, "defaults", facts)
+    unsaid = {key: value for key, value in chosen.items() if getattr(stack, key) == getattr(BARE, key)}
+    return replace(stack, memory=replace(stack.memory, **shares, **plain), **unsaid)
