@@ -99,6 +99,12 @@ class Stack:
     burst_ratio: float = 0.0
     """How much the requests of a closed loop keep in step: 0, their prompts come spread evenly; 1, all at once (a
     scheduler that prefills first lets a burst finish together, so that the next prompts come as a burst again)."""
+    door_s: float = 0.0
+    """From a client's sending to the engine's queue, and of the first token back: network, HTTP, processes."""
+    door_request_s: float = 0.0
+    """Host time in which the door lets one request in: they pass one by one."""
+    door_token_s: float = 0.0
+    """The same per prompt token: tokenising, copying."""
     step_host_s: float = 0.0
     """Host time per step that the device waits for (scheduling, input preparation, detokenising)."""
     sequence_host_s: float = 0.0

@@ -22,6 +22,7 @@ from taicang.search.result import Ask, Choice, Pool
 from taicang.search.run import search
 from taicang.search.space import NARROW, Space, default, layouts
 from taicang.search.trusted import told
+from taicang.serve.door import through_s
 from taicang.serve.memory import MemoryUse, cache_room, memory_use
 from taicang.serve.setup import Setup, step
 from taicang.timeline import Timeline
@@ -217,7 +218,8 @@ def _lone_s(pool: Pool, job: Job, space: Space) -> float:
     setup = job.setup(pool.plan)
     steps = job.chunks(1.0, chunk_budget(pool.plan, job, space))
     move = handover_s(setup, job) if pool.role == "prefill" else 0.0
-    return float(steps * step(setup, job.prompts(1.0, pool.plan.dp, steps)).seconds + move)
+    door = through_s(job.stack, job.input_tokens)
+    return float(steps * step(setup, job.prompts(1.0, pool.plan.dp, steps)).seconds + move + door)
 
 
 def binding(timeline: Timeline) -> tuple[str, float]:

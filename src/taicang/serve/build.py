@@ -12,6 +12,7 @@ from taicang.models.count import kv_cache_bytes
 from taicang.ops import Transfer
 from taicang.serve.cache import Cache
 from taicang.serve.cluster import Cluster
+from taicang.serve.door import door_of
 from taicang.serve.evict import Eviction
 from taicang.serve.fleet import Fleet
 from taicang.serve.instance import Instance
@@ -87,6 +88,7 @@ def kit(pool: Pool, *, context: float, keeping: Keeping, seed: int = 0) -> Kit:
         table=step_table(pool),
         limits=limits,
         cache=Cache(pages, page, block, keeping.eviction),
+        door=door_of(setup.stack),
         groups=setup.plan.dp,
         draw=lambda name: drafting(int(setup.plan.draft_tokens), setup.plan.acceptance_ratio, seed + name),
     )
