@@ -48,6 +48,10 @@ class Headroom:
     """Communication buffers of an instance of several ranks, on each."""
     graph_bytes: float = 0.0
     """Captured graphs, where the engine takes them off the cache."""
+    state_ratio: float = 0.0
+    """Memory for recurrent states over that for keys and values, where the two are apart (0: they share it)."""
+    state_copies: int = 0
+    """States that are kept for each running sequence: its own, and those that later prompts may go on from."""
     sampled: int = 0
     """Sequences of which the engine samples next tokens when it measures its peak; 0: it does not."""
     sampling_bytes: float = 0.0

@@ -59,7 +59,7 @@ LEVEL: Final = _keys(Level, "name")
 STACK: Final = _keys(Stack, "name", "version", "epoch", "kernel_ratio", graph_tokens="graph_tokens")
 MEMORY: Final = _keys(
     Headroom, "shrunk_ratio", "reserve_tokens", "reserve_token_bytes", "reserve_rank_bytes", "reserve_wide_bytes",
-    usable_ratio="ratio", graph_bytes="graphs",
+    "state_copies", usable_ratio="ratio", graph_bytes="graphs",
 )  # fmt: skip
 """Below ``memory`` of a stack."""
 KEEPS: Final = _keys(Keeping)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from taicang.plans import ServePlan
 from taicang.predict.prediction import Loop
 from taicang.search.points import Job
-from taicang.serve.memory import cache_tokens
+from taicang.serve.memory import cache_tokens, state_room
 from taicang.serve.steady import Load, Steady, aggregated
 from taicang.units import Count
 
@@ -13,7 +13,8 @@ from taicang.units import Count
 def room(job: Job, plan: ServePlan) -> float:
     """Sequences of an attention group that fit the memory at once. Raises ``InvalidInput`` where not even one does."""
     setup, mean = job.setup(plan), job.context_tokens
-    return cache_tokens(setup, tokens=float(setup.stack.chunk_tokens), context=mean, whole=mean) / mean
+    tokens = float(setup.stack.chunk_tokens)
+    return min(cache_tokens(setup, tokens=tokens, context=mean, whole=mean) / mean, state_room(setup, tokens=tokens))
 
 
 def closed_loop(job: Job, plan: ServePlan, clients: Count) -> Steady:

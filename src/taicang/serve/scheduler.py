@@ -68,7 +68,9 @@ def preset(stack: Stack, **changes: object) -> Limits:
         "reserve": stack.engine.startswith(("tensorrt", "trtllm")),
         "by_chunk": stack.engine.startswith("vllm"),
     }
-    return Limits(**{k: v for k, v in (base | {k: v for k, v in changes.items() if v is not None}).items() if v is not None})  # type: ignore[arg-type]
+    return Limits(
+        **{k: v for k, v in (base | {k: v for k, v in changes.items() if v is not None}).items() if v is not None}
+    )  # type: ignore[arg-type]
 
 
 def fill(
