@@ -1,4 +1,4 @@
-"""An instance's front door: the host that reads requests, turns their prompts into tokens and queues them, one by one."""
+"""An instance's front door: the host that reads requests, makes tokens of their prompts and queues them, one by one."""
 
 from __future__ import annotations
 

@@ -140,13 +140,15 @@ def aggregated(setup: Setup, load: Load, exists: NDArray[np.bool_] | None = None
         + busy
     )
     # where more requests are in flight than run, each waits for a place: the turns of those before it
-    ttft: Num = turn * (group / mine) - busy
+    door = through_s(stack, load.input_tokens)
+    ttft: Num = turn * (group / mine) - busy + door
+    outside = door if load.at_random else 0.0  # the instance is full whoever still stands at its door
     return Steady(
-        ttft_s=ttft + through_s(stack, load.input_tokens),
+        ttft_s=ttft,
         tpot_s=tpot,
         step_s=decode.seconds,
         prefill_s=alone.seconds * chunks,
-        output_tokens_per_s=load.concurrency * load.output_tokens / (ttft + busy),
+        output_tokens_per_s=load.concurrency * load.output_tokens / (ttft + busy - outside),
         decode=decode,
     )
 
