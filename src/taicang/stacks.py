@@ -136,7 +136,7 @@ class Stack:
     graph_tokens: Count = 0
     """Steps with prompts of at most so many tokens are captured too, but for their attention (pieces between them)."""
     graph_sequences: int = 0
-    """Sequences of the largest decode step that is captured (0: all are); the other from ``WIDE`` tensor-parallel ranks."""
+    """Sequences of the largest captured decode step (0: all are); the other from ``WIDE`` tensor-parallel ranks on."""
     graph_wide_sequences: int = 0
     running_sequences: int = 0
     """Sequences that an attention group runs at a time where nobody says (0: so many as there is room for)."""
