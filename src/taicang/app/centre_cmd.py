@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from taicang.app.asking import Asking
+from taicang.app.ask_cmd import Asking
 from taicang.app.centre_options import MONEY, WORK
 from taicang.app.load_options import NAMED_LOAD
 from taicang.app.options import CHOICES, HTML, JSON, give, named
@@ -59,8 +59,7 @@ def centre(machine: str, others: str | None, page: Path | None, as_json: bool, *
     found = _file(click.get_current_context(), machine)
     if found is not None:
         return found[0]
-    from taicang.app.centre_mix import mixed
-    from taicang.app.centre_options import Unfit, case
+    from taicang.app.centre_options import Unfit, case, mixed
     from taicang.app.load_options import named_load
     from taicang.centre.compare import compare
     from taicang.centre.mix import shares
@@ -108,7 +107,7 @@ def _file(ctx: click.Context, machine: str) -> Any:
     path = Path(machine)
     if path.suffix.lower() not in (".yaml", ".yml") or not os.path.isfile(path):
         return None
-    from taicang.app.asking import Question, answer
+    from taicang.app.ask_cmd import Question, answer
     from taicang.catalog import files
 
     body = {str(key): value for key, value in files.read(path).items()}
@@ -117,7 +116,7 @@ def _file(ctx: click.Context, machine: str) -> Any:
     words = [word for word in ctx.meta["taicang.words"] if word != machine]
     body.pop("ask", None)
     if "mix" in body:
-        from taicang.app.centre_mix import written
+        from taicang.app.centre_options import written
 
         body["mix"] = written(body["mix"], files.where(path, ["mix"]))
     return (answer(Question(ask="centre", given=body, defaults={}), ctx.command, path, words),)

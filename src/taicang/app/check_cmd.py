@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from taicang.app.options import HTML, JSON, Whole, give
-from taicang.app.replay_system import SYSTEM, system_from
+from taicang.app.system_options import SYSTEM, system_from
 from taicang.app.trace_options import READING
 
 if TYPE_CHECKING:

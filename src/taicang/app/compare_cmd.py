@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from taicang.app.asking import Asking
+from taicang.app.ask_cmd import Asking
 from taicang.app.load_options import NAMED_LOAD, named_load, run_from
 from taicang.app.options import CHOICES, HTML, JSON, give, named, write_files
 from taicang.errors import MissingFigure, NotModelled, TaicangError
@@ -51,7 +51,7 @@ def compare(model: str, machines: str, as_json: bool, **options: Any) -> int:
 
     Exit code 1: no machine has a plan.
     """
-    from taicang.app.quotes import cost_fields, of_tokens, quoted
+    from taicang.app.render_bands import cost_fields, of_tokens, quoted
     from taicang.output import check_folder
     from taicang.predict import Served
     from taicang.records import plain

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from taicang.app.asking import Asking
+from taicang.app.ask_cmd import Asking
 from taicang.app.load_options import run_from
 from taicang.app.options import CHAKRA, CHOICES, HTML, JSON, LOAD, PLAN, Whole, give, write_chakra
 from taicang.search.words import MODES
@@ -52,7 +52,7 @@ def infer(model: str, machine: str, as_json: bool, layers: bool, page: Path | No
     throughput per instance, chip and die, memory by what fills it, the operator waterfall, what binds, power,
     assumptions, sources and the error band. A printed plan, given back as options, gives the same figures.
     """
-    from taicang.app.quotes import cost_fields, of_tokens, quoted
+    from taicang.app.render_bands import cost_fields, of_tokens, quoted
     from taicang.catalog.models import model as load_model
     from taicang.predict import Infeasible
     from taicang.predict.serving import answer

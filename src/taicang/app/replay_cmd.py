@@ -6,12 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from taicang.app.asking import Asking
+from taicang.app.ask_cmd import Asking
 from taicang.app.load_options import named_limits
 from taicang.app.options import DURATION, HTML, JSON, give, stacked
-from taicang.app.replay_system import SYSTEM, system_from
-from taicang.app.replay_tenants import tenants_from
-from taicang.app.replay_traffic import TRAFFIC, traffic
+from taicang.app.system_options import SYSTEM, system_from, tenants_from
+from taicang.app.trace_options import TRAFFIC, traffic
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -59,7 +58,7 @@ def replay(what: tuple[str, ...], machine: str, as_json: bool, **options: Any) -
     """Serve a request trace, or generated traffic, with MODEL on a machine, and say what users saw."""
     from taicang.app.replay_files import check, write
     from taicang.app.replay_output import progress_bar
-    from taicang.app.replay_unused import refuse_unused
+    from taicang.app.trace_options import refuse_unused
     from taicang.predict.replay import replay as run
 
     if len(what) > 2:

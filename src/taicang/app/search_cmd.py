@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from taicang.app.asking import Asking
+from taicang.app.ask_cmd import Asking
 from taicang.app.load_options import NAMED_LOAD
 from taicang.app.options import (
     CHOICES,
@@ -120,7 +120,7 @@ def search(model: str, machines: str, as_json: bool, pareto: str | None, explain
 
             write_files(fronts([each.found for each in done]), Path(pareto), "--pareto")
         if options["emit"]:
-            from taicang.app.search_emit import emit_all
+            from taicang.app.search_jobs import emit_all
 
             emit_all(done, model, options)
     finally:
@@ -142,7 +142,7 @@ def search(model: str, machines: str, as_json: bool, pareto: str | None, explain
 
 
 def _fields(each: Outcome, more: dict[str, Any]) -> dict[str, Any]:
-    from taicang.app.quotes import cost_fields
+    from taicang.app.render_bands import cost_fields
     from taicang.records import plain
 
     cost = cost_fields(more["quote"]) if "quote" in more else {}
@@ -154,8 +154,8 @@ def _fields(each: Outcome, more: dict[str, Any]) -> dict[str, Any]:
 def _more(each: Outcome, model: str, options: dict[str, Any], explain: bool, as_json: bool) -> dict[str, Any]:
     """What was asked about an outcome: the plan to run and what replays saw, why it wins, the user's plan beside it."""
     from taicang import __version__, catalog
-    from taicang.app.quotes import quoted
-    from taicang.app.search_emit import assumed
+    from taicang.app.render_bands import quoted
+    from taicang.app.search_jobs import assumed
     from taicang.predict.plan_details import plan_details
     from taicang.records import plain
     from taicang.search.explain import explained

@@ -13,8 +13,7 @@ import numpy as np
 
 from taicang.app.options import TOKENS, Finite, Whole, stacked
 from taicang.app.replay_cmd import RESULT, give_replay, limits_from
-from taicang.app.replay_system import SYSTEM, system_from
-from taicang.app.replay_tenants import tenants_from
+from taicang.app.system_options import SYSTEM, system_from, tenants_from
 from taicang.app.trace_options import SEED
 from taicang.errors import InvalidInput, NotModelled
 
@@ -88,7 +87,7 @@ Examples:
 def serve(model: str, machine: str, as_json: bool, **options: Any) -> None:
     """Serve MODEL on a machine to real clients, in the machine's own time, until Ctrl-C."""
     from taicang.app.replay_files import check
-    from taicang.app.replay_unused import refuse_unused
+    from taicang.app.trace_options import refuse_unused
 
     refuse_unused(click.get_current_context(), None)
     check(options["out"], options["form"], perfetto=options["perfetto"])

@@ -35,7 +35,7 @@ def trace() -> None:
 @JSON
 def info(path: Path, as_json: bool, **options: Any) -> None:
     """Requests, rate, burstiness, lengths, sessions and what a prefix cache could save."""
-    from taicang.app.charts import sparkline
+    from taicang.app.terminal import sparkline
     from taicang.traffic import trace as traces
 
     made = load([path], options)
