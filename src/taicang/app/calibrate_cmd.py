@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from taicang.app.options import JSON, echo_json
+from taicang.app.options import JSON, declared, echo_json
 from taicang.errors import InvalidInput, NotModelled
 from taicang.output import check_file, write_file
 
@@ -36,9 +36,7 @@ Examples:
 """,
 )
 @click.argument("path", metavar="FILE", type=click.Path(path_type=Path, exists=True))
-@click.option("--name", help="Name of the profile; it lies in your configuration folder.")
-@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Write it here instead (a .yaml file).")
-@click.option("--base", default="", metavar="STACK", help="Stack that it starts from [default: that of the first row].")
+@declared("calibrate", "calibrate")
 @JSON
 def calibrate(path: Path, name: str | None, out: Path | None, base: str, as_json: bool) -> None:
     """Make a profile of your own of the rows that you measured: of a stack on your machines, or of a chip.

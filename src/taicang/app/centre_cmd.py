@@ -61,8 +61,7 @@ def centre(machine: str, others: str | None, page: Path | None, as_json: bool, *
         return found[0]
     from taicang.app.centre_options import Unfit, case, mixed
     from taicang.app.load_options import named_load
-    from taicang.centre.compare import compare
-    from taicang.centre.mix import shares
+    from taicang.centre.compare import compare, shares
     from taicang.centre.report import report
     from taicang.records import plain
 

@@ -12,50 +12,14 @@ import click
 
 from taicang.app.ask_cmd import OUTPUT, key_of
 from taicang.app.load_options import run_from
-from taicang.app.options import MOST, Finite, Named, Quantity, Whole, context_of, stacked
+from taicang.app.options import context_of, declared
 from taicang.errors import InvalidInput, UnknownName
 
-RANGES = {
-    "price": "Price of one machine, e.g. '60..127 MCNY' (default: published readings).",
-    "rent": "Rent instead of buying: per chip and hour, e.g. '2 USD/h' or '12..15 CNY/h'.",
-    "tariff": "Mean price of electricity, e.g. '0.40..0.55 CNY/kWh' (default: the site's).",
-    "pue": "Power usage effectiveness (default: the site's).",
-    "carbon": "kg of carbon dioxide per kWh (default: the grid's).",
-    "utilisation": "Share of available hours that are used, e.g. 30% or '20..40 %'.",
-}
+RANGES = ("price", "rent", "tariff", "pue", "carbon", "utilisation")
 """Ranges with an option of their own."""
-WORK = stacked(
-    click.option("--serve", metavar="MODEL", help="Serve this model: cost per million tokens at the limits given."),
-    click.option(
-        "--load",
-        type=Quantity("per_s", "RATE"),
-        metavar="RATE",
-        help="Requests per second in the mean, e.g. 40/s: utilisation is computed from it.",
-    ),
-    click.option("--hits", type=Finite(0, 1), default=0.0, show_default=True, help="Share of input found in a cache."),
-    click.option("--train", "trained", metavar="MODEL", help="Also what a training run of --tokens tokens costs."),
-    click.option("--tokens", type=Whole(1, most=MOST, name="TOKENS"), help="Tokens of the training run, e.g. 2T."),
-    click.option("--seq", type=Whole(1), default=4096, show_default=True, help="Tokens of its sequences."),
-    click.option("--diurnal", metavar="SHARE|profile|FILE", default="", help="Daily shape of the load, as for replay."),
-)
+WORK = declared("centre", "work")
 """One kind of work."""
-MONEY = stacked(
-    click.option("--count", type=Whole(1), default=1, show_default=True, help="Machines of this kind."),
-    click.option("--mix", multiple=True, metavar="KEY=VALUE,...", help="Instead of --serve or --train, several times: "
-                 "a kind of work with its share (or load) and its options, 'share=60%,serve=qwen3-32b,tpot=50ms'."),
-    click.option("--site", default="default", show_default=True, help="inner-mongolia, guangdong, any province."),
-    *(click.option(f"--{name}", name, metavar="RANGE", help=text) for name, text in RANGES.items()),
-    click.option("--figure", "figures", multiple=True, metavar="KEY=RANGE",
-                 help="Any other figure: years=5, interest=3..4%, rate='7.2 CNY/USD', staff='9000 CNY'."),
-    click.option("--api", metavar="IN,CACHED,OUT", help="Prices per million tokens: '0.55,0.14,2.19 USD' (default: "
-                 "the published list of the model)."),
-    click.option("--mtbf", type=Named(), multiple=True, metavar="CLASS=DURATION", help="As for train."),
-    click.option("--spares", type=Whole(0), default=0, show_default=True, help="Idle chips that stand in at once."),
-    click.option("--crew", type=Whole(1), help="Repairs that go on at a time (default: as many as there are)."),
-    click.option("--currency", type=click.Choice(["CNY", "USD"]), default="CNY", show_default=True, help="Of results."),
-    click.option("--samples", type=Whole(100, 10**6), default=20_000, show_default=True, help="Draws of the ranges."),
-    click.option("--seed", type=Whole(0), default=0, show_default=True, help="Of the draws."),
-)  # fmt: skip
+MONEY = declared("centre", "money")
 """What there is of it, where it stands and what things cost."""
 
 
@@ -126,7 +90,7 @@ def _error(ratio: float) -> Any:
 
 def _served(spec: str, machine: Any, options: dict[str, Any]) -> tuple[Any, list[str]]:
     from taicang.catalog.models import model as load_model
-    from taicang.centre.work import serving
+    from taicang.centre.draw import serving
     from taicang.predict import Infeasible
     from taicang.predict.serving import answer
 
@@ -158,7 +122,7 @@ def loaded(spec: str, machine: Any, options: dict[str, Any], chips: float, rates
 
 
 def _trained(machine: Any, options: dict[str, Any]) -> Any:
-    from taicang.centre.work import training
+    from taicang.centre.draw import training
     from taicang.predict import Infeasible
     from taicang.predict.train import train
     from taicang.train_plans import TrainPlan
@@ -239,7 +203,7 @@ def written(entries: Any, where: str) -> list[str]:
 def mixed(spec: str, options: dict[str, Any], command: click.Command) -> tuple[Any, list[str]]:
     """The case of a machine that does all work in ``options["mix"]``, and what it assumes."""
     from taicang.catalog import machine
-    from taicang.centre.mix import combine
+    from taicang.centre.compare import combine
 
     for name, flag in (("serve", "--serve"), ("trained", "--train"), ("load", "--load"), ("diurnal", "--diurnal")):
         if options[name]:

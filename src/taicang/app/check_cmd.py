@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from taicang.app.options import HTML, JSON, Whole, give
+from taicang.app.options import HTML, JSON, declared, give
 from taicang.app.system_options import SYSTEM, system_from
 from taicang.app.trace_options import READING
 
@@ -31,10 +31,7 @@ Examples:
 @click.argument("path", metavar="FILE", type=click.Path(path_type=Path, exists=True, dir_okay=False))
 @click.argument("model")
 @SYSTEM
-@click.option("--clients", type=Whole(1), help="Concurrency of the benchmark, where its file does not state it.")
-@click.option("--run", type=Whole(1), metavar="N", help="Only this of several runs in the file.")
-@click.option("--no-causes", is_flag=True, help="Only compare: do not try what may explain a gap.")
-@click.option("--seed", type=Whole(0), default=0, show_default=True, help="Seed.")
+@declared("check", "check")
 @READING
 @HTML
 @JSON

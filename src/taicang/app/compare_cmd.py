@@ -10,7 +10,7 @@ import click
 
 from taicang.app.ask_cmd import Asking
 from taicang.app.load_options import NAMED_LOAD, named_load, run_from
-from taicang.app.options import CHOICES, HTML, JSON, give, named, write_files
+from taicang.app.options import CHOICES, HTML, JSON, declared, give, named, write_files
 from taicang.errors import MissingFigure, NotModelled, TaicangError
 
 DEMO_MACHINES = (
@@ -38,12 +38,7 @@ Examples:
 @click.option("--on", "machines", required=True, help="Machines, comma-separated.")
 @NAMED_LOAD
 @CHOICES
-@click.option(
-    "--budget", "budgets", multiple=True, help="Also what a budget gives: '384 chips', 500kW, 10MUSD, 60MCNY."
-)
-@click.option(
-    "--pareto", type=click.Path(file_okay=False), help="Write table and Pareto fronts (CSV, JSON, plots) here."
-)
+@declared("compare", "compare")
 @HTML
 @JSON
 def compare(model: str, machines: str, as_json: bool, **options: Any) -> int:

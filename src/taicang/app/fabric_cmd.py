@@ -10,16 +10,24 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from taicang.app.ask_cmd import Asking
-from taicang.app.options import CHAKRA, HELP, JSON, MOST_SKEW, Named, Whole, echo_json, named, stacked, write_chakra
+from taicang.app.load_options import fields_of
+from taicang.app.options import (
+    CHAKRA,
+    HELP,
+    JSON,
+    MOST_SKEW,
+    declared,
+    echo_json,
+    named,
+    stacked,
+    write_chakra,
+)
 from taicang.errors import InvalidInput
 from taicang.output import check_file, write_file
 from taicang.units import count, parse
 
 if TYPE_CHECKING:
     from taicang.search.collective import Ask
-
-
-ROUTINGS = ("adaptive", "striped", "ecmp")
 
 
 class Payload(click.ParamType[float]):
@@ -71,40 +79,8 @@ class Zipf(click.ParamType[float]):
         return found
 
 
-WORK = stacked(
-    click.option("--collective", "kind", metavar="KIND",
-                 help="all-reduce, all-gather, reduce-scatter, all-to-all, dispatch, combine or send."),
-    click.option("--bytes", "payload", type=Payload(),
-                 help="One rank's whole buffer, e.g. 1GB or 7.5KB*128*8; of dispatch and combine, one token."),
-    click.option("--ranks", type=Whole(1), help="Ranks that take part (default: all); send: the distance plus one."),
-    click.option("--stride", type=Whole(1), default=1, show_default=True, help="How far apart they lie."),
-    click.option("--algorithm",
-                 help="ring, tree, halving_doubling, direct, hierarchical or in_switch (default: a library's)."),
-    click.option("--skew", type=Zipf(), default=0.0, help="Popularity of receivers or experts by Zipf's law."),
-    click.option("--tokens", type=Whole(1), default=128, show_default=True, help="Dispatch, combine: of each rank."),
-    click.option("--topk", type=Whole(1), default=8, show_default=True, help="Experts of each token."),
-    click.option("--experts", type=Whole(1), default=256, show_default=True, help="Routed experts."),
-    click.option("--verb", default="", metavar="MEMORY/VERB", help="Send: npu/read, npu/write, cpu/read or cpu/write."),
-    click.option("--stack", metavar="NAME", help="Whose all-reduce runs, e.g. vllm (default: the vendor's library)."),
-    click.option("--beside", type=Beside(), multiple=True, help="Another that begins at the same time. Repeatable."),
-    click.option("--shuffled", is_flag=True, help="Ranks at random places of the machine (by seed)."),
-)  # fmt: skip
-FABRIC = stacked(
-    click.option("--plane", default="scale_up", show_default=True, help="Network of the machine."),
-    click.option("--routing", type=click.Choice(ROUTINGS), default="adaptive", show_default=True,
-                 help="Spread over all links, dealt over planes, or hashed with collisions."),
-    click.option("--seed", type=Whole(0), default=0, show_default=True, help="Of hashes, draws and faults."),
-    click.option("--seeds", type=Whole(1, 10_000), default=1, show_default=True, help="Repeat with so many seeds."),
-    click.option("--fail", "failed", multiple=True, metavar="KIND:COUNT",
-                 help="Parts that fail, by chance or by number: l2-switch:2, link:5@0.5, module#17. Repeatable."),
-    click.option("--set", "sets", multiple=True, metavar="PATH=VALUE", help="Change a figure of the machine."),
-    click.option("--svg", type=click.Path(dir_okay=False, path_type=Path), help="Draw topology and link load."),
-    click.option("--html", type=click.Path(dir_okay=False, path_type=Path), help="The same as a page, with figures."),
-    click.option("--perfetto", type=click.Path(dir_okay=False, path_type=Path),
-                 help="A collective's links over time, for ui.perfetto.dev."),
-    CHAKRA,
-    JSON,
-)  # fmt: skip
+WORK = declared("fabric", "work", beside=Beside, payload=Payload, zipf=Zipf)
+FABRIC = stacked(declared("fabric", "fabric"), CHAKRA, JSON)
 
 
 class Axes(click.ParamType[Any]):
@@ -125,17 +101,7 @@ class Axes(click.ParamType[Any]):
         return found
 
 
-PARTS = stacked(
-    click.option("--draws", type=Whole(1, 100_000), help="Break parts at published rates, so many times."),
-    click.option("--against", metavar="NAME,...", help="With --draws: other machines, side by side."),
-    click.option("--serve", metavar="MODEL", help="With --draws: time the decode step of its best plan."),
-    click.option("--train", "trained", metavar="MODEL", help="With --draws: time its training step."),
-    click.option("--spares", type=Whole(0), default=0, show_default=True, help="With --draws: nodes that stand by."),
-    click.option("--mtbf", multiple=True, type=Named(), help="With --draws: as in taicang train."),
-    click.option("--logical", metavar="CHIPS,...", help="Logical machines of these sizes: their switches."),
-    click.option("--backlog", is_flag=True, help="With --logical: a stream of jobs of these sizes, in turn."),
-    click.option("--axes", type=Axes(), help="Where a plan's axes lie, the innermost first; with --bytes per rank."),
-)  # fmt: skip
+PARTS = declared("fabric", "parts", axes=Axes)
 
 
 class _Fabric(Asking):
@@ -189,7 +155,7 @@ def fabric(machine: str, sets: tuple[str, ...], as_json: bool, **options: Any) -
     chosen = [name for name in ("kind", "draws", "logical", "axes") if options[name] is not None]
     if len(chosen) > 1:
         raise click.UsageError("one of --collective, --draws, --logical and --axes at a time")
-    if chosen and chosen[0] in ("kind", "axes") and options["payload"] is None:
+    if chosen and chosen[0] in ("kind", "axes") and options["payload_bytes"] is None:
         raise click.UsageError(f"--{'collective' if chosen[0] == 'kind' else 'axes'} needs --bytes")
     on = opened(machine, sets)
     if chosen and chosen[0] not in ("kind", "axes") and not isinstance(on, Machine):
@@ -220,13 +186,9 @@ def question(options: Mapping[str, Any]) -> Ask:
 
     if options["stack"] and (options["kind"] or "").replace("_", "-") != "all-reduce":
         raise InvalidInput("changes nothing but --collective all-reduce", where="--stack")
-    same = ("stride", "skew", "tokens", "topk", "experts", "routing", "seed", "seeds", "failed", "plane", "verb",
-            "shuffled", "beside")  # fmt: skip
-    return Ask(
-        kind=options["kind"] or "", payload_bytes=options["payload"] or 0.0, ranks=options["ranks"] or 0,
-        algorithm=(options["algorithm"] or "").replace("-", "_"), stack=options["stack"] or "",
-        **{name: options[name] for name in same},
-    )  # fmt: skip
+    said: dict[str, Any] = {"kind": "", "payload_bytes": 0.0}
+    said |= {name: value for name, value in fields_of(Ask, options).items() if value is not None}
+    return Ask(**said | {"algorithm": said.get("algorithm", "").replace("-", "_")})
 
 
 def _collective(on: Any, options: dict[str, Any]) -> Any:
@@ -260,7 +222,7 @@ def _shares(on: Any, options: dict[str, Any]) -> Any:
 def _axes(on: Any, options: dict[str, Any]) -> Any:
     from taicang.predict.fabric_parts import axes
 
-    return axes(on, options["axes"], options["payload"], options["seed"])
+    return axes(on, options["axes"], options["payload_bytes"], options["seed"])
 
 
 _ANSWERS = {"": _shape, "kind": _collective, "draws": _breakage, "logical": _shares, "axes": _axes}
@@ -303,14 +265,7 @@ Examples:
 """,
 )
 @click.argument("workload", type=click.Path(path_type=Path))
-@click.option(
-    "--network", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="ASTRA-sim's network file."
-)
-@click.option("--system", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="ASTRA-sim's system file.")
-@click.option("--on", "machine", help="A machine of the catalogue in place of a network file.")
-@click.option(
-    "--perfetto", type=click.Path(path_type=Path, dir_okay=False), help="Also a timeline, for ui.perfetto.dev."
-)
+@declared("fabric", "run")
 @JSON
 def run(
     workload: Path, network: Path | None, system: Path | None, machine: str | None, perfetto: Path | None, as_json: bool

@@ -10,7 +10,7 @@ import click
 
 from taicang.app.ask_cmd import Asking
 from taicang.app.load_options import run_from
-from taicang.app.options import CHAKRA, CHOICES, HTML, JSON, LOAD, PLAN, Whole, give, write_chakra
+from taicang.app.options import CHAKRA, CHOICES, HTML, JSON, LOAD, PLAN, declared, give, write_chakra
 from taicang.search.words import MODES
 
 
@@ -29,20 +29,11 @@ Examples:
 @click.option("--on", "machine", required=True, help='Machine, e.g. cloudmatrix384, "hgx-h100 x 4", my.yaml.')
 @LOAD
 @PLAN
-@click.option("--prefill-plan", metavar="PLAN", help='Layout of prefill instances as printed: "DP32 EP32 R32 x2".')
-@click.option(
-    "--mode",
-    type=click.Choice(["agg", "disagg", "both"]),
-    default="both",
-    show_default=True,
-    help="Prefill and decode share instances, have their own, or what is best.",
-)
-@click.option("--clients", type=Whole(1), help="Also what so many clients in a closed loop on one instance see.")
+@declared("infer", "infer")
 @CHOICES
 @click.option("--layers", is_flag=True, help="Print the operator waterfall of the whole step, not of one layer only.")
 @CHAKRA
-@click.option("--chakra-phase", type=click.Choice(["decode", "prefill"]), default="decode", show_default=True,
-              help="Which step --chakra writes.")  # fmt: skip
+@declared("infer", "chakra")
 @HTML
 @JSON
 def infer(model: str, machine: str, as_json: bool, layers: bool, page: Path | None, **options: Any) -> int:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from taicang.app.options import LOAD, stacked
+from taicang.app.options import LOAD, declared, stacked
 from taicang.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -17,11 +17,7 @@ if TYPE_CHECKING:
     from taicang.search.door import Run
 
 
-NAMED_LOAD = stacked(
-    LOAD,
-    click.option("--profile", help="Lengths of an embedded profile (servegen-deepseek-r1), not --input and --output."),
-    click.option("--slo", help="Limits by name, e.g. mlperf-interactive or mlperf-server@llama-2-70b."),
-)
+NAMED_LOAD = stacked(LOAD, declared("load", "named_load"))
 """Load and SLO, also by name."""
 
 
@@ -47,7 +43,7 @@ def named_limits(options: dict[str, Any], model: str) -> None:
     keep them. ``UnknownName`` for an unknown one."""
     if options["slo"]:
         from taicang.catalog.models import model as load_model
-        from taicang.catalog.slo import slo
+        from taicang.catalog.profiles import slo
 
         preset = slo(options["slo"], load_model(model, approximate=options["approximate"]).name)
         options["ttft_s"] = options["ttft_s"] or preset.ttft_s

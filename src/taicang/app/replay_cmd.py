@@ -8,7 +8,7 @@ import click
 
 from taicang.app.ask_cmd import Asking
 from taicang.app.load_options import named_limits
-from taicang.app.options import DURATION, HTML, JSON, give, stacked
+from taicang.app.options import HTML, JSON, declared, give, stacked
 from taicang.app.system_options import SYSTEM, system_from, tenants_from
 from taicang.app.trace_options import TRAFFIC, traffic
 
@@ -19,17 +19,7 @@ if TYPE_CHECKING:
     from taicang.serve.summary import Limits
     from taicang.traffic.trace import Trace
 
-RESULT = stacked(
-    click.option("--ttft", "ttft_s", type=DURATION, help="Limit of the time to first token, for goodput, e.g. 2s."),
-    click.option("--tpot", "tpot_s", type=DURATION, help="Limit of the time per output token, for goodput, e.g. 50ms."),
-    click.option("--slo", help="Both limits by name: mlperf-interactive, mlperf-server, mlperf-server@llama-2-70b."),
-    click.option("--out", type=click.Path(file_okay=False), help="Folder for the results."),
-    click.option("--format", "form", type=click.Choice(["csv", "json", "parquet"]), default="csv", show_default=True,
-                 help="Of the tables in --out."),
-    click.option("--perfetto", is_flag=True, help="Also trace.json in --out, for ui.perfetto.dev."),
-    HTML,
-    JSON,
-)  # fmt: skip
+RESULT = stacked(declared("replay", "result"), HTML, JSON)
 """What comes of it."""
 BESIDE = ("table", "usage", "log")
 """Fields of a result that are tables, not part of the summary."""

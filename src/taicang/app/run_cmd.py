@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from taicang.app import terminal
-from taicang.app.options import CHAKRA, DURATION, HELP, JSON, Finite, Whole, echo_json, named, write_chakra
+from taicang.app.options import CHAKRA, HELP, JSON, declared, echo_json, named, write_chakra
 from taicang.output import check_file, check_folder, scratch, write_file
 from taicang.units import show
 
@@ -28,24 +28,7 @@ Examples:
   taicang run --on cloudmatrix384 --world 1 --names npu train_npu.py --json
 """,
 )
-@click.option("--on", "machine", required=True, help='Machine, e.g. "hgx-h100 x 4", my.yaml.')
-@click.option("--ranks", default="reps", show_default=True, help="Which ranks run: reps, all, or a list: 0-7,16.")
-@click.option("--world", type=Whole(1), help="Ranks that the program believes in (default: the whole machine).")
-@click.option("--steps", type=Whole(0), default=0, help="End after so many optimizer steps (default: as it ends).")
-@click.option("--names", type=click.Choice(["auto", "cuda", "npu"]), default="auto", show_default=True,
-              help="What the device is called (auto: npu for what imports torch_npu).")  # fmt: skip
-@click.option("--skew", type=Finite(0, 2), default=0.0, show_default=True,
-              help="Power-law exponent of the experts that routers choose.")  # fmt: skip
-@click.option("--host-issue", "issue_s", type=DURATION, help="Host time per kernel (default: fitted, by stack).")
-@click.option("--host-clock", is_flag=True, help="time.time tells this host's time, not the machine's.")
-@click.option("--fuse", is_flag=True, help="Join kernels over memory as a compiler would.")
-@click.option("--functional", is_flag=True, help="Compute every value on the host (small models).")
-@click.option("--stack", help="Software stack whose kernels run (default: by vendor).")
-@click.option("--set", "sets", multiple=True, metavar="PATH=VALUE", help="Change a figure of the machine.")
-@click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Keep the capture there, for reprice.")
-@click.option("--log", type=click.Path(dir_okay=False, path_type=Path),
-              help="Write what became of each call of CUDA on Ascend, for port --log.")  # fmt: skip
-@click.option("--perfetto", type=click.Path(dir_okay=False, path_type=Path), help="Write the timeline as trace events.")
+@declared("run", "run")
 @CHAKRA
 @JSON
 @click.argument("script", type=click.Path(exists=True, dir_okay=False, path_type=Path))
@@ -111,11 +94,7 @@ Examples:
 """,
 )
 @click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.option("--on", "machines", required=True, help="Machines, separated by commas.")
-@click.option("--host-issue", "issue_s", type=DURATION, help="Host time per kernel (default: fitted, by stack).")
-@click.option("--stack", help="Software stack whose kernels run (default: by vendor).")
-@click.option("--set", "sets", multiple=True, metavar="PATH=VALUE", help="Change a figure of the machines.")
-@click.option("--fuse", is_flag=True, help="Join kernels over memory as a compiler would.")
+@declared("run", "reprice")
 @JSON
 def reprice(
     folder: Path, machines: str, issue_s: float | None, stack: str | None, sets: tuple[str, ...], fuse: bool,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from taicang.app import terminal
-from taicang.app.options import JSON, echo_json
+from taicang.app.options import JSON, declared, echo_json
 from taicang.errors import UnknownName
 from taicang.output import check_file, check_folder, write_file
 
@@ -62,13 +62,7 @@ Examples:
 )
 @click.argument("files", nargs=-1, type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @FOLDER
-@click.option("--suite", "suites", multiple=True, help="Only this suite (repeatable).")
-@click.option("--by-group", is_flag=True, help="Also by group (machine, format, engine).")
-@click.option("--rows", type=click.Path(dir_okay=False, path_type=Path), help="Write every row with its prediction.")
-@click.option("--csv", "as_csv", is_flag=True, help="Print every row with its prediction as CSV.")
-@click.option("--stack", default="", help="Stack of the rows in FILES, whatever they say: a profile of yours.")
-@click.option("--row", "row_id", help="Explain the row with this ID; only suites that may hold it run.")
-@click.option("--freeze", is_flag=True, help="Accept these scores as the expected ones.")
+@declared("score", "score")
 @JSON
 def score(
     files: tuple[Path, ...], evidence: Path | None, suites: tuple[str, ...], by_group: bool, rows: Path | None,

@@ -13,61 +13,15 @@ from taicang.app.options import (
     CHOICES,
     HTML,
     JSON,
-    Finite,
-    Whole,
+    declared,
     give,
     named,
-    stacked,
     write_files,
 )
 from taicang.app.search_jobs import Outcome, ask_of, outcomes, ranking
 from taicang.search.words import MODES
 
-SEARCH = stacked(
-    click.option(
-        "--objective",
-        type=click.Choice(["tokens/s/chip", "per-watt", "per-usd", "per-cny", "smallest"]),
-        default="tokens/s/chip",
-        show_default=True,
-        help="What is best; smallest: the fewest chips of the machine (of any size: NAME x N) that carry --load.",
-    ),
-    click.option(
-        "--mode",
-        type=click.Choice([*MODES]),
-        default="both",
-        show_default=True,
-        help="Layouts; decode: only decode, over its own chips.",
-    ),
-    click.option(
-        "--space", type=click.Choice(["standard", "wide"]), default="standard", show_default=True, help="Axes."
-    ),
-    click.option(
-        "--load",
-        "load_per_s",
-        type=Finite(0, min_open=True),
-        help="Requests per second to carry (objective smallest).",
-    ),
-    click.option("--top", type=Whole(1), default=5, show_default=True, help="Layouts to show per machine."),
-    click.option("--pareto", type=click.Path(file_okay=False), help="Write the Pareto front (CSV, JSON, plots) here."),
-    click.option(
-        "--emit",
-        type=click.Choice(["vllm", "vllm-ascend", "sglang", "trtllm", "mindie", "dynamo", "llm-d", "megatron"]),
-        help="Engine or platform to hand over to.",
-    ),
-    click.option("--out", type=click.Path(file_okay=False), default="deploy", show_default=True, help="Where to."),
-    click.option(
-        "--weights", default=None, help="Where the engine finds the weights (default: the model's id on Hugging Face)."
-    ),
-    click.option("--versus", help="A decode plan to set beside the winner: dp=64,ep=64,redundant=64,batch=48,mtp=1."),
-    click.option(
-        "--confirm",
-        type=Whole(0),
-        default=4,
-        show_default=True,
-        help="Plans of unlike layouts to replay (0: none); that with the most goodput within the limits is chosen.",
-    ),
-    click.option("--explain/--no-explain", default=True, help="Why the winner wins, what binds, what more would buy."),
-)
+SEARCH = declared("search", "search", mode=lambda: click.Choice([*MODES]))
 CHOSEN = ("rank", "choice", "keeps", "why", "load_ratio", "goodput_tokens_per_s_per_chip", "passed")
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from taicang.app import terminal
-from taicang.app.options import HELP, JSON, echo_json
+from taicang.app.options import HELP, JSON, declared, echo_json
 from taicang.units import digits
 
 EVERY_S = 2.0
@@ -53,10 +53,7 @@ Example of a study:
 """
 )
 @click.argument("study", type=click.Path(dir_okay=False))
-@click.option("--out", type=click.Path(file_okay=False), help="Folder of the results (default: beside the study).")
-@click.option("--workers", default="auto", show_default=True, help="Processes, or ray (an extra).")
-@click.option("--fresh", is_flag=True, help="Drop the results that are there and start anew.")
-@click.option("--address", help="Ray cluster to join (default: a local one).")
+@declared("sweep", "run")
 def run(study: str, out: str | None, workers: str, address: str | None, fresh: bool) -> None:
     """Evaluate a STUDY: axes over catalogue fields (chip.memory.bandwidth), plan fields and the load.
 

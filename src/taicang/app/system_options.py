@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from taicang.app.load_options import fields_of, fitted_skew
-from taicang.app.options import CHOICES, DURATION, PLAN, Named, Quantity, Whole, stacked
+from taicang.app.options import CHOICES, DURATION, PLAN, Quantity, declared, stacked
 from taicang.app.trace_options import TIME
 from taicang.units import digits
 
@@ -19,24 +19,7 @@ if TYPE_CHECKING:
     from taicang.serve.build import Tier
 
 
-SIZE = Quantity("bytes", "BYTES")
-MEMORY = stacked(
-    click.option("--offload", type=SIZE, help="Host memory of each instance for prompt blocks, over its host link."),
-    click.option("--pool", type=SIZE, help="Memory pool of all instances for prompt blocks, e.g. 20TB."),
-    click.option("--pool-plane", default="scale_up", show_default=True, help="Its plane: scale_up, vpc, rdma, host."),
-    click.option("--ssd", type=SIZE, help="SSD of all instances for prompt blocks, behind the pool."),
-    click.option("--ssd-plane", default="vpc", show_default=True, help="Its plane: vpc, rdma, host."),
-    click.option("--ssd-bandwidth", type=Quantity("bytes_per_s", "BYTES/S"),
-                 help="What one instance reads from it, in place of its plane's speed."),
-    click.option("--eviction", type=click.Choice(["lru", "lfu"]), default="lru", show_default=True,
-                 help="Blocks that go first: used least recently, or least often."),
-    click.option("--ttl", type=DURATION, help="Blocks beside the instances go when unused for so long."),
-    click.option("--keep-answers", is_flag=True,
-                 help="A decode pool writes its answers to them too; engines do so only where told."),
-    click.option("--swap", type=SIZE,
-                 help="Host memory of each instance for sequences that its cache has no room for; default: they start "
-                 "over."),
-)  # fmt: skip
+MEMORY = declared("system", "memory")
 """Caches."""
 
 
@@ -75,16 +58,7 @@ class Also(click.ParamType[tuple[str, float, int | None]]):
         return match[1], share, int(match[3]) if match[3] else None
 
 
-TENANTS = stacked(
-    click.option("--also", type=Also(), multiple=True,
-                 help="Another model on the same instances: its share of the sessions, and the instances that hold it "
-                 "at first (by its share). An instance changes its model when no other holds the one asked for."),
-    click.option("--crowd", type=Whole(1), metavar="REQUESTS",
-                 help="With so many requests on each of its instances a model takes one over from a model that has "
-                 "several, one with at most half as many; default: never."),
-    click.option("--model-cache", type=SIZE,
-                 help="Host memory that keeps models' weights; what is not there comes from an object store."),
-)  # fmt: skip
+TENANTS = declared("system", "tenants", also=Also)
 """Several models."""
 
 
@@ -126,31 +100,7 @@ class Restart(Quantity):
 
 
 MOST_JITTER_S = 60.0
-FAULTS = stacked(
-    click.option("--fail", "outages", type=Event("PART@TIME[+TIME]", "3@60s+5min"), multiple=True,
-                 help="A part fails (and is repaired): an instance by number, or chip:N, node:N, rack:N, switch:N."),
-    click.option("--breakdowns", is_flag=True, help="Parts fail at random, at published rates."),
-    click.option("--mtbf", type=Named(), multiple=True,
-                 help="Mean time between failures of one chip, node, rack, switch, optical_module or of the software "
-                 "per chip; without --breakdowns nothing else fails."),
-    click.option("--degrade", type=Event("PLANE=RATIO@TIME[+TIME]", "scale_up=0.5@60s+5min"), multiple=True,
-                 help="A plane keeps a share of its bandwidth; 0: it is dead, and instances that need it stop."),
-    click.option("--slow", type=Event("INSTANCE=RATIO@TIME[+TIME]", "3=1.5@0s"), multiple=True,
-                 help="The steps of an instance take RATIO times as long."),
-    click.option("--drain", type=Event("INSTANCE@TIME[+TIME]", "3@60s+5min"), multiple=True,
-                 help="An instance takes no new requests."),
-    click.option("--switch", type=Event("INSTANCE@TIME", "3@60s"), multiple=True,
-                 help="An instance goes over to the other pool once its work is done."),
-    click.option("--spares", type=Whole(0), default=0, show_default=True,
-                 help="Idle chips that stand in for failed ones."),
-    click.option("--restart", type=Restart("s", "DURATION|cold|warm"), default=600.0, show_default="600s",
-                 help="Restart on spare chips, after random failures, or in the other pool: a time, or cold or warm: "
-                 "weights come from an object store, or from the hosts' memory pool."),
-    click.option("--retries", type=Whole(0),
-                 help="Times that a request starts over after its cache was lost; default: until it is served."),
-    click.option("--jitter", type=DURATION, default=0.0,
-                 help="Mean time by which each rank's host is late in each step, e.g. 50us; the slowest decides."),
-)  # fmt: skip
+FAULTS = declared("system", "faults", event=Event, restart=Restart)
 """What goes wrong."""
 
 
@@ -158,7 +108,7 @@ def faults_from(options: Mapping[str, Any]) -> Faults:
     """What the options describe."""
     from taicang.predict.faults import Faults, Outage
 
-    if options["jitter"] > MOST_JITTER_S:
+    if options["jitter_s"] > MOST_JITTER_S:
         raise click.BadParameter(f"at most {MOST_JITTER_S:g} s in a step", param_hint="--jitter")
     outages = []
     for what, at_s, down_s in options["outages"]:
@@ -173,12 +123,10 @@ def faults_from(options: Mapping[str, Any]) -> Faults:
         if lasts_s is not None or not digits(number):
             raise click.BadParameter("expected INSTANCE@TIME such as 3@60s", param_hint="--switch")
         switched.append((int(number), at_s))
-    return Faults(
-        outages=outages, degraded=_changes(options, "degrade"), slow=_changes(options, "slow"),
-        drained=_changes(options, "drain"), switched=switched, breakdowns=options["breakdowns"],
-        mtbf_s=dict(options["mtbf"]), spare_chips=options["spares"], restart_s=options["restart"],
-        retries=options["retries"], jitter_s=options["jitter"],
-    )  # fmt: skip
+    return Faults(**fields_of(Faults, options) | {
+        "outages": outages, "degraded": _changes(options, "degrade"), "slow": _changes(options, "slow"),
+        "drained": _changes(options, "drain"), "switched": switched, "mtbf_s": dict(options["mtbf_s"]),
+    })  # fmt: skip
 
 
 def _changes(options: Mapping[str, Any], name: str) -> list[Any]:
@@ -204,39 +152,7 @@ def _changes(options: Mapping[str, Any], name: str) -> list[Any]:
     return made
 
 
-SYSTEM = stacked(
-    click.option("--on", "machine", required=True, help='Machine, e.g. cloudmatrix384, "hgx-h100 x 4", my.yaml.'),
-    click.option("--instances", type=Whole(1), help="Instances that prefill and decode (default: all that fit)."),
-    click.option("--prefill", default="", help="Prefill pool, INSTANCESxCHIPS, e.g. 6x16."),
-    click.option("--decode", default="", help="Decode pool, INSTANCESxCHIPS, e.g. 1x160."),
-    click.option(
-        "--router", default="least-loaded", show_default=True, help="least-loaded, round-robin, prefix-aware..."
-    ),
-    click.option(
-        "--policy", type=click.Choice(["mixed", "prefill_first", "decode_first"]), help="Default: the stack's."
-    ),
-    click.option("--max-tokens", "tokens", type=Whole(1), help="Token budget of a step; default: the stack's."),
-    click.option("--max-batch", "sequences", type=Whole(1), help="Sequences in flight per attention group."),
-    click.option(
-        "--order",
-        type=click.Choice(["arrival", "priority", "deadline"]),
-        default="arrival",
-        show_default=True,
-        help="Who is served first; the last to be leaves first when pages run out.",
-    ),
-    click.option(
-        "--late",
-        type=click.Choice(["serve", "turn-away"]),
-        default="serve",
-        show_default=True,
-        help="What becomes of requests whose deadline has passed when it is their turn.",
-    ),
-    TENANTS,
-    MEMORY,
-    FAULTS,
-    PLAN,
-    CHOICES,
-)
+SYSTEM = stacked(declared("system", "system"), TENANTS, MEMORY, FAULTS, PLAN, CHOICES)
 """What serves."""
 
 
@@ -248,6 +164,6 @@ def system_from(options: dict[str, Any], model: str) -> System:
     fitted_skew(options, model)
     fields = fields_of(System, options) | {
         "plan": plan_of(options), "faults": faults_from(options), "tiers": tiers_from(options),
-        "ttl_s": options["ttl"], "swap_bytes": options["swap"] or 0.0, "late": options["late"].replace("-", "_"),
+        "swap_bytes": options["swap_bytes"] or 0.0, "late": options["late"].replace("-", "_"),
     }  # fmt: skip
     return System(**fields)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from taicang.app.options import DURATION, TOKENS, Finite, Quantity, Whole, stacked
+from taicang.app.options import Finite, Quantity, Whole, declared, stacked, written
 from taicang.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -19,28 +19,10 @@ if TYPE_CHECKING:
 RATE = Quantity("per_s", "RATE")
 TIME = Quantity("s", "TIME", zero=True)
 FACTOR = Finite(1e-6, 1e6)
-READING = stacked(
-    click.option("--block-tokens", type=Whole(1), help="Tokens behind one hash id of the trace."),
-    click.option("--repair", is_flag=True, help="Drop faulty rows, sort by time, cut torn files; count each."),
-    click.option("--tokenizer", type=click.Path(path_type=Path, dir_okay=False),
-                 help="tokenizer.json that counts the tokens of texts."),
-    click.option("--chars-per-token", type=Finite(0.01, 1e6), help="Count the tokens of texts by this ratio instead."),
-    click.option("--columns", metavar="FIELD=COLUMN,...",
-                 help="Columns of a table of your own, e.g. arrival=ts:ms,input=prompt,session=chat,ttft=first:ms."),
-    click.option("--missing-output", type=Whole(1), help="Output tokens of rows that give none."),
-    click.option("--missing-input", type=Whole(1), help="Prompt tokens of a benchmark's summary that gives none."),
-)  # fmt: skip
+READING = declared("traffic", "reading")
 """How to read a file."""
 
-CHANGING = stacked(
-    click.option("--from", "begin", type=TIME, help="Leave out what arrives before, e.g. 10min."),
-    click.option("--until", type=TIME, help="Leave out what arrives from then on."),
-    click.option("--thin", type=Finite(0.0, 1.0, min_open=True),
-                 help="Keep a random share of the sessions, each whole, so that shared prefixes survive."),
-    click.option("--speed", type=FACTOR, default=1.0, help="Play it so many times as fast."),
-    click.option("--input-scale", type=FACTOR, default=1.0, help="Prompts so many times as long."),
-    click.option("--output-scale", type=FACTOR, default=1.0, help="Answers so many times as long."),
-)  # fmt: skip
+CHANGING = declared("traffic", "changing")
 """What to make of it."""
 
 
@@ -104,34 +86,7 @@ MOST_REQUESTS = 100_000_000
 """Requests that fit the memory of a host."""
 LONGEST_RUN_S = 100 * 86400.0
 """Span of the requests: the record of a run counts its time in 63 bits."""
-TRAFFIC = stacked(
-    click.option("--profile", help="Lengths of an embedded profile instead of a trace (taicang trace profiles)."),
-    click.option("--rate", type=RATE, help="Arrivals (of requests or sessions) at this rate, e.g. 40/s."),
-    click.option("--process", type=click.Choice(["poisson", "gamma", "weibull", "uniform"]), default="poisson",
-                 show_default=True, help="Arrival process of --rate."),
-    click.option("--cv", type=Finite(0.0, 20.0), default=1.0, show_default=True,
-                 help="Coefficient of variation of the times between arrivals."),
-    click.option("--diurnal", metavar="SHARE|profile|FILE", default="",
-                 help="Let --rate follow a day: a wave of this amplitude (0.6), the profile's, or a CSV of rates."),
-    click.option("--hours", type=Finite(0.0, 1e6, min_open=True), help="Duration of generated traffic."),
-    click.option("--requests", type=Whole(1, most=10**18),
-                 help="Requests to generate, or to take from the trace's head."),
-    click.option("--closed-loop", "clients", type=Whole(1), help="Clients that wait for their answers."),
-    click.option("--think", type=DURATION, default=0.0, help="Between an answer and the client's next request."),
-    click.option("--random-think", is_flag=True, help="Draw it from an exponential with this mean."),
-    click.option("--input", "input_tokens", type=TOKENS, default=1024, show_default=True,
-                 help="Prompt tokens (of sessions: new in each turn)."),
-    click.option("--output", "output_tokens", type=TOKENS, default=128, show_default=True,
-                 help="Output tokens."),
-    click.option("--spread", type=Finite(0, 1), default=0.0, help="Lengths drawn evenly within this share."),
-    click.option("--turns", type=Whole(2), help="Sessions of so many turns; each sends all before it again."),
-    click.option("--deadline", type=DURATION, help="Requests are to start within this time (see --order, --late)."),
-    click.option("--isolate", is_flag=True, help="Clients of the trace share no cached blocks."),
-    click.option("--shared", type=Whole(0), default=0, help="Prompt tokens that all sessions begin with."),
-    CHANGING,
-    READING,
-    SEED,
-)  # fmt: skip
+TRAFFIC = stacked(declared("traffic", "traffic"), CHANGING, READING, SEED)
 """The requests."""
 
 
@@ -218,62 +173,23 @@ def rhythm(text: str, profile_name: str | None) -> Rhythm:
     return generate.wave(amplitude)
 
 
-NEEDS = (
-    ("think", ("clients", "turns")),
-    ("random_think", ("clients", "turns")),
-    ("shared", ("generated",)),
-    ("spread", ("generated",)),
-    ("turns", ("generated",)),
-    ("cv", ("rate",)),
-    ("process", ("rate",)),
-    ("pool_plane", ("pool",)),
-    ("ssd_plane", ("ssd",)),
-    ("ssd_bandwidth", ("ssd",)),
-    ("ttl", ("offload", "pool", "ssd")),
-    ("keep_answers", ("offload", "pool", "ssd")),
-    ("form", ("out",)),
-)
-"""Option, and those of which it needs one."""
-EXCLUDES = (
-    ("rate", "clients", "clients set the pace themselves"),
-    ("profile", "input_tokens", "a profile has lengths of its own"),
-    ("profile", "output_tokens", "a profile has lengths of its own"),
-    ("profile", "spread", "a profile has lengths of its own"),
-    ("profile", "shared", "a profile has lengths of its own"),
-    ("instances", "keep_answers", "what an instance that does both computes is written anyway"),
-    ("instances", "prefill", "the pools name their instances"),
-    ("trace", "input_tokens", "a trace has lengths of its own"),
-    ("trace", "output_tokens", "a trace has lengths of its own"),
-)
-"""Two that do not go together, and why."""
-FLAGS = {
-    "clients": "--closed-loop",
-    "input_tokens": "--input",
-    "output_tokens": "--output",
-    "form": "--format",
-    "generated": "generated traffic (no TRACE)",
-    "trace": "TRACE",
-}
-"""How the user writes an option, where it is not by its name."""
+GENERATED, TRACE = "generated traffic (no TRACE)", "TRACE"
 
 
 def refuse_unused(context: click.Context, path: str | None) -> None:
     """Raise ``InvalidInput`` for an option that the user gave and nothing would read. ``path`` is the trace's."""
-    given: Mapping[str, Any] = context.params
-    said = {name for name in given if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE}
-    said.add("generated" if path is None else "trace")
-    for name, needs in NEEDS:
-        if name in said and not said & set(needs):
-            wanted = " or ".join(_flag(each) for each in needs)
-            raise InvalidInput(f"changes nothing without {wanted}", where=_flag(name))
-    for first, second, why in EXCLUDES:
-        if first in said and second in said:
-            raise InvalidInput(f"{why}: drop {_flag(second)} or {_flag(first)}", where=_flag(second))
-    if "batch" in said:
+    asked = {str(param.name): param.opts[0] for param in context.command.params}
+    source = click.core.ParameterSource.COMMANDLINE
+    said = {flag for name, flag in asked.items() if context.get_parameter_source(name) is source}
+    said.add(GENERATED if path is None else TRACE)
+    for flag, needs in written("traffic")["needs"].items():
+        if flag in said and not said & set(needs):
+            raise InvalidInput(f"changes nothing without {' or '.join(needs)}", where=flag)
+    for first, others in written("traffic")["excludes"].items():
+        for second, why in others.items():
+            if first in said and second in said:
+                raise InvalidInput(f"{why}: drop {second} or {first}", where=second)
+    if "--batch" in said:
         raise InvalidInput("a replay finds its batches itself; their limit is --max-batch", where="--batch")
-    if "cv" in said and given["process"] in ("poisson", "uniform"):
-        raise InvalidInput(f"changes nothing of --process {given['process']}: name gamma or weibull", where="--cv")
-
-
-def _flag(name: str) -> str:
-    return FLAGS.get(name, f"--{name.replace('_', '-')}")
+    if "--cv" in said and (process := context.params["process"]) in ("poisson", "uniform"):
+        raise InvalidInput(f"changes nothing of --process {process}: name gamma or weibull", where="--cv")

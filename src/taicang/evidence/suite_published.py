@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from taicang.catalog.energy import energy_fit
+from taicang.catalog.costing import energy_fit
 from taicang.catalog.rules import section
 from taicang.catalog.trust import Ground, ground
 from taicang.cost.energy import Activity
