@@ -21,7 +21,7 @@ import click
 
 from taicang import __version__
 from taicang.app.main import COMMANDS, LazyGroup
-from taicang.app.options import context_of
+from taicang.app.options import context_of, examples
 from taicang.errors import InvalidInput, UnknownName
 
 OUTPUT = frozenset(
@@ -196,21 +196,7 @@ ANSWERING = ("infer", "search", "compare", "replay", "train", "centre", "fabric"
 
 
 @click.command(
-    context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
-    epilog="""\b
-Examples:
-  taicang infer deepseek-r1 --on cloudmatrix384 --tpot 50ms --save run.yaml
-  taicang ask run.yaml
-  taicang ask run.yaml --on gb200-nvl72 --json
-\b
-A question, run.yaml (keys are the options of the command):
-  ask: search
-  model: deepseek-v3
-  on: hgx-h200 x 4
-  input: 4000
-  output: 1000
-  tpot: 50ms
-""",
+    context_settings={"ignore_unknown_options": True, "allow_extra_args": True}, epilog=examples("ask", "ask")
 )
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
 @click.argument("extra", nargs=-1, type=click.UNPROCESSED, metavar="[OPTIONS OF THE COMMAND]")

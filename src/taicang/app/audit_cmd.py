@@ -7,20 +7,10 @@ from typing import Any
 
 import click
 
-from taicang.app.options import HTML, JSON, declared, give
+from taicang.app.options import HTML, JSON, declared, examples, give
 
 
-@click.command(
-    epilog="""\b
-Examples:
-  taicang audit
-  taicang audit mfu-50 --explain
-  taicang audit one-bus --lang zh
-  taicang audit electricity --set atlas-800-a2-313t:power.load="400 kW"
-  taicang audit --claims my-claims.yaml --json
-  taicang audit --html audit.html
-"""
-)
+@click.command(epilog=examples("audit", "audit"))
 @click.argument("claim", required=False)
 @declared("audit", "audit")
 @HTML

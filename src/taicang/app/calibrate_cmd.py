@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from taicang.app.options import JSON, declared, echo_json
+from taicang.app.options import JSON, declared, echo_json, examples
 from taicang.errors import InvalidInput, NotModelled
 from taicang.output import check_file, write_file
 
@@ -24,17 +24,7 @@ LISTED = 5
 """Refused lines that are shown."""
 
 
-@click.command(
-    epilog="""\b
-Examples:
-  taicang calibrate rows.csv --name my-cluster
-  taicang infer qwen3-32b --on hgx-h100 --stack my-cluster
-  taicang calibrate rows.csv --name my-cluster --base vllm@0.19.0 --json
-  taicang calibrate rows.csv --out ./my-cluster.yaml
-  taicang calibrate measured/ --name my-h200
-  taicang infer qwen3-32b --on hgx-h200 --set chip=my-h200
-""",
-)
+@click.command(epilog=examples("calibrate", "calibrate"))
 @click.argument("path", metavar="FILE", type=click.Path(path_type=Path, exists=True))
 @declared("calibrate", "calibrate")
 @JSON

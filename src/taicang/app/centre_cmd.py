@@ -11,36 +11,10 @@ import click
 from taicang.app.ask_cmd import Asking
 from taicang.app.centre_options import MONEY, WORK
 from taicang.app.load_options import NAMED_LOAD
-from taicang.app.options import CHOICES, HTML, JSON, give, named
+from taicang.app.options import CHOICES, HTML, JSON, examples, give, named
 
 
-@click.command(
-    cls=Asking,
-    epilog="""\b
-Examples:
-  taicang centre cloudmatrix384 --serve deepseek-r1 --tpot 50ms \\
-      --profile servegen-deepseek-r1 --site inner-mongolia --utilisation 30%
-  taicang centre hgx-h100 --serve llama-3.1-70b --tpot 50ms --rent "2 USD/h"
-  taicang centre "hgx-h20 x 8" --serve deepseek-r1 --tpot 50ms \\
-      --compare "gb200-nvl72,cloudmatrix384" --html centre.html
-  taicang centre "atlas-800-a2 x 128" --train pangu-7b --tokens 2T
-  taicang centre centre.yaml --utilisation 60%
-\b
-A centre, centre.yaml (keys are the options; machine is the argument):
-  machine: cloudmatrix384
-  count: 4
-  serve: deepseek-r1
-  profile: servegen-deepseek-r1
-  tpot: 50ms
-  site: inner-mongolia
-  utilisation: 20..40 %
-  figure: [years=5, interest=3.5%]
-Instead of serve, several kinds of work:
-  mix:
-    - {share: 60%, serve: deepseek-r1, profile: servegen-deepseek-r1, tpot: 50ms}
-    - {share: 40%, train: pangu-7b, tokens: 2T}
-""",
-)
+@click.command(cls=Asking, epilog=examples("centre", "centre"))
 @click.argument("machine")
 @WORK
 @NAMED_LOAD

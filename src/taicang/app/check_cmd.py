@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from taicang.app.options import HTML, JSON, declared, give
+from taicang.app.options import HTML, JSON, declared, examples, give
 from taicang.app.system_options import SYSTEM, system_from
 from taicang.app.trace_options import READING
 
@@ -18,16 +18,7 @@ SHOWN = 5
 """Causes in the table."""
 
 
-@click.command(
-    epilog="""\b
-Examples:
-  taicang check bench.json qwen3-32b --on hgx-h100 --tp 4 --stack vllm@0.11.0
-  taicang check sglang.jsonl deepseek-r1 --on hgx-h200 --tp 8 --ep 1 --stack sglang --memory-fraction 0.82
-  taicang check profile_export.jsonl llama-3.1-8b --on hgx-h100 --tp 1 --clients 64 --json
-  taicang check sweep.jsonl qwen3-32b --on hgx-h100 --tp 4 --run 3
-  taicang check mlperf_log_summary.txt llama-2-70b --on hgx-h100 --tp 2 --missing-input 294
-""",
-)
+@click.command(epilog=examples("check", "check"))
 @click.argument("path", metavar="FILE", type=click.Path(path_type=Path, exists=True, dir_okay=False))
 @click.argument("model")
 @SYSTEM

@@ -10,7 +10,7 @@ import click
 
 from taicang.app.ask_cmd import Asking
 from taicang.app.load_options import NAMED_LOAD, named_load, run_from
-from taicang.app.options import CHOICES, HTML, JSON, declared, give, named, write_files
+from taicang.app.options import CHOICES, HTML, JSON, declared, examples, give, named, write_files
 from taicang.errors import MissingFigure, NotModelled, TaicangError
 
 DEMO_MACHINES = (
@@ -24,16 +24,7 @@ DEMO_MACHINES = (
 """The supernode of the article and its rivals; clusters at four nodes, the size that published runs use."""
 
 
-@click.command(
-    cls=Asking,
-    epilog="""\b
-Examples:
-  taicang compare deepseek-r1 --on cloudmatrix384,gb200-nvl72,"hgx-h20 x 4" --tpot 50ms
-  taicang compare deepseek-r1 --on cloudmatrix384,gb200-nvl72 --tpot 50ms --budget 500kW --budget 10MUSD
-  taicang compare llama-3.1-70b --on hgx-h100,hgx-h200,hgx-b200 --input 1024 --output 1024 --pareto out/
-  taicang compare deepseek-r1 --on hgx-h200,hgx-b200 --profile servegen-deepseek-r1 --slo mlperf-server --json
-""",
-)
+@click.command(cls=Asking, epilog=examples("compare", "compare"))
 @click.argument("model")
 @click.option("--on", "machines", required=True, help="Machines, comma-separated.")
 @NAMED_LOAD

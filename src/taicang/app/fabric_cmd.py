@@ -18,6 +18,7 @@ from taicang.app.options import (
     MOST_SKEW,
     declared,
     echo_json,
+    examples,
     named,
     stacked,
     write_chakra,
@@ -116,23 +117,7 @@ class _Fabric(Asking):
         return super().make_context(info_name, args, parent, **extra)
 
 
-@click.command(
-    cls=_Fabric,
-    epilog="""\b
-Examples:
-  taicang fabric run all_reduce --network network.yml --system system.json     (workloads of other simulators)
-  taicang fabric cloudmatrix384
-  taicang fabric cloudmatrix384 --collective all-to-all --ranks 320 --bytes 7.5KB*128*8 --skew zipf:1.1
-  taicang fabric dgx-h100-nvl256 --collective all-reduce --bytes 1GB --fail l2-switch:2
-  taicang fabric "hgx-a100 x 128" --collective all-gather --bytes 512MB --routing ecmp --seeds 20
-  taicang fabric cloudmatrix384 --collective send --ranks 17 --bytes 512B --verb npu/read
-  taicang fabric cloudmatrix384 --draws 1000 --serve deepseek-r1
-  taicang fabric cloudmatrix384 --draws 1000 --against gb200-nvl72,dgx-h100-nvl256
-  taicang fabric cloudmatrix384 --logical 384,352,288,256,192
-  taicang fabric examples/networks/pcie-box.yaml --collective all-reduce --bytes 1GB        (a graph of yours)
-  taicang fabric "hgx-h100 x 128" --axes tp=8,pp=8,dp=16 --bytes 1GB
-""",
-)
+@click.command(cls=_Fabric, epilog=examples("fabric", "fabric"))
 @click.argument("machine")
 @WORK
 @FABRIC
@@ -254,16 +239,7 @@ SHOWN = 8
 """Ranks in the table."""
 
 
-@click.command(
-    "run",
-    context_settings=HELP,
-    epilog="""\b
-Examples:
-  taicang fabric run all_reduce --network network.yml --system system.json       (all_reduce.0.et, all_reduce.1.et...)
-  taicang fabric run workload.txt --network hgx_h100.yml --json
-  taicang fabric run workload.txt --on "hgx-h100 x 4" --perfetto trace.json
-""",
-)
+@click.command("run", context_settings=HELP, epilog=examples("fabric", "run"))
 @click.argument("workload", type=click.Path(path_type=Path))
 @declared("fabric", "run")
 @JSON

@@ -10,21 +10,11 @@ import click
 
 from taicang.app.ask_cmd import Asking
 from taicang.app.load_options import run_from
-from taicang.app.options import CHAKRA, CHOICES, HTML, JSON, LOAD, PLAN, declared, give, write_chakra
+from taicang.app.options import CHAKRA, CHOICES, HTML, JSON, LOAD, PLAN, declared, examples, give, write_chakra
 from taicang.search.words import MODES
 
 
-@click.command(
-    cls=Asking,
-    epilog="""\b
-Examples:
-  taicang infer deepseek-r1 --on cloudmatrix384 --input 4096 --output 256 --tpot 50ms
-  taicang infer llama-3.1-70b --on hgx-h100 --input 1024 --output 1024 --tp 4 --batch 32
-  taicang infer qwen3-32b --on hgx-h100 --tp 4 --input 4000 --output 1000 --clients 64
-  taicang infer path/to/config.json --on "hgx-h20 x 2" --tpot 100ms --json
-  taicang infer deepseek-r1 --on cloudmatrix384 --set chip.memory.bandwidth="4 TB/s"
-""",
-)
+@click.command(cls=Asking, epilog=examples("infer", "infer"))
 @click.argument("model")
 @click.option("--on", "machine", required=True, help='Machine, e.g. cloudmatrix384, "hgx-h100 x 4", my.yaml.')
 @LOAD

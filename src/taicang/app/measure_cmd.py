@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from taicang.app.options import JSON, declared, echo_json
+from taicang.app.options import JSON, declared, echo_json, examples
 from taicang.errors import InvalidInput, UnknownName
 from taicang.output import check_folder
 
@@ -14,14 +14,7 @@ SHOWN = 3
 """Refused shapes that are shown."""
 
 
-@click.command(
-    epilog="""\b
-Examples:
-  taicang measure --out measured
-  taicang measure --out measured --chip h200 --limit 5min
-  taicang calibrate measured --name my-h200
-""",
-)
+@click.command(epilog=examples("measure", "measure"))
 @declared("measure", "measure")
 @JSON
 def measure(out: Path, chip: str, wanted: str | None, limit_s: float, as_json: bool) -> None:

@@ -144,7 +144,7 @@ KINDS: Mapping[str, Callable[..., Any]] = {
 
 
 @cache
-def written(file: str) -> dict[str, dict[str, dict[str, Any]]]:
+def written(file: str) -> dict[str, dict[str, Any]]:
     """The declarations in ``data/FILE.yaml``."""
     import yaml
 
@@ -166,6 +166,12 @@ def declared(file: str, section: str, **kinds: Callable[..., Any]) -> Callable[[
         return function
 
     return apply
+
+
+def examples(file: str, command: str) -> str:
+    """Examples of a command for the end of its help: a text in ``data/FILE.yaml``, whose lines stay as they are."""
+    text: str = written(file)["examples"][command]
+    return "\b\n" + text.replace("\n\n", "\n\b\n")
 
 
 def _keywords(said: Mapping[str, Any], kinds: Mapping[str, Callable[..., Any]]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import click
 
 from taicang.app.ask_cmd import Asking
 from taicang.app.load_options import named_limits
-from taicang.app.options import HTML, JSON, declared, give, stacked
+from taicang.app.options import HTML, JSON, declared, examples, give, stacked
 from taicang.app.system_options import SYSTEM, system_from, tenants_from
 from taicang.app.trace_options import TRAFFIC, traffic
 
@@ -25,21 +25,7 @@ BESIDE = ("table", "usage", "log")
 """Fields of a result that are tables, not part of the summary."""
 
 
-@click.command(
-    cls=Asking,
-    epilog="""\b
-Examples:
-  taicang replay trace.jsonl.gz llama-3.1-8b --on "hgx-h100 x 2" --instances 16 --router prefix-aware --out run/
-  taicang replay trace.jsonl.gz deepseek-r1 --on cloudmatrix384 --prefill 6x16 --decode 1x160 --slo mlperf-server
-  taicang replay --profile servegen-deepseek-r1 --rate 40/s --hours 1 deepseek-r1 --on cloudmatrix384
-  taicang replay servegen_deepseek-r1.tar.xz --rate 40/s --hours 2 deepseek-r1 --on cloudmatrix384
-  taicang replay --closed-loop 128 --input 8192 --output 1024 minimax-m2.5 --on hgx-b200 --tp 4
-  taicang replay --turns 8 --shared 2000 --input 300 --think 5s --rate 2/s --requests 4000 qwen3-32b --on hgx-h100
-  taicang replay trace.jsonl.gz deepseek-r1 --on cloudmatrix384 --prefill 6x16 --decode 1x160 --pool 20TB --ssd 500TB
-  taicang replay --profile servegen-deepseek-r1 --rate 8/s --requests 2000 qwen3-32b --on hgx-h100 --instances 4 --tp 2
-      --also llama-3.1-8b=0.3 --also qwen3-8b=0.1 --model-cache 500GB
-""",
-)
+@click.command(cls=Asking, epilog=examples("replay", "replay"))
 @click.argument("what", nargs=-1, required=True, metavar="[TRACE] MODEL")
 @SYSTEM
 @TRAFFIC

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from taicang.app import terminal
-from taicang.app.options import CHAKRA, HELP, JSON, declared, echo_json, named, write_chakra
+from taicang.app.options import CHAKRA, HELP, JSON, declared, echo_json, examples, named, write_chakra
 from taicang.output import check_file, check_folder, scratch, write_file
 from taicang.units import show
 
@@ -20,13 +20,7 @@ if TYPE_CHECKING:
 
 @click.command(
     context_settings=HELP | {"ignore_unknown_options": True, "allow_interspersed_args": False},
-    epilog="""\b
-Examples:
-  taicang run --on hgx-h100 --world 1 train.py --batch 4
-  taicang run --on cloudmatrix384 --ranks reps --steps 3 train.py      (rank 0 among 768)
-  taicang run --on "hgx-h20 x 4" --ranks 0-7 --out run/ train.py       (the same file)
-  taicang run --on cloudmatrix384 --world 1 --names npu train_npu.py --json
-""",
+    epilog=examples("run", "run"),
 )
 @declared("run", "run")
 @CHAKRA
@@ -85,14 +79,7 @@ def run(
     raise SystemExit(status)
 
 
-@click.command(
-    context_settings=HELP,
-    epilog="""\b
-Examples:
-  taicang reprice run/ --on gb200-nvl72,cloudmatrix384,"atlas-800-a2 x 48"
-  taicang reprice run/ --on hgx-h100 --json
-""",
-)
+@click.command(context_settings=HELP, epilog=examples("run", "reprice"))
 @click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @declared("run", "reprice")
 @JSON
@@ -130,14 +117,7 @@ def reprice(
     console.print(f"  - the program chose its shapes on {capture.machine}: it is not asked again")
 
 
-@click.command(
-    context_settings=HELP,
-    epilog="""\b
-Examples:
-  taicang doctor
-  taicang doctor --json
-""",
-)
+@click.command(context_settings=HELP, epilog=examples("run", "doctor"))
 @JSON
 def doctor(as_json: bool) -> None:
     """Whether this Python's PyTorch and C++ compiler work with run, and which libraries are modelled."""

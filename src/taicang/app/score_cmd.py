@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from taicang.app import terminal
-from taicang.app.options import JSON, declared, echo_json
+from taicang.app.options import JSON, declared, echo_json, examples
 from taicang.errors import UnknownName
 from taicang.output import check_file, check_folder, write_file
 
@@ -49,17 +49,7 @@ FOLDER = click.option(
 )
 
 
-@click.command(
-    epilog="""\b
-Examples:
-  taicang score
-  taicang score my_rows.csv step_times.yaml --json
-  taicang score my_rows.csv --stack my-cluster
-  taicang score --evidence ../shared/evidence --suite gemm --by-group
-  taicang score --evidence ../shared/evidence --csv > rows.csv
-  taicang score served.csv --row srv-0007
-"""
-)
+@click.command(epilog=examples("score", "score"))
 @click.argument("files", nargs=-1, type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @FOLDER
 @declared("score", "score")
@@ -151,14 +141,7 @@ def _explain(matching: list[dict[str, Any]], row_id: str, known: list[Outcome]) 
         click.echo()
 
 
-@click.command(
-    epilog="""\b
-Examples:
-  taicang fit gemm --evidence ../shared/evidence
-  taicang fit all --evidence ../shared/evidence
-  taicang fit porting
-"""
-)
+@click.command(epilog=examples("score", "fit"))
 @click.argument("family", type=click.Choice([*FITS, "all"]))
 @FOLDER
 def fit(family: str, evidence: Path | None) -> None:

@@ -14,6 +14,7 @@ from taicang.app.options import (
     HTML,
     JSON,
     declared,
+    examples,
     give,
     named,
     write_files,
@@ -25,19 +26,7 @@ SEARCH = declared("search", "search", mode=lambda: click.Choice([*MODES]))
 CHOSEN = ("rank", "choice", "keeps", "why", "load_ratio", "goodput_tokens_per_s_per_chip", "passed")
 
 
-@click.command(
-    cls=Asking,
-    epilog="""\b
-Examples:
-  taicang search deepseek-v3 --on "hgx-h200 x 4" --input 4000 --output 1000 --ttft 2s --tpot 50ms
-  taicang search deepseek-r1 --on cloudmatrix384,"hgx-h20 x 48" --profile servegen-deepseek-r1 \\
-      --slo mlperf-interactive --pareto out/
-  taicang search llama-3.1-70b --on "hgx-h200 x 4" --objective smallest --load 20
-  taicang search deepseek-v3 --on "hgx-h200 x 4" --tpot 50ms --emit sglang --out deploy
-  taicang search deepseek-r1 --on cloudmatrix384 --tpot 50ms \\
-      --versus dp=320,ep=320,redundant=32,shared_ranks=32,batch=48,mtp=1
-""",
-)
+@click.command(cls=Asking, epilog=examples("search", "search"))
 @click.argument("model")
 @click.option("--on", "machines", required=True, help="Machines, comma-separated.")
 @NAMED_LOAD

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import numpy as np
 
-from taicang.app.options import declared
+from taicang.app.options import declared, examples
 from taicang.app.replay_cmd import RESULT, give_replay, limits_from
 from taicang.app.system_options import SYSTEM, system_from, tenants_from
 from taicang.app.trace_options import SEED
@@ -37,15 +37,7 @@ EVENTS = declared("serve", "events")
 """What it tells routers."""
 
 
-@click.command(
-    epilog="""\b
-Examples:
-  taicang serve deepseek-r1 --on cloudmatrix384 --prefill 6x16 --decode 1x160 --port 8000
-  taicang serve qwen3-32b --on hgx-h20 --tp 4 --instances 2 --background servegen-m-large@2/s --speed 0.5
-  curl http://127.0.0.1:8000/v1/completions -H "Content-Type: application/json" \\
-      -d '{"model": "deepseek-r1", "prompt": "Hello", "max_tokens": 32}'
-"""
-)
+@click.command(epilog=examples("serve", "serve"))
 @click.argument("model")
 @SYSTEM
 @ENDPOINT

@@ -18,6 +18,7 @@ from taicang.app.options import (
     JSON,
     SETS,
     declared,
+    examples,
     give,
     listed,
     write_chakra,
@@ -136,19 +137,7 @@ def _pinned(ctx: click.Context) -> frozenset[str]:
     return frozenset(_FIELDS.get(name, name) for name in found) | ({"shard"} if ctx.params["zero"] == "hsdp" else set())
 
 
-@click.command(
-    cls=Asking,
-    epilog="""\b
-Examples:
-  taicang train llama-3.1-405b --on "hgx-h100 x 128" --tp 8 --pp 8 --cp 2 --vpp 8 --global-batch 1152 --seq 8192
-  taicang train deepseek-v3 --on "hgx-h800 x 256" --pp 16 --ep 64 --schedule dualpipe --global-batch 15360 \\
-    --recompute selective --recompute-modules norm,up,mlp --moments bf16 --stack hai-llm --dtype fp8_block
-  taicang train llama-3-8b --on hgx-h100 --zero fsdp2 --global-batch 128 --seq 8192 --dtype fp8 --json
-  taicang train pangu-7b --on "atlas-800t-a2 x 128" --tokens 2T --search
-  taicang train llama-3-70b --on "gb200-nvl72 x 16" --tp 4 --search   (only layouts with tp 4)
-  taicang train llama-3.1-70b --on "hgx-h100 x 16" --search --emit megatron --out deploy
-""",
-)
+@click.command(cls=Asking, epilog=examples("train", "train"))
 @click.argument("model")
 @click.option("--on", "machine", required=True, help='Machine, e.g. "hgx-h100 x 128", my.yaml.')
 @declared("train", "layout", stage=Stage, schedule=lambda: Spelt(SCHEDULES))

@@ -15,9 +15,10 @@ import yaml
 from taicang.catalog import files
 from taicang.catalog.trust import FILE, NINE_IN_TEN, Band, bands, unvalidated
 from taicang.errors import InvalidInput, UnknownName
-from taicang.evidence import carry, intake
+from taicang.evidence import intake
 from taicang.evidence.declared import Suite, kinds, suites
 from taicang.evidence.score import Outcome, Score, score, score_parts
+from taicang.evidence.tables import BOARD
 from taicang.output import write_file
 
 
@@ -34,7 +35,7 @@ def suite_outcomes(
     check_names(names)
     if folder is not None and not any((folder / kind.file).is_file() for kind in kinds()):
         raise InvalidInput("no evidence here (expected CSV files and a folder 'kernels')", where=str(folder))
-    naming = _naming(row, folder or carry.FOLDER) if row else ()
+    naming = _naming(row, folder or BOARD) if row else ()
     found = False
     for suite in sorted(suites(), key=lambda each: each.module not in naming):
         if (names and not set(names) & set(suite.suites)) or (suite.long and folder is None and not names):
@@ -72,7 +73,7 @@ def _run(suite: Suite, folder: Path | None, notes: list[str]) -> Iterator[Outcom
     if suite.carried:
         yield from module.outcomes()
     else:
-        alone, folder = folder is None, folder or carry.FOLDER
+        alone, folder = folder is None, folder or BOARD
         files = [folder / kind.file for kind in kinds() if suite.module in kind.modules]
         notes.extend(f"{file}: absent, its suites are skipped" for file in files if not (file.is_file() or alone))
         try:

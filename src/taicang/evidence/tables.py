@@ -19,6 +19,8 @@ Array: TypeAlias = NDArray[np.float64]
 T = TypeVar("T")
 
 CARRIED = Path(__file__).parent / "data"
+BOARD = CARRIED / "board"
+"""The evidence that the package carries."""
 _READ = {"int": int, "float": float, "Count": float, "str": str}
 _FORMATS = {"bfloat16": "bf16"}
 

@@ -1,6 +1,6 @@
 """The evidence that the package carries: published figures whole, measured tables thinned, in columns that suites read.
 
-Written from an evidence folder by ``write``; kept below two megabytes. Which rows of a table are carried is decided by
+``python tests/golden/carry.py FOLDER`` writes it from an evidence folder; it is kept below two megabytes. Which rows of a table are carried is decided by
 their keys (a hash of all cells but the measured ones), so that the choice cannot favour rows that are predicted well.
 Free text is left behind: of the notes only the words that decide how a row is read.
 """
@@ -11,13 +11,13 @@ import csv
 import hashlib
 import io
 import re
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 
 from taicang import output
-
-FOLDER = Path(__file__).parent / "data" / "board"
+from taicang.evidence.tables import BOARD as FOLDER
 
 WHOLE: Mapping[str, str] = MappingProxyType(
     {
@@ -91,3 +91,7 @@ def _table(rows: list[dict[str, str]]) -> str:
     writer.writeheader()
     writer.writerows(rows)
     return made.getvalue()
+
+
+if __name__ == "__main__":
+    print(write(Path(sys.argv[1])))
