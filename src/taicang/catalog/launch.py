@@ -10,7 +10,7 @@ from taicang.catalog import files
 from taicang.catalog.rules import section, settings
 from taicang.catalog.stack_entry import order
 from taicang.hardware import Chip, Machine
-from taicang.models.types import Model
+from taicang.models.types import Latent, Model
 from taicang.stacks import BARE, Stack
 
 FILE = files.DATA / "launch.yaml"
@@ -49,11 +49,15 @@ def divided(stack: Stack, machine: Machine, model: Model) -> Stack:
     inner = next((level for level in machine.plane("scale_up").levels if level.ranks > machine.chip.dies), None)
     facts = {
         "engine": stack.engine,
-        "release": sum(step * part for step, part in zip((10_000, 100, 1), order(stack.version), strict=False)),
+        "release": sum(
+            step * part
+            for step, part in zip((10_000, 100, 1), order(stack.asked) or order(stack.version), strict=False)
+        ),
         "chip": machine.chip.name,
         "capacity_gib": machine.chip.memory.capacity_bytes / _GIB,
         "links": "pcie" if inner is None or inner.name == "pcie" else "own",
         "tower": model.tower_ratio,
+        "latent": any(isinstance(block.attention, Latent) for block in model.blocks),
     }
     said = settings(FILE, "memory", facts)
     shares = {key.removesuffix("_gib") + "_bytes": value * _GIB for key, value in said.items() if key.endswith("_gib")}
