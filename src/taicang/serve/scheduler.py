@@ -64,11 +64,12 @@ def preset(stack: Stack, **changes: object) -> Limits:
     base: dict[str, object] = {
         "policy": policy,
         "tokens": stack.chunk_tokens,
-        "sequences": stack.running_sequences or None,
         "reserve": stack.engine.startswith(("tensorrt", "trtllm")),
         "by_chunk": stack.engine.startswith("vllm"),
     }
-    return Limits(**{k: v for k, v in (base | {k: v for k, v in changes.items() if v is not None}).items() if v is not None})  # type: ignore[arg-type]
+    if stack.running_sequences:
+        base["sequences"] = stack.running_sequences
+    return Limits(**(base | {k: v for k, v in changes.items() if v is not None}))  # type: ignore[arg-type]
 
 
 def fill(
