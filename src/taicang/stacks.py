@@ -89,7 +89,7 @@ class Keeping:
     """Whose ZeRO: DeepSpeed's holds copies of gradients and a bucket that others do not (``train.memory``); "tensors"
     deals whole tensors to their owners, who broadcast them one after the other (``train.sync``); "graph" is one of the
     whole step, in which a whole gradient is gone as soon as its shard is there; "pytorch" is FSDP2 with DTensor's
-    tensor parallelism, which copies what it gathers and scatters, and keeps the rows that tensor parallelism gathered."""
+    tensor parallelism, which copies what it gathers and scatters and keeps rows that tensor parallelism gathered."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,7 +137,7 @@ class Stack:
     graph_tokens: Count = 0
     """Steps with prompts of at most so many tokens are captured too, but for their attention (pieces between them)."""
     graph_sequences: int = 0
-    """Sequences of the largest decode step that is captured (0: all are); ``WIDE`` tensor-parallel ranks have the next."""
+    """Sequences of the largest decode step that is captured (0: all are); ``WIDE`` tensor ranks have the next."""
     graph_wide_sequences: int = 0
     running_sequences: int = 0
     """Sequences that an attention group runs at a time where nobody says (0: so many as there is room for)."""
