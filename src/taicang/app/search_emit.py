@@ -14,8 +14,7 @@ from taicang.app.search_jobs import Outcome
 
 def emit_all(done: Sequence[Outcome], model: str, options: dict[str, Any]) -> None:
     """Write the chosen plan of each machine for the engine, and say what it does not know."""
-    from taicang.search.handover import emit
-    from taicang.search.handover.stack import priced_as_another
+    from taicang.search.handover import emit, priced_as_another
 
     made = []
     for each in done:
@@ -56,7 +55,7 @@ def weights(each: Outcome, model: str, options: dict[str, Any]) -> str | None:
 
 def assumed(each: Outcome, model: str, options: dict[str, Any]) -> list[str]:
     """What a plan for an engine takes for granted, for its files and for the output."""
-    from taicang.search.handover.stack import priced_as_another
+    from taicang.search.handover import priced_as_another
 
     if not options["emit"]:
         return []

@@ -82,8 +82,7 @@ def _one(model: str, name: str, options: dict[str, Any]) -> Outcome:
     run = run_from(options, model, name)
     job = job_of(run)
     if options["emit"] and not options["stack"]:
-        from taicang.search.handover import check
-        from taicang.search.handover.stack import stack_for
+        from taicang.search.handover import check, stack_for
 
         check(options["emit"], job.machine)
         own = stack_for(options["emit"], job.machine)
