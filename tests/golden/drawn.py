@@ -14,9 +14,8 @@ import numpy as np
 from test_replay_laws import TROUBLE, built, stamps
 
 from taicang import catalog
-from taicang.catalog.costing import cost_model
+from taicang.catalog.costing import cost_model, training_price
 from taicang.catalog.models import model
-from taicang.catalog.training import training_price
 from taicang.cost import collective_bound, exchange_traffic
 from taicang.errors import TaicangError
 from taicang.ops import (

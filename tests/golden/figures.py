@@ -19,14 +19,12 @@ from click.testing import CliRunner
 from taicang import catalog
 from taicang.app.main import cli
 from taicang.catalog.calibration import fits
-from taicang.catalog.costing import cost_model
-from taicang.catalog.energy import energy_fit
+from taicang.catalog.costing import cost_model, energy_fit, training_price
 from taicang.catalog.models import model, of_config
-from taicang.catalog.training import training_price
 from taicang.cost import collective_bound, exchange_traffic, routing, skew
 from taicang.cost.gemm import GemmFit, gemm
 from taicang.errors import NotModelled, TaicangError
-from taicang.evidence.fabrics import fabric_of
+from taicang.evidence.systems import fabric_of
 from taicang.hardware import Level
 from taicang.ops import Attend, Collective, Exchange, Gemm, GroupedGemm, Host, Lookup, Pointwise, Transfer
 from taicang.plans import decode_batch, prefill_batch, read_plan
