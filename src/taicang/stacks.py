@@ -11,7 +11,7 @@ from taicang.units import Count
 
 Scheduler: TypeAlias = Literal["mixed", "prefill_first", "disaggregated"]
 MemoryBase: TypeAlias = Literal["device", "static", "free"]
-Sharding: TypeAlias = Literal["own", "deepspeed", "tensors", "graph"]
+Sharding: TypeAlias = Literal["own", "deepspeed", "tensors", "graph", "pytorch"]
 ExpertDispatch: TypeAlias = Literal["best", "plain"]
 WIDE = 4
 """Ranks from which on SGLang captures graphs of larger batches."""
@@ -88,7 +88,8 @@ class Keeping:
     sharding: Sharding = "own"
     """Whose ZeRO: DeepSpeed's holds copies of gradients and a bucket that others do not (``train.memory``); "tensors"
     deals whole tensors to their owners, who broadcast them one after the other (``train.sync``); "graph" is one of the
-    whole step, in which a whole gradient is gone as soon as its shard is there."""
+    whole step, in which a whole gradient is gone as soon as its shard is there; "pytorch" is FSDP2 with DTensor's
+    tensor parallelism, which copies what it gathers and scatters and keeps rows that tensor parallelism gathered."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,6 +136,11 @@ class Stack:
     """Sequences that an instance runs at most while it drafts, where nobody says (0: as without drafts)."""
     graph_tokens: Count = 0
     """Steps with prompts of at most so many tokens are captured too, but for their attention (pieces between them)."""
+    graph_sequences: int = 0
+    """Sequences of the largest decode step that is captured (0: all are); ``WIDE`` tensor ranks have the next."""
+    graph_wide_sequences: int = 0
+    running_sequences: int = 0
+    """Sequences that an attention group runs at a time where nobody says (0: so many as there is room for)."""
     graphs: bool = True
     """Whether steps that only decode are captured graphs, so that no kernel of theirs waits for the host."""
     unrouted: frozenset[str] = frozenset()

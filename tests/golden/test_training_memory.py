@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from taicang import catalog
+from taicang.catalog.costing import training_price
 from taicang.catalog.models import model
-from taicang.catalog.training import training_price
 from taicang.evidence.systems import machine_for
 from taicang.evidence.training_rows import Row, model_of, plan_of, training_rows
 from taicang.search.train_stack import changed

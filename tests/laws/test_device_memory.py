@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from taicang import catalog
-from taicang.catalog.launch import divided
+from taicang.catalog.rules import divided
 from taicang.plans import ServePlan
 from taicang.predict import Prediction, infer
 from taicang.search.choices import quantisation
@@ -130,7 +130,7 @@ def test_groups_of_data_parallel_attention_keep_memory_for_each_sequence_that_gr
 
 
 def test_memory_is_divided_as_in_the_release_that_was_asked_for():
-    """What SGLang keeps for drafts, whichever release answers for the rest; graphs of prompts since 0.5.10."""
+    """What SGLang keeps for drafts, by release, whichever answers for the rest; graphs of prompts since 0.5.10."""
     for release, gib in (("0.4.9", 2), ("0.5.7", 2), ("0.5.12", 4), ("0.5.14", 0), ("0.5.23", 0)):
         name = f"sglang@{release}"
         assert kept(name, tp=8, draft_tokens=1) - kept(name, tp=8) == pytest.approx(gib)

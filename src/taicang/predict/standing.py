@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from taicang.catalog.energy import energy_fit
+from taicang.catalog.costing import energy_fit
 from taicang.hardware import Machine
 from taicang.models.types import Model
 from taicang.predict.faults import Outage, striking

@@ -10,8 +10,8 @@ import numpy as np
 
 from taicang import catalog
 from taicang.catalog.costing import cost_model
-from taicang.catalog.launch import divided, launched
 from taicang.catalog.models import model as load_model
+from taicang.catalog.rules import divided, launched
 from taicang.catalog.stack_entry import with_memory
 from taicang.cost.skew import SKEW
 from taicang.errors import InvalidInput, InvalidPlan

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias, get_args
 
 from taicang import catalog
 from taicang.catalog.models import model
-from taicang.catalog.slo import slos
+from taicang.catalog.profiles import slos
 from taicang.errors import InvalidInput, MissingFigure, NotModelled, TaicangError, UnknownName
 from taicang.plans import EXCHANGES
 from taicang.search.choices import CACHES, QUANTS

@@ -6,8 +6,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 
 from taicang import catalog
+from taicang.catalog.costing import default_stack, sustained, training_price
 from taicang.catalog.models import model as load_model
-from taicang.catalog.training import default_stack, sustained, training_price
 from taicang.cost.sustained import Sustained
 from taicang.errors import InvalidInput
 from taicang.hardware import Machine, in_half
