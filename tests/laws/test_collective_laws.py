@@ -15,7 +15,7 @@ from taicang.cost.collective import FLAVOURS, Line, collective
 from taicang.cost.collective_bound import lower_bound_s
 from taicang.cost.transfer import transfer
 from taicang.errors import TaicangError, UnknownName
-from taicang.evidence.fabrics import fabric_of
+from taicang.evidence.systems import fabric_of
 from taicang.hardware import Level
 from taicang.ops import Collective, Transfer
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from taicang.app.options import JSON, echo_json
+from taicang.app.options import JSON, declared, echo_json, examples
 from taicang.errors import InvalidInput, NotModelled
 from taicang.output import check_file, write_file
 
@@ -24,21 +24,9 @@ LISTED = 5
 """Refused lines that are shown."""
 
 
-@click.command(
-    epilog="""\b
-Examples:
-  taicang calibrate rows.csv --name my-cluster
-  taicang infer qwen3-32b --on hgx-h100 --stack my-cluster
-  taicang calibrate rows.csv --name my-cluster --base vllm@0.19.0 --json
-  taicang calibrate rows.csv --out ./my-cluster.yaml
-  taicang calibrate measured/ --name my-h200
-  taicang infer qwen3-32b --on hgx-h200 --set chip=my-h200
-""",
-)
+@click.command(epilog=examples("calibrate", "calibrate"))
 @click.argument("path", metavar="FILE", type=click.Path(path_type=Path, exists=True))
-@click.option("--name", help="Name of the profile; it lies in your configuration folder.")
-@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Write it here instead (a .yaml file).")
-@click.option("--base", default="", metavar="STACK", help="Stack that it starts from [default: that of the first row].")
+@declared("calibrate", "calibrate")
 @JSON
 def calibrate(path: Path, name: str | None, out: Path | None, base: str, as_json: bool) -> None:
     """Make a profile of your own of the rows that you measured: of a stack on your machines, or of a chip.

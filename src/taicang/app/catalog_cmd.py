@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from taicang.app import terminal
-from taicang.app.options import HELP, echo_json
+from taicang.app.options import HELP, declared, echo_json
 from taicang.errors import TaicangError
 
 if TYPE_CHECKING:
@@ -42,8 +42,7 @@ def catalog() -> None:
 
 
 @catalog.command("list")
-@click.option("--kind", type=click.Choice(_KINDS), help="Only chips, machines or stacks.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
+@declared("catalog", "list")
 def list_(kind: str | None, as_json: bool) -> None:
     """List what is known by name.
 
@@ -96,9 +95,7 @@ def _about(entry: Entry) -> str:
 
 @catalog.command()
 @click.argument("name")
-@click.option("--kind", type=click.Choice(_KINDS), help="Look among chips, machines or stacks only.")
-@click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="Change a figure; may be repeated.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
+@declared("catalog", "show")
 def show(name: str, kind: str | None, sets: tuple[str, ...], as_json: bool) -> None:
     """Show every figure of NAME (or of a YAML file) with its source, and where sources disagree.
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from taicang.app import terminal
-from taicang.app.quotes import cost_line
-from taicang.app.render_bands import closing, listed
+from taicang.app.render_bands import closing, cost_line, listed
 from taicang.centre.quote import Quote
 from taicang.plans import describe
 from taicang.predict.explanation import explain

@@ -8,7 +8,7 @@ from typing import Any
 from rich.markup import escape
 
 from taicang.app import terminal
-from taicang.app.quotes import money
+from taicang.app.render_bands import money
 
 SHOWN = 8
 """Figures of the list of what matters."""

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from taicang.app import terminal
 from taicang.app.load_options import load_text
-from taicang.app.quotes import span
+from taicang.app.render_bands import span
 from taicang.centre.quote import Quote
 from taicang.plans import describe
 from taicang.predict.prediction import Infeasible, Served
@@ -43,9 +43,7 @@ def show_comparison(
 
     The price in yuan has a column where a machine has such a price.
     """
-    console = terminal.console(highlight=False)
-    if not console.is_terminal or console.width < WIDTH:
-        console = terminal.console(highlight=False, width=WIDTH, force_terminal=console.is_terminal)
+    console = terminal.wide(WIDTH, piped=True)
     first = next((r for r in results if isinstance(r, Served)), None)
     if first:
         console.print(f"[bold]{first.model}[/], {load_text(options)}")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from taicang import __version__, reading
-from taicang.app.options import check_page
+from taicang.app.options import check_page, examples
 from taicang.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -17,14 +17,7 @@ if TYPE_CHECKING:
 MOST_BYTES = 512 * 2**20
 
 
-@click.command(
-    epilog="""\b
-Examples:
-  taicang view run/                                  (what replay --out left there)
-  taicang view search.json train.json --html both.html
-  taicang view infer.json --port 8080
-""",
-)
+@click.command(epilog=examples("view", "view"))
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...", type=click.Path(exists=True, path_type=Path))
 @click.option("--html", "page_path", type=click.Path(dir_okay=False, path_type=Path), callback=check_page,
               help="Write the page to this file instead of showing it.")  # fmt: skip

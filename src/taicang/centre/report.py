@@ -9,10 +9,9 @@ import numpy as np
 
 from taicang.centre import cost
 from taicang.centre.cost import Plant, Values
-from taicang.centre.draw import SAMPLES, Band, Case, band, draws, middles, mtoken, run_chip_hours, token_costs
+from taicang.centre.draw import SAMPLES, Band, Case, Serving, band, draws, middles, mtoken, run_chip_hours, token_costs
 from taicang.centre.figures import Figure
 from taicang.centre.outage import broken
-from taicang.centre.work import Serving
 from taicang.errors import InvalidInput, MissingFigure
 from taicang.units import Num
 

@@ -17,8 +17,7 @@ import numpy as np
 import yaml
 
 from taicang.catalog import porting
-from taicang.evidence.split import held_out
-from taicang.evidence.tables import CARRIED
+from taicang.evidence.tables import CARRIED, held_out
 from taicang.output import write_file
 from taicang.port.estimate import Features, Law, kernel_terms, terms
 

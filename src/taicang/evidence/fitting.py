@@ -48,7 +48,7 @@ def write(family: str, profiles: Mapping[str, Any], *, evidence: Path, rows: int
             "file": evidence.name,
             "sha256": fingerprint(evidence),
             "rows": rows,
-            "part": "calibrated-on rows of taicang.evidence.split (three keys in four)",
+            "part": "calibrated-on rows of taicang.evidence.tables (three keys in four)",
             "note": note,
         },
         "profiles": _rounded(profiles),

@@ -18,8 +18,7 @@ from taicang.catalog import files
 from taicang.evidence import operators
 from taicang.evidence.measured import Measured
 from taicang.evidence.score import Outcome
-from taicang.evidence.split import held_out
-from taicang.evidence.tables import CARRIED, Cells, column, grouped, lines, number_format
+from taicang.evidence.tables import CARRIED, Cells, column, grouped, held_out, lines, number_format
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,9 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from taicang.catalog import stack
-from taicang.catalog.launch import generation, launch, launched, reducing
 from taicang.catalog.models import model
-from taicang.catalog.rules import section, settings
+from taicang.catalog.rules import generation, launch, launched, reducing, section, settings
 from taicang.catalog.stack_entry import released
 from taicang.errors import InvalidInput, UnknownName
 from taicang.evidence.systems import machine_named, units_of

@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 from functools import reduce
 from typing import Any, TypeAlias
 
-from taicang.page.parts import Chart, Lines, Part, Section, Table, Tiers, Unit, Words, bars, cell
-from taicang.page.trust import table
+from taicang.page.parts import Chart, Lines, Part, Section, Table, Tiers, Unit, Words, bars, cell, table
 
 Result: TypeAlias = Mapping[str, Any]
 TIMES: tuple[tuple[str, Words], ...] = (

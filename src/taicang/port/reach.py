@@ -9,7 +9,7 @@ from collections.abc import Collection, Container, Iterable, Iterator, Mapping
 from pathlib import PurePosixPath
 
 from taicang.port import tree
-from taicang.port.found import Import, Read
+from taicang.port.tables import Import, Read
 
 _WORD = re.compile(r"\w+")
 _LISTS = re.compile(r"^(?:from[^\n(]+import\b(?:\s*\([^)]*\)|[^\n]*)|__all__\s*\+?=\s*[\[(][^\])]*[\])])", re.MULTILINE)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby
 
-from taicang.catalog.training import training_price
+from taicang.catalog.costing import training_price
 from taicang.cost.cost import Cost
 from taicang.errors import NotModelled
 from taicang.fabric.topology import Fabric

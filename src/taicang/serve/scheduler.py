@@ -4,7 +4,7 @@ token each (or with their drafts), unless the policy keeps prompts apart."""
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 from taicang.serve.group import Group
@@ -64,13 +64,17 @@ def preset(stack: Stack, **changes: object) -> Limits:
     base: dict[str, object] = {
         "policy": policy,
         "tokens": stack.chunk_tokens,
-        "sequences": stack.running_sequences or None,
         "reserve": stack.engine.startswith(("tensorrt", "trtllm")),
         "by_chunk": stack.engine.startswith("vllm"),
     }
-    return Limits(
-        **{k: v for k, v in (base | {k: v for k, v in changes.items() if v is not None}).items() if v is not None}
-    )  # type: ignore[arg-type]
+    if stack.running_sequences:
+        base["sequences"] = stack.running_sequences
+    return Limits(**(base | {k: v for k, v in changes.items() if v is not None}))  # type: ignore[arg-type]
+
+
+def reserving(limits: Limits) -> Limits:
+    """``limits`` of a scheduler whose pages are not followed one by one."""
+    return replace(limits, reserve=True, reserve_ratio=1.0 if limits.reserve else 0.5)
 
 
 def fill(

@@ -87,8 +87,6 @@ def aggregated(setup: Setup, load: Load, exists: NDArray[np.bool_] | None = None
     mine = np.minimum(group, load.room)
     spread = load.spread
     mean_context = load.input_tokens + load.output_tokens * spread.output_ratio / 2
-    decoding = decode_batch(sequences=mine, context=mean_context * spread.decode_ratio(plan.dp, mine))
-    decode = step(setup, decoding)
     new = np.maximum(load.input_tokens * (1.0 - load.cached_ratio), 1.0)
     cached = load.input_tokens - new
     steps = np.maximum((load.output_tokens - 1) / plan.tokens_per_step, 1.0)
@@ -115,6 +113,10 @@ def aggregated(setup: Setup, load: Load, exists: NDArray[np.bool_] | None = None
     packed = np.maximum(others / np.maximum(carried, 1e-9), 1.0)
     if load.at_random:
         packed = np.clip(fullest, packed, np.maximum(budget / length, packed))
+    # where prompts take more steps than answers, so many fewer decode at a time
+    active = np.maximum(mine * np.minimum(steps / np.maximum(carried, 1e-9), 1.0), 1.0) if mixed else mine
+    decoding = decode_batch(sequences=active, context=mean_context * spread.decode_ratio(plan.dp, mine))
+    decode = step(setup, decoding)
     several = scaled(chunk, packed)
     alone = step(setup, chunk)
     carrying = _spent(setup, together(decoding, several) if mixed else several, exists)
@@ -127,7 +129,12 @@ def aggregated(setup: Setup, load: Load, exists: NDArray[np.bool_] | None = None
     during = np.maximum(device, carrying.launches_s) - between
     late = np.maximum(carried - steps, 0.0) if mixed else 0.0
     # prompts ahead in a burst share steps up to the budget: their work is waited for, not the host for each of them
-    ahead = (carried - late) * (0.5 * in_step(stack, load, steps)) * (device - between)
+    before = between
+    if mixed and plan.microbatches > 1:
+        # what decoding prompts' keys takes may hide behind the prompts of the step: a longer prompt would wait less
+        before = step(setup, replace(decoding, decode_context=active * load.output_tokens / 2)).seconds
+    ahead = (carried - late) * (0.5 * in_step(stack, load, steps)) * (device - before)
+    ahead = np.minimum(ahead, (carried - late) * during)
     busy = steps * decode.seconds + (carried - late) * during - ahead
     tpot = busy / np.maximum(load.output_tokens - 1, 1.0)
     company = np.where(np.asarray(mine) > 1, 1.0, 0.0)
