@@ -13,6 +13,7 @@ Scheduler: TypeAlias = Literal["mixed", "prefill_first", "disaggregated"]
 MemoryBase: TypeAlias = Literal["device", "static", "free"]
 Sharding: TypeAlias = Literal["own", "deepspeed", "tensors", "graph", "pytorch"]
 ExpertDispatch: TypeAlias = Literal["best", "plain"]
+StackUse: TypeAlias = Literal["", "serving", "training"]
 WIDE = 4
 """Ranks from which on SGLang captures graphs of larger batches."""
 
@@ -107,6 +108,8 @@ class Stack:
     """Year-month of the release."""
     asked: str = ""
     """The release that was asked for, where another answers: memory is divided as in this one."""
+    use: StackUse = ""
+    """What it is for ("": a user's own, who does not say)."""
     scheduler: Scheduler = "mixed"
     """How prefill and decode share an instance: chunks in one batch, or prefill steps of their own."""
     chunk_tokens: int = 8192
