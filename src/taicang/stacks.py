@@ -163,7 +163,7 @@ class Stack:
     """Abilities: "expert_all_to_all" (token exchange by default instead of gather and scatter), "offers_all_to_all"
     (on request), "two_batch" (overlapped microbatches), "sp_attention" (sequence-tensor-sequence prefill),
     "matmul_all_reduce" (in prefill, an all-reduce runs beside the product that it sums); in training those of
-    ``search.train_stack`` ("interleaved_gradients": those of a chunk are reduced beside the chunks that follow)."""
+    ``search.training`` ("interleaved_gradients": those of a chunk are reduced beside the chunks that follow)."""
     expert_dispatch: ExpertDispatch = "best"
     """How training sends tokens to experts: "plain", a copy for each expert by an all-to-all, sorted by expert on
     arrival; "best", that without the sorting, or each at most once to a rank, whichever is faster."""

@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from taicang.serve.cancel import cancel
 from test_replay_laws import TROUBLE, built, stamps
 
 from taicang import catalog
@@ -33,7 +34,6 @@ from taicang.ops import (
 from taicang.plans import decode_batch, read_plan
 from taicang.records import plain
 from taicang.serve import queueing
-from taicang.serve.cancel import cancel
 from taicang.serve.log import Log
 from taicang.serve.memory import memory_use
 from taicang.serve.record import COARSE

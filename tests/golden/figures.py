@@ -30,18 +30,18 @@ from taicang.ops import Attend, Collective, Exchange, Gemm, GroupedGemm, Host, L
 from taicang.plans import decode_batch, prefill_batch, read_plan
 from taicang.predict.faults import Change, Faults, Outage
 from taicang.predict.replay import replay
+from taicang.predict.standing import Tenant
 from taicang.predict.system import System
-from taicang.predict.tenants import Tenant
 from taicang.records import plain
 from taicang.reliability import broken_chips, components, missing_ratio
 from taicang.serve.build import Tier
 from taicang.serve.memory import memory_use
-from taicang.serve.power import step_power_w
 from taicang.serve.saturated import drained, limited, offline, saturated
 from taicang.serve.setup import Setup, step
 from taicang.serve.steady import Load, Pools, aggregated, disaggregated
 from taicang.serve.summary import Limits
 from taicang.serve.uneven import slowest_ratio, spread
+from taicang.serve.usage import step_power_w
 from taicang.traffic.generate import arriving, fixed
 from taicang.traffic.trace import Trace
 from taicang.train.flops import megatron_flop

@@ -21,8 +21,7 @@ from taicang.predict.replay import replay
 from taicang.predict.standing import context_of
 from taicang.predict.system import System
 from taicang.serve.build import Pool, step_table
-from taicang.serve.gaps import overall
-from taicang.serve.log import Log
+from taicang.serve.log import Log, token_gaps
 from taicang.serve.memory import PAGE, cache_tokens
 from taicang.serve.scheduler import Limits, preset
 from taicang.serve.setup import Setup
@@ -58,7 +57,7 @@ def predict(row: Row, *, seed: int = 0) -> tuple[float, float]:
 
 
 def _median_gap(log: Log) -> float:
-    values, weights = overall(log, log.names)
+    values, weights = token_gaps(log, log.names)
     upto = np.cumsum(weights)
     return float(values[int(np.searchsorted(upto, upto[-1] / 2))])
 

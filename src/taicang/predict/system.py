@@ -15,9 +15,9 @@ from taicang.predict.faults import Faults
 from taicang.search.door import Serving, forms_of
 from taicang.search.space import usual
 from taicang.serve.build import Pool, Tier, swap_tokens
-from taicang.serve.evict import Eviction
+from taicang.serve.cache import Eviction
 from taicang.serve.memory import memory_use
-from taicang.serve.scheduler import Order, preset
+from taicang.serve.scheduler import Order, preset, reserving
 from taicang.serve.setup import Setup, step
 from taicang.stacks import Stack
 
@@ -90,8 +90,7 @@ def pools(net: Model, machine: Machine, engine: Stack, system: System, *, ranks:
             setting = best(phase, chips * machine.chip.dies)
             limits = preset(engine, policy="mixed", tokens=system.tokens, sequences=running(system, setting))
             if phase == "prefill" or setting.plan.draft_tokens:
-                ratio = 1.0 if limits.reserve else 0.5
-                limits = replace(limits, reserve=phase == "decode", reserve_ratio=ratio)
+                limits = replace(reserving(limits), reserve=phase == "decode")
             if phase == "prefill" and setting.plan.sp:
                 limits = replace(limits, tokens=limits.tokens * setting.plan.tp)
             made.append(Pool(setup=setting, instances=count, limits=limits))
@@ -100,7 +99,7 @@ def pools(net: Model, machine: Machine, engine: Stack, system: System, *, ranks:
         count = system.instances or max(machine.ranks // setting.plan.ranks, 1)
         limits = preset(engine, policy=system.policy, tokens=system.tokens, sequences=running(system, setting))
         if setting.plan.draft_tokens:
-            limits = replace(limits, reserve=True, reserve_ratio=1.0 if limits.reserve else 0.5)
+            limits = reserving(limits)
         made.append(Pool(setup=setting, instances=count, limits=limits))
     made = [_ordered(pool, system) for pool in made]
     need = sum(pool.instances * pool.setup.plan.ranks for pool in made)

@@ -13,10 +13,10 @@ from typing import Any
 from taicang.errors import InvalidInput
 from taicang.events import Events
 from taicang.serve.fleet import Fleet
+from taicang.serve.held import Kit
 from taicang.serve.instance import Instance
-from taicang.serve.kit import Kit
-from taicang.serve.link import NO_TIME, Link
 from taicang.serve.log import Log
+from taicang.serve.pace import NO_TIME, Link
 from taicang.serve.request import Request
 from taicang.serve.router import Router
 from taicang.serve.store import Store
