@@ -11,7 +11,6 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from taicang.serve.cancel import cancel
 from test_replay_laws import TROUBLE, built, stamps
 
 from taicang import catalog
@@ -44,6 +43,7 @@ from taicang.serve.setup import Setup as Serving
 from taicang.serve.setup import step
 from taicang.serve.simulate import simulate
 from taicang.serve.steady import Load, Pools, aggregated, disaggregated
+from taicang.serve.trouble import cancel
 from taicang.train import memory
 from taicang.train.pipeline import Durations, phase
 from taicang.train.pipeline import simulate as simulated
