@@ -18,6 +18,7 @@ from taicang.catalog.costing import cost_model, training_price
 from taicang.catalog.models import model
 from taicang.cost import collective_bound, exchange_traffic
 from taicang.errors import TaicangError
+from taicang.lower.training_edges import lower_edges
 from taicang.ops import (
     Attend,
     Collective,
@@ -38,7 +39,7 @@ from taicang.serve.memory import memory_use
 from taicang.serve.record import COARSE
 from taicang.serve.request import FOREVER, SECOND
 from taicang.serve.router import ROUTERS
-from taicang.serve.saturated import saturated
+from taicang.serve.saturated import most_sequences, saturated
 from taicang.serve.setup import Setup as Serving
 from taicang.serve.setup import step
 from taicang.serve.simulate import simulate
@@ -50,7 +51,7 @@ from taicang.train.pipeline import simulate as simulated
 from taicang.train.placement import traffic
 from taicang.train.remedies import remedies
 from taicang.train.schedule import Shape, order
-from taicang.train.search import candidates, open_plan, search
+from taicang.train.search import candidates, open_plan, search, why
 from taicang.train.setup import Setup
 from taicang.train.step import pipeline_run, train_step
 from taicang.train.trace import trace
@@ -205,7 +206,8 @@ def searches(places: range) -> dict[str, float]:
                 setup, model=model("llama-3.2-1b"), plan=replace(open_, dp=1), machine=catalog.machine("l40s-pcie")
             )
             made = search(few, {"tp": 1, "cp": 1, "zero": number % 3})
-            found[f"{number}"] = folded([[each.plan, each.seconds] for each in (*made.best, *made.front)])
+            why_not = why(made.best[0], made.best[-1]) if made.best else ()
+            found[f"{number}"] = folded([why_not, [[each.plan, each.seconds] for each in (*made.best, *made.front)]])
     return found
 
 
@@ -220,11 +222,13 @@ def holdings(places: range) -> dict[str, float]:
                         matrices=40.0, vectors=9.0, largest=rng.uniform(1e5, 6e8), plain=rng.uniform(1e5, 6e8))
             for _ in range(2)
         )  # fmt: skip
-        keeps, net = catalog.stack(rng.choice(TRAINERS)).keeps, model(rng.choice(NETS))
+        engine, net = catalog.stack(rng.choice(TRAINERS)), model(rng.choice(NETS))
+        keeps = engine.keeps
+        edges = [[each.saved_bytes for each in edge.forward] for edge in lower_edges(net, laid, engine)]
         found[f"{number}"] = folded([
             memory.state_bytes(held, laid, keeps), memory.host_bytes(held, laid),
             memory.bucket_bytes(held, laid, keeps), memory.boundary_bytes(net, laid),
-            memory.merged_bytes(net, laid, 7), memory.edge_parameters(net, laid),
+            edges, memory.merged_bytes(net, laid, 7), memory.edge_parameters(net, laid),
             memory.working_bytes(3e9, 2e9, held, (ahead.largest, ahead.plain), laid, keeps),
             memory.together([(held, 3), (ahead, 0.5)]),
             [memory.layer_parameters(net, block, laid) for block in net.blocks],
@@ -356,6 +360,7 @@ def instances(places: range) -> dict[str, float]:
         found[f"{number}"] = folded([
             aggregated(setup, load), disaggregated(pools, load, rng.choice((0.0, 0.02))),
             saturated(setup, np.array([1.0, 8.0, 200.0]), **lengths),
+            most_sequences(setup, context=load.input_tokens, tokens=2048.0, limit=300),
             memory_use(setup.model, setup.plan, setup.machine.chip, setup.stack.memory, sequences=load.concurrency,
                        context=load.input_tokens, tokens=rng.choice((256.0, 8192.0))),
         ])  # fmt: skip

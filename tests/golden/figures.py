@@ -346,6 +346,8 @@ def replays() -> Iterator[tuple[str, Callable[[], dict[str, float]]]]:
     yield "pools", lambda: served(*dense, System(prefill="2x1", decode="1x2", router="prefix-aware"), shared)
     yield "groups", lambda: served(*sparse, System(plan=read_plan("TP2 DP4 EP8"), stack="tensorrt-llm"), trace)
     yield "drafts", lambda: served("deepseek-r1", "hgx-h200 x 2", System(drafts=2), trace)
+    guessed = System(plan=read_plan("DP16 EP16 MTP1"))
+    yield "drafts of groups", lambda: served("deepseek-r1", "hgx-h200 x 2", guessed, trace)
     yield "blocks", lambda: served(*dense, System(instances=2, tiers=tiers, eviction="lfu", ttl_s=3.0), shared)
     yield "tight", lambda: served(*dense, System(**tight), shared)
     yield "swap", lambda: served(*dense, System(swap_bytes=2e10, policy="decode_first", **tight), trace)
