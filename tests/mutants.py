@@ -89,7 +89,7 @@ class Mutant:
 def sites(tree: ast.AST, function: str = "") -> Iterator[tuple[ast.expr, str]]:
     """Nodes that can be changed, and their functions: in bodies and module constants, not in annotations, subscripts
     and decorators."""
-    if isinstance(tree, ast.expr) and changed(tree) is not None:
+    if isinstance(tree, ast.expr) and changed(tree) is not None and not _shape(tree):
         yield tree, function
     for field, value in ast.iter_fields(tree):
         if field in ("annotation", "returns", "decorator_list", "slice"):
@@ -107,6 +107,14 @@ def sites(tree: ast.AST, function: str = "") -> Iterator[tuple[ast.expr, str]]:
 def _guard(value: object) -> bool:
     """Whether an argument only keeps a division from zero."""
     return isinstance(value, float) and 0.0 < value <= 1e-6
+
+
+def _shape(tree: ast.AST) -> bool:
+    """Whether a sum only takes the shape of what it adds none of: ``floor + 0.0 * rows``."""
+    return (
+        isinstance(tree, ast.BinOp) and isinstance(tree.right, ast.BinOp)
+        and isinstance(tree.right.left, ast.Constant) and tree.right.left.value == 0.0
+    )  # fmt: skip
 
 
 def mutants(path: Path) -> Iterator[Mutant]:
