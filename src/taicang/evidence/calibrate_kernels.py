@@ -19,6 +19,7 @@ import numpy as np
 from taicang.catalog.costing import BOOKED, book_of
 from taicang.errors import InvalidInput
 from taicang.evidence import kernels, operators
+from taicang.evidence.fit_kernels import declared_fits
 from taicang.evidence.fitting import Bounds, Constants, solve
 from taicang.evidence.intake import reason, table
 from taicang.evidence.measured import Measured
@@ -26,16 +27,7 @@ from taicang.evidence.tables import Array, Cells, grouped
 from taicang.hardware import Chip
 from taicang.units import Num
 
-_FLOOR = {"floor_s": (1e-6, 2e-4)}
-MOVING: Mapping[str, Mapping[str, tuple[float, float]]] = {
-    "gemm": {"launch_s": (1e-6, 2e-4), "compute_efficiency_ratio": (0.02, 1.0), "memory_efficiency_ratio": (0.05, 1.0)},
-    "attend_prefill": {**_FLOOR, "matrix_efficiency_ratio": (0.02, 0.95), "bandwidth_efficiency_ratio": (0.05, 4.0)},
-    "attend_decode": {**_FLOOR, "bandwidth_efficiency_ratio": (0.05, 0.95)},
-    "mla_prefill": {**_FLOOR, "matrix_efficiency_ratio": (0.02, 0.8), "bandwidth_efficiency_ratio": (0.02, 0.95)},
-    "mla_decode": {**_FLOOR, "matrix_efficiency_ratio": (0.02, 0.8), "bandwidth_efficiency_ratio": (0.02, 0.95)},
-    "experts": {"floor_s": (3e-6, 5e-4), "compute_ratio": (0.02, 1.0), "stream_ratio": (0.05, 1.0)},
-    "collective": {"ratio": (0.3, 5.0)},
-}  # fmt: skip
+MOVING: Mapping[str, Mapping[str, tuple[float, float]]] = declared_fits()["moving"]
 """Family -> constants that rows of a user may move, and how far."""
 PRIOR = 0.05
 """A constant that is off the chip's own by a factor of e counts as a row with five percent error."""
