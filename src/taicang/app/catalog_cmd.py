@@ -76,7 +76,7 @@ def list_(kind: str | None, as_json: bool) -> None:
         table.add_column(column, no_wrap=column == "name", overflow="fold")
     for row in rows:
         table.add_row(*(str(row[column]) for column in ("kind", "name", "title", "status", "about")))
-    _console().print(table)
+    terminal.console().print(table)
 
 
 def _about(entry: Entry) -> str:
@@ -125,7 +125,7 @@ def show(name: str, kind: str | None, sets: tuple[str, ...], as_json: bool) -> N
     from rich.markup import escape
     from rich.table import Table
 
-    console = _console()
+    console = terminal.console()
     status = f"  ({found.status})" if found.status else ""
     console.print(f"[bold]{escape(found.title)}[/bold]  {found.kind} {escape(found.name)}{status}\n", highlight=False)
     table = Table(box=None, header_style="bold", pad_edge=False)
@@ -182,8 +182,3 @@ def check(ctx: click.Context, name: str | None, as_json: bool) -> None:
             counts = ", ".join(f"{len(names(kind))} {kind}s" for kind in _KINDS)
             click.echo(f"sound: {name or counts} (data digest {digest()[:12]})")
     ctx.exit(1 if findings else 0)
-
-
-def _console() -> Any:
-
-    return terminal.console()

@@ -68,8 +68,8 @@ def _one(kind: str, name: str) -> Iterator[Finding]:
         for key, problem in broken(found):
             yield Finding(entry=found.name, key=key, problem=problem)
     profile = found.get("profile") if kind == "chip" else None
-    if profile is not None and profile not in schema.PROFILES:
-        known = ", ".join(schema.PROFILES)
+    if profile is not None and profile not in schema.ARCHITECTURE:
+        known = ", ".join(schema.ARCHITECTURE)
         yield Finding(entry=found.name, key="profile", problem=f"{profile!r} is no kernel profile ({known})")
 
 

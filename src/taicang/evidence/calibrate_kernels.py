@@ -85,7 +85,8 @@ def calibrate(path: Path) -> ChipProfile:
         )
     kin: dict[tuple[str, str], list[Measured[Any]]] = {}
     for part in parts:
-        kin.setdefault((_family(part), _key(part)), []).append(part)
+        family = _family(part)
+        kin.setdefault((family, str(part.op.kind) if family == "collective" else part.kernel), []).append(part)
     return ChipProfile(
         chip=parts[0].chip, kernels=tuple(_fitted(family, key, each) for (family, key), each in kin.items()),
         refused=tuple(refused), files=tuple(files),
@@ -115,10 +116,6 @@ def _parts(file: Path, refused: list[str]) -> list[Measured[Any]]:
 
 def _family(part: Measured[Any]) -> str:
     return {"experts_wideep": "experts", "nccl": "collective", "allreduce": "collective"}.get(part.suite, part.suite)
-
-
-def _key(part: Measured[Any]) -> str:
-    return str(part.op.kind) if _family(part) == "collective" else part.kernel
 
 
 def _fitted(family: str, key: str, kin: Sequence[Measured[Any]]) -> Kernel:
