@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from taicang.app import terminal
 from taicang.app.options import HELP, declared, echo_json
-from taicang.errors import TaicangError
 
 if TYPE_CHECKING:
     from taicang.catalog import Entry, Figure
@@ -16,19 +15,7 @@ if TYPE_CHECKING:
 _KINDS = ("chip", "machine", "stack")
 
 
-class _Group(click.Group):
-    """Turns the errors of the house into one line and exit status 2 where no outer command does."""
-
-    def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except TaicangError as error:
-            if ctx.parent is not None:
-                raise
-            raise click.UsageError(str(error), ctx) from None
-
-
-@click.group(cls=_Group, context_settings=HELP)
+@click.group(context_settings=HELP)
 def catalog() -> None:
     """Chips, machines and software stacks, every figure with its source.
 

@@ -112,7 +112,8 @@ def report(case: Case, *, currency: str = "CNY", samples: int = SAMPLES, seed: i
     earned = income(case, lambda part: draws(part.figures, part.name, samples, seed))
     month = cost.used_ratio(plant, mid, mid["utilisation"]) * 730.0
     chips = plant.machine.chips * case.count
-    power: Num = sum(cost.power_kw(plant, values, each) for each in cost.busy(plant, use))
+    busy = () if plant.rented else cost.busy(plant, use)
+    power: Num = sum(cost.power_kw(plant, values, each) for each in busy)
     return Report(
         name=case.name,
         currency=currency,

@@ -8,7 +8,7 @@ come nearer; collectives have one ratio for each kind.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,7 @@ from taicang.evidence import kernels, operators
 from taicang.evidence.fit_kernels import declared_fits
 from taicang.evidence.fitting import Bounds, Constants, solve
 from taicang.evidence.intake import reason, table
-from taicang.evidence.measured import Measured
+from taicang.evidence.measured import Measured, log_errors
 from taicang.evidence.tables import Array, Cells, grouped
 from taicang.hardware import Chip
 from taicang.units import Num
@@ -121,7 +121,7 @@ def _family(part: Measured[Any]) -> str:
 def _fitted(family: str, key: str, kin: Sequence[Measured[Any]]) -> Kernel:
     """The constants of one kernel with and without its rows."""
     chip = kin[0].chip
-    base = _log_errors(kin, partial(_price, chip=chip))
+    base = log_errors(kin, partial(_price, chip=chip))
     same = Kernel(
         family=family, key=key, rows=base.size, constants={}, before_ratio=_mean(base), after_ratio=_mean(base), note=""
     )  # fmt: skip
@@ -136,7 +136,7 @@ def _fitted(family: str, key: str, kin: Sequence[Measured[Any]]) -> Kernel:
     bounds: Bounds = {name: (min(max(own[name], low), high), low, high) for name, (low, high) in MOVING[family].items()}
 
     def errors(constants: Constants) -> Array:
-        return _log_errors(kin, partial(_price, chip=_with(chip, family, key, constants)))
+        return log_errors(kin, partial(_price, chip=_with(chip, family, key, constants)))
 
     left = np.zeros(base.size)
     folds = shapes % FOLDS
@@ -173,10 +173,6 @@ def _with(chip: Chip, family: str, key: str, constants: Constants) -> Chip:
 
 def _price(part: Measured[Any], chip: Chip) -> Num:
     return operators.PRICES[part.suite](replace(part, given=chip))
-
-
-def _log_errors(kin: Sequence[Measured[Any]], price: Callable[[Measured[Any]], Num]) -> Array:
-    return np.concatenate([np.log(price(part)) - np.log(part.measured_s) for part in kin])
 
 
 def _mean(logs: Array) -> float:
