@@ -75,6 +75,10 @@ class Keeping:
     """Whether norms and activations are operators of the framework, one after the other, that keep what each needs."""
     outputs: bool = False
     """Whether a pipeline stage keeps what it sent of each microbatch in flight."""
+    added: bool = False
+    """Whether a kernel of its own adds each microbatch's gradients up, or products write into the sum."""
+    adapters: bool = False
+    """Whether adapters sit beside every linear layer, or beside the attention's alone."""
     merged: bool = False
     """Whether a pipeline's last stage keeps the 16-bit logits of all microbatches, to hand them out as one."""
     sharding: Sharding = "own"

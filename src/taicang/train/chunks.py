@@ -133,8 +133,9 @@ def _chunk(share: Share, layers: Layers) -> Chunk:
         )
         parts.append((edge, 1.0))
         outside = np.maximum(outside, time.working_bytes + _gathered(edge, next_, setup))
+    weight = added(weight, {"pointwise": sync.added_s(held := memory.together(parts), plan, stack.keeps, layers.price)})
     return Chunk(
-        forward=forward, data=data, weight=weight, held=memory.together(parts), saved_bytes=saved, away_bytes=gone,
+        forward=forward, data=data, weight=weight, held=held, saved_bytes=saved, away_bytes=gone,
         layer_bytes=working, edge_bytes=outside, saved_s=beside,
     )  # fmt: skip
 
