@@ -78,7 +78,7 @@ class Keeping:
     added: bool = False
     """Whether a kernel of its own adds each microbatch's gradients up, or products write into the sum."""
     adapters: bool = False
-    """Whether adapters sit beside every linear layer, or beside the attention's alone."""
+    """Whether adapters sit beside every linear layer (routed experts are none), or beside the attention's alone."""
     merged: bool = False
     """Whether a pipeline's last stage keeps the 16-bit logits of all microbatches, to hand them out as one."""
     sharding: Sharding = "own"
@@ -114,7 +114,7 @@ class Stack:
     graph_launch_s: float = 0.0
     """Host time per captured graph that the device waits for."""
     layer_gap_s: float = 0.0
-    """Device idle time per layer: launch gaps that graphs leave."""
+    """Device idle time per layer: launch gaps that graphs leave; in training of each microbatch."""
     launch_ratio: float = 1.0
     """Share of kernels' launch latency that remains when they follow each other: programmatic dependent launch starts a
     kernel's prologue while the one before drains."""

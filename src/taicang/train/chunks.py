@@ -111,6 +111,7 @@ def _chunk(share: Share, layers: Layers) -> Chunk:
         if away:
             over, under = sync.away_s(time.saved_bytes * away, layers.price, **beside_s)
             front, back = added(front, {"host link": over}), added(back, {"host link": under})
+        back = added(back, {"launch gaps": stack.layer_gap_s})
         forward, data = added(forward, scaled(front, count)), added(data, scaled(back, count))
         weight = added(weight, scaled(time.weight, count))
         parts.append((held, count))
