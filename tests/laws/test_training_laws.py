@@ -284,3 +284,25 @@ def test_a_layer_waits_for_the_host_in_every_microbatch(layers: int, rounds: int
         for each in (0.0, gap)
     )  # fmt: skip
     assert some - none == pytest.approx(layers * rounds * gap)
+
+
+@settings(max_examples=10, deadline=None)
+@given(
+    net=st.sampled_from(["gpt-oss-20b", "gpt-oss-120b", "mixtral-8x7b", "qwen3-30b-a3b"]), ratio=st.floats(1.05, 3.0)
+)
+def test_experts_with_biases_run_on_kernels_of_their_own(net: str, ratio: float) -> None:
+    """A stack's constant for them slows no other experts, and does not add to that of the others."""
+    at, plan = _machine(), TrainPlan(ep=8, dp=32, global_batch=64)
+    others, own, both = (
+        train_step(
+            Setup(model=model(net), plan=plan, machine=at, stack=engine, price=training_price(at, engine))
+        ).spent["products"]
+        for ratios in ({"experts": ratio}, {"experts/biased": ratio}, {"experts": ratio, "experts/biased": 1.0})
+        for engine in [replace(catalog.stack("nemo"), kernel_ratio=ratios)]
+    )  # fmt: skip
+    if net.startswith("gpt-oss"):
+        assert own == pytest.approx(others)
+        assert both < own
+    else:
+        assert both == pytest.approx(others)
+        assert own < others

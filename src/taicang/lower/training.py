@@ -201,6 +201,7 @@ def _experts(kind: Experts, setting: Setting, plan: TrainPlan) -> Iterator[Item]
         dtype=setting.plan.quant.experts,
         gated=kind.gated,
         skew=plan.skew,
+        biased=kind.bias,
         gathered=False,
     )
     if setting.stack.grouped_experts:
