@@ -88,6 +88,10 @@ class Keeping:
     """Whether norms and activations are operators of the framework, one after the other, that keep what each needs."""
     outputs: bool = False
     """Whether a pipeline stage keeps what it sent of each microbatch in flight."""
+    added: bool = False
+    """Whether a kernel of its own adds each microbatch's gradients up, or products write into the sum."""
+    adapters: bool = False
+    """Whether adapters sit beside every linear layer (routed experts are none), or beside the attention's alone."""
     merged: bool = False
     """Whether a pipeline's last stage keeps the 16-bit logits of all microbatches, to hand them out as one."""
     sharding: Sharding = "own"
@@ -134,7 +138,7 @@ class Stack:
     graph_launch_s: float = 0.0
     """Host time per captured graph that the device waits for."""
     layer_gap_s: float = 0.0
-    """Device idle time per layer: launch gaps that graphs leave."""
+    """Device idle time per layer: launch gaps that graphs leave; in training of each microbatch."""
     launch_ratio: float = 1.0
     """Share of kernels' launch latency that remains when they follow each other: programmatic dependent launch starts a
     kernel's prologue while the one before drains."""
