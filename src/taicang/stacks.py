@@ -11,7 +11,7 @@ from taicang.units import Count
 
 Scheduler: TypeAlias = Literal["mixed", "prefill_first", "disaggregated"]
 MemoryBase: TypeAlias = Literal["device", "static", "free"]
-Sharding: TypeAlias = Literal["own", "deepspeed", "tensors", "graph"]
+Sharding: TypeAlias = Literal["own", "deepspeed", "tensors", "graph", "pytorch"]
 ExpertDispatch: TypeAlias = Literal["best", "plain"]
 WIDE = 4
 """Ranks from which on SGLang captures graphs of larger batches."""
@@ -34,11 +34,16 @@ class Headroom:
     """Factor on the share of weights and cache (engines leave room for encoders of images)."""
     reserve_bytes: float = 0.0
     """Kept from weights and cache, besides so much for each token of a step (of ``reserve_tokens`` at least), for each
-    rank of the instance, and with ``WIDE`` ranks or more."""
+    rank of the instance, and for captured graphs of prompts; all this is at least ``reserve_least_bytes``."""
     reserve_token_bytes: float = 0.0
     reserve_tokens: float = 0.0
     reserve_rank_bytes: float = 0.0
-    reserve_wide_bytes: float = 0.0
+    reserve_prompt_bytes: float = 0.0
+    reserve_least_bytes: float = 0.0
+    captured: int = 0
+    """Sequences of the largest graph that SGLang captures of decoding, on fewer than ``WIDE`` ranks and from there on:
+    it keeps memory for each, and where attention is data-parallel again for each of every group."""
+    captured_wide: int = 0
     reserve_shared_bytes: float = 0.0
     """Kept besides where attention is data-parallel; where the instance drafts."""
     reserve_draft_bytes: float = 0.0
@@ -48,6 +53,9 @@ class Headroom:
     """Communication buffers of an instance of several ranks, on each."""
     graph_bytes: float = 0.0
     """Captured graphs, where the engine takes them off the cache."""
+    hidden_tile: int = 256
+    """Multiples that its expert kernels of 4-bit floats take of the hidden and the inner width."""
+    inner_tile: int = 128
     sampled: int = 0
     """Sequences of which the engine samples next tokens when it measures its peak; 0: it does not."""
     sampling_bytes: float = 0.0
@@ -80,7 +88,8 @@ class Keeping:
     sharding: Sharding = "own"
     """Whose ZeRO: DeepSpeed's holds copies of gradients and a bucket that others do not (``train.memory``); "tensors"
     deals whole tensors to their owners, who broadcast them one after the other (``train.sync``); "graph" is one of the
-    whole step, in which a whole gradient is gone as soon as its shard is there."""
+    whole step, in which a whole gradient is gone as soon as its shard is there; "pytorch" is FSDP2 with DTensor's
+    tensor parallelism, which copies what it gathers and scatters and keeps rows that tensor parallelism gathered."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,6 +101,8 @@ class Stack:
     version: str
     epoch: str
     """Year-month of the release."""
+    asked: str = ""
+    """The release that was asked for, where another answers: memory is divided as in this one."""
     scheduler: Scheduler = "mixed"
     """How prefill and decode share an instance: chunks in one batch, or prefill steps of their own."""
     chunk_tokens: int = 8192
@@ -125,6 +136,11 @@ class Stack:
     """Sequences that an instance runs at most while it drafts, where nobody says (0: as without drafts)."""
     graph_tokens: Count = 0
     """Steps with prompts of at most so many tokens are captured too, but for their attention (pieces between them)."""
+    graph_sequences: int = 0
+    """Sequences of the largest decode step that is captured (0: all are); ``WIDE`` tensor ranks have the next."""
+    graph_wide_sequences: int = 0
+    running_sequences: int = 0
+    """Sequences that an attention group runs at a time where nobody says (0: so many as there is room for)."""
     graphs: bool = True
     """Whether steps that only decode are captured graphs, so that no kernel of theirs waits for the host."""
     unrouted: frozenset[str] = frozenset()

@@ -94,7 +94,6 @@ class Case:
         names = ("weights", "gradients", "optimizer", "activations", "working")
         terms = {
             "the plan": sum(memory[f"{name}_bytes"] for name in names) - memory["apart_bytes"],
-            "FSDP2 keeps no bf16 copy of its fp32 shard": -memory["weights_bytes"] if self.pp == 1 else 0.0,
             # of the allocator's, but for pipelines, whose logits stay
             "the block of 16-bit logits is reserved, not allocated": -logits * 2.0 if self.pp == 1 else 0.0,
             "an eager gate keeps its silu": 0.0 if self.recompute else rows * 2.0 * self.layers,

@@ -10,8 +10,8 @@ from taicang.catalog import files
 from taicang.catalog.rules import section, settings
 from taicang.catalog.stack_entry import order
 from taicang.hardware import Chip, Machine
-from taicang.models.types import Model
-from taicang.stacks import Stack
+from taicang.models.types import Latent, Model
+from taicang.stacks import BARE, Stack
 
 FILE = files.DATA / "launch.yaml"
 _GIB = 2.0**30
@@ -44,17 +44,24 @@ def launched(stack: Stack, chip: Chip, model: Model) -> Stack:
 
 
 def divided(stack: Stack, machine: Machine, model: Model) -> Stack:
-    """``stack`` with the shares of device memory that it takes on such devices for such a model."""
+    """``stack`` with the shares of device memory that it takes on such devices for such a model, and with the sizes of
+    steps that it chooses there where its file says none."""
     inner = next((level for level in machine.plane("scale_up").levels if level.ranks > machine.chip.dies), None)
     facts = {
         "engine": stack.engine,
-        "release": sum(step * part for step, part in zip((10_000, 100, 1), order(stack.version), strict=False)),
+        "release": sum(
+            step * part
+            for step, part in zip((10_000, 100, 1), order(stack.asked) or order(stack.version), strict=False)
+        ),
         "chip": machine.chip.name,
         "capacity_gib": machine.chip.memory.capacity_bytes / _GIB,
         "links": "pcie" if inner is None or inner.name == "pcie" else "own",
         "tower": model.tower_ratio,
+        "latent": any(isinstance(block.attention, Latent) for block in model.blocks),
     }
     said = settings(FILE, "memory", facts)
     shares = {key.removesuffix("_gib") + "_bytes": value * _GIB for key, value in said.items() if key.endswith("_gib")}
     plain = {key: value for key, value in said.items() if not key.endswith("_gib")}
-    return replace(stack, memory=replace(stack.memory, **shares, **plain))
+    chosen = settings(FILE, "defaults", facts)
+    unsaid = {key: value for key, value in chosen.items() if getattr(stack, key) == getattr(BARE, key)}
+    return replace(stack, memory=replace(stack.memory, **shares, **plain), **unsaid)

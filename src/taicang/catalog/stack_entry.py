@@ -107,7 +107,7 @@ def stack(
     ratios = MappingProxyType({**values.get("kernel_ratio", {}), **given.pop("kernel_ratio", {})})
     fitted = files.read(found.file).get("fitted") or {}
     made = Stack(
-        name=title, version=version, epoch=found.get("epoch") or "",
+        name=title, version=version, asked="" if asked == version else asked, epoch=found.get("epoch") or "",
         bands=fitted.get("bands", {}), **values | given | {"kernel_ratio": ratios},
     )  # fmt: skip
     return with_memory(made, memory_ratio)

@@ -121,7 +121,7 @@ def lower_layer(model: Model, block: Block, plan: TrainPlan, stack: Stack) -> La
     module: Module = "mlp" if isinstance(block.ffn, Dense) else "experts"
     behind = list(dense(block.ffn, setting) if isinstance(block.ffn, Dense) else _experts(block.ffn, setting, plan))
     steps = [*_steps(mixer, setting, plan), *(_within(step, module) for step in _steps(behind, setting, plan))]
-    return transpose(tuple(steps))
+    return transpose(tuple(steps), kept=stack.keeps.sharding == "pytorch")
 
 
 def _within(step: Step, module: Module) -> Step:
@@ -247,7 +247,8 @@ def _steps(items: list[Item], setting: Setting, plan: TrainPlan) -> Iterator[Ste
         elif isinstance(op, Attend) and "flash_attention" not in setting.stack.fused:
             yield from _materialised(op)
         else:
-            kept = _saved(op, hidden, tp if plan.sp else 1, eager) * (repeat if isinstance(op, GroupedGemm) else 1)
+            cut = tp if plan.sp and setting.stack.keeps.sharding != "pytorch" else 1
+            kept = _saved(op, hidden, cut, eager) * (repeat if isinstance(op, GroupedGemm) else 1)
             if "fp8_stored" in setting.stack.fused and label == "feed-forward activation":
                 kept = kept / 2.0
             if label == UNFUSED and isinstance(op, Pointwise):
@@ -336,8 +337,8 @@ def activated_bytes(op: GroupedGemm) -> Num:
     return rows * op.inter * number_format(op.dtype).activation_bytes
 
 
-def transpose(forward: tuple[Step, ...]) -> Layer:
-    """The backward passes of a run of forward operators (see the module's docstring)."""
+def transpose(forward: tuple[Step, ...], *, kept: bool = False) -> Layer:
+    """The backward passes of a run of forward operators (see the module's docstring); ``kept``: gathered rows stay."""
     data: list[Step] = []
     weight: list[Step] = []
     for step in reversed(forward):
@@ -360,7 +361,9 @@ def transpose(forward: tuple[Step, ...]) -> Layer:
             if step.axis == "cp" and op.kind == "all_gather":  # keys and values visit again, their gradients return
                 data.append(step)
             data.append(replace(step, op=replace(op, kind=other.get(op.kind, op.kind))))  # type: ignore[arg-type]
-            if step.axis == "tp" and op.kind == "all_gather":  # the weight gradient needs the gathered input again
+            if (
+                step.axis == "tp" and op.kind == "all_gather" and not kept
+            ):  # the weight gradient needs the gathered input again
                 weight.append(step)
         elif isinstance(op, Exchange):
             data.append(replace(step, op=replace(op, kind="combine" if op.kind == "dispatch" else "dispatch")))

@@ -59,7 +59,7 @@ def _head(model: Model, plan: TrainPlan, stack: Stack) -> Layer:
         for label in ("maximum", "sum"):
             reduce = across("all_reduce", tokens * 4.0, plan, "tp")
             steps.append(Step(label=f"loss {label}", axis="tp", op=reduce))
-    made = transpose(tuple(steps))
+    made = transpose(tuple(steps), kept=stack.keeps.sharding == "pytorch")
     # the gradient of the loss reads the probabilities and writes bf16 once
     back = replace(loss, moved_bytes=moved * 0.25, flop=logits * 2.0, launches=1)
     data = tuple(replace(step, op=back) if step.label == "cross-entropy" else step for step in made.data)

@@ -60,8 +60,7 @@ def answer(run: Run) -> Served | Infeasible:
         batch = run.batch or max(int(min(-(-run.clients // plan.dp), whole)), 1)
         run, modes = replace(run, batch=batch), ["aggregated"]
     run = replace(run, drafts=drafts, chunk=run.chunk or int(job.stack.chunk_tokens))
-    one = replace(run, drafts=min(job.model.mtp_layers, 1) if drafts is None else drafts)
-    for space in (narrowed(NARROW, one), narrowed(default(job.model), run)):
+    for space in (narrowed(NARROW, run), narrowed(default(job.model), run)):
         plans = _candidates(job, space, forms, plan, prefill_plan)
         if space.narrow and not plans["known"]:
             continue  # a layout beyond the usual ones was found, or thought of, in the wider space

@@ -67,6 +67,8 @@ def preset(stack: Stack, **changes: object) -> Limits:
         "reserve": stack.engine.startswith(("tensorrt", "trtllm")),
         "by_chunk": stack.engine.startswith("vllm"),
     }
+    if stack.running_sequences:
+        base["sequences"] = stack.running_sequences
     return Limits(**(base | {k: v for k, v in changes.items() if v is not None}))  # type: ignore[arg-type]
 
 

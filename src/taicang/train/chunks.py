@@ -105,7 +105,7 @@ def _chunk(share: Share, layers: Layers) -> Chunk:
         backward_s = total(time.again) + total(time.data) + total(time.weight)
         beside_s = {"forward_s": total(front), "backward_s": backward_s}
         if plan.by_layer:
-            load = sync.layer_load(held, plan, layers.price)
+            load = sync.layer_load(held, plan, layers.price, stack.keeps)
             ahead, behind = sync.layer_exposed(load, stack, setup.data_tax, **beside_s)
             front, back = added(front, {"data": ahead}), added(back, {"data": behind})
         if away:
@@ -117,7 +117,7 @@ def _chunk(share: Share, layers: Layers) -> Chunk:
         saved = saved + time.saved_bytes * ((1.0 - away) * count)
         gone = gone + time.saved_bytes * (away * count)
         beside = beside + time.saved_s * count
-        working = np.maximum(working, time.working_bytes + _gathered(held, held, setup))
+        working = np.maximum(working, time.working_bytes)
     embedding, head = memory.edge_parameters(model, plan)
     heads = share.head + share.mtp * model.mtp_layers
     edges = lower_edges(model, plan, stack)
@@ -127,21 +127,27 @@ def _chunk(share: Share, layers: Layers) -> Chunk:
         time = layer_time(lowered, plan, stack, layers.price, setup.tax)
         forward, data = added(forward, scaled(time.forward, count)), added(data, scaled(time.data, count))
         weight = added(weight, scaled(time.weight, count))
-        edge, next_ = (
-            Held(dense=parameters, matrices=1.0, largest=parameters, plain=parameters),
-            layers[model.blocks[-1]][1],
-        )
-        parts.append((edge, 1.0))
-        outside = np.maximum(outside, time.working_bytes + _gathered(edge, next_, setup))
+        parts.append((Held(dense=parameters, matrices=1.0, largest=parameters, plain=parameters), 1.0))
+        outside = np.maximum(outside, time.working_bytes)
+    if plan.by_layer:
+        largest = max((layers[block][1] for block in counts), key=lambda each: float(np.max(each.dense + each.experts)))
+        over, under = _ends(layers, (embedding, head))
+        forward, data = added(forward, {"data": over}), added(data, {"data": under})
+        working, outside = memory.working_bytes(working, outside, largest, (embedding, head), plan, stack.keeps)
     return Chunk(
         forward=forward, data=data, weight=weight, held=memory.together(parts), saved_bytes=saved, away_bytes=gone,
         layer_bytes=working, edge_bytes=outside, saved_s=beside,
     )  # fmt: skip
 
 
-def _gathered(layer: Held, ahead: Held, setup: Setup) -> Num:
-    """What layers gather for themselves; a pipeline's are there all the time."""
-    return memory.gathered_bytes(layer, ahead, setup.plan, setup.stack.keeps) if setup.plan.by_layer else 0.0
+def _ends(layers: Layers, edges: tuple[Num, Num]) -> tuple[Num, Num]:
+    """What a step waits for at its ends, forward and backward."""
+    setup = layers.setup
+    time, held = layers[setup.model.blocks[-1]]
+    return sync.edges_exposed(
+        held, edges, setup.plan, setup.stack, setup.data_tax, layers.price, forward_s=total(time.forward),
+        backward_s=total(time.again) + total(time.data) + total(time.weight),
+    )  # fmt: skip
 
 
 def held_by(chunks: Sequence[Chunk], rank: int, pp: int, *, folded: bool) -> list[Chunk]:

@@ -195,17 +195,21 @@ def _stage(
     outer = Held(dense=edge, matrices=np.where(alone, 2.0, copies * 1.0), largest=larger, plain=edge)
     wide = memory.together([(layer.held, copies * layers), (outer, 1.0)])
     forward, back = layer.forward_s, layer.back_s
+    ends_s: Num = 0.0
     after = sync.optimizer_s(wide, plan, price) + stack.step_host_s
     key = ((0, 1, 1, 3)[given.zero], given.shard, given.reshard, given.order, copies)
     if key not in networks:
         per_layer = given.zero == 3
         networks[key] = (
-            sync.layer_load(layer.held, plan, price) if per_layer
+            sync.layer_load(layer.held, plan, price, stack.keeps) if per_layer
             else sync.step_network(wide, plan, price, stack.keeps)
         )  # fmt: skip
     if given.zero == 3:
         ahead, behind = sync.layer_exposed(networks[key], stack, tax, forward_s=forward, backward_s=back)
-        forward, back = forward + ahead, back + behind
+        over, under = sync.edges_exposed(
+            layer.held, layer.edges, plan, stack, tax, price, forward_s=forward, backward_s=back
+        )
+        forward, back, ends_s = forward + ahead, back + behind, over + under
     else:
         more = sync.step_exposed(
             networks[key], plan, stack, tax, forward_s=copies * layers * forward,
@@ -214,12 +218,10 @@ def _stage(
         after = after + more[0] + more[1]
     once = forward + back
     padded = (count % (pp * vpp) != 0) & (pp > 1) & ((count + 2) % (pp * vpp) == 0)
-    ends = np.where(alone, sum(layer.ends), max(layer.ends))
+    ends = np.where(alone, sum(layer.ends), max(layer.ends)) + ends_s
     inner = (count + 2) / pp * once  # of the stages between the first and the last
-    head = Held(dense=layer.edges[1])
-    busiest, loss = (
-        size + memory.gathered_bytes(held, layer.held, plan, stack.keeps)
-        for size, held in ((layer.busiest_bytes, layer.held), (layer.logits_bytes, head))
+    busiest, loss = memory.working_bytes(
+        layer.busiest_bytes, layer.logits_bytes, layer.held, layer.edges, plan, stack.keeps
     )
     weights, gradients, optimizer = memory.state_bytes(wide, plan, stack.keeps)
     state = weights + gradients + optimizer + memory.bucket_bytes(wide, plan, stack.keeps)

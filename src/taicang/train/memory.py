@@ -119,6 +119,8 @@ def state_bytes(held: Held, plan: TrainPlan, keeps: Keeping) -> tuple[Num, Num, 
 
     trained = plan.trained_ratio
     copies = kept_bytes(plan)
+    if keeps.sharding == "pytorch" and plan.zero == 3 and plan.master == "fp32":  # shards are the 32-bit weights
+        copies = (plan.recipe.still_bytes or plan.recipe.gather_bytes) * (1.0 - trained)
     plain = held.plain * (2.0 - copies) * plan.recipe.frozen / (dense if plan.zero == 3 else 1)
     piped = (plan.zero == 3) * (np.asarray(plan.pp) > 1)  # all microbatches share what is gathered once a step
     gathered = plan.recipe.gather_bytes * np.where(piped, True, plan.zero == 3 and not plan.reshard)
@@ -168,13 +170,36 @@ def bucket_bytes(held: Held, plan: TrainPlan, keeps: Keeping) -> Num:
     return np.minimum(whole, bucket) * plan.gradient_bytes * plan.trained_ratio + live
 
 
-def gathered_bytes(layer: Held, ahead: Held, plan: TrainPlan, keeps: Keeping) -> Num:
-    """ZeRO 3: whole weights of the layer at work and of the one fetched ahead, whole gradients of the former."""
-    if plan.zero < 3:
-        return 0.0
-    whole = layer.dense + layer.experts
-    weights = 0.0 if keeps.sharding == "deepspeed" else (whole + ahead.dense + ahead.experts) * plan.recipe.gather_bytes
-    return weights + whole * plan.gradient_bytes * plan.trained_ratio
+def working_bytes(
+    layer_bytes: Num, logits_bytes: Num, layer: Held, edges: tuple[Num, Num], plan: TrainPlan, keeps: Keeping
+) -> tuple[Num, Num]:  # fmt: skip
+    """Of the layer at work and of the head with its loss: activations and, where ZeRO 3 gathers layer by layer, whole
+    weights of it and of the layer fetched ahead, and whole gradients. ``edges`` are parameters of embedding and head.
+
+    FSDP2 leaves both gathered, and the last layer. Whole gradients are 16 bits as they come to be, while activations
+    go, are copied into a buffer of the reduction's format, and that stays until the next layer's is made.
+    """
+    whole, (embedding, head) = layer.dense + layer.experts, edges
+    reduced, gather = plan.gradient_bytes * plan.trained_ratio, plan.recipe.gather_bytes
+    if plan.zero != 3:
+        return layer_bytes, logits_bytes
+    if keeps.sharding != "pytorch":
+        gather = 0.0 if keeps.sharding == "deepspeed" else gather
+        largest = np.maximum(embedding, head)
+        return (
+            layer_bytes + whole * (2.0 * gather + reduced),
+            logits_bytes + (largest + whole) * gather + largest * reduced,
+        )
+    gather = gather if plan.reshard else 0.0
+    made = 2.0 * plan.trained_ratio
+    stays = embedding * gather
+    busy = np.maximum(layer_bytes, whole * made) + 2.0 * whole * gather + stays
+    ends = (
+        logits_bytes + (head + whole) * gather + stays,
+        head * (made + reduced) + 2.0 * whole * gather + stays,
+        busy + head * reduced,
+    )
+    return busy + whole * reduced, np.maximum(np.maximum(ends[0], ends[1]), ends[2])
 
 
 def gradual(gradients: Num, activations: Num, layer: Num, edge: Num, once: Num) -> Num:

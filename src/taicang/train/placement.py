@@ -103,7 +103,8 @@ def traffic(setup: Setup, step: TrainStep) -> tuple[Traffic, ...]:
 def _bytes_at(setup: Setup, at: int) -> Callable[[Operator, float, float], Cost]:
     def price(op: Operator, cube_ratio: float = 1.0, vector_ratio: float = 1.0) -> Cost:
         cost = setup.price(op, cube_ratio, vector_ratio)
-        return Cost(seconds=cost.level_bytes[at] if cost.level_bytes and not isinstance(op, Transfer) else TINY)
+        sent = cost.level_bytes[at] if cost.level_bytes and not isinstance(op, Transfer) else 0.0
+        return Cost(seconds=max(float(sent), TINY))
 
     return price
 

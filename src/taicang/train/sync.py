@@ -171,25 +171,48 @@ def layer_network(layer: Held, plan: TrainPlan, price: Price) -> tuple[Num, Num]
     return gather, scatter + (gather if plan.reshard else 0.0)
 
 
-def layer_load(layer: Held, plan: TrainPlan, price: Price) -> tuple[Num, Num, Num]:
-    """``layer_network``, and how busy it keeps the cores that copy for it."""
+def layer_load(layer: Held, plan: TrainPlan, price: Price, keeps: Keeping) -> tuple[Num, Num, Num, Num, Num]:
+    """``layer_network``, how busy it keeps the cores that copy for it, and seconds of FSDP2's own copies in either
+    pass: weights out of the buffer that was gathered, gradients of 16 bits into the one that is scattered."""
     ahead, behind = layer_network(layer, plan, price)
+    whole, gather = layer.dense + layer.experts, plan.recipe.gather_bytes
     gradients = plan.gradient_bytes * plan.trained_ratio
-    moved = (layer.dense + layer.experts) * (plan.recipe.gather_bytes * (1 + plan.reshard) + gradients)
-    return ahead, behind, busy_ratio(moved, ahead + behind, price)
+    busy = busy_ratio(whole * (gather * (1 + plan.reshard) + gradients), ahead + behind, price)
+    if keeps.sharding != "pytorch":
+        return ahead, behind, busy, 0.0, 0.0
+
+    def copied(moved: Num) -> Num:
+        return price(Pointwise(kind="copy", elements=whole, moved_bytes=moved)).seconds
+
+    back = whole * (2.0 * gather * plan.reshard + 2.0 * plan.trained_ratio + gradients)
+    return ahead, behind, busy, copied(whole * 2.0 * gather), copied(back)
 
 
 def layer_exposed(
-    network: tuple[Num, Num, Num], stack: Stack, tax: Num, *, forward_s: Num, backward_s: Num
+    load: tuple[Num, Num, Num, Num, Num], stack: Stack, tax: Num, *, forward_s: Num, backward_s: Num
 ) -> tuple[Num, Num]:
     """What of ``layer_load`` a layer waits for, forward and backward; the layer before hides the first piece."""
-    ahead, behind, busy = network
+    ahead, behind, busy, there, back = load
     if "parameters" not in stack.overlap:
-        return ahead, behind
+        return ahead + there, behind + back
     return (
-        beside(ahead, forward_s, pieces=np.inf, tax=tax * busy),
-        beside(behind, backward_s, pieces=np.inf, tax=tax * busy),
+        there + beside(ahead, forward_s + there, pieces=np.inf, tax=tax * busy),
+        back + beside(behind, backward_s + back, pieces=np.inf, tax=tax * busy),
     )
+
+
+def edges_exposed(
+    layer: Held, edges: tuple[Num, Num], plan: TrainPlan, stack: Stack, tax: Num, price: Price, *, forward_s: Num,
+    backward_s: Num,
+) -> tuple[Num, Num]:  # fmt: skip
+    """What a step waits for at its ends, forward and backward: nothing hides the embedding's weights and the first
+    layer's on the way in and their gradients on the way out; the last layer's passes (``forward_s``, ``backward_s``)
+    are beside the head's. Neither edge is gathered again."""
+    once = replace(plan, reshard=False)
+    embedding, head = (layer_load(Held(dense=each), once, price, stack.keeps) for each in edges)
+    first = layer_network(layer, once, price)
+    late = layer_exposed(head, stack, tax, forward_s=forward_s, backward_s=backward_s)
+    return embedding[0] + embedding[3] + first[0] + late[0], embedding[1] + embedding[4] + first[1] + late[1]
 
 
 def optimizer_s(held: Held, plan: TrainPlan, price: Price) -> Num:
