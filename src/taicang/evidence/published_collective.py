@@ -103,7 +103,7 @@ def _machine(row: Cells) -> Machine:
 
 def _adding(said: str) -> bool:
     """Whether a row's words tell that switches added on two nodes: NVLS is named, or an NCCL that has it in trees
-    (2.18). Others ran without (assumed): the same two nodes give 330 GB/s without and 430 with (NVIDIA/nccl issue 1221),
+    (2.18). Others ran without (assumed): two nodes give 330 GB/s without and 430 with (NVIDIA/nccl issue 1221),
     and rows that say nothing are near the former. On more nodes the network is what counts."""
     library = re.search(r"NCCL\D{0,3}(\d+)\.(\d+)", said)
     return "NVLS" in said or (library is not None and (int(library[1]), int(library[2])) >= (2, 18))
