@@ -325,7 +325,7 @@ def _row(cells: dict[str, str], net: Model) -> Row:
     )
 
 
-def _door(said: Settings) -> dict[str, float]:
+def _door(said: Settings) -> dict[str, Any]:
     if said.door_s is None:
         return {}
     return {"door_s": said.door_s, "door_request_s": 0.0, "door_token_s": said.door_token_s}
