@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from taicang.app.options import Quantity, Whole, declared, stacked, written
+from taicang.app.options import Whole, declared, quantity, stacked, written
 from taicang.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from taicang.traffic.trace import Trace
 
 
-RATE = Quantity("per_s", "RATE")
-TIME = Quantity("s", "TIME", zero=True)
+RATE = quantity("per_s", "RATE")
+TIME = quantity("s", "TIME", "zero")
 READING = declared("traffic", "reading")
 """How to read a file."""
 

@@ -74,19 +74,28 @@ def _types(keys: Mapping[str, Key], stem: str = "") -> dict[str, str]:
 
 
 _SAID: Final[Mapping[str, Any]] = files.read(Path(__file__).parent / "schema.yaml")
-_CHIP: Final[Mapping[str, str]] = _SAID["chip"]
 ARCHITECTURE: Final[Mapping[str, str]] = {
     profile: name for name, profiles in _SAID["architectures"].items() for profile in profiles
 }
 """Architecture of each kernel profile: a chip whose kernels were measured; others borrow the constants of one."""
+_OF_FIELDS: Final = {"planes.*.*": LEVEL, "own": STACK, "memory": MEMORY, "keeps": KEEPS}
+
+
+def _section(kind: str) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for key, type_ in _SAID[kind].items():
+        stem = "" if key == "own" else f"{key}."
+        found |= _types(_OF_FIELDS[key], stem) if type_ == "fields" else {key: type_}
+    return found
+
+
 FIELDS: Final[Mapping[str, Mapping[str, str]]] = {
-    "chip": _CHIP,
-    "machine": {
-        **_types(LEVEL, "planes.*.*."), **_SAID["machine"], **{f"chip.{path}": type_ for path, type_ in _CHIP.items()},
-        "chip.base": "name",
-    },
-    "stack": {**_types(STACK), **_SAID["stack"], **_types(MEMORY, "memory."), **_types(KEEPS, "keeps.")},
-}  # fmt: skip
+    "chip": _section("chip"),
+    "machine": _section("machine")
+    | {f"chip.{path}": type_ for path, type_ in _section("chip").items()}
+    | {"chip.base": "name"},
+    "stack": _section("stack"),
+}
 RECORDED: Final[tuple[str, ...]] = tuple(_SAID["recorded"])
 """Keys (or their beginnings, that end in a dot) that entries keep for the record: no prediction reads them."""
 
