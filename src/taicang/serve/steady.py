@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from taicang.plans import Batch, decode_batch, prefill_batch
+from taicang.serve.door import through_s
 from taicang.serve.setup import Setup, scaled, step
 from taicang.serve.uneven import EVEN, Spread, slowest_ratio
 from taicang.stacks import Stack
@@ -141,13 +142,15 @@ def aggregated(setup: Setup, load: Load, exists: NDArray[np.bool_] | None = None
         + busy
     )
     # where more requests are in flight than run, each waits for a place: the turns of those before it
-    ttft: Num = turn * (group / mine) - busy
+    door = through_s(stack, load.input_tokens)
+    ttft: Num = turn * (group / mine) - busy + door
+    outside = door if load.at_random else 0.0  # the instance is full whoever still stands at its door
     return Steady(
         ttft_s=ttft,
         tpot_s=tpot,
         step_s=decode.seconds,
         prefill_s=alone.seconds * chunks,
-        output_tokens_per_s=load.concurrency * load.output_tokens / (ttft + busy),
+        output_tokens_per_s=load.concurrency * load.output_tokens / (ttft + busy - outside),
         decode=decode,
     )
 
@@ -259,7 +262,7 @@ def disaggregated(pools: Pools, load: Load, transfer_s: Num) -> Steady:
     in_prefill = np.maximum(load.concurrency - decoding - rate * transfer_s, 0.0)
     ttft = np.maximum(in_prefill / np.maximum(rate, 1e-12) + transfer_s, first)
     return Steady(
-        ttft_s=ttft,
+        ttft_s=ttft + through_s(pools.prefill.stack, load.input_tokens),
         tpot_s=stay / np.maximum(load.output_tokens - 1, 1.0),
         step_s=decode.seconds,
         prefill_s=prompt.seconds,
