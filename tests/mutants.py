@@ -156,9 +156,10 @@ def ask(task: tuple[Mutant | None, list[str]]) -> list[str]:
     assert not any(name.partition(".")[0] == "taicang" for name in sys.modules), "the package was imported before"
     if mutant is not None:
         sys.meta_path.insert(0, Replaced(mutant))
-    watch = reached.Watch()
-    code = pytest.main([*reached.QUIET, "-x", *tests], plugins=[watch])
-    return watch.failed or ([""] if code else [])
+    watch = reached.Watch(wanted=tests)
+    files = dict.fromkeys(test.partition("::")[0] for test in tests)
+    code = pytest.main([*reached.QUIET, "-x", *(file for file in files if (ROOT / file).exists())], plugins=[watch])
+    return watch.failed or ([] if code in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED) else [""])
 
 
 class Court:
@@ -270,7 +271,8 @@ def judge(drawn: list[Mutant], court: Court, jobs: int) -> Iterator[tuple[Mutant
                 elif by:
                     tasks.insert(0, (each, court.asked(each)))
                 else:
-                    print(f"tests fail without {each}: {failed}", flush=True)
+                    print(f"tests fail without the change too: {failed}", flush=True)
+                    yield each, ""
         elif failed == []:
             if mutant.key not in second and (rest := court.asked(mutant, tests)):
                 second.add(mutant.key)
