@@ -2,9 +2,9 @@
 
 Where things are, by the words in their names:
 
-* ``tables`` reads files, ``systems`` names machines, ``measured`` holds rows of one kernel as an operator of arrays,
-  ``split`` keeps rows from fits, ``fitting`` solves for constants and writes them.
-* ``*_rows`` (and ``served``, ``published``, ``kv_transfer``) say what the columns of a source mean.
+* ``tables`` reads files and keeps rows from fits, ``systems`` names machines, ``measured`` holds rows of one kernel as
+  an operator of arrays, ``fitting`` solves for constants and writes them.
+* ``*_rows`` (and ``served``, ``published``) say what the columns of a source mean.
 * ``suite_*`` predict rows: ``outcomes`` gives one ``score.Outcome`` each, ``board`` knows all suites.
 * ``fit_*`` are the families of ``taicang fit``; they see rows through the suite's own eyes.
 """
