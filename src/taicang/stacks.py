@@ -13,6 +13,7 @@ Scheduler: TypeAlias = Literal["mixed", "prefill_first", "disaggregated"]
 MemoryBase: TypeAlias = Literal["device", "static", "free"]
 Sharding: TypeAlias = Literal["own", "deepspeed", "tensors", "graph", "pytorch"]
 ExpertDispatch: TypeAlias = Literal["best", "plain"]
+StackUse: TypeAlias = Literal["", "serving", "training"]
 WIDE = 4
 """Ranks from which on SGLang captures graphs of larger batches."""
 
@@ -53,6 +54,10 @@ class Headroom:
     """Communication buffers of an instance of several ranks, on each."""
     graph_bytes: float = 0.0
     """Captured graphs, where the engine takes them off the cache."""
+    state_ratio: float = 0.0
+    """Memory for recurrent states over that for keys and values, where the two are apart (0: they share it)."""
+    state_copies: int = 0
+    """States that are kept for each running sequence: its own, and those that later prompts may go on from."""
     hidden_tile: int = 256
     """Multiples that its expert kernels of 4-bit floats take of the hidden and the inner width."""
     inner_tile: int = 128
@@ -107,6 +112,8 @@ class Stack:
     """Year-month of the release."""
     asked: str = ""
     """The release that was asked for, where another answers: memory is divided as in this one."""
+    use: StackUse = ""
+    """What it is for ("": a user's own, who does not say)."""
     scheduler: Scheduler = "mixed"
     """How prefill and decode share an instance: chunks in one batch, or prefill steps of their own."""
     chunk_tokens: int = 8192
@@ -114,6 +121,12 @@ class Stack:
     burst_ratio: float = 0.0
     """How much the requests of a closed loop keep in step: 0, their prompts come spread evenly; 1, all at once (a
     scheduler that prefills first lets a burst finish together, so that the next prompts come as a burst again)."""
+    door_s: float = 0.0
+    """From a client's sending to the engine's queue, and of the first token back: network, HTTP, processes."""
+    door_request_s: float = 0.0
+    """Host time in which the door lets one request in: they pass one by one."""
+    door_token_s: float = 0.0
+    """The same per prompt token: tokenising, copying."""
     step_host_s: float = 0.0
     """Host time per step that the device waits for (scheduling, input preparation, detokenising)."""
     sequence_host_s: float = 0.0
@@ -167,7 +180,7 @@ class Stack:
     """Abilities: "expert_all_to_all" (token exchange by default instead of gather and scatter), "offers_all_to_all"
     (on request), "two_batch" (overlapped microbatches), "sp_attention" (sequence-tensor-sequence prefill),
     "matmul_all_reduce" (in prefill, an all-reduce runs beside the product that it sums); in training those of
-    ``search.train_stack`` ("interleaved_gradients": those of a chunk are reduced beside the chunks that follow)."""
+    ``search.training`` ("interleaved_gradients": those of a chunk are reduced beside the chunks that follow)."""
     expert_dispatch: ExpertDispatch = "best"
     """How training sends tokens to experts: "plain", a copy for each expert by an all-to-all, sorted by expert on
     arrival; "best", that without the sorting, or each at most once to a rank, whichever is faster."""

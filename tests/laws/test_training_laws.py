@@ -9,13 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from taicang import catalog
+from taicang.catalog.costing import training_price
 from taicang.catalog.models import model
-from taicang.catalog.training import training_price
 from taicang.errors import InvalidPlan
 from taicang.hardware import Machine, Plane
 from taicang.models.types import Dense
 from taicang.ops import Collective, Exchange, Gemm, Operator
-from taicang.search.train_stack import changed
+from taicang.search.training import changed
 from taicang.train.flops import model_flop
 from taicang.train.step import Setup, TrainStep, train_step
 from taicang.train_plans import TrainPlan, recipe

@@ -10,12 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from taicang import catalog
+from taicang.catalog.costing import training_price
 from taicang.catalog.models import model
-from taicang.catalog.training import training_price
 from taicang.errors import InvalidPlan
 from taicang.hardware import Machine
 from taicang.models.count import parameters
-from taicang.search.train_stack import changed
+from taicang.search.training import changed
 from taicang.train.memory import Held, bucket_bytes, state_bytes
 from taicang.train.setup import Setup
 from taicang.train.step import stage_memory, train_step

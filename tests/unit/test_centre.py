@@ -16,11 +16,11 @@ from taicang.app.main import cli
 from taicang.centre import cost, outage
 from taicang.centre.compare import compare
 from taicang.centre.cost import Plant
+from taicang.centre.draw import Serving
 from taicang.centre.figures import built_in, of_machine, site
 from taicang.centre.figures import given as stated
 from taicang.centre.outage import broken
 from taicang.centre.report import Case, band, check, draws, middles, report
-from taicang.centre.work import Serving
 from taicang.errors import InvalidInput
 from taicang.predict.fabric_parts import breakage
 from taicang.reliability import Component, components

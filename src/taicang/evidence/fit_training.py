@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from operator import attrgetter
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 from scipy.optimize import least_squares
 
 from taicang import catalog
-from taicang.catalog.training import sustained
+from taicang.catalog.costing import sustained
 from taicang.cost.sustained import Sustained
 from taicang.errors import TaicangError
 from taicang.evidence.fitting import write
@@ -165,9 +166,5 @@ def _solve(rows: Sequence[Row], chips: list[str], stacks: list[str]) -> Floats:
 
 def _alike(row: Row, rows: Sequence[Row]) -> float:
     """Rows of the same job on other epochs and by other submitters count together as a few."""
-    same = [r for r in rows if (r.model, r.chip, r.count, r.batch, r.seq, r.source) == _job(row)]
-    return max(len(same) / 3.0, 1.0)
-
-
-def _job(row: Row) -> tuple[object, ...]:
-    return (row.model, row.chip, row.count, row.batch, row.seq, row.source)
+    job = attrgetter("model", "chip", "count", "batch", "seq", "source")
+    return max(sum(job(each) == job(row) for each in rows) / 3.0, 1.0)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from scipy.optimize import least_squares
 
 from taicang import catalog
-from taicang.catalog.training import sustained
+from taicang.catalog.costing import sustained
 from taicang.evidence import fit_training as fit
 from taicang.evidence.fitting import write
 from taicang.evidence.measured import attempt
