@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from scipy.optimize import least_squares
 
 from taicang import catalog
+from taicang.catalog.costing import sustained
 from taicang.cost.sustained import Sustained
 from taicang.errors import TaicangError
 from taicang.evidence.fitting import write
@@ -78,6 +79,16 @@ def fit_training(folder: Path) -> list[Path]:
         write("sustained", clock, evidence=path, rows=len(rows), note=note),
         write("stacks_training", ratios, evidence=path, rows=len(rows), note=note),
     ]
+
+
+def present(chips: list[str], stacks: list[str]) -> Floats:
+    """The constants in use, as logarithms: where the search for new ones starts."""
+    clocks = [np.log(sustained(catalog.chip(name)).clock_ratio) for name in chips]
+    known = [catalog.stack(name.removesuffix(BIASED)) for name in stacks]
+    ratios = [np.log(one.kernel_ratio.get(family(name), 1.0)) for one, name in zip(known, stacks, strict=True)]
+    host = next((one.eager_kernel_s for one in known if one.engine in HOST_BOUND), LAUNCH_S)
+    tax = next((one.overlap_tax_ratio for one in known if one.engine in SHARDED), TAX_RATIO)
+    return np.array([*clocks, *ratios, np.log(host / LAUNCH_S), np.log(tax / TAX_RATIO)])
 
 
 def constant_of(row: Row) -> str:
@@ -145,9 +156,9 @@ def _solve(rows: Sequence[Row], chips: list[str], stacks: list[str]) -> Floats:
 
     low = np.array([np.log(0.2)] * count)
     high = np.array([0.0] * len(chips) + [np.log(3.0)] * len(stacks) + [np.log(6.0)] * 2)
-    start = np.array([np.log(0.8)] * len(chips) + [0.0] * len(stacks) + [0.0, 0.0])
+    start = np.clip(present(chips, stacks), low + STEP, high - STEP)
     found: Any = least_squares(
-        residuals, start, jacobian, bounds=(low, high), loss="soft_l1", f_scale=NOISE_RATIO, max_nfev=30
+        residuals, start, jacobian, bounds=(low, high), loss="soft_l1", f_scale=NOISE_RATIO, ftol=1e-5, max_nfev=30
     )
     solved: Floats = found.x
     return solved

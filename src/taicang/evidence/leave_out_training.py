@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from scipy.optimize import least_squares
 
 from taicang import catalog
-from taicang.catalog.costing import sustained
 from taicang.catalog.trust import Ground, size
 from taicang.evidence import fit_training as fit
 from taicang.evidence.measured import attempt
@@ -30,7 +29,7 @@ def errors(rows: Sequence[Row]) -> Iterator[tuple[Row, Ground, dict[str, float]]
     runs = [run_of(row) for row in mine]
     chips, stacks = sorted({run.chip for run in runs}), sorted({fit.constant_of(row) for row in mine})
     at = np.array([_constants(row, run, chips, stacks) for row, run in zip(mine, runs, strict=True)])
-    values = _present(chips, stacks)
+    values = fit.present(chips, stacks)
     clocks = np.log([catalog.chip(name).sustained_ratio or np.nan for name in chips])
     base = np.array([fit._error(row, *values[where]) for row, where in zip(mine, at, strict=True)])
     slopes = np.zeros((len(mine), 3))
@@ -61,16 +60,6 @@ def _constants(row: Row, run: Ground, chips: list[str], stacks: list[str]) -> tu
     """Places of a row's clock, ratio and engine's constant in the vector."""
     shared = len(chips) + len(stacks)
     return chips.index(run.chip), len(chips) + stacks.index(fit.constant_of(row)), shared + (run.engine in fit.SHARDED)
-
-
-def _present(chips: list[str], stacks: list[str]) -> Floats:
-    """The constants in use, as logarithms."""
-    clocks = [np.log(sustained(catalog.chip(name)).clock_ratio) for name in chips]
-    known = [catalog.stack(name.removesuffix(fit.BIASED)) for name in stacks]
-    ratios = [np.log(one.kernel_ratio.get(fit.family(name), 1.0)) for one, name in zip(known, stacks, strict=True)]
-    host = next((one.eager_kernel_s for one in known if one.engine in fit.HOST_BOUND), fit.LAUNCH_S)
-    tax = next((one.overlap_tax_ratio for one in known if one.engine in fit.SHARDED), fit.TAX_RATIO)
-    return np.array([*clocks, *ratios, np.log(host / fit.LAUNCH_S), np.log(tax / fit.TAX_RATIO)])
 
 
 def _solved(
