@@ -72,8 +72,7 @@ _COUNTED: Mapping[str, str] = {
 
 def _exported(head: Mapping[str, Any]) -> tuple[dict[str, float], dict[str, float]]:
     """What genai-perf and AIPerf export: an object of statistics, with its unit, for each metric."""
-    figures: dict[str, float] = {}
-    stated: dict[str, float] = {}
+    figures, stated = dict[str, float](), dict[str, float]()
     for name, each in head.items():
         if not isinstance(each, Mapping):
             continue
