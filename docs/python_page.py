@@ -22,7 +22,7 @@ MODULES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("", "taicang.search.result", ("Found", "Choice", "Pool", "Counts")),
     ("Replay", "taicang.predict.replay", ("replay", "Replay")),
     ("", "taicang.predict.system", ("System",)),
-    ("", "taicang.predict.tenants", ("Tenant",)),
+    ("", "taicang.predict.standing", ("Tenant",)),
     ("", "taicang.serve.summary", ("Summary", "Spread")),
     ("", "taicang.traffic.trace", ("Trace",)),
     ("", "taicang.traffic.change", ("take", "window", "thin", "faster", "to_rate", "longer", "spliced", "overlaid")),

@@ -94,8 +94,10 @@ def record(files: list[str], jobs: int) -> dict[str, Any]:
         kept = folder / (name.replace("/", "+") + ".json")
         known[name] = json.loads(kept.read_text()) if kept.exists() else {}
     asked = [name for name, it in known.items() if it.get("state") != state(name)]
+    asked.sort(key=lambda name: not name.startswith("tests/golden"))
+    many = len(asked)
     for count, (name, made) in enumerate(forked(asked, lambda name: watched(name, files), jobs, 1200.0), 1):
-        print(f"{count} of {len(asked)}: {name}: {len((made or {}).get('seconds', ()))} tests", flush=True)
+        print(f"{count} of {many}: {name}: {len((made or {}).get('seconds', ()))} tests", flush=True)
         if made is not None:
             known[name] = made | {"state": state(name), "versions": versions}
             (folder / (name.replace("/", "+") + ".json")).write_text(json.dumps(known[name]))

@@ -54,6 +54,10 @@ class Headroom:
     """Communication buffers of an instance of several ranks, on each."""
     graph_bytes: float = 0.0
     """Captured graphs, where the engine takes them off the cache."""
+    state_ratio: float = 0.0
+    """Memory for recurrent states over that for keys and values, where the two are apart (0: they share it)."""
+    state_copies: int = 0
+    """States that are kept for each running sequence: its own, and those that later prompts may go on from."""
     hidden_tile: int = 256
     """Multiples that its expert kernels of 4-bit floats take of the hidden and the inner width."""
     inner_tile: int = 128
@@ -84,6 +88,10 @@ class Keeping:
     """Whether norms and activations are operators of the framework, one after the other, that keep what each needs."""
     outputs: bool = False
     """Whether a pipeline stage keeps what it sent of each microbatch in flight."""
+    added: bool = False
+    """Whether a kernel of its own adds each microbatch's gradients up, or products write into the sum."""
+    adapters: bool = False
+    """Whether adapters sit beside every linear layer (routed experts are none), or beside the attention's alone."""
     merged: bool = False
     """Whether a pipeline's last stage keeps the 16-bit logits of all microbatches, to hand them out as one."""
     sharding: Sharding = "own"
@@ -113,6 +121,12 @@ class Stack:
     burst_ratio: float = 0.0
     """How much the requests of a closed loop keep in step: 0, their prompts come spread evenly; 1, all at once (a
     scheduler that prefills first lets a burst finish together, so that the next prompts come as a burst again)."""
+    door_s: float = 0.0
+    """From a client's sending to the engine's queue, and of the first token back: network, HTTP, processes."""
+    door_request_s: float = 0.0
+    """Host time in which the door lets one request in: they pass one by one."""
+    door_token_s: float = 0.0
+    """The same per prompt token: tokenising, copying."""
     step_host_s: float = 0.0
     """Host time per step that the device waits for (scheduling, input preparation, detokenising)."""
     sequence_host_s: float = 0.0
@@ -124,7 +138,7 @@ class Stack:
     graph_launch_s: float = 0.0
     """Host time per captured graph that the device waits for."""
     layer_gap_s: float = 0.0
-    """Device idle time per layer: launch gaps that graphs leave."""
+    """Device idle time per layer: launch gaps that graphs leave; in training of each microbatch."""
     launch_ratio: float = 1.0
     """Share of kernels' launch latency that remains when they follow each other: programmatic dependent launch starts a
     kernel's prologue while the one before drains."""
@@ -166,7 +180,7 @@ class Stack:
     """Abilities: "expert_all_to_all" (token exchange by default instead of gather and scatter), "offers_all_to_all"
     (on request), "two_batch" (overlapped microbatches), "sp_attention" (sequence-tensor-sequence prefill),
     "matmul_all_reduce" (in prefill, an all-reduce runs beside the product that it sums); in training those of
-    ``search.train_stack`` ("interleaved_gradients": those of a chunk are reduced beside the chunks that follow)."""
+    ``search.training`` ("interleaved_gradients": those of a chunk are reduced beside the chunks that follow)."""
     expert_dispatch: ExpertDispatch = "best"
     """How training sends tokens to experts: "plain", a copy for each expert by an all-to-all, sorted by expert on
     arrival; "best", that without the sorting, or each at most once to a rank, whichever is faster."""

@@ -2,7 +2,7 @@
 
 ``python tests/golden/carry.py FOLDER`` writes it from an evidence folder; it is kept below two megabytes. Which rows of
 a table are carried is decided by their keys (a hash of all cells but the measured ones), so that the choice cannot
-favour rows that are predicted well. Free text is left behind: of the notes only the words that decide how a row is read.
+favour rows that are predicted well. Free text is left behind but for the words that decide how a row is read.
 """
 
 from __future__ import annotations

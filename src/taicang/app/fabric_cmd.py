@@ -145,7 +145,7 @@ def fabric(machine: str, sets: tuple[str, ...], as_json: bool, **options: Any) -
     on = opened(machine, sets)
     if chosen and chosen[0] not in ("kind", "axes") and not isinstance(on, Machine):
         raise click.UsageError(f"--{chosen[0]} needs a machine of the catalogue, not a graph")
-    found = _ANSWERS[chosen[0] if chosen else ""](on, options)
+    found = _answered(chosen[0] if chosen else "", on, options)
     if as_json:
         echo_json(found)
     else:
@@ -159,12 +159,6 @@ def fabric(machine: str, sets: tuple[str, ...], as_json: bool, **options: Any) -
         write_chakra(collective_graph(on, question(options)), options["chakra"])
 
 
-def _shape(on: Any, options: dict[str, Any]) -> Any:
-    from taicang.predict import fabric as predict
-
-    return predict.shape(on, options["plane"], options["failed"], options["seed"])
-
-
 def question(options: Mapping[str, Any]) -> Ask:
     """The collective that the options ask about."""
     from taicang.search.collective import Ask
@@ -174,12 +168,6 @@ def question(options: Mapping[str, Any]) -> Ask:
     said: dict[str, Any] = {"kind": "", "payload_bytes": 0.0}
     said |= {name: value for name, value in fields_of(Ask, options).items() if value is not None}
     return Ask(**said | {"algorithm": said.get("algorithm", "").replace("-", "_")})
-
-
-def _collective(on: Any, options: dict[str, Any]) -> Any:
-    from taicang.predict import fabric as predict
-
-    return predict.run(on, question(options))
 
 
 def _breakage(on: Any, options: dict[str, Any]) -> Any:
@@ -197,20 +185,21 @@ def _breakage(on: Any, options: dict[str, Any]) -> Any:
     return found if others else found[0]
 
 
-def _shares(on: Any, options: dict[str, Any]) -> Any:
-    from taicang.predict.fabric_parts import share_out
+def _answered(what: str, on: Any, options: dict[str, Any]) -> Any:
+    from taicang.predict import fabric as predict
+    from taicang.predict.fabric_parts import axes, share_out
 
-    sizes = [count(part, 1, 10**7, where="--logical") for part in named(options["logical"], "--logical")]
-    return share_out(on, sizes, backlog=options["backlog"], seed=options["seed"])
-
-
-def _axes(on: Any, options: dict[str, Any]) -> Any:
-    from taicang.predict.fabric_parts import axes
-
-    return axes(on, options["axes"], options["payload_bytes"], options["seed"])
-
-
-_ANSWERS = {"": _shape, "kind": _collective, "draws": _breakage, "logical": _shares, "axes": _axes}
+    match what:
+        case "kind":
+            return predict.run(on, question(options))
+        case "draws":
+            return _breakage(on, options)
+        case "logical":
+            sizes = [count(part, 1, 10**7, where="--logical") for part in named(options["logical"], "--logical")]
+            return share_out(on, sizes, backlog=options["backlog"], seed=options["seed"])
+        case "axes":
+            return axes(on, options["axes"], options["payload_bytes"], options["seed"])
+    return predict.shape(on, options["plane"], options["failed"], options["seed"])
 
 
 def _written(machine: str, on: Any, options: dict[str, Any], found: Any) -> None:

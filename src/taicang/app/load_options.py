@@ -56,14 +56,13 @@ def named_load(options: dict[str, Any], model: str) -> None:
     length given twice and ``UnknownName`` for an unknown profile or objective."""
     named_limits(options, model)
     if options["profile"]:
-        from taicang.search.lengths import of_profile
+        from taicang.search.door import of_profile
 
         context = click.get_current_context()
         for flag in ("input_tokens", "output_tokens"):
             if context.get_parameter_source(flag) is click.core.ParameterSource.COMMANDLINE:
                 raise InvalidInput(f"--profile has lengths of its own; drop --{flag.removesuffix('_tokens')}")
-        lengths = of_profile(options["profile"])
-        options |= {name: getattr(lengths, name) for name in ("input_tokens", "output_tokens", "spread")}
+        options |= of_profile(options["profile"])
 
 
 def load_text(options: dict[str, Any]) -> str:

@@ -315,11 +315,12 @@ def give(
     else:
         show()
     if page is not None:
-        from taicang.app.paged import paged
+        from taicang.evidence.near import grounded
         from taicang.page.html import page as page_of
+        from taicang.page.views import sections
         from taicang.records import jsonable
 
-        body = paged(kind, jsonable(value if shown is None else shown))
+        body = sections(kind, grounded(jsonable(value if shown is None else shown)))
         write({page.name: page_of(title, body)}, page.parent, "--html")
         click.echo(f"wrote {page}", err=True)
     return int(not feasible)
@@ -329,11 +330,8 @@ def echo_json(value: Any) -> None:
     """Print a dataclass or plain data as JSON."""
     from taicang.records import jsonable
 
-    click.echo(json.dumps(jsonable(value), indent=2, ensure_ascii=not _utf(), allow_nan=False))
-
-
-def _utf() -> bool:
-    return (sys.stdout.encoding or "").lower().startswith("utf")
+    utf = (sys.stdout.encoding or "").lower().startswith("utf")
+    click.echo(json.dumps(jsonable(value), indent=2, ensure_ascii=not utf, allow_nan=False))
 
 
 def listed(text: str | None) -> list[str]:

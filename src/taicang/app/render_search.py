@@ -16,10 +16,9 @@ from taicang.plans import describe
 from taicang.predict.choose import Chosen, spans
 from taicang.predict.confirm import Confirmation
 from taicang.search.explain import NUDGE_RATIO, Explanation
-from taicang.search.flips import Flip
 from taicang.search.points import Job
 from taicang.search.result import Choice, Pool
-from taicang.search.versus import Versus
+from taicang.search.versus import Flip, Versus
 from taicang.units import show
 
 WIDTH = 80

@@ -53,7 +53,7 @@ def search(model: str, machines: str, as_json: bool, pareto: str | None, explain
         for each in done:
             if each.chosen and each.chosen.warning:
                 click.echo(f"taicang: warning: {each.found.machine}: {each.chosen.warning}", err=True)
-    from taicang.search.flips import flips
+    from taicang.search.versus import flips
 
     ranked = ranking(done, options["objective"])
     flipped = flips([(each.job, each.chosen.choice, each.space) for each in ranked], options["objective"])

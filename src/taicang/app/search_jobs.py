@@ -84,8 +84,7 @@ def _one(model: str, name: str, options: dict[str, Any]) -> Outcome:
     run = run_from(options, model, name)
     job = job_of(run)
     if options["emit"] and not options["stack"]:
-        from taicang.search.handover import check
-        from taicang.search.handover.stack import stack_for
+        from taicang.search.handover import check, stack_for
 
         check(options["emit"], job.machine)
         own = stack_for(options["emit"], job.machine)
@@ -143,8 +142,7 @@ def _score(each: Outcome, objective: Any) -> float | None:
 
 def emit_all(done: Sequence[Outcome], model: str, options: dict[str, Any]) -> None:
     """Write the chosen plan of each machine for the engine, and say what it does not know."""
-    from taicang.search.handover import emit
-    from taicang.search.handover.stack import priced_as_another
+    from taicang.search.handover import emit, priced_as_another
 
     made = []
     for each in done:
@@ -185,7 +183,7 @@ def weights(each: Outcome, model: str, options: dict[str, Any]) -> str | None:
 
 def assumed(each: Outcome, model: str, options: dict[str, Any]) -> list[str]:
     """What a plan for an engine takes for granted, for its files and for the output."""
-    from taicang.search.handover.stack import priced_as_another
+    from taicang.search.handover import priced_as_another
 
     if not options["emit"]:
         return []

@@ -48,10 +48,10 @@ def run(study: str, out: str | None, workers: str, address: str | None, fresh: b
     """
     from taicang.app.study_points import ASKED
     from taicang.errors import InvalidInput
-    from taicang.search.bayes import sampling
     from taicang.search.journal import Journal
     from taicang.search.study import read, size
     from taicang.search.sweep import run as evaluate
+    from taicang.search.sweep import sampling
     from taicang.search.workers import cluster, local, on_ray
 
     if not (workers in ("auto", "ray") or (digits(workers) and int(workers) > 0)):

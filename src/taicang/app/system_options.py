@@ -64,7 +64,7 @@ TENANTS = declared("system", "tenants", also=Also)
 
 def tenants_from(options: Mapping[str, Any]) -> dict[str, Any]:
     """What ``replay`` is to know of several models. Raises ``UsageError`` for a cache without them."""
-    from taicang.predict.tenants import Tenant
+    from taicang.predict.standing import Tenant
 
     for name, flag in (("model_cache", "--model-cache"), ("crowd", "--crowd")):
         if options[name] and not options["also"]:

@@ -16,7 +16,7 @@ from taicang.evidence.score import Outcome
 from taicang.evidence.served import Role, Row, read
 from taicang.evidence.systems import machine_for
 from taicang.evidence.tables import held_out
-from taicang.predict.loop import closed_loop, room
+from taicang.predict.serving import closed_loop, room
 from taicang.search.door import Run, job_of
 from taicang.search.points import Job, handover_s
 from taicang.serve.setup import Setup

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import prod
 from pathlib import Path
@@ -49,9 +49,7 @@ def on_network(path: Path, network: Path, system: Path | None) -> Executed:
     def price(task: Task, members: Sequence[int]) -> float:
         if task.kind == "send":
             return logical.send_s(task.payload_bytes, members[0], members[1], dims, how)
-        over = _crossed(dims, members, ranks, task)
-        payload = task.payload_bytes
-        return logical.seconds(task.collective, payload, over, how)
+        return logical.seconds(task.collective, task.payload_bytes, _crossed(dims, members, ranks, task), how)
 
     return _executed(load(path), network.name, ranks, price, how.peak_flop_per_s, how.memory_bytes_per_s)
 
@@ -64,10 +62,7 @@ def _crossed(dims: Sequence[astra.Dimension], members: Sequence[int], ranks: int
     for index, dim in enumerate(dims):
         met = len({member // stride % dim.ranks for member in members})
         wanted = not task.dims or (index < len(task.dims) and task.dims[index])
-        made.append(astra.Dimension(
-            topology=dim.topology, ranks=met if wanted else 1, bandwidth_bytes_per_s=dim.bandwidth_bytes_per_s,
-            latency_s=dim.latency_s,
-        ))  # fmt: skip
+        made.append(replace(dim, ranks=met if wanted else 1))
         stride *= dim.ranks
     return made
 
@@ -94,11 +89,10 @@ def on_machine(path: Path, name: str, sets: Sequence[str] = ()) -> Executed:
         op = Collective(kind=kind, payload_bytes=whole, ranks=len(members), stride=strides.pop())
         return float(costs.price(op, 1.0, 1.0).seconds)
 
-    made = _executed(
+    return _executed(
         load(path), machine.name, machine.ranks, price, max(chip.peak_flop_per_s.values()),
         chip.memory.bandwidth_bytes_per_s,
     )  # fmt: skip
-    return made
 
 
 def _executed(

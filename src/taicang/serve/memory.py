@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from math import ceil
+from math import ceil, floor, inf
 from typing import Any, cast
 
 import numpy as np
@@ -339,6 +339,18 @@ def cache_room(setup: Setup, *, tokens: float, context: float) -> tuple[float, f
     )
     each = float(use.cache_bytes)
     return float(use.spare_bytes) + each, each
+
+
+def state_room(setup: Setup, *, tokens: float) -> float:
+    """Sequences of an attention group whose recurrent states fit the memory that the engine sets apart for these
+    (without limit where it does not, or the model has none). ``tokens`` run in a step; drafts keep states of theirs."""
+    head, plan = setup.stack.memory, setup.plan
+    each = float(kv_cache_bytes(rank_model(setup.model, plan), 0.0, plan.quant.kv))
+    if not head.state_copies or not each:
+        return inf
+    spare, _ = cache_room(setup, tokens=tokens, context=1.0)
+    kept = head.state_copies + (plan.query_len if plan.draft_tokens else 0.0)
+    return max(floor(max(spare, 0.0) * head.state_ratio / (1.0 + head.state_ratio) / each / kept), 1)
 
 
 def cache_tokens(setup: Setup, *, tokens: float, context: float, whole: float = 1.0) -> float:
