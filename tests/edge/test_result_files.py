@@ -280,6 +280,18 @@ NEWER = {
         '"median_decode_latency": 0.018, "total_latency": 4.6}\n',
         16, {"clients": 16.0, "ttft_s mean": 0.8, "tpot_s p50": 0.018, "e2e_s mean": 4.6},
     ),
+    "offline.jsonl": (
+        '{"backend": "engine", "successful_requests": 10, "total_latency": 8.0, "total_input_tokens": 10240, '
+        '"total_output_tokens": 2560, "output_throughput": 320.0, "last_gen_throughput": 900.0}\n',
+        10, {"clients": 10.0, "output_tokens_per_s": 320.0},
+    ),
+    "profile_export_aiperf.json": (
+        '{"schema_version": "1.4", "request_count": {"unit": "requests", "avg": 8}, '
+        '"time_to_first_token": {"unit": "ms", "avg": 150.0}, "input_sequence_length": {"avg": 1024}, '
+        '"output_sequence_length": {"avg": 256}, "input_config": {"benchmark": {"phases": [{"name": "warmup", '
+        '"concurrency": 2}, {"name": "profiling", "type": "concurrency", "concurrency": 16}]}}}',
+        8, {"clients": 16.0, "ttft_s mean": 0.15},
+    ),
     "summary_lifecycle_metrics.json": (
         '{"load_summary": {"count": 9}, "successes": {"count": 8, "latency": {"request_latency": {"mean": 5.0}, '
         '"time_to_first_token": {"mean": 0.15, "p90": 0.2}}, "throughput": {"output_tokens_per_sec": 270.0}, '

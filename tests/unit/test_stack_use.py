@@ -17,6 +17,7 @@ STACKS = catalog.names("stack")
 @pytest.mark.parametrize("ascend", [False, True])
 def test_each_stack_of_the_package_is_for_one_use_and_names_others_for_the_other(name, ascend):
     made = catalog.stack(name)
+    assert made.use, f"data/stacks/{made.engine}.yaml says no use (serving or training)"
     other = {"serving": "training", "training": "serving"}[made.use]
     assert fit_for(made, made.use, ascend=ascend) is made
     with pytest.raises(InvalidInput, match=made.engine) as refused:

@@ -188,7 +188,7 @@ def _latent(kind: Latent, setting: Setting) -> Iterator[Item]:
             1,
         )
     if kind.indexer is not None and not kind.indexer.shared:
-        yield from _indexer(kind.indexer, kind.q_lora or hidden, setting)
+        yield from _indexer(kind.indexer, kind.q_lora or hidden, setting, kind.indexer.pool)
     limit = kind.indexer.topk if kind.indexer else None
     # kernels of chosen keys work on the latent in prompts too: each token has a choice of its own
     latent_tokens = load.tokens if limit else load.decode_tokens

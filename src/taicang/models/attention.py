@@ -288,7 +288,11 @@ def _latent(keys: Keys, family: Family, *, shared: bool) -> Latent:
         keys.refuse("shared sparse selection without its layers", "index_topk_freq", "each layer selects for itself")
     topk = keys.maybe("index_topk")
     indexer = topk and Indexer(
-        heads=keys.number("index_n_heads"), head_dim=keys.number("index_head_dim"), topk=topk, shared=shared
+        heads=keys.number("index_n_heads"),
+        head_dim=keys.number("index_head_dim"),
+        topk=topk,
+        shared=shared,
+        pool=keys.number("index_kpool", default=1),
     )
     v_dim = keys.number("v_head_dim")
     return Latent(
@@ -296,7 +300,7 @@ def _latent(keys: Keys, family: Family, *, shared: bool) -> Latent:
         q_lora=keys.maybe("q_lora_rank"),
         kv_lora=keys.number("kv_lora_rank"),
         nope_dim=keys.number("qk_nope_head_dim"),
-        rope_dim=keys.number("qk_rope_head_dim"),
+        rope_dim=keys.number("qk_rope_head_dim", low=0),
         v_dim=v_dim,
         indexer=indexer or None,
         bias=family.bias,

@@ -169,7 +169,8 @@ def _indexer(kind: Latent, hidden: int) -> int:
     if index is None or index.shared:
         return 0
     queries = (kind.q_lora or hidden) * index.heads * index.head_dim
-    return queries + hidden * (index.head_dim + index.heads) + 2 * index.head_dim
+    pooled = index.head_dim * (index.pool + hidden) if index.pool > 1 else 0
+    return queries + hidden * (index.head_dim + index.heads) + 2 * index.head_dim + pooled
 
 
 def _ffn(kind: FeedForward, hidden: int) -> dict[str, int]:
@@ -224,6 +225,7 @@ def _token_bytes(kind: Attention, element_bytes: float) -> float:
     if isinstance(kind, Latent):
         own = kind.indexer is not None and not kind.indexer.shared
         index = kind.indexer.head_dim * number_format(_INDEX_FORMAT).activation_bytes if own and kind.indexer else 0.0
+        index = index / kind.indexer.pool if kind.indexer else 0.0
         return (kind.kv_lora + kind.rope_dim) * element_bytes + index
     if isinstance(kind, Compressed) and kind.ratio:
         keys = kind.indexer.head_dim * number_format(_INDEX_FORMAT).activation_bytes if kind.indexer else 0.0
@@ -316,4 +318,4 @@ def _core_flop(kind: Attention, tokens: Count, cached: Count, *, absorbed: bool)
     core = 2.0 * kind.heads * width * _pairs(tokens, cached, index.topk if index else None)
     if index is None or index.shared:
         return core
-    return core + 2.0 * index.heads * index.head_dim * _pairs(tokens, cached, None)
+    return core + 2.0 * index.heads * index.head_dim * _pairs(tokens, cached, None) / index.pool

@@ -26,6 +26,8 @@ class Family:
     """Multi-head latent attention."""
     compressed: bool = False
     """Attention over a compressed context, with hyper-connections (DeepSeek-V4)."""
+    streams: bool = False
+    """Hyper-connections beside other attention."""
     bias: bool = False
     """Bias of query, key and value."""
     out_bias: bool | None = False

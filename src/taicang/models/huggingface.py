@@ -200,7 +200,7 @@ def _stacked(keys: Keys, family: Family, hidden: int, weights: Held) -> tuple[Bl
     attention = attentions(keys, family, layers, hidden)
     ffn = feed_forwards(keys, family, layers, hidden)
     norms = 4 if keys.flag("sandwich_norm", default=False) else family.norms
-    streams = keys.number("hc_mult", default=1) if family.compressed else 1
+    streams = keys.number("hc_mult", default=1) if family.compressed or family.streams else 1
     keys.ignore("num_hash_layers", "hc_sinkhorn_iters")
     made = []
     for i, (mixer, behind) in enumerate(zip(attention, ffn, strict=True)):

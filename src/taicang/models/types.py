@@ -57,6 +57,8 @@ class Indexer:
     topk: int
     shared: bool = False
     """Reuses the selection of an earlier layer: no weights, no scores and no key cache of its own (GLM-5.2)."""
+    pool: int = 1
+    """Tokens that one key stands for (GLM-5.3-Flash)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -94,9 +94,9 @@ def check(
     ``clients`` is its concurrency, where the file does not state it. Raises ``InvalidInput`` where the file has no
     measurements.
     """
-    if not trace.measured and not any(" " in name for name in trace.stated):
+    if not trace.measured and not any(" " in name or name == "output_tokens_per_s" for name in trace.stated):
         raise InvalidInput(
-            "has lengths, but nothing that was measured (TTFT, TPOT or whole latencies)", where=trace.name
+            "has lengths, but nothing that was measured (TTFT, TPOT, whole latencies or tokens/s)", where=trace.name
         )
     stated = clients or int(trace.stated.get("clients", 0))
     clients = stated or _in_flight(trace)

@@ -139,3 +139,15 @@ def positive(value: Any) -> float | None:
     except (TypeError, ValueError):
         return None
     return found if isfinite(found) and found > 0 else None
+
+
+def offline(head: Row) -> tuple[dict[str, float], dict[str, float]]:
+    """SGLang's offline throughput: all requests at once, and the seconds that they took together."""
+    many, spent = positive(head.get("successful_requests")), positive(head.get("total_latency"))
+    read, made = positive(head.get("total_input_tokens")), positive(head.get("total_output_tokens"))
+    if not (many and spent and read and made):
+        return {}, {}
+    return {"many": many, "input": read / many, "output": made / many}, {
+        "clients": many,
+        "output_tokens_per_s": made / spent,
+    }

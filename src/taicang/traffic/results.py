@@ -16,7 +16,7 @@ from typing import Any
 
 from taicang import reading
 from taicang.errors import InvalidInput
-from taicang.traffic.bench import MOST, positive
+from taicang.traffic.bench import MOST, offline, positive
 from taicang.traffic.columns import flat, form_of
 from taicang.traffic.formats import Format, Row
 from taicang.traffic.lines import Lines
@@ -72,8 +72,7 @@ _COUNTED: Mapping[str, str] = {
 
 def _exported(head: Mapping[str, Any]) -> tuple[dict[str, float], dict[str, float]]:
     """What genai-perf and AIPerf export: an object of statistics, with its unit, for each metric."""
-    figures: dict[str, float] = {}
-    stated: dict[str, float] = {}
+    figures, stated = dict[str, float](), dict[str, float]()
     for name, each in head.items():
         if not isinstance(each, Mapping):
             continue
@@ -83,11 +82,18 @@ def _exported(head: Mapping[str, Any]) -> tuple[dict[str, float], dict[str, floa
             figures[_COUNTED[name]] = mean
         elif mean is not None and name == "output_token_throughput":
             stated["output_tokens_per_s"] = mean
-    config = head.get("input_config")
-    for name, quantity in (("concurrency", "clients"), ("request_rate", "rate_per_s")):
+    config = _measured_phase(head.get("input_config"))
+    for name, quantity in (("concurrency", "clients"), ("request_rate", "rate_per_s"), ("rate", "rate_per_s")):
         if value := _number(_inside(config, name)):
-            stated[quantity] = value
+            stated.setdefault(quantity, value)
     return figures, stated
+
+
+def _measured_phase(config: Any) -> Any:
+    """Of a configuration with phases, the last that is no warm-up; else the configuration."""
+    phases = _inside(config, "phases")
+    listed = [each for each in (phases if isinstance(phases, list) else ()) if isinstance(each, Mapping)]
+    return next((each for each in reversed(listed) if "warmup" not in (each.get("kind"), each.get("name"))), config)
 
 
 def _rows(lines: Lines) -> dict[str, Any]:
@@ -203,8 +209,7 @@ def _successes(head: Mapping[str, Any]) -> tuple[dict[str, float], dict[str, flo
     for key, quantity in (
         ("time_to_first_token", "ttft_s"), ("time_per_output_token", "tpot_s"), ("request_latency", "e2e_s"),
     ):  # fmt: skip
-        each = _inner(good, key)
-        stated |= _statistics(each, quantity, 1.0)
+        stated |= _statistics(_inner(good, key), quantity, 1.0)
     if rate := _number(_inside(good, "output_tokens_per_sec")):
         stated["output_tokens_per_s"] = rate
     return figures, stated
@@ -239,6 +244,7 @@ _EVALSCOPE: Mapping[str, str] = {
 _SUMMARIES = {
     "time_to_first_token": _exported, "request_latency": _exported, "results_num_completed_requests": _llmperf,
     "request_info": _trtllm, "load_summary": _successes, "Average input tokens per request": _evalscope,
+    "last_gen_throughput": offline,
 }  # fmt: skip
 """Key of a summary -> what reads it."""
 
