@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from taicang.plans import Batch, decode_batch, prefill_batch
-from taicang.serve.setup import Setup, scaled, step
+from taicang.plans import Batch, decode_batch, prefill_batch, scaled
+from taicang.serve.setup import Setup, step
 from taicang.serve.uneven import EVEN, Spread, slowest_ratio
 from taicang.stacks import Stack
 from taicang.timeline import Timeline
@@ -61,14 +61,7 @@ class Steady:
 
 def together(first: Batch, second: Batch) -> Batch:
     """Both batches in one step."""
-    return Batch(
-        prefill_tokens=first.prefill_tokens + second.prefill_tokens,
-        prefill_sequences=first.prefill_sequences + second.prefill_sequences,
-        prefill_pairs=first.prefill_pairs + second.prefill_pairs,
-        prefill_context=first.prefill_context + second.prefill_context,
-        decode_sequences=first.decode_sequences + second.decode_sequences,
-        decode_context=first.decode_context + second.decode_context,
-    )
+    return Batch(**{each.name: getattr(first, each.name) + getattr(second, each.name) for each in fields(Batch)})
 
 
 def aggregated(setup: Setup, load: Load, exists: NDArray[np.bool_] | None = None) -> Steady:
