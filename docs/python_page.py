@@ -59,7 +59,7 @@ MODULES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("", "taicang.cost.exchange", ("ExchangeFit",)),
     ("", "taicang.cost.energy", ("EnergyFit",)),
     ("Scores", "taicang.evidence.score", ("Outcome", "Score", "score", "score_parts")),
-    ("", "taicang.evidence.split", ("held_out",)),
+    ("", "taicang.evidence.tables", ("held_out",)),
     ("Errors", "taicang.errors", ("TaicangError", "InvalidInput", "UnknownName", "UnitError", "MissingFigure")),
     ("", "taicang.errors", ("NotModelled", "InvalidPlan")),
 )

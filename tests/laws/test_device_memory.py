@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from taicang import catalog
-from taicang.catalog.launch import divided
+from taicang.catalog.rules import divided
 from taicang.plans import ServePlan
 from taicang.predict import Prediction, infer
 from taicang.search.choices import quantisation

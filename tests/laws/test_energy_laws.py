@@ -10,8 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from taicang import catalog
-from taicang.catalog.costing import cost_model
-from taicang.catalog.energy import energy_fit
+from taicang.catalog.costing import cost_model, energy_fit
 from taicang.catalog.models import model
 from taicang.cost.energy import Activity, chip_power_w
 from taicang.errors import MissingFigure

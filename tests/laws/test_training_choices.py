@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from taicang import catalog
+from taicang.catalog.costing import training_price
 from taicang.catalog.models import model
-from taicang.catalog.training import training_price
 from taicang.errors import InvalidPlan, UnknownName
 from taicang.hardware import Machine, Plane
 from taicang.search.training import changed

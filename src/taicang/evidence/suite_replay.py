@@ -47,11 +47,10 @@ def predict(row: Row, *, seed: int = 0) -> tuple[float, float]:
     system = System(stack=pools[-1].setup.stack, pools=pools)
     ran = replay(row.net, machine, trace, system, clients=clients, seed=seed)
     done = ran.table
-    seen = done["ttft_s"] + found.door_s + found.door_token_s * done["input_tokens"]
     gaps = np.maximum(done["output_tokens"] - 1, 1)
     back = np.minimum(found.held_back + found.held_back_steps * float(row.decode.plan.tokens_per_step), gaps - 1)
     counted = done["id"] >= (clients if found.warm and len(trace) > clients else 0)
-    ttft, tpot = seen + back * done["tpot_s"], done["tpot_s"] * (1 - back / gaps)
+    ttft, tpot = done["ttft_s"] + back * done["tpot_s"], done["tpot_s"] * (1 - back / gaps)
     gap = _median_gap(ran.log) if row.median_gap else float(np.mean(tpot[counted]))
     return float(np.mean(ttft[counted])), gap
 

@@ -22,7 +22,8 @@ from taicang.search.result import Ask, Choice, Pool
 from taicang.search.run import search
 from taicang.search.space import NARROW, Space, default, layouts
 from taicang.search.trusted import told
-from taicang.serve.memory import MemoryUse, cache_room, cache_tokens, memory_use
+from taicang.serve.door import through_s
+from taicang.serve.memory import MemoryUse, cache_room, cache_tokens, memory_use, state_room
 from taicang.serve.setup import Setup, step
 from taicang.serve.steady import Load, Steady, aggregated
 from taicang.timeline import Timeline
@@ -217,7 +218,8 @@ def _lone_s(pool: Pool, job: Job, space: Space) -> float:
     setup = job.setup(pool.plan)
     steps = job.chunks(1.0, chunk_budget(pool.plan, job, space))
     move = handover_s(setup, job) if pool.role == "prefill" else 0.0
-    return float(steps * step(setup, job.prompts(1.0, pool.plan.dp, steps)).seconds + move)
+    door = through_s(job.stack, job.input_tokens)
+    return float(steps * step(setup, job.prompts(1.0, pool.plan.dp, steps)).seconds + move + door)
 
 
 def _prediction(choice: Choice, job: Job, space: Space, *, given: Sequence[str], candidates: int) -> Served:
@@ -252,7 +254,8 @@ def _prediction(choice: Choice, job: Job, space: Space, *, given: Sequence[str],
 def room(job: Job, plan: ServePlan) -> float:
     """Sequences of an attention group that fit the memory at once. Raises ``InvalidInput`` where not even one does."""
     setup, mean = job.setup(plan), job.context_tokens
-    return cache_tokens(setup, tokens=float(setup.stack.chunk_tokens), context=mean, whole=mean) / mean
+    tokens = float(setup.stack.chunk_tokens)
+    return min(cache_tokens(setup, tokens=tokens, context=mean, whole=mean) / mean, state_room(setup, tokens=tokens))
 
 
 def closed_loop(job: Job, plan: ServePlan, clients: Count) -> Steady:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from taicang.catalog.energy import energy_fit
+from taicang.catalog.costing import energy_fit
 from taicang.catalog.models import model as load_model
 from taicang.errors import InvalidInput, TaicangError
 from taicang.hardware import Machine

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from taicang import catalog
-from taicang.catalog.training import measured_levels
+from taicang.catalog.costing import measured_levels
 from taicang.catalog.trust import TRAINED, bands, trained
 from taicang.formats import number_format
 from taicang.hardware import Machine

@@ -10,9 +10,9 @@ import numpy as np
 
 from taicang import catalog
 from taicang.catalog.costing import cost_model
-from taicang.catalog.launch import divided, launched
 from taicang.catalog.models import model as load_model
 from taicang.catalog.profiles import profile
+from taicang.catalog.rules import divided, launched
 from taicang.catalog.stack_entry import with_memory
 from taicang.cost.skew import SKEW
 from taicang.errors import InvalidInput, InvalidPlan
@@ -95,6 +95,7 @@ def settle(asked: Serving, model: str | Model, on: str | Machine) -> tuple[Model
     if not isinstance(engine, Stack):
         named = catalog.stack(engine or default_stack(machine, net), ascend=machine.chip.ascend)
         engine = launched(named, machine.chip, net)
+    engine = catalog.fit_for(engine, "serving", ascend=machine.chip.ascend)
     return net, machine, with_memory(divided(engine, machine, net), asked.memory_ratio)
 
 

@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Any, TypeAlias
 
 from taicang.catalog.models import model as load_model
-from taicang.catalog.slo import slo
+from taicang.catalog.profiles import slo
 from taicang.errors import InvalidInput, TaicangError, UnknownName
 from taicang.lower import lower
 from taicang.models.types import Model

@@ -19,6 +19,7 @@ from taicang.plans import Batch, ServePlan, decode_batch, prefill_batch
 from taicang.search.groups import tables
 from taicang.search.once import Once
 from taicang.search.space import Space
+from taicang.serve.door import through_s
 from taicang.serve.memory import in_pages, memory_use
 from taicang.serve.queueing import WITHIN
 from taicang.serve.setup import Setup, step
@@ -241,7 +242,6 @@ def serving_points(
                 at_random=True,
             )
             steady = aggregated(replace(setup, stack=mixing), load, any_role)
-            seconds = steady.step_s
             found["both"] |= {
                 "sequences": sequences,
                 "drafts": drafts,
@@ -250,9 +250,8 @@ def serving_points(
                 "tpot_s": steady.tpot_s,
                 "requests_per_s": steady.output_tokens_per_s / job.output_tokens,
             }
-        else:
-            seconds = step(setup, job.decoding(sequences, plan.dp)).seconds
         if "decode" in roles:
+            seconds = step(setup, job.decoding(sequences, plan.dp)).seconds
             steps = np.maximum((job.output_tokens - 1) / gained, 1.0)
             found["decode"] |= {
                 "sequences": sequences,
@@ -294,7 +293,7 @@ def prefill_points(plans: Sequence[ServePlan], job: Job, space: Space) -> Points
         found = {
             "keep": keep,
             "sequences": prompts,
-            "ttft_s": seconds + move,
+            "ttft_s": seconds + move + through_s(job.stack, job.input_tokens),
             "requests_per_s": np.minimum(prompts * plan.dp / seconds, 1.0 / move),
         }
         return {"prefill": found}

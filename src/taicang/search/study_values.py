@@ -15,7 +15,7 @@ import numpy as np
 
 from taicang import catalog
 from taicang.catalog.models import model
-from taicang.catalog.slo import slos
+from taicang.catalog.profiles import slos
 from taicang.errors import InvalidInput, MissingFigure, NotModelled, TaicangError, UnknownName
 from taicang.plans import EXCHANGES
 from taicang.search.choices import CACHES, QUANTS

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from math import ceil
+from math import ceil, floor, inf
 from typing import Any, cast
 
 import numpy as np
@@ -245,7 +245,7 @@ def _rounded(mine: Model, plan: ServePlan, *, apart: bool) -> dict[str, Any]:
             size: Any = np.asarray(elements * width)
             over = -size % step
             counts = (size >= least) & (over <= step / 2) if apart else size >= least
-            lost[kind] = lost[kind] + np.where(counts, over, 0.0) * block.count
+            lost[kind] = lost[kind] + np.where(counts, over, 0.0) * block.own
     return lost
 
 
@@ -259,7 +259,8 @@ def _matrices(kind: Attention, ffn: FeedForward, hidden: Count) -> Iterator[tupl
     if isinstance(kind, GroupedQuery):
         values = kind.v_head_dim or kind.head_dim
         queries = kind.heads * kind.head_dim * (1 + kind.output_gate)
-        yield "attention", hidden * (queries + kind.kv_heads * (kind.head_dim + values * (not kind.values_are_keys)))
+        keys = 0 if kind.reused else kind.kv_heads * (kind.head_dim + values * (not kind.values_are_keys))
+        yield "attention", (kind.in_width or hidden) * (queries + keys)
         yield "attention", hidden * kind.heads * values
     elif isinstance(kind, Latent):
         wide = kind.heads * (kind.nope_dim + kind.rope_dim)
@@ -280,7 +281,7 @@ def _kept(mine: Model) -> Any:
     for block in mine.blocks:
         kind = block.attention
         if isinstance(kind, Latent):
-            made = made + kind.heads * (kind.nope_dim + kind.v_dim) * kind.kv_lora * 2.0 * block.count
+            made = made + kind.heads * (kind.nope_dim + kind.v_dim) * kind.kv_lora * 2.0 * block.own
         if isinstance(kind, GroupedQuery | Latent):
             turned = max(turned, kind.head_dim if isinstance(kind, GroupedQuery) else kind.rope_dim)
     return made + (0.0 if mine.position_embeddings else mine.max_context * turned * 2.0)
@@ -338,6 +339,18 @@ def cache_room(setup: Setup, *, tokens: float, context: float) -> tuple[float, f
     )
     each = float(use.cache_bytes)
     return float(use.spare_bytes) + each, each
+
+
+def state_room(setup: Setup, *, tokens: float) -> float:
+    """Sequences of an attention group whose recurrent states fit the memory that the engine sets apart for these
+    (without limit where it does not, or the model has none). ``tokens`` run in a step; drafts keep states of theirs."""
+    head, plan = setup.stack.memory, setup.plan
+    each = float(kv_cache_bytes(rank_model(setup.model, plan), 0.0, plan.quant.kv))
+    if not head.state_copies or not each:
+        return inf
+    spare, _ = cache_room(setup, tokens=tokens, context=1.0)
+    kept = head.state_copies + (plan.query_len if plan.draft_tokens else 0.0)
+    return max(floor(max(spare, 0.0) * head.state_ratio / (1.0 + head.state_ratio) / each / kept), 1)
 
 
 def cache_tokens(setup: Setup, *, tokens: float, context: float, whole: float = 1.0) -> float:

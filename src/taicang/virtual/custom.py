@@ -23,7 +23,7 @@ def install(kernels: Kernels) -> None:
         self._lib.impl(self._name, partial(_launch, kernels, self), "PrivateUse1")
 
     CustomOpDef._register_to_dispatcher = registered
-    changed("triton.runtime.jit", lambda module: setattr(module.JITFunction, "run", _refuse))
+    changed("triton.runtime.jit", lambda module: setattr(module.JITFunction, "run", refuse))
 
 
 def _launch(kernels: Kernels, own: Any, *args: Any, **kwargs: Any) -> Any:
@@ -42,7 +42,8 @@ def _launch(kernels: Kernels, own: Any, *args: Any, **kwargs: Any) -> Any:
     return kernels(own._opoverload, *args, **kwargs)
 
 
-def _refuse(self: Any, *_: Any, **__: Any) -> None:
+def refuse(self: Any, *_: Any, **__: Any) -> None:
+    """A kernel of Triton is launched."""
     name = self.fn.__name__
     raise NotImplementedError(
         f"Triton's kernel {name} is launched past PyTorch's dispatcher, nothing can tell what it does; make it an "

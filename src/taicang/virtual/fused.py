@@ -7,6 +7,7 @@ mode), where it is the kernel.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -85,6 +86,21 @@ def attend(query: Tensor, key: Tensor, value: Tensor, *, causal: bool, scale: fl
         return out.transpose(1, 2) if layout == "BSND" else out.transpose(1, 2)[0] if layout == "TND" else out
 
     return fused("attention", formula, query, key, value, log=log)
+
+
+def seen(lengths: Sequence[int], causal: bool, window: Any = (-1, -1)) -> float:
+    """Pairs of tokens that attend within sequences of these lengths; ``window`` limits both sides, -1 not."""
+    total = 0.0
+    for n in lengths:
+        left, right = (n - 1 if each < 0 else min(each, n - 1) for each in window)
+        right = 0 if causal else right
+        total += n * (left + right + 1.0) - (left * (left + 1.0) + right * (right + 1.0)) / 2.0
+    return total
+
+
+def pairs(ends: Tensor, causal: bool, window: Any = (-1, -1)) -> float:
+    """The same by where sequences end."""
+    return seen([b - a for a, b in pairwise([int(each) for each in ends.cpu()])], causal, window)
 
 
 def _heads(tensor: Tensor, layout: str) -> Tensor:

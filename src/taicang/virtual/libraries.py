@@ -6,41 +6,26 @@ Only what a program names is put in place, so that others that look whether a li
 from __future__ import annotations
 
 import contextlib
-import importlib.machinery
-import importlib.util
 import math
 import sys
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from taicang.virtual import fused, mc2, quantised
+from taicang.virtual import custom, engine, flash, fused, liger, mc2, quantised
 from taicang.virtual import kernels as known
+from taicang.virtual.faces import Refused, module, put
 from taicang.virtual.groups import Groups
 from taicang.virtual.kernels import DEVICE
 from taicang.virtual.later import changed
 
 NOTES: dict[str, None] = {}
 """What stood in for what, told at the end of the run."""
-
-
-def module(name: str, **members: Any) -> types.ModuleType:
-    """A module by this name, and its parents."""
-    made = types.ModuleType(name)
-    made.__spec__ = importlib.machinery.ModuleSpec(name, None, is_package=True)
-    made.__path__ = []
-    made.__dict__.update(members)
-    sys.modules[name] = made
-    parent, _, leaf = name.rpartition(".")
-    if parent:
-        if parent not in sys.modules:
-            module(parent)
-        setattr(sys.modules[parent], leaf, made)
-    return made
 
 
 def fusion_attention(
@@ -58,7 +43,7 @@ def fusion_attention(
     causal = sparse_mode in (2, 3) or (atten_mask is not None and atten_mask.dim() <= 2)
     pairs = None
     if layout == "TND" and actual_seq_qlen is not None:
-        pairs = _causal_pairs([0, *[int(each) for each in actual_seq_qlen]], causal)
+        pairs = fused.seen([b - a for a, b in pairwise([0, *[int(each) for each in actual_seq_qlen]])], causal)
     inside = layout if layout in ("BNSD", "TND") else "BSND"
     out = fused.attend(*parts, causal=causal, scale=scale, layout=inside, pairs=pairs)
     if layout in ("BSH", "SBH"):
@@ -67,11 +52,6 @@ def fusion_attention(
     shape = (*out.shape[:-1], 8)
     sums = torch.empty(shape, dtype=torch.float32, device=out.device)
     return out, sums, sums, torch.empty(0, device=out.device), 0, 0, 0
-
-
-def _causal_pairs(ends: list[int], causal: bool) -> float:
-    lengths = [b - a for a, b in pairwise(ends)]
-    return float(sum(n * (n + 1) / 2 if causal else n * n for n in lengths))
 
 
 def grouped_matmul(x: Any, weight: Any, *, group_list: Any = None, split_item: int = 0, **_: Any) -> Any:
@@ -147,28 +127,6 @@ def _adam(kind: Any) -> Any:
     return Fused
 
 
-def flash() -> None:
-    """``flash_attn``: [batch, tokens, heads, width], packed and of several lengths."""
-
-    def func(q: Tensor, k: Tensor, v: Tensor, dropout_p: float = 0.0, softmax_scale: Any = None, causal: bool = False,
-             **_: Any) -> Tensor:  # fmt: skip
-        return fused.attend(q, k, v, causal=causal, scale=softmax_scale, layout="BSND")
-
-    def varlen(q: Tensor, k: Tensor, v: Tensor, cu_seqlens_q: Tensor, cu_seqlens_k: Tensor, max_seqlen_q: int,
-               max_seqlen_k: int, dropout_p: float = 0.0, softmax_scale: Any = None, causal: bool = False,
-               **_: Any) -> Tensor:  # fmt: skip
-        pairs = _causal_pairs([int(each) for each in cu_seqlens_q.cpu()], causal)
-        return fused.attend(q, k, v, causal=causal, scale=softmax_scale, layout="TND", pairs=pairs)
-
-    def packed(qkv: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        return func(*qkv.unbind(2), *args, **kwargs)
-
-    names = {"flash_attn_func": func, "flash_attn_varlen_func": varlen, "flash_attn_qkvpacked_func": packed}
-    module("flash_attn", __version__="2.8.3", **names)
-    module("flash_attn.flash_attn_interface", **names)
-    NOTES["flash_attn: its attention kernels by shapes and FLOPs"] = None
-
-
 class Norm(torch.nn.Module):
     """A norm in one kernel; subclasses centre or not."""
 
@@ -198,8 +156,35 @@ def _applied(function: Callable[..., Any]) -> Any:
     return types.SimpleNamespace(forward=function, apply=lambda *args: function(None, *args))
 
 
+def _scaling(training: list[Any]) -> dict[str, Any]:
+    """``apex.amp`` of old: what computes in 16 bits, and losses that are scaled."""
+
+    def initialize(models: Any, optimizers: Any = None, opt_level: str = "O1", **_: Any) -> Any:
+        many = models if isinstance(models, list) else [models]
+        for model in many:
+            if opt_level in ("O2", "O3"):
+                model.half()
+            if opt_level != "O0":
+                model.forward = torch.autocast(DEVICE, torch.float16)(model.forward)
+        training.extend(optimizers if isinstance(optimizers, list) else [optimizers])
+        return models if optimizers is None else (models, optimizers)
+
+    def parameters(optimizer: Any) -> Any:
+        return (p for group in optimizer.param_groups for p in group["params"])
+
+    @contextlib.contextmanager
+    def scaled(loss: Tensor, optimizers: Any, **_: Any) -> Iterator[Tensor]:
+        yield loss.float() * 65536.0
+        many = optimizers if isinstance(optimizers, list) else [optimizers]
+        grads = [p.grad for each in many for p in parameters(each) if p.grad is not None]
+        torch._foreach_mul_(grads, 1.0 / 65536.0)
+
+    return {"initialize": initialize, "scale_loss": scaled, "master_params": parameters, "state_dict": dict,
+            "load_state_dict": lambda _: None}  # fmt: skip
+
+
 def apex() -> None:
-    """``apex``: fused norms, as modules and as what they apply, and optimizers."""
+    """``apex``: fused norms, as modules and as what they apply, optimizers, its data parallelism and scaling."""
 
     def affine(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, shape: Any, eps: float,
                memory_efficient: bool = False) -> Any:  # fmt: skip  # Megatron-LM looks for its last name
@@ -213,27 +198,34 @@ def apex() -> None:
     module("apex.normalization", **names)
     module("apex.normalization.fused_layer_norm", FusedLayerNormAffineFunction=_applied(affine), **names)
     module("apex.contrib.layer_norm.layer_norm", FastLayerNormFN=_applied(fast))
-    module("apex.optimizers", FusedAdam=_adam(torch.optim.AdamW), FusedSGD=torch.optim.SGD)
+    module("apex.contrib.clip_grad", clip_grad_norm_=torch.nn.utils.clip_grad_norm_)
+    module("apex.optimizers", FusedLAMB=_adam(torch.optim.AdamW), **OPTIMIZERS)
+    module("apex.amp", **_scaling([]))
+    batch = torch.nn.SyncBatchNorm
+    module("apex.parallel", DistributedDataParallel=lambda model, *_, **__: torch.nn.parallel.DistributedDataParallel(
+        model), SyncBatchNorm=batch, convert_syncbn_model=batch.convert_sync_batchnorm)  # fmt: skip
+
+    def norms(flag: Tensor, lists: Any, each: bool = False) -> Any:
+        found = torch.stack(torch._foreach_norm(lists[0]))
+        return found.norm(), found if each else None
+
+    lists = {
+        "multi_tensor_l2norm": norms,
+        "multi_tensor_scale": lambda flag, lists, scale: torch._foreach_copy_(
+            lists[1], torch._foreach_mul(lists[0], scale)
+        ),
+    }
+    module("amp_C", **lists)
+    applier = type("Applier", (), {"available": True, "__call__": lambda _, op, *args: op(*args)})()
+    module("apex.multi_tensor_apply", multi_tensor_applier=applier)
     NOTES["apex: its norms and optimizers as one kernel each"] = None
 
 
 def transformer_engine() -> None:
-    """TransformerEngine's ``Linear`` and norms; its 8-bit recipes are refused by not being there."""
-
-    class Linear(torch.nn.Linear):
-        def __init__(self, in_features: int, out_features: int, bias: bool = True, params_dtype: Any = None,
-                     device: Any = None, **_: Any) -> None:  # fmt: skip
-            super().__init__(in_features, out_features, bias, device=device or DEVICE, dtype=params_dtype)
-
-    module("transformer_engine.pytorch", Linear=Linear, LayerNorm=LayerNorm, RMSNorm=Norm)
-    NOTES["transformer_engine: Linear and norms in the parameters' own format"] = None
-
-
-def liger() -> None:
-    """Liger's functions for norms, gated activations and rotary embeddings."""
-    module("liger_kernel.transformers", LigerRMSNorm=Norm, LigerLayerNorm=LayerNorm)
-    module("liger_kernel.ops", rms_norm=fused.norm)
-    NOTES["liger_kernel: its norms as one kernel each"] = None
+    """TransformerEngine's layers."""
+    engine.install({"LayerNorm": LayerNorm, "RMSNorm": Norm}, OPTIMIZERS)
+    NOTES["transformer_engine: norms, products, attention and activations as a kernel each; 8-bit recipes quantise "
+          "each operand by a kernel of its own"] = None  # fmt: skip
 
 
 def bitsandbytes() -> None:
@@ -300,19 +292,49 @@ def _block_pairs(mask: Any, batch: int) -> float | None:
     return blocks * math.prod(mask.BLOCK_SIZE) * batch / math.prod(counts[0].shape[:2])
 
 
+def triton() -> None:
+    """Triton where it is not installed: kernels may be defined, and are refused by name as they are launched."""
+
+    def jit(fn: Any = None, **_: Any) -> Any:
+        return jit if fn is None else Launched(fn)
+
+    class Launched(Refused):
+        def __init__(self, fn: Any) -> None:
+            super().__init__(fn.__name__)
+            self.fn = fn
+
+        def __getitem__(self, grid: Any) -> Any:
+            return lambda *_, **__: custom.refuse(self)
+
+    module("triton", jit=jit, autotune=lambda *_, **__: jit, heuristics=lambda *_, **__: jit,
+           Config=types.SimpleNamespace, cdiv=lambda a, b: -(-a // b),
+           next_power_of_2=lambda n: 1 << (n - 1).bit_length())  # fmt: skip
+    module("triton.language", constexpr=int)
+
+
+def _noted(make: Callable[[Any, Any], None], said: str) -> Callable[[], None]:
+    def put() -> None:
+        make(Norm, LayerNorm)
+        NOTES[said] = None
+
+    return put
+
+
+OPTIMIZERS = {"FusedAdam": _adam(torch.optim.AdamW), "FusedSGD": torch.optim.SGD}
 FACES: dict[str, Callable[[], None]] = {
-    "flash_attn": flash, "apex": apex, "transformer_engine": transformer_engine, "liger_kernel": liger,
-    "bitsandbytes": bitsandbytes,
+    "flash_attn": _noted(flash.install, "flash_attn: its attention kernels by shapes and FLOPs"), "apex": apex,
+    "amp_C": apex, "transformer_engine": transformer_engine, "bitsandbytes": bitsandbytes, "xformers": flash.xformers,
+    "liger_kernel": _noted(liger.install, "liger_kernel: its kernels by shapes and bytes"), "triton": triton,
+    "cupy": lambda: None, "pycuda": lambda: None,
 }  # fmt: skip
+"""What is put in place of a library that is not there; of those that only launch kernels, nothing but their names."""
 
 
-def install(text: str, groups: Groups, *, npu: bool) -> None:
-    """Put in place what the program's text names, and what is not really there."""
+def install(text: str, script: Path, groups: Groups, *, npu: bool) -> None:
+    """Put in place what the program names, and what is not really there."""
     if npu or "torch_npu" in text:
         ascend(mc2.operators(groups))
-    for name, make in FACES.items():
-        if name in text and importlib.util.find_spec(name) is None:
-            make()
+    put(text, script, FACES)
     profiler()
     changed("torch.nn.attention.flex_attention", flex)
     if not fused.KERNELS[0].recorder.real:

@@ -55,7 +55,7 @@ class Session:
         self.libraries.append(library)
         fused.KERNELS.append(kernels)
         text = Path(job.script).read_text(errors="replace")
-        libraries.install(text, self.groups, npu=DEVICE == "npu")
+        libraries.install(text, Path(job.script), self.groups, npu=DEVICE == "npu")
         if not job.real:
             lighten()
         self.steps = 0
