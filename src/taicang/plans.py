@@ -114,6 +114,19 @@ def prefill_batch(*, sequences: Count, length: Count, cached: Count = 0, spread_
     )
 
 
+def scaled(batch: Batch, prompts: Any, decoding: Any = None) -> Batch:
+    """``batch`` with the statistics of its prompts and of its decoding sequences multiplied (None: alike)."""
+    decoding = prompts if decoding is None else decoding
+    return Batch(
+        prefill_tokens=batch.prefill_tokens * prompts,
+        prefill_sequences=batch.prefill_sequences * prompts,
+        prefill_pairs=batch.prefill_pairs * prompts,
+        prefill_context=batch.prefill_context * prompts,
+        decode_sequences=batch.decode_sequences * decoding,
+        decode_context=batch.decode_context * decoding,
+    )
+
+
 def decode_batch(*, sequences: Count, context: Count) -> Batch:
     """``sequences`` sequences of ``context`` cached tokens each."""
     return Batch(decode_sequences=sequences, decode_context=sequences * context)

@@ -8,12 +8,16 @@ from math import isfinite
 from pathlib import PurePath
 from typing import Any
 
+PLAIN = (float, int, str, bool, type(None))
+
 
 def plain(value: Any) -> Any:
     """``value`` as dicts, lists, strings and numbers for ``json.dumps``; dataclasses become dicts of their fields.
 
     A field whose metadata say ``plain=False`` is left out.
     """
+    if type(value) in PLAIN:
+        return value
     if is_dataclass(value) and not isinstance(value, type):
         return {f.name: plain(getattr(value, f.name)) for f in fields(value) if f.metadata.get("plain", True)}
     if isinstance(value, Mapping):

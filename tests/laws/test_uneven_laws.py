@@ -75,11 +75,10 @@ def test_context_of_the_slowest_group_is_that_of_sequences_in_flight(name):
 def test_groups_prefill_as_many_prompts_as_the_replay_does(name):
     """All prompts wait from the beginning, so that no group is ever idle."""
     lengths = of_profile(name)
-    job = prepare(
-        "deepseek-v3", "hgx-h200", stack="sglang", **lengths)  # fmt: skip
+    job = prepare("deepseek-v3", "hgx-h200", stack="sglang", **lengths)
     setup = job.setup(ServePlan(dp=8, ep=8, quant=formats(["auto"], job)[0][1]))
     prompts = 4.0
-    limits = preset(job.stack, policy="mixed", tokens=round(prompts * lengths.input_tokens))
+    limits = preset(job.stack, policy="mixed", tokens=round(prompts * job.input_tokens))
     count = 6000
     trace = from_profile(name, profile(name), count, seed=0)
     trace = replace(trace, output_tokens=np.ones(count, dtype=np.int64))

@@ -183,10 +183,10 @@ def weights(each: Outcome, model: str, options: dict[str, Any]) -> str | None:
 
 def assumed(each: Outcome, model: str, options: dict[str, Any]) -> list[str]:
     """What a plan for an engine takes for granted, for its files and for the output."""
-    from taicang.search.handover import priced_as_another
-
     if not options["emit"]:
         return []
+    from taicang.search.handover import priced_as_another
+
     said = [priced_as_another(options["emit"], each.job.machine, each.job.stack)]
     if weights(each, model, options) is None:
         name = each.job.model.name

@@ -25,10 +25,10 @@ from taicang.evidence.systems import machine_for
 from taicang.hardware import Machine
 from taicang.models.count import kv_cache_bytes
 from taicang.ops import Transfer
-from taicang.plans import Batch, decode_batch, prefill_batch
+from taicang.plans import Batch, decode_batch, prefill_batch, scaled
 from taicang.search.space import usual
 from taicang.serve.saturated import Saturated, drained, limited, most_sequences, offline
-from taicang.serve.setup import Setup, scaled, step
+from taicang.serve.setup import Setup, step
 from taicang.serve.steady import Load, aggregated, together
 from taicang.serve.usage import activity, step_power_w
 from taicang.stacks import Stack

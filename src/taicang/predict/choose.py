@@ -124,15 +124,17 @@ def _why(rank: int, tried: Mapping[int, Confirmation], within_ratio: float) -> s
 def walk(ranked: Sequence[Choice], most: int) -> Iterator[int]:
     """At most ``most`` ranks to replay in turn, each of a layout of its own, the last of a mode of its own if there is
     one."""
-    tried: list[Choice] = []
+    tried: set[tuple[object, ...]] = set()
+    modes: set[str] = set()
+    several = {each.mode for each in ranked}
     for rank, choice in enumerate(ranked, 1):
         if len(tried) == most:
             return
-        modes = {each.mode for each in tried}
-        last = len(tried) == most - 1 and any(each.mode not in modes for each in ranked) and bool(tried)
-        if (last and choice.mode in modes) or any(one_layout(choice, each) for each in tried):
+        last = len(tried) == most - 1 and bool(tried) and bool(several - modes)
+        if (last and choice.mode in modes) or (kind := _kind(choice)) in tried:
             continue
-        tried.append(choice)
+        tried.add(kind)
+        modes.add(choice.mode)
         yield rank
 
 

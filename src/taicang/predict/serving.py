@@ -66,7 +66,7 @@ def answer(run: Run) -> Served | Infeasible:
         plans = _candidates(job, space, forms, plan, prefill_plan)
         if space.narrow and not plans["known"]:
             continue  # a layout beyond the usual ones was found, or thought of, in the wider space
-        found = search(job, [(str(run.quant), forms)], space, Ask(modes=modes, top=1), only=plans)
+        found = search(job, [(str(run.quant), forms)], space, Ask(modes=modes, top=1, front=False), only=plans)
         if found.best:
             made = _prediction(found.best[0], job, space, given=run.sets, candidates=found.counts.priced)
             return made if run.clients is None else replace(made, loop=loop(job, made.decode.plan, run.clients))

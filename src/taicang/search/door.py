@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from taicang import catalog
 from taicang.catalog.costing import cost_model
@@ -27,6 +26,7 @@ from taicang.search.space import Space
 from taicang.serve.queueing import WITHIN
 from taicang.serve.uneven import EVEN, Spread, spread
 from taicang.stacks import Stack
+from taicang.traffic.generate import lengths_at
 from taicang.units import Count
 
 DRAWS = 100_000
@@ -184,17 +184,7 @@ def of_profile(name: str) -> dict[str, Any]:
     ``UnknownName`` suggests the nearest.
     """
     found = profile(name)
-    inputs, outputs = (_drawn(name, found, key) for key in ("input", "output"))
+    even = (np.arange(DRAWS) + 0.5) / DRAWS
+    inputs, outputs = (lengths_at(even, name, found, key).astype(float) for key in ("input", "output"))
     lengths = spread(inputs, outputs)
     return {"input_tokens": float(inputs.mean()), "output_tokens": float(outputs.mean()), "spread": lengths}
-
-
-def _drawn(name: str, found: Mapping[str, Any], key: str) -> NDArray[np.float64]:
-    table = found.get(f"{key}_quantiles")
-    if not table:
-        raise InvalidInput(f"{name} has no {key} lengths", where="--profile")
-    at, values = (np.array(list(map(float, each))) for each in (table.keys(), table.values()))
-    order = np.argsort(at)
-    drawn = np.interp((np.arange(DRAWS) + 0.5) / DRAWS, at[order], values[order])
-    whole: NDArray[np.float64] = np.maximum(np.round(drawn), 1.0)
-    return whole

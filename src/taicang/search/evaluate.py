@@ -98,7 +98,10 @@ def _row(point: Mapping[str, Any]) -> dict[str, Any]:
         job.setup(plan)  # refuses a plan that is larger than the machine
         lower(job.model, plan, decode_batch(sequences=1.0, context=1.0), job.stack)  # rules before sizes
         layouts = dict.fromkeys(("both", "decode", "prefill"), (plan,))
-    ask = Ask(objective=point.get("objective", "tokens/s/chip"), modes=run.modes, load_per_s=point.get("load"), top=1)
+    ask = Ask(
+        objective=point.get("objective", "tokens/s/chip"), modes=run.modes, load_per_s=point.get("load"), top=1,
+        front=False,
+    )  # fmt: skip
     found = search(job, [(str(run.quant), forms)], narrowed(default(job.model), run), ask, layouts)
     if not found.best:
         return failed("; ".join(found.nearest))

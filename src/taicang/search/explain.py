@@ -124,7 +124,7 @@ def again(job: Job, choice: Choice, space: Space) -> float:
     quant = choice.pools[0].plan.quant
     drafts = tuple({int(pool.plan.draft_tokens) for pool in choice.pools if pool.role != "prefill"})
     narrow = replace(space, drafts=drafts)
-    found = search(job, [("", quant)], narrow, Ask(modes=(choice.mode,), top=1), only)
+    found = search(job, [("", quant)], narrow, Ask(modes=(choice.mode,), top=1, front=False), only)
     return found.best[0].output_tokens_per_s if found.best else 0.0
 
 

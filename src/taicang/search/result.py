@@ -36,6 +36,8 @@ class Ask:
     load_per_s: float | None = None
     """Requests per second (objective "smallest")."""
     top: int = 5
+    front: bool = True
+    """Whether the front is wanted too, and how many pairings the answer is of."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -60,13 +60,14 @@ def search(
         if "aggregated" in ask.modes:
             priced["aggregated"] = points = serving["both"]
             sheets.append(sheet.aggregated(points, job, name, ask))
-            edges.append(sheet.aggregated_front(points, job, name))
+            edges += [sheet.aggregated_front(points, job, name)] if ask.front else []
         if "disaggregated" in ask.modes:
             priced["prefill"] = first = prefill_points(plans["prefill"], job, space)
             priced["decode"] = second = serving["decode"]
-            pairings += covered(first, second, chips=job.machine.chips, ttft_s=job.ttft_s, tpot_s=job.tpot_s)
             sheets.append(sheet.disaggregated(first, second, job, name, ask))
-            edges.append(sheet.disaggregated_front(first, second, job, name))
+            if ask.front:
+                edges.append(sheet.disaggregated_front(first, second, job, name))
+                pairings += covered(first, second, chips=job.machine.chips, ttft_s=job.ttft_s, tpot_s=job.tpot_s)
         if "decode" in ask.modes:
             priced["decode"] = serving["decode"]
             sheets.append(sheet.decoding(serving["decode"], job, name, ask))

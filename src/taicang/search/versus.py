@@ -17,7 +17,6 @@ from taicang.search.points import Job
 from taicang.search.result import FIGURES, Choice, Objective
 from taicang.search.run import Ask, every, search
 from taicang.search.space import Space
-from taicang.search.study_values import KEYS, read
 
 MOST_RATIO = 64.0
 """How much more of a resource is tried before a rival is said never to draw level."""
@@ -28,6 +27,8 @@ FIELDS = (*PLAN, *(key for key, *_ in AXES))
 
 def fields(text: str) -> dict[str, Any]:
     """Plan fields of "dp=320,ep=320,batch=48". Raises ``InvalidInput`` for a key or a value that there is not."""
+    from taicang.search.study_values import KEYS, read  # noqa: PLC0415 - few give a plan
+
     found: dict[str, Any] = {}
     for part in filter(None, (part.strip() for part in text.split(","))):
         key, _, value = (word.strip() for word in part.partition("="))
@@ -92,7 +93,7 @@ def versus(
     plan = replace(layout(job, given), quant=quant)
     axes: dict[str, Any] = {axis: (value,) for axis, value in _axes(given).items()}
     fixed = replace(space, **axes)
-    free, alone_only = replace(job, tpot_s=np.inf), replace(ask, modes=("decode",), top=1)
+    free, alone_only = replace(job, tpot_s=np.inf), replace(ask, modes=("decode",), top=1, front=False)
     only = every(job, quant, fixed) | {"decode": (plan,)}
     alone = search(free, [("", quant)], fixed, alone_only, only).best
     if not alone:
@@ -100,7 +101,7 @@ def versus(
     if winner.mode == "decode":  # like with like: a machine that also prefills decodes on fewer chips
         lead = f"winner against it: {'; '.join(against(job, winner, alone[0], ask.objective))}"
         return Versus(given=alone[0], alone=alone[0], best_alone=None, said=(lead,))
-    whole = search(free, [("", quant)], fixed, replace(ask, modes=("disaggregated",), top=1), only).best
+    whole = search(free, [("", quant)], fixed, replace(alone_only, modes=("disaggregated",)), only).best
     if not whole:
         return None
     best = search(job, [("", quant)], widened(space, given), alone_only, beside=(plan,)).best

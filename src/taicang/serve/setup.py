@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
@@ -15,7 +14,7 @@ from taicang.lower import lower
 from taicang.lower.program import Program, Stream, some, where_some
 from taicang.models.types import Model
 from taicang.ops import Attend, Exchange, GroupedGemm, Operator
-from taicang.plans import Batch, ServePlan
+from taicang.plans import Batch, ServePlan, scaled
 from taicang.stacks import WIDE, Stack
 from taicang.timeline import Slice, Timeline, behind_products, hidden_network, price, sequential, two_streams
 from taicang.units import Count, Num
@@ -89,28 +88,8 @@ def _largest_part(batch: Batch, stages: Count) -> Batch:
     Each part has its share of the sequences that decode and of the prompts; a turn of the pipeline is as long as the
     part with the most work takes through all stages, since its own next tokens wait for that.
     """
-    decoding = 1.0 / np.clip(batch.decode_sequences, 1.0, stages)
-    prompts = 1.0 / np.clip(batch.prefill_sequences, 1.0, stages)
-    return Batch(
-        prefill_tokens=batch.prefill_tokens * prompts,
-        prefill_sequences=batch.prefill_sequences * prompts,
-        prefill_pairs=batch.prefill_pairs * prompts,
-        prefill_context=batch.prefill_context * prompts,
-        decode_sequences=batch.decode_sequences * decoding,
-        decode_context=batch.decode_context * decoding,
-    )
-
-
-def scaled(batch: Batch, ratio: Any) -> Batch:
-    """``batch`` with every statistic multiplied by ``ratio`` (an equal share of it)."""
-    return Batch(
-        prefill_tokens=batch.prefill_tokens * ratio,
-        prefill_sequences=batch.prefill_sequences * ratio,
-        prefill_pairs=batch.prefill_pairs * ratio,
-        prefill_context=batch.prefill_context * ratio,
-        decode_sequences=batch.decode_sequences * ratio,
-        decode_context=batch.decode_context * ratio,
-    )
+    prompts, decoding = (1.0 / np.clip(each, 1.0, stages) for each in (batch.prefill_sequences, batch.decode_sequences))
+    return scaled(batch, prompts, decoding)
 
 
 def _pricer(setup: Setup, partition: tuple[float, float] | None, batch: Batch) -> Callable[[Operator, Stream], Cost]:

@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from taicang.plans import Batch, decode_batch, prefill_batch
+from taicang.plans import Batch, decode_batch, prefill_batch, scaled
 from taicang.serve.door import through_s
-from taicang.serve.setup import Setup, scaled, step
+from taicang.serve.setup import Setup, step
 from taicang.serve.uneven import EVEN, Spread, slowest_ratio
 from taicang.stacks import Stack
 from taicang.timeline import Timeline
@@ -62,14 +62,7 @@ class Steady:
 
 def together(first: Batch, second: Batch) -> Batch:
     """Both batches in one step."""
-    return Batch(
-        prefill_tokens=first.prefill_tokens + second.prefill_tokens,
-        prefill_sequences=first.prefill_sequences + second.prefill_sequences,
-        prefill_pairs=first.prefill_pairs + second.prefill_pairs,
-        prefill_context=first.prefill_context + second.prefill_context,
-        decode_sequences=first.decode_sequences + second.decode_sequences,
-        decode_context=first.decode_context + second.decode_context,
-    )
+    return Batch(**{each.name: getattr(first, each.name) + getattr(second, each.name) for each in fields(Batch)})
 
 
 def aggregated(setup: Setup, load: Load, exists: NDArray[np.bool_] | None = None) -> Steady:
@@ -124,8 +117,7 @@ def aggregated(setup: Setup, load: Load, exists: NDArray[np.bool_] | None = None
     if load.at_random and setup.plan.microbatches == 1:  # else they overlap with something
         more = carrying.experts_s - decode.by_part().get("experts", 0.0)
         device = device - np.maximum(more, 0.0) * (1.0 - np.minimum(others / np.maximum(carried * packed, 1e-9), 1.0))
-    between = decode.seconds if mixed else 0.0
-    during = np.maximum(device, carrying.launches_s) - between
+    during = np.maximum(device, carrying.launches_s) - (decode.seconds if mixed else 0.0)
     late = np.maximum(carried - steps, 0.0) if mixed else 0.0
     # prompts ahead in a burst share steps up to the budget: their work is waited for, not the host for each of them
     waited = 0.5 * in_step(stack, load, steps) * (device - (_unhidden(setup, decoding, load, decode) if mixed else 0.0))

@@ -222,10 +222,11 @@ class StepTable:
             low, high = self._n[max(i - 1, 0)], self._n[i]
             share = 0.0 if high == low else (n - low) / (high - low)
             seconds = self._grid[max(i - 1, 0)] * (1 - share) + self._grid[i] * share
-            ticks = [round(x * SECOND * self._ratio) for x in seconds.tolist()]
-            knots = [round(n * GRAIN * x) for x in self._length.tolist()]
-            slopes = [(ticks[j + 1] - ticks[j]) // max(knots[j + 1] - knots[j], 1) for j in range(len(knots) - 1)]
-            found = self._rows[n] = Row(knots=knots, ticks=ticks, slopes=[*slopes, slopes[-1]])
+            ticks = [round(x) for x in (seconds * SECOND * self._ratio).tolist()]  # some are beyond 64 bits
+            knots = np.rint(n * GRAIN * self._length).astype(np.int64)
+            apart = np.maximum(np.diff(knots), 1).tolist()
+            slopes = [(after - before) // each for before, after, each in zip(ticks, ticks[1:], apart, strict=False)]
+            found = self._rows[n] = Row(knots=knots.tolist(), ticks=ticks, slopes=[*slopes, slopes[-1]])
         return found
 
     def shared(self, ticks: int, n: int, most: float, mean: float) -> int:

@@ -104,19 +104,16 @@ def fixed(count: int, input_tokens: int, output_tokens: int, *, spread: float = 
 def from_profile(name: str, profile: Mapping[str, Any], count: int, *, seed: int = 0) -> Trace:
     """``count`` requests with lengths drawn from a profile's quantiles (straight lines between them)."""
     rng = np.random.default_rng(seed)
+    inputs, outputs = (lengths_at(rng.random(count), name, profile, key) for key in ("input", "output"))
+    return Trace(name=name, kind="profile", arrival_s=np.zeros(0), input_tokens=inputs, output_tokens=outputs)
 
-    def lengths(key: str) -> NDArray[np.int64]:
-        table = profile.get(f"{key}_quantiles")
-        if not table:
-            raise InvalidInput(f"profile {name} has no {key} lengths")
-        at = np.asarray([float(q) for q in table])
-        values = np.asarray([float(v) for v in table.values()])
-        order = np.argsort(at)
-        drawn = np.interp(rng.random(count), at[order], values[order])
-        whole: NDArray[np.int64] = np.maximum(np.round(drawn), 1).astype(np.int64)
-        return whole
 
-    return Trace(
-        name=name, kind="profile", arrival_s=np.zeros(0),
-        input_tokens=lengths("input"), output_tokens=lengths("output"),
-    )  # fmt: skip
+def lengths_at(shares: NDArray[np.float64], name: str, profile: Mapping[str, Any], key: str) -> NDArray[np.int64]:
+    """ "input" or "output" lengths of a profile at these quantiles. Raises ``InvalidInput`` where it has none."""
+    table = profile.get(f"{key}_quantiles")
+    if not table:
+        raise InvalidInput(f"{name} has no {key} lengths", where="--profile")
+    at, values = (np.array(list(map(float, each))) for each in (table.keys(), table.values()))
+    order = np.argsort(at)
+    drawn: NDArray[np.float64] = np.round(np.interp(shares, at[order], values[order]))
+    return np.maximum(drawn, 1.0).astype(np.int64)

@@ -83,10 +83,8 @@ def _exported(head: Mapping[str, Any]) -> tuple[dict[str, float], dict[str, floa
         elif mean is not None and name == "output_token_throughput":
             stated["output_tokens_per_s"] = mean
     config = _measured_phase(head.get("input_config"))
-    for name, quantity in (("concurrency", "clients"), ("request_rate", "rate_per_s"), ("rate", "rate_per_s")):
-        if value := _number(_inside(config, name)):
-            stated.setdefault(quantity, value)
-    return figures, stated
+    keys = {"concurrency": "clients", "request_rate": "rate_per_s", "rate": "rate_per_s"}
+    return figures, stated | _taken({name: _inside(config, name) for name in keys}, keys)
 
 
 def _measured_phase(config: Any) -> Any:
@@ -155,6 +153,11 @@ def _statistics(each: Mapping[str, Any], quantity: str, scale: float) -> dict[st
     }
 
 
+def _taken(said: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, float]:
+    """The figures of ``said`` that are given and more than nothing, by what they are here."""
+    return {quantity: value for name, quantity in names.items() if (value := _number(said.get(name)))}
+
+
 def _llmperf(head: Mapping[str, Any]) -> tuple[dict[str, float], dict[str, float]]:
     """Its latency between tokens counts the first one in: TTFT and the whole say what there is to say."""
     figures = {
@@ -169,11 +172,8 @@ def _llmperf(head: Mapping[str, Any]) -> tuple[dict[str, float], dict[str, float
             key.removeprefix(start).removeprefix("quantiles_"): v for key, v in head.items() if key.startswith(start)
         }
         stated |= _statistics(named, quantity, 1.0)
-    for key, quantity in (
-        ("num_concurrent_requests", "clients"), ("results_mean_output_throughput_token_per_s", "output_tokens_per_s"),
-    ):  # fmt: skip
-        if value := _number(head.get(key)):
-            stated[quantity] = value
+    whole = {"num_concurrent_requests": "clients", "results_mean_output_throughput_token_per_s": "output_tokens_per_s"}
+    stated |= _taken(head, whole)
     return {name: value for name, value in figures.items() if value is not None}, stated
 
 
@@ -187,11 +187,8 @@ def _trtllm(head: Mapping[str, Any]) -> tuple[dict[str, float], dict[str, float]
     for name, quantity in (("ttft_percentiles", "ttft_s"), ("tpot_percentiles", "tpot_s")):
         if isinstance(streaming, Mapping) and isinstance(streaming.get(name), Mapping):
             stated |= _statistics(streaming[name], quantity, 1e-3)
-    for key, quantity in (
-        ("avg_num_concurrent_requests", "clients"), ("system_output_throughput_tok_s", "output_tokens_per_s"),
-    ):  # fmt: skip
-        if value := _number(_inside(head, key)):
-            stated[quantity] = value
+    whole = {"avg_num_concurrent_requests": "clients", "system_output_throughput_tok_s": "output_tokens_per_s"}
+    stated |= _taken({key: _inside(head, key) for key in whole}, whole)
     return {name: value for name, value in figures.items() if value is not None}, stated
 
 

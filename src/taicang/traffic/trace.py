@@ -52,6 +52,10 @@ class Trace:
         return float(self.arrival_s[-1] - self.arrival_s[0]) if len(self.arrival_s) > 1 else 0.0
 
 
+COLUMNS = ("session", "delay_s", "priority", "deadline_s", "client", "model")
+"""What a trace may say of each request beside its time and lengths."""
+
+
 def following(trace: Trace) -> NDArray[np.int64] | None:
     """For each request the one that is sent after its answer (-1: none); None where no request waits for an answer."""
     if trace.delay_s is None or trace.session is None:
@@ -81,10 +85,6 @@ def continued(trace: Trace) -> dict[int, int]:
     }
 
 
-def _of(column: NDArray[Any] | None, index: NDArray[np.int64]) -> NDArray[Any] | None:
-    return None if column is None else column[index]
-
-
 def chosen(trace: Trace, index: NDArray[np.int64]) -> Trace:
     """The requests at ``index`` (in rising order), the first of them at time zero."""
     times = trace.arrival_s[index] if len(trace.arrival_s) else trace.arrival_s
@@ -94,12 +94,7 @@ def chosen(trace: Trace, index: NDArray[np.int64]) -> Trace:
         input_tokens=trace.input_tokens[index],
         output_tokens=trace.output_tokens[index],
         blocks=[trace.blocks[i] for i in index] if trace.blocks else (),
-        session=_of(trace.session, index),
-        delay_s=_of(trace.delay_s, index),
-        priority=_of(trace.priority, index),
-        deadline_s=_of(trace.deadline_s, index),
-        client=_of(trace.client, index),
-        model=_of(trace.model, index),
+        **{name: column[index] for name in COLUMNS if (column := getattr(trace, name)) is not None},
         measured={name: values[index] for name, values in trace.measured.items()},
     )
 
