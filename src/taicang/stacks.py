@@ -80,8 +80,8 @@ class Keeping:
     sharding: Sharding = "own"
     """Whose ZeRO: DeepSpeed's holds copies of gradients and a bucket that others do not (``train.memory``); "tensors"
     deals whole tensors to their owners, who broadcast them one after the other (``train.sync``); "graph" is one of the
-    whole step, in which a whole gradient is gone as soon as its shard is there; "pytorch" is FSDP2 with DTensor's tensor
-    parallelism, which copies what it gathers and scatters, and keeps the rows that tensor parallelism gathered."""
+    whole step, in which a whole gradient is gone as soon as its shard is there; "pytorch" is FSDP2 with tensor
+    parallelism of DTensor: it copies what it gathers and scatters, and keeps the rows that tensors' ranks gathered."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -146,8 +146,8 @@ def test_logits_fill_the_last_stage(stack: str, micro: int) -> None:
         for words in (plain, (plain[0], "+loss_kernel"), ("+chunked_loss",), ("+fused_loss",))
     )
     assert whole >= logits
-    assert whole >= kernel > fused
-    assert whole > pieces > fused
+    assert whole >= kernel >= fused  # gradients of the head may take more than any of them
+    assert whole > pieces >= fused
 
 
 @given(
@@ -191,14 +191,15 @@ def test_few_bits_cost_what_makes_them_many(net: str, micro: int, mode: str) -> 
     st.sampled_from(MODELS[:3]), st.sampled_from((2, 4, 8)), st.sampled_from((1, 2, 4)), st.booleans(),
 )  # fmt: skip
 def test_sharded_weights_in_a_pipeline(stack: str, net: str, pp: int, micro: int, reshard: bool) -> None:
-    """Gathered once a step and kept, whole gradients too: the time of ZeRO 1, and its state and a shard of weights."""
+    """Gathered once a step and kept, whole gradients too: the time of ZeRO 1, and its state and a shard of weights (of
+    FSDP2 that is the 32-bit one of the optimizer's state)."""
     plan = TrainPlan(pp=pp, dp=32 // pp, micro_batch=micro, global_batch=16 * micro * 32 // pp, reshard=reshard)
     one, three = (train_step(_setup(stack, net, replace(plan, zero=zero))) for zero in (1, 3))
     assert three.seconds == pytest.approx(one.seconds)
     assert three.memory.optimizer_bytes == pytest.approx(one.memory.optimizer_bytes)
-    shard = float(one.memory.weights_bytes) / plan.dp
+    shard = float(one.memory.weights_bytes) / plan.dp if stack not in ("torchtitan", "torchtune") else 0.0
     assert float(three.memory.weights_bytes) == pytest.approx(float(one.memory.weights_bytes) + shard)
-    assert float(three.memory.gradients_bytes) > float(one.memory.gradients_bytes)
+    assert float(three.memory.gradients_bytes) == pytest.approx(float(one.memory.gradients_bytes))
 
 
 @pytest.mark.parametrize("stack", ["deepspeed", "megatron-classic"])

@@ -61,10 +61,19 @@ def values(device):
               ones.to_sparse(), ones.sparse_mask(a.coalesce())]
     z = torch.tensor([1 + 2j, 3 - 1j], device=device)
     lazy = [(z.conj() * z).real, z.conj().imag, z.conj().cpu().imag, z.conj().resolve_conj().imag]
+    rows = torch.sparse_csr_tensor(torch.tensor([0, 1, 3], device=device), torch.tensor([2, 0, 2], device=device),
+                                   torch.tensor([1.0, 2.0, 3.0], device=device), (2, 3))
+    sparse += [rows @ ones.T, rows.to_dense(), rows * 2, rows.to_sparse(), a.coalesce().to_sparse_csr(), rows.cpu(),
+               ones.to_sparse_csr(), torch.addmm(ones @ ones.T, rows, ones.T),
+               torch.sparse.sampled_addmm(rows, ones[:, :2], ones)]
+    bag = torch.nn.EmbeddingBag(5, 3, mode="sum", sparse=True, device=device)
+    torch.nn.init.ones_(bag.weight)
+    bag(torch.tensor([1, 2, 2], device=device), torch.tensor([0, 2], device=device)).sum().backward()
+    sparse.append(bag.weight.grad)
     square = torch.tensor([[2.0, 1.0], [1.0, 3.0]], device=device)
     found = [torch.linalg.lstsq(square, square).solution]
     for each in (*sparse, *lazy, *found):
-        each = each.to_dense() if each.is_sparse else each
+        each = each if each.layout == torch.strided else each.to_dense()
         yield torch.view_as_real(each.resolve_conj()) if each.is_complex() else each
 for mine, theirs in zip(values("cuda"), values("cpu"), strict=True):
     assert torch.allclose(mine.cpu(), theirs), (mine, theirs)

@@ -54,6 +54,7 @@ def install(kernels: Kernels) -> list[torch.library.Library]:
         equal=equal,
         nonzero=nonzero,
         masked_select=masked_select,
+        _embedding_bag_backward=bags,
         index=index,
         index_put=index,
         _index_put_impl=index,
@@ -129,6 +130,13 @@ def nonzero(kernels: Kernels, op: Any, plan: _Plan, args: Sequence[Any], kwargs:
         kernels.device.know(base(out), 1)
     kernels.recorder.launch("nonzero", [mask], [out], {})
     return out
+
+
+def bags(kernels: Kernels, op: Any, plan: _Plan, args: Sequence[Any], kwargs: Any) -> Any:
+    """Gradients of a table whose rows were summed: sparse where the program asked for it."""
+    if not args[9]:
+        return kernels.run(op, plan, args, kwargs)
+    return aten._embedding_bag_sparse_backward(*args[:5], *args[6:9], *args[10:])
 
 
 def masked_select(kernels: Kernels, op: Any, plan: _Plan, args: Sequence[Any], kwargs: Any) -> Tensor:
