@@ -146,7 +146,7 @@ def compressed(source: Tensor, dense_dim: int | None = None) -> Tensor:
     """Rows of a matrix, compressed."""
     sparse = (source if source.is_sparse else source.to_sparse()).coalesce()
     rows, columns = sparse._indices()
-    ends = torch._convert_indices_from_coo_to_csr(rows, source.shape[0])
+    ends = torch._convert_indices_from_coo_to_csr(rows.contiguous(), source.shape[0])
     return torch.sparse_csr_tensor(ends, columns, sparse._values(), source.shape, check_invariants=False)
 
 
