@@ -8,8 +8,8 @@ from __future__ import annotations
 import time
 
 from taicang import catalog
+from taicang.catalog.costing import training_price
 from taicang.catalog.models import model
-from taicang.catalog.training import training_price
 from taicang.train.pipeline import graph
 from taicang.train.search import search
 from taicang.train.setup import Setup

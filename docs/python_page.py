@@ -22,7 +22,7 @@ MODULES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("", "taicang.search.result", ("Found", "Choice", "Pool", "Counts")),
     ("Replay", "taicang.predict.replay", ("replay", "Replay")),
     ("", "taicang.predict.system", ("System",)),
-    ("", "taicang.predict.tenants", ("Tenant",)),
+    ("", "taicang.predict.standing", ("Tenant",)),
     ("", "taicang.serve.summary", ("Summary", "Spread")),
     ("", "taicang.traffic.trace", ("Trace",)),
     ("", "taicang.traffic.change", ("take", "window", "thin", "faster", "to_rate", "longer", "spliced", "overlaid")),
@@ -59,7 +59,7 @@ MODULES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("", "taicang.cost.exchange", ("ExchangeFit",)),
     ("", "taicang.cost.energy", ("EnergyFit",)),
     ("Scores", "taicang.evidence.score", ("Outcome", "Score", "score", "score_parts")),
-    ("", "taicang.evidence.split", ("held_out",)),
+    ("", "taicang.evidence.tables", ("held_out",)),
     ("Errors", "taicang.errors", ("TaicangError", "InvalidInput", "UnknownName", "UnitError", "MissingFigure")),
     ("", "taicang.errors", ("NotModelled", "InvalidPlan")),
 )

@@ -1,41 +1,37 @@
 """Does a test notice? One constant, comparison or operator changed at a time, and the tests that run that line asked.
 
-``python tests/mutants.py --count 200 --seed 1`` first records which tests run which line and how long they take (kept
-in .mutants/), then makes mutants in copies of the source, never in the source itself, and lists the survivors. A mutant
-dies when any test that reaches its line fails: those that keep figures are always asked, of the others laws and then
-the shortest, up to ``--seconds`` of them, so that a mutant costs seconds. Tests that failed when they were recorded are
-not asked.
+``python tests/mutants.py --count 200 --seed 1`` first records which tests run which line (``reached``), then replaces
+one module at a time in a process that has not imported it yet, and lists the survivors. Asked first are some seconds of
+the tests that killed its neighbours and the shortest; survivors are asked all the rest that run the line, up to
+``--seconds``. A test counts only if it passes in the same way without the change. Verdicts are kept in
+.mutants/verdicts: a run that was interrupted goes on, and one whose source or tests changed since asks first what
+killed a mutant before.
 """
 
 from __future__ import annotations
 
 import argparse
 import ast
-import compileall
-import os
-import random
-import resource
-import shutil
-import signal
-import sqlite3
-import subprocess
+import hashlib
+import importlib.abc
+import importlib.util
+import json
 import sys
-import tempfile
+from collections import defaultdict
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from queue import SimpleQueue
-from xml.etree import ElementTree
+from typing import Any
 
-from coverage.numbits import numbits_to_nums
+import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
-PACKAGE = ROOT / "src" / "taicang"
+import reached
+from reached import PACKAGE, ROOT
+
 ROOMS = ("cost", "lower", "serve", "train", "timeline.py", "reliability.py")
-KEEPS, FIRST = "tests/golden/test_figures.py", "tests/laws"
-FEW = "10"
-"""Examples of a property."""
-RECORD = ROOT / ".mutants" / "coverage"
+FIRST_S = 12.0
+"""Seconds of tests, as recorded, that every mutant is asked."""
+VERDICTS = reached.KEPT / "verdicts"
 SWAPS = {
     ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult, ast.FloorDiv: ast.Mult,
     ast.Lt: ast.GtE, ast.LtE: ast.Gt, ast.Gt: ast.LtE, ast.GtE: ast.Lt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq,
@@ -66,20 +62,46 @@ def changed(node: ast.AST) -> ast.AST | None:
     return None
 
 
-def sites(tree: ast.AST) -> Iterator[ast.AST]:
-    """Nodes that can be changed: in bodies and module constants, not in annotations, subscripts and decorators."""
-    if changed(tree) is not None:
-        yield tree
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mutant:
+    """One change: where, what it was, what it becomes."""
+
+    path: str
+    function: str
+    """"" for what runs on import."""
+    lines: tuple[int, int]
+    text: str
+    new: str
+    source: str
+    """Of the whole module with the change."""
+    nth: int
+    """Of the same changes in the function."""
+
+    def __str__(self) -> str:
+        return f"{self.path}:{self.lines[0]}: {self.text} -> {self.new}"
+
+    @property
+    def key(self) -> str:
+        """Stays when lines above it come or go."""
+        return f"{self.path} {self.function} {self.text} -> {self.new} {self.nth}"
+
+
+def sites(tree: ast.AST, function: str = "") -> Iterator[tuple[ast.expr, str]]:
+    """Nodes that can be changed, and their functions: in bodies and module constants, not in annotations, subscripts
+    and decorators."""
+    if isinstance(tree, ast.expr) and changed(tree) is not None and not _shape(tree):
+        yield tree, function
     for field, value in ast.iter_fields(tree):
         if field in ("annotation", "returns", "decorator_list", "slice"):
             continue
+        inner = isinstance(tree, ast.FunctionDef) and field == "body"
         for child in value if isinstance(value, list) else [value]:
             if isinstance(child, ast.AST) and not (
                 isinstance(child, ast.Raise | ast.Assert | ast.JoinedStr)
                 or (isinstance(tree, ast.Call) and isinstance(child, ast.Constant) and _guard(child.value))
                 or (isinstance(child, ast.keyword) and child.arg in SAME)
             ):
-                yield from sites(child)
+                yield from sites(child, f"{function}.{tree.name}" if inner else function)  # type: ignore[attr-defined]
 
 
 def _guard(value: object) -> bool:
@@ -87,50 +109,186 @@ def _guard(value: object) -> bool:
     return isinstance(value, float) and 0.0 < value <= 1e-6
 
 
-def record() -> None:
-    """Run the fast tests once and keep which test function runs which line, how long it takes and whether it fails."""
-    RECORD.parent.mkdir(exist_ok=True)
-    config = RECORD.parent / "coveragerc"
-    config.write_text(f"[run]\nsource={PACKAGE}\ndynamic_context=test_function\ndata_file={RECORD}\n")
-    command = [sys.executable, "-m", "coverage", "run", f"--rcfile={config}", "-m", "pytest", "-m", "not slow", "-q"]
-    command += ["-p", "no:cacheprovider", "--timeout=0", f"--junitxml={RECORD.with_suffix('.xml')}"]
-    subprocess.run(command, cwd=ROOT, check=False, env=os.environ | {"MUTANT": FEW})
+def _shape(tree: ast.AST) -> bool:
+    """Whether a sum only takes the shape of what it adds none of: ``floor + 0.0 * rows``."""
+    return (
+        isinstance(tree, ast.BinOp) and isinstance(tree.right, ast.BinOp)
+        and isinstance(tree.right.left, ast.Constant) and tree.right.left.value == 0.0
+    )  # fmt: skip
 
 
-def durations() -> dict[str, float]:
-    """Seconds by test function, all its parameters together; infinity where one failed."""
-    found: dict[str, float] = {}
-    for path in RECORD.parent.glob("*.xml"):
-        for case in ElementTree.parse(path).iter("testcase"):
-            parts = case.attrib["classname"].split(".")
-            at = next((i for i, part in enumerate(parts) if part.startswith("test_")), None)
-            if at is None:
-                continue  # a file that was skipped whole
-            inner = [*parts[at + 1 :], case.attrib["name"].partition("[")[0]]
-            test = "::".join(["/".join(parts[: at + 1]) + ".py", *inner])
-            bad = any(each.tag in ("failure", "error") for each in case)
-            found[test] = found.get(test, 0.0) + (float("inf") if bad else float(case.attrib["time"]))
-    return found
+def mutants(path: Path) -> Iterator[Mutant]:
+    """All of a file."""
+    source = path.read_text()
+    lines, seen = source.splitlines(keepends=True), defaultdict(int)
+    for node, function in sites(ast.parse(source)):
+        text, new, at = ast.get_source_segment(source, node) or "", ast.unparse(changed(node)), node.lineno - 1  # type: ignore[arg-type]
+        before = "".join(lines[:at]) + lines[at].encode()[: node.col_offset].decode()
+        seen[function, text, new] += 1
+        yield Mutant(
+            path=str(path.relative_to(ROOT)), function=function, lines=(node.lineno, node.end_lineno or node.lineno),
+            text=text, new=new, source=before + f"({new})" + source[len(before) + len(text) :],
+            nth=seen[function, text, new],
+        )  # fmt: skip
 
 
-def reaching() -> dict[Path, dict[int, list[str]]]:
-    """Test ids by file and line."""
-    where = {path.stem: path.relative_to(ROOT) for path in (ROOT / "tests").rglob("test_*.py")}
-    found: dict[Path, dict[int, list[str]]] = {}
-    with sqlite3.connect(RECORD) as data:
-        rows = data.execute(
-            "select file.path, context.context, numbits from line_bits join file on file.id = file_id "
-            "join context on context.id = context_id where context.context != ''"
-        ).fetchall()
-    for path, context, bits in rows:
-        parts = context.split(".")
-        at = next((i for i, part in enumerate(parts) if part in where), None)
-        if at is None:
-            continue
-        test = f"{where[parts[at]]}::{'::'.join(parts[at + 1 :])}"
-        for line in numbits_to_nums(bits):
-            found.setdefault(Path(path), {}).setdefault(line, []).append(test)
-    return found
+class Replaced(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Finds one module in its changed form."""
+
+    def __init__(self, mutant: Mutant) -> None:
+        self.mutant = mutant
+        self.name = mutant.path.removeprefix("src/").removesuffix(".py").replace("/", ".").removesuffix(".__init__")
+
+    def find_spec(self, name: str, path: object, target: object = None) -> Any:
+        """Of that module alone."""
+        if name == self.name:
+            return importlib.util.spec_from_file_location(name, ROOT / self.mutant.path, loader=self)
+        return None
+
+    def exec_module(self, module: Any) -> None:
+        """The changed source."""
+        exec(compile(self.mutant.source, str(ROOT / self.mutant.path), "exec"), vars(module))
+
+
+def ask(task: tuple[Mutant | None, list[str]]) -> list[str]:
+    """Tests that fail, of those asked in turn, up to the first; [""] where it failed in none."""
+    mutant, tests = task
+    assert not any(name.partition(".")[0] == "taicang" for name in sys.modules), "the package was imported before"
+    if mutant is not None:
+        sys.meta_path.insert(0, Replaced(mutant))
+    watch = reached.Watch()
+    code = pytest.main([*reached.QUIET, "-x", *tests], plugins=[watch])
+    return watch.failed or ([""] if code else [])
+
+
+class Court:
+    """Which tests are asked of a mutant, and what became of each."""
+
+    def __init__(self, known: dict[str, Any], most_s: float) -> None:
+        self.tests, self.seconds = reached.reaching(known)
+        self.most_s = most_s
+        self.kills: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
+        """By file, and by file and function: how many each test killed."""
+        self.sound: dict[str, bool] = {}
+        self.source = reached.digest(*sorted(PACKAGE.rglob("*.py")))
+        self.all = reached.digest(*sorted(PACKAGE.rglob("*.py")), *sorted(reached.TESTS.rglob("*.py")),
+                                  reached.TESTS / "golden" / "figures.json")  # fmt: skip
+        self.kept: dict[str, dict[str, Any]] = {}
+        if VERDICTS.exists():
+            for line in VERDICTS.read_text().splitlines():
+                self.kept[json.loads(line)["key"]] = json.loads(line)
+
+    def reach(self, mutant: Mutant) -> set[str]:
+        """Tests that run its lines; those of its file for what runs on import."""
+        lines = self.tests.get(mutant.path, {})
+        if not mutant.function:
+            return set().union(*lines.values()) if lines else set()
+        at = [lines[line] for line in range(mutant.lines[0], mutant.lines[1] + 1) if line in lines]
+        if not at:  # new since it was recorded: as the nearest line above
+            above = [line for line in lines if line < mutant.lines[0]]
+            at = [lines[max(above)]] if above else []
+        return {test for test in set().union(*at) if test in self.seconds and self.sound.get(test, True)}
+
+    def order(self, mutant: Mutant) -> list[str]:
+        """Tests that reach it: those likely to kill it, by what they take."""
+        file, near = self.kills[mutant.path], self.kills[mutant.path + mutant.function]
+        before = self.kept.get(mutant.key, {}).get("by", "")
+
+        def hope(test: str) -> float:
+            prior = 10.0 if "golden/test_figures" in test else 0.2
+            return (prior + 3 * file[test] + 10 * near[test] + 1e6 * (test == before)) / (self.seconds[test] + 0.1)
+
+        return sorted(self.reach(mutant), key=lambda test: (-hope(test), test))
+
+    def asked(self, mutant: Mutant, before: list[str] | None = None) -> list[str]:
+        """Of the first round, or of the second: those that were not asked ``before``."""
+        spent, chosen = 0.0, []
+        for test in self.order(mutant):
+            if before is None or test not in before:
+                spent += self.seconds[test]
+                if chosen and spent > (FIRST_S if before is None else self.most_s):
+                    break
+                chosen.append(test)
+        return chosen
+
+    def patience_s(self, task: tuple[Mutant | None, list[str]]) -> float:
+        """An endless loop is noticed."""
+        return 20.0 + 3.0 * sum(self.seconds.get(test, 0.0) for test in task[1])
+
+    def verdict(self, mutant: Mutant) -> bool | None:
+        """Whether it died, where that was found with this source and the tests of today."""
+        kept = self.kept.get(mutant.key)
+        if kept is None or kept["source"] != self.source:
+            return None
+        if kept["died"]:
+            file = kept["by"].partition("::")[0]
+            good = not file or ((ROOT / file).exists() and reached.state(file) == kept["state"])
+            if good and file:
+                self._killed(mutant, kept["by"])
+            return True if good else None
+        return False if kept["all"] == self.all and kept["most_s"] >= self.most_s else None
+
+    def _killed(self, mutant: Mutant, test: str) -> None:
+        self.kills[mutant.path][test] += 1
+        self.kills[mutant.path + mutant.function][test] += 1
+
+    def keep(self, mutant: Mutant, died: bool, test: str = "") -> None:
+        """For the next run, and for its neighbours."""
+        file = test.partition("::")[0]
+        if died and test:
+            self._killed(mutant, test)
+        made = {"key": mutant.key, "died": died, "by": test, "source": self.source, "all": self.all,
+                "most_s": self.most_s, "state": reached.state(file) if file else ""}  # fmt: skip
+        self.kept[mutant.key] = made
+        with VERDICTS.open("a") as file_:
+            file_.write(json.dumps(made) + "\n")
+
+
+def judge(drawn: list[Mutant], court: Court, jobs: int) -> Iterator[tuple[Mutant, str]]:
+    """What killed each mutant; "" where nothing did."""
+    tasks: list[tuple[Mutant | None, list[str]]] = []
+    second: set[str] = set()
+    waiting: dict[tuple[str, ...], list[Mutant]] = {}
+    left = list(reversed(drawn))
+
+    def more() -> None:
+        """The next mutants: late, so that they are asked what killed those before."""
+        while left and len(tasks) < jobs:
+            mutant = left.pop()
+            tasks.append((mutant, court.asked(mutant)))
+
+    more()
+    for (mutant, tests), failed in reached.forked(tasks, ask, jobs, court.patience_s):
+        if mutant is None:  # without any change: does what was asked pass?
+            by = tests[0] if len(tests) == 1 else ""
+            if by:
+                court.sound[by] = failed == []
+            for each in waiting.pop(tuple(tests)):
+                if failed == []:
+                    court.keep(each, True, by)
+                    yield each, by or "no import, no end"
+                elif by:
+                    tasks.insert(0, (each, court.asked(each)))
+                else:
+                    print(f"tests fail without {each}: {failed}", flush=True)
+        elif failed == []:
+            if mutant.key not in second and (rest := court.asked(mutant, tests)):
+                second.add(mutant.key)
+                tasks.append((mutant, rest))
+            else:
+                court.keep(mutant, False)
+                yield mutant, ""
+        else:
+            by = failed[0] if failed else ""
+            if by and court.sound.get(by):
+                court.keep(mutant, True, by)
+                yield mutant, by
+            else:
+                again = [by] if by else tests
+                waiting.setdefault(tuple(again), []).append(mutant)
+                if len(waiting[tuple(again)]) == 1:
+                    tasks.insert(0, (None, again))
+        more()
 
 
 def main() -> int:
@@ -138,95 +296,32 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=200)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--seconds", type=float, default=40.0, help="tests asked of each mutant, in seconds")
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="tests asked of each survivor, in seconds")
     parser.add_argument("--jobs", type=int, default=2, help="mutants at a time")
     parser.add_argument("--least", type=float, default=0.9, help="share that must die")
     parser.add_argument("--rooms", nargs="*", default=ROOMS)
-    parser.add_argument("--fresh", action="store_true", help="record anew which tests run which line")
     options = parser.parse_args()
-    if options.fresh or not RECORD.exists():
-        record()
-    tests, seconds = reaching(), durations()
-    files = [path for room in options.rooms for path in ([PACKAGE / room] if room.endswith(".py") else
+    reached.prepare()
+    files = [path for room in ROOMS for path in ([PACKAGE / room] if room.endswith(".py") else
              sorted((PACKAGE / room).glob("*.py")))]  # fmt: skip
-    spots = [(path, i) for path in files for i, _ in enumerate(sites(ast.parse(path.read_text())))]
-    drawn = random.Random(options.seed).sample(spots, min(options.count, len(spots)))
-    print(f"{len(spots)} places, {len(drawn)} mutants, seed {options.seed}", flush=True)
-    copies: SimpleQueue[Path] = SimpleQueue()
-    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(options.jobs) as pool:
-        for number in range(options.jobs):
-            copy = Path(folder) / f"{number}" / "src"
-            shutil.copytree(ROOT / "src", copy, ignore=shutil.ignore_patterns("__pycache__"))
-            compileall.compile_dir(copy, quiet=2)
-            copies.put(copy)
-
-        def one(spot: tuple[Path, int]) -> str:
-            copy = copies.get()
-            try:
-                return _mutant(*spot, copy, tests.get(spot[0], {}), seconds, options.seconds)
-            finally:
-                copies.put(copy)
-
-        alive = []
-        for said in pool.map(one, drawn):
-            if said:
-                alive.append(said)
-                print(said, flush=True)
+    known = reached.record([str(path.relative_to(ROOT)) for path in files], options.jobs)
+    court = Court(known, options.seconds)
+    found = [each for path in files if path.relative_to(PACKAGE).parts[0] in options.rooms for each in mutants(path)]
+    # each has its own lot, so that a change elsewhere draws the same ones again
+    found.sort(key=lambda each: hashlib.sha256(f"{options.seed} {each.key}".encode()).digest())
+    drawn = found[: options.count]
+    known_ones = [(each, court.verdict(each)) for each in drawn]
+    print(f"{len(found)} places, {len(drawn)} mutants, seed {options.seed}, "
+          f"{sum(died is not None for _, died in known_ones)} known", flush=True)  # fmt: skip
+    alive = [each for each, died in known_ones if died is False]
+    for mutant, by in judge([each for each, died in known_ones if died is None], court, options.jobs):
+        if not by:
+            alive.append(mutant)
+            print(f"{mutant}{'' if court.reach(mutant) else ' (no test runs it)'}", flush=True)
+    print("\n".join(["", "survivors:", *map(str, alive)]))
     died = 1.0 - len(alive) / max(len(drawn), 1)
     print(f"{died:.1%} of {len(drawn)} mutants died, {len(alive)} live")
     return int(died < options.least)
-
-
-def _chosen(node: ast.AST, tests: dict[int, list[str]], seconds: dict[str, float], most: float) -> list[str]:
-    """Tests that run the node's lines: what keeps figures, then the shortest, at most ``most`` seconds of them."""
-    every = {test for at in tests.values() for test in at}
-    asked = {test for at in range(node.lineno, (node.end_lineno or node.lineno) + 1) for test in tests.get(at, [])}  # type: ignore[attr-defined]
-    asked |= {test for test in every if test.startswith(KEEPS)}
-    if not asked:  # a module's constants run on import: ask those who run the file
-        asked = every
-    known = [test for test in asked if seconds.get(test, float("inf")) < float("inf")]
-    known.sort(key=lambda test: (not test.startswith(FIRST), seconds[test]))
-    spent, chosen = 0.0, [test for test in known if test.startswith(KEEPS)]
-    for test in known:
-        spent += seconds[test]
-        if chosen and spent > most:
-            break
-        chosen.append(test)
-    return list(dict.fromkeys(chosen))
-
-
-def _mutant(
-    path: Path, index: int, copy: Path, tests: dict[int, list[str]], seconds: dict[str, float], most: float
-) -> str:
-    """What the mutant is, if it lives; "" if a test notices it."""
-    source = path.read_text()
-    tree = ast.parse(source)
-    node = list(sites(tree))[index]
-    new = changed(node)
-    assert new is not None
-    lines, line = source.splitlines(keepends=True), node.lineno - 1  # type: ignore[attr-defined]
-    text = ast.get_source_segment(source, node) or ""
-    before = "".join(lines[:line]) + lines[line].encode()[: node.col_offset].decode()  # type: ignore[attr-defined]
-    target = copy / path.relative_to(ROOT / "src")
-    target.write_text(before + f"({ast.unparse(new)})" + source[len(before) + len(text) :])
-    name = f"{path.relative_to(ROOT)}:{node.lineno}: {text} -> {ast.unparse(new)}"  # type: ignore[attr-defined]
-    asked = _chosen(node, tests, seconds, most)
-    if not asked:
-        return f"{name} (no test runs it)"
-    env = os.environ | {"PYTHONPATH": str(copy), "MUTANT": FEW, "PYTHONDONTWRITEBYTECODE": "1"}
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "--no-header", *asked]
-    patience_s = round(60.0 + 5.0 * most)
-    ran = subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                           start_new_session=True)  # fmt: skip
-    resource.prlimit(ran.pid, resource.RLIMIT_CPU, (patience_s, patience_s))
-    try:  # an endless loop is noticed; others may share the machine, and one that sleeps takes no processor
-        ran.communicate(timeout=10.0 * patience_s)
-    except subprocess.TimeoutExpired:
-        os.killpg(ran.pid, signal.SIGKILL)
-        ran.wait()
-    finally:
-        target.write_text(source)
-    return "" if ran.returncode else name
 
 
 if __name__ == "__main__":

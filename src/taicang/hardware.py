@@ -189,6 +189,11 @@ class Machine:
         return self.chips * self.chip.dies
 
     @property
+    def chip_power_w(self) -> float | None:
+        """One chip's share of the IT power under load."""
+        return None if self.power_w is None else self.power_w / self.chips
+
+    @property
     def domain(self) -> int:
         """Ranks of the largest level with scale-up bandwidth: the node of a cluster, the whole of a supernode."""
         levels = self.plane("scale_up").levels

@@ -13,6 +13,7 @@ Scheduler: TypeAlias = Literal["mixed", "prefill_first", "disaggregated"]
 MemoryBase: TypeAlias = Literal["device", "static", "free"]
 Sharding: TypeAlias = Literal["own", "deepspeed", "tensors", "graph", "pytorch"]
 ExpertDispatch: TypeAlias = Literal["best", "plain"]
+StackUse: TypeAlias = Literal["", "serving", "training"]
 WIDE = 4
 """Ranks from which on SGLang captures graphs of larger batches."""
 
@@ -34,11 +35,16 @@ class Headroom:
     """Factor on the share of weights and cache (engines leave room for encoders of images)."""
     reserve_bytes: float = 0.0
     """Kept from weights and cache, besides so much for each token of a step (of ``reserve_tokens`` at least), for each
-    rank of the instance, and with ``WIDE`` ranks or more."""
+    rank of the instance, and for captured graphs of prompts; all this is at least ``reserve_least_bytes``."""
     reserve_token_bytes: float = 0.0
     reserve_tokens: float = 0.0
     reserve_rank_bytes: float = 0.0
-    reserve_wide_bytes: float = 0.0
+    reserve_prompt_bytes: float = 0.0
+    reserve_least_bytes: float = 0.0
+    captured: int = 0
+    """Sequences of the largest graph that SGLang captures of decoding, on fewer than ``WIDE`` ranks and from there on:
+    it keeps memory for each, and where attention is data-parallel again for each of every group."""
+    captured_wide: int = 0
     reserve_shared_bytes: float = 0.0
     """Kept besides where attention is data-parallel; where the instance drafts."""
     reserve_draft_bytes: float = 0.0
@@ -48,6 +54,13 @@ class Headroom:
     """Communication buffers of an instance of several ranks, on each."""
     graph_bytes: float = 0.0
     """Captured graphs, where the engine takes them off the cache."""
+    state_ratio: float = 0.0
+    """Memory for recurrent states over that for keys and values, where the two are apart (0: they share it)."""
+    state_copies: int = 0
+    """States that are kept for each running sequence: its own, and those that later prompts may go on from."""
+    hidden_tile: int = 256
+    """Multiples that its expert kernels of 4-bit floats take of the hidden and the inner width."""
+    inner_tile: int = 128
     sampled: int = 0
     """Sequences of which the engine samples next tokens when it measures its peak; 0: it does not."""
     sampling_bytes: float = 0.0
@@ -75,13 +88,17 @@ class Keeping:
     """Whether norms and activations are operators of the framework, one after the other, that keep what each needs."""
     outputs: bool = False
     """Whether a pipeline stage keeps what it sent of each microbatch in flight."""
+    added: bool = False
+    """Whether a kernel of its own adds each microbatch's gradients up, or products write into the sum."""
+    adapters: bool = False
+    """Whether adapters sit beside every linear layer (routed experts are none), or beside the attention's alone."""
     merged: bool = False
     """Whether a pipeline's last stage keeps the 16-bit logits of all microbatches, to hand them out as one."""
     sharding: Sharding = "own"
     """Whose ZeRO: DeepSpeed's holds copies of gradients and a bucket that others do not (``train.memory``); "tensors"
     deals whole tensors to their owners, who broadcast them one after the other (``train.sync``); "graph" is one of the
-    whole step, in which a whole gradient is gone as soon as its shard is there; "pytorch" is FSDP2 with tensor
-    parallelism of DTensor: it copies what it gathers and scatters, and keeps the rows that tensors' ranks gathered."""
+    whole step, in which a whole gradient is gone as soon as its shard is there; "pytorch" is FSDP2 with DTensor's
+    tensor parallelism, which copies what it gathers and scatters and keeps rows that tensor parallelism gathered."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,6 +110,10 @@ class Stack:
     version: str
     epoch: str
     """Year-month of the release."""
+    asked: str = ""
+    """The release that was asked for, where another answers: memory is divided as in this one."""
+    use: StackUse = ""
+    """What it is for ("": a user's own, who does not say)."""
     scheduler: Scheduler = "mixed"
     """How prefill and decode share an instance: chunks in one batch, or prefill steps of their own."""
     chunk_tokens: int = 8192
@@ -100,6 +121,12 @@ class Stack:
     burst_ratio: float = 0.0
     """How much the requests of a closed loop keep in step: 0, their prompts come spread evenly; 1, all at once (a
     scheduler that prefills first lets a burst finish together, so that the next prompts come as a burst again)."""
+    door_s: float = 0.0
+    """From a client's sending to the engine's queue, and of the first token back: network, HTTP, processes."""
+    door_request_s: float = 0.0
+    """Host time in which the door lets one request in: they pass one by one."""
+    door_token_s: float = 0.0
+    """The same per prompt token: tokenising, copying."""
     step_host_s: float = 0.0
     """Host time per step that the device waits for (scheduling, input preparation, detokenising)."""
     sequence_host_s: float = 0.0
@@ -111,7 +138,7 @@ class Stack:
     graph_launch_s: float = 0.0
     """Host time per captured graph that the device waits for."""
     layer_gap_s: float = 0.0
-    """Device idle time per layer: launch gaps that graphs leave."""
+    """Device idle time per layer: launch gaps that graphs leave; in training of each microbatch."""
     launch_ratio: float = 1.0
     """Share of kernels' launch latency that remains when they follow each other: programmatic dependent launch starts a
     kernel's prologue while the one before drains."""
@@ -126,6 +153,11 @@ class Stack:
     """Sequences that an instance runs at most while it drafts, where nobody says (0: as without drafts)."""
     graph_tokens: Count = 0
     """Steps with prompts of at most so many tokens are captured too, but for their attention (pieces between them)."""
+    graph_sequences: int = 0
+    """Sequences of the largest decode step that is captured (0: all are); ``WIDE`` tensor ranks have the next."""
+    graph_wide_sequences: int = 0
+    running_sequences: int = 0
+    """Sequences that an attention group runs at a time where nobody says (0: so many as there is room for)."""
     graphs: bool = True
     """Whether steps that only decode are captured graphs, so that no kernel of theirs waits for the host."""
     unrouted: frozenset[str] = frozenset()
@@ -148,7 +180,7 @@ class Stack:
     """Abilities: "expert_all_to_all" (token exchange by default instead of gather and scatter), "offers_all_to_all"
     (on request), "two_batch" (overlapped microbatches), "sp_attention" (sequence-tensor-sequence prefill),
     "matmul_all_reduce" (in prefill, an all-reduce runs beside the product that it sums); in training those of
-    ``search.train_stack`` ("interleaved_gradients": those of a chunk are reduced beside the chunks that follow)."""
+    ``search.training`` ("interleaved_gradients": those of a chunk are reduced beside the chunks that follow)."""
     expert_dispatch: ExpertDispatch = "best"
     """How training sends tokens to experts: "plain", a copy for each expert by an all-to-all, sorted by expert on
     arrival; "best", that without the sorting, or each at most once to a rank, whichever is faster."""

@@ -23,8 +23,7 @@ from taicang.app.main import cli
 from taicang.app.options import context_of
 from taicang.errors import InvalidInput
 from taicang.search import evaluate, workers
-from taicang.search import inputs as study_inputs
-from taicang.search.journal import Journal
+from taicang.search.journal import Journal, inputs_of
 
 HERE = Path(__file__).parents[2]
 STUDY = """base: {model: llama-3.1-8b, on: hgx-h100, input: 1000, output: 200, tp: 1, mode: agg}
@@ -430,7 +429,7 @@ def test_a_file_behind_a_file_is_an_input_too(tmp_path):
     (tmp_path / "net").mkdir()
     (tmp_path / "net" / "config.json").write_text("{}")
     values = {"on": [f"{tmp_path / 'my.yaml'} x 4"], "model": str(tmp_path / "net")}
-    named = {path.rpartition("/")[2] for path in study_inputs.of(values)}
+    named = {path.rpartition("/")[2] for path in inputs_of(values)}
     assert named == {"my.yaml", "deep.yaml", "config.json", "catalogue", "version"}
 
 

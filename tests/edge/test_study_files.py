@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from taicang.search import evaluate, study_values
+from taicang.search import evaluate
 
 BASE = "base: {model: llama-3.1-8b, on: hgx-h100, input: 1000, output: 200, mode: agg}\n"
 GRID = "sample: {kind: grid}\n"
@@ -104,10 +104,6 @@ def test_a_bad_base_is_named(taicang, tmp_path, text, says):
     assert code == 2
     assert says in said
     assert not left
-
-
-def test_every_key_of_a_point_says_what_it_may_hold():
-    assert set(study_values.KEYS) == set(evaluate.KEYS)
 
 
 def test_null_leaves_a_limit_open_and_numbers_may_be_text(taicang, tmp_path):

@@ -5,12 +5,12 @@ A figure is the sum of all numbers of one name in an answer, each by its place i
 """
 
 import json
-import random
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,33 +19,29 @@ from click.testing import CliRunner
 from taicang import catalog
 from taicang.app.main import cli
 from taicang.catalog.calibration import fits
-from taicang.catalog.costing import cost_model
-from taicang.catalog.energy import energy_fit
+from taicang.catalog.costing import cost_model, energy_fit, training_price
 from taicang.catalog.models import model, of_config
-from taicang.catalog.training import training_price
 from taicang.cost import collective_bound, exchange_traffic, routing, skew
 from taicang.cost.gemm import GemmFit, gemm
 from taicang.errors import NotModelled, TaicangError
-from taicang.evidence.fabrics import fabric_of
+from taicang.evidence.systems import fabric_of
 from taicang.hardware import Level
 from taicang.ops import Attend, Collective, Exchange, Gemm, GroupedGemm, Host, Lookup, Pointwise, Transfer
 from taicang.plans import decode_batch, prefill_batch, read_plan
 from taicang.predict.faults import Change, Faults, Outage
 from taicang.predict.replay import replay
+from taicang.predict.standing import Tenant
 from taicang.predict.system import System
-from taicang.predict.tenants import Tenant
 from taicang.records import plain
 from taicang.reliability import broken_chips, components, missing_ratio
 from taicang.serve.build import Tier
 from taicang.serve.memory import memory_use
-from taicang.serve.power import step_power_w
-from taicang.serve.request import FOREVER, SECOND
-from taicang.serve.router import ROUTERS
 from taicang.serve.saturated import drained, limited, offline, saturated
 from taicang.serve.setup import Setup, step
-from taicang.serve.simulate import simulate
 from taicang.serve.steady import Load, Pools, aggregated, disaggregated
+from taicang.serve.summary import Limits
 from taicang.serve.uneven import slowest_ratio, spread
+from taicang.serve.usage import step_power_w
 from taicang.traffic.generate import arriving, fixed
 from taicang.traffic.trace import Trace
 from taicang.train.flops import megatron_flop
@@ -57,8 +53,8 @@ from taicang.train.step import train_step as trained
 from taicang.train.trace import trace as train_trace
 from taicang.train_plans import TrainPlan, recipe
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "laws"))
-from test_replay_laws import TROUBLE, built, stamps
+sys.path += [str(Path(__file__).parent), str(Path(__file__).parents[1] / "laws")]
+from drawn import DRAWN
 
 KEPT = Path(__file__).with_name("figures.json")
 SAMPLES = Path(__file__).parents[1] / "models" / "samples.jsonl"
@@ -326,7 +322,7 @@ def with_blocks(trace: Trace, block: int = 64) -> Trace:
     return replace(trace, blocks=ids, block=block)
 
 
-def replays() -> Iterator[tuple[str, object]]:
+def replays() -> Iterator[tuple[str, Callable[[], dict[str, float]]]]:
     """Scenarios of the simulator by name."""
     trace = arriving(fixed(150, 1500, 120, spread=0.6, seed=3), 12.0, seed=4)
     shared = with_blocks(trace)
@@ -350,6 +346,8 @@ def replays() -> Iterator[tuple[str, object]]:
     yield "pools", lambda: served(*dense, System(prefill="2x1", decode="1x2", router="prefix-aware"), shared)
     yield "groups", lambda: served(*sparse, System(plan=read_plan("TP2 DP4 EP8"), stack="tensorrt-llm"), trace)
     yield "drafts", lambda: served("deepseek-r1", "hgx-h200 x 2", System(drafts=2), trace)
+    guessed = System(plan=read_plan("DP16 EP16 MTP1"))
+    yield "drafts of groups", lambda: served("deepseek-r1", "hgx-h200 x 2", guessed, trace)
     yield "blocks", lambda: served(*dense, System(instances=2, tiers=tiers, eviction="lfu", ttl_s=3.0), shared)
     yield "tight", lambda: served(*dense, System(**tight), shared)
     yield "swap", lambda: served(*dense, System(swap_bytes=2e10, policy="decode_first", **tight), trace)
@@ -358,47 +356,14 @@ def replays() -> Iterator[tuple[str, object]]:
     yield "faults", lambda: served(*dense, System(instances=4, faults=broken), trace, clients=40, seed=5)
     worn = replace(broken, breakdowns=True, mtbf_s={"chip": 200.0, "node": 90.0}, spare_chips=2, restart_s=2.0)
     yield "worn", lambda: served(*dense, System(instances=4, faults=worn), trace, clients=40, seed=5)
+    brief = arriving(fixed(60, 20, 6, spread=0.4, seed=1), 90.0, seed=2)
+    slow = replace(broken, outages=(), drained=())
+    kept = {"limits": Limits(ttft_s=0.03, tpot_s=0.004)}
+    yield "launches", lambda: served("llama-3.2-1b", "hgx-h100", System(faults=slow, stack="vllm"), brief, **kept)
     waits = {"clients": 9, "think_s": 0.7, "random_think": True, "seed": 5}
     yield "thinking", lambda: served(*dense, System(instances=2), trace, **waits)
     mine = Tenant(model="qwen3-8b", share_ratio=0.4)
     yield "tenants", lambda: served(*dense, System(instances=2), trace, also=(mine,), model_cache_bytes=2e10, crowd=4)
-
-
-CHOICES: dict[str, tuple[object, ...]] = {
-    "policy": ("mixed", "prefill_first", "decode_first"), "groups": (1, 1, 2, 3), "instances": (1, 2, 3),
-    "split": (False, False, True), "pages": (70, 90, 200, 5000), "reserve": (True, False), "by_chunk": (True, False),
-    "sequences": (1, 3, 64),
-    "tokens": (128, 2048), "order": ("arrival", "priority", "deadline"), "late": ("serve", "serve", "turn_away"),
-    "swap": (0, 500, 100_000), "poll": (1, 1, 7), "hold": (0, 0, 5), "retries": (None, None, 0, 1),
-    "jitter": (0.0, 1e-5, 1e-3), "store": ((), (), (8,), (4, 1000), (2, 8, 50)), "eviction": ("lru", "lfu"),
-    "ttl": (SECOND // 5, FOREVER), "drafts": (0, 0, 2), "models": (1, 1, 2, 3), "memory": (0.0, 1.0, 10.0),
-    "crowd": (0, 0, 2, 5),
-}  # fmt: skip
-"""What ``built`` of the laws of replay takes."""
-
-
-def hosts(count: int = 120) -> dict[str, float]:
-    """Small systems of every kind under trouble: when each request started, had its first token and ended."""
-    found = {}
-    for number in range(count):
-        rng = random.Random(number)
-        load: dict[str, object] = {name: rng.choice(values) for name, values in CHOICES.items()}
-        load["router"], rows, now = ROUTERS[number % len(ROUTERS)], [], 0
-        for i in range(rng.randrange(5, 40)):
-            now += rng.choice((0, 0, 1, SECOND // 1000, SECOND // 20, SECOND // 3))
-            prompt, output = rng.randrange(1, 900), rng.choice((1, rng.randrange(1, 200)))
-            shared, family = rng.randrange(0, prompt // 64 + 1), rng.randrange(3)
-            blocks = [family * 1000 + j if j < shared else (i + 10) * 1000 + j for j in range(-(-prompt // 64))]
-            rows.append((now, prompt, output, blocks, rng.randrange(3), now + rng.choice((0, SECOND // 10, SECOND))))
-        load["rows"], load["asked"] = rows, [rng.randrange(3) for _ in rows]
-        load["trouble"] = [(rng.randrange(1, 3000), rng.choice(TROUBLE)) for _ in range(rng.randrange(4))]
-        cluster, made = built(load, single=False)
-        for request in made:
-            request.session = request.id % 7
-        simulate(cluster, iter(made))
-        ticks = sum(sum(row[1:5]) * (1 + row[0] % 5) + row[5] + row[6] + row[9] for row in stamps(made))
-        found[f"{number}"] = ticks / SECOND + sum(each.busy / SECOND + each.steps_run for each in cluster.instances)
-    return found
 
 
 DUAL = {"pp": 16, "dp": 8, "ep": 8, "schedule": "dualpipe", "global_batch": 256}
@@ -443,7 +408,7 @@ PLANS = (
 )
 
 
-def training() -> Iterator[tuple[str, object]]:
+def training() -> Iterator[tuple[str, Callable[[], dict[str, float]]]]:
     """Training steps by name."""
 
     def one(name: str, on: str, stack: str, fields: dict[str, object]) -> dict[str, float]:
@@ -478,21 +443,22 @@ SPACES = (
     ("qwen3-30b-a3b", "hgx-h100 x 2", "nemo", {"tp": 1, "ep": 4, "recompute": "none", "micro_batch": 1, "cp": 1}),
 )
 STACKS = ("vllm", "cloudmatrix-infer", "tensorrt-llm", "sglang", "vllm", "sglang", "vllm-ascend")
-GROUPS = {
-    "commands": lambda: {text: line(text) for text in LINES},
-    "operators": lambda: {f"{on}, {stack}": prices(on, stack) for on, stack in zip(MACHINES, STACKS, strict=True)},
-    "states": lambda: {"balance": balance(), "states": states(), "families": families(), "bounds": bounds()},
-    "replays": lambda: {name: run() for name, run in replays()} | {"hosts": hosts()},
-    "training": lambda: {name: run() for name, run in training()},
+GROUPS: dict[str, dict[str, Callable[[], dict[str, float]]]] = {
+    "commands": {text: partial(line, text) for text in LINES},
+    "operators": {f"{on}, {name}": partial(prices, on, name) for on, name in zip(MACHINES, STACKS, strict=True)},
+    "states": {"balance": balance, "states": states, "families": families, "bounds": bounds},
+    "replays": dict(replays()),
+    "training": dict(training()),
+    "drawn": DRAWN,
 }
-"""What is kept, by kind."""
+"""What is kept, by kind and name."""
 
 
-def rounded(group: str) -> dict[str, dict[str, float]]:
-    """Figures of a group as they are kept."""
-    return {name: {key: float(f"{value:.9g}") for key, value in each.items()} for name, each in GROUPS[group]().items()}
+def rounded(group: str, name: str) -> dict[str, float]:
+    """A figure as it is kept."""
+    return {key: float(f"{value:.9g}") for key, value in GROUPS[group][name]().items()}
 
 
 if __name__ == "__main__":
-    made = {group: rounded(group) for group in GROUPS}
+    made = {group: {name: rounded(group, name) for name in names} for group, names in GROUPS.items()}
     KEPT.write_text(json.dumps(made, indent=0, sort_keys=True) + "\n")

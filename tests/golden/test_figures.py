@@ -12,34 +12,21 @@ import figures
 KEPT = json.loads(figures.KEPT.read_text())
 
 
-def agree(group):
-    found, moved = figures.rounded(group), []
-    assert set(found) == set(KEPT[group])
-    for name, kept in KEPT[group].items():
-        assert set(found[name]) == set(kept), name
-        moved += [
-            f"{name}: {key} {value:g} -> {found[name][key]:g}"
-            for key, value in kept.items()
-            if found[name][key] != pytest.approx(value, rel=1e-7, abs=1e-12)
-        ]
+@pytest.mark.parametrize(
+    ("group", "name"), [(group, name) for group, names in figures.GROUPS.items() for name in names]
+)
+def test_figures(group, name):
+    found, kept = figures.rounded(group, name), KEPT[group][name]
+    assert set(found) == set(kept)
+    moved = [
+        f"{key} {value:g} -> {found[key]:g}"
+        for key, value in kept.items()
+        if found[key] != pytest.approx(value, rel=1e-7, abs=1e-12)
+    ]
     assert not moved, "figures moved (make figures accepts them):\n" + "\n".join(moved)
 
 
-def test_figures_of_commands():
-    agree("commands")
-
-
-def test_figures_of_operators():
-    agree("operators")
-
-
-def test_figures_of_states():
-    agree("states")
-
-
-def test_figures_of_replays():
-    agree("replays")
-
-
-def test_figures_of_training():
-    agree("training")
+def test_every_figure_is_asked_for():
+    assert {group: set(names) for group, names in KEPT.items()} == {
+        g: set(names) for g, names in figures.GROUPS.items()
+    }

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from taicang import catalog
+from taicang.catalog.costing import training_price
 from taicang.catalog.models import model
-from taicang.catalog.training import training_price
 from taicang.evidence.systems import machine_for
 from taicang.evidence.training_rows import Row, model_of, plan_of, training_rows
-from taicang.search.train_stack import changed
+from taicang.search.training import changed
 from taicang.train.memory import MemoryUse
 from taicang.train.setup import Setup
 from taicang.train.step import train_step

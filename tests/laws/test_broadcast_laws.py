@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from taicang import catalog
 from taicang.catalog import calibration
+from taicang.catalog.costing import training_price
 from taicang.catalog.models import model
-from taicang.catalog.training import training_price
 from taicang.cost.collective import Line, collective
 from taicang.hardware import Machine
 from taicang.ops import Collective

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from taicang import catalog
-from taicang.catalog.launch import divided
+from taicang.catalog.rules import divided
 from taicang.plans import ServePlan
 from taicang.predict import Prediction, infer
 from taicang.search.choices import quantisation
@@ -111,6 +111,31 @@ def test_data_parallel_attention_and_drafts_never_give_an_engine_more(machine, s
     assert share(tp=8 // dp, dp=dp) <= share(tp=8)
     assert share(tp=8, draft_tokens=1) <= share(tp=8) <= 1.0
     assert stack not in ("sglang@0.5.1", "sglang@0.5.9") or share(tp=8, draft_tokens=1) < share(tp=8)
+
+
+def kept(stack, model="deepseek-r1", **plan):
+    """GiB that SGLang keeps from weights and cache of eight H200."""
+    made = setup(model, "hgx-h200", stack)
+    whole = made.machine.chip.memory.capacity_bytes
+    share = engine_share(made.stack.memory, replace(made.plan, **plan), whole, 1.0)
+    return (1.0 - float(share)) * whole / 2**30
+
+
+def test_groups_of_data_parallel_attention_keep_memory_for_each_sequence_that_graphs_hold():
+    """4.5 MiB for each of 512 sequences and eight groups, 3 MiB where fewer than four ranks capture 256."""
+    for release in ("0.5.3", "0.5.9", "0.5.11"):
+        assert kept(f"sglang@{release}", dp=8) - kept(f"sglang@{release}", tp=8) == pytest.approx(18.0)
+        assert kept(f"sglang@{release}", dp=2) - kept(f"sglang@{release}", tp=2) == pytest.approx(1.5)
+    assert kept("sglang@0.5.1", dp=8) - kept("sglang@0.5.1", tp=8) == pytest.approx(4.0)
+
+
+def test_memory_is_divided_as_in_the_release_that_was_asked_for():
+    """What SGLang keeps for drafts, by release, whichever answers for the rest; graphs of prompts since 0.5.10."""
+    for release, gib in (("0.4.9", 2), ("0.5.7", 2), ("0.5.12", 4), ("0.5.14", 0), ("0.5.23", 0)):
+        name = f"sglang@{release}"
+        assert kept(name, tp=8, draft_tokens=1) - kept(name, tp=8) == pytest.approx(gib)
+    assert kept("sglang@0.5.12", tp=8) - kept("sglang@0.5.9", tp=8) == pytest.approx(1.5)
+    assert kept("sglang@0.5.12", "qwen3-32b", tp=8) - kept("sglang@0.5.9", "qwen3-32b", tp=8) == pytest.approx(0.461)
 
 
 @pytest.mark.parametrize("stack", ENGINES)

@@ -10,8 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from taicang import catalog
-from taicang.catalog.costing import cost_model
-from taicang.catalog.energy import energy_fit
+from taicang.catalog.costing import cost_model, energy_fit
 from taicang.catalog.models import model
 from taicang.cost.energy import Activity, chip_power_w
 from taicang.errors import MissingFigure
@@ -19,8 +18,8 @@ from taicang.plans import ServePlan, decode_batch, prefill_batch
 from taicang.predict.faults import Faults, Outage
 from taicang.predict.replay import replay
 from taicang.predict.system import System
-from taicang.serve.power import activity, step_power_w
 from taicang.serve.setup import Setup, step
+from taicang.serve.usage import activity, step_power_w
 from taicang.traffic.generate import arriving, fixed
 
 CHIPS = ("a100", "h100", "h200", "b200", "gb200", "gb300")

@@ -14,7 +14,7 @@ from taicang.app.search_cmd import search
 from taicang.catalog.models import model as load_model
 from taicang.errors import NotModelled, UnknownName
 from taicang.search.choices import default_stack, quantisation
-from taicang.search.handover import CHIPS, TARGETS, emit, role_name
+from taicang.search.handover import TARGETS, TRAINERS, emit, role_name
 from taicang.search.handover.kubernetes import resource
 from taicang.search.result import Choice, Pool
 from taicang.search.space import WIDE, layouts
@@ -175,7 +175,7 @@ def test_ranks_devices_and_nodes_are_those_of_the_plan(name, on):
     machine, net, dice = catalog.machine(on), load_model(name), random.Random(name + on)
     stack, kind = catalog.stack(default_stack(machine, net)), resource(machine)
     plans = list(layouts(WIDE, net, machine, stack, quantisation("auto", net, machine.chip), prefill=True))
-    written = dict.fromkeys(CHIPS, 0)
+    written = dict.fromkeys(TARGETS, 0)
 
     def pool(role):
         plan = dice.choice(plans)
@@ -192,7 +192,7 @@ def test_ranks_devices_and_nodes_are_those_of_the_plan(name, on):
     for _ in range(DRAWS):
         pools = [pool("both")] if dice.random() < 0.7 else [pool("prefill"), pool("decode")]
         chosen = choice(machine, pools, dice.choice(["vllm", "sglang", "trtllm"]))
-        for to in CHIPS:
+        for to in TARGETS:
             try:
                 files = given(chosen, machine, net, to)
             except NotModelled:
@@ -215,8 +215,8 @@ def test_ranks_devices_and_nodes_are_those_of_the_plan(name, on):
                 npus = deploy["single_p_instance_pod_num"] * deploy["p_pod_npu_num"] * deploy["p_instances_num"]
                 assert npus == pools[0].plan.ranks * pools[0].instances
     vendor = machine.chip.vendor.lower()
-    assert all(count > 0 for to, count in written.items() if vendor in CHIPS[to])
-    assert all(count == 0 for to, count in written.items() if vendor not in CHIPS[to])
+    assert all(count > 0 for to, count in written.items() if vendor in TARGETS[to].chips)
+    assert all(count == 0 for to, count in written.items() if vendor not in TARGETS[to].chips)
 
 
 def one_pool(machine, net, **wanted):
@@ -264,4 +264,4 @@ def test_an_unknown_target_suggests_the_nearest():
 
 def test_the_command_offers_every_target():
     (option,) = [each for each in search.params if each.name == "emit"]
-    assert set(option.type.choices) == set(TARGETS)
+    assert set(option.type.choices) == {*TARGETS, *TRAINERS}

@@ -162,3 +162,20 @@ def test_what_does_not_fit_is_short_of_memory(name):
                 assert ", -" not in found.reason, (each, found.reason)
                 said += 1
     assert said > 3
+
+
+@pytest.mark.parametrize(
+    ("model", "machine", "stack"),
+    [
+        ("deepseek-r1", "hgx-h200", "sglang"),
+        ("deepseek-r1", "cloudmatrix384", ""),
+        ("glm-4.5-355b-a32b", "hgx-h200", "vllm"),
+    ],
+)
+def test_the_default_number_of_drafts_is_never_behind_none_or_one(model, machine, stack):
+    """Drafts take memory and steps of their own: whether they pay is compared, not assumed."""
+    asked = {"input_tokens": 4096, "output_tokens": 512, **({"stack": stack} if stack else {})}
+    best, *others = (infer(model, machine, drafts=drafts, **asked) for drafts in (None, 0, 1))
+    made = [each.output_tokens_per_s_per_chip for each in others if not isinstance(each, Infeasible)]
+    assert not isinstance(best, Infeasible)
+    assert best.output_tokens_per_s_per_chip >= max(made) * (1 - 1e-9)

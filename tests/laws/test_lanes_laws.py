@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from taicang.serve.lanes import Lanes
+from taicang.serve.group import Lanes
 
 GROW = 27
 

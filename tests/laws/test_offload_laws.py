@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from taicang import catalog
+from taicang.catalog.costing import sustained, training_price
 from taicang.catalog.models import model
-from taicang.catalog.training import sustained, training_price
 from taicang.errors import InvalidPlan
 from taicang.hardware import Machine
 from taicang.train.memory import layer_parameters

@@ -11,9 +11,8 @@ from taicang.catalog import porting
 from taicang.errors import TaicangError
 from taicang.port import report
 from taicang.port.estimate import estimate
-from taicang.port.found import Use
 from taicang.port.scan import scan
-from taicang.port.tables import TIERS
+from taicang.port.tables import TIERS, Use
 from taicang.predict.ported import ported
 
 HEAD = {

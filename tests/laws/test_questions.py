@@ -12,8 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from taicang.app.ask_cmd import ANSWERING
-from taicang.app.asking import OUTPUT, Asking, key_of
+from taicang.app.ask_cmd import ANSWERING, OUTPUT, Asking, key_of
 from taicang.app.main import COMMANDS as COMMANDS_OF
 from taicang.app.main import LazyGroup, cli
 from taicang.errors import TaicangError

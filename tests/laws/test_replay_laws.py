@@ -17,20 +17,17 @@ from taicang.serve import trouble
 from taicang.serve.build import drafting
 from taicang.serve.cache import Cache
 from taicang.serve.cluster import Cluster
-from taicang.serve.fleet import Fleet
+from taicang.serve.fleet import Fleet, Weights
+from taicang.serve.held import Kit
 from taicang.serve.instance import Instance
-from taicang.serve.kit import Kit
-from taicang.serve.link import Link
-from taicang.serve.pace import Jitter
+from taicang.serve.pace import Jitter, Link
 from taicang.serve.request import FOREVER, SECOND, Request
 from taicang.serve.router import ROUTERS, Router
 from taicang.serve.scheduler import Limits
 from taicang.serve.setup import Setup
-from taicang.serve.shelf import Shelf
 from taicang.serve.simulate import simulate
 from taicang.serve.steptable import GRAIN, StepTable
-from taicang.serve.store import Store
-from taicang.serve.weights import Weights
+from taicang.serve.store import Shelf, Store
 
 
 @cache

@@ -9,16 +9,15 @@ from test_replay_laws import table
 
 from taicang.serve import trouble
 from taicang.serve.cache import ANSWER, Cache
-from taicang.serve.cancel import cancel
 from taicang.serve.cluster import MOVED, Cluster
+from taicang.serve.held import Kit
 from taicang.serve.instance import Instance
-from taicang.serve.kit import Kit
-from taicang.serve.link import Link
+from taicang.serve.pace import Link
 from taicang.serve.request import SECOND, Request
 from taicang.serve.router import ROUTERS, Router
 from taicang.serve.scheduler import Limits
-from taicang.serve.shelf import Shelf
-from taicang.serve.store import Store
+from taicang.serve.store import Shelf, Store
+from taicang.serve.trouble import cancel
 
 PAGES, PAGE, BLOCK = 80, 16, 64
 

@@ -13,7 +13,7 @@ from taicang import catalog
 from taicang.catalog.costing import cost_model
 from taicang.cost.collective_bound import lower_bound_s
 from taicang.errors import InvalidInput
-from taicang.evidence.fabrics import fabric_of
+from taicang.evidence.systems import fabric_of
 from taicang.hardware import Level, Machine
 from taicang.ops import Collective
 

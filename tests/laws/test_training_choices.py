@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from taicang import catalog
+from taicang.catalog.costing import training_price
 from taicang.catalog.models import model
-from taicang.catalog.training import training_price
 from taicang.errors import InvalidPlan, UnknownName
 from taicang.hardware import Machine, Plane
-from taicang.search.train_stack import changed
+from taicang.search.training import changed
 from taicang.stacks import Stack
 from taicang.train.flops import model_flop, recomputed_flop
 from taicang.train.overlap import Halves, Piece, beside, paired_s, walk

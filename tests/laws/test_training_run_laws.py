@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from taicang import catalog
+from taicang.catalog.costing import training_price
 from taicang.catalog.models import model
-from taicang.catalog.training import training_price
 from taicang.errors import InvalidInput, InvalidPlan, UnknownName
 from taicang.models.count import parameters
 from taicang.predict import Infeasible

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from taicang import catalog
+from taicang.catalog.costing import training_price
 from taicang.catalog.models import model
-from taicang.catalog.training import training_price
 from taicang.train.setup import Setup
 from taicang.train.step import TrainStep, train_step
 from taicang.train_plans import TrainPlan

@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 
 from taicang.catalog.profiles import profile
 from taicang.plans import ServePlan
-from taicang.search.door import formats, prepare
-from taicang.search.lengths import of_profile
+from taicang.search.door import formats, of_profile, prepare
 from taicang.serve import build
 from taicang.serve.clients import ClosedLoop, OpenLoop
 from taicang.serve.record import Record
@@ -58,7 +57,7 @@ def test_pairs_of_the_slowest_group_are_those_of_prompts_in_a_row(name, budget):
     passed = np.concatenate([[0.0], np.cumsum(lengths**2 / 2)])
     pairs = np.diff(passed[at] + (edges - (ends - lengths)[at]) ** 2 / 2)
     slowest = np.random.default_rng(0).choice(pairs, (5000, 8)).max(axis=1).mean() / pairs.mean()
-    assert of_profile(name).spread.prompts_ratio(8, budget) == pytest.approx(slowest, rel=0.12)
+    assert of_profile(name)["spread"].prompts_ratio(8, budget) == pytest.approx(slowest, rel=0.12)
 
 
 @pytest.mark.parametrize("name", ["servegen-deepseek-r1", "azure-2023-conv"])
@@ -69,7 +68,7 @@ def test_context_of_the_slowest_group_is_that_of_sequences_in_flight(name):
     flying = rng.choice(len(outputs), 400_000, p=outputs / outputs.sum())
     context = rng.permutation(inputs) + outputs[flying] * rng.random(400_000)
     sums = rng.choice(context, (3000, 32, 48)).sum(axis=2)
-    assert found.spread.decode_ratio(32, 48.0) == pytest.approx(sums.max(axis=1).mean() / sums.mean(), rel=0.05)
+    assert found["spread"].decode_ratio(32, 48.0) == pytest.approx(sums.max(axis=1).mean() / sums.mean(), rel=0.05)
 
 
 @pytest.mark.parametrize("name", ["servegen-deepseek-r1", "azure-2023-conv"])
@@ -77,9 +76,7 @@ def test_groups_prefill_as_many_prompts_as_the_replay_does(name):
     """All prompts wait from the beginning, so that no group is ever idle."""
     lengths = of_profile(name)
     job = prepare(
-        "deepseek-v3", "hgx-h200", input_tokens=lengths.input_tokens, output_tokens=lengths.output_tokens,
-        spread=lengths.spread, stack="sglang",
-    )  # fmt: skip
+        "deepseek-v3", "hgx-h200", stack="sglang", **lengths)  # fmt: skip
     setup = job.setup(ServePlan(dp=8, ep=8, quant=formats(["auto"], job)[0][1]))
     prompts = 4.0
     limits = preset(job.stack, policy="mixed", tokens=round(prompts * lengths.input_tokens))

@@ -21,7 +21,7 @@ from taicang.models.keys import Keys
 
 SAMPLES = Path(__file__).parent / "samples.jsonl"
 TOLERANCE = 0.001
-READ = ("qk_rope_head_dim", "num_experts_per_token")
+READ = ("qk_rope_head_dim", "num_experts_per_token", "adapter_rank")
 """Keys that are read although nobody need read them."""
 # Encoders with a decoder's mouth, recurrent nets, wrappers around other things than one text decoder.
 OTHERS = frozenset(
@@ -96,6 +96,16 @@ def own(family: str, drawn: dict[str, Any], rng: random.Random) -> dict[str, Any
         return {"layer_types": [rng.choice(["linear_attention", "full_attention"]) for _ in layers]}
     if family == "bamba":
         return {"attn_layer_indices": [1]}
+    if family.startswith("zamba"):
+        kinds = [rng.choice(["linear_attention", "hybrid"]) for _ in layers]
+        more = {"num_mem_blocks": 2, "adapter_rank": 8, "use_shared_attention_adapter": rng.random() < 0.5}
+        more |= {"mamba_ngroups": rng.choice([1, 2]), "mamba_headdim": drawn["hidden_size"] // 2}
+        rest = more if family == "zamba2" else {}
+        return {"layers_block_type": ["hybrid", *kinds[1:]], "n_mamba_heads": 4, "tie_word_embeddings": True} | rest
+    if family.startswith("gemma3n"):
+        window = ["sliding_attention", "full_attention"] * (len(layers) // 2)
+        return {"layer_types": window, "num_kv_shared_layers": len(layers) // 2, "activation_sparsity_pattern": None,
+                "laurel_rank": 8, "hidden_size_per_layer_input": 16}  # fmt: skip
     if family == "gpt_neo":
         return {"attention_types": [[["global", "local"], len(layers) // 2]], "num_heads": drawn["num_attention_heads"]}
     return {}

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from taicang.app.asking import Question
+from taicang.app.ask_cmd import Question
 from taicang.app.audit_runs import Asker, _printed
 from taicang.app.main import cli
 from taicang.audit import claims as data

@@ -8,8 +8,7 @@ from types import MappingProxyType
 import pytest
 
 from taicang import catalog
-from taicang.catalog.bins import CUT_RATIO, cut_ratio, for_bin
-from taicang.catalog.costing import book, cost_model
+from taicang.catalog.costing import CUT_RATIO, book, cost_model, cut_ratio, for_bin
 from taicang.catalog.resolve import names
 from taicang.cost.model import CostModel
 from taicang.cost.sustained import Sustained, under_load

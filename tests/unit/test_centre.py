@@ -16,11 +16,11 @@ from taicang.app.main import cli
 from taicang.centre import cost, outage
 from taicang.centre.compare import compare
 from taicang.centre.cost import Plant
+from taicang.centre.draw import Serving
 from taicang.centre.figures import built_in, of_machine, site
 from taicang.centre.figures import given as stated
 from taicang.centre.outage import broken
 from taicang.centre.report import Case, band, check, draws, middles, report
-from taicang.centre.work import Serving
 from taicang.errors import InvalidInput
 from taicang.predict.fabric_parts import breakage
 from taicang.reliability import Component, components
@@ -81,14 +81,6 @@ def test_use_settles_the_cost_of_a_token_where_capital_does():
     values = middles(one.figures)
     ratio = cost.used_hour(one.plant, values, 0.25) / cost.used_hour(one.plant, values, 0.8)
     assert 2.5 <= ratio <= 3.5
-
-
-def test_pluggable_modules_fail_every_three_to_six_days():
-    hours, masked = built_in()["optics"], built_in()["masked"].middle
-    ends = [cost.between_failures_h(6912, end / 3600) for end in (hours.low, hours.high)]
-    assert ends == pytest.approx([72.3, 144.7], abs=0.05)
-    unseen = [cost.between_failures_h(6912, end / 3600, masked) for end in (hours.low, hours.high)]
-    assert unseen == pytest.approx([7_234, 14_468], rel=1e-3)
 
 
 def test_gb200_must_be_1_6_times_as_fast_as_h100():

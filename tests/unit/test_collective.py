@@ -10,7 +10,7 @@ from taicang.cost.collective import Line, collective
 from taicang.cost.collective_bound import lower_bound_s, members, usable_bytes_per_s
 from taicang.cost.transfer import transfer
 from taicang.errors import NotModelled
-from taicang.evidence.fabrics import fabric_of, level, scale_out
+from taicang.evidence.systems import fabric_of, level, scale_out
 from taicang.hardware import Level
 from taicang.ops import Collective, Transfer
 

@@ -20,7 +20,7 @@ import pictures  # noqa: E402
 import reference_pages  # noqa: E402
 
 from taicang.evidence import suite_served  # noqa: E402
-from taicang.evidence.split import held_out  # noqa: E402
+from taicang.evidence.tables import held_out  # noqa: E402
 from taicang.search.study import read, size  # noqa: E402
 
 PAGES = [str(path.relative_to(ROOT)) for path in generate.pages()]

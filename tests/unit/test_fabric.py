@@ -12,7 +12,7 @@ import pytest
 from taicang import catalog
 from taicang.catalog.costing import cost_model
 from taicang.errors import InvalidInput, NotModelled, UnknownName
-from taicang.evidence import ub_links
+from taicang.evidence import suite_ascend
 from taicang.evidence.exchange_rows import exchange_published
 from taicang.evidence.suite_collective import call_outcomes
 from taicang.fabric.allocation import allocated_ratio, logical
@@ -75,7 +75,7 @@ def test_logical_machines_take_the_switches_that_the_paper_tabulates(chips, boxe
 
 
 def test_reads_and_writes_over_the_bus_are_within_three_percent():
-    errors = [abs(one.error_ratio) for one in ub_links.outcomes()]
+    errors = [abs(one.error_ratio) for one in suite_ascend.links()]
     assert len(errors) == 16
     assert max(errors) <= 0.03
 

@@ -11,10 +11,8 @@ import numpy as np
 import pytest
 
 from taicang.errors import NotModelled
-from taicang.evidence.published import FILE, Published, completed, read
-from taicang.evidence.published_predict import predict, queue
-from taicang.evidence.published_setup import EPLB_EXPERTS, setups
-from taicang.evidence.suite_published import suite_of
+from taicang.evidence.published import EPLB_EXPERTS, FILE, Published, completed, read, setups
+from taicang.evidence.suite_published import predict, queue, suite_of
 from taicang.serve.saturated import drained, limited, most_sequences, offline, saturated
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "evidence"

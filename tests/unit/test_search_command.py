@@ -93,11 +93,11 @@ def test_a_plan_of_the_users_stands_beside_the_winner():
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("tp=0", "tp must be at least 1, got 0"),
-        ("tp=2,batch=0", "batch must be at least 1, got 0"),
-        ("tp=2,mtp=9", "mtp must be 0 to 8, got 9"),
-        ("tp=2,microbatches=3", "microbatches must be 1 to 2, got 3"),
-        ("tp=", "expected tp=NUMBER"),
+        ("tp=0", "--versus tp: expected a whole number of at least 1"),
+        ("tp=2,batch=0", "--versus batch: expected a whole number of at least 1"),
+        ("tp=2,mtp=9", "--versus mtp: expected a whole number from 0 to 8"),
+        ("tp=2,microbatches=3", "--versus microbatches: expected a whole number from 1 to 2"),
+        ("tp=", "--versus tp: expected a whole number"),
         ("tp=2,tp=4", "tp is given twice"),
         ("tp=2,exchange=gatherr", "did you mean gather"),
     ],

@@ -22,12 +22,11 @@ from taicang.predict.replay import replay
 from taicang.predict.system import System
 from taicang.search.choices import quantisation
 from taicang.serve.build import Tier, link
-from taicang.serve.evict import order
-from taicang.serve.link import Link
+from taicang.serve.cache import order
+from taicang.serve.pace import Link
 from taicang.serve.request import SECOND, Request
 from taicang.serve.setup import Setup
-from taicang.serve.shelf import Shelf
-from taicang.serve.store import Store
+from taicang.serve.store import Shelf, Store
 from taicang.traffic.change import due, isolated, overlaid
 from taicang.traffic.generate import arriving, fixed
 from taicang.traffic.sessions import sessions

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from taicang.catalog.models import model
-from taicang.catalog.slo import slo, slos
+from taicang.catalog.profiles import slo, slos
 from taicang.errors import InvalidInput, UnknownName
 
 

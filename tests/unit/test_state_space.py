@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from taicang import catalog
+from taicang.catalog.costing import training_price
 from taicang.catalog.models import model, of_config
-from taicang.catalog.training import training_price
 from taicang.errors import InvalidPlan, NotModelled
 from taicang.lower.decoder import lower
 from taicang.lower.training import lower_layer

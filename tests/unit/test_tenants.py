@@ -15,11 +15,11 @@ from taicang.catalog.models import model
 from taicang.errors import InvalidInput
 from taicang.plans import ServePlan
 from taicang.predict.replay import replay
+from taicang.predict.standing import Tenant
 from taicang.predict.system import System
-from taicang.predict.tenants import Tenant
-from taicang.serve.loading import loading_s
+from taicang.serve.build import loading_s
+from taicang.serve.fleet import Weights
 from taicang.serve.setup import Setup
-from taicang.serve.weights import Weights
 from taicang.traffic.change import for_models
 from taicang.traffic.generate import arriving, fixed
 from taicang.traffic.sessions import sessions

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from taicang.evidence.recipes import recipe_of, stages
+from taicang.evidence.systems import recipe_of, stages
 from taicang.evidence.training_rows import model_of, plan_of, row_of
 
 

@@ -7,31 +7,12 @@ from typing import Any
 
 import click
 
-from taicang.app.options import HTML, JSON, give
+from taicang.app.options import HTML, JSON, declared, examples, give
 
 
-@click.command(
-    epilog="""\b
-Examples:
-  taicang audit
-  taicang audit mfu-50 --explain
-  taicang audit one-bus --lang zh
-  taicang audit electricity --set atlas-800-a2-313t:power.load="400 kW"
-  taicang audit --claims my-claims.yaml --json
-  taicang audit --html audit.html
-"""
-)
+@click.command(epilog=examples("audit", "audit"))
 @click.argument("claim", required=False)
-@click.option("--explain", is_flag=True, help="Also the runs, the rule, the evidence with its sources, the condition.")
-@click.option("--lang", type=click.Choice(["en", "zh"]), default="en", show_default=True, help="Language of claims.")
-@click.option("--verdict", "only", help="Claims with this verdict only, e.g. contradicted.")
-@click.option(
-    "--set", "sets", multiple=True, metavar="MACHINE:PATH=VALUE",
-    help='Change a figure of a machine in the runs: hgx-h20:chip.memory.bandwidth="8 TB/s".',
-)  # fmt: skip
-@click.option(
-    "--claims", "file", type=click.Path(dir_okay=False, path_type=Path), help="Claims of your own instead (YAML)."
-)
+@declared("audit", "audit")
 @HTML
 @JSON
 def audit(

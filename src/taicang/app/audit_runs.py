@@ -13,8 +13,7 @@ from typing import Any
 
 import click
 
-from taicang.app.ask_cmd import ANSWERING
-from taicang.app.asking import Question, answer
+from taicang.app.ask_cmd import ANSWERING, Question, answer
 from taicang.app.main import LazyGroup
 from taicang.audit.verdict import Answer
 from taicang.catalog import build, entry, find

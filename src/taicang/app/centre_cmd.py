@@ -8,39 +8,13 @@ from typing import Any
 
 import click
 
-from taicang.app.asking import Asking
+from taicang.app.ask_cmd import Asking
 from taicang.app.centre_options import MONEY, WORK
 from taicang.app.load_options import NAMED_LOAD
-from taicang.app.options import CHOICES, HTML, JSON, give, named
+from taicang.app.options import CHOICES, HTML, JSON, examples, give, named
 
 
-@click.command(
-    cls=Asking,
-    epilog="""\b
-Examples:
-  taicang centre cloudmatrix384 --serve deepseek-r1 --tpot 50ms \\
-      --profile servegen-deepseek-r1 --site inner-mongolia --utilisation 30%
-  taicang centre hgx-h100 --serve llama-3.1-70b --tpot 50ms --rent "2 USD/h"
-  taicang centre "hgx-h20 x 8" --serve deepseek-r1 --tpot 50ms \\
-      --compare "gb200-nvl72,cloudmatrix384" --html centre.html
-  taicang centre "atlas-800-a2 x 128" --train pangu-7b --tokens 2T
-  taicang centre centre.yaml --utilisation 60%
-\b
-A centre, centre.yaml (keys are the options; machine is the argument):
-  machine: cloudmatrix384
-  count: 4
-  serve: deepseek-r1
-  profile: servegen-deepseek-r1
-  tpot: 50ms
-  site: inner-mongolia
-  utilisation: 20..40 %
-  figure: [years=5, interest=3.5%]
-Instead of serve, several kinds of work:
-  mix:
-    - {share: 60%, serve: deepseek-r1, profile: servegen-deepseek-r1, tpot: 50ms}
-    - {share: 40%, train: pangu-7b, tokens: 2T}
-""",
-)
+@click.command(cls=Asking, epilog=examples("centre", "centre"))
 @click.argument("machine")
 @WORK
 @NAMED_LOAD
@@ -59,11 +33,9 @@ def centre(machine: str, others: str | None, page: Path | None, as_json: bool, *
     found = _file(click.get_current_context(), machine)
     if found is not None:
         return found[0]
-    from taicang.app.centre_mix import mixed
-    from taicang.app.centre_options import Unfit, case
+    from taicang.app.centre_options import Unfit, case, mixed
     from taicang.app.load_options import named_load
-    from taicang.centre.compare import compare
-    from taicang.centre.mix import shares
+    from taicang.centre.compare import compare, shares
     from taicang.centre.report import report
     from taicang.records import plain
 
@@ -108,7 +80,7 @@ def _file(ctx: click.Context, machine: str) -> Any:
     path = Path(machine)
     if path.suffix.lower() not in (".yaml", ".yml") or not os.path.isfile(path):
         return None
-    from taicang.app.asking import Question, answer
+    from taicang.app.ask_cmd import Question, answer
     from taicang.catalog import files
 
     body = {str(key): value for key, value in files.read(path).items()}
@@ -117,7 +89,7 @@ def _file(ctx: click.Context, machine: str) -> Any:
     words = [word for word in ctx.meta["taicang.words"] if word != machine]
     body.pop("ask", None)
     if "mix" in body:
-        from taicang.app.centre_mix import written
+        from taicang.app.centre_options import written
 
         body["mix"] = written(body["mix"], files.where(path, ["mix"]))
     return (answer(Question(ask="centre", given=body, defaults={}), ctx.command, path, words),)

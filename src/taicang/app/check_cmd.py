@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from taicang.app.options import HTML, JSON, Whole, give
-from taicang.app.replay_system import SYSTEM, system_from
+from taicang.app.options import HTML, JSON, declared, examples, give
+from taicang.app.system_options import SYSTEM, system_from
 from taicang.app.trace_options import READING
 
 if TYPE_CHECKING:
@@ -18,23 +18,11 @@ SHOWN = 5
 """Causes in the table."""
 
 
-@click.command(
-    epilog="""\b
-Examples:
-  taicang check bench.json qwen3-32b --on hgx-h100 --tp 4 --stack vllm@0.11.0
-  taicang check sglang.jsonl deepseek-r1 --on hgx-h200 --tp 8 --ep 1 --stack sglang --memory-fraction 0.82
-  taicang check profile_export.jsonl llama-3.1-8b --on hgx-h100 --tp 1 --clients 64 --json
-  taicang check sweep.jsonl qwen3-32b --on hgx-h100 --tp 4 --run 3
-  taicang check mlperf_log_summary.txt llama-2-70b --on hgx-h100 --tp 2 --missing-input 294
-""",
-)
+@click.command(epilog=examples("check", "check"))
 @click.argument("path", metavar="FILE", type=click.Path(path_type=Path, exists=True, dir_okay=False))
 @click.argument("model")
 @SYSTEM
-@click.option("--clients", type=Whole(1), help="Concurrency of the benchmark, where its file does not state it.")
-@click.option("--run", type=Whole(1), metavar="N", help="Only this of several runs in the file.")
-@click.option("--no-causes", is_flag=True, help="Only compare: do not try what may explain a gap.")
-@click.option("--seed", type=Whole(0), default=0, show_default=True, help="Seed.")
+@declared("check", "check")
 @READING
 @HTML
 @JSON
@@ -78,8 +66,7 @@ def _checked(path: Path, model: str, machine: str, options: dict[str, Any], *, c
     from taicang.app.trace_options import load
     from taicang.predict.check import check as compare
 
-    unchanged = {"begin": None, "until": None, "thin": None, "speed": 1.0, "input_scale": 1.0, "output_scale": 1.0}
-    trace = load([path], options | unchanged)
+    trace = load([path], options)
     with progress_bar(len(trace)) as progress:
         return compare(
             model,

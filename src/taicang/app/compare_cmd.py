@@ -8,9 +8,9 @@ from typing import Any
 
 import click
 
-from taicang.app.asking import Asking
+from taicang.app.ask_cmd import Asking
 from taicang.app.load_options import NAMED_LOAD, named_load, run_from
-from taicang.app.options import CHOICES, HTML, JSON, give, named, write_files
+from taicang.app.options import CHOICES, HTML, JSON, declared, examples, give, named, write_files
 from taicang.errors import MissingFigure, NotModelled, TaicangError
 
 DEMO_MACHINES = (
@@ -24,26 +24,12 @@ DEMO_MACHINES = (
 """The supernode of the article and its rivals; clusters at four nodes, the size that published runs use."""
 
 
-@click.command(
-    cls=Asking,
-    epilog="""\b
-Examples:
-  taicang compare deepseek-r1 --on cloudmatrix384,gb200-nvl72,"hgx-h20 x 4" --tpot 50ms
-  taicang compare deepseek-r1 --on cloudmatrix384,gb200-nvl72 --tpot 50ms --budget 500kW --budget 10MUSD
-  taicang compare llama-3.1-70b --on hgx-h100,hgx-h200,hgx-b200 --input 1024 --output 1024 --pareto out/
-  taicang compare deepseek-r1 --on hgx-h200,hgx-b200 --profile servegen-deepseek-r1 --slo mlperf-server --json
-""",
-)
+@click.command(cls=Asking, epilog=examples("compare", "compare"))
 @click.argument("model")
 @click.option("--on", "machines", required=True, help="Machines, comma-separated.")
 @NAMED_LOAD
 @CHOICES
-@click.option(
-    "--budget", "budgets", multiple=True, help="Also what a budget gives: '384 chips', 500kW, 10MUSD, 60MCNY."
-)
-@click.option(
-    "--pareto", type=click.Path(file_okay=False), help="Write table and Pareto fronts (CSV, JSON, plots) here."
-)
+@declared("compare", "compare")
 @HTML
 @JSON
 def compare(model: str, machines: str, as_json: bool, **options: Any) -> int:
@@ -51,9 +37,9 @@ def compare(model: str, machines: str, as_json: bool, **options: Any) -> int:
 
     Exit code 1: no machine has a plan.
     """
-    from taicang.app.quotes import cost_fields, of_tokens, quoted
+    from taicang.app.render_bands import cost_fields, of_tokens, quoted
     from taicang.output import check_folder
-    from taicang.predict import Served
+    from taicang.predict import Infeasible, Served
     from taicang.records import plain
     from taicang.search.budget import read
 
@@ -67,7 +53,9 @@ def compare(model: str, machines: str, as_json: bool, **options: Any) -> int:
     if refusals and len(refusals) == len(results):
         raise refusals[0]
     shown = [
-        each if not isinstance(each, TaicangError) else _refused(model, name, each)
+        Infeasible(model=model, machine=name, reason=str(each), needed="", available="")
+        if isinstance(each, TaicangError)
+        else each
         for name, each in zip(names, results, strict=True)
     ]
     costs = {
@@ -150,9 +138,3 @@ def _files(model: str, shown: dict[str, Any], bought: dict[str, Any], options: d
             found.append(search(job, formats([options["quant"]], job, options["kv"]), default(job.model), Ask(top=1)))
     files = pareto_files.comparison(shown, bought) | (pareto_files.fronts(found) if found else {})
     write_files(files, Path(options["pareto"]), "--pareto")
-
-
-def _refused(model: str, name: str, error: TaicangError) -> Any:
-    from taicang.predict import Infeasible
-
-    return Infeasible(model=model, machine=name, reason=str(error), needed="", available="")

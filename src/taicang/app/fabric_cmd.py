@@ -1,4 +1,4 @@
-"""``taicang fabric``."""
+"""``taicang fabric`` and ``taicang fabric run``."""
 
 from __future__ import annotations
 
@@ -9,16 +9,26 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from taicang.app.asking import Asking
-from taicang.app.options import CHAKRA, JSON, MOST_SKEW, Named, Whole, echo_json, named, stacked, write_chakra
+from taicang.app.ask_cmd import Asking
+from taicang.app.load_options import fields_of
+from taicang.app.options import (
+    CHAKRA,
+    HELP,
+    JSON,
+    MOST_SKEW,
+    declared,
+    echo_json,
+    examples,
+    named,
+    stacked,
+    write_chakra,
+)
 from taicang.errors import InvalidInput
 from taicang.output import check_file, write_file
 from taicang.units import count, parse
 
 if TYPE_CHECKING:
     from taicang.search.collective import Ask
-
-ROUTINGS = ("adaptive", "striped", "ecmp")
 
 
 class Payload(click.ParamType[float]):
@@ -70,40 +80,8 @@ class Zipf(click.ParamType[float]):
         return found
 
 
-WORK = stacked(
-    click.option("--collective", "kind", metavar="KIND",
-                 help="all-reduce, all-gather, reduce-scatter, all-to-all, dispatch, combine or send."),
-    click.option("--bytes", "payload", type=Payload(),
-                 help="One rank's whole buffer, e.g. 1GB or 7.5KB*128*8; of dispatch and combine, one token."),
-    click.option("--ranks", type=Whole(1), help="Ranks that take part (default: all); send: the distance plus one."),
-    click.option("--stride", type=Whole(1), default=1, show_default=True, help="How far apart they lie."),
-    click.option("--algorithm",
-                 help="ring, tree, halving_doubling, direct, hierarchical or in_switch (default: a library's)."),
-    click.option("--skew", type=Zipf(), default=0.0, help="Popularity of receivers or experts by Zipf's law."),
-    click.option("--tokens", type=Whole(1), default=128, show_default=True, help="Dispatch, combine: of each rank."),
-    click.option("--topk", type=Whole(1), default=8, show_default=True, help="Experts of each token."),
-    click.option("--experts", type=Whole(1), default=256, show_default=True, help="Routed experts."),
-    click.option("--verb", default="", metavar="MEMORY/VERB", help="Send: npu/read, npu/write, cpu/read or cpu/write."),
-    click.option("--stack", metavar="NAME", help="Whose all-reduce runs, e.g. vllm (default: the vendor's library)."),
-    click.option("--beside", type=Beside(), multiple=True, help="Another that begins at the same time. Repeatable."),
-    click.option("--shuffled", is_flag=True, help="Ranks at random places of the machine (by seed)."),
-)  # fmt: skip
-FABRIC = stacked(
-    click.option("--plane", default="scale_up", show_default=True, help="Network of the machine."),
-    click.option("--routing", type=click.Choice(ROUTINGS), default="adaptive", show_default=True,
-                 help="Spread over all links, dealt over planes, or hashed with collisions."),
-    click.option("--seed", type=Whole(0), default=0, show_default=True, help="Of hashes, draws and faults."),
-    click.option("--seeds", type=Whole(1, 10_000), default=1, show_default=True, help="Repeat with so many seeds."),
-    click.option("--fail", "failed", multiple=True, metavar="KIND:COUNT",
-                 help="Parts that fail, by chance or by number: l2-switch:2, link:5@0.5, module#17. Repeatable."),
-    click.option("--set", "sets", multiple=True, metavar="PATH=VALUE", help="Change a figure of the machine."),
-    click.option("--svg", type=click.Path(dir_okay=False, path_type=Path), help="Draw topology and link load."),
-    click.option("--html", type=click.Path(dir_okay=False, path_type=Path), help="The same as a page, with figures."),
-    click.option("--perfetto", type=click.Path(dir_okay=False, path_type=Path),
-                 help="A collective's links over time, for ui.perfetto.dev."),
-    CHAKRA,
-    JSON,
-)  # fmt: skip
+WORK = declared("fabric", "work", beside=Beside, payload=Payload, zipf=Zipf)
+FABRIC = stacked(declared("fabric", "fabric"), CHAKRA, JSON)
 
 
 class Axes(click.ParamType[Any]):
@@ -124,17 +102,7 @@ class Axes(click.ParamType[Any]):
         return found
 
 
-PARTS = stacked(
-    click.option("--draws", type=Whole(1, 100_000), help="Break parts at published rates, so many times."),
-    click.option("--against", metavar="NAME,...", help="With --draws: other machines, side by side."),
-    click.option("--serve", metavar="MODEL", help="With --draws: time the decode step of its best plan."),
-    click.option("--train", "trained", metavar="MODEL", help="With --draws: time its training step."),
-    click.option("--spares", type=Whole(0), default=0, show_default=True, help="With --draws: nodes that stand by."),
-    click.option("--mtbf", multiple=True, type=Named(), help="With --draws: as in taicang train."),
-    click.option("--logical", metavar="CHIPS,...", help="Logical machines of these sizes: their switches."),
-    click.option("--backlog", is_flag=True, help="With --logical: a stream of jobs of these sizes, in turn."),
-    click.option("--axes", type=Axes(), help="Where a plan's axes lie, the innermost first; with --bytes per rank."),
-)  # fmt: skip
+PARTS = declared("fabric", "parts", axes=Axes)
 
 
 class _Fabric(Asking):
@@ -145,29 +113,11 @@ class _Fabric(Asking):
     ) -> click.Context:
         """The context of what is asked."""
         if args[:1] == ["run"]:
-            from taicang.app.fabric_run_cmd import run
-
             return run.make_context(f"{info_name} run", args[1:], parent, **extra)
         return super().make_context(info_name, args, parent, **extra)
 
 
-@click.command(
-    cls=_Fabric,
-    epilog="""\b
-Examples:
-  taicang fabric run all_reduce --network network.yml --system system.json     (workloads of other simulators)
-  taicang fabric cloudmatrix384
-  taicang fabric cloudmatrix384 --collective all-to-all --ranks 320 --bytes 7.5KB*128*8 --skew zipf:1.1
-  taicang fabric dgx-h100-nvl256 --collective all-reduce --bytes 1GB --fail l2-switch:2
-  taicang fabric "hgx-a100 x 128" --collective all-gather --bytes 512MB --routing ecmp --seeds 20
-  taicang fabric cloudmatrix384 --collective send --ranks 17 --bytes 512B --verb npu/read
-  taicang fabric cloudmatrix384 --draws 1000 --serve deepseek-r1
-  taicang fabric cloudmatrix384 --draws 1000 --against gb200-nvl72,dgx-h100-nvl256
-  taicang fabric cloudmatrix384 --logical 384,352,288,256,192
-  taicang fabric examples/networks/pcie-box.yaml --collective all-reduce --bytes 1GB        (a graph of yours)
-  taicang fabric "hgx-h100 x 128" --axes tp=8,pp=8,dp=16 --bytes 1GB
-""",
-)
+@click.command(cls=_Fabric, epilog=examples("fabric", "fabric"))
 @click.argument("machine")
 @WORK
 @FABRIC
@@ -190,12 +140,12 @@ def fabric(machine: str, sets: tuple[str, ...], as_json: bool, **options: Any) -
     chosen = [name for name in ("kind", "draws", "logical", "axes") if options[name] is not None]
     if len(chosen) > 1:
         raise click.UsageError("one of --collective, --draws, --logical and --axes at a time")
-    if chosen and chosen[0] in ("kind", "axes") and options["payload"] is None:
+    if chosen and chosen[0] in ("kind", "axes") and options["payload_bytes"] is None:
         raise click.UsageError(f"--{'collective' if chosen[0] == 'kind' else 'axes'} needs --bytes")
     on = opened(machine, sets)
     if chosen and chosen[0] not in ("kind", "axes") and not isinstance(on, Machine):
         raise click.UsageError(f"--{chosen[0]} needs a machine of the catalogue, not a graph")
-    found = _ANSWERS[chosen[0] if chosen else ""](on, options)
+    found = _answered(chosen[0] if chosen else "", on, options)
     if as_json:
         echo_json(found)
     else:
@@ -209,31 +159,15 @@ def fabric(machine: str, sets: tuple[str, ...], as_json: bool, **options: Any) -
         write_chakra(collective_graph(on, question(options)), options["chakra"])
 
 
-def _shape(on: Any, options: dict[str, Any]) -> Any:
-    from taicang.predict import fabric as predict
-
-    return predict.shape(on, options["plane"], options["failed"], options["seed"])
-
-
 def question(options: Mapping[str, Any]) -> Ask:
     """The collective that the options ask about."""
     from taicang.search.collective import Ask
 
     if options["stack"] and (options["kind"] or "").replace("_", "-") != "all-reduce":
         raise InvalidInput("changes nothing but --collective all-reduce", where="--stack")
-    same = ("stride", "skew", "tokens", "topk", "experts", "routing", "seed", "seeds", "failed", "plane", "verb",
-            "shuffled", "beside")  # fmt: skip
-    return Ask(
-        kind=options["kind"] or "", payload_bytes=options["payload"] or 0.0, ranks=options["ranks"] or 0,
-        algorithm=(options["algorithm"] or "").replace("-", "_"), stack=options["stack"] or "",
-        **{name: options[name] for name in same},
-    )  # fmt: skip
-
-
-def _collective(on: Any, options: dict[str, Any]) -> Any:
-    from taicang.predict import fabric as predict
-
-    return predict.run(on, question(options))
+    said: dict[str, Any] = {"kind": "", "payload_bytes": 0.0}
+    said |= {name: value for name, value in fields_of(Ask, options).items() if value is not None}
+    return Ask(**said | {"algorithm": said.get("algorithm", "").replace("-", "_")})
 
 
 def _breakage(on: Any, options: dict[str, Any]) -> Any:
@@ -251,20 +185,21 @@ def _breakage(on: Any, options: dict[str, Any]) -> Any:
     return found if others else found[0]
 
 
-def _shares(on: Any, options: dict[str, Any]) -> Any:
-    from taicang.predict.fabric_parts import share_out
+def _answered(what: str, on: Any, options: dict[str, Any]) -> Any:
+    from taicang.predict import fabric as predict
+    from taicang.predict.fabric_parts import axes, share_out
 
-    sizes = [count(part, 1, 10**7, where="--logical") for part in named(options["logical"], "--logical")]
-    return share_out(on, sizes, backlog=options["backlog"], seed=options["seed"])
-
-
-def _axes(on: Any, options: dict[str, Any]) -> Any:
-    from taicang.predict.fabric_parts import axes
-
-    return axes(on, options["axes"], options["payload"], options["seed"])
-
-
-_ANSWERS = {"": _shape, "kind": _collective, "draws": _breakage, "logical": _shares, "axes": _axes}
+    match what:
+        case "kind":
+            return predict.run(on, question(options))
+        case "draws":
+            return _breakage(on, options)
+        case "logical":
+            sizes = [count(part, 1, 10**7, where="--logical") for part in named(options["logical"], "--logical")]
+            return share_out(on, sizes, backlog=options["backlog"], seed=options["seed"])
+        case "axes":
+            return axes(on, options["axes"], options["payload_bytes"], options["seed"])
+    return predict.shape(on, options["plane"], options["failed"], options["seed"])
 
 
 def _written(machine: str, on: Any, options: dict[str, Any], found: Any) -> None:
@@ -287,3 +222,92 @@ def _written(machine: str, on: Any, options: dict[str, Any], found: Any) -> None
         whole = not any(options[name] for name in ("draws", "logical", "axes"))  # of which no picture says anything
         result = {"answer": jsonable(found), "tiers": jsonable(link_tiers(on, ask)) if whole else ()}
         write_file(options["html"], page(machine, sections("fabric", result)), "--html")
+
+
+SHOWN = 8
+"""Ranks in the table."""
+
+
+@click.command("run", context_settings=HELP, epilog=examples("fabric", "run"))
+@click.argument("workload", type=click.Path(path_type=Path))
+@declared("fabric", "run")
+@JSON
+def run(
+    workload: Path, network: Path | None, system: Path | None, machine: str | None, perfetto: Path | None, as_json: bool
+) -> None:
+    """Run WORKLOAD of another simulator: Chakra traces (protobuf 0.0.4 or JSON), or a workload of SimAI.
+
+    WORKLOAD is a file, or the prefix of files PREFIX.RANK.et.
+    """
+    from taicang.output import check_file, write_file
+    from taicang.predict.workload import on_machine, on_network
+
+    if (network is None) == (machine is None):
+        raise click.UsageError("give --network (and --system), or --on")
+    if system is not None and network is None:
+        raise click.UsageError("--system goes with --network")
+    if perfetto is not None:
+        check_file(perfetto, "--perfetto")
+    found = on_network(workload, network, system) if network is not None else on_machine(workload, str(machine))
+    if as_json:
+        echo_json({name: getattr(found, name) for name in found.__slots__ if name != "spans"})
+    else:
+        _shown(found)
+    if perfetto is not None:
+        write_file(perfetto, json.dumps(_trace(found.spans)), "--perfetto")
+
+
+def _shown(found: Any) -> None:
+    from taicang.units import show
+
+    click.echo(f"{found.workload} on {found.network}: {found.tasks:,} tasks, {found.ranks:,} ranks, "
+               f"{show(found.seconds, 's')}")  # fmt: skip
+    click.echo(f"{'rank':>6}{'done':>12}{'computing':>12}{'exchanging':>12}{'exposed':>12}")
+    for rank, one in list(found.by_rank.items())[:SHOWN]:
+        cells = (one.seconds, one.compute_s, one.communication_s, one.exposed_s)
+        click.echo(f"{rank:>6}" + "".join(f"{show(each, 's') if each else '0 s':>12}" for each in cells))
+    if len(found.by_rank) > SHOWN:
+        click.echo(f"   ... and {len(found.by_rank) - SHOWN:,} more")
+    for note in found.notes:
+        click.echo(f"  - {note}")
+
+
+BINS = 400
+"""Steps of the counters over the whole run."""
+
+
+def _trace(spans: Any) -> dict[str, Any]:
+    """The run as trace events: a process for each rank, computing and exchanging on threads of their own, and counters
+    of the ranks that do either over time."""
+    ranks = sorted({each.rank for each in spans})
+    named = [
+        {"name": what, "ph": "M", "pid": rank, "tid": thread, "args": {"name": name}}
+        for rank in ranks
+        for what, thread, name in (("process_name", 0, f"rank {rank}"), ("thread_name", 0, "computing"),
+                                   ("thread_name", 1, "exchanging"))
+    ]  # fmt: skip
+    events = [
+        {"name": each.name, "cat": each.kind, "ph": "X", "pid": each.rank, "tid": int(each.kind != "compute"),
+         "ts": each.begin_s * 1e6, "dur": (each.end_s - each.begin_s) * 1e6}
+        for each in spans
+    ]  # fmt: skip
+    return {"traceEvents": [*named, *events, *_used(spans, len(ranks))], "displayTimeUnit": "ns"}
+
+
+def _used(spans: Any, ranks: int) -> list[dict[str, Any]]:
+    """Share of the ranks that compute, and that exchange, in each bin of the run."""
+    end = max((each.end_s for each in spans), default=0.0)
+    if not end:
+        return []
+    wide = end / BINS
+    busy = {"computing": [0.0] * BINS, "exchanging": [0.0] * BINS}
+    for each in spans:
+        row = busy["computing" if each.kind == "compute" else "exchanging"]
+        first, last = int(each.begin_s / wide), min(int(each.end_s / wide), BINS - 1)
+        for at in range(first, last + 1):
+            row[at] += max(min(each.end_s, (at + 1) * wide) - max(each.begin_s, at * wide), 0.0)
+    return [
+        {"name": "ranks in use", "ph": "C", "pid": ranks, "ts": at * wide * 1e6,
+         "args": {name: row[at] / wide / ranks for name, row in busy.items()}}
+        for at in range(BINS)
+    ]  # fmt: skip

@@ -8,41 +8,22 @@ from typing import Any
 
 import click
 
-from taicang.app.asking import Asking
+from taicang.app.ask_cmd import Asking
 from taicang.app.load_options import run_from
-from taicang.app.options import CHAKRA, CHOICES, HTML, JSON, LOAD, PLAN, Whole, give, write_chakra
+from taicang.app.options import CHAKRA, CHOICES, HTML, JSON, LOAD, PLAN, declared, examples, give, write_chakra
 from taicang.search.words import MODES
 
 
-@click.command(
-    cls=Asking,
-    epilog="""\b
-Examples:
-  taicang infer deepseek-r1 --on cloudmatrix384 --input 4096 --output 256 --tpot 50ms
-  taicang infer llama-3.1-70b --on hgx-h100 --input 1024 --output 1024 --tp 4 --batch 32
-  taicang infer qwen3-32b --on hgx-h100 --tp 4 --input 4000 --output 1000 --clients 64
-  taicang infer path/to/config.json --on "hgx-h20 x 2" --tpot 100ms --json
-  taicang infer deepseek-r1 --on cloudmatrix384 --set chip.memory.bandwidth="4 TB/s"
-""",
-)
+@click.command(cls=Asking, epilog=examples("infer", "infer"))
 @click.argument("model")
 @click.option("--on", "machine", required=True, help='Machine, e.g. cloudmatrix384, "hgx-h100 x 4", my.yaml.')
 @LOAD
 @PLAN
-@click.option("--prefill-plan", metavar="PLAN", help='Layout of prefill instances as printed: "DP32 EP32 R32 x2".')
-@click.option(
-    "--mode",
-    type=click.Choice(["agg", "disagg", "both"]),
-    default="both",
-    show_default=True,
-    help="Prefill and decode share instances, have their own, or what is best.",
-)
-@click.option("--clients", type=Whole(1), help="Also what so many clients in a closed loop on one instance see.")
+@declared("infer", "infer")
 @CHOICES
 @click.option("--layers", is_flag=True, help="Print the operator waterfall of the whole step, not of one layer only.")
 @CHAKRA
-@click.option("--chakra-phase", type=click.Choice(["decode", "prefill"]), default="decode", show_default=True,
-              help="Which step --chakra writes.")  # fmt: skip
+@declared("infer", "chakra")
 @HTML
 @JSON
 def infer(model: str, machine: str, as_json: bool, layers: bool, page: Path | None, **options: Any) -> int:
@@ -52,7 +33,7 @@ def infer(model: str, machine: str, as_json: bool, layers: bool, page: Path | No
     throughput per instance, chip and die, memory by what fills it, the operator waterfall, what binds, power,
     assumptions, sources and the error band. A printed plan, given back as options, gives the same figures.
     """
-    from taicang.app.quotes import cost_fields, of_tokens, quoted
+    from taicang.app.render_bands import cost_fields, of_tokens, quoted
     from taicang.catalog.models import model as load_model
     from taicang.predict import Infeasible
     from taicang.predict.serving import answer

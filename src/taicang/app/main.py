@@ -45,7 +45,7 @@ COMMANDS = {
     "measure": "Time the kernels of the machine at hand, for calibrate and score.",
 }
 """Name, which is that of its module too, and what it does."""
-ELSEWHERE = {"demo": "compare", "fit": "score"}
+ELSEWHERE = {"demo": "compare", "fit": "score", "reprice": "run", "doctor": "run"}
 """Commands in the module of another."""
 LASTING = ["run"], ["serve"]
 """Commands whose memory is that of somebody's program, or lasts for days."""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from taicang.app.options import DURATION, JSON, echo_json
+from taicang.app.options import JSON, declared, echo_json, examples
 from taicang.errors import InvalidInput, UnknownName
 from taicang.output import check_folder
 
@@ -14,23 +14,8 @@ SHOWN = 3
 """Refused shapes that are shown."""
 
 
-@click.command(
-    epilog="""\b
-Examples:
-  taicang measure --out measured
-  taicang measure --out measured --chip h200 --limit 5min
-  taicang calibrate measured --name my-h200
-""",
-)
-@click.option(
-    "--out", type=click.Path(path_type=Path, file_okay=False), default=Path("measured"), show_default=True,
-    help="Folder of the tables and of the journal from which a stopped run goes on.",
-)  # fmt: skip
-@click.option("--chip", default="", help="What the catalogue calls the chip [default: told by the device's name].")
-@click.option(
-    "--device", "wanted", type=click.Choice(["cuda", "npu", "cpu"]), help="Device [default: the first there is]."
-)
-@click.option("--limit", "limit_s", type=DURATION, default="10min", show_default=True, help="Stop after this time.")
+@click.command(epilog=examples("measure", "measure"))
+@declared("measure", "measure")
 @JSON
 def measure(out: Path, chip: str, wanted: str | None, limit_s: float, as_json: bool) -> None:
     """Time kernels and collectives of this machine with PyTorch, as tables that `score` and `calibrate` take.

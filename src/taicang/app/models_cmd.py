@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from taicang.app import terminal
-from taicang.app.options import HELP, Whole
+from taicang.app.options import HELP, declared
 
 
 @click.group(context_settings=HELP)
@@ -79,10 +79,7 @@ def list_models(as_json: bool) -> None:
 
 @models.command()
 @click.argument("name")
-@click.option("--context", default=4096, show_default=True, type=Whole(1), help="Tokens of context.")
-@click.option("--kv", help="Number format of the cache (default: the checkpoint's, else bf16).")
-@click.option("--approximate", is_flag=True, help="Take the nearest modelled kind for features that would be refused.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@declared("models", "show")
 def show(name: str, context: int, kv: str | None, approximate: bool, as_json: bool) -> None:
     """Blocks, parameters by class, cache and FLOPs of NAME: a model's name, a Hugging Face id, or a file or folder.
 

@@ -7,6 +7,7 @@ import math
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -118,6 +119,76 @@ class Skew(click.ParamType[Any]):
         return exponent
 
 
+def _number(text: str) -> float | int:
+    return int(text) if text.isdigit() else float(text)
+
+
+def _range(kind: Callable[..., Any], text: str) -> Any:
+    """A type of numbers: "1", "0..8", or ">0..1" where the least is not among them."""
+    low, _, high = text.lstrip(">").partition("..")
+    return kind(_number(low), _number(high) if high else None, **({"min_open": True} if text.startswith(">") else {}))
+
+
+def _path(*words: str) -> click.Path[Any]:
+    whole: dict[str, Any] = {} if "text" in words else {"path_type": Path}
+    return click.Path(exists="exists" in words, file_okay="folder" not in words, dir_okay="file" not in words, **whole)
+
+
+KINDS: Mapping[str, Callable[..., Any]] = {
+    "duration": lambda: DURATION, "tokens": lambda: TOKENS, "share": Share, "skew": Skew, "named": Named,
+    "quantity": lambda dimension, name, zero="": Quantity(dimension, name, zero=bool(zero)),
+    "many": lambda name="": Whole(1, most=MOST, name=name),
+    "whole": partial(_range, Whole), "finite": partial(_range, Finite), "path": _path,
+}  # fmt: skip
+"""First word of a declared type -> what makes it of the others."""
+
+
+@cache
+def written(file: str) -> dict[str, dict[str, Any]]:
+    """The declarations in ``data/FILE.yaml``."""
+    import yaml
+
+    text = (Path(__file__).parent / "data" / f"{file}.yaml").read_text(encoding="utf-8")
+    loaded: dict[str, Any] = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    return loaded
+
+
+def declared(file: str, section: str, **kinds: Callable[..., Any]) -> Callable[[F], F]:
+    """The options of a section of ``data/FILE.yaml``; ``kinds`` are types that its commands alone have.
+
+    An option has ``help``, ``type`` (words for ``KINDS``, or a list of choices), ``default`` (in the help unless
+    ``quiet``, there as ``shown``), ``metavar``; ``flag``, ``multiple`` and ``required`` are true or left out.
+    """
+
+    def apply(function: F) -> F:
+        for flags, said in reversed(written(file)[section].items()):
+            function = click.option(*flags.split(), **_keywords(said, {**KINDS, **kinds}))(function)
+        return function
+
+    return apply
+
+
+def examples(file: str, command: str) -> str:
+    """Examples of a command for the end of its help: a text in ``data/FILE.yaml``, whose lines stay as they are."""
+    text: str = written(file)["examples"][command]
+    return "\b\n" + text.replace("\n\n", "\n\b\n")
+
+
+def _keywords(said: Mapping[str, Any], kinds: Mapping[str, Callable[..., Any]]) -> dict[str, Any]:
+    """What click calls the keys of a declared option."""
+    given = {key: said[key] for key in ("help", "default", "metavar", "multiple", "required") if key in said}
+    if "flag" in said:
+        given["is_flag"] = True
+    if "default" in said and not said.get("quiet"):
+        given["show_default"] = said.get("shown", True)
+    if isinstance(wanted := said.get("type"), list):
+        given["type"] = click.Choice(wanted)
+    elif wanted:
+        kind, *words = wanted.split()
+        given["type"] = kinds[kind](*words)
+    return given
+
+
 def stacked(*decorators: Callable[[F], F]) -> Callable[[F], F]:
     """Several decorators as one, in reading order."""
 
@@ -129,26 +200,7 @@ def stacked(*decorators: Callable[[F], F]) -> Callable[[F], F]:
     return apply
 
 
-LOAD = stacked(
-    click.option(
-        "--input",
-        "input_tokens",
-        type=TOKENS,
-        default=4096,
-        show_default=True,
-        help="Prompt tokens, e.g. 4096 or 32k (k: 1,000, Ki: 1,024).",
-    ),
-    click.option("--output", "output_tokens", type=TOKENS, default=256, show_default=True, help="Output tokens."),
-    click.option("--tpot", "tpot_s", type=DURATION, help="Time per output token that must hold, e.g. 50ms."),
-    click.option("--ttft", "ttft_s", type=DURATION, help="Time to first token that must hold, e.g. 2s."),
-    click.option(
-        "--attainment",
-        "within_ratio",
-        type=Share(),
-        help="Share of the requests that must keep the limits (default: that of --slo, else 90%).",
-    ),
-    click.option("--users", type=Whole(1), help="The load: so many at a time, each sends a request after its answer."),
-)
+LOAD = declared("shared", "load")
 """Load and SLO."""
 
 FABRIC = {
@@ -220,64 +272,13 @@ CHOICES = stacked(
         metavar="plan|random[:SEED]",
         help="Where a plan's ranks lie: as it lays them, or at random places.",
     ),
-    click.option("--stack", help="Software stack, e.g. vllm, sglang@0.5.9 (default: by machine and model)."),
-    click.option(
-        "--quant",
-        default="auto",
-        show_default=True,
-        help="auto (the checkpoint's), bf16, fp8, int8 (w8a8), w4a8, w4a16 (awq, gptq), w8a16, nvfp4.",
-    ),
-    click.option(
-        "--kv",
-        default="auto",
-        show_default=True,
-        help="Format of the cache: auto (the checkpoint's, or the stack's), bf16, fp8, int8.",
-    ),
-    click.option(
-        "--memory-fraction",
-        "memory_ratio",
-        type=Finite(0, 1, min_open=True),
-        help="Share of device memory for the engine, as it counts it (default: its own).",
-    ),
-    click.option(
-        "--mtp", "drafts", type=Whole(0, 8), help="Drafted tokens per step (default: 1 if the model has MTP)."
-    ),
-    click.option(
-        "--acceptance",
-        "acceptance_ratio",
-        type=Finite(0, 1),
-        default=0.7,
-        show_default=True,
-        help="Chance that a drafted token is accepted.",
-    ),
-    click.option(
-        "--skew",
-        type=Skew(),
-        default=1.01,
-        show_default=True,
-        help="Power-law exponent of expert popularity, or a file of the tokens that each expert got.",
-    ),
+    declared("shared", "choices"),
     SETS,
-    click.option(
-        "--approximate", is_flag=True, help="Take the nearest modelled kind for unmodelled features, and say so."
-    ),
+    declared("shared", "approximate"),
 )
 """Stack, formats, model traits."""
 
-PLAN = stacked(
-    click.option("--tp", type=Whole(1), help="Tensor-parallel ranks of attention."),
-    click.option("--dp", type=Whole(1), help="Attention data-parallel groups."),
-    click.option("--pp", type=Whole(1), help="Pipeline stages."),
-    click.option("--ep", type=Whole(1), help="Expert-parallel groups."),
-    click.option("--moe-tp", type=Whole(1), help="Tensor-parallel ranks of each expert."),
-    click.option("--redundant", type=Whole(0), help="Redundant experts."),
-    click.option("--shared-ranks", type=Whole(0), help="Ranks that hold only the shared expert."),
-    click.option("--microbatches", type=Whole(1, 2), help="Microbatches that overlap."),
-    click.option(
-        "--exchange", type=click.Choice(("auto", "all_to_all", "gather")), help="How tokens reach experts under --dp."
-    ),
-    click.option("--batch", type=Whole(1), help="Sequences per attention group in decode."),
-)
+PLAN = declared("shared", "plan")
 """Layout of the decode instance."""
 
 HELP = {"help_option_names": ["-h", "--help"]}
@@ -314,11 +315,12 @@ def give(
     else:
         show()
     if page is not None:
-        from taicang.app.paged import paged
+        from taicang.evidence.near import grounded
         from taicang.page.html import page as page_of
+        from taicang.page.views import sections
         from taicang.records import jsonable
 
-        body = paged(kind, jsonable(value if shown is None else shown))
+        body = sections(kind, grounded(jsonable(value if shown is None else shown)))
         write({page.name: page_of(title, body)}, page.parent, "--html")
         click.echo(f"wrote {page}", err=True)
     return int(not feasible)
@@ -328,11 +330,8 @@ def echo_json(value: Any) -> None:
     """Print a dataclass or plain data as JSON."""
     from taicang.records import jsonable
 
-    click.echo(json.dumps(jsonable(value), indent=2, ensure_ascii=not _utf(), allow_nan=False))
-
-
-def _utf() -> bool:
-    return (sys.stdout.encoding or "").lower().startswith("utf")
+    utf = (sys.stdout.encoding or "").lower().startswith("utf")
+    click.echo(json.dumps(jsonable(value), indent=2, ensure_ascii=not utf, allow_nan=False))
 
 
 def listed(text: str | None) -> list[str]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from taicang import __version__
-from taicang.app.options import HELP, echo_json
+from taicang.app.options import HELP, declared, echo_json
 from taicang.errors import InvalidInput
 from taicang.output import check_file, write_file
 from taicang.units import show
@@ -25,35 +25,7 @@ FILE = click.Path(path_type=Path)
 
 @click.command(context_settings=HELP)
 @click.argument("path", type=click.Path(path_type=Path))
-@click.option(
-    "--to", type=click.Choice(("ascend", "cuda")), default="ascend", show_default=True, help="Where the code is to run."
-)
-@click.option(
-    "--entry",
-    "entries",
-    multiple=True,
-    metavar="FILE",
-    help="What is run, below PATH, or its settings in YAML: only what they reach counts.",
-)
-@click.option(
-    "--log", type=FILE, help="A virtual run's record: which of the findings ran. Its folder (run --out): and how fast."
-)
-@click.option("--libraries", type=FILE, help="A YAML with libraries of your own.")
-@click.option("--torch", default="", metavar="VERSION", help="Version of torch whose API table applies, e.g. 2.7.1.")
-@click.option(
-    "--chip", type=click.Choice(("a2", "a3", "950")), default="a2", show_default=True, help="Generation of the NPU."
-)
-@click.option("--from", "before", default="", metavar="MACHINE", help="What it runs on now (default: by --to).")
-@click.option("--on", "after", default="", metavar="MACHINE", help="What it is to run on (default: by --to, --chip).")
-@click.option("--json", "json_path", type=FILE, help="Write everything as JSON (- for standard output).")
-@click.option("--sarif", type=FILE, help="Write what has to be done as SARIF 2.1.0, for editors and CI.")
-@click.option("--html", type=FILE, help="Write the report as a page.")
-@click.option("--all", "every", is_flag=True, help="List every finding, also what the shim does by itself.")
-@click.option(
-    "--fail-on",
-    type=click.Choice(("auto", "edit", "library", "kernel", "blocked")),
-    help="Exit with 1 where something of this tier or a worse one counts.",
-)
+@declared("port", "port")
 @click.pass_context
 def port(
     ctx: click.Context, path: Path, to: str, entries: tuple[str, ...], log: Path | None, libraries: Path | None,
@@ -76,7 +48,7 @@ def port(
     """
     from taicang import catalog
     from taicang.catalog import porting
-    from taicang.port import confirm, report
+    from taicang.port import report
     from taicang.port.estimate import estimate
     from taicang.port.scan import scan
     from taicang.port.tables import TIERS
@@ -95,7 +67,7 @@ def port(
     capture = load(log) if log and log.is_dir() else None
     found = scan(path, rules, porting.operators(to), entries)
     size = estimate(found, porting.effort())
-    ran = confirm.operators_run(log) if log and not capture else None
+    ran = report.operators_run(log) if log and not capture else None
     if capture:
         ran = frozenset(each.name for rank in capture.ranks for each in rank.kernels)
     speed = ported((use for read in found.counted() for use in read.uses), *machines)

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from taicang.app import terminal
 from taicang.app.load_options import load_text
-from taicang.app.quotes import span
+from taicang.app.render_bands import span
 from taicang.centre.quote import Quote
 from taicang.plans import describe
 from taicang.predict.prediction import Infeasible, Served
@@ -43,14 +43,13 @@ def show_comparison(
 
     The price in yuan has a column where a machine has such a price.
     """
-    console = terminal.console(highlight=False)
-    if not console.is_terminal or console.width < WIDTH:
-        console = terminal.console(highlight=False, width=WIDTH, force_terminal=console.is_terminal)
+    console = terminal.wide(WIDTH, piped=True)
     first = next((r for r in results if isinstance(r, Served)), None)
     if first:
         console.print(f"[bold]{first.model}[/], {load_text(options)}")
+    priced = any(isinstance(each, Served) and each.output_tokens_per_s_per_cny for each in results)
     for columns, row in ((LOAD, _load), (PHASES, _phases), (RATES, _rates), (TRUST, _trust)):
-        shown = [each for each in columns if each != "a MCNY" or _priced(results)]
+        shown = [each for each in columns if each != "a MCNY" or priced]
         title = "may be off by" if columns is TRUST else None
         table = Table(box=None, pad_edge=False, title=title, title_justify="left")
         for column in shown:
@@ -139,10 +138,6 @@ def _phases(p: Served, _: Served) -> tuple[str, ...]:
 
 
 RATES = ("machine", "a chip", "a kW", "a MUSD", "a MCNY")
-
-
-def _priced(results: Sequence[Served | Infeasible]) -> bool:
-    return any(isinstance(each, Served) and each.output_tokens_per_s_per_cny for each in results)
 
 
 def _rates(p: Served, base: Served) -> tuple[str, ...]:

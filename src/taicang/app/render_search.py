@@ -9,18 +9,16 @@ from rich.console import Console
 
 from taicang.app import terminal
 from taicang.app.load_options import load_text
-from taicang.app.quotes import cost_line
-from taicang.app.render_bands import TITLE, band_lines
+from taicang.app.render_bands import TITLE, band_lines, cost_line
 from taicang.app.search_jobs import Outcome, ranking
 from taicang.app.terminal import hang
 from taicang.plans import describe
 from taicang.predict.choose import Chosen, spans
 from taicang.predict.confirm import Confirmation
 from taicang.search.explain import NUDGE_RATIO, Explanation
-from taicang.search.flips import Flip
 from taicang.search.points import Job
 from taicang.search.result import Choice, Pool
-from taicang.search.versus import Versus
+from taicang.search.versus import Flip, Versus
 from taicang.units import show
 
 WIDTH = 80
@@ -36,9 +34,7 @@ def show_search(
     flipped: Sequence[Flip],
 ) -> None:
     """The best layouts of each machine, then why (``more``: by machine, what was asked about its outcome)."""
-    console = terminal.console(highlight=False)
-    if not console.is_terminal or console.width < WIDTH:
-        console = terminal.console(highlight=False, width=WIDTH, force_terminal=console.is_terminal)
+    console = terminal.wide(WIDTH, piped=True)
     hang(console, f"[bold]{done[0].job.model.name}[/], {load_text(options)}; best by {options['objective']}", 0)
     for each in done:
         _machine(console, each)

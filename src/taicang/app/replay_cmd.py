@@ -6,12 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from taicang.app.asking import Asking
+from taicang.app.ask_cmd import Asking
 from taicang.app.load_options import named_limits
-from taicang.app.options import DURATION, HTML, JSON, give, stacked
-from taicang.app.replay_system import SYSTEM, system_from
-from taicang.app.replay_tenants import tenants_from
-from taicang.app.replay_traffic import TRAFFIC, traffic
+from taicang.app.options import HTML, JSON, declared, examples, give, stacked
+from taicang.app.system_options import SYSTEM, system_from, tenants_from
+from taicang.app.trace_options import TRAFFIC, traffic
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,37 +19,13 @@ if TYPE_CHECKING:
     from taicang.serve.summary import Limits
     from taicang.traffic.trace import Trace
 
-RESULT = stacked(
-    click.option("--ttft", "ttft_s", type=DURATION, help="Limit of the time to first token, for goodput, e.g. 2s."),
-    click.option("--tpot", "tpot_s", type=DURATION, help="Limit of the time per output token, for goodput, e.g. 50ms."),
-    click.option("--slo", help="Both limits by name: mlperf-interactive, mlperf-server, mlperf-server@llama-2-70b."),
-    click.option("--out", type=click.Path(file_okay=False), help="Folder for the results."),
-    click.option("--format", "form", type=click.Choice(["csv", "json", "parquet"]), default="csv", show_default=True,
-                 help="Of the tables in --out."),
-    click.option("--perfetto", is_flag=True, help="Also trace.json in --out, for ui.perfetto.dev."),
-    HTML,
-    JSON,
-)  # fmt: skip
+RESULT = stacked(declared("replay", "result"), HTML, JSON)
 """What comes of it."""
 BESIDE = ("table", "usage", "log")
 """Fields of a result that are tables, not part of the summary."""
 
 
-@click.command(
-    cls=Asking,
-    epilog="""\b
-Examples:
-  taicang replay trace.jsonl.gz llama-3.1-8b --on "hgx-h100 x 2" --instances 16 --router prefix-aware --out run/
-  taicang replay trace.jsonl.gz deepseek-r1 --on cloudmatrix384 --prefill 6x16 --decode 1x160 --slo mlperf-server
-  taicang replay --profile servegen-deepseek-r1 --rate 40/s --hours 1 deepseek-r1 --on cloudmatrix384
-  taicang replay servegen_deepseek-r1.tar.xz --rate 40/s --hours 2 deepseek-r1 --on cloudmatrix384
-  taicang replay --closed-loop 128 --input 8192 --output 1024 minimax-m2.5 --on hgx-b200 --tp 4
-  taicang replay --turns 8 --shared 2000 --input 300 --think 5s --rate 2/s --requests 4000 qwen3-32b --on hgx-h100
-  taicang replay trace.jsonl.gz deepseek-r1 --on cloudmatrix384 --prefill 6x16 --decode 1x160 --pool 20TB --ssd 500TB
-  taicang replay --profile servegen-deepseek-r1 --rate 8/s --requests 2000 qwen3-32b --on hgx-h100 --instances 4 --tp 2
-      --also llama-3.1-8b=0.3 --also qwen3-8b=0.1 --model-cache 500GB
-""",
-)
+@click.command(cls=Asking, epilog=examples("replay", "replay"))
 @click.argument("what", nargs=-1, required=True, metavar="[TRACE] MODEL")
 @SYSTEM
 @TRAFFIC
@@ -59,7 +34,7 @@ def replay(what: tuple[str, ...], machine: str, as_json: bool, **options: Any) -
     """Serve a request trace, or generated traffic, with MODEL on a machine, and say what users saw."""
     from taicang.app.replay_files import check, write
     from taicang.app.replay_output import progress_bar
-    from taicang.app.replay_unused import refuse_unused
+    from taicang.app.trace_options import refuse_unused
     from taicang.predict.replay import replay as run
 
     if len(what) > 2:

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any
 import click
 import numpy as np
 
-from taicang.app.charts import sparkline
 from taicang.app.render_bands import TITLE, band_lines
-from taicang.app.terminal import counting
+from taicang.app.terminal import counting, sparkline
 from taicang.units import show as unit
 
 if TYPE_CHECKING:

@@ -1,45 +1,28 @@
-"""``taicang run``."""
+"""``taicang run``, ``taicang reprice`` and ``taicang doctor``."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from taicang.app.options import CHAKRA, DURATION, HELP, JSON, Finite, Whole, echo_json, write_chakra
+from taicang.app import terminal
+from taicang.app.options import CHAKRA, HELP, JSON, declared, echo_json, examples, named, write_chakra
 from taicang.output import check_file, check_folder, scratch, write_file
+from taicang.units import show
+
+if TYPE_CHECKING:
+    from taicang.virtual.report import RankReport, Report
 
 
 @click.command(
     context_settings=HELP | {"ignore_unknown_options": True, "allow_interspersed_args": False},
-    epilog="""\b
-Examples:
-  taicang run --on hgx-h100 --world 1 train.py --batch 4
-  taicang run --on cloudmatrix384 --ranks reps --steps 3 train.py      (rank 0 among 768)
-  taicang run --on "hgx-h20 x 4" --ranks 0-7 --out run/ train.py       (the same file)
-  taicang run --on cloudmatrix384 --world 1 --names npu train_npu.py --json
-""",
+    epilog=examples("run", "run"),
 )
-@click.option("--on", "machine", required=True, help='Machine, e.g. "hgx-h100 x 4", my.yaml.')
-@click.option("--ranks", default="reps", show_default=True, help="Which ranks run: reps, all, or a list: 0-7,16.")
-@click.option("--world", type=Whole(1), help="Ranks that the program believes in (default: the whole machine).")
-@click.option("--steps", type=Whole(0), default=0, help="End after so many optimizer steps (default: as it ends).")
-@click.option("--names", type=click.Choice(["auto", "cuda", "npu"]), default="auto", show_default=True,
-              help="What the device is called (auto: npu for what imports torch_npu).")  # fmt: skip
-@click.option("--skew", type=Finite(0, 2), default=0.0, show_default=True,
-              help="Power-law exponent of the experts that routers choose.")  # fmt: skip
-@click.option("--host-issue", "issue_s", type=DURATION, help="Host time per kernel (default: fitted, by stack).")
-@click.option("--host-clock", is_flag=True, help="time.time tells this host's time, not the machine's.")
-@click.option("--fuse", is_flag=True, help="Join kernels over memory as a compiler would.")
-@click.option("--functional", is_flag=True, help="Compute every value on the host (small models).")
-@click.option("--stack", help="Software stack whose kernels run (default: by vendor).")
-@click.option("--set", "sets", multiple=True, metavar="PATH=VALUE", help="Change a figure of the machine.")
-@click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Keep the capture there, for reprice.")
-@click.option("--log", type=click.Path(dir_okay=False, path_type=Path),
-              help="Write what became of each call of CUDA on Ascend, for port --log.")  # fmt: skip
-@click.option("--perfetto", type=click.Path(dir_okay=False, path_type=Path), help="Write the timeline as trace events.")
+@declared("run", "run")
 @CHAKRA
 @JSON
 @click.argument("script", type=click.Path(exists=True, dir_okay=False, path_type=Path))
@@ -66,7 +49,6 @@ def run(
     )  # fmt: skip
     with scratch() as work:
         found, status = launch.run(wish, on, machine, work)
-    from taicang.app.render_run import show_run
     from taicang.catalog import porting
     from taicang.virtual import capture as captures
     from taicang.virtual import fusion, report, translation
@@ -95,3 +77,132 @@ def run(
 
         write_chakra(workload(found, done), options["chakra"])
     raise SystemExit(status)
+
+
+@click.command(context_settings=HELP, epilog=examples("run", "reprice"))
+@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@declared("run", "reprice")
+@JSON
+def reprice(
+    folder: Path, machines: str, issue_s: float | None, stack: str | None, sets: tuple[str, ...], fuse: bool,
+    as_json: bool,
+) -> None:  # fmt: skip
+    """A run that was captured with --out, on other machines: no PyTorch, no program, the same kernels."""
+    from taicang import catalog, reading
+    from taicang.virtual import fusion
+    from taicang.virtual.capture import load
+    from taicang.virtual.report import report
+
+    capture = fusion.fuse(load(folder)) if fuse else load(folder)
+    on = [catalog.machine(name, sets) for name in named(machines)]
+    with reading.expected("a capture of a run", str(folder)):
+        made = [report(capture, machine, stack, issue_s) for machine in on]
+    if as_json:
+        echo_json({"runs": made})
+        return
+    console = terminal.console(highlight=False)
+    console.print(f"[bold]{' '.join(capture.command)}[/], captured on {capture.machine}: {len(capture.ranks)} of "
+                  f"{capture.world} ranks")  # fmt: skip
+    console.print(f"  {'machine':28s} {'step':>9s} {'MFU':>7s} {'host':>6s} {'memory':>9s} {'of':>9s}")
+    for each in made:
+        worst = max(each.ranks, key=lambda rank: rank.step_s)
+        size = max(rank.memory.reserved_bytes for rank in each.ranks)
+        console.print(
+            f"  {each.machine[:28]:28s} {show(worst.step_s, 's'):>9s} {worst.mfu_ratio:7.1%} "
+            f"{worst.host_s / max(worst.step_s, 1e-30):6.1%} {show(float(size), 'B'):>9s} "
+            f"{show(each.capacity_bytes, 'B'):>9s}{'' if size <= each.capacity_bytes else '  does not fit'}"
+        )
+    for text in dict.fromkeys(text for each in made for text in each.assumptions):
+        console.print(f"  - {text}")
+    console.print(f"  - the program chose its shapes on {capture.machine}: it is not asked again")
+
+
+@click.command(context_settings=HELP, epilog=examples("run", "doctor"))
+@JSON
+def doctor(as_json: bool) -> None:
+    """Whether this Python's PyTorch and C++ compiler work with run, and which libraries are modelled."""
+    from taicang.virtual.doctor import examine
+
+    found = examine()
+    if as_json:
+        echo_json({"well": all(each.well for each in found if each.needed), "checks": found})
+    else:
+        for each in found:
+            mark = "ok" if each.well else "MISSING" if each.needed else "-"
+            click.echo(f"{mark:8s} {each.name}: {each.said}")
+    raise SystemExit(0 if all(each.well for each in found if each.needed) else 2)
+
+
+TOP = 12
+"""Operators that are listed."""
+
+
+def show_run(r: Report, calls: Sequence[Mapping[str, Any]] = ()) -> None:
+    """One page: headline, memory, operators, what was assumed and what invented."""
+    console = terminal.console(highlight=False)
+    console.print(f"[bold]{r.program}[/] on [bold]{r.machine}[/], {r.stack}: {len(r.ranks)} of {r.world} ranks ran")
+    worst = max(r.ranks, key=lambda each: each.step_s)
+    if r.failure:
+        console.print("  [bold]out of memory[/]: the program ended there")
+    if r.step_s is None:
+        console.print(f"  time             {show(worst.whole_s, 's')} in all (no optimizer step)")
+    else:
+        first = (
+            f"; the first {show(worst.steps_s[0] * (1.0 + r.straggler_ratio), 's')}" if len(worst.steps_s) > 1 else ""
+        )
+        console.print(f"  step             {show(r.step_s, 's')}, the last of {len(worst.steps_s)}{first}")
+    console.print(
+        f"  MFU              {worst.mfu_ratio:.1%} of {show(r.peak_flop_per_s, 'FLOP/s')} (bf16); "
+        f"{show(worst.flop, 'FLOP')} per rank, recompute not counted"
+    )
+    console.print(f"  computing        {worst.compute_s / max(worst.step_s, 1e-30):.1%} of the step")
+    for name, seconds in worst.exposed_s.items():
+        console.print(f"  exposed          {seconds / max(worst.step_s, 1e-30):.1%}: communication of group {name}")
+    if worst.slowed_s:
+        console.print(f"  slowed           {worst.slowed_s / worst.step_s:.1%}: kernels beside communication")
+    console.print(f"  host-bound       {worst.host_s / max(worst.step_s, 1e-30):.1%}: no kernel is there to run")
+    if r.straggler_ratio and r.step_s is not None:
+        console.print(
+            f"  stragglers       {r.straggler_ratio:.1%} more: the slowest of {r.world} chips, in the step above"
+        )
+    _memory(console, r, max(r.ranks, key=lambda each: each.memory.reserved_bytes))
+    console.print(f"[bold]operators[/] of rank {worst.rank} (time of their kernels, overlapped or not)")
+    for line in worst.lines[:TOP]:
+        console.print(f"  {line.name[:30]:30s} {line.phase:9s} {line.launches:6d} x {show(line.seconds, 's'):>8s}")
+    if len(worst.lines) > TOP:
+        rest = sum(line.seconds for line in worst.lines[TOP:])
+        console.print(
+            f"  {'others':30s} {'':9s} {sum(w.launches for w in worst.lines[TOP:]):6d} x {show(rest, 's'):>8s}"
+        )
+    if calls:
+        console.print("[bold]CUDA on Ascend[/] (what became of each call: --log)")
+        for kind in dict.fromkeys(each["kind"] for each in calls):
+            mine = [each for each in calls if each["kind"] == kind]
+            took = {
+                each["operator"]: f" ({show(each['seconds'], 's')} in all)" if "seconds" in each else ""
+                for each in mine
+            }
+            names = ", ".join(name + time for name, time in took.items()) if kind != "mapped" else ""
+            console.print(f"  - {kind}: {len(mine)} {'operators' if 'path' not in mine[0] else 'places'}"
+                          f"{': ' if names else ''}{names}", markup=False)  # fmt: skip
+    if r.invented:
+        console.print("[bold]invented[/] (the program read what nobody computed)")
+        for what, often in r.invented.items():
+            console.print(f"  - {what}: {often:,} times")
+    for title, texts in (("notes", r.notes), ("assumptions", r.assumptions)):
+        if texts:
+            console.print(f"[bold]{title}[/]")
+        for text in texts:
+            console.print(f"  - {text}")
+    console.print(f"[bold]error band[/] {r.band}")
+    console.print(f"[dim]catalogue {r.digest[:12]}; taicang {r.version}[/]")
+
+
+def _memory(console: Any, r: Report, full: RankReport) -> None:
+    top = full.memory
+    console.print(f"[bold]memory[/] of rank {full.rank} at its peak ({show(r.capacity_bytes, 'B')})")
+    for name, size in top.kinds_bytes.items():
+        console.print(f"  {name:28s} {show(float(size), 'B'):>8s}")
+    console.print(f"  {'allocated':28s} {show(float(top.allocated_bytes), 'B'):>8s}")
+    short = "" if full.fits else ": more than there is"
+    console.print(f"  {'reserved':28s} {show(float(top.reserved_bytes), 'B'):>8s}{short}")

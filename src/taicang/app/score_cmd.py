@@ -5,36 +5,22 @@ from __future__ import annotations
 import csv
 import importlib
 import io
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from taicang.app.options import JSON, echo_json
+from taicang.app import terminal
+from taicang.app.options import JSON, declared, echo_json, examples, written
 from taicang.errors import UnknownName
 from taicang.output import check_file, check_folder, write_file
 
 if TYPE_CHECKING:
-    from taicang.evidence.score import Outcome
+    from taicang.evidence.score import Outcome, Score
 
-FITS: dict[str, tuple[str, str, tuple[str, ...]]] = {
-    "gemm": ("fit_gemm", "fit_gemm", ()),
-    "attend": ("fit_kernels", "fit_kernels", ("attend_prefill", "attend_decode")),
-    "mla": ("fit_kernels", "fit_kernels", ("mla_prefill", "mla_decode")),
-    "experts": ("fit_kernels", "fit_kernels", ("experts",)),
-    "collective": ("fit_collective", "fit_collective", ()),
-    "exchange": ("fit_exchange", "fit_exchange", ()),
-    "ascend": ("fit_ascend", "fit_ascend", ()),
-    "stacks": ("fit_stacks", "fit", ()),
-    "stacks_published": ("fit_published", "fit", ()),
-    "energy": ("fit_energy", "fit_energy", ()),
-    "links": ("ub_links", "fit_links", ()),
-    "training": ("fit_training", "fit_training", ()),
-    "training_later": ("later_training", "fit_later", ()),
-    "bands": ("fit_bands", "fit", ()),
-    "porting": ("fit_porting", "fit_porting", ()),
-}
-"""Family -> module of taicang.evidence, its function of an evidence folder, and what else that takes."""
+
+FITS = written("score")["fits"]
 ON_CARRIED = ("porting",)
 """Families fitted on tables that the package carries."""
 
@@ -46,26 +32,10 @@ FOLDER = click.option(
 )
 
 
-@click.command(
-    epilog="""\b
-Examples:
-  taicang score
-  taicang score my_rows.csv step_times.yaml --json
-  taicang score my_rows.csv --stack my-cluster
-  taicang score --evidence ../shared/evidence --suite gemm --by-group
-  taicang score --evidence ../shared/evidence --csv > rows.csv
-  taicang score served.csv --row srv-0007
-"""
-)
+@click.command(epilog=examples("score", "score"))
 @click.argument("files", nargs=-1, type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @FOLDER
-@click.option("--suite", "suites", multiple=True, help="Only this suite (repeatable).")
-@click.option("--by-group", is_flag=True, help="Also by group (machine, format, engine).")
-@click.option("--rows", type=click.Path(dir_okay=False, path_type=Path), help="Write every row with its prediction.")
-@click.option("--csv", "as_csv", is_flag=True, help="Print every row with its prediction as CSV.")
-@click.option("--stack", default="", help="Stack of the rows in FILES, whatever they say: a profile of yours.")
-@click.option("--row", "row_id", help="Explain the row with this ID; only suites that may hold it run.")
-@click.option("--freeze", is_flag=True, help="Accept these scores as the expected ones.")
+@declared("score", "score")
 @JSON
 def score(
     files: tuple[Path, ...], evidence: Path | None, suites: tuple[str, ...], by_group: bool, rows: Path | None,
@@ -77,7 +47,7 @@ def score(
     TPOT excludes the first token. A refused row lowers the coverage and never counts as accurate.
     """
     from taicang.catalog import trust
-    from taicang.evidence import board, report
+    from taicang.evidence import board
     from taicang.evidence.score import score_parts
 
     if stack and not files:
@@ -92,20 +62,18 @@ def score(
     whole = [] if files else [one for one in scores if one.group == "all"]
     try:  # the scores are shown even where they cannot be written
         if rows is not None:
-            write_file(rows, _table(report.rows(found)), "--rows")
+            write_file(rows, _table(board.outcome_rows(found)), "--rows")
         if freeze:
             click.echo(f"frozen in {board.freeze(whole, evidence)}", err=as_json)
     finally:
         drifts = [] if freeze and not as_json else board.drifts(whole, evidence)
         if row_id is not None:
-            _explain([row for row in report.rows(found) if row["id"] == row_id], row_id, everything)
+            _explain([row for row in board.outcome_rows(found) if row["id"] == row_id], row_id, everything)
         elif as_json:
-            echo_json({"suites": report.suites(found), "rows": report.rows(found), "drifts": drifts})
+            echo_json({"suites": board.suite_rows(found), "rows": board.outcome_rows(found), "drifts": drifts})
         elif as_csv:
-            click.echo(_table(report.rows(found)), nl=False)
+            click.echo(_table(board.outcome_rows(found)), nl=False)
         else:
-            from taicang.app.render_score import show_scores
-
             show_scores(scores, drifts=drifts, alone=evidence is None and not files)
 
 
@@ -114,7 +82,7 @@ def _outcomes(
 ) -> dict[str, list[Outcome]]:
     """Outcomes by file; what could not be read is told on stderr."""
     from taicang import catalog
-    from taicang.evidence import board, intake, report
+    from taicang.evidence import board, intake
 
     if stack:
         catalog.stack(stack)  # an unknown name is no matter of single rows
@@ -126,7 +94,7 @@ def _outcomes(
             found[str(file)] = intake.your_outcomes(file, suites, stack)
     else:
         for one in board.suite_outcomes(evidence, suites, notes, row):
-            found.setdefault(report.file_of(one), []).append(one)
+            found.setdefault(board.file_of(one), []).append(one)
     for note in notes:
         click.echo(note, err=True)
     return found
@@ -156,14 +124,7 @@ def _explain(matching: list[dict[str, Any]], row_id: str, known: list[Outcome]) 
         click.echo()
 
 
-@click.command(
-    epilog="""\b
-Examples:
-  taicang fit gemm --evidence ../shared/evidence
-  taicang fit all --evidence ../shared/evidence
-  taicang fit porting
-"""
-)
+@click.command(epilog=examples("score", "fit"))
 @click.argument("family", type=click.Choice([*FITS, "all"]))
 @FOLDER
 def fit(family: str, evidence: Path | None) -> None:
@@ -177,7 +138,51 @@ def fit(family: str, evidence: Path | None) -> None:
         raise click.UsageError("fitting needs --evidence DIR")
     check_folder(calibration.FOLDER, "fit")
     for name in FITS if family == "all" else [family]:
-        module, function, families = FITS[name]
+        module, function, *families = FITS[name]
         written = getattr(importlib.import_module(f"taicang.evidence.{module}"), function)(evidence, *families)
         for path in written if isinstance(written, list) else [written]:
             click.echo(f"{name}: {path}")
+
+
+WIDTH = 130
+LEFT_OUT = ("model", "sibling", "nothing")
+"""What was left out of the fits, in the order of the columns."""
+
+
+def show_scores(scores: list[Score], *, drifts: list[str], alone: bool) -> None:
+    """Scores with their errors, then what drifted from the frozen scoreboard."""
+    console = terminal.wide(WIDTH)
+    _show_left_out(console, {one.suite for one in scores})
+    named = ("suite", "group", "part")
+    table = terminal.table(*named, "rows", "coverage", "MAPE", "median", "bias", "p90", words=named)
+    for one in scores:
+        cells = (one.coverage_ratio, one.mape_ratio, one.median_ratio, one.bias_ratio, one.p90_ratio)
+        table.add_row(one.suite, one.group, one.part, str(one.rows), *map(_share, cells))
+    console.print(table)
+    if alone:
+        console.print("[dim]the tables that the package carries; --evidence DIR scores a folder of measured rows[/]")
+    for line in drifts:
+        console.print(f"[yellow]drift[/] {line}")
+
+
+def _show_left_out(console: Any, suites: set[str]) -> None:
+    """Mean errors and coverage of bands where models and chips were left out whole, as frozen."""
+    parts = ("unseen model", "in band", "unseen chip", "in band", "interpolation", "in band")
+    table = terminal.table("left out of the fits", "rows", *parts)
+    from taicang.catalog.trust import left_out
+
+    for suite, axes in left_out().items():
+        if suite not in suites:
+            continue
+        cells = [str(max(one["rows"] for one in axes.values()))]
+        for axis in LEFT_OUT:
+            one = axes.get(axis, {})
+            cells += [_share(one.get("mape_ratio")), _share(one.get("covered_ratio"))]
+        table.add_row(suite, *cells)
+    if table.row_count:
+        console.print(table)
+        console.print("[dim]as `taicang fit bands` recorded; nine in ten is what a band says[/]\n")
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None or math.isnan(value) else f"{value:.1%}"

@@ -7,83 +7,26 @@ from typing import Any
 
 import click
 
-from taicang.app.asking import Asking
+from taicang.app.ask_cmd import Asking
 from taicang.app.load_options import NAMED_LOAD
 from taicang.app.options import (
     CHOICES,
     HTML,
     JSON,
-    Finite,
-    Whole,
+    declared,
+    examples,
     give,
     named,
-    stacked,
     write_files,
 )
 from taicang.app.search_jobs import Outcome, ask_of, outcomes, ranking
 from taicang.search.words import MODES
 
-SEARCH = stacked(
-    click.option(
-        "--objective",
-        type=click.Choice(["tokens/s/chip", "per-watt", "per-usd", "per-cny", "smallest"]),
-        default="tokens/s/chip",
-        show_default=True,
-        help="What is best; smallest: the fewest chips of the machine (of any size: NAME x N) that carry --load.",
-    ),
-    click.option(
-        "--mode",
-        type=click.Choice([*MODES]),
-        default="both",
-        show_default=True,
-        help="Layouts; decode: only decode, over its own chips.",
-    ),
-    click.option(
-        "--space", type=click.Choice(["standard", "wide"]), default="standard", show_default=True, help="Axes."
-    ),
-    click.option(
-        "--load",
-        "load_per_s",
-        type=Finite(0, min_open=True),
-        help="Requests per second to carry (objective smallest).",
-    ),
-    click.option("--top", type=Whole(1), default=5, show_default=True, help="Layouts to show per machine."),
-    click.option("--pareto", type=click.Path(file_okay=False), help="Write the Pareto front (CSV, JSON, plots) here."),
-    click.option(
-        "--emit",
-        type=click.Choice(["vllm", "vllm-ascend", "sglang", "trtllm", "mindie", "dynamo", "llm-d", "megatron"]),
-        help="Engine or platform to hand over to.",
-    ),
-    click.option("--out", type=click.Path(file_okay=False), default="deploy", show_default=True, help="Where to."),
-    click.option(
-        "--weights", default=None, help="Where the engine finds the weights (default: the model's id on Hugging Face)."
-    ),
-    click.option("--versus", help="A decode plan to set beside the winner: dp=64,ep=64,redundant=64,batch=48,mtp=1."),
-    click.option(
-        "--confirm",
-        type=Whole(0),
-        default=4,
-        show_default=True,
-        help="Plans of unlike layouts to replay (0: none); that with the most goodput within the limits is chosen.",
-    ),
-    click.option("--explain/--no-explain", default=True, help="Why the winner wins, what binds, what more would buy."),
-)
+SEARCH = declared("search", "search", mode=lambda: click.Choice([*MODES]))
 CHOSEN = ("rank", "choice", "keeps", "why", "load_ratio", "goodput_tokens_per_s_per_chip", "passed")
 
 
-@click.command(
-    cls=Asking,
-    epilog="""\b
-Examples:
-  taicang search deepseek-v3 --on "hgx-h200 x 4" --input 4000 --output 1000 --ttft 2s --tpot 50ms
-  taicang search deepseek-r1 --on cloudmatrix384,"hgx-h20 x 48" --profile servegen-deepseek-r1 \\
-      --slo mlperf-interactive --pareto out/
-  taicang search llama-3.1-70b --on "hgx-h200 x 4" --objective smallest --load 20
-  taicang search deepseek-v3 --on "hgx-h200 x 4" --tpot 50ms --emit sglang --out deploy
-  taicang search deepseek-r1 --on cloudmatrix384 --tpot 50ms \\
-      --versus dp=320,ep=320,redundant=32,shared_ranks=32,batch=48,mtp=1
-""",
-)
+@click.command(cls=Asking, epilog=examples("search", "search"))
 @click.argument("model")
 @click.option("--on", "machines", required=True, help="Machines, comma-separated.")
 @NAMED_LOAD
@@ -110,7 +53,7 @@ def search(model: str, machines: str, as_json: bool, pareto: str | None, explain
         for each in done:
             if each.chosen and each.chosen.warning:
                 click.echo(f"taicang: warning: {each.found.machine}: {each.chosen.warning}", err=True)
-    from taicang.search.flips import flips
+    from taicang.search.versus import flips
 
     ranked = ranking(done, options["objective"])
     flipped = flips([(each.job, each.chosen.choice, each.space) for each in ranked], options["objective"])
@@ -120,7 +63,7 @@ def search(model: str, machines: str, as_json: bool, pareto: str | None, explain
 
             write_files(fronts([each.found for each in done]), Path(pareto), "--pareto")
         if options["emit"]:
-            from taicang.app.search_emit import emit_all
+            from taicang.app.search_jobs import emit_all
 
             emit_all(done, model, options)
     finally:
@@ -142,7 +85,7 @@ def search(model: str, machines: str, as_json: bool, pareto: str | None, explain
 
 
 def _fields(each: Outcome, more: dict[str, Any]) -> dict[str, Any]:
-    from taicang.app.quotes import cost_fields
+    from taicang.app.render_bands import cost_fields
     from taicang.records import plain
 
     cost = cost_fields(more["quote"]) if "quote" in more else {}
@@ -154,8 +97,8 @@ def _fields(each: Outcome, more: dict[str, Any]) -> dict[str, Any]:
 def _more(each: Outcome, model: str, options: dict[str, Any], explain: bool, as_json: bool) -> dict[str, Any]:
     """What was asked about an outcome: the plan to run and what replays saw, why it wins, the user's plan beside it."""
     from taicang import __version__, catalog
-    from taicang.app.quotes import quoted
-    from taicang.app.search_emit import assumed
+    from taicang.app.render_bands import quoted
+    from taicang.app.search_jobs import assumed
     from taicang.predict.plan_details import plan_details
     from taicang.records import plain
     from taicang.search.explain import explained

@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Any
 import click
 import numpy as np
 
-from taicang.app.options import TOKENS, Finite, Whole, stacked
+from taicang.app.options import declared, examples
 from taicang.app.replay_cmd import RESULT, give_replay, limits_from
-from taicang.app.replay_system import SYSTEM, system_from
-from taicang.app.replay_tenants import tenants_from
+from taicang.app.system_options import SYSTEM, system_from, tenants_from
 from taicang.app.trace_options import SEED
 from taicang.errors import InvalidInput, NotModelled
 
@@ -28,56 +27,17 @@ if TYPE_CHECKING:
 
 BLOCK = 16
 """Tokens of a prompt that are shared at once, as engines have it, where no trace says otherwise."""
-ENDPOINT = stacked(
-    click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on."),
-    click.option("--port", type=Whole(0, 65535), default=8000, show_default=True, help="0: any that is free."),
-    click.option("--api-key", help="Clients must bring it as a bearer token."),
-    click.option("--name", "names", multiple=True, help="Further names that clients may call the model by."),
-    click.option("--speed", type=Finite(1e-4, 1e4), default=1.0, show_default=True,
-                 help="The machine's time against the clock's."),
-    click.option("--background", metavar="TRACE[@RATE]",
-                 help="Load that no client sends: a trace's file or an embedded profile, e.g. servegen-m-large@20/s."),
-    click.option("--stream-interval", type=Whole(1), default=1, show_default=True,
-                 help="Tokens of a stream that are sent at once, but for the first."),
-    click.option("--max-queue", type=Whole(1), help="Prompts that may wait; more are turned away with status 429."),
-    click.option("--max-body", type=Whole(1024), default=8 << 20, help="Bytes of a request; default: 8Mi."),
-    click.option("--context", type=TOKENS, help="Mean length of a sequence, by which caches are laid out; default: the "
-                 "background's, else 4096."),
-    click.option("--data-parallel-ports", is_flag=True, help="A port for each attention group that takes prompts, from "
-                 "--port on: its requests stay there, its /health and /metrics are its own."),
-    click.option("--access-log", is_flag=True, help="A line for each call on standard error."),
-)  # fmt: skip
+ENDPOINT = declared("serve", "endpoint")
 """How it is reached."""
-WORDS = stacked(
-    click.option("--tokenizer", type=click.Path(path_type=Path),
-                 help="Folder with tokenizer.json: its tokens are counted and spoken (default: one that ships)."),
-    click.option("--answer-tokens", type=Whole(1), default=256, show_default=True,
-                 help="Tokens of an answer where the client names no limit."),
-    click.option("--echo", is_flag=True, help="Answer with the prompt."),
-    click.option("--answers", type=click.Path(path_type=Path),
-                 help='Answers on record: JSON lines with "prompt" and "answer".'),
-)  # fmt: skip
+WORDS = declared("serve", "words")
 """What it says."""
 
 
-EVENTS = stacked(
-    click.option("--kv-events", metavar="tcp://*:PORT", help="Tell over ZeroMQ, as vLLM does, which blocks are cached; "
-                 "with --data-parallel-ports from this port on."),
-    click.option("--kv-replay", metavar="tcp://*:PORT", help="Where subscribers ask for what they missed."),
-    click.option("--kv-topic", default="", help="Topic of these messages."),
-)  # fmt: skip
+EVENTS = declared("serve", "events")
 """What it tells routers."""
 
 
-@click.command(
-    epilog="""\b
-Examples:
-  taicang serve deepseek-r1 --on cloudmatrix384 --prefill 6x16 --decode 1x160 --port 8000
-  taicang serve qwen3-32b --on hgx-h20 --tp 4 --instances 2 --background servegen-m-large@2/s --speed 0.5
-  curl http://127.0.0.1:8000/v1/completions -H "Content-Type: application/json" \\
-      -d '{"model": "deepseek-r1", "prompt": "Hello", "max_tokens": 32}'
-"""
-)
+@click.command(epilog=examples("serve", "serve"))
 @click.argument("model")
 @SYSTEM
 @ENDPOINT
@@ -88,7 +48,7 @@ Examples:
 def serve(model: str, machine: str, as_json: bool, **options: Any) -> None:
     """Serve MODEL on a machine to real clients, in the machine's own time, until Ctrl-C."""
     from taicang.app.replay_files import check
-    from taicang.app.replay_unused import refuse_unused
+    from taicang.app.trace_options import refuse_unused
 
     refuse_unused(click.get_current_context(), None)
     check(options["out"], options["form"], perfetto=options["perfetto"])
@@ -160,12 +120,8 @@ def background_trace(text: str | None, seed: int) -> Trace | None:
     if not os.path.exists(path):
         return from_profile_at(text, seed=seed)
     per_s = RATE.convert(rate, None, None) if at else None
-    unread = ("begin", "until", "block_tokens", "chars_per_token", "tokenizer", "missing_output", "missing_input",
-              "columns", "thin", "repair", "hours")  # fmt: skip
-    usual = dict.fromkeys(unread)
-    changes = {"speed": 1.0, "input_scale": 1.0, "output_scale": 1.0}
     try:
-        trace = load([path], {**usual, **changes, "seed": seed, "rate": per_s})
+        trace = load([path], {"seed": seed, "rate": per_s})
     except InvalidInput as error:  # this command mends no traces
         raise InvalidInput(str(error).replace("--repair", "taicang trace convert --repair")) from None
     return arriving(trace, per_s, seed=seed) if per_s and trace.kind != "servegen" else trace

@@ -7,11 +7,10 @@ from typing import Any
 
 import click
 
-from taicang.app.asking import OUTPUT, key_of, words_of
+from taicang.app.ask_cmd import OUTPUT, key_of, words_of
 from taicang.app.fabric_cmd import fabric, question
 from taicang.app.options import Whole, context_of
-from taicang.app.train_cmd import train
-from taicang.app.train_options import training_from
+from taicang.app.train_cmd import train, training_from
 from taicang.errors import InvalidInput
 from taicang.predict import Infeasible
 from taicang.predict.fabric import opened, run

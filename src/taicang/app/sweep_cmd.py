@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from taicang.app import terminal
-from taicang.app.options import HELP, JSON, echo_json
+from taicang.app.options import HELP, JSON, declared, echo_json, examples
 from taicang.units import digits
 
 EVERY_S = 2.0
@@ -28,35 +28,14 @@ class _Study(click.Group):
         return super().parse_args(ctx, args)
 
 
-@click.group(
-    cls=_Study,
-    context_settings=HELP,
-    epilog="""\b
-Examples:
-  taicang sweep study.yaml                     the same as taicang sweep run study.yaml
-  taicang sweep study.yaml --workers ray
-  taicang sweep query study "select * from results order by output_tokens_per_s_per_chip desc limit 5"
-""",
-)
+@click.group(cls=_Study, context_settings=HELP, epilog=examples("sweep", "sweep"))
 def sweep() -> None:
     """Studies: axes over catalogue fields, plan fields and the load, evaluated in parallel and queried with SQL."""
 
 
-@sweep.command(
-    epilog="""\b
-Example of a study:
-  base: {model: deepseek-r1, on: hgx-h200 x 4, input: 4000, output: 1000, tpot: 50ms}
-  axes:
-    chip.memory.bandwidth: {from: 3 TB/s, to: 12 TB/s, scale: log, steps: 5}
-    quant: [auto, bf16]
-  sample: {kind: grid}            # or: {kind: latin, points: 1000, seed: 1}, random, bayesian
-"""
-)
+@sweep.command(epilog=examples("sweep", "run"))
 @click.argument("study", type=click.Path(dir_okay=False))
-@click.option("--out", type=click.Path(file_okay=False), help="Folder of the results (default: beside the study).")
-@click.option("--workers", default="auto", show_default=True, help="Processes, or ray (an extra).")
-@click.option("--fresh", is_flag=True, help="Drop the results that are there and start anew.")
-@click.option("--address", help="Ray cluster to join (default: a local one).")
+@declared("sweep", "run")
 def run(study: str, out: str | None, workers: str, address: str | None, fresh: bool) -> None:
     """Evaluate a STUDY: axes over catalogue fields (chip.memory.bandwidth), plan fields and the load.
 
@@ -69,10 +48,10 @@ def run(study: str, out: str | None, workers: str, address: str | None, fresh: b
     """
     from taicang.app.study_points import ASKED
     from taicang.errors import InvalidInput
-    from taicang.search.bayes import sampling
     from taicang.search.journal import Journal
     from taicang.search.study import read, size
     from taicang.search.sweep import run as evaluate
+    from taicang.search.sweep import sampling
     from taicang.search.workers import cluster, local, on_ray
 
     if not (workers in ("auto", "ray") or (digits(workers) and int(workers) > 0)):
@@ -102,13 +81,7 @@ def run(study: str, out: str | None, workers: str, address: str | None, fresh: b
         click.echo(str(path))
 
 
-@sweep.command(
-    epilog="""\b
-Examples:
-  taicang sweep query study "select count(*), sum(feasible::int) from results"
-  taicang sweep query study.yaml "select quant, max(output_tokens_per_s_per_chip) from results group by 1" --csv
-"""
-)
+@sweep.command(epilog=examples("sweep", "query"))
 @click.argument("study")
 @click.argument("sql")
 @click.option("--csv", "as_csv", is_flag=True, help="Comma-separated values.")

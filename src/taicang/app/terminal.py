@@ -99,6 +99,14 @@ def console(**options: Any) -> Any:
     return made
 
 
+def wide(least: int, *, piped: bool = False) -> Any:
+    """A console of at least so many columns (where it is no terminal, or ``piped`` and none, of just so many)."""
+    made = console(highlight=False)
+    if made.width < least or (piped and not made.is_terminal):
+        return console(highlight=False, width=least, force_terminal=made.is_terminal)
+    return made
+
+
 def table(
     *columns: str, words: Collection[str] | None = None, options: Mapping[str, Any] | None = None, **more: Any
 ) -> Any:
@@ -140,3 +148,13 @@ def hang(console: Any, markup: str, indent: int = 2) -> None:
         Text.from_markup(markup, emoji=False).wrap(console, max(console.width - indent - 2, 20))
     ):
         console.print(Text(" " * (indent + 2 * (number > 0))) + line)
+
+
+BARS = "▁▂▃▄▅▆▇█"
+
+
+def sparkline(values: Any) -> str:
+    """Bars from zero to the largest value."""
+    listed = [float(value) for value in values]
+    top = max(*listed, 1e-30)
+    return "".join(BARS[min(int(value / top * 8), 7)] for value in listed)

@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
-from taicang.app.options import DURATION, HELP, JSON, Finite, Whole, echo_json
-from taicang.app.trace_options import CHANGING, RATE, READING, SEED, load
+from taicang.app.options import HELP, JSON, declared, echo_json
+from taicang.app.trace_options import CHANGING, READING, SEED, load
 from taicang.output import check_file
 
 
@@ -35,7 +35,7 @@ def trace() -> None:
 @JSON
 def info(path: Path, as_json: bool, **options: Any) -> None:
     """Requests, rate, burstiness, lengths, sessions and what a prefix cache could save."""
-    from taicang.app.charts import sparkline
+    from taicang.app.terminal import sparkline
     from taicang.traffic import trace as traces
 
     made = load([path], options)
@@ -58,11 +58,7 @@ def info(path: Path, as_json: bool, **options: Any) -> None:
 @click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="TRACE... OUT")
 @READING
 @CHANGING
-@click.option("--rate", type=RATE, help="Scale time so that this is the mean rate, e.g. 40/s.")
-@click.option("--hours", type=Finite(0.0, 1e6, min_open=True), help="Requests to draw from a client set.")
-@click.option("--overlay", is_flag=True, help="Several traces side by side (default: one after the other).")
-@click.option("--gap", "gap_s", type=DURATION, default=0.0, help="Time between traces that follow each other.")
-@click.option("--requests", type=Whole(1), help="Only so many from the head.")
+@declared("trace", "convert")
 @SEED
 def convert(paths: tuple[Path, ...], overlay: bool, gap_s: float, requests: int | None, **options: Any) -> None:
     """Write traces, cut, thinned, scaled and joined, as Mooncake JSON lines (.jsonl) or Vidur CSV (.csv)."""

@@ -1,62 +1,157 @@
-"""``taicang train``."""
+"""Options of ``taicang train``: the plan, the run around it, and what they are read into."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from taicang.app import terminal
-from taicang.app.asking import Asking
-from taicang.app.options import CHAKRA, HTML, JSON, SETS, give, write_chakra, write_files
-from taicang.app.train_options import PLAN, RUN, training_from
+from taicang.app.ask_cmd import Asking
+from taicang.app.load_options import fields_of
+from taicang.app.options import (
+    CHAKRA,
+    HTML,
+    JSON,
+    SETS,
+    declared,
+    examples,
+    give,
+    listed,
+    write_chakra,
+    write_files,
+)
 from taicang.output import check_file, check_folder, write_file
 
 if TYPE_CHECKING:
     from taicang.centre.quote import Quote
+    from taicang.search.training import Training
 
 
-@click.command(
-    cls=Asking,
-    epilog="""\b
-Examples:
-  taicang train llama-3.1-405b --on "hgx-h100 x 128" --tp 8 --pp 8 --cp 2 --vpp 8 --global-batch 1152 --seq 8192
-  taicang train deepseek-v3 --on "hgx-h800 x 256" --pp 16 --ep 64 --schedule dualpipe --global-batch 15360 \\
-    --recompute selective --recompute-modules norm,up,mlp --moments bf16 --stack hai-llm --dtype fp8_block
-  taicang train llama-3-8b --on hgx-h100 --zero fsdp2 --global-batch 128 --seq 8192 --dtype fp8 --json
-  taicang train pangu-7b --on "atlas-800t-a2 x 128" --tokens 2T --search
-  taicang train llama-3-70b --on "gb200-nvl72 x 16" --tp 4 --search   (only layouts with tp 4)
-  taicang train llama-3.1-70b --on "hgx-h100 x 16" --search --emit megatron --out deploy
-""",
-)
+ZERO = {
+    "none": 0, "distributed-optimizer": 1, "zero1": 1, "zero2": 2, "zero3": 3, "fsdp": 3, "fsdp2": 3, "hsdp": 3,
+}  # fmt: skip
+"""Names of ZeRO stages beside their numbers; HSDP shards inside one scale-up domain."""
+
+
+class Stage(click.ParamType[Any]):
+    """A ZeRO stage by number or name."""
+
+    name = "STAGE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Check the name; the plan takes its number, and HSDP's groups need the machine."""
+        text = str(value).lower()
+        if text not in ZERO and text not in ("0", "1", "2", "3"):
+            self.fail(f"{value!r} is none of 0, 1, 2, 3, {', '.join(ZERO)}", param, ctx)
+        return text
+
+
+SCHEDULES: Final = ("gpipe", "1f1b", "interleaved", "zero_bubble", "zb_2p", "zb_v", "dualpipe", "dualpipev")
+SPELT: Final = {"zb": "zero_bubble", "zb_h1": "zero_bubble", "zb_1p": "zero_bubble", "zb_h2": "zb_2p", "zbv": "zb_v"}
+"""Names of schedules in their papers."""
+
+
+class Spelt(click.Choice[str]):
+    """A choice whose values may be written with hyphens, or as papers call them."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The value as the plan has it."""
+        text = str(value).lower().replace("-", "_")
+        return super().convert(SPELT.get(text, text), param, ctx)
+
+
+_FIELDS = {"no_reshard": "reshard", "no_sp": "sp"}
+"""Option -> field of the plan, where they differ."""
+_UNSAID: dict[str, Any] = {
+    "dp": 0,
+    "etp": 0,
+    "global_batch": 0,
+    "gradients": "",
+    "nvme_bytes_per_s": 0.0,
+    "recompute": "",
+}
+"""What stands in a plan where its command names nothing: the stack, the machine or the model decide."""
+
+
+def training_from(ctx: click.Context) -> Training:
+    """The question of a parsed command line of ``taicang train``."""
+    from taicang import catalog
+    from taicang.search.training import Training
+    from taicang.train.run import Policy
+    from taicang.train.space import scale_up_ranks
+
+    options = ctx.params
+    on = catalog.machine(options["machine"], options["sets"])
+    return Training(
+        model=options["model"], on=on, plan=_plan(options, scale_up_ranks(on)), stack=options["stack"],
+        sets=options["sets"], searched=options["search"], pinned=_pinned(ctx),
+        overlap=listed(options["overlap"]), fused=listed(options["fused"]), captured=listed(options["captured"]),
+        tokens=options["tokens"], policy=Policy(**fields_of(Policy, options) | {"mtbf_s": dict(options["mtbf_s"])}),
+        explained=options["explain"] or options["trace"] is not None or options["chakra"] is not None,
+    )  # fmt: skip
+
+
+def _plan(options: dict[str, Any], domain: int) -> Any:
+    """The plan that the options fix; ``domain`` is how many ranks HSDP's shard groups span."""
+    from taicang.train_plans import WAVES, TrainPlan, recipe
+
+    zero, shard, schedule = options["zero"], options["shard"], options["schedule"]
+    if zero == "hsdp" and not shard:
+        shard = domain // options["tp"]
+        if shard < 2:
+            raise click.UsageError(f"hsdp: tp={options['tp']} fills a scale-up domain of {domain} ranks; name --shard")
+    said: dict[str, Any] = {name: value for name, value in fields_of(TrainPlan, options).items() if value is not None}
+    if schedule in (*WAVES, "interleaved"):
+        said["vpp"] = max(said["vpp"], 2)
+    return TrainPlan(**_UNSAID | said | {
+        "zero": ZERO[zero] if zero in ZERO else int(zero), "shard": shard, "reshard": not options["no_reshard"],
+        "schedule": "1f1b" if schedule == "interleaved" else schedule, "sp": not options["no_sp"],
+        "recompute_modules": _modules(options["recompute_modules"]), "recipe": recipe(options["dtype"]),
+        "trained_ratio": 0.0 if options["lora"] else 1.0,
+    })  # fmt: skip
+
+
+def _modules(text: str) -> tuple[str, ...]:
+    """Names of parts of a layer; ``UnknownName`` suggests the nearest."""
+    from typing import get_args
+
+    from taicang.errors import UnknownName
+    from taicang.lower.training import Module
+
+    known = [name for name in get_args(Module) if name != "rest"]
+    found = tuple(listed(text))
+    for name in found:
+        if name not in known:
+            raise UnknownName("part of a layer", name, known)
+    return found
+
+
+def _pinned(ctx: click.Context) -> frozenset[str]:
+    """Fields of the plan that the command line sets."""
+    given = click.core.ParameterSource.COMMANDLINE
+    found = {name for name in ctx.params if ctx.get_parameter_source(name) == given}
+    return frozenset(_FIELDS.get(name, name) for name in found) | ({"shard"} if ctx.params["zero"] == "hsdp" else set())
+
+
+@click.command(cls=Asking, epilog=examples("train", "train"))
 @click.argument("model")
 @click.option("--on", "machine", required=True, help='Machine, e.g. "hgx-h100 x 128", my.yaml.')
-@PLAN
-@RUN
-@click.option("--search", is_flag=True, help="Find the fastest layout on the whole machine; options given stay fixed.")
-@click.option("--explain", is_flag=True, help="What 10 % more of each resource would save.")
-@click.option(
-    "--perfetto",
-    "--trace",
-    "trace",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="Write the step's timeline as trace events, for ui.perfetto.dev.",
-)
+@declared("train", "layout", stage=Stage, schedule=lambda: Spelt(SCHEDULES))
+@declared("train", "run")
+@declared("train", "train")
 @CHAKRA
-@click.option("--emit", type=click.Choice(["megatron"]), help="Also write the plan's launch files for this engine.")
-@click.option("--out", type=click.Path(file_okay=False, path_type=Path), default="deploy", show_default=True,
-              help="Where to.")  # fmt: skip
-@click.option("--stack", help="Software stack, e.g. nemo@25.04 (default: by vendor).")
+@declared("train", "emit")
 @SETS
 @HTML
 @JSON
 @click.pass_context
 def train(ctx: click.Context, /, as_json: bool, page: Path | None, **options: Any) -> int:
     """Train MODEL on a machine: one step's time, tokens/s, MFU, memory and where the time goes."""
-    from taicang.app.quotes import quoted
+    from taicang.app.render_bands import quoted
     from taicang.predict import Infeasible
     from taicang.predict.train import answer
 
@@ -71,7 +166,7 @@ def train(ctx: click.Context, /, as_json: bool, page: Path | None, **options: An
         return _give(result, as_json, page)
     cost = None
     if result.run is not None:
-        rent = options["chip_hour"]
+        rent = options["chip_hour_usd"]
         cost = quoted(options["machine"], options["sets"], lambda costs: costs.run(result), rent_usd=rent)
     try:  # what was found is shown even where it cannot be written
         if options["emit"]:
@@ -95,7 +190,7 @@ def train(ctx: click.Context, /, as_json: bool, page: Path | None, **options: An
 
 
 def _give(result: Any, as_json: bool, page: Path | None, cost: Quote | str | None = None, explained: Any = None) -> int:
-    from taicang.app.quotes import cost_fields, cost_line
+    from taicang.app.render_bands import cost_fields, cost_line
     from taicang.predict import Infeasible
 
     fits = not isinstance(result, Infeasible)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from taicang import __version__, reading
-from taicang.app.options import check_page
+from taicang.app.options import check_page, examples
 from taicang.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -17,14 +17,7 @@ if TYPE_CHECKING:
 MOST_BYTES = 512 * 2**20
 
 
-@click.command(
-    epilog="""\b
-Examples:
-  taicang view run/                                  (what replay --out left there)
-  taicang view search.json train.json --html both.html
-  taicang view infer.json --port 8080
-""",
-)
+@click.command(epilog=examples("view", "view"))
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...", type=click.Path(exists=True, path_type=Path))
 @click.option("--html", "page_path", type=click.Path(dir_okay=False, path_type=Path), callback=check_page,
               help="Write the page to this file instead of showing it.")  # fmt: skip
@@ -55,8 +48,8 @@ def _of(path: Path, index: int | None) -> list[Section]:
     """Sections of one stored result; of several each says whose it is."""
     from dataclasses import replace
 
-    from taicang.app.paged import paged
-    from taicang.page.views import kind_of
+    from taicang.evidence.near import grounded
+    from taicang.page.views import kind_of, sections
 
     result = _folder(path) if path.is_dir() else _read(path)
     kind = kind_of(result, str(path))
@@ -65,7 +58,7 @@ def _of(path: Path, index: int | None) -> list[Section]:
         if made_by.split(".")[:2] != __version__.split(".")[:2]:  # figures and names may mean something else
             raise InvalidInput(f"made by taicang {made_by[:20]}, this is {__version__}: make it anew", where=str(path))
     with reading.expected(f"a result of {kind}", str(path)):
-        made = paged(kind, result)
+        made = sections(kind, grounded(result))
     if index is None:
         return made
     return [

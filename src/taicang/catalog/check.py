@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 from taicang import reading
-from taicang.catalog import files, laws, schema
-from taicang.catalog.build import chip_of, machine_of
+from taicang.catalog import files, schema
+from taicang.catalog.build import chip_of, chip_part, machine_of
 from taicang.catalog.entry import entry, find, sources
 from taicang.catalog.leaf import Leaf
 from taicang.catalog.resolve import Resolved, aliases, names, resolve
@@ -64,11 +65,11 @@ def _one(kind: str, name: str) -> Iterator[Finding]:
     for leaf in found.leaves.values():
         yield from _provenance(found, leaf)
     if kind != "stack":
-        for key, problem in laws.broken(found):
+        for key, problem in broken(found):
             yield Finding(entry=found.name, key=key, problem=problem)
     profile = found.get("profile") if kind == "chip" else None
-    if profile is not None and profile not in schema.PROFILES:
-        known = ", ".join(schema.PROFILES)
+    if profile is not None and profile not in schema.ARCHITECTURE:
+        known = ", ".join(schema.ARCHITECTURE)
         yield Finding(entry=found.name, key="profile", problem=f"{profile!r} is no kernel profile ({known})")
 
 
@@ -98,3 +99,104 @@ def digest() -> str:
     for path in sorted(files.DATA.rglob("*.yaml")):
         total.update(path.relative_to(files.DATA).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
     return total.hexdigest()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Law:
+    """The product of ``factors`` (keys or numbers) is ``whole``, within ``slack_ratio`` for printed rounding."""
+
+    entry: str
+    factors: tuple[str | float, ...]
+    whole: str | float
+    slack_ratio: float = 1e-9
+
+
+def _law(entry: str, *factors: str | float, whole: str | float, slack: float = 1e-9) -> Law:
+    return Law(entry=entry, factors=factors, whole=whole, slack_ratio=slack)
+
+
+@cache
+def laws_of(entry: str) -> tuple[Law, ...]:
+    """The laws of ``laws.yaml`` for an entry."""
+    return tuple(map(partial(_read, entry), files.read(Path(__file__).parent / "laws.yaml").get(entry, ())))
+
+
+def _read(entry: str, text: str) -> Law:
+    """A law as written: "2 x chips x planes.scale_up.nvlink.bandwidth = facts.nvlink_aggregate_bothways ~ 0.01"."""
+    product, _, rest = text.partition(" = ")
+    whole, _, slack = rest.partition(" ~ ")
+    factors = (each if each[0].isalpha() else float(each) for each in product.split(" x "))
+    return _law(entry, *factors, whole=whole, slack=float(slack or 1e-9))
+
+
+_PEAK_SLACK, _MEMORY_SLACK = 0.02, 0.03
+
+
+def broken(found: Resolved) -> Iterator[tuple[str, str]]:
+    """Key and complaint for every law that the entry breaks."""
+    laws = [*laws_of(found.name)]
+    laws += _of_chip(found) if found.kind == "chip" else _of_machine(found)
+    for law in laws:
+        whole = _get(found, law.whole)
+        product = 1.0
+        for factor in law.factors:
+            product *= _get(found, factor) or 0.0
+        if whole is not None and _ours(found, law) and not abs(product - whole) <= law.slack_ratio * whole:
+            told = " x ".join(factor if isinstance(factor, str) else f"{factor:g}" for factor in law.factors)
+            yield str(law.whole), f"{told} gives {product:.6g}, but {whole:.6g} is published"
+    if found.kind == "machine":
+        yield from _levels(found)
+
+
+def _ours(found: Resolved, law: Law) -> bool:
+    """Whether the entry itself states the whole: a user's changed machine need not match its base's published total."""
+    leaf = found.leaves.get(str(law.whole))
+    return leaf is None or leaf.file == found.file or found.file.is_relative_to(files.DATA)
+
+
+def _get(found: Resolved, key: str | float) -> float | None:
+    if not isinstance(key, str):
+        return float(key)
+    if found.kind == "machine" and key.startswith("chip."):
+        try:
+            found, key = chip_part(found), key.removeprefix("chip.")
+        except MissingFigure:
+            return None
+    number = found.get(key)
+    return None if number is None else float(number)
+
+
+def _of_chip(found: Resolved) -> list[Law]:
+    name = found.name
+    laws = [_law(name, "dies", f"peak.{p}", whole=f"package.peak.{p}", slack=0.006) for p in schema.PEAKS]
+    laws.append(_law(name, "dies", "memory.capacity", whole="package.memory"))
+    laws.append(_law(name, "dies", "memory.bandwidth", whole="package.bandwidth"))
+    return [law for law in laws if found.get(str(law.whole)) is not None and found.get(str(law.factors[1])) is not None]
+
+
+def _of_machine(found: Resolved) -> list[Law]:
+    def whole(part: str, key: str, slack: float) -> Law:
+        return _law(found.name, "chips", "chip.dies", part, whole=f"aggregate.{key}", slack=slack)
+
+    size = "chip.memory.nominal" if _get(found, "chip.memory.nominal") else "chip.memory.capacity"
+    laws = [whole(f"chip.peak.{peak}", f"peak.{peak}", _PEAK_SLACK) for peak in schema.PEAKS]
+    laws.append(whole(size, "memory", _MEMORY_SLACK))
+    laws.append(whole("chip.memory.bandwidth", "memory_bandwidth", _PEAK_SLACK))
+    return [law for law in laws if found.get(str(law.whole)) is not None]
+
+
+def _levels(found: Resolved) -> Iterator[tuple[str, str]]:
+    """From the innermost out, each level holds a whole number of those inside it, and none has more bandwidth."""
+    paths = [path for path in found.leaves if path.startswith("planes.") and path.endswith(".ranks")]
+    sized = {path: found.get(path) for path in paths}
+    outward = sorted(paths, key=lambda path: float("inf") if sized[path] == "all" else sized[path] or 0)
+    inside: dict[str, tuple[Any, float]] = {}
+    for path in outward:
+        plane, ranks = path.split(".")[1], sized[path]
+        bandwidth = found.get(path.removesuffix("ranks") + "bandwidth")
+        before, widest = inside.get(plane, (None, float("inf")))
+        if before is not None and (before == ranks or (ranks != "all" and ranks % before)):
+            yield path, f"{ranks} ranks do not hold a whole number, above one, of the {before} inside"
+        if bandwidth is not None and bandwidth > widest:
+            yield path, "an outer level has more bandwidth per rank than the one inside it"
+        inside[plane] = (ranks, widest if bandwidth is None else bandwidth)

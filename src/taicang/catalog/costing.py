@@ -1,45 +1,42 @@
-"""Calibrated constants of a machine, gathered into the book that its cost model prices with."""
+"""Calibrated constants of a machine, gathered into the book that its cost model prices with: serving, training, power.
+
+Of a bin whose matrix peak alone was cut: what a kernel loses against the matrix peak it loses to the rest of the core:
+issue slots, scaling of blocks, softmax, copies into shared memory, beside the matrix units (the root of the sum of
+squares of both times, as elsewhere). A bin with slower matrix units and the same rest spends no more seconds on the
+rest than the whole chip: per FLOP, and relative to its own peak, sqrt(1 / efficiency^2 - 1) x (its matrix over vector
+rate, relative to the whole chip). The efficiency that follows is nearer to one.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
 from functools import cache
 from types import MappingProxyType
 from typing import Any, TypeVar
 
-from taicang.catalog.bins import for_bin
+from taicang.catalog import calibration
 from taicang.catalog.build import chip
 from taicang.catalog.calibration import fits
+from taicang.catalog.schema import ARCHITECTURE
 from taicang.cost.attend_gqa import GqaDecodeFit, GqaPrefillFit
 from taicang.cost.attend_mla import MlaDecodeFit, MlaPrefillFit
 from taicang.cost.collective import Line
+from taicang.cost.cost import Cost
+from taicang.cost.energy import EnergyFit
 from taicang.cost.exchange import ExchangeFit
 from taicang.cost.experts import ExpertsFit
 from taicang.cost.gemm import GemmFit
 from taicang.cost.model import Book, CostModel
 from taicang.cost.pointwise import PointwiseFit
-from taicang.cost.sustained import Sustained, under_load
-from taicang.errors import UnknownName
+from taicang.cost.sustained import AMPERE_PATH_RATIO, Sustained, under_load
+from taicang.errors import NotModelled, UnknownName
 from taicang.hardware import Chip, Machine
+from taicang.ops import Attend, Operator
 from taicang.stacks import Stack
 
 T = TypeVar("T")
-
-ARCHITECTURE: Mapping[str, str] = MappingProxyType(
-    {
-        "a100": "ampere",
-        "l40s": "ada",
-        "h100": "hopper",
-        "h200": "hopper",
-        "b200": "blackwell",
-        "b300": "blackwell",
-        "gb200": "blackwell",
-        "gb300": "blackwell",
-        "ascend-910c": "ascend",
-    }
-)
-"""Architecture of each kernel profile, for constants that are pooled over an architecture."""
 
 
 def of_profile(family: str, kind: type[T], profile: str) -> Mapping[str, T]:
@@ -78,15 +75,11 @@ def book_of(part: Chip) -> Book:
     known = book(part.profile)
     if not part.measured and part.profile in ARCHITECTURE:
         known = for_bin(known, part, chip(part.profile))
-    own: dict[str, Any] = {BOOKED[family]: _own(known, family, given) for family, given in _checked(part).items()}
-    return replace(known, **own) if own else known
-
-
-def _checked(part: Chip) -> Mapping[str, Mapping[str, Mapping[str, float]]]:
     for family in part.kernels:
         if family not in BOOKED:
             raise UnknownName("kernels of", family, BOOKED, where=f"chip {part.name}")
-    return part.kernels
+    own: dict[str, Any] = {BOOKED[family]: _own(known, family, given) for family, given in part.kernels.items()}
+    return replace(known, **own) if own else known
 
 
 def _own(known: Book, family: str, given: Mapping[str, Mapping[str, float]]) -> Mapping[str, Any]:
@@ -126,3 +119,99 @@ def cost_model(machine: Machine, stack: Stack) -> CostModel:
             placed=links.placed,
         )
     return CostModel(machine=machine, stack=stack, book=known, wires=wires)
+
+
+def energy_fit(profile: str) -> EnergyFit:
+    """Power constants for a kernel profile.
+
+    Architectures whose power was never measured (Ascend, Ada) take the mean of those that were ("default"): an
+    assumption, since the constants are relative to the chip's own limit. ``NotModelled`` before the first fit.
+    """
+    known: Mapping[str, Mapping[str, EnergyFit]] = fits("energy", EnergyFit)
+    for name in (ARCHITECTURE.get(profile, profile), "default"):
+        if name in known:
+            return known[name]["step"]
+    raise NotModelled(f"no power constants for {profile}")
+
+
+EFFICIENCIES = ("compute_efficiency_ratio", "matrix_efficiency_ratio", "compute_ratio")
+"""Fields that hold a share of the matrix peak."""
+CUT_RATIO = 0.5
+"""Matrix over vector rate, relative to the measured chip's, below which a bin counts as cut."""
+
+
+def cut_ratio(chip: Chip, reference: Chip) -> float:
+    """Matrix peak over vector rate of ``chip``, relative to ``reference``; 1 for chips of other vendors.
+
+    A bin has no more vector units than the whole chip: of one that has, a later design, only the matrix peaks are told.
+    """
+    if chip.vendor != reference.vendor or not reference.vector_flop_per_s or not chip.vector_flop_per_s:
+        return 1.0
+    form = "bf16" if "bf16" in chip.peak_flop_per_s else "fp16"
+    own = chip.peak(form) / min(chip.vector_flop_per_s, reference.vector_flop_per_s)
+    return own / (reference.peak(form) / reference.vector_flop_per_s)
+
+
+def for_bin(book: Book, chip: Chip, reference: Chip) -> Book:
+    """``book``, fitted on ``reference``, for ``chip``; itself where the matrix peak was not cut."""
+    cut = cut_ratio(chip, reference)
+    if cut >= CUT_RATIO:
+        return book
+    changed: dict[str, Any] = {}
+    for name in ("gemm", "gqa_prefill", "mla_prefill", "mla_decode", "experts"):
+        fits: Mapping[str, Any] = getattr(book, name)
+        changed[name] = {key: _nearer(fit, cut) for key, fit in fits.items()}
+    return replace(book, **changed)
+
+
+def _nearer(fit: T, cut: float) -> T:
+    for field in fields(fit):  # type: ignore[arg-type]
+        if field.name in EFFICIENCIES:
+            share = getattr(fit, field.name)
+            return replace(fit, **{field.name: 1.0 / math.sqrt(1.0 + (1.0 / share**2 - 1.0) * cut * cut)})  # type: ignore[type-var]
+    return fit
+
+
+FAMILY = "sustained"
+
+
+def sustained(chip: Chip) -> Sustained:
+    """The chip's own constant, else its maker's, else that of its kernel profile, else the median of all measured."""
+    if not (calibration.FOLDER / f"{FAMILY}.yaml").is_file():
+        return Sustained(clock_ratio=1.0)
+    known: Mapping[str, Mapping[str, Sustained]] = calibration.fits(FAMILY, Sustained)
+    if chip.name not in known and chip.sustained_ratio is not None:
+        return Sustained(clock_ratio=chip.sustained_ratio)
+    for name in (chip.name, chip.profile, "default"):
+        if name in known:
+            return known[name]["clock"]
+    return Sustained(clock_ratio=1.0)
+
+
+def default_stack(machine: Machine) -> str:
+    """The training stack that published results on such machines used."""
+    return {"huawei": "mindspeed", "amd": "primus"}.get(machine.chip.vendor.lower(), "nemo")
+
+
+def training_price(
+    machine: Machine, stack: Stack, found: Sustained | None = None
+) -> Callable[[Operator, float, float], Cost]:
+    """The price function of a training setup; ``found`` replaces the calibrated constant (for fitting)."""
+    costs = cost_model(under_load(machine, found or sustained(machine.chip)), stack)
+    older = ARCHITECTURE.get(machine.chip.profile, "ampere") != "ampere" and "ampere_attention" in stack.fused
+    if not older:
+        return costs.price
+
+    def price(op: Operator, cube_ratio: float = 1.0, vector_ratio: float = 1.0) -> Cost:
+        cost = costs.price(op, cube_ratio, vector_ratio)
+        if isinstance(op, Attend):
+            return replace(cost, seconds=cost.seconds / AMPERE_PATH_RATIO, compute_s=cost.compute_s / AMPERE_PATH_RATIO)
+        return cost
+
+    return price
+
+
+def measured_levels(machine: Machine) -> frozenset[str]:
+    """Levels of the machine's scale-up plane on whose network collectives were measured."""
+    known = calibration.fits("collective", Line)
+    return frozenset(level.name for level in machine.plane("scale_up").levels if level.profile in known)

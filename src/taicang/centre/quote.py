@@ -9,9 +9,8 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from taicang.centre import cost
-from taicang.centre.draw import SAMPLES, Band, band, draws, run_chip_hours, token_costs
+from taicang.centre.draw import SAMPLES, Band, band, draws, run_chip_hours, serving, token_costs, training
 from taicang.centre.figures import Figure, kept, of_case
-from taicang.centre.work import serving, training
 from taicang.hardware import Machine
 from taicang.predict.prediction import Served
 from taicang.units import Num

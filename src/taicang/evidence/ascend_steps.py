@@ -16,8 +16,7 @@ from taicang import catalog
 from taicang.catalog.models import model
 from taicang.catalog.trust import Ground, ground
 from taicang.errors import NotModelled
-from taicang.evidence.split import held_out
-from taicang.evidence.tables import CARRIED, lines, record
+from taicang.evidence.tables import CARRIED, held_out, lines, record
 from taicang.hardware import Machine
 from taicang.models.types import Model, routed
 from taicang.plans import Batch, Quantisation, ServePlan, decode_batch, prefill_batch

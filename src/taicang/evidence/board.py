@@ -1,10 +1,11 @@
-"""The scoreboard: every suite and its scores against the frozen ones."""
+"""The scoreboard: every suite and its scores against the frozen ones, and outcomes as plain data."""
 
 from __future__ import annotations
 
 import importlib
+import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,12 @@ from typing import Any
 import yaml
 
 from taicang.catalog import files
-from taicang.catalog.trust import FILE
+from taicang.catalog.trust import FILE, NINE_IN_TEN, Band, bands, unvalidated
 from taicang.errors import InvalidInput, UnknownName
-from taicang.evidence import carry, intake
+from taicang.evidence import intake
 from taicang.evidence.declared import Suite, kinds, suites
-from taicang.evidence.score import Outcome, Score, score_parts
+from taicang.evidence.score import Outcome, Score, score, score_parts
+from taicang.evidence.tables import BOARD
 from taicang.output import write_file
 
 
@@ -33,7 +35,7 @@ def suite_outcomes(
     check_names(names)
     if folder is not None and not any((folder / kind.file).is_file() for kind in kinds()):
         raise InvalidInput("no evidence here (expected CSV files and a folder 'kernels')", where=str(folder))
-    naming = _naming(row, folder or carry.FOLDER) if row else ()
+    naming = _naming(row, folder or BOARD) if row else ()
     found = False
     for suite in sorted(suites(), key=lambda each: each.module not in naming):
         if (names and not set(names) & set(suite.suites)) or (suite.long and folder is None and not names):
@@ -71,7 +73,7 @@ def _run(suite: Suite, folder: Path | None, notes: list[str]) -> Iterator[Outcom
     if suite.carried:
         yield from module.outcomes()
     else:
-        alone, folder = folder is None, folder or carry.FOLDER
+        alone, folder = folder is None, folder or BOARD
         files = [folder / kind.file for kind in kinds() if suite.module in kind.modules]
         notes.extend(f"{file}: absent, its suites are skipped" for file in files if not (file.is_file() or alone))
         try:
@@ -104,6 +106,9 @@ def _section(folder: Path | None) -> str:
     return "carried" if folder is None else "scores"
 
 
+FROZEN = ("rows", "coverage_ratio", "mape_ratio", "median_ratio", "bias_ratio", "p90_ratio")
+
+
 def freeze(scores: Iterable[Score], folder: Path | None) -> Path:
     """Accept ``scores`` as the expected ones of the carried tables (no ``folder``) or of a whole evidence folder.
 
@@ -113,14 +118,7 @@ def freeze(scores: Iterable[Score], folder: Path | None) -> Path:
     board: dict[str, Any] = dict(kept.get(_section(folder), {}))
     for one in scores:
         board.setdefault(one.suite, {})
-        board[one.suite][one.part] = {
-            "rows": one.rows,
-            "coverage_ratio": round(one.coverage_ratio, 4),
-            "mape_ratio": round(one.mape_ratio, 4),
-            "median_ratio": round(one.median_ratio, 4),
-            "bias_ratio": round(one.bias_ratio, 4),
-            "p90_ratio": round(one.p90_ratio, 4),
-        }
+        board[one.suite][one.part] = {name: round(getattr(one, name), 4) for name in FROZEN}
     kept[_section(folder)] = board
     header = "# Written by `taicang score --freeze`: expected errors; a drift of half a point fails the tests.\n"
     return write_file(FILE, header + yaml.safe_dump(kept, sort_keys=False), "--freeze")
@@ -147,3 +145,91 @@ def drifts(scores: Iterable[Score], folder: Path | None) -> list[str]:
 def board(folder: Path | None, wanted: Iterable[str] = (), *, by_group: bool = False) -> list[Score]:
     """Scores of all suites that can run."""
     return score_parts(suite_outcomes(folder, wanted), by_group=by_group)
+
+
+CARRIED = "carried by the package"
+METRICS: Mapping[str, str] = {
+    "s": "latency", "ms": "latency", "us": "latency", "W": "power", "GB/s": "bus_bandwidth", "B": "memory",
+}  # fmt: skip
+"""Unit of an outcome -> what it measures, where its suite does not say."""
+
+
+def file_of(outcome: Outcome) -> str:
+    """Name that the evidence folder gives to the file of an outcome."""
+    for kind in kinds():
+        if any(outcome.suite.startswith(suite) for suite in kind.measured):
+            return kind.file
+    return CARRIED
+
+
+def metric_of(outcome: Outcome) -> str:
+    """What an outcome measures: "tpot", "ttft", "step_time", "latency", "throughput", "power"..."""
+    if outcome.figure:
+        return outcome.figure
+    for name in ("tpot", "ttft"):
+        if name in outcome.suite:
+            return name
+    if outcome.suite.startswith("training") and outcome.unit != "B":
+        return "step_time"
+    return METRICS.get(outcome.unit, "throughput")
+
+
+def band_of(outcome: Outcome) -> Band:
+    """The band that a run like this one gets; of a kernel or collective, what the rows that its fit saw were off by."""
+    if outcome.run is not None:
+        metric, replay = metric_of(outcome), outcome.suite.startswith("replay")
+        return bands(outcome.run, (metric,), replay=replay or metric == "power")[metric]
+    seen = frozen().get("scores", {}).get(outcome.suite, {}).get("calibrated-on")
+    if not seen:
+        return unvalidated(f"no fit has seen rows of {outcome.suite}")
+    nine = 1.0 + seen["p90_ratio"]
+    return Band(
+        verdict=NINE_IN_TEN, low_ratio=1.0 / nine, high_ratio=nine, typical_ratio=seen["median_ratio"],
+        rows=seen["rows"], basis=f"rows of {outcome.suite} that its fit has seen",
+    )  # fmt: skip
+
+
+def outcome_rows(found: Mapping[str, Sequence[Outcome]]) -> list[dict[str, Any]]:
+    """One plain row per outcome of each file."""
+    return [
+        {
+            "file": file,
+            "id": one.id,
+            "subset": one.suite,
+            "metric": metric_of(one),
+            "split": one.part,
+            "unit": one.unit,
+            "measured": one.measured if math.isfinite(one.measured) else None,
+            "predicted": one.predicted,
+            "bands": {} if one.predicted is None else {metric_of(one): band_of(one)},
+            "reason": one.refused or one.note,
+        }
+        for file, outcomes in found.items()
+        for one in outcomes
+    ]
+
+
+def suite_rows(found: Mapping[str, Sequence[Outcome]]) -> list[dict[str, Any]]:
+    """One plain row per file, suite, metric and part of the evidence split."""
+    parts: dict[tuple[str, str, str, str], list[Outcome]] = {}
+    for file, outcomes in found.items():
+        for one in outcomes:
+            parts.setdefault((file, one.suite, metric_of(one), one.part), []).append(one)
+    return [
+        {"file": file, "subset": subset, "metric": metric, "split": split, **_errors(outcomes)}
+        for (file, subset, metric, split), outcomes in parts.items()
+    ]
+
+
+def _errors(outcomes: Iterable[Outcome]) -> dict[str, Any]:
+    listed = list(outcomes)
+    made = score(listed, suite="")
+    said = sum(one.predicted is not None for one in listed)
+    return {
+        "rows": len(listed),
+        "predicted": said,
+        "coverage": made.coverage_ratio,
+        "mape": made.mape_ratio if said else None,
+        "median_ape": made.median_ratio if said else None,
+        "bias": made.bias_ratio if said else None,
+    }

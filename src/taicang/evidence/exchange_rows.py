@@ -24,10 +24,9 @@ import numpy as np
 from taicang.cost.exchange import ExchangeFit, Setting, exchange, prepare
 from taicang.cost.routing import Spread
 from taicang.errors import NotModelled
-from taicang.evidence.fabrics import exchange_machine
 from taicang.evidence.measured import Measured, pick
-from taicang.evidence.split import held_out
-from taicang.evidence.tables import CARRIED, Array, lines, record
+from taicang.evidence.systems import exchange_machine
+from taicang.evidence.tables import CARRIED, Array, held_out, lines, record
 from taicang.hardware import Machine
 from taicang.ops import Exchange, ExchangeKind
 from taicang.units import Count

@@ -8,19 +8,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
 
-from taicang.cost.collective import PROTOCOLS, SHOTS, Line, collective
-from taicang.evidence.fabrics import declared, fabric_of, level
-from taicang.evidence.fit_scale_out import eager, moves, scale_out_lines
+from taicang.cost.collective import ADAPTERS, PROTOCOLS, SHOTS, Fits, Line, collective
+from taicang.evidence.fit_kernels import declared_fits
 from taicang.evidence.fitting import Bounds, Constants, solve, stated, write
 from taicang.evidence.kernels import kernel_rows
 from taicang.evidence.measured import Measured, count, log_errors
 from taicang.evidence.operators import flavour_of
-from taicang.evidence.published_collective import collectives, measured_s, predict_s
+from taicang.evidence.suite_collective import (
+    PORT_BYTES_PER_S,
+    Published,
+    collectives,
+    measured_s,
+    moves_measured,
+    predict_s,
+)
+from taicang.evidence.systems import fabric_of, fabric_tables, level
 from taicang.evidence.tables import Array
 from taicang.hardware import Machine
 from taicang.ops import Collective
@@ -35,24 +43,9 @@ LARGE_BYTES = 2.0**26
 SWITCHES = {"nvlink-h100": "nvlink-h200", "nvlink-b300": "nvlink-b200", "nvlink-gb200": "nvlink-b200"}
 SWITCHES |= {"nvlink-gb300": "nvlink-b200"}
 """Levels without a calibrated row of more than four ranks at large sizes -> a level with the same switches."""
-# protocol -> first guess of base (in shortest measured times) and of efficiency
-GUESS = {
-    "ll": (0.8, 0.05),
-    "ll128": (1.5, 0.3),
-    "simple": (3.0, 0.8),
-    "in_switch": (4.0, 0.6),
-    "one_shot": (1.0, 0.5),
-    "two_shot": (2.0, 0.5),
-}
-LIMITS = {
-    "base_s": (5e-7, 1e-3),
-    "hop_s": (1e-8, 2e-4),
-    "efficiency_ratio": (5e-4, 1.0),
-    "own_ratio": (2e-3, 1.0),
-    "shared_ratio": (1e-3, 7.0),
-    "shared_power": (0.01, 3.0),
-}
-
+GUESS: Mapping[str, tuple[float, float]] = declared_fits()["collective"]["guess"]
+LIMITS: Mapping[str, tuple[float, float]] = declared_fits()["collective"]["limits"]
+"""By protocol, and of each constant."""
 TYPICAL = ("base_s", "hop_s", "efficiency_ratio", "own_ratio")
 TWINS = {"gb200_nvl4": "nvlink-gb200"}
 PRIOR = 0.1
@@ -210,7 +203,7 @@ def fit_collective(folder: Path) -> Path:
     nccl = [part.fitted() for part in kernel_rows(folder, "nccl")]
     custom = [part.fitted() for part in kernel_rows(folder, "allreduce")]
     profiles: dict[str, Lines] = {}
-    for system in sorted(declared()["levels"], key=lambda name: (name in TWINS, level(name).profile in SWITCHES)):
+    for system in sorted(fabric_tables()["levels"], key=lambda name: (name in TWINS, level(name).profile in SWITCHES)):
         profile = level(system).profile  # which a system without rows shares with one that has them
         lines = level_lines(system, nccl + large_rows(folder, system), custom, profiles)
         profiles[profile] = profiles.get(profile, {}) | lines
@@ -226,3 +219,96 @@ def fit_collective(folder: Path) -> Path:
         rows=count([*nccl, *custom]),
         note="with custom_allreduce.csv, published_collective.csv and published_serving.csv; 'default' is assumed",
     )
+
+
+# Read and write bandwidth of one die over the Unified Bus, as shares of its line rate (facts: 164-167 and 135-137 of
+# 196 GB/s measured); a collective both reads and writes, so its lines get the geometric mean.
+UB_READ_RATIO, UB_WRITE_RATIO = 165.5 / 196, 136.0 / 196
+COPY_ENGINE_RATIO = 0.92
+"""Peer copy by the copy engine: 276 of 300 GB/s (A100 sample of nvbandwidth); for lack of others, of any fabric."""
+NETWORK = {"ll": (5e-6, 0.25), "ll128": (8.5e-6, 0.92), "simple": (14e-6, 1.0), "in_switch": (10.45e-6, 1.0)}
+"""From GPU to GPU through two adapters and a switch, by protocol: a hop, and the share of the bytes that are data, as
+the library's own tuner has them (NCCL, src/graph/tuning.cc: flags beside each word, or line; whole pieces wait for a
+proxy, and twice as long in a tree)."""
+HOST_RATIO = 26.0 / 32.0
+"""Pinned host to device over PCIe 4 x16 (same sample)."""
+
+
+def _fitted(rows: list[Published]) -> list[Published]:
+    return [row for row in rows if not row.held_out and not row.doubtful]
+
+
+def eager(folder: Path, fits: Fits) -> Line:
+    """The launch that PyTorch adds to each collective of the single-node rows: median over small messages."""
+    rows = [r for r in _fitted(collectives(folder)) if r.eager and len(r.machine.planes["scale_up"].levels) == 1]
+    extra = [measured_s(r) - predict_s(r, fits) for r in rows if r.payload_bytes <= 2**19]
+    return Line(base_s=float(np.median(extra)), hop_s=0.0, efficiency_ratio=1.0)
+
+
+def scale_out_lines(folder: Path, fits: Fits) -> dict[str, dict[str, Line]]:
+    """Lines of each measured scale-out, and of adapters that nobody has measured (as InfiniBand in the mean: assumed).
+
+    Protocols of one share a base and an efficiency: more the rows do not tell.
+    """
+    found: dict[str, dict[str, Line]] = {}
+    ub = {
+        key: replace(line, efficiency_ratio=(UB_READ_RATIO * UB_WRITE_RATIO) ** 0.5)
+        for key, line in fits["default"].items()
+        if key.endswith("simple")
+    }
+    found["ub-a3"] = ub
+    for profile in sorted({outer["profile"] for outer in fabric_tables()["outer"].values()}):
+        rows = [r for r in _fitted(collectives(folder)) if r.machine.planes["scale_up"].levels[-1].profile == profile]
+        timed = any(r.eager for r in rows)  # otherwise only large messages: they tell nothing about the base
+        if not rows:
+            continue
+        bounds: Bounds = {"efficiency_ratio": (0.8, 0.3, 1.0)}
+        if timed:
+            bounds = {**bounds, "base_s": (5e-5, 1e-6, 1e-3)}
+        best = solve(partial(_outer_errors, rows, profile, fits), bounds)
+        found[profile] = _outer_lines(best, fits)
+    known = [lines["all_gather/simple"].efficiency_ratio for name, lines in found.items() if name.startswith("ib-")]
+    return found | {ADAPTERS: _outer_lines({"efficiency_ratio": float(np.exp(np.mean(np.log(known))))}, fits)}
+
+
+def _outer_lines(constants: Constants, fits: Fits) -> dict[str, Line]:
+    """The default lines of the library's own protocols with these constants, across a network (twice in an all-reduce);
+    the own shard is copied in memory."""
+    found = {}
+    for key, line in fits["default"].items():
+        kind, _, protocol = key.partition("/")
+        if protocol not in NETWORK:
+            continue
+        hop_s, data_ratio = NETWORK[protocol]
+        told = constants | {"efficiency_ratio": constants["efficiency_ratio"] * data_ratio, "own_ratio": 0.0}
+        passes = {"all_reduce": 2.0, "all_reduce/simple": 4.0}  # up and down a tree
+        found[key] = replace(line, hop_s=hop_s * passes.get(key, passes.get(kind, 1.0)), **told)
+    return found
+
+
+def _outer_errors(rows: list[Published], profile: str, fits: Fits, constants: Constants) -> Array:
+    trial = {**fits, profile: _outer_lines(constants, fits)}
+    found: Array = np.log(np.array([predict_s(row, trial) / measured_s(row) for row in rows]))
+    return found
+
+
+def moves(folder: Path, fits: Fits) -> dict[str, dict[str, Line]]:
+    """Lines of bulk moves: RoCE with a KV-transfer engine from measured rows, the rest from single measured figures."""
+    rows = moves_measured(folder).fitted()
+    size = np.asarray(rows.op.payload_bytes / PORT_BYTES_PER_S)
+    took = rows.measured_s
+    weight = 1.0 / took  # least squares of the relative error
+    design = np.stack([np.ones_like(size), size], axis=1) * weight[:, None]
+    (base_s, slope), *_ = np.linalg.lstsq(design, took * weight, rcond=None)
+    roce = Line(base_s=float(base_s), hop_s=5e-6, efficiency_ratio=float(1.0 / slope))
+    launch_s = fits["default"]["all_to_all/ll"].base_s  # two ranks that exchange nothing
+    return {
+        "roce": {"transfer/read": roce},
+        "ub-a3": {"transfer/read": Line(base_s=launch_s, hop_s=1.9e-6, efficiency_ratio=UB_READ_RATIO)},
+        "default": {
+            "transfer/read": Line(base_s=launch_s, hop_s=0.0, efficiency_ratio=COPY_ENGINE_RATIO),
+            "transfer/read/rdma": roce,
+            "transfer/read/vpc": roce,
+            "transfer/read/host": Line(base_s=launch_s, hop_s=0.0, efficiency_ratio=HOST_RATIO),
+        },
+    }

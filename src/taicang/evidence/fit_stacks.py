@@ -23,8 +23,8 @@ from scipy.optimize import least_squares
 from taicang.errors import TaicangError
 from taicang.evidence.fitting import write
 from taicang.evidence.served import Row
-from taicang.evidence.split import held_out
 from taicang.evidence.suite_served import FILE, predict, rows
+from taicang.evidence.tables import held_out
 from taicang.models.types import routed
 from taicang.stacks import Scheduler
 

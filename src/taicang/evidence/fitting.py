@@ -48,7 +48,7 @@ def write(family: str, profiles: Mapping[str, Any], *, evidence: Path, rows: int
             "file": evidence.name,
             "sha256": fingerprint(evidence),
             "rows": rows,
-            "part": "calibrated-on rows of taicang.evidence.split (three keys in four)",
+            "part": "calibrated-on rows of taicang.evidence.tables (three keys in four)",
             "note": note,
         },
         "profiles": _rounded(profiles),
@@ -110,7 +110,7 @@ def solve(
     return constants(best.x)
 
 
-def quantiles(errors: Array, groups: int) -> list[float]:
+def quantiles(errors: Array, groups: float) -> list[float]:
     """(Median, ninth decile) of the absolute errors of rows of so many groups; further out, the fewer there are."""
     few = errors.size < FEW
     level = min(NINE * (1.0 + 1.0 / groups), 1.0) if few else NINE + (1.0 - NINE) / groups

@@ -20,8 +20,8 @@ from scipy.optimize import least_squares
 from taicang.evidence import fit_stacks as fit
 from taicang.evidence.measured import attempt
 from taicang.evidence.served import Row
-from taicang.evidence.split import held_out
 from taicang.evidence.suite_served import predict
+from taicang.evidence.tables import held_out
 from taicang.models.types import routed
 from taicang.stacks import Stack
 

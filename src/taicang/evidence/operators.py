@@ -29,9 +29,8 @@ from taicang.cost.experts import ExpertsFit, experts
 from taicang.cost.experts import fit_for as experts_fit_for
 from taicang.cost.gemm import GemmFit, gemm
 from taicang.cost.gemm import fit_for as gemm_fit_for
-from taicang.evidence.fabrics import KINDS, declared, fabric_of, level, system_of
 from taicang.evidence.measured import Measured
-from taicang.evidence.systems import chip_of
+from taicang.evidence.systems import KINDS, chip_of, fabric_of, fabric_tables, level, system_of
 from taicang.evidence.tables import CARRIED, Array, Cells, column, lines
 from taicang.hardware import Chip
 from taicang.ops import Attend, Collective, Gemm, GroupedGemm
@@ -260,7 +259,11 @@ def flavour_of(rows: Measured[Collective]) -> str:
 
 def _collective_price(rows: Measured[Collective]) -> Num:
     fits: Fits = calibration.fits("collective", Line)
-    own = {} if rows.given is None and rows.system in declared()["levels"] else rows.chip.kernels.get("collective", {})
+    own = (
+        {}
+        if rows.given is None and rows.system in fabric_tables()["levels"]
+        else rows.chip.kernels.get("collective", {})
+    )
     ratio = own.get(rows.op.kind, {}).get("ratio", 1.0)
     return ratio * collective(rows.op, fabric_of(level(rows.system)), fits, flavour_of(rows)).seconds
 

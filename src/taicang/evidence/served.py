@@ -23,9 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from taicang.catalog import stack
-from taicang.catalog.launch import generation, launch, launched, reducing
 from taicang.catalog.models import model
-from taicang.catalog.rules import section, settings
+from taicang.catalog.rules import generation, launch, launched, reducing, section, settings
 from taicang.catalog.stack_entry import released
 from taicang.errors import InvalidInput, UnknownName
 from taicang.evidence.systems import machine_named, units_of
@@ -60,11 +59,9 @@ class Settings:
     chunks of a set number of steps (a door of fixed length beside it does not help)."""
     held_back_steps: int = 0
     """The same in decode steps."""
-    door_s: float = 0.0
-    """From the client's sending to the engine's queue, and of the first token back: network, HTTP, processes. Added to
-    TTFT alone, since later requests overlap it."""
+    door_s: float | None = None
+    """Of a harness whose door differs from the engine's own (None): see ``Stack``."""
     door_token_s: float = 0.0
-    """The same per prompt token: tokenising, copying."""
     spread_ratio: float = 0.0
     """Lengths are drawn evenly within this share of the mean, where the source does not say how."""
     warm: bool = False
@@ -312,7 +309,7 @@ def _row(cells: dict[str, str], net: Model) -> Row:
         machine=machine_named(cells["system"]),
         engine=facts["engine"],
         version=cells.get("backend_version", ""),
-        stack=replace(engine, all_reduce=reducing(engine, scripts)),
+        stack=replace(engine, all_reduce=reducing(engine, scripts), **_door(found)),
         note=note,
         disaggregated=split,
         input_tokens=facts["prompt"],
@@ -326,6 +323,12 @@ def _row(cells: dict[str, str], net: Model) -> Row:
         ttft_s=number(cells, "silicon_ttft_ms") / 1e3,
         tpot_s=number(cells, "silicon_tpot_ms") / 1e3,
     )
+
+
+def _door(said: Settings) -> dict[str, Any]:
+    if said.door_s is None:
+        return {}
+    return {"door_s": said.door_s, "door_request_s": 0.0, "door_token_s": said.door_token_s}
 
 
 def engine_of(cells: Mapping[str, str]) -> str:

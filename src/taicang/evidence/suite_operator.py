@@ -10,12 +10,11 @@ from pathlib import Path
 from taicang import catalog
 from taicang.catalog.costing import cost_model
 from taicang.errors import NotModelled
-from taicang.evidence.measured import attempt
+from taicang.evidence.measured import answered
 from taicang.evidence.operators import gqa_operator
 from taicang.evidence.score import Outcome
-from taicang.evidence.split import held_out
 from taicang.evidence.systems import machine_stated, stack_named
-from taicang.evidence.tables import Cells, lines
+from taicang.evidence.tables import Cells, held_out, lines
 from taicang.ops import Attend, Gemm
 from taicang.stacks import BARE
 
@@ -64,8 +63,7 @@ def _held(row: Cells) -> bool:
 def outcomes(folder: Path) -> Iterator[Outcome]:
     """One outcome per row of the evidence ``folder``; a refusal names its reason."""
     for row in lines(folder / FILE):
-        predicted, why = attempt(partial(predict, row))
-        yield Outcome(
-            id=row["id"], suite="published_operator", group=f"{row['src']} {row['chip']}", measured=float(row["value"]),
-            predicted=predicted, unit=row["unit"], held_out=_held(row), refused=why,
+        yield answered(
+            partial(predict, row), id=row["id"], suite="published_operator", group=f"{row['src']} {row['chip']}",
+            measured=float(row["value"]), unit=row["unit"], held_out=_held(row),
         )  # fmt: skip

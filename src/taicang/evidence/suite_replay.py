@@ -21,8 +21,7 @@ from taicang.predict.replay import replay
 from taicang.predict.standing import context_of
 from taicang.predict.system import System
 from taicang.serve.build import Pool, step_table
-from taicang.serve.gaps import overall
-from taicang.serve.log import Log
+from taicang.serve.log import Log, token_gaps
 from taicang.serve.memory import PAGE, cache_tokens
 from taicang.serve.scheduler import Limits, preset
 from taicang.serve.setup import Setup
@@ -48,17 +47,16 @@ def predict(row: Row, *, seed: int = 0) -> tuple[float, float]:
     system = System(stack=pools[-1].setup.stack, pools=pools)
     ran = replay(row.net, machine, trace, system, clients=clients, seed=seed)
     done = ran.table
-    seen = done["ttft_s"] + found.door_s + found.door_token_s * done["input_tokens"]
     gaps = np.maximum(done["output_tokens"] - 1, 1)
     back = np.minimum(found.held_back + found.held_back_steps * float(row.decode.plan.tokens_per_step), gaps - 1)
     counted = done["id"] >= (clients if found.warm and len(trace) > clients else 0)
-    ttft, tpot = seen + back * done["tpot_s"], done["tpot_s"] * (1 - back / gaps)
+    ttft, tpot = done["ttft_s"] + back * done["tpot_s"], done["tpot_s"] * (1 - back / gaps)
     gap = _median_gap(ran.log) if row.median_gap else float(np.mean(tpot[counted]))
     return float(np.mean(ttft[counted])), gap
 
 
 def _median_gap(log: Log) -> float:
-    values, weights = overall(log, log.names)
+    values, weights = token_gaps(log, log.names)
     upto = np.cumsum(weights)
     return float(values[int(np.searchsorted(upto, upto[-1] / 2))])
 

@@ -10,9 +10,10 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
-from taicang.errors import TaicangError
+from taicang.evidence.measured import answered
 from taicang.evidence.score import Outcome
 from taicang.evidence.suite_training import predict
 from taicang.evidence.training_rows import FILE, Row, training_rows
@@ -40,14 +41,15 @@ def curves(path: Path) -> list[tuple[Row, Row]]:
     return [(small, large) for small, large in ends if large.count >= LEAST * small.count]
 
 
+def _slope(small: Row, large: Row) -> float:
+    return predict(large).seconds / predict(small).seconds
+
+
 def outcomes(folder: Path) -> Iterator[Outcome]:
     """One outcome per curve; a refusal names its reason."""
     for small, large in curves(folder / FILE):
-        try:
-            predicted, why = predict(large).seconds / predict(small).seconds, ""
-        except TaicangError as error:
-            predicted, why = None, str(error)
-        yield Outcome(
+        yield answered(
+            partial(_slope, small, large),
             id=f"{small.id}:{large.id}", suite="training_scaling", group=f"{small.source} {small.chip}",
-            measured=large.step_s / small.step_s, predicted=predicted, unit="x", held_out=True, refused=why,
+            measured=large.step_s / small.step_s, unit="x", held_out=True,
         )  # fmt: skip

@@ -14,9 +14,9 @@ from taicang.errors import InvalidInput
 from taicang.evidence.measured import attempt
 from taicang.evidence.score import Outcome
 from taicang.evidence.served import Role, Row, read
-from taicang.evidence.split import held_out
 from taicang.evidence.systems import machine_for
-from taicang.predict.loop import closed_loop, room
+from taicang.evidence.tables import held_out
+from taicang.predict.serving import closed_loop, room
 from taicang.search.door import Run, job_of
 from taicang.search.points import Job, handover_s
 from taicang.serve.setup import Setup

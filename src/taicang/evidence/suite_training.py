@@ -12,10 +12,9 @@ from taicang import catalog
 from taicang.catalog.trust import Ground, trained
 from taicang.cost.sustained import Sustained
 from taicang.errors import NotModelled
-from taicang.evidence.measured import attempt
-from taicang.evidence.recipes import ON_REQUEST, declared, recipe_of
+from taicang.evidence.measured import answered, attempt
 from taicang.evidence.score import Outcome
-from taicang.evidence.systems import machine_stated
+from taicang.evidence.systems import ON_REQUEST, machine_stated, recipe_of, training_tables
 from taicang.evidence.training_rows import FILE, Row, model_of, plan_of, stack_of, submission, training_rows
 from taicang.search.training import Training, settle
 from taicang.stacks import Stack
@@ -43,7 +42,7 @@ def question(row: Row, stack: Stack | None = None, clock: Sustained | None = Non
         )  # fmt: skip
     engine = replace(engine, fused=engine.fused | set(submission(row).get("fused", ())))
     engine = _as_stated(engine, row.raw["extra"])
-    alive = declared()["logit_bytes"].get(row.source, engine.keeps.logit_bytes)
+    alive = training_tables()["logit_bytes"].get(row.source, engine.keeps.logit_bytes)
     engine = replace(engine, keeps=replace(engine.keeps, logit_bytes=alive))
     return Training(model=model, on=machine, plan=plan_of(row, model), stack=engine, clock=clock)
 
@@ -73,6 +72,10 @@ def predict(row: Row, stack: Stack | None = None, clock: Sustained | None = None
     return train_step(settle(question(row, stack, clock)))
 
 
+def _seconds(row: Row) -> float:
+    return predict(row).seconds
+
+
 def run_of(row: Row) -> Ground:
     """What is known of a row."""
     made = setup(row)
@@ -82,9 +85,7 @@ def run_of(row: Row) -> Ground:
 def outcomes(folder: Path) -> Iterator[Outcome]:
     """Step time of every row; a refusal names its reason."""
     for row in training_rows(folder / FILE):
-        step, why = attempt(partial(predict, row))
-        run, _ = attempt(partial(run_of, row))
-        yield Outcome(
-            id=row.id, suite=row.suite, group=f"{row.source} {row.chip}", measured=row.step_s,
-            predicted=None if step is None else step.seconds, unit="s", held_out=row.held_out, refused=why, run=run,
+        yield answered(
+            partial(_seconds, row), id=row.id, suite=row.suite, group=f"{row.source} {row.chip}",
+            measured=row.step_s, unit="s", held_out=row.held_out, run=attempt(partial(run_of, row))[0],
         )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Names that measured tables give to machines, as entries of the catalogue."""
+"""Machines, fabrics and recipes under measured rows: what their names mean, by the catalogue and tables of ``data``."""
 
 from __future__ import annotations
 
@@ -7,29 +7,28 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from functools import cache
-from types import MappingProxyType
+from typing import Any
 
 from taicang import catalog
+from taicang.catalog import files
 from taicang.catalog.build import machines_with
 from taicang.catalog.resolve import find, is_path
 from taicang.errors import NotModelled, UnknownName
-from taicang.evidence import recipes
-from taicang.hardware import Chip, Machine, Plane
+from taicang.evidence.tables import CARRIED
+from taicang.hardware import Chip, Level, Machine, Plane
+from taicang.ops import CollectiveKind
 
-MACHINES: Mapping[str, str] = MappingProxyType(
-    {
-        "a100_sxm": "hgx-a100",
-        "h100_sxm": "hgx-h100",
-        "h200_sxm": "hgx-h200",
-        "b200_sxm": "hgx-b200",
-        "b300_sxm": "hgx-b300",
-        "gb200": "gb200-nvl72",
-        "gb300": "gb300-nvl72",
-        "l40s": "l40s-pcie",
-        "h800": "hgx-h800",
-        "cloudmatrix384": "cloudmatrix384",
-    }
-)
+
+@cache
+def fabric_tables() -> Mapping[str, Mapping[str, Any]]:
+    """The tables of ``data/fabrics.yaml``."""
+    return files.read(CARRIED / "fabrics.yaml")
+
+
+MACHINES: Mapping[str, str] = fabric_tables()["machines"]
+"""System of the tables -> machine of the catalogue."""
+KINDS: Mapping[str, CollectiveKind] = fabric_tables()["kinds"]
+"""Collective of the tables -> operator."""
 
 
 def machine_named(system: str) -> str:
@@ -70,7 +69,7 @@ def machine_for(name: str, ranks: int) -> Machine:
 
 def machine_stated(system: str, chip: str, ranks: int) -> Machine:
     """The machines of a published row: those that carry its chip, else those that the catalogue knows by its system."""
-    said = recipes.declared()
+    said = training_tables()
     for name in (said["machines"].get(chip), "-".join(system.lower().split()), said["unbinned"].get(chip)):
         with suppress(UnknownName):
             if name:
@@ -102,9 +101,124 @@ def stack_named(software: str) -> str:
     A month in place of a version is the newest release of that month or before, else the oldest known.
     """
     name, version, *_ = [*re.split(r"[@/\s]+", software.strip().partition(",")[0], maxsplit=1), ""]
-    engine = catalog.stack(recipes.declared()["engines"].get(name, name.lower())).name.partition("@")[0]
+    engine = catalog.stack(training_tables()["engines"].get(name, name.lower())).name.partition("@")[0]
     known = {catalog.stack(each).epoch: each for each in catalog.names("stack") if each.partition("@")[0] == engine}
     if not re.match(r"20\d\d-\d\d", version) or f"{engine}@{version}" in known.values():
         return f"{engine}@{version}" if version else engine
     before = [epoch for epoch in sorted(known) if epoch <= version[:7]]
     return known[before[-1] if before else min(known)]
+
+
+ON_REQUEST = ("captured", "fused", "overlap")
+"""Fields of ``Stack`` that a recipe adds to."""
+
+
+@cache
+def training_tables() -> Mapping[str, Any]:
+    """The tables of ``data/training.yaml``."""
+    return files.read(CARRIED / "training.yaml")
+
+
+def recipe_of(table: str, model: str, chip: str, dtype: str, release: str = "") -> Mapping[str, Any]:
+    """The first row of ``table`` ("recomputed", "tuned", "plain") for this job and release; empty where none is."""
+    for row in training_tables()[table]:
+        fits = model.startswith(row["model"]) and chip in row["chips"] and dtype in row.get("formats", [dtype])
+        if fits and release >= row.get("since", ""):
+            return dict(row)
+    return {}
+
+
+def submitted(source: str, system: str, model: str, chip: str, count: int) -> Mapping[str, Any]:
+    """What the scripts of a submission to MLPerf do beyond its row; empty where nothing is known."""
+    for row in training_tables()["submitted"]:
+        named = source in row["sources"] and model == row["model"] and chip in row["chips"]
+        if named and row.get("system", system) == system and count in row.get("counts", [count]):
+            return dict(row)
+    return {}
+
+
+def stages(model: str, layers: int, chunks: int) -> str:
+    """Layers of each chunk where the recipe deals them unevenly (``TrainPlan.stages``); empty where it deals evenly.
+
+    Embedding, MTP and head of DeepSeek-V3 and Kimi-K2 weigh as three layers: all chunks but the last are full
+    ("Et*4|(t*4|)*14tmL" for 16 chunks, "Et|(tt|)*30mL" for 32).
+    """
+    if chunks == 1 or layers != 61 or not model.startswith(("DeepSeekV3", "DeepSeek-V3", "Kimi")):
+        return ""
+    each = -(-(layers + 3) // chunks)
+    last = layers - each * (chunks - 1)
+    return ",".join([f"E{each + min(last, 0)}", *[str(each)] * (chunks - 2), f"{max(last, 0)}ML"])
+
+
+CONGESTED = "ib-ndr-congested"
+"""The network of the eight-node runs of DeepEP normal: a third of the rate that four nodes of the same cluster reach,
+and of what DeepSeek publishes for 64 GPUs. Constants of its own keep it from speaking for InfiniBand at large."""
+
+
+def system_of(system: str, version: str) -> str:
+    """The system that a ``version`` of an engine was measured on, where a table's own name hides it."""
+    return str(fabric_tables()["elsewhere"].get(system, {}).get(version, system))
+
+
+@cache
+def level(system: str, *, reduces: bool | None = None) -> Level:
+    """The level that ``system`` of the tables was measured on; ``reduces`` switches in-switch reduction off or on.
+
+    A chip that no table names was measured in the smallest machine of the catalogue that has it.
+    """
+    if system not in fabric_tables()["levels"]:
+        machines = catalog.machines_with(chip_of(system).name)
+        if not machines:
+            raise UnknownName("system of collectives", system, fabric_tables()["levels"])
+        return catalog.machine(machines[0]).planes["scale_up"].levels[0]
+    said = fabric_tables()["levels"][system]
+    return Level(
+        name="node",
+        ranks=said["ranks"],
+        bandwidth_bytes_per_s=said["gb_s"] * 1e9,
+        latency_s=1e-6,
+        topology=said.get("topology", "switch"),
+        reduces=said.get("reduces", False) if reduces is None else reduces,
+        profile=said["profile"],
+    )
+
+
+def scale_out(profile: str, ranks: int, bandwidth_bytes_per_s: float, *, reduces: bool = False) -> Level:
+    """A scale-out tier that joins nodes into a cluster of ``ranks``."""
+    return Level(
+        name="scale_out",
+        ranks=ranks,
+        bandwidth_bytes_per_s=bandwidth_bytes_per_s,
+        latency_s=5e-6,
+        topology="clos",
+        reduces=reduces,
+        profile=profile,
+    )
+
+
+def fabric_of(*levels: Level, plane: str = "scale_up") -> Machine:
+    """A machine with one plane of these levels; the rest of it does not matter to a collective."""
+    return replace(
+        catalog.machine("hgx-h100"),
+        name="measured",
+        chips=levels[-1].ranks,
+        chips_per_node=4 if levels[0].ranks == 72 else levels[0].ranks,  # a tray of the NVL72 runs four GPUs
+        planes={plane: Plane(name=plane, levels=levels)},
+    )
+
+
+@cache
+def exchange_machine(system: str, nodes: int, congested: bool = False) -> Machine:
+    """``nodes`` machines of ``system``; the constants of H800's NVLink are H100's.
+
+    "h800-nic" is the first DeepEP, which sent every copy through the NIC: no two ranks share a domain.
+    """
+
+    def seen(level: Level) -> Level:
+        if level.profile == "nvlink-h800":
+            return replace(level, profile="nvlink-h100", ranks=1 if system == "h800-nic" else level.ranks)
+        return replace(level, profile=CONGESTED) if congested and level.name == "scale_out" else level
+
+    machine = machine_of(system.removesuffix("-nic"), nodes)
+    levels = tuple(seen(level) for level in machine.planes["scale_up"].levels)
+    return replace(machine, planes={"scale_up": Plane(name="scale_up", levels=levels)})

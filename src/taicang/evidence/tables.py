@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 from collections.abc import Iterable
 from dataclasses import fields
 from pathlib import Path
@@ -18,6 +19,8 @@ Array: TypeAlias = NDArray[np.float64]
 T = TypeVar("T")
 
 CARRIED = Path(__file__).parent / "data"
+BOARD = CARRIED / "board"
+"""The evidence that the package carries."""
 _READ = {"int": int, "float": float, "Count": float, "str": str}
 _FORMATS = {"bfloat16": "bf16"}
 
@@ -54,3 +57,12 @@ def record(kind: type[T], cells: Cells, **given: Any) -> T:
 def number_format(name: str) -> str:
     """The name in ``formats`` of a format as tables write it."""
     return _FORMATS.get(name, name)
+
+
+def held_out(*key: object) -> bool:
+    """Whether the rows with this key (a shape, a configuration: never the measured value) are kept from every fit.
+
+    One key in four is held out. Keys leave out the machine, so that a held-out shape is unseen on all machines.
+    """
+    text = "|".join(str(part) for part in key)
+    return hashlib.sha256(text.encode()).digest()[0] % 4 == 0

@@ -17,10 +17,8 @@ from typing import Any
 
 from taicang.catalog.models import model as load_model
 from taicang.errors import NotModelled, UnknownName
-from taicang.evidence.recipes import declared, recipe_of, stages, submitted
-from taicang.evidence.split import held_out
-from taicang.evidence.systems import stack_named
-from taicang.evidence.tables import lines
+from taicang.evidence.systems import recipe_of, stack_named, stages, submitted, training_tables
+from taicang.evidence.tables import held_out, lines
 from taicang.models.types import Block, Dense, GroupedQuery, Model, routed
 from taicang.train.flops import megatron_flop, model_flop
 from taicang.train_plans import WAVES, Recompute, Schedule, TrainPlan, recipe
@@ -107,7 +105,7 @@ def row_of(raw: dict[str, Any]) -> Row:
     sequences = int(batch.get("gbs") or batch.get("local_batch", 0) * count // inner)
     seconds, refused = _seconds(raw, count, seq, sequences)
     lora = "LoRA" in raw["model"] or raw["extra"].get("task") == "lora"
-    defect = {"source": raw["src"], "dtype": raw["dtype"]} in declared()["defects"]
+    defect = {"source": raw["src"], "dtype": raw["dtype"]} in training_tables()["defects"]
     key = (raw["model"], count, raw["dtype"], json.dumps(par, sort_keys=True), sequences, seq)
     return Row(
         id=raw["id"],
@@ -193,7 +191,7 @@ def model_of(row: Row) -> Model:
 
 def _named(name: str) -> Model:
     """The model of a row's name, which may go on to say how it ran ("llama2-70b 32p", "mistral-7b-32k")."""
-    name = declared()["models"].get(name, name)
+    name = training_tables()["models"].get(name, name)
     try:
         return load_model(name)
     except UnknownName:
@@ -242,8 +240,8 @@ def stack_of(row: Row) -> str:
         return "primus@25.04" if row.source == "mlperf_tr_50" else "primus@25.10"
     if row.source == "mbridge":
         return f"nemo@{software.removeprefix('NeMo ')}"
-    if row.source in declared()["stacks"]:
-        return str(declared()["stacks"][row.source])
+    if row.source in training_tables()["stacks"]:
+        return str(training_tables()["stacks"][row.source])
     if not software:
         raise NotModelled(f"software of {row.source}: name a stack in the column 'sw'")
     return stack_named(software)
@@ -260,7 +258,7 @@ def plan_of(row: Row, model: Model) -> TrainPlan:
     dtype = row.raw["dtype"]
     known = submission(row)
     par, dtype = par | known.get("par", {}), known.get("dtype", dtype)
-    form = declared()["formats"].get(dtype) or declared()["formats"].get(dtype.upper())
+    form = training_tables()["formats"].get(dtype) or training_tables()["formats"].get(dtype.upper())
     if form is None:
         raise NotModelled(f"recipe {dtype}")
     lora = "LoRA" in row.model or extra.get("task") == "lora"

@@ -31,9 +31,9 @@ from taicang.evidence import (
     suite_training,
     training_rows,
 )
+from taicang.evidence.board import metric_of
 from taicang.evidence.leave_out import Linear
 from taicang.evidence.measured import attempt
-from taicang.evidence.report import metric_of
 from taicang.evidence.score import Outcome
 from taicang.evidence.served import Row
 

@@ -16,12 +16,12 @@ from typing import Any
 from taicang.live.background import Background
 from taicang.live.clock import Clock, Pace
 from taicang.live.metrics import Metrics
-from taicang.serve.cancel import cancel
 from taicang.serve.cluster import ARRIVAL, CHANGE, LOADED, MOVED, STEP, Cluster
 from taicang.serve.instance import Instance
 from taicang.serve.record import Record
 from taicang.serve.request import SECOND, Request
 from taicang.serve.steptable import GRAIN
+from taicang.serve.trouble import cancel
 
 PASSED = CHANGE + 1
 """Kind of the events that mark a step within a stretch; the last at one time."""

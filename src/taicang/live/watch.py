@@ -14,9 +14,8 @@ from taicang.live.supernode import Supernode
 from taicang.page.traffic import live_charts
 from taicang.predict.links import Links
 from taicang.predict.standing import Standing
-from taicang.serve import gaps
 from taicang.serve.instance import Instance
-from taicang.serve.log import Log
+from taicang.serve.log import Log, token_gaps
 from taicang.serve.record import COARSE, STAMP
 from taicang.serve.request import SECOND
 from taicang.serve.summary import Limits
@@ -116,7 +115,7 @@ class Watch:
         edges = np.array([begin, now], dtype=float)
         empty = dict.fromkeys(("arrival", "started", "end"), np.zeros(0, dtype=np.int64))
         rows = usage(log, self.parts, empty, edges)
-        values, counts = gaps.overall(log, log.names)
+        values, counts = token_gaps(log, log.names)
         figures: dict[str, float | None] = {"itl_p50": None, "itl_p99": None}
         if len(values):
             reached = np.cumsum(counts) / counts.sum()

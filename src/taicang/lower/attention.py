@@ -110,12 +110,14 @@ def _grouped(kind: GroupedQuery, setting: Setting) -> Iterator[Item]:
     v_dim = kind.v_head_dim or kind.head_dim
     quant = plan.quant
     gate = heads * kind.head_dim if kind.output_gate else heads if kind.head_gate else 0
-    width = heads * kind.head_dim + kv_heads * (kind.head_dim + v_dim)
-    made = width + gate - (kv_heads * v_dim if kind.values_are_keys else 0)
+    width = heads * kind.head_dim + (0 if kind.reused else kv_heads * (kind.head_dim + v_dim))
+    made = width + gate - (kv_heads * v_dim if kind.values_are_keys and not kind.reused else 0)
     if kind.q_lora:
         raised = Gemm(m=load.tokens, n=heads * kind.head_dim, k=kind.q_lora, dtype=quant.attention)
         made = made - heads * kind.head_dim + kind.q_lora
-    yield from product("qkv projection", Gemm(m=load.tokens, n=made, k=hidden, dtype=quant.attention), setting)
+    yield from product(
+        "qkv projection", Gemm(m=load.tokens, n=made, k=kind.in_width or hidden, dtype=quant.attention), setting
+    )
     if kind.q_lora:
         yield "latent norm", norm(load.tokens, kind.q_lora), 1
         yield from product("query up-projection", raised, setting)

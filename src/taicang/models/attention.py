@@ -51,14 +51,26 @@ def attentions(keys: Keys, family: Family, layers: int, hidden: int) -> list[Att
     if family.latent and "full" not in order:
         keys.ignore("qk_head_dim", "q_lora_rank", "kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim")
     shares = keys.per_layer("indexer_types", layers) if family.latent else None
+    reused = _reused(keys, layers)
     for i, kind in enumerate(order):
         own = _own(keys, i) if kind in ("full", "window", "chunk") and not family.compressed else {}
         shared = shares is not None and shares[i] == "shared"
         at = (kind, shared, *sorted(own.items()))
         if at not in made:
             made[at] = _mixer(kind, keys, family, hidden, own, shared=shared)
-        found.append(made[at])
+        mixer = made[at]
+        found.append(replace(mixer, reused=True) if reused[i] and isinstance(mixer, GroupedQuery) else mixer)
     return found
+
+
+def _reused(keys: Keys, layers: int) -> list[bool]:
+    """Which layers read the keys and values of an earlier one: the last (Gemma), or all but each first of a few."""
+    late = keys.number("num_kv_shared_layers", default=0, low=0)
+    every = keys.number("cla_share_factor", default=1) if keys.flag("use_cla", default=False) else 1
+    keys.ignore("cla_share_factor")
+    if late >= layers and late:
+        raise InvalidInput(f"{late} of {layers} layers cannot all reuse", where=keys.at("num_kv_shared_layers"))
+    return [i >= layers - late or i % every != 0 for i in range(layers)]
 
 
 def _mixer(kind: str, keys: Keys, family: Family, hidden: int, own: Mapping[str, int], *, shared: bool) -> Attention:

@@ -62,17 +62,17 @@ def parameters(model: Model) -> Parameters:
     layers = [(block, _ffn(block.ffn, model.hidden)) for block in model.blocks]
 
     def over(name: str) -> int:
-        return sum(block.count * ffn[name] for block, ffn in layers)
+        return sum(block.own * ffn[name] for block, ffn in layers)
 
     return Parameters(
-        attention=sum(block.count * attention_parameters(block.attention, model.hidden) for block in model.blocks),
+        attention=sum(block.own * attention_parameters(block.attention, model.hidden) for block in model.blocks),
         dense=over("dense"),
         experts=over("experts"),
         experts_active=over("active"),
         shared=over("shared"),
         router=over("router"),
         norm=sum(
-            block.count * (block.norms * model.hidden + block.extra + _mixing(block, model.hidden))
+            block.own * (block.norms * model.hidden + _mixing(block, model.hidden)) + block.count * block.extra
             for block in model.blocks
         )
         + model.outer_norms * model.hidden
@@ -92,10 +92,12 @@ def attention_parameters(kind: Attention, hidden: int) -> int:
             kind.kv_heads * kind.head_dim,
             kind.kv_heads * v_dim,
         )
-        v = 0 if kind.values_are_keys else v
-        query = hidden * q if kind.q_lora is None else kind.q_lora * (hidden + 1 + q)
-        matrices = query + hidden * (k + v + kind.head_gate * kind.heads) + kind.heads * v_dim * hidden
-        extras = kind.bias * (q + k + v) + kind.out_bias * hidden + (kind.qk_norm - kind.bare_norm) * 2 * kind.head_dim
+        k, v = 0 if kind.reused else k, 0 if kind.values_are_keys or kind.reused else v
+        wide = kind.in_width or hidden
+        query = wide * q if kind.q_lora is None else kind.q_lora * (wide + 1 + q)
+        matrices = query + wide * (k + v + kind.head_gate * kind.heads) + kind.heads * v_dim * hidden
+        normed = (kind.qk_norm - kind.bare_norm) * (2 - kind.reused) * kind.head_dim
+        extras = kind.bias * (q + k + v) + kind.out_bias * hidden + normed
         return matrices + extras + kind.sinks * kind.heads + kind.extra
     if isinstance(kind, Latent):
         q_dim = kind.heads * (kind.nope_dim + kind.rope_dim)
@@ -216,7 +218,9 @@ def kv_bytes_per_token(model: Model, kv_dtype: str = "bf16") -> float:
 
 def _token_bytes(kind: Attention, element_bytes: float) -> float:
     if isinstance(kind, GroupedQuery):
-        return kind.kv_heads * (kind.head_dim + (kind.v_head_dim or kind.head_dim)) * element_bytes
+        return (
+            0.0 if kind.reused else kind.kv_heads * (kind.head_dim + (kind.v_head_dim or kind.head_dim)) * element_bytes
+        )
     if isinstance(kind, Latent):
         own = kind.indexer is not None and not kind.indexer.shared
         index = kind.indexer.head_dim * number_format(_INDEX_FORMAT).activation_bytes if own and kind.indexer else 0.0
@@ -252,7 +256,7 @@ def decode_flop(model: Model, context: Count) -> Num:
     """
     counted = parameters(model)
     total: Num = 2.0 * (counted.active - counted.embedding - counted.norm)
-    total = total + (2.0 * model.vocab * model.hidden if model.tied_embeddings else 0.0)
+    total = total + (2.0 * model.vocab * model.hidden if model.tied_embeddings else 0.0) + 2.0 * _again(model)
     for block in model.blocks:
         total = total + block.count * _core_flop(block.attention, 1, context, absorbed=True)
     return total
@@ -261,10 +265,20 @@ def decode_flop(model: Model, context: Count) -> Num:
 def prefill_flop(model: Model, tokens: Count, cached: Count = 0) -> Num:
     """FLOP of ``tokens`` new tokens of one prompt after ``cached`` ones, with logits of the last token only."""
     counted = parameters(model)
-    total: Num = 2.0 * (counted.active - counted.embedding - counted.norm - counted.head) * tokens
+    total: Num = 2.0 * (counted.active - counted.embedding - counted.norm - counted.head + _again(model)) * tokens
     total = total + 2.0 * model.vocab * model.hidden
     for block in model.blocks:
         total = total + block.count * _core_flop(block.attention, tokens, cached, absorbed=False)
+    return total
+
+
+def _again(model: Model) -> int:
+    """Weights that a token goes through beyond the first time: sets that several layers share."""
+    total = 0
+    for block in model.blocks:
+        ffn = _ffn(block.ffn, model.hidden)
+        each = attention_parameters(block.attention, model.hidden) + sum(ffn.values()) - ffn["experts"]
+        total += (block.count - block.own) * each
     return total
 
 

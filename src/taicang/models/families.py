@@ -10,11 +10,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias
 
 Layout: TypeAlias = Literal[
-    "full", "window", "alternate", "sixth", "fourth_chunked", "switch", "hybrid", "pattern", "searched"
+    "full", "window", "alternate", "sixth", "fourth_chunked", "switch", "hybrid", "pattern", "searched", "recurring"
 ]
 """How layers share the window where the file has no list: every layer sees all; every layer has the window; even
 layers have it; all but every sixth; all but every fourth in chunks; only behind ``use_sliding_window``; linear layers
-but every fourth; mixers and feed-forwards as the file's pattern orders them; each as the file's list has it."""
+but every fourth; mixers and feed-forwards as the file's pattern orders them; each as the file's list has it; mixers
+with a transformer layer before some of them whose weights recur."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +75,8 @@ class Family:
     """Key of the width of a dense feed-forward that every token goes through beside the experts."""
     twice: bool = False
     """A layer is two, with an attention and a dense feed-forward each, and experts beside the first (LongCat)."""
+    loops: str = ""
+    """Key of how often all layers run, one time after the other, with the same weights and a cache each (Ouro)."""
     half_inter: bool = False
     """``intermediate_size`` counts gate and up projection together."""
     when: Mapping[str, Mapping[Any, Mapping[str, Any]]] = field(default_factory=dict, hash=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from taicang.errors import InvalidInput
@@ -40,8 +41,13 @@ def feed_forwards(keys: Keys, family: Family, layers: int, hidden: int) -> list[
         if family.needs_experts:
             keys.number(*_EXPERTS)
         keys.ignore(*_TOPK, *_INTER, "enable_moe_block", "is_moe", "num_dense_layers", "first_k_dense_replace")
+        if isinstance(keys.data.get("intermediate_size"), list):
+            return [Dense(inter=width, gated=gated, bias=bias) for width in keys.widths("intermediate_size", layers)]
         width = keys.maybe("shared_intermediate_size", low=0) or _width(keys, hidden) // (1 + family.half_inter)
-        return [Dense(inter=width, gated=gated, bias=bias)] * layers
+        plain = Dense(inter=width, gated=gated, bias=bias)
+        late = keys.number("num_kv_shared_layers", default=0, low=0)
+        wide = replace(plain, inter=2 * width) if keys.flag("use_double_wide_mlp", default=False) else plain
+        return [*[plain] * (layers - late), *[wide] * late]
     sparse = _sparse(keys, layers)
     topk = _one(keys, *_TOPK)
     idle = keys.number("zero_expert_num", default=0, low=0)

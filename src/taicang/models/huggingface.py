@@ -15,13 +15,15 @@ from taicang.errors import InvalidInput, NotModelled
 from taicang.models.attention import attentions
 from taicang.models.families import Families, Family, nearest, settled
 from taicang.models.feedforward import NONE, feed_forwards
-from taicang.models.hybrid import hybrid_blocks, searched_blocks
+from taicang.models.hybrid import hybrid_blocks, recurring_blocks, searched_blocks
 from taicang.models.keys import Keys
 from taicang.models.quantised import CLASSES, Held, held
 from taicang.models.recurrent import state_space
 from taicang.models.sizes import sum_of
 from taicang.models.types import Block, Dense, Experts, FeedForward, Model
 
+ALONE = {"pattern": hybrid_blocks, "searched": searched_blocks, "recurring": recurring_blocks}
+"""Layouts that tell whole layers, mixers and feed-forwards at once."""
 LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "decoder_layers")
 CONTEXT = ("max_position_embeddings", "n_positions", "seq_length", "max_seq_len", "model_max_length", "n_ctx")
 DECODER_ONLY = "text decoder only: encoders of images, video and sound are left out"
@@ -69,8 +71,8 @@ def from_config(
     if apart and isinstance(quantised, Mapping):
         quantised = {**quantised, "expert_dtype": apart}
     weights = held(quantised, str(keys.get("dtype", "torch_dtype") or ""), keys.at("quantization_config"))
-    if family.layout in ("pattern", "searched"):
-        stacked, said = (hybrid_blocks if family.layout == "pattern" else searched_blocks)(keys)
+    if family.layout in ALONE:
+        stacked, said = ALONE[family.layout](keys)
         assumptions += said
     else:
         stacked = _stacked(keys, family, hidden, weights)
@@ -220,7 +222,11 @@ def _stacked(keys: Keys, family: Family, hidden: int, weights: Held) -> tuple[Bl
             dense = Dense(inter=behind.shared_inter) if isinstance(behind, Experts) else behind
             made.append(replace(block, ffn=dense, extra=0))
     counts, last = Counter(made), {block: i for i, block in enumerate(made)}
-    return tuple(replace(block, count=counts[block]) for block in sorted(last, key=last.__getitem__))
+    loops = keys.number(family.loops, default=1) if family.loops else 1
+    return tuple(
+        replace(block, count=counts[block] * loops, sets=counts[block] if loops > 1 else 0)
+        for block in sorted(last, key=last.__getitem__)
+    )
 
 
 def _extra(keys: Keys, family: Family, ffn: FeedForward, hidden: int) -> int:

@@ -1,5 +1,6 @@
 """Layers that are told one by one: of Nemotron-H, single mixers and feed-forwards in the order of a pattern, gathered
-into whole layers; of Nemotron-NAS, those that an architecture search chose.
+into whole layers; of Nemotron-NAS, those that an architecture search chose; of Zamba, mixers with a transformer
+layer before some of them, whose weights recur.
 
 The pattern has a letter per half layer: M (Mamba-2), * (attention), - (dense feed-forward), E (experts). A mixer and
 the feed-forward behind it make a layer; a mixer before another mixer is a layer of its own.
@@ -66,6 +67,52 @@ def hybrid_blocks(keys: Keys) -> tuple[tuple[Block, ...], tuple[str, ...]]:
     ordered = sorted(counts, key=lambda block: isinstance(block.attention, GroupedQuery))
     said = "a mixer and the feed-forward behind it count as one layer"
     return tuple(Block(attention=b.attention, ffn=b.ffn, count=counts[b], norms=b.norms) for b in ordered), (said,)
+
+
+RECURRING = (
+    "a shared transformer layer and the mixer behind it count as two; the projection between them and the adapters of "
+    "its weights count as parameters alone"
+)
+
+
+def recurring_blocks(keys: Keys) -> tuple[tuple[Block, ...], tuple[str, ...]]:
+    """Blocks of Zamba: state-space mixers, before some of which one of a few transformer layers stands in turn.
+
+    It sees the hidden width and the embedding, side by side. Raises ``InvalidInput`` naming the key.
+    """
+    hidden, layers = keys.number("hidden_size"), keys.number("num_hidden_layers")
+    kinds = keys.per_layer("layers_block_type", layers) or keys.per_layer("layer_types", layers)
+    if kinds is None:
+        raise InvalidInput("this key is missing", where=keys.at("layers_block_type"))
+    if keys.flag("add_bias_linear", default=False):
+        keys.refuse("biases of a shared transformer layer", "add_bias_linear", "left out")
+    heads, inter = keys.number("num_attention_heads"), keys.number("intermediate_size", default=4 * hidden)
+    times, sets = sum(kind == "hybrid" for kind in kinds), keys.number("num_mem_blocks", default=1)
+    rank, wide = keys.number("adapter_rank", default=128), 2 * hidden
+    apart = hidden * hidden
+    if "num_mem_blocks" in keys.data:  # the second version adapts what recurs, each time in its own way
+        apart += (
+            rank * (hidden + 2 * inter) + keys.flag("use_shared_attention_adapter", default=False) * 12 * hidden * rank
+        )
+    attention = GroupedQuery(
+        heads=heads,
+        kv_heads=keys.maybe("num_key_value_heads") or heads,
+        head_dim=keys.number("attention_head_dim", "head_dim", default=wide // heads),
+        in_width=wide,
+    )
+    keys.ignore("attn_layer_period", "attn_layer_offset", "n_mamba_heads", "mamba_headdim", "kv_channels", "ft")
+    keys.ignore(
+        "num_query_groups", "hybrid_layer_ids", "attention_hidden_size", "use_mem_eff_path", "use_mamba_kernels"
+    )
+    keys.ignore("use_mem_rope", "use_long_context", "gated_linear_unit", "time_step_min", "time_step_max", "chunk_size")
+    keys.ignore(
+        "time_step_floor", "time_step_limit", "num_logits_to_keep", "use_shared_mlp_adapter", "hidden_mamba_act"
+    )
+    mixer = Block(attention=state_space(keys, hidden), ffn=NONE, count=layers, norms=1)
+    shared = Block(
+        attention=attention, ffn=Dense(inter=inter), count=times, sets=min(sets, times), norms=3, extra=apart
+    )
+    return (mixer, shared) if times else (mixer,), (RECURRING,)
 
 
 SEARCHED = "feed-forwards without attention before them count with the layer before, their widths joined"

@@ -130,6 +130,13 @@ class Keys:
             raise InvalidInput(f"expected {layers} entries, got {len(value)}", where=self.at(name))
         return value[:layers]
 
+    def widths(self, name: str, layers: int) -> list[int]:
+        """A list with one width per layer. Raises ``InvalidInput`` naming the key."""
+        found = self.per_layer(name, layers) or []
+        if not all(isinstance(width, int) and not isinstance(width, bool) and width > 0 for width in found):
+            raise InvalidInput(f"expected widths above 0, got {found!r}", where=self.at(name))
+        return found
+
     def refuse(self, feature: str, key: str, instead: str = "") -> None:
         """Refuse a feature that is not modelled, or record what stands for it where the user asked for the nearest."""
         if not self.may_approximate or not instead:

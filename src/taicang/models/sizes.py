@@ -1,4 +1,4 @@
-"""Sums of products of sizes, as data files state them: "2*head_dim + heads"."""
+"""Sums of products of sizes, as data files state them: "2*head_dim + -1*heads"."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def sum_of(text: str, sizes: Mapping[str, int], keys: Keys) -> int:
     """The value of ``text``; a word that is none of ``sizes`` is one of ``keys``. Raises ``InvalidInput`` naming it."""
 
     def value(word: str) -> int:
-        if word.isdigit():
+        if word.removeprefix("-").isdigit():
             return int(word)
         return sizes[word] if word in sizes else keys.number(word, low=0)
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +40,10 @@ class GroupedQuery:
     """The key projection makes the values too (Gemma 4): both are cached, one is computed."""
     q_lora: int | None = None
     """Width of a latent that queries are made from (Step-3)."""
+    reused: bool = False
+    """Reads the keys and values of an earlier layer: none are computed or cached here (Gemma 3n, Hunyuan-Large)."""
+    in_width: int | None = None
+    """Width of what queries, keys and values are made of, if it is not the hidden one (Zamba joins the embedding)."""
     extra: int = 0
     """Further parameters that no product reads: weights of wider norms, learned scalars."""
 
@@ -186,8 +192,16 @@ class Block:
     """Tensor classes (attention, dense, experts) that the checkpoint leaves in bf16 in these layers alone."""
     extra: int = 0
     """Further parameters of a layer: biases of routers, scalars."""
+    sets: int = 0
+    """Sets of weights that the layers have between them (0: each its own): blocks that recur, loops."""
     streams: int = 1
     """Residual streams that hyper-connections mix before and after attention and feed-forward (arXiv 2409.19606)."""
+
+    @property
+    def own(self) -> Any:
+        """Layers whose weights are stored: as many as there are sets, of a share of the layers at most its own."""
+        least: Any = min if isinstance(self.count, int) else np.minimum
+        return least(self.sets, self.count) if self.sets else self.count
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,8 +12,7 @@ from typing import Final
 
 from taicang.errors import InvalidInput, UnknownName
 from taicang.port import python_scan, reach, text_scan, tree
-from taicang.port.found import Finding, Read
-from taicang.port.tables import OWN, TIERS, Rule, Rules
+from taicang.port.tables import OWN, TIERS, Finding, Read, Rule, Rules
 
 SCOPES: Final = ("counted", "unreached", "test", "vendored", "docs", "ported")
 """Where a file stands: part of what is ported, or apart from it and why; ``ported`` is for the other side already."""

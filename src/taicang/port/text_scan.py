@@ -6,8 +6,7 @@ import re
 from bisect import bisect_right
 from collections.abc import Iterator
 
-from taicang.port.found import Extension, Finding, Kernel, Read
-from taicang.port.tables import Rule, Rules
+from taicang.port.tables import Extension, Finding, Kernel, Read, Rule, Rules
 
 _NATIVE = re.compile(
     r"^[ \t]*\#[ \t]*include[^\n]*|//[^\n]*|/\*.*?(?:\*/|\Z)"

@@ -94,7 +94,13 @@ def choose(
                 break
         if load_per_s and good:
             break
-    replayed = tuple(_replayed(rank, ranked[rank - 1], tried[rank]) for rank in sorted(tried))
+    replayed = tuple(
+        Replayed(
+            rank=rank, ran=ran,
+            promised_tokens_per_s_per_chip=ranked[rank - 1].output_tokens_per_s_per_chip * ran.load_ratio,
+        )
+        for rank, ran in sorted(tried.items())
+    )  # fmt: skip
     if not good:
         none = f"none of the {len(tried)} replayed plans keeps" if len(tried) > 1 else "the replayed plan does not keep"
         why = f"{none} its limits and {DELIVERS:.0%} of its rate under replay; chosen by the closed form alone"
@@ -133,11 +139,6 @@ def walk(ranked: Sequence[Choice], most: int) -> Iterator[int]:
 def one_layout(choice: Choice, other: Choice) -> bool:
     """Whether two plans are of one layout, whatever their instances, batches, spare experts and drafts."""
     return _kind(choice) == _kind(other)
-
-
-def _replayed(rank: int, choice: Choice, ran: Confirmation) -> Replayed:
-    promised = choice.output_tokens_per_s_per_chip * ran.load_ratio
-    return Replayed(rank=rank, promised_tokens_per_s_per_chip=promised, ran=ran)
 
 
 def _kind(choice: Choice) -> tuple[object, ...]:

@@ -25,7 +25,7 @@ from taicang.serve import build
 from taicang.serve.clients import ClosedLoop, OpenLoop
 from taicang.serve.record import Record
 from taicang.serve.request import SECOND, Request
-from taicang.serve.scheduler import Limits, preset
+from taicang.serve.scheduler import Limits, preset, reserving
 from taicang.serve.simulate import EVERY, Stop, serve
 from taicang.serve.steptable import StepTable
 from taicang.traffic.generate import arriving, fixed, from_profile
@@ -60,24 +60,24 @@ Tables: TypeAlias = dict[tuple[object, ...], StepTable]
 class Confirmation:
     """What users saw in the replay, and whether it keeps the limits."""
 
-    requests: int
+    requests: int = 0
     """That were measured."""
     rate_per_s: float
     """At which requests arrived at the instances that ran."""
     instances: tuple[int, ...]
     """That ran, of each pool: fewer than the choice has where it has many equal ones."""
-    ttft_s: float
+    ttft_s: float = 0.0
     """Mean."""
-    ttft_p99_s: float
-    tpot_s: float
-    tpot_p99_s: float
-    output_tokens_per_s_per_chip: float
+    ttft_p99_s: float = 0.0
+    tpot_s: float = 0.0
+    tpot_p99_s: float = 0.0
+    output_tokens_per_s_per_chip: float = 0.0
     """Over the same chips as the choice's figure."""
-    within_ratio: float
+    within_ratio: float = 0.0
     """Share of the requests within both limits."""
-    delivered_ratio: float
+    delivered_ratio: float = 0.0
     """Output tokens over those promised of the load that ran (over those asked for, where chance made them fewer)."""
-    keeps: bool
+    keeps: bool = False
     """Whether enough requests are within the limits and enough tokens are delivered."""
     bands: Mapping[str, Band]
     """How far each figure may be off."""
@@ -198,21 +198,8 @@ class _Seen(Record):
 
 
 def _none(reason: str, rate_per_s: float, pools: tuple[Pool, ...], bands: Mapping[str, Band]) -> Confirmation:
-    return Confirmation(
-        requests=0,
-        rate_per_s=rate_per_s,
-        instances=tuple(pool.instances for pool in pools),
-        ttft_s=0.0,
-        ttft_p99_s=0.0,
-        tpot_s=0.0,
-        tpot_p99_s=0.0,
-        output_tokens_per_s_per_chip=0.0,
-        within_ratio=0.0,
-        delivered_ratio=0.0,
-        keeps=False,
-        refused=reason,
-        bands=bands,
-    )
+    ran = tuple(pool.instances for pool in pools)
+    return Confirmation(rate_per_s=rate_per_s, instances=ran, refused=reason, bands=bands)
 
 
 def _portion(choice: Choice, stay_s: float) -> tuple[float, tuple[Pool, ...]]:
@@ -253,7 +240,7 @@ def _run(
 def _limits(job: Job, pool: Pool) -> Limits:
     if pool.role == "both":
         limits = preset(job.stack, tokens=pool.chunk_tokens, sequences=int(pool.sequences))
-        return replace(limits, reserve=True, reserve_ratio=1.0 if limits.reserve else 0.5) if _drafts(pool) else limits
+        return reserving(limits) if pool.plan.draft_tokens else limits
     if pool.role == "prefill":
         budget = int(np.ceil(pool.sequences * job.input_tokens))
         if pool.sequences == 1:  # the one prompt that may be longer than a step
@@ -261,11 +248,7 @@ def _limits(job: Job, pool: Pool) -> Limits:
         return replace(preset(job.stack, policy="mixed", tokens=budget), reserve=False)
     batch = int(pool.sequences)
     limits = preset(job.stack, policy="mixed", sequences=batch, tokens=batch * (1 + int(pool.plan.draft_tokens)))
-    return replace(limits, reserve=True, reserve_ratio=1.0 if limits.reserve else 0.5)
-
-
-def _drafts(pool: Pool) -> bool:
-    return bool(pool.plan.draft_tokens)
+    return reserving(limits)
 
 
 def _rate(table: dict[str, Any], start_s: float, end_s: float) -> float:

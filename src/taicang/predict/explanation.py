@@ -3,36 +3,29 @@
 from __future__ import annotations
 
 from taicang.predict.prediction import PhasePrediction, Served
+from taicang.records import columns
 from taicang.units import show
 
 
 def to_frame(phase: PhasePrediction) -> dict[str, list[object]]:
     """The operators of one step as columns (any data-frame library takes them); times are of the whole step."""
-    frame: dict[str, list[object]] = {
-        name: []
-        for name in (
-            "label", "part", "stream", "runs", "seconds", "compute_s", "memory_s", "network_s", "latency_s", "binds",
-            "origin",
-        )
-    }  # fmt: skip
-    for piece in phase.step.slices:
-        cost, runs = piece.cost, float(piece.repeat)
-        row = (
-            piece.label,
-            piece.part,
-            piece.stream,
-            runs,
-            float(piece.seconds),
-            float(cost.compute_s) * runs,
-            float(cost.memory_s) * runs,
-            float(cost.network_s) * runs,
-            float(cost.latency_s) * runs,
-            cost.binds,
-            cost.origin,
-        )
-        for column, value in zip(frame.values(), row, strict=True):
-            column.append(value)
-    return frame
+    rows = [
+        {
+            "label": piece.label,
+            "part": piece.part,
+            "stream": piece.stream,
+            "runs": (runs := float(piece.repeat)),
+            "seconds": float(piece.seconds),
+            "compute_s": float(piece.cost.compute_s) * runs,
+            "memory_s": float(piece.cost.memory_s) * runs,
+            "network_s": float(piece.cost.network_s) * runs,
+            "latency_s": float(piece.cost.latency_s) * runs,
+            "binds": piece.cost.binds,
+            "origin": piece.cost.origin,
+        }
+        for piece in phase.step.slices
+    ]
+    return columns(rows)
 
 
 def explain(prediction: Served) -> list[str]:

@@ -28,8 +28,7 @@ from taicang.fabric.wires import LinkRates
 from taicang.hardware import Machine
 from taicang.interop import graphs
 from taicang.ops import Exchange
-from taicang.predict.fabric_trust import bands_of, sources_of
-from taicang.search.collective import EXCHANGES, Ask, closed_s, costs, operator
+from taicang.search.collective import EXCHANGES, Ask, bands_of, closed_s, costs, operator, sources_of
 from taicang.units import show
 
 HOTTEST = 8

@@ -89,9 +89,8 @@ def breakage(
         _part("chip" if kind == "rank" else kind, number, known[CLASSES[kind]]) for kind, number in counts.items()
     ]
     for kind, number in beside.items():
-        part = known["optical module"]
-        listed.append(_part(kind, number, part))
-        broken = broken + rng.binomial(number, down_ratio(part), draws)
+        listed.append(_part(kind, number, known["optical module"]))
+        broken = broken + rng.binomial(number, listed[-1].down_ratio, draws)
     steps, what = _steps(machine, found.bandwidth_ratio, serve, trained, options or {})
     low = np.quantile(found.bandwidth_ratio, [1.0 - q for q in QUANTILES], method="lower")
     notes = [
@@ -160,29 +159,31 @@ def _decode_s(model: str, machine: Machine, options: Mapping[str, Any]) -> Calla
         "modes": (best.mode,),
     }
     same |= {"prefill_plan": best.prefill.plan} if apart else {}
-    known: dict[float, float] = {1.0: best.tpot_s}
 
-    def at(share: float) -> float:
-        if share not in known:
-            worse = infer(model, _weaker(machine, share), **same)
-            known[share] = np.inf if isinstance(worse, Infeasible) else worse.tpot_s
-        return known[share]
+    def worse_s(share: float) -> float:
+        worse = infer(model, _weaker(machine, share), **same)
+        return np.inf if isinstance(worse, Infeasible) else worse.tpot_s
 
-    return at
+    return _remembered({1.0: best.tpot_s}, worse_s)
 
 
 def _training_s(model: str, machine: Machine, options: Mapping[str, Any]) -> Callable[[float], float]:
-    plan = TrainPlan(dp=0, global_batch=0)
-    first = train(model, _weaker(machine, 1.0), plan, searched=True, pinned=("cp",), **options)
+    open_plan = TrainPlan(dp=0, global_batch=0)
+    first = train(model, _weaker(machine, 1.0), open_plan, searched=True, pinned=("cp",), **options)
     if isinstance(first, Infeasible):
         raise InvalidInput(f"{model} cannot be trained so on {machine.name}", where="--train")
-    plan = first.step.plan
-    known: dict[float, float] = {1.0: first.step.seconds}
 
+    def worse_s(share: float) -> float:
+        worse = train(model, _weaker(machine, share), first.step.plan, **options)
+        return np.inf if isinstance(worse, Infeasible) else worse.step.seconds
+
+    return _remembered({1.0: first.step.seconds}, worse_s)
+
+
+def _remembered(known: dict[float, float], find: Callable[[float], float]) -> Callable[[float], float]:
     def at(share: float) -> float:
         if share not in known:
-            worse = train(model, _weaker(machine, share), plan, **options)
-            known[share] = np.inf if isinstance(worse, Infeasible) else worse.step.seconds
+            known[share] = find(share)
         return known[share]
 
     return at
@@ -208,13 +209,5 @@ def share_out(machine: Machine, chips: Sequence[int], *, backlog: bool = False, 
 def axes(machine: Machine | Fabric, order: Mapping[str, int], payload_bytes: float, seed: int = 0) -> tuple[Axis, ...]:
     """Where the axes of a plan lie on the links of ``machine``'s scale-up plane, or of a graph."""
     fabric, links = (build(machine), machine.links or Links()) if isinstance(machine, Machine) else (machine, Links())
-    return place(
-        Net(
-            fabric=fabric,
-            found=resources(fabric, "adaptive" if links.routing == "closed" else links.routing),
-            seed=seed,
-        ),
-        order,
-        payload_bytes,
-        seed,
-    )
+    found = resources(fabric, "adaptive" if links.routing == "closed" else links.routing)
+    return place(Net(fabric=fabric, found=found, seed=seed), order, payload_bytes, seed)

@@ -13,10 +13,9 @@ from taicang.hardware import Machine
 from taicang.reliability import components, with_mtbf
 from taicang.serve import trouble
 from taicang.serve.breakage import Breakage
-from taicang.serve.build import Pool, link, step_table
+from taicang.serve.build import Pool, Source, link, loading_s, step_table
 from taicang.serve.cluster import Cluster
 from taicang.serve.instance import Instance
-from taicang.serve.loading import Source, loading_s
 from taicang.serve.request import FOREVER, SECOND
 from taicang.units import digits
 
@@ -68,7 +67,7 @@ class Faults:
     restart_s: float | Source = 600.0
     """Seconds until an instance serves on spare chips, after a repair of parts that failed at random, or in its other
     pool (assumed: detecting, scheduling, loading weights, warming up; as for training); or "cold" or "warm": as long as
-    its weights take (see ``serve.loading``)."""
+    its weights take (see ``serve.build``)."""
     retries: int | None = None
     """Times that a request starts over after its cache was lost (None: until it is served)."""
     jitter_s: float = 0.0

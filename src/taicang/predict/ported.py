@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from taicang import catalog
-from taicang.catalog.training import default_stack, training_price
+from taicang.catalog.costing import default_stack, training_price
 from taicang.errors import MissingFigure, NotModelled
 from taicang.hardware import Machine
 from taicang.ops import Attend, Gemm, Lookup, Operator, Pointwise
-from taicang.port.found import Use
+from taicang.port.tables import Use
 from taicang.units import Num
 
 Floats: TypeAlias = NDArray[np.float64]

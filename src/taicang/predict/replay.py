@@ -13,15 +13,13 @@ from taicang.errors import InvalidInput
 from taicang.hardware import Machine
 from taicang.models.types import Model
 from taicang.plans import describe
-from taicang.predict.standing import Standing, context_of, stand
+from taicang.predict.standing import Standing, Tenant, context_of, stand
 from taicang.predict.system import System
-from taicang.predict.tenants import Tenant
 from taicang.search.trusted import Prediction, assumptions, sources
-from taicang.serve import gaps
 from taicang.serve.build import Pool
 from taicang.serve.clients import ClosedLoop, OpenLoop
 from taicang.serve.cluster import Cluster
-from taicang.serve.log import Log
+from taicang.serve.log import Log, request_gaps
 from taicang.serve.record import LONGEST_S, Record
 from taicang.serve.request import SECOND
 from taicang.serve.simulate import serve
@@ -121,7 +119,7 @@ def outcome(
     """What came of serving ``trace``, of which ``finished`` have ended, of ``requests`` (None: all of it)."""
     pools, machine, engine, made = standing.pools, standing.machine, standing.engine, standing.cluster
     log = made.log or Log(made.pools)
-    table = finished.columns() | gaps.by_request(log, finished.ticks())
+    table = finished.columns() | request_gaps(log, finished.ticks())
     if trace.session is not None:
         table["session"] = trace.session[table["id"]]
     if trace.model is not None:

@@ -14,18 +14,20 @@ from taicang.hardware import Machine
 from taicang.lower import lower
 from taicang.models.types import Model
 from taicang.plans import Quantisation, ServePlan, describe
-from taicang.predict.loop import loop, room
-from taicang.predict.prediction import Infeasible, PhasePrediction, Served
+from taicang.predict.prediction import Infeasible, Loop, PhasePrediction, Served
 from taicang.search.door import Run, forms_of, job_of, narrowed
+from taicang.search.explain import binding
 from taicang.search.points import Job, chunk_budget, handover_s
 from taicang.search.result import Ask, Choice, Pool
 from taicang.search.run import search
 from taicang.search.space import NARROW, Space, default, layouts
 from taicang.search.trusted import told
-from taicang.serve.memory import MemoryUse, cache_room, memory_use
+from taicang.serve.door import through_s
+from taicang.serve.memory import MemoryUse, cache_room, cache_tokens, memory_use, state_room
 from taicang.serve.setup import Setup, step
+from taicang.serve.steady import Load, Steady, aggregated
 from taicang.timeline import Timeline
-from taicang.units import show
+from taicang.units import Count, show
 
 
 def infer(model: str | Model, on: str | Machine, **asked: Any) -> Served | Infeasible:
@@ -60,8 +62,7 @@ def answer(run: Run) -> Served | Infeasible:
         batch = run.batch or max(int(min(-(-run.clients // plan.dp), whole)), 1)
         run, modes = replace(run, batch=batch), ["aggregated"]
     run = replace(run, drafts=drafts, chunk=run.chunk or int(job.stack.chunk_tokens))
-    one = replace(run, drafts=min(job.model.mtp_layers, 1) if drafts is None else drafts)
-    for space in (narrowed(NARROW, one), narrowed(default(job.model), run)):
+    for space in (narrowed(NARROW, run), narrowed(default(job.model), run)):
         plans = _candidates(job, space, forms, plan, prefill_plan)
         if space.narrow and not plans["known"]:
             continue  # a layout beyond the usual ones was found, or thought of, in the wider space
@@ -172,7 +173,7 @@ def _phase(pool: Pool, job: Job, space: Space, phase: str) -> PhasePrediction:
     rate = float(sequences * groups * gained / (timeline.seconds * steps))
     name, share = binding(timeline)
     per_chip = rate / pool.chips
-    power = power_w_per_chip(setup.machine)
+    power = setup.machine.chip_power_w
     use = phase_memory(setup, job, space, phase, sequences)
     spare, each = cache_room(setup, tokens=float(job.stack.chunk_tokens), context=job.held_tokens)
     room = np.floor(max(spare, 0.0) / each * job.held_tokens) if each else np.inf
@@ -217,19 +218,8 @@ def _lone_s(pool: Pool, job: Job, space: Space) -> float:
     setup = job.setup(pool.plan)
     steps = job.chunks(1.0, chunk_budget(pool.plan, job, space))
     move = handover_s(setup, job) if pool.role == "prefill" else 0.0
-    return float(steps * step(setup, job.prompts(1.0, pool.plan.dp, steps)).seconds + move)
-
-
-def binding(timeline: Timeline) -> tuple[str, float]:
-    """The resource that most of the busy time is spent on, and its share."""
-    shares = {name: float(seconds) for name, seconds in timeline.by_resource().items()}
-    name = max(shares, key=lambda key: shares[key])
-    return name, shares[name] / max(sum(shares.values()), 1e-30)
-
-
-def power_w_per_chip(machine: Machine) -> float | None:
-    """One chip's share of the machine's IT power under load."""
-    return None if machine.power_w is None else machine.power_w / machine.chips
+    door = through_s(job.stack, job.input_tokens)
+    return float(steps * step(setup, job.prompts(1.0, pool.plan.dp, steps)).seconds + move + door)
 
 
 def _prediction(choice: Choice, job: Job, space: Space, *, given: Sequence[str], candidates: int) -> Served:
@@ -252,10 +242,36 @@ def _prediction(choice: Choice, job: Job, space: Space, *, given: Sequence[str],
         machine_chips=choice.machine_chips,
         output_tokens_per_s_per_chip=choice.output_tokens_per_s_per_chip,
         machine_output_tokens_per_s=choice.output_tokens_per_s,
-        power_w_per_chip=power_w_per_chip(job.machine),
+        power_w_per_chip=job.machine.chip_power_w,
         output_tokens_per_s_per_w=choice.output_tokens_per_s_per_w,
         output_tokens_per_s_per_usd=choice.output_tokens_per_s_per_usd,
         output_tokens_per_s_per_cny=choice.output_tokens_per_s_per_cny,
         candidates=candidates,
         **told(job, choice, given),
     )
+
+
+def room(job: Job, plan: ServePlan) -> float:
+    """Sequences of an attention group that fit the memory at once. Raises ``InvalidInput`` where not even one does."""
+    setup, mean = job.setup(plan), job.context_tokens
+    tokens = float(setup.stack.chunk_tokens)
+    return min(cache_tokens(setup, tokens=tokens, context=mean, whole=mean) / mean, state_room(setup, tokens=tokens))
+
+
+def closed_loop(job: Job, plan: ServePlan, clients: Count) -> Steady:
+    """What ``clients`` see who send their next request when an answer has come; those without room wait."""
+    load = Load(
+        concurrency=clients, input_tokens=job.input_tokens, output_tokens=job.output_tokens, room=room(job, plan),
+        spread=job.spread,
+    )  # fmt: skip
+    return aggregated(job.setup(plan), load)
+
+
+def loop(job: Job, plan: ServePlan, clients: Count) -> Loop:
+    """``closed_loop`` as a prediction tells it."""
+    steady, chips = closed_loop(job, plan, clients), -(-plan.ranks // job.machine.chip.dies)
+    rate = float(steady.output_tokens_per_s)
+    return Loop(
+        clients=float(clients), ttft_s=float(steady.ttft_s), tpot_s=float(steady.tpot_s), output_tokens_per_s=rate,
+        output_tokens_per_s_per_chip=rate / chips,
+    )  # fmt: skip

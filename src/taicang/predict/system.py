@@ -15,9 +15,9 @@ from taicang.predict.faults import Faults
 from taicang.search.door import Serving, forms_of
 from taicang.search.space import usual
 from taicang.serve.build import Pool, Tier, swap_tokens
-from taicang.serve.evict import Eviction
-from taicang.serve.memory import memory_use
-from taicang.serve.scheduler import Order, preset
+from taicang.serve.cache import Eviction
+from taicang.serve.memory import memory_use, state_room
+from taicang.serve.scheduler import Limits, Order, preset, reserving
 from taicang.serve.setup import Setup, step
 from taicang.stacks import Stack
 
@@ -26,6 +26,8 @@ ROOM_RATIO = 0.2
 REFERENCE = ("6x16", "1x160")
 """Prefill and decode pools of CloudMatrix-Infer's reference deployment (arXiv 2506.12708, section 5)."""
 REFERENCE_CHIPS = 256
+MANY = Limits().sequences
+"""Sequences that an attention group runs where neither the engine nor its memory says."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,8 +92,7 @@ def pools(net: Model, machine: Machine, engine: Stack, system: System, *, ranks:
             setting = best(phase, chips * machine.chip.dies)
             limits = preset(engine, policy="mixed", tokens=system.tokens, sequences=running(system, setting))
             if phase == "prefill" or setting.plan.draft_tokens:
-                ratio = 1.0 if limits.reserve else 0.5
-                limits = replace(limits, reserve=phase == "decode", reserve_ratio=ratio)
+                limits = replace(reserving(limits), reserve=phase == "decode")
             if phase == "prefill" and setting.plan.sp:
                 limits = replace(limits, tokens=limits.tokens * setting.plan.tp)
             made.append(Pool(setup=setting, instances=count, limits=limits))
@@ -100,7 +101,7 @@ def pools(net: Model, machine: Machine, engine: Stack, system: System, *, ranks:
         count = system.instances or max(machine.ranks // setting.plan.ranks, 1)
         limits = preset(engine, policy=system.policy, tokens=system.tokens, sequences=running(system, setting))
         if setting.plan.draft_tokens:
-            limits = replace(limits, reserve=True, reserve_ratio=1.0 if limits.reserve else 0.5)
+            limits = reserving(limits)
         made.append(Pool(setup=setting, instances=count, limits=limits))
     made = [_ordered(pool, system) for pool in made]
     need = sum(pool.instances * pool.setup.plan.ranks for pool in made)
@@ -109,12 +110,16 @@ def pools(net: Model, machine: Machine, engine: Stack, system: System, *, ranks:
     return made
 
 
-def running(system: System, setting: Setup) -> int | None:
-    """Sequences that each attention group runs at most: as told, else as the engine has it (None: its own many)."""
-    most, plan = setting.stack.drafting_sequences, setting.plan
-    if system.sequences is not None or not (most and plan.draft_tokens):
+def running(system: System, setting: Setup) -> int:
+    """Sequences that each attention group runs at most: as told, else as the engine has it."""
+    stack, plan = setting.stack, setting.plan
+    if system.sequences is not None:
         return system.sequences
-    return max(most // int(plan.dp), 1)
+    drafting = (
+        max(stack.drafting_sequences // int(plan.dp), 1) if stack.drafting_sequences and plan.draft_tokens else MANY
+    )
+    usual = stack.running_sequences or MANY
+    return int(min(drafting, usual, state_room(setting, tokens=float(system.tokens or stack.chunk_tokens))))
 
 
 def _ordered(pool: Pool, system: System) -> Pool:

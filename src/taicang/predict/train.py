@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from taicang import catalog
-from taicang.catalog.training import measured_levels
+from taicang.catalog.costing import measured_levels
 from taicang.catalog.trust import TRAINED, bands, trained
 from taicang.formats import number_format
 from taicang.hardware import Machine
@@ -15,8 +15,7 @@ from taicang.models.types import Model, routed
 from taicang.predict.prediction import Infeasible
 from taicang.predict.train_explain import Explained, explain, waterfall
 from taicang.reliability import PUBLISHED
-from taicang.search.train_stack import FUSIONS
-from taicang.search.training import Training, settle
+from taicang.search.training import FUSIONS, Training, settle
 from taicang.search.trusted import Prediction, sources
 from taicang.train import memory, sync
 from taicang.train.flops import CONVENTION, recomputed_flop
@@ -165,7 +164,7 @@ def compose(
         peak_flop_per_s=peak_rate,
         waterfall=waterfall(step, mfu, run),
         placement=placed(plan, machine),
-        power_w_per_chip=None if machine.power_w is None else machine.power_w / machine.chips,
+        power_w_per_chip=machine.chip_power_w,
         run=run,
         found=found,
         assumptions=_assumptions(setup, step, given) + (() if run is None else _run_assumptions(run, chips)),

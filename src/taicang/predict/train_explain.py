@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
-from taicang.catalog.training import training_price
+from taicang.catalog.costing import training_price
 from taicang.hardware import Machine
 from taicang.train.memory import MemoryUse
 from taicang.train.placement import Traffic, traffic

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -26,38 +27,27 @@ class Budget:
 
 def read(text: str) -> Budget:
     """The budget of "384 chips", "500 kW", "10 MUSD" or "60 MCNY". Raises ``InvalidInput``."""
-    budget = _read(text)
-    if not (budget.amount > 0 and math.isfinite(budget.amount)):
+    basis, amount = _read(text)
+    if not (amount > 0 and math.isfinite(amount)):
         raise InvalidInput(f"a budget must be more than nothing and finite, got {text!r}", where="--budget")
-    return budget
+    return Budget(text=text, basis=basis, amount=amount)
 
 
-def _read(text: str) -> Budget:
-    match = _CHIPS.match(text)
-    if match:
-        return Budget(text=text, basis="chips", amount=float(match[1]))
+def _read(text: str) -> tuple[Basis, float]:
+    if match := _CHIPS.match(text):
+        return "chips", float(match[1])
     dimensions: tuple[tuple[Basis, str], ...] = (("power", "w"), ("usd", "usd"), ("cny", "cny"))
     for basis, dimension in dimensions:
-        try:
-            return Budget(text=text, basis=basis, amount=parse(text, dimension))
-        except InvalidInput:
-            continue
-    raise InvalidInput(
-        f"expected such as '384 chips', '500 kW', '10 MUSD' or '60 MCNY', got {text!r}", where="--budget"
-    )
+        with suppress(InvalidInput):
+            return basis, parse(text, dimension)
+    said = f"expected such as '384 chips', '500 kW', '10 MUSD' or '60 MCNY', got {text!r}"
+    raise InvalidInput(said, where="--budget")
 
 
 def machines(budget: Budget, machine: Machine) -> int:
     """Whole machines that ``budget`` buys or feeds. Raises ``MissingFigure`` where the figure is not public."""
-    match budget.basis:
-        case "chips":
-            each: float | None = float(machine.chips)
-        case "power":
-            each = machine.power_w
-        case "usd":
-            each = machine.price_usd
-        case "cny":
-            each = machine.price_cny
+    of = {"chips": machine.chips, "power": machine.power_w, "usd": machine.price_usd, "cny": machine.price_cny}
+    each = of[budget.basis]
     if each is None:
         raise MissingFigure(machine.name, {"power": "power.load"}.get(budget.basis, f"price.{budget.basis}"))
     return int(budget.amount / each * (1.0 + 1e-12))

@@ -7,11 +7,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from taicang import catalog
 from taicang.catalog.costing import cost_model
-from taicang.catalog.launch import divided, launched
 from taicang.catalog.models import model as load_model
+from taicang.catalog.profiles import profile
+from taicang.catalog.rules import divided, launched
 from taicang.catalog.stack_entry import with_memory
 from taicang.cost.skew import SKEW
 from taicang.errors import InvalidInput, InvalidPlan
@@ -23,9 +25,13 @@ from taicang.search.points import Job
 from taicang.search.result import MODES, Mode
 from taicang.search.space import Space
 from taicang.serve.queueing import WITHIN
-from taicang.serve.uneven import EVEN, Spread
+from taicang.serve.uneven import EVEN, Spread, spread
 from taicang.stacks import Stack
 from taicang.units import Count
+
+DRAWS = 100_000
+"""Evenly spaced quantiles that stand for a profile."""
+
 
 PLAN = ("tp", "dp", "pp", "ep", "moe_tp", "redundant", "shared_ranks", "microbatches", "exchange")
 """Fields of a layout that a user may fix."""
@@ -78,7 +84,7 @@ class Run(Serving):
     chunk: int | None = None
     """Token budget of a step."""
     clients: Count | None = None
-    """A closed loop of so many on one instance that does both (``predict.loop``)."""
+    """A closed loop of so many on one instance that does both (``predict.serving``)."""
 
 
 def settle(asked: Serving, model: str | Model, on: str | Machine) -> tuple[Model, Machine, Stack]:
@@ -89,6 +95,7 @@ def settle(asked: Serving, model: str | Model, on: str | Machine) -> tuple[Model
     if not isinstance(engine, Stack):
         named = catalog.stack(engine or default_stack(machine, net), ascend=machine.chip.ascend)
         engine = launched(named, machine.chip, net)
+    engine = catalog.fit_for(engine, "serving", ascend=machine.chip.ascend)
     return net, machine, with_memory(divided(engine, machine, net), asked.memory_ratio)
 
 
@@ -169,3 +176,25 @@ def formats(names: Sequence[str], job: Job, kv: str = "auto") -> list[tuple[str,
 def moved(job: Job, machine: Machine) -> Job:
     """``job`` on another machine, priced there."""
     return replace(job, machine=machine, price=cost_model(machine, job.stack).price)
+
+
+def of_profile(name: str) -> dict[str, Any]:
+    """Mean lengths of the embedded profile ``name`` and how unequal they are, as a ``Run`` has them.
+
+    ``UnknownName`` suggests the nearest.
+    """
+    found = profile(name)
+    inputs, outputs = (_drawn(name, found, key) for key in ("input", "output"))
+    lengths = spread(inputs, outputs)
+    return {"input_tokens": float(inputs.mean()), "output_tokens": float(outputs.mean()), "spread": lengths}
+
+
+def _drawn(name: str, found: Mapping[str, Any], key: str) -> NDArray[np.float64]:
+    table = found.get(f"{key}_quantiles")
+    if not table:
+        raise InvalidInput(f"{name} has no {key} lengths", where="--profile")
+    at, values = (np.array(list(map(float, each))) for each in (table.keys(), table.values()))
+    order = np.argsort(at)
+    drawn = np.interp((np.arange(DRAWS) + 0.5) / DRAWS, at[order], values[order])
+    whole: NDArray[np.float64] = np.maximum(np.round(drawn), 1.0)
+    return whole

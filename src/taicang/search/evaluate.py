@@ -8,14 +8,13 @@ from types import MappingProxyType
 from typing import Any, TypeAlias
 
 from taicang.catalog.models import model as load_model
-from taicang.catalog.slo import slo
+from taicang.catalog.profiles import slo
 from taicang.errors import InvalidInput, TaicangError, UnknownName
 from taicang.lower import lower
 from taicang.models.types import Model
 from taicang.plans import decode_batch
 from taicang.records import plain
-from taicang.search.door import PLAN, Run, forms_of, job_of, narrowed, plan_of
-from taicang.search.lengths import of_profile
+from taicang.search.door import Run, forms_of, job_of, narrowed, of_profile, plan_of
 from taicang.search.run import Ask, search
 from taicang.search.space import default
 from taicang.search.trusted import told
@@ -31,13 +30,8 @@ FIELDS: Mapping[str, str] = MappingProxyType(
     }
 )  # fmt: skip
 """Keys of a point that a ``Run`` knows by another name."""
-_LIMITS: Mapping[str, tuple[int, int | None]] = MappingProxyType(
-    {"redundant": (0, None), "shared_ranks": (0, None), "mtp": (0, 8), "microbatches": (1, 2)}
-)
-LOAD = (
-    "model", "on", "input", "output", "profile", "users", "ttft", "tpot", "slo", "attainment", "objective", "load",
-)  # fmt: skip
-TRAITS = ("stack", "memory_fraction", "quant", "kv", "mode", "batch", "mtp", "acceptance", "skew", "chunk")
+TRAITS = ("stack", "memory_fraction", "quant", "kv", "batch", "mtp", "acceptance", "skew", "chunk")
+"""Keys of a point that are fields of a ``Run`` as they stand."""
 FIGURES = (
     "ttft_s",
     "tpot_s",
@@ -52,13 +46,6 @@ FIGURES = (
     "output_tokens_per_s_per_chip",
 )
 """Figures of a row."""
-KEYS = (*LOAD, *TRAITS, *PLAN)
-"""Keys of a point besides catalogue fields, which have a dot in them ("chip.memory.bandwidth")."""
-
-
-def limits(key: str) -> tuple[int, int | None]:
-    """Least and largest whole number of a key of plans and batches (None: any)."""
-    return _LIMITS.get(key, (1, None))
 
 
 def evaluate(point: Mapping[str, Any]) -> dict[str, Any]:
@@ -84,17 +71,12 @@ def failed(why: str) -> dict[str, Any]:
 def run_of(point: Mapping[str, Any], model: Model) -> Run:
     """The question of ``point`` about ``model``."""
     preset = slo(str(point["slo"]), model.name) if point.get("slo") is not None else None
-    lengths = of_profile(str(point["profile"])) if point.get("profile") is not None else None
     mode = str(point.get("mode", "both"))
     if mode not in MODES:
         raise UnknownName("mode", mode, MODES, where="study")
-    said = {
-        FIELDS.get(key, key): point[key]
-        for key in ("input", "output", "users", *TRAITS)
-        if key in point and key != "mode"
-    }
-    if lengths:
-        said |= {key: getattr(lengths, key) for key in ("input_tokens", "output_tokens", "spread")}
+    said = {FIELDS.get(key, key): point[key] for key in ("input", "output", "users", *TRAITS) if key in point}
+    if point.get("profile") is not None:
+        said |= of_profile(str(point["profile"]))
     for name in ("ttft", "tpot"):
         limit = None if point.get(name) is None else parse(point[name], "s", where=name)
         said[f"{name}_s"] = limit or (preset and getattr(preset, f"{name}_s"))

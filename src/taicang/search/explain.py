@@ -6,8 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
-import numpy as np
-
 from taicang.hardware import Machine
 from taicang.plans import ServePlan
 from taicang.search.door import moved
@@ -106,7 +104,7 @@ def explained(
 
 def bound(job: Job, pool: Pool, space: Space) -> Bound:
     """What holds ``pool`` back."""
-    name, share = binding(job, pool)
+    name, share = binding(timeline(job, pool))
     return Bound(role=pool.role, resource=name, share_ratio=share, next_batch=stops(job, pool, space))
 
 
@@ -219,8 +217,8 @@ def _parts(job: Job, mine: Pool, other: Pool) -> list[str]:
     return [f"{mine.role}: {totals[0] * 1e6:.1f} µs of a chip per token against {totals[1] * 1e6:.1f} ({shown})"]
 
 
-def binding(job: Job, pool: Pool) -> tuple[str, float]:
-    """The resource that most of the pool's busy time is spent on, and its share."""
-    shares = {name: float(np.max(seconds)) for name, seconds in timeline(job, pool).by_resource().items()}
+def binding(run: Timeline) -> tuple[str, float]:
+    """The resource that most of the busy time of a step is spent on, and its share."""
+    shares = {name: float(seconds) for name, seconds in run.by_resource().items()}
     name = max(shares, key=lambda key: shares[key])
     return name, shares[name] / max(sum(shares.values()), 1e-30)

@@ -74,7 +74,7 @@ def tables(plans: Sequence[ServePlan]) -> list[Table]:
     for place, plan in enumerate(plans):
         found.setdefault(structure(plan), []).append(place)
     # one set of rows for all tables, so that all of them share attention
-    rows = sorted({_row(plan) for plan in plans if plan.dp > 1})
+    rows = sorted({_counts(plan, ROW) for plan in plans if plan.dp > 1})
     made = []
     for _, places in sorted(found.items(), key=lambda item: item[0][:-1]):
         like = plans[places[0]]
@@ -82,36 +82,27 @@ def tables(plans: Sequence[ServePlan]) -> list[Table]:
     return made
 
 
-def _row(plan: ServePlan) -> tuple[int, ...]:
-    return tuple(getattr(plan, name) for name in ROW)
-
-
-def _column(plan: ServePlan) -> tuple[int, ...]:
-    return tuple(getattr(plan, name) for name in COLUMN)
+def _counts(plan: ServePlan, names: Sequence[str]) -> tuple[int, ...]:
+    return tuple(getattr(plan, name) for name in names)
 
 
 def _list(plans: Sequence[ServePlan], places: Sequence[int]) -> Table:
     mine = [plans[i] for i in places]
-    return Table(
-        like=mine[0],
-        rows=np.array([_row(plan) for plan in mine], dtype=float).T,
-        columns=np.array([_column(plan) for plan in mine], dtype=float).T,
-        index=np.array(places, dtype=np.int64)[:, None],
-    )
+    rows, columns = ([_counts(plan, names) for plan in mine] for names in (ROW, COLUMN))
+    return _made(mine[0], rows, columns, np.array(places, dtype=np.int64)[:, None])
 
 
 def _table(plans: Sequence[ServePlan], places: Sequence[int], rows: list[tuple[int, ...]]) -> Table:
-    columns = sorted({_column(plans[i]) for i in places})
+    columns = sorted({_counts(plans[i], COLUMN) for i in places})
     at_row = {row: n for n, row in enumerate(rows)}
     at_column = {column: n for n, column in enumerate(columns)}
     # two columns at least: a single one would be taken for a list
     columns += columns[:1] * (len(columns) == 1)
     index = np.full((len(rows), len(columns)), -1, dtype=np.int64)
     for i in places:
-        index[at_row[_row(plans[i])], at_column[_column(plans[i])]] = i
-    return Table(
-        like=plans[places[0]],
-        rows=np.array(rows, dtype=float).T,
-        columns=np.array(columns, dtype=float).T,
-        index=index,
-    )
+        index[at_row[_counts(plans[i], ROW)], at_column[_counts(plans[i], COLUMN)]] = i
+    return _made(plans[places[0]], rows, columns, index)
+
+
+def _made(like: ServePlan, rows: Sequence[Any], columns: Sequence[Any], index: NDArray[np.int64]) -> Table:
+    return Table(like=like, rows=np.array(rows, dtype=float).T, columns=np.array(columns, dtype=float).T, index=index)

@@ -1,4 +1,4 @@
-"""Results of a study on disk, so that it can be killed at any moment and started again.
+"""Results of a study on disk beside what they come from, so that it can be killed at any moment and started again.
 
 Each finished point is one line, appended by one write: what was written survives the process. A torn last line (of a
 machine that lost power) is dropped. Nothing that has a line is done again.
@@ -6,17 +6,61 @@ machine that lost power) is dropped. Nothing that has a line is done again.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import yaml
+
+from taicang import __version__, catalog
 from taicang.errors import InvalidInput
 from taicang.output import Content, write
 from taicang.records import jsonable
 from taicang.search import results
-from taicang.search.inputs import SUFFIXES, changes, stamps
+
+SUFFIXES = (".yaml", ".yml", ".json")
+LONGEST = 255
+"""Characters of a text that may name a file."""
+
+
+def inputs_of(values: Any) -> dict[str, str]:
+    """Digests by name of the catalogue, the version, and every file that ``values`` name, also through each other."""
+    found: dict[str, str] = {"catalogue": catalog.digest()[:16], "version": __version__}
+    waiting = list(_named(values, Path()))
+    while waiting:
+        path = waiting.pop()
+        if str(path) in found:
+            continue
+        content = path.read_bytes()
+        found[str(path)] = hashlib.sha256(content).hexdigest()[:16]
+        try:
+            waiting += _named(yaml.safe_load(content), path.parent)
+        except (yaml.YAMLError, ValueError, RecursionError):  # what reads it says what is wrong with it
+            continue
+    return found
+
+
+def stamps(inputs: Mapping[str, str]) -> list[tuple[int, int]]:
+    """Size and time of each file among ``inputs``: cheap to compare with those of before."""
+    return [(s.st_size, s.st_mtime_ns) for s in (path.stat() for path in map(Path, inputs) if os.path.isfile(path))]
+
+
+def _named(value: Any, beside: Path) -> Iterator[Path]:
+    """Files that the texts in ``value`` name, relative to the folder ``beside``."""
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, list | tuple):
+        for each in value:
+            yield from _named(each, beside)
+    elif isinstance(value, str) and 0 < len(value) < LONGEST:
+        path = beside / Path(re.sub(r"\s*[x×*]\s*\d+\s*$", "", value.strip())).expanduser()
+        path = path / "config.json" if os.path.isdir(path) else path
+        if (path.suffix.lower() in SUFFIXES or value.startswith((".", "/", "~"))) and os.path.isfile(path):
+            yield path
 
 
 class Journal:
@@ -25,7 +69,7 @@ class Journal:
     def __init__(self, folder: Path, inputs: Mapping[str, str], *, fresh: bool = False) -> None:
         """Open or create the journal; ``fresh`` drops the results that are there.
 
-        Raises ``InvalidInput`` if its rows come from other ``inputs`` (``search.inputs``) or it cannot be written.
+        Raises ``InvalidInput`` if its rows come from other ``inputs`` (``inputs_of``) or it cannot be written.
         """
         self.path = folder / "journal.jsonl"
         self.done: dict[int, dict[str, Any]] = {}
@@ -52,7 +96,8 @@ class Journal:
         if len(whole) < len(data):
             os.truncate(self.path, len(whole))
         head, *rows = _rows(whole, self.path) or [{"inputs": inputs}]
-        changed = changes(head.get("inputs", {"study": head.get("study")}), inputs)
+        before = head.get("inputs", {"study": head.get("study")})
+        changed = sorted(name for name in before.keys() | inputs.keys() if before.get(name) != inputs.get(name))
         if changed:
             what = "another study" if "study" in changed else f"other inputs (changed: {', '.join(changed)})"
             said = f"holds results of {what}; name another --out, or start anew with --fresh"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Literal, TypeAlias
 
 from taicang.catalog.trust import Band
@@ -14,6 +15,16 @@ Mode: TypeAlias = Literal["aggregated", "disaggregated", "decode"]
 """Decode is an instance that only decodes, judged over its own chips: what published decode figures are of."""
 Objective: TypeAlias = Literal["tokens/s/chip", "per-watt", "per-usd", "per-cny", "smallest"]
 MODES: tuple[Mode, ...] = ("aggregated", "disaggregated")
+
+
+FIGURES: Mapping[str, tuple[str, str]] = MappingProxyType(
+    {
+        "per-watt": ("power.load", "power_w"),
+        "per-usd": ("price.usd", "price_usd"),
+        "per-cny": ("price.cny", "price_cny"),
+    }
+)
+"""The figure that an objective divides by, as the catalogue and as ``Machine`` names it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,17 +94,14 @@ class Choice:
 
     def score(self, objective: Objective) -> float | None:
         """Higher is better; ``None`` where the machine's power or price is not public."""
-        match objective:
-            case "per-watt":
-                return self.output_tokens_per_s_per_w
-            case "per-usd":
-                return self.output_tokens_per_s_per_usd
-            case "per-cny":
-                return self.output_tokens_per_s_per_cny
-            case "smallest":
-                return -float(self.chips)
-            case "tokens/s/chip":
-                return self.output_tokens_per_s_per_chip
+        if objective == "smallest":
+            return -float(self.chips)
+        return {
+            "per-watt": self.output_tokens_per_s_per_w,
+            "per-usd": self.output_tokens_per_s_per_usd,
+            "per-cny": self.output_tokens_per_s_per_cny,
+            "tokens/s/chip": self.output_tokens_per_s_per_chip,
+        }[objective]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

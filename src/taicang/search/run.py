@@ -14,7 +14,7 @@ from taicang.plans import Quantisation, ServePlan
 from taicang.search import sheet
 from taicang.search.join import covered
 from taicang.search.points import Job, Points, Role, prefill_points, serving_points
-from taicang.search.result import MODES, Ask, Counts, Found, Mode
+from taicang.search.result import FIGURES, MODES, Ask, Counts, Found, Mode
 from taicang.search.sheet import Sheet
 from taicang.search.space import Space, layouts
 from taicang.units import show
@@ -46,7 +46,8 @@ def search(
     _check(job, ask)
     sheets: list[Sheet] = []
     edges: list[Sheet] = []
-    counts = np.zeros(5, dtype=np.int64)
+    counts = np.zeros(4, dtype=np.int64)
+    pairings = 0
     nearest: list[str] = []
     refused: list[str] = []
     roles = list(dict.fromkeys(role for mode, role in ROLES.items() if mode in ask.modes))
@@ -55,34 +56,24 @@ def search(
         if keep is not None:
             plans = {role: [plan for plan in each if keep(role, plan)] for role, each in plans.items()}
         serving = _serving(plans, job, space, roles)
+        priced: dict[str, Points] = {}
         if "aggregated" in ask.modes:
-            points = serving["both"]
-            counts += len(points.plans), points.considered, points.size, 0, len(points.refused)
+            priced["aggregated"] = points = serving["both"]
             sheets.append(sheet.aggregated(points, job, name, ask))
             edges.append(sheet.aggregated_front(points, job, name))
-            nearest += _nearest(points, job, "aggregated")
-            refused += points.refused
         if "disaggregated" in ask.modes:
-            first = prefill_points(plans["prefill"], job, space)
-            second = serving["decode"]
-            counts += (
-                len(first.plans) + len(second.plans),
-                first.considered + second.considered,
-                first.size + second.size,
-                covered(first, second, chips=job.machine.chips, ttft_s=job.ttft_s, tpot_s=job.tpot_s),
-                len(first.refused) + len(second.refused),
-            )
+            priced["prefill"] = first = prefill_points(plans["prefill"], job, space)
+            priced["decode"] = second = serving["decode"]
+            pairings += covered(first, second, chips=job.machine.chips, ttft_s=job.ttft_s, tpot_s=job.tpot_s)
             sheets.append(sheet.disaggregated(first, second, job, name, ask))
             edges.append(sheet.disaggregated_front(first, second, job, name))
-            nearest += _nearest(first, job, "prefill") + _nearest(second, job, "decode")
-            refused += first.refused + second.refused
         if "decode" in ask.modes:
-            points = serving["decode"]
-            sheets.append(sheet.decoding(points, job, name, ask))
-            if "disaggregated" not in ask.modes:
-                counts += len(points.plans), points.considered, points.size, 0, len(points.refused)
-                nearest += _nearest(points, job, "decode")
-                refused += points.refused
+            priced["decode"] = serving["decode"]
+            sheets.append(sheet.decoding(serving["decode"], job, name, ask))
+        for what, points in priced.items():
+            counts += len(points.plans), points.considered, points.size, len(points.refused)
+            nearest += _nearest(points, job, what)
+            refused += points.refused
     if not counts[2] and refused:
         raise NotModelled(refused[0])
     carried = [sheet.within(each, job.machine.chips) for each in sheets]
@@ -97,12 +88,12 @@ def search(
         nearest = (
             [f"at most {held:,.0f} users at a time within the limits, {job.users:,.0f} asked"] if held else nearest
         )
-    total = [int(n) for n in counts]
+    laid, considered, fitting, refusals = counts.tolist()
     return Found(
         machine=job.machine.name,
         best=tuple(best),
         front=tuple(sheet.front_of(edges)),
-        counts=Counts(layouts=total[0], priced=total[1], fitting=total[2], combinations=total[3], refused=total[4]),
+        counts=Counts(layouts=laid, priced=considered, fitting=fitting, combinations=pairings, refused=refusals),
         nearest=() if best else tuple(nearest) or (f"no instances of both pools fit {job.machine.chips} chips",),
         takes_chips=beyond[0].chips if beyond else None,
     )
@@ -144,12 +135,9 @@ def _check(job: Job, ask: Ask) -> None:
         raise InvalidInput("requests per second and users are two loads: give one", where="--load, --users")
     if ask.objective == "smallest" and not (ask.load_per_s or job.users):
         raise InvalidInput("the smallest machine needs the load that it must carry (--load or --users)", where="--load")
-    if ask.objective == "per-watt" and job.machine.power_w is None:
-        raise MissingFigure(job.machine.name, "power.load")
-    if ask.objective == "per-usd" and job.machine.price_usd is None:
-        raise MissingFigure(job.machine.name, "price.usd")
-    if ask.objective == "per-cny" and job.machine.price_cny is None:
-        raise MissingFigure(job.machine.name, "price.cny")
+    figure, field = FIGURES.get(ask.objective, ("", "chips"))
+    if getattr(job.machine, field) is None:
+        raise MissingFigure(job.machine.name, figure)
 
 
 def _nearest(points: Points, job: Job, what: str) -> list[str]:

@@ -14,6 +14,8 @@ from taicang.search.points import Floats, Job, Points
 from taicang.search.result import Ask, Choice, Mode, Pool
 from taicang.search.trusted import bands_of
 
+COLUMNS = ("ttft_s", "tpot_s", "requests_per_s", "chips")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sheet:
@@ -49,7 +51,6 @@ class Sheet:
         job, machine = self.job, self.job.machine
         output, used = float(self.requests_per_s[row] * job.output_tokens), int(self.chips[row])
         share = float(self._share(used))
-
         pools = self.pools(row)
         last = pools[-1].plan
         if (key := (last.ranks, last.quant)) not in self.told:
@@ -81,8 +82,8 @@ class Sheet:
 def within(sheet: Sheet, chips: int) -> Sheet:
     """The rows that use no more than ``chips`` chips."""
     rows = np.flatnonzero(sheet.chips <= chips)
-    columns: dict[str, Any] = {name: getattr(sheet, name)[rows] for name in ("ttft_s", "tpot_s", "requests_per_s")}
-    return replace(sheet, **columns, chips=sheet.chips[rows], pools=lambda i: sheet.pools(int(rows[i])))
+    columns: dict[str, Any] = {name: getattr(sheet, name)[rows] for name in COLUMNS}
+    return replace(sheet, **columns, pools=lambda i: sheet.pools(int(rows[i])))
 
 
 def best(sheets: Sequence[Sheet], ask: Ask) -> list[Choice]:
@@ -95,21 +96,22 @@ def best(sheets: Sequence[Sheet], ask: Ask) -> list[Choice]:
     score = [-each.chips if ask.objective == "smallest" else each.per_chip for each in sheets]
     keys = [np.concatenate([getattr(each, name) for each in sheets]) for name in ("tpot_s", "ttft_s", "per_chip")]
     order = np.lexsort((keys[0], keys[1], -keys[2], -np.concatenate(score)))
-    owner = np.repeat(np.arange(len(sheets)), [each.chips.size for each in sheets])
-    first = np.cumsum([0, *(each.chips.size for each in sheets)])
-    return [sheets[owner[i]].choice(int(i - first[owner[i]])) for i in order[: ask.top]]
+    return _chosen(sheets, order[: ask.top])
 
 
 def front_of(sheets: Sequence[Sheet]) -> list[Choice]:
     """The front of TPOT against rate over all sheets of one machine."""
     if not sheets:
         return []
-    keep = front(
-        low=np.concatenate([each.tpot_s for each in sheets]), high=np.concatenate([s.requests_per_s for s in sheets])
-    )
-    owner = np.repeat(np.arange(len(sheets)), [each.chips.size for each in sheets])
+    low, high = (np.concatenate([getattr(each, name) for each in sheets]) for name in ("tpot_s", "requests_per_s"))
+    return _chosen(sheets, front(low=low, high=high))
+
+
+def _chosen(sheets: Sequence[Sheet], rows: Any) -> list[Choice]:
+    """``rows`` of all sheets one after the other."""
     first = np.cumsum([0, *(each.chips.size for each in sheets)])
-    return [sheets[owner[i]].choice(int(i - first[owner[i]])) for i in keep]
+    owner = np.searchsorted(first, rows, side="right") - 1
+    return [sheets[at].choice(int(row - first[at])) for at, row in zip(owner, rows, strict=True)]
 
 
 def _pool(points: Points, row: int, role: Any, instances: float, job: Job) -> Pool:
@@ -189,26 +191,19 @@ def _both(first: Points, second: Points, pairs: Pairs, job: Job, quant: str, *, 
         quant=quant,
         mode="disaggregated",
         least=least,
-        ttft_s=pairs.ttft_s,
-        tpot_s=pairs.tpot_s,
-        requests_per_s=pairs.requests_per_s,
-        chips=pairs.chips,
         pools=lambda i: (
             _pool(first, int(pairs.prefill_row[i]), "prefill", float(pairs.prefill_instances[i]), job),
             _pool(second, int(pairs.decode_row[i]), "decode", float(pairs.decode_instances[i]), job),
         ),
+        **{name: getattr(pairs, name) for name in COLUMNS},
     )
 
 
-def _limits(job: Job) -> dict[str, Any]:
-    return {"ttft_s": job.ttft_s, "within_ratio": job.within_ratio}
-
-
 def _paired(first: Points, second: Points, rows: Any, job: Job) -> Pairs:
+    limits: dict[str, Any] = {"chips": job.machine.chips, "ttft_s": job.ttft_s, "within_ratio": job.within_ratio}
     if job.users is None:
-        return matched(first, second, rows, chips=job.machine.chips, **_limits(job))
-    asked = job.asked_per_s
-    return holding(first, second, rows, chips=job.machine.chips, **_limits(job), asked_per_s=asked)
+        return matched(first, second, rows, **limits)
+    return holding(first, second, rows, **limits, asked_per_s=job.asked_per_s)
 
 
 def disaggregated(first: Points, second: Points, job: Job, quant: str, ask: Ask) -> Sheet:
@@ -219,12 +214,13 @@ def disaggregated(first: Points, second: Points, job: Job, quant: str, ask: Ask)
     else:  # the fewer users, the smaller the batch that serves them fastest
         rows = decode_front(second)
         rows = rows[second.tpot_s[rows] <= job.tpot_s]
-    if least:
-        asked = job.asked_per_s
-        pairs = smallest(first, second, rows, load_per_s=ask.load_per_s, **_limits(job), asked_per_s=asked)
-    else:
-        pairs = _paired(first, second, rows, job)
-    return _both(first, second, pairs, job, quant, least=least)
+    if not least:
+        return _both(first, second, _paired(first, second, rows, job), job, quant, least=False)
+    pairs = smallest(
+        first, second, rows, load_per_s=ask.load_per_s, ttft_s=job.ttft_s, within_ratio=job.within_ratio,
+        asked_per_s=job.asked_per_s,
+    )  # fmt: skip
+    return _both(first, second, pairs, job, quant, least=True)
 
 
 def disaggregated_front(first: Points, second: Points, job: Job, quant: str) -> Sheet:

@@ -58,7 +58,7 @@ WIDE = Space(
 """Ten times the layouts of the standard space."""
 
 
-NARROW = Space(tp=(*WIDE.tp, 128), pp=(1,), expert_tp=(*WIDE.expert_tp, 128), narrow=True)
+NARROW = Space(tp=(*WIDE.tp, 128), pp=(1,), expert_tp=(*WIDE.expert_tp, 128), drafts=(0, 1), narrow=True)
 """A few dozen layouts, for a prediction without a search."""
 
 

@@ -16,9 +16,9 @@ import numpy as np
 
 from taicang.catalog import files
 from taicang.errors import InvalidInput, UnknownName
-from taicang.search import inputs, study_values
-from taicang.search.study_axis import Axis, axis
-from taicang.search.study_values import SERVED, Asks
+from taicang.search import study_values
+from taicang.search.journal import inputs_of
+from taicang.search.study_values import SERVED, Asks, Axis, axis
 
 Kind: TypeAlias = Literal["grid", "random", "latin", "bayesian"]
 KINDS = ("grid", "random", "latin", "bayesian")
@@ -87,7 +87,7 @@ def read(path: str | Path, others: Mapping[str, Callable[[], Asks]] = MappingPro
         count=0 if kind == "grid" else _whole(sample, "points", 1, where("sample", "points")),
         seed=_whole({"seed": 0} | sample, "seed", 0, where("sample", "seed")),
         objective=objective,
-        inputs={"study": hashlib.sha256(text.encode()).hexdigest()[:16], **inputs.of([base, axes])},
+        inputs={"study": hashlib.sha256(text.encode()).hexdigest()[:16], **inputs_of([base, axes])},
     )
     _check(study, where)
     return study
@@ -143,7 +143,7 @@ def size(study: Study) -> int:
 def points(study: Study) -> list[dict[str, Any]]:
     """All points in order, each the base with one value per axis; the same list whenever and wherever it is made.
 
-    Not of a Bayesian study, whose points depend on its results (``search.bayes``).
+    Not of a Bayesian study, whose points depend on its results (``search.sweep``).
     """
     axes: Sequence[Axis] = study.axes
     if study.kind == "grid":

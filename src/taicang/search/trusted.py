@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from taicang import __version__, catalog
-from taicang.catalog.launch import launch
+from taicang.catalog.rules import launch
 from taicang.catalog.trust import REPLAYED, SERVED, Band, Ground, bands, ground
 from taicang.hardware import Machine
 from taicang.models.types import Model, routed

@@ -1,8 +1,8 @@
-"""A plan of the user's beside what the search found, and where a rival machine would draw level."""
+"""A plan of the user's beside what the search found, and what would make a rival machine draw level."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,21 +10,20 @@ import numpy as np
 
 from taicang.errors import InvalidInput, UnknownName
 from taicang.lower import lower
-from taicang.plans import EXCHANGES, Quantisation, ServePlan, decode_batch
+from taicang.plans import Quantisation, ServePlan, decode_batch
 from taicang.search.door import PLAN, moved, plan_of
-from taicang.search.evaluate import limits
 from taicang.search.explain import RESOURCES, again, against
 from taicang.search.points import Job
-from taicang.search.result import Choice
+from taicang.search.result import FIGURES, Choice, Objective
 from taicang.search.run import Ask, every, search
 from taicang.search.space import Space
-from taicang.units import digits
+from taicang.search.study_values import KEYS, read
 
 MOST_RATIO = 64.0
 """How much more of a resource is tried before a rival is said never to draw level."""
-
-
-FIELDS = (*PLAN, "batch", "mtp")
+AXES: tuple[tuple[str, str, Callable[[int], float]], ...] = (("batch", "batches", float), ("mtp", "drafts", int))
+"""Fields of a plan that are no layout, and where a space has them."""
+FIELDS = (*PLAN, *(key for key, *_ in AXES))
 
 
 def fields(text: str) -> dict[str, Any]:
@@ -36,24 +35,8 @@ def fields(text: str) -> dict[str, Any]:
             raise UnknownName("plan field", key, FIELDS, where="--versus")
         if key in found:
             raise InvalidInput(f"{key} is given twice", where="--versus")
-        found[key] = _exchange(value) if key == "exchange" else _number(key, value, part)
+        found[key] = read(KEYS, key, value, f"--versus {key}")
     return found
-
-
-def _number(key: str, value: str, part: str) -> int:
-    least, most = limits(key)
-    if not digits(value):
-        raise InvalidInput(f"expected {key}=NUMBER, got {part!r}", where="--versus")
-    if int(value) < least or (most is not None and int(value) > most):
-        allowed = f"at least {least}" if most is None else f"{least} to {most}"
-        raise InvalidInput(f"{key} must be {allowed}, got {int(value)}", where="--versus")
-    return int(value)
-
-
-def _exchange(value: str) -> str:
-    if value not in EXCHANGES:
-        raise UnknownName("exchange", value, EXCHANGES, where="--versus")
-    return value
 
 
 def layout(job: Job, given: Mapping[str, Any]) -> ServePlan:
@@ -68,11 +51,13 @@ def layout(job: Job, given: Mapping[str, Any]) -> ServePlan:
 
 def widened(space: Space, given: Mapping[str, Any]) -> Space:
     """``space`` with the batch and draft length that ``given`` fixes: a search of it cannot do worse than the plan."""
-    if "batch" in given:
-        space = replace(space, batches=tuple(sorted({*space.batches, float(given["batch"])})))
-    if "mtp" in given:
-        space = replace(space, drafts=tuple(sorted({*space.drafts, int(given["mtp"])})))
-    return space
+    more: dict[str, Any] = {axis: tuple(sorted({*getattr(space, axis), value})) for axis, value in _axes(given).items()}
+    return replace(space, **more)
+
+
+def _axes(given: Mapping[str, Any]) -> dict[str, Any]:
+    """What ``given`` fixes of the axes of a space."""
+    return {axis: as_axis(given[key]) for key, axis, as_axis in AXES if key in given}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,11 +90,8 @@ def versus(
     rule and ``InvalidInput`` for unknown fields.
     """
     plan = replace(layout(job, given), quant=quant)
-    fixed = space
-    if "batch" in given:
-        fixed = replace(fixed, batches=(float(given["batch"]),))
-    if "mtp" in given:
-        fixed = replace(fixed, drafts=(int(given["mtp"]),))
+    axes: dict[str, Any] = {axis: (value,) for axis, value in _axes(given).items()}
+    fixed = replace(space, **axes)
     free, alone_only = replace(job, tpot_s=np.inf), replace(ask, modes=("decode",), top=1)
     only = every(job, quant, fixed) | {"decode": (plan,)}
     alone = search(free, [("", quant)], fixed, alone_only, only).best
@@ -159,3 +141,42 @@ def level_ratio(job: Job, choice: Choice, target_per_s: float, resource: str, sp
         middle = (low + high) / 2
         low, high = (low, middle) if reached(float(np.exp(middle))) else (middle, high)
     return float(np.exp(high))
+
+
+TRIED = ("link bandwidth", "memory bandwidth", "arithmetic peak")
+"""More of these is tried for machines that are behind."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """``level_ratio`` times its ``what``, all else as it is; ``None`` where that alone does not do it."""
+
+    what: str
+    level_ratio: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Flip:
+    """What makes a machine level with another: the first with the second, the rest with the first."""
+
+    machine: str
+    other: str
+    changes: tuple[Change, ...]
+
+
+def flips(ranked: Sequence[tuple[Job, Choice, Space]], objective: Objective) -> list[Flip]:
+    """A flip for each of the machines, best first; none where there is only one, or where whole chips are counted."""
+    if len(ranked) < 2 or objective == "smallest":
+        return []
+    found = []
+    for place, (job, choice, space) in enumerate(ranked):
+        other = ranked[0 if place else 1][1]
+        mine, theirs = choice.score(objective) or 0.0, other.score(objective) or 0.0
+        if mine <= 0.0 or theirs <= 0.0:
+            continue
+        changes = [Change(what=FIGURES[objective][0], level_ratio=mine / theirs)] if objective in FIGURES else []
+        if place:
+            target = choice.output_tokens_per_s * theirs / mine
+            changes += [Change(what=name, level_ratio=level_ratio(job, choice, target, name, space)) for name in TRIED]
+        found.append(Flip(machine=choice.machine, other=other.machine, changes=tuple(changes)))
+    return found

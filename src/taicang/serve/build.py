@@ -1,4 +1,10 @@
-"""Instances from setups: step tables, pages of cache, the link between pools."""
+"""Instances from setups: step tables, pages of cache, the link between pools, and how long weights take to come.
+
+Weights come from storage (cold), or from the memory pool of all hosts (warm), at the rates that CloudMatrix384's model
+cache showed with 671 GB of weights (arXiv 2506.12708, section on model caching): 320 s from a bucket of the object
+store, which all instances share; 5 s from pooled memory onto instances of 16 chips (assumed: those that compute its
+prompts).
+"""
 
 from __future__ import annotations
 
@@ -6,28 +12,51 @@ import math
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Final, Literal, TypeAlias, get_args
 
 from taicang.errors import InvalidInput, NotModelled
 from taicang.models.count import kv_cache_bytes
 from taicang.ops import Transfer
-from taicang.serve.cache import Cache
+from taicang.plans import ServePlan
+from taicang.serve.cache import Cache, Eviction
 from taicang.serve.cluster import Cluster
-from taicang.serve.evict import Eviction
-from taicang.serve.fleet import Fleet
+from taicang.serve.door import door_of
+from taicang.serve.fleet import Fleet, Weights
+from taicang.serve.held import Kit
 from taicang.serve.instance import Instance
-from taicang.serve.kit import Kit
-from taicang.serve.link import NO_TIME, Link
-from taicang.serve.loading import SOURCES, loading_s, stored_bytes
-from taicang.serve.memory import PAGE, cache_tokens, in_pages
-from taicang.serve.pace import Jitter
+from taicang.serve.memory import PAGE, cache_tokens, in_pages, memory_use
+from taicang.serve.pace import NO_TIME, Jitter, Link
 from taicang.serve.request import FOREVER, SECOND
 from taicang.serve.router import Router
 from taicang.serve.scheduler import Limits
 from taicang.serve.setup import Setup
-from taicang.serve.shelf import Shelf
 from taicang.serve.steptable import StepTable
-from taicang.serve.store import Store
-from taicang.serve.weights import Weights
+from taicang.serve.store import Shelf, Store
+
+Source: TypeAlias = Literal["cold", "warm"]
+SOURCES: Final[tuple[Source, ...]] = get_args(Source)
+_MEASURED: Final = 671e9
+STORE_BYTES_PER_S: Final = _MEASURED / 320.0
+POOL_BYTES_PER_S: Final = _MEASURED / 16.0 / 5.0
+"""Of one chip."""
+
+
+def loading_s(setup: Setup, source: Source) -> float:
+    """Seconds until all ranks of an instance of ``setup`` hold their weights; nothing else of a start is in it."""
+    if source == "cold":  # the store is read once
+        return stored_bytes(setup) / STORE_BYTES_PER_S
+    return _weight_bytes(setup, setup.plan) * setup.machine.chip.dies / POOL_BYTES_PER_S
+
+
+def stored_bytes(setup: Setup) -> float:
+    """Weights of the model as they lie in a store, each once."""
+    return _weight_bytes(setup, ServePlan(quant=setup.plan.quant))
+
+
+def _weight_bytes(setup: Setup, plan: ServePlan) -> float:
+    use = memory_use(setup.model, plan, setup.machine.chip, setup.stack.memory, sequences=0.0, context=0.0, tokens=0.0)
+    return float(use.weights_bytes)
+
 
 CACHE_PLANES = ("rdma", "scale_up", "vpc")
 """Planes that caches move on between pools: the first that the machine has."""
@@ -87,6 +116,7 @@ def kit(pool: Pool, *, context: float, keeping: Keeping, seed: int = 0) -> Kit:
         table=step_table(pool),
         limits=limits,
         cache=Cache(pages, page, block, keeping.eviction),
+        door=door_of(setup.stack),
         groups=setup.plan.dp,
         draw=lambda name: drafting(int(setup.plan.draft_tokens), setup.plan.acceptance_ratio, seed + name),
     )

@@ -13,10 +13,10 @@ from typing import Any
 from taicang.errors import InvalidInput
 from taicang.events import Events
 from taicang.serve.fleet import Fleet
+from taicang.serve.held import Kit
 from taicang.serve.instance import Instance
-from taicang.serve.kit import Kit
-from taicang.serve.link import NO_TIME, Link
 from taicang.serve.log import Log
+from taicang.serve.pace import NO_TIME, Link
 from taicang.serve.request import Request
 from taicang.serve.router import Router
 from taicang.serve.store import Store
@@ -33,8 +33,8 @@ class Cluster:
     """
 
     __slots__ = (
-        "_free_at", "changing", "decode", "down", "drained", "entry", "events", "fleet", "held", "kits", "leaving",
-        "link", "log", "on_left", "outages", "parked", "pools", "retries", "router", "split", "store",
+        "_door_at", "_free_at", "changing", "decode", "down", "drained", "entry", "events", "fleet", "held", "kits",
+        "leaving", "link", "log", "on_left", "outages", "parked", "pools", "retries", "router", "split", "store",
         "switch_ticks", "switches", "touched",
     )  # fmt: skip
 
@@ -96,6 +96,8 @@ class Cluster:
         self.held: list[tuple[Request, Instance]] = []
         """Computed prompts that no decode instance has room for, and where they are."""
         self._free_at: dict[int, int] = {}
+        self._door_at: dict[int, int] = {}
+        """When each instance's door lets the next request in."""
         self.touched: list[Instance] = []
         """Idle instances that were given something to do."""
 
@@ -136,7 +138,14 @@ class Cluster:
                 request.fetching += end - now
                 self.events.push(end, LOADED, (request, instance))
                 return
-        self._give(instance, request, now)
+        kit = self.kits.get(instance.pool)
+        if kit is None or kit.door is None:
+            self._give(instance, request, now)
+            return
+        free = max(self._door_at.get(instance.name, 0), now) + kit.door.ticks(request.input)
+        self._door_at[instance.name] = free
+        instance.coming += 1
+        self.events.push(free + kit.door.base, LOADED, (request, instance))
 
     def _check(self, request: Request, instance: Instance) -> None:
         for one in (instance, self.decode[0]) if self.decode else (instance,):

@@ -12,12 +12,9 @@ from bisect import bisect_left
 from collections.abc import Callable
 
 from taicang.serve.cache import Cache
-from taicang.serve.group import Group
-from taicang.serve.held import Held
-from taicang.serve.kit import Kit
-from taicang.serve.lanes import Lanes
-from taicang.serve.link import NO_TIME, Link
-from taicang.serve.pace import Jitter
+from taicang.serve.group import Group, Lanes
+from taicang.serve.held import Held, Kit
+from taicang.serve.pace import NO_TIME, Jitter, Link
 from taicang.serve.request import FOREVER, Request
 from taicang.serve.scheduler import Limits, enqueue, fill, footprint, prompts_of
 from taicang.serve.steptable import Row, StepTable

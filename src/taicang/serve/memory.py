@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from math import ceil
+from math import ceil, floor, inf
 from typing import Any, cast
 
 import numpy as np
@@ -36,13 +36,15 @@ from taicang.serve.setup import Setup
 from taicang.stacks import WIDE, Headroom
 from taicang.units import Count, Num, show
 
-TILES = (256, 128)
-"""Multiples that expert kernels of 4-bit floats take of the hidden and the inner width (vLLM's, for Marlin's)."""
 TOWER_BYTES = 12 * 24 * 1024**2 * 2.0
 """Of ViT-L/14 in 16 bits: four products of the width in attention and, the inner width being four times as large, eight
 in the feed-forward, of 24 layers."""
 SEGMENT_BYTES = (2.0 * 1024**2, 10.0 * 1024**2)
 """Device memory comes in multiples of the first for tensors from the second on (PyTorch's caching allocator)."""
+CAPTURED_BYTES = (2.0 * 1024**2, 3.0 * 1024**2)
+"""What SGLang keeps for a sequence of the largest captured graph, and for one of an attention group, which is half as
+much again in graphs of more than ``LARGE_GRAPH`` (server_args.py)."""
+LARGE_GRAPH = 300
 LOW_LATENCY_TOKENS = 512
 """Tokens per rank up to which exchanges keep worst-case buffers."""
 PAGE = 16
@@ -171,7 +173,7 @@ def memory_use(
         + _kept(mine)
         + rounded["attention"],
         dense_bytes=counted.dense * dense + spared["dense"] + rounded["dense"],
-        experts_bytes=counted.experts * experts * _padding(mine, quant.experts)
+        experts_bytes=counted.experts * experts * _padding(mine, quant.experts, head)
         + counted.router * 4.0
         + spared["experts"]
         + rounded["experts"],
@@ -195,9 +197,12 @@ def memory_use(
 def engine_share(head: Headroom, plan: ServePlan, capacity_bytes: float, tokens: Count) -> Num:
     """Share of device memory that the engine is given, or takes by itself for steps of ``tokens``, as it counts it."""
     ranks, groups = np.asarray(plan.ranks), np.asarray(plan.dp)
+    captured: Any = np.where(ranks / plan.pp >= WIDE, head.captured_wide, head.captured)
+    each, more = captured * np.where(groups > 1, groups, 0.0), np.where(captured > LARGE_GRAPH, 1.5, 1.0)
     reserve: Any = head.reserve_bytes + head.reserve_token_bytes * np.maximum(tokens, head.reserve_tokens)
-    reserve = reserve + head.reserve_rank_bytes * ranks + np.where(ranks >= WIDE, head.reserve_wide_bytes, 0.0)
-    reserve = reserve + np.where(groups > 1, head.reserve_shared_bytes, 0.0)
+    reserve = reserve + head.reserve_rank_bytes * ranks + head.reserve_prompt_bytes
+    reserve = reserve + captured * CAPTURED_BYTES[0] + each * CAPTURED_BYTES[1] * more
+    reserve = np.maximum(reserve + np.where(groups > 1, head.reserve_shared_bytes, 0.0), head.reserve_least_bytes)
     reserve = reserve + np.where(np.asarray(plan.draft_tokens) > 0, head.reserve_draft_bytes, 0.0)
     own: Any = 1.0 - reserve / capacity_bytes if head.usable_ratio is None else head.usable_ratio
     return cast(Num, own * head.shrunk_ratio)
@@ -240,7 +245,7 @@ def _rounded(mine: Model, plan: ServePlan, *, apart: bool) -> dict[str, Any]:
             size: Any = np.asarray(elements * width)
             over = -size % step
             counts = (size >= least) & (over <= step / 2) if apart else size >= least
-            lost[kind] = lost[kind] + np.where(counts, over, 0.0) * block.count
+            lost[kind] = lost[kind] + np.where(counts, over, 0.0) * block.own
     return lost
 
 
@@ -254,7 +259,8 @@ def _matrices(kind: Attention, ffn: FeedForward, hidden: Count) -> Iterator[tupl
     if isinstance(kind, GroupedQuery):
         values = kind.v_head_dim or kind.head_dim
         queries = kind.heads * kind.head_dim * (1 + kind.output_gate)
-        yield "attention", hidden * (queries + kind.kv_heads * (kind.head_dim + values * (not kind.values_are_keys)))
+        keys = 0 if kind.reused else kind.kv_heads * (kind.head_dim + values * (not kind.values_are_keys))
+        yield "attention", (kind.in_width or hidden) * (queries + keys)
         yield "attention", hidden * kind.heads * values
     elif isinstance(kind, Latent):
         wide = kind.heads * (kind.nope_dim + kind.rope_dim)
@@ -275,18 +281,18 @@ def _kept(mine: Model) -> Any:
     for block in mine.blocks:
         kind = block.attention
         if isinstance(kind, Latent):
-            made = made + kind.heads * (kind.nope_dim + kind.v_dim) * kind.kv_lora * 2.0 * block.count
+            made = made + kind.heads * (kind.nope_dim + kind.v_dim) * kind.kv_lora * 2.0 * block.own
         if isinstance(kind, GroupedQuery | Latent):
             turned = max(turned, kind.head_dim if isinstance(kind, GroupedQuery) else kind.rope_dim)
     return made + (0.0 if mine.position_embeddings else mine.max_context * turned * 2.0)
 
 
-def _padding(mine: Model, form: str) -> Any:
+def _padding(mine: Model, form: str, head: Headroom) -> Any:
     """Expert kernels of 4-bit floats take whole tiles: what their weights grow to."""
     kind = routed(mine)
     if kind is None or not form.startswith("mxfp4"):
         return 1.0
-    wide, inner = TILES
+    wide, inner = head.hidden_tile, head.inner_tile
     return np.ceil(mine.hidden / wide) * wide / mine.hidden * (np.ceil(kind.inter / inner) * inner / kind.inter)
 
 
@@ -333,6 +339,18 @@ def cache_room(setup: Setup, *, tokens: float, context: float) -> tuple[float, f
     )
     each = float(use.cache_bytes)
     return float(use.spare_bytes) + each, each
+
+
+def state_room(setup: Setup, *, tokens: float) -> float:
+    """Sequences of an attention group whose recurrent states fit the memory that the engine sets apart for these
+    (without limit where it does not, or the model has none). ``tokens`` run in a step; drafts keep states of theirs."""
+    head, plan = setup.stack.memory, setup.plan
+    each = float(kv_cache_bytes(rank_model(setup.model, plan), 0.0, plan.quant.kv))
+    if not head.state_copies or not each:
+        return inf
+    spare, _ = cache_room(setup, tokens=tokens, context=1.0)
+    kept = head.state_copies + (plan.query_len if plan.draft_tokens else 0.0)
+    return max(floor(max(spare, 0.0) * head.state_ratio / (1.0 + head.state_ratio) / each / kept), 1)
 
 
 def cache_tokens(setup: Setup, *, tokens: float, context: float, whole: float = 1.0) -> float:

@@ -1,11 +1,28 @@
-"""What makes steps longer than their kernels: a slow instance, and the noise of its hosts."""
+"""What takes time beside kernels: the way of a cache into or out of an instance, and the noise of its hosts."""
 
 from __future__ import annotations
 
 import math
 import random
+from dataclasses import dataclass
 
 from taicang.serve.request import SECOND
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Link:
+    """Moves take ``base + tokens * per_token`` ticks, one after the other."""
+
+    base: int
+    per_token: int
+
+    def ticks(self, tokens: int) -> int:
+        """Of ``tokens`` tokens."""
+        return self.base + self.per_token * tokens
+
+
+NO_TIME = Link(base=0, per_token=0)
+
 
 PERIOD = 4096
 """Steps after which the noise of an instance repeats itself."""

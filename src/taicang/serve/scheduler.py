@@ -4,7 +4,7 @@ token each (or with their drafts), unless the policy keeps prompts apart."""
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 from taicang.serve.group import Group
@@ -67,7 +67,14 @@ def preset(stack: Stack, **changes: object) -> Limits:
         "reserve": stack.engine.startswith(("tensorrt", "trtllm")),
         "by_chunk": stack.engine.startswith("vllm"),
     }
+    if stack.running_sequences:
+        base["sequences"] = stack.running_sequences
     return Limits(**(base | {k: v for k, v in changes.items() if v is not None}))  # type: ignore[arg-type]
+
+
+def reserving(limits: Limits) -> Limits:
+    """``limits`` of a scheduler whose pages are not followed one by one."""
+    return replace(limits, reserve=True, reserve_ratio=1.0 if limits.reserve else 0.5)
 
 
 def fill(

@@ -16,7 +16,7 @@ from taicang.lower.program import Program, Stream, some, where_some
 from taicang.models.types import Model
 from taicang.ops import Attend, Exchange, GroupedGemm, Operator
 from taicang.plans import Batch, ServePlan
-from taicang.stacks import Stack
+from taicang.stacks import WIDE, Stack
 from taicang.timeline import Slice, Timeline, behind_products, hidden_network, price, sequential, two_streams
 from taicang.units import Count, Num
 
@@ -142,7 +142,12 @@ def _late(op: Exchange | GroupedGemm, stack: Stack, batch: Batch) -> Num:
 def _host_bound(timeline: Timeline, program: Program, setup: Setup, batch: Batch) -> Timeline:
     """Without graphs (prefill, or all of an eager engine) the host launches kernel by kernel; a short step waits."""
     eager, graphs = setup.stack.eager_kernel_s, setup.stack.graphs
-    if eager == 0.0 or (graphs and not some(batch.prefill_tokens)):
+    uncaptured = np.asarray(batch.prefill_tokens) > 0 if graphs else np.True_
+    if graphs and setup.stack.graph_sequences:
+        wide = np.asarray(setup.plan.tp) >= WIDE
+        most = np.where(wide, setup.stack.graph_wide_sequences, setup.stack.graph_sequences)
+        uncaptured = uncaptured | (np.asarray(batch.decode_sequences) > most)
+    if eager == 0.0 or not np.any(uncaptured):
         return timeline
     launches: Count = 0.0
     pieces: Count = 0.0
@@ -154,8 +159,7 @@ def _host_bound(timeline: Timeline, program: Program, setup: Setup, batch: Batch
         tokens = np.asarray(batch.prefill_tokens + batch.decode_sequences * setup.plan.query_len)
         launches = np.where(tokens > setup.stack.graph_tokens, launches, np.minimum(pieces, launches))
     floor: Num = launches * setup.plan.microbatches * eager
-    if graphs:
-        floor = floor * np.where(np.asarray(batch.prefill_tokens) > 0, 1.0, 0.0)
+    floor = floor * np.where(uncaptured, 1.0, 0.0)
     if np.ndim(floor) == 0:
         floor = float(floor)
     wait = np.maximum(floor - timeline.seconds, 0.0)

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from taicang.plans import Batch, decode_batch, prefill_batch
+from taicang.serve.door import through_s
 from taicang.serve.setup import Setup, scaled, step
 from taicang.serve.uneven import EVEN, Spread, slowest_ratio
 from taicang.stacks import Stack
@@ -86,8 +87,6 @@ def aggregated(setup: Setup, load: Load, exists: NDArray[np.bool_] | None = None
     mine = np.minimum(group, load.room)
     spread = load.spread
     mean_context = load.input_tokens + load.output_tokens * spread.output_ratio / 2
-    decoding = decode_batch(sequences=mine, context=mean_context * spread.decode_ratio(plan.dp, mine))
-    decode = step(setup, decoding)
     new = np.maximum(load.input_tokens * (1.0 - load.cached_ratio), 1.0)
     cached = load.input_tokens - new
     steps = np.maximum((load.output_tokens - 1) / plan.tokens_per_step, 1.0)
@@ -114,19 +113,23 @@ def aggregated(setup: Setup, load: Load, exists: NDArray[np.bool_] | None = None
     packed = np.maximum(others / np.maximum(carried, 1e-9), 1.0)
     if load.at_random:
         packed = np.clip(fullest, packed, np.maximum(budget / length, packed))
+    # where prompts take more steps than answers, so many fewer decode at a time
+    active = np.maximum(mine * np.minimum(steps / np.maximum(carried, 1e-9), 1.0), 1.0) if mixed else mine
+    decoding = decode_batch(sequences=active, context=mean_context * spread.decode_ratio(plan.dp, mine))
+    decode = step(setup, decoding)
     several = scaled(chunk, packed)
     alone = step(setup, chunk)
     carrying = _spent(setup, together(decoding, several) if mixed else several, exists)
     device = carrying.seconds - carrying.launch_wait_s
     if load.at_random and setup.plan.microbatches == 1:  # else they overlap with something
         more = carrying.experts_s - decode.by_part().get("experts", 0.0)
-        idle_ratio = 1.0 - np.minimum(others / np.maximum(carried * packed, 1e-9), 1.0)
-        device = device - np.maximum(more, 0.0) * idle_ratio
+        device = device - np.maximum(more, 0.0) * (1.0 - np.minimum(others / np.maximum(carried * packed, 1e-9), 1.0))
     between = decode.seconds if mixed else 0.0
     during = np.maximum(device, carrying.launches_s) - between
     late = np.maximum(carried - steps, 0.0) if mixed else 0.0
     # prompts ahead in a burst share steps up to the budget: their work is waited for, not the host for each of them
-    ahead = (carried - late) * (0.5 * in_step(stack, load, steps)) * (device - between)
+    waited = 0.5 * in_step(stack, load, steps) * (device - (_unhidden(setup, decoding, load, decode) if mixed else 0.0))
+    ahead = (carried - late) * np.minimum(waited, during)
     busy = steps * decode.seconds + (carried - late) * during - ahead
     tpot = busy / np.maximum(load.output_tokens - 1, 1.0)
     company = np.where(np.asarray(mine) > 1, 1.0, 0.0)
@@ -139,15 +142,26 @@ def aggregated(setup: Setup, load: Load, exists: NDArray[np.bool_] | None = None
         + busy
     )
     # where more requests are in flight than run, each waits for a place: the turns of those before it
-    ttft: Num = turn * (group / mine) - busy
+    door = through_s(stack, load.input_tokens)
+    ttft: Num = turn * (group / mine) - busy + door
+    outside = door if load.at_random else 0.0  # the instance is full whoever still stands at its door
     return Steady(
         ttft_s=ttft,
         tpot_s=tpot,
         step_s=decode.seconds,
         prefill_s=alone.seconds * chunks,
-        output_tokens_per_s=load.concurrency * load.output_tokens / (ttft + busy),
+        output_tokens_per_s=load.concurrency * load.output_tokens / (ttft + busy - outside),
         decode=decode,
     )
+
+
+def _unhidden(setup: Setup, decoding: Batch, load: Load, decode: Timeline) -> Num:
+    """Seconds of a decode step that prompts beside it leave as they are: where two microbatches overlap, reading the
+    prompts' keys may hide behind them, and counted here would let those who wait for longer prompts wait less."""
+    if setup.plan.microbatches == 1:
+        return decode.seconds
+    own = decoding.decode_sequences * load.output_tokens / 2
+    return step(setup, replace(decoding, decode_context=own)).seconds
 
 
 class _Spent(NamedTuple):
@@ -248,7 +262,7 @@ def disaggregated(pools: Pools, load: Load, transfer_s: Num) -> Steady:
     in_prefill = np.maximum(load.concurrency - decoding - rate * transfer_s, 0.0)
     ttft = np.maximum(in_prefill / np.maximum(rate, 1e-12) + transfer_s, first)
     return Steady(
-        ttft_s=ttft,
+        ttft_s=ttft + through_s(pools.prefill.stack, load.input_tokens),
         tpot_s=stay / np.maximum(load.output_tokens - 1, 1.0),
         step_s=decode.seconds,
         prefill_s=prompt.seconds,

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from taicang.serve import gaps
 from taicang.serve.cluster import Cluster
+from taicang.serve.log import token_gaps
 from taicang.serve.record import Record
 from taicang.serve.request import SECOND, Request
 
@@ -298,7 +298,7 @@ def _itl(cluster: Cluster) -> Spread:
     """Inter-token latency over all tokens, from the log (resolved to a sixteenth of an octave)."""
     if cluster.log is None:
         return spread(np.zeros(0))
-    values, weights = gaps.overall(cluster.log, [each.name for each in cluster.instances])
+    values, weights = token_gaps(cluster.log, [each.name for each in cluster.instances])
     if not len(values):
         return spread(values)
     reached = np.cumsum(weights) / weights.sum()

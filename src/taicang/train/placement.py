@@ -103,7 +103,8 @@ def traffic(setup: Setup, step: TrainStep) -> tuple[Traffic, ...]:
 def _bytes_at(setup: Setup, at: int) -> Callable[[Operator, float, float], Cost]:
     def price(op: Operator, cube_ratio: float = 1.0, vector_ratio: float = 1.0) -> Cost:
         cost = setup.price(op, cube_ratio, vector_ratio)
-        return Cost(seconds=cost.level_bytes[at] if cost.level_bytes and not isinstance(op, Transfer) else TINY)
+        sent = cost.level_bytes[at] if cost.level_bytes and not isinstance(op, Transfer) else 0.0
+        return Cost(seconds=max(float(sent), TINY))
 
     return price
 
@@ -137,5 +138,7 @@ def _sends(setup: Setup, levels: int) -> list[float]:
         return [0.0] * levels
     size = plan.micro_batch * plan.seq / plan.cp * setup.model.hidden * 2.0 / plan.tp
     cost = setup.price(Transfer(payload_bytes=size, plane="scale_up", distance=stride(plan, "pp")), 1.0, 1.0)
-    passes = 2.0 * plan.microbatches * plan.vpp * (plan.chunks - 1.0) / plan.chunks
+    shape = setup.shape  # where a rank holds both chunks, at the bottom of a V, nothing is sent
+    ahead = [chunk for chunk in range(shape.chunks) if chunk not in shape.lasts]
+    passes = 2.0 * shape.streams * sum(shape.rank(chunk) != shape.rank(chunk + 1) for chunk in ahead) / plan.pp
     return [float(each) * passes for each in cost.level_bytes]

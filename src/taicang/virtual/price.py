@@ -9,7 +9,7 @@ import numpy as np
 
 from taicang import catalog
 from taicang.catalog import porting
-from taicang.catalog.training import default_stack, training_price
+from taicang.catalog.costing import default_stack, training_price
 from taicang.cost.cost import Cost
 from taicang.errors import NotModelled
 from taicang.hardware import Machine

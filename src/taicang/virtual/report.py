@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from taicang import __version__, catalog
-from taicang.catalog.training import sustained
+from taicang.catalog.costing import sustained
 from taicang.errors import InvalidInput
 from taicang.hardware import Machine
 from taicang.train.step import straggling_ratio

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from taicang.catalog.training import training_price
+from taicang.catalog.costing import training_price
 from taicang.errors import InvalidInput
 from taicang.interop.work import Task, Workload
 from taicang.ops import Transfer

@@ -6,55 +6,82 @@ What a target cannot express is refused with the reason, never approximated.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from types import MappingProxyType
 
 import yaml
 
+from taicang.catalog.stack_entry import calibrated
 from taicang.errors import NotModelled, UnknownName
 from taicang.hardware import Machine
 from taicang.models.types import Model
 from taicang.plans import ServePlan
 from taicang.search.handover import dynamo, llmd
 from taicang.search.handover.kubernetes import addresses, label, manifests
-from taicang.search.handover.launch import Launch, Placed, Writer, all_to_all, shell
+from taicang.search.handover.launch import Launch, Placed, Writer, all_to_all, place, role_name, shell
 from taicang.search.handover.mindie import mindie, user_config
-from taicang.search.handover.placement import place
 from taicang.search.handover.sglang import sglang
 from taicang.search.handover.trtllm import trtllm
 from taicang.search.handover.vllm import ascend, vllm
 from taicang.search.result import Choice, Pool
-from taicang.stacks import Headroom
+from taicang.stacks import Headroom, Stack
 
-ENGINES: Mapping[str, Writer] = MappingProxyType(
-    {"vllm": vllm, "vllm-ascend": ascend, "sglang": sglang, "trtllm": trtllm, "mindie": mindie}
-)
-"""Engines with a command of their own."""
 
-IMAGES: Mapping[str, str] = MappingProxyType(
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """An engine or a platform that a choice can be handed to."""
+
+    chips: tuple[str, ...]
+    """Whose chips it runs on."""
+    stack: str = ""
+    """What prices it (none: the stack of whatever engine was chosen)."""
+    writer: Writer | None = None
+    """Of an engine with a command of its own."""
+    image: str = ""
+    """Container to start from; a site pins its own."""
+    router: str = ""
+    """Command that sends a request first to prefill, then to decode."""
+
+
+TARGETS: Mapping[str, Target] = MappingProxyType(
     {
-        "vllm": "vllm/vllm-openai:latest",
-        "vllm-ascend": "quay.io/ascend/vllm-ascend:latest",
-        "sglang": "lmsysorg/sglang:latest",
-        "trtllm": "nvcr.io/nvidia/tensorrt-llm/release:latest",
-        "mindie": "mindie:latest",
+        "vllm": Target(
+            chips=("nvidia", "amd"), stack="vllm", writer=vllm, image="vllm/vllm-openai:latest",
+            router="vllm-router --vllm-pd-disaggregation",
+        ),
+        "vllm-ascend": Target(
+            chips=("huawei",), stack="vllm-ascend", writer=ascend, image="quay.io/ascend/vllm-ascend:latest",
+            router="vllm-router --vllm-pd-disaggregation",
+        ),
+        "sglang": Target(
+            chips=("nvidia", "amd", "huawei"), stack="sglang", writer=sglang, image="lmsysorg/sglang:latest",
+            router="python3 -m sglang_router.launch_router --pd-disaggregation",
+        ),
+        "trtllm": Target(
+            chips=("nvidia",), stack="tensorrt-llm", writer=trtllm, image="nvcr.io/nvidia/tensorrt-llm/release:latest"
+        ),
+        "mindie": Target(chips=("huawei",), stack="mindie", writer=mindie, image="mindie:latest"),
+        "dynamo": Target(chips=("nvidia",)),
+        "llm-d": Target(chips=("nvidia", "amd"), stack="vllm"),
     }
-)
-"""Container images to start from; a site pins its own."""
+)  # fmt: skip
+TRAINERS = ("megatron",)
 
-CHIPS: Mapping[str, tuple[str, ...]] = MappingProxyType(
-    {
-        "vllm": ("nvidia", "amd"),
-        "vllm-ascend": ("huawei",),
-        "sglang": ("nvidia", "amd", "huawei"),
-        "trtllm": ("nvidia",),
-        "mindie": ("huawei",),
-        "dynamo": ("nvidia",),
-        "llm-d": ("nvidia", "amd"),
-    }
-)
-"""Whose chips a target runs on."""
 
-TARGETS = (*CHIPS, "megatron")
+def stack_for(to: str, machine: Machine) -> str | None:
+    """The stack of the target ``to``, if it is calibrated for machines of this kind."""
+    name = TARGETS[to].stack if to in TARGETS else ""
+    return name if name and calibrated(name, ascend=machine.chip.ascend) else None
+
+
+def priced_as_another(to: str, machine: Machine, stack: Stack) -> str:
+    """What to say where the plan of ``to`` is priced with the constants of another engine (nothing where it is not)."""
+    name = TARGETS[to].stack
+    if name in ("", stack.engine):
+        return ""
+    kind = "Ascend" if machine.chip.ascend else "GPUs"
+    why = "" if stack_for(to, machine) else f": {name} is not calibrated on {kind}"
+    return f"priced as {stack.name}, not as {to}{why}"
 
 
 def emit(
@@ -96,10 +123,10 @@ def emit(
         return noted({"values.yaml": llmd.values(pools)}, notes)
     files: dict[str, str] = {}
     for placed in pools:
-        launch = ENGINES[to](placed)
-        role = role_name(placed.pool.role)
+        launch, role = launched(to, placed), role_name(placed.pool.role)
+        objects = manifests(placed, launch, TARGETS[to].image)
         files[f"{role}.sh"] = script(placed, launch)
-        files[f"{role}.yaml"] = yaml.safe_dump_all(manifests(placed, launch, IMAGES[to]), sort_keys=False, width=120)
+        files[f"{role}.yaml"] = yaml.safe_dump_all(objects, sort_keys=False, width=120)
         files |= launch.files
     return noted(files | (router(to, pools) if len(pools) > 1 else {}), notes)
 
@@ -117,13 +144,13 @@ def noted(files: Mapping[str, str], notes: Sequence[str]) -> dict[str, str]:
 
 def check(to: str, machine: Machine) -> None:
     """Raise ``UnknownName`` for a target that does not exist and ``NotModelled`` for one that cannot serve here."""
-    if to not in TARGETS:
-        raise UnknownName("engine", to, TARGETS, where="--emit")
-    if to == "megatron":
+    if to not in (*TARGETS, *TRAINERS):
+        raise UnknownName("engine", to, (*TARGETS, *TRAINERS), where="--emit")
+    if to in TRAINERS:
         raise NotModelled("Megatron trains: taicang train MODEL --search --emit megatron hands a training plan to it")
     vendor = machine.chip.vendor.lower()
-    if vendor not in CHIPS[to]:
-        fit = ", ".join(name for name, vendors in CHIPS.items() if vendor in vendors)
+    if vendor not in TARGETS[to].chips:
+        fit = ", ".join(name for name, target in TARGETS.items() if vendor in target.chips)
         raise NotModelled(f"{to} does not run on {machine.chip.name}" + (f"; {fit} does" if fit else ""))
 
 
@@ -144,7 +171,7 @@ def able(to: str, machine: Machine, net: Model, stack: str) -> Callable[[str, Se
             elif to == "llm-d":
                 llmd.component(placed)
             else:
-                ENGINES[to](placed)
+                launched(to, placed)
         except NotModelled:
             return False
         return True
@@ -152,31 +179,28 @@ def able(to: str, machine: Machine, net: Model, stack: str) -> Callable[[str, Se
     return expressed
 
 
-def role_name(role: str) -> str:
-    """Name of a pool's files."""
-    return {"both": "serve"}.get(role, role)
+def launched(to: str, placed: Placed) -> Launch:
+    """What the nodes of a pool's instance run under the engine ``to``."""
+    writer = TARGETS[to].writer
+    assert writer is not None
+    return writer(placed)
 
 
 def script(placed: Placed, launch: Launch) -> str:
     """What to run on each node of one instance, for clusters without Kubernetes."""
     where, quant = placed.where, placed.plan.quant
     forced = placed.plan.exchange == "auto" and all_to_all(placed.plan)
-    start = [
-        "# Run on all nodes with LEADER (address of the instance's first node) and NODE_RANK (0 on that node) set."
-    ]
+    start = "# Run on all nodes with LEADER (address of the instance's first node) and NODE_RANK (0 on that node) set."
     if launch.mpi:
-        start = [f"# Run under MPI with a process per rank: mpirun -n {placed.plan.ranks} --npernode {where.devices}."]
+        start = f"# Run under MPI with a process per rank: mpirun -n {placed.plan.ranks} --npernode {where.devices}."
+    overlap = "# Two microbatches overlap only under an all-to-all exchange: the command asks for one."
     lines = [
         "#!/bin/sh",
         f"# Instances: {placed.pool.instances}, each on {where.nodes} node(s) with {where.devices} device(s).",
-        *start,
+        start,
         f"# Weights: attention {quant.attention}, dense {quant.dense}, experts {quant.experts}; cache {quant.kv}.",
         *(f"# {note}." for note in launch.notes),
-        *(
-            ["# Two microbatches overlap only under an all-to-all exchange: the command asks for one."]
-            if forced
-            else []
-        ),
+        *([overlap] if forced else []),
         "set -eu",
         shell(launch),
     ]
@@ -187,7 +211,7 @@ def router(to: str, pools: Sequence[Placed]) -> dict[str, str]:
     """What sends a request first to prefill, then to decode, in the target's own way."""
     urls: dict[str, list[str]] = {placed.pool.role: addresses(placed) for placed in pools}
     if to == "mindie":
-        return {"user_config.json": user_config(pools, IMAGES[to])}
+        return {"user_config.json": user_config(pools, TARGETS[to].image)}
     if to == "trtllm":
         servers = {
             f"{kind}_servers": {"num_instances": len(urls[role]), "urls": urls[role]}
@@ -195,18 +219,9 @@ def router(to: str, pools: Sequence[Placed]) -> dict[str, str]:
         }
         text = yaml.safe_dump({"hostname": "0.0.0.0", "port": pools[0].port, **servers}, sort_keys=False)
         return {"router.sh": _router_script("trtllm-serve disaggregated -c router.yaml"), "router.yaml": text}
-    program, flag = ROUTERS[to]
-    words = [program, flag, *(word for role in urls for url in urls[role] for word in (f"--{role}", f"http://{url}"))]
-    return {"router.sh": _router_script(" ".join([*words, "--host 0.0.0.0 --port", str(pools[0].port)]))}
-
-
-ROUTERS: Mapping[str, tuple[str, str]] = MappingProxyType(
-    {
-        "vllm": ("vllm-router", "--vllm-pd-disaggregation"),
-        "vllm-ascend": ("vllm-router", "--vllm-pd-disaggregation"),
-        "sglang": ("python3 -m sglang_router.launch_router", "--pd-disaggregation"),
-    }
-)
+    words = [word for role in urls for url in urls[role] for word in (f"--{role}", f"http://{url}")]
+    command = [TARGETS[to].router, *words, "--host 0.0.0.0 --port", str(pools[0].port)]
+    return {"router.sh": _router_script(" ".join(command))}
 
 
 def _router_script(command: str) -> str:

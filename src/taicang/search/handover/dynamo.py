@@ -14,7 +14,7 @@ import yaml
 
 from taicang.errors import NotModelled
 from taicang.search.handover.kubernetes import label, resource
-from taicang.search.handover.launch import Placed
+from taicang.search.handover.launch import Placed, role_name
 from taicang.search.handover.launch import refuse as refused
 from taicang.search.handover.sglang import arguments as sglang_arguments
 from taicang.search.handover.trtllm import limits, options
@@ -68,9 +68,8 @@ def component(placed: Placed, engine: str) -> dict[str, Any]:
         "args": words,
         "resources": {"limits": devices},
     }
-    role = {"both": "serve"}.get(placed.pool.role, placed.pool.role)
     found: dict[str, Any] = {
-        "name": role,
+        "name": role_name(placed.pool.role),
         "type": KINDS[placed.pool.role],
         "replicas": placed.pool.instances,
         "podTemplate": {"spec": {"containers": [main]}},

@@ -1,4 +1,4 @@
-"""What a hand-over works on: one pool placed on nodes, and what the nodes of an instance run."""
+"""What a hand-over works on: one pool placed on nodes in equal shares, and what the nodes of an instance run."""
 
 from __future__ import annotations
 
@@ -13,10 +13,33 @@ from taicang.errors import NotModelled
 from taicang.hardware import Machine
 from taicang.models.types import Model
 from taicang.plans import ServePlan
-from taicang.search.handover.placement import Placement
 from taicang.search.result import Pool
 from taicang.serve.memory import engine_share
 from taicang.stacks import Headroom
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placement:
+    """``nodes`` nodes give ``devices`` devices each (a device is a rank: a GPU, or one die of an Ascend package)."""
+
+    nodes: int
+    devices: int
+
+
+def place(plan: ServePlan, machine: Machine) -> Placement:
+    """The fewest nodes that hold the instance in equal shares. Raises ``NotModelled`` where there is no such split.
+
+    With attention data parallelism a node holds whole groups (their ranks in all stages), or a group fills whole nodes.
+    """
+    room = machine.chips_per_node * machine.chip.dies
+    ranks, group = plan.ranks, plan.tp * plan.pp
+    for nodes in range(-(-ranks // room), ranks + 1):
+        if ranks % nodes == 0:
+            share = ranks // nodes
+            if plan.dp == 1 or share % group == 0 or (group > room and group % share == 0):
+                return Placement(nodes=nodes, devices=share)
+    raise NotModelled(f"{ranks} ranks in groups of {group} have no equal split on nodes of {room} devices")
+
 
 PORT = 8000
 RENDEZVOUS = 20000
@@ -107,6 +130,11 @@ class Launch:
 
 Writer: TypeAlias = Callable[[Placed], Launch]
 """From a placed pool to what its nodes run; raises ``NotModelled`` for a plan that the engine cannot express."""
+
+
+def role_name(role: str) -> str:
+    """Name of a pool's files."""
+    return {"both": "serve"}.get(role, role)
 
 
 def refuse(engine: str, reasons: Sequence[str]) -> None:
