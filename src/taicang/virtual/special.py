@@ -18,7 +18,8 @@ from taicang.virtual.kernels import DEVICE, Kernels, _Plan, base, tensors_of, wh
 aten = torch.ops.aten
 DIRECT = (
     "native_layer_norm", "native_layer_norm_backward", "native_group_norm", "native_group_norm_backward",
-    "_fused_rms_norm", "_fused_rms_norm_backward", "_chunk_cat", "_grouped_mm", "split_with_sizes_copy.out",
+    "_fused_rms_norm", "_fused_rms_norm_backward", "silu_backward", "mish_backward", "_chunk_cat", "_grouped_mm",
+    "split_with_sizes_copy.out",
 )  # fmt: skip
 """Operators that PyTorch would compose of others where a backend has no kernel of its own; this one has."""
 
