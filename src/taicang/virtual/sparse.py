@@ -24,12 +24,13 @@ def install() -> torch.library.Library:
         ("add_.Tensor", add_), ("sparse_mask", mask), ("zero_", zero),
     ):  # fmt: skip
         library.impl(name, function, "SparsePrivateUse1")
-    for name, function in (
-        ("mm", _expanded(product)), ("addmm", _expanded(added, 1)), ("_to_dense", _expanded(to_dense)),
-        ("_to_sparse", expanded), ("_to_sparse.sparse_dim", expanded), ("mul.Tensor", scaled), ("mul.Scalar", scaled),
-        ("sparse_sampled_addmm", sampled),
-    ):  # fmt: skip
-        library.impl(name, function, "SparseCsrPrivateUse1")
+    rows: dict[str, Any] = {
+        "mm": _expanded(product), "addmm": _expanded(added, 1), "_to_dense": _expanded(to_dense),
+        "_to_sparse": expanded, "_to_sparse.sparse_dim": expanded, "mul.Tensor": scaled, "mul.Scalar": scaled,
+        "sparse_sampled_addmm": sampled,
+    }  # fmt: skip
+    for name, made in rows.items():
+        library.impl(name, made, "SparseCsrPrivateUse1")
     for key in ("PrivateUse1", "SparsePrivateUse1"):
         library.impl("_to_sparse_csr", compressed, key, allow_override=True)
     for name in MANY:
