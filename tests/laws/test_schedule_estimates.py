@@ -44,3 +44,28 @@ def test_closed_forms_propose_what_the_simulation_prices(
         exact = train_step(replace(setup, plan=plan))
         assert float(one.seconds[0]) == pytest.approx(exact.seconds, rel=0.06)
         assert float(one.memory_bytes[0]) == pytest.approx(float(exact.memory.total_bytes), rel=0.04)
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    st.sampled_from(("torchtitan", "torchtune", "deepspeed")), st.sampled_from(("llama-3-8b", "qwen2.5-72b")),
+    st.sampled_from((1, 2, 4)), st.sampled_from((1024, 4096, 16384)), st.sampled_from(("none", "full")),
+)  # fmt: skip
+def test_what_the_search_says_of_weights_gathered_by_layer_is_what_a_step_costs(
+    engine: str, net: str, tp: int, seq: int, recompute: str
+) -> None:
+    machine, stack = catalog.machine("hgx-h100 x 8"), catalog.stack(engine)
+    plan = TrainPlan(tp=tp, dp=64 // tp, global_batch=64 // tp, seq=seq, zero=3)
+    setup = Setup(model=model(net), plan=plan, machine=machine, stack=stack, price=training_price(machine, stack))
+    one = np.array([1])
+    found = [
+        each
+        for each in estimate.estimates(
+            setup, setup.plan, one, one, ((recompute, 1.0),), {"schedule": "1f1b", "zero": 3}
+        )
+        if each.plan.reshard and not each.plan.shard
+    ]
+    assert found
+    exact = train_step(replace(setup, plan=replace(found[0].plan, pp=1, vpp=1, dp=64 // tp, recompute=recompute)))
+    assert float(found[0].seconds[0]) == pytest.approx(exact.seconds, rel=0.02)
+    assert float(found[0].memory_bytes[0]) == pytest.approx(float(exact.memory.total_bytes), rel=0.02)

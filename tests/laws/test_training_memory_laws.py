@@ -62,7 +62,8 @@ def test_bytes_a_parameter(stack: str, form: str, zero: int, dp: int, count: flo
     held = Held(dense=count, experts=0.0)
     weights, gradients, optimizer = (float(one) / count for one in state_bytes(held, plan, keeps))
     copies = keeps.sharding == "deepspeed" and zero > 0
-    assert weights + optimizer == pytest.approx(2.0 / (dp if zero == 3 else 1) + 12.0 / (dp if zero else 1))
+    copy = 0.0 if keeps.sharding == "pytorch" and zero == 3 else 2.0  # FSDP2's shard is the 32-bit one
+    assert weights + optimizer == pytest.approx(copy / (dp if zero == 3 else 1) + 12.0 / (dp if zero else 1))
     assert gradients >= plan.gradient_bytes / (dp if zero > 1 else 1) * (1 - 1e-12)
     assert (gradients > plan.gradient_bytes / (dp if zero > 1 else 1) * (1 + 1e-12)) == copies
     live = min(count, 1e9) * 2.0 if zero == 3 else 0.0
@@ -148,8 +149,8 @@ def test_logits_fill_the_last_stage(stack: str, micro: int) -> None:
         for words in (plain, (plain[0], "+loss_kernel"), ("+chunked_loss",), ("+fused_loss",))
     )
     assert whole >= logits
-    assert whole >= kernel > fused
-    assert whole > pieces > fused
+    assert whole >= kernel >= fused  # gradients of the head may take more than any of them
+    assert whole > pieces >= fused
 
 
 @given(
@@ -193,14 +194,15 @@ def test_few_bits_cost_what_makes_them_many(net: str, micro: int, mode: str) -> 
     st.sampled_from(MODELS[:3]), st.sampled_from((2, 4, 8)), st.sampled_from((1, 2, 4)), st.booleans(),
 )  # fmt: skip
 def test_sharded_weights_in_a_pipeline(stack: str, net: str, pp: int, micro: int, reshard: bool) -> None:
-    """Gathered once a step and kept, whole gradients too: the time of ZeRO 1, and its state and a shard of weights."""
+    """Gathered once a step and kept, whole gradients too: the time of ZeRO 1, and its state and a shard of weights (of
+    FSDP2 that is the 32-bit one of the optimizer's state)."""
     plan = TrainPlan(pp=pp, dp=32 // pp, micro_batch=micro, global_batch=16 * micro * 32 // pp, reshard=reshard)
     one, three = (train_step(_setup(stack, net, replace(plan, zero=zero))) for zero in (1, 3))
     assert three.seconds == pytest.approx(one.seconds)
     assert three.memory.optimizer_bytes == pytest.approx(one.memory.optimizer_bytes)
-    shard = float(one.memory.weights_bytes) / plan.dp
+    shard = float(one.memory.weights_bytes) / plan.dp * (catalog.stack(stack).keeps.sharding != "pytorch")
     assert float(three.memory.weights_bytes) == pytest.approx(float(one.memory.weights_bytes) + shard)
-    assert float(three.memory.gradients_bytes) > float(one.memory.gradients_bytes)
+    assert float(three.memory.gradients_bytes) == pytest.approx(float(one.memory.gradients_bytes))
 
 
 @pytest.mark.parametrize("stack", DEEPSPEED)

@@ -61,10 +61,15 @@ def values(device):
               ones.to_sparse(), ones.sparse_mask(a.coalesce())]
     z = torch.tensor([1 + 2j, 3 - 1j], device=device)
     lazy = [(z.conj() * z).real, z.conj().imag, z.conj().cpu().imag, z.conj().resolve_conj().imag]
+    rows = torch.sparse_csr_tensor(torch.tensor([0, 1, 3], device=device), torch.tensor([2, 0, 2], device=device),
+                                   torch.tensor([1.0, 2.0, 3.0], device=device), (2, 3))
+    sparse += [rows @ ones.T, rows.to_dense(), rows * 2, rows.to_sparse(), a.coalesce().to_sparse_csr(), rows.cpu(),
+               ones.to_sparse_csr(), torch.addmm(ones @ ones.T, rows, ones.T),
+               torch.sparse.sampled_addmm(rows, ones[:, :2], ones)]
     square = torch.tensor([[2.0, 1.0], [1.0, 3.0]], device=device)
     found = [torch.linalg.lstsq(square, square).solution]
     for each in (*sparse, *lazy, *found):
-        each = each.to_dense() if each.is_sparse else each
+        each = each if each.layout == torch.strided else each.to_dense()
         yield torch.view_as_real(each.resolve_conj()) if each.is_complex() else each
 for mine, theirs in zip(values("cuda"), values("cpu"), strict=True):
     assert torch.allclose(mine.cpu(), theirs), (mine, theirs)
@@ -77,7 +82,9 @@ words(torch.randint(1000, (4, 5), device="cuda")).sum().backward()
 optimizer.step()
 signal = torch.randn(2, 4000, device="cuda", requires_grad=True)
 torch.stft(signal, 400, window=torch.hann_window(400, device="cuda"), return_complex=True).abs().sum().backward()
-print("done", tuple(layer.weight.grad.shape), words.weight.grad.is_sparse)
+bag = torch.nn.EmbeddingBag(100, 8, mode="sum", sparse=True, device="cuda")
+bag(torch.randint(100, (6,), device="cuda"), torch.tensor([0, 2], device="cuda")).sum().backward()
+print("done", tuple(layer.weight.grad.shape), words.weight.grad.is_sparse and bag.weight.grad.is_sparse)
 """
 
 

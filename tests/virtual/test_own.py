@@ -4,7 +4,7 @@ import json
 import re
 
 import pytest
-from running import PROGRAMS, TORCH, call, run
+from running import PROGRAMS, TORCH, call, named_npu, run
 
 pytestmark = TORCH
 
@@ -119,3 +119,73 @@ def test_a_parallel_program_computes_the_loss_of_one_device(way):
     assert len(losses[0]) == 3
     assert losses[0][2] < losses[0][0]
     assert losses[1] == pytest.approx(losses[0], rel=1e-6)
+
+
+def face(way, on="hgx-h100", program=PROGRAMS / "faces.py"):
+    made = run("--on", on, "--world", "1", program, way)
+    assert "done" in made["said"]
+    return made, {(line["name"], line["phase"]): line for line in made["ranks"][0]["lines"]}
+
+
+@pytest.mark.parametrize("on", ["hgx-h100", "cloudmatrix384"])
+def test_libraries_that_need_a_device_have_faces(on, tmp_path):
+    program = named_npu(PROGRAMS / "faces.py", tmp_path) if on == "cloudmatrix384" else PROGRAMS / "faces.py"
+    for way in ("low", "plain"):
+        made, lines = face(way, on, program)
+        tokens, width = 2 * 256, 512
+        products = 3 * 2 * tokens * width * (3 * width + width + 3 * 4 * width)
+        name = "_scaled_mm" if way == "low" else "mm"
+        assert lines[name, "forward"]["launches"] == 4
+        found = lines[name, "forward"]["flop"] + lines[name, "backward"]["flop"]
+        assert found in (products, products - 2 * tokens * width * 3 * width)  # the input's gradient is not asked for
+        attention = 4 * 2 * 8 * 64 * 256 * 257 / 2 * 3
+        assert made["ranks"][0]["flop"] == pytest.approx(found + attention)
+    made, lines = face("lengths", on, program)
+    assert "padded (4, 256, 512) 256 868" in made["said"]
+    pairs = (3 * 256 * 257 / 2 + 100 * 101 / 2) + (256 * 64 - 63 * 64 / 2) + 101 + (100 * 101 + 156 * 157) / 2
+    assert lines["attention", "forward"]["flop"] == pytest.approx(4 * 512 * pairs)
+    made, lines = face("losses", on, program)
+    assert int(re.search(r"peak (\d+)", made["said"])[1]) < 4000 * 512 * 2 * 5  # no logits of 600 rows
+    face("scaled", on, program)
+
+
+def test_what_a_face_lacks_is_refused_by_name(tmp_path):
+    done = call("run", "--on", "hgx-h100", "--world", "1", PROGRAMS / "faces.py", "refused")
+    assert done.returncode == 1
+    assert "transformer_engine.pytorch.MultiheadAttention: its kernels need a real device" in done.stderr
+    (tmp_path / "kernels.py").write_text("import triton\n@triton.jit\ndef softmax(x): ...\n")
+    path = tmp_path / "program.py"  # another file of the program imports it
+    path.write_text("import torch, kernels\nkernels.softmax[(64,)](torch.ones(8, device='cuda'))\n")
+    done = call("run", "--on", "hgx-h100", "--world", "1", path)
+    assert "kernel softmax is launched past PyTorch's dispatcher" in done.stderr
+
+
+def test_older_ways_of_data_parallelism(tmp_path):
+    path = tmp_path / "older.py"
+    path.write_text("""import torch
+from torch.nn.parallel import DataParallel, DistributedDataParallel
+model = DataParallel(torch.nn.Linear(64, 64)).cuda()
+model(torch.randn(16, 64)).sum().backward()
+assert model.module.weight.grad is not None
+there = torch.nn.Linear(64, 8).to("cuda:1")(torch.randn(4, 64, device="cuda:1"))
+assert there.device == torch.device("cuda:1"), there.device
+torch.distributed.init_process_group("nccl")
+class Half(torch.nn.ModuleList):
+    def forward(self, x):
+        return self[0](x)
+model = DistributedDataParallel(Half(torch.nn.Linear(8, 8) for _ in range(2)).cuda(), find_unused_parameters=True)
+model(torch.randn(4, 8, device="cuda")).sum().backward()
+from torch.distributed.fsdp import FullyShardedDataParallel as FSDP, StateDictType
+model = FSDP(torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.Linear(64, 4)).cuda(), use_orig_params=True)
+optimizer = torch.optim.AdamW(model.parameters())
+model(torch.randn(4, 64, device="cuda")).sum().backward()
+optimizer.step()
+for kind in (StateDictType.FULL_STATE_DICT, StateDictType.SHARDED_STATE_DICT):
+    with FSDP.state_dict_type(model, kind):
+        state = FSDP.optim_state_dict(model, optimizer)
+        optimizer.load_state_dict(FSDP.optim_state_dict_to_load(model, optimizer, state))
+print("states", {name: tuple(each["exp_avg"].shape) for name, each in state["state"].items()})
+""")
+    said = run("--on", "hgx-h100", "--world", "2", path)["said"]
+    assert "'1.bias': (4,)" in said
+    assert "'0.weight': (64, 64)" in said

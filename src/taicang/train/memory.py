@@ -130,7 +130,7 @@ def state_bytes(held: Held, plan: TrainPlan, keeps: Keeping) -> tuple[Num, Num, 
         return stays + whole * gathered, device, 0.0 * whole
     reduced = keeps.sharding == "graph" and plan.zero > 0  # of one microbatch, gradients are scattered as they are made
     kept = np.where(np.asarray(plan.microbatches) == 1, shard, spread(2)) if reduced else spread(2)
-    gradients: Num = (kept + whole * piped) * plan.gradient_bytes
+    gradients: Num = np.where(piped, whole, kept) * plan.gradient_bytes  # whole ones until they are scattered
     if plan.zero and keeps.sharding == "deepspeed":
         gradients = gradients + (
             spread(1) * (6.0 if plan.zero == 1 else 4.0) if plan.gradient_bytes == 2.0 else spread(2) * 2.0

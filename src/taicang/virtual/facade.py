@@ -129,7 +129,23 @@ UNKEPT: dict[str, Any] = {
 """Of a device's memory, what nobody keeps account of here."""
 
 
-UNBUILT: dict[str, Any] = {"_cuda_CUDAAllocator_AllocatorState": object, "_set_cached_tensors_enabled": nothing}
+def _sent(tensors: Any, devices: Any) -> list[Any]:
+    """Copies on each device."""
+    return [[t.to(torch.device(DEVICE, at)) for t in tensors] for at in devices]
+
+
+def _parts(whole: torch.Tensor, devices: Any, sizes: Any = None, dim: int = 0, _: Any = None) -> tuple[Any, ...]:
+    """A tensor's parts, one on each device."""
+    parts = whole.split(sizes, dim) if sizes else whole.chunk(len(devices), dim)
+    return tuple(part.to(torch.device(DEVICE, at)) for part, at in zip(parts, devices, strict=False))
+
+
+UNBUILT: dict[str, Any] = {
+    "_cuda_CUDAAllocator_AllocatorState": object, "_set_cached_tensors_enabled": nothing, "_scatter": _parts,
+    "_broadcast_coalesced": lambda tensors, devices, _: _sent(tensors, devices),
+    "_broadcast": lambda tensor, devices: tuple(each[0] for each in _sent([tensor], devices)),
+    "_gather": lambda tensors, dim, at=None: torch.cat(_sent(tensors, [at or 0])[0], dim),
+}  # fmt: skip
 """What PyTorch's own modules import where CUDA is built, and a build for the CPU lacks."""
 
 

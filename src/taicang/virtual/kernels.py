@@ -42,6 +42,8 @@ DRAWN = {
     "cauchy",
 }
 """Random numbers with a fraction: their values are not kept."""
+NOTES: dict[str, None] = {}
+"""What is told at the end of the run."""
 FREE = {"is_pinned", "record_stream", "detach", "alias", "_has_compatible_shallow_copy_type", "is_set_to", "sym_size"}
 
 
@@ -193,11 +195,26 @@ class Kernels:
         plan = self.recorder.rules.get(op)
         if plan is None:
             plan = self.recorder.rules[op] = _Plan(op)
+        for each in args:
+            if isinstance(each, Tensor) and each.device.type == DEVICE:
+                if each.get_device() != torch.accelerator.current_device_index():
+                    return self._elsewhere(each.get_device(), op, args, kwargs)
+                break
         if any(type(args[i]) in NUMBERS for i in plan.tensors if i < len(args)):  # the dispatcher unwraps them
             args = tuple(torch.tensor(a) if i in plan.tensors and type(a) in NUMBERS else a for i, a in enumerate(args))
         if (special := self.special.get(plan.base)) is not None:
             return special(self, op, plan, args, kwargs)
         return self.run(op, plan, args, kwargs)
+
+    def _elsewhere(self, device: int, op: Any, args: Any, kwargs: Any) -> Any:
+        """On the device of the first operand, as PyTorch does."""
+        before = torch.accelerator.current_device_index()
+        torch.accelerator.set_device_index(device)
+        NOTES["several devices in one process: their kernels run one after the other"] = None
+        try:
+            return self(op, *args, **kwargs)
+        finally:
+            torch.accelerator.set_device_index(before)
 
     def run(
         self, op: Any, plan: _Plan, args: Sequence[Any], kwargs: dict[str, Any], given: Any = None, name: str = ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 from dataclasses import replace
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -20,8 +21,8 @@ NOTE = "checkpoints: files have their size, large tensors in them no values; sto
 """What is told where the program saved."""
 
 
-def install(recorder: Recorder, notes: dict[str, None]) -> None:
-    """Replace ``torch.save`` (and so what distributed checkpoints write with)."""
+def install(recorder: Recorder, notes: dict[str, None], executed: frozenset[int]) -> None:
+    """Replace ``torch.save`` (and so what distributed checkpoints write with); ``executed`` are the ranks that run."""
     real, device = torch.save, recorder.device
     stream = device.new_stream()
 
@@ -51,6 +52,7 @@ def install(recorder: Recorder, notes: dict[str, None]) -> None:
 
     torch.save = torch.serialization.save = save
     changed(PLANNER, _every_shard)
+    changed("torch.distributed.fsdp._optim_utils", lambda module: _every_state(module, executed))
 
 
 PLANNER = "torch.distributed.checkpoint.default_planner"
@@ -78,3 +80,45 @@ def _sharded(item: Any) -> bool:
 
 LARGE = 1 << 20
 """Bytes from which on values of the host are left out."""
+
+
+def _every_state(module: Any, executed: frozenset[int]) -> None:
+    """FSDP's states of optimizers by original parameters: what ranks that do not run hold follows from the layout of
+    the flat parameter, of which each has an equal part."""
+    convert, gather = module._convert_state_with_orig_params, module._allgather_state_info
+    seen: dict[str, Any] = {}
+
+    def all_keys(keys: list[Any], mine: Any, infos: dict[str, Any], *rest: Any, **more: Any) -> Any:
+        there = {name for key in keys for name in key.unflat_param_names}
+        lacking = [module._OptimStateKey((name,), True) for name in infos if name not in there]
+        return convert([*keys, *lacking], mine, infos, *rest, **more)
+
+    def all_states(state: Any, inputs: dict[str, Any]) -> Any:
+        found = gather(state, inputs)
+        for info in found[state.rank].values():
+            if info.tensors:
+                seen["like"] = info
+        ranks = torch.distributed.get_process_group_ranks(state.process_group)
+        flat = state._handle.flat_param
+        part, ends = flat._sharded_size.numel(), [0, *accumulate(flat._numels_with_padding)]
+        places = [at for at, padding in enumerate(flat._is_padding_mask) if not padding]
+        for at, rank in enumerate(ranks):
+            if rank not in executed:
+                found[at] = {
+                    name: _held(module, seen.get("like"), [max(each, at * part) for each in ends[i : i + 2]], at, part)
+                    for own, i in zip(flat._fqns, places, strict=True)
+                    for name in inputs
+                    if name == own or name.endswith(f".{own}")
+                }
+        return found
+
+    module._convert_state_with_orig_params, module._allgather_state_info = all_keys, all_states
+
+
+def _held(module: Any, like: Any, ends: list[int], at: int, part: int) -> Any:
+    """What a rank keeps of a parameter between these places."""
+    many = min(ends[1], (at + 1) * part) - ends[0]
+    if like is None or many <= 0:
+        return module.StateInfo({}, {}, {})
+    tensors = {name: module._PosDimTensorInfo(torch.Size([many]), each.dtype) for name, each in like.tensors.items()}
+    return module.StateInfo(tensors, like.scalar_tensors, like.non_tensors)

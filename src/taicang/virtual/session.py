@@ -13,7 +13,19 @@ import numpy as np
 import torch
 
 from taicang.output import write
-from taicang.virtual import clock, custom, facade, fused, libraries, saving, special, translation, values, world
+from taicang.virtual import (
+    clock,
+    custom,
+    facade,
+    fused,
+    kernels,
+    libraries,
+    saving,
+    special,
+    translation,
+    values,
+    world,
+)
 from taicang.virtual.capture import MARK, Rank, rank_files
 from taicang.virtual.device import Device
 from taicang.virtual.kernels import DEVICE, Kernels, Recorder
@@ -43,17 +55,17 @@ class Session:
         if job.real:
             self.device.known = everything
         self.recorder = Recorder(self.device, real=job.real)
-        kernels = Kernels(self.recorder)
-        self.libraries: list[Any] = special.install(kernels)
-        custom.install(kernels)
+        ours = Kernels(self.recorder)
+        self.libraries: list[Any] = special.install(ours)
+        custom.install(ours)
         values.SKEW[0] = job.skew
         facade.install(self.device, job.chip)
         self.live = clock.Live(self.device, self.recorder, job)
         self.device.elapsed(self.live.between_ms)
         facade.EVENTS.append(self.live.between_ms)
-        library, self.groups = world.install(kernels, job)
+        library, self.groups = world.install(ours, job)
         self.libraries.append(library)
-        fused.KERNELS.append(kernels)
+        fused.KERNELS.append(ours)
         text = Path(job.script).read_text(errors="replace")
         libraries.install(text, Path(job.script), self.groups, npu=DEVICE == "npu")
         if not job.real:
@@ -62,7 +74,7 @@ class Session:
         self.kinds: dict[str, set[int]] = {}
         self.notes: dict[str, None] = {}
         if not job.real:
-            saving.install(self.recorder, self.notes)
+            saving.install(self.recorder, self.notes, frozenset(job.executed))
         self._seen: weakref.WeakSet[torch.nn.Module] = weakref.WeakSet()
         self._hooks()
         if job.clock:
@@ -134,7 +146,7 @@ class Session:
             operands=np.array(self.recorder.operands, np.int64).reshape(-1, 3),
             kinds=kinds,
             invented=dict(values.TOLD),
-            notes=(*self.notes, *libraries.NOTES, *custom.NOTES),
+            notes=(*self.notes, *libraries.NOTES, *custom.NOTES, *kernels.NOTES),
             failure=failure,
             calls=tuple((*place, count) for place, count in translation.CALLS.items()),
         )

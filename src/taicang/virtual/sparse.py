@@ -1,5 +1,5 @@
-"""Tensors of coordinates and values (COO): what computes on them, of PyTorch's operators on their two parts.
-
+"""Tensors of coordinates and values (COO), and of compressed rows (CSR): what computes on them, of PyTorch's operators
+on their parts.
 So every launch is one that has a price, and values that are known stay so. Where a vendor's library has one kernel for
 a product, here it is three: rows that are gathered, their products, and their sums.
 """
@@ -24,6 +24,15 @@ def install() -> torch.library.Library:
         ("add_.Tensor", add_), ("sparse_mask", mask), ("zero_", zero),
     ):  # fmt: skip
         library.impl(name, function, "SparsePrivateUse1")
+    rows: dict[str, Any] = {
+        "mm": _expanded(product), "addmm": _expanded(added, 1), "_to_dense": _expanded(to_dense),
+        "_to_sparse": expanded, "_to_sparse.sparse_dim": expanded, "mul.Tensor": scaled, "mul.Scalar": scaled,
+        "sparse_sampled_addmm": sampled,
+    }  # fmt: skip
+    for name, made in rows.items():
+        library.impl(name, made, "SparseCsrPrivateUse1")
+    for key in ("PrivateUse1", "SparsePrivateUse1"):
+        library.impl("_to_sparse_csr", compressed, key, allow_override=True)
     for name in MANY:
         library.impl(f"{name}.Tensor", _on_values(name), "SparsePrivateUse1")
         library.impl(f"{name}_.Tensor", _on_values(f"{name}_"), "SparsePrivateUse1")
@@ -121,3 +130,56 @@ def _on_values(name: str) -> Any:
         return sparse if name.endswith("_") else _of(sparse._indices(), made, sparse, coalesced=sparse.is_coalesced())
 
     return on
+
+
+def expanded(rows: Tensor, *_: Any, **__: Any) -> Tensor:
+    """Compressed rows, or columns, as coordinates."""
+    if rows.layout == torch.sparse_csr:
+        places = torch._convert_indices_from_csr_to_coo(rows.crow_indices(), rows.col_indices())
+    elif rows.layout == torch.sparse_csc:
+        places = torch._convert_indices_from_csr_to_coo(rows.ccol_indices(), rows.row_indices(), transpose=True)
+    else:
+        raise NotImplementedError(f"{rows.layout}: of compressed tensors those of single rows or columns alone")
+    return _of(places.to(torch.int64), rows.values(), rows, coalesced=rows.layout == torch.sparse_csr)
+
+
+def compressed(source: Tensor, dense_dim: int | None = None) -> Tensor:
+    """Rows of a matrix, compressed."""
+    sparse = (source if source.is_sparse else source.to_sparse()).coalesce()
+    rows, columns = sparse._indices()
+    ends = torch._convert_indices_from_coo_to_csr(rows.contiguous(), source.shape[0])
+    return torch.sparse_csr_tensor(ends, columns, sparse._values(), source.shape, check_invariants=False)
+
+
+def _expanded(function: Any, place: int = 0) -> Any:
+    """``function`` of coordinates, for an operand of compressed rows."""
+
+    def on(*args: Any, **kwargs: Any) -> Tensor:
+        given = [*args]
+        if isinstance(given[place], Tensor) and given[place].layout in (torch.sparse_csr, torch.sparse_csc):
+            given[place] = expanded(given[place])
+        made: Tensor = function(*given, **kwargs)
+        return made
+
+    return on
+
+
+def _like(rows: Tensor, values: Tensor) -> Tensor:
+    if rows.layout == torch.sparse_csc:
+        return torch.sparse_csc_tensor(
+            rows.ccol_indices(), rows.row_indices(), values, rows.shape, check_invariants=False
+        )
+    return torch.sparse_csr_tensor(rows.crow_indices(), rows.col_indices(), values, rows.shape, check_invariants=False)
+
+
+def scaled(rows: Tensor, number: Any) -> Tensor:
+    """Times a number."""
+    if isinstance(number, Tensor) and number.dim():
+        raise NotImplementedError("aten::mul: of compressed rows and a number alone")
+    return _like(rows, rows.values() * number)
+
+
+def sampled(rows: Tensor, left: Tensor, right: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
+    """Of a dense product what lies at a sparse matrix's places, added to it."""
+    at, column = expanded(rows)._indices()
+    return _like(rows, rows.values() * beta + (left[at] * right.t()[column]).sum(-1) * alpha)

@@ -18,7 +18,8 @@ from taicang.virtual.kernels import DEVICE, Kernels, _Plan, base, tensors_of, wh
 aten = torch.ops.aten
 DIRECT = (
     "native_layer_norm", "native_layer_norm_backward", "native_group_norm", "native_group_norm_backward",
-    "_fused_rms_norm", "_fused_rms_norm_backward", "_chunk_cat", "_grouped_mm", "split_with_sizes_copy.out",
+    "_fused_rms_norm", "_fused_rms_norm_backward", "silu_backward", "mish_backward", "_chunk_cat", "_grouped_mm",
+    "split_with_sizes_copy.out",
 )  # fmt: skip
 """Operators that PyTorch would compose of others where a backend has no kernel of its own; this one has."""
 
@@ -54,6 +55,7 @@ def install(kernels: Kernels) -> list[torch.library.Library]:
         equal=equal,
         nonzero=nonzero,
         masked_select=masked_select,
+        _embedding_bag_backward=bags,
         index=index,
         index_put=index,
         _index_put_impl=index,
@@ -129,6 +131,13 @@ def nonzero(kernels: Kernels, op: Any, plan: _Plan, args: Sequence[Any], kwargs:
         kernels.device.know(base(out), 1)
     kernels.recorder.launch("nonzero", [mask], [out], {})
     return out
+
+
+def bags(kernels: Kernels, op: Any, plan: _Plan, args: Sequence[Any], kwargs: Any) -> Any:
+    """Gradients of a table whose rows were summed: sparse where the program asked for it."""
+    if not args[9]:
+        return kernels.run(op, plan, args, kwargs)
+    return aten._embedding_bag_sparse_backward(*args[:5], *args[6:9], *args[10:])
 
 
 def masked_select(kernels: Kernels, op: Any, plan: _Plan, args: Sequence[Any], kwargs: Any) -> Tensor:

@@ -11,6 +11,7 @@
 #include <iomanip>
 #include <mutex>
 #include <sstream>
+#include <unordered_set>
 
 #include "memory.h"
 
@@ -96,6 +97,24 @@ struct Allocator final : c10::Allocator {
 };
 Allocator allocator;
 REGISTER_ALLOCATOR(kDevice, &allocator);
+
+std::unordered_set<const void*> pins;
+void unpin(void* at) {
+  std::lock_guard<std::recursive_mutex> held(lock);
+  pins.erase(at);
+  c10::GetAllocator(c10::DeviceType::CPU)->raw_deallocate(at);
+}
+struct Pinned final : c10::Allocator {  // memory of the host that copies need not wait for
+  c10::DataPtr allocate(size_t bytes) override {
+    void* at = c10::GetAllocator(c10::DeviceType::CPU)->raw_allocate(bytes);
+    std::lock_guard<std::recursive_mutex> held(lock);
+    if (at) pins.insert(at);
+    return {at, at, &unpin, Device(c10::DeviceType::CPU)};
+  }
+  c10::DeleterFnPtr raw_deleter() const override { return &unpin; }
+  void copy_data(void* to, const void* from, size_t bytes) const override { std::memcpy(to, from, bytes); }
+};
+Pinned pinned;
 
 struct Event {
   int64_t version;
@@ -211,7 +230,11 @@ struct Hooks final : at::PrivateUse1HooksInterface {
   at::Generator getNewGenerator(DeviceIndex index) const override {
     return at::make_generator<Generator>(index < 0 ? current : index);
   }
-  c10::Allocator* getPinnedMemoryAllocator() const override { return c10::GetAllocator(c10::DeviceType::CPU); }
+  c10::Allocator* getPinnedMemoryAllocator() const override { return &pinned; }
+  bool isPinnedPtr(const void* at) const override {
+    std::lock_guard<std::recursive_mutex> held(lock);
+    return pins.count(at);
+  }
   Device getDeviceFromPtr(void*) const override { return {kDevice, current}; }
   void resizePrivateUse1Bytes(const c10::Storage& storage, size_t bytes) const override {
     auto* impl = storage.unsafeGetStorageImpl();
