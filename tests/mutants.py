@@ -268,7 +268,8 @@ def judge(drawn: list[Mutant], court: Court, jobs: int) -> Iterator[tuple[Mutant
                 if failed == []:
                     court.keep(each, True, by)
                     yield each, by or "no import, no end"
-                elif by:
+                elif by:  # a test that fails anyway kept others from being asked
+                    second.discard(each.key)
                     tasks.insert(0, (each, court.asked(each)))
                 else:
                     print(f"tests fail without the change too: {failed}", flush=True)

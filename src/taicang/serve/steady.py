@@ -80,6 +80,8 @@ def aggregated(setup: Setup, load: Load, exists: NDArray[np.bool_] | None = None
     mine = np.minimum(group, load.room)
     spread = load.spread
     mean_context = load.input_tokens + load.output_tokens * spread.output_ratio / 2
+    decoding = decode_batch(sequences=mine, context=mean_context * spread.decode_ratio(plan.dp, mine))
+    decode = step(setup, decoding)
     new = np.maximum(load.input_tokens * (1.0 - load.cached_ratio), 1.0)
     cached = load.input_tokens - new
     steps = np.maximum((load.output_tokens - 1) / plan.tokens_per_step, 1.0)
@@ -106,10 +108,6 @@ def aggregated(setup: Setup, load: Load, exists: NDArray[np.bool_] | None = None
     packed = np.maximum(others / np.maximum(carried, 1e-9), 1.0)
     if load.at_random:
         packed = np.clip(fullest, packed, np.maximum(budget / length, packed))
-    # where prompts take more steps than answers, so many fewer decode at a time
-    active = np.maximum(mine * np.minimum(steps / np.maximum(carried, 1e-9), 1.0), 1.0) if mixed else mine
-    decoding = decode_batch(sequences=active, context=mean_context * spread.decode_ratio(plan.dp, mine))
-    decode = step(setup, decoding)
     several = scaled(chunk, packed)
     alone = step(setup, chunk)
     carrying = _spent(setup, together(decoding, several) if mixed else several, exists)
