@@ -90,12 +90,7 @@ def aggregated(setup: Setup, load: Load, exists: NDArray[np.bool_] | None = None
     new = np.maximum(load.input_tokens * (1.0 - load.cached_ratio), 1.0)
     cached = load.input_tokens - new
     steps = np.maximum((load.output_tokens - 1) / plan.tokens_per_step, 1.0)
-    budget: Num = stack.chunk_tokens
-    if mixed:
-        # sequences that decode take their tokens first; with too many for that fewer decode at a time, and the budget
-        # is shared as the tokens of a request are
-        share = new / (new + steps * plan.query_len)
-        budget = np.maximum(budget - mine * plan.query_len, budget * share)
+    budget = _left_to_prompts(stack, mine * plan.query_len, new / (new + steps * plan.query_len))
     chunks = np.maximum(new / budget, 1.0)
     length = new / chunks
     keys = (cached + new * spread.input_ratio / 2) * spread.prompts_ratio(plan.dp, length)
@@ -147,17 +142,24 @@ def aggregated(setup: Setup, load: Load, exists: NDArray[np.bool_] | None = None
         + busy
     )
     # where more requests are in flight than run, each waits for a place: the turns of those before it
+    waited: Num = turn * (group / mine)
     door = through_s(stack, load.input_tokens)
-    ttft: Num = turn * (group / mine) - busy + door
-    outside = door if load.at_random else 0.0  # the instance is full whoever still stands at its door
     return Steady(
-        ttft_s=ttft,
+        ttft_s=waited - busy + door,
         tpot_s=tpot,
         step_s=decode.seconds,
         prefill_s=alone.seconds * chunks,
-        output_tokens_per_s=load.concurrency * load.output_tokens / (ttft + busy - outside),
+        # an instance of requests at random is full, whoever still stands at its door
+        output_tokens_per_s=load.concurrency * load.output_tokens / (waited + (0.0 if load.at_random else door)),
         decode=decode,
     )
+
+
+def _left_to_prompts(stack: Stack, decoding: Num, share_ratio: Num) -> Num:
+    """Of a step's token budget, beside ``decoding`` tokens: where prompts join them these come first; with too many for
+    that fewer decode at a time, and the budget is shared as the tokens of a request are."""
+    budget: Num = stack.chunk_tokens
+    return np.maximum(budget - decoding, budget * share_ratio) if stack.scheduler == "mixed" else budget
 
 
 class _Spent(NamedTuple):
