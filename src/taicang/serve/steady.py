@@ -131,7 +131,6 @@ def aggregated(setup: Setup, load: Load, exists: NDArray[np.bool_] | None = None
     ahead = (carried - late) * (0.5 * in_step(stack, load, steps)) * (device - before)
     ahead = np.minimum(ahead, (carried - late) * during)
     busy = steps * decode.seconds + (carried - late) * during - ahead
-    tpot = busy / np.maximum(load.output_tokens - 1, 1.0)
     company = np.where(np.asarray(mine) > 1, 1.0, 0.0)
     own = chunks * np.maximum(alone.seconds, company * (decode.seconds + during) if mixed else 0.0)
     turn = (
@@ -146,7 +145,7 @@ def aggregated(setup: Setup, load: Load, exists: NDArray[np.bool_] | None = None
     door = through_s(stack, load.input_tokens)
     return Steady(
         ttft_s=waited - busy + door,
-        tpot_s=tpot,
+        tpot_s=busy / np.maximum(load.output_tokens - 1, 1.0),
         step_s=decode.seconds,
         prefill_s=alone.seconds * chunks,
         # an instance of requests at random is full, whoever still stands at its door
