@@ -89,7 +89,7 @@ class Mutant:
 def sites(tree: ast.AST, function: str = "") -> Iterator[tuple[ast.expr, str]]:
     """Nodes that can be changed, and their functions: in bodies and module constants, not in annotations, subscripts
     and decorators."""
-    if isinstance(tree, ast.expr) and changed(tree) is not None:
+    if isinstance(tree, ast.expr) and changed(tree) is not None and not _shape(tree):
         yield tree, function
     for field, value in ast.iter_fields(tree):
         if field in ("annotation", "returns", "decorator_list", "slice"):
@@ -107,6 +107,14 @@ def sites(tree: ast.AST, function: str = "") -> Iterator[tuple[ast.expr, str]]:
 def _guard(value: object) -> bool:
     """Whether an argument only keeps a division from zero."""
     return isinstance(value, float) and 0.0 < value <= 1e-6
+
+
+def _shape(tree: ast.AST) -> bool:
+    """Whether a sum only takes the shape of what it adds none of: ``floor + 0.0 * rows``."""
+    return (
+        isinstance(tree, ast.BinOp) and isinstance(tree.right, ast.BinOp)
+        and isinstance(tree.right.left, ast.Constant) and tree.right.left.value == 0.0
+    )  # fmt: skip
 
 
 def mutants(path: Path) -> Iterator[Mutant]:
@@ -148,9 +156,10 @@ def ask(task: tuple[Mutant | None, list[str]]) -> list[str]:
     assert not any(name.partition(".")[0] == "taicang" for name in sys.modules), "the package was imported before"
     if mutant is not None:
         sys.meta_path.insert(0, Replaced(mutant))
-    watch = reached.Watch()
-    code = pytest.main([*reached.QUIET, "-x", *tests], plugins=[watch])
-    return watch.failed or ([""] if code else [])
+    watch = reached.Watch(wanted=tests)
+    files = dict.fromkeys(test.partition("::")[0] for test in tests)
+    code = pytest.main([*reached.QUIET, "-x", *(file for file in files if (ROOT / file).exists())], plugins=[watch])
+    return watch.failed or ([] if code in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED) else [""])
 
 
 class Court:
@@ -262,7 +271,8 @@ def judge(drawn: list[Mutant], court: Court, jobs: int) -> Iterator[tuple[Mutant
                 elif by:
                     tasks.insert(0, (each, court.asked(each)))
                 else:
-                    print(f"tests fail without {each}: {failed}", flush=True)
+                    print(f"tests fail without the change too: {failed}", flush=True)
+                    yield each, ""
         elif failed == []:
             if mutant.key not in second and (rest := court.asked(mutant, tests)):
                 second.add(mutant.key)

@@ -36,10 +36,18 @@ MEMORY_BYTES = 8 * 2**30
 class Watch:
     """What tests took, and which failed; each the context of the lines that it runs."""
 
-    def __init__(self, cover: coverage.Coverage | None = None) -> None:
+    def __init__(self, cover: coverage.Coverage | None = None, wanted: list[str] | None = None) -> None:
+        self.wanted = None if wanted is None else {test: at for at, test in enumerate(wanted)}
         self.seconds: dict[str, float] = {}
         self.failed: list[str] = []
         self.cover = cover
+
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        """Only those asked for, in their order; one that is no more is left out."""
+        if self.wanted is not None:
+            items[:] = sorted(
+                (each for each in items if each.nodeid in self.wanted), key=lambda each: self.wanted[each.nodeid]
+            )
 
     def pytest_runtest_logstart(self, nodeid: str) -> None:
         """Lines are this test's from here on, its fixtures' too."""

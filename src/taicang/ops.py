@@ -50,6 +50,8 @@ class GroupedGemm:
     balanced_ranks: bool = False
     gathered: bool = True
     """Each rank's kernels see the tokens of all ranks (all-gather), not just those that a dispatch sends to it."""
+    biased: bool = False
+    """Experts with biases and an activation that is clamped, which training libraries run on kernels of their own."""
     exchanged: bool = False
     """Ranks have tokens of their own (data-parallel attention), which deployments serve with libraries of experts."""
 

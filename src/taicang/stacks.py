@@ -13,6 +13,7 @@ Scheduler: TypeAlias = Literal["mixed", "prefill_first", "disaggregated"]
 MemoryBase: TypeAlias = Literal["device", "static", "free"]
 Sharding: TypeAlias = Literal["own", "deepspeed", "tensors", "graph", "pytorch"]
 ExpertDispatch: TypeAlias = Literal["best", "plain"]
+StackUse: TypeAlias = Literal["", "serving", "training"]
 WIDE = 4
 """Ranks from which on SGLang captures graphs of larger batches."""
 
@@ -87,6 +88,10 @@ class Keeping:
     """Whether norms and activations are operators of the framework, one after the other, that keep what each needs."""
     outputs: bool = False
     """Whether a pipeline stage keeps what it sent of each microbatch in flight."""
+    added: bool = False
+    """Whether a kernel of its own adds each microbatch's gradients up, or products write into the sum."""
+    adapters: bool = False
+    """Whether adapters sit beside every linear layer (routed experts are none), or beside the attention's alone."""
     merged: bool = False
     """Whether a pipeline's last stage keeps the 16-bit logits of all microbatches, to hand them out as one."""
     sharding: Sharding = "own"
@@ -107,6 +112,8 @@ class Stack:
     """Year-month of the release."""
     asked: str = ""
     """The release that was asked for, where another answers: memory is divided as in this one."""
+    use: StackUse = ""
+    """What it is for ("": a user's own, who does not say)."""
     scheduler: Scheduler = "mixed"
     """How prefill and decode share an instance: chunks in one batch, or prefill steps of their own."""
     chunk_tokens: int = 8192
@@ -131,7 +138,7 @@ class Stack:
     graph_launch_s: float = 0.0
     """Host time per captured graph that the device waits for."""
     layer_gap_s: float = 0.0
-    """Device idle time per layer: launch gaps that graphs leave."""
+    """Device idle time per layer: launch gaps that graphs leave; in training of each microbatch."""
     launch_ratio: float = 1.0
     """Share of kernels' launch latency that remains when they follow each other: programmatic dependent launch starts a
     kernel's prologue while the one before drains."""

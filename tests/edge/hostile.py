@@ -198,7 +198,7 @@ def value(rng: random.Random, option: click.Parameter, folder: Path, hostile: fl
         return str(rng.choice([str(each) for each in kind.choices]))
     if name in NAMES:
         return rng.choice(NAMES[name])
-    if hasattr(kind, "dimension"):
+    if getattr(kind, "dimension", ""):
         return rng.choice(QUANTITIES.get(kind.dimension, ("1",)))
     if isinstance(kind, click.IntRange):
         low = int(kind.min or 0)

@@ -11,7 +11,6 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from taicang.serve.cancel import cancel
 from test_replay_laws import TROUBLE, built, stamps
 
 from taicang import catalog
@@ -19,6 +18,7 @@ from taicang.catalog.costing import cost_model, training_price
 from taicang.catalog.models import model
 from taicang.cost import collective_bound, exchange_traffic
 from taicang.errors import TaicangError
+from taicang.lower.training_edges import lower_edges
 from taicang.ops import (
     Attend,
     Collective,
@@ -34,21 +34,24 @@ from taicang.ops import (
 from taicang.plans import decode_batch, read_plan
 from taicang.records import plain
 from taicang.serve import queueing
+from taicang.serve.log import Log
 from taicang.serve.memory import memory_use
+from taicang.serve.record import COARSE
 from taicang.serve.request import FOREVER, SECOND
 from taicang.serve.router import ROUTERS
-from taicang.serve.saturated import saturated
+from taicang.serve.saturated import most_sequences, saturated
 from taicang.serve.setup import Setup as Serving
 from taicang.serve.setup import step
 from taicang.serve.simulate import simulate
 from taicang.serve.steady import Load, Pools, aggregated, disaggregated
+from taicang.serve.trouble import cancel
 from taicang.train import memory
 from taicang.train.pipeline import Durations, phase
 from taicang.train.pipeline import simulate as simulated
 from taicang.train.placement import traffic
 from taicang.train.remedies import remedies
 from taicang.train.schedule import Shape, order
-from taicang.train.search import candidates
+from taicang.train.search import candidates, open_plan, search, why
 from taicang.train.setup import Setup
 from taicang.train.step import pipeline_run, train_step
 from taicang.train.trace import trace
@@ -105,7 +108,12 @@ def hosts(numbers: range, leaving: bool = False) -> dict[str, float]:
             rows.append((now, prompt, output, blocks, rng.randrange(3), now + rng.choice((0, SECOND // 10, SECOND))))
         load["rows"], load["asked"] = rows, [rng.randrange(3) for _ in rows]
         load["trouble"] = [(rng.randrange(1, 3000), rng.choice(TROUBLE)) for _ in range(rng.randrange(4))]
+        load["known"] = {
+            i: row[3][: row[1] // 64] + [5000 * i + j for j in range((row[1] + row[2]) // 64 - row[1] // 64)]
+            for i, row in enumerate(rows) if rng.random() < 0.5
+        }  # fmt: skip
         cluster, made = built(load, single=False)
+        cluster.log = Log(cluster.pools)
         for request in made:
             request.session = request.id % 7
         if leaving:
@@ -115,6 +123,8 @@ def hosts(numbers: range, leaving: bool = False) -> dict[str, float]:
         simulate(cluster, iter(made))
         ticks = sum(sum(row[1:5]) * (1 + row[0] % 5) + row[5] + row[6] + row[9] for row in stamps(made))
         found[f"{number}"] = ticks / SECOND + sum(each.busy / SECOND + each.steps_run for each in cluster.instances)
+        late = cluster.log.since(now >> COARSE)
+        found[f"{number} late"] = folded([late.worked(pool).tolist() for pool in cluster.pools])
     return found
 
 
@@ -178,10 +188,26 @@ def spaces(places: range) -> dict[str, float]:
         fixed = {
             name: getattr(kept, name) for name in ("tp", "cp", "ep", "etp", "micro_batch", "sp", "context", "zero")
         }
-        fixed |= {"schedule": kept.schedule} if rng.random() < 0.7 else {}
+        fixed |= {"schedule": SCHEDULES[number % 7]} if rng.random() < 0.7 else {}
         with suppress(TaicangError):
             made = candidates(setup, fixed)
             found[f"{number}"] = folded([np.sort(made.seconds).tolist(), np.sort(made.memory_bytes).tolist()])
+    return found
+
+
+def searches(places: range) -> dict[str, float]:
+    """The best plans of a few ranks, and the front beside them."""
+    found = {}
+    for number in places:
+        setup = job(random.Random(number))
+        open_ = open_plan(setup.plan, ())
+        with suppress(TaicangError):
+            few = replace(
+                setup, model=model("llama-3.2-1b"), plan=replace(open_, dp=1), machine=catalog.machine("l40s-pcie")
+            )
+            made = search(few, {"tp": 1, "cp": 1, "zero": number % 3})
+            why_not = why(made.best[0], made.best[-1]) if made.best else ()
+            found[f"{number}"] = folded([why_not, [[each.plan, each.seconds] for each in (*made.best, *made.front)]])
     return found
 
 
@@ -196,11 +222,14 @@ def holdings(places: range) -> dict[str, float]:
                         matrices=40.0, vectors=9.0, largest=rng.uniform(1e5, 6e8), plain=rng.uniform(1e5, 6e8))
             for _ in range(2)
         )  # fmt: skip
-        keeps, net = catalog.stack(rng.choice(TRAINERS)).keeps, model(rng.choice(NETS))
+        engine, net = catalog.stack(rng.choice(TRAINERS)), model(rng.choice(NETS))
+        keeps = engine.keeps
+        edges = [[each.saved_bytes for each in edge.forward] for edge in lower_edges(net, laid, engine)]
         found[f"{number}"] = folded([
             memory.state_bytes(held, laid, keeps), memory.host_bytes(held, laid),
-            memory.bucket_bytes(held, laid, keeps), memory.gathered_bytes(held, ahead, laid, keeps),
-            memory.boundary_bytes(net, laid), memory.merged_bytes(net, laid, 7), memory.edge_parameters(net, laid),
+            memory.bucket_bytes(held, laid, keeps), memory.boundary_bytes(net, laid),
+            edges, memory.merged_bytes(net, laid, 7), memory.edge_parameters(net, laid),
+            memory.working_bytes(3e9, 2e9, held, (ahead.largest, ahead.plain), laid, keeps),
             memory.together([(held, 3), (ahead, 0.5)]),
             [memory.layer_parameters(net, block, laid) for block in net.blocks],
             memory.gradual(*(rng.uniform(0.0, 9.0) for _ in range(4)), 1.0),
@@ -331,6 +360,7 @@ def instances(places: range) -> dict[str, float]:
         found[f"{number}"] = folded([
             aggregated(setup, load), disaggregated(pools, load, rng.choice((0.0, 0.02))),
             saturated(setup, np.array([1.0, 8.0, 200.0]), **lengths),
+            most_sequences(setup, context=load.input_tokens, tokens=2048.0, limit=300),
             memory_use(setup.model, setup.plan, setup.machine.chip, setup.stack.memory, sequences=load.concurrency,
                        context=load.input_tokens, tokens=rng.choice((256.0, 8192.0))),
         ])  # fmt: skip
@@ -353,6 +383,7 @@ def parts(name: str, many: int, each: int, of: Callable[..., dict[str, float]], 
 
 DRAWN = (
     parts("hosts", 120, 20, hosts) | parts("leaving", 40, 20, hosts, True) | parts("jobs", 120, 12, jobs)
+    | parts("searches", 6, 3, searches)
     | parts("spaces", 96, 24, spaces) | parts("holdings", 120, 60, holdings) | parts("schedules", 84, 28, schedules)
     | parts("operators", 100, 25, operators) | parts("instances", 60, 15, instances) | {"queues": queues}
 )  # fmt: skip

@@ -39,6 +39,7 @@ from taicang.serve.memory import memory_use
 from taicang.serve.saturated import drained, limited, offline, saturated
 from taicang.serve.setup import Setup, step
 from taicang.serve.steady import Load, Pools, aggregated, disaggregated
+from taicang.serve.summary import Limits
 from taicang.serve.uneven import slowest_ratio, spread
 from taicang.serve.usage import step_power_w
 from taicang.traffic.generate import arriving, fixed
@@ -345,6 +346,8 @@ def replays() -> Iterator[tuple[str, Callable[[], dict[str, float]]]]:
     yield "pools", lambda: served(*dense, System(prefill="2x1", decode="1x2", router="prefix-aware"), shared)
     yield "groups", lambda: served(*sparse, System(plan=read_plan("TP2 DP4 EP8"), stack="tensorrt-llm"), trace)
     yield "drafts", lambda: served("deepseek-r1", "hgx-h200 x 2", System(drafts=2), trace)
+    guessed = System(plan=read_plan("DP16 EP16 MTP1"))
+    yield "drafts of groups", lambda: served("deepseek-r1", "hgx-h200 x 2", guessed, trace)
     yield "blocks", lambda: served(*dense, System(instances=2, tiers=tiers, eviction="lfu", ttl_s=3.0), shared)
     yield "tight", lambda: served(*dense, System(**tight), shared)
     yield "swap", lambda: served(*dense, System(swap_bytes=2e10, policy="decode_first", **tight), trace)
@@ -353,6 +356,10 @@ def replays() -> Iterator[tuple[str, Callable[[], dict[str, float]]]]:
     yield "faults", lambda: served(*dense, System(instances=4, faults=broken), trace, clients=40, seed=5)
     worn = replace(broken, breakdowns=True, mtbf_s={"chip": 200.0, "node": 90.0}, spare_chips=2, restart_s=2.0)
     yield "worn", lambda: served(*dense, System(instances=4, faults=worn), trace, clients=40, seed=5)
+    brief = arriving(fixed(60, 20, 6, spread=0.4, seed=1), 90.0, seed=2)
+    slow = replace(broken, outages=(), drained=())
+    kept = {"limits": Limits(ttft_s=0.03, tpot_s=0.004)}
+    yield "launches", lambda: served("llama-3.2-1b", "hgx-h100", System(faults=slow, stack="vllm"), brief, **kept)
     waits = {"clients": 9, "think_s": 0.7, "random_think": True, "seed": 5}
     yield "thinking", lambda: served(*dense, System(instances=2), trace, **waits)
     mine = Tenant(model="qwen3-8b", share_ratio=0.4)

@@ -1,11 +1,15 @@
 """The scoreboard is frozen: a suite that drifts by half a point fails until `taicang score --freeze` accepts it."""
 
+import sys
 from pathlib import Path
 
 import pytest
 
-from taicang.evidence import board, carry
+from taicang.evidence import board
 from taicang.evidence.score import Outcome, score, score_parts
+
+sys.path.insert(0, str(Path(__file__).parent))
+import carry
 
 EVIDENCE = Path(__file__).resolve().parents[2].parent / "shared" / "evidence"
 
@@ -70,4 +74,4 @@ def test_a_row_runs_only_the_suites_that_may_hold_it(monkeypatch):
     monkeypatch.setattr(board, "_run", run)
     assert any(one.id == "experts:2" for one in board.suite_outcomes(None, row="experts:2"))
     assert ran == ["kernels"]
-    assert board._naming("ser-0003", board.carry.FOLDER) == {"suite_published"}
+    assert board._naming("ser-0003", carry.FOLDER) == {"suite_published"}

@@ -113,4 +113,5 @@ def test_memory_of_other_reports(net: str, machine: str, stack: str, plan: Train
     at, engine = catalog.machine(machine), catalog.stack(stack)
     setup = Setup(model=model(net), plan=plan, machine=at, stack=engine, price=training_price(at, engine))
     use = train_step(setup).memory
-    assert float(use.total_bytes - use.runtime_bytes) == pytest.approx(reserved_gb * 1e9, rel=0.15)
+    ours = use.total_bytes - (use.runtime_bytes if stack == "deepspeed" else 0.0)  # what is reserved is fragmented too
+    assert float(ours) == pytest.approx(reserved_gb * 1e9, rel=0.15)

@@ -16,7 +16,7 @@ from taicang.search.points import Job
 from taicang.search.space import default, layouts
 
 MACHINES = st.tuples(st.sampled_from(catalog.names("machine")), st.sampled_from(["", "", " x 2", " x 4"])).map("".join)
-STACKS = st.sampled_from([None, *catalog.names("stack")])
+STACKS = st.sampled_from([None, *(name for name in catalog.names("stack") if catalog.stack(name).use == "serving")])
 
 
 def whole(low: float, high: float) -> st.SearchStrategy[int]:

@@ -83,7 +83,7 @@ def test_one_constant_that_was_changed_is_found(tmp_path, engine, key, factor, m
     was = before.space.at(before.base)[before.space.names.index(key)]
     true = was * factor + more
     profile = fitted(written(tmp_path / "rows.csv", rows(engine, (key, true), noise=0.01)))
-    now = {one.name: one.now for one in profile.constants}
+    now = {name: now for name, (_, now) in profile.constants.items()}
     assert key in now
     assert now[key] - was == pytest.approx(true - was, rel=0.2)
     assert profile.after["tpot"] < 0.02 < profile.before["tpot"]
@@ -184,6 +184,6 @@ def test_training_rows_make_a_profile_of_a_training_stack(tmp_path):
         slow = replace(stack, kernel_ratio={**stack.kernel_ratio, "gemm": 1.5 * stack.kernel_ratio.get("gemm", 1.0)})
         lines.append(line | {"value": f"{suite_training.predict(row, slow).seconds:.5f}"})
     profile = fitted(written(tmp_path / "rows.csv", lines))
-    found = {one.name: one.now / one.was for one in profile.constants}
+    found = {name: now / was for name, (was, now) in profile.constants.items()}
     assert found == {"gemm": pytest.approx(1.5, rel=0.05)}
     assert profile.before["step_time"] > 0.1 > 0.02 > profile.after["step_time"]

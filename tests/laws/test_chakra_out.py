@@ -95,7 +95,38 @@ def test_commands_write_traces_that_run(tmp_path):
     assert {event["ph"] for event in events} >= {"X", "M", "C"}
 
 
-def test_a_pipeline_is_refused():
-    found = predicted("hgx-h100 x 4", pp=2)
-    with pytest.raises(NotModelled, match="pp 1"):
-        training_graph(found.explained.setup, "step")
+@pytest.mark.parametrize(("model", "layout"), [
+    ("llama-3-8b", {"pp": 4, "tp": 2}), ("llama-3-8b", {"pp": 2, "vpp": 2, "cp": 2, "zero": 2, "recompute": "full"}),
+    ("llama-3-8b", {"pp": 4, "vpp": 2, "schedule": "zb_v"}), ("llama-3-8b", {"pp": 4, "order": "random:3"}),
+    ("llama-3-8b", {"tp": 2, "order": "random"}), ("qwen3-30b-a3b", {"pp": 4, "ep": 4, "schedule": "dualpipe"}),
+])  # fmt: skip
+def test_stages_and_random_places_have_a_graph_of_each_rank(tmp_path, model, layout):
+    machine = "hgx-h100 x 2"
+    plan = TrainPlan(dp=0, global_batch=32, seq=4096, recipe=recipe("bf16"), **layout)
+    found = train(model, machine, plan, explained=True, overlap=["+registered"])
+    workload = training_graph(found.explained.setup, "step")
+    assert sorted(workload.ranks) == list(range(16))
+    sent, received = (
+        sorted((at, task.peer, task.tag) if kind == "send" else (task.peer, at, task.tag)
+               for at, tasks in workload.ranks.items() for task in tasks if task.kind == kind)
+        for kind in ("send", "receive")
+    )  # fmt: skip
+    assert sent == received
+    moved = sum(task.payload_bytes for tasks in workload.ranks.values() for task in tasks if task.kind == "send") / 16
+    said = sum(sum(one.level_bytes.values()) for one in found.explained.traffic if one.axis == "pp")
+    assert moved == pytest.approx(said, rel=1e-6)
+    for name, data in chakra.write(workload, tmp_path / "step").items():
+        (tmp_path / name).write_bytes(data)
+    back = chakra.read(tmp_path / "step")
+    assert back.groups == workload.groups
+    run = on_machine(tmp_path / "step", machine)
+    exposed = sum(found.step.spent.get(line, 0.0) for line in ("stragglers", "host"))
+    # one after the other, without the overlaps of the library inside a layer
+    assert 0.8 < run.seconds / (found.step.seconds - exposed) < 1.35
+
+
+def test_what_no_trace_can_hold_is_refused():
+    plan = TrainPlan(dp=0, global_batch=8192, seq=4096, recipe=recipe("bf16"), pp=2)
+    large = train("llama-3-8b", "hgx-h100 x 32", plan, explained=True)
+    with pytest.raises(NotModelled, match="fewer microbatches"):
+        training_graph(large.explained.setup, "step")

@@ -119,6 +119,21 @@ def test_a_link_more_never_slows_and_one_less_never_speeds(nodes, seed, links, b
     assert seconds(cut, kind, len(ranks)) >= two * (1 - 1e-6)
 
 
+@settings(max_examples=8, deadline=None)
+@given(nodes=st.integers(15, 60), seed=st.integers(0, 9999), kind=st.sampled_from(["all_to_all", "all_gather"]))
+def test_a_link_more_never_slows_a_large_graph(nodes, seed, kind):
+    rng = np.random.default_rng(seed)
+    ends = [(k, (k + 1) % nodes) for k in range(nodes)]
+    ends += [tuple(map(int, rng.choice(nodes, 2, replace=False))) for _ in range(nodes)]
+    rates = 10.0 ** rng.uniform(9, 11, len(ends))
+    less, more = (
+        graph_of(ends[:kept], rates[:kept], tuple(range(nodes)), nodes) for kept in (len(ends) - 1, len(ends))
+    )
+    assert seconds(more, kind, nodes) <= seconds(less, kind, nodes) * (1 + 2e-5)
+    shortest = sum(p.wire_s for p in collective(net(more, "striped"), kind, teams_of(nodes), 1e9))
+    assert seconds(more, kind, nodes) <= shortest * (1 + 1e-9)
+
+
 @settings(max_examples=25, deadline=None)
 @given(data=st.data(), nodes=st.integers(3, 12), seed=st.integers(0, 99))
 def test_routes_of_any_graph_lead_from_end_to_end(data, nodes, seed):

@@ -223,3 +223,86 @@ def test_shard_groups_cost_memory() -> None:
     whole, inside = _step(plan), _step(replace(plan, shard=8))
     assert float(inside.memory.total_bytes) > float(whole.memory.total_bytes)
     assert _step(replace(plan, shard=32)).seconds == pytest.approx(whole.seconds)
+
+
+NETS = ("llama-3-8b", "qwen2.5-7b", "gpt3-175b", "mixtral-8x7b", "deepseek-v2-lite", "gemma-2-9b", "nemotron-h-56b")
+
+
+def _changed(net: str, plan: TrainPlan, name: str, **what: object) -> tuple[TrainStep, TrainStep]:
+    """A step without and with ``what`` of its stack's keeping."""
+    at, stack = _machine(), catalog.stack(name)
+    price = training_price(at, stack)
+    one, other = (
+        train_step(Setup(model=model(net), plan=plan, machine=at, stack=replace(stack, keeps=keeps), price=price))
+        for keeps in (replace(stack.keeps, **dict.fromkeys(what, False)), replace(stack.keeps, **what))  # type: ignore[arg-type]
+    )
+    return one, other
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    net=st.sampled_from(NETS), name=st.sampled_from(["nemo", "automodel", "deepspeed", "torchtune"]),
+    tp=st.sampled_from([1, 2]), mode=st.sampled_from(["none", "full"]),
+)  # fmt: skip
+def test_more_adapters_cost_time_and_activations(net: str, name: str, tp: int, mode: str) -> None:
+    """Beside every linear layer against the attention's alone (routed experts are none); without adapters neither."""
+    plan = TrainPlan(tp=tp, dp=32 // tp, global_batch=64, recompute=mode, trained_ratio=0.0)  # type: ignore[arg-type]
+    few, many = _changed(net, plan, name, adapters=True)
+    assert many.seconds > few.seconds or (net == "mixtral-8x7b" and many.seconds == few.seconds)
+    assert float(many.memory.activations_bytes) >= float(few.memory.activations_bytes)
+    full, same = _changed(net, replace(plan, trained_ratio=1.0), name, adapters=True)
+    assert full.seconds == same.seconds
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    net=st.sampled_from(NETS), name=st.sampled_from(["megatron", "torchtitan", "mindspeed"]),
+    pp=st.sampled_from([1, 2]), rounds=st.integers(1, 8), zero=st.sampled_from([0, 1, 3]),
+)  # fmt: skip
+def test_adding_gradients_up_costs_what_it_moves(net: str, name: str, pp: int, rounds: int, zero: int) -> None:
+    """In every microbatch, but for a first one without a buffer, and for gradients that are scattered each time."""
+    plan = TrainPlan(pp=pp, dp=32 // pp, global_batch=32 // pp * rounds, zero=zero)
+    fused, apart = _changed(net, plan, name, added=True)
+    often = rounds - (not catalog.stack(name).keeps.buffered)
+    if plan.by_layer or not often:
+        assert apart.seconds == fused.seconds
+    else:
+        least = often * float(fused.parameters) / pp * 6.0 / _machine().chip.memory.bandwidth_bytes_per_s
+        assert apart.seconds - fused.seconds > (1.0 if pp == 1 else 0.5) * least
+
+
+@given(layers=st.integers(1, 6), rounds=st.integers(1, 8), gap=st.floats(1e-6, 1e-1))
+def test_a_layer_waits_for_the_host_in_every_microbatch(layers: int, rounds: int, gap: float) -> None:
+    at, stack = _machine(), catalog.stack("megatron-deepspeed")
+    net = replace(NET, blocks=(replace(NET.blocks[0], count=layers),))
+    plan = TrainPlan(dp=32, global_batch=32 * rounds, zero=0)
+    none, some = (
+        train_step(
+            Setup(model=net, plan=plan, machine=at, stack=replace(stack, layer_gap_s=each),
+                  price=training_price(at, stack))
+        ).spent["launch gaps"]
+        for each in (0.0, gap)
+    )  # fmt: skip
+    assert some - none == pytest.approx(layers * rounds * gap)
+
+
+@settings(max_examples=10, deadline=None)
+@given(
+    net=st.sampled_from(["gpt-oss-20b", "gpt-oss-120b", "mixtral-8x7b", "qwen3-30b-a3b"]), ratio=st.floats(1.05, 3.0)
+)
+def test_experts_with_biases_run_on_kernels_of_their_own(net: str, ratio: float) -> None:
+    """A stack's constant for them slows no other experts, and does not add to that of the others."""
+    at, plan = _machine(), TrainPlan(ep=8, dp=32, global_batch=64)
+    others, own, both = (
+        train_step(
+            Setup(model=model(net), plan=plan, machine=at, stack=engine, price=training_price(at, engine))
+        ).spent["products"]
+        for ratios in ({"experts": ratio}, {"experts/biased": ratio}, {"experts": ratio, "experts/biased": 1.0})
+        for engine in [replace(catalog.stack("nemo"), kernel_ratio=ratios)]
+    )  # fmt: skip
+    if net.startswith("gpt-oss"):
+        assert own == pytest.approx(others)
+        assert both < own
+    else:
+        assert both == pytest.approx(others)
+        assert own < others

@@ -21,7 +21,9 @@ from taicang.train.setup import Setup
 from taicang.train.step import stage_memory, train_step
 from taicang.train_plans import RECIPES, TrainPlan, recipe
 
-ACCUMULATE_FP32 = ("megatron", "megatron-classic", "mindspeed", "hai-llm", "mindformers", "torchtitan")
+UNFUSED = ("megatron-classic", "megatron-deepspeed")
+DEEPSPEED = ("deepspeed", *UNFUSED)
+ACCUMULATE_FP32 = ("megatron", *UNFUSED, "mindspeed", "hai-llm", "mindformers", "torchtitan", "automodel")
 STACKS = (*ACCUMULATE_FP32, "nemo", "nemo-mlperf", "primus", "torchtune", "fsdp", "deepspeed", "internevo")
 MODELS = ("llama-2-7b", "llama-3-8b", "qwen2.5-7b", "gpt3-175b", "mixtral-8x7b")
 
@@ -134,7 +136,7 @@ def test_a_last_stage_keeps_logits_to_merge(stack: str, net: str, pp: int, tp: i
     assert setup.stack.keeps.merged == (stack == "torchtitan")
 
 
-@given(st.sampled_from([name for name in STACKS if name != "megatron-classic"]), st.sampled_from((1, 2, 4)))
+@given(st.sampled_from([name for name in STACKS if name not in UNFUSED]), st.sampled_from((1, 2, 4)))
 def test_logits_fill_the_last_stage(stack: str, micro: int) -> None:
     """Without a loss by pieces each stack's own number of copies; with one fewer, with head and loss fused fewest."""
     plan = TrainPlan(dp=32, global_batch=32 * micro, micro_batch=micro, seq=8192, recompute="full", zero=3)
@@ -156,7 +158,7 @@ def test_logits_fill_the_last_stage(stack: str, micro: int) -> None:
 )  # fmt: skip
 def test_frozen_weights_lie_as_they_are_gathered(stack: str, form: str, net: str, zero: int, pp: int) -> None:
     """No copy for gradients or an optimizer; in 4 bits embedding and head stay in 16."""
-    if stack in ("deepspeed", "megatron-classic") and pp > 1:
+    if stack in DEEPSPEED and pp > 1:
         return
     plan = TrainPlan(dp=32 // pp, pp=pp, global_batch=64, zero=zero if pp == 1 else 1, recipe=recipe(form),
                      trained_ratio=0.0, recompute="full")  # fmt: skip
@@ -187,7 +189,7 @@ def test_few_bits_cost_what_makes_them_many(net: str, micro: int, mode: str) -> 
 
 
 @given(
-    st.sampled_from([name for name in STACKS if name not in ("deepspeed", "megatron-classic")]),
+    st.sampled_from([name for name in STACKS if name not in DEEPSPEED]),
     st.sampled_from(MODELS[:3]), st.sampled_from((2, 4, 8)), st.sampled_from((1, 2, 4)), st.booleans(),
 )  # fmt: skip
 def test_sharded_weights_in_a_pipeline(stack: str, net: str, pp: int, micro: int, reshard: bool) -> None:
@@ -201,7 +203,7 @@ def test_sharded_weights_in_a_pipeline(stack: str, net: str, pp: int, micro: int
     assert float(three.memory.gradients_bytes) > float(one.memory.gradients_bytes)
 
 
-@pytest.mark.parametrize("stack", ["deepspeed", "megatron-classic"])
+@pytest.mark.parametrize("stack", DEEPSPEED)
 @pytest.mark.parametrize("zero", [0, 1, 2, 3])
 def test_deepspeed_s_pipelines_shard_the_optimizer_only(stack: str, zero: int) -> None:
     plan = TrainPlan(pp=4, dp=8, global_batch=64, zero=zero)

@@ -83,14 +83,6 @@ def test_use_settles_the_cost_of_a_token_where_capital_does():
     assert 2.5 <= ratio <= 3.5
 
 
-def test_pluggable_modules_fail_every_three_to_six_days():
-    hours, masked = built_in()["optics"], built_in()["masked"].middle
-    ends = [cost.between_failures_h(6912, end / 3600) for end in (hours.low, hours.high)]
-    assert ends == pytest.approx([72.3, 144.7], abs=0.05)
-    unseen = [cost.between_failures_h(6912, end / 3600, masked) for end in (hours.low, hours.high)]
-    assert unseen == pytest.approx([7_234, 14_468], rel=1e-3)
-
-
 def test_gb200_must_be_1_6_times_as_fast_as_h100():
     """At list prices of like kind: server and rack, each without the network between them."""
     prices = {"hgx-h100": "199..238.8 kUSD", "gb200-nvl72": "3..3.1 MUSD"}

@@ -147,14 +147,14 @@ def _document(path: Path, found: Read, profile: Profile, named: str) -> str:
         "base": named,
         "title": f"{profile.base.name.partition(' ')[0]} as measured in {path.name}",
     }
-    for one in profile.constants:
-        now, (key, unit) = float(f"{one.now:.5g}"), keys.get(one.name, ("", ""))
+    for name, (was, new) in profile.constants.items():
+        now, (key, unit) = float(f"{new:.5g}"), keys.get(name, ("", ""))
         value = f"{now!r}{unit}" if unit else max(now, 1e-9)
-        leaf = {"value": value, "kind": "calibrated", "note": f"was {one.was:.5g}"}
+        leaf = {"value": value, "kind": "calibrated", "note": f"was {was:.5g}"}
         if key:
             body[key] = leaf
         else:
-            body.setdefault("kernel_ratio", {})[one.name] = leaf
+            body.setdefault("kernel_ratio", {})[name] = leaf
     said = _fields(found, profile)
     body["fitted"] = {
         "by": f"taicang {__version__} calibrate", "on": {"file": path.name, "sha256": fingerprint(path)},
@@ -178,7 +178,7 @@ def _fields(found: Read, profile: Profile) -> dict[str, Any]:
         "configurations": profile.configurations,
         "machines": sorted({str(run.chip) for run in runs}),
         "models": sorted({str(item.row.model) for item in profile.items}),
-        "constants": [{"name": each.name, "was": each.was, "now": each.now} for each in profile.constants],
+        "constants": [{"name": name, "was": was, "now": now} for name, (was, now) in profile.constants.items()],
         "kept": list(profile.kept),
         "before": {key: round(each, 6) for key, each in profile.before.items()},
         "after": {key: round(each, 6) for key, each in profile.after.items()},
@@ -199,8 +199,8 @@ def _show(found: Read, profile: Profile, use: str) -> None:
         click.echo(f"  {_word(metric):<20}{before:>10.1%}{profile.after[metric]:>10.1%}")
     if profile.constants:
         click.echo(f"\n{'constant':<32}{'was':>12}{'now':>12}")
-        for one in profile.constants:
-            click.echo(f"  {one.name:<30}{one.was:>12.4g}{one.now:>12.4g}")
+        for name, (was, now) in profile.constants.items():
+            click.echo(f"  {name:<30}{was:>12.4g}{now:>12.4g}")
     else:
         click.echo("\nno constant moves: these rows bring none nearer to configurations that were left out")
     if said["band"]:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from taicang.app import terminal
 from taicang.app.options import HELP, declared, echo_json
-from taicang.errors import TaicangError
 
 if TYPE_CHECKING:
     from taicang.catalog import Entry, Figure
@@ -16,19 +15,7 @@ if TYPE_CHECKING:
 _KINDS = ("chip", "machine", "stack")
 
 
-class _Group(click.Group):
-    """Turns the errors of the house into one line and exit status 2 where no outer command does."""
-
-    def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except TaicangError as error:
-            if ctx.parent is not None:
-                raise
-            raise click.UsageError(str(error), ctx) from None
-
-
-@click.group(cls=_Group, context_settings=HELP)
+@click.group(context_settings=HELP)
 def catalog() -> None:
     """Chips, machines and software stacks, every figure with its source.
 
@@ -76,7 +63,7 @@ def list_(kind: str | None, as_json: bool) -> None:
         table.add_column(column, no_wrap=column == "name", overflow="fold")
     for row in rows:
         table.add_row(*(str(row[column]) for column in ("kind", "name", "title", "status", "about")))
-    _console().print(table)
+    terminal.console().print(table)
 
 
 def _about(entry: Entry) -> str:
@@ -125,7 +112,7 @@ def show(name: str, kind: str | None, sets: tuple[str, ...], as_json: bool) -> N
     from rich.markup import escape
     from rich.table import Table
 
-    console = _console()
+    console = terminal.console()
     status = f"  ({found.status})" if found.status else ""
     console.print(f"[bold]{escape(found.title)}[/bold]  {found.kind} {escape(found.name)}{status}\n", highlight=False)
     table = Table(box=None, header_style="bold", pad_edge=False)
@@ -182,8 +169,3 @@ def check(ctx: click.Context, name: str | None, as_json: bool) -> None:
             counts = ", ".join(f"{len(names(kind))} {kind}s" for kind in _KINDS)
             click.echo(f"sound: {name or counts} (data digest {digest()[:12]})")
     ctx.exit(1 if findings else 0)
-
-
-def _console() -> Any:
-
-    return terminal.console()

@@ -31,7 +31,7 @@ def case(spec: str, options: dict[str, Any]) -> tuple[Any, list[str]]:
     from taicang import catalog
     from taicang.centre.cost import Plant
     from taicang.centre.draw import Case
-    from taicang.centre.figures import kept, of_case
+    from taicang.centre.figures import Figure, kept, of_case
 
     machine = catalog.machine(spec, options["sets"])
     figures, place, rented, said = of_case(
@@ -40,7 +40,10 @@ def case(spec: str, options: dict[str, Any]) -> tuple[Any, list[str]]:
     work, run = None, None
     if options["serve"]:
         work, told = _served(spec, machine, options)
-        figures["error"] = _error(work.error_ratio)
+        figures["error"] = Figure(
+            key="error", low=0.0, high=work.error_ratio, title="error of the prediction", kind="calibrated",
+            source="scoreboard", note="of tokens/s, nine times in ten",
+        )  # fmt: skip
         if options["load"] is not None:
             rates = f"{options['load']:g} requests/s"
             figures["utilisation"] = loaded(spec, machine, options, options["load"] * work.request_s, rates, figures)
@@ -79,13 +82,6 @@ def _stated(options: dict[str, Any]) -> dict[str, Any]:
             raise UnknownName("figure", key, [*known, *RANGES], where="--figure")
         made[key] = given(key, value.strip(), f"--figure {key}")
     return {key: replace(figure, title=known[key].title if key in known else key) for key, figure in made.items()}
-
-
-def _error(ratio: float) -> Any:
-    from taicang.centre.figures import Figure
-
-    return Figure(key="error", low=0.0, high=ratio, title="error of the prediction", kind="calibrated",
-                  source="scoreboard", note="of tokens/s, nine times in ten")  # fmt: skip
 
 
 def _served(spec: str, machine: Any, options: dict[str, Any]) -> tuple[Any, list[str]]:

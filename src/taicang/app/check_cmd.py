@@ -66,8 +66,7 @@ def _checked(path: Path, model: str, machine: str, options: dict[str, Any], *, c
     from taicang.app.trace_options import load
     from taicang.predict.check import check as compare
 
-    unchanged = {"begin": None, "until": None, "thin": None, "speed": 1.0, "input_scale": 1.0, "output_scale": 1.0}
-    trace = load([path], options | unchanged)
+    trace = load([path], options)
     with progress_bar(len(trace)) as progress:
         return compare(
             model,

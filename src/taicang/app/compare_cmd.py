@@ -39,7 +39,7 @@ def compare(model: str, machines: str, as_json: bool, **options: Any) -> int:
     """
     from taicang.app.render_bands import cost_fields, of_tokens, quoted
     from taicang.output import check_folder
-    from taicang.predict import Served
+    from taicang.predict import Infeasible, Served
     from taicang.records import plain
     from taicang.search.budget import read
 
@@ -53,7 +53,9 @@ def compare(model: str, machines: str, as_json: bool, **options: Any) -> int:
     if refusals and len(refusals) == len(results):
         raise refusals[0]
     shown = [
-        each if not isinstance(each, TaicangError) else _refused(model, name, each)
+        Infeasible(model=model, machine=name, reason=str(each), needed="", available="")
+        if isinstance(each, TaicangError)
+        else each
         for name, each in zip(names, results, strict=True)
     ]
     costs = {
@@ -136,9 +138,3 @@ def _files(model: str, shown: dict[str, Any], bought: dict[str, Any], options: d
             found.append(search(job, formats([options["quant"]], job, options["kv"]), default(job.model), Ask(top=1)))
     files = pareto_files.comparison(shown, bought) | (pareto_files.fronts(found) if found else {})
     write_files(files, Path(options["pareto"]), "--pareto")
-
-
-def _refused(model: str, name: str, error: TaicangError) -> Any:
-    from taicang.predict import Infeasible
-
-    return Infeasible(model=model, machine=name, reason=str(error), needed="", available="")

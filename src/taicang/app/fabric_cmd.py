@@ -16,11 +16,11 @@ from taicang.app.options import (
     HELP,
     JSON,
     MOST_SKEW,
+    Parsed,
     declared,
     echo_json,
     examples,
     named,
-    stacked,
     write_chakra,
 )
 from taicang.errors import InvalidInput
@@ -31,78 +31,49 @@ if TYPE_CHECKING:
     from taicang.search.collective import Ask
 
 
-class Payload(click.ParamType[float]):
+def _payload(text: str, _where: str = "") -> float:
     """Bytes, or a product that begins with them: 1GB, 7.5KB*128*8."""
-
-    name = "BYTES"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Parse the quantity and multiply the counts."""
-        if isinstance(value, float):
-            return value
-        first, *rest = str(value).split("*")
-        found = parse(first.strip(), "bytes", where="--bytes")
-        for part in rest:
-            found *= count(part.strip(), 1, 10**12, where="--bytes")
-        if found <= 0:
-            raise InvalidInput(f"must be more than nothing, got {value!r}", where="--bytes")
-        return found
+    first, *rest = text.split("*")
+    found = parse(first.strip(), "bytes", where="--bytes")
+    for part in rest:
+        found *= count(part.strip(), 1, 10**12, where="--bytes")
+    if found <= 0:
+        raise InvalidInput(f"must be more than nothing, got {text!r}", where="--bytes")
+    return found
 
 
-class Beside(click.ParamType[Any]):
-    """KIND:BYTES, e.g. all-gather:1GB."""
-
-    name = "KIND:BYTES"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, float]:
-        """Split at the colon; the bytes as in --bytes."""
-        if isinstance(value, tuple):
-            return value
-        kind, colon, size = str(value).partition(":")
-        if not colon:
-            self.fail(f"expected KIND:BYTES such as all-gather:1GB, got {value!r}", param, ctx)
-        return kind.strip(), Payload().convert(size, param, ctx)
+def _beside(text: str, _where: str) -> tuple[str, float]:
+    kind, colon, size = text.partition(":")
+    if not colon:
+        raise click.BadParameter(f"expected KIND:BYTES such as all-gather:1GB, got {text!r}")
+    return kind.strip(), _payload(size)
 
 
-class Zipf(click.ParamType[float]):
-    """zipf:1.1, or the exponent alone."""
-
-    name = "zipf:EXPONENT"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """The exponent, 0 to 2."""
-        try:
-            found = float(str(value).removeprefix("zipf:"))
-        except ValueError:
-            self.fail(f"expected zipf:EXPONENT such as zipf:1.1, got {value!r}", param, ctx)
-        if not 0.0 <= found <= MOST_SKEW:
-            self.fail(f"the exponent is from 0 to {MOST_SKEW:g}, got {value!r}", param, ctx)
-        return found
+def _zipf(text: str, _where: str) -> float:
+    try:
+        found = float(text.removeprefix("zipf:"))
+    except ValueError:
+        raise click.BadParameter(f"expected zipf:EXPONENT such as zipf:1.1, got {text!r}") from None
+    if not 0.0 <= found <= MOST_SKEW:
+        raise click.BadParameter(f"the exponent is from 0 to {MOST_SKEW:g}, got {text!r}")
+    return found
 
 
-WORK = declared("fabric", "work", beside=Beside, payload=Payload, zipf=Zipf)
-FABRIC = stacked(declared("fabric", "fabric"), CHAKRA, JSON)
-
-
-class Axes(click.ParamType[Any]):
+def _sizes(text: str, _where: str) -> dict[str, int]:
     """tp=8,ep=96: sizes by axis, the innermost first."""
-
-    name = "AXIS=RANKS,..."
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> dict[str, int]:
-        """Split at commas and equals signs."""
-        if isinstance(value, dict):
-            return value
-        found: dict[str, int] = {}
-        for part in str(value).split(","):
-            name, equals, size = part.partition("=")
-            if not equals or not name.strip() or name.strip() in found:
-                self.fail(f"expected distinct AXIS=RANKS such as tp=8,ep=96, got {value!r}", param, ctx)
-            found[name.strip()] = count(size.strip(), 1, 10**7, where="--axes")
-        return found
+    found: dict[str, int] = {}
+    for part in text.split(","):
+        name, equals, size = part.partition("=")
+        if not equals or not name.strip() or name.strip() in found:
+            raise click.BadParameter(f"expected distinct AXIS=RANKS such as tp=8,ep=96, got {text!r}")
+        found[name.strip()] = count(size.strip(), 1, 10**7, where="--axes")
+    return found
 
 
-PARTS = declared("fabric", "parts", axes=Axes)
+WORK = declared(
+    "fabric", "work", beside=lambda: Parsed("KIND:BYTES", _beside), payload=lambda: Parsed("BYTES", _payload),
+    zipf=lambda: Parsed("zipf:EXPONENT", _zipf),
+)  # fmt: skip
 
 
 class _Fabric(Asking):
@@ -120,8 +91,10 @@ class _Fabric(Asking):
 @click.command(cls=_Fabric, epilog=examples("fabric", "fabric"))
 @click.argument("machine")
 @WORK
-@FABRIC
-@PARTS
+@declared("fabric", "fabric")
+@CHAKRA
+@JSON
+@declared("fabric", "parts", axes=lambda: Parsed("AXIS=RANKS,...", _sizes))
 def fabric(machine: str, sets: tuple[str, ...], as_json: bool, **options: Any) -> None:
     """The links of MACHINE (or of a graph in a file): its topology, or one collective on it, link by link.
 
@@ -145,7 +118,7 @@ def fabric(machine: str, sets: tuple[str, ...], as_json: bool, **options: Any) -
     on = opened(machine, sets)
     if chosen and chosen[0] not in ("kind", "axes") and not isinstance(on, Machine):
         raise click.UsageError(f"--{chosen[0]} needs a machine of the catalogue, not a graph")
-    found = _ANSWERS[chosen[0] if chosen else ""](on, options)
+    found = _answered(chosen[0] if chosen else "", on, options)
     if as_json:
         echo_json(found)
     else:
@@ -159,12 +132,6 @@ def fabric(machine: str, sets: tuple[str, ...], as_json: bool, **options: Any) -
         write_chakra(collective_graph(on, question(options)), options["chakra"])
 
 
-def _shape(on: Any, options: dict[str, Any]) -> Any:
-    from taicang.predict import fabric as predict
-
-    return predict.shape(on, options["plane"], options["failed"], options["seed"])
-
-
 def question(options: Mapping[str, Any]) -> Ask:
     """The collective that the options ask about."""
     from taicang.search.collective import Ask
@@ -174,12 +141,6 @@ def question(options: Mapping[str, Any]) -> Ask:
     said: dict[str, Any] = {"kind": "", "payload_bytes": 0.0}
     said |= {name: value for name, value in fields_of(Ask, options).items() if value is not None}
     return Ask(**said | {"algorithm": said.get("algorithm", "").replace("-", "_")})
-
-
-def _collective(on: Any, options: dict[str, Any]) -> Any:
-    from taicang.predict import fabric as predict
-
-    return predict.run(on, question(options))
 
 
 def _breakage(on: Any, options: dict[str, Any]) -> Any:
@@ -197,20 +158,21 @@ def _breakage(on: Any, options: dict[str, Any]) -> Any:
     return found if others else found[0]
 
 
-def _shares(on: Any, options: dict[str, Any]) -> Any:
-    from taicang.predict.fabric_parts import share_out
+def _answered(what: str, on: Any, options: dict[str, Any]) -> Any:
+    from taicang.predict import fabric as predict
+    from taicang.predict.fabric_parts import axes, share_out
 
-    sizes = [count(part, 1, 10**7, where="--logical") for part in named(options["logical"], "--logical")]
-    return share_out(on, sizes, backlog=options["backlog"], seed=options["seed"])
-
-
-def _axes(on: Any, options: dict[str, Any]) -> Any:
-    from taicang.predict.fabric_parts import axes
-
-    return axes(on, options["axes"], options["payload_bytes"], options["seed"])
-
-
-_ANSWERS = {"": _shape, "kind": _collective, "draws": _breakage, "logical": _shares, "axes": _axes}
+    match what:
+        case "kind":
+            return predict.run(on, question(options))
+        case "draws":
+            return _breakage(on, options)
+        case "logical":
+            sizes = [count(part, 1, 10**7, where="--logical") for part in named(options["logical"], "--logical")]
+            return share_out(on, sizes, backlog=options["backlog"], seed=options["seed"])
+        case "axes":
+            return axes(on, options["axes"], options["payload_bytes"], options["seed"])
+    return predict.shape(on, options["plane"], options["failed"], options["seed"])
 
 
 def _written(machine: str, on: Any, options: dict[str, Any], found: Any) -> None:

@@ -24,25 +24,31 @@ MOST_SKEW = 2.0
 """Largest exponent of ``--skew``."""
 
 
-class Quantity(click.ParamType[float]):
+class Parsed(click.ParamType[Any]):
+    """What ``read`` makes of a text and of the option's name; a value that is none already stays."""
+
+    def __init__(self, name: str, read: Callable[[str, str], Any], dimension: str = "") -> None:
+        self.name, self.read, self.dimension = name, read, dimension
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Parse a text."""
+        return self.read(value, param.opts[0] if param else "") if isinstance(value, str) else value
+
+
+def quantity(dimension: str, name: str, zero: str = "") -> Parsed:
     """A number with a unit, through the one door for quantities: 50ms, 40/s, 20TB. More than nothing, or ``zero``."""
 
-    def __init__(self, dimension: str, name: str, *, zero: bool = False) -> None:
-        self.dimension, self.name, self.zero = dimension, name, zero
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Parse; a bare number is refused."""
-        if isinstance(value, float):
-            return value
-        where = param.opts[0] if param else ""
-        found = parse(value, self.dimension, where=where)
-        if found < 0 or (found == 0 and not self.zero):
-            least = "zero or more" if self.zero else "more than nothing"
-            raise InvalidInput(f"must be {least}, got {value!r}", where=where)
+    def read(text: str, where: str) -> float:
+        found = parse(text, dimension, where=where)
+        if found < 0 or (found == 0 and not zero):
+            least = "zero or more" if zero else "more than nothing"
+            raise InvalidInput(f"must be {least}, got {text!r}", where=where)
         return found
 
+    return Parsed(name, read, dimension)
 
-DURATION = Quantity("s", "DURATION")
+
+DURATION = quantity("s", "DURATION")
 
 
 class Whole(click.IntRange):
@@ -76,47 +82,25 @@ class Finite(click.FloatRange):
         return found
 
 
-class Share(click.ParamType[float]):
-    """A share above nothing and below all, as 95% or 0.95."""
-
-    name = "SHARE"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Parse through the one door for shares."""
-        return share(value, where=param.opts[0] if param else "")
+def _class(text: str, where: str) -> tuple[str, float]:
+    name, equals, duration = text.partition("=")
+    if not equals:
+        raise click.BadParameter(f"expected CLASS=DURATION such as chip=50000h, got {text!r}")
+    return name.strip().replace("_", " "), DURATION.read(duration, where)
 
 
-class Named(click.ParamType[Any]):
-    """NAME=DURATION, e.g. chip=50000h."""
-
-    name = "CLASS=DURATION"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, float]:
-        """Split at the equals sign; the duration needs a unit."""
-        name, equals, text = str(value).partition("=")
-        if not equals:
-            self.fail(f"expected CLASS=DURATION such as chip=50000h, got {value!r}", param, ctx)
-        return name.strip().replace("_", " "), DURATION.convert(text, param, ctx)
-
-
-class Skew(click.ParamType[Any]):
+def _skew(text: str, _where: str) -> float | Path:
     """A number, or the path of a file that exists."""
-
-    name = "EXPONENT|FILE"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float | Path:
-        """The number where it is one."""
-        if isinstance(value, float | Path):
-            return value
-        try:
-            exponent = float(value)
-        except ValueError:
-            if not os.path.isfile(Path(value)):
-                self.fail(f"{value!r} is neither an exponent from 0 to {MOST_SKEW:g} nor a file of loads", param, ctx)
-            return Path(value)
-        if not 0.0 <= exponent <= MOST_SKEW:
-            self.fail(f"{value!r} is not an exponent from 0 to {MOST_SKEW:g}", param, ctx)
-        return exponent
+    try:
+        exponent = float(text)
+    except ValueError:
+        if not os.path.isfile(Path(text)):
+            says = f"{text!r} is neither an exponent from 0 to {MOST_SKEW:g} nor a file of loads"
+            raise click.BadParameter(says) from None
+        return Path(text)
+    if not 0.0 <= exponent <= MOST_SKEW:
+        raise click.BadParameter(f"{text!r} is not an exponent from 0 to {MOST_SKEW:g}")
+    return exponent
 
 
 def _number(text: str) -> float | int:
@@ -135,8 +119,10 @@ def _path(*words: str) -> click.Path[Any]:
 
 
 KINDS: Mapping[str, Callable[..., Any]] = {
-    "duration": lambda: DURATION, "tokens": lambda: TOKENS, "share": Share, "skew": Skew, "named": Named,
-    "quantity": lambda dimension, name, zero="": Quantity(dimension, name, zero=bool(zero)),
+    "duration": lambda: DURATION, "tokens": lambda: TOKENS,
+    "share": lambda: Parsed("SHARE", lambda text, where: share(text, where=where)),
+    "skew": lambda: Parsed("EXPONENT|FILE", _skew), "named": lambda: Parsed("CLASS=DURATION", _class),
+    "quantity": quantity,
     "many": lambda name="": Whole(1, most=MOST, name=name),
     "whole": partial(_range, Whole), "finite": partial(_range, Finite), "path": _path,
 }  # fmt: skip
@@ -315,11 +301,12 @@ def give(
     else:
         show()
     if page is not None:
-        from taicang.app.paged import paged
+        from taicang.evidence.near import grounded
         from taicang.page.html import page as page_of
+        from taicang.page.views import sections
         from taicang.records import jsonable
 
-        body = paged(kind, jsonable(value if shown is None else shown))
+        body = sections(kind, grounded(jsonable(value if shown is None else shown)))
         write({page.name: page_of(title, body)}, page.parent, "--html")
         click.echo(f"wrote {page}", err=True)
     return int(not feasible)
@@ -329,11 +316,8 @@ def echo_json(value: Any) -> None:
     """Print a dataclass or plain data as JSON."""
     from taicang.records import jsonable
 
-    click.echo(json.dumps(jsonable(value), indent=2, ensure_ascii=not _utf(), allow_nan=False))
-
-
-def _utf() -> bool:
-    return (sys.stdout.encoding or "").lower().startswith("utf")
+    utf = (sys.stdout.encoding or "").lower().startswith("utf")
+    click.echo(json.dumps(jsonable(value), indent=2, ensure_ascii=not utf, allow_nan=False))
 
 
 def listed(text: str | None) -> list[str]:

@@ -8,7 +8,6 @@ from taicang.centre.quote import Quote
 from taicang.plans import describe
 from taicang.predict.explanation import explain
 from taicang.predict.prediction import Infeasible, PhasePrediction, Served
-from taicang.timeline import Slice
 from taicang.units import show
 
 console = terminal.console(highlight=False, soft_wrap=True)
@@ -134,13 +133,9 @@ def _waterfall(phase: PhasePrediction, *, whole: bool) -> None:
     console.print("[bold]all operators[/]" if whole else "[bold]one layer[/] (of the last kind, per microbatch)")
     table = terminal.table("operator", "stream", "runs", "each", "binds", words=("operator", "stream", "binds"))
     for piece in shown:
-        table.add_row(*_line(piece))
+        times = f"{float(piece.repeat):.0f}", show(float(piece.cost.seconds), "s")
+        table.add_row(piece.label, piece.stream, *times, piece.cost.binds)
     console.print(table)
-
-
-def _line(piece: Slice) -> tuple[str, ...]:
-    cost = piece.cost
-    return piece.label, piece.stream, f"{float(piece.repeat):.0f}", show(float(cost.seconds), "s"), cost.binds
 
 
 def show_infeasible(found: Infeasible) -> None:

@@ -10,29 +10,16 @@ from rich.table import Table
 
 from taicang.app import terminal
 from taicang.app.audit_runs import words
+from taicang.app.options import written
 from taicang.audit.claims import NAMED, OTHERWISE
 from taicang.audit.verdict import Finding, Result
 from taicang.catalog import sources
 from taicang.page.audit import SAYS, STAR, VERDICTS
 
 SAID: Mapping[str, Mapping[str, str]] = {
-    "en": {
-        "claim": "claim", "verdict": "verdict", "number": "number", "said": "said by", "true_if": "true if",
-        "misquoted": "misquoted", "outcome": "since then", "evidence": "evidence", "runs": "runs", "rule": "rule",
-        "figures": "figures", "facts": "published", "quantity": "decided by", "within": "within the band it could be",
-        "star": STAR[0], "none": "no plan",
-        "for": "for", "against": "against", "partly": "in part", "aside": "beside it", "nothing": "nothing found",
-        "high": "strong", "medium": "fair", "low": "weak", "first": "the first line that holds",
-        "else": "otherwise",
-    },
-    "zh": {
-        "claim": "说法", "verdict": "结论", "number": "数值", "said": "出处", "true_if": "成立条件",
-        "misquoted": "误引", "outcome": "后来", "evidence": "证据", "runs": "运行", "rule": "规则",
-        "figures": "算得", "facts": "已发表", "quantity": "判据", "within": "误差带内也可能是",
-        "star": STAR[1], "none": "无可行方案",
-        "high": "强", "medium": "中", "low": "弱", "first": "取第一条成立的", "else": "其余情况", **SAYS,
-    },
-}  # fmt: skip
+    "en": {**written("audit")["words"]["en"], "star": STAR[0]},
+    "zh": {**SAYS, **written("audit")["words"]["zh"], "star": STAR[1]},
+}
 UNVALIDATED: Mapping[str, str] = {"en": "unvalidated", "zh": "未验证"}
 STYLES: Mapping[str, str] = {"supported": "green", "contradicted": "red", "partly": "yellow"}
 

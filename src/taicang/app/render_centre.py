@@ -166,12 +166,10 @@ def _swings(console: Any, case: Any, told: Any) -> None:
     most = max((abs(each.high - each.low) for each in told.tornado), default=1.0)
     for each in told.tornado[:SHOWN]:
         title = case.figures[each.key].title or each.key
-        table.add_row(escape(title), money(each.low), money(each.high), _bar(each, most))
+        table.add_row(
+            escape(title), money(each.low), money(each.high), "█" * max(round(abs(each.high - each.low) / most * 12), 1)
+        )
     console.print(table)
-
-
-def _bar(swing: Any, most: float) -> str:
-    return "█" * int(max(round(abs(swing.high - swing.low) / most * 12), 1))
 
 
 def _each(rate: float | None) -> str:

@@ -47,8 +47,9 @@ def show_comparison(
     first = next((r for r in results if isinstance(r, Served)), None)
     if first:
         console.print(f"[bold]{first.model}[/], {load_text(options)}")
+    priced = any(isinstance(each, Served) and each.output_tokens_per_s_per_cny for each in results)
     for columns, row in ((LOAD, _load), (PHASES, _phases), (RATES, _rates), (TRUST, _trust)):
-        shown = [each for each in columns if each != "a MCNY" or _priced(results)]
+        shown = [each for each in columns if each != "a MCNY" or priced]
         title = "may be off by" if columns is TRUST else None
         table = Table(box=None, pad_edge=False, title=title, title_justify="left")
         for column in shown:
@@ -137,10 +138,6 @@ def _phases(p: Served, _: Served) -> tuple[str, ...]:
 
 
 RATES = ("machine", "a chip", "a kW", "a MUSD", "a MCNY")
-
-
-def _priced(results: Sequence[Served | Infeasible]) -> bool:
-    return any(isinstance(each, Served) and each.output_tokens_per_s_per_cny for each in results)
 
 
 def _rates(p: Served, base: Served) -> tuple[str, ...]:

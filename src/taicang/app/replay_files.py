@@ -95,14 +95,15 @@ def _arrow() -> tuple[Any, Any]:
 def _parquet(table: Mapping[str, Any], run: Mapping[str, Any]) -> Content:
     """With seed, catalogue digest and version among the file's own metadata."""
     arrow, parquet = _arrow()
-    made = arrow.table({name: arrow.array(values, mask=_unknown(values)) for name, values in table.items()})
+    made = arrow.table(
+        {
+            name: arrow.array(values, mask=np.isnan(values) if values.dtype.kind == "f" else None)
+            for name, values in table.items()
+        }
+    )
     about = {f"taicang.{name}": str(run[name]) for name in ("seed", "digest", "version")}
     made = made.replace_schema_metadata(about | {"taicang.partial": str(run["summary"]["partial"])})
     return lambda file: parquet.write_table(made, file, compression="zstd")
-
-
-def _unknown(values: Any) -> Any:
-    return np.isnan(values) if values.dtype.kind == "f" else None
 
 
 MOST_DRAWN = 100_000

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from taicang.app import terminal
-from taicang.app.options import JSON, declared, echo_json, examples
+from taicang.app.options import JSON, declared, echo_json, examples, written
 from taicang.errors import UnknownName
 from taicang.output import check_file, check_folder, write_file
 
@@ -20,24 +20,7 @@ if TYPE_CHECKING:
     from taicang.evidence.score import Outcome, Score
 
 
-FITS: dict[str, tuple[str, str, tuple[str, ...]]] = {
-    "gemm": ("fit_gemm", "fit_gemm", ()),
-    "attend": ("fit_kernels", "fit_kernels", ("attend_prefill", "attend_decode")),
-    "mla": ("fit_kernels", "fit_kernels", ("mla_prefill", "mla_decode")),
-    "experts": ("fit_kernels", "fit_kernels", ("experts",)),
-    "collective": ("fit_collective", "fit_collective", ()),
-    "exchange": ("fit_exchange", "fit_exchange", ()),
-    "ascend": ("fit_ascend", "fit_ascend", ()),
-    "stacks": ("fit_stacks", "fit", ()),
-    "stacks_published": ("fit_published", "fit", ()),
-    "energy": ("fit_published", "fit_energy", ()),
-    "links": ("suite_ascend", "fit_links", ()),
-    "training": ("fit_training", "fit_training", ()),
-    "training_later": ("later_training", "fit_later", ()),
-    "bands": ("fit_bands", "fit", ()),
-    "porting": ("fit_porting", "fit_porting", ()),
-}
-"""Family -> module of taicang.evidence, its function of an evidence folder, and what else that takes."""
+FITS = written("score")["fits"]
 ON_CARRIED = ("porting",)
 """Families fitted on tables that the package carries."""
 
@@ -155,7 +138,7 @@ def fit(family: str, evidence: Path | None) -> None:
         raise click.UsageError("fitting needs --evidence DIR")
     check_folder(calibration.FOLDER, "fit")
     for name in FITS if family == "all" else [family]:
-        module, function, families = FITS[name]
+        module, function, *families = FITS[name]
         written = getattr(importlib.import_module(f"taicang.evidence.{module}"), function)(evidence, *families)
         for path in written if isinstance(written, list) else [written]:
             click.echo(f"{name}: {path}")

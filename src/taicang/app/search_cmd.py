@@ -9,16 +9,7 @@ import click
 
 from taicang.app.ask_cmd import Asking
 from taicang.app.load_options import NAMED_LOAD
-from taicang.app.options import (
-    CHOICES,
-    HTML,
-    JSON,
-    declared,
-    examples,
-    give,
-    named,
-    write_files,
-)
+from taicang.app.options import CHOICES, HTML, JSON, declared, examples, give, named, write_files
 from taicang.app.search_jobs import Outcome, ask_of, outcomes, ranking
 from taicang.search.words import MODES
 

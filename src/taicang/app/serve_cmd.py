@@ -120,12 +120,8 @@ def background_trace(text: str | None, seed: int) -> Trace | None:
     if not os.path.exists(path):
         return from_profile_at(text, seed=seed)
     per_s = RATE.convert(rate, None, None) if at else None
-    unread = ("begin", "until", "block_tokens", "chars_per_token", "tokenizer", "missing_output", "missing_input",
-              "columns", "thin", "repair", "hours")  # fmt: skip
-    usual = dict.fromkeys(unread)
-    changes = {"speed": 1.0, "input_scale": 1.0, "output_scale": 1.0}
     try:
-        trace = load([path], {**usual, **changes, "seed": seed, "rate": per_s})
+        trace = load([path], {"seed": seed, "rate": per_s})
     except InvalidInput as error:  # this command mends no traces
         raise InvalidInput(str(error).replace("--repair", "taicang trace convert --repair")) from None
     return arriving(trace, per_s, seed=seed) if per_s and trace.kind != "servegen" else trace

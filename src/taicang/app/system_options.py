@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from taicang.app.load_options import fields_of, fitted_skew
-from taicang.app.options import CHOICES, DURATION, PLAN, Quantity, declared, stacked
+from taicang.app.options import CHOICES, DURATION, PLAN, Parsed, declared, quantity, stacked
 from taicang.app.trace_options import TIME
 from taicang.units import digits
 
@@ -39,26 +39,19 @@ def tiers_from(options: Mapping[str, Any]) -> tuple[Tier, ...]:
     return tuple(found)
 
 
-class Also(click.ParamType[tuple[str, float, int | None]]):
-    """``MODEL=SHARE`` or ``MODEL=SHARE:INSTANCES``."""
-
-    name = "MODEL=SHARE[:INSTANCES]"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[str, float, int | None]:  # fmt: skip
-        """Parse; the share lies between nothing and all."""
-        match = re.fullmatch(r"(.+)=([^=:]+)(?::(\d+))?", str(value))
-        try:
-            share = float(match[2]) if match else 0.0
-        except ValueError:
-            share = 0.0
-        if not match or not 0.0 < share < 1.0:
-            self.fail(f"{value!r} is no MODEL=SHARE with a share between 0 and 1, such as qwen3-8b=0.2", param, ctx)
-        return match[1], share, int(match[3]) if match[3] else None
+def _also(text: str, _where: str) -> tuple[str, float, int | None]:
+    """MODEL=SHARE or MODEL=SHARE:INSTANCES; the share lies between nothing and all."""
+    match = re.fullmatch(r"(.+)=([^=:]+)(?::(\d+))?", text)
+    try:
+        share = float(match[2]) if match else 0.0
+    except ValueError:
+        share = 0.0
+    if not match or not 0.0 < share < 1.0:
+        raise click.BadParameter(f"{text!r} is no MODEL=SHARE with a share between 0 and 1, such as qwen3-8b=0.2")
+    return match[1], share, int(match[3]) if match[3] else None
 
 
-TENANTS = declared("system", "tenants", also=Also)
+TENANTS = declared("system", "tenants", also=lambda: Parsed("MODEL=SHARE[:INSTANCES]", _also))
 """Several models."""
 
 
@@ -73,34 +66,27 @@ def tenants_from(options: Mapping[str, Any]) -> dict[str, Any]:
     return {"also": also, "model_cache_bytes": options["model_cache"] or 0.0, "crowd": options["crowd"] or 0}
 
 
-class Event(click.ParamType[tuple[str, float, float | None]]):
+def event(name: str, example: str) -> Parsed:
     """What happens when, and for how long: 3@60s, node:2@60s+5min, scale_up=0.5@1min."""
 
-    def __init__(self, name: str, example: str) -> None:
-        self.name = name
-        self.example = example
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Parse both times through the catalogue's unit door."""
-        if isinstance(value, tuple):
-            return value
-        what, at, times = value.partition("@")
+    def read(text: str, where: str) -> tuple[str, float, float | None]:
+        what, at, times = text.partition("@")
         begin, _, lasts = times.partition("+")
         if not at or not what or not begin:
-            self.fail(f"{value!r} is not {self.name} such as {self.example}", param, ctx)
-        return what, TIME.convert(begin, param, ctx), DURATION.convert(lasts, param, ctx) if lasts else None
+            raise click.BadParameter(f"{text!r} is not {name} such as {example}")
+        return what, TIME.read(begin, where), DURATION.read(lasts, where) if lasts else None
+
+    return Parsed(name, read)
 
 
-class Restart(Quantity):
+def restart(dimension: str, name: str) -> Parsed:
     """A duration, or where the weights come from."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """The words as they are."""
-        return value if value in ("cold", "warm") else super().convert(value, param, ctx)
+    usual = quantity(dimension, name)
+    return Parsed(name, lambda text, where: text if text in ("cold", "warm") else usual.read(text, where))
 
 
 MOST_JITTER_S = 60.0
-FAULTS = declared("system", "faults", event=Event, restart=Restart)
+FAULTS = declared("system", "faults", event=event, restart=restart)
 """What goes wrong."""
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from taicang.app.options import Finite, Quantity, Whole, declared, stacked, written
+from taicang.app.options import Whole, declared, quantity, stacked, written
 from taicang.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -16,9 +16,8 @@ if TYPE_CHECKING:
     from taicang.traffic.trace import Trace
 
 
-RATE = Quantity("per_s", "RATE")
-TIME = Quantity("s", "TIME", zero=True)
-FACTOR = Finite(1e-6, 1e6)
+RATE = quantity("per_s", "RATE")
+TIME = quantity("s", "TIME", "zero")
 READING = declared("traffic", "reading")
 """How to read a file."""
 
@@ -46,7 +45,7 @@ def _one(path: Path, options: Mapping[str, Any]) -> Trace:
     from taicang.traffic.servegen import is_client_set
     from taicang.traffic.texts import counter
 
-    begin, until, rate = options["begin"], options["until"], options.get("rate")
+    begin, until, rate = (options.get(name) for name in ("begin", "until", "rate"))
     if is_client_set(path):
         from taicang.traffic.mixture import mixture
         from taicang.traffic.servegen import read_clients
@@ -56,27 +55,28 @@ def _one(path: Path, options: Mapping[str, Any]) -> Trace:
         made = mixture(read_clients(path), rate_per_s=rate, span_s=span, begin_s=start, seed=options["seed"])
     else:
         made = read(
-            path, block=options["block_tokens"] or 0, repair=options["repair"],
-            count=counter(chars_per_token=options["chars_per_token"], tokenizer=options["tokenizer"]),
-            missing_output=options["missing_output"], missing_input=options["missing_input"], head=_head(options),
-            run=options.get("run"),
-            columns=parse_columns(options["columns"]) if options["columns"] else None,
+            path, block=options.get("block_tokens") or 0, repair=options.get("repair", False),
+            count=counter(chars_per_token=options.get("chars_per_token"), tokenizer=options.get("tokenizer")),
+            missing_output=options.get("missing_output"), missing_input=options.get("missing_input"),
+            head=_head(options), run=options.get("run"),
+            columns=parse_columns(options["columns"]) if options.get("columns") else None,
         )  # fmt: skip
         if begin is not None or until is not None:
             made = change.window(made, begin or 0.0, float("inf") if until is None else until)
-    if options["thin"]:
+    if options.get("thin"):
         made = change.thin(made, options["thin"], options["seed"])
-    if options["speed"] != 1.0:
-        made = change.faster(made, options["speed"])
-    if options["input_scale"] != 1.0 or options["output_scale"] != 1.0:
-        made = change.longer(made, options["input_scale"], options["output_scale"])
+    speed, scales = options.get("speed", 1.0), [options.get(f"{side}_scale", 1.0) for side in ("input", "output")]
+    if speed != 1.0:
+        made = change.faster(made, speed)
+    if scales != [1.0, 1.0]:
+        made = change.longer(made, *scales)
     return made
 
 
 def _head(options: Mapping[str, Any]) -> int | None:
     """Rows that are enough, where requests are taken from the head before anything else."""
-    whole = options["repair"] or options["begin"] is not None or options["until"] is not None or options["thin"]
-    return None if whole else options.get("requests")
+    cut = options.get("begin") is not None or options.get("until") is not None
+    return None if cut or options.get("repair") or options.get("thin") else options.get("requests")
 
 
 SEED = click.option("--seed", type=Whole(0, most=2**63 - 1), default=0, show_default=True, help="Of every random draw.")

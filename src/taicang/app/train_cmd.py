@@ -17,6 +17,7 @@ from taicang.app.options import (
     HTML,
     JSON,
     SETS,
+    Parsed,
     declared,
     examples,
     give,
@@ -37,17 +38,11 @@ ZERO = {
 """Names of ZeRO stages beside their numbers; HSDP shards inside one scale-up domain."""
 
 
-class Stage(click.ParamType[Any]):
-    """A ZeRO stage by number or name."""
-
-    name = "STAGE"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Check the name; the plan takes its number, and HSDP's groups need the machine."""
-        text = str(value).lower()
-        if text not in ZERO and text not in ("0", "1", "2", "3"):
-            self.fail(f"{value!r} is none of 0, 1, 2, 3, {', '.join(ZERO)}", param, ctx)
-        return text
+def _stage(text: str, _where: str) -> str:
+    """A ZeRO stage by number or name; the plan takes its number, and HSDP's groups need the machine."""
+    if text.lower() not in (*ZERO, "0", "1", "2", "3"):
+        raise click.BadParameter(f"{text!r} is none of 0, 1, 2, 3, {', '.join(ZERO)}")
+    return text.lower()
 
 
 SCHEDULES: Final = ("gpipe", "1f1b", "interleaved", "zero_bubble", "zb_2p", "zb_v", "dualpipe", "dualpipev")
@@ -140,7 +135,7 @@ def _pinned(ctx: click.Context) -> frozenset[str]:
 @click.command(cls=Asking, epilog=examples("train", "train"))
 @click.argument("model")
 @click.option("--on", "machine", required=True, help='Machine, e.g. "hgx-h100 x 128", my.yaml.')
-@declared("train", "layout", stage=Stage, schedule=lambda: Spelt(SCHEDULES))
+@declared("train", "layout", stage=lambda: Parsed("STAGE", _stage), schedule=lambda: Spelt(SCHEDULES))
 @declared("train", "run")
 @declared("train", "train")
 @CHAKRA

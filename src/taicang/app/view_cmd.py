@@ -48,8 +48,8 @@ def _of(path: Path, index: int | None) -> list[Section]:
     """Sections of one stored result; of several each says whose it is."""
     from dataclasses import replace
 
-    from taicang.app.paged import paged
-    from taicang.page.views import kind_of
+    from taicang.evidence.near import grounded
+    from taicang.page.views import kind_of, sections
 
     result = _folder(path) if path.is_dir() else _read(path)
     kind = kind_of(result, str(path))
@@ -58,7 +58,7 @@ def _of(path: Path, index: int | None) -> list[Section]:
         if made_by.split(".")[:2] != __version__.split(".")[:2]:  # figures and names may mean something else
             raise InvalidInput(f"made by taicang {made_by[:20]}, this is {__version__}: make it anew", where=str(path))
     with reading.expected(f"a result of {kind}", str(path)):
-        made = paged(kind, result)
+        made = sections(kind, grounded(result))
     if index is None:
         return made
     return [

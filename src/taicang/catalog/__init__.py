@@ -5,7 +5,7 @@ from taicang.catalog.build import chip, machine, machines_with
 from taicang.catalog.check import Finding, check, digest
 from taicang.catalog.entry import Entry, Figure, Reading, Source, entry, find, sources
 from taicang.catalog.resolve import names
-from taicang.catalog.stack_entry import stack
+from taicang.catalog.stack_entry import fit_for, stack
 
 __all__ = [
     "Entry",
@@ -18,6 +18,7 @@ __all__ = [
     "digest",
     "entry",
     "find",
+    "fit_for",
     "machine",
     "machines_with",
     "names",

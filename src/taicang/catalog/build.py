@@ -11,7 +11,6 @@ from typing import Any
 
 from taicang import units
 from taicang.catalog import schema
-from taicang.catalog.leaf import Leaf
 from taicang.catalog.resolve import Resolved, aliases, derive, find, is_path, locate, names, resolve
 from taicang.errors import InvalidInput, MissingFigure, UnknownName
 from taicang.hardware import Chip, Level, Links, Machine, Memory, Plane, is_network
@@ -108,12 +107,12 @@ def chip_part(entry: Resolved) -> Resolved:
     if find("chip", reference) is None:
         raise UnknownName("chip", reference, [*names("chip"), *aliases("chip")], where=leaf.where)
     found = resolve("chip", reference, beside=leaf.file)
-    changes = [_renamed(leaf, path) for path, leaf in entry.leaves.items() if path.startswith("chip.")]
+    changes = [
+        replace(each, path=path.removeprefix("chip."))
+        for path, each in entry.leaves.items()
+        if path.startswith("chip.")
+    ]
     return replace(found, leaves=derive("chip", found.leaves, changes))
-
-
-def _renamed(leaf: Leaf, path: str) -> Leaf:
-    return replace(leaf, path=path.removeprefix("chip."))
 
 
 def chip_of(entry: Resolved, prefix: str = "", owner: str = "") -> Chip:

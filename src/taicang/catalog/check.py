@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -68,8 +68,8 @@ def _one(kind: str, name: str) -> Iterator[Finding]:
         for key, problem in broken(found):
             yield Finding(entry=found.name, key=key, problem=problem)
     profile = found.get("profile") if kind == "chip" else None
-    if profile is not None and profile not in schema.PROFILES:
-        known = ", ".join(schema.PROFILES)
+    if profile is not None and profile not in schema.ARCHITECTURE:
+        known = ", ".join(schema.ARCHITECTURE)
         yield Finding(entry=found.name, key="profile", problem=f"{profile!r} is no kernel profile ({known})")
 
 
@@ -115,55 +115,26 @@ def _law(entry: str, *factors: str | float, whole: str | float, slack: float = 1
     return Law(entry=entry, factors=factors, whole=whole, slack_ratio=slack)
 
 
-_CM = "cloudmatrix384"
-LAWS = (
-    _law(_CM, "facts.ub_links_per_die", "facts.ub_link_oneway", whole="planes.scale_up.supernode.bandwidth"),
-    _law(_CM, 7, 28e9, whole="planes.scale_up.node.bandwidth"),
-    _law(_CM, "facts.ub_links_per_package", "facts.ub_link_oneway", whole="facts.ub_package_oneway"),
-    _law(_CM, 2, "facts.ub_package_oneway", whole="facts.ub_package_bothways"),
-    _law(_CM, "facts.l1_uplinks", "facts.ub_link_oneway", whole="facts.l1_uplink_oneway"),
-    _law(_CM, "chips_per_node", "facts.ub_package_oneway", whole="facts.node_uplink_oneway"),
-    _law(_CM, "facts.ub_planes", "facts.l1_uplink_oneway", whole="facts.node_uplink_oneway"),
-    _law(_CM, "facts.nodes", "facts.ub_planes", "facts.l1_uplinks", whole="facts.l1_l2_links"),
-    _law(_CM, "facts.l2_chips", "facts.l2_ports", whole="facts.l1_l2_links"),
-    _law(_CM, "facts.nodes", "facts.ub_planes", whole="facts.l1_chips"),
-    _law(_CM, "planes.scale_up.supernode.switches", whole="facts.l2_chips"),
-    _law(_CM, 2, "planes.scale_up.supernode.switch_boxes", whole="facts.l2_chips"),
-    _law(_CM, "planes.scale_up.node.switches", whole="planes.scale_up.supernode.planes"),
-    _law(_CM, "facts.nodes", "chips_per_node", whole="chips"),
-    _law(_CM, "chips", "chip.dies", whole="planes.scale_up.supernode.ranks"),
-    _law(_CM, "chips_per_node", "chip.dies", whole="planes.scale_up.node.ranks"),
-    _law("atlas-800-a2-376t", "facts.hccs_links", "facts.hccs_link_oneway", whole="planes.scale_up.hccs.bandwidth"),
-    _law("atlas-800-a2-376t", 2, "facts.hccs_total_oneway", whole="facts.hccs_total_bothways"),
-    _law(
-        "gb200-nvl72",
-        2,
-        "chips",
-        "planes.scale_up.nvlink.bandwidth",
-        whole="facts.nvlink_aggregate_bothways",
-        slack=0.01,
-    ),
-    _law("hgx-b200", 2, "chips", "planes.scale_up.nvlink.bandwidth", whole="facts.nvlink_aggregate_bothways"),
-    _law("dgx-h100-nvl256", "facts.links_per_node", "facts.nvlink_oneway", whole="facts.node_uplink_oneway"),
-    _law("dgx-h100-nvl256", "facts.nodes", "facts.node_uplink_oneway", whole="facts.all_to_all"),
-    _law("dgx-h100-nvl256", "chips_per_node", "planes.scale_up.nvl256.bandwidth", whole="facts.node_uplink_oneway"),
-    _law("dgx-h100-nvl256", 2, "planes.scale_up.nvl256.bandwidth", whole="planes.scale_up.nvlink.bandwidth"),
-    _law("ascend-910c-752t", "facts.hbm_stacks", "facts.hbm_per_stack", whole="package.memory"),
-    _law("ascend-910c-752t", 2, "facts.die_to_die_oneway", whole="facts.die_to_die_bothways"),
-    _law("ascend-950pr-128g", "facts.ub_lanes", "facts.ub_per_lane", whole="facts.ub_oneway"),
-    _law("ascend-950dt-36c", 2, "facts.ub_oneway", whole="facts.ub_bothways"),
-    *(
-        _law(chip, "facts.nvlinks", "facts.nvlink_oneway", whole="facts.nvlink_total_oneway")
-        for chip in ("a100-80g", "h100", "h200", "h800", "b200", "gb200")
-    ),
-    _law("mi300x", "facts.mesh_links", "facts.mesh_link_oneway", whole="facts.mesh_total_oneway"),
-)
+@cache
+def laws_of(entry: str) -> tuple[Law, ...]:
+    """The laws of ``laws.yaml`` for an entry."""
+    return tuple(map(partial(_read, entry), files.read(Path(__file__).parent / "laws.yaml").get(entry, ())))
+
+
+def _read(entry: str, text: str) -> Law:
+    """A law as written: "2 x chips x planes.scale_up.nvlink.bandwidth = facts.nvlink_aggregate_bothways ~ 0.01"."""
+    product, _, rest = text.partition(" = ")
+    whole, _, slack = rest.partition(" ~ ")
+    factors = (each if each[0].isalpha() else float(each) for each in product.split(" x "))
+    return _law(entry, *factors, whole=whole, slack=float(slack or 1e-9))
+
+
 _PEAK_SLACK, _MEMORY_SLACK = 0.02, 0.03
 
 
 def broken(found: Resolved) -> Iterator[tuple[str, str]]:
     """Key and complaint for every law that the entry breaks."""
-    laws = [law for law in LAWS if law.entry == found.name]
+    laws = [*laws_of(found.name)]
     laws += _of_chip(found) if found.kind == "chip" else _of_machine(found)
     for law in laws:
         whole = _get(found, law.whole)
@@ -171,7 +142,7 @@ def broken(found: Resolved) -> Iterator[tuple[str, str]]:
         for factor in law.factors:
             product *= _get(found, factor) or 0.0
         if whole is not None and _ours(found, law) and not abs(product - whole) <= law.slack_ratio * whole:
-            told = " x ".join(str(factor) for factor in law.factors)
+            told = " x ".join(factor if isinstance(factor, str) else f"{factor:g}" for factor in law.factors)
             yield str(law.whole), f"{told} gives {product:.6g}, but {whole:.6g} is published"
     if found.kind == "machine":
         yield from _levels(found)

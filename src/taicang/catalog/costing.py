@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 from taicang.catalog import calibration
 from taicang.catalog.build import chip
 from taicang.catalog.calibration import fits
+from taicang.catalog.schema import ARCHITECTURE
 from taicang.cost.attend_gqa import GqaDecodeFit, GqaPrefillFit
 from taicang.cost.attend_mla import MlaDecodeFit, MlaPrefillFit
 from taicang.cost.collective import Line
@@ -36,21 +37,6 @@ from taicang.ops import Attend, Operator
 from taicang.stacks import Stack
 
 T = TypeVar("T")
-
-ARCHITECTURE: Mapping[str, str] = MappingProxyType(
-    {
-        "a100": "ampere",
-        "l40s": "ada",
-        "h100": "hopper",
-        "h200": "hopper",
-        "b200": "blackwell",
-        "b300": "blackwell",
-        "gb200": "blackwell",
-        "gb300": "blackwell",
-        "ascend-910c": "ascend",
-    }
-)
-"""Architecture of each kernel profile, for constants that are pooled over an architecture."""
 
 
 def of_profile(family: str, kind: type[T], profile: str) -> Mapping[str, T]:
@@ -89,15 +75,11 @@ def book_of(part: Chip) -> Book:
     known = book(part.profile)
     if not part.measured and part.profile in ARCHITECTURE:
         known = for_bin(known, part, chip(part.profile))
-    own: dict[str, Any] = {BOOKED[family]: _own(known, family, given) for family, given in _checked(part).items()}
-    return replace(known, **own) if own else known
-
-
-def _checked(part: Chip) -> Mapping[str, Mapping[str, Mapping[str, float]]]:
     for family in part.kernels:
         if family not in BOOKED:
             raise UnknownName("kernels of", family, BOOKED, where=f"chip {part.name}")
-    return part.kernels
+    own: dict[str, Any] = {BOOKED[family]: _own(known, family, given) for family, given in part.kernels.items()}
+    return replace(known, **own) if own else known
 
 
 def _own(known: Book, family: str, given: Mapping[str, Mapping[str, float]]) -> Mapping[str, Any]:

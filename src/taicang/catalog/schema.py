@@ -10,8 +10,10 @@ import sys
 from collections.abc import Mapping
 from dataclasses import fields
 from functools import cache
+from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple, TypeAlias, get_args
 
+from taicang.catalog import files
 from taicang.hardware import Level
 from taicang.stacks import Headroom, Keeping, Stack
 
@@ -20,8 +22,6 @@ KINDS: Final = ("chip", "machine", "stack")
 FOLDERS: Final[Mapping[str, str]] = {"chip": "chips", "machine": "machines", "stack": "stacks"}
 PROVENANCE: Final = ("measured-here", "published", "datasheet", "calibrated", "assumed", "unknown")
 PEAKS: Final = ("fp32", "tf32", "bf16", "fp16", "fp8", "int8", "fp4")
-PROFILES: Final = ("a100", "h100", "h200", "b200", "b300", "gb200", "gb300", "l40s", "ascend-910c")
-"""Chips whose kernels were measured; every other chip borrows the constants of one of them."""
 STATUS: Final = ("shipping", "announced", "cancelled")
 ROUTINGS: Final = ("adaptive", "striped", "ecmp")
 CHOICES: dict[str, tuple[str, ...]] = {"status": STATUS, "routing": ROUTINGS}
@@ -73,84 +73,33 @@ def _types(keys: Mapping[str, Key], stem: str = "") -> dict[str, str]:
     return {f"{stem}{key}": each.type for key, each in keys.items()}
 
 
-_CHIP: dict[str, str] = {
-    "title": "text",
-    "note": "text",
-    "vendor": "text",
-    "status": "status",
-    "profile": "name",
-    "measured": "flag",
-    "dies": "count",
-    "cores": "count",
-    "vector_cores": "count",
-    "peak.*": "flop_per_s",
-    "vector.fp32": "flop_per_s",
-    "vector.fp16": "flop_per_s",
-    "memory.capacity": "bytes",
-    "memory.nominal": "bytes",
-    "memory.bandwidth": "bytes_per_s",
-    "l2": "bytes",
-    "clock": "hz",
-    "sustained": "ratio",
-    "power.tdp": "w",
-    "power.idle": "w",
-    "price": "usd",
-    "rental": "usd_per_h",
-    "kernels.*.*.*": "any",
-    "package.peak.*": "flop_per_s",
-    "package.memory": "bytes",
-    "package.bandwidth": "bytes_per_s",
-    "facts.*": "any",
+_SAID: Final[Mapping[str, Any]] = files.read(Path(__file__).parent / "schema.yaml")
+ARCHITECTURE: Final[Mapping[str, str]] = {
+    profile: name for name, profiles in _SAID["architectures"].items() for profile in profiles
 }
-_MACHINE: dict[str, str] = {
-    "title": "text",
-    "note": "text",
-    "status": "status",
-    "chip": "name",
-    "chips": "count",
-    "chips_per_node": "count",
-    "chips_per_rack": "count",
-    "overlap_tax": "ratio",
-    **_types(LEVEL, "planes.*.*."),
-    "planes.*.*.ranks": "ranks",
-    "links.routing": "routing",
-    "links.seed": "seed",
-    "links.placed": "seed",
-    "links.failed": "text",
-    "host.memory": "bytes",
-    "power.load": "w",
-    "power.max": "w",
-    "pue": "ratio",
-    "price.usd": "usd",
-    "price.cny": "cny",
-    "aggregate.peak.*": "flop_per_s",
-    "aggregate.memory": "bytes",
-    "aggregate.memory_bandwidth": "bytes_per_s",
-    "facts.*": "any",
-}
-_STACK: dict[str, str] = {
-    "title": "text",
-    "note": "text",
-    "epoch": "text",
-    **_types(STACK),
-    "partition.matrix": "ratio",
-    "partition.vector": "ratio",
-    "kernel_ratio.*": "ratio",
-    **_types(MEMORY, "memory."),
-    **_types(KEEPS, "keeps."),
-}
+"""Architecture of each kernel profile: a chip whose kernels were measured; others borrow the constants of one."""
+_OF_FIELDS: Final = {"planes.*.*": LEVEL, "own": STACK, "memory": MEMORY, "keeps": KEEPS}
+
+
+def _section(kind: str) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for key, type_ in _SAID[kind].items():
+        stem = "" if key == "own" else f"{key}."
+        found |= _types(_OF_FIELDS[key], stem) if type_ == "fields" else {key: type_}
+    return found
+
+
 FIELDS: Final[Mapping[str, Mapping[str, str]]] = {
-    "chip": _CHIP,
-    "machine": _MACHINE | {f"chip.{path}": type_ for path, type_ in _CHIP.items()} | {"chip.base": "name"},
-    "stack": _STACK,
+    "chip": _section("chip"),
+    "machine": _section("machine")
+    | {f"chip.{path}": type_ for path, type_ in _section("chip").items()}
+    | {"chip.base": "name"},
+    "stack": _section("stack"),
 }
-RECORDED: Final = (
-    "note", "title", "memory.nominal", "vector_cores", "vector.fp16", "clock", "rental", "price", "package.", "facts.",
-    "aggregate.", "power.max",
-)  # fmt: skip
+RECORDED: Final[tuple[str, ...]] = tuple(_SAID["recorded"])
 """Keys (or their beginnings, that end in a dot) that entries keep for the record: no prediction reads them."""
 
-EXTENSIVE: Final = ("host.memory", "power.load", "power.max", "price.usd", "price.cny")
+EXTENSIVE: Final[tuple[str, ...]] = tuple(_SAID["extensive"])
 """Figures of a whole machine that grow with its chips."""
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import replace
+from difflib import get_close_matches
 from types import MappingProxyType
 from typing import Any
 
 from taicang.catalog import calibration, files, own, schema
 from taicang.catalog.resolve import Resolved, aliases, is_path, resolve, stems, variants
 from taicang.errors import InvalidInput, UnknownName
-from taicang.stacks import Headroom, Keeping, Stack
+from taicang.stacks import Headroom, Keeping, Stack, StackUse
 
 _HABITS = ("scheduler", "burst_ratio")
 """Constants of an engine that hold on any chip."""
@@ -111,6 +112,18 @@ def stack(
         bands=fitted.get("bands", {}), **values | given | {"kernel_ratio": ratios},
     )  # fmt: skip
     return with_memory(made, memory_ratio)
+
+
+def fit_for(stack: Stack, use: StackUse, *, ascend: bool) -> Stack:
+    """``stack``, where it is for ``use``. Raises ``InvalidInput`` with those that are, the like of it first."""
+    if stack.use in ("", use):
+        return stack
+    others = [each for each in sorted(engines()) if resolve("stack", nearest(each)).get("use") == use]
+    known = [each for each in others if calibrated(each, ascend=ascend)] or others
+    alike = get_close_matches(stack.engine, known, n=1, cutoff=0.5)
+    does, other = ("serves", "trains") if use == "serving" else ("trains", "serves")
+    listed = ", ".join(dict.fromkeys((*alike, *known)))
+    raise InvalidInput(f"{stack.engine} {other} models; a stack that {does} them is one of {listed}", where="--stack")
 
 
 def with_memory(stack: Stack, ratio: float | None) -> Stack:

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from taicang.catalog.build import chip as chip_named
-from taicang.catalog.costing import ARCHITECTURE
 from taicang.catalog.resolve import built_in
+from taicang.catalog.schema import ARCHITECTURE
 from taicang.hardware import Chip, Level, Machine
 from taicang.models.types import (
     Attention,

@@ -105,8 +105,3 @@ def even_utilisation(plant: Plant, values: Values, earned: Num) -> Num:
     full: Num = sum(hour(plant, values, 1.0).values())
     margin = earned * values["availability"] - (full - idle)
     return np.where(margin > 0, idle / np.where(margin > 0, margin, 1.0), np.inf)
-
-
-def between_failures_h(parts: float, mean_h: Num, masked_ratio: Num = 0.0) -> Num:
-    """Hours between failures that stop somebody, of ``parts`` equal parts of which a share fails unnoticed."""
-    return mean_h / parts / (1.0 - masked_ratio)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from taicang.centre import cost
-from taicang.centre.cost import Plant, Values
+from taicang.centre.cost import Values
 from taicang.centre.draw import SAMPLES, Band, Case, Serving, band, draws, middles, mtoken, run_chip_hours, token_costs
 from taicang.centre.figures import Figure
 from taicang.centre.outage import broken
@@ -112,6 +112,8 @@ def report(case: Case, *, currency: str = "CNY", samples: int = SAMPLES, seed: i
     earned = income(case, lambda part: draws(part.figures, part.name, samples, seed))
     month = cost.used_ratio(plant, mid, mid["utilisation"]) * 730.0
     chips = plant.machine.chips * case.count
+    busy = () if plant.rented else cost.busy(plant, use)
+    power: Num = sum(cost.power_kw(plant, values, each) for each in busy)
     return Report(
         name=case.name,
         currency=currency,
@@ -135,7 +137,7 @@ def report(case: Case, *, currency: str = "CNY", samples: int = SAMPLES, seed: i
         if work and prices
         else None,
         bill_per_chip_month=None if plant.rented else band(cost.electricity(plant, values, use) * 730.0 / unit),
-        power_kw=None if plant.rented else band(_power(plant, values, use) * chips),
+        power_kw=None if plant.rented else band(power / 24.0 * chips),
         by_hour=_by_hour(case, mid, shown),
         by_month=_by_month(case, mid, shown),
         cash=_cash(case, mid, shown),
@@ -144,11 +146,6 @@ def report(case: Case, *, currency: str = "CNY", samples: int = SAMPLES, seed: i
         samples=samples,
         seed=seed,
     )
-
-
-def _power(plant: Plant, values: Values, use: Num) -> Num:
-    total: Num = sum(cost.power_kw(plant, values, each) for each in cost.busy(plant, use))
-    return total / 24.0
 
 
 def _at_use(case: Case, values: Values, unit: Num) -> dict[str, Band]:

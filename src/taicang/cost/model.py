@@ -181,11 +181,12 @@ CHAINED = (Gemm, GroupedGemm, Attend, Pointwise, Lookup)
 def as_run(op: Operator, cost: Cost, stack: Stack) -> Cost:
     """``cost`` of the best known kernel, measured alone, as ``stack`` runs it among others.
 
-    Its kernels are slower by ``kernel_ratio`` (of the family and format, else of the family), and of the launch latency
-    ``launch_ratio`` remains where kernels follow each other.
+    Its kernels are slower by ``kernel_ratio`` (of the family and format, or of experts with biases, else of the
+    family), and of the launch latency ``launch_ratio`` remains where kernels follow each other.
     """
     family, ratios = FAMILY[type(op)], stack.kernel_ratio
-    ratio = ratios.get(f"{family}/{getattr(op, 'dtype', '')}", ratios.get(family, 1.0))
+    kind = "biased" if getattr(op, "biased", False) else getattr(op, "dtype", "")
+    ratio = ratios.get(f"{family}/{kind}", ratios.get(family, 1.0))
     if stack.launch_ratio != 1.0 and isinstance(op, CHAINED):
         saved = (1.0 - stack.launch_ratio) * cost.latency_s
         cost = replace(cost, seconds=cost.seconds - saved, latency_s=cost.latency_s - saved)

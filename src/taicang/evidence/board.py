@@ -106,6 +106,9 @@ def _section(folder: Path | None) -> str:
     return "carried" if folder is None else "scores"
 
 
+FROZEN = ("rows", "coverage_ratio", "mape_ratio", "median_ratio", "bias_ratio", "p90_ratio")
+
+
 def freeze(scores: Iterable[Score], folder: Path | None) -> Path:
     """Accept ``scores`` as the expected ones of the carried tables (no ``folder``) or of a whole evidence folder.
 
@@ -115,14 +118,7 @@ def freeze(scores: Iterable[Score], folder: Path | None) -> Path:
     board: dict[str, Any] = dict(kept.get(_section(folder), {}))
     for one in scores:
         board.setdefault(one.suite, {})
-        board[one.suite][one.part] = {
-            "rows": one.rows,
-            "coverage_ratio": round(one.coverage_ratio, 4),
-            "mape_ratio": round(one.mape_ratio, 4),
-            "median_ratio": round(one.median_ratio, 4),
-            "bias_ratio": round(one.bias_ratio, 4),
-            "p90_ratio": round(one.p90_ratio, 4),
-        }
+        board[one.suite][one.part] = {name: round(getattr(one, name), 4) for name in FROZEN}
     kept[_section(folder)] = board
     header = "# Written by `taicang score --freeze`: expected errors; a drift of half a point fails the tests.\n"
     return write_file(FILE, header + yaml.safe_dump(kept, sort_keys=False), "--freeze")

@@ -93,22 +93,14 @@ class Space:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Constant:
-    """One constant that the rows moved."""
-
-    name: str
-    was: float
-    now: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Profile:
     """What the rows say of a stack."""
 
     base: Stack
     items: tuple[Item, ...]
     configurations: int
-    constants: tuple[Constant, ...]
+    constants: Mapping[str, tuple[float, float]]
+    """Those that the rows moved: was, now."""
     kept: tuple[str, ...]
     """Constants that these rows move too little, or not apart from those that moved."""
     before: Mapping[str, float]
@@ -153,7 +145,7 @@ def calibrate(base: Stack, space: Space, items: Sequence[Item], *, measured: str
     left = np.log(plain.base) if len(keys) < CONFIGURATIONS else found.left_out(chosen, [item.key for item in items])
     return Profile(
         base=base, items=tuple(items), configurations=len(keys), notes=tuple(notes),
-        constants=tuple(Constant(name=name, was=a, now=b) for name, (a, b) in moved.items()),
+        constants=moved,
         kept=tuple(name for name in space.names if name not in moved),
         before=_errors(np.log(plain.base), measured), after=_errors(left, measured),
         bands=_bands(found, chosen, left, measured) if banded else {},

@@ -8,7 +8,7 @@ come nearer; collectives have one ratio for each kind.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -19,23 +19,15 @@ import numpy as np
 from taicang.catalog.costing import BOOKED, book_of
 from taicang.errors import InvalidInput
 from taicang.evidence import kernels, operators
+from taicang.evidence.fit_kernels import declared_fits
 from taicang.evidence.fitting import Bounds, Constants, solve
 from taicang.evidence.intake import reason, table
-from taicang.evidence.measured import Measured
+from taicang.evidence.measured import Measured, log_errors
 from taicang.evidence.tables import Array, Cells, grouped
 from taicang.hardware import Chip
 from taicang.units import Num
 
-_FLOOR = {"floor_s": (1e-6, 2e-4)}
-MOVING: Mapping[str, Mapping[str, tuple[float, float]]] = {
-    "gemm": {"launch_s": (1e-6, 2e-4), "compute_efficiency_ratio": (0.02, 1.0), "memory_efficiency_ratio": (0.05, 1.0)},
-    "attend_prefill": {**_FLOOR, "matrix_efficiency_ratio": (0.02, 0.95), "bandwidth_efficiency_ratio": (0.05, 4.0)},
-    "attend_decode": {**_FLOOR, "bandwidth_efficiency_ratio": (0.05, 0.95)},
-    "mla_prefill": {**_FLOOR, "matrix_efficiency_ratio": (0.02, 0.8), "bandwidth_efficiency_ratio": (0.02, 0.95)},
-    "mla_decode": {**_FLOOR, "matrix_efficiency_ratio": (0.02, 0.8), "bandwidth_efficiency_ratio": (0.02, 0.95)},
-    "experts": {"floor_s": (3e-6, 5e-4), "compute_ratio": (0.02, 1.0), "stream_ratio": (0.05, 1.0)},
-    "collective": {"ratio": (0.3, 5.0)},
-}  # fmt: skip
+MOVING: Mapping[str, Mapping[str, tuple[float, float]]] = declared_fits()["moving"]
 """Family -> constants that rows of a user may move, and how far."""
 PRIOR = 0.05
 """A constant that is off the chip's own by a factor of e counts as a row with five percent error."""
@@ -93,7 +85,8 @@ def calibrate(path: Path) -> ChipProfile:
         )
     kin: dict[tuple[str, str], list[Measured[Any]]] = {}
     for part in parts:
-        kin.setdefault((_family(part), _key(part)), []).append(part)
+        family = _family(part)
+        kin.setdefault((family, str(part.op.kind) if family == "collective" else part.kernel), []).append(part)
     return ChipProfile(
         chip=parts[0].chip, kernels=tuple(_fitted(family, key, each) for (family, key), each in kin.items()),
         refused=tuple(refused), files=tuple(files),
@@ -125,14 +118,10 @@ def _family(part: Measured[Any]) -> str:
     return {"experts_wideep": "experts", "nccl": "collective", "allreduce": "collective"}.get(part.suite, part.suite)
 
 
-def _key(part: Measured[Any]) -> str:
-    return str(part.op.kind) if _family(part) == "collective" else part.kernel
-
-
 def _fitted(family: str, key: str, kin: Sequence[Measured[Any]]) -> Kernel:
     """The constants of one kernel with and without its rows."""
     chip = kin[0].chip
-    base = _log_errors(kin, partial(_price, chip=chip))
+    base = log_errors(kin, partial(_price, chip=chip))
     same = Kernel(
         family=family, key=key, rows=base.size, constants={}, before_ratio=_mean(base), after_ratio=_mean(base), note=""
     )  # fmt: skip
@@ -147,7 +136,7 @@ def _fitted(family: str, key: str, kin: Sequence[Measured[Any]]) -> Kernel:
     bounds: Bounds = {name: (min(max(own[name], low), high), low, high) for name, (low, high) in MOVING[family].items()}
 
     def errors(constants: Constants) -> Array:
-        return _log_errors(kin, partial(_price, chip=_with(chip, family, key, constants)))
+        return log_errors(kin, partial(_price, chip=_with(chip, family, key, constants)))
 
     left = np.zeros(base.size)
     folds = shapes % FOLDS
@@ -184,10 +173,6 @@ def _with(chip: Chip, family: str, key: str, constants: Constants) -> Chip:
 
 def _price(part: Measured[Any], chip: Chip) -> Num:
     return operators.PRICES[part.suite](replace(part, given=chip))
-
-
-def _log_errors(kin: Sequence[Measured[Any]], price: Callable[[Measured[Any]], Num]) -> Array:
-    return np.concatenate([np.log(price(part)) - np.log(part.measured_s) for part in kin])
 
 
 def _mean(logs: Array) -> float:

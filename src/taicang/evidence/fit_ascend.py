@@ -18,6 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,10 +51,11 @@ def fit_ascend(folder: Path) -> Path:
     late = straggle_ratio()
     balance = prefill_ratios(replace(bare("cloudmatrix-infer"), straggle_ratio=late))
     chosen = [row for row in ascend_steps.rows() if not row.held and not row.image]
-    profiles = {
+    values = step_constants(chosen, eager_kernel_s())
+    profiles: dict[str, Any] = {
         "xdeepserve": {"constants": {"straggle_ratio": late}},
         "cloudmatrix-infer": {"constants": {"straggle_ratio": late, **balance}},
-        "vllm-ascend": {"constants": _constants(step_constants(chosen, eager_kernel_s()))},
+        "vllm-ascend": {"constants": values | {"kernel_ratio": dict.fromkeys(FAMILIES, values["kernel_ratio"])}},
     }
     note = (
         f"{ascend_serving.TABLE.name} ({fitting.fingerprint(ascend_serving.TABLE)}) for the first two: mean exchange "
@@ -151,8 +153,3 @@ def step_constants(
     low, high = (np.array([BOUNDS[name][i] for name in names]) / scale for i in (0, 1))
     found = least_squares(errors, np.ones(len(names)), bounds=(low, high), loss="soft_l1", f_scale=SOFT, diff_step=1e-3)
     return values(found.x)
-
-
-def _constants(values: Mapping[str, float]) -> dict[str, object]:
-    rest = {name: value for name, value in values.items() if name != "kernel_ratio"}
-    return {"kernel_ratio": dict.fromkeys(FAMILIES, values["kernel_ratio"]), **rest}

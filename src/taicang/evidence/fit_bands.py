@@ -7,6 +7,7 @@ engine, with such models, of such a width). A cell of few groups is drawn to its
 from __future__ import annotations
 
 import json
+import math
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -192,7 +193,8 @@ def _errors(pool: Pool, inside: NDArray[np.bool_], axis: str, above: Sequence[fl
     if not groups or (above is None and axis != "seen" and groups < GROUPS):
         return None
     errors = pool.errors[axis][some]
-    own = quantiles(errors, groups)
+    # of many rows of few groups, the scale says how far they reach: by what was left out, not once more by their number
+    own = quantiles(errors, groups if errors.size < FEW else math.inf)
     if above is None:
         return own
     if errors.size < FEW:  # too few rows to narrow what more of them say

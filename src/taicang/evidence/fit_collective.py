@@ -15,6 +15,7 @@ from typing import TypeAlias
 import numpy as np
 
 from taicang.cost.collective import ADAPTERS, PROTOCOLS, SHOTS, Fits, Line, collective
+from taicang.evidence.fit_kernels import declared_fits
 from taicang.evidence.fitting import Bounds, Constants, solve, stated, write
 from taicang.evidence.kernels import kernel_rows
 from taicang.evidence.measured import Measured, count, log_errors
@@ -42,24 +43,9 @@ LARGE_BYTES = 2.0**26
 SWITCHES = {"nvlink-h100": "nvlink-h200", "nvlink-b300": "nvlink-b200", "nvlink-gb200": "nvlink-b200"}
 SWITCHES |= {"nvlink-gb300": "nvlink-b200"}
 """Levels without a calibrated row of more than four ranks at large sizes -> a level with the same switches."""
-# protocol -> first guess of base (in shortest measured times) and of efficiency
-GUESS = {
-    "ll": (0.8, 0.05),
-    "ll128": (1.5, 0.3),
-    "simple": (3.0, 0.8),
-    "in_switch": (4.0, 0.6),
-    "one_shot": (1.0, 0.5),
-    "two_shot": (2.0, 0.5),
-}
-LIMITS = {
-    "base_s": (5e-7, 1e-3),
-    "hop_s": (1e-8, 2e-4),
-    "efficiency_ratio": (5e-4, 1.0),
-    "own_ratio": (2e-3, 1.0),
-    "shared_ratio": (1e-3, 7.0),
-    "shared_power": (0.01, 3.0),
-}
-
+GUESS: Mapping[str, tuple[float, float]] = declared_fits()["collective"]["guess"]
+LIMITS: Mapping[str, tuple[float, float]] = declared_fits()["collective"]["limits"]
+"""By protocol, and of each constant."""
 TYPICAL = ("base_s", "hop_s", "efficiency_ratio", "own_ratio")
 TWINS = {"gb200_nvl4": "nvlink-gb200"}
 PRIOR = 0.1

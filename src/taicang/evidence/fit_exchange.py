@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 
@@ -28,37 +27,30 @@ from taicang.evidence.tables import Array
 Fits = dict[str, dict[str, ExchangeFit]]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Form:
-    """Which constants of a kernel are fitted, from where, and which are set."""
-
-    start: Mapping[str, float]
-    fixed: Mapping[str, float] = field(default_factory=dict)
-
-
+Form: TypeAlias = Mapping[str, Mapping[str, float]]
+"""Which constants of a kernel are fitted and from where ("start"), and which are set ("fixed")."""
 SPREADS = (0.7, 0.7, 0.7, 0.0)
 
 
-@cache
 def forms() -> Mapping[str, Form]:
     """The forms of ``data/fits.yaml``, by library (and " far")."""
-    return {name: Form(**said) for name, said in declared_fits()["exchange"]["forms"].items()}
+    return declared_fits()["exchange"]["forms"]  # type: ignore[no-any-return]
 
 
 def fit_kernel(kin: Sequence[Part], form: Form, *, profile: str, key: str, known: Fits) -> ExchangeFit:
     """Constants of one kernel; ``known`` are those of the networks inside this one."""
     bounds: Bounds = {
         name: (start, start * np.exp(-12.0), 1.0 if name in ("efficiency_ratio", "near_share_ratio") else np.inf)
-        for name, start in form.start.items()
+        for name, start in form["start"].items()
     }
     truth = np.concatenate([np.log(part.rows.measured_s) for part in kin])
 
     def errors(constants: Constants) -> Array:
-        trial = ExchangeFit(**form.fixed, **constants)
+        trial = ExchangeFit(**form.get("fixed", {}), **constants)
         fits = {**known, profile: {**known.get(profile, {}), key: trial}}
         return np.asarray(np.log(np.concatenate([exchange_seconds(part, fits) for part in kin])) - truth)
 
-    return ExchangeFit(**form.fixed, **solve(errors, bounds, spreads=SPREADS))
+    return ExchangeFit(**form.get("fixed", {}), **solve(errors, bounds, spreads=SPREADS))
 
 
 def _form(library: str, kind: str) -> Form:
@@ -97,12 +89,12 @@ def fit_ascend(kin: Sequence[Part]) -> Fits:
     fixed = {"efficiency_ratio": WRITE_SHARE}
     first = fit_kernel(
         cann["dispatch"],
-        Form(start={**start, "floor_s": 1e-5}, fixed=fixed),
+        {"start": {**start, "floor_s": 1e-5}, "fixed": fixed},
         profile="ub-a3",
         key="cann.dispatch",
         known={},
     )
-    form = Form(start=start, fixed={**fixed, "floor_s": first.floor_s})
+    form = {"start": start, "fixed": {**fixed, "floor_s": first.floor_s}}
     second = fit_kernel(cann["combine"], form, profile="ub-a3", key="cann.combine", known={})
     return {"ub-a3": {"cann.dispatch": first, "cann.combine": second}}
 

@@ -18,10 +18,10 @@ from typing import Any
 
 import numpy as np
 
-from taicang.catalog.costing import ARCHITECTURE
+from taicang.catalog.schema import ARCHITECTURE
 from taicang.cost.gemm import GemmFit, gemm
 from taicang.evidence.fit_kernels import declared_fits
-from taicang.evidence.fitting import Bounds, Constants, solve, stated, write
+from taicang.evidence.fitting import Bounds, solve, stated, write
 from taicang.evidence.kernels import kernel_rows, tables
 from taicang.evidence.measured import Measured, count
 from taicang.evidence.operators import ASCEND, ascend_gemm_rows, gemm_seconds
@@ -36,6 +36,8 @@ PRIOR = 0.03
 """Weight of the prior: a constant that is off by a factor of e counts as a row with 3 % error."""
 STARTS = (0.5, 0.5, 0.0)
 
+STREAM = ("launch_s", "memory_efficiency_ratio", "sharpness")
+"""Constants that kernels over memory alone share."""
 LARGE_WEIGHT = 3.0
 ASCEND_STREAM_RATIO = 0.841
 """Memory bandwidth that an Ascend 910C die sustains in its attention kernel (CloudMatrix384 paper, Table 9)."""
@@ -65,7 +67,10 @@ def fit_gemm(folder: Path) -> Path:
     cube = _ascend(ascend, pooled["bf16"])
     profiles[ASCEND] = {"bf16": cube, "int8": cube}
     path, rows_used = folder / tables()["gemm"].file, count([*table, ascend])
-    streams = {profile: {"stream": _stream(keyed["bf16"])} for profile, keyed in profiles.items()}
+    streams = {
+        profile: {"stream": {name: float(getattr(keyed["bf16"], name)) for name in STREAM}}
+        for profile, keyed in profiles.items()
+    }
     plain = {profile: {dtype: stated(own) for dtype, own in keyed.items()} for profile, keyed in profiles.items()}
     write("pointwise", streams, evidence=path, rows=rows_used, note=_declared()["pointwise_note"])
     return write("gemm", plain, evidence=path, rows=rows_used, note=_declared()["note"])
@@ -116,11 +121,3 @@ def _ascend(rows: Measured[Gemm], pooled: GemmFit) -> GemmFit:
     declared = _declared()["bounds"]
     bounds: Bounds = {n: (getattr(pooled, n), *declared[n][1:]) for n in ("compute_efficiency_ratio", "fill_k")}
     return replace(fixed, **solve(lambda c: _errors([rows], replace(fixed, **c)), bounds))
-
-
-def _stream(fit: GemmFit) -> Constants:
-    return {
-        "launch_s": fit.launch_s,
-        "memory_efficiency_ratio": fit.memory_efficiency_ratio,
-        "sharpness": float(fit.sharpness),
-    }

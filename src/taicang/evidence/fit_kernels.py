@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from taicang.catalog import files
-from taicang.catalog.costing import ARCHITECTURE
+from taicang.catalog.schema import ARCHITECTURE
 from taicang.cost.experts import dispatched_key
 from taicang.evidence.fitting import Bounds, Constants, fingerprint, solve, write
 from taicang.evidence.kernels import kernel_rows, tables

@@ -17,7 +17,7 @@ import numpy as np
 import yaml
 
 from taicang.catalog import porting
-from taicang.evidence.tables import CARRIED, held_out
+from taicang.evidence.tables import CARRIED, Cells, held_out, record
 from taicang.output import write_file
 from taicang.port.estimate import Features, Law, kernel_terms, terms
 
@@ -62,7 +62,7 @@ class KernelPair:
     kept: int
 
 
-def _table(name: str) -> Iterable[Mapping[str, str]]:
+def _table(name: str) -> Iterable[Cells]:
     with (CARRIED / name).open(encoding="utf-8", newline="") as file:
         yield from csv.DictReader(line for line in file if not line.startswith("#"))
 
@@ -71,31 +71,14 @@ def _table(name: str) -> Iterable[Mapping[str, str]]:
 def pairs() -> tuple[Pair, ...]:
     """Measured ports of whole repositories."""
     return tuple(
-        Pair(
-            name=row["name"],
-            repository=row["repository"],
-            labelled=row["labelled"],
-            features=Features(
-                kind=row["kind"], **{name: int(row[name]) for name in ("programs", "found", "operators")}
-            ),
-            files=int(row["files"]),
-            must_change=int(row["must_change"]),
-            clean=row["clean"] == "yes",
-        )
-        for row in _table("porting.csv")
+        record(Pair, row, features=record(Features, row), clean=row["clean"] == "yes") for row in _table("porting.csv")
     )
 
 
 @cache
 def kernel_pairs() -> tuple[KernelPair, ...]:
     """Measured ports of kernels."""
-    return tuple(
-        KernelPair(
-            name=row["name"], language=row["language"], lines=int(row["lines"]), ported=int(row["ported"]),
-            kept=int(row["kept"]),
-        )
-        for row in _table("porting_kernels.csv")
-    )  # fmt: skip
+    return tuple(record(KernelPair, row) for row in _table("porting_kernels.csv"))
 
 
 def fit_law(rows: Sequence[Pair], size: str) -> Law:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from taicang import catalog
-from taicang.catalog.costing import ARCHITECTURE
+from taicang.catalog.schema import ARCHITECTURE
 from taicang.cost.energy import EnergyFit, chip_power_w
 from taicang.evidence.fit_kernels import declared_fits
 from taicang.evidence.fitting import Bounds, Constants, solve, write

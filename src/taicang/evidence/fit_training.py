@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from operator import attrgetter
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -25,7 +26,8 @@ from taicang.cost.sustained import Sustained
 from taicang.errors import TaicangError
 from taicang.evidence.fitting import write
 from taicang.evidence.suite_training import predict, setup
-from taicang.evidence.training_rows import FILE, Row, stack_of, training_rows
+from taicang.evidence.training_rows import FILE, Row, model_of, stack_of, training_rows
+from taicang.models.types import routed
 
 Floats = NDArray[np.float64]
 PRIOR_RATIO = 0.05
@@ -33,6 +35,8 @@ PRIOR_RATIO = 0.05
 NOISE_RATIO = 0.05
 """Errors beyond this count linearly (soft L1)."""
 STEP = 0.01
+BIASED = "/biased"
+"""End of the name of a constant of experts with biases, whose kernels are others than those of the rest."""
 HOST_BOUND = ("nemo", "megatron")
 """Engines (one library) whose expert layers wait for the host when microbatches are small."""
 LAUNCH_S = 20e-6
@@ -50,7 +54,7 @@ def fit_training(folder: Path) -> list[Path]:
     path = folder / FILE
     rows = [row for row in training_rows(path) if _usable(row)]
     chips = sorted({setup(row).machine.chip.name for row in rows})
-    stacks = sorted({stack_of(row) for row in rows})
+    stacks = sorted({constant_of(row) for row in rows})
     solved = _solve(rows, chips, stacks)
     clock = {name: {"clock": {"clock_ratio": float(np.exp(solved[i]))}} for i, name in enumerate(chips)}
     # chips that nobody trained on take the median of those whose kernels were measured
@@ -60,6 +64,10 @@ def fit_training(folder: Path) -> list[Path]:
         name: {"constants": {"kernel_ratio": {family(name): float(np.exp(solved[len(chips) + i]))}}}
         for i, name in enumerate(stacks)
     }
+    for name in [name for name in ratios if name.endswith(BIASED)]:
+        engine, ratio = name.removesuffix(BIASED), ratios.pop(name)["constants"]["kernel_ratio"]
+        for of_version in [made for each, made in ratios.items() if each.startswith(f"{engine}@")]:
+            of_version["constants"]["kernel_ratio"] |= ratio
     for engine in HOST_BOUND:
         ratios[engine] = {"constants": {"eager_kernel_s": float(np.exp(solved[-2])) * LAUNCH_S}}
     for engine in (*SHARDED, *LIKEWISE):
@@ -72,8 +80,16 @@ def fit_training(folder: Path) -> list[Path]:
     ]
 
 
+def constant_of(row: Row) -> str:
+    """The stack whose constant a row has; one for all releases of NeMo where experts have biases."""
+    name, experts = stack_of(row), routed(model_of(row))
+    return f"nemo{BIASED}" if name.startswith("nemo@") and experts and experts.bias else name
+
+
 def family(stack: str) -> str:
     """Whose kernels the stack's constant is about."""
+    if stack.endswith(BIASED):
+        return f"experts{BIASED}"
     if stack.startswith("nemo@"):
         return "experts"
     return "attend" if "ampere_attention" in catalog.stack(stack).fused else "gemm"
@@ -90,8 +106,8 @@ def _usable(row: Row) -> bool:
 
 
 def _error(row: Row, clock: float, ratio: float, engine: float) -> float:
-    name = stack_of(row)
-    stack = replace(catalog.stack(name), kernel_ratio=MappingProxyType({family(name): float(np.exp(ratio))}))
+    constant = MappingProxyType({family(constant_of(row)): float(np.exp(ratio))})
+    stack = replace(catalog.stack(stack_of(row)), kernel_ratio=constant)
     if stack.engine in HOST_BOUND:
         stack = replace(stack, eager_kernel_s=float(np.exp(engine)) * LAUNCH_S)
     if stack.engine in SHARDED:
@@ -104,7 +120,7 @@ def _solve(rows: Sequence[Row], chips: list[str], stacks: list[str]) -> Floats:
     at = [
         (
             chips.index(setup(row).machine.chip.name),
-            len(chips) + stacks.index(stack_of(row)),
+            len(chips) + stacks.index(constant_of(row)),
             -1 if stack_of(row).partition("@")[0] in SHARDED else -2,
         )
         for row in rows
@@ -139,9 +155,5 @@ def _solve(rows: Sequence[Row], chips: list[str], stacks: list[str]) -> Floats:
 
 def _alike(row: Row, rows: Sequence[Row]) -> float:
     """Rows of the same job on other epochs and by other submitters count together as a few."""
-    same = [r for r in rows if (r.model, r.chip, r.count, r.batch, r.seq, r.source) == _job(row)]
-    return max(len(same) / 3.0, 1.0)
-
-
-def _job(row: Row) -> tuple[object, ...]:
-    return (row.model, row.chip, row.count, row.batch, row.seq, row.source)
+    job = attrgetter("model", "chip", "count", "batch", "seq", "source")
+    return max(sum(job(each) == job(row) for each in rows) / 3.0, 1.0)

@@ -110,7 +110,7 @@ def solve(
     return constants(best.x)
 
 
-def quantiles(errors: Array, groups: int) -> list[float]:
+def quantiles(errors: Array, groups: float) -> list[float]:
     """(Median, ninth decile) of the absolute errors of rows of so many groups; further out, the fewer there are."""
     few = errors.size < FEW
     level = min(NINE * (1.0 + 1.0 / groups), 1.0) if few else NINE + (1.0 - NINE) / groups

@@ -12,7 +12,7 @@ import importlib
 import json
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -128,12 +128,35 @@ def of_kind(kind: Kind, rows: Sequence[Cells], wanted: Collection[str] = ()) -> 
 
 
 def _of_suite(kind: Kind, suite: Suite, rows: Sequence[Cells]) -> list[Outcome]:
+    """Outcomes of the rows; those that cannot even be read are found by halving."""
     module = importlib.import_module(f"taicang.evidence.{suite.module}")
+    names = (*kind.measured, *(("replay",) if suite.long else ()))
     with scratch() as folder:
         (folder / "kernels").mkdir()
-        run = _Runner(kind=kind, suite=suite, file=folder / kind.file, call=lambda: list(module.outcomes(folder)))
-        known = frozenset(outcome.id for outcome in run.call())  # what the package carries is not in the file
-        found = run.halved(list(enumerate(rows)), known)
+        file = folder / kind.file
+        known = {outcome.id for outcome in module.outcomes(folder)}  # what the package carries is not in the file
+
+        def read(some: Sequence[tuple[int, Cells]]) -> list[Outcome]:
+            with file.open("w", newline="", encoding="utf-8") as handle:
+                writer = csv.DictWriter(handle, list(some[0][1]))
+                writer.writeheader()
+                writer.writerows(row for _, row in some)
+            try:
+                mine = [each for each in module.outcomes(folder) if each.id not in known]
+            finally:
+                file.unlink()
+            return [sound(each) for each in mine if each.suite.startswith(names)]
+
+        def halved(some: Sequence[tuple[int, Cells]]) -> list[Outcome]:
+            try:
+                return read(some)
+            except Exception as error:  # whatever a reader stumbles over must not take the other rows with it
+                if len(some) == 1:
+                    return list(refused(kind, some[0][1], some[0][0], reason(error)))
+            middle = len(some) // 2
+            return halved(some[:middle]) + halved(some[middle:])
+
+        found = halved(list(enumerate(rows)))
     return [*found, *_left_out(kind, rows, found)]
 
 
@@ -146,37 +169,6 @@ def _left_out(kind: Kind, rows: Sequence[Cells], found: Sequence[Outcome]) -> It
             yield from refused(
                 kind, row, index, f"the suite takes no {row.get('metric') or 'such'} rows of this source"
             )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Runner:
-    kind: Kind
-    suite: Suite
-    file: Path
-    call: Callable[[], Sequence[Outcome]]
-
-    def halved(self, rows: list[tuple[int, Cells]], known: frozenset[str]) -> list[Outcome]:
-        """Outcomes of the rows; those that cannot even be read are found by halving."""
-        try:
-            return self._all(rows, known)
-        except Exception as error:  # whatever a reader stumbles over must not take the other rows with it
-            if len(rows) == 1:
-                return list(refused(self.kind, rows[0][1], rows[0][0], reason(error)))
-        middle = len(rows) // 2
-        return self.halved(rows[:middle], known) + self.halved(rows[middle:], known)
-
-    def _all(self, rows: list[tuple[int, Cells]], known: frozenset[str]) -> list[Outcome]:
-        with self.file.open("w", newline="", encoding="utf-8") as handle:
-            writer = csv.DictWriter(handle, list(rows[0][1]))
-            writer.writeheader()
-            writer.writerows(row for _, row in rows)
-        try:
-            mine = [o for o in self.call() if o.id not in known]
-        finally:
-            self.file.unlink()
-        names = (*self.kind.measured, *(("replay",) if self.suite.long else ()))
-        found = [o for o in mine if o.suite.startswith(names)]
-        return [sound(outcome) for outcome in found]
 
 
 def reason(error: Exception) -> str:

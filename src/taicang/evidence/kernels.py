@@ -44,11 +44,7 @@ def tables() -> Mapping[str, Table]:
     """Every declared suite."""
     listed = files.read(CARRIED / "kernels.yaml")
     names = {f.name for f in fields(Table)} - {"suite"}
-    return {
-        suite: Table(suite=suite, **{("named" if key == "as" else key): value for key, value in made.items()})
-        for suite, made in listed.items()
-        if set(made) - {"as"} <= names
-    }
+    return {suite: Table(suite=suite, **made) for suite, made in listed.items() if set(made) <= names}
 
 
 def kernel_rows(folder: Path, suite: str) -> list[Measured[Any]]:

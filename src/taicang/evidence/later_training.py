@@ -1,12 +1,14 @@
 """Training rows that were collected later: one constant for each stack whose engine the first table does not have.
 
 The constant is the time of matrix products over the best known kernels, drawn to one; clocks stay as they are, since a
-few rows on one chip cannot tell the two apart.
+few rows on one chip cannot tell the two apart. For engines that wait for the host at each layer it is that time, which
+no number of ranks changes, so that rows of any size tell it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import least_squares
 
+from taicang import catalog
 from taicang.catalog.costing import sustained
 from taicang.evidence import fit_training as fit
 from taicang.evidence.fitting import write
@@ -23,6 +26,10 @@ from taicang.evidence.suite_training import predict, setup
 from taicang.evidence.training_rows import FILE, Row, stack_of, training_rows
 
 LATER = "published_training_2.csv"
+WAITING = ("megatron-deepspeed",)
+"""Engines whose device waits for the host at each layer of each microbatch (``Stack.layer_gap_s``)."""
+GAP_S = 0.01
+"""Start of the search for that time."""
 TRIED = np.linspace(-0.25, 0.5, 7)
 """Logarithms of constants that each row is predicted with; between them errors are almost straight."""
 
@@ -39,11 +46,30 @@ def fit_later(folder: Path) -> list[Path]:
     ratios: dict[str, Any] = {}
     rows = 0
     for name, found in _groups(folder).items():
+        if (engine := name.partition("@")[0]) in WAITING:
+            ratios[engine] = {"constants": {"layer_gap_s": _gap_s([row for row, _ in found])}}
+            rows += len(found)
+            continue
         curves = [curve for row, curve in found if row.small]
         ratios[name] = {"constants": {"kernel_ratio": {fit.family(name): float(np.exp(_solved(curves)))}}}
         rows += len(curves)
     note = f"rows on at most 64 ranks; stacks drawn to one within {fit.PRIOR_RATIO:.0%}; scored by leaving models out"
     return [write("stacks_later", ratios, evidence=folder / LATER, rows=rows, note=note)]
+
+
+def _gap_s(rows: Sequence[Row]) -> float:
+    """Host time per layer and microbatch that brings ``rows`` nearest: a step's seconds are a straight line in it."""
+
+    def seconds(row: Row, gap_s: float) -> float:
+        return predict(row, replace(catalog.stack(stack_of(row)), layer_gap_s=gap_s)).seconds
+
+    ends = [(seconds(row, 0.0) / row.step_s, seconds(row, GAP_S) / row.step_s) for row in rows]
+
+    def residuals(x: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.array([np.log(none + (much - none) * x[0]) for none, much in ends])
+
+    found = least_squares(residuals, [1.0], bounds=(0.0, np.inf), loss="soft_l1", f_scale=fit.NOISE_RATIO)
+    return float(found.x[0]) * GAP_S
 
 
 def left_out(folder: Path) -> Iterator[tuple[Row, float, float, float]]:

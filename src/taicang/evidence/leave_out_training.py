@@ -19,7 +19,7 @@ from taicang.catalog.trust import Ground, size
 from taicang.evidence import fit_training as fit
 from taicang.evidence.measured import attempt
 from taicang.evidence.suite_training import predict, run_of
-from taicang.evidence.training_rows import Row, stack_of
+from taicang.evidence.training_rows import Row
 
 Floats = NDArray[np.float64]
 
@@ -28,7 +28,7 @@ def errors(rows: Sequence[Row]) -> Iterator[tuple[Row, Ground, dict[str, float]]
     """Rows that can be predicted, each with its errors by what was left out."""
     mine = [row for row in rows if attempt(partial(predict, row))[0] is not None]
     runs = [run_of(row) for row in mine]
-    chips, stacks = sorted({run.chip for run in runs}), sorted({stack_of(row) for row in mine})
+    chips, stacks = sorted({run.chip for run in runs}), sorted({fit.constant_of(row) for row in mine})
     at = np.array([_constants(row, run, chips, stacks) for row, run in zip(mine, runs, strict=True)])
     values = _present(chips, stacks)
     clocks = np.log([catalog.chip(name).sustained_ratio or np.nan for name in chips])
@@ -60,13 +60,13 @@ def errors(rows: Sequence[Row]) -> Iterator[tuple[Row, Ground, dict[str, float]]
 def _constants(row: Row, run: Ground, chips: list[str], stacks: list[str]) -> tuple[int, int, int]:
     """Places of a row's clock, ratio and engine's constant in the vector."""
     shared = len(chips) + len(stacks)
-    return chips.index(run.chip), len(chips) + stacks.index(stack_of(row)), shared + (run.engine in fit.SHARDED)
+    return chips.index(run.chip), len(chips) + stacks.index(fit.constant_of(row)), shared + (run.engine in fit.SHARDED)
 
 
 def _present(chips: list[str], stacks: list[str]) -> Floats:
     """The constants in use, as logarithms."""
     clocks = [np.log(sustained(catalog.chip(name)).clock_ratio) for name in chips]
-    known = [catalog.stack(name) for name in stacks]
+    known = [catalog.stack(name.removesuffix(fit.BIASED)) for name in stacks]
     ratios = [np.log(one.kernel_ratio.get(fit.family(name), 1.0)) for one, name in zip(known, stacks, strict=True)]
     host = next((one.eager_kernel_s for one in known if one.engine in fit.HOST_BOUND), fit.LAUNCH_S)
     tax = next((one.overlap_tax_ratio for one in known if one.engine in fit.SHARDED), fit.TAX_RATIO)

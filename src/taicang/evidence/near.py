@@ -6,12 +6,34 @@ import csv
 from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib import resources
+from typing import Any
 
+from taicang import catalog
+from taicang.errors import TaicangError
 from taicang.units import show
 
 MOST = 8
 """Rows that are shown."""
 NEAR = {3: "same model and chip", 2: "same model", 1: "same chip"}
+
+
+def grounded(result: Any) -> Any:
+    """``result`` with rows "near" wherever it says which model ran on which machine."""
+    if isinstance(result, list):
+        return [grounded(each) for each in result]
+    if not isinstance(result, dict):
+        return result
+    if {"model", "machine", "bands"} <= set(result) or {"model", "machine", "chosen"} <= set(result):
+        return result | {"near": _near(result)}
+    return {key: grounded(each) if isinstance(each, dict) else each for key, each in result.items()}
+
+
+def _near(result: dict[str, Any]) -> list[dict[str, str]]:
+    try:
+        chip = catalog.machine(result["machine"]).chip.name
+    except TaicangError:  # a machine of the user's own
+        return []
+    return near(str(result["model"]), chip, training="step" in result)
 
 
 def near(model: str, chip: str, *, training: bool = False) -> list[dict[str, str]]:
@@ -44,7 +66,8 @@ def _read(name: str) -> Iterator[dict[str, str]]:
 
 def _published(row: Mapping[str, str]) -> dict[str, str]:
     count = f"{row['count']} chips" if row["count"] else ""
-    how = ", ".join(each for each in (count, row["dtype"], row["sw"], _pairs(row["par"])) if each)
+    layout = row["par"].strip("{}").replace('"', "").replace(": ", " ")
+    how = ", ".join(each for each in (count, row["dtype"], row["sw"], layout) if each)
     return {
         "run": row["model"], "on": row["chip"], "how": how,
         "measured": f"{row['metric'].replace('_', ' ')} {row['value']} {row['unit']}", "source": row["src"],
@@ -59,10 +82,6 @@ def _ascend(row: Mapping[str, str]) -> dict[str, str]:
         "measured": f"{row['metric'].replace('_', ' ')} {row['value']} {row['unit']}",
         "source": f"{row['source']}, {row['place']}",
     }  # fmt: skip
-
-
-def _pairs(text: str) -> str:
-    return text.strip("{}").replace('"', "").replace(": ", " ")
 
 
 def _served(row: Mapping[str, str]) -> dict[str, str]:

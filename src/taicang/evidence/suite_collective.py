@@ -127,7 +127,7 @@ def _machine(row: Cells) -> Machine:
     system, ranks = fabric_tables()["chips"].get(row["chip"], ""), int(row["count"])
     if system not in fabric_tables()["levels"]:
         return _cabled(machine_stated(row["system"], row["chip"], ranks), row)
-    said = f"{row['model']} {row['notes']}"
+    said = f"{row['model']} {row['notes']} {row['sw']}"
     switched = None
     if row["src"] == "nv_gtc" and row["model"] == "all_reduce":
         switched = "SHARP" in said  # the slide gives ring and in-switch figures side by side
@@ -136,7 +136,24 @@ def _machine(row: Cells) -> Machine:
     near, outer = level(system, reduces=switched), fabric_tables()["outer"].get(row["system"])
     if outer is not None:
         return fabric_of(near, scale_out(outer["profile"], ranks, outer["gb_s"] * 1e9, reduces=switched is True))
-    return fabric_of(near) if ranks <= near.ranks else _cabled(machine_stated(row["system"], row["chip"], ranks), row)
+    if ranks <= near.ranks:
+        return fabric_of(near)
+    whole = _cabled(machine_stated(row["system"], row["chip"], ranks), row)
+    return whole if ranks > 2 * near.ranks or _adding(said) else _without_adders(whole)
+
+
+def _adding(said: str) -> bool:
+    """Whether a row's words tell that switches added on two nodes: NVLS is named, or an NCCL that has it in trees
+    (2.18). Others ran without (assumed): two nodes give 330 GB/s without and 430 with (NVIDIA/nccl issue 1221),
+    and rows that say nothing are near the former. On more nodes the network is what counts."""
+    library = re.search(r"NCCL\D{0,3}(\d+)\.(\d+)", said)
+    return "NVLS" in said or (library is not None and (int(library[1]), int(library[2])) >= (2, 18))
+
+
+def _without_adders(machine: Machine) -> Machine:
+    plane = machine.plane("scale_up")
+    levels = tuple(replace(level, reduces=False) for level in plane.levels)
+    return replace(machine, planes={**machine.planes, "scale_up": replace(plane, levels=levels)})
 
 
 def _cabled(machine: Machine, row: Cells) -> Machine:

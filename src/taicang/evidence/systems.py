@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from functools import cache
-from types import MappingProxyType
 from typing import Any
 
 from taicang import catalog
@@ -19,20 +18,17 @@ from taicang.evidence.tables import CARRIED
 from taicang.hardware import Chip, Level, Machine, Plane
 from taicang.ops import CollectiveKind
 
-MACHINES: Mapping[str, str] = MappingProxyType(
-    {
-        "a100_sxm": "hgx-a100",
-        "h100_sxm": "hgx-h100",
-        "h200_sxm": "hgx-h200",
-        "b200_sxm": "hgx-b200",
-        "b300_sxm": "hgx-b300",
-        "gb200": "gb200-nvl72",
-        "gb300": "gb300-nvl72",
-        "l40s": "l40s-pcie",
-        "h800": "hgx-h800",
-        "cloudmatrix384": "cloudmatrix384",
-    }
-)
+
+@cache
+def fabric_tables() -> Mapping[str, Mapping[str, Any]]:
+    """The tables of ``data/fabrics.yaml``."""
+    return files.read(CARRIED / "fabrics.yaml")
+
+
+MACHINES: Mapping[str, str] = fabric_tables()["machines"]
+"""System of the tables -> machine of the catalogue."""
+KINDS: Mapping[str, CollectiveKind] = fabric_tables()["kinds"]
+"""Collective of the tables -> operator."""
 
 
 def machine_named(system: str) -> str:
@@ -154,23 +150,9 @@ def stages(model: str, layers: int, chunks: int) -> str:
     return ",".join([f"E{each + min(last, 0)}", *[str(each)] * (chunks - 2), f"{max(last, 0)}ML"])
 
 
-KINDS: Mapping[str, CollectiveKind] = MappingProxyType(
-    {
-        "all_gather": "all_gather",
-        "all_reduce": "all_reduce",
-        "alltoall": "all_to_all",
-        "reduce_scatter": "reduce_scatter",
-    }
-)
 CONGESTED = "ib-ndr-congested"
 """The network of the eight-node runs of DeepEP normal: a third of the rate that four nodes of the same cluster reach,
 and of what DeepSeek publishes for 64 GPUs. Constants of its own keep it from speaking for InfiniBand at large."""
-
-
-@cache
-def fabric_tables() -> Mapping[str, Mapping[str, Any]]:
-    """The tables of ``data/fabrics.yaml``."""
-    return files.read(CARRIED / "fabrics.yaml")
 
 
 def system_of(system: str, version: str) -> str:

@@ -11,10 +11,12 @@ import numpy as np
 
 from taicang.fabric.topology import Floats, Ints
 
-MOST_ROWS = 100
+MOST_ROWS = 1000
 """Links and receivers; routes over larger graphs are the shortest."""
 ROUNDS = 200
 NEAR = 1e-7
+FEW_ROWS, FAR = 100, 1e-5
+"""How near is near enough on a graph of more."""
 
 
 def balanced(tail: Ints, head: Ints, capacity: Floats, demand: Floats, ways: Floats) -> Floats:
@@ -26,22 +28,23 @@ def balanced(tail: Ints, head: Ints, capacity: Floats, demand: Floats, ways: Flo
     wanted = np.flatnonzero(demand.any(axis=0))
     owner, columns = np.arange(len(wanted)), (ways[wanted] / capacity).T
     best = columns.sum(axis=1)
-    full = best >= best.max() * (1.0 - NEAR)
+    near = NEAR if len(tail) + len(wanted) <= FEW_ROWS else FAR
+    full = best >= best.max() * (1.0 - near)
     price = full / full.sum()  # where what is alike fills alike, this is the program's dual already
     for _ in range(ROUNDS):
         far, after = _shortest(tail, head, price / capacity, len(demand))
         least = (demand * far)[:, wanted].sum(axis=0)
-        if best.max() <= least.sum() * (1.0 + NEAR):
+        if best.max() <= least.sum() * (1.0 + near):
             break
         spent = np.full(len(wanted), np.inf)
         np.minimum.at(spent, owner, price @ columns)
-        fresh = np.flatnonzero(least < spent * (1.0 - NEAR))
+        fresh = np.flatnonzero(least < spent * (1.0 - near))
         if not len(fresh):
             break
         taken = [_taken(head, after[:, wanted[at]], far[:, wanted[at]], demand[:, wanted[at]]) for at in fresh]
         owner = np.concatenate([owner, fresh])
         columns = np.concatenate([columns, (np.array(taken) / capacity).T], axis=1)
-        share, price = _master(columns, owner, len(wanted))
+        share, price = _master(columns, owner, len(wanted), near)
         found = columns @ share
         best = found if found.max() < best.max() else best
     loads: Floats = best * capacity
@@ -80,7 +83,7 @@ def _taken(head: Ints, after: Ints, far: Floats, bytes_from: Floats) -> Floats:
     return load
 
 
-def _master(columns: Floats, owner: Ints, receivers: int) -> tuple[Floats, Floats]:
+def _master(columns: Floats, owner: Ints, receivers: int, near: float) -> tuple[Floats, Floats]:
     """Shares of the columns that keep the fullest link least busy, and the price of each link.
 
     A primal-dual method of the interior (Mehrotra, 1992): minimise z with columns @ share + slack = z for each link,
@@ -105,7 +108,7 @@ def _master(columns: Floats, owner: Ints, receivers: int) -> tuple[Floats, Float
     for _ in range(100):
         gap = x @ left / len(x)
         missing, off = right - rows @ x, cost - rows.T @ price - left
-        if gap * len(x) < NEAR * x[ways] and np.abs(missing).max() < NEAR:
+        if gap * len(x) < near * x[ways] and np.abs(missing).max() < near:
             break
         weight = x / np.maximum(left, 1e-200)
         normal = (rows * weight) @ rows.T

@@ -209,8 +209,12 @@ def _learn(attrs: Mapping[str, Any], groups: dict[str, tuple[int, ...]]) -> None
 
 
 def write(workload: Workload, prefix: Path) -> dict[str, bytes]:
-    """Files PREFIX.RANK.et of ``workload`` by name."""
-    return {f"{prefix.name}.{rank}.et": _written(tasks, workload.groups) for rank, tasks in workload.ranks.items()}
+    """Files PREFIX.RANK.et of ``workload`` by name; each describes the groups that its rank is in."""
+    made = {}
+    for rank, tasks in workload.ranks.items():
+        mine = {task.group: workload.groups[task.group] for task in tasks if task.group in workload.groups}
+        made[f"{prefix.name}.{rank}.et"] = _written(tasks, mine)
+    return made
 
 
 def _written(tasks: Sequence[Task], groups: Mapping[str, tuple[int, ...]]) -> bytes:

@@ -49,7 +49,9 @@ dense feed-forward, routed experts with their exchanges, the shared expert, or t
 is kept."""
 
 ADAPTED = ("qkv projection", "output projection")
-"""Products with a LoRA adapter (the attention projections, as the MLPerf benchmark has it)."""
+"""Products with a LoRA adapter wherever there are adapters (the MLPerf benchmark has no others)."""
+WIDELY = ("projection", "feed-forward up", "feed-forward down", "shared expert up", "shared expert down")
+"""Ends of the labels of those that have one where every linear layer does (``Keeping.adapters``)."""
 ADAPTER_RANK = 16
 RERUN = ("short convolution", "chunked scan", "chunk scores", "state passing")
 """What the memory-saving path of the Mamba-2 kernels repeats in the backward pass."""
@@ -199,6 +201,7 @@ def _experts(kind: Experts, setting: Setting, plan: TrainPlan) -> Iterator[Item]
         dtype=setting.plan.quant.experts,
         gated=kind.gated,
         skew=plan.skew,
+        biased=kind.bias,
         gathered=False,
     )
     if setting.stack.grouped_experts:
@@ -259,7 +262,8 @@ def _steps(items: list[Item], setting: Setting, plan: TrainPlan) -> Iterator[Ste
             )  # fmt: skip
             if plan.recipe.frozen and isinstance(op, (Gemm, GroupedGemm)):
                 yield Step(label=f"{label}: dequantise", axis="compute", op=_dequantise(op, plan))
-            if plan.trained_ratio < 1.0 and label in ADAPTED and isinstance(op, Gemm):
+            widely = setting.stack.keeps.adapters and label.endswith(WIDELY)
+            if plan.trained_ratio < 1.0 and isinstance(op, Gemm) and (widely or label in ADAPTED):
                 yield from _adapter(label, op)
 
 

@@ -5,15 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
-from taicang.page.parts import Lines, Section, Table, Words
+from taicang.page.parts import Lines, Section, Table, Words, words
 
 Result: TypeAlias = Mapping[str, Any]
-VERDICTS: Mapping[str, str] = {
-    "supported": "成立", "partly": "部分成立", "contradicted": "不成立", "unsupported": "无证据",
-    "not found": "查无出处", "opinion": "观点",
-}  # fmt: skip
-"""In Chinese."""
-SAYS: Mapping[str, str] = {"for": "支持", "against": "反对", "partly": "部分支持", "aside": "旁证", "nothing": "未查到"}
+VERDICTS = words("verdicts")
+SAYS = words("says")
 STAR: Words = "* another verdict somewhere inside the error band", "* 误差带内结论可能不同"
 
 

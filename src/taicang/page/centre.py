@@ -5,26 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, TypeAlias
 
-from taicang.page.parts import Chart, Lines, Section, Table, bars, cell
+from taicang.page.parts import Chart, Lines, Section, Table, bars, cell, words
 
 Result: TypeAlias = Mapping[str, Any]
-ROWS: tuple[tuple[str, tuple[str, str]], ...] = (
-    ("chip_hour", ("an installed chip-hour", "每安装卡时")),
-    ("used_chip_hour", ("a used chip-hour", "每使用卡时")),
-    ("output_mtoken", ("a million output tokens, all in", "百万输出 token，全部成本")),
-    ("rented_mtoken", ("the same on rented chips", "同上，租用")),
-    ("api_mtoken", ("the same at an API's list price", "同上，API 标价")),
-    ("run", ("a training run", "一次训练")),
-    ("bill_per_chip_month", ("electricity of a chip and month", "每卡每月电费")),
-    ("power_kw", ("power, kW", "功率，kW")),
-    ("even_utilisation", ("use from which own chips beat the API", "自建优于 API 的利用率")),
-)
-EQUALS: tuple[tuple[str, tuple[str, str]], ...] = (
-    ("output_tokens_per_s_per_cny", ("output tokens/s per CNY", "每元输出 tokens/s")),
-    ("output_tokens_per_s_per_w", ("output tokens/s per watt of the facility", "每瓦（含制冷）输出 tokens/s")),
-    ("machines_ratio", ("machines for the same service", "同等服务所需机器")),
-)
-"""Machines at equal money, power and service."""
+ROWS = words("costs")
+EQUALS = words("equals")
 
 
 def centre(result: Result) -> list[Section]:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
 from functools import cache
+from html import escape
 from importlib import resources
 from typing import Any
 
@@ -44,11 +45,9 @@ def _whole(title: str, script: str, *, main: str = "", reach: str = "", data: st
         ("script", "".join(map(static, ("shared.js", "canvas.js", script)))),
     ):  # fmt: skip
         made = made.replace(f"{{{{{place}}}}}", text)
-    return re.sub(r"\{\{(title|data)\}\}", lambda found: {"title": _escaped(title), "data": data}[found[1]], made)
-
-
-def _escaped(text: str) -> str:
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return re.sub(
+        r"\{\{(title|data)\}\}", lambda found: {"title": escape(title, quote=False), "data": data}[found[1]], made
+    )
 
 
 def _plain(made: Any) -> Any:

@@ -7,25 +7,14 @@ from collections.abc import Mapping, Sequence
 from functools import reduce
 from typing import Any, TypeAlias
 
-from taicang.page.parts import Chart, Lines, Part, Section, Table, Tiers, Unit, Words, bars, cell, table
+from taicang.page.parts import Chart, Lines, Part, Section, Table, Tiers, Unit, Words, bars, cell, table, words
 
 Result: TypeAlias = Mapping[str, Any]
-TIMES: tuple[tuple[str, Words], ...] = (
-    ("wire_s", ("time on the links", "链路上的时间")),
-    ("latency_s", ("messages that follow one another", "消息往返延迟")),
-    ("even_s", ("the same bytes dealt evenly", "均匀分配时")),
-    ("library_s", ("with a library's start-up and efficiency", "含通信库开销")),
-    ("closed_s", ("the closed form", "闭式公式")),
-)
+TIMES = words("times")
 
 
 PLACE = re.compile(r"(?:[\w-]+: )?(?:rank|adapter|unit|\S+es of unit) \d+ ")
-CHINESE = (
-    (r"and (\d+) alike", r"另有 \1 条相同"), (r"(\d+) links?", r"\1 条链路"), ("switches of unit", "交换机，单元"),
-    ("adapter", "适配器"), ("unit", "单元"), ("switch", "交换机"), ("plane", "平面"),
-    ("up to", "上行至"), ("down from", "下行自"), ("up", "上行"), ("down", "下行"), ("to", "至"), ("from", "自"),
-)  # fmt: skip
-"""Words of links' names where these say a place of a machine, the longer ones first."""
+CHINESE = words("chinese")
 
 
 def links(result: Result) -> list[Section]:

@@ -8,15 +8,30 @@ from __future__ import annotations
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
+from importlib import resources
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
+import yaml
 
 from taicang.units import show
 
 Words: TypeAlias = tuple[str, str]
 """English and Chinese."""
 Unit: TypeAlias = Literal["s", "B", "", "ratio", "W", "tokens/s"]
+
+
+@cache
+def _written() -> dict[str, Any]:
+    text = (resources.files("taicang.page") / "static" / "words.yaml").read_text(encoding="utf-8")
+    loaded: dict[str, Any] = yaml.safe_load(text)
+    return loaded
+
+
+def words(name: str) -> Any:
+    """A table of ``static/words.yaml``."""
+    return _written()[name]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,41 +152,13 @@ def stacked(title: Words, rows: Sequence[str], parts: Mapping[str, Sequence[floa
 
 
 Result: TypeAlias = Mapping[str, Any]
-MEMORY = {
-    "attention_bytes": "attention", "dense_bytes": "feed-forward", "experts_bytes": "experts",
-    "shared_bytes": "shared experts", "embedding_bytes": "embedding and head", "draft_bytes": "draft layers",
-    "cache_bytes": "KV cache", "activation_bytes": "activations", "exchange_bytes": "exchange buffers",
-    "runtime_bytes": "runtime", "withheld_bytes": "withheld", "weights_bytes": "weights",
-    "gradients_bytes": "gradients", "optimizer_bytes": "optimizer", "activations_bytes": "activations",
-    "working_bytes": "working",
-}  # fmt: skip
+MEMORY = words("memory")
 FIGURE = ("figure", "指标")
 VALUE = ("value", "数值")
-BANDS: tuple[Words, ...] = (
-    FIGURE, VALUE, ("nine in ten lie between", "九成实测落在"), ("band", "误差带"),
-    ("half are closer than", "半数误差小于"), ("measurements", "实测数"), ("what they are", "依据"),
-)  # fmt: skip
-NEAREST: Mapping[str, Words] = {
-    "near": ("near", "接近程度"), "run": ("model", "模型"), "on": ("chip", "芯片"), "how": ("how", "设置"),
-    "measured": ("measured", "实测"), "source": ("source", "来源"),
-}  # fmt: skip
-VALUES: Mapping[str, tuple[str, ...]] = {
-    "tpot": ("tpot_s", "chosen.choice.tpot_s", "summary.tpot.mean_s"),
-    "ttft": ("loaded_ttft_s", "chosen.choice.ttft_s", "summary.ttft.mean_s"),
-    "itl": ("summary.itl.mean_s",),
-    "e2e": ("summary.e2e.mean_s",),
-    "queue": ("summary.queue.mean_s",),
-    "throughput": (
-        "output_tokens_per_s_per_chip", "chosen.choice.output_tokens_per_s_per_chip", "summary.output_tokens_per_s",
-        "tokens_per_s_per_chip",
-    ),
-    "step_time": ("step.seconds",),
-    "mfu": ("mfu_ratio",),
-    "power": ("power_w_per_chip", "summary.power_w"),
-}  # fmt: skip
-UNITS: Mapping[str, Unit] = {
-    "tpot": "s", "ttft": "s", "itl": "s", "e2e": "s", "queue": "s", "step_time": "s", "mfu": "ratio", "power": "W",
-}  # fmt: skip
+BANDS = words("bands")
+NEAREST = words("nearest")
+VALUES = words("values")
+UNITS = words("units")
 
 
 def table(title: Words, rows: Sequence[tuple[str | Words, ...]]) -> Table:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from math import isnan
 from typing import Any, TypeAlias
 
-from taicang.page.parts import Chart, Lines, Part, Spans, Table, Unit, Words, cell, packed
+from taicang.page.parts import Chart, Lines, Part, Spans, Table, Unit, Words, cell, packed, words
 
 Result: TypeAlias = Mapping[str, Any]
 MOST_POINTS = 20_000
@@ -14,26 +14,8 @@ MOST_POINTS = 20_000
 MOST_SPANS = 100_000
 """Requests of the timeline; likewise."""
 STATS = ("mean_s", "p50_s", "p90_s", "p95_s", "p99_s", "max_s")
-TOTALS: tuple[tuple[str, Words, Unit], ...] = (
-    ("requests", ("requests", "请求数"), ""),
-    ("finished", ("finished", "完成"), ""),
-    ("requests_per_s", ("requests/s", "每秒请求"), ""),
-    ("output_tokens_per_s", ("output tokens/s", "输出 tokens/s"), ""),
-    ("goodput_per_s", ("requests/s within the limits", "满足 SLO 的每秒请求"), ""),
-    ("cached_ratio", ("prompt tokens found in a cache", "前缀缓存命中率"), "ratio"),
-    ("busy_ratio", ("instances busy", "实例忙碌占比"), "ratio"),
-    ("power_w", ("power", "功率"), "W"),
-    ("preemptions", ("preemptions", "抢占次数"), ""),
-)
-USAGE: tuple[tuple[Words, Unit, tuple[str, ...]], ...] = (
-    (("requests in the system", "系统中的请求"), "", ("waiting", "running")),
-    (("instances busy", "实例忙碌占比"), "ratio", ("busy_ratio",)),
-    (("sequences that decode", "解码中的序列"), "", ("decoding_sequences",)),
-    (("prompt tokens/s", "输入 tokens/s"), "tokens/s", ("prompt_tokens_per_s",)),
-    (("output tokens/s", "输出 tokens/s"), "tokens/s", ("decoded_tokens_per_s",)),
-    (("power of the chips", "芯片功率"), "W", ("power_w",)),
-)
-"""Charts of the usage table: those of the whole system have a line for each quantity, the others one for each pool."""
+TOTALS = words("totals")
+USAGE = words("usage")
 TIME = ("s of the machine", "机器时间 / s")
 
 

@@ -26,22 +26,13 @@ from taicang.page.parts import (
     packed,
     table,
     trust,
+    words,
 )
 from taicang.page.traffic import spans, traffic
 
 Result: TypeAlias = Mapping[str, Any]
 
-HEADLINE: tuple[tuple[str, tuple[str, str], Unit], ...] = (
-    ("output_tokens_per_s_per_chip", ("output tokens/s per chip", "每卡输出 tokens/s"), ""),
-    ("machine_output_tokens_per_s", ("output tokens/s of the machine", "整机输出 tokens/s"), ""),
-    ("tpot_s", ("TPOT", "TPOT"), "s"),
-    ("ttft_s", ("TTFT of a lone prompt", "单请求 TTFT"), "s"),
-    ("loaded_ttft_s", ("TTFT under load", "满载 TTFT"), "s"),
-    ("power_w_per_chip", ("power per chip", "每卡功率"), "W"),
-    ("output_tokens_per_s_per_w", ("output tokens/s per watt", "每瓦输出 tokens/s"), ""),
-    ("output_tokens_per_s_per_usd", ("output tokens/s per USD", "每美元输出 tokens/s"), ""),
-    ("output_tokens_per_s_per_cny", ("output tokens/s per CNY", "每元输出 tokens/s"), ""),
-)
+HEADLINE = words("headline")
 
 
 def sections(kind: str, result: Any) -> list[Section]:

@@ -209,7 +209,9 @@ def native(reads: Mapping[str, Read], reached: Collection[str], *, whole: bool) 
             if read.language == "python" and not any(source in reads for source in sources):
                 open_ended.setdefault(base, set()).add(each.name)
     found = set()
-    python_folders = {posixpath.dirname(p) for p, r in reads.items() if r.language == "python" and not _is_setup(p)}
+    python_folders = {
+        posixpath.dirname(p) for p, r in reads.items() if r.language == "python" and posixpath.basename(p) != "setup.py"
+    }
     for path, read in reads.items():
         if read.language not in {"cuda", "native"}:
             continue
@@ -272,10 +274,6 @@ class _Imported:
         """Whether an extension is imported whole, or a name is taken from it that begins as the source's name does."""
         own = set(tree.heads(PurePosixPath(path).stem))
         return self.whole(extension) or any(own & set(tree.heads(name)) for name in self.parts(extension))
-
-
-def _is_setup(path: str) -> bool:
-    return posixpath.basename(path) == "setup.py"
 
 
 def _nearest(path: str, folders: Container[str]) -> str | None:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import groupby
+from typing import Literal
+
+import numpy as np
 
 from taicang.catalog.costing import training_price
 from taicang.cost.cost import Cost
@@ -20,8 +24,14 @@ from taicang.predict.prediction import PhasePrediction
 from taicang.search.collective import Ask, costs, operator
 from taicang.timeline import Slice
 from taicang.train import memory, sync
+from taicang.train.chunks import Layers, held_by, priced
+from taicang.train.schedule import BACKWARD, DATA, FORWARD, PAIR, WEIGHT
 from taicang.train.setup import Setup
+from taicang.train.stages import Share, shares
+from taicang.train.step import pipeline_run
+from taicang.train_plans import TrainPlan, stride
 from taicang.train_plans.placement import seed_of
+from taicang.train_plans.plan import ORDER
 
 MOST_TASKS = 1_000_000
 
@@ -56,6 +66,14 @@ class Graph:
         if after is None:
             self.last = (number,)
         return number
+
+    def message(self, kind: Literal["send", "receive"], peer: int, tag: int, size_bytes: float) -> None:
+        """A message to or from the stage ``peer``: what comes next waits for one that is received."""
+        made = Task(id=len(self.tasks), name=kind, kind=kind, after=self.last, peer=peer, tag=tag,
+                    payload_bytes=size_bytes)  # fmt: skip
+        self.tasks.append(made)
+        if kind == "receive":
+            self.last = (made.id,)
 
     def workload(self) -> Workload:
         """What has been added."""
@@ -107,14 +125,47 @@ def _layered(pieces: Sequence[Slice]) -> Iterator[tuple[Slice, int]]:
 
 
 def training_graph(setup: Setup, name: str) -> Workload:
-    """A training step without a pipeline: all microbatches forward and backward, with what runs beside them.
+    """A training step: all microbatches forward and backward, with what runs beside them.
 
-    Raises ``NotModelled`` for pipelines and random places.
+    One graph stands for all ranks, which do the same, unless there are pipeline stages or ranks at random places: then
+    there is one of each rank, with the messages between stages. Raises ``NotModelled`` for too many tasks.
     """
-    plan = setup.plan
-    if plan.pp > 1 or seed_of(plan.order) is not None:
-        raise NotModelled("a Chakra trace of a pipeline or of random places: give a plan with --pp 1 in an order")
-    return _Training(setup, name).step()
+    plan, seed = setup.plan, seed_of(setup.plan.order)
+    if seed is not None:
+        setup = replace(setup, plan=replace(plan, order=ORDER))
+    stages = _Training(setup, name).stages()
+    return stages[0].workload() if plan.pp == 1 and seed is None else _everywhere(stages, setup.plan, setup, seed, name)
+
+
+def _everywhere(stages: Sequence[Graph], plan: TrainPlan, setup: Setup, seed: int | None, name: str) -> Workload:
+    """The graph of its stage for each rank, with the groups and neighbours of the rank's own."""
+    apart, ranks = round(float(stride(plan, "pp"))), setup.machine.ranks if seed is not None else plan.ranks
+    whole = sum(len(stage.tasks) for stage in stages) * (plan.ranks // plan.pp)
+    if whole > MOST_TASKS:
+        raise NotModelled(f"a trace of {whole:,} tasks, up to {MOST_TASKS:,} are written: fewer microbatches, or ranks")
+    places = list(range(ranks)) if seed is None else np.random.default_rng(seed).permutation(ranks).tolist()
+    groups: dict[str, tuple[int, ...]] = {}
+    graphs: dict[int, tuple[Task, ...]] = dict.fromkeys(range(ranks), ())
+    for rank in range(plan.ranks):
+        at = rank // apart % plan.pp
+
+        def own(group: str, rank: int = rank, at: int = at) -> str:
+            count, gap = map(int, group.split("x"))
+            if plan.copies > 1 and (count, gap) == (2, apart):  # DualPipe holds a stage's copy at the other end
+                members = sorted({rank, rank + (plan.pp - 1 - 2 * at) * apart})
+            else:
+                first = rank - rank // gap % count * gap
+                members = list(range(first, first + count * gap, gap))
+            groups.setdefault(made := f"{group}@{members[0]}", tuple(places[member] for member in members))
+            return made
+
+        named = {group: own(group) for group in stages[at].groups}
+        graphs[places[rank]] = tuple(
+            replace(task, group=named[task.group]) if task.group
+            else replace(task, peer=places[rank + (task.peer - at) * apart]) if task.peer >= 0 else task
+            for task in stages[at].tasks
+        )  # fmt: skip
+    return Workload(name=name, ranks=graphs, groups=groups)
 
 
 class _Training:
@@ -122,39 +173,82 @@ class _Training:
         self.setup, self.graph = setup, Graph(name)
         price = training_price(setup.machine, setup.stack)
         self.price: Callable[[Operator], Cost] = lambda op: price(op, 1.0, 1.0)
-        kinds = {block: lower_layer(setup.model, block, setup.plan, setup.stack) for block in setup.model.blocks}
-        self.layers = [(block, kinds[block]) for block in setup.model.blocks for _ in range(block.count)]
+        model = setup.model
+        self.kinds = {block: lower_layer(model, block, setup.plan, setup.stack) for block in model.blocks}
+        self.embedding, self.head = lower_edges(model, setup.plan, setup.stack)
+        self.last: list[int] = []
         self.started = 0
+        first, self.chunks = 0, list[tuple[int, list[Block], Share]]()
+        for share in shares(model, setup.plan):
+            blocks = [*share.blocks, *[model.blocks[-1]] * (model.mtp_layers * share.mtp)]
+            self.chunks.append((first, blocks, share))
+            first += len(blocks)
+        self.layers = first
 
-    def step(self) -> Workload:
-        """All of it."""
-        model, plan = self.setup.model, self.setup.plan
-        embedding, head = lower_edges(model, plan, self.setup.stack)
-        last = []
-        for _ in range(plan.microbatches):
-            self._run(embedding.forward)
-            for block, layer in self.layers:
-                self._gathered(block, 0)
-                self._run(layer.forward)
-            self._run(head.forward)
-            self._back(head)
-            for at, (block, layer) in reversed(list(enumerate(self.layers))):
-                self._gathered(block, 1)
-                self._again(layer, at)
-                self._back(layer)
-                last += self._scattered(block)
-            self._back(embedding)
-        held = [memory.layer_parameters(model, block, plan) for block, _ in self.layers]
-        edges = memory.edge_parameters(model, plan)
-        whole = memory.Held(dense=sum(each.dense for each in held) + sum(edges), experts=sum(h.experts for h in held))
-        graph = self.graph
-        graph.last = (*graph.last, *last)
+    def stages(self) -> list[Graph]:
+        """The graph of each pipeline rank: its work in the schedule's order, and what follows the last of it."""
+        setup, plan = self.setup, self.setup.plan
+        run = pipeline_run(setup, most=plan.microbatches)
+        made, whole = run.graph, len(self.chunks)
+        graphs = [Graph(self.graph.name) for _ in range(plan.pp)]
+        lasts: list[list[int]] = [[] for _ in graphs]
+        takers: dict[int, list[tuple[int, int]]] = {}
+        inputs = ((made.needs, made.crosses), (made.returns, made.returns_crosses))
+        for which, (sources, crosses) in enumerate(inputs):
+            for node in np.flatnonzero(crosses).tolist():
+                takers.setdefault(int(sources[node]), []).append((int(made.rank[node]), 2 * node + which))
+        sent = plan.micro_batch * plan.seq / plan.cp * setup.model.hidden * 2.0 / plan.tp
+        for node, rank in enumerate(made.rank.tolist()):
+            self.graph, self.last = graphs[rank], lasts[rank]
+            for which, (sources, crosses) in enumerate(inputs):
+                if crosses[node]:
+                    self.graph.message("receive", int(made.rank[sources[node]]), 2 * node + which, sent)
+            kind = int(made.kind[node])
+            self._pass(FORWARD if kind == PAIR else kind, self.chunks[made.chunk[node] % whole])
+            if kind == PAIR:
+                self._pass(BACKWARD, self.chunks[made.beside[node] % whole])
+            for taker, tag in takers.get(node, ()):
+                self.graph.message("send", taker, tag, sent)
+        held = priced(setup, Layers(setup))
+        for rank, graph in enumerate(graphs):
+            mine = held_by(held, rank, plan.pp, folded=setup.shape.folded)
+            self._after(graph, lasts[rank], memory.together((chunk.held, 1.0) for chunk in mine))
+        return graphs
+
+    def _after(self, graph: Graph, last: Sequence[int], held: memory.Held) -> None:
+        """Gradients, parameters, and the optimizer."""
+        plan, keeps = self.setup.plan, self.setup.stack.keeps
+        graph.last = tuple(dict.fromkeys((*graph.last, *last)))
         if not plan.by_layer:
-            for op in self._recorded(lambda price: sync.step_network(whole, plan, price, self.setup.stack.keeps)):
+            for op in self._recorded(lambda price: sync.step_network(held, plan, price, keeps)):
                 graph.add("gradients and parameters", op, self.price(op))
-        for op in self._recorded(lambda price: sync.optimizer_s(whole, plan, price)):
+        for op in self._recorded(lambda price: sync.optimizer_s(held, plan, price)):
             graph.add("optimizer", op, self.price(op))
-        return graph.workload()
+
+    def _pass(self, kind: int, chunk: tuple[int, list[Block], Share]) -> None:
+        """One pass of a chunk: its layers with embedding and head where they sit."""
+        first, blocks, share = chunk
+        heads = share.head + share.mtp * self.setup.model.mtp_layers
+        if kind == FORWARD:
+            if share.embedding:
+                self._run(self.embedding.forward)
+            for block in blocks:
+                self._gathered(block, 0)
+                self._run(self.kinds[block].forward)
+            for _ in range(heads):
+                self._run(self.head.forward)
+            return
+        for _ in range(heads):
+            self._back(self.head, kind)
+        for at in reversed(range(len(blocks))):
+            layer = self.kinds[blocks[at]]
+            if kind != WEIGHT:
+                self._gathered(blocks[at], 1)
+                self._again(layer, first + at)
+            self._back(layer, kind)
+            self.last += self._scattered(blocks[at])
+        if share.embedding:
+            self._back(self.embedding, kind)
 
     def _run(self, steps: Iterable[Step], backward: str = "") -> None:
         """One pass; what tensor parallelism moves beside the next product holds up what comes after that."""
@@ -169,9 +263,11 @@ class _Training:
                 beside = []
         graph.last = (*graph.last, *beside)
 
-    def _back(self, layer: Layer) -> None:
-        self._run(layer.data, "data")
-        self._run(layer.weight, "weight")
+    def _back(self, layer: Layer, kind: int) -> None:
+        if kind != WEIGHT:
+            self._run(layer.data, "data")
+        if kind != DATA:
+            self._run(layer.weight, "weight")
 
     def _hides(self, step: Step, backward: str) -> bool:
         if "tensor" in self.setup.stack.overlap or backward == "weight":
@@ -182,7 +278,7 @@ class _Training:
     def _again(self, layer: Layer, at: int) -> None:
         """What recompute repeats of the forward pass, in the first layers where it is a share of them."""
         plan = self.setup.plan
-        if plan.recompute == "full" and at < plan.recompute_ratio * len(self.layers):
+        if plan.recompute == "full" and at < plan.recompute_ratio * self.layers:
             self._run(layer.forward)
         elif plan.recompute == "selective":
             self._run(step for step in layer.forward if step.module in plan.recompute_modules)
@@ -201,11 +297,11 @@ class _Training:
     def _sharded(self, block: Block) -> list[Operator]:
         plan = self.setup.plan
         held = memory.layer_parameters(self.setup.model, block, plan)
-        return self._recorded(lambda price: sync.layer_network(held, plan, price)) if plan.by_layer else []
+        return self._recorded(lambda price: sync.layer_network(held, plan, price))
 
     def _gathered(self, block: Block, backward: int) -> None:
         """Weights of a layer, fetched beside the layer before it."""
-        if backward and not self.setup.plan.reshard:
+        if not self.setup.plan.by_layer or (backward and not self.setup.plan.reshard):
             return
         before, self.started = self.started, len(self.graph.tasks)
         waits = (before,) if before else ()
@@ -216,7 +312,9 @@ class _Training:
 
     def _scattered(self, block: Block) -> list[int]:
         """Gradients of a layer, on their way beside the next one's backward pass."""
-        waits, found = self.graph.last, []
+        waits, found = self.graph.last, list[int]()
+        if not self.setup.plan.by_layer:
+            return found
         for op in self._sharded(block):
             if isinstance(op, Collective) and op.kind != "all_gather":
                 waits = (self.graph.add("gradients", op, self.price(op), waits),)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import pairwise
 from math import prod
 from pathlib import Path
 
 from taicang import catalog
 from taicang.catalog.costing import cost_model
-from taicang.errors import InvalidInput, NotModelled
+from taicang.errors import InvalidInput
 from taicang.interop import astra, chakra, execute, logical, simai
 from taicang.interop.execute import Ran, Span
 from taicang.interop.work import Task, Workload
@@ -73,26 +75,41 @@ def on_machine(path: Path, name: str, sets: Sequence[str] = ()) -> Executed:
     costs = cost_model(machine, BARE)
     chip = machine.chip
 
+    priced = lru_cache(maxsize=None)(lambda op: float(costs.price(op, 1.0, 1.0).seconds))
+    sizes = [level.ranks for level in machine.plane("scale_up").levels[:-1]]
+
     def price(task: Task, members: Sequence[int]) -> float:
         if task.kind == "send":
             away = abs(members[0] - members[1])
-            move = Transfer(payload_bytes=task.payload_bytes, plane="scale_up", distance=max(away, 1))
-            return float(costs.price(move, 1.0, 1.0).seconds)
+            # neighbours by number may sit in two nodes
+            parted = [size for size in sizes if members[0] // size != members[1] // size]
+            move = Transfer(payload_bytes=task.payload_bytes, plane="scale_up", distance=max(away, 1, *parted))
+            return priced(move)
         if task.collective == "barrier" or len(members) < 2 or not task.payload_bytes:
             return 0.0
-        strides = {b - a for a, b in pairwise(members)}
-        if len(strides) > 1:
-            raise NotModelled(f"{task.name}: ranks of its group do not lie evenly apart")
         whole = task.payload_bytes * (len(members) if task.collective == "all_gather" else 1)
         # in a broadcast each rank receives the whole, as in an all-gather of it
         kind = "all_gather" if task.collective == "broadcast" else task.collective
-        op = Collective(kind=kind, payload_bytes=whole, ranks=len(members), stride=strides.pop())
-        return float(costs.price(op, 1.0, 1.0).seconds)
+        op = Collective(kind=kind, payload_bytes=whole, ranks=len(members), stride=_apart(members, sizes))
+        return priced(op)
 
     return _executed(
         load(path), machine.name, machine.ranks, price, max(chip.peak_flop_per_s.values()),
         chip.memory.bandwidth_bytes_per_s,
     )  # fmt: skip
+
+
+def _apart(members: Sequence[int], sizes: Sequence[int]) -> float:
+    """How far apart the ranks of a group lie. Where that differs: so that the outermost units that part it hold as many
+    of them as the fullest of these does."""
+    strides = {b - a for a, b in pairwise(sorted(members))}
+    if len(strides) == 1:
+        return strides.pop()
+    for size in reversed(sizes):
+        held = Counter(member // size for member in members)
+        if len(held) > 1:
+            return max(size / max(held.values()), 1.0)
+    return 1.0
 
 
 def _executed(

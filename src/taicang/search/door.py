@@ -95,6 +95,7 @@ def settle(asked: Serving, model: str | Model, on: str | Machine) -> tuple[Model
     if not isinstance(engine, Stack):
         named = catalog.stack(engine or default_stack(machine, net), ascend=machine.chip.ascend)
         engine = launched(named, machine.chip, net)
+    engine = catalog.fit_for(engine, "serving", ascend=machine.chip.ascend)
     return net, machine, with_memory(divided(engine, machine, net), asked.memory_ratio)
 
 

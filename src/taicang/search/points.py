@@ -242,7 +242,6 @@ def serving_points(
                 at_random=True,
             )
             steady = aggregated(replace(setup, stack=mixing), load, any_role)
-            seconds = steady.step_s
             found["both"] |= {
                 "sequences": sequences,
                 "drafts": drafts,
@@ -251,9 +250,8 @@ def serving_points(
                 "tpot_s": steady.tpot_s,
                 "requests_per_s": steady.output_tokens_per_s / job.output_tokens,
             }
-        else:
-            seconds = step(setup, job.decoding(sequences, plan.dp)).seconds
         if "decode" in roles:
+            seconds = step(setup, job.decoding(sequences, plan.dp)).seconds
             steps = np.maximum((job.output_tokens - 1) / gained, 1.0)
             found["decode"] |= {
                 "sequences": sequences,

@@ -44,12 +44,9 @@ class Log:
         """A copy of the rows that end after ``stamp``."""
         found, width = Log(self._pools), len(FIELDS)
         for name, rows in self._rows.items():
-            low, high = 0, len(rows) // width
-            while low < high:  # the first of them, by halves
-                middle = (low + high) // 2
-                low, high = (middle + 1, high) if rows[middle * width + 1] <= stamp else (low, middle)
-            if low * width < len(rows):
-                found._rows[name] = rows[low * width :]
+            left = rows[width * int(np.searchsorted(np.frombuffer(rows, dtype=np.int64)[1::width], stamp, "right")) :]
+            if left:
+                found._rows[name] = left
         return found
 
     @property

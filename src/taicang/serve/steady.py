@@ -118,18 +118,13 @@ def aggregated(setup: Setup, load: Load, exists: NDArray[np.bool_] | None = None
     device = carrying.seconds - carrying.launch_wait_s
     if load.at_random and setup.plan.microbatches == 1:  # else they overlap with something
         more = carrying.experts_s - decode.by_part().get("experts", 0.0)
-        idle_ratio = 1.0 - np.minimum(others / np.maximum(carried * packed, 1e-9), 1.0)
-        device = device - np.maximum(more, 0.0) * idle_ratio
+        device = device - np.maximum(more, 0.0) * (1.0 - np.minimum(others / np.maximum(carried * packed, 1e-9), 1.0))
     between = decode.seconds if mixed else 0.0
     during = np.maximum(device, carrying.launches_s) - between
     late = np.maximum(carried - steps, 0.0) if mixed else 0.0
     # prompts ahead in a burst share steps up to the budget: their work is waited for, not the host for each of them
-    before = between
-    if mixed and plan.microbatches > 1:
-        # what decoding prompts' keys takes may hide behind the prompts of the step: a longer prompt would wait less
-        before = step(setup, replace(decoding, decode_context=active * load.output_tokens / 2)).seconds
-    ahead = (carried - late) * (0.5 * in_step(stack, load, steps)) * (device - before)
-    ahead = np.minimum(ahead, (carried - late) * during)
+    waited = 0.5 * in_step(stack, load, steps) * (device - (_unhidden(setup, decoding, load, decode) if mixed else 0.0))
+    ahead = (carried - late) * np.minimum(waited, during)
     busy = steps * decode.seconds + (carried - late) * during - ahead
     company = np.where(np.asarray(mine) > 1, 1.0, 0.0)
     own = chunks * np.maximum(alone.seconds, company * (decode.seconds + during) if mixed else 0.0)
@@ -141,15 +136,15 @@ def aggregated(setup: Setup, load: Load, exists: NDArray[np.bool_] | None = None
         + busy
     )
     # where more requests are in flight than run, each waits for a place: the turns of those before it
-    waited: Num = turn * (group / mine)
+    turns: Num = turn * (group / mine)
     door = through_s(stack, load.input_tokens)
     return Steady(
-        ttft_s=waited - busy + door,
+        ttft_s=turns - busy + door,
         tpot_s=busy / np.maximum(load.output_tokens - 1, 1.0),
         step_s=decode.seconds,
         prefill_s=alone.seconds * chunks,
         # an instance of requests at random is full, whoever still stands at its door
-        output_tokens_per_s=load.concurrency * load.output_tokens / (waited + (0.0 if load.at_random else door)),
+        output_tokens_per_s=load.concurrency * load.output_tokens / (turns + (0.0 if load.at_random else door)),
         decode=decode,
     )
 
@@ -159,6 +154,15 @@ def _left_to_prompts(stack: Stack, decoding: Num, share_ratio: Num) -> Num:
     that fewer decode at a time, and the budget is shared as the tokens of a request are."""
     budget: Num = stack.chunk_tokens
     return np.maximum(budget - decoding, budget * share_ratio) if stack.scheduler == "mixed" else budget
+
+
+def _unhidden(setup: Setup, decoding: Batch, load: Load, decode: Timeline) -> Num:
+    """Seconds of a decode step that prompts beside it leave as they are: where two microbatches overlap, reading the
+    prompts' keys may hide behind them, and counted here would let those who wait for longer prompts wait less."""
+    if setup.plan.microbatches == 1:
+        return decode.seconds
+    own = decoding.decode_sequences * load.output_tokens / 2
+    return step(setup, replace(decoding, decode_context=own)).seconds
 
 
 class _Spent(NamedTuple):

@@ -100,7 +100,7 @@ def _chunk(share: Share, layers: Layers) -> Chunk:
     beside: Num = 0.0
     for block, count in counts.items():
         time, held = layers[block]
-        back: Spent = added({"recompute": total(time.again)}, time.data)
+        back: Spent = added({"recompute": total(time.again), "launch gaps": stack.layer_gap_s}, time.data)
         front: Spent = time.forward
         backward_s = total(time.again) + total(time.data) + total(time.weight)
         beside_s = {"forward_s": total(front), "backward_s": backward_s}
@@ -135,8 +135,9 @@ def _chunk(share: Share, layers: Layers) -> Chunk:
         forward, data = added(forward, {"data": over}), added(data, {"data": under})
         working, outside = memory.working_bytes(working, outside, largest, (embedding, head), plan, stack.keeps)
     return Chunk(
-        forward=forward, data=data, weight=weight, held=memory.together(parts), saved_bytes=saved, away_bytes=gone,
-        layer_bytes=working, edge_bytes=outside, saved_s=beside,
+        forward=forward, data=data, held=(held := memory.together(parts)),
+        weight=added(weight, {"pointwise": sync.added_s(held, plan, stack.keeps, layers.price)}),
+        saved_bytes=saved, away_bytes=gone, layer_bytes=working, edge_bytes=outside, saved_s=beside,
     )  # fmt: skip
 
 

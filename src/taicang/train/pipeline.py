@@ -102,7 +102,7 @@ def graph(shape: Shape) -> Graph:
     works: list[Work] = [work for one in lists for work in one]
     main = np.array([work[0] for work in works], dtype=np.intp).reshape(-1, 3)
     other = np.array([work[1] or (-1, -1, -1) for work in works], dtype=np.intp).reshape(-1, 3)
-    paired = other[:, 0] >= 0
+    paired = other[:, 0] == BACKWARD
     kind, chunk, at = main.T
     # who makes a chunk's forward output, or its data gradient, of a microbatch
     made = np.full((2, chunks, micro), -1)
@@ -233,7 +233,7 @@ def phase(shape: Shape, times: Durations) -> Phase:
     short = TRANSIENT * period
     if micro <= short + period:
         return run(micro)
-    short += (micro - short) % period  # the rest is whole periods
+    short += micro % period  # the rest is whole periods
     first, second = run(short), run(short + period)
     more = (micro - short - period) / period
     return Phase(

@@ -138,5 +138,7 @@ def _sends(setup: Setup, levels: int) -> list[float]:
         return [0.0] * levels
     size = plan.micro_batch * plan.seq / plan.cp * setup.model.hidden * 2.0 / plan.tp
     cost = setup.price(Transfer(payload_bytes=size, plane="scale_up", distance=stride(plan, "pp")), 1.0, 1.0)
-    passes = 2.0 * plan.microbatches * plan.vpp * (plan.chunks - 1.0) / plan.chunks
+    shape = setup.shape  # where a rank holds both chunks, at the bottom of a V, nothing is sent
+    ahead = [chunk for chunk in range(shape.chunks) if chunk not in shape.lasts]
+    passes = 2.0 * shape.streams * sum(shape.rank(chunk) != shape.rank(chunk + 1) for chunk in ahead) / plan.pp
     return [float(each) * passes for each in cost.level_bytes]

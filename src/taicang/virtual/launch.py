@@ -10,7 +10,7 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from taicang.catalog.costing import ARCHITECTURE
+from taicang.catalog.schema import ARCHITECTURE
 from taicang.errors import InvalidInput
 from taicang.hardware import Machine
 from taicang.output import scratch
