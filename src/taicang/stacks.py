@@ -126,7 +126,7 @@ class Stack:
     door_request_s: float = 0.0
     """Host time in which the door lets one request in: they pass one by one."""
     door_token_s: float = 0.0
-    """The same per prompt token: tokenising, copying."""
+    """Per prompt token, for all at once: tokenising, copying."""
     step_host_s: float = 0.0
     """Host time per step that the device waits for (scheduling, input preparation, detokenising)."""
     sequence_host_s: float = 0.0

@@ -47,7 +47,7 @@ def test_requests_pass_the_door_one_by_one(engine, prompts, each):
     free = burst(
         replace(made, stack=replace(stack, door_s=0.0, door_request_s=0.0, door_token_s=0.0)), prompts, outputs
     )
-    passed = stack.door_s + np.cumsum([each + stack.door_token_s * prompt for prompt in prompts])
+    passed = stack.door_s + each * np.arange(1, len(prompts) + 1) + stack.door_token_s * np.array(prompts)
     for request, at in zip(behind, passed, strict=True):
         assert request.arrival == 0
         assert request.started >= at * SECOND - len(prompts)

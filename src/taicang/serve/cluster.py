@@ -142,10 +142,10 @@ class Cluster:
         if kit is None or kit.door is None:
             self._give(instance, request, now)
             return
-        free = max(self._door_at.get(instance.name, 0), now) + kit.door.ticks(request.input)
+        free = max(self._door_at.get(instance.name, 0), now) + kit.door.each
         self._door_at[instance.name] = free
         instance.coming += 1
-        self.events.push(free + kit.door.base, LOADED, (request, instance))
+        self.events.push(free + kit.door.ticks(request.input), LOADED, (request, instance))
 
     def _check(self, request: Request, instance: Instance) -> None:
         for one in (instance, self.decode[0]) if self.decode else (instance,):

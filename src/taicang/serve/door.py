@@ -11,15 +11,15 @@ from taicang.units import Num
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Door:
-    """In ticks: a request and its tokens keep those behind it waiting; ``base`` passes for all at once."""
+    """In ticks: a request keeps those behind it waiting for ``each``; ``base`` and its tokens pass for all at once."""
 
     base: int
     each: int
     per_token: int
 
     def ticks(self, tokens: int) -> int:
-        """For which a prompt of ``tokens`` keeps the others waiting."""
-        return self.each + self.per_token * tokens
+        """For a prompt of ``tokens`` whose turn is over."""
+        return self.base + self.per_token * tokens
 
 
 def door_of(stack: Stack) -> Door | None:
