@@ -329,7 +329,7 @@ def _behind(engine: Stack, said: Settings) -> Stack:
     """``engine`` behind the door of a harness, where that is not its own."""
     if said.door_s is None:
         return engine
-    return replace(engine, door_s=said.door_s, door_request_s=0.0, door_token_s=said.door_token_s)
+    return replace(engine, door_s=said.door_s, door_token_s=said.door_token_s)
 
 
 def engine_of(cells: Mapping[str, str]) -> str:
