@@ -123,10 +123,8 @@ class Stack:
     scheduler that prefills first lets a burst finish together, so that the next prompts come as a burst again)."""
     door_s: float = 0.0
     """From a client's sending to the engine's queue, and of the first token back: network, HTTP, processes."""
-    door_request_s: float = 0.0
-    """Host time in which the door lets one request in: they pass one by one."""
     door_token_s: float = 0.0
-    """The same per prompt token: tokenising, copying."""
+    """Per prompt token, for all at once: tokenising, copying."""
     step_host_s: float = 0.0
     """Host time per step that the device waits for (scheduling, input preparation, detokenising)."""
     sequence_host_s: float = 0.0

@@ -11,15 +11,14 @@ from taicang import catalog
 from taicang.catalog.costing import cost_model
 from taicang.catalog.models import model
 from taicang.plans import ServePlan, decode_batch
+from taicang.predict.replay import replay
 from taicang.predict.system import System, running
 from taicang.search.door import settle
-from taicang.serve.build import Pool, cluster
 from taicang.serve.door import through_s
 from taicang.serve.memory import state_room
-from taicang.serve.request import SECOND, Request
-from taicang.serve.scheduler import Limits, preset
+from taicang.serve.scheduler import preset
 from taicang.serve.setup import Setup, step
-from taicang.serve.simulate import simulate
+from taicang.traffic.generate import fixed
 
 ENGINES = ("vllm", "sglang", "tensorrt-llm")
 
@@ -30,31 +29,18 @@ def setup(stack, name="qwen3-8b", on="hgx-h100", **plan):
                  price=cost_model(machine, engine).price)  # fmt: skip
 
 
-def burst(made, prompts, outputs):
-    requests = [Request(i, 0, prompt, output) for i, (prompt, output) in enumerate(zip(prompts, outputs, strict=True))]
-    pool = Pool(setup=made, instances=1, limits=Limits(tokens=8192, sequences=64))
-    simulate(cluster(pool, context=1000.0), iter(requests))
-    return requests
-
-
-@settings(max_examples=15, deadline=None)
-@given(st.sampled_from(ENGINES), st.lists(st.integers(1, 3000), min_size=1, max_size=12), st.floats(0.0, 0.05))
-def test_requests_pass_the_door_one_by_one(engine, prompts, each):
-    made = setup(engine)
-    stack = replace(made.stack, door_request_s=each)
-    outputs = [20] * len(prompts)
-    behind = burst(replace(made, stack=stack), prompts, outputs)
-    free = burst(
-        replace(made, stack=replace(stack, door_s=0.0, door_request_s=0.0, door_token_s=0.0)), prompts, outputs
+@settings(max_examples=10, deadline=None)
+@given(st.sampled_from(ENGINES), st.integers(1, 3000), st.integers(1, 8))
+def test_the_door_adds_to_latency_alone(engine, prompt, clients):
+    stack = settle(System(stack=engine), "qwen3-8b", "hgx-h100")[2]
+    shut, none = (
+        replay("qwen3-8b", "hgx-h100", fixed(8, prompt, 20), System(stack=each, instances=1), clients=clients).table
+        for each in (stack, replace(stack, door_s=0.0, door_token_s=0.0))
     )
-    passed = stack.door_s + np.cumsum([each + stack.door_token_s * prompt for prompt in prompts])
-    for request, at in zip(behind, passed, strict=True):
-        assert request.arrival == 0
-        assert request.started >= at * SECOND - len(prompts)
-    assert max(r.end for r in behind) >= max(r.end for r in free)
-    if len(prompts) == 1:
-        waited = (behind[0].first - free[0].first) / SECOND
-        assert waited == pytest.approx(float(through_s(stack, prompts[0])), abs=1e-12)
+    np.testing.assert_allclose(shut["tpot_s"], none["tpot_s"])
+    for name in ("ttft_s", "e2e_s"):
+        np.testing.assert_allclose(shut[name] - none[name], through_s(stack, prompt))
+    assert through_s(stack, prompt) > 0
 
 
 @settings(max_examples=25, deadline=None)

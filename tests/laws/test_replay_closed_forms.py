@@ -27,7 +27,7 @@ from taicang.traffic.generate import fixed
 @cache
 def setup(name: str = "llama-3.1-8b", tp: int = 1, dp: int = 1) -> Setup:
     machine = catalog.machine("hgx-h100")
-    stack = replace(catalog.stack("vllm"), door_s=0.0, door_request_s=0.0, door_token_s=0.0)
+    stack = replace(catalog.stack("vllm"), door_s=0.0, door_token_s=0.0)
     plan = ServePlan(tp=tp, dp=dp, ep=dp, moe_tp=tp)
     price = cost_model(machine, stack).price
     return Setup(model=model(name), plan=plan, machine=machine, stack=stack, price=price)

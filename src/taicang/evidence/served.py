@@ -309,7 +309,7 @@ def _row(cells: dict[str, str], net: Model) -> Row:
         machine=machine_named(cells["system"]),
         engine=facts["engine"],
         version=cells.get("backend_version", ""),
-        stack=replace(engine, all_reduce=reducing(engine, scripts), **_door(found)),
+        stack=replace(_behind(engine, found), all_reduce=reducing(engine, scripts)),
         note=note,
         disaggregated=split,
         input_tokens=facts["prompt"],
@@ -325,10 +325,11 @@ def _row(cells: dict[str, str], net: Model) -> Row:
     )
 
 
-def _door(said: Settings) -> dict[str, Any]:
+def _behind(engine: Stack, said: Settings) -> Stack:
+    """``engine`` behind the door of a harness, where that is not its own."""
     if said.door_s is None:
-        return {}
-    return {"door_s": said.door_s, "door_request_s": 0.0, "door_token_s": said.door_token_s}
+        return engine
+    return replace(engine, door_s=said.door_s, door_token_s=said.door_token_s)
 
 
 def engine_of(cells: Mapping[str, str]) -> str:

@@ -19,6 +19,7 @@ from taicang.search.trusted import Prediction, assumptions, sources
 from taicang.serve.build import Pool
 from taicang.serve.clients import ClosedLoop, OpenLoop
 from taicang.serve.cluster import Cluster
+from taicang.serve.door import through_s
 from taicang.serve.log import Log, request_gaps
 from taicang.serve.record import LONGEST_S, Record
 from taicang.serve.request import SECOND
@@ -120,6 +121,8 @@ def outcome(
     pools, machine, engine, made = standing.pools, standing.machine, standing.engine, standing.cluster
     log = made.log or Log(made.pools)
     table = finished.columns() | request_gaps(log, finished.ticks())
+    passed = through_s(next(iter(pools.values())).setup.stack, table["input_tokens"])
+    table |= {name: table[name] + passed for name in ("ttft_s", "e2e_s")}
     if trace.session is not None:
         table["session"] = trace.session[table["id"]]
     if trace.model is not None:

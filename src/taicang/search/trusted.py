@@ -123,7 +123,8 @@ def _host(stack: Stack) -> str:
         stack.eager_kernel_s > 0
     )
     if known:
-        return f"host and launch costs of {name}"
+        door = f", whose door a request passes in {show(stack.door_s, 's')}" * (stack.door_s > 0)
+        return f"host and launch costs of {name}{door}"
     steps = f"no host cost of {name} is known for steps that replay graphs (decode): none is counted"
     return f"{steps}; {outside}" if outside else steps
 

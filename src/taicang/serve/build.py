@@ -20,7 +20,6 @@ from taicang.ops import Transfer
 from taicang.plans import ServePlan
 from taicang.serve.cache import Cache, Eviction
 from taicang.serve.cluster import Cluster
-from taicang.serve.door import door_of
 from taicang.serve.fleet import Fleet, Weights
 from taicang.serve.held import Kit
 from taicang.serve.instance import Instance
@@ -116,7 +115,6 @@ def kit(pool: Pool, *, context: float, keeping: Keeping, seed: int = 0) -> Kit:
         table=step_table(pool),
         limits=limits,
         cache=Cache(pages, page, block, keeping.eviction),
-        door=door_of(setup.stack),
         groups=setup.plan.dp,
         draw=lambda name: drafting(int(setup.plan.draft_tokens), setup.plan.acceptance_ratio, seed + name),
     )

@@ -33,7 +33,7 @@ class Cluster:
     """
 
     __slots__ = (
-        "_door_at", "_free_at", "changing", "decode", "down", "drained", "entry", "events", "fleet", "held", "kits",
+        "_free_at", "changing", "decode", "down", "drained", "entry", "events", "fleet", "held", "kits",
         "leaving", "link", "log", "on_left", "outages", "parked", "pools", "retries", "router", "split", "store",
         "switch_ticks", "switches", "touched",
     )  # fmt: skip
@@ -96,8 +96,6 @@ class Cluster:
         self.held: list[tuple[Request, Instance]] = []
         """Computed prompts that no decode instance has room for, and where they are."""
         self._free_at: dict[int, int] = {}
-        self._door_at: dict[int, int] = {}
-        """When each instance's door lets the next request in."""
         self.touched: list[Instance] = []
         """Idle instances that were given something to do."""
 
@@ -138,14 +136,7 @@ class Cluster:
                 request.fetching += end - now
                 self.events.push(end, LOADED, (request, instance))
                 return
-        kit = self.kits.get(instance.pool)
-        if kit is None or kit.door is None:
-            self._give(instance, request, now)
-            return
-        free = max(self._door_at.get(instance.name, 0), now) + kit.door.ticks(request.input)
-        self._door_at[instance.name] = free
-        instance.coming += 1
-        self.events.push(free + kit.door.base, LOADED, (request, instance))
+        self._give(instance, request, now)
 
     def _check(self, request: Request, instance: Instance) -> None:
         for one in (instance, self.decode[0]) if self.decode else (instance,):

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from taicang.serve.cache import Cache
-from taicang.serve.door import Door
 from taicang.serve.group import Group, Lanes
 from taicang.serve.pace import Link
 from taicang.serve.request import FOREVER, Request
@@ -27,7 +26,6 @@ class Kit:
     limits: Limits
     cache: Cache
     """An empty one; each of ``groups`` attention groups has its like."""
-    door: Door | None = None
     groups: int = 1
     draw: Callable[[int], Callable[[int], int] | None] = lambda _: None
     """By an instance's number: what draws the decode steps that some tokens need (None: as many steps as tokens)."""

@@ -85,12 +85,7 @@ def aggregated(setup: Setup, load: Load, exists: NDArray[np.bool_] | None = None
     new = np.maximum(load.input_tokens * (1.0 - load.cached_ratio), 1.0)
     cached = load.input_tokens - new
     steps = np.maximum((load.output_tokens - 1) / plan.tokens_per_step, 1.0)
-    budget: Num = stack.chunk_tokens
-    if mixed:
-        # sequences that decode take their tokens first; with too many for that fewer decode at a time, and the budget
-        # is shared as the tokens of a request are
-        share = new / (new + steps * plan.query_len)
-        budget = np.maximum(budget - mine * plan.query_len, budget * share)
+    budget = _left_to_prompts(stack, mine * plan.query_len, new / (new + steps * plan.query_len))
     chunks = np.maximum(new / budget, 1.0)
     length = new / chunks
     keys = (cached + new * spread.input_ratio / 2) * spread.prompts_ratio(plan.dp, length)
@@ -121,7 +116,6 @@ def aggregated(setup: Setup, load: Load, exists: NDArray[np.bool_] | None = None
     waited = 0.5 * in_step(stack, load, steps) * (device - (_unhidden(setup, decoding, load, decode) if mixed else 0.0))
     ahead = (carried - late) * np.minimum(waited, during)
     busy = steps * decode.seconds + (carried - late) * during - ahead
-    tpot = busy / np.maximum(load.output_tokens - 1, 1.0)
     company = np.where(np.asarray(mine) > 1, 1.0, 0.0)
     own = chunks * np.maximum(alone.seconds, company * (decode.seconds + during) if mixed else 0.0)
     turn = (
@@ -132,17 +126,24 @@ def aggregated(setup: Setup, load: Load, exists: NDArray[np.bool_] | None = None
         + busy
     )
     # where more requests are in flight than run, each waits for a place: the turns of those before it
+    turns: Num = turn * (group / mine)
     door = through_s(stack, load.input_tokens)
-    ttft: Num = turn * (group / mine) - busy + door
-    outside = door if load.at_random else 0.0  # the instance is full whoever still stands at its door
     return Steady(
-        ttft_s=ttft,
-        tpot_s=tpot,
+        ttft_s=turns - busy + door,
+        tpot_s=busy / np.maximum(load.output_tokens - 1, 1.0),
         step_s=decode.seconds,
         prefill_s=alone.seconds * chunks,
-        output_tokens_per_s=load.concurrency * load.output_tokens / (ttft + busy - outside),
+        # an instance of requests at random is full, whoever still stands at its door
+        output_tokens_per_s=load.concurrency * load.output_tokens / (turns + (0.0 if load.at_random else door)),
         decode=decode,
     )
+
+
+def _left_to_prompts(stack: Stack, decoding: Num, share_ratio: Num) -> Num:
+    """Of a step's token budget, beside ``decoding`` tokens: where prompts join them these come first; with too many for
+    that fewer decode at a time, and the budget is shared as the tokens of a request are."""
+    budget: Num = stack.chunk_tokens
+    return np.maximum(budget - decoding, budget * share_ratio) if stack.scheduler == "mixed" else budget
 
 
 def _unhidden(setup: Setup, decoding: Batch, load: Load, decode: Timeline) -> Num:
