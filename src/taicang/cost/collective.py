@@ -115,6 +115,8 @@ class _Tier:
     rate_bytes_per_s: Num
     within: bool
     """Whether switches of the tiers inside it add."""
+    beyond: bool
+    """Whether switches of the next tier add."""
 
 
 def _tiers(op: Collective, levels: tuple[Level, ...], dies: int, wires: Wires | None = None) -> list[_Tier]:
@@ -141,6 +143,7 @@ def _tiers(op: Collective, levels: tuple[Level, ...], dies: int, wires: Wires | 
                 doublings=np.log2(joined) * level.reduces,
                 rate_bytes_per_s=given[at],
                 within=any(row[0].reduces for row in rows[:at]),
+                beyond=any(row[0].reduces for row in rows[at + 1 : at + 2]),
             )
         )
     return found
@@ -157,12 +160,14 @@ def _volume(op: Collective, key: str, tier: _Tier, ranks: Num, own_ratio: Num) -
     if key.endswith("in_switch") and tier.level.reduces:
         # a rank reads its shard reduced (and sends its copy of everyone's), then multicasts it and takes in all others'
         inside = tier.outer / tier.inner
-        return (inside + 1.0) / inside / tier.inner
+        once = (inside + 1.0) / inside
+        # two units swap their sums while they read; what more pass on comes back when it has left: one pass each
+        passed = 0.0 if tier.beyond else np.clip(ranks / tier.outer - 2.0, 0.0, 1.0)
+        return (once + (np.maximum(2.0 * (inside - 1.0) / inside, once) - once) * passed) / tier.inner
     if key.endswith("in_switch") and tier.within:
-        # units hold their own sums, a shard on each rank; two swap them, more pass them up and down a tree, whose
-        # middle sends twice what it holds (NCCL's tuner gives a tree of three nodes half of the network)
+        # units hold their own sums, a shard on each rank: only these go round
         units = ranks / tier.inner
-        return np.maximum(2.0 * (units - 1.0) / units, np.minimum(units - 1.0, 2.0)) / tier.inner
+        return 2.0 * (units - 1.0) / units / tier.inner
     passes = 2.0 if op.kind == "all_reduce" else 1.0
     # of the inner units on these ports, all but one have their neighbour here: the ring leaves the last by outer ports
     leaving = (tier.reach < ranks) * (tier.inner / tier.reach)

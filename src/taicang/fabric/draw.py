@@ -14,7 +14,7 @@ from taicang.fabric.even import Net
 from taicang.fabric.names import name
 from taicang.fabric.topology import Direct, Flags, Floats, Stage, Wired
 
-WIDTH, ROW, LEFT, TOP = 960, 74, 200, 60
+WIDTH, ROW, LEFT, TOP = 960, 74, 236, 60
 MOST_CELLS = 512
 """In a row; beyond, neighbours share a cell, which shows the fuller."""
 INK, GRID, DEAD = "#2c3e50", "#c5cad0", "#111111"

@@ -231,6 +231,7 @@ class _Training:
         heads = share.head + share.mtp * self.setup.model.mtp_layers
         if kind == FORWARD:
             if share.embedding:
+                self._gathered(None, 0)
                 self._run(self.embedding.forward)
             for block in blocks:
                 self._gathered(block, 0)
@@ -247,8 +248,9 @@ class _Training:
                 self._again(layer, first + at)
             self._back(layer, kind)
             self.last += self._scattered(blocks[at])
-        if share.embedding:
+        if share.embedding:  # neither edge is gathered again
             self._back(self.embedding, kind)
+            self.last += self._scattered(None)
 
     def _run(self, steps: Iterable[Step], backward: str = "") -> None:
         """One pass; what tensor parallelism moves beside the next product holds up what comes after that."""
@@ -294,12 +296,14 @@ class _Training:
         runs(price)
         return seen
 
-    def _sharded(self, block: Block) -> list[Operator]:
-        plan = self.setup.plan
-        held = memory.layer_parameters(self.setup.model, block, plan)
+    def _sharded(self, block: Block | None) -> list[Operator]:
+        """Collectives of a layer, or of embedding and head together."""
+        plan, model = self.setup.plan, self.setup.model
+        edges = memory.Held(dense=sum(memory.edge_parameters(model, plan)))
+        held = edges if block is None else memory.layer_parameters(model, block, plan)
         return self._recorded(lambda price: sync.layer_network(held, plan, price))
 
-    def _gathered(self, block: Block, backward: int) -> None:
+    def _gathered(self, block: Block | None, backward: int) -> None:
         """Weights of a layer, fetched beside the layer before it."""
         if not self.setup.plan.by_layer or (backward and not self.setup.plan.reshard):
             return
@@ -310,7 +314,7 @@ class _Training:
                 waits = (self.graph.add("weights", op, self.price(op), waits),)
         self.graph.last = tuple(dict.fromkeys((*self.graph.last, *waits)))
 
-    def _scattered(self, block: Block) -> list[int]:
+    def _scattered(self, block: Block | None) -> list[int]:
         """Gradients of a layer, on their way beside the next one's backward pass."""
         waits, found = self.graph.last, list[int]()
         if not self.setup.plan.by_layer:
