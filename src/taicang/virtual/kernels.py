@@ -7,7 +7,6 @@ stays so; where the program reads it, ``values`` invents it and tells.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -29,18 +28,8 @@ DEVICE = torch._C._get_privateuse1_backend_name()
 WRITERS = {"zero", "fill", "arange", "full", "ones", "zeros", "eye", "linspace", "random", "randperm", "tril_indices",
            "triu_indices", "scalar_tensor"}  # fmt: skip
 """Operators whose first operand is written, not read."""
-DRAWN = {
-    "normal",
-    "uniform",
-    "bernoulli",
-    "exponential",
-    "native_dropout",
-    "rand",
-    "randn",
-    "log_normal",
-    "geometric",
-    "cauchy",
-}
+DRAWN = {"normal", "uniform", "bernoulli", "exponential", "native_dropout", "rand", "randn", "log_normal", "geometric",
+         "cauchy"}  # fmt: skip
 """Random numbers with a fraction: their values are not kept."""
 NOTES: dict[str, None] = {}
 """What is told at the end of the run."""
@@ -406,8 +395,3 @@ class Kernels:
 
 NUMBERS = (bool, int, float, complex)
 PRODUCTS = {"mm", "addmm", "bmm", "baddbmm"}
-
-
-def elements(shape: Sequence[int]) -> int:
-    """How many a shape holds."""
-    return math.prod(shape)
