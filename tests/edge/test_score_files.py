@@ -76,11 +76,22 @@ def test_served_rows_lack_optional_columns_or_name_unknown_things(tmp_path):
     path = table(tmp_path / "served.csv", SERVED, [row.values() for row in rows])
     found = intake.your_outcomes(path)
     by = {(o.id, o.suite): o for o in found}
-    assert len(by) == 6
+    assert len(by) == len(found) == 12
     assert by["x-1", "served_tpot_agg"].measured == 12.0
     assert by["x-1", "served_tpot_agg"].predicted > 1.0
     assert "acme/none-9b" in by["x-2", "served_tpot_agg"].refused
     assert "moon" in by["x-3", "served_ttft_agg"].refused
+    assert by["x-1", "replay_tpot_agg"].predicted > 1.0
+    assert "moon" in by["x-3", "replay_ttft_agg"].refused
+
+
+def test_it_is_counted_how_many_rows_of_ones_own_lie_in_their_band(tmp_path):
+    found = intake.your_outcomes(table(tmp_path / "served.csv", SERVED, [SERVED.values()]))
+    alike = [replace(one, measured=one.predicted * times) for one in found for times in (1.0, 100.0, 0.01)]
+    banded = sum(board.band_of(one).low_ratio is not None for one in found)
+    assert board.in_band(alike) == (banded, 3 * banded)
+    assert banded
+    assert board.in_band([replace(one, yours=False) for one in alike]) is None
 
 
 @given(st.data())

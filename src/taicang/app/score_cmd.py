@@ -6,6 +6,7 @@ import csv
 import importlib
 import io
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,7 +45,8 @@ def score(
     """Score the predictions against published measurements, held-out and calibrated-on rows apart.
 
     FILES are measured rows under any name; their columns tell what they are. Error of a row: predicted / measured - 1.
-    TPOT excludes the first token. A refused row lowers the coverage and never counts as accurate.
+    TPOT excludes the first token. A refused row lowers the coverage and never counts as accurate. Served rows are
+    replayed too: of FILES up to 300 rows, of more where --suite names the replay.
     """
     from taicang.catalog import trust
     from taicang.evidence import board
@@ -74,7 +76,9 @@ def score(
         elif as_csv:
             click.echo(_table(board.outcome_rows(found)), nl=False)
         else:
-            show_scores(scores, drifts=drifts, alone=evidence is None and not files)
+            within = {suite: board.in_band([one for one in everything if one.suite == suite]) for suite in
+                      {one.suite for one in everything}}  # fmt: skip
+            show_scores(scores, within, drifts=drifts, alone=evidence is None and not files)
 
 
 def _outcomes(
@@ -149,15 +153,20 @@ LEFT_OUT = ("model", "sibling", "nothing")
 """What was left out of the fits, in the order of the columns."""
 
 
-def show_scores(scores: list[Score], *, drifts: list[str], alone: bool) -> None:
-    """Scores with their errors, then what drifted from the frozen scoreboard."""
+def show_scores(
+    scores: list[Score], within: Mapping[str, tuple[int, int] | None], *, drifts: list[str], alone: bool
+) -> None:
+    """Scores with their errors, then what drifted from the frozen scoreboard; of a user's rows how many are in band."""
     console = terminal.wide(WIDTH)
     _show_left_out(console, {one.suite for one in scores})
     named = ("suite", "group", "part")
-    table = terminal.table(*named, "rows", "coverage", "MAPE", "median", "bias", "p90", words=named)
+    yours = ["in band"] if any(within.values()) else []
+    table = terminal.table(*named, "rows", "coverage", "MAPE", "median", "bias", "p90", *yours, words=named)
     for one in scores:
         cells = (one.coverage_ratio, one.mape_ratio, one.median_ratio, one.bias_ratio, one.p90_ratio)
-        table.add_row(one.suite, one.group, one.part, str(one.rows), *map(_share, cells))
+        inside = within.get(one.suite) if one.group == "all" else None
+        last = ["-" if inside is None or not inside[1] else "{} of {}".format(*inside)] if yours else []
+        table.add_row(one.suite, one.group, one.part, str(one.rows), *map(_share, cells), *last)
     console.print(table)
     if alone:
         console.print("[dim]the tables that the package carries; --evidence DIR scores a folder of measured rows[/]")

@@ -232,4 +232,20 @@ def _errors(outcomes: Iterable[Outcome]) -> dict[str, Any]:
         "mape": made.mape_ratio if said else None,
         "median_ape": made.median_ratio if said else None,
         "bias": made.bias_ratio if said else None,
-    }
+    } | ({} if (within := in_band(listed)) is None else {"banded": within[1], "in_band": within[0]})
+
+
+def in_band(outcomes: Sequence[Outcome]) -> tuple[int, int] | None:
+    """How many measurements of a user's lie in the band of their prediction, and how many have one; None of others'
+    rows: what their bands say was drawn from them."""
+    if any(one.part != "yours" for one in outcomes):
+        return None
+    inside, banded = 0, 0
+    for one in outcomes:
+        if one.predicted is None:
+            continue
+        band = band_of(one)
+        if band.low_ratio is not None and band.high_ratio is not None:
+            banded += 1
+            inside += band.low_ratio <= one.measured / one.predicted <= band.high_ratio
+    return inside, banded

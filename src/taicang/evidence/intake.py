@@ -31,11 +31,15 @@ from taicang.output import scratch
 Cells: TypeAlias = Mapping[str, str]
 
 
+FEW = 300
+"""Rows that are replayed unasked: a few seconds."""
+
+
 def your_outcomes(path: Path, wanted: Collection[str] = (), stack: str = "") -> list[Outcome]:
     """Outcomes of a file that a user brings: all "yours", but for a file that the package's own constants saw.
 
-    Suites that take long run where they are ``wanted``; ``stack`` takes the place of those that rows of serving and
-    training name. Raises as ``file_outcomes``.
+    Suites that take long run where they are ``wanted`` or rows are few; ``stack`` takes the place of those that rows of
+    serving and training name. Raises as ``file_outcomes``.
     """
     found = file_outcomes(path, wanted, stack)
     return found if fitted_on(path) else [replace(outcome, yours=True) for outcome in found]
@@ -114,13 +118,14 @@ def _published(kind: Kind, rows: Sequence[Cells]) -> list[Outcome]:
 
 
 def of_kind(kind: Kind, rows: Sequence[Cells], wanted: Collection[str] = ()) -> list[Outcome]:
-    """Outcomes of rows of one kind, in their order as far as its suites keep it; long suites where ``wanted``."""
+    """Outcomes of rows of one kind, in their order as far as its suites keep it; long suites of ``FEW`` rows at most or
+    where ``wanted``."""
     if not rows:
         return []
     found: list[Outcome] = []
     for suite in suites():
         asked = bool(set(suite.suites) & set(wanted))
-        if suite.module in kind.modules and (asked or not (wanted or suite.long)):
+        if suite.module in kind.modules and (asked or not (wanted or (suite.long and len(rows) > FEW))):
             found += _of_suite(kind, suite, rows)
     if not found:  # none of those wanted
         return of_kind(kind, rows)
@@ -152,23 +157,22 @@ def _of_suite(kind: Kind, suite: Suite, rows: Sequence[Cells]) -> list[Outcome]:
                 return read(some)
             except Exception as error:  # whatever a reader stumbles over must not take the other rows with it
                 if len(some) == 1:
-                    return list(refused(kind, some[0][1], some[0][0], reason(error)))
+                    return list(refused(kind, some[0][1], some[0][0], reason(error), replayed=suite.long))
             middle = len(some) // 2
             return halved(some[:middle]) + halved(some[middle:])
 
         found = halved(list(enumerate(rows)))
-    return [*found, *_left_out(kind, rows, found)]
+    return [*found, *_left_out(kind, rows, found, replayed=suite.long)]
 
 
-def _left_out(kind: Kind, rows: Sequence[Cells], found: Sequence[Outcome]) -> Iterator[Outcome]:
+def _left_out(kind: Kind, rows: Sequence[Cells], found: Sequence[Outcome], *, replayed: bool) -> Iterator[Outcome]:
     """Refusals of the rows with a name that their suite passed over."""
     seen = {outcome.id for outcome in found}
     for index, row in enumerate(rows):
         name = row.get("id")
         if name and not any(f"{name}{part}" in seen for part in ("", "-token", "-power")):
-            yield from refused(
-                kind, row, index, f"the suite takes no {row.get('metric') or 'such'} rows of this source"
-            )
+            why = f"the suite takes no {row.get('metric') or 'such'} rows of this source"
+            yield from refused(kind, row, index, why, replayed=replayed)
 
 
 def reason(error: Exception) -> str:
@@ -190,7 +194,7 @@ def sound(outcome: Outcome) -> Outcome:
     return outcome
 
 
-def refused(kind: Kind, row: Cells, index: int, why: str) -> Iterator[Outcome]:
+def refused(kind: Kind, row: Cells, index: int, why: str, *, replayed: bool = False) -> Iterator[Outcome]:
     """One refusal per figure that the row states; as nothing is known of it, it counts as held out."""
     for suite, (column, unit) in kind.measured.items():
         try:
@@ -199,7 +203,9 @@ def refused(kind: Kind, row: Cells, index: int, why: str) -> Iterator[Outcome]:
             measured = math.nan
         yield Outcome(
             id=row.get("id") or f"row {index + 1}",
-            suite=f"{suite}_{row.get('mode') or 'agg'}" if suite.startswith("served") else suite,
+            suite=f"{suite.replace('served', 'replay' if replayed else 'served')}_{row.get('mode') or 'agg'}"
+            if suite.startswith("served")
+            else suite,
             group="refused",
             measured=measured,
             predicted=None,
