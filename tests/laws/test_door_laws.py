@@ -29,18 +29,25 @@ def setup(stack, name="qwen3-8b", on="hgx-h100", **plan):
                  price=cost_model(machine, engine).price)  # fmt: skip
 
 
+def doorless(stack):
+    return replace(stack, door_s=0.0, door_token_s=0.0)
+
+
 @settings(max_examples=10, deadline=None)
 @given(st.sampled_from(ENGINES), st.integers(1, 3000), st.integers(1, 8))
 def test_the_door_adds_to_latency_alone(engine, prompt, clients):
     stack = settle(System(stack=engine), "qwen3-8b", "hgx-h100")[2]
     shut, none = (
         replay("qwen3-8b", "hgx-h100", fixed(8, prompt, 20), System(stack=each, instances=1), clients=clients).table
-        for each in (stack, replace(stack, door_s=0.0, door_token_s=0.0))
+        for each in (stack, doorless(stack))
     )
     np.testing.assert_allclose(shut["tpot_s"], none["tpot_s"])
     for name in ("ttft_s", "e2e_s"):
         np.testing.assert_allclose(shut[name] - none[name], through_s(stack, prompt))
     assert through_s(stack, prompt) > 0
+    pools = System(stack=stack, prefill="1x1", decode="1x1"), System(stack=doorless(stack), prefill="1x1", decode="1x1")
+    apart = [replay("qwen3-8b", "hgx-h100", fixed(4, prompt, 4), each, clients=1).table["ttft_s"] for each in pools]
+    np.testing.assert_allclose(*apart)
 
 
 @settings(max_examples=25, deadline=None)

@@ -17,7 +17,6 @@ from taicang.search.once import distinct
 from taicang.search.points import handover_s, prefill_points, serving_points
 from taicang.search.run import Ask, search
 from taicang.search.space import AXES, Space, default, layouts, wide
-from taicang.serve.door import through_s
 from taicang.serve.memory import memory_use
 from taicang.serve.queueing import busiest
 from taicang.serve.setup import step
@@ -80,8 +79,7 @@ def test_brute_force_finds_nothing_better(model, on):
             seconds = step(setup, prefill_batch(sequences=n, length=one.input_tokens)).seconds
             chips = -(-plan.ranks // one.machine.chip.dies)
             move = handover_s(setup, one)
-            first = seconds + move + through_s(one.stack, one.input_tokens)
-            pre.append((first, min(n * plan.dp / seconds, 1.0 / move), chips))
+            pre.append((seconds + move, min(n * plan.dp / seconds, 1.0 / move), chips))
 
     tables = serving_points(plans, one, SMALL)
     table = tables["both"]

@@ -121,8 +121,9 @@ def outcome(
     pools, machine, engine, made = standing.pools, standing.machine, standing.engine, standing.cluster
     log = made.log or Log(made.pools)
     table = finished.columns() | request_gaps(log, finished.ticks())
-    passed = through_s(next(iter(pools.values())).setup.stack, table["input_tokens"])
-    table |= {name: table[name] + passed for name in ("ttft_s", "e2e_s")}
+    if "prefill" not in pools:
+        passed = through_s(next(iter(pools.values())).setup.stack, table["input_tokens"])
+        table |= {name: table[name] + passed for name in ("ttft_s", "e2e_s")}
     if trace.session is not None:
         table["session"] = trace.session[table["id"]]
     if trace.model is not None:

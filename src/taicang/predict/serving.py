@@ -217,9 +217,8 @@ def _lone_s(pool: Pool, job: Job, space: Space) -> float:
     """Seconds until the first token of one prompt that nothing delays (with attention groups: one in each)."""
     setup = job.setup(pool.plan)
     steps = job.chunks(1.0, chunk_budget(pool.plan, job, space))
-    move = handover_s(setup, job) if pool.role == "prefill" else 0.0
-    door = through_s(job.stack, job.input_tokens)
-    return float(steps * step(setup, job.prompts(1.0, pool.plan.dp, steps)).seconds + move + door)
+    before = handover_s(setup, job) if pool.role == "prefill" else through_s(job.stack, job.input_tokens)
+    return float(steps * step(setup, job.prompts(1.0, pool.plan.dp, steps)).seconds + before)
 
 
 def _prediction(choice: Choice, job: Job, space: Space, *, given: Sequence[str], candidates: int) -> Served:

@@ -19,7 +19,6 @@ from taicang.plans import Batch, ServePlan, decode_batch, prefill_batch
 from taicang.search.groups import tables
 from taicang.search.once import Once
 from taicang.search.space import Space
-from taicang.serve.door import through_s
 from taicang.serve.memory import in_pages, memory_use
 from taicang.serve.queueing import WITHIN
 from taicang.serve.setup import Setup, step
@@ -295,7 +294,7 @@ def prefill_points(plans: Sequence[ServePlan], job: Job, space: Space) -> Points
         found = {
             "keep": keep,
             "sequences": prompts,
-            "ttft_s": seconds + move + through_s(job.stack, job.input_tokens),
+            "ttft_s": seconds + move,
             "requests_per_s": np.minimum(prompts * plan.dp / seconds, 1.0 / move),
         }
         return {"prefill": found}

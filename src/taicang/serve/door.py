@@ -1,4 +1,7 @@
-"""An engine's front door, which a request passes before its queue: requests overlap there, so latency alone has it."""
+"""An engine's front door, which a request passes before its queue: requests overlap there, so latency alone has it.
+
+Pools of one phase have none here: a router in front of them (Dynamo's, in what was measured) hands tokens on.
+"""
 
 from __future__ import annotations
 

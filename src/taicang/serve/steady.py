@@ -253,7 +253,7 @@ def disaggregated(pools: Pools, load: Load, transfer_s: Num) -> Steady:
     in_prefill = np.maximum(load.concurrency - decoding - rate * transfer_s, 0.0)
     ttft = np.maximum(in_prefill / np.maximum(rate, 1e-12) + transfer_s, first)
     return Steady(
-        ttft_s=ttft + through_s(pools.prefill.stack, load.input_tokens),
+        ttft_s=ttft,
         tpot_s=stay / np.maximum(load.output_tokens - 1, 1.0),
         step_s=decode.seconds,
         prefill_s=prompt.seconds,
