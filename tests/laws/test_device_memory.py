@@ -113,7 +113,7 @@ def test_data_parallel_attention_and_drafts_never_give_an_engine_more(machine, s
     assert stack not in ("sglang@0.5.1", "sglang@0.5.9") or share(tp=8, draft_tokens=1) < share(tp=8)
 
 
-def kept(stack, model="deepseek-r1", **plan):
+def kept(stack, model="kimi-k2", **plan):
     """GiB that SGLang keeps from weights and cache of eight H200."""
     made = setup(model, "hgx-h200", stack)
     whole = made.machine.chip.memory.capacity_bytes
