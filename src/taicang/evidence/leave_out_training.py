@@ -18,7 +18,7 @@ from taicang.catalog.trust import Ground, size
 from taicang.evidence import fit_training as fit
 from taicang.evidence.measured import attempt
 from taicang.evidence.suite_training import predict, run_of
-from taicang.evidence.training_rows import Row
+from taicang.evidence.training_rows import Row, stack_of
 
 Floats = NDArray[np.float64]
 
@@ -29,6 +29,7 @@ def errors(rows: Sequence[Row]) -> Iterator[tuple[Row, Ground, dict[str, float]]
     runs = [run_of(row) for row in mine]
     chips, stacks = sorted({run.chip for run in runs}), sorted({fit.constant_of(row) for row in mine})
     at = np.array([_constants(row, run, chips, stacks) for row, run in zip(mine, runs, strict=True)])
+    release = np.array([stacks.index(name) if (name := stack_of(row)) in stacks else -1 for row in mine])
     values = fit.present(chips, stacks)
     clocks = np.log([catalog.chip(name).sustained_ratio or np.nan for name in chips])
     base = np.array([fit._error(row, *values[where]) for row, where in zip(mine, at, strict=True)])
@@ -50,8 +51,12 @@ def errors(rows: Sequence[Row]) -> Iterator[tuple[Row, Ground, dict[str, float]]
         found[axis] = np.empty(len(mine))
         for name in set(names):
             out = np.array([each == name for each in names])
-            solved = _solved(base, slopes, at, values, usable & ~out, clocks)
-            found[axis][out] = (base + (slopes * (solved[at] - values[at])).sum(axis=1))[out]
+            seen = usable & ~out
+            solved, used = _solved(base, slopes, at, values, seen, clocks), at.copy()
+            # a constant of a kind that no row is left of is that of the release, as stacks without one have it
+            unknown = (release >= 0) & ~np.isin(at[:, 1], at[seen, 1])
+            used[unknown, 1] = len(chips) + release[unknown]
+            found[axis][out] = (base + (slopes * (solved[used] - values[at])).sum(axis=1))[out]
     for i, (row, run) in enumerate(zip(mine, runs, strict=True)):
         yield row, run, {axis: float(each[i]) for axis, each in found.items()}
 
