@@ -100,9 +100,11 @@ class Faces(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
 
 def put(text: str, script: Path, makers: Mapping[str, Callable[[], None]]) -> None:
-    """Faces of what the program's text names and nobody installed, now; of what its other files import, then."""
+    """Faces of what the program's text names and nobody installed or laid beside it, now; of what its other files
+    import, then."""
+    beside = [str(script.resolve().parent), *sys.path]
     for name, make in makers.items():
         named = re.search(rf"^\s*(import|from)\s+{name}\b", text, re.MULTILINE)
-        if named and importlib.util.find_spec(name) is None:
+        if named and importlib.machinery.PathFinder.find_spec(name, beside) is None:
             make()
     Faces(script, makers)
