@@ -110,3 +110,19 @@ def test_a_short_remainder_after_a_long_prefix_is_not_priced_as_a_long_prompt():
             Batch(prefill_tokens=16.0, prefill_sequences=1.0, prefill_pairs=pairs, prefill_context=float(keys)),
         )
         assert table.mixed(16, 1, pairs, keys, 0, 0) / SECOND == pytest.approx(float(direct.seconds), rel=0.01)
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("ratio", [1.25, 3.0])
+def test_a_slower_instance_takes_so_much_longer_for_every_step(case, ratio):
+    """Launches too: a step that its host bounds is no exception."""
+    name, on, engine, plan, sequences, tokens = CASES[case]
+    machine, stack = catalog.machine(on), catalog.stack(engine)
+    price = cost_model(machine, stack).price
+    setup = Setup(model=model(name), plan=plan, machine=machine, stack=stack, price=price)
+    table = StepTable(setup, sequences=sequences, tokens=tokens)
+    worn = table.slower(ratio)
+    for new, prompts, pairs, keys, n, context in [(16, 1, 136.0, 16, 0, 0), *loads(8, 64, equal=True, decode=True)[:8]]:
+        for decoding in (0, n):
+            sound = table.mixed(new, prompts, pairs, keys, decoding, context)
+            assert worn.mixed(new, prompts, pairs, keys, decoding, context) == pytest.approx(ratio * sound, rel=1e-3)

@@ -14,6 +14,7 @@ from taicang.catalog.costing import training_price
 from taicang.catalog.models import model
 from taicang.errors import InvalidPlan
 from taicang.hardware import Machine
+from taicang.lower.training_edges import lower_edges
 from taicang.models.count import parameters
 from taicang.search.training import changed
 from taicang.train.memory import Held, bucket_bytes, state_bytes
@@ -255,3 +256,34 @@ def test_operators_one_by_one_take_and_keep_more(stack: str, net: str, tp: int, 
     assert eager.spent["products"] == pytest.approx(fused.spent["products"])
     grown = float(eager.memory.activations_bytes) / float(fused.memory.activations_bytes)
     assert grown == pytest.approx(1.0) if recompute == "full" else 1.0 < grown < 1.8
+
+
+@given(
+    st.sampled_from(MODELS), st.sampled_from((1, 2, 8)), st.sampled_from((1, 2, 4)), st.sampled_from((2048, 8192)),
+    st.sampled_from(STACKS),
+)  # fmt: skip
+def test_a_fused_loss_holds_as_many_logits_as_hidden_states(net: str, tp: int, micro: int, seq: int, name: str) -> None:
+    """Pieces of hidden / vocabulary of the sequence, of the vocabulary that a tensor rank has."""
+    made, plan, stack = model(net), TrainPlan(tp=tp, micro_batch=micro, seq=seq), catalog.stack(name)
+    kept = {}
+    for words in ((), ("fused_loss",)):
+        head = lower_edges(made, plan, replace(stack, fused=frozenset(words)))[1]
+        kept[words] = sum(float(step.saved_bytes) for step in head.forward if step.label == "cross-entropy")
+    smaller = max(made.vocab / tp / made.hidden, 1.0)
+    assert kept["fused_loss",] == pytest.approx(kept[()] / smaller)
+
+
+@given(st.sampled_from(("megatron", "nemo", "torchtitan")), st.sampled_from((1, 2, 4)), st.sampled_from((2048, 8192)))
+def test_activations_that_are_made_again_are_not_kept(stack: str, micro: int, seq: int) -> None:
+    """Those of experts with biases and without, fused and one operator after the other."""
+    for net in ("gpt-oss-20b", "mixtral-8x7b"):
+        plan = TrainPlan(dp=8, ep=8, micro_batch=micro, global_batch=8 * micro, seq=seq)
+        kept = [
+            float(
+                train_step(
+                    _setup(stack, net, replace(plan, recompute=how, recompute_modules=("act",)))
+                ).memory.activations_bytes
+            )
+            for how in ("none", "selective")
+        ]
+        assert kept[1] < kept[0]
