@@ -109,11 +109,6 @@ def _same_width(keys: Keys, hidden: int) -> None:
             keys.refuse("an embedding of another width than the layers", key, f"{hidden} as the layers")
 
 
-def _settles(value: Any, cases: Mapping[Any, Any]) -> bool:
-    """Whether a key that a family knows needs no further word: a switch, or a name that is listed."""
-    return not isinstance(value, (str, list, dict)) or (isinstance(value, str) and value in cases)
-
-
 def _decoder(config: Mapping[str, Any], where: str) -> tuple[dict[str, Any], list[str], float]:
     """The keys of the text decoder, with those that wrappers around it hold for it, and ``Model.tower_ratio``."""
     data, assumptions, tower = _flat(config), [], _tower(config.get("vision_config"))

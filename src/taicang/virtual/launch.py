@@ -175,10 +175,6 @@ def port() -> int:
 
 
 PORT: list[int] = []
-TORCHRUN = (
-    "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "NNODES", "TORCHELASTIC_RUN_ID",
-)  # fmt: skip
-"""What torchrun tells a program, and a plain start does not."""
 
 
 def chip_of(machine: Machine) -> spec.Chip:
