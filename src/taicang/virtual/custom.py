@@ -7,6 +7,7 @@ from typing import Any
 
 from torch._library.custom_ops import CustomOpDef
 
+from taicang.virtual.faces import advice
 from taicang.virtual.kernels import DEVICE, Kernels
 from taicang.virtual.later import changed
 
@@ -46,6 +47,5 @@ def refuse(self: Any, *_: Any, **__: Any) -> None:
     """A kernel of Triton is launched."""
     name = self.fn.__name__
     raise NotImplementedError(
-        f"Triton's kernel {name} is launched past PyTorch's dispatcher, nothing can tell what it does; make it an "
-        f'operator with torch.library.custom_op and give it a shape rule, torch.library.register_fake("...::{name}")'
+        f"Triton's kernel {name} is launched past PyTorch's dispatcher, nothing can tell what it does; {advice(name)}"
     )

@@ -36,10 +36,15 @@ class Refused:
 
 def refusal(name: str) -> str:
     """What the user is told of a kernel that nobody knows."""
+    return f"{name}: its kernels need a real device, and nothing can tell what they do; {advice(name)}"
+
+
+def advice(name: str) -> str:
+    """What to register so that a kernel is known."""
     last = name.rpartition(".")[2]
     return (
-        f"{name}: its kernels need a real device, and nothing can tell what they do; make it an operator with "
-        f'torch.library.custom_op and give it a shape rule, torch.library.register_fake("...::{last}")'
+        "make it an operator with torch.library.custom_op and give it a shape rule, "
+        f'torch.library.register_fake("...::{last}")'
     )
 
 
