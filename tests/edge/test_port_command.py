@@ -122,9 +122,11 @@ def test_files_agree_with_each_other(taicang, repository, tmp_path):
     wanted = [each for each in made["findings"] if each["scope"] == "counted" and each["tier"] != "auto"]
     assert len(run["results"]) == len(wanted)
     page = places["html"].read_text()
-    assert "<script" not in page
-    assert not re.search(r"(?:src|href)=|@import|url\(", page)
-    assert "evil &lt;b&gt;.py" in page
+    assert "<b>.py" not in page
+    (shown,) = re.findall(r'<script id="data" type="application/json">(.*?)</script>', page, re.DOTALL)
+    assert "evil <b>.py" in json.dumps(json.loads(shown))
+    code, _, err = taicang("view", places["json"], "--html", tmp_path / "again.html")
+    assert code == 0, err
     code, out, _ = taicang("port", repository, "--json", "-")
     assert json.loads(out) == made
     refused(taicang("port", repository, "--json", tmp_path), "--json")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from taicang import __version__
-from taicang.app.options import HELP, declared, echo_json
+from taicang.app.options import HELP, HTML, declared, give
 from taicang.errors import InvalidInput
 from taicang.output import check_file, write_file
 from taicang.units import show
@@ -20,16 +20,15 @@ if TYPE_CHECKING:
     from taicang.predict.ported import Ported
     from taicang.virtual.report import Report
 
-FILE = click.Path(path_type=Path)
-
 
 @click.command(context_settings=HELP)
 @click.argument("path", type=click.Path(path_type=Path))
 @declared("port", "port")
+@HTML
 @click.pass_context
 def port(
     ctx: click.Context, path: Path, to: str, entries: tuple[str, ...], log: Path | None, libraries: Path | None,
-    torch: str, chip: str, before: str, after: str, json_path: Path | None, sarif: Path | None, html: Path | None,
+    torch: str, chip: str, before: str, after: str, json_path: Path | None, sarif: Path | None, page: Path | None,
     every: bool, fail_on: str | None,
 ) -> None:  # fmt: skip
     """What moving the repository at PATH to another vendor's software takes: by file and line, and in all.
@@ -57,7 +56,7 @@ def port(
     from taicang.virtual.report import report as ran_on
 
     to_screen = json_path is not None and str(json_path) == "-"
-    for place, where in ((None if to_screen else json_path, "--json"), (sarif, "--sarif"), (html, "--html")):
+    for place, where in ((None if to_screen else json_path, "--json"), (sarif, "--sarif")):
         if place is not None:
             check_file(place, where)
     if to != "ascend" and (torch or chip != "a2"):
@@ -76,18 +75,12 @@ def port(
     if to == "ascend":
         known = torch or porting.torch_versions()[0]
         made["notes"].append(f"APIs as torch_npu documents them for torch {known} on {chip.upper()}")
-    if to_screen:
-        echo_json(made)
-    else:
-        _print(made, every)
+    title = f"{made['root']} to {made['to']}"
+    give("port", made, lambda: _print(made, every), as_json=to_screen, page=page, title=title)
     if json_path is not None and not to_screen:
         write_file(json_path, json.dumps(made, indent=2, ensure_ascii=False) + "\n", "--json")
     if sarif is not None:
         write_file(sarif, json.dumps(report.sarif(found, __version__), indent=2) + "\n", "--sarif")
-    if html is not None:
-        from taicang.port.html import page
-
-        write_file(html, page(made, TIERS), "--html")
     if fail_on and made["worst"] and TIERS.index(made["worst"]) >= TIERS.index(fail_on):
         ctx.exit(1)
 

@@ -28,6 +28,7 @@ from taicang.page.parts import (
     trust,
     words,
 )
+from taicang.page.port import port
 from taicang.page.traffic import spans, traffic
 
 Result: TypeAlias = Mapping[str, Any]
@@ -317,7 +318,7 @@ def _verdict(replayed: Result | None) -> str:
 
 VIEWS: Mapping[str, Callable[[Any], list[Section]]] = {
     "infer": infer, "search": search, "compare": compare, "train": train, "replay": replay, "check": check,
-    "centre": centre, "fabric": links, "audit": audit,
+    "centre": centre, "fabric": links, "audit": audit, "port": port,
 }  # fmt: skip
 KEYS: Mapping[str, set[str]] = {
     "check": {"figures", "causes", "model"},
@@ -327,6 +328,7 @@ KEYS: Mapping[str, set[str]] = {
     "centre": {"chip_hour", "tornado"},
     "audit": {"claim", "verdict", "commands"},
     "fabric": {"machine", "hottest", "levels"},
+    "port": {"root", "tiers", "findings"},
     "infer": {"infeasible", "model", "machine"},
 }
 """Keys by which a stored result is known."""
