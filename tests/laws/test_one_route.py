@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 from taicang.catalog.models import model as load_model
 from taicang.errors import NotModelled, TaicangError
+from taicang.evidence.board import band_of
 from taicang.evidence.intake import file_outcomes
 from taicang.models.types import routed
 from taicang.plans import ServePlan
@@ -32,7 +33,7 @@ from taicang.search.door import PLAN, Run, forms_of, job_of, narrowed
 from taicang.search.evaluate import evaluate
 from taicang.search.run import Ask, search
 from taicang.search.space import default
-from taicang.search.trusted import told
+from taicang.search.trusted import bands_of, told
 from taicang.search.words import MODES as WORDS
 from taicang.traffic.generate import fixed
 
@@ -208,8 +209,15 @@ def test_the_scoreboard_asks_as_users_do(data, tmp_path):
         own = run.model == "gpt-oss-120b"  # served in its own formats, whatever they are called
         found = by_function(replace(run, quant="auto") if own else run)
         ttft, tpot = rows[str(number), "ttft"], rows[str(number), "tpot"]
-        if isinstance(found, TaicangError):
-            assert ttft.predicted is tpot.predicted is None
-        elif isinstance(found, Served):
+        assert (ttft.predicted is None) == (tpot.predicted is None) == (not isinstance(found, Served))
+        if isinstance(found, Served):
+            job = job_of(replace(run, quant="auto") if own else run)
+            plan = replace(run.plan, quant=found.decode.plan.quant)
+            near = bands_of(job, "aggregated", plan)
+            assert {"tpot": band_of(tpot), "ttft": band_of(ttft)} == {name: near[name] for name in ("tpot", "ttft")}
+            assert tpot.run == ttft.run
+            experts = plan.quant.experts if routed(job.model) else plan.quant.dense
+            assert (tpot.run.engine, tpot.run.version, tpot.run.form) == (job.stack.engine, job.stack.version, experts)
+            assert found.stack.startswith(job.stack.name)
             mine = np.array([found.loop.ttft_s, found.loop.tpot_s]) * 1e3
             np.testing.assert_allclose([ttft.predicted, tpot.predicted], mine, rtol=1e-12)
