@@ -17,12 +17,11 @@ from numpy.typing import NDArray
 from scipy.optimize import least_squares
 
 from taicang.catalog.trust import Ground
-from taicang.evidence import fit_bands, trials
-from taicang.evidence.leave_out import LEAST, with_values
+from taicang.evidence import fit_bands, fit_stacks, trials
+from taicang.evidence.leave_out import with_values
 from taicang.stacks import Stack
 
 Floats = NDArray[np.float64]
-FAMILIES = ("gemm", "attend", "collective", "experts")
 RATIO = (1.0, 0.4, 2.5, 0.2)
 """Start, least, most and width of a ratio of kernels: of a user's machine more is possible than of the best of many."""
 CONFIGURATIONS = 3
@@ -38,17 +37,11 @@ MOST = 5
 ACTIVE = 1e-3
 """A constant moves a row where its width changes a time by this share."""
 ROUNDS = 2
-STEP = 0.2
-"""Change that slopes are taken over, in widths."""
-TTFT_WEIGHT = 0.1
-BEND = 0.1
 PASSES = 3
 MEDIAN_RATIO = 0.6745
 """Median absolute error over the standard deviation."""
 LEAST_PULL = 0.1
-"""Weight of the prior where rows agree to a tenth of ``BEND``: how far they may pull a constant is told by how well
-they agree with each other."""
-TTFT_BEND = 0.3
+"""Weight of the prior where rows agree to a tenth of the bend: how well they agree tells how far they may pull."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,7 +106,7 @@ class Profile:
 
 def ratios_of(stack: Stack) -> tuple[str, ...]:
     """Ratios of kernels that a stack may have."""
-    return (*FAMILIES, *sorted(name for name in stack.kernel_ratio if "/" in name))
+    return (*fit_stacks.FAMILIES, *sorted(name for name in stack.kernel_ratio if "/" in name))
 
 
 def calibrate(base: Stack, space: Space, items: Sequence[Item], *, measured: str) -> Profile:
@@ -174,19 +167,15 @@ class _Linear:
             stack = space.stack(base, values)
             return np.array([item.times(stack) for item in items]).T
 
-        here = times(at)
-        slopes = np.zeros((*here.shape, at.size))
-        for i in np.flatnonzero(moving):
-            _, most, width = space.limits[i]
-            moved = at.copy()
-            moved[i] += STEP * width if at[i] + STEP * width <= most else -STEP * width
-            slopes[..., i] = (times(moved) - here) / (moved[i] - at[i])
+        _, most, width = space.limits.T
+        step = fit_stacks.STEP * width
+        here, slopes = fit_stacks.sloped(times, at, np.where(moving, np.where(at + step <= most, step, -step), 0.0))
         return cls(space=space, items=items, own=space.at(base), at=at, base=here, slopes=slopes)
 
     def logs(self, values: Floats, seen: NDArray[Any]) -> Floats:
         """Logarithms of predicted over measured of the rows ``seen``."""
         moved = self.base[:, seen] + self.slopes[:, seen] @ (values - self.at)
-        return np.asarray(np.log(np.maximum(moved, LEAST)))
+        return np.asarray(np.log(np.maximum(moved, fit_stacks.LEAST)))
 
     def solved(self, chosen: Floats, seen: NDArray[Any]) -> Floats:
         """All constants, those in the directions ``chosen`` [constant, direction] fitted to the rows ``seen``."""
@@ -204,7 +193,7 @@ class _Linear:
             x = np.asarray(least_squares(residuals, x, args=(pull,)).x)
             off = np.abs(self.logs(values(x), seen)[1])
             spread = float(np.median(off)) * off.size / max(off.size - many, 1)
-            pull = float(np.clip(spread / MEDIAN_RATIO / BEND, LEAST_PULL, 1.0))
+            pull = float(np.clip(spread / MEDIAN_RATIO / fit_stacks.BEND, LEAST_PULL, 1.0))
         return values(x)
 
     def loss(self, chosen: Floats, folds: NDArray[np.int64]) -> float:
@@ -222,10 +211,8 @@ class _Linear:
 
 
 def _bent(logs: Floats) -> Floats:
-    """Residuals whose squares are the pseudo-Huber loss of ``fit_stacks``; nothing where nothing was measured."""
-    scale, weight = np.array([[TTFT_BEND], [BEND]]), np.array([[TTFT_WEIGHT], [1.0]])
-    bent = np.sign(logs) * np.sqrt(2.0 * weight * (np.sqrt(1.0 + np.square(logs / scale)) - 1.0))
-    return np.asarray(np.nan_to_num(bent).ravel())
+    """Residuals of ``fit_stacks``; nothing where nothing was measured."""
+    return np.nan_to_num(np.concatenate(fit_stacks.pulls(*logs)))
 
 
 def _directions(found: _Linear) -> Floats:
@@ -233,7 +220,7 @@ def _directions(found: _Linear) -> Floats:
     width = found.space.limits[:, 2]
     active = np.nan_to_num(np.abs(found.slopes)).max(axis=(0, 1)) * width > ACTIVE
     made = []
-    for family in FAMILIES:
+    for family in fit_stacks.FAMILIES:
         own = np.array([name.partition("/")[0] == family for name in found.space.names]) & active
         own[: len(found.space.fields)] = False
         if own.sum() > 1:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,9 @@ from taicang.evidence.tables import held_out
 from taicang.models.types import routed
 from taicang.stacks import Scheduler
 
+Floats: TypeAlias = NDArray[np.float64]
+Times: TypeAlias = Callable[[Floats], Floats]
+"""From constants to [TTFT or TPOT, row], predicted over measured."""
 SCHEDULERS: Mapping[str, Scheduler] = MappingProxyType(
     {"vllm": "mixed", "sglang": "prefill_first", "tensorrt-llm": "mixed"}
 )
@@ -78,6 +81,8 @@ STEP = 0.2
 TTFT_WEIGHT = 0.1
 BEND = 0.1
 """Error at which a row's pull stops growing."""
+LEAST = 0.02
+"""Least ratio of predicted to measured time that a linear time may fall to."""
 
 
 def ratios_of(chosen: list[Row]) -> tuple[str, ...]:
@@ -91,14 +96,14 @@ def ratios_of(chosen: list[Row]) -> tuple[str, ...]:
     return FAMILIES + tuple(key for key in FORMATS if seen[key] >= ENOUGH_ROWS)
 
 
-def neutral(engine: str, names: Sequence[str]) -> NDArray[np.float64]:
+def neutral(engine: str, names: Sequence[str]) -> Floats:
     """What the constants of ``engine`` are drawn to; ``names`` are the kernel ratios at its end."""
     host = [1.0 if name == "expert_launches" and engine in WHOLE else value
             for name, value in zip(HOST, NEUTRAL, strict=True)]  # fmt: skip
     return np.array([*host, *(1.0 for _ in names)])
 
 
-def bounds(engine: str, names: tuple[str, ...]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def bounds(engine: str, names: tuple[str, ...]) -> tuple[Floats, Floats]:
     """Least and most of the constants of ``engine``."""
     given, many = GIVEN.get(engine, {}), len(names)
     low = [given.get(name, least) for name, least in zip(HOST, LOW, strict=True)]
@@ -107,7 +112,7 @@ def bounds(engine: str, names: tuple[str, ...]) -> tuple[NDArray[np.float64], ND
     return np.array(low + [RATIO_LOW] * many), np.array([*high, *(RATIO_HIGH for _ in names)]) + 1e-12
 
 
-def constants(engine: str, names: tuple[str, ...], values: NDArray[np.float64]) -> dict[str, Any]:
+def constants(engine: str, names: tuple[str, ...], values: Floats) -> dict[str, Any]:
     """The vector of the fit as fields of ``Stack``; ``names`` are the kernel ratios at its end."""
     named = {
         name: float(value) if value > NOTHING * width else 0.0
@@ -117,57 +122,73 @@ def constants(engine: str, names: tuple[str, ...], values: NDArray[np.float64]) 
     return {"scheduler": SCHEDULERS[engine], **named, "kernel_ratio": ratios}
 
 
-def times(chosen: list[Row], fields: Mapping[str, Any]) -> NDArray[np.float64]:
-    """Predicted over measured TPOT, then TTFT, of rows whose stacks have these constants; one where one is refused."""
+def times(chosen: list[Row], fields: Mapping[str, Any]) -> Floats:
+    """Predicted over measured TTFT, then TPOT, of rows whose stacks have these constants; one where one is refused."""
     found = np.ones((2, len(chosen)))
     for index, row in enumerate(chosen):
         try:
             steady = predict(row, replace(row.stack, **fields))
         except TaicangError:
             continue
-        found[:, index] = steady.tpot_s / row.tpot_s, steady.ttft_s / row.ttft_s
+        found[:, index] = steady.ttft_s / row.ttft_s, steady.tpot_s / row.tpot_s
     return found
 
 
-def bent(errors: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Residuals whose squares are the pseudo-Huber loss, in units of its bend."""
-    return np.sign(errors) * np.sqrt(2.0 * (np.sqrt(1.0 + np.square(errors / BEND)) - 1.0))
+def pulls(ttft: Floats, tpot: Floats) -> list[Floats]:
+    """Residuals of logarithms whose squares are the pseudo-Huber loss, in units of its bend."""
+
+    def bent(logs: Floats) -> Floats:
+        return np.sign(logs) * np.sqrt(2.0 * (np.sqrt(1.0 + np.square(logs / BEND)) - 1.0))
+
+    return [bent(tpot), bent(ttft / 3.0) * np.sqrt(TTFT_WEIGHT)]
 
 
-def fit_engine(engine: str, chosen: list[Row]) -> NDArray[np.float64]:
+def widths(names: Sequence[str]) -> Floats:
+    """Of the prior of each constant."""
+    return np.array(SCALE + (RATIO_SCALE,) * len(names))
+
+
+def nearest(engine: str, names: tuple[str, ...], times: Times, start: Floats) -> Floats:
+    """Constants of ``engine`` that bring ``times`` (of constants: TTFT and TPOT over measured) nearest to one."""
+    width = widths(names)
+    drawn = neutral(engine, names) / width
+    low, high = (each / width for each in bounds(engine, names))
+
+    def residuals(x: Floats) -> Floats:
+        return np.concatenate([*pulls(*np.log(np.maximum(times(x * width), LEAST))), (x - drawn) * PRIOR])
+
+    return np.asarray(least_squares(residuals, np.clip(start / width, low, high), bounds=(low, high)).x) * width
+
+
+def fit_engine(engine: str, chosen: list[Row]) -> Floats:
     """Constants of one engine over its rows.
 
     Times are sums of kernels and gaps, so almost linear in the constants: each round takes their slopes and minimises
     the loss of the linear times.
     """
     names = ratios_of(chosen)
-    many = len(names)
-    scale, drawn = np.array(SCALE + (RATIO_SCALE,) * many), neutral(engine, names)
-    low, high = bounds(engine, names)
-    values = np.clip(START + (1.0,) * many, low, high)
+    step, (low, high) = STEP * widths(names), bounds(engine, names)
+
+    def nearer(at: Floats) -> Floats:
+        change = np.where(at + step <= high, step, -step)
+        base, slopes = sloped(lambda now: times(chosen, constants(engine, names, now)), at, change)
+        return nearest(engine, names, lambda now: base + slopes @ (now - at), at)
+
+    values = np.clip(START + (1.0,) * len(names), low, high)
     for _ in range(ROUNDS):
-        base = times(chosen, constants(engine, names, values))
-        slopes = np.empty((*base.shape, len(values)))
-        for index in range(len(values)):
-            forward = values[index] + STEP * scale[index] <= high[index]
-            change = STEP * scale[index] * (1.0 if forward else -1.0)
-            moved = values.copy()
-            moved[index] += change
-            slopes[..., index] = (times(chosen, constants(engine, names, moved)) - base) / change
-
-        def residuals(
-            trying: NDArray[np.float64],
-            base: NDArray[np.float64] = base,
-            slopes: NDArray[np.float64] = slopes,
-            origin: NDArray[np.float64] = values,
-        ) -> NDArray[np.float64]:
-            tpot, ttft = np.log(np.maximum(base + slopes @ (trying * scale - origin), 0.02))
-            prior = (trying - drawn / scale) * PRIOR
-            return np.concatenate([bent(tpot), bent(ttft / 3.0) * np.sqrt(TTFT_WEIGHT), prior])
-
-        found = least_squares(residuals, np.clip(values, low, high) / scale, bounds=(low / scale, high / scale))
-        values = np.asarray(found.x * scale)
+        values = nearer(values)
     return values
+
+
+def sloped(times: Times, at: Floats, change: Floats) -> tuple[Floats, Floats]:
+    """Times at the constants ``at`` [constant] or [row, constant] and their slopes there, of those that ``change``."""
+    base = times(at)
+    slopes = np.zeros((*base.shape, change.size))
+    for i in np.flatnonzero(change):
+        moved = at.copy()
+        moved[..., i] += change[i]
+        slopes[..., i] = (times(moved) - base) / change[i]
+    return base, slopes
 
 
 def moved(ratio: float, median: Callable[[str, float], float], models: Iterable[str]) -> float:
@@ -204,7 +225,7 @@ def version_ratios(chosen: list[Row], fitted: Mapping[str, Any]) -> dict[str, di
             model: str, ratio: float, members: list[Row] = members, ratios: dict[str, float] = ratios, key: str = key
         ) -> float:
             trial = {**fitted, "kernel_ratio": ratios | {key: ratio}}
-            return float(np.median(np.log(times([row for row in members if row.model == model], trial)[0])))
+            return float(np.median(np.log(times([row for row in members if row.model == model], trial)[1])))
 
         ratio = moved(start, median, dict.fromkeys(row.model for row in members))
         if ratio != start:

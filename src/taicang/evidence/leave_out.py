@@ -15,7 +15,6 @@ from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import least_squares
 
 from taicang.evidence import fit_stacks as fit
 from taicang.evidence.measured import attempt
@@ -31,8 +30,6 @@ SIBLING: Mapping[str, str] = MappingProxyType({"h100": "h200", "h200": "h100", "
 """Profile -> one of the same generation."""
 FOREIGN: Mapping[str, str] = MappingProxyType({"h100": "b200", "h200": "b200", "b200": "h100", "gb200": "h100"})
 """Profile -> one of another generation."""
-LEAST = 0.02
-"""Least ratio of predicted to measured time that a linear time may fall to."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +53,7 @@ class Linear:
 
     def times(self, values: Floats) -> Floats:
         """With other constants in all rows (or [row, constant])."""
-        found: Floats = np.maximum(self.base + np.einsum("tri,ri->tr", self.slopes, values - self.own), LEAST)
+        found: Floats = np.maximum(self.base + np.einsum("tri,ri->tr", self.slopes, values - self.own), fit.LEAST)
         return found
 
 
@@ -87,14 +84,12 @@ def linear(engine: str, rows: Sequence[Row]) -> Linear:
     names = fit.ratios_of([row for row in mine if not held_out("served", *row.key)])
     own = np.array([of_row(row, names) for row in mine])
     plain = next((row for row in mine if f"{engine}@{row.stack.version}" not in _apart()), mine[0])
-    scale = np.array(fit.SCALE + (fit.RATIO_SCALE,) * len(names)) * fit.STEP
-    base = np.array([ratios(row) for row in mine]).T
-    slopes = np.zeros((*base.shape, scale.size))
-    for index in range(scale.size):
-        moved = own.copy()
-        moved[:, index] += scale[index]
-        trial = [ratios(row, with_values(row.stack, names, moved[i])) for i, row in enumerate(mine)]
-        slopes[..., index] = (np.array(trial).T - base) / scale[index]
+
+    def times(values: Floats) -> Floats:
+        made = zip(mine, values, strict=True)
+        return np.array([ratios(row, with_values(row.stack, names, each)) for row, each in made]).T
+
+    base, slopes = fit.sloped(times, own, fit.widths(names) * fit.STEP)
     return Linear(rows=mine, names=names, at=of_row(plain, names), own=own, base=base, slopes=slopes)
 
 
@@ -108,19 +103,12 @@ def _apart() -> Mapping[str, object]:
 def without(found: Linear, out: Flags) -> Floats:
     """Times of the rows ``out`` over measured, with constants fitted on what else the fit may see."""
     seen = found.known & ~out
-    many = len(found.names)
-    scale = np.array(fit.SCALE + (fit.RATIO_SCALE,) * many)
-    drawn = fit.neutral(found.rows[0].engine, found.names) / scale
-    low, high = (each / scale for each in fit.bounds(found.rows[0].engine, found.names))
     base, slopes, own = found.base[:, seen], found.slopes[:, seen], found.own[seen]
 
-    def residuals(x: Floats) -> Floats:
-        ttft, tpot = np.log(np.maximum(base + np.einsum("tri,ri->tr", slopes, x * scale - own), LEAST))
-        pulls = [fit.bent(tpot), fit.bent(ttft / 3.0) * np.sqrt(fit.TTFT_WEIGHT), (x - drawn) * fit.PRIOR]
-        return np.concatenate(pulls)
+    def times(values: Floats) -> Floats:
+        return np.asarray(base + np.einsum("tri,ri->tr", slopes, values - own))
 
-    start = np.clip(found.at / scale, low, high)
-    values = np.asarray(least_squares(residuals, start, bounds=(low, high)).x) * scale
+    values = fit.nearest(found.rows[0].engine, found.names, times, found.at)
     return found.times(_versions(found, seen, np.tile(values, (len(found.rows), 1))))[:, out]
 
 
