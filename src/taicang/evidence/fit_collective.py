@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -40,21 +40,18 @@ SPREADS = (0.4, 0.4, 0.0)
 NODE = 8.0
 LARGE_BYTES = 2.0**26
 """From here on the published single-node rows of PyTorch tell about the fabric: the launch no longer counts."""
-SWITCHES = {"nvlink-h100": "nvlink-h200", "nvlink-b300": "nvlink-b200", "nvlink-gb200": "nvlink-b200"}
-SWITCHES |= {"nvlink-gb300": "nvlink-b200"}
-"""Levels without a calibrated row of more than four ranks at large sizes -> a level with the same switches."""
-GUESS: Mapping[str, tuple[float, float]] = declared_fits()["collective"]["guess"]
-LIMITS: Mapping[str, tuple[float, float]] = declared_fits()["collective"]["limits"]
-"""By protocol, and of each constant."""
+DECLARED: Mapping[str, Any] = declared_fits()["collective"]
+LIMITS: Mapping[str, tuple[float, float]] = DECLARED["limits"]
 TYPICAL = ("base_s", "hop_s", "efficiency_ratio", "own_ratio")
-TWINS = {"gb200_nvl4": "nvlink-gb200"}
 PRIOR = 0.1
 """Pull of each log constant towards its first guess, in log errors per unit: weak, but it keeps what the rows do not
 tell from running to a limit (chosen by cross-validation: 8.3 % without, 8.0 % with it, 8.4 % at three times this)."""
 
 
 def _guess(key: str) -> tuple[float, float]:
-    return next(guess for name, guess in GUESS.items() if key.endswith(name) and (name != "ll" or "128" not in key))
+    return next(
+        guess for name, guess in DECLARED["guess"].items() if key.endswith(name) and (name != "ll" or "128" not in key)
+    )
 
 
 def _lines(constants: Constants, keys: Sequence[str]) -> Lines:
@@ -133,22 +130,22 @@ def level_lines(system: str, nccl: Sequence[Rows], custom: Sequence[Rows], known
     lines: Lines = {}
     here = [part for part in nccl if part.system == system]
     own = [part for part in custom if part.system == system]
-    if system in TWINS:  # the same links in another arrangement: the library's lines carry over
-        lines |= {key: line for key, line in known[TWINS[system]].items() if key.startswith("all_reduce/")}
+    if system in DECLARED["twins"]:  # the same links in another arrangement: the library's lines carry over
+        lines |= {key: line for key, line in known[DECLARED["twins"][system]].items() if key.startswith("all_reduce/")}
         lines = {key: line for key, line in lines.items() if not key.endswith(("shot", "in_switch"))}
     for kind in sorted({part.op.kind for part in here or own} if not lines else ()):
         keys = [f"{kind}/{protocol}" for protocol in PROTOCOLS]
         behind: Lines = {}
         if kind == "all_reduce" and level(system).reduces:
             switch = "all_reduce/in_switch"
-            lender = SWITCHES.get(level(system).profile)
+            lender = DECLARED["switches"].get(level(system).profile)
             if lender is None:
                 keys.append(switch)
             else:
                 behind = {switch: known[lender][switch]}
         parts = [part for part in here or own if part.op.kind == kind]
         lines |= behind | fit_lines(parts, keys, behind, machine, shared)
-    for part in sorted(own, key=lambda part: part.kernel) if lines and (here or system in TWINS) else ():
+    for part in sorted(own, key=lambda part: part.kernel) if lines and (here or system in DECLARED["twins"]) else ():
         keys = [f"all_reduce/{part.kernel}_{shot}" for shot in SHOTS]
         lines |= fit_lines([part], keys, lines, machine, shared)
     return lines
@@ -203,7 +200,10 @@ def fit_collective(folder: Path) -> Path:
     nccl = [part.fitted() for part in kernel_rows(folder, "nccl")]
     custom = [part.fitted() for part in kernel_rows(folder, "allreduce")]
     profiles: dict[str, Lines] = {}
-    for system in sorted(fabric_tables()["levels"], key=lambda name: (name in TWINS, level(name).profile in SWITCHES)):
+    for system in sorted(
+        fabric_tables()["levels"],
+        key=lambda name: (name in DECLARED["twins"], level(name).profile in DECLARED["switches"]),
+    ):
         profile = level(system).profile  # which a system without rows shares with one that has them
         lines = level_lines(system, nccl + large_rows(folder, system), custom, profiles)
         profiles[profile] = profiles.get(profile, {}) | lines
@@ -226,10 +226,6 @@ def fit_collective(folder: Path) -> Path:
 UB_READ_RATIO, UB_WRITE_RATIO = 165.5 / 196, 136.0 / 196
 COPY_ENGINE_RATIO = 0.92
 """Peer copy by the copy engine: 276 of 300 GB/s (A100 sample of nvbandwidth); for lack of others, of any fabric."""
-NETWORK = {"ll": (5e-6, 0.25), "ll128": (8.5e-6, 0.92), "simple": (14e-6, 1.0), "in_switch": (10.45e-6, 1.0)}
-"""From GPU to GPU through two adapters and a switch, by protocol: a hop, and the share of the bytes that are data, as
-the library's own tuner has them (NCCL, src/graph/tuning.cc: flags beside each word, or line; whole pieces wait for a
-proxy, and twice as long in a tree)."""
 HOST_RATIO = 26.0 / 32.0
 """Pinned host to device over PCIe 4 x16 (same sample)."""
 
@@ -277,9 +273,9 @@ def _outer_lines(constants: Constants, fits: Fits) -> dict[str, Line]:
     found = {}
     for key, line in fits["default"].items():
         kind, _, protocol = key.partition("/")
-        if protocol not in NETWORK:
+        if protocol not in DECLARED["network"]:
             continue
-        hop_s, data_ratio = NETWORK[protocol]
+        hop_s, data_ratio = DECLARED["network"][protocol]
         told = constants | {"efficiency_ratio": constants["efficiency_ratio"] * data_ratio, "own_ratio": 0.0}
         passes = {"all_reduce": 2.0, "all_reduce/simple": 4.0}  # up and down a tree
         found[key] = replace(line, hop_s=hop_s * passes.get(key, passes.get(kind, 1.0)), **told)

@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -21,50 +20,22 @@ from numpy.typing import NDArray
 from scipy.optimize import least_squares
 
 from taicang.errors import TaicangError
+from taicang.evidence.fit_kernels import declared_fits
 from taicang.evidence.fitting import write
 from taicang.evidence.served import Row
 from taicang.evidence.suite_served import FILE, predict, rows
 from taicang.evidence.tables import held_out
 from taicang.models.types import routed
-from taicang.stacks import Scheduler
 
 Floats: TypeAlias = NDArray[np.float64]
 Times: TypeAlias = Callable[[Floats], Floats]
 """From constants to [TTFT or TPOT, row], predicted over measured."""
-SCHEDULERS: Mapping[str, Scheduler] = MappingProxyType(
-    {"vllm": "mixed", "sglang": "prefill_first", "tensorrt-llm": "mixed"}
-)
-"""Default of each engine: prompt chunks join decode steps, or run in steps of their own."""
+DECLARED: Mapping[str, Any] = declared_fits()["stacks"]
 FAMILIES = ("gemm", "attend", "collective", "experts")
-FORMATS = (
-    "experts/mxfp4_w4a16", "experts/mxfp4_w4a8", "experts/nvfp4", "experts/fp8_block", "gemm/fp8", "gemm/nvfp4",
-)  # fmt: skip
-"""Formats whose kernels an engine chooses apart; a ratio of its own where enough rows run them."""
 ENOUGH_ROWS = 20
-HOST = (
-    "step_host_s", "sequence_host_s", "layer_gap_s", "eager_kernel_s", "expert_launches", "burst_ratio", "launch_ratio",
-    "draft_host_s", "draft_sequence_host_s",
-)  # fmt: skip
-START = (5e-4, 2e-6, 1e-6, 2e-5, 10.0, 0.4, 0.9, 1e-3, 2e-5)
-LOW = (0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.3, 0.0, 0.0)
-HIGH = (1e-2, 1e-4, 5e-5, 1e-4, 100.0, 1.0, 1.5, 2e-2, 5e-4)
-SCALE = (1e-3, 1e-5, 5e-6, 2e-5, 10.0, 0.5, 0.2, 3e-3, 5e-5)
-"""A constant this far from its neutral value is nothing unusual: widths of the prior."""
-NEUTRAL = (0.0, 0.0, 0.0, 1e-5, 10.0, 0.3, 1.0, 0.0, 0.0)
-SERIAL = ("sglang",)
-"""Engines whose scheduler does not run beside a step that drafts (SGLang before 0.5.11, where ``SGLANG_ENABLE_SPEC_V2``
-is not in the environment: scripts set it, but do not export it); in the others these constants stay zero."""
-GIVEN: Mapping[str, Mapping[str, float]] = MappingProxyType(
-    {"sglang": {"eager_kernel_s": 3.3e-5, "expert_launches": 30.0}}
-)
-"""Constants that these rows' steps do not tell, since most of their prompts outlast the launches. SGLang's prompts run
-kernel by kernel in Python: calibrated-on rows, of Qwen3-32B the steps that carry prompts, of DeepSeek the first tokens
-of a few clients with 1,024 tokens beside a client's own 20 ms."""
-WHOLE = ("tensorrt-llm",)
-"""Engines whose experts are one operator of their library, launched once (TensorRT-LLM's ``fused_moe``); in the others
-Python launches each kernel of them."""
-RATIO_LOW, RATIO_HIGH, RATIO_SCALE = 1.0, 1.6, 0.1
-"""No engine's kernels are faster than the best known ones."""
+HOST: tuple[str, ...] = tuple(DECLARED["constants"])
+START, LOW, HIGH, SCALE, NEUTRAL = zip(*DECLARED["constants"].values(), strict=True)
+RATIO_START, RATIO_LOW, RATIO_HIGH, RATIO_SCALE, RATIO_NEUTRAL = DECLARED["ratio"]
 VERSION_HIGH = 2.5
 """A version may run a format without tuned kernels."""
 APART = 0.15
@@ -87,29 +58,30 @@ LEAST = 0.02
 
 def ratios_of(chosen: list[Row]) -> tuple[str, ...]:
     """Kernel ratios that these rows can tell."""
-    seen = dict.fromkeys(FORMATS, 0)
+    seen = dict.fromkeys(DECLARED["formats"], 0)
     for row in chosen:
         quant = row.decode.plan.quant
         kind = routed(row.net)
         for key in {f"experts/{quant.experts}" if kind else "", f"gemm/{quant.dense}"}:
             seen[key] = seen.get(key, 0) + 1
-    return FAMILIES + tuple(key for key in FORMATS if seen[key] >= ENOUGH_ROWS)
+    return FAMILIES + tuple(key for key in DECLARED["formats"] if seen[key] >= ENOUGH_ROWS)
 
 
 def neutral(engine: str, names: Sequence[str]) -> Floats:
     """What the constants of ``engine`` are drawn to; ``names`` are the kernel ratios at its end."""
-    host = [1.0 if name == "expert_launches" and engine in WHOLE else value
-            for name, value in zip(HOST, NEUTRAL, strict=True)]  # fmt: skip
-    return np.array([*host, *(1.0 for _ in names)])
+    own = dict(zip(HOST, NEUTRAL, strict=True)) | DECLARED["neutral"].get(engine, {})
+    return np.array([*own.values(), *(RATIO_NEUTRAL for _ in names)])
 
 
 def bounds(engine: str, names: tuple[str, ...]) -> tuple[Floats, Floats]:
     """Least and most of the constants of ``engine``."""
-    given, many = GIVEN.get(engine, {}), len(names)
+    given, many = DECLARED["given"].get(engine, {}), len(names)
     low = [given.get(name, least) for name, least in zip(HOST, LOW, strict=True)]
-    high = [0.0 if name.startswith("draft_") and engine not in SERIAL else given.get(name, most)
-            for name, most in zip(HOST, HIGH, strict=True)]  # fmt: skip
-    return np.array(low + [RATIO_LOW] * many), np.array([*high, *(RATIO_HIGH for _ in names)]) + 1e-12
+    high = [
+        0.0 if name.startswith("draft_") and engine not in DECLARED["serial"] else given.get(name, most)
+        for name, most in zip(HOST, HIGH, strict=True)
+    ]
+    return np.array(low + [RATIO_LOW] * many), np.array(high + [RATIO_HIGH] * many) + 1e-12
 
 
 def constants(engine: str, names: tuple[str, ...], values: Floats) -> dict[str, Any]:
@@ -119,7 +91,7 @@ def constants(engine: str, names: tuple[str, ...], values: Floats) -> dict[str, 
         for name, value, width in zip(HOST, values, SCALE, strict=False)
     }
     ratios = {name: float(value) for name, value in zip(names, values[len(HOST) :], strict=True)}
-    return {"scheduler": SCHEDULERS[engine], **named, "kernel_ratio": ratios}
+    return {"scheduler": DECLARED["scheduler"][engine], **named, "kernel_ratio": ratios}
 
 
 def times(chosen: list[Row], fields: Mapping[str, Any]) -> Floats:
@@ -174,7 +146,7 @@ def fit_engine(engine: str, chosen: list[Row]) -> Floats:
         base, slopes = sloped(lambda now: times(chosen, constants(engine, names, now)), at, change)
         return nearest(engine, names, lambda now: base + slopes @ (now - at), at)
 
-    values = np.clip(START + (1.0,) * len(names), low, high)
+    values = np.clip(START + (RATIO_START,) * len(names), low, high)
     for _ in range(ROUNDS):
         values = nearer(values)
     return values
@@ -237,7 +209,7 @@ def fit(folder: Path) -> Path:
     """Fit every engine on its calibrated-on rows and write ``calibration/stacks.yaml``."""
     known = [row for row in rows(folder) if not held_out("served", *row.key)]
     profiles = {}
-    for engine in SCHEDULERS:
+    for engine in DECLARED["scheduler"]:
         chosen = [row for row in known if row.engine == engine]
         fitted = constants(engine, ratios_of(chosen), fit_engine(engine, chosen))
         profiles[engine] = {"constants": fitted}
