@@ -16,7 +16,7 @@ from test_replay_laws import TROUBLE, built, stamps
 from taicang import catalog
 from taicang.catalog.costing import cost_model, training_price
 from taicang.catalog.models import model
-from taicang.cost import collective_bound, exchange_traffic
+from taicang.cost import collective_bound, exchange
 from taicang.errors import TaicangError
 from taicang.lower.training_edges import lower_edges
 from taicang.ops import (
@@ -324,7 +324,7 @@ def operators(places: range) -> dict[str, float]:
                 if isinstance(op, Collective):
                     costs.append(collective_bound.lower_bound_s(op, on))
                 elif isinstance(op, Exchange):
-                    costs.append(exchange_traffic.lower_bound_s(op, on))
+                    costs.append(exchange.lower_bound_s(op, on))
         found[f"{number}"] = folded(costs)
     return found
 

@@ -21,7 +21,7 @@ from taicang.app.main import cli
 from taicang.catalog.calibration import fits
 from taicang.catalog.costing import cost_model, energy_fit, training_price
 from taicang.catalog.models import model, of_config
-from taicang.cost import collective_bound, exchange_traffic, routing, skew
+from taicang.cost import collective_bound, exchange, routing, skew
 from taicang.cost.gemm import GemmFit, gemm
 from taicang.errors import NotModelled, TaicangError
 from taicang.evidence.systems import fabric_of
@@ -182,7 +182,7 @@ def prices(machine: str, stack: str) -> dict[str, float]:
             if isinstance(op, Collective):
                 found[kind].append({"bound": collective_bound.lower_bound_s(op, on)})
             if isinstance(op, Exchange):
-                found[kind].append({"bound": exchange_traffic.lower_bound_s(op, on)})
+                found[kind].append({"bound": exchange.lower_bound_s(op, on)})
         except (NotModelled, TaicangError):
             found.setdefault(kind, []).append({"refused": 1})
     return {f"{kind} {name}": value for kind, costs in found.items() for name, value in summed(costs).items()}

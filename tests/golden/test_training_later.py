@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from taicang.evidence.later_training import LATER, later_rows, left_out
+from taicang.evidence.fit_training import LATER, later_rows, left_out
 from taicang.evidence.suite_training import predict
 
 FOLDER = Path(__file__).resolve().parents[2].parent / "shared" / "evidence"

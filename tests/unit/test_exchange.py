@@ -7,8 +7,7 @@ from dataclasses import replace
 import pytest
 
 from taicang.catalog import calibration, machine
-from taicang.cost.exchange import ExchangeFit, Setting, exchange, lower_bound_s, prepare
-from taicang.cost.exchange_traffic import traffic
+from taicang.cost.exchange import ExchangeFit, Setting, exchange, lower_bound_s, prepare, traffic
 from taicang.errors import UnknownName
 from taicang.ops import Exchange
 

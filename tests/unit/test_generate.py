@@ -15,10 +15,8 @@ from taicang.errors import InvalidInput
 from taicang.predict.replay import replay
 from taicang.predict.system import System
 from taicang.serve.door import through_s
-from taicang.traffic.generate import arriving, fixed, rhythm, wave
-from taicang.traffic.mixture import mixture
-from taicang.traffic.servegen import read_clients
-from taicang.traffic.sessions import sessions
+from taicang.traffic.generate import arriving, fixed, rhythm, sessions, wave
+from taicang.traffic.servegen import mixture, read_clients
 from taicang.traffic.trace import infinite_hit_ratio
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "traces"

@@ -28,8 +28,7 @@ from taicang.serve.request import SECOND, Request
 from taicang.serve.setup import Setup
 from taicang.serve.store import Shelf, Store
 from taicang.traffic.change import due, isolated, overlaid
-from taicang.traffic.generate import arriving, fixed
-from taicang.traffic.sessions import sessions
+from taicang.traffic.generate import arriving, fixed, sessions
 
 LINK = Link(base=100, per_token=1)
 USES = st.lists(st.integers(0, 9), max_size=80)

@@ -21,8 +21,7 @@ from taicang.serve.build import loading_s
 from taicang.serve.fleet import Weights
 from taicang.serve.setup import Setup
 from taicang.traffic.change import for_models
-from taicang.traffic.generate import arriving, fixed
-from taicang.traffic.sessions import sessions
+from taicang.traffic.generate import arriving, fixed, sessions
 
 MAIN, OTHER = "llama-3.1-8b", "qwen3-8b"
 

@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 
 from taicang.errors import InvalidInput
 from taicang.traffic.change import conversations, faster, longer, overlaid, spliced, thin, to_rate, window
-from taicang.traffic.generate import arriving, fixed
+from taicang.traffic.generate import arriving, fixed, sessions
 from taicang.traffic.read import read
-from taicang.traffic.sessions import sessions
 from taicang.traffic.trace import infinite_hit_ratio
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "traces"

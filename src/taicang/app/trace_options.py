@@ -47,8 +47,7 @@ def _one(path: Path, options: Mapping[str, Any]) -> Trace:
 
     begin, until, rate = (options.get(name) for name in ("begin", "until", "rate"))
     if is_client_set(path):
-        from taicang.traffic.mixture import mixture
-        from taicang.traffic.servegen import read_clients
+        from taicang.traffic.servegen import mixture, read_clients
 
         start, hours = begin or 0.0, options.get("hours")
         span = hours * 3600.0 if hours else None if until is None else until - start
@@ -125,7 +124,7 @@ def _arriving(path: str | None, options: Mapping[str, Any]) -> Trace:
 
 def _generated(options: Mapping[str, Any]) -> Trace:
     from taicang.traffic import generate
-    from taicang.traffic.sessions import sessions
+    from taicang.traffic.generate import sessions
 
     rate, count, turns = options["rate"], options["requests"], options["turns"] or 1
     seed = options["seed"]

@@ -13,22 +13,10 @@ from taicang.cost import attend_gqa, attend_mla, experts, gemm, pointwise
 from taicang.cost.collective import Wires, collective
 from taicang.cost.cost import Cost
 from taicang.cost.exchange import exchange
-from taicang.cost.host import host
 from taicang.cost.transfer import transfer
 from taicang.formats import number_format
 from taicang.hardware import Chip, Machine
-from taicang.ops import (
-    Attend,
-    Collective,
-    Exchange,
-    Gemm,
-    GroupedGemm,
-    Host,
-    Lookup,
-    Operator,
-    Pointwise,
-    Transfer,
-)
+from taicang.ops import Attend, Collective, Exchange, Gemm, GroupedGemm, Host, Lookup, Operator, Pointwise, Transfer
 from taicang.stacks import Stack
 from taicang.units import Num
 
@@ -217,3 +205,16 @@ def _slower(cost: Cost, ratio: float) -> Cost:
         network_s=cost.network_s * ratio,
         latency_s=cost.latency_s * ratio,
     )
+
+
+def host(op: Host, stack: Stack) -> Cost:
+    """Step scheduling, per-sequence work, graph launches and the idle gaps between a layer's kernels."""
+    seconds = (
+        stack.step_host_s
+        + op.graphs * stack.graph_launch_s
+        + op.sequences * stack.sequence_host_s
+        + op.layers * stack.layer_gap_s
+        + np.minimum(op.drafting, 1.0) * stack.draft_host_s
+        + op.drafting * stack.draft_sequence_host_s
+    )
+    return Cost(seconds=seconds, latency_s=seconds, origin=f"stack {stack.name}")

@@ -49,9 +49,10 @@ tell from running to a limit (chosen by cross-validation: 8.3 % without, 8.0 % w
 
 
 def _guess(key: str) -> tuple[float, float]:
-    return next(
+    protocol: tuple[float, float] = next(
         guess for name, guess in DECLARED["guess"].items() if key.endswith(name) and (name != "ll" or "128" not in key)
     )
+    return protocol
 
 
 def _lines(constants: Constants, keys: Sequence[str]) -> Lines:

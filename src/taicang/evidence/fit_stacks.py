@@ -129,7 +129,8 @@ def nearest(engine: str, names: tuple[str, ...], times: Times, start: Floats) ->
     def residuals(x: Floats) -> Floats:
         return np.concatenate([*pulls(*np.log(np.maximum(times(x * width), LEAST))), (x - drawn) * PRIOR])
 
-    return np.asarray(least_squares(residuals, np.clip(start / width, low, high), bounds=(low, high)).x) * width
+    found: Floats = least_squares(residuals, np.clip(start / width, low, high), bounds=(low, high)).x * width
+    return found
 
 
 def fit_engine(engine: str, chosen: list[Row]) -> Floats:

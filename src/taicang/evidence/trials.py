@@ -21,7 +21,7 @@ from taicang.catalog.trust import Ground, size
 from taicang.evidence import (
     ascend_steps,
     fit_ascend,
-    later_training,
+    fit_training,
     leave_out,
     leave_out_training,
     suite_ascend,
@@ -166,10 +166,10 @@ def ascend_trials() -> Iterator[Trial]:
 
 
 def training_trials(folder: Path) -> Iterator[Trial]:
-    """Step times, and memory where it is stated; the second table's constants are fitted apart (``later_training``)."""
+    """Step times, and memory where it is stated; the second table's constants are fitted apart (``fit_training``)."""
     for row, run, logs in leave_out_training.errors(training_rows.training_rows(folder / training_rows.FILE)):
         yield Trial(id=row.id, suite=row.suite, metric="step_time", run=run, logs=logs, held_out=row.held_out)
-    for row, seen, model, neutral in later_training.left_out(folder):
+    for row, seen, model, neutral in fit_training.left_out(folder):
         logs = dict.fromkeys(LABELS, neutral) | dict.fromkeys(("model", "kind", "form", "size"), model) | {"seen": seen}
         run = suite_training.run_of(row)
         yield Trial(id=row.id, suite="training_2", metric="step_time", run=run, logs=logs, held_out=not row.small)
@@ -178,14 +178,14 @@ def training_trials(folder: Path) -> Iterator[Trial]:
 
 def _later(folder: Path) -> Iterator[Trial]:
     """Later rows of stacks that the first table knows, which no fit has seen, and the memory that any states."""
-    first = later_training.engines(folder)
-    for row in later_training.later_rows(folder):
+    first = fit_training.engines(folder)
+    for row in fit_training.later_rows(folder):
         step = suite_training.predict(row)
         one = Outcome(
             id=row.id, suite="training_2", group="", measured=row.step_s, predicted=step.seconds, unit="s",
             held_out=True, run=suite_training.run_of(row),
         )  # fmt: skip
-        if later_training.engine_of(row) in first:
+        if fit_training.engine_of(row) in first:
             yield from _plain(one)
         if stated := row.raw["extra"].get("mem_gb"):
             size = float(step.memory.total_bytes)

@@ -8,9 +8,8 @@ from typing import Any
 
 from taicang.errors import InvalidInput, NotModelled
 from taicang.models.families import Family
-from taicang.models.keys import Keys
+from taicang.models.keys import Keys, sum_of
 from taicang.models.recurrent import HEADS, linear, state_space
-from taicang.models.sizes import sum_of
 from taicang.models.types import Attention, Compressed, GroupedQuery, Indexer, Latent, ShortConv
 
 _KINDS = {

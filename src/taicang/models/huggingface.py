@@ -16,10 +16,9 @@ from taicang.models.attention import attentions
 from taicang.models.families import Families, Family, nearest, settled
 from taicang.models.feedforward import NONE, feed_forwards
 from taicang.models.hybrid import hybrid_blocks, recurring_blocks, searched_blocks
-from taicang.models.keys import Keys
+from taicang.models.keys import Keys, sum_of
 from taicang.models.quantised import CLASSES, Held, held
 from taicang.models.recurrent import state_space
-from taicang.models.sizes import sum_of
 from taicang.models.types import Block, Dense, Experts, FeedForward, Model
 
 ALONE = {"pattern": hybrid_blocks, "searched": searched_blocks, "recurring": recurring_blocks}

@@ -1,9 +1,11 @@
-"""Typed access to the keys of a model configuration, which remembers what was read so that nothing is overlooked."""
+"""Typed access to the keys of a model configuration, which remembers what was read so that nothing is overlooked;
+and sums of products of sizes, as data files state them: "2*head_dim + -1*heads"."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from math import prod
 from typing import Any
 
 from taicang.errors import InvalidInput, NotModelled
@@ -154,3 +156,14 @@ class Keys:
             if key in self._seen or self.harmless(key) or value in _ABSENT:
                 continue
             self.refuse(f"the feature behind the unknown key {key!r} = {str(value)[:60]}", key, "ignored")
+
+
+def sum_of(text: str, sizes: Mapping[str, int], keys: Keys) -> int:
+    """The value of ``text``; a word that is none of ``sizes`` is one of ``keys``. Raises ``InvalidInput`` naming it."""
+
+    def value(word: str) -> int:
+        if word.removeprefix("-").isdigit():
+            return int(word)
+        return sizes[word] if word in sizes else keys.number(word, low=0)
+
+    return sum(prod(value(word.strip()) for word in term.split("*")) for term in text.split("+") if text)

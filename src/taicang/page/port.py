@@ -36,7 +36,9 @@ def port(result: Result) -> list[Section]:
         Section(key="findings", title=("Findings", "发现"), parts=(*found, *_places(result["findings"]))),
         Section(key="estimate", title=("Estimate", "工作量"), parts=_estimate(result["estimate"])),
         Section(key="speed", title=("Speed", "速度"), parts=_speed(result["performance"])),
-        Section(key="notes", title=("Notes", "说明"), parts=(Lines(title=("not read", "未读取"), lines=errors), *notes)),
+        Section(
+            key="notes", title=("Notes", "说明"), parts=(Lines(title=("not read", "未读取"), lines=errors), *notes)
+        ),
     ]
 
 
