@@ -147,7 +147,7 @@ def fit_engine(engine: str, chosen: list[Row]) -> Floats:
         base, slopes = sloped(lambda now: times(chosen, constants(engine, names, now)), at, change)
         return nearest(engine, names, lambda now: base + slopes @ (now - at), at)
 
-    values = np.clip(START + (RATIO_START,) * len(names), low, high)
+    values: Floats = np.clip(START + (RATIO_START,) * len(names), low, high)
     for _ in range(ROUNDS):
         values = nearer(values)
     return values
