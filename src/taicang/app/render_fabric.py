@@ -141,6 +141,15 @@ def show_answer(found: Answer) -> None:
             sizes = show(rival.payload_bytes, "B"), show(rival.alone_s, "s"), show(rival.together_s, "s")
             rivals.add_row(rival.kind.replace("_", "-"), *sizes)
         console.print(rivals)
+    _loads(found)
+    if found.lost_ranks:
+        console.print(f"{found.lost_ranks:,} ranks are cut off and left out")
+    _notes(found.assumptions)
+    _trust(found)
+
+
+def _loads(found: Answer) -> None:
+    """Links by level, and the hottest."""
     levels = terminal.table("level", "fullest link", "busy", "mean of links in use")
     for level in found.levels:
         if level.busy_s:
@@ -153,9 +162,9 @@ def show_answer(found: Answer) -> None:
             link.link + alike, show(link.carried_bytes, "B"), show(link.busy_s, "s"), f"{link.used_ratio:.0%}"
         )
     console.print(links)
-    if found.lost_ranks:
-        console.print(f"{found.lost_ranks:,} ranks are cut off and left out")
-    _notes(found.assumptions)
+
+
+def _trust(found: Answer) -> None:
     times = {"library": found.library_s, "closed form": found.closed_s}
     bands = {name: band for name, band in found.bands.items() if times[name] is not None}
     figures = {name: (seconds, "s") for name, seconds in times.items() if seconds is not None}

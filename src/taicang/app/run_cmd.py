@@ -174,28 +174,32 @@ def show_run(r: Report, calls: Sequence[Mapping[str, Any]] = ()) -> None:
         console.print(
             f"  {'others':30s} {'':9s} {sum(w.launches for w in worst.lines[TOP:]):6d} x {show(rest, 's'):>8s}"
         )
-    if calls:
-        console.print("[bold]CUDA on Ascend[/] (what became of each call: --log)")
-        for kind in dict.fromkeys(each["kind"] for each in calls):
-            mine = [each for each in calls if each["kind"] == kind]
-            took = {
-                each["operator"]: f" ({show(each['seconds'], 's')} in all)" if "seconds" in each else ""
-                for each in mine
-            }
-            names = ", ".join(name + time for name, time in took.items()) if kind != "mapped" else ""
-            console.print(f"  - {kind}: {len(mine)} {'operators' if 'path' not in mine[0] else 'places'}"
-                          f"{': ' if names else ''}{names}", markup=False)  # fmt: skip
-    if r.invented:
-        console.print("[bold]invented[/] (the program read what nobody computed)")
-        for what, often in r.invented.items():
-            console.print(f"  - {what}: {often:,} times")
-    for title, texts in (("notes", r.notes), ("assumptions", r.assumptions)):
+    invented = [f"{what}: {often:,} times" for what, often in r.invented.items()]
+    for title, beside, texts in (
+        ("CUDA on Ascend", " (what became of each call: --log)", _translated(calls)),
+        ("invented", " (the program read what nobody computed)", invented),
+        ("notes", "", r.notes),
+        ("assumptions", "", r.assumptions),
+    ):
         if texts:
-            console.print(f"[bold]{title}[/]")
+            console.print(f"[bold]{title}[/]{beside}")
         for text in texts:
-            console.print(f"  - {text}")
+            console.print(f"  - {text}", markup=False)
     console.print(f"[bold]error band[/] {r.band}")
     console.print(f"[dim]catalogue {r.digest[:12]}; taicang {r.version}[/]")
+
+
+def _translated(calls: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A line for each kind of call: how many, and how long each operator took."""
+    lines = []
+    for kind in dict.fromkeys(each["kind"] for each in calls):
+        mine = [each for each in calls if each["kind"] == kind]
+        took = {each["operator"]: f" ({show(each['seconds'], 's')} in all)" if "seconds" in each else ""
+                for each in mine}  # fmt: skip
+        names = ", ".join(name + time for name, time in took.items()) if kind != "mapped" else ""
+        what = "operators" if "path" not in mine[0] else "places"
+        lines.append(f"{kind}: {len(mine)} {what}{': ' if names else ''}{names}")
+    return lines
 
 
 def _memory(console: Any, r: Report, full: RankReport) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -82,28 +82,29 @@ def _read(raw: Any, type_: str) -> Any:
         if number < 0:
             raise InvalidInput(f"expected a quantity that is not negative, got {raw!r}")
         return number
-    if type_ in ("count", "ranks"):
-        if type_ == "ranks" and raw == "all":
-            return raw
-        return count(raw, 1, MOST, what="a whole number")
-    if type_ == "seed":
-        return count(raw, 0, MOST, what="a whole number")
-    if type_ == "ratio":
-        if isinstance(raw, bool) or not isinstance(raw, (int, float)) or not 1 / MOST <= raw <= MOST:
-            raise InvalidInput(f"expected a positive number up to {MOST:g}, got {shorten(raw)}")
-        return float(raw)
-    if type_ == "flag":
-        if not isinstance(raw, bool):
-            raise InvalidInput(f"expected true or false, got {shorten(raw)}")
-        return raw
-    if type_ == "words":
-        if not isinstance(raw, list) or not all(isinstance(word, str) for word in raw):
-            raise InvalidInput(f"expected a list of words, got {shorten(raw)}")
-        return frozenset(raw)
-    if type_ == "extents":
-        return tuple(count(part, 1, MOST, what="sizes such as 4x4x4") for part in str(raw).split("x"))
-    if type_ == "any":
-        return _any(raw)
+    reader: Callable[[Any], Any] = _READERS.get(type_, _text)
+    return reader(raw)
+
+
+def _ratio(raw: Any) -> float:
+    if isinstance(raw, bool) or not isinstance(raw, (int, float)) or not 1 / MOST <= raw <= MOST:
+        raise InvalidInput(f"expected a positive number up to {MOST:g}, got {shorten(raw)}")
+    return float(raw)
+
+
+def _flag(raw: Any) -> bool:
+    if not isinstance(raw, bool):
+        raise InvalidInput(f"expected true or false, got {shorten(raw)}")
+    return raw
+
+
+def _words(raw: Any) -> frozenset[str]:
+    if not isinstance(raw, list) or not all(isinstance(word, str) for word in raw):
+        raise InvalidInput(f"expected a list of words, got {shorten(raw)}")
+    return frozenset(raw)
+
+
+def _text(raw: Any) -> str:
     if not isinstance(raw, str):
         raise InvalidInput(f"expected text, got {shorten(raw)}")
     return raw
@@ -122,6 +123,16 @@ def _any(raw: Any) -> Any:
             except UnitError:
                 continue
     return raw
+
+
+_READERS: Final[Mapping[str, Callable[[Any], Any]]] = {
+    "count": lambda raw: count(raw, 1, MOST, what="a whole number"),
+    "ranks": lambda raw: raw if raw == "all" else count(raw, 1, MOST, what="a whole number"),
+    "seed": lambda raw: count(raw, 0, MOST, what="a whole number"),
+    "extents": lambda raw: tuple(count(part, 1, MOST, what="sizes such as 4x4x4") for part in str(raw).split("x")),
+    "ratio": _ratio, "flag": _flag, "words": _words, "any": _any,
+}  # fmt: skip
+"""By type; what is none of them is text."""
 
 
 def flatten(

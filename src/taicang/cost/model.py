@@ -120,16 +120,19 @@ class CostModel:
             case Lookup():
                 return pointwise.lookup(op, chip, book.pointwise)
             case Collective():
-                cost = collective(op, self.machine, book.collective, self.stack.all_reduce, self.wires)
-                ratio = book.collective_ratio.get(op.kind)
-                inside = ratio is not None and np.all(op.ranks * op.stride <= self.machine.domain)
-                return _slower(cost, ratio) if ratio is not None and inside else cost
+                return self._collective(op)
             case Exchange():
                 return exchange(op, self.machine, book.exchange, wires=self.wires)
             case Transfer():
                 return transfer(op, self.machine, book.collective, self.wires)
             case Host():
                 return host(op, self.stack)
+
+    def _collective(self, op: Collective) -> Cost:
+        cost = collective(op, self.machine, self.book.collective, self.stack.all_reduce, self.wires)
+        ratio = self.book.collective_ratio.get(op.kind)
+        inside = ratio is not None and np.all(op.ranks * op.stride <= self.machine.domain)
+        return _slower(cost, ratio) if ratio is not None and inside else cost
 
 
 def _anywhere(op: Operator, machine: Machine) -> Operator:

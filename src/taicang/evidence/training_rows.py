@@ -265,22 +265,7 @@ def plan_of(row: Row, model: Model) -> TrainPlan:
     if row.source == "mbridge" and "task" not in extra:
         laid = recipe_of("laid", row.model, row.chip, dtype)
         par, batch = par | laid.get("par", {}), batch | laid.get("batch", {})
-    tp, pp, cp = (int(par.get(name) or 1) for name in ("tp", "pp", "cp"))
-    if str(extra.get("cp", "")).startswith("2 from") and row.count >= 64:
-        cp = 2
-    # torchtitan's pipelines split a rank's batch into as many microbatches as there are stages unless told otherwise
-    whole = int(batch.get("local_batch") or 1) // (pp if stack_of(row).startswith("torchtitan") else 1)
-    micro = int(batch.get("mbs") or whole or 1)
-    if not {"tp", "pp", "dp", "fsdp", "mp"} & set(par) or (lora and "tp" not in par):
-        tp, cp = _open(row, micro, tp, pp, cp)
-    while row.batch % max(row.count // (tp * pp * cp), 1) and not {"cp", "dp"} & set(par) and cp < row.count:
-        cp *= 2  # context parallelism takes the ranks that the batch cannot fill
-    ranks = row.count * (2 if row.chip == "Ascend-910C" else 1)  # of packages of two dies there are two ranks each
-    dp = ranks // (tp * pp * cp)
-    if dp * tp * pp * cp != ranks:
-        raise NotModelled(f"tp {tp} x cp {cp} x pp {pp} does not divide {row.count} chips")
-    while row.batch % (dp * micro) and micro > 1:
-        micro -= 1
+    (tp, pp, cp, dp), micro = _degrees(row, par, batch, lora=lora)
     ep, etp = _experts(row, par, extra) if routed(model) else (1, 1)
     mode, ratio = _recompute(row, model, extra)
     if "again" in known:
@@ -327,6 +312,29 @@ def plan_of(row: Row, model: Model) -> TrainPlan:
         moments=extra.get("moments", "fp32"),
         master=extra.get("master", "fp32"),
     )
+
+
+def _degrees(
+    row: Row, par: Mapping[str, Any], batch: Mapping[str, Any], *, lora: bool
+) -> tuple[tuple[int, int, int, int], int]:
+    """Tensor, pipeline, context and data parallelism, and sequences of a microbatch."""
+    tp, pp, cp = (int(par.get(name) or 1) for name in ("tp", "pp", "cp"))
+    if str(row.raw["extra"].get("cp", "")).startswith("2 from") and row.count >= 64:
+        cp = 2
+    # torchtitan's pipelines split a rank's batch into as many microbatches as there are stages unless told otherwise
+    whole = int(batch.get("local_batch") or 1) // (pp if stack_of(row).startswith("torchtitan") else 1)
+    micro = int(batch.get("mbs") or whole or 1)
+    if not {"tp", "pp", "dp", "fsdp", "mp"} & set(par) or (lora and "tp" not in par):
+        tp, cp = _open(row, micro, tp, pp, cp)
+    while row.batch % max(row.count // (tp * pp * cp), 1) and not {"cp", "dp"} & set(par) and cp < row.count:
+        cp *= 2  # context parallelism takes the ranks that the batch cannot fill
+    ranks = row.count * (2 if row.chip == "Ascend-910C" else 1)  # of packages of two dies there are two ranks each
+    dp = ranks // (tp * pp * cp)
+    if dp * tp * pp * cp != ranks:
+        raise NotModelled(f"tp {tp} x cp {cp} x pp {pp} does not divide {row.count} chips")
+    while row.batch % (dp * micro) and micro > 1:
+        micro -= 1
+    return (tp, pp, cp, dp), micro
 
 
 def _open(row: Row, micro: int, tp: int, pp: int, cp: int) -> tuple[int, int]:

@@ -189,6 +189,19 @@ def _latent(kind: Latent, setting: Setting) -> Iterator[Item]:
         )
     if kind.indexer is not None and not kind.indexer.shared:
         yield from _indexer(kind.indexer, kind.q_lora or hidden, setting, kind.indexer.pool)
+    yield from _latent_core(kind, heads, setting)
+    if kind.gate_dim:
+        gate = (kind.heads if plan.sp else heads) * kind.gate_dim
+        yield from product("gate projection", Gemm(m=tokens, n=gate, k=hidden, dtype=quant.attention), setting)
+        yield "output gate", _gated(tokens, (kind.heads if plan.sp else heads) * kind.v_dim, gate), 1
+    rows, depth = (tokens, kind.heads * kind.v_dim) if plan.sp else (load.tokens, heads * kind.v_dim)
+    yield from product("output projection", Gemm(m=rows, n=hidden, k=depth, dtype=quant.attention), setting)
+
+
+def _latent_core(kind: Latent, heads: Count, setting: Setting) -> Iterator[Item]:
+    """The core on the latent itself where keys are absorbed, on keys and values of their own elsewhere in prompts."""
+    plan, load, quant = setting.plan, setting.load, setting.plan.quant
+    latent, shard = kind.kv_lora + kind.rope_dim, plan.tp if plan.sp else 1
     limit = kind.indexer.topk if kind.indexer else None
     # kernels of chosen keys work on the latent in prompts too: each token has a choice of its own
     latent_tokens = load.tokens if limit else load.decode_tokens
@@ -232,12 +245,6 @@ def _latent(kind: Latent, setting: Setting) -> Iterator[Item]:
             Collective(kind="all_to_all", payload_bytes=load.tokens * heads * kind.v_dim * 2.0, ranks=plan.tp),
             1,
         )
-    if kind.gate_dim:
-        gate = (kind.heads if plan.sp else heads) * kind.gate_dim
-        yield from product("gate projection", Gemm(m=tokens, n=gate, k=hidden, dtype=quant.attention), setting)
-        yield "output gate", _gated(tokens, (kind.heads if plan.sp else heads) * kind.v_dim, gate), 1
-    rows, depth = (tokens, kind.heads * kind.v_dim) if plan.sp else (load.tokens, heads * kind.v_dim)
-    yield from product("output projection", Gemm(m=rows, n=hidden, k=depth, dtype=quant.attention), setting)
 
 
 def _indexer(index: Indexer, q_in: int, setting: Setting, ratio: int = 1) -> Iterator[Item]:
@@ -298,6 +305,22 @@ def _linear(kind: GatedLinear, setting: Setting) -> Iterator[Item]:
             ),
             1,
         )
+    yield from _delta(kind, load, k_heads, v_heads)
+    yield (
+        "gated norm",
+        Pointwise(
+            kind="norm",
+            elements=load.tokens * v_heads * kind.v_dim,
+            moved_bytes=load.tokens * v_heads * kind.v_dim * 6.0,
+        ),
+        1,
+    )
+    output = Gemm(m=load.tokens, n=hidden, k=v_heads * kind.v_dim, dtype=quant.attention)
+    yield from product("output projection", output, setting)
+
+
+def _delta(kind: GatedLinear, load: Load, k_heads: Count, v_heads: Count) -> Iterator[Item]:
+    """The state's own arithmetic: token by token in decode, in chunks of a prompt."""
     state_bytes = v_heads * kind.k_dim * kind.v_dim * 4.0
     if some(load.decode_tokens):
         sequences = at_least_one(load.batch.decode_sequences)
@@ -329,17 +352,6 @@ def _linear(kind: GatedLinear, setting: Setting) -> Iterator[Item]:
         moved = load.prefill_tokens * (4.0 * k_heads * kind.k_dim + 4.0 * v_heads * kind.v_dim) * 2.0
         passes = Pointwise(kind="rope", elements=moved / 4.0, moved_bytes=moved, launches=CHUNK_PASSES)
         yield "chunk passes", passes, where_some(load.prefill_tokens)
-    yield (
-        "gated norm",
-        Pointwise(
-            kind="norm",
-            elements=load.tokens * v_heads * kind.v_dim,
-            moved_bytes=load.tokens * v_heads * kind.v_dim * 6.0,
-        ),
-        1,
-    )
-    output = Gemm(m=load.tokens, n=hidden, k=v_heads * kind.v_dim, dtype=quant.attention)
-    yield from product("output projection", output, setting)
 
 
 def _short_conv(kind: ShortConv, setting: Setting) -> Iterator[Item]:

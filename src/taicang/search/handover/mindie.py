@@ -38,17 +38,7 @@ def mindie(placed: Placed) -> Launch:
 def config(placed: Placed) -> dict[str, Any]:
     """``config.json``; what it leaves out keeps the server's default."""
     plan, one = placed.plan, placed.where.nodes == 1
-    latent = isinstance(placed.net.blocks[0].attention, Latent)
-    refuse(
-        "MindIE",
-        [
-            unknown_to_all(plan),
-            "pipeline stages" if plan.pp > 1 else "",
-            "expert parallelism of models other than DeepSeek's" if plan.ep > 1 and not latent else "",
-            f"{placed.drafts} drafted tokens; it drafts {MOST_DRAFTS} at most" if placed.drafts > MOST_DRAFTS else "",
-            "redundant experts under a gather exchange" if plan.redundant and plan.exchange == "gather" else "",
-        ],
-    )
+    _refuse(placed)
     model: dict[str, Any] = {
         "modelInstanceType": "Standard",
         "modelName": placed.net.name,
@@ -98,6 +88,18 @@ def config(placed: Placed) -> dict[str, Any]:
         "inferMode": "standard" if placed.pool.role == "both" else "dmi",
     }
     return {"Version": "1.0.0", "ServerConfig": server, "BackendConfig": backend}
+
+
+def _refuse(placed: Placed) -> None:
+    plan, latent = placed.plan, isinstance(placed.net.blocks[0].attention, Latent)
+    reasons = [
+        unknown_to_all(plan),
+        "pipeline stages" if plan.pp > 1 else "",
+        "expert parallelism of models other than DeepSeek's" if plan.ep > 1 and not latent else "",
+        f"{placed.drafts} drafted tokens; it drafts {MOST_DRAFTS} at most" if placed.drafts > MOST_DRAFTS else "",
+        "redundant experts under a gather exchange" if plan.redundant and plan.exchange == "gather" else "",
+    ]
+    refuse("MindIE", reasons)
 
 
 def _settings(placed: Placed) -> dict[str, Any]:
