@@ -27,7 +27,7 @@ from taicang.app.main import COMMANDS, cli
 from taicang.errors import TaicangError
 from taicang.search.study import read
 
-LONGEST_S, PATIENCE_S = 60.0, 3600
+LONGEST_S, PATIENCE_S = 60.0, 900
 """Of a processor, and of waiting: others may share the machine."""
 MOST_BYTES = 6 << 30
 PORTION = 250
