@@ -39,7 +39,6 @@ Shape = Mapping[str, Any]
 _GEMM = {"table": "gemm", "gemm_dtype": "bfloat16"}
 _PREFILL = {"table": "attention_prefill_gqa", "attn_dtype": "bfloat16", "kv_cache_dtype": "bfloat16", "window_size": 0}
 _DECODE = _PREFILL | {"table": "attention_decode_gqa"}
-HALVES = ("bfloat16", "float16")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -24,6 +24,7 @@ import hostile_lines
 from click.testing import CliRunner
 
 from taicang.app.main import COMMANDS, cli
+from taicang.app.study_points import ASKED
 from taicang.errors import TaicangError
 from taicang.search.study import read
 
@@ -317,7 +318,7 @@ def fault(args: list[str]) -> str:
     try:
         if args[0] == "read-study":
             with contextlib.suppress(TaicangError):
-                read(args[1])
+                read(args[1], ASKED)
             return ""
         found = CliRunner().invoke(cli, args, standalone_mode=False)
     except Exception:

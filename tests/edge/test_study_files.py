@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from taicang.search import evaluate
+from taicang.app.study_points import served
 
 BASE = "base: {model: llama-3.1-8b, on: hgx-h100, input: 1000, output: 200, mode: agg}\n"
 GRID = "sample: {kind: grid}\n"
@@ -21,15 +21,15 @@ def sweep(taicang, folder, text, *more):
     ("axis", "says"),
     [
         ("tp: [1, abc]", "axes.tp: expected a whole number of at least 1, got 'abc'"),
-        ("tp: [0]", "axes.tp: expected a whole number of at least 1, got 0"),
+        ("tp: [0]", "axes.tp: expected a whole number of at least 1, got '0'"),
         ("tp: [true]", "got True"),
         ("tp: [[1, 2]]", "got [1, 2]"),
-        ("tp: [null]", "got None"),
+        ("input: [null]", "got None"),
         ("dp: [-1]", "axes.dp"),
-        ("skew: [x]", "axes.skew: expected a number from 0 to 2, got 'x'"),
-        ("input: [many]", "axes.input: expected tokens of at least 1, got 'many'"),
+        ("skew: [x]", "axes.skew: 'x' is neither an exponent from 0 to 2 nor a file"),
+        ("input: [many]", "axes.input: expected a whole number of at least 1, got 'many'"),
         ("output: [.nan]", "axes.output"),
-        ("microbatches: [0, 1]", "axes.microbatches: expected a whole number from 1 to 2, got 0"),
+        ("microbatches: [0, 1]", "axes.microbatches: expected a whole number of at least 1, got '0'"),
         ("batch: [1, x]", "axes.batch: expected a whole number of at least 1, got 'x'"),
         ("batch: {from: 1.5, to: 3.7, steps: 3}", "axes.batch"),
         ("batch: {from: 1, to: 8, step: 3}", "unknown key 'step'; did you mean steps"),
@@ -40,24 +40,24 @@ def sweep(taicang, folder, text, *more):
         ("batch: {from: 1.2.3, to: 8, steps: 3}", "axes.batch"),
         ("batch: [1], batch: [2]", "stands twice"),
         ("chunk: [0]", "axes.chunk"),
-        ("exchange: [foo]", "unknown exchange 'foo'; one of auto, all_to_all, gather"),
-        ("mtp: [-1]", "axes.mtp: expected a whole number from 0 to 8, got -1"),
+        ("exchange: [foo]", "axes.exchange: 'foo' is not one of 'auto', 'all_to_all', 'gather'"),
+        ("mtp: [-1]", "axes.mtp: expected a whole number of at least 0, got '-1'"),
         ("acceptance: [2]", "axes.acceptance"),
-        ("tpot: [50]", "axes.tpot: 50 has no unit"),
-        ("tpot: [0ms]", "axes.tpot: a limit must be more than nothing"),
+        ("tpot: [50]", "axes.tpot: '50' has no unit"),
+        ("tpot: [0ms]", "axes.tpot: must be more than nothing"),
         ("model: [llama-3.1-8]", "axes.model: unknown model 'llama-3.1-8'; did you mean llama-3.1-8b"),
         ("on: [nosuch]", "axes.on: unknown machine 'nosuch'; the nearest are"),
         ("stack: [vlm]", "did you mean vllm"),
         ("slo: [nosuch]", "one of mlperf-server, mlperf-interactive"),
         ("profile: [nosuch]", "axes.profile: unknown profile 'nosuch'"),
-        ("mode: [zzz]", "one of agg, disagg, both"),
+        ("mode: [zzz]", "'zzz' is not one of 'agg', 'disagg', 'both'"),
         ("quant: [fp9]", "did you mean fp8"),
         ("quant: {from: 1, to: 2, steps: 2}", "axes.quant: has no range"),
         ("chip.memory.bandwith: [3 TB/s]", "did you mean chip.memory.bandwidth"),
         ("chip.memory.bandwidth: [3]", "axes.chip.memory.bandwidth: 3 has no unit"),
-        ("objective: [qqq]", "unknown objective 'qqq'; one of tokens/s/chip"),
+        ("objective: [qqq]", "'qqq' is not one of 'tokens/s/chip'"),
         ("objective: [smallest]", "needs the load"),
-        ("load: [0]", "axes.load: expected requests per second"),
+        ("load: [0]", "axes.load: 0.0 is not in the range x>0"),
     ],
 )
 def test_a_bad_value_is_named(taicang, tmp_path, axis, says):
@@ -116,17 +116,17 @@ def test_null_leaves_a_limit_open_and_numbers_may_be_text(taicang, tmp_path):
 
 def test_a_model_without_experts_has_none_to_lay_out():
     base = {"model": "llama-3.1-8b", "on": "hgx-h100", "mode": "agg", "tp": 2}
-    assert evaluate.evaluate(base | {"moe_tp": 2, "ep": 1})["feasible"]
+    assert served(base | {"moe_tp": 2, "ep": 1})["feasible"]
     for wrong in ({"ep": 2}, {"moe_tp": 4}, {"redundant": 1}):
-        assert "has no experts" in evaluate.evaluate(base | wrong)["error"]
+        assert "has no experts" in served(base | wrong)["error"]
 
 
 def test_the_smallest_machine_for_a_load_is_an_axis():
     base = {"model": "llama-3.1-8b", "on": "hgx-h100", "input": 1000, "output": 200, "tpot": "30ms"}
-    whole = evaluate.evaluate(base)
-    assert "only --objective smallest takes a load" in evaluate.evaluate(base | {"load": 1.0})["error"]
-    small = evaluate.evaluate(base | {"load": 1.0, "objective": "smallest"})
-    more = evaluate.evaluate(base | {"load": 100.0, "objective": "smallest"})
+    whole = served(base)
+    assert "only --objective smallest takes a load" in served(base | {"load": 1.0})["error"]
+    small = served(base | {"load": 1.0, "objective": "smallest"})
+    more = served(base | {"load": 100.0, "objective": "smallest"})
     assert small["chips"] < more["chips"] < whole["chips"] == 8
 
 

@@ -18,6 +18,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis import strategies as st
 
+from taicang.app.study_points import served as evaluate
 from taicang.catalog.models import model as load_model
 from taicang.errors import NotModelled, TaicangError
 from taicang.evidence.board import band_of
@@ -30,7 +31,6 @@ from taicang.predict.serving import answer
 from taicang.predict.system import System
 from taicang.records import jsonable, plain
 from taicang.search.door import PLAN, Run, forms_of, job_of, narrowed
-from taicang.search.evaluate import evaluate
 from taicang.search.run import Ask, search
 from taicang.search.space import default
 from taicang.search.trusted import bands_of, told

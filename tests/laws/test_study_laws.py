@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import yaml
 
+from taicang.app.study_points import ASKED, served
 from taicang.errors import InvalidInput
 from taicang.search import workers
 from taicang.search.journal import Journal
@@ -98,7 +99,7 @@ def suicidal(task, _):
 def test_a_worker_that_dies_costs_no_point(tmp_path, monkeypatch):
     monkeypatch.setattr(workers, "row_of", suicidal)
     tasks = [(i, {"mark": str(tmp_path / "mark")}) for i in range(8)]
-    rows = [row["point"] for row in workers.local(tasks, 2)]
+    rows = [row["point"] for row in workers.local(tasks, 2, served)]
     assert sorted(rows) == list(range(8))
 
 
@@ -132,9 +133,9 @@ def test_workers_end_with_the_process_that_started_them(tmp_path):
 
 
 def test_a_latin_hypercube_has_one_sample_in_each_share_of_each_axis(tmp_path):
-    study = read(write(tmp_path))
+    study = read(write(tmp_path), ASKED)
     made = points(study)
-    assert made == points(read(tmp_path / "study.yaml"))
+    assert made == points(read(tmp_path / "study.yaml", ASKED))
     speed = np.array([float(point["chip.memory.bandwidth"].split()[0]) for point in made])
     assert sorted(np.floor((speed - 2.0) / 4.0 * 80).astype(int)) == list(range(80))
     assert sum(point["quant"] == "fp8" for point in made) == 40
@@ -153,11 +154,11 @@ def test_a_latin_hypercube_has_one_sample_in_each_share_of_each_axis(tmp_path):
 )
 def test_a_study_that_is_not_understood_is_refused(tmp_path, changes, said):
     with pytest.raises(InvalidInput, match=said):
-        points(read(write(tmp_path, **changes)))
+        points(read(write(tmp_path, **changes), ASKED))
 
 
 def test_infeasible_and_illegal_points_are_rows():
-    row = workers.row_of((0, {"model": "deepseek-r1", "on": "hgx-h100", "tp": 3}))
+    row = workers.row_of((0, {"model": "deepseek-r1", "on": "hgx-h100", "tp": 3}), served)
     assert not row["feasible"]
     assert "tp=3" in row["error"]
 

@@ -5,8 +5,8 @@ import signal
 
 import pytest
 
+from taicang.app.study_points import served as evaluate
 from taicang.search import workers
-from taicang.search.evaluate import evaluate
 
 ray = pytest.importorskip("ray", reason="Ray is an extra")
 
@@ -27,7 +27,7 @@ def test_a_ray_worker_that_is_killed_costs_no_point(tmp_path, monkeypatch):
     monkeypatch.setattr(workers, "row_of", row_of)
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
     try:
-        rows = sorted(workers.on_ray(tasks), key=lambda row: row["point"])
+        rows = sorted(workers.on_ray(tasks, None, evaluate), key=lambda row: row["point"])
     finally:
         ray.shutdown()
     assert os.path.exists(mark)

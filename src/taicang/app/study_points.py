@@ -1,36 +1,80 @@
-"""Points of a study that ask what ``taicang train`` or ``taicang fabric`` answers: keys are the command's options."""
+"""Points of a study: what ``taicang search``, ``train`` or ``fabric`` answers, whose options are their keys."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import click
 
+from taicang import catalog
 from taicang.app.ask_cmd import OUTPUT, key_of, words_of
 from taicang.app.fabric_cmd import fabric, question
-from taicang.app.options import Whole, context_of
+from taicang.app.load_options import NAMED_LOAD, named_load, run_from
+from taicang.app.options import CHOICES, PLAN, Whole, context_of, declared
+from taicang.app.search_cmd import SEARCH
+from taicang.app.search_jobs import ask_of
 from taicang.app.train_cmd import train, training_from
-from taicang.errors import InvalidInput
+from taicang.catalog.models import model as load_model
+from taicang.catalog.profiles import slos
+from taicang.errors import InvalidInput, UnknownName
 from taicang.predict import Infeasible
 from taicang.predict.fabric import opened, run
 from taicang.predict.train import answer
 from taicang.records import plain
-from taicang.search.evaluate import failed, guarded
-from taicang.search.study_values import KEYS, Asks, Key, named
+from taicang.search.choices import CACHES, QUANTS
+from taicang.search.door import of_profile, plan_of
+from taicang.search.evaluate import FIGURES, best_row, failed, guarded
+from taicang.search.study_values import Asks, Key, named
+from taicang.search.words import MODES
 from taicang.units import shorten
 
 STEP = ("step_s", "chips", "memory_bytes_per_rank", "mfu_ratio", "hfu_ratio", "run_s", "tokens_per_s_per_chip")
 """Figures of a training point."""
 LINKS = ("least_s", "most_s", "latency_s", "even_s", "library_s", "closed_s", "wire_s")
 """Figures of a collective."""
-ELSEWHERE = OUTPUT | {"explain", "emit", "set", "draws", "against", "serve", "train", "spares", "logical",
-                      "backlog", "axes"}  # fmt: skip
+ELSEWHERE = OUTPUT | {"explain", "emit", "set", "draws", "against", "serve", "train", "spares", "logical", "backlog",
+                      "axes", "space", "top", "weights", "versus", "confirm"}  # fmt: skip
 """Options that ask something else, or that a study says by the name of the figure ("chip.memory.bandwidth")."""
 
 
-NAMES = {key: KEYS[key] for key in ("model", "on", "stack")} | {"machine": named(opened)}
+def _slo(name: str) -> None:
+    if name.partition("@")[0] not in slos():
+        raise UnknownName("SLO", name, slos())
+
+
+def _one_of(kind: str, known: Sequence[str]) -> Key:
+    def find(name: str) -> None:
+        if name not in known:
+            raise UnknownName(kind, name, known)
+
+    return named(find)
+
+
+NAMES = {
+    "model": named(load_model), "on": named(catalog.machine), "machine": named(opened),
+    "stack": named(catalog.stack, empty=True), "profile": named(of_profile, empty=True), "slo": named(_slo, empty=True),
+    "quant": _one_of("quantisation", QUANTS), "kv": _one_of("cache format", CACHES),
+}  # fmt: skip
 """Keys whose names are looked up before any point runs."""
+
+
+@click.command()
+@click.argument("model")
+@click.option("--on", "machine", required=True)
+@NAMED_LOAD
+@SEARCH
+@PLAN
+@declared("search", "study")
+@CHOICES
+def serving(**_: Any) -> None:
+    """The options of a point that asks how to serve."""
+
+
+def served(point: Mapping[str, Any]) -> dict[str, Any]:
+    """The row of a way to serve."""
+    return guarded(_best, point)
 
 
 def trained(point: Mapping[str, Any]) -> dict[str, Any]:
@@ -41,6 +85,15 @@ def trained(point: Mapping[str, Any]) -> dict[str, Any]:
 def moved(point: Mapping[str, Any]) -> dict[str, Any]:
     """The row of a collective."""
     return guarded(_links, point)
+
+
+def _best(point: Mapping[str, Any]) -> dict[str, Any]:
+    with _context(serving, point) as context:
+        options = context.params
+        named_load(options, options["model"])
+    net = load_model(options["model"], approximate=options["approximate"])
+    run = run_from(options, net, options["machine"], plan=plan_of(options, net), modes=MODES[options["mode"]])
+    return best_row(run, replace(ask_of(options), top=1, front=False))
 
 
 def _step(point: Mapping[str, Any]) -> dict[str, Any]:
@@ -67,8 +120,9 @@ def _context(command: click.Command, point: Mapping[str, Any]) -> click.Context:
     """The command line that ``point`` is."""
     keys = {key_of(param): param for param in command.params}
     words = [f"--set={key}={value}" for key, value in point.items() if "." in key]
-    for key in point.keys() & keys.keys():
-        words += words_of(keys[key], key, point[key], lambda: "study")
+    for key, value in point.items():
+        if (name := key.replace("_", "-")) in keys and value is not None:
+            words += words_of(keys[name], name, value, lambda: "study")
     try:
         return context_of(command, words)
     except click.UsageError as error:
@@ -86,14 +140,17 @@ def _key(param: click.Parameter) -> Key:
         return value
 
     words = isinstance(param.type, click.Choice) or isinstance(param, click.Argument)
-    return Key(read=read, ranges=not words, whole=isinstance(param.type, Whole))
+    empty = not param.required and not isinstance(param.default, str | int | float)
+    return Key(read=read, ranges=not words, whole=isinstance(param.type, Whole), empty=empty)
 
 
-def _asks(command: click.Command, figures: tuple[str, ...], evaluate: Any, *needs: str) -> Callable[[], Asks]:
+def _asks(
+    command: click.Command, figures: tuple[str, ...], evaluate: Any, *needs: str, dash: str = "-"
+) -> Callable[[], Asks]:
     def made() -> Asks:
         params = {key_of(param): param for param in command.params}
         keys = {
-            key: NAMES.get(key) or _key(param)
+            key.replace("-", dash): NAMES.get(key) or _key(param)
             for key, param in params.items()
             if key not in ELSEWHERE and not getattr(param, "multiple", False)
         }
@@ -103,7 +160,8 @@ def _asks(command: click.Command, figures: tuple[str, ...], evaluate: Any, *need
 
 
 ASKED: Mapping[str, Callable[[], Asks]] = {
+    "search": _asks(serving, FIGURES, served, "model", "on", dash="_"),
     "train": _asks(train, STEP, trained, "model", "on"),
     "fabric": _asks(fabric, LINKS, moved, "collective", "bytes", "machine"),
 }
-"""What a study may ask beside how to serve."""
+"""What a study may ask."""

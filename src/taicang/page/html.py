@@ -14,7 +14,6 @@ from typing import Any
 from taicang.page.parts import Section
 
 ENGINE = "echarts.common.min.js"
-ENGINE_SHA256 = "55974cf42cc160e6cf9099cd3ed8cdedfaa9779919fcee7e2272c85f6ca30e27"
 
 KINDS = {"Table": "table", "Lines": "list", "Spans": "spans", "Tiers": "tiers", "Pick": "pick"}
 

@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -18,7 +17,7 @@ from taicang.catalog import files
 from taicang.errors import InvalidInput, UnknownName
 from taicang.search import study_values
 from taicang.search.journal import inputs_of
-from taicang.search.study_values import SERVED, Asks, Axis, axis
+from taicang.search.study_values import Asks, Axis, axis
 
 Kind: TypeAlias = Literal["grid", "random", "latin", "bayesian"]
 KINDS = ("grid", "random", "latin", "bayesian")
@@ -47,8 +46,8 @@ class Study:
     """Figure of the results that Bayesian sampling looks for."""
 
 
-def read(path: str | Path, others: Mapping[str, Callable[[], Asks]] = MappingProxyType({})) -> Study:
-    """The study of a YAML file, whose points ask how to serve or, by its key "ask", one of ``others``.
+def read(path: str | Path, known: Mapping[str, Callable[[], Asks]]) -> Study:
+    """The study of a YAML file, whose points ask how to serve or what else of ``known`` its key "ask" names.
 
     Raises ``InvalidInput`` (with file, line and key) for what is not understood.
     """
@@ -61,9 +60,9 @@ def read(path: str | Path, others: Mapping[str, Callable[[], Asks]] = MappingPro
         if key not in SECTIONS:
             raise UnknownName("key", str(key), SECTIONS, where=str(path))
     ask = str(data.get("ask", SERVE))
-    if ask != SERVE and ask not in others:
-        raise UnknownName("question", ask, [SERVE, *others], where=where("ask"))
-    asks = SERVED if ask == SERVE else others[ask]()
+    if ask not in known:
+        raise UnknownName("question", ask, known, where=where("ask"))
+    asks = known[ask]()
     base, axes, sample = (_mapping(data, key, where(key)) for key in SECTIONS[1:])
     for section, keys in (("base", base), ("axes", axes)):
         for key in keys:

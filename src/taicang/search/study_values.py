@@ -9,25 +9,16 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, TypeAlias, get_args
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from taicang import catalog
-from taicang.catalog.models import model
-from taicang.catalog.profiles import slos
 from taicang.errors import InvalidInput, MissingFigure, NotModelled, TaicangError, UnknownName
-from taicang.plans import EXCHANGES
-from taicang.search.choices import CACHES, QUANTS
-from taicang.search.door import of_profile
-from taicang.search.evaluate import FIGURES, Evaluate, evaluate
-from taicang.search.result import Objective
-from taicang.search.words import MODES
-from taicang.units import Count, count, parse, share, shorten, split
+from taicang.search.evaluate import Evaluate
+from taicang.units import Count, shorten, split
 
 Read: TypeAlias = Callable[[Any], Any]
-TINY, MOST = 1e-9, 10**9
-"""Bounds of what has none of its own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,47 +34,6 @@ class Key:
     """Whether null leaves it open."""
 
 
-def _number(value: Any, said: str, low: Count, high: Count) -> int | float:
-    found = value
-    if isinstance(value, str):
-        number, unit = split(value) or ("nan", "")
-        found = float("nan" if unit else number)
-    if isinstance(found, bool) or not isinstance(found, (int, float)) or not low <= found <= high:
-        raise InvalidInput(f"expected {said}, got {shorten(value)}")
-    return found
-
-
-def _between(low: Count, high: Count) -> Key:
-    return Key(read=lambda value: _number(value, f"a number from {low:g} to {high:g}", low, high))
-
-
-def _whole(low: int = 1, high: int = MOST) -> Key:
-    return Key(read=lambda value: count(value, low, high), whole=True)
-
-
-def _word(kind: str, choices: Sequence[str]) -> Key:
-    def read(value: Any) -> str:
-        if value not in choices:
-            raise UnknownName(kind, value if isinstance(value, str) else shorten(value), choices)
-        return str(value)
-
-    return Key(read=read, ranges=False)
-
-
-def _limit(value: Any) -> Any:
-    if not parse(value, "s") > 0:
-        raise InvalidInput(f"a limit must be more than nothing, got {shorten(value)}")
-    return value
-
-
-def _tokens(value: Any) -> int | float:
-    return (
-        count(value, 1, MOST, what="tokens")
-        if isinstance(value, str)
-        else _number(value, "tokens of at least 1", 1, MOST)
-    )
-
-
 def named(find: Callable[[str], Any], *, empty: bool = False) -> Key:
     """A name that ``find`` knows. What is known but lacks a figure or a kernel is a result, not a mistake."""
 
@@ -97,47 +47,6 @@ def named(find: Callable[[str], Any], *, empty: bool = False) -> Key:
     return Key(read=read, ranges=False, empty=empty)
 
 
-def _slo(name: str) -> None:
-    if name.partition("@")[0] not in slos():
-        raise UnknownName("SLO", name, slos())
-
-
-KEYS: Mapping[str, Key] = {
-    "model": named(model),
-    "on": named(catalog.machine),
-    "input": Key(read=_tokens),
-    "output": Key(read=_tokens),
-    "profile": named(of_profile, empty=True),
-    "users": Key(read=lambda value: count(value, 1, MOST, what="users"), whole=True, empty=True),
-    "attainment": Key(read=share, empty=True),
-    "ttft": Key(read=_limit, empty=True),
-    "tpot": Key(read=_limit, empty=True),
-    "slo": named(_slo, empty=True),
-    "objective": _word("objective", get_args(Objective)),
-    "load": Key(read=lambda value: _number(value, "requests per second, more than 0", TINY, MOST), empty=True),
-    "stack": named(catalog.stack, empty=True),
-    "memory_fraction": _between(TINY, 1.0),
-    "quant": _word("quantisation", QUANTS),
-    "kv": _word("cache format", CACHES),
-    "mode": _word("mode", tuple(MODES)),
-    "batch": _whole(),
-    "mtp": _whole(0, 8),
-    "acceptance": _between(0.0, 1.0),
-    "skew": _between(0.0, 2.0),
-    "chunk": _whole(),
-    "tp": _whole(),
-    "dp": _whole(),
-    "pp": _whole(),
-    "ep": _whole(),
-    "moe_tp": _whole(),
-    "redundant": _whole(0),
-    "shared_ranks": _whole(0),
-    "microbatches": _whole(1, 2),
-    "exchange": _word("exchange", EXCHANGES),
-}
-"""Every key of a point besides catalogue fields, which have a dot in them ("chip.memory.bandwidth")."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asks:
     """What the points of a study ask: their keys, the figures of their rows, and who answers."""
@@ -146,11 +55,8 @@ class Asks:
     figures: Sequence[str]
     """The last is what a search through the points looks for unless it is told."""
     evaluate: Evaluate
-    needs: Sequence[str] = ("model", "on")
+    needs: Sequence[str]
     """Keys that no point can do without; the last names the machine."""
-
-
-SERVED = Asks(keys=KEYS, figures=FIGURES, evaluate=evaluate)
 
 
 def read(keys: Mapping[str, Key], key: str, value: Any, where: str) -> Any:

@@ -10,25 +10,26 @@ import numpy as np
 
 from taicang.errors import InvalidInput, UnknownName
 from taicang.lower import lower
-from taicang.plans import Quantisation, ServePlan, decode_batch
+from taicang.plans import EXCHANGES, Quantisation, ServePlan, decode_batch
 from taicang.search.door import PLAN, moved, plan_of
 from taicang.search.explain import RESOURCES, again, against
 from taicang.search.points import Job
 from taicang.search.result import FIGURES, Choice, Objective
 from taicang.search.run import Ask, every, search
 from taicang.search.space import Space
+from taicang.units import count
 
 MOST_RATIO = 64.0
 """How much more of a resource is tried before a rival is said never to draw level."""
 AXES: tuple[tuple[str, str, Callable[[int], float]], ...] = (("batch", "batches", float), ("mtp", "drafts", int))
 """Fields of a plan that are no layout, and where a space has them."""
 FIELDS = (*PLAN, *(key for key, *_ in AXES))
+LEAST, MOST = {"redundant": 0, "shared_ranks": 0, "mtp": 0}, {"microbatches": 2, "mtp": 8}
+"""Of fields that do not begin at one, and of those that have an end."""
 
 
 def fields(text: str) -> dict[str, Any]:
     """Plan fields of "dp=320,ep=320,batch=48". Raises ``InvalidInput`` for a key or a value that there is not."""
-    from taicang.search.study_values import KEYS, read  # noqa: PLC0415 - few give a plan
-
     found: dict[str, Any] = {}
     for part in filter(None, (part.strip() for part in text.split(","))):
         key, _, value = (word.strip() for word in part.partition("="))
@@ -36,7 +37,12 @@ def fields(text: str) -> dict[str, Any]:
             raise UnknownName("plan field", key, FIELDS, where="--versus")
         if key in found:
             raise InvalidInput(f"{key} is given twice", where="--versus")
-        found[key] = read(KEYS, key, value, f"--versus {key}")
+        if key != "exchange":
+            found[key] = count(value, LEAST.get(key, 1), MOST.get(key, 10**9), where=f"--versus {key}")
+        elif value in EXCHANGES:
+            found[key] = value
+        else:
+            raise UnknownName("exchange", value, EXCHANGES, where="--versus exchange")
     return found
 
 

@@ -16,7 +16,7 @@ from multiprocessing import active_children, get_context, parent_process
 from typing import Any, TypeAlias
 
 from taicang.errors import InvalidInput, NotModelled
-from taicang.search.evaluate import Evaluate, evaluate, failed
+from taicang.search.evaluate import Evaluate, failed
 
 Task: TypeAlias = tuple[int, Mapping[str, Any]]
 Row: TypeAlias = dict[str, Any]
@@ -26,13 +26,13 @@ DEATHS = 3
 """Times that a pool may break without finishing a point in between, and a point may kill its worker."""
 
 
-def row_of(task: Task, evaluate: Evaluate = evaluate) -> Row:
+def row_of(task: Task, evaluate: Evaluate) -> Row:
     """The row of a point: its number, its values and what they give."""
     index, point = task
     return {"point": index, **point, **evaluate(point)}
 
 
-def local(tasks: Iterable[Task], workers: int, evaluate: Evaluate = evaluate) -> Iterator[Row]:
+def local(tasks: Iterable[Task], workers: int, evaluate: Evaluate) -> Iterator[Row]:
     """Rows as they finish, from ``workers`` processes (one: in this one)."""
     if workers == 1:
         yield from (row_of(task, evaluate) for task in tasks)
@@ -111,7 +111,7 @@ def cluster() -> Any:
         raise NotModelled("--workers ray needs Ray: pip install 'taicang[ray]'") from None
 
 
-def on_ray(tasks: Iterable[Task], address: str | None = None, evaluate: Evaluate = evaluate) -> Iterator[Row]:
+def on_ray(tasks: Iterable[Task], address: str | None, evaluate: Evaluate) -> Iterator[Row]:
     """Rows as they finish on a Ray cluster (``address``: none starts one here). Raises ``NotModelled`` without Ray."""
     ray = cluster()
     try:
