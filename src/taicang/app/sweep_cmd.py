@@ -89,7 +89,7 @@ def run(study: str, out: str | None, workers: str, address: str | None, fresh: b
 def query(study: str, sql: str, as_csv: bool, as_json: bool) -> None:
     """Ask the results of STUDY (its folder or YAML file), also while it runs: SQL over the table results."""
     from taicang.search.journal import rows_of
-    from taicang.search.results import query as ask
+    from taicang.search.study_results import query as ask
 
     folder = Path(study).with_suffix("") if study.endswith((".yaml", ".yml")) else Path(study)
     names, rows = ask(folder, sql, rows_of(folder))

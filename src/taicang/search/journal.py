@@ -20,7 +20,7 @@ from taicang import __version__, catalog
 from taicang.errors import InvalidInput
 from taicang.output import Content, write
 from taicang.records import jsonable
-from taicang.search import results
+from taicang.search import study_results
 
 SUFFIXES = (".yaml", ".yml", ".json")
 LONGEST = 255
@@ -77,7 +77,7 @@ class Journal:
             folder.mkdir(parents=True, exist_ok=True)
             if fresh and self.path.exists():
                 rows_of(folder)  # no journal of a study is not ours to drop
-                results.drop(folder)
+                study_results.drop(folder)
                 self.path.unlink()
             self._load(inputs)
             self._file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
@@ -125,19 +125,19 @@ class Journal:
     def stream(self) -> None:
         """Write the rows that make whole parts as Parquet, where pyarrow is installed."""
         os.fsync(self._file)
-        if results.available():
-            results.stream(self.path.parent, list(self.done.values()))
+        if study_results.available():
+            study_results.stream(self.path.parent, list(self.done.values()))
 
     def finish(self, total: int) -> list[Path]:
         """Write all rows in order as results.jsonl, and as results.parquet where pyarrow is installed."""
         os.fsync(self._file)
         os.close(self._file)
         rows = [self.done[i] for i in range(total)]
-        files: dict[str, Content] = {results.LINES: (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)}
-        if results.available():
-            files[results.TABLE] = results.parquet(rows)
+        files: dict[str, Content] = {study_results.LINES: (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)}
+        if study_results.available():
+            files[study_results.TABLE] = study_results.parquet(rows)
         made = write(files, self.path.parent, "--out")
-        results.drop(self.path.parent, parts_only=True)
+        study_results.drop(self.path.parent, parts_only=True)
         return made
 
 
