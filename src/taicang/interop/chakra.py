@@ -14,8 +14,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
+from taicang import reading
 from taicang.errors import InvalidInput
-from taicang.interop import protobuf, stored
+from taicang.interop import protobuf
 from taicang.interop.work import Collective, Kind, Task, Workload
 
 VERSION: Final = "0.0.4"
@@ -58,7 +59,7 @@ def _named(name: str, files: Mapping[int, Path]) -> Workload:
     groups: dict[str, tuple[int, ...]] = {}
     ranks = {}
     for rank, file in files.items():
-        data = stored.whole(file, MOST_BYTES)
+        data = reading.data(file, most=MOST_BYTES, packed=True)
         if not data:
             raise InvalidInput("empty", where=str(file))
         nodes = _json(data, file) if data[:1] in (b"{", b"[") else _protobuf(data, file)
