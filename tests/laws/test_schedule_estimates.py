@@ -87,10 +87,9 @@ def test_without_stages_or_overlap_the_closed_form_is_the_step(
     machine, stack = catalog.machine(f"hgx-h100 x {nodes}"), replace(catalog.stack(engine), overlap=frozenset())
     plan = TrainPlan(dp=machine.ranks, global_batch=machine.ranks, seq=seq, zero=zero)
     setup = Setup(model=model(net), plan=plan, machine=machine, stack=stack, price=training_price(machine, stack))
-    one = np.array([1])
-    for found in estimate.estimates(
-        setup, setup.plan, one, one, ((recompute, 1.0),), {"schedule": "1f1b", "zero": zero}
-    ):
+    one, asked = np.array([1]), (((recompute, 1.0),), {"schedule": "1f1b", "zero": zero})
+    assert list(estimate.estimates(setup, setup.plan, np.array([1, 2]), np.array([1, 1]), *asked))  # several at a time
+    for found in estimate.estimates(setup, setup.plan, one, one, *asked):
         exact = train_step(replace(setup, plan=replace(found.plan, pp=1, vpp=1, dp=machine.ranks, recompute=recompute)))
         assert float(found.seconds[0]) == pytest.approx(exact.seconds, rel=1e-4)
         assert float(found.memory_bytes[0]) == pytest.approx(float(exact.memory.total_bytes), rel=1e-4)
