@@ -25,7 +25,7 @@ from typing import Any
 
 from taicang import reading
 from taicang.errors import InvalidInput, NotModelled
-from taicang.output import write, write_file
+from taicang.output import check_place, write, write_file
 
 JOURNAL = "journal.jsonl"
 NOTES = "notes.json"
@@ -144,6 +144,7 @@ def measure(
     samples, new = [_clock(on)], 0
     together: dict[str, dict[str, Any]] = {}
     folder.mkdir(parents=True, exist_ok=True)
+    check_place(folder / JOURNAL, "--out")
     with (folder / JOURNAL).open("a", encoding="utf-8") as out:
         try:
             if (folder / JOURNAL).read_bytes()[-1:] not in (b"", b"\n"):

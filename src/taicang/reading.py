@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import codecs
 import csv
+import gzip
 import json
 import os
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 from zipfile import BadZipFile
 
 from taicang.errors import InvalidInput
@@ -35,14 +36,14 @@ STUMBLES = (ArithmeticError, AttributeError, BadZipFile, EOFError, LookupError, 
 """What comes of reading a file as what it is not."""
 
 
-def data(path: Path, where: str = "", *, most: int = DOCUMENT) -> bytes:
-    """The bytes of a plain file of at most ``most``; ``InvalidInput`` at ``where`` (default: the path)."""
+def data(path: Path, where: str = "", *, most: int = DOCUMENT, packed: bool = False) -> bytes:
+    """The bytes of a plain file (or ``packed``: of what gzip made of one) of at most ``most``; ``InvalidInput`` at
+    ``where`` (default: the path)."""
     where = where or str(path)
     try:
-        check(path)
-        with path.open("rb") as file:
-            found = file.read(most + 1)
-    except (OSError, ValueError) as error:  # a ValueError: a path with a zero in it
+        with opened(path, packed=packed) as file:
+            found = file.read(most + 1) or b""
+    except (OSError, ValueError, EOFError, zlib.error) as error:  # a ValueError: a path with a zero in it
         raise InvalidInput(f"cannot read the file ({error})", where=where) from None
     if len(found) > most:
         raise InvalidInput(f"the file is longer than {most:,} bytes", where=where)
@@ -53,6 +54,17 @@ def check(path: Path) -> None:
     """Raise ``OSError`` unless ``path`` is a plain file: what is none may have no end."""
     if not os.path.isfile(path):
         raise OSError("not a plain file" if os.path.exists(path) else "no such file")
+
+
+def opened(path: Path, *, packed: bool = False) -> IO[bytes]:
+    """A plain file to read from, never waited for; ``packed``: gzip, which its first bytes tell, is unpacked."""
+    check(path)
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    file = os.fdopen(handle, "rb")
+    if not packed or file.peek(2)[:2] != b"\x1f\x8b":
+        return file
+    file.close()
+    return cast("IO[bytes]", gzip.open(path))
 
 
 def text(path: Path, where: str = "", *, most: int = SETTINGS) -> str:

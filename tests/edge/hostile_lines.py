@@ -4,10 +4,13 @@ What a page shows is what users start from: their options, values and combinatio
 here, and so is every option that comes to be documented.
 """
 
+import contextlib
+import os
 import random
 import re
 import shlex
 import shutil
+import socket
 from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import cache
 from itertools import pairwise
@@ -25,6 +28,13 @@ LONG = {"--pareto": "out", "--evidence": "out", "--requests": "12", "--hours": "
         "--draws": "5", "--seeds": "2", "--workers": "1", "--seed": "1", "--clients": "3", "--confirm": "1",
         "--suite": "gemm", "--turns": "2", "--limit": "1s"}  # fmt: skip
 """Options whose documented values would make a case long, or need what is not here."""
+PLACES = (
+    "pipe", "pipe.yaml", "pipe.csv", "pipe.json x 2", "pipes", "folder", "folder/", "folder.yaml", "circle", "away",
+    "endless", "endlesses", "large", "socket", "empty", "empty/x", "circle/x", "pipe/x", "folder x 2", "./pipe",
+    "/dev/zero", "/dev/null", "/proc/self/mem", "/proc/kmsg", "/proc/self/environ", "~", ".", "..", "//", "-", "--",
+    "@pipe", "a\nb", "\x1b[31mx", "x" * 300, "x/" * 3000, "\udcff\udcfe", "日本語", "file:///etc/passwd",
+)  # fmt: skip
+"""Names of what is no plain file of a modest size; those that are not special are made by ``furnish``."""
 
 
 @cache
@@ -103,9 +113,24 @@ def respelled(rng: random.Random, text: str) -> str:
 
 
 def furnish(folder: Path) -> None:
-    """The files that pages name, to be read and spoiled."""
-    if not (folder / "examples").exists():
-        shutil.copytree(HERE / "examples", folder / "examples")
+    """The files that pages name, to be read and spoiled, and what lies at ``PLACES``."""
+    if (folder / "examples").exists():
+        return
+    shutil.copytree(HERE / "examples", folder / "examples")
+    (folder / "empty").touch()
+    for name in ("folder", "folder.yaml", "pipes", "endlesses"):
+        (folder / name).mkdir()
+    for name in ("pipe", "pipe.yaml", "pipe.csv", "pipe.json"):
+        os.mkfifo(folder / name)
+    for name in ("config.json", "summary.json", "capture.json", "journal.jsonl", "chunk-0-trace.csv", "a.csv", "a.py"):
+        os.mkfifo(folder / "pipes" / name)
+        (folder / "endlesses" / name).symlink_to("/dev/zero")
+    for name, target in (("circle", "circle"), ("away", "nowhere"), ("endless", "/dev/zero")):
+        (folder / name).symlink_to(target)
+    with (folder / "large").open("wb") as file:
+        file.truncate(1 << 36)  # takes no room
+    with socket.socket(socket.AF_UNIX) as made, contextlib.chdir(folder):  # a socket's path is short
+        made.bind("socket")
 
 
 def brief(words: Sequence[str]) -> list[str]:
@@ -151,6 +176,9 @@ def argv(
             del pairs[chosen]
         elif how == 3:
             pairs.insert(rng.randrange(len(pairs) + 1), list(pair))
+        elif how == 4 and rng.random() < 0.3:
+            before, sign, _ = pair[-1].rpartition(rng.choice(("=", ",")))  # the last of a list, or all
+            pair[-1] = f"{before}{sign}{rng.choice(PLACES)}" if pair[-1][:2] != "--" else pair[-1]
         elif len(pair) == 2:
             pair[1] = respelled(rng, pair[1]) if how == 4 else rng.choice(values().get(pair[0], (pair[1],)))
         elif not pair[0].startswith("-"):

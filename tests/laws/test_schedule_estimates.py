@@ -7,7 +7,7 @@ from functools import cache
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from taicang import catalog
@@ -69,3 +69,27 @@ def test_what_the_search_says_of_weights_gathered_by_layer_is_what_a_step_costs(
     exact = train_step(replace(setup, plan=replace(found[0].plan, pp=1, vpp=1, dp=64 // tp, recompute=recompute)))
     assert float(found[0].seconds[0]) == pytest.approx(exact.seconds, rel=0.02)
     assert float(found[0].memory_bytes[0]) == pytest.approx(float(exact.memory.total_bytes), rel=0.02)
+
+
+TRAINING = {stack.keeps: name for name in catalog.names("stack") if (stack := catalog.stack(name)).use == "training"}
+"""One for each way of keeping a step's tensors."""
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.sampled_from(list(TRAINING.values())), st.sampled_from(("llama-3-8b", "qwen2.5-7b", "llama-2-7b")),
+    st.sampled_from((1, 4, 64)), st.sampled_from((512, 4096)), st.integers(0, 2), st.sampled_from(("none", "full")),
+)  # fmt: skip
+@example("internevo", "llama-3-8b", 64, 512, 1, "none")  # many more ranks than tensors
+def test_without_stages_or_overlap_the_closed_form_is_the_step(
+    engine: str, net: str, nodes: int, seq: int, zero: int, recompute: str
+) -> None:
+    machine, stack = catalog.machine(f"hgx-h100 x {nodes}"), replace(catalog.stack(engine), overlap=frozenset())
+    plan = TrainPlan(dp=machine.ranks, global_batch=machine.ranks, seq=seq, zero=zero)
+    setup = Setup(model=model(net), plan=plan, machine=machine, stack=stack, price=training_price(machine, stack))
+    one, asked = np.array([1]), (((recompute, 1.0),), {"schedule": "1f1b", "zero": zero})
+    assert list(estimate.estimates(setup, setup.plan, np.array([1, 2]), np.array([1, 1]), *asked))  # several at a time
+    for found in estimate.estimates(setup, setup.plan, one, one, *asked):
+        exact = train_step(replace(setup, plan=replace(found.plan, pp=1, vpp=1, dp=machine.ranks, recompute=recompute)))
+        assert float(found.seconds[0]) == pytest.approx(exact.seconds, rel=1e-4)
+        assert float(found.memory_bytes[0]) == pytest.approx(float(exact.memory.total_bytes), rel=1e-4)

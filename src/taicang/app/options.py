@@ -200,6 +200,8 @@ FABRIC = {
 
 def context_of(command: click.Command, words: Sequence[str], **more: Any) -> click.Context:
     """The context of a command line, as below the root command: a command keeps the help option of its first one."""
+    if any("\0" in word for word in words):  # no shell can give it; files can
+        raise InvalidInput("a value with a zero character in it")
     return command.make_context(command.name, list(words), help_option_names=HELP["help_option_names"], **more)
 
 

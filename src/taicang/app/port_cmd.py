@@ -46,6 +46,7 @@ def port(
       taicang port . --sarif port.sarif --fail-on kernel
     """
     from taicang import catalog
+    from taicang.app.terminal import counting
     from taicang.catalog import porting
     from taicang.port import report
     from taicang.port.estimate import estimate
@@ -64,7 +65,8 @@ def port(
     rules = porting.rules(to, libraries=libraries, torch=torch, chip=chip)
     machines = tuple(map(catalog.machine, porting.machines(to, chip, before, after)))
     capture = load(log) if log and log.is_dir() else None
-    found = scan(path, rules, porting.operators(to), entries)
+    with counting(lambda done, total: f"{done:,} of {total:,} files") as progress:
+        found = scan(path, rules, porting.operators(to), entries, progress)
     size = estimate(found, porting.effort())
     ran = report.operators_run(log) if log and not capture else None
     if capture:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import importlib
+import io
 import json
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -18,6 +19,7 @@ from typing import Any, TypeAlias
 
 import yaml
 
+from taicang import reading
 from taicang.catalog import calibration
 from taicang.catalog.trust import BANDS
 from taicang.errors import InvalidInput, NotModelled, TaicangError
@@ -82,10 +84,9 @@ def _outcomes_of(path: Path, wanted: Collection[str], stack: str) -> list[Outcom
 def table(path: Path) -> tuple[list[Kind], list[dict[str, str]]]:
     """The kinds that the columns of a CSV file fit (at least one), and its rows. Raises ``InvalidInput``."""
     try:
-        with path.open(newline="", encoding="utf-8-sig") as handle:
-            reader = csv.DictReader(handle)
-            header, rows = set(reader.fieldnames or ()), [_clean(row) for row in reader]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        reader = csv.DictReader(io.StringIO(reading.text(path, most=reading.LINE), newline=""))
+        header, rows = set(reader.fieldnames or ()), [_clean(row) for row in reader]
+    except csv.Error as error:
         raise InvalidInput(f"cannot read this file ({error})", where=str(path)) from None
     fitting = [kind for kind in kinds() if kind.columns <= header]
     serving = next(kind for kind in kinds() if kind.modules[0] == "suite_served")
@@ -293,8 +294,8 @@ def step_outcomes(path: Path) -> list[Outcome]:
     Raises ``InvalidInput`` for a file that is none.
     """
     try:
-        listed = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        listed = yaml.safe_load(reading.text(path, most=reading.LINE))
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
         raise InvalidInput(f"cannot read this file ({error})", where=str(path)) from None
     if not isinstance(listed, list) or not all(isinstance(each, dict) and "config" in each for each in listed):
         raise InvalidInput("expected a list of steps, each with 'id', 'config' and a reference time", where=str(path))

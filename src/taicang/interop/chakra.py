@@ -14,9 +14,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
+from taicang import reading
 from taicang.errors import InvalidInput
 from taicang.interop import protobuf
-from taicang.interop.work import Collective, Kind, Task, Workload, all_of
+from taicang.interop.work import Collective, Kind, Task, Workload
 
 VERSION: Final = "0.0.4"
 MOST_BYTES, MOST_NODES = 2**31, 2**21
@@ -58,7 +59,7 @@ def _named(name: str, files: Mapping[int, Path]) -> Workload:
     groups: dict[str, tuple[int, ...]] = {}
     ranks = {}
     for rank, file in files.items():
-        data = all_of(file, MOST_BYTES)
+        data = reading.data(file, most=MOST_BYTES, packed=True)
         if not data:
             raise InvalidInput("empty", where=str(file))
         nodes = _json(data, file) if data[:1] in (b"{", b"[") else _protobuf(data, file)

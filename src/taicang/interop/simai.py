@@ -12,8 +12,9 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
+from taicang import reading
 from taicang.errors import InvalidInput, UnknownName
-from taicang.interop.work import Collective, Task, Workload, all_of, opened
+from taicang.interop.work import Collective, Task, Workload
 from taicang.units import digits
 
 COLUMNS = 12
@@ -38,7 +39,7 @@ class Layer:
 def is_one(path: Path) -> bool:
     """Whether ``path`` begins as such a workload does."""
     try:
-        with opened(path) as file:
+        with reading.opened(path, packed=True) as file:
             first = file.readline(4096).decode("utf-8", errors="replace")
     except (OSError, EOFError, zlib.error):
         return False
@@ -47,7 +48,7 @@ def is_one(path: Path) -> bool:
 
 def read(path: Path) -> Workload:
     """The workload of ``path``: one graph that stands for all ranks. Raises ``InvalidInput`` with file and line."""
-    lines = all_of(path, MOST_BYTES).decode("utf-8", errors="replace").splitlines()
+    lines = reading.data(path, most=MOST_BYTES, packed=True).decode("utf-8", errors="replace").splitlines()
     degrees = _degrees(lines[0] if lines else "", path)
     layers = [_layer(line, f"{path}:{number}") for number, line in enumerate(lines[2:], 3) if line.strip()]
     said = lines[1].strip() if len(lines) > 1 else ""

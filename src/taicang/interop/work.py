@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import gzip
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import IO, Literal, TypeAlias, cast
-
-from taicang.errors import InvalidInput
+from typing import Literal, TypeAlias
 
 Kind: TypeAlias = Literal["compute", "collective", "send", "receive", "none"]
 Collective: TypeAlias = Literal["all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast", "barrier"]
@@ -50,20 +45,3 @@ class Workload:
     ranks: Mapping[int, Sequence[Task]]
     groups: Mapping[str, tuple[int, ...]]
     notes: tuple[str, ...] = ()
-
-
-def opened(path: Path) -> IO[bytes]:
-    """``path`` to read from; gzip is told by its name."""
-    return cast("IO[bytes]", gzip.open(path)) if path.suffix == ".gz" else path.open("rb")
-
-
-def all_of(path: Path, most: int) -> bytes:
-    """All bytes of ``path``. Raises ``InvalidInput`` for what cannot be read, or has more than ``most``."""
-    try:
-        with opened(path) as file:
-            data = file.read(most + 1)
-    except (OSError, EOFError, zlib.error) as error:
-        raise InvalidInput(f"cannot be read ({error})", where=str(path)) from None
-    if len(data) > most:
-        raise InvalidInput(f"more than {most >> 20} MiB", where=str(path))
-    return data

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Final
@@ -16,6 +16,8 @@ from taicang.port.tables import OWN, TIERS, Finding, Read, Rule, Rules
 
 SCOPES: Final = ("counted", "unreached", "test", "vendored", "docs", "ported")
 """Where a file stands: part of what is ported, or apart from it and why; ``ported`` is for the other side already."""
+MOST: Final = 2**29
+"""Characters of source in a repository."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,10 +48,14 @@ class Scan:
         return next((tier for tier in reversed(TIERS) if found[tier]), "")
 
 
-def scan(root: Path, rules: Rules, operators: Mapping[str, str], entries: Sequence[str] = ()) -> Scan:
+def scan(
+    root: Path, rules: Rules, operators: Mapping[str, str], entries: Sequence[str] = (),
+    progress: Callable[[int, int], None] | None = None,
+) -> Scan:  # fmt: skip
     """Read the repository at ``root``. ``operators``: words of a path that tell an operator which a library has.
 
-    Raises ``InvalidInput`` where there is no folder, no source file in it, or an entry is not one of its files.
+    Raises ``InvalidInput`` where there is no folder, no source file in it or more than a repository has, or an entry
+    is not one of its files.
     """
     if not os.path.exists(root):
         raise InvalidInput("no such folder", where=str(root))
@@ -59,9 +65,13 @@ def scan(root: Path, rules: Rules, operators: Mapping[str, str], entries: Sequen
         )
     texts: dict[str, str] = {}
     reads: dict[str, Read] = {}
+    size = 0
     for path, place in tree.files(root):
+        if size > MOST:
+            raise InvalidInput(f"more than {MOST:,} characters of source: no repository", where=str(root))
         try:
             texts[path] = tree.text(place)
+            size += len(texts[path])
         except InvalidInput as error:
             reads[path] = Read(path=path, language=tree.language(PurePosixPath(path)), lines=0, error=str(error))
     if not any(tree.language(PurePosixPath(path)) in {"python", "cuda", "native"} for path in texts):
@@ -70,7 +80,9 @@ def scan(root: Path, rules: Rules, operators: Mapping[str, str], entries: Sequen
     collecting = gc.isenabled()
     gc.disable()  # syntax trees hold no cycles, and looking for some takes a third of the time
     try:
-        for path, text in texts.items():
+        for done, (path, text) in enumerate(texts.items()):
+            if progress is not None:
+                progress(done, len(texts))
             reads[path] = read(path, text, rules, own)
     finally:
         if collecting:

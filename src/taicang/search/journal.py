@@ -16,15 +16,17 @@ from typing import Any
 
 import yaml
 
-from taicang import __version__, catalog
+from taicang import __version__, catalog, reading
 from taicang.errors import InvalidInput
-from taicang.output import Content, write
+from taicang.output import Content, check_place, write
 from taicang.records import jsonable
 from taicang.search import study_results
 
 SUFFIXES = (".yaml", ".yml", ".json")
 LONGEST = 255
 """Characters of a text that may name a file."""
+LARGEST = 2**34
+"""Bytes of a journal: two million points."""
 
 
 def inputs_of(values: Any) -> dict[str, str]:
@@ -35,7 +37,7 @@ def inputs_of(values: Any) -> dict[str, str]:
         path = waiting.pop()
         if str(path) in found:
             continue
-        content = path.read_bytes()
+        content = reading.data(path)
         found[str(path)] = hashlib.sha256(content).hexdigest()[:16]
         try:
             waiting += _named(yaml.safe_load(content), path.parent)
@@ -80,6 +82,7 @@ class Journal:
                 study_results.drop(folder)
                 self.path.unlink()
             self._load(inputs)
+            check_place(self.path, "--out")
             self._file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         except OSError as error:
             raise InvalidInput(f"cannot write results here: {error.strerror}", where=str(folder)) from None
@@ -91,7 +94,7 @@ class Journal:
     def _load(self, inputs: Mapping[str, str]) -> None:
         if not self.path.exists():
             return
-        data = self.path.read_bytes()
+        data = reading.data(self.path, most=LARGEST)
         whole = data[: data.rfind(b"\n") + 1]
         if len(whole) < len(data):
             os.truncate(self.path, len(whole))
@@ -146,7 +149,7 @@ def rows_of(folder: Path) -> list[dict[str, Any]]:
     path = folder / "journal.jsonl"
     if not path.exists():
         raise InvalidInput("holds no study; run it first", where=str(folder))
-    data = path.read_bytes()
+    data = reading.data(path, most=LARGEST)
     return _rows(data[: data.rfind(b"\n") + 1], path)[1:]
 
 

@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, cast
+from typing import IO
 
 from taicang import reading
 from taicang.errors import InvalidInput
@@ -82,6 +82,5 @@ class Lines:
             raise InvalidInput(f"cannot read the file ({error})", where=str(self.path)) from None
 
     def _open(self) -> IO[bytes]:
-        with self._readable(), self.path.open("rb") as file:
-            packed = file.read(2) == b"\x1f\x8b"
-        return cast("IO[bytes]", gzip.open(self.path)) if packed else self.path.open("rb")
+        with self._readable():
+            return reading.opened(self.path, packed=True)

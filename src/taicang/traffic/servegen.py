@@ -15,6 +15,7 @@ import tarfile
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
@@ -117,7 +118,11 @@ def read_clients(path: Path) -> ClientSet:
 
 def _files(path: Path) -> Iterator[tuple[str, bytes]]:
     if os.path.isdir(path):
-        for file in sorted(path.rglob("chunk-*")):
+        found = (Path(folder, name) for folder, _, names in os.walk(path) for name in names)
+        files = list(islice(found, reading.NODES + 1))
+        if len(files) > reading.NODES:
+            raise InvalidInput(f"a folder of more than {reading.NODES:,} files is no client set", where=str(path))
+        for file in sorted(each for each in files if _NAME.match(each.name)):
             yield file.relative_to(path).as_posix(), reading.data(file, most=reading.LINE)
         return
     name = ""

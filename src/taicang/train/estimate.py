@@ -149,7 +149,7 @@ def _mean(setup: Setup, layout: TrainPlan, modes: tuple[tuple[Any, float], ...])
     first, last = (float(total(t.forward) + total(t.data) + total(t.weight)) for t in edges)
     return _Layer(
         forward_s=forward,
-        back_s=np.array(again)[:, None] + weigh(lambda t: total(t.data)) + weight,
+        back_s=np.array(again)[:, None] + weigh(lambda t: total(t.data)) + weight + stack.layer_gap_s,
         weight_s=weight,
         beside_s=weigh(lambda t: t.saved_s) if layout.ep > 1 else 0.0,
         kept_bytes=np.array(kept)[:, None],
@@ -219,6 +219,7 @@ def _stage(
     once = forward + back
     padded = (count % (pp * vpp) != 0) & (pp > 1) & ((count + 2) % (pp * vpp) == 0)
     ends = np.where(alone, sum(layer.ends), max(layer.ends)) + ends_s
+    adding = sync.added_s(wide, plan, stack.keeps, price)
     inner = (count + 2) / pp * once  # of the stages between the first and the last
     busiest, loss = memory.working_bytes(
         layer.busiest_bytes, layer.logits_bytes, layer.held, layer.edges, plan, stack.keeps
@@ -229,7 +230,7 @@ def _stage(
     return _Stage(
         once_s=once,
         back_s=back,
-        micro_s=np.where(padded, np.maximum(inner, inner - once + ends), layers * once + ends),
+        micro_s=np.where(padded, np.maximum(inner, inner - once + ends), layers * once + ends) + adding,
         after_s=after,
         state_bytes=state + memory.RUNTIME_RATIO * setup.machine.chip.memory.capacity_bytes,
         gradients_bytes=gradients,

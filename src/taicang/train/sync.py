@@ -139,11 +139,12 @@ def away_s(moved: Num, price: Price, *, forward_s: Num, backward_s: Num) -> tupl
 def added_s(held: Held, plan: TrainPlan, keeps: Keeping, price: Price) -> Num:
     """Seconds of adding one microbatch's 16-bit gradients of ``held`` to those before where a kernel of its own does
     (``Keeping.added``; the first come to be where no buffer waits). Those scattered each time are added by shards."""
-    if not keeps.added or plan.by_layer:
+    if not keeps.added:
         return 0.0
     later = 1.0 - (0.0 if keeps.buffered else 1.0 / plan.microbatches)
     count = (held.dense + held.experts) * plan.trained_ratio * later
-    return price(Pointwise(kind="copy", elements=count, moved_bytes=count * (2.0 + 2.0 * plan.gradient_bytes))).seconds
+    op = Pointwise(kind="copy", elements=count, moved_bytes=count * (2.0 + 2.0 * plan.gradient_bytes))
+    return price(op).seconds * (1.0 - 1.0 * plan.by_layer)
 
 
 def _shard(held: Held, plan: TrainPlan) -> Num:

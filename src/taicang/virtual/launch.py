@@ -10,6 +10,7 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from taicang import reading
 from taicang.catalog.schema import ARCHITECTURE
 from taicang.errors import InvalidInput
 from taicang.hardware import Machine
@@ -65,7 +66,7 @@ def names_of(script: Path, given: str) -> str:
     """Whether the program speaks of "npu" or "cuda": as given, else by whether it imports torch_npu."""
     if given != "auto":
         return given
-    return "npu" if "torch_npu" in script.read_text(errors="replace") else "cuda"
+    return "npu" if b"torch_npu" in reading.data(script) else "cuda"
 
 
 def run(wish: Wish, machine: Machine, name: str, folder: Path) -> tuple[Capture, int]:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from taicang import reading
 from taicang.output import write
 from taicang.virtual import (
     clock,
@@ -66,7 +67,7 @@ class Session:
         library, self.groups = world.install(ours, job)
         self.libraries.append(library)
         fused.KERNELS.append(ours)
-        text = Path(job.script).read_text(errors="replace")
+        text = reading.data(Path(job.script)).decode(errors="replace")
         libraries.install(text, Path(job.script), self.groups, npu=DEVICE == "npu")
         if not job.real:
             lighten()
