@@ -136,7 +136,7 @@ def test_flows_drain_as_event_after_event_does(case):
 
 
 def assert_links_take_what_tiers_say(machine, op):
-    rows = _tiers(op, machine.plane("scale_up").levels, machine.chip.dies)
+    rows = _tiers(op, machine.plane("scale_up").levels, machine.chip)
     tiers = [
         op.payload_bytes * _volume(op, f"{op.kind}/simple", t, machine.ranks, 0.0) / t.rate_bytes_per_s for t in rows
     ]

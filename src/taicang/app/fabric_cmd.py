@@ -115,7 +115,7 @@ def fabric(machine: str, sets: tuple[str, ...], as_json: bool, **options: Any) -
         raise click.UsageError("one of --collective, --draws, --logical and --axes at a time")
     if chosen and chosen[0] in ("kind", "axes") and options["payload_bytes"] is None:
         raise click.UsageError(f"--{'collective' if chosen[0] == 'kind' else 'axes'} needs --bytes")
-    on = opened(machine, sets)
+    on = opened(machine, sets, links=not (options["serve"] or options["trained"]))
     if chosen and chosen[0] not in ("kind", "axes") and not isinstance(on, Machine):
         raise click.UsageError(f"--{chosen[0]} needs a machine of the catalogue, not a graph")
     found = _answered(chosen[0] if chosen else "", on, options)

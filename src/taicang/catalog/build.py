@@ -29,11 +29,12 @@ def chip(name: str, sets: Iterable[str] = ()) -> Chip:
     return chip_of(resolve("chip", name, sets))
 
 
-def machine(spec: str, sets: Iterable[str] = ()) -> Machine:
+def machine(spec: str, sets: Iterable[str] = (), *, links: bool = False) -> Machine:
     """The machine of ``spec``: a name or YAML file, or one with a count ("hgx-h100 x 4" is four nodes on one network,
     "4x H100" four chips of the smallest machine that has them).
 
-    Raises as ``chip``; keys of its chip are written "chip.memory.bandwidth".
+    Where only its ``links`` are asked about, figures of its chip that nobody publishes are NaN. Raises as ``chip``;
+    keys of its chip are written "chip.memory.bandwidth".
     """
     name, count = split(spec)
     _no_chip(name)
@@ -42,7 +43,7 @@ def machine(spec: str, sets: Iterable[str] = ()) -> Machine:
         path = text.partition("=")[0].strip()
         if schema.recorded(path.removeprefix("chip.")):
             raise InvalidInput("is kept for the record; it changes no prediction", where=f"--set {path}")
-    return machine_of(resolve("machine", name, sets), count)
+    return machine_of(resolve("machine", name, sets), count, links)
 
 
 def machines_with(name: str) -> tuple[str, ...]:
@@ -115,15 +116,19 @@ def chip_part(entry: Resolved) -> Resolved:
     return replace(found, leaves=derive("chip", found.leaves, changes))
 
 
-def chip_of(entry: Resolved, prefix: str = "", owner: str = "") -> Chip:
+def chip_of(entry: Resolved, prefix: str = "", owner: str = "", *, links: bool = False) -> Chip:
     """The ``Chip`` of an entry; ``prefix`` and ``owner`` name the key as the user would set it."""
 
     def need(path: str) -> Any:
+        if links and path in ("l2", "vector.fp32", "memory.capacity", "memory.bandwidth"):
+            return entry.get(path) or math.nan
         return _need(entry, path, prefix, owner)
 
     peaks = {key: entry.get(f"peak.{key}") for key in schema.PEAKS}
-    if peaks["fp16"] is None:  # a chip without bf16 works in fp16
+    if peaks["fp16"] is None and not links:  # a chip without bf16 works in fp16
         need("peak.bf16")
+    if links:
+        peaks["bf16"] = peaks["bf16"] or math.nan
     return Chip(
         name=entry.name,
         vendor=need("vendor"),
@@ -155,9 +160,9 @@ def _kernels(entry: Resolved) -> dict[str, dict[str, dict[str, float]]]:
     return found
 
 
-def machine_of(entry: Resolved, count: int = 1) -> Machine:
-    """The ``Machine`` of ``count`` units of an entry."""
-    part = chip_of(chip_part(entry), "chip.", entry.name)
+def machine_of(entry: Resolved, count: int = 1, links: bool = False) -> Machine:
+    """The ``Machine`` of ``count`` units of an entry, or that of its ``links`` alone."""
+    part = chip_of(chip_part(entry), "chip.", entry.name, links=links)
     chips = _need(entry, "chips") * count
     ranks = chips * part.dies
     if ranks > MOST_RANKS:

@@ -20,7 +20,7 @@ from taicang.cost.cost import Cost
 from taicang.errors import UnknownName
 
 if TYPE_CHECKING:
-    from taicang.hardware import Level, Machine
+    from taicang.hardware import Chip, Level, Machine
     from taicang.ops import Collective
     from taicang.units import Count, Num
 
@@ -38,6 +38,16 @@ RING_STEPS_PER_TREE_LEVEL = 4.0
 """Assumed: rings up to about 20 members, trees beyond; a tree's level costs as much as four steps of a ring."""
 PIECE_BYTES = 4.0 * 2**20 / 8.0
 """What a broadcast passes on at once between nodes: NCCL's buffer of 4 MiB in its 8 steps (``NCCL_BUFFSIZE``)."""
+CHANNELS = 16.0
+"""Of a library between nodes, two to each of eight adapters (assumed), each of which passes pieces of its own on."""
+PIECES = 4.0
+"""The library deals a buffer into this many pieces for each step of a tree, of 32 KiB at least: what fills its steps is
+a part of the whole (NCCL, src/enqueue.cc)."""
+LEAST_PIECE_BYTES, TREE_PIECE_BYTES, SWITCH_PIECE_BYTES = 2.0**15, 2.0**19, 2.0**17
+"""Of one channel: the least, the largest in a tree, and the largest of each rank's where switches add."""
+RELAY_S = {"ll": 1e-6, "ll128": 1e-6, "simple": 3e-6}
+"""A step of a ring or a message that the host's proxy sees to, by protocol, as the library's own tuner has it (NCCL,
+src/graph/tuning.cc); steps within nodes are no faster than this where the ring leaves them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,8 +117,14 @@ class _Tier:
     """Members that this tier's ports lead to, through it and the tiers built on it."""
     crossed: Count
     steps: Count
-    piece_bytes: float
-    """A step waits for a whole piece of this size (within a node data flow through, line by line)."""
+    messages: Count
+    """Of an exchange through adapters, one after the other, beyond the first."""
+    left: Count
+    """1 where the group leaves this tier by adapters."""
+    ringed: bool
+    """Whether the library is NCCL or its kin."""
+    depth: Count
+    """Of a tree over all tiers."""
     crowd: Count
     doublings: Count
     """Of the ranks or units whose parts its switches add."""
@@ -119,17 +135,38 @@ class _Tier:
     """Whether switches of the next tier add."""
 
 
-def _tiers(op: Collective, levels: tuple[Level, ...], dies: int, wires: Wires | None = None) -> list[_Tier]:
-    found: list[_Tier] = []
-    rows = rows_of(op, levels)
-    given = wires.rates(op.plane, op.kind, op.ranks, op.stride) if wires else [row[3] for row in rows]
-    for at, ((level, inner, outer, _), reach) in enumerate(zip(rows, reaches(rows, dies), strict=True)):
+def _steps(op: Collective, rows: list[tuple[Level, Num, Num, Num]], ringed: bool) -> list[tuple[Count, Count]]:
+    """Hops in a row across each tier, and 1 where the group leaves it by adapters.
+
+    Of NCCL and its kin (``ringed``) a ring goes through every rank of each node on its way, a tree through a chain of
+    a node's ranks; of others the ranks of a node speak at once.
+    """
+    found: list[tuple[Count, Count]] = []
+    left: Count = 0.0
+    passed: Count = 1.0
+    for level, inner, outer, _ in reversed(rows):
         joined = outer / inner
         steps: Count = np.minimum(joined - 1.0, RING_STEPS_PER_TREE_LEVEL * np.log2(joined))
         if op.kind == "all_reduce" and level.behind_adapters:  # a tree between nodes, of which a level is one hop
             steps = np.log2(joined)
-        if op.kind == "broadcast":  # libraries have no tree for it: a chain through every rank
+        elif op.kind == "broadcast":  # libraries have no tree for it: a chain through every rank
             steps = rows[-1][2] / inner - rows[-1][2] / outer
+        elif op.kind != "all_to_all" and ringed and not level.behind_adapters:
+            steps = steps + left * ((joined - 1.0) * passed - steps)
+        found.append((steps, left))
+        if level.behind_adapters:
+            left = np.maximum(left, (outer > inner) * 1.0)
+            passed = passed if op.kind == "all_reduce" else passed * (steps + 1.0)
+    return found[::-1]
+
+
+def _tiers(op: Collective, levels: tuple[Level, ...], chip: Chip, wires: Wires | None = None) -> list[_Tier]:
+    found: list[_Tier] = []
+    rows = rows_of(op, levels)
+    hops = _steps(op, rows, ringed := not chip.ascend)
+    given = wires.rates(op.plane, op.kind, op.ranks, op.stride) if wires else [row[3] for row in rows]
+    for at, ((level, inner, outer, _), reach) in enumerate(zip(rows, reaches(rows, chip.dies), strict=True)):
+        joined = outer / inner
         found.append(
             _Tier(
                 level=level,
@@ -137,8 +174,12 @@ def _tiers(op: Collective, levels: tuple[Level, ...], dies: int, wires: Wires | 
                 outer=outer,
                 reach=reach,
                 crossed=(outer > inner) * 1.0,
-                steps=steps,
-                piece_bytes=PIECE_BYTES if at and op.kind == "broadcast" else 0.0,
+                steps=hops[at][0],
+                messages=(outer - inner - joined + 1.0)
+                * (op.kind == "all_to_all" and level.behind_adapters and ringed),
+                left=hops[at][1],
+                ringed=ringed,
+                depth=np.maximum(sum(each for each, _ in hops), 1.0),
                 crowd=np.maximum(joined - 2.0, 0.0),
                 doublings=np.log2(joined) * level.reduces,
                 rate_bytes_per_s=given[at],
@@ -174,6 +215,28 @@ def _volume(op: Collective, key: str, tier: _Tier, ranks: Num, own_ratio: Num) -
     return (passes * (ranks - 1.0) * (1.0 - leaving) + own_ratio) / ranks / tier.inner
 
 
+def _waited_bytes(op: Collective, key: str, rows: list[_Tier], tier: _Tier) -> Num:
+    """What a rank moves through a tier before the first piece is through: a step passes whole pieces on (within a node
+    the quick protocols pass on line by line). Steps of a ring are themselves the pieces.
+    """
+    if op.kind == "broadcast":
+        return np.minimum(PIECE_BYTES, op.payload_bytes / tier.inner) * tier.steps * (tier is not rows[0])
+    if op.kind != "all_reduce" or not tier.ringed or not key.endswith(("simple", "in_switch")):
+        return 0.0
+    node, units = rows[-1].inner, rows[-1].outer / rows[-1].inner
+    deals: Num = tier.depth
+    copies: Num = CHANNELS
+    most: Num = TREE_PIECE_BYTES
+    if key.endswith("in_switch"):  # of which the library halves the largest from four nodes on
+        deals, copies, most = 1.0, CHANNELS * node, SWITCH_PIECE_BYTES / np.clip(units / 2.0, 1.0, 2.0)
+    dealt: Num = np.clip(op.payload_bytes / (PIECES * deals), copies * LEAST_PIECE_BYTES, copies * most)
+    piece: Num = np.minimum(dealt, op.payload_bytes) / tier.inner
+    if key.endswith("in_switch") and tier.level.reduces and not tier.level.behind_adapters:
+        return piece * tier.left  # in and out again, of which one is beside the wires
+    # up and down: between nodes of two trees, each with half the channels, and a node that begins one ends the other
+    return piece * tier.steps * (1.0 if tier.level.behind_adapters else 2.0 * tier.left)
+
+
 def _seconds(op: Collective, rows: list[_Tier], fits: Fits, key: str) -> Num:
     """One line's time; hops of all tiers add, their bandwidth times saturate (sixteenth-power norm)."""
     ranks = rows[-1].outer
@@ -181,17 +244,21 @@ def _seconds(op: Collective, rows: list[_Tier], fits: Fits, key: str) -> Num:
     hops: Num = 0.0
     wires: Num = 0.0
     for tier in rows:
-        line, hop_s = _line(fits, tier.level, key)
+        line, latency_s = _line(fits, tier.level, key)
+        hop_s: Num = latency_s
         base = np.maximum(base, line.base_s * (0.01 + 0.99 * tier.crossed))
-        piece = np.minimum(tier.piece_bytes, op.payload_bytes / tier.inner)
-        hops = hops + (hop_s + piece / (tier.rate_bytes_per_s * line.efficiency_ratio)) * tier.steps
+        rate = tier.rate_bytes_per_s * line.efficiency_ratio
+        relay_s = RELAY_S.get(key.rpartition("/")[2], 0.0)
+        if op.kind in ("all_gather", "reduce_scatter"):
+            hop_s = np.maximum(hop_s, relay_s * tier.left * tier.ringed)
+        hops = hops + hop_s * tier.steps + _waited_bytes(op, key, rows, tier) / rate + tier.messages * relay_s
         # the copy of the own shard crosses no link: in a mesh it is not slowed to the few links that a small group has
         own = line.own_ratio * (tier.rate_bytes_per_s / tier.level.bandwidth_bytes_per_s)
         moved = op.payload_bytes * _volume(op, key, tier, ranks, own)
         if op.kind != "all_to_all":  # kernels copy what leaves by outer ports too: several units are no faster than one
             moved = np.maximum(moved, op.payload_bytes * _volume(op, key, tier, tier.reach, own))
         slowed = (1.0 + line.shared_ratio * tier.crowd**line.shared_power) * (1.0 + line.spread_ratio * tier.doublings)
-        wire = tier.crossed * (moved * slowed / (tier.rate_bytes_per_s * line.efficiency_ratio))
+        wire = tier.crossed * (moved * slowed / rate)
         fourth = wire * wire * (wire * wire)
         eighth = fourth * fourth
         wires = wires + eighth * eighth
@@ -224,7 +291,7 @@ def collective(op: Collective, machine: Machine, fits: Fits, flavour: str = "ncc
         if each not in FLAVOURS:
             raise UnknownName("collective flavour", each, FLAVOURS)
     levels = machine.plane(op.plane).levels
-    rows = _tiers(op, levels, machine.chip.dies, wires)
+    rows = _tiers(op, levels, machine.chip, wires)
     ranks = rows[-1].outer
     keys = _lines(op, levels, fits, flavour)
     inverse: Num = 0.0

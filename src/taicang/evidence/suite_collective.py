@@ -35,7 +35,7 @@ from taicang.evidence.exchange_rows import (
 )
 from taicang.evidence.measured import Measured, attempt
 from taicang.evidence.score import Outcome
-from taicang.evidence.systems import KINDS, fabric_of, fabric_tables, level, machine_stated, scale_out
+from taicang.evidence.systems import KINDS, fabric_of, fabric_tables, level, machine_stated, nodes_stated, scale_out
 from taicang.evidence.tables import Cells, held_out, lines
 from taicang.hardware import Machine
 from taicang.ops import CollectiveKind, Transfer
@@ -70,8 +70,6 @@ SUITE = "published_collective"
 FILES = ("published_collective.csv", "published_collective_2.csv")
 LARGE_BYTES = 8 * 2.0**30
 """Assumed buffer behind a slide that says "large messages" (nccl-tests end at 8 or 16 GiB)."""
-PORTS = re.compile(r"\b(\d+) ?x ?(?:(\d+) ?G\w*|([EHNX]DR)\d*)\b")
-PORT_GBIT = {"EDR": 100.0, "HDR": 200.0, "NDR": 400.0, "XDR": 800.0}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,7 +124,7 @@ def _machine(row: Cells) -> Machine:
     """The fabric of a row: one node's level, a named network around it, or as many of the catalogue's as it needs."""
     system, ranks = fabric_tables()["chips"].get(row["chip"], ""), int(row["count"])
     if system not in fabric_tables()["levels"]:
-        return _cabled(machine_stated(row["system"], row["chip"], ranks), row)
+        return machine_stated(row["system"], row["chip"], ranks, _stated(row, "extra"), links=True)
     said = f"{row['model']} {row['notes']} {row['sw']}"
     switched = None
     if row["src"] == "nv_gtc" and row["model"] == "all_reduce":
@@ -136,9 +134,9 @@ def _machine(row: Cells) -> Machine:
     near, outer = level(system, reduces=switched), fabric_tables()["outer"].get(row["system"])
     if outer is not None:
         return fabric_of(near, scale_out(outer["profile"], ranks, outer["gb_s"] * 1e9, reduces=switched is True))
-    if ranks <= near.ranks:
+    if ranks <= near.ranks and nodes_stated(row["system"]) == 1:
         return fabric_of(near)
-    whole = _cabled(machine_stated(row["system"], row["chip"], ranks), row)
+    whole = machine_stated(row["system"], row["chip"], ranks, _stated(row, "extra"), links=True)
     return whole if ranks > 2 * near.ranks or _adding(said) else _without_adders(whole)
 
 
@@ -154,20 +152,6 @@ def _without_adders(machine: Machine) -> Machine:
     plane = machine.plane("scale_up")
     levels = tuple(replace(level, reduces=False) for level in plane.levels)
     return replace(machine, planes={**machine.planes, "scale_up": replace(plane, levels=levels)})
-
-
-def _cabled(machine: Machine, row: Cells) -> Machine:
-    """``machine`` with the network adapters that a row states, of each node: "8 x 100G a node", "nics", "nic_gbit"."""
-    extra, plane = _stated(row, "extra"), machine.plane("scale_up")
-    out, node = plane.levels[-1], machine.chips_per_node * machine.chip.dies
-    found = PORTS.search(row["system"])
-    ports = float(extra.get("nics") or (found[1] if found else 0) or out.adapters or node)
-    gbit = float(extra.get("nic_gbit") or (found and (found[2] or PORT_GBIT[found[3]])) or 0)
-    if not out.behind_adapters or not (found or extra.keys() & {"nics", "nic_gbit"}):
-        return machine
-    each = gbit / 8 * 1e9 if gbit else out.bandwidth_bytes_per_s * node / (out.adapters or node)
-    wired = replace(out, bandwidth_bytes_per_s=each * ports / node, adapters=int(ports) if ports < node else 0)
-    return replace(machine, planes={**machine.planes, "scale_up": replace(plane, levels=(*plane.levels[:-1], wired))})
 
 
 def _collective(row: Cells) -> Published:
@@ -328,7 +312,7 @@ def copy_price(cells: Cells) -> tuple[float, bool, str]:
     plane = COPIES[cells["model"].split()[0]]
     if cells["metric"] != "bandwidth":
         raise NotModelled(f"{cells['metric']} of a copy")
-    machine = machine_stated(cells["system"], cells["chip"], 8)
+    machine = machine_stated(cells["system"], cells["chip"], 8, _stated(cells, "extra"), links=True)
     seconds = closed_s(machine, Ask(kind="send", payload_bytes=COPY_BYTES, plane=plane), 2)
     return COPY_BYTES / seconds / 1e9, False, f"copy {plane}"
 

@@ -45,7 +45,7 @@ def predict(row: Cells) -> float:
     if row["metric"] not in PER or row["unit"] not in PER[row["metric"]]:
         raise NotModelled(f"{row['metric']} in {row['unit']} of an operator")
     op, stack = operator_of(row), row["sw"]
-    machine = machine_stated(row["system"], row["chip"], int(row["count"]))
+    machine = machine_stated(row["system"], row["chip"], int(row["count"]), {})
     cost = cost_model(machine, catalog.stack(stack_named(stack)) if stack else BARE).price(op, 1.0, 1.0)
     seconds = float(cost.seconds if isinstance(op, Gemm) else cost.seconds[0])  # type: ignore[index]
     scale = PER[row["metric"]][row["unit"]]

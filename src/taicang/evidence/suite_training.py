@@ -26,7 +26,7 @@ def question(row: Row, stack: Stack | None = None, clock: Sustained | None = Non
     if row.refused:
         raise NotModelled(row.refused)
     model = model_of(row)
-    machine = machine_stated(row.raw["system"], row.chip, row.count)
+    machine = machine_stated(row.raw["system"], row.chip, row.count, row.raw["extra"])
     engine = stack or catalog.stack(stack_of(row))
     if "A2A overlap" in row.raw["notes"]:
         engine = replace(engine, overlap=engine.overlap | {"expert_exchange"})

@@ -57,42 +57,79 @@ def machine_of(system: str, units: int = 1) -> Machine:
 
 
 @cache
-def units_of(name: str, units: int) -> Machine:
-    """``units`` of the catalogue's machine ``name`` on one network."""
-    return catalog.machine(name if units == 1 else f"{name} x {units}")
+def units_of(name: str, units: int, links: bool = False) -> Machine:
+    """``units`` of the catalogue's machine ``name`` on one network, or their ``links`` alone."""
+    return catalog.machine(name if units == 1 else f"{name} x {units}", links=links)
 
 
-def machine_for(name: str, ranks: int) -> Machine:
-    """As many of the catalogue's machine ``name`` as ``ranks`` need."""
-    return units_of(name, -(-ranks // units_of(name, 1).ranks))
+def machine_for(name: str, ranks: int, links: bool = False) -> Machine:
+    """As many of the catalogue's machine ``name`` as ``ranks`` need, or their ``links`` alone."""
+    return units_of(name, -(-ranks // units_of(name, 1, links).ranks), links)
 
 
-def machine_stated(system: str, chip: str, ranks: int) -> Machine:
-    """The machines of a published row: those that carry its chip, else those that the catalogue knows by its system."""
+def machine_stated(system: str, chip: str, ranks: int, extra: Mapping[str, Any], *, links: bool = False) -> Machine:
+    """The machines of a published row: those that carry its chip, else those that the catalogue knows by its system.
+
+    ``extra`` is what the row says besides; where only ``links`` are asked about the chip may be known less well.
+    """
     said = training_tables()
-    for name in (said["machines"].get(chip), "-".join(system.lower().split()), said["unbinned"].get(chip)):
+    known = machines_with(chip.lower()) if find("chip", chip.lower()) else ()
+    for name in (said["machines"].get(chip), "-".join(system.lower().split()), said["unbinned"].get(chip), *known[:1]):
         with suppress(UnknownName):
             if name:
-                return with_adapters(machine_for(name, ranks), system)
+                on = _spread(machine_for(name, ranks, links), nodes_stated(system), ranks)
+                return _cabled(on, system, extra)
     raise NotModelled(f"no machine of {chip or system} in the catalogue")
 
 
-def with_adapters(machine: Machine, system: str) -> Machine:
-    """``machine`` with the network adapters that a row's own words give to a node ("8 x A100 and 4 x 100G a node")."""
-    said = re.search(r"(\d+) x (\d+)G\b.* a node", system)
-    if said is None:
+def nodes_stated(system: str) -> int:
+    """Nodes that a row's own words count ("HGX H800, 2 nodes"); 1 where they say nothing."""
+    said = re.search(r"\b(\d+) nodes\b", system)
+    return int(said[1]) if said else 1
+
+
+def _spread(machine: Machine, nodes: int, ranks: int) -> Machine:
+    """``machine``, or one of as many smaller nodes where ``ranks`` on so many ``nodes`` leave a part of each idle."""
+    each, rest = divmod(ranks, nodes)
+    if nodes == 1 or rest or each >= machine.chips_per_node * machine.chip.dies or each % machine.chip.dies:
         return machine
-    node = machine.chips_per_node * machine.chip.dies
-    each = float(said[1]) * float(said[2]) * 1e9 / 8.0 / node
+    whole = units_of(machine.name.partition(" x ")[0], nodes, links=True)
 
-    def seen(plane: Plane) -> Plane:
-        levels = (
-            replace(level, bandwidth_bytes_per_s=each) if level.name in ("scale_out", "cluster") else level
-            for level in plane.levels
-        )
-        return replace(plane, levels=tuple(levels))
+    def kept(plane: Plane) -> Plane:
+        sized = (replace(level, ranks=ranks if level.ranks == whole.ranks else each) for level in plane.levels)
+        levels = tuple(level for level in sized if level.ranks > 1)
+        return replace(plane, levels=levels)
 
-    return replace(machine, planes={name: seen(plane) for name, plane in machine.planes.items()})
+    planes = {name: kept(plane) for name, plane in whole.planes.items() if plane.levels[-1].ranks == whole.ranks}
+    per_node = each // machine.chip.dies
+    return replace(machine, chips=per_node * nodes, chips_per_node=per_node, planes=planes)
+
+
+PORTS = re.compile(r"\b(\d+) ?x ?(?:(\d+) ?G(?:bit/s|b/s|bps|bE|E)?|([EHNX]DR)\d*)\b")
+PORT_GBIT = {"EDR": 100.0, "HDR": 200.0, "NDR": 400.0, "XDR": 800.0}
+
+
+def _cabled(machine: Machine, system: str, extra: Mapping[str, Any]) -> Machine:
+    """``machine`` with the network adapters that a row gives to each node: "8 x 100G a node" in its system, "nics" and
+    "nic_gbit" besides."""
+    found, node = PORTS.search(system), machine.chips_per_node * machine.chip.dies
+    if not found and not extra.keys() & {"nics", "nic_gbit"}:
+        return machine
+    gbit = float(extra.get("nic_gbit") or (found and (found[2] or PORT_GBIT[found[3]])) or 0)
+
+    def wired(level: Level) -> Level:
+        if level.name not in ("scale_out", "cluster"):
+            return level
+        ports = float(extra.get("nics") or (found[1] if found else 0) or level.adapters or node)
+        each = gbit / 8 * 1e9 if gbit else level.bandwidth_bytes_per_s * node / (level.adapters or node)
+        adapters = int(ports) if ports < node else 0
+        return replace(level, bandwidth_bytes_per_s=each * ports / node, adapters=adapters)
+
+    planes = {
+        name: replace(plane, levels=tuple(map(wired, plane.levels))) if name in ("scale_up", "rdma") else plane
+        for name, plane in machine.planes.items()
+    }
+    return replace(machine, planes=planes)
 
 
 def stack_named(software: str) -> str:

@@ -1,4 +1,4 @@
-"""A fabric and its load as a picture: a row of cells per tier, one cell per port or unit; a user's graph as it is."""
+"""A fabric and its load as a picture: a row of cells per tier, one cell per port; meshes, tori and graphs as such."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import numpy as np
 
 from taicang.fabric.even import Net
 from taicang.fabric.names import name
+from taicang.fabric.shapes import MOST_LINKS, Shape, direct, graph
 from taicang.fabric.topology import Direct, Flags, Floats, Stage, Wired
 
 WIDTH, ROW, LEFT, TOP = 960, 74, 236, 60
@@ -23,7 +24,7 @@ SCALE = ((244, 246, 248), (255, 224, 138), (252, 166, 54), (228, 87, 46), (142, 
 WIDE = 3
 """Pixels of a graph's link."""
 MOST_NAMED = 160
-"""Nodes of a graph; beyond, only its links are drawn."""
+"""Places of a graph; beyond, only its links are drawn."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,9 +39,8 @@ class _Line:
 def svg(net: Net, carried_bytes: Floats, seconds: float, title: str) -> str:
     """The picture as SVG text; ``seconds`` is the time on the wires, which a full link is busy for."""
     busy = used(net, carried_bytes, seconds)
-    graph = next((each for each in net.fabric.networks if isinstance(each, Wired)), None)
-    rows = [] if graph else _rows(net, busy)
-    drawn, tall = _graph(graph, busy, net.found.capacity_bytes_per_s <= 0) if graph else ("", ROW * len(rows))
+    rows, drawn = _rows(net, busy), shapes(net, busy)
+    tall = ROW * len(rows) + sum(round(shape.tall) for shape in drawn)
     height = TOP + tall + 50
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" font-family="sans-serif">',
@@ -56,7 +56,11 @@ def svg(net: Net, carried_bytes: Floats, seconds: float, title: str) -> str:
         if number + 1 < len(rows):
             parts.append(_fan(len(lines[0].busy), len(rows[number + 1][1][0].busy), y))
         parts += [_cells(line, y + 18 * place) for place, line in enumerate(lines)]
-    parts += [drawn, _legend(height - 40, "" if graph else "; upper line up, lower line down")]
+    y = TOP + ROW * len(rows)
+    for shape in drawn:
+        parts.append(_shape(shape, y))
+        y += round(shape.tall)
+    parts.append(_legend(height - 40, "; upper line up, lower line down" if rows else ""))
     return "\n".join([*parts, "</svg>\n"])
 
 
@@ -64,6 +68,20 @@ def used(net: Net, carried_bytes: Floats, seconds: float) -> Floats:
     """Share of ``seconds`` that each link is busy for with what it carries."""
     busy: Floats = carried_bytes / np.maximum(net.found.capacity_bytes_per_s, 1e-30) / (seconds or 1.0)
     return busy
+
+
+def shapes(net: Net, busy: Floats) -> list[Shape]:
+    """Meshes, tori and graphs of a fabric, from outside in."""
+    dead = net.found.capacity_bytes_per_s <= 0
+    found = []
+    for network, bases in zip(net.fabric.networks, net.found.base, strict=True):
+        if isinstance(network, Wired):
+            mine = slice(bases[0][0], bases[0][0] + len(network.tail))
+            found.append(graph(network, busy[mine], dead[mine]))
+        elif isinstance(network, Direct):
+            mine = slice(bases[0][0], bases[0][0] + network.units * sum(network.widths))
+            found.append(direct(network, net.fabric.levels[network.levels[0]].name, busy[mine], dead[mine]))
+    return found[::-1]
 
 
 def tiers(net: Net, busy: Floats) -> tuple[dict[str, Any], ...]:
@@ -158,54 +176,52 @@ def _colour(full: float) -> str:
     return f"rgb({','.join(map(str, mixed))})"
 
 
-def _graph(graph: Wired, busy: Floats, dead: Flags) -> tuple[str, int]:
-    """Ranks below, other nodes above them by how far they are from a rank, and every link by its busier direction."""
-    far = np.full(len(graph.names), -1)
-    far[graph.node] = 0
-    for step in range(1, len(far)):  # breadth first
-        reached = np.unique(graph.head[far[graph.tail] == step - 1])
-        reached = reached[far[reached] < 0]
-        if not len(reached):
-            break
-        far[reached] = step
-    depth = int(far.max())
-    beside = bool((far[graph.tail] == far[graph.head]).any())
-    tall = TOP + 110 * (depth + 1 + beside)
-    where = np.zeros((len(far), 2))
-    for step in range(depth + 1):
-        row = np.flatnonzero(far == step)
-        where[row, 0] = 40 + (np.arange(len(row)) + 0.5) / len(row) * (WIDTH - 80)
-        where[row, 1] = tall - 40 - 110 * step
-    if not depth:  # ranks alone: around a circle
-        tall, turn = TOP + 440, np.arange(len(far)) / len(far) * 2 * np.pi
-        where = np.stack([WIDTH / 2 + 200 * np.sin(turn), TOP + 215 - 200 * np.cos(turn)], axis=1)
-    ends = np.sort(np.stack([graph.tail, graph.head], axis=1), axis=1)
-    parts = []
-    for a, b in np.unique(ends, axis=0).tolist():
-        mine = np.flatnonzero((ends == (a, b)).all(axis=1))
-        full, broken = float(busy[mine].max()), bool(dead[mine].all())
-        (x, y), (u, v) = where[a], where[b]
-        said = f"{graph.names[a]} - {graph.names[b]}: {'failed' if broken else f'{full:.0%}'}"
-        bent = (
-            0.22 * abs(u - x) if depth and far[a] == far[b] else 0.0
-        )  # side by side: an arc, above the nodes between them
+def _shape(shape: Shape, y: float) -> str:
+    """A mesh, torus or graph, the busiest links last; too many of them: its places, as busy as their links."""
+    parts = [f'<text x="16" y="{y + 14}" font-size="12" fill="{INK}">{escape(shape.label)}</text>']
+    where = shape.where + np.array([0.0, y])
+    if len(shape.ends) > MOST_LINKS:
+        wide = max(float(np.abs(np.diff(shape.where[:2, 0]))[0]) - 0.6, 1.0)
+        parts += [
+            f'<rect x="{x - wide / 2:.1f}" y="{v - wide / 2:.1f}" width="{wide:.1f}" height="{wide:.1f}" '
+            f'fill="{_colour(full)}"><title>{escape(named)}: {full:.0%}</title></rect>'
+            for (x, v), full, named in zip(where.tolist(), shape.fullest.tolist(), shape.names, strict=True)
+        ]
+        return "".join(parts)
+    thick = float(np.clip(600.0 / max(len(shape.ends), 1), 0.4, WIDE))
+    for at in np.argsort(shape.busy, kind="stable").tolist():
+        (a, b), full, broken = shape.ends[at].tolist(), float(shape.busy[at]), bool(shape.dead[at])
+        (x, v), (u, w) = where[a].tolist(), where[b].tolist()
+        far = max(float(np.hypot(u - x, w - v)), 1e-9)
+        aside = 2 * float(shape.bend[at]) / far
+        middle = f"{(x + u) / 2 + (w - v) * aside / 2:.1f} {(v + w) / 2 - (u - x) * aside / 2:.1f}"
+        said = f"{shape.names[a]} - {shape.names[b]}: {'failed' if broken else f'{full:.0%}'}"
         parts.append(
-            f'<path d="M{x:.1f} {y:.1f}Q{(x + u) / 2:.1f} {(y + v) / 2 - bent:.1f} {u:.1f} {v:.1f}" fill="none" '
-            f'stroke-width="{WIDE}" stroke-linecap="round" stroke="{DEAD if broken else _colour(0.08 + 0.92 * full)}">'
+            f'<path d="M{x:.1f} {v:.1f}Q{middle} {u:.1f} {w:.1f}" fill="none" stroke-width="{thick}" '
+            f'stroke-linecap="round" stroke="{DEAD if broken else _colour(0.08 + 0.92 * full)}">'
             f"<title>{escape(said)}</title></path>"
         )
-    for node in range(len(far)) if len(far) <= MOST_NAMED else ():
-        x, y = where[node]
-        rank = far[node] == 0
-        left, up, anchor = (0.0, -18.0 - 12 * (node % 2), "middle") if rank else (9.0, 7.0, "start")
-        if not depth:
-            left, up = 0.11 * (x - WIDTH / 2), -4 - 0.08 * (y - TOP - 215)
-        parts.append(
-            f'<circle cx="{x:.1f}" cy="{y:.1f}" r="5" fill="{INK if rank else "white"}" stroke="{INK}"/>'
-            f'<text x="{x + left:.1f}" y="{y - up:.1f}" font-size="10" fill="{INK}" text-anchor="{anchor}">'
-            f"{escape(graph.names[node])}</text>"
-        )
-    return "".join(parts), tall - TOP
+    return "".join([*parts, *(_named(shape, node, y) for node in range(len(where)))])
+
+
+def _named(shape: Shape, node: int, y: float) -> str:
+    """A place: a dot, and its name where there is room."""
+    x, v = float(shape.where[node, 0]), float(shape.where[node, 1]) + y
+    rank = bool(shape.ranks[node])
+    dot = f'<circle cx="{x:.1f}" cy="{v:.1f}" r="{5 if len(shape.where) <= MOST_NAMED else 2}" ' + (
+        f'fill="{INK if rank else "white"}" stroke="{INK}"><title>{escape(shape.names[node])}</title></circle>'
+    )
+    if len(shape.where) > MOST_NAMED or (shape.ranks.all() and len(shape.where) > 64):
+        return dot
+    left, down, anchor = (0.0, 18.0 + 12 * (node % 2), "middle") if rank else (9.0, -7.0, "start")
+    if shape.ranks.all() and shape.bend.any():  # a grid
+        left, down, anchor = 6.0, 13.0, "start"
+    elif shape.ranks.all():
+        left, down, anchor = 0.11 * (x - WIDTH / 2), 4 + 0.08 * (v - y - shape.tall / 2), "middle"
+    return (
+        f'{dot}<text x="{x + left:.1f}" y="{v + down:.1f}" font-size="10" fill="{INK}" text-anchor="{anchor}">'
+        f"{escape(shape.names[node].removeprefix('unit '))}</text>"
+    )
 
 
 def _legend(y: float, more: str) -> str:

@@ -136,8 +136,8 @@ Place: TypeAlias = str | Machine | Fabric
 """A machine by name (or a file with a graph of a user's), a machine, or links."""
 
 
-def opened(place: Place, sets: Sequence[str] = ()) -> Machine | Fabric:
-    """What ``place`` means. Raises as the catalogue and ``graphs.read`` do."""
+def opened(place: Place, sets: Sequence[str] = (), *, links: bool = True) -> Machine | Fabric:
+    """What ``place`` means, whose ``links`` alone may matter. Raises as the catalogue and ``graphs.read`` do."""
     if not isinstance(place, str):
         return place
     if is_path(place) or place.endswith(".json"):
@@ -146,7 +146,7 @@ def opened(place: Place, sets: Sequence[str] = ()) -> Machine | Fabric:
             if sets:
                 raise InvalidInput("a graph has no figures to set; change its file", where="--set")
             return graph.build(graphs.read(path))
-    return catalog.machine(place, sets)
+    return catalog.machine(place, sets, links=links)
 
 
 def _fabric(place: Place, plane: str) -> tuple[Machine | None, Fabric]:
