@@ -221,8 +221,6 @@ def _pass(steps: tuple[Step, ...], at: _Context, *, backward: str = "") -> _Pass
             moved[step.axis] = moved[step.axis] + seconds
             if step.axis == "tp" and getattr(step.op, "kind", "") == "reduce_scatter":
                 scattered = scattered + seconds
-    busy = spent["products"] + spent["attention"] + spent["pointwise"]
-    spent["launch gaps"] = np.maximum(launches * stack.eager_kernel_s - busy, 0.0)
     if "tensor" in stack.overlap:
         spent["tensor"] = beside(moved["tp"], spent["products"], pieces=plan.tp, tax=tax)
     elif backward and "tensor_gradients" in stack.overlap:
@@ -237,6 +235,7 @@ def _pass(steps: tuple[Step, ...], at: _Context, *, backward: str = "") -> _Pass
     spent["expert"] = there + back
     if "shared_expert" in stack.overlap:
         spent["expert"] = beside(there + back, shared, pieces=np.inf, tax=tax)
+    spent["launch gaps"] = np.maximum(launches * stack.eager_kernel_s - total(spent), 0.0)  # the host runs ahead
     return _Passed(spent=spent, experts_s=experts, there_s=there, back_s=back)
 
 
@@ -253,14 +252,16 @@ def _price(op: Operator, price: Price, dispatch: str) -> Num:
 
 
 def _launches(step: Step, stack: Stack) -> Num:
-    """Kernels that the host launches for one operator, casts to 8 bits and bookkeeping of experts included."""
+    """Kernels that the host launches for one operator, casts to 8 bits and bookkeeping of experts included.
+
+    Each expert's products are launches of their own, on a few streams; casts are of all experts at once.
+    """
     op = step.op
     if isinstance(op, GroupedGemm):
         sorting = 0.0 if "router" in stack.captured else ROUTING_LAUNCHES / step.repeat
         if "experts" in stack.captured:
             return sorting
-        each = 4.0 if number_format(op.dtype).quantises else 2.0
-        return sorting + (each * op.experts_local if "expert_products" not in stack.fused else 2.0)
+        return sorting + 2.0 * (op.experts_local if "expert_products" not in stack.fused else 1.0)
     if step.part in stack.captured:
         return 0.0
     if isinstance(op, Gemm):
