@@ -33,7 +33,10 @@ from taicang.units import Num
 Price: TypeAlias = Callable[[Operator], Cost]
 Spent: TypeAlias = Mapping[str, Num]
 """Seconds by line of the waterfall."""
-PIECED = {"": ("projection", "feed-forward up", "feed-forward down"), "data": ("output projection", "feed-forward down")}
+PIECED = {
+    "": ("projection", "feed-forward up", "feed-forward down"),
+    "data": ("output projection", "feed-forward down"),
+}
 """Ends of labels of the products of a pass that user buffers run in pieces: gathers and scatters of the backward pass
 beside which whole products of another gradient run need none (Transformer Engine's bulk overlap)."""
 ROUTING_LAUNCHES = 30.0
@@ -264,16 +267,14 @@ def _price(op: Operator, price: Price, dispatch: str) -> Num:
 
 
 def _launches(step: Step, stack: Stack) -> Num:
-    """Kernels that the host launches for one operator, casts to 8 bits and bookkeeping of experts included.
-
-    Each expert's products are launches of their own, on a few streams; casts are of all experts at once.
-    """
+    """Kernels that the host launches for one operator, casts to 8 bits and bookkeeping of experts included."""
     op = step.op
     if isinstance(op, GroupedGemm):
         sorting = 0.0 if "router" in stack.captured else ROUTING_LAUNCHES / step.repeat
         if "experts" in stack.captured:
             return sorting
-        return sorting + 2.0 * (op.experts_local if "expert_products" not in stack.fused else 1.0)
+        each = 4.0 if number_format(op.dtype).quantises else 2.0
+        return sorting + (each * op.experts_local if "expert_products" not in stack.fused else 2.0)
     if step.part in stack.captured:
         return 0.0
     if isinstance(op, Gemm):
