@@ -169,6 +169,8 @@ class Stack:
     at all)."""
     grouped_experts: bool = True
     """Whether training multiplies all experts of a rank in one product, or one after the other."""
+    trains_mtp: bool = True
+    """Whether training runs a model's layers for multi-token prediction (Hugging Face's code leaves them out)."""
     experts_sharded: bool = False
     """Whether training shards experts over tensor-parallel ranks like everything else, where a plan does not say."""
     captured: frozenset[str] = frozenset()

@@ -16,7 +16,7 @@ from taicang.catalog.costing import training_price
 from taicang.catalog.models import model
 from taicang.errors import InvalidPlan, UnknownName
 from taicang.hardware import Machine, Plane
-from taicang.search.training import changed
+from taicang.search.training import Training, changed, settle
 from taicang.stacks import Stack
 from taicang.train.flops import model_flop, recomputed_flop
 from taicang.train.overlap import Halves, Piece, beside, paired_s, walk
@@ -235,10 +235,33 @@ def test_graphs_never_slow_a_step_down(part):
 
 def test_a_plain_dispatch_is_never_faster_than_the_best():
     net, nemo = "qwen3-30b-a3b", catalog.stack("nemo")
+    plain = replace(nemo, expert_dispatch="plain")
+    assert _step(ROUTED, net, stack=plain).seconds >= _step(ROUTED, net, stack=nemo).seconds
+    free = {"eager_kernel_s": 0.0}  # else a step may wait for the host either way
     assert (
-        _step(ROUTED, net, stack=replace(nemo, expert_dispatch="plain")).seconds
-        > _step(ROUTED, net, stack=nemo).seconds
+        _step(ROUTED, net, stack=replace(plain, **free)).seconds
+        > _step(ROUTED, net, stack=replace(nemo, **free)).seconds
     )
+
+
+def test_products_in_pieces_cost_no_less_than_whole_ones():
+    """User buffers hide collectives, and run products of fewer rows: where communication is free they are no gain."""
+    nemo = catalog.stack("nemo")
+    for tp in (2, 4, 8):
+        plan = replace(ROUTED, tp=tp, ep=1, etp=1, dp=32 // (tp * ROUTED.pp), sp=True)
+        whole, pieces = (
+            _step(plan, "llama-3-8b", stack=replace(nemo, overlap=nemo.overlap ^ words))
+            for words in ({"tensor"}, set[str]())
+        )
+        assert pieces.spent["products"] >= whole.spent["products"]
+        assert pieces.spent["tensor"] <= whole.spent["tensor"]
+
+
+@pytest.mark.parametrize(("name", "layers"), [("automodel", 0), ("deepspeed", 0), ("nemo", 1), ("megatron", 1)])
+def test_layers_of_multi_token_prediction_are_trained_where_the_stack_has_them(name: str, layers: int) -> None:
+    asked = Training(model="deepseek-v3", on="hgx-h100 x 32", plan=TrainPlan(dp=256, ep=64, zero=3, global_batch=256),
+                     stack=name)  # fmt: skip
+    assert settle(asked).model.mtp_layers == layers
 
 
 @pytest.mark.parametrize(("word", "own"), [("mc2", "tensor"), ("tensor", "tensor")])

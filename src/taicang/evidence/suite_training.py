@@ -28,6 +28,7 @@ def question(row: Row, stack: Stack | None = None, clock: Sustained | None = Non
     model = model_of(row)
     machine = machine_stated(row.raw["system"], row.chip, row.count, row.raw["extra"])
     engine = stack or catalog.stack(stack_of(row))
+    engine = replace(engine, overlap=engine.overlap | set(training_tables()["asked"].get(row.source, ())))
     if "A2A overlap" in row.raw["notes"]:
         engine = replace(engine, overlap=engine.overlap | {"expert_exchange"})
     if row.raw["par"].get("fsdp") and row.source == "moezoo":  # Megatron-FSDP with nccl_ub, as its paper has it

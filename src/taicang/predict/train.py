@@ -182,11 +182,15 @@ def _assumptions(setup: Setup, step: TrainStep, given: Sequence[str]) -> tuple[s
     crossed = {level for one in placed(plan, setup.machine) for level, _ in one.together}
     if unknown := crossed - measured_levels(setup.machine):
         said.append(f"collectives were never measured on {_words(unknown)}: constants assumed for any network")
-    if "tensor" in setup.stack.overlap and plan.tp > 1:
-        plain = train_step(replace(setup, stack=replace(setup.stack, overlap=setup.stack.overlap - {"tensor"})))
+    if plan.tp > 1:
+        other = train_step(replace(setup, stack=replace(setup.stack, overlap=setup.stack.overlap ^ {"tensor"})))
+        more = f"has {other.tokens_per_s / step.tokens_per_s - 1.0:+.0%} tokens/s"
         said.append(
             "tensor-parallel collectives run in pieces beside products (MC2, user buffers); a script that does not "
-            f"ask for it has {plain.tokens_per_s / step.tokens_per_s - 1.0:+.0%} tokens/s (--overlap=-mc2)"
+            f"ask for it {more} (--overlap=-mc2)"
+            if "tensor" in setup.stack.overlap
+            else f"tensor-parallel collectives wait for products; a script that asks for user buffers {more} "
+            "(--overlap=+tensor)"
         )
     if plan.offload != "none":
         there = setup.machine.host_memory_bytes / setup.machine.ranks

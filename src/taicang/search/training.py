@@ -121,6 +121,9 @@ def settle(asked: Training) -> Setup:
     engine = changed(engine, asked.overlap, asked.fused, asked.captured)
     if asked.searched:  # whatever the search finds divides the batch itself
         plan = replace(filled(open_plan(plan, asked.pinned), machine), dp=1)
+    if net.mtp_layers and not engine.trains_mtp:
+        said = f"{engine.engine} does not train the {net.mtp_layers} MTP layers of {net.name}"
+        net = replace(net, mtp_layers=0, assumptions=(*net.assumptions, said))
     clock = asked.clock or sustained(machine.chip)
     return Setup(
         model=net, plan=filled(plan, machine), machine=machine, stack=engine,

@@ -33,6 +33,12 @@ from taicang.units import Num
 Price: TypeAlias = Callable[[Operator], Cost]
 Spent: TypeAlias = Mapping[str, Num]
 """Seconds by line of the waterfall."""
+PIECED = {
+    "": ("projection", "feed-forward up", "feed-forward down"),
+    "data": ("output projection", "feed-forward down"),
+}
+"""Ends of labels of the products of a pass that user buffers run in pieces: gathers and scatters of the backward pass
+beside which whole products of another gradient run need none (Transformer Engine's bulk overlap)."""
 ROUTING_LAUNCHES = 30.0
 """Kernels of one pass that sort, count and permute tokens by expert (assumed)."""
 LINES = ("products", "attention", "pointwise", "launch gaps", "tensor", "context", "expert")
@@ -206,8 +212,11 @@ def _pass(steps: tuple[Step, ...], at: _Context, *, backward: str = "") -> _Pass
     shared: Num = 0.0
     scattered: Num = 0.0
     launches: Num = 0.0
+    pieces = plan.tp if "tensor" in stack.overlap and plan.sp else 1
     for step in steps:
         seconds = _price(step.op, at.price, stack.expert_dispatch) * step.repeat
+        if pieces > 1 and isinstance(step.op, Gemm) and step.label.endswith(PIECED.get(backward, ())):
+            seconds = np.maximum(seconds, _in_pieces(step.op, at.price, pieces) * step.repeat)
         if step.axis == "compute":
             line = _line(step.op)
             spent[line] = spent[line] + seconds
@@ -221,8 +230,6 @@ def _pass(steps: tuple[Step, ...], at: _Context, *, backward: str = "") -> _Pass
             moved[step.axis] = moved[step.axis] + seconds
             if step.axis == "tp" and getattr(step.op, "kind", "") == "reduce_scatter":
                 scattered = scattered + seconds
-    busy = spent["products"] + spent["attention"] + spent["pointwise"]
-    spent["launch gaps"] = np.maximum(launches * stack.eager_kernel_s - busy, 0.0)
     if "tensor" in stack.overlap:
         spent["tensor"] = beside(moved["tp"], spent["products"], pieces=plan.tp, tax=tax)
     elif backward and "tensor_gradients" in stack.overlap:
@@ -231,13 +238,20 @@ def _pass(steps: tuple[Step, ...], at: _Context, *, backward: str = "") -> _Pass
         spent["tensor"] = moved["tp"] - hidden + tax * hidden
     else:
         spent["tensor"] = moved["tp"]
-    pieces = plan.cp if plan.context == "ring" else 1
-    spent["context"] = beside(moved["cp"], spent["attention"], pieces=pieces, tax=tax)
+    hops = plan.cp if plan.context == "ring" else 1
+    spent["context"] = beside(moved["cp"], spent["attention"], pieces=hops, tax=tax)
     there, back = [*exchanges, 0.0, 0.0][:2]
     spent["expert"] = there + back
     if "shared_expert" in stack.overlap:
         spent["expert"] = beside(there + back, shared, pieces=np.inf, tax=tax)
+    spent["launch gaps"] = np.maximum(launches * stack.eager_kernel_s - total(spent), 0.0)  # the host runs ahead
     return _Passed(spent=spent, experts_s=experts, there_s=there, back_s=back)
+
+
+def _in_pieces(op: Gemm, price: Price, pieces: int) -> Num:
+    """Seconds of a product that runs in ``pieces`` of its rows on several streams: one's latency is behind another."""
+    cost = price(replace(op, m=op.m / pieces))
+    return pieces * (cost.seconds - cost.latency_s) + cost.latency_s
 
 
 def _price(op: Operator, price: Price, dispatch: str) -> Num:
