@@ -89,7 +89,7 @@ def reducing(stack: Stack, said: Mapping[str, Any]) -> str:
 
 
 def launched(stack: Stack, chip: Chip, model: Model) -> Stack:
-    """``stack`` as scripts launch it for ``model``: memory, all-reduce, cache of checkpoints in 4 or 8 bits, drafting."""
+    """``stack`` as scripts launch it for ``model``: memory, all-reduce, cache in 4 or 8 bits, drafting."""
     said = launch(stack.engine, chip.name, model.name)
     drafting = {name: value for name, value in said.items() if name.startswith("draft")}
     ratio = said.get("memory_ratio", stack.memory.usable_ratio)
