@@ -206,5 +206,5 @@ def test_tokens_that_come_with_the_first_wait_for_each_other_and_leave_the_end_a
     )
     gaps = row.output_tokens - 1
     assert float(told.ttft_s + told.tpot_s * gaps) == pytest.approx(float(plain.ttft_s + plain.tpot_s * gaps))
-    waited = min(held + steps, gaps - 1) * float(plain.tpot_s)
+    waited = min(held + steps * row.decode.plan.tokens_per_step, gaps - 1) * float(plain.tpot_s)
     assert float(told.ttft_s) == pytest.approx(float(plain.ttft_s) + waited)
