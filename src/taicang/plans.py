@@ -84,6 +84,19 @@ class ServePlan:
         return cast(float, gained)
 
 
+def chance_of(accepted_ratio: float, drafts: int | None) -> float:
+    """Chance that a draft is accepted after those before it, where this share of all ``drafts`` of a step is, which is
+    what engines report: of several the later ones are accepted less (None: of one)."""
+    if not drafts or drafts == 1:
+        return accepted_ratio
+    low, high = 0.0, 1.0
+    for _ in range(60):
+        chance = (low + high) / 2
+        gained = sum(chance**i for i in range(1, drafts + 1))
+        low, high = (chance, high) if gained < accepted_ratio * drafts else (low, chance)
+    return high
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
     """What one attention-DP group (``tp`` ranks) works on in one step, as sufficient statistics.

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from taicang import catalog
 from taicang.catalog.costing import cost_model
 from taicang.catalog.models import model
-from taicang.plans import Batch, Quantisation, ServePlan, decode_batch, prefill_batch
+from taicang.plans import Batch, Quantisation, ServePlan, chance_of, decode_batch, prefill_batch
 from taicang.serve.setup import Setup, step
 from taicang.serve.steady import Load, aggregated
 
@@ -169,6 +169,15 @@ def test_pipeline_stages_cut_no_sequence_in_parts(stages, sequences):
         for pp, n in ((1, 1.0), (stages, sequences))
     )
     assert float(many.seconds) >= float(one.seconds)
+
+
+@given(st.floats(0.0, 1.0), st.integers(1, 8))
+def test_of_all_drafts_the_share_that_engines_report_is_accepted(share, drafts):
+    """Later drafts less than the first ones; the same share of more drafts asks for a likelier first one."""
+    chance = chance_of(share, drafts)
+    made = ServePlan(draft_tokens=drafts, acceptance_ratio=chance)
+    np.testing.assert_allclose(made.tokens_per_step, 1.0 + share * drafts, rtol=1e-9)
+    assert share - 1e-12 <= chance <= chance_of(share, drafts + 1) + 1e-12 <= 1.0 + 2e-12
 
 
 def test_accepted_drafts_run_from_none_to_all():

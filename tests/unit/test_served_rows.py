@@ -1,6 +1,7 @@
 """Conventions of the sources of served rows."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -189,3 +190,21 @@ def test_a_version_is_as_slow_as_all_its_models_say(medians, ratio):
     else:
         wanted = ratio * math.exp(-min(medians, key=abs))
         assert found == pytest.approx(min(max(wanted, fit_stacks.RATIO_LOW), fit_stacks.VERSION_HIGH))
+
+
+@pytest.mark.parametrize("steps", [0, 9])
+@pytest.mark.parametrize("held", [0, 28, 10_000])
+def test_tokens_that_come_with_the_first_wait_for_each_other_and_leave_the_end_as_it_is(held, steps):
+    stated = cells(
+        id="x", backend="sglang", backend_version="0.5.9", system="h200_sxm", gemm_quant_mode="fp8_block", isl="1000",
+        osl="100", concurrency="8", batch_size="8",
+    )  # fmt: skip
+    row = served._row(stated, model("deepseek-r1"))
+    plain, told = (
+        predict(replace(row, settings=replace(row.settings, held_back=many, held_back_steps=each)))
+        for many, each in ((0, 0), (held, steps))
+    )
+    gaps = row.output_tokens - 1
+    assert float(told.ttft_s + told.tpot_s * gaps) == pytest.approx(float(plain.ttft_s + plain.tpot_s * gaps))
+    waited = min(held + steps * row.decode.plan.tokens_per_step, gaps - 1) * float(plain.tpot_s)
+    assert float(told.ttft_s) == pytest.approx(float(plain.ttft_s) + waited)

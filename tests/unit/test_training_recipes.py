@@ -39,15 +39,15 @@ def test_dropped_tokens_go_by_the_plain_dispatcher_and_into_graphs(chip: str) ->
     )
 
 
-@pytest.mark.parametrize(("pp", "each"), [(1, 32), (8, 4), (16, 2)])
-def test_torchtitan_s_pipelines_have_as_many_microbatches_as_stages(pp: int, each: int) -> None:
+@pytest.mark.parametrize(("pp", "stated", "each"), [(1, {}, 32), (8, {}, 1), (16, {}, 1), (8, {"mbs": 4}, 4)])
+def test_torchtitan_s_pipelines_take_one_sequence_at_a_time(pp: int, stated: dict[str, int], each: int) -> None:
     par = {"fsdp": 8, "tp": 1, "pp": pp}
     raw = {
-        "id": "own", "src": "torchtitan", "model": "llama-3-8b", "chip": "H100-SXM", "count": str(8 * pp),
-        "dtype": "BF16", "par": par, "batch": {"local_batch": 32}, "seq": {"seq_len": 8192}, "extra": {}, "sw": "",
+        "id": "own", "src": "torchtitan", "model": "llama-3-8b", "chip": "H100-SXM", "count": str(8 * pp), "par": par,
+        "dtype": "BF16", "batch": {"local_batch": 32} | stated, "seq": {"seq_len": 8192}, "extra": {}, "sw": "",
         "metric": "tokens_per_s_per_gpu", "value": "100", "role": "validation", "notes": "",
     }  # fmt: skip
     row = row_of(raw)
     plan = plan_of(row, model_of(row))
     assert plan.micro_batch == each
-    assert plan.microbatches == pp
+    assert plan.microbatches == 32 // each

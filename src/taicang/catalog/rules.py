@@ -76,7 +76,8 @@ def generation(chip: str) -> str:
 
 
 def launch(engine: str, chip: str, model: str) -> dict[str, Any]:
-    """What scripts set: "memory_ratio", "kv" (the cache's format), "all_reduce" (whose kernels, besides its own)."""
+    """What scripts set: "memory_ratio", "kv" (the cache's format), "all_reduce" (whose kernels, besides its own), and
+    under their own names fields of ``Stack``."""
     facts = {"engine": engine, "chip": chip, "generation": generation(chip), "model": model}
     return settings(LAUNCH, "settings", facts)
 
@@ -88,12 +89,13 @@ def reducing(stack: Stack, said: Mapping[str, Any]) -> str:
 
 
 def launched(stack: Stack, chip: Chip, model: Model) -> Stack:
-    """``stack`` as scripts launch it for ``model``: memory, all-reduce, and the cache of checkpoints in 4 or 8 bits."""
+    """``stack`` as scripts launch it for ``model``: memory, all-reduce, cache in 4 or 8 bits, drafting."""
     said = launch(stack.engine, chip.name, model.name)
+    drafting = {name: value for name, value in said.items() if name.startswith("draft")}
     ratio = said.get("memory_ratio", stack.memory.usable_ratio)
     kept = {"bf16": ""}.get(said.get("kv", ""), said.get("kv", stack.quantised_cache))
     memory = replace(stack.memory, usable_ratio=ratio)
-    return replace(stack, quantised_cache=kept, memory=memory, all_reduce=reducing(stack, said))
+    return replace(stack, quantised_cache=kept, memory=memory, all_reduce=reducing(stack, said), **drafting)
 
 
 def divided(stack: Stack, machine: Machine, model: Model) -> Stack:

@@ -1,12 +1,13 @@
 """Price of the expert feed-forward of one rank (grouped GEMM), on the hottest rank of its group.
 
-    seconds = floor + expert * experts_local + sqrt(compute^2 + memory^2)
+    seconds = floor + expert * experts_listed + sqrt(compute^2 + memory^2)
 
 * compute: 2 FLOP per weight and row over the format's peak; the sharded expert width is padded by some columns (rows
   wasted in last tiles were tried and not found: a half-empty tile belongs to an expert that memory binds anyway);
 * memory: the weights of the experts that get a token at all, and the activations between the kernels (quantise,
   permute, up, activation, down, finalise), each counted once and scaled by one factor for how far the kernels fuse;
-* floor: the run of kernels launched whatever the size, plus bookkeeping per expert held.
+* floor: the run of kernels launched whatever the size, plus bookkeeping per expert listed: copies of gathered tokens
+  are sorted over all experts of the layer, those that a dispatch brings over the rank's own.
 
 Rows and touched experts come from ``cost.skew``. Bounds that always hold: never under the touched weights at datasheet
 bandwidth, never under the FLOP at datasheet peak.
@@ -64,7 +65,7 @@ class ExpertsFit:
     floor_s: float
     """Kernels of an empty layer."""
     expert_s: float
-    """Bookkeeping (offsets, tile maps) per expert held."""
+    """Bookkeeping (offsets, tile maps) per expert that copies are sorted over."""
     slot_ratio: float = 0.0
     """Share of a copy's activation traffic that ranks pay which do not hold its expert: Triton kernels keep a slot for
     every copy of a gathered token, zero those of others and sum them all, however few experts a rank has."""
@@ -134,7 +135,7 @@ def experts(op: GroupedGemm, chip: Chip, fit: ExpertsFit, *, unrouted: bool = Fa
 
     compute_s = padded / (chip.peak(form.peak) * fit.compute_ratio)
     memory_s = moved / (chip.memory.bandwidth_bytes_per_s * fit.stream_ratio)
-    latency_s = fit.floor_s + fit.expert_s * op.experts_local
+    latency_s = fit.floor_s + fit.expert_s * (op.experts if op.gathered else op.experts_local)
     return Cost(
         seconds=latency_s + saturate(compute_s, memory_s, sharpness=OVERLAP),
         compute_s=compute_s,

@@ -13,6 +13,8 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from taicang.catalog import files
 from taicang.catalog.schema import ARCHITECTURE
 from taicang.cost.experts import dispatched_key
@@ -56,9 +58,12 @@ def _fit_family(folder: Path, family: str) -> Path:
         groups.setdefault((_shared(rows, said["share"]), _key(rows)), []).append(rows.fitted())
         left = said.get("engines", {}).get("but", ())
         for engine in sorted(rows.by_engine.keys() - left):
-            own, share, key = rows.of_engine(engine).fitted(), _shared(rows, said["engines"]["share"]), _key(rows)
-            if own.ids and f"{share}/{key}@{engine}" not in left:
-                groups.setdefault((share, f"{key}@{engine}"), []).append(own)
+            own, share = rows.of_engine(engine).fitted(), _shared(rows, said["engines"]["share"])
+            key = f"{_key(rows)}@{engine}"
+            if family == "experts":
+                own = _typical(own, f"{share}/{key}")
+            if own.ids and f"{share}/{key}" not in left:
+                groups.setdefault((share, key), []).append(own)
     whole = said.get("whole", False)
     profiles: dict[str, dict[str, Any]] = {}
     for (share, key), kin in sorted(groups.items(), key=lambda item: item[0]) if whole else groups.items():
@@ -75,6 +80,15 @@ def _fit_family(folder: Path, family: str) -> Path:
     second = f"{files[-1].name} ({fingerprint(files[-1])})"
     used = count(rows.fitted() for rows in kept)
     return write(family, profiles, evidence=files[0], rows=used, note=said["note"].format(second=second))
+
+
+def _typical(rows: Measured[Any], key: str) -> Measured[Any]:
+    """Rows of an engine's own experts without those that are like no run; ``data/fits.yaml`` says why."""
+    engines = declared_fits()["experts"]["engines"]
+    total, local = rows.op.experts, rows.op.experts_local
+    kept = (total != float(engines["grouped"])) | (local >= total)
+    few = float(engines["untiled"].get(key, 0))
+    return rows.where(np.broadcast_to(kept & (total > few), len(rows.ids)))
 
 
 def fit_rows(kin: Sequence[Measured[Any]], family: str, engine: str = "") -> Any:

@@ -19,7 +19,7 @@ from taicang.evidence.served import quantisation
 from taicang.evidence.systems import machine_for
 from taicang.evidence.tables import CARRIED, held_out, lines, record
 from taicang.models.types import Experts, Model, routed
-from taicang.plans import Quantisation, ServePlan
+from taicang.plans import Quantisation, ServePlan, chance_of
 from taicang.search.door import Run, job_of
 from taicang.serve.setup import Setup
 from taicang.stacks import Stack
@@ -218,13 +218,7 @@ def drafted(row: Published, plan: ServePlan) -> ServePlan:
     if not drafts:
         return plan
     depth = int(drafts)
-    chance = DRAFT_ACCEPTANCE_RATIO
-    if row.accepted is not None:
-        low, high = 0.0, 1.0
-        for _ in range(40):  # tokens_per_step grows with the chance
-            chance = (low + high) / 2
-            gained = sum(chance**i for i in range(depth + 1))
-            low, high = (chance, high) if gained < row.accepted else (low, chance)
+    chance = DRAFT_ACCEPTANCE_RATIO if row.accepted is None else chance_of((row.accepted - 1.0) / depth, depth)
     return replace(plan, draft_tokens=depth, acceptance_ratio=chance)
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from taicang.evidence.score import Outcome
 from taicang.evidence.served import Role, Row
-from taicang.evidence.suite_served import rows, setup, told
+from taicang.evidence.suite_served import held_back, rows, setup, told
 from taicang.evidence.systems import machine_for
 from taicang.predict.replay import replay
 from taicang.predict.standing import context_of
@@ -48,7 +48,7 @@ def predict(row: Row, *, seed: int = 0) -> tuple[float, float]:
     ran = replay(row.net, machine, trace, system, clients=clients, seed=seed)
     done = ran.table
     gaps = np.maximum(done["output_tokens"] - 1, 1)
-    back = np.minimum(found.held_back + found.held_back_steps * float(row.decode.plan.tokens_per_step), gaps - 1)
+    back = held_back(row, gaps)
     counted = done["id"] >= (clients if found.warm and len(trace) > clients else 0)
     ttft, tpot = done["ttft_s"] + back * done["tpot_s"], done["tpot_s"] * (1 - back / gaps)
     gap = _median_gap(ran.log) if row.median_gap else float(np.mean(tpot[counted]))

@@ -23,6 +23,7 @@ from taicang.serve.setup import Setup
 from taicang.serve.steady import Load, Pools, Steady, disaggregated
 from taicang.serve.uneven import EVEN, Spread, spread
 from taicang.stacks import Stack
+from taicang.units import Num
 
 FILE = "served_e2e.csv"
 
@@ -65,8 +66,7 @@ def predict(row: Row, stack: Stack | None = None, lent: str = "") -> Steady:
     """What the closed form says of a row (``stack`` and ``lent``: other constants, see ``job``)."""
     asked = job(row, row.decode, stack, lent)
     if row.prefill is None:
-        steady = closed_loop(asked, row.decode.plan, row.concurrency)
-        return replace(steady, tpot_s=steady.step_s / row.decode.plan.tokens_per_step) if row.median_gap else steady
+        return _received(row, closed_loop(asked, row.decode.plan, row.concurrency))
     decode, prefill = asked.setup(row.decode.plan), setup(row, row.prefill, stack, lent)
     pools = Pools(
         prefill=prefill,
@@ -79,7 +79,22 @@ def predict(row: Row, stack: Stack | None = None, lent: str = "") -> Steady:
         concurrency=row.concurrency, input_tokens=asked.input_tokens, output_tokens=asked.output_tokens,
         room=room(asked, row.decode.plan),
     )  # fmt: skip
-    return disaggregated(pools, load, handover_s(prefill, asked))
+    return _received(row, disaggregated(pools, load, handover_s(prefill, asked)))
+
+
+def held_back(row: Row, gaps: Num) -> Num:
+    """Of so many tokens after the first, those that come with it."""
+    steps = row.settings.held_back_steps * float(row.decode.plan.tokens_per_step)
+    return np.minimum(row.settings.held_back + steps, gaps - 1)
+
+
+def _received(row: Row, steady: Steady) -> Steady:
+    """As the row's clients see it, who get the first tokens together, or who say the median time between tokens."""
+    gaps = max(row.output_tokens - 1.0, 1.0)
+    back = held_back(row, gaps)
+    waited = replace(steady, ttft_s=steady.ttft_s + back * steady.tpot_s)
+    gap = steady.step_s / row.decode.plan.tokens_per_step if row.median_gap else steady.tpot_s * (1 - back / gaps)
+    return replace(waited, tpot_s=gap)
 
 
 def run_of(row: Row) -> Ground:

@@ -321,9 +321,9 @@ def _degrees(
     tp, pp, cp = (int(par.get(name) or 1) for name in ("tp", "pp", "cp"))
     if str(row.raw["extra"].get("cp", "")).startswith("2 from") and row.count >= 64:
         cp = 2
-    # torchtitan's pipelines split a rank's batch into as many microbatches as there are stages unless told otherwise
-    whole = int(batch.get("local_batch") or 1) // (pp if stack_of(row).startswith("torchtitan") else 1)
-    micro = int(batch.get("mbs") or whole or 1)
+    # torchtitan's pipelines take a rank's batch sequence by sequence unless told otherwise
+    single = pp > 1 and stack_of(row).startswith("torchtitan")
+    micro = int(batch.get("mbs") or (1 if single else batch.get("local_batch") or 1))
     if not {"tp", "pp", "dp", "fsdp", "mp"} & set(par) or (lora and "tp" not in par):
         tp, cp = _open(row, micro, tp, pp, cp)
     while row.batch % max(row.count // (tp * pp * cp), 1) and not {"cp", "dp"} & set(par) and cp < row.count:

@@ -77,7 +77,7 @@ def pools(net: Model, machine: Machine, engine: Stack, system: System, *, ranks:
         raise InvalidInput("give both pools or neither", where="--prefill, --decode")
 
     def setup(plan: ServePlan) -> Setup:
-        full = replace(plan, quant=forms, acceptance_ratio=system.acceptance_ratio)
+        full = replace(plan, quant=forms, acceptance_ratio=system.chance_ratio)
         return Setup(model=net, plan=full, machine=machine, stack=engine, price=costs.price, skew=system.skew)
 
     def best(phase: str, ranks: int | None) -> Setup:

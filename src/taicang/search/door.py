@@ -18,7 +18,7 @@ from taicang.cost.skew import SKEW
 from taicang.errors import InvalidInput, InvalidPlan
 from taicang.hardware import Machine
 from taicang.models.types import Model, routed
-from taicang.plans import Quantisation, ServePlan
+from taicang.plans import Quantisation, ServePlan, chance_of
 from taicang.search.choices import default_stack, quantisation
 from taicang.search.points import Job
 from taicang.search.result import MODES, Mode
@@ -53,10 +53,16 @@ class Serving:
     """Layout of the instances that decode."""
     drafts: int | None = None
     acceptance_ratio: float = 0.7
+    """Accepted tokens over drafted ones, as engines report it."""
     skew: Count = SKEW
     approximate: bool = False
     sets: Sequence[str] = ()
     """Figures of the machine that differ: "PATH=VALUE"."""
+
+    @property
+    def chance_ratio(self) -> float:
+        """What a layout's ``acceptance_ratio`` comes to for the drafts asked for."""
+        return chance_of(self.acceptance_ratio, self.drafts)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,7 +130,7 @@ def job_of(run: Run) -> Job:
         within_ratio=run.within_ratio or WITHIN,
         users=run.users,
         skew=run.skew,
-        acceptance_ratio=run.acceptance_ratio,
+        acceptance_ratio=run.chance_ratio,
         spread=run.spread,
     )
 

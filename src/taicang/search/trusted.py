@@ -84,7 +84,9 @@ def assumptions(
     if setup.machine.status != "shipping":
         said.append(f"{setup.machine.name} is {setup.machine.status}, not shipping: vendor figures, no measurements")
     if plan.draft_tokens:
-        said.append(f"each of {plan.draft_tokens} drafted tokens is accepted with chance {plan.acceptance_ratio:.2f}")
+        gained = f" after those before it: {plan.tokens_per_step:.2f} tokens a step" * (plan.draft_tokens > 1)
+        accepted = f"accepted with chance {plan.acceptance_ratio:.2f}{gained}"
+        said.append(f"each of {plan.draft_tokens} drafted tokens is {accepted}")
         if not model.mtp_layers:
             said.append(f"{model.name} has no draft head: one as costly as its last layer is assumed")
     if plan.redundant or prefill.plan.redundant:
