@@ -250,7 +250,7 @@ def main():
     for weight in model.parameters():
         nn.init.normal_(weight, std=0.02)
     if a.way == "replicas":
-        model = DistributedDataParallel(model, gradient_as_bucket_view=True)
+        model = DistributedDataParallel(model, gradient_as_bucket_view=True, bucket_cap_mb=80)  # 40 million weights
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4, fused=True)
     schedule = None
     if a.pp > 1:
