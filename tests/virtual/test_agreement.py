@@ -225,10 +225,12 @@ def drawn(rng):
 def further(rng, case):
     """Ways that are not of tensor or pipeline parallelism."""
     many = rng.choice((2, 4, 8))
-    ways = [{}, {"way": "whole"}, {"way": "hybrid", "shard": many % case.ranks or 2}, {"states": "low"}, {"dtype": "fp16"},
-            {"way": "replicas", "states": "low"}, {"cp": many, "context": rng.choice(("ring", "all_gather"))},
-            {"cp": many, "context": "ulysses", "kv_heads": case.heads},
-            {"ep": rng.choice((1, many)), "experts": 16, "topk": rng.choice((2, 4)), "inter": 256 * rng.choice((4, 8))}]  # fmt: skip
+    wide = {"experts": 16, "topk": rng.choice((2, 4)), "inter": 256 * rng.choice((4, 8))}
+    ways = [
+        {}, {"way": "whole"}, {"way": "hybrid", "shard": min(many, 4)}, {"states": "low"}, {"dtype": "fp16"},
+        {"way": "replicas", "states": "low"}, {"cp": many, "context": rng.choice(("ring", "all_gather"))},
+        {"cp": many, "context": "ulysses", "kv_heads": case.heads}, wide | {"ep": rng.choice((1, many))},
+    ]  # fmt: skip
     return rng.choice(ways)
 
 
