@@ -27,7 +27,7 @@ from taicang.app.main import COMMANDS, cli
 from taicang.errors import TaicangError
 from taicang.search.study import read
 
-LONGEST_S, PATIENCE_S = 60.0, 3600
+LONGEST_S, PATIENCE_S = 60.0, 900
 """Of a processor, and of waiting: others may share the machine."""
 MOST_BYTES = 6 << 30
 PORTION = 250
@@ -107,7 +107,8 @@ def argv(rng: random.Random, folder: Path, which: str = "both") -> list[str]:
         return hostile_files.argv(rng, folder, garbled)
     if kind == "example":
         lines = [words for words in hostile_lines.examples() if not {*words[:2]} & (LEFT_OUT | NEVER | MINUTES)]
-        return hostile_lines.argv(rng, lambda each, hostile: value(rng, each, folder, hostile), lines, NEVER)
+        words = hostile_lines.argv(rng, lambda each, hostile: value(rng, each, folder, hostile), lines, NEVER)
+        return _ending(words, folder)
     if kind in ("chip", "machine"):
         path = path.with_suffix(".yaml")
         keys, head = (CHIP, "base: h100") if kind == "chip" else (MACHINE, "base: hgx-h100")
@@ -214,6 +215,12 @@ def value(rng: random.Random, option: click.Parameter, folder: Path, hostile: fl
     return rng.choice(("1", "a", "all", "auto"))
 
 
+def _ending(words: list[str], folder: Path) -> list[str]:
+    """The same line, but a page is written rather than served until Ctrl-C."""
+    shown = words[:1] == ["view"] and not any(word.startswith("--html") for word in words)
+    return [words[0], "--html", str(folder / "page.html"), *words[1:]] if shown else words
+
+
 def line(rng: random.Random, folder: Path) -> list[str]:
     """A command with options of its own, each with a value of its type; two lines in five have hostile ones."""
     name = rng.choice([each for each in COMMANDS if each not in LEFT_OUT])
@@ -233,8 +240,7 @@ def line(rng: random.Random, folder: Path) -> list[str]:
             continue
         flag = rng.choice([*each.opts, *each.secondary_opts])
         args += [flag] if each.is_flag else [flag, value(rng, each, folder, hostile)]
-    if name == "view" and "--html" not in args:
-        args += ["--html", str(folder / "page.html")]
+    args = _ending(args, folder)
     if name == "replay" and not {"--rate", "--closed-loop"} & set(args):
         args += ["--closed-loop", "2"]
     if name == "replay" and "--requests" not in args:
