@@ -2,7 +2,7 @@
 
 import json
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 from running import PROGRAMS, TORCH, call, run
@@ -29,17 +29,29 @@ class Case:
     pp: int = 1
     micro: int = 1
     recompute: bool = False
+    way: str = "shards"
+    shard: int = 0
+    states: str = "mixed"
+    dtype: str = "bf16"
+    cp: int = 1
+    context: str = "ring"
+    ep: int = 1
+    experts: int = 0
+    topk: int = 2
 
     def program(self):
         """Options of the program."""
-        named = ("layers", "hidden", "inter", "heads", "kv_heads", "vocab", "seq", "batch", "tp", "pp", "micro")
+        named = ("layers", "hidden", "inter", "heads", "kv_heads", "vocab", "seq", "batch", "tp", "pp", "micro", "way",
+                 "shard", "states", "dtype", "cp", "context", "ep", "experts", "topk")  # fmt: skip
         words = [each for name in named for each in (f"--{name.replace('_', '-')}", getattr(self, name))]
         return [*words, *(["--keep", "recompute"] if self.recompute else [])]
 
     def config(self):
         """The model as a Hugging Face file."""
-        return {
-            "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": self.hidden,
+        experts = {"num_local_experts": self.experts, "num_experts_per_tok": self.topk} if self.experts else {}
+        kind = "mixtral" if self.experts else "llama"
+        return experts | {
+            "architectures": [f"{kind.capitalize()}ForCausalLM"], "model_type": kind, "hidden_size": self.hidden,
             "intermediate_size": self.inter, "num_hidden_layers": self.layers, "num_attention_heads": self.heads,
             "num_key_value_heads": self.kv_heads, "vocab_size": self.vocab, "max_position_embeddings": self.seq,
             "tie_word_embeddings": False, "torch_dtype": "bfloat16", "rms_norm_eps": 1e-5,
@@ -47,50 +59,98 @@ class Case:
 
     @property
     def dp(self):
-        """Ranks of a sharding group."""
+        """Ranks that hold the same weights."""
         return self.ranks // self.tp // self.pp
 
     def plan(self):
         """Options of ``taicang train``."""
-        many = self.batch * self.micro * self.dp
-        words = [
-            "--tp",
-            self.tp,
-            "--pp",
-            self.pp,
-            "--zero",
-            "fsdp2",
-            "--global-batch",
-            many,
-            "--micro-batch",
-            self.batch,
-        ]
-        return [*words, "--seq", self.seq, "--recompute", "full" if self.recompute else "none",
-                "--gradients", "fp32", *STACK]  # fmt: skip
+        many = self.batch * self.micro * self.dp // self.cp
+        zero = {"shards": ["fsdp2"], "whole": ["fsdp2", "--no-reshard"], "hybrid": ["hsdp", "--shard", self.shard]}
+        low = ["--master", "none", "--moments", "bf16", "--gradients", "bf16"]
+        return [
+            "--tp", self.tp, "--pp", self.pp, "--cp", self.cp, "--ep", self.ep, "--context", self.context,
+            "--zero", *zero.get(self.way, [0]), "--global-batch", many, "--micro-batch", self.batch, "--seq", self.seq,
+            "--recompute", "full" if self.recompute else "none", "--dtype", self.dtype,
+            *(low if self.states == "low" else ["--gradients", "fp32"]), *STACK,
+        ]  # fmt: skip
 
     def tensors(self, first, last):
-        """Shapes of the parameters of one stage on one rank, by what gathers them: the layers, and all else."""
+        """Shapes of the parameters of one stage on one rank, by what gathers them: layers, experts that ranks divide
+        among them, and all else; sharded along the first dimension."""
         tp, kv = self.tp, self.hidden // self.heads * self.kv_heads
         layer = [(self.hidden,), (self.hidden,), (self.hidden // tp, self.hidden), (kv // tp, self.hidden)]
         layer += [(kv // tp, self.hidden), (self.hidden, self.hidden // tp)]
-        layer += [(self.inter // tp, self.hidden)] * 2 + [(self.hidden, self.inter // tp)]
+        layer += [(self.experts, self.hidden)] if self.experts else []
+        many = self.experts // self.ep or 1  # of experts it is the second dimension that is cut
+        inner = [(self.inter // tp, self.hidden)] * 2 + [(self.hidden, self.inter // tp)]
+        if self.experts:
+            inner = [(self.hidden, many * self.inter)] * 2 + [(self.inter, many * self.hidden)]
         edge = [(self.vocab // tp, self.hidden)] * first + [(self.hidden,), (self.vocab // tp, self.hidden)] * last
-        return layer * (self.layers // self.pp), edge
+        layers = self.layers // self.pp
+        return (layer * layers, inner * layers, edge) if self.ep > 1 else ((layer + inner) * layers, [], edge)
 
-    def padded(self, shapes):
+    def padded(self, shapes, ranks):
         """Elements of ``shapes`` once each is cut into equal shards along its first dimension."""
         total = 0
         for first, *rest in shapes:
-            many = -(-first // self.dp) * self.dp
+            many = -(-first // ranks) * ranks
             for each in rest:
                 many *= each
             total += many
         return total
 
+    def moved(self, at, stages):
+        """Bytes of every collective of rank ``at`` of ``stages``."""
+        layers, experts, edge = self.tensors(first=at == 0, last=at == stages - 1)
+        size, passes, again = 2 if self.states == "low" else 4, 2 * self.layers - 1, int(self.recompute)
+        if self.way == "replicas":
+            return {"all_reduce world": 2 * self.padded([*layers, *edge], 1)}
+        group = "world" if self.tp == self.pp == 1 else "mesh_dp"
+        ranks, group = (self.shard, "mesh_shards") if self.way == "hybrid" else (self.dp, group)
+        # gradients are scattered once; 16-bit weights are gathered for each pass, but for the outermost group's and the
+        # last layer's
+        if self.pp > 1 or self.way == "whole":
+            passes = self.layers
+        found = {
+            f"reduce_scatter {group}": size * self.padded([*layers, *edge], ranks),
+            f"all_gather {group}": 2 * (self.padded(layers, ranks) * passes // self.layers + self.padded(edge, ranks)),
+        }
+        if self.way == "hybrid":
+            found["all_reduce mesh_copies"] = found[f"reduce_scatter {group}"] // self.shard
+        inner = "mesh_parts" if self.ranks > max(self.ep, self.cp) else "world"
+        rows = self.batch * self.seq // self.cp
+        if self.ep > 1:  # tokens go there and back, in each pass, and how many go ahead of them
+            sent = self.layers * (4 + 2 * again) * rows * self.topk * self.hidden * 2
+            found[f"all_to_all {inner}"] = sent + self.layers * (1 + again) * self.experts * 8
+        if self.ep > 1 and self.ranks > self.ep:
+            several = self.padded(experts, self.ranks // self.ep)
+            found |= {
+                "reduce_scatter mesh_rest": size * several,
+                "all_gather mesh_rest": 2 * several * passes // self.layers,
+            }
+        if self.cp > 1:
+            pair, one = rows * self.hidden // self.heads * self.kv_heads * 4, rows * self.hidden * 2
+            back = self.layers * self.cp * 2 * pair  # gradients of keys and values go around in 32 bits
+            hops = {"ulysses": (2 + again) * (2 * one + pair) * self.layers, "all_gather": back,
+                    "ring": (2 + again) * (self.cp - 1) * pair * self.layers + back}  # fmt: skip
+            found[f"all_to_all {inner}"] = hops[self.context]
+            if self.context == "all_gather":
+                found[f"all_gather {inner}"] = (2 + again) * self.cp * pair * self.layers
+        if self.pp > 1:
+            ways = 1 if at in (0, stages - 1) else 2  # a stage in the middle has two neighbours
+            found |= dict.fromkeys(("send pair", "recv pair"), ways * self.micro * rows * self.hidden * 2)
+        if self.tp > 1:
+            # before attention, feed-forward and head rows are gathered, behind them and the embedding scattered;
+            # backward the other way round, and each layer once more where it is computed again
+            one = rows * self.hidden * 2
+            found["reduce_scatter mesh_tp"] = one * ((4 + again) * self.layers + 2)
+            found["all_gather mesh_tp"] = one * ((4 + 2 * again) * self.layers + 2)
+        return found
+
     def held(self, memory):
         """Bytes that this program holds at its peak, from the plan's: what differs, by name."""
-        logits = self.batch * self.seq * self.vocab / self.tp
-        rows = self.batch * self.seq * self.inter / self.tp
+        tokens = self.batch * self.seq / self.cp / self.tp
+        logits, rows = tokens * self.vocab, tokens * self.inter * (self.topk if self.experts else 1)
         names = ("weights", "gradients", "optimizer", "activations", "working")
         terms = {
             "the plan": sum(memory[f"{name}_bytes"] for name in names) - memory["apart_bytes"],
@@ -111,6 +171,16 @@ CASES = {
     "tensor parallel, H100": Case(on="hgx-h100", ranks=8, tp=2, recompute=True),
     "tensor parallel, A2": Case(on="atlas-800-a2", ranks=8, tp=4, kv_heads=32, inter=11008, vocab=32000, batch=2,
                                 recompute=True),
+    "replicas, GB200": Case(on="gb200-nvl72", ranks=72, layers=8, hidden=5120, inter=15360, heads=40, kv_heads=4,
+                            vocab=32000, recompute=True, way="replicas", states="low"),
+    "hybrid, B200": Case(on="hgx-b200", ranks=8, layers=6, hidden=2560, inter=10240, heads=40, vocab=32000, batch=4,
+                         way="hybrid", shard=2),
+    "ulysses, A100": Case(on="hgx-a100", ranks=8, layers=6, hidden=2048, inter=4096, heads=16, kv_heads=16, seq=65536,
+                          recompute=True, cp=4, context="ulysses"),
+    "experts, H100": Case(on="hgx-h100 x 2", ranks=16, layers=4, hidden=6144, inter=3072, heads=48, kv_heads=16,
+                          vocab=50304, seq=2048, batch=4, recompute=True, ep=2, experts=64),
+    "short pipeline, GB200": Case(on="gb200-nvl72", ranks=72, layers=8, hidden=8192, inter=21760, heads=64, vocab=50304,
+                                  seq=4096, batch=8, pp=2, micro=2),
     "pipeline, CloudMatrix384": Case(on="cloudmatrix384", ranks=768, pp=2, micro=4, seq=4096, recompute=True),
 }  # fmt: skip
 
@@ -147,14 +217,27 @@ def drawn(rng):
             batch=rng.choice((1, 2, 4)), tp=tp, pp=pp, micro=pp * rng.choice((1, 2)) if pp > 1 else 1,
             recompute=rng.random() < 0.5,
         )  # fmt: skip
-        if case.heads % case.kv_heads == 0 and case.dp > 1 and case.hidden * case.inter < 1e8:
-            return case
+        if case.heads % case.kv_heads or case.dp < 2 or case.hidden * case.inter > 1e8:
+            continue
+        return case if tp * pp > 1 else replace(case, **further(rng, case))
+
+
+def further(rng, case):
+    """Ways that are not of tensor or pipeline parallelism."""
+    many = rng.choice((2, 4, 8))
+    wide = {"experts": 16, "topk": rng.choice((2, 4)), "inter": 256 * rng.choice((4, 8))}
+    ways = [
+        {}, {"way": "whole"}, {"way": "hybrid", "shard": min(many, 4)}, {"states": "low"}, {"dtype": "fp16"},
+        {"way": "replicas", "states": "low"}, {"cp": many, "context": rng.choice(("ring", "all_gather"))},
+        {"cp": many, "context": "ulysses", "kv_heads": case.heads}, wide | {"ep": rng.choice((1, many))},
+    ]  # fmt: skip
+    return rng.choice(ways)
 
 
 DRAWN = random.Random(17)
 
 
-@pytest.mark.parametrize("case", [drawn(DRAWN) for _ in range(6)], ids=str)
+@pytest.mark.parametrize("case", [drawn(DRAWN) for _ in range(12)], ids=str)
 def test_work_and_messages_are_the_plan_s_whatever_the_sizes(case, tmp_path):
     both(case, tmp_path)
 
@@ -173,23 +256,7 @@ def both(case, folder):
     ranks = made["ranks"]
     assert sum(each["flop"] for each in ranks) / len(ranks) == pytest.approx(step["flop"] / case.ranks, rel=0.01)
     for at, each in enumerate(ranks):
-        layers, edge = case.tensors(first=at == 0, last=at == len(ranks) - 1)
-        group = "world" if case.tp == case.pp == 1 else "mesh_dp"
-        moved = each["collective_bytes"]
-        # fp32 gradients are scattered once; bf16 weights are gathered for each pass, but for the outermost group's
-        assert moved[f"reduce_scatter {group}"] == 4 * case.padded([*layers, *edge])
-        # and the last layer's
-        once = layers if case.pp > 1 else layers[: len(layers) // case.layers]
-        twice = 0 if case.pp > 1 else 2 * (case.padded(layers) - case.padded(once))
-        assert moved[f"all_gather {group}"] == 2 * (twice + case.padded(once) + case.padded(edge))
-        if case.pp > 1:
-            ways = 1 if at in (0, len(ranks) - 1) else 2  # a stage in the middle has two neighbours
-            one = case.micro * case.batch * case.seq * case.hidden * 2
-            assert moved["send pair"] == moved["recv pair"] == ways * one
-        if case.tp > 1:
-            # before attention, feed-forward and head rows are gathered, behind them and the embedding scattered;
-            # backward the other way round, and each layer once more where it is computed again
-            one = case.batch * case.seq * case.hidden * 2
-            assert moved["reduce_scatter mesh_tp"] == one * ((5 if case.recompute else 4) * case.layers + 2)
-            assert moved["all_gather mesh_tp"] == one * ((6 if case.recompute else 4) * case.layers + 2)
+        for name, size in case.moved(at, len(ranks)).items():
+            # what ends a step, norms and the loss, sums single numbers
+            assert each["collective_bytes"][name] == pytest.approx(size, abs=1024 * name.startswith("all_reduce")), name
     return step, made

@@ -246,12 +246,14 @@ def _whole(
     bubble = _bubble(setup, plan.schedule, layer, stage.once_s, stage.back_s, pp, vpp, micro)
     slowed = 1.0 + straggling_ratio(setup.machine.ranks, setup.clock_ratio)
     sent = layer.boundary_bytes * (pp > 1) if setup.stack.keeps.outputs else 0.0
-    kept = (layer.kept_bytes * stage.layers / vpp + sent) * _in_flight(setup, plan, pp, vpp, micro)
+    flying = _in_flight(setup, plan, pp, vpp, micro)
+    kept = (layer.kept_bytes * stage.layers / vpp + sent) * flying
     if setup.stack.keeps.merged:  # on a rank that holds few microbatches
         merged = memory.merged_bytes(setup.model, plan, micro * 1.0) * (pp > 1)
         kept = np.maximum(kept, merged + layer.kept_bytes * stage.layers / vpp)
-    once = (micro == 1) & (not setup.stack.keeps.buffered)
-    size = stage.state_bytes + kept - memory.gradual(stage.gradients_bytes, kept, *stage.work_bytes, once)
+    one: Any = replace(plan, vpp=vpp, dp=plan.global_batch // (micro * plan.micro_batch))  # type: ignore[arg-type]
+    once = memory.at_once(one, setup.stack.keeps, flying, micro * 1.0)
+    size = stage.state_bytes + kept - memory.gradual(stage.gradients_bytes, kept / micro, *stage.work_bytes, once)
     return np.asarray(slowed * (micro * stage.micro_s + bubble) + stage.after_s), np.asarray(size)
 
 

@@ -177,7 +177,8 @@ def working_bytes(
     weights of it and of the layer fetched ahead, and whole gradients. ``edges`` are parameters of embedding and head.
 
     FSDP2 leaves both gathered, and the last layer. Whole gradients are 16 bits as they come to be, while activations
-    go, are copied into a buffer of the reduction's format, and that stays until the next layer's is made.
+    go, are copied into a buffer of the reduction's format, and that stays until the next layer's is made. Experts that
+    ranks divide among them are a unit of their own, which takes turns with the rest of its layer.
     """
     whole, (embedding, head) = layer.dense + layer.experts, edges
     reduced, gather = plan.gradient_bytes * plan.trained_ratio, plan.recipe.gather_bytes
@@ -193,21 +194,36 @@ def working_bytes(
     gather = gather if plan.reshard else 0.0
     made = 2.0 * plan.trained_ratio
     stays = embedding * gather
-    busy = np.maximum(layer_bytes, whole * made) + 2.0 * whole * gather + stays
+    own = layer.experts * (np.asarray(plan.ep) > 1)
+    there = np.where(own > 0, 1.0, 2.0) * whole * gather + stays
+    busy = np.maximum(layer_bytes, (whole - own) * made) + there
     ends = (
         logits_bytes + (head + whole) * gather + stays,
-        head * (made + reduced) + 2.0 * whole * gather + stays,
+        head * (made + reduced) + there,
         busy + head * reduced,
     )
-    return busy + whole * reduced, np.maximum(np.maximum(ends[0], ends[1]), ends[2])
+    scattered = np.maximum(
+        busy + np.where(own > 0, own, whole) * reduced, own * (made + reduced) + there - own * gather
+    )
+    return scattered, np.maximum(np.maximum(ends[0], ends[1]), ends[2])
+
+
+def at_once(plan: TrainPlan, keeps: Keeping, flying: Num, micro: Count) -> Num:
+    """1 where gradients come to be while the activations of a step's only, or first of ``micro``, backward pass go.
+
+    An engine's buffers have their place before, and PyTorch's buckets of replicas. Its pipelines add up what autograd
+    makes, so that nothing is there before the first backward pass: where all microbatches (``flying``) are by then.
+    """
+    copies = (keeps.sharding == "pytorch") & (plan.zero < 3) & (np.asarray(plan.dp * plan.cp) > 1)
+    first = (np.asarray(micro) == 1) | ((keeps.sharding == "pytorch") & (flying >= micro * plan.vpp))
+    return np.where(first & np.logical_not(copies | keeps.buffered), 1.0, 0.0)
 
 
 def gradual(gradients: Num, activations: Num, layer: Num, edge: Num, once: Num) -> Num:
-    """Bytes that are never there at once where a step's ``once`` only backward pass makes the gradients.
+    """Bytes that are never there at once where a backward pass makes the gradients (``once``, see ``at_once``).
 
-    Logits and all activations are there before it, gradients and its last layer at its end; in between both change
-    layer by layer, so one of these ends is the peak. Microbatches before it leave their gradients, and buffers are
-    always there (``Keeping.buffered``).
+    Logits and all activations are there before it; gradients, its last layer and the other microbatches' activations at
+    its end; in between they change layer by layer, so one of these ends is the peak. ``activations`` are its own.
     """
     early = activations + np.maximum(layer, edge)
     return once * np.minimum(gradients, early - layer)

@@ -169,7 +169,7 @@ def _memory(setup: Setup, ranks: Sequence[Sequence[Chunk]]) -> list[MemoryUse]:
         away = sum(float(chunk.away_bytes) for chunk in mine) / len(mine) * flying
         if keeps.merged and plan.pp > 1 and rank == (0 if shape.folded else plan.pp - 1):
             kept += float(memory.merged_bytes(setup.model, plan, plan.microbatches))
-        once = plan.microbatches == 1 and not keeps.buffered
+        once = memory.at_once(plan, keeps, flying, plan.microbatches)
         uses.append(
             MemoryUse(
                 weights_bytes=weights,
@@ -177,7 +177,7 @@ def _memory(setup: Setup, ranks: Sequence[Sequence[Chunk]]) -> list[MemoryUse]:
                 optimizer_bytes=optimizer,
                 activations_bytes=kept,
                 working_bytes=max(layer, edge) + memory.bucket_bytes(held, plan, keeps),
-                apart_bytes=memory.gradual(gradients, kept, layer, edge, once),
+                apart_bytes=memory.gradual(gradients, kept / plan.microbatches, layer, edge, once),
                 runtime_bytes=memory.RUNTIME_RATIO * chip.memory.capacity_bytes,
                 capacity_bytes=chip.memory.capacity_bytes,
                 host_bytes=memory.host_bytes(held, plan) + away,

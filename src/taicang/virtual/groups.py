@@ -37,9 +37,9 @@ LEAVE_S = 60.0
 class Done(dist.Work):
     """A collective that was issued: waiting makes the current stream wait for the group's."""
 
-    def __init__(self, kernels: Kernels, event: int | None, results: list[Tensor]) -> None:
+    def __init__(self, kernels: Kernels, event: int | None, stream: int, results: list[Tensor]) -> None:
         super().__init__()
-        self.kernels, self.event, self.results = kernels, event, results
+        self.kernels, self.event, self.stream, self.results = kernels, event, stream, results
 
     def wait(self, timeout: Any = None) -> bool:
         """The current stream goes on when the collective is done."""
@@ -65,12 +65,19 @@ class Done(dist.Work):
         return self.results
 
     def get_future(self) -> Any:
-        """A future that is done; who takes its value waits."""
-        results = self.results
-        self.wait()
+        """A future that is done on the group's stream; who takes its value waits."""
+        results, self.results = self.results, []
         devices = sorted({each.device for each in results if each.device.type == DEVICE}, key=str)
         future = torch.futures.Future(devices=devices)
+        if self.event is None or not devices:
+            future.set_result(results)
+            return future
+        here = torch.accelerator.current_stream(devices[0])
+        torch.accelerator.set_stream(
+            torch.Stream(stream_id=self.stream, device_index=here.device_index, device_type=here.device_type)
+        )
         future.set_result(results)
+        torch.accelerator.set_stream(here)
         return future
 
 
@@ -97,12 +104,11 @@ class Groups:
 
     def issue(self, name: str, tensors: Sequence[Tensor], made: Kernel | None, results: list[Tensor], key: Any) -> Any:
         """Note a collective on its group's stream and return the work to wait for."""
-        event = None
+        event, stream = None, 0
         if made is not None and any(each.device.type == DEVICE for each in tensors):
             device, recorder = self.kernels.device, self.kernels.recorder
-            stream = self.streams.get(key)
-            if stream is None:
-                stream = self.streams[key] = device.new_stream()
+            stream = self.streams.get(key) or device.new_stream()
+            self.streams[key] = stream
             at = recorder.ids.get(made)
             if at is None:
                 at = recorder.add(made, made)
@@ -110,7 +116,7 @@ class Groups:
             device.note_on(BLOCK, stream, here)
             recorder.carry(device.note_on(COLLECTIVE, stream, at), tensors)
             event = device.event_on(stream)
-        done = Done(self.kernels, event, results)
+        done = Done(self.kernels, event, stream, results)
         self.kept.append(done)  # C++ holds no reference to what Python overrides
         if len(self.kept) > KEPT:
             del self.kept[: KEPT // 2]

@@ -51,7 +51,28 @@ def undisabled(fn: Any = None, recursive: bool = True, **_: Any) -> Any:
     return fn if fn is not None else lambda given: given
 
 
-class Compiler(types.ModuleType):
+class Absent(types.ModuleType):
+    """A module of PyTorch that is imported as soon as somebody asks for what this does not answer itself."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.__spec__ = importlib.util.find_spec(name)
+        self.__file__ = getattr(self.__spec__, "origin", None)
+        sys.modules[name] = self
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return getattr(self.there(), name)
+
+    def there(self) -> Any:
+        """The module, imported in place of this."""
+        if sys.modules.get(self.__name__) is self:
+            del sys.modules[self.__name__]
+        return importlib.import_module(self.__name__)
+
+
+class Compiler(Absent):
     """PyTorch's compiler, imported as soon as somebody asks for more than to be left alone by it.
 
     Process groups, steps of optimizers and questions for shapes import it, to tell it to keep out or for its settings,
@@ -64,42 +85,87 @@ class Compiler(types.ModuleType):
 
     def __init__(self) -> None:
         super().__init__(COMPILER)
-        self.__spec__ = importlib.util.find_spec(COMPILER)
         self.__path__ = list(getattr(self.__spec__, "submodule_search_locations", None) or ())
-        self.__file__ = getattr(self.__spec__, "origin", None)
         name = f"{COMPILER}.config"
         found: Any = importlib.util.spec_from_file_location(name, f"{self.__path__[0]}/config.py")
         self.config = sys.modules[name] = importlib.util.module_from_spec(found)
         found.loader.exec_module(self.config)
-        sys.modules[COMPILER] = self
         sys.meta_path.insert(0, self)
 
     def find_spec(self, name: str, path: Any, target: Any = None) -> Any:
         """A module of the compiler, which the compiler itself may have imported meanwhile."""
         if not name.startswith(f"{COMPILER}."):
             return None
-        self._import()
+        self.there()
         if name not in sys.modules:
             return importlib.util.find_spec(name)
         loader: Any = types.SimpleNamespace(create_module=lambda _: sys.modules[name], exec_module=lambda _: None)
         return ModuleSpec(name, loader)
 
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return getattr(self._import(), name)
-
-    def _import(self) -> Any:
-        if sys.modules.get(COMPILER) is self:
-            del sys.modules[COMPILER]
+    def there(self) -> Any:
+        """As ``Absent``'s; its modules need no finder from here on."""
+        if self in sys.meta_path:
             sys.meta_path.remove(self)
-        return importlib.import_module(COMPILER)
+        return super().there()
+
+
+def concrete(value: Any) -> bool:
+    """Whether no size in ``value`` is a symbol of PyTorch's algebra."""
+    if isinstance(value, (list, tuple)):
+        return all(map(concrete, value))
+    shape = getattr(value, "shape", None)
+    return value is None or isinstance(value, (bool, int, float)) or (isinstance(shape, tuple) and concrete(shape))
+
+
+ALGEBRA = "torch.fx.experimental.symbolic_shapes"
+PLAIN: dict[str, Callable[..., Any]] = {
+    "guard_or_false": bool, "guard_or_true": bool, "statically_known_true": bool, "expect_true": bool,
+    "guard_size_oblivious": bool, "_iterate_exprs": lambda _: iter(()), "_iterate_nodes": lambda _: iter(()),
+    "is_nested_int": lambda _: False, "is_symbolic": lambda _: False, "has_guarding_hint": lambda _: True,
+    "has_free_unbacked_symbols": lambda _: False, "free_unbacked_symbols": lambda _: (), "free_symbols": lambda _: (),
+    "guarding_hint_or_throw": lambda size: size, "optimization_hint": lambda size, **_: size,
+    "compute_unbacked_bindings": lambda *_, **__: None,
+    "sym_eq": lambda a, b: a == b, "sym_and": lambda *each: all(each), "sym_or": lambda *each: any(each),
+}  # fmt: skip
+"""What questions about sizes come to where all of them are numbers."""
+
+
+class Algebra(Absent):
+    """Sizes as symbols, with a library for mathematics behind them: PyTorch's shape rules ask it about numbers too."""
+
+    GuardOnDataDependentSymNode = type("GuardOnDataDependentSymNode", (RuntimeError,), {})
+
+    def __init__(self) -> None:
+        super().__init__(ALGEBRA)
+        self.asked = {name: self._asked(name, answer) for name, answer in PLAIN.items()}
+        vars(self).update(self.asked)
+
+    def _asked(self, name: str, answer: Callable[..., Any]) -> Callable[..., Any]:
+        def ask(*args: Any, **kwargs: Any) -> Any:
+            if concrete((*args, *kwargs.values())):
+                return answer(*args, **kwargs)
+            return getattr(self.there(), name)(*args, **kwargs)
+
+        return ask
+
+    def there(self) -> Any:
+        """As ``Absent``'s; who took something of this has that module's from here on."""
+        if sys.modules.get(ALGEBRA) is not self:
+            return super().there()
+        real = super().there()
+        given = {id(each): name for name, each in (self.asked | {"": self.GuardOnDataDependentSymNode}).items()}
+        for module in list(sys.modules.values()):
+            for key, value in list(getattr(module, "__dict__", {}).items()) if module is not self else ():
+                if id(value) in given:
+                    setattr(module, key, getattr(real, given[id(value)] or "GuardOnDataDependentSymNode"))
+        return real
 
 
 def hasten() -> None:
     """Before PyTorch is imported: nothing loads its compiler unless the program does, and DTensor asks once for what
     is alike in the lists of an optimizer."""
     changed("torch._compile", lambda module: setattr(module, "_disable_dynamo", undisabled))
+    changed("torch.fx.experimental", lambda module: setattr(module, "symbolic_shapes", Algebra()))
     changed(PROPAGATION, lambda module: _alike(module.ShardingPropagator, module.OpSchema, module.DTensorSpec))
 
 

@@ -1,4 +1,5 @@
-"""A Llama in plain PyTorch, trained with FSDP2 and, where asked, tensor and pipeline parallel (torchtitan's way)."""
+"""A Llama in plain PyTorch, or a mixture of experts, trained with FSDP2 or replicas and any one of tensor, pipeline,
+context and expert parallelism (torchtitan's way)."""
 
 import argparse
 import contextlib
@@ -11,7 +12,10 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.nn.functional import all_to_all_single
 from torch.distributed.tensor import Replicate, Shard
+from torch.distributed.tensor.experimental import context_parallel
+from torch.distributed.tensor.experimental._attention import set_rotate_method
 from torch.distributed.tensor.parallel import (
     ColwiseParallel,
     PrepareModuleInput,
@@ -20,6 +24,7 @@ from torch.distributed.tensor.parallel import (
     loss_parallel,
     parallelize_module,
 )
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
 
@@ -31,7 +36,7 @@ def rotate(x, cos, sin):
 class Attention(nn.Module):
     def __init__(self, a):
         super().__init__()
-        self.width = a.hidden // a.heads
+        self.width, self.cut = a.hidden // a.heads, a.group if a.context == "ulysses" and a.cp > 1 else None
         kv = a.kv_heads * self.width
         self.wq, self.wo = nn.Linear(a.hidden, a.hidden, bias=False), nn.Linear(a.hidden, a.hidden, bias=False)
         self.wk, self.wv = nn.Linear(a.hidden, kv, bias=False), nn.Linear(a.hidden, kv, bias=False)
@@ -40,8 +45,19 @@ class Attention(nn.Module):
         b, t, _ = h.shape
         q, k, v = (w(h).view(b, t, -1, self.width).transpose(1, 2) for w in (self.wq, self.wk, self.wv))
         q, k = rotate(q, cos, sin), rotate(k, cos, sin)
+        if self.cut is not None:
+            q, k, v = (turned(each, self.cut, 1, 2) for each in (q, k, v))
         y = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+        if self.cut is not None:
+            y = turned(y, self.cut, 2, 1)
         return self.wo(y.transpose(1, 2).reshape(b, t, -1))
+
+
+def turned(x, group, heads, rows):
+    """Ulysses: split along one dimension, joined along the other."""
+    many = dist.get_world_size(group)
+    parts = torch.stack(x.chunk(many, dim=heads))
+    return torch.cat(all_to_all_single(torch.empty_like(parts), parts, group=group).unbind(0), dim=rows)
 
 
 class FeedForward(nn.Module):
@@ -54,11 +70,52 @@ class FeedForward(nn.Module):
         return self.w2(F.silu(self.w1(h)) * self.w3(h))
 
 
+class Experts(nn.Module):
+    """Tokens go to the ranks of their experts and back."""
+
+    def __init__(self, a):
+        super().__init__()
+        self.experts, self.topk, self.group = a.experts, a.topk, a.group
+        self.ranks, local = a.ep, a.experts // a.ep
+        self.router = nn.Linear(a.hidden, a.experts, bias=False)
+        self.inner = nn.Module()
+        for name, *shape in (("w1", a.hidden, a.inter), ("w3", a.hidden, a.inter), ("w2", a.inter, a.hidden)):
+            self.inner.register_parameter(name, nn.Parameter(torch.empty(local, *shape)))
+        self.inner.forward = self.computed
+
+    def computed(self, x, ends):
+        w1, w2, w3 = self.inner.w1, self.inner.w2, self.inner.w3
+        return torch._grouped_mm(F.silu(torch._grouped_mm(x, w1, ends)) * torch._grouped_mm(x, w3, ends), w2, ends)
+
+    def forward(self, h):
+        x = h.flatten(0, 1)
+        flat = torch.arange(len(x) * self.topk, device=x.device) % self.experts  # balanced by force, as benchmarks do
+        weights = self.router(x).softmax(-1).gather(1, flat.view(-1, self.topk))
+        order = flat.argsort(stable=True)
+        counts = received = torch.bincount(flat, minlength=self.experts)
+        rows = x[order // self.topk]
+        if self.ranks > 1:
+            received = torch.empty_like(counts)
+            dist.all_to_all_single(received, counts, group=self.group)
+            sent, got = (each.view(self.ranks, -1).sum(1).tolist() for each in (counts, received))
+            rows = all_to_all_single(rows.new_empty(sum(got), x.shape[-1]), rows, got, sent, group=self.group)
+            local = torch.arange(self.experts // self.ranks, device=x.device).repeat(self.ranks)
+            inside = torch.repeat_interleave(local, received).argsort(stable=True)
+            rows = rows[inside]
+        ends = received.view(self.ranks, -1).sum(0).cumsum(0).to(torch.int32)
+        rows = self.inner(rows, ends)
+        if self.ranks > 1:
+            rows = torch.zeros_like(rows).index_copy(0, inside, rows)
+            rows = all_to_all_single(rows.new_empty(len(order), x.shape[-1]), rows, sent, got, group=self.group)
+        mixed = torch.zeros_like(x).index_add(0, order // self.topk, rows * weights.flatten()[order].unsqueeze(-1))
+        return mixed.view(h.shape)
+
+
 class Layer(nn.Module):
     def __init__(self, a):
         super().__init__()
         self.norm1, self.norm2 = nn.RMSNorm(a.hidden), nn.RMSNorm(a.hidden)
-        self.attention, self.feed_forward = Attention(a), FeedForward(a)
+        self.attention, self.feed_forward = Attention(a), Experts(a) if a.experts else FeedForward(a)
 
     def forward(self, x, cos, sin):
         x = x + self.attention(self.norm1(x), cos, sin)
@@ -95,12 +152,13 @@ class Llama(nn.Module):
         self.layers = nn.ModuleList(Layer(a) for _ in range(layers or a.layers))
         self.norm = nn.RMSNorm(a.hidden) if last else None
         self.head = nn.Linear(a.hidden, a.vocab, bias=False) if last else None
-        self.width, self.seq = a.hidden // a.heads, a.seq
+        self.width = a.hidden // a.heads
 
     def forward(self, x):
+        rows = torch.arange(x.shape[1], device=x.device).float()
         x = self.tokens(x) if self.tokens is not None else x
         angle = torch.arange(0, self.width, 2, device=x.device) / self.width
-        turns = torch.outer(torch.arange(self.seq, device=x.device).float(), 1e4**-angle)
+        turns = torch.outer(rows, 1e4**-angle)
         turns = torch.cat((turns, turns), dim=-1)
         cos, sin = turns.cos().to(x.dtype), turns.sin().to(x.dtype)
         for layer in self.layers:
@@ -132,35 +190,67 @@ def loss_of(logits, targets):
     return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
 
 
-def main():
+def sharded(model, a, mesh):
+    """Weights in shards: layer by layer, those of experts among the ranks that have the same ones."""
+    sixteen = torch.float16 if a.dtype == "fp16" else torch.bfloat16
+    policy = dict(
+        mp_policy=MixedPrecisionPolicy(param_dtype=sixteen, reduce_dtype=torch.float32 if a.states == "mixed" else None),
+        shard_placement_fn=lambda weight: Shard(1 if weight.ndim == 3 else 0),  # there are fewer experts than ranks
+    )
+    for layer in model.layers:
+        again = a.way != "whole" and a.pp == 1 and layer is not model.layers[-1]  # the last one is used again at once
+        if a.ep > 1:
+            fully_shard(layer.feed_forward.inner, mesh=a.parts["rest"], reshard_after_forward=again, **policy)
+        fully_shard(layer, mesh=mesh, reshard_after_forward=again, **policy)
+    for part in ([model.tokens], [model.norm, model.head]):  # what is first forward, and what is first backward
+        if part[0] is not None:
+            fully_shard(part if len(part) > 1 else part[0], mesh=mesh, reshard_after_forward=False, **policy)
+    fully_shard(model, mesh=mesh, reshard_after_forward=None if a.pp == 1 else False, **policy)
+
+
+def arguments():
     parser = argparse.ArgumentParser()
     for name, value in dict(hidden=1024, inter=2816, layers=4, heads=16, kv_heads=4, vocab=32000, seq=1024, batch=1,
-                            tp=1, pp=1, steps=2, micro=4).items():  # fmt: skip
+                            tp=1, pp=1, cp=1, ep=1, experts=0, topk=2, shard=0, steps=2, micro=4).items():  # fmt: skip
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=value)
     parser.add_argument("--keep", choices=("all", "selective", "recompute"), default="all")
-    a = parser.parse_args()
+    parser.add_argument("--way", choices=("shards", "whole", "hybrid", "replicas"), default="shards")
+    parser.add_argument("--context", choices=("ring", "all_gather", "ulysses"), default="ring")
+    parser.add_argument("--states", choices=("mixed", "low"), default="mixed")
+    parser.add_argument("--dtype", choices=("bf16", "fp16"), default="bf16")
+    return parser.parse_args()
+
+
+def main():
+    a = arguments()
     dist.init_process_group("nccl")
     torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    mesh = init_device_mesh(
-        "cuda", (a.pp, dist.get_world_size() // a.pp // a.tp, a.tp), mesh_dim_names=("pp", "dp", "tp")
-    )
+    world = dist.get_world_size()
+    mesh = init_device_mesh("cuda", (a.pp, world // a.pp // a.tp, a.tp), mesh_dim_names=("pp", "dp", "tp"))
+    data = mesh["dp"]
+    if a.way == "hybrid":
+        data = init_device_mesh("cuda", (world // a.shard, a.shard), mesh_dim_names=("copies", "shards"))
+    a.group, inner = None, max(a.cp, a.ep)  # neighbours that share a sequence, or experts
+    if inner > 1:
+        a.parts = init_device_mesh("cuda", (world // inner, inner), mesh_dim_names=("rest", "parts"))
+        a.group = a.parts.get_group("parts")
+    if a.cp > 1 and a.context != "ulysses":
+        set_rotate_method("alltoall" if a.context == "ring" else "allgather")
     stage = mesh["pp"].get_local_rank()
     first, last = stage == 0, stage == a.pp - 1
     with torch.device("meta"):
         model = Llama(a, first, last, a.layers // a.pp)
-    policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+    if a.states == "low":
+        model.to(torch.bfloat16)
     if a.tp > 1:
         tensor_parallel(model, mesh["tp"])
-    for layer in model.layers:
-        again = a.pp == 1 and layer is not model.layers[-1]  # the last one is used again at once
-        fully_shard(layer, mesh=mesh["dp"], mp_policy=policy, reshard_after_forward=again)
-    for part in ([model.tokens], [model.norm, model.head]):  # what is first forward, and what is first backward
-        if part[0] is not None:
-            fully_shard(part if len(part) > 1 else part[0], mesh=mesh["dp"], mp_policy=policy, reshard_after_forward=False)
-    fully_shard(model, mesh=mesh["dp"], mp_policy=policy, reshard_after_forward=None if a.pp == 1 else False)
+    if a.way != "replicas":
+        sharded(model, a, data)
     model.to_empty(device="cuda")
     for weight in model.parameters():
         nn.init.normal_(weight, std=0.02)
+    if a.way == "replicas":
+        model = DistributedDataParallel(model, gradient_as_bucket_view=True, bucket_cap_mb=80)  # 40 million weights
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4, fused=True)
     schedule = None
     if a.pp > 1:
@@ -170,8 +260,11 @@ def main():
             PipelineStage(model, stage, a.pp, torch.device("cuda"), group=mesh.get_group("pp")), a.micro, loss_of
         )
     for step in range(a.steps):
-        x = torch.randint(a.vocab, (a.batch * (a.micro if a.pp > 1 else 1), a.seq), device="cuda")
-        with loss_parallel() if a.tp > 1 else contextlib.nullcontext():
+        x = torch.randint(a.vocab, (a.batch * (a.micro if a.pp > 1 else 1), a.seq // (a.cp if a.context == "ulysses" else 1)), device="cuda")
+        kind = loss_parallel() if a.tp > 1 else contextlib.nullcontext()
+        if a.cp > 1 and a.context != "ulysses":
+            kind = context_parallel(a.parts["parts"], buffers=[x], buffer_seq_dims=[1], no_restore_buffers={x})
+        with kind:
             if schedule is None:
                 logits = model(x)
                 loss = loss_of(logits, x)
@@ -181,7 +274,8 @@ def main():
                 losses = []
                 schedule.step(*([x] if first else []), **(dict(target=x, losses=losses) if last else {}))
                 loss = torch.stack(losses).mean() if last else torch.zeros((), device="cuda")
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        torch.nn.utils.clip_grad_norm_([p for p in model.parameters() if p.ndim < 3], 1.0)
+        torch.nn.utils.clip_grad_norm_([p for p in model.parameters() if p.ndim == 3], 1.0)  # of another mesh
         optimizer.step()
         optimizer.zero_grad()
         print(
