@@ -7,17 +7,19 @@ import gc
 import os
 import runpy
 import sys
-import traceback
 from pathlib import Path
 
 from taicang.virtual.later import hasten
 from taicang.virtual.spec import Enough, Missing, read
+from taicang.virtual.watch import ASKED
 
 
 def main(path: str) -> int:
     """Run the job in the file ``path``; the status is the program's."""
     job = read(Path(path))
     faulthandler.enable()
+    stands = Path(job.out, f"stands-{job.rank}").open("w")  # noqa: SIM115  # open while the process lives
+    faulthandler.register(ASKED, stands, all_threads=False)
     gc.disable()  # nothing of what is imported goes away
     hasten()
     from taicang.virtual.session import Session
@@ -42,7 +44,12 @@ def main(path: str) -> int:
             sys.stderr.write(f"{code}\n")
         status = code if isinstance(code, int) else 0 if code is None else 1
     except BaseException as error:  # whatever ends the program is shown as Python shows it
-        _show(error)
+        from taicang.virtual.ends import refused, show
+
+        if said := refused(error, Path(job.script)):
+            Path(job.out, f"refused-{job.rank}").write_text(said)
+            os._exit(2)
+        show(error)
         status = 130 if isinstance(error, KeyboardInterrupt) else 1
         if type(error).__name__ == "OutOfMemoryError":
             failure = str(error)
@@ -51,16 +58,6 @@ def main(path: str) -> int:
     sys.stderr.flush()
     gc.disable()
     os._exit(status)  # the device's tables outlive nothing that a program may do at its exit
-
-
-def _show(error: BaseException) -> None:
-    """The traceback, from the program's own file on."""
-    trail = error.__traceback__
-    while (trail is not None and "runpy" in trail.tb_frame.f_code.co_filename) or (
-        trail is not None and trail.tb_frame.f_code.co_filename == __file__
-    ):
-        trail = trail.tb_next
-    traceback.print_exception(type(error), error, trail)
 
 
 if __name__ == "__main__":

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from taicang.virtual import values
 from taicang.virtual.capture import MEET
-from taicang.virtual.groups import Groups, cooked, pieces, put, raw, reduced, size
+from taicang.virtual.groups import ABSENT, Groups, cooked, pieces, put, raw, reduced, size
 from taicang.virtual.members import Members
 from taicang.virtual.operators import Kernel
 
@@ -139,8 +140,12 @@ class Operators:
         """From one rank to all."""
         members, _at = self.groups.of(group)
         for tensor in tensors:
-            found = pieces(self.groups, members, tensor)
-            put(self.kernels, tensor, None if found is None else found[root])
+            sent = self.groups.swap(members, raw(self.kernels, tensor))
+            source = members.ranks[root]
+            if source not in sent:
+                values.tell(ABSENT)
+            data = sent.get(source, sent[self.groups.job.rank])
+            put(self.kernels, tensor, None if data is None else cooked(data, tensor))
         made = self.groups.kernel("broadcast", members, sum(size(t) for t in tensors))
         return tensors, self.groups.issue("broadcast", tensors, made, tensors, members.name)
 

@@ -10,6 +10,7 @@ from torch._library.custom_ops import CustomOpDef
 from taicang.virtual.faces import advice
 from taicang.virtual.kernels import DEVICE, Kernels
 from taicang.virtual.later import changed
+from taicang.virtual.spec import NeedsDevice
 
 NOTES: dict[str, None] = {}
 """What was taken for one kernel, told at the end of the run."""
@@ -46,6 +47,6 @@ def _launch(kernels: Kernels, own: Any, *args: Any, **kwargs: Any) -> Any:
 def refuse(self: Any, *_: Any, **__: Any) -> None:
     """A kernel of Triton is launched."""
     name = self.fn.__name__
-    raise NotImplementedError(
+    raise NeedsDevice(
         f"Triton's kernel {name} is launched past PyTorch's dispatcher, nothing can tell what it does; {advice(name)}"
     )

@@ -67,6 +67,8 @@ class Device:
 
     def usage(self, device: int = 0) -> Usage:
         """Memory now."""
+        if not 0 <= device < self.devices:  # as PyTorch says it
+            raise RuntimeError(f"CUDA error: invalid device ordinal {device} (the program sees {self.devices})")
         out = (ctypes.c_int64 * 8)()
         self.lib.tc_memory(device, out)
         return Usage(**dict(zip(Usage.__dataclass_fields__, out, strict=True)))

@@ -13,6 +13,7 @@ from torch import Tensor
 from taicang.virtual import fused
 from taicang.virtual.faces import module
 from taicang.virtual.kernels import DEVICE
+from taicang.virtual.spec import NeedsDevice
 
 EIGHT = torch.float8_e4m3fn
 LOW: list[bool] = []
@@ -78,7 +79,7 @@ class Layer(torch.nn.Module):
                  normalization: str = "LayerNorm", eps: float = 1e-5, **_: Any) -> None:  # fmt: skip
         super().__init__()
         if tp_size > 1:
-            raise NotImplementedError("transformer_engine: layers that split themselves (tp_size) have no stand-in")
+            raise NeedsDevice("transformer_engine: layers that split themselves (tp_size) have no stand-in")
         self.made: dict[str, Any] = {"device": device or DEVICE, "dtype": params_dtype or torch.get_default_dtype()}
         self.return_bias, self.centre, self.eps = return_bias, normalization == "LayerNorm", eps
 

@@ -141,7 +141,8 @@ def _parts(whole: torch.Tensor, devices: Any, sizes: Any = None, dim: int = 0, _
 
 
 UNBUILT: dict[str, Any] = {
-    "_cuda_CUDAAllocator_AllocatorState": object, "_set_cached_tensors_enabled": nothing, "_scatter": _parts,
+    "_cuda_CUDAAllocator_AllocatorState": object, "_cuda_getCurrentRawStream": lambda _: 0,
+    "_set_cached_tensors_enabled": nothing, "_scatter": _parts,
     "_broadcast_coalesced": lambda tensors, devices, _: _sent(tensors, devices),
     "_broadcast": lambda tensor, devices: tuple(each[0] for each in _sent([tensor], devices)),
     "_gather": lambda tensors, dim, at=None: torch.cat(_sent(tensors, [at or 0])[0], dim),
@@ -349,7 +350,7 @@ def install(device: Device, chip: Chip) -> None:
         part = sys.modules[f"torch.npu.{name}"] = getattr(cuda, name)
         setattr(module, name, part)
     module.config = types.SimpleNamespace(allow_internal_format=False)
-    module.set_compile_mode = lambda **_: None
+    module.set_compile_mode = module.set_option = nothing
     torch.npu = module
     sys.modules["torch.npu"] = module
     os.environ.setdefault("PYTORCH_ALLOC_CONF", os.environ.get("PYTORCH_CUDA_ALLOC_CONF", ""))

@@ -13,6 +13,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from taicang.virtual.spec import NeedsDevice
+
 
 class Refused:
     """A name that a face does not have: it may be imported, and says what to do where it is used."""
@@ -27,7 +29,7 @@ class Refused:
 
     def __call__(self, *_: Any, **__: Any) -> Any:
         """What it is used for, refused."""
-        raise NotImplementedError(refusal(self.__name__))
+        raise NeedsDevice(refusal(self.__name__))
 
     def __mro_entries__(self, bases: Any) -> Any:
         """Nothing may be derived of it."""

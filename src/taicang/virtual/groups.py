@@ -30,6 +30,8 @@ KEPT = 256
 """Collectives whose ends are kept for those who wait late."""
 MESSAGE = 1 << 22
 """Bytes that the store carries itself."""
+ABSENT = "what ranks that did not run send (the same as this one)"
+"""What is told of their values."""
 LEAVE_S = 60.0
 """For the other ranks to end, at most."""
 
@@ -204,7 +206,7 @@ def pieces(groups: Groups, members: Members, tensor: Tensor) -> list[Tensor] | N
     if any(each is None for each in sent.values()) or mine is None:
         return None
     if len(sent) < len(members.ranks) and len(members.ranks) > 1:
-        values.tell("what ranks that did not run send (the same as this one)")
+        values.tell(ABSENT)
     each = {rank: cooked(data, tensor) for rank, data in sent.items() if data is not None}
     return [each.get(rank, each[groups.job.rank]) for rank in members.ranks]
 

@@ -17,6 +17,7 @@ from taicang.virtual import values
 from taicang.virtual.capture import KERNEL, WAIT_STREAM
 from taicang.virtual.device import Device
 from taicang.virtual.operators import Kernel, Spec, kernel
+from taicang.virtual.spec import NeedsDevice
 
 KNOWN_BYTES = 1 << 22
 """Integers and booleans of up to so many bytes keep their values."""
@@ -280,7 +281,7 @@ class Kernels:
         mine = {id(t) for t in outs}
         unknown = {id(t) for t in there if id(t) not in mine and not self.device.known(base(t))}
         if (any(plan.returns) and not outs) or (unknown and sum(t.numel() for t in there) > HOSTED):
-            raise NotImplementedError(
+            raise NeedsDevice(
                 f"{op.name()}: PyTorch has no shape rule for it, its operands are too large to try; register one with "
                 f'torch.library.register_fake("{op.name()}")'
             ) from error

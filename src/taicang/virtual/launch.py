@@ -17,6 +17,7 @@ from taicang.hardware import Machine
 from taicang.output import scratch
 from taicang.virtual import build, spec
 from taicang.virtual.capture import Capture, load_rank
+from taicang.virtual.watch import Watch, where
 
 CAPABILITY = {"ampere": (8, 0), "ada": (8, 9), "hopper": (9, 0), "blackwell": (10, 0)}
 """Compute capability by architecture; a chip that has none shows the newest that most programs know."""
@@ -79,6 +80,9 @@ def run(wish: Wish, machine: Machine, name: str, folder: Path) -> tuple[Capture,
     folder.mkdir(parents=True, exist_ok=True)
     while True:
         statuses = _once(wish, machine, name, folder, native)
+        for path in sorted(folder.glob("refused-*")):
+            place, _, said = path.read_text().partition("\n")
+            raise InvalidInput(said, where=place)
         needed = {int(path.read_text()) for path in folder.glob("missing-*")} - set(wish.ranks)
         for path in folder.glob("missing-*"):
             path.unlink()
@@ -88,6 +92,10 @@ def run(wish: Wish, machine: Machine, name: str, folder: Path) -> tuple[Capture,
     left = [rank for rank in wish.ranks if (folder / f"rank-{rank}.json").is_file()]
     missing = sorted(set(wish.ranks) - set(left))
     if missing:
+        failed = next(((rank, each) for rank, each in zip(wish.ranks, statuses, strict=True) if each > 0), None)
+        if failed:
+            sys.stderr.write(f"taicang: rank {failed[0]} ended with status {failed[1]}, the others were ended\n")
+            raise SystemExit(failed[1])
         at = wish.ranks.index(missing[0])
         raise InvalidInput(f"rank {missing[0]} ended with status {statuses[at]} and left no capture", where="run")
     capture = Capture(
@@ -108,18 +116,30 @@ def _once(wish: Wish, machine: Machine, name: str, folder: Path, native: build.N
         try:
             for rank in wish.ranks:
                 processes.append(_start(wish, machine, name, folder, work, native, rank))
+            watch = Watch([process.pid for process in processes])
             import taicang.virtual.report  # while they run: it is what comes next  # noqa: F401
 
             while any(process.poll() is None for process in processes):
                 if any(process.poll() for process in processes):
                     time.sleep(GRACE_S)
                     break
+                if watch.idle():
+                    _ask(wish, processes, folder)
                 time.sleep(0.02)
         finally:
             for process in processes:
                 if process.poll() is None:
                     process.kill()
         return [process.wait() for process in processes]
+
+
+def _ask(wish: Wish, processes: list[subprocess.Popen[bytes]], folder: Path) -> None:
+    """Where the ranks stand that all wait; ``InvalidInput`` if it is for each other."""
+    for rank, process in zip(wish.ranks, processes, strict=True):
+        if process.poll() is None and (at := where(process.pid, folder / f"stands-{rank}", wish.script)):
+            few = len(wish.ranks) < wish.world
+            others = f"others do not run: --ranks all runs all {wish.world}" if few else "and nobody goes on"
+            raise InvalidInput(f"rank {rank} waits here for what another rank or process would do; {others}", where=at)
 
 
 GRACE_S = 3.0

@@ -147,7 +147,7 @@ class Session:
             operands=np.array(self.recorder.operands, np.int64).reshape(-1, 3),
             kinds=kinds,
             invented=dict(values.TOLD),
-            notes=(*self.notes, *libraries.NOTES, *custom.NOTES, *kernels.NOTES),
+            notes=(*self.notes, *libraries.NOTES, *custom.NOTES, *kernels.NOTES, *world.NOTES),
             failure=failure,
             calls=tuple((*place, count) for place, count in translation.CALLS.items()),
         )

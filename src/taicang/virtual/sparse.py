@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from taicang.virtual.spec import NeedsDevice
+
 MANY = ("mul", "div")
 """Operators with a number that work on the values alone."""
 
@@ -81,7 +83,7 @@ def to_dense(sparse: Tensor, dtype: Any = None, masked_grad: Any = None) -> Tens
 def product(left: Tensor, right: Tensor) -> Tensor:
     """A sparse matrix by a dense one."""
     if not left.is_sparse or right.is_sparse:
-        raise NotImplementedError("aten::mm: of a sparse matrix and a dense one alone, in this order")
+        raise NeedsDevice("aten::mm: of a sparse matrix and a dense one alone, in this order")
     rows, columns = left._indices()
     out = right.new_zeros(left.shape[0], right.shape[1])
     return out.index_add_(0, rows, left._values()[:, None] * right[columns])
@@ -125,7 +127,7 @@ def zero(sparse: Tensor) -> Tensor:
 def _on_values(name: str) -> Any:
     def on(sparse: Tensor, number: Any) -> Tensor:
         if isinstance(number, Tensor) and number.dim():
-            raise NotImplementedError(f"aten::{name}: of a sparse tensor and a number alone")
+            raise NeedsDevice(f"aten::{name}: of a sparse tensor and a number alone")
         made: Tensor = getattr(sparse._values(), name)(number)
         return sparse if name.endswith("_") else _of(sparse._indices(), made, sparse, coalesced=sparse.is_coalesced())
 
@@ -139,7 +141,7 @@ def expanded(rows: Tensor, *_: Any, **__: Any) -> Tensor:
     elif rows.layout == torch.sparse_csc:
         places = torch._convert_indices_from_csr_to_coo(rows.ccol_indices(), rows.row_indices(), transpose=True)
     else:
-        raise NotImplementedError(f"{rows.layout}: of compressed tensors those of single rows or columns alone")
+        raise NeedsDevice(f"{rows.layout}: of compressed tensors those of single rows or columns alone")
     return _of(places.to(torch.int64), rows.values(), rows, coalesced=rows.layout == torch.sparse_csr)
 
 
@@ -175,7 +177,7 @@ def _like(rows: Tensor, values: Tensor) -> Tensor:
 def scaled(rows: Tensor, number: Any) -> Tensor:
     """Times a number."""
     if isinstance(number, Tensor) and number.dim():
-        raise NotImplementedError("aten::mul: of compressed rows and a number alone")
+        raise NeedsDevice("aten::mul: of compressed rows and a number alone")
     return _like(rows, rows.values() * number)
 
 

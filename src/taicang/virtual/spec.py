@@ -66,6 +66,10 @@ class Missing(BaseException):
         self.rank = rank
 
 
+class NeedsDevice(NotImplementedError):
+    """Raised into the program where only a real device could go on: says what to do."""
+
+
 def write(job: Job, path: Path) -> None:
     """As a file."""
     path.write_text(json.dumps(asdict(job)))

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
 from datetime import timedelta
+from inspect import signature
+from types import SimpleNamespace
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from torch.distributed import distributed_c10d as c10d
 
 from taicang.virtual.collectives import Operators
 from taicang.virtual.groups import Groups
 from taicang.virtual.kernels import DEVICE, Kernels
-from taicang.virtual.spec import Job
+from taicang.virtual.later import changed
+from taicang.virtual.spec import Job, NeedsDevice
 
 PATIENCE = timedelta(seconds=600)
+NOTES: dict[str, None] = {}
+"""What the program started otherwise, told at the end of the run."""
 
 
 def install(kernels: Kernels, job: Job) -> tuple[Any, Groups]:
@@ -39,21 +46,79 @@ def install(kernels: Kernels, job: Job) -> tuple[Any, Groups]:
     for name in ("hccl", "lccl"):
         if name not in dist.Backend.backend_list:
             dist.Backend.register_backend(name, fake_pg_of, extended_api=True, devices=["cpu", DEVICE])
-    for module in (dist, c10d):
-        module.is_nccl_available = lambda: True
-        module.batch_isend_irecv = batched
-    c10d._coalescing_manager = _together
     start = c10d.init_process_group
 
     def initialise(backend: Any = None, init_method: Any = None, timeout: Any = None, world_size: int = -1,
                    rank: int = -1, store: Any = None, *args: Any, **kwargs: Any) -> None:  # fmt: skip
         groups.store = store_of(job)
         kwargs.pop("device_id", None)
+        shared = dist.HashStore() if groups.store is None else dist.PrefixStore("program", groups.store)
         start(backend or "nccl", timeout=timeout, world_size=job.world if world_size < 1 else world_size,
-              rank=job.rank if rank < 0 else rank, store=dist.HashStore(), **kwargs)  # fmt: skip
+              rank=job.rank if rank < 0 else rank, store=shared, **kwargs)  # fmt: skip
 
-    dist.init_process_group = c10d.init_process_group = initialise
+    def rooted(name: str) -> Any:
+        real = getattr(c10d, name)
+        form = signature(real)
+
+        def share(*args: Any, **kwargs: Any) -> Any:
+            """Objects of one rank for all: that one has to run."""
+            given = form.bind(*args, **kwargs).arguments
+            root = given.get("src") or 0
+            if given.get("group_src") is not None:
+                root = c10d.get_global_rank(given.get("group") or dist.group.WORLD, given["group_src"])
+            if root not in job.executed:
+                job.missing(root)
+            return real(*args, **kwargs)
+
+        return share
+
+    for name, function in (
+        ("broadcast_object_list", rooted("broadcast_object_list")),
+        ("scatter_object_list", rooted("scatter_object_list")),
+        ("is_nccl_available", lambda: True), ("batch_isend_irecv", batched), ("_coalescing_manager", _together),
+        ("init_process_group", initialise),
+    ):  # fmt: skip
+        replaced(name, function)
+    changed("torch.distributed._symmetric_memory", _symmetric)
+    changed("torch.distributed.launcher.api", lambda module: setattr(module, "launch_agent", launched))
+    torch.multiprocessing.spawn = torch.multiprocessing.start_processes = spawned
     return kept, groups
+
+
+def spawned(fn: Any, args: Any = (), nprocs: int = 1, join: bool = True, *_: Any, **__: Any) -> Any:
+    """``torch.multiprocessing.spawn``: ranks are processes already, so each runs its own part in itself."""
+    at = int(os.environ.get("LOCAL_RANK", "0"))
+    NOTES[f"torch.multiprocessing.spawn: rank {at} runs its part of {nprocs} in its own process"] = None
+    if at < nprocs:
+        fn(at, *args)
+    return None if join else SimpleNamespace(join=lambda *_, **__: True, processes=[])
+
+
+def launched(config: Any, entrypoint: Any, args: list[Any]) -> Any:
+    """``torchrun`` inside a program: a function is run, a script is to be given to the command itself."""
+    if callable(entrypoint):
+        return {int(os.environ.get("RANK", "0")): entrypoint(*args)}
+    script = next((each for each in args if str(each).endswith(".py")), "SCRIPT")
+    raise NeedsDevice(f"a launcher cannot start ranks here, taicang run does: taicang run --on MACHINE {script}")
+
+
+def _symmetric(module: Any) -> None:
+    """Memory that other devices write into: what PyTorch composes of collectives instead, and a refusal."""
+    module._is_test_mode, module.enable_symm_mem_for_group, module.empty = True, lambda *_: None, torch.empty
+    module.rendezvous = module._SymmetricMemory.rendezvous = _reached
+
+
+def _reached(*_: Any, **__: Any) -> Any:
+    raise NeedsDevice("symmetric memory: nothing can tell what kernels of other devices do in this one's memory; "
+                      "use the collectives of torch.distributed")  # fmt: skip
+
+
+def replaced(name: str, function: Any) -> None:
+    """A function of ``torch.distributed`` in place of PyTorch's, in every module that already took that one."""
+    before = getattr(c10d, name)
+    for module in list(sys.modules.values()):
+        if getattr(module, "__dict__", {}).get(name) is before:
+            setattr(module, name, function)
 
 
 def fake_pg_of(common: Any, options: Any) -> Any:

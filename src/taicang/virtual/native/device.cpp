@@ -83,10 +83,15 @@ void release(void* at) {
   for (auto& memory : memories) memory.give(at, work.size());
 }
 
+void there(int device) {
+  TORCH_CHECK(device < devices, "CUDA error: invalid device ordinal ", device, " (the program sees ", devices, ")");
+}
+
 struct Allocator final : c10::Allocator {
   c10::DataPtr allocate(size_t bytes) override {
     if (!bytes) return {nullptr, nullptr, &release, Device(kDevice, current)};
     std::lock_guard<std::recursive_mutex> held(lock);
+    there(current);
     Memory& memory = memories.at(current);
     Block* block = memory.take(bytes, stream_now(), work.size());
     TORCH_CHECK_WITH(OutOfMemoryError, block, full(memory, bytes, current));
@@ -129,7 +134,7 @@ struct Guard final : c10::impl::DeviceGuardImplInterface {
   }
   Device getDevice() const override { return {kDevice, current}; }
   void setDevice(Device device) const override {
-    TORCH_CHECK(device.index() < devices, "invalid device ordinal ", int(device.index()), " (there are ", devices, ")");
+    there(device.index());
     uncheckedSetDevice(device);
   }
   void uncheckedSetDevice(Device device) const noexcept override {
