@@ -442,9 +442,8 @@ def test_a_file_that_changes_while_the_study_runs_ends_it(tmp_path):
         journal.add({"point": 1})
 
 
-def test_a_point_that_crashes_is_a_row(monkeypatch):
-    monkeypatch.setattr(evaluate, "_row", lambda point: 1 / 0)
-    assert evaluate.evaluate({})["error"] == "crashed: ZeroDivisionError: division by zero"
+def test_a_point_that_crashes_is_a_row():
+    assert evaluate.guarded(lambda point: 1 / 0, {})["error"] == "crashed: ZeroDivisionError: division by zero"
 
 
 def deadly(task, _):
@@ -456,7 +455,7 @@ def deadly(task, _):
 
 def test_a_point_that_always_kills_its_worker_is_a_row(monkeypatch):
     monkeypatch.setattr(workers, "row_of", deadly)
-    rows = {row["point"]: row for row in workers.local([(i, {}) for i in range(12)], 2)}
+    rows = {row["point"]: row for row in workers.local([(i, {}) for i in range(12)], 2, evaluate.guarded)}
     assert sorted(rows) == list(range(12))
     assert [number for number, row in rows.items() if not row["feasible"]] == [3]
     assert "died" in rows[3]["error"]

@@ -236,7 +236,7 @@ def test_graphs_never_slow_a_step_down(part):
 def test_a_plain_dispatch_is_never_faster_than_the_best():
     net, nemo = "qwen3-30b-a3b", catalog.stack("nemo")
     plain = replace(nemo, expert_dispatch="plain")
-    assert _step(ROUTED, net, stack=plain).seconds >= _step(ROUTED, net, stack=nemo).seconds
+    assert _step(ROUTED, net, stack=plain).seconds >= _step(ROUTED, net, stack=nemo).seconds * (1 - 1e-12)
     free = {"eager_kernel_s": 0.0}  # else a step may wait for the host either way
     assert (
         _step(ROUTED, net, stack=replace(plain, **free)).seconds
