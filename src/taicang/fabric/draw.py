@@ -40,7 +40,7 @@ def svg(net: Net, carried_bytes: Floats, seconds: float, title: str) -> str:
     """The picture as SVG text; ``seconds`` is the time on the wires, which a full link is busy for."""
     busy = used(net, carried_bytes, seconds)
     rows, drawn = _rows(net, busy), shapes(net, busy)
-    tall = ROW * len(rows) + sum(round(shape.tall) for shape in drawn)
+    tall = ROW * len(rows) + sum(shape.tall for shape in drawn)
     height = TOP + tall + 50
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" font-family="sans-serif">',
@@ -59,7 +59,7 @@ def svg(net: Net, carried_bytes: Floats, seconds: float, title: str) -> str:
     y = TOP + ROW * len(rows)
     for shape in drawn:
         parts.append(_shape(shape, y))
-        y += round(shape.tall)
+        y += shape.tall
     parts.append(_legend(height - 40, "; upper line up, lower line down" if rows else ""))
     return "\n".join([*parts, "</svg>\n"])
 

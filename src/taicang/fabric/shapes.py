@@ -11,7 +11,7 @@ from taicang.fabric.topology import Direct, Flags, Floats, Ints, Wired
 
 MOST_LINKS = 3000
 """Of a picture; beyond, a place is a cell as busy as the fullest of its links."""
-WIDE, LOW, ARC = 960.0, 110.0, 0.22
+WIDE, LOW, ARC = 960.0, 110, 0.22
 """Of a picture in its own pixels, the height of a row of a graph, and how far a line that passes places is bent."""
 
 
@@ -20,7 +20,8 @@ class Shape:
     """Places and the links between them; a link is named by its places and as busy as its busier direction."""
 
     label: str
-    tall: float
+    tall: int
+    """Pixels."""
     where: Floats
     """x and y of each place."""
     names: Sequence[str]
@@ -35,7 +36,7 @@ class Shape:
     """Of each place's links."""
 
 
-def _shape(label: str, tall: float, where: Floats, names: Sequence[str], ranks: Flags, tail: Ints, head: Ints,
+def _shape(label: str, tall: int, where: Floats, names: Sequence[str], ranks: Flags, tail: Ints, head: Ints,
            busy: Floats, dead: Flags) -> Shape:  # fmt: skip
     ends, back = np.unique(np.sort(np.stack([tail, head], axis=1), axis=1), axis=0, return_inverse=True)
     full, broken, most = np.zeros(len(ends)), np.ones(len(ends), dtype=bool), np.zeros(len(where))
@@ -46,11 +47,11 @@ def _shape(label: str, tall: float, where: Floats, names: Sequence[str], ranks: 
                  busy=full, dead=broken, fullest=most)  # fmt: skip
 
 
-def _circle(count: int) -> tuple[Floats, float]:
+def _circle(count: int) -> tuple[Floats, int]:
     """Places around a circle, and how tall it is."""
     turn = np.arange(count) / count * 2 * np.pi
-    radius = 60.0 if count < 5 else 140.0 if count < 24 else 200.0
-    tall = 2 * radius + 50.0
+    radius = 60 if count < 5 else 140 if count < 24 else 200
+    tall = 2 * radius + 50
     return np.stack([WIDE / 2 + radius * np.sin(turn), tall / 2 - radius * np.cos(turn)], axis=1), tall
 
 
@@ -94,12 +95,12 @@ def _pitch(dims: tuple[int, ...]) -> float:
     return float(min(70.0, (WIDE - 60.0) / (int(_axes(dims)[0].max()) + 1)))
 
 
-def _grid(dims: tuple[int, ...]) -> tuple[Floats, float]:
+def _grid(dims: tuple[int, ...]) -> tuple[Floats, int]:
     column, row = _axes(dims)
     pitch = _pitch(dims)
     left = (WIDE - pitch * (int(column.max()) + 1)) / 2
     where = np.stack([left + (column + 0.5) * pitch, 30.0 + (row + 0.5) * pitch], axis=1)
-    return where, 60.0 + pitch * (int(row.max()) + 1)
+    return where, round(60.0 + pitch * (int(row.max()) + 1))
 
 
 def _bent(found: Shape, pitch: float) -> None:
@@ -120,7 +121,7 @@ def graph(network: Wired, busy: Floats, dead: Flags) -> Shape:
         far[reached] = step
     depth = int(far.max())
     if depth:
-        tall = 60.0 + LOW * (depth + 1 + bool((far[network.tail] == far[network.head]).any()))
+        tall = 60 + LOW * (depth + 1 + bool((far[network.tail] == far[network.head]).any()))
         where: Floats = np.zeros((len(far), 2))
         for step in range(depth + 1):
             row = np.flatnonzero(far == step)

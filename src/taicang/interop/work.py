@@ -1,4 +1,4 @@
-"""A workload as a graph: what each rank computes and exchanges, what must be done before; and its files as bytes."""
+"""A workload as a graph: what each rank computes and exchanges, and what must be done before."""
 
 from __future__ import annotations
 
