@@ -152,13 +152,12 @@ class Llama(nn.Module):
         self.layers = nn.ModuleList(Layer(a) for _ in range(layers or a.layers))
         self.norm = nn.RMSNorm(a.hidden) if last else None
         self.head = nn.Linear(a.hidden, a.vocab, bias=False) if last else None
-        self.width = a.hidden // a.heads
+        self.width, self.rows = a.hidden // a.heads, a.seq // a.cp  # a later stage gets a slice of them for each TP rank
 
     def forward(self, x):
-        rows = torch.arange(x.shape[1], device=x.device).float()
         x = self.tokens(x) if self.tokens is not None else x
         angle = torch.arange(0, self.width, 2, device=x.device) / self.width
-        turns = torch.outer(rows, 1e4**-angle)
+        turns = torch.outer(torch.arange(self.rows, device=x.device).float(), 1e4**-angle)
         turns = torch.cat((turns, turns), dim=-1)
         cos, sin = turns.cos().to(x.dtype), turns.sin().to(x.dtype)
         for layer in self.layers:
