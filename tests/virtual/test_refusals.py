@@ -55,6 +55,16 @@ print("got", rank, told, mine)
     assert "got 0 [{'from': 1}, 1] ['for 0']" in done.stdout, done.stderr
 
 
+def test_ranks_write_whole_lines(tmp_path, monkeypatch):
+    path = tmp_path / "lines.py"
+    path.write_text(HEAD + "dist.barrier()\nfor each in range(2000):\n    print(*(f'{rank}' for _ in range(40)))\n")
+    monkeypatch.setenv("PYTHONUNBUFFERED", "1")
+    done = call("run", "--on", "hgx-h100", "--world", 4, "--ranks", "all", path)
+    lines = [each.split() for each in done.stdout.splitlines() if each[:1].isdigit()]
+    assert len(lines) >= 8000
+    assert sum(len(each) == 40 and len(set(each)) == 1 for each in lines) == 8000, done.stderr
+
+
 NEED = {
     "compiled at run time": 'from torch.utils.cpp_extension import load_inline\n'
                             'load_inline("mine", "int f();", "int f() { return 1; }", functions=["f"])',

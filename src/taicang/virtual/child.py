@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import faulthandler
 import gc
+import io
 import os
 import runpy
 import sys
 from pathlib import Path
+from typing import cast
 
 from taicang.virtual.later import hasten
 from taicang.virtual.spec import Enough, Missing, read
@@ -18,6 +20,8 @@ def main(path: str) -> int:
     """Run the job in the file ``path``; the status is the program's."""
     job = read(Path(path))
     faulthandler.enable()
+    for each in (sys.stdout, sys.stderr):  # ranks share them: a line is written whole, PYTHONUNBUFFERED or not
+        cast(io.TextIOWrapper, each).reconfigure(line_buffering=True, write_through=False)
     stands = Path(job.out, f"stands-{job.rank}").open("w")  # noqa: SIM115  # open while the process lives
     faulthandler.register(ASKED, stands, all_threads=False)
     gc.disable()  # nothing of what is imported goes away
