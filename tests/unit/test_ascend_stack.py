@@ -131,6 +131,21 @@ def test_short_prompts_in_pieces_of_graphs_wait_for_their_attention_alone(net: s
         assert after[i] == run(pieces, plan, prefill_batch(sequences=1.0, length=length), net).seconds
 
 
+@pytest.mark.parametrize(("net", "layers"), [("qwen3-8b", 36), ("qwen3-32b", 64), ("qwen3-30b-a3b", 48)])
+def test_a_decode_step_in_pieces_of_graphs_is_as_long_as_its_layers_take_the_host(net: str, layers: int) -> None:
+    pieces = catalog.stack("vllm-ascend@0.11.0")
+    whole, floor = replace(pieces, piece_s=0.0), layers * pieces.piece_s
+    sizes = np.array([1.0, 4.0, 2048.0])
+    batch = decode_batch(sequences=sizes, context=8192.0)
+    plan = ServePlan(tp=4, moe_tp=4)
+    without, waited = (np.asarray(run(stack, plan, batch, net).seconds) for stack in (whole, pieces))
+    assert waited == pytest.approx(np.maximum(without, floor), rel=1e-12)
+    assert waited[0] == pytest.approx(floor)
+    assert waited[2] == without[2]
+    prompt = prefill_batch(sequences=1.0, length=256.0)
+    assert run(pieces, plan, prompt, net).seconds == run(whole, plan, prompt, net).seconds, "prompts are not captured"
+
+
 def test_arrays_that_mix_steps_with_and_without_prefill_equal_their_elements() -> None:
     stack = replace(catalog.stack("vllm-ascend"), straggle_ratio=1.5, imbalance_ratio=1.25)
     lengths = np.array([0.0, 256.0, 4096.0])

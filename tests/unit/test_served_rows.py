@@ -10,11 +10,15 @@ from hypothesis import strategies as st
 
 from taicang import catalog
 from taicang.catalog.models import model
-from taicang.errors import InvalidInput, UnknownName
+from taicang.catalog.trust import UNVALIDATED, bands
+from taicang.errors import InvalidInput, NotModelled, UnknownName
 from taicang.evidence import fit_stacks, served
 from taicang.evidence.served import layout, quantisation, read
-from taicang.evidence.suite_served import predict
+from taicang.evidence.suite_replay import _both
+from taicang.evidence.suite_replay import predict as replayed
+from taicang.evidence.suite_served import predict, run_of
 from taicang.search.choices import quantisation as quantisation_asked
+from taicang.traffic.generate import fixed
 
 FILE = Path(__file__).resolve().parents[2].parent / "shared" / "evidence" / "served_e2e.csv"
 
@@ -153,6 +157,37 @@ def test_what_does_not_fit_is_refused_with_the_amount():
     )  # fmt: skip
     with pytest.raises(InvalidInput, match=r"does not fit .* GB short per rank"):
         predict(served._row(row, model("llama-3.1-405b")))
+
+
+def own(**more: str) -> served.Row:
+    """A row of somebody's, with these columns besides."""
+    plain = {"model": "qwen3-8b", "machine": "hgx-a100", "engine": "vllm", "version": "0.11.0", "tp": "1",
+             "isl": "256", "osl": "16", "clients": "8", "ttft_ms": "50", "tpot_ms": "9"}  # fmt: skip
+    return served.row_of(served.completed(plain | more, 1))
+
+
+def test_a_row_says_how_many_prompts_its_clients_sent_how_uneven_and_with_how_many_drafts():
+    row = own(num_prompts="20", spread="0.5", mtp="2")
+    assert (row.settings.prompts, row.spread_ratio, row.decode.plan.draft_tokens) == (20, 0.5, 2)
+    assert (own().settings.prompts, own().spread_ratio, own().decode.plan.draft_tokens) == (0, 0.0, 0)
+    once, often = (replayed(own(clients="64", num_prompts=sent))[0] for sent in ("64", "640"))
+    assert once > 2 * often, "of prompts that all come at once, each waits for those before it"
+
+
+@pytest.mark.parametrize("sent", ["1", "8", "15"])
+def test_a_burst_is_left_to_the_simulator_and_nothing_measured_is_near_it(sent):
+    row = own(num_prompts=sent)
+    with pytest.raises(NotModelled, match="only replayed"):
+        predict(row)
+    assert replayed(row)[1] > 0
+    assert all(each.verdict == UNVALIDATED for each in bands(run_of(row), ("tpot", "ttft"), replay=True).values())
+    assert run_of(own(num_prompts="16")).use == "aggregated"
+
+
+def test_an_engine_runs_no_more_sequences_at_a_time_than_it_does_by_default():
+    default, wide = (own(machine=name, clients="1000", num_prompts="1000") for name in ("hgx-a100", "hgx-h100"))
+    at_most = [_both(row, 1000, fixed(1000, 256, 16)).limits.sequences for row in (default, wide)]
+    assert at_most == [256, 1024], "of small devices and of large ones"
 
 
 def test_a_row_that_leaves_out_what_ran_is_refused_with_the_reason():

@@ -52,6 +52,8 @@ WORDS = {
 """An axis as it is told."""
 WIDE = 8
 """Ranks of a node, beyond which an instance has a cell of its own."""
+TURNS = 2
+"""Requests of each client from which on a run is a closed loop, as all measured ones are."""
 FURTHER = 2.0
 """Times the largest measured instance that a run may have ranks before nothing is near it (and the smallest)."""
 
@@ -92,7 +94,8 @@ class Ground:
     """What is known of a run, in the words that its measurements are filed under."""
 
     use: str
-    """ "aggregated", "disaggregated", "saturated" (as full as limits allow), "training" or "adapters"."""
+    """ "aggregated", "disaggregated", "saturated" (as full as limits allow), "burst" (a closed loop of fewer than
+    ``TURNS`` requests a client: all come at once and hardly any follow), "training" or "adapters"."""
     vendor: str
     generation: str
     chip: str

@@ -68,6 +68,8 @@ class Settings:
     """A warm-up round is not counted."""
     rounds: int = 10
     """Prompts per client."""
+    prompts: int = 0
+    """Prompts of the whole run, where the row says how many (0: it does not)."""
     unstated: str = ""
     """What the row does not say and cannot be predicted without."""
 
@@ -221,7 +223,9 @@ def facts_of(cells: Mapping[str, str], net: Model, **more: Any) -> dict[str, Any
 
 
 def drafts(cells: Mapping[str, str], net: Model, dp: int, ep: int) -> int:
-    """Tokens drafted per step: which runs speculate is told by the model's name and layout."""
+    """Tokens drafted per step: as the row says, else which runs speculate is told by the model's name and layout."""
+    if cells.get("draft_tokens"):
+        return int(number(cells, "draft_tokens"))
     return int(settings(RULES, "drafts", facts_of(cells, net, dp=dp, ep=ep)).get("drafts", 0))
 
 
@@ -299,7 +303,7 @@ def _row(cells: dict[str, str], net: Model) -> Row:
     facts["decoding"] = facts["clients"] // plan.dp * (int(plan.draft_tokens) + 1)
     scripts = launch(facts["engine"], facts["chip"], net.name)
     launch_set: dict[str, Any] = {"memory_ratio": scripts.get("memory_ratio") if scripted(facts) else None}
-    found = Settings(**{**launch_set, **settings(RULES, "settings", facts)})
+    found = Settings(**{**launch_set, **settings(RULES, "settings", facts), **_load(cells)})
     name, note = release(cells)
     engine = stack(name)
     return Row(
@@ -323,6 +327,16 @@ def _row(cells: dict[str, str], net: Model) -> Row:
         ttft_s=number(cells, "silicon_ttft_ms") / 1e3,
         tpot_s=number(cells, "silicon_tpot_ms") / 1e3,
     )
+
+
+def _load(cells: Mapping[str, str]) -> dict[str, Any]:
+    """Settings of what a row's clients sent, where it says so."""
+    said: dict[str, Any] = {}
+    if sent := number(cells, "num_prompts"):
+        said["prompts"] = max(round(sent), 1)
+    if spread := number(cells, "spread"):
+        said["spread_ratio"] = min(max(spread, 0.0), 1.0)
+    return said
 
 
 def _behind(engine: Stack, said: Settings) -> Stack:

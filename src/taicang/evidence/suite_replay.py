@@ -38,7 +38,7 @@ def predict(row: Row, *, seed: int = 0) -> tuple[float, float]:
     found = row.settings
     clients = max(round(float(row.concurrency)), 1)
     trace = fixed(
-        max(clients * found.rounds, FEWEST), round(row.input_tokens * row.length_ratio),
+        found.prompts or max(clients * found.rounds, FEWEST), round(row.input_tokens * row.length_ratio),
         round(row.output_tokens * row.length_ratio),
         spread=row.spread_ratio, seed=seed,
     )  # fmt: skip
@@ -66,8 +66,9 @@ def _both(row: Row, clients: int, trace: Trace) -> Pool:
     made, said = setup(row, row.decode), row.settings
     plan = made.plan
     each = -(-clients // plan.dp)
+    fitting = 1 << max(each - 1, 1).bit_length()
     limits = preset(
-        made.stack, sequences=1 << max(each - 1, 1).bit_length(), tokens=said.tokens,
+        made.stack, sequences=min(fitting, made.stack.running_sequences or fitting), tokens=said.tokens,
         poll=said.poll if plan.dp == 1 else 1,
     )  # fmt: skip
     limits = replace(limits, hold=said.hold, company_ratio=said.company_ratio)

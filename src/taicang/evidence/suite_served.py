@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from taicang.catalog.trust import Ground, ground
-from taicang.errors import InvalidInput
+from taicang.catalog.trust import TURNS, Ground, ground
+from taicang.errors import InvalidInput, NotModelled
 from taicang.evidence.measured import attempt
 from taicang.evidence.score import Outcome
 from taicang.evidence.served import Role, Row, read
@@ -63,7 +63,12 @@ def setup(row: Row, role: Role, stack: Stack | None = None, lent: str = "") -> S
 
 
 def predict(row: Row, stack: Stack | None = None, lent: str = "") -> Steady:
-    """What the closed form says of a row (``stack`` and ``lent``: other constants, see ``job``)."""
+    """What the closed form says of a row (``stack`` and ``lent``: other constants, see ``job``).
+
+    Raises ``NotModelled`` for a burst, which is the simulator's.
+    """
+    if burst(row):
+        raise NotModelled(f"{row.settings.prompts} prompts of {row.concurrency:g} clients are no loop: only replayed")
     asked = job(row, row.decode, stack, lent)
     if row.prefill is None:
         return _received(row, closed_loop(asked, row.decode.plan, row.concurrency))
@@ -80,6 +85,11 @@ def predict(row: Row, stack: Stack | None = None, lent: str = "") -> Steady:
         room=room(asked, row.decode.plan),
     )  # fmt: skip
     return _received(row, disaggregated(pools, load, handover_s(prefill, asked)))
+
+
+def burst(row: Row) -> bool:
+    """Whether hardly any prompt of a row follows an answer."""
+    return 0 < row.settings.prompts < TURNS * row.concurrency
 
 
 def held_back(row: Row, gaps: Num) -> Num:
@@ -100,7 +110,7 @@ def _received(row: Row, steady: Steady) -> Steady:
 def run_of(row: Row) -> Ground:
     """What is known of a row."""
     made = setup(row, row.decode)
-    use = "disaggregated" if row.disaggregated else "aggregated"
+    use = "burst" if burst(row) else "disaggregated" if row.disaggregated else "aggregated"
     return ground(row.net, made.machine, row.stack, use=use, ranks=int(made.plan.ranks), quant=made.plan.quant)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from taicang.catalog.trust import REPLAYED, Band, bands, ground, unvalidated
+from taicang.catalog.trust import REPLAYED, TURNS, Band, bands, ground, unvalidated
 from taicang.errors import InvalidInput
 from taicang.hardware import Machine
 from taicang.models.types import Model
@@ -111,13 +111,24 @@ def replay(
         whole = False
     except OverflowError:
         raise InvalidInput(f"the run goes on for more than {LONGEST_S / 86400:.0f} days") from None
-    return outcome(standing, trace, finished, limits=limits or Limits(), partial=not whole)
+    burst = len(trace) < TURNS * clients
+    return outcome(standing, trace, finished, limits=limits or Limits(), partial=not whole, burst=burst)
 
 
 def outcome(
-    standing: Standing, trace: Trace, finished: Record, *, limits: Limits, partial: bool, requests: int | None = None
+    standing: Standing,
+    trace: Trace,
+    finished: Record,
+    *,
+    limits: Limits,
+    partial: bool,
+    requests: int | None = None,
+    burst: bool = False,
 ) -> Replay:
-    """What came of serving ``trace``, of which ``finished`` have ended, of ``requests`` (None: all of it)."""
+    """What came of serving ``trace``, of which ``finished`` have ended, of ``requests`` (None: all of it).
+
+    ``burst``: see ``Ground.use``.
+    """
     pools, machine, engine, made = standing.pools, standing.machine, standing.engine, standing.cluster
     log = made.log or Log(made.pools)
     table = finished.columns() | request_gaps(log, finished.ticks())
@@ -158,7 +169,7 @@ def outcome(
         ),
         assumptions=_assumptions(standing, trace),
         sources=sources(standing.net, machine),
-        bands=_bands(pools, shared=len(standing.models) > 1),
+        bands=_bands(pools, shared=len(standing.models) > 1, burst=burst),
         table=table,
         usage=busy,
         log=log,
@@ -193,12 +204,13 @@ def _unknown(machine: Machine) -> tuple[str, ...]:
     )
 
 
-def _bands(pools: Mapping[str, Pool], *, shared: bool) -> Mapping[str, Band]:
+def _bands(pools: Mapping[str, Pool], *, shared: bool, burst: bool) -> Mapping[str, Band]:
     if shared:
         return dict.fromkeys(REPLAYED, unvalidated("no run of several models on shared instances was measured"))
     made = [*pools.values()][-1].setup
     run = ground(
-        made.model, made.machine, made.stack, use="disaggregated" if len(pools) > 1 else "aggregated",
+        made.model, made.machine, made.stack,
+        use="burst" if burst else "disaggregated" if len(pools) > 1 else "aggregated",
         ranks=int(made.plan.ranks), quant=made.plan.quant,
     )  # fmt: skip
     return bands(run, REPLAYED, replay=True)

@@ -87,7 +87,12 @@ def search(
         free = search(replace(job, users=None), quants, space, replace(ask, top=MANY), only, beside, keep).best
         held = max((choice.users for choice in free), default=0.0)
         nearest = (
-            [f"at most {held:,.0f} users at a time within the limits, {job.users:,.0f} asked"] if held else nearest
+            [
+                f"at most {held:,.0f} users at a time within the limits, {job.users:,.0f} asked: an engine lets the "
+                f"others wait, as replay --closed-loop {job.users:.0f} shows"
+            ]
+            if held
+            else nearest
         )
     laid, considered, fitting, refusals = counts.tolist()
     return Found(

@@ -118,27 +118,38 @@ def _late(op: Exchange | GroupedGemm, stack: Stack, batch: Batch) -> Num:
     return np.maximum(late, where_some(batch.decode_sequences) * (stack.straggle_ratio - 1.0))
 
 
-def _host_bound(timeline: Timeline, program: Program, setup: Setup, batch: Batch) -> Timeline:
-    """Without graphs (prefill, or all of an eager engine) the host launches kernel by kernel; a short step waits."""
-    eager, graphs = setup.stack.eager_kernel_s, setup.stack.graphs
-    uncaptured = np.asarray(batch.prefill_tokens) > 0 if graphs else np.True_
-    if graphs and setup.stack.graph_sequences:
-        wide = np.asarray(setup.plan.tp) >= WIDE
-        most = np.where(wide, setup.stack.graph_wide_sequences, setup.stack.graph_sequences)
-        uncaptured = uncaptured | (np.asarray(batch.decode_sequences) > most)
-    if eager == 0.0 or not np.any(uncaptured):
-        return timeline
+def _issued_s(program: Program, setup: Setup, batch: Batch) -> Num:
+    """What the host takes to launch a step: kernel by kernel outside graphs (prefill, or all of an eager engine), piece
+    by piece where graphs lie around attentions, nothing where the step is one graph."""
+    stack = setup.stack
     launches: Count = 0.0
-    pieces: Count = 0.0
+    attends: Count = 0.0
     for task in program:
-        own = setup.stack.expert_launches if isinstance(task.op, GroupedGemm) else getattr(task.op, "launches", 1)
+        own = stack.expert_launches if isinstance(task.op, GroupedGemm) else getattr(task.op, "launches", 1)
         launches = launches + task.repeat * own
-        pieces = pieces + (2.0 * task.repeat if isinstance(task.op, Attend) else 0.0)
-    if graphs and setup.stack.graph_tokens:
+        attends = attends + (1.0 * task.repeat if isinstance(task.op, Attend) else 0.0)
+    each = launches * stack.eager_kernel_s
+    if not stack.graphs:
+        return each * setup.plan.microbatches
+    pieces = attends * (stack.piece_s or 2.0 * stack.eager_kernel_s)
+    decoding: Num = attends * stack.piece_s
+    if stack.graph_sequences:
+        most = np.where(np.asarray(setup.plan.tp) >= WIDE, stack.graph_wide_sequences, stack.graph_sequences)
+        decoding = np.where(np.asarray(batch.decode_sequences) > most, each, decoding)
+    prompting: Num = each
+    if stack.graph_tokens:
         tokens = np.asarray(batch.prefill_tokens + batch.decode_sequences * setup.plan.query_len)
-        launches = np.where(tokens > setup.stack.graph_tokens, launches, np.minimum(pieces, launches))
-    floor: Num = launches * setup.plan.microbatches * eager
-    floor = floor * np.where(uncaptured, 1.0, 0.0)
+        prompting = np.where(tokens > stack.graph_tokens, each, np.minimum(pieces, each))
+    return np.where(np.asarray(batch.prefill_tokens) > 0, prompting, decoding) * setup.plan.microbatches
+
+
+def _host_bound(timeline: Timeline, program: Program, setup: Setup, batch: Batch) -> Timeline:
+    """A short step waits for the host that launches it."""
+    if setup.stack.eager_kernel_s == 0.0 and setup.stack.piece_s == 0.0:
+        return timeline
+    floor = _issued_s(program, setup, batch)
+    if not np.any(floor):
+        return timeline
     if np.ndim(floor) == 0:
         floor = float(floor)
     wait = np.maximum(floor - timeline.seconds, 0.0)
