@@ -89,7 +89,7 @@ def predict(row: Row, stack: Stack | None = None, lent: str = "") -> Steady:
 
 def burst(row: Row) -> bool:
     """Whether hardly any prompt of a row follows an answer."""
-    return 0 < row.settings.prompts < TURNS * row.concurrency
+    return 0 < row.settings.prompts < TURNS * float(row.concurrency)
 
 
 def held_back(row: Row, gaps: Num) -> Num:
