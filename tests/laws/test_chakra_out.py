@@ -25,15 +25,18 @@ def asked(*words: str) -> None:
     assert said.exception is None, said.exception
 
 
-def predicted(machine, **layout):
+def predicted(machine, model="llama-3-8b", **layout):
     plan = TrainPlan(dp=0, global_batch=64, seq=4096, recipe=recipe("bf16"), **layout)
     # registered buffers: collectives that a workload runs beside computing do not slow it
-    return train("llama-3-8b", machine, plan, explained=True, overlap=["+registered"])
+    return train(model, machine, plan, explained=True, overlap=["+registered"])
 
 
 @pytest.mark.parametrize("layout", [
     {"tp": 2, "zero": 1}, {"tp": 8, "zero": 2, "recompute": "selective"}, {"zero": 3, "recompute": "full"},
     {"tp": 4, "cp": 2, "zero": 1, "recompute": "full"},
+    {"model": "qwen3-30b-a3b", "ep": 8, "zero": 1},  # whose kernels are through before the host has launched them
+    {"model": "qwen3-30b-a3b", "ep": 32, "zero": 1, "recompute": "full"},  # whose tokens cross to a node once
+    {"model": "mixtral-8x7b", "tp": 2, "ep": 8, "zero": 1, "recompute": "full"},
 ])  # fmt: skip
 def test_a_training_step_reads_back_and_takes_as_long(tmp_path, layout):
     machine = "hgx-h100 x 4"

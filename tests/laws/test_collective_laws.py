@@ -199,6 +199,12 @@ def test_a_flat_fabric_does_not_care_about_stride(kind, payload, ranks, stride):
     assert seconds(kind, payload, ranks, NVL72, stride=stride) == seconds(kind, payload, ranks, NVL72)
 
 
+@given(st.sampled_from(["all_gather", "reduce_scatter"]), st.integers(2, 128), st.sampled_from([1, 8]))
+def test_a_ring_between_nodes_passes_every_rank_however_many(kind, nodes, stride):
+    op = Collective(kind=kind, payload_bytes=8.0, ranks=nodes * 8 / stride, stride=stride)
+    assert collective(op, HGX, FITS).seconds > (nodes * 8 / stride - 1) * 1e-6  # what the proxy of a step needs
+
+
 def test_an_all_to_all_of_384_cannot_take_ten_microseconds():
     """A peer reports 9.9 us for 16.7 MB among 384 ranks of 196 GB/s each; the wires alone need 85 us."""
     op = Collective(kind="all_to_all", payload_bytes=16.7e6, ranks=384)

@@ -19,7 +19,7 @@ from taicang.fabric.allocation import allocated_ratio, logical
 from taicang.fabric.availability import draw
 from taicang.fabric.collectives import ALGORITHMS, collective, contend, listed, teams_of
 from taicang.fabric.draw import svg
-from taicang.fabric.even import Net, even_loads
+from taicang.fabric.even import Net, even_loads, uneven_loads
 from taicang.fabric.faults import cut_off, fail, parts, stopped
 from taicang.fabric.names import name
 from taicang.fabric.placement import place
@@ -151,6 +151,27 @@ def test_even_exchanges_are_counted_as_they_are_listed():
             apart = source != target
             flows = listed(net, "", source[apart], target[apart], np.full(int(apart.sum()), 1e6), hops=1)
             assert even_loads(net, teams, 1e6) == pytest.approx(flows.carried_bytes)
+
+
+@pytest.mark.parametrize("spec", ["cloudmatrix384", "hgx-h20 x 4", "mi300x-8 x 2", "dgx-h100-nvl256", "hgx-h100 x 16",
+                                  "atlas-800-a2 x 4", "gb200-nvl72 x 2"])  # fmt: skip
+def test_uneven_exchanges_of_many_are_counted_as_they_are_listed(spec):
+    machine, rng = catalog.machine(spec), np.random.default_rng(3)
+    net = net_of(machine, failed=["rank:1"])
+    for count in (11, min(machine.ranks, 96)):
+        ranks = np.setdiff1d(rng.permutation(machine.ranks)[:count], cut_off(net.fabric))
+        sizes = rng.lognormal(0.0, 2.0, (len(ranks), len(ranks))) * 1e6
+        source, target = np.nonzero(~np.eye(len(ranks), dtype=bool))
+        flows = listed(net, "", ranks[source], ranks[target], sizes[source, target], hops=1)
+        assert uneven_loads(net, ranks, sizes) == pytest.approx(flows.carried_bytes)
+        fullest = (flows.carried_bytes / np.maximum(net.found.capacity_bytes_per_s, 1.0)).max()
+        assert fullest * (1 - 1e-9) <= flows.wire_s < 1.25 * fullest
+
+
+def test_an_exchange_of_more_flows_than_are_followed_is_answered():
+    found = run("hgx-h100 x 400", Ask(kind="all-to-all", payload_bytes=256e6, skew=1.1))
+    assert any("fullest link" in note for note in found.assumptions)
+    assert found.wire_s > 100 * found.even_s
 
 
 @pytest.mark.parametrize("kind", sorted(ALGORITHMS))

@@ -144,7 +144,8 @@ def test_the_nearest_measurements_are_of_the_model_and_the_chip():
 
 
 @pytest.mark.parametrize(
-    "words", [["cloudmatrix384"], ["hgx-h100", "--collective", "all-reduce", "--bytes", "1GB"],
+    "words", [["cloudmatrix384"], ["atlas-800-a2", "--collective", "all-to-all", "--bytes", "1MB"],
+              ["hgx-h100", "--collective", "all-reduce", "--bytes", "1GB"],
               ["cloudmatrix384", "--draws", "5"], ["hgx-h100", "--axes", "tp=8", "--bytes", "1MB"],
               ["cloudmatrix384", "--logical", "384,128"]],
 )  # fmt: skip
@@ -155,12 +156,13 @@ def test_every_answer_about_links_has_a_page(words, tmp_path):
     (section,) = data_of(made.read_text(encoding="utf-8"))["sections"]
     kinds = [part["kind"] for part in section["parts"]]
     assert kinds[0] == "table"
-    assert ("tiers" in kinds) == (not {"--draws", "--axes", "--logical"} & set(words))
-    for part in section["parts"]:
-        if part["kind"] == "tiers":
-            lines = [line for row in part["rows"] for line in row["lines"]]
-            assert all(len(line["busy"]) == min(line["count"], 512) for line in lines)
-            assert max(max(line["busy"]) for line in lines) == (1.0 if "--collective" in words else 0.0)
+    assert ("picture" in kinds) == (not {"--draws", "--axes", "--logical"} & set(words))
+    drawn = tmp_path / "links.svg"
+    run = CliRunner().invoke(cli, ["fabric", *words, "--svg", str(drawn)], standalone_mode=False)
+    for part in section["parts"]:  # meshes as meshes, as the picture by itself shows them
+        if part["kind"] == "picture":
+            assert part["svg"] == drawn.read_text(encoding="utf-8")
+            assert ("100%</title>" in part["svg"]) == ("--collective" in words)
 
 
 def test_each_pass_of_a_pipeline_and_each_request_is_a_span(tmp_path):

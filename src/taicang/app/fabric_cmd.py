@@ -182,7 +182,7 @@ def _written(machine: str, on: Any, options: dict[str, Any], found: Any) -> None
         write_file(options["perfetto"], json.dumps(trace(found)), "--perfetto")
     if options["svg"] is None and options["html"] is None:
         return
-    from taicang.predict.fabric_pictures import link_tiers, picture
+    from taicang.predict.fabric_pictures import picture
 
     ask = question(options)
     if options["svg"] is not None:
@@ -193,7 +193,7 @@ def _written(machine: str, on: Any, options: dict[str, Any], found: Any) -> None
         from taicang.records import jsonable
 
         whole = not any(options[name] for name in ("draws", "logical", "axes"))  # of which no picture says anything
-        result = {"answer": jsonable(found), "tiers": jsonable(link_tiers(on, ask)) if whole else ()}
+        result = {"answer": jsonable(found), "picture": picture(on, ask) if whole else ""}
         write_file(options["html"], page(machine, sections("fabric", result)), "--html")
 
 

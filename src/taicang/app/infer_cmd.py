@@ -38,7 +38,7 @@ def infer(model: str, machine: str, as_json: bool, layers: bool, page: Path | No
     from taicang.predict import Infeasible
     from taicang.predict.serving import answer
     from taicang.records import plain
-    from taicang.search.door import plan_of
+    from taicang.search.door import plan_of, settle
 
     net = load_model(model, approximate=options["approximate"])
     run = run_from(options, net, machine, plan=plan_of(options, net), modes=MODES[options["mode"]])
@@ -62,5 +62,6 @@ def infer(model: str, machine: str, as_json: bool, layers: bool, page: Path | No
         from taicang.predict.chakra import serving_graph
 
         prediction = getattr(result, "prediction", result)
-        write_chakra(serving_graph(getattr(prediction, options["chakra_phase"]), net.name), options["chakra"])
+        on = settle(run, net, machine)[1]
+        write_chakra(serving_graph(getattr(prediction, options["chakra_phase"]), on, net.name), options["chakra"])
     return code

@@ -149,6 +149,8 @@ def _steps(op: Collective, rows: list[tuple[Level, Num, Num, Num]], ringed: bool
         steps: Count = np.minimum(joined - 1.0, RING_STEPS_PER_TREE_LEVEL * np.log2(joined))
         if op.kind == "all_reduce" and level.behind_adapters:  # a tree between nodes, of which a level is one hop
             steps = np.log2(joined)
+        elif op.kind in ("all_gather", "reduce_scatter") and level.behind_adapters and ringed:  # which have no tree
+            steps = joined - 1.0
         elif op.kind == "broadcast":  # libraries have no tree for it: a chain through every rank
             steps = rows[-1][2] / inner - rows[-1][2] / outer
         elif op.kind != "all_to_all" and ringed and not level.behind_adapters:

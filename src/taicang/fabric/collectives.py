@@ -13,7 +13,7 @@ from itertools import pairwise
 import numpy as np
 
 from taicang.errors import InvalidInput, NotModelled, UnknownName
-from taicang.fabric.even import MOST_FLOWS, Net, even_loads, sent, size_of, suited
+from taicang.fabric.even import MOST_FLOWS, Net, even_loads, sent, size_of, suited, uneven_loads
 from taicang.fabric.flows import Course, Drained, drain, shares
 from taicang.fabric.routing import route
 from taicang.fabric.topology import Direct, Floats, Ints, Network, Switched
@@ -113,6 +113,18 @@ def listed(
         hop_s=net.latency_s(ends) if len(ends) else 0.0,
         course=done.course,
     )
+
+
+def uneven(net: Net, name: str, ranks: Ints, size_bytes: Floats) -> Phase:
+    """Each of ``ranks`` sends what its row of ``size_bytes`` says to each; of too many flows to follow, as long as the
+    fullest link is busy."""
+    teams = ranks[None, :]
+    if size_bytes.size > MOST_FLOWS:
+        return _phase(net, name, uneven_loads(net, ranks, size_bytes), 1, teams)
+    source, target = np.nonzero(size_bytes)
+    apart = source != target
+    source, target = source[apart], target[apart]
+    return listed(net, name, ranks[source], ranks[target], size_bytes[source, target], hops=1, teams=teams)
 
 
 def _drained(net: Net, source: Ints, target: Ints, size_bytes: Floats) -> Drained:

@@ -1,4 +1,4 @@
-"""Even exchanges: everyone sends as much to everyone, counted per port and unit rather than listed pair by pair."""
+"""Exchanges counted per port and unit rather than listed pair by pair: even ones, and uneven ones of many ranks."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from taicang.fabric.topology import Direct, Fabric, Floats, Ints, Network, Switc
 AT_ONCE = 200_000
 MOST_FLOWS = 6_000_000
 """Of one phase; beyond, only what can be counted is answered."""
+MOST_COUNTED = 20_000
+"""Ranks of an uneven exchange: what each sends to each is held in memory."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +88,58 @@ def _count(net: Net, network: Switched, index: int, rank: Ints, team: Ints, each
         moved = np.bincount(thing, weights=beyond * each_bytes, minlength=network.stages[depth].things)
         carried[up : up + len(moved)] += moved
         carried[down : down + len(moved)] += moved
+
+
+def uneven_loads(net: Net, ranks: Ints, size_bytes: Floats) -> Floats:
+    """Bytes on every resource once each of ``ranks`` has sent what its row of ``size_bytes`` says, counted per port and
+    unit. Raises ``NotModelled`` where routes differ from pair to pair."""
+    carried = np.zeros(len(net.found.capacity_bytes_per_s))
+    if len(ranks) > MOST_COUNTED:
+        raise NotModelled(f"an uneven exchange of {len(ranks):,} ranks; up to {MOST_COUNTED:,} are counted")
+    for index, network in enumerate(net.fabric.networks):
+        inner = ranks // net.fabric.levels[network.levels[0] - 1].ranks if network.levels[0] else ranks
+        outer = ranks // net.fabric.levels[network.levels[-1]].ranks
+        if not isinstance(network, Switched):
+            carried += _short(net, network, ranks, size_bytes, inner, outer)
+            continue
+        if any(base[2] != 1 for base in net.found.base[index]):
+            raise NotModelled(f"an uneven exchange of {len(ranks):,} ranks over routes that differ from pair to pair")
+        top, thing = _between(size_bytes, outer), network.port[ranks]
+        for depth, (up, down, _) in enumerate(net.found.base[index]):
+            if depth:
+                thing = network.units(depth - 1)[network.port[ranks]]
+            joint = np.unique(np.stack([thing, inner]), axis=1, return_inverse=True)[1].ravel()
+            stays = _between(size_bytes, thing) + _between(size_bytes, inner) - _between(size_bytes, joint)
+            for first, moved in zip((up, down), top - stays, strict=True):
+                amount = np.bincount(thing, weights=moved, minlength=network.stages[depth].things)
+                carried[first : first + len(amount)] += amount
+    return carried
+
+
+def _between(size_bytes: Floats, unit: Ints) -> Floats:
+    """What each sends to (first row), and gets from (second), those in its own unit, itself among them."""
+    found, order = np.zeros((2, len(unit))), np.argsort(unit, kind="stable")
+    cuts = np.flatnonzero(np.diff(unit[order])) + 1
+    if len(cuts) == len(unit) - 1:
+        found[:] = np.diagonal(size_bytes)
+        return found
+    for mine in np.split(order, cuts):
+        part = size_bytes[np.ix_(mine, mine)] if len(cuts) else size_bytes
+        found[0, mine if len(cuts) else slice(None)] = part.sum(axis=1)
+        found[1, mine if len(cuts) else slice(None)] = part.sum(axis=0)
+    return found
+
+
+def _short(net: Net, network: Network, ranks: Ints, size_bytes: Floats, inner: Ints, outer: Ints) -> Floats:
+    """The same of a network without switches, pair by pair."""
+    order = np.argsort(outer, kind="stable")
+    total = np.zeros(len(net.found.capacity_bytes_per_s))
+    for mine in np.split(order, np.flatnonzero(np.diff(outer[order])) + 1):
+        source, target = (mine[each] for each in np.nonzero(inner[mine][:, None] != inner[mine][None, :]))
+        if len(source) > MOST_FLOWS:
+            raise NotModelled(f"{len(source):,} flows at once over {net.fabric.levels[network.levels[0]].name}")
+        total += sent(net, ranks[source], ranks[target], size_bytes[source, target])
+    return total
 
 
 def _whole(fabric: Fabric, network: Direct, teams: Ints) -> bool:

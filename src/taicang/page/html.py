@@ -15,7 +15,7 @@ from taicang.page.parts import Section
 
 ENGINE = "echarts.common.min.js"
 
-KINDS = {"Table": "table", "Lines": "list", "Spans": "spans", "Tiers": "tiers", "Pick": "pick"}
+KINDS = {"Table": "table", "Lines": "list", "Spans": "spans", "Picture": "picture", "Pick": "pick"}
 
 
 @cache

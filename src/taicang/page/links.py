@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from functools import reduce
 from typing import Any, TypeAlias
 
-from taicang.page.parts import Chart, Lines, Part, Section, Table, Tiers, Unit, Words, bars, cell, table, words
+from taicang.page.parts import Chart, Lines, Part, Picture, Section, Table, Unit, Words, bars, cell, table, words
 
 Result: TypeAlias = Mapping[str, Any]
 TIMES = words("times")
@@ -18,13 +18,13 @@ CHINESE = words("chinese")
 
 
 def links(result: Result) -> list[Section]:
-    """What ``taicang fabric`` answers ("answer", or the result itself), and the load of every link ("tiers")."""
+    """What ``taicang fabric`` answers ("answer", or the result itself), and the load of every link, drawn ("picture")."""
     answer = result.get("answer", result)
     parts: list[Part] = []
     for each in answer if isinstance(answer, list) else [answer]:
         parts += _collective(each) if "hottest" in each else _any(each)
-    if result.get("tiers"):
-        parts.insert(1, Tiers(title=("load of the links", "链路负载"), rows=tuple(result["tiers"])))
+    if result.get("picture"):
+        parts.insert(1, Picture(title=("load of the links", "链路负载"), svg=result["picture"]))
     return [Section(key="links", title=("Links", "链路"), parts=tuple(parts))]
 
 

@@ -85,12 +85,11 @@ class Spans:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Tiers:
-    """Links of a fabric, a row for each tier, and in it a line of cells for each way."""
+class Picture:
+    """Something drawn: its SVG, whole, with a name for whatever it shows."""
 
     title: Words
-    rows: tuple[Mapping[str, Any], ...]
-    """{"label": text, "lines": [{"busy": ratios of cells, "dead": cells that failed, "count": links}]}, from above."""
+    svg: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,7 +102,7 @@ class Pick:
     of: str = ""
 
 
-Part: TypeAlias = Table | Chart | Lines | Spans | Tiers | Pick
+Part: TypeAlias = Table | Chart | Lines | Spans | Picture | Pick
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

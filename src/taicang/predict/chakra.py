@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import groupby
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import numpy as np
 
 from taicang.catalog.costing import training_price
 from taicang.cost.cost import Cost
+from taicang.cost.exchange import domain_levels
 from taicang.errors import NotModelled
 from taicang.fabric.topology import Fabric
 from taicang.hardware import Machine
@@ -25,6 +26,7 @@ from taicang.search.collective import Ask, costs, operator
 from taicang.timeline import Slice
 from taicang.train import memory, sync
 from taicang.train.chunks import Layers, held_by, priced
+from taicang.train.layer import launches
 from taicang.train.schedule import BACKWARD, DATA, FORWARD, PAIR, WEIGHT
 from taicang.train.setup import Setup
 from taicang.train.stages import Share, shares
@@ -34,24 +36,31 @@ from taicang.train_plans.placement import seed_of
 from taicang.train_plans.plan import ORDER
 
 MOST_TASKS = 1_000_000
+Moved: TypeAlias = tuple[Kind | None, float, int, int]
 
 
 class Graph:
     """Tasks one after the other, or beside what runs; groups by their size and stride."""
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    def __init__(self, name: str, machine: Machine) -> None:
+        self.name, self.machine = name, machine
         self.tasks: list[Task] = []
         self.groups: dict[str, tuple[int, ...]] = {}
         self.last: tuple[int, ...] = ()
 
     def add(self, label: str, op: Operator, cost: Cost, after: Sequence[int] | None = None) -> int:
         """One operator, behind the last one unless ``after`` says what it waits for."""
+        for moved in _fanned(op, cost, self.machine) or [exchanged(op, cost)]:
+            number = self._task(label, op, cost, moved, tuple(self.last if after is None else after))
+            if after is None:
+                self.last = (number,)
+        return number
+
+    def _task(self, label: str, op: Operator, cost: Cost, moved: Moved, waits: tuple[int, ...]) -> int:
         number = len(self.tasks)
         if number >= MOST_TASKS:
             raise NotModelled(f"a trace of more than {MOST_TASKS:,} tasks: fewer layers or microbatches")
-        kind, size, ranks, stride = exchanged(op, cost)
-        waits = tuple(self.last if after is None else after)
+        kind, size, ranks, stride = moved
         if kind is None or ranks < 2:
             if isinstance(op, Transfer):  # its other end is in no graph
                 label = f"{label} (priced)"
@@ -63,9 +72,13 @@ class Graph:
             made = Task(id=number, name=label, kind="collective", after=waits, collective=kind, payload_bytes=size,
                         group=group)  # fmt: skip
         self.tasks.append(made)
-        if after is None:
-            self.last = (number,)
         return number
+
+    def idle(self, label: str, seconds: float) -> None:
+        """Time in which the device waits."""
+        if seconds > 0.0:
+            self.tasks.append(Task(id=len(self.tasks), name=label, kind="compute", after=self.last, seconds=seconds))
+            self.last = (len(self.tasks) - 1,)
 
     def message(self, kind: Literal["send", "receive"], peer: int, tag: int, size_bytes: float) -> None:
         """A message to or from the stage ``peer``: what comes next waits for one that is received."""
@@ -80,7 +93,24 @@ class Graph:
         return Workload(name=self.name, ranks={0: tuple(self.tasks)}, groups=self.groups)
 
 
-def exchanged(op: Operator, cost: Cost) -> tuple[Kind | None, float, int, int]:
+def _fanned(op: Operator, cost: Cost, machine: Machine) -> list[Moved]:
+    """An exchange whose copies cross to a node once: to the ranks of the same place in other nodes, then on inside."""
+    levels = machine.plane("scale_up").levels
+    within = domain_levels(levels)
+    if not isinstance(op, Exchange) or within == len(levels):
+        return []
+    ranks, apart = round(float(op.ranks)), round(float(op.stride))
+    near = max(min(levels[within - 1].ranks // apart, ranks), 1)
+    inside, beyond = (float(sum(cost.level_bytes[part])) for part in (slice(within), slice(within, None)))
+    # where each receiver gets its own copy, they cross as an even exchange has them cross
+    if near < 2 or ranks % near or beyond <= 0.0 or beyond > 0.99 * (inside + beyond) * (ranks - near) / (ranks - 1):
+        return []
+    nodes = ranks // near
+    return [("all_to_all", beyond * nodes / (nodes - 1), nodes, apart * near),
+            ("all_to_all", inside * near / (near - 1), near, apart)]  # fmt: skip
+
+
+def exchanged(op: Operator, cost: Cost) -> Moved:
     """Kind, payload (as ``Task`` counts it), ranks and stride of what crosses the network."""
     if isinstance(op, Exchange):
         ranks = round(float(op.ranks))
@@ -99,14 +129,14 @@ def collective_graph(on: Machine | Fabric, ask: Ask) -> Workload:
     if isinstance(on, Fabric) or kind in ("", "send"):
         raise NotModelled("a Chakra trace of something else than a --collective on a machine of the catalogue")
     op = operator(ask, ask.ranks or on.ranks // ask.stride)
-    graph = Graph(kind)
+    graph = Graph(kind, on)
     graph.add(kind, op, costs(on, ask).price(op))
     return graph.workload()
 
 
-def serving_graph(phase: PhasePrediction, name: str) -> Workload:
+def serving_graph(phase: PhasePrediction, machine: Machine, name: str) -> Workload:
     """A decode or prefill step, operator by operator, layer by layer; what hides behind what is not in it."""
-    graph = Graph(name)
+    graph = Graph(name, machine)
     for _, group in groupby(phase.step.slices, key=lambda piece: (piece.block, piece.part == "draft")):
         for piece, runs in _layered(list(group)):
             assert piece.op is not None
@@ -170,7 +200,7 @@ def _everywhere(stages: Sequence[Graph], plan: TrainPlan, setup: Setup, seed: in
 
 class _Training:
     def __init__(self, setup: Setup, name: str) -> None:
-        self.setup, self.graph = setup, Graph(name)
+        self.setup, self.graph = setup, Graph(name, setup.machine)
         price = training_price(setup.machine, setup.stack)
         self.price: Callable[[Operator], Cost] = lambda op: price(op, 1.0, 1.0)
         model = setup.model
@@ -190,7 +220,7 @@ class _Training:
         setup, plan = self.setup, self.setup.plan
         run = pipeline_run(setup, most=plan.microbatches)
         made, whole = run.graph, len(self.chunks)
-        graphs = [Graph(self.graph.name) for _ in range(plan.pp)]
+        graphs = [Graph(self.graph.name, setup.machine) for _ in range(plan.pp)]
         lasts: list[list[int]] = [[] for _ in graphs]
         takers: dict[int, list[tuple[int, int]]] = {}
         inputs = ((made.needs, made.crosses), (made.returns, made.returns_crosses))
@@ -247,6 +277,7 @@ class _Training:
                 self._gathered(blocks[at], 1)
                 self._again(layer, first + at)
             self._back(layer, kind)
+            self.graph.idle("launch gaps", 0.0 if kind == WEIGHT else self.setup.stack.layer_gap_s)
             self.last += self._scattered(blocks[at])
         if share.embedding:  # neither edge is gathered again
             self._back(self.embedding, kind)
@@ -254,9 +285,12 @@ class _Training:
 
     def _run(self, steps: Iterable[Step], backward: str = "") -> None:
         """One pass; what tensor parallelism moves beside the next product holds up what comes after that."""
-        graph, beside = self.graph, list[int]()
+        graph, stack, beside = self.graph, self.setup.stack, list[int]()
+        behind_s = 0.0  # the host runs ahead, or the device waits for it
         for step in steps:
             hidden = step.axis == "tp" and self._hides(step, backward)
+            host_s = float(launches(step, stack)) * stack.eager_kernel_s if step.axis == "compute" else 0.0
+            behind_s += (host_s - (0.0 if hidden else float(self.price(step.op).seconds))) * float(step.repeat)
             for _ in range(max(round(float(step.repeat)), 1)):
                 number = graph.add(step.label, step.op, self.price(step.op), graph.last if hidden else None)
                 beside += [number] if hidden else []
@@ -264,6 +298,7 @@ class _Training:
                 graph.last = (*graph.last, *beside)
                 beside = []
         graph.last = (*graph.last, *beside)
+        graph.idle("launch gaps", behind_s)
 
     def _back(self, layer: Layer, kind: int) -> None:
         if kind != WEIGHT:

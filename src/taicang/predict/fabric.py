@@ -17,8 +17,8 @@ from taicang.catalog.trust import Band
 from taicang.cost.exchange import exchange
 from taicang.errors import InvalidInput, NotModelled, UnknownName
 from taicang.fabric import demand, graph
-from taicang.fabric.collectives import ALGORITHMS, Phase, collective, contend, listed, teams_of
-from taicang.fabric.even import Net
+from taicang.fabric.collectives import ALGORITHMS, Phase, collective, contend, teams_of, uneven
+from taicang.fabric.even import MOST_FLOWS, Net
 from taicang.fabric.faults import cut_off, fail, parts
 from taicang.fabric.links import VerbFit, message_s
 from taicang.fabric.names import name
@@ -218,7 +218,7 @@ def run(machine: Place, ask: Ask) -> Answer:
         even_s=even, library_s=library, closed_s=closed, phases=tuple(_row(each) for each in phases),
         levels=_levels(net, phases), hottest=_hottest(net, phases),
         beside=beside, course=course or _course(net, phases), lost_ranks=len(lost),
-        assumptions=_notes(broken, ask), sources=sources_of(on, fabric.machine), bands=bands,
+        assumptions=_notes(broken, ask, count), sources=sources_of(on, fabric.machine), bands=bands,
     )  # fmt: skip
 
 
@@ -250,9 +250,9 @@ def _phases(net: Net, ask: Ask, teams: Ints, seed: int) -> list[Phase]:
             ranks=ranks, tokens=ask.tokens, topk=ask.topk, experts=ask.experts, exponent=float(ask.skew), rng=rng
         )
         sizes: Floats = copies * ask.payload_bytes
-        return [_exchange(net, ask.kind, teams[0], sizes.T if ask.kind == "combine" else sizes)]
+        return [uneven(net, ask.kind, teams[0], sizes.T if ask.kind == "combine" else sizes)]
     if ask.skew and ask.kind == "all_to_all":
-        return [_exchange(net, ask.kind, teams[0], demand.skewed(ranks, ask.payload_bytes, float(ask.skew), rng))]
+        return [uneven(net, ask.kind, teams[0], demand.skewed(ranks, ask.payload_bytes, float(ask.skew), rng))]
     if ask.skew:
         raise NotModelled(f"skew of {ask.kind}: its parts are equal by definition")
     return collective(net, ask.kind, teams, ask.payload_bytes, ask.algorithm)
@@ -272,13 +272,6 @@ def drawn(machine: Place, ask: Ask) -> tuple[Net, Floats, float, str]:
     where = f"{count:,} ranks of {broken.machine}"
     title = f"{ask.kind} of {show(ask.payload_bytes, 'B')} on {where}: {show(wire, 's')} on the links"
     return net, _total(net, phases), wire, title
-
-
-def _exchange(net: Net, label: str, ranks: Ints, sizes: Floats) -> Phase:
-    source, target = np.nonzero(sizes)
-    apart = source != target
-    source, target = source[apart], target[apart]
-    return listed(net, label, ranks[source], ranks[target], sizes[source, target], hops=1, teams=ranks[None, :])
 
 
 def _course(net: Net, phases: Sequence[Phase]) -> tuple[Moment, ...]:
@@ -382,8 +375,10 @@ def _hottest(net: Net, phases: Sequence[Phase]) -> tuple[LinkLoad, ...]:
     )  # fmt: skip
 
 
-def _notes(fabric: Fabric, ask: Ask) -> tuple[str, ...]:
+def _notes(fabric: Fabric, ask: Ask, count: int) -> tuple[str, ...]:
     notes = list(fabric.notes)
+    if count**2 > MOST_FLOWS and (ask.skew or ask.kind in EXCHANGES):
+        notes.append(f"of more than {MOST_FLOWS:,} flows: as long as the fullest link is busy")
     if ask.beside:
         notes.append("at once, each pair of ranks that talk has a fair share: who talks to many gets the most")
     if ask.kind in EXCHANGES:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
-from taicang.fabric.draw import svg, tiers, used
+from taicang.fabric.draw import svg
 from taicang.predict.fabric import Answer, Place, drawn
 from taicang.search.collective import Ask
 
@@ -14,12 +13,6 @@ def picture(machine: Place, ask: Ask) -> str:
     """Topology and link load of the first seed as SVG."""
     net, carried, wire, title = drawn(machine, ask)
     return svg(net, carried, wire, title)
-
-
-def link_tiers(machine: Place, ask: Ask) -> tuple[Mapping[str, Any], ...]:
-    """The same as data (see ``fabric.draw.tiers``)."""
-    net, carried, wire, _ = drawn(machine, ask)
-    return tiers(net, used(net, carried, wire))
 
 
 def trace(found: Answer) -> dict[str, Any]:

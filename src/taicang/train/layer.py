@@ -211,7 +211,7 @@ def _pass(steps: tuple[Step, ...], at: _Context, *, backward: str = "") -> _Pass
     experts: Num = 0.0
     shared: Num = 0.0
     scattered: Num = 0.0
-    launches: Num = 0.0
+    launched: Num = 0.0
     pieces = plan.tp if "tensor" in stack.overlap and plan.sp else 1
     for step in steps:
         seconds = _price(step.op, at.price, stack.expert_dispatch) * step.repeat
@@ -220,7 +220,7 @@ def _pass(steps: tuple[Step, ...], at: _Context, *, backward: str = "") -> _Pass
         if step.axis == "compute":
             line = _line(step.op)
             spent[line] = spent[line] + seconds
-            launches = launches + _launches(step, stack) * step.repeat
+            launched = launched + launches(step, stack) * step.repeat
             if len(exchanges) == 1 or isinstance(step.op, GroupedGemm):
                 experts = experts + seconds
             shared = shared + seconds if step.shared else shared
@@ -244,7 +244,7 @@ def _pass(steps: tuple[Step, ...], at: _Context, *, backward: str = "") -> _Pass
     spent["expert"] = there + back
     if "shared_expert" in stack.overlap:
         spent["expert"] = beside(there + back, shared, pieces=np.inf, tax=tax)
-    spent["launch gaps"] = np.maximum(launches * stack.eager_kernel_s - total(spent), 0.0)  # the host runs ahead
+    spent["launch gaps"] = np.maximum(launched * stack.eager_kernel_s - total(spent), 0.0)  # the host runs ahead
     return _Passed(spent=spent, experts_s=experts, there_s=there, back_s=back)
 
 
@@ -266,7 +266,7 @@ def _price(op: Operator, price: Price, dispatch: str) -> Num:
     return np.minimum(price(op).seconds, price(plain).seconds)
 
 
-def _launches(step: Step, stack: Stack) -> Num:
+def launches(step: Step, stack: Stack) -> Num:
     """Kernels that the host launches for one operator, casts to 8 bits and bookkeeping of experts included."""
     op = step.op
     if isinstance(op, GroupedGemm):

@@ -118,11 +118,15 @@ function draw(part, view) {
   if (part.kind === "list" && !part.lines.length) return undefined;
   const box = make("div", view);
   box.dataset.kind = part.kind;
-  if (["list", "spans", "tiers", "pick"].includes(part.kind) || (part.kind === "table" && part.columns.length > 4) || part.wide) box.className = "wide";
+  if (["list", "spans", "picture", "pick"].includes(part.kind) || (part.kind === "table" && part.columns.length > 4) || part.wide) box.className = "wide";
   make("h2", box, say(part.title));
   if (part.kind === "table") return drawTable(part, box);
   if (part.kind === "spans") return spans(box, part.lanes, part.legend).add(unpacked(part.data));
-  if (part.kind === "tiers") return tiers(box).show(part.rows);
+  if (part.kind === "picture") {
+    const drawn = new DOMParser().parseFromString(part.svg, "image/svg+xml").documentElement;
+    drawn.setAttribute("role", "img"); drawn.setAttribute("aria-label", say(part.title));
+    return box.append(document.importNode(drawn, true));
+  }
   if (part.kind === "pick") return drawPick(part, box);
   if (part.kind === "list") {
     const list = make("ul", box);
