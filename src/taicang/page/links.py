@@ -18,7 +18,7 @@ CHINESE = words("chinese")
 
 
 def links(result: Result) -> list[Section]:
-    """What ``taicang fabric`` answers ("answer", or the result itself), and the load of every link, drawn ("picture")."""
+    """What ``taicang fabric`` answers ("answer", or the result itself), and every link's load, drawn ("picture")."""
     answer = result.get("answer", result)
     parts: list[Part] = []
     for each in answer if isinstance(answer, list) else [answer]:
