@@ -105,16 +105,8 @@ class CostModel:
                 engine = "" if op.exchanged else KERNELS_OF.get(self.stack.engine, "")
                 kernels = experts.fit_for(book.experts, op.dtype, gathered=op.gathered, engine=engine)
                 return experts.experts(op, chip, kernels, unrouted=op.dtype in self.stack.unrouted)
-            case Attend(kind="mla", phase="decode"):
-                absorbed = attend_mla.fit_for(book.mla_decode, op.dtype, op.kv_dtype)
-                return attend_mla.attend_mla(op, chip, absorbed)
-            case Attend(kind="mla"):
-                return attend_mla.attend_mla(op, chip, attend_mla.fit_for(book.mla_prefill, op.dtype, op.kv_dtype))
-            case Attend(phase="decode"):
-                mine = attend_gqa.fit_for(book.gqa_decode, op.dtype, op.kv_dtype, KERNELS_OF.get(self.stack.engine, ""))
-                return attend_gqa.attend_gqa(op, chip, mine)
             case Attend():
-                return attend_gqa.attend_gqa(op, chip, attend_gqa.fit_for(book.gqa_prefill, op.dtype, op.kv_dtype))
+                return self._attend(op, chip)
             case Pointwise():
                 return pointwise.pointwise(op, chip, book.pointwise)
             case Lookup():
@@ -127,6 +119,18 @@ class CostModel:
                 return transfer(op, self.machine, book.collective, self.wires)
             case Host():
                 return host(op, self.stack)
+
+    def _attend(self, op: Attend, chip: Chip) -> Cost:
+        book, formats = self.book, (op.dtype, op.kv_dtype)
+        match op.kind, op.phase:
+            case "mla", "decode":
+                return attend_mla.attend_mla(op, chip, attend_mla.fit_for(book.mla_decode, *formats))
+            case "mla", _:
+                return attend_mla.attend_mla(op, chip, attend_mla.fit_for(book.mla_prefill, *formats))
+            case _, "decode":
+                engine = KERNELS_OF.get(self.stack.engine, "")
+                return attend_gqa.attend_gqa(op, chip, attend_gqa.fit_for(book.gqa_decode, *formats, engine))
+        return attend_gqa.attend_gqa(op, chip, attend_gqa.fit_for(book.gqa_prefill, *formats))
 
     def _collective(self, op: Collective) -> Cost:
         cost = collective(op, self.machine, self.book.collective, self.stack.all_reduce, self.wires)

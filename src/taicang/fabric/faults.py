@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
@@ -42,36 +43,46 @@ def stopped(fabric: Fabric, kind: str, index: int) -> Ints:
         size = fabric.node_ranks if kind == "node" else 1
         ranks = np.arange(index * size, min((index + 1) * size, fabric.ranks))
         return _both(_ports(fabric, ranks, adapter=index if kind == "adapter" else None))
-    found: list[Ints] = []
+    if isinstance(wired := fabric.networks[0], Wired):
+        return wired.first + _cut(wired, kind, index)
+    if kind == "plane":
+        return _both(_plane(fabric, index))
+    for count, links in _counted(fabric, kind):
+        if 0 <= index < count:
+            return links(index)
+        index -= count
+    return np.zeros(0, dtype=np.int64)
+
+
+def _counted(fabric: Fabric, kind: str) -> Iterator[tuple[int, Callable[[int], Ints]]]:
+    """How many parts of a kind each place holds, and the links of one of them."""
     for network in fabric.networks:
-        if isinstance(network, Wired):
-            return network.first + _cut(network, kind, index)
-        if isinstance(network, Direct):
-            if kind == "mesh-link":
-                count = network.units * sum(network.widths) // 2
-                if 0 <= index < count:
-                    found.append(_mesh(network, index))
-                index -= count
-            continue
-        for depth, stage in enumerate(network.stages):
-            if kind == "plane" and network.planes > 1:
-                found.append(_both([(stage, np.flatnonzero(np.tile(stage.plane, stage.things) == index))]))
-            elif kind == stage.switch:
-                count = stage.units * stage.switches
-                if 0 <= index < count:
-                    found.append(_both(_switch(network, depth, index)))
-                index -= count
-            elif kind in ("link", "port", "module"):
-                first = depth == 0 and not (kind == "module" and network.adapters)
-                each = fabric.levels[stage.level].links_per_module if kind == "module" else 1
-                if not each or first != (kind == "port"):
-                    continue
-                ends = 2 if kind == "module" else 1
-                count = ends * (stage.things * stage.fan // each)
-                if 0 <= index < count:
-                    found.append(_both([(stage, index // ends * each + np.arange(each))]))
-                index -= count
-    return np.concatenate(found) if found else np.zeros(0, dtype=np.int64)
+        if isinstance(network, Switched):
+            for depth, stage in enumerate(network.stages):
+                if kind == stage.switch:
+                    yield stage.units * stage.switches, partial(_switch, network, depth)
+                elif kind in ("link", "port", "module"):
+                    yield from _cables(fabric, network, depth, kind)
+        elif isinstance(network, Direct) and kind == "mesh-link":
+            yield network.units * sum(network.widths) // 2, partial(_mesh, network)
+
+
+def _cables(fabric: Fabric, network: Switched, depth: int, kind: str) -> Iterator[tuple[int, Callable[[int], Ints]]]:
+    """Links of a stage, the ports of ranks below it, or the modules at both ends of its links."""
+    stage, module = network.stages[depth], kind == "module"
+    ports = depth == 0 and not (module and network.adapters)
+    each = fabric.levels[stage.level].links_per_module if module else 1
+    if each and ports == (kind == "port"):
+        ends = 2 if module else 1
+        count = ends * (stage.things * stage.fan // each)
+        yield count, lambda index: _both([(stage, index // ends * each + np.arange(each))])
+
+
+def _plane(fabric: Fabric, index: int) -> Iterator[tuple[Stage, Ints]]:
+    for network in fabric.networks:
+        if isinstance(network, Switched) and network.planes > 1:
+            for stage in network.stages:
+                yield stage, np.flatnonzero(np.tile(stage.plane, stage.things) == index)
 
 
 def _switches(network: Wired) -> Ints:
@@ -103,14 +114,15 @@ def _ports(fabric: Fabric, ranks: Ints, adapter: int | None) -> Iterator[tuple[S
             yield stage, (things[:, None] * stage.fan + np.arange(stage.fan)).ravel()
 
 
-def _switch(network: Switched, depth: int, index: int) -> Iterator[tuple[Stage, Ints]]:
+def _switch(network: Switched, depth: int, index: int) -> Ints:
     stage = network.stages[depth]
     unit, switch = divmod(index, stage.switches)
     things = np.flatnonzero(stage.unit == unit)
-    yield stage, (things[:, None] * stage.fan + np.flatnonzero(stage.above == switch)).ravel()
+    found = [(stage, (things[:, None] * stage.fan + np.flatnonzero(stage.above == switch)).ravel())]
     if depth + 1 < len(network.stages):
         high = network.stages[depth + 1]
-        yield high, unit * high.fan + np.flatnonzero(high.below == switch)
+        found.append((high, unit * high.fan + np.flatnonzero(high.below == switch)))
+    return _both(found)
 
 
 def _mesh(network: Direct, index: int) -> Ints:

@@ -190,22 +190,9 @@ class Supernode:
             _, kind, _, what, version = heappop(heap)
             if kind == PASSED:
                 self._passed(what[0], what[1], version, now)
-                continue
-            if kind == STEP:
-                if version != what.version:
-                    continue
+            elif kind != STEP or version == what.version:
                 cluster.happen(now, kind, what, version)
-                if here[what.name]:
-                    self._tell(what, what.steps, now)
-                continue
-            cluster.happen(now, kind, what, version)
-            if kind == CHANGE:
-                for stream in list(self.streams.values()):
-                    self._settle(stream, now)
-            elif kind == ARRIVAL:
-                self._arrived(what, now)
-            elif kind in (LOADED, MOVED) and what[0] in self.streams:
-                self._settle(self.streams[what[0]], now)
+                self._follow(kind, what, now)
         self._done = now
         if cluster.touched:
             begun = list(cluster.touched)
@@ -213,6 +200,19 @@ class Supernode:
             for instance in begun:
                 if here[instance.name] and (first := instance.passes(1)) >= 0:
                     cluster.events.push(first, PASSED, (instance, now), 1)
+
+    def _follow(self, kind: int, what: Any, now: int) -> None:
+        """What an event of the cluster means to who waits here."""
+        if kind == STEP:
+            if self._here[what.name]:
+                self._tell(what, what.steps, now)
+        elif kind == CHANGE:
+            for stream in list(self.streams.values()):
+                self._settle(stream, now)
+        elif kind == ARRIVAL:
+            self._arrived(what, now)
+        elif kind in (LOADED, MOVED) and what[0] in self.streams:
+            self._settle(self.streams[what[0]], now)
 
     def _arrived(self, request: Request, now: int) -> None:
         stream = self.streams.get(request)

@@ -170,38 +170,18 @@ def _kv_heads(keys: Keys, heads: int) -> int:
 
 def _layout(keys: Keys, family: Family, layers: int) -> list[str]:
     """The kind of each layer: "full", "window", "chunk", "linear" or "mamba"."""
-    types = keys.per_layer("layer_types", layers) or keys.per_layer("layers_block_type", layers)
-    types = types or keys.per_layer("attention_layers", layers)
     pattern = keys.maybe("sliding_window_pattern", "_sliding_window_pattern", "global_attn_every_n_layers")
     interval = keys.number("full_attention_interval", "layer_group_size", default=4)
     window = _window(keys)
-    hybrid = keys.per_layer("hybrid_layer_pattern", layers)
     ropes = keys.per_layer("no_rope_layers", layers) if keys.get("no_rope_layers") else None
     step = keys.number("no_rope_layer_interval", default=4)
-    lone = keys.per_layer("attn_type_list", layers)
-    if lone and any(kind != 1 for kind in lone):
-        if family.state != "lightning":
-            raise NotModelled(f"{keys.at('attn_type_list')}: lightning attention is not modelled")
-        return ["full" if kind else "linear" for kind in lone]
     switched = keys.flag("use_sliding_window", default=family.layout != "switch")
     first = keys.number("max_window_layers", default=0, low=0) if family.layout == "switch" else 0
     if window and window >= keys.number("max_position_embeddings", "n_positions", default=2048):
         window = None  # wider than any context
-    if family.mixer:
-        return ["mamba"] * layers
-    ratios = keys.per_layer("compress_ratios", layers)
-    if family.compressed and types is None and ratios is not None:
-        return [{0: "window", 4: "sparse"}.get(ratio, "heavy") for ratio in ratios]
-    if types is not None:
-        unknown = next((t for t in types if t not in _KINDS), None)
-        if unknown is not None:
-            raise NotModelled(f"{keys.at('layer_types')}: {unknown!r} layers are not modelled")
-        named = [_KINDS[t] for t in types]
-        return ["full" if kind == "window" and window is None else kind for kind in named]
-    if (mixed := _mixed(keys, layers)) is not None:
-        return mixed
-    if hybrid is not None:
-        return ["window" if flag else "full" for flag in hybrid]
+    listed = _listed(keys, family, layers, windowed=window is not None)
+    if listed is not None:
+        return listed
     if family.layout == "hybrid":
         return ["full" if (i + 1) % interval == 0 else "linear" for i in range(layers)]
     if family.layout == "fourth_chunked":
@@ -216,6 +196,32 @@ def _layout(keys: Keys, family: Family, layers: int) -> list[str]:
     if family.layout == "alternate":
         return ["window" if i % 2 == 0 else "full" for i in range(layers)]
     return ["window" if i >= first else "full" for i in range(layers)]
+
+
+def _listed(keys: Keys, family: Family, layers: int, *, windowed: bool) -> list[str] | None:
+    """Kinds that the file lists layer by layer."""
+    names = ("layer_types", "layers_block_type", "attention_layers")
+    types = next((found for name in names if (found := keys.per_layer(name, layers))), None)
+    hybrid = keys.per_layer("hybrid_layer_pattern", layers)
+    lone = keys.per_layer("attn_type_list", layers)
+    if lone and any(kind != 1 for kind in lone):
+        if family.state != "lightning":
+            raise NotModelled(f"{keys.at('attn_type_list')}: lightning attention is not modelled")
+        return ["full" if kind else "linear" for kind in lone]
+    if family.mixer:
+        return ["mamba"] * layers
+    ratios = keys.per_layer("compress_ratios", layers)
+    if family.compressed and types is None and ratios is not None:
+        return [{0: "window", 4: "sparse"}.get(ratio, "heavy") for ratio in ratios]
+    if types is not None:
+        unknown = next((t for t in types if t not in _KINDS), None)
+        if unknown is not None:
+            raise NotModelled(f"{keys.at('layer_types')}: {unknown!r} layers are not modelled")
+        return ["full" if _KINDS[t] == "window" and not windowed else _KINDS[t] for t in types]
+    mixed = _mixed(keys, layers)
+    if mixed is None and hybrid is not None:
+        return ["window" if flag else "full" for flag in hybrid]
+    return mixed
 
 
 def _window(keys: Keys, *, low: int = 0) -> int | None:

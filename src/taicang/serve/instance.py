@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import heapq
 from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from taicang.serve.cache import Cache
 from taicang.serve.group import Group, Lanes
@@ -178,11 +178,24 @@ class Instance(Held):
             self._work = []
             return -1
         crowded = self.make_room() if self.steps >= self.safe else ()
+        limits = self.limits
+        gated = (limits.poll > 1 or limits.hold > 0) and self._gated()
+        self._work = work = self._feed(now, crowded, gated=gated) if self.hungry else []
+        for request in self.refused:
+            request.end = now
+            self.lanes.leave(request.group)
+        if self._since >= 0 and not any(group.waiting for group in self.groups):
+            self._since = -1
+        if work:
+            return self._begin_prompts(now, work)
+        return self._begin_decode(now, crowded, gated=gated)
+
+    def _feed(self, now: int, crowded: Collection[int], *, gated: bool) -> list[tuple[Request, int]]:
+        """Prompts, and their tokens, that groups take into this step; where ``gated`` or ``crowded``, no new ones."""
         work: list[tuple[Request, int]] = []
         limits = self.limits
         chunks = limits.chunks
-        gated = (limits.poll > 1 or limits.hold > 0) and self._gated()
-        for at in list(self.hungry) if self.hungry else ():
+        for at in list(self.hungry):
             group = self.groups[at]
             waiting, prefilling = group.waiting, group.prefilling
             if not group.reserve:
@@ -197,19 +210,11 @@ class Instance(Held):
                 work += fill(group, limits, self.table.query_len, now, self.refused, new=new)
                 if not group.reserve and (chunks or len(prefilling) > before):  # else what ``make_room`` found holds
                     self.safe = min(self.safe, group.watch())
-                if not waiting and not prefilling:
-                    del self.hungry[at]
-            else:
+            if not waiting and not prefilling:
                 del self.hungry[at]
-        if self.refused:
-            for request in self.refused:
-                request.end = now
-                self.lanes.leave(request.group)
-        if self._since >= 0 and not any(group.waiting for group in self.groups):
-            self._since = -1
-        self._work = work
-        if work:
-            return self._begin_prompts(now, work)
+        return work
+
+    def _begin_decode(self, now: int, crowded: Collection[int], *, gated: bool) -> int:
         heap = self._heap
         while heap and heap[0][1] != heap[0][2].ticket:
             heapq.heappop(heap)
@@ -221,9 +226,8 @@ class Instance(Held):
             k = self.safe - self.steps
         if gated:
             k = min(k, self._opens() - self.steps)
-        if (
-            self.single or self.stall or self.refused or crowded
-        ):  # who stood behind a refused one is looked at with the next step
+        # who stood behind a refused one is looked at with the next step
+        if self.single or self.stall or self.refused or crowded:
             k = 1
         self._rides = True
         self._row, self._context, self._growth, self._k = self.table.row(n), context, growth, k

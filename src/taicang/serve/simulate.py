@@ -69,15 +69,12 @@ def serve(
         under_way -= 1
         began[:] = count, now
         finished.append(request)
-        if after is not None:
-            following = after(request, now)
-            if following is not None:
-                under_way += 1
-                events.push(following.arrival, ARRIVAL, following)
+        if after is not None and (following := after(request, now)) is not None:
+            under_way += 1
+            events.push(following.arrival, ARRIVAL, following)
 
     cluster.on_left = left
     began = [0, 0]  # number and time of the event at which the last request came or left
-
     source = iter(arrivals)
     coming = next(source, None)
     try:
@@ -99,12 +96,16 @@ def serve(
                 wake(now)
             count += 1
             if count - began[0] > MOST_EVENTS or now - began[1] > LONGEST:
-                raise TaicangError(
-                    f"the replay gets nowhere: {under_way:,} requests are under way and none has ended in "
-                    f"{count - began[0]:,} events and {(now - began[1]) / SECOND:,.0f} s of its time; failures may "
-                    "come faster than a request can be served (--mtbf, --restart), or caches may be too slow to read"
-                )
+                raise _nowhere(under_way, count - began[0], now - began[1])
             if progress is not None and count % EVERY == 0:
                 progress(len(finished), now)
     except Stop:
         return False
+
+
+def _nowhere(under_way: int, events: int, ticks: int) -> TaicangError:
+    return TaicangError(
+        f"the replay gets nowhere: {under_way:,} requests are under way and none has ended in {events:,} events and "
+        f"{ticks / SECOND:,.0f} s of its time; failures may come faster than a request can be served (--mtbf, "
+        "--restart), or caches may be too slow to read"
+    )

@@ -7,7 +7,7 @@ import ctypes
 import os
 import sys
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -301,10 +301,29 @@ def _seed(seed: int) -> None:
 
 def install(device: Device, chip: Chip) -> None:
     """Put the faces in place; before any of the program runs."""
-    cuda = torch.cuda
     translated = chip.huawei and DEVICE == "cuda"
     given = functions(device, chip)
     given = noting(given, "torch.cuda") if translated else given
+    _install_cuda(device, given)
+    _install_memory(device)
+    for name, value in UNBUILT.items():
+        if not hasattr(torch._C, name):
+            setattr(torch._C, name, value)
+    torch.Tensor.is_cuda = property(lambda self: self.device.type == DEVICE)
+    torch.Tensor.is_npu = torch.Tensor.is_cuda
+    for name in ("cuda", "npu"):
+        setattr(torch.Tensor, name, noted("torch.Tensor.cuda", _moved) if translated else _moved)
+        setattr(torch.nn.Module, name, noted("torch.nn.Module.cuda", _module_moved) if translated else _module_moved)
+    torch.Tensor.pin_memory = lambda self, *_, **__: self
+    torch.compile = noted("torch.compile", _eager) if translated else _eager
+    torch.compiler.cudagraph_mark_step_begin = nothing
+    torch.compiler.disable, torch._dynamo = undisabled, Compiler()
+    _install_npu(given)
+    os.environ.setdefault("PYTORCH_ALLOC_CONF", os.environ.get("PYTORCH_CUDA_ALLOC_CONF", ""))
+
+
+def _install_cuda(device: Device, given: Mapping[str, Any]) -> None:
+    cuda = torch.cuda
     parts = [module for name, module in sys.modules.items() if name.startswith("torch.cuda.")]
     for name, value in given.items():
         before = cuda.__dict__.get(name)
@@ -312,27 +331,12 @@ def install(device: Device, chip: Chip) -> None:
             if name in part.__dict__ and (before is None or part.__dict__[name] is before):
                 setattr(part, name, value)
         setattr(cuda, name, value)
-    shared = memory_functions(device)
-    for name, value in (shared | {"get_memory_info": shared["mem_get_info"], "empty_host_cache": nothing}).items():
-        for part in (torch.accelerator, torch.accelerator.memory):  # PyTorch's own ask another kind of allocator
-            if hasattr(part, name):
-                setattr(part, name, value)
     cuda.graphs.CUDAGraph, cuda.graphs.is_current_stream_capturing = given["CUDAGraph"], lambda: bool(CAPTURING)
     cuda.streams.Stream, cuda.streams.Event = Stream, Event
     cuda.default_generators = tuple(_generator() for _ in range(device.devices))
     cuda.nvtx = _quiet("torch.cuda.nvtx")
-    torch._C._host_emptyCache = nothing
-    for name, value in UNBUILT.items():
-        if not hasattr(torch._C, name):
-            setattr(torch._C, name, value)
     torch.version.cuda = "12.8"
-    torch.cuda.nccl.version = lambda: (2, 27, 5)
-    torch.Tensor.is_cuda = property(lambda self: self.device.type == DEVICE)
-    torch.Tensor.is_npu = torch.Tensor.is_cuda
-    for name in ("cuda", "npu"):
-        setattr(torch.Tensor, name, noted("torch.Tensor.cuda", _moved) if translated else _moved)
-        setattr(torch.nn.Module, name, noted("torch.nn.Module.cuda", _module_moved) if translated else _module_moved)
-    torch.Tensor.pin_memory = lambda self, *_, **__: self
+    cuda.nccl.version = lambda: (2, 27, 5)
     torch.backends.cuda.is_built = lambda: True
     for name in ("cublas_workspace_size", "cublaslt_workspace_size", "blas_workspace_size"):
         if hasattr(torch.backends.cuda, name):
@@ -340,9 +344,19 @@ def install(device: Device, chip: Chip) -> None:
     torch.backends.cudnn.is_available = lambda: True
     torch.backends.cudnn.is_acceptable = lambda *_: False  # a build for CUDA would flatten weights for its own kernels
     torch.backends.cudnn.version = lambda: 91002
-    torch.compile = noted("torch.compile", _eager) if translated else _eager
-    torch.compiler.cudagraph_mark_step_begin = nothing
-    torch.compiler.disable, torch._dynamo = undisabled, Compiler()
+
+
+def _install_memory(device: Device) -> None:
+    shared = memory_functions(device)
+    for name, value in (shared | {"get_memory_info": shared["mem_get_info"], "empty_host_cache": nothing}).items():
+        for part in (torch.accelerator, torch.accelerator.memory):  # PyTorch's own ask another kind of allocator
+            if hasattr(part, name):
+                setattr(part, name, value)
+    torch._C._host_emptyCache = nothing
+
+
+def _install_npu(given: Mapping[str, Any]) -> None:
+    cuda = torch.cuda
     module: Any = types.ModuleType("torch.npu")
     module.__dict__.update(given)
     module.graph, module.make_graphed_callables = cuda.graph, cuda.make_graphed_callables
@@ -353,7 +367,6 @@ def install(device: Device, chip: Chip) -> None:
     module.set_compile_mode = module.set_option = nothing
     torch.npu = module
     sys.modules["torch.npu"] = module
-    os.environ.setdefault("PYTORCH_ALLOC_CONF", os.environ.get("PYTORCH_CUDA_ALLOC_CONF", ""))
 
 
 def _moved(self: torch.Tensor, device: Any = None, non_blocking: bool = False, **_: Any) -> torch.Tensor:

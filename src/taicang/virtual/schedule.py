@@ -107,47 +107,60 @@ def together(clocks: Mapping[int, Clock], work: Mapping[int, Ints], members: Map
     entered in different orders), the earliest does.
     """
     running = {rank: clocks[rank].run(work[rank]) for rank in clocks}
-    waiting: dict[int, tuple[str, float]] = {}
-    sent: dict[str, deque[float]] = {}
+    meetings = _Meetings(members=members, executed=clocks.keys())
 
     def go(rank: int, at: float | None) -> None:
         try:
-            waiting[rank] = next(running[rank]) if at is None else running[rank].send(at)
+            meetings.waiting[rank] = next(running[rank]) if at is None else running[rank].send(at)
         except StopIteration:
             running.pop(rank)
 
-    def ready(rank: int, group: str, begin: float) -> dict[int, float]:
+    for rank in list(running):
+        go(rank, None)
+    while meetings.waiting:
+        for rank, at in meetings.free().items():
+            go(rank, at)
+
+
+@dataclass(slots=True, kw_only=True)
+class _Meetings:
+    """Who waits for whom."""
+
+    members: Mapping[str, Sequence[int]]
+    executed: Container[int]
+    waiting: dict[int, tuple[str, float]] = field(default_factory=dict)
+    """Rank -> the group at which it is, since when."""
+    sent: dict[str, deque[float]] = field(default_factory=dict)
+
+    def free(self) -> dict[int, float]:
+        """Ranks that go on next, and when; they wait no more."""
+        waiting = self.waiting
+        found = next((free for rank in waiting if (free := self._ready(rank, *waiting[rank]))), None)
+        if found is None:
+            first = min(waiting, key=lambda rank: waiting[rank][1])
+            found = {first: waiting[first][1]}
+        for rank in found:
+            del waiting[rank]
+        return found
+
+    def _ready(self, rank: int, group: str, begin: float) -> dict[int, float]:
         """Ranks that can go on with this one, and when."""
         name, _, pair = group.rpartition(":")
         if name == MEET:
-            ends = [int(each) for each in pair.split(">")]
-            if rank == ends[0]:
-                sent.setdefault(group, deque()).append(begin)
-                return {rank: begin}
-            if ends[0] not in clocks:
-                return {rank: begin}
-            return {rank: max(begin, sent[group].popleft())} if sent.get(group) else {}
-        need = [each for each in members.get(group, (rank,)) if each in clocks]
-        if all(waiting.get(each, ("", 0.0))[0] == group for each in need):
-            at = max(waiting[each][1] for each in need)
-            return dict.fromkeys(need, at)
+            return self._sent(rank, group, int(pair.split(">")[0]), begin)
+        need = [each for each in self.members.get(group, (rank,)) if each in self.executed]
+        if all(self.waiting.get(each, ("", 0.0))[0] == group for each in need):
+            return dict.fromkeys(need, max(self.waiting[each][1] for each in need))
         return {}
 
-    for rank in list(running):
-        go(rank, None)
-    while waiting:
-        free: dict[int, float] = {}
-        for rank, (group, begin) in waiting.items():
-            free = ready(rank, group, begin)
-            if free:
-                break
-        if not free:
-            first = min(waiting, key=lambda rank: waiting[rank][1])
-            free = {first: waiting[first][1]}
-        for each in free:
-            del waiting[each]
-        for each, at in free.items():
-            go(each, at)
+    def _sent(self, rank: int, group: str, source: int, begin: float) -> dict[int, float]:
+        """A message of rank ``source``, at either end."""
+        if rank == source:
+            self.sent.setdefault(group, deque()).append(begin)
+            return {rank: begin}
+        if source not in self.executed:
+            return {rank: begin}
+        return {rank: max(begin, self.sent[group].popleft())} if self.sent.get(group) else {}
 
 
 def covered(begin: Floats, end: Floats) -> float:

@@ -56,25 +56,9 @@ def install(kernels: Kernels, job: Job) -> tuple[Any, Groups]:
         start(backend or "nccl", timeout=timeout, world_size=job.world if world_size < 1 else world_size,
               rank=job.rank if rank < 0 else rank, store=shared, **kwargs)  # fmt: skip
 
-    def rooted(name: str) -> Any:
-        real = getattr(c10d, name)
-        form = signature(real)
-
-        def share(*args: Any, **kwargs: Any) -> Any:
-            """Objects of one rank for all: that one has to run."""
-            given = form.bind(*args, **kwargs).arguments
-            root = given.get("src") or 0
-            if given.get("group_src") is not None:
-                root = c10d.get_global_rank(given.get("group") or dist.group.WORLD, given["group_src"])
-            if root not in job.executed:
-                job.missing(root)
-            return real(*args, **kwargs)
-
-        return share
-
     for name, function in (
-        ("broadcast_object_list", rooted("broadcast_object_list")),
-        ("scatter_object_list", rooted("scatter_object_list")),
+        ("broadcast_object_list", rooted("broadcast_object_list", job)),
+        ("scatter_object_list", rooted("scatter_object_list", job)),
         ("is_nccl_available", lambda: True), ("batch_isend_irecv", batched), ("_coalescing_manager", _together),
         ("init_process_group", initialise),
     ):  # fmt: skip
@@ -83,6 +67,23 @@ def install(kernels: Kernels, job: Job) -> tuple[Any, Groups]:
     changed("torch.distributed.launcher.api", lambda module: setattr(module, "launch_agent", launched))
     torch.multiprocessing.spawn = torch.multiprocessing.start_processes = spawned
     return kept, groups
+
+
+def rooted(name: str, job: Job) -> Any:
+    """A function that sends objects of one rank to all: that one has to run."""
+    real = getattr(c10d, name)
+    form = signature(real)
+
+    def share(*args: Any, **kwargs: Any) -> Any:
+        given = form.bind(*args, **kwargs).arguments
+        root = given.get("src") or 0
+        if given.get("group_src") is not None:
+            root = c10d.get_global_rank(given.get("group") or dist.group.WORLD, given["group_src"])
+        if root not in job.executed:
+            job.missing(root)
+        return real(*args, **kwargs)
+
+    return share
 
 
 def spawned(fn: Any, args: Any = (), nprocs: int = 1, join: bool = True, *_: Any, **__: Any) -> Any:
