@@ -1,9 +1,10 @@
 """One question, asked at every door, has one answer.
 
 A ``Run`` is drawn (model, machine, formats, load, layout, batch) and asked of the Python function, the command, a
-study's point, a search over a space of one and a replay of one lone request; another, of clients in a closed loop, also
-of the scoreboard as a row of a user's file. All give the same feasibility, formats, stack, assumptions and bands, and
-the same figures to 1e-12 in closed form. RUNS=2000 draws as many in the slow test; a part runs by default.
+study's point, a search over a space of one, and replays of a lone request and of a full instance; another, of clients
+in a closed loop, also of the scoreboard as a row of a user's file. All give the same feasibility, formats, stack,
+assumptions and bands, and the same figures to 1e-12 in closed form. RUNS=2000 draws as many in the slow test; a part
+runs by default.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import csv
 import json
 import os
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -20,9 +21,12 @@ from hypothesis import strategies as st
 
 from taicang.app.study_points import served as evaluate
 from taicang.catalog.models import model as load_model
-from taicang.errors import NotModelled, TaicangError
+from taicang.errors import TaicangError
 from taicang.evidence.board import band_of
 from taicang.evidence.intake import file_outcomes
+from taicang.evidence.served import completed, row_of
+from taicang.evidence.suite_served import job as scored_job
+from taicang.evidence.tables import lines
 from taicang.models.types import routed
 from taicang.plans import ServePlan
 from taicang.predict import Infeasible, Served
@@ -30,10 +34,10 @@ from taicang.predict.replay import replay
 from taicang.predict.serving import answer
 from taicang.predict.system import System
 from taicang.records import jsonable, plain
-from taicang.search.door import PLAN, Run, forms_of, job_of, narrowed
+from taicang.search.door import PLAN, Run, Serving, forms_of, job_of, narrowed
 from taicang.search.run import Ask, search
 from taicang.search.space import default
-from taicang.search.trusted import bands_of, told
+from taicang.search.trusted import assumptions, bands_of, told
 from taicang.search.words import MODES as WORDS
 from taicang.traffic.generate import fixed
 
@@ -56,6 +60,7 @@ powers = st.integers(0, 12).map(lambda power: 2**power)
 lengths = st.floats(0, 12).map(lambda power: round(2**power))
 whole = settings(max_examples=ALL, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 part = settings(parent=whole, max_examples=FEW)
+some = settings(parent=whole, max_examples=max(FEW, ALL // 8))
 
 
 @st.composite
@@ -150,26 +155,41 @@ def test_every_door_gives_many_times_the_same_answer(run, taicang):
     the_same_everywhere(run, taicang)
 
 
-@settings(max_examples=FEW, suppress_health_check=[HealthCheck.too_slow])
+def replayed(run, requests, clients):
+    """The replay of ``run`` on one instance, which says of itself all that the prediction says but for queues."""
+    found = by_function(replace(run, modes=("aggregated",)))
+    system = System(instances=1, **{each.name: getattr(run, each.name) for each in fields(Serving)})
+    try:
+        ran = replay(run.model, run.on, fixed(requests, run.input_tokens, run.output_tokens), system, clients=clients)
+    except TaicangError:
+        assert not isinstance(found, Served)
+        assume(False)
+    assume(isinstance(found, Served))  # else the least batch of the closed form, with its prompts, needs more memory
+    assert (ran.model, ran.machine, ran.stack, ran.sources) == (found.model, found.machine, found.stack, found.sources)
+    mine = tuple(line.removesuffix(f"; {QUEUES}") for line in found.assumptions)
+    beside = [line for line in ran.assumptions[len(mine) :] if "drafts by default" not in line]  # how many run at once
+    assert (ran.assumptions[: len(mine)], beside) == (mine, [])
+    assert ran.bands == bands_of(job_of(run), "aggregated", found.decode.plan, replay=True)
+    return ran
+
+
+@some
 @given(run=runs())
 def test_a_lone_request_is_replayed_as_it_is_predicted(run):
-    output = max(run.output_tokens, 8)
-    run = replace(run, batch=1, output_tokens=output, drafts=0, modes=("disaggregated",))  # a step of decode alone
-    found = by_function(run)
+    run = replace(run, batch=1, output_tokens=max(run.output_tokens, 8), drafts=0)
+    found = by_function(replace(run, modes=("disaggregated",)))  # a step of decode alone
     assume(isinstance(found, Served))
-    system = System(plan=run.plan, instances=1, quant=run.quant, drafts=0, skew=run.skew)
-    try:
-        ran = replay(run.model, run.on, fixed(1, run.input_tokens, output), system, clients=1)
-    except NotModelled:
-        return
-    except TaicangError:
-        assume(False)
-    assert ran.stack == found.stack
-    assert ran.sources == found.sources
-    formats = [line for line in found.assumptions if "formats" in line or "memory" in line or "cache" in line]
-    assert set(formats) <= set(ran.assumptions)
-    assert QUEUES not in " ".join(ran.assumptions)
+    ran = replayed(run, requests=1, clients=1)
     assert float(ran.table["tpot_s"][0]) == pytest.approx(found.tpot_s, rel=0.02)
+
+
+@some
+@given(run=runs(), batch=st.integers(2, 16))
+def test_a_full_instance_is_replayed_as_it_is_predicted(run, batch):
+    run = replace(run, batch=batch, input_tokens=min(run.input_tokens, 512), output_tokens=64)
+    many = batch * run.plan.dp
+    ran = replayed(run, requests=4 * many, clients=many)
+    assert ran.summary.finished == 4 * many
 
 
 def scored(asked, path):
@@ -205,6 +225,7 @@ def test_the_scoreboard_asks_as_users_do(data, tmp_path):
         )
         asked.append((system, engine, run))
     rows = scored(asked, tmp_path / "mine.csv")
+    cells = lines(tmp_path / "mine.csv")
     for number, (_, _, run) in enumerate(asked):
         own = run.model == "gpt-oss-120b"  # served in its own formats, whatever they are called
         found = by_function(replace(run, quant="auto") if own else run)
@@ -219,5 +240,9 @@ def test_the_scoreboard_asks_as_users_do(data, tmp_path):
             experts = plan.quant.experts if routed(job.model) else plan.quant.dense
             assert (tpot.run.engine, tpot.run.version, tpot.run.form) == (job.stack.engine, job.stack.version, experts)
             assert found.stack.startswith(job.stack.name)
+            row = row_of(completed(cells[number], number))
+            setup = scored_job(row, row.decode).setup(row.decode.plan)
+            told = assumptions(setup, setup, length=run.input_tokens + run.output_tokens, apart=False)
+            assert told == found.assumptions
             mine = np.array([found.loop.ttft_s, found.loop.tpot_s]) * 1e3
             np.testing.assert_allclose([ttft.predicted, tpot.predicted], mine, rtol=1e-12)
