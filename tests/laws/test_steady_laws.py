@@ -65,11 +65,10 @@ def test_bursts_move_waiting_but_not_throughput(case, scheduler, load):
 
 @settings(max_examples=30, deadline=None)
 @given(cases, st.sampled_from(SCHEDULERS), loads)
-def test_more_clients_never_lower_throughput_much(case, scheduler, load):
+def test_twice_the_clients_never_lower_throughput(case, scheduler, load):
     setup = setup_of(case, scheduler=scheduler)
     less, more = (aggregated(setup, replace(load, concurrency=load.concurrency * k)) for k in (1.0, 2.0))
-    # a batch that crosses a kernel's tile may cost a step more than it brings
-    assert more.output_tokens_per_s >= less.output_tokens_per_s * 0.95
+    assert more.output_tokens_per_s >= less.output_tokens_per_s * (1 - 1e-9)
 
 
 @pytest.mark.parametrize("case", CASES)

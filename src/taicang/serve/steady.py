@@ -101,6 +101,7 @@ def aggregated(setup: Setup, load: Load, exists: NDArray[np.bool_] | None = None
         carried = carried if mixed else carried * np.maximum(fullest * length / budget, 1.0)
     carried = np.maximum(carried, others * length / budget)
     packed = np.maximum(others / np.maximum(carried, 1e-9), 1.0)
+    met = chunks * (1.0 - 1.0 / packed) if mixed else 0.0  # those beside its own prompt are behind a request by then
     if load.at_random:
         packed = np.clip(fullest, packed, np.maximum(budget / length, packed))
     several = scaled(chunk, packed)
@@ -114,17 +115,13 @@ def aggregated(setup: Setup, load: Load, exists: NDArray[np.bool_] | None = None
     late = np.maximum(carried - steps, 0.0) if mixed else 0.0
     # prompts ahead in a burst share steps up to the budget: their work is waited for, not the host for each of them
     waited = 0.5 * in_step(stack, load, steps) * (device - (_unhidden(setup, decoding, load, decode) if mixed else 0.0))
-    ahead = (carried - late) * np.minimum(waited, during)
-    busy = steps * decode.seconds + (carried - late) * during - ahead
+    beside = np.maximum(carried - late - met, 0.0)
+    ahead = beside * np.minimum(waited, during)
+    busy = steps * decode.seconds + beside * during - ahead
     company = np.where(np.asarray(mine) > 1, 1.0, 0.0)
     own = chunks * np.maximum(alone.seconds, company * (decode.seconds + during) if mixed else 0.0)
-    turn = (
-        0.5 * decode.seconds * company
-        + own
-        + ahead
-        + late * np.minimum(carrying.seconds, alone.seconds * packed)
-        + busy
-    )
+    prompts_s = _spent(setup, several, exists).seconds if np.any(late) else 0.0
+    turn = 0.5 * decode.seconds * company + own + ahead + late * prompts_s + busy
     # where more requests are in flight than run, each waits for a place: the turns of those before it
     turns: Num = turn * (group / mine)
     door = through_s(stack, load.input_tokens)
