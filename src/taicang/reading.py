@@ -8,6 +8,7 @@ from __future__ import annotations
 import codecs
 import csv
 import gzip
+import io
 import json
 import os
 import zlib
@@ -25,6 +26,8 @@ DOCUMENT = 2**30
 """Bytes of a file that is read as a whole."""
 SETTINGS = 2**20
 """Bytes of a file that a person writes: YAML, a model's config.json."""
+PIECE = 2**20
+"""Bytes that are read at once."""
 DEPTH = 32
 """Levels of nesting."""
 NODES = 50_000
@@ -41,8 +44,11 @@ def data(path: Path, where: str = "", *, most: int = DOCUMENT, packed: bool = Fa
     ``where`` (default: the path)."""
     where = where or str(path)
     try:
-        with opened(path, packed=packed) as file:
-            found = file.read(most + 1) or b""
+        held = io.BytesIO()
+        with opened(path, packed=packed) as file:  # by pieces: a file takes room for ``most`` bytes at once
+            while held.tell() <= most and (piece := file.read(min(PIECE, most + 1 - held.tell()))):
+                held.write(piece)
+        found = held.getvalue()
     except (OSError, ValueError, EOFError, zlib.error) as error:  # a ValueError: a path with a zero in it
         raise InvalidInput(f"cannot read the file ({error})", where=where) from None
     if len(found) > most:
@@ -63,8 +69,9 @@ def opened(path: Path, *, packed: bool = False) -> IO[bytes]:
     file = os.fdopen(handle, "rb")
     if not packed or file.peek(2)[:2] != b"\x1f\x8b":
         return file
-    file.close()
-    return cast("IO[bytes]", gzip.open(path))
+    unpacked = gzip.GzipFile(fileobj=file)
+    unpacked.myfileobj = cast(Any, file)  # which it closes with itself
+    return cast("IO[bytes]", unpacked)
 
 
 def text(path: Path, where: str = "", *, most: int = SETTINGS) -> str:

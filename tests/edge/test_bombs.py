@@ -46,6 +46,12 @@ def test_what_unpacks_to_more_than_is_read_is_refused(make, name, taicang, tmp_p
     assert "longer than" in said or "more than" in said
 
 
+def test_a_generous_limit_takes_no_memory(tmp_path):
+    for data in (b"x" * 3, gzip.compress(b"x" * 3)):
+        (tmp_path / "f").write_bytes(data)
+        assert reading.data(tmp_path / "f", most=1 << 60, packed=True) == b"xxx"
+
+
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le"])
 def test_a_question_in_the_encoding_of_another_shell(encoding, taicang, tmp_path):
     file, text = tmp_path / "q.yaml", "ask: infer\nmodel: llama-3.1-8b\non: hgx-h100\ntp: 1\nbatch: 4\nmode: agg\n"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import time
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -266,6 +267,29 @@ def test_a_workload_of_simai(tmp_path):
         with pytest.raises(TaicangError, match=says):
             simai.read(path)
     assert simai.is_one(path)
+
+
+def test_bounds_are_of_all_ranks_together(tmp_path, monkeypatch):
+    task = Task(id=1, name="ar", kind="collective", collective="all_reduce", payload_bytes=1.0)
+    prefix = write(Workload(name="w", ranks=dict.fromkeys(range(8), (task,)), groups={}), tmp_path)
+    for name, most in (("MOST_NODES", 8), ("MOST_BYTES", sum(each.stat().st_size for each in tmp_path.iterdir()))):
+        with monkeypatch.context() as patched:
+            patched.setattr(chakra, name, most)
+            assert len(chakra.read(prefix).ranks) == 8
+            patched.setattr(chakra, name, most - 1)
+            with pytest.raises(InvalidInput, match=r"\.7\.et: the ranks up to this one have more than"):
+                chakra.read(prefix)
+
+
+def test_twice_the_nodes_take_twice_the_time(tmp_path):
+    spent = []
+    for many in (5_000, 20_000):
+        tasks = tuple(Task(id=i, name="", kind="compute", after=(i - 1,) if i else ()) for i in range(many))
+        prefix = write(Workload(name="w", ranks={0: tasks}, groups={}), tmp_path)
+        began = time.process_time()
+        chakra.read(prefix)
+        spent.append(time.process_time() - began)
+    assert spent[1] < 10 * spent[0]
 
 
 def test_the_command(tmp_path):

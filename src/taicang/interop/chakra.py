@@ -20,8 +20,8 @@ from taicang.interop import protobuf
 from taicang.interop.work import Collective, Kind, Task, Workload
 
 VERSION: Final = "0.0.4"
-MOST_BYTES, MOST_NODES = 2**31, 2**21
-"""Of one rank; a byte may be a node."""
+MOST_BYTES, MOST_JSON, MOST_NODES = 2**28, 2**27, 2**21
+"""Of all ranks together, a few GiB once they are read: two bytes may be a node."""
 NODE_KINDS: Final[Mapping[int, Kind]] = {4: "compute", 5: "send", 6: "receive", 7: "collective"}
 COLLECTIVES: Final[Mapping[int, Collective]] = {
     0: "all_reduce", 2: "all_gather", 5: "broadcast", 6: "all_to_all", 7: "reduce_scatter", 8: "reduce_scatter",
@@ -58,12 +58,19 @@ def read(path: Path) -> Workload:
 def _named(name: str, files: Mapping[int, Path]) -> Workload:
     groups: dict[str, tuple[int, ...]] = {}
     ranks = {}
+    size = many = 0
     for rank, file in files.items():
         data = reading.data(file, most=MOST_BYTES, packed=True)
+        size += len(data)
         if not data:
             raise InvalidInput("empty", where=str(file))
-        nodes = _json(data, file) if data[:1] in (b"{", b"[") else _protobuf(data, file)
-        ranks[rank] = tuple(_tasks(nodes, groups, file))
+        written = data[:1] in (b"{", b"[")
+        most = MOST_JSON if written else MOST_BYTES
+        if size > most:
+            raise InvalidInput(f"the ranks up to this one have more than {most:,} bytes", where=str(file))
+        nodes = _json(data, file) if written else _protobuf(data, file)
+        ranks[rank] = tuple(_tasks(nodes, groups, file, MOST_NODES - many))
+        many += len(ranks[rank])
     return Workload(name=name, ranks=ranks, groups=groups)
 
 
@@ -162,18 +169,20 @@ PEERS: Final[Mapping[Kind, str]] = {"send": "comm_dst", "receive": "comm_src"}
 GROUP_INIT: Final = "## process_group:init ##"
 
 
-def _tasks(nodes: Iterable[dict[str, Any]], groups: dict[str, tuple[int, ...]], path: Path) -> Iterator[Task]:
-    """Nodes as tasks. Where control and data together run in a circle, as when a profiler's kernels were joined to the
-    host's operators, control is what holds what, and only data must be there before."""
-    found = list(islice(nodes, MOST_NODES + 1))
-    if len(found) > MOST_NODES:
-        raise InvalidInput(f"more than {MOST_NODES:,} nodes", where=str(path))
+def _tasks(
+    nodes: Iterable[dict[str, Any]], groups: dict[str, tuple[int, ...]], path: Path, most: int
+) -> Iterator[Task]:
+    """Nodes, ``most`` at most, as tasks. Where control and data together run in a circle, as when a profiler's kernels
+    were joined to the host's operators, control is what holds what, and only data must be there before."""
+    found = list(islice(nodes, most + 1))
+    if len(found) > most:
+        raise InvalidInput(f"the ranks up to this one have more than {MOST_NODES:,} nodes", where=str(path))
     known = {node["id"] for node in found}
-    before = {node["id"]: {*node["ctrl"], *node["data"]} & known - {node["id"]} for node in found}
+    before = {node["id"]: ({*node["ctrl"], *node["data"]} - {node["id"]}) & known for node in found}
     try:
         TopologicalSorter(before).prepare()
     except CycleError:
-        before = {node["id"]: set(node["data"]) & known - {node["id"]} for node in found}
+        before = {node["id"]: (set(node["data"]) - {node["id"]}) & known for node in found}
     for node in found:
         attrs, kind = node["attrs"], NODE_KINDS.get(node["type"], "none")
         if node["name"] == GROUP_INIT:
