@@ -1,5 +1,7 @@
 """Programs of DeepSpeed and Megatron-LM, whose packages need no compiler to install."""
 
+import re
+
 import pytest
 from running import PROGRAMS, TORCH, needs, run
 
@@ -21,9 +23,32 @@ def test_deepspeed_s_stages(on, stage):
 
 @needs("deepspeed")
 def test_a_hundred_layers_of_bloom_do_not_fit_as_they_did_not():
-    deep = ["--layers", 17, "--hidden", 14336, "--heads", 128, "--cut", 4, "--seq", 2048, "--flying", 6]
-    made = run("--on", "hgx-a100 x 2", "--world", 16, PROGRAMS / "deepspeeds.py", *deep, status=1)
+    first = [
+        "--layers",
+        16,
+        "--hidden",
+        12288,
+        "--heads",
+        64,
+        "--cut",
+        4,
+        "--seq",
+        2048,
+        "--flying",
+        6,
+        "--vocab",
+        250880,
+    ]
+    made = run("--on", "hgx-a100 x 2", "--world", 16, PROGRAMS / "deepspeeds.py", *first, status=1)
     assert "out of memory. Tried to allocate" in made["failure"]
+
+
+@needs("megatron")
+def test_what_a_stage_held_on_a_910b():
+    size = ["--layers", 32, "--hidden", 4096, "--inner", 11008, "--heads", 32, "--vocab", 32000, "--seq", 4096]
+    made = run("--on", "atlas-800-a2-313t", "--ranks", "0,1", PROGRAMS / "mcore.py", "--pp", 8, "--tp", 1, *size)
+    held = sorted(float(each) for each in re.findall(r"holds (\S+) GB", made["said"]))
+    assert held == pytest.approx([14.6, 16.9], rel=0.01)  # as logged: of a later stage, and of the first
 
 
 @needs("megatron")

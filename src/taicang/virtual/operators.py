@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from taicang.ops import CORE_BACKWARD, Attend, Gemm, Lookup, Operator, Pointwise, PointwiseKind, Transfer
+from taicang.ops import CORE_BACKWARD, Attend, Gemm, GroupedGemm, Lookup, Operator, Pointwise, PointwiseKind, Transfer
 
 FORMAT: Mapping[str, str] = MappingProxyType(
     {
@@ -108,14 +108,19 @@ def _matrix(name: str, ins: Sequence[Spec], outs: Sequence[Spec], given: Given) 
 
 def _grouped(name: str, ins: Sequence[Spec], outs: Sequence[Spec], given: Given) -> tuple[Operator, float, float]:
     """Products of groups of rows with a matrix each: [rows, k] x [groups, k, n], or the weights' gradient."""
-    left, right = ins[0], ins[1]
-    if len(right.shape) == 3 and len(left.shape) == 2:
-        groups, k, n = right.shape
-        return product(given.get("rows", left.shape[0]) / max(groups, 1), n, k, groups, left.dtype)
-    if len(left.shape) == 2:  # both are split along what they share
-        groups = outs[0].shape[0] if len(outs[0].shape) == 3 else 1
-        return product(left.shape[0], right.shape[1], left.shape[1] / max(groups, 1), groups, left.dtype)
-    return product(left.shape[-2], right.shape[-1], left.shape[-1], left.shape[0], left.dtype)
+    (*groups, m, k), n = ins[0].shape, ins[1].shape[-1]
+    if len(ins[1].shape) == 3 and not groups:
+        groups, m = [ins[1].shape[0]], given.get("rows", m)
+    elif groups:  # as many rows for each
+        m *= groups[0]
+    else:  # both are split along what they share
+        groups, m, k = list(outs[0].shape[:-2]), k, m
+    many = max(math.prod(groups), 1)
+    op = GroupedGemm(
+        tokens=float(m), topk=1.0, experts=float(many), experts_local=float(many), hidden=float(k), inter=float(n),
+        dtype=FORMAT.get(ins[0].dtype, "bf16"), gated=False, gathered=False,
+    )  # fmt: skip
+    return op, 0.5, 2.0 * m * n * k  # the operator is of two products, up and down
 
 
 def _convolution(name: str, ins: Sequence[Spec], outs: Sequence[Spec], given: Given) -> tuple[Operator, float, float]:

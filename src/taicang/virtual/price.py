@@ -13,7 +13,7 @@ from taicang.catalog.costing import default_stack, training_price
 from taicang.cost.cost import Cost
 from taicang.errors import NotModelled
 from taicang.hardware import Machine
-from taicang.ops import Attend, Collective, Gemm, Operator, Pointwise, Transfer
+from taicang.ops import Attend, Collective, Gemm, GroupedGemm, Operator, Pointwise, Transfer
 from taicang.reliability import STORAGE_BYTES_PER_S
 from taicang.stacks import Stack
 from taicang.train.overlap import busy_ratio
@@ -140,6 +140,9 @@ def _nearest(op: Operator) -> Operator | None:
         return Pointwise(
             kind="activation", elements=elements, moved_bytes=4.0 * elements, flop=2.0 * op.batch * op.m * op.n * op.k
         )
+    if isinstance(op, GroupedGemm):  # each group's two products, by kernels for equal ones
+        m, many = op.tokens * op.topk / op.experts, 2.0 * op.experts_local
+        return Gemm(m=m, n=op.inter, k=op.hidden, batch=many, dtype=op.dtype)
     if isinstance(op, Attend) and op.dtype != "bf16":
         return replace(op, dtype="bf16", kv_dtype="bf16")
     return None

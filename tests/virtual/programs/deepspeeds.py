@@ -1,4 +1,5 @@
-"""DeepSpeed's engine: a stage of layers that tensor parallelism cut, in 16 bits with gradients that sum in 32."""
+"""DeepSpeed's engine: the first stage of a pipeline that tensor parallelism cut, in 16 bits with gradients that sum in
+32."""
 
 import argparse
 
@@ -9,7 +10,8 @@ import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
 parser = argparse.ArgumentParser()
-for name, value in dict(local_rank=-1, stage=1, layers=2, hidden=1024, heads=16, cut=1, seq=512, flying=2).items():
+for name, value in dict(local_rank=-1, stage=1, layers=2, hidden=1024, heads=16, cut=1, seq=512, flying=2, batch=1,
+                        vocab=0).items():  # fmt: skip
     parser.add_argument(f"--{name}", type=int, default=value)
 a = deepspeed.add_config_arguments(parser).parse_args()
 
@@ -33,9 +35,11 @@ class Layer(nn.Module):
 class Stage(nn.Module):
     def __init__(self):
         super().__init__()
+        self.words = nn.Embedding(a.vocab // a.cut, a.hidden) if a.vocab else None
         self.layers = nn.ModuleList(Layer() for _ in range(a.layers))
 
     def forward(self, x):
+        x = self.words(x) if a.vocab else x
         for layer in self.layers:
             x = checkpoint(layer, x, use_reentrant=False)
         return x
@@ -49,14 +53,15 @@ engine, *_ = deepspeed.initialize(
     model=model,
     model_parameters=model.parameters(),
     config={
-        "train_micro_batch_size_per_gpu": 1, "gradient_accumulation_steps": 2, "gradient_clipping": 1.0,
+        "train_micro_batch_size_per_gpu": a.batch, "gradient_accumulation_steps": 2, "gradient_clipping": 1.0,
         "optimizer": {"type": "AdamW", "params": {"lr": 1e-4, "torch_adam": True}}, "bf16": {"enabled": True},
         "data_types": {"grad_accum_dtype": "fp32"} if a.stage == 1 else {}, "zero_optimization": {"stage": a.stage},
     },
 )  # fmt: skip
 for _ in range(2):
-    given = [torch.randn(1, a.seq, a.hidden, device=engine.device, dtype=torch.bfloat16, requires_grad=True)
-             for _ in range(a.flying)]  # fmt: skip
+    made = dict(device=engine.device, dtype=torch.bfloat16, requires_grad=True)
+    given = [torch.randint(a.vocab // a.cut, (a.batch, a.seq), device=engine.device) if a.vocab
+             else torch.randn(a.batch, a.seq, a.hidden, **made) for _ in range(a.flying)]  # fmt: skip
     for out in [engine(x) for x in given]:  # so many micro-batches are in flight on a pipeline's first stage
         engine.backward(out.float().mean())
         engine.step()

@@ -1,46 +1,71 @@
-"""Fine-tuning on one device as torchtune's modules are written: all in 16 bits, norms in 32, word vectors tied."""
+"""Fine-tuning as torchtune's modules are written: all in 16 bits, norms in 32; whole, or adapters beside frozen weights
+that ranks share."""
 
-import sys
+import argparse
 
 import torch
+import torch.distributed as dist
 import torch.nn as nn
 import torch.nn.functional as F
+from torch.distributed.fsdp import fully_shard
+from torch.utils.checkpoint import checkpoint
 
-CHUNKED = "chunked" in sys.argv  # the loss is of eight parts of the tokens, one after the other
-HIDDEN, INNER, HEADS, KV_HEADS, LAYERS, VOCAB, TOKENS = 3072, 8192, 24, 8, 28, 128256, 4096
+parser = argparse.ArgumentParser()
+for name, value in dict(hidden=3072, inner=8192, heads=24, kv_heads=8, layers=28, vocab=128256, tokens=4096, batch=2,
+                        rank=0).items():  # fmt: skip
+    parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=value)
+for name in ("chunked", "checkpointing", "tied", "apart"):
+    parser.add_argument(f"--{name}", action="store_true")
+a = parser.parse_args()
 
 
 class Norm(nn.Module):
     def __init__(self):
         super().__init__()
-        self.scale = nn.Parameter(torch.ones(HIDDEN))
+        self.scale = nn.Parameter(torch.ones(a.hidden))
 
     def forward(self, x):
         wide = x.float()
         return (wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + 1e-5)).type_as(x) * self.scale
 
 
+class Adapted(nn.Linear):
+    """A frozen product, and two narrow ones beside it."""
+
+    def __init__(self, inputs, outputs):
+        super().__init__(inputs, outputs, bias=False)
+        self.weight.requires_grad_(False)
+        self.down, self.up = nn.Linear(inputs, a.rank, bias=False), nn.Linear(a.rank, outputs, bias=False)
+
+    def forward(self, x):
+        return super().forward(x) + 2.0 * self.up(self.down(x))
+
+
+def linear(inputs, outputs, adapted=True):
+    return Adapted(inputs, outputs) if a.rank and adapted else nn.Linear(inputs, outputs, bias=False)
+
+
 def rotate(x, turns):
     wide = x.float().reshape(*x.shape[:-1], -1, 2)
     cos, sin = turns.view(-1, wide.size(1), 1, wide.size(3), 2).unbind(-1)
-    a, b = wide.unbind(-1)
-    return torch.stack([a * cos - b * sin, b * cos + a * sin], -1).flatten(3).type_as(x)
+    one, other = wide.unbind(-1)
+    return torch.stack([one * cos - other * sin, other * cos + one * sin], -1).flatten(3).type_as(x)
 
 
 class Layer(nn.Module):
     def __init__(self):
         super().__init__()
-        kv = HIDDEN // HEADS * KV_HEADS
+        kv = a.hidden // a.heads * a.kv_heads
         self.norm1, self.norm2 = Norm(), Norm()
-        self.q, self.k, self.v, self.o = (nn.Linear(HIDDEN, n, bias=False) for n in (HIDDEN, kv, kv, HIDDEN))
-        self.w1, self.w3 = nn.Linear(HIDDEN, INNER, bias=False), nn.Linear(HIDDEN, INNER, bias=False)
-        self.w2 = nn.Linear(INNER, HIDDEN, bias=False)
+        self.q, self.k = linear(a.hidden, a.hidden), linear(a.hidden, kv, adapted=False)
+        self.v, self.o = linear(a.hidden, kv), linear(a.hidden, a.hidden)
+        self.w1, self.w3, self.w2 = linear(a.hidden, a.inner), linear(a.hidden, a.inner), linear(a.inner, a.hidden)
 
     def attend(self, x, turns):
         batch, tokens, _ = x.shape
-        q, k, v = (each(x).view(batch, tokens, -1, HIDDEN // HEADS) for each in (self.q, self.k, self.v))
+        q, k, v = (each(x).view(batch, tokens, -1, a.hidden // a.heads) for each in (self.q, self.k, self.v))
         q, k = rotate(q, turns), rotate(k, turns)
-        k, v = (each[:, :, :, None].expand(-1, -1, -1, HEADS // KV_HEADS, -1).flatten(2, 3) for each in (k, v))
+        k, v = (each[:, :, :, None].expand(-1, -1, -1, a.heads // a.kv_heads, -1).flatten(2, 3) for each in (k, v))
         y = F.scaled_dot_product_attention(*(each.transpose(1, 2) for each in (q, k, v)), is_causal=True)
         return self.o(y.transpose(1, 2).reshape(batch, tokens, -1))
 
@@ -50,29 +75,53 @@ class Layer(nn.Module):
         return x + self.w2(F.silu(self.w1(y)) * self.w3(y))
 
 
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.words, self.norm = nn.Embedding(a.vocab, a.hidden), Norm()
+        self.layers = nn.ModuleList(Layer() for _ in range(a.layers))
+        self.head = nn.Linear(a.hidden, a.vocab, bias=False)
+
+    def forward(self, ids, turns):
+        x = self.words(ids)
+        for layer in self.layers:
+            x = checkpoint(layer, x, turns, use_reentrant=False) if a.checkpointing else layer(x, turns)
+        x = self.norm(x)
+        if a.chunked:  # the loss is of eight parts of the tokens, one after the other
+            return [self.head(part).flatten(0, 1) for part in x.chunk(8, dim=1)]
+        return self.head(x).float().flatten(0, 1)
+
+
+def loss_of(logits, ids):
+    if not a.chunked:
+        return F.cross_entropy(logits, ids.flatten())
+    parts = zip(logits, ids.chunk(8, dim=1), strict=True)
+    return sum(F.cross_entropy(part.float(), i.flatten(), reduction="sum") for part, i in parts) / ids.numel()
+
+
 torch.set_default_dtype(torch.bfloat16)
-with torch.device("cuda"):
-    words, layers, norm = nn.Embedding(VOCAB, HIDDEN), nn.ModuleList(Layer() for _ in range(LAYERS)), Norm()
+with torch.device("meta"):
+    model = Model()
 torch.set_default_dtype(torch.float32)
-table = torch.randn(TOKENS, HIDDEN // HEADS // 2, 2, device="cuda")
-optimizer = torch.optim.AdamW([*words.parameters(), *layers.parameters(), *norm.parameters()], lr=2e-5, fused=True)
+if a.rank:
+    for name, weight in model.named_parameters():
+        weight.requires_grad_(".up." in name or ".down." in name)
+if dist.is_torchelastic_launched():
+    dist.init_process_group("nccl")
+    for layer in [*model.layers, *([model.words, model.head] if a.apart else [])]:
+        fully_shard(layer)
+    fully_shard(model)
+model.to_empty(device="cuda")
+if a.tied:
+    model.head.weight = model.words.weight
+table = torch.randn(a.tokens, a.hidden // a.heads // 2, 2, device="cuda")
+optimizer = torch.optim.AdamW([each for each in model.parameters() if each.requires_grad], lr=2e-5, fused=True)
 for step in range(3):
-    ids = torch.randint(VOCAB, (2, TOKENS), device="cuda")
-    turns = table[torch.arange(TOKENS, device="cuda").expand(2, -1)]
-    x = words(ids)
-    for layer in layers:
-        x = layer(x, turns)
-    x = norm(x)
-    if CHUNKED:
-        parts = [F.linear(part, words.weight).flatten(0, 1) for part in x.chunk(8, dim=1)]
-        each = zip(parts, ids.chunk(8, dim=1), strict=True)
-        loss = sum(F.cross_entropy(p.float(), i.flatten(), reduction="sum") for p, i in each) / ids.numel()
-        del parts
-    else:
-        logits = F.linear(x, words.weight).float().flatten(0, 1)
-        loss = F.cross_entropy(logits, ids.flatten())
-        del logits
-    del x
+    ids = torch.randint(a.vocab, (a.batch, a.tokens), device="cuda")
+    turns = table[torch.arange(a.tokens, device="cuda").expand(a.batch, -1)]
+    logits = model(ids, turns)
+    loss = loss_of(logits, ids)
+    del logits
     loss.backward()
     optimizer.step()
     optimizer.zero_grad()
