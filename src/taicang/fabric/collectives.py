@@ -18,7 +18,8 @@ from taicang.fabric.flows import Course, Drained, drain, shares
 from taicang.fabric.routing import route
 from taicang.fabric.topology import Direct, Floats, Ints, Network, Switched
 
-KINDS = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "send")
+KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "send", "dispatch", "combine")
+"""As they are asked for; the last two are exchanges that a router draws."""
 ALGORITHMS: Mapping[str, tuple[str, ...]] = {
     "all_reduce": ("ring", "tree", "halving_doubling", "direct", "hierarchical", "in_switch"),
     "all_gather": ("ring", "direct", "halving_doubling"),
@@ -56,7 +57,7 @@ def collective(net: Net, kind: str, teams: Ints, payload_bytes: float, algorithm
     Raises ``UnknownName`` for a kind or an algorithm, ``InvalidInput`` for sizes that an algorithm does not take.
     """
     if kind not in ALGORITHMS:
-        raise UnknownName("collective", kind, KINDS, where="--collective")
+        raise UnknownName("collective", kind.replace("_", "-"), KINDS, where="--collective")
     algorithm = algorithm or ALGORITHMS[kind][0]
     if algorithm not in ALGORITHMS[kind]:
         raise UnknownName(f"algorithm of {kind}", algorithm, ALGORITHMS[kind], where="--algorithm")
@@ -86,7 +87,7 @@ def contend(net: Net, jobs: Sequence[tuple[str, Ints, float]]) -> tuple[list[flo
 
 def _flows(net: Net, kind: str, teams: Ints, payload_bytes: float) -> tuple[Ints, Ints, Floats]:
     if kind not in ALGORITHMS:
-        raise UnknownName("collective", kind, KINDS, where="--beside")
+        raise UnknownName("collective", kind.replace("_", "-"), KINDS[:5], where="--beside")
     ranks = teams.shape[1]
     if kind == "send":
         return teams[:, 0], teams[:, -1], np.full(len(teams), payload_bytes)
@@ -291,7 +292,8 @@ def _tree_phases(net: Net, teams: Ints, payload_bytes: float, passes: int) -> li
 
 
 def _hierarchical_phases(net: Net, teams: Ints, payload_bytes: float, passes: int) -> list[Phase]:
-    """Scatter inside the units of each network from the innermost out, a ring per shard across the last, gather."""
+    """Scatter inside the units of each network from the innermost out, a ring or a tree per shard across the last,
+    gather."""
     teams = np.sort(teams, axis=1)
     count = teams.shape[1]
     team = np.repeat(np.arange(len(teams)), count)
@@ -313,7 +315,8 @@ def _hierarchical_phases(net: Net, teams: Ints, payload_bytes: float, passes: in
         for stage, inner in zip(stages[:-1], widths, strict=False)
     ]
     gathers = [replace(each, name="gather") for each in reversed(scatters)]
-    return [*scatters, *_ring_phases(net, stages[-1], payload_bytes / widths[-2], passes), *gathers]
+    ways = (way(net, stages[-1], payload_bytes / widths[-2], passes) for way in (_ring_phases, _tree_phases))
+    return [*scatters, *min(ways, key=lambda phases: sum(phase.seconds for phase in phases)), *gathers]
 
 
 def _in_switch_phases(net: Net, teams: Ints, payload_bytes: float, passes: int) -> list[Phase]:

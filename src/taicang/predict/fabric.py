@@ -193,10 +193,11 @@ def run(machine: Place, ask: Ask) -> Answer:
     bands = bands_of(on, ask, count)  # the algorithm that a library takes by itself is the one that was measured
     found = resources(broken, ask.routing)
     net, teams = Net(fabric=broken, found=found, seed=ask.seed), _teams(broken, lost, count, ask, ask.seed)
-    ask, phases = _chosen(net, replace(ask, kind=kind), teams)
+    asked = replace(ask, kind=kind)
+    ask, phases = _chosen(net, asked, teams)
     times = [sum(phase.wire_s for phase in phases)]
     for seed in range(ask.seed + 1, ask.seed + ask.seeds):
-        other = _phases(replace(net, seed=seed), ask, _teams(broken, lost, count, ask, seed), seed)
+        other = _chosen(replace(net, seed=seed), replace(asked, seed=seed), _teams(broken, lost, count, ask, seed))[1]
         times.append(sum(phase.wire_s for phase in other))
     whole = Net(fabric=fabric, found=resources(fabric))
     plain = not (ask.skew or ask.failed or ask.shuffled) and ask.routing == "adaptive" and ask.seeds == 1
@@ -204,7 +205,7 @@ def run(machine: Place, ask: Ask) -> Answer:
         times[0]
         if plain
         else sum(
-            p.wire_s for p in _phases(whole, replace(ask, skew=0.0, failed=()), teams_of(count, ask.stride), ask.seed)
+            p.wire_s for p in _chosen(whole, replace(asked, skew=0.0, failed=()), teams_of(count, ask.stride))[1]
         )
     )
     wire = float(np.mean(times))
