@@ -155,6 +155,24 @@ def test_flows_and_closed_forms_agree_on_an_idle_symmetric_fabric(machine, kind,
     assert_links_take_what_tiers_say(machine, op)
 
 
+@given(
+    st.sampled_from(["hgx-h100 x 4", "hgx-a100 x 3", "gb200-nvl72 x 2", "hgx-b200 x 5"]),
+    st.sampled_from(KINDS),
+    st.data(),
+)
+@settings(max_examples=60, deadline=None)
+def test_the_last_node_of_a_group_passes_what_it_needs_by_the_adapters_of_few(spec, kind, data):
+    machine = catalog.machine(spec, links=True)
+    node, adapters = (level for level in machine.plane("scale_up").levels)
+    ranks = data.draw(st.integers(node.ranks + 1, machine.ranks))
+    rest = (ranks - 1) % node.ranks + 1
+    op = Collective(kind=kind, payload_bytes=1e9, ranks=ranks)
+    closed = float(priced(op, machine, FITS).seconds)
+    assert float(priced(op, machine, FITS, wires=LinkRates(machine=machine)).seconds) == pytest.approx(closed, rel=0.02)
+    taken_in = {"all_reduce": 1.0 / rest, "all_to_all": (ranks - rest) / ranks}.get(kind, (ranks - rest) / ranks / rest)
+    assert closed >= taken_in * 1e9 / adapters.bandwidth_bytes_per_s
+
+
 @given(st.lists(st.integers(2, 5), min_size=1, max_size=3), st.sampled_from([1, 2, 4]), st.sampled_from(KINDS))
 @settings(max_examples=60, deadline=None)
 def test_meshes_of_several_dimensions_alone_and_under_a_switch(dims, units, kind):

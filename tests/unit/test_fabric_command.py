@@ -114,7 +114,7 @@ def test_pictures_are_written(tmp_path):
 @pytest.mark.parametrize(
     ("words", "wanted"),
     [
-        (("--collective", "all-reduse", "--bytes", "1GB"), "all_reduce"),
+        (("--collective", "all-reduse", "--bytes", "1GB"), "all-reduce"),
         (("--collective", "all-reduce", "--bytes", "1"), "unit"),
         (("--collective", "all-reduce"), "--bytes"),
         (("--collective", "all-reduce", "--bytes", "1GB", "--ranks", "9999"), "--ranks"),
@@ -122,7 +122,7 @@ def test_pictures_are_written(tmp_path):
         (("--collective", "all-reduce", "--bytes", "1GB", "--skew", "zipf:1"), "skew"),
         (("--collective", "all-to-all", "--bytes", "1GB", "--skew", "zipf:9"), "0 to 2"),
         (("--fail", "l2-swtch:1"), "l2-switch"),
-        (("--collective", "all-gather", "--bytes", "1GB", "--beside", "all-gathr:1GB"), "all_gather"),
+        (("--collective", "all-gather", "--bytes", "1GB", "--beside", "all-gathr:1GB"), "all-gather"),
         (("--collective", "all-gather", "--bytes", "1GB", "--beside", "all-gather"), "KIND:BYTES"),
         (("--plane", "scaleup"), "scale_up"),
         (("--logical", "100"), "nodes"),

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import numpy as np
 
-from taicang.cost.collective_bound import bound_over, met_ratios, reaches, rows_of, sent_ratio
+from taicang.cost.collective_bound import bound_over, joins, met_ratios, reaches, rows_of, sent_ratio
 from taicang.cost.cost import Cost
 from taicang.errors import UnknownName
 
@@ -145,7 +145,7 @@ def _steps(op: Collective, rows: list[tuple[Level, Num, Num, Num]], ringed: bool
     left: Count = 0.0
     passed: Count = 1.0
     for level, inner, outer, _ in reversed(rows):
-        joined = outer / inner
+        joined = joins(outer, inner)
         steps: Count = np.minimum(joined - 1.0, RING_STEPS_PER_TREE_LEVEL * np.log2(joined))
         if op.kind == "all_reduce" and level.behind_adapters:  # a tree between nodes, of which a level is one hop
             steps = np.log2(joined)
@@ -168,7 +168,7 @@ def _tiers(op: Collective, levels: tuple[Level, ...], chip: Chip, wires: Wires |
     hops = _steps(op, rows, ringed := not chip.ascend)
     given = wires.rates(op.plane, op.kind, op.ranks, op.stride) if wires else [row[3] for row in rows]
     for at, ((level, inner, outer, _), reach) in enumerate(zip(rows, reaches(rows, chip.dies), strict=True)):
-        joined = outer / inner
+        joined = joins(outer, inner)
         found.append(
             _Tier(
                 level=level,
@@ -209,7 +209,7 @@ def _volume(op: Collective, key: str, tier: _Tier, ranks: Num, own_ratio: Num) -
         return (once + (np.maximum(2.0 * (inside - 1.0) / inside, once) - once) * passed) / tier.inner
     if key.endswith("in_switch") and tier.within:
         # units hold their own sums, a shard on each rank: only these go round
-        units = ranks / tier.inner
+        units = joins(ranks, tier.inner)
         return 2.0 * (units - 1.0) / units / tier.inner
     passes = 2.0 if op.kind == "all_reduce" else 1.0
     # of the inner units on these ports, all but one have their neighbour here: the ring leaves the last by outer ports
@@ -225,7 +225,7 @@ def _waited_bytes(op: Collective, key: str, rows: list[_Tier], tier: _Tier) -> N
         return np.minimum(PIECE_BYTES, op.payload_bytes / tier.inner) * tier.steps * (tier is not rows[0])
     if op.kind != "all_reduce" or not tier.ringed or not key.endswith(("simple", "in_switch")):
         return 0.0
-    node, units = rows[-1].inner, rows[-1].outer / rows[-1].inner
+    node, units = rows[-1].inner, joins(rows[-1].outer, rows[-1].inner)
     deals: Num = tier.depth
     copies: Num = CHANNELS
     most: Num = TREE_PIECE_BYTES

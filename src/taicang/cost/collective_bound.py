@@ -84,6 +84,25 @@ def torus_ratio(level: Level, op: Collective, unit: int) -> Num:
     return np.minimum(share, sent / np.maximum(halves * longest * count, 1e-9))
 
 
+def joins(ranks: Num, inner: Num) -> Num:
+    """Units of ``inner`` ranks that ``ranks`` of a group lie in, the last of which may not be full."""
+    return np.ceil(ranks / inner - 1e-9)
+
+
+def rest_ratio(op: Collective, inner: Num, outer: Num) -> Num:
+    """Share of its adapters' bandwidth that a group of ``outer`` ranks can use whose last unit is not full.
+
+    What the last one takes in, and sends, passes the adapters of the few ranks there: of the ``inner`` of a full unit
+    ``rest``. An all-to-all sends (outer - rest) / outer of a rank's buffer out of there, not (outer - inner) / outer.
+    """
+    rest = outer - inner * np.floor(outer / inner + 1e-9)
+    full = (rest < 0.5) | (outer <= inner) | (np.abs(inner - np.round(inner)) > 1e-9)
+    rest = np.where(full, inner, rest)
+    if op.kind == "all_to_all":
+        return np.where(full, 1.0, (outer - inner) / np.maximum(outer - rest, 1.0))[()]
+    return (rest / inner)[()]
+
+
 def rows_of(op: Collective, levels: tuple[Level, ...]) -> list[tuple[Level, Num, Num, Num]]:
     """``tiers`` that the ranks of ``op`` join."""
     found = []
@@ -94,6 +113,8 @@ def rows_of(op: Collective, levels: tuple[Level, ...]) -> list[tuple[Level, Num,
             part = torus_ratio(level, op, unit)
         elif level.topology == "mesh" and len(level.dims) > 1 and op.kind == "all_to_all":
             part = mesh_ratio(level, op, unit)
+        if level.behind_adapters:
+            part = part * rest_ratio(op, inner, outer)
         found.append((level, inner, outer, bandwidth * part))
         unit = level.ranks
     return found
@@ -153,7 +174,7 @@ def bound_over(op: Collective, rows: list[tuple[Level, Num, Num, Num]], dies: in
     worst: Num = payload * sent_ratio(op, rows) / np.maximum(exits[0], 1.0)
     for (level, inner, outer, bandwidth), reach, left in zip(rows, reaches(rows, dies), exits, strict=True):
         crossed = (outer > inner) * 1.0
-        units = ranks / inner
+        units = joins(ranks, inner)
         if op.kind == "all_to_all":
             worst = np.maximum(worst, crossed * payload * (reach - inner) / ranks / bandwidth)
             continue

@@ -219,10 +219,21 @@ def _neighbours(net: Net, teams: Ints, volume_bytes: float) -> tuple[Ints, Ints,
             unit = ring.unit[mine]
             start, step = ring.start[unit], steps[mine]
             successor = start + (unit - start + step) % ring.count[unit]
-            target = ring.ranks[ring.first[successor] + ring.place[mine] % ring.size[successor]]
-            parts.append((ring.ranks[mine], target, (volume_bytes * share * each)[mine]))
+            for place, part in _dealt(ring.place[mine], ring.size[unit], ring.size[successor]):
+                target = ring.ranks[ring.first[successor] + place]
+                size = (volume_bytes * share * each)[mine] * part
+                parts.append((ring.ranks[mine][part > 0], target[part > 0], size[part > 0]))
     source, target, size = (np.concatenate([part[k] for part in parts]) for k in range(3))
     return source, target, size
+
+
+def _dealt(place: Ints, mine: Ints, theirs: Ints) -> Iterator[tuple[Ints, Floats]]:
+    """Members of the next unit, of ``theirs``, to whom one of ``mine`` passes on, and each one's share."""
+    first = place * theirs // mine
+    for more in range(int((-(-(place + 1) * theirs // mine) - first).max())):
+        to = np.minimum(first + more, theirs - 1)
+        both = np.minimum((place + 1) * theirs, (to + 1) * mine) - np.maximum(place * theirs, to * mine)
+        yield to, np.where(first + more < theirs, np.clip(both, 0, None), 0) / theirs
 
 
 def _steps(network: Network, ring: _Ring) -> Iterator[tuple[Ints, Floats]]:

@@ -73,13 +73,14 @@ class LinkRates:
             teams = places[: copies * ranks].reshape(copies, ranks)
         phases = collective(net, kind, teams, 1.0)
         return [
-            min(level.bandwidth_bytes_per_s, level_rate(net, index, phases, teams, kind))
+            min(level.bandwidth_bytes_per_s, level_rate(net, index, phases, teams, kind, full=self.placed is None))
             for index, level in enumerate(fabric.levels)
         ]
 
 
-def level_rate(net: Net, level: int, phases: Sequence[Phase], teams: Ints, kind: str) -> float:
-    """Bytes that a rank sends through a level, over the time that the level's fullest link needs; infinite if none."""
+def level_rate(net: Net, level: int, phases: Sequence[Phase], teams: Ints, kind: str, *, full: bool = False) -> float:
+    """Bytes that a rank sends through a level (in the mean, or of ``full`` units), over the time that its fullest link
+    needs; infinite if none."""
     fabric, found = net.fabric, net.found
     index = next(i for i, each in enumerate(fabric.networks) if level in each.levels)
     network = fabric.networks[index]
@@ -92,12 +93,17 @@ def level_rate(net: Net, level: int, phases: Sequence[Phase], teams: Ints, kind:
     if isinstance(network, Direct):
         sent = _injected(fabric, network, teams, kind)
         return float(sent / (carried[used] / found.capacity_bytes_per_s[used]).max())
-    sent, busy = 0.0, 0.0
-    for stage, (up, down, each) in zip(network.stages, found.base[index], strict=True):
+    sent, busy, port = 0.0, 0.0, network.port[teams.ravel()]
+    within = teams.ravel() // (fabric.levels[level - 1].ranks if level else 1)
+    width = size_of(np.repeat(np.arange(len(teams)), teams.shape[1]), within)
+    some = (width == width.max()) | (not full)
+    for depth, (stage, (up, down, each)) in enumerate(zip(network.stages, found.base[index], strict=True)):
         if stage.level != level:
             continue
         count = stage.things * each
-        sent = sent or float(carried[up : up + count].sum()) / (1 if kind == "send" else teams.size)
+        thing = np.unique((network.units(depth - 1)[port] if depth else port)[some])
+        moved = carried[up : up + count].reshape(stage.things, each)[thing]
+        sent = sent or float(moved.sum()) / (1 if kind == "send" else int(some.sum()))
         for first in (up, down):
             capacity = np.maximum(found.capacity_bytes_per_s[first : first + count], 1e-30)
             busy = max(busy, float((carried[first : first + count] / capacity).max()))

@@ -204,9 +204,7 @@ def run(machine: Place, ask: Ask) -> Answer:
     even = (
         times[0]
         if plain
-        else sum(
-            p.wire_s for p in _chosen(whole, replace(asked, skew=0.0, failed=()), teams_of(count, ask.stride))[1]
-        )
+        else sum(p.wire_s for p in _chosen(whole, replace(asked, skew=0.0, failed=()), teams_of(count, ask.stride))[1])
     )
     wire = float(np.mean(times))
     stretch = wire / even if even > 0 else 1.0
