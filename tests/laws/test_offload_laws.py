@@ -123,6 +123,22 @@ def test_a_slower_network_keeps_copies_less_busy(name: str, nodes: int, net: str
 def test_a_maker_s_clock_stands_in_where_nobody_trained(name: str, low: float, high: float) -> None:
     chip = replace(catalog.chip(name), name="another")
     assert low < sustained(chip).clock_ratio < high
-    assert (
-        sustained(replace(chip, sustained_ratio=None)).clock_ratio == sustained(catalog.chip(chip.profile)).clock_ratio
-    )
+    kin = catalog.chip(chip.profile)
+    budget = (chip.tdp_w or 0.0) / chip.peak("bf16") / ((kin.tdp_w or 1.0) / kin.peak("bf16"))
+    expected = min(sustained(kin).clock_ratio * budget ** (1 / 3), 1.0)
+    assert sustained(replace(chip, sustained_ratio=None)).clock_ratio == pytest.approx(expected)
+
+
+@given(watts=st.floats(0.2, 5.0), more=st.floats(1.0, 3.0), name=st.sampled_from(("h100", "b200", "mi300x")))
+def test_more_watts_for_each_flop_never_slow_a_chip(watts: float, more: float, name: str) -> None:
+    chip = replace(catalog.chip(name), name="another", sustained_ratio=None)
+    tight, wide = (replace(chip, tdp_w=(chip.tdp_w or 0.0) * each) for each in (watts, watts * more))
+    assert 0.0 < sustained(tight).clock_ratio <= sustained(wide).clock_ratio <= 1.0
+
+
+def test_boards_of_one_silicon_sustain_one_clock_and_cut_ones_theirs() -> None:
+    for bin_, whole in (("h800", "h100"), ("a800", "a100-80g")):
+        assert sustained(catalog.chip(bin_)).clock_ratio == pytest.approx(
+            sustained(catalog.chip(whole)).clock_ratio, rel=0.01
+        )
+    assert sustained(catalog.chip("h20-96g")).clock_ratio == 1.0

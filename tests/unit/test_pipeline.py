@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -54,6 +56,17 @@ def test_1f1b_and_gpipe_meet_the_bubble_formula(pp: int, micro: int, f: float, r
     assert _run("gpipe", pp, 1, micro, f, f * ratio) == pytest.approx(expected)
     if micro >= pp:
         assert _run("1f1b", pp, 1, micro, f, f * ratio) == pytest.approx(expected)
+
+
+@settings(max_examples=40, deadline=None)
+@given(pp=st.integers(2, 8), micro=st.integers(1, 8), runs=st.integers(1, 9), f=TIMES)
+def test_a_pipeline_that_drains_pays_its_bubble_each_time(pp: int, micro: int, runs: int, f: float) -> None:
+    shape = Shape(schedule="1f1b", pp=pp, vpp=1, micro=micro * pp)
+    once = pipeline.phase(shape, _times(shape, f, 2 * f)).seconds
+    drained = pipeline.phase(shape, _times(shape, f, 2 * f), runs).seconds
+    whole = pipeline.phase(replace(shape, micro=micro * pp * runs), _times(shape, f, 2 * f)).seconds
+    assert drained == pytest.approx(runs * once)
+    assert drained - whole == pytest.approx((runs - 1) * (pp - 1) * 3 * f)
 
 
 @settings(max_examples=40, deadline=None)

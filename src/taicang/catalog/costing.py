@@ -17,7 +17,7 @@ from types import MappingProxyType
 from typing import Any, TypeVar
 
 from taicang.catalog import calibration
-from taicang.catalog.build import chip
+from taicang.catalog.build import chip as chip_named
 from taicang.catalog.calibration import fits
 from taicang.catalog.schema import ARCHITECTURE
 from taicang.cost.attend_gqa import GqaDecodeFit, GqaPrefillFit
@@ -74,7 +74,7 @@ def book_of(part: Chip) -> Book:
     """The constants of a chip: its profile's, what follows for a bin of it, and over them what its user measured."""
     known = book(part.profile)
     if not part.measured and part.profile in ARCHITECTURE:
-        known = for_bin(known, part, chip(part.profile))
+        known = for_bin(known, part, chip_named(part.profile))
     for family in part.kernels:
         if family not in BOOKED:
             raise UnknownName("kernels of", family, BOOKED, where=f"chip {part.name}")
@@ -173,19 +173,48 @@ def _nearer(fit: T, cut: float) -> T:
 
 
 FAMILY = "sustained"
+ALIKE_RATIO = 0.02
+"""By how much the watts of boards of one class differ, per FLOP/s."""
 
 
 def sustained(chip: Chip) -> Sustained:
-    """The chip's own constant, else its maker's, else that of its kernel profile, else the median of all measured."""
+    """The chip's own constant, else its maker's, else that of its kin, else the median of all measured."""
     if not (calibration.FOLDER / f"{FAMILY}.yaml").is_file():
         return Sustained(clock_ratio=1.0)
     known: Mapping[str, Mapping[str, Sustained]] = calibration.fits(FAMILY, Sustained)
-    if chip.name not in known and chip.sustained_ratio is not None:
+    if chip.name in known:
+        return known[chip.name]["clock"]
+    if chip.sustained_ratio is not None:
         return Sustained(clock_ratio=chip.sustained_ratio)
-    for name in (chip.name, chip.profile, "default"):
-        if name in known:
-            return known[name]["clock"]
-    return Sustained(clock_ratio=1.0)
+    found = kin_clock(chip, {name: each["clock"].clock_ratio for name, each in known.items() if name != "default"})
+    if found is None and "default" in known:
+        return known["default"]["clock"]
+    return Sustained(clock_ratio=found or 1.0)
+
+
+def kin_clock(chip: Chip, clocks: Mapping[str, float]) -> float | None:
+    """The clock that ``chip`` sustains by that of its nearest relative among ``clocks``; None without one.
+
+    Relatives are the chip whose kernels it borrows, and those of its architecture with as many watts for each FLOP/s.
+    What more of them it has than the former (a bin whose cores were cut, under a limit of its own) lets it run faster
+    by their cube root, up to its whole clock: dynamic power is C V^2 f, and voltage follows frequency.
+    """
+    ranked = []
+    for name, clock in clocks.items():
+        other = chip_named(name)
+        if name == chip.name or ARCHITECTURE.get(other.profile) != ARCHITECTURE.get(chip.profile):
+            continue
+        budget = _watts_per_flop(chip) / _watts_per_flop(other)
+        if name == chip.profile or abs(budget - 1.0) <= ALIKE_RATIO:
+            ranked.append((name != chip.profile, abs(budget - 1.0), budget, clock))
+    if not ranked:
+        return None
+    *_, budget, clock = min(ranked)
+    return float(min(clock * budget ** (1.0 / 3.0), 1.0))
+
+
+def _watts_per_flop(chip: Chip) -> float:
+    return (chip.tdp_w or math.nan) / (chip.dies * chip.peak("bf16"))
 
 
 def default_stack(machine: Machine) -> str:

@@ -6,7 +6,7 @@ row runs with (its chip's clock, its stack's ratio, its engine's host time or sl
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 
 import numpy as np
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from scipy.optimize import least_squares
 
 from taicang import catalog
+from taicang.catalog.costing import kin_clock
 from taicang.catalog.trust import Ground, size
 from taicang.evidence import fit_training as fit
 from taicang.evidence.measured import attempt
@@ -31,7 +32,6 @@ def errors(rows: Sequence[Row]) -> Iterator[tuple[Row, Ground, dict[str, float]]
     at = np.array([_constants(row, run, chips, stacks) for row, run in zip(mine, runs, strict=True)])
     release = np.array([stacks.index(name) if (name := stack_of(row)) in stacks else -1 for row in mine])
     values = fit.present(chips, stacks)
-    clocks = np.log([catalog.chip(name).sustained_ratio or np.nan for name in chips])
     base = np.array([fit._error(row, *values[where]) for row, where in zip(mine, at, strict=True)])
     slopes = np.zeros((len(mine), 3))
     for i in range(3):
@@ -52,7 +52,7 @@ def errors(rows: Sequence[Row]) -> Iterator[tuple[Row, Ground, dict[str, float]]
         for name in set(names):
             out = np.array([each == name for each in names])
             seen = usable & ~out
-            solved, used = _solved(base, slopes, at, values, seen, clocks), at.copy()
+            solved, used = _solved(base, slopes, at, values, seen, chips), at.copy()
             # a constant of a kind that no row is left of is that of the release, as stacks without one have it
             unknown = (release >= 0) & ~np.isin(at[:, 1], at[seen, 1])
             used[unknown, 1] = len(chips) + release[unknown]
@@ -68,16 +68,17 @@ def _constants(row: Row, run: Ground, chips: list[str], stacks: list[str]) -> tu
 
 
 def _solved(
-    base: Floats, slopes: Floats, at: NDArray[np.int64], values: Floats, seen: NDArray[np.bool_], clocks: Floats
+    base: Floats, slopes: Floats, at: NDArray[np.int64], values: Floats, seen: NDArray[np.bool_], chips: list[str]
 ) -> Floats:
-    """Constants fitted on the rows ``seen``: of what none of them has, the maker's clock or the median one (``clocks``:
-    nan), or nothing beside the best."""
+    """Constants fitted on the rows ``seen``; of what none of them has, what ``costing.sustained`` would say of a chip
+    by the clocks of the others, or nothing beside the best."""
     has = np.isin(np.arange(values.size), at[seen])
-    fallback = np.zeros(values.size)
-    fallback[: clocks.size] = np.where(np.isnan(clocks), np.median(values[: clocks.size][has[: clocks.size]]), clocks)
-    start = np.where(has, values, fallback)
+    count = len(chips)
+    clocks = {name: float(np.exp(values[i])) for i, name in enumerate(chips) if has[i]}
+    start = np.where(has, values, 0.0)
+    start[:count] = [values[i] if has[i] else np.log(_clock(name, clocks)) for i, name in enumerate(chips)]
     free = np.flatnonzero(has)
-    pull = np.where((free >= clocks.size) & (free < values.size - 2), fit.NOISE_RATIO / fit.PRIOR_RATIO, 0.0)
+    pull = np.where((free >= count) & (free < values.size - 2), fit.NOISE_RATIO / fit.PRIOR_RATIO, 0.0)
 
     def residuals(x: Floats) -> Floats:
         trial = start.copy()
@@ -88,3 +89,9 @@ def _solved(
     solved = start.copy()
     solved[free] = least_squares(residuals, start[free], loss="soft_l1", f_scale=fit.NOISE_RATIO).x
     return solved
+
+
+def _clock(name: str, clocks: Mapping[str, float]) -> float:
+    """What is said of a chip that nobody trained on, beside those of ``clocks``."""
+    chip = catalog.chip(name)
+    return chip.sustained_ratio or kin_clock(chip, clocks) or float(np.median(list(clocks.values())))

@@ -67,13 +67,18 @@ def machine_for(name: str, ranks: int, links: bool = False) -> Machine:
     return units_of(name, -(-ranks // units_of(name, 1, links).ranks), links)
 
 
+SIZE = re.compile(r"([-_ ](\d+ ?gb?|sxm\d?))+$")
+"""End of a chip's name that says what it carries ("A800-80G", "H800-SXM5")."""
+
+
 def machine_stated(system: str, chip: str, ranks: int, extra: Mapping[str, Any], *, links: bool = False) -> Machine:
     """The machines of a published row: those that carry its chip, else those that the catalogue knows by its system.
 
     ``extra`` is what the row says besides; where only ``links`` are asked about the chip may be known less well.
     """
     said = training_tables()
-    known = machines_with(chip.lower()) if find("chip", chip.lower()) else ()
+    plain = SIZE.sub("", chip.lower())
+    known = next((machines_with(each) for each in (chip.lower(), plain) if find("chip", each)), ())
     for name in (said["machines"].get(chip), "-".join(system.lower().split()), said["unbinned"].get(chip), *known[:1]):
         with suppress(UnknownName):
             if name:

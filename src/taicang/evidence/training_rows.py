@@ -180,6 +180,8 @@ def model_of(row: Row) -> Model:
             ffn=Dense(inter=4 * hidden, gated=False),
         )
         found = replace(found, hidden=hidden, blocks=(block,))
+    if window := int(extra.get("window") or training_tables()["windows"].get(row.model, 0)):
+        found = replace(found, blocks=tuple(_windowed(block, window) for block in found.blocks))
     if "vocab" in extra:
         found = replace(found, vocab=int(extra["vocab"]))
     if layers != found.layers and len(found.blocks) == 1:
@@ -187,6 +189,11 @@ def model_of(row: Row) -> Model:
     if row.model.startswith("DeepSeekV3 (w/o"):
         found = replace(found, mtp_layers=0)
     return found
+
+
+def _windowed(block: Block, window: int) -> Block:
+    mixer = block.attention
+    return replace(block, attention=replace(mixer, window=window)) if isinstance(mixer, GroupedQuery) else block
 
 
 def _named(name: str) -> Model:
@@ -294,6 +301,7 @@ def plan_of(row: Row, model: Model) -> TrainPlan:
         vpp=vpp if pp > 1 else 1,
         micro_batch=micro,
         global_batch=row.batch,
+        local_batch=int(batch.get("local_batch") or 0) if pp > 1 and "mbs" in batch else 0,
         seq=row.seq,
         sp=bool(extra.get("sp", extra.get("recompute") != "full" and row.source != "megatron_a100")),
         recompute=mode,
@@ -305,6 +313,7 @@ def plan_of(row: Row, model: Model) -> TrainPlan:
         zero=int(par.get("zero", extra.get("zero", plain))),
         shard=int(par.get("zero_group", 0)),
         reshard=par.get("sharding") != "SHARD_GRAD_OP",
+        context=extra.get("context", "ring"),
         schedule=schedule,
         recipe=recipe("fp8_block" if row.source == "dsv3" else form),
         trained_ratio=0.0 if lora else 1.0,

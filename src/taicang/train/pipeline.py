@@ -215,8 +215,12 @@ def simulate(shape: Shape, times: Durations) -> Run:
     return Run(graph=made, start_s=start, end_s=end[:-1])
 
 
-def phase(shape: Shape, times: Durations) -> Phase:
-    """How long the pipeline takes; steps longer than the transient are continued by their period."""
+def phase(shape: Shape, times: Durations, runs: int = 1) -> Phase:
+    """How long ``runs`` of the pipeline take, one after the other; those longer than the transient are continued by
+    their period."""
+    if runs > 1:
+        one = phase(shape, times)
+        return Phase(seconds=one.seconds * runs, saved_s=one.saved_s * runs)
 
     def run(micro: int) -> Phase:
         cut = replace(shape, micro=micro)

@@ -73,6 +73,6 @@ class Setup:
         """The pipeline's schedule."""
         plan = self.plan
         return Shape(
-            schedule=plan.schedule, pp=plan.pp, vpp=plan.vpp, micro=plan.microbatches,
+            schedule=plan.schedule, pp=plan.pp, vpp=plan.vpp, micro=plan.microbatches // plan.runs,
             paired=self.pairs and plan.schedule == "1f1b",
         )  # fmt: skip

@@ -61,6 +61,8 @@ def fixed_fields(plan: TrainPlan, pinned: Collection[str]) -> dict[str, Any]:
     """Fields of ``plan`` that a search must keep. ``InvalidInput`` for one that a search cannot deal with."""
     if "stages" in pinned and plan.stages:
         raise InvalidInput("a search deals the layers itself: leave --stages out, or --search")
+    if plan.local_batch:
+        raise InvalidInput("a search runs its pipelines once a step: leave --local-batch out, or --search")
     return {name: getattr(plan, name) for name in SEARCHED if name in pinned}
 
 

@@ -51,8 +51,14 @@ def _dealt(layers: int, chunks: int) -> list[int]:
     return [each + (i < more) for i in range(chunks)]
 
 
+def _repeated(part: str) -> list[str]:
+    """Chunks of one entry: "7 x 3" is three of seven layers, of which "E7 x 3" starts with the embedding."""
+    each, _, count = part.partition(" X ")
+    return [each, *[each.strip("EML")] * (int(count) - 1)] if count.isdigit() and int(count) else [part]
+
+
 def _said(plan: TrainPlan) -> tuple[list[int], list[str]]:
-    parts = [part.strip().upper() for part in plan.stages.split(",")]
+    parts = [each for part in plan.stages.split(",") for each in _repeated(part.strip().upper())]
     if len(parts) != plan.chunks:
         raise InvalidPlan(f"stages name {len(parts)} chunks, pp x vpp = {plan.chunks}")
     counts, marks = [], []

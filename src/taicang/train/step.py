@@ -83,8 +83,8 @@ def train_step(setup: Setup) -> TrainStep:
     layers = Layers(setup)
     chunks = priced(setup, layers)
     times = durations(setup, layers, chunks)
-    phase = pipeline.phase(setup.shape, times)
-    alone = phase if not times.send_s else pipeline.phase(setup.shape, replace(times, send_s=0.0))
+    phase = pipeline.phase(setup.shape, times, plan.runs)
+    alone = phase if not times.send_s else pipeline.phase(setup.shape, replace(times, send_s=0.0), plan.runs)
     ranks = [held_by(chunks, rank, plan.pp, folded=setup.shape.folded) for rank in range(plan.pp)]
     seen = plan.microbatches / plan.copies
     busy = [
@@ -168,7 +168,7 @@ def _memory(setup: Setup, ranks: Sequence[Sequence[Chunk]]) -> list[MemoryUse]:
         kept *= flying
         away = sum(float(chunk.away_bytes) for chunk in mine) / len(mine) * flying
         if keeps.merged and plan.pp > 1 and rank == (0 if shape.folded else plan.pp - 1):
-            kept += float(memory.merged_bytes(setup.model, plan, plan.microbatches))
+            kept += float(memory.merged_bytes(setup.model, plan, shape.micro))
         once = memory.at_once(plan, keeps, flying, plan.microbatches)
         uses.append(
             MemoryUse(

@@ -19,6 +19,12 @@ def check(plan: TrainPlan, layers: int) -> None:
         raise InvalidPlan(
             f"global batch {plan.global_batch} is not a multiple of dp x micro batch = {plan.dp} x {plan.micro_batch}"
         )
+    local, each = plan.local_batch, plan.global_batch // plan.dp
+    if local and (local % plan.micro_batch or each % local):
+        raise InvalidPlan(
+            f"a local batch of {local} is no multiple of the micro batch of {plan.micro_batch}, or does not divide the "
+            f"{each} sequences of a rank"
+        )
     if plan.seq % plan.cp:
         raise InvalidPlan(f"cp={plan.cp} does not divide the sequence of {plan.seq} tokens")
     _order(plan)
@@ -79,7 +85,7 @@ def _offload(plan: TrainPlan) -> None:
 
 
 def _schedule(plan: TrainPlan, layers: int) -> None:
-    pp, micro = plan.pp, plan.microbatches
+    pp, micro = plan.pp, plan.microbatches // plan.runs
     if plan.chunks > layers + 2:
         raise InvalidPlan(f"pp x vpp = {plan.chunks} chunks exceed {layers} layers by {plan.chunks - layers}")
     wave = plan.schedule in WAVES

@@ -40,6 +40,9 @@ class TrainPlan:
     """Axes from the innermost level of the machine outward (experts: etp stands at tp's place, cp falls away)."""
     micro_batch: int = 1
     global_batch: int = 1
+    local_batch: int = 0
+    """Sequences of a rank that one run of the pipeline takes, which fills and drains for each (PyTorch's pipelining
+    runs one per local batch; 0: all of the step's)."""
     seq: int = 4096
     sp: bool = True
     """Sequence parallelism: activations between tensor-parallel products are sharded over tp."""
@@ -53,8 +56,8 @@ class TrainPlan:
     """Ranks that a ZeRO shard group spans (0: all data-parallel ones); groups hold copies of each other (HSDP)."""
     schedule: Schedule = "1f1b"
     stages: str = ""
-    """Layers of each chunk in model order, with E, M and L for embedding, MTP layers and head: "E15,16,15L".
-    Empty: dealt evenly (see ``train.stages``)."""
+    """Layers of each chunk in model order, with E, M and L for embedding, MTP layers and head: "E15,16,15L", or
+    "E7 x 3,6L" for three of seven and one. Empty: dealt evenly (see ``train.stages``)."""
     context: Context = "ring"
     recipe: Recipe = RECIPES["bf16"]
     moments: str = "fp32"
@@ -87,6 +90,11 @@ class TrainPlan:
     def microbatches(self) -> int:
         """Microbatches of one rank and step."""
         return self.global_batch // (self.dp * self.micro_batch)
+
+    @property
+    def runs(self) -> int:
+        """Runs of the pipeline in a step."""
+        return self.microbatches * self.micro_batch // self.local_batch if self.local_batch and self.pp > 1 else 1
 
     @property
     def tokens(self) -> int:
@@ -128,6 +136,7 @@ def describe(plan: TrainPlan) -> str:
     for name, degree in (("CP", plan.cp), ("PP", plan.pp), ("VPP", plan.vpp), ("EP", plan.ep), ("DP", plan.dp)):
         parts += [f"{name}{degree}"] if degree > 1 else []
     parts += [f"ETP{plan.etp}"] if plan.etp > 1 else []
+    parts += [f"LBS{plan.local_batch}"] if plan.runs > 1 else []
     parts += [f"MBS{plan.micro_batch}", f"ZeRO{plan.zero}" + (f" in groups of {plan.shard}" if plan.shard else "")]
     parts += (
         [f"{plan.offload} offloaded" + (" to NVMe" if plan.nvme_bytes_per_s else "")] if plan.offload != "none" else []

@@ -105,6 +105,7 @@ def _refuse(plan: TrainPlan, net: Model) -> None:
     reasons = {
         f"{plan.recipe.name} products": plan.recipe.name not in ("bf16", "fp16", "fp8", "fp8_block", "mxfp8"),
         f"the {plan.schedule} schedule": plan.schedule != "1f1b",
+        "a pipeline that drains within a step": plan.runs > 1,
         f"the order {plan.order} of its axes": plan.order != ORDER,
         "frozen weights with adapters": plan.trained_ratio < 1.0,
         "what is offloaded as DeepSpeed does it": plan.offload != "none",
