@@ -13,15 +13,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from taicang import catalog
-from taicang.catalog.costing import training_price
+from taicang.catalog.costing import cost_model, sustained, training_price
 from taicang.catalog.models import model
+from taicang.cost.sustained import under_load
 from taicang.errors import InvalidPlan, UnknownName
 from taicang.hardware import Machine, Plane
 from taicang.ops import GroupedGemm
 from taicang.search.training import Training, changed, settle
 from taicang.stacks import Stack
 from taicang.train.flops import model_flop, recomputed_flop
-from taicang.train.layer import Price, _price
 from taicang.train.overlap import Halves, Piece, beside, paired_s, walk
 from taicang.train.placement import placed
 from taicang.train.setup import Setup
@@ -294,18 +294,17 @@ def test_experts_run_one_by_one_where_nothing_groups_them() -> None:
 def test_experts_of_many_rows_reach_what_their_products_reach(on: str, dtype: str) -> None:
     """One library product for each expert is always there; kernels that serve are the faster for few rows."""
     at, engine = catalog.machine(on), replace(catalog.stack("nemo"), kernel_ratio=MappingProxyType({}))
-    costs = training_price(at, engine)
-    price: Price = lambda op: costs(op, 1.0, 1.0)  # noqa: E731
+    price, alone = training_price(at, engine), cost_model(under_load(at, sustained(at.chip)), engine).price
     op = GroupedGemm(
         tokens=1024, topk=8, experts=128, experts_local=16, hidden=4096, inter=1536, dtype=dtype, gathered=False
     )
     last = 0.0
     for more in (1, 4, 16, 64, 256):
         each = replace(op, tokens=1024 * more)
-        seconds = float(_price(each, price, engine))
+        seconds = float(price(each, 1.0, 1.0).seconds)
         flop = 1024 * more * 8 / 8 * 3 * 2 * 4096 * 1536
-        assert flop / at.chip.peak("bf16" if dtype == "bf16" else "fp8") <= seconds <= float(price(each).seconds)
+        assert flop / at.chip.peak("bf16" if dtype == "bf16" else "fp8") <= seconds <= float(alone(each).seconds)
         assert seconds >= last
         biased = replace(each, biased=True)  # on kernels of their own
-        assert float(_price(biased, price, engine)) == float(price(biased).seconds)
+        assert float(price(biased, 1.0, 1.0).seconds) == float(alone(biased).seconds)
         last = seconds

@@ -23,17 +23,17 @@ from taicang.catalog.schema import ARCHITECTURE
 from taicang.cost.attend_gqa import GqaDecodeFit, GqaPrefillFit
 from taicang.cost.attend_mla import MlaDecodeFit, MlaPrefillFit
 from taicang.cost.collective import Line
-from taicang.cost.cost import Cost
+from taicang.cost.cost import Cost, faster
 from taicang.cost.energy import EnergyFit
 from taicang.cost.exchange import ExchangeFit
-from taicang.cost.experts import ExpertsFit
+from taicang.cost.experts import ExpertsFit, by_products
 from taicang.cost.gemm import GemmFit
 from taicang.cost.model import Book, CostModel
 from taicang.cost.pointwise import PointwiseFit
 from taicang.cost.sustained import AMPERE_PATH_RATIO, Sustained, under_load
 from taicang.errors import NotModelled, UnknownName
 from taicang.hardware import Chip, Machine
-from taicang.ops import Attend, Operator
+from taicang.ops import Attend, GroupedGemm, Operator
 from taicang.stacks import Stack
 
 T = TypeVar("T")
@@ -228,12 +228,14 @@ def training_price(
     """The price function of a training setup; ``found`` replaces the calibrated constant (for fitting)."""
     costs = cost_model(under_load(machine, found or sustained(machine.chip)), stack)
     older = ARCHITECTURE.get(machine.chip.profile, "ampere") != "ampere" and "ampere_attention" in stack.fused
-    if not older:
-        return costs.price
+    slower = stack.kernel_ratio.get("experts", 1.0)
 
     def price(op: Operator, cube_ratio: float = 1.0, vector_ratio: float = 1.0) -> Cost:
         cost = costs.price(op, cube_ratio, vector_ratio)
-        if isinstance(op, Attend):
+        if isinstance(op, GroupedGemm) and not op.biased:  # kernels that serve are made for few rows of an expert
+            apart = by_products(op, lambda each: costs.price(each, cube_ratio, vector_ratio))
+            return faster(cost, replace(apart, seconds=apart.seconds * slower))
+        if isinstance(op, Attend) and older:
             return replace(cost, seconds=cost.seconds / AMPERE_PATH_RATIO, compute_s=cost.compute_s / AMPERE_PATH_RATIO)
         return cost
 

@@ -15,7 +15,7 @@ bandwidth, never under the FLOP at datasheet peak.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,8 +25,8 @@ from taicang.cost.skew import HotRank, hot_rank
 from taicang.errors import NotModelled
 from taicang.formats import lenders, number_format
 from taicang.hardware import Chip
-from taicang.ops import GroupedGemm
-from taicang.units import Count
+from taicang.ops import Gemm, GroupedGemm, Operator, Pointwise
+from taicang.units import Count, Num
 
 STREAM_BYTES = 2.0
 """Activations between kernels are bf16 unless quantised for a product."""
@@ -145,3 +145,33 @@ def experts(op: GroupedGemm, chip: Chip, fit: ExpertsFit, *, unrouted: bool = Fa
         moved_bytes=moved,
         origin=f"experts {chip.profile}/{op.dtype}: {fit.origin}",
     )
+
+
+def by_products(op: GroupedGemm, price: Callable[[Operator], Cost]) -> Cost:
+    """``op`` with each expert's products as a library's own, one after the other on several streams so that all
+    launches but the first hide (Transformer Engine's ``nvte_multi_tensor_gemm``), and with their activation.
+
+    In 8 bits and fewer a kernel copies the inputs along both axes before, for the products of this pass and the next.
+    """
+    rows = op.tokens * op.topk / op.experts * load(op).lead
+    wide = op.inter * (2.0 if op.gated else 1.0)
+    elements = rows * op.experts_local * op.inter
+    moved = elements * 2.0 * (3.0 if op.gated else 2.0)
+    if (form := number_format(op.dtype)).quantises:
+        moved = moved + rows * op.experts_local * (op.hidden + op.inter) * (2.0 + 2.0 * form.activation_bytes)
+    first, second = (
+        price(Gemm(m=rows, n=n, k=k, dtype=op.dtype)) for n, k in ((wide, op.hidden), (op.hidden, op.inter))
+    )
+    between = price(Pointwise(kind="activation", elements=elements, moved_bytes=moved))
+    latency = first.latency_s + second.latency_s
+
+    def added(name: str) -> Num:
+        each: Num = getattr(first, name) + getattr(second, name)
+        more: Num = getattr(between, name)
+        return op.experts_local * each + more
+
+    return Cost(
+        seconds=added("seconds") - (op.experts_local - 1.0) * latency,
+        compute_s=added("compute_s"), memory_s=added("memory_s"), latency_s=latency + between.latency_s,
+        flop=added("flop"), moved_bytes=added("moved_bytes"), origin=first.origin,
+    )  # fmt: skip

@@ -214,7 +214,7 @@ def _pass(steps: tuple[Step, ...], at: _Context, *, backward: str = "") -> _Pass
     launched: Num = 0.0
     pieces = plan.tp if "tensor" in stack.overlap and plan.sp else 1
     for step in steps:
-        seconds = _price(step.op, at.price, stack) * step.repeat
+        seconds = _price(step.op, at.price, stack.expert_dispatch) * step.repeat
         if pieces > 1 and isinstance(step.op, Gemm) and step.label.endswith(PIECED.get(backward, ())):
             seconds = np.maximum(seconds, _in_pieces(step.op, at.price, pieces) * step.repeat)
         if step.axis == "compute":
@@ -248,39 +248,19 @@ def _pass(steps: tuple[Step, ...], at: _Context, *, backward: str = "") -> _Pass
     return _Passed(spent=spent, experts_s=experts, there_s=there, back_s=back)
 
 
-def _products(op: GroupedGemm, price: Price) -> Num:
-    """Seconds of experts whose products run one by one on several streams, each a library's own (Transformer Engine's
-    ``nvte_multi_tensor_gemm``), and of their activation: what training kernels, which see many rows of each expert,
-    reach at least. Kernels that serve are made for few rows, and carry the permutation that training runs apart."""
-    rows = op.tokens * op.topk / op.experts * load(op).lead
-    wide = op.inter * (2.0 if op.gated else 1.0)
-    shapes = ((wide, op.hidden), (op.hidden, op.inter))
-    products = [price(Gemm(m=rows, n=n, k=k, dtype=op.dtype)) for n, k in shapes]
-    elements = rows * op.experts_local * op.inter
-    moved = elements * 2.0 * (3.0 if op.gated else 2.0)
-    if (form := number_format(op.dtype)).quantises:  # once along either axis, for the products of both passes
-        moved = moved + rows * op.experts_local * (op.hidden + op.inter) * (2.0 + 2.0 * form.activation_bytes)
-    act = Pointwise(kind="activation", elements=elements, moved_bytes=moved)
-    each = _sum(cost.seconds - cost.latency_s for cost in products)
-    return op.experts_local * each + _sum(cost.latency_s for cost in products) + price(act).seconds
-
-
 def _in_pieces(op: Gemm, price: Price, pieces: int) -> Num:
     """Seconds of a product that runs in ``pieces`` of its rows on several streams: one's latency is behind another."""
     cost = price(replace(op, m=op.m / pieces))
     return pieces * (cost.seconds - cost.latency_s) + cost.latency_s
 
 
-def _price(op: Operator, price: Price, stack: Stack) -> Num:
-    """Seconds of one operator; tokens reach their experts as the stack sends them (``Stack.expert_dispatch``)."""
-    if isinstance(op, GroupedGemm) and not op.biased:
-        ratio = stack.kernel_ratio.get("experts", 1.0)
-        return np.minimum(price(op).seconds, ratio * _products(op, price))
+def _price(op: Operator, price: Price, dispatch: str) -> Num:
+    """Seconds of one operator; tokens reach their experts as ``dispatch`` says (``Stack.expert_dispatch``)."""
     if not isinstance(op, Exchange):
         return price(op).seconds
     payload = op.tokens * op.topk * op.token_bytes
     plain = Collective(kind="all_to_all", payload_bytes=payload, ranks=op.ranks, stride=op.stride)
-    if stack.expert_dispatch == "plain":
+    if dispatch == "plain":
         sort = Pointwise(kind="activation", elements=payload / 2.0, moved_bytes=2.0 * payload)
         return price(plain).seconds + price(sort).seconds
     return np.minimum(price(op).seconds, price(plain).seconds)
