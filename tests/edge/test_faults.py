@@ -1,17 +1,20 @@
 """Nothing half-written, nothing lost: every command that writes, killed, interrupted, without room or permission."""
 
+import ctypes
 import json
 import os
 import random
+import re
 import resource
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
+from typing import NamedTuple
 
 import click
 import pytest
@@ -287,15 +290,6 @@ def stopped(process, how):
     return usage.ru_utime + usage.ru_stime - before, process.returncode, said
 
 
-def struck(words, seconds, how):
-    """Run ``words`` and send ``how`` after ``seconds``: as ``stopped``."""
-    process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    with suppress(subprocess.TimeoutExpired):
-        process.wait(seconds)
-        return 0.0, process.returncode, process.stderr.read()
-    return stopped(process, how)
-
-
 def consistent(name, seen, want):
     """``seen`` is all of the results or none; a study may also have a journal only."""
     if name == "sweep":
@@ -342,46 +336,141 @@ def test_ctrl_c_is_not_lost_where_python_drops_exceptions(how, finalizer):
     assert (done.returncode, done.stderr) == (130, "taicang: interrupted\n")
 
 
-def strike(names, trials, seed, inputs, tmp_path):
+class Trial(NamedTuple):
+    """A command under way, and what may befall it."""
+
+    process: subprocess.Popen
+    words: list
+    out: Path
+    dice: random.Random
+    largest: int
+    """Bytes of the largest of its files."""
+
+
+def killed(trial):
+    stopped(trial.process, signal.SIGKILL)
+
+
+def interrupted(trial):
+    took, code, said = stopped(trial.process, signal.SIGINT)
+    assert took < 2.0
+    assert code in (0, *STOPPED), said
+    assert "Traceback" not in said
+    assert not list(trial.out.glob(".*"))
+
+
+def cramped(trial):
+    """No file of it may grow beyond a random size any more."""
+    room = trial.dice.randrange(trial.largest + 1)
+    resource.prlimit(trial.process.pid, resource.RLIMIT_FSIZE, (room, room))
+    refused(trial)
+
+
+def filled(trial):
+    """Its disk has a random number of bytes left, until it ends."""
+    if not os.path.ismount(trial.out.parent):
+        return cramped(trial)
+    filler = trial.out.parent / ".filler"
+    left = os.statvfs(filler.parent)
+    room = left.f_bavail * left.f_frsize - trial.dice.randrange(2 * trial.largest + 1)
+    with filler.open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, room)
+    try:
+        return refused(trial)
+    finally:
+        filler.unlink()
+
+
+def revoked(trial):
+    """Nobody may write into its folder any more, until it ends."""
+    trial.out.mkdir(exist_ok=True)
+    trial.out.chmod(0o500)
+    try:
+        refused(trial)
+    finally:
+        trial.out.chmod(0o700)
+
+
+def doubled(trial):
+    """Another runs in the same folder."""
+    told(run(trial.words), 0)
+    told_at_the_end(trial.process, 0)
+
+
+def refused(trial):
+    told_at_the_end(trial.process, 0, 2)
+
+
+def told_at_the_end(process, *codes):
+    said = process.communicate(timeout=300)[1]
+    told(subprocess.CompletedProcess(process.args, process.returncode, "", said), *codes)
+    assert process.returncode == 0 or re.search(r"cannot write|No space|too large|denied", said), said
+
+
+STRIKES = (killed, interrupted, cramped, filled, revoked, doubled)
+DAC_OVERRIDE, DROP_FROM_BOUNDING_SET = 1, 24
+LIBC = ctypes.CDLL(None)
+
+
+def bound_by_permissions():
+    """As for everybody, though root starts it."""
+    LIBC.prctl(DROP_FROM_BOUNDING_SET, DAC_OVERRIDE)
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """A folder on a disk of its own, where root may mount one."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    if os.geteuid() == 0:
+        run(["mount", "-t", "tmpfs", "-o", "size=256m", "tmpfs", place])
+    yield place
+    if os.path.ismount(place):
+        run(["umount", place])
+
+
+def strike(names, trials, seed, inputs, disk):
     dice = random.Random(seed)
     want, lasts = {}, {}
     for name in names:
         start = time.monotonic()
-        told(run(line(name, inputs, tmp_path / name)), 0)
-        lasts[name], want[name] = time.monotonic() - start, whole(tmp_path / name)
+        told(run(line(name, inputs, disk / name)), 0)
+        lasts[name], want[name] = time.monotonic() - start, whole(disk / name)
     for number in range(trials):
-        name, how = dice.choice(names), dice.choice([signal.SIGKILL, signal.SIGINT])
-        out = tmp_path / f"{number}"
-        share = dice.uniform(0.0, 1.05) if how == signal.SIGKILL else dice.uniform(0.5, 1.0)  # Python is up by then
-        took, code, said = struck(line(name, inputs, out), share * lasts[name], how)
-        if how == signal.SIGINT:
-            assert took < 2.0
-            assert code in (0, *STOPPED), said
-            assert "Traceback" not in said
-            assert not list(out.glob(".*"))
-        if not (name == "replay" and code in STOPPED):  # that one writes what is finished and says so
+        name, how = dice.choice(names), STRIKES[number % len(STRIKES)]
+        words, out = line(name, inputs, disk / f"{number}"), disk / f"{number}"
+        process = subprocess.Popen(words, stdout=subprocess.DEVNULL, preexec_fn=bound_by_permissions, **LOUD)  # noqa: PLW1509
+        try:
+            process.wait(dice.uniform(0.5 if how is interrupted else 0.0, 1.05) * lasts[name])  # Python is up by then
+            refused(Trial(process, words, out, dice, 0))
+        except subprocess.TimeoutExpired:
+            how(Trial(process, words, out, dice, max(map(len, want[name].values()))))
+        if not (name == "replay" and process.returncode in STOPPED):  # that one writes what is finished and says so
             consistent(name, whole(out), want[name])
-        told(run(line(name, inputs, out)), 0)
+        told(run(words), 0)
         kept = whole(out)
         assert kept.get("results.jsonl") == want[name].get("results.jsonl")
         if name != "sweep":
             assert kept == want[name]
+        shutil.rmtree(out)
 
 
-def test_killed_and_interrupted_at_random_moments(inputs, tmp_path):
-    strike(["replay", "sweep"], 6, 1, inputs, tmp_path)
+def test_struck_at_random_moments(inputs, disk):
+    strike(["replay", "sweep"], len(STRIKES), 1, inputs, disk)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(5400)
-def test_many_faults(inputs, tmp_path):
-    """FAULTS=300 takes some 25 minutes."""
-    strike(HERE_TOO, int(os.environ.get("FAULTS", "40")), 2, inputs, tmp_path)
+def test_many_faults(inputs, disk):
+    """FAULTS=300 takes some 25 minutes; FAULT_SEED=7 are others."""
+    strike(HERE_TOO, int(os.environ.get("FAULTS", "40")), int(os.environ.get("FAULT_SEED", "2")), inputs, disk)
 
 
 def test_an_interrupted_study_ends_at_once_and_leaves_no_worker(inputs, tmp_path):
     words = line("sweep", inputs, tmp_path / "out")
     words[words.index("--workers") + 1] = "2"
+    many = "axes: {input: {from: 100, to: 1000, steps: 100}, "  # more than end while a busy machine lets this sleep
+    (tmp_path / "study.yaml").write_text(STUDY.replace("axes: {", many))
     process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     journal = tmp_path / "out" / "journal.jsonl"
     while process.poll() is None and (not journal.exists() or journal.read_bytes().count(b"\n") < 3):
