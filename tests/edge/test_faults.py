@@ -466,6 +466,33 @@ def test_many_faults(inputs, disk):
     strike(HERE_TOO, int(os.environ.get("FAULTS", "40")), int(os.environ.get("FAULT_SEED", "2")), inputs, disk)
 
 
+LONG = (
+    "audit", "demo", "fabric 'hgx-a100 x 128' --collective all-to-all --ranks 512 --stride 2 --bytes 64MB --seeds 20",
+    "centre hgx-h100 --serve llama-3.1-8b --samples 1000000", f"port {HERE}", "search deepseek-r1 --on cloudmatrix384",
+    "train llama-3-8b --on 'hgx-h100 x 100' --global-batch 1000000 --search", "score --suite gemm",
+    "replay llama-3.1-8b --on hgx-h100 --rate 100/s --requests 100000 --input 256 --output 64",
+    "compare deepseek-r1 --on cloudmatrix384,gb200-nvl72", "run --on hgx-h100 --world 2 WAITS",
+)  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("words", LONG)
+def test_ctrl_c_ends_what_takes_long_within_a_second(words, tmp_path):
+    if words.startswith("run") and not find_spec("torch"):
+        pytest.skip("PyTorch is an extra")
+    (tmp_path / "waits.py").write_text("import torch\nwhile True:\n    torch.ones(8, device='cuda')\n")
+    given = shlex.split(words.replace("WAITS", str(tmp_path / "waits.py")))
+    process = subprocess.Popen([sys.executable, "-m", "taicang", *given], stdout=subprocess.DEVNULL, **LOUD)
+    at = random.Random(words).uniform(0.4, 1.5)
+    while process.poll() is None and used(process.pid) < at:
+        time.sleep(0.01)
+    if process.returncode is None:
+        took, code, said = stopped(process, signal.SIGINT)
+        assert took < 1.0
+        assert code in (0, *STOPPED)
+        assert "Traceback" not in said
+
+
 def test_an_interrupted_study_ends_at_once_and_leaves_no_worker(inputs, tmp_path):
     words = line("sweep", inputs, tmp_path / "out")
     words[words.index("--workers") + 1] = "2"

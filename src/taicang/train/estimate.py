@@ -192,7 +192,7 @@ def _stage(
     both, larger = sum(layer.edges), max(layer.edges)
     alone = (pp == 1) | (given.schedule in WAVES)
     edge = np.where(alone, both, copies * larger)
-    outer = Held(dense=edge, matrices=np.where(alone, 2.0, copies * 1.0), largest=larger, plain=edge)
+    outer = Held(dense=edge, matrices=np.where(alone, 2.0, copies), largest=larger, plain=edge)
     wide = memory.together([(layer.held, copies * layers), (outer, 1.0)])
     forward, back = layer.forward_s, layer.back_s
     ends_s: Num = 0.0
