@@ -483,8 +483,8 @@ def test_ctrl_c_ends_what_takes_long_within_a_second(words, tmp_path):
     (tmp_path / "waits.py").write_text("import torch\nwhile True:\n    torch.ones(8, device='cuda')\n")
     given = shlex.split(words.replace("WAITS", str(tmp_path / "waits.py")))
     process = subprocess.Popen([sys.executable, "-m", "taicang", *given], stdout=subprocess.DEVNULL, **LOUD)
-    at = random.Random(words).uniform(0.4, 1.5)
-    while process.poll() is None and used(process.pid) < at:
+    at, most = random.Random(words).uniform(0.4, 1.5), time.monotonic() + 20  # which one that only waits never spends
+    while process.poll() is None and used(process.pid) < at and time.monotonic() < most:
         time.sleep(0.01)
     if process.returncode is None:
         took, code, said = stopped(process, signal.SIGINT)
