@@ -16,8 +16,9 @@ from taicang.evidence import fit_stacks, served
 from taicang.evidence.served import layout, quantisation, read
 from taicang.evidence.suite_replay import _both
 from taicang.evidence.suite_replay import predict as replayed
-from taicang.evidence.suite_served import predict, run_of
+from taicang.evidence.suite_served import job, predict, run_of
 from taicang.search.choices import quantisation as quantisation_asked
+from taicang.serve.memory import state_room
 from taicang.traffic.generate import fixed
 
 FILE = Path(__file__).resolve().parents[2].parent / "shared" / "evidence" / "served_e2e.csv"
@@ -188,6 +189,23 @@ def test_an_engine_runs_no_more_sequences_at_a_time_than_it_does_by_default():
     default, wide = (own(machine=name, clients="1000", num_prompts="1000") for name in ("hgx-a100", "hgx-h100"))
     at_most = [_both(row, 1000, fixed(1000, 256, 16)).limits.sequences for row in (default, wide)]
     assert at_most == [256, 1024], "of small devices and of large ones"
+
+
+@pytest.mark.parametrize("net", ["qwen3.5-27b", "qwen3.5-35b-a3b", "qwen3-next-80b-a3b"])
+def test_a_replayed_row_holds_as_many_recurrent_states_as_the_engine_keeps(net):
+    row = own(model=net, machine="hgx-h200", engine="sglang", version="0.5.11", tp="2",
+              isl="4096", osl="512", clients="512", num_prompts="2048")  # fmt: skip
+    setup = job(row, row.decode).setup(row.decode.plan)
+    held = _both(row, 512, fixed(2048, 4096, 512)).limits.sequences
+    assert held == min(state_room(setup, tokens=8192.0), 512) < 512
+
+
+def test_rows_of_known_scripts_run_all_their_clients_and_others_what_engines_draft_with():
+    drafting = {"model": "deepseek-r1", "machine": "hgx-h200", "engine": "sglang", "version": "0.5.9", "tp": "8", "precision": "fp8_block",
+                "clients": "64", "mtp": "2"}  # fmt: skip
+    assert _both(own(**drafting), 64, fixed(128, 256, 16)).limits.sequences == 48
+    public = own(**drafting, source="inferencex", mode="agg")
+    assert _both(public, 64, fixed(128, 256, 16)).limits.sequences == 64
 
 
 def test_a_row_that_leaves_out_what_ran_is_refused_with_the_reason():

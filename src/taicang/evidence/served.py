@@ -64,6 +64,8 @@ class Settings:
     door_token_s: float = 0.0
     spread_ratio: float = 0.0
     """Lengths are drawn evenly within this share of the mean, where the source does not say how."""
+    bounded: bool = True
+    """No more sequences run at a time than the engine has room for by default (see ``predict.system.running``)."""
     warm: bool = False
     """A warm-up round is not counted."""
     rounds: int = 10

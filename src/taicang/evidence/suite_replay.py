@@ -19,7 +19,7 @@ from taicang.evidence.suite_served import held_back, rows, setup, told
 from taicang.evidence.systems import machine_for
 from taicang.predict.replay import replay
 from taicang.predict.standing import context_of
-from taicang.predict.system import System
+from taicang.predict.system import System, running
 from taicang.serve.build import Pool, step_table
 from taicang.serve.log import Log, token_gaps
 from taicang.serve.memory import PAGE, cache_tokens
@@ -67,8 +67,9 @@ def _both(row: Row, clients: int, trace: Trace) -> Pool:
     plan = made.plan
     each = -(-clients // plan.dp)
     fitting = 1 << max(each - 1, 1).bit_length()
+    bound = running(System(stack=made.stack, tokens=said.tokens), made) if said.bounded else fitting
     limits = preset(
-        made.stack, sequences=min(fitting, made.stack.running_sequences or fitting), tokens=said.tokens,
+        made.stack, sequences=min(fitting, bound), tokens=said.tokens,
         poll=said.poll if plan.dp == 1 else 1,
     )  # fmt: skip
     limits = replace(limits, hold=said.hold, company_ratio=said.company_ratio)

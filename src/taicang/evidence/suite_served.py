@@ -88,8 +88,9 @@ def predict(row: Row, stack: Stack | None = None, lent: str = "") -> Steady:
 
 
 def burst(row: Row) -> bool:
-    """Whether hardly any prompt of a row follows an answer."""
-    return 0 < row.settings.prompts < TURNS * float(row.concurrency)
+    """Whether hardly any prompt of a row follows an answer, and some wait for others."""
+    clients = float(row.concurrency)
+    return clients > 1.0 and 0 < row.settings.prompts < TURNS * clients
 
 
 def held_back(row: Row, gaps: Num) -> Num:

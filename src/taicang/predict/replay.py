@@ -111,7 +111,7 @@ def replay(
         whole = False
     except OverflowError:
         raise InvalidInput(f"the run goes on for more than {LONGEST_S / 86400:.0f} days") from None
-    burst = len(trace) < TURNS * clients
+    burst = clients > 1 and len(trace) < TURNS * clients
     return outcome(standing, trace, finished, limits=limits or Limits(), partial=not whole, burst=burst)
 
 
