@@ -252,23 +252,21 @@ BINS = 400
 def _trace(spans: Any) -> dict[str, Any]:
     """The run as trace events: a process for each rank, computing and exchanging on threads of their own, and counters
     of the ranks that do either over time."""
+    from taicang.trace_events import file, process, span, thread
+
     ranks = sorted({each.rank for each in spans})
-    named = [
-        {"name": what, "ph": "M", "pid": rank, "tid": thread, "args": {"name": name}}
-        for rank in ranks
-        for what, thread, name in (("process_name", 0, f"rank {rank}"), ("thread_name", 0, "computing"),
-                                   ("thread_name", 1, "exchanging"))
-    ]  # fmt: skip
-    events = [
-        {"name": each.name, "cat": each.kind, "ph": "X", "pid": each.rank, "tid": int(each.kind != "compute"),
-         "ts": each.begin_s * 1e6, "dur": (each.end_s - each.begin_s) * 1e6}
-        for each in spans
-    ]  # fmt: skip
-    return {"traceEvents": [*named, *events, *_used(spans, len(ranks))], "displayTimeUnit": "ns"}
+    events = [process(rank, f"rank {rank}") for rank in ranks]
+    events += [thread(rank, at, name) for rank in ranks for at, name in enumerate(("computing", "exchanging"))]
+    for each in spans:
+        place = each.rank, int(each.kind != "compute")
+        events.append(span(place, each.name, each.begin_s, each.end_s, each.kind))
+    return file([*events, *_used(spans, len(ranks))])
 
 
 def _used(spans: Any, ranks: int) -> list[dict[str, Any]]:
     """Share of the ranks that compute, and that exchange, in each bin of the run."""
+    from taicang.trace_events import counter
+
     end = max((each.end_s for each in spans), default=0.0)
     if not end:
         return []
@@ -280,7 +278,6 @@ def _used(spans: Any, ranks: int) -> list[dict[str, Any]]:
         for at in range(first, last + 1):
             row[at] += max(min(each.end_s, (at + 1) * wide) - max(each.begin_s, at * wide), 0.0)
     return [
-        {"name": "ranks in use", "ph": "C", "pid": ranks, "ts": at * wide * 1e6,
-         "args": {name: row[at] / wide / ranks for name, row in busy.items()}}
+        counter(ranks, "ranks in use", at * wide, **{name: row[at] / wide / ranks for name, row in busy.items()})
         for at in range(BINS)
-    ]  # fmt: skip
+    ]

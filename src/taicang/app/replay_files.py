@@ -16,6 +16,7 @@ from taicang.output import Content, check_folder, check_place
 from taicang.output import write as write_set
 from taicang.records import plain
 from taicang.serve.record import STAMP
+from taicang.trace_events import Event, counter, process, span, thread
 
 if TYPE_CHECKING:
     from taicang.predict.replay import Replay
@@ -108,7 +109,6 @@ def _parquet(table: Mapping[str, Any], run: Mapping[str, Any]) -> Content:
 
 MOST_DRAWN = 100_000
 """Steps and requests that are drawn, each."""
-MICROSECOND = STAMP / 1e6
 INSTANCES, REQUESTS, COUNTERS = 1, 2, 3
 
 
@@ -130,42 +130,38 @@ def _about(result: Replay) -> dict[str, str]:
     }  # fmt: skip
 
 
-def _all(result: Replay) -> Iterable[dict[str, Any]]:
+def _all(result: Replay) -> Iterable[Event]:
     for number, name in ((INSTANCES, "instances"), (REQUESTS, "requests"), (COUNTERS, "load")):
-        yield {"ph": "M", "pid": number, "tid": 0, "name": "process_name", "args": {"name": name}}
+        yield process(number, name)
         yield {"ph": "M", "pid": number, "tid": 0, "name": "process_sort_index", "args": {"sort_index": number}}
     for at in result.log.names:
-        yield {"ph": "M", "pid": INSTANCES, "tid": at, "name": "thread_name", "args": {"name": f"instance {at}"}}
+        yield thread(INSTANCES, at, f"instance {at}")
         yield from _steps(at, result.log.of(at))
     yield from _outages(result)
     yield from _requests(result.table)
     yield from _counters(result.usage)
 
 
-def _steps(name: int, rows: Any) -> Iterator[dict[str, Any]]:
+def _steps(name: int, rows: Any) -> Iterator[Event]:
     parts = (rows[field][:MOST_DRAWN].tolist() for field in ("start", "end", "steps", "sequences", "tokens", "prompts"))
     for start, end, steps, sequences, tokens, prompts in zip(*parts, strict=True):
         decodes = f"decode {sequences}" + (f" x {steps} steps" if steps > 1 else "") if steps else ""
         what = " + ".join(([f"prefill {tokens}"] if tokens else []) + ([decodes] if steps else []))
-        yield {
-            "ph": "X", "pid": INSTANCES, "tid": name, "name": what or "step", "cat": "prefill" if tokens else "decode",
-            "ts": start / MICROSECOND, "dur": (end - start) / MICROSECOND,
-            "args": {"decode_steps": steps, "sequences": sequences, "prompt_tokens": tokens, "prompts": prompts},
-        }  # fmt: skip
+        yield span(
+            (INSTANCES, name), what or "step", start / STAMP, end / STAMP, "prefill" if tokens else "decode",
+            decode_steps=steps, sequences=sequences, prompt_tokens=tokens, prompts=prompts,
+        )  # fmt: skip
 
 
-def _outages(result: Replay) -> Iterator[dict[str, Any]]:
+def _outages(result: Replay) -> Iterator[Event]:
     ends = result.table["arrival_s"] + result.table["e2e_s"]
     last_s = float(ends.max()) if len(ends) else 0.0
     for each in result.outages:
         until_s = last_s if each.until_s is None else min(each.until_s, last_s)
-        yield {
-            "ph": "X", "pid": INSTANCES, "tid": each.instance, "name": "down", "cat": "down",
-            "ts": each.from_s * 1e6, "dur": max(until_s - each.from_s, 0.0) * 1e6,
-        }  # fmt: skip
+        yield span((INSTANCES, each.instance), "down", each.from_s, max(until_s, each.from_s))
 
 
-def _requests(table: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def _requests(table: dict[str, Any]) -> Iterator[Event]:
     """Each request as an asynchronous slice, with its phases inside."""
     order = np.argsort(table["arrival_s"], kind="stable")
     order = order[~np.isnan(table["ttft_s"][order])][:MOST_DRAWN]
@@ -183,10 +179,10 @@ def _requests(table: dict[str, Any]) -> Iterator[dict[str, Any]]:
                 yield common | {"ph": "e", "ts": (arrival + end) * 1e6}
 
 
-def _counters(usage: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def _counters(usage: dict[str, Any]) -> Iterator[Event]:
     for i, (at, pool) in enumerate(zip(usage["time_s"].tolist(), usage["pool"].tolist(), strict=True)):
         for name in ("busy_ratio", "decoding_sequences", "power_w", "waiting", "running"):
             value = float(usage[name][i])
             if not isnan(value):
                 track = name if name in ("waiting", "running") else f"{pool}: {name}"
-                yield {"ph": "C", "pid": COUNTERS, "tid": 0, "name": track, "ts": at * 1e6, "args": {"value": value}}
+                yield counter(COUNTERS, track, at, value=value)

@@ -1,4 +1,4 @@
-"""A collective on the links as a picture, and over time as trace events that Perfetto and chrome://tracing read."""
+"""A collective on the links as a picture, and over time as trace events."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 from taicang.fabric.draw import svg
 from taicang.predict.fabric import Answer, Place, drawn
 from taicang.search.collective import Ask
+from taicang.trace_events import counter, file, process, span, thread
 
 
 def picture(machine: Place, ask: Ask) -> str:
@@ -20,20 +21,10 @@ def trace(found: Answer) -> dict[str, Any]:
     rows = [(0, moment.phase, moment.begin_s, moment.end_s) for moment in found.course if not found.beside]
     rows += [(place, each.kind, 0.0, each.together_s) for place, each in enumerate(found.beside)]
     threads = {place: name if found.beside else "phases" for place, name, *_ in rows}
-    events: list[dict[str, Any]] = [
-        {"name": "process_name", "ph": "M", "pid": 0, "tid": 0, "args": {"name": found.machine}},
-        *({"name": "thread_name", "ph": "M", "pid": 0, "tid": place, "args": {"name": name}}
-          for place, name in threads.items()),
-    ]  # fmt: skip
-    events += [
-        {"name": name, "ph": "X", "pid": 0, "tid": place, "ts": begin * 1e6, "dur": (end - begin) * 1e6}
-        for place, name, begin, end in rows
-    ]
+    events = [process(0, found.machine), *(thread(0, place, name) for place, name in threads.items())]
+    events += [span((0, place), name, begin, end) for place, name, begin, end in rows]
     end = found.course[-1].end_s if found.course else 0.0
     at = [(moment.begin_s, moment.used_ratio) for moment in found.course]
     for begin, busy in [*at, (end, dict.fromkeys(found.course[-1].used_ratio, 0.0))] if at else []:
-        events += [
-            {"name": f"{level} links busy", "ph": "C", "pid": 0, "ts": begin * 1e6, "args": {"ratio": share}}
-            for level, share in busy.items()
-        ]
-    return {"traceEvents": events, "displayTimeUnit": "ns"}
+        events += [counter(0, f"{level} links busy", begin, ratio=share) for level, share in busy.items()]
+    return file(events)

@@ -11,6 +11,7 @@ from taicang.errors import InvalidInput
 from taicang.interop.work import Task, Workload
 from taicang.ops import Transfer
 from taicang.predict.chakra import exchanged
+from taicang.trace_events import Event, file, mark, process, span
 from taicang.virtual.capture import (
     BLOCK,
     COLLECTIVE,
@@ -36,24 +37,22 @@ MOST = 200_000
 
 
 def events(capture: Capture, scheduled: Scheduled) -> dict[str, Any]:
-    """The file as plain data; times in microseconds."""
-    found: list[dict[str, Any]] = []
+    """The file as plain data."""
+    found: list[Event] = []
     for rank in capture.ranks:
         clock = scheduled.clocks[rank.rank]
-        found.append({"ph": "M", "pid": rank.rank, "name": "process_name", "args": {"name": f"rank {rank.rank}"}})
+        found.append(process(rank.rank, f"rank {rank.rank}"))
         rows = zip(rank.work[:MOST].tolist(), clock.begin, clock.end, strict=False)
         for (what, stream, value), begin, end in rows:
-            common = {"pid": rank.rank, "tid": stream, "ts": begin * 1e6}
+            place = rank.rank, stream
             if what in (KERNEL, GRAPHED, COLLECTIVE):
                 kernel = rank.kernels[value]
                 about = {"phase": kernel.phase, "group": kernel.group, "flop": kernel.flop}
                 cat = "collective" if what == COLLECTIVE else "kernel"
-                found.append(
-                    common | {"ph": "X", "name": kernel.name, "cat": cat, "dur": (end - begin) * 1e6, "args": about}
-                )
+                found.append(span(place, kernel.name, begin, end, cat, **about))
             elif what == MARK:
-                found.append(common | {"ph": "i", "s": "p", "name": f"step {value}"})
-    return {"displayTimeUnit": "ms", "traceEvents": found}
+                found.append(mark(place, f"step {value}", begin))
+    return file(found)
 
 
 def workload(capture: Capture, scheduled: Scheduled) -> Workload:
