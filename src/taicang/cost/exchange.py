@@ -265,19 +265,22 @@ def exchange(
     never falls below ``lower_bound_s``.
     """
     levels = machine.plane("scale_up").levels
-    domain = domain_levels(levels)
-    profile = levels[domain - 1].profile
+    profile = levels[domain_levels(levels) - 1].profile
     name = library or _library(fits, profile, op.low_latency)
     other = name if library else _library(fits, profile, low_latency=False)
-    if other != name:
-        costs = [
-            exchange(op, machine, fits, library=each, setting=setting, hot_ratio=hot_ratio, wires=wires)
-            for each in (name, other)
-        ]
-        return faster(*costs)
     if name not in LIBRARIES:
         raise UnknownName("exchange library", name, LIBRARIES)
-    traits = LIBRARIES[name]
+    costs = [_by(each, op, machine, fits, setting, hot_ratio, wires) for each in dict.fromkeys((name, other))]
+    return costs[0] if len(costs) == 1 else faster(*costs)
+
+
+def _by(
+    name: str, op: Exchange, machine: Machine, fits: _Fits, setting: Setting, hot_ratio: Num, wires: Wires | None
+) -> Cost:
+    """The price by one library."""
+    levels = machine.plane("scale_up").levels
+    domain = domain_levels(levels)
+    profile, traits = levels[domain - 1].profile, LIBRARIES[name]
     fit, owner = _constants(fits, profile, f"{name}.{op.kind}")
     flow = traffic(op, machine, traits.merge, setting, wires)
 

@@ -204,10 +204,8 @@ def _experts(kind: Experts, setting: Setting, plan: TrainPlan) -> Iterator[Item]
         biased=kind.bias,
         gathered=False,
     )
-    if setting.stack.grouped_experts:
-        yield "experts", grouped, 1
-    else:  # the same kernels for each expert alone
-        yield "experts", replace(grouped, experts_local=1.0), grouped.experts_local
+    apart = not setting.stack.grouped_experts  # the same kernels for each expert alone
+    yield "experts", replace(grouped, experts_local=1.0) if apart else grouped, grouped.experts_local if apart else 1
     if plan.etp > 1:
         scattered = rows * kind.topk * width * 2.0
         yield "expert tensor reduce-scatter", across("reduce_scatter", scattered, plan, "etp"), 1

@@ -35,19 +35,8 @@ def feed_forwards(keys: Keys, family: Family, layers: int, hidden: int) -> list[
         return [NONE] * layers
     gated, bias = family.gated, family.ffn_bias
     experts = keys.maybe(*_EXPERTS, low=0)
-    if keys.data.get("enable_moe_block") is False:
-        experts = 0
-    if not experts:
-        if family.needs_experts:
-            keys.number(*_EXPERTS)
-        keys.ignore(*_TOPK, *_INTER, "enable_moe_block", "is_moe", "num_dense_layers", "first_k_dense_replace")
-        if isinstance(keys.data.get("intermediate_size"), list):
-            return [Dense(inter=width, gated=gated, bias=bias) for width in keys.widths("intermediate_size", layers)]
-        width = keys.maybe("shared_intermediate_size", low=0) or _width(keys, hidden) // (1 + family.half_inter)
-        plain = Dense(inter=width, gated=gated, bias=bias)
-        late = keys.number("num_kv_shared_layers", default=0, low=0)
-        wide = replace(plain, inter=2 * width) if keys.flag("use_double_wide_mlp", default=False) else plain
-        return [*[plain] * (layers - late), *[wide] * late]
+    if not experts or keys.data.get("enable_moe_block") is False:
+        return _without_experts(keys, family, layers, hidden)
     sparse = _sparse(keys, layers)
     topk = _one(keys, *_TOPK)
     idle = keys.number("zero_expert_num", default=0, low=0)
@@ -89,6 +78,19 @@ def feed_forwards(keys: Keys, family: Family, layers: int, hidden: int) -> list[
     apart = keys.maybe("intermediate_size_mlp", "dense_intermediate_size", "prefix_dense_intermediate_size")
     dense = Dense(inter=apart or _width(keys, hidden), gated=gated, bias=bias)
     return [moe if is_moe else dense for is_moe in sparse]
+
+
+def _without_experts(keys: Keys, family: Family, layers: int, hidden: int) -> list[FeedForward]:
+    if family.needs_experts:
+        keys.number(*_EXPERTS)
+    keys.ignore(*_TOPK, *_INTER, "enable_moe_block", "is_moe", "num_dense_layers", "first_k_dense_replace")
+    plain = Dense(inter=1, gated=family.gated, bias=family.ffn_bias)
+    if isinstance(keys.data.get("intermediate_size"), list):
+        return [replace(plain, inter=width) for width in keys.widths("intermediate_size", layers)]
+    width = keys.maybe("shared_intermediate_size", low=0) or _width(keys, hidden) // (1 + family.half_inter)
+    late = keys.number("num_kv_shared_layers", default=0, low=0)
+    wide = 2 * width if keys.flag("use_double_wide_mlp", default=False) else width
+    return [replace(plain, inter=each) for each in [width] * (layers - late) + [wide] * late]
 
 
 def _one(keys: Keys, *names: str) -> int:

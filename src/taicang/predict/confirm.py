@@ -125,10 +125,9 @@ def confirm(
     except TaicangError as error:
         return _none(str(error), rate, pools, bands)
     table = finished.columns()
-    arrived = table["arrival_s"] if users else load.trace.arrival_s
-    late = table["arrival_s"] >= warm_s
-    if not late.any():
+    if not (late := table["arrival_s"] >= warm_s).any():
         return _none("no request finished", rate, pools, bands)
+    arrived = table["arrival_s"] if users else load.trace.arrival_s
     end_s = float(arrived.max())
     ttft, tpot = table["ttft_s"][late], table["tpot_s"][late]
     measured = int((arrived >= warm_s).sum())

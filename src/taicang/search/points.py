@@ -22,7 +22,7 @@ from taicang.search.space import Space
 from taicang.serve.memory import in_pages, memory_use
 from taicang.serve.queueing import WITHIN
 from taicang.serve.setup import Setup, step
-from taicang.serve.steady import Load, aggregated
+from taicang.serve.steady import Load, Steady, aggregated
 from taicang.serve.uneven import EVEN, Spread
 from taicang.stacks import Stack
 from taicang.units import Count, Num
@@ -206,22 +206,11 @@ def serving_points(
     pairs = drafts.size * batches.size
     cells = {role: pairs * (chunks.size if role == "both" else 1) for role in roles}
 
-    def fitting(plan: ServePlan, budget: Any) -> Any:
-        use = memory_use(
-            job.model,
-            plan,
-            job.machine.chip,
-            job.stack.memory,
-            sequences=batches,
-            context=job.held_tokens,
-            tokens=np.maximum(batches * plan.query_len, budget),
-        )
-        return (use.spare_bytes >= 0) & _filled(plan, batches)
-
     def rows(once: Once, plan: ServePlan, exists: Any) -> dict[Role, dict[str, Any]]:
         plan = replace(plan, draft_tokens=drafts)
         budgets = {"both": chunks, "decode": np.zeros(1)}
-        keep = {role: fitting(plan, budgets[role]) & exists for role in roles}
+        tokens = {role: np.maximum(batches * plan.query_len, budgets[role]) for role in roles}
+        keep = {role: _fits(plan, job, batches, job.held_tokens, tokens[role]) & exists for role in roles}
         most = max(_largest(mask) for mask in keep.values())
         keep = {role: mask[..., :most, :] for role, mask in keep.items()}
         found: dict[Role, dict[str, Any]] = {role: {"keep": mask} for role, mask in keep.items()}
@@ -231,16 +220,7 @@ def serving_points(
         setup = replace(job, price=replace(once, exists=any_role).price).setup(plan)
         gained = setup.plan.tokens_per_step
         if "both" in roles:
-            mixing: Any = replace(setup.stack, chunk_tokens=chunks)  # type: ignore[arg-type]
-            load = Load(
-                concurrency=sequences * plan.dp,
-                group=sequences,
-                input_tokens=job.input_tokens,
-                output_tokens=job.output_tokens,
-                spread=job.spread,
-                at_random=True,
-            )
-            steady = aggregated(replace(setup, stack=mixing), load, any_role)
+            steady = _at_random(setup, job, sequences, chunks, any_role)
             seconds = steady.step_s
             found["both"] |= {
                 "sequences": sequences,
@@ -265,6 +245,24 @@ def serving_points(
     return gather(plans, job, cells, rows, 3)
 
 
+def _at_random(setup: Setup, job: Job, sequences: Floats, chunks: Floats, exists: Any) -> Steady:
+    """Instances that do both, under requests that come at random times."""
+    mixing: Any = replace(setup.stack, chunk_tokens=chunks)  # type: ignore[arg-type]
+    load = Load(
+        concurrency=sequences * setup.plan.dp, group=sequences, input_tokens=job.input_tokens,
+        output_tokens=job.output_tokens, spread=job.spread, at_random=True,
+    )  # fmt: skip
+    return aggregated(replace(setup, stack=mixing), load, exists)
+
+
+def _fits(plan: ServePlan, job: Job, sequences: Floats, context: float, tokens: Any) -> Any:
+    """Whether ``sequences`` of ``context`` tokens fit the memory beside steps of ``tokens``, and fill the plan."""
+    use = memory_use(
+        job.model, plan, job.machine.chip, job.stack.memory, sequences=sequences, context=context, tokens=tokens
+    )
+    return (use.spare_bytes >= 0) & _filled(plan, sequences)
+
+
 def prefill_points(plans: Sequence[ServePlan], job: Job, space: Space) -> Points:
     """Prefill instances of their own; TTFT is a batch of prompts alone and the move of one cache, without queueing.
 
@@ -275,16 +273,8 @@ def prefill_points(plans: Sequence[ServePlan], job: Job, space: Space) -> Points
     def rows(once: Once, plan: ServePlan, exists: Any) -> dict[Role, dict[str, Any]]:
         budget = chunk_budget(plan, job, space)
         within = prompts * job.input_tokens <= step_tokens(plan, job, space)
-        use = memory_use(
-            job.model,
-            plan,
-            job.machine.chip,
-            job.stack.memory,
-            sequences=prompts,
-            context=job.input_tokens,
-            tokens=np.minimum(prompts * job.input_tokens, budget),
-        )
-        keep = (use.spare_bytes >= 0) & within & _filled(plan, prompts) & exists
+        tokens = np.minimum(prompts * job.input_tokens, budget)
+        keep = _fits(plan, job, prompts, job.input_tokens, tokens) & within & exists
         if not keep.any():
             return {"prefill": {"keep": keep[..., :0]}}
         setup = replace(job, price=replace(once, exists=keep).price).setup(plan)

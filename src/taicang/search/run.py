@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
 
@@ -14,7 +14,7 @@ from taicang.plans import Quantisation, ServePlan
 from taicang.search import sheet
 from taicang.search.join import covered
 from taicang.search.points import Job, Points, Role, prefill_points, serving_points
-from taicang.search.result import FIGURES, MODES, Ask, Counts, Found, Mode
+from taicang.search.result import FIGURES, MODES, Ask, Choice, Counts, Found, Mode
 from taicang.search.sheet import Sheet
 from taicang.search.space import Space, layouts
 from taicang.units import show
@@ -50,27 +50,18 @@ def search(
     pairings = 0
     nearest: list[str] = []
     refused: list[str] = []
-    roles = list(dict.fromkeys(role for mode, role in ROLES.items() if mode in ask.modes))
     for name, quant in quants:
         plans = only or every(job, quant, space, beside)
         if keep is not None:
             plans = {role: [plan for plan in each if keep(role, plan)] for role, each in plans.items()}
-        serving = _serving(plans, job, space, roles)
-        priced: dict[str, Points] = {}
-        if "aggregated" in ask.modes:
-            priced["aggregated"] = points = serving["both"]
-            sheets.append(sheet.aggregated(points, job, name, ask))
-            edges += [sheet.aggregated_front(points, job, name)] if ask.front else []
-        if "disaggregated" in ask.modes:
-            priced["prefill"] = first = prefill_points(plans["prefill"], job, space)
-            priced["decode"] = second = serving["decode"]
-            sheets.append(sheet.disaggregated(first, second, job, name, ask))
-            if ask.front:
-                edges.append(sheet.disaggregated_front(first, second, job, name))
-                pairings += covered(first, second, chips=job.machine.chips, ttft_s=job.ttft_s, tpot_s=job.tpot_s)
-        if "decode" in ask.modes:
-            priced["decode"] = serving["decode"]
-            sheets.append(sheet.decoding(serving["decode"], job, name, ask))
+        priced = _priced(plans, job, space, ask)
+        sheets += _sheets(priced, job, name, ask)
+        if ask.front and "aggregated" in priced:
+            edges.append(sheet.aggregated_front(priced["aggregated"], job, name))
+        if ask.front and "prefill" in priced:
+            pools = priced["prefill"], priced["decode"]
+            edges.append(sheet.disaggregated_front(*pools, job, name))
+            pairings += covered(*pools, chips=job.machine.chips, ttft_s=job.ttft_s, tpot_s=job.tpot_s)
         for what, points in priced.items():
             counts += len(points.plans), points.considered, points.size, len(points.refused)
             nearest += _nearest(points, job, what)
@@ -78,22 +69,13 @@ def search(
     if not counts[2] and refused:
         raise NotModelled(refused[0])
     carried = [sheet.within(each, job.machine.chips) for each in sheets]
-    best, beyond = sheet.best(carried, ask), []
-    if not best:
-        beyond = sheet.best(sheets, replace(ask, top=1))
+    best = sheet.best(carried, ask)
+    beyond = [] if best else sheet.best(sheets, replace(ask, top=1))
     if beyond:
         nearest = [_larger(job, ask, beyond[0].chips)]
     elif not best and job.users:
         free = search(replace(job, users=None), quants, space, replace(ask, top=MANY), only, beside, keep).best
-        held = max((choice.users for choice in free), default=0.0)
-        nearest = (
-            [
-                f"at most {held:,.0f} users at a time within the limits, {job.users:,.0f} asked: an engine lets the "
-                f"others wait, as replay --closed-loop {job.users:.0f} shows"
-            ]
-            if held
-            else nearest
-        )
+        nearest = _fewer(job, free) or nearest
     laid, considered, fitting, refusals = counts.tolist()
     return Found(
         machine=job.machine.name,
@@ -116,12 +98,38 @@ def _larger(job: Job, ask: Ask, chips: int) -> str:
     )
 
 
-def _serving(
-    plans: Mapping[str, Sequence[ServePlan]], job: Job, space: Space, roles: Sequence[Role]
-) -> dict[Role, Points]:
+def _fewer(job: Job, free: Sequence[Choice]) -> list[str]:
+    """The most users that a plan takes of those that are ``free`` of the load, if any."""
+    held = max((choice.users for choice in free), default=0.0)
+    said = (
+        f"at most {held:,.0f} users at a time within the limits, {job.users:,.0f} asked: an engine lets the others "
+        f"wait, as replay --closed-loop {job.users:.0f} shows"
+    )
+    return [said] if held else []
+
+
+def _priced(plans: Mapping[str, Sequence[ServePlan]], job: Job, space: Space, ask: Ask) -> dict[str, Points]:
+    """Instances of each kind that the modes asked for take: "aggregated", "prefill", "decode"."""
+    roles = list(dict.fromkeys(role for mode, role in ROLES.items() if mode in ask.modes))
     if len(roles) > 1 and plans["both"] == plans["decode"]:
-        return serving_points(plans["both"], job, space, roles)
-    return {role: serving_points(plans[role], job, space, (role,))[role] for role in roles}
+        serving = serving_points(plans["both"], job, space, roles)
+    else:
+        serving = {role: serving_points(plans[role], job, space, (role,))[role] for role in roles}
+    found: dict[str, Points] = {}
+    if "both" in serving:
+        found["aggregated"] = serving["both"]
+    if "disaggregated" in ask.modes:
+        found["prefill"] = prefill_points(plans["prefill"], job, space)
+    return found | ({"decode": serving["decode"]} if "decode" in serving else {})
+
+
+def _sheets(priced: Mapping[str, Points], job: Job, name: str, ask: Ask) -> Iterator[Sheet]:
+    if "aggregated" in ask.modes:
+        yield sheet.aggregated(priced["aggregated"], job, name, ask)
+    if "disaggregated" in ask.modes:
+        yield sheet.disaggregated(priced["prefill"], priced["decode"], job, name, ask)
+    if "decode" in ask.modes:
+        yield sheet.decoding(priced["decode"], job, name, ask)
 
 
 def every(

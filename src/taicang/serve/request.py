@@ -53,7 +53,7 @@ class Request:
         self.deadline = deadline
         """Tick by which it is to start, where the scheduler looks at it."""
         self.need = input_tokens
-        self.done = self.made = 0
+        self.done = self.made = self.last = 0
         self.cached = 0
         """Prompt tokens found in device memory when it was admitted."""
         self.loaded = self.found = 0
@@ -69,7 +69,6 @@ class Request:
         """Number by which its instance knows it while it decodes."""
         self.base = 0
         """Cache grains that it brought into the decode batch, less growth up to then."""
-        self.last = 0
         self.room = 0
         """Pages that its group keeps for it until its cache has come."""
         self.group = 0

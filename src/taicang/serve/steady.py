@@ -90,20 +90,10 @@ def aggregated(setup: Setup, load: Load, exists: NDArray[np.bool_] | None = None
     length = new / chunks
     keys = (cached + new * spread.input_ratio / 2) * spread.prompts_ratio(plan.dp, length)
     chunk = prefill_batch(sequences=1.0, length=length, cached=keys - length / 2)
-    # steps of a turn that carry chunks of others' prompts, and how many of them in each attention group
     others = np.maximum(mine - 1.0, 0.0) * chunks
-    carried = np.minimum(others, steps)
-    if load.at_random:
-        carried = steps_with_prompts((mine * plan.dp - 1.0) * chunks, steps)
-        # all wait for the group that has the most, up to what a step takes: the rest rides with the next ones, or takes
-        # steps of its own where prompts come first
-        fullest = fullest_of(plan.dp, others / np.maximum(carried, 1e-9))
-        carried = carried if mixed else carried * np.maximum(fullest * length / budget, 1.0)
-    carried = np.maximum(carried, others * length / budget)
-    packed = np.maximum(others / np.maximum(carried, 1e-9), 1.0)
-    met = chunks * (1.0 - 1.0 / packed) if mixed else 0.0  # those beside its own prompt are behind a request by then
-    if load.at_random:
-        packed = np.clip(fullest, packed, np.maximum(budget / length, packed))
+    everybody = (mine * plan.dp - 1.0) * chunks if load.at_random else None
+    carried, mean, packed = _carried(others, everybody, steps, length, budget, groups=plan.dp, mixed=mixed)
+    met = chunks * (1.0 - 1.0 / mean) if mixed else 0.0  # those beside its own prompt are behind a request by then
     several = scaled(chunk, packed)
     alone = step(setup, chunk)
     carrying = _spent(setup, together(decoding, several) if mixed else several, exists)
@@ -134,6 +124,28 @@ def aggregated(setup: Setup, load: Load, exists: NDArray[np.bool_] | None = None
         output_tokens_per_s=load.concurrency * load.output_tokens / (turns + (0.0 if load.at_random else door)),
         decode=decode,
     )
+
+
+def _carried(
+    others: Num, everybody: Num | None, steps: Num, length: Num, budget: Num, *, groups: Count, mixed: bool
+) -> tuple[Num, Num, Num]:
+    """Of ``steps``, those that carry chunks of others' prompts, and how many of them in each attention group, in the
+    mean and in the fullest.
+
+    ``others`` are those of the own group, ``everybody`` those of all where they come at random; a chunk has ``length``
+    tokens, a step takes ``budget``.
+    """
+    carried = np.minimum(others, steps)
+    if everybody is not None:
+        carried = steps_with_prompts(everybody, steps)
+        # all wait for the group that has the most, up to what a step takes: the rest rides with the next ones, or takes
+        # steps of its own where prompts come first
+        fullest = fullest_of(groups, others / np.maximum(carried, 1e-9))
+        carried = carried if mixed else carried * np.maximum(fullest * length / budget, 1.0)
+    carried = np.maximum(carried, others * length / budget)
+    mean = np.maximum(others / np.maximum(carried, 1e-9), 1.0)
+    packed = mean if everybody is None else np.clip(fullest, mean, np.maximum(budget / length, mean))
+    return carried, mean, packed
 
 
 def _left_to_prompts(stack: Stack, decoding: Num, share_ratio: Num) -> Num:
