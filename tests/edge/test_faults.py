@@ -497,7 +497,7 @@ def test_an_interrupted_study_ends_at_once_and_leaves_no_worker(inputs, tmp_path
     words = line("sweep", inputs, tmp_path / "out")
     words[words.index("--workers") + 1] = "2"
     many = "axes: {input: {from: 100, to: 1000, steps: 100}, "  # more than end while a busy machine lets this sleep
-    (tmp_path / "study.yaml").write_text(STUDY.replace("axes: {", many))
+    (tmp_path / "study.yaml").write_text(STUDY.replace("input: 1000, ", "").replace("axes: {", many))
     process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     journal = tmp_path / "out" / "journal.jsonl"
     while process.poll() is None and (not journal.exists() or journal.read_bytes().count(b"\n") < 3):
