@@ -201,8 +201,8 @@ def test_a_replayed_row_holds_as_many_recurrent_states_as_the_engine_keeps(net):
 
 
 def test_rows_of_known_scripts_run_all_their_clients_and_others_what_engines_draft_with():
-    drafting = {"model": "deepseek-r1", "machine": "hgx-h200", "engine": "sglang", "version": "0.5.9", "tp": "8", "precision": "fp8_block",
-                "clients": "64", "mtp": "2"}  # fmt: skip
+    drafting = {"model": "deepseek-r1", "machine": "hgx-h200", "engine": "sglang", "version": "0.5.9", "tp": "8",
+                "precision": "fp8_block", "clients": "64", "mtp": "2"}  # fmt: skip
     assert _both(own(**drafting), 64, fixed(128, 256, 16)).limits.sequences == 48
     public = own(**drafting, source="inferencex", mode="agg")
     assert _both(public, 64, fixed(128, 256, 16)).limits.sequences == 64

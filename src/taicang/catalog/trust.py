@@ -94,8 +94,8 @@ class Ground:
     """What is known of a run, in the words that its measurements are filed under."""
 
     use: str
-    """ "aggregated", "disaggregated", "saturated" (as full as limits allow), "burst" (a closed loop of several
-    clients with fewer than ``TURNS`` requests each: all come at once and hardly any follow), "training" or "adapters"."""
+    """ "aggregated", "disaggregated", "saturated" (as full as limits allow), "burst" (a closed loop of several clients
+    with fewer than ``TURNS`` requests each: all come at once and hardly any follow), "training" or "adapters"."""
     vendor: str
     generation: str
     chip: str
