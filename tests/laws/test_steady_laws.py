@@ -117,3 +117,35 @@ def test_equal_answers_stay_a_burst_where_prompts_come_first(load, burst, widths
     assert in_step(first, replace(load, spread=Spread()), steps) == 1.0
     assert burst - 1e-12 <= in_step(first, far, steps) <= in_step(first, near, steps) <= 1.0
     assert in_step(mixed, load, steps) == in_step(first, replace(load, at_random=True), steps) == burst
+
+
+@settings(max_examples=25, deadline=None)
+@given(cases, st.integers(1, 4), loads, log_uniform(1e-4, 100), st.floats(0.0, 1.0))
+def test_first_tokens_of_pools_wait_for_half_a_burst_and_never_for_more_than_all(case, instances, load, moved_s, burst):
+    setup = setup_of((case[0], replace(case[1], draft_tokens=0)), burst_ratio=burst)
+    pools = Pools(
+        prefill=setup, prefill_instances=instances, prefill_sequences=1.0, decode=setup, decode_instances=instances
+    )
+    found = disaggregated(pools, load, moved_s)
+    ahead = max(load.concurrency / (instances * setup.plan.dp) - 1.0, 0.0) * found.prefill_s
+    assert found.ttft_s >= (found.prefill_s + moved_s + 0.5 * burst * ahead) * (1 - 1e-9)
+    assert found.ttft_s <= (found.prefill_s + moved_s + ahead) * 1.05  # as near as it is solved
+
+
+@settings(max_examples=20, deadline=None)
+@given(loads)
+def test_prompts_of_other_attention_groups_hold_up_the_steps_that_all_take_together(load):
+    setup = setup_of(CASES[2])
+    load = replace(load, concurrency=float(setup.plan.dp))  # one request in each group
+    even, random = (aggregated(setup, replace(load, at_random=each)) for each in (False, True))
+    assert even.tpot_s == pytest.approx(even.step_s / setup.plan.tokens_per_step)
+    assert random.tpot_s > even.tpot_s
+
+
+@settings(max_examples=20, deadline=None)
+@given(cases, st.floats(1.0, 16.0), st.sampled_from([512, 1024, 4096]))
+def test_a_prompt_in_pieces_costs_no_less_than_whole_nor_more_than_its_pieces_and_their_keys(case, pieces, budget):
+    one = Load(concurrency=1.0, input_tokens=pieces * budget, output_tokens=2.0)
+    cut, whole = (aggregated(setup_of(case, chunk_tokens=each), one).prefill_s for each in (budget, 10**6))
+    piece = aggregated(setup_of(case, chunk_tokens=10**6), replace(one, input_tokens=float(budget))).prefill_s
+    assert whole * (1 - 1e-9) <= cut <= pieces * piece * 1.01 + whole  # decoding takes a token or two of each
