@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from taicang import catalog
@@ -65,6 +65,8 @@ def test_bursts_move_waiting_but_not_throughput(case, scheduler, load):
 
 @settings(max_examples=30, deadline=None)
 @given(cases, st.sampled_from(SCHEDULERS), loads)
+@example(CASES[0], "mixed", Load(concurrency=1788.0, input_tokens=90.0, output_tokens=21.0))  # steps of prompts alone
+@example(CASES[2], "mixed", Load(concurrency=45.0, input_tokens=3502.0, output_tokens=8.0))  # prompts beside its own
 def test_twice_the_clients_never_lower_throughput(case, scheduler, load):
     setup = setup_of(case, scheduler=scheduler)
     less, more = (aggregated(setup, replace(load, concurrency=load.concurrency * k)) for k in (1.0, 2.0))
