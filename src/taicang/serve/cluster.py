@@ -18,7 +18,7 @@ from taicang.serve.instance import Instance
 from taicang.serve.log import Log
 from taicang.serve.pace import NO_TIME, Link
 from taicang.serve.request import Request
-from taicang.serve.router import Router
+from taicang.serve.router import Router, least
 from taicang.serve.store import Store
 
 ARRIVAL, LOADED, MOVED, STEP, CHANGE = range(5)
@@ -236,10 +236,14 @@ class Cluster:
 
     def _room(self, request: Request, now: int) -> tuple[Instance | None, int]:
         """A decode instance that promises room, the one with the fewest requests first, and its group."""
-        pool = self.decode if len(self.decode) == 1 else sorted(self.decode, key=lambda each: each.requests)
-        for instance in pool:
-            at = instance.promise(request, now)
-            if at >= 0:
+        if not self.decode:
+            return None, -1
+        first = least(self.decode)
+        at = first.promise(request, now)
+        if at >= 0:
+            return first, at
+        for instance in sorted(self.decode, key=lambda each: each.requests):
+            if instance is not first and (at := instance.promise(request, now)) >= 0:
                 return instance, at
         return None, -1
 

@@ -49,23 +49,23 @@ class Router:
         if kind == "session-sticky" and request.session >= 0:
             held = self._sessions.get(request.session)
             if held is None or held not in pool:
-                held = self._sessions[request.session] = _least(pool)
+                held = self._sessions[request.session] = least(pool)
             return held
         if kind == "prefix-aware" and request.blocks:
             return self._nearest(request, pool)
-        return _least(pool)
+        return least(pool)
 
     def _nearest(self, request: Request, pool: Sequence[Instance]) -> Instance:
         """The instance that was last sent the longest part of this prompt."""
-        homes, least = self._homes, _least(pool)
-        chosen, blocks = least, request.blocks
+        homes, fewest = self._homes, least(pool)
+        chosen, blocks = fewest, request.blocks
         self._seen += 1
         self._tokens += request.input
         for held in range(len(blocks), 0, -1):
             home = homes.get(blocks[held - 1])
             if home is not None:
                 saved = min(request.named * held / len(blocks), request.input)
-                if home in pool and (home.requests - least.requests) * self._tokens <= saved * self._seen:
+                if home in pool and (home.requests - fewest.requests) * self._tokens <= saved * self._seen:
                     chosen = home
                 break
         for block in request.blocks:
@@ -73,7 +73,8 @@ class Router:
         return chosen
 
 
-def _least(pool: Sequence[Instance]) -> Instance:
+def least(pool: Sequence[Instance]) -> Instance:
+    """The first of those with the fewest requests."""
     best, least = pool[0], pool[0].requests
     for instance in pool[1:]:
         if least == 0:

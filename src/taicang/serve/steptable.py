@@ -12,7 +12,7 @@ sequences add beside them is tabulated over the tokens and n.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -107,7 +107,7 @@ class StepTable:
         self._length: Any = np.geomspace(1.0, LONGEST, 61)
         bounds = [limit * scale for limit in _limits(setup.model) for scale in (0.7, 1.0, 1.4)]
         self._axes: tuple[Any, Any, Any] = (
-            _knots(tokens, 8, 1.25), np.unique(np.concatenate([2.0 ** np.arange(21), bounds])),
+            _knots(tokens, 8, 1.25), _ascending(2.0 ** np.arange(21), bounds),
             _knots(min(sequences, tokens), int(setup.plan.pp), 2.0),
         )  # fmt: skip
         self._tokens, self._reads, self._prompts = (each.tolist() for each in self._axes)
@@ -328,7 +328,12 @@ def _knots(most: int, dense: int, ratio: float) -> Any:
     """Whole numbers from 1 to ``most``: all up to ``dense``, then ``ratio`` apart."""
     count = int(np.ceil(np.log(max(most, 2)) / np.log(ratio))) + 1
     wide = np.round(np.geomspace(1.0, float(max(most, 2)), count))
-    return np.unique(np.concatenate([np.arange(1.0, min(dense, most) + 1), wide]))
+    return _ascending(np.arange(1.0, min(dense, most) + 1), wide)
+
+
+def _ascending(*values: Iterable[float]) -> Any:
+    """All that differ, in order (``np.unique`` would load masked arrays for that, which takes longer than a replay)."""
+    return np.array(sorted({float(each) for some in values for each in some}))
 
 
 def _seconds(setup: Setup, batch: Batch) -> Any:
