@@ -24,6 +24,8 @@ from taicang.fabric.topology import build
 from taicang.fabric.wires import LinkRates
 from taicang.hardware import Level, Plane
 from taicang.ops import Collective
+from taicang.predict.fabric import run
+from taicang.search.collective import Ask
 
 FITS = calibration.fits("collective", Line)
 BUILT_IN = (
@@ -171,6 +173,19 @@ def test_the_last_node_of_a_group_passes_what_it_needs_by_the_adapters_of_few(sp
     assert float(priced(op, machine, FITS, wires=LinkRates(machine=machine)).seconds) == pytest.approx(closed, rel=0.02)
     taken_in = {"all_reduce": 1.0 / rest, "all_to_all": (ranks - rest) / ranks}.get(kind, (ranks - rest) / ranks / rest)
     assert closed >= taken_in * 1e9 / adapters.bandwidth_bytes_per_s
+
+
+@given(
+    st.sampled_from([*BUILT_IN, "atlas-800-a2 x 3", "hgx-h20 x 3", "mi300x-8 x 2"]),
+    st.sampled_from([*KINDS[1:], "send"]), st.sampled_from([1, 1, 1, 2, 3, 7, 8, 16]), st.floats(3.0, 10.0), st.data(),
+)  # fmt: skip
+@settings(max_examples=60, deadline=None)
+def test_a_library_never_beats_the_links_of_any_group(name, kind, stride, digits, data):
+    machine = catalog.machine(name, links=True)
+    assume(machine.ranks > stride)
+    ranks = data.draw(st.integers(2, (machine.ranks - 1) // stride + 1))
+    found = run(machine, Ask(kind=kind, payload_bytes=10.0**digits, ranks=ranks, stride=stride))
+    assert min(found.closed_s, found.library_s) >= 0.97 * found.wire_s
 
 
 @given(st.lists(st.integers(2, 5), min_size=1, max_size=3), st.sampled_from([1, 2, 4]), st.sampled_from(KINDS))

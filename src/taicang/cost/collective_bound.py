@@ -37,6 +37,14 @@ def usable_bytes_per_s(level: Level, units: int, joined: Num) -> Num:
     return level.bandwidth_bytes_per_s * (links / (units - 1.0))
 
 
+def pair_bytes_per_s(level: Level, inner_ranks: int) -> float:
+    """What one rank can send to one other: on a mesh its link to that one, of those to all partners."""
+    if level.topology != "mesh":
+        return level.bandwidth_bytes_per_s
+    links = sum(size - 1 for size in level.dims) if level.dims else level.ranks // inner_ranks - 1
+    return level.bandwidth_bytes_per_s / max(links, 1)
+
+
 def _extents(level: Level, op: Collective, unit: int) -> list[Num]:
     """How far the group of ``op`` extends in each dimension of a level of units of ``unit`` ranks."""
     found: list[Num] = []
@@ -90,22 +98,24 @@ def joins(ranks: Num, inner: Num) -> Num:
 
 
 def rest_ratio(op: Collective, inner: Num, outer: Num) -> Num:
-    """Share of its adapters' bandwidth that a group of ``outer`` ranks can use whose last unit is not full.
+    """Share of its adapters' (or a package's ports') bandwidth that a group can use whose units do not all hold
+    ``inner`` ranks: the last one may hold fewer, and some do where its stride does not divide a unit.
 
-    What the last one takes in, and sends, passes the adapters of the few ranks there: of the ``inner`` of a full unit
-    ``rest``. An all-to-all sends (outer - rest) / outer of a rank's buffer out of there, not (outer - inner) / outer.
+    What such a unit takes in, and sends, passes the ports of the few ranks there, its ``rest``. An all-to-all sends
+    (ranks - rest) / ranks of a rank's buffer out of there, not (ranks - inner) / ranks.
     """
-    rest = outer - inner * np.floor(outer / inner + 1e-9)
-    full = (rest < 0.5) | (outer <= inner) | (np.abs(inner - np.round(inner)) > 1e-9)
-    rest = np.where(full, inner, rest)
+    ranks = op.ranks * 1.0
+    rest = ranks - inner * np.floor(ranks / inner + 1e-9)
+    rest = np.where(np.abs(inner - np.round(inner)) > 1e-9, np.floor(inner), np.where(rest < 0.5, inner, rest))
+    rest = np.where(outer > inner, rest, inner)
     if op.kind == "all_to_all":
-        return np.where(full, 1.0, (outer - inner) / np.maximum(outer - rest, 1.0))[()]
+        return ((ranks - inner) / np.maximum(ranks - rest, 1e-9) * (outer > inner) + (outer <= inner))[()]
     return (rest / inner)[()]
 
 
 def rows_of(op: Collective, levels: tuple[Level, ...]) -> list[tuple[Level, Num, Num, Num]]:
     """``tiers`` that the ranks of ``op`` join."""
-    found = []
+    found: list[tuple[Level, Num, Num, Num]] = []
     unit = 1
     for level, inner, outer, bandwidth in tiers(levels, members(levels, op.ranks, op.stride)):
         part: Num = 1.0
@@ -113,7 +123,16 @@ def rows_of(op: Collective, levels: tuple[Level, ...]) -> list[tuple[Level, Num,
             part = torus_ratio(level, op, unit)
         elif level.topology == "mesh" and len(level.dims) > 1 and op.kind == "all_to_all":
             part = mesh_ratio(level, op, unit)
-        if level.behind_adapters:
+        if level.topology == "mesh" and op.kind != "all_to_all":  # few in the last unit have few links of their own
+            rest = joins(op.ranks - outer * np.floor(op.ranks / outer + 1e-9), inner)
+            part = (
+                part
+                * np.where((rest > 1.5) & (rest < outer / inner), (rest - 1.0) / (outer / inner - 1.0 + 1e-30), 1.0)[()]
+            )
+        below = found[-1][0] if found else level
+        if level.topology in ("switch", "clos") and (
+            below.topology in ("mesh", "torus") or below.behind_adapters != level.behind_adapters
+        ):  # through ports that only what leaves the unit uses
             part = part * rest_ratio(op, inner, outer)
         found.append((level, inner, outer, bandwidth * part))
         unit = level.ranks

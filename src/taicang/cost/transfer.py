@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from taicang.cost.collective import Fits, Line, Wires
+from taicang.cost.collective_bound import pair_bytes_per_s
 from taicang.cost.cost import Cost
 
 if TYPE_CHECKING:
@@ -40,8 +41,9 @@ def transfer(op: Transfer, machine: Machine, fits: Fits, wires: Wires | None = N
     wire = 0.0 * distance
     within = 0
     met: list[Num] = []
-    rates = wires.rates(op.plane, "send", 2, op.distance) if wires else [each.bandwidth_bytes_per_s for each in levels]
-    for level, rate in zip(levels, rates, strict=True):
+    rates = wires.rates(op.plane, "send", 2, op.distance) if wires else [None] * len(levels)
+    for level, given in zip(levels, rates, strict=True):
+        rate = pair_bytes_per_s(level, max(within, 1)) if given is None else given
         reached = (distance >= within) * 1.0
         if level is not levels[-1]:
             reached = reached * (distance < level.ranks)

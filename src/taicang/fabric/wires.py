@@ -73,14 +73,19 @@ class LinkRates:
             teams = places[: copies * ranks].reshape(copies, ranks)
         phases = collective(net, kind, teams, 1.0)
         return [
-            min(level.bandwidth_bytes_per_s, level_rate(net, index, phases, teams, kind, full=self.placed is None))
+            min(
+                level.bandwidth_bytes_per_s,
+                level_rate(net, index, phases, teams, kind, 0 if self.placed is not None else stride),
+            )
             for index, level in enumerate(fabric.levels)
         ]
 
 
-def level_rate(net: Net, level: int, phases: Sequence[Phase], teams: Ints, kind: str, *, full: bool = False) -> float:
-    """Bytes that a rank sends through a level (in the mean, or of ``full`` units), over the time that its fullest link
-    needs; infinite if none."""
+def level_rate(net: Net, level: int, phases: Sequence[Phase], teams: Ints, kind: str, stride: int = 0) -> float:
+    """Bytes that a rank sends through a level, over the time that its fullest link needs; infinite if none.
+
+    Of groups whose ranks lie ``stride`` apart, a rank of a full unit; otherwise in the mean.
+    """
     fabric, found = net.fabric, net.found
     index = next(i for i, each in enumerate(fabric.networks) if level in each.levels)
     network = fabric.networks[index]
@@ -94,9 +99,11 @@ def level_rate(net: Net, level: int, phases: Sequence[Phase], teams: Ints, kind:
         sent = _injected(fabric, network, teams, kind)
         return float(sent / (carried[used] / found.capacity_bytes_per_s[used]).max())
     sent, busy, port = 0.0, 0.0, network.port[teams.ravel()]
-    within = teams.ravel() // (fabric.levels[level - 1].ranks if level else 1)
-    width = size_of(np.repeat(np.arange(len(teams)), teams.shape[1]), within)
-    some = (width == width.max()) | (not full)
+    low = fabric.levels[level - 1].ranks if level else 1
+    width = size_of(np.repeat(np.arange(len(teams)), teams.shape[1]), teams.ravel() // low)
+    some = np.ones(teams.size, dtype=bool)
+    if stride and not low % stride:
+        some = (width == width.max()) & (width < teams.shape[1])
     for depth, (stage, (up, down, each)) in enumerate(zip(network.stages, found.base[index], strict=True)):
         if stage.level != level:
             continue
