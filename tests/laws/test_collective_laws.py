@@ -248,3 +248,13 @@ def test_a_kv_cache_of_4k_tokens_crosses_one_die_of_rdma_in_at_least_eleven_mill
     rdma = fabric_of(tier("cluster", 768, 25, 5, profile="roce-a3"), plane="rdma")
     op = Transfer(payload_bytes=288e6, plane="rdma", distance=32)
     assert 11.5e-3 < transfer(op, rdma, FITS).seconds < 18e-3
+
+
+def test_a_move_on_a_mesh_has_one_link_and_each_rank_a_host_of_its_own():
+    rack, box = catalog.machine("gb200-nvl72"), catalog.machine("atlas-800-a2")
+    host = rack.plane("host").levels[0].bandwidth_bytes_per_s
+    assert transfer(Transfer(payload_bytes=1e9, plane="host", distance=1), rack, FITS).network_s == 1e9 / host
+    link = box.plane("scale_up").levels[0].bandwidth_bytes_per_s / 7
+    assert transfer(Transfer(payload_bytes=1e9, plane="scale_up", distance=1), box, FITS).network_s == pytest.approx(
+        1e9 / link
+    )

@@ -43,7 +43,8 @@ def transfer(op: Transfer, machine: Machine, fits: Fits, wires: Wires | None = N
     met: list[Num] = []
     rates = wires.rates(op.plane, "send", 2, op.distance) if wires else [None] * len(levels)
     for level, given in zip(levels, rates, strict=True):
-        rate = pair_bytes_per_s(level, max(within, 1)) if given is None else given
+        pair = pair_bytes_per_s(level, max(within, 1)) if op.plane == "scale_up" else level.bandwidth_bytes_per_s
+        rate = pair if given is None else given
         reached = (distance >= within) * 1.0
         if level is not levels[-1]:
             reached = reached * (distance < level.ranks)
