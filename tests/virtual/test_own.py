@@ -28,6 +28,49 @@ def test_a_step_of_a_ring_is_a_message_to_a_neighbour(tmp_path):
     assert all(op["kind_of_operator"] == "Transfer" and op["distance"] in (1, 3) for op in moved)
 
 
+def test_all_of_a_small_ring_run_as_soon_as_two_of_it_meet(tmp_path):
+    path = tmp_path / "ring.py"
+    path.write_text("""import torch
+import torch.distributed as dist
+dist.init_process_group("nccl")
+rank, many = dist.get_rank(), dist.get_world_size()
+print("begun", rank)
+x, y = torch.full((4,), rank, device="cuda"), torch.empty(4, dtype=torch.int64, device="cuda")
+ops = [dist.P2POp(dist.isend, x, (rank + 1) % many), dist.P2POp(dist.irecv, y, (rank - 1) % many)]
+for work in dist.batch_isend_irecv(ops):
+    work.wait()
+print("got", rank, y[0].item())
+""")
+    said = run("--on", "hgx-h100", "--world", "4", path)["said"]
+    assert sorted(re.findall(r"got (\d) (\d)", said)) == [(str(at), str((at - 1) % 4)) for at in range(4)]
+    assert said.count("begun") == 1 + 4
+
+
+@pytest.mark.parametrize("ranks", ["reps", "0,1"])
+def test_ranks_that_a_program_starts_itself(ranks, tmp_path):
+    path = tmp_path / "starts.py"
+    path.write_text("""import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+def train(rank, many):
+    dist.init_process_group("nccl", init_method="tcp://localhost:29517", rank=rank, world_size=many)
+    torch.cuda.set_device(rank)
+    model = torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(64, 64).cuda())
+    model(torch.randn(8, 64, device="cuda")).sum().backward()
+    dist.destroy_process_group()
+if __name__ == "__main__":
+    mp.set_start_method("spawn", force=True)
+    many = torch.cuda.device_count()
+    started = [mp.Process(target=train, args=(rank, many)) for rank in range(many)]
+    [each.start() for each in started]
+    [each.join() for each in started]
+    print("ended", [each.exitcode for each in started])
+""")
+    made = run("--on", "hgx-h100", "--ranks", ranks, path)
+    assert made["said"].count(str([0] * 8)) == len(made["ranks"]) == (1 if ranks == "reps" else 2)
+    assert all(rank["collective_bytes"]["all_reduce world"] == 4 * (64 * 64 + 64) for rank in made["ranks"])
+
+
 OWN = """import torch
 @torch.library.custom_op("mine::attend", mutates_args=())
 def attend(q: torch.Tensor, cache: torch.Tensor) -> torch.Tensor:

@@ -39,6 +39,27 @@ def test_a_store_is_shared_by_the_ranks_that_run(tmp_path):
     assert done.returncode == 0, done.stderr
 
 
+STORE = """import os, torch
+import torch.distributed as dist
+rank, many = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+store = dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), many, rank == 0)
+store.set(f"from {rank}", "1")
+dist.init_process_group("nccl", store=store, rank=rank, world_size=many)
+dist.all_reduce(torch.ones(4, device="cuda"))
+print("rank", rank, store.get("from 0"))
+"""
+
+
+@pytest.mark.parametrize("ranks", ["reps", "0,1", "all"])
+def test_a_store_of_the_program_waits_for_the_ranks_that_run(ranks, tmp_path):
+    path = tmp_path / "stored.py"
+    path.write_text(STORE)
+    done = call("run", "--on", "hgx-h100", "--world", 4, "--ranks", ranks, path)
+    assert done.returncode == 0, done.stderr
+    said = [line for line in done.stdout.splitlines() if line.startswith("rank ")]
+    assert sorted(said) == [f"rank {each} b'1'" for each in range({"reps": 1, "0,1": 2, "all": 4}[ranks])]
+
+
 def test_objects_come_from_the_rank_that_has_them(tmp_path):
     path = tmp_path / "objects.py"
     path.write_text(

@@ -40,7 +40,7 @@ def main(path: str) -> int:
     except Enough:
         pass
     except Missing as error:
-        Path(job.out, f"missing-{job.rank}").write_text(str(error.rank))
+        Path(job.out, f"missing-{job.rank}").write_text(" ".join(map(str, error.ranks)))
         os._exit(1)
     except SystemExit as error:
         code = error.code

@@ -189,7 +189,7 @@ class Operators:
         members, _at = self.groups.of(group)
         other = members.ranks[to]
         mine = self.groups.job.rank
-        self._need(other)
+        self._need(other, members.ranks)
         pair = f"{mine}>{other}"
         count = self.groups.counts[pair] = self.groups.counts.get(pair, 0) + 1
         if other in self.groups.job.executed:
@@ -200,7 +200,7 @@ class Operators:
         """From one rank."""
         members, _at = self.groups.of(group)
         other, mine = members.ranks[source], self.groups.job.rank
-        self._need(other)
+        self._need(other, members.ranks)
         pair = f"{other}>{mine}"
         count = self.groups.counts[pair] = self.groups.counts.get(pair, 0) + 1
         found = None
@@ -211,9 +211,9 @@ class Operators:
         put(self.kernels, tensors[0], found)
         return self._pair("recv", tensors, pair, abs(other - mine))
 
-    def _need(self, other: int) -> None:
+    def _need(self, other: int, peers: tuple[int, ...]) -> None:
         if other not in self.groups.job.executed:
-            self.groups.job.missing(other)
+            self.groups.job.missing(other, peers)
 
     def _pair(self, name: str, tensors: list[Tensor], pair: str, distance: int) -> Any:
         payload = sum(size(t) for t in tensors)

@@ -83,7 +83,7 @@ def run(wish: Wish, machine: Machine, name: str, folder: Path) -> tuple[Capture,
         for path in sorted(folder.glob("refused-*")):
             place, _, said = path.read_text().partition("\n")
             raise InvalidInput(said, where=place)
-        needed = {int(path.read_text()) for path in folder.glob("missing-*")} - set(wish.ranks)
+        needed = {int(rank) for path in folder.glob("missing-*") for rank in path.read_text().split()} - set(wish.ranks)
         for path in folder.glob("missing-*"):
             path.unlink()
         if not needed:
@@ -110,7 +110,9 @@ def run(wish: Wish, machine: Machine, name: str, folder: Path) -> tuple[Capture,
 
 def _once(wish: Wish, machine: Machine, name: str, folder: Path, native: build.Native) -> list[int]:
     """All ranks once, side by side; where one ends badly, those that wait for it are ended too."""
-    PORT.clear()
+    PORTS.clear()
+    for path in folder.glob("rank-*"):
+        path.unlink()
     processes: list[subprocess.Popen[bytes]] = []
     with scratch() as work:
         try:
@@ -167,8 +169,8 @@ def _start(
         "TAICANG_DEVICE_NAME": wish.names,
         "RANK": str(rank), "WORLD_SIZE": str(wish.world), "LOCAL_RANK": str(rank % local),
         "LOCAL_WORLD_SIZE": str(local), "GROUP_RANK": str(rank // local), "NNODES": str(-(-wish.world // local)),
-        "MASTER_ADDR": os.environ.get("MASTER_ADDR", "127.0.0.1"), "MASTER_PORT": str(port()),
-        "TAICANG_PORT": str(port()),
+        "MASTER_ADDR": os.environ.get("MASTER_ADDR", "127.0.0.1"), "MASTER_PORT": str(port(0)),
+        "TAICANG_PORT": str(port(1)),
         "TORCHELASTIC_RUN_ID": "taicang", "OMP_NUM_THREADS": "1",
         "TORCH_CPP_LOG_LEVEL": os.environ.get("TORCH_CPP_LOG_LEVEL", "ERROR"),
     }  # fmt: skip
@@ -186,16 +188,17 @@ def _start(
     return subprocess.Popen([sys.executable, "-m", "taicang.virtual.child", str(path)], env=environment)
 
 
-def port() -> int:
-    """A free port of this host, the same for all ranks of a run."""
-    if not PORT:
-        with socket.socket() as found:
-            found.bind(("127.0.0.1", 0))
-            PORT.append(found.getsockname()[1])
-    return PORT[0]
+def port(at: int) -> int:
+    """Free ports of this host, the same for all ranks of a run: the program's own, and that of the ranks' store."""
+    if not PORTS:
+        with socket.socket() as first, socket.socket() as second:
+            for each in (first, second):
+                each.bind(("127.0.0.1", 0))
+                PORTS.append(each.getsockname()[1])
+    return PORTS[at]
 
 
-PORT: list[int] = []
+PORTS: list[int] = []
 
 
 def chip_of(machine: Machine) -> spec.Chip:

@@ -66,6 +66,7 @@ class Session:
         facade.EVENTS.append(self.live.between_ms)
         library, self.groups = world.install(ours, job)
         self.libraries.append(library)
+        world.ENDS.append(self.finish)
         fused.KERNELS.append(ours)
         text = reading.data(Path(job.script)).decode(errors="replace")
         libraries.install(text, Path(job.script), self.groups, npu=DEVICE == "npu")
@@ -131,7 +132,9 @@ class Session:
                     continue
 
     def finish(self, failure: str) -> None:
-        """Write the capture of this rank."""
+        """Write the capture of this rank, unless a process that the program started for it did."""
+        if Path(self.job.out, f"rank-{self.job.rank}.json").is_file():
+            return
         if facade.COMPILED[0]:
             self.notes["torch.compile ran eagerly: --fuse joins its kernels"] = None
         taken: set[int] = set()

@@ -10,6 +10,9 @@ from typing import Any, NoReturn
 STORAGE = "storage"
 """The plane that a checkpoint is written over."""
 
+FEW = 16
+"""Ranks of a group that are all run as soon as two of them exchange messages, not one after the other."""
+
 
 class Enough(BaseException):
     """Raised into the program once it has done its steps."""
@@ -53,17 +56,18 @@ class Job:
     clock: bool
     """Whether ``time`` tells the machine's time."""
 
-    def missing(self, rank: int) -> NoReturn:
-        """A rank that this one sends to or receives from does not run: say which, and end."""
-        raise Missing(rank)
+    def missing(self, rank: int, peers: tuple[int, ...] = ()) -> NoReturn:
+        """A rank that this one sends to or receives from does not run: say which, and end; of a small group they all
+        will be needed."""
+        raise Missing((rank, *peers) if len(peers) <= FEW else (rank,))
 
 
 class Missing(BaseException):
     """Raised into the program where it needs a rank that does not run."""
 
-    def __init__(self, rank: int) -> None:
-        super().__init__(f"rank {rank} does not run")
-        self.rank = rank
+    def __init__(self, ranks: tuple[int, ...]) -> None:
+        super().__init__(f"rank {ranks[0]} does not run")
+        self.ranks = ranks
 
 
 class NeedsDevice(NotImplementedError):

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from inspect import signature
+from multiprocessing import context
+from multiprocessing.util import Finalize
 from types import SimpleNamespace
 from typing import Any
 
@@ -21,6 +23,10 @@ from taicang.virtual.later import changed
 from taicang.virtual.spec import Job, NeedsDevice
 
 PATIENCE = timedelta(seconds=600)
+STORE = dist.TCPStore
+CONTEXTS: dict[str, Any] = vars(context)["_concrete_contexts"]
+SERVED: list[Any] = []
+"""Stores of the program: they live as long as a rank that may ask them."""
 NOTES: dict[str, None] = {}
 """What the program started otherwise, told at the end of the run."""
 
@@ -46,15 +52,18 @@ def install(kernels: Kernels, job: Job) -> tuple[Any, Groups]:
     for name in ("hccl", "lccl"):
         if name not in dist.Backend.backend_list:
             dist.Backend.register_backend(name, fake_pg_of, extended_api=True, devices=["cpu", DEVICE])
-    start = c10d.init_process_group
+    start, owner = c10d.init_process_group, os.getpid()
 
     def initialise(backend: Any = None, init_method: Any = None, timeout: Any = None, world_size: int = -1,
                    rank: int = -1, store: Any = None, *args: Any, **kwargs: Any) -> None:  # fmt: skip
+        mine = rank if rank >= 0 else int(os.environ.get("RANK", job.rank))
+        if os.getpid() != owner:
+            adopted(mine, job)
         groups.store = store_of(job)
         kwargs.pop("device_id", None)
         shared = dist.HashStore() if groups.store is None else dist.PrefixStore("program", groups.store)
         start(backend or "nccl", timeout=timeout, world_size=job.world if world_size < 1 else world_size,
-              rank=job.rank if rank < 0 else rank, store=shared, **kwargs)  # fmt: skip
+              rank=mine, store=shared, **kwargs)  # fmt: skip
 
     for name, function in (
         ("broadcast_object_list", rooted("broadcast_object_list", job)),
@@ -63,10 +72,44 @@ def install(kernels: Kernels, job: Job) -> tuple[Any, Groups]:
         ("init_process_group", initialise),
     ):  # fmt: skip
         replaced(name, function)
+    dist.TCPStore = met_of(job)
     changed("torch.distributed._symmetric_memory", _symmetric)
     changed("torch.distributed.launcher.api", lambda module: setattr(module, "launch_agent", launched))
     torch.multiprocessing.spawn = torch.multiprocessing.start_processes = spawned
+    for name in ("spawn", "forkserver"):  # a process from nothing would have no virtual device
+        CONTEXTS[name] = CONTEXTS["fork"]
     return kept, groups
+
+
+ENDS: list[Callable[[str], None]] = []
+"""What writes down what this process did."""
+
+
+def adopted(rank: int, job: Job) -> None:
+    """In a process that the program started itself: the rank that runs goes on, and is written down at its end."""
+    NOTES["ranks that the program starts itself: those that run do so in processes of each rank that was started"] = (
+        None
+    )
+    if rank != job.rank:
+        sys.stdout.flush()
+        os._exit(0)
+    Finalize(None, ENDS[0], args=("",), exitpriority=0)
+
+
+def met_of(job: Job) -> type:
+    """``TCPStore`` among the ranks that run: nobody waits for the others to come."""
+
+    class Store(dist.TCPStore):
+        """PyTorch's, served by the first rank that runs where the one that should does not."""
+
+        def __init__(self, host_name: str, port: int, world_size: int | None = None, is_master: bool = False,
+                     *args: Any, **kwargs: Any) -> None:  # fmt: skip
+            among = world_size if world_size is None else min(world_size, len(job.executed))
+            serves = is_master or (0 not in job.executed and job.rank == job.executed[0])
+            super().__init__(host_name, port, among, serves, *args, **kwargs)
+            SERVED.append(self)
+
+    return Store
 
 
 def rooted(name: str, job: Job) -> Any:
@@ -133,7 +176,7 @@ def store_of(job: Job) -> Any:
     """Where executed ranks meet: the first of them serves it."""
     if len(job.executed) < 2:
         return None
-    return dist.TCPStore(
+    return STORE(
         "127.0.0.1",
         int(os.environ["TAICANG_PORT"]),
         None,
