@@ -169,9 +169,12 @@ def test_a_capture_of_another_version_is_refused(tmp_path):
     assert isinstance(done.exception, InvalidInput)
 
 
-@pytest.mark.parametrize("ranks", ["0-9", "8", "a", "", "3-1"])
-def test_ranks_outside_the_world_are_refused(ranks):
-    with pytest.raises(InvalidInput, match="--ranks"):
+@pytest.mark.parametrize(
+    ("ranks", "said"),
+    [("0-9", "rank 9 is outside"), ("8", "rank 8 is outside"), *((w, "expected all") for w in ("a", "", "3-1"))],
+)
+def test_ranks_outside_the_world_are_refused(ranks, said):
+    with pytest.raises(InvalidInput, match=f"--ranks: {said}"):
         world_of(catalog.machine("hgx-h100"), ranks, 8)
 
 

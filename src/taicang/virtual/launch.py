@@ -55,11 +55,13 @@ def world_of(machine: Machine, ranks: str, world: int) -> tuple[tuple[int, ...],
         found: set[int] = set()
         for part in ranks.split(","):
             low, _, high = part.partition("-")
-            found |= set(range(int(low), int(high or low) + 1))
+            if not (some := set(range(int(low), int(high or low) + 1))):
+                raise ValueError(part)
+            found |= some
     except ValueError:
         raise InvalidInput(f"expected all, reps or a list such as 0-7,16, got {ranks!r}", where="--ranks") from None
-    if not found or max(found) >= world:
-        raise InvalidInput(f"rank {max(found, default=0)} is outside the world of {world} ranks", where="--ranks")
+    if max(found) >= world:
+        raise InvalidInput(f"rank {max(found)} is outside the world of {world} ranks", where="--ranks")
     return tuple(sorted(found)), world
 
 
