@@ -51,8 +51,7 @@ class Event(torch.Event):
         cls, enable_timing: bool = False, blocking: bool = False, interprocess: bool = False, **_: Any
     ) -> Event:
         """A new event."""
-        made = super().__new__(cls, device=DEVICE, enable_timing=enable_timing, blocking=blocking)
-        return made
+        return super().__new__(cls, device=DEVICE, enable_timing=enable_timing, blocking=blocking)
 
     def record(self, stream: torch.Stream | None = None) -> None:
         """Mark what is on the stream now."""
@@ -302,8 +301,7 @@ def _seed(seed: int) -> None:
 def install(device: Device, chip: Chip) -> None:
     """Put the faces in place; before any of the program runs."""
     translated = chip.huawei and DEVICE == "cuda"
-    given = functions(device, chip)
-    given = noting(given, "torch.cuda") if translated else given
+    given = noting(functions(device, chip), "torch.cuda") if translated else functions(device, chip)
     _install_cuda(device, given)
     _install_memory(device)
     for name, value in UNBUILT.items():
