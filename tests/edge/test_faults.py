@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
@@ -373,7 +374,7 @@ def filled(trial):
     filler = trial.out.parent / ".filler"
     left = os.statvfs(filler.parent)
     room = left.f_bavail * left.f_frsize - trial.dice.randrange(2 * trial.largest + 1)
-    with filler.open("wb") as file:
+    with filler.open("wb") as file, suppress(OSError):  # the command may have taken of it since
         os.posix_fallocate(file.fileno(), 0, room)
     try:
         return refused(trial)
