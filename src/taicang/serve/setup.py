@@ -132,7 +132,8 @@ def _issued_s(program: Program, setup: Setup, batch: Batch) -> Num:
     if not stack.graphs:
         return each * setup.plan.microbatches
     pieces = attends * (stack.piece_s or 2.0 * stack.eager_kernel_s)
-    decoding: Num = attends * stack.piece_s
+    between: Num = attends * stack.piece_s  # of every step, with prompts or without
+    decoding = between
     if stack.graph_sequences:
         most = np.where(np.asarray(setup.plan.tp) >= WIDE, stack.graph_wide_sequences, stack.graph_sequences)
         decoding = np.where(np.asarray(batch.decode_sequences) > most, each, decoding)
@@ -140,6 +141,7 @@ def _issued_s(program: Program, setup: Setup, batch: Batch) -> Num:
     if stack.graph_tokens:
         tokens = np.asarray(batch.prefill_tokens + batch.decode_sequences * setup.plan.query_len)
         prompting = np.where(tokens > stack.graph_tokens, each, np.minimum(pieces, each))
+    prompting = np.maximum(prompting, between)
     return np.where(np.asarray(batch.prefill_tokens) > 0, prompting, decoding) * setup.plan.microbatches
 
 
