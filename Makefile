@@ -20,7 +20,7 @@ test: $(VENV)/.installed-dev
 # The slow part has every extra, so that no test is skipped for want of one; what is skipped says why.
 test-slow: $(VENV)/.installed-all browser
 	$(BIN)/pytest -m slow -rs
-	$(BIN)/pytest -m "not slow" -rs $(EXTRAS)
+	$(BIN)/pytest -m "not slow" -rs -n auto --maxprocesses 4 $(EXTRAS)
 
 # A browser for the tests of the page, from Debian's packages where that can be had
 browser:
