@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from taicang.cost.sustained import straggling_ratio
 from taicang.lower.training import lower_layer
 from taicang.lower.training_edges import lower_edges
 from taicang.train import memory, sync
@@ -21,7 +22,6 @@ from taicang.train.layer import LayerTime, Price, layer_time, total
 from taicang.train.memory import Held
 from taicang.train.setup import Setup
 from taicang.train.space import Variant, variants
-from taicang.train.step import straggling_ratio
 from taicang.train_plans import WAVES, Schedule, TrainPlan, expert_shard
 from taicang.units import Num
 

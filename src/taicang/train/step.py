@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from taicang.cost.routing import expected_maximum_ratio
+from taicang.cost.sustained import straggling_ratio
 from taicang.ops import Transfer
 from taicang.train import memory, pipeline, sync
 from taicang.train.chunks import Chunk, Layers, held_by, priced, summed
@@ -17,11 +17,6 @@ from taicang.train.memory import Held, MemoryUse
 from taicang.train.setup import Setup
 from taicang.train_plans import TrainPlan, stride
 from taicang.units import Count
-
-THROTTLED_SPREAD_RATIO = 0.04
-"""Standard deviation of chips' speed over the share of the clock that the power limit takes (assumed).
-
-Chips that hit the limit run at clocks that differ with their leakage (arXiv 2208.11035), others at the nominal one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,12 +38,6 @@ class TrainStep:
     def mfu_ratio(self, peak_flop_per_s: float) -> float:
         """Model FLOPs per second and rank over ``peak_flop_per_s``."""
         return self.flop / self.seconds / self.plan.ranks / peak_flop_per_s
-
-
-def straggling_ratio(ranks: int, clock_ratio: float) -> float:
-    """What waiting for the slowest of ``ranks`` chips adds to a synchronous step."""
-    spread = THROTTLED_SPREAD_RATIO * (1.0 - clock_ratio)
-    return float(expected_maximum_ratio(float(ranks), spread)) - 1.0
 
 
 def durations(setup: Setup, layers: Layers, chunks: Sequence[Chunk]) -> pipeline.Durations:
@@ -186,4 +175,4 @@ def _memory(setup: Setup, ranks: Sequence[Sequence[Chunk]]) -> list[MemoryUse]:
     return uses
 
 
-__all__ = ["LINES", "Setup", "TrainStep", "durations", "pipeline_run", "stage_memory", "straggling_ratio", "train_step"]
+__all__ = ["LINES", "Setup", "TrainStep", "durations", "pipeline_run", "stage_memory", "train_step"]

@@ -6,14 +6,15 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from taicang import catalog
 from taicang.virtual.device import Device
 from taicang.virtual.kernels import Recorder
-from taicang.virtual.price import Pricer
 from taicang.virtual.schedule import Clock, alone
 from taicang.virtual.spec import Job
+
+if TYPE_CHECKING:
+    from taicang.virtual.price import Pricer
 
 NAP_S = 0.01
 """A program that sleeps sleeps no longer than that on this host."""
@@ -36,6 +37,9 @@ class Live:
 
     def _advance(self) -> Clock:
         if self.clock is None or self.pricer is None:
+            from taicang import catalog
+            from taicang.virtual.price import Pricer
+
             self.pricer = Pricer(
                 catalog.machine(self.job.machine, self.job.sets), self.job.stack or None, self.job.issue_s
             )

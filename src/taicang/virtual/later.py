@@ -6,11 +6,12 @@ import importlib
 import importlib.util
 import sys
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.machinery import ModuleSpec
 from typing import Any
 
 COMPILER = "torch._dynamo"
+PIECES = "torch.distributed.fsdp._fully_shard._fsdp_common"
 PROPAGATION = "torch.distributed.tensor._sharding_prop"
 LISTS = ("_foreach_", "_fused_", "_amp_foreach_")
 """Operators of DTensor that treat each element of their lists by itself."""
@@ -72,7 +73,36 @@ class Absent(types.ModuleType):
         return importlib.import_module(self.__name__)
 
 
-class Compiler(Absent):
+class Package(Absent):
+    """One with modules of its own, which import it too."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.__path__ = list(getattr(self.__spec__, "submodule_search_locations", None) or ())
+        self._finder: Any = types.SimpleNamespace(find_spec=self.find_spec)  # this itself would answer more than asked
+        sys.meta_path.insert(0, self._finder)
+
+    def find_spec(self, name: str, path: Any, target: Any = None) -> Any:
+        """A module of the package, which the package itself may have imported meanwhile."""
+        if not name.startswith(f"{self.__name__}."):
+            return None
+        self.there()
+        if name not in sys.modules:
+            return importlib.util.find_spec(name)
+        module: Any = sys.modules[name]  # Python would run it again by the specification that it carries
+        loader: Any = types.SimpleNamespace(create_module=lambda _: module)
+        loader.exec_module = lambda _, own=module.__spec__: setattr(module, "__spec__", own)
+        module.__spec__ = ModuleSpec(name, loader)
+        return module.__spec__
+
+    def there(self) -> Any:
+        """As ``Absent``'s; its modules need no finder from here on."""
+        if self._finder in sys.meta_path:
+            sys.meta_path.remove(self._finder)
+        return super().there()
+
+
+class Compiler(Package):
     """PyTorch's compiler, imported as soon as somebody asks for more than to be left alone by it.
 
     Process groups, steps of optimizers and questions for shapes import it, to tell it to keep out or for its settings,
@@ -85,28 +115,36 @@ class Compiler(Absent):
 
     def __init__(self) -> None:
         super().__init__(COMPILER)
-        self.__path__ = list(getattr(self.__spec__, "submodule_search_locations", None) or ())
         name = f"{COMPILER}.config"
         found: Any = importlib.util.spec_from_file_location(name, f"{self.__path__[0]}/config.py")
         self.config = sys.modules[name] = importlib.util.module_from_spec(found)
         found.loader.exec_module(self.config)
-        sys.meta_path.insert(0, self)
 
-    def find_spec(self, name: str, path: Any, target: Any = None) -> Any:
-        """A module of the compiler, which the compiler itself may have imported meanwhile."""
-        if not name.startswith(f"{COMPILER}."):
-            return None
-        self.there()
-        if name not in sys.modules:
-            return importlib.util.find_spec(name)
-        loader: Any = types.SimpleNamespace(create_module=lambda _: sys.modules[name], exec_module=lambda _: None)
-        return ModuleSpec(name, loader)
 
-    def there(self) -> Any:
-        """As ``Absent``'s; its modules need no finder from here on."""
-        if self in sys.meta_path:
-            sys.meta_path.remove(self)
-        return super().there()
+class Mathematics(Package):
+    """The library for mathematics: PyTorch asks of every operand whether it is an expression; without it none is."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "Basic" and sys._getframe(1).f_globals.get("__name__") == "torch._prims_common":
+            return Mathematics
+        return super().__getattr__(name)
+
+
+class Pieces(Sequence[Any]):
+    """A tensor in pieces for as many ranks, each made as it is asked for: one rank asks for two."""
+
+    def __init__(self, tensor: Any, num_chunks: int, dim: int) -> None:
+        self.tensor, self.many, self.dim = tensor, num_chunks, dim
+
+    def __len__(self) -> int:
+        return self.many
+
+    def __getitem__(self, at: Any) -> Any:
+        place, length = range(self.many)[at], self.tensor.size(self.dim)
+        size = -(-length // self.many)
+        if place and place * size >= length:
+            return self.tensor.new_empty(0)
+        return self.tensor.narrow(self.dim, place * size, min(size, length - place * size))
 
 
 def concrete(value: Any) -> bool:
@@ -162,8 +200,10 @@ class Algebra(Absent):
 
 
 def hasten() -> None:
-    """Before PyTorch is imported: nothing loads its compiler unless the program does, and DTensor asks once for what
-    is alike in the lists of an optimizer."""
+    """Before PyTorch is imported: nothing loads its compiler or a library for mathematics unless the program does, FSDP
+    makes the pieces of this rank alone, and DTensor asks once for what is alike in the lists of an optimizer."""
+    Mathematics("sympy")
+    changed(PIECES, lambda module: setattr(module, "_chunk_with_empty", Pieces))
     changed("torch._compile", lambda module: setattr(module, "_disable_dynamo", undisabled))
     changed("torch.fx.experimental", lambda module: setattr(module, "symbolic_shapes", Algebra()))
     changed(PROPAGATION, lambda module: _alike(module.ShardingPropagator, module.OpSchema, module.DTensorSpec))

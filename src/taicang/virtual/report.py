@@ -10,9 +10,9 @@ import numpy as np
 
 from taicang import __version__, catalog
 from taicang.catalog.costing import sustained
+from taicang.cost.sustained import straggling_ratio
 from taicang.errors import InvalidInput
 from taicang.hardware import Machine
-from taicang.train.step import straggling_ratio
 from taicang.virtual.capture import COLLECTIVE, GRAPHED, KERNEL, MARK, Capture, Rank
 from taicang.virtual.members import members_of
 from taicang.virtual.memory import Peak, peak
