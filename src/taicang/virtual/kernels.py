@@ -16,7 +16,7 @@ from torch import Tensor
 from taicang.virtual import values
 from taicang.virtual.capture import KERNEL, WAIT_STREAM
 from taicang.virtual.device import Device
-from taicang.virtual.operators import Kernel, Spec, kernel
+from taicang.virtual.operators import STATISTICS, Kernel, Spec, kernel
 from taicang.virtual.spec import NeedsDevice
 
 KNOWN_BYTES = 1 << 22
@@ -391,6 +391,8 @@ class Kernels:
             options = {"tensors": len(written) or len(fresh)}
         elif plan.base in PRODUCTS and torch.backends.cuda.matmul.allow_tf32:
             options = {"tf32": True}
+        elif any(each in plan.base for each in STATISTICS):
+            options = {"statistics": next((each for each in args if isinstance(each, bool)), True)}
         self.recorder.launch(name or plan.base, read, outs, options)
 
 

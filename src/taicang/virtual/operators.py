@@ -20,6 +20,8 @@ FORMAT: Mapping[str, str] = MappingProxyType(
 """Format of a product of operands of this type; tf32 is what PyTorch allows products of fp32 to become."""
 HALVED = 2.0
 """Time of a tf32 product over that of a bf16 one: twice the bytes, and half the peak on every chip that has it."""
+TF32_CHANNELS = 4
+"""Kernels of tf32 convolutions load 16 bytes of channels at once; other widths (images) go to the vector units."""
 MULTI_TENSORS, MULTI_BLOCKS, MULTI_CHUNK = 110, 320, 65536
 """Most tensors and chunks of one launch of PyTorch's multi-tensor kernels, and elements of a chunk."""
 NORMS = ("norm", "softmax", "var", "mean", "logsumexp")
@@ -38,6 +40,8 @@ COPIES = (
 )
 ROUTES = ("topk", "sort", "nonzero", "scatter", "bincount", "one_hot", "unique", "cumsum")
 DRAWS = ("multinomial", "argmax", "normal", "uniform", "bernoulli", "random", "exponential")
+STATISTICS = ("native_batch_norm", "batch_norm_with_update", "batch_norm_backward", "group_norm")
+"""Norms over more than a core holds: in training, their statistics are there after a pass over everything."""
 LOOKUPS = ("index_select", "embedding", "gather", "index", "take")
 
 
@@ -129,8 +133,13 @@ def _convolution(name: str, ins: Sequence[Spec], outs: Sequence[Spec], given: Gi
     place = given["places"]  # positions of the output, over the batch
     rows = weight[0] if not given.get("transposed") else weight[1] * given["groups"]
     inner = math.prod(weight[1:])
-    op, times, flop = product(place, rows / given["groups"], inner, given["groups"], _format(ins[0], given))
-    return op, times * given.get("passes", 1), flop * given.get("passes", 1)
+    dtype, passes = _format(ins[0], given), given.get("passes", 1)
+    op, times, flop = product(place, rows / given["groups"], inner, given["groups"], dtype)
+    if dtype == "tf32" and weight[1] % TF32_CHANNELS:
+        moved = sum(spec.touched_bytes for spec in (*ins, *outs))
+        elements = max(spec.elements for spec in (*ins, *outs))
+        op, times = Pointwise(kind="activation", elements=elements, moved_bytes=float(moved), flop=flop), 1.0
+    return op, times * passes, flop * passes
 
 
 def _attention(name: str, ins: Sequence[Spec], outs: Sequence[Spec], given: Given) -> tuple[Operator, float, float]:
@@ -176,6 +185,8 @@ def _transfer(name: str, ins: Sequence[Spec], outs: Sequence[Spec], given: Given
 def _pointwise(name: str, ins: Sequence[Spec], outs: Sequence[Spec], given: Given) -> tuple[Operator, float, float]:
     """Everything else is bound by memory: each operand once in, each result once out."""
     moved = sum(spec.touched_bytes for spec in (*ins, *outs))
+    if given.get("statistics"):  # of all rows: a pass over what was read before the one that applies them
+        moved += sum(spec.touched_bytes for spec in ins if spec.shape == outs[0].shape)
     elements = max([spec.elements for spec in (*ins, *outs)], default=0)
     launches = 1
     if name.startswith(("_foreach", "_fused_adam", "_fused_sgd", "_fused_adagrad", "_amp_foreach")):

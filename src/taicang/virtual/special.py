@@ -14,6 +14,7 @@ from torch import Tensor
 from taicang.virtual import shapes, sparse, values
 from taicang.virtual.capture import WAIT_STREAM
 from taicang.virtual.kernels import DEVICE, Kernels, _Plan, base, tensors_of, whole
+from taicang.virtual.operators import TF32_CHANNELS
 
 aten = torch.ops.aten
 DIRECT = (
@@ -264,10 +265,12 @@ def log_attention(
 
 def convolution(kernels: Kernels, source: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any) -> Tensor:
     """A convolution; ``rest`` is stride, padding, dilation, transposed, output padding, groups."""
-    metas = [None if t is None else torch.empty(t.shape, dtype=t.dtype, device="meta") for t in (source, weight, bias)]
+    metas = [None if t is None else torch.empty_like(t, device="meta") for t in (source, weight, bias)]
     shaped = aten.convolution.default(*metas, *rest)
     out = torch.empty_strided(shaped.size(), shaped.stride(), dtype=shaped.dtype, device=DEVICE)
-    _log_convolution(kernels, (source, weight, bias), (out,), weight, out if not rest[3] else source, rest, 1)
+    _log_convolution(kernels, (), (source, weight), (out,), out if not rest[3] else source, rest, 1)
+    if bias is not None:
+        kernels.recorder.launch("add", [out, bias], [out], {})
     settle(kernels, (out,), (source, weight, bias), lambda t: (aten.convolution.default(*t, *rest),))
     return out
 
@@ -276,14 +279,15 @@ def convolution_backward(kernels: Kernels, grad: Tensor, source: Tensor, weight:
     """Gradients of the input, the weights and the bias, those that are asked for."""
     wanted, rest = rest[-1], rest[:-1]
     width = weight.shape[1] * rest[5] if rest[3] else weight.shape[0]
-    shapes: tuple[Any, ...] = (source.shape, weight.shape, (width,))
-    made = [
-        torch.empty(shape, dtype=grad.dtype, device=DEVICE) if want else None
-        for shape, want in zip(shapes, wanted, strict=True)
-    ]
+    made = [torch.empty_like(like) if want else None for like, want in zip((source, weight), wanted, strict=False)]
+    made.append(grad.new_empty((width,)) if wanted[2] else None)
     outs = [each for each in made if each is not None]
-    passes = int(wanted[0]) + int(wanted[1])
-    _log_convolution(kernels, (grad, source, weight), outs, weight, grad if not rest[3] else source, rest, passes)
+    operands = ((grad, weight) if wanted[0] else ()) + ((grad, source) if wanted[1] else ())
+    if operands:
+        over, passes = grad if not rest[3] else source, len(operands) // 2
+        _log_convolution(kernels, operands, (grad, source, weight), outs, over, rest, passes)
+    if made[2] is not None:
+        kernels.recorder.launch("sum", [grad], [made[2]], {})
     settle(
         kernels, made, (grad, source, weight),
         lambda t: aten.convolution_backward.default(*t, [width] if wanted[2] else None, *rest, list(wanted)),
@@ -292,11 +296,25 @@ def convolution_backward(kernels: Kernels, grad: Tensor, source: Tensor, weight:
 
 
 def _log_convolution(
-    kernels: Kernels, ins: Any, outs: Any, weight: Tensor, over: Tensor, rest: Any, passes: int
+    kernels: Kernels, back: Any, ins: Sequence[Tensor], outs: Any, over: Tensor, rest: Any, passes: int
 ) -> None:
+    source, weight = ins[-2:]
     given = {
         "weight": tuple(weight.shape), "places": over.shape[0] * math.prod(over.shape[2:]), "groups": rest[5],
         "transposed": bool(rest[3]), "passes": passes, "tf32": torch.backends.cudnn.allow_tf32,
     }  # fmt: skip
-    name = "convolution" if passes == 1 and len(outs) == 1 else "convolution_backward"
-    kernels.recorder.launch(name, [t for t in ins if t is not None], outs, given)
+    if _turned(source, weight, rest):
+        for each in back or ins:
+            kernels.recorder.launch("copy_channels_last", [each, each], [], {})  # read and written
+    kernels.recorder.launch("convolution_backward" if back else "convolution", ins, outs, given)
+
+
+def _turned(source: Tensor, weight: Tensor, rest: Any) -> bool:
+    """Whether operands are copied to channels last first, as matrix units take them: all but plain products are."""
+    stride, groups = rest[0], rest[5]
+    if math.prod(weight.shape[2:]) == math.prod(stride) == 1 or groups == source.shape[1] > 1:
+        return False  # a product as it lies; kernels of their own for each channel
+    if source.dtype == torch.float32 and (not torch.backends.cudnn.allow_tf32 or weight.shape[1] % TF32_CHANNELS):
+        return False  # by the vector units
+    last = {4: torch.channels_last, 5: torch.channels_last_3d}.get(source.dim())
+    return last is None or not source.is_contiguous(memory_format=last)
