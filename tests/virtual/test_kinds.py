@@ -72,7 +72,7 @@ def values(device):
         each = each if each.layout == torch.strided else each.to_dense()
         yield torch.view_as_real(each.resolve_conj()) if each.is_complex() else each
 for mine, theirs in zip(values("cuda"), values("cpu"), strict=True):
-    assert torch.allclose(mine.cpu(), theirs), (mine, theirs)
+    assert torch.allclose(mine.cpu(), theirs, atol=1e-6), (mine, theirs)  # float32 of about 1: where a zero is expected
 nodes, links = 2000, 10000
 graph = torch.sparse_coo_tensor(torch.randint(nodes, (2, links)), torch.ones(links), (nodes, nodes)).cuda()
 layer, words = torch.nn.Linear(32, 32).cuda(), torch.nn.Embedding(1000, 16, sparse=True).cuda()
