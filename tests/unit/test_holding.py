@@ -66,7 +66,7 @@ def launch(engine, model, generation, **more):
     facts |= {"source": "inferencex", "version": ""}
     chip = {"blackwell": "b200", "hopper": "h200"}.get(generation, "")
     facts |= {"harness": "public", "engine": engine, "model": model, "generation": generation, "chip": chip}
-    facts |= {"source": ""} | more
+    facts |= {"source": "", "known": True} | more
     return Settings(**settings(RULES, "settings", {"decoding": facts["clients"] // facts["dp"]} | facts))
 
 
