@@ -7,6 +7,7 @@ a failure. ``MUTANT=10`` (make mutants) draws that many at most and stops at the
 
 import os
 import re
+import signal
 
 import pytest
 from hypothesis import Phase, settings
@@ -16,6 +17,7 @@ from taicang.app.main import main
 from taicang.live.clock import StillClock
 
 os.environ["XDG_CONFIG_HOME"] = "/nonexistent/configuration"  # no profile of whoever runs the tests
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it, and so would commands
 CHECKS, FEW = int(os.environ.get("EXPLORE", "0")), int(os.environ.get("MUTANT", "0"))
 SETTINGS = "_hypothesis_internal_use_settings"
 settings.register_profile("repeatable", derandomize=True, deadline=None)
