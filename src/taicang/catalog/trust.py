@@ -123,6 +123,11 @@ class Ground:
         return ("", self.engine, near, f"{near}, {'wide' if self.ranks > WIDE else 'narrow'}")
 
 
+def at_once(prompts: int, clients: float) -> bool:
+    """Whether so many prompts of several clients come as one burst: hardly any of them follows an answer."""
+    return clients > 1 and prompts < TURNS * clients
+
+
 def ground(
     model: Model, machine: Machine, stack: Stack, *, use: str, ranks: int, quant: Quantisation | None, form: str = ""
 ) -> Ground:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from taicang.catalog.trust import TURNS, Ground, ground
+from taicang.catalog.trust import Ground, at_once, ground
 from taicang.errors import InvalidInput, NotModelled
 from taicang.evidence.measured import attempt
 from taicang.evidence.score import Outcome
@@ -89,8 +89,7 @@ def predict(row: Row, stack: Stack | None = None, lent: str = "") -> Steady:
 
 def burst(row: Row) -> bool:
     """Whether hardly any prompt of a row follows an answer, and some wait for others."""
-    clients = float(row.concurrency)
-    return clients > 1.0 and 0 < row.settings.prompts < TURNS * clients
+    return row.settings.prompts > 0 and at_once(row.settings.prompts, float(row.concurrency))
 
 
 def held_back(row: Row, gaps: Num) -> Num:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from taicang.catalog.trust import REPLAYED, TURNS, Band, bands, ground, unvalidated
+from taicang.catalog.trust import REPLAYED, Band, at_once, bands, ground, unvalidated
 from taicang.errors import InvalidInput
 from taicang.hardware import Machine
 from taicang.models.types import Model
@@ -111,7 +111,7 @@ def replay(
         whole = False
     except OverflowError:
         raise InvalidInput(f"the run goes on for more than {LONGEST_S / 86400:.0f} days") from None
-    burst = clients > 1 and len(trace) < TURNS * clients
+    burst = at_once(len(trace), clients)
     return outcome(standing, trace, finished, limits=limits or Limits(), partial=not whole, burst=burst)
 
 
