@@ -4,8 +4,8 @@
 one module at a time in a process that has not imported it yet, and lists the survivors. Asked first are some seconds of
 the tests that killed its neighbours and the shortest; survivors are asked all the rest that run the line, up to
 ``--seconds``. A test counts only if it passes in the same way without the change. Verdicts are kept in
-.mutants/verdicts: a run that was interrupted goes on, and one whose source or tests changed since asks first what
-killed a mutant before.
+.mutants/verdicts: a run that was interrupted goes on; one whose source changed since asks first what killed a mutant
+before; one with more tests, or ``--seconds``, asks survivors only those that they have not outlived yet.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import importlib.util
 import json
 import sys
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ import reached
 from reached import PACKAGE, ROOT
 
 ROOMS = ("cost", "lower", "serve", "train", "timeline.py", "reliability.py")
-FIRST_S = 12.0
+FIRST_S = 6.0
 """Seconds of tests, as recorded, that every mutant is asked."""
 VERDICTS = reached.KEPT / "verdicts"
 SWAPS = {
@@ -151,8 +151,10 @@ class Replaced(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
 
 def ask(task: tuple[Mutant | None, list[str]]) -> list[str]:
-    """Tests that fail, of those asked in turn, up to the first; [""] where it failed in none."""
+    """Tests that fail, of those asked in turn, up to the first; [""] where it failed in none, none where none is asked."""
     mutant, tests = task
+    if not tests:
+        return []
     assert not any(name.partition(".")[0] == "taicang" for name in sys.modules), "the package was imported before"
     if mutant is not None:
         sys.meta_path.insert(0, Replaced(mutant))
@@ -160,6 +162,12 @@ def ask(task: tuple[Mutant | None, list[str]]) -> list[str]:
     files = dict.fromkeys(test.partition("::")[0] for test in tests)
     code = pytest.main([*reached.QUIET, "-x", *(file for file in files if (ROOT / file).exists())], plugins=[watch])
     return watch.failed or ([] if code in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED) else [""])
+
+
+def state_of(test: str) -> str:
+    """Of the file that it is in; "" of no test, or of one that is no more."""
+    file = test.partition("::")[0]
+    return reached.state(file) if file and (ROOT / file).exists() else ""
 
 
 class Court:
@@ -172,8 +180,6 @@ class Court:
         """By file, and by file and function: how many each test killed."""
         self.sound: dict[str, bool] = {}
         self.source = reached.digest(*sorted(PACKAGE.rglob("*.py")))
-        self.all = reached.digest(*sorted(PACKAGE.rglob("*.py")), *sorted(reached.TESTS.rglob("*.py")),
-                                  reached.TESTS / "golden" / "figures.json")  # fmt: skip
         self.kept: dict[str, dict[str, Any]] = {}
         if VERDICTS.exists():
             for line in VERDICTS.read_text().splitlines():
@@ -190,16 +196,22 @@ class Court:
             at = [lines[max(above)]] if above else []
         return {test for test in set().union(*at) if test in self.seconds and self.sound.get(test, True)}
 
+    def outlived(self, mutant: Mutant) -> dict[str, str]:
+        """Tests that it survived, with this source, and their states then."""
+        kept = self.kept.get(mutant.key, {})
+        return kept.get("outlived", {}) if kept.get("source") == self.source else {}
+
     def order(self, mutant: Mutant) -> list[str]:
         """Tests that reach it: those likely to kill it, by what they take."""
         file, near = self.kills[mutant.path], self.kills[mutant.path + mutant.function]
-        before = self.kept.get(mutant.key, {}).get("by", "")
+        before, outlived = self.kept.get(mutant.key, {}).get("by", ""), self.outlived(mutant)
 
         def hope(test: str) -> float:
             prior = 10.0 if "golden/test_figures" in test else 0.2
             return (prior + 3 * file[test] + 10 * near[test] + 1e6 * (test == before)) / (self.seconds[test] + 0.1)
 
-        return sorted(self.reach(mutant), key=lambda test: (-hope(test), test))
+        left = {test for test in self.reach(mutant) if outlived.get(test) != state_of(test)}
+        return sorted(left, key=lambda test: (-hope(test), test))
 
     def asked(self, mutant: Mutant, before: list[str] | None = None) -> list[str]:
         """Of the first round, or of the second: those that were not asked ``before``."""
@@ -222,24 +234,22 @@ class Court:
         if kept is None or kept["source"] != self.source:
             return None
         if kept["died"]:
-            file = kept["by"].partition("::")[0]
-            good = not file or ((ROOT / file).exists() and reached.state(file) == kept["state"])
-            if good and file:
+            good = state_of(kept["by"]) == kept["state"]
+            if good and kept["by"]:
                 self._killed(mutant, kept["by"])
             return True if good else None
-        return False if kept["all"] == self.all and kept["most_s"] >= self.most_s else None
+        return None if self.order(mutant) else False
 
     def _killed(self, mutant: Mutant, test: str) -> None:
         self.kills[mutant.path][test] += 1
         self.kills[mutant.path + mutant.function][test] += 1
 
-    def keep(self, mutant: Mutant, died: bool, test: str = "") -> None:
-        """For the next run, and for its neighbours."""
-        file = test.partition("::")[0]
+    def keep(self, mutant: Mutant, died: bool, test: str = "", tests: Collection[str] = ()) -> None:
+        """For the next run, and for its neighbours; ``tests`` are those that it outlived."""
         if died and test:
             self._killed(mutant, test)
-        made = {"key": mutant.key, "died": died, "by": test, "source": self.source, "all": self.all,
-                "most_s": self.most_s, "state": reached.state(file) if file else ""}  # fmt: skip
+        made = {"key": mutant.key, "died": died, "by": test, "source": self.source, "state": state_of(test),
+                "outlived": self.outlived(mutant) | {each: state_of(each) for each in tests}}  # fmt: skip
         self.kept[mutant.key] = made
         with VERDICTS.open("a") as file_:
             file_.write(json.dumps(made) + "\n")
@@ -248,7 +258,8 @@ class Court:
 def judge(drawn: list[Mutant], court: Court, jobs: int) -> Iterator[tuple[Mutant, str]]:
     """What killed each mutant; "" where nothing did."""
     tasks: list[tuple[Mutant | None, list[str]]] = []
-    second: set[str] = set()
+    second: dict[str, list[str]] = {}
+    """What those in the second round outlived in the first."""
     waiting: dict[tuple[str, ...], list[Mutant]] = {}
     left = list(reversed(drawn))
 
@@ -269,17 +280,17 @@ def judge(drawn: list[Mutant], court: Court, jobs: int) -> Iterator[tuple[Mutant
                     court.keep(each, True, by)
                     yield each, by or "no import, no end"
                 elif by:  # a test that fails anyway kept others from being asked
-                    second.discard(each.key)
+                    second.pop(each.key, None)
                     tasks.insert(0, (each, court.asked(each)))
                 else:
                     print(f"tests fail without the change too: {failed}", flush=True)
                     yield each, ""
         elif failed == []:
             if mutant.key not in second and (rest := court.asked(mutant, tests)):
-                second.add(mutant.key)
+                second[mutant.key] = tests
                 tasks.append((mutant, rest))
             else:
-                court.keep(mutant, False)
+                court.keep(mutant, False, tests=[*tests, *second.pop(mutant.key, ())])
                 yield mutant, ""
         else:
             by = failed[0] if failed else ""
@@ -303,11 +314,12 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=2, help="mutants at a time")
     parser.add_argument("--least", type=float, default=0.9, help="share that must die")
     parser.add_argument("--rooms", nargs="*", default=ROOMS)
+    parser.add_argument("--record", nargs="*", default=["tests/"], help="how names of tests begin that may be recorded")
     options = parser.parse_args()
     reached.prepare()
     files = [path for room in ROOMS for path in ([PACKAGE / room] if room.endswith(".py") else
              sorted((PACKAGE / room).glob("*.py")))]  # fmt: skip
-    known = reached.record([str(path.relative_to(ROOT)) for path in files], options.jobs)
+    known = reached.record([str(path.relative_to(ROOT)) for path in files], options.jobs, tuple(options.record))
     court = Court(known, options.seconds)
     found = [each for path in files if path.relative_to(PACKAGE).parts[0] in options.rooms for each in mutants(path)]
     # each has its own lot, so that a change elsewhere draws the same ones again
