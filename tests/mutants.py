@@ -151,7 +151,7 @@ class Replaced(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
 
 def ask(task: tuple[Mutant | None, list[str]]) -> list[str]:
-    """Tests that fail, of those asked in turn, up to the first; [""] where it failed in none, none where none is asked."""
+    """Tests that fail, of those asked in turn, up to the first; [""] where it failed in none of them."""
     mutant, tests = task
     if not tests:
         return []

@@ -67,3 +67,13 @@ def test_a_request_that_does_not_fit_takes_nothing():
     assert (cache.free, cache.blocks) == (10, 0)
     with pytest.raises(KeyError):
         cache.claim(11)
+
+
+@given(st.integers(1, 1000), st.integers(0, 4), st.sampled_from(["lru", "lfu"]))
+def test_an_emptied_cache_is_as_it_was_made(pages, per_block, eviction):
+    made = Cache(pages, PAGE, per_block * PAGE, eviction)
+    made.admit(Request(0, 0, PAGE, 1, blocks=range(per_block and 1)), PAGE)
+    again = made.emptied()
+    for name in ("pages", "page", "tokens", "block", "keeps", "per_block", "eviction"):
+        assert getattr(again, name) == getattr(made, name)
+    assert (again.free, again.blocks, again.spare) == (pages, 0, pages)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import cache
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +15,9 @@ from hypothesis import strategies as st
 from taicang import catalog
 from taicang.catalog.costing import training_price
 from taicang.catalog.models import model
-from taicang.train import estimate
+from taicang.train import estimate, pipeline
+from taicang.train.memory import in_flight
+from taicang.train.schedule import Shape
 from taicang.train.setup import Setup
 from taicang.train.step import train_step
 from taicang.train_plans import WAVES, TrainPlan
@@ -93,3 +97,46 @@ def test_without_stages_or_overlap_the_closed_form_is_the_step(
         exact = train_step(replace(setup, plan=replace(found.plan, pp=1, vpp=1, dp=machine.ranks, recompute=recompute)))
         assert float(found.seconds[0]) == pytest.approx(exact.seconds, rel=1e-4)
         assert float(found.memory_bytes[0]) == pytest.approx(float(exact.memory.total_bytes), rel=1e-4)
+
+
+SCHEDULES = ("gpipe", "1f1b", "zero_bubble", "zb_2p", "zb_v", "dualpipe", "dualpipev")
+
+
+def _alike(schedule: str, layers: int, paired: bool) -> tuple[Any, Any]:
+    """All that the closed forms ask a set-up and a plan for."""
+    stack = SimpleNamespace(overlap=frozenset({"expert_exchange"} if paired else ()))
+    return SimpleNamespace(model=SimpleNamespace(layers=layers), stack=stack), SimpleNamespace(schedule=schedule, ep=8)
+
+
+@given(st.sampled_from(SCHEDULES), st.integers(1, 16), st.integers(1, 4), st.integers(1, 40), st.booleans())
+def test_microbatches_in_flight_are_those_of_the_first_rank(
+    schedule: str, pp: int, chunks: int, rounds: int, paired: bool
+) -> None:
+    vpp = 2 if schedule in WAVES else chunks if schedule == "1f1b" else 1
+    shape = Shape(schedule=schedule, pp=pp, vpp=vpp, micro=pp * rounds, paired=paired and schedule == "1f1b")  # type: ignore[arg-type]
+    setup, plan = _alike(schedule, pp, paired)
+    sizes = [np.array([each]) for each in (pp, vpp, pp * rounds)]
+    assert estimate._in_flight(setup, plan, *sizes) == pytest.approx(in_flight(shape, 0))
+
+
+@settings(max_examples=60)
+@given(
+    st.sampled_from(SCHEDULES), st.sampled_from((2, 4, 8)), st.integers(1, 4), st.integers(2, 6),
+    st.floats(-3.0, 3.0).map(lambda power: 10.0**power), st.floats(0.0, 0.9), st.booleans(),
+)  # fmt: skip
+def test_idle_time_of_equal_layers_is_that_of_the_simulation(
+    schedule: str, pp: int, chunks: int, rounds: int, f: float, saved: float, pairs: bool
+) -> None:
+    """Where data and weight gradients take as long as a forward pass, as the published formulas have it."""
+    vpp = 2 if schedule in WAVES else chunks if schedule == "1f1b" else 1
+    paired, micro, layers = pairs and schedule == "1f1b", 2 * pp * rounds, 3 * pp * vpp
+    saved = saved * f if paired or schedule.startswith("dualpipe") else 0.0
+    layer: Any = SimpleNamespace(beside_s=saved, weight_s=f)
+    setup, _ = _alike(schedule, layers, paired)
+    sizes = [np.array([each]) for each in (pp, vpp, micro)]
+    found = float(estimate._bubble(setup, schedule, layer, 3.0 * f, 2.0 * f, *sizes)[0])  # type: ignore[arg-type]
+    shape = Shape(schedule=schedule, pp=pp, vpp=vpp, micro=micro, paired=paired)  # type: ignore[arg-type]
+    passes = [np.full(shape.chunks, layers / (pp * vpp) * each) for each in (f, f, f, saved)]
+    times = pipeline.Durations(forward_s=passes[0], data_s=passes[1], weight_s=passes[2], saved_s=passes[3])
+    took, busy = pipeline.phase(shape, times).seconds, 3.0 * f * micro * layers / pp
+    assert busy + found == pytest.approx(took, rel=0.015 if schedule == "zb_v" else 1e-6)

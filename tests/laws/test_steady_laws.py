@@ -79,6 +79,8 @@ def test_one_client_meets_no_interference(case, scheduler):
     setup = setup_of(case, scheduler=scheduler)
     load = Load(concurrency=1.0, input_tokens=1024.0, output_tokens=129.0)
     found = aggregated(setup, load)
+    if setup.plan.dp == 1:  # nor in another attention group
+        assert aggregated(setup, replace(load, at_random=True)).tpot_s == pytest.approx(found.tpot_s)
     assert found.tpot_s == pytest.approx(found.step_s / setup.plan.tokens_per_step)
     assert found.ttft_s - through_s(setup.stack, 1024.0) == pytest.approx(found.prefill_s, rel=1.0)
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from taicang.catalog.profiles import profile
@@ -18,7 +19,7 @@ from taicang.serve.record import Record
 from taicang.serve.scheduler import preset
 from taicang.serve.setup import step
 from taicang.serve.simulate import serve
-from taicang.serve.steady import Load, aggregated, steps_with_prompts
+from taicang.serve.steady import Load, aggregated, fullest_of, steps_with_prompts
 from taicang.serve.uneven import EVEN, slowest_ratio, spread
 from taicang.traffic.generate import arriving, fixed, from_profile
 
@@ -35,6 +36,37 @@ def test_the_slowest_is_what_drawing_gives(groups, variation):
     sigma = np.sqrt(np.log1p(variation))
     drawn = np.exp(np.random.default_rng(0).normal(-(sigma**2) / 2, sigma, (20_000, groups))).max(axis=1).mean()
     assert slowest_ratio(groups, variation) == pytest.approx(drawn, rel=0.02)
+
+
+@settings(max_examples=50)
+@given(st.floats(0.0, 3.0), st.integers(1, 700))
+def test_the_slowest_is_the_integral_over_its_distribution(sigma, groups):
+    """Between powers of two on the chord; of two it is 2 F(s / sqrt 2) in closed form."""
+    z = np.linspace(-9.0, 13.0, 3001)
+    below = np.array([0.5 * math.erfc(-each / 2**0.5) for each in z.tolist()])
+    weights = np.exp(sigma * (z[1:] + z[:-1]) / 2 - sigma**2 / 2)
+    doublings = math.floor(math.log2(groups))
+    near, far = (float(weights @ np.diff(below**2.0**each)) for each in (doublings, doublings + 1))
+    exact = near + (far - near) * (math.log2(groups) - doublings)
+    assert slowest_ratio(groups, math.expm1(sigma**2)) == pytest.approx(exact, rel=6e-3)  # of a table's chords
+    assert slowest_ratio(2, math.expm1(sigma**2)) == pytest.approx(math.erfc(-sigma / 2), rel=2e-3)
+
+
+@given(st.lists(st.tuples(st.integers(1, 400), st.integers(1, 400)), min_size=1, max_size=12))
+def test_moments_are_those_of_counting_tokens_one_by_one(lengths):
+    inputs, outputs = (np.array(each, dtype=float) for each in zip(*lengths, strict=True))
+    found = spread(inputs, outputs)
+    keys = np.concatenate([np.arange(each) + 0.5 for each in inputs])  # of every token of a prompt, in its middle
+    of_each = np.array([(np.arange(each) + 0.5).sum() - keys.mean() * each for each in inputs])
+    made = np.concatenate([np.arange(each) + 0.5 for each in outputs])  # by every sequence in flight
+    assert found.input_ratio * inputs.mean() / 2 == pytest.approx(keys.mean())
+    assert found.output_ratio * outputs.mean() / 2 == pytest.approx(made.mean())
+    within = 1 / 12  # of a token, which counting does not see
+    assert found.key_variation_ratio == pytest.approx((keys.var() + within) / keys.mean() ** 2, rel=1e-6, abs=1e-9)
+    assert found.key_span_tokens == pytest.approx(of_each.var() / keys.mean() ** 2 / inputs.mean(), abs=1e-9)
+    context = inputs.mean() + made.mean()
+    more = inputs.var() + made.var() + within - outputs.mean() ** 2 / 12
+    assert found.context_variation_ratio == pytest.approx(max(more, 0.0) / context**2, rel=1e-6, abs=1e-9)
 
 
 @given(st.floats(1.0, 1e5), st.floats(1.0, 1e5))
@@ -119,3 +151,10 @@ def test_groups_that_get_prompts_at_random_are_as_slow_as_the_replay_says(dp, st
 @given(st.floats(0.0, 1e6, allow_subnormal=False), st.floats(1.0, 1e4))
 def test_steps_that_carry_prompts(chunks, steps):
     assert 0.0 <= steps_with_prompts(chunks, steps) <= min(steps, chunks) * (1 + 1e-12)
+
+
+@given(st.integers(1, 512), st.floats(1e-2, 1e4))
+def test_the_fullest_group_has_the_mean_at_least_and_more_where_there_are_several(groups, each):
+    found = fullest_of(groups, each)
+    assert found == pytest.approx(each * slowest_ratio(groups, 1.0 / each)) if groups > 1 else found == each
+    assert found > each or groups == 1

@@ -32,9 +32,12 @@ def test_round_robin_goes_round_and_begins_with_the_first(instances, count):
     assert sent("round-robin", pool(*[0] * instances), [request()] * count) == [n % instances for n in range(count)]
 
 
-@given(st.lists(st.integers(0, 9), min_size=1, max_size=8))
-def test_least_loaded_takes_the_first_of_the_least(held):
-    assert sent("least-loaded", pool(*held), [request()]) == [held.index(min(held))]
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=8), st.integers(-1, 3), st.booleans(), st.integers(1, 9))
+def test_least_loaded_takes_the_first_of_the_least_whatever_is_asked(held, session, blocks, count):
+    now = list(held)
+    for chosen in sent("least-loaded", pool(*held), [request(session, (7,) * blocks)] * count):
+        assert chosen == now.index(min(now))
+        now[chosen] += 1
 
 
 @given(st.lists(st.integers(-1, 5), min_size=1, max_size=40), st.integers(0, 99))

@@ -265,15 +265,15 @@ def _pairs(setup: Setup, schedule: Schedule, layer: _Layer) -> bool:
 def _bubble(
     setup: Setup, schedule: Schedule, layer: _Layer, once: Num, back: Num, pp: Ints, vpp: Ints, micro: Ints
 ) -> Num:
-    """Idle time of the fullest rank, less what its pairs save."""
+    """Idle time of the fullest rank, less what pairs save where there are most of them: its neighbours' wait for it."""
     per = setup.model.layers / pp
     if schedule == "dualpipe":
         pair = once - layer.beside_s
-        saved: Num = layer.beside_s * per * np.maximum(micro - pp / 2.0, 0.0)
+        saved: Num = layer.beside_s * per * np.maximum(micro - pp - 1.0, 0.0)
         return (pp / 2.0 - 1.0) * ((pair + back - 3.0 * layer.weight_s) * per) - saved
     if schedule == "dualpipev":  # half the stages, and every chunk meets another
         pair, half = once - layer.beside_s, per / 2.0
-        saved = layer.beside_s * half * np.maximum(2.0 * micro - 3.0 * pp, 0.0)
+        saved = layer.beside_s * half * np.maximum(2.0 * (micro - pp) - 1.0, 0.0)
         return (pp - 1.0) * ((pair + back - 3.0 * layer.weight_s) * half) - saved
     if schedule == "zero_bubble":
         return (pp - 1.0) * ((once - 2.0 * layer.weight_s) * per)
@@ -281,8 +281,8 @@ def _bubble(
         left = np.maximum(once - 3.0 * layer.weight_s, 0.0) + (once / 6.0 if schedule == "zb_v" else 0.0)
         return (pp - 1.0) * (left * per)
     if _pairs(setup, schedule, layer):
-        warm = 2.0 * (pp - 1.0) + (vpp - 1.0) * pp + 1.0
-        saved = layer.beside_s * per / vpp * np.maximum(micro * vpp - warm, 0.0)
+        alone = (vpp - 1.0) * pp + 1.0  # forward passes before the last rank's first pair
+        saved = layer.beside_s * per / vpp * np.maximum(micro * vpp - alone, 0.0)
         return (pp - 1.0) / vpp * (once * per) - saved
     return (pp - 1.0) / vpp * (once * per)
 
