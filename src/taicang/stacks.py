@@ -163,6 +163,8 @@ class Stack:
     """Whether steps that only decode are captured graphs, so that no kernel of theirs waits for the host."""
     unrouted: frozenset[str] = frozenset()
     """Formats whose expert kernels work through all experts of a rank, whether a token came to them or not."""
+    widened: frozenset[str] = frozenset()
+    """Formats of weights that it widens to 16 bits inside its products, on chips without their arithmetic."""
     fused: frozenset[str] = frozenset()
     """Fusions present: "qk_norm_rope" (query-key norm with rotation), "mla_prolog" (norms, projections, rope),
     "expert_products" (both products of the experts with their activation, casts and bias), "fp8_attention" (the core of

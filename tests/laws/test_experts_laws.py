@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from taicang.catalog import calibration
 from taicang.cost.experts import ExpertsFit, experts, load
 from taicang.formats import number_format
 from taicang.hardware import Chip, Memory
@@ -27,7 +28,7 @@ CHIP = Chip(
     idle_w=None,
 )
 FIT = ExpertsFit(
-    compute_ratio=0.6, stream_ratio=0.9, width_waste=30.0, activation_ratio=2.0, floor_s=2e-5, expert_s=1e-7
+    compute_ratio=0.6, stream_ratio=0.9, width_waste=30.0, activation_ratio=2.0, floor_s=2e-5, expert_s=1e-7, held_s=2e-7
 )
 NUMBERS = ("tokens", "topk", "experts", "experts_local", "hidden", "inter", "skew")
 
@@ -129,3 +130,24 @@ def test_balancing_helps_and_cannot_do_better_than_even(balanced):
     op = GroupedGemm(tokens=4096, topk=8, experts=256, experts_local=8, hidden=7168, inter=2048, dtype="bf16", skew=1.2)
     even, this = load(replace(op, skew=0.0)).rows, load(replace(op, balanced_ranks=balanced)).rows
     assert even <= this <= load(op).rows
+
+
+@settings(max_examples=60, deadline=None)
+@given(operators())
+def test_kernels_that_walk_over_all_groups_pay_for_each_that_a_rank_holds(op):
+    """Whatever comes to them: sharded by width a rank holds them all, sharded by expert its share."""
+    walked = seconds(op) - float(experts(op, CHIP, replace(FIT, held_s=0.0)).seconds)
+    assert walked == pytest.approx(FIT.held_s * op.experts_local, rel=1e-6)
+
+
+def test_sharding_by_width_is_slower_than_by_expert_where_a_scheduler_walks_over_groups():
+    """One token of DeepSeek on eight H200 under TensorRT-LLM: the same bytes, 256 groups or 32."""
+    fits = calibration.read("experts")["profiles"]["h200"]
+    by = {"tensorrt-llm": "fp8_block@trtllm", "sglang": "fp8_block@sglang"}
+    wide = GroupedGemm(tokens=1, topk=8, experts=256, experts_local=256, hidden=7168, inter=256, dtype="fp8_block")
+    apart = replace(wide, experts_local=32, inter=2048)
+    lost = {
+        name: float(experts(wide, CHIP, fit).seconds - experts(apart, CHIP, fit).seconds)
+        for name, fit in ((name, ExpertsFit(**fits[key])) for name, key in by.items())
+    }
+    assert lost["tensorrt-llm"] > 30e-6 > lost["sglang"]

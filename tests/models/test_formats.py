@@ -230,3 +230,37 @@ def test_a_checkpoint_that_must_be_converted_says_so() -> None:
     found = infer("deepseek-v3", "hgx-a100 x 2", input_tokens=1024, output_tokens=64)
     assert not isinstance(found, Infeasible)
     assert any("converted to int8" in line for line in found.assumptions)
+
+
+NARROW_FLOATS = {"fp8": 1.0, "nvfp4": 0.5 + 1 / 16}
+
+
+CHIPS = (
+    "v100-32g", "t4", "a100-80g", "a10", "rtx-3090", "l40s", "rtx-4090", "h100", "b200", "mi300x", "ascend-910c"
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CHIPS)
+@pytest.mark.parametrize("form", NARROW_FLOATS)
+def test_floats_without_arithmetic_are_widened_where_the_engine_has_the_kernels(name: str, form: str) -> None:
+    """vLLM on NVIDIA's chips from bf16 on, by Marlin; nowhere else, and never where the chip has the arithmetic."""
+    chip, net = catalog.chip(name), of_config(DENSE, "dense")
+    peaks = chip.peak_flop_per_s
+    lacks = number_format(form).peak not in peaks
+    able = lacks and chip.vendor == "NVIDIA" and "bf16" in peaks
+    for engine in ("vllm", "sglang", "tensorrt-llm"):
+        stack = catalog.stack(engine)
+        if lacks and not (able and engine == "vllm"):
+            with pytest.raises(NotModelled):
+                quantisation(form, net, chip, stack)
+            continue
+        dense = number_format(quantisation(form, net, chip, stack).dense)
+        assert (dense.peak == "bf16") is able
+        assert dense.weight_bytes == NARROW_FLOATS[form]
+
+
+def test_a_checkpoint_in_blocks_of_fp8_is_widened_from_the_release_on_that_can() -> None:
+    chip, blocks = catalog.chip("a100-80g"), {"quant_method": "fp8", "weight_block_size": [128, 128]}
+    net = of_config(DENSE | {"quantization_config": blocks}, "blocks")
+    for version, dense in (("0.8.5", "int8"), ("0.9.0", "fp8_w8a16")):
+        assert quantisation("auto", net, chip, catalog.stack(f"vllm@{version}")).dense == dense

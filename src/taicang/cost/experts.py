@@ -7,7 +7,8 @@
 * memory: the weights of the experts that get a token at all, and the activations between the kernels (quantise,
   permute, up, activation, down, finalise), each counted once and scaled by one factor for how far the kernels fuse;
 * floor: the run of kernels launched whatever the size, plus bookkeeping per expert listed: copies of gathered tokens
-  are sorted over all experts of the layer, those that a dispatch brings over the rank's own.
+  are sorted over all experts of the layer, those that a dispatch brings over the rank's own; some kernels walk over
+  all experts that the rank holds.
 
 Rows and touched experts come from ``cost.skew``. Bounds that always hold: never under the touched weights at datasheet
 bandwidth, never under the FLOP at datasheet peak.
@@ -69,6 +70,9 @@ class ExpertsFit:
     slot_ratio: float = 0.0
     """Share of a copy's activation traffic that ranks pay which do not hold its expert: Triton kernels keep a slot for
     every copy of a gathered token, zero those of others and sum them all, however few experts a rank has."""
+    held_s: float = 0.0
+    """Per expert that the rank holds, besides: persistent kernels (DeepGEMM's, in TensorRT-LLM) walk over all groups for
+    their next tile, those without a token too."""
     origin: str = "calibrated"
 
 
@@ -136,6 +140,7 @@ def experts(op: GroupedGemm, chip: Chip, fit: ExpertsFit, *, unrouted: bool = Fa
     compute_s = padded / (chip.peak(form.peak) * fit.compute_ratio)
     memory_s = moved / (chip.memory.bandwidth_bytes_per_s * fit.stream_ratio)
     latency_s = fit.floor_s + fit.expert_s * (op.experts if op.gathered else op.experts_local)
+    latency_s = latency_s + fit.held_s * op.experts_local
     return Cost(
         seconds=latency_s + saturate(compute_s, memory_s, sharpness=OVERLAP),
         compute_s=compute_s,

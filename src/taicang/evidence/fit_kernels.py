@@ -86,7 +86,7 @@ def _typical(rows: Measured[Any], key: str) -> Measured[Any]:
     """Rows of an engine's own experts without those that are like no run; ``data/fits.yaml`` says why."""
     engines = declared_fits()["experts"]["engines"]
     total, local = rows.op.experts, rows.op.experts_local
-    kept = (total != float(engines["grouped"])) | (local >= total)
+    kept = (total != float(engines["grouped"].get(key.partition("@")[2], 0))) | (local >= total)
     few = float(engines["untiled"].get(key, 0))
     return rows.where(np.broadcast_to(kept & (total > few), len(rows.ids)))
 

@@ -16,6 +16,8 @@ from taicang.stacks import Stack
 QUANTS = ("auto", "bf16", "fp8", "int8", "w4a8", "w4a16", "w8a16", "nvfp4")
 _WORDS = {"w8a8": "int8", "awq": "w4a16", "gptq": "w4a16", "int4": "w4a16", "w8a8_fp8": "fp8", "fp16": "bf16"}
 """Names that people give to schemes."""
+_WIDE = {"fp8": "fp8_w8a16", "fp4": "nvfp4_w4a16"}
+"""Arithmetic that is lacking -> weights that are widened in registers."""
 CACHES = ("auto", "bf16", "fp8", "int8")
 
 
@@ -40,16 +42,17 @@ def quantisation(name: str, model: Model, chip: Chip, stack: Stack | None = None
 def formats(name: str, model: Model, chip: Chip, stack: Stack | None = None, kv: str = "auto") -> Quantisation:
     """Formats by the checkpoint's own ("auto"), or as asked; a format without arithmetic on ``chip`` is refused.
 
-    A checkpoint in fp8 becomes int8 where the chip has int8 and no fp8, else bf16. The cache has the format ``kv``;
-    left open, that of the checkpoint, or what ``stack`` gives the cache of a model in fp8 or fp4.
+    Weights that ``stack`` widens stay as they are, and products run in 16 bits. Other checkpoints in fp8 become int8
+    where the chip has int8 and no fp8, else bf16. The cache has the format ``kv``; left open, that of the checkpoint,
+    or what ``stack`` gives the cache of a model in fp8 or fp4.
     """
     peaks = chip.peak_flop_per_s
     if name == "auto":
-        forms = {kind: _on(chip, form) for kind, form in model.formats.items()}
-        form = _on(chip, model.dtype)
+        forms = {kind: _on(chip, form, stack) for kind, form in model.formats.items()}
+        form = _on(chip, model.dtype, stack)
     else:
         form = "fp8_block" if (name, model.dtype) == ("fp8", "fp8_block") else name
-        forms = {}
+        form, forms = _widened(chip, form, stack) or form, {}
     for each in {form, *forms.values()}:
         _needs(chip, number_format(each).peak, each)
     found = _by_class(form, model, forms)
@@ -75,9 +78,21 @@ def remade(model: Model, quant: Quantisation) -> str:
     return f"the checkpoint is published in {own}: its weights have to be converted to {planned} before they are served"
 
 
-def _on(chip: Chip, form: str) -> str:
+def _widened(chip: Chip, form: str, stack: Stack | None) -> str:
+    """What ``stack`` makes of weights in ``form`` whose arithmetic ``chip`` lacks: products in 16 bits ("": refused).
+
+    The kernels (Marlin) are for NVIDIA's tensor cores from those on that have bf16.
+    """
+    lacks = number_format(form).peak not in chip.peak_flop_per_s
+    able = stack is not None and form in stack.widened and chip.vendor == "NVIDIA" and "bf16" in chip.peak_flop_per_s
+    return _WIDE[number_format(form).peak] if lacks and able else ""
+
+
+def _on(chip: Chip, form: str, stack: Stack | None) -> str:
     """The format that engines serve a checkpoint of ``form`` in on ``chip``."""
     peaks = chip.peak_flop_per_s
+    if wide := _widened(chip, form, stack):
+        return wide
     if form.startswith(("fp8", "mxfp8")) and number_format(form).peak not in peaks:
         return "int8" if "int8" in peaks else "bf16"
     if form == "mxfp4_w4a16" and "fp4" in peaks:

@@ -46,7 +46,7 @@ def arguments(placed: Placed) -> list[str]:
         words += ["--speculative-config", json.dumps({"method": "mtp", "num_speculative_tokens": placed.drafts})]
     if plan.quant.kv.startswith("fp8"):
         words += ["--kv-cache-dtype", "fp8"]
-    if plan.quant.dense == "fp8" and placed.net.dtype == "bf16":
+    if plan.quant.dense in ("fp8", "fp8_w8a16") and placed.net.dtype == "bf16":
         words += ["--quantization", "fp8"]
     return words + _handed_on(placed, "NixlConnector")
 
