@@ -28,7 +28,13 @@ CHIP = Chip(
     idle_w=None,
 )
 FIT = ExpertsFit(
-    compute_ratio=0.6, stream_ratio=0.9, width_waste=30.0, activation_ratio=2.0, floor_s=2e-5, expert_s=1e-7, held_s=2e-7
+    compute_ratio=0.6,
+    stream_ratio=0.9,
+    width_waste=30.0,
+    activation_ratio=2.0,
+    floor_s=2e-5,
+    expert_s=1e-7,
+    held_s=2e-7,
 )
 NUMBERS = ("tokens", "topk", "experts", "experts_local", "hidden", "inter", "skew")
 

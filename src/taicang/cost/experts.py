@@ -71,8 +71,8 @@ class ExpertsFit:
     """Share of a copy's activation traffic that ranks pay which do not hold its expert: Triton kernels keep a slot for
     every copy of a gathered token, zero those of others and sum them all, however few experts a rank has."""
     held_s: float = 0.0
-    """Per expert that the rank holds, besides: persistent kernels (DeepGEMM's, in TensorRT-LLM) walk over all groups for
-    their next tile, those without a token too."""
+    """Per expert that the rank holds, besides: persistent kernels (DeepGEMM's, in TensorRT-LLM) walk over all groups
+    for their next tile, those without a token too."""
     origin: str = "calibrated"
 
 
