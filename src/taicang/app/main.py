@@ -128,7 +128,7 @@ def main() -> None:
     except (click.Abort, KeyboardInterrupt):
         click.echo("taicang: interrupted", err=True)
         sys.exit(130)
-    except OSError as error:  # a file that is named cannot be read; what has no name is standard output
+    except (OSError, MemoryError) as error:
         if debug:
             raise
         _give_up(error)
@@ -138,7 +138,11 @@ def main() -> None:
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def _give_up(error: OSError) -> NoReturn:
+def _give_up(error: OSError | MemoryError) -> NoReturn:
+    """A file that is named cannot be read, what has no name is standard output, or there is no room for the work."""
+    if isinstance(error, MemoryError):
+        click.echo("taicang: out of memory; smaller sizes or counts take less", err=True)
+        sys.exit(2)
     if error.filename is None and sys.stdout is not None:
         with suppress(OSError, ValueError):  # Python flushes it again at its end, and would trace back
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

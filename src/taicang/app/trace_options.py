@@ -81,8 +81,6 @@ def _head(options: Mapping[str, Any]) -> int | None:
 SEED = click.option("--seed", type=Whole(0, most=2**63 - 1), default=0, show_default=True, help="Of every random draw.")
 
 
-MOST_REQUESTS = 100_000_000
-"""Requests that fit the memory of a host."""
 LONGEST_RUN_S = 100 * 86400.0
 """Span of the requests: the record of a run counts its time in 63 bits."""
 TRAFFIC = stacked(declared("traffic", "traffic"), CHANGING, READING, SEED)
@@ -133,8 +131,7 @@ def _generated(options: Mapping[str, Any]) -> Trace:
     count = count or (options["clients"] or 0) * 10 * turns
     if not count:
         raise InvalidInput("say how much traffic: --rate with --hours, --requests, or --closed-loop")
-    if count > MOST_REQUESTS:
-        raise InvalidInput(f"{count:,} requests are more than the {MOST_REQUESTS:,} that are generated at once")
+    generate.room(count * generate.REQUEST_BYTES, f"{count:,} requests")
     if options["profile"]:
         from taicang.catalog.profiles import profile
 

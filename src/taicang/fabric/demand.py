@@ -9,6 +9,8 @@ from taicang.fabric.topology import Floats, Ints
 
 CHUNK = 4_000_000
 """Draws at once."""
+MOST_DRAWS = 1_000_000_000
+"""Half a minute's."""
 
 
 def popularity(count: int, exponent: float, rng: np.random.Generator) -> Floats:
@@ -33,21 +35,26 @@ def dispatched(
     """
     if topk > experts:
         raise InvalidInput(f"{topk} of {experts} experts", where="--topk")
+    if (draws := ranks * tokens * experts) > MOST_DRAWS:
+        raise InvalidInput(
+            f"{tokens:,} tokens of {ranks:,} ranks over {experts:,} experts are {draws:,} draws, more than "
+            f"{MOST_DRAWS:,}; fewer tokens of more bytes say nearly the same",
+            where="--tokens",
+        )
     keys = np.log(popularity(experts, exponent, rng))
     replicas = max(ranks // experts, 1)
     copies = np.zeros((ranks, ranks), dtype=np.int64)
-    step = max(CHUNK // max(tokens * experts, 1), 1)
-    for first in range(0, ranks, step):
-        some = min(step, ranks - first)
-        drawn = keys + rng.gumbel(size=(some * tokens, experts))
+    step = CHUNK // (tokens * experts) * tokens or max(CHUNK // experts, 1)
+    for first in range(0, ranks * tokens, step):
+        sender = np.arange(first, min(first + step, ranks * tokens)) // tokens
+        drawn = keys + rng.gumbel(size=(len(sender), experts))
         chosen = np.argpartition(drawn, experts - topk, axis=1)[:, experts - topk :]
         holder = (
             chosen * ranks // experts if replicas == 1 else chosen + experts * rng.integers(replicas, size=chosen.shape)
         )
-        code = np.arange(some * tokens)[:, None] * ranks + holder
+        code = np.arange(len(sender))[:, None] * ranks + holder
         code = np.unique(code) if merged else code.ravel()
-        source = code // ranks // tokens
-        copies[first : first + some] = np.bincount(source * ranks + code % ranks, minlength=some * ranks).reshape(
-            some, ranks
-        )
+        low, high = sender[0], sender[-1] + 1
+        pair = (sender[code // ranks] - low) * ranks + code % ranks
+        copies[low:high] += np.bincount(pair, minlength=(high - low) * ranks).reshape(-1, ranks)
     return copies

@@ -227,6 +227,7 @@ def _switched(
         if end - at == 1:
             leaves = _leaves(first, int(port[-1]) + 1, shared, notes)
     ports = int(port[-1]) + 1
+    up, down = (links.add(ports * fan, each / fan) for _ in range(2))
     above = np.arange(fan) if not adapters else np.zeros(fan, dtype=np.int64)
     switches = 1 if adapters else fan
     if first.switches == 0 and not adapters:
@@ -236,8 +237,7 @@ def _switched(
         Stage(
             level=at, switch="leaf-switch" if adapters else "l1-switch", unit=unit, units=int(unit.max()) + 1,
             switches=switches, below=np.zeros(fan, dtype=np.int64), above=above,
-            plane=above * planes // switches % planes,
-            up=links.add(ports * fan, each / fan), down=links.add(ports * fan, each / fan),
+            plane=above * planes // switches % planes, up=up, down=down,
         )
     ]  # fmt: skip
     if leaves is not None and stages[0].units > 1:
@@ -285,14 +285,14 @@ def _stage(
     if low % planes or high % planes:
         raise NotModelled(f"{low} switches below and {high} above do not divide into {planes} planes")
     share = high // planes
+    fan, things = low * share, len(unit)
+    up, down = (links.add(things * fan, width_bytes_per_s / fan) for _ in range(2))
     below = np.repeat(np.arange(low), share)
     plane = below // (low // planes)
     above = plane * share + np.tile(np.arange(share), low)
-    fan, things = low * share, len(unit)
-    each = width_bytes_per_s / fan
     return Stage(
         level=level, switch=switch, unit=unit, units=int(unit.max()) + 1, switches=high, below=below, above=above,
-        plane=plane, up=links.add(things * fan, each), down=links.add(things * fan, each),
+        plane=plane, up=up, down=down,
     )  # fmt: skip
 
 

@@ -21,7 +21,7 @@ from taicang.serve.clients import ClosedLoop, OpenLoop
 from taicang.serve.cluster import Cluster
 from taicang.serve.door import through_s
 from taicang.serve.log import Log, request_gaps
-from taicang.serve.record import LONGEST_S, Record
+from taicang.serve.record import Record
 from taicang.serve.request import SECOND
 from taicang.serve.simulate import serve
 from taicang.serve.summary import Limits, Summary, summarise
@@ -109,8 +109,6 @@ def replay(
         if not keep:
             raise
         whole = False
-    except OverflowError:
-        raise InvalidInput(f"the run goes on for more than {LONGEST_S / 86400:.0f} days") from None
     burst = at_once(len(trace), clients)
     return outcome(standing, trace, finished, limits=limits or Limits(), partial=not whole, burst=burst)
 

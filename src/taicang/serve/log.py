@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from taicang.serve.instance import Instance
-from taicang.serve.record import COARSE, STAMP
+from taicang.serve.record import COARSE, STAMP, too_long
 
 FIELDS = ("start", "end", "steps", "sequences", "grains", "tokens", "prompts", "pairs", "keys", "pool")
 """Stamps (see ``record``); decode steps; sequences decoding and their cached tokens in grains; prompt tokens, prompts,
@@ -38,7 +38,11 @@ class Log:
         if rows is None:
             rows = self._rows[instance.name] = array("q")
         pool = self._pools[instance.pool]
-        rows.extend((start >> COARSE, now >> COARSE, steps, sequences, grains, tokens, prompts, int(pairs), keys, pool))
+        row = start >> COARSE, now >> COARSE, steps, sequences, grains, tokens, prompts, int(pairs), keys, pool
+        try:
+            rows.extend(row)
+        except OverflowError:
+            raise too_long() from None
 
     def since(self, stamp: int) -> Log:
         """A copy of the rows that end after ``stamp``."""

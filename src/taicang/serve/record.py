@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from taicang.errors import InvalidInput
 from taicang.serve.request import SECOND, Request
 
 COARSE = 10
@@ -18,6 +19,13 @@ STAMP = SECOND >> COARSE
 """Stamps of a second."""
 LONGEST_S = 2**63 / STAMP
 """Of what 64 bits hold."""
+
+
+def too_long() -> InvalidInput:
+    """What to raise where a figure does not fit into 64 bits."""
+    return InvalidInput(f"the run goes on for more than {LONGEST_S / 86400:.0f} days")
+
+
 TIMES = ("arrival", "started", "first", "moved", "end", "fetching")
 COUNTS = ("id", "input", "output", "cached", "pooled", "preempted", "swaps", "retries", "lost", "failed", "place")
 WIDTH = len(TIMES) + len(COUNTS)
@@ -38,11 +46,14 @@ class Record:
 
     def append(self, r: Request) -> None:
         """Note a request that ended."""
-        self._rows.extend(
-            (r.arrival >> COARSE, r.started >> COARSE, r.first >> COARSE, r.moved >> COARSE, r.end >> COARSE,
-             r.fetching >> COARSE, r.id,
-             r.input, r.output, r.cached, r.pooled, r.preempted, r.swaps, r.retries, r.lost, r.failed, r.place)
-        )  # fmt: skip
+        try:
+            self._rows.extend(
+                (r.arrival >> COARSE, r.started >> COARSE, r.first >> COARSE, r.moved >> COARSE, r.end >> COARSE,
+                 r.fetching >> COARSE, r.id,
+                 r.input, r.output, r.cached, r.pooled, r.preempted, r.swaps, r.retries, r.lost, r.failed, r.place)
+            )  # fmt: skip
+        except OverflowError:
+            raise too_long() from None
 
     def since(self, first: int) -> Record:
         """A copy of the rows from ``first`` on."""

@@ -8,9 +8,10 @@ far, answers included, and new tokens. Ids of blocks grow along, so that prefix 
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import gamma
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 
 from taicang.errors import InvalidInput
 from taicang.traffic.trace import Trace
+from taicang.units import show
 
 Process: TypeAlias = Literal["poisson", "gamma", "weibull", "uniform"]
 
@@ -32,7 +34,7 @@ def gaps(process: Process, rate_per_s: float, cv: float, count: int, rng: np.ran
         shape = 1.0 / (cv * cv)
         return rng.gamma(shape, 1.0 / (rate_per_s * shape), count)
     shape = _weibull_shape(cv)
-    return rng.weibull(shape, count) / (rate_per_s * gamma(1.0 + 1.0 / shape))
+    return rng.weibull(shape, count) / (rate_per_s * math.gamma(1.0 + 1.0 / shape))
 
 
 def _weibull_shape(cv: float) -> float:
@@ -40,7 +42,7 @@ def _weibull_shape(cv: float) -> float:
     low, high = 0.1, 20.0
     for _ in range(60):
         middle = (low * high) ** 0.5
-        ratio = gamma(1 + 2 / middle) / gamma(1 + 1 / middle) ** 2 - 1
+        ratio = math.gamma(1 + 2 / middle) / math.gamma(1 + 1 / middle) ** 2 - 1
         low, high = (middle, high) if ratio > cv * cv else (low, middle)
     return low
 
@@ -126,6 +128,19 @@ def lengths_at(shares: NDArray[np.float64], name: str, profile: Mapping[str, Any
 
 
 BLOCK = 64
+REQUEST_BYTES = 600.0
+"""Of memory for a request, its record in a replay and what is made of that."""
+ID_BYTES = 40.0
+"""Of memory for the id of a block."""
+
+
+def room(needed_bytes: float, what: str) -> None:
+    """Raise ``InvalidInput`` where ``what`` takes more memory than this host has."""
+    held = float(os.sysconf("SC_PAGE_SIZE")) * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else math.inf
+    if needed_bytes > held:
+        raise InvalidInput(
+            f"{what} take some {show(needed_bytes, 'B')} of memory, more than this host's {show(held, 'B')}"
+        )
 
 
 def sessions(
@@ -136,6 +151,8 @@ def sessions(
     ``spread``, evenly to either side. All sessions begin at time zero: ``arriving`` spreads their first turns."""
     if shared_tokens + new_tokens < 1:
         raise InvalidInput("a prompt needs tokens: give --input or --shared", where="--turns")
+    grown = shared_tokens + (turns + 1) / 2 * (new_tokens + output_tokens)  # tokens of a prompt in the mean
+    room(count * turns * (REQUEST_BYTES + grown / block * ID_BYTES), f"{count:,} sessions of {turns:,} turns")
     rng = np.random.default_rng(seed)
 
     def vary(mean: int) -> NDArray[np.int64]:
