@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from taicang.live.answers import Answers
 from taicang.live.asked import FIELDS, NEEDED, REFUSED
+from taicang.live.background import Background, from_profile_at
 from taicang.live.endpoint import Endpoint, Settings
 from taicang.live.supernode import Supernode
 from taicang.live.tokens import Plain, block_ids
@@ -568,3 +569,18 @@ def test_blocks_stand_for_all_before_them(tokens, size, at):
         changed = np.asarray(block_ids(other, size)) != np.asarray(ids)
         assert not changed[: at // size].any()
         assert changed[at // size :].all()
+
+
+def test_a_machine_that_has_run_for_as_long_as_its_record_holds_says_so(live):
+    async def act(world):
+        early = await world.answer(PATHS["text"], TEXT)
+        world.machine.load(Background(from_profile_at("servegen-deepseek-r1@1e-5/s")))
+        await world.rest()  # it comes to an end
+        while not world.machine.over:
+            world.clock.until(world.clock.time() + 86400.0)
+        late = await world.answer(PATHS["text"], TEXT)
+        return early.status, late.status, late.json["error"]["message"], (await world.answer("/ready")).status
+
+    early, late, said, ready = live(act)
+    assert (early, late, ready) == (200, 503, 503)
+    assert "has run for 100 days" in said

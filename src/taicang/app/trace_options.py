@@ -81,19 +81,18 @@ def _head(options: Mapping[str, Any]) -> int | None:
 SEED = click.option("--seed", type=Whole(0, most=2**63 - 1), default=0, show_default=True, help="Of every random draw.")
 
 
-LONGEST_RUN_S = 100 * 86400.0
-"""Span of the requests: the record of a run counts its time in 63 bits."""
 TRAFFIC = stacked(declared("traffic", "traffic"), CHANGING, READING, SEED)
 """The requests."""
 
 
 def traffic(path: str | None, options: Mapping[str, Any]) -> Trace:
     """The trace that the options name or describe."""
+    from taicang.serve.record import COMING_S
     from taicang.traffic import change
 
     made = _arriving(path, options)
-    if (made.span_s > LONGEST_RUN_S and not options["clients"]) or options["think"] > LONGEST_RUN_S:
-        raise InvalidInput(f"a replay keeps time of {LONGEST_RUN_S / 86400:.0f} days, not of more")
+    if (made.span_s > COMING_S and not options["clients"]) or options["think"] > COMING_S:
+        raise InvalidInput(f"a replay keeps time of {COMING_S / 86400:.0f} days, not of more")
     if options["isolate"]:
         made = change.isolated(made)
     if options["deadline"]:

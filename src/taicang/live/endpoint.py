@@ -39,6 +39,7 @@ from taicang.live.replies import FORMS
 from taicang.live.supernode import Supernode
 from taicang.live.tokens import Tokenizer, block_ids
 from taicang.page.html import live_page
+from taicang.serve.record import COMING_S
 
 TAIL = 64
 """Characters at the end of a prompt by which the first token of its answer is chosen."""
@@ -279,7 +280,9 @@ class Endpoint:
     def _admit(self, rank: admin.Rank | None) -> None:
         """Raises ``Refused`` where no more are taken."""
         if not self._takes(rank):
-            raise Refused("no instance takes requests", status=503, kind="server_error", code="unavailable")
+            days = f"the machine has run for {COMING_S / 86400:.0f} days, as many as there are"
+            said = days if self.machine.over else "no instance takes requests"
+            raise Refused(said, status=503, kind="server_error", code="unavailable")
         if self.machine.waiting(rank and rank[1]) >= self.settings.most_waiting:
             raise Refused("the queue is full", status=429, kind="rate_limit_error", code="queue_full")
 
@@ -288,7 +291,7 @@ class Endpoint:
         pools = cluster.pools.values()
         able = any(pools) if cluster.fleet is not None else all(pools)
         here = rank is None or any(each.name == rank[1][0] for each in cluster.entry)
-        return able and here and not self.asleep and not self.closing
+        return able and here and not (self.asleep or self.closing or self.machine.over)
 
     # the rest
 

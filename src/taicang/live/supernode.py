@@ -18,7 +18,7 @@ from taicang.live.clock import Clock, Pace
 from taicang.live.metrics import Metrics
 from taicang.serve.cluster import ARRIVAL, CHANGE, LOADED, MOVED, STEP, Cluster
 from taicang.serve.instance import Instance
-from taicang.serve.record import Record
+from taicang.serve.record import COMING_S, Record
 from taicang.serve.request import SECOND, Request
 from taicang.serve.steptable import GRAIN
 from taicang.serve.trouble import cancel
@@ -94,6 +94,11 @@ class Supernode:
         """The machine's time, never before what has happened."""
         return max(self.pace.now(), self._done + 1)
 
+    @property
+    def over(self) -> bool:
+        """It has run for as long as requests may come (see ``record``)."""
+        return self.now > COMING_S * SECOND
+
     def load(self, background: Background | None) -> None:
         """From now on ``background`` comes in place of what did."""
         self.background, self._coming = background, None
@@ -106,6 +111,8 @@ class Supernode:
         """Put the next request of the background on the heap."""
         assert self.background is not None
         self._coming = request = self.background.draw(self._number)
+        if request.arrival > COMING_S * SECOND:
+            return
         self._note(request)
         self.cluster.events.push(request.arrival, ARRIVAL, request)
 
@@ -280,7 +287,7 @@ class Supernode:
                     stream.seen.gap(now - stream.last, request.made - stream.out)
                 stream.out, stream.last = request.made, now
             stream.told(now, ended=True)
-        elif self.background is not None:
+        elif self.background is not None and not self.over:
             following = self.background.after(request, now, self._number)
             if following is not None:
                 self._note(following)

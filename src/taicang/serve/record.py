@@ -19,6 +19,8 @@ STAMP = SECOND >> COARSE
 """Stamps of a second."""
 LONGEST_S = 2**63 / STAMP
 """Of what 64 bits hold."""
+COMING_S = 100 * 86400.0
+"""In which requests come; what is under way then has the rest."""
 
 
 def too_long() -> InvalidInput:
