@@ -59,6 +59,14 @@ class Timeline:
         """Busy time that overlap hides."""
         return self.busy_s - self.seconds
 
+    @property
+    def computing_s(self) -> Num:
+        """Busy seconds that arithmetic alone would take (tiles that are padded included)."""
+        seconds: Num = 0.0
+        for piece in self.slices:
+            seconds = seconds + np.minimum(piece.cost.compute_s, piece.cost.seconds) * piece.repeat
+        return seconds
+
     def by_part(self) -> Mapping[Part, Num]:
         """Busy seconds of each part of the model."""
         total: dict[Part, Num] = {}
@@ -162,6 +170,28 @@ def hidden_network(half: Program, whole: Program, pricer: Pricer, stack: Stack) 
         seconds = seconds + 2 * np.maximum(taxed, network)
     slices = _doubled(once) + outside
     return Timeline(slices=slices, seconds=seconds, busy_s=total(slices), schedule="two-batch overlap")
+
+
+def throttled(timeline: Timeline, clock_ratio: float) -> Timeline:
+    """``timeline`` at the clock that the power limit leaves; ``clock_ratio`` is left where arithmetic never rests.
+
+    Kernels are benchmarked on cool chips for microseconds; limits hold within milliseconds, over whole steps. What the
+    clock drives takes longer by as much as arithmetic is busy: a step of prompts by nearly all, one that decodes, whose
+    memory binds, by next to nothing. Above a ratio of a half no more work makes a step shorter.
+    """
+    if clock_ratio == 1.0:
+        return timeline
+    busy = np.minimum(timeline.computing_s / np.maximum(timeline.seconds, 1e-30), 1.0)
+    more = busy * (1.0 / clock_ratio - 1.0)
+    slices = tuple(replace(piece, cost=_at_clock(piece.cost, more)) for piece in timeline.slices)
+    total_s = total(slices)
+    seconds = timeline.seconds * (total_s / np.maximum(timeline.busy_s, 1e-30))
+    return replace(timeline, slices=slices, seconds=seconds, busy_s=total_s)
+
+
+def _at_clock(cost: Cost, more: Num) -> Cost:
+    added = np.minimum(cost.compute_s, cost.seconds) * more
+    return replace(cost, seconds=cost.seconds + added, compute_s=cost.compute_s * (1.0 + more))
 
 
 def is_network(piece: Slice) -> bool:

@@ -8,11 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from taicang import catalog
-from taicang.catalog.costing import cost_model
+from taicang.catalog import calibration
+from taicang.catalog.costing import cost_model, serving_clock
 from taicang.catalog.models import model
 from taicang.plans import Batch, Quantisation, ServePlan, chance_of, decode_batch, prefill_batch
+from taicang.predict.replay import replay
+from taicang.predict.system import System
 from taicang.serve.setup import Setup, step
 from taicang.serve.steady import Load, aggregated
+from taicang.traffic.generate import fixed
 
 MACHINES = ("hgx-h100", "cloudmatrix384", "gb200-nvl72", "atlas-800-a2")
 CASES = (
@@ -28,12 +32,13 @@ def log_uniform(low, high):
     return st.floats(np.log(low), np.log(high)).map(lambda x: float(np.round(np.exp(x))))
 
 
-def setup_of(machine, case, skew=1.01, engine="vllm"):
+def setup_of(machine, case, skew=1.01, engine="vllm", clock=1.0):
     name, plan = case
     stack = catalog.stack(engine)
     return Setup(
-        model=model(name), plan=plan, machine=machine, stack=stack, price=cost_model(machine, stack).price, skew=skew
-    )
+        model=model(name), plan=plan, machine=machine, stack=stack, price=cost_model(machine, stack).price, skew=skew,
+        clock_ratio=clock,
+    )  # fmt: skip
 
 
 cases = st.tuples(st.sampled_from(MACHINES), st.sampled_from(CASES))
@@ -246,3 +251,43 @@ def test_a_scheduler_that_waits_for_drafts_costs_its_host_once_and_by_sequence(c
     assert more == pytest.approx((once + each * sequences) if drafts else 0.0, abs=1e-9)
     prompts = prefill_batch(sequences=1.0, length=1024.0)
     assert step(waiting, prompts).seconds == step(setup, prompts).seconds
+
+
+@settings(max_examples=40, deadline=None)
+@given(cases, log_uniform(1, 64), log_uniform(1, 16384), st.floats(0.5, 1.0), st.floats(1.0, 4.0), st.booleans())
+def test_a_lower_clock_slows_what_it_drives_and_no_step_by_more(case, sequences, length, clock, factor, prompts):
+    """Never faster, never by more than the clock is lower, all in the waterfall; more work is never faster."""
+    made = prefill_batch(sequences=sequences, length=length)
+    batch = made if prompts else decode_batch(sequences=sequences, context=length)
+    machine = catalog.machine(case[0])
+    cool, hot = (step(setup_of(machine, case[1], clock=each), batch) for each in (1.0, clock))
+    assert cool.seconds * (1 - 1e-9) <= hot.seconds <= cool.seconds / clock * (1 + 1e-9)
+    assert sum(piece.seconds for piece in hot.slices) == pytest.approx(hot.busy_s, rel=1e-9)
+    longer = step(setup_of(machine, case[1], clock=clock), prefill_batch(sequences=sequences * factor, length=length))
+    assert not prompts or longer.seconds >= hot.seconds * (1 - 1e-9)
+
+
+@pytest.mark.parametrize("chip", ["a100-80g", "h100", "h20", "mi300x", "rtx-4090", "ascend-910c"])
+def test_the_clock_of_bursts_is_that_of_training_where_it_was_measured_and_no_price_has_it(chip):
+    part = catalog.chip(chip)
+    known = calibration.read("sustained")["profiles"]
+    if part.measured and chip in known:
+        assert serving_clock(part) == known[chip]["clock"]["clock_ratio"] < 1.0
+    else:
+        assert serving_clock(part) == 1.0
+
+
+def test_a_burst_runs_at_the_clock_that_prompts_leave_and_a_loop_does_not():
+    """A hundred prompts at once, and a hundred of four clients: the former lose what the limit takes."""
+    system = System(stack="vllm@0.11.0", plan=ServePlan(), instances=1)
+    trace = fixed(100, 2000, 20)
+    seen = {clients: {cut: _ttft(trace, system, clients, cut) for cut in (False, True)} for clients in (100, 4)}
+    assert seen[4][True] == seen[4][False]
+    assert 1.1 < seen[100][True] / seen[100][False] < 1.0 / serving_clock(catalog.chip("h100"))
+
+
+def _ttft(trace, system, clients, cut):
+    found = (lambda chip: 1.0) if not cut else serving_clock
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("taicang.predict.standing.serving_clock", found)
+        return float(replay("qwen3-14b", "hgx-h100", trace, system, clients=clients).table["ttft_s"].mean())

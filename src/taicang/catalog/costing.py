@@ -179,17 +179,25 @@ ALIKE_RATIO = 0.02
 
 def sustained(chip: Chip) -> Sustained:
     """The chip's own constant, else its maker's, else that of its kin, else the median of all measured."""
+    clocks = _clocks()
+    found = clocks.get(chip.name) or chip.sustained_ratio or kin_clock(chip, clocks) or clocks.get("default", 1.0)
+    return Sustained(clock_ratio=found)
+
+
+def serving_clock(chip: Chip) -> float:
+    """What ``sustained`` says of a chip that serves, where it or its kin was measured and ``cost_model`` has none."""
+    if chip.sustained_ratio is not None and not chip.measured:
+        return 1.0
+    clocks = _clocks()
+    return clocks.get(chip.name) or kin_clock(chip, clocks) or 1.0
+
+
+def _clocks() -> dict[str, float]:
+    """Measured clocks by chip, "default" their median; none before they are fitted."""
     if not (calibration.FOLDER / f"{FAMILY}.yaml").is_file():
-        return Sustained(clock_ratio=1.0)
+        return {}
     known: Mapping[str, Mapping[str, Sustained]] = calibration.fits(FAMILY, Sustained)
-    if chip.name in known:
-        return known[chip.name]["clock"]
-    if chip.sustained_ratio is not None:
-        return Sustained(clock_ratio=chip.sustained_ratio)
-    found = kin_clock(chip, {name: each["clock"].clock_ratio for name, each in known.items() if name != "default"})
-    if found is None and "default" in known:
-        return known["default"]["clock"]
-    return Sustained(clock_ratio=found or 1.0)
+    return {name: each["clock"].clock_ratio for name, each in known.items()}
 
 
 def kin_clock(chip: Chip, clocks: Mapping[str, float]) -> float | None:
@@ -201,6 +209,8 @@ def kin_clock(chip: Chip, clocks: Mapping[str, float]) -> float | None:
     """
     ranked = []
     for name, clock in clocks.items():
+        if name == "default":
+            continue
         other = chip_named(name)
         if name == chip.name or ARCHITECTURE.get(other.profile) != ARCHITECTURE.get(chip.profile):
             continue

@@ -94,7 +94,7 @@ def replay(
         trace = for_models(trace, [each.share_ratio for each in also], seed)
     standing = stand(
         model, on, system, also=also, model_cache_bytes=model_cache_bytes, crowd=crowd,
-        context=context_of(trace), block_tokens=trace.block, seed=seed,
+        context=context_of(trace), block_tokens=trace.block, burst=(burst := at_once(len(trace), clients)), seed=seed,
     )  # fmt: skip
     finished = Record()
     if not clients and not len(trace.arrival_s):
@@ -109,7 +109,6 @@ def replay(
         if not keep:
             raise
         whole = False
-    burst = at_once(len(trace), clients)
     return outcome(standing, trace, finished, limits=limits or Limits(), partial=not whole, burst=burst)
 
 
@@ -180,6 +179,8 @@ def _assumptions(standing: Standing, trace: Trace) -> tuple[str, ...]:
     longest = int(np.max(trace.input_tokens + trace.output_tokens, initial=0))
     limited = [*standing.pools.values()][-1].limits.sequences
     said = assumptions(serving, feeding, length=longest, given=standing.given, apart=apart, queued=True)
+    if serving.clock_ratio < 1.0:
+        said += (f"prompts come at once: arithmetic at {serving.clock_ratio:.0%} of its clock, as in training",)
     if serving.plan.draft_tokens and limited * serving.plan.dp <= serving.stack.drafting_sequences:
         said += (f"{limited} sequences at a time in each attention group, as {serving.stack.engine} drafts by default",)
     return said

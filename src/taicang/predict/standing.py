@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from taicang.catalog.costing import energy_fit
+from taicang.catalog.costing import energy_fit, serving_clock
 from taicang.catalog.models import model as load_model
 from taicang.errors import InvalidInput, TaicangError
 from taicang.hardware import Machine
@@ -158,15 +158,18 @@ def stand(
     crowd: int = 0,
     context: float,
     block_tokens: int,
+    burst: bool = False,
     seed: int = 0,
 ) -> Standing:
     """Set up ``model`` (and ``also``: see ``replay``) on the machine ``on``, for sequences of about ``context`` tokens
-    whose prompts share blocks of ``block_tokens`` (0: nothing).
+    whose prompts share blocks of ``block_tokens`` (0: nothing) and come all at once (``burst``).
 
     Raises ``InvalidInput`` for a system that does not fit the machine.
     """
     net, machine, engine = settle(system, model, on)
     pools = shared(net, machine, engine, system, also) if also else _named(alone(net, machine, engine, system))
+    if burst:
+        pools = {name: _sustained(pool) for name, pool in pools.items()}
     ttl_s = float("inf") if system.ttl_s is None else system.ttl_s
     keeping = Keeping(block_tokens=block_tokens, tiers=system.tiers, eviction=system.eviction, ttl_s=ttl_s,
                       answers=system.keep_answers)  # fmt: skip
@@ -186,6 +189,15 @@ def stand(
         net=net, machine=machine, engine=engine, pools=pools, cluster=made, breakage=breakage, seed=seed,
         given=system.sets,
     )  # fmt: skip
+
+
+def _sustained(pool: Pool) -> Pool:
+    """``pool`` under prompts that follow each other for seconds, so that the power limit holds the chips' clock down.
+
+    Other loads mix prompts with answers, whose arithmetic rests while memory works: the limit averages over both.
+    """
+    clock = serving_clock(pool.setup.machine.chip)
+    return pool if clock == 1.0 else replace(pool, setup=replace(pool.setup, clock_ratio=clock), table=None)
 
 
 def context_of(trace: Trace) -> float:

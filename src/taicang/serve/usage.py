@@ -27,11 +27,10 @@ def activity(timeline: Timeline, machine: Machine) -> Activity:
     Arithmetic counts the time that its kernels alone would need (tiles that are padded burn energy all the same);
     memory and network count bytes at the peak rate.
     """
-    compute: Num = 0.0
+    compute = timeline.computing_s
     moved: Num = 0.0
     sent: Num = 0.0
     for piece in timeline.slices:
-        compute = compute + np.minimum(piece.cost.compute_s, piece.cost.seconds) * piece.repeat
         moved = moved + piece.cost.moved_bytes * piece.repeat
         sent = sent + piece.cost.sent_bytes * piece.repeat
     link = machine.plane("scale_up").levels[0].bandwidth_bytes_per_s
