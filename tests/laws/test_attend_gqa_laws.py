@@ -107,6 +107,15 @@ def test_more_of_one_count_is_never_faster(name, phase, data):
     assert price(more).seconds >= price(op).seconds * (1 - 1e-12)
 
 
+@settings(max_examples=60)
+@given(operators("decode"), st.floats(0.0, 30.0), st.booleans())
+def test_heads_that_share_no_keys_convert_every_element_of_the_cache(op, flop, alone):
+    op = replace(op, heads=op.kv_heads if alone else 2.0 * op.kv_heads)
+    plain, lone = (attend_gqa(op, CHIP, replace(FITS["decode"], lone_flop=each)) for each in (0.0, flop))
+    took_s = op.context * op.heads * (op.qk_dim + op.v_dim) * flop / CHIP.vector_flop_per_s
+    assert lone.compute_s == pytest.approx(max(plain.compute_s, took_s) if alone else plain.compute_s)
+
+
 @both
 def test_more_sequences_of_the_same_length_are_never_faster(phase, data):
     op, factor = data.draw(operators(phase)), data.draw(log(1, 100))

@@ -89,5 +89,7 @@ def test_states_bound_the_sequences_that_run(name):
     assert running(System(sequences=2000), made) == 2000
     drafting = replace(made, plan=replace(made.plan, draft_tokens=3))
     assert state_room(drafting, tokens=8192.0) < room
+    full = replace(made, stack=replace(made.stack, memory=replace(made.stack.memory, usable_ratio=1e-6)))
+    assert state_room(full, tokens=8192.0) == 1  # what does not fit is refused elsewhere
     kept = model("qwen3-8b")
     assert state_room(replace(made, model=kept, plan=ServePlan(tp=2, moe_tp=2)), tokens=8192.0) == np.inf

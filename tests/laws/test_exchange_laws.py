@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from taicang.catalog import calibration, machine
-from taicang.cost.exchange import LIBRARIES, ExchangeFit, Setting, exchange, lower_bound_s
+from taicang.cost.exchange import LIBRARIES, PLAIN, ExchangeFit, Setting, exchange, lower_bound_s, traffic
 from taicang.hardware import Level, Machine, Plane
 from taicang.ops import Exchange
 
@@ -104,6 +104,18 @@ def test_a_hot_receiver_is_never_faster(call: tuple[Exchange, Machine, str, Sett
     op, where, library, setting = call
     before = exchange(op, where, FITS, library=library, setting=setting).seconds
     assert exchange(op, where, FITS, library=library, setting=setting, hot_ratio=hot).seconds >= before
+
+
+@given(st.integers(2, 8), st.integers(1, 16), st.floats(1e9, 1e12), st.sampled_from(["mesh", "switch"]))
+def test_a_mesh_carries_on_the_links_between_those_who_take_part(
+    ranks: int, topk: int, rate: float, topology: str
+) -> None:
+    """Each of the others has a link of its own: with fewer ranks less is used, but no link carries more."""
+    op = Exchange(kind="dispatch", tokens=128, token_bytes=7168.0, topk=topk, experts=64, ranks=ranks)
+    found = traffic(op, _fabric(HGX, ("links", 8, rate, topology, "")), "expert", PLAIN)
+    used = (ranks - 1) / 7 if topology == "mesh" else 1.0
+    assert found.near_s_per_byte == pytest.approx(topk * (ranks - 1) / ranks / (rate * used))
+    assert found.hop_s == pytest.approx(found.near * 1e-6)
 
 
 @pytest.mark.parametrize("name", sorted(MACHINES))

@@ -3,13 +3,16 @@
 import math
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from taicang.catalog.models import model, model_names, not_modelled
 from taicang.errors import InvalidPlan
 from taicang.lower import lower
+from taicang.lower.product import split_heads
 from taicang.models.count import decode_flop, parameters, prefill_flop
 from taicang.models.types import Experts, GatedLinear, StateSpace
-from taicang.ops import Attend, Collective, Exchange, Gemm, GroupedGemm
+from taicang.ops import Attend, Collective, Exchange, Gemm, GroupedGemm, Pointwise
 from taicang.plans import Batch, ServePlan, decode_batch, prefill_batch
 from taicang.stacks import Stack
 
@@ -45,6 +48,28 @@ def test_prefill_flop_equal_the_models_count(name):
     net = model(name)
     program = lower(net, ServePlan(), prefill_batch(sequences=1, length=3000.0), STACK)
     assert total_flop(program) == pytest.approx(prefill_flop(net, 3000.0), rel=0.02)
+
+
+BYTES = {"norm": (6, 8), "rope": (4, 8), "route": (8, 8), "sample": (8, 8), "activation": (2, 6)}
+"""What kernels move by element, all their inputs and outputs together."""
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    "batch", [decode_batch(sequences=3.0, context=1000.0), prefill_batch(sequences=2.0, length=700.0)]
+)
+def test_pointwise_kernels_move_a_few_bytes_an_element(name, batch):
+    net = model(name)
+    states = {b.attention.k_dim for b in net.blocks if isinstance(b.attention, GatedLinear)}
+    states |= {b.attention.state_dim for b in net.blocks if isinstance(b.attention, StateSpace)}
+    for task in lower(net, ServePlan(), batch, STACK):
+        if isinstance(task.op, Pointwise):
+            each = task.op.moved_bytes / task.op.elements
+            if task.label == "state update":  # every element reads and writes a row of the state in 32 bits
+                assert any(each == pytest.approx(8.0 * state, rel=0.05) for state in states)
+            else:
+                least, most = BYTES[task.op.kind]
+                assert least <= each <= most
 
 
 @pytest.mark.parametrize("name", ["llama-3.1-8b", "qwen3-32b", "mixtral-8x7b", "deepseek-r1"])
@@ -119,6 +144,17 @@ def test_mixed_batch_has_both_attention_cores():
 def test_impossible_plans_name_the_rule_and_by_how_much(plan, says):
     with pytest.raises(InvalidPlan, match=says):
         lower(model("deepseek-r1"), plan, decode_batch(sequences=4, context=100.0), STACK)
+
+
+@given(st.integers(1, 200), st.integers(1, 256))
+def test_heads_that_ranks_cannot_share_name_the_nearest_that_can(count, tp):
+    legal = [n for n in range(1, count + 1) if count % n == 0]
+    if tp in legal:
+        assert split_heads(count, tp, "heads") * tp == count
+        return
+    near = sorted([max(n for n in legal if n < tp), *[n for n in legal if n > tp][:1]])
+    with pytest.raises(InvalidPlan, match=f"tp={tp} does not divide {count} heads.*: {' and '.join(map(str, near))}$"):
+        split_heads(count, tp, "heads")
 
 
 def test_window_limits_pairs_and_context():

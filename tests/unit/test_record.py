@@ -33,3 +33,4 @@ def test_a_request_that_was_turned_away_has_no_latency():
     found = summarise(Record([served, away]).columns(), Cluster([]), requests=2, limits=Limits(ttft_s=5.0))
     assert (found.finished, found.turned_away, found.goodput_ratio) == (1, 1, 0.5)
     assert found.ttft.max_s == 1.0
+    assert found.goodput_per_s == pytest.approx(found.requests_per_s) == pytest.approx(1.0 / 11.0)
