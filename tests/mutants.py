@@ -94,6 +94,8 @@ def sites(tree: ast.AST, function: str = "") -> Iterator[tuple[ast.expr, str]]:
     for field, value in ast.iter_fields(tree):
         if field in ("annotation", "returns", "decorator_list", "slice"):
             continue
+        if isinstance(tree, ast.BinOp) and isinstance(tree.op, ast.LShift):
+            continue  # beyond all that is counted, or what is kept at most
         inner = isinstance(tree, ast.FunctionDef) and field == "body"
         for child in value if isinstance(value, list) else [value]:
             if isinstance(child, ast.AST) and not (

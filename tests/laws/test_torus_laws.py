@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from taicang import catalog
 from taicang.catalog.costing import cost_model
-from taicang.cost.collective_bound import lower_bound_s
+from taicang.cost.collective_bound import lower_bound_s, pair_bytes_per_s, usable_bytes_per_s
 from taicang.errors import InvalidInput
 from taicang.evidence.systems import fabric_of
 from taicang.hardware import Level, Machine
@@ -28,6 +29,19 @@ def _torus(dims: list[int], link_gbs: float = 50.0) -> Machine:
         Level(name="ici", ranks=math.prod(dims), bandwidth_bytes_per_s=rate, latency_s=1e-6, topology="torus",
               dims=tuple(dims))
     )  # fmt: skip
+
+
+@given(EXTENTS, st.sampled_from([1, 2, 8]), st.floats(1.0, 1000.0), st.integers(1, 64))
+def test_a_mesh_has_a_link_for_each_pair(dims: list[int], inner: int, rate: float, joined: int) -> None:
+    """All of a unit's links together are its bandwidth: a pair has one of them, a few units those between them."""
+    units, links = math.prod(dims), sum(each - 1 for each in dims)
+    level = Level(name="links", ranks=units * inner, bandwidth_bytes_per_s=rate, latency_s=1e-6, topology="mesh")
+    assert pair_bytes_per_s(level, inner) == pytest.approx(rate / (units - 1))
+    assert pair_bytes_per_s(replace(level, dims=tuple(dims)), inner) == pytest.approx(rate / links)
+    between = min(max(joined - 1, 1), units - 1)
+    assert usable_bytes_per_s(level, units, float(joined)) == pytest.approx(rate * between / (units - 1))
+    switch = replace(level, topology="switch")
+    assert pair_bytes_per_s(switch, inner) == usable_bytes_per_s(switch, units, float(joined)) == rate
 
 
 @given(EXTENTS, st.floats(3, 10), st.floats(1.0, 400.0))

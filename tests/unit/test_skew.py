@@ -1,12 +1,16 @@
 """The load of the hottest rank against Monte Carlo of the law it approximates, and its exact ends."""
 
+import math
+
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from taicang import catalog
 from taicang.catalog.costing import cost_model
 from taicang.cost.experts import experts, fit_for
-from taicang.cost.skew import REACH, hot_rank, hottest_over_mean
+from taicang.cost.skew import MOST_SKEWED, REACH, exponent_of, hot_rank, hottest_over_mean
 from taicang.ops import GroupedGemm
 
 
@@ -46,6 +50,32 @@ def test_one_rank_has_no_lead_and_touches_its_share_exactly():
     assert hot.lead == pytest.approx(1.0)
     assert hot.rows == pytest.approx(40.0)
     assert hot.touched == pytest.approx(40.0, rel=1e-5)
+
+
+COUNTS = st.floats(0.0, 5.0).map(lambda power: round(10.0**power))
+
+
+@given(COUNTS, st.integers(1, 8), st.integers(3, 9), st.integers(0, 3), st.floats(0.0, 1.25))
+def test_no_more_experts_are_touched_than_if_all_were_as_popular(tokens, topk, experts, ranks, skew):
+    """Jensen: dealing a load and drawing from it touch less the more uneven it is."""
+    experts, ranks = 2**experts, 2**ranks
+    slots = experts / ranks
+    hot = hot_rank(tokens=tokens, topk=topk, experts=experts, ranks=ranks, slots_local=slots, skew=skew)
+    even, each = min(skew, 1.0), hot.rows / slots
+    most = slots * ((1.0 - even) * min(each, 1.0) + even * -math.expm1(-each))
+    assert hot.touched <= max(most, min(hot.rows, 1.0)) * (1.0 + 1e-9)
+    assert min(1.0, hot.rows) <= hot.touched * (1.0 + 1e-9)
+
+
+@given(COUNTS, st.integers(1, 8), st.sampled_from([16, 64, 256]), st.floats(0.0, 1.24))
+def test_the_exponent_of_loads_is_that_under_which_they_lead(tokens, topk, experts, skew):
+    given = {"experts": experts, "ranks": experts, "tokens": tokens, "topk": topk}
+    lead = float(hottest_over_mean(**given, skew=skew))
+    rest = (1.0 - lead / experts) / (experts - 1)
+    loads = np.array([lead / experts, *[rest] * (experts - 1)]) * tokens * topk
+    found = exponent_of(loads, topk)
+    assert 0.0 <= found <= MOST_SKEWED
+    assert hottest_over_mean(**given, skew=found) == pytest.approx(lead, rel=1e-6)
 
 
 def test_lead_is_bounded_by_the_ranks_and_by_one_pair_per_token():

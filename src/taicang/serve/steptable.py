@@ -218,10 +218,8 @@ class StepTable:
         """Decode steps of ``n`` sequences in the largest group."""
         found = self._rows.get(n)
         if found is None:
-            i = max(min(int(np.searchsorted(self._n, n)), len(self._n) - 1), 1) if len(self._n) > 1 else 0
-            low, high = self._n[max(i - 1, 0)], self._n[i]
-            share = 0.0 if high == low else (n - low) / (high - low)
-            seconds = self._grid[max(i - 1, 0)] * (1 - share) + self._grid[i] * share
+            i, share = _place(self._n.tolist(), n)
+            seconds = self._grid[i] * (1 - share) + self._grid[i + 1] * share
             ticks = [round(x) for x in (seconds * SECOND * self._ratio).tolist()]  # some are beyond 64 bits
             knots = np.rint(n * GRAIN * self._length).astype(np.int64)
             apart = np.maximum(np.diff(knots), 1).tolist()
