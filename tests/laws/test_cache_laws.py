@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from taicang.serve.cache import Cache
@@ -15,6 +15,9 @@ TOKENS = st.integers(1, 300)
 
 @settings(max_examples=100)
 @given(TOKENS, TOKENS, st.integers(1, 4))
+@example(32, 17, 1)  # whole pages, whole blocks
+@example(31, 2, 2)
+@example(64, 16, 2)
 def test_who_starts_over_computes_less_than_a_page_again(prompt, made, per_block):
     block = per_block * PAGE
     cache = Cache(1000, PAGE, block)
@@ -77,3 +80,67 @@ def test_an_emptied_cache_is_as_it_was_made(pages, per_block, eviction):
     for name in ("pages", "page", "tokens", "block", "keeps", "per_block", "eviction"):
         assert getattr(again, name) == getattr(made, name)
     assert (again.free, again.blocks, again.spare) == (pages, 0, pages)
+
+
+class Heard:
+    """What a watch is told, in order."""
+
+    def __init__(self):
+        self.told = []
+
+    def stored(self, request, begin, end):
+        self.told += [("stored", block) for block in request.blocks[begin:end]]
+
+    def removed(self, block):
+        self.told.append(("removed", block))
+
+    def cleared(self):
+        self.told.append(("cleared", 0))
+
+
+@given(
+    st.lists(st.integers(0, 7), min_size=1, max_size=60), st.integers(1, 5), st.integers(1, 3),
+    st.sampled_from(["lru", "lfu"]),
+)  # fmt: skip
+@example([0, 0, 1, 2, 0, 1, 3, 0], 2, 1, "lfu")
+def test_the_block_goes_that_was_used_least_or_longest_ago(asked, room, per_block, eviction):
+    """``asked``: prompts of a block and one token, one after the other, where ``room`` blocks stay."""
+    block = per_block * PAGE
+    cache, heard, told = Cache(room * per_block + 1, PAGE, block, eviction), Heard(), []
+    cache.watch = heard
+    held: dict[int, tuple[int, int]] = {}  # uses (of equal weight where the last one counts), and when it was last used
+    for now, each in enumerate(asked):
+        request = Request(now, 0, block + 1, 1, blocks=[each])
+        assert cache.hit(request) == (each in held)
+        assert cache.admit(request, request.need)
+        assert request.done == (block if each in held else 0)
+        cache.publish(request, request.input)
+        cache.release(request)
+        if each not in held:
+            if len(held) == room:
+                gone = min(held, key=held.__getitem__)
+                del held[gone]
+                told.append(("removed", gone))
+            told.append(("stored", each))
+        held[each] = (held.get(each, (0, 0))[0] + (eviction == "lfu"), now)
+        assert (cache.blocks, cache.spare, cache.evicted) == (
+            len(held),
+            cache.pages,
+            sum(name == "removed" for name, _ in told),
+        )
+    assert heard.told == told
+    assert cache.emptied().watch is heard
+    assert heard.told[len(told) :] == [("cleared", 0)]
+
+
+@given(st.integers(0, 6), st.integers(1, 3), TOKENS, st.integers(0, 6))
+def test_the_last_token_is_always_computed(known, per_block, tokens, unlike):
+    """A prompt shares whole blocks from its beginning, up to the first that is not here, and never all of it."""
+    block = per_block * PAGE
+    cache = Cache(1000, PAGE, block)
+    first = Request(0, 0, known * block + 1, 1, blocks=range(known))
+    assert cache.admit(first, first.need)
+    cache.publish(first, first.input)
+    ids = [n if n != unlike else 99 for n in range(tokens // block)]
+    found = cache.hit(Request(1, 0, tokens, 1, blocks=ids))
+    assert found == min(known, unlike, (tokens - 1) // block)
