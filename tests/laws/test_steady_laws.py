@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from taicang import catalog
 from taicang.catalog.costing import cost_model
 from taicang.catalog.models import model
-from taicang.plans import ServePlan
+from taicang.plans import ServePlan, decode_batch, prefill_batch
 from taicang.serve.door import through_s
-from taicang.serve.setup import Setup
-from taicang.serve.steady import Load, Pools, aggregated, disaggregated, in_step
+from taicang.serve.setup import Setup, step
+from taicang.serve.steady import Load, Pools, aggregated, disaggregated, in_step, together
 from taicang.serve.uneven import Spread
 
 CASES = (
@@ -153,3 +153,42 @@ def test_a_prompt_in_pieces_costs_no_less_than_whole_nor_more_than_its_pieces_an
     cut, whole = (aggregated(setup_of(case, chunk_tokens=each), one).prefill_s for each in (budget, 10**6))
     piece = aggregated(setup_of(case, chunk_tokens=10**6), replace(one, input_tokens=float(budget))).prefill_s
     assert whole * (1 - 1e-9) <= cut <= pieces * piece * 1.01 + whole  # decoding takes a token or two of each
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    cases, st.sampled_from(SCHEDULERS), st.floats(0.0, 1.0), st.integers(1, 64), log_uniform(16, 4096),
+    log_uniform(128, 4096), st.sampled_from([0.0, 0.3, 1.0]), st.sampled_from([1.0, 1.5, 4.0]),
+)  # fmt: skip
+@example(CASES[2], "mixed", 0.3, 9, 777.0, 500.0, 0.3, 1.5)
+@example(CASES[1], "prefill_first", 0.3, 1, 777.0, 500.0, 1.0, 1.5)
+def test_where_every_prompt_has_a_step_of_its_own_the_turn_is_a_sum(
+    case, scheduler, burst, each, prompt, answer, cached, uneven
+):
+    """Of the others' prompts half of those that keep in step come first, the rest while it decodes."""
+    setup = setup_of(case, scheduler=scheduler, burst_ratio=burst, chunk_tokens=8192)
+    load = Load(
+        concurrency=float(each * setup.plan.dp), input_tokens=prompt, output_tokens=answer, cached_ratio=cached,
+        spread=Spread(input_ratio=uneven),
+    )  # fmt: skip
+    steps = (answer - 1.0) / setup.plan.tokens_per_step
+    if each - 1 > steps:
+        return
+    found, mixed = aggregated(setup, load), scheduler == "mixed"
+    new = max(prompt * (1.0 - cached), 1.0)
+    one = prefill_batch(sequences=1.0, length=new, cached=prompt - new + new * (uneven - 1.0) / 2)
+    decoding = decode_batch(sequences=float(each), context=prompt + answer / 2)
+    alone, decode_s = step(setup, one), float(step(setup, decoding).seconds)
+    carrying = step(setup, together(decoding, one)) if mixed else alone
+    device_s = carrying.seconds - carrying.launch_wait_s
+    more_s = max(device_s, carrying.launches_s) - mixed * decode_s
+    share = burst if mixed else 1.0  # equal answers stay a burst where prompts come first
+    ahead_s = (each - 1) * min(0.5 * share * (device_s - mixed * decode_s), more_s)
+    busy_s = steps * decode_s + (each - 1) * more_s - ahead_s
+    own_s = max(alone.seconds, (decode_s + more_s) * (mixed and each > 1))
+    first_s = own_s + ahead_s + (0.5 * decode_s if each > 1 else 0.0)
+    door_s = through_s(setup.stack, prompt)
+    assert (found.step_s, found.prefill_s) == (pytest.approx(decode_s), pytest.approx(alone.seconds))
+    assert found.tpot_s == pytest.approx(busy_s / (answer - 1.0))
+    assert found.ttft_s == pytest.approx(first_s + door_s)
+    assert found.output_tokens_per_s == pytest.approx(load.concurrency * answer / (first_s + busy_s + door_s))
