@@ -146,6 +146,14 @@ def test_a_decode_step_in_pieces_of_graphs_is_as_long_as_its_layers_take_the_hos
     assert run(pieces, plan, prompt, net).seconds == run(whole, plan, prompt, net).seconds, "prompts are not captured"
 
 
+@pytest.mark.parametrize(("net", "layers"), [("qwen3-8b", 36), ("deepseek-r1", 61), ("gpt-oss-120b", 36)])
+def test_prompts_and_sequences_beside_them_share_the_gap_of_a_layer(net: str, layers: int) -> None:
+    stack = replace(catalog.stack("vllm-ascend@0.11.0"), piece_s=0.1)
+    some, plan = np.array([0.0, 1.0, 1.0]), ServePlan(tp=8, moe_tp=8)
+    batch = together(decode_batch(sequences=some, context=64.0), prefill_batch(sequences=some[::-1], length=16.0))
+    assert np.asarray(run(stack, plan, batch, net).seconds) == pytest.approx(layers * 0.1)
+
+
 def test_arrays_that_mix_steps_with_and_without_prefill_equal_their_elements() -> None:
     stack = replace(catalog.stack("vllm-ascend"), straggle_ratio=1.5, imbalance_ratio=1.25)
     lengths = np.array([0.0, 256.0, 4096.0])

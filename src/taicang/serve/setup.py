@@ -125,14 +125,17 @@ def _issued_s(program: Program, setup: Setup, batch: Batch) -> Num:
     by piece where graphs lie around attentions, nothing where the step is one graph."""
     stack = setup.stack
     launches: Count = 0.0
-    attends: Count = 0.0
+    layers = dict[tuple[int, str], Count]()  # prompts and sequences that decode beside them share the gap of a layer
     for task in program:
         own = stack.expert_launches if isinstance(task.op, GroupedGemm) else getattr(task.op, "launches", 1)
         launches = launches + task.repeat * own
-        attends = attends + (1.0 * task.repeat if isinstance(task.op, Attend) else 0.0)
+        if isinstance(task.op, Attend):
+            key = task.block, task.label.removesuffix(" (prefill)")
+            layers[key] = np.maximum(layers.get(key, 0.0), 1.0 * task.repeat)
     each = launches * stack.eager_kernel_s
     if not stack.graphs:
         return each * setup.plan.microbatches
+    attends: Num = sum(layers.values(), 0.0)
     pieces = attends * (stack.piece_s or 2.0 * stack.eager_kernel_s)
     between: Num = attends * stack.piece_s  # of every step, with prompts or without
     decoding = between
