@@ -17,7 +17,7 @@ import yaml
 from taicang.app.main import cli
 from taicang.catalog import calibration, entry, files, names, schema, trust
 from taicang.catalog.models import model, model_names, not_modelled
-from taicang.evidence.declared import suites
+from taicang.evidence.suites import sources
 from taicang.formats import FORMATS
 from taicang.models.count import parameters
 from taicang.search.space import WIDE, Space
@@ -235,7 +235,7 @@ def scoreboard_page() -> str:
                 rows.append((f"`{suite}`", part, f"{one['rows']:,}", *cells, peer))
     head = ("suite", "part", "rows", "coverage", "MAPE", "median", "bias", "9 in 10 within", "others on these rows")
     body = table(head, rows) if rows else "No scoreboard is frozen yet: `taicang score --evidence DIR --freeze`."
-    missing = [name for suite in suites() for name in suite.suites if name not in frozen()]
+    missing = [name for source in sources().values() for name in source.suites if name not in frozen()]
     said = f"Not frozen yet: {', '.join(f'`{name}`' for name in missing)}." if missing and rows else ""
     return page(
         "Scoreboard",

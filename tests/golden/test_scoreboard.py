@@ -67,11 +67,11 @@ def test_parts_are_kept_apart():
 def test_a_row_runs_only_the_suites_that_may_hold_it(monkeypatch):
     ran = []
 
-    def run(suite, folder, notes, real=board._run):
-        ran.append(suite.module)
-        return real(suite, folder, notes)
+    def run(source, folder, notes, real=board._run):
+        ran.append(source.name)
+        return real(source, folder, notes)
 
     monkeypatch.setattr(board, "_run", run)
     assert any(one.id == "experts:2" for one in board.suite_outcomes(None, row="experts:2"))
     assert ran == ["kernels"]
-    assert board._naming("ser-0003", carry.FOLDER) == {"suite_published"}
+    assert board._naming("ser-0003", carry.FOLDER) == {"published"}

@@ -6,13 +6,14 @@ import pytest
 
 from taicang.evidence import suite_served
 from taicang.evidence.score import score
+from taicang.evidence.suites import sources
 
 FOLDER = Path(__file__).resolve().parents[2].parent / "shared" / "evidence"
 
 
 @pytest.mark.skipif(not (FOLDER / suite_served.FILE).is_file(), reason="no folder shared beside the repository")
 def test_tpot_keeps_the_promise():
-    found = [o for o in suite_served.outcomes(FOLDER) if o.suite.startswith("served_tpot")]
+    found = [o for o in sources()["served"].told(FOLDER) if o.suite.startswith("served_tpot")]
     held = score((o for o in found if o.held_out), suite="served_tpot")
     whole = score(found, suite="served_tpot", part="all")
     for part in (held, whole):

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from taicang.evidence.score import Outcome, Score, score_parts
-from taicang.evidence.suite_scaling import outcomes as scaling
-from taicang.evidence.suite_training import outcomes, predict
+from taicang.evidence.suite_training import predict
+from taicang.evidence.suites import sources
 from taicang.evidence.training_rows import FILE, model_of, training_rows
 from taicang.train.flops import model_flop
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def found() -> list[Outcome]:
-    return list(outcomes(EVIDENCE))
+    return list(sources()["training"].told(EVIDENCE))
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,9 @@ def test_megatron_s_table(found: list[Outcome]) -> None:
 
 def test_scaling_of_one_layout() -> None:
     """From the smallest to the largest run of a layout (to 2,304 GPUs): mean slope error within 3 %."""
-    errors = np.array([abs(o.error_ratio or 0.0) for o in scaling(EVIDENCE) if o.predicted is not None])
+    errors = np.array(
+        [abs(o.error_ratio or 0.0) for o in sources()["scaling"].told(EVIDENCE) if o.predicted is not None]
+    )
     assert len(errors) >= 25
     assert np.mean(errors) <= 0.03
     assert np.median(errors) <= 0.02

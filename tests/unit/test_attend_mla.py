@@ -11,7 +11,7 @@ from taicang import catalog
 from taicang.cost.attend_mla import MlaDecodeFit, attend_mla, fit_for
 from taicang.errors import NotModelled
 from taicang.evidence.operators import absorbed, mla_constants, unabsorbed
-from taicang.evidence.suite_ascend import latent_outcomes
+from taicang.evidence.suites import sources
 from taicang.hardware import Chip
 from taicang.ops import Attend
 
@@ -101,7 +101,7 @@ def test_draft_tokens_are_free_until_arithmetic_binds() -> None:
 
 
 def test_published_ascend_rates_within_seven_percent() -> None:
-    found = list(latent_outcomes())
+    found = list(sources()["ascend_latent"].told())
     assert {o.suite for o in found} == {"ascend_operators"}
     assert len(found) == 2
     for outcome in found:

@@ -12,9 +12,9 @@ import pytest
 from taicang import catalog
 from taicang.catalog.costing import cost_model
 from taicang.errors import InvalidInput, NotModelled, UnknownName
-from taicang.evidence import suite_ascend
 from taicang.evidence.exchange_rows import exchange_published
 from taicang.evidence.suite_collective import call_outcomes
+from taicang.evidence.suites import sources
 from taicang.fabric.allocation import allocated_ratio, logical
 from taicang.fabric.availability import draw
 from taicang.fabric.collectives import ALGORITHMS, collective, contend, listed, teams_of
@@ -75,7 +75,7 @@ def test_logical_machines_take_the_switches_that_the_paper_tabulates(chips, boxe
 
 
 def test_reads_and_writes_over_the_bus_are_within_three_percent():
-    errors = [abs(one.error_ratio) for one in suite_ascend.links()]
+    errors = [abs(one.error_ratio) for one in sources()["ub_links"].told()]
     assert len(errors) == 16
     assert max(errors) <= 0.03
 

@@ -12,7 +12,7 @@ import pytest
 
 from taicang.errors import NotModelled
 from taicang.evidence.published import EPLB_EXPERTS, FILE, Published, completed, read, setups
-from taicang.evidence.suite_published import predict, queue, suite_of
+from taicang.evidence.suite_published import predict, queue
 from taicang.serve.saturated import drained, limited, most_sequences, offline, saturated
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "evidence"
@@ -81,8 +81,8 @@ def test_what_the_source_leaves_out_is_refused_by_name(changes: dict[str, Any], 
 
 
 def test_doubtful_rows_stay_out_of_the_headline() -> None:
-    assert suite_of(row()) == "published_trtllm"
-    assert suite_of(row(grade="C")) == suite_of(row(role="context")) == "published_trtllm_context"
+    assert row().suite == "published_trtllm"
+    assert row(grade="C").suite == row(role="context").suite == "published_trtllm_context"
 
 
 def test_units_follow_the_metric() -> None:

@@ -5,6 +5,7 @@ Where things are, by the words in their names:
 * ``tables`` reads files and keeps rows from fits, ``systems`` names machines, ``measured`` holds rows of one kernel as
   an operator of arrays, ``fitting`` solves for constants and writes them.
 * ``*_rows`` (and ``served``, ``published``) say what the columns of a source mean.
-* ``suite_*`` predict rows: ``outcomes`` gives one ``score.Outcome`` each, ``board`` knows all suites.
+* ``suites`` is what ``data/suites.yaml`` declares: the rows of a suite, what is said of each and what was measured.
+  ``suite_*`` are the questions that rows ask.
 * ``fit_*`` are the families of ``taicang fit``; they see rows through the suite's own eyes.
 """

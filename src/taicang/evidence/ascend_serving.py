@@ -50,6 +50,21 @@ class Row:
     kv_dtype: str
 
     @property
+    def suite(self) -> str:
+        """End-to-end results apart from what calibrates."""
+        return "ascend_serving" if self.held else "ascend_layer"
+
+    @property
+    def figure(self) -> str:
+        """Which latency the row states, if one."""
+        return "tpot" if self.unit == "ms" else ""
+
+    @property
+    def stated(self) -> float:
+        """The measured value in the row's unit."""
+        return float(self.measured * SCALE[self.unit])
+
+    @property
     def plan(self) -> ServePlan:
         """Prefill splits attention's sequences and heads over all dies, each with a copy of the shared expert.
 
@@ -99,8 +114,10 @@ def setup_of(row: Row, stack: Stack, microbatches: int) -> Setup:
     return job_of(run).setup(replace(row.plan, microbatches=microbatches))
 
 
-def run_of(row: Row) -> Ground:
-    """What is known of a row; each has pools of its own for prefill and decode."""
+def run_of(row: Row) -> Ground | None:
+    """What is known of an end-to-end result; each has pools of its own for prefill and decode."""
+    if not row.held:
+        return None
     made = setup_of(row, catalog.stack(row.stack), 1)
     return ground(made.model, made.machine, made.stack, use="disaggregated", ranks=row.dies, quant=row.plan.quant)
 
@@ -138,6 +155,11 @@ def figure(row: Row, stack: Stack | None = None) -> float:
         return 2 * row.batch / seconds
     tpot = seconds / row.plan.tokens_per_step
     return tpot if row.metric == "tpot" else float(2 * row.batch / tpot)
+
+
+def stated(row: Row) -> float:
+    """The same in the row's unit."""
+    return figure(row) * SCALE[row.unit]
 
 
 def _last_block(timeline: Timeline) -> tuple[Slice, ...]:

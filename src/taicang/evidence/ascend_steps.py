@@ -58,6 +58,16 @@ class Row:
         """Whether the row is kept from every fit."""
         return held_out("step_time", self.id)
 
+    @property
+    def generation(self) -> str:
+        """Of its chip: "A2", "A3"."""
+        return self.device.split("_")[2]
+
+    @property
+    def figure(self) -> str:
+        """Which latency a step is."""
+        return "tpot" if self.phase == "decode" else "ttft"
+
 
 @cache
 def rows() -> tuple[Row, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -16,8 +15,8 @@ from taicang.catalog import files
 from taicang.catalog.trust import FILE, NINE_IN_TEN, Band, bands, unvalidated
 from taicang.errors import InvalidInput, UnknownName
 from taicang.evidence import intake
-from taicang.evidence.declared import Suite, kinds, suites
 from taicang.evidence.score import Outcome, Score, score, score_parts
+from taicang.evidence.suites import Source, kinds, sources
 from taicang.evidence.tables import BOARD
 from taicang.output import write_file
 
@@ -27,7 +26,7 @@ def suite_outcomes(
 ) -> Iterator[Outcome]:
     """Outcomes of all suites that can run: on an evidence ``folder``, else on the carried tables.
 
-    ``wanted`` restricts them by suite name. With a ``row``, modules whose files name it come first, and none runs after
+    ``wanted`` restricts them by suite name. With a ``row``, sources whose files name it come first, and none runs after
     one that has it, but those. Absent and partly unreadable files are told in ``notes``. Raises
     ``UnknownName`` for a suite that does not exist and ``InvalidInput`` for a folder without evidence.
     """
@@ -37,49 +36,48 @@ def suite_outcomes(
         raise InvalidInput("no evidence here (expected CSV files and a folder 'kernels')", where=str(folder))
     naming = _naming(row, folder or BOARD) if row else ()
     found = False
-    for suite in sorted(suites(), key=lambda each: each.module not in naming):
-        if (names and not set(names) & set(suite.suites)) or (suite.long and folder is None and not names):
+    for source in sorted(sources().values(), key=lambda each: each.name not in naming):
+        if (names and not set(names) & set(source.suites)) or (source.long and folder is None and not names):
             continue
-        if found and suite.module not in naming:
+        if found and source.name not in naming:
             return
-        for outcome in _run(suite, folder, [] if notes is None else notes):
+        for outcome in _run(source, folder, [] if notes is None else notes):
             if not names or outcome.suite in names:
                 found |= outcome.id == row
                 yield outcome
 
 
 def _naming(row: str, folder: Path) -> set[str]:
-    """Modules of the files in which a line begins with the name of a row, or with what stands before its last dash."""
+    """Sources of the files in which a line begins with the name of a row, or with what stands before its last dash."""
     line = re.compile(rf'^"?(?:{re.escape(row)}|{re.escape(row.rpartition("-")[0] or row)})"?,', re.MULTILINE)
     places = [(kind, folder / kind.file) for kind in kinds()]
     return {
-        module
+        source
         for kind, place in places
         if place.is_file() and line.search(place.read_text(encoding="utf-8", errors="replace"))
-        for module in kind.modules
+        for source in kind.sources
     }
 
 
 def check_names(names: Iterable[str]) -> None:
     """Raise ``UnknownName`` for a suite that does not exist, with the nearest that do."""
-    known = [name for suite in suites() for name in suite.suites]
+    known = [name for source in sources().values() for name in source.suites]
     for name in names:
         if name not in known:
             raise UnknownName("suite", name, known)
 
 
-def _run(suite: Suite, folder: Path | None, notes: list[str]) -> Iterator[Outcome]:
-    module = importlib.import_module(f"taicang.evidence.{suite.module}")
-    if suite.carried:
-        yield from module.outcomes()
+def _run(source: Source, folder: Path | None, notes: list[str]) -> Iterator[Outcome]:
+    if source.carried:
+        yield from source.told()
     else:
         alone, folder = folder is None, folder or BOARD
-        files = [folder / kind.file for kind in kinds() if suite.module in kind.modules]
+        files = [folder / kind.file for kind in kinds() if source.name in kind.sources]
         notes.extend(f"{file}: absent, its suites are skipped" for file in files if not (file.is_file() or alone))
         try:
-            found = list(module.outcomes(folder))
+            found = list(source.told(folder))
         except Exception as error:  # one file must not take the others with it
-            notes.append(f"{suite.module}: {intake.reason(error)}; its files are read row by row")
+            notes.append(f"{source.name}: {intake.reason(error)}; its files are read row by row")
             found = [outcome for file in files if file.is_file() for outcome in _by_row(file, notes)]
         there = [file for file in files if not alone and file.is_file()]
         theirs = bool(there) and not any(map(intake.fitted_on, there))  # no fit has seen these files

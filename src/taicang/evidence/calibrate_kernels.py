@@ -68,7 +68,7 @@ class ChipProfile:
 
 def is_kernels(path: Path) -> bool:
     """Whether ``path`` is a folder, or a table of kernels."""
-    return path.is_dir() or "kernels" in table(path)[0][0].modules
+    return path.is_dir() or "kernels" in table(path)[0][0].sources
 
 
 def calibrate(path: Path) -> ChipProfile:

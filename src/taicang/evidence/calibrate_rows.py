@@ -13,8 +13,8 @@ from taicang import catalog
 from taicang.errors import InvalidInput
 from taicang.evidence import fit_stacks, leave_out, served, suite_served, suite_training, training_rows
 from taicang.evidence.calibrate import Item, Space, ratios_of
-from taicang.evidence.declared import Kind
 from taicang.evidence.intake import reason, table
+from taicang.evidence.suites import Kind
 from taicang.stacks import Stack
 
 HOST: Mapping[str, tuple[float, float, float]] = MappingProxyType(

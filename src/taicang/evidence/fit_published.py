@@ -16,7 +16,7 @@ from taicang.cost.energy import EnergyFit, chip_power_w
 from taicang.evidence.fit_kernels import declared_fits
 from taicang.evidence.fitting import Bounds, Constants, solve, write
 from taicang.evidence.published import FILE, Published, read
-from taicang.evidence.suite_published import mean_activity, measured_power_w, predict, states_power
+from taicang.evidence.suite_published import mean_activity, predict
 from taicang.evidence.tables import Array
 from taicang.stacks import Stack
 
@@ -34,9 +34,7 @@ def with_constants(stack: Stack, values: Mapping[str, float]) -> Stack:
 
 def measured_s(row: Published, phase: str) -> float:
     """The row's figure in the unit that ``predict`` answers in."""
-    if phase == "decode":
-        return float(row.extra["token_time_ms"]) * 1e-3
-    return row.value * (1e-3 if row.unit == "ms" else 1.0)
+    return (row.token_s or 0.0) if phase == "decode" else row.stated
 
 
 def fit_rows(rows: list[Published], stack: Stack, bounds: Bounds, phases: Sequence[str]) -> dict[str, float]:
@@ -75,12 +73,7 @@ POWER_PRIOR = 0.1
 def fit_power(rows: list[Published]) -> EnergyFit:
     """Ratios that minimise the relative error of the rows' power (soft L1)."""
     seen = [mean_activity(row) for row in rows]
-    goal = np.array(
-        [
-            (measured_power_w(row, machine.chip.tdp_w or 0.0) or 0.0) / row.count
-            for row, (_, machine) in zip(rows, seen, strict=True)
-        ]
-    )
+    goal = np.array([(row.power_w or 0.0) / row.count for row in rows])
 
     def errors(constants: Constants) -> Array:
         trial = EnergyFit(**constants)
@@ -92,7 +85,7 @@ def fit_power(rows: list[Published]) -> EnergyFit:
 
 def fit_energy(folder: Path) -> Path:
     """Fit each measured architecture; "default", for the others, is their mean."""
-    rows = [row for row in read(folder / FILE) if states_power(row) and not row.held_out and not row.context]
+    rows = [row for row in read(folder / FILE) if row.power_w is not None and not row.held_out and not row.context]
     groups: dict[str, list[Published]] = {}
     for row in rows:
         groups.setdefault(ARCHITECTURE[mean_activity(row)[1].chip.profile], []).append(row)

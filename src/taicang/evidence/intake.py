@@ -8,7 +8,6 @@ one odd line, an unknown machine or a missing column costs coverage and nothing 
 from __future__ import annotations
 
 import csv
-import importlib
 import io
 import json
 import math
@@ -24,9 +23,9 @@ from taicang.catalog import calibration
 from taicang.catalog.trust import BANDS
 from taicang.errors import InvalidInput, NotModelled, TaicangError
 from taicang.evidence import ascend_serving, ascend_steps, served
-from taicang.evidence.declared import Kind, Suite, kinds, suites
 from taicang.evidence.fitting import fingerprint
 from taicang.evidence.score import Outcome
+from taicang.evidence.suites import Kind, Source, kinds, sources
 from taicang.evidence.tables import held_out
 from taicang.output import scratch
 
@@ -89,7 +88,7 @@ def table(path: Path) -> tuple[list[Kind], list[dict[str, str]]]:
     except csv.Error as error:
         raise InvalidInput(f"cannot read this file ({error})", where=str(path)) from None
     fitting = [kind for kind in kinds() if kind.columns <= header]
-    serving = next(kind for kind in kinds() if kind.modules[0] == "suite_served")
+    serving = next(kind for kind in kinds() if "served" in kind.sources)
     if serving not in (fitting or [serving]):
         return fitting, rows
     own = [served.completed(row, number) for number, row in enumerate(rows, start=1)]
@@ -124,23 +123,22 @@ def of_kind(kind: Kind, rows: Sequence[Cells], wanted: Collection[str] = ()) -> 
     if not rows:
         return []
     found: list[Outcome] = []
-    for suite in suites():
-        asked = bool(set(suite.suites) & set(wanted))
-        if suite.module in kind.modules and (asked or not (wanted or (suite.long and len(rows) > FEW))):
-            found += _of_suite(kind, suite, rows)
+    for name in kind.sources:
+        source = sources()[name]
+        if set(source.suites) & set(wanted) or not (wanted or (source.long and len(rows) > FEW)):
+            found += _of_source(kind, source, rows)
     if not found:  # none of those wanted
         return of_kind(kind, rows)
     return [_in_unit_of_file(outcome, kind) for outcome in found]
 
 
-def _of_suite(kind: Kind, suite: Suite, rows: Sequence[Cells]) -> list[Outcome]:
+def _of_source(kind: Kind, source: Source, rows: Sequence[Cells]) -> list[Outcome]:
     """Outcomes of the rows; those that cannot even be read are found by halving."""
-    module = importlib.import_module(f"taicang.evidence.{suite.module}")
-    names = (*kind.measured, *(("replay",) if suite.long else ()))
+    names = (*kind.measured, *(("replay",) if source.long else ()))
     with scratch() as folder:
         (folder / "kernels").mkdir()
         file = folder / kind.file
-        known = {outcome.id for outcome in module.outcomes(folder)}  # what the package carries is not in the file
+        known = {outcome.id for outcome in source.told(folder)}  # what the package carries is not in the file
 
         def read(some: Sequence[tuple[int, Cells]]) -> list[Outcome]:
             with file.open("w", newline="", encoding="utf-8") as handle:
@@ -148,7 +146,7 @@ def _of_suite(kind: Kind, suite: Suite, rows: Sequence[Cells]) -> list[Outcome]:
                 writer.writeheader()
                 writer.writerows(row for _, row in some)
             try:
-                mine = [each for each in module.outcomes(folder) if each.id not in known]
+                mine = [each for each in source.told(folder) if each.id not in known]
             finally:
                 file.unlink()
             return [sound(each) for each in mine if each.suite.startswith(names)]
@@ -158,12 +156,12 @@ def _of_suite(kind: Kind, suite: Suite, rows: Sequence[Cells]) -> list[Outcome]:
                 return read(some)
             except Exception as error:  # whatever a reader stumbles over must not take the other rows with it
                 if len(some) == 1:
-                    return list(refused(kind, some[0][1], some[0][0], reason(error), replayed=suite.long))
+                    return list(refused(kind, some[0][1], some[0][0], reason(error), replayed=source.long))
             middle = len(some) // 2
             return halved(some[:middle]) + halved(some[middle:])
 
         found = halved(list(enumerate(rows)))
-    return [*found, *_left_out(kind, rows, found, replayed=suite.long)]
+    return [*found, *_left_out(kind, rows, found, replayed=source.long)]
 
 
 def _left_out(kind: Kind, rows: Sequence[Cells], found: Sequence[Outcome], *, replayed: bool) -> Iterator[Outcome]:

@@ -28,6 +28,7 @@ FILE = "published_serving.csv"
 
 RULES = CARRIED / "rules" / "published.yaml"
 """The file of rules for these rows."""
+SECONDS = {"ms": 1e-3, "s": 1.0}
 RUN_S = 600.0
 """Least duration of an MLPerf run."""
 
@@ -87,6 +88,47 @@ class Published:
         first = self.source.split("_")[0]
         facts = {"source": self.source, "first": first, "chip": self.chip, "vllm": "vllm" in self.system.lower()}
         return {"stack": first} | settings(RULES, "sources", facts)
+
+    @property
+    def suite(self) -> str:
+        """Rows given for context have one of their own, so that no headline counts them."""
+        return f"{self.of_source['suite']}_context" if self.context else str(self.of_source["suite"])
+
+    @property
+    def power_suite(self) -> str:
+        """That of the row's average power."""
+        return "published_mlenergy_power" if self.source.startswith("mlenergy") else "published_splitwise_power"
+
+    @property
+    def si_unit(self) -> str:
+        """Of the figure as it is told: seconds or tokens per second."""
+        return "s" if self.unit in SECONDS else "tokens/s"
+
+    @property
+    def stated(self) -> float:
+        """The figure in that unit."""
+        return self.value * SECONDS.get(self.unit, 1.0)
+
+    @property
+    def figure(self) -> str:
+        """Which latency the row states, if one."""
+        if self.unit not in SECONDS:
+            return ""
+        return "ttft" if self.metric in ("prompt_time", "ttft") else "tpot"
+
+    @property
+    def token_s(self) -> float | None:
+        """The time of a decode step beside that of the prompt, where the row states it."""
+        return float(self.extra["token_time_ms"]) * 1e-3 if "token_time_ms" in self.extra else None
+
+    @property
+    def power_w(self) -> float | None:
+        """Average power of all chips, where the source states it, if only as a share of their limit."""
+        if "avg_power_w_all_gpus" in self.extra:
+            return float(self.extra["avg_power_w_all_gpus"])
+        if "avg_power_x_tdp" in self.extra:
+            return float(self.extra["avg_power_x_tdp"]) * (machine_for(self.machine, 1).chip.tdp_w or 0.0) * self.count
+        return None
 
     @property
     def phase(self) -> str:

@@ -28,7 +28,7 @@ from taicang.catalog.rules import generation, launch, launched, reducing, sectio
 from taicang.catalog.stack_entry import released
 from taicang.errors import InvalidInput, UnknownName
 from taicang.evidence.systems import machine_named, units_of
-from taicang.evidence.tables import CARRIED, lines
+from taicang.evidence.tables import CARRIED, held_out, lines
 from taicang.formats import number_format
 from taicang.models.types import Model, routed
 from taicang.plans import Quantisation, ServePlan
@@ -126,6 +126,16 @@ class Row:
         plan = self.decode.plan
         return (self.model, self.machine, self.engine, self.version, self.disaggregated, plan.tp, plan.dp, plan.ep,
                 self.input_tokens, self.output_tokens)  # fmt: skip
+
+    @property
+    def held_out(self) -> bool:
+        """Kept from every fit."""
+        return held_out("served", *self.key)
+
+    @property
+    def way(self) -> str:
+        """Whether the same instances prefill and decode ("agg") or others ("disagg")."""
+        return "disagg" if self.disaggregated else "agg"
 
 
 SOURCES = ("inferencex", "nvidia-internal")

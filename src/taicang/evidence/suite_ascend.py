@@ -1,10 +1,4 @@
-"""Ascend end to end: operators, layers, serving and forward steps; all rows are carried by the package.
-
-Suites: "ascend_operators" (kernels of one 910C die), "ascend_layer" (layer times, ablations and kernels in service: the
-rows that calibrate), "ascend_serving" (end-to-end results, held out), "ascend_replay" (those that the serving simulator
-answers: context cache, full decode pool; held out), "ascend_steps" (reference forward steps) and "ub_links" (reads and
-writes over the bus).
-"""
+"""Ascend: what is said of the carried rows of its operators and of its bus, and its serving by the simulator."""
 
 from __future__ import annotations
 
@@ -20,9 +14,8 @@ import numpy as np
 from taicang import catalog
 from taicang.catalog import calibration
 from taicang.cost.attend_mla import attend_mla
-from taicang.evidence import ascend_serving, ascend_steps, suite_collective
+from taicang.evidence import ascend_serving, suite_collective
 from taicang.evidence.fitting import write
-from taicang.evidence.measured import answered
 from taicang.evidence.operators import ASCEND, PRICES, absorbed, ascend_gemm_rows, mla_constants
 from taicang.evidence.score import Outcome
 from taicang.evidence.tables import CARRIED, Cells, lines
@@ -34,14 +27,8 @@ from taicang.serve.setup import Setup
 from taicang.serve.simulate import simulate
 
 
-def outcomes() -> list[Outcome]:
-    """Every row of the six suites."""
-    return [*operators(), *links(), *serving(), *replays(), *steps()]
-
-
-def operators() -> Iterator[Outcome]:
-    """Latent attention, grouped int8 products, dispatch and combine."""
-    yield from latent_outcomes()
+def calls() -> Iterator[Outcome]:
+    """Grouped int8 products, dispatch and combine."""
     rows = ascend_gemm_rows()
     names = tuple(name.replace(" int8 ", "/gemm/") for name in rows.ids)
     rows = replace(rows, suite="ascend_operators", kernel="gemm int8", ids=names)
@@ -49,60 +36,18 @@ def operators() -> Iterator[Outcome]:
     yield from suite_collective.carried_calls("ascend_operators")
 
 
-def latent_outcomes() -> Iterator[Outcome]:
-    """Published rates of latent attention against the model far on either side of the ridge; both are calibrated-on.
+def latent_rate(row: Cells) -> float:
+    """FLOP or bytes per second of latent attention far on either side of the ridge.
 
     The paper names no shapes: 128 heads with four query tokens (three drafts) stand for "compute bound", 16 heads with
     one for "memory bound", each 96 sequences of 32,768 tokens, so that the launch floor does not matter.
     """
     chip = catalog.chip(ASCEND)
-    for row in lines(CARRIED / "ascend_mla.csv"):
-        heads, drafts = (128.0, 3.0) if row["bound"] == "compute" else (16.0, 0.0)
-        op = absorbed(96.0, 32768.0, heads, row["kv_dtype"], dtype=row["dtype"], queries=1.0 + drafts)
-        cost = attend_mla(op, chip, mla_constants(chip, op))
-        done = cost.flop if row["bound"] == "compute" else op.context * op.qk_dim * 2.0
-        yield Outcome(
-            id=f"{row['chip']}/mla/{row['bound']}-bound",
-            suite="ascend_operators",
-            group=f"{row['chip']} mla {row['dtype']}/{row['kv_dtype']}",
-            measured=float(row["measured"]),
-            predicted=float(done / cost.seconds),
-            unit=row["unit"],
-            held_out=False,
-        )
-
-
-def serving() -> Iterator[Outcome]:
-    """DeepSeek-R1 on CloudMatrix384."""
-    for row in ascend_serving.rows():
-        scale = ascend_serving.SCALE[row.unit]
-        yield Outcome(
-            id=row.id,
-            suite="ascend_serving" if row.held else "ascend_layer",
-            group=f"{row.stack} {row.phase}",
-            measured=float(row.measured * scale),
-            predicted=ascend_serving.figure(row) * scale,
-            unit=row.unit,
-            held_out=row.held,
-            figure="tpot" if row.unit == "ms" else "",
-            run=ascend_serving.run_of(row) if row.held else None,
-        )
-
-
-def steps() -> Iterator[Outcome]:
-    """Forward steps; a refused one says why."""
-    for row in ascend_steps.rows():
-        yield answered(
-            partial(ascend_steps.predict_s, row),
-            id=row.id,
-            suite="ascend_steps",
-            group=f"{row.device.split('_')[2]} {row.phase}",
-            measured=row.measured_s,
-            unit="s",
-            held_out=row.held,
-            figure="tpot" if row.phase == "decode" else "ttft",
-            run=ascend_steps.run_of(row),
-        )
+    heads, queries = (128.0, 4.0) if row["bound"] == "compute" else (16.0, 1.0)
+    op = absorbed(96.0, 32768.0, heads, row["kv_dtype"], dtype=row["dtype"], queries=queries)
+    cost = attend_mla(op, chip, mla_constants(chip, op))
+    done = cost.flop if row["bound"] == "compute" else op.context * op.qk_dim * 2.0
+    return float(done / cost.seconds)
 
 
 PROMPT = 4096
@@ -164,9 +109,9 @@ def plane_gain() -> float:
     return max(prefill_round(share, "vpc")[1] / prefill_round(share, "scale_up")[1] for share in shares)
 
 
-def first_token(reuse_ratio: float) -> Callable[[], float]:
+def first_token(reuse_ratio: float) -> float:
     """TTFT with that share of the prompt from the cache, over that without a cache."""
-    return lambda: prefill_round(reuse_ratio, "scale_up")[0] / prefill_round(0.0, "scale_up")[0]
+    return prefill_round(reuse_ratio, "scale_up")[0] / prefill_round(0.0, "scale_up")[0]
 
 
 @cache
@@ -202,25 +147,20 @@ def decode_pool() -> tuple[float, float]:
     return tpot, float(rate) / (row.dies / 2)
 
 
-ROWS: Mapping[str, tuple[float, str, Callable[[], float]]] = MappingProxyType(
+FIGURES: Mapping[str, Callable[[], float]] = MappingProxyType(
     {
-        "cm_v2/5.4.3/reuse": (1.42, "ratio", reuse_gain),
-        "cm_v2/5.4.3/ttft/half": (1.0 - 0.34, "ratio", first_token(0.5)),
-        "cm_v2/5.4.3/planes": (1.52, "ratio", plane_gain),
-        "xds_v6/s6/replay/tpot": (50.0, "ms", lambda: decode_pool()[0] * 1e3),
-        "xds_v6/s6/replay/rate": (2400.0, "tok/s", lambda: decode_pool()[1]),
+        "reuse": reuse_gain,
+        "planes": plane_gain,
+        "ttft at half": partial(first_token, 0.5),
+        "tpot": lambda: decode_pool()[0] * 1e3,
+        "rate": lambda: decode_pool()[1],
     }
 )
-"""Published value, its unit, and what the simulator says of it."""
 
 
-def replays() -> Iterator[Outcome]:
-    """All rows, held out: no constant was chosen with them."""
-    for name, (measured, unit, predict) in ROWS.items():
-        group = name.rsplit("/", 1)[0]
-        yield answered(
-            predict, id=name, suite="ascend_replay", group=group, measured=measured, unit=unit, held_out=True
-        )
+def replayed(row: Cells) -> float:
+    """What the simulator says of a row of ``data/ascend_replay.csv``."""
+    return FIGURES[row["figure"]]()
 
 
 LINKS = CARRIED / "ub_links.csv"
@@ -256,20 +196,26 @@ def fit_links(folder: Path) -> Path:
                  note="rows inside a node; the crossing from the latencies between NPUs of two nodes")  # fmt: skip
 
 
-def links() -> Iterator[Outcome]:
-    """Suite "ub_links": bandwidth in GB/s and latency in us of each row."""
-    fits = calibration.fits("links", VerbFit)[LINKS_PROFILE]
-    for row in lines(LINKS):
-        fit, tiers = fits[f"{row['memory']}/{row['verb']}"], TIERS[row["scope"]]
-        for what, size in (("latency", SMALL_BYTES), ("bandwidth", LARGE_BYTES)):
-            seconds = float(message_s(fit, size, rate_bytes_per_s(), tiers))
-            yield Outcome(
-                id=f"{row['id']}/{what}", suite="ub_links", group=f"{row['memory']} {row['verb']}",
-                measured=float(row["latency_us" if what == "latency" else "bandwidth_gb_s"]),
-                predicted=seconds * 1e6 if what == "latency" else size / seconds / 1e9,
-                unit="us" if what == "latency" else "GB/s", held_out=_held(row, what),
-            )  # fmt: skip
+def _link_s(row: Cells, size_bytes: float) -> float:
+    fit = calibration.fits("links", VerbFit)[LINKS_PROFILE][f"{row['memory']}/{row['verb']}"]
+    return float(message_s(fit, size_bytes, rate_bytes_per_s(), TIERS[row["scope"]]))
 
 
-def _held(row: Cells, what: str) -> bool:
-    return row["scope"] == "supernode" and not (what == "latency" and row["memory"] == "npu")
+def link_latency_us(row: Cells) -> float:
+    """Latency of a small message over the bus."""
+    return _link_s(row, SMALL_BYTES) * 1e6
+
+
+def link_gb_s(row: Cells) -> float:
+    """Bandwidth of a large one."""
+    return LARGE_BYTES / _link_s(row, LARGE_BYTES) / 1e9
+
+
+def between_nodes(row: Cells) -> bool:
+    """Whether a row crosses the supernode: its bandwidth was seen by no fit."""
+    return row["scope"] == "supernode"
+
+
+def unseen_latency(row: Cells) -> bool:
+    """Latencies between NPUs of two nodes tell what a crossing takes."""
+    return between_nodes(row) and row["memory"] != "npu"

@@ -5,10 +5,8 @@ What the model says of a row has one branch per kind of load, chosen by what the
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,9 +16,8 @@ from taicang.catalog.rules import section
 from taicang.catalog.trust import Ground, ground
 from taicang.cost.energy import Activity
 from taicang.errors import InvalidPlan, MissingFigure, NotModelled
-from taicang.evidence.measured import answered, attempt
-from taicang.evidence.published import FILE, RULES, RUN_S, Published, formats, make, read, setups, stack_of
-from taicang.evidence.score import Outcome
+from taicang.evidence.measured import attempt
+from taicang.evidence.published import RULES, RUN_S, Published, formats, make, setups, stack_of
 from taicang.evidence.systems import machine_for
 from taicang.hardware import Machine
 from taicang.models.count import kv_cache_bytes
@@ -32,13 +29,6 @@ from taicang.serve.setup import Setup, step
 from taicang.serve.steady import Load, aggregated, together
 from taicang.serve.usage import activity, step_power_w
 from taicang.stacks import Stack
-
-UNITS = {"ms": 1e-3, "s": 1.0}
-
-
-def suite_of(row: Published) -> str:
-    """The suite of a row; those given for context have one of their own, so that no headline counts them."""
-    return f"{row.of_source['suite']}_context" if row.context else str(row.of_source["suite"])
 
 
 def run_of(row: Published) -> Ground | None:
@@ -52,69 +42,6 @@ def run_of(row: Published) -> Ground | None:
     machine, stack = machine_for(row.machine, 1), stack_of(row)
     quant = formats(row, row.net, stack)
     return ground(row.net, machine, stack, use="saturated", ranks=min(row.count, machine.ranks), quant=quant)
-
-
-def outcomes(folder: Path) -> Iterator[Outcome]:
-    """One outcome per row, another for its power where the source states it; a refusal names its reason."""
-    for row in read(folder / FILE):
-        run = run_of(row)
-        yield from (replace(each, run=run) for each in _of_row(row))
-
-
-def _of_row(row: Published) -> Iterator[Outcome]:
-    scale = UNITS.get(row.unit, 1.0)
-    unit = "s" if row.unit in UNITS else "tokens/s"
-    group = f"{row.source} {row.machine}"
-    yield answered(
-        partial(predict, row), id=row.id, suite=suite_of(row), group=group, measured=row.value * scale, unit=unit,
-        held_out=row.held_out, figure=_figure(row),
-    )  # fmt: skip
-    yield from _token_time(row, group)
-    yield from _power(row, group)
-
-
-def _figure(row: Published) -> str:
-    """Which latency a row states, if one."""
-    if row.unit not in UNITS:
-        return ""
-    return "ttft" if row.metric in ("prompt_time", "ttft") else "tpot"
-
-
-def _token_time(row: Published, group: str) -> Iterator[Outcome]:
-    if "token_time_ms" not in row.extra:
-        return
-    yield answered(
-        partial(predict, row, phase="decode"), id=f"{row.id}-token", suite="published_splitwise",
-        group=f"{group} token", unit="s", measured=float(row.extra["token_time_ms"]) * 1e-3, held_out=row.held_out,
-        figure="tpot",
-    )  # fmt: skip
-
-
-def measured_power_w(row: Published, tdp_w: float) -> float | None:
-    """Average power of all of a row's chips, where the source states it."""
-    if "avg_power_w_all_gpus" in row.extra:
-        return float(row.extra["avg_power_w_all_gpus"])
-    if "avg_power_x_tdp" in row.extra:
-        return float(row.extra["avg_power_x_tdp"]) * tdp_w * row.count
-    return None
-
-
-def states_power(row: Published) -> bool:
-    """Whether the source states an average power."""
-    return bool({"avg_power_w_all_gpus", "avg_power_x_tdp"} & set(row.extra))
-
-
-def _power(row: Published, group: str) -> Iterator[Outcome]:
-    if not states_power(row):
-        return
-    suite = "published_mlenergy_power" if row.source.startswith("mlenergy") else "published_splitwise_power"
-    power, why = attempt(partial(average_power_w, row))
-    value, tdp_w = power or (None, 0.0)
-    measured = float(row.extra.get("avg_power_w_all_gpus", 1.0)) if power is None else measured_power_w(row, tdp_w)
-    yield Outcome(
-        id=f"{row.id}-power", suite=suite, group=group, measured=measured or 0.0, predicted=value, unit="W",
-        held_out=row.held_out, refused=why,
-    )  # fmt: skip
 
 
 STEP_TOKENS = (2048.0, 32768.0)
@@ -137,6 +64,11 @@ def predict(row: Published, phase: str = "", stack: Stack | None = None) -> floa
     if "tokens_per_s" not in row.metric:
         raise NotModelled(f"metric {row.metric}")
     return per_chip(row, stack) * _chips(row)
+
+
+def token_s(row: Published) -> float:
+    """The time of a decode step beside that of the prompt."""
+    return predict(row, "decode")
 
 
 def _chips(row: Published) -> float:
@@ -346,10 +278,9 @@ def mean_activity(row: Published) -> tuple[Activity, Machine]:
     return activity(timeline, machine), machine
 
 
-def average_power_w(row: Published) -> tuple[float, float]:
-    """Average power of all chips of a row, and the limit of one; raises ``MissingFigure`` where it is not public."""
+def average_power_w(row: Published) -> float:
+    """Average power of all chips of a row; raises ``MissingFigure`` where the limit of one is not public."""
     timeline, machine, ranks = mean_step(row)
     if machine.chip.tdp_w is None:
         raise MissingFigure(machine.chip.name, "power.tdp")
-    power_w = float(step_power_w(timeline, machine, energy_fit(machine.chip.profile)))
-    return power_w * (row.count or ranks), machine.chip.tdp_w
+    return float(step_power_w(timeline, machine, energy_fit(machine.chip.profile))) * (row.count or ranks)

@@ -7,15 +7,12 @@ readings tried it is the one nearest to the calibrated-on rows. Public lengths a
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 
-from taicang.evidence.score import Outcome
 from taicang.evidence.served import Role, Row
-from taicang.evidence.suite_served import held_back, rows, setup, told
+from taicang.evidence.suite_served import held_back, setup
 from taicang.evidence.systems import machine_for
 from taicang.predict.replay import replay
 from taicang.predict.standing import context_of
@@ -109,8 +106,3 @@ def _pool(
 
 
 _TABLES: dict[object, StepTable] = {}
-
-
-def outcomes(folder: Path) -> Iterator[Outcome]:
-    """TTFT and TPOT of every row; a refusal names its reason."""
-    return told("replay", rows(folder), predict, ("ttft", "tpot"))

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 
 from taicang.catalog.trust import Ground, at_once, ground
 from taicang.errors import InvalidInput, NotModelled
-from taicang.evidence.measured import attempt
-from taicang.evidence.score import Outcome
 from taicang.evidence.served import Role, Row, read
 from taicang.evidence.systems import machine_for
-from taicang.evidence.tables import held_out
+from taicang.evidence.tables import Cells
+from taicang.plans import ServePlan
 from taicang.predict.serving import closed_loop, room
 from taicang.search.door import Run, job_of
 from taicang.search.points import Job, handover_s
@@ -114,28 +112,19 @@ def run_of(row: Row) -> Ground:
     return ground(row.net, made.machine, row.stack, use=use, ranks=int(made.plan.ranks), quant=made.plan.quant)
 
 
-def outcomes(folder: Path) -> Iterator[Outcome]:
-    """TPOT and TTFT of every row; a refusal names its reason."""
-
-    def times(row: Row) -> tuple[float, float]:
-        steady = predict(row)
-        return float(steady.ttft_s), float(steady.tpot_s)
-
-    return told("served", rows(folder), times, ("tpot", "ttft"))
+def times(row: Row) -> tuple[float, float]:
+    """(TTFT, TPOT) in seconds."""
+    steady = predict(row)
+    return float(steady.ttft_s), float(steady.tpot_s)
 
 
-def told(
-    suite: str, listed: Iterable[Row], times: Callable[[Row], tuple[float, float]], metrics: tuple[str, str]
-) -> Iterator[Outcome]:
-    """Outcomes of both ``metrics`` of each row; ``times`` gives (TTFT, TPOT) in seconds or refuses."""
-    for row in listed:
-        said, why = attempt(partial(times, row))
-        run, _ = attempt(partial(run_of, row))
-        found = dict(zip(("ttft", "tpot"), said or (None, None), strict=True))
-        for metric in metrics:
-            predicted, measured = found[metric], row.ttft_s if metric == "ttft" else row.tpot_s
-            yield Outcome(
-                id=row.id, suite=f"{suite}_{metric}_{'disagg' if row.disaggregated else 'agg'}",
-                group=f"{row.engine} {row.machine}", measured=measured, predicted=predicted, unit="s",
-                held_out=held_out("served", *row.key), refused=why, note=row.note, run=run,
-            )  # fmt: skip
+def asked(cells: Cells) -> tuple[float, float]:
+    """(TTFT, TPOT) in seconds of a closed loop of ``clients``, of a line in the words of ``Run`` and ``ServePlan``."""
+    tp, dp, ep = (int(cells.get(name) or 1) for name in ("tp", "dp", "ep"))
+    plan = ServePlan(tp=tp, dp=dp, ep=ep, moe_tp=tp * dp // ep)
+    run = Run(
+        model=cells["model"], on=cells["machine"], stack=cells.get("stack") or None, plan=plan,
+        input_tokens=float(cells["input_tokens"]), output_tokens=float(cells["output_tokens"]),
+    )  # fmt: skip
+    steady = closed_loop(job_of(run), plan, float(cells["clients"]))
+    return float(steady.ttft_s), float(steady.tpot_s)

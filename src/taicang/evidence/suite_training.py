@@ -1,10 +1,11 @@
-"""Training steps against published measurements: dense, expert, fine-tuning, and Megatron's classic table."""
+"""Training steps of published measurements (dense, expert, fine-tuning, Megatron's classic table), and scaling."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
-from functools import partial
+import json
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,8 @@ from taicang import catalog
 from taicang.catalog.trust import Ground, trained
 from taicang.cost.sustained import Sustained
 from taicang.errors import NotModelled
-from taicang.evidence.measured import answered, attempt
-from taicang.evidence.score import Outcome
 from taicang.evidence.systems import ON_REQUEST, machine_stated, recipe_of, training_tables
-from taicang.evidence.training_rows import FILE, Row, model_of, plan_of, stack_of, submission, training_rows
+from taicang.evidence.training_rows import Row, model_of, plan_of, stack_of, submission, training_rows
 from taicang.search.training import Training, settle
 from taicang.stacks import Stack
 from taicang.train.step import Setup, TrainStep, train_step
@@ -73,7 +72,8 @@ def predict(row: Row, stack: Stack | None = None, clock: Sustained | None = None
     return train_step(settle(question(row, stack, clock)))
 
 
-def _seconds(row: Row) -> float:
+def seconds(row: Row) -> float:
+    """Of the priced step of one row."""
     return predict(row).seconds
 
 
@@ -83,10 +83,47 @@ def run_of(row: Row) -> Ground:
     return trained(made.model, made.machine, made.stack, made.plan)
 
 
-def outcomes(folder: Path) -> Iterator[Outcome]:
-    """Step time of every row; a refusal names its reason."""
-    for row in training_rows(folder / FILE):
-        yield answered(
-            partial(_seconds, row), id=row.id, suite=row.suite, group=f"{row.source} {row.chip}",
-            measured=row.step_s, unit="s", held_out=row.held_out, run=attempt(partial(run_of, row))[0],
-        )  # fmt: skip
+LEAST = 2
+"""Times that a curve's largest run has its smallest one's chips."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Curve:
+    """The smallest and the largest run of one publisher, epoch, chip, model, format and layout that differ in data
+    parallelism only, at the same work per chip."""
+
+    small: Row
+    large: Row
+
+    @property
+    def measured(self) -> float:
+        """Step time of the large run over that of the small one: one where scaling is perfect, so that its error is
+        that of the curve's slope."""
+        return self.large.step_s / self.small.step_s
+
+
+def curves(path: Path) -> list[Curve]:
+    """Every curve."""
+    found = defaultdict(list)
+    for row in training_rows(path):
+        if not row.refused:
+            found[_curve(row)].append(row)
+    made = [
+        Curve(small=min(rows, key=lambda row: row.count), large=max(rows, key=lambda row: row.count))
+        for rows in found.values()
+    ]
+    return [curve for curve in made if curve.large.count >= LEAST * curve.small.count]
+
+
+def _curve(row: Row) -> tuple[object, ...]:
+    raw, extra = row.raw, row.raw["extra"]
+    par = {key: value for key, value in raw["par"].items() if key != "dp"}
+    batch = raw["batch"].get("mbs"), raw["batch"].get("ga"), row.batch / row.count
+    shape = extra.get("layers"), extra.get("hidden"), extra.get("recompute"), extra.get("submitter")
+    return (row.source, raw["sw"], row.chip, row.model, raw["dtype"], json.dumps(par, sort_keys=True), batch, row.seq,
+            *shape)  # fmt: skip
+
+
+def slope(curve: Curve) -> float:
+    """What is predicted of a curve."""
+    return seconds(curve.large) / seconds(curve.small)

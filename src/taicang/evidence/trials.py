@@ -24,8 +24,6 @@ from taicang.evidence import (
     fit_training,
     leave_out,
     leave_out_training,
-    suite_ascend,
-    suite_published,
     suite_replay,
     suite_served,
     suite_training,
@@ -36,6 +34,7 @@ from taicang.evidence.leave_out import Linear
 from taicang.evidence.measured import attempt
 from taicang.evidence.score import Outcome
 from taicang.evidence.served import Row
+from taicang.evidence.suites import sources
 
 Labels = Mapping[str, Callable[[Ground], str]]
 LABELS: Labels = {
@@ -142,7 +141,7 @@ def _plain(one: Outcome) -> Iterator[Trial]:
 
 def published_trials(folder: Path) -> Iterator[Trial]:
     """Throughput, latencies and power as vendors and projects publish them."""
-    for one in suite_published.outcomes(folder):
+    for one in sources()["published"].told(folder):
         if not one.suite.endswith("_context"):
             yield from _plain(one)
 
@@ -154,7 +153,7 @@ def ascend_trials() -> Iterator[Trial]:
     eager = fit_ascend.eager_kernel_s()
     for one in fit_ascend.launch_outcomes():
         yield from _plain(one)
-    for one in (*suite_ascend.serving(), *suite_ascend.steps()):
+    for one in (*sources()["ascend_serving"].told(), *sources()["ascend_steps"].told()):
         row = rows.get(one.id)
         if row is None or row.held:
             yield from _plain(one)
