@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import importlib
 import io
 import math
 from collections.abc import Mapping
@@ -137,14 +136,13 @@ def fit(family: str, evidence: Path | None) -> None:
     Needs scipy (pip install "taicang[fit]"). The file says which rows it was fitted on.
     """
     from taicang.catalog import calibration
+    from taicang.evidence import fitting
 
     if evidence is None and family not in ON_CARRIED:
         raise click.UsageError("fitting needs --evidence DIR")
     check_folder(calibration.FOLDER, "fit")
     for name in FITS if family == "all" else [family]:
-        module, function, *families = FITS[name]
-        written = getattr(importlib.import_module(f"taicang.evidence.{module}"), function)(evidence, *families)
-        for path in written if isinstance(written, list) else [written]:
+        for path in (path for each in FITS[name] for path in fitting.fit(each, evidence)):
             click.echo(f"{name}: {path}")
 
 

@@ -19,8 +19,7 @@ import numpy as np
 from taicang.catalog.costing import BOOKED, book_of
 from taicang.errors import InvalidInput
 from taicang.evidence import kernels, operators
-from taicang.evidence.fit_kernels import declared_fits
-from taicang.evidence.fitting import Bounds, Constants, solve
+from taicang.evidence.fitting import Bounds, Constants, declared_fits, solve
 from taicang.evidence.intake import reason, table
 from taicang.evidence.measured import Measured, log_errors
 from taicang.evidence.tables import Array, Cells, grouped

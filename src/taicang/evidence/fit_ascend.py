@@ -26,7 +26,8 @@ from numpy.typing import NDArray
 from taicang import catalog
 from taicang.catalog.models import model
 from taicang.catalog.trust import ground
-from taicang.evidence import ascend_serving, ascend_steps, fitting
+from taicang.evidence import ascend_serving, ascend_steps
+from taicang.evidence.fitting import Fitted
 from taicang.evidence.score import Outcome
 from taicang.evidence.tables import CARRIED, lines
 from taicang.lower import lower
@@ -45,8 +46,8 @@ SOFT = 0.1
 """Relative error beyond which a row's pull grows only linearly."""
 
 
-def fit_ascend(folder: Path) -> Path:
-    """Fit all three stacks and write calibration/stacks_ascend.yaml; the rows are carried, ``folder`` is not read."""
+def fit_ascend(folder: Path) -> Fitted:
+    """Constants of all three stacks; the rows are carried, ``folder`` is not read."""
     del folder
     late = straggle_ratio()
     balance = prefill_ratios(replace(bare("cloudmatrix-infer"), straggle_ratio=late))
@@ -57,12 +58,7 @@ def fit_ascend(folder: Path) -> Path:
         "cloudmatrix-infer": {"constants": {"straggle_ratio": late, **balance}},
         "vllm-ascend": {"constants": values | {"kernel_ratio": dict.fromkeys(FAMILIES, values["kernel_ratio"])}},
     }
-    note = (
-        f"{ascend_serving.TABLE.name} ({fitting.fingerprint(ascend_serving.TABLE)}) for the first two: mean exchange "
-        f"times in service, gain of balanced experts, gain of the prefill pipeline; {LAUNCH_TABLE.name} "
-        f"({fitting.fingerprint(LAUNCH_TABLE)}) for the launch outside graphs"
-    )
-    return fitting.write("stacks_ascend", profiles, evidence=ascend_steps.TABLE, rows=len(chosen), note=note)
+    return Fitted(files={"stacks_ascend": profiles}, rows=len(chosen))
 
 
 def bare(name: str) -> Stack:

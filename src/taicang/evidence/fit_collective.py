@@ -15,8 +15,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from taicang.cost.collective import ADAPTERS, PROTOCOLS, SHOTS, Fits, Line, collective
-from taicang.evidence.fit_kernels import declared_fits
-from taicang.evidence.fitting import Bounds, Constants, solve, stated, write
+from taicang.evidence.fitting import Bounds, Constants, Fitted, declared_fits, solve, stated
 from taicang.evidence.kernels import kernel_rows
 from taicang.evidence.measured import Measured, count, log_errors
 from taicang.evidence.operators import flavour_of
@@ -196,8 +195,8 @@ def typical(profiles: Mapping[str, Lines]) -> Lines:
     }
 
 
-def fit_collective(folder: Path) -> Path:
-    """Fit every level of the evidence ``folder`` and write ``collective.yaml``; seconds of work on one core."""
+def fit_collective(folder: Path) -> Fitted:
+    """Lines of every level of the evidence ``folder``."""
     nccl = [part.fitted() for part in kernel_rows(folder, "nccl")]
     custom = [part.fitted() for part in kernel_rows(folder, "allreduce")]
     profiles: dict[str, Lines] = {}
@@ -213,13 +212,8 @@ def fit_collective(folder: Path) -> Path:
     for profile, lines in [*scale_out_lines(folder, profiles).items(), *moves(folder, profiles).items()]:
         profiles[profile] = profiles.get(profile, {}) | lines
     profiles["host"] = {"eager/launch": eager(folder, profiles)}
-    return write(
-        "collective",
-        {profile: {key: stated(line) for key, line in lines.items()} for profile, lines in profiles.items()},
-        evidence=folder / "kernels" / "nccl.csv",
-        rows=count([*nccl, *custom]),
-        note="with custom_allreduce.csv, published_collective.csv and published_serving.csv; 'default' is assumed",
-    )
+    plain = {profile: {key: stated(line) for key, line in lines.items()} for profile, lines in profiles.items()}
+    return Fitted(files={"collective": plain}, rows=count([*nccl, *custom]))
 
 
 # Read and write bandwidth of one die over the Unified Bus, as shares of its line rate (facts: 164-167 and 135-137 of

@@ -11,16 +11,13 @@ import numpy as np
 
 from taicang.cost.exchange import ExchangeFit
 from taicang.evidence.exchange_rows import (
-    FILES,
-    PUBLISHED,
     Part,
     exchange_parts,
     exchange_published,
     exchange_rows,
     exchange_seconds,
 )
-from taicang.evidence.fit_kernels import declared_fits
-from taicang.evidence.fitting import Bounds, Constants, fingerprint, solve, stated, write
+from taicang.evidence.fitting import Bounds, Constants, Fitted, declared_fits, solve, stated
 from taicang.evidence.measured import count
 from taicang.evidence.tables import Array
 
@@ -108,15 +105,10 @@ def _lean(fit: ExchangeFit) -> dict[str, float]:
     }
 
 
-def fit_exchange(folder: Path) -> Path:
-    """Fit all kernels on the calibrated rows under ``folder`` and on the published figures; write ``exchange.yaml``."""
+def fit_exchange(folder: Path) -> Fitted:
+    """Constants of all kernels from the calibrated rows under ``folder`` and from the published figures."""
     kin = [part.fitted() for part in exchange_parts(exchange_rows(folder))]
     carried = exchange_parts(row for row in exchange_published() if not row.held)
     fits = fit_rows(kin) | fit_ascend(carried)
     plain = {profile: {key: _lean(f) for key, f in keyed.items()} for profile, keyed in sorted(fits.items())}
-    prints = ", ".join(f"{name} {fingerprint(folder / 'kernels' / name)}" for name in FILES)
-    note = (
-        f"prints of {prints}; cann from src/taicang/evidence/data/{PUBLISHED.name} (8 and 256 dies and one small call)"
-    )
-    used = count(part.rows for part in [*kin, *carried])
-    return write("exchange", plain, evidence=folder / "kernels" / FILES[2], rows=used, note=note)
+    return Fitted(files={"exchange": plain}, rows=count(part.rows for part in [*kin, *carried]))

@@ -20,9 +20,8 @@ import numpy as np
 
 from taicang.catalog.schema import ARCHITECTURE
 from taicang.cost.gemm import GemmFit, gemm
-from taicang.evidence.fit_kernels import declared_fits
-from taicang.evidence.fitting import Bounds, solve, stated, write
-from taicang.evidence.kernels import kernel_rows, tables
+from taicang.evidence.fitting import Bounds, Fitted, declared_fits, solve, stated
+from taicang.evidence.kernels import kernel_rows
 from taicang.evidence.measured import Measured, count
 from taicang.evidence.operators import ASCEND, ascend_gemm_rows, gemm_seconds
 from taicang.evidence.tables import Array
@@ -43,8 +42,8 @@ ASCEND_STREAM_RATIO = 0.841
 """Memory bandwidth that an Ascend 910C die sustains in its attention kernel (CloudMatrix384 paper, Table 9)."""
 
 
-def fit_gemm(folder: Path) -> Path:
-    """Write calibration/gemm.yaml and calibration/pointwise.yaml from the evidence in ``folder``; return the former."""
+def fit_gemm(folder: Path) -> Fitted:
+    """Constants of matrix products, and of kernels over memory alone."""
     table = [rows.fitted() for rows in kernel_rows(folder, "gemm")]
     ascend = ascend_gemm_rows().fitted()
     profiles: dict[str, dict[str, GemmFit]] = {}
@@ -66,14 +65,12 @@ def fit_gemm(folder: Path) -> Path:
                 profiles.setdefault("gb200", {})[dtype] = replace(common, compute_efficiency_ratio=clock)
     cube = _ascend(ascend, pooled["bf16"])
     profiles[ASCEND] = {"bf16": cube, "int8": cube}
-    path, rows_used = folder / tables()["gemm"].file, count([*table, ascend])
     streams = {
         profile: {"stream": {name: float(getattr(keyed["bf16"], name)) for name in STREAM}}
         for profile, keyed in profiles.items()
     }
     plain = {profile: {dtype: stated(own) for dtype, own in keyed.items()} for profile, keyed in profiles.items()}
-    write("pointwise", streams, evidence=path, rows=rows_used, note=_declared()["pointwise_note"])
-    return write("gemm", plain, evidence=path, rows=rows_used, note=_declared()["note"])
+    return Fitted(files={"pointwise": streams, "gemm": plain}, rows=count([*table, ascend]))
 
 
 @cache

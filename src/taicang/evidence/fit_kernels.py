@@ -1,43 +1,30 @@
-"""Fit kernel families as ``data/fits.yaml`` declares them: attention, latent attention and experts.
+"""Rows of kernel families as ``data/fits.yaml`` declares their fits: attention, latent attention and experts.
 
-Robust least squares on the logarithm of the time over the calibrated-on rows, from several starts. Rows of one key
+Rows of one key
 share constants where they run the same kernels: on one die, or one architecture, whose constants are ratios to each
 chip's own peaks. An engine that has a column of its own gets a set of its own, under ``key@engine``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from taicang.catalog import files
 from taicang.catalog.schema import ARCHITECTURE
 from taicang.cost.experts import dispatched_key
-from taicang.evidence.fitting import Bounds, Constants, fingerprint, solve, write
-from taicang.evidence.kernels import kernel_rows, tables
+from taicang.evidence.fitting import Constants, Group, declared_fits
+from taicang.evidence.kernels import kernel_rows
 from taicang.evidence.measured import Measured, count, log_errors
 from taicang.evidence.operators import KERNEL_FITS, attend_seconds, experts_seconds
-from taicang.evidence.tables import CARRIED
 from taicang.hardware import Chip
 
 DIE: Mapping[str, str] = {"h200": "h100", "gb200": "b200", "gb300": "b300"}
 """Profile whose die another one carries."""
-
-
-@cache
-def declared_fits() -> Mapping[str, Any]:
-    """The families of ``data/fits.yaml``."""
-    return files.read(CARRIED / "fits.yaml")
-
-
-def fit_kernels(folder: Path, *families: str) -> list[Path]:
-    """Fit the families to the evidence ``folder`` and write their calibration files; returns the paths written."""
-    return [_fit_family(folder, family) for family in families]
 
 
 def _key(rows: Measured[Any]) -> str:
@@ -50,12 +37,12 @@ def _shared(rows: Measured[Any], share: str) -> str:
     return {"profile": profile, "die": DIE.get(profile, profile)}.get(share) or ARCHITECTURE[profile]
 
 
-def _fit_family(folder: Path, family: str) -> Path:
+def groups(folder: Path, family: str) -> Iterator[Group]:
+    """Rows of one key that run the same kernels, an engine's own apart; and what is assumed of chips without any."""
     said = declared_fits()[family]
-    kept = [rows for suite in said["suites"] for rows in kernel_rows(folder, suite)]
-    groups: dict[tuple[str, str], list[Measured[Any]]] = {}
-    for rows in kept:
-        groups.setdefault((_shared(rows, said["share"]), _key(rows)), []).append(rows.fitted())
+    found: dict[tuple[str, str], list[Measured[Any]]] = {}
+    for rows in (each for suite in said["suites"] for each in kernel_rows(folder, suite)):
+        found.setdefault((_shared(rows, said["share"]), _key(rows)), []).append(rows.fitted())
         left = said.get("engines", {}).get("but", ())
         for engine in sorted(rows.by_engine.keys() - left):
             own, share = rows.of_engine(engine).fitted(), _shared(rows, said["engines"]["share"])
@@ -63,23 +50,17 @@ def _fit_family(folder: Path, family: str) -> Path:
             if family == "experts":
                 own = _typical(own, f"{share}/{key}")
             if own.ids and f"{share}/{key}" not in left:
-                groups.setdefault((share, key), []).append(own)
+                found.setdefault((share, key), []).append(own)
     whole = said.get("whole", False)
-    profiles: dict[str, dict[str, Any]] = {}
-    for (share, key), kin in sorted(groups.items(), key=lambda item: item[0]) if whole else groups.items():
-        constants = asdict(fit_rows(kin, family, key.partition("@")[2]))
-        if whole:  # all chips of the architecture, measured or not
-            constants |= {"origin": f"calibrated on {share}"}
-        mine = [p for p, a in ARCHITECTURE.items() if a == share] if whole else [rows.chip.profile for rows in kin]
-        for profile in mine:
-            profiles.setdefault(profile, {})[key] = constants
+    for (share, key), kin in sorted(found.items(), key=lambda item: item[0]) if whole else found.items():
+        # all chips of the architecture, measured or not
+        profiles = [p for p, a in ARCHITECTURE.items() if a == share] if whole else [rows.chip.profile for rows in kin]
+        origin = {"origin": f"calibrated on {share}"} if whole else {}
+        yield _group(kin, family, key.partition("@")[2], [(profile, key) for profile in profiles], origin)
     for profile, keyed in said["assumed"].items():
-        kind = KERNEL_FITS[family]
-        profiles[profile] = {key: values if whole else asdict(kind(**values)) for key, values in keyed.items()}
-    files = [folder / tables()[suite].file for suite in said["suites"]]
-    second = f"{files[-1].name} ({fingerprint(files[-1])})"
-    used = count(rows.fitted() for rows in kept)
-    return write(family, profiles, evidence=files[0], rows=used, note=said["note"].format(second=second))
+        for key, values in keyed.items():
+            stated = values if whole else asdict(KERNEL_FITS[family](**values))
+            yield Group(places=[(profile, key)], rows=0, errors=np.array, bounds={}, made=lambda _, said=stated: said)  # type: ignore[misc]
 
 
 def _typical(rows: Measured[Any], key: str) -> Measured[Any]:
@@ -91,26 +72,26 @@ def _typical(rows: Measured[Any], key: str) -> Measured[Any]:
     return rows.where(np.broadcast_to(kept & (total > few), len(rows.ids)))
 
 
-def fit_rows(kin: Sequence[Measured[Any]], family: str, engine: str = "") -> Any:
-    """The constants of ``family`` that bring the logarithm of the predicted time nearest to the measured one."""
+def _group(
+    kin: Sequence[Measured[Any]], family: str, engine: str, places: Sequence[tuple[str, str]], origin: Mapping[str, str]
+) -> Group:
+    """The rows ``kin`` as constants of ``family``, of an ``engine``'s own column or of the fastest."""
     said, chip, op = declared_fits()[family], kin[0].chip, kin[0].op
     fixed = _known(said.get("fixed"), chip, getattr(op, "kv_dtype", ""))
     more = said["engines"]["bounds"].get(engine, {}) if engine else {}
-    bounds: Bounds = {n: tuple(v) for n, v in {**said["bounds"], **more}.items() if n not in fixed}
     price: Any = experts_seconds if family == "experts" else attend_seconds
 
     def made(constants: Constants) -> Any:
         return KERNEL_FITS[family](**fixed, **constants)
 
-    best = solve(
-        lambda c: log_errors(kin, partial(price, fit=made(c))),
-        bounds,
-        spreads=said["spreads"],
+    return Group(
+        places=places,
+        rows=0 if engine else count(kin),
+        errors=lambda constants: log_errors(kin, partial(price, fit=made(constants))),
+        bounds={name: tuple(v) for name, v in {**said["bounds"], **more}.items() if name not in fixed},
         prior=said["engines"]["prior"] if engine else 0.0,
-        bend=said.get("bend", 0.1),
-        evaluations=said.get("evaluations", 200),
+        made=lambda constants: asdict(made(constants)) | origin,
     )
-    return made(best)
 
 
 def _known(fixed: Mapping[str, Any] | None, chip: Chip, kv_dtype: str) -> dict[str, Any]:

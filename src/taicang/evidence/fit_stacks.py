@@ -20,10 +20,9 @@ from numpy.typing import NDArray
 from scipy.optimize import least_squares
 
 from taicang.errors import TaicangError
-from taicang.evidence.fit_kernels import declared_fits
-from taicang.evidence.fitting import write
+from taicang.evidence.fitting import Fitted, declared_fits
 from taicang.evidence.served import Row
-from taicang.evidence.suite_served import FILE, predict, rows
+from taicang.evidence.suite_served import predict, rows
 from taicang.evidence.tables import held_out
 from taicang.models.types import routed
 
@@ -206,8 +205,8 @@ def version_ratios(chosen: list[Row], fitted: Mapping[str, Any]) -> dict[str, di
     return found
 
 
-def fit(folder: Path) -> Path:
-    """Fit every engine on its calibrated-on rows and write ``calibration/stacks.yaml``."""
+def fit(folder: Path) -> Fitted:
+    """Constants of every engine from its calibrated-on rows."""
     known = [row for row in rows(folder) if not held_out("served", *row.key)]
     profiles = {}
     for engine in DECLARED["scheduler"]:
@@ -216,5 +215,4 @@ def fit(folder: Path) -> Path:
         profiles[engine] = {"constants": fitted}
         for version, ratios in version_ratios(chosen, fitted).items():
             profiles[f"{engine}@{version}"] = {"constants": {"kernel_ratio": ratios}}
-    note = "TPOT of served rows, TTFT at a tenth; pooled over machines, models and versions of an engine"
-    return write("stacks", profiles, evidence=folder / FILE, rows=len(known), note=note)
+    return Fitted(files={"stacks": profiles}, rows=len(known))

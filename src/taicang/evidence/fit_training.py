@@ -26,7 +26,7 @@ from taicang import catalog
 from taicang.catalog.costing import sustained
 from taicang.cost.sustained import Sustained
 from taicang.errors import TaicangError
-from taicang.evidence.fitting import write
+from taicang.evidence.fitting import Fitted
 from taicang.evidence.measured import attempt
 from taicang.evidence.suite_training import predict, setup
 from taicang.evidence.training_rows import FILE, Row, model_of, stack_of, training_rows
@@ -52,10 +52,9 @@ TAX_RATIO = 0.15
 """Start of the search for the slowdown beside collectives."""
 
 
-def fit_training(folder: Path) -> list[Path]:
-    """Write ``sustained.yaml`` and ``stacks_training.yaml``."""
-    path = folder / FILE
-    rows = [row for row in training_rows(path) if _usable(row)]
+def fit_training(folder: Path) -> Fitted:
+    """Clocks of chips and constants of stacks."""
+    rows = [row for row in training_rows(folder / FILE) if _usable(row)]
     chips = sorted({setup(row).machine.chip.name for row in rows})
     stacks = sorted({constant_of(row) for row in rows})
     solved = _solve(rows, chips, stacks)
@@ -76,11 +75,7 @@ def fit_training(folder: Path) -> list[Path]:
     for engine in (*SHARDED, *LIKEWISE):
         made = ratios.setdefault(engine, {"constants": {}})["constants"]
         made["overlap_tax_ratio"] = float(np.exp(solved[-1])) * TAX_RATIO
-    note = f"rows on at most 64 ranks; {len(rows)} rows; stacks drawn to one within {PRIOR_RATIO:.0%}"
-    return [
-        write("sustained", clock, evidence=path, rows=len(rows), note=note),
-        write("stacks_training", ratios, evidence=path, rows=len(rows), note=note),
-    ]
+    return Fitted(files={"sustained": clock, "stacks_training": ratios}, rows=len(rows))
 
 
 def present(chips: list[str], stacks: list[str]) -> Floats:
@@ -188,8 +183,8 @@ def later_rows(folder: Path) -> list[Row]:
     return [row for row in listed if attempt(partial(predict, row))[0] is not None]
 
 
-def fit_later(folder: Path) -> list[Path]:
-    """Write ``stacks_later.yaml`` from rows that were collected later, of runs on up to ``SMALL_RANKS`` ranks.
+def fit_later(folder: Path) -> Fitted:
+    """Constants of stacks from rows that were collected later, of runs on up to ``SMALL_RANKS`` ranks.
 
     One constant for each stack whose engine the first table does not have: the time of matrix products over the best
     known kernels, drawn to one; clocks stay as they are, since a few rows on one chip cannot tell the two apart. For
@@ -206,8 +201,7 @@ def fit_later(folder: Path) -> list[Path]:
         curves = [curve for row, curve in found if row.small]
         ratios[name] = {"constants": {"kernel_ratio": {family(name): float(np.exp(_solved(curves)))}}}
         rows += len(curves)
-    note = f"rows on at most 64 ranks; stacks drawn to one within {PRIOR_RATIO:.0%}; scored by leaving models out"
-    return [write("stacks_later", ratios, evidence=folder / LATER, rows=rows, note=note)]
+    return Fitted(files={"stacks_later": ratios}, rows=rows)
 
 
 def _gap_s(rows: Sequence[Row]) -> float:

@@ -1,18 +1,19 @@
-"""What every fitting command shares: solve for constants, write them and say what they were fitted on."""
+"""The one driver of fits: what ``data/fits.yaml`` declares is searched for, written, and said what it was fitted on."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict, dataclass, fields
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 import yaml
 
-from taicang.catalog import calibration
-from taicang.evidence.tables import Array
+from taicang.catalog import calibration, files
+from taicang.evidence.tables import CARRIED, Array, named
 from taicang.output import write_file
 
 Constants: TypeAlias = dict[str, float]
@@ -38,7 +39,84 @@ def _rounded(value: Any) -> Any:
     return value
 
 
-def write(family: str, profiles: Mapping[str, Any], *, evidence: Path, rows: int, note: str) -> Path:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    """Rows that share constants; the search is the family's, as ``data/fits.yaml`` declares it."""
+
+    places: Sequence[tuple[str, str]]
+    """(Profile, key) that the constants are written under."""
+    rows: int
+    errors: Callable[[Constants], Array]
+    """Logarithms of predicted over measured."""
+    bounds: Bounds
+    """Empty where nothing is to be found."""
+    prior: float = 0.0
+    made: Callable[[Constants], Mapping[str, Any]] = dict
+    """Constants as they are written."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fitted:
+    """What a fit found, and how many rows it saw."""
+
+    files: Mapping[str, Mapping[str, Any]]
+    """Calibration file -> profile -> key -> constants."""
+    rows: int
+
+
+SEARCH = ("spreads", "bend", "evaluations", "step")
+"""Of ``solve``, what a family may declare."""
+
+
+@cache
+def declared_fits() -> Mapping[str, Any]:
+    """The families of ``data/fits.yaml``."""
+    return files.read(CARRIED / "fits.yaml")
+
+
+def fit(family: str, folder: Path | None) -> list[Path]:
+    """Fit a declared family on its rows of an evidence ``folder`` and write what was found; returns the paths."""
+    said = declared_fits()[family]
+    if "writes" in said:
+        return [named(said["writes"])(folder)]
+    found: Fitted = named(said["fit"])(folder) if "fit" in said else _of_groups(family, folder)
+    prints = {name: fingerprint(_place(folder, file)) for name, file in said.get("prints", {}).items()}
+    notes = {name: said.get("notes", {}).get(name, said["note"]) for name in found.files}
+    return [
+        _write(
+            name, profiles, evidence=_place(folder, said["evidence"]), rows=found.rows,
+            note=notes[name].format(rows=found.rows, **prints),
+        )
+        for name, profiles in found.files.items()
+    ]  # fmt: skip
+
+
+def _place(folder: Path | None, file: str) -> Path:
+    """A table that the package carries, else of the folder."""
+    return CARRIED / file if folder is None or (CARRIED / file).is_file() else folder / file
+
+
+def _of_groups(family: str, folder: Path | None) -> Fitted:
+    """Constants of each of the family's groups by itself; those of "default", where it has them, are their means."""
+    said = declared_fits()[family]
+    search = {name: said[name] for name in SEARCH if name in said}
+    profiles: dict[str, dict[str, Mapping[str, Any]]] = {}
+    rows = 0
+    for group in named(said["groups"])(folder, family):
+        best = solve(group.errors, group.bounds, prior=group.prior, **search) if group.bounds else {}
+        rows += group.rows
+        for profile, key in group.places:
+            profiles.setdefault(profile, {})[key] = group.made(best)
+    if said.get("default") == "mean":
+        known = list(profiles.values())
+        profiles["default"] = {
+            key: {name: float(np.mean([each[key][name] for each in known])) for name in made}
+            for key, made in known[0].items()
+        }
+    return Fitted(files={family: profiles}, rows=rows)
+
+
+def _write(family: str, profiles: Mapping[str, Any], *, evidence: Path, rows: int, note: str) -> Path:
     """Write the calibration file of ``family``: ``profiles[profile][key][constant]``, rounded to five digits."""
     target = calibration.FOLDER / f"{family}.yaml"
     document = {

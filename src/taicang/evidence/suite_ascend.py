@@ -15,7 +15,7 @@ from taicang import catalog
 from taicang.catalog import calibration
 from taicang.cost.attend_mla import attend_mla
 from taicang.evidence import ascend_serving, suite_collective
-from taicang.evidence.fitting import write
+from taicang.evidence.fitting import Fitted
 from taicang.evidence.operators import ASCEND, PRICES, absorbed, ascend_gemm_rows, mla_constants
 from taicang.evidence.score import Outcome
 from taicang.evidence.tables import CARRIED, Cells, lines
@@ -175,7 +175,7 @@ def rate_bytes_per_s() -> float:
     return catalog.machine("cloudmatrix384").plane("scale_up").levels[1].bandwidth_bytes_per_s
 
 
-def fit_links(folder: Path) -> Path:
+def fit_links(folder: Path) -> Fitted:
     """Each verb from its row inside a node; one crossing from both verbs between NPUs of two nodes."""
     del folder  # the rows are carried
     rows = {row["id"]: row for row in lines(LINKS)}
@@ -192,8 +192,7 @@ def fit_links(folder: Path) -> Path:
             "latency_s": float(near["latency_us"]) * 1e-6 - SMALL_BYTES / reached,
             "crossing_s": float(np.mean(crossings)),
         }
-    return write("links", {LINKS_PROFILE: keyed}, evidence=LINKS, rows=len(keyed),
-                 note="rows inside a node; the crossing from the latencies between NPUs of two nodes")  # fmt: skip
+    return Fitted(files={"links": {LINKS_PROFILE: keyed}}, rows=len(keyed))
 
 
 def _link_s(row: Cells, size_bytes: float) -> float:

@@ -6,7 +6,6 @@ braces; a bare name is the value of that column or field, a name with a dot a fu
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
@@ -17,7 +16,7 @@ from taicang.catalog import files
 from taicang.evidence.kernels import tables
 from taicang.evidence.measured import attempt
 from taicang.evidence.score import Outcome
-from taicang.evidence.tables import BOARD, CARRIED, lines
+from taicang.evidence.tables import BOARD, CARRIED, lines, named
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,20 +63,20 @@ class Source:
         """What is predicted of every row of an evidence ``folder`` (else of those that the package carries)."""
         folder = folder or BOARD
         if self.outcomes:
-            return iter(_named(self.outcomes)(*(() if self.carried else (folder,))))
+            return iter(named(self.outcomes)(*(() if self.carried else (folder,))))
         path = (CARRIED if self.carried else folder) / self.files[0] if self.files else None
-        read: Callable[..., Iterable[Any]] = _named(self.rows) if self.rows else lines
+        read: Callable[..., Iterable[Any]] = named(self.rows) if self.rows else lines
         return self._of(read() if path is None else read(path))
 
     def _of(self, rows: Iterable[Any]) -> Iterator[Outcome]:
         for row in rows:
             told: dict[str, tuple[Any, str]] = {}
-            run = attempt(partial(_named(self.run), row))[0] if self.run else None
+            run = attempt(partial(named(self.run), row))[0] if self.run else None
             for figure in self.figures:
                 if figure.when and value(row, figure.when) is None:
                     continue
                 if figure.predict not in told:
-                    told[figure.predict] = attempt(partial(_named(figure.predict), row))
+                    told[figure.predict] = attempt(partial(named(figure.predict), row))
                 said, why = told[figure.predict]
                 held = figure.held if isinstance(figure.held, bool) else bool(value(row, figure.held))
                 yield Outcome(
@@ -91,7 +90,7 @@ class Source:
 def value(row: Any, name: str) -> Any:
     """The column or field ``name`` of a row, or what a function says of it."""
     if "." in name:
-        return _named(name)(row)
+        return named(name)(row)
     return row[name] if isinstance(row, Mapping) else getattr(row, name)
 
 
@@ -108,12 +107,6 @@ class _Fields:
 def text(row: Any, template: str) -> str:
     """``template`` with the row's columns or fields in place of their names in braces."""
     return template.format_map(_Fields(row)) if "{" in template else template
-
-
-@cache
-def _named(name: str) -> Callable[..., Any]:
-    module, _, function = name.partition(".")
-    return getattr(importlib.import_module(f"taicang.evidence.{module}"), function)  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import hashlib
-from collections.abc import Iterable
+import importlib
+from collections.abc import Callable, Iterable
 from dataclasses import fields
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
@@ -52,6 +54,13 @@ def record(kind: type[T], cells: Cells, **given: Any) -> T:
     """A line as the dataclass ``kind``: columns by the names and types of its fields, but those that are ``given``."""
     named = [f for f in fields(kind) if f.name not in given]  # type: ignore[arg-type]  # kind is a dataclass
     return kind(**given, **{f.name: _READ[str(f.type)](cells[f.name]) for f in named})
+
+
+@cache
+def named(name: str) -> Callable[..., Any]:
+    """The function that a declaration names as "module.function" of this package."""
+    module, _, function = name.partition(".")
+    return getattr(importlib.import_module(f"taicang.evidence.{module}"), function)  # type: ignore[no-any-return]
 
 
 def number_format(name: str) -> str:
