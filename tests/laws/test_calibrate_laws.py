@@ -13,8 +13,8 @@ from click.testing import CliRunner
 from taicang import catalog
 from taicang.app.main import cli
 from taicang.errors import InvalidInput
-from taicang.evidence import calibrate_rows, leave_out, served, suite_served, suite_training, training_rows
-from taicang.evidence.calibrate import calibrate
+from taicang.evidence import leave_out, served, suite_served, suite_training, training_rows
+from taicang.evidence.calibrate import HOST, Space, calibrate, ratios_of, read
 
 HEAD = {
     "id": "", "source": "me", "measured": "2026-04-10", "backend": "vllm", "backend_version": "0.19.0",
@@ -43,8 +43,8 @@ def rows(engine="vllm@0.19.0", change=None, noise=0.0):
         stack = row.stack
         if change is not None:
             key, value = change
-            fields = calibrate_rows.HOST
-            space = calibrate_rows.Space(fields=fields, ratios=calibrate_rows.ratios_of(stack))
+            fields = HOST
+            space = Space(fields=fields, ratios=ratios_of(stack))
             values = space.at(stack)
             values[space.names.index(key)] = value
             stack = leave_out.with_values(stack, space.ratios, values, fields)
@@ -64,7 +64,7 @@ def written(path, lines):
 
 
 def fitted(path, base=""):
-    found = calibrate_rows.read(path, base)
+    found = read(path, base)
     return calibrate(found.base, found.space, found.items, measured=found.measured)
 
 
@@ -79,7 +79,7 @@ def fitted(path, base=""):
     ],
 )
 def test_one_constant_that_was_changed_is_found(tmp_path, engine, key, factor, more):
-    before = calibrate_rows.read(written(tmp_path / "plain.csv", rows(engine)))
+    before = read(written(tmp_path / "plain.csv", rows(engine)))
     was = before.space.at(before.base)[before.space.names.index(key)]
     true = was * factor + more
     profile = fitted(written(tmp_path / "rows.csv", rows(engine, (key, true), noise=0.01)))
@@ -112,13 +112,13 @@ def test_bad_rows_are_named_by_their_line(tmp_path):
     lines[6] |= {"backend": "sglang", "backend_version": "0.5.9"}
     lines[8] |= {"silicon_tpot_ms": "0"}
     path = written(tmp_path / "rows.csv", lines)
-    found = calibrate_rows.read(path)
+    found = read(path)
     assert [line.split(": ")[0] for line in found.refused] == [f"{path}:{n}" for n in (4, 6, 8, 10)]
     assert len(found.items) == len(lines) - 4
     strange = tmp_path / "strange.csv"
     strange.write_text("name,time\na,1\n")
     with pytest.raises(InvalidInput, match="no kind of evidence"):
-        calibrate_rows.read(strange)
+        read(strange)
 
 
 def test_a_profile_is_a_stack_everywhere(tmp_path, monkeypatch):

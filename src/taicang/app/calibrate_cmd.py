@@ -14,9 +14,8 @@ from taicang.output import check_file, write_file
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from taicang.evidence.calibrate import Profile
+    from taicang.evidence.calibrate import Profile, Read
     from taicang.evidence.calibrate_kernels import ChipProfile
-    from taicang.evidence.calibrate_rows import Read
 
 TOLD = ("rows", "refused", "configurations", "machines", "models", "before", "after", "notes")
 """What the profile says of its rows."""
@@ -38,8 +37,9 @@ def calibrate(path: Path, name: str | None, out: Path | None, base: str, as_json
     "taicang[fit]").
     """
     try:
-        from taicang.evidence import calibrate_kernels, calibrate_rows
+        from taicang.evidence import calibrate_kernels
         from taicang.evidence.calibrate import calibrate as fit
+        from taicang.evidence.calibrate import read
     except ModuleNotFoundError as error:
         raise NotModelled(f"needs the {error.name} package: pip install 'taicang[fit]'") from None
     from taicang.catalog.resolve import is_path
@@ -52,7 +52,7 @@ def calibrate(path: Path, name: str | None, out: Path | None, base: str, as_json
     if chip:
         _chip(calibrate_kernels.calibrate(path), place, str(place if out else name), as_json)
         return
-    found = calibrate_rows.read(path, base)
+    found = read(path, base)
     profile = fit(found.base, found.space, found.items, measured=found.measured)
     named = str(Path(base).resolve()) if is_path(base) else profile.base.name.partition(" ")[0]
     if place.resolve() == Path(named):

@@ -100,12 +100,6 @@ def attempt(predict: Callable[[], T]) -> tuple[T | None, str]:
         return None, str(why)
 
 
-def answered(predict: Callable[[], float], **row: Any) -> Outcome:
-    """The outcome of one row, whose prediction ``predict`` gives or refuses; ``row`` are the other fields."""
-    predicted, why = attempt(predict)
-    return Outcome(predicted=predicted, refused=why, **row)
-
-
 def count(parts: Iterable[Measured[Any]]) -> int:
     """Rows of all parts."""
     return sum(len(part.ids) for part in parts)
