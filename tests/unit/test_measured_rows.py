@@ -7,12 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from taicang.app.score_cmd import FITS
 from taicang.cost.collective import Line
 from taicang.errors import NotModelled
-from taicang.evidence.fitting import solve, stated
+from taicang.evidence.fitting import declared_fits, solve, stated
 from taicang.evidence.measured import Measured, count, log_errors
+from taicang.evidence.suites import sources, text, value
 from taicang.evidence.systems import MACHINES, chip_of, machine_of
-from taicang.evidence.tables import column, grouped, lines, record
+from taicang.evidence.tables import column, grouped, lines, named, record
 from taicang.ops import Gemm
 
 
@@ -110,3 +112,24 @@ def test_constants_at_their_default_are_not_written() -> None:
 @pytest.mark.parametrize("system", [name for name in MACHINES if name != "cloudmatrix384"])
 def test_a_system_of_the_tables_is_one_chip_and_one_machine(system: str) -> None:
     assert machine_of(system).chip.profile == chip_of(system).profile
+
+
+def test_every_function_that_a_suite_or_a_fit_names_exists() -> None:
+    """And every fit of the command line is declared, in one of the three ways."""
+    for source in sources().values():
+        told = [source.rows, source.outcomes, source.run, *(each.predict for each in source.figures)]
+        told += [each.held for each in source.figures if isinstance(each.held, str) and "." in each.held]
+        assert all(callable(named(name)) for name in told if name)
+        assert bool(source.outcomes) != bool(source.figures), source.name
+    for family in (each for families in FITS.values() for each in families):
+        ways = {"groups", "fit", "writes"} & declared_fits()[family].keys()
+        assert len(ways) == 1, family
+        assert all(callable(named(declared_fits()[family][way])) for way in ways)
+
+
+def test_a_declaration_speaks_of_columns_and_of_fields() -> None:
+    """Of a line, of a dataclass, and of what a dataclass holds."""
+    line, made = {"id": "a", "chip": "h100"}, rows()
+    assert (text(line, "{chip}/{id}"), value(line, "chip")) == ("h100/a", "h100")
+    assert (text(made, "{system} {op.dtype}"), value(made, "kernel")) == ("h100_sxm bf16", "bf16")
+    assert text(made, "plain") == "plain"

@@ -115,7 +115,7 @@ def _group(
         errors=lambda constants: log_errors(kin, partial(price, fit=made(constants))),
         bounds={name: tuple(v) for name, v in {**said["bounds"], **more}.items() if name not in fixed},
         prior=said["engines"]["prior"] if engine else 0.0,
-        made=lambda constants: asdict(made(constants)) | origin,
+        made=lambda constants: {**asdict(made(constants)), **origin},
     )
 
 
