@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import compress
+from operator import not_
 
 import numpy as np
 
@@ -66,6 +68,10 @@ class Timeline:
         for piece in self.slices:
             seconds = seconds + np.minimum(piece.cost.compute_s, piece.cost.seconds) * piece.repeat
         return seconds
+
+    def of_part(self, part: Part) -> Num:
+        """Busy seconds of one part of the model."""
+        return total(tuple(piece for piece in self.slices if piece.part == part))
 
     def by_part(self) -> Mapping[Part, Num]:
         """Busy seconds of each part of the model."""
@@ -164,8 +170,9 @@ def hidden_network(half: Program, whole: Program, pricer: Pricer, stack: Stack) 
     seconds = total(outside)
     for block in sorted({piece.block for piece in once}):
         mine = tuple(piece for piece in once if piece.block == block)
-        network = total(tuple(piece for piece in mine if is_network(piece)))
-        compute = total(tuple(piece for piece in mine if not is_network(piece)))
+        sent = [is_network(piece) for piece in mine]
+        network = total(tuple(compress(mine, sent)))
+        compute = total(tuple(compress(mine, map(not_, sent))))
         taxed = compute + stack.overlap_tax_ratio * np.minimum(network, compute)
         seconds = seconds + 2 * np.maximum(taxed, network)
     slices = _doubled(once) + outside

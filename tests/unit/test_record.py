@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from taicang.serve.cluster import Cluster
-from taicang.serve.record import Record
+from taicang.serve.record import Record, quantiles
 from taicang.serve.request import SECOND, Request
 from taicang.serve.summary import Limits, summarise
 
@@ -34,3 +36,11 @@ def test_a_request_that_was_turned_away_has_no_latency():
     assert (found.finished, found.turned_away, found.goodput_ratio) == (1, 1, 0.5)
     assert found.ttft.max_s == 1.0
     assert found.goodput_per_s == pytest.approx(found.requests_per_s) == pytest.approx(1.0 / 11.0)
+
+
+@given(
+    values=st.lists(st.floats(0.0, 1e6), min_size=1, max_size=60).map(np.array),
+    shares=st.lists(st.floats(0.0, 1.0), min_size=1, max_size=4),
+)
+def test_quantiles_are_those_of_numpy(values, shares):
+    assert quantiles(values, shares) == np.quantile(values, shares).tolist()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from taicang.app.options import JSON, declared, echo_json, examples
+from taicang.app.options import HTML, JSON, declared, examples, give
 from taicang.errors import InvalidInput, NotModelled
 from taicang.output import check_file, write_file
 
@@ -26,8 +26,9 @@ LISTED = 5
 @click.command(epilog=examples("calibrate", "calibrate"))
 @click.argument("path", metavar="FILE", type=click.Path(path_type=Path, exists=True))
 @declared("calibrate", "calibrate")
+@HTML
 @JSON
-def calibrate(path: Path, name: str | None, out: Path | None, base: str, as_json: bool) -> None:
+def calibrate(path: Path, name: str | None, out: Path | None, base: str, page: Path | None, as_json: bool) -> None:
     """Make a profile of your own of the rows that you measured: of a stack on your machines, or of a chip.
 
     FILE is a table of served end-to-end rows or of training rows, as `taicang score` takes them (a stack); or a table
@@ -50,7 +51,7 @@ def calibrate(path: Path, name: str | None, out: Path | None, base: str, as_json
     place = _place(name, out, "chip" if chip else "stack")
     check_file(place, "--out" if out else "--name")
     if chip:
-        _chip(calibrate_kernels.calibrate(path), place, str(place if out else name), as_json)
+        _chip(calibrate_kernels.calibrate(path), place, str(place if out else name), as_json, page)
         return
     found = read(path, base)
     profile = fit(found.base, found.space, found.items, measured=found.measured)
@@ -59,19 +60,20 @@ def calibrate(path: Path, name: str | None, out: Path | None, base: str, as_json
         raise InvalidInput("a profile cannot start from itself: another name", where="--base")
     write_file(place, _document(path, found, profile, named), "--out" if out else "--name")
     use = str(place if out else name)
-    if as_json:
-        echo_json(_fields(found, profile) | {"file": str(place), "stack": use})
-    else:
+    fields = _fields(found, profile) | {"file": str(place), "stack": use}
+
+    def show() -> None:
         _show(found, profile, use)
         click.echo(f"\n{place}\nuse it with --stack {use}")
 
+    give("calibrate", fields, show, as_json=as_json, page=page, title=f"taicang calibrate {path.name}")
 
-def _chip(profile: ChipProfile, place: Path, use: str, as_json: bool) -> None:
+
+def _chip(profile: ChipProfile, place: Path, use: str, as_json: bool, page: Path | None) -> None:
     """Write and tell a chip of one's own."""
     import yaml
 
     from taicang import __version__
-    from taicang.catalog import machines_with
     from taicang.evidence.calibrate_kernels import spread
     from taicang.evidence.fitting import fingerprint
     from taicang.records import plain
@@ -94,10 +96,16 @@ def _chip(profile: ChipProfile, place: Path, use: str, as_json: bool) -> None:
     }  # fmt: skip
     header = "# Written by `taicang calibrate`. `before_ratio` and `after_ratio` are mean absolute errors.\n"
     write_file(place, header + yaml.safe_dump(body, sort_keys=False, width=120, allow_unicode=True), "--name")
-    if as_json:
-        fields = {"chip": profile.chip.name, "kernels": told, "refused": list(profile.refused)}
-        echo_json(fields | {"file": str(place), "use": f"--set chip={use}"})
-        return
+    fields = {"chip": profile.chip.name, "kernels": told, "refused": list(profile.refused)}
+    give(
+        "calibrate", fields | {"file": str(place), "use": f"--set chip={use}"},
+        lambda: _show_chip(profile, place, use), as_json=as_json, page=page, title=f"{profile.chip.name} as measured",
+    )  # fmt: skip
+
+
+def _show_chip(profile: ChipProfile, place: Path, use: str) -> None:
+    from taicang.catalog import machines_with
+
     click.echo(f"{use}: {profile.chip.name}\n")
     click.echo(f"{'kernel':<36}{'rows':>6}{'before':>10}{'left out':>10}")
     for one in profile.kernels:

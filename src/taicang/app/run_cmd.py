@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from taicang.app import terminal
-from taicang.app.options import CHAKRA, HELP, JSON, declared, echo_json, examples, named, write_chakra
+from taicang.app.options import CHAKRA, HELP, HTML, JSON, declared, echo_json, examples, give, named, write_chakra
 from taicang.output import check_file, check_folder, scratch, write_file
 from taicang.units import show
 
 if TYPE_CHECKING:
+    from taicang.virtual.capture import Capture
     from taicang.virtual.report import RankReport, Report
 
 
@@ -24,12 +25,14 @@ if TYPE_CHECKING:
 )
 @declared("run", "run")
 @CHAKRA
+@HTML
 @JSON
 @click.argument("script", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def run(
-    script: Path, arguments: tuple[str, ...], machine: str, out: Path | None, as_json: bool, **options: Any
-) -> None:
+    script: Path, arguments: tuple[str, ...], machine: str, out: Path | None, as_json: bool, page: Path | None,
+    **options: Any,
+) -> None:  # fmt: skip
     """Run a PyTorch SCRIPT, unchanged, on devices of a machine that are not there: its time, memory and kernels."""
 
     from taicang import catalog
@@ -60,10 +63,10 @@ def run(
         spent_s = {rank: priced.seconds for rank, priced in done.priced.items()}
         calls = translation.rows(found.ranks, porting.rules("ascend"), spent_s)
     made = report.report(found, on, scheduled=done)
-    if as_json:
-        echo_json({"status": status, "run": made, "translated": calls})
-    else:
-        show_run(made, calls)
+    fields = {"status": status, "run": made, "translated": calls}
+    give(
+        "runs", fields, lambda: show_run(made, calls), as_json=as_json, page=page, title=f"{made.program} on {machine}"
+    )
     if out is not None:
         captures.save(raw, out)
     if options["log"] is not None:
@@ -82,11 +85,12 @@ def run(
 @click.command(context_settings=HELP, epilog=examples("run", "reprice"))
 @click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @declared("run", "reprice")
+@HTML
 @JSON
 def reprice(
     folder: Path, machines: str, issue_s: float | None, stack: str | None, sets: tuple[str, ...], fuse: bool,
-    as_json: bool,
-) -> None:  # fmt: skip
+    as_json: bool, page: Path | None,
+) -> int:  # fmt: skip
     """A run that was captured with --out, on other machines: no PyTorch, no program, the same kernels."""
     from taicang import catalog, reading
     from taicang.virtual import fusion
@@ -97,9 +101,12 @@ def reprice(
     on = [catalog.machine(name, sets) for name in named(machines)]
     with reading.expected("a capture of a run", str(folder)):
         made = [report(capture, machine, stack, issue_s) for machine in on]
-    if as_json:
-        echo_json({"runs": made})
-        return
+    title = f"{' '.join(capture.command)} on {machines}"
+    return give("runs", {"runs": made}, lambda: _show_priced(capture, made), as_json=as_json, page=page, title=title)
+
+
+def _show_priced(capture: Capture, made: Sequence[Report]) -> None:
+    """A line for each machine."""
     console = terminal.console(highlight=False)
     console.print(f"[bold]{' '.join(capture.command)}[/], captured on {capture.machine}: {len(capture.ranks)} of "
                   f"{capture.world} ranks")  # fmt: skip

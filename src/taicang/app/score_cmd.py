@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from taicang.app import terminal
-from taicang.app.options import JSON, declared, echo_json, examples, written
+from taicang.app.options import HTML, JSON, declared, examples, give, written
 from taicang.errors import UnknownName
 from taicang.output import check_file, check_folder, write_file
 
@@ -36,10 +36,11 @@ FOLDER = click.option(
 @click.argument("files", nargs=-1, type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @FOLDER
 @declared("score", "score")
+@HTML
 @JSON
 def score(
     files: tuple[Path, ...], evidence: Path | None, suites: tuple[str, ...], by_group: bool, rows: Path | None,
-    as_csv: bool, stack: str, row_id: str | None, freeze: bool, as_json: bool,
+    as_csv: bool, stack: str, row_id: str | None, freeze: bool, page: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Score the predictions against published measurements, held-out and calibrated-on rows apart.
 
@@ -68,16 +69,23 @@ def score(
             click.echo(f"frozen in {board.freeze(whole, evidence)}", err=as_json)
     finally:
         drifts = [] if freeze and not as_json else board.drifts(whole, evidence)
-        if row_id is not None:
-            _explain([row for row in board.outcome_rows(found) if row["id"] == row_id], row_id, everything)
-        elif as_json:
-            echo_json({"suites": board.suite_rows(found), "rows": board.outcome_rows(found), "drifts": drifts})
-        elif as_csv:
-            click.echo(_table(board.outcome_rows(found)), nl=False)
-        else:
-            within = {suite: board.in_band([one for one in everything if one.suite == suite]) for suite in
-                      {one.suite for one in everything}}  # fmt: skip
-            show_scores(scores, within, drifts=drifts, alone=evidence is None and not files)
+        fields: dict[str, Any] = {
+            "suites": board.suite_rows(found),
+            "rows": board.outcome_rows(found),
+            "drifts": drifts,
+        }
+
+        def show() -> None:
+            if row_id is not None:
+                _explain([row for row in fields["rows"] if row["id"] == row_id], row_id, everything)
+            elif as_csv:
+                click.echo(_table(fields["rows"]), nl=False)
+            else:
+                within = {suite: board.in_band([one for one in everything if one.suite == suite]) for suite in
+                          {one.suite for one in everything}}  # fmt: skip
+                show_scores(scores, within, drifts=drifts, alone=evidence is None and not files)
+
+        give("score", fields, show, as_json=as_json and row_id is None, page=page, title="taicang score")
 
 
 def _outcomes(

@@ -90,7 +90,6 @@ def _more(each: Outcome, model: str, options: dict[str, Any], explain: bool, as_
     from taicang import __version__, catalog
     from taicang.app.render_bands import quoted
     from taicang.app.search_jobs import assumed
-    from taicang.predict.plan_details import plan_details
     from taicang.records import plain
     from taicang.search.explain import explained
     from taicang.search.trusted import told
@@ -116,6 +115,8 @@ def _more(each: Outcome, model: str, options: dict[str, Any], explain: bool, as_
     said |= {"digest": catalog.digest(), "version": __version__}
     if explain:
         if options["page"] is not None or as_json:
+            from taicang.predict.plan_details import plan_details
+
             said["plans"] = plan_details(each.job, each.found.best, each.found.front, each.space, options["objective"])
         said["explanation"] = explained(
             each.job, chosen.choice, chosen.rank, each.found.best, each.space, options["objective"]

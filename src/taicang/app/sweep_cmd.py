@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from taicang.app import terminal
-from taicang.app.options import HELP, JSON, declared, echo_json, examples
+from taicang.app.options import HELP, HTML, JSON, declared, examples, give
 from taicang.units import digits
 
 EVERY_S = 2.0
@@ -85,25 +85,29 @@ def run(study: str, out: str | None, workers: str, address: str | None, fresh: b
 @click.argument("study")
 @click.argument("sql")
 @click.option("--csv", "as_csv", is_flag=True, help="Comma-separated values.")
+@HTML
 @JSON
-def query(study: str, sql: str, as_csv: bool, as_json: bool) -> None:
+def query(study: str, sql: str, as_csv: bool, as_json: bool, page: Path | None) -> int:
     """Ask the results of STUDY (its folder or YAML file), also while it runs: SQL over the table results."""
     from taicang.search.journal import rows_of
     from taicang.search.study_results import query as ask
 
     folder = Path(study).with_suffix("") if study.endswith((".yaml", ".yml")) else Path(study)
     names, rows = ask(folder, sql, rows_of(folder))
-    if as_json:
-        echo_json([dict(zip(names, row, strict=True)) for row in rows])
-    elif as_csv:
-        import csv
 
-        writer = csv.writer(sys.stdout, lineterminator="\n")
-        writer.writerows([names, *rows])
-    else:
+    def show() -> None:
+        if as_csv:
+            import csv
+
+            writer = csv.writer(sys.stdout, lineterminator="\n")
+            writer.writerows([names, *rows])
+            return
         from rich.table import Table
 
         table = Table(*names, box=None, pad_edge=False)
         for row in rows:
             table.add_row(*(f"{v:.6g}" if isinstance(v, float) else str(v) for v in row))
         terminal.console(highlight=False).print(table)
+
+    found = [dict(zip(names, row, strict=True)) for row in rows]
+    return give("query", found, show, as_json=as_json, page=page, title=f"{folder.name}: {sql}")

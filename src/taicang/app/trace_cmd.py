@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from taicang.app.options import HELP, JSON, declared, echo_json
+from taicang.app.options import HELP, HTML, JSON, declared, echo_json, give
 from taicang.app.trace_options import CHANGING, READING, SEED, load
 from taicang.output import check_file
 
@@ -32,26 +32,30 @@ def trace() -> None:
 @READING
 @CHANGING
 @SEED
+@HTML
 @JSON
-def info(path: Path, as_json: bool, **options: Any) -> None:
+def info(path: Path, as_json: bool, page: Path | None, **options: Any) -> int:
     """Requests, rate, burstiness, lengths, sessions and what a prefix cache could save."""
+    import numpy as np
+
     from taicang.app.terminal import sparkline
     from taicang.traffic import trace as traces
 
     made = load([path], options)
     found = traces.info(made)
-    if as_json:
-        echo_json(found)
-        return
-    for name, value in found.items():
-        if value not in (None, {}, [], ""):
-            shown = f"{value:,.4g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else value
-            click.echo(f"  {name:<18} {shown}")
-    if made.span_s:
-        import numpy as np
+    counts, edges = np.histogram(made.arrival_s, 48)
+    rates = counts / max(edges[1] - edges[0], 1e-30)
 
-        counts, edges = np.histogram(made.arrival_s, 48)
-        click.echo(f"  {'arrivals':<18} {sparkline(counts)}  up to {counts.max() / (edges[1] - edges[0]):.3g}/s")
+    def show() -> None:
+        for name, value in found.items():
+            if value not in (None, {}, [], ""):
+                whole = f"{value:,}" if isinstance(value, int) else value
+                click.echo(f"  {name:<18} {f'{value:,.4g}' if isinstance(value, float) else whole}")
+        if made.span_s:
+            click.echo(f"  {'arrivals':<18} {sparkline(counts)}  up to {rates.max():.3g}/s")
+
+    arrivals = {"arrivals": np.stack([edges[:-1], rates], axis=1)} if made.span_s else {}
+    return give("trace", found, show, as_json=as_json, page=page, title=made.name, shown=found | arrivals)
 
 
 @trace.command()

@@ -182,10 +182,12 @@ def as_run(op: Operator, cost: Cost, stack: Stack) -> Cost:
     family, ratios = FAMILY[type(op)], stack.kernel_ratio
     kind = "biased" if getattr(op, "biased", False) else getattr(op, "dtype", "")
     ratio = ratios.get(f"{family}/{kind}", ratios.get(family, 1.0))
+    saved: Num = 0.0
     if stack.launch_ratio != 1.0 and isinstance(op, CHAINED):
         saved = (1.0 - stack.launch_ratio) * cost.latency_s
-        cost = replace(cost, seconds=cost.seconds - saved, latency_s=cost.latency_s - saved)
-    return cost if ratio == 1.0 else _slower(cost, ratio)
+        if ratio == 1.0:
+            return replace(cost, seconds=cost.seconds - saved, latency_s=cost.latency_s - saved)
+    return cost if ratio == 1.0 else _slower(cost, ratio, saved)
 
 
 def _bounded(op: Operator, cost: Cost, chip: Chip) -> Cost:
@@ -203,14 +205,15 @@ def _bounded(op: Operator, cost: Cost, chip: Chip) -> Cost:
     return replace(cost, seconds=np.maximum(cost.seconds, floor))
 
 
-def _slower(cost: Cost, ratio: float) -> Cost:
+def _slower(cost: Cost, ratio: float, saved: Num = 0.0) -> Cost:
+    """``cost`` without ``saved`` seconds of its latency, and ``ratio`` times as long."""
     return replace(
         cost,
-        seconds=cost.seconds * ratio,
+        seconds=(cost.seconds - saved) * ratio,
         compute_s=cost.compute_s * ratio,
         memory_s=cost.memory_s * ratio,
         network_s=cost.network_s * ratio,
-        latency_s=cost.latency_s * ratio,
+        latency_s=(cost.latency_s - saved) * ratio,
     )
 
 

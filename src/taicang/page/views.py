@@ -29,6 +29,7 @@ from taicang.page.parts import (
     words,
 )
 from taicang.page.port import port
+from taicang.page.rows import calibrate, query, runs, score, trace
 from taicang.page.traffic import spans, traffic
 
 Result: TypeAlias = Mapping[str, Any]
@@ -318,7 +319,8 @@ def _verdict(replayed: Result | None) -> str:
 
 VIEWS: Mapping[str, Callable[[Any], list[Section]]] = {
     "infer": infer, "search": search, "compare": compare, "train": train, "replay": replay, "check": check,
-    "centre": centre, "fabric": links, "audit": audit, "port": port,
+    "centre": centre, "fabric": links, "audit": audit, "port": port, "score": score, "runs": runs, "trace": trace,
+    "calibrate": calibrate, "query": query,
 }  # fmt: skip
 KEYS: Mapping[str, set[str]] = {
     "check": {"figures", "causes", "model"},
@@ -329,6 +331,9 @@ KEYS: Mapping[str, set[str]] = {
     "audit": {"claim", "verdict", "commands"},
     "fabric": {"machine", "hottest", "levels"},
     "port": {"root", "tiers", "findings"},
+    "score": {"suites", "rows", "drifts"},
+    "trace": {"requests", "interarrival_cv"},
+    "calibrate": {"refused", "file"},
     "infer": {"infeasible", "model", "machine"},
 }
 """Keys by which a stored result is known."""

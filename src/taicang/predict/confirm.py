@@ -23,7 +23,7 @@ from taicang.search.result import Choice, Pool
 from taicang.search.trusted import bands_of
 from taicang.serve import build
 from taicang.serve.clients import ClosedLoop, OpenLoop
-from taicang.serve.record import Record
+from taicang.serve.record import Record, quantiles
 from taicang.serve.request import SECOND, Request
 from taicang.serve.scheduler import Limits, preset, reserving
 from taicang.serve.simulate import EVERY, Stop, serve
@@ -147,9 +147,9 @@ def confirm(
         rate_per_s=rate,
         instances=tuple(pool.instances for pool in pools),
         ttft_s=float(ttft.mean()),
-        ttft_p99_s=float(np.quantile(ttft, 0.99)),
+        ttft_p99_s=quantiles(ttft, (0.99,))[0],
         tpot_s=float(tpot.mean()),
-        tpot_p99_s=float(np.quantile(tpot, 0.99)),
+        tpot_p99_s=quantiles(tpot, (0.99,))[0],
         output_tokens_per_s_per_chip=tokens / share * choice.output_tokens_per_s_per_chip / choice.output_tokens_per_s,
         within_ratio=kept,
         delivered_ratio=delivered,

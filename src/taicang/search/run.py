@@ -136,9 +136,9 @@ def every(
     job: Job, quant: Quantisation, space: Space, beside: Sequence[ServePlan] = ()
 ) -> dict[str, Sequence[ServePlan]]:
     """All layouts of the space by role, and ``beside`` among those that decode."""
-    plans = list(layouts(space, job.model, job.machine, job.stack, quant))
-    plans += [plan for plan in (replace(each, quant=quant) for each in beside) if plan not in set(plans)]
     wider = list(layouts(space, job.model, job.machine, job.stack, quant, prefill=True))
+    plans = [plan for plan in wider if not plan.sp]
+    plans += [plan for plan in (replace(each, quant=quant) for each in beside) if plan not in plans]
     return {"both": plans, "decode": plans, "prefill": wider}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -100,3 +100,14 @@ class Record:
             "failed": raw["failed"].copy(),
             "instance": raw["place"].copy(),
         }
+
+
+def quantiles(values: NDArray[Any], shares: Sequence[float]) -> list[float]:
+    """As NumPy's, bit for bit, which would load masked arrays for it: a tenth of a short replay."""
+    ordered, last = np.sort(values).tolist(), len(values) - 1
+    found = []
+    for share in shares:
+        low, rest = divmod(last * share, 1.0)
+        a, b = ordered[int(low)], ordered[min(int(low) + 1, last)]
+        found.append(b - (b - a) * (1.0 - rest) if rest >= 0.5 else a + (b - a) * rest)
+    return found

@@ -99,7 +99,7 @@ def aggregated(setup: Setup, load: Load, exists: NDArray[np.bool_] | None = None
     carrying = _spent(setup, together(decoding, several) if mixed else several, exists)
     device = carrying.seconds - carrying.launch_wait_s
     if load.at_random and setup.plan.microbatches == 1:  # else they overlap with something
-        more = carrying.experts_s - decode.by_part().get("experts", 0.0)
+        more = carrying.experts_s - decode.of_part("experts")
         device = device - np.maximum(more, 0.0) * (1.0 - np.minimum(others / np.maximum(carried * packed, 1e-9), 1.0))
     during = np.maximum(device, carrying.launches_s) - (decode.seconds if mixed else 0.0)
     late = np.maximum(carried - steps, 0.0) if mixed else 0.0
@@ -179,7 +179,7 @@ def _spent(setup: Setup, batch: Batch, exists: NDArray[np.bool_] | None) -> _Spe
         setup = replace(setup, plan=_at(setup.plan, exists))
         batch = _at(batch, exists)
     run = step(setup, batch)
-    spent = _Spent(run.seconds, run.launches_s, run.launch_wait_s, run.by_part().get("experts", 0.0))
+    spent = _Spent(run.seconds, run.launches_s, run.launch_wait_s, run.of_part("experts"))
     return spent if exists is None else _Spent(*(_spread(seconds, exists) for seconds in spent))
 
 

@@ -30,6 +30,8 @@ GRAIN = 16
 """Grains of one token of context: a step with drafts adds a fraction of tokens."""
 LONGEST = 2.0**20
 """Mean length of the last knot, in tokens."""
+LARGEST = 2.0**62
+"""Ticks beyond which numbers of 64 bits are too short."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,7 +133,7 @@ class StepTable:
         alone = Batch(
             prefill_tokens=sizes, prefill_sequences=1.0 + 0.0 * sizes, prefill_pairs=sizes, prefill_context=sizes
         )
-        spent = step(self._setup, alone).by_part().get("experts", 0.0) * SECOND
+        spent = step(self._setup, alone).of_part("experts") * SECOND
         found: list[float] = np.broadcast_to(spent, sizes.shape).tolist()
         return found
 
@@ -220,11 +222,11 @@ class StepTable:
         if found is None:
             i, share = _place(self._n.tolist(), n)
             seconds = self._grid[i] * (1 - share) + self._grid[i + 1] * share
-            ticks = [round(x) for x in (seconds * SECOND * self._ratio).tolist()]  # some are beyond 64 bits
+            ticks = np.rint(seconds * SECOND * self._ratio)
+            whole: Any = ticks.astype(np.int64) if ticks[-1] < LARGEST else np.array([*map(int, ticks)], dtype=object)
             knots = np.rint(n * GRAIN * self._length).astype(np.int64)
-            apart = np.maximum(np.diff(knots), 1).tolist()
-            slopes = [(after - before) // each for before, after, each in zip(ticks, ticks[1:], apart, strict=False)]
-            found = self._rows[n] = Row(knots=knots.tolist(), ticks=ticks, slopes=[*slopes, slopes[-1]])
+            slopes = (np.diff(whole) // np.maximum(np.diff(knots), 1)).tolist()
+            found = self._rows[n] = Row(knots=knots.tolist(), ticks=whole.tolist(), slopes=[*slopes, slopes[-1]])
         return found
 
     def shared(self, ticks: int, n: int, most: float, mean: float) -> int:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from taicang.serve.cluster import Cluster
 from taicang.serve.log import token_gaps
-from taicang.serve.record import Record
+from taicang.serve.record import Record, quantiles
 from taicang.serve.request import SECOND, Request
 
 QUANTILES = (0.5, 0.9, 0.95, 0.99)
@@ -290,7 +290,7 @@ def spread(values: NDArray[Any]) -> Spread:
     """Mean and quantiles; zeros where there are no values."""
     if not len(values):
         return Spread(mean_s=0.0, p50_s=0.0, p90_s=0.0, p95_s=0.0, p99_s=0.0, max_s=0.0)
-    p50, p90, p95, p99 = np.quantile(values, QUANTILES).tolist()
+    p50, p90, p95, p99 = quantiles(values, QUANTILES)
     return Spread(mean_s=float(values.mean()), p50_s=p50, p90_s=p90, p95_s=p95, p99_s=p99, max_s=float(values.max()))
 
 
