@@ -31,6 +31,11 @@ def test_an_answer_loads_no_module_that_it_has_no_use_for():
     assert not modules & NEEDLESS
 
 
+def test_a_search_that_is_replayed_loads_no_more():
+    modules, _ = loaded("search", "llama-3.1-8b", "--on", "hgx-h100", "--tpot", "50ms", "--confirm", "1")
+    assert not modules & (NEEDLESS | {"taicang.predict.serving", "taicang.serve.summary"})
+
+
 def test_a_machine_of_several_units_is_found_without_reading_the_others():
     _, read = loaded("infer", "llama-3.1-8b", "--on", "hgx-h200 x 2", "--tp", "2")
     assert {"hgx-h200", "h200"} <= read
