@@ -11,6 +11,7 @@ from taicang.units import Count
 
 Scheduler: TypeAlias = Literal["mixed", "prefill_first", "disaggregated"]
 MemoryBase: TypeAlias = Literal["device", "static", "free"]
+Stops: TypeAlias = Literal["", "moves", "product"]
 Sharding: TypeAlias = Literal["own", "deepspeed", "tensors", "graph", "pytorch"]
 ExpertDispatch: TypeAlias = Literal["best", "plain"]
 StackUse: TypeAlias = Literal["", "serving", "training"]
@@ -82,6 +83,10 @@ class Keeping:
     with their sum; the gradient. Stacks whose loss is not fused at all run a kernel for each of its steps."""
     recompute: str = "none"
     """What is made again in the backward pass where the job does not say ("none" or "full")."""
+    recompute_stops: Stops = ""
+    """Where recompute of a whole layer stops before its end, since the backward pass needs nothing of the rest
+    (PyTorch's checkpoint that is not reentrant): "moves", after the last product, where that is a library's function
+    and saves its input once it has run; "product", before it, where it is PyTorch's own and saves its input first."""
     buffered: bool = True
     """Whether gradients lie in buffers that are always there, or come to be as the backward pass goes."""
     eager: bool = False

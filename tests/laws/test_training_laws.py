@@ -13,10 +13,12 @@ from taicang.catalog.costing import training_price
 from taicang.catalog.models import model
 from taicang.errors import InvalidPlan
 from taicang.hardware import Machine, Plane
+from taicang.lower.training import lower_layer
 from taicang.models.types import Dense
 from taicang.ops import Collective, Exchange, Gemm, Operator
 from taicang.search.training import changed
 from taicang.train.flops import model_flop
+from taicang.train.layer import _price, layer_time, total
 from taicang.train.step import Setup, TrainStep, train_step
 from taicang.train_plans import TrainPlan, recipe
 
@@ -306,3 +308,31 @@ def test_experts_with_biases_run_on_kernels_of_their_own(net: str, ratio: float)
     else:
         assert both == pytest.approx(others)
         assert own < others
+
+
+@pytest.mark.parametrize(
+    ("name", "engine", "plan", "left"),
+    [
+        ("llama-3-8b", "torchtitan", TrainPlan(dp=8, zero=3), ("feed-forward down",)),
+        ("llama-3-8b", "torchtitan", TrainPlan(tp=4, dp=2), ("feed-forward down", "feed-forward all-reduce: scatter")),
+        ("llama-3-8b", "automodel", TrainPlan(tp=4, dp=2, sp=False), ("feed-forward all-reduce",)),
+        ("qwen3-30b-a3b", "automodel", TrainPlan(ep=8, dp=8), ("unpermute", "combine")),
+        ("moonlight-16b-a3b", "automodel", TrainPlan(ep=8, dp=8), ("unpermute", "combine")),
+        ("qwen3-30b-a3b", "megatron", TrainPlan(ep=8, dp=8), ()),
+    ],
+)
+def test_recompute_stops_where_the_backward_pass_has_all_it_needs(
+    name: str, engine: str, plan: TrainPlan, left: tuple[str, ...]
+) -> None:
+    machine, stack = _machine(1), catalog.stack(engine)
+    layer = lower_layer(model(name), model(name).blocks[-1], plan, stack)
+    gone = [step for step in layer.forward if step not in layer.again]
+    assert sorted(step.label for step in gone) == sorted(left)
+    if stack.keeps.recompute_stops == "moves":
+        assert not any(step.saved_bytes for step in gone)
+    price = training_price(machine, stack)
+    time = layer_time(layer, replace(plan, recompute="full"), stack, lambda op: price(op, 1.0, 1.0))
+    exchange = stack.expert_dispatch
+    less = sum(float(_price(step.op, lambda op: price(op, 1.0, 1.0), exchange)) for step in gone)
+    assert total(time.again) == pytest.approx(total(time.forward) - less, rel=1e-9)
+    assert time.rerun_s == total(time.again)

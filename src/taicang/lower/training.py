@@ -37,7 +37,7 @@ from taicang.ops import (
     Pointwise,
 )  # fmt: skip
 from taicang.plans import Batch, Quantisation, ServePlan
-from taicang.stacks import Stack
+from taicang.stacks import Stack, Stops
 from taicang.train_plans import TrainPlan, stride
 from taicang.units import Count, Num
 
@@ -97,6 +97,8 @@ class Layer:
     forward: tuple[Step, ...]
     data: tuple[Step, ...]
     weight: tuple[Step, ...]
+    again: tuple[Step, ...]
+    """What full recompute repeats of the forward pass (see ``repeated``)."""
 
 
 def setting_of(model: Model, plan: TrainPlan, stack: Stack) -> Setting:
@@ -123,7 +125,7 @@ def lower_layer(model: Model, block: Block, plan: TrainPlan, stack: Stack) -> La
     module: Module = "mlp" if isinstance(block.ffn, Dense) else "experts"
     behind = list(dense(block.ffn, setting) if isinstance(block.ffn, Dense) else _experts(block.ffn, setting, plan))
     steps = [*_steps(mixer, setting, plan), *(_within(step, module) for step in _steps(behind, setting, plan))]
-    return transpose(tuple(steps), kept=stack.keeps.sharding == "pytorch")
+    return transpose(tuple(steps), kept=stack.keeps.sharding == "pytorch", stops=stack.keeps.recompute_stops)
 
 
 def _within(step: Step, module: Module) -> Step:
@@ -339,8 +341,31 @@ def activated_bytes(op: GroupedGemm) -> Num:
     return rows * op.inter * number_format(op.dtype).activation_bytes
 
 
-def transpose(forward: tuple[Step, ...], *, kept: bool = False) -> Layer:
-    """The backward passes of a run of forward operators (see the module's docstring); ``kept``: gathered rows stay."""
+def repeated(forward: tuple[Step, ...], stops: Stops) -> tuple[Step, ...]:
+    """What recompute of a whole layer runs, where it ``stops`` once all is there that the backward pass needs.
+
+    What leads from the last product to the residual keeps nothing: sums over tensor-parallel ranks, tokens' way back
+    from their experts. The shared expert runs beside or before that; gathers come before the products they feed.
+    """
+    if not stops:
+        return forward
+    kept = list(forward)
+    for step in reversed(forward):
+        op = step.op
+        if step.shared or (isinstance(op, Collective) and op.kind == "all_gather"):
+            continue
+        if isinstance(op, (Collective, Exchange)) or step.label in MOVES:
+            kept.remove(step)
+            continue
+        if stops == "product" and isinstance(op, Gemm) and not any(each.shared for each in forward):
+            kept.remove(step)
+        break
+    return tuple(kept)
+
+
+def transpose(forward: tuple[Step, ...], *, kept: bool = False, stops: Stops = "") -> Layer:
+    """The backward passes of a run of forward operators (see the module's docstring); ``kept``: gathered rows stay;
+    ``stops``: see ``repeated``."""
     data: list[Step] = []
     weight: list[Step] = []
     for step in reversed(forward):
@@ -371,4 +396,4 @@ def transpose(forward: tuple[Step, ...], *, kept: bool = False) -> Layer:
             data.append(replace(step, op=replace(op, kind="combine" if op.kind == "dispatch" else "dispatch")))
         elif isinstance(op, Lookup):
             weight.append(replace(step, op=replace(op, row_bytes=op.row_bytes * 2.0)))  # scatter-add in fp32
-    return Layer(forward=forward, data=tuple(data), weight=tuple(weight))
+    return Layer(forward=forward, data=tuple(data), weight=tuple(weight), again=repeated(forward, stops))

@@ -316,7 +316,7 @@ class _Training:
         """What recompute repeats of the forward pass, in the first layers where it is a share of them."""
         plan = self.setup.plan
         if plan.recompute == "full" and at < plan.recompute_ratio * self.layers:
-            self._run(layer.forward)
+            self._run(layer.again)
         elif plan.recompute == "selective":
             self._run(step for step in layer.forward if step.module in plan.recompute_modules)
 

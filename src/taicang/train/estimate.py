@@ -139,7 +139,8 @@ def _mean(setup: Setup, layout: TrainPlan, modes: tuple[tuple[Any, float], ...])
     weight = weigh(lambda t: total(t.weight))
     everything, trimmed = weigh(lambda t: t.working_bytes), weigh(lambda t: t.saved_bytes)
     boundary = memory.boundary_bytes(model, layout)
-    again = [{"none": 0.0, "selective": core, "full": ratio * forward}[mode] for mode, ratio in modes]
+    whole = weigh(lambda t: t.rerun_s)
+    again = [{"none": 0.0, "selective": core, "full": ratio * whole}[mode] for mode, ratio in modes]
     kept = [
         {"none": everything, "selective": trimmed, "full": ratio * boundary + (1 - ratio) * everything}[mode]
         for mode, ratio in modes

@@ -35,7 +35,8 @@ def recomputed_flop(model: Model, plan: TrainPlan, stack: Stack) -> float:
         return 0.0
     each = 0.0
     for block in model.blocks:
-        for step in lower_layer(model, block, plan, stack).forward:
+        layer = lower_layer(model, block, plan, stack)
+        for step in layer.again if plan.recompute == "full" else layer.forward:
             if plan.recompute == "full":
                 each += block.count * plan.recompute_ratio * _flop(step)
             elif step.module in plan.recompute_modules:

@@ -57,6 +57,8 @@ class LayerTime:
     """Activations kept for the backward pass under the plan's recompute."""
     working_bytes: Num
     """Activations alive while the layer itself runs."""
+    rerun_s: Num
+    """What full recompute of all of it would take."""
     saved_s: Num
     """What one forward and one backward pass save side by side, each hiding the other's exchanges."""
 
@@ -97,8 +99,9 @@ def layer_time(layer: Layer, plan: TrainPlan, stack: Stack, price: Price, tax: N
     if trained < 1.0:  # frozen products need no input for a weight gradient
         everything = _sum(_kept(step) for step in layer.forward if not isinstance(step.op, (Gemm, GroupedGemm)))
     boundary = 2.0 * getattr(layer.forward[0].op, "elements", 0.0)  # of 16 bits, whatever the norm keeps of it
+    whole = ahead if layer.again == layer.forward else _pass(layer.again, context)
     if plan.recompute == "full":
-        again = ahead.scaled(plan.recompute_ratio)
+        again = whole.scaled(plan.recompute_ratio)
         saved = boundary * plan.recompute_ratio + everything * (1.0 - plan.recompute_ratio)
     elif plan.recompute == "selective":
         again = _pass(chosen, context)
@@ -115,6 +118,7 @@ def layer_time(layer: Layer, plan: TrainPlan, stack: Stack, price: Price, tax: N
         weight=weight.spent,
         saved_bytes=saved,
         working_bytes=everything,
+        rerun_s=total(whole.spent),
         saved_s=np.maximum(alone - paired_s(ahead.halves, back, tax=tax), 0.0) if routed else 0.0,
     )
 

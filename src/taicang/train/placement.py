@@ -117,7 +117,8 @@ def _again(setup: Setup, levels: int) -> dict[str, list[float]]:
     for block in setup.model.blocks:
         layers = block.count + (setup.model.mtp_layers if block is setup.model.blocks[-1] else 0)
         runs = float(layers * plan.microbatches) / plan.pp * (plan.recompute_ratio if plan.recompute == "full" else 1.0)
-        for each in lower_layer(setup.model, block, plan, setup.stack).forward:
+        layer = lower_layer(setup.model, block, plan, setup.stack)
+        for each in layer.again if plan.recompute == "full" else layer.forward:
             if each.axis in found and (plan.recompute == "full" or each.module in plan.recompute_modules):
                 sent = setup.price(each.op, 1.0, 1.0).level_bytes
                 found[each.axis] = [
