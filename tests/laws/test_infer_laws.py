@@ -18,6 +18,7 @@ from taicang.predict.system import System
 from taicang.search.door import formats, prepare
 from taicang.search.run import Ask, search
 from taicang.search.space import default
+from taicang.serve.memory import MOST_RATIO
 from taicang.traffic.trace import Trace
 
 MODELS = model_names()
@@ -160,6 +161,9 @@ def test_what_does_not_fit_is_short_of_memory(name):
             found = infer(name, each)
             if isinstance(found, Infeasible) and "short per rank" in found.reason:
                 assert ", -" not in found.reason, (each, found.reason)
+                if any("--memory-fraction" in remedy for remedy in found.remedies):
+                    given = infer(name, each, memory_ratio=MOST_RATIO)
+                    assert not isinstance(given, Infeasible) or given.reason[:21] != found.reason[:21], each
                 said += 1
     assert said > 3
 

@@ -16,9 +16,9 @@ from taicang.evidence import fit_stacks, served
 from taicang.evidence.served import layout, quantisation, read
 from taicang.evidence.suite_replay import _both
 from taicang.evidence.suite_replay import predict as replayed
-from taicang.evidence.suite_served import job, predict, run_of
+from taicang.evidence.suite_served import as_it_ran, job, predict, run_of
 from taicang.search.choices import quantisation as quantisation_asked
-from taicang.serve.memory import state_room
+from taicang.serve.memory import MOST_RATIO, state_room
 from taicang.traffic.generate import fixed
 
 FILE = Path(__file__).resolve().parents[2].parent / "shared" / "evidence" / "served_e2e.csv"
@@ -261,3 +261,19 @@ def test_tokens_that_come_with_the_first_wait_for_each_other_and_leave_the_end_a
     assert float(told.ttft_s + told.tpot_s * gaps) == pytest.approx(float(plain.ttft_s + plain.tpot_s * gaps))
     waited = min(held + steps * row.decode.plan.tokens_per_step, gaps - 1) * float(plain.tpot_s)
     assert float(told.ttft_s) == pytest.approx(float(plain.ttft_s) + waited)
+
+
+def test_a_row_that_ran_had_the_memory_it_took():
+    """Qwen2.5-72B in 16 bits on two H100: 145 GB of 2 x 80. On one it cannot have run; a share that is stated stays."""
+    tight = own(model="qwen2.5-72b", machine="hgx-h100", version="0.8.2", tp="2", quant="bf16", clients="1")
+    with pytest.raises(InvalidInput, match="does not fit"):
+        predict(tight)
+    read_on = as_it_ran(tight)
+    assert read_on.settings.memory_ratio == MOST_RATIO
+    assert "98%" in read_on.note
+    weights_s = 72.7e9 / 3.35e12
+    assert weights_s < predict(read_on).tpot_s < 1.6 * weights_s
+    for other in (own(), replace(tight, own=False), own(model="qwen2.5-72b", machine="hgx-h100", tp="1", quant="bf16")):
+        assert as_it_ran(other) == other
+    stated = replace(tight, settings=replace(tight.settings, memory_ratio=0.9))
+    assert as_it_ran(stated) == stated

@@ -99,6 +99,8 @@ class Row:
     stack: Stack
     note: str
     """What is to be said of the version."""
+    own: bool
+    """Of a source whose launch scripts nobody knows."""
     disaggregated: bool
     input_tokens: int
     """As stated."""
@@ -327,6 +329,7 @@ def _row(cells: dict[str, str], net: Model) -> Row:
         version=cells.get("backend_version", ""),
         stack=replace(_behind(engine, found), all_reduce=reducing(engine, scripts)),
         note=note,
+        own=not facts["known"],
         disaggregated=split,
         input_tokens=facts["prompt"],
         output_tokens=facts["answer"],

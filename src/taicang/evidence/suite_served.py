@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from taicang.catalog.trust import Ground, at_once, ground
-from taicang.errors import InvalidInput, NotModelled
+from taicang.errors import InvalidInput, NotModelled, TaicangError
 from taicang.evidence.served import Role, Row, read
 from taicang.evidence.systems import machine_for
 from taicang.evidence.tables import Cells
@@ -17,6 +17,7 @@ from taicang.plans import ServePlan
 from taicang.predict.serving import closed_loop, room
 from taicang.search.door import Run, job_of
 from taicang.search.points import Job, handover_s
+from taicang.serve.memory import MOST_RATIO, cache_room, in_pages
 from taicang.serve.setup import Setup
 from taicang.serve.steady import Load, Pools, Steady, disaggregated
 from taicang.serve.uneven import EVEN, Spread, spread
@@ -28,7 +29,37 @@ FILE = "served_e2e.csv"
 
 def rows(folder: Path) -> list[Row]:
     """All rows of the evidence folder."""
-    return read(folder / FILE)
+    return ran(folder / FILE)
+
+
+def ran(file: Path) -> list[Row]:
+    """Rows of a file as they ran."""
+    return [as_it_ran(row) for row in read(file)]
+
+
+def as_it_ran(row: Row) -> Row:
+    """``row`` with more of the device's memory than its engine takes by itself, where it says nothing of that, would
+    not fit, and ran all the same: somebody gave the engine more."""
+    said = row.settings
+    if not row.own or said.memory_ratio is not None or said.unstated or _fits(row):
+        return row
+    more = replace(row, settings=replace(said, memory_ratio=MOST_RATIO))
+    words = f"at the engine's own share of memory it would not fit: read as {MOST_RATIO:.0%}"
+    return replace(more, note="; ".join(filter(None, (row.note, words)))) if _fits(more) else row
+
+
+def _fits(row: Row) -> bool:
+    """Whether memory holds a whole request, or fails for another reason that the suites tell."""
+    for role in filter(None, (row.prefill, row.decode)):
+        try:
+            setup = job(row, role).setup(role.plan)
+        except TaicangError:
+            return True
+        whole = in_pages(row.input_tokens + row.output_tokens)
+        spare, each = cache_room(setup, tokens=float(setup.stack.chunk_tokens), context=whole)
+        if spare < each:
+            return False
+    return True
 
 
 def job(row: Row, role: Role, stack: Stack | None = None, lent: str = "") -> Job:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from taicang.catalog.stack_entry import with_memory
 from taicang.errors import InvalidInput
 from taicang.hardware import Machine
 from taicang.lower import lower
@@ -23,7 +24,7 @@ from taicang.search.run import search
 from taicang.search.space import NARROW, Space, default, layouts
 from taicang.search.trusted import told
 from taicang.serve.door import through_s
-from taicang.serve.memory import MemoryUse, cache_room, cache_tokens, memory_use, state_room
+from taicang.serve.memory import MOST_RATIO, MemoryUse, cache_room, cache_tokens, memory_use, state_room
 from taicang.serve.setup import Setup, step
 from taicang.serve.steady import Load, Steady, aggregated
 from taicang.timeline import Timeline
@@ -134,7 +135,7 @@ def _why(nearest: Sequence[str], plans: Mapping[str, Sequence[ServePlan]], job: 
 
     mixed = full == ["aggregated"]
 
-    def lack(plan: ServePlan) -> float:
+    def lack(plan: ServePlan, job: Job = job) -> float:
         sequences = _least(plan, space, phase)
         use = phase_memory(job.setup(plan), job, space, phase, sequences, mixed=mixed)
         return -float(use.spare_bytes)
@@ -142,6 +143,8 @@ def _why(nearest: Sequence[str], plans: Mapping[str, Sequence[ServePlan]], job: 
     drafts = min(space.drafts_of(job.model))
     short, plan = min(((lack(replace(each, draft_tokens=drafts)), each) for each in plans[phase]), key=itemgetter(0))
     fewer = ("no drafts, whose layers take memory (--mtp 0)",) if drafts and lack(plan) <= 0.0 else ()
+    if lack(plan, replace(job, stack=with_memory(job.stack, MOST_RATIO))) <= 0.0:
+        fewer += (f"a larger share of the device for the engine (--memory-fraction {MOST_RATIO:g} fits)",)
     capacity = job.machine.chip.memory.capacity_bytes
     return Infeasible(
         model=model,

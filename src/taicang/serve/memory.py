@@ -47,6 +47,8 @@ much again in graphs of more than ``LARGE_GRAPH`` (server_args.py)."""
 LARGE_GRAPH = 300
 LOW_LATENCY_TOKENS = 512
 """Tokens per rank up to which exchanges keep worst-case buffers."""
+MOST_RATIO = 0.98
+"""Largest share of a device that people give an engine by hand (assumed: below the whole by what contexts take)."""
 PAGE = 16
 """Tokens of a page of cache, as most engines have it."""
 LIVE_WIDTHS = 8
