@@ -20,6 +20,8 @@ class Memory:
 
     capacity_bytes: float
     bandwidth_bytes_per_s: float
+    reach_ratio: float | None = None
+    """Share of that bandwidth which data can have at best, as measured or by what error correction takes of it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -291,3 +291,18 @@ def _ttft(trace, system, clients, cut):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("taicang.predict.standing.serving_clock", found)
         return float(replay("qwen3-14b", "hgx-h100", trace, system, clients=clients).table["ttft_s"].mean())
+
+
+@pytest.mark.parametrize(
+    ("chip", "lender", "gain"),
+    [("mi300x", "h100", 0.81 / 0.90), ("rtx-4090", "l40s", 16 / 15), ("l4", "l40s", 1.0), ("h20", "h100", 1.0),
+     ("mi355x", "b200", 1.0)],
+)  # fmt: skip
+def test_borrowed_shares_of_bandwidth_are_of_what_memory_yields(chip, lender, gain):
+    """Streams of data on a chip that borrows constants, over those at the lender's share of its own bandwidth."""
+    stack, part = catalog.stack("vllm"), catalog.chip(chip)
+    assert part.profile == lender
+    seen = cost_model(catalog.machine(f"1x {chip}"), stack).machine.chip.memory.bandwidth_bytes_per_s
+    assert seen == pytest.approx(part.memory.bandwidth_bytes_per_s * gain)
+    measured = catalog.machine("hgx-h100")
+    assert cost_model(measured, stack).machine.chip.memory == measured.chip.memory

@@ -136,7 +136,11 @@ def chip_of(entry: Resolved, prefix: str = "", owner: str = "", *, links: bool =
         peak_flop_per_s=MappingProxyType({key: peak for key, peak in peaks.items() if peak is not None}),
         vector_flop_per_s=need("vector.fp32"),
         cores=need("cores"),
-        memory=Memory(capacity_bytes=need("memory.capacity"), bandwidth_bytes_per_s=need("memory.bandwidth")),
+        memory=Memory(
+            capacity_bytes=need("memory.capacity"),
+            bandwidth_bytes_per_s=need("memory.bandwidth"),
+            reach_ratio=entry.get("memory.reach"),
+        ),
         l2_bytes=need("l2"),
         profile=need("profile"),
         measured=bool(entry.get("measured")),

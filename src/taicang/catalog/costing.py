@@ -100,8 +100,10 @@ def _own(known: Book, family: str, given: Mapping[str, Mapping[str, float]]) -> 
 def cost_model(machine: Machine, stack: Stack) -> CostModel:
     """The calibrated cost model of ``machine`` under ``stack``.
 
-    Where no kernel was measured on a chip, and what its arithmetic sustains is published, borrowed shares are of that.
+    Where no kernel was measured on a chip, borrowed shares are of what its arithmetic sustains and its memory's
+    bandwidth yields, as far as either is published.
     """
+    machine = replace(machine, chip=_reaching(machine.chip))
     clock = machine.chip.sustained_ratio
     if clock is not None and not machine.chip.measured:
         machine = under_load(machine, Sustained(clock_ratio=clock))
@@ -119,6 +121,15 @@ def cost_model(machine: Machine, stack: Stack) -> CostModel:
             placed=links.placed,
         )
     return CostModel(machine=machine, stack=stack, book=known, wires=wires)
+
+
+def _reaching(chip: Chip) -> Chip:
+    """``chip`` with its memory as fast as kernels find it that were measured on the chip whose constants it borrows."""
+    own = chip.memory.reach_ratio
+    if chip.measured or own is None or (lender := chip_named(chip.profile).memory.reach_ratio) is None:
+        return chip
+    rate = chip.memory.bandwidth_bytes_per_s * own / lender
+    return replace(chip, memory=replace(chip.memory, bandwidth_bytes_per_s=rate, reach_ratio=None))
 
 
 def energy_fit(profile: str) -> EnergyFit:

@@ -142,9 +142,9 @@ def _why(nearest: Sequence[str], plans: Mapping[str, Sequence[ServePlan]], job: 
 
     drafts = min(space.drafts_of(job.model))
     short, plan = min(((lack(replace(each, draft_tokens=drafts)), each) for each in plans[phase]), key=itemgetter(0))
-    fewer = ("no drafts, whose layers take memory (--mtp 0)",) if drafts and lack(plan) <= 0.0 else ()
+    fewer = ["no drafts, whose layers take memory (--mtp 0)"] if drafts and lack(plan) <= 0.0 else []
     if lack(plan, replace(job, stack=with_memory(job.stack, MOST_RATIO))) <= 0.0:
-        fewer += (f"a larger share of the device for the engine (--memory-fraction {MOST_RATIO:g} fits)",)
+        fewer.append(f"a larger share of the device for the engine (--memory-fraction {MOST_RATIO:g} fits)")
     capacity = job.machine.chip.memory.capacity_bytes
     return Infeasible(
         model=model,
