@@ -72,14 +72,16 @@ def test_a_request_that_does_not_fit_takes_nothing():
         cache.claim(11)
 
 
-@given(st.integers(1, 1000), st.integers(0, 4), st.sampled_from(["lru", "lfu"]))
-def test_an_emptied_cache_is_as_it_was_made(pages, per_block, eviction):
-    made = Cache(pages, PAGE, per_block * PAGE, eviction)
-    made.admit(Request(0, 0, PAGE, 1, blocks=range(per_block and 1)), PAGE)
+@given(st.integers(1, 1000), st.sampled_from([1, PAGE]), st.integers(0, 4), st.sampled_from(["lru", "lfu"]))
+@example(8, 1, 1, "lru")
+def test_an_emptied_cache_is_as_it_was_made(pages, page, per_block, eviction):
+    made = Cache(pages, page, per_block * page, eviction)
+    assert (made.keeps, made.block) == (per_block > 0, max(per_block, 1) * page)
+    made.admit(Request(0, 0, page, 1, blocks=range(per_block and 1)), page)
     again = made.emptied()
-    for name in ("pages", "page", "tokens", "block", "keeps", "per_block", "eviction"):
+    for name in ("pages", "page", "block", "keeps", "per_block", "eviction"):
         assert getattr(again, name) == getattr(made, name)
-    assert (again.free, again.blocks, again.spare) == (pages, 0, pages)
+    assert (again.free, again.blocks, again.spare, again.tokens) == (pages, 0, pages, pages * page)
 
 
 class Heard:

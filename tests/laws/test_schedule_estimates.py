@@ -15,12 +15,15 @@ from hypothesis import strategies as st
 from taicang import catalog
 from taicang.catalog.costing import training_price
 from taicang.catalog.models import model
+from taicang.errors import InvalidPlan
 from taicang.train import estimate, pipeline
 from taicang.train.memory import in_flight
 from taicang.train.schedule import Shape
 from taicang.train.setup import Setup
+from taicang.train.space import Variant
 from taicang.train.step import train_step
 from taicang.train_plans import WAVES, TrainPlan
+from taicang.train_plans.check import check
 
 
 @cache
@@ -140,3 +143,18 @@ def test_idle_time_of_equal_layers_is_that_of_the_simulation(
     times = pipeline.Durations(forward_s=passes[0], data_s=passes[1], weight_s=passes[2], saved_s=passes[3])
     took, busy = pipeline.phase(shape, times).seconds, 3.0 * f * micro * layers / pp
     assert busy + found == pytest.approx(took, rel=0.015 if schedule == "zb_v" else 1e-6)
+
+
+@given(st.sampled_from(SCHEDULES[2:]), st.integers(1, 12), st.integers(1, 3), st.integers(1, 40))
+def test_the_search_looks_at_every_shape_that_a_schedule_can_run(schedule: str, pp: int, vpp: int, micro: int) -> None:
+    plan = TrainPlan(dp=1, pp=pp, vpp=vpp, global_batch=micro, schedule=schedule)  # type: ignore[arg-type]
+    setup, _ = _alike(schedule, 100, False)
+    setup.machine, setup.stack.keeps = SimpleNamespace(ranks=pp), SimpleNamespace(sharding="megatron")
+    variant = Variant(zero=1, shard=0, reshard=True, order=plan.order, schedules=(plan.schedule,))
+    sizes = [np.array([each]) for each in (pp, vpp, micro)]
+    try:
+        check(plan, 100)
+        runs = pp > 1
+    except InvalidPlan:
+        runs = False
+    assert estimate._legal(setup, plan, variant, plan.schedule, *sizes)[0] == runs
