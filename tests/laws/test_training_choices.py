@@ -27,6 +27,7 @@ from taicang.train.placement import placed
 from taicang.train.setup import Setup
 from taicang.train.stages import shares
 from taicang.train.step import TrainStep, train_step
+from taicang.train.sync import BUCKETS, exposed
 from taicang.train_plans import AXES, TrainPlan, recipe
 
 SECONDS = st.floats(1e-6, 1e2)
@@ -108,6 +109,19 @@ def test_overlap_is_monotone_and_never_beats_the_longer(
     assert beside(network, compute, pieces=8, tax=0.0) <= one
     column = beside(np.array([network, network * more]), np.array([compute, compute]), pieces=8, tax=tax)
     assert column[0] == one
+
+
+@given(SECONDS, SECONDS, st.floats(0.0, 1.0), st.integers(1, 8), st.integers(1, 64))
+def test_a_chunk_s_share_hides_behind_the_next_and_the_last_behind_its_own_pass(
+    network: float, window: float, tax: float, vpp: int, rounds: int
+) -> None:
+    """Of the last chunk's share one bucket is always seen; what hides slows what hides it."""
+    found = exposed(network, window, tax, hidden=True, vpp=vpp, rounds=float(rounds))
+    last, others = network / vpp * (1.0 - 1.0 / BUCKETS), network * (vpp - 1) / vpp
+    room, more = window / vpp, window * (vpp - 1) / vpp * rounds
+    seen = network / vpp / BUCKETS + max(last - room, 0.0) + max(others - more, 0.0)
+    assert found == pytest.approx(seen + tax * (min(last, room) + min(others, more)), rel=1e-6)
+    assert exposed(network, window, tax, hidden=False, vpp=vpp) == network
 
 
 @settings(max_examples=50, deadline=None)

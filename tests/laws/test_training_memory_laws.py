@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 
 from taicang import catalog
 from taicang.catalog.costing import training_price
-from taicang.catalog.models import model
+from taicang.catalog.models import model, model_names, not_modelled
 from taicang.errors import InvalidPlan
 from taicang.hardware import Machine
 from taicang.lower.training_edges import lower_edges
 from taicang.models.count import parameters
+from taicang.models.types import Experts
 from taicang.search.training import changed
 from taicang.train.memory import Held, bucket_bytes, layer_parameters, state_bytes, working_bytes
 from taicang.train.setup import Setup
@@ -308,3 +309,14 @@ def test_activations_that_are_made_again_are_not_kept(stack: str, micro: int, se
             for how in ("none", "selective")
         ]
         assert kept[1] < kept[0]
+
+
+@pytest.mark.parametrize("name", sorted(set(model_names()) - set(not_modelled())))
+def test_matrices_of_a_layer_are_a_mixer_s_two_a_router_s_and_those_of_what_every_token_passes(name: str) -> None:
+    net = model(name)
+    for block in net.blocks:
+        held, each = layer_parameters(net, block, TrainPlan(dp=4, ep=4)), 3 if block.ffn.gated else 2
+        routed = isinstance(block.ffn, Experts)
+        passed = bool(block.ffn.shared_inter) if routed else True
+        assert held.matrices == 2 + routed + each * passed
+        assert held.expert_matrices == (each * block.ffn.experts / 4 if routed else 0.0)

@@ -21,6 +21,7 @@ from taicang.reliability import DAY, broken_chips, components, rates_per_s, with
 from taicang.train.run import Policy, checkpoint, train_run
 from taicang.train.search import Found, candidates, search, why
 from taicang.train.setup import Setup
+from taicang.train.space import layouts
 from taicang.train.step import TrainStep, train_step
 from taicang.train_plans import TrainPlan, recipe
 
@@ -294,3 +295,22 @@ def test_a_plan_that_a_search_prints_gives_the_same_figures(net: str, on: str) -
     assert not isinstance(again, Infeasible)
     assert (again.step.seconds, again.mfu_ratio) == (found.step.seconds, found.mfu_ratio)
     assert again.step.memory == found.step.memory
+
+
+@settings(max_examples=12)
+@given(st.integers(0, 7), st.integers(9, 17), st.sampled_from(("llama-3-8b", "mixtral-8x7b", "qwen3-30b-a3b")))
+def test_a_search_looks_at_every_power_of_two_that_the_machine_the_sequence_and_the_experts_allow(
+    nodes: int, length: int, net: str
+) -> None:
+    machine = catalog.machine(f"hgx-h100 x {2**nodes}")
+    setup = replace(_setup(TrainPlan(global_batch=64, seq=2**length), net), machine=machine)
+    made = layouts(setup, {})
+    experts = max(getattr(block.ffn, "experts", 1) for block in setup.model.blocks)
+    ends = {
+        "tp": 8,
+        "cp": min(2**length // 1024, 32, machine.ranks),
+        "ep": min(experts, machine.ranks),
+        "micro_batch": 8,
+    }
+    for axis, most in ends.items():
+        assert {getattr(each, axis) for each in made} == {2**n for n in range(9) if 2**n <= max(most, 1)}
