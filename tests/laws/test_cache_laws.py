@@ -14,14 +14,18 @@ TOKENS = st.integers(1, 300)
 
 
 @settings(max_examples=100)
-@given(TOKENS, TOKENS, st.integers(1, 4))
-@example(32, 17, 1)  # whole pages, whole blocks
-@example(31, 2, 2)
-@example(64, 16, 2)
-def test_who_starts_over_computes_less_than_a_page_again(prompt, made, per_block):
+@given(TOKENS, TOKENS, st.integers(1, 4), st.booleans())
+@example(32, 17, 1, True)  # whole pages, whole blocks, with and without names for the answer's
+@example(32, 17, 1, False)
+@example(31, 2, 2, True)
+@example(31, 32, 2, True)
+@example(64, 16, 2, True)
+@example(64, 16, 2, False)
+def test_who_starts_over_computes_less_than_a_page_again(prompt, made, per_block, named):
     block = per_block * PAGE
     cache = Cache(1000, PAGE, block)
-    request = Request(0, 0, prompt, made + 1, blocks=range(prompt // block))
+    known = prompt + made + 1 if named else prompt
+    request = Request(7, 0, prompt, made + 1, blocks=range(known // block), named=known)
     assert cache.admit(request, request.need)
     cache.publish(request, prompt)
     there = prompt + made - 1  # the last token was never an input
@@ -146,3 +150,23 @@ def test_the_last_token_is_always_computed(known, per_block, tokens, unlike):
     ids = [n if n != unlike else 99 for n in range(tokens // block)]
     found = cache.hit(Request(1, 0, tokens, 1, blocks=ids))
     assert found == min(known, unlike, (tokens - 1) // block)
+
+
+@given(st.integers(0, 30), st.integers(0, 10), st.integers(1, 30), st.integers(0, 30), st.integers(0, 30))
+def test_who_is_let_in_leaves_what_is_to_be_kept(pages, keep, prompt, known, used):
+    """``known`` blocks of the prompt rest in the cache, ``used`` of them in use: what rests and is not shared gives
+    room."""
+    cache = Cache(known + pages, PAGE, PAGE)
+    other = Request(0, 0, known * PAGE + 1, 1, blocks=range(known))
+    cache.claim(known)
+    other.pages = known
+    cache.publish(other, known * PAGE)
+    cache.release(other)
+    user = Request(1, 0, min(used, known) * PAGE + 1, 1, blocks=range(min(used, known)))
+    if not cache.admit(user, min(used, known) * PAGE):
+        return
+    request = Request(2, 0, prompt * PAGE, 1, blocks=range(prompt))
+    shared = min(known, prompt - 1)
+    resting = max(known - max(min(used, known), shared), 0)
+    assert cache.admit(request, request.need, keep) == (prompt - shared + keep <= pages + resting)
+    assert request.pages in (0, prompt - shared)
