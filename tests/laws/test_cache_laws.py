@@ -152,21 +152,26 @@ def test_the_last_token_is_always_computed(known, per_block, tokens, unlike):
     assert found == min(known, unlike, (tokens - 1) // block)
 
 
-@given(st.integers(0, 30), st.integers(0, 10), st.integers(1, 30), st.integers(0, 30), st.integers(0, 30))
-def test_who_is_let_in_leaves_what_is_to_be_kept(pages, keep, prompt, known, used):
+@given(
+    st.integers(0, 30), st.integers(0, 10), st.integers(1, 30), st.integers(0, 30), st.integers(0, 30),
+    st.integers(1, 3),
+)  # fmt: skip
+@example(1, 0, 3, 2, 0, 2)
+@example(0, 0, 3, 2, 0, 2)
+def test_who_is_let_in_leaves_what_is_to_be_kept(pages, keep, prompt, known, used, per_block):
     """``known`` blocks of the prompt rest in the cache, ``used`` of them in use: what rests and is not shared gives
     room."""
-    cache = Cache(known + pages, PAGE, PAGE)
-    other = Request(0, 0, known * PAGE + 1, 1, blocks=range(known))
-    cache.claim(known)
-    other.pages = known
-    cache.publish(other, known * PAGE)
+    block, used = per_block * PAGE, min(used, known)
+    cache = Cache(known * per_block + pages, PAGE, block)
+    other = Request(0, 0, known * block + 1, 1, blocks=range(known))
+    cache.claim(known * per_block)
+    other.pages = known * per_block
+    cache.publish(other, known * block)
     cache.release(other)
-    user = Request(1, 0, min(used, known) * PAGE + 1, 1, blocks=range(min(used, known)))
-    if not cache.admit(user, min(used, known) * PAGE):
+    if used and not cache.admit(Request(1, 0, used * block + 1, 1, blocks=range(used)), used * block):
         return
-    request = Request(2, 0, prompt * PAGE, 1, blocks=range(prompt))
+    request = Request(2, 0, prompt * block, 1, blocks=range(prompt))
     shared = min(known, prompt - 1)
-    resting = max(known - max(min(used, known), shared), 0)
-    assert cache.admit(request, request.need, keep) == (prompt - shared + keep <= pages + resting)
-    assert request.pages in (0, prompt - shared)
+    want, resting = (prompt - shared) * per_block, (known - max(used, shared)) * per_block
+    assert cache.admit(request, request.need, keep) == (want + keep <= pages + resting)
+    assert request.pages in (0, want)
