@@ -277,3 +277,15 @@ def test_a_row_that_ran_had_the_memory_it_took():
         assert as_it_ran(other) == other
     stated = replace(tight, settings=replace(tight.settings, memory_ratio=0.9))
     assert as_it_ran(stated) == stated
+
+
+@pytest.mark.parametrize(
+    ("net", "mode", "meant"),
+    [("qwen3-14b", "fp8", "fp8_block"), ("qwen3-30b-a3b", "fp8", "fp8_block"), ("llama-3.1-8b", "fp8", "fp8"),
+     ("deepseek-r1", "fp8", "fp8_block"), ("qwen3-14b", "fp8_static", "fp8"), ("qwen3-14b", "", "bf16")],
+)  # fmt: skip
+def test_fp8_in_a_row_of_somebody_is_the_checkpoint_that_the_owner_released(net, mode, meant):
+    assert own(model=net, machine="hgx-h100", tp="8", quant=mode).decode.plan.quant.attention == meant
+    if net == "qwen3-14b" and mode:
+        known = own(model=net, machine="hgx-h100", tp="1", quant=mode, source="nvidia-internal")
+        assert known.decode.plan.quant.attention == "fp8", "sources that say so scale whole tensors"

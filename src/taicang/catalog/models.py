@@ -53,7 +53,7 @@ def model(name_or_path: str, *, approximate: bool = False) -> Model:
     path = Path(name_or_path).expanduser()
     if path.suffix in (".json", ".yaml", ".yml") or name_or_path.startswith((".", "/", "~")):
         return read_model(path, approximate=approximate)
-    found = _canonical(name_or_path)
+    found = canonical(name_or_path)
     if found is None:
         if name_or_path and os.path.isdir(path):
             return read_model(path, approximate=approximate)
@@ -181,7 +181,7 @@ def _build(kind: type[T], data: Mapping[str, Any], where: str) -> T:
     return kind(**data)
 
 
-def _canonical(text: str) -> tuple[str, str | None] | None:
+def canonical(text: str) -> tuple[str, str | None] | None:
     """Name in the catalogue and the number format that ``text`` asks for (None: as published), or None.
 
     Case does not matter; an owner before a slash, a remark in parentheses and what may end a name are taken off, one

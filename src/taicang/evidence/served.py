@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from taicang.catalog import stack
-from taicang.catalog.models import model
+from taicang.catalog.models import canonical, model
 from taicang.catalog.rules import generation, launch, launched, reducing, section, settings
 from taicang.catalog.stack_entry import released
 from taicang.errors import InvalidInput, UnknownName
@@ -269,6 +269,8 @@ def _role(row: dict[str, str], prefix: str, net: Model, instances: int) -> Role:
     if scripted(facts):
         engine = launched(engine, units_of(machine_named(row["system"]), 1).chip, net)
     mode, of_experts = row.get("gemm_quant_mode") or row.get("precision", ""), row.get("moe_quant_mode", "")
+    if mode == "fp8" and row["source"] not in SOURCES:
+        mode = (canonical(f"{net.name}-fp8") or ("", None))[1] or mode  # as the model's owner released it
     plan = ServePlan(
         tp=tp,
         dp=dp,
