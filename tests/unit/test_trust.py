@@ -7,9 +7,11 @@ import pytest
 
 from taicang import catalog
 from taicang.catalog.models import model
-from taicang.catalog.trust import NINE_IN_TEN, SERVED, UNVALIDATED, band, bands, ground, novelty, table
+from taicang.catalog.trust import NINE_IN_TEN, SERVED, UNVALIDATED, band, bands, ground, novelty, table, trained
 from taicang.plans import Quantisation
 from taicang.predict import Prediction, infer
+from taicang.search.training import changed
+from taicang.train_plans import TrainPlan
 
 RUN = ground(
     model("llama-3.1-8b"), catalog.machine("hgx-h100"), catalog.stack("vllm@0.19.0"), use="aggregated", ranks=1,
@@ -86,3 +88,22 @@ def test_every_figure_of_every_pool_has_a_band_or_none():
             each = band(metric, replace(RUN, use=use, vendor=vendor))
             assert each.verdict in (NINE_IN_TEN, UNVALIDATED)
     assert set(bands(RUN, SERVED)) == set(SERVED)
+
+
+@pytest.mark.parametrize(
+    ("job", "name", "stack", "why"),
+    [
+        ({"dp": 16, "zero": 3}, "qwen3-30b-a3b", "deepspeed", "experts one by one"),
+        ({"dp": 16, "ep": 8}, "qwen3-30b-a3b", changed(catalog.stack("megatron"), fused=("-grouped",)), "one by one"),
+        ({"dp": 16, "ep": 8, "trained_ratio": 0.0}, "qwen3-30b-a3b", "megatron", "experts: no adapters"),
+        ({"dp": 16, "ep": 8}, "qwen3-30b-a3b", "megatron", ""),
+        ({"dp": 16, "zero": 3}, "qwen3-14b", "deepspeed", ""),
+    ],
+)
+def test_kinds_of_layers_that_nobody_trained_have_no_band(job, name, stack, why):
+    """Dense rows say nothing of experts, nor experts in one product of those that the host runs one by one."""
+    machine, engine = catalog.machine("hgx-h100 x 2"), catalog.stack(stack) if isinstance(stack, str) else stack
+    run = trained(model(name), machine, engine, TrainPlan(global_batch=16, seq=8192, **job))
+    found = band("step_time", run)
+    assert (found.verdict == UNVALIDATED) == bool(why)
+    assert why in found.basis

@@ -117,10 +117,20 @@ class Ground:
         return f"{self.use} {self.vendor}"
 
     @property
+    def feed(self) -> str:
+        """Kind of its feed-forward layers."""
+        return feed(self.kind)
+
+    @property
     def cells(self) -> tuple[str, ...]:
         """From the whole pool to the nearest: its engine, with such models, of such a width."""
-        near = f"{self.engine} {self.kind.partition('/')[2]}"
+        near = f"{self.engine} {self.feed}"
         return ("", self.engine, near, f"{near}, {'wide' if self.ranks > WIDE else 'narrow'}")
+
+
+def feed(kind: str) -> str:
+    """Feed-forward layers of a kind of model: "dense", "experts", "experts one by one"."""
+    return kind.partition("/")[2]
 
 
 def at_once(prompts: int, clients: float) -> bool:
@@ -189,9 +199,12 @@ def _nearest(metric: str, run: Ground) -> Band:
 
 
 def trained(model: Model, machine: Machine, stack: Stack, plan: TrainPlan) -> Ground:
-    """What is known of a training job; one that trains adapters alone is another use."""
+    """What is known of a training job; one that trains adapters alone is another use, and experts that run one after
+    the other are of another kind: the host paces them."""
     use = "training" if plan.trained_ratio == 1.0 else "adapters"
-    return ground(model, machine, stack, use=use, ranks=plan.ranks, quant=None, form=plan.recipe.name)
+    made = ground(model, machine, stack, use=use, ranks=plan.ranks, quant=None, form=plan.recipe.name)
+    apart = routed(model) is not None and not stack.grouped_experts
+    return replace(made, kind=f"{made.kind} one by one") if apart else made
 
 
 def _own(chip: Chip) -> bool:
@@ -329,6 +342,8 @@ def novelty(run: Ground, pool: Mapping[str, Any]) -> tuple[tuple[str, ...], str]
         }
     elif run.version not in near["version"]:
         new.append("version")
+    if run.feed not in {feed(each) for one in engines.values() for each in one["kind"]}:
+        return (), f"{run.feed}: no {run.use} runs of such models on chips of {run.vendor} were measured"
     if run.kind not in near["kind"]:
         new.append("kind")
     elif run.model not in near["model"]:

@@ -208,7 +208,10 @@ def _assumptions(setup: Setup, step: TrainStep, given: Sequence[str]) -> tuple[s
             f"broadcast them in turn takes {lost:+.0%} a step (--stack internevo), more with every rank"
         )
     if not setup.stack.grouped_experts and routed(setup.model):
-        said.append("experts run one after the other; what the host waits for their token counts is not known")
+        waits = " and, under ZeRO 3, gathers each one's weights" if plan.zero == 3 else ""
+        said.append(
+            f"experts run one after the other; how long the host waits for their token counts{waits} is not known"
+        )
     if routed(setup.model):
         uneven = f"expert popularity follows a power law of exponent {plan.skew:g}: the busiest rank sets the pace"
         even = "the router is balanced (as benchmarks force it); real ones are not (--skew)"
