@@ -24,6 +24,8 @@ HERE = Path(__file__).resolve().parents[2]
 LINE = re.compile(r"(?:^|\$ |`)\s*taicang ((?:[^\n`\\]|\\\n|\\.)+)", re.MULTILINE)
 UNIT = re.compile(r"([\d.]+)\s?([A-Za-zµ/]*)")
 FLIPPED = {"k": "K", "GB": "GiB", "MB": "MiB", "GB/s": "Gb/s", "ms": "us", "s": "min", "h": "d", "USD": "CNY"}
+SIZES = ("30000", "1000000", "1000000000", "1000000000000000000", "0.000000001")
+"""Of what is counted or measured: too much for any host, or next to nothing."""
 LONG = {"--pareto": "out", "--evidence": "out", "--requests": "12", "--hours": "0.002", "--samples": "100",
         "--draws": "5", "--seeds": "2", "--workers": "1", "--seed": "1", "--clients": "3", "--confirm": "1",
         "--suite": "gemm", "--turns": "2", "--limit": "1s"}  # fmt: skip
@@ -106,7 +108,7 @@ def respelled(rng: random.Random, text: str) -> str:
             f"{number}e0{unit}",
             f"{number} {unit}",
             f"{number}{FLIPPED.get(unit, unit.upper())}",
-            f"{rng.choice(('0', '1', '-', '3.5', '1e3', '0.', '.5', '1_0', '٣'))}{unit}",
+            f"{rng.choice(('0', '1', '-', '3.5', '1e3', '0.', '.5', '1_0', '٣', *SIZES))}{unit}",
         )[how]
         return text[: match.start()] + new + text[match.end() :]
     return f" {text} " if how == 4 else rng.choice((text.upper(), text.replace("-", "_"), f"{text},{text}", text[:-1]))
