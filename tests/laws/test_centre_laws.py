@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from click.testing import CliRunner
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from taicang import catalog
+from taicang.app.main import cli
+from taicang.catalog import files
 from taicang.centre import cost
 from taicang.centre.cost import Plant
-from taicang.errors import MissingFigure
+from taicang.centre.figures import FOLDER
+from taicang.errors import MissingFigure, NotModelled
 
 RATES = st.floats(0.0, 0.3)
 VALUES = st.fixed_dictionaries({
@@ -77,3 +83,74 @@ def test_at_break_even_use_income_is_cost(plant, values, earned):
         assert cost.used_hour(plant, values, use) == pytest.approx(earned, rel=1e-6)
     else:
         assert cost.used_hour(plant, values, 1.0) >= earned * (1 - 1e-9)
+
+
+SITES = sorted(files.read(FOLDER / "sites.yaml"))
+DEARER = {
+    "--price": 1,
+    "--tariff": 1,
+    "--pue": 1,
+    "--utilisation": -1,
+    "years": -1,
+    "interest": 1,
+    "staff": 1,
+    "support": 1,
+}
+"""What makes an hour of a chip dearer, and what the other way round."""
+
+
+@st.composite
+def asked(draw):
+    """Words of a command: a machine somewhere, its figures stated as points or ranges."""
+    middles = {
+        "--price": draw(st.floats(5.0, 9.0).map(lambda x: 10.0**x)), "--tariff": draw(st.floats(0.05, 2.0)),
+        "--pue": draw(st.floats(1.01, 2.0)), "--utilisation": draw(st.floats(2.0, 90.0)),
+        "years": draw(st.floats(1.0, 9.0)), "interest": draw(st.floats(0.1, 20.0)),
+        "staff": draw(st.floats(1e3, 1e6)), "support": draw(st.floats(0.1, 20.0)),
+    }  # fmt: skip
+    stated = {name: (middle, draw(st.sampled_from([1.0, 1.1]))) for name, middle in middles.items()}
+    name = draw(st.sampled_from(catalog.names("machine")))
+    return [name, "--site", draw(st.sampled_from(SITES))], stated
+
+
+UNITS = {
+    "--price": " CNY",
+    "--tariff": " CNY/kWh",
+    "--utilisation": " %",
+    "interest": " %",
+    "staff": " CNY",
+    "support": " %",
+}
+
+
+def answered(words, stated):
+    for name, (low, width) in stated.items():
+        text = f"{low!r}..{low * width!r}{UNITS.get(name, '')}" if width > 1 else f"{low!r}{UNITS.get(name, '')}"
+        words = [*words, *((name, text) if name[0] == "-" else ("--figure", f"{name}={text}"))]
+    done = CliRunner().invoke(cli, ["centre", *words, "--samples", "200", "--json"], standalone_mode=False)
+    assume(not isinstance(done.exception, MissingFigure | NotModelled))
+    assert done.exception is None, done.exception
+    return json.loads(done.stdout)
+
+
+def bands_in(found):
+    if isinstance(found, dict):
+        if found.keys() >= {"low", "mid", "high"}:
+            yield found
+        for each in found.values():
+            yield from bands_in(each)
+
+
+@settings(max_examples=12, deadline=None)
+@given(asked(), st.sampled_from(sorted(DEARER)), st.floats(1.01, 1.1), st.integers(2, 50))
+def test_a_centre_of_dearer_parts_costs_more_and_of_more_machines_the_same_each(case, name, ratio, count):
+    words, stated = case
+    base = answered(words, stated)
+    for each in bands_in(base):
+        assert each["low"] <= each["mid"] <= each["high"]
+    low, width = stated[name]
+    moved = answered(words, stated | {name: (low * ratio ** DEARER[name], width)})
+    for end in ("low", "mid", "high"):
+        assert moved["used_chip_hour"][end] >= base["used_chip_hour"][end] * (1 - 1e-9), end
+    many = answered([*words, "--count", str(count)], stated)
+    assert many["used_chip_hour"] == pytest.approx(base["used_chip_hour"])
