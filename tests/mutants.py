@@ -228,7 +228,7 @@ class Court:
 
     def patience_s(self, task: tuple[Mutant | None, list[str]]) -> float:
         """An endless loop is noticed."""
-        return 20.0 + 3.0 * sum(self.seconds.get(test, 0.0) for test in task[1])
+        return 10.0 + 3.0 * sum(self.seconds.get(test, 0.0) for test in task[1])
 
     def verdict(self, mutant: Mutant) -> bool | None:
         """Whether it died, where that was found with this source and the tests of today."""

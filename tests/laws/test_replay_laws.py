@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -247,3 +248,17 @@ def test_a_request_that_no_cache_holds_is_refused():
     cluster = Cluster([Instance(0, table(), Limits(), [Cache(10, 16)])])
     with pytest.raises(InvalidInput, match="needs 300 tokens of cache"):
         simulate(cluster, [Request(0, 0, 200, 100)])
+
+
+@pytest.mark.parametrize(("drafts", "chance"), [(1, 0.6), (1, 0.99), (2, 0.8), (4, 0.5), (7, 0.9)])
+def test_steps_that_drafts_need_are_those_of_drawing_them_one_by_one(drafts, chance):
+    tokens, runs = 600, 1500
+    accepted = np.minimum(np.random.default_rng(0).geometric(1.0 - chance, (runs, tokens)), drafts + 1)
+    seen = (np.cumsum(accepted, axis=1) < tokens).sum(axis=1) + 1
+    steps_of = drafting(drafts, chance, 0)
+    drawn = np.array([steps_of(tokens) for _ in range(runs)])
+    assert drawn.mean() == pytest.approx(seen.mean(), rel=0.01)
+    assert drawn.std() == pytest.approx(seen.std(), rel=0.1)
+    assert (-(-tokens // (drafts + 1)) <= drawn).all()
+    assert all(steps_of(1) == 1 for _ in range(99))
+    assert drafting(0, chance, 0) is None
