@@ -10,12 +10,13 @@ from hypothesis import strategies as st
 from taicang import catalog
 from taicang.catalog.costing import cost_model
 from taicang.catalog.models import model
+from taicang.models.count import kv_cache_bytes
 from taicang.plans import ServePlan, decode_batch
 from taicang.predict.replay import replay
 from taicang.predict.system import System, running
 from taicang.search.door import settle
 from taicang.serve.door import through_s
-from taicang.serve.memory import state_room
+from taicang.serve.memory import cache_room, rank_model, state_room
 from taicang.serve.scheduler import preset
 from taicang.serve.setup import Setup, step
 from taicang.traffic.generate import fixed
@@ -89,6 +90,10 @@ def test_states_bound_the_sequences_that_run(name):
     assert running(System(sequences=2000), made) == 2000
     drafting = replace(made, plan=replace(made.plan, draft_tokens=3))
     assert state_room(drafting, tokens=8192.0) < room
+    head, (spare, _) = made.stack.memory, cache_room(made, tokens=8192.0, context=1.0)
+    each = float(kv_cache_bytes(rank_model(made.model, made.plan), 0.0, made.plan.quant.kv))
+    states = head.state_ratio / (1.0 + head.state_ratio) * spare / head.state_copies  # the rest is the cache's
+    assert room * each <= states < (room + 1) * each
     full = replace(made, stack=replace(made.stack, memory=replace(made.stack.memory, usable_ratio=1e-6)))
     assert state_room(full, tokens=8192.0) == 1  # what does not fit is refused elsewhere
     kept = model("qwen3-8b")

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import cache
 from itertools import permutations
-from types import MappingProxyType
+from types import MappingProxyType, SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ from taicang.stacks import Stack
 from taicang.train.flops import model_flop, recomputed_flop
 from taicang.train.overlap import Halves, Piece, beside, paired_s, walk
 from taicang.train.placement import placed
+from taicang.train.remedies import _changes, remedies
 from taicang.train.setup import Setup
 from taicang.train.stages import shares
 from taicang.train.step import TrainStep, train_step
@@ -322,3 +324,66 @@ def test_experts_of_many_rows_reach_what_their_products_reach(on: str, dtype: st
         biased = replace(each, biased=True)  # on kernels of their own
         assert float(price(biased, 1.0, 1.0).seconds) == float(alone(biased).seconds)
         last = seconds
+
+
+NAMES = {"recompute_share": "recompute_ratio", "offload_activations": "activations_away_ratio"}
+"""Fields that options call by another name."""
+
+
+@pytest.mark.parametrize(
+    ("net", "plan"),
+    [
+        ("llama-3-70b", TrainPlan(tp=4, dp=16, global_batch=64)),
+        ("llama-3-70b", TrainPlan(tp=4, pp=2, dp=8, global_batch=64, micro_batch=4, zero=0)),
+        ("mixtral-8x7b", TrainPlan(tp=2, pp=2, dp=16, ep=4, global_batch=128, micro_batch=8, recompute="none")),
+    ],
+)
+def test_what_makes_a_plan_fit_does_so_in_the_time_that_it_says(net: str, plan: TrainPlan) -> None:
+    machine, engine = _machine("hgx-h100 x 8"), catalog.stack("nemo")
+    setup = Setup(model=model(net), plan=plan, machine=machine, stack=engine, price=training_price(machine, engine))
+    found = remedies(setup)
+    assert train_step(setup).memory.spare_bytes < 0 < len(found)
+    assert [one.seconds for one in found] == sorted(one.seconds for one in found)
+    for one in found:
+        fields: dict[str, Any] = {key: int(v) if v.isdigit() else v for key, v in said(one.options)}
+        fields |= {key: float(fields[key]) for key in NAMES.values() if key in fields}
+        changed = replace(plan, **fields)
+        assert all(getattr(plan, key) != value for key, value in fields.items() if key != "recompute_ratio")
+        step = train_step(replace(setup, plan=replace(changed, dp=64 // (changed.tp * changed.cp * changed.pp))))
+        assert (step.seconds, float(step.memory.spare_bytes)) == (one.seconds, one.spare_bytes)
+        assert one.spare_bytes >= 0
+
+
+@given(
+    st.builds(
+        TrainPlan, dp=st.just(8), pp=st.sampled_from((1, 2)), zero=st.integers(0, 3), micro_batch=st.sampled_from((1, 2, 8)),
+        recompute=st.sampled_from(("none", "selective", "full")), offload=st.sampled_from(("none", "optimizer")),
+        activations_away_ratio=st.sampled_from((0.0, 0.5)), moments=st.sampled_from(("fp32", "bf16")),
+    ),
+    st.booleans(),
+)  # fmt: skip
+def test_remedies_are_one_step_further_along_every_knob(plan: TrainPlan, host: bool) -> None:
+    setup: Any = SimpleNamespace(plan=plan, machine=SimpleNamespace(planes={"host": None} if host else {}))
+    whole = plan.pp == 1  # what is sharded or lies elsewhere is so for data parallelism alone
+    offered = {
+        "--recompute selective": plan.recompute == "none",
+        "--recompute full --recompute-share 0.5": plan.recompute != "full",
+        "--recompute full": plan.recompute != "full",
+        "--zero 1": plan.zero == 0,
+        "--zero 3": plan.zero in (0, 1, 2) and whole,
+        "--offload optimizer": plan.offload == "none" and plan.zero in (1, 2, 3) and whole and host,
+        "--offload-activations 0.5": plan.activations_away_ratio == 0.0 and host,
+        f"--micro-batch {plan.micro_batch // 2}": plan.micro_batch in (2, 8),
+        "--moments bf16": plan.moments == "fp32",
+    }
+    axes = {f"--{axis} {getattr(plan, axis) * wide}" for axis in ("tp", "cp", "pp", "ep") for wide in (2, 4)}
+    found = dict(_changes(setup))
+    assert set(found) == {text for text, is_so in offered.items() if is_so} | axes
+    for text, fields in found.items():
+        assert all(float(each) == fields[key] if each[0].isdigit() else each == fields[key] for key, each in said(text))
+
+
+def said(text: str) -> list[tuple[str, str]]:
+    """Fields and values of options."""
+    pairs = [word.split() for word in text.removeprefix("--").split(" --")]
+    return [(NAMES.get(key.replace("-", "_"), key.replace("-", "_")), value) for key, value in pairs]
