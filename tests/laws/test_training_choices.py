@@ -356,8 +356,9 @@ def test_what_makes_a_plan_fit_does_so_in_the_time_that_it_says(net: str, plan: 
 
 @given(
     st.builds(
-        TrainPlan, dp=st.just(8), pp=st.sampled_from((1, 2)), zero=st.integers(0, 3), micro_batch=st.sampled_from((1, 2, 8)),
-        recompute=st.sampled_from(("none", "selective", "full")), offload=st.sampled_from(("none", "optimizer")),
+        TrainPlan, dp=st.just(8), pp=st.sampled_from((1, 2)), zero=st.integers(0, 3),
+        micro_batch=st.sampled_from((1, 2, 8)), recompute=st.sampled_from(("none", "selective", "full")),
+        offload=st.sampled_from(("none", "optimizer")),
         activations_away_ratio=st.sampled_from((0.0, 0.5)), moments=st.sampled_from(("fp32", "bf16")),
     ),
     st.booleans(),
