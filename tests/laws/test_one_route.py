@@ -3,8 +3,8 @@
 A ``Run`` is drawn (model, machine, formats, load, layout, batch) and asked of the Python function, the command, a
 study's point, a search over a space of one, and replays of a lone request and of a full instance; another, of clients
 in a closed loop, also of the scoreboard as a row of a user's file. All give the same feasibility, formats, stack,
-assumptions and bands, and the same figures to 1e-12 in closed form. RUNS=2000 draws as many in the slow test; a part
-runs by default.
+assumptions and bands, and the same figures: to 1e-12 in closed form, to the bit where both replay, full
+instances too. RUNS=2000 draws as many in the slow test; a part runs by default.
 """
 
 from __future__ import annotations
@@ -25,14 +25,17 @@ from taicang.errors import TaicangError
 from taicang.evidence.board import band_of
 from taicang.evidence.intake import file_outcomes
 from taicang.evidence.served import completed, row_of
+from taicang.evidence.suite_replay import FEWEST, predict
+from taicang.evidence.suite_served import held_back
 from taicang.evidence.suite_served import job as scored_job
 from taicang.evidence.tables import lines
 from taicang.models.types import routed
 from taicang.plans import ServePlan
 from taicang.predict import Infeasible, Served
+from taicang.predict.check import check
 from taicang.predict.replay import replay
-from taicang.predict.serving import answer
-from taicang.predict.system import System
+from taicang.predict.serving import answer, closed_loop
+from taicang.predict.system import System, running
 from taicang.records import jsonable, plain
 from taicang.search.door import PLAN, Run, Serving, forms_of, job_of, narrowed
 from taicang.search.run import Ask, search
@@ -155,12 +158,17 @@ def test_every_door_gives_many_times_the_same_answer(run, taicang):
     the_same_everywhere(run, taicang)
 
 
+def one_of(run, **more):
+    """One instance that runs as ``run`` says."""
+    return System(instances=1, **{each.name: getattr(run, each.name) for each in fields(Serving)}, **more)
+
+
 def replayed(run, requests, clients):
     """The replay of ``run`` on one instance, which says of itself all that the prediction says but for queues."""
     found = by_function(replace(run, modes=("aggregated",)))
-    system = System(instances=1, **{each.name: getattr(run, each.name) for each in fields(Serving)})
     try:
-        ran = replay(run.model, run.on, fixed(requests, run.input_tokens, run.output_tokens), system, clients=clients)
+        trace = fixed(requests, run.input_tokens, run.output_tokens)
+        ran = replay(run.model, run.on, trace, one_of(run), clients=clients)
     except TaicangError:
         assert not isinstance(found, Served)
         assume(False)
@@ -184,12 +192,45 @@ def test_a_lone_request_is_replayed_as_it_is_predicted(run):
 
 
 @some
+@given(run=runs(), clients=st.integers(2, 64))
+def test_clients_of_a_loop_see_the_same_at_every_door(run, clients, taicang):
+    """In closed form: of the function, the command, and the loop by itself."""
+    run = replace(run, batch=None, clients=clients, modes=("aggregated",))
+    found = by_function(run)
+    given = words(run)
+    at = given.index("--batch")
+    code, out, _ = taicang("infer", *given[:at], *given[at + 2 :], "--mode", "agg", "--clients", str(clients), "--json")
+    assert code == (2 if isinstance(found, TaicangError) else int(isinstance(found, Infeasible)))
+    assume(isinstance(found, Served))
+    assert json.loads(out)["loop"] == jsonable(plain(found.loop))
+    alone = closed_loop(job_of(run), found.decode.plan, clients)
+    for name in ("ttft_s", "tpot_s", "output_tokens_per_s"):
+        assert float(getattr(alone, name)) == getattr(found.loop, name)
+
+
+@some
 @given(run=runs(), batch=st.integers(2, 16))
-def test_a_full_instance_is_replayed_as_it_is_predicted(run, batch):
+def test_a_full_instance_is_replayed_alike_at_every_door(run, batch, taicang):
+    """Simulated: by the function, the command, and a check of a benchmark that measured just that."""
     run = replace(run, batch=batch, input_tokens=min(run.input_tokens, 512), output_tokens=64)
     many = batch * run.plan.dp
     ran = replayed(run, requests=4 * many, clients=many)
     assert ran.summary.finished == 4 * many
+    given = words(run)
+    at = given.index("--batch")
+    loop = ("--instances", "1", "--closed-loop", str(many), "--requests", str(4 * many))
+    code, out, err = taicang("replay", *given[:at], *given[at + 2 :], *loop, "--json")
+    assert code == 0, err
+    shown = json.loads(out)
+    said = jsonable(plain({name: getattr(ran, name) for name in shown}))
+    assert shown == said
+    order = np.argsort(ran.table["id"])
+    measured = {name: ran.table[name][order] for name in ("ttft_s", "tpot_s", "e2e_s")}
+    trace = replace(fixed(4 * many, run.input_tokens, run.output_tokens), measured=measured)
+    found = check(run.model, run.on, trace, one_of(run), clients=many, causes=False)
+    assert len(found.figures) >= 3
+    wrong = [each.metric for each in found.figures if abs(each.error_ratio) > 1e-12]  # their sums run in another order
+    assert not wrong
 
 
 def scored(asked, path):
@@ -209,6 +250,15 @@ def scored(asked, path):
     return {(each.id, each.suite[7:11]): each for each in file_outcomes(path, wanted)}
 
 
+def asked_of(run, engine, clients):
+    """``run`` as a row can state it."""
+    net, plan = load_model(run.model), replace(run.plan, tp=1 if run.plan.dp > 1 else run.plan.tp)
+    if routed(net) is not None:
+        plan = ServePlan(tp=plan.tp, dp=plan.dp, ep=plan.tp * plan.dp, moe_tp=1)
+    quant = "bf16" if net.dtype == "bf16" else "fp8"
+    return replace(run, stack=STACKS[engine], plan=plan, clients=clients, batch=None, drafts=0, skew=1.01, quant=quant)
+
+
 @settings(parent=whole, max_examples=3, phases=[Phase.generate])  # a failure names its row
 @given(data=st.data())
 def test_the_scoreboard_asks_as_users_do(data, tmp_path):
@@ -216,14 +266,7 @@ def test_the_scoreboard_asks_as_users_do(data, tmp_path):
     for _ in range(40):
         system, engine = data.draw(st.sampled_from(list(SYSTEMS))), data.draw(st.sampled_from(list(STACKS)))
         run = data.draw(runs(machines=(SYSTEMS[system],)))
-        net, plan = load_model(run.model), replace(run.plan, tp=1 if run.plan.dp > 1 else run.plan.tp)
-        if routed(net) is not None:
-            plan = ServePlan(tp=plan.tp, dp=plan.dp, ep=plan.tp * plan.dp, moe_tp=1)
-        quant = "bf16" if net.dtype == "bf16" else "fp8"
-        run = replace(
-            run, stack=STACKS[engine], plan=plan, clients=run.batch, batch=None, drafts=0, skew=1.01, quant=quant
-        )
-        asked.append((system, engine, run))
+        asked.append((system, engine, asked_of(run, engine, run.batch)))
     rows = scored(asked, tmp_path / "mine.csv")
     cells = lines(tmp_path / "mine.csv")
     for number, (_, _, run) in enumerate(asked):
@@ -246,3 +289,35 @@ def test_the_scoreboard_asks_as_users_do(data, tmp_path):
             assert told == found.assumptions
             mine = np.array([found.loop.ttft_s, found.loop.tpot_s]) * 1e3
             np.testing.assert_allclose([ttft.predicted, tpot.predicted], mine, rtol=1e-12)
+
+
+@settings(parent=whole, max_examples=max(FEW, ALL // 8))
+@given(data=st.data(), clients=st.integers(1, 64))
+def test_the_scoreboard_replays_as_users_do(data, clients, tmp_path):
+    """A row's closed loop, to the bit: its table of steps reaches as far as its clients do, which --sequences says."""
+    system, engine = data.draw(st.sampled_from(list(SYSTEMS))), data.draw(st.sampled_from(list(STACKS)))
+    run = asked_of(data.draw(runs(machines=(SYSTEMS[system],))), engine, clients)
+    run = replace(run, input_tokens=min(run.input_tokens, 2048), output_tokens=min(run.output_tokens, 64))
+    scored([(system, engine, run)], tmp_path / "mine.csv")
+    row = row_of(completed(lines(tmp_path / "mine.csv")[0], 0))
+    trace = fixed(
+        max(clients * row.settings.rounds, FEWEST), run.input_tokens, run.output_tokens, spread=row.spread_ratio
+    )
+    ratio = row.settings.memory_ratio
+    run = replace(run, memory_ratio=ratio, quant="auto" if run.model == "gpt-oss-120b" else run.quant)
+    try:
+        wanted = predict(row)
+    except TaicangError:
+        with pytest.raises(TaicangError):
+            replay(run.model, run.on, trace, one_of(run), clients=clients)
+        return
+    reach = 1 << max(-(-clients // run.plan.dp) - 1, 1).bit_length()
+    setup = scored_job(row, row.decode).setup(row.decode.plan)
+    ran = replay(
+        run.model, run.on, trace, one_of(run, sequences=min(reach, running(one_of(run), setup))), clients=clients
+    )
+    late = ran.table["id"] >= (clients if row.settings.warm and len(trace) > clients else 0)
+    gaps = np.maximum(ran.table["output_tokens"] - 1, 1)
+    back = held_back(row, gaps)
+    ttft, tpot = ran.table["ttft_s"] + back * ran.table["tpot_s"], ran.table["tpot_s"] * (1 - back / gaps)
+    assert (float(np.mean(ttft[late])), float(np.mean(tpot[late]))) == wanted
