@@ -26,7 +26,7 @@ MODULES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("", "taicang.serve.summary", ("Summary", "Spread")),
     ("", "taicang.traffic.trace", ("Trace",)),
     ("", "taicang.traffic.change", ("take", "window", "thin", "faster", "to_rate", "longer", "spliced", "overlaid")),
-    ("", "taicang.traffic.read", ("read",)),
+    ("", "taicang.traffic.read", ("read_trace",)),
     ("", "taicang.traffic.generate", ("fixed", "arriving", "from_profile")),
     ("Training", "taicang.predict.train", ("train", "TrainPrediction")),
     ("", "taicang.train_plans", ("TrainPlan", "Recipe", "recipe")),

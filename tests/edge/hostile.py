@@ -26,7 +26,7 @@ from click.testing import CliRunner
 from taicang.app.main import COMMANDS, cli
 from taicang.app.study_points import ASKED
 from taicang.errors import TaicangError
-from taicang.search.study import read
+from taicang.search.study import read_study
 
 LONGEST_S, PATIENCE_S = 60.0, 900
 """Of a processor, and of waiting: others may share the machine."""
@@ -318,7 +318,7 @@ def fault(args: list[str]) -> str:
     try:
         if args[0] == "read-study":
             with contextlib.suppress(TaicangError):
-                read(args[1], ASKED)
+                read_study(args[1], ASKED)
             return ""
         found = CliRunner().invoke(cli, args, standalone_mode=False)
     except Exception:

@@ -10,7 +10,7 @@ from taicang.app.main import cli
 from taicang.errors import InvalidInput
 from taicang.predict.check import _in_flight
 from taicang.traffic.columns import parse
-from taicang.traffic.read import read, runs_in
+from taicang.traffic.read import read_trace, runs_in
 
 SUMMARY = """\
 ================================================
@@ -84,8 +84,8 @@ def test_mlperf_summary_and_detail_say_the_same(tmp_path):
     summary.write_text(SUMMARY)
     detail.write_text("".join(f":::MLLOG {json.dumps({'key': key, 'value': value})}\n" for key, value in DETAIL))
     with pytest.raises(InvalidInput, match="--missing-input"):
-        read(summary)
-    one, two = read(summary, missing_input=294), read(detail, missing_input=294)
+        read_trace(summary)
+    one, two = read_trace(summary, missing_input=294), read_trace(detail, missing_input=294)
     for name, value in (
         ("ttft_s mean", 0.2), ("ttft_s p99", 0.6), ("tpot_s mean", 0.03), ("tpot_s p99", 0.045), ("e2e_s mean", 9.0),
         ("output_tokens_per_s", 2400.0), ("rate_per_s", 8.05),
@@ -104,7 +104,7 @@ def test_tables_of_percentiles_have_lengths_and_latencies(tmp_path):
         json.dumps({"Max Concurrency": {"total": 64}, "Output Token Throughput": {"total": "5400.2 token/s"}})
     )
     second.write_text(MINDIE)
-    one, two = read(first), read(second)
+    one, two = read_trace(first), read_trace(second)
     assert (len(one), one.input_tokens[0], one.output_tokens[0]) == (512, 1512, 287)
     assert one.stated["ttft_s p50"] == pytest.approx(0.0502)
     assert (one.stated["clients"], one.stated["output_tokens_per_s"]) == (64.0, 5400.2)
@@ -113,7 +113,7 @@ def test_tables_of_percentiles_have_lengths_and_latencies(tmp_path):
     assert two.stated["e2e_s p99"] == pytest.approx(12.0)
     second.write_text(MINDIE.replace("GeneratedTokens", "Rubbish"))
     with pytest.raises(InvalidInput, match="no output tokens"):
-        read(second)
+        read_trace(second)
 
 
 def statistics(mean, **unit):
@@ -174,7 +174,7 @@ TRTLLM = {
 def test_summaries_of_whole_runs_say_the_same_whoever_wrote_them(name, text, clients, tmp_path):
     path = tmp_path / name
     path.write_text(text)
-    found = read(path)
+    found = read_trace(path)
     assert (len(found), found.input_tokens[0], found.output_tokens[0]) == (40, 1000, 150)
     assert found.stated.get("clients") == clients
     known = {"ttft_s mean": 0.1, "ttft_s p50": 0.1, "ttft_s p99": 0.15, "tpot_s mean": 0.01, "tpot_s p99": 0.015,
@@ -189,17 +189,17 @@ def test_guidellm_s_first_version_kept_one_list(tmp_path):
     row = {"type": "text_generation_result", "prompt_token_count": 100, "output_token_count": 20, "start_time": 1e9}
     path = tmp_path / "old.json"
     path.write_text(json.dumps({"benchmarks": [{"mode": "synchronous", "results": [row] * 3}]}))
-    assert (len(read(path)), read(path).output_tokens[0]) == (3, 20)
+    assert (len(read_trace(path)), read_trace(path).output_tokens[0]) == (3, 20)
 
 
 def test_each_of_several_runs_is_compared(tmp_path):
     path = tmp_path / "sweep.jsonl"
     path.write_text("\n".join(map(json.dumps, RUNS)) + "\n")
     assert runs_in(path) == 3
-    assert read(path, run=3).stated["clients"] == 4.0
-    assert len(read(path)) == 18
+    assert read_trace(path, run=3).stated["clients"] == 4.0
+    assert len(read_trace(path)) == 18
     with pytest.raises(InvalidInput, match="has 3 runs, no run 4"):
-        read(path, run=4)
+        read_trace(path, run=4)
     job = ["check", str(path), "qwen3-8b", "--on", "hgx-h100", "--tp", "1", "--no-causes", "--json"]
     said = json.loads(CliRunner().invoke(cli, job, standalone_mode=False).output)
     assert [run["clients"] for run in said["runs"]] == [1, 2, 4]
@@ -214,8 +214,8 @@ def test_guidellm_runs_are_picked_and_say_how_they_sent(tmp_path):
     path = tmp_path / "benchmarks.json"
     path.write_text(json.dumps({"benchmarks": runs}))
     assert runs_in(path) == 2
-    assert read(path, run=2).stated == {"clients": 8.0}
-    assert any("first of 2 runs" in note for note in read(path).notes)
+    assert read_trace(path, run=2).stated == {"clients": 8.0}
+    assert any("first of 2 runs" in note for note in read_trace(path).notes)
 
 
 def test_openai_batch_files_are_read(tmp_path):
@@ -225,11 +225,11 @@ def test_openai_batch_files_are_read(tmp_path):
         {"model": "m", "prompt": "x" * 400, "max_tokens": 10},
     ]
     asked.write_text("\n".join(json.dumps({"custom_id": str(i), "body": body}) for i, body in enumerate(bodies)))
-    trace = read(asked, count=lambda text: -(-len(text) // 4))
+    trace = read_trace(asked, count=lambda text: -(-len(text) // 4))
     assert trace.input_tokens.tolist() == [50, 100]
     assert trace.output_tokens.tolist() == [50, 10]
     with pytest.raises(InvalidInput, match="--tokenizer"):
-        read(asked)
+        read_trace(asked)
     usage = {"prompt_tokens": 12, "completion_tokens": 7}
     lines = [
         {"custom_id": "0", "response": {"status_code": 200, "body": {"usage": usage}}, "error": None},
@@ -237,7 +237,7 @@ def test_openai_batch_files_are_read(tmp_path):
         {"custom_id": "2", "response": None, "error": {"code": "batch_expired"}},
     ]
     answered.write_text("\n".join(map(json.dumps, lines)))
-    trace = read(answered)
+    trace = read_trace(answered)
     assert (trace.input_tokens.tolist(), trace.output_tokens.tolist()) == ([12], [7])
     assert any("2 failed requests" in note for note in trace.notes)
 
@@ -257,7 +257,7 @@ def test_logs_of_gateways_are_traces(row, tmp_path):
     path = tmp_path / "log.jsonl"
     later = json.loads(json.dumps(row).replace("00:00:00", "00:00:03"))
     path.write_text(json.dumps(row) + "\n" + json.dumps(later) + "\n")
-    trace = read(path)
+    trace = read_trace(path)
     assert (trace.input_tokens.tolist(), trace.output_tokens.tolist()) == ([10, 10], [4, 4])
     assert trace.span_s == 3.0
 
@@ -266,12 +266,12 @@ def test_what_is_named_stands_over_what_is_known(tmp_path):
     path = tmp_path / "log.csv"
     path.write_text("ts,time,prompt_tokens,completion_tokens,first\n5,1,10,4,20\n7,2,10,4,30\n")
     with pytest.raises(InvalidInput, match="could both be the arrival"):
-        read(path)
-    trace = read(path, columns=parse("arrival=ts,ttft=first:ms"))
+        read_trace(path)
+    trace = read_trace(path, columns=parse("arrival=ts,ttft=first:ms"))
     assert trace.span_s == 2.0
     assert np.allclose(trace.measured["ttft_s"], [0.02, 0.03])
     with pytest.raises(InvalidInput, match="frist"):
-        read(path, columns=parse("arrival=ts,ttft=frist"))
+        read_trace(path, columns=parse("arrival=ts,ttft=frist"))
 
 
 NEWER = {
@@ -313,7 +313,7 @@ def test_summaries_of_further_tools_become_equal_requests(name, tmp_path):
     text, many, stated = NEWER[name]
     file = tmp_path / name
     file.write_text(text, encoding="utf-8")
-    found = read(file)
+    found = read_trace(file)
     assert len(found) == many
     assert set(found.input_tokens) == {1024}
     assert set(found.output_tokens) == {256}
@@ -323,4 +323,4 @@ def test_summaries_of_further_tools_become_equal_requests(name, tmp_path):
 def test_a_file_without_times_or_load_is_replayed_with_as_many_clients_as_little_s_law_gives(tmp_path):
     file = tmp_path / "summary_lifecycle_metrics.json"
     file.write_text(NEWER[file.name][0], encoding="utf-8")
-    assert _in_flight(read(file)) == 5
+    assert _in_flight(read_trace(file)) == 5

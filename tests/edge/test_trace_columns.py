@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from taicang.errors import InvalidInput
 from taicang.traffic.columns import NAMES, UNITS, parse
-from taicang.traffic.read import read
+from taicang.traffic.read import read_trace
 
 IDS = ("input_ids", "prompt_token_ids")
 requests = st.lists(
@@ -61,7 +61,7 @@ def test_known_names_are_read_wherever_they_stand(rows, names, kind, timed, tmp_
     ]
     path = tmp_path / "requests.any"
     path.write_text(written(made, kind))
-    found = read(path)
+    found = read_trace(path)
     assert found.input_tokens.tolist() == [i for _, i, _ in rows]
     assert found.output_tokens.tolist() == [o for _, _, o in rows]
     if timed:
@@ -75,7 +75,7 @@ def test_the_user_names_the_columns_and_their_unit(rows, unit, kind, tmp_path):
     made = [{"wann": round(s / UNITS[unit]), "rein": i, "raus": o, "wer": str(o % 3)} for s, i, o in rows]
     path = tmp_path / "requests.any"
     path.write_text(written(made, kind))
-    found = read(path, columns=parse(f"arrival=wann:{unit},input=rein,output=raus,session=wer"))
+    found = read_trace(path, columns=parse(f"arrival=wann:{unit},input=rein,output=raus,session=wer"))
     assert found.input_tokens.tolist() == [i for _, i, _ in rows]
     assert len(set(found.session.tolist())) == len({o % 3 for _, _, o in rows})
     np.testing.assert_allclose(found.arrival_s, [s - rows[0][0] for s, _, _ in rows], atol=1e-6)
@@ -84,7 +84,7 @@ def test_the_user_names_the_columns_and_their_unit(rows, unit, kind, tmp_path):
 def test_dates_are_times(tmp_path):
     path = tmp_path / "gateway.csv"
     path.write_text("startTime,prompt_tokens,completion_tokens\n2026-01-05T08:00:00.5,5,6\n2026-01-05T08:00:02,7,8\n")
-    assert read(path).arrival_s.tolist() == pytest.approx([0.0, 1.5])
+    assert read_trace(path).arrival_s.tolist() == pytest.approx([0.0, 1.5])
 
 
 def test_failed_requests_are_left_out_and_counted(tmp_path):
@@ -94,7 +94,7 @@ def test_failed_requests_are_left_out_and_counted(tmp_path):
         {"input_tokens": 5, "output_tokens": 0, "error": "x"},
     ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    found = read(path)
+    found = read_trace(path)
     assert len(found) == 1
     assert found.notes == ("1 failed requests left out",)
 
@@ -103,10 +103,10 @@ def test_runs_of_a_benchmark_follow_each_other_and_their_starts_are_used(tmp_pat
     one = {"input_lens": [5, 6], "output_lens": [7, 8], "start_times": [100.5, 100.0], "errors": ["", ""]}
     path = tmp_path / "bench.json"
     path.write_text(json.dumps(one))
-    found = read(path)
+    found = read_trace(path)
     assert (found.input_tokens.tolist(), found.arrival_s.tolist()) == ([6, 5], [0.0, 0.5])
     path.write_text("".join(json.dumps(one | {"errors": ["", "late"]}) + "\n" for _ in range(3)))
-    found = read(path)
+    found = read_trace(path)
     assert found.input_tokens.tolist() == [5, 5, 5]
     assert not len(found.arrival_s)
     assert any("3 runs" in note for note in found.notes)
@@ -128,7 +128,7 @@ def test_what_cannot_be_read_says_what_is_needed(text, columns, said, tmp_path):
     path = tmp_path / "t.csv"
     path.write_text(text)
     with pytest.raises(InvalidInput, match=said):
-        read(path, columns=parse(columns) if columns else None)
+        read_trace(path, columns=parse(columns) if columns else None)
 
 
 def test_single_turns_share_a_prefix(taicang):
@@ -151,7 +151,7 @@ def test_names_are_known_however_they_are_written_and_parted(rows, mark, style, 
     names = [style(data.draw(st.sampled_from(PLAIN[field]))) for field in ("arrival", "input", "output")]
     path = tmp_path / "table.csv"
     path.write_text("\n".join(mark.join(map(str, row)) for row in [names, *rows]) + "\n")
-    found = read(path)
+    found = read_trace(path)
     assert found.input_tokens.tolist() == [row[1] for row in rows]
     assert found.output_tokens.tolist() == [row[2] for row in rows]
     assert found.arrival_s.size == len(rows)
@@ -165,4 +165,4 @@ def test_names_are_known_however_they_are_written_and_parted(rows, mark, style, 
 def test_the_time_of_a_known_table_may_stand_in_another_column(header, tmp_path):
     path = tmp_path / "table.csv"
     path.write_text(f"{header}\n5,100,20\n45,110,30\n")
-    assert read(path).span_s == 40.0
+    assert read_trace(path).span_s == 40.0

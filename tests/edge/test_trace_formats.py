@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from taicang.errors import InvalidInput, NotModelled
-from taicang.traffic.read import read
+from taicang.traffic.read import read_trace
 from taicang.traffic.texts import counter
 from taicang.traffic.write import write
 
@@ -22,13 +22,13 @@ def put(tmp_path, rows, name="t.jsonl"):
 
 def refused(path, says, **options):
     with pytest.raises(InvalidInput, match=says) as caught:
-        read(path, **options)
+        read_trace(path, **options)
     return caught.value.where
 
 
 def test_azure_multimodal_says_what_it_does_not_use(tmp_path):
     text = "TIMESTAMP,NumImages,ContextTokens,GeneratedTokens\n2025-01-01 00:00:00Z,3,10,2\n"
-    assert read(put(tmp_path, text, "a.csv")).notes == ("NumImages is not used",)
+    assert read_trace(put(tmp_path, text, "a.csv")).notes == ("NumImages is not used",)
 
 
 def test_rows_with_and_without_a_time_zone_do_not_mix(tmp_path):
@@ -39,14 +39,14 @@ def test_rows_with_and_without_a_time_zone_do_not_mix(tmp_path):
 
 def test_a_negative_zone_is_a_zone(tmp_path):
     text = "TIMESTAMP,ContextTokens,GeneratedTokens\n2024-05-12 00:00:00.25-05:00,1,2\n2024-05-12 05:00:01+00:00,1,2\n"
-    assert read(put(tmp_path, text, "a.csv")).span_s == pytest.approx(0.75)
+    assert read_trace(put(tmp_path, text, "a.csv")).span_s == pytest.approx(0.75)
 
 
 def test_failed_requests_of_burstgpt_are_refused_or_counted(tmp_path):
     head = "Timestamp,Session ID,Elapsed time,Model,Request tokens,Response tokens,Total tokens,Log Type\n"
     path = put(tmp_path, head + "5,7,1,m,100,0,100,x\n6,7,1,m,100,9,109,x\n", "b.csv")
     assert refused(path, "a failed request") == f"{path}:2"
-    assert read(path, repair=True).repaired == {"rows dropped": 1}
+    assert read_trace(path, repair=True).repaired == {"rows dropped": 1}
 
 
 def test_chats_of_bailian_are_one_session_from_their_root(tmp_path):
@@ -61,7 +61,7 @@ def test_chats_of_bailian_are_one_session_from_their_root(tmp_path):
         chat(13, 12, 3, 9.0),
         chat(14, 99, 2, 9.5),
     ]
-    trace = read(put(tmp_path, rows))
+    trace = read_trace(put(tmp_path, rows))
     assert trace.session.tolist() == [0, 1, 0, 0, 4]
     assert trace.span_s == 9.5  # seconds, where Mooncake has milliseconds
 
@@ -72,11 +72,11 @@ def test_mooncake_delays_follow_the_session(tmp_path):
         {"delay": 1500, "session_id": "a", "input_length": 20, "output_length": 5},
         {"timestamp": 900.5, "session_id": "b", "input_length": 10, "output_length": 5},
     ]
-    trace = read(put(tmp_path, rows))
+    trace = read_trace(put(tmp_path, rows))
     assert np.isnan(trace.delay_s).tolist() == [True, False, True]
     assert trace.delay_s[1] == 1.5
     write(trace, tmp_path / "again.jsonl")
-    again = read(tmp_path / "again.jsonl")
+    again = read_trace(tmp_path / "again.jsonl")
     assert again.delay_s[1] == 1.5
     assert again.session.tolist() == [0, 0, 1]
     where = refused(put(tmp_path, [rows[0], rows[1] | {"session_id": "x"}]), "first request of session x")
@@ -91,22 +91,22 @@ def test_length_and_text_exclude_each_other(tmp_path):
 def test_hash_ids_of_another_block_size_are_told(tmp_path):
     row = {"timestamp": 0, "input_length": 600, "output_length": 1, "hash_ids": list(range(38))}
     refused(put(tmp_path, [row]), "--block-tokens 16 would fit")
-    assert read(put(tmp_path, [row]), block=16).block == 16
+    assert read_trace(put(tmp_path, [row]), block=16).block == 16
 
 
 def test_missing_outputs_are_not_invented(tmp_path):
     path = put(tmp_path, [{"timestamp": 0, "input_length": 4}, {"timestamp": 1, "input_length": 4}])
     assert refused(path, "--missing-output").endswith(":1")
-    trace = read(path, missing_output=64)
+    trace = read_trace(path, missing_output=64)
     assert trace.output_tokens.tolist() == [64, 64]
     assert trace.notes == ("2 outputs of 64 tokens assumed",)
 
 
 def test_llmservingsim_flat_table_and_agents(tmp_path):
     text = "arrival_time_ns,input_toks,output_toks\n0,5,6\n2000000000,7,8\n"
-    assert read(put(tmp_path, text, "t.csv")).span_s == 2.0
+    assert read_trace(put(tmp_path, text, "t.csv")).span_s == 2.0
     calls = [{"input_toks": 5, "output_toks": 6, "tool_duration_ns": 3e9}, {"input_toks": 50, "output_toks": 6}]
-    trace = read(put(tmp_path, [{"session_id": 4, "arrival_time_ns": 0, "sub_requests": calls}]))
+    trace = read_trace(put(tmp_path, [{"session_id": 4, "arrival_time_ns": 0, "sub_requests": calls}]))
     assert trace.delay_s[1] == 3.0
     assert trace.session.tolist() == [0, 0]
     refused(put(tmp_path, [{"session_id": 4, "sub_requests": [3]}]), "no row of llmservingsim")
@@ -114,7 +114,7 @@ def test_llmservingsim_flat_table_and_agents(tmp_path):
 
 def test_aibrix_moments(tmp_path):
     row = {"timestamp": 2000, "requests": [{"Prompt Length": 3, "Output Length": 4}] * 2}
-    trace = read(put(tmp_path, [row | {"timestamp": 0}, row]))
+    trace = read_trace(put(tmp_path, [row | {"timestamp": 0}, row]))
     assert trace.arrival_s.tolist() == [0.0, 0.0, 2.0, 2.0]
 
 
@@ -123,7 +123,7 @@ def test_sharegpt_needs_a_counter(tmp_path):
     items = [{"id": "a", "conversations": talk}, {"id": "b", "conversations": talk[:1]}]
     path = put(tmp_path, json.dumps(items, indent=1), "s.json")
     assert refused(path, "--tokenizer FILE, or --chars-per-token").endswith(":1")
-    trace = read(path, count=counter(chars_per_token=4.0))
+    trace = read_trace(path, count=counter(chars_per_token=4.0))
     assert (trace.kind, trace.input_tokens.tolist(), trace.output_tokens.tolist()) == ("sharegpt", [10], [5])
     assert trace.notes == ("1 conversations without an answer left out",)
     broken = put(tmp_path, '[\n{"conversations": []},\n{"conversations": [oops]}]', "s.json")
@@ -135,16 +135,16 @@ def test_sharegpt_needs_a_counter(tmp_path):
 def test_custom_prompts_of_vllm(tmp_path):
     path = put(tmp_path, [{"prompt": "x" * 30, "output_tokens": 7}])
     refused(path, "--chars-per-token")
-    assert read(path, count=counter(chars_per_token=3.0)).input_tokens.tolist() == [10]
+    assert read_trace(path, count=counter(chars_per_token=3.0)).input_tokens.tolist() == [10]
     chat = put(tmp_path, [{"messages": [{"role": "user", "content": [{"type": "text", "text": "x" * 9}]}],
                            "output_length": 2}])  # fmt: skip
-    assert read(chat, count=counter(chars_per_token=3.0)).input_tokens.tolist() == [3]
+    assert read_trace(chat, count=counter(chars_per_token=3.0)).input_tokens.tolist() == [3]
 
 
 def test_lengths_that_a_benchmark_saved(tmp_path):
     for indent in (None, 1):
         path = put(tmp_path, json.dumps({"duration": 3, "input_lens": [5, 6], "output_lens": [7, 8]}, indent=indent))
-        assert read(path).output_tokens.tolist() == [7, 8]
+        assert read_trace(path).output_tokens.tolist() == [7, 8]
     refused(put(tmp_path, json.dumps({"input_lens": [5], "output_lens": []})), "1 input_lens but 0")
 
 
@@ -167,7 +167,7 @@ def test_seconds_that_turn_into_milliseconds_are_refused(tmp_path):
 def test_a_quiet_night_is_not_a_change_of_units(tmp_path):
     rows = "arrived_at,num_prefill_tokens,num_decode_tokens\n" + "".join(f"{i * 0.5},5,5\n" for i in range(20))
     rows += "".join(f"{40000 + i * 0.5},5,5\n" for i in range(20))
-    assert len(read(put(tmp_path, rows, "v.csv"))) == 40
+    assert len(read_trace(put(tmp_path, rows, "v.csv"))) == 40
 
 
 def test_a_torn_gzip_is_kept_up_to_the_tear_on_request(tmp_path):
@@ -177,7 +177,7 @@ def test_a_torn_gzip_is_kept_up_to_the_tear_on_request(tmp_path):
                    for i, n in enumerate(noise))  # fmt: skip
     path.write_bytes(gzip.compress(rows.encode())[:-9000])
     line = int(refused(path, "damaged gzip").rsplit(":", 1)[1])
-    trace = read(path, repair=True)
+    trace = read_trace(path, repair=True)
     assert len(trace) == line - 1
     assert trace.repaired == {"lines torn by a damaged gzip": 1}
     path.write_bytes(b"\x1f\x8b")
@@ -186,4 +186,4 @@ def test_a_torn_gzip_is_kept_up_to_the_tear_on_request(tmp_path):
 
 def test_the_head_is_enough(tmp_path):
     text = "arrived_at,num_prefill_tokens,num_decode_tokens\n0,5,5\n1,5,5\nnonsense\n"
-    assert len(read(put(tmp_path, text, "v.csv"), head=2)) == 2
+    assert len(read_trace(put(tmp_path, text, "v.csv"), head=2)) == 2

@@ -11,7 +11,7 @@ import pytest
 
 from taicang.errors import InvalidInput
 from taicang.traffic.change import faster, take, thin
-from taicang.traffic.read import read
+from taicang.traffic.read import read_trace
 from taicang.traffic.trace import infinite_hit_ratio, info
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "traces"
@@ -35,9 +35,9 @@ def mooncake(at, tokens, out=5, ids=None):
 
 def test_dates_with_and_without_zone_and_fraction(tmp_path):
     text = AZURE + "2023-11-16 18:15:46.6805900,374,44\n2023-11-16 18:15:47,10,2\n"
-    assert read(put(tmp_path, text)).arrival_s == pytest.approx([0.0, 0.31941])
+    assert read_trace(put(tmp_path, text)).arrival_s == pytest.approx([0.0, 0.31941])
     zoned = AZURE + "2024-05-12 00:00:00.5+00:00,1,2\n2024-05-12 00:00:01+00:00,1,2\n"
-    assert read(put(tmp_path, zoned)).arrival_s == pytest.approx([0.0, 0.5])
+    assert read_trace(put(tmp_path, zoned)).arrival_s == pytest.approx([0.0, 0.5])
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_dates_with_and_without_zone_and_fraction(tmp_path):
 def test_faults_name_file_and_line(tmp_path, text, line, says):
     path = put(tmp_path, text)
     with pytest.raises(InvalidInput, match=says) as caught:
-        read(path)
+        read_trace(path)
     assert caught.value.where == f"{path}:{line}"
 
 
@@ -70,40 +70,40 @@ def test_a_truncated_gzip_names_the_line_where_it_ends(tmp_path):
     noise = np.random.default_rng(0).integers(1, 9999, 5000)
     path.write_bytes(gzip.compress(rows(*(mooncake(i, int(n)) for i, n in enumerate(noise))).encode())[:-9000])
     with pytest.raises(InvalidInput, match="damaged gzip") as caught:
-        read(path)
+        read_trace(path)
     assert int(caught.value.where.rsplit(":", 1)[1]) > 100
 
 
 def test_repair_drops_sorts_and_counts(tmp_path):
     text = AZURE + "2023-11-16 18:15:46,1,1\n2023-11-16 18:15:45,2,1\n2023-11-16 18:15:47,-3,1\n"
-    trace = read(put(tmp_path, text), repair=True)
+    trace = read_trace(put(tmp_path, text), repair=True)
     assert trace.input_tokens.tolist() == [2, 1]
     assert trace.repaired == {"rows out of order": 1, "rows dropped": 1}
 
 
 def test_other_formats(tmp_path):
     burst = "Timestamp,Model,Request tokens,Response tokens,Total tokens,Log Type\n5,m,100,20,120,x\n"
-    assert read(put(tmp_path, burst)).kind == "burstgpt"
+    assert read_trace(put(tmp_path, burst)).kind == "burstgpt"
     lengths = "num_prefill_tokens,num_decode_tokens,num_total_tokens,pd_ratio\n5,6,11,1\n"
-    assert len(read(put(tmp_path, lengths)).arrival_s) == 0
+    assert len(read_trace(put(tmp_path, lengths)).arrival_s) == 0
     split = (
         "request_id,request_type,application_id,arrival_timestamp,batch_size,prompt_size,token_size\n0,2,0,1.5,1,7,8\n"
     )
-    assert read(put(tmp_path, split)).output_tokens.tolist() == [8]
+    assert read_trace(put(tmp_path, split)).output_tokens.tolist() == [8]
     sim = rows({"input_toks": 4, "output_toks": 5, "arrival_time_ns": 10**9}, {"input_toks": 4, "output_toks": 5, "arrival_time_ns": 3 * 10**9})  # fmt: skip  # noqa: E501
-    assert read(put(tmp_path, sim)).span_s == pytest.approx(2.0)
+    assert read_trace(put(tmp_path, sim)).span_s == pytest.approx(2.0)
 
 
 @needs_traces
 def test_public_traces():
-    azure = read(SHARED / "azure_llm_2023_conv.csv.gz")
+    azure = read_trace(SHARED / "azure_llm_2023_conv.csv.gz")
     assert (len(azure), round(azure.span_s)) == (19366, 3502)
-    moon = read(SHARED / "mooncake_fast25_conversation.jsonl.gz")
+    moon = read_trace(SHARED / "mooncake_fast25_conversation.jsonl.gz")
     assert (len(moon), moon.block) == (12031, 512)
     assert infinite_hit_ratio(moon) == pytest.approx(0.366, abs=0.01)
-    bailian = read(SHARED / "bailian_traceA_first14.jsonl")
+    bailian = read_trace(SHARED / "bailian_traceA_first14.jsonl")
     assert (bailian.kind, len(bailian), bailian.block) == ("bailian", 14, 16)
-    assert len(read(SHARED / "azure_llm_2024_fixture_head_tail.csv", repair=True)) == 10
+    assert len(read_trace(SHARED / "azure_llm_2024_fixture_head_tail.csv", repair=True)) == 10
     half = thin(azure, 0.5, 1)
     assert abs(len(half) / len(azure) - 0.5) < 0.02
     assert faster(azure, 2.0).span_s == pytest.approx(azure.span_s / 2)

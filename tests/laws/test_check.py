@@ -17,7 +17,7 @@ from taicang.predict.check import check
 from taicang.predict.replay import replay
 from taicang.predict.system import System
 from taicang.traffic.generate import fixed
-from taicang.traffic.read import read
+from taicang.traffic.read import read_trace
 
 MODEL, ON = "qwen3-8b", "hgx-h100"
 SYSTEM = System(instances=1, stack="vllm@0.11.0")
@@ -83,7 +83,7 @@ def benchmark(path, system, *, clients=16, requests=64, inputs=2000, outputs=100
         lines = ["prompt_tokens,completion_tokens,ttft_ms,latency_s"]
         lines += [f"{i},{o},{1e3 * ttft},{whole}" for i, o, ttft, _, whole in rows]
         path.write_text("\n".join(lines))
-    return read(path)
+    return read_trace(path)
 
 
 @pytest.mark.parametrize("form", ["vllm", "totals", "aiperf", "guidellm", "table"])
@@ -145,7 +145,7 @@ def test_a_document_of_guidellm_without_requests_has_its_metrics(
     }  # fmt: skip
     path = tmp_path_factory.mktemp("guidellm") / "benchmarks.json"
     path.write_text(json.dumps({"benchmarks": [run]}))
-    found = read(path)
+    found = read_trace(path)
     assert found.input_tokens.tolist() == [inputs] * 7
     assert found.output_tokens.tolist() == [outputs] * 7
     assert found.stated["clients"] == clients
@@ -158,15 +158,15 @@ def test_rows_that_sum_up_runs_are_no_requests(tmp_path, column):
     path = tmp_path / "runs.csv"
     path.write_text(f"model,{column},input_len,output_len,ttft_ms,tpot_ms\nm,4,100,50,80,9\n")
     with pytest.raises(InvalidInput, match="taicang score"):
-        read(path)
-    assert read(path, columns={"input": "input_len", "output": "output_len"}).input_tokens.size == 1
+        read_trace(path)
+    assert read_trace(path, columns={"input": "input_len", "output": "output_len"}).input_tokens.size == 1
 
 
 def test_lengths_alone_are_no_benchmark(tmp_path):
     path = tmp_path / "lengths.json"
     path.write_text(json.dumps({"input_lens": [10, 20], "output_lens": [3, 4]}))
     with pytest.raises(InvalidInput, match="nothing that was measured"):
-        check(MODEL, ON, read(path), SYSTEM)
+        check(MODEL, ON, read_trace(path), SYSTEM)
 
 
 @pytest.mark.parametrize(
@@ -186,7 +186,7 @@ def test_faults_are_named(tmp_path, text, says):
     path = tmp_path / "bench.json"
     path.write_text(text)
     with pytest.raises(InvalidInput, match=says):
-        read(path)
+        read_trace(path)
 
 
 def test_the_command_says_both_in_json(tmp_path):

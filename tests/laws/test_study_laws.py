@@ -15,7 +15,7 @@ from taicang.app.study_points import ASKED, served
 from taicang.errors import InvalidInput
 from taicang.search import workers
 from taicang.search.journal import Journal
-from taicang.search.study import points, read
+from taicang.search.study import points, read_study
 
 STUDY = {
     "base": {"model": "llama-3.1-8b", "on": "hgx-h100", "input": 1000, "output": 200, "tp": 1, "mode": "agg"},
@@ -133,9 +133,9 @@ def test_workers_end_with_the_process_that_started_them(tmp_path):
 
 
 def test_a_latin_hypercube_has_one_sample_in_each_share_of_each_axis(tmp_path):
-    study = read(write(tmp_path), ASKED)
+    study = read_study(write(tmp_path), ASKED)
     made = points(study)
-    assert made == points(read(tmp_path / "study.yaml", ASKED))
+    assert made == points(read_study(tmp_path / "study.yaml", ASKED))
     speed = np.array([float(point["chip.memory.bandwidth"].split()[0]) for point in made])
     assert sorted(np.floor((speed - 2.0) / 4.0 * 80).astype(int)) == list(range(80))
     assert sum(point["quant"] == "fp8" for point in made) == 40
@@ -154,7 +154,7 @@ def test_a_latin_hypercube_has_one_sample_in_each_share_of_each_axis(tmp_path):
 )
 def test_a_study_that_is_not_understood_is_refused(tmp_path, changes, said):
     with pytest.raises(InvalidInput, match=said):
-        points(read(write(tmp_path, **changes), ASKED))
+        points(read_study(write(tmp_path, **changes), ASKED))
 
 
 def test_infeasible_and_illegal_points_are_rows():

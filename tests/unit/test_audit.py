@@ -94,7 +94,7 @@ def test_what_nobody_can_run_says_where_it_stands(tmp_path):
     file.write_text(
         "a:\n  said: {source: article}\n  claim: b\n  runs: {x: {ask: search, model: deepseek-r1, onn: h}}\n"
     )
-    (claim,) = data.read(file)
+    (claim,) = data.read_claims(file)
     with pytest.raises(InvalidInput, match="onn"):
         judge(claim, Asker().of(file))
 

@@ -22,7 +22,7 @@ import reference_pages  # noqa: E402
 from taicang.app.study_points import ASKED  # noqa: E402
 from taicang.evidence import suite_served  # noqa: E402
 from taicang.evidence.tables import held_out  # noqa: E402
-from taicang.search.study import read, size  # noqa: E402
+from taicang.search.study import read_study, size  # noqa: E402
 
 PAGES = [str(path.relative_to(ROOT)) for path in generate.pages()]
 LINK = re.compile(r"\]\(([^)\s]+)\)")
@@ -137,7 +137,7 @@ def test_pages_quote_the_example_files_as_they_are():
 
 @pytest.mark.parametrize("file", ["study.yaml", "study-bayesian.yaml"])
 def test_example_studies_are_understood(file):
-    assert size(read(ROOT / "examples" / file, ASKED)) > 1
+    assert size(read_study(ROOT / "examples" / file, ASKED)) > 1
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from taicang.errors import InvalidInput
 from taicang.traffic.change import conversations, faster, longer, overlaid, spliced, thin, to_rate, window
 from taicang.traffic.generate import arriving, fixed, sessions
-from taicang.traffic.read import read
+from taicang.traffic.read import read_trace
 from taicang.traffic.trace import infinite_hit_ratio
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "traces"
@@ -42,7 +42,7 @@ def test_sessions_are_found_by_their_prompts():
 
 @needs_traces
 def test_thinning_a_public_trace_keeps_its_hit_ratio():
-    trace = read(SHARED / "mooncake_fast25_conversation.jsonl.gz")
+    trace = read_trace(SHARED / "mooncake_fast25_conversation.jsonl.gz")
     third = thin(trace, 1 / 3, 0)
     assert 0.25 < len(third) / len(trace) < 0.42
     assert infinite_hit_ratio(third) == pytest.approx(infinite_hit_ratio(trace), abs=0.04)

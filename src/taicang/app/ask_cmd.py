@@ -123,7 +123,7 @@ def key_of(param: click.Parameter) -> str:
     return next((text for text in param.opts if text.startswith("--")), param.opts[0]).lstrip("-")
 
 
-def read(path: Path, commands: Sequence[str]) -> Question:
+def read_question(path: Path, commands: Sequence[str]) -> Question:
     """The question in a file (YAML 1.1 reads a bare ``on`` as true). Raises ``InvalidInput`` with file, line, key."""
     from taicang.catalog import files
 
@@ -203,7 +203,7 @@ ANSWERING = ("infer", "search", "compare", "replay", "train", "centre", "fabric"
 @click.pass_context
 def ask(ctx: click.Context, file: Path, extra: tuple[str, ...]) -> Any:
     """Answer the question in FILE, which --save of any command writes; options change it or say where it goes."""
-    run = read(file, ANSWERING)
+    run = read_question(file, ANSWERING)
     command = LazyGroup(commands={}).get_command(ctx, run.ask)
     assert isinstance(command, Asking), COMMANDS[run.ask]
     return answer(run, command, file, extra)

@@ -25,13 +25,13 @@ def audit(
     would be another somewhere inside a band. Without CLAIM: all of them.
     """
     from taicang.app.audit_runs import Asker, read_sets
-    from taicang.audit.claims import VERDICTS, built_in, named, read
+    from taicang.audit.claims import VERDICTS, built_in, named, read_claims
     from taicang.audit.verdict import judge
     from taicang.errors import UnknownName
 
     if only is not None and only not in VERDICTS:
         raise UnknownName("verdict", only, VERDICTS, where="--verdict")
-    claims = built_in() if file is None else read(file)
+    claims = built_in() if file is None else read_claims(file)
     chosen = claims if claim is None else (named(claim, claims),)
     asker = Asker(read_sets(sets))
     found = [judge(each, asker.of(each.file)) for each in chosen]

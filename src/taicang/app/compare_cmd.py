@@ -41,12 +41,12 @@ def compare(model: str, machines: str, as_json: bool, **options: Any) -> int:
     from taicang.output import check_folder
     from taicang.predict import Infeasible, Served
     from taicang.records import plain
-    from taicang.search.budget import read
+    from taicang.search.budget import read_budget
 
     names = named(machines)
     if options["pareto"]:
         check_folder(Path(options["pareto"]), "--pareto")
-    budgets = [read(text) for text in options["budgets"]]
+    budgets = [read_budget(text) for text in options["budgets"]]
     named_load(options, model)
     results = [_one(model, name, options) for name in names]
     refusals = [each for each in results if isinstance(each, TaicangError)]

@@ -49,14 +49,14 @@ def run(study: str, out: str | None, workers: str, address: str | None, fresh: b
     from taicang.app.study_points import ASKED
     from taicang.errors import InvalidInput
     from taicang.search.journal import Journal
-    from taicang.search.study import read, size
+    from taicang.search.study import read_study, size
     from taicang.search.sweep import run as evaluate
     from taicang.search.sweep import sampling
     from taicang.search.workers import cluster, local, on_ray
 
     if not (workers in ("auto", "ray") or (digits(workers) and int(workers) > 0)):
         raise InvalidInput(f"a number of processes, auto or ray, not {workers!r}", where="--workers")
-    plan = read(study, ASKED)
+    plan = read_study(study, ASKED)
     total = size(plan)
     if plan.kind == "bayesian":
         sampling()  # an extra that is missing is said before anything is written

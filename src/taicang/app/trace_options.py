@@ -41,7 +41,7 @@ def load(paths: Sequence[Path], options: Mapping[str, Any], *, overlay: bool = F
 def _one(path: Path, options: Mapping[str, Any]) -> Trace:
     from taicang.traffic import change
     from taicang.traffic.columns import parse as parse_columns
-    from taicang.traffic.read import read
+    from taicang.traffic.read import read_trace
     from taicang.traffic.servegen import is_client_set
     from taicang.traffic.texts import counter
 
@@ -53,7 +53,7 @@ def _one(path: Path, options: Mapping[str, Any]) -> Trace:
         span = hours * 3600.0 if hours else None if until is None else until - start
         made = mixture(read_clients(path), rate_per_s=rate, span_s=span, begin_s=start, seed=options["seed"])
     else:
-        made = read(
+        made = read_trace(
             path, block=options.get("block_tokens") or 0, repair=options.get("repair", False),
             count=counter(chars_per_token=options.get("chars_per_token"), tokenizer=options.get("tokenizer")),
             missing_output=options.get("missing_output"), missing_input=options.get("missing_input"),

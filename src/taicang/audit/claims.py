@@ -128,10 +128,10 @@ class Claim:
 
 def built_in() -> tuple[Claim, ...]:
     """Every claim of the package, in the order in which they were made."""
-    return tuple(claim for path in sorted(FOLDER.glob("*.yaml")) for claim in read(path))
+    return tuple(claim for path in sorted(FOLDER.glob("*.yaml")) for claim in read_claims(path))
 
 
-def read(path: Path) -> tuple[Claim, ...]:
+def read_claims(path: Path) -> tuple[Claim, ...]:
     """The claims of a file. Raises ``InvalidInput`` with file, line and key."""
     return tuple(
         _claim(path, str(key), _mapping(path, body, [str(key)]))

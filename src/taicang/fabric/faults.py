@@ -144,7 +144,7 @@ def _mesh(network: Direct, index: int) -> Ints:
     return found
 
 
-def read(fabric: Fabric, text: str, rng: np.random.Generator) -> tuple[str, Ints, float]:
+def read_failure(fabric: Fabric, text: str, rng: np.random.Generator) -> tuple[str, Ints, float]:
     """Kind, numbers and what is left of "l2-switch:2" (two by chance), "l2-switch#17" (this one), "link:5@0.5"."""
     match = _SPEC.match(text.strip().lower())
     known = parts(fabric)
@@ -172,7 +172,7 @@ def fail(fabric: Fabric, specs: Sequence[str], seed: int = 0) -> Fabric:
     rng = np.random.default_rng(seed)
     alive: Floats = fabric.alive_ratio.copy()
     for text in specs:
-        kind, numbers, left = read(fabric, text, rng)
+        kind, numbers, left = read_failure(fabric, text, rng)
         for number in numbers.tolist():
             links = stopped(fabric, kind, number)
             alive[links] = np.minimum(alive[links], left)

@@ -25,7 +25,7 @@ class Budget:
     amount: Count
 
 
-def read(text: str) -> Budget:
+def read_budget(text: str) -> Budget:
     """The budget of "384 chips", "500 kW", "10 MUSD" or "60 MCNY". Raises ``InvalidInput``."""
     basis, amount = _read(text)
     if not (amount > 0 and math.isfinite(amount)):

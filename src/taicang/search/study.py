@@ -46,7 +46,7 @@ class Study:
     """Figure of the results that Bayesian sampling looks for."""
 
 
-def read(path: str | Path, known: Mapping[str, Callable[[], Asks]]) -> Study:
+def read_study(path: str | Path, known: Mapping[str, Callable[[], Asks]]) -> Study:
     """The study of a YAML file, whose points ask how to serve or what else of ``known`` its key "ask" names.
 
     Raises ``InvalidInput`` (with file, line and key) for what is not understood.

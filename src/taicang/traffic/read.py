@@ -25,7 +25,7 @@ FAULTS = (ValueError, RecursionError)
 """What is no JSON: malformed or in two voices (a ``ValueError``), with a number of thousands of digits, or too deep."""
 
 
-def read(
+def read_trace(
     path: Path, *, block: int = 0, repair: bool = False, count: Counter | None = None,
     missing_output: int | None = None, missing_input: int | None = None, head: int | None = None,
     columns: Mapping[str, str] | None = None, run: int | None = None,
