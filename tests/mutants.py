@@ -89,7 +89,7 @@ class Mutant:
 def sites(tree: ast.AST, function: str = "") -> Iterator[tuple[ast.expr, str]]:
     """Nodes that can be changed, and their functions: in bodies and module constants, not in annotations, subscripts
     and decorators."""
-    if isinstance(tree, ast.expr) and changed(tree) is not None and not _shape(tree):
+    if isinstance(tree, ast.expr) and changed(tree) is not None and not (_shape(tree) or _rounds(tree)):
         yield tree, function
     for field, value in ast.iter_fields(tree):
         if field in ("annotation", "returns", "decorator_list", "slice"):
@@ -109,6 +109,16 @@ def sites(tree: ast.AST, function: str = "") -> Iterator[tuple[ast.expr, str]]:
 def _guard(value: object) -> bool:
     """Whether an argument only keeps a division from zero."""
     return isinstance(value, float) and 0.0 < value <= 1e-6
+
+
+def _rounds(tree: ast.AST) -> bool:
+    """Whether it only keeps what is nearly whole from falling short, or makes a whole number a float: ``x * 1.0``."""
+    if isinstance(tree, ast.Constant):
+        return isinstance(tree.value, float) and 0.0 < tree.value <= 1e-9
+    return (
+        isinstance(tree, ast.BinOp) and isinstance(tree.right, ast.Constant)
+        and (_rounds(tree.right) or (isinstance(tree.op, ast.Mult | ast.Div) and tree.right.value == 1.0))
+    )  # fmt: skip
 
 
 def _shape(tree: ast.AST) -> bool:

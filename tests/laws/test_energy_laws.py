@@ -85,6 +85,7 @@ def test_a_priced_step_draws_a_possible_power(sequences: float) -> None:
     prefill = step(setup, prefill_batch(sequences=4.0, length=2048.0))
     for timeline in (decode, prefill):
         assert (machine.chip.idle_w or 0) <= step_power_w(timeline, machine, fit) <= (machine.chip.tdp_w or 0)
+        assert activity(timeline, machine).network_ratio == 0.0  # of one rank
     # weights stream in decode, arithmetic units work in prefill
     assert activity(prefill, machine).compute_ratio > 0.5 > activity(decode, machine).compute_ratio
     assert activity(decode, machine).memory_ratio > 0.3

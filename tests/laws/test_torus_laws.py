@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from taicang import catalog
 from taicang.catalog.costing import cost_model
-from taicang.cost.collective_bound import lower_bound_s, pair_bytes_per_s, usable_bytes_per_s
+from taicang.cost.collective_bound import lower_bound_s, pair_bytes_per_s, rest_ratio, usable_bytes_per_s
 from taicang.errors import InvalidInput
 from taicang.evidence.systems import fabric_of
 from taicang.hardware import Level, Machine
@@ -42,6 +42,18 @@ def test_a_mesh_has_a_link_for_each_pair(dims: list[int], inner: int, rate: floa
     assert usable_bytes_per_s(level, units, float(joined)) == pytest.approx(rate * between / (units - 1))
     switch = replace(level, topology="switch")
     assert pair_bytes_per_s(switch, inner) == usable_bytes_per_s(switch, units, float(joined)) == rate
+
+
+@given(st.sampled_from(KINDS), st.integers(2, 200), st.sampled_from((1, 2, 4, 8, 16)))
+def test_the_last_unit_of_a_group_has_the_ports_of_those_who_are_there(kind: str, ranks: int, inner: int) -> None:
+    """What comes in is for all of them; what each sends in an all-to-all goes to all that are not there."""
+    op = Collective(kind=kind, payload_bytes=1e6, ranks=ranks)  # type: ignore[arg-type]
+    inside = min(inner, ranks)
+    there = ranks % inside or inside
+    sends = (ranks - inside) / (ranks - there) if ranks > inside else 1.0
+    share = sends if kind == "all_to_all" else there / inside
+    assert rest_ratio(op, float(inside), float(ranks)) == pytest.approx(share)
+    assert rest_ratio(op, float(inside), float(inside)) == 1.0  # a tier that nothing crosses
 
 
 @given(EXTENTS, st.floats(3, 10), st.floats(1.0, 400.0))
