@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from copy import copy
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,15 @@ def test_groups_wait_for_each_other():
     both = run(2, later=[0, 5 * STEP], hold=20)
     assert both[1].group != both[2].group
     assert both[1].started == both[2].started < both[1].arrival + 7 * STEP
+
+
+def test_experts_work_on_what_all_groups_have_and_attention_waits_for_the_fullest():
+    """Beside a prompt of 100 tokens in one of two groups, every sequence that decodes has a token and two drafts."""
+    asked, made = [], copy(table(2))
+    made.shared = lambda ticks, *sizes: asked.append(sizes) or ticks
+    instance = Instance(0, made, Limits(sequences=64, reserve=True), [Cache(5000, 16) for _ in range(2)])
+    simulate(Cluster([instance]), [Request(0, 0, 300, 400), Request(1, SECOND // 2, 100, 4)])
+    assert asked == [(0, 300, 150.0), (1, 103, 53.0)]
 
 
 def test_nobody_waits_where_nothing_decodes():
