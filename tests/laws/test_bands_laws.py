@@ -24,6 +24,8 @@ FIGURES = {
     "output_tokens_per_s": "throughput", "output_tokens_per_s_per_chip": "throughput", "tokens_per_s": "throughput",
     "machine_output_tokens_per_s": "throughput", "requests_per_s": "throughput", "power_w_per_chip": "power",
     "tokens_per_s_per_chip": "throughput", "mfu_ratio": "mfu", "memory": "memory",
+    "hfu_ratio": "mfu", "user_tokens_per_s": "tpot", "tokens_per_j": "power", "energy_j": "power",
+    "library_s": "library", "closed_s": "closed form",
 }  # fmt: skip
 INNER = (
     "decode", "prefill", "step", "versus", "ttft", "tpot", "itl", "e2e", "queue", "summary", "losses", "models", "run",
@@ -74,7 +76,10 @@ COMMANDS = {
     "search": {"--mode": st.sampled_from(["agg", "decode", "both"]), "--top": st.just("3"), "--tpot": st.just("80ms")},
     "compare": {"--ttft": st.just("20s"), "--set": st.just("chip.memory.bandwidth=4 TB/s")},
     "replay": {"--requests": st.just("8"), "--tp": st.sampled_from(["1", "2", "8"])},
-    "train": {"--dtype": st.sampled_from(["bf16", "fp8"]), "--micro-batch": st.just("1"), "--search": st.none()},
+    "train": {
+        "--dtype": st.sampled_from(["bf16", "fp8"]), "--micro-batch": st.just("1"), "--search": st.none(),
+        "--tokens": st.just("1B"),
+    },
 }  # fmt: skip
 ALWAYS = {"search": ["--confirm", "1", "--no-explain"], "replay": ["--closed-loop", "2", "--requests", "8"]}
 
@@ -92,6 +97,19 @@ def test_no_figure_without_a_band(command, data, taicang):
     )
     if code == 0:
         assert check(json.loads(out)) > 0
+
+
+@settings(max_examples=6, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@given(
+    machine=st.sampled_from(machines()), size=st.sampled_from(["8kB", "1GB"]),
+    kind=st.sampled_from(["all-reduce", "all-gather", "all-to-all", "dispatch", "send"]),
+)  # fmt: skip
+def test_no_time_of_a_collective_without_a_band(machine, kind, size, taicang):
+    code, out, _ = taicang("fabric", machine, "--collective", kind, "--bytes", size, "--json")
+    if code == 0:
+        found = json.loads(out)
+        assert {"library_s", "closed_s"} <= set(found)
+        assert check(found) == sum(found[name] is not None for name in ("library_s", "closed_s"))
 
 
 RUN = ("--input", "1024", "--output", "256")

@@ -21,7 +21,8 @@ RUN = ground(
 
 def known(**cells):
     near = {"version": [RUN.version], "kind": [RUN.kind], "model": [RUN.model], "form": [RUN.form],
-            "chip": [RUN.chip], "generation": [RUN.generation], "size": ["domain 1", "domain 8"]}  # fmt: skip
+            "chip": [RUN.chip], "generation": [RUN.generation], "size": ["domain 1", "domain 8"],
+            "source": ["they", ""], "layout": ["", "tp"]}  # fmt: skip
     return {"tpot": {RUN.pool: {"rows": 100, "engines": {RUN.engine: near}, "cells": {"": cells}}}}
 
 
@@ -34,6 +35,30 @@ def test_what_is_new_adds_its_own_excess():
     assert both.low_ratio * both.high_ratio == pytest.approx(1.0)
     assert "model" in both.basis
     assert "chip" in both.basis
+
+
+def test_what_is_left_out_with_a_publisher_counts_once():
+    """But for the chip, whose kernels are fitted apart."""
+    told = known(seen=[0.03, 0.1], source=[0.06, 0.4], model=[0.06, 0.2], version=[0.06, 0.3])
+    other = replace(RUN, source="others", model="another", version="2")
+    assert band("tpot", other, told).high_ratio == pytest.approx(math.exp(0.4))
+    assert band("tpot", replace(RUN, model="another", version="2"), told).high_ratio == pytest.approx(math.exp(0.3))
+
+
+def test_a_way_that_no_measured_run_has_is_unvalidated():
+    told = known(seen=[0.03, 0.1], layout=[0.06, 0.2])
+    assert band("tpot", replace(RUN, layout="tp"), told).high_ratio == pytest.approx(math.exp(0.1))
+    two = band("tpot", replace(RUN, layout="tp+pp"), told)
+    assert (two.verdict, "pp" in two.basis) == (UNVALIDATED, True)
+
+
+def test_of_one_publisher_its_own_rows_stand():
+    """And where engines could be left out, which takes their publishers with them, these tell."""
+    alone = band("tpot", replace(RUN, source="others"), known(seen=[0.03, 0.1]))
+    assert alone.high_ratio == pytest.approx(math.exp(0.1))
+    assert "one publisher" in alone.basis
+    engines = known(seen=[0.03, 0.1], engine=[0.06, 0.3])
+    assert band("tpot", replace(RUN, source="others"), engines).high_ratio == pytest.approx(math.exp(0.3))
 
 
 @pytest.mark.parametrize(

@@ -109,7 +109,7 @@ def _run(run: Run, chips: int) -> None:
     console.print(f"[bold]run[/] of {show(run.tokens, '')} tokens: {run.steps:,.0f} steps")
     low, high = (seconds / DAY for seconds in run.band_s)
     console.print(
-        f"  days             {run.seconds / DAY:.2f} (nine in ten runs {low:.2f} to {high:.2f}); steps alone "
+        f"  days             {run.seconds / DAY:.2f} (by failures' chance {low:.2f} to {high:.2f}); steps alone "
         f"{run.busy_s / DAY:.2f}, goodput {run.goodput_ratio:.1%}"
     )
     classes = ", ".join(f"{name} {count:.2g}" for name, count in run.failures.items())

@@ -155,7 +155,7 @@ def fit(family: str, evidence: Path | None) -> None:
 
 
 WIDTH = 130
-LEFT_OUT = ("model", "sibling", "nothing")
+LEFT_OUT = ("model", "sibling", "source", "nothing")
 """What was left out of the fits, in the order of the columns."""
 
 
@@ -182,7 +182,11 @@ def show_scores(
 
 def _show_left_out(console: Any, suites: set[str]) -> None:
     """Mean errors and coverage of bands where models and chips were left out whole, as frozen."""
-    parts = ("unseen model", "in band", "unseen chip", "in band", "interpolation", "in band")
+    parts = tuple(
+        head
+        for words in ("unseen model", "unseen chip", "unseen publisher", "interpolation")
+        for head in (words, "in band")
+    )
     table = terminal.table("left out of the fits", "rows", *parts)
     from taicang.catalog.trust import left_out
 

@@ -32,7 +32,7 @@ from taicang.models.types import (
     StateSpace,
     routed,
 )
-from taicang.plans import Quantisation
+from taicang.plans import Quantisation, ServePlan
 from taicang.stacks import Stack
 
 if TYPE_CHECKING:
@@ -42,12 +42,12 @@ FILE = Path(__file__).parent / "data" / "scoreboard.yaml"
 BANDS = Path(__file__).parent / "data" / "bands.json"
 UNVALIDATED = "unvalidated"
 NINE_IN_TEN = "nine in ten"
-AXES = ("engine", "version", "kind", "model", "form", "sibling", "foreign", "size")
+AXES = ("source", "engine", "version", "kind", "model", "form", "sibling", "foreign", "size", "layout")
 """What may be new about a run, and with that what was left out of the fits."""
 WORDS = {
-    "engine": "engine", "version": "version of the engine", "kind": "kind of model", "model": "model",
-    "form": "number format", "sibling": "chip (of a measured generation)", "foreign": "generation of chips",
-    "size": "size",
+    "source": "publisher", "engine": "engine", "version": "version of the engine", "kind": "kind of model",
+    "model": "model", "form": "number format", "sibling": "chip (of a measured generation)",
+    "foreign": "generation of chips", "size": "size", "layout": "layout",
 }  # fmt: skip
 """An axis as it is told."""
 WIDE = 8
@@ -108,6 +108,10 @@ class Ground:
     span: str
     """Whether the ranks of an instance share a scale-up domain."""
     ranks: int
+    layout: str = ""
+    """Ways in which ranks share the work and spare memory, joined by "+"."""
+    source: str = ""
+    """Who measured it. Empty: a user, of whose runs the evidence has none."""
     own: Mapping[str, Any] = field(default_factory=dict, compare=False)
     """What its user measured under this stack, as ``table`` has it of all."""
 
@@ -123,9 +127,9 @@ class Ground:
 
     @property
     def cells(self) -> tuple[str, ...]:
-        """From the whole pool to the nearest: its engine, with such models, of such a width."""
+        """From the whole pool to the nearest: such models, by its engine, on such a width."""
         near = f"{self.engine} {self.feed}"
-        return ("", self.engine, near, f"{near}, {'wide' if self.ranks > WIDE else 'narrow'}")
+        return ("", self.feed, near, f"{near}, {'wide' if self.ranks > WIDE else 'narrow'}")
 
 
 def feed(kind: str) -> str:
@@ -139,8 +143,9 @@ def at_once(prompts: int, clients: float) -> bool:
 
 
 def ground(
-    model: Model, machine: Machine, stack: Stack, *, use: str, ranks: int, quant: Quantisation | None, form: str = ""
-) -> Ground:
+    model: Model, machine: Machine, stack: Stack, *, use: str, ranks: int, quant: Quantisation | None, form: str = "",
+    plan: ServePlan | TrainPlan | None = None,
+) -> Ground:  # fmt: skip
     """What is known of a run. ``form`` is given where formats are no ``quant`` (a training recipe)."""
     chip = machine.chip
     experts = routed(model) is not None
@@ -158,6 +163,7 @@ def ground(
         form=form,
         span="domain" if ranks <= machine.domain else "network",
         ranks=ranks,
+        layout="" if plan is None else "+".join(ways(plan)),
         own=stack.bands,
     )
 
@@ -168,12 +174,16 @@ REPLAYED = ("tpot", "itl", "ttft", "e2e", "queue", "throughput", "power")
 """Figures of a replay."""
 TRAINED = ("step_time", "throughput", "mfu", "memory", "power")
 """Figures of a training step."""
+RUN = ("days", "energy")
+"""Those that a whole run adds."""
 PUBLISHED = "published figure, not predicted"
 _SAME: Mapping[str, Mapping[str, str]] = {
     "itl": {"": "tpot"},
     "ttft": {"replay": "replayed_ttft"},
     "throughput": {"training": "step_time", "adapters": "step_time"},
     "mfu": {"": "step_time"},
+    "days": {"": "step_time"},
+    "energy": {"": PUBLISHED},
     "power": {"": PUBLISHED, "replay": "power"},
 }
 """Figure -> where ("": anywhere) -> the metric that says how far it is off."""
@@ -202,9 +212,20 @@ def trained(model: Model, machine: Machine, stack: Stack, plan: TrainPlan) -> Gr
     """What is known of a training job; one that trains adapters alone is another use, and experts that run one after
     the other are of another kind: the host paces them."""
     use = "training" if plan.trained_ratio == 1.0 else "adapters"
-    made = ground(model, machine, stack, use=use, ranks=plan.ranks, quant=None, form=plan.recipe.name)
+    made = ground(model, machine, stack, use=use, ranks=plan.ranks, quant=None, form=plan.recipe.name, plan=plan)
     apart = routed(model) is not None and not stack.grouped_experts
     return replace(made, kind=f"{made.kind} one by one") if apart else made
+
+
+def ways(plan: ServePlan | TrainPlan) -> tuple[str, ...]:
+    """Ways in which the ranks of a plan share the work, spare memory or work ahead."""
+    if isinstance(plan, ServePlan):
+        found = [name for name in ("tp", "pp", "dp", "ep") if getattr(plan, name) > 1]
+        return (*found, *["drafts"] * (int(plan.draft_tokens) > 0))
+    found = [name for name in ("tp", "cp", "pp", "ep") if getattr(plan, name) > 1]
+    found += [plan.schedule] * (plan.pp > 1 and plan.schedule != "1f1b")
+    found += ["zero3"] * (plan.zero == 3) + [f"{plan.recompute} recompute"] * (plan.recompute not in ("", "none"))
+    return (*found, *["offload"] * (plan.offload != "none"))
 
 
 def _own(chip: Chip) -> bool:
@@ -268,27 +289,38 @@ def band(metric: str, run: Ground, known: Mapping[str, Any] | None = None) -> Ba
     new, why = novelty(run, pool)
     if why:
         return unvalidated(why)
+    # where all is of one publisher, what its own rows are off by stands
+    alone = "source" in new and _error(pool, run, "source") is None
+    new = tuple(axis for axis in new if not (alone and axis == "source"))
     errors = [_error(pool, run, axis) for axis in ("seen", *new)]
     if any(each is None for each in errors):
         lacking = [WORDS[axis] for axis, each in zip(("seen", *new), errors, strict=True) if axis in WORDS and not each]
         return unvalidated(f"new {' and '.join(lacking) or 'rows'}: too few were measured to leave any out")
     seen, *others = [each for each in errors if each is not None]
-    # what is new adds its own excess over what all rows have in common
-    half, nine = (
-        math.sqrt(seen[i] ** 2 + sum(max(each[i] ** 2 - seen[i] ** 2, 0.0) for each in others)) for i in (0, 1)
-    )
-    scales = pool.get("scale", {})
+    half, nine = (_together(seen[i], {axis: each[i] for axis, each in zip(new, others, strict=True)}) for i in (0, 1))
+    scales = pool.get("scale", {}).get(run.feed, {})
     scale, own = max(scales.get(axis, 1.0) for axis in new or ("seen",)), scales.get("seen", 1.0)
     half, nine = max(half * scale, seen[0] * own), max(nine * scale, seen[1] * own)  # what is new never narrows
-    told = f"{run.engine} on {run.chip}" if not new else "new " + ", ".join(WORDS[axis] for axis in new)
+    named = [WORDS[axis] for axis in new if axis != "source"]  # of users' runs that is always so
+    told = f"new {', '.join(named)}" if named else f"{run.engine} on {run.chip}"
     return Band(
         verdict=NINE_IN_TEN,
         low_ratio=math.exp(-nine),
         high_ratio=math.exp(nine),
         typical_ratio=math.expm1(half),
         rows=pool["rows"],
-        basis=f"{run.pool}: {told}",
+        basis=f"{run.pool}: {told}" + ", of one publisher" * alone,
     )
+
+
+def _together(seen: float, others: Mapping[str, float]) -> float:
+    """An error where several things are new. A chip, whose kernels are fitted apart, adds its own excess over what all
+    rows have in common; what else is new is left out with a publisher or an engine anyway, so the dearest counts."""
+    excess = [0.0, 0.0]
+    for axis, error in others.items():
+        chip = axis in ("sibling", "foreign")
+        excess[chip] = max(excess[chip], error**2 - seen**2)
+    return math.sqrt(seen**2 + sum(excess))
 
 
 def met(machine: Machine, ranks: float, plane: str = "scale_up") -> Level:
@@ -326,6 +358,8 @@ def unvalidated(why: str) -> Band:
 def _error(pool: Mapping[str, Any], run: Ground, axis: str) -> Sequence[float] | None:
     """(Median, ninth decile) of the errors of ``axis`` in the nearest cell; None where none could be left out."""
     found = [pool["cells"][name][axis] for name in run.cells if axis in pool["cells"].get(name, {})]
+    if not found and axis == "source":  # who leaves out an engine leaves out all that its publishers said
+        return _error(pool, run, "engine")
     return found[-1] if found else None
 
 
@@ -334,14 +368,17 @@ def novelty(run: Ground, pool: Mapping[str, Any]) -> tuple[tuple[str, ...], str]
     engines = pool["engines"]
     new: list[str] = []
     near = engines.get(run.engine)
+    if lacking := _lacking(run, engines):
+        return (), f"no measured {run.use} run has {' and '.join(lacking)}"
     if near is None:
         new.append("engine")
         near = {
             axis: sorted({each for one in engines.values() for each in one[axis]})
             for axis in next(iter(engines.values()))
         }
-    elif run.version not in near["version"]:
-        new.append("version")
+    else:
+        new += ["source"] * (run.source not in near.get("source", [run.source]))
+        new += ["version"] * (run.version not in near["version"])
     if run.feed not in {feed(each) for one in engines.values() for each in one["kind"]}:
         return (), f"{run.feed}: no {run.use} runs of such models on chips of {run.vendor} were measured"
     if run.kind not in near["kind"]:
@@ -352,6 +389,8 @@ def novelty(run: Ground, pool: Mapping[str, Any]) -> tuple[tuple[str, ...], str]
         new.append("form")
     if run.chip not in near["chip"]:
         new.append("sibling" if run.generation in near["generation"] else "foreign")
+    if run.layout not in near.get("layout", [run.layout]):
+        new.append("layout")
     sizes = near["size"]
     if size(run) not in sizes:
         spans = [int(each.rpartition(" ")[2]) for each in sizes if each.startswith(run.span)]
@@ -361,6 +400,13 @@ def novelty(run: Ground, pool: Mapping[str, Any]) -> tuple[tuple[str, ...], str]
             return (), f"{run.ranks} ranks: {min(spans)} to {max(spans)} were measured"
         new.append("size")
     return tuple(new), ""
+
+
+def _lacking(run: Ground, engines: Mapping[str, Any]) -> list[str]:
+    """Ways of a run that no measured one of its pool has; profiles of earlier versions do not say theirs."""
+    layouts = [each for one in engines.values() for each in one.get("layout", [run.layout])]
+    known = {way for each in layouts for way in each.split("+")}
+    return [way for way in run.layout.split("+") if way and way not in known]
 
 
 def size(run: Ground) -> str:

@@ -119,7 +119,9 @@ def run_of(row: Row) -> Ground | None:
     if not row.held:
         return None
     made = setup_of(row, catalog.stack(row.stack), 1)
-    return ground(made.model, made.machine, made.stack, use="disaggregated", ranks=row.dies, quant=row.plan.quant)
+    return ground(
+        made.model, made.machine, made.stack, use="disaggregated", ranks=row.dies, quant=row.plan.quant, plan=row.plan
+    )
 
 
 def run(row: Row, stack: Stack, microbatches: int) -> Timeline:

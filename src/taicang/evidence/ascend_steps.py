@@ -121,7 +121,9 @@ def setup_of(row: Row, stack: Stack | None = None) -> Setup:
 def run_of(row: Row) -> Ground:
     """What is known of a row."""
     made = setup_of(row)
-    return ground(made.model, made.machine, made.stack, use="aggregated", ranks=row.ranks, quant=made.plan.quant)
+    return ground(
+        made.model, made.machine, made.stack, use="aggregated", ranks=row.ranks, quant=made.plan.quant, plan=made.plan
+    )
 
 
 def predict_s(row: Row, stack: Stack | None = None) -> float:

@@ -44,9 +44,9 @@ FOLDS = 5
 """Parts of the rows that are known, for what bands cover of rows like their own."""
 DEPTH = 4
 """Cells of a chain (``Ground.cells``)."""
-SHOWN = ("model", "sibling", "foreign", "version", "form", "size", "kind", "engine")
+SHOWN = ("model", "sibling", "source", "foreign", "version", "form", "size", "kind", "layout", "engine")
 """Axes of the record of what was left out, the scoreboard's first."""
-KNOWN = ("version", "kind", "model", "form", "chip", "generation", "size")
+KNOWN = ("source", "version", "kind", "model", "form", "chip", "generation", "size", "layout")
 
 
 def fit(folder: Path) -> Path:
@@ -133,16 +133,25 @@ def pools_of(trials: Iterable[Trial]) -> list[Pool]:
         runs = list(dict.fromkeys(one.run for one in members))
         place = {run: number for number, run in enumerate(runs)}
         run = np.array([place[one.run] for one in members])
+        errors = {axis: np.abs([one.logs.get(axis, np.nan) for one in members]) for axis in ("seen", *AXES)}
+        # without its only publisher an engine is another that nobody knows
+        errors["source"][~_twice([one.run for one in members])] = np.nan
         made.append(
             Pool(
                 metric=metric, name=name, trials=members, runs=runs, run=run,
                 groups={axis: _codes([label(each) for each in runs])[run] for axis, label in LABELS.items()},
-                errors={
-                    axis: np.abs([one.logs.get(axis, np.nan) for one in members]) for axis in ("seen", *AXES)
-                },
+                errors=errors,
             )
         )  # fmt: skip
     return made
+
+
+def _twice(runs: Sequence[Ground]) -> NDArray[np.bool_]:
+    """Whether several published rows of a run's engine."""
+    known: dict[str, set[str]] = {}
+    for run in runs:
+        known.setdefault(run.engine, set()).add(run.source)
+    return np.array([len(known[run.engine]) > 1 for run in runs])
 
 
 def _codes(names: Sequence[str]) -> NDArray[np.int64]:
@@ -189,12 +198,16 @@ def _cells(pool: Pool, mask: NDArray[np.bool_]) -> dict[str, dict[str, list[floa
 def _errors(pool: Pool, inside: NDArray[np.bool_], axis: str, above: Sequence[float] | None) -> list[float] | None:
     """(Median, ninth decile), drawn to the cell ``above``; None where there is nothing to tell."""
     some = inside & np.isfinite(pool.errors[axis])
-    groups = np.unique(pool.groups["model" if axis == "seen" else axis][some]).size
+    _, place, sizes = np.unique(
+        pool.groups["model" if axis == "seen" else axis][some], return_inverse=True, return_counts=True
+    )
+    groups = sizes.size
     if not groups or (above is None and axis != "seen" and groups < GROUPS):
         return None
     errors = pool.errors[axis][some]
     # of many rows of few groups, the scale says how far they reach: by what was left out, not once more by their number
-    own = quantiles(errors, groups if errors.size < FEW else math.inf)
+    # what is new is one more group: each that was left out counts as much, however many rows it has
+    own = quantiles(errors, groups if errors.size < FEW else math.inf, None if axis == "seen" else 1.0 / sizes[place])
     if above is None:
         return own
     if errors.size < FEW:  # too few rows to narrow what more of them say
@@ -209,16 +222,24 @@ def covered(pool: Pool, axis: str) -> Iterator[tuple[Trial, float, bool | None]]
     named = "seen" if axis == "nothing" else axis
     members, groups, shares = tried(pool, axis)
     for group in np.unique(groups):
-        scale = _scale(pool, axis, (members, groups, shares), groups != group)
-        for i, share in zip(members[groups == group], shares[groups == group], strict=True):
-            one = pool.trials[int(i)]
-            yield one, one.logs[named], None if np.isnan(share) else bool(share <= scale)
+        kinds = np.array([pool.runs[run].feed for run in pool.run[members]])
+        for kind in np.unique(kinds[groups == group]):
+            scale = _scale(pool, axis, (members, groups, shares), (groups != group) & (kinds == kind))
+            mine = (groups == group) & (kinds == kind)
+            for i, share in zip(members[mine], shares[mine], strict=True):
+                one = pool.trials[int(i)]
+                yield one, one.logs[named], None if np.isnan(share) else bool(share <= scale)
 
 
-def scales(pool: Pool) -> dict[str, float]:
-    """Axis -> what its bands are to be multiplied by, so that they hold nine in ten of what was left out."""
+def scales(pool: Pool) -> dict[str, dict[str, float]]:
+    """Kind of models -> axis -> what its bands are to be multiplied by, so that they hold nine in ten of what was left
+    out."""
     found = {axis: tried(pool, "nothing" if axis == "seen" else axis) for axis in ("seen", *AXES)}
-    return {axis: _scale(pool, axis, each, np.ones(each[0].size, bool)) for axis, each in found.items()}
+    kinds = np.array([run.feed for run in pool.runs])[pool.run]
+    return {
+        kind: {axis: _scale(pool, axis, each, kinds[each[0]] == kind) for axis, each in found.items()}
+        for kind in dict.fromkeys(kinds.tolist())
+    }
 
 
 def tried(pool: Pool, axis: str) -> Tried:

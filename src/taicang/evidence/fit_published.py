@@ -151,7 +151,7 @@ def launch_outcomes() -> Iterator[Outcome]:
         yield Outcome(
             id=f"ascend_launch/{number}", suite="ascend_launch", group=row["dataset"], unit="s", predicted=seconds,
             measured=float(row["tpot_ms"]) * 1e-3, held_out=True, figure="tpot",
-            run=ground(net, machine, stack, use="aggregated", ranks=ranks, quant=setup.plan.quant),
+            run=ground(net, machine, stack, use="aggregated", ranks=ranks, quant=setup.plan.quant, plan=plan),
         )  # fmt: skip
 
 

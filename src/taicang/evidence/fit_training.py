@@ -151,14 +151,19 @@ def _solve(rows: Sequence[Row], chips: list[str], stacks: list[str]) -> Floats:
         made[len(rows) :] = np.diag(pull * (NOISE_RATIO / PRIOR_RATIO))
         return made
 
-    low = np.array([np.log(0.2)] * count)
-    high = np.array([0.0] * len(chips) + [np.log(3.0)] * len(stacks) + [np.log(6.0)] * 2)
+    low, high = bounds(len(chips), count)
     start = np.clip(present(chips, stacks), low + STEP, high - STEP)
     found: Any = least_squares(
         residuals, start, jacobian, bounds=(low, high), loss="soft_l1", f_scale=NOISE_RATIO, ftol=1e-5, max_nfev=30
     )
     solved: Floats = found.x
     return solved
+
+
+def bounds(chips: int, count: int) -> tuple[Floats, Floats]:
+    """Least and most of the logarithms of ``count`` constants, clocks of ``chips`` first."""
+    high = [0.0] * chips + [np.log(3.0)] * (count - chips - 2) + [np.log(6.0)] * 2
+    return np.full(count, np.log(0.2)), np.array(high)
 
 
 def _alike(row: Row, rows: Sequence[Row]) -> float:

@@ -7,6 +7,7 @@ row runs with (its chip's clock, its stack's ratio, its engine's host time or sl
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -19,7 +20,7 @@ from taicang.catalog.trust import Ground, size
 from taicang.evidence import fit_training as fit
 from taicang.evidence.measured import attempt
 from taicang.evidence.suite_training import predict, run_of
-from taicang.evidence.training_rows import Row, stack_of
+from taicang.evidence.training_rows import Row, publisher, stack_of
 
 Floats = NDArray[np.float64]
 
@@ -27,7 +28,7 @@ Floats = NDArray[np.float64]
 def errors(rows: Sequence[Row]) -> Iterator[tuple[Row, Ground, dict[str, float]]]:
     """Rows that can be predicted, each with its errors by what was left out."""
     mine = [row for row in rows if attempt(partial(predict, row))[0] is not None]
-    runs = [run_of(row) for row in mine]
+    runs = [replace(run_of(row), source=publisher(row)) for row in mine]
     chips, stacks = sorted({run.chip for run in runs}), sorted({fit.constant_of(row) for row in mine})
     at = np.array([_constants(row, run, chips, stacks) for row, run in zip(mine, runs, strict=True)])
     release = np.array([stacks.index(name) if (name := stack_of(row)) in stacks else -1 for row in mine])
@@ -45,6 +46,8 @@ def errors(rows: Sequence[Row]) -> Iterator[tuple[Row, Ground, dict[str, float]]
         "foreign": [run.generation for run in runs], "version": [f"{r.engine} {r.version}" for r in runs],
         "engine": [run.engine for run in runs], "kind": [run.kind for run in runs],
         "size": [f"{run.engine} {size(run)}" for run in runs],
+        "source": [f"{run.engine} {run.source}" for run in runs],
+        "layout": [f"{run.engine} {run.layout}" for run in runs],
     }  # fmt: skip
     found = {"seen": base}
     for axis, names in labels.items():
@@ -87,7 +90,9 @@ def _solved(
         return np.concatenate([off, pull * x])
 
     solved = start.copy()
-    solved[free] = least_squares(residuals, start[free], loss="soft_l1", f_scale=fit.NOISE_RATIO).x
+    low, high = (each[free] for each in fit.bounds(count, values.size))
+    first = np.clip(start[free], low + fit.STEP, high - fit.STEP)
+    solved[free] = least_squares(residuals, first, bounds=(low, high), loss="soft_l1", f_scale=fit.NOISE_RATIO).x
     return solved
 
 

@@ -101,6 +101,8 @@ class Row:
     """What is to be said of the version."""
     own: bool
     """Of a source whose launch scripts nobody knows."""
+    source: str
+    """Who measured it."""
     disaggregated: bool
     input_tokens: int
     """As stated."""
@@ -332,6 +334,7 @@ def _row(cells: dict[str, str], net: Model) -> Row:
         stack=replace(_behind(engine, found), all_reduce=reducing(engine, scripts)),
         note=note,
         own=not facts["known"],
+        source=SOURCES[0] if public(cells) else cells["source"],
         disaggregated=split,
         input_tokens=facts["prompt"],
         output_tokens=facts["answer"],

@@ -36,7 +36,9 @@ def run_of(row: Published) -> Ground | None:
     use = "disaggregated" if row.phase in ("prefill", "decode", "pd-disagg", "1P1D") else "aggregated"
     if made := attempt(partial(setups, row))[0]:
         one = made[0]
-        return ground(one.model, one.machine, one.stack, use=use, ranks=int(one.plan.ranks), quant=one.plan.quant)
+        return ground(
+            one.model, one.machine, one.stack, use=use, ranks=int(one.plan.ranks), quant=one.plan.quant, plan=one.plan
+        )
     if "scenario" not in row.batch or attempt(lambda: row.machine)[0] is None:
         return None
     machine, stack = machine_for(row.machine, 1), stack_of(row)

@@ -140,7 +140,9 @@ def run_of(row: Row) -> Ground:
     """What is known of a row."""
     made = setup(row, row.decode)
     use = "burst" if burst(row) else "disaggregated" if row.disaggregated else "aggregated"
-    return ground(row.net, made.machine, row.stack, use=use, ranks=int(made.plan.ranks), quant=made.plan.quant)
+    return ground(
+        row.net, made.machine, row.stack, use=use, ranks=int(made.plan.ranks), quant=made.plan.quant, plan=made.plan
+    )
 
 
 def times(row: Row) -> tuple[float, float]:

@@ -56,6 +56,11 @@ class Row:
         return self.count <= SMALL_RANKS
 
 
+def publisher(row: Row) -> str:
+    """Who measured it, whatever the date of the publication."""
+    return re.sub("[_0-9]+$", "", " ".join(row.source.split()[:2]))
+
+
 def training_rows(path: Path) -> list[Row]:
     """All rows; those that measure no step say so in ``refused``."""
     listed = [parsed(row) for row in lines(path)]

@@ -35,9 +35,11 @@ from taicang.evidence.measured import attempt
 from taicang.evidence.score import Outcome
 from taicang.evidence.served import Row
 from taicang.evidence.suites import sources
+from taicang.evidence.training_rows import publisher
 
 Labels = Mapping[str, Callable[[Ground], str]]
 LABELS: Labels = {
+    "source": lambda run: f"{run.engine} {run.source}",
     "version": lambda run: f"{run.engine} {run.version}",
     "kind": lambda run: f"{run.engine} {run.kind}",
     "model": lambda run: f"{run.engine} {run.model}",
@@ -45,6 +47,7 @@ LABELS: Labels = {
     "sibling": lambda run: f"{run.engine} {run.chip}",
     "foreign": lambda run: f"{run.engine} {run.generation}",
     "size": lambda run: f"{run.engine} {size(run)}",
+    "layout": lambda run: f"{run.engine} {run.layout}",
     "engine": lambda run: run.engine,
 }
 """Axis -> the group of a run that is left out with it."""
@@ -76,7 +79,7 @@ def served(folder: Path) -> Iterator[Trial]:
     listed = suite_served.rows(folder)
     for engine in dict.fromkeys(row.engine for row in listed):
         found = leave_out.linear(engine, listed)
-        runs = [suite_served.run_of(row) for row in found.rows]
+        runs = [replace(suite_served.run_of(row), source=row.source) for row in found.rows]
         logs = _left_out(found, runs)
         replayed = [attempt(partial(suite_replay.predict, row))[0] for row in found.rows]
         for i, (row, run) in enumerate(zip(found.rows, runs, strict=True)):
@@ -100,9 +103,7 @@ def _left_out(found: Linear, runs: list[Ground]) -> dict[str, NDArray[np.float64
         return made
 
     with np.errstate(invalid="ignore"):
-        logs = {
-            axis: solved(LABELS[axis]) for axis in ("version", "kind", "model", "form", "sibling", "foreign", "size")
-        }
+        logs = {axis: solved(label) for axis, label in LABELS.items() if axis != "engine"}
         logs["seen"] = np.log(found.base)
         logs["engine"] = np.log(leave_out.neutral(found))
         for axis, donors in (("sibling", leave_out.SIBLING), ("foreign", leave_out.FOREIGN)):
@@ -130,13 +131,14 @@ def of_served(row: Row, run: Ground, logs: Mapping[str, Any], route: str, *, hel
         )  # fmt: skip
 
 
-def _plain(one: Outcome) -> Iterator[Trial]:
+def _plain(one: Outcome, source: str = "") -> Iterator[Trial]:
     """The trial of an outcome whose row no fit has seen, or one has: that speaks for what is known alone."""
     if one.run is None or one.predicted is None:
         return
     off = float(np.log(one.predicted / one.measured))
     logs = dict.fromkeys(("seen", *(LABELS if one.held_out else ())), off)
-    yield Trial(id=one.id, suite=one.suite, metric=metric_of(one), run=one.run, logs=logs, held_out=one.held_out)
+    run = replace(one.run, source=source or one.suite)
+    yield Trial(id=one.id, suite=one.suite, metric=metric_of(one), run=run, logs=logs, held_out=one.held_out)
 
 
 def published_trials(folder: Path) -> Iterator[Trial]:
@@ -169,8 +171,12 @@ def training_trials(folder: Path) -> Iterator[Trial]:
     for row, run, logs in leave_out_training.errors(training_rows.training_rows(folder / training_rows.FILE)):
         yield Trial(id=row.id, suite=row.suite, metric="step_time", run=run, logs=logs, held_out=row.held_out)
     for row, seen, model, neutral in fit_training.left_out(folder):
-        logs = dict.fromkeys(LABELS, neutral) | dict.fromkeys(("model", "kind", "form", "size"), model) | {"seen": seen}
-        run = suite_training.run_of(row)
+        logs = (
+            dict.fromkeys(LABELS, neutral)
+            | dict.fromkeys(("model", "kind", "form", "size", "layout"), model)
+            | {"seen": seen}
+        )
+        run = replace(suite_training.run_of(row), source=publisher(row))
         yield Trial(id=row.id, suite="training_2", metric="step_time", run=run, logs=logs, held_out=not row.small)
     yield from _later(folder)
 
@@ -185,8 +191,9 @@ def _later(folder: Path) -> Iterator[Trial]:
             held_out=True, run=suite_training.run_of(row),
         )  # fmt: skip
         if fit_training.engine_of(row) in first:
-            yield from _plain(one)
+            yield from _plain(one, publisher(row))
         if stated := row.raw["extra"].get("mem_gb"):
             size = float(step.memory.total_bytes)
             suite = "training_2_memory"
-            yield from _plain(replace(one, suite=suite, unit="B", predicted=size, measured=float(stated) * 1e9))
+            memory = replace(one, suite=suite, unit="B", predicted=size, measured=float(stated) * 1e9)
+            yield from _plain(memory, publisher(row))

@@ -210,6 +210,6 @@ def _bands(pools: Mapping[str, Pool], *, shared: bool, burst: bool) -> Mapping[s
     run = ground(
         made.model, made.machine, made.stack,
         use="burst" if burst else "disaggregated" if len(pools) > 1 else "aggregated",
-        ranks=int(made.plan.ranks), quant=made.plan.quant,
+        ranks=int(made.plan.ranks), quant=made.plan.quant, plan=made.plan,
     )  # fmt: skip
     return bands(run, REPLAYED, replay=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 from taicang import catalog
 from taicang.catalog.costing import measured_levels
-from taicang.catalog.trust import TRAINED, bands, trained
+from taicang.catalog.trust import RUN, TRAINED, bands, trained
 from taicang.formats import number_format
 from taicang.hardware import Machine
 from taicang.models.types import Model, routed
@@ -169,7 +169,7 @@ def compose(
         found=found,
         assumptions=_assumptions(setup, step, given) + (() if run is None else _run_assumptions(run, chips)),
         sources=sources(net, machine),
-        bands=bands(trained(net, machine, setup.stack, plan), TRAINED),
+        bands=bands(trained(net, machine, setup.stack, plan), TRAINED if run is None else TRAINED + RUN),
     )
 
 

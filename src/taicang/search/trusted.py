@@ -55,7 +55,7 @@ def told(job: Job, choice: Choice, given: Sequence[str]) -> dict[str, Any]:
 def ground_of(job: Job, mode: str, plan: ServePlan) -> Ground:
     """What is known of ``job`` on instances of ``plan`` (that decode, where others prefill)."""
     use = "aggregated" if mode == "aggregated" else "disaggregated"
-    return ground(job.model, job.machine, job.stack, use=use, ranks=int(plan.ranks), quant=plan.quant)
+    return ground(job.model, job.machine, job.stack, use=use, ranks=int(plan.ranks), quant=plan.quant, plan=plan)
 
 
 def bands_of(job: Job, mode: str, plan: ServePlan, *, replay: bool = False) -> Mapping[str, Band]:
