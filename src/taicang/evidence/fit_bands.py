@@ -205,9 +205,10 @@ def _errors(pool: Pool, inside: NDArray[np.bool_], axis: str, above: Sequence[fl
     if not groups or (above is None and axis != "seen" and groups < GROUPS):
         return None
     errors = pool.errors[axis][some]
-    # of many rows of few groups, the scale says how far they reach: by what was left out, not once more by their number
+    # of many rows of few groups in a cell, the scale says how far they reach, not once more their number
     # what is new is one more group: each that was left out counts as much, however many rows it has
-    own = quantiles(errors, groups if errors.size < FEW else math.inf, None if axis == "seen" else 1.0 / sizes[place])
+    weights = None if axis == "seen" else 1.0 / sizes[place]
+    own = quantiles(errors, groups if errors.size < FEW or above is None else math.inf, weights)
     if above is None:
         return own
     if errors.size < FEW:  # too few rows to narrow what more of them say
