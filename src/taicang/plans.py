@@ -70,6 +70,12 @@ class ServePlan:
         return self.tp * self.dp * self.pp
 
     @property
+    def ways(self) -> tuple[str, ...]:
+        """Ways in which its ranks share the work or work ahead."""
+        found = [name for name in ("tp", "pp", "dp", "ep") if getattr(self, name) > 1]
+        return (*found, *["drafts"] * (int(self.draft_tokens) > 0))
+
+    @property
     def query_len(self) -> Count:
         """Tokens that one sequence sends through the model in a decode step."""
         return 1 + self.draft_tokens

@@ -163,7 +163,7 @@ def ground(
         form=form,
         span="domain" if ranks <= machine.domain else "network",
         ranks=ranks,
-        layout="" if plan is None else "+".join(ways(plan)),
+        layout="" if plan is None else "+".join(plan.ways),
         own=stack.bands,
     )
 
@@ -215,17 +215,6 @@ def trained(model: Model, machine: Machine, stack: Stack, plan: TrainPlan) -> Gr
     made = ground(model, machine, stack, use=use, ranks=plan.ranks, quant=None, form=plan.recipe.name, plan=plan)
     apart = routed(model) is not None and not stack.grouped_experts
     return replace(made, kind=f"{made.kind} one by one") if apart else made
-
-
-def ways(plan: ServePlan | TrainPlan) -> tuple[str, ...]:
-    """Ways in which the ranks of a plan share the work, spare memory or work ahead."""
-    if isinstance(plan, ServePlan):
-        found = [name for name in ("tp", "pp", "dp", "ep") if getattr(plan, name) > 1]
-        return (*found, *["drafts"] * (int(plan.draft_tokens) > 0))
-    found = [name for name in ("tp", "cp", "pp", "ep") if getattr(plan, name) > 1]
-    found += [plan.schedule] * (plan.pp > 1 and plan.schedule != "1f1b")
-    found += ["zero3"] * (plan.zero == 3) + [f"{plan.recompute} recompute"] * (plan.recompute not in ("", "none"))
-    return (*found, *["offload"] * (plan.offload != "none"))
 
 
 def _own(chip: Chip) -> bool:

@@ -87,6 +87,14 @@ class TrainPlan:
         return self.tp * self.cp * self.pp * self.dp
 
     @property
+    def ways(self) -> tuple[str, ...]:
+        """Ways in which its ranks share the work and spare memory."""
+        found = [name for name in ("tp", "cp", "pp", "ep") if getattr(self, name) > 1]
+        found += [self.schedule] * (self.pp > 1 and self.schedule != "1f1b")
+        found += ["zero3"] * (self.zero == 3) + [f"{self.recompute} recompute"] * (self.recompute not in ("", "none"))
+        return (*found, *["offload"] * (self.offload != "none"))
+
+    @property
     def microbatches(self) -> int:
         """Microbatches of one rank and step."""
         return self.global_batch // (self.dp * self.micro_batch)
