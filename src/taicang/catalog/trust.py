@@ -56,8 +56,6 @@ TURNS = 2
 """Requests of each client from which on a run is a closed loop, as all measured ones are."""
 FURTHER = 2.0
 """Times the largest measured instance that a run may have ranks before nothing is near it (and the smallest)."""
-
-
 LINKS = {
     "ranks": "{:,.0f} ranks; {:,.0f} to {:,.0f}", "sent_bytes": "{:,.0f} bytes; {:,.0f} to {:,.0f}",
     "bytes_per_s": "links of {:.3g} bytes/s; {:.3g} to {:.3g}",
@@ -394,8 +392,7 @@ def novelty(run: Ground, pool: Mapping[str, Any]) -> tuple[tuple[str, ...], str]
 def _lacking(run: Ground, engines: Mapping[str, Any]) -> list[str]:
     """Ways of a run that no measured one of its pool has; profiles of earlier versions do not say theirs."""
     layouts = [each for one in engines.values() for each in one.get("layout", [run.layout])]
-    known = {way for each in layouts for way in each.split("+")}
-    return [way for way in run.layout.split("+") if way and way not in known]
+    return [way for way in run.layout.split("+") if way and not any(way in each.split("+") for each in layouts)]
 
 
 def size(run: Ground) -> str:
