@@ -35,16 +35,12 @@ from taicang.units import Num
 
 Lines: TypeAlias = dict[str, Line]
 Rows: TypeAlias = Measured[Collective]
-SPREADS = (0.4, 0.4, 0.0)
 NODE = 8.0
 LARGE_BYTES = 2.0**26
 """From here on the published single-node rows of PyTorch tell about the fabric: the launch no longer counts."""
 DECLARED: Mapping[str, Any] = declared_fits()["collective"]
 LIMITS: Mapping[str, tuple[float, float]] = DECLARED["limits"]
 TYPICAL = ("base_s", "hop_s", "efficiency_ratio", "own_ratio")
-PRIOR = 0.1
-"""Pull of each log constant towards its first guess, in log errors per unit: weak, but it keeps what the rows do not
-tell from running to a limit (chosen by cross-validation: 8.3 % without, 8.0 % with it, 8.4 % at three times this)."""
 
 
 def _guess(key: str) -> tuple[float, float]:
@@ -89,8 +85,8 @@ def fit_lines(parts: Sequence[Rows], keys: Sequence[str], behind: Lines, machine
     best = solve(
         lambda c: log_errors(parts, lambda part: price(part, _lines(c, keys))),
         bounds,
-        spreads=SPREADS,
-        prior=PRIOR,
+        spreads=DECLARED["spreads"],
+        prior=DECLARED["prior"],
         evaluations=80,
     )
     return _lines(best, keys)
@@ -216,13 +212,10 @@ def fit_collective(folder: Path) -> Fitted:
     return Fitted(files={"collective": plain}, rows=count([*nccl, *custom]))
 
 
-# Read and write bandwidth of one die over the Unified Bus, as shares of its line rate (facts: 164-167 and 135-137 of
-# 196 GB/s measured); a collective both reads and writes, so its lines get the geometric mean.
-UB_READ_RATIO, UB_WRITE_RATIO = 165.5 / 196, 136.0 / 196
-COPY_ENGINE_RATIO = 0.92
-"""Peer copy by the copy engine: 276 of 300 GB/s (A100 sample of nvbandwidth); for lack of others, of any fabric."""
-HOST_RATIO = 26.0 / 32.0
-"""Pinned host to device over PCIe 4 x16 (same sample)."""
+def _reached(what: str) -> float:
+    """Share of a line rate that the declared figures ``what`` reach."""
+    reached, line = DECLARED["reached"][what]
+    return float(reached / line)
 
 
 def _fitted(rows: list[Published]) -> list[Published]:
@@ -243,7 +236,7 @@ def scale_out_lines(folder: Path, fits: Fits) -> dict[str, dict[str, Line]]:
     """
     found: dict[str, dict[str, Line]] = {}
     ub = {
-        key: replace(line, efficiency_ratio=(UB_READ_RATIO * UB_WRITE_RATIO) ** 0.5)
+        key: replace(line, efficiency_ratio=(_reached("bus_read") * _reached("bus_write")) ** 0.5)
         for key, line in fits["default"].items()
         if key.endswith("simple")
     }
@@ -295,11 +288,11 @@ def moves(folder: Path, fits: Fits) -> dict[str, dict[str, Line]]:
     launch_s = fits["default"]["all_to_all/ll"].base_s  # two ranks that exchange nothing
     return {
         "roce": {"transfer/read": roce},
-        "ub-a3": {"transfer/read": Line(base_s=launch_s, hop_s=1.9e-6, efficiency_ratio=UB_READ_RATIO)},
+        "ub-a3": {"transfer/read": Line(base_s=launch_s, hop_s=1.9e-6, efficiency_ratio=_reached("bus_read"))},
         "default": {
-            "transfer/read": Line(base_s=launch_s, hop_s=0.0, efficiency_ratio=COPY_ENGINE_RATIO),
+            "transfer/read": Line(base_s=launch_s, hop_s=0.0, efficiency_ratio=_reached("copy")),
             "transfer/read/rdma": roce,
             "transfer/read/vpc": roce,
-            "transfer/read/host": Line(base_s=launch_s, hop_s=0.0, efficiency_ratio=HOST_RATIO),
+            "transfer/read/host": Line(base_s=launch_s, hop_s=0.0, efficiency_ratio=_reached("host")),
         },
     }
