@@ -66,6 +66,19 @@ def test_an_all_to_all_passes_the_bisection(dims: list[int], size: float, link: 
     assert float(lower_bound_s(op, _torus(dims, link))) >= ranks * payload * half / cuts * (1.0 - 1e-9)
 
 
+@given(EXTENTS, st.floats(3, 10), st.floats(1.0, 400.0))
+def test_an_all_to_all_on_meshes_of_meshes_takes_what_its_fullest_links_do(
+    dims: list[int], size: float, link: float
+) -> None:
+    """A link between two places of a dimension d carries what each rank sends to one of the d: payload / d."""
+    ranks, links, payload = math.prod(dims), sum(each - 1 for each in dims), 10.0**size
+    level = Level(name="links", ranks=ranks, bandwidth_bytes_per_s=links * link * 1e9, latency_s=1e-6, topology="mesh",
+                  dims=tuple(dims))  # fmt: skip
+    op = Collective(kind="all_to_all", payload_bytes=payload, ranks=ranks)
+    took = payload / (link * 1e9) * max(1.0 / min(dims), (ranks - 1) / ranks / links)
+    assert float(lower_bound_s(op, fabric_of(level))) == pytest.approx(took)
+
+
 @given(EXTENTS, st.sampled_from(KINDS), st.floats(3, 10), st.integers(0, 4))
 def test_idle_dimensions_carry_nothing(dims: list[int], kind: str, size: float, at: int) -> None:
     """A group along one dimension has that dimension's two links, wherever in the torus it lies."""
