@@ -146,6 +146,13 @@ def test_idle_time_of_equal_layers_is_that_of_the_simulation(
 
 
 @given(st.sampled_from(SCHEDULES[2:]), st.integers(1, 12), st.integers(1, 3), st.integers(1, 40))
+@example("dualpipe", 2, 1, 4)
+@example("dualpipe", 2, 1, 6)
+@example("dualpipe", 2, 1, 5)
+@example("dualpipe", 2, 1, 2)
+@example("dualpipe", 3, 1, 8)
+@example("dualpipev", 3, 2, 6)
+@example("dualpipev", 3, 2, 5)
 def test_the_search_looks_at_every_shape_that_a_schedule_can_run(schedule: str, pp: int, vpp: int, micro: int) -> None:
     plan = TrainPlan(dp=1, pp=pp, vpp=vpp, global_batch=micro, schedule=schedule)  # type: ignore[arg-type]
     setup, _ = _alike(schedule, 100, False)
