@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from taicang import catalog
@@ -190,6 +190,34 @@ def test_all_that_is_planted_is_found_and_nothing_else(to, data, tmp_path_factor
     for each in said["results"]:
         assert said["tool"]["driver"]["rules"][each["ruleIndex"]]["id"] == each["ruleId"]
     json.dumps(made, allow_nan=False)
+
+
+@pytest.mark.parametrize("to", ["ascend", "cuda"])
+@settings(max_examples=20, deadline=None)
+@given(data=st.data())
+def test_two_repositories_in_one_hold_what_each_holds_and_a_longer_one_is_no_smaller_port(to, data, tmp_path_factory):
+    one, two = (data.draw(repositories(to))[0] for _ in range(2))
+    names = data.draw(st.permutations(["left", "right"]))
+    both = {
+        f"{name}/{path}": text for name, texts in zip(names, (one, two), strict=True) for path, text in texts.items()
+    }
+    longer = {path: text + "\n" + (two[path] if path.endswith((".cu", ".sh")) else "") for path, text in one.items()}
+    folders = [lay(tmp_path_factory.mktemp("repo"), texts) for texts in (one, two, both, longer)]
+    first, second, whole, more = (scanned(folder, to) for folder in folders)
+    assert whole.tiers() == first.tiers() + second.tiers()
+    assert sum(len(each.kernels) for each in whole.files.values()) == sum(
+        len(each.kernels) for found in (first, second) for each in found.files.values()
+    )
+    sizes = [estimate(found, porting.effort()) for found in (first, second, whole, more)]
+    for size in sizes:
+        for band in (size.files, size.must_change, *(each.ported for each in size.kernels)):
+            assert band is None or 0 <= band.low <= band.middle <= band.high
+    for small, large in ((0, 2), (1, 2), (0, 3)):
+        kernels = [{each.path: each.lines for each in sizes[number].kernels} for number in (small, large)]
+        assert sum(kernels[0].values()) <= sum(kernels[1].values())
+        if to == "ascend" and sizes[small].features.kind == sizes[large].features.kind:
+            for name in ("files", "must_change"):
+                assert getattr(sizes[small], name).middle <= getattr(sizes[large], name).middle, name
 
 
 @given(data=st.data())
