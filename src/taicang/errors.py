@@ -29,7 +29,7 @@ class UnknownName(InvalidInput):
     """A name that is not in the catalogue; suggests the nearest ones, and all where they are few."""
 
     def __init__(self, kind: str, name: str, known: Iterable[str], *, where: str = "") -> None:
-        listed = list(known)
+        listed = list(dict.fromkeys(known))
         low = [each.lower() for each in listed]
         near = get_close_matches(name.lower(), low, n=3, cutoff=0.5)
         hint = f"; did you mean {' or '.join(near)}?" if near else ""

@@ -47,6 +47,12 @@ COMMANDS = {
 """Name, which is that of its module too, and what it does."""
 ELSEWHERE = {"demo": "compare", "fit": "score", "reprice": "run", "doctor": "run"}
 """Commands in the module of another."""
+LISTED = {
+    "model": "taicang models list names those that are built in; a config.json will do.",
+    "machine": "taicang catalog list --kind machine names them.",
+    "machines": "taicang catalog list --kind machine names them.",
+}
+"""What may stand where something is missing."""
 LASTING = ["run"], ["serve"]
 """Commands whose memory is that of somebody's program, or lasts for days."""
 RARELY = (100_000, 50, 100)
@@ -122,7 +128,8 @@ def main() -> None:
     except click.ClickException as error:
         if debug:
             raise
-        error.message = terminal.clean(error.message)  # type: ignore[misc]
+        name = error.param.name if isinstance(error, click.MissingParameter) and error.param else None
+        error.message = LISTED.get(name or "", terminal.clean(error.message))  # type: ignore[misc]
         error.show()
         sys.exit(2)
     except (click.Abort, KeyboardInterrupt):
