@@ -155,7 +155,9 @@ def test_one_run_has_one_band_in_every_command(model, machine, tp, taicang, tmp_
     quick = ("--confirm", "0", "--top", "200", "--no-explain")
     best = asked("search", model, "--on", machine, *RUN, "--mode", "agg", *quick)[0]["best"]
     plans = [(each["pools"][0]["plan"], each["bands"]) for each in best]
-    mine = [told for plan, told in plans if (plan["tp"], plan["pp"], plan["dp"]) == (tp, 1, 1)]
+    ways = ("tp", "pp", "dp", "ep", "draft_tokens")
+    own = asked("infer", model, "--on", machine, *RUN, "--mode", "agg", "--tp", tp)["decode"]["plan"]
+    mine = [told for plan, told in plans if all(plan[name] == own[name] for name in ways)]
     assert mine
     assert all(told == found for told in mine)
 

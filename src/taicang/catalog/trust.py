@@ -355,8 +355,6 @@ def novelty(run: Ground, pool: Mapping[str, Any]) -> tuple[tuple[str, ...], str]
     engines = pool["engines"]
     new: list[str] = []
     near = engines.get(run.engine)
-    if lacking := _lacking(run, engines):
-        return (), f"no measured {run.use} run has {' and '.join(lacking)}"
     if near is None:
         new.append("engine")
         near = {
@@ -368,6 +366,8 @@ def novelty(run: Ground, pool: Mapping[str, Any]) -> tuple[tuple[str, ...], str]
         new += ["version"] * (run.version not in near["version"])
     if run.feed not in {feed(each) for one in engines.values() for each in one["kind"]}:
         return (), f"{run.feed}: no {run.use} runs of such models on chips of {run.vendor} were measured"
+    if lacking := _lacking(run, engines):
+        return (), f"no measured {run.use} run has {' and '.join(lacking)}"
     if run.kind not in near["kind"]:
         new.append("kind")
     elif run.model not in near["model"]:

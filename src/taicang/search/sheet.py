@@ -53,7 +53,7 @@ class Sheet:
         share = float(self._share(used))
         pools = self.pools(row)
         last = pools[-1].plan
-        if (key := (last.ranks, last.quant)) not in self.told:
+        if (key := (last.ranks, last.ways, last.quant)) not in self.told:
             self.told[key] = bands_of(job, self.mode, last)
 
         def over(whole: float | None) -> float | None:
