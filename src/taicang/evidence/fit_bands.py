@@ -23,7 +23,7 @@ from taicang.catalog.trust import AXES, BANDS, Ground, band, links_key, met, rec
 from taicang.cost.exchange import ExchangeFit
 from taicang.evidence import operators
 from taicang.evidence.exchange_rows import exchange_parts, exchange_published, exchange_rows, exchange_seconds
-from taicang.evidence.fitting import FEW, NINE, fingerprint, quantiles
+from taicang.evidence.fitting import FEW, NINE, SPREAD, fingerprint, quantiles
 from taicang.evidence.kernels import kernel_rows
 from taicang.evidence.measured import Measured, attempt
 from taicang.evidence.suite_collective import measured_s, predict_s, published, question
@@ -210,7 +210,8 @@ def _errors(pool: Pool, inside: NDArray[np.bool_], axis: str, above: Sequence[fl
     weights = None if axis == "seen" else 1.0 / sizes[place]
     own = quantiles(errors, groups if errors.size < FEW or above is None else math.inf, weights)
     if above is None:
-        return own
+        # rows of one group err together: of few groups the reach is told larger, about as Student's t
+        return own if axis == "seen" or errors.size < FEW else [own[0], own[1] * (1.0 + SPREAD / groups)]
     if errors.size < FEW:  # too few rows to narrow what more of them say
         own = [max(mine, theirs) for mine, theirs in zip(own, above, strict=True)]
     share = groups / (groups + DRAW)
