@@ -105,15 +105,15 @@ class StepTable:
         self._known: dict[tuple[int, int, float, int], int] = {}
         """Steps of prompts alone that were asked for before: single prompts of one length are."""
         self._ratio = 1.0
-        self._n = _knots(sequences, 16, 1.13)
+        self._n = _knots(sequences, 16, 6)
         self._length: Any = np.geomspace(1.0, LONGEST, 61)
         bounds = [limit * scale for limit in _limits(setup.model) for scale in (0.7, 1.0, 1.4)]
         self._axes: tuple[Any, Any, Any] = (
-            _knots(tokens, 8, 1.25), _ascending(2.0 ** np.arange(21), bounds),
-            _knots(min(sequences, tokens), int(setup.plan.pp), 2.0),
+            _knots(tokens, 8, 3), _ascending(2.0 ** np.arange(21), bounds),
+            _knots(min(sequences, tokens), int(setup.plan.pp), 1),
         )  # fmt: skip
         self._tokens, self._reads, self._prompts = (each.tolist() for each in self._axes)
-        self._n_mixed = [0.0, *_knots(sequences, 2, 1.35).tolist()]
+        self._n_mixed = [0.0, *_knots(sequences, 2, 2).tolist()]
         # schedules that overlap, or share a pipeline's stages, make decoding and prompts depend on each other
         self._apart = setup.plan.pp == 1 and setup.plan.microbatches == 1
         self._some = 0.0 if self._apart else float(max(round(sequences**0.5), setup.plan.pp))
@@ -324,11 +324,14 @@ def _plane(values: Sequence[Sequence[float]], j: int, y: float, k: int, z: float
     return a + (next_[k] + (next_[k + 1] - next_[k]) * z - a) * y
 
 
-def _knots(most: int, dense: int, ratio: float) -> Any:
-    """Whole numbers from 1 to ``most``: all up to ``dense``, then ``ratio`` apart."""
-    count = int(np.ceil(np.log(max(most, 2)) / np.log(ratio))) + 1
-    wide = np.round(np.geomspace(1.0, float(max(most, 2)), count))
-    return _ascending(np.arange(1.0, min(dense, most) + 1), wide)
+def _knots(most: int, dense: int, octave: int) -> Any:
+    """Whole numbers from 1 to ``most`` or a little more: all up to ``dense``, then ``octave`` in each.
+
+    Tables of other limits have the same ones, so that a step has one time whatever else may run.
+    """
+    count = int(np.ceil(np.log2(max(most, 2)) * octave)) + 1
+    wide = np.round(2.0 ** (np.arange(count) / octave))
+    return _ascending(np.arange(1.0, dense + 1), wide)
 
 
 def _ascending(*values: Iterable[float]) -> Any:
