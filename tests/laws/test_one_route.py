@@ -35,7 +35,7 @@ from taicang.predict import Infeasible, Served
 from taicang.predict.check import check
 from taicang.predict.replay import replay
 from taicang.predict.serving import answer, closed_loop
-from taicang.predict.system import System, running
+from taicang.predict.system import System
 from taicang.records import jsonable, plain
 from taicang.search.door import PLAN, Run, Serving, forms_of, job_of, narrowed
 from taicang.search.run import Ask, search
@@ -269,9 +269,9 @@ def test_the_scoreboard_asks_as_users_do(data, tmp_path):
         asked.append((system, engine, asked_of(run, engine, run.batch)))
     rows = scored(asked, tmp_path / "mine.csv")
     cells = lines(tmp_path / "mine.csv")
-    for number, (_, _, run) in enumerate(asked):
+    for number, (_, _, said) in enumerate(asked):
         row = row_of(completed(cells[number], number))
-        run = replace(run, memory_ratio=row.settings.memory_ratio)  # what ran had the memory that it took
+        run = replace(said, memory_ratio=row.settings.memory_ratio)  # what ran had the memory that it took
         own = run.model == "gpt-oss-120b"  # served in its own formats, whatever they are called
         found = by_function(replace(run, quant="auto") if own else run)
         ttft, tpot = rows[str(number), "ttft"], rows[str(number), "tpot"]
