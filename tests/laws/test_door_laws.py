@@ -16,7 +16,8 @@ from taicang.predict.replay import replay
 from taicang.predict.system import System, running
 from taicang.search.door import settle
 from taicang.serve.door import through_s
-from taicang.serve.memory import cache_room, rank_model, state_room
+from taicang.serve.memory import cache_room, memory_use, rank_model, state_room
+from taicang.serve.saturated import most_sequences
 from taicang.serve.scheduler import preset
 from taicang.serve.setup import Setup, step
 from taicang.traffic.generate import fixed
@@ -98,3 +99,21 @@ def test_states_bound_the_sequences_that_run(name):
     assert state_room(full, tokens=8192.0) == 1  # what does not fit is refused elsewhere
     kept = model("qwen3-8b")
     assert state_room(replace(made, model=kept, plan=ServePlan(tp=2, moe_tp=2)), tokens=8192.0) == np.inf
+
+
+@pytest.mark.parametrize("limit", [1, 40, 4096])
+@pytest.mark.parametrize("context", [200.0, 5e3, 1e5, 1e7])
+def test_as_many_sequences_run_as_memory_holds_and_no_more(context, limit):
+    made = setup("vllm", "llama-3.1-8b", "hgx-h100", tp=1)
+
+    def spare(count):
+        use = memory_use(
+            made.model, made.plan, made.machine.chip, made.stack.memory, sequences=float(count), context=context,
+            tokens=max(2048.0, count),
+        )  # fmt: skip
+        return float(use.spare_bytes)
+
+    most = most_sequences(made, context=context, tokens=2048.0, limit=limit)
+    assert 0 <= most <= limit
+    assert most == 0 or spare(most) >= 0
+    assert most == limit or spare(most + 1) < 0
