@@ -40,3 +40,13 @@ def test_a_machine_of_several_units_is_found_without_reading_the_others():
     _, read = loaded("infer", "llama-3.1-8b", "--on", "hgx-h200 x 2", "--tp", "2")
     assert {"hgx-h200", "h200"} <= read
     assert not read & {"cloudmatrix384", "hgx-h20", "mi300x-8", "ascend-910c"}
+
+
+def test_who_interrupts_it_while_it_is_loaded_is_not_shown_where_that_was():
+    code = (
+        "import sys, taicang.__main__ as start\nclass Struck:\n    def find_spec(self, name, *_):\n"
+        "        if name == 'taicang.app.options':\n            raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Struck())\nstart.main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (130, "taicang: interrupted\n")
