@@ -194,7 +194,7 @@ def journal(folder: Path, system: str, on: Device) -> tuple[dict[str, Shape], di
     ):
         try:
             line = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue  # the line that was written when the power went
         if not isinstance(line, dict):
             raise InvalidInput("no line of a journal of measure", where=f"{path}:{number}")

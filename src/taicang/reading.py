@@ -32,6 +32,8 @@ DEPTH = 32
 """Levels of nesting."""
 NODES = 50_000
 """Keys and values of one file, aliases written out."""
+VALUES = 50_000_000
+"""Values of a JSON file: some 4 GB of memory where each is an empty list."""
 DIGITS = 40
 """Characters of the longest number."""
 STUMBLES = (ArithmeticError, AttributeError, BadZipFile, EOFError, LookupError, MemoryError, NotImplementedError,
@@ -96,6 +98,8 @@ def expected(what: str, where: str) -> Iterator[None]:
 
 def document(written: str, where: str) -> Any:
     """JSON as plain data. ``InvalidInput`` (with line) for what is malformed, too deep or in two voices."""
+    if sum(map(written.count, ",[{")) > VALUES:
+        raise InvalidInput(f"more than {VALUES:,} values", where=where)
     try:
         found = json.loads(written, object_pairs_hook=one_voice)
     except json.JSONDecodeError as error:

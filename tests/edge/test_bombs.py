@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import shlex
 import sys
 import tarfile
 from pathlib import Path
@@ -46,6 +47,15 @@ def test_what_unpacks_to_more_than_is_read_is_refused(make, name, taicang, tmp_p
     assert "longer than" in said or "more than" in said
 
 
+def test_few_bytes_of_very_many_values_are_refused(taicang, tmp_path, monkeypatch):
+    monkeypatch.setattr(reading, "VALUES", 1000)
+    for text in ("[" + "[]," * 1000 + "[]]", "[" * 1001, '{"a":' * 1001, "[" + "1," * 1001 + "1]"):
+        (tmp_path / "v.json").write_text(text)
+        code, _, said = taicang("view", tmp_path / "v.json", "--html", tmp_path / "v.html")
+        assert (code, said.count("\n")) == (2, 1)
+        assert "more than 1,000 values" in said
+
+
 def test_a_generous_limit_takes_no_memory(tmp_path):
     for data in (b"x" * 3, gzip.compress(b"x" * 3)):
         (tmp_path / "f").write_bytes(data)
@@ -69,3 +79,24 @@ def test_a_workload_cut_in_its_gzip_is_told(taicang, tmp_path):
         code, _, said = taicang("fabric", "run", file, "--on", "hgx-h100")
         assert code in (0, 2)
         assert "Traceback" not in said
+
+
+NESTED = {
+    "journal.jsonl": ("{0}\n", "sweep query {1} 'select 1'"),
+    "a.json": ("{0}", "check {1}/a.csv llama-3.1-8b --on hgx-h100"),
+    "m.txt": (":::MLLOG {0}\n", "check {1}/m.txt llama-3.1-8b --on hgx-h100"),
+    "chunk-0-dataset.json": ("{0}", "trace info {1}"),
+    "t.jsonl": ("{0}\n", "trace info {1}/t.jsonl"),
+    "q.json": ("{0}", "ask {1}/q.json"),
+}
+
+
+@pytest.mark.parametrize("name", NESTED)
+@pytest.mark.parametrize("opened", ["[", '{"a":', "[1,"])
+def test_what_is_nested_without_end_is_told(name, opened, taicang, tmp_path):
+    written, words = NESTED[name]
+    (tmp_path / "a.csv").write_text("Performance Parameters,Stage,Average\nE2EL,total,12 ms\nTTFT,total,1 ms\n")
+    (tmp_path / "chunk-0-trace.csv").write_text("0,1,1,Poisson,1\n")
+    (tmp_path / name).write_text(written.format(opened * 50_000))
+    code, _, said = taicang(*shlex.split(words.format("", tmp_path)))
+    assert (code, said.count("\n")) == (2, 1), said

@@ -159,7 +159,7 @@ def _rows(data: bytes, path: Path) -> list[dict[str, Any]]:
     for number, line in enumerate(data.splitlines(), 1):
         try:
             row = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             row = None
         if not isinstance(row, dict) or ("point" if number > 1 else "study") not in row:
             raise InvalidInput("is not a line of a study's journal; name another folder", where=f"{path}:{number}")

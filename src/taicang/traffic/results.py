@@ -275,7 +275,7 @@ def _mlperf(lines: Lines) -> tuple[dict[str, float], dict[str, float]]:
         if text.startswith(":::MLLOG"):
             try:
                 entry = json.loads(text.removeprefix(":::MLLOG"))
-            except ValueError:
+            except (ValueError, RecursionError):
                 continue  # a line that was cut
             if isinstance(entry, dict) and "key" in entry:
                 said[str(entry["key"]).lower()] = str(entry.get("value"))
@@ -355,10 +355,7 @@ def _beside(path: Path) -> dict[str, float]:
     other = path.with_suffix(".json")
     if not other.is_file():
         return {}
-    try:
-        said = json.loads(reading.text(other, str(other)))
-    except ValueError as error:
-        raise InvalidInput(f"not JSON ({error})", where=str(other)) from None
+    said = reading.document(reading.text(other), str(other))
     found: dict[str, float] = {}
     for key, name in (("Max Concurrency", "clients"), ("Output Token Throughput", "output_tokens_per_s")):
         each = said.get(key) if isinstance(said, dict) else None

@@ -170,7 +170,7 @@ def _lengths(where: str, data: bytes) -> tuple[NDArray[Any], tuple[tuple[Lengths
     try:
         loaded = json.loads(data)
         made = {float(start): (each["input_tokens"], each["output_tokens"]) for start, each in loaded.items()}
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidInput(f"not JSON ({error})", where=where) from None
     except (KeyError, TypeError, ValueError, AttributeError):
         raise InvalidInput("expected windows with input_tokens and output_tokens", where=where) from None
