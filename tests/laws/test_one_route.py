@@ -26,7 +26,7 @@ from taicang.evidence.board import band_of
 from taicang.evidence.intake import file_outcomes
 from taicang.evidence.served import completed, row_of
 from taicang.evidence.suite_replay import FEWEST, predict
-from taicang.evidence.suite_served import held_back
+from taicang.evidence.suite_served import as_it_ran, held_back
 from taicang.evidence.suite_served import job as scored_job
 from taicang.evidence.tables import lines
 from taicang.models.types import routed
@@ -270,7 +270,7 @@ def test_the_scoreboard_asks_as_users_do(data, tmp_path):
     rows = scored(asked, tmp_path / "mine.csv")
     cells = lines(tmp_path / "mine.csv")
     for number, (_, _, said) in enumerate(asked):
-        row = row_of(completed(cells[number], number))
+        row = as_it_ran(row_of(completed(cells[number], number)))
         run = replace(said, memory_ratio=row.settings.memory_ratio)  # what ran had the memory that it took
         own = run.model == "gpt-oss-120b"  # served in its own formats, whatever they are called
         found = by_function(replace(run, quant="auto") if own else run)
@@ -300,7 +300,7 @@ def test_the_scoreboard_replays_as_users_do(data, clients, tmp_path):
     run = asked_of(data.draw(runs(machines=(SYSTEMS[system],))), engine, clients)
     run = replace(run, input_tokens=min(run.input_tokens, 2048), output_tokens=min(run.output_tokens, 64))
     scored([(system, engine, run)], tmp_path / "mine.csv")
-    row = row_of(completed(lines(tmp_path / "mine.csv")[0], 0))
+    row = as_it_ran(row_of(completed(lines(tmp_path / "mine.csv")[0], 0)))
     trace = fixed(
         max(clients * row.settings.rounds, FEWEST), run.input_tokens, run.output_tokens, spread=row.spread_ratio
     )

@@ -114,7 +114,7 @@ def _group(
         rows=0 if engine else count(kin),
         errors=lambda constants: log_errors(kin, partial(price, fit=made(constants))),
         bounds={name: tuple(v) for name, v in {**said["bounds"], **more}.items() if name not in fixed},
-        prior=said["engines"]["prior"] if engine else 0.0,
+        prior_ratio=said["engines"]["prior"] if engine else 0.0,
         made=lambda constants: {**asdict(made(constants)), **origin},
     )
 

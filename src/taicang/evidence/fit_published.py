@@ -80,7 +80,9 @@ def power(folder: Path, family: str) -> Iterator[Group]:
             found.setdefault(ARCHITECTURE[mean_activity(row)[1].chip.profile], []).append(row)
     for name, rows in sorted(found.items()):
         said, errors = declared_fits()[family], partial(_power_errors, rows, [mean_activity(row) for row in rows])
-        yield Group(places=[(name, "step")], rows=len(rows), errors=errors, bounds=said["bounds"], prior=said["prior"])
+        yield Group(
+            places=[(name, "step")], rows=len(rows), errors=errors, bounds=said["bounds"], prior_ratio=said["prior"]
+        )
 
 
 def _power_errors(rows: Sequence[Published], seen: Sequence[tuple[Activity, Machine]], constants: Constants) -> Array:

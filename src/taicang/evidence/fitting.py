@@ -50,7 +50,8 @@ class Group:
     """Logarithms of predicted over measured."""
     bounds: Bounds
     """Empty where nothing is to be found."""
-    prior: float = 0.0
+    prior_ratio: float = 0.0
+    """Error that a constant off by a factor of e counts as (0: no prior)."""
     made: Callable[[Constants], Mapping[str, Any]] = dict
     """Constants as they are written."""
 
@@ -103,7 +104,7 @@ def _of_groups(family: str, folder: Path | None) -> Fitted:
     profiles: dict[str, dict[str, Mapping[str, Any]]] = {}
     rows = 0
     for group in named(said["groups"])(folder, family):
-        best = solve(group.errors, group.bounds, prior=group.prior, **search) if group.bounds else {}
+        best = solve(group.errors, group.bounds, prior=group.prior_ratio, **search) if group.bounds else {}
         rows += group.rows
         for profile, key in group.places:
             profiles.setdefault(profile, {})[key] = group.made(best)
