@@ -45,7 +45,8 @@ def test_the_cut_is_of_matrix_over_vector_rate() -> None:
 
 
 def test_which_bins_of_the_catalogue_count_as_cut() -> None:
-    """H20 (148 of 989 TFLOP/s) and its kin; the H800, a whole die, and the SXM-to-PCIe bins are not."""
+    """H20 (148 of 989 TFLOP/s) and its kin, L20 and GeForce, whose matrix rate is halved; the H800, a whole die, and the
+    SXM-to-PCIe bins are not."""
     found: dict[str, float] = {}
     for name in names("chip"):
         try:
@@ -55,8 +56,8 @@ def test_which_bins_of_the_catalogue_count_as_cut() -> None:
         if chip.profile and "bf16" in chip.peak_flop_per_s and "bf16" in catalog.chip(chip.profile).peak_flop_per_s:
             found[name] = cut_ratio(chip, catalog.chip(chip.profile))
     cut = {name for name, ratio in found.items() if ratio < CUT_RATIO}
-    assert cut >= {"h20-96g"}
-    assert not cut & {"h100", "h200", "h200-nvl", "h800", "b200", "a100"}
+    assert cut >= {"h20-96g", "l20", "rtx-3090", "rtx-4090", "rtx-5090"}
+    assert not cut & {"h100", "h200", "h200-nvl", "h800", "b200", "a100", "l4", "rtx-a6000"}
     assert found["h20-96g"] == pytest.approx(148.0 / 989.4 * 66.9 / 44.0, rel=0.02)
 
 
