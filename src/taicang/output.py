@@ -33,19 +33,13 @@ def check_folder(folder: Path, where: str) -> None:
 
     It is tried, for permissions alone do not tell (/proc belongs to root, who cannot make a file there either).
     """
-    made: list[Path] = []
-    with _interrupts_held():
-        try:
-            made = [each for each in (folder, *folder.parents) if not each.exists()]
-            folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=folder):
-                pass
-        except OSError as error:
-            raise refused(folder, error, where) from None
-        finally:
-            for each in made:
-                with suppress(OSError):
-                    each.rmdir()
+    try:
+        there = next(each for each in (folder, *folder.parents) if each.exists())
+        # a missing folder is not made, even for a moment: another run may count on it by then
+        with _interrupts_held(), tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        raise refused(folder, error, where) from None
 
 
 def check_file(path: Path, where: str) -> None:

@@ -45,8 +45,8 @@ def test_the_cut_is_of_matrix_over_vector_rate() -> None:
 
 
 def test_which_bins_of_the_catalogue_count_as_cut() -> None:
-    """H20 (148 of 989 TFLOP/s) and its kin, L20 and GeForce, whose matrix rate is halved; the H800, a whole die, and the
-    SXM-to-PCIe bins are not."""
+    """H20 (148 of 989 TFLOP/s) and its kin, L20 and GeForce, whose matrix rate is halved; the H800, a whole die, and
+    the SXM-to-PCIe bins are not."""
     found: dict[str, float] = {}
     for name in names("chip"):
         try:

@@ -19,6 +19,13 @@ def test_a_check_leaves_nothing_behind(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_check_takes_no_folder_from_another_run(tmp_path, monkeypatch):
+    """Two runs into one new folder: the first writes while the second still checks."""
+    monkeypatch.setattr(Path, "mkdir", lambda *_, **__: pytest.fail("it was made"))
+    monkeypatch.setattr(Path, "rmdir", lambda *_: pytest.fail("it was removed"))
+    check_folder(tmp_path / "a" / "b", "--out")
+
+
 @pytest.mark.parametrize("place", ["/proc/x", "/proc/x/y"])
 def test_what_cannot_be_written_is_refused_with_the_option(place):
     with pytest.raises(InvalidInput, match=f"--pareto: cannot write into {place}"):

@@ -183,8 +183,6 @@ class Case:
         def seconds(name, phase):
             return sum(line["seconds"] for line in slowest["lines"] if (line["name"], line["phase"]) == (name, phase))
 
-        down, kv = self.hidden * self.inter, self.hidden // self.heads * self.kv_heads
-        share = 0.0 if self.experts else down / (2 * (self.hidden**2 + self.hidden * kv) + 2 * down)
         parts = self.cp > 1 and self.context != "ulysses"
         terms = {
             "the program": made["step_s"],
@@ -192,12 +190,8 @@ class Case:
                 -(seconds("cat", "forward") + seconds("cat", "backward")) * (self.tp > 1),
             "gradients of micro-batches are added up, and their outputs joined, by kernels":
                 -(seconds("add", "backward") + seconds("cat", "forward")) * (self.pp > 1),
-            "PyTorch's checkpoints end before the last product, since nothing of it is kept":
-                seconds("mm", "recompute") * share,
             "attention to parts of a sequence is a kernel for each":
                 (plan["attention"] - sum(seconds(*each) for each in ATTENTION)) * parts,
-            "and before its scatter, one of two of a layer":
-                seconds("reduce_scatter", "forward") / 2 * self.recompute * (self.tp > 1),
         }  # fmt: skip
         return sum(terms.values())
 
