@@ -169,6 +169,16 @@ def test_a_capture_of_another_version_is_refused(tmp_path):
     assert isinstance(done.exception, InvalidInput)
 
 
+@pytest.mark.parametrize("ranks", [[], [0, 0], [-1], [8], [0, 8], ["0"], None, 0])
+def test_a_capture_of_no_rank_or_one_outside_its_world_is_refused(ranks, tmp_path):
+    save(capture(), tmp_path)
+    path = tmp_path / "capture.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"world": 8, "ranks": ranks}))
+    done = CliRunner().invoke(cli, ["reprice", str(tmp_path), "--on", "hgx-h100"])
+    assert isinstance(done.exception, InvalidInput), done.output
+    assert "capture.json" in str(done.exception)
+
+
 @pytest.mark.parametrize(
     ("ranks", "said"),
     [("0-9", "rank 9 is outside"), ("8", "rank 8 is outside"), *((w, "expected all") for w in ("a", "", "3-1"))],

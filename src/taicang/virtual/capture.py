@@ -106,12 +106,15 @@ def load(folder: Path) -> Capture:
             where=str(path),
         )
     with reading.expected("a capture", str(path)):
+        world, listed = operator.index(about["world"]), [operator.index(rank) for rank in about["ranks"]]
+        if not listed or len(set(listed)) < len(listed) or not all(0 <= rank < world for rank in listed):
+            raise ValueError(f"ranks {listed} of {world}")
         return Capture(
             command=tuple(map(str, about["command"])),
             machine=str(about["machine"]),
-            world=operator.index(about["world"]),
+            world=world,
             torch=str(about["torch"]),
-            ranks=tuple(load_rank(folder, operator.index(rank)) for rank in about["ranks"]),
+            ranks=tuple(load_rank(folder, rank) for rank in listed),
         )
 
 
@@ -127,7 +130,7 @@ def load_rank(folder: Path, rank: int) -> Rank:
         with np.load(packed) as tables:
             work, changes, operands = (np.asarray(tables[name], np.int64) for name in ("work", "changes", "operands"))
         return Rank(
-            rank=about["rank"],
+            rank=rank,
             kernels=tuple(_kernel(each) for each in about["kernels"]),
             work=work.reshape(len(work), 3),
             changes=changes.reshape(len(changes), 4),
