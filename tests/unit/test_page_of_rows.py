@@ -60,6 +60,7 @@ def trace(folder, monkeypatch):
 
 
 def query(folder, monkeypatch):
+    pytest.importorskip("duckdb", reason="DuckDB is an extra")
     (folder / "study.yaml").write_text(STUDY)
     call("sweep", folder / "study.yaml", "--workers", "1")
     return ("sweep", "query", folder / "study", "select batch, tpot_s, quant from results where feasible")
@@ -75,7 +76,7 @@ def runs(folder, monkeypatch):
 
 
 def calibrate(folder, monkeypatch):
-    pytest.importorskip("scipy")
+    pytest.importorskip("scipy", reason="scipy is an extra")
     taken(folder / "m", monkeypatch)
     return ("calibrate", folder / "m", "--out", folder / "mine.yaml")
 
