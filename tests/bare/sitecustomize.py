@@ -1,4 +1,4 @@
-"""Python loads this at its start where this folder is on its path: what ``LACKING`` names is not there to be imported."""
+"""Python loads this at its start where this folder is on its path: modules that ``LACKING`` names are not there."""
 
 import os
 import sys

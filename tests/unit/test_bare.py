@@ -7,8 +7,9 @@ import tomllib
 from importlib import metadata
 from pathlib import Path
 
-from conftest import lacking
 from packaging.requirements import Requirement
+
+from conftest import lacking
 
 ROOT = Path(__file__).parents[2]
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
