@@ -130,6 +130,9 @@ class Stack:
     """From a client's sending to the engine's queue, and of the first token back: network, HTTP, processes."""
     door_token_s: float = 0.0
     """Per prompt token, for all at once: tokenising, copying."""
+    template_s: float = 0.0
+    """Of a chat request, on the one process before the engine: reading the template that its prompt is made with. Those
+    that come together take turns, so that the first goes on when all are read."""
     step_host_s: float = 0.0
     """Host time per step that the device waits for (scheduling, input preparation, detokenising)."""
     sequence_host_s: float = 0.0

@@ -15,8 +15,9 @@ from taicang.plans import ServePlan, decode_batch
 from taicang.predict.replay import replay
 from taicang.predict.system import System, running
 from taicang.search.door import settle
-from taicang.serve.door import through_s
+from taicang.serve.door import Rounds, through_s
 from taicang.serve.memory import cache_room, memory_use, rank_model, state_room
+from taicang.serve.request import SECOND, Request
 from taicang.serve.saturated import most_sequences
 from taicang.serve.scheduler import preset
 from taicang.serve.setup import Setup, step
@@ -50,6 +51,42 @@ def test_the_door_adds_to_latency_alone(engine, prompt, clients):
     pools = System(stack=stack, prefill="1x1", decode="1x1"), System(stack=doorless(stack), prefill="1x1", decode="1x1")
     apart = [replay("qwen3-8b", "hgx-h100", fixed(4, prompt, 4), each, clients=1).table["ttft_s"] for each in pools]
     np.testing.assert_allclose(*apart)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(1, 40), st.integers(1, 300), st.floats(1e-4, 0.02))
+def test_requests_that_come_together_wait_until_all_are_read(together, prompt, each_s):
+    """The engine sees them as late as all of them take; a lone one, or one after another, is no later."""
+    stack = replace(catalog.stack("vllm"), template_s=0.0)
+    for clients in (together, 1):
+        read, plain = (
+            replay("qwen3-8b", "hgx-h100", fixed(together, prompt, 3), System(stack=one, instances=1), clients=clients)
+            for one in (replace(stack, template_s=each_s), stack)
+        )
+        late = np.sort(read.table["ttft_s"]) - np.sort(plain.table["ttft_s"])
+        np.testing.assert_allclose(late, (clients - 1) * each_s, atol=1e-9)
+        np.testing.assert_allclose(np.sort(read.table["tpot_s"]), np.sort(plain.table["tpot_s"]), atol=1e-9)
+
+
+def test_who_comes_meanwhile_waits_for_the_round_that_is_under_way():
+    door = Rounds(replace(catalog.stack("vllm"), template_s=0.007))
+    first, *rest = (Request(number, 0, 10, 1) for number in range(4))
+    assert door.add(first)
+    each = round(0.007 * SECOND)
+    assert door.round(0) == ([first], 0, each)  # alone it goes on at once
+    assert [door.add(request) for request in rest] == [False] * 3
+    assert door.round(each) == (rest, 3 * each, 4 * each)
+    assert door.round(4 * each)[0] == []
+    assert door.add(first)  # nobody was there: the next one begins a round
+    assert not Rounds(replace(catalog.stack("vllm"), template_s=0.0))
+
+
+def test_which_engines_read_the_template_again_for_each_chat():
+    known = {
+        name: catalog.stack(name).template_s for name in ("vllm@0.9.0", "vllm@0.9.2", "vllm@0.11.0", "vllm@0.11.2")
+    }
+    assert known == {"vllm@0.9.0": 0.007, "vllm@0.9.2": 0.0, "vllm@0.11.0": 0.007, "vllm@0.11.2": 0.0}
+    assert catalog.stack("vllm").template_s == 0.0
 
 
 @settings(max_examples=25, deadline=None)

@@ -62,6 +62,8 @@ class Settings:
     door_s: float | None = None
     """Of a harness whose door differs from the engine's own (None): see ``Stack``."""
     door_token_s: float = 0.0
+    chats: bool = True
+    """Whether prompts come as chats, which the engine makes prompts of by a template."""
     spread_ratio: float = 0.0
     """Lengths are drawn evenly within this share of the mean, where the source does not say how."""
     bounded: bool = True
@@ -361,6 +363,8 @@ def _load(cells: Mapping[str, str]) -> dict[str, Any]:
 
 def _behind(engine: Stack, said: Settings) -> Stack:
     """``engine`` behind the door of a harness, where that is not its own."""
+    if not said.chats:
+        engine = replace(engine, template_s=0.0)
     if said.door_s is None:
         return engine
     return replace(engine, door_s=said.door_s, door_token_s=said.door_token_s)

@@ -20,6 +20,7 @@ from taicang.ops import Transfer
 from taicang.plans import ServePlan
 from taicang.serve.cache import Cache, Eviction
 from taicang.serve.cluster import Cluster
+from taicang.serve.door import Rounds
 from taicang.serve.fleet import Fleet, Weights
 from taicang.serve.held import Kit
 from taicang.serve.instance import Instance
@@ -245,7 +246,7 @@ def cluster(
     way = link(entry.setup, decode.setup) if decode is not None else None
     return Cluster(
         made[0], decode=made[1] if decode is not None else (), router=Router(router, seed), link=way,
-        store=store(entry.setup, keeping), kits=kits,
+        store=store(entry.setup, keeping), kits=kits, door=None if decode else Rounds(entry.setup.stack),
     )  # fmt: skip
 
 

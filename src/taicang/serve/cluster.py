@@ -12,6 +12,7 @@ from typing import Any
 
 from taicang.errors import InvalidInput
 from taicang.events import Events
+from taicang.serve.door import Rounds
 from taicang.serve.fleet import Fleet
 from taicang.serve.held import Kit
 from taicang.serve.instance import Instance
@@ -21,7 +22,7 @@ from taicang.serve.request import Request
 from taicang.serve.router import Router, least
 from taicang.serve.store import Store
 
-ARRIVAL, LOADED, MOVED, STEP, CHANGE = range(5)
+ARRIVAL, ROUND, ENTRY, LOADED, MOVED, STEP, CHANGE = range(7)
 """Kinds of events, in the order in which they happen at one time: whoever comes at a step's end may join the next."""
 
 
@@ -33,7 +34,7 @@ class Cluster:
     """
 
     __slots__ = (
-        "_free_at", "changing", "decode", "down", "drained", "entry", "events", "fleet", "held", "kits",
+        "_free_at", "changing", "decode", "door", "down", "drained", "entry", "events", "fleet", "held", "kits",
         "leaving", "link", "log", "on_left", "outages", "parked", "pools", "retries", "router", "split", "store",
         "switch_ticks", "switches", "touched",
     )  # fmt: skip
@@ -51,7 +52,10 @@ class Cluster:
         kits: Mapping[str, Kit] | None = None,
         switch_ticks: int = 0,
         fleet: Fleet | None = None,
+        door: Rounds | None = None,
     ) -> None:
+        self.door = door
+        """Where requests take turns before they are submitted."""
         self.entry = list(entry)
         self.decode = list(decode)
         self.router = router or Router()
@@ -109,8 +113,21 @@ class Cluster:
         """Plan ``act(self, *what, at)`` (see ``trouble``)."""
         self.events.push(at, CHANGE, partial(act, self, *what))
 
+    def arrive(self, request: Request, now: int) -> None:
+        """A request comes to the door."""
+        if not self.door:
+            self.submit(request, now)
+        elif self.door.add(request):
+            self.events.push(now, ROUND, self.door)
+
+    def _round(self, door: Rounds, now: int) -> None:
+        through, out, then = door.round(now)
+        if through:
+            self.events.push(out, ENTRY, through)
+            self.events.push(then, ROUND, door)
+
     def submit(self, request: Request, now: int) -> None:
-        """A request arrives. Raises ``InvalidInput`` for one that no instance can hold.
+        """A request arrives at its queue. Raises ``InvalidInput`` for one that no instance can hold.
 
         While the pool that takes it has no instance, it waits for a repair, or for an instance that changes its model.
         """
@@ -196,8 +213,13 @@ class Cluster:
                 self._give(instance, request, now)
         elif kind == CHANGE:
             what(now)
+        elif kind == ROUND:
+            self._round(what, now)
+        elif kind == ENTRY:
+            for request in what:
+                self.submit(request, now)
         else:
-            self.submit(what, now)
+            self.arrive(what, now)
 
     def _step(self, instance: Instance, now: int) -> None:
         if self.log is not None:

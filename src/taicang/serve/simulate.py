@@ -61,7 +61,7 @@ def serve(
     """
     events = cluster.events
     heap, touched = events.heap, cluster.touched
-    submit, happen, wake = cluster.submit, cluster.happen, cluster.wake
+    arrive, happen, wake = cluster.arrive, cluster.happen, cluster.wake
     under_way = count = 0
 
     def left(request: Request, now: int) -> None:
@@ -85,7 +85,7 @@ def serve(
                 began[:] = count, now
                 while coming is not None and coming.arrival == now:
                     under_way += 1
-                    submit(coming, now)
+                    arrive(coming, now)
                     coming = next(source, None)
             if now is None or not (under_way or coming):
                 return True
