@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from taicang.catalog import calibration
-from taicang.cost.experts import ExpertsFit, experts, load
+from taicang.cost.experts import ExpertsFit, experts, load, priced
 from taicang.formats import number_format
 from taicang.hardware import Chip, Memory
 from taicang.ops import GroupedGemm
@@ -157,3 +157,27 @@ def test_sharding_by_width_is_slower_than_by_expert_where_a_scheduler_walks_over
         for name, fit in ((name, ExpertsFit(**fits[key])) for name, key in by.items())
     }
     assert lost["tensorrt-llm"] > 30e-6 > lost["sglang"]
+
+
+@settings(max_examples=60, deadline=None)
+@given(operators(), st.floats(1.0, 8.0))
+def test_kernels_beside_others_are_never_slower_than_those_nor_faster_for_more_tokens(op, factor):
+    """vLLM's products of fp8 blocks on Hopper: DeepGEMM's from 128 tokens on, else Triton's."""
+    op = replace(op, dtype="fp8_block")
+    fits = calibration.fits("experts", ExpertsFit)["h200"]
+    cost, triton = priced(op, CHIP, fits, engine="vllm"), priced(op, CHIP, fits, engine="sglang")
+    assert cost.seconds <= triton.seconds
+    assert cost.flop == triton.flop
+    more = priced(replace(op, tokens=op.tokens * factor), CHIP, fits, engine="vllm")
+    assert more.seconds >= cost.seconds * (1 - 1e-9)
+
+
+@pytest.mark.parametrize("tokens", [1, 8, 32, 64])
+def test_sharding_by_expert_is_not_free_where_both_ways_run_the_same_kernels(tokens):
+    """DeepSeek decoding on eight H200 under vLLM: Triton's kernels either way, and the hottest rank sets the pace."""
+    fits = calibration.fits("experts", ExpertsFit)["h200"]
+    wide = GroupedGemm(
+        tokens=tokens, topk=8, experts=256, experts_local=256, hidden=7168, inter=256, dtype="fp8_block", skew=1.01
+    )
+    apart = replace(wide, experts_local=32, inter=2048)
+    assert priced(apart, CHIP, fits, engine="vllm").seconds > priced(wide, CHIP, fits, engine="vllm").seconds

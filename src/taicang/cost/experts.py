@@ -17,11 +17,11 @@ bandwidth, never under the FLOP at datasheet peak.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from taicang.cost.cost import Cost, saturate
+from taicang.cost.cost import Cost, faster, saturate
 from taicang.cost.skew import HotRank, hot_rank
 from taicang.errors import NotModelled
 from taicang.formats import lenders, number_format
@@ -73,6 +73,10 @@ class ExpertsFit:
     held_s: float = 0.0
     """Per expert that the rank holds, besides: persistent kernels (DeepGEMM's, in TensorRT-LLM) walk over all groups
     for their next tile, those without a token too."""
+    beside: str = ""
+    """Key of other kernels that the engine runs where they are the faster, and for fewer tokens than these take: vLLM's
+    products of fp8 blocks on Hopper are DeepGEMM's for many tokens and wide shards of an expert, else Triton's."""
+    least_tokens: Count = 0
     origin: str = "calibrated"
 
 
@@ -95,6 +99,20 @@ def fit_for(fits: Mapping[str, ExpertsFit], dtype: str, *, gathered: bool = True
                 return fits[key]
     have = ", ".join(sorted(fits)) or "none"
     raise NotModelled(f"no expert kernels calibrated for {dtype} (measured: {have})")
+
+
+def priced(
+    op: GroupedGemm, chip: Chip, fits: Mapping[str, ExpertsFit], *, engine: str = "", unrouted: bool = False
+) -> Cost:
+    """Price ``op`` by the kernels that ``engine`` runs, of one profile's ``fits``; raises as ``fit_for``."""
+    fit = fit_for(fits, op.dtype, gathered=op.gathered, engine=engine)
+    cost = experts(op, chip, fit, unrouted=unrouted)
+    if not fit.beside:
+        return cost
+    # Never dearer than for the fewest tokens that these take, so that one more is not the faster there.
+    most = experts(replace(op, tokens=np.maximum(op.tokens, fit.least_tokens)), chip, fit, unrouted=unrouted)
+    most = replace(most, flop=cost.flop, moved_bytes=cost.moved_bytes)
+    return faster(experts(op, chip, fits[fit.beside], unrouted=unrouted), most)
 
 
 def load(op: GroupedGemm) -> HotRank:

@@ -103,8 +103,7 @@ class CostModel:
                 return gemm.gemm(op, chip, gemm.fit_for(book.gemm, op.dtype))
             case GroupedGemm():
                 engine = "" if op.exchanged else KERNELS_OF.get(self.stack.engine, "")
-                kernels = experts.fit_for(book.experts, op.dtype, gathered=op.gathered, engine=engine)
-                return experts.experts(op, chip, kernels, unrouted=op.dtype in self.stack.unrouted)
+                return experts.priced(op, chip, book.experts, engine=engine, unrouted=op.dtype in self.stack.unrouted)
             case Attend():
                 return self._attend(op, chip)
             case Pointwise():

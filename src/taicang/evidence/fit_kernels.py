@@ -50,6 +50,8 @@ from taicang.ops import Gemm
 
 DIE: Mapping[str, str] = {"h200": "h100", "gb200": "b200", "gb300": "b300"}
 """Profile whose die another one carries."""
+BESIDE = ("beside", "least_tokens")
+"""Constants that are said, not found, and that most kernels do without."""
 
 
 def _key(rows: Measured[Any]) -> str:
@@ -81,6 +83,8 @@ def groups(folder: Path, family: str) -> Iterator[Group]:
         # all chips of the architecture, measured or not
         profiles = [p for p, a in ARCHITECTURE.items() if a == share] if whole else [rows.chip.profile for rows in kin]
         origin = {"origin": f"calibrated on {share}"} if whole else {}
+        if other := said.get("engines", {}).get("beside", {}).get(f"{share}/{key}"):
+            origin = {"beside": other["runs"], "least_tokens": other["tokens"], **origin}
         yield _group(kin, family, key.partition("@")[2], [(profile, key) for profile in profiles], origin)
     for profile, keyed in said["assumed"].items():
         for key, values in keyed.items():
@@ -93,8 +97,9 @@ def _typical(rows: Measured[Any], key: str) -> Measured[Any]:
     engines = declared_fits()["experts"]["engines"]
     total, local = rows.op.experts, rows.op.experts_local
     kept = (total != float(engines["grouped"].get(key.partition("@")[2], 0))) | (local >= total)
-    few = float(engines["untiled"].get(key, 0))
-    return rows.where(np.broadcast_to(kept & (total > few), len(rows.ids)))
+    few, many = float(engines["untiled"].get(key, 0)), engines["beside"].get(key, {"tokens": 0, "wider": 0})
+    own = (rows.op.tokens >= many["tokens"]) & (rows.op.inter > many["wider"])
+    return rows.where(np.broadcast_to(kept & (total > few) & own, len(rows.ids)))
 
 
 def _group(
@@ -115,7 +120,7 @@ def _group(
         errors=lambda constants: log_errors(kin, partial(price, fit=made(constants))),
         bounds={name: tuple(v) for name, v in {**said["bounds"], **more}.items() if name not in fixed},
         prior_ratio=said["engines"]["prior"] if engine else 0.0,
-        made=lambda constants: {**asdict(made(constants)), **origin},
+        made=lambda constants: {k: v for k, v in asdict(made(constants)).items() if k not in BESIDE} | origin,
     )
 
 

@@ -26,7 +26,7 @@ from taicang.cost.attend_mla import MlaDecodeFit, MlaFit, MlaPrefillFit, attend_
 from taicang.cost.attend_mla import fit_for as mla_fit_for
 from taicang.cost.collective import Fits, Line, collective
 from taicang.cost.experts import ExpertsFit, experts
-from taicang.cost.experts import fit_for as experts_fit_for
+from taicang.cost.experts import priced as priced_experts
 from taicang.cost.gemm import GemmFit, gemm
 from taicang.cost.gemm import fit_for as gemm_fit_for
 from taicang.evidence.measured import Measured
@@ -247,7 +247,7 @@ def _experts_price(rows: Measured[GroupedGemm]) -> Array:
     known = constants_of("experts", rows.chip)
 
     def priced(engine: str) -> Array:
-        return experts_seconds(rows, experts_fit_for(known, rows.op.dtype, gathered=rows.op.gathered, engine=engine))
+        return np.asarray(priced_experts(rows.op, rows.chip, known, engine=engine).seconds)
 
     return _fastest(rows, priced)
 
