@@ -120,7 +120,7 @@ def _group(
         errors=lambda constants: log_errors(kin, partial(price, fit=made(constants))),
         bounds={name: tuple(v) for name, v in {**said["bounds"], **more}.items() if name not in fixed},
         prior_ratio=said["engines"]["prior"] if engine else 0.0,
-        made=lambda constants: {k: v for k, v in asdict(made(constants)).items() if k not in BESIDE} | origin,
+        made=lambda constants: {**{k: v for k, v in asdict(made(constants)).items() if k not in BESIDE}, **origin},
     )
 
 
