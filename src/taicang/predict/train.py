@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from taicang import catalog
 from taicang.catalog.costing import measured_levels
-from taicang.catalog.trust import RUN, TRAINED, bands, trained
+from taicang.catalog.trust import RUN, TRAINED, bands, table, trained
 from taicang.formats import number_format
 from taicang.hardware import Machine
 from taicang.models.types import Model, routed
@@ -227,11 +228,29 @@ def _assumptions(setup: Setup, step: TrainStep, given: Sequence[str]) -> tuple[s
     said += [
         f"computing slows by {tax:.0%} of the time of {of} communication beside it" for of, tax in slowed.items() if tax
     ]
-    said.append(
-        f"memory as {setup.stack.engine} keeps it ({plan.gradients} gradients), {memory.RUNTIME_RATIO:.0%} for runtime "
-        f"and fragmentation; {_elsewhere(setup)}"
-    )
-    return tuple(said)
+    return (*said, *_memory_assumptions(setup, step))
+
+
+def _memory_assumptions(setup: Setup, step: TrainStep) -> list[str]:
+    said = [
+        f"memory as {setup.stack.engine} keeps it ({setup.plan.gradients} gradients), {memory.RUNTIME_RATIO:.0%} for "
+        f"runtime and fragmentation; {_elsewhere(setup)}"
+    ]
+    if _tight(step.memory):
+        said.append(
+            f"it may not fit: nine in ten measured jobs lay within {_memory_error():.0%} of the memory predicted"
+        )
+    return said
+
+
+def _memory_error() -> float:
+    """How far off nine in ten predictions of memory were, wherever the jobs ran."""
+    return math.expm1(max((pool["cells"][""]["seen"][1] for pool in table().get("memory", {}).values()), default=0.0))
+
+
+def _tight(use: memory.MemoryUse) -> bool:
+    """Whether less is to spare than that, so that the job may not fit, near to what was measured or not."""
+    return float(use.spare_bytes) < _memory_error() * float(use.total_bytes)
 
 
 def _elsewhere(setup: Setup) -> str:
@@ -240,8 +259,13 @@ def _elsewhere(setup: Setup) -> str:
     if setup.stack.engine == other or not plan.zero or plan.tp * plan.cp * plan.pp * plan.ep > 1:
         return "other frameworks keep other copies (--stack)"
     there = replace(setup, stack=catalog.stack(other), plan=replace(plan, gradients=""))
-    spare = float(train_step(there).memory.spare_bytes)
-    left = f"leave {show(spare, 'B')}" if spare >= 0 else f"be {show(-spare, 'B')} short"
+    use = train_step(there).memory
+    spare = float(use.spare_bytes)
+    left = (
+        f"leave {show(spare, 'B')}{' and so may not fit' * _tight(use)}"
+        if spare >= 0
+        else f"be {show(-spare, 'B')} short"
+    )
     return f"Hugging Face's trainer with DeepSpeed would {left} (--stack {other})"
 
 
