@@ -21,7 +21,7 @@ import click
 
 from taicang import __version__
 from taicang.app.main import COMMANDS, LazyGroup
-from taicang.app.options import context_of, examples
+from taicang.app.options import command, context_of
 from taicang.errors import InvalidInput, UnknownName
 
 OUTPUT = frozenset(
@@ -195,11 +195,7 @@ ANSWERING = ("infer", "search", "compare", "replay", "train", "centre", "fabric"
 """Commands that answer a question."""
 
 
-@click.command(
-    context_settings={"ignore_unknown_options": True, "allow_extra_args": True}, epilog=examples("ask", "ask")
-)
-@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
-@click.argument("extra", nargs=-1, type=click.UNPROCESSED, metavar="[OPTIONS OF THE COMMAND]")
+@command("ask", context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
 @click.pass_context
 def ask(ctx: click.Context, file: Path, extra: tuple[str, ...]) -> Any:
     """Answer the question in FILE, which --save of any command writes; options change it or say where it goes."""

@@ -5,25 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import click
-
-from taicang.app.options import HTML, JSON, declared, examples, give
+from taicang.app.options import command, give
 
 
-@click.command(epilog=examples("audit", "audit"))
-@click.argument("claim", required=False)
-@declared("audit", "audit")
-@HTML
-@JSON
+@command("audit")
 def audit(
     claim: str | None, explain: bool, lang: str, only: str | None, sets: tuple[str, ...], file: Path | None,
     page: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
-    """What was said of supernodes, and what holds: every claim with its verdict and the number that decides it.
-
-    A verdict comes from a rule over the figures of runs, their error bands and the evidence; a star marks one that
-    would be another somewhere inside a band. Without CLAIM: all of them.
-    """
+    """What was said of supernodes, and what holds: every claim with its verdict and the number that decides it."""
     from taicang.app.audit_runs import Asker, read_sets
     from taicang.audit.claims import VERDICTS, built_in, named, read_claims
     from taicang.audit.verdict import judge

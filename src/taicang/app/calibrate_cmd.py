@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from taicang.app.options import HTML, JSON, declared, examples, give
+from taicang.app.options import command, give
 from taicang.errors import InvalidInput, NotModelled
 from taicang.output import check_file, write_file
 
@@ -23,20 +23,9 @@ LISTED = 5
 """Refused lines that are shown."""
 
 
-@click.command(epilog=examples("calibrate", "calibrate"))
-@click.argument("path", metavar="FILE", type=click.Path(path_type=Path, exists=True))
-@declared("calibrate", "calibrate")
-@HTML
-@JSON
+@command("calibrate")
 def calibrate(path: Path, name: str | None, out: Path | None, base: str, page: Path | None, as_json: bool) -> None:
-    """Make a profile of your own of the rows that you measured: of a stack on your machines, or of a chip.
-
-    FILE is a table of served end-to-end rows or of training rows, as `taicang score` takes them (a stack); or a table
-    of kernels, or the folder that `taicang measure` filled (a chip). The few constants that the rows can carry are
-    drawn from what is there towards what the rows say; what they cannot tell stays. Errors before and after are told
-    for configurations that the fit has not seen, and a stack's bands come from these. Needs scipy (pip install
-    "taicang[fit]").
-    """
+    """Make a profile of your own of the rows that you measured: of a stack on your machines, or of a chip."""
     try:
         from taicang.evidence import calibrate_kernels
         from taicang.evidence.calibrate import calibrate as fit

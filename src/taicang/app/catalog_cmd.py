@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import click
 
 from taicang.app import terminal
-from taicang.app.options import HELP, declared, echo_json
+from taicang.app.options import HELP, command, echo_json
 
 if TYPE_CHECKING:
     from taicang.catalog import Entry, Figure
@@ -15,29 +16,14 @@ if TYPE_CHECKING:
 _KINDS = ("chip", "machine", "stack")
 
 
-@click.group(context_settings=HELP)
+@command("catalog", click.Group, context_settings=HELP)
 def catalog() -> None:
-    """Chips, machines and software stacks, every figure with its source.
-
-    \b
-    Examples:
-      taicang catalog list --kind machine
-      taicang catalog show cloudmatrix384
-      taicang catalog show hgx-h100 --set 'chip.memory.bandwidth=4 TB/s' --json
-      taicang catalog check my-machine.yaml
-    """
+    """Chips, machines and software stacks, every figure with its source."""
 
 
-@catalog.command("list")
-@declared("catalog", "list")
+@command("catalog.list", partial(catalog.command, "list"))
 def list_(kind: str | None, as_json: bool) -> None:
-    """List what is known by name.
-
-    \b
-    Examples:
-      taicang catalog list
-      taicang catalog list --kind chip --json
-    """
+    """List what is known by name."""
     from taicang.catalog import entry, names, own
 
     found = [entry(k, name) for k in _KINDS if kind in (None, k) for name in (*names(k), *own.names(k))]
@@ -80,19 +66,9 @@ def _about(entry: Entry) -> str:
     )
 
 
-@catalog.command()
-@click.argument("name")
-@declared("catalog", "show")
+@command("catalog.show", catalog.command)
 def show(name: str, kind: str | None, sets: tuple[str, ...], as_json: bool) -> None:
-    """Show every figure of NAME (or of a YAML file) with its source, and where sources disagree.
-
-    \b
-    Examples:
-      taicang catalog show cloudmatrix384
-      taicang catalog show ascend-910c-752t
-      taicang catalog show vllm@0.19.0
-      taicang catalog show ./my-machine.yaml --json
-    """
+    """Show every figure of NAME (or of a YAML file) with its source, and where sources disagree."""
     from taicang.catalog import digest, entry, find, sources
     from taicang.records import plain
 
@@ -140,20 +116,10 @@ def _origin(figure: Figure) -> str:
     return f"{place}; {figure.note}" if place and figure.note else place or figure.note
 
 
-@catalog.command()
-@click.argument("name", required=False)
-@click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
+@command("catalog.check", catalog.command)
 @click.pass_context
 def check(ctx: click.Context, name: str | None, as_json: bool) -> None:
-    """Check the whole catalogue, or NAME or a YAML file of yours: keys, units, sources, laws between figures.
-
-    Exit status 1 when something is wrong.
-
-    \b
-    Examples:
-      taicang catalog check
-      taicang catalog check ./my-machine.yaml
-    """
+    """Check the whole catalogue, or NAME or a YAML file of yours: keys, units, sources, laws between figures."""
     from taicang.catalog import check as find_faults
     from taicang.catalog import digest, names
     from taicang.records import plain

@@ -9,27 +9,12 @@ from typing import Any
 import click
 
 from taicang.app.ask_cmd import Asking
-from taicang.app.centre_options import MONEY, WORK
-from taicang.app.load_options import NAMED_LOAD
-from taicang.app.options import CHOICES, HTML, JSON, examples, give, named
+from taicang.app.options import command, give, named
 
 
-@click.command(cls=Asking, epilog=examples("centre", "centre"))
-@click.argument("machine")
-@WORK
-@NAMED_LOAD
-@MONEY
-@CHOICES
-@click.option("--compare", "others", help="Machines that serve the same, comma-separated.")
-@HTML
-@JSON
+@command("centre", Asking)
 def centre(machine: str, others: str | None, page: Path | None, as_json: bool, **options: Any) -> Any:
-    """What a centre of MACHINE costs: per chip-hour, million tokens and training run.
-
-    MACHINE is a name, a machine's file, or a centre's file. Every figure may be a range (20..30 %): results are the
-    5th, 50th and 95th percentile of draws from all ranges, the prediction's own error among them, with a list of
-    what matters most.
-    """
+    """What a centre of MACHINE costs: per chip-hour, million tokens and training run."""
     found = _file(click.get_current_context(), machine)
     if found is not None:
         return found[0]

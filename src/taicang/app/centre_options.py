@@ -12,15 +12,11 @@ import click
 
 from taicang.app.ask_cmd import OUTPUT, key_of
 from taicang.app.load_options import run_from
-from taicang.app.options import context_of, declared
+from taicang.app.options import context_of
 from taicang.errors import InvalidInput, UnknownName
 
 RANGES = ("price", "rent", "tariff", "pue", "carbon", "utilisation")
 """Ranges with an option of their own."""
-WORK = declared("centre", "work")
-"""One kind of work."""
-MONEY = declared("centre", "money")
-"""What there is of it, where it stands and what things cost."""
 
 
 def case(spec: str, options: dict[str, Any]) -> tuple[Any, list[str]]:

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from taicang.app.options import HTML, JSON, declared, examples, give
-from taicang.app.system_options import SYSTEM, system_from
-from taicang.app.trace_options import READING
+from taicang.app.options import command, give
+from taicang.app.system_options import system_from
 
 if TYPE_CHECKING:
     from taicang.predict.check import Check, Compared
@@ -18,23 +17,9 @@ SHOWN = 5
 """Causes in the table."""
 
 
-@click.command(epilog=examples("check", "check"))
-@click.argument("path", metavar="FILE", type=click.Path(path_type=Path, exists=True, dir_okay=False))
-@click.argument("model")
-@SYSTEM
-@declared("check", "check")
-@READING
-@HTML
-@JSON
+@command("check")
 def check(path: Path, model: str, machine: str, page: Path | None, as_json: bool, **options: Any) -> None:
-    """Replay the load of a benchmark and compare what it measured with what is predicted, figure by figure.
-
-    FILE is what vllm bench serve or sglang.bench_serving saved (with --save-detailed or --output-details each
-    request's own latencies, else the figures of the whole), records of AIPerf or genai-perf, responses of LLMPerf,
-    guidellm's document, MLPerf's logs, AISBench's and MindIE's tables, or any table that has lengths and latencies. Of
-    several runs in one file each is compared. Of one, set-ups that benchmarks have without saying so are tried one by
-    one, and those that come nearer are told, the nearest first.
-    """
+    """Replay the load of a benchmark and compare what it measured with what is predicted, figure by figure."""
     from taicang.traffic.read import runs_in
 
     one = not (options["instances"] or options["prefill"] or options["decode"])

@@ -9,8 +9,8 @@ from typing import Any
 import click
 
 from taicang.app.ask_cmd import Asking
-from taicang.app.load_options import NAMED_LOAD, named_load, run_from
-from taicang.app.options import CHOICES, HTML, JSON, declared, examples, give, named, write_files
+from taicang.app.load_options import named_load, run_from
+from taicang.app.options import command, give, named, write_files
 from taicang.errors import MissingFigure, NotModelled, TaicangError
 
 DEMO_MACHINES = (
@@ -24,19 +24,9 @@ DEMO_MACHINES = (
 """The supernode of the article and its rivals; clusters at four nodes, the size that published runs use."""
 
 
-@click.command(cls=Asking, epilog=examples("compare", "compare"))
-@click.argument("model")
-@click.option("--on", "machines", required=True, help="Machines, comma-separated.")
-@NAMED_LOAD
-@CHOICES
-@declared("compare", "compare")
-@HTML
-@JSON
+@command("compare", Asking)
 def compare(model: str, machines: str, as_json: bool, **options: Any) -> int:
-    """The same MODEL, load and SLO on several machines: at equal chips, power and money, with what binds each.
-
-    Exit code 1: no machine has a plan.
-    """
+    """The same MODEL, load and SLO on several machines: at equal chips, power and money, with what binds each."""
     from taicang.app.render_bands import cost_fields, of_tokens, quoted
     from taicang.output import check_folder
     from taicang.predict import Infeasible, Served
@@ -87,8 +77,7 @@ def compare(model: str, machines: str, as_json: bool, **options: Any) -> int:
     return code
 
 
-@click.command()
-@JSON
+@command("compare.demo")
 @click.pass_context
 def demo(ctx: click.Context, as_json: bool) -> Any:
     """DeepSeek-R1, 4,096 + 256 tokens, TPOT at most 50 ms, on the supernode and five rivals."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,14 +13,10 @@ import click
 from taicang.app.ask_cmd import Asking
 from taicang.app.load_options import fields_of
 from taicang.app.options import (
-    CHAKRA,
     HELP,
-    JSON,
     MOST_SKEW,
-    Parsed,
-    declared,
+    command,
     echo_json,
-    examples,
     named,
     write_chakra,
 )
@@ -31,7 +28,7 @@ if TYPE_CHECKING:
     from taicang.search.collective import Ask
 
 
-def _payload(text: str, _where: str = "") -> float:
+def payload(text: str, _where: str = "") -> float:
     """Bytes, or a product that begins with them: 1GB, 7.5KB*128*8."""
     first, *rest = text.split("*")
     found = parse(first.strip(), "bytes", where="--bytes")
@@ -42,14 +39,16 @@ def _payload(text: str, _where: str = "") -> float:
     return found
 
 
-def _beside(text: str, _where: str) -> tuple[str, float]:
+def beside(text: str, _where: str) -> tuple[str, float]:
+    """A collective and its bytes: all-gather:1GB."""
     kind, colon, size = text.partition(":")
     if not colon:
         raise click.BadParameter(f"expected KIND:BYTES such as all-gather:1GB, got {text!r}")
-    return kind.strip(), _payload(size)
+    return kind.strip(), payload(size)
 
 
-def _zipf(text: str, _where: str) -> float:
+def zipf(text: str, _where: str) -> float:
+    """An exponent: zipf:1.1."""
     try:
         found = float(text.removeprefix("zipf:"))
     except ValueError:
@@ -59,7 +58,7 @@ def _zipf(text: str, _where: str) -> float:
     return found
 
 
-def _sizes(text: str, _where: str) -> dict[str, int]:
+def sizes(text: str, _where: str) -> dict[str, int]:
     """tp=8,ep=96: sizes by axis, the innermost first."""
     found: dict[str, int] = {}
     for part in text.split(","):
@@ -70,12 +69,6 @@ def _sizes(text: str, _where: str) -> dict[str, int]:
     return found
 
 
-WORK = declared(
-    "fabric", "work", beside=lambda: Parsed("KIND:BYTES", _beside), payload=lambda: Parsed("BYTES", _payload),
-    zipf=lambda: Parsed("zipf:EXPONENT", _zipf),
-)  # fmt: skip
-
-
 class _Fabric(Asking):
     """``taicang fabric run WORKLOAD`` is a command of its own; anything else is a machine."""
 
@@ -84,24 +77,14 @@ class _Fabric(Asking):
     ) -> click.Context:
         """The context of what is asked."""
         if args[:1] == ["run"]:
-            return run.make_context(f"{info_name} run", args[1:], parent, **extra)
+            made: click.Context = run.make_context(f"{info_name} run", args[1:], parent, **extra)
+            return made
         return super().make_context(info_name, args, parent, **extra)
 
 
-@click.command(cls=_Fabric, epilog=examples("fabric", "fabric"))
-@click.argument("machine")
-@WORK
-@declared("fabric", "fabric")
-@CHAKRA
-@JSON
-@declared("fabric", "parts", axes=lambda: Parsed("AXIS=RANKS,...", _sizes))
+@command("fabric", _Fabric)
 def fabric(machine: str, sets: tuple[str, ...], as_json: bool, **options: Any) -> None:
-    """The links of MACHINE (or of a graph in a file): its topology, or one collective on it, link by link.
-
-    Without more: parts, links and bisection. --collective: the time on the links, the hottest ones, what a library
-    makes of it and what the closed form says. --draws: what is left when parts fail. --logical: the switches of parts
-    of a supernode. --axes: which axis of a plan crosses which level, in order and at random.
-    """
+    """The links of MACHINE (or of a graph in a file): its topology, or one collective on it, link by link."""
     from taicang.hardware import Machine
     from taicang.predict.fabric import opened
 
@@ -201,17 +184,11 @@ SHOWN = 8
 """Ranks in the table."""
 
 
-@click.command("run", context_settings=HELP, epilog=examples("fabric", "run"))
-@click.argument("workload", type=click.Path(path_type=Path))
-@declared("fabric", "run")
-@JSON
+@command("fabric.run", partial(click.command, "run"), context_settings=HELP)
 def run(
     workload: Path, network: Path | None, system: Path | None, machine: str | None, perfetto: Path | None, as_json: bool
 ) -> None:
-    """Run WORKLOAD of another simulator: Chakra traces (protobuf 0.0.4 or JSON), or a workload of SimAI.
-
-    WORKLOAD is a file, or the prefix of files PREFIX.RANK.et.
-    """
+    """Run WORKLOAD of another simulator: Chakra traces (protobuf 0.0.4 or JSON), or a workload of SimAI."""
     from taicang.output import check_file, write_file
     from taicang.predict.workload import on_machine, on_network
 

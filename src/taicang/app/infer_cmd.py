@@ -6,33 +6,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import click
-
 from taicang.app.ask_cmd import Asking
 from taicang.app.load_options import run_from
-from taicang.app.options import CHAKRA, CHOICES, HTML, JSON, LOAD, PLAN, declared, examples, give, write_chakra
+from taicang.app.options import command, give, write_chakra
 from taicang.search.words import MODES
 
 
-@click.command(cls=Asking, epilog=examples("infer", "infer"))
-@click.argument("model")
-@click.option("--on", "machine", required=True, help='Machine, e.g. cloudmatrix384, "hgx-h100 x 4", my.yaml.')
-@LOAD
-@PLAN
-@declared("infer", "infer")
-@CHOICES
-@click.option("--layers", is_flag=True, help="Print the operator waterfall of the whole step, not of one layer only.")
-@CHAKRA
-@declared("infer", "chakra")
-@HTML
-@JSON
+@command("infer", Asking)
 def infer(model: str, machine: str, as_json: bool, layers: bool, page: Path | None, **options: Any) -> int:
-    """Serve MODEL (a built-in name or a Hugging Face config.json) on a machine.
-
-    Prints the best whole instances of the usual layouts that meet the SLO and fit machine and memory: TTFT, TPOT,
-    throughput per instance, chip and die, memory by what fills it, the operator waterfall, what binds, power,
-    assumptions, sources and the error band. A printed plan, given back as options, gives the same figures.
-    """
+    """Serve MODEL (a built-in name or a Hugging Face config.json) on a machine."""
     from taicang.app.render_bands import cost_fields, of_tokens, quoted
     from taicang.catalog.models import model as load_model
     from taicang.predict import Infeasible

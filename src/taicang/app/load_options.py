@@ -9,16 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from taicang.app.options import LOAD, declared, stacked
 from taicang.errors import InvalidInput
 
 if TYPE_CHECKING:
     from taicang.models.types import Model
     from taicang.search.door import Run
-
-
-NAMED_LOAD = stacked(LOAD, declared("load", "named_load"))
-"""Load and SLO, also by name."""
 
 
 def run_from(options: dict[str, Any], model: str | Model, on: Any, **more: Any) -> Run:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from taicang.app.options import JSON, declared, echo_json, examples
+from taicang.app.options import command, echo_json
 from taicang.errors import InvalidInput, UnknownName
 from taicang.output import check_folder
 
@@ -14,15 +14,9 @@ SHOWN = 3
 """Refused shapes that are shown."""
 
 
-@click.command(epilog=examples("measure", "measure"))
-@declared("measure", "measure")
-@JSON
+@command("measure")
 def measure(out: Path, chip: str, wanted: str | None, limit_s: float, as_json: bool) -> None:
-    """Time kernels and collectives of this machine with PyTorch, as tables that `score` and `calibrate` take.
-
-    Matrix products, attention of prompts and of single tokens, and collectives over the devices of the machine: every
-    kind coarsely first, finer while there is time. Needs PyTorch (pip install "taicang[torch]"; on Ascend torch_npu).
-    """
+    """Time kernels and collectives of this machine with PyTorch, as tables that `score` and `calibrate` take."""
     from taicang import measure as taking
     from taicang.app.replay_output import progress_bar
     from taicang.catalog import chip as chip_named

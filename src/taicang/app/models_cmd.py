@@ -3,36 +3,23 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from typing import Any
 
 import click
 
 from taicang.app import terminal
-from taicang.app.options import HELP, declared
+from taicang.app.options import HELP, command
 
 
-@click.group(context_settings=HELP)
+@command("models", click.Group, context_settings=HELP)
 def models() -> None:
-    """Built-in models and config.json imports.
-
-    \b
-    Examples:
-      taicang models list
-      taicang models show deepseek-r1
-      taicang models show Qwen/Qwen3-235B-A22B-FP8 --context 32768 --kv fp8
-      taicang models show ./my-model/config.json --json
-    """
+    """Built-in models and config.json imports."""
 
 
-@models.command("list")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@command("models.list", partial(models.command, "list"))
 def list_models(as_json: bool) -> None:
-    """Names of all built-in models; those that are known but refused come with the reason.
-
-    \b
-    Example:
-      taicang models list --json
-    """
+    """Names of all built-in models; those that are known but refused come with the reason."""
     from taicang.catalog.models import model, model_names, not_modelled
     from taicang.models.count import kv_bytes_per_token, parameters
 
@@ -77,18 +64,9 @@ def list_models(as_json: bool) -> None:
         console.print(f"  {name}: {reason}")
 
 
-@models.command()
-@click.argument("name")
-@declared("models", "show")
+@command("models.show", models.command)
 def show(name: str, context: int, kv: str | None, approximate: bool, as_json: bool) -> None:
-    """Blocks, parameters by class, cache and FLOPs of NAME: a model's name, a Hugging Face id, or a file or folder.
-
-    \b
-    Examples:
-      taicang models show kimi-k2
-      taicang models show nvidia/DeepSeek-R1-NVFP4 --context 131072
-      taicang models show ./my-model/config.json --approximate
-    """
+    """Blocks, parameters by class, cache and FLOPs of NAME: a model's name, a Hugging Face id, or a file or folder."""
     from taicang.catalog.models import model
     from taicang.models.count import (
         decode_flop,

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache, partial
+from importlib import import_module
+from inspect import cleandoc
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
@@ -17,7 +20,6 @@ from taicang.errors import InvalidInput
 from taicang.output import Content, check_file, write
 from taicang.units import count, parse, share
 
-F = TypeVar("F", bound=Callable[..., Any])
 MOST = 10**18
 """Largest count that an option takes at all."""
 MOST_SKEW = 2.0
@@ -82,14 +84,15 @@ class Finite(click.FloatRange):
         return found
 
 
-def _class(text: str, where: str) -> tuple[str, float]:
+def of_class(text: str, where: str) -> tuple[str, float]:
+    """What a class of parts has: chip=50000h."""
     name, equals, duration = text.partition("=")
     if not equals:
         raise click.BadParameter(f"expected CLASS=DURATION such as chip=50000h, got {text!r}")
     return name.strip().replace("_", " "), DURATION.read(duration, where)
 
 
-def _skew(text: str, _where: str) -> float | Path:
+def skew(text: str, _where: str) -> float | Path:
     """A number, or the path of a file that exists."""
     try:
         exponent = float(text)
@@ -118,15 +121,22 @@ def _path(*words: str) -> click.Path[Any]:
     return click.Path(exists="exists" in words, file_okay="folder" not in words, dir_okay="file" not in words, **whole)
 
 
+def _of(name: str) -> Any:
+    """What a declaration names as "module.function" of ``app``."""
+    module, _, function = name.partition(".")
+    return getattr(import_module(f"taicang.app.{module}"), function)
+
+
 KINDS: Mapping[str, Callable[..., Any]] = {
-    "duration": lambda: DURATION, "tokens": lambda: TOKENS,
+    "duration": lambda: DURATION, "tokens": lambda: TOKENS, "quantity": quantity,
     "share": lambda: Parsed("SHARE", lambda text, where: share(text, where=where)),
-    "skew": lambda: Parsed("EXPONENT|FILE", _skew), "named": lambda: Parsed("CLASS=DURATION", _class),
-    "quantity": quantity,
-    "many": lambda name="": Whole(1, most=MOST, name=name),
-    "whole": partial(_range, Whole), "finite": partial(_range, Finite), "path": _path,
+    "parsed": lambda name, read: Parsed(name, _of(read)),
+    "many": lambda name="": Whole(1, most=MOST, name=name), "seed": lambda: Whole(0, most=2**63 - 1),
+    "whole": partial(_range, Whole), "plain": partial(_range, click.IntRange), "finite": partial(_range, Finite),
+    "path": _path, "unread": lambda: click.UNPROCESSED,
 }  # fmt: skip
-"""First word of a declared type -> what makes it of the others."""
+"""First word of a declared type -> what makes it of the others; a name with a dot is a function of ``app``."""
+KEYS = ("help", "default", "metavar", "multiple", "required", "nargs", "envvar")
 
 
 @cache
@@ -139,55 +149,61 @@ def written(file: str) -> dict[str, dict[str, Any]]:
     return loaded
 
 
-def declared(file: str, section: str, **kinds: Callable[..., Any]) -> Callable[[F], F]:
-    """The options of a section of ``data/FILE.yaml``; ``kinds`` are types that its commands alone have.
+def command(name: str, kind: Any = click.command, **more: Any) -> Callable[[Callable[..., Any]], Any]:
+    """The command (of ``kind``, a decorator or a class) that ``data/FILE.yaml`` declares for ``name``, "FILE" or
+    "FILE.COMMAND".
 
-    An option has ``help``, ``type`` (words for ``KINDS``, or a list of choices), ``default`` (in the help unless
-    ``quiet``, there as ``shown``), ``metavar``; ``flag``, ``multiple`` and ``required`` are true or left out.
+    It ``takes`` options and arguments: sections of its file ("FILE.SECTION": of another), which may list others, or
+    options by their flags and arguments by their names. The function's docstring begins its help, ``more`` goes on and
+    ``examples`` end it. An option has ``help``, ``type`` (words for ``KINDS``, or a list of choices), ``default`` (in
+    the help unless ``quiet``, there as ``shown``), ``metavar``; ``flag``, ``multiple`` and ``required`` are true or
+    left out; ``call`` names the function that checks it, and one that is ``asked`` first gives no value of its own.
     """
+    file, _, word = name.partition(".")
+    said = written(file).get("commands", {}).get(word or file, {})
 
-    def apply(function: F) -> F:
-        for flags, said in reversed(written(file)[section].items()):
-            function = click.option(*flags.split(), **_keywords(said, {**KINDS, **kinds}))(function)
-        return function
+    def apply(function: Callable[..., Any]) -> Any:
+        text = f"{cleandoc(function.__doc__ or '')}\n\n{said.get('more', '')}".rstrip()
+        given = {"help": re.sub(r"^(Examples?:)$", "\b\n\\1", text, flags=re.MULTILINE), **more}
+        if examples := written(file).get("examples", {}).get(word or file):
+            given["epilog"] = "\b\n" + examples.replace("\n\n", "\n\b\n")
+        for flags, how in reversed([*_taken(file, said.get("takes", []))]):
+            make: Any = click.option if flags.startswith("-") else click.argument
+            function = make(*flags.split(), **_keywords(how))(function)
+        return click.command(cls=kind, **given)(function) if isinstance(kind, type) else kind(**given)(function)
 
     return apply
 
 
-def examples(file: str, command: str) -> str:
-    """Examples of a command for the end of its help: a text in ``data/FILE.yaml``, whose lines stay as they are."""
-    text: str = written(file)["examples"][command]
-    return "\b\n" + text.replace("\n\n", "\n\b\n")
+def _taken(file: str, section: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    if isinstance(section, str):
+        where, _, name = section.rpartition(".")
+        yield from _taken(where or file, written(where or file)[name])
+    elif isinstance(section, list):
+        for each in section:
+            yield from _taken(file, each)
+    else:
+        yield from section.items()
 
 
-def _keywords(said: Mapping[str, Any], kinds: Mapping[str, Callable[..., Any]]) -> dict[str, Any]:
+def _keywords(said: Mapping[str, Any]) -> dict[str, Any]:
     """What click calls the keys of a declared option."""
-    given = {key: said[key] for key in ("help", "default", "metavar", "multiple", "required") if key in said}
+    given = {key: said[key] for key in KEYS if key in said}
     if "flag" in said:
         given["is_flag"] = True
     if "default" in said and not said.get("quiet"):
         given["show_default"] = said.get("shown", True)
+    if "call" in said:
+        given["callback"] = _of(said["call"])
+    if "asked" in said:
+        given |= {"is_eager": True, "expose_value": False}
     if isinstance(wanted := said.get("type"), list):
         given["type"] = click.Choice(wanted)
     elif wanted:
         kind, *words = wanted.split()
-        given["type"] = kinds[kind](*words)
+        given["type"] = (_of(kind) if "." in kind else KINDS[kind])(*words)
     return given
 
-
-def stacked(*decorators: Callable[[F], F]) -> Callable[[F], F]:
-    """Several decorators as one, in reading order."""
-
-    def apply(function: F) -> F:
-        for decorator in reversed(decorators):
-            function = decorator(function)
-        return function
-
-    return apply
-
-
-LOAD = declared("shared", "load")
-"""Load and SLO."""
 
 FABRIC = {
     "closed": (),
@@ -209,37 +225,19 @@ IMPLIED = "taicang.implied"
 """Where a context keeps the changes of the machine that other options stand for."""
 
 
-def _fabric(ctx: click.Context, _param: click.Parameter, value: str | None) -> None:
+def set_fabric(ctx: click.Context, _param: click.Parameter, value: str | None) -> None:
+    """The changes that ``--fabric`` stands for."""
     ctx.meta.setdefault(IMPLIED, {})["fabric"] = FABRIC[value or "closed"]
 
 
-def _sets(ctx: click.Context, _param: click.Parameter, value: tuple[str, ...]) -> tuple[str, ...]:
+def all_sets(ctx: click.Context, _param: click.Parameter, value: tuple[str, ...]) -> tuple[str, ...]:
+    """Changes of the machine, with those that other options stand for."""
     implied = sorted(ctx.meta.get(IMPLIED, {}).items())  # click asks options in the order in which they are given
     return (*(each for _, part in implied for each in part), *value)
 
 
-SETS = stacked(
-    click.option(
-        "--fabric",
-        type=click.Choice(list(FABRIC)),
-        is_eager=True,
-        expose_value=False,
-        callback=_fabric,
-        help="Price the fabric by closed forms or link by link: adaptive routes, dealt over planes, or hashed.",
-    ),
-    click.option(
-        "--set",
-        "sets",
-        multiple=True,
-        callback=_sets,
-        metavar="PATH=VALUE",
-        help='Change a figure: --set chip.memory.bandwidth="4 TB/s", --set links.failed=l2-switch:2.',
-    ),
-)
-"""Changes of the machine."""
-
-
-def _places(ctx: click.Context, param: click.Parameter, value: str) -> None:
+def places(ctx: click.Context, param: click.Parameter, value: str) -> None:
+    """The changes that ``--placement`` stands for."""
     ctx.meta.setdefault(IMPLIED, {})["placement"] = ()
     if value != "plan":
         from taicang.train_plans.placement import seed_of
@@ -249,30 +247,8 @@ def _places(ctx: click.Context, param: click.Parameter, value: str) -> None:
         ctx.meta[IMPLIED]["placement"] = (f"links.placed={seed}",)
 
 
-CHOICES = stacked(
-    click.option(
-        "--placement",
-        default="plan",
-        show_default=True,
-        expose_value=False,
-        is_eager=True,
-        callback=_places,
-        metavar="plan|random[:SEED]",
-        help="Where a plan's ranks lie: as it lays them, or at random places.",
-    ),
-    declared("shared", "choices"),
-    SETS,
-    declared("shared", "approximate"),
-)
-"""Stack, formats, model traits."""
-
-PLAN = declared("shared", "plan")
-"""Layout of the decode instance."""
-
 HELP = {"help_option_names": ["-h", "--help"]}
 """Context of groups: their commands answer -h also where they are called without the root command."""
-
-JSON = click.option("--json", "as_json", is_flag=True, help="Machine-readable output.")
 
 
 def check_page(_ctx: click.Context, _param: click.Parameter, path: Path | None) -> Path | None:
@@ -280,15 +256,6 @@ def check_page(_ctx: click.Context, _param: click.Parameter, path: Path | None) 
     if path is not None:
         check_file(path, "--html")
     return path
-
-
-HTML = click.option(
-    "--html",
-    "page",
-    type=click.Path(dir_okay=False, path_type=Path),
-    callback=check_page,
-    help="Also a page to look at: one file that opens anywhere.",
-)
 
 
 def give(
@@ -333,12 +300,6 @@ def named(text: str | None, option: str = "--on") -> list[str]:
     if text is not None and not names:
         raise click.UsageError(f"{option} names nothing")
     return names
-
-
-CHAKRA = click.option(
-    "--chakra", type=click.Path(dir_okay=False, path_type=Path), metavar="PREFIX",
-    help="Also PREFIX.0.et: a Chakra trace that stands for all ranks, for fabric run and other simulators.",
-)  # fmt: skip
 
 
 def write_chakra(workload: Any, prefix: Path) -> None:

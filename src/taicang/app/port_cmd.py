@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from taicang import __version__
-from taicang.app.options import HELP, HTML, declared, give
+from taicang.app.options import HELP, command, give
 from taicang.errors import InvalidInput
 from taicang.output import check_file, write_file
 from taicang.units import show
@@ -21,30 +21,14 @@ if TYPE_CHECKING:
     from taicang.virtual.report import Report
 
 
-@click.command(context_settings=HELP)
-@click.argument("path", type=click.Path(path_type=Path))
-@declared("port", "port")
-@HTML
+@command("port", context_settings=HELP)
 @click.pass_context
 def port(
     ctx: click.Context, path: Path, to: str, entries: tuple[str, ...], log: Path | None, libraries: Path | None,
     torch: str, chip: str, before: str, after: str, json_path: Path | None, sarif: Path | None, page: Path | None,
     every: bool, fail_on: str | None,
 ) -> None:  # fmt: skip
-    """What moving the repository at PATH to another vendor's software takes: by file and line, and in all.
-
-    Tiers: auto (the shim transfer_to_npu does it), edit, library (another library has it), kernel (written anew),
-    blocked (no counterpart known).
-
-    \b
-    Examples:
-      taicang port ~/src/detr
-      taicang port ~/src/Pointcept --entry tools/train.py --entry configs/ptv3.py
-      taicang port ~/src/model --to ascend --chip 950 --torch 2.11
-      taicang port ~/src/model --from hgx-h100 --on cloudmatrix384
-      taicang port ~/src/vllm-ascend --to cuda --html port.html
-      taicang port . --sarif port.sarif --fail-on kernel
-    """
+    """What moving the repository at PATH to another vendor's software takes: by file and line, and in all."""
     from taicang import catalog
     from taicang.app.terminal import counting
     from taicang.catalog import porting

@@ -8,9 +8,9 @@ import click
 
 from taicang.app.ask_cmd import Asking
 from taicang.app.load_options import named_limits
-from taicang.app.options import HTML, JSON, declared, examples, give, stacked
-from taicang.app.system_options import SYSTEM, system_from, tenants_from
-from taicang.app.trace_options import TRAFFIC, traffic
+from taicang.app.options import command, give
+from taicang.app.system_options import system_from, tenants_from
+from taicang.app.trace_options import traffic
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,17 +19,11 @@ if TYPE_CHECKING:
     from taicang.serve.summary import Limits
     from taicang.traffic.trace import Trace
 
-RESULT = stacked(declared("replay", "result"), HTML, JSON)
-"""What comes of it."""
 BESIDE = ("table", "usage", "log")
 """Fields of a result that are tables, not part of the summary."""
 
 
-@click.command(cls=Asking, epilog=examples("replay", "replay"))
-@click.argument("what", nargs=-1, required=True, metavar="[TRACE] MODEL")
-@SYSTEM
-@TRAFFIC
-@RESULT
+@command("replay", Asking)
 def replay(what: tuple[str, ...], machine: str, as_json: bool, **options: Any) -> int:
     """Serve a request trace, or generated traffic, with MODEL on a machine, and say what users saw."""
     from taicang.app.replay_files import check, write

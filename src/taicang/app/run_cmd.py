@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from taicang.app import terminal
-from taicang.app.options import CHAKRA, HELP, HTML, JSON, declared, echo_json, examples, give, named, write_chakra
+from taicang.app.options import (
+    HELP,
+    command,
+    echo_json,
+    give,
+    named,
+    write_chakra,
+)
 from taicang.output import check_file, check_folder, scratch, write_file
 from taicang.units import show
 
@@ -19,16 +26,7 @@ if TYPE_CHECKING:
     from taicang.virtual.report import RankReport, Report
 
 
-@click.command(
-    context_settings=HELP | {"ignore_unknown_options": True, "allow_interspersed_args": False},
-    epilog=examples("run", "run"),
-)
-@declared("run", "run")
-@CHAKRA
-@HTML
-@JSON
-@click.argument("script", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+@command("run", context_settings=HELP | {"ignore_unknown_options": True, "allow_interspersed_args": False})
 def run(
     script: Path, arguments: tuple[str, ...], machine: str, out: Path | None, as_json: bool, page: Path | None,
     **options: Any,
@@ -82,11 +80,7 @@ def run(
     raise SystemExit(status)
 
 
-@click.command(context_settings=HELP, epilog=examples("run", "reprice"))
-@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@declared("run", "reprice")
-@HTML
-@JSON
+@command("run.reprice", context_settings=HELP)
 def reprice(
     folder: Path, machines: str, issue_s: float | None, stack: str | None, sets: tuple[str, ...], fuse: bool,
     as_json: bool, page: Path | None,
@@ -124,8 +118,7 @@ def _show_priced(capture: Capture, made: Sequence[Report]) -> None:
     console.print(f"  - the program chose its shapes on {capture.machine}: it is not asked again")
 
 
-@click.command(context_settings=HELP, epilog=examples("run", "doctor"))
-@JSON
+@command("run.doctor", context_settings=HELP)
 def doctor(as_json: bool) -> None:
     """Whether this Python's PyTorch and C++ compiler work with run, and which libraries are modelled."""
     from taicang.virtual.doctor import examine

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from taicang.app import terminal
-from taicang.app.options import HTML, JSON, declared, examples, give, written
+from taicang.app.options import command, give, written
 from taicang.errors import UnknownName
 from taicang.output import check_file, check_folder, write_file
 
@@ -24,30 +24,18 @@ FITS = written("score")["fits"]
 ON_CARRIED = ("porting",)
 """Families fitted on tables that the package carries."""
 
-FOLDER = click.option(
-    "--evidence",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
-    envvar="TAICANG_EVIDENCE",
-    help="Folder of measured rows (also TAICANG_EVIDENCE). Without it the tables that the package carries are scored.",
-)
+
+def families() -> click.Choice[str]:
+    """What can be fitted."""
+    return click.Choice([*FITS, "all"])
 
 
-@click.command(epilog=examples("score", "score"))
-@click.argument("files", nargs=-1, type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@FOLDER
-@declared("score", "score")
-@HTML
-@JSON
+@command("score")
 def score(
     files: tuple[Path, ...], evidence: Path | None, suites: tuple[str, ...], by_group: bool, rows: Path | None,
     as_csv: bool, stack: str, row_id: str | None, freeze: bool, page: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
-    """Score the predictions against published measurements, held-out and calibrated-on rows apart.
-
-    FILES are measured rows under any name; their columns tell what they are. Error of a row: predicted / measured - 1.
-    TPOT excludes the first token. A refused row lowers the coverage and never counts as accurate. Served rows are
-    replayed too: of FILES up to 300 rows, of more where --suite names the replay.
-    """
+    """Score the predictions against published measurements, held-out and calibrated-on rows apart."""
     from taicang.catalog import trust
     from taicang.evidence import board
     from taicang.evidence.score import score_parts
@@ -135,14 +123,9 @@ def _explain(matching: list[dict[str, Any]], row_id: str, known: list[Outcome]) 
         click.echo()
 
 
-@click.command(epilog=examples("score", "fit"))
-@click.argument("family", type=click.Choice([*FITS, "all"]))
-@FOLDER
+@command("score.fit")
 def fit(family: str, evidence: Path | None) -> None:
-    """Fit the calibrated constants of FAMILY on its declared part of the evidence and write them into the package.
-
-    Needs scipy (pip install "taicang[fit]"). The file says which rows it was fitted on.
-    """
+    """Fit the calibrated constants of FAMILY on its declared part of the evidence and write them into the package."""
     from taicang.catalog import calibration
     from taicang.evidence import fitting
 

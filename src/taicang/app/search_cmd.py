@@ -8,30 +8,15 @@ from typing import Any
 import click
 
 from taicang.app.ask_cmd import Asking
-from taicang.app.load_options import NAMED_LOAD
-from taicang.app.options import CHOICES, HTML, JSON, declared, examples, give, named, write_files
+from taicang.app.options import command, give, named, write_files
 from taicang.app.search_jobs import Outcome, ask_of, outcomes, ranking
-from taicang.search.words import MODES
 
-SEARCH = declared("search", "search", mode=lambda: click.Choice([*MODES]))
 CHOSEN = ("rank", "choice", "keeps", "why", "load_ratio", "goodput_tokens_per_s_per_chip", "passed")
 
 
-@click.command(cls=Asking, epilog=examples("search", "search"))
-@click.argument("model")
-@click.option("--on", "machines", required=True, help="Machines, comma-separated.")
-@NAMED_LOAD
-@SEARCH
-@CHOICES
-@HTML
-@JSON
+@command("search", Asking)
 def search(model: str, machines: str, as_json: bool, pareto: str | None, explain: bool, **options: Any) -> int:
-    """The best way to run MODEL under a load and an SLO, on every machine.
-
-    Prices every legal layout, batch, draft length and chunk size, aggregated and disaggregated; with --emit those that
-    the engine can express. The best of unlike layouts are replayed, and the one with the most tokens/s at the largest
-    load that keeps the limits is chosen. --quant takes several formats, comma-separated; --mtp fixes the draft length.
-    """
+    """The best way to run MODEL under a load and an SLO, on every machine."""
     from taicang.output import check_folder
 
     names = named(machines)

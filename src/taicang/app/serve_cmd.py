@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Any
 import click
 import numpy as np
 
-from taicang.app.options import declared, examples
-from taicang.app.replay_cmd import RESULT, give_replay, limits_from
-from taicang.app.system_options import SYSTEM, system_from, tenants_from
-from taicang.app.trace_options import SEED
+from taicang.app.options import command
+from taicang.app.replay_cmd import give_replay, limits_from
+from taicang.app.system_options import system_from, tenants_from
 from taicang.errors import InvalidInput, NotModelled
 
 if TYPE_CHECKING:
@@ -27,24 +26,9 @@ if TYPE_CHECKING:
 
 BLOCK = 16
 """Tokens of a prompt that are shared at once, as engines have it, where no trace says otherwise."""
-ENDPOINT = declared("serve", "endpoint")
-"""How it is reached."""
-WORDS = declared("serve", "words")
-"""What it says."""
 
 
-EVENTS = declared("serve", "events")
-"""What it tells routers."""
-
-
-@click.command(epilog=examples("serve", "serve"))
-@click.argument("model")
-@SYSTEM
-@ENDPOINT
-@EVENTS
-@WORDS
-@SEED
-@RESULT
+@command("serve")
 def serve(model: str, machine: str, as_json: bool, **options: Any) -> None:
     """Serve MODEL on a machine to real clients, in the machine's own time, until Ctrl-C."""
     from taicang.app.replay_files import check

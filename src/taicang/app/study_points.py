@@ -11,9 +11,8 @@ import click
 from taicang import catalog
 from taicang.app.ask_cmd import OUTPUT, key_of, words_of
 from taicang.app.fabric_cmd import fabric, question
-from taicang.app.load_options import NAMED_LOAD, named_load, run_from
-from taicang.app.options import CHOICES, PLAN, Whole, context_of, declared
-from taicang.app.search_cmd import SEARCH
+from taicang.app.load_options import named_load, run_from
+from taicang.app.options import Whole, command, context_of
 from taicang.app.search_jobs import ask_of
 from taicang.app.train_cmd import train, training_from
 from taicang.catalog.models import model as load_model
@@ -60,14 +59,7 @@ NAMES = {
 """Keys whose names are looked up before any point runs."""
 
 
-@click.command()
-@click.argument("model")
-@click.option("--on", "machine", required=True)
-@NAMED_LOAD
-@SEARCH
-@PLAN
-@declared("search", "study")
-@CHOICES
+@command("search.serving")
 def serving(**_: Any) -> None:
     """The options of a point that asks how to serve."""
 

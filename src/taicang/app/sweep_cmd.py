@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from taicang.app import terminal
-from taicang.app.options import HELP, HTML, JSON, declared, examples, give
+from taicang.app.options import HELP, command, give
 from taicang.units import digits
 
 EVERY_S = 2.0
@@ -28,24 +28,14 @@ class _Study(click.Group):
         return super().parse_args(ctx, args)
 
 
-@click.group(cls=_Study, context_settings=HELP, epilog=examples("sweep", "sweep"))
+@command("sweep", _Study, context_settings=HELP)
 def sweep() -> None:
     """Studies: axes over catalogue fields, plan fields and the load, evaluated in parallel and queried with SQL."""
 
 
-@sweep.command(epilog=examples("sweep", "run"))
-@click.argument("study", type=click.Path(dir_okay=False))
-@declared("sweep", "run")
+@command("sweep.run", sweep.command)
 def run(study: str, out: str | None, workers: str, address: str | None, fresh: bool) -> None:
-    """Evaluate a STUDY: axes over catalogue fields (chip.memory.bandwidth), plan fields and the load.
-
-    Keys of base and axes: model, on, input, output, profile, ttft, tpot, slo, objective, load, stack, quant, kv,
-    mode, memory_fraction, batch, mtp, acceptance, skew, chunk, tp, dp, pp, ep, moe_tp, redundant, shared_ranks,
-    microbatches, exchange, and any catalogue field with a dot. With "ask: train" or "ask: fabric", points are
-    training steps or collectives and keys are the options of that command. Stopped or killed, it goes on where it was
-    when it is started again; where a file that it names, the catalogue or the version has changed since, it refuses
-    to mix them.
-    """
+    """Evaluate a STUDY: axes over catalogue fields (chip.memory.bandwidth), plan fields and the load."""
     from taicang.app.study_points import ASKED
     from taicang.errors import InvalidInput
     from taicang.search.journal import Journal
@@ -81,12 +71,7 @@ def run(study: str, out: str | None, workers: str, address: str | None, fresh: b
         click.echo(str(path))
 
 
-@sweep.command(epilog=examples("sweep", "query"))
-@click.argument("study")
-@click.argument("sql")
-@click.option("--csv", "as_csv", is_flag=True, help="Comma-separated values.")
-@HTML
-@JSON
+@command("sweep.query", sweep.command)
 def query(study: str, sql: str, as_csv: bool, as_json: bool, page: Path | None) -> int:
     """Ask the results of STUDY (its folder or YAML file), also while it runs: SQL over the table results."""
     from taicang.search.journal import rows_of

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from taicang.app.load_options import fields_of, fitted_skew
-from taicang.app.options import CHOICES, DURATION, PLAN, Parsed, declared, quantity, stacked
+from taicang.app.options import DURATION, Parsed, quantity
 from taicang.app.trace_options import TIME
 from taicang.units import digits
 
@@ -17,10 +17,6 @@ if TYPE_CHECKING:
     from taicang.predict.faults import Faults
     from taicang.predict.system import System
     from taicang.serve.build import Tier
-
-
-MEMORY = declared("system", "memory")
-"""Caches."""
 
 
 def tiers_from(options: Mapping[str, Any]) -> tuple[Tier, ...]:
@@ -39,7 +35,7 @@ def tiers_from(options: Mapping[str, Any]) -> tuple[Tier, ...]:
     return tuple(found)
 
 
-def _also(text: str, _where: str) -> tuple[str, float, int | None]:
+def also(text: str, _where: str) -> tuple[str, float, int | None]:
     """MODEL=SHARE or MODEL=SHARE:INSTANCES; the share lies between nothing and all."""
     match = re.fullmatch(r"(.+)=([^=:]+)(?::(\d+))?", text)
     try:
@@ -49,10 +45,6 @@ def _also(text: str, _where: str) -> tuple[str, float, int | None]:
     if not match or not 0.0 < share < 1.0:
         raise click.BadParameter(f"{text!r} is no MODEL=SHARE with a share between 0 and 1, such as qwen3-8b=0.2")
     return match[1], share, int(match[3]) if match[3] else None
-
-
-TENANTS = declared("system", "tenants", also=lambda: Parsed("MODEL=SHARE[:INSTANCES]", _also))
-"""Several models."""
 
 
 def tenants_from(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -86,8 +78,6 @@ def restart(dimension: str, name: str) -> Parsed:
 
 
 MOST_JITTER_S = 60.0
-FAULTS = declared("system", "faults", event=event, restart=restart)
-"""What goes wrong."""
 
 
 def faults_from(options: Mapping[str, Any]) -> Faults:
@@ -136,10 +126,6 @@ def _changes(options: Mapping[str, Any], name: str) -> list[Any]:
                 )
         made.append(Change(what=what, at_s=at_s, for_s=for_s, change_ratio=ratio))
     return made
-
-
-SYSTEM = stacked(declared("system", "system"), TENANTS, MEMORY, FAULTS, PLAN, CHOICES)
-"""What serves."""
 
 
 def system_from(options: dict[str, Any], model: str) -> System:

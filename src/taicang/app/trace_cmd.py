@@ -7,33 +7,17 @@ from typing import Any
 
 import click
 
-from taicang.app.options import HELP, HTML, JSON, declared, echo_json, give
-from taicang.app.trace_options import CHANGING, READING, SEED, load
+from taicang.app.options import HELP, command, echo_json, give
+from taicang.app.trace_options import load
 from taicang.output import check_file
 
 
-@click.group(context_settings=HELP)
+@command("trace", click.Group, context_settings=HELP)
 def trace() -> None:
-    """Look at, convert and fetch request traces.
-
-    \b
-    Examples:
-      taicang trace info trace.jsonl.gz
-      taicang trace convert azure.csv.gz trace.jsonl
-      taicang trace convert day1.jsonl day2.jsonl both.jsonl --thin 0.1
-      taicang trace convert servegen_deepseek-r1.tar.xz hour.csv --hours 1 --rate 40/s
-      taicang trace profiles
-      taicang trace fetch mooncake-toolagent --out traces/
-    """
+    """Look at, convert and fetch request traces."""
 
 
-@trace.command()
-@click.argument("path", type=click.Path(path_type=Path))
-@READING
-@CHANGING
-@SEED
-@HTML
-@JSON
+@command("trace.info", trace.command)
 def info(path: Path, as_json: bool, page: Path | None, **options: Any) -> int:
     """Requests, rate, burstiness, lengths, sessions and what a prefix cache could save."""
     import numpy as np
@@ -58,12 +42,7 @@ def info(path: Path, as_json: bool, page: Path | None, **options: Any) -> int:
     return give("trace", found, show, as_json=as_json, page=page, title=made.name, shown=found | arrivals)
 
 
-@trace.command()
-@click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="TRACE... OUT")
-@READING
-@CHANGING
-@declared("trace", "convert")
-@SEED
+@command("trace.convert", trace.command)
 def convert(paths: tuple[Path, ...], overlay: bool, gap_s: float, requests: int | None, **options: Any) -> None:
     """Write traces, cut, thinned, scaled and joined, as Mooncake JSON lines (.jsonl) or Vidur CSV (.csv)."""
     from taicang.traffic import change
@@ -86,8 +65,7 @@ def convert(paths: tuple[Path, ...], overlay: bool, gap_s: float, requests: int 
         click.echo(f"note: {note}")
 
 
-@trace.command()
-@JSON
+@command("trace.profiles", trace.command)
 def profiles(as_json: bool) -> None:
     """Profiles of public traces that the package carries, for replay --profile."""
     from taicang.catalog import profiles as known
@@ -99,9 +77,7 @@ def profiles(as_json: bool) -> None:
         click.echo(f"  {known.line(name, entry)}")
 
 
-@trace.command()
-@click.argument("name", required=False)
-@click.option("--out", type=click.Path(path_type=Path, file_okay=False), default=Path(), help="Folder.")
+@command("trace.fetch", trace.command)
 def fetch(name: str | None, out: Path) -> None:
     """Download a public trace by NAME and check its sum; without a name, list them."""
     from taicang.app.download import download

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from taicang.app.options import Whole, declared, quantity, stacked, written
+from taicang.app.options import quantity, written
 from taicang.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -18,11 +18,6 @@ if TYPE_CHECKING:
 
 RATE = quantity("per_s", "RATE")
 TIME = quantity("s", "TIME", "zero")
-READING = declared("traffic", "reading")
-"""How to read a file."""
-
-CHANGING = declared("traffic", "changing")
-"""What to make of it."""
 
 
 def load(paths: Sequence[Path], options: Mapping[str, Any], *, overlay: bool = False, gap_s: float = 0.0) -> Trace:
@@ -76,13 +71,6 @@ def _head(options: Mapping[str, Any]) -> int | None:
     """Rows that are enough, where requests are taken from the head before anything else."""
     cut = options.get("begin") is not None or options.get("until") is not None
     return None if cut or options.get("repair") or options.get("thin") else options.get("requests")
-
-
-SEED = click.option("--seed", type=Whole(0, most=2**63 - 1), default=0, show_default=True, help="Of every random draw.")
-
-
-TRAFFIC = stacked(declared("traffic", "traffic"), CHANGING, READING, SEED)
-"""The requests."""
 
 
 def traffic(path: str | None, options: Mapping[str, Any]) -> Trace:

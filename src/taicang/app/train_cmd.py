@@ -13,13 +13,7 @@ from taicang.app import terminal
 from taicang.app.ask_cmd import Asking
 from taicang.app.load_options import fields_of
 from taicang.app.options import (
-    CHAKRA,
-    HTML,
-    JSON,
-    SETS,
-    Parsed,
-    declared,
-    examples,
+    command,
     give,
     listed,
     write_chakra,
@@ -38,7 +32,7 @@ ZERO = {
 """Names of ZeRO stages beside their numbers; HSDP shards inside one scale-up domain."""
 
 
-def _stage(text: str, _where: str) -> str:
+def stage(text: str, _where: str) -> str:
     """A ZeRO stage by number or name; the plan takes its number, and HSDP's groups need the machine."""
     if text.lower() not in (*ZERO, "0", "1", "2", "3"):
         raise click.BadParameter(f"{text!r} is none of 0, 1, 2, 3, {', '.join(ZERO)}")
@@ -57,6 +51,11 @@ class Spelt(click.Choice[str]):
         """The value as the plan has it."""
         text = str(value).lower().replace("-", "_")
         return super().convert(SPELT.get(text, text), param, ctx)
+
+
+def schedule() -> Spelt:
+    """The type of ``--schedule``."""
+    return Spelt(SCHEDULES)
 
 
 _FIELDS = {"no_reshard": "reshard", "no_sp": "sp"}
@@ -132,17 +131,7 @@ def _pinned(ctx: click.Context) -> frozenset[str]:
     return frozenset(_FIELDS.get(name, name) for name in found) | ({"shard"} if ctx.params["zero"] == "hsdp" else set())
 
 
-@click.command(cls=Asking, epilog=examples("train", "train"))
-@click.argument("model")
-@click.option("--on", "machine", required=True, help='Machine, e.g. "hgx-h100 x 128", my.yaml.')
-@declared("train", "layout", stage=lambda: Parsed("STAGE", _stage), schedule=lambda: Spelt(SCHEDULES))
-@declared("train", "run")
-@declared("train", "train")
-@CHAKRA
-@declared("train", "emit")
-@SETS
-@HTML
-@JSON
+@command("train", Asking)
 @click.pass_context
 def train(ctx: click.Context, /, as_json: bool, page: Path | None, **options: Any) -> int:
     """Train MODEL on a machine: one step's time, tokens/s, MFU, memory and where the time goes."""

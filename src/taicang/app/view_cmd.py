@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from taicang import __version__, reading
-from taicang.app.options import check_page, examples
+from taicang.app.options import command
 from taicang.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -17,17 +17,9 @@ if TYPE_CHECKING:
 MOST_BYTES = 512 * 2**20
 
 
-@click.command(epilog=examples("view", "view"))
-@click.argument("paths", nargs=-1, required=True, metavar="PATH...", type=click.Path(exists=True, path_type=Path))
-@click.option("--html", "page_path", type=click.Path(dir_okay=False, path_type=Path), callback=check_page,
-              help="Write the page to this file instead of showing it.")  # fmt: skip
-@click.option("--port", type=click.IntRange(0, 65535), default=0, help="Where to show it (default: any free port).")
+@command("view")
 def view(paths: tuple[Path, ...], page_path: Path | None, port: int) -> None:
-    """Stored results as one page: charts, tables, error bands; English and Chinese, light and dark.
-
-    PATH is what a command printed with --json, or a folder that replay --out wrote. The page is one file without any
-    outside host. Without --html it is shown on this machine alone until Ctrl-C.
-    """
+    """Stored results as one page: charts, tables, error bands; English and Chinese, light and dark."""
     from taicang.output import write
     from taicang.page.html import page
 
