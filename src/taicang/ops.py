@@ -63,11 +63,12 @@ class Attend:
     ``queries`` tokens of ``sequences`` sequences meet ``pairs`` query-key pairs per head (causally skipped ones are not
     counted) and read ``context`` cached tokens. ``kind`` "mla" in decode is the absorbed form, in which all heads
     share one latent of width ``qk_dim`` = kv_lora + rope and ``v_dim`` = kv_lora; in prefill it is the plain form with
-    ``kv_heads`` = heads. ``phase`` names the kernel: decode kernels split the context, prefill kernels the queries.
+    ``kv_heads`` = heads. ``phase`` names the kernel: decode kernels split the context, prefill kernels the queries;
+    "beside", sequences that decode in a prefill kernel of others.
     """
 
     kind: AttendKind
-    phase: Literal["prefill", "decode"]
+    phase: Literal["prefill", "decode", "beside"]
     sequences: Count
     queries: Count
     pairs: Count

@@ -167,6 +167,9 @@ class Stack:
     graph_wide_sequences: int = 0
     running_sequences: int = 0
     """Sequences that an attention group runs at a time where nobody says (0: so many as there is room for)."""
+    joint_attention: bool = False
+    """Whether prompts and the sequences that decode beside them share an attention kernel for prompts, which gives each
+    query head of a lone token a tile of its own (steps that only decode pack those that share keys into one)."""
     graphs: bool = True
     """Whether steps that only decode are captured graphs, so that no kernel of theirs waits for the host."""
     unrouted: frozenset[str] = frozenset()

@@ -14,6 +14,7 @@ from taicang.catalog.models import model
 from taicang.plans import Batch, Quantisation, ServePlan, chance_of, decode_batch, prefill_batch
 from taicang.predict.replay import replay
 from taicang.predict.system import System
+from taicang.search.door import settle
 from taicang.serve.setup import Setup, step
 from taicang.serve.steady import Load, aggregated
 from taicang.traffic.generate import fixed
@@ -306,3 +307,38 @@ def test_borrowed_shares_of_bandwidth_are_of_what_memory_yields(chip, lender, ga
     assert seen == pytest.approx(part.memory.bandwidth_bytes_per_s * gain)
     measured = catalog.machine("hgx-h100")
     assert cost_model(measured, stack).machine.chip.memory == measured.chip.memory
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.sampled_from((("qwen3-235b-a22b", ServePlan(tp=8, moe_tp=8)), ("llama-3.1-8b", ServePlan()))),
+    log_uniform(1, 256), log_uniform(64, 32768), log_uniform(1, 2048), st.floats(1.01, 4.0),
+)  # fmt: skip
+def test_a_lone_token_beside_prompts_has_a_tile_of_its_own_in_a_kernel_for_both(case, sequences, context, tokens, more):
+    """FlashAttention-2 off Hopper; elsewhere a kernel of their own packs the heads of a group."""
+    setup = setup_of(catalog.machine("hgx-a100"), case)
+    joint = replace(setup, stack=replace(setup.stack, joint_attention=True))
+
+    def seconds(of, sequences=sequences, context=context, tokens=tokens):
+        prompt = prefill_batch(sequences=1.0, length=tokens)
+        return float(step(of, replace(prompt, decode_sequences=sequences, decode_context=sequences * context)).seconds)
+
+    assert seconds(joint, sequences=0.0) == seconds(setup, sequences=0.0)
+    alone = decode_batch(sequences=sequences, context=context)
+    assert step(joint, alone).seconds == step(setup, alone).seconds
+    for longer in ({"sequences": sequences * more}, {"context": context * more}, {"tokens": tokens * more}):
+        assert seconds(joint, **longer) >= seconds(joint) * (1 - 1e-9)
+    # 64 rows of a tile for one, of each query head: what its share of the peak makes of it, at least
+    extra = 64 * sequences * context * 4 * 128 * 32 * 32 / 312e12
+    if case[0] == "llama-3.1-8b":
+        assert seconds(joint) > extra
+    if sequences * context > 2**19:
+        assert seconds(joint) > seconds(setup)
+
+
+def test_which_engines_have_one_attention_kernel_for_both():
+    for on, stack, joint in (
+        ("hgx-a100", "vllm@0.11.0", True), ("l40s-pcie", "vllm@0.11.0", True), ("hgx-h100", "vllm@0.11.0", False),
+        ("hgx-b200", "vllm@0.11.0", False), ("hgx-a100", "sglang@0.5.9", False), ("hgx-a100", "vllm@0.6.5", False),
+    ):  # fmt: skip
+        assert settle(System(stack=stack), "qwen3-8b", on)[2].joint_attention is joint

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -33,6 +34,7 @@ CASES = {
         8192,
     ),
     "sparse": ("deepseek-v3.2", "hgx-h200", "vllm", ServePlan(tp=8, moe_tp=8, quant=FP8), 128, 8192),
+    "one kernel for both": ("qwen3-235b-a22b", "hgx-a100", "vllm", ServePlan(tp=8, moe_tp=8), 256, 2048),
     "launch-bound": ("qwen3-30b-a3b", "atlas-800-a3-752t", "vllm-ascend", ServePlan(tp=4, moe_tp=4), 64, 8192),
     "sequence-parallel prefill": (
         "deepseek-r1",
@@ -70,7 +72,7 @@ def loads(sequences: int, tokens: int, *, equal: bool, decode: bool) -> list[tup
 
 def errors(case: str, *, equal: bool) -> np.ndarray:
     name, on, engine, plan, sequences, tokens = CASES[case]
-    machine, stack = catalog.machine(on), catalog.stack(engine)
+    machine, stack = catalog.machine(on), replace(catalog.stack(engine), joint_attention=case == "one kernel for both")
     price = cost_model(machine, stack).price
     setup = Setup(model=model(name), plan=plan, machine=machine, stack=stack, price=price)
     table = StepTable(setup, sequences=sequences, tokens=tokens)

@@ -136,7 +136,7 @@ def attend_gqa(op: Attend, chip: Chip, fit: AttendFit, *, resident: bool = False
     """
     if op.kind != "gqa":
         raise NotModelled(f"attend_gqa prices kind 'gqa', not {op.kind!r}")
-    if isinstance(fit, GqaPrefillFit) and op.phase == "prefill":
+    if isinstance(fit, GqaPrefillFit) and op.phase != "decode":
         return _prefill(op, chip, fit, resident=resident)
     if isinstance(fit, GqaDecodeFit) and op.phase == "decode":
         return _decode(op, chip, fit, resident=resident)
@@ -153,15 +153,17 @@ def _prefill(op: Attend, chip: Chip, fit: GqaPrefillFit, *, resident: bool) -> C
         sharpness=OVERLAP,
     )
     item = TILE_QUERIES * (op.pairs / np.maximum(op.queries, 1.0) + TILE_KEYS)
-    compute_s = pair_s * (padded + fit.tail_ratio * chip.cores * item)
+    alone = op.phase == "prefill"  # tiles of lone tokens come first, and prompts fill what cores they leave
+    floor_s = alone * fit.floor_s
+    compute_s = pair_s * (padded + alone * fit.tail_ratio * chip.cores * item)
     moved = _moved(op, keys)
     share = fit.bandwidth_efficiency_ratio if resident else min(fit.bandwidth_efficiency_ratio, 1.0)
     memory_s = moved / (chip.memory.bandwidth_bytes_per_s * share)
     return Cost(
-        seconds=fit.floor_s + (compute_s + memory_s),
+        seconds=floor_s + (compute_s + memory_s),
         compute_s=compute_s,
         memory_s=memory_s,
-        latency_s=fit.floor_s + 0.0 * memory_s,
+        latency_s=floor_s + 0.0 * memory_s,
         flop=_flop(op),
         moved_bytes=moved,
         origin=f"attend_prefill/{chip.profile}/{op.dtype}/{op.kv_dtype}",

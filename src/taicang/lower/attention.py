@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 
@@ -82,7 +83,14 @@ def _core(
             ),
             where_some(load.prefill_tokens),
         )
-    yield from _decode_core(load, limit, build, ratio)
+    if not (load.joint and build["kind"] == "gqa" and some(load.prefill_tokens)):
+        yield from _decode_core(load, limit, build, ratio)
+        return
+    mixed = where_some(load.prefill_tokens)
+    for label, op, times in _decode_core(load, limit, build, ratio):
+        assert isinstance(op, Attend)
+        yield label, op, times * (1.0 - mixed)
+        yield label, replace(op, phase="beside"), times * mixed
 
 
 def _decode_core(load: Load, limit: int | None, build: dict[str, object], ratio: int = 1) -> Iterator[Item]:

@@ -28,7 +28,7 @@ def lower(model: Model, plan: ServePlan, batch: Batch, stack: Stack, *, skew: Co
     """
     if some(plan.pp - model.layers):
         raise InvalidPlan(f"pp={plan.pp} exceeds the {model.layers} layers of {model.name} by {plan.pp - model.layers}")
-    setting = Setting(hidden=model.hidden, plan=plan, stack=stack, load=load_of(plan, batch), skew=skew)
+    setting = Setting(hidden=model.hidden, plan=plan, stack=stack, load=load_of(plan, batch, stack), skew=skew)
     return Program(tasks=tuple(_tasks(model, setting)), layers=model.layers)
 
 
@@ -99,7 +99,7 @@ def _draft(model: Model, setting: Setting) -> Iterator[Task]:
     plan = replace(setting.plan, draft_tokens=0)
     batch = setting.load.batch
     decode = Batch(decode_sequences=batch.decode_sequences, decode_context=batch.decode_context)
-    single = replace(setting, plan=plan, load=load_of(plan, decode))
+    single = replace(setting, plan=plan, load=load_of(plan, decode, setting.stack))
     fuse = Gemm(m=single.load.tokens, n=model.hidden, k=2 * model.hidden, dtype=plan.quant.attention)
     yield Task(label="draft input projection", part="draft", op=fuse, repeat=drafts)
     for task in _block(model.blocks[-1], len(model.blocks) - 1, drafts, single):

@@ -22,6 +22,8 @@ class Load:
     query_len: Count
     sampled: Count
     """Tokens that need logits."""
+    joint: bool = False
+    """See ``Stack.joint_attention``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +46,7 @@ class Reach:
     context: Count
 
 
-def load_of(plan: ServePlan, batch: Batch) -> Load:
+def load_of(plan: ServePlan, batch: Batch, stack: Stack) -> Load:
     """Token counts of ``batch`` under ``plan``."""
     decode = batch.decode_sequences * plan.query_len
     return Load(
@@ -54,6 +56,7 @@ def load_of(plan: ServePlan, batch: Batch) -> Load:
         batch=batch,
         query_len=plan.query_len,
         sampled=decode + batch.prefill_sequences,
+        joint=stack.joint_attention,
     )
 
 

@@ -30,6 +30,10 @@ GRAIN = 16
 """Grains of one token of context: a step with drafts adds a fraction of tokens."""
 LONGEST = 2.0**20
 """Mean length of the last knot, in tokens."""
+REFERENCE = 2048.0
+"""Mean context of the decode batch beside which prompts are tabulated."""
+FAR = 16.0 * REFERENCE
+"""The same where what a key adds to a step with prompts is not what it adds to one without."""
 LARGEST = 2.0**62
 """Ticks beyond which numbers of 64 bits are too short."""
 
@@ -159,12 +163,12 @@ class StepTable:
         beyond = tokens + n * self.query_len > self._setup.stack.graph_tokens
         return int(self._floor[n > 0][beyond] * self._ratio)
 
-    def _priced(self, of: Sequence[Any], n: Any, further: Any = 0.0) -> Any:
+    def _priced(self, of: Sequence[Any], n: Any, further: Any = 0.0, context: float = REFERENCE) -> Any:
         """Ticks of steps with tokens, reads and prompts ``of`` beside ``n`` decoding, that meet ``further`` keys."""
         t, reads, prompts = of
         batch = Batch(
             prefill_tokens=t, prefill_sequences=prompts, prefill_pairs=t * reads,
-            prefill_context=_keys(t, reads, prompts) + further, decode_sequences=n, decode_context=n * REFERENCE,
+            prefill_context=_keys(t, reads, prompts) + further, decode_sequences=n, decode_context=n * context,
         )  # fmt: skip
         return _seconds(self._free, batch) * SECOND
 
@@ -205,11 +209,19 @@ class StepTable:
     @cached_property
     def _riders(self) -> Any:
         """What other decode batches than that of ``_beside`` add, beyond their own step."""
+        return self._ridden(REFERENCE)
+
+    @cached_property
+    def _far_riders(self) -> Any:
+        """The same of long sequences, whose keys share a kernel with the prompts."""
+        return self._ridden(FAR)
+
+    def _ridden(self, context: float) -> Any:
         sizes, batches = self._axes[0], self._n_mixed
         t, n = (each.ravel() for each in np.meshgrid(sizes, batches, indexing="ij"))
         one_prompt = [t, (t + 1) / 2, 1.0 + 0.0 * t]
-        ridden = self._priced(one_prompt, n) - self._priced(one_prompt, self._some + 0.0 * t)
-        own = [self.row(int(b)).at(round(b * REFERENCE * GRAIN)) if b else 0 for b in batches]
+        ridden = self._priced(one_prompt, n, context=context) - self._priced(one_prompt, self._some + 0.0 * t)
+        own = [self.row(int(b)).at(round(b * context * GRAIN)) if b else 0 for b in batches]
         return (ridden.reshape(len(sizes), -1) - np.asarray(own, dtype=float)).tolist()
 
     def probe(self) -> None:
@@ -270,9 +282,12 @@ class StepTable:
             ticks += other * (low + (high - low) * x)
         if n:
             j, y = _place(self._n_mixed, n)
-            low, high = self._riders[i], self._riders[i + 1]
-            a = low[j] + (low[j + 1] - low[j]) * y
-            ticks += a + (high[j] + (high[j + 1] - high[j]) * y - a) * x
+            near = _plane(self._riders, i, x, j, y)
+            ticks += near
+            if self._setup.stack.joint_attention:
+                ticks += (_plane(self._far_riders, i, x, j, y) - near) * (
+                    (context / (n * GRAIN) - REFERENCE) / (FAR - REFERENCE)
+                )
         own = self.row(n).at(context) if n else 0
         return max(int(ticks * self._ratio) + own, self._launched(tokens, n), 1)
 
@@ -288,8 +303,6 @@ class StepTable:
 
 REMEMBERED = 1 << 16
 """Steps of prompts alone that are kept."""
-REFERENCE = 2048.0
-"""Mean context of the decode batch beside which prompts are tabulated."""
 
 
 def _keys(tokens: Any, reads: Any, prompts: Any) -> Any:
