@@ -150,7 +150,8 @@ def _grouped(kind: GroupedQuery, setting: Setting) -> Iterator[Item]:
         "dtype": quant.attend,
         "kv_dtype": quant.kv,
     }
-    yield from _core(load, kind.window, core, core)
+    # with sinks, engines run kernels that pack heads always
+    yield from _core(replace(load, joint=load.joint and not kind.sinks), kind.window, core, core)
     if kind.output_gate or kind.head_gate:
         yield "output gate", _gated(load.tokens, heads * v_dim, gate), 1
     output = Gemm(m=load.tokens, n=hidden, k=heads * v_dim, dtype=quant.attention)
