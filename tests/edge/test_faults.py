@@ -140,6 +140,10 @@ def little(room):
     return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
 
 
+UNCOMPILED = {"PYTHONDONTWRITEBYTECODE": "1"}
+"""For runs without room, which would leave compiled files cut short to all others."""
+
+
 def told(done, *codes):
     assert done.returncode in codes, done.stderr
     assert "Traceback" not in done.stderr
@@ -185,6 +189,26 @@ def test_every_option_that_writes_is_struck():
     assert not missing
 
 
+def test_compiled_files_that_a_full_disk_cut_short_are_removed(tmp_path):
+    """Python keeps them, and would end every later run as if somebody had interrupted it."""
+    words = [sys.executable, "-m", "taicang", "train", "llama-3-8b", "--on", "hgx-h100"]
+    where = {each: text for each, text in os.environ.items() if each not in UNCOMPILED}
+    where["PYTHONPYCACHEPREFIX"] = str(tmp_path)
+    told(run(words, env=where), 0)
+    compiled = [
+        each
+        for each in tmp_path.rglob("*.pyc")
+        if "taicang" in each.parts and each.parent.name != "taicang"  # its own face is Python's to load
+    ]
+    assert len(compiled) > 50
+    for each in compiled:
+        each.write_bytes(each.read_bytes()[:100])
+    found = run(words, env=where)
+    told(found, 2)
+    assert f"taicang: {len(compiled)} compiled files were cut short" in found.stderr
+    told(run(words, env=where), 0)
+
+
 @pytest.mark.parametrize("name", ["replay", "train", "sweep", "trace", "score", "view", *TEXTS])
 def test_without_room_nothing_is_lost_and_nothing_half_there(name, inputs, tmp_path):
     out = tmp_path / "out"
@@ -192,7 +216,7 @@ def test_without_room_nothing_is_lost_and_nothing_half_there(name, inputs, tmp_p
     out.mkdir()
     for each, content in before.items():
         (out / each).write_bytes(content)
-    done = run(line(name, inputs, out), preexec_fn=little(100))
+    done = run(line(name, inputs, out), preexec_fn=little(100), env=os.environ | UNCOMPILED)
     told(done, 2)
     assert "File too large" in done.stderr
     assert not list(out.glob(".*"))
@@ -440,7 +464,8 @@ def strike(names, trials, seed, inputs, disk):
     for number in range(trials):
         name, how = dice.choice(names), STRIKES[number % len(STRIKES)]
         words, out = line(name, inputs, disk / f"{number}"), disk / f"{number}"
-        process = subprocess.Popen(words, stdout=subprocess.DEVNULL, preexec_fn=bound_by_permissions, **LOUD)  # noqa: PLW1509
+        how_started = {"stdout": subprocess.DEVNULL, "env": os.environ | UNCOMPILED, **LOUD}
+        process = subprocess.Popen(words, preexec_fn=bound_by_permissions, **how_started)  # noqa: PLW1509
         try:
             process.wait(dice.uniform(0.5 if how is interrupted else 0.0, 1.05) * lasts[name])  # Python is up by then
             refused(Trial(process, words, out, dice, 0))

@@ -132,7 +132,9 @@ def main() -> None:
         error.message = LISTED.get(name or "", terminal.clean(error.message))  # type: ignore[misc]
         error.show()
         sys.exit(2)
-    except (click.Abort, KeyboardInterrupt):
+    except (click.Abort, KeyboardInterrupt) as stop:
+        if isinstance(stop.__cause__, EOFError):  # of an import: nothing here asks on the terminal
+            raise stop.__cause__ from None
         click.echo("taicang: interrupted", err=True)
         sys.exit(130)
     except (OSError, MemoryError) as error:
