@@ -160,8 +160,8 @@ class Stack:
     graph_tokens: Count = 0
     """Steps with prompts of at most so many tokens are captured too, but for their attention (pieces between them)."""
     piece_s: float = 0.0
-    """Host time per attention of a captured step whose graph lies in pieces around attentions: the call of one and the
-    replay of a piece (0: decode steps are one graph)."""
+    """Host time per attention of a captured step: the call of one and the replay of a piece, where graphs lie in pieces
+    around attentions; new lengths for it, where the step is one graph that reads none on the device (Ascend)."""
     graph_sequences: int = 0
     """Sequences of the largest decode step that is captured (0: all are); ``WIDE`` tensor ranks have the next."""
     graph_wide_sequences: int = 0

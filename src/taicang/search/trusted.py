@@ -128,7 +128,7 @@ def _host(stack: Stack) -> str:
         door = f", whose door a request passes in {show(stack.door_s, 's')}" * (stack.door_s > 0)
         return f"host and launch costs of {name}{door}"
     if stack.piece_s:
-        pieces = f"{show(stack.piece_s, 's')} of the host a layer of a decode step of {name}, its graphs in pieces"
+        pieces = f"{show(stack.piece_s, 's')} of the host for each attention of a captured step of {name}"
         return f"{pieces}; {outside}" if outside else pieces
     steps = f"no host cost of {name} is known for steps that replay graphs (decode): none is counted"
     return f"{steps}; {outside}" if outside else steps

@@ -122,7 +122,7 @@ def _late(op: Exchange | GroupedGemm, stack: Stack, batch: Batch) -> Num:
 
 def _issued_s(program: Program, setup: Setup, batch: Batch) -> Num:
     """What the host takes to launch a step: kernel by kernel outside graphs (prefill, or all of an eager engine), piece
-    by piece where graphs lie around attentions, nothing where the step is one graph."""
+    by piece where graphs lie around attentions, attention by attention where one graph is handed new lengths."""
     stack = setup.stack
     launches: Count = 0.0
     layers = dict[tuple[int, str], Count]()  # prompts and sequences that decode beside them share the gap of a layer
