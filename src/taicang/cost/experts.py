@@ -74,9 +74,10 @@ class ExpertsFit:
     """Per expert that the rank holds, besides: persistent kernels (DeepGEMM's, in TensorRT-LLM) walk over all groups
     for their next tile, those without a token too."""
     beside: str = ""
-    """Key of other kernels that the engine runs where they are the faster, and for fewer tokens than these take: vLLM's
-    products of fp8 blocks on Hopper are DeepGEMM's for many tokens and wide shards of an expert, else Triton's."""
+    """Key of other kernels that the engine runs where they are the faster: vLLM's products of fp8 blocks on Hopper are
+    DeepGEMM's for many tokens and wide shards of an expert, else Triton's."""
     least_tokens: Count = 0
+    """Fewest tokens that the engine gives these kernels, where it has others beside them."""
     origin: str = "calibrated"
 
 
