@@ -7,8 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from taicang import catalog
 from taicang.catalog import calibration
-from taicang.cost.experts import ExpertsFit, experts, load, priced
+from taicang.catalog.costing import book, book_of, cost_model
+from taicang.cost.experts import ExpertsFit, experts, fit_for, load, priced
+from taicang.cost.model import KERNELS_OF
+from taicang.cost.sustained import AMPERE_PATH_RATIO
 from taicang.formats import number_format
 from taicang.hardware import Chip, Memory
 from taicang.ops import GroupedGemm
@@ -181,3 +185,31 @@ def test_sharding_by_expert_is_not_free_where_both_ways_run_the_same_kernels(tok
     )
     apart = replace(wide, experts_local=32, inter=2048)
     assert priced(apart, CHIP, fits, engine="vllm").seconds > priced(wide, CHIP, fits, engine="vllm").seconds
+
+
+@pytest.mark.parametrize("form", ["w4a16", "mxfp4_w4a16", "fp8_w8a16", "nvfp4_w4a16"])
+@pytest.mark.parametrize("engine", ["vllm", "sglang", "tensorrt-llm"])
+@pytest.mark.parametrize("on", ["hgx-h100", "hgx-h200", "hgx-b200", "h200-nvl"])
+def test_weights_widened_in_registers_pass_through_the_path_of_ampere(on, engine, form):
+    """Many tokens run at that path's share of the peak, few no slower than what reads more bytes."""
+    machine = catalog.machine(on)
+    costs = cost_model(machine, catalog.stack(engine))
+    widened = fit_for(costs.book.experts, form, engine=KERNELS_OF[engine])
+    older = fit_for(book("a100").experts, "bf16", engine=KERNELS_OF[engine])
+    assert widened.compute_ratio <= fit_for(costs.book.experts, "bf16", engine=KERNELS_OF[engine]).compute_ratio
+    if f"bf16@{KERNELS_OF[engine]}" in costs.book.experts:
+        assert widened.compute_ratio == pytest.approx(AMPERE_PATH_RATIO * older.compute_ratio)
+
+    def seconds(form, tokens):
+        op = GroupedGemm(tokens=tokens, topk=4, experts=128, experts_local=128, hidden=2880, inter=2880, dtype=form)
+        return float(costs.price(op).seconds)
+
+    assert seconds(form, 1e5) > seconds("bf16", 1e5)
+    assert seconds(form, 1.0) <= seconds("bf16", 1.0)
+
+
+@pytest.mark.parametrize("on", ["hgx-a100", "l40s-pcie", "rtx-4090-pcie", "mi300x-8"])
+def test_chips_whose_own_path_it_is_or_of_other_makers_lose_nothing(on):
+    known = book_of(catalog.machine(on).chip).experts
+    for form in ("w4a16", "mxfp4_w4a16"):
+        assert fit_for(known, form, engine="vllm").compute_ratio == fit_for(known, "bf16", engine="vllm").compute_ratio

@@ -26,7 +26,7 @@ from taicang.cost.collective import Line
 from taicang.cost.cost import Cost, faster
 from taicang.cost.energy import EnergyFit
 from taicang.cost.exchange import ExchangeFit
-from taicang.cost.experts import ExpertsFit, by_products
+from taicang.cost.experts import WIDENED, ExpertsFit, by_products
 from taicang.cost.gemm import GemmFit
 from taicang.cost.model import Book, CostModel
 from taicang.cost.pointwise import PointwiseFit
@@ -73,6 +73,8 @@ BOOKED: Mapping[str, str] = MappingProxyType(
 def book_of(part: Chip) -> Book:
     """The constants of a chip: its profile's, what follows for a bin of it, and over them what its user measured."""
     known = book(part.profile)
+    if part.vendor == "NVIDIA":
+        known = replace(known, experts={**widening(known.experts, part.profile), **known.experts})
     if not part.measured and part.profile in ARCHITECTURE:
         known = for_bin(known, part, chip_named(part.profile))
     for family in part.kernels:
@@ -80,6 +82,22 @@ def book_of(part: Chip) -> Book:
             raise UnknownName("kernels of", family, BOOKED, where=f"chip {part.name}")
     own: dict[str, Any] = {BOOKED[family]: _own(known, family, given) for family, given in part.kernels.items()}
     return replace(known, **own) if own else known
+
+
+def widening(own: Mapping[str, ExpertsFit], profile: str) -> Mapping[str, ExpertsFit]:
+    """Experts whose weights are widened in registers, by engine, where that is not the chip's own way to multiply.
+
+    Such kernels (Marlin's) are written for Ampere's instructions: on later chips they reach of the matrix peak what that
+    path does, of what Ampere's kernels of 16 bits reach of theirs. Memory is read as by the chip's own.
+    """
+    if ARCHITECTURE.get(profile) in (None, "ampere", "ada"):
+        return {}
+    older = of_profile("experts", ExpertsFit, "a100")
+    return {
+        key.replace("bf16", WIDENED): replace(fit, compute_ratio=older[key].compute_ratio * AMPERE_PATH_RATIO)
+        for key, fit in own.items()
+        if key.partition("@")[0] == "bf16" and key in older
+    }
 
 
 def _own(known: Book, family: str, given: Mapping[str, Mapping[str, float]]) -> Mapping[str, Any]:
