@@ -87,8 +87,8 @@ def book_of(part: Chip) -> Book:
 def widening(own: Mapping[str, ExpertsFit], profile: str) -> Mapping[str, ExpertsFit]:
     """Experts whose weights are widened in registers, by engine, where that is not the chip's own way to multiply.
 
-    Such kernels (Marlin's) are written for Ampere's instructions: on later chips they reach of the matrix peak what that
-    path does, of what Ampere's kernels of 16 bits reach of theirs. Memory is read as by the chip's own.
+    Such kernels (Marlin's) are written for Ampere's instructions: on later chips they reach of the matrix peak that
+    path's share of what Ampere's kernels of 16 bits reach of theirs. Memory is read as by the chip's own.
     """
     if ARCHITECTURE.get(profile) in (None, "ampere", "ada"):
         return {}
