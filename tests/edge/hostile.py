@@ -9,6 +9,7 @@ import json
 import multiprocessing
 import os
 import random
+import re
 import resource
 import signal
 import sys
@@ -21,6 +22,9 @@ from pathlib import Path
 import click
 import hostile_files
 import hostile_lines
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "laws"))
+import banded
 from click.testing import CliRunner
 
 from taicang.app.main import COMMANDS, cli
@@ -109,7 +113,7 @@ def argv(rng: random.Random, folder: Path, which: str = "both") -> list[str]:
     if kind == "example":
         lines = [words for words in hostile_lines.examples() if not {*words[:2]} & (LEFT_OUT | NEVER | MINUTES)]
         words = hostile_lines.argv(rng, lambda each, hostile: value(rng, each, folder, hostile), lines, NEVER)
-        return _ending(words, folder)
+        return _ending(_asking(rng, words), folder)
     if kind in ("chip", "machine"):
         path = path.with_suffix(".yaml")
         keys, head = (CHIP, "base: h100") if kind == "chip" else (MACHINE, "base: hgx-h100")
@@ -183,6 +187,8 @@ MINUTES = {"score", "audit"}
 """Commands whose documented lines take half a minute: their own options are drawn in ``line``."""
 NEVER = {"help", "freeze", "fetch", "address"}
 """Options and commands that do so."""
+FACTS = {"trace", "score", "models", "sweep", "calibrate", "demo"}
+"""Commands that answer with what there is or was asked for, not with predictions."""
 LARGE = {"requests": ("8", "32"), "hours": ("0.001",), "seeds": ("2",), "draws": ("5",), "clients": ("2", "8"),
          "turns": ("2",), "confirm": ("0", "1", "3"), "jobs": ("1",), "top": ("2",),
          "samples": ("100",), "workers": ("1",), "suite": ("gemm",)}  # fmt: skip
@@ -216,6 +222,13 @@ def value(rng: random.Random, option: click.Parameter, folder: Path, hostile: fl
     return rng.choice(("1", "a", "all", "auto"))
 
 
+def _asking(rng: random.Random, words: list[str]) -> list[str]:
+    """The same, for programs, every other time."""
+    command = hostile_lines.tree()[hostile_lines.path_of(words)]
+    flags = {name for each in command.params if getattr(each, "is_flag", False) for name in each.opts}
+    return [*words, "--json"] if "--json" in flags and "--json" not in words and rng.random() < 0.5 else words
+
+
 def _ending(words: list[str], folder: Path) -> list[str]:
     """The same line, but a page is written rather than served until Ctrl-C."""
     shown = words[:1] == ["view"] and not any(word.startswith("--html") for word in words)
@@ -241,7 +254,7 @@ def line(rng: random.Random, folder: Path) -> list[str]:
             continue
         flag = rng.choice([*each.opts, *each.secondary_opts])
         args += [flag] if each.is_flag else [flag, value(rng, each, folder, hostile)]
-    args = _ending(args, folder)
+    args = _ending(_asking(rng, args), folder)
     if name == "replay" and not {"--rate", "--closed-loop"} & set(args):
         args += ["--closed-loop", "2"]
     if name == "replay" and "--requests" not in args:
@@ -308,6 +321,23 @@ def late(*_: object) -> None:
     raise RuntimeError(f"no end after {2.0 * LONGEST_S} s of a processor or {PATIENCE_S} s")
 
 
+def told(args: list[str], out: str) -> str:
+    """What is wrong with an answer: numbers that are none, figures without a band or the word for none."""
+    if "--json" not in args:
+        return "a figure that is no number" if re.search(r"\b(nan|-?inf)\b", out, re.IGNORECASE) else ""
+    if args[0] in ("port", "catalog"):  # which write a file, or what a user's file says
+        return ""
+    try:
+        answer = json.loads(out, parse_constant=lambda word: word / 0)
+    except (ValueError, TypeError) as problem:
+        return f"no JSON: {problem}"
+    try:
+        banded.check(answer if args[0] not in FACTS else {})
+    except AssertionError as problem:
+        return f"no band, or none as it should be: {str(problem).splitlines()[0]}"
+    return ""
+
+
 def fault(args: list[str]) -> str:
     """What is wrong with how the command ends; nothing where it ends as it should."""
     began = time.process_time()
@@ -331,11 +361,8 @@ def fault(args: list[str]) -> str:
         return "".join(traceback.format_exception(error))
     if found.exit_code not in (0, 1, 2):
         return f"exit code {found.exit_code}"
-    if "--json" in args and error is None and not {"port", "catalog"} & set(args[:1]):
-        try:
-            json.loads(found.stdout, parse_constant=lambda word: word / 0)
-        except (ValueError, TypeError) as problem:
-            return f"no JSON: {problem}"
+    if error is None and (wrong := told(args, found.stdout)):
+        return wrong
     spent = time.process_time() - began
     return f"took {spent:.0f} s of a processor" if spent > LONGEST_S else ""
 
@@ -369,13 +396,14 @@ if __name__ == "__main__":
     say = sys.stdout.write
     named = ", ".join(f"{count} {which}" for which, count in many.items())
     say(f"seed {seed}: {named}\n")
-    tasks = [(seed + at, min(PORTION, count - at), which) for which, count in many.items()
-             for at in range(0, count, PORTION)]  # fmt: skip
+    tasks = sorted((seed + at, min(PORTION, count - at), which) for which, count in many.items()
+                   for at in range(0, count, PORTION))  # fmt: skip
     kinds: Counter[str] = Counter()
-    largest = 0
+    largest = done = 0
     with multiprocessing.get_context("spawn").Pool(2, maxtasksperchild=1) as pool:
-        for faults, size in pool.imap(alone, tasks):
-            largest = max(largest, size)
+        for (_, count, _), (faults, size) in zip(tasks, pool.imap(alone, tasks), strict=True):
+            largest, done = max(largest, size), done + count
+            sys.stderr.write(f"\r{done} of {sum(many.values())}, {kinds.total() + len(faults)} faults")
             for args, text in faults:
                 kind = text.strip().splitlines()[-1]
                 kinds[kind] += 1

@@ -1,5 +1,6 @@
 """Hostile input ends in an answer or in one line: no traceback, valid JSON, in time (``make fuzz`` runs many more)."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -15,6 +16,44 @@ from taicang.units import DIMENSIONS
 @pytest.mark.parametrize("seed", range(6))
 def test_hostile_input_is_answered_or_refused(seed):
     assert hostile.run(seed, 25) == []
+
+
+def parts(answer):
+    """Every object of an answer."""
+    if isinstance(answer, dict):
+        yield answer
+    for each in answer.values() if isinstance(answer, dict) else answer if isinstance(answer, list) else ():
+        yield from parts(each)
+
+
+SERVED = {"tpot", "ttft", "throughput", "power"}
+BANDS = {
+    "infer.json": SERVED | {"memory"}, "search.json": SERVED, "compare.json": SERVED | {"memory"},
+    "train.json": {"step_time", "throughput", "mfu", "memory", "power", "days", "energy"},
+    "replay.json": SERVED | {"itl", "e2e", "queue"}, "fabric.json": {"library", "closed form"},
+    "centre.json": {"tpot", "ttft"},
+}  # fmt: skip
+"""What each command's figures need."""
+
+
+@pytest.mark.parametrize("name", hostile.hostile_files.RESULTS)
+def test_a_figure_without_its_band_or_that_is_no_number_is_noticed(name):
+    """Each kind of band taken away, in a part that has it; figures of each part made no number."""
+    words = f"{hostile.hostile_files.RESULTS[name]} --json".split()
+    answer, seen = json.loads(hostile.hostile_files.said(" ".join(words))), set()
+    assert hostile.told(words, json.dumps(answer)) == ""
+    for part in parts(answer):
+        for band in [each for each in part.get("bands") or () if each not in seen]:
+            kept = part["bands"].pop(band)
+            if "no band" in hostile.told(words, json.dumps(answer)):
+                seen.add(band)
+            part["bands"][band] = kept
+        for key in [key for key, value in part.items() if isinstance(value, float) and key not in seen]:
+            kept, part[key] = part[key], float("nan")
+            assert "no JSON" in hostile.told(words, json.dumps(answer)), key
+            part[key] = kept
+            seen.add(key)
+    assert seen >= BANDS[name]
 
 
 def options(command):

@@ -1,13 +1,13 @@
 """No figure without a band or "unvalidated", in any command; the same run has the same bands in all of them."""
 
 import json
-import math
 from contextlib import suppress
 from dataclasses import replace
 from functools import cache
 from random import Random
 
 import pytest
+from banded import check
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -19,46 +19,6 @@ from taicang.evidence.trials import Trial
 
 MODELS = ("qwen3-32b", "llama-3.1-8b", "deepseek-r1", "gpt-oss-120b", "qwen3-30b-a3b", "glm-4.5-air-106b-a12b")
 LENGTHS = st.integers(4, 12).map(lambda power: str(2**power))
-FIGURES = {
-    "tpot_s": "tpot", "tpot_p99_s": "tpot", "ttft_s": "ttft", "loaded_ttft_s": "ttft", "step_s": "tpot",
-    "output_tokens_per_s": "throughput", "output_tokens_per_s_per_chip": "throughput", "tokens_per_s": "throughput",
-    "machine_output_tokens_per_s": "throughput", "requests_per_s": "throughput", "power_w_per_chip": "power",
-    "tokens_per_s_per_chip": "throughput", "mfu_ratio": "mfu", "memory": "memory",
-    "hfu_ratio": "mfu", "user_tokens_per_s": "tpot", "tokens_per_j": "power", "energy_j": "power",
-    "library_s": "library", "closed_s": "closed form",
-}  # fmt: skip
-INNER = (
-    "decode", "prefill", "step", "versus", "ttft", "tpot", "itl", "e2e", "queue", "summary", "losses", "models", "run",
-    "limits", "explanation", "budgets", "found", "memory",
-)  # fmt: skip
-"""Parts of an answer, whose figures the bands beside them are of."""
-
-
-def check(answer, above=frozenset()):
-    """Every figure of ``answer`` has a band beside it, or beside what it is a part of."""
-    if isinstance(answer, list):
-        return sum(check(each, above) for each in answer)
-    if not isinstance(answer, dict):
-        return 0
-    told = dict.fromkeys(above)
-    if isinstance(answer.get("bands"), dict):
-        for name, each in answer["bands"].items():
-            assert set(each) == {"verdict", "low_ratio", "high_ratio", "typical_ratio", "rows", "basis"}
-            if each["verdict"] == NINE_IN_TEN:
-                assert 0.0 < each["low_ratio"] < 1.0 < each["high_ratio"] < math.inf
-                assert each["typical_ratio"] <= each["high_ratio"] - 1.0
-            else:
-                assert (each["verdict"], each["low_ratio"], each["rows"]) == (UNVALIDATED, None, 0)
-            assert each["basis"]
-            told[name] = each
-    found = 0
-    for key, value in answer.items():
-        if key in FIGURES and isinstance(value, (int, float)):
-            assert FIGURES[key] in told, key
-            found += 1
-        if key != "bands":
-            found += check(value, frozenset(told) if key in INNER or isinstance(value, list) else frozenset())
-    return found
 
 
 @cache

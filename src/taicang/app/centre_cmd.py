@@ -97,6 +97,7 @@ def _plain(case: Any, told: Any, rows: Any, said: list[str]) -> dict[str, Any]:
         "machine_chips": case.plant.machine.chips,
         "serving": plain(case.serving),
         "training": plain(case.training),
+        "bands": plain(case.bands),
         "compared": plain(rows),
         "figures": plain(case.figures),
         "assumptions": said,

@@ -33,9 +33,9 @@ def case(spec: str, options: dict[str, Any]) -> tuple[Any, list[str]]:
     figures, place, rented, said = of_case(
         spec, machine.chip.vendor, site_name=options["site"], stated=_stated(options), sets=options["sets"]
     )
-    work, run = None, None
+    work, run, bands = None, None, {}
     if options["serve"]:
-        work, told = _served(spec, machine, options)
+        work, bands, told = _served(spec, machine, options)
         figures["error"] = Figure(
             key="error", low=0.0, high=work.error_ratio, title="error of the prediction", kind="calibrated",
             source="scoreboard", note="of tokens/s, nine times in ten",
@@ -45,7 +45,7 @@ def case(spec: str, options: dict[str, Any]) -> tuple[Any, list[str]]:
             figures["utilisation"] = loaded(spec, machine, options, options["load"] * work.request_s, rates, figures)
         said += told
     if options["trained"]:
-        run = _trained(machine, options)
+        run, bands = _trained(machine, options)
     figures = kept(figures, rented=rented)
     prices = _prices(options, figures) if options["serve"] else {}
     made = Case(
@@ -55,6 +55,7 @@ def case(spec: str, options: dict[str, Any]) -> tuple[Any, list[str]]:
         figures=figures,
         serving=work,
         training=run,
+        bands=bands,
         prices=prices,
         mtbf_s=dict(options["mtbf"]),
         spare_chips=options["spares"],
@@ -80,7 +81,7 @@ def _stated(options: dict[str, Any]) -> dict[str, Any]:
     return {key: replace(figure, title=known[key].title if key in known else key) for key, figure in made.items()}
 
 
-def _served(spec: str, machine: Any, options: dict[str, Any]) -> tuple[Any, list[str]]:
+def _served(spec: str, machine: Any, options: dict[str, Any]) -> tuple[Any, Any, list[str]]:
     from taicang.catalog.models import model as load_model
     from taicang.centre.draw import serving
     from taicang.predict import Infeasible
@@ -96,7 +97,7 @@ def _served(spec: str, machine: Any, options: dict[str, Any]) -> tuple[Any, list
         said.append("no measurement is near this prediction: its own error is unknown, and in none of the bands")
     if options["hits"] and made.cached_s is None:
         said.append(f"{spec} publishes no pool of host memory: tokens found in a cache cost nothing")
-    return made, said
+    return made, found.bands, said
 
 
 def loaded(spec: str, machine: Any, options: dict[str, Any], chips: float, rates: str, figures: Any) -> Any:
@@ -113,7 +114,7 @@ def loaded(spec: str, machine: Any, options: dict[str, Any], chips: float, rates
                   title="utilisation", source="user", note=f"of {rates}")  # fmt: skip
 
 
-def _trained(machine: Any, options: dict[str, Any]) -> Any:
+def _trained(machine: Any, options: dict[str, Any]) -> tuple[Any, Any]:
     from taicang.centre.draw import training
     from taicang.predict import Infeasible
     from taicang.predict.train import train
@@ -125,7 +126,7 @@ def _trained(machine: Any, options: dict[str, Any]) -> Any:
     found = train(options["trained"], machine, plan, tokens=options["tokens"], searched=True)
     if isinstance(found, Infeasible):
         raise Unfit(found)
-    return training(found)
+    return training(found), found.bands
 
 
 class Unfit(Exception):

@@ -75,6 +75,8 @@ def _figure(each: Compared) -> dict[str, Any]:
 
 
 def _fields(found: Check, notes: tuple[str, ...]) -> dict[str, Any]:
+    from taicang.records import plain
+
     run = found.replay
     return {
         "model": run.model,
@@ -89,12 +91,15 @@ def _fields(found: Check, notes: tuple[str, ...]) -> dict[str, Any]:
             for cause in found.causes
         ],
         "notes": notes,
+        "bands": plain(run.bands),
         "digest": run.digest,
         "version": run.version,
     }
 
 
 def _show(found: Check, notes: tuple[str, ...]) -> None:
+    from taicang.app.render_bands import TITLE, band_lines
+
     run = found.replay
     click.echo(f"{run.trace} on {run.machine}: {run.model}, {', '.join(run.pools)}")
     click.echo(f"  {run.stack}, scheduler {run.scheduler}\n")
@@ -111,6 +116,9 @@ def _show(found: Check, notes: tuple[str, ...]) -> None:
             click.echo(f"  {cause.gap_ratio:>5.0%} of the gap is left with {cause.change}")
         if not found.causes:
             click.echo("  none of them brings the figures nearer")
+    click.echo(f"\n{TITLE}")
+    for line in band_lines(run.bands, {}):
+        click.echo(f"  {line}")
     click.echo("")
     for note in notes:
         click.echo(f"  - {note}")

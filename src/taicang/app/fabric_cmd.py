@@ -191,6 +191,7 @@ def run(
     """Run WORKLOAD of another simulator: Chakra traces (protobuf 0.0.4 or JSON), or a workload of SimAI."""
     from taicang.output import check_file, write_file
     from taicang.predict.workload import on_machine, on_network
+    from taicang.records import plain
 
     if (network is None) == (machine is None):
         raise click.UsageError("give --network (and --system), or --on")
@@ -200,7 +201,7 @@ def run(
         check_file(perfetto, "--perfetto")
     found = on_network(workload, network, system) if network is not None else on_machine(workload, str(machine))
     if as_json:
-        echo_json({name: getattr(found, name) for name in found.__slots__ if name != "spans"})
+        echo_json(plain({name: getattr(found, name) for name in found.__slots__ if name != "spans"}))
     else:
         _shown(found)
     if perfetto is not None:
@@ -208,6 +209,7 @@ def run(
 
 
 def _shown(found: Any) -> None:
+    from taicang.app.render_bands import band_lines
     from taicang.units import show
 
     click.echo(f"{found.workload} on {found.network}: {found.tasks:,} tasks, {found.ranks:,} ranks, "
@@ -218,7 +220,7 @@ def _shown(found: Any) -> None:
         click.echo(f"{rank:>6}" + "".join(f"{show(each, 's') if each else '0 s':>12}" for each in cells))
     if len(found.by_rank) > SHOWN:
         click.echo(f"   ... and {len(found.by_rank) - SHOWN:,} more")
-    for note in found.notes:
+    for note in (*found.notes, *band_lines(found.bands, {})):
         click.echo(f"  - {note}")
 
 

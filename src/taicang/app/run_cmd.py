@@ -116,6 +116,8 @@ def _show_priced(capture: Capture, made: Sequence[Report]) -> None:
     for text in dict.fromkeys(text for each in made for text in each.assumptions):
         console.print(f"  - {text}")
     console.print(f"  - the program chose its shapes on {capture.machine}: it is not asked again")
+    for text in dict.fromkeys(each.band for each in made):
+        console.print(f"[bold]error band[/] {text}")
 
 
 @command("run.doctor", context_settings=HELP)

@@ -88,9 +88,10 @@ def _more(each: Outcome, model: str, options: dict[str, Any], explain: bool, as_
     rate = chosen.choice.output_tokens_per_s_per_chip * chosen.load_ratio
     off = (chosen.choice.bands["throughput"].high_ratio or 1.0) - 1.0
     cost = quoted(each.job.machine.name, options["sets"], lambda costs: costs.output(rate, off))
+    ran = [each.ran.bands for each in chosen.replayed if each.rank == chosen.rank]
     said: dict[str, Any] = {
         "quote": cost,
-        "chosen": {name: getattr(chosen, name) for name in CHOSEN},
+        "chosen": {name: getattr(chosen, name) for name in CHOSEN} | {"bands": (ran or [chosen.choice.bands])[0]},
     }
     beside = told(each.job, chosen.choice, options["sets"])
     said |= {name: beside[name] for name in ("model", "stack", "sources")}

@@ -157,6 +157,8 @@ class Case:
     figures: Mapping[str, Figure]
     serving: Serving | None = None
     training: Training | None = None
+    bands: Mapping[str, trust.Band] = field(default_factory=dict)
+    """Of what is predicted of that work."""
     prices: Mapping[str, float] = field(default_factory=dict)
     """What an API charges per million tokens, in yuan."""
     mix: tuple[tuple[float, Case], ...] = ()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import pairwise
@@ -13,6 +13,7 @@ from pathlib import Path
 
 from taicang import catalog
 from taicang.catalog.costing import cost_model
+from taicang.catalog.trust import Band, unvalidated
 from taicang.errors import InvalidInput
 from taicang.interop import astra, chakra, execute, logical, simai
 from taicang.interop.execute import Ran, Span
@@ -35,6 +36,7 @@ class Executed:
     """Of one graph that stands for all, rank 0."""
     spans: tuple[Span, ...]
     notes: tuple[str, ...]
+    bands: Mapping[str, Band]
 
 
 def load(path: Path) -> Workload:
@@ -143,4 +145,5 @@ def _executed(
     return Executed(
         workload=workload.name, network=network, ranks=ranks, tasks=sum(map(len, workload.ranks.values())),
         seconds=max(each.seconds for each in found.values()), by_rank=found, spans=tuple(spans), notes=tuple(notes),
+        bands={"workload": unvalidated("no measured run of a workload of another simulator was compared")},
     )  # fmt: skip
