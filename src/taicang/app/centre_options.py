@@ -33,7 +33,8 @@ def case(spec: str, options: dict[str, Any]) -> tuple[Any, list[str]]:
     figures, place, rented, said = of_case(
         spec, machine.chip.vendor, site_name=options["site"], stated=_stated(options), sets=options["sets"]
     )
-    work, run, bands = None, None, {}
+    work, run = None, None
+    bands: dict[str, Any] = {}
     if options["serve"]:
         work, bands, told = _served(spec, machine, options)
         figures["error"] = Figure(
