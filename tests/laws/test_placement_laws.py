@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from taicang import catalog
 from taicang.catalog.costing import cost_model
-from taicang.errors import InvalidPlan, MissingFigure
+from taicang.errors import InvalidPlan, MissingFigure, TaicangError
 from taicang.ops import Collective, Exchange, Transfer
 from taicang.plans import ServePlan
 from taicang.predict import Infeasible, infer
@@ -128,3 +128,23 @@ def test_a_serving_plan_at_random_places_sends_the_same_bytes_further(machine, s
     for level in on.plane("scale_up").levels:  # any two places are as likely as all others
         met = (min(level.ranks, on.ranks) - 1) / (on.ranks - 1)
         assert inside[level.name][1] == pytest.approx(met * total, rel=1e-6)
+
+
+@settings(max_examples=40, deadline=None)
+@given(spec=st.sampled_from([each.name for each in MACHINES]), size=SIZES, share=st.floats(0, 1),
+       kind=st.sampled_from(["all_reduce", "all_to_all", "transfer"]))  # fmt: skip
+def test_ranks_at_random_places_meet_where_any_two_ranks_do(spec, size, share, kind):
+    """By counting pairs: of all others that a rank may meet, so many lie in its unit of a level and not in a smaller."""
+    try:
+        machine = catalog.machine(spec, ["links.placed=3"])
+    except TaicangError:  # a machine without links, or whose links are not public
+        assume(False)
+    ranks = max(2, round(machine.ranks**share))
+    op = Transfer(payload_bytes=size, plane="scale_up") if kind == "transfer" else None
+    cost = cost_model(machine, BARE).price(op or Collective(kind=kind, payload_bytes=size, ranks=ranks))
+    here = np.arange(machine.ranks)
+    apart = np.full(machine.ranks, -1)  # the smallest level at which each meets the first
+    for at, level in reversed(list(enumerate(machine.plane("scale_up").levels))):
+        apart[here < level.ranks] = at
+    met = np.bincount(apart[1:], minlength=len(cost.level_bytes)) / max(machine.ranks - 1, 1)
+    np.testing.assert_allclose(np.asarray(cost.level_bytes, float), met * float(sum(cost.level_bytes)), rtol=1e-9)

@@ -105,3 +105,23 @@ def test_constants_are_relative_to_the_catalogues_bandwidths(name, system):
     found, fitted = machine(name).planes["scale_up"].levels[0], level(system)
     assert (found.profile, found.bandwidth_bytes_per_s) == (fitted.profile, fitted.bandwidth_bytes_per_s)
     assert (found.ranks, found.reduces) == (fitted.ranks, fitted.reduces)
+
+
+@pytest.mark.parametrize("ranks", [9, 12, 16, 17, 20, 23, 24, 31])
+def test_an_all_to_all_takes_in_at_the_fewest_ports_what_comes_from_elsewhere(ranks):
+    """Ranks in nodes of eight, the last of which has few: each takes in its share of all buffers but its node's own."""
+    on = machine("hgx-h100 x 4")
+    last = ranks % 8 or 8
+    seconds = 1e9 * (ranks - last) / ranks / on.plane("scale_up").levels[-1].bandwidth_bytes_per_s
+    op = Collective(kind="all_to_all", payload_bytes=1e9, ranks=ranks)
+    assert float(lower_bound_s(op, on)) == pytest.approx(seconds, rel=1e-9)
+
+
+@pytest.mark.parametrize("ranks", [9, 12, 17, 20])
+@pytest.mark.parametrize("kind", ["all_gather", "reduce_scatter"])
+def test_a_gather_passes_the_ports_of_the_fewest(kind, ranks):
+    """All that others hold passes the few ranks' ports: by rings over nodes, a share of (nodes - 1) / nodes of it."""
+    on = machine("hgx-h100 x 4")
+    last, nodes = ranks % 8, -(-ranks // 8)
+    seconds = 1e9 * (nodes - 1) / nodes / last / on.plane("scale_up").levels[-1].bandwidth_bytes_per_s
+    assert float(lower_bound_s(Collective(kind=kind, payload_bytes=1e9, ranks=ranks), on)) == pytest.approx(seconds)
