@@ -187,7 +187,7 @@ MINUTES = {"score", "audit"}
 """Commands whose documented lines take half a minute: their own options are drawn in ``line``."""
 NEVER = {"help", "freeze", "fetch", "address"}
 """Options and commands that do so."""
-FACTS = {"trace", "score", "models", "sweep", "calibrate", "demo"}
+FACTS = {"measure", "trace", "score", "models", "sweep", "calibrate", "demo"}
 """Commands that answer with what there is or was asked for, not with predictions."""
 LARGE = {"requests": ("8", "32"), "hours": ("0.001",), "seeds": ("2",), "draws": ("5",), "clients": ("2", "8"),
          "turns": ("2",), "confirm": ("0", "1", "3"), "jobs": ("1",), "top": ("2",),

@@ -134,7 +134,7 @@ def test_a_serving_plan_at_random_places_sends_the_same_bytes_further(machine, s
 @given(spec=st.sampled_from([each.name for each in MACHINES]), size=SIZES, share=st.floats(0, 1),
        kind=st.sampled_from(["all_reduce", "all_to_all", "transfer"]))  # fmt: skip
 def test_ranks_at_random_places_meet_where_any_two_ranks_do(spec, size, share, kind):
-    """By counting pairs: of all others that a rank may meet, so many lie in its unit of a level and not in a smaller."""
+    """By counting: of all others that a rank may meet, so many lie in its unit of a level and in no smaller one."""
     try:
         machine = catalog.machine(spec, ["links.placed=3"])
     except TaicangError:  # a machine without links, or whose links are not public

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -42,7 +42,7 @@ class Result:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """A claim with its verdict. ``could_be``: what else the rule says somewhere inside the band of a figure."""
+    """A claim with its verdict. ``could_be``: what else the rule says somewhere inside the band of one figure."""
 
     claim: Claim
     verdict: Verdict
@@ -60,12 +60,7 @@ def judge(claim: Claim, ask: Ask) -> Finding:
     figures = _results(claim, answers)
     values = {each.key: each.value for each in figures}
     verdict, deciding = _verdict(claim, values)
-    edges = [
-        _verdict(claim, values | {each.key: edge})[0]
-        for each in figures
-        for edge in (each.low, each.high)
-        if edge is not None
-    ]
+    edges = [_verdict(claim, values | {each.key: place})[0] for each in figures for place in _across(each)]
     return Finding(
         claim=claim,
         verdict=verdict,
@@ -74,6 +69,17 @@ def judge(claim: Claim, ask: Ask) -> Finding:
         deciding=deciding,
         infeasible={name: answer.infeasible for name, answer in answers.items() if answer.infeasible},
     )
+
+
+PLACES = 16
+"""Parts of a band, between which the rule is asked: a verdict that holds over more than one of them is not missed."""
+
+
+def _across(figure: Result) -> Iterator[float]:
+    """From end to end of a band."""
+    if figure.low is not None and figure.high is not None:
+        yield from (figure.low + (figure.high - figure.low) * at / PLACES for at in range(PLACES))
+        yield figure.high
 
 
 def _verdict(claim: Claim, values: Mapping[str, float | None]) -> tuple[Verdict, str]:
@@ -101,7 +107,8 @@ def _results(claim: Claim, answers: Mapping[str, Answer]) -> tuple[Result, ...]:
     made, unknown = [], _unvalidated(claim, answers)
     for figure in claim.figures:
         value = centre[figure.key]
-        shifts = [] if value is None else [(each[figure.key] or value) - value for each in moved]
+        ends = [each[figure.key] for each in moved]
+        shifts = [] if value is None else [end - value for end in ends if end is not None]
         up, down = (math.sqrt(sum(max(sign * shift, 0.0) ** 2 for shift in shifts)) for sign in (1, -1))
         made.append(
             Result(
