@@ -16,7 +16,7 @@ from operator import not_
 import numpy as np
 
 from taicang.cost.cost import Cost
-from taicang.lower.program import Part, Program, Stream
+from taicang.lower.program import Part, Program, Stream, some
 from taicang.ops import Collective, Gemm, Operator
 from taicang.stacks import Stack
 from taicang.units import Count, Num
@@ -203,7 +203,7 @@ def _at_clock(cost: Cost, more: Num) -> Cost:
 
 def is_network(piece: Slice) -> bool:
     """Whether a slice is communication."""
-    return bool(np.any(np.asarray(piece.cost.network_s) > 0))
+    return some(piece.cost.network_s)
 
 
 def _layers(slices: tuple[Slice, ...]) -> Count:

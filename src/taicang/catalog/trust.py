@@ -217,14 +217,20 @@ def trained(model: Model, machine: Machine, stack: Stack, plan: TrainPlan) -> Gr
 
 def _own(chip: Chip) -> bool:
     """Whether it is as the catalogue has it, no figure changed by the user."""
-    return built_in("chip", chip.name.lower()) is not None and chip == chip_named(chip.name)
+    return built_in("chip", chip.name.lower()) is not None and chip == _listed(chip.name)
+
+
+@cache
+def _listed(name: str) -> Chip:
+    """The chip of the package's own catalogue, which stays as it is: a search asks of each way to run it shows."""
+    return chip_named(name)
 
 
 def generation(chip: Chip) -> str:
     """Architecture of a chip, as far as profile and name tell it."""
     if chip.ascend:
         return "-".join(chip.name.split("-")[:2])[: len("ascend-950")]
-    known = chip.profile in ARCHITECTURE and chip_named(chip.profile).vendor == chip.vendor
+    known = chip.profile in ARCHITECTURE and _listed(chip.profile).vendor == chip.vendor
     return ARCHITECTURE[chip.profile] if known else f"{chip.vendor} {chip.name}"
 
 

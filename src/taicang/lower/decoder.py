@@ -20,25 +20,28 @@ from taicang.stacks import Stack
 from taicang.units import Count
 
 
-def lower(model: Model, plan: ServePlan, batch: Batch, stack: Stack, *, skew: Count = 0.0) -> Program:
+def lower(
+    model: Model, plan: ServePlan, batch: Batch, stack: Stack, *, skew: Count = 0.0, outside: bool = False
+) -> Program:
     """One step of ``batch`` (of one attention group) under ``plan``: the operators of one rank of each pipeline stage.
 
     All layers are included whatever ``plan.pp``: the step's latency passes through every stage. ``skew`` is the
-    exponent of expert popularity. Raises ``InvalidPlan`` where the plan does not fit the model.
+    exponent of expert popularity; ``outside``: without the blocks, which two microbatches run in halves. Raises
+    ``InvalidPlan`` where the plan does not fit the model.
     """
     if some(plan.pp - model.layers):
         raise InvalidPlan(f"pp={plan.pp} exceeds the {model.layers} layers of {model.name} by {plan.pp - model.layers}")
     setting = Setting(hidden=model.hidden, plan=plan, stack=stack, load=load_of(plan, batch, stack), skew=skew)
-    return Program(tasks=tuple(_tasks(model, setting)), layers=model.layers)
+    return Program(tasks=tuple(_tasks(model, setting, outside)), layers=model.layers)
 
 
-def _tasks(model: Model, setting: Setting) -> Iterator[Task]:
+def _tasks(model: Model, setting: Setting, outside: bool) -> Iterator[Task]:
     hidden, plan, load = setting.hidden, setting.plan, setting.load
     yield Task(label="embedding", part="embed", op=Lookup(rows=load.tokens, row_bytes=hidden * 2.0))
     if some(plan.tp - 1) and not plan.sp:
         reduce = Collective(kind="all_reduce", payload_bytes=load.tokens * hidden * 2.0, ranks=plan.tp)
         yield Task(label="embedding all-reduce", part="embed", op=reduce, repeat=where_some(plan.tp - 1))
-    for index, block in enumerate(model.blocks):
+    for index, block in enumerate(() if outside else model.blocks):
         yield from _block(block, index, block.count, setting)
     if some(plan.pp - 1):
         send = Transfer(

@@ -40,8 +40,10 @@ class Program:
 
 
 def some(count: Count) -> bool:
-    """Whether any candidate has a positive count."""
-    return bool((count > 0).any() if isinstance(count, np.ndarray) else count > 0)
+    """Whether any candidate has a positive count; of most arrays the last one tells."""
+    if not isinstance(count, np.ndarray):
+        return bool(count > 0)
+    return count.size > 0 and bool(count.item(-1) > 0 or (count > 0).any())
 
 
 def where_some(count: Count) -> Count:

@@ -1,7 +1,7 @@
 """A cost model that prices each distinct operator once, and only for the candidates that exist.
 
 Attention does not depend on how experts are laid out, nor experts on how many stages there are: of the operators of a
-space most repeat. Arrays do not hash; their bytes do. Of the cells of a table some are no layout, and many do not fit
+space most repeat. Arrays do not hash; three of their numbers do, and those alike in them are compared. Of the cells of a table some are no layout, and many do not fit
 the memory; of the others many are alike in what an expert kernel, an exchange or a collective asks for. These, whose
 formulas are the dearest, are priced once for all that are alike.
 """
@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from taicang.cost.cost import Cost
+from taicang.lower.program import some
 from taicang.ops import (
     Attend,
     Collective,
@@ -35,8 +36,6 @@ _NAMES = {kind: tuple(f.name for f in fields(kind)) for kind in KINDS}
 PACKED = (GroupedGemm, Exchange)
 FEW = 512
 """Candidates of which it does not pay to look for those that are alike."""
-GOLDEN, SHIFT = np.uint64(0x9E3779B97F4A7C15), np.uint64(52)
-"""Fibonacci hashing of a number's bits into 4,096 places."""
 DENSE = 64
 """Codes for each candidate beyond which sorting them is quicker than a table of all."""
 
@@ -46,7 +45,7 @@ class Once:
     """``costs`` with a memory for operators of arrays; ``forget`` bounds that memory."""
 
     costs: Callable[[Operator, float, float], Cost]
-    known: dict[Any, Cost] = field(default_factory=dict, repr=False, compare=False)
+    known: dict[Any, list[tuple[list[NDArray[Any]], Cost]]] = field(default_factory=dict, repr=False, compare=False)
     exists: NDArray[np.bool_] | None = None
     """Which cells are candidates: of the shape of the largest operators."""
 
@@ -57,11 +56,15 @@ class Once:
         """
         if isinstance(op, PACKED):
             return self._alike(op, cube_ratio, vector_ratio, self.exists)
-        key = (_key(op), cube_ratio, vector_ratio)
-        found = self.known.get(key)
-        if found is None:
-            price = self._alike if isinstance(op, Collective) else self.costs
-            found = self.known[key] = price(op, cube_ratio, vector_ratio)
+        values = [getattr(op, name) for name in _NAMES[type(op)]]
+        arrays = [v for v in values if isinstance(v, np.ndarray)]
+        alike = self.known.setdefault((type(op), cube_ratio, vector_ratio, *map(_hashed, values)), [])
+        for seen, cost in alike:
+            if all(map(np.array_equal, seen, arrays)):
+                return cost
+        price = self._alike if isinstance(op, Collective) else self.costs
+        found = price(op, cube_ratio, vector_ratio)
+        alike.append((arrays, found))
         return found
 
     def _alike(self, op: Any, cube_ratio: float, vector_ratio: float, exists: NDArray[np.bool_] | None = None) -> Cost:
@@ -78,7 +81,7 @@ class Once:
         cost = self.costs(replace(op, **kept), cube_ratio, vector_ratio)
         seconds = np.ones(shape)
         seconds[mask] = np.asarray(cost.seconds)[place]
-        return Cost(seconds=seconds, network_s=float(np.any(np.asarray(cost.network_s) > 0)), origin=cost.origin)
+        return Cost(seconds=seconds, network_s=float(some(cost.network_s)), origin=cost.origin)
 
     def forget(self) -> None:
         """Drop what is remembered (between layouts that share no operator)."""
@@ -104,14 +107,12 @@ def distinct(
 
 
 def _values(array: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int64]]:
-    """The distinct values of ``array`` and the place of each element's among them; quick where they are few."""
-    hashed = ((np.ascontiguousarray(array, dtype=np.float64).view(np.uint64) * GOLDEN) >> SHIFT).astype(np.int64)
-    held = np.zeros(1 << (64 - int(SHIFT)), dtype=array.dtype)
-    held[hashed] = array
-    if not np.array_equal(held[hashed], array):
-        return np.unique(array, return_inverse=True)
-    rows, place = _ranked(hashed.ravel(), held.size)
-    return held[rows], place
+    """The distinct values of ``array`` and the place of each element's among them; they are few, so found quickly."""
+    ordered = np.sort(array, axis=None)
+    first = np.ones(ordered.size, dtype=bool)
+    np.not_equal(ordered[1:], ordered[:-1], out=first[1:])
+    own = ordered[first]
+    return own, np.searchsorted(own, array)
 
 
 def _ranked(codes: NDArray[np.int64], size: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -123,6 +124,9 @@ def _ranked(codes: NDArray[np.int64], size: int) -> tuple[NDArray[np.int64], NDA
     return np.flatnonzero(there), (np.cumsum(there) - 1)[codes]
 
 
-def _key(op: Operator) -> tuple[Any, ...]:
-    values = [getattr(op, name) for name in _NAMES[type(op)]]
-    return type(op), *[(v.shape, v.tobytes()) if isinstance(v, np.ndarray) else v for v in values]
+def _hashed(value: Any) -> Any:
+    """``value``, or what tells most arrays apart."""
+    if not isinstance(value, np.ndarray):
+        return value
+    places = (0, value.size // 2, -1) if value.size else ()
+    return value.dtype.char, value.shape, *map(value.item, places)

@@ -203,14 +203,17 @@ def serving_points(
     drafts: Floats = np.array(space.drafts_of(job.model), dtype=float)[:, None, None]
     batches: Floats = np.array(space.batches, dtype=float)[:, None]
     chunks: Floats = np.array(space.chunks, dtype=float)
+    budgets: dict[Role, Floats] = {"both": chunks, "decode": np.zeros(1)}
     pairs = drafts.size * batches.size
     cells = {role: pairs * (chunks.size if role == "both" else 1) for role in roles}
 
     def rows(once: Once, plan: ServePlan, exists: Any) -> dict[Role, dict[str, Any]]:
         plan = replace(plan, draft_tokens=drafts)
-        budgets = {"both": chunks, "decode": np.zeros(1)}
-        tokens = {role: np.maximum(batches * plan.query_len, budgets[role]) for role in roles}
-        keep = {role: _fits(plan, job, batches, job.held_tokens, tokens[role]) & exists for role in roles}
+        # steps of each role are of other sizes, beside the same weights
+        ends = np.cumsum([budgets[role].size for role in roles])[:-1]
+        tokens = np.maximum(batches * plan.query_len, np.concatenate([budgets[role] for role in roles]))
+        fits = np.split(_fits(plan, job, batches, job.held_tokens, tokens) & exists, ends, axis=-1)
+        keep: dict[Role, Any] = dict(zip(roles, fits, strict=True))
         most = max(_largest(mask) for mask in keep.values())
         keep = {role: mask[..., :most, :] for role, mask in keep.items()}
         found: dict[Role, dict[str, Any]] = {role: {"keep": mask} for role, mask in keep.items()}

@@ -53,7 +53,7 @@ def step(setup: Setup, batch: Batch) -> Timeline:
     plan, stack = setup.plan, setup.stack
     if some(plan.pp - 1):
         batch = _largest_part(batch, plan.pp)
-    whole = lower(setup.model, plan, batch, stack, skew=setup.uneven)
+    whole = lower(setup.model, plan, batch, stack, skew=setup.uneven, outside=plan.microbatches > 1)
     pricer = _pricer(setup, None, batch)
     if plan.microbatches == 1:
         timeline = sequential(whole, pricer)
