@@ -18,10 +18,10 @@ from taicang.centre.figures import MONEY, Figure
 from taicang.hardware import Machine
 from taicang.models.count import kv_cache_bytes
 from taicang.models.types import Model
-from taicang.predict.prediction import Served
 from taicang.units import Num
 
 if TYPE_CHECKING:
+    from taicang.predict.prediction import Served
     from taicang.predict.train import TrainPrediction
 
 

@@ -12,10 +12,10 @@ from taicang.centre import cost
 from taicang.centre.draw import SAMPLES, Band, band, draws, run_chip_hours, serving, token_costs, training
 from taicang.centre.figures import Figure, kept, of_case
 from taicang.hardware import Machine
-from taicang.predict.prediction import Served
 from taicang.units import Num
 
 if TYPE_CHECKING:
+    from taicang.predict.prediction import Served
     from taicang.predict.train import TrainPrediction
 
 

@@ -81,7 +81,10 @@ def decode_front(decode: Points) -> NDArray[np.int64]:
 def best_rows(points: Points, *, ttft_s: float, tpot_s: float) -> NDArray[np.int64]:
     """Row of the highest rate of each layout within the limits."""
     ok = np.flatnonzero((points.ttft_s <= ttft_s) & (points.tpot_s <= tpot_s))
-    order = ok[np.lexsort((points.tpot_s[ok], -points.requests_per_s[ok], points.layout[ok]))]
+    most = np.zeros(len(points.plans))
+    np.fmax.at(most, points.layout[ok], points.requests_per_s[ok])
+    ok = ok[points.requests_per_s[ok] == most[points.layout[ok]]]  # few: sorting all would take longer
+    order = ok[np.lexsort((points.tpot_s[ok], points.layout[ok]))]
     return order[np.unique(points.layout[order], return_index=True)[1]]
 
 
@@ -192,7 +195,9 @@ def _floor_sum(terms: int, slope: int, start: int, divisor: int) -> int:
 def front(*, low: Any, high: Any) -> NDArray[np.int64]:
     """Rows that no other beats with a ``low`` as low and a ``high`` as high, by rising ``low``."""
     low, high = np.asarray(low, dtype=float), np.asarray(high, dtype=float)
-    order = np.lexsort((-high, low))
+    order = np.argsort(low)
+    rows = np.sort(order[high[order] >= np.maximum.accumulate(high[order])]) if order.size else order
+    order = rows[np.lexsort((-high[rows], low[rows]))]  # of equal ones some are left
     reached = np.maximum.accumulate(high[order]) if order.size else high
     first = np.ones(order.size, dtype=bool)
     first[1:] = high[order][1:] > reached[:-1]

@@ -1,9 +1,9 @@
 """A cost model that prices each distinct operator once, and only for the candidates that exist.
 
 Attention does not depend on how experts are laid out, nor experts on how many stages there are: of the operators of a
-space most repeat. Arrays do not hash; three of their numbers do, and those alike in them are compared. Of the cells of a table some are no layout, and many do not fit
-the memory; of the others many are alike in what an expert kernel, an exchange or a collective asks for. These, whose
-formulas are the dearest, are priced once for all that are alike.
+space most repeat. Arrays do not hash; three of their numbers do, and those alike in them are compared. Of the cells of
+a table some are no layout, and many do not fit the memory; of the others many are alike in what an expert kernel, an
+exchange or a collective asks for. These, whose formulas are the dearest, are priced once for all that are alike.
 """
 
 from __future__ import annotations

@@ -170,10 +170,10 @@ def gather(
                 refused += [str(error)] * int((layout >= 0).sum())
                 continue
             for role, part in found.items():
-                keep = part["keep"]
+                shape, kept = part["keep"].shape, np.flatnonzero(part["keep"])
                 part |= {"layout": layout, "chips": chips[layout]}
                 for name, values in columns[role].items():
-                    values.append(np.broadcast_to(part.get(name, 0.0), keep.shape)[keep])
+                    values.append(np.broadcast_to(part.get(name, 0.0), shape).ravel()[kept])
     return {role: _table(plans, columns[role], len(plans) * count, refused) for role, count in cells.items()}
 
 

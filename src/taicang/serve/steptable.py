@@ -14,7 +14,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from math import sqrt
 from typing import Any
@@ -124,9 +124,9 @@ class StepTable:
 
     @cached_property
     def _grid(self) -> Any:
-        n, length = (each.ravel() for each in np.meshgrid(self._n, self._length, indexing="ij"))
+        n, length = _crossed(self._n, self._length)
         seconds = _seconds(self._setup, Batch(decode_sequences=n, decode_context=n * length))
-        return np.maximum.accumulate(seconds.reshape(len(self._n), -1), axis=1)
+        return np.maximum.accumulate(seconds, axis=1)
 
     @cached_property
     def _experts(self) -> list[float]:
@@ -174,10 +174,7 @@ class StepTable:
 
     @cached_property
     def _cells(self) -> list[Any]:
-        return [each.ravel() for each in np.meshgrid(*self._axes, indexing="ij")]
-
-    def _cube(self, values: Any) -> Any:
-        return values.reshape([each.size for each in self._axes]).tolist()
+        return _crossed(*self._axes)
 
     @cached_property
     def _lone(self) -> Any:
@@ -186,25 +183,25 @@ class StepTable:
     @cached_property
     def _alone(self) -> Any:
         """Prompts alone."""
-        return self._cube(self._lone)
+        return self._lone.tolist()
 
     @cached_property
     def _beside(self) -> Any:
         """Prompts beside some decode batch."""
-        return self._alone if self._apart else self._cube(self._priced(self._cells, self._some + 0.0 * self._cells[0]))
+        return self._alone if self._apart else self._priced(self._cells, self._some + 0.0 * self._cells[0]).tolist()
 
     @cached_property
     def _more(self) -> Any:
         """What a key more adds where prompts are of unequal lengths."""
         keys = _keys(*self._cells)
-        return self._cube((self._priced(self._cells, 0.0 * keys, 2.0 * keys) - self._lone) / (2.0 * keys))
+        return ((self._priced(self._cells, 0.0 * keys, 2.0 * keys) - self._lone) / (2.0 * keys)).tolist()
 
     @cached_property
     def _less(self) -> Any:
         """What a key less spares."""
         keys = _keys(*self._cells)
         fewer = np.minimum(keys - self._cells[0], keys / 2)
-        return self._cube((self._lone - self._priced(self._cells, 0.0 * keys, -fewer)) / np.maximum(fewer, 1.0))
+        return ((self._lone - self._priced(self._cells, 0.0 * keys, -fewer)) / np.maximum(fewer, 1.0)).tolist()
 
     @cached_property
     def _riders(self) -> Any:
@@ -218,11 +215,11 @@ class StepTable:
 
     def _ridden(self, context: float) -> Any:
         sizes, batches = self._axes[0], self._n_mixed
-        t, n = (each.ravel() for each in np.meshgrid(sizes, batches, indexing="ij"))
+        t, n = _crossed(sizes, np.array(batches))
         one_prompt = [t, (t + 1) / 2, 1.0 + 0.0 * t]
         ridden = self._priced(one_prompt, n, context=context) - self._priced(one_prompt, self._some + 0.0 * t)
         own = [self.row(int(b)).at(round(b * context * GRAIN)) if b else 0 for b in batches]
-        return (ridden.reshape(len(sizes), -1) - np.asarray(own, dtype=float)).tolist()
+        return (ridden - np.asarray(own, dtype=float)).tolist()
 
     def probe(self) -> None:
         """Raise from ``taicang.errors`` where steps cannot be priced at all."""
@@ -352,6 +349,11 @@ def _ascending(*values: Iterable[float]) -> Any:
     return np.array(sorted({float(each) for some in values for each in some}))
 
 
+def _crossed(*axes: Any) -> list[Any]:
+    """Each of ``axes`` along a dimension of its own: what depends on one of them is priced for its knots alone."""
+    return np.meshgrid(*axes, indexing="ij", sparse=True)
+
+
 def _seconds(setup: Setup, batch: Batch) -> Any:
-    seconds: Any = np.asarray(step(setup, batch).seconds)
-    return seconds
+    cells = np.broadcast_shapes(*(np.shape(getattr(batch, each.name)) for each in fields(batch)))
+    return np.broadcast_to(step(setup, batch).seconds, cells)
