@@ -192,10 +192,9 @@ def journal(folder: Path, system: str, on: Device) -> tuple[dict[str, Shape], di
     for number, text in enumerate(
         reading.text(path, most=reading.DOCUMENT).splitlines() if path.is_file() else (), start=1
     ):
-        try:
-            line = json.loads(text)
-        except (ValueError, RecursionError):
-            continue  # the line that was written when the power went
+        line = reading.line(text)
+        if line is None:
+            continue
         if not isinstance(line, dict):
             raise InvalidInput("no line of a journal of measure", where=f"{path}:{number}")
         if (line.get("system"), line.get("device")) != (system, on.name):

@@ -39,6 +39,8 @@ DIGITS = 40
 STUMBLES = (ArithmeticError, AttributeError, BadZipFile, EOFError, LookupError, MemoryError, NotImplementedError,
             TypeError, ValueError, csv.Error, zlib.error)  # fmt: skip
 """What comes of reading a file as what it is not."""
+FAULTS = (ValueError, RecursionError)
+"""What is no JSON: malformed or in two voices (a ``ValueError``), with a number of thousands of digits, or too deep."""
 
 
 def data(path: Path, where: str = "", *, most: int = DOCUMENT, packed: bool = False) -> bytes:
@@ -96,8 +98,12 @@ def expected(what: str, where: str) -> Iterator[None]:
         raise InvalidInput(f"not {what}, or damaged ({said})", where=where) from None
 
 
-def document(written: str, where: str) -> Any:
+def document(given: str | bytes, where: str) -> Any:
     """JSON as plain data. ``InvalidInput`` (with line) for what is malformed, too deep or in two voices."""
+    try:
+        written = given if isinstance(given, str) else given.decode(json.detect_encoding(given))
+    except UnicodeDecodeError as error:
+        raise InvalidInput(f"not JSON: {error}", where=where) from None
     if sum(map(written.count, ",[{")) > VALUES:
         raise InvalidInput(f"more than {VALUES:,} values", where=where)
     try:
@@ -109,6 +115,14 @@ def document(written: str, where: str) -> Any:
     except ValueError as error:
         raise InvalidInput(f"not JSON: {str(error).partition(';')[0]}", where=where) from None
     return found
+
+
+def line(written: str | bytes) -> Any:
+    """A line of JSON as plain data; None for one that is none, as where it was cut when the power went."""
+    try:
+        return json.loads(written)
+    except FAULTS:
+        return None
 
 
 def one_voice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -128,10 +128,7 @@ def _attribute(message: bytes, place: int) -> tuple[str, Any]:
 
 
 def _json(data: bytes, path: Path) -> Iterator[dict[str, Any]]:
-    try:
-        read_in = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise InvalidInput(f"not JSON ({error})", where=str(path)) from None
+    read_in = reading.document(data, str(path))
     listed = read_in.get("workload_graph", read_in.get("nodes")) if isinstance(read_in, dict) else None
     if not isinstance(listed, list):
         raise InvalidInput("neither workload_graph nor nodes: no Chakra trace", where=str(path))

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from math import isfinite
 from typing import Any, TypeAlias
 
+from taicang import reading
+
 Check: TypeAlias = Callable[[Any], Any]
 MOST_PROMPTS = 1024
 MOST_CHOICES = 128
@@ -154,7 +156,7 @@ def parsed(body: bytes) -> dict[str, Any]:
     try:
         found = json.loads(body)
         json.dumps(found, ensure_ascii=False).encode()  # half a character (a lone surrogate) is no text
-    except (ValueError, RecursionError) as error:
+    except reading.FAULTS as error:
         raise Refused(f"the body is not JSON: {str(error)[:200]}") from None
     if not isinstance(found, dict):
         raise Refused("the body is not a JSON object")

@@ -98,7 +98,7 @@ def explained(
         bounds=tuple(bound(job, pool, space) for pool in choice.pools),
         beside_rank=other if beside else 0,
         beside=tuple(beside),
-        gains=sensitivity(job, choice, space),
+        gains=sensitivity(job, choice, space, best=rank == 1 and objective != "smallest"),
     )
 
 
@@ -108,14 +108,21 @@ def bound(job: Job, pool: Pool, space: Space) -> Bound:
     return Bound(role=pool.role, resource=name, share_ratio=share, next_batch=stops(job, pool, space))
 
 
-def sensitivity(job: Job, choice: Choice, space: Space) -> tuple[Gain, ...]:
-    """What more of each resource buys, by finite differences; best first."""
-    base = again(job, choice, space)
+def sensitivity(job: Job, choice: Choice, space: Space, *, best: bool = False) -> tuple[Gain, ...]:
+    """What more of each resource buys, by finite differences; best first. ``best``: the plan that serves most."""
+    known = best and all(_in(space, pool) for pool in choice.pools)
+    base = choice.output_tokens_per_s if known else again(job, choice, space)
     found = []
     for name, change in RESOURCES.items():
         there = again(moved(job, change(job.machine, 1.0 + NUDGE_RATIO)), choice, space)
         found.append(Gain(resource=name, gain_ratio=there / base - 1.0))
     return tuple(sorted(found, key=lambda gain: -gain.gain_ratio))
+
+
+def _in(space: Space, pool: Pool) -> bool:
+    """Whether the batch of ``pool`` is one of the space's: a user may set others beside them."""
+    sizes = space.prompts if pool.role == "prefill" else space.batches
+    return pool.sequences in sizes and (not pool.chunk_tokens or pool.chunk_tokens in space.chunks)
 
 
 def again(job: Job, choice: Choice, space: Space) -> float:

@@ -80,11 +80,11 @@ def decode_front(decode: Points) -> NDArray[np.int64]:
 
 def best_rows(points: Points, *, ttft_s: float, tpot_s: float) -> NDArray[np.int64]:
     """Row of the highest rate of each layout within the limits."""
-    ok = np.flatnonzero((points.ttft_s <= ttft_s) & (points.tpot_s <= tpot_s))
+    ok: Any = np.flatnonzero((points.ttft_s <= ttft_s) & (points.tpot_s <= tpot_s))
     most = np.zeros(len(points.plans))
     np.fmax.at(most, points.layout[ok], points.requests_per_s[ok])
     ok = ok[points.requests_per_s[ok] == most[points.layout[ok]]]  # few: sorting all would take longer
-    order = ok[np.lexsort((points.tpot_s[ok], points.layout[ok]))]
+    order: NDArray[np.int64] = ok[np.lexsort((points.tpot_s[ok], points.layout[ok]))]
     return order[np.unique(points.layout[order], return_index=True)[1]]
 
 

@@ -157,10 +157,7 @@ def _rows(data: bytes, path: Path) -> list[dict[str, Any]]:
     """Lines of a journal. Raises ``InvalidInput`` for one that no study wrote."""
     rows = []
     for number, line in enumerate(data.splitlines(), 1):
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError):
-            row = None
+        row = reading.line(line)
         if not isinstance(row, dict) or ("point" if number > 1 else "study") not in row:
             raise InvalidInput("is not a line of a study's journal; name another folder", where=f"{path}:{number}")
         rows.append(row)

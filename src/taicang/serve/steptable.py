@@ -173,7 +173,7 @@ class StepTable:
         return _seconds(self._free, batch) * SECOND
 
     @cached_property
-    def _cells(self) -> list[Any]:
+    def _cells(self) -> tuple[Any, ...]:
         return _crossed(*self._axes)
 
     @cached_property
@@ -349,7 +349,7 @@ def _ascending(*values: Iterable[float]) -> Any:
     return np.array(sorted({float(each) for some in values for each in some}))
 
 
-def _crossed(*axes: Any) -> list[Any]:
+def _crossed(*axes: Any) -> tuple[Any, ...]:
     """Each of ``axes`` along a dimension of its own: what depends on one of them is priced for its knots alone."""
     return np.meshgrid(*axes, indexing="ij", sparse=True)
 

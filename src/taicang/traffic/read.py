@@ -21,8 +21,6 @@ from taicang.traffic.trace import Trace
 
 T = TypeVar("T")
 LOADS = json.JSONDecoder(object_pairs_hook=reading.one_voice).decode
-FAULTS = (ValueError, RecursionError)
-"""What is no JSON: malformed or in two voices (a ``ValueError``), with a number of thousands of digits, or too deep."""
 
 
 def read_trace(
@@ -121,7 +119,7 @@ def _json(
 ) -> tuple[Format, Iterator[tuple[int, Row]]]:
     try:
         head = LOADS(first)
-    except FAULTS as error:
+    except reading.FAULTS as error:
         head = _document(lines)
         if head is None:
             said = error.msg if isinstance(error, json.JSONDecodeError) else error
@@ -169,7 +167,7 @@ def runs_in(path: Path) -> int:
         return 1
     try:
         head, several = LOADS(first), True
-    except FAULTS:
+    except reading.FAULTS:
         head, several = _document(lines) or {}, False
     if bench.is_run(head):
         return sum(1 for _ in _objects(lines)) if several else 1
@@ -183,7 +181,7 @@ def _objects(lines: Lines) -> Iterator[tuple[int, Row]]:
             continue
         try:
             row = LOADS(line)
-        except FAULTS as error:
+        except reading.FAULTS as error:
             row = {"": f"not JSON ({error})"}
         yield number, row if isinstance(row, dict) else {"": "not a JSON object"}
 
@@ -191,7 +189,7 @@ def _objects(lines: Lines) -> Iterator[tuple[int, Row]]:
 def _document(lines: Lines) -> Row | None:
     try:
         found = LOADS(lines.whole())
-    except FAULTS:
+    except reading.FAULTS:
         return None
     return found if isinstance(found, dict) else None
 

@@ -7,7 +7,6 @@ They become as many equal requests as they state, of the mean lengths that they 
 from __future__ import annotations
 
 import csv
-import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -273,10 +272,7 @@ def _mlperf(lines: Lines) -> tuple[dict[str, float], dict[str, float]]:
     said: dict[str, str] = {}
     for _, text in lines:
         if text.startswith(":::MLLOG"):
-            try:
-                entry = json.loads(text.removeprefix(":::MLLOG"))
-            except (ValueError, RecursionError):
-                continue  # a line that was cut
+            entry = reading.line(text.removeprefix(":::MLLOG"))
             if isinstance(entry, dict) and "key" in entry:
                 said[str(entry["key"]).lower()] = str(entry.get("value"))
         elif ":" in text:

@@ -7,7 +7,6 @@ Form of the data: "ServeGen: Workload Characterization and Generation of Large L
 
 from __future__ import annotations
 
-import json
 import lzma
 import os
 import re
@@ -168,10 +167,8 @@ def _windows(where: str, data: bytes) -> tuple[NDArray[Any], NDArray[Any], NDArr
 
 def _lengths(where: str, data: bytes) -> tuple[NDArray[Any], tuple[tuple[Lengths, Lengths], ...]]:
     try:
-        loaded = json.loads(data)
+        loaded = reading.document(data, where)
         made = {float(start): (each["input_tokens"], each["output_tokens"]) for start, each in loaded.items()}
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise InvalidInput(f"not JSON ({error})", where=where) from None
     except (KeyError, TypeError, ValueError, AttributeError):
         raise InvalidInput("expected windows with input_tokens and output_tokens", where=where) from None
     kept = {}

@@ -85,6 +85,6 @@ def items(text: str, path: str) -> Iterator[tuple[int, Any]]:
             return
         try:
             value, at = decoder.raw_decode(text, at)
-        except (ValueError, RecursionError) as error:
+        except reading.FAULTS as error:
             raise InvalidInput(f"not JSON ({error})", where=f"{path}:{line}") from None
         yield line, value
