@@ -127,6 +127,11 @@ def _grouped(name: str, ins: Sequence[Spec], outs: Sequence[Spec], given: Given)
     return op, 0.5, 2.0 * m * n * k  # the operator is of two products, up and down
 
 
+def by_vectors(weight: Sequence[int]) -> bool:
+    """Whether a convolution that may run in tf32 goes to the vector units, by the shape of its weights."""
+    return bool(weight[1] % TF32_CHANNELS)
+
+
 def _convolution(name: str, ins: Sequence[Spec], outs: Sequence[Spec], given: Given) -> tuple[Operator, float, float]:
     """A convolution as the product of its unrolled patches; backward, one for the data and one for the weights."""
     weight = given["weight"]
@@ -135,7 +140,7 @@ def _convolution(name: str, ins: Sequence[Spec], outs: Sequence[Spec], given: Gi
     inner = math.prod(weight[1:])
     dtype, passes = _format(ins[0], given), given.get("passes", 1)
     op, times, flop = product(place, rows / given["groups"], inner, given["groups"], dtype)
-    if dtype == "tf32" and weight[1] % TF32_CHANNELS:
+    if dtype == "tf32" and by_vectors(weight):
         moved = sum(spec.touched_bytes for spec in (*ins, *outs))
         elements = max(spec.elements for spec in (*ins, *outs))
         op, times = Pointwise(kind="activation", elements=elements, moved_bytes=float(moved), flop=flop), 1.0

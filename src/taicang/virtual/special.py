@@ -14,7 +14,7 @@ from torch import Tensor
 from taicang.virtual import shapes, sparse, values
 from taicang.virtual.capture import WAIT_STREAM
 from taicang.virtual.kernels import DEVICE, Kernels, _Plan, base, tensors_of, whole
-from taicang.virtual.operators import TF32_CHANNELS
+from taicang.virtual.operators import by_vectors
 
 aten = torch.ops.aten
 DIRECT = (
@@ -314,7 +314,7 @@ def _turned(source: Tensor, weight: Tensor, rest: Any) -> bool:
     stride, groups = rest[0], rest[5]
     if math.prod(weight.shape[2:]) == math.prod(stride) == 1 or groups == source.shape[1] > 1:
         return False  # a product as it lies; kernels of their own for each channel
-    if source.dtype == torch.float32 and (not torch.backends.cudnn.allow_tf32 or weight.shape[1] % TF32_CHANNELS):
-        return False  # by the vector units
+    if source.dtype == torch.float32 and (not torch.backends.cudnn.allow_tf32 or by_vectors(weight.shape)):
+        return False
     last = {4: torch.channels_last, 5: torch.channels_last_3d}.get(source.dim())
     return last is None or not source.is_contiguous(memory_format=last)
