@@ -1,15 +1,19 @@
 """A figure of a machine that a user may set changes the machine, and every figure of a machine is read by a formula."""
 
+import json
 import re
+import shlex
 from dataclasses import fields
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 import taicang
 from taicang import catalog
+from taicang.app.main import cli
 from taicang.catalog import schema
-from taicang.errors import InvalidInput, MissingFigure
+from taicang.errors import InvalidInput, MissingFigure, NotModelled
 from taicang.hardware import Chip, Level, Machine, Memory
 
 VALUES = {
@@ -55,3 +59,39 @@ def test_every_figure_of_a_machine_is_read(kind):
     text = "\n".join(path.read_text() for path in folder.rglob("*.py") if path not in made)
     for each in fields(kind):
         assert re.search(rf"\.{each.name}\b", text), each.name
+
+
+SEEN_BY = {
+    "overlap_tax=0.3": "train llama-3-8b --on '{} x 4' --global-batch 512",
+    "planes.host.pcie.bandwidth=1 GB/s": "fabric {} --plane host",
+    "planes.host.pcie.latency=900 us": "fabric {} --plane host",
+    "planes.host.pcie.ranks=4": "fabric {} --plane host",
+    "planes.host.pcie.switches=2": "fabric {} --plane host",
+    "planes.host.pcie.planes=2": "fabric {} --plane host --set planes.host.pcie.switches=2",
+    "planes.rdma.cluster.switches=2": "fabric '{} x 32' --plane rdma",
+    "planes.rdma.cluster.planes=2": "fabric '{} x 32' --plane rdma",
+    "planes.scale_up.scale_out.switches=2": "fabric '{} x 32'",
+    "planes.scale_up.scale_out.planes=2": "fabric '{} x 32'",
+}
+"""Figures that few questions read: spine switches are none below 64 adapters, a host's bus is drawn for one node."""
+
+
+@pytest.mark.parametrize("said", SEEN_BY)
+def test_a_figure_that_few_questions_read_is_read_by_one(said):
+    words = [*shlex.split(SEEN_BY[said].format("hgx-h100")), "--json"]
+    base, other = (CliRunner().invoke(cli, [*words, *more], standalone_mode=False) for more in ([], ["--set", said]))
+    assert base.exception is None
+    if other.exception is not None:  # a fact that contradicts others
+        assert isinstance(other.exception, NotModelled)
+        return
+    told = [json.loads(each.stdout) for each in (base, other)]
+    assert differs(*told), said
+
+
+def differs(one, other):
+    """Whether two answers differ in a number."""
+    if isinstance(one, dict):
+        return one.keys() != other.keys() or any(differs(value, other[key]) for key, value in one.items())
+    if isinstance(one, list):
+        return len(one) != len(other) or any(map(differs, one, other))
+    return isinstance(one, int | float) and one != other
