@@ -20,6 +20,7 @@ from taicang.serve.saturated import saturated
 from taicang.serve.scheduler import Limits
 from taicang.serve.setup import Setup, step
 from taicang.serve.simulate import simulate
+from taicang.serve.steady import Load, aggregated
 from taicang.serve.steptable import GRAIN, StepTable
 from taicang.traffic.generate import fixed
 
@@ -107,3 +108,23 @@ def test_saturation_is_the_steady_state():
     alone = replace(setup(), stack=replace(setup().stack, chunk_tokens=800))  # prompts mostly come one by one
     steady = saturated(alone, 64.0, input_tokens=800.0, output_tokens=300.0).output_tokens_per_s
     assert rate == pytest.approx(float(steady), rel=0.03)
+
+
+def test_a_larger_budget_slows_groups_in_lock_step_and_the_closed_form_knows_it():
+    """Prompts that come at random: every group waits for the longest step of any, and whole prompts make long ones."""
+    found = []
+    for budget in (2048, 65536):
+        stack = replace(catalog.stack("vllm@0.12.0"), chunk_tokens=budget)
+        priced = replace(
+            setup("qwen3-30b-a3b", dp=8), stack=stack, price=cost_model(catalog.machine("hgx-h100"), stack).price
+        )
+        load = Load(concurrency=64.0, input_tokens=8000.0, output_tokens=100.0, at_random=True)
+        made = cluster(Pool(setup=priced, instances=1, limits=Limits(tokens=budget, sequences=256)), context=8000.0)
+        loop = ClosedLoop(fixed(64 * 6, 8000, 100, spread=0.5), 64)
+        done = simulate(made, loop.arrivals(), after=loop.after)
+        rate = sum(each.output for each in done) / (max(each.end for each in done) / SECOND)
+        found.append((float(aggregated(priced, load).output_tokens_per_s), rate))
+    (formula, ran), (formula_whole, ran_whole) = found
+    assert ran_whole < 0.9 * ran
+    assert formula_whole < 0.9 * formula
+    assert formula_whole / formula == pytest.approx(ran_whole / ran, rel=0.15)
