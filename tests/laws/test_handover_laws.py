@@ -109,6 +109,8 @@ def check_engine(files, pool, kind, to):
         if to.startswith("vllm"):
             assert ("--enable-expert-parallel" in words) == (plan.ep > 1)
             check_spread(words, plan, devices, nodes)
+            # priced as one graph of a decode step, which the plugin does not capture by itself
+            assert any("FULL_DECODE_ONLY" in word for word in words) == (to == "vllm-ascend" and role != "prefill")
         else:
             assert number(words, "--ep-size", "--ep_size") == plan.ep
         if to == "sglang":

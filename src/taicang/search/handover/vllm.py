@@ -65,6 +65,8 @@ def ascend(placed: Placed) -> Launch:
         words += ["--speculative-config", json.dumps({"method": "mtp", "num_speculative_tokens": placed.drafts})]
     if {plan.quant.attention, plan.quant.dense, plan.quant.experts} & {"int8", "w4a8"}:
         words += ["--quantization", "ascend"]
+    if placed.pool.role != "prefill":  # as priced: by itself it captures pieces around attentions (its issue 9404)
+        words += ["--compilation-config", json.dumps({"cudagraph_mode": "FULL_DECODE_ONLY"})]
     words += _handed_on(placed, "MooncakeConnectorV1")
     return _launch(placed, ["vllm", "serve", placed.path, "--port", str(placed.port), *words], env)
 
