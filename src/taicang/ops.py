@@ -14,6 +14,9 @@ from taicang.units import Count, Num
 CollectiveKind: TypeAlias = Literal["all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast"]
 ExchangeKind: TypeAlias = Literal["dispatch", "combine"]
 AttendKind: TypeAlias = Literal["gqa", "mla"]
+Spread: TypeAlias = Literal["random", "strided", "consecutive"]
+"""Experts of a token drawn at random; laid out so that each token meets as many ranks as it can (balanced benchmarks of
+libraries); or one after the other, the next token's following (routers that benchmarks force into balance)."""
 PointwiseKind: TypeAlias = Literal["norm", "activation", "quantise", "route", "rope", "sample", "copy"]
 
 
@@ -124,8 +127,8 @@ class Collective:
 class Exchange:
     """MoE dispatch or combine: each rank sends ``tokens`` tokens of ``token_bytes`` to the ranks of their experts.
 
-    ``topk`` experts per token are drawn from ``experts`` spread over ``ranks`` ranks; a token goes once to a rank that
-    holds several of its experts where the library de-duplicates.
+    ``topk`` experts per token are drawn from ``experts`` spread over ``ranks`` ranks as ``spread`` says; a token goes
+    once to a rank that holds several of its experts where the library de-duplicates.
     """
 
     kind: ExchangeKind
@@ -136,6 +139,7 @@ class Exchange:
     ranks: Count
     stride: Count = 1
     skew: Count = 0.0
+    spread: Spread = "random"
     low_latency: bool = True
     """Latency-oriented kernels (decode) or throughput-oriented ones (prefill)."""
 

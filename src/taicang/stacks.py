@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal, TypeAlias
 
+from taicang.ops import Spread
 from taicang.units import Count
 
 Scheduler: TypeAlias = Literal["mixed", "prefill_first", "disaggregated"]
@@ -150,6 +151,11 @@ class Stack:
     kernel's prologue while the one before drains."""
     eager_kernel_s: float = 0.0
     """Launch cost of a kernel outside graphs (prefill), hidden while kernels run longer than that."""
+    tensor_kernel_s: float = 0.0
+    """The same of an operator on distributed tensors, as products and their adapters are under DTensor's tensor
+    parallelism (0: they are local)."""
+    module_hook_s: float = 0.0
+    """Host time of gathering one module's weights for a pass and of letting them go, where ZeRO 3 hooks each module."""
     expert_launches: Count = 1
     """Launches that the experts of one layer take outside graphs: choosing, sorting, both products, weighing."""
     quantised_cache: str = ""
@@ -200,6 +206,8 @@ class Stack:
     expert_dispatch: ExpertDispatch = "best"
     """How training sends tokens to experts: "plain", a copy for each expert by an all-to-all, sorted by expert on
     arrival; "best", that without the sorting, or each at most once to a rank, whichever is faster."""
+    forced_balance: Spread = "random"
+    """How its router deals experts where a benchmark forces it into balance, as training without skew is taken."""
     all_reduce: str = "best"
     """Whose all-reduce kernels run: "nccl", "trtllm", "sglang", "vllm", several ("trtllm+vllm") or the best of all."""
     partition: tuple[float, float] | None = None

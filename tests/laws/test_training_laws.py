@@ -324,7 +324,7 @@ def test_experts_with_biases_run_on_kernels_of_their_own(net: str, ratio: float)
 def test_recompute_stops_where_the_backward_pass_has_all_it_needs(
     name: str, engine: str, plan: TrainPlan, left: tuple[str, ...]
 ) -> None:
-    machine, stack = _machine(1), catalog.stack(engine)
+    machine, stack = _machine(1), replace(catalog.stack(engine), eager_kernel_s=0.0, tensor_kernel_s=0.0)
     layer = lower_layer(model(name), model(name).blocks[-1], plan, stack)
     gone = [step for step in layer.forward if step not in layer.again]
     assert sorted(step.label for step in gone) == sorted(left)
@@ -336,3 +336,36 @@ def test_recompute_stops_where_the_backward_pass_has_all_it_needs(
     less = sum(float(_price(step.op, lambda op: price(op, 1.0, 1.0), exchange)) for step in gone)
     assert total(time.again) == pytest.approx(total(time.forward) - less, rel=1e-9)
     assert time.rerun_s == total(time.again)
+
+
+@pytest.mark.parametrize(("tp", "seq"), [(1, 1024), (2, 1024), (2, 32768)])
+def test_distributed_tensors_keep_the_host_busy(tp: int, seq: int) -> None:
+    """Operators on DTensors take the host longer than small products take the device; large ones hide it again."""
+    plan = TrainPlan(tp=tp, dp=8 // tp, sp=False, global_batch=8, seq=seq, trained_ratio=0.0)
+    engine, at = catalog.stack("automodel"), _machine(1)
+    waits, without = (
+        train_step(Setup(model=model("llama-3-8b"), plan=plan, machine=at, stack=one, price=training_price(at, one)))
+        for one in (engine, replace(engine, tensor_kernel_s=0.0))
+    )
+    if tp == 1:
+        assert waits.seconds == without.seconds
+    elif seq == 1024:
+        assert waits.seconds > 1.5 * without.seconds
+    else:
+        assert waits.seconds < 1.2 * without.seconds
+
+
+@pytest.mark.parametrize(("name", "most"), [("qwen2.5-7b", 1.01), ("qwen3-30b-a3b", 0.0)])
+def test_zero_3_pays_the_host_for_each_module(name: str, most: float) -> None:
+    """A layer of few large modules hides its hooks; one of hundreds of experts of three modules each waits for them."""
+    plan = TrainPlan(dp=8, zero=3, global_batch=8, seq=8192, recompute="full")
+    engine, at = catalog.stack("deepspeed"), _machine(1)
+    step, without = (
+        train_step(Setup(model=model(name), plan=plan, machine=at, stack=one, price=training_price(at, one))).seconds
+        for one in (engine, replace(engine, module_hook_s=0.0))
+    )
+    if most:
+        assert step <= most * without
+        return
+    modules = 48 * (3 * 128 + 3)
+    assert 2.5 * modules * engine.module_hook_s < step < without + 3.0 * modules * engine.module_hook_s

@@ -31,6 +31,16 @@ def test_strided_routing_meets_as_many_ranks_as_there_are() -> None:
     assert (distinct_groups(8, 256, 4, spread="strided"), distinct_groups(8, 256, 64, spread="strided")) == (4.0, 8.0)
 
 
+@pytest.mark.parametrize(
+    ("topk", "experts", "groups"), [(8, 128, 8), (6, 128, 8), (4, 32, 8), (22, 512, 64), (8, 384, 32), (8, 64, 64)]
+)
+def test_consecutive_routing_is_the_mean_over_all_tokens(topk: int, experts: int, groups: int) -> None:
+    each = experts // groups
+    counts = [len({(token * topk + i) % experts // each for i in range(topk)}) for token in range(experts)]
+    found = distinct_groups(topk, experts, groups, spread="consecutive")
+    assert found == pytest.approx(sum(counts) / len(counts), rel=1e-12)
+
+
 @pytest.mark.parametrize("ranks", [2, 8, 64, 288])
 def test_expected_maximum_against_sampling(ranks: int) -> None:
     draws = np.random.default_rng(1).normal(1.0, 0.2, (20_000, ranks)).max(axis=1).mean()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from taicang import catalog
@@ -9,7 +11,8 @@ from taicang.catalog.costing import training_price
 from taicang.catalog.models import model, of_config
 from taicang.errors import InvalidPlan, NotModelled
 from taicang.lower.decoder import lower
-from taicang.lower.training import lower_layer
+from taicang.lower.state_space import state_space
+from taicang.lower.training import lower_layer, setting_of
 from taicang.models.count import kv_bytes_per_token, kv_cache_bytes, prefill_flop
 from taicang.models.types import StateSpace
 from taicang.ops import Gemm
@@ -55,6 +58,18 @@ def test_recompute_and_backward_of_the_scan() -> None:
         # forward again, then both gradients of products and one of pointwise kernels
         behind = [one for one in layer.data + layer.weight if one.label == step.label]
         assert len(behind) == (3 if isinstance(step.op, Gemm) else 2)
+
+
+@pytest.mark.parametrize(("tokens", "rate"), [(4096, 12.1e6), (16384, 12.9e6), (65536, 11.1e6)])
+def test_the_forward_kernels_of_the_scan_on_h100(tokens: int, rate: float) -> None:
+    """Tokens per second of the five kernels, 128 heads of 64, state of 128, one group, chunks of 256 (vllm-project/vllm
+    pull request 27299)."""
+    kind = replace(MIXER.attention, heads=128, groups=1, chunk=256)
+    plan = TrainPlan(seq=tokens)
+    price = training_price(catalog.machine("hgx-h100"), STACK)
+    items = {label: op for label, op, _ in state_space(kind, setting_of(NANO, plan, STACK))}
+    seconds = sum(price(items[label], 1.0, 1.0).seconds for label in ("chunked scan", "chunk scores", "state passing"))
+    assert tokens / seconds == pytest.approx(rate, rel=0.12)
 
 
 def test_tensor_parallel_ranks_share_heads_and_groups() -> None:

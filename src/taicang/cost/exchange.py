@@ -18,7 +18,7 @@ import numpy as np
 
 from taicang.cost.collective import Wires
 from taicang.cost.cost import Cost, faster, saturate
-from taicang.cost.routing import Spread, distinct_groups
+from taicang.cost.routing import distinct_groups
 from taicang.errors import UnknownName
 from taicang.hardware import Level, Machine
 from taicang.ops import Exchange
@@ -32,7 +32,6 @@ Merge: TypeAlias = Literal["expert", "rank", "node"]
 class Setting:
     """How the library was run, beyond what the operator says."""
 
-    spread: Spread = "random"
     node_limit: Count = 0
     """Nodes that the router may choose per token (DeepSeek's group-limited routing); 0 is any."""
     cores: Count = 0
@@ -106,10 +105,10 @@ def traffic(op: Exchange, machine: Machine, merge: Merge, setting: Setting, wire
     open_ranks, open_experts = chosen * near_ranks, op.experts * (chosen / domains)
     copies: Num = op.topk
     if merge != "expert":
-        copies = distinct_groups(op.topk, open_experts, open_ranks, spread=setting.spread)
+        copies = distinct_groups(op.topk, open_experts, open_ranks, spread=op.spread)
     # A copy per node is fanned out inside it: every rank's copy then travels in the domain, wherever it came from.
     width = near_ranks if merge == "node" else ranks
-    far_copies = distinct_groups(op.topk, open_experts, chosen, spread=setting.spread) if merge == "node" else copies
+    far_copies = distinct_groups(op.topk, open_experts, chosen, spread=op.spread) if merge == "node" else copies
     near = copies * (near_ranks - 1.0) / width
     far = far_copies * (ranks - near_ranks) / ranks
     near_s: Num = 0.0

@@ -7,24 +7,26 @@ number of distinct groups hit follows exactly, by linearity of expectation.
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias
-
 import numpy as np
 
+from taicang.ops import Spread
 from taicang.units import Count, Num
-
-Spread: TypeAlias = Literal["random", "strided"]
-"""Experts drawn at random, or laid out so that each token meets as many ranks as it can (balanced benchmarks)."""
 
 
 def distinct_groups(topk: Count, experts: Count, groups: Count, *, spread: Spread = "random") -> Num:
     """Expected number of distinct groups (ranks, nodes) among the ``topk`` experts of a token.
 
     ``experts`` lie evenly in ``groups`` groups. Exact for whole numbers; between min(topk, groups) for "strided" and 1.
+    Consecutive experts begin at multiples of ``topk``, so a token meets a boundary of groups of ``share`` experts
+    (topk - gcd(topk, share)) / share times on the mean.
     """
     if spread == "strided":
         return np.minimum(topk, groups) * 1.0
     share = experts / groups
+    if spread == "consecutive":
+        common = np.gcd(np.rint(topk).astype(int), np.rint(np.maximum(share, 1.0)).astype(int))
+        met: Num = np.minimum(1.0 + (topk - common) / share, np.minimum(topk, groups))
+        return met
     missed: Num = 1.0
     draws = int(np.ceil(np.max(topk)))
     several = isinstance(topk, np.ndarray)

@@ -22,13 +22,12 @@ from typing import cast
 import numpy as np
 
 from taicang.cost.exchange import ExchangeFit, Setting, exchange, prepare
-from taicang.cost.routing import Spread
 from taicang.errors import NotModelled
 from taicang.evidence.measured import Measured, pick
 from taicang.evidence.systems import exchange_machine
 from taicang.evidence.tables import CARRIED, Array, held_out, lines, record
 from taicang.hardware import Machine
-from taicang.ops import Exchange, ExchangeKind
+from taicang.ops import Exchange, ExchangeKind, Spread
 from taicang.units import Count
 
 FILES = ("alltoall_trtllm_gb200.csv", "deepep_low_latency.csv", "deepep_normal.csv")
@@ -224,6 +223,7 @@ def _part(rows: list[Row], note: str) -> Part:
         kernel=f"{crowd}{first.library} {first.kind}{note}",
         op=Exchange(
             kind=cast(ExchangeKind, "dispatch" if first.kind == "prepare" else first.kind),
+            spread=first.spread,
             low_latency=not first.library.endswith("normal"),
             **{name: column(name) for name in ("tokens", "token_bytes", "topk", "experts", "ranks")},
         ),
@@ -232,7 +232,7 @@ def _part(rows: list[Row], note: str) -> Part:
         held=np.array([row.held for row in rows]),
     )
     # Without node limits a call on four nodes or fewer is the same.
-    setting = Setting(spread=first.spread, cores=column("cores"), node_limit=4.0)
+    setting = Setting(cores=column("cores"), node_limit=4.0)
     return Part(rows=measured, setting=setting, nodes=first.nodes, library=first.library, kind=first.kind)
 
 

@@ -3,7 +3,7 @@
 The chunked scan is four products per chunk of Q tokens: scores of the outputs' against the inputs' projections (Q x Q
 per group), scores times values, values into the chunk's state, and the state that entered out again (P x N per head).
 They run as one product per head and chunk whose depth is what each output gathers: Q tokens and twice the state.
-Between the chunks the fp32 states are passed on, one read and one write each.
+Between the chunks the fp32 states are passed on: written by one kernel, read and written by the next, read by the last.
 """
 
 from __future__ import annotations
@@ -19,10 +19,13 @@ from taicang.models.types import StateSpace
 from taicang.ops import Collective, Gemm, Pointwise
 from taicang.units import Count
 
-PAIR_FLOP = 800.0
-"""Vector arithmetic of the scan per pair of tokens in a chunk, head and pass, in FLOP at the vector peak. Decays are
-exponentials of every pair, masked and multiplied outside the matrix units: Hopper takes no longer than Blackwell.
-Fitted on calibrated-on rows of Nemotron-3 on at most 64 ranks: nine pairs of model and chip agree within 6 %."""
+PAIR_FLOP = 28.0
+"""Vector arithmetic of the scan per pair of tokens in a chunk and head, in FLOP at the vector peak: an exponential at
+an eighth of the rate of multiply-adds (16), conversion to 16 bits at half of it (4), two products, difference and mask
+(8). The five forward kernels on H100 (vllm-project/vllm pull request 27299, 4 k to 131 k tokens) are within a tenth."""
+PAIR_BACKWARD_FLOP = 2350.0
+"""The same of the backward kernels, sums along chunks and waits beside products and traffic: what a step of
+calibrated-on rows of Nemotron-3 on at most 64 ranks leaves (fitted; nine pairs of model and chip agree within 6 %)."""
 STATE_BYTES = 4.0
 """States are kept in fp32."""
 
@@ -65,7 +68,7 @@ def state_space(kind: StateSpace, setting: Setting) -> Iterator[Item]:
         passing = Pointwise(
             kind="rope",
             elements=chunks * inner * kind.state_dim,
-            moved_bytes=2.0 * chunks * state_bytes,
+            moved_bytes=4.0 * chunks * state_bytes,
             flop=load.prefill_tokens * heads * kind.chunk * PAIR_FLOP,
         )
         yield "state passing", passing, where_some(load.prefill_tokens)

@@ -23,6 +23,7 @@ from taicang.lower.attention import attention, norm
 from taicang.lower.ffn import dense, latent_projection
 from taicang.lower.load import Load, Setting
 from taicang.lower.product import Item
+from taicang.lower.state_space import PAIR_BACKWARD_FLOP, PAIR_FLOP
 from taicang.models.types import Block, Dense, Experts, Model
 from taicang.ops import (
     CORE_BACKWARD,
@@ -53,6 +54,8 @@ ADAPTED = ("qkv projection", "output projection")
 WIDELY = ("projection", "feed-forward up", "feed-forward down", "shared expert up", "shared expert down")
 """Ends of the labels of those that have one where every linear layer does (``Keeping.adapters``)."""
 ADAPTER_RANK = 16
+ADAPTER = ": adapter "
+"""In the labels of an adapter's operators."""
 RERUN = ("short convolution", "chunked scan", "chunk scores", "state passing")
 """What the memory-saving path of the Mamba-2 kernels repeats in the backward pass."""
 MOVES = ("permute", "unpermute", "expert bias")
@@ -125,7 +128,8 @@ def lower_layer(model: Model, block: Block, plan: TrainPlan, stack: Stack) -> La
     module: Module = "mlp" if isinstance(block.ffn, Dense) else "experts"
     behind = list(dense(block.ffn, setting) if isinstance(block.ffn, Dense) else _experts(block.ffn, setting, plan))
     steps = [*_steps(mixer, setting, plan), *(_within(step, module) for step in _steps(behind, setting, plan))]
-    return transpose(tuple(steps), kept=stack.keeps.sharding == "pytorch", stops=stack.keeps.recompute_stops)
+    kept, stops = stack.keeps.sharding == "pytorch", stack.keeps.recompute_stops
+    return transpose(tuple(steps), kept=kept, stops=stops, trained=plan.trained_ratio)
 
 
 def _within(step: Step, module: Module) -> Step:
@@ -174,16 +178,10 @@ def _experts(kind: Experts, setting: Setting, plan: TrainPlan) -> Iterator[Item]
     yield "routing", Pointwise(kind="route", elements=own * kind.experts, moved_bytes=own * kind.experts * 8.0), 1
     yield from latent_projection("latent down-projection", kind, own, setting)
     exchange = Exchange(
-        kind="dispatch",
-        tokens=own,
-        token_bytes=width * 2.0,
-        topk=kind.topk,
-        experts=kind.experts,
-        ranks=plan.ep,
-        stride=stride(plan, "ep"),
-        skew=plan.skew,
+        kind="dispatch", tokens=own, token_bytes=width * 2.0, topk=kind.topk, experts=kind.experts, ranks=plan.ep,
+        stride=stride(plan, "ep"), skew=plan.skew, spread="random" if plan.skew else setting.stack.forced_balance,
         low_latency=False,
-    )
+    )  # fmt: skip
     if plan.ep > 1:
         yield "dispatch", exchange, 1
     # permuting copies each routed token out and back, once before and once after the products
@@ -291,10 +289,10 @@ def _adapter(label: str, op: Gemm) -> Iterator[Step]:
     drop = Pointwise(kind="rope", elements=op.m * op.k, moved_bytes=op.m * op.k * 4.0)
     down, up = (Gemm(m=op.m, n=n, k=k, dtype="bf16") for n, k in ((ADAPTER_RANK, op.k), (op.n, ADAPTER_RANK)))
     add = Pointwise(kind="rope", elements=op.m * op.n, moved_bytes=op.m * op.n * 6.0)
-    yield Step(label=f"{label}: adapter dropout", axis="compute", op=drop, saved_bytes=op.m * op.k * 2.0)
-    yield Step(label=f"{label}: adapter down", axis="compute", op=down)
-    yield Step(label=f"{label}: adapter up", axis="compute", op=up)
-    yield Step(label=f"{label}: adapter add", axis="compute", op=add)
+    yield Step(label=f"{label}{ADAPTER}dropout", axis="compute", op=drop, saved_bytes=op.m * op.k * 2.0)
+    yield Step(label=f"{label}{ADAPTER}down", axis="compute", op=down)
+    yield Step(label=f"{label}{ADAPTER}up", axis="compute", op=up)
+    yield Step(label=f"{label}{ADAPTER}add", axis="compute", op=add)
 
 
 def _materialised(op: Attend) -> Iterator[Step]:
@@ -363,9 +361,9 @@ def repeated(forward: tuple[Step, ...], stops: Stops) -> tuple[Step, ...]:
     return tuple(kept)
 
 
-def transpose(forward: tuple[Step, ...], *, kept: bool = False, stops: Stops = "") -> Layer:
+def transpose(forward: tuple[Step, ...], *, kept: bool = False, stops: Stops = "", trained: Count = 1.0) -> Layer:
     """The backward passes of a run of forward operators (see the module's docstring); ``kept``: gathered rows stay;
-    ``stops``: see ``repeated``."""
+    ``stops``: see ``repeated``; ``trained``: share of the weights, adapters apart, that have gradients."""
     data: list[Step] = []
     weight: list[Step] = []
     for step in reversed(forward):
@@ -374,7 +372,8 @@ def transpose(forward: tuple[Step, ...], *, kept: bool = False, stops: Stops = "
             data.append(step)
         if isinstance(op, Gemm):
             data.append(replace(step, op=replace(op, n=op.k, k=op.n)))
-            weight.append(replace(step, op=replace(op, m=op.k, k=op.m)))
+            learns = data if ADAPTER in step.label else weight  # with the rest frozen there is one backward pass
+            learns.append(replace(step, op=replace(op, m=op.k, k=op.m)))
         elif isinstance(op, GroupedGemm):
             data.append(step)
             weight.append(step)
@@ -382,7 +381,8 @@ def transpose(forward: tuple[Step, ...], *, kept: bool = False, stops: Stops = "
             data.append(replace(step, repeat=step.repeat * CORE_BACKWARD))
         elif isinstance(op, Pointwise):
             ratio = POINTWISE_BACKWARD.get(op.kind, 1.0)
-            data.append(replace(step, op=replace(op, moved_bytes=op.moved_bytes * ratio)))
+            more = PAIR_BACKWARD_FLOP / PAIR_FLOP if step.label == "state passing" else 1.0
+            data.append(replace(step, op=replace(op, moved_bytes=op.moved_bytes * ratio, flop=op.flop * more)))
         elif isinstance(op, Collective):
             other = {"all_gather": "reduce_scatter", "reduce_scatter": "all_gather"}
             if step.axis == "cp" and op.kind == "all_gather":  # keys and values visit again, their gradients return
@@ -396,4 +396,5 @@ def transpose(forward: tuple[Step, ...], *, kept: bool = False, stops: Stops = "
             data.append(replace(step, op=replace(op, kind="combine" if op.kind == "dispatch" else "dispatch")))
         elif isinstance(op, Lookup):
             weight.append(replace(step, op=replace(op, row_bytes=op.row_bytes * 2.0)))  # scatter-add in fp32
+    weight = [replace(step, repeat=step.repeat * trained) for step in weight if trained]
     return Layer(forward=forward, data=tuple(data), weight=tuple(weight), again=repeated(forward, stops))

@@ -30,7 +30,7 @@ def _embedding(model: Model, plan: TrainPlan) -> Layer:
         kind: CollectiveKind = "reduce_scatter" if plan.sp else "all_reduce"
         reduce = across(kind, tokens * model.hidden * 2.0, plan, "tp")
         steps.append(Step(label="embedding reduce", axis="tp", op=reduce))
-    return transpose(tuple(steps))
+    return transpose(tuple(steps), trained=plan.trained_ratio)
 
 
 def _head(model: Model, plan: TrainPlan, stack: Stack) -> Layer:
@@ -59,7 +59,7 @@ def _head(model: Model, plan: TrainPlan, stack: Stack) -> Layer:
         for label in ("maximum", "sum"):
             reduce = across("all_reduce", tokens * 4.0, plan, "tp")
             steps.append(Step(label=f"loss {label}", axis="tp", op=reduce))
-    made = transpose(tuple(steps), kept=stack.keeps.sharding == "pytorch")
+    made = transpose(tuple(steps), kept=stack.keeps.sharding == "pytorch", trained=plan.trained_ratio)
     # the gradient of the loss reads the probabilities and writes bf16 once
     back = replace(loss, moved_bytes=moved * 0.25, flop=logits * 2.0, launches=1)
     data = tuple(replace(step, op=back) if step.label == "cross-entropy" else step for step in made.data)

@@ -26,7 +26,7 @@ from taicang.search.collective import Ask, costs, operator
 from taicang.timeline import Slice
 from taicang.train import memory, sync
 from taicang.train.chunks import Layers, held_by, priced
-from taicang.train.layer import launches
+from taicang.train.layer import launch_s
 from taicang.train.schedule import BACKWARD, DATA, FORWARD, PAIR, WEIGHT
 from taicang.train.setup import Setup
 from taicang.train.stages import Share, shares
@@ -289,8 +289,8 @@ class _Training:
         behind_s = 0.0  # the host runs ahead, or the device waits for it
         for step in steps:
             hidden = step.axis == "tp" and self._hides(step, backward)
-            host_s = float(launches(step, stack)) * stack.eager_kernel_s if step.axis == "compute" else 0.0
-            behind_s += (host_s - (0.0 if hidden else float(self.price(step.op).seconds))) * float(step.repeat)
+            host_s = float(launch_s(step, self.setup.plan, stack)) if step.axis == "compute" else 0.0
+            behind_s += host_s - (0.0 if hidden else float(self.price(step.op).seconds)) * float(step.repeat)
             for _ in range(max(round(float(step.repeat)), 1)):
                 number = graph.add(step.label, step.op, self.price(step.op), graph.last if hidden else None)
                 beside += [number] if hidden else []

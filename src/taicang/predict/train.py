@@ -215,7 +215,10 @@ def _assumptions(setup: Setup, step: TrainStep, given: Sequence[str]) -> tuple[s
         )
     if routed(setup.model):
         uneven = f"expert popularity follows a power law of exponent {plan.skew:g}: the busiest rank sets the pace"
-        even = "the router is balanced (as benchmarks force it); real ones are not (--skew)"
+        dealt = {"consecutive": ": a token's experts follow each other and share ranks"}.get(
+            setup.stack.forced_balance, ""
+        )
+        even = f"the router is balanced (as benchmarks force it{dealt}); real ones are not (--skew)"
         said.append(uneven if plan.skew else even)
     if plan.cp > 1:
         said.append(f"context parallelism by {plan.context}, causal work balanced between ranks")

@@ -105,8 +105,7 @@ def _chunk(share: Share, layers: Layers) -> Chunk:
         backward_s = total(time.again) + total(time.data) + total(time.weight)
         beside_s = {"forward_s": total(front), "backward_s": backward_s}
         if plan.by_layer:
-            load = sync.layer_load(held, plan, layers.price, stack.keeps)
-            ahead, behind = sync.layer_exposed(load, stack, setup.data_tax, **beside_s)
+            ahead, behind = sync.layer_waits(held, plan, stack, setup.data_tax, layers.price, **beside_s)
             front, back = added(front, {"data": ahead}), added(back, {"data": behind})
         if away:
             over, under = sync.away_s(time.saved_bytes * away, layers.price, **beside_s)

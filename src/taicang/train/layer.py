@@ -23,7 +23,7 @@ import numpy as np
 from taicang.cost.cost import Cost
 from taicang.cost.experts import load
 from taicang.formats import number_format
-from taicang.lower.training import UNFUSED, Layer, Step, activated_bytes
+from taicang.lower.training import ADAPTER, UNFUSED, Layer, Step, activated_bytes
 from taicang.ops import Attend, Collective, Exchange, Gemm, GroupedGemm, Operator, Pointwise
 from taicang.stacks import Stack
 from taicang.train.overlap import Halves, beside, paired_s
@@ -41,6 +41,8 @@ PIECED = {
 beside which whole products of another gradient run need none (Transformer Engine's bulk overlap)."""
 ROUTING_LAUNCHES = 30.0
 """Kernels of one pass that sort, count and permute tokens by expert (assumed)."""
+MODULES: Mapping[str, int] = {"qkv projection": 3, "feed-forward up": 2}
+"""Linear modules that are one product here: queries, keys and values; gate and up."""
 LINES = ("products", "attention", "pointwise", "launch gaps", "tensor", "context", "expert")
 
 
@@ -88,15 +90,11 @@ def scaled(spent: Spent, ratio: Num) -> dict[str, Num]:
 def layer_time(layer: Layer, plan: TrainPlan, stack: Stack, price: Price, tax: Num = 0.0) -> LayerTime:
     """Price all passes of ``layer``; ``tax`` is how much computing slows per second of communication beside it."""
     context = _Context(plan=plan, stack=stack, price=price, tax_ratio=tax)
-    trained = plan.trained_ratio
     ahead = _pass(layer.forward, context)
-    data, weight = (
-        _pass(layer.data, context, backward="data"),
-        _pass(layer.weight, context, backward="weight").scaled(trained),
-    )
+    data, weight = _pass(layer.data, context, backward="data"), _pass(layer.weight, context, backward="weight")
     everything = _sum(_kept(step) for step in layer.forward)
     chosen = tuple(step for step in layer.forward if step.module in plan.recompute_modules)
-    if trained < 1.0:  # frozen products need no input for a weight gradient
+    if plan.trained_ratio < 1.0:  # frozen products need no input for a weight gradient
         everything = _sum(_kept(step) for step in layer.forward if not isinstance(step.op, (Gemm, GroupedGemm)))
     boundary = 2.0 * getattr(layer.forward[0].op, "elements", 0.0)  # of 16 bits, whatever the norm keeps of it
     whole = ahead if layer.again == layer.forward else _pass(layer.again, context)
@@ -224,7 +222,7 @@ def _pass(steps: tuple[Step, ...], at: _Context, *, backward: str = "") -> _Pass
         if step.axis == "compute":
             line = _line(step.op)
             spent[line] = spent[line] + seconds
-            launched = launched + launches(step, stack) * step.repeat
+            launched = launched + launch_s(step, plan, stack)
             if len(exchanges) == 1 or isinstance(step.op, GroupedGemm):
                 experts = experts + seconds
             shared = shared + seconds if step.shared else shared
@@ -248,7 +246,7 @@ def _pass(steps: tuple[Step, ...], at: _Context, *, backward: str = "") -> _Pass
     spent["expert"] = there + back
     if "shared_expert" in stack.overlap:
         spent["expert"] = beside(there + back, shared, pieces=np.inf, tax=tax)
-    spent["launch gaps"] = np.maximum(launched * stack.eager_kernel_s - total(spent), 0.0)  # the host runs ahead
+    spent["launch gaps"] = np.maximum(launched - total(spent), 0.0)  # the host runs ahead
     return _Passed(spent=spent, experts_s=experts, there_s=there, back_s=back)
 
 
@@ -268,6 +266,13 @@ def _price(op: Operator, price: Price, dispatch: str) -> Num:
         sort = Pointwise(kind="activation", elements=payload / 2.0, moved_bytes=2.0 * payload)
         return price(plain).seconds + price(sort).seconds
     return np.minimum(price(op).seconds, price(plain).seconds)
+
+
+def launch_s(step: Step, plan: TrainPlan, stack: Stack) -> Num:
+    """Host time of launching one operator as often as it runs; on distributed tensors module by module."""
+    if stack.tensor_kernel_s and plan.tp > 1 and (isinstance(step.op, Gemm) or ADAPTER in step.label):
+        return MODULES.get(step.label.partition(ADAPTER)[0], 1) * step.repeat * stack.tensor_kernel_s
+    return launches(step, stack) * step.repeat * stack.eager_kernel_s
 
 
 def launches(step: Step, stack: Stack) -> Num:
