@@ -26,7 +26,7 @@ from taicang.stacks import BARE, Stack
 _TESTS: Mapping[str, Callable[[Any, Any], bool]] = {
     "least": lambda fact, bound: fact >= bound,
     "below": lambda fact, bound: fact < bound,
-    "starts": lambda fact, bound: str(fact).startswith(bound),
+    "starts": lambda fact, bound: str(fact).startswith(tuple(bound) if isinstance(bound, list) else bound),
     "has": lambda fact, part: part in fact,
     "lacks": lambda fact, part: part not in fact,
     "multiple_of": lambda fact, bound: fact % bound == 0,

@@ -91,10 +91,8 @@ def _power_errors(rows: Sequence[Published], seen: Sequence[tuple[Activity, Mach
     return np.asarray(np.log(said / np.array([(row.power_w or 0.0) / row.count for row in rows])))
 
 
-FAMILIES = ("gemm", "experts", "attend", "pointwise")
-"""Kernels that share vLLM Ascend's ratio; exchanges and collectives are the vendor's in all stacks."""
-START = MappingProxyType({"kernel_ratio": 1.3, "expert_launches": 30.0})
-BOUNDS = MappingProxyType({"kernel_ratio": (1.0, 2.5), "expert_launches": (1.0, 100.0)})
+ASCEND: Mapping[str, Any] = declared_fits()["stacks_ascend"]
+FAMILIES: tuple[str, ...] = tuple(ASCEND["families"])
 LAUNCH_TABLE = CARRIED / "ascend_launch.csv"
 """Decoding of one request by a dense model, twice as slow as its kernels: bound by launches."""
 SOFT = 0.1
@@ -184,13 +182,13 @@ def with_constants(stack: Stack, values: Mapping[str, float]) -> Stack:
 
 
 def step_constants(
-    rows: Sequence[ascend_steps.Row], eager: float, names: Sequence[str] = tuple(START)
+    rows: Sequence[ascend_steps.Row], eager: float, names: Sequence[str] = tuple(ASCEND["constants"])
 ) -> dict[str, float]:
     """Constants ``names`` that bring predicted steps nearest to the reference, with a launch of ``eager`` seconds."""
     from scipy.optimize import least_squares  # noqa: PLC0415 - fitting only
 
     stack = bare(ascend_steps.STACK)
-    scale = np.array([START[name] for name in names])
+    scale, *ends = np.array([ASCEND["constants"][name] for name in names]).T
 
     def values(x: NDArray[np.float64]) -> dict[str, float]:
         return {"kernel_ratio": 1.0, "eager_kernel_s": eager} | {
@@ -201,6 +199,6 @@ def step_constants(
         trial = with_constants(stack, values(x))
         return [float(np.log(ascend_steps.predict_s(row, trial) / row.measured_s)) for row in rows]
 
-    low, high = (np.array([BOUNDS[name][i] for name in names]) / scale for i in (0, 1))
+    low, high = (end / scale for end in ends)
     found = least_squares(errors, np.ones(len(names)), bounds=(low, high), loss="soft_l1", f_scale=SOFT, diff_step=1e-3)
     return values(found.x)

@@ -10,7 +10,7 @@ for the host), and how much computing slows beside the collectives of sharded da
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from operator import attrgetter
@@ -26,7 +26,7 @@ from taicang import catalog
 from taicang.catalog.costing import sustained
 from taicang.cost.sustained import Sustained
 from taicang.errors import TaicangError
-from taicang.evidence.fitting import Fitted
+from taicang.evidence.fitting import Fitted, declared_fits
 from taicang.evidence.measured import attempt
 from taicang.evidence.suite_training import predict, setup
 from taicang.evidence.training_rows import FILE, Row, model_of, stack_of, training_rows
@@ -40,14 +40,10 @@ NOISE_RATIO = 0.05
 STEP = 0.01
 BIASED = "/biased"
 """End of the name of a constant of experts with biases, whose kernels are others than those of the rest."""
-HOST_BOUND = ("nemo", "megatron")
-"""Engines (one library) whose expert layers wait for the host when microbatches are small."""
+DECLARED: Mapping[str, Any] = declared_fits()["training"]
+HOST_BOUND, SHARDED, LIKEWISE = (tuple(DECLARED[name]) for name in ("host_bound", "sharded", "likewise"))
 LAUNCH_S = 20e-6
 """Start of the search for the host's time per kernel."""
-SHARDED = ("fsdp", "torchtitan")
-"""Engines that gather and scatter in every microbatch."""
-LIKEWISE = ("nemo", "nemo-mlperf", "megatron", "primus", "torchtune", "deepspeed")
-"""Engines whose data-parallel collectives are kernels of the same library: they slow computing as much."""
 TAX_RATIO = 0.15
 """Start of the search for the slowdown beside collectives."""
 
@@ -173,8 +169,6 @@ def _alike(row: Row, rows: Sequence[Row]) -> float:
 
 
 LATER = "published_training_2.csv"
-WAITING = ("megatron-deepspeed",)
-"""Engines whose device waits for the host at each layer of each microbatch (``Stack.layer_gap_s``)."""
 GAP_S = 0.01
 """Start of the search for that time."""
 TRIED = np.linspace(-0.25, 0.5, 7)
@@ -199,7 +193,7 @@ def fit_later(folder: Path) -> Fitted:
     ratios: dict[str, Any] = {}
     rows = 0
     for name, found in _groups(folder).items():
-        if (engine := name.partition("@")[0]) in WAITING:
+        if (engine := name.partition("@")[0]) in declared_fits()["stacks_later"]["waiting"]:
             ratios[engine] = {"constants": {"layer_gap_s": _gap_s([row for row, _ in found])}}
             rows += len(found)
             continue

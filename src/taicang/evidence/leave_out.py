@@ -26,10 +26,6 @@ from taicang.stacks import Stack
 
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
-SIBLING: Mapping[str, str] = MappingProxyType({"h100": "h200", "h200": "h100", "b200": "gb200", "gb200": "b200"})
-"""Profile -> one of the same generation."""
-FOREIGN: Mapping[str, str] = MappingProxyType({"h100": "b200", "h200": "b200", "b200": "h100", "gb200": "h100"})
-"""Profile -> one of another generation."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

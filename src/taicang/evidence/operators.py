@@ -33,7 +33,7 @@ from taicang.evidence.measured import Measured
 from taicang.evidence.systems import KINDS, chip_of, fabric_of, fabric_tables, level, system_of
 from taicang.evidence.tables import CARRIED, Array, Cells, column, lines
 from taicang.hardware import Chip
-from taicang.ops import Attend, Collective, Gemm, GroupedGemm
+from taicang.ops import Attend, AttendKind, Collective, Gemm, GroupedGemm
 from taicang.plans import Phase
 from taicang.units import Count, Num
 
@@ -79,71 +79,46 @@ def gemm_operator(listed: Sequence[Cells]) -> Gemm:
     return Gemm(m=m, n=n, k=k, batch=np.ones_like(m), dtype=listed[0]["dtype"])
 
 
+def _attend(
+    kind: AttendKind, phase: Phase, sequences: Count, length: Count, heads: Count, kv_heads: Count, qk_dim: Count,
+    v_dim: Count, dtype: str, kv: str, queries: Count = 1.0,
+) -> Attend:  # fmt: skip
+    """Whole prompts of ``length``, or ``queries`` tokens per sequence over a cache of so many."""
+    whole, prefill = sequences * length, phase == "prefill"
+    pairs = sequences * (length * (length + 1.0) / 2.0) if prefill else whole * queries
+    return Attend(
+        kind=kind, phase=phase, sequences=sequences, queries=whole if prefill else sequences * queries, pairs=pairs,
+        context=whole, heads=heads, kv_heads=kv_heads, qk_dim=qk_dim, v_dim=v_dim, dtype=dtype, kv_dtype=kv,
+    )  # fmt: skip
+
+
+LENGTH = {"prefill": "isl", "decode": "kv_len"}
+
+
 def gqa_operator(listed: Sequence[Cells], phase: Phase) -> Attend:
     """Whole prompts, or one token per sequence over its cache."""
-    tokens = column(listed, "isl" if phase == "prefill" else "kv_len")
-    batch, dim = column(listed, "batch_size"), column(listed, "head_dim")
-    per_head = tokens * (tokens + 1.0) / 2.0 if phase == "prefill" else tokens
-    return Attend(
-        kind="gqa",
-        phase=phase,
-        sequences=batch,
-        queries=batch * tokens if phase == "prefill" else batch,
-        pairs=batch * per_head,
-        context=batch * tokens,
-        heads=column(listed, "num_heads"),
-        kv_heads=column(listed, "num_key_value_heads"),
-        qk_dim=dim,
-        v_dim=dim,
-        dtype=listed[0]["dtype"],
-        kv_dtype=listed[0]["kv"],
-    )
+    names = ("batch_size", LENGTH[phase], "num_heads", "num_key_value_heads", "head_dim")
+    batch, length, heads, kv_heads, dim = (column(listed, name) for name in names)
+    return _attend("gqa", phase, batch, length, heads, kv_heads, dim, dim, listed[0]["dtype"], listed[0]["kv"])
 
 
 def absorbed(
     sequences: Count, length: Count, heads: Count, kv: str, *, dtype: str = "bf16", queries: Count = 1.0
 ) -> Attend:
     """Latent decode of ``queries`` tokens per sequence over ``length`` cached tokens."""
-    tokens = sequences * length
-    return Attend(
-        kind="mla",
-        phase="decode",
-        sequences=sequences,
-        queries=sequences * queries,
-        pairs=tokens * queries,
-        context=tokens,
-        heads=heads,
-        kv_heads=1,
-        qk_dim=KV_LORA + ROPE,
-        v_dim=KV_LORA,
-        dtype=dtype,
-        kv_dtype=kv,
-    )
+    return _attend("mla", "decode", sequences, length, heads, 1, KV_LORA + ROPE, KV_LORA, dtype, kv, queries)
 
 
 def unabsorbed(sequences: Count, length: Count, heads: Count, kv: str) -> Attend:
     """Latent prefill of whole prompts of ``length`` tokens."""
-    return Attend(
-        kind="mla",
-        phase="prefill",
-        sequences=sequences,
-        queries=sequences * length,
-        pairs=sequences * (length * (length + 1.0) / 2.0),
-        context=sequences * length,
-        heads=heads,
-        kv_heads=heads,
-        qk_dim=HEAD + ROPE,
-        v_dim=HEAD,
-        dtype="bf16",
-        kv_dtype=kv,
-    )
+    return _attend("mla", "prefill", sequences, length, heads, heads, HEAD + ROPE, HEAD, "bf16", kv)
 
 
 def mla_operator(listed: Sequence[Cells], phase: Phase) -> Attend:
     """Latent attention; the arithmetic is told by the cache's format."""
-    make, length = (unabsorbed, "isl") if phase == "prefill" else (absorbed, "kv_len")
-    sequences, tokens, heads = (column(listed, name) for name in ("batch_size", length, "num_heads"))
-    return make(sequences, tokens, heads, listed[0]["kv"])
+    make = unabsorbed if phase == "prefill" else absorbed
+    sequences, length, heads = (column(listed, name) for name in ("batch_size", LENGTH[phase], "num_heads"))
+    return make(sequences, length, heads, listed[0]["kv"])
 
 
 def experts_operator(listed: Sequence[Cells], slots: str) -> GroupedGemm:

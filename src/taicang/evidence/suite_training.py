@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from taicang import catalog
+from taicang.catalog.rules import settings
 from taicang.catalog.trust import Ground, trained
 from taicang.cost.sustained import Sustained
 from taicang.errors import NotModelled
-from taicang.evidence.systems import ON_REQUEST, machine_stated, recipe_of, training_tables
-from taicang.evidence.training_rows import Row, model_of, plan_of, stack_of, submission, training_rows
+from taicang.evidence.systems import ON_REQUEST, machine_stated, recipe_of
+from taicang.evidence.training_rows import (
+    RULES,
+    Row,
+    model_of,
+    of_source,
+    plan_of,
+    release,
+    stack_of,
+    submission,
+    training_rows,
+)  # fmt: skip
 from taicang.search.training import Training, settle
 from taicang.stacks import Stack
 from taicang.train.step import Setup, TrainStep, train_step
@@ -27,23 +36,15 @@ def question(row: Row, stack: Stack | None = None, clock: Sustained | None = Non
     model = model_of(row)
     machine = machine_stated(row.raw["system"], row.chip, row.count, row.raw["extra"])
     engine = stack or catalog.stack(stack_of(row))
-    engine = replace(engine, overlap=engine.overlap | set(training_tables()["asked"].get(row.source, ())))
-    if "A2A overlap" in row.raw["notes"]:
-        engine = replace(engine, overlap=engine.overlap | {"expert_exchange"})
-    if row.raw["par"].get("fsdp") and row.source == "moezoo":  # Megatron-FSDP with nccl_ub, as its paper has it
-        engine = replace(engine, overlap=engine.overlap | {"registered"})
-    if row.source == "mbridge":
+    if "recipes" in of_source(row):
         job = (row.model, row.chip, row.raw["dtype"])
-        found_on = recipe_of("tuned", *job, row.raw["sw"].removeprefix("NeMo "))
+        found_on = recipe_of("tuned", *job, release(row))
         more = {name: frozenset(found_on.get(name, ())) for name in ON_REQUEST}
         engine = replace(
             engine, captured=more["captured"], fused=engine.fused | more["fused"],
             overlap=engine.overlap | more["overlap"], expert_dispatch="plain" if recipe_of("plain", *job) else "best",
         )  # fmt: skip
-    engine = replace(engine, fused=engine.fused | set(submission(row).get("fused", ())))
-    engine = _as_stated(engine, row.raw["extra"])
-    alive = training_tables()["logit_bytes"].get(row.source, engine.keeps.logit_bytes)
-    engine = replace(engine, keeps=replace(engine.keeps, logit_bytes=alive))
+    engine = _as_said(row, replace(engine, fused=engine.fused | set(submission(row).get("fused", ()))))
     return Training(model=model, on=machine, plan=plan_of(row, model), stack=engine, clock=clock)
 
 
@@ -52,19 +53,22 @@ def setup(row: Row) -> Setup:
     return settle(question(row))
 
 
-def _as_stated(engine: Stack, extra: Mapping[str, Any]) -> Stack:
-    """``engine`` with what the row itself says of its script."""
-    if str(extra.get("dispatcher")).lower() in ("a2a", "alltoall_seq"):
-        engine = replace(engine, expert_dispatch="plain")
-    said = {"tensor": extra.get("mc2"), "gradients": extra.get("overlapped_distributed_optimizer")}
-    off = {word for word, on in said.items() if on is False}
-    fused = engine.fused - ({"flash_attention"} if extra.get("flash_attention") is False else set())
-    return replace(
-        engine,
-        overlap=engine.overlap - off - ({"parameters"} if "gradients" in off else set()),
-        fused=fused | ({"chunked_loss"} if extra.get("chunked_loss") else set()),
-        grouped_experts=engine.grouped_experts and extra.get("grouped_gemm", True),
-    )
+def _as_said(row: Row, engine: Stack) -> Stack:
+    """``engine`` with what the row itself and its source say of its script."""
+    extra = row.raw["extra"]
+    facts = {
+        "source": row.source, "notes": row.raw["notes"], "fsdp": bool(row.raw["par"].get("fsdp")),
+        "dispatcher": str(extra.get("dispatcher")).lower(), "mc2": extra.get("mc2"),
+        "distributed": extra.get("overlapped_distributed_optimizer"), "flash": extra.get("flash_attention"),
+        "chunked": bool(extra.get("chunked_loss")), "grouped": bool(extra.get("grouped_gemm", True)),
+    }  # fmt: skip
+    said = settings(RULES, "engines", facts)
+    keeps = replace(engine.keeps, logit_bytes=said.pop("logit_bytes", engine.keeps.logit_bytes))
+    for name in [name for name in said if "/" in name]:
+        field, _, part = name.partition("/")
+        has: frozenset[str] = getattr(engine, field)
+        engine = replace(engine, **{field: has | {part} if said.pop(name) else has - {part}})  # type: ignore[arg-type]
+    return replace(engine, keeps=keeps, **said)
 
 
 def predict(row: Row, stack: Stack | None = None, clock: Sustained | None = None) -> TrainStep:

@@ -16,14 +16,17 @@ from pathlib import Path
 from typing import Any
 
 from taicang.catalog.models import model as load_model
+from taicang.catalog.rules import settings
 from taicang.errors import NotModelled, UnknownName
 from taicang.evidence.systems import recipe_of, stack_named, stages, submitted, training_tables
-from taicang.evidence.tables import held_out, lines
+from taicang.evidence.tables import CARRIED, held_out, lines
 from taicang.models.types import Block, Dense, GroupedQuery, Model, routed
 from taicang.train.flops import megatron_flop, model_flop
-from taicang.train_plans import WAVES, Recompute, Schedule, TrainPlan, recipe
+from taicang.train_plans import WAVES, Schedule, TrainPlan, recipe
 
 FILE = "published_training.csv"
+RULES = CARRIED / "rules" / "training.yaml"
+"""The file of rules for these rows."""
 NO_STEP = {"time_to_train": "a run to an accuracy", "outcome": "whether a run fits"}
 """Metrics that no step time follows from -> what they are."""
 SMALL_RANKS = 64
@@ -109,13 +112,13 @@ def row_of(raw: dict[str, Any]) -> Row:
     inner = max(par.get("tp", 1), 1) * par.get("pp", 1) * max(par.get("cp", 1), 1)
     sequences = int(batch.get("gbs") or batch.get("local_batch", 0) * count // inner)
     seconds, refused = _seconds(raw, count, seq, sequences)
-    lora = "LoRA" in raw["model"] or raw["extra"].get("task") == "lora"
+    tuned = "LoRA" in raw["model"] or raw["extra"].get("task") in ("lora", "sft")
     defect = {"source": raw["src"], "dtype": raw["dtype"]} in training_tables()["defects"]
     key = (raw["model"], count, raw["dtype"], json.dumps(par, sort_keys=True), sequences, seq)
     return Row(
         id=raw["id"],
         source=raw["src"],
-        suite=_suite(raw, lora=lora or raw["extra"].get("task") == "sft"),
+        suite=settings(RULES, "suites", {"source": raw["src"], "model": raw["model"], "tuned": tuned})["suite"],
         chip=raw["chip"],
         count=count,
         model=raw["model"],
@@ -128,15 +131,6 @@ def row_of(raw: dict[str, Any]) -> Row:
         refused=refused,
         raw=raw,
     )
-
-
-def _suite(raw: dict[str, Any], *, lora: bool) -> str:
-    if lora:
-        return "training_lora"
-    if raw["src"] == "seqsel":
-        return "training_megatron"
-    known = ("DeepSeek", "GPT OSS", "Qwen3", "Kimi", "Grok", "Nemotron_3", "Mixtral")
-    return "training_moe" if raw["model"].startswith(known) else "training_dense"
 
 
 def _seconds(raw: dict[str, Any], count: int, seq: int, sequences: int) -> tuple[float, str]:
@@ -248,15 +242,22 @@ def stack_of(row: Row) -> str:
     software = row.raw["sw"]
     if "@" in software:
         return stack_named(software)
-    if row.chip.startswith("MI"):
-        return "primus@25.04" if row.source == "mlperf_tr_50" else "primus@25.10"
-    if row.source == "mbridge":
-        return f"nemo@{software.removeprefix('NeMo ')}"
-    if row.source in training_tables()["stacks"]:
-        return str(training_tables()["stacks"][row.source])
+    said = settings(RULES, "stacks", {"source": row.source, "chip": row.chip}).get("stack")
+    if known := said or training_tables()["stacks"].get(row.source):
+        return str(known) + (release(row) if known.endswith("@") else "")
     if not software:
         raise NotModelled(f"software of {row.source}: name a stack in the column 'sw'")
     return stack_named(software)
+
+
+def release(row: Row) -> str:
+    """Of NeMo, as a row's software says it."""
+    return str(row.raw["sw"]).removeprefix("NeMo ")
+
+
+def of_source(row: Row) -> Mapping[str, Any]:
+    """What is known of the source of a row: ``recipes``, ``uneven``."""
+    return settings(RULES, "sources", {"source": row.source})
 
 
 def submission(row: Row) -> Mapping[str, Any]:
@@ -274,28 +275,27 @@ def plan_of(row: Row, model: Model) -> TrainPlan:
     if form is None:
         raise NotModelled(f"recipe {dtype}")
     lora = "LoRA" in row.model or extra.get("task") == "lora"
-    if row.source == "mbridge" and "task" not in extra:
-        laid = recipe_of("laid", row.model, row.chip, dtype)
+    source, job = of_source(row), (row.model, row.chip, dtype)
+    if "recipes" in source and "task" not in extra:
+        laid = recipe_of("laid", *job)
         par, batch = par | laid.get("par", {}), batch | laid.get("batch", {})
-    (tp, pp, cp, dp), micro = _degrees(row, par, batch, lora=lora)
-    ep, etp = _experts(row, par, extra) if routed(model) else (1, 1)
-    mode, ratio = _recompute(row, model, extra)
-    if "again" in known:
-        mode, ratio = "full", known["again"] / model.layers
-    release = row.raw["sw"].removeprefix("NeMo ")
     fsdp = par.get("fsdp") not in (None, 0) or "sharding" in par
-    modules: tuple[str, ...] = ("core",)
-    if row.source == "mbridge" and (found := recipe_of("recomputed", row.model, row.chip, dtype, release)):
-        mode, modules = "selective", tuple(found["parts"])
-    away = recipe_of("offloaded", row.model, row.chip, dtype) if fsdp and row.source == "mbridge" else {}
-    if row.source == "dsv3":  # section 3.2.3 of its report
-        mode, modules = "selective", ("norm", "up", "act")
-    vpp = int(par.get("vp") or 1)
-    if "VP not in the table" in row.raw["notes"] and model.layers % (2 * pp) == 0:
-        vpp = model.layers // pp // 2  # two layers a chunk, as the same group's published recipes have it
-    schedule: Schedule = "dualpipe" if row.source == "dsv3" else extra.get("schedule", "1f1b")
+    said = settings(RULES, "plans", _facts(row, par, sharded=fsdp))
+    (tp, pp, cp, dp), micro = _degrees(row, par, batch, said, lora=lora)
+    ep, etp = _experts(par, extra, said) if routed(model) else (1, 1)
+    if part := re.search(r"^full.*?(\d+) of each chunk", str(extra.get("recompute"))):
+        each = model.layers / (row.raw["par"].get("pp", 1) * row.raw["par"].get("vp", 1))
+        said["recompute_ratio"] = int(part[1]) / each
+    if "again" in known:
+        said |= {"recompute": "full", "recompute_ratio": known["again"] / model.layers}
+    if "recipes" in source and (found := recipe_of("recomputed", *job, release(row))):
+        said |= {"recompute": "selective", "recompute_modules": found["parts"]}
+    away = recipe_of("offloaded", *job) if fsdp and "recipes" in source else {}
+    vpp, chunk = int(par.get("vp") or 1), said.get("chunk_layers")
+    if chunk and model.layers % (chunk * pp) == 0:
+        vpp = model.layers // pp // chunk
+    schedule: Schedule = said.get("schedule") or extra.get("schedule", "1f1b")
     vpp = 2 if schedule in WAVES else vpp
-    plain = 3 if fsdp and pp == 1 else 0 if row.source in ("seqsel", "megatron_a100") else 1
     return TrainPlan(
         tp=tp,
         cp=cp,
@@ -308,19 +308,19 @@ def plan_of(row: Row, model: Model) -> TrainPlan:
         global_batch=row.batch,
         local_batch=int(batch.get("local_batch") or 0) if pp > 1 and "mbs" in batch else 0,
         seq=row.seq,
-        sp=bool(extra.get("sp", extra.get("recompute") != "full" and row.source != "megatron_a100")),
-        recompute=mode,
-        recompute_modules=modules,
-        recompute_ratio=ratio,
+        sp=bool(extra.get("sp", said.get("sp", True))),
+        recompute=said.get("recompute", "none"),
+        recompute_modules=tuple(said.get("recompute_modules", ("core",))),
+        recompute_ratio=said.get("recompute_ratio", 1.0),
         stages=stages(row.model, model.layers, pp * (vpp if pp > 1 else 1))
-        if row.source in ("mbridge", "dsv3")
+        if "uneven" in source
         else extra.get("stages", ""),
-        zero=int(par.get("zero", extra.get("zero", plain))),
+        zero=int(par.get("zero", extra.get("zero", said.get("zero", 1)))),
         shard=int(par.get("zero_group", 0)),
         reshard=par.get("sharding") != "SHARD_GRAD_OP",
         context=extra.get("context", "ring"),
         schedule=schedule,
-        recipe=recipe("fp8_block" if row.source == "dsv3" else form),
+        recipe=recipe(said.get("recipe", form)),
         trained_ratio=0.0 if lora else 1.0,
         activations_away_ratio=away.get("layers", 0) / model.layers,
         moments=extra.get("moments", "fp32"),
@@ -328,16 +328,24 @@ def plan_of(row: Row, model: Model) -> TrainPlan:
     )
 
 
+def _facts(row: Row, par: Mapping[str, Any], *, sharded: bool) -> dict[str, Any]:
+    """What rules of plans may ask of a row laid out so."""
+    extra = row.raw["extra"]
+    return {
+        "source": row.source, "chip": row.chip, "model": row.model, "count": row.count, "stack": stack_of(row),
+        "notes": row.raw["notes"], "recomputed": str(extra.get("recompute")), "pp": int(par.get("pp") or 1),
+        "checkpointed": bool(extra.get("act_ckpt")), "sharded": sharded, "context": extra.get("cp", ""),
+        "experts": str(extra.get("ep", "")),
+    }  # fmt: skip
+
+
 def _degrees(
-    row: Row, par: Mapping[str, Any], batch: Mapping[str, Any], *, lora: bool
+    row: Row, par: Mapping[str, Any], batch: Mapping[str, Any], said: Mapping[str, Any], *, lora: bool
 ) -> tuple[tuple[int, int, int, int], int]:
     """Tensor, pipeline, context and data parallelism, and sequences of a microbatch."""
     tp, pp, cp = (int(par.get(name) or 1) for name in ("tp", "pp", "cp"))
-    if str(row.raw["extra"].get("cp", "")).startswith("2 from") and row.count >= 64:
-        cp = 2
-    # torchtitan's pipelines take a rank's batch sequence by sequence unless told otherwise
-    single = pp > 1 and stack_of(row).startswith("torchtitan")
-    micro = int(batch.get("mbs") or (1 if single else batch.get("local_batch") or 1))
+    cp = said.get("cp", cp)
+    micro = int(batch.get("mbs") or said.get("micro_batch") or batch.get("local_batch") or 1)
     if not {"tp", "pp", "dp", "fsdp", "mp"} & set(par) or (lora and "tp" not in par):
         tp, cp = _open(row, micro, tp, pp, cp)
     while row.batch % max(row.count // (tp * pp * cp), 1) and not {"cp", "dp"} & set(par) and cp < row.count:
@@ -364,32 +372,12 @@ def _open(row: Row, micro: int, tp: int, pp: int, cp: int) -> tuple[int, int]:
     return tp, max(wide // tp, cp)
 
 
-def _experts(row: Row, par: Mapping[str, Any], extra: Mapping[str, Any]) -> tuple[int, int]:
+def _experts(par: Mapping[str, Any], extra: Mapping[str, Any], said: Mapping[str, Any]) -> tuple[int, int]:
     if "ep" in par:
         return int(par["ep"]), int(par.get("etp", 0))
     if extra.get("experts_sharded_by_tp"):
         return 1, int(par.get("tp", 1))
     if "ep" not in extra:
         raise NotModelled("expert parallelism is not given")
-    ep = extra["ep"]
-    if isinstance(ep, str):  # "8 (2 and 4 for the first two)"
-        ep = {8: 2, 16: 4}.get(row.count, 8)
-    # before expert tensor parallelism had a size of its own, experts were sharded like everything else
-    return int(ep), int(extra.get("etp", par.get("tp", 1) if row.source == "dgxc_25_02" else 0))
-
-
-def _recompute(row: Row, model: Model, extra: Mapping[str, Any]) -> tuple[Recompute, float]:
-    said = str(extra.get("recompute"))
-    if said.startswith("full") or extra.get("act_ckpt") or row.source == "megatron_a100":
-        part = re.search(r"(\d+) of each chunk", said)
-        each = model.layers / (row.raw["par"].get("pp", 1) * row.raw["par"].get("vp", 1))
-        return "full", int(part[1]) / each if part else 1.0
-    if row.source == "seqsel" or extra.get("recompute") == "selective":
-        return "selective", 1.0
-    if stack_of(row).startswith("torchtune") and "LoRA" in row.model:
-        return "full", 1.0  # as its recipes for adapters have it
-    if stack_of(row).startswith("torchtitan"):
-        # operator-level checkpointing keeps every other product; unsaid, 70B checkpoints whole layers
-        noted = re.search(r"(selective|full) AC", row.raw["notes"])
-        return "full", 0.5 if (noted[1] == "selective" if noted else "8B" in row.model) else 1.0
-    return "none", 1.0
+    etp = par.get("tp", 1) if "experts_like_rest" in said else 0
+    return int(said.get("ep", extra["ep"])), int(extra.get("etp", etp))

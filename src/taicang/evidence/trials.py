@@ -30,6 +30,7 @@ from taicang.evidence import (
     training_rows,
 )
 from taicang.evidence.board import metric_of
+from taicang.evidence.fitting import declared_fits
 from taicang.evidence.leave_out import Linear
 from taicang.evidence.measured import attempt
 from taicang.evidence.score import Outcome
@@ -106,7 +107,7 @@ def _left_out(found: Linear, runs: list[Ground]) -> dict[str, NDArray[np.float64
         logs = {axis: solved(label) for axis, label in LABELS.items() if axis != "engine"}
         logs["seen"] = np.log(found.base)
         logs["engine"] = np.log(leave_out.neutral(found))
-        for axis, donors in (("sibling", leave_out.SIBLING), ("foreign", leave_out.FOREIGN)):
+        for axis, donors in declared_fits()["stacks"]["donors"].items():
             logs[axis] += np.log(leave_out.lent(found, donors)) - logs["seen"]
     return logs
 
