@@ -173,8 +173,7 @@ class Cache:
             if self.spare - held * per < want + keep:
                 return False
         for block in mine:
-            self._users[block] += 1
-            self._use(block)
+            self._share(block, self._users[block])
         if own:
             self.free += self._use(answer)
         request.nodes = hits
@@ -189,20 +188,21 @@ class Cache:
 
     def claim(self, pages: int) -> None:
         """Take ``pages`` pages; the caller has checked ``spare``."""
-        while self.free < pages:
-            block, held = self._idle.popitem(last=False)
+        idle, users, free = self._idle, self._users, self.free
+        while free < pages:
+            block, held = idle.popitem(last=False)
             if block < ANSWER:
-                del self._users[block]
+                del users[block]
                 self.evicted += 1
                 if self.watch is not None:
                     self.watch.removed(block)
-            elif isinstance(self._idle, OrderedDict) and held > pages - self.free:  # the end of an answer goes first
-                self._idle[block] = held - (pages - self.free)
-                self._idle.move_to_end(block, last=False)
-                held = pages - self.free
+            elif isinstance(idle, OrderedDict) and held > pages - free:  # the end of an answer goes first
+                idle[block] = held - (pages - free)
+                idle.move_to_end(block, last=False)
+                held = pages - free
             self._resting -= held
-            self.free += held
-        self.free -= pages
+            free += held
+        self.free = free - pages
 
     def grow(self, request: Request, tokens: int) -> bool:
         """Take the pages that ``request`` lacks for ``tokens`` tokens; False (and nothing taken) if too few."""
@@ -225,12 +225,12 @@ class Cache:
                 at = [i for _, i in run]
                 self.watch.stored(request, at[0], at[-1] + 1)
         for block in blocks[request.nodes : whole]:
-            if block in users:
-                users[block] += 1
-                self._use(block)
-                self.free += per
-            else:
+            count = users.get(block)
+            if count is None:
                 users[block] = 1
+            else:
+                self._share(block, count)
+                self.free += per
             request.pages -= per
         request.nodes = max(whole, request.nodes)
 
@@ -242,21 +242,25 @@ class Cache:
         whole = length // self.page - request.nodes * self.per_block if self.keeps else 0
         if whole > 0:
             request.pages -= whole
-            self._rest(ANSWER + request.id, whole)
+            answer = ANSWER + request.id
+            self._idle[answer] = whole + self._use(answer)
+            self._resting += self._idle[answer]
         self.free += request.pages
         request.pages = 0
         if request.nodes:
-            users = self._users
+            users, idle, per = self._users, self._idle, self.per_block
             for block in reversed(request.blocks[: request.nodes]):
                 left = users[block] = users[block] - 1
                 if left == 0:
-                    self._rest(block, self.per_block)
+                    idle[block] = per
+                    self._resting += per
             request.nodes = 0
 
-    def _rest(self, block: int, pages: int) -> None:
-        """Nobody uses ``block`` now."""
-        self._idle[block] = pages + self._use(block)
-        self._resting += self._idle[block]
+    def _share(self, block: int, users: int) -> None:
+        """One more than so many ``users`` uses ``block``."""
+        self._users[block] = users + 1
+        if not users:  # else nobody finds it idle
+            self._use(block)
 
     def _use(self, block: int) -> int:
         """Somebody uses ``block``; returns the pages that nobody used."""
