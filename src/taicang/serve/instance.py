@@ -130,10 +130,7 @@ class Instance(Held):
             if group.cache.watch is not None:
                 cache.watch = group.cache.watch
                 cache.watch.cleared()
-        self.groups = [Group(cache, reserve=kit.limits.reserve, step=self.steps) for cache in caches]
-        self.lanes = Lanes(kit.groups)
-        self.hungry, self._heap, self._work = {}, [], []
-        self.safe, self._since = FOREVER, -1
+        self._begin_anew([Group(cache, reserve=kit.limits.reserve, step=self.steps) for cache in caches])
 
     def _queue(self, request: Request, at: int, now: int) -> int | None:
         request.group = at
@@ -392,10 +389,11 @@ class Instance(Held):
             for request in (*group.prefilling, *group.waiting):
                 request.lose(request.done)
             lost += [*group.running, *group.prefilling, *group.waiting]
-        self.groups = [Group(g.cache.emptied(), reserve=g.reserve, step=upto) for g in self.groups]
-        self.quitting = []
-        self.hungry, self._heap, self._work = {}, [], []
-        self.lanes = Lanes(len(self.groups))
-        self.safe = FOREVER
-        self._since = -1
+        self._begin_anew([Group(g.cache.emptied(), reserve=g.reserve, step=upto) for g in self.groups])
         return lost
+
+    def _begin_anew(self, groups: list[Group]) -> None:
+        """With nothing in ``groups``."""
+        self.groups, self.lanes = groups, Lanes(len(groups))
+        self.quitting, self.hungry, self._heap, self._work = [], {}, [], []
+        self.safe, self._since = FOREVER, -1
