@@ -76,6 +76,53 @@ def test_a_centre_beside_others_costs_what_it_costs_alone(on, other):
         assert {**beside, "compared": 0, "assumptions": 0} == {**alone, "compared": 0, "assumptions": 0}
 
 
+NODES = st.sampled_from(["hgx-h100 x 4", "hgx-h200 x 2", "atlas-800-a2-376t x 4", "gb200-nvl72", "cloudmatrix384"])
+
+
+@settings(LAW, max_examples=5)
+@given(on=NODES, spares=st.integers(1, 64), hours=st.floats(2.0, 6.0), digits=st.floats(9.0, 13.0))
+def test_days_of_a_run_count_its_failures_and_energy_is_power_times_them(on, spares, hours, digits):
+    words = ("train", "llama-3-8b", "--on", on, "--tp", 8, "--global-batch", 576, "--chip-hour", 2, "--json")
+    words = (*words, "--tokens", round(10.0**digits), "--mtbf", f"chip={10.0**hours}h")
+    alone, spared = asked(*words), asked(*words, "--spares", spares)
+    if alone is None or spared is None:
+        return
+    for told, idle in ((alone, 0), (spared, spares)):
+        run, chips = told["prediction"]["run"], told["prediction"]["chips"] + idle
+        spent = run["busy_s"] + run["checkpoint_s"] + run["lost_s"] + run["waiting_s"]
+        assert spent == pytest.approx(run["seconds"])
+        assert run["busy_s"] == pytest.approx(run["steps"] * told["prediction"]["step"]["seconds"], rel=1e-6)
+        if run["energy_j"] is not None:
+            assert run["energy_j"] == pytest.approx(sum(run["power"].values()) * run["seconds"])
+        assert run["rent_usd"] == pytest.approx(2.0 / 3600.0 * chips * run["seconds"])
+    assert spared["prediction"]["run"]["seconds"] <= alone["prediction"]["run"]["seconds"] * (1 + 1e-9)
+
+
+@settings(LAW, max_examples=5)
+@given(on=NODES, tariff=st.floats(-1.5, 0.5).map(lambda digits: 10.0**digits))
+def test_dearer_power_never_makes_a_run_cheaper(on, tariff):
+    words = (
+        "centre",
+        on,
+        "--samples",
+        200,
+        "--price",
+        "2..3 MCNY",
+        "--json",
+        "--train",
+        "llama-3-8b",
+        "--tokens",
+        "1B",
+    )
+    once, twice = (asked(*words, "--tariff", f"{rate!r} CNY/kWh") for rate in (tariff, 2.0 * tariff))
+    if once is not None:
+        for end in ("low", "mid", "high"):
+            for figure in ("run", "used_chip_hour", "bill_per_chip_month"):
+                assert twice[figure][end] >= once[figure][end] * (1 - 1e-9)
+            assert twice["parts"]["electricity"][end] == pytest.approx(2.0 * once["parts"]["electricity"][end])
+            assert twice["parts"]["capital"] == once["parts"]["capital"]
+
+
 def findings(root):
     told = asked("port", root, "--all", "--json", "-")
     told.pop("root")
