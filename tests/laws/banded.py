@@ -27,6 +27,8 @@ INNER = (
     "limits", "explanation", "budgets", "found", "memory", "serving", "training", "loop",
 )  # fmt: skip
 """Parts of an answer, whose figures the bands beside them are of."""
+NAMED = ("budgets", "models")
+"""Parts whose keys are names, of parts alike."""
 PREDICTED = re.compile(
     r"(?<!bytes_per)(^|_)(s|j|w|seconds|predicted|mfu_ratio)$|(?<!bytes)_per_(s|j|w|usd|cny|chip|rank)$"
 )
@@ -69,6 +71,6 @@ def check(answer, above=frozenset(), *, part="", scope=False):
             assert scope or not PREDICTED.search(key), key
             found += bool(named)
         if key not in ("bands", *ASKED):
-            inner = key in INNER or isinstance(value, list)
+            inner = key in INNER or part in NAMED or isinstance(value, list)
             found += check(value, frozenset(told) if inner else frozenset(), part=key, scope=scope)
     return found
