@@ -103,8 +103,10 @@ def aggregated(setup: Setup, load: Load, exists: NDArray[np.bool_] | None = None
         device = device - np.maximum(more, 0.0) * (1.0 - np.minimum(others / np.maximum(carried * packed, 1e-9), 1.0))
     during = np.maximum(device, carrying.launches_s) - (decode.seconds if mixed else 0.0)
     late = np.maximum(carried - steps, 0.0) if mixed else 0.0
-    # prompts ahead in a burst share steps up to the budget: their work is waited for, not the host for each of them
-    waited = 0.5 * in_step(stack, load, steps) * (device - (_unhidden(setup, decoding, load, decode) if mixed else 0.0))
+    # prompts ahead in a burst share steps up to the budget: their work is waited for, not the host for each of them;
+    # none is where the host paces the decode step anyway
+    added = np.maximum(device - (_unhidden(setup, decoding, load, decode) if mixed else 0.0), 0.0)
+    waited = 0.5 * in_step(stack, load, steps) * added
     beside = np.maximum(carried - late - met, 0.0)
     ahead = beside * np.minimum(waited, during)
     busy = steps * decode.seconds + beside * during - ahead
