@@ -34,7 +34,9 @@ def machines():
 COMMANDS = {
     "infer": {"--mode": st.sampled_from(["agg", "both"]), "--quant": st.sampled_from(["auto", "bf16", "fp8"])},
     "search": {"--mode": st.sampled_from(["agg", "decode", "both"]), "--top": st.just("3"), "--tpot": st.just("80ms")},
-    "compare": {"--ttft": st.just("20s"), "--budget": st.just("500kW"), "--set": st.just("chip.memory.bandwidth=4 TB/s")},
+    "compare": {
+        "--ttft": st.just("20s"), "--budget": st.just("500kW"), "--set": st.just("chip.memory.bandwidth=4 TB/s")
+    },
     "replay": {"--requests": st.just("8"), "--tp": st.sampled_from(["1", "2", "8"])},
     "train": {
         "--dtype": st.sampled_from(["bf16", "fp8"]), "--micro-batch": st.just("1"), "--search": st.none(),
