@@ -101,7 +101,8 @@ def aggregated(setup: Setup, load: Load, exists: NDArray[np.bool_] | None = None
     if load.at_random and setup.plan.microbatches == 1:  # else they overlap with something
         more = carrying.experts_s - decode.of_part("experts")
         device = device - np.maximum(more, 0.0) * (1.0 - np.minimum(others / np.maximum(carried * packed, 1e-9), 1.0))
-    during = np.maximum(device, carrying.launches_s) - (decode.seconds if mixed else 0.0)
+    # a step that prompts ride in is no shorter, though graphs in pieces may take it where decode alone outgrew them
+    during = np.maximum(np.maximum(device, carrying.launches_s) - (decode.seconds if mixed else 0.0), 0.0)
     late = np.maximum(carried - steps, 0.0) if mixed else 0.0
     # prompts ahead in a burst share steps up to the budget: their work is waited for, not the host for each of them;
     # none is where the host paces the decode step anyway
