@@ -31,7 +31,8 @@ class UnknownName(InvalidInput):
     def __init__(self, kind: str, name: str, known: Iterable[str], *, where: str = "") -> None:
         listed = list(dict.fromkeys(known))
         low = [each.lower() for each in listed]
-        near = get_close_matches(name.lower(), low, n=3, cutoff=0.5)
+        begun = sorted((each for each in low if name and each.startswith(name.lower())), key=len)  # left off half-way
+        near = [*dict.fromkeys([*begun, *get_close_matches(name.lower(), low, n=3, cutoff=0.5)])][:3]
         hint = f"; did you mean {' or '.join(near)}?" if near else ""
         if listed and len(listed) <= LISTED:
             hint += f"; one of {', '.join(listed)}"

@@ -85,6 +85,15 @@ def test_served_rows_lack_optional_columns_or_name_unknown_things(tmp_path):
     assert "moon" in by["x-3", "replay_ttft_agg"].refused
 
 
+@pytest.mark.parametrize("column", ["concurrency", "tp_size", "moe_ep_size", "num_prompts", "silicon_tpot_ms"])
+@pytest.mark.parametrize("said", ["-8", "many", "inf"])
+def test_a_count_that_is_none_is_named_and_never_taken_for_another(tmp_path, column, said, taicang):
+    path = table(tmp_path / "served.csv", SERVED | {column: ""}, [(SERVED | {column: said}).values()])
+    assert all(f"{column} is '{said}'" in one.refused for one in intake.your_outcomes(path))
+    _, shown, _ = taicang("score", str(path))
+    assert f"x-1: {column} is '{said}'" in " ".join(shown.split())
+
+
 def test_it_is_counted_how_many_rows_of_ones_own_lie_in_their_band(tmp_path):
     found = intake.your_outcomes(table(tmp_path / "served.csv", SERVED, [SERVED.values()]))
     alike = [replace(one, measured=one.predicted * times) for one in found for times in (1.0, 100.0, 0.01)]

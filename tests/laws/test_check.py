@@ -177,6 +177,13 @@ def test_lengths_alone_are_no_benchmark(tmp_path):
         ('{"input_lens": [10], "output_lens": [3], "ttfts": [0.1], "itls": [3]}', "itls"),
         ('{"completed": 1e11, "total_input_tokens": 1e11, "total_output_tokens": 1e11}', "more than"),
         ('{"completed": 0, "total_input_tokens": 5, "total_output_tokens": 5}', "at least 1"),
+        ('{"completed": 8, "total_output_tokens": 5, "max_concurrency": 2}', "total_input_tokens"),
+        ('{"completed": 8, "total_input_tokens": 5, "max_concurrency": 2}', "total_output_tokens"),
+        *(
+            (json.dumps({"completed": 8, "total_input_tokens": 80, "total_output_tokens": 80, key: said}), f"{key} is")
+            for key in ("max_concurrency", "request_rate", "output_throughput", "mean_ttft_ms", "p99_tpot_ms")
+            for said in (-1.0, "fast", [3])
+        ),
         ('{"benchmarks": [3]}', "no requests"),
         ('{"input_lens": [10], "output_lens": [3], "input_lens": [11]}', "twice"),
         ('{"benchmarks": [{"requests": {"successful": [{"a": 1}]}}]}', "no requests|known format"),

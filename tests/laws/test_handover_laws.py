@@ -12,9 +12,9 @@ import yaml
 from taicang import catalog
 from taicang.app.search_cmd import search
 from taicang.catalog.models import model as load_model
-from taicang.errors import NotModelled, UnknownName
+from taicang.errors import MissingFigure, NotModelled, UnknownName
 from taicang.search.choices import default_stack, quantisation
-from taicang.search.handover import TARGETS, TRAINERS, emit, role_name
+from taicang.search.handover import TARGETS, TRAINERS, emit, image, role_name
 from taicang.search.handover.kubernetes import resource
 from taicang.search.result import Choice, Pool
 from taicang.search.space import WIDE, layouts
@@ -267,3 +267,23 @@ def test_an_unknown_target_suggests_the_nearest():
 def test_the_command_offers_every_target():
     (option,) = [each for each in search.params if each.name == "emit"]
     assert set(option.type.choices) == {*TARGETS, *TRAINERS}
+
+
+NOT_OF = {
+    "nvidia": "rocm|ascend|mindie",
+    "amd": "cuda|nvcr|ascend|mindie|vllm-openai:|sglang:latest",
+    "huawei": "cuda|nvcr|rocm|lmsysorg",
+}
+
+
+@pytest.mark.parametrize("on", catalog.names("machine"))
+def test_no_container_starts_from_an_image_of_other_chips(on):
+    try:
+        machine = catalog.machine(on)
+    except MissingFigure:
+        return
+    vendor, name = machine.chip.vendor.lower(), machine.chip.name
+    for to in [each for each, target in TARGETS.items() if vendor in target.chips and target.writer]:
+        said = image(to, machine)
+        assert not re.search(NOT_OF[vendor], said), (on, to, said)
+        assert ("910c" in name) == said.endswith("-a3") or said == f"{to}:latest" or vendor != "huawei", (on, to, said)

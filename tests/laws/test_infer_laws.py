@@ -1,5 +1,6 @@
 """Laws of ``infer``: whole instances, plans that mean what they say, and the same answers as search and replay."""
 
+import math
 from contextlib import suppress
 from dataclasses import replace
 
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from taicang import catalog
 from taicang.catalog.models import model_names
-from taicang.errors import MissingFigure, NotModelled, TaicangError
+from taicang.errors import InvalidInput, MissingFigure, NotModelled, TaicangError
 from taicang.plans import EXCHANGES, ServePlan, describe, read_plan
 from taicang.predict import Infeasible, infer
 from taicang.predict.replay import replay
@@ -183,3 +184,10 @@ def test_the_default_number_of_drafts_is_never_behind_none_or_one(model, machine
     made = [each.output_tokens_per_s_per_chip for each in others if not isinstance(each, Infeasible)]
     assert not isinstance(best, Infeasible)
     assert best.output_tokens_per_s_per_chip >= max(made) * (1 - 1e-9)
+
+
+@pytest.mark.parametrize("name", ["tpot_s", "ttft_s", "within_ratio", "input_tokens", "output_tokens"])
+@pytest.mark.parametrize("said", ["50ms", -0.05, math.nan, [1]])
+def test_a_limit_that_is_no_number_is_named_from_python_too(name, said):
+    with pytest.raises(InvalidInput, match=name.partition("_")[0]):
+        infer("llama-3.1-8b", "hgx-h100", **{name: said})

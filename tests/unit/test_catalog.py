@@ -100,6 +100,11 @@ def test_a_slice_scales_power_price_and_memory() -> None:
     assert part.plane("scale_up").levels[-1].ranks == 192
     for field in ("power_w", "price_usd", "host_memory_bytes"):
         assert getattr(part, field) == pytest.approx(getattr(whole, field) / 4)
+    for key in ("price.cny", "price.usd"):  # a quarter of every reading, not of the one that stands first
+        both = [catalog.entry("machine", "cloudmatrix384", sets).figure(key) for sets in ((), ("chips=96",))]
+        all_of, quarter = ([each.value, *(other.value for other in each.conflicts)] for each in both)
+        assert len(all_of) > 1
+        assert quarter == pytest.approx([value / 4 for value in all_of])
     told = catalog.entry("machine", "cloudmatrix384", ("chips=96",)).figure("power.load")
     assert (told.kind, told.note) == ("assumed", "scaled from 384 to 96 chips")
 

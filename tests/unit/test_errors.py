@@ -12,6 +12,8 @@ def test_an_unknown_name_shows_the_nearest_or_all():
     assert near.endswith("; did you mean apple?; one of Apple, quince")
     assert str(UnknownName("fruit", "xyz", ["Apple", "pear"])).endswith("; one of Apple, pear")
     assert str(UnknownName("fruit", "pair", ["pear", "pear"])).endswith("; did you mean pear?; one of pear")
+    sizes = ["ring-4b", "ring-32b", "ring-235b-a22b", "bring-235b"]
+    assert "did you mean ring-235b-a22b or" in str(UnknownName("fruit", "Ring-235b", sizes))
     many = [f"name-{i}" for i in range(50)]
     assert "; the nearest are name-" in str(UnknownName("fruit", "xqz", many))
     assert str(UnknownName("fruit", "nam-7", many)).endswith("?")

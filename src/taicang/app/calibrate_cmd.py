@@ -103,12 +103,13 @@ def _show_chip(profile: ChipProfile, place: Path, use: str) -> None:
             click.echo(f"    {key:<32}{was:>12.4g}{now:>12.4g}")
         if one.note:
             click.echo(f"    {one.note}")
-    _lines(profile.refused)
+    show_refused(profile.refused)
     has = machines_with(profile.chip.name)
     click.echo(f"\n{place}\nuse it with --on {has[0] if has else 'MACHINE'} --set chip={use}")
 
 
-def _lines(refused: Sequence[str]) -> None:
+def show_refused(refused: Sequence[str]) -> None:
+    """Lines of a user's file that could not be used, each with its reason."""
     for line in refused[:LISTED]:
         click.echo(f"  - {line}")
     if len(refused) > LISTED:
@@ -204,7 +205,7 @@ def _show(found: Read, profile: Profile, use: str) -> None:
         click.echo(f"\n{_word(found.measured)}: nine in ten within {said['band']['said']}")
     for note in profile.notes:
         click.echo(f"  - {note}")
-    _lines(found.refused)
+    show_refused(found.refused)
 
 
 def _word(metric: str) -> str:

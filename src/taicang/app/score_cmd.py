@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from taicang.app import terminal
+from taicang.app.calibrate_cmd import show_refused
 from taicang.app.options import command, give, written
 from taicang.errors import UnknownName
 from taicang.output import check_file, check_folder, write_file
@@ -72,6 +73,7 @@ def score(
                 within = {suite: board.in_band([one for one in everything if one.suite == suite]) for suite in
                           {one.suite for one in everything}}  # fmt: skip
                 show_scores(scores, within, drifts=drifts, alone=evidence is None and not files)
+                show_refused(_refused(found) if files else [])
 
         give("score", fields, show, as_json=as_json and row_id is None, page=page, title="taicang score")
 
@@ -97,6 +99,12 @@ def _outcomes(
     for note in notes:
         click.echo(note, err=True)
     return found
+
+
+def _refused(found: Mapping[str, list[Outcome]]) -> list[str]:
+    """Rows without a prediction, once for each reason."""
+    return list(dict.fromkeys(f"{file}: {one.id}: {one.refused}" for file, every in found.items() for one in every
+                              if one.refused))  # fmt: skip
 
 
 def _table(rows: list[dict[str, Any]]) -> str:

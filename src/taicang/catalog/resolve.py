@@ -189,9 +189,13 @@ def _scaled(leaves: Mapping[str, Leaf], old: Leaf, new: Leaf, changed: set[str])
         type_ = schema.field_type("machine", path)
         assert type_ is not None
         unit = {"bytes": "B", "w": "W", "usd": "USD", "cny": "CNY"}[type_]
-        number = value(leaf, type_) * after / before
         note = f"scaled from {before} to {after} chips"
-        scaled[path] = replace(leaf, raw=f"{number!r} {unit}", kind="assumed", note=note, conflicts=())
+
+        def share(raw: object, leaf: Leaf = leaf, type_: str = type_, unit: str = unit) -> str:
+            return f"{value(leaf, type_, raw) * after / before!r} {unit}"
+
+        others = tuple({**other, "value": share(other["value"])} for other in leaf.conflicts)
+        scaled[path] = replace(leaf, raw=share(leaf.raw), kind="assumed", note=note, conflicts=others)
     return scaled
 
 

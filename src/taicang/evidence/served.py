@@ -167,9 +167,17 @@ def completed(cells: Mapping[str, str], number: int) -> dict[str, str]:
 
 
 def number(row: Mapping[str, str], key: str, default: float = 0.0) -> float:
-    """A numeric cell, or ``default`` where it is empty."""
+    """A numeric cell, or ``default`` where it is empty. Raises ``InvalidInput`` for what no count or time can be."""
     cell = row.get(key, "")
-    return float(cell) if cell not in ("", "nan") else default
+    if cell in ("", "nan"):
+        return default
+    try:
+        found = float(cell)
+    except ValueError:
+        found = -1.0
+    if not 0.0 <= found < float("inf"):
+        raise InvalidInput(f"{key} is {cell!r}, not a number of at least 0")
+    return found
 
 
 def layout(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -112,9 +113,16 @@ def forms_of(asked: Serving, net: Model, machine: Machine, engine: Stack) -> Qua
     return quantisation(asked.quant, net, machine.chip, engine, asked.kv)
 
 
+TOKENS = ("input_tokens", "output_tokens")
+
+
 def job_of(run: Run) -> Job:
     """What ``run`` comes to, priced. Raises from ``taicang.errors`` for names, figures and sizes."""
-    if run.input_tokens < 1 or run.output_tokens < 1:
+    for name in (*TOKENS, "ttft_s", "tpot_s", "within_ratio"):
+        said = getattr(run, name)
+        if said is not None and not (isinstance(said, Real) and (name in TOKENS or float(said) >= 0.0)):
+            raise InvalidInput(f"{name} is {said!r}, not a number of at least 0")
+    if not (run.input_tokens >= 1 and run.output_tokens >= 1):
         said = f"got {run.input_tokens} and {run.output_tokens}"
         raise InvalidInput(f"input and output need at least one token, {said}")
     net, machine, engine = settle(run, run.model, run.on)

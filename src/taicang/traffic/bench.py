@@ -34,7 +34,8 @@ MOST = 2_000_000
 
 def is_run(head: Row) -> bool:
     """Whether an object is a run of a benchmark, with its requests or with totals alone."""
-    return any(set(names) <= set(head) for names in (("input_lens", "output_lens"), TOTALS, BATCH))
+    lists = any(set(names) <= set(head) for names in (("input_lens", "output_lens"), BATCH))
+    return lists or ("completed" in head and len(set(TOTALS) & set(head)) > 1)
 
 
 def runs(path: Path, found: Iterable[tuple[int, Row]]) -> tuple[Format, Iterator[tuple[int, Row]]]:
@@ -48,7 +49,7 @@ def runs(path: Path, found: Iterable[tuple[int, Row]]) -> tuple[Format, Iterator
             raise InvalidInput(run[""], where=where)
         made = _requests(run, where)
         timed = count == 1 and all("start_times" in row for row in made)
-        stated = _stated(run) if count == 1 else {}
+        stated = _stated(run, where) if count == 1 else {}
         if not run.get("input_lens") and not set(BATCH) <= set(run):
             notes = ["lengths of single requests (the file has totals: all are taken as equal)"]
         rows += [(number, row) for row in made]
@@ -69,6 +70,8 @@ def _requests(run: Row, where: str) -> list[Row]:
     if not run.get("input_lens") and set(TOTALS) <= set(run):
         many, prompts, answers = (_count(run[name], name, where) for name in TOTALS)
         return [{"input_lens": round(prompts / many), "output_lens": max(round(answers / many), 1)}] * _few(many, where)
+    if lacks := sorted(set(TOTALS) - set(run)) if "input_lens" not in run else []:
+        raise InvalidInput(f"has neither {' and '.join(lacks)} nor lengths of single requests", where=where)
     columns = {key: run.get(key) for key in LISTS if run.get(key)}
     for name in ("input_lens", "output_lens"):
         if not isinstance(columns.setdefault(name, run.get(name)), list):
@@ -112,24 +115,35 @@ def _count(value: Any, name: str, where: str) -> int:
     return int(value)
 
 
-def _stated(run: Row) -> dict[str, float]:
+def _stated(run: Row, where: str) -> dict[str, float]:
     """What a run says of itself as a whole."""
     found: dict[str, float] = {}
     if set(BATCH) <= set(run):
-        found = {name: value for key, name in WHOLE.items() if (value := positive(run.get(key))) is not None}
+        found = {name: value for key, name in WHOLE.items() if (value := _figure(run, key, where)) is not None}
         return found | {"clients": float(run["batch_size"])}
     for key, unit, name in (
         ("max_concurrency", 1.0, "clients"),
         ("request_rate", 1.0, "rate_per_s"),
         ("output_throughput", 1.0, "output_tokens_per_s"),
     ):
-        if (value := positive(run.get(key))) is not None:
+        if (value := _figure(run, key, where)) is not None:
             found[name] = value * unit
     for metric, quantity in STATED.items():
         for word, stat in STATS.items():
-            if (value := positive(run.get(f"{word}_{metric}_ms"))) is not None:
+            if (value := _figure(run, f"{word}_{metric}_ms", where)) is not None:
                 found[f"{quantity} {stat}"] = value * SECONDS_PER_MS
     return found
+
+
+def _figure(run: Row, key: str, where: str) -> float | None:
+    """What a run states under ``key``, if it does. Raises ``InvalidInput`` for what no rate and no time can be."""
+    said = run.get(key)
+    try:
+        if said is not None and not float(said) >= 0.0:
+            raise ValueError
+    except (TypeError, ValueError):
+        raise InvalidInput(f"{key} is {said!r}, not a number of at least 0", where=where) from None
+    return positive(said)
 
 
 def positive(value: Any) -> float | None:

@@ -6,7 +6,7 @@ What a target cannot express is refused with the reason, never approximated.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 
 import yaml
@@ -37,30 +37,41 @@ class Target:
     """What prices it (none: the stack of whatever engine was chosen)."""
     writer: Writer | None = None
     """Of an engine with a command of its own."""
-    image: str = ""
-    """Container to start from; a site pins its own."""
+    images: Mapping[str, str] = field(default_factory=dict)
+    """Container to start from, by the chip's maker or, of Huawei's, its name; a site pins its own."""
     router: str = ""
     """Command that sends a request first to prefill, then to decode."""
 
 
+NPUS = ("310p", "910b", "910c", "950")
 TARGETS: Mapping[str, Target] = MappingProxyType(
     {
         "vllm": Target(
-            chips=("nvidia", "amd"), stack="vllm", writer=vllm, image="vllm/vllm-openai:latest",
+            chips=("nvidia", "amd"), stack="vllm", writer=vllm,
+            images={"nvidia": "vllm/vllm-openai:latest", "amd": "vllm/vllm-openai-rocm:latest"},
             router="vllm-router --vllm-pd-disaggregation",
         ),
         "vllm-ascend": Target(
-            chips=("huawei",), stack="vllm-ascend", writer=ascend, image="quay.io/ascend/vllm-ascend:latest",
+            chips=("huawei",), stack="vllm-ascend", writer=ascend,
+            images={
+                "910b": "quay.io/ascend/vllm-ascend:latest", "910c": "quay.io/ascend/vllm-ascend:latest-a3",
+                "310p": "quay.io/ascend/vllm-ascend:v0.23.0-310p", "950": "quay.io/ascend/vllm-ascend:v0.23.0-950dt",
+            },
             router="vllm-router --vllm-pd-disaggregation",
         ),
         "sglang": Target(
-            chips=("nvidia", "amd", "huawei"), stack="sglang", writer=sglang, image="lmsysorg/sglang:latest",
+            chips=("nvidia", "amd", "huawei"), stack="sglang", writer=sglang,
+            images={
+                "nvidia": "lmsysorg/sglang:latest", "amd": "lmsysorg/sglang:v0.5.6-rocm700-mi30x",
+                "910b": "quay.io/ascend/sglang:main-cann9.0.0-910b", "910c": "quay.io/ascend/sglang:main-cann9.0.0-a3",
+            },
             router="python3 -m sglang_router.launch_router --pd-disaggregation",
         ),
         "trtllm": Target(
-            chips=("nvidia",), stack="tensorrt-llm", writer=trtllm, image="nvcr.io/nvidia/tensorrt-llm/release:latest"
+            chips=("nvidia",), stack="tensorrt-llm", writer=trtllm,
+            images={"nvidia": "nvcr.io/nvidia/tensorrt-llm/release:latest"},
         ),
-        "mindie": Target(chips=("huawei",), stack="mindie", writer=mindie, image="mindie:latest"),
+        "mindie": Target(chips=("huawei",), stack="mindie", writer=mindie),
         "dynamo": Target(chips=("nvidia",)),
         "llm-d": Target(chips=("nvidia", "amd"), stack="vllm"),
     }
@@ -124,7 +135,7 @@ def emit(
     files: dict[str, str] = {}
     for placed in pools:
         launch, role = launched(to, placed), role_name(placed.pool.role)
-        objects = manifests(placed, launch, TARGETS[to].image)
+        objects = manifests(placed, launch, image(to, machine))
         files[f"{role}.sh"] = script(placed, launch)
         files[f"{role}.yaml"] = yaml.safe_dump_all(objects, sort_keys=False, width=120)
         files |= launch.files
@@ -179,6 +190,14 @@ def able(to: str, machine: Machine, net: Model, stack: str) -> Callable[[str, Se
     return expressed
 
 
+def image(to: str, machine: Machine) -> str:
+    """What containers of the target ``to`` start from, for an image of other chips does not run: ``to:latest``, which
+    a site has to build, where nobody publishes one."""
+    chip = machine.chip
+    npu = next((each for each in NPUS if each in chip.name), "910c" if chip.dies > 1 else "910b")
+    return TARGETS[to].images.get(npu if chip.ascend else chip.vendor.lower(), f"{to}:latest")
+
+
 def launched(to: str, placed: Placed) -> Launch:
     """What the nodes of a pool's instance run under the engine ``to``."""
     writer = TARGETS[to].writer
@@ -211,7 +230,7 @@ def router(to: str, pools: Sequence[Placed]) -> dict[str, str]:
     """What sends a request first to prefill, then to decode, in the target's own way."""
     urls: dict[str, list[str]] = {placed.pool.role: addresses(placed) for placed in pools}
     if to == "mindie":
-        return {"user_config.json": user_config(pools, TARGETS[to].image)}
+        return {"user_config.json": user_config(pools, image(to, pools[0].machine))}
     if to == "trtllm":
         servers = {
             f"{kind}_servers": {"num_instances": len(urls[role]), "urls": urls[role]}

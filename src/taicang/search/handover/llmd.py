@@ -12,7 +12,7 @@ from taicang.search.handover.kubernetes import label, resource
 from taicang.search.handover.launch import Placed, shell
 from taicang.search.handover.vllm import vllm
 
-IMAGE = "ghcr.io/llm-d/llm-d-cuda:latest"
+IMAGES = {"nvidia": "ghcr.io/llm-d/llm-d-cuda:latest", "amd": "ghcr.io/llm-d/llm-d-rocm:latest"}
 BEHIND_PROXY = 8200
 """Port of a decode server behind the chart's routing sidecar."""
 CACHE = "/model-cache"
@@ -54,7 +54,7 @@ def component(placed: Placed) -> dict[str, Any]:
     names = "export LEADER=${LWS_LEADER_ADDRESS:-localhost} NODE_RANK=${LWS_WORKER_INDEX:-0}"
     engine = {
         "name": "vllm",
-        "image": IMAGE,
+        "image": IMAGES[placed.machine.chip.vendor.lower()],
         "modelCommand": "custom",
         "command": ["/bin/sh", "-c"],
         "args": [f"{names}\n{shell(vllm(placed))}"],
