@@ -2,9 +2,10 @@
 
 import json
 
+import click
 import pytest
 
-from taicang.app.main import main
+from taicang.app.main import COMMANDS, SAME, cli, main
 
 INFER = ("infer", "deepseek-r1", "--on", "cloudmatrix384")
 
@@ -33,6 +34,13 @@ INFER = ("infer", "deepseek-r1", "--on", "cloudmatrix384")
         (("catalog", "show", "cloudmtrix384"), "did you mean cloudmatrix384"),
         (("models", "show", "qwen3-8"), "qwen3-8b"),
         (("score", "--suite", "gem"), "did you mean gemm"),
+        (("replay", "m", "--on", "hgx-h100", "--users", "8"), "--closed-loop"),
+        (("replay", "m", "--on", "hgx-h100", "--clients", "8"), "--closed-loop"),
+        ((*INFER, "--max-concurrency", "8"), "--clients"),
+        ((*INFER, "--isl", "8"), "--input"),
+        ((*INFER, "--gpu-memory-utilization", "0.9"), "--memory-fraction"),
+        (("train", "m", "--on", "hgx-h100", "--gbs", "8"), "--global-batch"),
+        (("train", "m", "--on", "hgx-h100", "--tensor_model_parallel_size", "8"), "--tp"),
         (("fit", "gemm"), "needs --evidence"),
     ],
 )
@@ -94,3 +102,19 @@ def test_help_imports_nothing_heavy():
     code += "print([m for m in ('numpy', 'rich', 'yaml', 'scipy') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip().endswith("[]")
+
+
+def test_words_for_the_same_are_each_known_to_some_command_and_in_one_group_only():
+    words = [word for group in SAME for word in group.split()]
+    assert len(words) == len(set(words))
+    with click.Context(cli) as context:
+        commands = [cli.get_command(context, name) for name in COMMANDS]
+    known = {opt for one in commands for param in one.params for opt in param.opts}
+    assert all(any(f"--{word}" in known for word in group.split()) for group in SAME)
+
+
+def test_view_of_a_capture_names_what_prices_it(taicang, tmp_path):
+    (tmp_path / "capture.json").write_text("{}")
+    code, _, err = taicang("view", str(tmp_path), "--html", str(tmp_path / "a.html"))
+    assert code == 2
+    assert "taicang reprice" in err

@@ -53,6 +53,15 @@ LISTED = {
     "machines": "taicang catalog list --kind machine names them.",
 }
 """What may stand where something is missing."""
+SAME = (
+    "clients users closed-loop concurrency max-concurrency", "input isl input-len random-input-len",
+    "output osl output-len random-output-len", "on machine machines system", "requests num-prompts",
+    "global-batch gbs global-batch-size", "micro-batch mbs micro-batch-size", "seq seq-len seq-length sequence-length",
+    "tp tensor-parallel-size tensor-model-parallel-size", "dp data-parallel-size", "ep expert-parallel-size",
+    "pp pipeline-parallel-size pipeline-model-parallel-size", "quant dtype quantization precision",
+    "kv kv-cache-dtype", "memory-fraction gpu-memory-utilization mem-fraction-static", "batch max-num-seqs",
+)  # fmt: skip
+"""What commands, engines and benchmarks call one and the same."""
 LASTING = ["run"], ["serve"]
 """Commands whose memory is that of somebody's program, or lasts for days."""
 RARELY = (100_000, 50, 100)
@@ -130,6 +139,7 @@ def main() -> None:
             raise
         name = error.param.name if isinstance(error, click.MissingParameter) and error.param else None
         error.message = LISTED.get(name or "", terminal.clean(error.message))  # type: ignore[misc]
+        _suggested(error)
         error.show()
         sys.exit(2)
     except (click.Abort, KeyboardInterrupt) as stop:
@@ -145,6 +155,17 @@ def main() -> None:
         _give_up(OSError(errno.EBADF, "it is closed"))
     gc.freeze()  # what is left goes with the process, unsearched
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _suggested(error: click.ClickException) -> None:
+    """Put the command's own word for an option that another command or an engine calls by this name first."""
+    if not isinstance(error, click.NoSuchOption) or error.ctx is None:
+        return
+    asked = error.option_name.lstrip("-").replace("_", "-")
+    known = {each for option in error.ctx.command.params for each in option.opts}
+    meant = [f"--{word}" for words in SAME if asked in words.split() for word in words.split() if f"--{word}" in known]
+    if meant:
+        error.possibilities = meant  # type: ignore[misc]
 
 
 def _give_up(error: OSError | MemoryError) -> NoReturn:

@@ -68,7 +68,10 @@ def _read(path: Path) -> Any:
 def _folder(path: Path) -> dict[str, Any]:
     """A run of replay: its summary, with the tables that lie beside it."""
     if not (path / "summary.json").is_file():
-        raise InvalidInput("no summary.json: not what replay --out writes", where=str(path))
+        why = "no summary.json: not what replay --out writes"
+        if (path / "capture.json").is_file():
+            why = "a capture of run: taicang reprice prices it, and --html makes its page"
+        raise InvalidInput(why, where=str(path))
     result = _read(path / "summary.json")
     if not isinstance(result, dict):
         raise InvalidInput("not an object", where=str(path / "summary.json"))

@@ -162,7 +162,7 @@ def check(to: str, machine: Machine) -> None:
     vendor = machine.chip.vendor.lower()
     if vendor not in TARGETS[to].chips:
         fit = ", ".join(name for name, target in TARGETS.items() if vendor in target.chips)
-        raise NotModelled(f"{to} does not run on {machine.chip.name}" + (f"; {fit} does" if fit else ""))
+        raise NotModelled(f"{to} does not run on {machine.chip.name}" + (f"; {fit} will" if fit else ""))
 
 
 def able(to: str, machine: Machine, net: Model, stack: str) -> Callable[[str, ServePlan], bool]:
