@@ -108,6 +108,7 @@ def check_engine(files, pool, kind, to):
         assert ranks_of(words) == plan.ranks
         if to.startswith("vllm"):
             assert ("--enable-expert-parallel" in words) == (plan.ep > 1)
+            assert ("--all2all-backend" not in words) or plan.ep > 1  # vLLM: use_all2all_kernels needs use_ep
             check_spread(words, plan, devices, nodes)
             # priced as one graph of a decode step, which the plugin does not capture by itself
             assert any("FULL_DECODE_ONLY" in word for word in words) == (to == "vllm-ascend" and role != "prefill")

@@ -36,8 +36,11 @@ def arguments(placed: Placed) -> list[str]:
     words = _layout(placed, "vLLM")
     if plan.redundant:
         words += ["--enable-eplb", "--eplb-config", json.dumps({"num_redundant_experts": int(plan.redundant)})]
-    refuse("vLLM", [overlap_without(plan)])
-    if all_to_all(plan):
+    exchanged = all_to_all(plan)
+    # its all-to-all kernels are those of expert parallelism: without it the backend would be named and not used
+    whole = "an all-to-all exchange without expert parallelism" if exchanged and plan.ep == 1 else ""
+    refuse("vLLM", [overlap_without(plan), whole])
+    if exchanged:
         backend = "deepep_high_throughput" if placed.pool.role == "prefill" else "deepep_low_latency"
         words += ["--all2all-backend", backend]
     if plan.microbatches > 1:
