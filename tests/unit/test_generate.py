@@ -96,7 +96,7 @@ def test_clients_keep_their_rates_bursts_and_lengths(tmp_path):
         (chunk(0, "0,2,1,,0,0\n600,-2,1,,0,0\n", HALVES), "chunk-0-trace.csv:2"),
         (chunk(0, ROWS, {0: ("{7: -1}", "{1: 1}")}), "chunk-0-dataset.json: 0"),
         (chunk(0, ROWS, {0: ("{7: 1, 8}", "{1: 1}")}), "chunk-0-dataset.json: 0"),
-        ([*chunk(0, ROWS, None), ("set/chunk-0-dataset.json", "{oops")], "chunk-0-dataset.json"),
+        ([*chunk(0, ROWS, None), ("set/chunk-0-dataset.json", "{oops")], "chunk-0-dataset.json:1"),
     ],
 )
 def test_faulty_client_sets_name_the_file(tmp_path, files, where):
