@@ -66,3 +66,13 @@ def test_check(tmp_path: Path) -> None:
 @pytest.mark.parametrize("command", [(), ("list",), ("show",), ("check",)])
 def test_help_has_examples(command: tuple[str, ...]) -> None:
     assert "taicang catalog" in run(*command, "--help").output
+
+
+@pytest.mark.parametrize("line", ["chips_per_node: eight", "chip: {memory: {bandwidth: 3}}", "power: {load: 1 parsec}"])
+def test_a_fault_names_its_file_once(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(f"base: hgx-h100\n{line}\n")
+    result = run("check", str(path))
+    assert result.exit_code == 1
+    assert result.output.count("mine.yaml") == 1
+    assert "mine.yaml:2: " in result.output

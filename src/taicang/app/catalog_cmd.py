@@ -130,7 +130,8 @@ def check(ctx: click.Context, name: str | None, as_json: bool) -> None:
     else:
         for finding in findings:
             key = f" {finding.key}:" if finding.key else ""
-            click.echo(terminal.clean(f"{finding.entry}:{key} {finding.problem}"))
+            where = "" if finding.problem.startswith(f"{finding.entry}:") else f"{finding.entry}:{key} "
+            click.echo(terminal.clean(f"{where}{finding.problem}"))
         if not findings:
             counts = ", ".join(f"{len(names(kind))} {kind}s" for kind in _KINDS)
             click.echo(f"sound: {name or counts} (data digest {digest()[:12]})")

@@ -168,7 +168,7 @@ def show_run(r: Report, calls: Sequence[Mapping[str, Any]] = ()) -> None:
             f"  stragglers       {r.straggler_ratio:.1%} more: the slowest of {r.world} chips, in the step above"
         )
     _memory(console, r, max(r.ranks, key=lambda each: each.memory.reserved_bytes))
-    console.print(f"[bold]operators[/] of rank {worst.rank} (time of their kernels, overlapped or not)")
+    console.print(f"[bold]operators[/] of rank {worst.rank} (launches, and the time of all of them, overlapped or not)")
     for line in worst.lines[:TOP]:
         console.print(f"  {line.name[:30]:30s} {line.phase:9s} {line.launches:6d} x {show(line.seconds, 's'):>8s}")
     if len(worst.lines) > TOP:
