@@ -9,7 +9,8 @@ does, if it has to start over.
 from __future__ import annotations
 
 from collections import OrderedDict
-from itertools import groupby
+from collections.abc import Iterable, Sequence
+from itertools import groupby, takewhile
 from typing import Literal, Protocol, TypeAlias
 
 from taicang.serve.request import FOREVER, Request
@@ -149,14 +150,8 @@ class Cache:
 
     def hit(self, request: Request) -> int:
         """Leading blocks of the prompt that are here; the last token is always computed."""
-        users = self._users
-        most = min(len(request.blocks), (request.need - 1) // self.block)
-        count = 0
-        for block in request.blocks:
-            if count >= most or block not in users:
-                break
-            count += 1
-        return count
+        most = (request.need - 1) // self.block
+        return len(list(takewhile(self._users.__contains__, request.blocks[: max(most, 0)])))
 
     def admit(self, request: Request, tokens: int, keep: int = 0, budget: int = FOREVER) -> bool:
         """Take pages for ``tokens`` tokens of ``request``, sharing what is here; False (and nothing taken) if less than
@@ -169,11 +164,10 @@ class Cache:
             own = min(idle[answer], (request.need - 1) // page - hits * per)
         want = -(-tokens // page) - hits * per
         if self.free < want + keep:
-            held = sum(1 for block in mine if block in idle) if self._resting else 0
+            held = sum(map(idle.__contains__, mine)) if self._resting else 0
             if self.spare - held * per < want + keep:
                 return False
-        for block in mine:
-            self._share(block, self._users[block])
+        self._share(mine)
         if own:
             self.free += self._use(answer)
         request.nodes = hits
@@ -188,21 +182,28 @@ class Cache:
 
     def claim(self, pages: int) -> None:
         """Take ``pages`` pages; the caller has checked ``spare``."""
-        idle, users, free = self._idle, self._users, self.free
+        if self.free < pages:
+            self._evict(pages)
+        self.free -= pages
+
+    def _evict(self, pages: int) -> None:
+        """Until so many pages are free."""
+        idle, users, watch, free, evicted = self._idle, self._users, self.watch, self.free, 0
         while free < pages:
-            block, held = idle.popitem(last=False)
+            block, held = idle.popitem(False)
             if block < ANSWER:
                 del users[block]
-                self.evicted += 1
-                if self.watch is not None:
-                    self.watch.removed(block)
-            elif isinstance(idle, OrderedDict) and held > pages - free:  # the end of an answer goes first
+                evicted += 1
+                if watch is not None:
+                    watch.removed(block)
+            elif held > pages - free and isinstance(idle, OrderedDict):  # the end of an answer goes first
                 idle[block] = held - (pages - free)
                 idle.move_to_end(block, last=False)
                 held = pages - free
-            self._resting -= held
             free += held
-        self.free = free - pages
+        self.evicted += evicted
+        self._resting -= free - self.free
+        self.free = free
 
     def grow(self, request: Request, tokens: int) -> bool:
         """Take the pages that ``request`` lacks for ``tokens`` tokens; False (and nothing taken) if too few."""
@@ -224,15 +225,21 @@ class Cache:
             for _, run in groupby(enumerate(new), lambda each: each[1] - each[0]):
                 at = [i for _, i in run]
                 self.watch.stored(request, at[0], at[-1] + 1)
-        for block in blocks[request.nodes : whole]:
-            count = users.get(block)
-            if count is None:
-                users[block] = 1
-            else:
-                self._share(block, count)
-                self.free += per
-            request.pages -= per
-        request.nodes = max(whole, request.nodes)
+        mine = blocks[request.nodes : whole]
+        if not mine:
+            return
+        made = dict.fromkeys(mine, 1)
+        if len(made) == len(mine) and users.keys().isdisjoint(mine):  # as nearly always
+            users.update(made)
+        else:
+            for block in mine:
+                if block in users:
+                    self._share((block,))
+                    self.free += per
+                else:
+                    users[block] = 1
+        request.pages -= per * len(mine)
+        request.nodes = whole
 
     def release(self, request: Request, length: int = 0) -> None:
         """Give back all pages; shared blocks stay as long as there is room, and what is whole of its first ``length``
@@ -248,19 +255,37 @@ class Cache:
         self.free += request.pages
         request.pages = 0
         if request.nodes:
-            users, idle, per = self._users, self._idle, self.per_block
-            for block in reversed(request.blocks[: request.nodes]):
-                left = users[block] = users[block] - 1
-                if left == 0:
-                    idle[block] = per
-                    self._resting += per
+            self._leave(request.blocks[: request.nodes])
             request.nodes = 0
 
-    def _share(self, block: int, users: int) -> None:
-        """One more than so many ``users`` uses ``block``."""
-        self._users[block] = users + 1
-        if not users:  # else nobody finds it idle
-            self._use(block)
+    def _leave(self, blocks: Sequence[int]) -> None:
+        """One uses the leading ``blocks`` of its prompt no more."""
+        users, idle, per = self._users, self._idle, self.per_block
+        counts = list(map(users.__getitem__, blocks))
+        own = counts.count(1)
+        rest = len(counts) - own
+        if own and 1 in counts[:rest]:  # whoever uses a block uses those before it, but ids may be anything
+            rest = len(counts)
+        alone = blocks[rest:]
+        users.update(dict.fromkeys(alone, 0))
+        self._resting += per * len(alone)
+        for block in reversed(alone):
+            idle[block] = per
+        for block in reversed(blocks[:rest]):
+            left = users[block] = users[block] - 1
+            if left == 0:
+                idle[block] = per
+                self._resting += per
+
+    def _share(self, blocks: Iterable[int]) -> None:
+        """One more uses ``blocks``, which are here."""
+        users, idle = self._users, self._idle
+        for block in blocks:
+            count = users[block]
+            users[block] = count + 1
+            if not count:  # else nobody finds it idle
+                idle.pop(block, 0)
+                self._resting -= self.per_block
 
     def _use(self, block: int) -> int:
         """Somebody uses ``block``; returns the pages that nobody used."""

@@ -126,7 +126,7 @@ def request_gaps(log: Log, raw: Mapping[str, NDArray[np.int64]]) -> dict[str, ND
     found = {f"itl_{name}_s": np.full(count, np.nan) for name in ("p50", "p99", "max")}
     whole = (raw["preempted"] == 0) & (raw["retries"] == 0) & (raw["failed"] == 0)
     usable = (raw["output"] > 1) & whole & (raw["first"] >= 0)
-    for name in np.unique(raw["place"]).tolist():
+    for name in sorted(set(raw["place"].tolist())):  # np.unique loads masked arrays
         chosen = np.flatnonzero(usable & (raw["place"] == name))
         if len(chosen):
             for column, values in zip(found.values(), _of_instance(log, name, raw, chosen), strict=True):
@@ -148,12 +148,14 @@ def _of_instance(log: Log, name: int, raw: Mapping[str, NDArray[np.int64]], chos
         return nothing, nothing, nothing
     own = _class(start[low] - born + (end[low] - start[low]) / steps[low])
     total = made[high] - made[low]
-    reached = np.zeros(len(chosen))
+    reached = np.zeros(len(chosen), dtype=np.int64)
     marks = [np.full(len(chosen), -1) for _ in QUANTILES]
     top = np.full(len(chosen), -1)
-    for key in np.unique(np.concatenate([each, first, own])).tolist():
-        upto = np.concatenate([[0], np.cumsum(np.where(each == key, steps - 1, 0) + (first == key))])
-        here = upto[high] - upto[low] - (first[low] == key) + (own == key)
+    more, head = steps - 1, first[low]
+    upto = np.zeros(len(steps) + 1, dtype=np.int64)
+    for key in sorted({*each.tolist(), *first.tolist(), *own.tolist()}):
+        np.cumsum(more * (each == key) + (first == key), out=upto[1:])
+        here = upto[high] - upto[low] - (head == key) + (own == key)
         reached += here
         top[here > 0] = key
         for mark, q in zip(marks, QUANTILES, strict=True):

@@ -18,7 +18,7 @@ BLOCKS = (16, 32, 64, 128, 256, 512, 1024)
 def length(row: Mapping[str, Any], key: str) -> int | None:
     """Tokens under ``key`` (ids of tokens are counted); None where there are none."""
     value = row.get(key)
-    if isinstance(value, list) and all(type(each) is int for each in value):
+    if isinstance(value, list) and set(map(type, value)) <= {int}:
         return len(value)
     if value is None or value == "":
         return None
@@ -50,7 +50,7 @@ def check(inp: int, out: int, ids: Any, block: int) -> None:
         if tokens > LONGEST:
             raise ValueError(f"{name} of {tokens} tokens is beyond any model")
     if ids:
-        if not isinstance(ids, list) or not all(type(i) is int for i in ids):
+        if not isinstance(ids, list) or set(map(type, ids)) != {int}:
             raise ValueError("hash_ids is not a list of whole numbers")
         if len(ids) != -(-inp // block):
             fits = [size for size in BLOCKS if -(-inp // size) == len(ids)]

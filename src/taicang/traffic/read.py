@@ -20,7 +20,6 @@ from taicang.traffic.texts import Counter, conversations, items
 from taicang.traffic.trace import Trace
 
 T = TypeVar("T")
-LOADS = json.JSONDecoder(object_pairs_hook=reading.one_voice).decode
 
 
 def read_trace(
@@ -118,7 +117,7 @@ def _json(
     path: Path, lines: Lines, first: str, columns: Mapping[str, str] | None, run: int | None, missing_input: int | None
 ) -> tuple[Format, Iterator[tuple[int, Row]]]:
     try:
-        head = LOADS(first)
+        head = reading.row(first)
     except reading.FAULTS as error:
         head = _document(lines)
         if head is None:
@@ -166,7 +165,7 @@ def runs_in(path: Path) -> int:
     if not first.startswith("{"):
         return 1
     try:
-        head, several = LOADS(first), True
+        head, several = reading.row(first), True
     except reading.FAULTS:
         head, several = _document(lines) or {}, False
     if bench.is_run(head):
@@ -180,7 +179,7 @@ def _objects(lines: Lines) -> Iterator[tuple[int, Row]]:
         if not line.strip():
             continue
         try:
-            row = LOADS(line)
+            row = reading.row(line)
         except reading.FAULTS as error:
             row = {"": f"not JSON ({error})"}
         yield number, row if isinstance(row, dict) else {"": "not a JSON object"}
@@ -188,7 +187,7 @@ def _objects(lines: Lines) -> Iterator[tuple[int, Row]]:
 
 def _document(lines: Lines) -> Row | None:
     try:
-        found = LOADS(lines.whole())
+        found = reading.CAREFUL(lines.whole())
     except reading.FAULTS:
         return None
     return found if isinstance(found, dict) else None
