@@ -9,8 +9,8 @@ does, if it has to start over.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
-from itertools import groupby, takewhile
+from collections.abc import Iterable
+from itertools import groupby
 from typing import Literal, Protocol, TypeAlias
 
 from taicang.serve.request import FOREVER, Request
@@ -150,8 +150,14 @@ class Cache:
 
     def hit(self, request: Request) -> int:
         """Leading blocks of the prompt that are here; the last token is always computed."""
-        most = (request.need - 1) // self.block
-        return len(list(takewhile(self._users.__contains__, request.blocks[: max(most, 0)])))
+        users = self._users
+        most = min(len(request.blocks), (request.need - 1) // self.block)
+        count = 0
+        for block in request.blocks:
+            if count >= most or block not in users:
+                break
+            count += 1
+        return count
 
     def admit(self, request: Request, tokens: int, keep: int = 0, budget: int = FOREVER) -> bool:
         """Take pages for ``tokens`` tokens of ``request``, sharing what is here; False (and nothing taken) if less than
@@ -188,12 +194,12 @@ class Cache:
 
     def _evict(self, pages: int) -> None:
         """Until so many pages are free."""
-        idle, users, watch, free, evicted = self._idle, self._users, self.watch, self.free, 0
+        idle, users, watch, free, blocks = self._idle, self._users, self.watch, self.free, len(self._users)
+        first = idle.popitem
         while free < pages:
-            block, held = idle.popitem(False)
+            block, held = first(False)
             if block < ANSWER:
                 del users[block]
-                evicted += 1
                 if watch is not None:
                     watch.removed(block)
             elif held > pages - free and isinstance(idle, OrderedDict):  # the end of an answer goes first
@@ -201,7 +207,7 @@ class Cache:
                 idle.move_to_end(block, last=False)
                 held = pages - free
             free += held
-        self.evicted += evicted
+        self.evicted += blocks - len(users)
         self._resting -= free - self.free
         self.free = free
 
@@ -225,20 +231,18 @@ class Cache:
             for _, run in groupby(enumerate(new), lambda each: each[1] - each[0]):
                 at = [i for _, i in run]
                 self.watch.stored(request, at[0], at[-1] + 1)
-        mine = blocks[request.nodes : whole]
-        if not mine:
+        if whole <= request.nodes:
             return
-        made = dict.fromkeys(mine, 1)
-        if len(made) == len(mine) and users.keys().isdisjoint(mine):  # as nearly always
-            users.update(made)
-        else:
-            for block in mine:
-                if block in users:
-                    self._share((block,))
-                    self.free += per
-                else:
-                    users[block] = 1
-        request.pages -= per * len(mine)
+        known = []
+        for block in blocks[request.nodes : whole]:
+            if block in users:
+                known.append(block)
+            else:
+                users[block] = 1
+        if known:
+            self._share(known)
+            self.free += per * len(known)
+        request.pages -= per * (whole - request.nodes)
         request.nodes = whole
 
     def release(self, request: Request, length: int = 0) -> None:
@@ -255,37 +259,24 @@ class Cache:
         self.free += request.pages
         request.pages = 0
         if request.nodes:
-            self._leave(request.blocks[: request.nodes])
+            users, idle, per, left = self._users, self._idle, self.per_block, 0
+            for block in reversed(request.blocks[: request.nodes]):
+                count = users[block]
+                users[block] = count - 1
+                if count == 1:
+                    idle[block] = per
+                    left += per
+            self._resting += left
             request.nodes = 0
-
-    def _leave(self, blocks: Sequence[int]) -> None:
-        """One uses the leading ``blocks`` of its prompt no more."""
-        users, idle, per = self._users, self._idle, self.per_block
-        counts = list(map(users.__getitem__, blocks))
-        own = counts.count(1)
-        rest = len(counts) - own
-        if own and 1 in counts[:rest]:  # whoever uses a block uses those before it, but ids may be anything
-            rest = len(counts)
-        alone = blocks[rest:]
-        users.update(dict.fromkeys(alone, 0))
-        self._resting += per * len(alone)
-        for block in reversed(alone):
-            idle[block] = per
-        for block in reversed(blocks[:rest]):
-            left = users[block] = users[block] - 1
-            if left == 0:
-                idle[block] = per
-                self._resting += per
 
     def _share(self, blocks: Iterable[int]) -> None:
         """One more uses ``blocks``, which are here."""
-        users, idle = self._users, self._idle
+        users = self._users
         for block in blocks:
             count = users[block]
             users[block] = count + 1
             if not count:  # else nobody finds it idle
-                idle.pop(block, 0)
-                self._resting -= self.per_block
+                self._use(block)
 
     def _use(self, block: int) -> int:
         """Somebody uses ``block``; returns the pages that nobody used."""
