@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterable, Mapping
+from struct import Struct, error
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from taicang.serve.record import COARSE, STAMP, too_long
 FIELDS = ("start", "end", "steps", "sequences", "grains", "tokens", "prompts", "pairs", "keys", "pool")
 """Stamps (see ``record``); decode steps; sequences decoding and their cached tokens in grains; prompt tokens, prompts,
 query-key pairs and keys; the number of the pool. Sums over the attention groups."""
+PACKED = Struct(f"={len(FIELDS)}q").pack
 
 
 class Log:
@@ -38,10 +40,10 @@ class Log:
         if rows is None:
             rows = self._rows[instance.name] = array("q")
         pool = self._pools[instance.pool]
-        row = start >> COARSE, now >> COARSE, steps, sequences, grains, tokens, prompts, int(pairs), keys, pool
         try:
-            rows.extend(row)
-        except OverflowError:
+            rows.frombytes(PACKED(start >> COARSE, now >> COARSE, steps, sequences, grains, tokens, prompts, int(pairs),
+                                  keys, pool))  # fmt: skip
+        except error:
             raise too_long() from None
 
     def since(self, stamp: int) -> Log:

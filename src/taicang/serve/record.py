@@ -5,6 +5,7 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
+from struct import Struct, error
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,7 @@ def too_long() -> InvalidInput:
 TIMES = ("arrival", "started", "first", "moved", "end", "fetching")
 COUNTS = ("id", "input", "output", "cached", "pooled", "preempted", "swaps", "retries", "lost", "failed", "place")
 WIDTH = len(TIMES) + len(COUNTS)
+PACKED = Struct(f"={WIDTH}q").pack
 
 
 class Record:
@@ -49,12 +51,12 @@ class Record:
     def append(self, r: Request) -> None:
         """Note a request that ended."""
         try:
-            self._rows.extend(
-                (r.arrival >> COARSE, r.started >> COARSE, r.first >> COARSE, r.moved >> COARSE, r.end >> COARSE,
+            self._rows.frombytes(  # several times faster than extending by a tuple
+                PACKED(r.arrival >> COARSE, r.started >> COARSE, r.first >> COARSE, r.moved >> COARSE, r.end >> COARSE,
                  r.fetching >> COARSE, r.id,
                  r.input, r.output, r.cached, r.pooled, r.preempted, r.swaps, r.retries, r.lost, r.failed, r.place)
             )  # fmt: skip
-        except OverflowError:
+        except error:
             raise too_long() from None
 
     def since(self, first: int) -> Record:
