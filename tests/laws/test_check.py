@@ -20,7 +20,8 @@ from taicang.traffic.generate import fixed
 from taicang.traffic.read import read_trace
 
 MODEL, ON = "qwen3-8b", "hgx-h100"
-SYSTEM = System(instances=1, stack="vllm@0.11.0")
+SYSTEM = System(instances=1, stack="vllm@0.11.2")
+"""An engine that finds what a chat template holds once: in turns, equal requests in lock step all wait for it."""
 
 
 def benchmark(path, system, *, clients=16, requests=64, inputs=2000, outputs=100, form="vllm"):

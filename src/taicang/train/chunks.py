@@ -105,7 +105,11 @@ def _chunk(share: Share, layers: Layers) -> Chunk:
         backward_s = total(time.again) + total(time.data) + total(time.weight)
         beside_s = {"forward_s": total(front), "backward_s": backward_s}
         if plan.by_layer:
-            ahead, behind = sync.layer_waits(held, plan, stack, setup.data_tax, layers.price, **beside_s)
+            again = plan.recompute_ratio if plan.recompute == "full" else 0.0
+            ahead, behind = sync.layer_waits(
+                sync.layer_load(held, plan, layers.price, stack.keeps), held, stack, setup.data_tax, **beside_s,
+                again_ratio=again,
+            )  # fmt: skip
             front, back = added(front, {"data": ahead}), added(back, {"data": behind})
         if away:
             over, under = sync.away_s(time.saved_bytes * away, layers.price, **beside_s)

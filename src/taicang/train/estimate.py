@@ -49,6 +49,8 @@ class _Layer:
     back_s: Num
     """Recompute, data and weight gradients."""
     weight_s: Num
+    again_ratio: Num
+    """Layers whose whole forward pass is repeated, by recompute."""
     beside_s: Num
     """What a pair of passes saves."""
     kept_bytes: Num
@@ -152,6 +154,7 @@ def _mean(setup: Setup, layout: TrainPlan, modes: tuple[tuple[Any, float], ...])
         forward_s=forward,
         back_s=np.array(again)[:, None] + weigh(lambda t: total(t.data)) + weight + stack.layer_gap_s,
         weight_s=weight,
+        again_ratio=np.array([ratio if mode == "full" else 0.0 for mode, ratio in modes])[:, None],
         beside_s=weigh(lambda t: t.saved_s) if layout.ep > 1 else 0.0,
         kept_bytes=np.array(kept)[:, None],
         boundary_bytes=boundary,
@@ -206,7 +209,9 @@ def _stage(
             else sync.step_network(wide, plan, price, stack.keeps)
         )  # fmt: skip
     if given.zero == 3:
-        ahead, behind = sync.layer_exposed(networks[key], stack, tax, forward_s=forward, backward_s=back)
+        ahead, behind = sync.layer_waits(
+            networks[key], layer.held, stack, tax, forward_s=forward, backward_s=back, again_ratio=layer.again_ratio
+        )
         over, under = sync.edges_exposed(
             layer.held, layer.edges, plan, stack, tax, price, forward_s=forward, backward_s=back
         )

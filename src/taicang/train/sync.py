@@ -213,15 +213,14 @@ def layer_exposed(
 
 
 def layer_waits(
-    layer: Held, plan: TrainPlan, stack: Stack, tax: Num, price: Price, *, forward_s: Num, backward_s: Num
-) -> tuple[Num, Num]:
-    """What a layer waits for, forward and backward: its collectives, or the host where each module's hooks gather its
-    weights in every pass, recompute's too; the host runs ahead of the device otherwise."""
-    load = layer_load(layer, plan, price, stack.keeps)
+    load: tuple[Num, Num, Num, Num, Num], layer: Held, stack: Stack, tax: Num, *, forward_s: Num, backward_s: Num,
+    again_ratio: Num,
+) -> tuple[Num, Num]:  # fmt: skip
+    """What a layer waits for, forward and backward: its collectives (``layer_load``), or the host where each module's
+    hooks gather its weights in every pass, that ``again_ratio`` of layers recompute too; else it runs ahead."""
     ahead, behind = layer_exposed(load, stack, tax, forward_s=forward_s, backward_s=backward_s)
     host = (layer.matrices + layer.expert_matrices) * stack.module_hook_s
-    again = plan.recompute_ratio if plan.recompute == "full" else 0.0
-    return np.maximum(ahead, host - forward_s), np.maximum(behind, host * (1.0 + again) - backward_s)
+    return np.maximum(ahead, host - forward_s), np.maximum(behind, host * (1.0 + again_ratio) - backward_s)
 
 
 def edges_exposed(
