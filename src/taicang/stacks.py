@@ -203,6 +203,8 @@ class Stack:
     (on request), "two_batch" (overlapped microbatches), "sp_attention" (sequence-tensor-sequence prefill),
     "matmul_all_reduce" (in prefill, an all-reduce runs beside the product that it sums); in training those of
     ``search.training`` ("interleaved_gradients": those of a chunk are reduced beside the chunks that follow)."""
+    staged_drafts: bool = True
+    """Whether it drafts tokens where the layers lie in pipeline stages."""
     expert_dispatch: ExpertDispatch = "best"
     """How training sends tokens to experts: "plain", a copy for each expert by an all-to-all, sorted by expert on
     arrival; "best", that without the sorting, or each at most once to a rank, whichever is faster."""

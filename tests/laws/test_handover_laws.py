@@ -8,16 +8,22 @@ from dataclasses import replace
 
 import pytest
 import yaml
+from hypothesis import given as drawn
+from hypothesis import settings
+from hypothesis import strategies as st
 
 from taicang import catalog
 from taicang.app.search_cmd import search
 from taicang.catalog.models import model as load_model
 from taicang.errors import MissingFigure, NotModelled, UnknownName
 from taicang.search.choices import default_stack, quantisation
+from taicang.search.door import formats, prepare
 from taicang.search.handover import TARGETS, TRAINERS, emit, image, role_name
 from taicang.search.handover.kubernetes import resource
 from taicang.search.result import Choice, Pool
-from taicang.search.space import WIDE, layouts
+from taicang.search.run import Ask
+from taicang.search.run import search as run_search
+from taicang.search.space import WIDE, default, layouts
 
 CASES = [
     ("deepseek-v3", "hgx-h200 x 4"),
@@ -26,6 +32,8 @@ CASES = [
     ("llama-3.1-405b", "hgx-h200 x 4"),
     ("deepseek-r1", "cloudmatrix384"),
 ]
+ON = ("hgx-h200 x 4", "hgx-h20", "mi300x-8", "atlas-800-a2 x 4", "cloudmatrix384")
+ON = {name: catalog.machine(name) for name in ON}
 DRAWS = 120
 REPLICA = "training.kubeflow.org/replica-index"
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -243,6 +251,28 @@ def test_what_a_target_cannot_do_is_refused_with_the_reason(to, on, wanted, reas
     machine, net = catalog.machine(on), load_model("deepseek-v3")
     with pytest.raises(NotModelled, match=reason):
         given(choice(machine, [one_pool(machine, net, **wanted)]), machine, net, to)
+
+
+ENGINES = [(to, each) for to, target in TARGETS.items() if target.writer for each in target.chips]
+
+
+@settings(max_examples=12, deadline=None)
+@drawn(st.sampled_from(ENGINES), st.data())
+def test_what_a_search_finds_the_engine_can_be_told(engine, data):
+    """Whatever plan is shown, also where nobody asked for files."""
+    to, vendor = engine
+    fit = [name for name, on in ON.items() if on.chip.vendor.lower() == vendor]
+    name = data.draw(st.sampled_from(("deepseek-v3", "qwen3-30b-a3b", "llama-3.1-8b")))
+    lengths = {"input_tokens": data.draw(st.integers(64, 8000)), "output_tokens": data.draw(st.integers(8, 2000))}
+    on = data.draw(st.sampled_from(fit))
+    try:
+        job = prepare(name, on, stack=TARGETS[to].stack, tpot_s=1.0, **lengths)
+        found = run_search(job, formats(["auto"], job), default(job.model), Ask(top=20))
+    except NotModelled:
+        return
+    for each in found.best:
+        files = emit(each, job.machine, job.model, to=to, path="w", **lengths)
+        assert files, each
 
 
 @pytest.mark.parametrize("to", ["vllm", "sglang", "trtllm"])

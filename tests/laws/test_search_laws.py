@@ -15,8 +15,8 @@ from taicang.search.door import formats, prepare
 from taicang.search.join import front
 from taicang.search.once import distinct
 from taicang.search.points import handover_s, prefill_points, serving_points
-from taicang.search.run import Ask, search
-from taicang.search.space import AXES, Space, default, layouts, wide
+from taicang.search.run import Ask, every, search
+from taicang.search.space import AXES, Space, default, wide
 from taicang.serve.memory import memory_use
 from taicang.serve.queueing import busiest
 from taicang.serve.setup import step
@@ -52,12 +52,14 @@ def test_brute_force_finds_nothing_better(model, on):
     """Every plan priced alone, as floats: the tables hold the same numbers and the search the best of them."""
     one = job(model, on, ttft_s=4.0, tpot_s=0.1)
     quants = formats(["auto"], one)
-    plans = list(layouts(SMALL, one.model, one.machine, one.stack, quants[0][1]))
+    plans = every(one, quants[0][1], SMALL)["both"]
     context = one.input_tokens + one.output_tokens
     agg, dec, pre = [], [], []
     for plan, n in product(plans, SMALL.batches):
         chips = -(-plan.ranks // one.machine.chip.dies)
         for depth in SMALL.drafts_of(one.model):
+            if depth and plan.pp > 1 and not one.stack.staged_drafts:
+                continue
             setup = one.setup(replace(plan, draft_tokens=depth))
             if fits(one, setup.plan, n, context, n * setup.plan.query_len):
                 seconds = step(
@@ -81,7 +83,7 @@ def test_brute_force_finds_nothing_better(model, on):
             move = handover_s(setup, one)
             pre.append((seconds + move, min(n * plan.dp / seconds, 1.0 / move), chips))
 
-    tables = serving_points(plans, one, SMALL)
+    tables = serving_points(plans, one, replace(SMALL, staged_drafts=one.stack.staged_drafts))
     table = tables["both"]
     mine = zip(table.ttft_s, table.tpot_s, table.requests_per_s, table.chips, strict=True)
     assert sorted(agg) == sorted(tuple(map(float, row)) for row in mine)

@@ -18,6 +18,7 @@ from taicang.plans import Quantisation, ServePlan, describe
 from taicang.predict.prediction import Infeasible, Loop, PhasePrediction, Served
 from taicang.search.door import Run, forms_of, job_of, narrowed
 from taicang.search.explain import binding
+from taicang.search.handover import launchable
 from taicang.search.points import Job, chunk_budget, handover_s
 from taicang.search.result import Ask, Choice, Pool
 from taicang.search.run import search
@@ -77,10 +78,12 @@ def answer(run: Run) -> Served | Infeasible:
 def _candidates(
     job: Job, space: Space, forms: Quantisation, plan: ServePlan | None, prefill: ServePlan | None
 ) -> Mapping[str, Sequence[ServePlan]]:
-    """Layouts by role; "known" are those of the space among the given ones, or all."""
+    """Layouts by role; "known" are those of the space among the given ones, or all that the engine can be told."""
     listed = list(layouts(space, job.model, job.machine, job.stack, forms, prefill=True))
-    serving = [plan] if plan else [each for each in listed if not each.sp]
-    feeding = [prefill] if prefill else [*listed, *(each for each in (plan,) if each and each not in listed)]
+    takes = launchable(job.machine, job.model, job.stack)
+    serving = [plan] if plan else [each for each in listed if not each.sp and takes("both", each)]
+    fed = [each for each in listed if takes("prefill", each)]
+    feeding = [prefill] if prefill else [*fed, *(each for each in (plan,) if each and each not in fed)]
     given = [each for each in (plan, prefill) if each]
     known = listed if all(each in listed for each in given) else []
     return {"both": serving, "decode": serving, "prefill": feeding, "known": known}

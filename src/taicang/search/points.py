@@ -212,7 +212,10 @@ def serving_points(
         # steps of each role are of other sizes, beside the same weights
         ends = np.cumsum([budgets[role].size for role in roles])[:-1]
         tokens = np.maximum(batches * plan.query_len, np.concatenate([budgets[role] for role in roles]))
-        fits = np.split(_fits(plan, job, batches, job.held_tokens, tokens) & exists, ends, axis=-1)
+        fits = _fits(plan, job, batches, job.held_tokens, tokens) & exists
+        if not space.staged_drafts:
+            fits = fits & ((np.asarray(plan.pp) == 1) | (drafts == 0.0))
+        fits = np.split(fits, ends, axis=-1)
         keep: dict[Role, Any] = dict(zip(roles, fits, strict=True))
         most = max(_largest(mask) for mask in keep.values())
         keep = {role: mask[..., :most, :] for role, mask in keep.items()}

@@ -12,6 +12,7 @@ from taicang.catalog.build import split
 from taicang.errors import InvalidInput, MissingFigure, NotModelled
 from taicang.plans import Quantisation, ServePlan
 from taicang.search import sheet
+from taicang.search.handover import launchable
 from taicang.search.join import covered
 from taicang.search.points import Job, Points, Role, prefill_points, serving_points
 from taicang.search.result import FIGURES, MODES, Ask, Choice, Counts, Found, Mode
@@ -37,7 +38,8 @@ def search(
     """The best ways to run ``job`` over all layouts of ``space`` in each of the named ``quants``.
 
     ``only`` names the layouts by role ("both", "prefill", "decode") instead of all; ``beside`` are layouts that decode
-    besides those of the space; ``keep`` says of a role and a layout whether it is in the space at all.
+    besides those of the space; ``keep`` says of a role and a layout of the space whether it is in it at all (none: the
+    engine can be told to run it).
 
     Exhaustive: each row is priced, unless its bytes exceed the memory. The smallest machine is no larger than the
     job's. Raises ``InvalidInput`` for it without a load or a load without it, and ``MissingFigure`` where the objective
@@ -50,10 +52,10 @@ def search(
     pairings = 0
     nearest: list[str] = []
     refused: list[str] = []
+    if only is None:
+        space = replace(space, staged_drafts=job.stack.staged_drafts)
     for name, quant in quants:
-        plans = only or every(job, quant, space, beside)
-        if keep is not None:
-            plans = {role: [plan for plan in each if keep(role, plan)] for role, each in plans.items()}
+        plans = only or every(job, quant, space, beside, keep)
         priced = _priced(plans, job, space, ask)
         sheets += _sheets(priced, job, name, ask)
         if ask.front and "aggregated" in priced:
@@ -133,13 +135,26 @@ def _sheets(priced: Mapping[str, Points], job: Job, name: str, ask: Ask) -> Iter
 
 
 def every(
-    job: Job, quant: Quantisation, space: Space, beside: Sequence[ServePlan] = ()
+    job: Job,
+    quant: Quantisation,
+    space: Space,
+    beside: Sequence[ServePlan] = (),
+    keep: Callable[[str, ServePlan], bool] | None = None,
 ) -> dict[str, Sequence[ServePlan]]:
-    """All layouts of the space by role, and ``beside`` among those that decode."""
+    """Layouts of the space by role that ``keep``, or else the engine, takes; ``beside`` is among those that decode."""
+    takes = keep or launchable(job.machine, job.model, job.stack)
     wider = list(layouts(space, job.model, job.machine, job.stack, quant, prefill=True))
-    plans = [plan for plan in wider if not plan.sp]
-    plans += [plan for plan in (replace(each, quant=quant) for each in beside) if plan not in plans]
-    return {"both": plans, "decode": plans, "prefill": wider}
+    given = [replace(each, quant=quant) for each in beside]
+
+    def serving(role: str) -> list[ServePlan]:
+        plans = [plan for plan in wider if not plan.sp and takes(role, plan)]
+        return plans + [plan for plan in given if plan not in plans]
+
+    return {
+        "both": serving("both"),
+        "decode": serving("decode"),
+        "prefill": [plan for plan in wider if takes("prefill", plan)],
+    }
 
 
 def _check(job: Job, ask: Ask) -> None:

@@ -37,6 +37,8 @@ class Space:
     batches: tuple[float, ...] = BATCHES
     prompts: tuple[float, ...] = (1, 2, 3, 4, 6, 8, 12, 16, 32, 64, 128)
     """Prompts that one attention group prefills together."""
+    staged_drafts: bool = True
+    """Whether tokens are drafted over pipeline stages, too."""
     usual: bool = False
     """With the layouts of the narrow space, whatever the axes: a search is never behind a prediction."""
     narrow: bool = False

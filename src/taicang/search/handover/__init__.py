@@ -190,6 +190,15 @@ def able(to: str, machine: Machine, net: Model, stack: str) -> Callable[[str, Se
     return expressed
 
 
+def launchable(machine: Machine, net: Model, stack: Stack) -> Callable[[str, ServePlan], bool]:
+    """Tells of a role and a layout whether the engine of ``stack`` can be told to run it: yes, where nobody wrote down
+    what that engine is told, or on whose chips it runs."""
+    for to, target in TARGETS.items():
+        if target.writer and target.stack == stack.engine and machine.chip.vendor.lower() in target.chips:
+            return able(to, machine, net, stack.name)
+    return lambda *_: True
+
+
 def image(to: str, machine: Machine) -> str:
     """What containers of the target ``to`` start from, for an image of other chips does not run: ``to:latest``, which
     a site has to build, where nobody publishes one."""

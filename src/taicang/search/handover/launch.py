@@ -158,6 +158,11 @@ def all_to_all(plan: ServePlan) -> bool:
     return plan.dp > 1 and (plan.exchange == "all_to_all" or (plan.microbatches > 1 and plan.exchange == "auto"))
 
 
+def staged_drafts(placed: Placed) -> str:
+    """Why nothing is drafted over this plan's stages, if something should be."""
+    return "drafted tokens over pipeline stages" if placed.drafts and placed.plan.pp > 1 else ""
+
+
 def overlap_without(plan: ServePlan) -> str:
     """Why two batches cannot overlap under this plan's exchange, if they cannot."""
     asked = plan.microbatches > 1 and not all_to_all(plan)

@@ -11,6 +11,7 @@ from taicang.search.handover.launch import (
     all_to_all,
     overlap_without,
     refuse,
+    staged_drafts,
     unknown_to_all,
 )
 from taicang.search.handover.vllm import spare_without_experts
@@ -34,7 +35,8 @@ def arguments(placed: Placed) -> list[str]:
     plan, exchanged = placed.plan, all_to_all(placed.plan)
     split = f"an all-to-all exchange over ep {plan.ep}; its stage of {placed.stage} ranks would be one EP group"
     mixed = split if exchanged and plan.moe_tp > 1 else ""
-    refuse("SGLang", [unknown_to_all(plan), mixed, overlap_without(plan), spare_without_experts(placed)])
+    reasons = [unknown_to_all(plan), mixed, overlap_without(plan), spare_without_experts(placed), staged_drafts(placed)]
+    refuse("SGLang", reasons)
     words = ["--model-path", placed.path, "--tp-size", str(placed.stage), "--pp-size", str(plan.pp)]
     words += ["--ep-size", str(plan.ep)]
     if plan.dp > 1:

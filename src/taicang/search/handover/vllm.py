@@ -18,6 +18,7 @@ from taicang.search.handover.launch import (
     all_to_all,
     overlap_without,
     refuse,
+    staged_drafts,
     unknown_to_all,
 )
 
@@ -79,7 +80,7 @@ def _layout(placed: Placed, engine: str) -> list[str]:
     split = ""
     if plan.ep > 1 and plan.moe_tp > 1:
         split = f"experts as {plan.ep} x {plan.moe_tp}; it has ep {placed.stage} or tensor-parallel experts"
-    refuse(engine, [unknown_to_all(plan), split, spare_without_experts(placed)])
+    refuse(engine, [unknown_to_all(plan), split, spare_without_experts(placed), staged_drafts(placed)])
     words = ["--tensor-parallel-size", str(plan.tp), "--pipeline-parallel-size", str(plan.pp)]
     if plan.dp > 1:
         words += ["--data-parallel-size", str(plan.dp)]
