@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 .PHONY: acceptance demo test test-bare test-slow explore mutants fuzz figures lint format bench docs clean
 
 # Tests that need an extra
-EXTRAS := $(shell grep -lrE "importorskip|is an extra|are an extra" tests)
+EXTRAS := $(shell grep -lrE --include="*.py" "importorskip|is an extra|are an extra" tests)
 
 # What the programs of tests/virtual import
 PROGRAMS := transformers accelerate peft diffusers
