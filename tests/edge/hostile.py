@@ -323,10 +323,10 @@ def late(*_: object) -> None:
 
 def told(args: list[str], out: str) -> str:
     """What is wrong with an answer: numbers that are none, figures without a band or the word for none."""
+    if {"port", "catalog"} & set(args):  # which write a file, or what a user's file says
+        return ""
     if "--json" not in args:
         return "a figure that is no number" if re.search(r"\b(nan|-?inf)\b", out, re.IGNORECASE) else ""
-    if args[0] in ("port", "catalog"):  # which write a file, or what a user's file says
-        return ""
     try:
         answer = json.loads(out, parse_constant=lambda word: word / 0)
     except (ValueError, TypeError) as problem:
