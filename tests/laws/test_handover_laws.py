@@ -16,12 +16,13 @@ from taicang import catalog
 from taicang.app.search_cmd import search
 from taicang.catalog.models import model as load_model
 from taicang.errors import MissingFigure, NotModelled, UnknownName
+from taicang.plans import ServePlan
 from taicang.search.choices import default_stack, quantisation
 from taicang.search.door import formats, prepare
-from taicang.search.handover import TARGETS, TRAINERS, emit, image, role_name
+from taicang.search.handover import TARGETS, TRAINERS, able, emit, image, role_name
 from taicang.search.handover.kubernetes import resource
 from taicang.search.result import Choice, Pool
-from taicang.search.run import Ask
+from taicang.search.run import Ask, every
 from taicang.search.run import search as run_search
 from taicang.search.space import WIDE, default, layouts
 
@@ -273,6 +274,15 @@ def test_what_a_search_finds_the_engine_can_be_told(engine, data):
     for each in found.best:
         files = emit(each, job.machine, job.model, to=to, path="w", **lengths)
         assert files, each
+
+
+def test_a_plan_beside_the_others_is_not_handed_over_where_the_target_cannot_take_it():
+    job = prepare("deepseek-v3", "hgx-h200", stack="vllm", input_tokens=4000, output_tokens=1000)
+    ((_, quant),) = formats(["auto"], job)
+    plan = ServePlan(tp=8, ep=4, moe_tp=2, quant=quant)
+    keep = able("vllm", job.machine, job.model, job.stack.name)
+    assert plan in every(job, quant, default(job.model), [plan])["decode"]
+    assert plan not in every(job, quant, default(job.model), [plan], keep)["decode"]
 
 
 @pytest.mark.parametrize("to", ["vllm", "sglang", "trtllm"])

@@ -38,8 +38,8 @@ def search(
     """The best ways to run ``job`` over all layouts of ``space`` in each of the named ``quants``.
 
     ``only`` names the layouts by role ("both", "prefill", "decode") instead of all; ``beside`` are layouts that decode
-    besides those of the space; ``keep`` says of a role and a layout of the space whether it is in it at all (none: the
-    engine can be told to run it).
+    besides those of the space; ``keep`` says of a role and a layout whether it is in the space at all (none: of the
+    space's own, those that the engine can be told to run).
 
     Exhaustive: each row is priced, unless its bytes exceed the memory. The smallest machine is no larger than the
     job's. Raises ``InvalidInput`` for it without a load or a load without it, and ``MissingFigure`` where the objective
@@ -141,14 +141,15 @@ def every(
     beside: Sequence[ServePlan] = (),
     keep: Callable[[str, ServePlan], bool] | None = None,
 ) -> dict[str, Sequence[ServePlan]]:
-    """Layouts of the space by role that ``keep``, or else the engine, takes; ``beside`` is among those that decode."""
+    """Layouts of the space by role that ``keep``, or else the engine, takes; ``beside`` is among those that decode, but
+    for what ``keep`` does not take."""
     takes = keep or launchable(job.machine, job.model, job.stack)
     wider = list(layouts(space, job.model, job.machine, job.stack, quant, prefill=True))
     given = [replace(each, quant=quant) for each in beside]
 
     def serving(role: str) -> list[ServePlan]:
         plans = [plan for plan in wider if not plan.sp and takes(role, plan)]
-        return plans + [plan for plan in given if plan not in plans]
+        return plans + [plan for plan in given if plan not in plans and (keep is None or keep(role, plan))]
 
     return {
         "both": serving("both"),
