@@ -90,8 +90,9 @@ class Keeping:
     and saves its input once it has run; "product", before it, where it is PyTorch's own and saves its input first."""
     buffered: bool = True
     """Whether gradients lie in buffers that are always there, or come to be as the backward pass goes."""
-    eager: bool = False
-    """Whether norms and activations are operators of the framework, one after the other, that keep what each needs."""
+    eager: frozenset[str] = frozenset()
+    """Which of "norm", "rope" and "activation" are operators of the framework, one after the other, that keep what each
+    needs."""
     outputs: bool = False
     """Whether a pipeline stage keeps what it sent of each microbatch in flight."""
     added: bool = False

@@ -52,7 +52,8 @@ def jobs(draw):
     micro = draw(st.sampled_from([1, 1, 2]))
     plan = TrainPlan(
         tp=tp, pp=pp, cp=cp, dp=dp, ep=ep, micro_batch=micro, global_batch=dp * micro * pp * draw(powers),
-        seq=draw(st.sampled_from([2048, 4096, 8192])), zero=draw(st.sampled_from([0, 1, 3])),
+        seq=draw(st.sampled_from([2048, 4096, 8192])), document_tokens=draw(st.sampled_from([0.0, 0.0, 700.5, 2048.0])),
+        zero=draw(st.sampled_from([0, 1, 3])),
         recompute=draw(st.sampled_from(["none", "selective", "full"])),
         recipe=recipe(draw(st.sampled_from(["bf16", "fp8"]))),
         moments=draw(st.sampled_from(["fp32", "bf16"])), master=draw(st.sampled_from(["fp32", "none"])),
@@ -89,6 +90,7 @@ def options_of(asked):
         "recompute",
     )
     said = {name.replace("_", "-"): getattr(plan, name) for name in fields}
+    said |= {"documents": plan.document_tokens} if plan.document_tokens else {}
     return {"model": asked.model, "on": asked.on, "stack": asked.stack, "dtype": plan.recipe.name} | said
 
 
@@ -154,7 +156,8 @@ def row_of(asked):
         "par": {"tp": plan.tp, "pp": plan.pp, "cp": plan.cp, "dp": plan.dp, "ep": plan.ep, "zero": plan.zero},
         "batch": {"gbs": plan.global_batch, "mbs": plan.micro_batch}, "seq": {"seq_len": plan.seq},
         "metric": "step_time", "value": 1.0, "unit": "s",
-        "extra": {"recompute": plan.recompute, "sp": True, "moments": plan.moments, "master": plan.master},
+        "extra": {"recompute": plan.recompute, "sp": True, "moments": plan.moments, "master": plan.master,
+                  "documents": plan.document_tokens},
     }  # fmt: skip
 
 

@@ -105,12 +105,18 @@ def _search(found: Found) -> None:
         console.print(f"  {show(step.seconds, 's'):>8s}  {show(size, 'B'):>8s}  {describe(step.plan)}")
 
 
+def _days(seconds: float) -> str:
+    """Days, of short runs with a figure that is not nothing."""
+    days = seconds / DAY
+    return f"{days:.2f}" if days >= 0.01 else f"{days:.1g}"
+
+
 def _run(run: Run, chips: int) -> None:
     console.print(f"[bold]run[/] of {show(run.tokens, '')} tokens: {run.steps:,.0f} steps")
-    low, high = (seconds / DAY for seconds in run.band_s)
+    low, high = (_days(seconds) for seconds in run.band_s)
     console.print(
-        f"  days             {run.seconds / DAY:.2f} (by failures' chance {low:.2f} to {high:.2f}); steps alone "
-        f"{run.busy_s / DAY:.2f}, goodput {run.goodput_ratio:.1%}"
+        f"  days             {_days(run.seconds)} (by failures' chance {low} to {high}); steps alone "
+        f"{_days(run.busy_s)}, goodput {run.goodput_ratio:.1%}"
     )
     classes = ", ".join(f"{name} {count:.2g}" for name, count in run.failures.items())
     console.print(

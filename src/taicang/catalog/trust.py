@@ -362,7 +362,7 @@ def novelty(run: Ground, pool: Mapping[str, Any]) -> tuple[tuple[str, ...], str]
     new: list[str] = []
     near = engines.get(run.engine)
     if near is None:
-        new.append("engine")
+        new += ["engine", "source"]  # nobody who measured others ran it
         near = {
             axis: sorted({each for one in engines.values() for each in one[axis]})
             for axis in next(iter(engines.values()))

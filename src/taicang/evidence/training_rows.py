@@ -308,6 +308,9 @@ def plan_of(row: Row, model: Model) -> TrainPlan:
         global_batch=row.batch,
         local_batch=int(batch.get("local_batch") or 0) if pp > 1 and "mbs" in batch else 0,
         seq=row.seq,
+        document_tokens=float(extra.get("documents", said.get("document_tokens", 0.0))),
+        document_spread_ratio=float(extra.get("documents_cv", 0.0)),
+        padded=bool(extra.get("padded", False)),
         sp=bool(extra.get("sp", said.get("sp", True))),
         recompute=said.get("recompute", "none"),
         recompute_modules=tuple(said.get("recompute_modules", ("core",))),
@@ -335,7 +338,7 @@ def _facts(row: Row, par: Mapping[str, Any], *, sharded: bool) -> dict[str, Any]
         "source": row.source, "chip": row.chip, "model": row.model, "count": row.count, "stack": stack_of(row),
         "notes": row.raw["notes"], "recomputed": str(extra.get("recompute")), "pp": int(par.get("pp") or 1),
         "checkpointed": bool(extra.get("act_ckpt")), "sharded": sharded, "context": extra.get("cp", ""),
-        "experts": str(extra.get("ep", "")),
+        "experts": str(extra.get("ep", "")), "task": extra.get("task", ""),
     }  # fmt: skip
 
 

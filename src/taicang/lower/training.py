@@ -105,12 +105,14 @@ class Layer:
 
 
 def setting_of(model: Model, plan: TrainPlan, stack: Stack) -> Setting:
-    """One microbatch of one context-parallel rank, as the lowering of prefill takes it; causal pairs are halved."""
+    """One microbatch of one context-parallel rank, as the lowering of prefill takes it; causal pairs are halved, and
+    documents that are packed together see none of each other."""
     tokens = plan.micro_batch * plan.seq / plan.cp
+    span = plan.span if "flash_attention" in stack.fused else plan.seq  # scores that pass through memory are all made
     batch = Batch(
         prefill_tokens=tokens,
-        prefill_sequences=plan.micro_batch,
-        prefill_pairs=plan.micro_batch * plan.seq * (plan.seq + 1.0) / 2.0 / plan.cp,
+        prefill_sequences=plan.micro_batch * plan.seq / span,
+        prefill_pairs=tokens * (span + 1.0) / 2.0,
         prefill_context=tokens,
     )
     form = plan.recipe.products
@@ -265,12 +267,12 @@ def _steps(items: list[Item], setting: Setting, plan: TrainPlan) -> Iterator[Ste
                 yield from _adapter(label, op)
 
 
-def _kernels(op: Operator, eager: bool) -> Operator:
+def _kernels(op: Operator, eager: frozenset[str]) -> Operator:
     """``op`` as one kernel, or as those that a framework without fused ones runs for it."""
-    if eager and isinstance(op, Pointwise) and op.kind == "activation":  # one that is not gated stays as it is
-        return replace(op, moved_bytes=3.0 * op.moved_bytes - 8.0 * op.elements)
-    if not (eager and isinstance(op, Pointwise) and op.kind in EAGER):
+    if not (isinstance(op, Pointwise) and op.kind in eager):
         return op
+    if op.kind == "activation":  # one that is not gated stays as it is
+        return replace(op, moved_bytes=3.0 * op.moved_bytes - 8.0 * op.elements)
     traffic, launches = EAGER[op.kind]
     return replace(op, moved_bytes=op.moved_bytes * traffic, launches=op.launches * launches)
 
@@ -311,7 +313,7 @@ def _materialised(op: Attend) -> Iterator[Step]:
     yield Step(label="weighted sum", axis="compute", op=replace(product, n=op.v_dim, k=keys), module="core")
 
 
-def _saved(op: Operator, hidden: int, shard: int, eager: bool) -> Num:
+def _saved(op: Operator, hidden: int, shard: int, eager: frozenset[str]) -> Num:
     """Bytes that the backward pass of ``op`` needs: inputs of products, q, k, v of attention, pre-activations.
 
     The sum over a layer is the 34 s b h of arXiv 2205.05198, less the dropout masks that today's models do not have.
@@ -327,9 +329,9 @@ def _saved(op: Operator, hidden: int, shard: int, eager: bool) -> Num:
     if isinstance(op, Attend):
         return (op.queries * op.heads * op.qk_dim + op.context * op.kv_heads * (op.qk_dim + op.v_dim)) * 2.0
     if isinstance(op, Pointwise) and op.kind == "norm":
-        return op.elements * (4.0 if eager else 2.0)
+        return op.elements * (4.0 if "norm" in eager else 2.0)
     if isinstance(op, Pointwise) and op.kind == "activation":
-        return 2.0 * op.moved_bytes - 6.0 * op.elements if eager else op.moved_bytes - 2.0 * op.elements
+        return 2.0 * op.moved_bytes - 6.0 * op.elements if "activation" in eager else op.moved_bytes - 2.0 * op.elements
     return 0.0
 
 

@@ -16,7 +16,7 @@ CONVENTION = (
 )
 
 
-def model_flop(model: Model, seq: int, sequences: Num, *, trained_ratio: float = 1.0) -> Num:
+def model_flop(model: Model, seq: float, sequences: Num, *, trained_ratio: float = 1.0) -> Num:
     """FLOPs of one forward and backward pass of ``sequences`` sequences of ``seq`` tokens; see ``CONVENTION``.
 
     With frozen weights (``trained_ratio`` 0) the weight gradients fall away: 4 per weight instead of 6.

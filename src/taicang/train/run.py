@@ -133,7 +133,7 @@ def train_run(step: TrainStep, machine: Machine, tokens: float, policy: Policy, 
     """The run of ``tokens`` tokens made of ``step``, expected values and a simulated band."""
     chips = -(-step.plan.ranks // machine.chip.dies)
     parts = parts_of(machine, policy)
-    steps = tokens / step.plan.tokens
+    steps = max(tokens / step.plan.tokens, 1.0)
     busy = steps * step.seconds
     size, stall, written = checkpoint(step, chips, policy)
     rates = rates_per_s(parts, chips)

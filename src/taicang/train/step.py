@@ -104,7 +104,7 @@ def train_step(setup: Setup) -> TrainStep:
     }
     seconds = summed(spent)
     held = _held(chunks)
-    flop = float(model_flop(setup.model, plan.seq, float(plan.global_batch), trained_ratio=plan.trained_ratio))
+    flop = float(model_flop(setup.model, plan.span, plan.tokens / plan.span, trained_ratio=plan.trained_ratio))
     return TrainStep(
         plan=plan,
         seconds=seconds,

@@ -27,6 +27,10 @@ def check(plan: TrainPlan, layers: int) -> None:
         )
     if plan.seq % plan.cp:
         raise InvalidPlan(f"cp={plan.cp} does not divide the sequence of {plan.seq} tokens")
+    if plan.document_tokens > plan.seq:
+        raise InvalidPlan(f"documents of {plan.document_tokens:g} tokens exceed the sequence of {plan.seq}")
+    if not plan.document_tokens and (plan.padded or plan.document_spread_ratio):
+        raise InvalidPlan("the mean length of documents is not said: --documents TOKENS")
     _order(plan)
     _sharding(plan)
     _offload(plan)

@@ -44,6 +44,13 @@ class TrainPlan:
     """Sequences of a rank that one run of the pipeline takes, which fills and drains for each (PyTorch's pipelining
     runs one per local batch; 0: all of the step's)."""
     seq: int = 4096
+    document_tokens: float = 0.0
+    """Mean length of the documents that sequences are packed of, each of which attends to itself alone (0: one fills a
+    sequence)."""
+    document_spread_ratio: float = 0.0
+    """Standard deviation of that length over its mean."""
+    padded: bool = False
+    """Each sequence holds one such document and is filled up with tokens that are computed and thrown away."""
     sp: bool = True
     """Sequence parallelism: activations between tensor-parallel products are sharded over tp."""
     recompute: Recompute = "none"
@@ -105,9 +112,16 @@ class TrainPlan:
         return self.microbatches * self.micro_batch // self.local_batch if self.local_batch and self.pp > 1 else 1
 
     @property
-    def tokens(self) -> int:
-        """Tokens of one step."""
-        return self.global_batch * self.seq
+    def tokens(self) -> float:
+        """Tokens of one step that are learned from: of padded sequences their documents'."""
+        return self.global_batch * min(self.document_tokens if self.padded else self.seq, self.seq)
+
+    @property
+    def span(self) -> float:
+        """Length of the document that a token of a sequence is found in: the mean square over the mean, so that
+        documents of this one length have as many query-key pairs as those of all lengths. A longer one is cut."""
+        spread = 1.0 + self.document_spread_ratio**2
+        return self.seq if self.padded else min(self.document_tokens * spread or self.seq, self.seq)
 
     @property
     def chunks(self) -> int:
@@ -151,6 +165,10 @@ def describe(plan: TrainPlan) -> str:
     )
     away = plan.activations_away_ratio
     parts += [f"{away:.0%} of activations offloaded"] if away else []
+    if plan.document_tokens:
+        spread = f"±{plan.document_spread_ratio * plan.document_tokens:.0f}" if plan.document_spread_ratio else ""
+        how = "padded to" if plan.padded else "packed into"
+        parts.append(f"documents of {plan.document_tokens:.0f}{spread} tokens {how} {plan.seq}")
     parts += ["no SP"] if plan.tp > 1 and not plan.sp else []
     parts += [plan.context] if plan.cp > 1 and plan.context != "ring" else []
     if plan.recompute != "none":

@@ -110,6 +110,7 @@ def _refuse(plan: TrainPlan, net: Model) -> None:
         "frozen weights with adapters": plan.trained_ratio < 1.0,
         "what is offloaded as DeepSpeed does it": plan.offload != "none",
         "activations in host memory, of layers by their share": plan.activations_away_ratio > 0,
+        "documents in one sequence that do not see each other": plan.document_tokens > 0,
         f"gradients sharded without the weights (ZeRO {plan.zero})": plan.zero == 2,
         "pipeline stages with sharded weights": plan.zero == 3 and plan.pp > 1,
         "a mixer that is not softmax attention": not mixers <= {GroupedQuery, Latent},
