@@ -49,6 +49,8 @@ class Chip:
     cube_share_ratio: float = 1.0
     """Share of the matrix cores that this stream may use (1 unless the stack partitions them)."""
     vector_share_ratio: float = 1.0
+    l2_bytes_per_s: float = math.inf
+    """What its cores together read from its L2; infinite where nobody measured it."""
     kernels: Mapping[str, Mapping[str, Mapping[str, float]]] = field(default_factory=dict)
     """Constants that a user measured, in place of the profile's: family -> key -> constant."""
 

@@ -190,6 +190,8 @@ class Stack:
     kernel: logits of 16 bits, then their gradient in their place), "chunked_loss" (the loss by pieces of the sequence:
     logits of 16 bits, of which one piece is alive in 32), "fused_loss" (head and loss in one kernel: one piece is alive
     at all)."""
+    tuned_experts: bool = False
+    """Whether its users tuned the tiles of its experts' kernels for their model and chip, where it brings no table."""
     grouped_experts: bool = True
     """Whether training multiplies all experts of a rank in one product, or one after the other."""
     trains_mtp: bool = True

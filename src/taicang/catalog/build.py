@@ -142,6 +142,7 @@ def chip_of(entry: Resolved, prefix: str = "", owner: str = "", *, links: bool =
             reach_ratio=entry.get("memory.reach"),
         ),
         l2_bytes=need("l2"),
+        l2_bytes_per_s=entry.get("l2_bandwidth") or math.inf,
         profile=need("profile"),
         measured=bool(entry.get("measured")),
         tdp_w=entry.get("power.tdp"),

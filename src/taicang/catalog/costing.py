@@ -16,17 +16,18 @@ from functools import cache
 from types import MappingProxyType
 from typing import Any, TypeVar
 
-from taicang.catalog import calibration
+from taicang.catalog import calibration, files
 from taicang.catalog.build import chip as chip_named
 from taicang.catalog.calibration import fits
 from taicang.catalog.schema import ARCHITECTURE
+from taicang.catalog.stack_entry import order
 from taicang.cost.attend_gqa import GqaDecodeFit, GqaPrefillFit
 from taicang.cost.attend_mla import MlaDecodeFit, MlaPrefillFit
 from taicang.cost.collective import Line
 from taicang.cost.cost import Cost, faster
 from taicang.cost.energy import EnergyFit
 from taicang.cost.exchange import ExchangeFit
-from taicang.cost.experts import WIDENED, ExpertsFit, by_products
+from taicang.cost.experts import WIDENED, ExpertsFit, Tiles, by_products
 from taicang.cost.gemm import GemmFit
 from taicang.cost.model import Book, CostModel
 from taicang.cost.pointwise import PointwiseFit
@@ -138,7 +139,19 @@ def cost_model(machine: Machine, stack: Stack) -> CostModel:
             stretch_ratio=links.stretch_ratio,
             placed=links.placed,
         )
-    return CostModel(machine=machine, stack=stack, book=known, wires=wires)
+    return CostModel(machine=machine, stack=stack, book=known, wires=wires, tiles=tiles_of(stack, machine.chip))
+
+
+def tiles_of(stack: Stack, chip: Chip) -> Tiles | None:
+    """How the engine's release cuts its kernels of experts on ``chip``; None where nobody says or users tuned them."""
+    said = files.read(files.DATA / "tiles.yaml").get(stack.engine)
+    if said is None or stack.tuned_experts:
+        return None
+    release = order(stack.asked) or order(stack.version)
+    tile = [tile for since, tile in said["generic"].items() if order(since) <= release]
+    tables = said["tuned"].get(chip.name, {})
+    known = ((held, width) for held, each in tables.items() for width, since in each.items() if order(since) <= release)
+    return Tiles(generic=tuple(tile[-1]), tuned=frozenset(known)) if tile else None
 
 
 def _reaching(chip: Chip) -> Chip:

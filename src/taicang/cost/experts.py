@@ -6,6 +6,7 @@
   wasted in last tiles were tried and not found: a half-empty tile belongs to an expert that memory binds anyway);
 * memory: the weights of the experts that get a token at all, and the activations between the kernels (quantise,
   permute, up, activation, down, finalise), each counted once and scaled by one factor for how far the kernels fuse;
+* a kernel without a tuned tile for its shape takes at least as long for its products as the L2 for their operands;
 * floor: the run of kernels launched whatever the size, plus bookkeeping per expert listed: copies of gathered tokens
   are sorted over all experts of the layer, those that a dispatch brings over the rank's own; some kernels walk over
   all experts that the rank holds.
@@ -18,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -83,6 +85,34 @@ class ExpertsFit:
     origin: str = "calibrated"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tiles:
+    """How an engine's one kernel for experts of 16 bits is cut where it has no tuned table for their shape.
+
+    A core reads the operands of a tile from the L2 once: rows and columns of ``generic``, for as many products as it
+    has elements. A tile half as high and wide asks for twice the bytes for a FLOP, and waits for the L2.
+    """
+
+    generic: tuple[int, int]
+    tuned: frozenset[tuple[int, int]] = frozenset()
+    """Experts of a rank and their width there, of each table on this chip."""
+
+    def lacks(self, op: GroupedGemm) -> Count:
+        """1 where ``op`` runs by the generic tile, 0 elsewhere, for each candidate."""
+        wide = number_format(op.dtype).weight_bytes
+        if wide != 2.0 or not op.gathered or op.exchanged or op.biased:  # others have kernels of their own
+            return 0.0
+        has: Any = False
+        for held, width in self.tuned:
+            has = has | ((np.rint(op.experts_local) == held) & (np.rint(op.inter) == width))
+        return np.where(has, 0.0, 1.0)[()]
+
+    def operand_bytes(self, op: GroupedGemm, flop: Num) -> Num:
+        """What cores read from the L2 for ``flop`` of ``op``, where it runs by the generic tile."""
+        high, across = self.generic
+        return self.lacks(op) * flop * number_format(op.dtype).weight_bytes * (0.5 / high + 0.5 / across)
+
+
 def dispatched_key(dtype: str) -> str:
     """Key of the constants for tokens that an all-to-all brings (only those routed to this rank)."""
     return f"{dtype}:dispatched"
@@ -105,11 +135,12 @@ def fit_for(fits: Mapping[str, ExpertsFit], dtype: str, *, gathered: bool = True
 
 
 def priced(
-    op: GroupedGemm, chip: Chip, fits: Mapping[str, ExpertsFit], *, engine: str = "", unrouted: bool = False
-) -> Cost:
+    op: GroupedGemm, chip: Chip, fits: Mapping[str, ExpertsFit], *, engine: str = "", unrouted: bool = False,
+    tiles: Tiles | None = None,
+) -> Cost:  # fmt: skip
     """Price ``op`` by the kernels that ``engine`` runs, of one profile's ``fits``; raises as ``fit_for``."""
     fit = fit_for(fits, op.dtype, gathered=op.gathered, engine=engine)
-    cost = experts(op, chip, fit, unrouted=unrouted)
+    cost = experts(op, chip, fit, unrouted=unrouted, tiles=tiles)
     if not fit.beside:
         return cost
     # Never dearer than for the fewest tokens that these take, so that one more is not the faster there.
@@ -131,11 +162,13 @@ def load(op: GroupedGemm) -> HotRank:
     )
 
 
-def experts(op: GroupedGemm, chip: Chip, fit: ExpertsFit, *, unrouted: bool = False) -> Cost:
+def experts(
+    op: GroupedGemm, chip: Chip, fit: ExpertsFit, *, unrouted: bool = False, tiles: Tiles | None = None
+) -> Cost:
     """Price ``op`` on ``chip``; counts are floats or arrays of candidates (broadcast), seconds of the same shape.
 
-    ``unrouted``: the kernels read the weights of all experts, tokens or not. Raises ``NotModelled`` if the chip lacks
-    the format's arithmetic.
+    ``unrouted``: the kernels read the weights of all experts, tokens or not. ``tiles``: how the kernels are cut; None:
+    as well as those that were measured. Raises ``NotModelled`` if the chip lacks the format's arithmetic.
     """
     form = number_format(op.dtype)
     hot = load(op)
@@ -159,6 +192,8 @@ def experts(op: GroupedGemm, chip: Chip, fit: ExpertsFit, *, unrouted: bool = Fa
     padded = 2.0 * matrices * op.hidden * width * hot.rows
 
     compute_s = padded / (chip.peak(form.peak) * fit.compute_ratio)
+    if tiles is not None:
+        compute_s = np.maximum(compute_s, tiles.operand_bytes(op, padded) / chip.l2_bytes_per_s)
     memory_s = moved / (chip.memory.bandwidth_bytes_per_s * fit.stream_ratio)
     latency_s = fit.floor_s + fit.expert_s * (op.experts if op.gathered else op.experts_local)
     latency_s = latency_s + fit.held_s * op.experts_local

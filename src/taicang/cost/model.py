@@ -71,6 +71,8 @@ class CostModel:
     book: Book
     wires: Wires | None = None
     """Prices what crosses the fabric link by link; None: in closed form."""
+    tiles: experts.Tiles | None = None
+    """Of the engine's kernels of experts on this chip; None: as those that were measured."""
     known: dict[Any, Cost] = field(default_factory=dict, repr=False, compare=False)
 
     def price(self, op: Operator, cube_ratio: float = 1.0, vector_ratio: float = 1.0) -> Cost:
@@ -103,7 +105,8 @@ class CostModel:
                 return gemm.gemm(op, chip, gemm.fit_for(book.gemm, op.dtype))
             case GroupedGemm():
                 engine = "" if op.exchanged else KERNELS_OF.get(self.stack.engine, "")
-                return experts.priced(op, chip, book.experts, engine=engine, unrouted=op.dtype in self.stack.unrouted)
+                unrouted = op.dtype in self.stack.unrouted
+                return experts.priced(op, chip, book.experts, engine=engine, unrouted=unrouted, tiles=self.tiles)
             case Attend():
                 return self._attend(op, chip)
             case Pointwise():

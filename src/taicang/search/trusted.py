@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from taicang import __version__, catalog
+from taicang.catalog.costing import cost_model
 from taicang.catalog.rules import launch
 from taicang.catalog.trust import REPLAYED, SERVED, Band, Ground, bands, ground
 from taicang.hardware import Machine
+from taicang.lower import lower
 from taicang.models.types import Model, routed
-from taicang.plans import ServePlan
+from taicang.ops import GroupedGemm
+from taicang.plans import ServePlan, prefill_batch
 from taicang.search.choices import remade
 from taicang.search.points import Job
 from taicang.search.result import Choice
@@ -100,11 +103,35 @@ def assumptions(
         said.append(again)
     if launch(stack.engine, chip.name, model.name).get("kv") == plan.quant.kv:
         said.append(f"the cache is in {plan.quant.kv}, as published scripts launch {model.name} with {stack.engine}")
+    said += list(filter(None, [_untuned(prefill)]))
     where = "on instances of their own" if apart else "share instances"
     said.append(f"prefill and decode {where}" + ("" if queued else "; no queueing in TTFT"))
     said.append(_memory(stack))
     said.append(_host(stack))
     return tuple(said)
+
+
+CHUNK_TOKENS = 8192
+"""Of a prompt, in one step, as engines cut them by default on large devices."""
+
+
+def _untuned(setup: Setup) -> str:
+    """What it costs that the engine brings no tiles tuned for this shape of experts on this chip, and what to do."""
+    costs = cost_model(setup.machine, setup.stack)
+    if costs.tiles is None or routed(setup.model) is None:
+        return ""
+    program = lower(setup.model, setup.plan, prefill_batch(sequences=1, length=CHUNK_TOKENS), setup.stack)
+    op = next(task.op for task in program if isinstance(task.op, GroupedGemm))
+    slower = costs.price(op).seconds / replace(costs, tiles=None, known={}).price(op).seconds
+    if slower < 1.01:
+        return ""
+    high, across = costs.tiles.generic
+    shape = f"{op.experts_local:g} experts of {op.inter:g} columns on {setup.machine.chip.name}"
+    return (
+        f"{setup.stack.name} has no tuned tiles for {shape}: by generic ones of {high} x {across}, experts of a step of "
+        f"{CHUNK_TOKENS:,} tokens take {slower:.2f} times as long; its benchmarks/kernels/benchmark_moe.py --tune finds "
+        "some, and --set tuned_experts=true counts on them"
+    )
 
 
 def _memory(stack: Stack) -> str:
