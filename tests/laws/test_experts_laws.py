@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from taicang import catalog
 from taicang.catalog import calibration
 from taicang.catalog.costing import book, book_of, cost_model
-from taicang.cost.experts import ExpertsFit, experts, fit_for, load, priced
+from taicang.cost.experts import ExpertsFit, Tiles, experts, fit_for, load, priced
 from taicang.cost.model import KERNELS_OF
 from taicang.cost.sustained import AMPERE_PATH_RATIO
 from taicang.formats import number_format
@@ -213,3 +213,60 @@ def test_chips_whose_own_path_it_is_or_of_other_makers_lose_nothing(on):
     known = book_of(catalog.machine(on).chip).experts
     for form in ("w4a16", "mxfp4_w4a16"):
         assert fit_for(known, form, engine="vllm").compute_ratio == fit_for(known, "bf16", engine="vllm").compute_ratio
+
+
+FED = replace(CHIP, l2_bytes_per_s=5e12)
+"""Its L2 feeds 160 TFLOP/s in tiles of 64 x 64, where tuned ones reach 600."""
+GENERIC = Tiles(generic=(64, 64))
+
+
+@given(op=operators(), edge=st.sampled_from([16, 32, 64, 128, 256]), more=st.floats(1.0, 4.0))
+@settings(deadline=None)
+def test_a_tuned_tile_is_never_slower_and_a_larger_or_better_fed_one_never_either(op, edge, more):
+    tiles = Tiles(generic=(edge, edge))
+    alone = experts(op, FED, FIT, tiles=tiles).seconds
+    tuned = Tiles(generic=(edge, edge), tuned=frozenset({(round(op.experts_local), round(op.inter))}))
+    assert experts(op, FED, FIT, tiles=tuned).seconds == experts(op, FED, FIT).seconds <= alone
+    assert experts(op, FED, FIT, tiles=Tiles(generic=(edge, 2 * edge))).seconds <= alone
+    fed = replace(FED, l2_bytes_per_s=FED.l2_bytes_per_s * more)
+    assert experts(op, fed, FIT, tiles=tiles).seconds <= alone
+    assert experts(replace(op, tokens=op.tokens * more), FED, FIT, tiles=tiles).seconds >= alone * (1.0 - 1e-9)
+
+
+@given(op=operators(), widths=st.lists(st.integers(16, 4096), min_size=2, max_size=6))
+@settings(deadline=None)
+def test_candidates_with_and_without_a_table_are_priced_as_each_alone(op, widths):
+    tiles = Tiles(generic=(64, 64), tuned=frozenset({(round(op.experts_local), widths[0])}))
+    together = experts(replace(op, inter=np.array(widths, float)), FED, FIT, tiles=tiles).seconds
+    alone = [experts(replace(op, inter=float(width)), FED, FIT, tiles=tiles).seconds for width in widths]
+    assert np.array_equal(together, alone)
+
+
+def test_a_generic_tile_reaches_what_the_l2_feeds_and_other_kernels_know_no_tiles():
+    op = GroupedGemm(tokens=1e6, topk=8, experts=128, experts_local=128, hidden=4096, inter=352, dtype="bf16")
+    cost = experts(op, FED, replace(FIT, width_waste=0.0), tiles=GENERIC)
+    assert cost.flop / cost.compute_s == pytest.approx(5e12 * 32)
+    for other in (
+        replace(op, dtype="fp8"),
+        replace(op, gathered=False),
+        replace(op, biased=True),
+        replace(op, exchanged=True),
+    ):
+        assert experts(other, FED, FIT, tiles=GENERIC).seconds == experts(other, FED, FIT).seconds
+
+
+@pytest.mark.parametrize(
+    ("stack", "machine", "inter", "slower"),
+    [
+        ("vllm@0.11.0", "hgx-h100", 352, True),
+        ("vllm@0.11.0", "hgx-h100", 192, False),  # has a table
+        ("vllm@0.8.0", "hgx-h100", 192, True),  # has none yet
+        ("vllm@0.19.0", "hgx-h100", 352, False),  # larger generic tiles
+        ("vllm@0.11.0", "hgx-a100", 352, False),  # its L2 feeds its slower matrix units
+        ("sglang@0.5.5", "hgx-h100", 352, False),  # in its constants
+    ],
+)
+def test_only_shapes_without_a_table_wait_for_the_l2(stack, machine, inter, slower):
+    op = GroupedGemm(tokens=8192, topk=8, experts=128, experts_local=128, hidden=4096, inter=inter, dtype="bf16")
+    costs = cost_model(catalog.machine(machine), catalog.stack(stack))
+    assert (costs.price(op).seconds > replace(costs, tiles=None, known={}).price(op).seconds) == slower

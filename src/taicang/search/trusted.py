@@ -128,9 +128,9 @@ def _untuned(setup: Setup) -> str:
     high, across = costs.tiles.generic
     shape = f"{op.experts_local:g} experts of {op.inter:g} columns on {setup.machine.chip.name}"
     return (
-        f"{setup.stack.name} has no tuned tiles for {shape}: by generic ones of {high} x {across}, experts of a step of "
-        f"{CHUNK_TOKENS:,} tokens take {slower:.2f} times as long; its benchmarks/kernels/benchmark_moe.py --tune finds "
-        "some, and --set tuned_experts=true counts on them"
+        f"{setup.stack.name} has no tuned tiles for {shape}: by generic ones of {high} x {across}, experts of a step "
+        f"of {CHUNK_TOKENS:,} tokens take {slower:.2f} times as long; benchmarks/kernels/benchmark_moe.py --tune finds "
+        "better ones, a stack file with `tuned_experts: true` counts on them"
     )
 
 
