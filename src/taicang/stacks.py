@@ -12,6 +12,7 @@ from taicang.units import Count
 
 Scheduler: TypeAlias = Literal["mixed", "prefill_first", "disaggregated"]
 MemoryBase: TypeAlias = Literal["device", "static", "free"]
+CacheLayout: TypeAlias = Literal["", "blocks", "pools", "whole"]
 Stops: TypeAlias = Literal["", "moves", "product"]
 Sharding: TypeAlias = Literal["own", "deepspeed", "tensors", "graph", "pytorch"]
 ExpertDispatch: TypeAlias = Literal["best", "plain"]
@@ -34,7 +35,7 @@ class Headroom:
     usable_ratio: float | None = 0.94
     """None: all but the reserve below."""
     shrunk_ratio: float = 1.0
-    """Factor on the share of weights and cache (engines leave room for encoders of images)."""
+    """Factor on the share that it takes by itself (engines leave room for encoders of images)."""
     reserve_bytes: float = 0.0
     """Kept from weights and cache, besides so much for each token of a step (of ``reserve_tokens`` at least), for each
     rank of the instance, and for captured graphs of prompts; all this is at least ``reserve_least_bytes``."""
@@ -60,6 +61,19 @@ class Headroom:
     """Memory for recurrent states over that for keys and values, where the two are apart (0: they share it)."""
     state_copies: int = 0
     """States that are kept for each running sequence: its own, and those that later prompts may go on from."""
+    state_bytes: float = 4.0
+    """Of an element of recurrent states, where the model does not say."""
+    layout: CacheLayout = ""
+    """How the cache of layers that keep different things lies (``serve.layout``): in one pool of equal "blocks", in
+    "pools" of fixed proportions, or "whole", where layers with windows keep all tokens ("": each what it needs)."""
+    block_tokens: int = 16
+    """What blocks are multiples of."""
+    window_ratio: float = 0.8
+    """Tokens of the pool for layers with windows over those of the pool for the others."""
+    states_as_keys: bool = False
+    """A block's keys alone are to be as large as a state, and the inputs of convolutions lie beside (Ascend)."""
+    counts_requests: bool = False
+    """Whether it logs room as the requests of full length that fit, times that length, or as blocks of all groups."""
     hidden_tile: int = 256
     """Multiples that its expert kernels of 4-bit floats take of the hidden and the inner width."""
     inner_tile: int = 128

@@ -112,6 +112,7 @@ def divided(stack: Stack, machine: Machine, model: Model) -> Stack:
         "capacity_gib": machine.chip.memory.capacity_bytes / _GIB,
         "links": "pcie" if inner is None or inner.name == "pcie" else "own",
         "tower": model.tower_ratio,
+        "model": model.name,
         "latent": any(isinstance(block.attention, Latent) for block in model.blocks),
     }
     said = settings(LAUNCH, "memory", facts)

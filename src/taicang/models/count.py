@@ -22,7 +22,8 @@ from taicang.models.types import (
 )
 from taicang.units import Count, Num
 
-_STATE_BYTES = 4.0  # linear attention keeps its recurrent state in fp32
+_STATE_BYTES = 4.0  # recurrent states are kept in fp32, where nobody says
+_CONV_BYTES = 2.0  # the last inputs of a short convolution wait in 16 bits, whatever the cache is in
 _SCAN_FLOP = 5.0  # per state element: decay 1, update by the input 2, read 2
 _DELTA_FLOP = 7.0  # per state element: decay 1, read by the key 2, rank-one update 2, read by the query 2
 _INDEX_FORMAT = "fp8_block"  # keys of the sparse indexer are cached in fp8 with a scale per 128, whatever the rest is
@@ -233,16 +234,27 @@ def _token_bytes(kind: Attention, element_bytes: float) -> float:
     return 0.0
 
 
-def _layer_cache(kind: Attention, context: Count, element_bytes: float) -> Num:
+def state_bytes(kind: Attention, element_bytes: float = _STATE_BYTES, drafts: Count = 0) -> Num:
+    """What one layer keeps of a sequence however long: its state, in ``element_bytes`` where the model names no format,
+    and the last inputs of its convolution, by one more for each drafted token."""
+    if isinstance(kind, ShortConv):
+        return kind.width * (kind.conv_width - 1 + drafts) * _CONV_BYTES
+    if not isinstance(kind, GatedLinear | StateSpace):
+        return 0.0
     if isinstance(kind, GatedLinear):
         width = 2 * kind.k_heads * kind.k_dim + kind.v_heads * kind.v_dim
-        return kind.v_heads * kind.k_dim * kind.v_dim * _STATE_BYTES + width * (kind.conv_width - 1) * element_bytes
-    if isinstance(kind, StateSpace):
-        inner = kind.heads * kind.head_dim
-        width = inner + 2 * kind.groups * kind.state_dim
-        return inner * kind.state_dim * _STATE_BYTES + width * (kind.conv_width - 1) * element_bytes
-    if isinstance(kind, ShortConv):
-        return kind.width * (kind.conv_width - 1) * element_bytes
+        held = kind.v_heads * kind.k_dim * kind.v_dim
+    else:
+        width = kind.heads * kind.head_dim + 2 * kind.groups * kind.state_dim
+        held = kind.heads * kind.head_dim * kind.state_dim
+    element = number_format(kind.state_dtype).activation_bytes if kind.state_dtype else element_bytes
+    inputs = width * (kind.conv_width - 1 + drafts) * _CONV_BYTES if kind.conv_width else 0.0
+    return held * element + inputs
+
+
+def _layer_cache(kind: Attention, context: Count, element_bytes: float) -> Num:
+    if isinstance(kind, GatedLinear | StateSpace | ShortConv):
+        return state_bytes(kind)
     if isinstance(kind, Compressed):
         near = np.minimum(context, kind.window) * kind.head_dim * element_bytes
         return near + _token_bytes(kind, element_bytes) * context

@@ -10,6 +10,9 @@ from taicang.models.types import GatedLinear, StateSpace
 
 HEADS = ("num_attention_heads", "n_head", "n_heads", "attention_heads", "decoder_attention_heads", "num_heads")
 
+STATES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
+"""Formats of recurrent states, by their names in files."""
+
 
 def linear(keys: Keys, family: Family, hidden: int) -> GatedLinear:
     """Linear attention of the family's kind."""
@@ -34,7 +37,13 @@ def linear(keys: Keys, family: Family, hidden: int) -> GatedLinear:
         k_dim=keys.number("linear_key_head_dim"),
         v_dim=keys.number("linear_value_head_dim"),
         conv_width=keys.number("linear_conv_kernel_dim"),
+        state_dtype=_state_dtype(keys),
     )
+
+
+def _state_dtype(keys: Keys) -> str:
+    """What the file asks the state to be kept in ("": nothing, or what the engine sees fit)."""
+    return STATES.get(str(keys.get("mamba_ssm_dtype", "mamba_ssm_cache_dtype")), "")
 
 
 def _inside(keys: Keys, name: str) -> int | None:
@@ -78,6 +87,7 @@ def state_space(keys: Keys, hidden: int, alone: str = "") -> StateSpace:
         conv_width=conv,
         chunk=keys.number("mamba_chunk_size", "chunk_size", default=128),
         norm=keys.flag("mamba_rms_norm", "rms_norm", default=True),
+        state_dtype=_state_dtype(keys),
         **biases,
     )
 

@@ -96,6 +96,8 @@ class GatedLinear:
     """The state decays by a number per head, per channel of its keys, or by constants that no weight makes."""
     rank: int = 0
     """Width of the low-rank projections of decay and output gate (0: full)."""
+    state_dtype: str = ""
+    """Format that the state is to be kept in ("": the engine's choice)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,6 +121,7 @@ class StateSpace:
     conv_bias: bool = True
     proj_bias: bool = False
     extra: int = 0
+    state_dtype: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,7 +25,7 @@ from taicang.search.run import search
 from taicang.search.space import NARROW, Space, default, layouts
 from taicang.search.trusted import told
 from taicang.serve.door import through_s
-from taicang.serve.memory import MOST_RATIO, MemoryUse, cache_room, cache_tokens, memory_use, state_room
+from taicang.serve.memory import MOST_RATIO, MemoryUse, cache_tokens, memory_use, room_tokens, state_room
 from taicang.serve.setup import Setup, step
 from taicang.serve.steady import Load, Steady, aggregated
 from taicang.timeline import Timeline
@@ -181,8 +181,7 @@ def _phase(pool: Pool, job: Job, space: Space, phase: str) -> PhasePrediction:
     per_chip = rate / pool.chips
     power = setup.machine.chip_power_w
     use = phase_memory(setup, job, space, phase, sequences)
-    spare, each = cache_room(setup, tokens=float(job.stack.chunk_tokens), context=job.held_tokens)
-    room = np.floor(max(spare, 0.0) / each * job.held_tokens) if each else np.inf
+    room = np.floor(room_tokens(setup, tokens=float(job.stack.chunk_tokens), context=job.held_tokens))
     return PhasePrediction(
         phase=phase,
         plan=setup.plan,

@@ -32,6 +32,7 @@ from taicang.models.types import (
     routed,
 )
 from taicang.plans import ServePlan
+from taicang.serve.layout import logged_tokens, sequence_bytes
 from taicang.serve.setup import Setup
 from taicang.stacks import WIDE, Headroom
 from taicang.units import Count, Num, show
@@ -183,7 +184,7 @@ def memory_use(
         embedding_bytes=(counted.embedding + counted.head) * 2.0 + model.tower_ratio * TOWER_BYTES / shard,
         draft_bytes=(one.attention * attention + one.dense * dense + one.experts * experts + one.shared * dense)
         * np.minimum(plan.draft_tokens, max(model.mtp_layers, 1)),
-        cache_bytes=sequences * kv_cache_bytes(mine, context, quant.kv) / (plan.tp if plan.sp else 1),
+        cache_bytes=sequences * sequence_bytes(model, mine, plan, head, context) / (plan.tp if plan.sp else 1),
         activation_bytes=np.maximum(
             tokens / (plan.tp if plan.sp else 1) * (model.hidden * 2.0 * LIVE_WIDTHS + _widest(mine) * 2.0),
             head.sampled * model.vocab * head.sampling_bytes,
@@ -206,8 +207,9 @@ def engine_share(head: Headroom, plan: ServePlan, capacity_bytes: float, tokens:
     reserve = reserve + captured * CAPTURED_BYTES[0] + each * CAPTURED_BYTES[1] * more
     reserve = np.maximum(reserve + np.where(groups > 1, head.reserve_shared_bytes, 0.0), head.reserve_least_bytes)
     reserve = reserve + np.where(np.asarray(plan.draft_tokens) > 0, head.reserve_draft_bytes, 0.0)
-    own: Any = 1.0 - reserve / capacity_bytes if head.usable_ratio is None else head.usable_ratio
-    return cast(Num, own * head.shrunk_ratio)
+    if head.usable_ratio is not None:  # given, it is taken as it is
+        return head.usable_ratio
+    return cast(Num, (1.0 - reserve / capacity_bytes) * head.shrunk_ratio)
 
 
 def _withheld(use: MemoryUse, plan: ServePlan, head: Headroom, tokens: Count) -> Num:
@@ -343,12 +345,22 @@ def cache_room(setup: Setup, *, tokens: float, context: float) -> tuple[float, f
     return float(use.spare_bytes) + each, each
 
 
+def room_tokens(setup: Setup, *, tokens: float, context: float) -> float:
+    """Tokens of an attention group's cache as its engine counts them, for requests of up to ``context`` tokens."""
+    spare, _ = cache_room(setup, tokens=tokens, context=context)
+    plan, mine = setup.plan, rank_model(setup.model, setup.plan)
+    whole = max(spare, 0.0) * (plan.tp if plan.sp else 1)
+    return logged_tokens(
+        setup.model, mine, plan, setup.stack.memory, spare=whole, context=context, chunk=setup.stack.chunk_tokens
+    )
+
+
 def state_room(setup: Setup, *, tokens: float) -> float:
     """Sequences of an attention group whose recurrent states fit the memory that the engine sets apart for these
     (without limit where it does not, or the model has none). ``tokens`` run in a step; drafts keep states of theirs."""
     head, plan = setup.stack.memory, setup.plan
     each = float(kv_cache_bytes(rank_model(setup.model, plan), 0.0, plan.quant.kv))
-    if not head.state_copies or not each:
+    if not head.state_ratio or not each:
         return inf
     spare, _ = cache_room(setup, tokens=tokens, context=1.0)
     kept = head.state_copies + (plan.query_len if plan.draft_tokens else 0.0)

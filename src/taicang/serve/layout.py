@@ -1,0 +1,161 @@
+"""How an engine lays out the cache of a model whose layers do not all keep the same.
+
+"blocks" (vLLM, kv_cache_utils.py): layers that keep the same form groups of one size, the groups take blocks out of one
+pool, and every block holds as many bytes. Where there are states, a block of keys and values is made so long that it is
+no smaller than a state. "pools" (SGLang, pool_configurator.py): keys and values of all tokens, of windows and states
+have a pool each, in fixed proportions. Elsewhere, and where all layers keep the same, a sequence takes what it holds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import reduce
+from typing import Any
+
+import numpy as np
+
+from taicang.models.count import kv_bytes_per_token, kv_cache_bytes, state_bytes
+from taicang.models.types import Attention, Compressed, GroupedQuery, Latent, Model
+from taicang.plans import ServePlan
+from taicang.stacks import Headroom
+from taicang.units import Count, Num
+
+UNEVEN = 1.5
+"""Groups are as large as the smallest kind of layers, or as the largest where that has fewer than so many times more."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kind:
+    """Layers of a rank that keep the same."""
+
+    layers: Any
+    token_bytes: Any = 0.0
+    """Of keys and values, of one token and layer."""
+    window: float = np.inf
+    state_bytes: Any = 0.0
+    """Of one sequence and layer."""
+
+
+def kinds(model: Model, mine: Model, plan: ServePlan, head: Headroom) -> tuple[Kind, ...]:
+    """What the layers of rank model ``mine`` keep; empty where one of them keeps what has no place in a layout."""
+    found: dict[Any, Kind] = {}
+    for block, own in zip(model.blocks, mine.blocks, strict=True):
+        if isinstance(block.attention, Compressed):
+            return ()
+        key, alone = _key(block.attention), replace(own, count=1, sets=0)
+        if not isinstance(block.attention, GroupedQuery) or not block.attention.reused:
+            found[key] = Kind(
+                layers=own.count + (found[key].layers if key in found else 0),
+                token_bytes=kv_bytes_per_token(replace(mine, blocks=(alone,)), plan.quant.kv),
+                window=float(getattr(block.attention, "window", None) or np.inf),
+                state_bytes=state_bytes(own.attention, head.state_bytes, plan.draft_tokens),
+            )
+    last = _key(model.blocks[-1].attention)
+    if model.mtp_layers and head.layout == "blocks" and last in found and np.any(found[last].token_bytes):
+        drafting: Any = np.where(np.asarray(plan.draft_tokens) > 0, 1.0, 0.0)
+        found[last] = replace(found[last], layers=found[last].layers + drafting)
+    return tuple(found.values())
+
+
+def _key(kind: Attention) -> Any:
+    """Layers keep the same where this is equal."""
+    if isinstance(kind, GroupedQuery):
+        return kind.kv_heads, kind.head_dim, kind.v_head_dim, kind.window
+    return kind.indexer if isinstance(kind, Latent) else kind
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Blocks:
+    """A pool of equal blocks, and the groups of layers that take them."""
+
+    bytes: Any
+    tokens: tuple[Any, ...]
+    """Of a block, by kind (0: states)."""
+    groups: tuple[Any, ...]
+    """By kind."""
+    windows: tuple[float, ...]
+
+    def of(self, context: Count, states: Count, ahead: Count = 0) -> Any:
+        """Blocks of a sequence that keeps ``states`` states in a layer, and windows with ``ahead`` tokens before them."""
+        total: Any = 0
+        for tokens, groups, window in zip(self.tokens, self.groups, self.windows, strict=True):
+            if not np.any(tokens):
+                total = total + groups * states
+                continue
+            whole: Any = np.ceil(context / tokens)
+            if window < np.inf:
+                near = np.minimum(context, window - 1 + np.maximum(ahead, 1))
+                whole = np.minimum(whole, np.ceil(near / tokens) + 1)
+            total = total + groups * np.maximum(whole, 1)
+        return total
+
+
+def blocks(held: tuple[Kind, ...], head: Headroom) -> Blocks:
+    """The pool for layers that keep ``held``."""
+    least = reduce(np.minimum, (kind.layers for kind in held))
+    most = reduce(np.maximum, (kind.layers for kind in held))
+    size: Any = np.where(most < least * UNEVEN, most, least)
+    widest: Any = reduce(np.maximum, (kind.token_bytes for kind in held))
+    state: Any = reduce(np.maximum, (kind.state_bytes for kind in held))
+    keys = widest / 2.0 if head.states_as_keys else widest
+    steps = np.ceil(state / np.maximum(head.block_tokens * keys, 1.0))
+    page = np.maximum(head.block_tokens * np.maximum(steps, 1.0) * widest, state)
+    return Blocks(
+        bytes=size * page,
+        tokens=tuple(np.floor(page / each) if np.any(each := kind.token_bytes) else 0.0 for kind in held),
+        groups=tuple(np.ceil(kind.layers / size) for kind in held),
+        windows=tuple(kind.window for kind in held),
+    )
+
+
+def pool_bytes(held: tuple[Kind, ...], head: Headroom) -> tuple[Any, Any]:
+    """Bytes that a token of room takes in SGLang's pools together, and tokens of room that one of windows stands for."""
+    whole: Any = sum(kind.layers * kind.token_bytes for kind in held if kind.window == np.inf)
+    near: Any = sum(kind.layers * kind.token_bytes for kind in held if kind.window < np.inf)
+    ratio = head.window_ratio if np.any(whole) else 1.0
+    states = any(np.any(kind.state_bytes) for kind in held)
+    return (whole + ratio * near) * (1.0 + head.state_ratio * states), 1.0 / ratio
+
+
+def sequence_bytes(model: Model, mine: Model, plan: ServePlan, head: Headroom, context: Count) -> Num:
+    """Bytes of a rank's room that a sequence of ``context`` tokens takes."""
+    held = kinds(model, mine, plan, head) if head.layout else ()
+    if not held or not any(np.any(kind.token_bytes) for kind in held):
+        return kv_cache_bytes(mine, context, plan.quant.kv)
+    if head.layout == "whole" or (head.layout == "blocks" and _even(held)):
+        return sum(kind.layers * (kind.token_bytes * context + kind.state_bytes) for kind in held)
+    if head.layout == "blocks":
+        pool = blocks(held, head)
+        return pool.bytes * pool.of(context, head.state_copies + np.asarray(plan.draft_tokens))
+    each, stands = pool_bytes(held, head)
+    near = min(kind.window for kind in held)
+    return each * np.maximum(0.0 if _near(held) else context, stands * np.minimum(context, near) if near < np.inf else 0.0)
+
+
+def logged_tokens(
+    model: Model, mine: Model, plan: ServePlan, head: Headroom, *, spare: float, context: float, chunk: float
+) -> float:
+    """Tokens that the engine says it has room for in ``spare`` bytes; ``context`` of the longest request that it takes,
+    ``chunk`` of a step."""
+    held = kinds(model, mine, plan, head) if head.layout else ()
+    if head.layout == "pools" and any(np.any(kind.token_bytes) for kind in held):
+        return float(spare / pool_bytes(held, head)[0])
+    if head.layout != "blocks" or not held or _even(held) or not any(np.any(kind.token_bytes) for kind in held):
+        each = float(sequence_bytes(model, mine, plan, head, context))
+        return spare / each * context if each else float(np.inf)
+    pool = blocks(held, head)
+    number = np.floor(spare / pool.bytes)
+    if head.counts_requests:
+        states = head.state_copies + np.asarray(plan.draft_tokens)
+        return float(number / pool.of(context, states, chunk) * context)
+    return float(np.floor(number / sum(pool.groups)) * min(float(each) for each in pool.tokens if each))
+
+
+def _even(held: tuple[Kind, ...]) -> bool:
+    """Whether all layers keep all tokens."""
+    return all(kind.window == np.inf and not np.any(kind.state_bytes) for kind in held)
+
+
+def _near(held: tuple[Kind, ...]) -> bool:
+    """Whether all layers have windows."""
+    return all(kind.window < np.inf for kind in held)
