@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from taicang.models.families import Family
 from taicang.models.keys import Keys
@@ -58,7 +59,7 @@ def state_space(keys: Keys, hidden: int, alone: str = "") -> StateSpace:
     first = alone == "mamba1"
     state = keys.number("mamba_d_state", "ssm_state_size", "state_size")
     conv = keys.number("mamba_d_conv", "conv_kernel", default=4)
-    biases = {
+    biases: dict[str, Any] = {
         "conv_bias": keys.flag("mamba_conv_bias", "use_conv_bias", default=True),
         "proj_bias": keys.flag("use_bias" if "use_bias" in keys.data else "mamba_proj_bias", default=False),
     }

@@ -18,6 +18,8 @@ from taicang.plans import ServePlan, prefill_batch
 from taicang.search.choices import remade
 from taicang.search.points import Job
 from taicang.search.result import Choice
+from taicang.serve.layout import laid_out
+from taicang.serve.memory import rank_model
 from taicang.serve.setup import Setup
 from taicang.stacks import Headroom, Stack
 from taicang.units import show
@@ -107,6 +109,9 @@ def assumptions(
     where = "on instances of their own" if apart else "share instances"
     said.append(f"prefill and decode {where}" + ("" if queued else "; no queueing in TTFT"))
     said.append(_memory(stack))
+    mine = rank_model(setup.model, plan)
+    if layout := laid_out(setup.model, mine, plan, stack.memory):
+        said.append(f"cache as {stack.engine} lays it out: {layout}")
     said.append(_host(stack))
     return tuple(said)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import reduce
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -21,7 +21,7 @@ from taicang.stacks import Headroom
 from taicang.units import Count, Num
 
 UNEVEN = 1.5
-"""Groups are as large as the smallest kind of layers, or as the largest where that has fewer than so many times more."""
+"""Groups have as many layers as the smallest kind, or as the largest where that has less than so many times more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +76,7 @@ class Blocks:
     windows: tuple[float, ...]
 
     def of(self, context: Count, states: Count, ahead: Count = 0) -> Any:
-        """Blocks of a sequence that keeps ``states`` states in a layer, and windows with ``ahead`` tokens before them."""
+        """Blocks of a sequence that keeps ``states`` states in a layer, and ``ahead`` tokens beside windows."""
         total: Any = 0
         for tokens, groups, window in zip(self.tokens, self.groups, self.windows, strict=True):
             if not np.any(tokens):
@@ -109,7 +109,7 @@ def blocks(held: tuple[Kind, ...], head: Headroom) -> Blocks:
 
 
 def pool_bytes(held: tuple[Kind, ...], head: Headroom) -> tuple[Any, Any]:
-    """Bytes that a token of room takes in SGLang's pools together, and tokens of room that one of windows stands for."""
+    """Bytes that a token of room takes in all pools together, and tokens of room that one of a window stands for."""
     whole: Any = sum(kind.layers * kind.token_bytes for kind in held if kind.window == np.inf)
     near: Any = sum(kind.layers * kind.token_bytes for kind in held if kind.window < np.inf)
     ratio = head.window_ratio if np.any(whole) else 1.0
@@ -119,17 +119,27 @@ def pool_bytes(held: tuple[Kind, ...], head: Headroom) -> tuple[Any, Any]:
 
 def sequence_bytes(model: Model, mine: Model, plan: ServePlan, head: Headroom, context: Count) -> Num:
     """Bytes of a rank's room that a sequence of ``context`` tokens takes."""
-    held = kinds(model, mine, plan, head) if head.layout else ()
-    if not held or not any(np.any(kind.token_bytes) for kind in held):
+    held = _laid(model, mine, plan, head)
+    if not held:
         return kv_cache_bytes(mine, context, plan.quant.kv)
-    if head.layout == "whole" or (head.layout == "blocks" and _even(held)):
-        return sum(kind.layers * (kind.token_bytes * context + kind.state_bytes) for kind in held)
-    if head.layout == "blocks":
+    total: Any
+    if head.layout == "pools":
+        each, stands = pool_bytes(held, head)
+        near = max((kind.window for kind in held if kind.window < np.inf), default=0.0)
+        whole = context if any(kind.window == np.inf and np.any(kind.token_bytes) for kind in held) else 0.0
+        total = each * np.maximum(whole, stands * np.minimum(context, near))
+    elif head.layout == "blocks" and not _even(held):
         pool = blocks(held, head)
-        return pool.bytes * pool.of(context, head.state_copies + np.asarray(plan.draft_tokens))
-    each, stands = pool_bytes(held, head)
-    near = min(kind.window for kind in held)
-    return each * np.maximum(0.0 if _near(held) else context, stands * np.minimum(context, near) if near < np.inf else 0.0)
+        total = pool.bytes * pool.of(context, head.state_copies + np.asarray(plan.draft_tokens))
+    else:
+        total = sum(kind.layers * (kind.token_bytes * context + kind.state_bytes) for kind in held)
+    return cast(Num, total)
+
+
+def _laid(model: Model, mine: Model, plan: ServePlan, head: Headroom) -> tuple[Kind, ...]:
+    """``kinds`` where the engine lays them out in a way of its own, and tokens take any room at all."""
+    held = kinds(model, mine, plan, head) if head.layout else ()
+    return held if any(np.any(kind.token_bytes) for kind in held) else ()
 
 
 def logged_tokens(
@@ -137,17 +147,16 @@ def logged_tokens(
 ) -> float:
     """Tokens that the engine says it has room for in ``spare`` bytes; ``context`` of the longest request that it takes,
     ``chunk`` of a step."""
-    held = kinds(model, mine, plan, head) if head.layout else ()
-    if head.layout == "pools" and any(np.any(kind.token_bytes) for kind in held):
+    held = _laid(model, mine, plan, head)
+    if held and head.layout == "pools":
         return float(spare / pool_bytes(held, head)[0])
-    if head.layout != "blocks" or not held or _even(held) or not any(np.any(kind.token_bytes) for kind in held):
+    if not held or head.layout == "whole" or _even(held):
         each = float(sequence_bytes(model, mine, plan, head, context))
         return spare / each * context if each else float(np.inf)
     pool = blocks(held, head)
     number = np.floor(spare / pool.bytes)
     if head.counts_requests:
-        states = head.state_copies + np.asarray(plan.draft_tokens)
-        return float(number / pool.of(context, states, chunk) * context)
+        return float(number / pool.of(context, head.state_copies + np.asarray(plan.draft_tokens), chunk) * context)
     return float(np.floor(number / sum(pool.groups)) * min(float(each) for each in pool.tokens if each))
 
 
@@ -156,6 +165,19 @@ def _even(held: tuple[Kind, ...]) -> bool:
     return all(kind.window == np.inf and not np.any(kind.state_bytes) for kind in held)
 
 
-def _near(held: tuple[Kind, ...]) -> bool:
-    """Whether all layers have windows."""
-    return all(kind.window < np.inf for kind in held)
+def laid_out(model: Model, mine: Model, plan: ServePlan, head: Headroom) -> str:
+    """How, where it is in a way of its own ("": each layer takes what it needs)."""
+    held = _laid(model, mine, plan, head)
+    if not held or _even(held):
+        return ""
+    if head.layout == "blocks":
+        pool = blocks(held, head)
+        tokens = min(float(each) for each in pool.tokens if each)
+        states = " or a state" * any(np.any(kind.state_bytes) for kind in held)
+        return f"{float(sum(pool.groups)):g} groups of layers take equal blocks, each of {tokens:g} tokens{states}"
+    if head.layout == "whole":
+        return "layers with windows keep all tokens"
+    windows = f"windows have {head.window_ratio:g} of the tokens that other layers have"
+    states = f"states have {head.state_ratio:g} of the memory of keys and values"
+    near = any(kind.window < np.inf for kind in held)
+    return " and ".join([windows] * near + [states] * any(np.any(kind.state_bytes) for kind in held))
