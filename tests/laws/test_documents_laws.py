@@ -108,9 +108,13 @@ def test_a_window_bounds_what_documents_see(window: int, length: float) -> None:
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        ({"document_tokens": 9000.0}, "exceed"),
+        ({"document_tokens": 9000.0}, "at most"),
+        ({"document_tokens": -5.0}, "at least 1"),
+        ({"document_tokens": float("nan")}, "at least 1"),
         ({"padded": True}, "--documents"),
         ({"document_spread_ratio": 1.0}, "mean"),
+        ({"document_tokens": 99.0, "document_spread_ratio": -1.0}, "vary"),
+        ({"document_tokens": 99.0, "document_spread_ratio": float("inf")}, "vary"),
     ],
 )
 def test_what_cannot_be_is_refused(more: dict[str, float], said: str) -> None:

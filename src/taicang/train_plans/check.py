@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from taicang.errors import InvalidPlan, UnknownName
 from taicang.train_plans.placement import axes_of, expert_shard, seed_of, side_by_side
 from taicang.train_plans.plan import WAVES, TrainPlan
@@ -27,14 +29,21 @@ def check(plan: TrainPlan, layers: int) -> None:
         )
     if plan.seq % plan.cp:
         raise InvalidPlan(f"cp={plan.cp} does not divide the sequence of {plan.seq} tokens")
-    if plan.document_tokens > plan.seq:
-        raise InvalidPlan(f"documents of {plan.document_tokens:g} tokens exceed the sequence of {plan.seq}")
-    if not plan.document_tokens and (plan.padded or plan.document_spread_ratio):
-        raise InvalidPlan("the mean length of documents is not said: --documents TOKENS")
+    _documents(plan)
     _order(plan)
     _sharding(plan)
     _offload(plan)
     _schedule(plan, layers)
+
+
+def _documents(plan: TrainPlan) -> None:
+    mean, spread = plan.document_tokens, plan.document_spread_ratio
+    if not mean and (plan.padded or spread):
+        raise InvalidPlan("the mean length of documents is not said: --documents TOKENS")
+    if mean and not 1.0 <= mean <= plan.seq:
+        raise InvalidPlan(f"documents of {mean:g} tokens: at least 1, and at most the sequence of {plan.seq}")
+    if not 0.0 <= spread < math.inf:
+        raise InvalidPlan(f"documents that vary by {spread:g} of their mean: a number from 0 on")
 
 
 def _formats(plan: TrainPlan) -> None:
