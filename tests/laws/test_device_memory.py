@@ -25,6 +25,9 @@ LOGGED = [
     ("deepseek-r1", "auto", "hgx-h200", "sglang@0.5.9", 8, 0.82, 509_000),
     # vllm-project/vllm pull request 10511: 53.29 GiB at 128 KiB a token
     ("llama-3-8b", "bf16", "hgx-h100", "vllm@0.6.5", 1, 0.90, 53.29 * 2**30 / 2**17),
+    # vllm-project/vllm issue 13061, pull request 2031
+    ("qwen2.5-14b", "bf16", "rtx-4090-pcie", "vllm@0.6.5", 2, 0.98, 81_536),
+    ("llama-2-7b", "bf16", "hgx-a100", "vllm-2023", 1, None, 117_616),
 ]
 
 
