@@ -143,15 +143,16 @@ def cost_model(machine: Machine, stack: Stack) -> CostModel:
 
 
 def tiles_of(stack: Stack, chip: Chip) -> Tiles | None:
-    """How the engine's release cuts its kernels of experts on ``chip``; None where nobody says or users tuned them."""
-    said = files.read(files.DATA / "tiles.yaml").get(stack.engine)
-    if said is None or stack.tuned_experts:
-        return None
+    """How the engine's release cuts its kernels of experts on ``chip``; None where nobody says."""
+    said = files.read(files.DATA / "tiles.yaml").get(stack.engine, {})
     release = order(stack.asked) or order(stack.version)
-    tile = [tile for since, tile in said["generic"].items() if order(since) <= release]
-    tables = said["tuned"].get(chip.name, {})
+    tile = [tile for since, tile in said.get("generic", {}).items() if order(since) <= release]
+    tables = said.get("tuned", {}).get(chip.name, {})
     known = ((held, width) for held, each in tables.items() for width, since in each.items() if order(since) <= release)
-    return Tiles(generic=tuple(tile[-1]), tuned=frozenset(known)) if tile else None
+    if not tile:
+        return None
+    plain = {key: said[key] for key in ("tuned_as", "tuner") if key in said}
+    return Tiles(generic=tuple(tile[-1]), tuned=frozenset(known), every=stack.tuned_experts, **plain)
 
 
 def _reaching(chip: Chip) -> Chip:

@@ -96,21 +96,31 @@ class Tiles:
     generic: tuple[int, int]
     tuned: frozenset[tuple[int, int]] = frozenset()
     """Experts of a rank and their width there, of each table on this chip."""
+    every: bool = False
+    """Its users tuned them for whatever they run."""
+    tuned_as: str = ""
+    """Whose measured kernels are by tuned tiles, where its own are mostly of shapes without ("": its own are)."""
+    tuner: str = ""
+    """The engine's program that finds them."""
 
-    def lacks(self, op: GroupedGemm) -> Count:
-        """1 where ``op`` runs by the generic tile, 0 elsewhere, for each candidate."""
-        wide = number_format(op.dtype).weight_bytes
-        if wide != 2.0 or not op.gathered or op.exchanged or op.biased:  # others have kernels of their own
-            return 0.0
-        has: Any = False
+    def has(self, op: GroupedGemm) -> Any:
+        """Whether ``op`` runs by tuned tiles, for each candidate."""
+        found: Any = self.every
         for held, width in self.tuned:
-            has = has | ((np.rint(op.experts_local) == held) & (np.rint(op.inter) == width))
-        return np.where(has, 0.0, 1.0)[()]
+            found = found | ((np.rint(op.experts_local) == held) & (np.rint(op.inter) == width))
+        return found
 
     def operand_bytes(self, op: GroupedGemm, flop: Num) -> Num:
         """What cores read from the L2 for ``flop`` of ``op``, where it runs by the generic tile."""
         high, across = self.generic
-        return self.lacks(op) * flop * number_format(op.dtype).weight_bytes * (0.5 / high + 0.5 / across)
+        wide = number_format(op.dtype).weight_bytes
+        return np.where(self.has(op), 0.0, flop * wide * (0.5 / high + 0.5 / across))[()]
+
+
+def _cut(op: GroupedGemm, tiles: Tiles | None) -> Tiles | None:
+    """``tiles`` where they are of the kernel that runs ``op``; other formats and libraries have their own."""
+    wide = number_format(op.dtype).weight_bytes
+    return tiles if wide == 2.0 and op.gathered and not (op.exchanged or op.biased) else None
 
 
 def dispatched_key(dtype: str) -> str:
@@ -141,6 +151,9 @@ def priced(
     """Price ``op`` by the kernels that ``engine`` runs, of one profile's ``fits``; raises as ``fit_for``."""
     fit = fit_for(fits, op.dtype, gathered=op.gathered, engine=engine)
     cost = experts(op, chip, fit, unrouted=unrouted, tiles=tiles)
+    if (cut := _cut(op, tiles)) is not None and cut.tuned_as:
+        tuned = experts(op, chip, fit_for(fits, op.dtype, engine=cut.tuned_as), unrouted=unrouted)
+        cost = faster(cost, replace(tuned, seconds=np.where(cut.has(op), tuned.seconds, np.inf)[()]))
     if not fit.beside:
         return cost
     # Never dearer than for the fewest tokens that these take, so that one more is not the faster there.
@@ -192,8 +205,8 @@ def experts(
     padded = 2.0 * matrices * op.hidden * width * hot.rows
 
     compute_s = padded / (chip.peak(form.peak) * fit.compute_ratio)
-    if tiles is not None:
-        compute_s = np.maximum(compute_s, tiles.operand_bytes(op, padded) / chip.l2_bytes_per_s)
+    if (cut := _cut(op, tiles)) is not None:
+        compute_s = np.maximum(compute_s, cut.operand_bytes(op, padded) / chip.l2_bytes_per_s)
     memory_s = moved / (chip.memory.bandwidth_bytes_per_s * fit.stream_ratio)
     latency_s = fit.floor_s + fit.expert_s * (op.experts if op.gathered else op.experts_local)
     latency_s = latency_s + fit.held_s * op.experts_local

@@ -127,14 +127,15 @@ def _untuned(setup: Setup) -> str:
         return ""
     program = lower(setup.model, setup.plan, prefill_batch(sequences=1, length=CHUNK_TOKENS), setup.stack)
     op = next(task.op for task in program if isinstance(task.op, GroupedGemm))
-    slower = costs.price(op).seconds / replace(costs, tiles=None, known={}).price(op).seconds
+    tuned = replace(costs, tiles=replace(costs.tiles, every=True), known={})
+    slower = costs.price(op).seconds / tuned.price(op).seconds
     if slower < 1.01:
         return ""
     high, across = costs.tiles.generic
     shape = f"{op.experts_local:g} experts of {op.inter:g} columns on {setup.machine.chip.name}"
     return (
         f"{setup.stack.name} has no tuned tiles for {shape}: by generic ones of {high} x {across}, experts of a step "
-        f"of {CHUNK_TOKENS:,} tokens take {slower:.2f} times as long; benchmarks/kernels/benchmark_moe.py --tune finds "
+        f"of {CHUNK_TOKENS:,} tokens take {slower:.2f} times as long; {costs.tiles.tuner} finds "
         "better ones, a stack file with `tuned_experts: true` counts on them"
     )
 
