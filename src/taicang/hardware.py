@@ -178,6 +178,8 @@ class Machine:
     pue_ratio: float
     price_usd: float | None
     status: str
+    power_from: str = "given figure"
+    """What ``power_w`` is: published, assumed..."""
     price_cny: float | None = None
     overlap_tax_ratio: float = 0.0
     """How much computing slows per second of communication beside it: the cores and memory bandwidth that a running

@@ -198,8 +198,13 @@ def parse(text: object, dimension: str, *, where: str = "") -> float:
 _SHOW = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""))
 
 
-def show(value: float, unit: str) -> str:
-    """Write ``value`` (SI) with a decimal prefix, three significant digits: ``show(3.92e11, "B/s")`` -> "392 GB/s"."""
+def show(value: float | None, unit: str) -> str:
+    """Write ``value`` (SI) with a decimal prefix, three significant digits: ``show(3.92e11, "B/s")`` -> "392 GB/s".
+
+    What is not there is "-".
+    """
+    if value is None:
+        return "-"
     if unit == "s":
         for scale, name in ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs")):
             if abs(value) >= scale:

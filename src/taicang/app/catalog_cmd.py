@@ -135,4 +135,4 @@ def check(ctx: click.Context, name: str | None, as_json: bool) -> None:
         if not findings:
             counts = ", ".join(f"{len(names(kind))} {kind}s" for kind in _KINDS)
             click.echo(f"sound: {name or counts} (data digest {digest()[:12]})")
-    ctx.exit(1 if findings else 0)
+    ctx.exit(2 if findings else 0)

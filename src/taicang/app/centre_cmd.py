@@ -26,11 +26,12 @@ def centre(machine: str, others: str | None, page: Path | None, as_json: bool, *
 
     if options["serve"]:
         named_load(options, options["serve"])
-    names = [machine, *named(others, "--compare")]
+    machine, *beside = named(machine, "MACHINE")
+    names = [machine, *beside, *named(others, "--compare")]
     if options["load"] is not None and not options["serve"]:
         raise click.UsageError("--load needs --serve MODEL")
     if len(names) > 1 and not options["serve"]:
-        raise click.UsageError("--compare needs --serve MODEL")
+        raise click.UsageError("several machines are compared by what they serve: give --serve MODEL")
     cases, said = [], []
     for name in names:
         try:

@@ -68,6 +68,9 @@ def load_text(options: dict[str, Any]) -> str:
     if options.get("profile"):
         sizes += f" in the mean of {options['profile']}"
     limits = {"TTFT": options["ttft_s"], "TPOT": options["tpot_s"]}
+    if options["output_tokens"] <= 1:
+        sizes += " (no second token, so no TPOT)"
+        limits["TPOT"] = None
     said = ", ".join(f"{name} <= {show(limit, 's')}" for name, limit in limits.items() if limit)
     if said:
         said += f" for {options.get('within_ratio') or 0.9:.0%} of the requests"

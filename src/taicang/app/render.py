@@ -59,11 +59,12 @@ def show_prediction(p: Served, *, whole: bool, quote: Quote | str | None = None)
     for row in rows:
         table.add_row(*row)
     console.print(table)
+    # of one token there is no speed
+    speed = "" if p.user_tokens_per_s is None else f", each of whom sees {p.user_tokens_per_s:.3g} tokens/s"
     console.print(
         f"together: {p.machine_output_tokens_per_s:,.0f} output tokens/s on the whole machine, "
         f"{p.output_tokens_per_s_per_chip:,.0f} per chip\n"
-        f"  {p.requests_per_s:.3g} requests/s, {p.users:,.0f} users at a time, each of whom sees "
-        f"{p.user_tokens_per_s:.3g} tokens/s\n"
+        f"  {p.requests_per_s:.3g} requests/s, {p.users:,.0f} users at a time{speed}\n"
         f"  {p.chips} of {p.machine_chips} chips in use by whole instances"
         + (f", {p.prefill_chips_ratio:.0%} of them in prefill" if apart else "")
         + (f"; {p.machine_chips - p.chips} idle" if p.machine_chips > p.chips else "")
@@ -87,7 +88,8 @@ def show_prediction(p: Served, *, whole: bool, quote: Quote | str | None = None)
     _memory(p.decode)
     _waterfall(p.decode, whole=whole)
     listed(console, "why", explain(p))
-    closing(console, p, {"tpot": (p.tpot_s, "s"), "ttft": (p.ttft_s, "s")}, f"{p.candidates:,} candidates; ")
+    figures = {"tpot": (p.tpot_s, "s"), "ttft": (p.ttft_s, "s")}
+    closing(console, p, figures, f"{p.candidates:,} candidates; ")
 
 
 def _optional(value: float | None) -> str:

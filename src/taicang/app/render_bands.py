@@ -23,7 +23,7 @@ NAMES = {
 }  # fmt: skip
 
 
-def band_lines(bands: Mapping[str, Band], figures: Mapping[str, tuple[float, str]]) -> list[str]:
+def band_lines(bands: Mapping[str, Band], figures: Mapping[str, tuple[float | None, str]]) -> list[str]:
     """A line for each figure; ``figures`` gives values and units of some. What is alike is said once."""
     lines: list[str] = []
     groups: dict[Band, list[str]] = {}
@@ -36,7 +36,7 @@ def band_lines(bands: Mapping[str, Band], figures: Mapping[str, tuple[float, str
             continue
         ends = [
             f"{NAMES.get(name, name)} {show(band.low_ratio * value, unit)} to {show(band.high_ratio * value, unit)}"
-            for name in names if name in figures for value, unit in (figures[name],)
+            for name in names if name in figures for value, unit in (figures[name],) if value is not None
         ]  # fmt: skip
         lines.append(f"{titles}: {band.said}" + (f": {'; '.join(ends)}" if ends else ""))
         lines.append(f"  half within {band.typical_ratio:.0%}; {band.basis}, {band.rows:,} rows")
@@ -50,7 +50,7 @@ def listed(console: Any, title: str, lines: Iterable[str], mark: str = "- ") -> 
         console.print(f"  {mark}{line}")
 
 
-def closing(console: Any, p: Prediction, figures: Mapping[str, tuple[float, str]], first: str = "") -> None:
+def closing(console: Any, p: Prediction, figures: Mapping[str, tuple[float | None, str]], first: str = "") -> None:
     """What ``p`` assumes, where it comes from and how far it may be off; ``first`` begins the last line."""
     listed(console, "assumptions", p.assumptions)
     listed(console, "sources", p.sources)

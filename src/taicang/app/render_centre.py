@@ -33,7 +33,7 @@ def show(case: Any, told: Any, rows: Sequence[Any], said: Sequence[str], work: S
     unit, bought = told.currency, "rented" if told.rented else "bought"
     console.print(f"[bold]{escape(told.name)}[/]{times}, {told.chips:,} chips, {bought}, {unit}; "
                   f"used {_ratio(told.utilisation)} of the time")  # fmt: skip
-    table = _table("", "low to high: nine draws in ten")
+    table = _table("", "median (nine draws in ten)")
     table.add_row("an installed chip-hour", band(told.chip_hour))
     for name, part in sorted(told.parts.items(), key=lambda item: -item[1].mid):
         table.add_row(f"  {name}", band(part))
@@ -47,6 +47,7 @@ def show(case: Any, told: Any, rows: Sequence[Any], said: Sequence[str], work: S
         table.add_row(f"{case.training.model}: a run of {case.training.tokens:.3g} tokens", band(told.run))
         table.add_row("  days", f"{told.run_s / 86400.0:.3g}")
     console.print(table)
+    console.print("each figure is the median of its own draws, so parts need not add up to the whole")
     if work:
         _mixed(console, work)
     _uses(console, told)

@@ -120,7 +120,7 @@ def _load(p: Served, _: Served) -> tuple[str, ...]:
         show(p.tpot_s, "s"),
         f"{p.requests_per_s:.3g}",
         f"{p.users:,.0f}",
-        f"{p.user_tokens_per_s:.3g}",
+        "-" if p.user_tokens_per_s is None else f"{p.user_tokens_per_s:.3g}",
     )
 
 
@@ -153,4 +153,5 @@ TRUST = ("machine", "TTFT", "TPOT", "tok/s", "decode plan")
 
 
 def _trust(p: Served, _: Served) -> tuple[str, ...]:
-    return p.bands["ttft"].said, p.bands["tpot"].said, p.bands["throughput"].said, describe(p.decode.plan)
+    said = (p.bands[name].said if name in p.bands else "-" for name in ("ttft", "tpot", "throughput"))
+    return (*said, describe(p.decode.plan))

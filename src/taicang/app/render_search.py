@@ -105,7 +105,7 @@ def _row(rank: int, choice: Choice) -> tuple[str, ...]:
         f"{choice.output_tokens_per_s:,.0f}",
         f"{choice.requests_per_s:.3g}",
         f"{choice.users:,.0f}",
-        f"{choice.user_tokens_per_s:.3g}",
+        "-" if choice.user_tokens_per_s is None else f"{choice.user_tokens_per_s:.3g}",
         "-" if alone else show(choice.ttft_s, "s"),
         show(choice.tpot_s, "s"),
         str(choice.chips),
@@ -163,8 +163,8 @@ def _versus(console: Console, job: Job, winner: Choice, found: Versus | None) ->
     if found.best_alone:
         rows.append(("best decode", found.best_alone, found.best_alone.pools[0]))
     for name, each, pool in rows:
-        rate = pool.sequences * pool.plan.dp / each.tpot_s / pool.chips
-        over = "" if each.tpot_s <= job.tpot_s else " (over the limit)"
+        rate = pool.sequences * pool.plan.dp * (each.user_tokens_per_s or 0.0) / pool.chips
+        over = "" if each.tpot_s is None or each.tpot_s <= job.tpot_s else " (over the limit)"
         whole = (
             ""
             if each is found.best_alone or each.mode == "decode"

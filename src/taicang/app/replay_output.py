@@ -49,8 +49,8 @@ def show(result: Replay, trace: Trace) -> None:
     ]
     for name in ("ttft", "tpot", "itl", "e2e", "queue"):
         each = getattr(s, name)
-        cells = (each.mean_s, each.p50_s, each.p90_s, each.p95_s, each.p99_s, each.max_s)
-        lines.append(f"  {name.upper():<6}" + "".join(f" {unit(v, 's') if v else '0':>8}" for v in cells))
+        cells = [each and getattr(each, f"{at}_s") for at in ("mean", "p50", "p90", "p95", "p99", "max")]
+        lines.append(f"  {name.upper():<6}" + "".join(f" {unit(v, 's') if v != 0.0 else '0':>8}" for v in cells))
     lines += [
         "",
         f"  {s.requests_per_s:.4g} requests/s; {s.input_tokens_per_s:,.0f} prompt tokens/s, "
@@ -74,7 +74,8 @@ def show(result: Replay, trace: Trace) -> None:
         )
     lines += [f"  repaired: {count:,} {what}" for what, count in trace.repaired.items()]
     lines += [f"  note: {note}" for note in result.notes]
-    means = {name: (getattr(s, name).mean_s, "s") for name in ("ttft", "tpot", "itl")}
+    known = {name: getattr(s, name) for name in ("ttft", "tpot", "itl")}
+    means = {name: (each.mean_s, "s") for name, each in known.items() if each}
     lines += [f"  {TITLE}", *(f"    {line}" for line in band_lines(result.bands, means))]
     if s.finished:
         lines += ["", *_over_time(result)]
@@ -103,7 +104,8 @@ def _models(s: Summary) -> list[str]:
     lines = []
     for each in s.models:
         good = "" if each.goodput_ratio is None else f", {each.goodput_ratio:.1%} within the limits"
-        times = [unit(v, "s") if v else "0" for v in (each.ttft.p50_s, each.ttft.p99_s, each.tpot.p50_s)]
+        first = ("-", "-") if each.ttft is None else (unit(each.ttft.p50_s, "s"), unit(each.ttft.p99_s, "s"))
+        times = [*first, "-" if each.tpot is None else unit(each.tpot.p50_s, "s")]
         lines.append(
             f"  {each.model}: {each.requests:,} requests, TTFT {times[0]} (p99 {times[1]}), TPOT {times[2]}{good}"
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -108,6 +109,7 @@ def _arriving(path: str | None, options: Mapping[str, Any]) -> Trace:
 
 
 def _generated(options: Mapping[str, Any]) -> Trace:
+    from taicang.search.trusted import usual_lengths
     from taicang.traffic import generate
     from taicang.traffic.generate import sessions
 
@@ -132,7 +134,8 @@ def _generated(options: Mapping[str, Any]) -> Trace:
             -(-count // turns), turns, shared_tokens=options["shared"], new_tokens=lengths[0],
             output_tokens=lengths[1], delay_s=options["think"], spread=options["spread"], seed=seed,
         )  # fmt: skip
-    return generate.fixed(count, *lengths, spread=options["spread"], seed=seed)
+    made = generate.fixed(count, *lengths, spread=options["spread"], seed=seed)
+    return made if options["spread"] else replace(made, notes=(*made.notes, *usual_lengths(*lengths)))
 
 
 def rhythm(text: str, profile_name: str | None) -> Rhythm:

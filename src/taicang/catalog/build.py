@@ -11,6 +11,7 @@ from typing import Any
 
 from taicang import units
 from taicang.catalog import schema
+from taicang.catalog.leaf import Leaf
 from taicang.catalog.resolve import Resolved, aliases, derive, find, is_path, locate, names, resolve
 from taicang.errors import InvalidInput, MissingFigure, UnknownName
 from taicang.hardware import Chip, Level, Links, Machine, Memory, Plane, is_network
@@ -187,6 +188,7 @@ def machine_of(entry: Resolved, count: int = 1, links: bool = False) -> Machine:
         planes=MappingProxyType({name: _plane(entry, name, ranks, ranks // count) for name in planes}),
         host_memory_bytes=(entry.get("host.memory") or 0.0) * count,
         power_w=None if power is None else power * count,
+        power_from=_stated(entry.leaves.get("power.load")),
         pue_ratio=entry.get("pue") or 1.0,
         price_usd=None if price is None else price * count,
         price_cny=None if yuan is None else yuan * count,
@@ -195,6 +197,14 @@ def machine_of(entry: Resolved, count: int = 1, links: bool = False) -> Machine:
         chips_per_rack=entry.get("chips_per_rack"),
         links=_links(entry),
     )
+
+
+def _stated(leaf: Leaf | None) -> str:
+    """What a figure is, in words."""
+    if leaf is None or not leaf.kind:
+        return "given figure"
+    said = {"assumed": "estimate"}.get(leaf.kind, f"{leaf.kind} figure")
+    return f"{said} ({leaf.note})" if leaf.note else said
 
 
 def _scale_out(entry: Resolved) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache, partial
 from hashlib import sha256
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,9 @@ def _one(kind: str, name: str) -> Iterator[Finding]:
         yield from _provenance(found, leaf)
     if kind != "stack":
         for key, problem in broken(found):
-            yield Finding(entry=found.name, key=key, problem=problem)
+            leaf = found.leaves.get(key)
+            own = leaf is not None and leaf.file is not None and not leaf.file.is_relative_to(files.DATA)
+            yield Finding(entry=leaf.where.rpartition(": ")[0] if leaf and own else name, key=key, problem=problem)
     profile = found.get("profile") if kind == "chip" else None
     if profile is not None and profile not in schema.ARCHITECTURE:
         known = ", ".join(schema.ARCHITECTURE)
@@ -144,7 +147,9 @@ def broken(found: Resolved) -> Iterator[tuple[str, str]]:
         if whole is not None and _ours(found, law) and not abs(product - whole) <= law.slack_ratio * whole:
             told = " x ".join(factor if isinstance(factor, str) else f"{factor:g}" for factor in law.factors)
             yield str(law.whole), f"{told} gives {product:.6g}, but {whole:.6g} is published"
+    yield from _between(found)
     if found.kind == "machine":
+        yield from _sizes(found)
         yield from _levels(found)
 
 
@@ -185,8 +190,41 @@ def _of_machine(found: Resolved) -> list[Law]:
     return [law for law in laws if found.get(str(law.whole)) is not None]
 
 
+_RANGES: tuple[tuple[str, str, float, float], ...] = (
+    ("power.idle", "power.tdp", 0.0, 1.0),
+    ("memory.capacity", "memory.nominal", 0.95, 1.08),  # what is printed rounds, and may count in Gi
+)
+"""Key, key that it is a share of, and between which shares it lies."""
+
+
+def _between(found: Resolved) -> Iterator[tuple[str, str]]:
+    for key, of, low, high in _RANGES:
+        mine, whole = (found.get(each) for each in (key, of))
+        if mine is not None and whole is not None and not low * whole <= mine <= high * whole:
+            yield key, f"{mine:.6g} is no share from {low:g} to {high:g} of the {whole:.6g} of {of}"
+
+
+SIZES = ("chips", "chips_per_node", "chips_per_rack")
+
+
+def _sizes(found: Resolved) -> Iterator[tuple[str, str]]:
+    """Nodes, racks and the levels of all planes lie in each other and in the machine: whole numbers of the smaller."""
+    dies = _get(found, "chip.dies") or 1.0
+    paths = [path for path in found.leaves if path.startswith("planes.") and path.endswith(".ranks")]
+    sized = {path: _get(found, path) for path in paths if found.get(path) != "all"}
+    sized |= {key: chips and dies * chips for key in SIZES for chips in [_get(found, key)]}
+    known = {key: round(ranks) for key, ranks in sized.items() if ranks}
+    own = sorted(known, key=lambda key: found.leaves[key].file != found.file)  # a user can mend what is their own
+    for key, other in combinations(own, 2):
+        least, most = sorted((key, other), key=known.__getitem__)
+        if known[most] % known[least]:
+            yield key, f"{known[key]} ranks beside the {known[other]} of {other}: no whole number of each other"
+        elif least == "chips" and known[most] > known[least]:
+            yield key, f"{known[key]} ranks beside the {known[other]} of {other}: more than the machine has"
+
+
 def _levels(found: Resolved) -> Iterator[tuple[str, str]]:
-    """From the innermost out, each level holds a whole number of those inside it, and none has more bandwidth."""
+    """From the innermost out, each level holds more than the one inside it, and none has more bandwidth."""
     paths = [path for path in found.leaves if path.startswith("planes.") and path.endswith(".ranks")]
     sized = {path: found.get(path) for path in paths}
     outward = sorted(paths, key=lambda path: float("inf") if sized[path] == "all" else sized[path] or 0)
@@ -195,8 +233,8 @@ def _levels(found: Resolved) -> Iterator[tuple[str, str]]:
         plane, ranks = path.split(".")[1], sized[path]
         bandwidth = found.get(path.removesuffix("ranks") + "bandwidth")
         before, widest = inside.get(plane, (None, float("inf")))
-        if before is not None and (before == ranks or (ranks != "all" and ranks % before)):
-            yield path, f"{ranks} ranks do not hold a whole number, above one, of the {before} inside"
+        if before == ranks:
+            yield path, f"{ranks} ranks are no more than those of the level inside it"
         if bandwidth is not None and bandwidth > widest:
             yield path, "an outer level has more bandwidth per rank than the one inside it"
         inside[plane] = (ranks, widest if bandwidth is None else bandwidth)

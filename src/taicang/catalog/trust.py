@@ -110,6 +110,8 @@ class Ground:
     """Ways in which ranks share the work and spare memory, joined by "+"."""
     source: str = ""
     """Who measured it. Empty: a user, of whose runs the evidence has none."""
+    power: str = field(default="not known", compare=False)
+    """What the machine's power is, which is stated and not predicted."""
     own: Mapping[str, Any] = field(default_factory=dict, compare=False)
     """What its user measured under this stack, as ``table`` has it of all."""
 
@@ -162,8 +164,15 @@ def ground(
         span="domain" if ranks <= machine.domain else "network",
         ranks=ranks,
         layout="" if plan is None else "+".join(plan.ways),
+        power=_power(machine),
         own=stack.bands,
     )
+
+
+def _power(machine: Machine) -> str:
+    if machine.power_w is None:
+        return f"no figure is known for {machine.name}"
+    return f"the machine's {machine.power_from}, not predicted"
 
 
 SERVED = ("tpot", "ttft", "throughput", "memory", "power")
@@ -174,15 +183,16 @@ TRAINED = ("step_time", "throughput", "mfu", "memory", "power")
 """Figures of a training step."""
 RUN = ("days", "energy")
 """Those that a whole run adds."""
-PUBLISHED = "published figure, not predicted"
+STATED = "stated"
+"""Figures of the catalogue, which are not predicted: see ``Ground.power``."""
 _SAME: Mapping[str, Mapping[str, str]] = {
     "itl": {"": "tpot"},
     "ttft": {"replay": "replayed_ttft"},
     "throughput": {"training": "step_time", "adapters": "step_time"},
     "mfu": {"": "step_time"},
     "days": {"": "step_time"},
-    "energy": {"": PUBLISHED},
-    "power": {"": PUBLISHED, "replay": "power"},
+    "energy": {"": STATED},
+    "power": {"": STATED, "replay": "power"},
 }
 """Figure -> where ("": anywhere) -> the metric that says how far it is off."""
 
@@ -194,7 +204,7 @@ def bands(run: Ground, figures: Sequence[str], *, replay: bool = False) -> dict[
     for name in figures:
         same = _SAME.get(name, {})
         metric = same.get(where) or same.get("") or name
-        made[name] = unvalidated(f"the machine's {PUBLISHED}") if metric == PUBLISHED else _nearest(metric, run)
+        made[name] = unvalidated(run.power) if metric == STATED else _nearest(metric, run)
     return made
 
 

@@ -35,7 +35,7 @@ class Serving:
 
     model: str
     mode: str
-    tpot_s: float
+    tpot_s: float | None
     ttft_s: float
     input_tokens: float
     output_tokens: float

@@ -23,7 +23,7 @@ def traffic(result: Result) -> tuple[Part, ...]:
     """What users saw in all, the requests by arrival, and the system over time where the tables are there."""
     summary = result["summary"]
     rows = tuple(
-        (name.upper(), *(cell(summary[name][stat], "s") for stat in STATS))
+        (name.upper(), *(cell(summary[name] and summary[name][stat], "s") for stat in STATS))
         for name in ("ttft", "tpot", "itl", "e2e", "queue")
     )
     columns = (("latency", "延迟"), *((stat.removesuffix("_s"),) * 2 for stat in STATS))

@@ -254,7 +254,7 @@ def _rank(detail: Result) -> str:
 
 
 def _point(choice: Result, said: str) -> list[Any]:
-    return [1.0 / choice["tpot_s"], choice["output_tokens_per_s_per_chip"], said]
+    return [choice["tpot_s"] and 1.0 / choice["tpot_s"], choice["output_tokens_per_s_per_chip"], said]
 
 
 def _detail(detail: Result, choice: Result) -> tuple[Part, ...]:

@@ -28,6 +28,7 @@ from taicang.serve.request import SECOND, Request
 from taicang.serve.scheduler import Limits, preset, reserving
 from taicang.serve.simulate import EVERY, Stop, serve
 from taicang.serve.steptable import StepTable
+from taicang.serve.summary import spread
 from taicang.traffic.generate import arriving, fixed, from_profile
 
 STAYS = 1.5
@@ -69,8 +70,8 @@ class Confirmation:
     ttft_s: float = 0.0
     """Mean."""
     ttft_p99_s: float = 0.0
-    tpot_s: float = 0.0
-    tpot_p99_s: float = 0.0
+    tpot_s: float | None = None
+    tpot_p99_s: float | None = None
     output_tokens_per_s_per_chip: float = 0.0
     """Over the same chips as the choice's figure."""
     within_ratio: float = 0.0
@@ -113,7 +114,7 @@ def confirm(
     users = max(round(job.users * share), 1) if job.users else 0
     full = rate * stay_s
     filling = full * (SETTLES if users else 1.0)
-    step_s = choice.tpot_s * choice.pools[-1].plan.tokens_per_step
+    step_s = (choice.tpot_s or 0.0) * choice.pools[-1].plan.tokens_per_step
     requests = round(filling + max(min(max(full * STAYS, LEAST), MEASURED), STEPS * step_s * rate))
     if requests > TOO_MANY:
         return _none(f"it takes {requests:,} requests to fill", rate, pools, bands)
@@ -130,6 +131,7 @@ def confirm(
     arrived = table["arrival_s"] if users else load.trace.arrival_s
     end_s = float(arrived.max())
     ttft, tpot = table["ttft_s"][late], table["tpot_s"][late]
+    gaps = spread(tpot[table["output_tokens"][late] > 1])
     measured = int((arrived >= warm_s).sum())
     kept = float(((ttft <= job.ttft_s) & (tpot <= job.tpot_s)).sum()) / measured
     # tokens come out at a steady rate only when the first have stayed as long as they do here
@@ -148,8 +150,8 @@ def confirm(
         instances=tuple(pool.instances for pool in pools),
         ttft_s=float(ttft.mean()),
         ttft_p99_s=quantiles(ttft, (0.99,))[0],
-        tpot_s=float(tpot.mean()),
-        tpot_p99_s=quantiles(tpot, (0.99,))[0],
+        tpot_s=gaps.mean_s if gaps else None,
+        tpot_p99_s=gaps.p99_s if gaps else None,
         output_tokens_per_s_per_chip=tokens / share * choice.output_tokens_per_s_per_chip / choice.output_tokens_per_s,
         within_ratio=kept,
         delivered_ratio=delivered,

@@ -147,10 +147,12 @@ def _weaker(machine: Machine, share: float) -> Machine:
 
 
 def _decode_s(model: str, machine: Machine, options: Mapping[str, Any]) -> Callable[[float], float]:
-    load: dict[str, Any] = {"input_tokens": 4096, "output_tokens": 256, "tpot_s": 0.05} | dict(options)
+    load: dict[str, Any] = {"tpot_s": 0.05} | dict(options)
     best = infer(model, _weaker(machine, 1.0), **load)
     if isinstance(best, Infeasible):
         raise InvalidInput(f"{model} cannot be served so on {machine.name}", where="--serve")
+    if best.tpot_s is None:
+        raise InvalidInput("an answer of one token has no decode step", where="--output")
     apart = best.mode == "disaggregated"
     same = load | {
         "tpot_s": None,
@@ -162,7 +164,7 @@ def _decode_s(model: str, machine: Machine, options: Mapping[str, Any]) -> Calla
 
     def worse_s(share: float) -> float:
         worse = infer(model, _weaker(machine, share), **same)
-        return np.inf if isinstance(worse, Infeasible) else worse.tpot_s
+        return np.inf if isinstance(worse, Infeasible) or worse.tpot_s is None else worse.tpot_s
 
     return _remembered({1.0: best.tpot_s}, worse_s)
 

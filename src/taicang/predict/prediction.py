@@ -55,7 +55,7 @@ class Loop:
 
     clients: Count
     ttft_s: float
-    tpot_s: float
+    tpot_s: float | None
     output_tokens_per_s: float
     output_tokens_per_s_per_chip: float
 
@@ -72,12 +72,13 @@ class Served(Prediction):
     loaded_ttft_s: float
     """With the batch of prompts that gives the throughput (aggregated: with the others' prompts and steps in between),
     without queueing; what ``ttft_s`` limits."""
-    tpot_s: float
+    tpot_s: float | None
+    """None where an answer has no second token, as the speed that follows from it."""
     requests_per_s: float
     """Of the whole machine."""
     users: Count
     """Requests under way at a time."""
-    user_tokens_per_s: float
+    user_tokens_per_s: float | None
     """What one of them sees while it is answered."""
     decode: PhasePrediction
     prefill: PhasePrediction

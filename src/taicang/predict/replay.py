@@ -15,7 +15,7 @@ from taicang.models.types import Model
 from taicang.plans import describe
 from taicang.predict.standing import Standing, Tenant, context_of, stand
 from taicang.predict.system import System
-from taicang.search.trusted import Prediction, assumptions, sources
+from taicang.search.trusted import Prediction, assumptions, one_token, sources
 from taicang.serve.build import Pool
 from taicang.serve.clients import ClosedLoop, OpenLoop
 from taicang.serve.cluster import Cluster
@@ -138,6 +138,16 @@ def outcome(
         table["model"] = np.asarray(list(pools))[trace.model[table["id"]]]
     busy = usage(log, standing.parts, finished.ticks())
     energy_j = float(busy["energy_j"].sum())
+    summary = summarise(
+        table,
+        made,
+        requests=len(trace) if requests is None else requests,
+        limits=limits,
+        energy_j=None if np.isnan(energy_j) else energy_j,
+        partial=partial,
+    )
+    once = (one_token(limits.tpot_s or np.inf),) if summary.finished and summary.tpot is None else ()
+    told = _bands(pools, shared=len(standing.models) > 1, burst=burst)
     return Replay(
         trace=trace.name,
         model=" + ".join(standing.models),
@@ -151,22 +161,15 @@ def outcome(
         router=made.router.kind,
         seed=standing.seed,
         limits=limits,
-        summary=summarise(
-            table,
-            made,
-            requests=len(trace) if requests is None else requests,
-            limits=limits,
-            energy_j=None if np.isnan(energy_j) else energy_j,
-            partial=partial,
-        ),
-        notes=(*trace.notes, *_unknown(machine), *_switched(made)),
+        summary=summary,
+        notes=(*trace.notes, *once, *_unknown(machine), *_switched(made)),
         outages=tuple(
             Down(instance=name, from_s=begun / SECOND, until_s=back / SECOND if back >= 0 else None)
             for name, begun, back in made.outages
         ),
         assumptions=_assumptions(standing, trace),
         sources=sources(standing.net, machine),
-        bands=_bands(pools, shared=len(standing.models) > 1, burst=burst),
+        bands={name: band for name, band in told.items() if getattr(summary, name, band) is not None},
         table=table,
         usage=busy,
         log=log,

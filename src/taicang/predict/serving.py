@@ -276,6 +276,7 @@ def loop(job: Job, plan: ServePlan, clients: Count) -> Loop:
     steady, chips = closed_loop(job, plan, clients), -(-plan.ranks // job.machine.chip.dies)
     rate = float(steady.output_tokens_per_s)
     return Loop(
-        clients=float(clients), ttft_s=float(steady.ttft_s), tpot_s=float(steady.tpot_s), output_tokens_per_s=rate,
+        clients=float(clients), ttft_s=float(steady.ttft_s), tpot_s=float(steady.tpot_s) if job.goes_on else None,
+        output_tokens_per_s=rate,
         output_tokens_per_s_per_chip=rate / chips,
     )  # fmt: skip

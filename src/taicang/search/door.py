@@ -21,7 +21,7 @@ from taicang.hardware import Machine
 from taicang.models.types import Model, routed
 from taicang.plans import Quantisation, ServePlan, chance_of
 from taicang.search.choices import default_stack, quantisation
-from taicang.search.points import Job
+from taicang.search.points import USUAL_TOKENS, Job
 from taicang.search.result import MODES, Mode
 from taicang.search.space import Space
 from taicang.serve.queueing import WITHIN
@@ -72,8 +72,8 @@ class Run(Serving):
 
     model: str | Model
     on: str | Machine
-    input_tokens: float = 4096
-    output_tokens: float = 256
+    input_tokens: float = USUAL_TOKENS[0]
+    output_tokens: float = USUAL_TOKENS[1]
     spread: Spread = EVEN
     """Of unequal requests the lengths are means, and this says how unequal they are."""
     ttft_s: float | None = None

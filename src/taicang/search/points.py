@@ -31,6 +31,8 @@ Floats = NDArray[np.float64]
 Role: TypeAlias = Literal["prefill", "decode", "both"]
 BLOCKS = 8
 """Blocks that batches are cut to."""
+USUAL_TOKENS = (4096, 256)
+"""Of a prompt and its answer where a question names none (options: ``app/data/shared.yaml``)."""
 CELLS = 65536
 """Candidates that are priced together: enough to drown the interpreter, few enough for the processor's caches."""
 
@@ -55,6 +57,11 @@ class Job:
     acceptance_ratio: float = 0.7
     spread: Spread = EVEN
     """How unequal the lengths are."""
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether an answer has a second token, for which there is a TPOT."""
+        return self.output_tokens > 1.0
 
     @property
     def context_tokens(self) -> float:
@@ -233,7 +240,7 @@ def serving_points(
                 "drafts": drafts,
                 "chunk": chunks,
                 "ttft_s": steady.ttft_s,
-                "tpot_s": steady.tpot_s,
+                "tpot_s": steady.tpot_s * job.goes_on,
                 "requests_per_s": steady.output_tokens_per_s / job.output_tokens,
             }
         else:
@@ -243,7 +250,7 @@ def serving_points(
             found["decode"] |= {
                 "sequences": sequences,
                 "drafts": drafts,
-                "tpot_s": seconds / gained,
+                "tpot_s": seconds / gained * job.goes_on,
                 "requests_per_s": sequences * plan.dp / (steps * seconds),
             }
         return found

@@ -65,7 +65,8 @@ class Choice:
     mode: Mode
     pools: tuple[Pool, ...]
     ttft_s: float
-    tpot_s: float
+    tpot_s: float | None
+    """None where an answer has no second token."""
     requests_per_s: float
     output_tokens_per_s: float
     chips: int
@@ -80,14 +81,14 @@ class Choice:
     """How far each figure may be off: "tpot", "ttft", "throughput", "memory", "power"."""
 
     @property
-    def user_tokens_per_s(self) -> float:
+    def user_tokens_per_s(self) -> float | None:
         """Speed that one user sees."""
-        return 1.0 / self.tpot_s
+        return None if self.tpot_s is None else 1.0 / self.tpot_s
 
     @property
     def stay_s(self) -> float:
         """What a request takes from end to end, by the closed form."""
-        return self.ttft_s + max(self.output_tokens_per_s / self.requests_per_s - 1.0, 0.0) * self.tpot_s
+        return self.ttft_s + max(self.output_tokens_per_s / self.requests_per_s - 1.0, 0.0) * (self.tpot_s or 0.0)
 
     @property
     def users(self) -> float:

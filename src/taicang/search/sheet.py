@@ -66,7 +66,7 @@ class Sheet:
             mode=self.mode,
             pools=pools,
             ttft_s=float(self.ttft_s[row]),
-            tpot_s=float(self.tpot_s[row]),
+            tpot_s=float(self.tpot_s[row]) if job.goes_on else None,
             requests_per_s=float(self.requests_per_s[row]),
             output_tokens_per_s=output,
             chips=used,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from math import inf
 from typing import Any
 
 from taicang import __version__, catalog
@@ -16,13 +17,16 @@ from taicang.models.types import Model, routed
 from taicang.ops import GroupedGemm
 from taicang.plans import ServePlan, prefill_batch
 from taicang.search.choices import remade
-from taicang.search.points import Job
+from taicang.search.points import USUAL_TOKENS, Job
 from taicang.search.result import Choice
 from taicang.serve.layout import laid_out
 from taicang.serve.memory import rank_model
 from taicang.serve.setup import Setup
 from taicang.stacks import Headroom, Stack
 from taicang.units import show
+
+GAPS = ("tpot", "itl")
+"""Figures of what comes after a first token."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,15 +50,31 @@ def told(job: Job, choice: Choice, given: Sequence[str]) -> dict[str, Any]:
     """The fields of ``Prediction`` of one way to run ``job``; ``given`` are the figures that the user set."""
     feeding, serving = (job.setup(choice.pools[at].plan) for at in (0, -1))
     apart = choice.mode != "aggregated"
+    load = usual_lengths(job.input_tokens, job.output_tokens)
+    load += () if job.goes_on else (one_token(job.tpot_s),)
     length = round(job.input_tokens + job.output_tokens * job.spread.output_ratio)
     return {
         "model": job.model.name,
         "machine": job.machine.name,
         "stack": f"{job.stack.name} ({job.stack.epoch})",
-        "assumptions": assumptions(serving, feeding, length=length, given=given, apart=apart),
+        "assumptions": (*load, *assumptions(serving, feeding, length=length, given=given, apart=apart)),
         "sources": sources(serving.model, serving.machine),
         "bands": choice.bands,
     }
+
+
+def usual_lengths(*tokens: float) -> tuple[str, ...]:
+    """What is assumed where a question names no lengths."""
+    said = (
+        f"prompts of {USUAL_TOKENS[0]:,} tokens and answers of {USUAL_TOKENS[1]:,}, all equal, as where none are named"
+    )
+    return (said,) if tokens == USUAL_TOKENS else ()
+
+
+def one_token(tpot_s: float) -> str:
+    """What is assumed where no answer has a second token, under a limit of TPOT (inf: none)."""
+    limit = f": its limit of {show(tpot_s, 's')} binds nothing" * (tpot_s < inf)
+    return f"an answer of one token has no second, so no TPOT{limit}"
 
 
 def ground_of(job: Job, mode: str, plan: ServePlan) -> Ground:
@@ -65,7 +85,9 @@ def ground_of(job: Job, mode: str, plan: ServePlan) -> Ground:
 
 def bands_of(job: Job, mode: str, plan: ServePlan, *, replay: bool = False) -> Mapping[str, Band]:
     """Bands of the closed form's figures, or of a ``replay``'s."""
-    return bands(ground_of(job, mode, plan), REPLAYED if replay else SERVED, replay=replay)
+    told = REPLAYED if replay else SERVED
+    names = told if job.goes_on else [name for name in told if name not in GAPS]
+    return bands(ground_of(job, mode, plan), names, replay=replay)
 
 
 def assumptions(

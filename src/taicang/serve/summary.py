@@ -89,8 +89,8 @@ class Served:
     model: str
     requests: int
     """That were served."""
-    ttft: Spread
-    tpot: Spread
+    ttft: Spread | None
+    tpot: Spread | None
     goodput_ratio: float | None
     """Share within the limits."""
 
@@ -120,11 +120,12 @@ class Summary:
     requests_per_s: float
     input_tokens_per_s: float
     output_tokens_per_s: float
-    ttft: Spread
-    tpot: Spread
-    itl: Spread
-    e2e: Spread
-    queue: Spread
+    ttft: Spread | None
+    """None, as the next ones, where there was none: an answer of one token has no TPOT."""
+    tpot: Spread | None
+    itl: Spread | None
+    e2e: Spread | None
+    queue: Spread | None
     goodput_per_s: float | None
     goodput_ratio: float | None
     slo_met: bool | None
@@ -286,21 +287,21 @@ def _tiers(cluster: Cluster, prompt_tokens: float) -> tuple[Tier, ...]:
     )
 
 
-def spread(values: NDArray[Any]) -> Spread:
-    """Mean and quantiles; zeros where there are no values."""
+def spread(values: NDArray[Any]) -> Spread | None:
+    """Mean and quantiles, if there are values."""
     if not len(values):
-        return Spread(mean_s=0.0, p50_s=0.0, p90_s=0.0, p95_s=0.0, p99_s=0.0, max_s=0.0)
+        return None
     p50, p90, p95, p99 = quantiles(values, QUANTILES)
     return Spread(mean_s=float(values.mean()), p50_s=p50, p90_s=p90, p95_s=p95, p99_s=p99, max_s=float(values.max()))
 
 
-def _itl(cluster: Cluster) -> Spread:
+def _itl(cluster: Cluster) -> Spread | None:
     """Inter-token latency over all tokens, from the log (resolved to a sixteenth of an octave)."""
     if cluster.log is None:
-        return spread(np.zeros(0))
+        return None
     values, weights = token_gaps(cluster.log, [each.name for each in cluster.instances])
     if not len(values):
-        return spread(values)
+        return None
     reached = np.cumsum(weights) / weights.sum()
     p50, p90, p95, p99 = (float(values[int(np.searchsorted(reached, q))]) for q in QUANTILES)
     mean = float((values * weights).sum() / weights.sum())

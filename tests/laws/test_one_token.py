@@ -1,0 +1,76 @@
+"""An answer of one token has no second: no command says a TPOT of it, and a limit of it binds nothing."""
+
+import json
+import random
+import re
+
+import pytest
+
+from taicang.app.load_options import fields_of
+from taicang.app.main import cli
+from taicang.app.options import context_of, written
+from taicang.search.door import Run
+from taicang.search.points import USUAL_TOKENS
+
+GAPS = {"tpot", "itl", "tpot_s", "tpot_p99_s", "user_tokens_per_s"}
+KNOWN = ("digest", "limits")
+SHAPES = {
+    "infer": "MODEL --on MACHINE --tp 2",
+    "infer loop": "MODEL --on MACHINE --tp 2 --clients 8",
+    "search": "MODEL --on MACHINE",
+    "search decode": "MODEL --on MACHINE --mode decode",
+    "search users": "MODEL --on MACHINE --users 20",
+    "compare": "MODEL --on MACHINE,hgx-a100",
+    "replay": "MODEL --on MACHINE --tp 2 --rate 4/s --requests 30",
+    "replay apart": "MODEL --on MACHINE --prefill 1x2 --decode 1x2 --rate 4/s --requests 30",
+    "replay loop": "MODEL --on MACHINE --tp 2 --closed-loop 3 --requests 12",
+    "centre": "MACHINE --serve MODEL",
+}  # fmt: skip
+
+
+def answered(words: list[str], capsys) -> str:
+    """What a command prints."""
+    assert cli.main(words, prog_name="taicang", standalone_mode=False) in (None, 0), words
+    return capsys.readouterr().out
+
+
+def gaps(part, key=""):
+    """Every figure of what comes after a first token, by its key."""
+    if isinstance(part, list):
+        return [each for one in part for each in gaps(one)]
+    if not isinstance(part, dict):
+        return [(key, part)] if key in GAPS and part is not None else []
+    return [each for name, one in part.items() if name not in KNOWN for each in gaps(one, name)]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_no_second_token_has_no_tpot(shape, capsys):
+    rng = random.Random(shape)
+    model, machine = rng.choice(["llama-3.1-8b", "qwen3-30b-a3b"]), rng.choice(["hgx-h100", "hgx-h20", "atlas-800-a3"])
+    words = [shape.split()[0], *SHAPES[shape].replace("MODEL", model).replace("MACHINE", machine).split()]
+    words += ["--input", str(rng.randrange(16, 3000)), "--output", "1"]
+    free, limited = (json.loads(answered([*words, "--json", *more], capsys)) for more in ([], ["--tpot", "1us"]))
+    for answer in (free, limited):
+        assert gaps(answer) == []
+        assert "no second" in json.dumps(answer)
+    assert "binds nothing" in json.dumps(limited)
+    said = answered(words, capsys)
+    assert re.search(r"no\s+TPOT", said)
+    assert not re.search(r"TPOT 0|\bnan\b|\binf\b", said)
+
+
+def test_lengths_that_nobody_names_are_those_of_one_place(capsys):
+    assert (Run(model="m", on="n").input_tokens, Run(model="m", on="n").output_tokens) == USUAL_TOKENS
+    on = ["llama-3.1-8b", "--on", "hgx-h100"]
+    for name, words in (("infer", on), ("replay", on), ("search", on), ("centre", ["hgx-h100"])):
+        taken = fields_of(Run, context_of(cli.get_command(None, name), words).params)
+        assert (taken["input_tokens"], taken["output_tokens"]) == USUAL_TOKENS, name
+    declared = [file for file in ("shared", "traffic", "load", "train") for part in written(file).values()
+                if isinstance(part, dict) and any("input_tokens" in flag for flag in part)]  # fmt: skip
+    assert declared == ["shared"]
+    for words in (
+        "infer llama-3.1-8b --on hgx-h100 --tp 1",
+        "replay llama-3.1-8b --on hgx-h100 --rate 2/s --requests 9",
+    ):
+        for more, said in (([], True), (["--input", "512"], False)):
+            assert ("as where none are named" in answered([*words.split(), *more], capsys).replace("\n", " ")) == said
