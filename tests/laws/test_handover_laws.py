@@ -17,9 +17,21 @@ from taicang.app.search_cmd import search
 from taicang.catalog.models import model as load_model
 from taicang.errors import MissingFigure, NotModelled, UnknownName
 from taicang.plans import ServePlan
+from taicang.predict.prediction import Infeasible
+from taicang.predict.serving import answer
 from taicang.search.choices import default_stack, quantisation
-from taicang.search.door import formats, prepare
-from taicang.search.handover import TARGETS, TRAINERS, able, emit, image, role_name
+from taicang.search.door import Run, formats, job_of, prepare
+from taicang.search.handover import (
+    TARGETS,
+    TRAINERS,
+    able,
+    emit,
+    image,
+    launchable,
+    other_version,
+    priced_version,
+    role_name,
+)  # fmt: skip
 from taicang.search.handover.kubernetes import resource
 from taicang.search.result import Choice, Pool
 from taicang.search.run import Ask, every
@@ -310,6 +322,23 @@ def test_the_command_offers_every_target():
     assert set(option.type.choices) == {*TARGETS, *TRAINERS}
 
 
+RELEASES = {"": []} | {
+    target.stack: [name.partition("@")[2] for name in catalog.names("stack") if name.startswith(f"{target.stack}@")]
+    for target in TARGETS.values() if target.stack
+}  # fmt: skip
+TARGETED = [each for each in TARGETS if TARGETS[each].stack]
+
+
+def test_what_was_priced_for_another_engine_pins_no_release_of_it():
+    machine, stacks = catalog.machine("hgx-h100"), [catalog.stack("vllm"), catalog.stack("sglang")]
+    for to in TARGETED:
+        for stack in stacks:
+            assert bool(priced_version(to, stack)) == (stack.engine == TARGETS[to].stack)
+    assert "latest" not in image("vllm", machine, "0.21.0")
+    for to in ("dynamo", "llm-d"):
+        assert "pin the one that was priced" in other_version(to, machine, catalog.stack("vllm"))
+
+
 NOT_OF = {
     "nvidia": "rocm|ascend|mindie",
     "amd": "cuda|nvcr|ascend|mindie|vllm-openai:|sglang:latest",
@@ -324,7 +353,45 @@ def test_no_container_starts_from_an_image_of_other_chips(on):
     except MissingFigure:
         return
     vendor, name = machine.chip.vendor.lower(), machine.chip.name
-    for to in [each for each, target in TARGETS.items() if vendor in target.chips and target.writer]:
-        said = image(to, machine)
-        assert not re.search(NOT_OF[vendor], said), (on, to, said)
-        assert ("910c" in name) == said.endswith("-a3") or said == f"{to}:latest" or vendor != "huawei", (on, to, said)
+    for to, target in TARGETS.items():
+        served = vendor in target.chips and target.writer
+        for stack in map(catalog.stack, [f"{target.stack}@{release}" for release in RELEASES[target.stack] if served]):
+            said = image(to, machine, version := priced_version(to, stack))
+            assert not re.search(NOT_OF[vendor], said), (on, to, said)
+            own = said == f"{to}:{version}"
+            assert ("910c" in name) == said.endswith("-a3") or own or vendor != "huawei", (on, to, said)
+            # the release that was priced, or a word about it
+            assert re.search(rf":v?{re.escape(version)}(-|$)", said) or stack.name in other_version(to, machine, stack)
+            assert own or not (version in said and other_version(to, machine, stack)) or "rc" in said
+
+
+@settings(max_examples=40, deadline=None)
+@drawn(data=st.data())
+def test_a_fixed_plan_that_the_engine_cannot_be_told_is_answered_with_a_warning(data):
+    stack, on = data.draw(st.sampled_from([("sglang", "hgx-h200"), ("vllm", "hgx-h200"), ("tensorrt-llm", "hgx-b200"),
+                                           ("vllm-ascend", "atlas-800-a3")]))  # fmt: skip
+    tp, pp, drafts = (data.draw(st.sampled_from(each)) for each in ((1, 2, 4), (1, 2), (0, 1)))
+    ep = data.draw(st.sampled_from([1, 2, 4]).filter(lambda ep: ep <= tp))
+    plan = ServePlan(tp=tp, pp=pp, ep=ep, moe_tp=tp // ep)
+    run = Run(model="glm-4.5-air", on=on, stack=stack, plan=plan, drafts=drafts, batch=4, modes=["aggregated"])
+    found = answer(run)
+    if isinstance(found, Infeasible):
+        return
+    job = job_of(run)
+    takes = launchable(job.machine, job.model, job.stack)("both", found.decode.plan)
+    assert takes != any(line.startswith("warning: ") for line in found.assumptions)
+    if pp > 1 and drafts and stack != "tensorrt-llm":
+        assert not takes
+
+
+@pytest.mark.parametrize("stages", [1, 2])
+def test_what_feeds_drafts_runs_their_head_where_it_can(stages):
+    machine, net = catalog.machine("hgx-h200 x 4"), load_model("deepseek-v3")
+    plan = ServePlan(tp=8, ep=8, pp=stages)
+    feeding = Pool(role="prefill", plan=plan, instances=1, chips=8 * stages, sequences=2.0)
+    serving = Pool(role="decode", plan=ServePlan(tp=8, ep=8, draft_tokens=2), instances=1, chips=8, sequences=8.0)
+    for drafts in (2, 0):
+        fed = replace(serving, plan=replace(serving.plan, draft_tokens=drafts))
+        script = given(choice(machine, [feeding, fed]), machine, net, "sglang")["prefill.sh"]
+        assert ("--speculative-num-steps 2" in script) == bool(drafts and stages == 1)
+        assert ("No draft head" in script) == bool(drafts and stages > 1)

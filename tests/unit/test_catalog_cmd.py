@@ -58,7 +58,7 @@ def test_check(tmp_path: Path) -> None:
     bad = tmp_path / "bad.yaml"
     bad.write_text("base: hgx-h100\nplanes: {scale_up: {nvlink: {bandwidth: 1 GB/s}}}\n")
     result = run("check", str(bad))
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert "more bandwidth" in result.output
     assert json.loads(run("check", str(bad), "--json").output)["findings"]
 
@@ -73,6 +73,6 @@ def test_a_fault_names_its_file_once(tmp_path: Path, line: str) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text(f"base: hgx-h100\n{line}\n")
     result = run("check", str(path))
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert result.output.count("mine.yaml") == 1
     assert "mine.yaml:2: " in result.output

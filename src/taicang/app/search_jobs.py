@@ -142,7 +142,7 @@ def _score(each: Outcome, objective: Any) -> float | None:
 
 def emit_all(done: Sequence[Outcome], model: str, options: dict[str, Any]) -> None:
     """Write the chosen plan of each machine for the engine, and say what it does not know."""
-    from taicang.search.handover import emit, priced_as_another
+    from taicang.search.handover import emit, priced_as_another, priced_version
 
     made = []
     for each in done:
@@ -159,6 +159,7 @@ def emit_all(done: Sequence[Outcome], model: str, options: dict[str, Any]) -> No
             output_tokens=options["output_tokens"],
             notes=notes,
             memory=None if priced_as_another(options["emit"], job.machine, job.stack) else job.stack.memory,
+            version=priced_version(options["emit"], job.stack),
         )
         made.append((each, files, notes))
     for each, files, notes in made:
@@ -185,9 +186,10 @@ def assumed(each: Outcome, model: str, options: dict[str, Any]) -> list[str]:
     """What a plan for an engine takes for granted, for its files and for the output."""
     if not options["emit"]:
         return []
-    from taicang.search.handover import priced_as_another
+    from taicang.search.handover import other_version, priced_as_another
 
-    said = [priced_as_another(options["emit"], each.job.machine, each.job.stack)]
+    to, machine, stack = options["emit"], each.job.machine, each.job.stack
+    said = [priced_as_another(to, machine, stack) or other_version(to, machine, stack)]
     if weights(each, model, options) is None:
         name = each.job.model.name
         said.append(f"no Hugging Face id of {name} is known: give the path of its weights with --weights")

@@ -67,13 +67,18 @@ def _one(kind: str, name: str) -> Iterator[Finding]:
         yield from _provenance(found, leaf)
     if kind != "stack":
         for key, problem in broken(found):
-            leaf = found.leaves.get(key)
-            own = leaf is not None and leaf.file is not None and not leaf.file.is_relative_to(files.DATA)
-            yield Finding(entry=leaf.where.rpartition(": ")[0] if leaf and own else name, key=key, problem=problem)
+            yield Finding(entry=_place(found, key), key=key, problem=problem)
     profile = found.get("profile") if kind == "chip" else None
     if profile is not None and profile not in schema.ARCHITECTURE:
         known = ", ".join(schema.ARCHITECTURE)
         yield Finding(entry=found.name, key="profile", problem=f"{profile!r} is no kernel profile ({known})")
+
+
+def _place(found: Resolved, key: str) -> str:
+    """The entry, or in a file of the user's the line of the key."""
+    leaf = found.leaves.get(key)
+    own = leaf is not None and leaf.file is not None and not leaf.file.is_relative_to(files.DATA)
+    return leaf.where.rpartition(": ")[0] if leaf is not None and own else found.name
 
 
 def _provenance(found: Resolved, leaf: Leaf) -> Iterator[Finding]:

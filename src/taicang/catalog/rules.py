@@ -66,13 +66,26 @@ def _value(value: Any, facts: Mapping[str, Any]) -> Any:
     return total // whole * whole if whole else total
 
 
-LAUNCH = files.DATA / "launch.yaml"
+LAUNCH, IMAGES = files.DATA / "launch.yaml", files.DATA / "images.yaml"
 _GIB = 2.0**30
 
 
 def generation(chip: str) -> str:
     """Of a chip of the catalogue; "" where scripts tell none."""
     return next((name for name, chips in section(LAUNCH, "generations").items() if chip in chips), "")
+
+
+def release(version: str) -> int:
+    """A version as one number, for rules: 510 of 0.5.10."""
+    return sum(step * part for step, part in zip((10_000, 100, 1), order(version), strict=False))
+
+
+def container_image(engine: str, maker: str, chip: str, version: str) -> str:
+    """What containers of ``engine`` start from on a chip of ``maker`` (of Huawei's its kind): the release ``version``
+    where its tag is known."""
+    facts = {"engine": engine, "maker": maker, "chip": chip, "release": release(version)}
+    said = str(settings(IMAGES, "images", facts).get("image", f"{engine}:{version or 'latest'}"))
+    return said.format(version=version)
 
 
 def launch(engine: str, chip: str, model: str) -> dict[str, Any]:
@@ -104,10 +117,7 @@ def divided(stack: Stack, machine: Machine, model: Model) -> Stack:
     inner = next((level for level in machine.plane("scale_up").levels if level.ranks > machine.chip.dies), None)
     facts = {
         "engine": stack.engine,
-        "release": sum(
-            step * part
-            for step, part in zip((10_000, 100, 1), order(stack.asked) or order(stack.version), strict=False)
-        ),
+        "release": release(stack.asked) or release(stack.version),
         "chip": machine.chip.name,
         "capacity_gib": machine.chip.memory.capacity_bytes / _GIB,
         "links": "pcie" if inner is None or inner.name == "pcie" else "own",

@@ -15,7 +15,7 @@ from taicang.models.types import Model
 from taicang.plans import describe
 from taicang.predict.standing import Standing, Tenant, context_of, stand
 from taicang.predict.system import System
-from taicang.search.trusted import Prediction, assumptions, one_token, sources
+from taicang.search.trusted import Prediction, assumptions, cannot_run, one_token, sources
 from taicang.serve.build import Pool
 from taicang.serve.clients import ClosedLoop, OpenLoop
 from taicang.serve.cluster import Cluster
@@ -162,7 +162,7 @@ def outcome(
         seed=standing.seed,
         limits=limits,
         summary=summary,
-        notes=(*trace.notes, *once, *_unknown(machine), *_switched(made)),
+        notes=(*trace.notes, *_unable(standing), *once, *_unknown(machine), *_switched(made)),
         outages=tuple(
             Down(instance=name, from_s=begun / SECOND, until_s=back / SECOND if back >= 0 else None)
             for name, begun, back in made.outages
@@ -187,6 +187,16 @@ def _assumptions(standing: Standing, trace: Trace) -> tuple[str, ...]:
     if serving.plan.draft_tokens and limited * serving.plan.dp <= serving.stack.drafting_sequences:
         said += (f"{limited} sequences at a time in each attention group, as {serving.stack.engine} drafts by default",)
     return said
+
+
+def _unable(standing: Standing) -> tuple[str, ...]:
+    """What the engine cannot be told to run."""
+    apart = "prefill" in standing.pools
+    found = []
+    for name, pool in standing.pools.items():
+        setup, role = pool.setup, name if apart else "both"
+        found += cannot_run(setup.model, setup.machine, setup.stack, [(role, setup.plan)])
+    return tuple(dict.fromkeys(found))
 
 
 def _switched(made: Cluster) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import inf
 from typing import Any
@@ -17,6 +17,7 @@ from taicang.models.types import Model, routed
 from taicang.ops import GroupedGemm
 from taicang.plans import ServePlan, prefill_batch
 from taicang.search.choices import remade
+from taicang.search.handover import unlaunchable
 from taicang.search.points import USUAL_TOKENS, Job
 from taicang.search.result import Choice
 from taicang.serve.layout import laid_out
@@ -50,7 +51,8 @@ def told(job: Job, choice: Choice, given: Sequence[str]) -> dict[str, Any]:
     """The fields of ``Prediction`` of one way to run ``job``; ``given`` are the figures that the user set."""
     feeding, serving = (job.setup(choice.pools[at].plan) for at in (0, -1))
     apart = choice.mode != "aggregated"
-    load = usual_lengths(job.input_tokens, job.output_tokens)
+    load = cannot_run(job.model, job.machine, job.stack, ((pool.role, pool.plan) for pool in choice.pools))
+    load += usual_lengths(job.input_tokens, job.output_tokens)
     load += () if job.goes_on else (one_token(job.tpot_s),)
     length = round(job.input_tokens + job.output_tokens * job.spread.output_ratio)
     return {
@@ -61,6 +63,12 @@ def told(job: Job, choice: Choice, given: Sequence[str]) -> dict[str, Any]:
         "sources": sources(serving.model, serving.machine),
         "bands": choice.bands,
     }
+
+
+def cannot_run(model: Model, machine: Machine, stack: Stack, pools: Iterable[tuple[str, ServePlan]]) -> tuple[str, ...]:
+    """A warning for each plan by its role that the user gave and the engine cannot be told to run."""
+    refused = unlaunchable(machine, model, stack)
+    return tuple(f"warning: {why}" for role, plan in pools if (why := refused(role, plan)))
 
 
 def usual_lengths(*tokens: float) -> tuple[str, ...]:
@@ -114,6 +122,8 @@ def assumptions(
         gained = f" after those before it: {plan.tokens_per_step:.2f} tokens a step" * (plan.draft_tokens > 1)
         accepted = f"accepted with chance {plan.acceptance_ratio:.2f}{gained}"
         said.append(f"each of {plan.draft_tokens} drafted tokens is {accepted}")
+        if apart and prefill.plan.pp > 1 and not stack.staged_drafts:
+            said.append(f"{stack.engine} runs no draft head over the stages that prefill: fewer drafts may be accepted")
         if not model.mtp_layers:
             said.append(f"{model.name} has no draft head: one as costly as its last layer is assumed")
     if plan.redundant or prefill.plan.redundant:

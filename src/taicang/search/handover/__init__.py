@@ -6,11 +6,12 @@ What a target cannot express is refused with the reason, never approximated.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import MappingProxyType
 
 import yaml
 
+from taicang.catalog.rules import container_image
 from taicang.catalog.stack_entry import calibrated
 from taicang.errors import NotModelled, UnknownName
 from taicang.hardware import Machine
@@ -37,8 +38,6 @@ class Target:
     """What prices it (none: the stack of whatever engine was chosen)."""
     writer: Writer | None = None
     """Of an engine with a command of its own."""
-    images: Mapping[str, str] = field(default_factory=dict)
-    """Container to start from, by the chip's maker or, of Huawei's, its name; a site pins its own."""
     router: str = ""
     """Command that sends a request first to prefill, then to decode."""
 
@@ -48,29 +47,17 @@ TARGETS: Mapping[str, Target] = MappingProxyType(
     {
         "vllm": Target(
             chips=("nvidia", "amd"), stack="vllm", writer=vllm,
-            images={"nvidia": "vllm/vllm-openai:latest", "amd": "vllm/vllm-openai-rocm:latest"},
             router="vllm-router --vllm-pd-disaggregation",
         ),
         "vllm-ascend": Target(
             chips=("huawei",), stack="vllm-ascend", writer=ascend,
-            images={
-                "910b": "quay.io/ascend/vllm-ascend:latest", "910c": "quay.io/ascend/vllm-ascend:latest-a3",
-                "310p": "quay.io/ascend/vllm-ascend:v0.23.0-310p", "950": "quay.io/ascend/vllm-ascend:v0.23.0-950dt",
-            },
             router="vllm-router --vllm-pd-disaggregation",
         ),
         "sglang": Target(
             chips=("nvidia", "amd", "huawei"), stack="sglang", writer=sglang,
-            images={
-                "nvidia": "lmsysorg/sglang:latest", "amd": "lmsysorg/sglang:v0.5.6-rocm700-mi30x",
-                "910b": "quay.io/ascend/sglang:main-cann9.0.0-910b", "910c": "quay.io/ascend/sglang:main-cann9.0.0-a3",
-            },
             router="python3 -m sglang_router.launch_router --pd-disaggregation",
         ),
-        "trtllm": Target(
-            chips=("nvidia",), stack="tensorrt-llm", writer=trtllm,
-            images={"nvidia": "nvcr.io/nvidia/tensorrt-llm/release:latest"},
-        ),
+        "trtllm": Target(chips=("nvidia",), stack="tensorrt-llm", writer=trtllm),
         "mindie": Target(chips=("huawei",), stack="mindie", writer=mindie),
         "dynamo": Target(chips=("nvidia",)),
         "llm-d": Target(chips=("nvidia", "amd"), stack="vllm"),
@@ -106,12 +93,14 @@ def emit(
     output_tokens: float,
     notes: Sequence[str] = (),
     memory: Headroom | None = None,
+    version: str = "",
 ) -> dict[str, str]:
     """Files by name for the target ``to``: a launch script and a manifest per pool, or the platform's one file.
 
     ``path`` is where the engine finds the weights, the tokens are those of the longest request, ``notes`` what a reader
-    of the files has to know, ``memory`` how the engine divides a device, where it is the one that was priced. Raises
-    ``UnknownName`` for a target and ``NotModelled`` for a plan or a machine that it cannot take.
+    of the files has to know, ``memory`` how the engine divides a device and ``version`` its release, where it is the
+    one that was priced. Raises ``UnknownName`` for a target and ``NotModelled`` for a plan or a machine that it cannot
+    take.
     """
     check(to, machine)
     pools = [
@@ -125,21 +114,22 @@ def emit(
             input_tokens=int(input_tokens),
             output_tokens=int(output_tokens),
             memory=memory,
+            feeds_drafts=int(choice.pools[-1].plan.draft_tokens) if pool.role == "prefill" else 0,
         )
         for pool in choice.pools
     ]
     if to == "dynamo":
         return noted({"dynamo.yaml": dynamo.graph(pools, choice.stack)}, notes)
     if to == "llm-d":
-        return noted({"values.yaml": llmd.values(pools)}, notes)
+        return noted({"values.yaml": llmd.values(pools, image(to, machine))}, notes)
     files: dict[str, str] = {}
     for placed in pools:
         launch, role = launched(to, placed), role_name(placed.pool.role)
-        objects = manifests(placed, launch, image(to, machine))
+        objects = manifests(placed, launch, image(to, machine, version))
         files[f"{role}.sh"] = script(placed, launch)
         files[f"{role}.yaml"] = yaml.safe_dump_all(objects, sort_keys=False, width=120)
         files |= launch.files
-    return noted(files | (router(to, pools) if len(pools) > 1 else {}), notes)
+    return noted(files | (router(to, pools, version) if len(pools) > 1 else {}), notes)
 
 
 def noted(files: Mapping[str, str], notes: Sequence[str]) -> dict[str, str]:
@@ -167,10 +157,16 @@ def check(to: str, machine: Machine) -> None:
 
 def able(to: str, machine: Machine, net: Model, stack: str) -> Callable[[str, ServePlan], bool]:
     """Tells of a role and a layout whether ``to`` can express it. Raises as ``check``."""
+    refused = why_not(to, machine, net, stack)
+    return lambda role, plan: not refused(role, plan)
+
+
+def why_not(to: str, machine: Machine, net: Model, stack: str) -> Callable[[str, ServePlan], str]:
+    """Tells of a role and a layout why ``to`` cannot express it, if it cannot. Raises as ``check``."""
     check(to, machine)
     engine = dynamo.engine_of(stack) if to == "dynamo" else to
 
-    def expressed(role: str, plan: ServePlan) -> bool:
+    def refused(role: str, plan: ServePlan) -> str:
         pool = Pool(role=role, plan=plan, instances=1, chips=1, sequences=1.0)  # type: ignore[arg-type]
         try:
             placed = Placed(
@@ -180,31 +176,52 @@ def able(to: str, machine: Machine, net: Model, stack: str) -> Callable[[str, Se
             if to == "dynamo":
                 dynamo.component(placed, engine)
             elif to == "llm-d":
-                llmd.component(placed)
+                llmd.component(placed, "")
             else:
                 launched(to, placed)
-        except NotModelled:
-            return False
-        return True
+        except NotModelled as reason:
+            return str(reason)
+        return ""
 
-    return expressed
+    return refused
 
 
 def launchable(machine: Machine, net: Model, stack: Stack) -> Callable[[str, ServePlan], bool]:
-    """Tells of a role and a layout whether the engine of ``stack`` can be told to run it: yes, where nobody wrote down
-    what that engine is told, or on whose chips it runs."""
+    """Tells of a role and a layout whether the engine of ``stack`` can be told to run it."""
+    refused = unlaunchable(machine, net, stack)
+    return lambda role, plan: not refused(role, plan)
+
+
+def unlaunchable(machine: Machine, net: Model, stack: Stack) -> Callable[[str, ServePlan], str]:
+    """Tells of a role and a layout why the engine of ``stack`` cannot be told to run it: nothing, where nobody wrote
+    down what that engine is told, or on whose chips it runs."""
     for to, target in TARGETS.items():
         if target.writer and target.stack == stack.engine and machine.chip.vendor.lower() in target.chips:
-            return able(to, machine, net, stack.name)
-    return lambda *_: True
+            return why_not(to, machine, net, stack.name)
+    return lambda *_: ""
 
 
-def image(to: str, machine: Machine) -> str:
-    """What containers of the target ``to`` start from, for an image of other chips does not run: ``to:latest``, which
-    a site has to build, where nobody publishes one."""
+def image(to: str, machine: Machine, version: str = "") -> str:
+    """What containers of the target ``to`` start from, for an image of other chips does not run: that of the
+    ``version`` that was priced where its tag is known; ``to:version``, which a site has to build, where nobody
+    publishes one."""
     chip = machine.chip
     npu = next((each for each in NPUS if each in chip.name), "910c" if chip.dies > 1 else "910b")
-    return TARGETS[to].images.get(npu if chip.ascend else chip.vendor.lower(), f"{to}:latest")
+    return container_image(to, npu if chip.ascend else chip.vendor.lower(), chip.name, version)
+
+
+def priced_version(to: str, stack: Stack) -> str:
+    """The release of the target's own engine that was priced; "" where another engine's was."""
+    return (stack.asked or stack.version) if TARGETS[to].stack == stack.engine else ""
+
+
+def other_version(to: str, machine: Machine, stack: Stack) -> str:
+    """What to say where the containers of ``to`` hold another release than the one that was priced."""
+    priced = "" if to == "llm-d" else priced_version(to, stack)
+    said = dynamo.image(dynamo.engine_of(stack.name)) if to == "dynamo" else image(to, machine, priced)
+    if priced and said.partition(":")[2].removeprefix("v").partition("-")[0] == priced:
+        return ""
+    return f"priced as {stack.name}; {said} holds a release of its own: pin the one that was priced where a site has it"
 
 
 def launched(to: str, placed: Placed) -> Launch:
@@ -235,11 +252,11 @@ def script(placed: Placed, launch: Launch) -> str:
     return "\n".join(lines) + "\n"
 
 
-def router(to: str, pools: Sequence[Placed]) -> dict[str, str]:
+def router(to: str, pools: Sequence[Placed], version: str = "") -> dict[str, str]:
     """What sends a request first to prefill, then to decode, in the target's own way."""
     urls: dict[str, list[str]] = {placed.pool.role: addresses(placed) for placed in pools}
     if to == "mindie":
-        return {"user_config.json": user_config(pools, image(to, pools[0].machine))}
+        return {"user_config.json": user_config(pools, image(to, pools[0].machine, version))}
     if to == "trtllm":
         servers = {
             f"{kind}_servers": {"num_instances": len(urls[role]), "urls": urls[role]}

@@ -29,7 +29,7 @@ def graph(pools: Sequence[Placed], stack: str) -> str:
     """The deployment of a choice on the engine of its ``stack``; raises ``NotModelled`` as the engine's writer does."""
     engine = engine_of(stack)
     name = label(pools[0].net.name)
-    front = {"name": "main", "image": _image(engine)}
+    front = {"name": "main", "image": image(engine)}
     components: list[dict[str, Any]] = [
         {"name": "Frontend", "type": "frontend", "replicas": 1, "podTemplate": {"spec": {"containers": [front]}}}
     ]
@@ -51,7 +51,8 @@ def engine_of(stack: str) -> str:
     raise NotModelled(f"Dynamo has no engine for the stack {stack}; it has vllm, sglang and trtllm")
 
 
-def _image(engine: str) -> str:
+def image(engine: str) -> str:
+    """What containers of ``engine`` start from: Dynamo's own, with a release of the engine that it chose."""
     return f"{REGISTRY}/{'tensorrtllm' if engine == 'trtllm' else engine}-runtime:{VERSION}"
 
 
@@ -63,7 +64,7 @@ def component(placed: Placed, engine: str) -> dict[str, Any]:
     devices = {resource(placed.machine): str(placed.where.devices)}
     main: dict[str, Any] = {
         "name": "main",
-        "image": _image(engine),
+        "image": image(engine),
         "command": command,
         "args": words,
         "resources": {"limits": devices},

@@ -63,6 +63,8 @@ class Placed:
     input_tokens: int
     output_tokens: int
     port: int = PORT
+    feeds_drafts: int = 0
+    """Tokens that the instances draft that a prefill pool feeds."""
     memory: Headroom | None = None
     """How the engine that was priced divides the device; None: the plan was priced for another."""
 

@@ -12,15 +12,14 @@ from taicang.search.handover.kubernetes import label, resource
 from taicang.search.handover.launch import Placed, shell
 from taicang.search.handover.vllm import vllm
 
-IMAGES = {"nvidia": "ghcr.io/llm-d/llm-d-cuda:latest", "amd": "ghcr.io/llm-d/llm-d-rocm:latest"}
 BEHIND_PROXY = 8200
 """Port of a decode server behind the chart's routing sidecar."""
 CACHE = "/model-cache"
 """Where the chart mounts weights of a volume claim."""
 
 
-def values(pools: Sequence[Placed]) -> str:
-    """``values.yaml`` of a choice; raises ``NotModelled`` as vLLM's writer does.
+def values(pools: Sequence[Placed], image: str) -> str:
+    """``values.yaml`` of a choice, whose containers start from ``image``; raises ``NotModelled`` as vLLM's writer does.
 
     The chart has one serving role, "decode", beside "prefill": an aggregated choice is a decode pool alone.
     """
@@ -44,17 +43,17 @@ def values(pools: Sequence[Placed]) -> str:
         role = "prefill" if placed.pool.role == "prefill" else "decode"
         port = BEHIND_PROXY if apart and role == "decode" else placed.port
         path = f"{CACHE}{placed.path}" if local else placed.path
-        tree[role] = component(replace(placed, port=port, path=path))
+        tree[role] = component(replace(placed, port=port, path=path), image)
     return yaml.safe_dump(tree, sort_keys=False, width=120)
 
 
-def component(placed: Placed) -> dict[str, Any]:
+def component(placed: Placed, image: str) -> dict[str, Any]:
     """One role of the chart; raises ``NotModelled`` as vLLM's writer does."""
     plan, where = placed.plan, placed.where
     names = "export LEADER=${LWS_LEADER_ADDRESS:-localhost} NODE_RANK=${LWS_WORKER_INDEX:-0}"
     engine = {
         "name": "vllm",
-        "image": IMAGES[placed.machine.chip.vendor.lower()],
+        "image": image,
         "modelCommand": "custom",
         "command": ["/bin/sh", "-c"],
         "args": [f"{names}\n{shell(vllm(placed))}"],

@@ -16,6 +16,8 @@ from taicang.search.handover.launch import (
 )
 from taicang.search.handover.vllm import spare_without_experts
 
+UNFED = "No draft head runs over pipeline stages (SGLang's issue 39634): fewer drafts may be accepted than priced"
+
 
 def sglang(placed: Placed) -> Launch:
     """Command of every node of an instance. Raises ``NotModelled`` for a plan that SGLang cannot express."""
@@ -24,7 +26,7 @@ def sglang(placed: Placed) -> Launch:
     if placed.where.nodes > 1:
         words += ["--nnodes", str(placed.where.nodes), "--node-rank", NODE]
         words += ["--dist-init-addr", f"{LEADER}:{RENDEZVOUS}"]
-    return Launch(command=tuple(words))
+    return Launch(command=tuple(words), notes=(UNFED,) if placed.feeds_drafts and placed.plan.pp > 1 else ())
 
 
 def arguments(placed: Placed) -> list[str]:
@@ -53,9 +55,11 @@ def arguments(placed: Placed) -> list[str]:
         words += ["--chunked-prefill-size", str(placed.budget_tokens * plan.dp)]
     if placed.memory_ratio:
         words += ["--mem-fraction-static", str(placed.memory_ratio)]
-    if placed.drafts:
-        words += ["--speculative-algorithm", "NEXTN", "--speculative-num-steps", str(placed.drafts)]
-        words += ["--speculative-eagle-topk", "1", "--speculative-num-draft-tokens", str(placed.drafts + 1)]
+    # what drafts on decode instances reads of a prompt is the cache that a draft head wrote where it was prefilled
+    drafts = placed.drafts or (placed.feeds_drafts if plan.pp == 1 else 0)
+    if drafts:
+        words += ["--speculative-algorithm", "NEXTN", "--speculative-num-steps", str(drafts)]
+        words += ["--speculative-eagle-topk", "1", "--speculative-num-draft-tokens", str(drafts + 1)]
     if plan.quant.kv.startswith("fp8"):
         words += ["--kv-cache-dtype", "fp8_e4m3"]
     if plan.quant.dense == "fp8" and placed.net.dtype == "bf16":
