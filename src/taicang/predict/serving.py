@@ -18,11 +18,10 @@ from taicang.plans import Quantisation, ServePlan, describe
 from taicang.predict.prediction import Infeasible, Loop, PhasePrediction, Served
 from taicang.search.door import Run, forms_of, job_of, narrowed
 from taicang.search.explain import binding
-from taicang.search.handover import launchable
 from taicang.search.points import Job, chunk_budget, handover_s
 from taicang.search.result import Ask, Choice, Pool
-from taicang.search.run import search
-from taicang.search.space import NARROW, Space, default, layouts
+from taicang.search.run import every, search
+from taicang.search.space import NARROW, Space, default
 from taicang.search.trusted import told
 from taicang.serve.door import through_s
 from taicang.serve.memory import MOST_RATIO, MemoryUse, cache_tokens, memory_use, room_tokens, state_room
@@ -30,6 +29,8 @@ from taicang.serve.setup import Setup, step
 from taicang.serve.steady import Load, Steady, aggregated
 from taicang.timeline import Timeline
 from taicang.units import Count, show
+
+USUAL = "the plan is the best of the usual layouts, which have no pipeline stages: taicang search prices all"
 
 
 def infer(model: str | Model, on: str | Machine, **asked: Any) -> Served | Infeasible:
@@ -71,6 +72,8 @@ def answer(run: Run) -> Served | Infeasible:
         found = search(job, [(str(run.quant), forms)], space, Ask(modes=modes, top=1, front=False), only=plans)
         if found.best:
             made = _prediction(found.best[0], job, space, given=run.sets, candidates=found.counts.priced)
+            if space.narrow and not plan:
+                made = replace(made, assumptions=(*made.assumptions, USUAL))
             return made if run.clients is None else replace(made, loop=loop(job, made.decode.plan, run.clients))
     return _why(found.nearest, plans, job, space)
 
@@ -79,14 +82,12 @@ def _candidates(
     job: Job, space: Space, forms: Quantisation, plan: ServePlan | None, prefill: ServePlan | None
 ) -> Mapping[str, Sequence[ServePlan]]:
     """Layouts by role; "known" are those of the space among the given ones, or all that the engine can be told."""
-    listed = list(layouts(space, job.model, job.machine, job.stack, forms, prefill=True))
-    takes = launchable(job.machine, job.model, job.stack)
-    serving = [plan] if plan else [each for each in listed if not each.sp and takes("both", each)]
-    fed = [each for each in listed if takes("prefill", each)]
-    feeding = [prefill] if prefill else [*fed, *(each for each in (plan,) if each and each not in fed)]
-    given = [each for each in (plan, prefill) if each]
-    known = listed if all(each in listed for each in given) else []
-    return {"both": serving, "decode": serving, "prefill": feeding, "known": known}
+    found = every(job, forms, space)
+    listed = dict.fromkeys(plan for plans in found.values() for plan in plans)
+    known = list(listed) if all(each in listed for each in (plan, prefill) if each) else []
+    given = {"both": [plan], "decode": [plan]} if plan else {}
+    feeding = [prefill] if prefill else [*found["prefill"], *([plan] if plan and plan not in found["prefill"] else [])]
+    return {**found, **given, "prefill": feeding, "known": known}
 
 
 def _check(job: Job, plan: ServePlan, one: Any, *, drafts: int = 0, batch: int | None = None) -> None:
