@@ -192,7 +192,7 @@ def _assumptions(standing: Standing, trace: Trace) -> tuple[str, ...]:
 def _unable(standing: Standing) -> tuple[str, ...]:
     """What the engine cannot be told to run."""
     apart = "prefill" in standing.pools
-    found = []
+    found: list[str] = []
     for name, pool in standing.pools.items():
         setup, role = pool.setup, name if apart else "both"
         found += cannot_run(setup.model, setup.machine, setup.stack, [(role, setup.plan)])
