@@ -336,7 +336,7 @@ def test_what_was_priced_for_another_engine_pins_no_release_of_it():
             assert bool(priced_version(to, stack)) == (stack.engine == TARGETS[to].stack)
     assert "latest" not in image("vllm", machine, "0.21.0")
     for to in ("dynamo", "llm-d"):
-        assert "pin the one that was priced" in other_version(to, machine, catalog.stack("vllm"))
+        assert "pin that one" in other_version(to, machine, catalog.stack("vllm"))
 
 
 NOT_OF = {

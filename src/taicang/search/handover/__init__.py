@@ -221,7 +221,7 @@ def other_version(to: str, machine: Machine, stack: Stack) -> str:
     said = dynamo.image(dynamo.engine_of(stack.name)) if to == "dynamo" else image(to, machine, priced)
     if priced and said.partition(":")[2].removeprefix("v").partition("-")[0] == priced:
         return ""
-    return f"priced as {stack.name}; {said} holds a release of its own: pin the one that was priced where a site has it"
+    return f"{said} holds a release of its own, {stack.name} was priced: pin that one where a site has it"
 
 
 def launched(to: str, placed: Placed) -> Launch:
