@@ -178,7 +178,7 @@ class Machine:
     pue_ratio: float
     price_usd: float | None
     status: str
-    power_from: str = "given figure"
+    power_from: str = "a figure that was given, not predicted"
     """What ``power_w`` is: published, assumed..."""
     price_cny: float | None = None
     overlap_tax_ratio: float = 0.0

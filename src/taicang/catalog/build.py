@@ -11,7 +11,6 @@ from typing import Any
 
 from taicang import units
 from taicang.catalog import schema
-from taicang.catalog.leaf import Leaf
 from taicang.catalog.resolve import Resolved, aliases, derive, find, is_path, locate, names, resolve
 from taicang.errors import InvalidInput, MissingFigure, UnknownName
 from taicang.hardware import Chip, Level, Links, Machine, Memory, Plane, is_network
@@ -188,7 +187,7 @@ def machine_of(entry: Resolved, count: int = 1, links: bool = False) -> Machine:
         planes=MappingProxyType({name: _plane(entry, name, ranks, ranks // count) for name in planes}),
         host_memory_bytes=(entry.get("host.memory") or 0.0) * count,
         power_w=None if power is None else power * count,
-        power_from=_stated(entry.leaves.get("power.load")),
+        power_from=_stated(entry, "power.load"),
         pue_ratio=entry.get("pue") or 1.0,
         price_usd=None if price is None else price * count,
         price_cny=None if yuan is None else yuan * count,
@@ -199,12 +198,13 @@ def machine_of(entry: Resolved, count: int = 1, links: bool = False) -> Machine:
     )
 
 
-def _stated(leaf: Leaf | None) -> str:
-    """What a figure is, in words."""
-    if leaf is None or not leaf.kind:
-        return "given figure"
-    said = {"assumed": "estimate"}.get(leaf.kind, f"{leaf.kind} figure")
-    return f"{said} ({leaf.note})" if leaf.note else said
+def _stated(entry: Resolved, key: str) -> str:
+    """What a figure that is not predicted is, in words."""
+    if entry.get(key) is None:
+        return f"no figure is known for {entry.name}"
+    leaf = entry.leaves[key]
+    said = {"assumed": "estimate", "": "given figure"}.get(leaf.kind, f"{leaf.kind} figure")
+    return f"the machine's {said}{f' ({leaf.note})' if leaf.note else ''}, not predicted"
 
 
 def _scale_out(entry: Resolved) -> None:

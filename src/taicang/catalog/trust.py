@@ -164,15 +164,9 @@ def ground(
         span="domain" if ranks <= machine.domain else "network",
         ranks=ranks,
         layout="" if plan is None else "+".join(plan.ways),
-        power=_power(machine),
+        power=machine.power_from,
         own=stack.bands,
     )
-
-
-def _power(machine: Machine) -> str:
-    if machine.power_w is None:
-        return f"no figure is known for {machine.name}"
-    return f"the machine's {machine.power_from}, not predicted"
 
 
 SERVED = ("tpot", "ttft", "throughput", "memory", "power")

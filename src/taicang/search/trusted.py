@@ -118,14 +118,7 @@ def assumptions(
         said.append(f"{chip.name} has no bf16: what is in it runs in fp16, as fast")
     if setup.machine.status != "shipping":
         said.append(f"{setup.machine.name} is {setup.machine.status}, not shipping: vendor figures, no measurements")
-    if plan.draft_tokens:
-        gained = f" after those before it: {plan.tokens_per_step:.2f} tokens a step" * (plan.draft_tokens > 1)
-        accepted = f"accepted with chance {plan.acceptance_ratio:.2f}{gained}"
-        said.append(f"each of {plan.draft_tokens} drafted tokens is {accepted}")
-        if apart and prefill.plan.pp > 1 and not stack.staged_drafts:
-            said.append(f"{stack.engine} runs no draft head over the stages that prefill: fewer drafts may be accepted")
-        if not model.mtp_layers:
-            said.append(f"{model.name} has no draft head: one as costly as its last layer is assumed")
+    said += _drafted(setup, prefill, apart)
     if plan.redundant or prefill.plan.redundant:
         said.append(
             "with redundant experts a balancer (EPLB) evens out the ranks' loads, but for what the stack leaves"
@@ -170,6 +163,22 @@ def _untuned(setup: Setup) -> str:
         f"of {CHUNK_TOKENS:,} tokens take {slower:.2f} times as long; {costs.tiles.tuner} finds "
         "better ones, a stack file with `tuned_experts: true` counts on them"
     )
+
+
+def _drafted(setup: Setup, prefill: Setup, apart: bool) -> list[str]:
+    """What is assumed of drafted tokens."""
+    plan, stack, model = setup.plan, setup.stack, setup.model
+    if not plan.draft_tokens:
+        return []
+    said = []
+    gained = f" after those before it: {plan.tokens_per_step:.2f} tokens a step" * (plan.draft_tokens > 1)
+    accepted = f"accepted with chance {plan.acceptance_ratio:.2f}{gained}"
+    said.append(f"each of {plan.draft_tokens} drafted tokens is {accepted}")
+    if apart and prefill.plan.pp > 1 and not stack.staged_drafts:
+        said.append(f"{stack.engine} runs no draft head over the stages that prefill: fewer drafts may be accepted")
+    if not model.mtp_layers:
+        said.append(f"{model.name} has no draft head: one as costly as its last layer is assumed")
+    return said
 
 
 def _memory(stack: Stack) -> str:
