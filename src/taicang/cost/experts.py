@@ -105,10 +105,13 @@ class Tiles:
 
     def has(self, op: GroupedGemm) -> Any:
         """Whether ``op`` runs by tuned tiles, for each candidate."""
-        found: Any = self.every
-        for held, width in self.tuned:
-            found = found | ((np.rint(op.experts_local) == held) & (np.rint(op.inter) == width))
-        return found
+        if self.every:
+            return True
+        held, width = op.experts_local, op.inter
+        if not (isinstance(held, np.ndarray) or isinstance(width, np.ndarray)):
+            return (round(held), round(width)) in self.tuned
+        shapes = np.rint(held) + 1j * np.rint(width)
+        return np.isin(shapes, [each + 1j * across for each, across in self.tuned])
 
     def operand_bytes(self, op: GroupedGemm, flop: Num) -> Num:
         """What cores read from the L2 for ``flop`` of ``op``, where it runs by the generic tile."""
@@ -151,9 +154,9 @@ def priced(
     """Price ``op`` by the kernels that ``engine`` runs, of one profile's ``fits``; raises as ``fit_for``."""
     fit = fit_for(fits, op.dtype, gathered=op.gathered, engine=engine)
     cost = experts(op, chip, fit, unrouted=unrouted, tiles=tiles)
-    if (cut := _cut(op, tiles)) is not None and cut.tuned_as:
+    if (cut := _cut(op, tiles)) is not None and cut.tuned_as and np.any(has := cut.has(op)):
         tuned = experts(op, chip, fit_for(fits, op.dtype, engine=cut.tuned_as), unrouted=unrouted)
-        cost = faster(cost, replace(tuned, seconds=np.where(cut.has(op), tuned.seconds, np.inf)[()]))
+        cost = faster(cost, replace(tuned, seconds=np.where(has, tuned.seconds, np.inf)[()]))
     if not fit.beside:
         return cost
     # Never dearer than for the fewest tokens that these take, so that one more is not the faster there.
