@@ -60,7 +60,8 @@ class Headroom:
     state_ratio: float = 0.0
     """Memory for recurrent states over that for keys and values, where the two are apart (0: they share it)."""
     state_copies: int = 0
-    """States that are kept for each running sequence: its own, and those that later prompts may go on from."""
+    """States that are kept for each running sequence: its own, and those that later prompts may go on from (in blocks
+    these give way, and are but counted in what is logged)."""
     state_bytes: float = 4.0
     """Of an element of recurrent states, where the model does not say."""
     layout: CacheLayout = ""

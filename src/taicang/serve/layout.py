@@ -130,7 +130,7 @@ def sequence_bytes(model: Model, mine: Model, plan: ServePlan, head: Headroom, c
         total = each * np.maximum(whole, stands * np.minimum(context, near))
     elif head.layout == "blocks" and not _even(held):
         pool = blocks(held, head)
-        total = pool.bytes * pool.of(context, head.state_copies + np.asarray(plan.draft_tokens))
+        total = pool.bytes * pool.of(context, 1 + np.asarray(plan.draft_tokens))  # states of prefixes give way
     else:
         total = sum(kind.layers * (kind.token_bytes * context + kind.state_bytes) for kind in held)
     return cast(Num, total)
