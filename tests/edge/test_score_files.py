@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from taicang.catalog.rules import section
 from taicang.errors import InvalidInput
-from taicang.evidence import board, intake, kernels, operators, served
+from taicang.evidence import board, intake, kernels, served
 from taicang.models.types import routed
 
 GEMM = ["system", "gemm_dtype", "m", "n", "k", "latency_ms_best"]
@@ -255,12 +255,11 @@ def test_a_suite_that_does_not_exist_or_is_not_in_the_file_is_refused(taicang, t
 
 def test_a_kernel_suite_of_a_known_operator_is_one_entry_of_a_table(tmp_path, monkeypatch):
     entry = "gemm_yours: {file: kernels/yours.csv, columns: gemm_dtype m n k, by: system gemm_dtype, split: m n k, "
-    (tmp_path / "kernels.yaml").write_text(entry + 'time: latency_ms_best, kernel: "{dtype}"}\n', encoding="utf-8")
+    entry += 'time: latency_ms_best, kernel: "{dtype}", operator: kernels.gemm_operator, price: kernels.gemm_price}\n'
+    (tmp_path / "kernels.yaml").write_text(entry, encoding="utf-8")
     (tmp_path / "kernels").mkdir()
     table(tmp_path / "kernels" / "yours.csv", GEMM, ROWS)
     monkeypatch.setattr(kernels, "CARRIED", tmp_path)
-    monkeypatch.setattr(operators, "OPERATORS", {"gemm_yours": operators.gemm_operator})
-    monkeypatch.setattr(operators, "PRICES", {"gemm_yours": operators.PRICES["gemm"]})
     kernels.tables.cache_clear()
     try:
         found = list(kernels.outcomes(tmp_path))

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from taicang import catalog
 from taicang.cost.attend_mla import attend_mla
-from taicang.evidence.operators import mla_constants
+from taicang.evidence.kernels import mla_constants
 from taicang.hardware import Chip
 from taicang.ops import Attend
 

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from taicang import catalog
 from taicang.app.main import cli
 from taicang.errors import InvalidInput
-from taicang.evidence import leave_out, served, suite_served, suite_training, training_rows
+from taicang.evidence import fit_stacks, served, suite_served, suite_training, training_rows
 from taicang.evidence.calibrate import HOST, Space, calibrate, ratios_of, read
 
 HEAD = {
@@ -47,7 +47,7 @@ def rows(engine="vllm@0.19.0", change=None, noise=0.0):
             space = Space(fields=fields, ratios=ratios_of(stack))
             values = space.at(stack)
             values[space.names.index(key)] = value
-            stack = leave_out.with_values(stack, space.ratios, values, fields)
+            stack = fit_stacks.with_values(stack, space.ratios, values, fields)
         found = suite_served.predict(row, stack)
         off = math.exp(noise * math.sin(7.0 * number))
         line |= {"silicon_ttft_ms": f"{found.ttft_s * 1e3:.4f}", "silicon_tpot_ms": f"{found.tpot_s * off * 1e3:.5f}"}

@@ -25,9 +25,9 @@ from taicang.errors import TaicangError
 from taicang.evidence.board import band_of
 from taicang.evidence.intake import file_outcomes
 from taicang.evidence.served import completed, row_of
-from taicang.evidence.suite_replay import FEWEST, predict
-from taicang.evidence.suite_served import as_it_ran, held_back
+from taicang.evidence.suite_served import FEWEST, as_it_ran, held_back
 from taicang.evidence.suite_served import job as scored_job
+from taicang.evidence.suite_served import replayed as predict
 from taicang.evidence.tables import lines
 from taicang.models.types import routed
 from taicang.plans import ServePlan

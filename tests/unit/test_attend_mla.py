@@ -10,7 +10,7 @@ import pytest
 from taicang import catalog
 from taicang.cost.attend_mla import MlaDecodeFit, attend_mla, fit_for
 from taicang.errors import NotModelled
-from taicang.evidence.operators import absorbed, mla_constants, unabsorbed
+from taicang.evidence.kernels import absorbed, mla_constants, unabsorbed
 from taicang.evidence.suites import sources
 from taicang.hardware import Chip
 from taicang.ops import Attend

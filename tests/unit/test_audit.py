@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from taicang.app.ask_cmd import Question
-from taicang.app.audit_runs import Asker, _printed
+from taicang.app.audit_cmd import Asker, _printed
 from taicang.app.main import cli
 from taicang.audit import claims as data
 from taicang.audit import expression

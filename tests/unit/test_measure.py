@@ -12,7 +12,7 @@ from taicang import catalog, measure
 from taicang.app.main import cli
 from taicang.app.measure_cmd import _guess
 from taicang.errors import InvalidInput
-from taicang.evidence import calibrate_kernels, kernels, operators
+from taicang.evidence import calibrate_kernels, kernels
 from taicang.evidence.calibrate_kernels import MOVING, _with
 from taicang.evidence.intake import table
 
@@ -26,7 +26,7 @@ def taken(folder, monkeypatch, chip=None, limit_s=60.0, system="h200"):
         line = measure._row({**shape, "ms": 1.0, "system": system, "device": GPU.name})
         found = kernels.tables()[SUITES[shape["table"]]]
         one = kernels.part(found, [kernels.enriched({k: str(v) for k, v in line} | {"line": "2"}, found)])
-        return {"ms": float(operators.PRICES[one.suite](calibrate_kernels.replace(one, given=chip))[0]) * 1e3}
+        return {"ms": float(kernels.price(calibrate_kernels.replace(one, given=chip))[0]) * 1e3}
 
     monkeypatch.setattr(measure, "_timed", time_of)
     monkeypatch.setattr(measure, "_collectives", lambda shapes, on: {measure._key(s): time_of(s, on) for s in shapes})
@@ -77,7 +77,7 @@ def test_a_stopped_run_goes_on_where_it_ended(tmp_path, monkeypatch):
 )
 def test_a_constant_of_a_chip_that_was_changed_is_found(tmp_path, monkeypatch, family, key, constant, factor):
     chip = catalog.chip("h200")
-    own = 1.0 if family == "collective" else getattr(operators.constants_of(family, chip)[key], constant)
+    own = 1.0 if family == "collective" else getattr(kernels.constants_of(family, chip)[key], constant)
     taken(tmp_path, monkeypatch, _with(chip, family, key, {constant: own * factor}))
     found = {(one.family, one.key): one for one in calibrate_kernels.calibrate(tmp_path).kernels}
     one = found.pop((family, key))

@@ -14,9 +14,7 @@ from taicang.catalog.trust import UNVALIDATED, bands
 from taicang.errors import InvalidInput, NotModelled, UnknownName
 from taicang.evidence import fit_stacks, served
 from taicang.evidence.served import layout, quantisation, read
-from taicang.evidence.suite_replay import _both
-from taicang.evidence.suite_replay import predict as replayed
-from taicang.evidence.suite_served import as_it_ran, job, predict, run_of
+from taicang.evidence.suite_served import _both, as_it_ran, job, predict, replayed, run_of
 from taicang.search.choices import quantisation as quantisation_asked
 from taicang.serve.memory import MOST_RATIO, state_room
 from taicang.traffic.generate import fixed

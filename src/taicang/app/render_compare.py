@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
 
 from rich.console import Console
 from rich.table import Table
@@ -28,8 +28,6 @@ first machine's; may be off: where nine measurements in ten of runs as near as
 any lie (unvalidated: none was measured near); a million tokens: nine draws in
 ten of what taicang centre says with the figures that it has, idle hours paid;
 plan: R redundant experts, S ranks of the shared expert, x2 microbatches."""
-LEFT = ("machine", "binds", "decode plan")
-"""Columns of words."""
 
 
 def show_comparison(
@@ -48,18 +46,16 @@ def show_comparison(
     if first:
         console.print(f"[bold]{first.model}[/], {load_text(options)}")
     priced = any(isinstance(each, Served) and each.output_tokens_per_s_per_cny for each in results)
-    for columns, row in ((LOAD, _load), (PHASES, _phases), (RATES, _rates), (TRUST, _trust)):
-        shown = [each for each in columns if each != "a MCNY" or priced]
-        title = "may be off by" if columns is TRUST else None
+    for title, figures in TABLES:
+        shown = [(name, of) for name, of in figures if name != "a MCNY" or priced]
         table = Table(box=None, pad_edge=False, title=title, title_justify="left")
-        for column in shown:
-            least = min(max(map(len, names), default=0), NAMES) if column == "machine" else None
-            words = column in ("machine", "decode plan")
-            table.add_column(column, justify="left" if column in LEFT else "right", no_wrap=not words, min_width=least)
-        for name, result in zip(names, results, strict=True):
-            cells = row(result, first or result) if isinstance(result, Served) else ("-",) * (len(columns) - 1)
-            kept = [cell for column, cell in zip(columns, (name, *cells), strict=True) if column in shown]
-            table.add_row(*kept)
+        table.add_column("machine", min_width=min(max(map(len, names), default=0), NAMES))
+        for name, _ in shown:
+            words = name in ("binds", "decode plan")
+            table.add_column(name, justify="left" if words else "right", no_wrap=name != "decode plan")
+        for machine, result in zip(names, results, strict=True):
+            cells = [of(result, first or result) if isinstance(result, Served) else "-" for _, of in shown]
+            table.add_row(machine, *cells)
         console.print()
         console.print(table)
     _costs(console, costs)
@@ -111,47 +107,37 @@ def _over(mine: float | None, first: float | None, scale: float) -> str:
     return f"{mine * scale:,.0f}" + (f" ({mine / first:.2f}x)" if first else "")
 
 
-LOAD = ("machine", "TTFT", "TPOT", "req/s", "users", "each")
+def _off(p: Served, figure: str) -> str:
+    return p.bands[figure].said if figure in p.bands else "-"
 
 
-def _load(p: Served, _: Served) -> tuple[str, ...]:
-    return (
-        show(p.loaded_ttft_s, "s"),
-        show(p.tpot_s, "s"),
-        f"{p.requests_per_s:.3g}",
-        f"{p.users:,.0f}",
-        "-" if p.user_tokens_per_s is None else f"{p.user_tokens_per_s:.3g}",
-    )
-
-
-PHASES = ("machine", "chips", "decode", "binds", "prefill", "binds")
-
-
-def _phases(p: Served, _: Served) -> tuple[str, ...]:
-    return (
-        str(p.decode.chips),
-        f"{p.decode.tokens_per_s_per_chip:,.0f}",
-        p.decode.binds,
-        f"{p.prefill.tokens_per_s_per_chip:,.0f}",
-        p.prefill.binds,
-    )
-
-
-RATES = ("machine", "a chip", "a kW", "a MUSD", "a MCNY")
-
-
-def _rates(p: Served, base: Served) -> tuple[str, ...]:
-    return (
-        _over(p.output_tokens_per_s_per_chip, base.output_tokens_per_s_per_chip, 1.0),
-        _over(p.output_tokens_per_s_per_w, base.output_tokens_per_s_per_w, 1e3),
-        _over(p.output_tokens_per_s_per_usd, base.output_tokens_per_s_per_usd, 1e6),
-        _over(p.output_tokens_per_s_per_cny, base.output_tokens_per_s_per_cny, 1e6),
-    )
-
-
-TRUST = ("machine", "TTFT", "TPOT", "tok/s", "decode plan")
-
-
-def _trust(p: Served, _: Served) -> tuple[str, ...]:
-    said = (p.bands[name].said if name in p.bands else "-" for name in ("ttft", "tpot", "throughput"))
-    return (*said, describe(p.decode.plan))
+Figures: TypeAlias = Sequence[tuple[str, Callable[[Served, Served], str]]]
+TABLES: Sequence[tuple[str | None, Figures]] = (
+    (None, (
+        ("TTFT", lambda p, _: show(p.loaded_ttft_s, "s")),
+        ("TPOT", lambda p, _: show(p.tpot_s, "s")),
+        ("req/s", lambda p, _: f"{p.requests_per_s:.3g}"),
+        ("users", lambda p, _: f"{p.users:,.0f}"),
+        ("each", lambda p, _: "-" if p.user_tokens_per_s is None else f"{p.user_tokens_per_s:.3g}"),
+    )),
+    (None, (
+        ("chips", lambda p, _: str(p.decode.chips)),
+        ("decode", lambda p, _: f"{p.decode.tokens_per_s_per_chip:,.0f}"),
+        ("binds", lambda p, _: p.decode.binds),
+        ("prefill", lambda p, _: f"{p.prefill.tokens_per_s_per_chip:,.0f}"),
+        ("binds", lambda p, _: p.prefill.binds),
+    )),
+    (None, (
+        ("a chip", lambda p, first: _over(p.output_tokens_per_s_per_chip, first.output_tokens_per_s_per_chip, 1.0)),
+        ("a kW", lambda p, first: _over(p.output_tokens_per_s_per_w, first.output_tokens_per_s_per_w, 1e3)),
+        ("a MUSD", lambda p, first: _over(p.output_tokens_per_s_per_usd, first.output_tokens_per_s_per_usd, 1e6)),
+        ("a MCNY", lambda p, first: _over(p.output_tokens_per_s_per_cny, first.output_tokens_per_s_per_cny, 1e6)),
+    )),
+    ("may be off by", (
+        ("TTFT", lambda p, _: _off(p, "ttft")),
+        ("TPOT", lambda p, _: _off(p, "tpot")),
+        ("tok/s", lambda p, _: _off(p, "throughput")),
+        ("decode plan", lambda p, _: describe(p.decode.plan)),
+    )),
+)  # fmt: skip
+"""Title, and what each column beside the machine's says of it (and of the first one)."""

@@ -6,13 +6,18 @@ times in service, which fix the three constants of these stacks (``fit_ascend``)
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
+from typing import Any
 
 from taicang import catalog
+from taicang.catalog.rules import section
 from taicang.catalog.trust import Ground, ground
-from taicang.evidence.tables import CARRIED, lines, record
+from taicang.errors import NotModelled
+from taicang.evidence.ascend_steps import RULES
+from taicang.evidence.tables import CARRIED, lines, record, worded
 from taicang.plans import Batch, Quantisation, ServePlan, decode_batch, prefill_batch
 from taicang.search.door import Run, job_of
 from taicang.serve.setup import Setup, step
@@ -99,6 +104,28 @@ def rows() -> tuple[Row, ...]:
         )
         for cells in lines(TABLE)
     )
+
+
+def row_of(cells: Mapping[str, str]) -> Row:
+    """A published row in the words of such files, where ``count``, ``dp``, ``ep`` and batches count dies.
+
+    Refuses other models and machines.
+    """
+    if cells["system"].lower() != MACHINE or cells["model"].lower() not in (NET, "deepseek-v3"):
+        raise NotModelled(f"published rows of {cells['model']} on {cells['system']}")
+    metrics, units = section(RULES, "metrics"), section(RULES, "units")
+    if cells["metric"] not in metrics or cells["unit"] not in units:
+        raise NotModelled(f"the metric {cells['metric']} in {cells['unit']} of a published row")
+    stated: dict[str, Any] = {}
+    for key in ("par", "batch", "seq"):
+        stated |= json.loads(cells[key] or "{}")
+    unit = units[cells["unit"]]
+    return record(
+        Row, worded(stated, section(RULES, "published"), section(RULES, "usual")) | {"id": cells["id"]},
+        held=cells["role"] != "calibration", stack=cells["sw"].replace(" ", "@"), metric=metrics[cells["metric"]],
+        measured=float(cells["value"]) / SCALE[unit], unit=unit, dies=int(cells["count"]),
+        kv_dtype="int8" if "KV INT8" in cells["dtype"].upper() else "bf16",
+    )  # fmt: skip
 
 
 def batch_of(row: Row) -> Batch:

@@ -10,13 +10,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
-from types import MappingProxyType
+from typing import Any
 
 from taicang import catalog
 from taicang.catalog.models import model
+from taicang.catalog.rules import section
 from taicang.catalog.trust import Ground, ground
 from taicang.errors import NotModelled
-from taicang.evidence.tables import CARRIED, held_out, lines, record
+from taicang.evidence.tables import CARRIED, held_out, lines, record, worded
 from taicang.hardware import Machine
 from taicang.models.types import Model, routed
 from taicang.plans import Batch, Quantisation, ServePlan, decode_batch, prefill_batch
@@ -26,10 +27,8 @@ from taicang.stacks import Stack
 
 TABLE = CARRIED / "ascend_steps.csv"
 STACK = "vllm-ascend"
-LINEAR: Mapping[str, str] = MappingProxyType(
-    {"DISABLED": "bf16", "W8A8_DYNAMIC": "int8", "W8A8_STATIC": "int8", "W4A8_DYNAMIC": "w4a8"}
-)
-NODES: Mapping[str, str] = MappingProxyType({"A2": "atlas-800-a2", "A3": "atlas-800-a3"})
+RULES = CARRIED / "rules" / "ascend.yaml"
+"""The file of rules for rows of Ascend."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,11 +76,26 @@ def rows() -> tuple[Row, ...]:
     )
 
 
+def row_of(each: Mapping[str, Any]) -> Row:
+    """A step of a list in YAML."""
+    config = each["config"]
+    if int(config.get("pp_size", 1)) > 1:
+        raise NotModelled("pipeline stages in reference steps")
+    said = worded(config, section(RULES, "steps"), section(RULES, "usual_steps"))
+    ranks, tp = int(said["ranks"]), int(said["tp"])
+    return record(
+        Row, said | {"id": each.get("id", ""), "dp": said["dp"] or ranks // tp},
+        phase="decode" if config["decode"] else "prefill",
+        image=f"{config['image_width']}x{config['image_height']}" if "image_height" in config else "",
+        measured_s=float(each.get("step_time_ms_reference") or "nan") * 1e-3,
+    )  # fmt: skip
+
+
 @cache
 def machine_of(device: str, ranks: int) -> Machine:
     """The node of a device name ("ATLAS_800_A3_560T_128G_DIE"), or the supernode of its chips where ranks exceed it."""
     generation, chip = device.split("_")[2:4]
-    node = catalog.machine(f"{NODES[generation]}-{chip.lower()}")
+    node = catalog.machine(f"{section(RULES, 'nodes')[generation]}-{chip.lower()}")
     if ranks <= node.ranks:
         return node
     return replace(catalog.machine("cloudmatrix384"), chip=node.chip)
@@ -89,7 +103,7 @@ def machine_of(device: str, ranks: int) -> Machine:
 
 def plan_of(row: Row, net: Model) -> ServePlan:
     """The row's layout; weights of four bits are the experts', the projections then have eight."""
-    linear = LINEAR[row.linear]
+    linear = section(RULES, "linear")[row.linear]
     dense = "int8" if linear == "w4a8" else linear
     quant = Quantisation(
         attention=dense,

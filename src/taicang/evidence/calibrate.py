@@ -26,15 +26,14 @@ from taicang.errors import InvalidInput
 from taicang.evidence import (
     fit_bands,
     fit_stacks,
-    leave_out,
     served,
     suite_served,
     suite_training,
     training_rows,
     trials,
 )
+from taicang.evidence.fit_stacks import with_values
 from taicang.evidence.intake import reason, table
-from taicang.evidence.leave_out import with_values
 from taicang.evidence.suites import Kind
 from taicang.stacks import Stack
 
@@ -372,7 +371,7 @@ def _served(cells: dict[str, str]) -> tuple[Item, Stack]:
     timed = row.ttft_s > 0.0
 
     def times(stack: Stack) -> tuple[float, float]:
-        ttft, tpot = leave_out.ratios(row if timed else replace(row, ttft_s=math.nan), stack)
+        ttft, tpot = fit_stacks.ratios(row if timed else replace(row, ttft_s=math.nan), stack)
         return ttft, tpot
 
     suite_served.predict(row)  # says why, where it cannot be

@@ -18,7 +18,7 @@ import numpy as np
 
 from taicang.catalog.costing import BOOKED, book_of
 from taicang.errors import InvalidInput
-from taicang.evidence import kernels, operators
+from taicang.evidence import kernels
 from taicang.evidence.fitting import Bounds, Constants, declared_fits, solve
 from taicang.evidence.intake import reason, table
 from taicang.evidence.measured import Measured, log_errors
@@ -106,7 +106,7 @@ def _parts(file: Path, refused: list[str]) -> list[Measured[Any]]:
             one = kernels.part(found, [cells])
             if not np.isfinite(one.measured_s).all() or not (one.measured_s > 0.0).all():
                 raise InvalidInput("states no positive time")
-            operators.PRICES[found.suite](one)
+            kernels.price(one)
             good.append(cells)
         except Exception as error:  # a line that cannot be read must not take the others with it
             refused.append(f"{file}:{number}: {reason(error)}")
@@ -171,7 +171,7 @@ def _with(chip: Chip, family: str, key: str, constants: Constants) -> Chip:
 
 
 def _price(part: Measured[Any], chip: Chip) -> Num:
-    return operators.PRICES[part.suite](replace(part, given=chip))
+    return kernels.price(replace(part, given=chip))
 
 
 def _mean(logs: Array) -> float:

@@ -24,7 +24,7 @@ import numpy as np
 from taicang.cost.exchange import ExchangeFit, Setting, exchange, prepare
 from taicang.errors import NotModelled
 from taicang.evidence.measured import Measured, pick
-from taicang.evidence.systems import exchange_machine
+from taicang.evidence.systems import exchange_machine, fabric_tables
 from taicang.evidence.tables import CARRIED, Array, held_out, lines, record
 from taicang.hardware import Machine
 from taicang.ops import Exchange, ExchangeKind, Spread
@@ -32,7 +32,6 @@ from taicang.units import Count
 
 FILES = ("alltoall_trtllm_gb200.csv", "deepep_low_latency.csv", "deepep_normal.csv")
 PUBLISHED = CARRIED / "exchange_published.csv"
-_DISPATCH_BYTES = {"bf16": 2.0, "bfloat16": 2.0, "fp8": 1.0, "nvfp4": 0.5 + 1 / 16}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +63,7 @@ def _alltoall(folder: Path) -> Iterator[Row]:
         dtype = r["moe_dtype"] if kind == "dispatch" or low else "bfloat16"
         shape = [r[c] for c in ("kernel_source", "moe_dtype", "num_tokens", "hidden_size", "topk", "num_experts")]
         shape += [r["moe_ep_size"], r["distribution"]]
-        library = {"NVLinkOneSided": "trtllm_onesided", "NVLinkTwoSided": "trtllm_twosided"}[r["kernel_source"]]
+        library = fabric_tables()["libraries"][r["kernel_source"]]
         yield Row(
             id=f"{FILES[0]}:{r['line']}",
             suite="alltoall_gb200",
@@ -86,9 +85,9 @@ def _alltoall(folder: Path) -> Iterator[Row]:
 
 def dispatch_bytes(dtype: str, hidden: float) -> float:
     """Bytes of a token that TensorRT-LLM sends in this format."""
-    if dtype.lower() not in _DISPATCH_BYTES:
+    if dtype.lower() not in (known := fabric_tables()["dispatched_bytes"]):
         raise NotModelled(f"tokens sent in {dtype}")
-    return hidden * _DISPATCH_BYTES[dtype.lower()]
+    return hidden * float(known[dtype.lower()])
 
 
 def sent_bytes(kind: str, hidden: float, *, normal: bool) -> float:
@@ -102,16 +101,9 @@ def call_split(row: Row, hidden: float, form: str) -> bool:
     """Whether the evidence split of the kernel tables keeps a call from every fit; ``form`` is TensorRT-LLM's."""
     tokens, topk, experts = (str(int(v)) for v in (row.tokens, row.topk, row.experts))
     if row.library.startswith("trtllm"):
-        style = {"trtllm_onesided": "NVLinkOneSided", "trtllm_twosided": "NVLinkTwoSided"}[row.library]
-        shape = (
-            style,
-            {"bf16": "bfloat16"}.get(form.lower(), form.lower()),
-            tokens,
-            str(int(hidden)),
-            topk,
-            experts,
-            str(int(row.ranks)),
-        )
+        style = next(name for name, library in fabric_tables()["libraries"].items() if library == row.library)
+        dtype = {"bf16": "bfloat16"}.get(form.lower(), form.lower())
+        shape = (style, dtype, tokens, str(int(hidden)), topk, experts, str(int(row.ranks)))
         return held_out("alltoall", f"alltoall_{row.kind}", *shape, "balanced")
     cores = [str(int(row.cores))] if row.library == "deepep_normal" else []
     return held_out(row.library, row.kind, str(row.nodes), str(int(hidden)), tokens, topk, experts, *cores)

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from taicang.catalog import calibration
 from taicang.catalog.trust import AXES, BANDS, Ground, band, links_key, met, recorded, size
 from taicang.cost.exchange import ExchangeFit
-from taicang.evidence import operators
+from taicang.evidence import kernels
 from taicang.evidence.exchange_rows import exchange_parts, exchange_published, exchange_rows, exchange_seconds
 from taicang.evidence.fitting import FEW, NINE, SPREAD, fingerprint, quantiles
 from taicang.evidence.kernels import kernel_rows
@@ -306,8 +306,8 @@ def collective_errors(folder: Path) -> Iterator[Error]:
         for rows in kernel_rows(folder, suite):
             machine = attempt(partial(_node, rows))[0]
             if machine is not None:
-                seconds = operators.PRICES[suite](rows)
-                name = operators.flavour_of(rows)
+                seconds = kernels.price(rows)
+                name = kernels.flavour_of(rows)
                 yield from _rows_of(rows, seconds, machine, rows.op.kind, name, rows.op.payload_bytes)
     for row, held in published(folder):
         if held and not row.doubtful and not row.eager:

@@ -16,9 +16,8 @@ import numpy as np
 
 from taicang.cost.collective import ADAPTERS, PROTOCOLS, SHOTS, Fits, Line, collective
 from taicang.evidence.fitting import Bounds, Constants, Fitted, declared_fits, solve, stated
-from taicang.evidence.kernels import kernel_rows
+from taicang.evidence.kernels import flavour_of, kernel_rows
 from taicang.evidence.measured import Measured, count, log_errors
-from taicang.evidence.operators import flavour_of
 from taicang.evidence.suite_collective import (
     PORT_BYTES_PER_S,
     Published,

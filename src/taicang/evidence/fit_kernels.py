@@ -5,10 +5,10 @@ one die, or one architecture, whose constants are ratios to each chip's own peak
 own gets a set of its own, under ``key@engine``.
 
 Matrix products go in two stages per format. First all chips together, which gives the constants that belong to the
-kernels rather than to the chip (``SHARED``: they stay the same on all chips). Then each architecture alone, its chips
+kernels rather than to the chip (``shared``: they stay the same on all chips). Then each architecture alone, its chips
 together, drawn towards the first stage's values by a weak prior, so that what few rows do not show stays at what the
 others show. All constants of each chip alone were hardly better in cross-validation; but the clock that a chip sustains
-under its power limit is its own, hence a third stage for ``OWN`` on each chip of an architecture with several.
+under its power limit is its own, hence a third stage for ``own`` on each chip of an architecture with several.
 """
 
 from __future__ import annotations
@@ -23,8 +23,10 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from taicang.catalog.schema import ARCHITECTURE
+from taicang.cost.attend_gqa import GqaDecodeFit, GqaPrefillFit
+from taicang.cost.attend_mla import MlaDecodeFit, MlaPrefillFit
 from taicang.cost.exchange import ExchangeFit
-from taicang.cost.experts import dispatched_key
+from taicang.cost.experts import ExpertsFit, dispatched_key
 from taicang.cost.gemm import GemmFit, gemm
 from taicang.evidence.exchange_rows import (
     Part,
@@ -34,22 +36,24 @@ from taicang.evidence.exchange_rows import (
     exchange_seconds,
 )
 from taicang.evidence.fitting import Bounds, Constants, Fitted, Group, declared_fits, solve, stated
-from taicang.evidence.kernels import kernel_rows
-from taicang.evidence.measured import Measured, count, log_errors
-from taicang.evidence.operators import (
+from taicang.evidence.kernels import (
     ASCEND,
-    KERNEL_FITS,
     ascend_gemm_rows,
     attend_seconds,
     experts_seconds,
     gemm_seconds,
+    kernel_rows,
 )
+from taicang.evidence.measured import Measured, count, log_errors
 from taicang.evidence.tables import Array
 from taicang.hardware import Chip
 from taicang.ops import Gemm
 
-DIE: Mapping[str, str] = {"h200": "h100", "gb200": "b200", "gb300": "b300"}
-"""Profile whose die another one carries."""
+KERNEL_FITS: Mapping[str, type[Any]] = {
+    "attend_prefill": GqaPrefillFit, "attend_decode": GqaDecodeFit, "mla_prefill": MlaPrefillFit,
+    "mla_decode": MlaDecodeFit, "experts": ExpertsFit,
+}  # fmt: skip
+"""Calibration file -> the constants in it."""
 BESIDE = ("beside", "least_tokens")
 """Constants that are said, not found, and that most kernels do without."""
 
@@ -61,7 +65,7 @@ def _key(rows: Measured[Any]) -> str:
 
 def _shared(rows: Measured[Any], share: str) -> str:
     profile = rows.chip.profile
-    return {"profile": profile, "die": DIE.get(profile, profile)}.get(share) or ARCHITECTURE[profile]
+    return {"profile": profile, "die": declared_fits()["dies"].get(profile, profile)}.get(share) or ARCHITECTURE[profile]
 
 
 def groups(folder: Path, family: str) -> Iterator[Group]:
@@ -132,14 +136,6 @@ def _known(fixed: Mapping[str, Any] | None, chip: Chip, kv_dtype: str) -> dict[s
     return {"arithmetic": arithmetic, **fixed["all"], **fixed.get(chip.profile, {})}
 
 
-SHARED = ("fill_exponent", "fill_k", "sharpness", "loop_sharpness", "quantise_ratio")
-"""Constants of the kernels of a format, the same on every chip."""
-OWN = ("compute_efficiency_ratio",)
-"""Constants of a chip where others share its architecture."""
-STREAM = ("launch_s", "memory_efficiency_ratio", "sharpness")
-"""Constants that kernels over memory alone share."""
-
-
 def fit_gemm(folder: Path) -> Fitted:
     """Constants of matrix products, and of kernels over memory alone."""
     table = [rows.fitted() for rows in kernel_rows(folder, "gemm")]
@@ -153,9 +149,9 @@ def fit_gemm(folder: Path) -> Fitted:
             members = [rows for rows in kin if ARCHITECTURE[rows.chip.profile] == architecture]
             if not members:
                 continue
-            common = _drawn(members, pooled[dtype], [name for name in _declared()["bounds"] if name not in SHARED])
+            common = _drawn(members, pooled[dtype], [name for name in _declared()["bounds"] if name not in _declared()["shared"]])
             for rows in members:
-                own = _drawn([rows], common, OWN) if len(members) > 1 else common
+                own = _drawn([rows], common, _declared()["own"]) if len(members) > 1 else common
                 profiles.setdefault(rows.chip.profile, {})[dtype] = own
             if architecture == "blackwell":
                 own_share, share_of_kin = _declared()["gb200"][dtype]
@@ -164,7 +160,7 @@ def fit_gemm(folder: Path) -> Fitted:
     cube = _ascend(ascend, pooled["bf16"])
     profiles[ASCEND] = {"bf16": cube, "int8": cube}
     streams = {
-        profile: {"stream": {name: float(getattr(keyed["bf16"], name)) for name in STREAM}}
+        profile: {"stream": {name: float(getattr(keyed["bf16"], name)) for name in _declared()["stream"]}}
         for profile, keyed in profiles.items()
     }
     plain = {profile: {dtype: stated(own) for dtype, own in keyed.items()} for profile, keyed in profiles.items()}

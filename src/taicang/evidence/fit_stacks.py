@@ -6,27 +6,40 @@ chose its kernels by format and enough rows tell). Schedulers are the engines' d
 logarithm of predicted over measured TPOT, rounded off beyond ten percent so that rows that contradict themselves do not
 steer it; TTFT counts a tenth (it decides the burst ratio).
 Constants are pulled weakly towards "no overhead, best kernels".
+
+What rows would be predicted to take, had the fit never seen their like, is at the end. Times are sums of kernels and
+gaps, so almost linear in a stack's constants: the slopes of every row are taken once, at the fitted constants, and for
+each group that is left out (a model, a chip, a version...) the fit is solved anew over the linear times of the others.
+A chip that is left out is also priced with the kernels of another: one of its own generation, and one of another
+generation. An engine that is left out has neutral constants.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import least_squares
 
+from taicang.catalog import calibration
 from taicang.errors import TaicangError
 from taicang.evidence.fitting import Fitted, declared_fits
+from taicang.evidence.measured import attempt
 from taicang.evidence.served import Row
 from taicang.evidence.suite_served import predict, rows
+from taicang.evidence.systems import units_of
 from taicang.evidence.tables import held_out
 from taicang.models.types import routed
+from taicang.stacks import Stack
 
 Floats: TypeAlias = NDArray[np.float64]
+Flags: TypeAlias = NDArray[np.bool_]
 Times: TypeAlias = Callable[[Floats], Floats]
 """From constants to [TTFT or TPOT, row], predicted over measured."""
 DECLARED: Mapping[str, Any] = declared_fits()["stacks"]
@@ -216,3 +229,113 @@ def fit(folder: Path) -> Fitted:
         for version, ratios in version_ratios(chosen, fitted).items():
             profiles[f"{engine}@{version}"] = {"constants": {"kernel_ratio": ratios}}
     return Fitted(files={"stacks": profiles}, rows=len(known))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Linear:
+    """Rows of one engine whose times are linear in its constants: [TTFT or TPOT, row(, constant)], over measured."""
+
+    rows: Sequence[Row]
+    names: tuple[str, ...]
+    """Of the kernel ratios after the host's constants."""
+    at: Floats
+    """The fitted constants."""
+    own: Floats
+    """[row, constant]: those that a row's version runs with."""
+    base: Floats
+    slopes: Floats
+
+    @property
+    def known(self) -> Flags:
+        """Rows that a fit may see."""
+        return np.array([not held_out("served", *row.key) for row in self.rows])
+
+    def times(self, values: Floats) -> Floats:
+        """With other constants in all rows (or [row, constant])."""
+        found: Floats = np.maximum(self.base + np.einsum("tri,ri->tr", self.slopes, values - self.own), LEAST)
+        return found
+
+
+def of_row(row: Row, names: Sequence[str]) -> Floats:
+    """Constants that the row's stack runs with."""
+    ratios = row.stack.kernel_ratio
+    host = [float(getattr(row.stack, name)) for name in HOST]
+    return np.array([*host, *(ratios.get(name, ratios.get(name.partition("/")[0], 1.0)) for name in names)])
+
+
+def with_values(stack: Stack, names: Sequence[str], values: Floats, fields: Collection[str] = HOST) -> Stack:
+    """``stack`` with other constants: ``fields``, then ratios of kernels by ``names``."""
+    host = dict(zip(fields, map(float, values), strict=False))
+    ratios = dict(stack.kernel_ratio) | dict(zip(names, map(float, values[len(fields) :]), strict=True))
+    return replace(stack, kernel_ratio=MappingProxyType(ratios), **host)  # type: ignore[arg-type]
+
+
+def ratios(row: Row, stack: Stack | None = None, lent: str = "") -> tuple[float, float]:
+    """Predicted over measured (TTFT, TPOT); NaN where refused."""
+    found, _ = attempt(partial(predict, row, stack, lent))
+    nothing = (float("nan"), float("nan"))
+    return nothing if found is None else (float(found.ttft_s) / row.ttft_s, float(found.tpot_s) / row.tpot_s)
+
+
+def linear(engine: str, rows: Sequence[Row]) -> Linear:
+    """The rows of ``engine`` that can be predicted."""
+    mine = [row for row in rows if row.engine == engine and np.isfinite(ratios(row)[0])]
+    names = ratios_of([row for row in mine if not held_out("served", *row.key)])
+    own = np.array([of_row(row, names) for row in mine])
+    plain = next((row for row in mine if f"{engine}@{row.stack.version}" not in _apart()), mine[0])
+
+    def times(values: Floats) -> Floats:
+        made = zip(mine, values, strict=True)
+        return np.array([ratios(row, with_values(row.stack, names, each)) for row, each in made]).T
+
+    base, slopes = sloped(times, own, widths(names) * STEP)
+    return Linear(rows=mine, names=names, at=of_row(plain, names), own=own, base=base, slopes=slopes)
+
+
+def _apart() -> Mapping[str, object]:
+    profiles: Mapping[str, object] = calibration.read("stacks")["profiles"]
+    return profiles
+
+
+def without(found: Linear, out: Flags) -> Floats:
+    """Times of the rows ``out`` over measured, with constants fitted on what else the fit may see."""
+    seen = found.known & ~out
+    base, slopes, own = found.base[:, seen], found.slopes[:, seen], found.own[seen]
+
+    def times(values: Floats) -> Floats:
+        return np.asarray(base + np.einsum("tri,ri->tr", slopes, values - own))
+
+    values = nearest(found.rows[0].engine, found.names, times, found.at)
+    return found.times(_versions(found, seen, np.tile(values, (len(found.rows), 1))))[:, out]
+
+
+def _versions(found: Linear, seen: Flags, values: Floats) -> Floats:
+    """``values`` [row, constant] with the experts' ratios of versions whose kernels differ, as ``fit_stacks`` has."""
+    keys = [(row.stack.version, f"experts/{row.decode.plan.quant.experts}") for row in found.rows]
+    models, values = np.array([row.model for row in found.rows]), values.copy()
+    for version, key in {keys[i] for i, row in enumerate(found.rows) if routed(row.net)}:
+        at = len(HOST) + found.names.index(key if key in found.names else "experts")
+        every = np.array([each == (version, key) for each in keys])
+        members = every & seen
+        if members.sum() < ENOUGH_ROWS:
+            continue
+
+        def median(model: str, ratio: float, every: Flags = every, at: int = at, members: Flags = members) -> float:
+            trial = values.copy()
+            trial[every, at] = ratio
+            return float(np.median(np.log(found.times(trial)[1][members & (models == model)])))
+
+        values[every, at] = moved(float(values[every, at][0]), median, dict.fromkeys(models[members].tolist()))
+    return values
+
+
+def lent(found: Linear, donors: Mapping[str, str]) -> Floats:
+    """Predicted over measured with kernels of another chip."""
+    profile = {row.machine: units_of(row.machine, 1).chip.profile for row in found.rows}
+    return np.array([ratios(row, None, donors[profile[row.machine]]) for row in found.rows]).T
+
+
+def unknown(found: Linear) -> Floats:
+    """Predicted over measured by an engine of which nothing is known."""
+    plain = neutral(found.rows[0].engine, found.names)
+    return np.array([ratios(row, with_values(row.stack, found.names, plain)) for row in found.rows]).T

@@ -6,6 +6,9 @@ else matrix products. It is drawn to one, so that it only speaks where several r
 that of the kernel benchmarks.
 Two constants are common to an engine's epochs: NeMo's host time per launched kernel (microbatches of few tokens wait
 for the host), and how much computing slows beside the collectives of sharded data parallelism.
+
+What rows would be predicted to take, had the fit never seen their like, is at the end: logarithms of step times are
+almost linear in those of the three constants that a row runs with.
 """
 
 from __future__ import annotations
@@ -23,21 +26,24 @@ from numpy.typing import NDArray
 from scipy.optimize import least_squares
 
 from taicang import catalog
-from taicang.catalog.costing import sustained
+from taicang.catalog.costing import kin_clock, sustained
+from taicang.catalog.trust import Ground, size
 from taicang.cost.sustained import Sustained
-from taicang.errors import TaicangError
 from taicang.evidence.fitting import Fitted, declared_fits
 from taicang.evidence.measured import attempt
-from taicang.evidence.suite_training import predict, setup
-from taicang.evidence.training_rows import FILE, Row, model_of, stack_of, training_rows
+from taicang.evidence.suite_training import predict, run_of, setup
+from taicang.evidence.training_rows import FILE, Row, model_of, publisher, stack_of, training_rows
 from taicang.models.types import routed
 
 Floats = NDArray[np.float64]
+Places = NDArray[np.int64]
 PRIOR_RATIO = 0.05
 """Spread of stacks' constants around one that needs no evidence."""
 NOISE_RATIO = 0.05
 """Errors beyond this count linearly (soft L1)."""
 STEP = 0.01
+MOVES = STEP * np.eye(4, 3, -1)
+"""Of a row's three constants: none, and each by itself."""
 BIASED = "/biased"
 """End of the name of a constant of experts with biases, whose kernels are others than those of the rest."""
 DECLARED: Mapping[str, Any] = declared_fits()["training"]
@@ -50,7 +56,8 @@ TAX_RATIO = 0.15
 
 def fit_training(folder: Path) -> Fitted:
     """Clocks of chips and constants of stacks."""
-    rows = [row for row in training_rows(folder / FILE) if _usable(row)]
+    listed = [row for row in training_rows(folder / FILE) if not row.held_out]
+    rows = [row for row in listed if attempt(partial(setup, row))[0] is not None]
     chips = sorted({setup(row).machine.chip.name for row in rows})
     stacks = sorted({constant_of(row) for row in rows})
     solved = _solve(rows, chips, stacks)
@@ -99,16 +106,6 @@ def family(stack: str) -> str:
     return "attend" if "ampere_attention" in catalog.stack(stack).fused else "gemm"
 
 
-def _usable(row: Row) -> bool:
-    if row.held_out:
-        return False
-    try:
-        setup(row)
-    except TaicangError:
-        return False
-    return True
-
-
 def _error(row: Row, clock: float, ratio: float, engine: float) -> float:
     constant = MappingProxyType({family(constant_of(row)): float(np.exp(ratio))})
     stack = replace(catalog.stack(stack_of(row)), kernel_ratio=constant)
@@ -121,29 +118,18 @@ def _error(row: Row, clock: float, ratio: float, engine: float) -> float:
 
 
 def _solve(rows: Sequence[Row], chips: list[str], stacks: list[str]) -> Floats:
-    at = [
-        (
-            chips.index(setup(row).machine.chip.name),
-            len(chips) + stacks.index(constant_of(row)),
-            -1 if stack_of(row).partition("@")[0] in SHARDED else -2,
-        )
-        for row in rows
-    ]
+    at = np.array([_places(row, chips, stacks) for row in rows])
     count = len(chips) + len(stacks) + 2
     weights = np.sqrt(1.0 / np.array([_alike(row, rows) for row in rows]))
     pull = np.array([0.0] * len(chips) + [1.0] * len(stacks) + [0.0, 0.0])
 
     def residuals(x: Floats) -> Floats:
-        errors = np.array([_error(row, x[c], x[s], x[e]) for row, (c, s, e) in zip(rows, at, strict=True)])
+        errors = np.array([_error(row, *x[where]) for row, where in zip(rows, at, strict=True)])
         return np.concatenate([weights * errors, pull * x * (NOISE_RATIO / PRIOR_RATIO)])
 
     def jacobian(x: Floats) -> Floats:
         made = np.zeros((len(rows) + count, count))
-        for i, (row, (c, s, e)) in enumerate(zip(rows, at, strict=True)):
-            here = _error(row, x[c], x[s], x[e])
-            made[i, c] = weights[i] * (_error(row, x[c] + STEP, x[s], x[e]) - here) / STEP
-            made[i, s] = weights[i] * (_error(row, x[c], x[s] + STEP, x[e]) - here) / STEP
-            made[i, e] = weights[i] * (_error(row, x[c], x[s], x[e] + STEP) - here) / STEP
+        np.put_along_axis(made[: len(rows)], at, weights[:, None] * _sloped(rows, at, x)[1], axis=1)
         made[len(rows) :] = np.diag(pull * (NOISE_RATIO / PRIOR_RATIO))
         return made
 
@@ -154,6 +140,19 @@ def _solve(rows: Sequence[Row], chips: list[str], stacks: list[str]) -> Floats:
     )
     solved: Floats = found.x
     return solved
+
+
+def _places(row: Row, chips: list[str], stacks: list[str]) -> tuple[int, int, int]:
+    """Where the three constants of a row are in the vector of all: clock, ratio, its engine's host time or slowdown."""
+    own = len(chips) + len(stacks) + (engine_of(row) in SHARDED)
+    return chips.index(setup(row).machine.chip.name), len(chips) + stacks.index(constant_of(row)), own
+
+
+def _sloped(rows: Sequence[Row], at: Places, values: Floats) -> tuple[Floats, Floats]:
+    """Errors of rows whose constants are ``values`` at the places ``at``, and their slopes [row, constant]."""
+    made = [[_error(row, *(values[where] + move)) for move in MOVES] for row, where in zip(rows, at, strict=True)]
+    base, *moved = np.array(made).T
+    return base, np.stack([(each - base) / STEP for each in moved], axis=1)
 
 
 def bounds(chips: int, count: int) -> tuple[Floats, Floats]:
@@ -264,3 +263,68 @@ def _solved(curves: Sequence[NDArray[np.float64]]) -> float:
         return np.array([*(_at(curve, float(x[0])) for curve in curves), pull])
 
     return float(least_squares(residuals, [0.02], loss="soft_l1", f_scale=NOISE_RATIO).x[0])
+
+
+def errors(rows: Sequence[Row]) -> Iterator[tuple[Row, Ground, dict[str, float]]]:
+    """Rows that can be predicted, each with its errors by what was left out."""
+    mine = [row for row in rows if attempt(partial(predict, row))[0] is not None]
+    runs = [replace(run_of(row), source=publisher(row)) for row in mine]
+    chips, stacks = sorted({run.chip for run in runs}), sorted({constant_of(row) for row in mine})
+    at = np.array([_places(row, chips, stacks) for row in mine])
+    release = np.array([stacks.index(name) if (name := stack_of(row)) in stacks else -1 for row in mine])
+    values = present(chips, stacks)
+    base, slopes = _sloped(mine, at, values)
+    usable = np.array([not row.held_out for row in mine])
+    labels = {
+        "model": [run.model for run in runs], "sibling": [run.chip for run in runs], "form": [run.form for run in runs],
+        "foreign": [run.generation for run in runs], "version": [f"{r.engine} {r.version}" for r in runs],
+        "engine": [run.engine for run in runs], "kind": [run.kind for run in runs],
+        "size": [f"{run.engine} {size(run)}" for run in runs],
+        "source": [f"{run.engine} {run.source}" for run in runs],
+        "layout": [f"{run.engine} {run.layout}" for run in runs],
+    }  # fmt: skip
+    found = {"seen": base}
+    for axis, names in labels.items():
+        found[axis] = np.empty(len(mine))
+        for name in set(names):
+            out = np.array([each == name for each in names])
+            seen = usable & ~out
+            solved, used = _without(base, slopes, at, values, seen, chips), at.copy()
+            # a constant of a kind that no row is left of is that of the release, as stacks without one have it
+            unknown = (release >= 0) & ~np.isin(at[:, 1], at[seen, 1])
+            used[unknown, 1] = len(chips) + release[unknown]
+            found[axis][out] = (base + (slopes * (solved[used] - values[at])).sum(axis=1))[out]
+    for i, (row, run) in enumerate(zip(mine, runs, strict=True)):
+        yield row, run, {axis: float(each[i]) for axis, each in found.items()}
+
+
+def _without(
+    base: Floats, slopes: Floats, at: Places, values: Floats, seen: NDArray[np.bool_], chips: list[str]
+) -> Floats:
+    """Constants fitted on the rows ``seen``; of what none of them has, what ``costing.sustained`` would say of a chip
+    by the clocks of the others, or nothing beside the best."""
+    has = np.isin(np.arange(values.size), at[seen])
+    count = len(chips)
+    clocks = {name: float(np.exp(values[i])) for i, name in enumerate(chips) if has[i]}
+    start = np.where(has, values, 0.0)
+    start[:count] = [values[i] if has[i] else np.log(_clock(name, clocks)) for i, name in enumerate(chips)]
+    free = np.flatnonzero(has)
+    pull = np.where((free >= count) & (free < values.size - 2), NOISE_RATIO / PRIOR_RATIO, 0.0)
+
+    def residuals(x: Floats) -> Floats:
+        trial = start.copy()
+        trial[free] = x
+        off = base[seen] + (slopes[seen] * (trial[at[seen]] - values[at[seen]])).sum(axis=1)
+        return np.concatenate([off, pull * x])
+
+    solved = start.copy()
+    low, high = (each[free] for each in bounds(count, values.size))
+    first = np.clip(start[free], low + STEP, high - STEP)
+    solved[free] = least_squares(residuals, first, bounds=(low, high), loss="soft_l1", f_scale=NOISE_RATIO).x
+    return solved
+
+
+def _clock(name: str, clocks: Mapping[str, float]) -> float:
+    """What is said of a chip that nobody trained on, beside those of ``clocks``."""
+    chip = catalog.chip(name)
+    return chip.sustained_ratio or kin_clock(chip, clocks) or float(np.median(list(clocks.values())))

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -21,12 +20,11 @@ import yaml
 from taicang import reading
 from taicang.catalog import calibration
 from taicang.catalog.trust import BANDS
-from taicang.errors import InvalidInput, NotModelled, TaicangError
+from taicang.errors import InvalidInput, TaicangError
 from taicang.evidence import ascend_serving, ascend_steps, served
 from taicang.evidence.fitting import fingerprint
 from taicang.evidence.score import Outcome
 from taicang.evidence.suites import Kind, Source, kinds, sources
-from taicang.evidence.tables import held_out
 from taicang.output import scratch
 
 Cells: TypeAlias = Mapping[str, str]
@@ -112,9 +110,10 @@ def _clean(row: Mapping[str | None, str | list[str] | None]) -> dict[str, str]:
 
 
 def _published(kind: Kind, rows: Sequence[Cells]) -> list[Outcome]:
-    ascend = [row for row in rows if kind.says == "serving" and is_ascend(row)]
+    ascend = [row for row in rows if kind.says == "serving" and row.get("chip", "").lower().startswith("ascend")]
     others = [row for row in rows if row not in ascend]
-    return [*(row_outcome(row) for row in ascend), *of_kind(kind, others)]
+    own = replace(kind, sources=("ascend_serving",), measured={"ascend_serving": ("value", "")})
+    return [*_read_as(own, ascend, ascend_serving.row_of), *of_kind(kind, others)]
 
 
 def of_kind(kind: Kind, rows: Sequence[Cells], wanted: Collection[str] = ()) -> list[Outcome]:
@@ -193,11 +192,11 @@ def sound(outcome: Outcome) -> Outcome:
     return outcome
 
 
-def refused(kind: Kind, row: Cells, index: int, why: str, *, replayed: bool = False) -> Iterator[Outcome]:
+def refused(kind: Kind, row: Mapping[str, Any], index: int, why: str, *, replayed: bool = False) -> Iterator[Outcome]:
     """One refusal per figure that the row states; as nothing is known of it, it counts as held out."""
     for suite, (column, unit) in kind.measured.items():
         yield Outcome(
-            id=row.get("id") or f"row {index + 1}",
+            id=str(row.get("id") or f"row {index + 1}"),
             suite=f"{suite.replace('served', 'replay' if replayed else 'served')}_{row.get('mode') or 'agg'}"
             if suite.startswith("served")
             else suite,
@@ -220,55 +219,21 @@ def _in_unit_of_file(outcome: Outcome, kind: Kind) -> Outcome:
     return replace(outcome, measured=outcome.measured * scale, predicted=said, unit="ms")
 
 
-METRICS: Mapping[str, str] = {
-    "tpot": "tpot",
-    "layer_time": "layer_time",
-    "output_tokens_per_s_per_chip": "throughput",
-    "input_tokens_per_s_per_chip": "throughput",
-}
-"""Metric of the file -> of ``ascend_serving``."""
-UNITS: Mapping[str, str] = {"us": "us", "ms": "ms", "tok/s/NPU": "tok/s", "tok/s": "tok/s"}
+def _read_as(kind: Kind, rows: Iterable[Mapping[str, Any]], read: Callable[[Any], Any]) -> Iterator[Outcome]:
+    """Outcomes of what ``read`` makes of each row for the source of ``kind``, one by one."""
+    for index, row in enumerate(rows):
+        try:
+            found: Iterable[Outcome] = list(sources()[kind.sources[0]].of([read(row)]))
+        except Exception as error:  # as in a table
+            found = refused(kind, row, index, reason(error))
+        yield from (_in_unit_of_file(sound(each), kind) for each in found)
 
 
-def is_ascend(row: Mapping[str, str]) -> bool:
-    """Whether a published row was measured on Ascend."""
-    return row.get("chip", "").lower().startswith("ascend")
-
-
-def row_outcome(row: Mapping[str, str]) -> Outcome:
-    """Outcome of one published serving row; ``count``, ``dp``, ``ep`` and batches count dies."""
-    return _outcome(
-        row.get("value", ""), lambda: ascend_serving.stated(serving_row(row)), id=row.get("id", ""),
-        suite="ascend_layer" if row.get("metric") == "layer_time" else "ascend_serving",
-        unit=row.get("unit", ""), held_out=row.get("role") != "calibration",
-    )  # fmt: skip
-
-
-def serving_row(row: Mapping[str, str]) -> ascend_serving.Row:
-    """The row as ``ascend_serving`` prices it; refuses other models and machines."""
-    plan, batch, seq = (json.loads(row[key] or "{}") for key in ("par", "batch", "seq"))
-    if row["system"].lower() != ascend_serving.MACHINE or row["model"].lower() not in ("deepseek-r1", "deepseek-v3"):
-        raise NotModelled(f"published rows of {row['model']} on {row['system']}")
-    if row["metric"] not in METRICS or row["unit"] not in UNITS:
-        raise NotModelled(f"the metric {row['metric']} in {row['unit']} of a published row")
-    return ascend_serving.Row(
-        id=row["id"],
-        held=row["role"] != "calibration",
-        stack=row["sw"].replace(" ", "@"),
-        phase=plan["phase"],
-        metric=METRICS[row["metric"]],
-        measured=float(row["value"]),
-        unit=UNITS[row["unit"]],
-        dies=int(row["count"]),
-        redundant=int(plan.get("redundant_experts", 0)),
-        shared_ranks=int(plan.get("shared_expert_ranks", 0)),
-        drafts=int(plan.get("mtp", 0)),
-        acceptance_ratio=float(plan.get("mtp_acceptance", 0.7)),
-        batch=int(batch.get("batch_per_rank") or batch["tokens_per_rank"]),
-        input_tokens=int(seq.get("isl") or seq["kv_len"]),
-        output_tokens=int(seq.get("osl", 0)),
-        kv_dtype="int8" if "KV INT8" in row["dtype"].upper() else "bf16",
-    )
+STEPS = Kind(
+    file="step_times.yaml", sources=("ascend_steps",), columns=frozenset(),
+    measured={"ascend_steps": ("step_time_ms_reference", "ms")},
+)  # fmt: skip
+"""Lists of forward steps, which are no tables."""
 
 
 def step_outcomes(path: Path) -> list[Outcome]:
@@ -282,49 +247,7 @@ def step_outcomes(path: Path) -> list[Outcome]:
         raise InvalidInput(f"cannot read this file ({error})", where=str(path)) from None
     if not isinstance(listed, list) or not all(isinstance(each, dict) and "config" in each for each in listed):
         raise InvalidInput("expected a list of steps, each with 'id', 'config' and a reference time", where=str(path))
-    return [
-        _outcome(
-            each.get("step_time_ms_reference", ""), lambda each=each: ascend_steps.predict_s(_step(each)) * 1e3,  # type: ignore[misc]
-            id=str(each.get("id", "")), suite="ascend_steps", unit="ms",
-            held_out=held_out("step_time", str(each.get("id", ""))),
-        )
-        for each in listed
-    ]  # fmt: skip
-
-
-def _step(each: Mapping[str, Any]) -> ascend_steps.Row:
-    """A step of the file as ``ascend_steps`` prices it."""
-    config = each["config"]
-    if int(config.get("pp_size", 1)) > 1:
-        raise NotModelled("pipeline stages in reference steps")
-    ranks, tp = int(config.get("world_size", 1)), int(config.get("tp_size", 1))
-    return ascend_steps.Row(
-        id=str(each.get("id", "")),
-        device=config["device"],
-        net=config["model_id"],
-        phase="decode" if config["decode"] else "prefill",
-        queries=int(config["num_queries"]),
-        query_len=int(config["query_len"]),
-        context=int(config.get("context_length", 0)),
-        linear=config.get("quantize_linear_action", "DISABLED"),
-        attention=config.get("quantize_attention_action", "DISABLED"),
-        drafts=int(config.get("num_mtp_tokens", 0)),
-        ranks=ranks,
-        tp=tp,
-        dp=int(config.get("dp_size", ranks // tp)),
-        ep=int(config.get("ep_size", 1)),
-        image=f"{config['image_width']}x{config['image_height']}" if "image_height" in config else "",
-        measured_s=1.0,
-    )
-
-
-def _outcome(measured: object, predict: Callable[[], float], **row: Any) -> Outcome:
-    """The outcome of a row that states ``measured``, or its refusal; ``row`` are the other fields."""
-    try:
-        said, why = float(predict()), ""
-    except (TaicangError, LookupError, ValueError, TypeError) as error:
-        said, why = None, reason(error)
-    return sound(Outcome(group="ascend", measured=_number(measured), predicted=said, refused=why, **row))
+    return list(_read_as(STEPS, listed, ascend_steps.row_of))
 
 
 def _number(cell: object) -> float:

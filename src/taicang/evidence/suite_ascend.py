@@ -16,7 +16,7 @@ from taicang.catalog import calibration
 from taicang.cost.attend_mla import attend_mla
 from taicang.evidence import ascend_serving, suite_collective
 from taicang.evidence.fitting import Fitted
-from taicang.evidence.operators import ASCEND, PRICES, absorbed, ascend_gemm_rows, mla_constants
+from taicang.evidence.kernels import ASCEND, absorbed, ascend_gemm_rows, mla_constants, price
 from taicang.evidence.score import Outcome
 from taicang.evidence.tables import CARRIED, Cells, lines
 from taicang.fabric.links import VerbFit, message_s
@@ -30,9 +30,10 @@ from taicang.serve.simulate import simulate
 def calls() -> Iterator[Outcome]:
     """Grouped int8 products, dispatch and combine."""
     rows = ascend_gemm_rows()
+    priced = partial(price, rows)
     names = tuple(name.replace(" int8 ", "/gemm/") for name in rows.ids)
     rows = replace(rows, suite="ascend_operators", kernel="gemm int8", ids=names)
-    yield from rows.outcomes(partial(PRICES["gemm"], rows))
+    yield from rows.outcomes(priced)
     yield from suite_collective.carried_calls("ascend_operators")
 
 

@@ -68,8 +68,6 @@ def call_outcomes(rows: Iterable[Row]) -> list[Outcome]:
 
 SUITE = "published_collective"
 FILES = ("published_collective.csv", "published_collective_2.csv")
-LARGE_BYTES = 8 * 2.0**30
-"""Assumed buffer behind a slide that says "large messages" (nccl-tests end at 8 or 16 GiB)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,7 +158,7 @@ def _collective(row: Cells) -> Published:
         raise NotModelled(f"{row['model']} is neither a collective nor a MoE kernel")
     if row["metric"] not in ("busbw", "latency"):
         raise NotModelled(f"{row['metric']} of a collective")
-    size = float(_stated(row, "batch").get("bytes", LARGE_BYTES))
+    size = float(_stated(row, "batch").get("bytes", fabric_tables()["assumed_bytes"]["large"]))
     key: tuple[object, ...] = (SUITE, row["model"], ranks, int(size))
     if row["src"] == "aic":  # rows that repeat the kernel table keep its split
         key = ("nccl", name, ranks, int(size) // 2)
@@ -209,7 +207,7 @@ def published_outcomes(folder: Path) -> Iterator[Outcome]:
         price: Callable[[], tuple[float | None, bool, str]] = partial(_time, cells, launch_s)
         if first == "MoE":
             price = partial(call_price, cells, calls)
-        elif first in COPIES:
+        elif first in fabric_tables()["copies"]:
             price = partial(copy_price, cells)
         known, why = attempt(price)
         predicted, held, group = known or (None, True, cells["system"])
@@ -232,31 +230,15 @@ def _time(cells: Cells, launch_s: float) -> tuple[float | None, bool, str]:
     return None if row.doubtful else figure, row.held_out, f"{row.system} {row.kind}"
 
 
-LIBRARIES = {
-    "one-sided": "trtllm_onesided",
-    "two-sided": "trtllm_twosided",
-    "low-latency": "deepep_ll",
-    "normal": "deepep_normal",
-    "V2": "deepep_normal",
-}
-"""Last word of a MoE kernel's name -> the library whose constants price it."""
-MANY_CORES = 132.0
-"""DeepEP V2 fills the same wires from a few cores, at which its first version would be bound by them: priced with the
-first version's wires and without its cores (assumed)."""
-COPIES = {"p2p": "scale_up", "host->device": "host"}
-"""First word of a copy by the copy engine -> the plane that it crosses."""
-COPY_BYTES = 2.0**29
-"""Assumed size of a copy that is stated by its bandwidth (the default of nvbandwidth)."""
-
-
 def _call(row: Cells) -> Row:
     """A MoE kernel as the tables of such kernels state theirs."""
     _, kind, style = row["model"].split()
-    if style not in LIBRARIES:
+    libraries = fabric_tables()["libraries"]
+    if style not in libraries:
         raise NotModelled(f"no constants of {row['model']} kernels")
     if row["chip"] not in fabric_tables()["chips"]:
         raise NotModelled(f"no machine of {row['chip']} in the catalogue")
-    library, batch, ranks = LIBRARIES[style], _stated(row, "batch"), int(row["count"])
+    library, batch, ranks = libraries[style], _stated(row, "batch"), int(row["count"])
     hidden, own = float(batch["hidden"]), library.startswith("trtllm")
     if own:
         sent = float(batch.get("bytes_per_token") or 0) if kind == "dispatch" else 0.0
@@ -275,7 +257,7 @@ def _call(row: Cells) -> Row:
         topk=float(batch["topk"]),
         experts=float(batch.get("experts", 256.0)),  # DeepEP's own tests have as many
         ranks=float(ranks),
-        cores=MANY_CORES if style == "V2" else float(_stated(row, "par").get("sms", 0)),
+        cores=float(fabric_tables()["many_cores"].get(style) or _stated(row, "par").get("sms", 0)),
         spread="strided" if own else "random",
         measured_s=float(row["value"]) * 1e-6,
         held=False,
@@ -309,12 +291,12 @@ def call_price(cells: Cells, fits: Mapping[str, Mapping[str, ExchangeFit]]) -> t
 
 def copy_price(cells: Cells) -> tuple[float, bool, str]:
     """GB/s of a copy by the copy engine; its efficiency is of the one published sample, which these rows repeat."""
-    plane = COPIES[cells["model"].split()[0]]
+    plane, size = fabric_tables()["copies"][cells["model"].split()[0]], fabric_tables()["assumed_bytes"]["copy"]
     if cells["metric"] != "bandwidth":
         raise NotModelled(f"{cells['metric']} of a copy")
     machine = machine_stated(cells["system"], cells["chip"], 8, _stated(cells, "extra"), links=True)
-    seconds = closed_s(machine, Ask(kind="send", payload_bytes=COPY_BYTES, plane=plane), 2)
-    return COPY_BYTES / seconds / 1e9, False, f"copy {plane}"
+    seconds = closed_s(machine, Ask(kind="send", payload_bytes=size, plane=plane), 2)
+    return size / seconds / 1e9, False, f"copy {plane}"
 
 
 RDMA_PORTS = 8

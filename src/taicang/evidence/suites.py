@@ -66,9 +66,10 @@ class Source:
             return iter(named(self.outcomes)(*(() if self.carried else (folder,))))
         path = (CARRIED if self.carried else folder) / self.files[0] if self.files else None
         read: Callable[..., Iterable[Any]] = named(self.rows) if self.rows else lines
-        return self._of(read() if path is None else read(path))
+        return self.of(read() if path is None else read(path))
 
-    def _of(self, rows: Iterable[Any]) -> Iterator[Outcome]:
+    def of(self, rows: Iterable[Any]) -> Iterator[Outcome]:
+        """What is predicted of these rows."""
         for row in rows:
             told: dict[str, tuple[Any, str]] = {}
             run = attempt(partial(named(self.run), row))[0] if self.run else None

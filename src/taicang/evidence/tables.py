@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import importlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields
 from functools import cache
 from pathlib import Path
@@ -13,6 +13,8 @@ from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+from taicang.errors import InvalidInput
 
 Cells: TypeAlias = dict[str, str]
 """One line of a table by column."""
@@ -54,6 +56,19 @@ def record(kind: type[T], cells: Cells, **given: Any) -> T:
     """A line as the dataclass ``kind``: columns by the names and types of its fields, but those that are ``given``."""
     named = [f for f in fields(kind) if f.name not in given]  # type: ignore[arg-type]  # kind is a dataclass
     return kind(**given, **{f.name: _READ[str(f.type)](cells[f.name]) for f in named})
+
+
+def worded(said: Mapping[str, Any], words: Mapping[str, Sequence[str]], usual: Mapping[str, Any]) -> dict[str, Any]:
+    """What a row says in other words: each field is the first of its ``words`` that the row states, else as usual.
+
+    Raises ``InvalidInput`` for a field that is neither.
+    """
+    found = {}
+    for field, known in words.items():
+        found[field] = next((said[word] for word in known if said.get(word) is not None), usual.get(field))
+        if found[field] is None:
+            raise InvalidInput(f"states no {' or '.join(known)}")
+    return found
 
 
 @cache

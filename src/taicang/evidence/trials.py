@@ -1,6 +1,6 @@
 """Measured runs with what is known of each and how far predictions of it were off, by what the fits had not seen.
 
-Served rows are predicted anew with constants of fits that leave their like out (``leave_out``); the replayed ones are
+Served rows are predicted anew with constants of fits that leave their like out (``fit_stacks``); the replayed ones are
 off by as much more as their closed form is then. Constants of published and Ascend serving are one to four for many
 rows, or fixed by ablations, and training's are drawn to one: of these, rows that no fit has seen stand for all that is
 new, and rows that one has seen only for what is known.
@@ -21,17 +21,15 @@ from taicang.catalog.trust import Ground, size
 from taicang.evidence import (
     ascend_steps,
     fit_published,
+    fit_stacks,
     fit_training,
-    leave_out,
-    leave_out_training,
-    suite_replay,
     suite_served,
     suite_training,
     training_rows,
 )
 from taicang.evidence.board import metric_of
+from taicang.evidence.fit_stacks import Linear
 from taicang.evidence.fitting import declared_fits
-from taicang.evidence.leave_out import Linear
 from taicang.evidence.measured import attempt
 from taicang.evidence.score import Outcome
 from taicang.evidence.served import Row
@@ -79,10 +77,10 @@ def served(folder: Path) -> Iterator[Trial]:
     """TPOT, TTFT and throughput of closed loops, in closed form and replayed."""
     listed = suite_served.rows(folder)
     for engine in dict.fromkeys(row.engine for row in listed):
-        found = leave_out.linear(engine, listed)
+        found = fit_stacks.linear(engine, listed)
         runs = [replace(suite_served.run_of(row), source=row.source) for row in found.rows]
         logs = _left_out(found, runs)
-        replayed = [attempt(partial(suite_replay.predict, row))[0] for row in found.rows]
+        replayed = [attempt(partial(suite_served.replayed, row))[0] for row in found.rows]
         for i, (row, run) in enumerate(zip(found.rows, runs, strict=True)):
             mine = {axis: each[:, i] for axis, each in logs.items()}
             yield from of_served(row, run, mine, "served", held=not found.known[i])
@@ -100,15 +98,15 @@ def _left_out(found: Linear, runs: list[Ground]) -> dict[str, NDArray[np.float64
         names = np.array([label(run) for run in runs])
         made = np.full(found.base.shape, np.nan)
         for name in dict.fromkeys(names.tolist()):
-            made[:, names == name] = np.log(leave_out.without(found, names == name))
+            made[:, names == name] = np.log(fit_stacks.without(found, names == name))
         return made
 
     with np.errstate(invalid="ignore"):
         logs = {axis: solved(label) for axis, label in LABELS.items() if axis != "engine"}
         logs["seen"] = np.log(found.base)
-        logs["engine"] = np.log(leave_out.neutral(found))
+        logs["engine"] = np.log(fit_stacks.unknown(found))
         for axis, donors in declared_fits()["stacks"]["donors"].items():
-            logs[axis] += np.log(leave_out.lent(found, donors)) - logs["seen"]
+            logs[axis] += np.log(fit_stacks.lent(found, donors)) - logs["seen"]
     return logs
 
 
@@ -169,7 +167,7 @@ def ascend_trials() -> Iterator[Trial]:
 
 def training_trials(folder: Path) -> Iterator[Trial]:
     """Step times, and memory where it is stated; the second table's constants are fitted apart (``fit_training``)."""
-    for row, run, logs in leave_out_training.errors(training_rows.training_rows(folder / training_rows.FILE)):
+    for row, run, logs in fit_training.errors(training_rows.training_rows(folder / training_rows.FILE)):
         yield Trial(id=row.id, suite=row.suite, metric="step_time", run=run, logs=logs, held_out=row.held_out)
     for row, seen, model, neutral in fit_training.left_out(folder):
         logs = (
