@@ -65,7 +65,8 @@ def _key(rows: Measured[Any]) -> str:
 
 def _shared(rows: Measured[Any], share: str) -> str:
     profile = rows.chip.profile
-    return {"profile": profile, "die": declared_fits()["dies"].get(profile, profile)}.get(share) or ARCHITECTURE[profile]
+    die = declared_fits()["dies"].get(profile, profile)
+    return {"profile": profile, "die": die}.get(share) or ARCHITECTURE[profile]
 
 
 def groups(folder: Path, family: str) -> Iterator[Group]:
@@ -149,7 +150,8 @@ def fit_gemm(folder: Path) -> Fitted:
             members = [rows for rows in kin if ARCHITECTURE[rows.chip.profile] == architecture]
             if not members:
                 continue
-            common = _drawn(members, pooled[dtype], [name for name in _declared()["bounds"] if name not in _declared()["shared"]])
+            apart = [name for name in _declared()["bounds"] if name not in _declared()["shared"]]
+            common = _drawn(members, pooled[dtype], apart)
             for rows in members:
                 own = _drawn([rows], common, _declared()["own"]) if len(members) > 1 else common
                 profiles.setdefault(rows.chip.profile, {})[dtype] = own
