@@ -7,7 +7,8 @@ from functools import cache
 from html import escape
 from math import log10
 
-from taicang.app.audit_cmd import Asker, words
+from taicang.app.ask_cmd import words
+from taicang.app.audit_cmd import Asker
 from taicang.app.render_audit import SAID, answered, counted, number, verdict_word
 from taicang.audit.claims import OTHERWISE, built_in
 from taicang.audit.verdict import Finding, judge

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -189,6 +190,25 @@ def _placed(message: str, key: str, question: Question, path: Path) -> InvalidIn
     if key in question.defaults:
         return InvalidInput(message, where=files.where(path, ["defaults", key]))
     return InvalidInput(message)
+
+
+def words(question: Mapping[str, Any]) -> str:
+    """The command line that asks ``question``, a mapping as a file holds one."""
+    given = dict(question)
+    kind = given.pop("ask")
+    if kind == "catalog":
+        return f"taicang catalog show {given['name']}"
+    first = [str(given.pop(key)) for key in ("model", "machine") if key in given and kind != "catalog"][:1]
+    parts = ["taicang", str(kind), *first]
+    for key, value in given.items():
+        if value is True:
+            parts.append(f"--{key}")
+        elif value is False:
+            continue
+        else:
+            for each in value if isinstance(value, list) else [value]:
+                parts += [f"--{key}", str(each)]
+    return shlex.join(parts)
 
 
 ANSWERING = ("infer", "search", "compare", "replay", "train", "centre", "fabric")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import shlex
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout, suppress
 from functools import reduce
@@ -13,7 +12,7 @@ from typing import Any
 
 import click
 
-from taicang.app.ask_cmd import ANSWERING, Question, answer
+from taicang.app.ask_cmd import ANSWERING, Question, answer, words
 from taicang.app.main import LazyGroup
 from taicang.app.options import command, give
 from taicang.audit.verdict import Answer
@@ -150,22 +149,3 @@ def _figures(name: str, changes: Sequence[str]) -> dict[str, Any]:
         inner[last] = {"low": min(figure.value, *readings), "mid": figure.value, "high": max(figure.value, *readings)} \
             if readings else figure.value  # fmt: skip
     return made
-
-
-def words(question: Mapping[str, Any]) -> str:
-    """The command line that asks ``question``."""
-    given = dict(question)
-    kind = given.pop("ask")
-    if kind == "catalog":
-        return f"taicang catalog show {given['name']}"
-    first = [str(given.pop(key)) for key in ("model", "machine") if key in given and kind != "catalog"][:1]
-    parts = ["taicang", str(kind), *first]
-    for key, value in given.items():
-        if value is True:
-            parts.append(f"--{key}")
-        elif value is False:
-            continue
-        else:
-            for each in value if isinstance(value, list) else [value]:
-                parts += [f"--{key}", str(each)]
-    return shlex.join(parts)

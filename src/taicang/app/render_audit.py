@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from taicang.app import terminal
-from taicang.app.audit_cmd import words
+from taicang.app.ask_cmd import words
 from taicang.app.options import written
 from taicang.audit.claims import NAMED, OTHERWISE
 from taicang.audit.verdict import Finding, Result
