@@ -32,9 +32,9 @@ from taicang.evidence import (
     training_rows,
     trials,
 )
-from taicang.evidence.fit_stacks import with_values
 from taicang.evidence.intake import reason, table
 from taicang.evidence.suites import Kind
+from taicang.evidence.tables import parsed
 from taicang.stacks import Stack
 
 Floats = NDArray[np.float64]
@@ -92,13 +92,15 @@ class Space:
 
     def at(self, stack: Stack) -> Floats:
         """The constants that a stack has."""
-        known = stack.kernel_ratio
-        ratios = (known.get(name, known.get(name.partition("/")[0], 1.0)) for name in self.ratios)
-        return np.array([*(float(getattr(stack, name)) for name in self.fields), *ratios])
+        return fit_stacks.of_stack(stack, self.ratios, self.fields)
 
     def stack(self, base: Stack, values: Floats) -> Stack:
         """``base`` with these constants; itself where they are its own."""
-        return base if np.array_equal(values, self.at(base)) else with_values(base, self.ratios, values, self.fields)
+        return (
+            base
+            if np.array_equal(values, self.at(base))
+            else fit_stacks.with_values(base, self.ratios, values, self.fields)
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -379,7 +381,7 @@ def _served(cells: dict[str, str]) -> tuple[Item, Stack]:
 
 
 def _trained(cells: dict[str, str]) -> tuple[Item, Stack]:
-    row = training_rows.row_of(training_rows.parsed(cells))
+    row = training_rows.row_of(parsed(cells))
     suite_training.predict(row)  # likewise
     own = catalog.stack(training_rows.stack_of(row))
     key = (row.model, row.chip, row.count, row.raw["dtype"], row.seq, str(row.raw["par"]))

@@ -256,10 +256,10 @@ class Linear:
         return found
 
 
-def of_row(row: Row, names: Sequence[str]) -> Floats:
-    """Constants that the row's stack runs with."""
-    ratios = row.stack.kernel_ratio
-    host = [float(getattr(row.stack, name)) for name in HOST]
+def of_stack(stack: Stack, names: Sequence[str], fields: Collection[str] = HOST) -> Floats:
+    """Constants that a stack runs with: ``fields``, then ratios of kernels by ``names``."""
+    ratios = stack.kernel_ratio
+    host = [float(getattr(stack, name)) for name in fields]
     return np.array([*host, *(ratios.get(name, ratios.get(name.partition("/")[0], 1.0)) for name in names)])
 
 
@@ -281,7 +281,7 @@ def linear(engine: str, rows: Sequence[Row]) -> Linear:
     """The rows of ``engine`` that can be predicted."""
     mine = [row for row in rows if row.engine == engine and np.isfinite(ratios(row)[0])]
     names = ratios_of([row for row in mine if not held_out("served", *row.key)])
-    own = np.array([of_row(row, names) for row in mine])
+    own = np.array([of_stack(row.stack, names) for row in mine])
     plain = next((row for row in mine if f"{engine}@{row.stack.version}" not in _apart()), mine[0])
 
     def times(values: Floats) -> Floats:
@@ -289,7 +289,7 @@ def linear(engine: str, rows: Sequence[Row]) -> Linear:
         return np.array([ratios(row, with_values(row.stack, names, each)) for row, each in made]).T
 
     base, slopes = sloped(times, own, widths(names) * STEP)
-    return Linear(rows=mine, names=names, at=of_row(plain, names), own=own, base=base, slopes=slopes)
+    return Linear(rows=mine, names=names, at=of_stack(plain.stack, names), own=own, base=base, slopes=slopes)
 
 
 def _apart() -> Mapping[str, object]:

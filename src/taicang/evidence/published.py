@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -17,7 +16,7 @@ from taicang.cost.skew import SKEW
 from taicang.errors import NotModelled
 from taicang.evidence.served import quantisation
 from taicang.evidence.systems import machine_for
-from taicang.evidence.tables import CARRIED, held_out, lines, record
+from taicang.evidence.tables import CARRIED, held_out, lines, parsed, record
 from taicang.models.types import Experts, Model, routed
 from taicang.plans import Quantisation, ServePlan, chance_of
 from taicang.search.door import Run, job_of
@@ -175,25 +174,12 @@ class Published:
 
 def read(path: Path) -> list[Published]:
     """Rows of the file."""
-    return [_row(cells) for cells in lines(path)]
+    return [_row(parsed(cells)) for cells in lines(path)]
 
 
-def _row(cells: Mapping[str, str]) -> Published:
-    def mapping(key: str) -> Mapping[str, Any]:
-        loaded = json.loads(cells[key]) if cells[key] else {}
-        return loaded if isinstance(loaded, dict) else {}
-
-    row = record(
-        Published,
-        dict(cells),
-        source=cells["src"],
-        count=int(float(cells["count"])) if cells["count"] else 0,
-        par=mapping("par"),
-        batch=mapping("batch"),
-        seq=mapping("seq"),
-        extra=mapping("extra"),
-    )
-    return completed(row)
+def _row(cells: Mapping[str, Any]) -> Published:
+    count, mappings = int(float(cells["count"] or 0)), {key: cells[key] for key in ("par", "batch", "seq", "extra")}
+    return completed(record(Published, cells, source=cells["src"], count=count, **mappings))
 
 
 def completed(row: Published) -> Published:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import importlib
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields
 from functools import cache
@@ -52,10 +53,16 @@ def column(listed: Iterable[Cells], name: str, *, blank: float | None = None) ->
     return np.array([float(line.get(name) or blank) for line in listed])
 
 
-def record(kind: type[T], cells: Cells, **given: Any) -> T:
+def record(kind: type[T], cells: Mapping[str, Any], **given: Any) -> T:
     """A line as the dataclass ``kind``: columns by the names and types of its fields, but those that are ``given``."""
     named = [f for f in fields(kind) if f.name not in given]  # type: ignore[arg-type]  # kind is a dataclass
     return kind(**given, **{f.name: _READ[str(f.type)](cells[f.name]) for f in named})
+
+
+def parsed(cells: Cells) -> dict[str, Any]:
+    """A line of published rows with its JSON read."""
+    loaded = {key: json.loads(cells[key] or "{}") for key in ("par", "batch", "seq", "extra")}
+    return cells | {key: said if isinstance(said, dict) else {} for key, said in loaded.items()}
 
 
 def worded(said: Mapping[str, Any], words: Mapping[str, Sequence[str]], usual: Mapping[str, Any]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from taicang.catalog.models import model as load_model
 from taicang.catalog.rules import settings
 from taicang.errors import NotModelled, UnknownName
 from taicang.evidence.systems import recipe_of, stack_named, stages, submitted, training_tables
-from taicang.evidence.tables import CARRIED, held_out, lines
+from taicang.evidence.tables import CARRIED, held_out, lines, parsed
 from taicang.models.types import Block, Dense, GroupedQuery, Model, routed
 from taicang.train.flops import megatron_flop, model_flop
 from taicang.train_plans import WAVES, Schedule, TrainPlan, recipe
@@ -70,14 +70,6 @@ def training_rows(path: Path) -> list[Row]:
     for raw in listed:
         _borrow(raw, listed)
     return [row_of(raw) for raw in listed]
-
-
-def parsed(row: dict[str, str]) -> dict[str, Any]:
-    """A line with its JSON read."""
-    made: dict[str, Any] = dict(row)
-    for key in ("par", "batch", "seq", "extra"):
-        made[key] = json.loads(row[key]) if row[key] else {}
-    return made
 
 
 def _borrow(raw: dict[str, Any], listed: list[dict[str, Any]]) -> None:
