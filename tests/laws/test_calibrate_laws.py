@@ -15,6 +15,7 @@ from taicang.app.main import cli
 from taicang.errors import InvalidInput
 from taicang.evidence import fit_stacks, served, suite_served, suite_training, training_rows
 from taicang.evidence.calibrate import HOST, Space, calibrate, ratios_of, read
+from taicang.evidence.tables import parsed
 
 HEAD = {
     "id": "", "source": "me", "measured": "2026-04-10", "backend": "vllm", "backend_version": "0.19.0",
@@ -179,7 +180,7 @@ def test_training_rows_make_a_profile_of_a_training_stack(tmp_path):
             "id": f"t{number}", "par": json.dumps({"tp": tp, "pp": 1}), "seq": json.dumps({"seq_len": seq}),
             "batch": json.dumps({"gbs": 64, "mbs": micro}),
         }  # fmt: skip
-        row = training_rows.row_of(training_rows.parsed(line))
+        row = training_rows.row_of(parsed(line))
         stack = catalog.stack(training_rows.stack_of(row))
         slow = replace(stack, kernel_ratio={**stack.kernel_ratio, "gemm": 1.5 * stack.kernel_ratio.get("gemm", 1.0)})
         lines.append(line | {"value": f"{suite_training.predict(row, slow).seconds:.5f}"})

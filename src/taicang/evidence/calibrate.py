@@ -96,11 +96,8 @@ class Space:
 
     def stack(self, base: Stack, values: Floats) -> Stack:
         """``base`` with these constants; itself where they are its own."""
-        return (
-            base
-            if np.array_equal(values, self.at(base))
-            else fit_stacks.with_values(base, self.ratios, values, self.fields)
-        )
+        same = np.array_equal(values, self.at(base))
+        return base if same else fit_stacks.with_values(base, self.ratios, values, self.fields)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
