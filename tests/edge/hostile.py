@@ -187,8 +187,8 @@ MINUTES = {"score", "audit"}
 """Commands whose documented lines take half a minute: their own options are drawn in ``line``."""
 NEVER = {"help", "freeze", "fetch", "address"}
 """Options and commands that do so."""
-FACTS = {"measure", "trace", "score", "models", "sweep", "calibrate", "demo"}
-"""Commands that answer with what there is or was asked for, not with predictions."""
+FACTS = {"measure", "trace", "sweep"}
+"""Commands that answer with what was measured or asked for in SQL, not with predictions."""
 LARGE = {"requests": ("8", "32"), "hours": ("0.001",), "seeds": ("2",), "draws": ("5",), "clients": ("2", "8"),
          "turns": ("2",), "confirm": ("0", "1", "3"), "jobs": ("1",), "top": ("2",),
          "samples": ("100",), "workers": ("1",), "suite": ("gemm",)}  # fmt: skip
