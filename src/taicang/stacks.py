@@ -140,6 +140,8 @@ class Stack:
     """How prefill and decode share an instance: chunks in one batch, or prefill steps of their own."""
     chunk_tokens: int = 8192
     """Token budget of one step."""
+    ahead: bool = False
+    """Whether the next step is scheduled while one runs, so that a prompt that comes meanwhile joins the one after."""
     burst_ratio: float = 0.0
     """How much the requests of a closed loop keep in step: 0, their prompts come spread evenly; 1, all at once (a
     scheduler that prefills first lets a burst finish together, so that the next prompts come as a burst again)."""

@@ -20,8 +20,10 @@ from taicang.serve.memory import cache_room, memory_use, rank_model, state_room
 from taicang.serve.request import SECOND, Request
 from taicang.serve.saturated import most_sequences
 from taicang.serve.scheduler import preset
-from taicang.serve.setup import Setup, step
+from taicang.serve.setup import Setup, scheduled_ahead, step
+from taicang.serve.steady import Load, aggregated
 from taicang.traffic.generate import fixed
+from taicang.traffic.trace import Trace
 
 ENGINES = ("vllm", "sglang", "tensorrt-llm")
 
@@ -56,7 +58,7 @@ def test_the_door_adds_to_latency_alone(engine, prompt, clients):
 @settings(max_examples=20, deadline=None)
 @given(st.integers(1, 40), st.integers(1, 300), st.floats(1e-4, 0.02))
 def test_requests_that_come_together_wait_until_all_are_read(together, prompt, each_s):
-    """The engine sees them as late as all of them take; a lone one, or one after another, is no later."""
+    """The first token is as late as all of them take; after a lone one, or one after another, as late as one takes."""
     stack = replace(catalog.stack("vllm"), template_s=0.0)
     for clients in (together, 1):
         read, plain = (
@@ -64,7 +66,7 @@ def test_requests_that_come_together_wait_until_all_are_read(together, prompt, e
             for one in (replace(stack, template_s=each_s), stack)
         )
         late = np.sort(read.table["ttft_s"]) - np.sort(plain.table["ttft_s"])
-        np.testing.assert_allclose(late, (clients - 1) * each_s, atol=1e-9)
+        np.testing.assert_allclose(late, clients * each_s, atol=1e-9)
         np.testing.assert_allclose(np.sort(read.table["tpot_s"]), np.sort(plain.table["tpot_s"]), atol=1e-9)
 
 
@@ -85,8 +87,43 @@ def test_which_engines_read_the_template_again_for_each_chat():
     known = {
         name: catalog.stack(name).template_s for name in ("vllm@0.9.0", "vllm@0.9.2", "vllm@0.11.0", "vllm@0.11.2")
     }
-    assert known == {"vllm@0.9.0": 0.007, "vllm@0.9.2": 0.0, "vllm@0.11.0": 0.007, "vllm@0.11.2": 0.0}
+    assert known == {"vllm@0.9.0": 0.007, "vllm@0.9.2": 0.0, "vllm@0.11.0": 0.017, "vllm@0.11.2": 0.0}
     assert catalog.stack("vllm").template_s == 0.0
+    served = (settle(System(stack="vllm@0.11.0"), name, "hgx-h100")[2] for name in ("qwen3-8b", "gpt-oss-20b"))
+    assert [stack.template_s for stack in served] == [0.017, 0.0]  # no template makes prompts of the latter's chats
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.sampled_from(("vllm", "sglang")), st.floats(0.05, 0.9), st.integers(1, 2000))
+def test_a_prompt_waits_for_the_step_that_is_scheduled_ahead(engine, at_s, prompt):
+    """Beside an answer it waits for one step more, in the replay as in the closed form; alone it does not."""
+    plain = setup(engine)
+    two = Trace(name="two", kind="two", arrival_s=np.array([0.0, at_s]), input_tokens=np.array([8, prompt]),
+                output_tokens=np.array([200, 4]))  # fmt: skip
+    alone, beside, closed = {}, {}, {}
+    for ahead in (False, True):
+        stack = replace(doorless(catalog.stack(engine)), ahead=ahead)
+        one = replace(plain, stack=replace(plain.stack, ahead=ahead))
+        system = System(stack=stack, instances=1)
+        alone[ahead] = replay("qwen3-8b", "hgx-h100", fixed(1, prompt, 4), system, clients=1).table["ttft_s"][0]
+        table = replay("qwen3-8b", "hgx-h100", two, system).table
+        beside[ahead] = table["ttft_s"][table["id"] == 1][0]
+        closed[ahead] = aggregated(one, Load(concurrency=4.0, input_tokens=float(prompt), output_tokens=100.0))
+    step_s = float(step(plain, decode_batch(sequences=1.0, context=100.0)).seconds)
+    assert alone[True] == alone[False]
+    np.testing.assert_allclose(beside[True] - beside[False], step_s, rtol=0.02)
+    np.testing.assert_allclose(closed[True].ttft_s - closed[False].ttft_s, closed[True].step_s)
+    assert closed[True].tpot_s == closed[False].tpot_s
+
+
+def test_no_step_is_scheduled_ahead_of_one_that_drafts_between_two_looks_at_the_queue():
+    def drafts(stack, count):
+        return scheduled_ahead(setup(stack, "deepseek-v3", "hgx-b200", tp=8, moe_tp=8, draft_tokens=count))
+
+    assert [drafts("sglang@0.5.9", n) for n in (0, 2)] == [1.0, 0.0]
+    assert drafts("sglang@0.5.11", 2) == 1.0
+    known = {version: catalog.stack(f"vllm@{version}").ahead for version in ("0.11.0", "0.13.0", "0.14.0", "0.21.0")}
+    assert known == {"0.11.0": False, "0.13.0": False, "0.14.0": True, "0.21.0": True}
 
 
 @settings(max_examples=25, deadline=None)

@@ -102,13 +102,13 @@ def reducing(stack: Stack, said: Mapping[str, Any]) -> str:
 
 
 def launched(stack: Stack, chip: Chip, model: Model) -> Stack:
-    """``stack`` as scripts launch it for ``model``: memory, all-reduce, cache in 4 or 8 bits, drafting."""
+    """``stack`` as scripts launch it for ``model``: memory, all-reduce, cache in 4 or 8 bits, drafts, template."""
     said = launch(stack.engine, chip.name, model.name)
-    drafting = {name: value for name, value in said.items() if name.startswith("draft")}
+    own = {name: value for name, value in said.items() if name.startswith(("draft", "template"))}
     ratio = said.get("memory_ratio", stack.memory.usable_ratio)
     kept = {"bf16": ""}.get(said.get("kv", ""), said.get("kv", stack.quantised_cache))
     memory = replace(stack.memory, usable_ratio=ratio)
-    return replace(stack, quantised_cache=kept, memory=memory, all_reduce=reducing(stack, said), **drafting)
+    return replace(stack, quantised_cache=kept, memory=memory, all_reduce=reducing(stack, said), **own)
 
 
 def divided(stack: Stack, machine: Machine, model: Model) -> Stack:

@@ -48,6 +48,10 @@ class Settings:
 
     tokens: int | None = None
     """Token budget of a step (None: the stack's); of pools, that of a prompt step."""
+    graph_tokens: int | None = None
+    """Longest step with prompts that is captured (None: the stack's)."""
+    ahead: bool | None = None
+    """Whether the next step is scheduled while one runs (None: as by the stack)."""
     hold: int = 0
     company_ratio: float = 1.0
     memory_ratio: float | None = None
@@ -370,7 +374,9 @@ def _load(cells: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _behind(engine: Stack, said: Settings) -> Stack:
-    """``engine`` behind the door of a harness, where that is not its own."""
+    """``engine`` as a harness launched it, behind that harness's door, where either is not its own."""
+    said_of = {"graph_tokens": said.graph_tokens, "ahead": said.ahead}
+    engine = replace(engine, **{name: value for name, value in said_of.items() if value is not None})
     if not said.chats:
         engine = replace(engine, template_s=0.0)
     if said.door_s is None:

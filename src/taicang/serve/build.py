@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal, TypeAlias, get_args
 
 from taicang.errors import InvalidInput, NotModelled
@@ -29,7 +29,7 @@ from taicang.serve.pace import NO_TIME, Jitter, Link
 from taicang.serve.request import FOREVER, SECOND
 from taicang.serve.router import Router
 from taicang.serve.scheduler import Limits
-from taicang.serve.setup import Setup
+from taicang.serve.setup import Setup, scheduled_ahead
 from taicang.serve.steptable import StepTable
 from taicang.serve.store import Shelf, Store
 
@@ -114,7 +114,7 @@ def kit(pool: Pool, *, context: float, keeping: Keeping, seed: int = 0) -> Kit:
         pages = int(cache_tokens(setup, tokens=float(limits.tokens), context=held)) // page
     return Kit(
         table=step_table(pool),
-        limits=limits,
+        limits=replace(limits, ahead=limits.ahead and bool(scheduled_ahead(setup))),
         cache=Cache(pages, page, block, keeping.eviction),
         groups=setup.plan.dp,
         draw=lambda name: drafting(int(setup.plan.draft_tokens), setup.plan.acceptance_ratio, seed + name),

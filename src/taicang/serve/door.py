@@ -11,8 +11,8 @@ from taicang.units import Num
 
 
 def through_s(stack: Stack, tokens: Num) -> Num:
-    """Time that a prompt of ``tokens`` takes through it, and its first token back."""
-    return stack.door_s + tokens * stack.door_token_s
+    """Time that a prompt of ``tokens`` takes through it, alone, and its first token back."""
+    return stack.door_s + stack.template_s + tokens * stack.door_token_s
 
 
 class Rounds:

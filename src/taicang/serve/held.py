@@ -39,8 +39,8 @@ class Held:
     """``groups`` caches, one per attention group. ``steps_of`` draws the decode steps that some tokens need."""
 
     __slots__ = (
-        "_heap", "_joined", "groups", "hungry", "lanes", "limits", "quitting", "safe", "stall", "steps", "steps_of",
-        "swap", "table",
+        "_heap", "_joined", "groups", "hungry", "lanes", "last", "limits", "quitting", "safe", "stall", "steps",
+        "steps_of", "swap", "table",
     )  # fmt: skip
 
     def __init__(
@@ -63,6 +63,8 @@ class Held:
         self.hungry: dict[int, None] = {}
         """Groups that have prompts."""
         self.lanes = Lanes(len(caches))
+        self.last = -1, -1
+        """When the last step began and ended."""
         self._heap: list[tuple[int, int, Request]] = []
         self._joined = 0
 
@@ -105,6 +107,18 @@ class Held:
         """Tokens since ``request`` joined the decode batch, at decode step ``upto``."""
         made, most = (upto - request.last) * self.table.growth // GRAIN, request.output - request.made - 1
         return made if made < most else most
+
+    def seen(self, now: int) -> int:
+        """Since when a prompt is here that joins the step beginning ``now``: one before that was scheduled ahead."""
+        going = self.last[1] == now and self.limits.ahead
+        return self.last[0] if going and (self.lanes.alive or any(g.prefilling for g in self.groups)) else now
+
+    def missed(self, now: int) -> bool:
+        """Whether a prompt would join the step beginning ``now``, had that not been scheduled ahead."""
+        if not self.limits.ahead or not self.hungry:
+            return False
+        seen = self.seen(now)
+        return any(g.waiting and g.waiting[0].queued > seen for g in map(self.groups.__getitem__, self.hungry))
 
     def admit_ready(self, group: Group) -> None:
         """Requests whose prompt was computed elsewhere join the decode batch as soon as there is room."""

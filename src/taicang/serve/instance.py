@@ -68,8 +68,7 @@ class Instance(Held):
         self._sums: tuple[int, int, float, int] = NOTHING
         self._rides = False
         self._since = -1
-        self._start = -1
-        self.end = -1
+        self._start = self.end = -1
         """When what runs ends; -1 while nothing does."""
         self._k = self._context = self._growth = 0
         self._row: Row | None = None
@@ -135,19 +134,20 @@ class Instance(Held):
     def _queue(self, request: Request, at: int, now: int) -> int | None:
         request.group = at
         request.place = self.name
+        request.queued = now
         group = self.groups[at]
         head = enqueue(group, request, self.limits)
         self.hungry[at] = None
         full = not head or group.n + len(group.prefilling) >= self.limits.sequences
         if full and self.limits.poll == 1 and not self.limits.hold:  # it cannot join before another leaves
             return None
-        return self.cut(now)
+        return self.cut(now, self.limits.ahead)
 
-    def cut(self, now: int) -> int | None:
-        """End the running stretch with the step that runs; returns the new end, None where that changes nothing."""
+    def cut(self, now: int, ahead: int = 0) -> int | None:
+        """End the running stretch so many steps after the one that runs; returns the new end, None if it stays."""
         if self.end < 0 or self._k <= 1 or self._row is None:
             return None
-        k = self._steps_in(now - self._start)
+        k = self._steps_in(now - self._start) + ahead
         if k >= self._k:
             return None
         self._k = k
@@ -190,7 +190,7 @@ class Instance(Held):
     def _feed(self, now: int, crowded: Collection[int], *, gated: bool) -> list[tuple[Request, int]]:
         """Prompts, and their tokens, that groups take into this step; where ``gated`` or ``crowded``, no new ones."""
         work: list[tuple[Request, int]] = []
-        limits = self.limits
+        limits, seen = self.limits, self.seen(now)
         chunks = limits.chunks
         for at in list(self.hungry):
             group = self.groups[at]
@@ -204,7 +204,7 @@ class Instance(Held):
                 if chunks and group.n:  # what decodes takes its pages first
                     group.sync(self.steps + 1)
                 new = not gated and not (chunks and at in crowded)
-                work += fill(group, limits, self.table.query_len, now, self.refused, new=new)
+                work += fill(group, limits, self.table.query_len, now, self.refused, seen if new else -1)
                 if not group.reserve and (chunks or len(prefilling) > before):  # else what ``make_room`` found holds
                     self.safe = min(self.safe, group.watch())
             if not waiting and not prefilling:
@@ -223,8 +223,8 @@ class Instance(Held):
             k = self.safe - self.steps
         if gated:
             k = min(k, self._opens() - self.steps)
-        # who stood behind a refused one is looked at with the next step
-        if self.single or self.stall or self.refused or crowded:
+        # who stood behind a refused one, or came too late for this step, is looked at with the next one
+        if self.single or self.stall or self.refused or crowded or self.missed(now):
             k = 1
         self._rides = True
         self._row, self._context, self._growth, self._k = self.table.row(n), context, growth, k
@@ -298,6 +298,8 @@ class Instance(Held):
     def finish(self, now: int) -> list[Request]:
         """The step or stretch is over: returns the requests that leave (finished, or to be handed on)."""
         self.busy += now - self._start
+        if self.limits.ahead:
+            self.last = self._start + (self._ticks(self._k - 1) if self._rides and self._k > 1 else 0), now
         left: list[Request] = []
         if self._rides:
             k = self._k

@@ -18,8 +18,8 @@ class Request:
     __slots__ = (
         "arrival", "base", "blocks", "cached", "deadline", "done", "end", "failed", "fetching", "first", "found",
         "group", "home", "id", "input", "last", "loaded", "lost", "made", "model", "moved", "named", "need", "nodes",
-        "output", "pages", "place", "pooled", "preempted", "priority", "retries", "room", "session", "started",
-        "swapped", "swaps", "ticket",
+        "output", "pages", "place", "pooled", "preempted", "priority", "queued", "retries", "room", "session",
+        "started", "swapped", "swaps", "ticket",
     )  # fmt: skip
 
     def __init__(
@@ -64,7 +64,7 @@ class Request:
         """Ticks that it waited for them."""
         self.nodes = self.pages = 0
         """Leading blocks that it shares with others, and pages of its own."""
-        self.started = self.first = self.end = self.moved = -1
+        self.started = self.first = self.end = self.moved = self.queued = -1
         self.ticket = -1
         """Number by which its instance knows it while it decodes."""
         self.base = 0

@@ -27,6 +27,8 @@ class Limits:
     """Token budget of a step."""
     sequences: int = 1024
     """Most sequences in flight."""
+    ahead: bool = False
+    """Whether the next step is scheduled while one runs: see ``Stack``."""
     reserve: bool = False
     """Take pages for the whole answer at admission; otherwise page by page, evicting the youngest when they run out."""
     reserve_ratio: float = 1.0
@@ -64,6 +66,7 @@ def preset(stack: Stack, **changes: object) -> Limits:
     base: dict[str, object] = {
         "policy": policy,
         "tokens": stack.chunk_tokens,
+        "ahead": stack.ahead,
         "reserve": stack.engine.startswith(("tensorrt", "trtllm")),
         "by_chunk": stack.engine.startswith("vllm"),
     }
@@ -78,9 +81,10 @@ def reserving(limits: Limits) -> Limits:
 
 
 def fill(
-    group: Group, limits: Limits, query_len: int, now: int, refused: list[Request], *, new: bool = True
+    group: Group, limits: Limits, query_len: int, now: int, refused: list[Request], seen: int
 ) -> list[tuple[Request, int]]:
-    """Prompts of one group for the next step: those in progress, then ``new`` ones in order while there is room.
+    """Prompts of one group for the next step: those in progress, then in order, while there is room, new ones that were
+    here when it was scheduled (``seen``; -1: none).
 
     Those that come too late are added to ``refused`` when it would be their turn.
     """
@@ -102,7 +106,7 @@ def fill(
         budget -= tokens
     waiting = group.waiting
     keep = 0 if limits.reserve or chunks else group.n
-    while new and waiting and budget > 0 and group.n + len(group.prefilling) < limits.sequences:
+    while waiting and waiting[0].queued <= seen and budget > 0 and group.n + len(group.prefilling) < limits.sequences:
         request = waiting[0]
         if request.done >= request.need:  # computed elsewhere; it waits for room to decode
             break

@@ -48,6 +48,12 @@ class Setup:
             )
 
 
+def scheduled_ahead(setup: Setup) -> Num:
+    """Steps that are scheduled behind the running one: none that drafts, where the scheduler runs before and after."""
+    stack = setup.stack
+    return float(stack.ahead) * (1.0 - where_some(setup.plan.draft_tokens) * float(stack.draft_host_s > 0.0))
+
+
 def step(setup: Setup, batch: Batch) -> Timeline:
     """Price one step of ``batch`` (of one attention group) under the plan's schedule."""
     plan, stack = setup.plan, setup.stack

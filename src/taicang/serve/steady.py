@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from taicang.plans import Batch, decode_batch, prefill_batch, scaled
 from taicang.serve.door import through_s
-from taicang.serve.setup import Setup, step
+from taicang.serve.setup import Setup, scheduled_ahead, step
 from taicang.serve.uneven import EVEN, Spread, slowest_ratio
 from taicang.stacks import Stack
 from taicang.timeline import Timeline
@@ -114,7 +114,7 @@ def aggregated(setup: Setup, load: Load, exists: NDArray[np.bool_] | None = None
     company = np.where(np.asarray(mine) > 1, 1.0, 0.0)
     own = chunks * np.maximum(alone.seconds, company * (decode.seconds + during) if mixed else 0.0)
     prompts_s = _spent(setup, several, exists).seconds if np.any(late) else 0.0
-    turn = 0.5 * decode.seconds * company + own + ahead + late * prompts_s + busy
+    turn = (0.5 + scheduled_ahead(setup)) * decode.seconds * company + own + ahead + late * prompts_s + busy
     # where more requests are in flight than run, each waits for a place: the turns of those before it
     turns: Num = turn * (group / mine)
     door = through_s(stack, load.input_tokens)
