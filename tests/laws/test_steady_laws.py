@@ -12,7 +12,7 @@ from taicang.catalog.costing import cost_model
 from taicang.catalog.models import model
 from taicang.plans import ServePlan, decode_batch, prefill_batch
 from taicang.serve.door import through_s
-from taicang.serve.setup import Setup, step
+from taicang.serve.setup import Setup, scheduled_ahead, step
 from taicang.serve.steady import Load, Pools, aggregated, disaggregated, in_step, together
 from taicang.serve.uneven import Spread
 
@@ -191,7 +191,7 @@ def test_where_every_prompt_has_a_step_of_its_own_the_turn_is_a_sum(
     ahead_s = (each - 1) * min(0.5 * share * (device_s - mixed * decode_s), more_s)
     busy_s = steps * decode_s + (each - 1) * more_s - ahead_s
     own_s = max(alone.seconds, (decode_s + more_s) * (mixed and each > 1))
-    first_s = own_s + ahead_s + (0.5 * decode_s if each > 1 else 0.0)
+    first_s = own_s + ahead_s + ((0.5 + scheduled_ahead(setup)) * decode_s if each > 1 else 0.0)
     door_s = through_s(setup.stack, prompt)
     assert (found.step_s, found.prefill_s) == (pytest.approx(decode_s), pytest.approx(alone.seconds))
     assert found.tpot_s == pytest.approx(busy_s / (answer - 1.0))
