@@ -375,7 +375,7 @@ def _load(cells: Mapping[str, str]) -> dict[str, Any]:
 
 def _behind(engine: Stack, said: Settings) -> Stack:
     """``engine`` as a harness launched it, behind that harness's door, where either is not its own."""
-    said_of = {"graph_tokens": said.graph_tokens, "ahead": said.ahead}
+    said_of: dict[str, Any] = {"graph_tokens": said.graph_tokens, "ahead": said.ahead}
     engine = replace(engine, **{name: value for name, value in said_of.items() if value is not None})
     if not said.chats:
         engine = replace(engine, template_s=0.0)
