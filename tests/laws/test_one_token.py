@@ -74,3 +74,10 @@ def test_lengths_that_nobody_names_are_those_of_one_place(capsys):
     ):
         for more, said in (([], True), (["--input", "512"], False)):
             assert ("as where none are named" in answered([*words.split(), *more], capsys).replace("\n", " ")) == said
+
+
+def test_pages_and_fronts_of_one_token_have_no_speed(tmp_path, capsys):
+    on = ["llama-3.1-8b", "--on", "hgx-h100", "--input", "512", "--output", "1"]
+    answered(["search", *on, "--confirm", "0", "--html", str(tmp_path / "page.html")], capsys)
+    answered(["compare", *on, "--pareto", str(tmp_path)], capsys)
+    assert {"page.html", "pareto.csv"} <= {path.name for path in tmp_path.iterdir()}

@@ -94,6 +94,10 @@ def _plot(found: Sequence[Found]) -> dict[str, bytes]:
     except ImportError:
         click.echo("no plots: they need matplotlib, pip install 'taicang[plot]'", err=True)
         return {}
+    speeds = [c.user_tokens_per_s for each in found for c in each.front]
+    if speeds and not any(speeds):
+        click.echo("no plots: an answer of one token has no speed", err=True)
+        return {}
     known = [p for p in PANELS if any(getattr(c, p[0]) is not None for each in found for c in each.front)]
     known = known or [PANELS[0]]
     figure = Figure(figsize=(1 + 5 * len(known), 5), layout="constrained")

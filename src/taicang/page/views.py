@@ -224,10 +224,11 @@ def search(result: Sequence[Result]) -> list[Section]:
     for each in result:
         known = [(detail, _choice(each, detail)) for detail in each.get("plans") or ()]
         mine = [f"{each['machine']}: {_rank(detail)}{_plan_text(choice)}" for detail, choice in known]
-        if each.get("front"):
-            series.append({"name": each["machine"], "data": [_point(one, _plan_text(one)) for one in each["front"]]})
+        # an answer of one token has no speed
+        if front := [one for one in each.get("front") or () if one["tpot_s"] is not None]:
+            series.append({"name": each["machine"], "data": [_point(one, _plan_text(one)) for one in front]})
         if known:
-            points = [_point(choice, name) for (_, choice), name in zip(known, mine, strict=True)]
+            points = [_point(choice, name) for (_, choice), name in zip(known, mine, strict=True) if choice["tpot_s"]]
             series.append({"name": f"{each['machine']}: in detail", "data": points, "marked": True})
         names += mine
         told += [_detail(detail, choice) for detail, choice in known]
@@ -254,7 +255,7 @@ def _rank(detail: Result) -> str:
 
 
 def _point(choice: Result, said: str) -> list[Any]:
-    return [choice["tpot_s"] and 1.0 / choice["tpot_s"], choice["output_tokens_per_s_per_chip"], said]
+    return [1.0 / choice["tpot_s"], choice["output_tokens_per_s_per_chip"], said]
 
 
 def _detail(detail: Result, choice: Result) -> tuple[Part, ...]:
