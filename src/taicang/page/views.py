@@ -225,8 +225,8 @@ def search(result: Sequence[Result]) -> list[Section]:
         known = [(detail, _choice(each, detail)) for detail in each.get("plans") or ()]
         mine = [f"{each['machine']}: {_rank(detail)}{_plan_text(choice)}" for detail, choice in known]
         # an answer of one token has no speed
-        if front := [one for one in each.get("front") or () if one["tpot_s"] is not None]:
-            series.append({"name": each["machine"], "data": [_point(one, _plan_text(one)) for one in front]})
+        if quick := [one for one in each.get("front") or () if one["tpot_s"] is not None]:
+            series.append({"name": each["machine"], "data": [_point(one, _plan_text(one)) for one in quick]})
         if known:
             points = [_point(choice, name) for (_, choice), name in zip(known, mine, strict=True) if choice["tpot_s"]]
             series.append({"name": f"{each['machine']}: in detail", "data": points, "marked": True})
