@@ -67,11 +67,11 @@ class Attend:
     counted) and read ``context`` cached tokens. ``kind`` "mla" in decode is the absorbed form, in which all heads
     share one latent of width ``qk_dim`` = kv_lora + rope and ``v_dim`` = kv_lora; in prefill it is the plain form with
     ``kv_heads`` = heads. ``phase`` names the kernel: decode kernels split the context, prefill kernels the queries;
-    "beside", sequences that decode in a prefill kernel of others.
+    "beside", sequences that decode in a prefill kernel of others; "backward", the gradients of a prefill kernel.
     """
 
     kind: AttendKind
-    phase: Literal["prefill", "decode", "beside"]
+    phase: Literal["prefill", "decode", "beside", "backward"]
     sequences: Count
     queries: Count
     pairs: Count
@@ -82,11 +82,6 @@ class Attend:
     v_dim: Count
     dtype: str
     kv_dtype: str
-
-
-CORE_BACKWARD = 2.5 * 1.15
-"""Of an attention core over its forward pass: five products for two, at 0.87 of the forward kernels' rate
-(FlashAttention-3, arXiv 2407.08608, figures 5 and 6)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,6 +23,7 @@ from taicang.catalog.schema import ARCHITECTURE
 from taicang.catalog.stack_entry import order
 from taicang.cost.attend_gqa import GqaDecodeFit, GqaPrefillFit
 from taicang.cost.attend_mla import MlaDecodeFit, MlaPrefillFit
+from taicang.cost.attend_pass import Pass
 from taicang.cost.collective import Line
 from taicang.cost.cost import Cost, faster
 from taicang.cost.energy import EnergyFit
@@ -48,6 +49,12 @@ def of_profile(family: str, kind: type[T], profile: str) -> Mapping[str, T]:
     return known[profile]
 
 
+def backward(profile: str) -> Pass:
+    """What kernels of attention's backward pass take over those of the forward one."""
+    said = files.read(files.DATA / "backward.yaml")[ARCHITECTURE[profile]]
+    return Pass(**{name: value for name, value in said.items() if name != "from"})
+
+
 @cache
 def book(profile: str) -> Book:
     """All constants that price operators on chips of this kernel profile."""
@@ -58,6 +65,7 @@ def book(profile: str) -> Book:
         gqa_decode=of_profile("attend_decode", GqaDecodeFit, profile),
         mla_prefill=of_profile("mla_prefill", MlaPrefillFit, profile),
         mla_decode=of_profile("mla_decode", MlaDecodeFit, profile),
+        backward=backward(profile),
         experts=of_profile("experts", ExpertsFit, profile),
         collective=fits("collective", Line),
         exchange=fits("exchange", ExchangeFit),

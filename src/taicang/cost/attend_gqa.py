@@ -2,7 +2,8 @@
 
 Prefill kernels give a core a tile of queries of one head and walk the keys before it: matrix products and exponentials
 overlap, the causal diagonal and short sequences are padded to tiles, and the cores that get the last tiles finish late
-(Graham's bound of list scheduling: all work over all cores, plus a share of one item). Decode kernels stream the cache
+(Graham's bound of list scheduling: all work over all cores, plus a share of one item). Backward kernels go through the
+same tiles with more of both (``attend_pass``). Decode kernels stream the cache
 once for all query heads of a key-value head, split the context among cores and combine the pieces.
 
 Sources: FlashAttention-2 (arXiv 2307.08691) and -3 (arXiv 2407.08608) for tiles and the overlap of matrix products and
@@ -17,6 +18,7 @@ from typing import TypeAlias, TypeVar
 
 import numpy as np
 
+from taicang.cost.attend_pass import FORWARD, Pass, moved_bytes, pair_flop
 from taicang.cost.cost import Cost, saturate
 from taicang.errors import NotModelled
 from taicang.formats import number_format
@@ -125,38 +127,40 @@ def fit_for(fits: Mapping[str, F], dtype: str, kv_dtype: str, engine: str = "") 
     raise NotModelled(f"attention in {dtype} over a {kv_dtype} cache (calibrated: {', '.join(sorted(fits)) or 'none'})")
 
 
-def attend_gqa(op: Attend, chip: Chip, fit: AttendFit, *, resident: bool = False) -> Cost:
+def attend_gqa(op: Attend, chip: Chip, fit: AttendFit, *, resident: bool = False, over: Pass = FORWARD) -> Cost:
     """Seconds of one rank's attention core; ``op`` holds floats or arrays of one shape.
 
     Lengths are the means that the operator's statistics give: keys per query = pairs / queries, context per sequence =
     context / sequences. ``context`` counts every token whose keys and values are read, the queries' own among them.
     ``resident`` says that the tensors still lie in the level-2 cache from the launch before, as in a benchmark that
-    repeats one kernel; serving, where other layers pass in between, leaves it False. Raises ``NotModelled`` for a dtype
-    that the chip does not compute in and for constants of the other phase.
+    repeats one kernel; serving, where other layers pass in between, leaves it False. ``over`` is what a backward kernel
+    takes over the forward one. Raises ``NotModelled`` for a dtype that the chip does not compute in and for constants
+    of the other phase.
     """
     if op.kind != "gqa":
         raise NotModelled(f"attend_gqa prices kind 'gqa', not {op.kind!r}")
     if isinstance(fit, GqaPrefillFit) and op.phase != "decode":
-        return _prefill(op, chip, fit, resident=resident)
+        return _prefill(op, chip, fit, over, resident=resident)
     if isinstance(fit, GqaDecodeFit) and op.phase == "decode":
         return _decode(op, chip, fit, resident=resident)
     raise NotModelled(f"{op.phase} attention with constants of {type(fit).__name__}")
 
 
-def _prefill(op: Attend, chip: Chip, fit: GqaPrefillFit, *, resident: bool) -> Cost:
+def _prefill(op: Attend, chip: Chip, fit: GqaPrefillFit, over: Pass, *, resident: bool) -> Cost:
     keys = np.maximum(op.context, op.queries)
     # Rows of a partly filled tile meet all keys of their sequence; each row's diagonal is padded by half a step.
     padded = op.heads * (op.pairs + keys * (TILE_QUERIES / 2) + op.queries * (TILE_KEYS / 2))
+    rate = chip.peak(number_format(op.dtype).peak) * fit.matrix_efficiency_ratio
     pair_s = saturate(
-        2.0 * (op.qk_dim + op.v_dim) / (chip.peak(number_format(op.dtype).peak) * fit.matrix_efficiency_ratio),
-        1.0 / (chip.vector_flop_per_s * chip.vector_share_ratio * fit.softmax_ratio),
+        pair_flop(op) * over.product_ratio / rate,
+        over.softmax_ratio / (chip.vector_flop_per_s * chip.vector_share_ratio * fit.softmax_ratio),
         sharpness=OVERLAP,
     )
     item = TILE_QUERIES * (op.pairs / np.maximum(op.queries, 1.0) + TILE_KEYS)
-    alone = op.phase == "prefill"  # tiles of lone tokens come first, and prompts fill what cores they leave
-    floor_s = alone * fit.floor_s
+    alone = op.phase != "beside"  # tiles of lone tokens come first, and prompts fill what cores they leave
+    floor_s = alone * fit.floor_s * over.launches
     compute_s = pair_s * (padded + alone * fit.tail_ratio * chip.cores * item)
-    moved = _moved(op, keys)
+    moved = moved_bytes(op, _moved(op, keys))
     share = fit.bandwidth_efficiency_ratio if resident else min(fit.bandwidth_efficiency_ratio, 1.0)
     memory_s = moved / (chip.memory.bandwidth_bytes_per_s * share)
     return Cost(
@@ -164,7 +168,7 @@ def _prefill(op: Attend, chip: Chip, fit: GqaPrefillFit, *, resident: bool) -> C
         compute_s=compute_s,
         memory_s=memory_s,
         latency_s=floor_s + 0.0 * memory_s,
-        flop=_flop(op),
+        flop=pair_flop(op) * op.heads * op.pairs,
         moved_bytes=moved,
         origin=f"attend_prefill/{chip.profile}/{op.dtype}/{op.kv_dtype}",
     )
@@ -206,7 +210,7 @@ def _decode(op: Attend, chip: Chip, fit: GqaDecodeFit, *, resident: bool) -> Cos
         compute_s=compute_s,
         memory_s=memory_s,
         latency_s=started_s + split_s,
-        flop=_flop(op),
+        flop=pair_flop(op) * op.heads * op.pairs,
         moved_bytes=moved,
         origin=f"attend_decode/{chip.profile}/{op.dtype}/{op.kv_dtype}",
     )
@@ -216,7 +220,3 @@ def _moved(op: Attend, keys: Num) -> Num:
     """Bytes of one pass over queries, outputs, keys and values."""
     token = op.kv_heads * ((op.qk_dim + op.v_dim) * number_format(op.kv_dtype).activation_bytes)
     return keys * token + op.queries * (op.heads * ((op.qk_dim + op.v_dim) * IO_BYTES))
-
-
-def _flop(op: Attend) -> Num:
-    return 2.0 * (op.qk_dim + op.v_dim) * op.heads * op.pairs

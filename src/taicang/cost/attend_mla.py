@@ -17,6 +17,7 @@ from typing import TypeAlias, TypeVar
 
 import numpy as np
 
+from taicang.cost.attend_pass import FORWARD, Pass, moved_bytes, pair_flop
 from taicang.cost.cost import Cost
 from taicang.errors import NotModelled
 from taicang.formats import number_format
@@ -104,15 +105,15 @@ def _norm4(a: Num, b: Num) -> Num:
     return out
 
 
-def attend_mla(op: Attend, chip: Chip, fit: MlaFit) -> Cost:
-    """Price ``op`` (kind "mla") on ``chip``; scalars or arrays of one shape.
+def attend_mla(op: Attend, chip: Chip, fit: MlaFit, over: Pass = FORWARD) -> Cost:
+    """Price ``op`` (kind "mla") on ``chip``; scalars or arrays of one shape. ``over``: see ``attend_gqa``.
 
     Raises ``NotModelled`` where ``fit`` is not of the kernel that ``op.phase`` names or the chip lacks its arithmetic.
     """
     if op.phase == "decode" and isinstance(fit, MlaDecodeFit):
         return _decode(op, chip, fit)
-    if op.phase == "prefill" and isinstance(fit, MlaPrefillFit):
-        return _prefill(op, chip, fit)
+    if op.phase in ("prefill", "backward") and isinstance(fit, MlaPrefillFit):
+        return _prefill(op, chip, fit, over)
     raise NotModelled(f"{type(fit).__name__} does not price the {op.phase} kernel of latent attention")
 
 
@@ -152,16 +153,16 @@ def _decode(op: Attend, chip: Chip, fit: MlaDecodeFit) -> Cost:
     )
 
 
-def _prefill(op: Attend, chip: Chip, fit: MlaPrefillFit) -> Cost:
+def _prefill(op: Attend, chip: Chip, fit: MlaPrefillFit, over: Pass) -> Cost:
     """Unabsorbed form: each head has keys of qk_dim and values of v_dim; causally skipped tiles are not computed."""
-    score_flop = 2.0 * (op.qk_dim + op.v_dim)
+    score_flop = pair_flop(op)
     tile = fit.tile_rows
     # The diagonal tile of each row of tiles is half wasted; a sequence shorter than a tile still computes a whole one.
     padded = op.heads * _norm4(op.pairs + (0.5 * tile) * op.queries, (1.0 * tile * tile) * op.sequences)
     cores = chip.cores * chip.cube_share_ratio
-    rate = chip.peak(fit.arithmetic) * fit.matrix_efficiency_ratio
+    rate = chip.peak(fit.arithmetic) * fit.matrix_efficiency_ratio / over.product_ratio
     matrix_s = padded * score_flop / rate
-    softmax_s = padded * (fit.softmax_flop / (chip.vector_flop_per_s * chip.vector_share_ratio))
+    softmax_s = padded * (over.softmax_ratio * fit.softmax_flop / (chip.vector_flop_per_s * chip.vector_share_ratio))
     # However few tiles there are, the last tile of queries walks all keys on one core.
     length = op.context / np.maximum(op.sequences, 1.0)
     chain_s = length * tile * (score_flop * cores / rate)
@@ -170,15 +171,16 @@ def _prefill(op: Attend, chip: Chip, fit: MlaPrefillFit) -> Cost:
     act = number_format(op.dtype).activation_bytes
     kv_bytes = number_format(op.kv_dtype).activation_bytes
     moved = (1.0 * op.queries * op.heads * act + 1.0 * op.context * op.kv_heads * kv_bytes) * (op.qk_dim + op.v_dim)
-    moved = moved + fit.append_bytes * op.queries
+    moved = moved_bytes(op, moved) + fit.append_bytes * op.queries
     memory_s = moved / (chip.memory.bandwidth_bytes_per_s * fit.bandwidth_efficiency_ratio)
     # Loading Q, storing O, quantising and appending are stages or kernels of their own: nothing hides them.
     busy = compute_s + memory_s
+    floor_s = fit.floor_s * over.launches
     return Cost(
-        seconds=fit.floor_s + busy,
+        seconds=floor_s + busy,
         compute_s=compute_s,
         memory_s=memory_s,
-        latency_s=fit.floor_s + 0.0 * busy,
+        latency_s=floor_s + 0.0 * busy,
         flop=1.0 * op.pairs * op.heads * score_flop,
         moved_bytes=moved,
         origin=f"mla_prefill/{chip.profile}",

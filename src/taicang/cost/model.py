@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from taicang.cost import attend_gqa, attend_mla, experts, gemm, pointwise
+from taicang.cost.attend_pass import FORWARD, Pass
 from taicang.cost.collective import Wires, collective
 from taicang.cost.cost import Cost
 from taicang.cost.exchange import exchange
@@ -31,6 +32,7 @@ class Book:
     gqa_decode: Mapping[str, attend_gqa.GqaDecodeFit]
     mla_prefill: Mapping[str, attend_mla.MlaPrefillFit]
     mla_decode: Mapping[str, attend_mla.MlaDecodeFit]
+    backward: Pass
     experts: Mapping[str, experts.ExpertsFit]
     collective: Mapping[str, Any]
     exchange: Mapping[str, Any]
@@ -124,15 +126,16 @@ class CostModel:
 
     def _attend(self, op: Attend, chip: Chip) -> Cost:
         book, formats = self.book, (op.dtype, op.kv_dtype)
+        over = book.backward if op.phase == "backward" else FORWARD
         match op.kind, op.phase:
             case "mla", "decode":
                 return attend_mla.attend_mla(op, chip, attend_mla.fit_for(book.mla_decode, *formats))
             case "mla", _:
-                return attend_mla.attend_mla(op, chip, attend_mla.fit_for(book.mla_prefill, *formats))
+                return attend_mla.attend_mla(op, chip, attend_mla.fit_for(book.mla_prefill, *formats), over)
             case _, "decode":
                 engine = KERNELS_OF.get(self.stack.engine, "")
                 return attend_gqa.attend_gqa(op, chip, attend_gqa.fit_for(book.gqa_decode, *formats, engine))
-        return attend_gqa.attend_gqa(op, chip, attend_gqa.fit_for(book.gqa_prefill, *formats))
+        return attend_gqa.attend_gqa(op, chip, attend_gqa.fit_for(book.gqa_prefill, *formats), over=over)
 
     def _collective(self, op: Collective) -> Cost:
         cost = collective(op, self.machine, self.book.collective, self.stack.all_reduce, self.wires)

@@ -4,7 +4,7 @@ The backward pass is the transpose of the forward one, operator by operator:
 
 * a product [m, k] x [k, n] becomes the data gradient [m, n] x [n, k] and the weight gradient [k, m] x [m, n];
 * flash attention recomputes its scores: five products instead of two (FlashAttention-2, arXiv 2307.08691, section 3.1),
-  at the rate that the published backward kernels lose (``CORE_BACKWARD``);
+  in a kernel of its own (phase "backward");
 * an all-gather becomes a reduce-scatter and the other way round; a dispatch becomes a combine;
 * a pointwise kernel reads the gradient besides what it read before (``POINTWISE_BACKWARD``).
 
@@ -26,7 +26,6 @@ from taicang.lower.product import Item
 from taicang.lower.state_space import PAIR_BACKWARD_FLOP, PAIR_FLOP
 from taicang.models.types import Block, Dense, Experts, Model
 from taicang.ops import (
-    CORE_BACKWARD,
     Attend,
     Collective,
     CollectiveKind,
@@ -380,7 +379,7 @@ def transpose(forward: tuple[Step, ...], *, kept: bool = False, stops: Stops = "
             data.append(step)
             weight.append(step)
         elif isinstance(op, Attend):
-            data.append(replace(step, repeat=step.repeat * CORE_BACKWARD))
+            data.append(replace(step, op=replace(op, phase="backward")))
         elif isinstance(op, Pointwise):
             ratio = POINTWISE_BACKWARD.get(op.kind, 1.0)
             more = PAIR_BACKWARD_FLOP / PAIR_FLOP if step.label == "state passing" else 1.0

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
-from taicang.ops import CORE_BACKWARD, Attend, Gemm, GroupedGemm, Lookup, Operator, Pointwise, PointwiseKind, Transfer
+from taicang.ops import Attend, Gemm, GroupedGemm, Lookup, Operator, Pointwise, PointwiseKind, Transfer
 
 FORMAT: Mapping[str, str] = MappingProxyType(
     {
@@ -158,14 +158,14 @@ def _attention(name: str, ins: Sequence[Spec], outs: Sequence[Spec], given: Give
         pairs = batch * (seen * (seen + 1) / 2 + max(rows - columns, 0) * columns)
     if given.get("pairs") is not None:
         pairs = given["pairs"]
-    few = rows * 16 < columns
+    few = rows * 16 < columns and not given.get("backward")
     op = Attend(
         kind="gqa", phase="decode" if few else "prefill", sequences=batch, queries=batch * rows, pairs=pairs,
         context=batch * columns, heads=heads, kv_heads=key[-3], qk_dim=width, v_dim=value[-1],
         dtype=_core(given["dtype"]), kv_dtype=_core(given["dtype"]),
     )  # fmt: skip
     flop = 2.0 * pairs * heads * (width + value[-1])
-    return (op, CORE_BACKWARD, 2.0 * flop) if given.get("backward") else (op, 1.0, flop)
+    return (replace(op, phase="backward"), 1.0, 2.0 * flop) if given.get("backward") else (op, 1.0, flop)
 
 
 def _core(dtype: str) -> str:
