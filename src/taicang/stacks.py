@@ -17,6 +17,7 @@ Stops: TypeAlias = Literal["", "moves", "product"]
 Sharding: TypeAlias = Literal["own", "deepspeed", "tensors", "graph", "pytorch"]
 ExpertDispatch: TypeAlias = Literal["best", "plain"]
 StackUse: TypeAlias = Literal["", "serving", "training"]
+GraphMode: TypeAlias = Literal["", "eager", "piecewise", "full"]
 WIDE = 4
 """Ranks from which on SGLang captures graphs of larger batches."""
 
@@ -174,8 +175,10 @@ class Stack:
     parallelism (0: they are local)."""
     module_hook_s: float = 0.0
     """Host time of gathering one module's weights for a pass and of letting them go, where ZeRO 3 hooks each module."""
-    expert_launches: Count = 1
+    expert_launches: int = 1
     """Launches that the experts of one layer take outside graphs: choosing, sorting, both products, weighing."""
+    attention_launches: int = 1
+    """Those of one attention: writing keys and values, the attention, copies before or after it."""
     quantised_cache: str = ""
     """Format of cached keys and values of a model in fp8 or fp4 ("": as its checkpoint says)."""
     memory: Headroom = Headroom()
@@ -183,9 +186,13 @@ class Stack:
     """Sequences that an instance runs at most while it drafts, where nobody says (0: as without drafts)."""
     graph_tokens: Count = 0
     """Steps with prompts of at most so many tokens are captured too, but for their attention (pieces between them)."""
+    graph: GraphMode = ""
+    """What of a step that only decodes is captured, so that it does not wait for the host: "full", all ("": the same,
+    where nobody says); "piecewise", all but the attentions, between which a graph lies; "eager", nothing."""
     piece_s: float = 0.0
-    """Host time per attention of a captured step: the call of one and the replay of a piece, where graphs lie in pieces
-    around attentions; new lengths for it, where the step is one graph that reads none on the device (Ascend)."""
+    """Host time per attention of a step in pieces: the call of one and the replay of a piece (0: of two launches)."""
+    lengths_s: float = 0.0
+    """Host time per attention of a step that is one graph, where the host hands each its new lengths (Ascend)."""
     graph_sequences: int = 0
     """Sequences of the largest decode step that is captured (0: all are); ``WIDE`` tensor ranks have the next."""
     graph_wide_sequences: int = 0
@@ -194,8 +201,6 @@ class Stack:
     joint_attention: bool = False
     """Whether prompts and the sequences that decode beside them share an attention kernel for prompts, which gives each
     query head of a lone token a tile of its own (steps that only decode pack those that share keys into one)."""
-    graphs: bool = True
-    """Whether steps that only decode are captured graphs, so that no kernel of theirs waits for the host."""
     unrouted: frozenset[str] = frozenset()
     """Formats whose expert kernels work through all experts of a rank, whether a token came to them or not."""
     widened: frozenset[str] = frozenset()

@@ -104,7 +104,7 @@ def test_expert_layers_launch_more_outside_graphs() -> None:
 @pytest.mark.parametrize(("net", "plan"), [("qwen3-30b-a3b", ServePlan(tp=4, moe_tp=4)), ("deepseek-r1", WIDE)])
 def test_an_engine_without_graphs_waits_for_launches_in_every_step(engine: str, net: str, plan: ServePlan) -> None:
     graphs = replace(catalog.stack(engine), eager_kernel_s=5e-5, expert_launches=20, partition=None, graph_tokens=0)
-    eager = replace(graphs, graphs=False)
+    eager = replace(graphs, graph="eager")
     sizes = np.array([1.0, 16.0, 4096.0])
     for made in (decode_batch(sequences=sizes, context=512.0), prefill_batch(sequences=1.0, length=sizes * 64)):
         captured, launched = (np.asarray(run(stack, plan, made, net).seconds) for stack in (graphs, eager))
@@ -131,12 +131,13 @@ def test_short_prompts_in_pieces_of_graphs_wait_for_their_attention_alone(net: s
         assert after[i] == run(pieces, plan, prefill_batch(sequences=1.0, length=length), net).seconds
 
 
-@pytest.mark.parametrize("version", ["0.11.0", "0.13.0"])
+@pytest.mark.parametrize("graph", ["piecewise", "full"])
 @pytest.mark.parametrize(("net", "layers"), [("qwen3-4b", 36), ("qwen3-30b-a3b", 48)])
-def test_a_captured_decode_step_is_as_long_as_its_attentions_take_the_host(net: str, layers: int, version: str) -> None:
+def test_a_captured_decode_step_is_as_long_as_its_attentions_take_the_host(net: str, layers: int, graph: str) -> None:
     """The pieces of graphs around them, or the lengths that each is handed in one graph of the step."""
-    pieces = catalog.stack(f"vllm-ascend@{version}")
-    whole, floor = replace(pieces, piece_s=0.0), layers * pieces.piece_s
+    pieces = replace(catalog.stack("vllm-ascend"), graph=graph)
+    whole = replace(pieces, graph="full", lengths_s=0.0)
+    floor = layers * (pieces.piece_s if graph == "piecewise" else pieces.lengths_s)
     sizes = np.array([1.0, 4.0, 2048.0])
     batch = decode_batch(sequences=sizes, context=8192.0)
     plan = ServePlan(tp=4, moe_tp=4)
@@ -150,7 +151,7 @@ def test_a_captured_decode_step_is_as_long_as_its_attentions_take_the_host(net: 
 
 @pytest.mark.parametrize(("net", "layers"), [("qwen3-8b", 36), ("deepseek-r1", 61), ("gpt-oss-120b", 36)])
 def test_prompts_and_sequences_beside_them_share_the_gap_of_a_layer(net: str, layers: int) -> None:
-    stack = replace(catalog.stack("vllm-ascend@0.11.0"), piece_s=0.1)
+    stack = replace(catalog.stack("vllm-ascend"), graph="piecewise", graph_tokens=512, piece_s=0.1, eager_kernel_s=1.0)
     some, plan = np.array([0.0, 1.0, 1.0]), ServePlan(tp=8, moe_tp=8)
     batch = together(decode_batch(sequences=some, context=64.0), prefill_batch(sequences=some[::-1], length=16.0))
     assert np.asarray(run(stack, plan, batch, net).seconds) == pytest.approx(layers * 0.1)

@@ -59,7 +59,8 @@ SAME = (
     "global-batch gbs global-batch-size", "micro-batch mbs micro-batch-size", "seq seq-len seq-length sequence-length",
     "tp tensor-parallel-size tensor-model-parallel-size", "dp data-parallel-size", "ep expert-parallel-size",
     "pp pipeline-parallel-size pipeline-model-parallel-size", "quant dtype quantization precision",
-    "kv kv-cache-dtype", "memory-fraction gpu-memory-utilization mem-fraction-static", "batch max-num-seqs",
+    "kv kv-cache-dtype", "memory-fraction gpu-memory-utilization mem-fraction-static",
+    "graph enforce-eager cudagraph-mode disable-cuda-graph", "batch max-num-seqs",
 )  # fmt: skip
 """What commands, engines and benchmarks call one and the same."""
 LASTING = ["run"], ["serve"]

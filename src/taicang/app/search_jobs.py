@@ -158,8 +158,8 @@ def emit_all(done: Sequence[Outcome], model: str, options: dict[str, Any]) -> No
             input_tokens=options["input_tokens"],
             output_tokens=options["output_tokens"],
             notes=notes,
-            memory=None if priced_as_another(options["emit"], job.machine, job.stack) else job.stack.memory,
             version=priced_version(options["emit"], job.stack),
+            priced=None if priced_as_another(options["emit"], job.machine, job.stack) else job.stack,
         )
         made.append((each, files, notes))
     for each, files, notes in made:

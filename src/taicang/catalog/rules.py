@@ -124,6 +124,8 @@ def divided(stack: Stack, machine: Machine, model: Model) -> Stack:
         "tower": model.tower_ratio,
         "model": model.name,
         "latent": any(isinstance(block.attention, Latent) for block in model.blocks),
+        "context": model.max_context,
+        "graph": stack.graph,
     }
     said = settings(LAUNCH, "memory", facts)
     shares = {key.removesuffix("_gib") + "_bytes": value * _GIB for key, value in said.items() if key.endswith("_gib")}

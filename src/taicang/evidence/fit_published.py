@@ -36,7 +36,6 @@ from taicang.evidence.score import Outcome
 from taicang.evidence.suite_published import mean_activity, predict
 from taicang.evidence.tables import CARRIED, Array, lines
 from taicang.hardware import Machine
-from taicang.lower import lower
 from taicang.plans import ServePlan, decode_batch
 from taicang.search.door import Run, job_of
 from taicang.serve.setup import step
@@ -105,7 +104,7 @@ def fit_ascend(folder: Path) -> Fitted:
     late = straggle_ratio()
     balance = prefill_ratios(replace(bare("cloudmatrix-infer"), straggle_ratio=late))
     chosen = [row for row in ascend_steps.rows() if not row.held and not row.image]
-    values = step_constants(chosen, eager_kernel_s())
+    values = step_constants(chosen)
     profiles: dict[str, Any] = {
         "xdeepserve": {"constants": {"straggle_ratio": late}},
         "cloudmatrix-infer": {"constants": {"straggle_ratio": late, **balance}},
@@ -123,34 +122,21 @@ def bare(name: str) -> Stack:
         overlap_tax_ratio=0.0,
         kernel_ratio={},
         layer_gap_s=0.0,
-        eager_kernel_s=0.0,
-        expert_launches=1,
     )
 
 
-def eager_kernel_s() -> float:
-    """Launch of one operator outside graphs: mean time per token over the operators of the step."""
-    rows = lines(LAUNCH_TABLE)
-    first = rows[0]
-    plan = ServePlan(tp=int(first["tp"]), moe_tp=int(first["tp"]))
-    batch = decode_batch(sequences=1.0, context=float(first["input_tokens"]))
-    program = lower(model(first["model"]), plan, batch, bare(ascend_steps.STACK))
-    launches = sum(float(task.repeat) for task in program)
-    return sum(float(row["tpot_ms"]) for row in rows) * 1e-3 / len(rows) / launches
-
-
 def launch_outcomes() -> Iterator[Outcome]:
-    """TPOT of the rows that fix the launch, as the engine is predicted by default: in graphs."""
+    """TPOT of the rows that fix what a step in pieces of graphs takes the host."""
     for number, row in enumerate(lines(LAUNCH_TABLE)):
         ranks, net = int(row["tp"]), model(row["model"])
         machine, stack = catalog.machine(f"{row['hardware']}-376t"), catalog.stack(ascend_steps.STACK)
         plan = ServePlan(tp=ranks, moe_tp=ranks)
-        setup = job_of(Run(model=net, on=machine, stack=stack, skew=0.0)).setup(plan)
+        setup = job_of(Run(model=net, on=machine, stack=stack, graph="piecewise", skew=0.0)).setup(plan)
         context = float(row["input_tokens"]) + float(row["output_tokens"]) / 2
         seconds = float(step(setup, decode_batch(sequences=float(row["concurrency"]), context=context)).seconds)
         yield Outcome(
             id=f"ascend_launch/{number}", suite="ascend_launch", group=row["dataset"], unit="s", predicted=seconds,
-            measured=float(row["tpot_ms"]) * 1e-3, held_out=True, figure="tpot",
+            measured=float(row["tpot_ms"]) * 1e-3, held_out=False, figure="tpot",
             run=ground(net, machine, stack, use="aggregated", ranks=ranks, quant=setup.plan.quant, plan=plan),
         )  # fmt: skip
 
@@ -182,18 +168,16 @@ def with_constants(stack: Stack, values: Mapping[str, float]) -> Stack:
 
 
 def step_constants(
-    rows: Sequence[ascend_steps.Row], eager: float, names: Sequence[str] = tuple(ASCEND["constants"])
+    rows: Sequence[ascend_steps.Row], names: Sequence[str] = tuple(ASCEND["constants"])
 ) -> dict[str, float]:
-    """Constants ``names`` that bring predicted steps nearest to the reference, with a launch of ``eager`` seconds."""
+    """Constants ``names`` that bring predicted steps nearest to the reference."""
     from scipy.optimize import least_squares  # noqa: PLC0415 - fitting only
 
     stack = bare(ascend_steps.STACK)
     scale, *ends = np.array([ASCEND["constants"][name] for name in names]).T
 
     def values(x: NDArray[np.float64]) -> dict[str, float]:
-        return {"kernel_ratio": 1.0, "eager_kernel_s": eager} | {
-            name: float(v) for name, v in zip(names, x * scale, strict=True)
-        }
+        return {name: float(v) for name, v in zip(names, x * scale, strict=True)}
 
     def errors(x: NDArray[np.float64]) -> list[float]:
         trial = with_constants(stack, values(x))

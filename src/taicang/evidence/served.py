@@ -212,10 +212,6 @@ def quantisation(net: Model, mode: str, engine: Stack, machine: str, experts: st
 
     A checkpoint whose experts are scaled by blocks is so throughout. ``UnknownName`` for a mode of no known format.
     """
-    modes = section(RULES, "modes")
-    for name in (mode, experts):
-        if name not in modes:
-            raise UnknownName("quantisation mode", name, modes)
 
     def forms(form: str) -> Quantisation:
         own = (
@@ -223,11 +219,19 @@ def quantisation(net: Model, mode: str, engine: Stack, machine: str, experts: st
         )  # gpt-oss runs in its own format whatever it is called
         return formats("auto" if own else form, net, units_of(machine, 1).chip, engine)
 
-    stated, apart = modes[mode], modes[experts]
+    stated, apart = (_said("quantisation mode", each, "modes") for each in (mode, experts))
     found = forms(apart if apart == f"{stated}_block" else stated)
     if experts and apart.partition("_")[0] != stated.partition("_")[0]:
         return replace(found, experts=forms(apart).experts)
     return found
+
+
+def _said(kind: str, name: str, words: str) -> Any:
+    """What the section ``words`` of the rules makes of a name. Raises ``UnknownName``."""
+    known = section(RULES, words)
+    if name not in known:
+        raise UnknownName(kind, name, known)
+    return known[name]
 
 
 def facts_of(cells: Mapping[str, str], net: Model, **more: Any) -> dict[str, Any]:
@@ -337,7 +341,7 @@ def _row(cells: dict[str, str], net: Model) -> Row:
     launch_set: dict[str, Any] = {"memory_ratio": scripts.get("memory_ratio") if scripted(facts) else None}
     found = Settings(**{**launch_set, **settings(RULES, "settings", facts), **_load(cells)})
     name, note = release(cells)
-    engine = stack(name)
+    engine, graph = stack(name), _said("graph mode", cells.get("graph", "").lower(), "graphs")
     return Row(
         id=cells["id"],
         model=net.name,
@@ -345,7 +349,7 @@ def _row(cells: dict[str, str], net: Model) -> Row:
         machine=machine_named(cells["system"]),
         engine=facts["engine"],
         version=cells.get("backend_version", ""),
-        stack=replace(_behind(engine, found), all_reduce=reducing(engine, scripts)),
+        stack=replace(_behind(engine, found), all_reduce=reducing(engine, scripts), graph=graph or engine.graph),
         note=note,
         own=not facts["known"],
         source=SOURCES[0] if public(cells) else cells["source"],

@@ -151,7 +151,6 @@ def ascend_trials() -> Iterator[Trial]:
     """Published serving and reference steps on Ascend, these also with constants that have not seen their model."""
     rows = {row.id: row for row in ascend_steps.rows() if not row.image}
     seen = [row for row in rows.values() if not row.held]
-    eager = fit_published.eager_kernel_s()
     for one in fit_published.launch_outcomes():
         yield from _plain(one)
     for one in (*sources()["ascend_serving"].told(), *sources()["ascend_steps"].told()):
@@ -159,7 +158,7 @@ def ascend_trials() -> Iterator[Trial]:
         if row is None or row.held:
             yield from _plain(one)
             continue
-        values = fit_published.step_constants([each for each in seen if each.net != row.net], eager)
+        values = fit_published.step_constants([each for each in seen if each.net != row.net])
         stack = fit_published.with_constants(fit_published.bare(ascend_steps.STACK), values)
         off = replace(one, predicted=ascend_steps.predict_s(row, stack), held_out=True)
         yield from (replace(each, held_out=False) for each in _plain(off))

@@ -26,7 +26,7 @@ from taicang.search.result import MODES, Mode
 from taicang.search.space import Space
 from taicang.serve.queueing import WITHIN
 from taicang.serve.uneven import EVEN, Spread, spread
-from taicang.stacks import Stack
+from taicang.stacks import GraphMode, Stack
 from taicang.traffic.generate import lengths_at
 from taicang.units import Count
 
@@ -47,6 +47,8 @@ class Serving:
     stack: str | Stack | None = None
     memory_ratio: float | None = None
     """Share of device memory for the engine, as it counts it (None: its own)."""
+    graph: GraphMode = ""
+    """What of a decode step the engine captures ("": as it does by itself)."""
     quant: str | Quantisation = "auto"
     """Number formats by the name of their scheme, or each tensor class's."""
     kv: str = "auto"
@@ -103,6 +105,7 @@ def settle(asked: Serving, model: str | Model, on: str | Machine) -> tuple[Model
         named = catalog.stack(engine or default_stack(machine, net), ascend=machine.chip.ascend)
         engine = launched(named, machine.chip, net)
     engine = catalog.fit_for(engine, "serving", ascend=machine.chip.ascend)
+    engine = replace(engine, graph=asked.graph or engine.graph)
     return net, machine, with_memory(divided(engine, machine, net), asked.memory_ratio)
 
 

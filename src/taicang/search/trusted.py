@@ -198,11 +198,15 @@ def _host(stack: Stack) -> str:
     outside = f"{show(stack.eager_kernel_s, 's')} a kernel launched outside graphs (prefill)" * (
         stack.eager_kernel_s > 0
     )
-    if known:
+    if stack.graph == "eager" and stack.eager_kernel_s:
+        return f"{show(stack.eager_kernel_s, 's')} of the host for each kernel of every step: {name} captures none"
+    if known and stack.graph != "piecewise":
         door = f", whose door a request passes in {show(stack.door_s, 's')}" * (stack.door_s > 0)
         return f"host and launch costs of {name}{door}"
-    if stack.piece_s:
-        pieces = f"{show(stack.piece_s, 's')} of the host for each attention of a captured step of {name}"
+    piece = stack.piece_s or 2.0 * stack.eager_kernel_s
+    if each := piece if stack.graph == "piecewise" else stack.lengths_s:
+        parts = "in pieces" if stack.graph == "piecewise" else "as one graph"
+        pieces = f"{show(each, 's')} of the host for each attention of a step that {name} captures {parts}"
         return f"{pieces}; {outside}" if outside else pieces
     steps = f"no host cost of {name} is known for steps that replay graphs (decode): none is counted"
     return f"{steps}; {outside}" if outside else steps

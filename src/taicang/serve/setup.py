@@ -133,32 +133,40 @@ def _issued_s(program: Program, setup: Setup, batch: Batch) -> Num:
     launches: Count = 0.0
     layers = dict[tuple[int, str], Count]()  # prompts and sequences that decode beside them share the gap of a layer
     for task in program:
-        own = stack.expert_launches if isinstance(task.op, GroupedGemm) else getattr(task.op, "launches", 1)
-        launches = launches + task.repeat * own
+        launches = launches + task.repeat * _launches(task.op, stack)
         if isinstance(task.op, Attend):
             key = task.block, task.label.removesuffix(" (prefill)")
             layers[key] = np.maximum(layers.get(key, 0.0), 1.0 * task.repeat)
-    each = launches * stack.eager_kernel_s
-    if not stack.graphs:
-        return each * setup.plan.microbatches
     attends: Num = sum(layers.values(), 0.0)
-    pieces = attends * (stack.piece_s or 2.0 * stack.eager_kernel_s)
-    between: Num = attends * stack.piece_s  # of every step, with prompts or without
+    each: Num = launches * stack.eager_kernel_s
+    pieces: Num = attends * (stack.piece_s or 2.0 * stack.eager_kernel_s)
+    whole: Num = attends * stack.lengths_s
+    if stack.eager_kernel_s:  # the more is captured, the less it takes
+        pieces = np.minimum(pieces, each)
+        whole = np.minimum(whole, pieces)
+    between = {"eager": each, "piecewise": pieces}.get(stack.graph, whole)
     decoding = between
     if stack.graph_sequences:
         most = np.where(np.asarray(setup.plan.tp) >= WIDE, stack.graph_wide_sequences, stack.graph_sequences)
         decoding = np.where(np.asarray(batch.decode_sequences) > most, each, decoding)
-    prompting: Num = each
-    if stack.graph_tokens:
+    prompting = each
+    if stack.graph_tokens and stack.graph != "eager":
         tokens = np.asarray(batch.prefill_tokens + batch.decode_sequences * setup.plan.query_len)
-        prompting = np.where(tokens > stack.graph_tokens, each, np.minimum(pieces, each))
-    prompting = np.maximum(prompting, between)
+        prompting = np.where(tokens > stack.graph_tokens, each, pieces)
+    prompting = np.maximum(prompting, between)  # with prompts or without
     return np.where(np.asarray(batch.prefill_tokens) > 0, prompting, decoding) * setup.plan.microbatches
+
+
+def _launches(op: Operator, stack: Stack) -> Count:
+    """Launches that an operator takes outside graphs."""
+    if isinstance(op, GroupedGemm):
+        return stack.expert_launches
+    return stack.attention_launches if isinstance(op, Attend) else getattr(op, "launches", 1)
 
 
 def _host_bound(timeline: Timeline, program: Program, setup: Setup, batch: Batch) -> Timeline:
     """A short step waits for the host that launches it."""
-    if setup.stack.eager_kernel_s == 0.0 and setup.stack.piece_s == 0.0:
+    if not (setup.stack.eager_kernel_s or setup.stack.piece_s or setup.stack.lengths_s):
         return timeline
     floor = _issued_s(program, setup, batch)
     if not np.any(floor):

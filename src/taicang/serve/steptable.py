@@ -144,7 +144,7 @@ class StepTable:
     @cached_property
     def _free(self) -> Setup:
         """Without the host's floor under a short step (launches outside graphs), which is kept apart."""
-        return replace(self._setup, stack=replace(self._setup.stack, eager_kernel_s=0.0, piece_s=0.0))
+        return replace(self._setup, stack=replace(self._setup.stack, eager_kernel_s=0.0, piece_s=0.0, lengths_s=0.0))
 
     @cached_property
     def _floor(self) -> list[list[float]]:

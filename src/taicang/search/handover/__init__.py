@@ -25,7 +25,7 @@ from taicang.search.handover.sglang import sglang
 from taicang.search.handover.trtllm import trtllm
 from taicang.search.handover.vllm import ascend, vllm
 from taicang.search.result import Choice, Pool
-from taicang.stacks import Headroom, Stack
+from taicang.stacks import Stack
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,15 +92,14 @@ def emit(
     input_tokens: float,
     output_tokens: float,
     notes: Sequence[str] = (),
-    memory: Headroom | None = None,
     version: str = "",
+    priced: Stack | None = None,
 ) -> dict[str, str]:
     """Files by name for the target ``to``: a launch script and a manifest per pool, or the platform's one file.
 
     ``path`` is where the engine finds the weights, the tokens are those of the longest request, ``notes`` what a reader
-    of the files has to know, ``memory`` how the engine divides a device and ``version`` its release, where it is the
-    one that was priced. Raises ``UnknownName`` for a target and ``NotModelled`` for a plan or a machine that it cannot
-    take.
+    of the files has to know, ``priced`` the engine that was priced and ``version`` its release, where it is the one that
+    is to run. Raises ``UnknownName`` for a target and ``NotModelled`` for a plan or a machine that it cannot take.
     """
     check(to, machine)
     pools = [
@@ -113,8 +112,8 @@ def emit(
             path=path,
             input_tokens=int(input_tokens),
             output_tokens=int(output_tokens),
-            memory=memory,
             feeds_drafts=int(choice.pools[-1].plan.draft_tokens) if pool.role == "prefill" else 0,
+            priced=priced,
         )
         for pool in choice.pools
     ]

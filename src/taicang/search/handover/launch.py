@@ -15,7 +15,7 @@ from taicang.models.types import Model
 from taicang.plans import ServePlan
 from taicang.search.result import Pool
 from taicang.serve.memory import engine_share
-from taicang.stacks import Headroom
+from taicang.stacks import GraphMode, Stack
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,16 +65,21 @@ class Placed:
     port: int = PORT
     feeds_drafts: int = 0
     """Tokens that the instances draft that a prefill pool feeds."""
-    memory: Headroom | None = None
-    """How the engine that was priced divides the device; None: the plan was priced for another."""
+    priced: Stack | None = None
+    """The engine that was priced; None: the plan was priced for another."""
 
     @property
     def memory_ratio(self) -> float | None:
         """Share of device memory that the plan was priced with, as the engine counts it."""
-        if self.memory is None:
+        if self.priced is None:
             return None
-        share = engine_share(self.memory, self.plan, self.machine.chip.memory.capacity_bytes, self.budget_tokens)
+        share = engine_share(self.priced.memory, self.plan, self.machine.chip.memory.capacity_bytes, self.budget_tokens)
         return math.floor(float(share) * 1000.0) / 1000.0
+
+    @property
+    def graph(self) -> GraphMode:
+        """What of a decode step it is priced to capture ("": what it does by itself)."""
+        return self.priced.graph if self.priced else ""
 
     @property
     def plan(self) -> ServePlan:
@@ -153,6 +158,11 @@ def unknown_to_all(plan: ServePlan) -> str:
     if plan.shared_ranks:
         return "ranks that hold only the shared expert"
     return ""
+
+
+def uncaptured(placed: Placed, *known: str) -> str:
+    """How its decode steps are to be captured, where an engine's arguments name only ``known`` ways and its own."""
+    return "" if placed.graph in ("", "full", *known) else f"decode steps that are captured {placed.graph!r}"
 
 
 def all_to_all(plan: ServePlan) -> bool:

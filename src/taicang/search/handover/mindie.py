@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import Any
 
 from taicang.models.types import Latent
-from taicang.search.handover.launch import LEADER, Launch, Placed, refuse, unknown_to_all
+from taicang.search.handover.launch import LEADER, Launch, Placed, refuse, uncaptured, unknown_to_all
 
 MOST_DRAFTS = 2
 GATHER, ALL_TO_ALL = 1, 2
@@ -94,6 +94,7 @@ def _refuse(placed: Placed) -> None:
     plan, latent = placed.plan, isinstance(placed.net.blocks[0].attention, Latent)
     reasons = [
         unknown_to_all(plan),
+        uncaptured(placed),
         "pipeline stages" if plan.pp > 1 else "",
         "expert parallelism of models other than DeepSeek's" if plan.ep > 1 and not latent else "",
         f"{placed.drafts} drafted tokens; it drafts {MOST_DRAFTS} at most" if placed.drafts > MOST_DRAFTS else "",

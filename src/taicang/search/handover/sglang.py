@@ -12,6 +12,7 @@ from taicang.search.handover.launch import (
     overlap_without,
     refuse,
     staged_drafts,
+    uncaptured,
     unknown_to_all,
 )
 from taicang.search.handover.vllm import spare_without_experts
@@ -37,7 +38,14 @@ def arguments(placed: Placed) -> list[str]:
     plan, exchanged = placed.plan, all_to_all(placed.plan)
     split = f"an all-to-all exchange over ep {plan.ep}; its stage of {placed.stage} ranks would be one EP group"
     mixed = split if exchanged and plan.moe_tp > 1 else ""
-    reasons = [unknown_to_all(plan), mixed, overlap_without(plan), spare_without_experts(placed), staged_drafts(placed)]
+    reasons = [
+        uncaptured(placed, "eager"),
+        unknown_to_all(plan),
+        mixed,
+        overlap_without(plan),
+        spare_without_experts(placed),
+        staged_drafts(placed),
+    ]
     refuse("SGLang", reasons)
     words = ["--model-path", placed.path, "--tp-size", str(placed.stage), "--pp-size", str(plan.pp)]
     words += ["--ep-size", str(plan.ep)]
@@ -64,6 +72,7 @@ def arguments(placed: Placed) -> list[str]:
         words += ["--kv-cache-dtype", "fp8_e4m3"]
     if plan.quant.dense == "fp8" and placed.net.dtype == "bf16":
         words += ["--quantization", "fp8"]
+    words += ["--disable-cuda-graph"] * (placed.graph == "eager")
     if placed.machine.chip.ascend:
         words += ["--device", "npu", "--attention-backend", "ascend"]
     if placed.pool.role != "both":

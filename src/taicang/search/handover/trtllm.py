@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from taicang.models.types import routed
-from taicang.search.handover.launch import Launch, Placed, refuse, unknown_to_all
+from taicang.search.handover.launch import Launch, Placed, refuse, uncaptured, unknown_to_all
 
 
 def trtllm(placed: Placed) -> Launch:
@@ -42,7 +42,10 @@ def options(placed: Placed) -> dict[str, Any]:
     mixed = ""
     if plan.dp > 1 and plan.tp > 1:
         mixed = f"attention as {plan.dp} groups of {plan.tp} ranks; it has all tensor- or all data-parallel"
-    refuse("TensorRT-LLM", [unknown_to_all(plan), mixed, "overlapping microbatches" if plan.microbatches > 1 else ""])
+    refuse(
+        "TensorRT-LLM",
+        [uncaptured(placed), unknown_to_all(plan), mixed, "overlapping microbatches" if plan.microbatches > 1 else ""],
+    )
     found: dict[str, Any] = {
         "enable_attention_dp": plan.dp > 1,
         "enable_chunked_prefill": bool(placed.pool.chunk_tokens),

@@ -52,7 +52,13 @@ def arguments(placed: Placed) -> list[str]:
         words += ["--kv-cache-dtype", "fp8"]
     if plan.quant.dense in ("fp8", "fp8_w8a16") and placed.net.dtype == "bf16":
         words += ["--quantization", "fp8"]
+    if placed.graph in ("piecewise", "full"):
+        words += _captured("PIECEWISE" if placed.graph == "piecewise" else "FULL_AND_PIECEWISE")
     return words + _handed_on(placed, "NixlConnector")
+
+
+def _captured(mode: str) -> list[str]:
+    return ["--compilation-config", json.dumps({"cudagraph_mode": mode})]
 
 
 def ascend(placed: Placed) -> Launch:
@@ -69,8 +75,10 @@ def ascend(placed: Placed) -> Launch:
         words += ["--speculative-config", json.dumps({"method": "mtp", "num_speculative_tokens": placed.drafts})]
     if {plan.quant.attention, plan.quant.dense, plan.quant.experts} & {"int8", "w4a8"}:
         words += ["--quantization", "ascend"]
-    if placed.pool.role != "prefill":  # as priced: by itself it captures pieces around attentions (its issue 9404)
-        words += ["--compilation-config", json.dumps({"cudagraph_mode": "FULL_DECODE_ONLY"})]
+    if (
+        placed.pool.role != "prefill" and placed.graph != "eager"
+    ):  # as priced: releases differ in what they do by themselves
+        words += _captured("PIECEWISE" if placed.graph == "piecewise" else "FULL_DECODE_ONLY")
     words += _handed_on(placed, "MooncakeConnectorV1")
     return _launch(placed, ["vllm", "serve", placed.path, "--port", str(placed.port), *words], env)
 
@@ -92,6 +100,8 @@ def _layout(placed: Placed, engine: str) -> list[str]:
         words += ["--enable-chunked-prefill"]
     if placed.memory_ratio:
         words += ["--gpu-memory-utilization", str(placed.memory_ratio)]
+    if placed.graph == "eager":
+        words += ["--enforce-eager"]
     return words + (["--enable-expert-parallel"] if plan.ep > 1 else [])
 
 
