@@ -47,8 +47,8 @@ class Serving:
     stack: str | Stack | None = None
     memory_ratio: float | None = None
     """Share of device memory for the engine, as it counts it (None: its own)."""
-    graph: GraphMode = ""
-    """What of a decode step the engine captures ("": as it does by itself)."""
+    graph: GraphMode | None = None
+    """What of a decode step the engine captures (None: what it does by itself)."""
     quant: str | Quantisation = "auto"
     """Number formats by the name of their scheme, or each tensor class's."""
     kv: str = "auto"

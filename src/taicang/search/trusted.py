@@ -199,14 +199,15 @@ def _host(stack: Stack) -> str:
         stack.eager_kernel_s > 0
     )
     if stack.graph == "eager" and stack.eager_kernel_s:
-        return f"{show(stack.eager_kernel_s, 's')} of the host for each kernel of every step: {name} captures none"
+        kernel = show(stack.eager_kernel_s, "s")
+        return f"{kernel} of the host for each kernel of every step: {name} captures none (--graph)"
     if known and stack.graph != "piecewise":
         door = f", whose door a request passes in {show(stack.door_s, 's')}" * (stack.door_s > 0)
         return f"host and launch costs of {name}{door}"
     piece = stack.piece_s or 2.0 * stack.eager_kernel_s
     if each := piece if stack.graph == "piecewise" else stack.lengths_s:
         parts = "in pieces" if stack.graph == "piecewise" else "as one graph"
-        pieces = f"{show(each, 's')} of the host for each attention of a step that {name} captures {parts}"
+        pieces = f"{show(each, 's')} of the host for each attention of a step that {name} captures {parts} (--graph)"
         return f"{pieces}; {outside}" if outside else pieces
     steps = f"no host cost of {name} is known for steps that replay graphs (decode): none is counted"
     return f"{steps}; {outside}" if outside else steps

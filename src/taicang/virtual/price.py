@@ -53,8 +53,7 @@ class Pricer:
             lender = self.stack if own else catalog.stack(ISSUE[0] if machine.chip.ascend else ISSUE[1])
             issue_s = lender.eager_kernel_s
             self.told[
-                f"the host issues a kernel every {issue_s * 1e6:.0f} us, fitted for {lender.name} "
-                "(--host-issue changes it)"
+                f"the host issues a kernel every {issue_s * 1e6:.0f} us, as for {lender.name} (--host-issue changes it)"
             ] = None
         self.issue_s = issue_s
         self._rules = porting.rules("ascend") if machine.chip.ascend else None
