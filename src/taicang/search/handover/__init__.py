@@ -98,8 +98,8 @@ def emit(
     """Files by name for the target ``to``: a launch script and a manifest per pool, or the platform's one file.
 
     ``path`` is where the engine finds the weights, the tokens are those of the longest request, ``notes`` what a reader
-    of the files has to know, ``priced`` the engine that was priced and ``version`` its release, where it is the one that
-    is to run. Raises ``UnknownName`` for a target and ``NotModelled`` for a plan or a machine that it cannot take.
+    of the files has to know, ``priced`` the engine that was priced and ``version`` its release, where it is the one
+    that is to run. Raises ``UnknownName`` for a target and ``NotModelled`` for a plan or a machine that it cannot take.
     """
     check(to, machine)
     pools = [
