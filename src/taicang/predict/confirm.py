@@ -23,12 +23,11 @@ from taicang.search.result import Choice, Pool
 from taicang.search.trusted import bands_of
 from taicang.serve import build
 from taicang.serve.clients import ClosedLoop, OpenLoop
-from taicang.serve.record import Record, quantiles
+from taicang.serve.record import Record, quantiles, spread
 from taicang.serve.request import SECOND, Request
 from taicang.serve.scheduler import Limits, preset, reserving
 from taicang.serve.simulate import EVERY, Stop, serve
 from taicang.serve.steptable import StepTable
-from taicang.serve.summary import spread
 from taicang.traffic.generate import arriving, fixed, from_profile
 
 STAYS = 1.5

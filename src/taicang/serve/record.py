@@ -5,6 +5,7 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from struct import Struct, error
 from typing import Any
 
@@ -113,3 +114,26 @@ def quantiles(values: NDArray[Any], shares: Sequence[float]) -> list[float]:
         a, b = ordered[int(low)], ordered[min(int(low) + 1, last)]
         found.append(b - (b - a) * (1.0 - rest) if rest >= 0.5 else a + (b - a) * rest)
     return found
+
+
+QUANTILES = (0.5, 0.9, 0.95, 0.99)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spread:
+    """Mean, quantiles and maximum of one latency, in seconds."""
+
+    mean_s: float
+    p50_s: float
+    p90_s: float
+    p95_s: float
+    p99_s: float
+    max_s: float
+
+
+def spread(values: NDArray[Any]) -> Spread | None:
+    """Mean and quantiles, if there are values."""
+    if not len(values):
+        return None
+    p50, p90, p95, p99 = quantiles(values, QUANTILES)
+    return Spread(mean_s=float(values.mean()), p50_s=p50, p90_s=p90, p95_s=p95, p99_s=p99, max_s=float(values.max()))

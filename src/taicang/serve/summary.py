@@ -11,22 +11,8 @@ from numpy.typing import NDArray
 
 from taicang.serve.cluster import Cluster
 from taicang.serve.log import token_gaps
-from taicang.serve.record import Record, quantiles
+from taicang.serve.record import QUANTILES, Record, Spread, spread
 from taicang.serve.request import SECOND, Request
-
-QUANTILES = (0.5, 0.9, 0.95, 0.99)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Spread:
-    """Mean, quantiles and maximum of one latency, in seconds."""
-
-    mean_s: float
-    p50_s: float
-    p90_s: float
-    p95_s: float
-    p99_s: float
-    max_s: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -285,14 +271,6 @@ def _tiers(cluster: Cluster, prompt_tokens: float) -> tuple[Tier, ...]:
             for shelf in store.shelves
         )
     )
-
-
-def spread(values: NDArray[Any]) -> Spread | None:
-    """Mean and quantiles, if there are values."""
-    if not len(values):
-        return None
-    p50, p90, p95, p99 = quantiles(values, QUANTILES)
-    return Spread(mean_s=float(values.mean()), p50_s=p50, p90_s=p90, p95_s=p95, p99_s=p99, max_s=float(values.max()))
 
 
 def _itl(cluster: Cluster) -> Spread | None:
