@@ -87,10 +87,10 @@ def test_which_engines_read_the_template_again_for_each_chat():
     known = {
         name: catalog.stack(name).template_s for name in ("vllm@0.9.0", "vllm@0.9.2", "vllm@0.11.0", "vllm@0.11.2")
     }
-    assert known == {"vllm@0.9.0": 0.007, "vllm@0.9.2": 0.0, "vllm@0.11.0": 0.016, "vllm@0.11.2": 0.0}
+    assert known == {"vllm@0.9.0": 0.007, "vllm@0.9.2": 0.0, "vllm@0.11.0": 0.007, "vllm@0.11.2": 0.0}
     assert catalog.stack("vllm").template_s == 0.0
     served = (settle(System(stack="vllm@0.11.0"), name, "hgx-h100")[2] for name in ("qwen3-8b", "gpt-oss-20b"))
-    assert [stack.template_s for stack in served] == [0.016, 0.0]  # no template makes prompts of the latter's chats
+    assert [stack.template_s for stack in served] == [0.007, 0.0]  # no template makes prompts of the latter's chats
 
 
 @settings(max_examples=25, deadline=None)

@@ -287,3 +287,8 @@ def test_fp8_in_a_row_of_somebody_is_the_checkpoint_that_the_owner_released(net,
     if net == "qwen3-14b" and mode:
         known = own(model=net, machine="hgx-h100", tp="1", quant=mode, source="nvidia-internal")
         assert known.decode.plan.quant.attention == "fp8", "sources that say so scale whole tensors"
+
+
+def test_a_row_of_chats_that_no_template_makes_has_none():
+    read = {name: own(model=name, machine="hgx-h100").stack.template_s for name in ("qwen3-8b", "gpt-oss-20b")}
+    assert read == {"qwen3-8b": 0.007, "gpt-oss-20b": 0.0}
