@@ -342,6 +342,7 @@ def _row(cells: dict[str, str], net: Model) -> Row:
     found = Settings(**{**launch_set, **settings(RULES, "settings", facts), **_load(cells)})
     name, note = release(cells)
     engine, graph = stack(name), _said("graph mode", cells.get("graph", "").lower(), "graphs")
+    engine = replace(engine, template_s=scripts.get("template_s", engine.template_s))
     return Row(
         id=cells["id"],
         model=net.name,
