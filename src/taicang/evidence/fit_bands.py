@@ -84,7 +84,7 @@ def left_out(pools: Sequence[Pool]) -> dict[str, dict[str, dict[str, Any]]]:
                 "covered_ratio": round(float(np.mean(said)), 4) if said else None,
                 "unvalidated_ratio": round(1.0 - len(said) / len(each), 4),
             }
-    return made
+    return {suite: axes for suite, axes in made.items() if axes}
 
 
 def _scaled(pools: Sequence[Pool]) -> dict[str, Any]:
