@@ -114,7 +114,7 @@ def test_the_logged_room_is_the_memory_to_a_block(which, kv, context):
     laid = kinds(*held)
     if held[-1].layout == "pools":
         assert tokens * pool_bytes(laid, held[-1])[0] == pytest.approx(spare)
-    elif held[-1].layout == "blocks" and any(kind.window < np.inf or kind.state_bytes for kind in laid):
+    elif held[-1].layout == "blocks" and any(kind.window_tokens < np.inf or kind.state_bytes for kind in laid):
         pool = blocks(laid, held[-1])
         if held[-1].counts_requests:
             each = pool.of(float(context), held[-1].state_copies, made.stack.chunk_tokens)

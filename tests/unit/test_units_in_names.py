@@ -12,8 +12,8 @@ SUFFIXES = (
     "_per_s", "_per_byte", "_per_chip", "_per_rank", "_per_w", "_per_j",
 )  # fmt: skip
 # whole words that are their own unit
-# (skew, shared_power: exponents of power laws; repeats: how often)
-WORDS = {"seconds", "flop", "tokens", "sequences", "skew", "shared_power", "repeats"}
+# (skew, shared_power: exponents of power laws; repeats, launches: how often)
+WORDS = {"seconds", "flop", "tokens", "sequences", "skew", "shared_power", "repeats", "launches"}
 # a value whose unit is a field beside it, or in the name of the field that holds it
 BESIDE = {
     *((name, side) for name in ("Outcome", "Compared") for side in ("measured", "predicted")),

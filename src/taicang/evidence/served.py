@@ -16,6 +16,7 @@ were measured is taken.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -364,7 +365,7 @@ def _row(cells: dict[str, str], net: Model) -> Row:
         prefill=prefill,
         decode=decode,
         ttft_s=number(cells, "silicon_ttft_ms") / 1e3,
-        tpot_s=number(cells, "silicon_tpot_ms") / 1e3,
+        tpot_s=number(cells, "silicon_tpot_ms") / 1e3 if facts["answer"] > 1 else math.nan,
     )
 
 

@@ -31,7 +31,7 @@ class Kind:
     layers: Any
     token_bytes: Any = 0.0
     """Of keys and values, of one token and layer."""
-    window: float = np.inf
+    window_tokens: float = np.inf
     state_bytes: Any = 0.0
     """Of one sequence and layer."""
 
@@ -47,7 +47,7 @@ def kinds(model: Model, mine: Model, plan: ServePlan, head: Headroom) -> tuple[K
             found[key] = Kind(
                 layers=own.count + (found[key].layers if key in found else 0),
                 token_bytes=kv_bytes_per_token(replace(mine, blocks=(alone,)), plan.quant.kv),
-                window=float(getattr(block.attention, "window", None) or np.inf),
+                window_tokens=float(getattr(block.attention, "window", None) or np.inf),
                 state_bytes=state_bytes(own.attention, head.state_bytes, plan.draft_tokens),
             )
     last = _key(model.blocks[-1].attention)
@@ -104,14 +104,14 @@ def blocks(held: tuple[Kind, ...], head: Headroom) -> Blocks:
         bytes=size * page,
         tokens=tuple(np.floor(page / each) if np.any(each := kind.token_bytes) else 0.0 for kind in held),
         groups=tuple(np.ceil(kind.layers / size) for kind in held),
-        windows=tuple(kind.window for kind in held),
+        windows=tuple(kind.window_tokens for kind in held),
     )
 
 
 def pool_bytes(held: tuple[Kind, ...], head: Headroom) -> tuple[Any, Any]:
     """Bytes that a token of room takes in all pools together, and tokens of room that one of a window stands for."""
-    whole: Any = sum(kind.layers * kind.token_bytes for kind in held if kind.window == np.inf)
-    near: Any = sum(kind.layers * kind.token_bytes for kind in held if kind.window < np.inf)
+    whole: Any = sum(kind.layers * kind.token_bytes for kind in held if kind.window_tokens == np.inf)
+    near: Any = sum(kind.layers * kind.token_bytes for kind in held if kind.window_tokens < np.inf)
     ratio = head.window_ratio if np.any(whole) else 1.0
     states = any(np.any(kind.state_bytes) for kind in held)
     return (whole + ratio * near) * (1.0 + head.state_ratio * states), 1.0 / ratio
@@ -125,8 +125,8 @@ def sequence_bytes(model: Model, mine: Model, plan: ServePlan, head: Headroom, c
     total: Any
     if head.layout == "pools":
         each, stands = pool_bytes(held, head)
-        near = max((kind.window for kind in held if kind.window < np.inf), default=0.0)
-        whole = context if any(kind.window == np.inf and np.any(kind.token_bytes) for kind in held) else 0.0
+        near = max((kind.window_tokens for kind in held if kind.window_tokens < np.inf), default=0.0)
+        whole = context if any(kind.window_tokens == np.inf and np.any(kind.token_bytes) for kind in held) else 0.0
         total = each * np.maximum(whole, stands * np.minimum(context, near))
     elif head.layout == "blocks" and not _even(held):
         pool = blocks(held, head)
@@ -162,7 +162,7 @@ def logged_tokens(
 
 def _even(held: tuple[Kind, ...]) -> bool:
     """Whether all layers keep all tokens."""
-    return all(kind.window == np.inf and not np.any(kind.state_bytes) for kind in held)
+    return all(kind.window_tokens == np.inf and not np.any(kind.state_bytes) for kind in held)
 
 
 def laid_out(model: Model, mine: Model, plan: ServePlan, head: Headroom) -> str:
@@ -179,5 +179,5 @@ def laid_out(model: Model, mine: Model, plan: ServePlan, head: Headroom) -> str:
         return "layers with windows keep all tokens"
     windows = f"windows have {head.window_ratio:g} of the tokens that other layers have"
     states = f"states have {head.state_ratio:g} of the memory of keys and values"
-    near = any(kind.window < np.inf for kind in held)
+    near = any(kind.window_tokens < np.inf for kind in held)
     return " and ".join([windows] * near + [states] * any(np.any(kind.state_bytes) for kind in held))
