@@ -97,9 +97,9 @@ def _flow(pool: ProcessPoolExecutor, tasks: list[Task], ahead: int, evaluate: Ev
             for future in finished:
                 yield future.result()
                 flying |= {pool.submit(row_of, task, evaluate) for _, task in zip(range(1), waiting, strict=False)}
-    except BaseException:  # stopped early: do not wait for points in the queue
-        pool.shutdown(wait=False, cancel_futures=True)
+    except BaseException:  # stopped early: without workers only the pool's own thread is waited for
         _stop()
+        pool.shutdown(cancel_futures=True)
         raise
 
 
