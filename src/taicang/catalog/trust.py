@@ -107,7 +107,7 @@ class Ground:
     """Whether the ranks of an instance share a scale-up domain."""
     ranks: int
     layout: str = ""
-    """Ways in which ranks share the work and spare memory, joined by "+"."""
+    """Ways in which ranks share the work and spare memory, and in which the host paces steps, joined by "+"."""
     source: str = ""
     """Who measured it. Empty: a user, of whose runs the evidence has none."""
     power: str = field(default="not known", compare=False)
@@ -163,10 +163,17 @@ def ground(
         form=form,
         span="domain" if ranks <= machine.domain else "network",
         ranks=ranks,
-        layout="" if plan is None else "+".join(plan.ways),
+        layout="+".join((*(plan.ways if plan else ()), *_paced(stack))),
         power=machine.power_from,
         own=stack.bands,
     )
+
+
+def _paced(stack: Stack) -> tuple[str, ...]:
+    """How the host paces decoding, where not as in the captured steps of CUDA engines, of which most rows are."""
+    if stack.graph in ("eager", "piecewise"):
+        return (f"{stack.graph} steps",)
+    return ("captured steps that are handed lengths",) if stack.graph and stack.lengths_s else ()
 
 
 SERVED = ("tpot", "ttft", "throughput", "memory", "power")

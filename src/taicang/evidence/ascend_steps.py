@@ -133,10 +133,11 @@ def setup_of(row: Row, stack: Stack | None = None) -> Setup:
 
 
 def run_of(row: Row) -> Ground:
-    """What is known of a row."""
+    """What is known of a row: a step of the device, of which nobody says how the host paced it."""
     made = setup_of(row)
+    stack = replace(made.stack, graph="")
     return ground(
-        made.model, made.machine, made.stack, use="aggregated", ranks=row.ranks, quant=made.plan.quant, plan=made.plan
+        made.model, made.machine, stack, use="aggregated", ranks=row.ranks, quant=made.plan.quant, plan=made.plan
     )
 
 
