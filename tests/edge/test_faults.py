@@ -310,9 +310,10 @@ def stopped(process, how):
     before = used(process.pid)
     os.kill(process.pid, how)  # Popen's own would reap one that has just ended, and its usage with it
     said = process.stderr.read()
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    return usage.ru_utime + usage.ru_stime - before, process.returncode, said
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # one that has ended says what it took itself until it is
+    took = used(process.pid) - before  # reaped; usage would hold its children's whole lives, where it reaped them
+    process.returncode = os.waitstatus_to_exitcode(os.waitpid(process.pid, 0)[1])
+    return took, process.returncode, said
 
 
 def consistent(name, seen, want):
