@@ -18,6 +18,8 @@ IDLE_S = 10.0
 """All ranks wait if none of them did anything for so long."""
 BUSY = 0.04
 """Of a core: a thread that looks for its peers again and again takes less."""
+LONGEST_S = 5.0
+"""That a rank is waited for to write it down."""
 AWAKE = 0.5
 """Of all looks: ranks that work are hardly ever all asleep."""
 ELSEWHERE = ("pdb.py", "bdb.py", "cmd.py", "code.py", "getpass.py", "socket.py", "ssl.py", "subprocess.py")
@@ -65,9 +67,10 @@ def where(process: int, path: Path, script: Path) -> str:
     """Ask a rank where it stands: ``file:line`` of the program; nothing where it waits for somebody else's answer."""
     os.kill(process, ASKED)
     begun = time.monotonic()
-    while not path.stat().st_size and time.monotonic() - begun < 1.0:
+    # frame by frame, the program's own last: on a busy machine the first bytes are not all
+    while " in <module>" not in (text := path.read_text()) and time.monotonic() - begun < LONGEST_S:
         time.sleep(0.05)
-    found = re.findall(r'File "(.+)", line (\d+) in', path.read_text())
+    found = re.findall(r'File "(.+)", line (\d+) in', text)
     if not found:
         return script.name
     innermost, line = found[0]
