@@ -113,7 +113,7 @@ def pool_bytes(held: tuple[Kind, ...], head: Headroom) -> tuple[Any, Any]:
     whole: Any = sum(kind.layers * kind.token_bytes for kind in held if kind.window_tokens == np.inf)
     near: Any = sum(kind.layers * kind.token_bytes for kind in held if kind.window_tokens < np.inf)
     ratio = head.window_ratio if np.any(whole) else 1.0
-    states = any(np.any(kind.state_bytes) for kind in held)
+    states = _stateful(held)
     return (whole + ratio * near) * (1.0 + head.state_ratio * states), 1.0 / ratio
 
 
@@ -162,7 +162,12 @@ def logged_tokens(
 
 def _even(held: tuple[Kind, ...]) -> bool:
     """Whether all layers keep all tokens."""
-    return all(kind.window_tokens == np.inf and not np.any(kind.state_bytes) for kind in held)
+    return all(kind.window_tokens == np.inf for kind in held) and not _stateful(held)
+
+
+def _stateful(held: tuple[Kind, ...]) -> bool:
+    """Whether some layers keep a state."""
+    return any(np.any(kind.state_bytes) for kind in held)
 
 
 def laid_out(model: Model, mine: Model, plan: ServePlan, head: Headroom) -> str:
@@ -173,11 +178,11 @@ def laid_out(model: Model, mine: Model, plan: ServePlan, head: Headroom) -> str:
     if head.layout == "blocks":
         pool = blocks(held, head)
         tokens = min(float(each) for each in pool.tokens if each)
-        states = " or a state" * any(np.any(kind.state_bytes) for kind in held)
+        states = " or a state" * _stateful(held)
         return f"{float(sum(pool.groups)):g} groups of layers take equal blocks, each of {tokens:g} tokens{states}"
     if head.layout == "whole":
         return "layers with windows keep all tokens"
     windows = f"windows have {head.window_ratio:g} of the tokens that other layers have"
     states = f"states have {head.state_ratio:g} of the memory of keys and values"
     near = any(kind.window_tokens < np.inf for kind in held)
-    return " and ".join([windows] * near + [states] * any(np.any(kind.state_bytes) for kind in held))
+    return " and ".join([windows] * near + [states] * _stateful(held))

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from taicang.errors import InvalidInput
 from taicang.serve.request import SECOND, Request
 
+QUANTILES = (0.5, 0.9, 0.95, 0.99)
 COARSE = 10
 """Times are kept without their last bits: whole picoseconds, of which 64 bits hold a hundred days."""
 STAMP = SECOND >> COARSE
@@ -23,6 +24,18 @@ LONGEST_S = 2**63 / STAMP
 """Of what 64 bits hold."""
 COMING_S = 100 * 86400.0
 """In which requests come; what is under way then has the rest."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spread:
+    """Mean, quantiles and maximum of one latency, in seconds."""
+
+    mean_s: float
+    p50_s: float
+    p90_s: float
+    p95_s: float
+    p99_s: float
+    max_s: float
 
 
 def too_long() -> InvalidInput:
@@ -114,21 +127,6 @@ def quantiles(values: NDArray[Any], shares: Sequence[float]) -> list[float]:
         a, b = ordered[int(low)], ordered[min(int(low) + 1, last)]
         found.append(b - (b - a) * (1.0 - rest) if rest >= 0.5 else a + (b - a) * rest)
     return found
-
-
-QUANTILES = (0.5, 0.9, 0.95, 0.99)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Spread:
-    """Mean, quantiles and maximum of one latency, in seconds."""
-
-    mean_s: float
-    p50_s: float
-    p90_s: float
-    p95_s: float
-    p99_s: float
-    max_s: float
 
 
 def spread(values: NDArray[Any]) -> Spread | None:

@@ -75,9 +75,8 @@ def ascend(placed: Placed) -> Launch:
         words += ["--speculative-config", json.dumps({"method": "mtp", "num_speculative_tokens": placed.drafts})]
     if {plan.quant.attention, plan.quant.dense, plan.quant.experts} & {"int8", "w4a8"}:
         words += ["--quantization", "ascend"]
-    if (
-        placed.pool.role != "prefill" and placed.graph != "eager"
-    ):  # as priced: releases differ in what they do by themselves
+    # as priced: releases differ in what they do by themselves
+    if placed.pool.role != "prefill" and placed.graph != "eager":
         words += _captured("PIECEWISE" if placed.graph == "piecewise" else "FULL_DECODE_ONLY")
     words += _handed_on(placed, "MooncakeConnectorV1")
     return _launch(placed, ["vllm", "serve", placed.path, "--port", str(placed.port), *words], env)
