@@ -17,6 +17,7 @@ FIGURES = {
     "cache_room_tokens": "memory", "instance_cache_room_tokens": "memory", "run_s": "days",
     "library_s": "library", "closed_s": "closed form", "goodput_tokens_per_s_per_chip": "throughput",
     "run.seconds": "days", "run.energy_j": "energy", "step.seconds": "step_time|tpot",
+    "decode.step_s": "step_time|tpot", "prefill.step_s": "ttft", "prefill.step.seconds": "ttft",
     "memory.capacity_bytes": "memory",
 }  # fmt: skip
 """Key, or key of a part -> its band."""
@@ -24,9 +25,11 @@ SPREAD = {"tpot", "itl", "ttft", "e2e", "queue"}
 """Parts that hold percentiles of what is called so."""
 INNER = (
     "decode", "prefill", "step", "versus", "ttft", "tpot", "itl", "e2e", "queue", "summary", "losses", "models", "run",
-    "limits", "explanation", "budgets", "found", "memory", "serving", "training", "loop",
+    "explanation", "budgets", "found", "memory", "serving", "training", "loop",
 )  # fmt: skip
 """Parts of an answer, whose figures the bands beside them are of."""
+WITHIN = ("prefill.step",)
+"""Parts that are told apart by what they are parts of."""
 NAMED = ("budgets", "models")
 """Parts whose keys are names, of parts alike."""
 PREDICTED = re.compile(
@@ -35,7 +38,7 @@ PREDICTED = re.compile(
 """Times, rates, powers and energies: wherever they are, some band is above them, in words or numbers."""
 BOUNDS = ("wire_s", "shuffled_s", "latency_s")
 """Seconds that links alone take: no library is faster, and none is said to be as fast."""
-ASKED = ("plan", "recipe", "ask", "claim", "parts", "levels")
+ASKED = ("plan", "recipe", "ask", "claim", "parts", "levels", "limits")
 """Parts that say what was asked, or what the machine has."""
 
 
@@ -75,5 +78,6 @@ def check(answer, above=frozenset(), *, part="", scope=False):
             found += bool(named)
         if key not in ("bands", *ASKED):
             inner = key in INNER or part in NAMED or isinstance(value, list)
-            found += check(value, frozenset(told) if inner else frozenset(), part=key, scope=scope)
+            within = f"{part}.{key}" if f"{part}.{key}" in WITHIN else key
+            found += check(value, frozenset(told) if inner else frozenset(), part=within, scope=scope)
     return found

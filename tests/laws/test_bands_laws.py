@@ -18,7 +18,8 @@ from taicang.evidence.fit_bands import covered, fitted, pools_of, scales
 from taicang.evidence.trials import Trial
 
 MODELS = ("qwen3-32b", "llama-3.1-8b", "deepseek-r1", "gpt-oss-120b", "qwen3-30b-a3b", "glm-4.5-air-106b-a12b")
-LENGTHS = st.integers(4, 12).map(lambda power: str(2**power))
+LENGTHS = st.one_of(st.just("1"), st.integers(1, 12).map(lambda power: str(2**power)))
+"""Of a prompt or an answer: that of one token has figures that others have not, and lacks some that they have."""
 
 
 @cache
@@ -31,11 +32,16 @@ def machines():
     return found
 
 
+MODES = st.sampled_from(["agg", "disagg", "both"])
 COMMANDS = {
-    "infer": {"--mode": st.sampled_from(["agg", "both"]), "--quant": st.sampled_from(["auto", "bf16", "fp8"])},
-    "search": {"--mode": st.sampled_from(["agg", "decode", "both"]), "--top": st.just("3"), "--tpot": st.just("80ms")},
+    "infer": {"--mode": MODES, "--quant": st.sampled_from(["auto", "bf16", "fp8"])},
+    "search": {
+        "--mode": st.one_of(MODES, st.just("decode")), "--top": st.just("3"), "--tpot": st.just("80ms"),
+        "--users": st.just("3"),
+    },
     "compare": {
-        "--ttft": st.just("20s"), "--budget": st.just("500kW"), "--set": st.just("chip.memory.bandwidth=4 TB/s")
+        "--ttft": st.just("20s"), "--budget": st.just("500kW"), "--set": st.just("chip.memory.bandwidth=4 TB/s"),
+        "--users": st.just("1"),
     },
     "replay": {"--requests": st.just("8"), "--tp": st.sampled_from(["1", "2", "8"])},
     "train": {

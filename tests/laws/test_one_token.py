@@ -5,6 +5,7 @@ import random
 import re
 
 import pytest
+from banded import check
 
 from taicang.app.load_options import fields_of
 from taicang.app.main import cli
@@ -16,6 +17,7 @@ GAPS = {"tpot", "itl", "tpot_s", "tpot_p99_s", "user_tokens_per_s"}
 KNOWN = ("digest", "limits")
 SHAPES = {
     "infer": "MODEL --on MACHINE --tp 2",
+    "infer apart": "MODEL --on MACHINE --mode disagg",
     "infer loop": "MODEL --on MACHINE --tp 2 --clients 8",
     "search": "MODEL --on MACHINE",
     "search decode": "MODEL --on MACHINE --mode decode",
@@ -52,11 +54,13 @@ def test_no_second_token_has_no_tpot(shape, capsys):
     free, limited = (json.loads(answered([*words, "--json", *more], capsys)) for more in ([], ["--tpot", "1us"]))
     for answer in (free, limited):
         assert gaps(answer) == []
+        assert check(answer) > 0
         assert "no second" in json.dumps(answer)
     assert "binds nothing" in json.dumps(limited)
     said = answered(words, capsys)
     assert re.search(r"no\s+TPOT", said)
     assert not re.search(r"TPOT 0|\bnan\b|\binf\b", said)
+    assert ("decode step" in said.partition("assumptions")[0]) <= ("step: unvalidated" in said)
 
 
 def test_lengths_that_nobody_names_are_those_of_one_place(capsys):
@@ -74,6 +78,18 @@ def test_lengths_that_nobody_names_are_those_of_one_place(capsys):
     ):
         for more, said in (([], True), (["--input", "512"], False)):
             assert ("as where none are named" in answered([*words.split(), *more], capsys).replace("\n", " ")) == said
+
+
+def test_rows_of_a_study_have_bands_of_what_they_say(tmp_path, capsys):
+    study = tmp_path / "study.yaml"
+    study.write_text("base: {model: llama-3.1-8b, on: hgx-h100, tp: 1}\naxes: {output: [1, 2], mode: [agg, disagg]}\n")
+    answered(["sweep", str(study), "--workers", "1"], capsys)
+    lines = (tmp_path / "study" / "journal.jsonl").read_text().splitlines()
+    rows = [row for row in map(json.loads, lines) if "feasible" in row]
+    assert len(rows) == 4
+    for row in rows:
+        assert check(row) > 0
+        assert ("tpot" in row["bands"]) == (row["output"] > 1)
 
 
 def test_pages_and_fronts_of_one_token_have_no_speed(tmp_path, capsys):

@@ -10,7 +10,7 @@ from typing import Any
 from taicang import __version__, catalog
 from taicang.catalog.costing import cost_model
 from taicang.catalog.rules import launch
-from taicang.catalog.trust import REPLAYED, SERVED, Band, Ground, bands, ground
+from taicang.catalog.trust import REPLAYED, SERVED, Band, Ground, bands, ground, unvalidated
 from taicang.hardware import Machine
 from taicang.lower import lower
 from taicang.models.types import Model, routed
@@ -95,7 +95,8 @@ def bands_of(job: Job, mode: str, plan: ServePlan, *, replay: bool = False) -> M
     """Bands of the closed form's figures, or of a ``replay``'s."""
     told = REPLAYED if replay else SERVED
     names = told if job.goes_on else [name for name in told if name not in GAPS]
-    return bands(ground_of(job, mode, plan), names, replay=replay)
+    none = {} if job.goes_on or replay else {"step_time": unvalidated("no answer of one token takes a decode step")}
+    return bands(ground_of(job, mode, plan), names, replay=replay) | none
 
 
 def assumptions(
