@@ -6,6 +6,16 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 
 
+def unless_interrupted(error: Exception) -> None:
+    """Raise ``KeyboardInterrupt`` where ``error`` is Ctrl-C in disguise.
+
+    Python up to 3.11 makes a ``RuntimeError`` of whatever is raised in ``__set_name__``, which runs while a class is
+    made: whoever is about to import a module and to handle every exception asks this first.
+    """
+    if isinstance(error.__cause__, KeyboardInterrupt):
+        raise KeyboardInterrupt from error
+
+
 class TaicangError(Exception):
     """Root of everything taicang raises on purpose."""
 

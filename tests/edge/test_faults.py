@@ -331,7 +331,8 @@ STOPPED = (130, -signal.SIGINT)
 BUSY = "start = threading.Thread.start; threading.Thread.start = lambda self: (start(self), time.sleep(0.03))"
 INSIDE_A_FINALIZER = """
 import signal, threading, time, weakref
-from taicang.app import main, terminal
+from taicang import __main__
+from taicang.app import main
 
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -349,7 +350,7 @@ def command(*_, **__):
 
 Held.__del__ = last if {finalizer} else object.__repr__
 main.cli.main = command
-main.main()
+__main__.main()
 """
 
 
@@ -360,6 +361,61 @@ main.main()
 def test_ctrl_c_is_not_lost_where_python_drops_exceptions(how, finalizer):
     done = run([sys.executable, "-c", INSIDE_A_FINALIZER.format(how=how, finalizer=finalizer)])
     assert (done.returncode, done.stderr) == (130, "taicang: interrupted\n")
+
+
+WHERE_PYTHON_CALLS = """
+import signal, sys
+from taicang.__main__ import main
+
+def tracer(frame, event, arg, seen=set()):
+    seen.add(frame.f_code)
+    if {condition}:
+        sys.settrace(None)
+        signal.raise_signal(signal.SIGINT)
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.argv = {words}
+sys.settrace(tracer)
+main()
+"""
+
+
+def struck(words, condition):
+    """Run the command, struck by Ctrl-C as soon as a function begins for which ``condition`` holds: had it ended."""
+    program = WHERE_PYTHON_CALLS.format(words=["taicang", *words], condition=condition)
+    done = run([sys.executable, "-c", program])
+    assert "Traceback" not in done.stderr, (words, condition, done.stderr)
+    assert done.returncode in (0, *STOPPED), (words, condition, done.stderr)
+    return done.returncode == 0
+
+
+def test_ctrl_c_is_told_in_a_line_where_a_class_is_made():
+    assert not struck(["infer", "llama-3.1-8b", "--on", "hgx-h100"], "frame.f_code.co_name == '__set_name__'")
+
+
+def test_ctrl_c_where_a_class_is_made_is_no_fault_of_the_point_that_needed_it():
+    class Striking:
+        def __set_name__(self, owner, name):
+            raise KeyboardInterrupt
+
+    def row(_):
+        return type("Made", (), {"name": Striking()})
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluate.guarded(row, {})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(set(WRITERS) - TORCH))
+def test_ctrl_c_where_any_function_begins(name, inputs, disk):
+    """In each of which it may be turned into something else, or be dropped."""
+    words = line(name, inputs, disk / name)[3:]
+    dice = random.Random(f"{os.environ.get('FAULT_SEED', '2')} {name}")
+    for _ in range(int(os.environ.get("FAULTS", "40")) // 20):
+        if struck(words, f"len(seen) == {int(10 ** dice.uniform(1.0, 3.7))}"):
+            shutil.rmtree(disk / name, ignore_errors=True)
+        else:
+            assert not list((disk / name).glob(".*"))
 
 
 class Trial(NamedTuple):

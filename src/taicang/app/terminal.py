@@ -29,7 +29,6 @@ def prepare() -> None:
         value = os.environ.get(name, "1")
         if not (value.isascii() and value.isdigit() and 0 < len(value.lstrip("0")) < 5):
             del os.environ[name]
-    sys.unraisablehook = _struck_again
 
 
 class _Heard:
@@ -49,27 +48,6 @@ class _Heard:
     def flush(self) -> None:
         with suppress(OSError):
             self._stream.flush()
-
-
-def _struck_again(lost: sys.UnraisableHookArgs) -> None:
-    """Ctrl-C that fell into a finalizer, where Python drops every exception: strike again a moment later."""
-    if lost.exc_type is not KeyboardInterrupt:
-        sys.__unraisablehook__(lost)
-        return
-    import signal
-    import threading
-
-    main = threading.main_thread().ident
-    for wait_s in (0.005 * 2.0**each for each in range(12)):
-        # a signal to the thread itself, which ends a wait in the system too
-        again = threading.Timer(wait_s, signal.pthread_kill, [main, signal.SIGINT])
-        again.daemon = True
-        try:
-            with suppress(RuntimeError):  # Python is on its way out: there is nothing left to interrupt
-                again.start()
-        except KeyboardInterrupt:  # on a busy machine it may strike before this is over, to be dropped again
-            continue
-        return
 
 
 def _written(error: UnicodeError) -> tuple[str, int]:

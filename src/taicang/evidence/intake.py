@@ -20,7 +20,7 @@ import yaml
 from taicang import reading
 from taicang.catalog import calibration
 from taicang.catalog.trust import BANDS
-from taicang.errors import InvalidInput, TaicangError
+from taicang.errors import InvalidInput, TaicangError, unless_interrupted
 from taicang.evidence import ascend_serving, ascend_steps, served
 from taicang.evidence.fitting import fingerprint
 from taicang.evidence.score import Outcome
@@ -174,7 +174,8 @@ def _left_out(kind: Kind, rows: Sequence[Cells], found: Sequence[Outcome], *, re
 
 
 def reason(error: Exception) -> str:
-    """Why a row could not be read, in words."""
+    """Why a row could not be read, in words. Raises ``KeyboardInterrupt`` where Ctrl-C is why."""
+    unless_interrupted(error)
     if isinstance(error, TaicangError):
         return str(error)
     if isinstance(error, KeyError):

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, TypeAlias
 
-from taicang.errors import TaicangError
+from taicang.errors import TaicangError, unless_interrupted
 from taicang.lower import lower
 from taicang.plans import decode_batch
 from taicang.records import plain
@@ -40,6 +40,7 @@ def guarded(row: Evaluate, point: Mapping[str, Any]) -> dict[str, Any]:
     except TaicangError as error:
         return failed(f"{type(error).__name__}: {error}")
     except Exception as error:  # a fault of ours at this point, which must not take the others with it
+        unless_interrupted(error)
         return failed(f"crashed: {type(error).__name__}: {error}")
 
 
