@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import pytest
 
-from taicang.evidence.systems import recipe_of, stages
-from taicang.evidence.training_rows import model_of, plan_of, row_of
+from taicang.catalog.rules import settings
+from taicang.evidence.systems import TRAINING
+from taicang.evidence.training_rows import model_of, plan_of, row_of, stages
+
+
+def recipe(model: str, chip: str, dtype: str, release: str = "") -> dict[str, object]:
+    facts = {"model": model, "chip": chip, "dtype": dtype, "release": release, "task": ""}
+    return settings(TRAINING, "recipes", facts)
 
 
 def test_recomputed_parts() -> None:
-    assert recipe_of("recomputed", "DeepSeekV3 (w/o MTP)", "H100-SXM", "FP8")["parts"] == ["up", "mlp"]
-    assert recipe_of("recomputed", "DeepSeekV3", "GB300", "MXFP8", "26.06")["parts"] == []
-    assert recipe_of("recomputed", "DeepSeekV3", "GB300", "MXFP8", "26.04")["parts"] == ["up"]
-    assert recipe_of("offloaded", "LLAMA3_70B", "GB200", "FP8")["layers"] == 40
-    assert "experts" in recipe_of("recomputed", "Nemotron_3_Nano", "H100-SXM", "FP8")["parts"]
-    assert recipe_of("recomputed", "Llama-3.1-8B", "H100-SXM", "FP8") == {}
+    assert recipe("DeepSeekV3 (w/o MTP)", "H100-SXM", "FP8")["recompute_modules"] == ["up", "mlp"]
+    assert recipe("DeepSeekV3", "GB300", "MXFP8", "26.06")["recompute_modules"] == []
+    assert recipe("DeepSeekV3", "GB300", "MXFP8", "26.04")["recompute_modules"] == ["up"]
+    assert recipe("LLAMA3_70B", "GB200", "FP8")["away_layers"] == 40
+    assert "experts" in recipe("Nemotron_3_Nano", "H100-SXM", "FP8")["recompute_modules"]
+    assert "recompute_modules" not in recipe("Llama-3.1-8B", "H100-SXM", "FP8")
 
 
 @pytest.mark.parametrize(("chunks", "first", "last"), [(4, "E16", "13ML"), (16, "E4", "1ML"), (32, "E1", "0ML")])
@@ -33,10 +39,8 @@ def test_other_models_are_dealt_evenly() -> None:
 def test_dropped_tokens_go_by_the_plain_dispatcher_and_into_graphs(chip: str) -> None:
     """A capacity makes every shape static: whole iterations are graphs where the scripts ask for it."""
     job = ("Qwen3_30B_a3B (tokendrop)", chip, "FP8")
-    assert recipe_of("plain", *job)
-    assert recipe_of("tuned", *job, "25.09").get("captured", []) == (
-        [] if chip == "H100-SXM" else ["mixer", "router", "experts"]
-    )
+    assert recipe(*job)["expert_dispatch"] == "plain"
+    assert recipe(*job, "25.09")["captured"] == ([] if chip == "H100-SXM" else ["mixer", "router", "experts"])
 
 
 @pytest.mark.parametrize(("pp", "stated", "each"), [(1, {}, 32), (8, {}, 1), (16, {}, 1), (8, {"mbs": 4}, 4)])

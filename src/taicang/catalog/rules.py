@@ -1,11 +1,11 @@
 """What sources say about set-ups, as tables of rules: data/launch.yaml, evidence/data/rules/*.yaml, their one reader.
 
 A file holds sections; a section is a list of rules, each with ``when`` (facts of a row that must hold; absent: always),
-``from`` (who says so) and ``set`` (the values). All rules that hold apply, and the first to set a key wins, so special
-rules come before general ones. A fact is compared with a value, a list of values, or the bounds ``least``, ``below``,
-``starts``, ``has``, ``lacks`` and ``multiple_of``. A value may be linear in facts: ``{linear: {prompt: 2}, plus: 127,
-whole: 64}`` is twice the prompt and 127, rounded down to whole 64s (``whole: 0``: not rounded). Other
-sections are plain mappings.
+``from`` (who says so, where no comment says it of the section) and ``set`` (the values). All rules that hold apply, and
+the first to set a key wins, so special rules come before general ones. A fact is compared with a value, a list of
+values, or the bounds ``least``, ``below``, ``starts``, ``has``, ``lacks`` and ``multiple_of``. A value may be linear in
+facts: ``{linear: {prompt: 2}, plus: 127, whole: 64}`` is twice the prompt and 127, rounded down to whole 64s
+(``whole: 0``: not rounded). Other sections are plain mappings.
 """
 
 from __future__ import annotations

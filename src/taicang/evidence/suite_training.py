@@ -12,16 +12,13 @@ from taicang.catalog.rules import settings
 from taicang.catalog.trust import Ground, trained
 from taicang.cost.sustained import Sustained
 from taicang.errors import NotModelled
-from taicang.evidence.systems import ON_REQUEST, machine_stated, recipe_of
+from taicang.evidence.systems import TRAINING, machine_stated
 from taicang.evidence.training_rows import (
-    RULES,
     Row,
     model_of,
-    of_source,
     plan_of,
-    release,
+    script_of,
     stack_of,
-    submission,
     training_rows,
 )  # fmt: skip
 from taicang.search.training import Training, settle
@@ -36,16 +33,15 @@ def question(row: Row, stack: Stack | None = None, clock: Sustained | None = Non
     model = model_of(row)
     machine = machine_stated(row.raw["system"], row.chip, row.count, row.raw["extra"])
     engine = stack or catalog.stack(stack_of(row))
-    if "recipes" in of_source(row):
-        job = (row.model, row.chip, row.raw["dtype"])
-        found_on = recipe_of("tuned", *job, release(row))
-        more = {name: frozenset(found_on.get(name, ())) for name in ON_REQUEST}
-        engine = replace(
-            engine, captured=more["captured"], fused=engine.fused | more["fused"],
-            overlap=engine.overlap | more["overlap"], expert_dispatch="plain" if recipe_of("plain", *job) else "best",
-        )  # fmt: skip
-    engine = _as_said(row, replace(engine, fused=engine.fused | set(submission(row).get("fused", ()))))
-    return Training(model=model, on=machine, plan=plan_of(row, model), stack=engine, clock=clock)
+    said = script_of(row)
+    engine = replace(
+        engine,
+        captured=frozenset(said.get("captured", engine.captured)),
+        fused=engine.fused.union(said.get("fused", ())),
+        overlap=engine.overlap.union(said.get("overlap", ())),
+        expert_dispatch=said.get("expert_dispatch", engine.expert_dispatch),
+    )
+    return Training(model=model, on=machine, plan=plan_of(row, model), stack=_as_said(row, engine), clock=clock)
 
 
 def setup(row: Row) -> Setup:
@@ -62,7 +58,7 @@ def _as_said(row: Row, engine: Stack) -> Stack:
         "distributed": extra.get("overlapped_distributed_optimizer"), "flash": extra.get("flash_attention"),
         "chunked": bool(extra.get("chunked_loss")), "grouped": bool(extra.get("grouped_gemm", True)),
     }  # fmt: skip
-    said = settings(RULES, "engines", facts)
+    said = settings(TRAINING, "engines", facts)
     keeps = replace(engine.keeps, logit_bytes=said.pop("logit_bytes", engine.keeps.logit_bytes))
     for name in [name for name in said if "/" in name]:
         field, _, part = name.partition("/")

@@ -1,4 +1,4 @@
-"""Machines, fabrics and recipes under measured rows: what their names mean, by the catalogue and tables of ``data``."""
+"""Machines, fabrics and stacks under measured rows: what their names mean, by the catalogue and tables of ``data``."""
 
 from __future__ import annotations
 
@@ -13,10 +13,14 @@ from taicang import catalog
 from taicang.catalog import files
 from taicang.catalog.build import machines_with
 from taicang.catalog.resolve import find, is_path
+from taicang.catalog.rules import section
 from taicang.errors import NotModelled, UnknownName
 from taicang.evidence.tables import CARRIED
 from taicang.hardware import Chip, Level, Machine, Plane
 from taicang.ops import CollectiveKind
+
+TRAINING = CARRIED / "rules" / "training.yaml"
+"""The file of rules for rows of training."""
 
 
 @cache
@@ -76,10 +80,10 @@ def machine_stated(system: str, chip: str, ranks: int, extra: Mapping[str, Any],
 
     ``extra`` is what the row says besides; where only ``links`` are asked about the chip may be known less well.
     """
-    said = training_tables()
     plain = SIZE.sub("", chip.lower())
     known = next((machines_with(each) for each in (chip.lower(), plain) if find("chip", each)), ())
-    for name in (said["machines"].get(chip), "-".join(system.lower().split()), said["unbinned"].get(chip), *known[:1]):
+    own, unbinned = (section(TRAINING, name).get(chip) for name in ("machines", "unbinned"))
+    for name in (own, "-".join(system.lower().split()), unbinned, *known[:1]):
         with suppress(UnknownName):
             if name:
                 on = _spread(machine_for(name, ranks, links), nodes_stated(system), ranks)
@@ -143,53 +147,12 @@ def stack_named(software: str) -> str:
     A month in place of a version is the newest release of that month or before, else the oldest known.
     """
     name, version, *_ = [*re.split(r"[@/\s]+", software.strip().partition(",")[0], maxsplit=1), ""]
-    engine = catalog.stack(training_tables()["engines"].get(name, name.lower())).name.partition("@")[0]
+    engine = catalog.stack(section(TRAINING, "software").get(name, name.lower())).name.partition("@")[0]
     known = {catalog.stack(each).epoch: each for each in catalog.names("stack") if each.partition("@")[0] == engine}
     if not re.match(r"20\d\d-\d\d", version) or f"{engine}@{version}" in known.values():
         return f"{engine}@{version}" if version else engine
     before = [epoch for epoch in sorted(known) if epoch <= version[:7]]
     return known[before[-1] if before else min(known)]
-
-
-ON_REQUEST = ("captured", "fused", "overlap")
-"""Fields of ``Stack`` that a recipe adds to."""
-
-
-@cache
-def training_tables() -> Mapping[str, Any]:
-    """The tables of ``data/training.yaml``."""
-    return files.read(CARRIED / "training.yaml")
-
-
-def recipe_of(table: str, model: str, chip: str, dtype: str, release: str = "") -> Mapping[str, Any]:
-    """The first row of ``table`` ("recomputed", "tuned", "plain") for this job and release; empty where none is."""
-    for row in training_tables()[table]:
-        fits = model.startswith(row["model"]) and chip in row["chips"] and dtype in row.get("formats", [dtype])
-        if fits and release >= row.get("since", ""):
-            return dict(row)
-    return {}
-
-
-def submitted(source: str, system: str, model: str, chip: str, count: int) -> Mapping[str, Any]:
-    """What the scripts of a submission to MLPerf do beyond its row; empty where nothing is known."""
-    for row in training_tables()["submitted"]:
-        named = source in row["sources"] and model == row["model"] and chip in row["chips"]
-        if named and row.get("system", system) == system and count in row.get("counts", [count]):
-            return dict(row)
-    return {}
-
-
-def stages(model: str, layers: int, chunks: int) -> str:
-    """Layers of each chunk where the recipe deals them unevenly (``TrainPlan.stages``); empty where it deals evenly.
-
-    Embedding, MTP and head of DeepSeek-V3 and Kimi-K2 weigh as three layers: all chunks but the last are full
-    ("Et*4|(t*4|)*14tmL" for 16 chunks, "Et|(tt|)*30mL" for 32).
-    """
-    if chunks == 1 or layers != 61 or not model.startswith(("DeepSeekV3", "DeepSeek-V3", "Kimi")):
-        return ""
-    each = -(-(layers + 3) // chunks)
-    last = layers - each * (chunks - 1)
-    return ",".join([f"E{each + min(last, 0)}", *[str(each)] * (chunks - 2), f"{max(last, 0)}ML"])
 
 
 CONGESTED = "ib-ndr-congested"

@@ -16,17 +16,15 @@ from pathlib import Path
 from typing import Any
 
 from taicang.catalog.models import model as load_model
-from taicang.catalog.rules import settings
+from taicang.catalog.rules import section, settings
 from taicang.errors import NotModelled, UnknownName
-from taicang.evidence.systems import recipe_of, stack_named, stages, submitted, training_tables
-from taicang.evidence.tables import CARRIED, held_out, lines, parsed
+from taicang.evidence.systems import TRAINING, stack_named
+from taicang.evidence.tables import held_out, lines, parsed
 from taicang.models.types import Block, Dense, GroupedQuery, Model, routed
 from taicang.train.flops import megatron_flop, model_flop
 from taicang.train_plans import WAVES, Schedule, TrainPlan, recipe
 
 FILE = "published_training.csv"
-RULES = CARRIED / "rules" / "training.yaml"
-"""The file of rules for these rows."""
 NO_STEP = {"time_to_train": "a run to an accuracy", "outcome": "whether a run fits"}
 """Metrics that no step time follows from -> what they are."""
 SMALL_RANKS = 64
@@ -105,12 +103,13 @@ def row_of(raw: dict[str, Any]) -> Row:
     sequences = int(batch.get("gbs") or batch.get("local_batch", 0) * count // inner)
     seconds, refused = _seconds(raw, count, seq, sequences)
     tuned = "LoRA" in raw["model"] or raw["extra"].get("task") in ("lora", "sft")
-    defect = {"source": raw["src"], "dtype": raw["dtype"]} in training_tables()["defects"]
+    facts = {"source": raw["src"], "model": raw["model"], "dtype": raw["dtype"], "tuned": tuned}
+    said = settings(TRAINING, "suites", facts)
     key = (raw["model"], count, raw["dtype"], json.dumps(par, sort_keys=True), sequences, seq)
     return Row(
         id=raw["id"],
         source=raw["src"],
-        suite=settings(RULES, "suites", {"source": raw["src"], "model": raw["model"], "tuned": tuned})["suite"],
+        suite=said["suite"],
         chip=raw["chip"],
         count=count,
         model=raw["model"],
@@ -119,7 +118,7 @@ def row_of(raw: dict[str, Any]) -> Row:
         metric=raw["metric"],
         role=raw["role"],
         step_s=seconds,
-        held_out=count > SMALL_RANKS or raw["role"] == "validation" or defect or held_out("training", *key),
+        held_out=count > SMALL_RANKS or raw["role"] == "validation" or "held" in said or held_out("training", *key),
         refused=refused,
         raw=raw,
     )
@@ -171,7 +170,7 @@ def model_of(row: Row) -> Model:
             ffn=Dense(inter=4 * hidden, gated=False),
         )
         found = replace(found, hidden=hidden, blocks=(block,))
-    if window := int(extra.get("window") or training_tables()["windows"].get(row.model, 0)):
+    if window := int(extra.get("window") or section(TRAINING, "windows").get(row.model, 0)):
         found = replace(found, blocks=tuple(_windowed(block, window) for block in found.blocks))
     if "vocab" in extra:
         found = replace(found, vocab=int(extra["vocab"]))
@@ -189,7 +188,7 @@ def _windowed(block: Block, window: int) -> Block:
 
 def _named(name: str) -> Model:
     """The model of a row's name, which may go on to say how it ran ("llama2-70b 32p", "mistral-7b-32k")."""
-    name = training_tables()["models"].get(name, name)
+    name = section(TRAINING, "models").get(name, name)
     try:
         return load_model(name)
     except UnknownName:
@@ -234,8 +233,7 @@ def stack_of(row: Row) -> str:
     software = row.raw["sw"]
     if "@" in software:
         return stack_named(software)
-    said = settings(RULES, "stacks", {"source": row.source, "chip": row.chip}).get("stack")
-    if known := said or training_tables()["stacks"].get(row.source):
+    if known := settings(TRAINING, "stacks", {"source": row.source, "chip": row.chip}).get("stack"):
         return str(known) + (release(row) if known.endswith("@") else "")
     if not software:
         raise NotModelled(f"software of {row.source}: name a stack in the column 'sw'")
@@ -249,30 +247,44 @@ def release(row: Row) -> str:
 
 def of_source(row: Row) -> Mapping[str, Any]:
     """What is known of the source of a row: ``recipes``, ``uneven``."""
-    return settings(RULES, "sources", {"source": row.source})
+    return settings(TRAINING, "sources", {"source": row.source})
 
 
-def submission(row: Row) -> Mapping[str, Any]:
-    """What the scripts behind a row of MLPerf do beyond it; empty for others."""
-    return submitted(row.source, row.raw.get("system", ""), row.model, row.chip, row.count)
+def script_of(row: Row) -> Mapping[str, Any]:
+    """What the scripts behind a row do beyond it: of submissions to MLPerf, or its source's recipes."""
+    raw = row.raw
+    facts = {
+        "source": row.source, "system": raw.get("system", ""), "model": row.model, "chip": row.chip, "count": row.count,
+        "dtype": raw["dtype"], "release": release(row), "task": raw["extra"].get("task", ""),
+    }  # fmt: skip
+    return settings(TRAINING, "recipes" if "recipes" in of_source(row) else "submitted", facts)
+
+
+def stages(model: str, layers: int, chunks: int) -> str:
+    """Layers of each chunk where the recipe deals them unevenly (``TrainPlan.stages``); empty where it deals evenly.
+
+    Embedding, MTP and head of DeepSeek-V3 and Kimi-K2 weigh as three layers: all chunks but the last are full
+    ("Et*4|(t*4|)*14tmL" for 16 chunks, "Et|(tt|)*30mL" for 32).
+    """
+    if chunks == 1 or layers != 61 or not model.startswith(("DeepSeekV3", "DeepSeek-V3", "Kimi")):
+        return ""
+    each = -(-(layers + 3) // chunks)
+    last = layers - each * (chunks - 1)
+    return ",".join([f"E{each + min(last, 0)}", *[str(each)] * (chunks - 2), f"{max(last, 0)}ML"])
 
 
 def plan_of(row: Row, model: Model) -> TrainPlan:
     """The layout, completed by the rules of the module's docstring."""
     par, batch, extra = row.raw["par"], row.raw["batch"], row.raw["extra"]
-    dtype = row.raw["dtype"]
-    known = submission(row)
-    par, dtype = par | known.get("par", {}), known.get("dtype", dtype)
-    form = training_tables()["formats"].get(dtype) or training_tables()["formats"].get(dtype.upper())
+    known = script_of(row)
+    par, batch, dtype = par | known.get("par", {}), batch | known.get("batch", {}), known.get("dtype", row.raw["dtype"])
+    forms = section(TRAINING, "formats")
+    form = forms.get(dtype) or forms.get(dtype.upper())
     if form is None:
         raise NotModelled(f"recipe {dtype}")
     lora = "LoRA" in row.model or extra.get("task") == "lora"
-    source, job = of_source(row), (row.model, row.chip, dtype)
-    if "recipes" in source and "task" not in extra:
-        laid = recipe_of("laid", *job)
-        par, batch = par | laid.get("par", {}), batch | laid.get("batch", {})
     fsdp = par.get("fsdp") not in (None, 0) or "sharding" in par
-    said = settings(RULES, "plans", _facts(row, par, sharded=fsdp))
+    said = settings(TRAINING, "plans", _facts(row, par, sharded=fsdp))
     (tp, pp, cp, dp), micro = _degrees(row, par, batch, said, lora=lora)
     ep, etp = _experts(par, extra, said) if routed(model) else (1, 1)
     if part := re.search(r"^full.*?(\d+) of each chunk", str(extra.get("recompute"))):
@@ -280,9 +292,8 @@ def plan_of(row: Row, model: Model) -> TrainPlan:
         said["recompute_ratio"] = int(part[1]) / each
     if "again" in known:
         said |= {"recompute": "full", "recompute_ratio": known["again"] / model.layers}
-    if "recipes" in source and (found := recipe_of("recomputed", *job, release(row))):
-        said |= {"recompute": "selective", "recompute_modules": found["parts"]}
-    away = recipe_of("offloaded", *job) if fsdp and "recipes" in source else {}
+    if "recompute_modules" in known:
+        said |= {"recompute": "selective", "recompute_modules": known["recompute_modules"]}
     vpp, chunk = int(par.get("vp") or 1), said.get("chunk_layers")
     if chunk and model.layers % (chunk * pp) == 0:
         vpp = model.layers // pp // chunk
@@ -308,7 +319,7 @@ def plan_of(row: Row, model: Model) -> TrainPlan:
         recompute_modules=tuple(said.get("recompute_modules", ("core",))),
         recompute_ratio=said.get("recompute_ratio", 1.0),
         stages=stages(row.model, model.layers, pp * (vpp if pp > 1 else 1))
-        if "uneven" in source
+        if "uneven" in of_source(row)
         else extra.get("stages", ""),
         zero=int(par.get("zero", extra.get("zero", said.get("zero", 1)))),
         shard=int(par.get("zero_group", 0)),
@@ -317,7 +328,7 @@ def plan_of(row: Row, model: Model) -> TrainPlan:
         schedule=schedule,
         recipe=recipe(said.get("recipe", form)),
         trained_ratio=0.0 if lora else 1.0,
-        activations_away_ratio=away.get("layers", 0) / model.layers,
+        activations_away_ratio=(known.get("away_layers", 0) if fsdp else 0) / model.layers,
         moments=extra.get("moments", "fp32"),
         master=extra.get("master", "fp32"),
     )
