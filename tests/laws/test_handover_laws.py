@@ -24,13 +24,13 @@ from taicang.search.door import Run, formats, job_of, prepare
 from taicang.search.handover import (
     TARGETS,
     TRAINERS,
-    able,
     emit,
     image,
-    launchable,
     other_version,
     priced_version,
     role_name,
+    unlaunchable,
+    why_not,
 )  # fmt: skip
 from taicang.search.handover.kubernetes import resource
 from taicang.search.result import Choice, Pool
@@ -292,9 +292,9 @@ def test_a_plan_beside_the_others_is_not_handed_over_where_the_target_cannot_tak
     job = prepare("deepseek-v3", "hgx-h200", stack="vllm", input_tokens=4000, output_tokens=1000)
     ((_, quant),) = formats(["auto"], job)
     plan = ServePlan(tp=8, ep=4, moe_tp=2, quant=quant)
-    keep = able("vllm", job.machine, job.model, job.stack.name)
+    refused = why_not("vllm", job.machine, job.model, job.stack.name)
     assert plan in every(job, quant, default(job.model), [plan])["decode"]
-    assert plan not in every(job, quant, default(job.model), [plan], keep)["decode"]
+    assert plan not in every(job, quant, default(job.model), [plan], refused)["decode"]
 
 
 @pytest.mark.parametrize("to", ["vllm", "sglang", "trtllm"])
@@ -378,7 +378,7 @@ def test_a_fixed_plan_that_the_engine_cannot_be_told_is_answered_with_a_warning(
     if isinstance(found, Infeasible):
         return
     job = job_of(run)
-    takes = launchable(job.machine, job.model, job.stack)("both", found.decode.plan)
+    takes = not unlaunchable(job.machine, job.model, job.stack)("both", found.decode.plan)
     assert takes != any(line.startswith("warning: ") for line in found.assumptions)
     if pp > 1 and drafts and stack != "tensorrt-llm":
         assert not takes

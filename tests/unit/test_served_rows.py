@@ -155,7 +155,7 @@ def test_what_does_not_fit_is_refused_with_the_amount():
         precision="", gemm_quant_mode="", tp_size="4", isl="3000", osl="600", concurrency="12", batch_size="12",
     )  # fmt: skip
     with pytest.raises(InvalidInput, match=r"does not fit .* GB short per rank"):
-        predict(served._row(row, model("llama-3.1-405b")))
+        predict(served.row_of(row))
 
 
 def own(**more: str) -> served.Row:
@@ -212,11 +212,11 @@ def test_a_row_that_leaves_out_what_ran_is_refused_with_the_reason():
         gemm_quant_mode="nvfp4", tp_size="4", isl="1024", osl="1024", concurrency="512", batch_size="512",
     )  # fmt: skip
     with pytest.raises(InvalidInput, match="512 clients"):
-        predict(served._row(row, model("gpt-oss-120b")))
+        predict(served.row_of(row))
     other = row | {"source": "nvidia-internal", "concurrency": "", "batch_size": "64"}
     with pytest.raises(InvalidInput, match="how many clients"):
-        predict(served._row(other, model("gpt-oss-120b")))
-    assert predict(served._row(row | {"concurrency": "64", "batch_size": "64"}, model("gpt-oss-120b"))).tpot_s > 0
+        predict(served.row_of(other))
+    assert predict(served.row_of(row | {"concurrency": "64", "batch_size": "64"})).tpot_s > 0
 
 
 @pytest.mark.skipif(not FILE.is_file(), reason="no folder shared beside the repository")
@@ -250,7 +250,7 @@ def test_tokens_that_come_with_the_first_wait_for_each_other_and_leave_the_end_a
         id="x", backend="sglang", backend_version="0.5.9", system="h200_sxm", gemm_quant_mode="fp8_block", isl="1000",
         osl="100", concurrency="8", batch_size="8",
     )  # fmt: skip
-    row = served._row(stated, model("deepseek-r1"))
+    row = served.row_of(stated)
     plain, told = (
         predict(replace(row, settings=replace(row.settings, held_back=many, held_back_steps=each)))
         for many, each in ((0, 0), (held, steps))

@@ -78,29 +78,24 @@ def _one(model: str, name: str, options: dict[str, Any]) -> Outcome:
     from taicang.predict.choose import DEPTH
     from taicang.search import versus
     from taicang.search.door import formats, job_of, narrowed
+    from taicang.search.handover import check, stack_for, why_not
     from taicang.search.run import search
     from taicang.search.space import default, wide
 
     run = run_from(options, model, name)
     job = job_of(run)
     if options["emit"] and not options["stack"]:
-        from taicang.search.handover import check, stack_for
-
         check(options["emit"], job.machine)
         own = stack_for(options["emit"], job.machine)
         job = job_of(replace(run, stack=own)) if own else job
     given = versus.fields(options["versus"] or "")
     beside = (versus.layout(job, given),) if given else ()
     space = narrowed((wide if options["space"] == "wide" else default)(job.model), run)
-    keep = None
-    if options["emit"]:
-        from taicang.search.handover import able
-
-        keep = able(options["emit"], job.machine, job.model, job.stack.name)
+    refused = why_not(options["emit"], job.machine, job.model, job.stack.name) if options["emit"] else None
     depth = max(options["top"], DEPTH) if options["confirm"] else options["top"]
     ask = replace(ask_of(options), top=depth)
     quants = formats([each.strip() for each in options["quant"].split(",")], job, options["kv"])
-    found = search(job, quants, versus.widened(space, given), ask, beside=beside, keep=keep)
+    found = search(job, quants, versus.widened(space, given), ask, beside=beside, why_not=refused)
     return Outcome(job=job, found=found, space=space)
 
 

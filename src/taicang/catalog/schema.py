@@ -11,13 +11,12 @@ from collections.abc import Mapping
 from dataclasses import fields
 from functools import cache
 from pathlib import Path
-from typing import Any, Final, Literal, NamedTuple, TypeAlias, get_args
+from typing import Any, Final, NamedTuple, get_args
 
 from taicang.catalog import files
 from taicang.hardware import Level
 from taicang.stacks import Headroom, Keeping, Stack
 
-Kind: TypeAlias = Literal["chip", "machine", "stack"]
 KINDS: Final = ("chip", "machine", "stack")
 FOLDERS: Final[Mapping[str, str]] = {"chip": "chips", "machine": "machines", "stack": "stacks"}
 PROVENANCE: Final = ("measured-here", "published", "datasheet", "calibrated", "assumed", "unknown")

@@ -167,14 +167,13 @@ def with_constants(stack: Stack, values: Mapping[str, float]) -> Stack:
     return replace(stack, kernel_ratio=MappingProxyType(dict.fromkeys(FAMILIES, values["kernel_ratio"])), **rest)  # type: ignore[arg-type]
 
 
-def step_constants(
-    rows: Sequence[ascend_steps.Row], names: Sequence[str] = tuple(ASCEND["constants"])
-) -> dict[str, float]:
-    """Constants ``names`` that bring predicted steps nearest to the reference."""
+def step_constants(rows: Sequence[ascend_steps.Row]) -> dict[str, float]:
+    """Constants that bring predicted steps nearest to the reference."""
     from scipy.optimize import least_squares  # noqa: PLC0415 - fitting only
 
     stack = bare(ascend_steps.STACK)
-    scale, *ends = np.array([ASCEND["constants"][name] for name in names]).T
+    names = tuple(ASCEND["constants"])
+    scale, *ends = np.array([*ASCEND["constants"].values()]).T
 
     def values(x: NDArray[np.float64]) -> dict[str, float]:
         return {name: float(v) for name, v in zip(names, x * scale, strict=True)}

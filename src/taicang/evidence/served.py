@@ -312,11 +312,7 @@ def read(path: Path) -> list[Row]:
 
 def row_of(cells: dict[str, str]) -> Row:
     """One line of such a file, with the model that it names imported."""
-    return _row(cells, model(cells["model_path"]))
-
-
-def _row(cells: dict[str, str], net: Model) -> Row:
-    split = cells["mode"] == "disagg"
+    net, split = model(cells["model_path"]), cells["mode"] == "disagg"
     prefill = None
     if split:
         prefill = _role(cells, "prefill_", net, max(1, int(number(cells, "prefill_num_workers", 1.0))))

@@ -78,7 +78,7 @@ def state_space(keys: Keys, hidden: int, alone: str = "") -> StateSpace:
     width = (
         keys.maybe("mamba_head_dim", "mamba_headdim")
         or (keys.maybe("head_dim") if alone else None)
-        or _auto(keys, "mamba_d_head", inner, heads)
+        or (inner // heads if keys.get("mamba_d_head") in (None, "auto") else keys.number("mamba_d_head"))
     )
     return StateSpace(
         heads=heads,
@@ -91,8 +91,3 @@ def state_space(keys: Keys, hidden: int, alone: str = "") -> StateSpace:
         state_dtype=_state_dtype(keys),
         **biases,
     )
-
-
-def _auto(keys: Keys, name: str, inner: int, heads: int) -> int:
-    value = keys.get(name)
-    return inner // heads if value in (None, "auto") else keys.number(name)

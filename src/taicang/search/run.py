@@ -12,7 +12,7 @@ from taicang.catalog.build import split
 from taicang.errors import InvalidInput, MissingFigure, NotModelled
 from taicang.plans import Quantisation, ServePlan
 from taicang.search import sheet
-from taicang.search.handover import launchable
+from taicang.search.handover import unlaunchable
 from taicang.search.join import covered
 from taicang.search.points import Job, Points, Role, prefill_points, serving_points
 from taicang.search.result import FIGURES, MODES, Ask, Choice, Counts, Found, Mode
@@ -33,13 +33,13 @@ def search(
     ask: Ask,
     only: Mapping[str, Sequence[ServePlan]] | None = None,
     beside: Sequence[ServePlan] = (),
-    keep: Callable[[str, ServePlan], bool] | None = None,
+    why_not: Callable[[str, ServePlan], str] | None = None,
 ) -> Found:
     """The best ways to run ``job`` over all layouts of ``space`` in each of the named ``quants``.
 
     ``only`` names the layouts by role ("both", "prefill", "decode") instead of all; ``beside`` are layouts that decode
-    besides those of the space; ``keep`` says of a role and a layout whether it is in the space at all (none: of the
-    space's own, those that the engine can be told to run).
+    besides those of the space; ``why_not`` says of a role and a layout why it is not in the space, if it is not
+    (none: of the space's own, what the engine cannot be told to run).
 
     Exhaustive: each row is priced, unless its bytes exceed the memory. The smallest machine is no larger than the
     job's. Raises ``InvalidInput`` for it without a load or a load without it, and ``MissingFigure`` where the objective
@@ -55,7 +55,7 @@ def search(
     if only is None:
         space = replace(space, staged_drafts=job.stack.staged_drafts)
     for name, quant in quants:
-        plans = only or every(job, quant, space, beside, keep)
+        plans = only or every(job, quant, space, beside, why_not)
         priced = _priced(plans, job, space, ask)
         sheets += _sheets(priced, job, name, ask)
         if ask.front and "aggregated" in priced:
@@ -76,7 +76,7 @@ def search(
     if beyond:
         nearest = [_larger(job, ask, beyond[0].chips)]
     elif not best and job.users:
-        free = search(replace(job, users=None), quants, space, replace(ask, top=MANY), only, beside, keep).best
+        free = search(replace(job, users=None), quants, space, replace(ask, top=MANY), only, beside, why_not).best
         nearest = _fewer(job, free) or nearest
     laid, considered, fitting, refusals = counts.tolist()
     return Found(
@@ -139,22 +139,22 @@ def every(
     quant: Quantisation,
     space: Space,
     beside: Sequence[ServePlan] = (),
-    keep: Callable[[str, ServePlan], bool] | None = None,
+    why_not: Callable[[str, ServePlan], str] | None = None,
 ) -> dict[str, Sequence[ServePlan]]:
-    """Layouts of the space by role that ``keep``, or else the engine, takes; ``beside`` is among those that decode, but
-    for what ``keep`` does not take."""
-    takes = keep or launchable(job.machine, job.model, job.stack)
+    """Layouts of the space by role but those that ``why_not``, or else the engine, refuses; ``beside`` is among those
+    that decode, but for what ``why_not`` refuses."""
+    refused = why_not or unlaunchable(job.machine, job.model, job.stack)
     wider = list(layouts(space, job.model, job.machine, job.stack, quant, prefill=True))
     given = [replace(each, quant=quant) for each in beside]
 
     def serving(role: str) -> list[ServePlan]:
-        plans = [plan for plan in wider if not plan.sp and takes(role, plan)]
-        return plans + [plan for plan in given if plan not in plans and (keep is None or keep(role, plan))]
+        plans = [plan for plan in wider if not plan.sp and not refused(role, plan)]
+        return plans + [plan for plan in given if plan not in plans and not (why_not and why_not(role, plan))]
 
     return {
         "both": serving("both"),
         "decode": serving("decode"),
-        "prefill": [plan for plan in wider if takes("prefill", plan)],
+        "prefill": [plan for plan in wider if not refused("prefill", plan)],
     }
 
 

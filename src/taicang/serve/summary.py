@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from taicang.serve.cluster import Cluster
 from taicang.serve.log import token_gaps
-from taicang.serve.record import QUANTILES, Record, Spread, spread
-from taicang.serve.request import SECOND, Request
+from taicang.serve.record import QUANTILES, Spread, spread
+from taicang.serve.request import SECOND
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,11 +139,6 @@ class Summary:
     """Mean of the same."""
     output_tokens_per_j: float | None
     partial: bool
-
-
-def columns(requests: Iterable[Request]) -> dict[str, NDArray[Any]]:
-    """Requests that ended as columns."""
-    return Record(r for r in requests if r.end >= 0).columns()
 
 
 def summarise(

@@ -154,12 +154,6 @@ def check(to: str, machine: Machine) -> None:
         raise NotModelled(f"{to} does not run on {machine.chip.name}" + (f"; {fit} will" if fit else ""))
 
 
-def able(to: str, machine: Machine, net: Model, stack: str) -> Callable[[str, ServePlan], bool]:
-    """Tells of a role and a layout whether ``to`` can express it. Raises as ``check``."""
-    refused = why_not(to, machine, net, stack)
-    return lambda role, plan: not refused(role, plan)
-
-
 def why_not(to: str, machine: Machine, net: Model, stack: str) -> Callable[[str, ServePlan], str]:
     """Tells of a role and a layout why ``to`` cannot express it, if it cannot. Raises as ``check``."""
     check(to, machine)
@@ -183,12 +177,6 @@ def why_not(to: str, machine: Machine, net: Model, stack: str) -> Callable[[str,
         return ""
 
     return refused
-
-
-def launchable(machine: Machine, net: Model, stack: Stack) -> Callable[[str, ServePlan], bool]:
-    """Tells of a role and a layout whether the engine of ``stack`` can be told to run it."""
-    refused = unlaunchable(machine, net, stack)
-    return lambda role, plan: not refused(role, plan)
 
 
 def unlaunchable(machine: Machine, net: Model, stack: Stack) -> Callable[[str, ServePlan], str]:
