@@ -1,7 +1,10 @@
 """Hostile input ends in an answer or in one line: no traceback, valid JSON, in time (``make fuzz`` runs many more)."""
 
+import contextlib
 import json
+import signal
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -16,6 +19,18 @@ from taicang.units import DIMENSIONS
 @pytest.mark.parametrize("seed", range(6))
 def test_hostile_input_is_answered_or_refused(seed):
     assert hostile.run(seed, 25) == []
+
+
+@pytest.mark.parametrize("others_run", [False, True])
+def test_what_waits_for_a_processor_is_not_taken_for_what_waits_for_ever(others_run, monkeypatch):
+    if others_run:
+        monkeypatch.setattr(hostile, "blocked_s", lambda: 0.0)
+    hostile.patiently(hostile.blocked_s() + 0.05)
+    try:
+        with contextlib.nullcontext() if others_run else pytest.raises(RuntimeError, match="no end"):
+            time.sleep(0.3)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
 
 
 def parts(answer):

@@ -38,7 +38,7 @@ def log_uniform(low, high):
 
 cases = st.sampled_from(CASES)
 loads = st.builds(
-    Load, concurrency=log_uniform(1, 2048), input_tokens=log_uniform(16, 16384), output_tokens=log_uniform(8, 8192)
+    Load, concurrency=log_uniform(1, 2048), input_tokens=log_uniform(16, 16384), output_tokens=log_uniform(1, 8192)
 )
 
 
@@ -52,8 +52,27 @@ def test_tokens_in_are_tokens_out_and_steps_bound_tpot(case, scheduler, burst, g
     busy = found.tpot_s * max(load.output_tokens - 1.0, 1.0)
     # Little: requests in flight = their rate x their time
     assert found.output_tokens_per_s * (found.ttft_s + busy) / load.output_tokens == pytest.approx(load.concurrency)
-    assert found.tpot_s >= found.step_s / setup.plan.tokens_per_step * (1 - 1e-9)
+    if load.output_tokens > 1:
+        assert found.tpot_s >= found.step_s / setup.plan.tokens_per_step * (1 - 1e-9)
     assert found.ttft_s >= found.prefill_s  # who comes before it makes nobody's own prompt shorter
+
+
+@settings(max_examples=40, deadline=None)
+@given(cases, st.sampled_from(SCHEDULERS), st.booleans(), loads, st.sampled_from([8.0, 64.0, np.inf]))
+def test_an_answer_of_one_token_takes_no_decode_step(case, scheduler, random, load, room):
+    """It is there no later than one of two, and prompts are all that bounds how many there are."""
+    setup = setup_of(case, scheduler=scheduler)
+    one, two = (aggregated(setup, replace(load, output_tokens=n, room=room, at_random=random)) for n in (1.0, 2.0))
+    assert one.tpot_s == 0.0
+    assert one.ttft_s <= (two.ttft_s + two.tpot_s) * (1 + 1e-9)
+    assert one.output_tokens_per_s >= two.output_tokens_per_s / 2.0 * (1 - 1e-9)
+    if setup.plan.dp == 1 and load.concurrency <= room:
+        budget = float(setup.stack.chunk_tokens)
+        together_ = max(min(load.concurrency, budget / load.input_tokens), 1.0)
+        if together_ < load.concurrency and load.input_tokens <= budget:
+            full_s = step(setup, prefill_batch(sequences=together_, length=load.input_tokens)).seconds
+            turns = load.concurrency / together_
+            assert one.ttft_s == pytest.approx(turns * full_s + through_s(setup.stack, load.input_tokens))
 
 
 @settings(max_examples=30, deadline=None)
@@ -142,7 +161,7 @@ def test_first_tokens_of_pools_wait_for_half_a_burst_and_never_for_more_than_all
 
 
 @settings(max_examples=20, deadline=None)
-@given(loads)
+@given(loads.filter(lambda load: load.output_tokens > 2))
 def test_prompts_of_other_attention_groups_hold_up_the_steps_that_all_take_together(load):
     setup = setup_of(CASES[2])
     load = replace(load, concurrency=float(setup.plan.dp))  # one request in each group

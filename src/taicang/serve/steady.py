@@ -82,14 +82,13 @@ def aggregated(setup: Setup, load: Load, exists: NDArray[np.bool_] | None = None
     mean_context = load.input_tokens + load.output_tokens * spread.output_ratio / 2
     decoding = decode_batch(sequences=mine, context=mean_context * spread.decode_ratio(plan.dp, mine))
     decode = step(setup, decoding)
+    if not np.any(load.output_tokens > 1):
+        return _prefilled(setup, load, decode, mine * 1.0, group / mine, exists)
     new = np.maximum(load.input_tokens * (1.0 - load.cached_ratio), 1.0)
-    cached = load.input_tokens - new
     steps = np.maximum((load.output_tokens - 1) / plan.tokens_per_step, 1.0)
     budget = _left_to_prompts(stack, mine * plan.query_len, new / (new + steps * plan.query_len))
-    chunks = np.maximum(new / budget, 1.0)
+    chunk, chunks = _chunk(load, plan.dp, budget)
     length = new / chunks
-    keys = (cached + new * spread.input_ratio / 2) * spread.prompts_ratio(plan.dp, length)
-    chunk = prefill_batch(sequences=1.0, length=length, cached=keys - length / 2)
     others = np.maximum(mine - 1.0, 0.0) * chunks
     everybody = (mine * plan.dp - 1.0) * chunks if load.at_random else None
     carried, mean, packed = _carried(others, everybody, steps, length, budget, groups=plan.dp, mixed=mixed)
@@ -125,6 +124,39 @@ def aggregated(setup: Setup, load: Load, exists: NDArray[np.bool_] | None = None
         prefill_s=alone.seconds * chunks,
         # an instance of requests at random is full, whoever still stands at its door
         output_tokens_per_s=load.concurrency * load.output_tokens / (turns + (0.0 if load.at_random else door)),
+        decode=decode,
+    )
+
+
+def _chunk(load: Load, groups: Count, budget: Num) -> tuple[Batch, Num]:
+    """The mean step of a prompt in pieces of at most ``budget`` tokens, and how many it takes."""
+    new = np.maximum(load.input_tokens * (1.0 - load.cached_ratio), 1.0)
+    chunks = np.maximum(new / budget, 1.0)
+    length = new / chunks
+    keys = (load.input_tokens - new + new * load.spread.input_ratio / 2) * load.spread.prompts_ratio(groups, length)
+    return prefill_batch(sequences=1.0, length=length, cached=keys - length / 2), chunks
+
+
+def _prefilled(
+    setup: Setup, load: Load, decode: Timeline, mine: Num, turns: Num, exists: NDArray[np.bool_] | None
+) -> Steady:
+    """Answers of one token: an instance computes prompts alone, as many together as there are and a step takes.
+
+    Each of ``mine`` requests of a group is prefilled once a turn, in steps that all groups take together; who finds no
+    room waits for ``turns``. ``decode`` is a step that none takes.
+    """
+    budget = setup.stack.chunk_tokens
+    chunk, chunks = _chunk(load, setup.plan.dp, budget)
+    most = np.maximum(budget / chunk.prefill_tokens, 1.0)
+    packed = np.minimum(mine * chunks, most)
+    turn = mine * chunks / packed * _spent(setup, scaled(chunk, packed), exists).seconds * turns
+    door = through_s(setup.stack, load.input_tokens)
+    return Steady(
+        ttft_s=turn + door,
+        tpot_s=turn * 0.0,
+        step_s=decode.seconds,
+        prefill_s=step(setup, chunk).seconds * chunks,
+        output_tokens_per_s=load.concurrency * load.output_tokens / (turn + (0.0 if load.at_random else door)),
         decode=decode,
     )
 
