@@ -5,6 +5,9 @@ BIN := $(VENV)/bin
 
 .PHONY: acceptance demo test test-bare test-slow explore mutants fuzz figures lint format bench docs clean
 
+# Who is through with its own tests takes some of another's.
+PARALLEL := -n auto --maxprocesses 4 --dist worksteal
+
 # Tests that need an extra
 EXTRAS := $(shell grep -lrE --include="*.py" "importorskip|is an extra|are an extra" tests)
 
@@ -15,16 +18,17 @@ demo: $(VENV)/.installed
 	$(BIN)/taicang demo
 
 test: $(VENV)/.installed-dev
-	$(BIN)/pytest -m "not slow" -rs -n auto --maxprocesses 4
+	$(BIN)/pytest -m "not slow" -rs --note-passed $(PARALLEL)
 
 # The same where every extra is installed: what CI's bare machine lacks is hidden
 test-bare: $(VENV)/.installed-dev
-	BARE=1 $(BIN)/pytest -m "not slow" -rs -n auto --maxprocesses 4
+	BARE=1 $(BIN)/pytest -m "not slow" -rs $(PARALLEL)
 
-# The slow part has every extra, so that no test is skipped for want of one; what is skipped says why.
+# The slow part has every extra, so that no test is skipped for want of one; what is skipped says why. Of the others it
+# runs what `make test` did not pass.
 test-slow: $(VENV)/.installed-all browser
-	$(BIN)/pytest -m slow -rs
-	$(BIN)/pytest -m "not slow" -rs -n auto --maxprocesses 4 $(EXTRAS)
+	$(BIN)/pytest -m slow -rs $(PARALLEL)
+	$(BIN)/pytest -m "not slow" -rs --not-passed $(PARALLEL) $(EXTRAS)
 
 # A browser for the tests of the page, from Debian's packages where that can be had
 browser:

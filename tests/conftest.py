@@ -4,7 +4,8 @@ Property tests draw the same examples at every run, so that a red run is red aga
 draws fresh ones, so many over all tests asked for that this many checks are made, counts them, and prints the seed of
 a failure. ``MUTANT=10`` (make mutants) draws that many at most and stops at the first failure. ``BARE=1`` hides from
 the tests, and from the processes that they start, what an installation with the extra ``dev`` alone would not have:
-what needs another extra must skip there, as in CI's default run.
+what needs another extra must skip there, as in CI's default run. ``--not-passed`` leaves out what passed in the last
+run with ``--note-passed``: where extras have come since, what they add is left.
 """
 
 import os
@@ -54,11 +55,31 @@ SETTINGS = "_hypothesis_internal_use_settings"
 settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")
 COUNTED = "checks that passed"
+PASSED = "taicang/passed"
+
+
+def pytest_addoption(parser):
+    """See above."""
+    for name, does in (("--note-passed", "Remember what passes."), ("--not-passed", "Leave out what is remembered.")):
+        parser.addoption(name, action="store_true", help=does)
+
+
+def pytest_sessionfinish(session, exitstatus):
+    """Note what passed; it is no failure that all of it had."""
+    config = session.config
+    if config.getoption("note_passed") and not hasattr(config, "workerinput"):
+        ended = config.pluginmanager.get_plugin("terminalreporter").stats.get("passed", ())
+        config.cache.set(PASSED, [each.nodeid for each in ended])
+    if config.getoption("not_passed") and exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED:
+        session.exitstatus = pytest.ExitCode.OK
 
 
 @pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(items):
-    """As many examples of each property as the environment asks for."""
+def pytest_collection_modifyitems(config, items):
+    """What is asked for, with as many examples of each property as the environment asks for."""
+    if config.getoption("not_passed"):
+        passed = set(config.cache.get(PASSED, ()))
+        items[:] = [each for each in items if each.nodeid not in passed]
     if not CHECKS:  # draws that do not depend on constants of the modules that other tests have imported
         providers._get_local_constants = lambda: providers._local_constants
     if not (CHECKS or FEW):
