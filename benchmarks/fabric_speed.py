@@ -1,6 +1,6 @@
 """How fast the fabric is priced link by link, on one core.
 
-    python benchmarks/fabric_speed.py
+    python benchmarks/fabric_speed.py [DRAWS]
 
 Targets: all-to-all of 768 ranks with skewed demand (589,056 flows) 2 s and 2 GB; an even one of 10,000 ranks 0.5 s; a
 ring all-reduce of 384 ranks 0.2 s; a training-like graph of 60 layers on 384 ranks 1 s; 1,000 draws of faults with
@@ -10,6 +10,7 @@ their step times 30 s.
 from __future__ import annotations
 
 import resource
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -31,6 +32,7 @@ from taicang.predict.fabric_parts import breakage
 from taicang.stacks import BARE
 
 CM384 = catalog.machine("cloudmatrix384")
+DRAWS = int(sys.argv[1]) if len(sys.argv) > 1 else 1000
 
 
 def net(spec: str) -> Net:
@@ -78,7 +80,7 @@ def graph() -> float:
 
 
 def draws() -> float:
-    return breakage(CM384, draws=1000, serve="deepseek-r1").step_s["mean"]
+    return breakage(CM384, draws=DRAWS, serve="deepseek-r1").step_s["mean"]
 
 
 CASES: dict[str, tuple[Callable[[], float], float]] = {
@@ -87,7 +89,7 @@ CASES: dict[str, tuple[Callable[[], float], float]] = {
     "even all-to-all, 10,000 ranks": (even, 0.5),
     "ring all-reduce, 384 ranks": (ring, 0.2),
     "60 layers on 384 ranks, a graph each, and an all-reduce": (graph, 1.0),
-    "1,000 draws of faults with decode steps": (draws, 30.0),
+    f"{DRAWS:,} draws of faults with decode steps": (draws, 0.03 * DRAWS),
 }
 
 

@@ -1,9 +1,10 @@
 """One prediction in process, warm: a priced decode step and the whole of `infer`.
 
 Peers, as published or measured by their users: NVIDIA AIConfigurator 7 ms memoised and 930 ms otherwise; Huawei's
-msModeling 21 s. Run: python benchmarks/predict_speed.py
+msModeling 21 s. Run: python benchmarks/predict_speed.py [ROUNDS]
 """
 
+import sys
 import time
 
 from taicang import catalog
@@ -13,14 +14,16 @@ from taicang.plans import ServePlan, decode_batch
 from taicang.predict import infer
 from taicang.serve.setup import Setup, step
 
+ROUNDS = int(sys.argv[1]) if len(sys.argv) > 1 else 5
 
-def best_of(call, rounds=5, repeat=20):
+
+def best_of(call, repeat=20):
     best = float("inf")
-    for _ in range(rounds):
-        start = time.perf_counter()
+    for _ in range(ROUNDS):
+        start = time.process_time()
         for i in range(repeat):
             call(i)
-        best = min(best, (time.perf_counter() - start) / repeat)
+        best = min(best, (time.process_time() - start) / repeat)
     return best
 
 
@@ -41,7 +44,7 @@ def main():
     def search(_):
         infer("deepseek-r1", "cloudmatrix384", input_tokens=4096, output_tokens=256, tpot_s=0.05)
 
-    print(f"infer, all default plans {best_of(search, rounds=3, repeat=1) * 1e3:6.0f} ms")
+    print(f"infer, all default plans {best_of(search, repeat=1) * 1e3:6.0f} ms")
     print("peers, one prediction:   AIConfigurator 7 ms memoised, 930 ms otherwise; msModeling 21,000 ms")
 
 

@@ -1,11 +1,12 @@
 """Operator prices per second on one core, and microseconds of one fresh scalar price, for every family of the union.
 
 Everything goes through ``CostModel.price``; the house rule is a million prices per second over arrays of 10,000.
-Run: python benchmarks/price_operators.py
+Run: python benchmarks/price_operators.py [REPEATS]
 """
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -18,6 +19,7 @@ from taicang.ops import Attend, Collective, Exchange, Gemm, GroupedGemm, Host, L
 
 SHAPES = 10_000
 FLOOR_PER_S = 1e6
+REPEATS = int(sys.argv[1]) if len(sys.argv) > 1 else 20
 
 
 def best(call: Callable[[], object], repeats: int) -> float:
@@ -85,9 +87,9 @@ def main() -> None:
     machine, stack = catalog.machine("hgx-h200 x 4"), catalog.stack("sglang")
     costs = cost_model(machine, stack)
     for name, op in operators().items():
-        rate = SHAPES / best(lambda op=op: costs.price(op), 20)
+        rate = SHAPES / best(lambda op=op: costs.price(op), REPEATS)
         one = first(op)
-        alone = best(lambda one=one: replace(costs, known={}).price(one), 500)
+        alone = best(lambda one=one: replace(costs, known={}).price(one), 25 * REPEATS)
         short = "" if rate >= FLOOR_PER_S else "  BELOW a million per second"
         print(f"{name:16} {rate / 1e6:6.2f} M prices/s   {alone * 1e6:6.1f} us a call{short}")
 

@@ -1,4 +1,4 @@
-"""CPU seconds of whole `taicang replay` commands on one core: python benchmarks/replay.py [../shared/traces]
+"""CPU seconds of whole `taicang replay` commands on one core: python benchmarks/replay.py [../shared/traces [REQUESTS]]
 
 Targets: 5,000 requests of Azure-conv-2023 on 8 replicas of a 7B model 0.8 s; the Mooncake conversation trace on 16
 instances 2 s round-robin, 3 s prefix-aware, 3 s disaggregated; 131,072 requests of 1,024/128 under 64 clients 3 s; one
@@ -13,11 +13,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-TRACES = Path(next((a for a in sys.argv[1:] if not a.startswith("-")), "../shared/traces"))
-MOONCAKE = [str(TRACES / "mooncake_fast25_conversation.jsonl.gz"), "llama-3.1-8b", "--on", "hgx-h100 x 2"]
+TRACES, *SHORT = [each for each in sys.argv[1:] if not each.startswith("-")] or ["../shared/traces"]
+MOONCAKE = [f"{TRACES}/mooncake_fast25_conversation.jsonl.gz", "llama-3.1-8b", "--on", "hgx-h100 x 2"]
 CLOSED = "--closed-loop 64 --input 1024 --output 128 --requests 131072 llama-2-7b --on hgx-h100 --instances 1 --tp 1"
 MILLION = "--profile servegen-deepseek-r1 --rate 40/s --requests 1000000 deepseek-r1 --on cloudmatrix384"
-AZURE = [str(TRACES / "azure_llm_2023_conv.csv.gz"), "llama-2-7b", "--on", "hgx-h100", "--instances", "8", "--tp", "1"]
+AZURE = [f"{TRACES}/azure_llm_2023_conv.csv.gz", "llama-2-7b", "--on", "hgx-h100", "--instances", "8", "--tp", "1"]
 RUNS = {
     "azure, 5,000 requests, 8 replicas": (0.8, [*AZURE, "--requests", "5000"]),
     "mooncake, 16 instances, round-robin": (
@@ -44,22 +44,26 @@ PEERS = {
 """What the nearest public simulators take for the same work."""
 
 
-def main() -> None:
-    """Run them one after the other."""
+def run(arguments: list[str], *more: str) -> None:
+    """The whole command, in a process of its own."""
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     environment.pop("PYTHONDONTWRITEBYTECODE", None)  # an installed package is compiled once
-    subprocess.run(
-        [sys.executable, "-m", "taicang", "replay", *RUNS["azure, 5,000 requests, 8 replicas"][1]],
-        check=True,
-        stdout=subprocess.DEVNULL,
-        env=environment,
-    )
+    command = [sys.executable, "-m", "taicang", "replay", *arguments, *more]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=environment)
+
+
+def main() -> None:
+    """Run them one after the other."""
+    limit = ["--requests", *SHORT] if SHORT else []
+    run(CLOSED.split(), "--requests", "10")  # compiled from here on
     for name, (target, arguments) in RUNS.items():
         if "million" in name and "--all" not in sys.argv:
             continue
+        if arguments[0].startswith(TRACES) and not Path(arguments[0]).exists():
+            print(f"{name:<37} skipped: no {arguments[0]}")
+            continue
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        command = [sys.executable, "-m", "taicang", "replay", *arguments]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=environment)
+        run(arguments, *limit)
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
         peer = f"; {PEERS[name]}" if name in PEERS else ""

@@ -1,4 +1,4 @@
-"""CPU seconds of a whole search in process, and candidates per second: python benchmarks/search_speed.py
+"""CPU seconds of a whole search in process, and candidates per second: python benchmarks/search_speed.py [MODEL...]
 
 The job is the one that NVIDIA's AIConfigurator documents (4000 + 1000 tokens, TTFT 2 s, TPOT 50 ms). Peers, measured
 on one core: AIConfigurator 9 to 72 s of CPU; Huawei's msModeling 57 s for three layouts of a 32B model; Calculon about
@@ -6,13 +6,14 @@ on one core: AIConfigurator 9 to 72 s of CPU; Huawei's msModeling 57 s for three
 prefill and decode pools come on top and are not counted here.
 """
 
+import sys
 import time
 
 from taicang.search.door import formats, prepare
 from taicang.search.run import Ask, search
 from taicang.search.space import WIDE, default
 
-MODELS = ("deepseek-v3", "qwen3-235b-a22b", "llama-3.1-70b", "llama-3.1-405b")
+MODELS = sys.argv[1:] or ("deepseek-v3", "qwen3-235b-a22b", "llama-3.1-70b", "llama-3.1-405b")
 MACHINES = ("hgx-h200 x 4", "gb200-nvl72")
 
 

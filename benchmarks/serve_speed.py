@@ -1,5 +1,7 @@
 """Timed server-sent tokens per CPU-second of the endpoint, and of FastAPI's StreamingResponse where it is installed.
 
+python benchmarks/serve_speed.py [STREAMS [TOKENS]]
+
 Both stream the same number of answers at once, a token every 20 ms or so, to the same client, which only counts.
 """
 

@@ -12,7 +12,10 @@ import argparse
 import json
 import subprocess
 import sys
+from importlib.util import find_spec
+from pathlib import Path
 
+DDP = Path(__file__).parents[1] / "tests" / "virtual" / "programs" / "ddp.py"
 REAL = """
 import json, runpy, sys, torch
 from torch.optim.optimizer import register_optimizer_step_post_hook
@@ -62,11 +65,14 @@ def virtual(machine: str, script: str, arguments: list[str], more: list[str]) ->
 def main() -> None:
     """Both, side by side."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--on", required=True, help="The machine that the device is of.")
+    parser.add_argument("--on", default="hgx-h200", help="The machine that the device is of.")
     parser.add_argument("--fuse", action="store_true")
-    parser.add_argument("script")
+    parser.add_argument("script", nargs="?", default=str(DDP))
     parser.add_argument("arguments", nargs=argparse.REMAINDER)
     given = parser.parse_args()
+    if find_spec("torch") is None:
+        print("twin: needs taicang[torch]")
+        return
     twin = virtual(given.on, given.script, given.arguments, ["--fuse"] if given.fuse else [])
     device = real(given.script, given.arguments)
     if device is None:
