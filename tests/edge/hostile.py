@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 import traceback
+import warnings
 from collections import Counter
 from pathlib import Path
 
@@ -371,7 +372,9 @@ def fault(args: list[str]) -> str:
             with contextlib.suppress(TaicangError):
                 read_study(args[1], ASKED)
             return ""
-        found = CliRunner().invoke(cli, args, standalone_mode=False)
+        with warnings.catch_warnings(record=True) as warned:
+            warnings.simplefilter("always", RuntimeWarning)
+            found = CliRunner().invoke(cli, args, standalone_mode=False)
     except Exception:
         return traceback.format_exc()
     finally:
@@ -382,6 +385,9 @@ def fault(args: list[str]) -> str:
         return "".join(traceback.format_exception(error))
     if found.exit_code not in (0, 1, 2):
         return f"exit code {found.exit_code}"
+    for each in warned:
+        if each.category is RuntimeWarning:
+            return f"{Path(each.filename).name}:{each.lineno} warns the user of {each.message}"
     if error is None and (wrong := told(args, found.stdout)):
         return wrong
     spent = time.process_time() - began

@@ -52,6 +52,7 @@ COMMANDS = {
 ALWAYS = {"search": ["--confirm", "1", "--no-explain"], "replay": ["--closed-loop", "2", "--requests", "8"]}
 
 
+@pytest.mark.filterwarnings("error::RuntimeWarning")
 @pytest.mark.parametrize("command", COMMANDS)
 @settings(max_examples=6, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(data=st.data())

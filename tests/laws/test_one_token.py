@@ -20,7 +20,6 @@ SHAPES = {
     "infer apart": "MODEL --on MACHINE --mode disagg",
     "infer loop": "MODEL --on MACHINE --tp 2 --clients 8",
     "search": "MODEL --on MACHINE",
-    "search decode": "MODEL --on MACHINE --mode decode",
     "search users": "MODEL --on MACHINE --users 20",
     "compare": "MODEL --on MACHINE,hgx-a100",
     "replay": "MODEL --on MACHINE --tp 2 --rate 4/s --requests 30",
@@ -61,6 +60,14 @@ def test_no_second_token_has_no_tpot(shape, capsys):
     assert re.search(r"no\s+TPOT", said)
     assert not re.search(r"TPOT 0|\bnan\b|\binf\b", said)
     assert ("decode step" in said.partition("assumptions")[0]) <= ("step: unvalidated" in said)
+
+
+def test_what_asks_for_decode_steps_alone_is_refused(taicang):
+    words = ["search", "llama-3.1-8b", "--on", "hgx-h100", "--mode", "decode", "--output", "1"]
+    for more in ([], ["--users", "3"]):
+        code, _, said = taicang(*words, *more)
+        assert (code, len(said.splitlines())) == (2, 1)
+        assert "no decode step" in said
 
 
 def test_lengths_that_nobody_names_are_those_of_one_place(capsys):

@@ -161,6 +161,8 @@ def every(
 def _check(job: Job, ask: Ask) -> None:
     if ask.load_per_s and ask.objective != "smallest":
         raise InvalidInput(f"only --objective smallest takes a load, not {ask.objective}", where="--load")
+    if "decode" in ask.modes and not job.goes_on:
+        raise InvalidInput("an answer of one token has no decode step", where="--mode decode, --output")
     if ask.load_per_s and job.users:
         raise InvalidInput("requests per second and users are two loads: give one", where="--load, --users")
     if ask.objective == "smallest" and not (ask.load_per_s or job.users):
