@@ -180,7 +180,9 @@ class Stack:
     attention_launches: int = 1
     """Those of one attention: writing keys and values, the attention, copies before or after it."""
     quantised_cache: str = ""
-    """Format of cached keys and values of a model in fp8 or fp4 ("": as its checkpoint says)."""
+    """Format of cached keys and values that scripts give a model in fp8 or fp4 ("": as its checkpoint says)."""
+    stated_cache: str = ""
+    """What checkpoints of the engine's own maker, scaled by tensor or in nvfp4, state of it; others state nothing."""
     memory: Headroom = Headroom()
     drafting_sequences: int = 0
     """Sequences that an instance runs at most while it drafts, where nobody says (0: as without drafts)."""

@@ -106,9 +106,10 @@ def launched(stack: Stack, chip: Chip, model: Model) -> Stack:
     said = launch(stack.engine, chip.name, model.name)
     own = {name: value for name, value in said.items() if name.startswith(("draft", "template"))}
     ratio = said.get("memory_ratio", stack.memory.usable_ratio)
-    kept = {"bf16": ""}.get(said.get("kv", ""), said.get("kv", stack.quantised_cache))
+    cache = {"bf16": {"quantised_cache": "", "stated_cache": ""}}
+    own |= cache.get(kept := said.get("kv", ""), {"quantised_cache": kept or stack.quantised_cache})
     memory = replace(stack.memory, usable_ratio=ratio)
-    return replace(stack, quantised_cache=kept, memory=memory, all_reduce=reducing(stack, said), **own)
+    return replace(stack, memory=memory, all_reduce=reducing(stack, said), **own)
 
 
 def divided(stack: Stack, machine: Machine, model: Model) -> Stack:

@@ -287,6 +287,8 @@ def _role(row: dict[str, str], prefix: str, net: Model, instances: int) -> Role:
         moe_tp, ep = 1, tp * dp
     wide = experts and dp > WIDE
     engine = stack(release(row)[0])
+    if kv := settings(RULES, "launched", facts).get("kv"):
+        engine = replace(engine, quantised_cache=kv)
     if scripted(facts):
         engine = launched(engine, units_of(machine_named(row["system"]), 1).chip, net)
     mode, of_experts = row.get("gemm_quant_mode") or row.get("precision", ""), row.get("moe_quant_mode", "")

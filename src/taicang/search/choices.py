@@ -62,11 +62,18 @@ def formats(name: str, model: Model, chip: Chip, stack: Stack | None = None, kv:
         found = replace(found, kv=kv)
     elif name == "auto" and model.kv_dtype and (model.kv_dtype in peaks or model.kv_dtype == "bf16"):
         found = replace(found, kv=model.kv_dtype)
-    elif stack is not None and stack.quantised_cache and form.startswith(("fp8", "mxfp", "nvfp")) and "fp8" in peaks:
-        found = replace(found, kv=stack.quantised_cache)
+    elif "fp8" in peaks and (cache := _kept(form, stack)):
+        found = replace(found, kv=cache)
     elif name == "auto":  # what a checkpoint does not say of its cache, engines do not assume
         found = replace(found, kv="bf16")
     return found if "fp8" in peaks else replace(found, index="bf16")
+
+
+def _kept(form: str, stack: Stack | None) -> str:
+    """The cache's format where ``stack`` decides it for weights in ``form``; "" where it is left to the checkpoint."""
+    if stack is None or not form.startswith(("fp8", "mxfp", "nvfp")):
+        return ""
+    return stack.quantised_cache or (stack.stated_cache if form in ("fp8", "nvfp4") else "")
 
 
 def remade(model: Model, quant: Quantisation) -> str:
