@@ -16,8 +16,10 @@ from operator import not_
 import numpy as np
 
 from taicang.cost.cost import Cost
+from taicang.formats import number_format
+from taicang.hardware import Chip
 from taicang.lower.program import Part, Program, Stream, some
-from taicang.ops import Collective, Gemm, Operator
+from taicang.ops import Attend, Collective, Gemm, GroupedGemm, Operator
 from taicang.stacks import Stack
 from taicang.units import Count, Num
 
@@ -179,17 +181,29 @@ def hidden_network(half: Program, whole: Program, pricer: Pricer, stack: Stack) 
     return Timeline(slices=slices, seconds=seconds, busy_s=total(slices), schedule="two-batch overlap")
 
 
-def throttled(timeline: Timeline, clock_ratio: float) -> Timeline:
-    """``timeline`` at the clock that the power limit leaves; ``clock_ratio`` is left where arithmetic never rests.
+def at_peak_s(timeline: Timeline, chip: Chip) -> Num:
+    """Seconds that the arithmetic of all slices would take at the peaks of its formats."""
+    seconds: Num = 0.0
+    for piece in timeline.slices:
+        if isinstance(piece.op, (Attend, Gemm, GroupedGemm)):
+            seconds = seconds + piece.cost.flop * piece.repeat / chip.peak(number_format(piece.op.dtype).peak)
+    return seconds
 
-    Kernels are benchmarked on cool chips for microseconds; limits hold within milliseconds, over whole steps. What the
-    clock drives takes longer by as much as arithmetic is busy: a step of prompts by nearly all, one that decodes, whose
-    memory binds, by next to nothing. Above a ratio of a half no more work makes a step shorter.
+
+def throttled(timeline: Timeline, clock_ratio: float, full_s: Num) -> Timeline:
+    """``timeline`` at the clock that the power limit leaves: ``clock_ratio`` where large dense products never rest, of
+    which its arithmetic would take ``full_s``.
+
+    Kernels are benchmarked on cool chips for microseconds; limits hold within milliseconds, over whole steps. Dynamic
+    power is activity times C V^2 f, and voltage follows frequency, so that the clock under a limit falls with the cube
+    root of activity, and below its cube there is no need for it: a step of dense prompts runs at nearly the lowest
+    clock, one whose kernels use a fifth of the peak, or that decodes, at its own. What the clock drives takes longer,
+    memory does not. Above a ratio of a half no more work makes a step shorter.
     """
     if clock_ratio == 1.0:
         return timeline
-    busy = np.minimum(timeline.computing_s / np.maximum(timeline.seconds, 1e-30), 1.0)
-    more = busy * (1.0 / clock_ratio - 1.0)
+    activity = np.minimum(full_s / np.maximum(timeline.seconds, 1e-30), 1.0)
+    more = np.maximum(np.cbrt(activity) / clock_ratio, 1.0) - 1.0
     slices = tuple(replace(piece, cost=_at_clock(piece.cost, more)) for piece in timeline.slices)
     total_s = total(slices)
     seconds = timeline.seconds * (total_s / np.maximum(timeline.busy_s, 1e-30))

@@ -17,6 +17,7 @@ from taicang.predict.system import System
 from taicang.search.door import settle
 from taicang.serve.setup import Setup, step
 from taicang.serve.steady import Load, aggregated
+from taicang.timeline import at_peak_s
 from taicang.traffic.generate import fixed
 
 MACHINES = ("hgx-h100", "cloudmatrix384", "gb200-nvl72", "atlas-800-a2")
@@ -257,13 +258,16 @@ def test_a_scheduler_that_waits_for_drafts_costs_its_host_once_and_by_sequence(c
 @settings(max_examples=40, deadline=None)
 @given(cases, log_uniform(1, 64), log_uniform(1, 16384), st.floats(0.5, 1.0), st.floats(1.0, 4.0), st.booleans())
 def test_a_lower_clock_slows_what_it_drives_and_no_step_by_more(case, sequences, length, clock, factor, prompts):
-    """Never faster, never by more than the clock is lower, all in the waterfall; more work is never faster."""
+    """Never faster, never by more than the clock is lower, all in the waterfall; more work is never faster. A step that
+    asks for less than the cube of the clock, of what its chip can do, keeps within the limit as it is."""
     made = prefill_batch(sequences=sequences, length=length)
     batch = made if prompts else decode_batch(sequences=sequences, context=length)
     machine = catalog.machine(case[0])
     cool, hot = (step(setup_of(machine, case[1], clock=each), batch) for each in (1.0, clock))
     assert cool.seconds * (1 - 1e-9) <= hot.seconds <= cool.seconds / clock * (1 + 1e-9)
     assert sum(piece.seconds for piece in hot.slices) == pytest.approx(hot.busy_s, rel=1e-9)
+    light = at_peak_s(cool, machine.chip) <= clock**3 * cool.seconds
+    assert hot.seconds == pytest.approx(cool.seconds, rel=1e-12) if light else hot.seconds > cool.seconds
     longer = step(setup_of(machine, case[1], clock=clock), prefill_batch(sequences=sequences * factor, length=length))
     assert not prompts or longer.seconds >= hot.seconds * (1 - 1e-9)
 

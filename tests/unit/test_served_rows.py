@@ -16,6 +16,7 @@ from taicang.evidence import fit_stacks, served
 from taicang.evidence.served import layout, quantisation, read
 from taicang.evidence.suite_served import _both, as_it_ran, job, predict, replayed, run_of
 from taicang.search.choices import quantisation as quantisation_asked
+from taicang.search.door import Run, forms_of, job_of
 from taicang.serve.memory import MOST_RATIO, state_room
 from taicang.traffic.generate import fixed
 
@@ -132,6 +133,18 @@ def test_rows_and_the_product_cache_in_the_format_of_the_stack(engine, kv):
     net, chip, stack = model("qwen3-32b"), catalog.chip("h200"), catalog.stack(engine)
     assert forms("qwen3-32b", "fp8", engine, "hgx-h200").kv == quantisation_asked("fp8", net, chip, stack).kv == kv
     assert quantisation_asked("bf16", net, chip, stack).kv == "bf16"
+
+
+@pytest.mark.parametrize(
+    ("name", "kv"),
+    [("nvidia/Qwen3-32B-FP8", "fp8"), ("Qwen/Qwen3-32B-FP8", "bf16"), ("nvidia/Qwen3-32B-NVFP4", "fp8"),
+     ("deepseek-r1", "fp8"), ("deepseek-v3.1", "bf16"), ("gpt-oss-20b", "bf16")],
+)  # fmt: skip
+def test_a_cache_is_quantised_where_the_checkpoint_or_a_script_says_so(name, kv):
+    """TensorRT-LLM: its own checkpoints, by tensor and in nvfp4, state it; those of others, by blocks, do not."""
+    asked = Run(model=name, on="hgx-b200", stack="tensorrt-llm@1.2.0")
+    made = job_of(asked)
+    assert forms_of(asked, made.model, made.machine, made.stack).kv == kv
 
 
 def released(version, date):

@@ -183,7 +183,7 @@ def _assumptions(standing: Standing, trace: Trace) -> tuple[str, ...]:
     limited = [*standing.pools.values()][-1].limits.sequences
     said = assumptions(serving, feeding, length=longest, given=standing.given, apart=apart, queued=True)
     if serving.clock_ratio < 1.0:
-        said += (f"prompts come at once: arithmetic at {serving.clock_ratio:.0%} of its clock, as in training",)
+        said += (f"prompts come at once: dense arithmetic at {serving.clock_ratio:.0%} of its clock, as in training",)
     if serving.plan.draft_tokens and limited * serving.plan.dp <= serving.stack.drafting_sequences:
         said += (f"{limited} sequences at a time in each attention group, as {serving.stack.engine} drafts by default",)
     return said

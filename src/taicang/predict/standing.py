@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from taicang.catalog.costing import energy_fit, serving_clock
+from taicang.catalog.costing import book_of, energy_fit, serving_clock
 from taicang.catalog.models import model as load_model
+from taicang.cost.gemm import fit_for as gemm_for
 from taicang.errors import InvalidInput, TaicangError
 from taicang.hardware import Machine
 from taicang.models.types import Model
@@ -196,8 +197,11 @@ def _sustained(pool: Pool) -> Pool:
 
     Other loads mix prompts with answers, whose arithmetic rests while memory works: the limit averages over both.
     """
-    clock = serving_clock(pool.setup.machine.chip)
-    return pool if clock == 1.0 else replace(pool, setup=replace(pool.setup, clock_ratio=clock), table=None)
+    chip = pool.setup.machine.chip
+    if (clock := serving_clock(chip)) == 1.0:
+        return pool
+    dense = gemm_for(book_of(chip).gemm, "bf16").compute_efficiency_ratio
+    return replace(pool, setup=replace(pool.setup, clock_ratio=clock, dense_ratio=dense), table=None)
 
 
 def context_of(trace: Trace) -> float:

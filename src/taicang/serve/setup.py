@@ -16,7 +16,17 @@ from taicang.models.types import Model
 from taicang.ops import Attend, Exchange, GroupedGemm, Operator
 from taicang.plans import Batch, ServePlan, scaled
 from taicang.stacks import WIDE, Stack
-from taicang.timeline import Slice, Timeline, behind_products, hidden_network, price, sequential, throttled, two_streams
+from taicang.timeline import (
+    Slice,
+    Timeline,
+    at_peak_s,
+    behind_products,
+    hidden_network,
+    price,
+    sequential,
+    throttled,
+    two_streams,
+)  # fmt: skip
 from taicang.units import Count, Num
 
 
@@ -31,6 +41,8 @@ class Setup:
     price: Callable[[Operator, float, float], Cost]
     clock_ratio: float = 1.0
     """What the power limit leaves of the chips' clock under unbroken arithmetic."""
+    dense_ratio: float = 1.0
+    """Share of the peak that this arithmetic, large dense products, reaches on chips that are cool."""
     skew: Count = 0.0
     """Exponent of the expert popularity's power law."""
 
@@ -65,13 +77,20 @@ def step(setup: Setup, batch: Batch) -> Timeline:
         timeline = sequential(whole, pricer)
         if "matmul_all_reduce" in stack.overlap and some(batch.prefill_tokens):
             timeline = _reduced_beside(timeline, whole, setup, batch)
-        return _host_bound(throttled(timeline, setup.clock_ratio), whole, setup, batch)
+        return _host_bound(_limited(timeline, setup), whole, setup, batch)
     half = lower(setup.model, plan, scaled(batch, 1.0 / plan.microbatches), stack, skew=setup.uneven)
     if stack.partition is not None and some(batch.decode_sequences):
         timeline = two_streams(half, whole, _pricer(setup, stack.partition, batch))
     else:
         timeline = hidden_network(half, whole, pricer, stack)
-    return _host_bound(throttled(timeline, setup.clock_ratio), half, setup, batch)
+    return _host_bound(_limited(timeline, setup), half, setup, batch)
+
+
+def _limited(timeline: Timeline, setup: Setup) -> Timeline:
+    """``timeline`` under the power limit of the chips."""
+    if setup.clock_ratio == 1.0:
+        return timeline
+    return throttled(timeline, setup.clock_ratio, at_peak_s(timeline, setup.machine.chip) / setup.dense_ratio)
 
 
 def _reduced_beside(timeline: Timeline, program: Program, setup: Setup, batch: Batch) -> Timeline:
