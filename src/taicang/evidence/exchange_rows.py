@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 
@@ -32,6 +32,8 @@ from taicang.units import Count
 
 FILES = ("alltoall_trtllm_gb200.csv", "deepep_low_latency.csv", "deepep_normal.csv")
 PUBLISHED = CARRIED / "exchange_published.csv"
+LOW = "_low_precision"
+"""End of the names of combines that quantise on the way."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,99 +57,97 @@ class Row:
     held: bool
 
 
+def call(library: str, kind: str, hidden: float, form: str = "", *, sent: float = 0.0, **given: Any) -> Row:
+    """A call as the tables state theirs, kept from the fits by their split; ``form`` is the format that TensorRT-LLM
+    sends, ``sent`` the bytes of a token where a source states them."""
+    own = library.startswith("trtllm")
+    row = Row(
+        suite="alltoall_gb200" if own else library,
+        library=library,
+        kind=kind,
+        token_bytes=sent or _token_bytes(library, kind, hidden, form),
+        spread="strided" if own else "random",
+        held=False,
+        **given,
+    )
+    return replace(row, held=_split(row, hidden, form))
+
+
+def _token_bytes(library: str, kind: str, hidden: float, form: str) -> float:
+    """Bytes of a token that a library sends."""
+    if library.startswith("deepep"):
+        return 2 * hidden if kind == "combine" else hidden * (1 + 4 / 128) + (library != "deepep_normal") * 16.0
+    # A low-precision combine still moves the table's format, but quantises on the way: a kernel of its own.
+    form = form if kind == "dispatch" or library.endswith(LOW) else "bf16"
+    if form.lower() not in (known := fabric_tables()["dispatched_bytes"]):
+        raise NotModelled(f"tokens sent in {form}")
+    return hidden * float(known[form.lower()])
+
+
+def _split(row: Row, hidden: float, form: str) -> bool:
+    """Whether the evidence split of the tables keeps a call from every fit."""
+    tokens, topk, experts, width = (str(int(v)) for v in (row.tokens, row.topk, row.experts, hidden))
+    if row.library.startswith("trtllm"):
+        plain = row.library.removesuffix(LOW)
+        style = next(name for name, library in fabric_tables()["libraries"].items() if library == plain)
+        dtype = {"bf16": "bfloat16"}.get(form.lower(), form.lower())
+        name = f"alltoall_{row.kind}{row.library.removeprefix(plain)}"
+        return held_out("alltoall", name, style, dtype, tokens, width, topk, experts, int(row.ranks), "balanced")
+    cores = [int(row.cores)] if row.library == "deepep_normal" else []
+    return held_out(row.library, row.kind, row.nodes, width, tokens, topk, experts, *cores)
+
+
 def _alltoall(folder: Path) -> Iterator[Row]:
     for r in lines(folder / "kernels" / FILES[0]):
-        kind = r["op_name"].removeprefix("alltoall_")
-        # A low-precision combine still moves the table's format, but quantises on the way: a kernel of its own.
-        low = kind == "combine_low_precision"
-        dtype = r["moe_dtype"] if kind == "dispatch" or low else "bfloat16"
-        shape = [r[c] for c in ("kernel_source", "moe_dtype", "num_tokens", "hidden_size", "topk", "num_experts")]
-        shape += [r["moe_ep_size"], r["distribution"]]
-        library = fabric_tables()["libraries"][r["kernel_source"]]
-        yield Row(
+        kind, low, _ = r["op_name"].removeprefix("alltoall_").partition(LOW)
+        yield call(
+            fabric_tables()["libraries"][r["kernel_source"]] + low,
+            kind,
+            float(r["hidden_size"]),
+            r["moe_dtype"],
             id=f"{FILES[0]}:{r['line']}",
-            suite="alltoall_gb200",
             system=r["system"],
             nodes=1,
-            library=library + ("_low_precision" if low else ""),
-            kind="combine" if low else kind,
             tokens=float(r["num_tokens"]),
-            token_bytes=dispatch_bytes(dtype, float(r["hidden_size"])),
             topk=float(r["topk"]),
             experts=float(r["num_experts"]),
             ranks=float(r["moe_ep_size"]),
             cores=0.0,
-            spread="strided",
             measured_s=float(r["latency_ms"] or "nan") * 1e-3,
-            held=held_out("alltoall", r["op_name"], *shape),
         )
 
 
-def dispatch_bytes(dtype: str, hidden: float) -> float:
-    """Bytes of a token that TensorRT-LLM sends in this format."""
-    if dtype.lower() not in (known := fabric_tables()["dispatched_bytes"]):
-        raise NotModelled(f"tokens sent in {dtype}")
-    return hidden * float(known[dtype.lower()])
-
-
-def sent_bytes(kind: str, hidden: float, *, normal: bool) -> float:
-    """Bytes of a token that DeepEP sends."""
-    if kind == "combine":
-        return 2 * hidden
-    return hidden * (1 + 4 / 128) + (0.0 if normal else 16.0)
-
-
-def call_split(row: Row, hidden: float, form: str) -> bool:
-    """Whether the evidence split of the kernel tables keeps a call from every fit; ``form`` is TensorRT-LLM's."""
-    tokens, topk, experts = (str(int(v)) for v in (row.tokens, row.topk, row.experts))
-    if row.library.startswith("trtllm"):
-        style = next(name for name, library in fabric_tables()["libraries"].items() if library == row.library)
-        dtype = {"bf16": "bfloat16"}.get(form.lower(), form.lower())
-        shape = (style, dtype, tokens, str(int(hidden)), topk, experts, str(int(row.ranks)))
-        return held_out("alltoall", f"alltoall_{row.kind}", *shape, "balanced")
-    cores = [str(int(row.cores))] if row.library == "deepep_normal" else []
-    return held_out(row.library, row.kind, str(row.nodes), str(int(hidden)), tokens, topk, experts, *cores)
-
-
 def _deepep(folder: Path, *, normal: bool) -> Iterator[Row]:
-    suite, name = ("deepep_normal", FILES[2]) if normal else ("deepep_ll", FILES[1])
+    library, name = ("deepep_normal", FILES[2]) if normal else ("deepep_ll", FILES[1])
+    times = ("transmit_us", "notify_us") if normal else ("avg_t_us",)
     seen: set[tuple[str, ...]] = set()
     for r in lines(folder / "kernels" / name):
-        nodes, tokens, hidden = int(r["node_num"]), float(r["num_token"]), float(r["hidden_size"])
-        shape = [r[c] for c in ("node_num", "hidden_size", "num_token", "num_topk", "num_experts")]
-        older = r["fwver"] == "0.5.6.post2"
+        older, nodes = r["fwver"] == "0.5.6.post2", int(r["node_num"])
         system = "h100_sxm" if older else r["system"]
-        topk = float(r["num_topk"])
-        if older and not normal:  # ten strikes at random among tokens * topk choices, with replacement
-            topk = topk * float(np.power(1 - 1 / (tokens * topk), 10.0))
         for kind in ("dispatch", "combine"):
             cores = r[f"{kind}_sms"] if normal else "0"
-            key = (kind, *shape, cores)
+            key = (kind, *(r[c] for c in ("node_num", "hidden_size", "num_token", "num_topk", "num_experts")), cores)
             if older and key in seen:
                 continue
-            if older:
-                seen.add(key)
-            if normal:
-                micro = float(r[f"{kind}_transmit_us"]) + float(r[f"{kind}_notify_us"])
-            else:
-                micro = float(r[f"{kind}_avg_t_us"])
-            yield Row(
+            row = call(
+                library,
+                kind,
+                float(r["hidden_size"]),
                 id=f"{name}:{r['line']}:{kind}",
-                suite=suite,
                 system=system,
                 nodes=nodes,
-                library=suite,
-                kind=kind,
-                tokens=tokens,
-                token_bytes=sent_bytes(kind, hidden, normal=normal),
-                topk=topk,
+                tokens=float(r["num_token"]),
+                topk=float(r["num_topk"]),
                 experts=float(r["num_experts"]),
                 ranks=float(nodes * (4 if system.startswith("gb") else 8)),
                 cores=float(cores),
-                spread="random",
-                measured_s=micro * 1e-6,
-                held=held_out(suite, kind, *shape, *([cores] if normal else [])),
+                measured_s=sum(float(r[f"{kind}_{part}"]) for part in times) * 1e-6,
             )
+            if older:
+                seen.add(key)
+            if older and not normal:  # ten strikes at random among tokens * topk choices, with replacement
+                row = replace(row, topk=row.topk * float(np.power(1 - 1 / (row.tokens * row.topk), 10.0)))
+            yield row
 
 
 def exchange_published() -> list[Row]:

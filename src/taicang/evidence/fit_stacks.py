@@ -300,12 +300,8 @@ def _apart() -> Mapping[str, object]:
 def without(found: Linear, out: Flags) -> Floats:
     """Times of the rows ``out`` over measured, with constants fitted on what else the fit may see."""
     seen = found.known & ~out
-    base, slopes, own = found.base[:, seen], found.slopes[:, seen], found.own[seen]
-
-    def times(values: Floats) -> Floats:
-        return np.asarray(base + np.einsum("tri,ri->tr", slopes, values - own))
-
-    values = nearest(found.rows[0].engine, found.names, times, found.at)
+    others = replace(found, base=found.base[:, seen], slopes=found.slopes[:, seen], own=found.own[seen])
+    values = nearest(found.rows[0].engine, found.names, others.times, found.at)
     return found.times(_versions(found, seen, np.tile(values, (len(found.rows), 1))))[:, out]
 
 

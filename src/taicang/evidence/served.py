@@ -215,9 +215,8 @@ def quantisation(net: Model, mode: str, engine: Stack, machine: str, experts: st
     """
 
     def forms(form: str) -> Quantisation:
-        own = (
-            net.dtype.startswith("mxfp4") or form == number_format(net.dtype).kernel
-        )  # gpt-oss runs in its own format whatever it is called
+        # gpt-oss runs in its own format whatever it is called
+        own = net.dtype.startswith("mxfp4") or form == number_format(net.dtype).kernel
         return formats("auto" if own else form, net, units_of(machine, 1).chip, engine)
 
     stated, apart = (_said("quantisation mode", each, "modes") for each in (mode, experts))
@@ -369,12 +368,9 @@ def row_of(cells: dict[str, str]) -> Row:
 
 def _load(cells: Mapping[str, str]) -> dict[str, Any]:
     """Settings of what a row's clients sent, where it says so."""
-    said: dict[str, Any] = {}
-    if sent := number(cells, "num_prompts"):
-        said["prompts"] = max(round(sent), 1)
-    if spread := number(cells, "spread"):
-        said["spread_ratio"] = min(max(spread, 0.0), 1.0)
-    return said
+    sent, spread = number(cells, "num_prompts"), number(cells, "spread")
+    said: dict[str, Any] = {"prompts": max(round(sent), 1)} if sent else {}
+    return said | ({"spread_ratio": min(spread, 1.0)} if spread else {})
 
 
 def _behind(engine: Stack, said: Settings) -> Stack:

@@ -25,13 +25,11 @@ from taicang.cost.transfer import transfer
 from taicang.errors import NotModelled
 from taicang.evidence.exchange_rows import (
     Row,
-    call_split,
-    dispatch_bytes,
+    call,
     exchange_parts,
     exchange_published,
     exchange_rows,
     exchange_seconds,
-    sent_bytes,
 )
 from taicang.evidence.measured import Measured, attempt
 from taicang.evidence.score import Outcome
@@ -239,30 +237,24 @@ def _call(row: Cells) -> Row:
     if row["chip"] not in fabric_tables()["chips"]:
         raise NotModelled(f"no machine of {row['chip']} in the catalogue")
     library, batch, ranks = libraries[style], _stated(row, "batch"), int(row["count"])
-    hidden, own = float(batch["hidden"]), library.startswith("trtllm")
-    if own:
-        sent = float(batch.get("bytes_per_token") or 0) if kind == "dispatch" else 0.0
-        sent = sent or dispatch_bytes(row["dtype"] if kind == "dispatch" else "bf16", hidden)
-    else:
-        sent = sent_bytes(kind, hidden, normal=library == "deepep_normal")
-    made = Row(
+    own = library.startswith("trtllm")
+    made = call(
+        library,
+        kind,
+        float(batch["hidden"]),
+        row["dtype"] if own else "",
+        sent=float(batch.get("bytes_per_token") or 0) if own and kind == "dispatch" else 0.0,
         id=row["id"],
-        suite=library if library.startswith("deepep") else "alltoall_gb200",
         system=fabric_tables()["chips"][row["chip"]],
         nodes=1 if row["chip"].startswith("GB") else -(-ranks // 8),
-        library=library,
-        kind=kind,
         tokens=float(batch["tokens_per_gpu"]),
-        token_bytes=sent,
         topk=float(batch["topk"]),
         experts=float(batch.get("experts", 256.0)),  # DeepEP's own tests have as many
         ranks=float(ranks),
         cores=float(fabric_tables()["many_cores"].get(style) or _stated(row, "par").get("sms", 0)),
-        spread="strided" if own else "random",
         measured_s=float(row["value"]) * 1e-6,
-        held=False,
     )
-    return replace(made, held=row["src"] != "aic" or call_split(made, hidden, row["dtype"] if own else ""))
+    return made if row["src"] == "aic" else replace(made, held=True)
 
 
 def logical_bytes(row: Row, groups: float) -> float:
