@@ -213,11 +213,13 @@ class Stack:
     training attention in 8 bits), "fp8_stored" (inputs of activations wait in 8 bits), "loss_kernel" (one
     kernel: logits of 16 bits, then their gradient in their place), "chunked_loss" (the loss by pieces of the sequence:
     logits of 16 bits, of which one piece is alive in 32), "fused_loss" (head and loss in one kernel: one piece is alive
-    at all)."""
+    at all), "gradient_sum" (products write into the sum of gradients where ``Keeping.added`` says that they do not)."""
     tuned_experts: bool = False
     """Whether its users tuned the tiles of its experts' kernels for their model and chip, where it brings no table."""
     grouped_experts: bool = True
     """Whether training multiplies all experts of a rank in one product, or one after the other."""
+    expert_lookup: bool = False
+    """Whether each of those that run one after the other looks its tokens up and adds them back itself."""
     trains_mtp: bool = True
     """Whether training runs a model's layers for multi-token prediction (Hugging Face's code leaves them out)."""
     experts_sharded: bool = False
@@ -259,6 +261,11 @@ class Stack:
     family and format ("experts/fp8_block")."""
     bands: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}), compare=False)
     """What a user measured under it and how far predictions were off, as ``catalog.trust`` reads it."""
+
+    @property
+    def looks_up(self) -> bool:
+        """Whether experts run one after the other and look their tokens up."""
+        return self.expert_lookup and not self.grouped_experts
 
 
 BARE = Stack(name="library", engine="", version="", epoch="", launch_ratio=1.0)

@@ -11,8 +11,8 @@ from taicang.errors import InvalidPlan
 from taicang.formats import number_format
 from taicang.lower.load import Setting
 from taicang.lower.program import some
-from taicang.ops import Gemm, Operator, Pointwise
-from taicang.units import Count
+from taicang.ops import Gemm, GroupedGemm, Operator, Pointwise
+from taicang.units import Count, Num
 
 Item: TypeAlias = tuple[str, Operator, Count]
 """Label, operator, how often it runs."""
@@ -48,3 +48,12 @@ def product(label: str, op: Gemm, setting: Setting, *, fused: bool = False) -> I
             1,
         )
     yield label, op, 1
+
+
+def dequantise(op: Gemm | GroupedGemm, bytes_: float) -> Pointwise:
+    """Weights read in ``bytes_`` each and written in 16 bits, before a product takes them."""
+    if isinstance(op, Gemm):
+        weights: Num = op.n * op.k
+    else:
+        weights = op.experts_local * op.hidden * op.inter * (3.0 if op.gated else 2.0)
+    return Pointwise(kind="rope", elements=weights, moved_bytes=weights * (bytes_ + 2.0))

@@ -20,22 +20,13 @@ from typing import Literal, TypeAlias
 
 from taicang.formats import number_format
 from taicang.lower.attention import attention, norm
+from taicang.lower.expert_loop import GATHER, RETURN, backward, looked_up
 from taicang.lower.ffn import dense, latent_projection
 from taicang.lower.load import Load, Setting
-from taicang.lower.product import Item
+from taicang.lower.product import Item, dequantise
 from taicang.lower.state_space import PAIR_BACKWARD_FLOP, PAIR_FLOP
 from taicang.models.types import Block, Dense, Experts, Model
-from taicang.ops import (
-    Attend,
-    Collective,
-    CollectiveKind,
-    Exchange,
-    Gemm,
-    GroupedGemm,
-    Lookup,
-    Operator,
-    Pointwise,
-)  # fmt: skip
+from taicang.ops import Attend, Collective, CollectiveKind, Exchange, Gemm, GroupedGemm, Lookup, Operator, Pointwise
 from taicang.plans import Batch, Quantisation, ServePlan
 from taicang.stacks import Stack, Stops
 from taicang.train_plans import TrainPlan, stride
@@ -57,7 +48,7 @@ ADAPTER = ": adapter "
 """In the labels of an adapter's operators."""
 RERUN = ("short convolution", "chunked scan", "chunk scores", "state passing")
 """What the memory-saving path of the Mamba-2 kernels repeats in the backward pass."""
-MOVES = ("permute", "unpermute", "expert bias")
+MOVES = ("permute", "unpermute", GATHER, RETURN, "expert bias")
 """Copies and sums: their backward pass needs indices at most (routing weights are applied with the activation)."""
 UNFUSED = "unfused activation"
 UNFUSED_KEPT = 8.0 / 44.0
@@ -130,7 +121,11 @@ def lower_layer(model: Model, block: Block, plan: TrainPlan, stack: Stack) -> La
     behind = list(dense(block.ffn, setting) if isinstance(block.ffn, Dense) else _experts(block.ffn, setting, plan))
     steps = [*_steps(mixer, setting, plan), *(_within(step, module) for step in _steps(behind, setting, plan))]
     kept, stops = stack.keeps.sharding == "pytorch", stack.keeps.recompute_stops
-    return transpose(tuple(steps), kept=kept, stops=stops, trained=plan.trained_ratio)
+    made = transpose(tuple(steps), kept=kept, stops=stops, trained=plan.trained_ratio)
+    if not (stack.looks_up and isinstance(block.ffn, Experts)):
+        return made
+    spread = block.ffn.experts / block.ffn.topk
+    return replace(made, data=tuple(replace(step, op=backward(step.label, step.op, spread)) for step in made.data))
 
 
 def _within(step: Step, module: Module) -> Step:
@@ -185,13 +180,7 @@ def _experts(kind: Experts, setting: Setting, plan: TrainPlan) -> Iterator[Item]
     )  # fmt: skip
     if plan.ep > 1:
         yield "dispatch", exchange, 1
-    # permuting copies each routed token out and back, once before and once after the products
-    copied = own * kind.topk * width * 4.0
-    yield "permute", Pointwise(kind="activation", elements=copied / 4.0, moved_bytes=copied, launches=2), 1
     rows = own * plan.etp
-    if plan.etp > 1:
-        gathered = rows * kind.topk * width * 2.0
-        yield "expert tensor all-gather", across("all_gather", gathered, plan, "etp"), 1
     grouped = GroupedGemm(
         tokens=rows * plan.ep,
         topk=kind.topk,
@@ -205,6 +194,17 @@ def _experts(kind: Experts, setting: Setting, plan: TrainPlan) -> Iterator[Item]
         biased=kind.bias,
         gathered=False,
     )
+    # permuting copies each routed token out and back, once before and once after the products
+    copied = own * kind.topk * width * 4.0
+    copy = Pointwise(kind="activation", elements=copied / 4.0, moved_bytes=copied, launches=2)
+    there: Item = ("permute", copy, 1)
+    back: Item = ("unpermute", copy, 1)
+    if setting.stack.looks_up:
+        there, back = looked_up(grouped, rows)
+    yield there
+    if plan.etp > 1:
+        gathered = rows * kind.topk * width * 2.0
+        yield "expert tensor all-gather", across("all_gather", gathered, plan, "etp"), 1
     apart = not setting.stack.grouped_experts  # the same kernels for each expert alone
     yield "experts", replace(grouped, experts_local=1.0) if apart else grouped, grouped.experts_local if apart else 1
     if plan.etp > 1:
@@ -216,7 +216,7 @@ def _experts(kind: Experts, setting: Setting, plan: TrainPlan) -> Iterator[Item]
         for label, bytes_, each in ((UNFUSED, kind.inter * 44.0 / plan.etp, 11), ("expert bias", width * 8.0, 1)):
             wide = own * kind.topk * bytes_
             yield label, Pointwise(kind="activation", elements=wide / 4.0, moved_bytes=wide, launches=each), 1
-    yield "unpermute", Pointwise(kind="activation", elements=copied / 4.0, moved_bytes=copied, launches=2), 1
+    yield back
     if plan.ep > 1:
         yield "combine", replace(exchange, kind="combine"), 1
     yield from latent_projection("latent up-projection", kind, own, setting)
@@ -260,7 +260,8 @@ def _steps(items: list[Item], setting: Setting, plan: TrainPlan) -> Iterator[Ste
                 rerun=label in RERUN, saved_bytes=0.0 if label in (*RERUN[1:], *MOVES) else kept,
             )  # fmt: skip
             if plan.recipe.frozen and isinstance(op, (Gemm, GroupedGemm)):
-                yield Step(label=f"{label}: dequantise", axis="compute", op=_dequantise(op, plan))
+                read = dequantise(op, plan.recipe.gather_bytes)
+                yield Step(label=f"{label}: dequantise", axis="compute", op=read)
             widely = setting.stack.keeps.adapters and label.endswith(WIDELY)
             if plan.trained_ratio < 1.0 and isinstance(op, Gemm) and (widely or label in ADAPTED):
                 yield from _adapter(label, op)
@@ -274,15 +275,6 @@ def _kernels(op: Operator, eager: frozenset[str]) -> Operator:
         return replace(op, moved_bytes=3.0 * op.moved_bytes - 8.0 * op.elements)
     traffic, launches = EAGER[op.kind]
     return replace(op, moved_bytes=op.moved_bytes * traffic, launches=op.launches * launches)
-
-
-def _dequantise(op: Gemm | GroupedGemm, plan: TrainPlan) -> Pointwise:
-    """Weights read in few bits and written in 16, before a product takes them."""
-    if isinstance(op, Gemm):
-        weights: Num = op.n * op.k
-    else:
-        weights = op.experts_local * op.hidden * op.inter * (3.0 if op.gated else 2.0)
-    return Pointwise(kind="rope", elements=weights, moved_bytes=weights * (plan.recipe.gather_bytes + 2.0))
 
 
 def _adapter(label: str, op: Gemm) -> Iterator[Step]:

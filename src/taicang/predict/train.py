@@ -209,9 +209,9 @@ def _assumptions(setup: Setup, step: TrainStep, given: Sequence[str]) -> tuple[s
             f"broadcast them in turn takes {lost:+.0%} a step (--stack internevo), more with every rank"
         )
     if not setup.stack.grouped_experts and routed(setup.model):
-        waits = " and, under ZeRO 3, gathers each one's weights" if plan.zero == 3 else ""
+        each = ", and each looks its tokens up" if setup.stack.looks_up else ""
         said.append(
-            f"experts run one after the other; how long the host waits for their token counts{waits} is not known"
+            f"experts run one after the other{each}; how long the host waits for their token counts is not known"
         )
     if routed(setup.model):
         uneven = f"expert popularity follows a power law of exponent {plan.skew:g}: the busiest rank sets the pace"

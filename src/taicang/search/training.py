@@ -31,9 +31,9 @@ ALIASES: Final[Mapping[str, str]] = MappingProxyType({"mc2": "tensor"})
 GROUPED: Final = "grouped"
 """Word of ``fused`` for experts in one product (``Stack.grouped_experts``): it is there unless it is taken away."""
 FUSIONS: Final = ("flash_attention", "expert_products", "fp8_attention", "fp8_stored", "loss_kernel", "chunked_loss",
-                  "fused_loss")  # fmt: skip
+                  "fused_loss", "gradient_sum")  # fmt: skip
 """Kernels of a training stack that take the place of several, or of slower ones ("fp8_stored": activations keep their
-inputs in 8 bits)."""
+inputs in 8 bits; "gradient_sum": products add weight gradients to their sum, where a kernel does by default)."""
 PARTS: Final = ("mixer", "router", "experts")
 """Parts of a layer that a captured graph can replay."""
 

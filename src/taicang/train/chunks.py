@@ -108,7 +108,7 @@ def _chunk(share: Share, layers: Layers) -> Chunk:
             again = plan.recompute_ratio if plan.recompute == "full" else 0.0
             ahead, behind = sync.layer_waits(
                 sync.layer_load(held, plan, layers.price, stack.keeps), held, stack, setup.data_tax, **beside_s,
-                again_ratio=again,
+                again_ratio=again, issued_s=(time.issued_s[0], time.issued_s[1] + time.issued_s[2]),
             )  # fmt: skip
             front, back = added(front, {"data": ahead}), added(back, {"data": behind})
         if away:
@@ -139,7 +139,7 @@ def _chunk(share: Share, layers: Layers) -> Chunk:
         working, outside = memory.working_bytes(working, outside, largest, (embedding, head), plan, stack.keeps)
     return Chunk(
         forward=forward, data=data, held=(held := memory.together(parts)),
-        weight=added(weight, {"pointwise": sync.added_s(held, plan, stack.keeps, layers.price)}),
+        weight=added(weight, {"pointwise": sync.added_s(held, plan, stack, layers.price)}),
         saved_bytes=saved, away_bytes=gone, layer_bytes=working, edge_bytes=outside, saved_s=beside,
     )  # fmt: skip
 

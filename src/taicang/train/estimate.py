@@ -53,6 +53,8 @@ class _Layer:
     """Layers whose whole forward pass is repeated, by recompute."""
     beside_s: Num
     """What a pair of passes saves."""
+    issued_s: tuple[Num, Num]
+    """Host time of launching, forward and backward, by recompute."""
     kept_bytes: Num
     """Activations kept, by recompute."""
     boundary_bytes: float
@@ -143,6 +145,8 @@ def _mean(setup: Setup, layout: TrainPlan, modes: tuple[tuple[Any, float], ...])
     boundary = memory.boundary_bytes(model, layout)
     whole = weigh(lambda t: t.rerun_s)
     again = [{"none": 0.0, "selective": core, "full": ratio * whole}[mode] for mode, ratio in modes]
+    part, full = weigh(lambda t: t.issued_s[2]), weigh(lambda t: t.issued_s[3])
+    issued = [{"none": 0.0, "selective": part, "full": ratio * full}[mode] for mode, ratio in modes]
     kept = [
         {"none": everything, "selective": trimmed, "full": ratio * boundary + (1 - ratio) * everything}[mode]
         for mode, ratio in modes
@@ -156,6 +160,7 @@ def _mean(setup: Setup, layout: TrainPlan, modes: tuple[tuple[Any, float], ...])
         weight_s=weight,
         again_ratio=np.array([ratio if mode == "full" else 0.0 for mode, ratio in modes])[:, None],
         beside_s=weigh(lambda t: t.saved_s) if layout.ep > 1 else 0.0,
+        issued_s=(weigh(lambda t: t.issued_s[0]), np.array(issued)[:, None] + weigh(lambda t: t.issued_s[1])),
         kept_bytes=np.array(kept)[:, None],
         boundary_bytes=boundary,
         busiest_bytes=everything,
@@ -210,7 +215,14 @@ def _stage(
         )  # fmt: skip
     if given.zero == 3:
         ahead, behind = sync.layer_waits(
-            networks[key], layer.held, stack, tax, forward_s=forward, backward_s=back, again_ratio=layer.again_ratio
+            networks[key],
+            layer.held,
+            stack,
+            tax,
+            forward_s=forward,
+            backward_s=back,
+            again_ratio=layer.again_ratio,
+            issued_s=layer.issued_s,
         )
         over, under = sync.edges_exposed(
             layer.held, layer.edges, plan, stack, tax, price, forward_s=forward, backward_s=back
@@ -225,7 +237,7 @@ def _stage(
     once = forward + back
     padded = (count % (pp * vpp) != 0) & (pp > 1) & ((count + 2) % (pp * vpp) == 0)
     ends = np.where(alone, sum(layer.ends), max(layer.ends)) + ends_s
-    adding = sync.added_s(wide, plan, stack.keeps, price)
+    adding = sync.added_s(wide, plan, stack, price)
     inner = (count + 2) / pp * once  # of the stages between the first and the last
     busiest, loss = memory.working_bytes(
         layer.busiest_bytes, layer.logits_bytes, layer.held, layer.edges, plan, stack.keeps

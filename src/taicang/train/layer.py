@@ -23,6 +23,7 @@ import numpy as np
 from taicang.cost.cost import Cost
 from taicang.cost.experts import load
 from taicang.formats import number_format
+from taicang.lower.expert_loop import LAUNCHES
 from taicang.lower.training import ADAPTER, UNFUSED, Layer, Step, activated_bytes
 from taicang.ops import Attend, Collective, Exchange, Gemm, GroupedGemm, Operator, Pointwise
 from taicang.stacks import Stack
@@ -63,6 +64,8 @@ class LayerTime:
     """What full recompute of all of it would take."""
     saved_s: Num
     """What one forward and one backward pass save side by side, each hiding the other's exchanges."""
+    issued_s: tuple[Num, Num, Num, Num]
+    """Host time of launching: forward, backward, what recompute repeats, all that full recompute would."""
 
 
 def total(spent: Spent) -> Num:
@@ -118,6 +121,7 @@ def layer_time(layer: Layer, plan: TrainPlan, stack: Stack, price: Price, tax: N
         working_bytes=everything,
         rerun_s=total(whole.spent),
         saved_s=np.maximum(alone - paired_s(ahead.halves, back, tax=tax), 0.0) if routed else 0.0,
+        issued_s=(ahead.issued_s, data.issued_s + weight.issued_s, again.issued_s, whole.issued_s),
     )
 
 
@@ -178,6 +182,7 @@ class _Passed:
     experts_s: Num
     there_s: Num
     back_s: Num
+    issued_s: Num
 
     @property
     def halves(self) -> Halves:
@@ -191,7 +196,7 @@ class _Passed:
         """All of it times ``ratio``."""
         return _Passed(
             spent=scaled(self.spent, ratio), experts_s=self.experts_s * ratio, there_s=self.there_s * ratio,
-            back_s=self.back_s * ratio,
+            back_s=self.back_s * ratio, issued_s=self.issued_s * ratio,
         )  # fmt: skip
 
 
@@ -222,7 +227,7 @@ def _pass(steps: tuple[Step, ...], at: _Context, *, backward: str = "") -> _Pass
         if step.axis == "compute":
             line = _line(step.op)
             spent[line] = spent[line] + seconds
-            launched = launched + launch_s(step, plan, stack)
+            launched = launched + launch_s(step, plan, stack, backward)
             if len(exchanges) == 1 or isinstance(step.op, GroupedGemm):
                 experts = experts + seconds
             shared = shared + seconds if step.shared else shared
@@ -247,7 +252,7 @@ def _pass(steps: tuple[Step, ...], at: _Context, *, backward: str = "") -> _Pass
     if "shared_expert" in stack.overlap:
         spent["expert"] = beside(there + back, shared, pieces=np.inf, tax=tax)
     spent["launch gaps"] = np.maximum(launched - total(spent), 0.0)  # the host runs ahead
-    return _Passed(spent=spent, experts_s=experts, there_s=there, back_s=back)
+    return _Passed(spent=spent, experts_s=experts, there_s=there, back_s=back, issued_s=launched)
 
 
 def _in_pieces(op: Gemm, price: Price, pieces: int) -> Num:
@@ -268,8 +273,10 @@ def _price(op: Operator, price: Price, dispatch: str) -> Num:
     return np.minimum(price(op).seconds, price(plain).seconds)
 
 
-def launch_s(step: Step, plan: TrainPlan, stack: Stack) -> Num:
+def launch_s(step: Step, plan: TrainPlan, stack: Stack, backward: str = "") -> Num:
     """Host time of launching one operator as often as it runs; on distributed tensors module by module."""
+    if stack.looks_up and isinstance(step.op, GroupedGemm):
+        return (ROUTING_LAUNCHES + LAUNCHES[backward] * step.repeat) * stack.eager_kernel_s
     if stack.tensor_kernel_s and plan.tp > 1 and (isinstance(step.op, Gemm) or ADAPTER in step.label):
         return MODULES.get(step.label.partition(ADAPTER)[0], 1) * step.repeat * stack.tensor_kernel_s
     return launches(step, stack) * step.repeat * stack.eager_kernel_s

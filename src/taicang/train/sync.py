@@ -136,12 +136,12 @@ def away_s(moved: Num, price: Price, *, forward_s: Num, backward_s: Num) -> tupl
     )
 
 
-def added_s(held: Held, plan: TrainPlan, keeps: Keeping, price: Price) -> Num:
+def added_s(held: Held, plan: TrainPlan, stack: Stack, price: Price) -> Num:
     """Seconds of adding one microbatch's 16-bit gradients of ``held`` to those before where a kernel of its own does
     (``Keeping.added``; the first come to be where no buffer waits). Those scattered each time are added by shards."""
-    if not keeps.added:
+    if not stack.keeps.added or "gradient_sum" in stack.fused:
         return 0.0
-    later = 1.0 - (0.0 if keeps.buffered else 1.0 / plan.microbatches)
+    later = 1.0 - (0.0 if stack.keeps.buffered else 1.0 / plan.microbatches)
     count = (held.dense + held.experts) * plan.trained_ratio * later
     op = Pointwise(kind="copy", elements=count, moved_bytes=count * (2.0 + 2.0 * plan.gradient_bytes))
     return price(op).seconds * (1.0 - 1.0 * plan.by_layer)
@@ -214,13 +214,18 @@ def layer_exposed(
 
 def layer_waits(
     load: tuple[Num, Num, Num, Num, Num], layer: Held, stack: Stack, tax: Num, *, forward_s: Num, backward_s: Num,
-    again_ratio: Num,
+    again_ratio: Num, issued_s: tuple[Num, Num],
 ) -> tuple[Num, Num]:  # fmt: skip
-    """What a layer waits for, forward and backward: its collectives (``layer_load``), or the host where each module's
-    hooks gather its weights in every pass, that ``again_ratio`` of layers recompute too; else it runs ahead."""
+    """What a layer waits for, forward and backward: its collectives (``layer_load``), or the host, which launches
+    (``issued_s``) and, where each module's hooks gather its weights, runs these in every pass, that ``again_ratio`` of
+    layers recompute too; else it runs ahead. Experts in one product are one module."""
     ahead, behind = layer_exposed(load, stack, tax, forward_s=forward_s, backward_s=backward_s)
-    host = (layer.matrices + layer.expert_matrices) * stack.module_hook_s
-    return np.maximum(ahead, host - forward_s), np.maximum(behind, host * (1.0 + again_ratio) - backward_s)
+    modules = np.minimum(layer.expert_matrices, 1.0) if stack.grouped_experts else layer.expert_matrices
+    host = (layer.matrices + modules) * stack.module_hook_s
+    return (
+        np.maximum(ahead, host + issued_s[0] - forward_s),
+        np.maximum(behind, host * (1.0 + again_ratio) + issued_s[1] - backward_s),
+    )
 
 
 def edges_exposed(
