@@ -69,10 +69,6 @@ TEXTS: Final = frozenset({"text", "name", "flag", "words", "extents", *CHOICES})
 """Types that describe rather than measure: they need no source."""
 
 
-def _types(keys: Mapping[str, Key], stem: str = "") -> dict[str, str]:
-    return {f"{stem}{key}": each.type for key, each in keys.items()}
-
-
 _SAID: Final[Mapping[str, Any]] = files.read(Path(__file__).parent / "schema.yaml")
 ARCHITECTURE: Final[Mapping[str, str]] = {
     profile: name for name, profiles in _SAID["architectures"].items() for profile in profiles
@@ -85,7 +81,8 @@ def _section(kind: str) -> dict[str, str]:
     found: dict[str, str] = {}
     for key, type_ in _SAID[kind].items():
         stem = "" if key == "own" else f"{key}."
-        found |= _types(_OF_FIELDS[key], stem) if type_ == "fields" else {key: type_}
+        own = {f"{stem}{name}": each.type for name, each in _OF_FIELDS.get(key, {}).items()}
+        found |= own if type_ == "fields" else {key: type_}
     return found
 
 

@@ -232,7 +232,8 @@ def _switched(
     switches = 1 if adapters else fan
     if first.switches == 0 and not adapters:
         notes.append(f"{first.name}: number of switches not published, one ideal switch")
-    unit = leaves if leaves is not None else _first(port, ports) // first.ranks
+    # by the first rank of each port
+    unit = leaves if leaves is not None else np.searchsorted(port, np.arange(ports)) // first.ranks
     stages = [
         Stage(
             level=at, switch="leaf-switch" if adapters else "l1-switch", unit=unit, units=int(unit.max()) + 1,
@@ -260,11 +261,6 @@ def _switched(
         levels=tuple(range(at, end)), port=port, stages=tuple(stages), inside=ranks // inner, planes=planes,
         adapters=adapters,
     )  # fmt: skip
-
-
-def _first(port: Ints, ports: int) -> Ints:
-    """First rank of each port."""
-    return np.searchsorted(port, np.arange(ports))
 
 
 def _leaves(level: Level, ports: int, per_node: int, notes: list[str]) -> Ints:

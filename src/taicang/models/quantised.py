@@ -217,15 +217,11 @@ def _fp8(config: Mapping[str, Any], where: str) -> dict[str, str]:
         sizes = [block, block] if isinstance(block, int) else block
         if not (isinstance(sizes, list) and len(sizes) == 2 and all(isinstance(n, int) and n > 0 for n in sizes)):
             raise NotModelled(f"{where}: fp8 weights in blocks of {block!r} are not modelled")
-        main = _blocks(*sizes)
+        main = "fp8_block" if sizes == [128, 128] else f"fp8_block_{sizes[0]}x{sizes[1]}"
     experts = {"fp4": "mxfp4_w4a8", "fp8": main, None: main}.get(config.get("expert_dtype"))
     if experts is None:
         raise NotModelled(f"{where}: experts in {config['expert_dtype']!r} are not modelled")
     return {"attention": main, "dense": main, "experts": experts}
-
-
-def _blocks(rows: int, columns: int) -> str:
-    return "fp8_block" if (rows, columns) == (128, 128) else f"fp8_block_{rows}x{columns}"
 
 
 def _packed(base: str, group: Any, where: str, *, zeros: bool = False) -> str:

@@ -138,12 +138,8 @@ def walk(ranked: Sequence[Choice], most: int) -> Iterator[int]:
         yield rank
 
 
-def one_layout(choice: Choice, other: Choice) -> bool:
-    """Whether two plans are of one layout, whatever their instances, batches, spare experts and drafts."""
-    return _kind(choice) == _kind(other)
-
-
 def _kind(choice: Choice) -> tuple[object, ...]:
+    """The layout of a plan, whatever its instances, batches, spare experts and drafts."""
     pools = tuple((pool.role, *(getattr(pool.plan, name) for name in ALIKE)) for pool in choice.pools)
     return (choice.mode, choice.quant, *pools)
 
@@ -159,7 +155,7 @@ def _passed(
         elif rank in tried:
             why = f"the replay refuses it: {tried[rank].refused}" if tried[rank].refused else tried[rank].verdict
         else:
-            why = "like another" if any(one_layout(choice, ranked[each - 1]) for each in tried) else "not replayed"
+            why = "like another" if any(_kind(choice) == _kind(ranked[each - 1]) for each in tried) else "not replayed"
         reasons.setdefault(why, []).append(rank)
     return tuple(Passed(ranks=tuple(ranks), why=why) for why, ranks in reasons.items())
 

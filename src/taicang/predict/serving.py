@@ -140,7 +140,7 @@ def _why(nearest: Sequence[str], plans: Mapping[str, Sequence[ServePlan]], job: 
     mixed = full == ["aggregated"]
 
     def lack(plan: ServePlan, job: Job = job) -> float:
-        sequences = _least(plan, space, phase)
+        sequences = max(min(space.batches) if phase == "decode" else 1.0, float(plan.pp * plan.microbatches))
         use = phase_memory(job.setup(plan), job, space, phase, sequences, mixed=mixed)
         return -float(use.spare_bytes)
 
@@ -162,10 +162,6 @@ def _why(nearest: Sequence[str], plans: Mapping[str, Sequence[ServePlan]], job: 
             "a lower-precision format (--quant)",
         ),
     )
-
-
-def _least(plan: ServePlan, space: Space, phase: str) -> float:
-    return max(min(space.batches) if phase == "decode" else 1.0, float(plan.pp * plan.microbatches))
 
 
 def _phase(pool: Pool, job: Job, space: Space, phase: str) -> PhasePrediction:

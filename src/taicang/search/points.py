@@ -273,7 +273,7 @@ def _fits(plan: ServePlan, job: Job, sequences: Floats, context: float, tokens: 
     use = memory_use(
         job.model, plan, job.machine.chip, job.stack.memory, sequences=sequences, context=context, tokens=tokens
     )
-    return (use.spare_bytes >= 0) & _filled(plan, sequences)
+    return (use.spare_bytes >= 0) & (sequences >= plan.pp * plan.microbatches)  # one for each microbatch of each stage
 
 
 def prefill_points(plans: Sequence[ServePlan], job: Job, space: Space) -> Points:
@@ -320,8 +320,3 @@ def handover_s(setup: Setup, job: Job) -> Num:
     size = float(kv_cache_bytes(setup.model, job.input_tokens, setup.plan.quant.kv)) / setup.plan.tp
     plane = "rdma" if "rdma" in setup.machine.planes else "scale_up"
     return job.price(Transfer(payload_bytes=size, plane=plane, distance=setup.plan.ranks), 1.0, 1.0).seconds
-
-
-def _filled(plan: ServePlan, sequences: Floats) -> Any:
-    """Whether each microbatch of each stage has a sequence."""
-    return sequences >= plan.pp * plan.microbatches

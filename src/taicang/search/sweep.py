@@ -8,7 +8,7 @@ had.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib import import_module
 from typing import Any
 
@@ -50,7 +50,9 @@ def chosen(study: Study, numbers: range, done: Mapping[int, Mapping[str, Any]]) 
         row = done[number]
         search.add_trial(
             optuna.trial.create_trial(
-                params={axis.key: _param(axis.values, row["at"][i]) for i, axis in enumerate(study.axes)},
+                params={
+                    axis.key: int(at) if axis.values else at for axis, at in zip(study.axes, row["at"], strict=False)
+                },
                 distributions=spread,
                 value=_value(study.objective, row, less=less),
             )
@@ -69,10 +71,6 @@ def _distribution(optuna: Any, listed: int) -> Any:
     if listed:
         return optuna.distributions.CategoricalDistribution(range(listed))
     return optuna.distributions.FloatDistribution(0.0, 1.0)
-
-
-def _param(values: Sequence[Any], at: float) -> float | int:
-    return int(at) if values else at
 
 
 def _value(objective: str, row: Mapping[str, Any], *, less: bool) -> float:
