@@ -33,7 +33,6 @@ from taicang.train_plans import TrainPlan, stride
 from taicang.units import Count, Num
 
 Axis: TypeAlias = Literal["compute", "tp", "cp", "ep"]
-Pass: TypeAlias = Literal["forward", "data", "weight"]
 Module: TypeAlias = Literal["core", "norm", "up", "mlp", "experts", "shared", "act", "rest"]
 """Parts of a layer that selective recompute can repeat: attention core, norms, up-projections of latent attention,
 dense feed-forward, routed experts with their exchanges, the shared expert, or the experts' activation alone; the rest

@@ -242,17 +242,14 @@ class Instance(Held):
             return False
         if len(groups) > 1:
             return not all(group.waiting for group in groups)
-        return not limits.hold or self._waiting(groups[0]) < limits.tokens * limits.company_ratio
+        enough = limits.tokens * limits.company_ratio
+        return not limits.hold or sum(request.need - request.done for request in groups[0].waiting) < enough
 
     def _opens(self) -> int:
         """Decode step at which prompts that wait now need wait no longer."""
         if self.limits.hold:
             return self._since + self.limits.hold
         return self.steps + -self.steps % self.limits.poll
-
-    @staticmethod
-    def _waiting(group: Group) -> int:
-        return sum(request.need - request.done for request in group.waiting)
 
     def _begin_prompts(self, now: int, work: list[tuple[Request, int]]) -> int:
         if len(self.groups) == 1:
