@@ -101,11 +101,12 @@ def test_commands_write_traces_that_run(tmp_path):
 @pytest.mark.parametrize(("model", "layout"), [
     ("llama-3-8b", {"pp": 4, "tp": 2}), ("llama-3-8b", {"pp": 2, "vpp": 2, "cp": 2, "zero": 2, "recompute": "full"}),
     ("llama-3-8b", {"pp": 4, "vpp": 2, "schedule": "zb_v"}), ("llama-3-8b", {"pp": 4, "order": "random:3"}),
-    ("llama-3-8b", {"tp": 2, "order": "random"}), ("qwen3-30b-a3b", {"pp": 4, "ep": 4, "schedule": "dualpipe"}),
+    ("llama-3-8b", {"tp": 2, "order": "random", "global_batch": 32}),
+    ("qwen3-30b-a3b", {"pp": 4, "ep": 4, "schedule": "dualpipe", "global_batch": 32}),
 ])  # fmt: skip
 def test_stages_and_random_places_have_a_graph_of_each_rank(tmp_path, model, layout):
     machine = "hgx-h100 x 2"
-    plan = TrainPlan(dp=0, global_batch=32, seq=4096, recipe=recipe("bf16"), **layout)
+    plan = TrainPlan(dp=0, seq=4096, recipe=recipe("bf16"), **{"global_batch": 16} | layout)
     found = train(model, machine, plan, explained=True, overlap=["+registered"])
     workload = training_graph(found.explained.setup, "step")
     assert sorted(workload.ranks) == list(range(16))

@@ -98,7 +98,7 @@ def test_days_of_a_run_count_its_failures_and_energy_is_power_times_them(on, spa
     assert spared["prediction"]["run"]["seconds"] <= alone["prediction"]["run"]["seconds"] * (1 + 1e-9)
 
 
-@settings(LAW, max_examples=5)
+@settings(LAW, max_examples=3)
 @given(on=NODES, tariff=st.floats(-1.5, 0.5).map(lambda digits: 10.0**digits))
 def test_dearer_power_never_makes_a_run_cheaper(on, tariff):
     words = (

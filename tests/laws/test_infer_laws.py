@@ -60,8 +60,14 @@ def predicted(model, machine, **options):
         assume(False)
 
 
-@pytest.mark.parametrize("machine", ["hgx-h200 x 4", "atlas-800-a2-280t x 4"])
-@pytest.mark.parametrize("name", model_names())
+NAMED = [
+    pytest.param(name, machine, marks=[pytest.mark.slow] if (at + which) % 2 else [])
+    for at, name in enumerate(MODELS) for which, machine in enumerate(("hgx-h200 x 4", "atlas-800-a2-280t x 4"))
+]  # fmt: skip
+"""Each by default on one of the two."""
+
+
+@pytest.mark.parametrize(("name", "machine"), NAMED)
 def test_every_built_in_model_is_answered(name, machine):
     try:
         found = infer(name, machine, input_tokens=1000, output_tokens=100)

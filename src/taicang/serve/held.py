@@ -63,8 +63,8 @@ class Held:
         self.hungry: dict[int, None] = {}
         """Groups that have prompts."""
         self.lanes = Lanes(len(caches))
-        self.last = -1, -1
-        """When the last step began and ended."""
+        self.last = -1
+        """When the last step ended."""
         self._heap: list[tuple[int, int, Request]] = []
         self._joined = 0
 
@@ -108,16 +108,13 @@ class Held:
         made, most = (upto - request.last) * self.table.growth // GRAIN, request.output - request.made - 1
         return made if made < most else most
 
-    def seen(self, now: int) -> int:
-        """Since when a prompt is here that joins the step beginning ``now``: one before that was scheduled ahead."""
-        going = self.last[1] == now and self.limits.ahead
-        return self.last[0] if going and (self.lanes.alive or any(g.prefilling for g in self.groups)) else now
+    def scheduled(self, now: int) -> bool:
+        """Whether the step beginning ``now`` was scheduled ahead, while another ran."""
+        going = self.limits.ahead and self.last == now
+        return going and (self.lanes.alive > 0 or any(g.prefilling for g in self.groups))
 
-    def missed(self, now: int) -> bool:
-        """Whether a prompt would join the step beginning ``now``, had that not been scheduled ahead."""
-        if not self.limits.ahead or not self.hungry:
-            return False
-        seen = self.seen(now)
+    def late(self, seen: int) -> bool:
+        """Whether a prompt that came after ``seen`` is the next of its group."""
         return any(g.waiting and g.waiting[0].queued > seen for g in map(self.groups.__getitem__, self.hungry))
 
     def admit_ready(self, group: Group) -> None:

@@ -155,11 +155,17 @@ class Instance(Held):
         self.version += 1
         return self.end
 
-    def _ticks(self, k: int) -> int:
-        """Of the first ``k`` steps of the running stretch."""
+    def _ticks(self, k: int, over: int = 0) -> int:
+        """Of the first ``k`` steps of the running stretch, of which ``over`` are counted as run."""
         assert self._row is not None
-        noise = 0 if self.jitter is None else self.jitter.sum(self.steps_run, k)
+        noise = 0 if self.jitter is None else self.jitter.sum(self.steps_run - over, k)
         return self._row.sum(self._context, self._growth, k) + noise
+
+    def _seen(self, now: int) -> int:
+        """Since when a prompt is here that joins the step beginning ``now``: since the last, if scheduled ahead."""
+        if not self.scheduled(now):
+            return now
+        return self._start + (self._ticks(self._k - 1, self._k) if self._rides and self._k > 1 else 0)
 
     def _steps_in(self, ticks: int) -> int:
         """The least number of its steps, at least one, that take ``ticks`` or longer."""
@@ -175,8 +181,7 @@ class Instance(Held):
             self._work = []
             return -1
         crowded = self.make_room() if self.steps >= self.safe else ()
-        limits = self.limits
-        gated = (limits.poll > 1 or limits.hold > 0) and self._gated()
+        gated = (self.limits.poll > 1 or self.limits.hold > 0) and self._gated()
         self._work = work = self._feed(now, crowded, gated=gated) if self.hungry else []
         for request in self.refused:
             request.end = now
@@ -190,7 +195,7 @@ class Instance(Held):
     def _feed(self, now: int, crowded: Collection[int], *, gated: bool) -> list[tuple[Request, int]]:
         """Prompts, and their tokens, that groups take into this step; where ``gated`` or ``crowded``, no new ones."""
         work: list[tuple[Request, int]] = []
-        limits, seen = self.limits, self.seen(now)
+        limits, seen = self.limits, self._seen(now)
         chunks = limits.chunks
         for at in list(self.hungry):
             group = self.groups[at]
@@ -219,12 +224,11 @@ class Instance(Held):
             self.end = -1
             return -1
         n, context, growth, k = self.lanes.largest(self.table.growth, self.steps, heap[0][0] - self.steps)
-        if self.safe < FOREVER and self.safe - self.steps < k:
-            k = self.safe - self.steps
+        k = min(k, self.safe - self.steps)
         if gated:
             k = min(k, self._opens() - self.steps)
         # who stood behind a refused one, or came too late for this step, is looked at with the next one
-        if self.single or self.stall or self.refused or crowded or self.missed(now):
+        if self.single or self.stall or self.refused or crowded or (self.hungry and self.late(self._seen(now))):
             k = 1
         self._rides = True
         self._row, self._context, self._growth, self._k = self.table.row(n), context, growth, k
@@ -295,8 +299,7 @@ class Instance(Held):
     def finish(self, now: int) -> list[Request]:
         """The step or stretch is over: returns the requests that leave (finished, or to be handed on)."""
         self.busy += now - self._start
-        if self.limits.ahead:
-            self.last = self._start + (self._ticks(self._k - 1) if self._rides and self._k > 1 else 0), now
+        self.last = now
         left: list[Request] = []
         if self._rides:
             k = self._k
@@ -377,9 +380,8 @@ class Instance(Held):
 
     def fail(self) -> list[Request]:
         """After ``stop``: all caches are lost. Returns the requests that were here; their users keep what was made."""
-        upto = self.steps + self._k
-        self.steps_run += self._k
-        self.steps, self._k = upto, 0
+        upto = self.steps = self.steps + self._k
+        self.steps_run, self._k = self.steps_run + self._k, 0
         lost: list[Request] = []
         for group in self.groups:
             for request in group.running:
