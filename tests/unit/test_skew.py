@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from taicang import catalog
 from taicang.catalog.costing import cost_model
+from taicang.cost import skew
 from taicang.cost.experts import experts, fit_for
 from taicang.cost.skew import MOST_SKEWED, REACH, exponent_of, hot_rank, hottest_over_mean
 from taicang.ops import GroupedGemm
@@ -103,3 +104,9 @@ def test_kernels_that_do_not_route_read_all_experts_and_take_no_longer_where_all
     assert whole.seconds >= max(routed.seconds, least)
     assert whole.seconds < routed.seconds * (1.3 if tokens > 1000 else 20.0)
     assert (whole.seconds > 1.5 * routed.seconds) == (tokens < 10)
+
+
+def test_the_quadrature_s_nodes_are_legendre_s():
+    nodes, weights = np.polynomial.legendre.leggauss(16)
+    assert np.exp(skew._LOG_NODES) == pytest.approx((nodes + 1.0) / 2.0, rel=1e-14)
+    assert skew._WEIGHTS == pytest.approx(weights / 2.0, rel=1e-14)
