@@ -56,6 +56,9 @@ class Headroom:
     """Driver context and kernels of one process."""
     group_bytes: float = 0.0
     """Communication buffers of an instance of several ranks, on each."""
+    pair_ratio: float = 1.0
+    """Share of these that each of two ranks has: over a ring and a tree of more, NCCL hears from three others, of two
+    from one, by either."""
     graph_bytes: float = 0.0
     """Captured graphs, where the engine takes them off the cache."""
     state_ratio: float = 0.0
@@ -79,6 +82,16 @@ class Headroom:
     hidden_tile: int = 256
     """Multiples that its expert kernels of 4-bit floats take of the hidden and the inner width."""
     inner_tile: int = 128
+    expert_copies: int = 1
+    """Workspaces of a step's tokens, each as often as it has experts, that expert kernels hold at once."""
+    expanded_tokens: float = 0.0
+    """Cached tokens for whose keys and values latent attention has room when the engine measures its peak."""
+    encodes: bool = False
+    """Whether it runs the encoder of images, as full as a step takes them, when it measures its peak."""
+    sparse_bytes: float = 0.0
+    """What a cached token of 8-bit sparse latent attention takes beside its numbers: scales, 16 bits of what turns."""
+    indexes_all: bool = False
+    """Whether layers that share the selection of another have room for keys of an indexer, too."""
     sampled: int = 0
     """Sequences of which the engine samples next tokens when it measures its peak; 0: it does not."""
     sampling_bytes: float = 0.0

@@ -90,10 +90,11 @@ def test_all_shared_configs_import_as_the_catalogue_has_them_or_refuse() -> None
             refused[file.stem] = str(error)
             continue
         built_in = model(file.stem)
-        tower = imported.tower_ratio or built_in.tower_ratio  # some hold the text decoder alone
-        mine, theirs = (replace(each, source="", name="", tower_ratio=tower) for each in (built_in, imported))
-        assert mine == theirs, file.name
-        assert imported.tower_ratio in (0.0, built_in.tower_ratio)
+        named = ("tower_ratio", "tower_tokens", "tower_live", "tower_shared")
+        tower = {key: getattr(imported if imported.tower_ratio else built_in, key) for key in named}
+        mine, theirs = (replace(each, source="", name="", **tower) for each in (built_in, imported))
+        assert mine == theirs, file.name  # some hold the text decoder alone
+        assert not imported.tower_ratio or all(getattr(built_in, key) == tower[key] for key in named)
     assert set(refused) == set(REFUSED)
     assert set(refused) <= set(not_modelled())
     for name, key in REFUSED.items():

@@ -215,10 +215,11 @@ def kv_bytes_per_token(model: Model, kv_dtype: str = "bf16") -> float:
     """Bytes that the first tokens add to the cache, while no window is full; linear layers add none."""
     element = number_format(kv_dtype).activation_bytes
     kinds = [(block.count, block.attention) for block in model.blocks]
-    return sum(count * _token_bytes(kind, element) for count, kind in kinds)
+    return sum(count * token_bytes(kind, element) for count, kind in kinds)
 
 
-def _token_bytes(kind: Attention, element_bytes: float) -> float:
+def token_bytes(kind: Attention, element_bytes: float) -> float:
+    """What a layer keeps of a token, in numbers of ``element_bytes``, while no window is full."""
     if isinstance(kind, GroupedQuery):
         return (
             0.0 if kind.reused else kind.kv_heads * (kind.head_dim + (kind.v_head_dim or kind.head_dim)) * element_bytes
@@ -257,10 +258,10 @@ def _layer_cache(kind: Attention, context: Count, element_bytes: float) -> Num:
         return state_bytes(kind)
     if isinstance(kind, Compressed):
         near = np.minimum(context, kind.window) * kind.head_dim * element_bytes
-        return near + _token_bytes(kind, element_bytes) * context
+        return near + token_bytes(kind, element_bytes) * context
     window = kind.window if isinstance(kind, GroupedQuery) else None
     held = context if window is None else np.minimum(context, window)
-    return _token_bytes(kind, element_bytes) * held
+    return token_bytes(kind, element_bytes) * held
 
 
 def decode_flop(model: Model, context: Count) -> Num:

@@ -34,6 +34,11 @@ _TOWER = (
 )
 """Names of layers and width in the configuration of an encoder of images; its hidden_size beside an embed_dim is what
 it hands over (Qwen2-VL)."""
+_HALVES = {"merge_kernel_size", "pixel_shuffle_ratio", "downsample_ratio"}
+"""Keys of encoders that make one token of a square of four patches."""
+_LARGEST, _LARGEST_OF_FRAMES = 4096, 16384
+"""Tokens of the largest image of an encoder that takes any size, and of one whose patches have several frames:
+preprocessors of Kimi-K2.5 allow 16,384 patches, those of Qwen2.5-VL to Qwen3.5 16 Mi pixels."""
 _INNER = ("text_config", "llm_config", "language_config", "thinker_config", "text_model_config")
 """Where wrappers of images, video and sound hold the configuration of their text decoder."""
 _WHOLE = ("blip-2", "instructblip", "instructblipvideo")
@@ -96,7 +101,7 @@ def from_config(
         outer_norms=family.outer_norms,
         extra=sum_of(family.model_extra, {"vocab": vocab, "hidden": hidden}, keys),
         source=where,
-        tower_ratio=tower,
+        **tower,
     )
     keys.finish()
     return replace(model, assumptions=(*assumptions, *keys.assumptions, *weights.assumptions))
@@ -108,9 +113,10 @@ def _same_width(keys: Keys, hidden: int) -> None:
             keys.refuse("an embedding of another width than the layers", key, f"{hidden} as the layers")
 
 
-def _decoder(config: Mapping[str, Any], where: str) -> tuple[dict[str, Any], list[str], float]:
-    """The keys of the text decoder, with those that wrappers around it hold for it, and ``Model.tower_ratio``."""
-    data, assumptions, tower = _flat(config), [], _tower(config.get("vision_config"))
+def _decoder(config: Mapping[str, Any], where: str) -> tuple[dict[str, Any], list[str], dict[str, Any]]:
+    """The keys of the text decoder, with those that wrappers around it hold for it, and ``Model.tower_ratio`` and the
+    like."""
+    data, assumptions, tower = _flat(config), [], _tower(config)
     for _ in range(3):
         key = next((each for each in _INNER if data.get(each) is not None), None)
         if key is None:
@@ -120,7 +126,7 @@ def _decoder(config: Mapping[str, Any], where: str) -> tuple[dict[str, Any], lis
             raise InvalidInput(f"expected an object, got {inner!r}", where=f"{where}: {key}" if where else key)
         kind = str(data.get("model_type", "")).removesuffix("_text") + "_text"
         passed = {k: data[k] for k in _FROM_WRAPPER if data.get(k) is not None}
-        tower = max(tower, _tower(data.get("vision_config")))
+        tower = _tower(data) or tower
         tied = passed.get("tie_word_embeddings", None if data.get("model_type") in _WHOLE else False)
         made = {"model_type": kind} | passed | dict(inner)
         if tied is not None and str(data.get("transformers_version", "")).partition(".")[0] >= "5":
@@ -130,13 +136,32 @@ def _decoder(config: Mapping[str, Any], where: str) -> tuple[dict[str, Any], lis
     return data, assumptions, tower
 
 
-def _tower(vision: Any) -> float:
-    """Layers times width squared of an encoder of images, over those of ViT-L/14; 0 where a config does not say."""
+def _tower(wrapper: Mapping[str, Any]) -> dict[str, Any]:
+    """Of an encoder of images, what ``Model`` says of one; empty where a config does not say."""
+    vision = wrapper.get("vision_config")
     if not isinstance(vision, Mapping):
-        return 0.0
-    layers, width = (next((vision[key] for key in names if vision.get(key)), 0) for names in _TOWER)
-    numbers = all(isinstance(each, int) and 0 <= each < 10**6 for each in (layers, width))
-    return round(layers * width**2 / (24 * 1024**2), 4) if numbers else 0.0
+        return {}
+
+    def said(*names: str, of: Mapping[str, Any] = vision) -> int:
+        found = next((of[name] for name in names if of.get(name)), 0)
+        return found if isinstance(found, int) and 0 < found < 10**6 else 0
+
+    layers, width = said(*_TOWER[0]), said(*_TOWER[1])
+    if not layers or not width:
+        return {}
+    inner = said("intermediate_size", "vt_intermediate_size") or 4 * width
+    side = said("spatial_merge_size", "pooling_kernel_size") or (2 if vision.keys() & _HALVES else 1)
+    patches = (said("image_size") // said("patch_size")) ** 2 if said("image_size") and said("patch_size") else 0
+    told = said("mm_tokens_per_image", "vision_soft_tokens_per_image", of=wrapper)
+    if told and patches:
+        side = max(round((patches / told) ** 0.5), 1)
+    most = _LARGEST_OF_FRAMES if said("temporal_patch_size") else _LARGEST
+    return {
+        "tower_ratio": round(layers * width**2 / (24 * 1024**2), 4),
+        "tower_tokens": told or patches // side**2 or most,
+        "tower_live": 2 * width * side**2,
+        "tower_shared": 2 * inner * side**2,
+    }
 
 
 def _flat(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -235,6 +235,12 @@ class Model:
     experts_dtype: str = ""
     tower_ratio: float = 0.0
     """Size of the encoder of images in its own layers x width squared, over that of ViT-L/14; 0: none."""
+    tower_tokens: int = 0
+    """Tokens that the largest image becomes (0: not known)."""
+    tower_live: int = 0
+    """Numbers of the encoder's width that are alive for each of these at once."""
+    tower_shared: int = 0
+    """Those of its feed-forward, which ranks share out."""
     kv_dtype: str = ""
     """Format of the cache that the checkpoint asks for ("": the engine's choice)."""
     assumptions: tuple[str, ...] = ()

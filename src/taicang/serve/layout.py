@@ -14,7 +14,8 @@ from typing import Any, cast
 
 import numpy as np
 
-from taicang.models.count import kv_bytes_per_token, kv_cache_bytes, state_bytes
+from taicang.formats import number_format
+from taicang.models.count import kv_bytes_per_token, kv_cache_bytes, state_bytes, token_bytes
 from taicang.models.types import Attention, Compressed, GroupedQuery, Latent, Model
 from taicang.plans import ServePlan
 from taicang.stacks import Headroom
@@ -46,7 +47,8 @@ def kinds(model: Model, mine: Model, plan: ServePlan, head: Headroom) -> tuple[K
         if not isinstance(block.attention, GroupedQuery) or not block.attention.reused:
             found[key] = Kind(
                 layers=own.count + (found[key].layers if key in found else 0),
-                token_bytes=kv_bytes_per_token(replace(mine, blocks=(alone,)), plan.quant.kv),
+                token_bytes=kv_bytes_per_token(replace(mine, blocks=(alone,)), plan.quant.kv)
+                + _sparse_bytes(block.attention, plan, head),
                 window_tokens=float(getattr(block.attention, "window", None) or np.inf),
                 state_bytes=state_bytes(own.attention, head.state_bytes, plan.draft_tokens),
             )
@@ -55,6 +57,16 @@ def kinds(model: Model, mine: Model, plan: ServePlan, head: Headroom) -> tuple[K
         drafting: Any = np.where(np.asarray(plan.draft_tokens) > 0, 1.0, 0.0)
         found[last] = replace(found[last], layers=found[last].layers + drafting)
     return tuple(found.values())
+
+
+def _sparse_bytes(kind: Attention, plan: ServePlan, head: Headroom) -> float:
+    """What the engine keeps of a token in a layer of sparse latent attention beyond what the layer needs."""
+    if not isinstance(kind, Latent) or kind.indexer is None:
+        return 0.0
+    narrow = number_format(plan.quant.kv).activation_bytes == 1.0
+    unused = head.indexes_all and kind.indexer.shared
+    own = replace(kind, indexer=replace(kind.indexer, shared=False)) if unused else kind
+    return head.sparse_bytes * narrow + token_bytes(own, 1.0) - token_bytes(kind, 1.0)
 
 
 def _key(kind: Attention) -> Any:

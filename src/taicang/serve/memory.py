@@ -33,6 +33,7 @@ from taicang.models.types import (
 )
 from taicang.plans import ServePlan
 from taicang.serve.layout import logged_tokens, sequence_bytes
+from taicang.serve.peak import activation_peak
 from taicang.serve.setup import Setup
 from taicang.stacks import WIDE, Headroom
 from taicang.units import Count, Num, show
@@ -52,8 +53,6 @@ MOST_RATIO = 0.98
 """Largest share of a device that people give an engine by hand (assumed: below the whole by what contexts take)."""
 PAGE = 16
 """Tokens of a page of cache, as most engines have it."""
-LIVE_WIDTHS = 8
-"""Assumed number of hidden-width bf16 activations that are alive at once in a step."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,7 +166,8 @@ def memory_use(
     one = _one_layer(mine)
     spared = _spared(mine, plan)
     shard = 1 if plan.sp else plan.tp
-    several: Any = np.where(np.asarray(plan.ranks) > 1, head.group_bytes, 0.0)
+    ranks = np.asarray(plan.ranks)
+    several: Any = np.where(ranks > 2, 1.0, np.where(ranks > 1, head.pair_ratio, 0.0)) * head.group_bytes
     rounded = _rounded(mine, plan, apart=head.base == "device")
     use = MemoryUse(
         attention_bytes=counted.attention * attention
@@ -185,10 +185,7 @@ def memory_use(
         draft_bytes=(one.attention * attention + one.dense * dense + one.experts * experts + one.shared * dense)
         * np.minimum(plan.draft_tokens, max(model.mtp_layers, 1)),
         cache_bytes=sequences * sequence_bytes(model, mine, plan, head, context) / (plan.tp if plan.sp else 1),
-        activation_bytes=np.maximum(
-            tokens / (plan.tp if plan.sp else 1) * (model.hidden * 2.0 * LIVE_WIDTHS + _widest(mine) * 2.0),
-            head.sampled * model.vocab * head.sampling_bytes,
-        ),
+        activation_bytes=activation_peak(model, mine, plan, head, tokens),
         exchange_bytes=_exchange(model, plan, tokens / shard),
         runtime_bytes=head.context_bytes + head.graph_bytes + several,
         withheld_bytes=0.0,
@@ -303,18 +300,6 @@ def _padding(mine: Model, form: str, head: Headroom) -> Any:
 def _one_layer(mine: Model) -> Parameters:
     last = replace(mine.blocks[-1], count=1)
     return parameters(replace(mine, blocks=(last,), mtp_layers=0))
-
-
-def _widest(mine: Model) -> Count:
-    widest: Any = 0
-    for block in mine.blocks:
-        ffn = block.ffn
-        wide = ffn.inter * (1 + ffn.gated) if isinstance(ffn, Dense) else ffn.topk * mine.hidden
-        widest = np.maximum(widest, wide)
-        if isinstance(block.attention, Latent):
-            heads = block.attention.heads * (block.attention.nope_dim + block.attention.rope_dim)
-            widest = np.maximum(widest, heads)
-    return cast(Count, widest)
 
 
 def _exchange(model: Model, plan: ServePlan, tokens: Count) -> Num:

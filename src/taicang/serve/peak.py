@@ -1,0 +1,53 @@
+"""Activations of one rank at their peak, as engines measure it before they size the cache."""
+
+from __future__ import annotations
+
+from functools import reduce
+from typing import Any, cast
+
+import numpy as np
+
+from taicang.models.types import Dense, Latent, Model
+from taicang.plans import ServePlan
+from taicang.stacks import Headroom
+from taicang.units import Count, Num
+
+LIVE_WIDTHS = 8
+"""Assumed number of hidden-width bf16 activations that are alive at once in a step."""
+
+
+def activation_peak(model: Model, mine: Model, plan: ServePlan, head: Headroom, tokens: Count) -> Num:
+    """Bytes of activations at their peak: in a layer, where the next tokens are sampled, in the encoder of images."""
+    here: Any = tokens / (plan.tp if plan.sp else 1)
+    expanded: Any = head.expanded_tokens * _expanded(mine)
+    layer = here * model.hidden * 2.0 * LIVE_WIDTHS + np.maximum(here * _widest(mine, head) * 2.0, expanded * 2.0)
+    peak = np.maximum(layer, head.sampled * model.vocab * head.sampling_bytes)
+    if head.encodes and model.tower_tokens:
+        seen = np.maximum(tokens, model.tower_tokens)
+        alive: Any = model.tower_live + model.tower_shared / plan.tp
+        peak = np.maximum(peak + seen * model.hidden * 2.0, seen * alive * 2.0)
+    return cast(Num, peak)
+
+
+def _widest(mine: Model, head: Headroom) -> Count:
+    widest: Any = 0
+    for block in mine.blocks:
+        ffn = block.ffn
+        if isinstance(ffn, Dense):
+            wide: Any = ffn.inter * (1 + ffn.gated)
+        else:
+            each: Any = mine.hidden if head.expert_copies == 1 else np.maximum(mine.hidden, ffn.inter)
+            more: Any = np.maximum(mine.hidden, ffn.inter * (1 + ffn.gated)) * (head.expert_copies - 1)
+            wide = ffn.topk * (each + more)
+        widest = np.maximum(widest, wide)
+        if isinstance(block.attention, Latent):
+            heads = block.attention.heads * (block.attention.nope_dim + block.attention.rope_dim)
+            widest = np.maximum(widest, heads)
+    return cast(Count, widest)
+
+
+def _expanded(mine: Model) -> Any:
+    """Numbers of a cached token's keys and values, once latent attention has made them of its latent."""
+    kinds = [block.attention for block in mine.blocks]
+    made: Any = [kind.heads * (kind.nope_dim + kind.v_dim) for kind in kinds if isinstance(kind, Latent)]
+    return reduce(np.maximum, made, 0)
