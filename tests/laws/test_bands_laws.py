@@ -1,11 +1,13 @@
 """No figure without a band or "unvalidated", in any command; the same run has the same bands in all of them."""
 
 import json
+import math
 from contextlib import suppress
 from dataclasses import replace
 from functools import cache
 from random import Random
 
+import numpy as np
 import pytest
 from banded import check
 from hypothesis import HealthCheck, given, settings
@@ -14,7 +16,7 @@ from hypothesis import strategies as st
 from taicang import catalog
 from taicang.catalog.trust import AXES, NINE_IN_TEN, UNVALIDATED, Ground, band, left_out, table
 from taicang.errors import MissingFigure
-from taicang.evidence.fit_bands import covered, fitted, pools_of, scales
+from taicang.evidence.fit_bands import alike, covered, fitted, pools_of, scales
 from taicang.evidence.trials import Trial
 
 MODELS = ("qwen3-32b", "llama-3.1-8b", "deepseek-r1", "gpt-oss-120b", "qwen3-30b-a3b", "glm-4.5-air-106b-a12b")
@@ -149,6 +151,7 @@ SHAPES = {
     "long tail": lambda random, spread: random.choice((-1.0, 1.0)) * random.expovariate(1.0 / spread),
     "now and then": lambda random, spread: random.gauss(0.0, spread * (6.0 if random.random() < 0.08 else 1.0)),
     "even": lambda random, spread: random.uniform(-spread, spread),
+    "one way": lambda random, spread: random.gauss(0.0, spread / 4.0) - random.expovariate(1.0 / spread),
 }
 
 
@@ -175,6 +178,71 @@ def test_bands_hold_nine_in_ten_of_what_is_left_out_whatever_the_errors_are_like
     table["tpot"][pool.name]["scale"] = scales(pool)
     new = replace(made[0].run, model="another")
     assert band("tpot", new, table).high_ratio >= band("tpot", made[0].run, table).high_ratio
+
+
+def drawn(seed, groups, rows, shape, *, alone=False):
+    """Fitted cells of so many models of so many rows each, whose logarithms of measured over predicted are ``shape`` of
+    a random number generator and what is the model's own; ``alone``: all are of one engine's cell."""
+    random, made = Random(seed), []
+    for model in range(groups):
+        own = random.gauss(0.0, 1.0)
+        for row in range(rows):
+            run = Ground(
+                use="aggregated", vendor="v", generation="g", chip="c", engine="e" if alone else f"e{model % 2}",
+                version="1", model=f"m{model}", kind="grouped/dense", form="bf16", span="domain", ranks=1,
+            )  # fmt: skip
+            logs = dict.fromkeys(("seen", *AXES), -shape(random, own))
+            made.append(Trial(id=f"{model} {row}", suite="s", metric="tpot", run=run, logs=logs, held_out=True))
+    (pool,) = pools_of(made)
+    return fitted([pool])["tpot"][pool.name]["cells"]
+
+
+def reach(seed, groups, rows, shape):
+    return drawn(seed, groups, rows, shape)[""]["model"]
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.9])
+def test_how_far_rows_of_a_group_err_together_is_found(share):
+    random = Random(f"{share}")
+    own = [random.gauss(0.0, math.sqrt(share)) for _ in range(300)]
+    logs = np.array([each + random.gauss(0.0, math.sqrt(1.0 - share)) for each in own for _ in range(8)])
+    assert alike(logs, np.repeat(np.arange(300), 8)) == pytest.approx(share, abs=0.08)
+    assert alike(logs[:8], np.zeros(8, int)) == 1.0
+
+
+def test_few_groups_have_a_wide_band_where_groups_differ_and_not_where_rows_do():
+    """Of the same spread in all: what differs by group is known of few, what differs by row of many."""
+    apart, within = (lambda _, own: own, lambda random, _: random.gauss(0.0, 1.0))
+    wide, narrow = ([float(np.mean([sum(reach(seed, groups, 30, shape)[1:]) for seed in range(4)])) for groups in
+                     (3, 24)] for shape in (apart, within))  # fmt: skip
+    assert wide[1] == pytest.approx(3.5, abs=0.5)  # nine in ten of a normal distribution: 3.29, a little more of few
+    assert narrow[1] == pytest.approx(3.35, abs=0.2)
+    assert narrow[1] < narrow[0] < 1.4 * narrow[1]  # three groups leave open how far their rows err together
+
+    def missed(shape, groups):
+        """Share of models of which nothing is in the fit, beyond the ends."""
+        random, beyond = Random("missed"), 0
+        for seed in range(15):
+            _, below, above = reach(seed, groups, 10, shape)
+            beyond += sum(not -below <= shape(random, random.gauss(0.0, 1.0)) <= above for _ in range(100))
+        return beyond / 1500
+
+    assert missed(apart, 4) < 0.2  # the two sides of four numbers alone would miss a third
+    assert missed(within, 4) < 0.11
+
+
+def test_each_end_is_as_far_as_measurements_lie_there():
+    _, below, above = reach(1, 40, 30, lambda random, _: random.expovariate(1.0))
+    assert above == pytest.approx(math.log(20.0), rel=0.1)  # one in twenty lies beyond
+    assert 0.0 < below < 0.3 * above
+    _, below, above = reach(1, 2, 30, lambda _, own: abs(own))
+    assert below == above > 0.0  # of two groups nobody knows which way the third will err
+
+
+def test_rows_count_once_however_many_cells_hold_them():
+    cells = drawn(3, 3, 20, lambda random, own: own + random.gauss(0.0, 0.3), alone=True)
+    assert len(cells) == 4
+    assert len({tuple(cell["model"]) for cell in cells.values()}) == 1
 
 
 TOO_WIDE = {("served_tpot_disagg", "sibling"), ("replay_tpot_disagg", "sibling")}

@@ -37,6 +37,20 @@ def test_what_is_new_adds_its_own_excess():
     assert "chip" in both.basis
 
 
+def test_each_end_of_a_band_is_its_own_and_that_of_a_rate_is_turned_round():
+    told = known(seen=[0.03, 0.1, 0.2], model=[0.06, 0.2, 0.5])
+    other = band("tpot", replace(RUN, model="another"), told)
+    assert (other.low_ratio, other.high_ratio) == pytest.approx((math.exp(-0.2), math.exp(0.5)))
+    assert other.wide_ratio == pytest.approx(math.expm1(0.35))
+    assert band("tpot", replace(RUN, form="int3"), told).wide_ratio == 0.0
+    pools = {"step_time": {f"training {RUN.vendor}": told["tpot"][RUN.pool]}}
+    found = bands(replace(RUN, use="training", own=pools), ("step_time", "days", "throughput", "mfu"))
+    step, rate = found["step_time"], found["throughput"]
+    assert (step.low_ratio, step.high_ratio) == pytest.approx((math.exp(-0.1), math.exp(0.2)))
+    assert (rate.low_ratio * step.high_ratio, rate.high_ratio * step.low_ratio) == pytest.approx((1.0, 1.0))
+    assert (found["days"], found["mfu"]) == (step, rate)
+
+
 def test_what_is_left_out_with_a_publisher_counts_once():
     """But for the chip, whose kernels are fitted apart."""
     told = known(seen=[0.03, 0.1], source=[0.06, 0.4], model=[0.06, 0.2], version=[0.06, 0.3])

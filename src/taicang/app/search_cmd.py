@@ -86,7 +86,7 @@ def _more(each: Outcome, model: str, options: dict[str, Any], explain: bool, as_
 
     chosen = each.chosen
     rate = chosen.choice.output_tokens_per_s_per_chip * chosen.load_ratio
-    off = (chosen.choice.bands["throughput"].high_ratio or 1.0) - 1.0
+    off = chosen.choice.bands["throughput"].wide_ratio
     cost = quoted(each.job.machine.name, options["sets"], lambda costs: costs.output(rate, off))
     ran = [each.ran.bands for each in chosen.replayed if each.rank == chosen.rank]
     said: dict[str, Any] = {

@@ -4,6 +4,7 @@
 was measured there by engine, and how far predictions were off: where the like of a run was among the rows of the fits
 ("seen"), and where its model, kind of model, number format, chip, engine, version or size was left out of them. A run
 gets the errors of what is new about it, times what makes such bands hold nine in ten of the rows left out ("scale").
+Each end of a band is its own: a queue only adds to a first token's time, so measurements lie further above than below.
 Where nobody measured anything near, it is unvalidated: no number is borrowed.
 """
 
@@ -78,6 +79,12 @@ class Band:
     """Measurements that it comes from."""
     basis: str
     """What was measured near, and what is new about the run; or why nothing is near."""
+
+    @property
+    def wide_ratio(self) -> float:
+        """Half its width as a ratio: of ends as far below as above, how much more the upper one is; 0: unvalidated."""
+        known = self.low_ratio is not None and self.high_ratio is not None
+        return math.sqrt(self.high_ratio / self.low_ratio) - 1.0 if known else 0.0  # type: ignore[operator]
 
     @property
     def said(self) -> str:
@@ -196,6 +203,8 @@ _SAME: Mapping[str, Mapping[str, str]] = {
     "power": {"": STATED, "replay": "power"},
 }
 """Figure -> where ("": anywhere) -> the metric that says how far it is off."""
+_RATES = ("throughput", "mfu")
+"""Figures that are low where a step takes long."""
 
 
 def bands(run: Ground, figures: Sequence[str], *, replay: bool = False) -> dict[str, Band]:
@@ -205,8 +214,15 @@ def bands(run: Ground, figures: Sequence[str], *, replay: bool = False) -> dict[
     for name in figures:
         same = _SAME.get(name, {})
         metric = same.get(where) or same.get("") or name
-        made[name] = unvalidated(run.power) if metric == STATED else _nearest(metric, run)
+        found = unvalidated(run.power) if metric == STATED else _nearest(metric, run)
+        made[name] = _inverse(found) if metric == "step_time" and name in _RATES else found
     return made
+
+
+def _inverse(band: Band) -> Band:
+    """The band of what is done per time, of that of the time."""
+    low, high = (None if each is None else 1.0 / each for each in (band.high_ratio, band.low_ratio))
+    return replace(band, low_ratio=low, high_ratio=high)
 
 
 def _nearest(metric: str, run: Ground) -> Band:
@@ -301,16 +317,17 @@ def band(metric: str, run: Ground, known: Mapping[str, Any] | None = None) -> Ba
         lacking = [WORDS[axis] for axis, each in zip(("seen", *new), errors, strict=True) if axis in WORDS and not each]
         return unvalidated(f"new {' and '.join(lacking) or 'rows'}: too few were measured to leave any out")
     seen, *others = [each for each in errors if each is not None]
-    half, nine = (_together(seen[i], {axis: each[i] for axis, each in zip(new, others, strict=True)}) for i in (0, 1))
+    reach = [_together(seen[i], {axis: each[i] for axis, each in zip(new, others, strict=True)}) for i in range(3)]
     scales = pool.get("scale", {}).get(run.feed, {})
     scale, own = max(scales.get(axis, 1.0) for axis in new or ("seen",)), scales.get("seen", 1.0)
-    half, nine = max(half * scale, seen[0] * own), max(nine * scale, seen[1] * own)  # what is new never narrows
+    # what is new never narrows
+    half, below, above = (max(each * scale, least * own) for each, least in zip(reach, seen, strict=True))
     named = [WORDS[axis] for axis in new if axis != "source"]  # of users' runs that is always so
     told = f"new {', '.join(named)}" if named else f"{run.engine} on {run.chip}"
     return Band(
         verdict=NINE_IN_TEN,
-        low_ratio=math.exp(-nine),
-        high_ratio=math.exp(nine),
+        low_ratio=math.exp(-below),
+        high_ratio=math.exp(above),
         typical_ratio=math.expm1(half),
         rows=pool["rows"],
         basis=f"{run.pool}: {told}" + ", of one publisher" * alone,
@@ -360,11 +377,12 @@ def unvalidated(why: str) -> Band:
 
 
 def _error(pool: Mapping[str, Any], run: Ground, axis: str) -> Sequence[float] | None:
-    """(Median, ninth decile) of the errors of ``axis`` in the nearest cell; None where none could be left out."""
+    """(Median, how far below, how far above nine in ten lie) of ``axis`` in the nearest cell; None where none could be
+    left out. Profiles of earlier versions have the same below and above."""
     found = [pool["cells"][name][axis] for name in run.cells if axis in pool["cells"].get(name, {})]
     if not found and axis == "source":  # who leaves out an engine leaves out all that its publishers said
         return _error(pool, run, "engine")
-    return found[-1] if found else None
+    return (*found[-1], found[-1][-1])[:3] if found else None
 
 
 def novelty(run: Ground, pool: Mapping[str, Any]) -> tuple[tuple[str, ...], str]:

@@ -104,7 +104,7 @@ def serving(net: Model | None, machine: Machine, found: Served, hit_ratio: float
         input_s=whole / prefill,
         output_s=whole / decode,
         cached_s=cached,
-        error_ratio=_off(found.bands["throughput"]),
+        error_ratio=found.bands["throughput"].wide_ratio,
     )
 
 
@@ -119,13 +119,8 @@ def training(found: TrainPrediction) -> Training | None:
         seconds=found.run.seconds,
         chip_s=found.run.seconds * found.chips,
         mfu_ratio=found.mfu_ratio,
-        error_ratio=_off(found.bands["throughput"]),
+        error_ratio=found.bands["throughput"].wide_ratio,
     )
-
-
-def _off(band: trust.Band) -> float:
-    """How far a figure may be off; of an unvalidated one nothing is known, and only the stated ranges count."""
-    return 0.0 if band.high_ratio is None else band.high_ratio - 1.0
 
 
 def deviation(error_ratio: float) -> float:

@@ -1,16 +1,17 @@
 """Fit the bands: what was measured near which runs, and how far predictions were off, with what left out.
 
-Of each pool (metric, use, vendor) and axis the errors' median and ninth decile, in the pool and in its cells (an
-engine, with such models, of such a width). A cell of few groups is drawn to its parent; few rows reach further out.
+Of each pool (metric, use, vendor) and axis the errors' median and how far below and above the prediction nine in ten
+lie, in the pool and in its cells (an engine, with such models, of such a width). Rows that were left out together
+count for the less, the more they err alike; a cell's own rows stand beside those of its parent, which count for a few
+groups.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -23,7 +24,7 @@ from taicang.catalog.trust import AXES, BANDS, Ground, band, links_key, met, rec
 from taicang.cost.exchange import ExchangeFit
 from taicang.evidence import kernels
 from taicang.evidence.exchange_rows import exchange_parts, exchange_published, exchange_rows, exchange_seconds
-from taicang.evidence.fitting import FEW, NINE, SPREAD, fingerprint, quantiles
+from taicang.evidence.fitting import NINE, SPREAD, fingerprint, quantiles
 from taicang.evidence.kernels import kernel_rows
 from taicang.evidence.measured import Measured, attempt
 from taicang.evidence.suite_collective import measured_s, predict_s, published, question
@@ -36,10 +37,10 @@ from taicang.units import Num
 
 DRAW = 2.0
 """Groups that a parent's errors count for."""
+NOISE = 0.015
+"""What the same version of an engine measured twice differs by (TPOT of served rows): no band is narrower."""
 GROUPS = 2
 """Groups that must be left out in turn before an axis says anything."""
-SEVERAL = 4
-"""Groups below which the one that needs most says how far bands are narrowed."""
 FOLDS = 5
 """Parts of the rows that are known, for what bands cover of rows like their own."""
 DEPTH = 4
@@ -103,7 +104,8 @@ def rounded(value: Any) -> Any:
     return [rounded(each) for each in value] if isinstance(value, list) else value
 
 
-Tried: TypeAlias = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]
+Floats: TypeAlias = NDArray[np.float64]
+Tried: TypeAlias = tuple[NDArray[np.int64], NDArray[np.int64], Floats]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,8 +121,21 @@ class Pool:
     """Of each row, an index of ``runs``."""
     groups: Mapping[str, NDArray[np.int64]]
     """Axis -> the group of each row."""
-    errors: Mapping[str, NDArray[np.float64]]
-    """Axis -> absolute logarithms."""
+    cells: Mapping[tuple[str, ...], NDArray[np.bool_]]
+    """Chain of cells -> the rows in its last, wide ones first."""
+    logs: Mapping[str, Floats]
+    """Axis -> logarithms of measured over predicted."""
+    ranked: Mapping[str, tuple[NDArray[np.int64], Floats, NDArray[np.int64], Floats]] = field(init=False)
+    """Axis -> order and values of the logarithms beside their mirror images, and of their sizes."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "ranked", {axis: _ranked(logs) for axis, logs in self.logs.items()})
+
+
+def _ranked(logs: Floats) -> tuple[NDArray[np.int64], Floats, NDArray[np.int64], Floats]:
+    both, sizes = np.concatenate([logs, -logs]), np.abs(logs)
+    order, rising = np.argsort(both), np.argsort(sizes)
+    return order, both[order], rising, sizes[rising]
 
 
 def pools_of(trials: Iterable[Trial]) -> list[Pool]:
@@ -133,14 +148,16 @@ def pools_of(trials: Iterable[Trial]) -> list[Pool]:
         runs = list(dict.fromkeys(one.run for one in members))
         place = {run: number for number, run in enumerate(runs)}
         run = np.array([place[one.run] for one in members])
-        errors = {axis: np.abs([one.logs.get(axis, np.nan) for one in members]) for axis in ("seen", *AXES)}
+        logs = {axis: -np.array([one.logs.get(axis, np.nan) for one in members]) for axis in ("seen", *AXES)}
         # without its only publisher an engine is another that nobody knows
-        errors["source"][~_twice([one.run for one in members])] = np.nan
+        logs["source"][~_twice([one.run for one in members])] = np.nan
+        groups = {axis: _codes([label(each) for each in runs])[run] for axis, label in LABELS.items()}
+        names = [each.cells for each in runs]
+        chains = dict.fromkeys(sorted((each[: n + 1] for each in names for n in range(DEPTH)), key=len))
         made.append(
             Pool(
-                metric=metric, name=name, trials=members, runs=runs, run=run,
-                groups={axis: _codes([label(each) for each in runs])[run] for axis, label in LABELS.items()},
-                errors=errors,
+                metric=metric, name=name, trials=members, runs=runs, run=run, logs=logs, groups={"seen": run} | groups,
+                cells={chain: np.array([each[: len(chain)] == chain for each in names])[run] for chain in chains},
             )
         )  # fmt: skip
     return made
@@ -183,39 +200,66 @@ def _engines(runs: Sequence[Ground]) -> dict[str, dict[str, list[str]]]:
 
 def _cells(pool: Pool, mask: NDArray[np.bool_]) -> dict[str, dict[str, list[float]]]:
     made: dict[str, dict[str, list[float]]] = {}
-    names = [run.cells for run in pool.runs]
-    for chain in sorted({names[i][: depth + 1] for i in np.unique(pool.run[mask]) for depth in range(DEPTH)}, key=len):
-        inside = np.array([name[: len(chain)] == chain for name in names])[pool.run] & mask
-        cell = {}
-        for axis in ("seen", *AXES):
-            above = next((made[name][axis] for name in reversed(chain[:-1]) if axis in made[name]), None)
-            if (found := _errors(pool, inside, axis, above)) is not None:
-                cell[axis] = found
-        made[chain[-1]] = cell
+    counted: dict[tuple[str, ...], dict[str, Floats]] = {(): {}}
+    # of rows like those of the fits the next one is one more: they are not of groups that were left out
+    shares = {"seen": 0.0} | {axis: alike(pool.logs[axis][mask], pool.groups[axis][mask]) for axis in AXES}
+    for chain, members in pool.cells.items():
+        inside, above = members & mask, counted.get(chain[:-1], {})
+        own = {axis: _counts(pool, inside, axis, share, above.get(axis)) for axis, share in shares.items()}
+        told = {axis: counts for axis, counts in own.items() if counts is not None}
+        if inside.any():
+            counted[chain] = {**above, **told}
+            made[chain[-1]] = {axis: _reach(pool, axis, counts) for axis, counts in told.items()}
     return made
 
 
-def _errors(pool: Pool, inside: NDArray[np.bool_], axis: str, above: Sequence[float] | None) -> list[float] | None:
-    """(Median, ninth decile), drawn to the cell ``above``; None where there is nothing to tell."""
-    some = inside & np.isfinite(pool.errors[axis])
-    _, place, sizes = np.unique(
-        pool.groups["model" if axis == "seen" else axis][some], return_inverse=True, return_counts=True
-    )
-    groups = sizes.size
-    if not groups or (above is None and axis != "seen" and groups < GROUPS):
+def _counts(pool: Pool, inside: NDArray[np.bool_], axis: str, share: float, above: Floats | None) -> Floats | None:
+    """How many groups each row counts for in a cell: its own, of which rows err alike by ``share``, and those of the
+    cell ``above`` that are not in it as a few; None where there is nothing to tell."""
+    some, groups = inside & np.isfinite(pool.logs[axis]), pool.groups[axis]
+    sizes = np.bincount(groups[some], minlength=1)
+    many = np.count_nonzero(sizes)
+    if not many or (above is None and axis != "seen" and many < GROUPS):
         return None
-    errors = pool.errors[axis][some]
-    # of many rows of few groups in a cell, the scale says how far they reach, not once more their number
-    # what is new is one more group: each that was left out counts as much, however many rows it has
-    weights = None if axis == "seen" else 1.0 / sizes[place]
-    own = quantiles(errors, groups if errors.size < FEW or above is None else math.inf, weights)
-    if above is None:
-        # rows of one group err together: of few groups the reach is told larger, about as Student's t
-        return own if axis == "seen" or errors.size < FEW else [own[0], own[1] * (1.0 + SPREAD / groups)]
-    if errors.size < FEW:  # too few rows to narrow what more of them say
-        own = [max(mine, theirs) for mine, theirs in zip(own, above, strict=True)]
-    share = groups / (groups + DRAW)
-    return [share * mine + (1.0 - share) * theirs for mine, theirs in zip(own, above, strict=True)]
+    counts = np.zeros(some.size)
+    counts[some] = 1.0 / (1.0 + (sizes[groups[some]] - 1.0) * share)
+    if above is not None:
+        others = np.where(inside, 0.0, above)
+        counts += others * (DRAW / max(float(others.sum()), DRAW))
+    return counts
+
+
+def alike(logs: Floats, groups: NDArray[np.int64]) -> float:
+    """How far rows of one group err together: the share of the variance that lies between groups, by moments. Few
+    groups leave it open, so it is drawn to one."""
+    some = np.isfinite(logs)
+    _, place, sizes = np.unique(groups[some], return_inverse=True, return_counts=True)
+    told, many = logs[some], sizes.size
+    if many < GROUPS or told.size == many:
+        return 1.0
+    means = np.bincount(place, told) / sizes
+    between = float((sizes * (means - told.mean()) ** 2).sum()) / (many - 1)
+    within = float(((told - means[place]) ** 2).sum()) / (told.size - many)
+    each = (told.size - float((sizes**2).sum()) / told.size) / (many - 1)
+    share = max(between - within, 0.0) / max(between + (each - 1.0) * within, NOISE**2)
+    return (many * share + DRAW) / (many + DRAW)
+
+
+def _reach(pool: Pool, axis: str, counts: Floats) -> list[float]:
+    """Half of the errors are less; nine in ten measurements lie from so far below to so far above the prediction.
+
+    Which way errors lie is not known of few groups: their mirror images count for a few. Of few groups the reach is
+    told larger, about as Student's t.
+    """
+    order, ends, rising, sizes = pool.ranked[axis]
+    many = float(counts.sum())
+    share = np.cumsum(np.concatenate([counts, counts * min(DRAW / many, 1.0)])[order])
+    low = ends[np.searchsorted(share, (0.5 - NINE / 2.0) * share[-1], side="right")]
+    high = ends[np.searchsorted(share, (0.5 + NINE / 2.0) * share[-1])]
+    half = np.cumsum(counts[rising])
+    wider = 1.0 + SPREAD / many
+    below, above = (max(float(each) * wider, NOISE) for each in (-low, high))
+    return [float(sizes[np.searchsorted(half, 0.5 * half[-1])]), below, above]
 
 
 def covered(pool: Pool, axis: str) -> Iterator[tuple[Trial, float, bool | None]]:
@@ -226,7 +270,7 @@ def covered(pool: Pool, axis: str) -> Iterator[tuple[Trial, float, bool | None]]
     for group in np.unique(groups):
         kinds = np.array([pool.runs[run].feed for run in pool.run[members]])
         for kind in np.unique(kinds[groups == group]):
-            scale = _scale(pool, axis, (members, groups, shares), (groups != group) & (kinds == kind))
+            scale = _scale((members, groups, shares), (groups != group) & (kinds == kind))
             mine = (groups == group) & (kinds == kind)
             for i, share in zip(members[mine], shares[mine], strict=True):
                 one = pool.trials[int(i)]
@@ -239,7 +283,7 @@ def scales(pool: Pool) -> dict[str, dict[str, float]]:
     found = {axis: tried(pool, "nothing" if axis == "seen" else axis) for axis in ("seen", *AXES)}
     kinds = np.array([run.feed for run in pool.runs])[pool.run]
     return {
-        kind: {axis: _scale(pool, axis, each, kinds[each[0]] == kind) for axis, each in found.items()}
+        kind: {axis: _scale(each, kinds[each[0]] == kind) for axis, each in found.items()}
         for kind in dict.fromkeys(kinds.tolist())
     }
 
@@ -249,39 +293,34 @@ def tried(pool: Pool, axis: str) -> Tried:
     they leave it unvalidated). "nothing": rows kept from the fits, a fifth at a time."""
     if axis == "nothing":
         labels = np.array([zlib.crc32(one.id.encode()) % FOLDS for one in pool.trials])
-        some, errors = np.array([one.held_out for one in pool.trials]), pool.errors["seen"]
+        some, errors = np.array([one.held_out for one in pool.trials]), pool.logs["seen"]
     else:
-        labels, errors = pool.groups[axis], pool.errors[axis]
+        labels, errors = pool.groups[axis], pool.logs[axis]
         some = np.isfinite(errors)
     shares = np.full(errors.size, np.nan)
     for group in np.unique(labels[some]):
         out = labels == group
         table = fitted([pool], lambda _, out=out: ~out)  # type: ignore[misc]
         for run in np.unique(pool.run[out & some]):
-            high = band(pool.metric, pool.runs[run], table).high_ratio
-            mine = out & some & (pool.run == run)
-            shares[mine] = np.nan if high is None else errors[mine] / np.log(high)
+            found = band(pool.metric, pool.runs[run], table)
+            if found.low_ratio is not None and found.high_ratio is not None:
+                mine = out & some & (pool.run == run)
+                ends = np.log([found.low_ratio, found.high_ratio])
+                shares[mine] = (errors[mine] / ends[:, None]).max(axis=0)
     return np.flatnonzero(some), labels[some], shares[some]
 
 
-def _scale(pool: Pool, axis: str, found: Tried, some: NDArray[np.bool_]) -> float:
-    """The ninth decile of the shares of ``some`` rows, drawn to one: the fewer models and groups they are of, the
-    nearer. Of few groups it narrows as far as the group that needs most allows, and nothing where they are of few rows,
-    nor for another engine or generation."""
-    members, groups, shares = found
+def _scale(found: Tried, some: NDArray[np.bool_]) -> float:
+    """What makes nine in ten of ``some`` rows, and of the one that comes next, lie in the bands that others gave them,
+    drawn to one: the fewer groups they count for, the nearer."""
+    _, groups, shares = found
     told = some & np.isfinite(shares)
-    parts = [shares[told & (groups == group)] for group in np.unique(groups[told])]
-    many = len(parts)
-    if axis not in ("nothing", "seen"):
-        many = min(many, np.unique(pool.groups["model"][members[told]]).size)
-    if many < GROUPS:
+    groups, shares = groups[told], shares[told]
+    if np.unique(groups).size < GROUPS:
         return 1.0
-    share, needed = many / (many + DRAW), float(np.quantile(shares[told], NINE))
-    if many < SEVERAL and needed < 1.0:
-        needed = min(max(float(np.quantile(part, NINE)) for part in parts), 1.0)
-    scale = share * needed + 1.0 - share
-    wide = axis in ("engine", "foreign") or (many < SEVERAL and np.count_nonzero(told) < FEW)
-    return max(scale, 1.0) if wide else scale
+    sizes = np.bincount(groups)
+    many = float((1.0 / (1.0 + (sizes[groups] - 1.0) * alike(shares, groups))).sum())
+    return (many * float(np.quantile(shares, min(NINE * (1.0 + 1.0 / many), 1.0))) + DRAW) / (many + DRAW)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
