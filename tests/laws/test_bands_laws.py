@@ -245,8 +245,8 @@ def test_rows_count_once_however_many_cells_hold_them():
     assert len({tuple(cell["model"]) for cell in cells.values()}) == 1
 
 
-TOO_WIDE = {("served_tpot_disagg", "sibling"), ("replay_tpot_disagg", "sibling")}
-"""Wider than it need be: 145 rows of few services, whose errors differ more between services than within them."""
+OF_FEW = {("served_tpot_disagg", "sibling"), ("replay_tpot_disagg", "sibling")}
+"""145 rows of few services, half of whose variance lies between chips: nine in ten of so few can be more or fewer."""
 
 
 def test_nine_in_ten_rows_left_out_whole_lie_in_their_bands():
@@ -259,6 +259,6 @@ def test_nine_in_ten_rows_left_out_whole_lie_in_their_bands():
                 continue
             told = found["rows"] * (1.0 - found["unvalidated_ratio"])
             all_rows, within = all_rows + told, within + told * found["covered_ratio"]
-            if told >= 100 and (suite, axis) not in TOO_WIDE:
+            if told >= 100 and (suite, axis) not in OF_FEW:
                 assert 0.84 <= found["covered_ratio"] <= 0.985, (suite, axis, found)
     assert 0.88 <= within / all_rows <= 0.95

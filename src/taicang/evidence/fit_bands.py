@@ -311,8 +311,8 @@ def tried(pool: Pool, axis: str) -> Tried:
 
 
 def _scale(found: Tried, some: NDArray[np.bool_]) -> float:
-    """What makes nine in ten of ``some`` rows, and of the one that comes next, lie in the bands that others gave them,
-    drawn to one: the fewer groups they count for, the nearer."""
+    """What makes nine in ten of ``some`` rows lie in the bands that others gave them, drawn to one: the fewer groups
+    they count for, the nearer."""
     _, groups, shares = found
     told = some & np.isfinite(shares)
     groups, shares = groups[told], shares[told]
@@ -320,7 +320,7 @@ def _scale(found: Tried, some: NDArray[np.bool_]) -> float:
         return 1.0
     sizes = np.bincount(groups)
     many = float((1.0 / (1.0 + (sizes[groups] - 1.0) * alike(shares, groups))).sum())
-    return (many * float(np.quantile(shares, min(NINE * (1.0 + 1.0 / many), 1.0))) + DRAW) / (many + DRAW)
+    return (many * float(np.quantile(shares, NINE)) + DRAW) / (many + DRAW)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
