@@ -15,6 +15,7 @@ from taicang.app.main import cli
 from taicang.catalog import files
 from taicang.centre import cost
 from taicang.centre.cost import Plant
+from taicang.centre.draw import band
 from taicang.centre.figures import FOLDER
 from taicang.errors import MissingFigure, NotModelled
 
@@ -154,3 +155,12 @@ def test_a_centre_of_dearer_parts_costs_more_and_of_more_machines_the_same_each(
         assert moved["used_chip_hour"][end] >= base["used_chip_hour"][end] * (1 - 1e-9), end
     many = answered([*words, "--count", str(count)], stated)
     assert many["used_chip_hour"] == pytest.approx(base["used_chip_hour"])
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("endless", range(0, 42, 3))
+def test_a_band_of_draws_of_which_some_have_no_end_is_in_order(endless):
+    drawn = [float(i) for i in range(42 - endless)] + [np.inf] * endless
+    found = band(np.array(drawn))
+    assert found.low <= found.mid <= found.high  # none is no number
+    assert found.high < np.inf or endless

@@ -198,7 +198,9 @@ def band(values: Num) -> Band:
     after = np.minimum(first + 1, drawn.size - 1)
     ordered = np.partition(drawn, [*first, *after])
     below, above, part = ordered[first], ordered[after], at - first
-    found = np.where(part < 0.5, below + (above - below) * part, above - (above - below) * (1.0 - part))
+    ends = np.isfinite(below) & np.isfinite(above)  # of draws in which nothing ever pays the nearer one is taken
+    apart = np.subtract(above, below, out=np.zeros(3), where=ends)
+    found = np.where(part < 0.5, below + apart * part, above - apart * (1.0 - part))
     return Band(**dict(zip(("low", "mid", "high"), found.tolist(), strict=True)))
 
 
