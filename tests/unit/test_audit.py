@@ -32,7 +32,6 @@ EARLIER = (
     ("four-times", "gain", 3.9), ("four-times", "bus", 2.0), ("tokens-2300", "short_context", 2602),
     ("tokens-2300", "relaxed", 2648), ("latency-50ms", "token", 46.9), ("one-bus", "h100_50ms", 1.0),
     ("one-bus", "h100_20ms", 1.58), ("one-bus", "ascend_50ms", 2.0), ("power-and-cost", "ours_joule", 0.233),
-    ("inference-only", "vs_h800", 0.35),
     ("electricity", "bill", 326), ("electricity", "needed", 46.3),
 )  # fmt: skip
 """Figures as they were first computed by hand; those that moved since stand in docs/how-to/audit.md with the reason."""
