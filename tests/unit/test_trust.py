@@ -132,7 +132,7 @@ def test_every_figure_of_every_pool_has_a_band_or_none():
 @pytest.mark.parametrize(
     ("job", "name", "stack", "why"),
     [
-        ({"dp": 16, "zero": 3}, "qwen3-30b-a3b", "deepspeed", "experts one by one"),
+        ({"dp": 16, "zero": 3}, "qwen3-30b-a3b", "deepspeed@0.15.0", "experts one by one"),
         ({"dp": 16, "ep": 8}, "qwen3-30b-a3b", changed(catalog.stack("megatron"), fused=("-grouped",)), "one by one"),
         ({"dp": 16, "ep": 8, "trained_ratio": 0.0}, "qwen3-30b-a3b", "megatron", "experts: no adapters"),
         ({"dp": 16, "ep": 8}, "qwen3-30b-a3b", "megatron", ""),
