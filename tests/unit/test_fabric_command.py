@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from taicang import catalog
 from taicang.app.main import cli
-from taicang.catalog import trust
+from taicang.catalog import trust, trust_links
 from taicang.errors import TaicangError
 
 
@@ -204,12 +204,12 @@ def test_what_nobody_measured_near_is_unvalidated(words, why):
 @settings(derandomize=True, max_examples=300, deadline=None)
 def test_a_band_is_earned_by_rows_of_such_links_of_about_that_size(on, ranks, size, kind):
     try:
-        level = trust.met(catalog.machine(on), ranks)
+        level = trust_links.met(catalog.machine(on), ranks)
     except TaicangError:  # a machine of which not enough is published
         return
-    key = trust.links_key(kind, level)
+    key = trust_links.links_key(kind, level)
     asked = {"ranks": ranks, "sent_bytes": 2.0**size, "bytes_per_s": level.bandwidth_bytes_per_s}
-    band, pool = trust.links_band(key, **asked), trust.recorded()["collectives"].get(key)
+    band, pool = trust_links.links_band(key, **asked), trust.recorded()["collectives"].get(key)
     near = pool and all(pool[name][0] / 2.0 <= value <= pool[name][1] * 2.0 for name, value in asked.items())
     assert (band.verdict == trust.NINE_IN_TEN) == bool(near)
     assert band.rows == (pool["rows"] if near else 0)

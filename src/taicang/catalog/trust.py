@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from taicang.catalog.build import chip as chip_named
 from taicang.catalog.resolve import built_in
 from taicang.catalog.schema import ARCHITECTURE
-from taicang.hardware import Chip, Level, Machine
+from taicang.hardware import Chip, Machine
 from taicang.models.types import (
     Attention,
     Compressed,
@@ -57,11 +57,6 @@ TURNS = 2
 """Requests of each client from which on a run is a closed loop, as all measured ones are."""
 FURTHER = 2.0
 """Times the largest measured instance that a run may have ranks before nothing is near it (and the smallest)."""
-LINKS = {
-    "ranks": "{:,.0f} ranks; {:,.0f} to {:,.0f}", "sent_bytes": "{:,.0f} bytes; {:,.0f} to {:,.0f}",
-    "bytes_per_s": "links of {:.3g} bytes/s; {:.3g} to {:.3g}",
-}  # fmt: skip
-"""What a collective is asked for and what was measured, as it is told."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -342,33 +337,6 @@ def _together(seen: float, others: Mapping[str, float]) -> float:
         chip = axis in ("sibling", "foreign")
         excess[chip] = max(excess[chip], error**2 - seen**2)
     return math.sqrt(seen**2 + sum(excess))
-
-
-def met(machine: Machine, ranks: float, plane: str = "scale_up") -> Level:
-    """The innermost level that holds so many ranks."""
-    levels = machine.plane(plane).levels
-    return next((level for level in levels if ranks <= level.ranks), levels[-1])
-
-
-def links_key(kind: str, level: Level, flavour: str = "nccl") -> str:
-    """What measurements of a collective among ranks that meet over ``level`` are filed under."""
-    return (
-        f"{kind.replace('_', '-')}{'' if flavour in ('', 'nccl') else ' ' + flavour} over {level.profile or level.name}"
-    )
-
-
-def links_band(key: str, **asked: float) -> Band:
-    """The band of a collective's closed form; ``asked``: its "ranks", "sent_bytes" and its links' "bytes_per_s"."""
-    pool = recorded().get("collectives", {}).get(key)
-    if pool is None:
-        return unvalidated(f"no measured {key}")
-    for name, value in asked.items():
-        low, high = pool[name]
-        if not low / FURTHER <= value <= high * FURTHER:
-            return unvalidated(f"{key}: {LINKS[name].format(value, low, high)} were measured")
-    half, nine = pool["errors"]
-    return Band(verdict=NINE_IN_TEN, low_ratio=math.exp(-nine), high_ratio=math.exp(nine),
-                typical_ratio=math.expm1(half), rows=pool["rows"], basis=key)  # fmt: skip
 
 
 def unvalidated(why: str) -> Band:

@@ -20,7 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from taicang.catalog import calibration
-from taicang.catalog.trust import AXES, BANDS, Ground, band, links_key, met, recorded, size
+from taicang.catalog.trust import AXES, BANDS, Ground, band, recorded, size
+from taicang.catalog.trust_links import links_key, met
 from taicang.cost.exchange import ExchangeFit
 from taicang.evidence import kernels
 from taicang.evidence.exchange_rows import exchange_parts, exchange_published, exchange_rows, exchange_seconds
@@ -328,7 +329,7 @@ class Error:
     """One measured row that no fit has seen."""
 
     key: str
-    """As ``catalog.trust.links_key``."""
+    """As ``catalog.trust_links.links_key``."""
     group: str
     """Rows of one source and system are one group."""
     ranks: int

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 
 from taicang import catalog
 from taicang.catalog.costing import cost_model
-from taicang.catalog.trust import Band, links_band, links_key, met, unvalidated
+from taicang.catalog.trust import Band, unvalidated
+from taicang.catalog.trust_links import links_band, links_key, met
 from taicang.cost.collective import Fits
 from taicang.cost.model import CostModel
 from taicang.fabric.routing import Routing
