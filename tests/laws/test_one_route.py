@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from taicang.app.study_points import served as evaluate
 from taicang.catalog.models import model as load_model
-from taicang.errors import TaicangError
+from taicang.errors import InvalidInput, TaicangError
 from taicang.evidence.board import band_of
 from taicang.evidence.intake import file_outcomes
 from taicang.evidence.served import completed, row_of
@@ -123,8 +123,14 @@ def the_same_everywhere(run, taicang):
     run = replace(run, modes=(kind,), chunk=int(job.stack.chunk_tokens))
     forms = forms_of(run, job.model, job.machine, job.stack)
     only = dict.fromkeys(("both", "decode", "prefill"), (replace(run.plan, quant=forms),))
-    choice = search(job, [("", forms)], narrowed(default(job.model), run), Ask(modes=run.modes, top=1), only).best[0]
+    asked = job, [("", forms)], narrowed(default(job.model), run), Ask(modes=run.modes, top=1), only
     point = evaluate(said(run) | {"mode": MODES[kind], "chunk": run.chunk})
+    if kind == "decode" and run.output_tokens == 1:
+        with pytest.raises(InvalidInput, match="one token has no decode step"):
+            search(*asked)
+        assert "one token has no decode step" in point["error"]
+        return
+    choice = search(*asked).best[0]
     assert point["feasible"], point["error"]
     about = told(job, choice, run.sets)
     assert found.stack == about["stack"] == point["stack_used"]

@@ -238,9 +238,9 @@ class Model:
     tower_tokens: int = 0
     """Tokens that the largest image becomes (0: not known)."""
     tower_live: int = 0
-    """Numbers of the encoder's width that are alive for each of these at once."""
+    """Numbers that are alive for each of these at once: two copies of its width a patch (assumed)."""
     tower_shared: int = 0
-    """Those of its feed-forward, which ranks share out."""
+    """Those of its feed-forward, which ranks share out: two of its inner width a patch (assumed)."""
     kv_dtype: str = ""
     """Format of the cache that the checkpoint asks for ("": the engine's choice)."""
     assumptions: tuple[str, ...] = ()
