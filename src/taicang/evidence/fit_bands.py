@@ -2,8 +2,7 @@
 
 Of each pool (metric, use, vendor) and axis the errors' median and how far below and above the prediction nine in ten
 lie, in the pool and in its cells (an engine, with such models, of such a width). Rows that were left out together
-count for the less, the more they err alike; a cell's own rows stand beside those of its parent, which count for a few
-groups.
+count for one; a cell's own rows stand beside those of its parent, which count for a few groups.
 """
 
 from __future__ import annotations
@@ -202,11 +201,9 @@ def _engines(runs: Sequence[Ground]) -> dict[str, dict[str, list[str]]]:
 def _cells(pool: Pool, mask: NDArray[np.bool_]) -> dict[str, dict[str, list[float]]]:
     made: dict[str, dict[str, list[float]]] = {}
     counted: dict[tuple[str, ...], dict[str, Floats]] = {(): {}}
-    # of rows like those of the fits the next one is one more: they are not of groups that were left out
-    shares = {"seen": 0.0} | {axis: alike(pool.logs[axis][mask], pool.groups[axis][mask]) for axis in AXES}
     for chain, members in pool.cells.items():
         inside, above = members & mask, counted.get(chain[:-1], {})
-        own = {axis: _counts(pool, inside, axis, share, above.get(axis)) for axis, share in shares.items()}
+        own = {axis: _counts(pool, inside, axis, above.get(axis)) for axis in ("seen", *AXES)}
         told = {axis: counts for axis, counts in own.items() if counts is not None}
         if inside.any():
             counted[chain] = {**above, **told}
@@ -214,36 +211,23 @@ def _cells(pool: Pool, mask: NDArray[np.bool_]) -> dict[str, dict[str, list[floa
     return made
 
 
-def _counts(pool: Pool, inside: NDArray[np.bool_], axis: str, share: float, above: Floats | None) -> Floats | None:
-    """How many groups each row counts for in a cell: its own, of which rows err alike by ``share``, and those of the
-    cell ``above`` that are not in it as a few; None where there is nothing to tell."""
+def _counts(pool: Pool, inside: NDArray[np.bool_], axis: str, above: Floats | None) -> Floats | None:
+    """How many groups each row counts for in a cell: its share of its own, since what is new about a run is one more
+    group, and those of the cell ``above`` that are not in it as a few; None where there is nothing to tell.
+
+    Of rows like those of the fits ("seen") the next one is one more: each counts for itself.
+    """
     some, groups = inside & np.isfinite(pool.logs[axis]), pool.groups[axis]
     sizes = np.bincount(groups[some], minlength=1)
     many = np.count_nonzero(sizes)
     if not many or (above is None and axis != "seen" and many < GROUPS):
         return None
     counts = np.zeros(some.size)
-    counts[some] = 1.0 / (1.0 + (sizes[groups[some]] - 1.0) * share)
+    counts[some] = 1.0 if axis == "seen" else 1.0 / sizes[groups[some]]
     if above is not None:
         others = np.where(inside, 0.0, above)
         counts += others * (DRAW / max(float(others.sum()), DRAW))
     return counts
-
-
-def alike(logs: Floats, groups: NDArray[np.int64]) -> float:
-    """How far rows of one group err together: the share of the variance that lies between groups, by moments. Few
-    groups leave it open, so it is drawn to one."""
-    some = np.isfinite(logs)
-    _, place, sizes = np.unique(groups[some], return_inverse=True, return_counts=True)
-    told, many = logs[some], sizes.size
-    if many < GROUPS or told.size == many:
-        return 1.0
-    means = np.bincount(place, told) / sizes
-    between = float((sizes * (means - told.mean()) ** 2).sum()) / (many - 1)
-    within = float(((told - means[place]) ** 2).sum()) / (told.size - many)
-    each = (told.size - float((sizes**2).sum()) / told.size) / (many - 1)
-    share = max(between - within, 0.0) / max(between + (each - 1.0) * within, NOISE**2)
-    return (many * share + DRAW) / (many + DRAW)
 
 
 def _reach(pool: Pool, axis: str, counts: Floats) -> list[float]:
@@ -317,10 +301,9 @@ def _scale(found: Tried, some: NDArray[np.bool_]) -> float:
     _, groups, shares = found
     told = some & np.isfinite(shares)
     groups, shares = groups[told], shares[told]
-    if np.unique(groups).size < GROUPS:
+    many = np.unique(groups).size
+    if many < GROUPS:
         return 1.0
-    sizes = np.bincount(groups)
-    many = float((1.0 / (1.0 + (sizes[groups] - 1.0) * alike(shares, groups))).sum())
     return (many * float(np.quantile(shares, NINE)) + DRAW) / (many + DRAW)
 
 
