@@ -255,7 +255,7 @@ def covered(pool: Pool, axis: str) -> Iterator[tuple[Trial, float, bool | None]]
     for group in np.unique(groups):
         kinds = np.array([pool.runs[run].feed for run in pool.run[members]])
         for kind in np.unique(kinds[groups == group]):
-            scale = _scale((members, groups, shares), (groups != group) & (kinds == kind))
+            scale = _scale(groups, shares, (groups != group) & (kinds == kind))
             mine = (groups == group) & (kinds == kind)
             for i, share in zip(members[mine], shares[mine], strict=True):
                 one = pool.trials[int(i)]
@@ -268,7 +268,9 @@ def scales(pool: Pool) -> dict[str, dict[str, float]]:
     found = {axis: tried(pool, "nothing" if axis == "seen" else axis) for axis in ("seen", *AXES)}
     kinds = np.array([run.feed for run in pool.runs])[pool.run]
     return {
-        kind: {axis: _scale(each, kinds[each[0]] == kind) for axis, each in found.items()}
+        kind: {
+            axis: _scale(groups, shares, kinds[members] == kind) for axis, (members, groups, shares) in found.items()
+        }
         for kind in dict.fromkeys(kinds.tolist())
     }
 
@@ -295,10 +297,9 @@ def tried(pool: Pool, axis: str) -> Tried:
     return np.flatnonzero(some), labels[some], shares[some]
 
 
-def _scale(found: Tried, some: NDArray[np.bool_]) -> float:
+def _scale(groups: NDArray[np.int64], shares: Floats, some: NDArray[np.bool_]) -> float:
     """What makes nine in ten of ``some`` rows lie in the bands that others gave them, drawn to one: the fewer groups
     they count for, the nearer."""
-    _, groups, shares = found
     told = some & np.isfinite(shares)
     groups, shares = groups[told], shares[told]
     many = np.unique(groups).size

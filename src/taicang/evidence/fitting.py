@@ -189,21 +189,9 @@ def solve(
     return constants(best.x)
 
 
-def quantiles(errors: Array, groups: float, weights: Array | None = None) -> list[float]:
-    """(Median, ninth decile) of the absolute errors of rows of so many groups; further out, the fewer there are.
-
-    With ``weights`` rows do not count alike.
-    """
+def quantiles(errors: Array, groups: float) -> list[float]:
+    """(Median, ninth decile) of the absolute errors of rows of so many groups; further out, the fewer there are."""
     few = errors.size < FEW
     level = min(NINE * (1.0 + 1.0 / groups), 1.0) if few else NINE + (1.0 - NINE) / groups
-    half, nine = (quantile(errors, at, weights) for at in (0.5, level))
+    half, nine = (float(np.quantile(errors, at)) for at in (0.5, level))
     return [half, nine * (1.0 + few * SPREAD / errors.size)]
-
-
-def quantile(errors: Array, level: float, weights: Array | None = None) -> float:
-    """The least of ``errors`` that so large a share of the ``weights`` lies up to (None: of the rows, in between)."""
-    if weights is None:
-        return float(np.quantile(errors, level))
-    order = np.argsort(errors)
-    share = np.cumsum(weights[order])
-    return float(errors[order][min(np.searchsorted(share, (level - 1e-12) * share[-1]), errors.size - 1)])
