@@ -14,7 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from taicang import catalog
-from taicang.catalog.trust import AXES, NINE_IN_TEN, UNVALIDATED, Ground, band, left_out, table
+from taicang.catalog.grounds import Ground
+from taicang.catalog.trust import AXES, NINE_IN_TEN, UNVALIDATED, band, left_out, table
 from taicang.errors import MissingFigure
 from taicang.evidence.fit_bands import covered, fitted, pools_of, scales
 from taicang.evidence.trials import Trial

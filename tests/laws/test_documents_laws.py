@@ -9,7 +9,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from taicang import catalog
-from taicang.catalog.trust import band, novelty, table, trained
+from taicang.catalog.grounds import trained
+from taicang.catalog.trust import band, novelty, table
 from taicang.errors import InvalidPlan
 from taicang.lower.training import lower_layer
 from taicang.models.types import GroupedQuery

@@ -6,8 +6,9 @@ from dataclasses import replace
 import pytest
 
 from taicang import catalog
+from taicang.catalog.grounds import ground, trained
 from taicang.catalog.models import model
-from taicang.catalog.trust import NINE_IN_TEN, SERVED, UNVALIDATED, band, bands, ground, novelty, table, trained
+from taicang.catalog.trust import NINE_IN_TEN, SERVED, UNVALIDATED, band, bands, novelty, table
 from taicang.plans import Quantisation
 from taicang.predict import Prediction, infer
 from taicang.search.training import changed

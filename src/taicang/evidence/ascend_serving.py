@@ -13,8 +13,8 @@ from functools import cache
 from typing import Any
 
 from taicang import catalog
+from taicang.catalog.grounds import Ground, ground
 from taicang.catalog.rules import section
-from taicang.catalog.trust import Ground, ground
 from taicang.errors import NotModelled
 from taicang.evidence.ascend_steps import RULES
 from taicang.evidence.tables import CARRIED, lines, record, worded

@@ -13,9 +13,9 @@ from functools import cache
 from typing import Any
 
 from taicang import catalog
+from taicang.catalog.grounds import Ground, ground
 from taicang.catalog.models import model
 from taicang.catalog.rules import section
-from taicang.catalog.trust import Ground, ground
 from taicang.errors import NotModelled
 from taicang.evidence.tables import CARRIED, held_out, lines, record, worded
 from taicang.hardware import Machine

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from scipy.optimize import least_squares
 
 from taicang import catalog
-from taicang.catalog.trust import Ground
+from taicang.catalog.grounds import Ground
 from taicang.errors import InvalidInput
 from taicang.evidence import (
     fit_bands,

@@ -19,7 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from taicang.catalog import calibration
-from taicang.catalog.trust import AXES, BANDS, Ground, band, recorded, size
+from taicang.catalog.grounds import Ground, size
+from taicang.catalog.trust import AXES, BANDS, band, recorded
 from taicang.catalog.trust_links import links_key, met
 from taicang.cost.exchange import ExchangeFit
 from taicang.evidence import kernels

@@ -25,9 +25,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from taicang import catalog
+from taicang.catalog.grounds import ground
 from taicang.catalog.models import model
 from taicang.catalog.schema import ARCHITECTURE
-from taicang.catalog.trust import ground
 from taicang.cost.energy import Activity, EnergyFit, chip_power_w
 from taicang.evidence import ascend_serving, ascend_steps
 from taicang.evidence.fitting import Constants, Fitted, Group, declared_fits

@@ -27,7 +27,7 @@ from scipy.optimize import least_squares
 
 from taicang import catalog
 from taicang.catalog.costing import kin_clock, sustained
-from taicang.catalog.trust import Ground, size
+from taicang.catalog.grounds import Ground, size
 from taicang.cost.sustained import Sustained
 from taicang.evidence.fitting import Fitted, declared_fits
 from taicang.evidence.measured import attempt

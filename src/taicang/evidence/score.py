@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from taicang.catalog.trust import Ground
+from taicang.catalog.grounds import Ground
 
 PARTS = ("held-out", "calibrated-on", "yours")
 """Of an evidence folder: kept from every fit, or seen by one. Of a user's files: rows that nobody has fitted."""

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from taicang.catalog.costing import energy_fit
+from taicang.catalog.grounds import Ground, ground
 from taicang.catalog.rules import section
-from taicang.catalog.trust import Ground, ground
 from taicang.cost.energy import Activity
 from taicang.errors import InvalidPlan, MissingFigure, NotModelled
 from taicang.evidence.measured import attempt

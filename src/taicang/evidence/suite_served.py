@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from taicang.catalog.trust import Ground, at_once, ground
+from taicang.catalog.grounds import Ground, at_once, ground
 from taicang.errors import InvalidInput, NotModelled, TaicangError
 from taicang.evidence.served import Role, Row, read
 from taicang.evidence.systems import machine_for

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from taicang import catalog
+from taicang.catalog.grounds import Ground, trained
 from taicang.catalog.rules import settings
-from taicang.catalog.trust import Ground, trained
 from taicang.cost.sustained import Sustained
 from taicang.errors import NotModelled
 from taicang.evidence.systems import TRAINING, machine_stated

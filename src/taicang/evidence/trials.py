@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from taicang.catalog.trust import Ground, size
+from taicang.catalog.grounds import Ground, size
 from taicang.evidence import (
     ascend_steps,
     fit_published,

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from taicang.catalog.trust import REPLAYED, Band, at_once, bands, ground, unvalidated
+from taicang.catalog.grounds import at_once, ground
+from taicang.catalog.trust import REPLAYED, Band, bands, unvalidated
 from taicang.errors import InvalidInput
 from taicang.hardware import Machine
 from taicang.models.types import Model

@@ -9,7 +9,8 @@ from typing import Any
 
 from taicang import catalog
 from taicang.catalog.costing import measured_levels
-from taicang.catalog.trust import RUN, TRAINED, bands, table, trained
+from taicang.catalog.grounds import trained
+from taicang.catalog.trust import RUN, TRAINED, bands, table
 from taicang.formats import number_format
 from taicang.hardware import Machine
 from taicang.models.types import Model, routed

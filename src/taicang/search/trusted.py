@@ -9,8 +9,9 @@ from typing import Any
 
 from taicang import __version__, catalog
 from taicang.catalog.costing import cost_model
+from taicang.catalog.grounds import Ground, ground
 from taicang.catalog.rules import launch
-from taicang.catalog.trust import REPLAYED, SERVED, Band, Ground, bands, ground, unvalidated
+from taicang.catalog.trust import REPLAYED, SERVED, Band, bands, unvalidated
 from taicang.hardware import Machine
 from taicang.lower import lower
 from taicang.models.types import Model, routed
