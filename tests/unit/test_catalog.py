@@ -48,6 +48,13 @@ def test_a_missing_figure_can_be_supplied() -> None:
     assert (machine.ranks, machine.chip.name) == (128, "h20-96g")
 
 
+def test_bins_of_the_910b_are_known_as_drivers_print_them():
+    for bin_, cores, gigabytes in (("2", 24, 64), ("3", 20, 64), ("4", 20, 32), ("4-1", 20, 64)):
+        for name in (f"910B{bin_}", f"Ascend910B{bin_}", f"ascend-910b{bin_}", f"huawei-910b{bin_}"):
+            chip = catalog.chip(name)
+            assert (chip.cores, round(chip.memory.capacity_bytes / 2**30 / 32) * 32) == (cores, gigabytes), name
+
+
 def test_a_chip_given_for_a_machine_says_which_machines_have_it() -> None:
     for chip, machine in (("h20-3e", "hgx-h20-141g"), ("v100", "dgx-v100"), ("310p", "atlas-300i-duo-4")):
         with pytest.raises(InvalidInput, match=f"is a chip; machines that have it: .*{machine}"):
