@@ -4,6 +4,7 @@ import json
 import sys
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -30,6 +31,20 @@ def test_samples_of_all_families_have_the_library_s_own_count() -> None:
     wrong = {each.family: why for each in samples() if not abs(why := error(each)) <= TOLERANCE}  # type: ignore[arg-type]
     assert not wrong
     assert len({each.family for each in samples()}) >= FAMILIES
+
+
+def test_layers_are_found_by_their_number_however_wide_it_is_written() -> None:
+    """The library writes indices as wide as that of the last layer: '05' of 30."""
+
+    def padded(config: dict[str, Any]) -> dict[str, Any]:
+        own = {key: padded(value) if key == "text_config" else value for key, value in config.items()}
+        table = own.get("per_layer_config")
+        return own | ({"per_layer_config": {key.zfill(3): row for key, row in table.items()}} if table else {})
+
+    apart = [each for each in samples() if padded(each.config) != each.config]
+    assert apart
+    for each in apart:
+        assert error(each._replace(config=padded(each.config))) == error(each), each.family
 
 
 @settings(max_examples=60)

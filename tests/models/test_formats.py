@@ -1,5 +1,7 @@
 """Weights and cache by tensor class, whatever quantisation a file states: bytes equal the sum over its tensors."""
 
+import itertools
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -8,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from taicang import catalog
+from taicang.app.study_points import NAMES
 from taicang.catalog.models import model, of_config
 from taicang.errors import NotModelled, UnknownName
 from taicang.formats import number_format
@@ -16,7 +19,7 @@ from taicang.models.types import Model
 from taicang.plans import Quantisation, ServePlan
 from taicang.predict import Infeasible, infer
 from taicang.predict.system import System, pools
-from taicang.search.choices import CACHES, QUANTS, quantisation
+from taicang.search.choices import CACHES, NAMED_CACHES, NAMED_QUANTS, QUANTS, quantisation
 from taicang.search.door import formats, prepare
 from taicang.search.run import Ask, search
 from taicang.search.space import NARROW
@@ -121,6 +124,17 @@ def test_weights_are_the_sum_over_the_tensors_of_the_file(
     assert weights(loaded, ServePlan(quant=quant)) == pytest.approx(expected, rel=1e-9)
 
 
+def test_engines_names_of_formats_are_asked_for_everywhere() -> None:
+    """A command and a study's point take the same names."""
+    job = prepare("llama-3.1-8b", "hgx-h100", input_tokens=512, output_tokens=64)
+    for name, kv in itertools.product(NAMED_QUANTS, ("auto", "fp8_e4m3", "fp8_e5m2", "float16")):
+        with suppress(NotModelled):  # of the chip
+            found = quantisation(name, job.model, job.machine.chip, job.stack, kv)
+            assert kv == "auto" or found.kv == ("bf16" if kv == "float16" else "fp8")
+    for key, known in (("quant", NAMED_QUANTS), ("kv", NAMED_CACHES)):
+        assert [NAMES[key].read(each) for each in known] == list(known)
+
+
 @settings(max_examples=30, deadline=None)
 @given(
     name=st.sampled_from(("llama-3.1-8b", "qwen3-30b-a3b", "gpt-oss-20b", "deepseek-v2-lite")),
@@ -185,6 +199,7 @@ def test_a_checkpoint_s_own_cache(config: dict[str, Any], kv: str) -> None:
         (scheme({"num_bits": 2, "type": "int"}, None), r"\(2, 'int'"),
         ({"quant_method": "fp8", "kv_cache_scheme": {"num_bits": 2, "type": "int"}}, r"cache of \(2"),
         (scheme(float8(), float8()) | {"sparsity_config": {"format": "sparse-24-bitmask"}}, "sparse weights"),
+        (scheme(float8(), float8()) | {"format": "marlin-24"}, "sparse weights"),
         ({"quant_method": "modelopt", "quant_algo": "MIXED_PRECISION"}, "without its layers"),
     ],
 )

@@ -22,7 +22,7 @@ from taicang.predict import Infeasible
 from taicang.predict.fabric import opened, run
 from taicang.predict.train import answer
 from taicang.records import plain
-from taicang.search.choices import CACHES, QUANTS
+from taicang.search.choices import NAMED_CACHES, NAMED_QUANTS
 from taicang.search.door import of_profile, plan_of
 from taicang.search.evaluate import FIGURES, best_row, failed, guarded
 from taicang.search.study_values import Asks, Key, named
@@ -54,7 +54,7 @@ def _one_of(kind: str, known: Sequence[str]) -> Key:
 NAMES = {
     "model": named(load_model), "on": named(catalog.machine), "machine": named(opened),
     "stack": named(catalog.stack, empty=True), "profile": named(of_profile, empty=True), "slo": named(_slo, empty=True),
-    "quant": _one_of("quantisation", QUANTS), "kv": _one_of("cache format", CACHES),
+    "quant": _one_of("quantisation", NAMED_QUANTS), "kv": _one_of("cache format", NAMED_CACHES),
 }  # fmt: skip
 """Keys whose names are looked up before any point runs."""
 

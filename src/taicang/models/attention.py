@@ -103,7 +103,9 @@ def _own(keys: Keys, layer: int) -> dict[str, int]:
     table = keys.get("per_layer_config") or {}
     if not isinstance(table, Mapping) or not all(isinstance(row, Mapping) for row in table.values()):
         raise InvalidInput(f"expected sizes by layer, got {str(table)[:40]!r}", where=keys.at("per_layer_config"))
-    found: dict[str, int] = dict(table.get(str(layer)) or {})
+    # The library writes indices as wide as that of the last layer: '05' of 30.
+    by_layer = {str(key).lstrip("0") or "0": row for key, row in table.items()}
+    found: dict[str, int] = dict(by_layer.get(str(layer)) or {})
     heads = keys.get("num_attention_heads_per_layer")
     if isinstance(heads, list) and layer < len(heads):
         found["num_attention_heads"] = heads[layer]

@@ -278,7 +278,7 @@ def _by_layer(layers: Mapping[str, Any], where: str) -> Any:
 
 def _compressed(config: Mapping[str, Any], where: str) -> Any:
     """Formats of the compressed-tensors library: bits, type and grouping of weights and activations."""
-    if _mapping(config.get("sparsity_config")).get("format", "dense") != "dense":
+    if _mapping(config.get("sparsity_config")).get("format", "dense") != "dense" or config.get("format") == "marlin-24":
         raise NotModelled(f"{where}: sparse weights are not modelled")
     groups = [g for g in _mapping(config.get("config_groups")).values() if isinstance(g, Mapping)]
     if not groups:
@@ -385,6 +385,7 @@ _METHODS: Mapping[str, Any] = {
     "gptq_marlin": _integers,
     "awq_marlin": _integers,
     "auto-round": _integers,
+    "intel/auto-round": _integers,
     "bitsandbytes": _bits_and_bytes,
     "modelopt": _modelopt,
     "modelopt_fp4": lambda config, where: _modelopt({"quant_algo": "NVFP4", **config}, where),

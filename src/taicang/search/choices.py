@@ -19,6 +19,13 @@ _WORDS = {"w8a8": "int8", "awq": "w4a16", "gptq": "w4a16", "int4": "w4a16", "w8a
 _WIDE = {"fp8": "fp8_w8a16", "fp4": "nvfp4_w4a16"}
 """Arithmetic that is lacking -> weights that are widened in registers."""
 CACHES = ("auto", "bf16", "fp8", "int8")
+_CACHE_WORDS = {
+    "fp8_e4m3": "fp8", "fp8_e5m2": "fp8", "fp8_e4m3fn": "fp8", "float8_e4m3fn": "fp8", "fp8_inc": "fp8",
+    "bfloat16": "bf16", "float16": "bf16", "fp16": "bf16", "half": "bf16",
+}  # fmt: skip
+"""What engines call formats of a cache."""
+NAMED_QUANTS, NAMED_CACHES = (*QUANTS, *_WORDS), (*CACHES, *_CACHE_WORDS)
+"""All that may be asked for, by whatever name."""
 
 
 def default_stack(machine: Machine, model: Model) -> str:
@@ -33,10 +40,11 @@ def quantisation(name: str, model: Model, chip: Chip, stack: Stack | None = None
     """``formats`` of a scheme, and of a cache, that the user names."""
     scheme = _WORDS.get(name, name)
     if scheme not in QUANTS:
-        raise UnknownName("quantisation", name, (*QUANTS, *_WORDS), where="--quant")
-    if kv not in CACHES:
+        raise UnknownName("quantisation", name, NAMED_QUANTS, where="--quant")
+    cache = _CACHE_WORDS.get(kv, kv)
+    if cache not in CACHES:
         raise UnknownName("cache format", kv, CACHES, where="--kv")
-    return formats(scheme, model, chip, stack, kv)
+    return formats(scheme, model, chip, stack, cache)
 
 
 def formats(name: str, model: Model, chip: Chip, stack: Stack | None = None, kv: str = "auto") -> Quantisation:
