@@ -41,6 +41,20 @@ def test_dense_layout_and_formats() -> None:
     assert setup.machine.name == "hgx-h200"
 
 
+@pytest.mark.parametrize(
+    ("source", "model", "dtype", "chip", "kv"),
+    [
+        ("trtllm_new", "DeepSeek-R1-0528", "FP8", "H200-SXM", "fp8"),
+        ("trtllm_new", "GPT-OSS-120B", "NVFP4", "GB200", "fp8"),
+        ("trtllm_new", "GPT-OSS-20B", "FP8", "H100-SXM", "bf16"),
+        ("trtllm_v1", "DeepSeek-R1-0528", "FP8", "H200-SXM", "bf16"),
+    ],
+)
+def test_the_cache_is_as_the_scripts_of_tables_ask_for(source: str, model: str, dtype: str, chip: str, kv: str) -> None:
+    found = setups(row(source=source, model=model, dtype=dtype, chip=chip))[0]
+    assert found.plan.quant.kv == kv
+
+
 def test_wide_expert_parallelism_spans_nodes_and_is_tried_with_and_without_overlap() -> None:
     found = setups(deepseek())
     assert {one.plan.microbatches for one in found} == {1, 2}

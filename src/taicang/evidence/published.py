@@ -204,8 +204,10 @@ def stack_of(row: Published) -> Stack:
 
 
 def formats(row: Published, net: Model, stack: Stack) -> Quantisation:
-    """Formats by the row's dtype: attention may be named apart ("FP8+BF16attn"), the cache too ("+FP8KV")."""
-    said = settings(RULES, "dtypes", {"dtype": row.dtype.lower()})
+    """Formats by the row's dtype: attention may be named apart ("FP8+BF16attn"), the cache too
+    ("+FP8KV", or by its source)."""
+    facts = {"dtype": row.dtype.lower(), "source": row.source, "model": row.model, "chip": row.chip}
+    said = settings(RULES, "dtypes", facts)
     if "mode" not in said:
         raise NotModelled(f"number format {row.dtype}")
     return replace(quantisation(net, said.pop("mode"), stack, row.machine), **said)
