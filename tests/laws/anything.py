@@ -52,6 +52,12 @@ class Case(NamedTuple):
         return f"{self.job.model.name} on {self.job.machine.name}, {self.job.stack.name}: {describe(self.plan)}"
 
 
+def any_case(model: str, machine: str, stack: str, layout: str) -> Case:
+    """The case with the layout that is described so."""
+    plan = next(plan for plan in _plans(model, machine, stack) if describe(plan) == layout)
+    return Case(_job(model, machine, stack, 0.0), plan)
+
+
 @st.composite
 def cases(draw, *, decodes: bool = False):
     """Any case; ``decodes``: of a layout that decodes."""
