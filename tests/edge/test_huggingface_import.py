@@ -336,3 +336,10 @@ def test_layers_without_experts_must_be_a_list(tmp_path, value):
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(InvalidInput, match="mlp_only_layers: expected a list"):
         read_model(tmp_path)
+
+
+@pytest.mark.parametrize("written", ["Infinity", "NaN", "[0.0, Infinity]", "true", '"a"'])
+def test_an_unknown_key_is_told_as_the_file_writes_it(written: str) -> None:
+    """Hugging Face's Mamba 2 states a ``time_step_limit`` of [0.0, Infinity]."""
+    config = {**LLAMA, "odd_key": json.loads(written)}
+    assert any(f"'odd_key' = {written} " in said for said in of_config(config, "test", approximate=True).assumptions)

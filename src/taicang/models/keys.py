@@ -3,6 +3,7 @@ and sums of products of sizes, as data files state them: "2*head_dim + -1*heads"
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from math import prod
@@ -155,7 +156,8 @@ class Keys:
         for key, value in self.data.items():
             if key in self._seen or self.harmless(key) or value in _ABSENT:
                 continue
-            self.refuse(f"the feature behind the unknown key {key!r} = {str(value)[:60]}", key, "ignored")
+            said = json.dumps(value, default=str)[:60]  # as a config.json writes it
+            self.refuse(f"the feature behind the unknown key {key!r} = {said}", key, "ignored")
 
 
 def sum_of(text: str, sizes: Mapping[str, int], keys: Keys) -> int:
