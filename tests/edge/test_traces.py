@@ -54,6 +54,7 @@ def test_dates_with_and_without_zone_and_fraction(tmp_path):
         (rows(mooncake(0, 600, ids=[1, 2]), mooncake(1, 600, ids=[1])), 2, "1 hash ids for 600 tokens"),
         (rows(mooncake(0, 10), mooncake(4e12, 10)), 2, "mixed units"),
         (rows(mooncake(0, 10)) + "{oops\n", 2, "not JSON"),
+        (rows(mooncake(1e300, 10), mooncake(2000, 10)), 1, "beyond the year 9999"),
         (rows({"messages": []}), 1, "has text"),
         ("", 1, "empty"),
     ],

@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from taicang.catalog.models import model as load_model
 from taicang.plans import decode_batch, prefill_batch
 from taicang.predict import Infeasible, infer
-from taicang.search.door import formats, prepare
+from taicang.search.door import PLAN, formats, plan_of, prepare
 from taicang.search.join import front
 from taicang.search.once import distinct
 from taicang.search.points import handover_s, prefill_points, serving_points
 from taicang.search.run import Ask, every, search
-from taicang.search.space import AXES, Space, default, wide
+from taicang.search.space import AXES, Space, default, pinned, wide
 from taicang.serve.memory import memory_use
 from taicang.serve.queueing import busiest
 from taicang.serve.setup import step
@@ -232,3 +232,31 @@ def test_candidates_that_are_alike_are_told_apart_from_all_others(shapes, few, t
     for name, array in arrays.items():
         np.testing.assert_array_equal(rows[name][place], np.broadcast_to(array, shape)[mask])
     assert len(set(zip(*(values.tolist() for values in rows.values()), strict=True))) == len(np.unique(place))
+
+
+@settings(max_examples=6, deadline=None)
+@given(data=st.data(), which=st.sampled_from(CASES))
+def test_what_is_pinned_decodes_and_costs_no_more_than_the_choice(data, which):
+    """Pinned to some fields of a layout of the space, all that decodes has them; pinned to the winner's, it wins."""
+    one = job(*which, ttft_s=4.0, tpot_s=0.1)
+    quants = formats(["auto"], one)
+    plan = data.draw(st.sampled_from(every(one, quants[0][1], SMALL)["both"]))
+    names = data.draw(st.sets(st.sampled_from(PLAN), min_size=1))
+    free = search(one, quants, SMALL, Ask()).best
+    held = search(one, quants, pinned(SMALL, {name: getattr(plan, name) for name in names}), Ask()).best
+    for choice in held:
+        assert all(getattr(choice.pools[-1].plan, name) == getattr(plan, name) for name in names)
+        assert choice.requests_per_s <= free[0].requests_per_s
+    if free:
+        winner = {name: getattr(free[0].pools[-1].plan, name) for name in PLAN}
+        assert search(one, quants, pinned(SMALL, winner), Ask()).best[0].requests_per_s == free[0].requests_per_s
+
+
+DEGREES = st.integers(0, 13).map(lambda power: 1 << power) | st.integers(1, 10_000)
+
+
+@given(given=st.dictionaries(st.sampled_from(["tp", "dp", "ep", "moe_tp"]), DEGREES, min_size=1))
+def test_degrees_that_are_given_stay_and_the_others_are_degrees(given):
+    plan = plan_of(given)
+    assert all(getattr(plan, name) == value for name, value in given.items())
+    assert min(plan.tp, plan.dp, plan.ep, plan.moe_tp) >= 1

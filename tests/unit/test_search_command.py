@@ -264,3 +264,16 @@ def test_a_users_interrupt_in_a_confirming_replay_ends_the_search(monkeypatch):
     monkeypatch.setattr("taicang.serve.record.Record.append", interrupted)
     assert isinstance(run("--tpot", "30ms", "--ttft", "1s", "--top", "2").exception, Abort)
     assert len(asked) == 1
+
+
+def test_layouts_can_be_pinned():
+    """Also to what the axes do not list; what breaks a rule says which."""
+    command = ["search", "deepseek-r1", "--on", "cloudmatrix384", "--mode", "decode", "--confirm", "0", "--json"]
+    wide = ["--dp", "96", "--ep", "96", "--redundant", "32"]
+    found = json.loads(CliRunner().invoke(cli, [*command, *wide], standalone_mode=False).output)[0]["best"]
+    assert {each["pools"][-1]["plan"]["ep"] for each in found} == {96}
+    for flags, said in (
+        (["--tp", "3"], "tp=3 does not divide"), (["--tp", "16"], "needs 16 ranks"), (["--ep", "2"], "has no experts"),
+    ):  # fmt: skip
+        with pytest.raises(InvalidInput, match=said):
+            raise run(*flags).exception

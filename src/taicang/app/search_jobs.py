@@ -77,10 +77,10 @@ def _grown(model: str, base: str, options: dict[str, Any]) -> Outcome:
 def _one(model: str, name: str, options: dict[str, Any]) -> Outcome:
     from taicang.predict.choose import DEPTH
     from taicang.search import versus
-    from taicang.search.door import formats, job_of, narrowed
+    from taicang.search.door import PLAN, formats, job_of, narrowed
     from taicang.search.handover import check, stack_for, why_not
     from taicang.search.run import search
-    from taicang.search.space import default, wide
+    from taicang.search.space import default, layouts, pinned, wide
 
     run = run_from(options, model, name)
     job = job_of(run)
@@ -91,10 +91,14 @@ def _one(model: str, name: str, options: dict[str, Any]) -> Outcome:
     given = versus.fields(options["versus"] or "")
     beside = (versus.layout(job, given),) if given else ()
     space = narrowed((wide if options["space"] == "wide" else default)(job.model), run)
+    quants = formats([each.strip() for each in options["quant"].split(",")], job, options["kv"])
+    if held := {key: options[key] for key in PLAN if options[key] is not None}:
+        space = pinned(space, held)
+        if not any(map(space.takes, layouts(space, job.model, job.machine, job.stack, quants[0][1]))):
+            beside = (*beside, versus.layout(job, held))  # beyond the axes, or against a rule
     refused = why_not(options["emit"], job.machine, job.model, job.stack.name) if options["emit"] else None
     depth = max(options["top"], DEPTH) if options["confirm"] else options["top"]
     ask = replace(ask_of(options), top=depth)
-    quants = formats([each.strip() for each in options["quant"].split(",")], job, options["kv"])
     found = search(job, quants, versus.widened(space, given), ask, beside=beside, why_not=refused)
     return Outcome(job=job, found=found, space=space)
 

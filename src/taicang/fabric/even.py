@@ -174,10 +174,18 @@ def _all_pairs(net: Net, teams: Ints, each_bytes: float) -> Floats:
     return total
 
 
+def _routed(net: Net, sources: list[Ints], targets: list[Ints], each_bytes: float) -> Floats:
+    """Loads of flows of one size along their routes."""
+    source, target = np.concatenate(sources), np.concatenate(targets)
+    paths = route(net.fabric, net.found, source, target, net.seed)
+    return loads(paths, np.full(len(source), each_bytes), len(net.found.capacity_bytes_per_s))
+
+
 def _check(ranks: int, flows: int) -> None:
     if flows > MOST_FLOWS * 2:
         raise NotModelled(
-            f"an exchange of {ranks:,} ranks whose routes differ; up to {int(MOST_FLOWS**0.5):,} are followed"
+            f"an exchange of {ranks:,} ranks: {flows:,} flows whose routes differ; up to {2 * MOST_FLOWS:,} are "
+            "followed"
         )
 
 
@@ -189,6 +197,9 @@ def _pairs_within(net: Net, network: Network, teams: Ints, each_bytes: float) ->
     outer = fabric.levels[levels[-1]].ranks
     code = np.sort(teams, axis=1)
     width = code.shape[1]
+    sources: list[Ints] = []
+    targets: list[Ints] = []
+    kept = 0
     for shift in range(1, width):  # everyone with its neighbour so many places on
         source, target = code[:, : width - shift].ravel(), code[:, shift:].ravel()
         mine = (source // outer == target // outer) & (source // inner != target // inner)
@@ -196,8 +207,13 @@ def _pairs_within(net: Net, network: Network, teams: Ints, each_bytes: float) ->
             if shift >= outer:
                 break
             continue
-        source, target = source[mine], target[mine]
         _check(width, min(width, outer) * code.size)
-        paths = route(fabric, net.found, np.concatenate([source, target]), np.concatenate([target, source]), net.seed)
-        total += loads(paths, np.full(2 * len(source), each_bytes), len(total))
+        sources += (source[mine], target[mine])
+        targets += (target[mine], source[mine])
+        kept += 2 * len(source)
+        if kept >= AT_ONCE:  # a pass over all links for as many flows as memory takes well
+            total += _routed(net, sources, targets, each_bytes)
+            sources, targets, kept = [], [], 0
+    if sources:
+        total += _routed(net, sources, targets, each_bytes)
     return total

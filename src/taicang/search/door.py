@@ -177,7 +177,7 @@ def plan_of(given: Mapping[str, Any], model: Model | None = None) -> ServePlan |
         return ServePlan(**{"moe_tp": tp} | fixed, draft_tokens=drafts)
     if "ep" in fixed and "tp" not in fixed and "dp" not in fixed:
         dp = fixed["dp"] = fixed["ep"] * fixed.get("moe_tp", 1)
-    fixed.setdefault("ep", tp * dp // fixed.get("moe_tp", 1) if dp > 1 else 1)
+    fixed.setdefault("ep", max(tp * dp // fixed.get("moe_tp", 1), 1) if dp > 1 else 1)
     fixed.setdefault("moe_tp", max(tp * dp // fixed["ep"], 1))
     return ServePlan(**fixed, draft_tokens=drafts)
 

@@ -148,8 +148,9 @@ def every(
     given = [replace(each, quant=quant) for each in beside]
 
     def serving(role: str) -> list[ServePlan]:
-        plans = [plan for plan in wider if not plan.sp and not refused(role, plan)]
-        return plans + [plan for plan in given if plan not in plans and not (why_not and why_not(role, plan))]
+        plans = [plan for plan in wider if not plan.sp and space.takes(plan) and not refused(role, plan)]
+        more = [plan for plan in given if plan not in plans and space.takes(plan)]
+        return plans + [plan for plan in more if not (why_not and why_not(role, plan))]
 
     return {
         "both": serving("both"),

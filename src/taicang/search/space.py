@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -30,6 +30,7 @@ class Space:
     spare: tuple[int, ...] = (0, 1)
     """Redundant experts per rank beyond those that make the experts divide, where the stack balances load."""
     microbatches: tuple[int, ...] = (1, 2)
+    exchanges: tuple[Exchanging, ...] = ("auto", "all_to_all")
     drafts: tuple[int, ...] = (0, 1, 2, 3)
     """Tokens drafted per decode step. A model without an MTP layer drafts none, unless the user fixes a number."""
     chunks: tuple[int, ...] = (2048, 8192)
@@ -45,6 +46,12 @@ class Space:
     """Attention either all tensor- or all data-parallel, experts whole in one way: what published runs mostly use."""
     most_ranks: int | None = None
     """Ranks of the largest instance (none: the machine's)."""
+    pinned: tuple[tuple[str, Any], ...] = ()
+    """Fields of a layout that decodes, and what they must be."""
+
+    def takes(self, plan: ServePlan) -> bool:
+        """Whether ``plan`` is as it was pinned."""
+        return all(getattr(plan, name) == value for name, value in self.pinned)
 
     def drafts_of(self, model: Model) -> tuple[int, ...]:
         """Draft lengths that ``model`` can run."""
@@ -83,6 +90,16 @@ def wide(model: Model) -> Space:
     small = default(model)
     joined: dict[str, Any] = {axis: tuple(sorted({*getattr(WIDE, axis), *getattr(small, axis)})) for axis in AXES}
     return replace(WIDE, **joined, usual=True)
+
+
+def pinned(space: Space, given: Mapping[str, Any]) -> Space:
+    """``space`` with what decodes held to the fields ``given``, whose values its axes list."""
+    axes = {"tp": "tp", "pp": "pp", "moe_tp": "expert_tp", "microbatches": "microbatches",
+            "exchange": "exchanges"}  # fmt: skip
+    listed: dict[str, Any] = {
+        axis: tuple(sorted({*getattr(space, axis), given[name]})) for name, axis in axes.items() if name in given
+    }
+    return replace(space, **listed, pinned=tuple(given.items()))
 
 
 def layouts(
@@ -165,9 +182,8 @@ def _dense(base: ServePlan, model: Model) -> Iterator[ServePlan]:
 def _routed(base: ServePlan, kind: Experts, space: Space, near: int, stack: Stack) -> Iterator[ServePlan]:
     stage = base.tp * base.dp
     exchanged = base.dp > 1
-    exchanges: tuple[Exchanging, ...] = ("auto",)
-    if exchanged and "offers_all_to_all" in stack.overlap:
-        exchanges = ("auto", "all_to_all")
+    offers = exchanged and "offers_all_to_all" in stack.overlap
+    exchanges = [each for each in space.exchanges if each == "auto" or offers or ("exchange", each) in space.pinned]
     for moe_tp in space.expert_tp:
         if stage % moe_tp or kind.inter % moe_tp or moe_tp > near:
             continue

@@ -11,6 +11,8 @@ from taicang.traffic.formats import Format
 
 LONGEST = 4_000_000
 """Tokens beyond which a length is taken for an error."""
+LATEST_S = 253_402_300_800.0
+"""End of the year 9999, where the calendar of dates ends: a time beyond it is no time."""
 BLOCKS = (16, 32, 64, 128, 256, 512, 1024)
 """Block sizes in use, to suggest one."""
 
@@ -69,6 +71,8 @@ def seconds(value: Any, key: str, form: Format) -> float:
             raise ValueError(f"{key} is {str(value)[:40]!r}, not a number") from None
         if not isfinite(found) or found < 0:
             raise ValueError(f"{key} is {value!r}")
+        if found > LATEST_S:
+            raise ValueError(f"{key} is {value!r}: as seconds, that is beyond the year 9999")
         return found
     text = str(value)
     try:  # seven-digit fractions, optional fraction, optional zone
