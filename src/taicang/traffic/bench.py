@@ -27,6 +27,8 @@ WHOLE = {
     "median_decode_latency": "tpot_s p50",
 }  # fmt: skip
 TOTALS = ("completed", "total_input_tokens", "total_output_tokens")
+TRACED = "trace"
+"""Stands for a rate where requests came at the times of a trace, which the file does not have."""
 SECONDS_PER_MS = 1e-3
 MOST = 2_000_000
 """Requests of a run with totals alone."""
@@ -53,6 +55,8 @@ def runs(path: Path, found: Iterable[tuple[int, Row]]) -> tuple[Format, Iterator
         if not run.get("input_lens") and not set(BATCH) <= set(run):
             notes = ["lengths of single requests (the file has totals: all are taken as equal)"]
         rows += [(number, row) for row in made]
+        if run.get("ramp_up_strategy") and not timed and count == 1:
+            notes.append("the ramp of its rate")
     if count > 1:
         notes.append(f"the time between {count} runs in one file")
     form = Format(
@@ -80,6 +84,9 @@ def _requests(run: Row, where: str) -> list[Row]:
     if len(set(lengths.values())) > 1 or len(lengths) < len(columns):
         raise InvalidInput(" but ".join(f"{size} {name}" for name, size in lengths.items()), where=where)
     rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+    for row in rows:
+        if row["output_lens"] == 0:  # a connection that broke leaves no words
+            row["errors"] = row.get("errors") or "no output"
     return [row | _latencies(row, where) for row in rows] if "ttfts" in columns else list(rows)
 
 
@@ -128,6 +135,10 @@ def _stated(run: Row, where: str) -> dict[str, float]:
     ):
         if (value := _figure(run, key, where)) is not None:
             found[name] = value * unit
+    if "clients" not in found and _at_once(run):
+        found["clients"] = float(max(len(run.get("input_lens") or ()), int(positive(run.get("completed")) or 0)))
+    if (bursts := positive(run.get("burstiness"))) and bursts != 1.0:
+        found["arrivals_cv"] = bursts**-0.5  # the shape of gamma gaps
     for metric, quantity in STATED.items():
         for word, stat in STATS.items():
             if (value := _figure(run, f"{word}_{metric}_ms", where)) is not None:
@@ -135,9 +146,17 @@ def _stated(run: Row, where: str) -> dict[str, float]:
     return found
 
 
+def _at_once(run: Row) -> bool:
+    """Whether a run says that it sent all its requests at the start, and they do not say when they were."""
+    rate = str(run.get("request_rate", "")).lower().removeprefix("+")
+    return rate in ("inf", "infinity") and not run.get("ramp_up_strategy") and not run.get("start_times")
+
+
 def _figure(run: Row, key: str, where: str) -> float | None:
     """What a run states under ``key``, if it does. Raises ``InvalidInput`` for what no rate and no time can be."""
     said = run.get(key)
+    if key == "request_rate" and said == TRACED:
+        return None
     try:
         if said is not None and not float(said) >= 0.0:
             raise ValueError

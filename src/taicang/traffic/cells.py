@@ -13,6 +13,11 @@ LONGEST = 4_000_000
 """Tokens beyond which a length is taken for an error."""
 LATEST_S = 253_402_300_800.0
 """End of the year 9999, where the calendar of dates ends: a time beyond it is no time."""
+HTTP_ERRORS = 400
+"""Codes from here on are of requests that failed."""
+OUTCOMES = {"warmup": "warm-up"} | dict.fromkeys(
+    ("failure", "failed", "fail", "error", "errored", "cancelled", "canceled", "timeout", "aborted"), "failed"
+)
 BLOCKS = (16, 32, 64, 128, 256, 512, 1024)
 """Block sizes in use, to suggest one."""
 
@@ -30,6 +35,14 @@ def length(row: Mapping[str, Any], key: str) -> int | None:
         return int(value)
     except (ValueError, TypeError):
         raise ValueError(f"{key} is {value!r}, not a number of tokens") from None
+
+
+def left_out(outcome: Any) -> str:
+    """Why a request with such a status or phase is no part of the load: "failed", "warm-up", or ""."""
+    said = str(outcome or "").strip().lower()
+    if said.isdigit():
+        return "failed" if int(said) >= HTTP_ERRORS else ""
+    return OUTCOMES.get(said, "")
 
 
 def measured(value: Any) -> float:

@@ -62,8 +62,9 @@ class Collector:
         if not row:
             self._note("conversations without an answer left out")
             return
-        if any(row.get(name) for name in self.form.failed):
-            self._note("failed requests left out")
+        left = next((why for name in self.form.outcome if (why := cells.left_out(row.get(name)))), "")
+        if left or any(row.get(name) for name in self.form.failed):
+            self._note(f"{left or 'failed'} requests left out")
             return
         try:
             self._take(number, row)
@@ -174,6 +175,10 @@ class Collector:
         return names.setdefault(name, len(names))
 
     def _backwards(self, number: int, at: float) -> None:
+        if self.form.measured and not self.repair:  # benchmarks write a request down when it ends
+            self._note("requests put in the order of their times")
+            self._unsorted = True
+            return
         if not self.repair:
             units = "; mixed units?" if at > 0 and _units(self._latest / at) else ""
             raise InvalidInput(

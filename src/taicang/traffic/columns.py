@@ -38,7 +38,8 @@ NAMES: Mapping[str, tuple[str, ...]] = {
         "arrival", "arrival_time", "arrival_s", "arrival_ms", "arrival_ns", "start_time", "startTime", "start_time_ns",
         "start_time_ms", "request_start_ns", "metadata.request_start_ns",
         "info.timings.request_start", "timestamp", "timestamp_ms", "time", "ts",
-        "created_at", "request_time", "TimeGenerated", "@timestamp", "started_at", "created", "Time",
+        "created_at", "time_iso8601", "msec", "request_time", "TimeGenerated", "@timestamp", "started_at", "created",
+        "Time",
     ),
     "session": ("session_id", "session", "conversation_id", "chat_id"),
     "priority": ("priority",),
@@ -64,8 +65,15 @@ LATENCIES: Mapping[str, str] = {"ttft": "ttft_s", "tpot": "tpot_s", "e2e": "e2e_
 """Fields that a user may name beside ``NAMES``, and what they are of."""
 RUNS = ("concurrency", "max_concurrency", "clients", "num_concurrent_requests")
 """Columns of tables whose rows sum up many requests."""
-FAILED = ("error", "error_code", "error_message", "response.body.error", "response.body.error.message")
+FAILED = (
+    "error", "error_code", "error_message", "response.body.error", "response.body.error.message", "error.code",
+    "error.type", "error.message",
+)  # fmt: skip
 """Columns that say why a request failed, or nothing."""
+OUTCOME = (
+    "metadata.benchmark_phase", "status", "status_code", "statusCode", "http_status", "response.status_code",
+)  # fmt: skip
+"""Columns that say how a request ended, or in which phase of a benchmark it was sent."""
 
 
 def parse(text: str) -> dict[str, str]:
@@ -112,7 +120,8 @@ def form_of(row: Row, named: Mapping[str, str] | None, where: str) -> Format | N
         session=found.get("session", ""),
         priority=found.get("priority", "priority"),
         deadline=found.get("deadline", "deadline"),
-        failed=tuple(name for name in FAILED if name in row),
+        failed=FAILED,
+        outcome=OUTCOME,
         measured=measured(row) | seen,
     )
 
@@ -155,12 +164,20 @@ def _known(row: Row, where: str, named: Mapping[str, str]) -> dict[str, str] | N
         if field in found:
             continue
         there = _there(row, known)
+        there = [name for name in there if row[name] not in (None, "")] or there
+        if len(there) > 1 and "request_time" in there:  # beside a time it is how long the request took
+            there.remove("request_time")
         if len(there) > 1 and len({str(row[name]) for name in there}) > 1:
             said = f"{' and '.join(there)} could both be the {field}: name it with --columns {field}=..."
             raise InvalidInput(said, where=where)
         if there:
             found[field] = there[0]
     return found if "input" in found and "output" in found else None
+
+
+def sized(row: Row) -> bool:
+    """Whether a row has both lengths, by names that are known: a failed request may have none."""
+    return all(_there(row, NAMES[side]) for side in ("input", "output"))
 
 
 def _unit(column: str, row: Row) -> tuple[str, float]:

@@ -35,6 +35,8 @@ class Format:
     """Columns that change the load and are not used."""
     failed: tuple[str, ...] = ()
     """Columns that say why a request failed: such rows are left out and counted."""
+    outcome: tuple[str, ...] = ()
+    """Columns that may say that it failed, by a word or by HTTP's code, or that it was sent to warm up."""
     measured: Mapping[str, tuple[str, float]] = field(default_factory=dict)
     """Columns of what a benchmark saw, and their units in seconds, by what they are (see ``Trace.measured``)."""
     stated: Mapping[str, float] = field(default_factory=dict)

@@ -6,6 +6,7 @@ import csv
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,13 +14,15 @@ from taicang import reading
 from taicang.errors import InvalidInput
 from taicang.traffic import bench, formats, results
 from taicang.traffic.collect import NO_COUNTER, Collector
-from taicang.traffic.columns import flat, form_of, times_of
+from taicang.traffic.columns import flat, form_of, sized, times_of
 from taicang.traffic.formats import Format, Row
 from taicang.traffic.lines import Lines
 from taicang.traffic.texts import Counter, conversations, items
 from taicang.traffic.trace import Trace
 
 T = TypeVar("T")
+PEEK = 1000
+"""Rows among which one of a request that succeeded is looked for."""
 
 
 def read_trace(
@@ -135,7 +138,7 @@ def _json(
     if not columns and (summed := results.of_object(path, head, missing_input)) is not None:
         return summed
     known = None if columns else formats.of_object(head.keys())
-    form = _form(known, flat(head), columns, f"{path}:1")
+    form = _form(known, _sized(flat(head), lines if first and not known else ()), columns, f"{path}:1")
 
     def rows() -> Iterator[tuple[int, Row]]:
         for number, row in _objects(lines):
@@ -148,6 +151,14 @@ def _json(
                 yield number, {"": f"is no row of {form.kind}"}
 
     return form, rows()
+
+
+def _sized(head: Row, rows: Iterable[tuple[int, str]]) -> Row:
+    """The first row (flat) with lengths, if the first rows have one: that of a failed request has none."""
+    if not sized(head):
+        near = (flat(row) for _, row in _objects(islice(rows, PEEK)))
+        return next((row for row in near if sized(row)), head)
+    return head
 
 
 def _picked(path: Path, found: Iterable[tuple[int, T]], run: int | None) -> list[tuple[int, T]]:
@@ -173,7 +184,7 @@ def runs_in(path: Path) -> int:
     return max(len(head["benchmarks"]), 1) if isinstance(head.get("benchmarks"), list) else 1
 
 
-def _objects(lines: Lines) -> Iterator[tuple[int, Row]]:
+def _objects(lines: Iterable[tuple[int, str]]) -> Iterator[tuple[int, Row]]:
     """Line and object of JSON lines; what is none is a row that says so."""
     for number, line in lines:
         if not line.strip():
@@ -199,7 +210,8 @@ def _array(
     """A JSON array: ShareGPT conversations, or objects with lengths."""
     text = lines.whole()
     rows = [(number, each) for number, each in items(text, str(path))]
-    head = next((each for _, each in rows if isinstance(each, dict)), {})
+    objects = [each for _, each in rows[:PEEK] if isinstance(each, dict)]
+    head = next((each for each in objects if sized(flat(each))), objects[0] if objects else {})
     if columns or not {"conversations", "conversation"} & set(head):
         form = form_of(flat(head), columns, f"{path}:1")
         if form is not None:

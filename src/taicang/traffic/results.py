@@ -48,6 +48,8 @@ def of(
         return _requests(path, *_table(path, lines), missing_input)
     if names[:1] == ["Metric"] and "avg" in names:
         return _requests(path, *_exported(_rows(lines)), missing_input)
+    if names[:1] == ["Run Info"]:
+        raise InvalidInput("guidellm's table of runs: its benchmarks.json says the same and is read", where=str(path))
     return None
 
 
@@ -355,7 +357,7 @@ def _beside(path: Path) -> dict[str, float]:
     found: dict[str, float] = {}
     for key, name in (("Max Concurrency", "clients"), ("Output Token Throughput", "output_tokens_per_s")):
         each = said.get(key) if isinstance(said, dict) else None
-        value = _number(each.get("total") if isinstance(each, dict) else each)
+        value = _number(next(iter(each.values()), None) if isinstance(each, dict) else each)
         if value:
             found[name] = value
     return found
@@ -384,7 +386,8 @@ def _strategy(run: Mapping[str, Any]) -> dict[str, float]:
         held = run.get(group)
         said = held.get("strategy") if isinstance(held, dict) else None
         if isinstance(said, dict):
-            clients = 1 if said.get("type_") == "synchronous" else said.get("streams")
+            clients = 1 if said.get("type_") == "synchronous" else said.get("streams") or said.get("max_concurrency")
             found = {"clients": positive(clients), "rate_per_s": positive(said.get("rate"))}
-            return {name: value for name, value in found.items() if value is not None}
+            steady = {"arrivals_cv": 0.0} if said.get("type_") == "constant" else {}
+            return steady | {name: value for name, value in found.items() if value is not None}
     return {}
