@@ -201,6 +201,22 @@ def test_several_runs_in_one_file_each_keep_their_load(tmp_path):
         assert read_trace(path, run=number).stated == load
 
 
+@pytest.mark.parametrize(("unit", "scale"), [("ns", 1e9), ("ms", 1e3), ("s", 1.0), ("sec", 1.0), ("fortnights", 0.0)])
+def test_exports_are_read_in_the_unit_that_they_name(unit, scale, tmp_path):
+    path = tmp_path / "profile_export_aiperf.json"
+    path.write_text(json.dumps({
+        "input_config": {"loadgen": {"concurrency": None, "request_rate": 4.0, "request_rate_mode": "constant"}},
+        "time_to_first_token": {"unit": "ms", "avg": 120.0}, "time_to_second_token": None,
+        "request_latency": {"unit": unit, "avg": 1.5 * scale, "p99": 2.5 * scale, "std": None},
+        "input_sequence_length": {"unit": "tokens", "avg": 900.0}, "request_count": {"unit": "requests", "avg": 30},
+        "output_sequence_length": {"unit": "tokens", "avg": 150.0},
+    }, indent=1), encoding="utf-8")  # fmt: skip
+    whole = {"e2e_s mean": 1.5, "e2e_s p99": 2.5} if scale else {}
+    assert read_trace(path).stated == pytest.approx(
+        {"ttft_s mean": 0.12, "rate_per_s": 4.0, "arrivals_cv": 0.0} | whole
+    )
+
+
 def test_guidellm_s_table_is_refused_by_name(tmp_path):
     path = tmp_path / "benchmarks.csv"
     path.write_text("Run Info,Run Info,Benchmark\nRun ID,Run Index,Type\n,,\na,0,b\n", encoding="utf-8")

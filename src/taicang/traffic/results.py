@@ -34,7 +34,7 @@ _STATS: Mapping[str, str] = {
     "average": "mean", "avg": "mean", "mean": "mean", "median": "p50",
     "p50": "p50", "p90": "p90", "p95": "p95", "p99": "p99",
 }  # fmt: skip
-_SCALE: Mapping[str, float] = {"ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1.0}
+_SCALE: Mapping[str, float] = {"ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1.0, "sec": 1.0}
 
 
 def of(
@@ -78,12 +78,15 @@ def _exported(head: Mapping[str, Any]) -> tuple[dict[str, float], dict[str, floa
         if not isinstance(each, Mapping):
             continue
         if name in _EXPORTED:
-            stated |= _statistics(each, _EXPORTED[name], _SCALE.get(str(each.get("unit", "ms")), 1e-3))
+            if scale := _SCALE.get(str(each.get("unit", "ms"))):
+                stated |= _statistics(each, _EXPORTED[name], scale)
         elif (mean := _number(each.get("avg"))) is not None and name in _COUNTED:
             figures[_COUNTED[name]] = mean
         elif mean is not None and name == "output_token_throughput":
             stated["output_tokens_per_s"] = mean
     config = _measured_phase(head.get("input_config"))
+    if "constant" in (_inside(config, "request_rate_mode"), _inside(config, "type")):
+        stated["arrivals_cv"] = 0.0
     keys = {"concurrency": "clients", "request_rate": "rate_per_s", "rate": "rate_per_s"}
     return figures, stated | _taken({name: _inside(config, name) for name in keys}, keys)
 
