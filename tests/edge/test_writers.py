@@ -217,6 +217,19 @@ def test_exports_are_read_in_the_unit_that_they_name(unit, scale, tmp_path):
     )
 
 
+@pytest.mark.parametrize(("scenario", "clients"), [("Offline", 512), ("SingleStream", 1), ("Server", 0)])
+def test_loadgen_s_scenarios_are_the_load(scenario, clients, tmp_path):
+    """Offline is one query of all samples, whatever Little's law makes of its mean latency."""
+    path = tmp_path / "mlperf_log_detail.txt"
+    said = {"effective_scenario": scenario, "result_query_count": 1, "samples_per_query": 512,
+            "result_samples_per_second": 8.0, "result_tokens_per_second": 2400.0, "result_mean_latency_ns": 9 * 10**9,
+            "effective_target_qps": 8.1}  # fmt: skip
+    path.write_text("".join(f":::MLLOG {json.dumps({'key': key, 'value': value})}\n" for key, value in said.items()))
+    found = read_trace(path, missing_input=900)
+    assert (_clients(found), found.stated.get("rate_per_s")) == (clients, 8.1 if scenario == "Server" else None)
+    assert found.output_tokens[0] == 300
+
+
 def test_guidellm_s_table_is_refused_by_name(tmp_path):
     path = tmp_path / "benchmarks.csv"
     path.write_text("Run Info,Run Info,Benchmark\nRun ID,Run Index,Type\n,,\na,0,b\n", encoding="utf-8")

@@ -296,12 +296,14 @@ def _mlperf(lines: Lines) -> tuple[dict[str, float], dict[str, float]]:
     if tokens and samples:
         figures["output"] = tokens / samples
         stated["output_tokens_per_s"] = tokens
-    many = _first(said, "result_query_count", "samples_per_query")
-    if many and many > 1:
+    many = max(_first(said, name) or 0 for name in ("result_query_count", "samples_per_query"))
+    if many > 1:
         figures["many"] = many
-    scenario = said.get("scenario") or said.get("effective_scenario", "")
-    if scenario.lower() == "server" and (rate := _first(said, *_RATES)):
+    scenario = (said.get("scenario") or said.get("effective_scenario", "")).lower()
+    if scenario == "server" and (rate := _first(said, *_RATES)):
         stated["rate_per_s"] = rate
+    elif scenario in ("offline", "singlestream"):  # one query of all samples, or one sample after the other
+        stated["clients"] = figures.get("many", DEFAULT_REQUESTS) if scenario == "offline" else 1.0
     return figures, stated
 
 
