@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import inf
 from types import MappingProxyType
 from typing import Any, Literal, TypeAlias
 
@@ -84,6 +85,10 @@ class Headroom:
     inner_tile: int = 128
     expert_copies: int = 1
     """Workspaces of a step's tokens, each as often as it has experts, that expert kernels hold at once."""
+    row_tile: int = 1
+    """Rows that kernels of experts in 8-bit blocks take at once, all of one expert: workspaces have room for them."""
+    untiled_ranks: float = inf
+    """Ranks that share each expert from which on it does without these kernels."""
     expanded_tokens: float = 0.0
     """Cached tokens for whose keys and values latent attention has room when the engine measures its peak."""
     encodes: bool = False

@@ -230,6 +230,16 @@ def test_peaks_are_of_what_vllm_runs_before_it_sizes_the_cache():
     assert wide - narrow == 65536.0 * 8 * 2048 * 2
 
 
+def test_experts_in_blocks_of_8_bits_have_room_for_whole_tiles():
+    """DeepSeek-R1's 256 experts, each of which may leave 127 of 128 rows empty, and 8 of them for each token, in two
+    workspaces; vLLM 0.12 leaves these kernels to instances of fewer than 8 ranks."""
+    rows, width = 8192 * 8 + 256 * 127, 7168 * 2.0
+    plain = peak("deepseek-r1", "vllm@0.12.0", 8192.0, tp=8)
+    assert peak("deepseek-r1", "vllm@0.11.2", 8192.0, tp=8) - plain == (2 * rows - 8192 * 8) * width
+    assert peak("deepseek-r1", "vllm@0.12.0", 8192.0, tp=4) == peak("deepseek-r1", "vllm@0.11.2", 8192.0, tp=4)
+    assert peak("qwen3-30b-a3b", "vllm@0.11.2", 8192.0) == peak("qwen3-30b-a3b", "vllm@0.11.0", 8192.0)
+
+
 @pytest.mark.parametrize(("machine", "bytes_each"), [("hgx-h200", 512 + 16 + 128 + 132), ("mi355x-8", 512 + 64 + 132)])
 def test_sparse_latent_attention_in_8_bits_takes_rows_of_its_own_in_every_layer(machine, bytes_each):
     made = setup("glm-5.2", machine, "sglang@0.5.14", tp=8)

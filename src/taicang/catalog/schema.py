@@ -58,8 +58,8 @@ LEVEL: Final = _keys(Level, "name")
 STACK: Final = _keys(Stack, "name", "version", "epoch", "asked", "kernel_ratio", graph_tokens="graph_tokens")
 MEMORY: Final = _keys(
     Headroom, "shrunk_ratio", "reserve_tokens", "reserve_token_bytes", "reserve_rank_bytes", "captured",
-    "captured_wide", "reserve_prompt_bytes", "reserve_least_bytes", "hidden_tile", "inner_tile", "state_copies",
-    "state_bytes", "layout", "block_tokens", "window_ratio", "states_as_keys", "counts_requests",
+    "captured_wide", "reserve_prompt_bytes", "reserve_least_bytes", "hidden_tile", "inner_tile", "row_tile",
+    "state_copies", "state_bytes", "layout", "block_tokens", "window_ratio", "states_as_keys", "counts_requests",
     usable_ratio="ratio", graph_bytes="graphs",
 )  # fmt: skip
 """Below ``memory`` of a stack."""

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from taicang.models.types import Dense, Latent, Model
+from taicang.models.types import Dense, Experts, Latent, Model
 from taicang.plans import ServePlan
 from taicang.stacks import Headroom
 from taicang.units import Count, Num
@@ -20,7 +20,8 @@ def activation_peak(model: Model, mine: Model, plan: ServePlan, head: Headroom, 
     """Bytes of activations at their peak: in a layer, where the next tokens are sampled, in the encoder of images."""
     here: Any = tokens / (plan.tp if plan.sp else 1)
     expanded: Any = head.expanded_tokens * _expanded(mine)
-    layer = here * model.hidden * 2.0 * LIVE_WIDTHS + np.maximum(here * _widest(mine, head) * 2.0, expanded * 2.0)
+    widest = _widest(mine, plan, head, here)
+    layer = here * model.hidden * 2.0 * LIVE_WIDTHS + np.maximum(widest, expanded) * 2.0
     peak = np.maximum(layer, head.sampled * model.vocab * head.sampling_bytes)
     if head.encodes and model.tower_tokens:
         seen = np.maximum(tokens, model.tower_tokens)
@@ -29,21 +30,31 @@ def activation_peak(model: Model, mine: Model, plan: ServePlan, head: Headroom, 
     return cast(Num, peak)
 
 
-def _widest(mine: Model, head: Headroom) -> Count:
+def _widest(mine: Model, plan: ServePlan, head: Headroom, tokens: Count) -> Any:
+    """Numbers of the largest intermediate result of ``tokens``."""
     widest: Any = 0
     for block in mine.blocks:
         ffn = block.ffn
         if isinstance(ffn, Dense):
-            wide: Any = ffn.inter * (1 + ffn.gated)
+            wide: Any = tokens * ffn.inter * (1 + ffn.gated)
         else:
-            each: Any = mine.hidden if head.expert_copies == 1 else np.maximum(mine.hidden, ffn.inter)
-            more: Any = np.maximum(mine.hidden, ffn.inter * (1 + ffn.gated)) * (head.expert_copies - 1)
-            wide = ffn.topk * (each + more)
+            wide = _routed(mine, ffn, plan, head, tokens)
         widest = np.maximum(widest, wide)
         if isinstance(block.attention, Latent):
             heads = block.attention.heads * (block.attention.nope_dim + block.attention.rope_dim)
-            widest = np.maximum(widest, heads)
-    return cast(Count, widest)
+            widest = np.maximum(widest, tokens * heads)
+    return widest
+
+
+def _routed(mine: Model, ffn: Experts, plan: ServePlan, head: Headroom, tokens: Count) -> Any:
+    """Numbers of the workspaces of experts: a row for each token and expert; where kernels take whole tiles of rows,
+    as many more as may be left empty in the last tile of each expert, and a workspace for either product."""
+    blocks = plan.quant.experts == "fp8_block"
+    tiled: Any = np.where(np.asarray(plan.moe_tp) < head.untiled_ranks, head.row_tile, 1) if blocks else 1
+    rows = np.ceil((tokens * ffn.topk + ffn.experts * (tiled - 1)) / tiled) * tiled
+    copies = np.where(tiled > 1, np.maximum(head.expert_copies, 2), head.expert_copies)
+    each: Any = np.where(copies == 1, mine.hidden, np.maximum(mine.hidden, ffn.inter))
+    return rows * (each + np.maximum(mine.hidden, ffn.inter * (1 + ffn.gated)) * (copies - 1))
 
 
 def _expanded(mine: Model) -> Any:
