@@ -76,10 +76,11 @@ class Timeline:
         return total(tuple(piece for piece in self.slices if piece.part == part))
 
     def by_part(self) -> Mapping[Part, Num]:
-        """Busy seconds of each part of the model."""
+        """Busy seconds of each part of the model that takes any."""
         total: dict[Part, Num] = {}
         for piece in self.slices:
-            total[piece.part] = total.get(piece.part, 0.0) + piece.seconds
+            if some(piece.cost.seconds):
+                total[piece.part] = total.get(piece.part, 0.0) + piece.seconds
         return total
 
     def by_resource(self) -> Mapping[str, Num]:

@@ -30,7 +30,17 @@ def to_frame(phase: PhasePrediction) -> dict[str, list[object]]:
 
 def explain(prediction: Served) -> list[str]:
     """What the figures come down to, most important first."""
-    return [*_phase(prediction.decode, prediction), *_phase(prediction.prefill, prediction)]
+    return [*_phase(prediction.decode, prediction), *_between(prediction), *_phase(prediction.prefill, prediction)]
+
+
+def _between(whole: Served) -> list[str]:
+    """Why tokens of an answer lie further apart than the steps that make them, where prompts share the instance."""
+    if whole.tpot_s is None or whole.mode != "aggregated":
+        return []
+    between_s = whole.tpot_s - float(whole.decode.step.seconds) / whole.decode.plan.tokens_per_step
+    if between_s < 0.01 * whole.tpot_s:
+        return []
+    return [f"decode: others' prompts take {show(between_s, 's')} of the {show(whole.tpot_s, 's')} from token to token"]
 
 
 def _phase(phase: PhasePrediction, whole: Served) -> list[str]:
@@ -42,6 +52,10 @@ def _phase(phase: PhasePrediction, whole: Served) -> list[str]:
     said = [f"{phase.phase}: {share}; largest: {named}"]
     if hidden > 0:
         said.append(f"{phase.phase}: {phase.step.schedule} hides {show(hidden, 's')} of it ({hidden / busy:.0%})")
+    if launches := float(phase.step.launches_s):
+        wait = float(phase.step.launch_wait_s)
+        waits = f"waits {show(wait, 's')} for it" if wait > 0 else "does not wait for it"
+        said.append(f"{phase.phase}: the host launches a step in {show(launches, 's')}, beside the device, which {waits}")
     sent = sum(phase.level_bytes.values())
     if sent > 0:
         met = ", ".join(f"{part / sent:.1%} in the {name}" for name, part in phase.level_bytes.items() if part > 0)

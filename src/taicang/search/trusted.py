@@ -134,6 +134,8 @@ def assumptions(
         said.append(f"the cache is in {plan.quant.kv}, as published scripts launch {model.name} with {stack.engine}")
     said += list(filter(None, [_untuned(prefill)]))
     where = "on instances of their own" if apart else "share instances"
+    if not apart and not queued:  # a replay may follow another policy
+        where += " (prompts ride in decode steps)" if stack.scheduler == "mixed" else " (prompts first, in their own steps)"
     said.append(f"prefill and decode {where}" + ("" if queued else "; no queueing in TTFT"))
     said.append(_memory(stack))
     mine = rank_model(setup.model, plan)
