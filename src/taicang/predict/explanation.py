@@ -55,7 +55,8 @@ def _phase(phase: PhasePrediction, whole: Served) -> list[str]:
     if launches := float(phase.step.launches_s):
         wait = float(phase.step.launch_wait_s)
         waits = f"waits {show(wait, 's')} for it" if wait > 0 else "does not wait for it"
-        said.append(f"{phase.phase}: the host launches a step in {show(launches, 's')}, beside the device, which {waits}")
+        beside = f"the host launches a step in {show(launches, 's')}, beside the device, which {waits}"
+        said.append(f"{phase.phase}: {beside}")
     sent = sum(phase.level_bytes.values())
     if sent > 0:
         met = ", ".join(f"{part / sent:.1%} in the {name}" for name, part in phase.level_bytes.items() if part > 0)

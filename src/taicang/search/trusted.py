@@ -135,7 +135,7 @@ def assumptions(
     said += list(filter(None, [_untuned(prefill)]))
     where = "on instances of their own" if apart else "share instances"
     if not apart and not queued:  # a replay may follow another policy
-        where += " (prompts ride in decode steps)" if stack.scheduler == "mixed" else " (prompts first, in their own steps)"
+        where += f" (prompts {'ride in decode steps' if stack.scheduler == 'mixed' else 'first, in their own steps'})"
     said.append(f"prefill and decode {where}" + ("" if queued else "; no queueing in TTFT"))
     said.append(_memory(stack))
     mine = rank_model(setup.model, plan)
