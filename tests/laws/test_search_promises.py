@@ -190,6 +190,13 @@ def test_a_replay_delivers_what_an_aggregated_winner_promises(found, stages):
     assert ran.keeps <= (ran.delivered_ratio >= DELIVERS)
 
 
+def test_answers_of_one_token_are_measured_over_many_steps():
+    """All of a prompt's step come out at once: two steps more or less are no loss."""
+    job = prepare("qwen3-14b", "hgx-h100", input_tokens=1, output_tokens=1)
+    best = search(job, formats(["auto"], job), default(job.model), Ask(top=1, modes=("aggregated",))).best[0]
+    assert confirm(job, best).delivered_ratio >= DELIVERS
+
+
 @settings(LAW, max_examples=6)
 @given(jobs(stacks=False, limits=True, most=(4096, 256)))
 def test_the_chosen_plan_delivers_or_says_that_none_does(found):

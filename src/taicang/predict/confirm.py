@@ -113,7 +113,8 @@ def confirm(
     users = max(round(job.users * share), 1) if job.users else 0
     full = rate * stay_s
     filling = full * (SETTLES if users else 1.0)
-    step_s = (choice.tpot_s or 0.0) * choice.pools[-1].plan.tokens_per_step
+    # an answer of one token comes out with the others of its prompt's step, which takes no longer than it waits
+    step_s = choice.ttft_s if choice.tpot_s is None else choice.tpot_s * choice.pools[-1].plan.tokens_per_step
     requests = round(filling + max(min(max(full * STAYS, LEAST), MEASURED), STEPS * step_s * rate))
     if requests > TOO_MANY:
         return _none(f"it takes {requests:,} requests to fill", rate, pools, bands)
