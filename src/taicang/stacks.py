@@ -155,6 +155,8 @@ class Stack:
     """The release that was asked for, where another answers: memory is divided as in this one."""
     use: StackUse = ""
     """What it is for ("": a user's own, who does not say)."""
+    runs_on: frozenset[str] = frozenset()
+    """Vendors, in small letters, on whose chips it runs (none: a user's own, who does not say)."""
     scheduler: Scheduler = "mixed"
     """How prefill and decode share an instance: chunks in one batch, or prefill steps of their own."""
     chunk_tokens: int = 8192

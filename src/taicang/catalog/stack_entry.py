@@ -6,12 +6,14 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 from difflib import get_close_matches
+from functools import cache
 from types import MappingProxyType
 from typing import Any
 
 from taicang.catalog import calibration, files, own, schema
 from taicang.catalog.resolve import Resolved, aliases, is_path, resolve, stems, variants
 from taicang.errors import InvalidInput, UnknownName
+from taicang.hardware import Chip
 from taicang.stacks import Headroom, Keeping, Stack, StackUse
 
 _HABITS = ("scheduler", "burst_ratio")
@@ -114,16 +116,36 @@ def stack(
     return with_memory(made, memory_ratio)
 
 
-def fit_for(stack: Stack, use: StackUse, *, ascend: bool) -> Stack:
-    """``stack``, where it is for ``use``. Raises ``InvalidInput`` with those that are, the like of it first."""
-    if stack.use in ("", use):
+@cache
+def hosts() -> Mapping[str, frozenset[str]]:
+    """Vendors on whose chips each engine of the package's stacks runs."""
+    return {each: resolve("stack", nearest(each)).get("runs_on") or frozenset() for each in sorted(engines())}
+
+
+def runs_on(vendors: frozenset[str], chip: Chip) -> bool:
+    """Whether a stack that runs on chips of ``vendors`` runs on ``chip``; a stack of which nobody said may, and so may
+    any on chips of a vendor whom no stack of the package names."""
+    vendor = chip.vendor.lower()
+    return not vendors or vendor in vendors or not any(vendor in each for each in hosts().values())
+
+
+def fit_for(stack: Stack, use: StackUse, chip: Chip) -> Stack:
+    """``stack``, where it runs on ``chip`` and is for ``use`` ("": for whatever it is). Raises ``InvalidInput`` with
+    those that do and are, the like of it first."""
+    native = runs_on(stack.runs_on, chip)
+    if native and (stack.use in ("", use) or not use):
         return stack
-    others = [each for each in sorted(engines()) if resolve("stack", nearest(each)).get("use") == use]
-    known = [each for each in others if calibrated(each, ascend=ascend)] or others
+    use = use or stack.use
+    fit = [each for each, vendors in hosts().items() if runs_on(vendors, chip)]
+    others = [each for each in fit if not use or resolve("stack", nearest(each)).get("use") == use]
+    known = [each for each in others if calibrated(each, ascend=chip.ascend)] or others
     alike = get_close_matches(stack.engine, known, n=1, cutoff=0.5)
-    does, other = ("serves", "trains") if use == "serving" else ("trains", "serves")
+    does, other = ("serves", "trains") if use == "serving" else ("trains", "serves") if use else ("runs", "")
     listed = ", ".join(dict.fromkeys((*alike, *known)))
-    raise InvalidInput(f"{stack.engine} {other} models; a stack that {does} them is one of {listed}", where="--stack")
+    why = f"{other} models" if native else f"does not run on {chip.name} of {chip.vendor}"
+    there = "them" if native else "models there"
+    name = stack.name.partition("@")[0]
+    raise InvalidInput(f"{name} {why}; a stack that {does} {there} is one of {listed}", where="--stack")
 
 
 def with_memory(stack: Stack, ratio: float | None) -> Stack:

@@ -70,6 +70,8 @@ def flavour(ask: Ask) -> str:
 
 def costs(machine: Machine, ask: Ask, fits: Fits | None = None) -> CostModel:
     """Who prices ``ask``: a library on ``machine``, with ``fits`` in place of its calibrated constants."""
+    if ask.stack:
+        catalog.fit_for(catalog.stack(ask.stack), "", machine.chip)
     made = cost_model(machine, replace(BARE, all_reduce=flavour(ask)))
     return made if fits is None else replace(made, book=replace(made.book, collective=fits))
 

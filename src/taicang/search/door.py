@@ -104,7 +104,7 @@ def settle(asked: Serving, model: str | Model, on: str | Machine) -> tuple[Model
     if not isinstance(engine, Stack):
         named = catalog.stack(engine or default_stack(machine, net), ascend=machine.chip.ascend)
         engine = launched(named, machine.chip, net)
-    engine = catalog.fit_for(engine, "serving", ascend=machine.chip.ascend)
+    engine = catalog.fit_for(engine, "serving", machine.chip)
     engine = replace(engine, graph=asked.graph or engine.graph)
     return net, machine, with_memory(divided(engine, machine, net), asked.memory_ratio)
 

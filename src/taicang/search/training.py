@@ -117,7 +117,7 @@ def settle(asked: Training) -> Setup:
     if machine.links is not None and (seed := seed_of(plan.order)) is not None:
         machine = replace(machine, links=replace(machine.links, placed=seed))
     engine = asked.stack if isinstance(asked.stack, Stack) else catalog.stack(asked.stack or default_stack(machine))
-    engine = catalog.fit_for(engine, "training", ascend=machine.chip.ascend)
+    engine = catalog.fit_for(engine, "training", machine.chip)
     engine = changed(engine, asked.overlap, asked.fused, asked.captured)
     if asked.searched:  # whatever the search finds divides the batch itself
         plan = replace(filled(open_plan(plan, asked.pinned), machine), dp=1)

@@ -45,7 +45,7 @@ class Pricer:
 
     def __init__(self, machine: Machine, stack: str | None, issue_s: float | None) -> None:
         self.machine = machine
-        self.stack = catalog.stack(stack or default_stack(machine))
+        self.stack = catalog.fit_for(catalog.stack(stack or default_stack(machine)), "", machine.chip)
         self.told: dict[str, None] = {}
         self._on = training_price(machine, self.stack)
         own = self.stack.eager_kernel_s

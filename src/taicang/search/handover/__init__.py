@@ -12,7 +12,7 @@ from types import MappingProxyType
 import yaml
 
 from taicang.catalog.rules import container_image
-from taicang.catalog.stack_entry import calibrated
+from taicang.catalog.stack_entry import calibrated, hosts
 from taicang.errors import NotModelled, UnknownName
 from taicang.hardware import Machine
 from taicang.models.types import Model
@@ -32,35 +32,38 @@ from taicang.stacks import Stack
 class Target:
     """An engine or a platform that a choice can be handed to."""
 
-    chips: tuple[str, ...]
-    """Whose chips it runs on."""
     stack: str = ""
     """What prices it (none: the stack of whatever engine was chosen)."""
+    platform: frozenset[str] = frozenset()
+    """Vendors whose chips a platform knows (none: those of its stack)."""
     writer: Writer | None = None
     """Of an engine with a command of its own."""
     router: str = ""
     """Command that sends a request first to prefill, then to decode."""
+
+    @property
+    def chips(self) -> frozenset[str]:
+        """Vendors on whose chips it runs."""
+        return self.platform or hosts()[self.stack]
 
 
 NPUS = ("310p", "910b", "910c", "950")
 TARGETS: Mapping[str, Target] = MappingProxyType(
     {
         "vllm": Target(
-            chips=("nvidia", "amd"), stack="vllm", writer=vllm,
-            router="vllm-router --vllm-pd-disaggregation",
+            stack="vllm", writer=vllm, router="vllm-router --vllm-pd-disaggregation",
         ),
         "vllm-ascend": Target(
-            chips=("huawei",), stack="vllm-ascend", writer=ascend,
-            router="vllm-router --vllm-pd-disaggregation",
+            stack="vllm-ascend", writer=ascend, router="vllm-router --vllm-pd-disaggregation",
         ),
         "sglang": Target(
-            chips=("nvidia", "amd", "huawei"), stack="sglang", writer=sglang,
+            stack="sglang", writer=sglang,
             router="python3 -m sglang_router.launch_router --pd-disaggregation",
         ),
-        "trtllm": Target(chips=("nvidia",), stack="tensorrt-llm", writer=trtllm),
-        "mindie": Target(chips=("huawei",), stack="mindie", writer=mindie),
-        "dynamo": Target(chips=("nvidia",)),
-        "llm-d": Target(chips=("nvidia", "amd"), stack="vllm"),
+        "trtllm": Target(stack="tensorrt-llm", writer=trtllm),
+        "mindie": Target(stack="mindie", writer=mindie),
+        "dynamo": Target(platform=frozenset({"nvidia"})),
+        "llm-d": Target(stack="vllm"),
     }
 )  # fmt: skip
 TRAINERS = ("megatron",)
