@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from taicang import catalog
 from taicang.catalog.models import model_names
+from taicang.catalog.stack_entry import runs_on
 from taicang.errors import MissingFigure, NotModelled, TaicangError
 from taicang.plans import EXCHANGES, ServePlan, describe
 from taicang.search.door import formats, prepare
@@ -16,7 +17,17 @@ from taicang.search.points import Job
 from taicang.search.space import default, layouts
 
 MACHINES = st.tuples(st.sampled_from(catalog.names("machine")), st.sampled_from(["", "", " x 2", " x 4"])).map("".join)
-STACKS = st.sampled_from([None, *(name for name in catalog.names("stack") if catalog.stack(name).use == "serving")])
+SERVING = tuple(name for name in catalog.names("stack") if catalog.stack(name).use == "serving")
+
+
+@cache
+def native(machine, stacks=SERVING):
+    """Those of ``stacks`` that run on the machine (all, where its figures are not public)."""
+    try:
+        chip = catalog.machine(machine).chip
+    except MissingFigure:
+        return stacks
+    return tuple(name for name in stacks if runs_on(catalog.stack(name).runs_on, chip))
 
 
 def whole(low: float, high: float) -> st.SearchStrategy[int]:
@@ -61,7 +72,8 @@ def any_case(model: str, machine: str, stack: str, layout: str) -> Case:
 @st.composite
 def cases(draw, *, decodes: bool = False):
     """Any case; ``decodes``: of a layout that decodes."""
-    name = draw(st.sampled_from(model_names())), draw(MACHINES), draw(STACKS)
+    on = draw(MACHINES)
+    name = draw(st.sampled_from(model_names())), on, draw(st.sampled_from((None, *native(on))))
     plans = [plan for plan in _plans(*name) if not (decodes and plan.sp)]
     assume(plans)
     plan = plans[draw(st.integers(0, len(plans) - 1))]

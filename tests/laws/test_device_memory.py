@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from anything import native
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -65,7 +66,8 @@ MACHINES = ("hgx-h100", "hgx-a100", "hgx-h200", "gb200-nvl72", "atlas-800i-a2", 
 MODELS = ("llama-3.1-8b", "qwen3-32b", "qwen3-30b-a3b", "deepseek-v2-lite")
 SIZED = ("rtx-4090-pcie", "l40s-pcie", "hgx-a100-40g", "hgx-h100", "hgx-h200", "hgx-b200", "mi300x-8")
 RELEASES = ("sglang@0.4.6", "sglang@0.5.1", "sglang@0.5.9", "vllm@0.9.0", "vllm@0.21.0")
-WHICH = st.tuples(st.sampled_from(MODELS), st.sampled_from(MACHINES), st.sampled_from(ENGINES))
+NATIVE = st.sampled_from([(on, engine) for on in MACHINES for engine in native(on, ENGINES)])
+WHICH = st.tuples(st.sampled_from(MODELS), NATIVE).map(lambda drawn: (drawn[0], *drawn[1]))
 
 
 def setup(model, machine, stack, ratio=None, tp=1):
@@ -153,7 +155,8 @@ def test_memory_is_divided_as_in_the_release_that_was_asked_for():
 
 @pytest.mark.parametrize("stack", ENGINES)
 def test_arrays_hold_what_each_of_them_holds(stack):
-    made, sizes = setup("qwen3-32b", "hgx-h100", stack, 0.8, tp=2), np.array([1.0, 8.0, 64.0, 4096.0])
+    on = next(name for name in MACHINES if stack in native(name, ENGINES))
+    made, sizes = setup("qwen3-32b", on, stack, 0.8, tp=2), np.array([1.0, 8.0, 64.0, 4096.0])
 
     def spare(size):
         return memory_use(
@@ -193,14 +196,13 @@ KINDS = (*MODELS, "qwen3.5-27b", "gemma-4-26b-a4b", "glm-5.2", "gpt-oss-20b", "n
 
 @given(
     st.sampled_from(KINDS),
-    st.sampled_from(MACHINES),
-    st.sampled_from(ENGINES),
+    NATIVE,
     st.sampled_from((1, 8)),
     st.integers(0, 5),
 )
-def test_logged_tokens_weights_activations_and_graphs_fit_the_device(model, machine, stack, tp, exponent):
+def test_logged_tokens_weights_activations_and_graphs_fit_the_device(model, native_pair, tp, exponent):
     """Counting the layers alone that keep all tokens."""
-    made, tokens = setup(model, machine, stack, tp=tp), 10.0**exponent
+    made, tokens = setup(model, *native_pair, tp=tp), 10.0**exponent
     use, mine = held(made, tokens), rank_model(made.model, made.plan)
     kept = kinds(made.model, mine, made.plan, made.stack.memory)
     each = sum(float(kind.layers * kind.token_bytes) for kind in kept if kind.window_tokens == np.inf)

@@ -6,6 +6,7 @@ from functools import cache
 from math import inf
 
 import numpy as np
+from anything import native
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from test_more_work import starts_s
@@ -29,7 +30,6 @@ from taicang.serve.setup import step
 from taicang.serve.steady import together
 
 LAW = settings(deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
-SERVING = [None, *(name for name in names("stack") if catalog.stack(name).use == "serving")]
 MODELS = sorted(set(model_names()) - set(not_modelled()))
 
 
@@ -53,7 +53,7 @@ def log_uniform(low, high):
 @st.composite
 def jobs(draw, stacks=True, limits=False, most=(16384, 8192)):
     on, model = draw(st.sampled_from(machines())), draw(st.sampled_from(MODELS))
-    stack = draw(st.sampled_from(SERVING)) if stacks else None
+    stack = draw(st.sampled_from((None, *native(on)))) if stacks else None
     lengths = {"input_tokens": draw(log_uniform(1, most[0])), "output_tokens": draw(log_uniform(1, most[1]))}
     asked = {}
     if limits:
