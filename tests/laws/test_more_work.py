@@ -3,15 +3,19 @@
 from dataclasses import replace
 
 import numpy as np
+import pytest
 from anything import any_case, cases, whole
 from hypothesis import assume, given, settings
 
 from taicang.errors import InvalidInput, InvalidPlan, NotModelled
-from taicang.plans import Batch, decode_batch, prefill_batch
+from taicang.plans import Batch, ServePlan, decode_batch, prefill_batch
 from taicang.predict.replay import replay
 from taicang.predict.system import System
+from taicang.search.door import formats, prepare
+from taicang.serve.request import SECOND
 from taicang.serve.setup import step
 from taicang.serve.steady import Load, aggregated, together
+from taicang.serve.steptable import StepTable
 from taicang.traffic.trace import Trace
 
 LENGTHS = np.unique(np.round(np.geomspace(1, 2e5, 120)))
@@ -132,3 +136,17 @@ def test_a_longer_prompt_never_replays_to_an_earlier_first_token(case, shortest)
         assume(False)
     order = np.argsort(table["input_tokens"])
     grows(np.asarray(table["ttft_s"])[order], "replayed alone")
+
+
+@pytest.mark.parametrize(("sequences", "decodes"), [(24, "captured"), (25, "kernel by kernel")])
+def test_a_prompt_beside_sequences_that_no_graph_decodes_spares_no_launches(sequences, decodes):
+    """SGLang captures 24 sequences on a card of 24 GB, and prompts in pieces: beside more, all is launched."""
+    job = prepare("moonlight-16b-a3b", "a10-pcie", input_tokens=1, output_tokens=1, stack="sglang@0.5.11")
+    setup = job.setup(ServePlan(tp=2, moe_tp=2, quant=formats(["auto"], job)[0][1]))
+    alone = decode_batch(sequences=float(sequences), context=16.0)
+    beside = together(alone, prefill_batch(sequences=1.0, length=1.0))
+    both, mine = step(setup, beside), step(setup, alone)
+    assert (mine.launches_s > 0) == (decodes == "kernel by kernel")
+    assert both.seconds >= mine.seconds * (1 - 1e-9)
+    table = StepTable(setup, sequences=64, tokens=2048)
+    assert table.mixed(1, 1, 1.0, 1, sequences, sequences) >= both.launches_s * SECOND * (1 - 1e-6)

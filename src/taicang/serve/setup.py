@@ -166,14 +166,18 @@ def _issued_s(program: Program, setup: Setup, batch: Batch) -> Num:
     between = {"eager": each, "piecewise": pieces}.get(stack.graph, whole)
     decoding = between
     if stack.graph_sequences:
-        most = np.where(np.asarray(setup.plan.tp) >= WIDE, stack.graph_wide_sequences, stack.graph_sequences)
-        decoding = np.where(np.asarray(batch.decode_sequences) > most, each, decoding)
+        decoding = np.where(np.asarray(batch.decode_sequences) > graph_sequences(setup), each, decoding)
     prompting = each
     if stack.graph_tokens and stack.graph != "eager":
         tokens = np.asarray(batch.prefill_tokens + batch.decode_sequences * setup.plan.query_len)
         prompting = np.where(tokens > stack.graph_tokens, each, pieces)
-    prompting = np.maximum(prompting, between)  # with prompts or without
+    prompting = np.maximum(prompting, decoding)  # a step with prompts holds what decodes too
     return np.where(np.asarray(batch.prefill_tokens) > 0, prompting, decoding) * setup.plan.microbatches
+
+
+def graph_sequences(setup: Setup) -> Num:
+    """Sequences of the largest captured decode step, of a stack that says so."""
+    return np.where(np.asarray(setup.plan.tp) >= WIDE, setup.stack.graph_wide_sequences, setup.stack.graph_sequences)
 
 
 def _launches(op: Operator, stack: Stack) -> Count:

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 from copy import copy
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
-from math import sqrt
+from math import inf, sqrt
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,7 @@ import numpy as np
 from taicang.models.types import Compressed, GroupedQuery, Latent, Model
 from taicang.plans import Batch
 from taicang.serve.request import SECOND
-from taicang.serve.setup import Setup, step
+from taicang.serve.setup import Setup, graph_sequences, step
 
 GRAIN = 16
 """Grains of one token of context: a step with drafts adds a fraction of tokens."""
@@ -158,9 +158,14 @@ class StepTable:
         found: list[list[float]] = floor.tolist()
         return found
 
+    @cached_property
+    def _captured(self) -> float:
+        """Sequences beyond which no graph decodes, nor beside prompts."""
+        return float(graph_sequences(self._setup)) if self._setup.stack.graph_sequences else inf
+
     def _launched(self, tokens: float, n: int) -> int:
         """Ticks until the host has launched a step with ``tokens`` of prompts beside ``n`` decoding."""
-        beyond = tokens + n * self.query_len > self._setup.stack.graph_tokens
+        beyond = tokens + n * self.query_len > self._setup.stack.graph_tokens or n > self._captured
         return int(self._floor[n > 0][beyond] * self._ratio)
 
     def _priced(self, of: Sequence[Any], n: Any, further: Any = 0.0, context: float = REFERENCE) -> Any:
