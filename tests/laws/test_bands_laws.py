@@ -238,10 +238,9 @@ def test_rows_count_once_however_many_cells_hold_them():
 
 
 OF_FEW = {
-    ("served_tpot_disagg", "sibling"), ("replay_tpot_disagg", "sibling"), ("published_trtllm", "sibling"),
+    ("served_tpot_disagg", "sibling"), ("replay_tpot_disagg", "sibling"),
 }  # fmt: skip
-"""Rows of few chips, whose errors lie between chips: nine in ten of so few can be more or fewer (80 % of TensorRT-LLM's
-published tables: its bands are too narrow for a new chip)."""
+"""Rows of few chips, whose errors lie between chips: nine in ten of so few can be more or fewer."""
 
 
 def test_nine_in_ten_rows_left_out_whole_lie_in_their_bands():
