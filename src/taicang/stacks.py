@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from math import inf
 from types import MappingProxyType
 from typing import Any, Literal, TypeAlias
 
@@ -87,8 +86,8 @@ class Headroom:
     """Workspaces of a step's tokens, each as often as it has experts, that expert kernels hold at once."""
     row_tile: int = 1
     """Rows that kernels of experts in 8-bit blocks take at once, all of one expert: workspaces have room for them."""
-    untiled_ranks: float = inf
-    """Ranks that share each expert from which on it does without these kernels."""
+    tiled_ranks: int = 0
+    """Most ranks that may share an expert where it takes these kernels; 0: any number."""
     expanded_tokens: float = 0.0
     """Cached tokens for whose keys and values latent attention has room when the engine measures its peak."""
     encodes: bool = False

@@ -181,7 +181,7 @@ def replayed(run, requests, clients):
         assume(False)
     assume(isinstance(found, Served))  # else the least batch of the closed form, with its prompts, needs more memory
     assert (ran.model, ran.machine, ran.stack, ran.sources) == (found.model, found.machine, found.stack, found.sources)
-    mine = tuple(line.removesuffix(f"; {QUEUES}") for line in found.assumptions)
+    mine = tuple(line.partition(f"; {QUEUES}")[0] for line in found.assumptions)
     beside = [line for line in ran.assumptions[len(mine) :] if "drafts by default" not in line]  # how many run at once
     assert (ran.assumptions[: len(mine)], beside) == (mine, [])
     assert ran.bands == bands_of(job_of(run), "aggregated", found.decode.plan, replay=True)

@@ -134,9 +134,9 @@ def assumptions(
         said.append(f"the cache is in {plan.quant.kv}, as published scripts launch {model.name} with {stack.engine}")
     said += list(filter(None, [_untuned(prefill)]))
     where = "on instances of their own" if apart else "share instances"
-    if not apart and not queued:  # a replay may follow another policy
-        where += f" (prompts {'ride in decode steps' if stack.scheduler == 'mixed' else 'first, in their own steps'})"
-    said.append(f"prefill and decode {where}" + ("" if queued else "; no queueing in TTFT"))
+    order = "" if apart else f", prompts {'in' if stack.scheduler == 'mixed' else 'before'} decode steps"
+    # a replay says its own order
+    said.append(f"prefill and decode {where}" + ("" if queued else f"; no queueing in TTFT{order}"))
     said.append(_memory(stack))
     mine = rank_model(setup.model, plan)
     if layout := laid_out(setup.model, mine, plan, stack.memory):

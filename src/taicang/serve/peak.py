@@ -50,7 +50,8 @@ def _routed(mine: Model, ffn: Experts, plan: ServePlan, head: Headroom, tokens: 
     """Numbers of the workspaces of experts: a row for each token and expert; where kernels take whole tiles of rows,
     as many more as may be left empty in the last tile of each expert, and a workspace for either product."""
     blocks = plan.quant.experts == "fp8_block"
-    tiled: Any = np.where(np.asarray(plan.moe_tp) < head.untiled_ranks, head.row_tile, 1) if blocks else 1
+    few = head.tiled_ranks == 0 or np.asarray(plan.moe_tp) <= head.tiled_ranks
+    tiled: Any = np.where(few, head.row_tile, 1) if blocks else 1
     rows = np.ceil((tokens * ffn.topk + ffn.experts * (tiled - 1)) / tiled) * tiled
     copies = np.where(tiled > 1, np.maximum(head.expert_copies, 2), head.expert_copies)
     each: Any = np.where(copies == 1, mine.hidden, np.maximum(mine.hidden, ffn.inter))
