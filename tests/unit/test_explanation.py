@@ -33,4 +33,6 @@ def test_words_of_host_and_prompts_agree_with_the_figures(stack: str, batch: int
     assert len(told) == (between_s >= 0.01 * found.tpot_s)
     assert all(re.search(rf"take {re.escape(show(between_s, 's'))} of", line) for line in told)
     first = stack in ("vllm-ascend@0.9.1", "mindie", "sglang")
-    assert any(("prompts first" in line) == first for line in found.assumptions if "share instances" in line)
+    assert any(
+        ("prompts before decode steps" in line) == first for line in found.assumptions if "share instances" in line
+    )
