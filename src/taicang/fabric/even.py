@@ -52,10 +52,13 @@ def even_loads(net: Net, teams: Ints, each_bytes: float) -> Floats:
 def sent(net: Net, source: Ints, target: Ints, size_bytes: Floats) -> Floats:
     """Bytes on every resource once all flows are through."""
     suits = suited(net, source, target, size_bytes)
-    if suits is None:
-        paths = route(net.fabric, net.found, source, target, net.seed)
-        return loads(paths, size_bytes, len(net.found.capacity_bytes_per_s))
-    return suits
+    return _along(net, source, target, size_bytes) if suits is None else suits
+
+
+def _along(net: Net, source: Ints, target: Ints, size_bytes: Floats) -> Floats:
+    """The same, each flow along its own route."""
+    paths = route(net.fabric, net.found, source, target, net.seed)
+    return loads(paths, size_bytes, len(net.found.capacity_bytes_per_s))
 
 
 def suited(net: Net, source: Ints, target: Ints, size_bytes: Floats) -> Floats | None:
@@ -175,10 +178,9 @@ def _all_pairs(net: Net, teams: Ints, each_bytes: float) -> Floats:
 
 
 def _routed(net: Net, sources: list[Ints], targets: list[Ints], each_bytes: float) -> Floats:
-    """Loads of flows of one size along their routes."""
+    """Loads of flows of one size, each along its own route."""
     source, target = np.concatenate(sources), np.concatenate(targets)
-    paths = route(net.fabric, net.found, source, target, net.seed)
-    return loads(paths, np.full(len(source), each_bytes), len(net.found.capacity_bytes_per_s))
+    return _along(net, source, target, np.full(len(source), each_bytes))
 
 
 def _check(ranks: int, flows: int) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from taicang.lower.load import Load, Setting
 from taicang.lower.product import Item, product, split_heads
 from taicang.lower.program import at_least_one, some, where_some
+from taicang.lower.state_space import state_update
 from taicang.models.types import GatedLinear
 from taicang.ops import Gemm, Pointwise
 from taicang.units import Count
@@ -64,20 +65,8 @@ def gated_linear(kind: GatedLinear, setting: Setting) -> Iterator[Item]:
 
 def _delta(kind: GatedLinear, load: Load, k_heads: Count, v_heads: Count) -> Iterator[Item]:
     """The state's own arithmetic: token by token in decode, in chunks of a prompt."""
-    state_bytes = v_heads * kind.k_dim * kind.v_dim * 4.0
-    if some(load.decode_tokens):
-        sequences = at_least_one(load.batch.decode_sequences)
-        # the recurrent form reads and writes the fp32 state once per token it accepts
-        yield (
-            "state update",
-            Pointwise(
-                kind="activation",
-                elements=load.decode_tokens * v_heads * kind.v_dim,
-                moved_bytes=2.0 * sequences * load.query_len * state_bytes,
-                flop=load.decode_tokens * v_heads * kind.k_dim * kind.v_dim * 6.0,
-            ),
-            where_some(load.decode_tokens),
-        )
+    out = v_heads * kind.v_dim
+    yield from state_update(load, out, out * kind.k_dim, 6.0)
     if some(load.prefill_tokens):
         # chunked form: inside a chunk like attention over CHUNK tokens, between chunks a state product
         yield (

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from taicang.lower.load import Setting
+from taicang.lower.load import Load, Setting
 from taicang.lower.product import Item, product, split_heads
 from taicang.lower.program import at_least_one, some, where_some
 from taicang.models.types import StateSpace
@@ -56,7 +56,7 @@ def state_space(kind: StateSpace, setting: Setting) -> Iterator[Item]:
         1,
     )
     state_bytes = inner * kind.state_dim * STATE_BYTES
-    yield from _update(kind, setting, inner)
+    yield from state_update(load, inner, inner * kind.state_dim, 5.0)
     if some(load.prefill_tokens):
         chunks = at_least_one(load.prefill_tokens / kind.chunk)
         scan = Gemm(
@@ -78,18 +78,18 @@ def state_space(kind: StateSpace, setting: Setting) -> Iterator[Item]:
     yield from product("output projection", output, setting)
 
 
-def _update(kind: StateSpace, setting: Setting, inner: Count) -> Iterator[Item]:
-    """One token of each sequence: the recurrent form reads and writes the state once per token that it accepts."""
-    load = setting.load
+def state_update(load: Load, out: Count, state: Count, flop: float) -> Iterator[Item]:
+    """One token of each sequence, of ``out`` numbers: the recurrent form reads and writes the ``state`` once per token
+    that it accepts, with so much ``flop`` for each of its numbers."""
     if some(load.decode_tokens):
         sequences = at_least_one(load.batch.decode_sequences)
         yield (
             "state update",
             Pointwise(
                 kind="activation",
-                elements=load.decode_tokens * inner,
-                moved_bytes=2.0 * sequences * load.query_len * inner * kind.state_dim * STATE_BYTES,
-                flop=load.decode_tokens * inner * kind.state_dim * 5.0,
+                elements=load.decode_tokens * out,
+                moved_bytes=2.0 * sequences * load.query_len * state * STATE_BYTES,
+                flop=load.decode_tokens * state * flop,
             ),
             where_some(load.decode_tokens),
         )
@@ -109,7 +109,7 @@ def _selective(kind: StateSpace, setting: Setting) -> Iterator[Item]:
         reduce = Collective(kind="all_reduce", payload_bytes=load.tokens * small * 2.0, ranks=plan.tp)
         yield "step all-reduce", reduce, where_some(plan.tp - 1)
     yield "step up-projection", Gemm(m=load.tokens, n=inner, k=kind.dt_rank, dtype="bf16"), 1
-    yield from _update(kind, setting, inner)
+    yield from state_update(load, inner, inner * kind.state_dim, 5.0)
     if some(load.prefill_tokens):
         # per channel and state: an exponential, two products and two sums, a product to read out
         scanned = at_least_one(load.prefill_tokens) * inner

@@ -164,9 +164,7 @@ def _issued_s(program: Program, setup: Setup, batch: Batch) -> Num:
         pieces = np.minimum(pieces, each)
         whole = np.minimum(whole, pieces)
     between = {"eager": each, "piecewise": pieces}.get(stack.graph, whole)
-    decoding = between
-    if stack.graph_sequences:
-        decoding = np.where(np.asarray(batch.decode_sequences) > graph_sequences(setup), each, decoding)
+    decoding = np.where(np.asarray(batch.decode_sequences) > graph_sequences(setup), each, between)
     prompting = each
     if stack.graph_tokens and stack.graph != "eager":
         tokens = np.asarray(batch.prefill_tokens + batch.decode_sequences * setup.plan.query_len)
@@ -176,7 +174,9 @@ def _issued_s(program: Program, setup: Setup, batch: Batch) -> Num:
 
 
 def graph_sequences(setup: Setup) -> Num:
-    """Sequences of the largest captured decode step, of a stack that says so."""
+    """Sequences of the largest captured decode step; infinite for a stack that states none."""
+    if not setup.stack.graph_sequences:
+        return np.inf
     return np.where(np.asarray(setup.plan.tp) >= WIDE, setup.stack.graph_wide_sequences, setup.stack.graph_sequences)
 
 

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 from copy import copy
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
-from math import inf, sqrt
+from math import sqrt
 from typing import Any
 
 import numpy as np
@@ -161,7 +161,7 @@ class StepTable:
     @cached_property
     def _captured(self) -> float:
         """Sequences beyond which no graph decodes, nor beside prompts."""
-        return float(graph_sequences(self._setup)) if self._setup.stack.graph_sequences else inf
+        return float(graph_sequences(self._setup))
 
     def _launched(self, tokens: float, n: int) -> int:
         """Ticks until the host has launched a step with ``tokens`` of prompts beside ``n`` decoding."""
